@@ -1,0 +1,5 @@
+"""`python -m aprtui`."""
+
+from aprtui.cli.main import main
+
+main()

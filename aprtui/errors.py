@@ -1,0 +1,44 @@
+"""What a user can be told went wrong, and the exit code that goes with it.
+
+Every error a user may cause derives from `AprtuiError` and reads as one line: what is wrong, where, what was expected
+and what to do. Anything else that escapes is a bug, and the command line reports it as one.
+"""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every command; `--bisect` maps all but PASS, DIVERGENCE and INTERRUPTED to UNKNOWN."""
+
+    PASS = 0
+    DIVERGENCE = 1
+    USAGE = 2
+    UNREADABLE = 3
+    ENGINE = 4
+    INTERNAL = 70
+    UNKNOWN = 125
+    INTERRUPTED = 130
+
+
+class AprtuiError(Exception):
+    """Base of all errors that are reported as one line."""
+
+    exit_code = ExitCode.INTERNAL
+
+
+class UsageError(AprtuiError):
+    """The request makes no sense: unknown stage, empty layer range, prompt longer than the context, …"""
+
+    exit_code = ExitCode.USAGE
+
+
+class UnreadableError(AprtuiError):
+    """An input is missing, corrupt or not supported."""
+
+    exit_code = ExitCode.UNREADABLE
+
+
+class EngineError(AprtuiError):
+    """Engine, device or output failed: unwritable directory, full disk, does not fit in memory, …"""
+
+    exit_code = ExitCode.ENGINE

@@ -1,0 +1,37 @@
+"""Where the files lie that are not code: kernels, contracts and the embedded model.
+
+In a checkout they are folders beside the package; in a wheel they are package data.
+"""
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+_PACKAGE = Path(__file__).parent
+
+
+def _folder(name: str) -> Path:
+    packaged = _PACKAGE / "data" / name
+    return packaged if packaged.is_dir() else _PACKAGE.parent / name
+
+
+def kernels() -> Path:
+    """The folder of the CUDA kernels."""
+    return _folder("kernels")
+
+
+def contracts() -> Path:
+    """The folder of our own contracts."""
+    return _folder("contracts")
+
+
+def embedded_model() -> Path:
+    """The GGUF file of the embedded model."""
+    return _PACKAGE / "demo" / "data" / "demo-qwen2-q4km.gguf"
+
+
+def kernel_cache() -> Path:
+    """The folder where compiled CPU kernels are kept between runs (`NUMBA_CACHE_DIR`, or the user's cache)."""
+    named = os.environ.get("NUMBA_CACHE_DIR")
+    return Path(named) if named else Path(platformdirs.user_cache_dir("aprtui")) / "numba"

@@ -1,0 +1,1 @@
+"""APRT bytes, capture directories, manifests and the stage graph. Needs numpy and the standard library only."""

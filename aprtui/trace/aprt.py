@@ -1,0 +1,118 @@
+"""APRT stage files: a 12-byte header and little-endian float32 values.
+
+| offset | type | meaning |
+|---|---|---|
+| 0 | 4 bytes | magic `APRT` |
+| 4 | u32 LE | layer, `0xFFFFFFFF` for stages of the whole model |
+| 8 | u32 LE | number of values |
+| 12 | f32 LE | the values, bit for bit (NaN payloads, −0.0 and denormals survive) |
+
+The file holds neither shape nor stage name. Bytes after the declared values are ignored by the format's first reader,
+so they are readable here too, but counted.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.errors import EngineError, UnreadableError
+
+MAGIC = b"APRT"
+HEADER_BYTES = 12
+WHOLE_MODEL = 0xFFFFFFFF
+MAX_VALUES = 0xFFFFFFFF
+
+
+class AprtError(UnreadableError):
+    """A stage file that cannot be read; says at which byte `offset` what was expected."""
+
+    def __init__(self, path: Path, offset: int, problem: str) -> None:
+        super().__init__(f"{path}: byte {offset}: {problem}")
+        self.path = path
+        self.offset = offset
+
+
+@dataclass(frozen=True, slots=True)
+class AprtFile:
+    """A stage file, its values mapped read-only; `trailing` counts the bytes after them."""
+
+    path: Path
+    layer: int | None
+    values: NDArray[np.float32]
+    trailing: int
+
+
+def header(layer: int | None, count: int) -> bytes:
+    """The 12 header bytes for `count` values; `layer` None means the whole model."""
+    if count > MAX_VALUES:
+        raise EngineError(f"an APRT file holds at most {MAX_VALUES} values, not {count}: capture fewer tokens")
+    return MAGIC + struct.pack("<II", WHOLE_MODEL if layer is None else layer, count)
+
+
+def is_aprt(path: Path) -> bool:
+    """Whether `path` begins with the magic; False for anything that cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(4) == MAGIC
+    except OSError:
+        return False
+
+
+def read_aprt(path: Path) -> AprtFile:
+    """Map a stage file. Raises `AprtError` for a short or foreign header and for a short body."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(HEADER_BYTES)
+            size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if head[:4] != MAGIC[: len(head[:4])] or (len(head) >= 4 and head[:4] != MAGIC):
+        raise AprtError(path, 0, f"expected the magic {MAGIC!r}, found {head[:4]!r}: not an APRT stage file")
+    if len(head) < HEADER_BYTES:
+        raise AprtError(path, len(head), f"header ends after {len(head)} of {HEADER_BYTES} bytes: write the file again")
+    layer, count = struct.unpack("<II", head[4:])
+    expected = HEADER_BYTES + 4 * count
+    if size < expected:
+        raise AprtError(
+            path, size, f"body ends here, but the header declares {count} values, {expected} bytes in all: truncated"
+        )
+    mapped: NDArray[np.float32] = (
+        np.memmap(path, "<f4", "r", HEADER_BYTES, (count,)) if count else np.empty(0, np.float32)
+    )
+    return AprtFile(path, None if layer == WHOLE_MODEL else layer, mapped, size - expected)
+
+
+def write_aprt(path: Path, layer: int | None, values: NDArray[np.float32]) -> None:
+    """Write `values` (any shape, row-major) atomically: the file appears whole or not at all."""
+    flat = np.ascontiguousarray(values, "<f4")
+    write_atomically(path, header(layer, flat.size), flat.data.cast("B") if flat.size else b"")
+
+
+def write_atomically(path: Path, *pieces: bytes | memoryview) -> None:
+    """Write `pieces` to a temporary file beside `path` and move it into place. Raises `EngineError`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                for piece in pieces:
+                    file.write(piece)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
+def output_error(path: Path, error: OSError) -> EngineError:
+    """The one-line error for output that could not be written."""
+    return EngineError(f"{path}: cannot be written: {error.strerror or error}: choose another directory or free space")

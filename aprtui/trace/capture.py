@@ -1,0 +1,225 @@
+"""Reading capture directories, with a manifest or without.
+
+A capture without a manifest is readable: what is inferred about it (its token count, from rows of `attn_softmax` that
+sum to one) is marked as inferred, and what is unknown stays None.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.errors import UnreadableError
+from aprtui.trace.aprt import AprtError, AprtFile, read_aprt
+from aprtui.trace.graph import (
+    ALIASES,
+    Axis,
+    Node,
+    StageGraph,
+    canonical_name,
+    graph_for,
+    graph_from_names,
+    known_names,
+)
+from aprtui.trace.manifest import Manifest, read_manifest
+
+PROVENANCE = "_PROVENANCE.txt"
+SUFFIXES = (".bin", ".aprt")
+_LAYER_DIRECTORY = re.compile(r"layer-(0|[1-9][0-9]*)")
+
+
+@dataclass(frozen=True, slots=True)
+class StageFile:
+    """A stage file of a capture; `shape` is None where nothing tells it, `inferred` where no manifest states it."""
+
+    node: Node
+    path: Path
+    shape: tuple[int, ...] | None
+    inferred: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """A capture directory as found. `stale` files are not the manifest's own and are never compared."""
+
+    path: Path
+    manifest: Manifest | None
+    graph: StageGraph
+    files: Mapping[Node, StageFile]
+    stale: tuple[Path, ...]
+    tokens: tuple[int, ...] | None
+    token_source: str | None
+    token_count: int | None
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> Capture:
+        """Open the capture in directory `path`. Raises `UnreadableError` if there is none or its manifest is broken."""
+        if not path.is_dir():
+            problem = "is not a directory" if path.exists() else "does not exist"
+            raise UnreadableError(f"{path}: {problem}: expected a capture directory")
+        manifest = read_manifest(path)
+        capture = _with_manifest(path, manifest) if manifest else _without_manifest(path)
+        if not capture.files and not manifest:
+            raise UnreadableError(f"{path}: holds no capture: expected layer-<N>/<stage>.bin files or a manifest.json")
+        return capture
+
+    @property
+    def complete(self) -> bool | None:
+        """Whether the writer finished; None where no manifest says."""
+        return None if self.manifest is None else self.manifest.complete
+
+    @property
+    def promised(self) -> frozenset[Node]:
+        """The nodes that the manifest promises; without one, those whose files are there."""
+        if self.manifest is None:
+            return frozenset(self.files)
+        return frozenset(info.node for info in self.manifest.files.values())
+
+    def read(self, node: Node) -> AprtFile:
+        """The stage file of `node`. Raises `KeyError` for a node without a file, `AprtError` for a broken file."""
+        file = read_aprt(self.files[node].path)
+        expected = None if node.layer is None else node.layer
+        if file.layer != expected:
+            raise AprtError(file.path, 4, f"header says layer {file.layer}, the file lies where {node} belongs")
+        return file
+
+    def values(self, node: Node) -> NDArray[np.float32]:
+        """The values of `node`, mapped read-only, in the shape of its file entry (1-D where that is unknown)."""
+        entry = self.files[node]
+        flat = self.read(node).values
+        if entry.shape is None:
+            return flat
+        if flat.size != int(np.prod(entry.shape)):
+            raise AprtError(
+                entry.path, 8, f"header declares {flat.size} values, shape {list(entry.shape)} needs "
+                f"{int(np.prod(entry.shape))}: the file is not the one that the manifest lists"
+            )  # fmt: skip
+        return flat.reshape(entry.shape)
+
+
+def claimed_files(path: Path) -> Iterator[tuple[Node, Path]]:
+    """Files below `path` that the naming rule claims as stages, aliases included, in no particular order."""
+    known = set(known_names())
+    for directory, layer in _layer_directories(path):
+        for file in sorted(directory.iterdir()):
+            name = canonical_name(file.stem)
+            if file.suffix in SUFFIXES and name in known and file.is_file():
+                yield Node(layer, name), file
+
+
+def _layer_directories(path: Path) -> Iterator[tuple[Path, int | None]]:
+    yield path, None
+    for child in sorted(path.iterdir()):
+        match = _LAYER_DIRECTORY.fullmatch(child.name)
+        if match and child.is_dir():
+            yield child, int(match.group(1))
+
+
+def _with_manifest(path: Path, manifest: Manifest) -> Capture:
+    files, missing = {}, []
+    for name, info in manifest.files.items():
+        if (path / name).is_file():
+            files[info.node] = StageFile(info.node, path / name, info.shape, inferred=False)
+        else:
+            missing.append(name)
+    listed = {path / name for name in manifest.files}
+    stale = tuple(file for _, file in claimed_files(path) if file not in listed)
+    warnings = [f"{path / name}: listed in the manifest, not there" for name in missing]
+    if not manifest.complete:
+        warnings.append(f"{path}: the capture was not finished (its manifest says complete: false): capture again")
+    return Capture(
+        path, manifest, graph_for(manifest.graph), files, stale,
+        manifest.tokens, "manifest", len(manifest.tokens), tuple(warnings),
+    )  # fmt: skip
+
+
+def _without_manifest(path: Path) -> Capture:
+    found: dict[Node, Path] = {}
+    duplicates: list[Path] = []
+    for node, file in claimed_files(path):
+        if node in found and file.stem in ALIASES:
+            duplicates.append(file)
+        else:
+            if node in found:
+                duplicates.append(found[node])
+            found[node] = file
+    layers = 1 + max((node.layer for node in found if node.layer is not None), default=-1)
+    graph = graph_from_names({node.stage for node in found}, layers)
+    tokens = _provenance_tokens(path / PROVENANCE)
+    count = len(tokens) if tokens else _inferred_token_count(found, graph)
+    warnings = [f"{file}: a second file of the same stage: not read" for file in duplicates]
+    warnings += _unknown_files(path)
+    files = {
+        node: StageFile(node, found[node], _inferred_shape(found[node], node, graph, count), inferred=True)
+        for node in graph.nodes
+        if node in found
+    }
+    warnings += [f"{found[node]}: {node} does not belong there: not read" for node in found if node not in files]
+    return Capture(
+        path, None, graph, files, tuple(duplicates), tokens, PROVENANCE if tokens else None, count, tuple(warnings)
+    )
+
+
+def _unknown_files(path: Path) -> list[str]:
+    known = set(known_names())
+    return [
+        f"{file}: not a known stage: not read"
+        for directory, _ in _layer_directories(path)
+        for file in sorted(directory.iterdir())
+        if file.suffix in SUFFIXES and canonical_name(file.stem) not in known
+    ]
+
+
+def _provenance_tokens(path: Path) -> tuple[int, ...] | None:
+    """Token ids of a `_PROVENANCE.txt` (`tokens: [1, 2, 3]`), or None."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    match = re.search(r"^tokens:\s*\[?([0-9,\s]+?)\]?\s*$", text, re.MULTILINE)
+    return tuple(int(token) for token in re.findall(r"[0-9]+", match.group(1))) if match else None
+
+
+def _value_count(path: Path) -> int | None:
+    try:
+        return read_aprt(path).values.size
+    except UnreadableError:
+        return None
+
+
+def _inferred_token_count(found: Mapping[Node, Path], graph: StageGraph) -> int | None:
+    """T from an attention map of h·T² probabilities, whose rows sum to one: T = count / sum."""
+    for node, path in found.items():
+        if node.stage not in graph or not graph[node.stage].is_attention_map or "softmax" not in node.stage:
+            continue
+        try:
+            values = read_aprt(path).values
+        except UnreadableError:
+            continue
+        total = float(values.sum(dtype=np.float64))
+        if not np.isfinite(total) or total < 1:
+            continue
+        tokens = round(values.size / total)
+        if tokens and values.size % tokens**2 == 0 and abs(total * tokens / values.size - 1) < 1e-3:
+            return tokens
+    return None
+
+
+def _inferred_shape(path: Path, node: Node, graph: StageGraph, tokens: int | None) -> tuple[int, ...] | None:
+    count = _value_count(path)
+    if not tokens or not count:
+        return None
+    stage = graph[node.stage]
+    if stage.is_attention_map:
+        return (count // tokens**2, tokens, tokens) if count % tokens**2 == 0 else None
+    if count % tokens:
+        # Logits that do not divide by the tokens are those of the last position; anything else is not of this capture.
+        return (1, count) if Axis.VOCABULARY in stage.axes else None
+    # Logits that do divide may still be one row: no other stage tells the vocabulary's size.
+    return None if Axis.VOCABULARY in stage.axes and tokens > 1 else (tokens, count // tokens)

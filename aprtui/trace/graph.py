@@ -1,0 +1,352 @@
+"""The stage graph: the one place where stages are listed.
+
+A stage is a named point of the forward pass. The graph says for each stage which op makes it, from which stages, with
+which parameters, and what shape it has. An engine evaluates the graph, captures are named by it, comparison walks it in
+execution order, screens draw it. Names and shapes are those of the APRT stage files (`SaveTensorStage::ALL`), of which
+dense models write 20; points that those names lack are stages too, marked as extensions.
+
+Shapes use T = tokens, H = hidden size, and the axis names of `Axis`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from types import MappingProxyType
+
+
+class Scope(StrEnum):
+    """Where a stage occurs: in every layer, in the first layer only, or once for the model."""
+
+    LAYER = "layer"
+    FIRST_LAYER = "first-layer"
+    MODEL = "model"
+
+
+class Axis(StrEnum):
+    """Names of the axes of stage tensors."""
+
+    TOKEN = "token"
+    CHANNEL = "channel"
+    HEAD = "head"
+    QUERY = "query"
+    KEY = "key"
+    VOCABULARY = "vocabulary"
+
+
+class Op(StrEnum):
+    """What turns the input stages into a stage; an engine has one implementation of each."""
+
+    EMBED = "embed"
+    RMS_NORM = "rms_norm"
+    HEAD_RMS_NORM = "head_rms_norm"
+    MATMUL = "matmul"
+    BIAS = "bias"
+    ROPE = "rope"
+    SCORES = "scores"
+    SOFTMAX = "softmax"
+    ATTEND = "attend"
+    ADD = "add"
+    SILU = "silu"
+    MULTIPLY = "multiply"
+
+
+class Part(StrEnum):
+    """Which columns of a fused Q‖K‖V stage an input means; WHOLE for all other inputs."""
+
+    WHOLE = "whole"
+    Q = "q"
+    K = "k"
+    V = "v"
+
+
+class RopeLayout(StrEnum):
+    """Which channels RoPE turns together: `i` with `i + d/2`, or `2i` with `2i + 1`."""
+
+    HALF_SPLIT = "half-split"
+    INTERLEAVED = "interleaved"
+
+
+@dataclass(frozen=True, slots=True)
+class GraphConfig:
+    """Everything the graph of a dense transformer depends on."""
+
+    architecture: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    vocabulary: int
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    rope_layout: RopeLayout = RopeLayout.HALF_SPLIT
+
+    @property
+    def q_width(self) -> int:
+        """Channels of all query heads."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """Channels of all key (or value) heads."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def qkv_width(self) -> int:
+        """Channels of the fused Q‖K‖V stages."""
+        return self.q_width + 2 * self.kv_width
+
+    def part(self, part: Part) -> slice:
+        """Columns of `part` in a fused Q‖K‖V stage."""
+        q, kv = self.q_width, self.kv_width
+        return {
+            Part.WHOLE: slice(None),
+            Part.Q: slice(0, q),
+            Part.K: slice(q, q + kv),
+            Part.V: slice(q + kv, q + 2 * kv),
+        }[part]
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One input of a stage. `previous_layer` takes the stage from the layer before (the graph's entry in layer 0)."""
+
+    stage: str
+    part: Part = Part.WHOLE
+    previous_layer: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A named point of the forward pass.
+
+    `params` names the parameters its op uses, as GGUF tensors are called without the `blk.N.` prefix; `width` is the
+    number of channels, or the number of heads for attention maps.
+    """
+
+    name: str
+    op: Op
+    inputs: tuple[Input, ...]
+    scope: Scope
+    axes: tuple[Axis, ...]
+    width: int
+    params: tuple[str, ...] = ()
+    extension: bool = False
+    column: str = "feed-forward"
+
+    @property
+    def is_attention_map(self) -> bool:
+        """Whether the stage is `[heads, query, key]`, of which only key ≤ query has a meaning."""
+        return Axis.QUERY in self.axes
+
+    def shape(self, tokens: int) -> tuple[int, ...]:
+        """Shape for `tokens` positions: `[tokens, width]`, or `[heads, tokens, tokens]` for attention maps."""
+        return (self.width, tokens, tokens) if self.is_attention_map else (tokens, self.width)
+
+    def size(self, tokens: int) -> int:
+        """Number of values for `tokens` positions."""
+        return self.width * tokens * (tokens if self.is_attention_map else 1)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Node:
+    """One stage of one layer; `layer` is None for stages that the model has once."""
+
+    layer: int | None
+    stage: str
+
+    def __str__(self) -> str:
+        return self.stage if self.layer is None else f"layer {self.layer} {self.stage}"
+
+
+ALIASES: Mapping[str, str] = MappingProxyType({"layer_output": "post_ffn_residual", "ffn_swiglu": "ffn_swigl"})
+"""Other names that users and captures use for a stage; never a file name of ours."""
+
+ENTRY = "embedding"
+"""The stage that enters layer 0."""
+
+LAYER_OUTPUT = "post_ffn_residual"
+"""The stage that leaves a layer and enters the next one."""
+
+# Names of the format that no supported architecture has: a capture may hold them, and they can be read and compared.
+_FOREIGN = ("moe_router", "moe_ffn_out", "moe_router_indices")
+
+
+class StageGraph:
+    """The stages of a model as a directed acyclic graph, in execution order."""
+
+    def __init__(self, stages: Iterable[Stage], layers: int, config: GraphConfig | None) -> None:
+        self.stages = tuple(stages)
+        self.layers = layers
+        self.config = config
+        self._by_name = {stage.name: stage for stage in self.stages}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    def __getitem__(self, name: str) -> Stage:
+        return self._by_name[name]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Stage names in execution order."""
+        return tuple(self._by_name)
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """All nodes in execution order: layer by layer, then the stages of the model."""
+        return tuple(self._walk())
+
+    @cached_property
+    def order(self) -> Mapping[Node, int]:
+        """Position of each node in execution order."""
+        return MappingProxyType({node: index for index, node in enumerate(self.nodes)})
+
+    def _walk(self) -> Iterator[Node]:
+        for layer in range(self.layers):
+            for stage in self.stages:
+                if stage.scope is Scope.LAYER or (stage.scope is Scope.FIRST_LAYER and layer == 0):
+                    yield Node(layer, stage.name)
+        for stage in self.stages:
+            if stage.scope is Scope.MODEL:
+                yield Node(None, stage.name)
+
+    def inputs(self, node: Node) -> tuple[Node, ...]:
+        """The nodes that `node` is computed from, one for each entry of its stage's `inputs`.
+
+        In a graph from names, layer 0 has no inputs from a layer before if the embedding was not captured.
+        """
+        resolved = (self._resolve(node, entry) for entry in self[node.stage].inputs)
+        return tuple(source for source in resolved if source.stage in self)
+
+    def _resolve(self, node: Node, entry: Input) -> Node:
+        if self[entry.stage].scope is Scope.MODEL:
+            return Node(None, entry.stage)
+        if node.layer is None:
+            return Node(self.layers - 1, entry.stage)
+        if not entry.previous_layer:
+            return Node(node.layer, entry.stage)
+        return Node(node.layer - 1, entry.stage) if node.layer else Node(0, ENTRY)
+
+
+def graph_for(config: GraphConfig) -> StageGraph:
+    """The stage graph of a dense decoder (`qwen2`, `qwen3`, `llama`) with the dimensions of `config`."""
+    return StageGraph(_dense_stages(config), config.layers, config)
+
+
+def graph_from_names(names: Iterable[str], layers: int) -> StageGraph:
+    """A graph for a capture that says nothing but its file names: order and edges, but widths of 0.
+
+    Keeps the stages that occur in `names` (canonical names); the edges skip the stages that are missing.
+    Unknown names are left out: the caller lists them.
+    """
+    present = set(names)
+    config = GraphConfig("unknown", layers, 0, 0, 0, 0, 0, 0, qkv_bias=True, qk_norm=True)
+    full = {stage.name: stage for stage in _dense_stages(config)}
+
+    def nearest(entry: Input, crossed: bool = False) -> tuple[Input, ...]:
+        crossed = crossed or entry.previous_layer
+        if entry.stage in present:
+            return (Input(entry.stage, entry.part, crossed),)
+        # A path that would cross a second layer boundary ends: with no residual stage captured, nothing is known there.
+        return tuple(
+            found
+            for inner in full[entry.stage].inputs
+            if not (crossed and inner.previous_layer)
+            for found in nearest(inner, crossed)
+        )
+
+    def thinned(stage: Stage) -> Stage:
+        inputs = tuple(dict.fromkeys(found for entry in stage.inputs for found in nearest(entry)))
+        return Stage(stage.name, stage.op, inputs, stage.scope, stage.axes, 0, (), stage.extension, stage.column)
+
+    stages = [thinned(stage) for stage in full.values() if stage.name in present]
+    foreign = [_per_token(name, Op.MATMUL, (), 0, scope=Scope.LAYER) for name in _FOREIGN if name in present]
+    return StageGraph([*stages, *foreign], layers, None)
+
+
+def canonical_name(name: str) -> str:
+    """The canonical stage name for `name`, which may be an alias or in another case."""
+    lowered = name.strip().lower()
+    return ALIASES.get(lowered, lowered)
+
+
+def known_names() -> tuple[str, ...]:
+    """Every stage name that a file can have, in execution order, extensions and foreign names included."""
+    config = GraphConfig("unknown", 1, 0, 0, 0, 0, 0, 0, qkv_bias=True, qk_norm=True)
+    return (*(stage.name for stage in _dense_stages(config)), *_FOREIGN)
+
+
+def _per_token(
+    name: str,
+    op: Op,
+    inputs: tuple[Input, ...],
+    width: int,
+    params: tuple[str, ...] = (),
+    *,
+    scope: Scope = Scope.LAYER,
+    extension: bool = False,
+    column: str = "feed-forward",
+) -> Stage:
+    return Stage(name, op, inputs, scope, (Axis.TOKEN, Axis.CHANNEL), width, params, extension, column)
+
+
+def _attention_map(name: str, op: Op, inputs: tuple[Input, ...], heads: int) -> Stage:
+    return Stage(name, op, inputs, Scope.LAYER, (Axis.HEAD, Axis.QUERY, Axis.KEY), heads, column="attention")
+
+
+def _dense_stages(config: GraphConfig) -> Iterator[Stage]:
+    yield _per_token(ENTRY, Op.EMBED, (), config.hidden, ("token_embd",), scope=Scope.FIRST_LAYER, column="model")
+    yield from _attention_stages(config)
+    yield from _feed_forward_stages(config)
+    yield _per_token(
+        "final_norm", Op.RMS_NORM, (Input(LAYER_OUTPUT),), config.hidden, ("output_norm",),
+        scope=Scope.MODEL, column="model",
+    )  # fmt: skip
+    yield Stage(
+        "lm_head", Op.MATMUL, (Input("final_norm"),), Scope.MODEL, (Axis.TOKEN, Axis.VOCABULARY),
+        config.vocabulary, ("output",), column="model",
+    )  # fmt: skip
+
+
+def _attention_stages(config: GraphConfig) -> Iterator[Stage]:
+    residual = Input(LAYER_OUTPUT, previous_layer=True)
+    q, k, v = "attn_q", "attn_k", "attn_v"
+
+    def per_token(
+        name: str, op: Op, inputs: tuple[Input, ...], width: int, params: tuple[str, ...] = (), extension: bool = False
+    ) -> Stage:
+        return _per_token(name, op, inputs, width, params, extension=extension, column="attention")
+
+    yield per_token("attn_norm", Op.RMS_NORM, (residual,), config.hidden, ("attn_norm",))
+    yield per_token("qkv_matmul", Op.MATMUL, (Input("attn_norm"),), config.qkv_width, (q, k, v))
+    fused = "qkv_matmul"
+    if config.qkv_bias:
+        fused = "qkv_bias"
+        yield per_token(fused, Op.BIAS, (Input("qkv_matmul"),), config.qkv_width, (q, k, v))
+    q_rope, k_rope = Input(fused, Part.Q), Input(fused, Part.K)
+    if config.qk_norm:
+        yield per_token("q_norm", Op.HEAD_RMS_NORM, (q_rope,), config.q_width, ("attn_q_norm",), extension=True)
+        yield per_token("k_norm", Op.HEAD_RMS_NORM, (k_rope,), config.kv_width, ("attn_k_norm",), extension=True)
+        q_rope, k_rope = Input("q_norm"), Input("k_norm")
+    yield per_token("q_post_rope", Op.ROPE, (q_rope,), config.q_width)
+    yield per_token("k_post_rope", Op.ROPE, (k_rope,), config.kv_width)
+    yield _attention_map("attn_scores", Op.SCORES, (Input("q_post_rope"), Input("k_post_rope")), config.heads)
+    yield _attention_map("attn_softmax", Op.SOFTMAX, (Input("attn_scores"),), config.heads)
+    yield per_token("attention", Op.ATTEND, (Input("attn_softmax"), Input(fused, Part.V)), config.q_width)
+    yield per_token("attn_out", Op.MATMUL, (Input("attention"),), config.hidden, ("attn_output",))
+    yield per_token("post_attn_residual", Op.ADD, (residual, Input("attn_out")), config.hidden)
+
+
+def _feed_forward_stages(config: GraphConfig) -> Iterator[Stage]:
+    yield _per_token("ffn_norm", Op.RMS_NORM, (Input("post_attn_residual"),), config.hidden, ("ffn_norm",))
+    yield _per_token("ffn_gate", Op.MATMUL, (Input("ffn_norm"),), config.ffn, ("ffn_gate",))
+    yield _per_token("ffn_up", Op.MATMUL, (Input("ffn_norm"),), config.ffn, ("ffn_up",))
+    yield _per_token("ffn_silu", Op.SILU, (Input("ffn_gate"),), config.ffn)
+    yield _per_token("ffn_swigl", Op.MULTIPLY, (Input("ffn_silu"), Input("ffn_up")), config.ffn)
+    yield _per_token("ffn_out", Op.MATMUL, (Input("ffn_swigl"),), config.hidden, ("ffn_down",))
+    yield _per_token(LAYER_OUTPUT, Op.ADD, (Input("post_attn_residual"), Input("ffn_out")), config.hidden)

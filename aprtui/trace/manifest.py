@@ -1,0 +1,163 @@
+"""`manifest.json` of a capture: who wrote it, from which tokens, and what each file holds.
+
+It is written first with `"complete": false` and the planned files, and replaced when the capture is whole: a capture
+that died is recognised by it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from aprtui.errors import UnreadableError
+from aprtui.trace.aprt import write_atomically
+from aprtui.trace.graph import GraphConfig, Node, RopeLayout, known_names
+from aprtui.trace.stats import StageStats
+
+FILE_NAME = "manifest.json"
+FORMAT = "aprtui-capture"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """The model that was run; unknown fields are None."""
+
+    name: str
+    sha256: str | None
+    architecture: str
+    quantization: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What computed the values, and what it rounds where."""
+
+    name: str
+    version: str
+    backend: str
+    device: str
+    code_path: str
+    mode: str
+    rounding: Mapping[str, str]
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """One stage file. `bytes`, `crc32` (of the whole file) and `stats` are None until the file is whole."""
+
+    layer: int | None
+    stage: str
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    bytes: int | None = None
+    crc32: int | None = None
+    stats: StageStats | None = None
+
+    @property
+    def node(self) -> Node:
+        """The node of the stage graph that the file holds."""
+        return Node(self.layer, self.stage)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything a capture says about itself."""
+
+    model: ModelInfo
+    graph: GraphConfig
+    engine: EngineInfo
+    tokens: tuple[int, ...]
+    positions: tuple[int, ...]
+    text: str | None
+    prompt_tokens: int
+    prefill_tokens: int
+    logits: str
+    files: Mapping[str, FileInfo] = field(default_factory=dict)
+    complete: bool = False
+    wall_seconds: float | None = None
+
+    @property
+    def code_paths(self) -> tuple[str, ...]:
+        """Which path evaluated each token: `prefill` or `decode`."""
+        decoded = len(self.tokens) - self.prefill_tokens
+        return ("prefill",) * self.prefill_tokens + ("decode",) * decoded
+
+
+def relative_path(node: Node) -> str:
+    """Where a node's file lies in a capture: `layer-<N>/<stage>.bin` or `<stage>.bin`."""
+    return f"{node.stage}.bin" if node.layer is None else f"layer-{node.layer}/{node.stage}.bin"
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write `manifest.json` atomically. Raises `EngineError`."""
+    document = {"format": FORMAT, "version": VERSION, **asdict(manifest), "code_paths": manifest.code_paths}
+    write_atomically(directory / FILE_NAME, _as_text(document).encode())
+
+
+def _as_text(document: Mapping[str, Any]) -> str:
+    """JSON with a line for each field and for each file: readable, and short where a field is a list of numbers."""
+
+    def dumped(value: Any) -> str:
+        return json.dumps(value, allow_nan=False, ensure_ascii=False)
+
+    def lines(mapping: Mapping[str, Any], indent: str, nested: str) -> str:
+        return ",\n".join(
+            f"{indent}{dumped(key)}: "
+            + (f"{{\n{lines(value, indent * 2, '')}\n{indent}}}" if key == nested else dumped(value))
+            for key, value in mapping.items()
+        )
+
+    return f"{{\n{lines(document, ' ', 'files')}\n}}\n"
+
+
+def read_manifest(directory: Path) -> Manifest | None:
+    """The manifest of a capture, or None where there is none. Raises `UnreadableError` for a broken one."""
+    path = directory / FILE_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnreadableError(f"{path}: cannot be read: {error}") from error
+    try:
+        return _from_document(json.loads(text), path)
+    except json.JSONDecodeError as error:
+        raise UnreadableError(f"{path}: line {error.lineno}: not JSON ({error.msg}): capture again") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
+        raise UnreadableError(f"{path}: not a manifest of this format: {reason}: capture again") from error
+
+
+def _from_document(document: Any, path: Path) -> Manifest:
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise UnreadableError(f'{path}: expected a JSON object with "format": "{FORMAT}"')
+    if document.get("version") != VERSION:
+        raise UnreadableError(
+            f"{path}: manifest version {document.get('version')!r}, this program reads {VERSION}: use a newer release"
+        )
+    fields = {key: value for key, value in document.items() if key not in ("format", "version", "code_paths")}
+    graph = GraphConfig(**fields.pop("graph"))
+    files = {name: _file_info(entry, name, path) for name, entry in fields.pop("files").items()}
+    return Manifest(
+        model=ModelInfo(**fields.pop("model")),
+        graph=replace(graph, rope_layout=RopeLayout(graph.rope_layout)),
+        engine=EngineInfo(**fields.pop("engine")),
+        tokens=tuple(int(token) for token in fields.pop("tokens")),
+        positions=tuple(int(position) for position in fields.pop("positions")),
+        files=files,
+        **fields,
+    )
+
+
+def _file_info(entry: dict[str, Any], name: str, path: Path) -> FileInfo:
+    stats = entry.pop("stats")
+    shape, axes = tuple(int(size) for size in entry.pop("shape")), tuple(entry.pop("axes"))
+    info = FileInfo(**entry, shape=shape, axes=axes, stats=None if stats is None else StageStats(**stats))
+    if info.stage not in known_names() or name != relative_path(info.node):
+        raise UnreadableError(f"{path}: file {name!r} is listed as {info.node}: capture again")
+    return info

@@ -1,0 +1,68 @@
+"""What users select: layers as ranges or lists, stages as names, aliases or globs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from aprtui.errors import UsageError
+from aprtui.trace.graph import Node, Scope, StageGraph, canonical_name
+
+ALL = "all"
+
+
+def parse_layers(text: str, layers: int) -> frozenset[int]:
+    """Layers meant by `text`: `all`, a half-open range `0..2`, or a list `0,3` of either.
+
+    Layers beyond the model's `layers` select nothing, as upstream; a text that selects no layer at all is a
+    `UsageError`, and so is a malformed one.
+    """
+    chosen: set[int] = set()
+    for piece in text.split(","):
+        chosen.update(_parse_range(piece.strip(), text, layers))
+    selected = frozenset(layer for layer in chosen if layer < layers)
+    if not selected:
+        raise UsageError(f"layers {text!r}: selects none of the {layers} layers: use START..END (END excluded) or all")
+    return selected
+
+
+def _parse_range(piece: str, text: str, layers: int) -> range:
+    if piece.lower() == ALL:
+        return range(layers)
+    start, dots, end = (part.strip() for part in piece.partition(".."))
+    if not start.isdecimal() or (dots and not end.isdecimal()):
+        raise UsageError(f"layers {text!r}: {piece!r} is not a layer: use 0..1 (END excluded), 0,3 or all")
+    first = int(start)
+    last = int(end) if dots else first + 1
+    if last <= first:
+        raise UsageError(
+            f"layers {text!r}: the range {piece!r} is empty: END is excluded, so {first}..{first + 1} is one layer"
+        )
+    return range(first, min(last, layers))
+
+
+def select_stages(text: str, graph: StageGraph) -> tuple[str, ...]:
+    """Stages of `graph` meant by the comma list `text` of names, aliases, globs or `all`, in execution order.
+
+    Raises `UsageError` for an empty entry, and for one that no stage of the graph answers to.
+    """
+    chosen: set[str] = set()
+    for piece in text.split(","):
+        name = canonical_name(piece)
+        if not name:
+            raise UsageError(f"stages {text!r}: an entry is empty: separate names by single commas")
+        found = [stage for stage in graph.names if name == ALL or fnmatchcase(stage, name)]
+        if not found:
+            raise UsageError(f"stages {text!r}: this model has no stage {name!r}: it has {', '.join(graph.names)}")
+        chosen.update(found)
+    return tuple(stage for stage in graph.names if stage in chosen)
+
+
+def select_nodes(graph: StageGraph, stages: Iterable[str], layers: Iterable[int]) -> frozenset[Node]:
+    """Nodes of `stages` in `layers`; stages of the whole model are selected by name alone, as upstream."""
+    names, chosen = set(stages), set(layers)
+    return frozenset(
+        node
+        for node in graph.nodes
+        if node.stage in names and (graph[node.stage].scope is Scope.MODEL or node.layer in chosen)
+    )

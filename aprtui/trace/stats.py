@@ -1,0 +1,83 @@
+"""Statistics of stage tensors: count, NaN, Inf, min, max, absmax, mean, rms. They merge, so tensors can be streamed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class StageStats:
+    """Statistics over the finite values of a stage tensor; None where there is no finite value.
+
+    `count` counts all values that were looked at, NaN and Inf included; for attention maps those with key ≤ query.
+    """
+
+    count: int
+    nan: int
+    inf: int
+    min: float | None
+    max: float | None
+    absmax: float | None
+    mean: float | None
+    rms: float | None
+
+    def as_dict(self) -> dict[str, int | float | None]:
+        """Plain values under the names of the vocabulary."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class Accumulator:
+    """Sums that statistics are made from; `merge` joins those of two pieces of one tensor."""
+
+    count: int = 0
+    nan: int = 0
+    inf: int = 0
+    min: float = math.inf
+    max: float = -math.inf
+    total: float = 0.0
+    squares: float = 0.0
+
+    def merge(self, other: Accumulator) -> None:
+        """Add the values that `other` has seen."""
+        self.count += other.count
+        self.nan += other.nan
+        self.inf += other.inf
+        self.min = min(self.min, other.min)
+        self.max = max(self.max, other.max)
+        self.total += other.total
+        self.squares += other.squares
+
+    def finish(self) -> StageStats:
+        """The statistics of everything seen so far."""
+        finite = self.count - self.nan - self.inf
+        if finite <= 0:
+            return StageStats(self.count, self.nan, self.inf, None, None, None, None, None)
+        absmax = max(abs(self.min), abs(self.max))
+        mean, rms = self.total / finite, math.sqrt(self.squares / finite)
+        return StageStats(self.count, self.nan, self.inf, self.min, self.max, absmax, mean, rms)
+
+
+def accumulate(values: NDArray[np.float32]) -> Accumulator:
+    """Sums over `values` of any shape, in float64; `min` and `max` are +inf and -inf where no value is finite."""
+    flat = values.reshape(-1)
+    nan = int(np.count_nonzero(np.isnan(flat)))
+    inf = int(np.count_nonzero(np.isinf(flat)))
+    finite = flat[np.isfinite(flat)] if nan or inf else flat
+    if not finite.size:
+        return Accumulator(flat.size, nan, inf)
+    wide = finite.astype(np.float64)
+    return Accumulator(
+        flat.size, nan, inf, float(finite.min()), float(finite.max()), float(wide.sum()), float(wide @ wide)
+    )
+
+
+def causal(maps: NDArray[np.float32], position: int = 0) -> NDArray[np.float32]:
+    """The values with key ≤ query of `maps` `[heads, n, keys]` whose first query stands at `position`; 1-D."""
+    queries = np.arange(position, position + maps.shape[1])[:, None]
+    mask = np.arange(maps.shape[2])[None, :] <= queries
+    return np.asarray(maps[:, mask].reshape(-1), np.float32)

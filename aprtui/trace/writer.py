@@ -1,0 +1,261 @@
+"""Writing capture directories: planned first, streamed while the engine runs, whole only at the end.
+
+Until `finish`, the manifest says `"complete": false` and no stage file has its header: whatever dies in between leaves
+nothing that reads as a whole capture or a whole stage file.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.errors import EngineError, UsageError
+from aprtui.trace.aprt import HEADER_BYTES, header, output_error
+from aprtui.trace.capture import claimed_files
+from aprtui.trace.graph import Axis, Node, Stage, StageGraph, graph_for
+from aprtui.trace.manifest import FILE_NAME, FileInfo, Manifest, read_manifest, relative_path, write_manifest
+from aprtui.trace.stats import Accumulator, accumulate, causal
+
+_CHUNK = 1 << 22
+_HEADROOM = 16 << 20
+
+
+def planned_files(graph: StageGraph, nodes: Iterable[Node], tokens: int, logits: int) -> dict[str, FileInfo]:
+    """The files that a capture of `nodes` over `tokens` positions will hold, `logits` of them with logits."""
+    chosen = frozenset(nodes)
+    return {
+        relative_path(node): FileInfo(
+            node.layer, node.stage, _shape(graph[node.stage], tokens, logits),
+            tuple(str(axis) for axis in graph[node.stage].axes),
+        )
+        for node in graph.nodes
+        if node in chosen
+    }  # fmt: skip
+
+
+def planned_bytes(files: Iterable[FileInfo]) -> int:
+    """Bytes that `files` take on disk, headers included."""
+    return sum(HEADER_BYTES + 4 * int(np.prod(info.shape, dtype=np.int64)) for info in files)
+
+
+def prepare_directory(path: Path, needed: int, overwrite: bool) -> None:
+    """Make `path` an empty capture directory with room for `needed` bytes.
+
+    A non-empty directory is a `UsageError` unless `overwrite`, which removes what a manifest or the naming rule claims
+    and nothing else. Raises `EngineError` for a directory that cannot be written or has too little free space.
+    """
+    try:
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"{path}: is a file: choose a directory for the capture")
+        if path.is_dir() and any(path.iterdir()):
+            if not overwrite:
+                raise UsageError(
+                    f"{path}: is not empty: choose another directory, or --overwrite replaces the capture in it"
+                )
+            _remove_capture(path)
+        path.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(path).free
+    except OSError as error:
+        raise output_error(path, error) from error
+    if needed + _HEADROOM > free:
+        raise EngineError(
+            f"{path}: the capture needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free: "
+            "select fewer stages or layers, or another directory"
+        )
+
+
+def _remove_capture(path: Path) -> None:
+    doomed = {file for _, file in claimed_files(path)}
+    try:
+        manifest = read_manifest(path)
+    except Exception:  # a broken manifest claims nothing, and goes itself
+        manifest = None
+    if manifest:
+        doomed |= {path / name for name in manifest.files}
+    for file in doomed:
+        file.unlink(missing_ok=True)
+        if file.parent != path and not any(file.parent.iterdir()):
+            file.parent.rmdir()
+    (path / FILE_NAME).unlink(missing_ok=True)
+
+
+@dataclass(slots=True)
+class _OpenFile:
+    """A file on its way. `crc` covers the planned header and the first `appended` values, while `in_order` holds."""
+
+    info: FileInfo
+    path: Path
+    crc: int
+    appended: int = 0
+    in_order: bool = True
+    rows: int = 0
+    sums: Accumulator = field(default_factory=Accumulator)
+
+
+def _open_file(path: Path, info: FileInfo) -> _OpenFile:
+    return _OpenFile(info, path, zlib.crc32(header(info.layer, int(np.prod(info.shape, dtype=np.int64)))))
+
+
+class CaptureWriter:
+    """Takes stage tensors from taps (it is a `TapSink`) and writes them where the manifest has planned them.
+
+    Works on the calling thread, so an engine is held back rather than a tensor lost. Raises `EngineError` for output
+    that fails.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, *, overwrite: bool = False) -> None:
+        prepare_directory(path, planned_bytes(manifest.files.values()), overwrite)
+        self.path = path
+        self.manifest = replace(manifest, complete=False)
+        self._graph = graph_for(manifest.graph)
+        self._files = {info.node: _open_file(path / name, info) for name, info in manifest.files.items()}
+        self._pool = ThreadPoolExecutor(1, "capture-crc")
+        self._started = time.perf_counter()
+        write_manifest(path, self.manifest)
+        for directory in {file.path.parent for file in self._files.values()}:
+            directory.mkdir(exist_ok=True)
+        self._preallocate()
+
+    def _preallocate(self) -> None:
+        for file in self._files.values():
+            try:
+                with open(file.path, "wb") as handle:
+                    handle.truncate(planned_bytes([file.info]))
+            except OSError as error:
+                raise output_error(file.path, error) from error
+
+    def put(self, node: Node, position: int, values: NDArray[np.float32] | None, stats: Accumulator | None) -> None:
+        """Write the `values` of `node` from `position` on; nodes that were not planned are ignored."""
+        file = self._files.get(node)
+        if file is None or values is None:
+            return
+        stage = self._graph[node.stage]
+        if stats is None:
+            stats = accumulate(causal(values, position) if stage.is_attention_map else values)
+        if _is_last_row(stage, file.info):
+            file.sums = Accumulator()
+        file.sums.merge(stats)
+        try:
+            if stage.is_attention_map:
+                self._write_maps(file, position, values)
+            else:
+                self._write_rows(file, position, values)
+        except OSError as error:
+            raise output_error(file.path, error) from error
+
+    def _write_rows(self, file: _OpenFile, position: int, values: NDArray[np.float32]) -> None:
+        row = 0 if _is_last_row(self._graph[file.info.stage], file.info) else position
+        width = file.info.shape[1]
+        self._write(file, row * width, np.ascontiguousarray(values, "<f4"))
+        file.rows = max(file.rows, row + values.shape[0])
+
+    def _write_maps(self, file: _OpenFile, position: int, values: NDArray[np.float32]) -> None:
+        heads, tokens, _ = file.info.shape
+        count, keys = values.shape[1:]
+        if count == keys == tokens:
+            self._write(file, 0, np.ascontiguousarray(values, "<f4"))
+        else:
+            file.in_order = False
+            with open(file.path, "r+b", buffering=0) as handle:
+                for head in range(heads):
+                    block = np.zeros((count, tokens), "<f4")
+                    block[:, :keys] = values[head]
+                    _write_all(handle.fileno(), block, HEADER_BYTES + 4 * tokens * (head * tokens + position))
+        file.rows = position + count
+
+    def _write(self, file: _OpenFile, start: int, values: NDArray[np.float32]) -> None:
+        if start != file.appended:
+            file.in_order = False
+        file.appended = start + values.size
+        checksum = self._pool.submit(zlib.crc32, values.data.cast("B"), file.crc) if file.in_order else None
+        with open(file.path, "r+b", buffering=0) as handle:
+            _write_all(handle.fileno(), values, HEADER_BYTES + 4 * start)
+        if checksum:
+            file.crc = checksum.result()
+
+    def finish(self, manifest: Manifest, wall_seconds: float | None = None) -> Manifest:
+        """Give every file its header and the manifest its figures; returns the manifest as written.
+
+        `manifest` is the planned one with what only the run knew, such as generated tokens; fewer tokens than planned
+        shorten the files. Raises `EngineError` if a planned file did not get all its values.
+        """
+        tokens = len(manifest.tokens)
+        done = {relative_path(node): self._finish_file(file, tokens) for node, file in self._files.items()}
+        wall = time.perf_counter() - self._started if wall_seconds is None else wall_seconds
+        final = replace(manifest, files=done, complete=True, wall_seconds=wall)
+        write_manifest(self.path, final)
+        self.close()
+        return final
+
+    def _finish_file(self, file: _OpenFile, tokens: int) -> FileInfo:
+        stage = self._graph[file.info.stage]
+        rows = 1 if _is_last_row(stage, file.info) else tokens
+        shape = stage.shape(rows)
+        if file.rows < rows:
+            raise EngineError(
+                f"{file.path}: got {file.rows} of {rows} positions: the engine did not hand out {file.info.node}"
+            )
+        count = int(np.prod(shape, dtype=np.int64))
+        head = header(file.info.layer, count)
+        try:
+            with open(file.path, "r+b", buffering=0) as handle:
+                if stage.is_attention_map and shape != file.info.shape:
+                    _compact_maps(handle.fileno(), shape, file.info.shape[1])
+                handle.truncate(HEADER_BYTES + 4 * count)
+                _write_all(handle.fileno(), np.frombuffer(head, np.uint8), 0)
+        except OSError as error:
+            raise output_error(file.path, error) from error
+        streamed = file.in_order and file.appended == count and shape == file.info.shape
+        crc = file.crc if streamed else _crc_of(file.path)
+        return replace(file.info, shape=shape, bytes=HEADER_BYTES + 4 * count, crc32=crc, stats=file.sums.finish())
+
+    def close(self) -> None:
+        """Stop the writer's thread; an unfinished capture stays marked as incomplete."""
+        self._pool.shutdown()
+
+
+def _shape(stage: Stage, tokens: int, logits: int) -> tuple[int, ...]:
+    return stage.shape(logits if Axis.VOCABULARY in stage.axes else tokens)
+
+
+def _is_last_row(stage: Stage, info: FileInfo) -> bool:
+    """Whether the file holds logits of one position only: the latest, which replaces the one before."""
+    return Axis.VOCABULARY in stage.axes and info.shape[0] == 1
+
+
+def _write_all(descriptor: int, values: NDArray[Any], offset: int) -> None:
+    view = values.reshape(-1).view(np.uint8).data
+    while view:
+        written = os.pwrite(descriptor, view[: 1 << 30], offset)
+        view, offset = view[written:], offset + written
+
+
+def _compact_maps(descriptor: int, shape: tuple[int, ...], planned: int) -> None:
+    """Move `[heads, T, T]` maps that lie in rows of `planned` keys together, in place and front to back."""
+    heads, tokens, _ = shape
+    for row in range(heads * tokens):
+        head, query = divmod(row, tokens)
+        source = HEADER_BYTES + 4 * planned * (head * planned + query)
+        _write_all(
+            descriptor,
+            np.frombuffer(os.pread(descriptor, 4 * tokens, source), np.uint8),
+            HEADER_BYTES + 4 * row * tokens,
+        )
+
+
+def _crc_of(path: Path) -> int:
+    crc = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            crc = zlib.crc32(chunk, crc)
+    return crc

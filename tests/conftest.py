@@ -1,0 +1,88 @@
+"""Groups of tests that need something a machine may lack: they skip with a reason, and the run ends with their list.
+
+`APRTUI_REQUIRE=conformance,pty,…` turns the skips of those groups into failures.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parent.parent
+
+
+def conformance_folder() -> Path:
+    """Captures and models made by other engines."""
+    return Path(os.environ.get("APRTUI_CONFORMANCE", CHECKOUT.parent / "shared" / "conformance"))
+
+
+def _folder_missing(variable: str, folder: Path | None) -> str | None:
+    return None if folder and folder.is_dir() else f"no folder at ${variable} ({folder or 'not set'})"
+
+
+def _module_missing(name: str) -> str | None:
+    return None if importlib.util.find_spec(name) else f"the Python module {name} is not installed"
+
+
+def _tool_missing(name: str) -> str | None:
+    return None if shutil.which(name) else f"{name} is not installed"
+
+
+def _vocabularies() -> str | None:
+    named = os.environ.get("APRTUI_VOCABS")
+    return _folder_missing("APRTUI_VOCABS", Path(named) if named else None)
+
+
+# A group's check returns why it cannot run here, or None.
+GROUPS: dict[str, Callable[[], str | None]] = {
+    "conformance": lambda: _folder_missing("APRTUI_CONFORMANCE", conformance_folder()),
+    "pty": lambda: _tool_missing("tmux"),
+    "torch": lambda: _module_missing("torch"),
+    "vocabularies": _vocabularies,
+}
+
+_skipped: dict[str, list[str]] = defaultdict(list)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    required = {name for name in os.environ.get("APRTUI_REQUIRE", "").split(",") if name}
+    unknown = required - GROUPS.keys()
+    if unknown:
+        raise pytest.UsageError(f"APRTUI_REQUIRE names unknown groups {sorted(unknown)}: there are {sorted(GROUPS)}")
+    reasons = {name: check() for name, check in GROUPS.items()}
+    for item in items:
+        for mark in item.iter_markers("group"):
+            reason = reasons[mark.args[0]]
+            if reason is None:
+                continue
+            if mark.args[0] in required:
+                item.add_marker(pytest.mark.usefixtures("required_group_missing"))
+            else:
+                _skipped[f"{mark.args[0]}: {reason}"].append(item.nodeid)
+                item.add_marker(pytest.mark.skip(reason=f"group {mark.args[0]}: {reason}"))
+
+
+@pytest.fixture
+def required_group_missing(request: pytest.FixtureRequest) -> None:
+    """Fails a test whose group is required by APRTUI_REQUIRE but cannot run here."""
+    names = [mark.args[0] for mark in request.node.iter_markers("group")]
+    pytest.fail("required by APRTUI_REQUIRE: " + "; ".join(f"{name}: {GROUPS[name]()}" for name in names))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _skipped:
+        terminalreporter.section("skipped groups")
+    for reason, tests in sorted(_skipped.items()):
+        terminalreporter.write_line(f"{reason} ({len(tests)} tests)")
+
+
+@pytest.fixture(scope="session")
+def conformance() -> Path:
+    """The conformance folder; use with `@pytest.mark.group("conformance")`."""
+    return conformance_folder()

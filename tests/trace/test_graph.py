@@ -1,0 +1,152 @@
+"""The stage graph: order, edges, shapes."""
+
+from __future__ import annotations
+
+import pytest
+
+from aprtui.errors import UsageError
+from aprtui.trace.graph import (
+    Axis,
+    GraphConfig,
+    Node,
+    Part,
+    canonical_name,
+    graph_for,
+    graph_from_names,
+    known_names,
+)
+from aprtui.trace.select import parse_layers, select_nodes, select_stages
+
+QWEN2 = GraphConfig("qwen2", 3, 256, 4, 2, 64, 768, 1024, qkv_bias=True)
+QWEN3 = GraphConfig("qwen3", 2, 256, 4, 2, 128, 768, 1024, qk_norm=True)
+
+# The order of the format (`SaveTensorStage::ALL`), of which dense models have these.
+UPSTREAM_ORDER = [
+    "embedding",
+    "attn_norm",
+    "qkv_matmul",
+    "qkv_bias",
+    "q_post_rope",
+    "k_post_rope",
+    "attn_scores",
+    "attn_softmax",
+    "attention",
+    "attn_out",
+    "post_attn_residual",
+    "ffn_norm",
+    "ffn_gate",
+    "ffn_up",
+    "ffn_silu",
+    "ffn_swigl",
+    "ffn_out",
+    "post_ffn_residual",
+    "final_norm",
+    "lm_head",
+]
+
+
+def test_biased_dense_model_has_the_twenty_stages_in_upstream_order() -> None:
+    assert list(graph_for(QWEN2).names) == UPSTREAM_ORDER
+
+
+def test_every_input_comes_before_the_node_that_uses_it() -> None:
+    for config in (QWEN2, QWEN3):
+        graph = graph_for(config)
+        for node in graph.nodes:
+            for source in graph.inputs(node):
+                assert graph.order[source] < graph.order[node]
+
+
+def test_layers_are_joined_by_the_layer_output() -> None:
+    graph = graph_for(QWEN2)
+    assert graph.inputs(Node(0, "attn_norm")) == (Node(0, "embedding"),)
+    assert graph.inputs(Node(2, "attn_norm")) == (Node(1, "post_ffn_residual"),)
+    assert graph.inputs(Node(2, "post_attn_residual")) == (Node(1, "post_ffn_residual"), Node(2, "attn_out"))
+    assert graph.inputs(Node(None, "final_norm")) == (Node(2, "post_ffn_residual"),)
+
+
+def test_embedding_stands_in_the_first_layer_only() -> None:
+    graph = graph_for(QWEN2)
+    assert [node for node in graph.nodes if node.stage == "embedding"] == [Node(0, "embedding")]
+    assert len(graph.nodes) == 1 + 3 * 17 + 2
+
+
+def test_qk_norms_are_extensions_between_matmul_and_rope() -> None:
+    graph = graph_for(QWEN3)
+    assert [stage.name for stage in graph.stages if stage.extension] == ["q_norm", "k_norm"]
+    assert "qkv_bias" not in graph
+    assert graph.inputs(Node(1, "q_post_rope")) == (Node(1, "q_norm"),)
+    assert graph["q_norm"].inputs[0].part is Part.Q
+
+
+def test_widths_follow_head_dim_rather_than_hidden_size() -> None:
+    graph = graph_for(QWEN3)
+    assert graph["qkv_matmul"].shape(5) == (5, 4 * 128 + 2 * 2 * 128)
+    assert graph["attention"].shape(5) == (5, 512)
+    assert graph["attn_scores"].shape(5) == (4, 5, 5)
+    assert graph["attn_scores"].size(5) == 100
+    assert Axis.VOCABULARY in graph["lm_head"].axes
+
+
+def test_fused_parts_cover_the_columns_once() -> None:
+    columns = list(range(QWEN2.qkv_width))
+    assert columns[QWEN2.part(Part.Q)] + columns[QWEN2.part(Part.K)] + columns[QWEN2.part(Part.V)] == columns
+
+
+def test_graph_from_names_bridges_stages_that_are_missing() -> None:
+    graph = graph_from_names({"embedding", "attn_norm", "attn_out", "ffn_norm", "ffn_out"}, layers=2)
+    assert set(graph.inputs(Node(1, "attn_out"))) == {Node(1, "attn_norm")}
+    assert set(graph.inputs(Node(0, "attn_norm"))) == {Node(0, "embedding")}
+    assert set(graph.inputs(Node(1, "attn_norm"))) >= {Node(0, "ffn_out")}
+
+
+def test_graph_from_names_crosses_one_layer_boundary_at_most() -> None:
+    graph = graph_from_names({"ffn_gate"}, layers=3)
+    assert graph.inputs(Node(2, "ffn_gate")) == (Node(1, "ffn_gate"),)
+    assert graph.inputs(Node(0, "ffn_gate")) == (), "the embedding was not captured"
+
+
+def test_graph_from_all_names_has_the_edges_of_the_full_graph() -> None:
+    full = graph_for(QWEN2)
+    named = graph_from_names(set(full.names), full.layers)
+    assert {node: named.inputs(node) for node in named.nodes} == {node: full.inputs(node) for node in full.nodes}
+
+
+def test_foreign_stages_of_the_format_are_known() -> None:
+    assert {"moe_router", "moe_ffn_out", "moe_router_indices"} <= set(known_names())
+    assert len([name for name in known_names() if name not in ("q_norm", "k_norm")]) == 23
+
+
+def test_aliases_lead_to_canonical_names() -> None:
+    assert canonical_name(" Layer_Output ") == "post_ffn_residual"
+    assert canonical_name("FFN_GATE") == "ffn_gate"
+
+
+@pytest.mark.parametrize(
+    ("text", "layers"), [("0..1", {0}), ("all", {0, 1, 2, 3}), ("0,3", {0, 3}), (" 1 .. 3 ", {1, 2}), ("2..99", {2, 3})]
+)
+def test_layer_ranges_are_half_open(text: str, layers: set[int]) -> None:
+    assert parse_layers(text, 4) == layers
+
+
+@pytest.mark.parametrize("text", ["", "1..1", "3..2", "x", "1..", "..2", "9", "4..8", "-1"])
+def test_ranges_that_select_nothing_are_usage_errors(text: str) -> None:
+    with pytest.raises(UsageError, match="layers"):
+        parse_layers(text, 4)
+
+
+def test_stages_are_selected_by_name_alias_and_glob() -> None:
+    graph = graph_for(QWEN2)
+    assert select_stages("layer_output, ATTN_s*", graph) == ("attn_scores", "attn_softmax", "post_ffn_residual")
+    assert select_stages("all", graph) == graph.names
+
+
+@pytest.mark.parametrize("text", ["attn_nrm", "ffn_gate,,ffn_up", "ffn_gate,", "", "q_norm", "zz*"])
+def test_unknown_or_empty_stage_is_a_usage_error(text: str) -> None:
+    with pytest.raises(UsageError, match="stages"):
+        select_stages(text, graph_for(QWEN2))
+
+
+def test_model_level_stages_do_not_depend_on_the_layers() -> None:
+    graph = graph_for(QWEN2)
+    assert select_nodes(graph, ("ffn_out", "lm_head"), {1}) == {Node(1, "ffn_out"), Node(None, "lm_head")}
