@@ -32,6 +32,6 @@ def embedded_model() -> Path:
 
 
 def kernel_cache() -> Path:
-    """The folder where compiled CPU kernels are kept between runs (`NUMBA_CACHE_DIR`, or the user's cache)."""
-    named = os.environ.get("NUMBA_CACHE_DIR")
-    return Path(named) if named else Path(platformdirs.user_cache_dir("aprtui")) / "numba"
+    """The folder where compiled CPU kernels are kept between runs: `APRTUI_CACHE_DIR`, or the user's cache folder."""
+    named = os.environ.get("APRTUI_CACHE_DIR")
+    return Path(named or platformdirs.user_cache_dir("aprtui")) / "kernels"

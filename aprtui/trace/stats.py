@@ -71,9 +71,8 @@ def accumulate(values: NDArray[np.float32]) -> Accumulator:
     if not finite.size:
         return Accumulator(flat.size, nan, inf)
     wide = finite.astype(np.float64)
-    return Accumulator(
-        flat.size, nan, inf, float(finite.min()), float(finite.max()), float(wide.sum()), float(wide @ wide)
-    )
+    squares = float(np.einsum("i,i->", wide, wide))  # a BLAS dot would depend on its threads
+    return Accumulator(flat.size, nan, inf, float(finite.min()), float(finite.max()), float(wide.sum()), squares)
 
 
 def causal(maps: NDArray[np.float32], position: int = 0) -> NDArray[np.float32]:

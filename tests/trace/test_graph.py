@@ -22,26 +22,9 @@ QWEN3 = GraphConfig("qwen3", 2, 256, 4, 2, 128, 768, 1024, qk_norm=True)
 
 # The order of the format (`SaveTensorStage::ALL`), of which dense models have these.
 UPSTREAM_ORDER = [
-    "embedding",
-    "attn_norm",
-    "qkv_matmul",
-    "qkv_bias",
-    "q_post_rope",
-    "k_post_rope",
-    "attn_scores",
-    "attn_softmax",
-    "attention",
-    "attn_out",
-    "post_attn_residual",
-    "ffn_norm",
-    "ffn_gate",
-    "ffn_up",
-    "ffn_silu",
-    "ffn_swigl",
-    "ffn_out",
-    "post_ffn_residual",
-    "final_norm",
-    "lm_head",
+    *("embedding", "attn_norm", "qkv_matmul", "qkv_bias", "q_post_rope", "k_post_rope", "attn_scores", "attn_softmax"),
+    *("attention", "attn_out", "post_attn_residual", "ffn_norm", "ffn_gate", "ffn_up", "ffn_silu", "ffn_swigl"),
+    *("ffn_out", "post_ffn_residual", "final_norm", "lm_head"),
 ]
 
 

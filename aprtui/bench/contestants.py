@@ -1,0 +1,194 @@
+"""The engines that benchmarks measure: ours, ours with taps, ours writing a capture, and llama.cpp."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Taps
+from aprtui.errors import EngineError
+from aprtui.trace.graph import Node
+from aprtui.trace.stats import Accumulator
+
+
+class _Discard:
+    """A tap sink that takes everything and keeps nothing."""
+
+    def put(self, node: Node, position: int, values: NDArray[np.float32] | None, stats: Accumulator | None) -> None:
+        """Take one stage tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ours:
+    """Builds this project's CPU engine; `stats` taps the statistics of every stage."""
+
+    model: Path
+    mode: Mode
+    threads: int
+    context: int
+    stats: bool = False
+
+    def __call__(self) -> OurContestant:
+        """Load the model."""
+        return OurContestant(self)
+
+
+class OurContestant:
+    """This project's engine. `capture` evaluates a prompt and writes every stage of every layer."""
+
+    def __init__(self, spec: Ours) -> None:
+        from aprtui.engine.backends import open_engine
+        from aprtui.model.model import load_model
+
+        self._spec = spec
+        self._model = load_model(spec.model)
+        self._engine = open_engine(
+            self._model, backend="cpu", mode=spec.mode, kv=KvType.F32, threads=spec.threads, context=spec.context
+        )
+        nodes = frozenset(self._model.graph.nodes)
+        self._taps = Taps(_Discard(), stats=nodes) if spec.stats else NO_TAPS
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        """Evaluate `tokens` from an empty context."""
+        self._engine.reset()
+        self._engine.forward(tokens, self._taps)
+
+    def decode(self, tokens: Sequence[int]) -> None:
+        """Evaluate `tokens` one by one."""
+        for token in tokens:
+            self._engine.forward([token], self._taps)
+
+
+@dataclass(frozen=True, slots=True)
+class OursCapturing:
+    """Builds this project's engine such that a prefill also writes a full capture to `directory`."""
+
+    spec: Ours
+    directory: Path
+
+    def __call__(self) -> CapturingContestant:
+        """Load the model."""
+        return CapturingContestant(self)
+
+
+class CapturingContestant(OurContestant):
+    """`prefill` evaluates the prompt and writes every stage of every layer."""
+
+    def __init__(self, spec: OursCapturing) -> None:
+        super().__init__(spec.spec)
+        self._directory = spec.directory
+        self._model.sha256()
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        """Capture `tokens`; what was in the directory goes first."""
+        from aprtui.engine.capturing import CaptureRequest, write_capture
+
+        request = CaptureRequest(tokens, None, frozenset(self._model.graph.nodes), Logits.LAST)
+        write_capture(self._engine, self._model, request, self._directory, overwrite=True)
+
+
+@dataclass(frozen=True, slots=True)
+class PageCache:
+    """Builds the limit of a capture: writes files of the given sizes, and does nothing else."""
+
+    sizes: tuple[int, ...]
+    directory: Path
+
+    def __call__(self) -> PageCacheContestant:
+        """Make the data."""
+        return PageCacheContestant(self)
+
+
+class PageCacheContestant:
+    """`prefill` writes the files."""
+
+    def __init__(self, spec: PageCache) -> None:
+        self._spec = spec
+        self._data = np.random.default_rng(0).bytes(max(spec.sizes))
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        """Write every file anew."""
+        shutil.rmtree(self._spec.directory, ignore_errors=True)
+        self._spec.directory.mkdir(parents=True)
+        view = memoryview(self._data)
+        for index, size in enumerate(self._spec.sizes):
+            with open(self._spec.directory / str(index), "wb", buffering=0) as file:
+                written = 0
+                while written < size:
+                    written += file.write(view[written:size])
+
+    def decode(self, tokens: Sequence[int]) -> None:
+        """There is nothing to decode."""
+        raise EngineError("the page cache decodes nothing")
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaCpp:
+    """Builds llama.cpp through llama-cpp-python, with its own defaults (repacking, flash attention as it chooses)."""
+
+    model: Path
+    threads: int
+    context: int
+
+    def __call__(self) -> LlamaCppContestant:
+        """Load the model."""
+        return LlamaCppContestant(self)
+
+
+class LlamaCppContestant:
+    """llama.cpp on the CPU."""
+
+    def __init__(self, spec: LlamaCpp) -> None:
+        try:
+            import llama_cpp
+        except ImportError as error:
+            raise EngineError("llama-cpp-python is not installed: pip install 'aprtui[oracle]'") from error
+        self._llama: Any = llama_cpp
+        self._silence = llama_cpp.llama_log_callback(lambda *_: None)  # kept: a collected callback crashes
+        llama_cpp.llama_log_set(self._silence, ctypes.c_void_p(0))
+        llama_cpp.llama_backend_init()
+        parameters = llama_cpp.llama_model_default_params()
+        parameters.n_gpu_layers = 0
+        model = llama_cpp.llama_model_load_from_file(str(spec.model).encode(), parameters)
+        if not model:
+            raise EngineError(f"{spec.model}: llama.cpp does not load it")
+        options = llama_cpp.llama_context_default_params()
+        options.n_ctx, options.n_batch, options.n_ubatch = spec.context, 2048, 512
+        options.n_threads = options.n_threads_batch = spec.threads
+        self._context = llama_cpp.llama_init_from_model(model, options)
+        if not self._context:
+            raise EngineError(f"{spec.model}: llama.cpp cannot make a context of {spec.context}")
+        self._position = 0
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        """Evaluate `tokens` from an empty context."""
+        self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), True)
+        self._position = 0
+        self._evaluate(tokens)
+
+    def decode(self, tokens: Sequence[int]) -> None:
+        """Evaluate `tokens` one by one."""
+        for token in tokens:
+            self._evaluate([token])
+
+    def _evaluate(self, tokens: Sequence[int]) -> None:
+        batch = self._llama.llama_batch_init(len(tokens), 0, 1)
+        batch.n_tokens = len(tokens)
+        for index, token in enumerate(tokens):
+            batch.token[index] = token
+            batch.pos[index] = self._position + index
+            batch.n_seq_id[index] = 1
+            batch.seq_id[index][0] = 0
+            batch.logits[index] = index == len(tokens) - 1
+        status = self._llama.llama_decode(self._context, batch)
+        self._llama.llama_batch_free(batch)
+        if status:
+            raise EngineError(f"llama.cpp: llama_decode answers {status}")
+        self._position += len(tokens)

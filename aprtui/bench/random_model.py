@@ -1,0 +1,137 @@
+"""Q4_K_M files of real shapes with random weights: what speed depends on, and nothing to download.
+
+The mix of types is that of llama.cpp's Q4_K_M (`use_more_bits`: Q6_K for the values and the down projections of half
+the layers, and for the head). Without a vocabulary: engines are driven by token ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.errors import EngineError
+from aprtui.model.weights import WeightType
+
+_BLOCK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Dimensions of a Qwen2 model with tied embeddings."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    ffn: int
+    vocabulary: int = 151936
+
+    @property
+    def kv_width(self) -> int:
+        """Channels of all key (or value) heads."""
+        return self.hidden // self.heads * self.kv_heads
+
+
+SHAPES: Mapping[str, Shape] = MappingProxyType(
+    {
+        "tiny": Shape(256, 4, 4, 2, 768, 1024),
+        "0.57b": Shape(1024, 24, 16, 2, 4864),
+        "1.5b": Shape(1536, 28, 12, 2, 8960),
+    }
+)
+"""Shapes by name: a small one, one like Qwen2.5-0.5B with all rows multiples of 256, and Qwen2.5-1.5B's own."""
+
+
+def write_random_model(path: Path, shape: Shape, seed: int = 7) -> None:
+    """Write a model of `shape` to `path`, atomically. Raises `EngineError` where it cannot be written."""
+    import gguf
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    try:
+        writer = gguf.GGUFWriter(partial, "qwen2")
+        _add_metadata(writer, shape)
+        for name, array, kind in _tensors(shape, np.random.Generator(np.random.SFC64(seed))):
+            writer.add_tensor(name, array, raw_dtype=gguf.GGMLQuantizationType(kind))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        partial.replace(path)
+    except OSError as error:
+        raise EngineError(
+            f"{path}: cannot be written: {error.strerror or error}: free space or choose --dir"
+        ) from error
+
+
+def _add_metadata(writer: gguf.GGUFWriter, shape: Shape) -> None:  # type: ignore[name-defined]  # noqa: F821
+    writer.add_name("random weights")
+    writer.add_file_type(15)
+    writer.add_quantization_version(2)
+    writer.add_context_length(32768)
+    writer.add_embedding_length(shape.hidden)
+    writer.add_block_count(shape.layers)
+    writer.add_feed_forward_length(shape.ffn)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.kv_heads)
+    writer.add_rope_freq_base(1e6)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_vocab_size(shape.vocabulary)
+    writer.add_tokenizer_model("no_vocab")
+
+
+Tensor = tuple[str, NDArray[np.uint8] | NDArray[np.float32], WeightType]
+
+
+def _tensors(shape: Shape, random: np.random.Generator) -> list[Tensor]:
+    made: list[Tensor] = []
+
+    def matrix(name: str, rows: int, columns: int, kind: WeightType, gain: float = 1.4) -> None:
+        blocks = _blocks(kind, rows * columns // _BLOCK, gain / columns**0.5, random)
+        made.append((f"{name}.weight", blocks.reshape(rows, -1), kind))
+
+    def vector(name: str, size: int, mean: float, deviation: float) -> None:
+        values = mean + deviation * random.standard_normal(size, np.float32)
+        made.append((name, values.astype(np.float32), WeightType.F32))
+
+    residual = 2 / (2 * shape.layers) ** 0.5
+    matrix("token_embd", shape.vocabulary, shape.hidden, WeightType.Q6_K, 2)
+    vector("output_norm.weight", shape.hidden, 1, 0.1)
+    for layer in range(shape.layers):
+        block, finer = f"blk.{layer}", WeightType.Q6_K if _more_bits(layer, shape.layers) else WeightType.Q4_K
+        vector(f"{block}.attn_norm.weight", shape.hidden, 1, 0.1)
+        vector(f"{block}.ffn_norm.weight", shape.hidden, 1, 0.1)
+        for part, width in (("q", shape.hidden), ("k", shape.kv_width), ("v", shape.kv_width)):
+            matrix(f"{block}.attn_{part}", width, shape.hidden, finer if part == "v" else WeightType.Q4_K)
+            vector(f"{block}.attn_{part}.bias", width, 0, 0.5)
+        matrix(f"{block}.attn_output", shape.hidden, shape.hidden, WeightType.Q4_K, residual)
+        matrix(f"{block}.ffn_gate", shape.ffn, shape.hidden, WeightType.Q4_K)
+        matrix(f"{block}.ffn_up", shape.ffn, shape.hidden, WeightType.Q4_K)
+        matrix(f"{block}.ffn_down", shape.hidden, shape.ffn, finer, residual)
+    return made
+
+
+def _more_bits(layer: int, layers: int) -> bool:
+    """llama.cpp's `use_more_bits`: the first and last eighth, and every third layer between."""
+    return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
+
+
+def _blocks(kind: WeightType, count: int, deviation: float, random: np.random.Generator) -> NDArray[np.uint8]:
+    """Random blocks of zero mean and about the given standard deviation."""
+    size, scales_at = (144, None) if kind is WeightType.Q4_K else (210, 192)
+    blocks = np.frombuffer(random.bytes(count * size), np.uint8).reshape(count, size).copy()
+    if scales_at is None:
+        # d · sc · q − dmin · m with one scale and one minimum of 32 in all sub-blocks, q uniform in 0 … 15.
+        scale = np.float16(deviation / (4.61 * 32))
+        blocks[:, 4:12], blocks[:, 12:16] = 0b10_100000, 0
+        blocks[:, :4] = np.array([scale, np.float16(7.5 * scale)], np.float16).view(np.uint8)
+    else:
+        # d · sc · (q − 32) with scales of 64, q uniform in 0 … 63.
+        blocks[:, scales_at:208] = 64
+        blocks[:, 208:] = np.array([np.float16(deviation / (18.5 * 64))], np.float16).view(np.uint8)
+    return blocks

@@ -1,0 +1,125 @@
+"""One engine in a process of its own, driven from outside: engines that are compared never share a process.
+
+A worker answers commands with seconds, and is idle in between, so that two workers can be measured in turns.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+
+from aprtui.errors import EngineError
+
+PROMPT_SEED = 1
+
+
+class Contestant(Protocol):
+    """An engine as a benchmark sees it."""
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        """Evaluate `tokens` from an empty context."""
+
+    def decode(self, tokens: Sequence[int]) -> None:
+        """Evaluate `tokens` one by one, after what is in the context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A measurement: `work` of `tokens` random token ids, for decoding after a prompt of one."""
+
+    work: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes resident at the end, and at most."""
+
+    resident: int
+    peak: int
+
+
+class Worker:
+    """A process that holds the contestant which `build` makes; use as a context manager."""
+
+    def __init__(self, build: Callable[[], Contestant], vocabulary: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, child = context.Pipe()
+        self._process = context.Process(target=_serve, args=(child, build, vocabulary), daemon=True)
+        self._process.start()
+        child.close()
+
+    def __enter__(self) -> Worker:
+        self._receive()
+        return self
+
+    def measure(self, job: Job) -> float:
+        """Seconds that the contestant needs for `job`."""
+        self._pipe.send(job)
+        seconds = self._receive()
+        assert isinstance(seconds, float)
+        return seconds
+
+    def memory(self) -> Memory:
+        """Memory of the process."""
+        self._pipe.send(None)
+        memory = self._receive()
+        assert isinstance(memory, Memory)
+        return memory
+
+    def _receive(self) -> object:
+        try:
+            answer: object = self._pipe.recv()
+        except EOFError:
+            raise EngineError("a benchmark worker died: see the messages above") from None
+        if isinstance(answer, str):
+            raise EngineError(answer)
+        return answer
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.join(5)
+        self._process.kill()
+
+
+def _serve(pipe: Connection, build: Callable[[], Contestant], vocabulary: int) -> None:
+    try:
+        contestant = build()
+        pipe.send(True)
+        while True:
+            job = pipe.recv()
+            pipe.send(_memory() if job is None else _timed(contestant, job, vocabulary))
+    except (EOFError, KeyboardInterrupt):
+        return
+    except Exception as error:
+        pipe.send(f"benchmark worker: {type(error).__name__}: {error}")
+
+
+def _timed(contestant: Contestant, job: Job, vocabulary: int) -> float:
+    tokens = np.random.default_rng(PROMPT_SEED).integers(0, vocabulary, job.tokens + 1).tolist()
+    work = contestant.prefill
+    if job.work == "decode":
+        contestant.prefill(tokens[:1])
+        work = contestant.decode
+    started = time.perf_counter()
+    work(tokens[1:])
+    return time.perf_counter() - started
+
+
+def _memory() -> Memory:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Memory(pages * os.sysconf("SC_PAGE_SIZE"), peak)

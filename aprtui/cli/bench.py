@@ -1,0 +1,84 @@
+"""`aprtui bench`: the project's benchmarks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aprtui.cli.json_lines import write_record
+
+if TYPE_CHECKING:
+    from aprtui.bench.cpu import Figure
+
+
+@click.group()
+def command() -> None:
+    """Measure this build against its peers, as ratios in one run."""
+
+
+@command.command()
+@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--shape",
+    default="0.57b",
+    show_default=True,
+    help="Without MODEL: random weights of this shape (tiny, 0.57b, 1.5b).",
+)
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads of each engine; all available cores by default.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds; figures are medians.")
+@click.option("--peer/--no-peer", default=True, help="Measure llama.cpp (llama-cpp-python) as well.")
+@click.option(
+    "--dir", "directory", type=click.Path(path_type=Path, file_okay=False), help="Where captures and random models go."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a figure.")
+def cpu(
+    model: Path | None,
+    shape: str,
+    threads: int | None,
+    rounds: int,
+    peer: bool,
+    directory: Path | None,
+    as_json: bool,
+) -> None:
+    """The CPU engine: decode and prefill against llama.cpp, cost of taps and captures, memory."""
+    from dataclasses import asdict
+
+    from aprtui.bench.cpu import Options, run_cpu
+    from aprtui.cli.progress import Progress
+    from aprtui.engine.backends import default_threads
+
+    path = model or _random_model(shape, directory)
+    options = Options(path, threads or default_threads(), rounds, peer, directory)
+    click.echo(
+        f"aprtui: {path.name}, {options.threads} threads, medians of {rounds}, load {os.getloadavg()[0]:.1f}", err=True
+    )
+    with Progress() as progress:
+        for figure in run_cpu(options, progress):
+            if as_json:
+                write_record(asdict(figure))
+            else:
+                click.echo(_line(figure))
+
+
+def _random_model(shape: str, directory: Path | None) -> Path:
+    import platformdirs
+
+    from aprtui.bench.random_model import SHAPES, write_random_model
+    from aprtui.errors import UsageError
+
+    if shape not in SHAPES:
+        raise UsageError(f"--shape: {shape!r} is not known: use one of {', '.join(SHAPES)}")
+    path = (directory or Path(platformdirs.user_cache_dir("aprtui"))) / f"random-{shape}-q4km.gguf"
+    if not path.exists():
+        click.echo(f"aprtui: writing {path}", err=True)
+        write_random_model(path, SHAPES[shape])
+    return path
+
+
+def _line(figure: Figure) -> str:
+    low, high = figure.spread
+    judged = "" if figure.ratio is None else f"  {figure.ratio:.2f} of {figure.against} ({figure.target})"
+    return f"{figure.what:38} {figure.value:9.2f} {figure.unit} [{low:.2f} … {high:.2f}]{judged}"

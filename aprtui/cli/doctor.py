@@ -1,0 +1,141 @@
+"""`aprtui doctor`: what was found here, and how to get what is missing."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+import click
+
+from aprtui import __version__
+from aprtui.cli.json_lines import write_record
+
+
+class State(StrEnum):
+    """How a finding stands: there, missing but not needed for the core, or missing and needed."""
+
+    OK = "ok"
+    OPTIONAL = "optional"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report; `advice` says how to get what is missing."""
+
+    what: str
+    state: State
+    found: str
+    advice: str = ""
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a finding.")
+def command(as_json: bool) -> int:
+    """Say what was found here and how to get what is missing.
+
+    Exit code 0 if everything that the core needs is there, else 4.
+    """
+    from aprtui.errors import ExitCode
+
+    worst = ExitCode.PASS
+    for finding in _findings():
+        if as_json:
+            write_record(asdict(finding))
+        else:
+            advice = f"  → {finding.advice}" if finding.advice else ""
+            click.echo(f"{finding.state:8} {finding.what:16} {finding.found}{advice}")
+        if finding.state is State.MISSING:
+            worst = ExitCode.ENGINE
+    return worst
+
+
+def _findings() -> Iterator[Finding]:
+    yield Finding("aprtui", State.OK, f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
+    yield from _libraries()
+    yield _processor()
+    yield _kernel_cache()
+    yield _embedded_model()
+    yield _cuda()
+    yield _terminal()
+
+
+def _libraries() -> Iterator[Finding]:
+    for name in ("numpy", "numba", "gguf", "tokenizers", "jinja2", "textual"):
+        try:
+            yield Finding(name, State.OK, importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(name, State.MISSING, "not installed", f"pip install {name}")
+
+
+def _processor() -> Finding:
+    from aprtui.engine.backends import default_threads, numba_missing
+    from aprtui.engine.capturing import processor_name
+
+    described = f"{processor_name()}, {default_threads()} cores, {_memory_gb():.0f} GB memory"
+    missing = numba_missing()
+    if missing:
+        return Finding("CPU engine", State.OPTIONAL, f"{described}; numpy only, slow", missing)
+    from aprtui.engine.cpu.matmul import TIER
+
+    return Finding("CPU engine", State.OK, f"{described}; kernels: {TIER}")
+
+
+def _memory_gb() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+
+
+def _kernel_cache() -> Finding:
+    from aprtui.resources import kernel_cache
+
+    folder = kernel_cache()
+    parent = next(path for path in (folder, *folder.parents) if path.exists())
+    if os.access(parent, os.W_OK):
+        return Finding("kernel cache", State.OK, str(folder))
+    return Finding(
+        "kernel cache", State.OPTIONAL, f"{folder} cannot be written", "set APRTUI_CACHE_DIR to a folder that can"
+    )
+
+
+def _embedded_model() -> Finding:
+    from aprtui.resources import embedded_model
+
+    path = embedded_model()
+    if path.is_file():
+        return Finding("embedded model", State.OK, f"{path.name}, {path.stat().st_size / 1e6:.1f} MB")
+    return Finding("embedded model", State.MISSING, "not in this installation", "install aprtui from a wheel again")
+
+
+def _cuda() -> Finding:
+    advice = "the CUDA engine is not part of this release"
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return Finding("CUDA", State.OPTIONAL, "no driver (libcuda.so.1)", advice)
+    if status := driver.cuInit(0):
+        return Finding("CUDA", State.OPTIONAL, f"the driver answers error {status}", advice)
+    count = ctypes.c_int()
+    driver.cuDeviceGetCount(ctypes.byref(count))
+    pycuda = "PyCUDA installed" if importlib.util.find_spec("pycuda") else "PyCUDA not installed"
+    return Finding("CUDA", State.OPTIONAL, f"{count.value} device(s), {pycuda}", advice)
+
+
+def _terminal() -> Finding:
+    if not sys.stdout.isatty():
+        return Finding("terminal", State.OPTIONAL, "stdout is no terminal: screens cannot open")
+    columns, rows = shutil.get_terminal_size()
+    colours = (
+        "no colour (NO_COLOR)"
+        if os.environ.get("NO_COLOR")
+        else os.environ.get("COLORTERM") or os.environ.get("TERM", "")
+    )
+    advice = "" if columns >= 80 and rows >= 24 else "screens are made for 80 × 24 and more"
+    return Finding("terminal", State.OK, f"{columns} × {rows}, {colours}", advice)

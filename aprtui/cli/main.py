@@ -1,0 +1,96 @@
+"""The `aprtui` command: finds the subcommand, runs it, and turns errors into one line and an exit code.
+
+Commands are imported when they are called, and their modules import engines and screens only inside the functions that
+need them: `--help` answers at once, and Textual never loads for a headless command.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NoReturn
+
+import click
+
+from aprtui import __version__
+from aprtui.errors import AprtuiError, ExitCode
+
+COMMANDS: Mapping[str, str] = MappingProxyType(
+    {
+        "run": "Stream tokens from a model.",
+        "trace": "Write a capture: every stage of every layer.",
+        "diff": "Compare two captures or two APRT files.",
+        "stats": "Print statistics of each stage tensor of a capture.",
+        "bench": "Measure this build against its peers.",
+        "doctor": "Say what was found here and how to get what is missing.",
+    }
+)
+"""Each command lives in `aprtui.cli.<name>` as `command`; the help stands here so that it can be listed unloaded."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module; None for an unknown name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"aprtui.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", message="aprtui %(version)s")
+@click.pass_context
+def cli(ctx: click.Context) -> int | None:
+    """Find the first wrong number in a language model.
+
+    Without a command, opens the live view on the embedded model.
+    """
+    if ctx.invoked_subcommand is None:
+        from aprtui.cli.live import open_live
+
+        return open_live()
+    return None
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with one of `ExitCode`."""
+    try:
+        code = cli.main(args=arguments, prog_name="aprtui", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as finished:
+        code = finished.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except AprtuiError as error:
+        click.echo(f"aprtui: {error}", err=True)
+        code = error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("aprtui: interrupted", err=True)
+        code = ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader of stdout went away: nothing to say to it, but no verdict either, so no exit code that means one.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = ExitCode.ENGINE
+    except Exception as error:
+        from aprtui.cli.report import write_report
+
+        click.echo(
+            f"aprtui: internal error: {type(error).__name__}: {error}: report written to {write_report()}", err=True
+        )
+        code = ExitCode.INTERNAL
+    sys.exit(int(code or 0))

@@ -1,0 +1,153 @@
+"""Options that several commands share, and the loading that follows from them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from aprtui.errors import UsageError
+
+if TYPE_CHECKING:
+    from aprtui.engine.protocol import Engine
+    from aprtui.model.model import Model
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+MODEL_ARGUMENT = click.argument("model", required=False, type=click.Path(path_type=Path))
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Which engine to open, as asked for on the command line."""
+
+    backend: str
+    mode: str
+    kv: str
+    threads: int | None
+    context: int | None
+
+
+def engine_options(default_mode: str) -> Callable[[Command], Command]:
+    """Add `--backend --mode --kv --threads --context`; the command receives them as `engine: EngineOptions`."""
+
+    def decorate(function: Command) -> Command:
+        @click.option(
+            "--backend",
+            type=click.Choice(["auto", "cpu", "numpy"]),
+            default="auto",
+            show_default=True,
+            help="cpu: compiled kernels; numpy: slow reference; auto: the best one here.",
+        )
+        @click.option(
+            "--mode",
+            type=click.Choice(["exact", "q8"]),
+            default=default_mode,
+            show_default=True,
+            help="Activations in float32 (the reference), or in the backend's 8-bit scheme.",
+        )
+        @click.option(
+            "--kv",
+            type=click.Choice(["f32", "f16"]),
+            default="f32",
+            show_default=True,
+            help="Element type of the K/V cache.",
+        )
+        @click.option("--threads", type=click.IntRange(1, 1024), help="Threads; all available cores by default.")
+        @click.option(
+            "--context", type=click.IntRange(1), help="Positions in the K/V cache; as many as needed by default."
+        )
+        @wraps(function)
+        def command(
+            *args: Any, backend: str, mode: str, kv: str, threads: int | None, context: int | None, **kwargs: Any
+        ) -> Any:
+            return function(*args, engine=EngineOptions(backend, mode, kv, threads, context), **kwargs)
+
+        return command  # type: ignore[return-value]  # click's decorators keep the call signature, mypy cannot see it
+
+    return decorate  # fmt: skip
+
+
+def open_model(path: Path | None) -> Model:
+    """The model at `path`, or the embedded one."""
+    from aprtui.model.model import load_model
+    from aprtui.resources import embedded_model
+
+    return load_model(embedded_model() if path is None else path)
+
+
+def open_engine(model: Model, options: EngineOptions, needed: int) -> Engine:
+    """The engine that `options` ask for, with room for `needed` positions where no context is given."""
+    from aprtui.cli.progress import Progress
+    from aprtui.engine import backends
+    from aprtui.engine.protocol import KvType, Mode
+
+    context = options.context or min(needed, model.config.context)
+    with Progress() as progress:
+        engine = backends.open_engine(
+            model, backend=options.backend, mode=Mode(options.mode), kv=KvType(options.kv),
+            threads=options.threads, context=context, progress=progress,
+        )  # fmt: skip
+    if options.backend == "auto" and engine.backend == "numpy":
+        click.echo("aprtui: the compiled kernels are not available here, running on numpy (slow): see doctor", err=True)
+    return engine
+
+
+def read_prompt(text: str) -> str:
+    """The prompt: `text` itself, or stdin for `-`."""
+    if text != "-":
+        return text
+    data = sys.stdin.buffer.read()
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"stdin: byte {error.start}: not UTF-8: give the prompt as UTF-8 text") from error
+
+
+def encode_prompt(model: Model, text: str, *, special: bool, chat: bool) -> list[int]:
+    """Token ids of the prompt `text`, through the chat template with `chat`."""
+    if not chat:
+        return model.tokenizer.encode(text, special=special)
+    from aprtui.model.chat import looks_templated
+
+    template = model.chat_template
+    if template is None:
+        raise UsageError(f"{model.path}: the model has no chat template: leave out --chat")
+    if looks_templated(text, model.tokenizer):
+        raise UsageError("--chat: the prompt holds control tokens already: leave out --chat, or give plain text")
+    rendered = template.render([{"role": "user", "content": text}])
+    # A template that writes BOS itself must not get a second one.
+    bos = model.tokenizer.bos_text
+    writes_bos = bool(bos) and rendered.startswith(str(bos))
+    return model.tokenizer.encode(rendered, special=True, bos=False if writes_bos else None)
+
+
+def parse_tokens(text: str, vocabulary: int) -> list[int]:
+    """Token ids of a comma list, each held against the size of the vocabulary."""
+    tokens = []
+    for piece in text.split(","):
+        if not piece.strip().isdecimal():
+            raise UsageError(f"--tokens: {piece.strip()!r} is not a token id: use a comma list such as 1,2,3")
+        token = int(piece)
+        if token >= vocabulary:
+            raise UsageError(f"--tokens: {token} is not in the vocabulary: ids are 0 … {vocabulary - 1}")
+        tokens.append(token)
+    return tokens
+
+
+def prompt_tokens(
+    model: Model, prompt: str | None, tokens: str | None, *, special: bool = True, chat: bool = False
+) -> tuple[str | None, list[int]]:
+    """The prompt's text (None where ids were given) and its ids. Raises `UsageError` unless exactly one is given."""
+    if (prompt is None) == (tokens is None):
+        raise UsageError("give either -p TEXT or --tokens 1,2,3")
+    if tokens is not None:
+        return None, parse_tokens(tokens, model.config.graph.vocabulary)
+    assert prompt is not None
+    text = read_prompt(prompt)
+    return text, encode_prompt(model, text, special=special, chat=chat)

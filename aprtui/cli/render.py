@@ -1,0 +1,248 @@
+"""The text of a comparison, for 80 columns without colour: what differs, a row for each stage, then the verdict."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from aprtui.compare.captures import Comparison, DiffOptions, Divergence, StageComparison
+from aprtui.compare.context import Context
+from aprtui.compare.coverage import Selection
+from aprtui.compare.metrics import Metric
+from aprtui.compare.verdict import Verdict
+from aprtui.trace.graph import Node
+
+_WIDTH = 80
+_ORDINARY = ("all tokens", "all tokens, key ≤ query", "element by element")
+
+
+def number(value: float | None) -> str:
+    """Three significant digits; – for what is not known."""
+    return "–" if value is None else f"{value:.3g}"
+
+
+def header_lines(a: Path, b: Path, context: Context | None, comparison: Comparison) -> Iterator[str]:
+    """The two sides, what their manifests state differently (None for stage files), and what aligns their positions."""
+    yield f"A  {a}"
+    yield f"B  {b}"
+    if context is not None:
+        yield from _context_lines(context)
+    alignment = comparison.alignment
+    if alignment.problem:
+        yield from _wrapped("tokens", f"{alignment.problem}{_prefix_note(comparison)}")
+    elif alignment.sources[0] is not None:
+        count = "all tokens" if alignment.aligned is None else f"{alignment.aligned} tokens"
+        yield f"tokens  {count} aligned, {_source_text(alignment.sources)}"
+    else:
+        yield "tokens  stage files record none: element by element, as named"
+
+
+def _context_lines(context: Context) -> Iterator[str]:
+    if not context.without_manifest:
+        for difference in context.differences:
+            yield f"   {difference.what}: A {_fact(difference.a)} · B {_fact(difference.b)}"
+        if not context.differences:
+            yield "   the manifests state the same model, engine, mode and rounding"
+        return
+    yield f"   no manifest in {' and '.join(context.without_manifest)}: model, engine and mode not known"
+    stated = [f"{entry.what} {_fact(entry.a or entry.b)}" for entry in context.differences]
+    if stated:
+        yield from _wrapped("   the other states", ", ".join(stated))
+
+
+def _fact(text: str | None) -> str:
+    """What a side states, shortened: checksums are told apart by their first digits."""
+    return "unknown" if text is None else text if len(text) <= 24 else f"{text[:23]}…"
+
+
+def _prefix_note(comparison: Comparison) -> str:
+    aligned = comparison.alignment.aligned
+    return f"; the numbers below are of the first {aligned} tokens only" if comparison.stages else ""
+
+
+def _source_text(sources: tuple[str | None, str | None]) -> str:
+    left, right = sources
+    if left == right == "embedding":
+        return "as their embedding stages agree"
+    return f"ids equal ({left})" if left == right else f"ids equal (A: {left}, B: {right})"
+
+
+def table_lines(comparison: Comparison) -> Iterator[str]:
+    """A row for each stage, over all its layers: the first layer that does not pass, and the worst layer's numbers."""
+    if not comparison.stages:
+        return
+    columns = f"{comparison.metric:>10}{'max abs':>10}{'1-cosine':>10}{'equal':>8}"
+    yield f"{'stage':<19} {'verdict':<8}{'first':>6}{'worst':>6}{columns}"
+    for name in dict.fromkeys(stage.node.stage for stage in comparison.stages):
+        yield _row([stage for stage in comparison.stages if stage.node.stage == name], comparison.metric)
+
+
+def _row(layers: Sequence[StageComparison], metric: Metric) -> str:
+    verdicts = [stage.verdict.verdict for stage in layers]
+    verdict = next(v for v in (Verdict.FAIL, Verdict.UNKNOWN, Verdict.PASS) if v in verdicts)
+    first = None if verdict is Verdict.PASS else layers[verdicts.index(verdict)]
+    worst = _worst(layers, metric)
+    numbers = worst.metrics
+    cosine = None if numbers.cosine is None else 1 - numbers.cosine
+    # Rounded down: 100 % must mean that every bit is equal.
+    equal = "–" if numbers.equal_bits is None else f"{int(100 * numbers.equal_bits)}%"
+    return (
+        f"{worst.node.stage:<19} {verdict.value:<8}{_layer(first):>6}{_layer(worst):>6}"
+        f"{number(numbers.value(metric)):>10}{number(numbers.max_abs):>10}{number(cosine):>10}{equal:>8}"
+    )
+
+
+def _layer(stage: StageComparison | None) -> str:
+    return "–" if stage is None or stage.node.layer is None else str(stage.node.layer)
+
+
+def _worst(stages: Sequence[StageComparison], metric: Metric) -> StageComparison:
+    """The first stage with NaN or Inf on one side only, else the one that is worst by `metric`."""
+
+    def badness(stage: StageComparison) -> tuple[bool, float]:
+        value = stage.metrics.value(metric)
+        ranked = -math.inf if value is None else -value if metric.is_similarity else value
+        return stage.metrics.mismatches > 0, ranked
+
+    return max(stages, key=badness)
+
+
+def note_lines(comparison: Comparison) -> Iterator[str]:
+    """What the table does not show: NaN and Inf, unusual matches, stages that were not compared."""
+    odd = [stage for stage in comparison.stages if stage.metrics.mismatches or stage.metrics.excluded]
+    for name in dict.fromkeys(stage.node.stage for stage in odd):
+        layers = [stage for stage in odd if stage.node.stage == name]
+        yield from _wrapped(f"{_layers_text([stage.node for stage in layers])}{name}:", _non_finite_text(layers))
+    unusual = [stage for stage in comparison.stages if stage.matched not in _ORDINARY]
+    matches = [(stage.node, f"matched: {stage.matched}") for stage in unusual]
+    skipped = [(skip.node, f"not compared: {skip.reason}") for skip in comparison.skipped]
+    for stage_name, text, nodes in _grouped([*matches, *skipped]):
+        yield from _wrapped(f"{_layers_text(nodes)}{stage_name}:", text)
+
+
+def _non_finite_text(layers: Sequence[StageComparison]) -> str:
+    numbers = [stage.metrics for stage in layers]
+    nan = f"NaN {sum(m.nan_a for m in numbers)} in A, {sum(m.nan_b for m in numbers)} in B"
+    inf = f"Inf {sum(m.inf_a for m in numbers)} in A, {sum(m.inf_b for m in numbers)} in B"
+    places = (
+        f"{sum(m.mismatches for m in numbers)} on one side only, {sum(m.excluded for m in numbers)} alike, left out"
+    )
+    return f"{nan}; {inf}; {places}"
+
+
+def _grouped(entries: Iterable[tuple[Node, str]]) -> Iterator[tuple[str, str, list[Node]]]:
+    groups: dict[tuple[str, str], list[Node]] = {}
+    for node, text in entries:
+        groups.setdefault((node.stage, text), []).append(node)
+    for (stage, text), nodes in groups.items():
+        yield stage, text, nodes
+
+
+def _layers_text(nodes: Sequence[Node]) -> str:
+    layers = [node.layer for node in nodes if node.layer is not None]
+    if not layers:
+        return ""
+    if len(layers) == 1:
+        return f"layer {layers[0]} "
+    if layers == list(range(layers[0], layers[-1] + 1)):
+        return f"layers {layers[0]}–{layers[-1]} "
+    return f"layers {', '.join(str(layer) for layer in layers)} "
+
+
+def verdict_lines(comparison: Comparison, a: Path, b: Path, options: DiffOptions) -> Iterator[str]:
+    """The verdict of a comparison made with `options`, with what it rests on, and what to do next."""
+    word = comparison.verdict.value
+    if comparison.first_divergence:
+        yield from _wrapped(word, _divergence_text(comparison.first_divergence))
+    elif comparison.reasons:
+        for index, reason in enumerate(comparison.reasons):
+            yield from _wrapped(word if index == 0 else " " * len(word), reason)
+    else:
+        yield from _wrapped(word, _pass_text(comparison))
+    differing = [stage for stage in comparison.stages if stage.metrics.compared and not stage.metrics.equal]
+    if differing and comparison.first_divergence is None:
+        worst = _worst(differing, comparison.metric).verdict
+        numbers = f"{worst.metric} {number(worst.error)}, floor {number(worst.floor)}, bound {number(worst.bound)}"
+        yield from _wrapped("worst", f"{worst.node}: {numbers}")
+    yield from _element_lines(comparison)
+    aligned = comparison.alignment.aligned
+    tokens = "" if aligned is None else f", {aligned} tokens aligned"
+    yield from _wrapped("coverage", f"{comparison.compared} of {comparison.expected} stages compared{tokens}")
+    if comparison.stages:
+        smallest = comparison.smallest
+        yield from _wrapped("smallest", f"tolerance that passes: {smallest if smallest else 'none would'}")
+    yield from _next_lines(comparison, a, b, options)
+
+
+def _pass_text(comparison: Comparison) -> str:
+    if all(stage.metrics.equal_bits == 1 for stage in comparison.stages):
+        return "every compared stage is bit-equal"
+    return "every compared stage is equal or within the tolerance"
+
+
+def _divergence_text(divergence: Divergence) -> str:
+    verdict = divergence.verdict
+    place = ", ".join(f"{name} {index}" for name, index in divergence.place.items())
+    text = (
+        f"first divergence: {verdict.node}, {place}: {verdict.metric} {number(verdict.error)} {verdict.reason} "
+        f"(floor {number(verdict.floor)}, bound {number(verdict.bound)})"
+    )
+    others = [node for node in divergence.segment if node != verdict.node]
+    if others:
+        more = f" and {len(others) - 4} more" if len(others) > 4 else ""
+        text += f". Not compared, so as likely to blame: {', '.join(str(node) for node in others[-4:])}{more}"
+    return text
+
+
+def _element_lines(comparison: Comparison) -> Iterator[str]:
+    if not comparison.elements or comparison.focus is None or comparison.verdict is Verdict.PASS:
+        return
+    which = "" if comparison.first_divergence else ", the first stage that differs"
+    yield f"largest differences in {comparison.focus}{which}:"
+    for element in comparison.elements:
+        place = " ".join(f"{name} {index}" for name, index in element.place.items())
+        yield f"   {place:<26} A {element.a:>14.8g}  B {element.b:>14.8g}  B-A {element.b - element.a:>9.3g}"
+
+
+def _next_lines(comparison: Comparison, a: Path, b: Path, options: DiffOptions) -> Iterator[str]:
+    """What would settle an UNKNOWN, or look closer at a FAIL; commands stand whole on their line, to be pasted."""
+    if comparison.verdict is Verdict.FAIL:
+        if comparison.focus and options.selection.stages is None and a.is_dir():
+            layers = None if comparison.focus.layer is None else str(comparison.focus.layer)
+            yield "next  see more of that stage:"
+            yield _command(a, b, replace(options, selection=Selection(comparison.focus.stage, layers), limit=50))
+    elif comparison.alignment.problem:
+        yield "next  capture both sides from the same tokens, or give the ids with --tokens where"
+        yield "      a side records none"
+    elif comparison.compared < comparison.expected:
+        yield "next  capture what is missing, or accept it with --allow-missing GLOB"
+    elif comparison.verdict is Verdict.UNKNOWN and comparison.smallest and not options.tolerances:
+        yield "next  say how far apart they may be; this is how far they are:"
+        yield _command(a, b, replace(options, tolerances=(comparison.smallest,)))
+
+
+def _command(a: Path, b: Path, options: DiffOptions) -> str:
+    """The command line that makes this comparison, to be pasted into a shell."""
+    words = ["aprtui", "diff", str(a), str(b)]
+    if options.selection.stages:
+        words += ["--stage", options.selection.stages]
+    if options.selection.layers:
+        words += ["--layers", options.selection.layers]
+    words += [word for tolerance in options.tolerances for word in ("--tolerance", str(tolerance))]
+    words += [word for glob in options.allow_missing for word in ("--allow-missing", glob)]
+    if options.tokens:
+        words += ["--tokens", ",".join(str(token) for token in options.tokens)]
+    if options.limit != DiffOptions().limit:
+        words += ["--limit", str(options.limit)]
+    return shlex.join(words)
+
+
+def _wrapped(label: str, text: str) -> list[str]:
+    indent = " " * min(len(label) + 2, 10)
+    return textwrap.wrap(
+        f"{label}  {text}", _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )

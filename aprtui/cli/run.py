@@ -1,0 +1,123 @@
+"""`aprtui run`: stream tokens to stdout."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aprtui.cli.json_lines import write_record
+from aprtui.cli.options import MODEL_ARGUMENT, EngineOptions, engine_options, open_engine, open_model, prompt_tokens
+from aprtui.errors import UnreadableError
+
+if TYPE_CHECKING:
+    from aprtui.engine.generation import Generation
+    from aprtui.engine.protocol import Engine
+    from aprtui.model.model import Model
+    from aprtui.model.tokenizer import Tokenizer
+
+
+@click.command()
+@MODEL_ARGUMENT
+@click.option("-p", "--prompt", help="The prompt; - reads stdin.")
+@click.option("--tokens", metavar="1,2,3", help="The prompt as token ids.")
+@click.option("-n", "--max-tokens", type=click.IntRange(1), default=128, show_default=True, help="Tokens to generate.")
+@click.option("--chat", is_flag=True, help="Send the prompt through the model's chat template.")
+@click.option("--no-special", is_flag=True, help="Take special tokens in the prompt as plain text.")
+@click.option("--temp", type=float, help="Temperature; 0 is greedy. What the model recommends by default, else 0.")
+@click.option("--top-k", type=int, default=0, show_default=True, help="Keep the K most probable tokens; 0 keeps all.")
+@click.option("--top-p", type=float, default=1.0, show_default=True, help="Keep this much probability.")
+@click.option(
+    "--min-p", type=float, default=0.0, show_default=True, help="Keep tokens this probable, relative to the top."
+)
+@click.option(
+    "--repeat-penalty", type=float, default=1.0, show_default=True, help="Penalty on recent tokens; 1 is none."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a token, then one with the speeds.")
+@engine_options(default_mode="q8")
+def command(
+    model: Path | None,
+    prompt: str | None,
+    tokens: str | None,
+    max_tokens: int,
+    chat: bool,
+    no_special: bool,
+    temp: float | None,
+    top_k: int,
+    top_p: float,
+    min_p: float,
+    repeat_penalty: float,
+    seed: int,
+    as_json: bool,
+    engine: EngineOptions,
+) -> None:
+    """Stream tokens from MODEL (a GGUF file; the embedded model by default).
+
+    The completion goes to stdout, speeds to stderr.
+    """
+    from aprtui.engine.generation import generate
+    from aprtui.engine.sampling import Sampling
+
+    loaded = open_model(model)
+    text, ids = prompt_tokens(loaded, prompt, tokens, special=not no_special, chat=chat)
+    sampling = Sampling(
+        temperature=(loaded.sampling_temperature or 0.0) if temp is None else temp,
+        top_k=top_k, top_p=top_p, min_p=min_p, repeat_penalty=repeat_penalty, seed=seed,
+    )  # fmt: skip
+    tokenizer = _tokenizer(loaded, needed=text is not None)
+    opened = open_engine(loaded, engine, len(ids) + max_tokens)
+    generation = generate(
+        opened, tokenizer, ids,
+        max_tokens=max_tokens, sampling=sampling, stop_ids=tokenizer.stop_ids if tokenizer else frozenset(),
+    )  # fmt: skip
+    if text is not None and sys.stderr.isatty() and not as_json:
+        click.secho(text, err=True, dim=True, nl=False)
+    try:
+        _stream(generation, as_json, as_text=tokenizer is not None)
+        _close(generation, opened, as_json)
+    finally:
+        opened.close()
+
+
+def _tokenizer(model: Model, *, needed: bool) -> Tokenizer | None:
+    """The tokenizer, or None with a note where the prompt came as ids and the model cannot turn ids into text."""
+    try:
+        return model.tokenizer
+    except UnreadableError as error:
+        if needed:
+            raise
+        click.echo(f"aprtui: token ids instead of text: {error}", err=True)
+        return None
+
+
+def _stream(generation: Generation, as_json: bool, as_text: bool) -> None:
+    for token in generation:
+        if as_json:
+            write_record({"id": token.id, "text": token.text, "logprob": token.logprob})
+        else:
+            sys.stdout.write(token.text if as_text else f"{token.id} ")
+            sys.stdout.flush()
+
+
+def _close(generation: Generation, engine: Engine, as_json: bool) -> None:
+    timing = generation.timing
+    if as_json:
+        write_record(
+            {
+                "tokens_per_second": timing.tokens_per_second,
+                "prefill_tokens_per_second": timing.prefill_tokens_per_second,
+                "backend": engine.backend,
+                "mode": str(engine.mode),
+            }
+        )
+        return
+    sys.stdout.write(generation.tail + "\n")
+    sys.stdout.flush()
+    click.echo(
+        f"aprtui: {timing.tokens_per_second:.1f} tokens/s, prefill {timing.prefill_tokens_per_second:.1f} tokens/s; "
+        f"--backend {engine.backend} --mode {engine.mode} --kv {engine.kv}; ended by: {generation.stop_reason}",
+        err=True,
+    )

@@ -1,0 +1,79 @@
+"""`aprtui stats`: statistics of each stage tensor of a capture, or of one APRT stage file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aprtui.cli.json_lines import write_record
+from aprtui.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from aprtui.compare.survey import BrokenStage, StageSummary
+
+
+@click.command()
+@click.argument("path", metavar="CAPTURE|FILE", type=click.Path(path_type=Path))
+@click.option("--stage", "stages", metavar="STAGES", help="Comma list of stage names or globs; all by default.")
+@click.option("--layers", metavar="LAYERS", help="0..2 (END excluded), a list 0,3 or all; all by default.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a stage tensor.")
+def command(path: Path, stages: str | None, layers: str | None, as_json: bool) -> int:
+    """Print a line for each stage tensor of a capture, or for one APRT stage file.
+
+    min, max, absmax, mean and rms are over the finite values; attention maps count key ≤ query where their shape is
+    known. A file that cannot be read is named on stderr and makes the exit code 3.
+    """
+    from aprtui.compare.survey import BrokenStage
+
+    broken = False
+    if not as_json:
+        click.echo(f"{'layer':>5} {'stage':<18} {'shape':<15}{'min':>10}{'max':>10}{'mean':>10}{'rms':>10}")
+    for entry in _summaries(path, stages, layers):
+        if isinstance(entry, BrokenStage):
+            click.echo(f"aprtui: {entry.error}", err=True)
+            broken = True
+        elif as_json:
+            node = entry.node
+            write_record({"layer": node.layer, "stage": node.stage, "shape": entry.shape, **entry.stats.as_dict()})
+        else:
+            click.echo(_line(entry))
+    return ExitCode.UNREADABLE if broken else ExitCode.PASS
+
+
+def _summaries(path: Path, stages: str | None, layers: str | None) -> Iterator[StageSummary | BrokenStage]:
+    from aprtui.compare.survey import StageSummary, survey, tensor_stats
+    from aprtui.trace.aprt import read_aprt
+    from aprtui.trace.capture import Capture
+    from aprtui.trace.graph import Node, canonical_name
+    from aprtui.trace.select import ALL, parse_layers, select_nodes, select_stages
+
+    if path.is_file():
+        if stages or layers:
+            raise UsageError("--stage and --layers are for captures: leave them out for a file")
+        file = read_aprt(path)
+        if file.trailing:
+            click.echo(f"aprtui: {path}: {file.trailing} bytes after the declared values are ignored", err=True)
+        node = Node(file.layer, canonical_name(path.stem))
+        yield StageSummary(node, file.values.shape, False, tensor_stats(file.values))
+        return
+    from aprtui.cli.diff import warn_about
+
+    capture = Capture.open(path)
+    graph = capture.graph
+    chosen = select_nodes(graph, select_stages(stages or ALL, graph), parse_layers(layers or ALL, graph.layers))
+    warn_about(capture)
+    yield from survey(capture, [node for node in graph.nodes if node in chosen])
+
+
+def _line(summary: StageSummary) -> str:
+    from aprtui.cli.render import number
+
+    node, stats = summary.node, summary.stats
+    layer = "–" if node.layer is None else str(node.layer)
+    shape = "×".join(str(size) for size in summary.shape)
+    numbers = "".join(f"{number(value):>10}" for value in (stats.min, stats.max, stats.mean, stats.rms))
+    odd = f"  NaN {stats.nan} Inf {stats.inf}" if stats.nan or stats.inf else ""
+    return f"{layer:>5} {node.stage:<18} {shape:<15}{numbers}{odd}"

@@ -1,0 +1,123 @@
+"""`aprtui trace`: write a capture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aprtui.cli.json_lines import write_record
+from aprtui.cli.options import MODEL_ARGUMENT, EngineOptions, engine_options, open_engine, open_model, prompt_tokens
+
+if TYPE_CHECKING:
+    from aprtui.trace.manifest import Manifest
+
+
+@click.command()
+@MODEL_ARGUMENT
+@click.option("-p", "--prompt", help="The prompt; - reads stdin.")
+@click.option("--tokens", metavar="1,2,3", help="The prompt as token ids.")
+@click.option(
+    "--save-tensor",
+    "stages",
+    metavar="STAGES",
+    default="all",
+    show_default=True,
+    help="Comma list of stage names or globs.",
+)
+@click.option(
+    "--save-tensor-layers",
+    "layers",
+    metavar="LAYERS",
+    default="all",
+    show_default=True,
+    help="0..2 (END excluded), a list 0,3 or all.",
+)
+@click.option(
+    "--save-tensor-dir",
+    "directory",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where to write; ./<model stem>-trace by default.",
+)
+@click.option(
+    "--generate", type=click.IntRange(1), default=None, metavar="N", help="Generate N tokens (greedy) as well."
+)
+@click.option(
+    "--decode-from",
+    type=click.IntRange(1),
+    default=None,
+    metavar="K",
+    help="Prefill the first K tokens and decode the rest one by one.",
+)
+@click.option(
+    "--logits",
+    type=click.Choice(["last", "all"]),
+    default="last",
+    show_default=True,
+    help="Positions that lm_head holds.",
+)
+@click.option("--chat", is_flag=True, help="Send the prompt through the model's chat template.")
+@click.option("--no-special", is_flag=True, help="Take special tokens in the prompt as plain text.")
+@click.option("--overwrite", is_flag=True, help="Replace the capture in DIR.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a file, then a summary.")
+@engine_options(default_mode="exact")
+def command(
+    model: Path | None,
+    prompt: str | None,
+    tokens: str | None,
+    stages: str,
+    layers: str,
+    directory: Path | None,
+    generate: int | None,
+    decode_from: int | None,
+    logits: str,
+    chat: bool,
+    no_special: bool,
+    overwrite: bool,
+    as_json: bool,
+    engine: EngineOptions,
+) -> None:
+    """Write a capture of MODEL (a GGUF file; the embedded model by default).
+
+    Every stage of every layer goes to DIR/layer-<N>/<stage>.bin, and DIR/manifest.json says what they are.
+    """
+    from aprtui.engine.backends import default_threads
+    from aprtui.engine.capturing import CaptureRequest, write_capture
+    from aprtui.engine.protocol import Logits
+    from aprtui.trace.select import parse_layers, select_nodes, select_stages
+
+    loaded = open_model(model)
+    graph = loaded.graph
+    nodes = select_nodes(graph, select_stages(stages, graph), parse_layers(layers, graph.layers))
+    text, ids = prompt_tokens(loaded, prompt, tokens, special=not no_special, chat=chat)
+    request = CaptureRequest(ids, text, nodes, Logits(logits), decode_from, generate or 0)
+    target = directory or Path(f"{loaded.path.stem}-trace")
+    opened = open_engine(loaded, engine, request.positions)
+    try:
+        manifest = write_capture(
+            opened, loaded, request, target, overwrite=overwrite, threads=engine.threads or default_threads()
+        )
+    finally:
+        opened.close()
+    _print(manifest, target, as_json)
+
+
+def _print(manifest: Manifest, directory: Path, as_json: bool) -> None:
+    total = sum(info.bytes or 0 for info in manifest.files.values())
+    if as_json:
+        for name, info in manifest.files.items():
+            write_record(
+                {"record": "file", "path": name, "layer": info.layer, "stage": info.stage, "shape": info.shape,
+                 "bytes": info.bytes, "crc32": info.crc32}
+            )  # fmt: skip
+        write_record(
+            {"record": "summary", "directory": str(directory), "files": len(manifest.files), "bytes": total,
+             "tokens": manifest.tokens, "wall_seconds": manifest.wall_seconds}
+        )  # fmt: skip
+        return
+    click.echo(
+        f"{directory}: {len(manifest.files)} stage tensors of {len(manifest.tokens)} tokens, {total / 1e6:.1f} MB, "
+        f"{manifest.engine.backend} {manifest.engine.mode}, kv {manifest.engine.rounding['kv_cache']}"
+    )

@@ -1,0 +1,59 @@
+"""What differs between two captures before any number is read: model, engine, mode, rounding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aprtui.trace.capture import Capture
+from aprtui.trace.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that the sides state differently; None where a side does not state it."""
+
+    what: str
+    a: str | None
+    b: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the manifests state differently, and which sides (A, B) have none."""
+
+    differences: tuple[Difference, ...]
+    without_manifest: tuple[str, ...]
+
+
+def state_context(a: Capture, b: Capture) -> Context:
+    """What differs between two captures; where one has no manifest, all that the other one states."""
+    facts_a, facts_b = _facts(a.manifest), _facts(b.manifest)
+    differing = tuple(
+        Difference(name, facts_a.get(name), facts_b.get(name))
+        for name in dict.fromkeys([*facts_a, *facts_b])
+        if facts_a.get(name) != facts_b.get(name)
+    )
+    return Context(differing, tuple(side for side, capture in (("A", a), ("B", b)) if capture.manifest is None))
+
+
+def _facts(manifest: Manifest | None) -> dict[str, str]:
+    """What decides about values, in the order in which a reader asks for it."""
+    if manifest is None:
+        return {}
+    model, engine = manifest.model, manifest.engine
+    facts = {
+        "model": model.name,
+        "model sha256": model.sha256,
+        "architecture": model.architecture,
+        "quantization": model.quantization,
+        "engine": f"{engine.name} {engine.version}",
+        "backend": engine.backend,
+        "device": engine.device,
+        "mode": engine.mode,
+        **{f"rounding {where}": what for where, what in engine.rounding.items()},
+        "code path": engine.code_path,
+        "prefill tokens": str(manifest.prefill_tokens),
+        "rope layout": str(manifest.graph.rope_layout),
+        "logits": manifest.logits,
+    }
+    return {name: value for name, value in facts.items() if value is not None}

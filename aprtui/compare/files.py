@@ -1,0 +1,67 @@
+"""Comparing two single stage files, element by element.
+
+A stage file records neither shape nor tokens: whoever names two files says that they belong together, so nothing is
+aligned here. A layer or a size that differs is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aprtui.compare.captures import Comparison, Divergence, StageComparison
+from aprtui.compare.locate import first_failing_place, top_elements
+from aprtui.compare.metrics import compare_values
+from aprtui.compare.pairing import StagePair
+from aprtui.compare.tokens import TokenAlignment
+from aprtui.compare.verdict import DEFAULT_METRIC, Tolerance, Verdict, judge, smallest_tolerance
+from aprtui.errors import UsageError
+from aprtui.trace.aprt import AprtFile
+from aprtui.trace.graph import Node, canonical_name
+
+
+def compare_files(a: AprtFile, b: AprtFile, tolerances: Sequence[Tolerance], limit: int) -> Comparison:
+    """Compare file `b` with the reference `a`; attention maps with all their elements, as the token count is unknown.
+
+    Raises `UsageError` for files of another layer or size.
+    """
+    check_comparable(a, b)
+    node = Node(a.layer, canonical_name(a.path.stem))
+    pair = StagePair(node, a.values, b.values, (), 0, "element by element")
+    metrics = compare_values(pair.a, pair.b)
+    verdict = judge(node, metrics, tolerances)
+    metric = tolerances[0].metric if tolerances else DEFAULT_METRIC
+    divergence = None
+    if verdict.verdict is Verdict.FAIL:
+        divergence = Divergence(verdict, first_failing_place(pair, metrics, verdict), (node,))
+    return Comparison(
+        verdict=verdict.verdict,
+        reasons=(verdict.reason,) if verdict.verdict is Verdict.UNKNOWN else (),
+        alignment=TokenAlignment(None, (None, None), (None, None)),
+        stages=(StageComparison(node, metrics, verdict, pair.matched, pair.a.shape),),
+        skipped=(),
+        compared=1,
+        expected=1,
+        first_divergence=divergence,
+        focus=node,
+        elements=top_elements(pair, limit),
+        metric=metric,
+        smallest=smallest_tolerance([metrics], metric),
+    )
+
+
+def check_comparable(a: AprtFile, b: AprtFile) -> None:
+    """Raises `UsageError` unless both files are of one layer and one size."""
+    if a.layer != b.layer:
+        raise UsageError(
+            f"APRT layer mismatch: {a.path} is of {_layer_text(a)}, {b.path} of {_layer_text(b)}: "
+            "compare files of one layer"
+        )
+    if a.values.size != b.values.size:
+        raise UsageError(
+            f"APRT dim_product mismatch: {a.path} holds {a.values.size} values, {b.path} {b.values.size}: "
+            "compare captures of the same model and tokens"
+        )
+
+
+def _layer_text(file: AprtFile) -> str:
+    return "the whole model" if file.layer is None else f"layer {file.layer}"

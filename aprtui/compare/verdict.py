@@ -1,0 +1,127 @@
+"""From numbers to a verdict: PASS, FAIL or UNKNOWN, never a bare number.
+
+The rules, strongest first: a value that is NaN or Inf on one side only is FAIL, whatever is tolerated. Where nothing
+is left to compare, UNKNOWN. Equal values are PASS without a bound. Differing values need one: within it PASS, beyond it
+FAIL, without any UNKNOWN.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from enum import StrEnum
+
+from aprtui.compare.metrics import Metric, PairMetrics
+from aprtui.errors import UsageError
+from aprtui.trace.graph import Node
+
+DEFAULT_METRIC = Metric.REL_L2
+"""The metric that is shown where no tolerance names another: it does not depend on a stage's scale or size."""
+
+_TOLERABLE = tuple(metric for metric in Metric if metric is not Metric.NON_FINITE)
+
+
+class Verdict(StrEnum):
+    """What a comparison says."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """A bound that a user states: the most that `metric` may be, the least for cosine."""
+
+    metric: Metric
+    bound: float
+
+    def __str__(self) -> str:
+        return f"{self.metric}={self.bound!r}"
+
+    def admits(self, number: float) -> bool:
+        """Whether `number` lies within the bound; the bound itself does."""
+        return number >= self.bound if self.metric.is_similarity else number <= self.bound
+
+
+def parse_tolerance(text: str) -> Tolerance:
+    """The tolerance meant by `METRIC=X`, as `rel_l2=1e-5`. Raises `UsageError`."""
+    name, equals, number = (part.strip() for part in text.partition("="))
+    if not equals or name not in _TOLERABLE:
+        raise UsageError(f"tolerance {text!r}: expected METRIC=X with METRIC one of {', '.join(_TOLERABLE)}")
+    try:
+        bound = float(number)
+    except ValueError:
+        raise UsageError(f"tolerance {text!r}: {number!r} is not a number: use e.g. {name}=1e-5") from None
+    metric = Metric(name)
+    low, high = (-1.0, 1.0) if metric.is_similarity else (0.0, math.inf)
+    if not low <= bound <= high or math.isinf(bound):
+        raise UsageError(f"tolerance {text!r}: {metric} needs a finite number from {low:g} to {high:g}")
+    return Tolerance(metric, bound)
+
+
+@dataclass(frozen=True, slots=True)
+class StageVerdict:
+    """The verdict on one stage tensor: `error` is the number of `metric`, `bound` what it was held against.
+
+    `floor` is the noise floor that the bound was made from, None where the bound is a stated tolerance or absent.
+    """
+
+    node: Node
+    verdict: Verdict
+    metric: Metric
+    error: float | None
+    floor: float | None
+    bound: float | None
+    reason: str
+
+
+def judge(node: Node, metrics: PairMetrics, tolerances: Sequence[Tolerance]) -> StageVerdict:
+    """The verdict on one pair. Of several tolerances all must hold; the first that does not is named."""
+    if metrics.mismatches:
+        count = metrics.mismatches
+        reason = f"{count} value{'s' * (count > 1)} NaN or Inf on one side, not alike on the other"
+        return StageVerdict(node, Verdict.FAIL, Metric.NON_FINITE, float(count), None, 0.0, reason)
+    shown = tolerances[0] if tolerances else None
+    metric = shown.metric if shown else DEFAULT_METRIC
+    bound = shown.bound if shown else None
+    if metrics.compared == 0:
+        reason = "no finite value on either side" if metrics.count else "empty on both sides"
+        return StageVerdict(node, Verdict.UNKNOWN, metric, None, None, bound, reason)
+    if metrics.equal:
+        reason = "bit-equal" if metrics.equal_bits == 1 else "equal values"
+        return StageVerdict(node, Verdict.PASS, metric, metrics.value(metric), None, bound, reason)
+    for tolerance in tolerances:
+        error = metrics.value(tolerance.metric)
+        assert error is not None, "a metric is None only where nothing was compared"
+        if not tolerance.admits(error):
+            beyond = "below" if tolerance.metric.is_similarity else "above"
+            reason = f"{beyond} the tolerance"
+            return StageVerdict(node, Verdict.FAIL, tolerance.metric, error, None, tolerance.bound, reason)
+    if tolerances:
+        return StageVerdict(node, Verdict.PASS, metric, metrics.value(metric), None, bound, "within the tolerance")
+    return StageVerdict(
+        node, Verdict.UNKNOWN, metric, metrics.value(metric), None, None, "differs, no tolerance applies"
+    )
+
+
+def smallest_tolerance(pairs: Iterable[PairMetrics], metric: Metric) -> Tolerance | None:
+    """The smallest tolerance of `metric` that every pair passes, rounded to three digits (cosine: six) so that it still
+    does; None where none would do: a mismatch of NaN or Inf, an infinite error, nothing compared."""
+    numbers: list[float] = []
+    for pair in pairs:
+        number = pair.value(metric)
+        if pair.mismatches or number is None or math.isinf(number):
+            return None
+        numbers.append(number)
+    if not numbers:
+        return None
+    if metric.is_similarity:
+        return Tolerance(metric, _rounded(min(numbers), 6, ROUND_FLOOR))
+    return Tolerance(metric, _rounded(max(numbers), 3, ROUND_CEILING))
+
+
+def _rounded(number: float, digits: int, rounding: str) -> float:
+    return float(Context(prec=digits, rounding=rounding).plus(Decimal(number)))

@@ -1,0 +1,57 @@
+"""Choosing a backend and opening it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from aprtui.engine.protocol import Engine, KvType, Mode
+from aprtui.errors import EngineError
+
+if TYPE_CHECKING:
+    from aprtui.model.model import Model
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much is done, and out of how many."""
+
+
+def numba_missing() -> str | None:
+    """Why the compiled CPU kernels cannot run here, or None."""
+    if importlib.util.find_spec("numba") is None:
+        return "numba is not installed: pip install numba"
+    return None
+
+
+def default_threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open_engine(
+    model: Model,
+    *,
+    backend: str = "auto",
+    mode: Mode = Mode.EXACT,
+    kv: KvType = KvType.F32,
+    threads: int | None = None,
+    context: int | None = None,
+    progress: Progress | None = None,
+) -> Engine:
+    """Open `model` in `backend` (`auto`, `cpu` or `numpy`); `auto` falls back to numpy where numba is missing.
+
+    `context` defaults to the model's own. Raises `EngineError` for a backend that cannot run here; a backend asked for
+    by name is never replaced by another.
+    """
+    context = model.config.context if context is None else context
+    missing = numba_missing()
+    if backend == "numpy" or (backend == "auto" and missing):
+        from aprtui.engine.reference.engine import NumpyEngine
+
+        return NumpyEngine(model, mode, kv, context)
+    if missing:
+        raise EngineError(f"backend cpu: {missing}, or use --backend numpy")
+    from aprtui.engine.cpu.engine import CpuEngine
+
+    return CpuEngine(model, mode, kv, threads or default_threads(), context, progress)

@@ -1,0 +1,126 @@
+"""Writing a capture: plan, run with taps, finish. What `aprtui trace` does, and what a screen does to capture now."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aprtui import __version__
+from aprtui.engine.generation import evaluate, generate
+from aprtui.engine.protocol import Engine, Logits, Taps
+from aprtui.errors import EngineError, UsageError
+from aprtui.trace.graph import Node
+from aprtui.trace.manifest import EngineInfo, Manifest, ModelInfo
+from aprtui.trace.writer import CaptureWriter, planned_files
+
+if TYPE_CHECKING:
+    from aprtui.model.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureRequest:
+    """What to capture. `prefill` tokens are evaluated at once, the rest one by one; then `generate` more, greedily."""
+
+    tokens: Sequence[int]
+    text: str | None
+    nodes: frozenset[Node]
+    logits: Logits = Logits.LAST
+    prefill: int | None = None
+    generate: int = 0
+
+    @property
+    def positions(self) -> int:
+        """Positions that will be evaluated at most: the last generated token is not."""
+        return len(self.tokens) + max(self.generate - 1, 0)
+
+
+def write_capture(
+    engine: Engine,
+    model: Model,
+    request: CaptureRequest,
+    directory: Path,
+    *,
+    overwrite: bool = False,
+    threads: int | None = None,
+) -> Manifest:
+    """Run `request` on `engine` and write what it taps to `directory`; return the manifest as written.
+
+    Raises `UsageError` or `EngineError` before anything is evaluated if the request or the directory will not do. If
+    the run dies on the way, the manifest still says `"complete": false`.
+    """
+    _check(engine, request)
+    manifest = _planned(engine, model, request, threads)
+    writer = CaptureWriter(directory, manifest, overwrite=overwrite)
+    try:
+        tokens = _run(engine, model, request, Taps(writer, full=request.nodes))
+        return writer.finish(replace(manifest, tokens=tokens, positions=tuple(range(len(tokens)))))
+    finally:
+        writer.close()
+
+
+def _check(engine: Engine, request: CaptureRequest) -> None:
+    if not request.nodes:
+        raise UsageError("no stage is selected: name stages and layers that the model has")
+    if not request.tokens:
+        raise UsageError("the prompt has no tokens: give a longer one")
+    if request.positions > engine.context:
+        raise UsageError(
+            f"{request.positions} positions are to be evaluated, the context has room for {engine.context}: "
+            "shorten the prompt, generate less, or raise --context"
+        )
+    if request.prefill is not None and request.generate:
+        raise UsageError("--decode-from evaluates given tokens, --generate chooses new ones: use one of them")
+
+
+def _run(engine: Engine, model: Model, request: CaptureRequest, taps: Taps) -> tuple[int, ...]:
+    """Evaluate the request; return the ids of all evaluated positions."""
+    if not request.generate:
+        prefill = len(request.tokens) if request.prefill is None else request.prefill
+        evaluate(engine, request.tokens, prefill=prefill, taps=taps, logits=request.logits)
+        return tuple(request.tokens)
+    generation = generate(
+        engine, None, request.tokens,
+        max_tokens=request.generate, taps=taps, logits=request.logits, stop_ids=model.tokenizer.stop_ids,
+    )  # fmt: skip
+    generated = [token.id for token in generation]
+    tokens = (*request.tokens, *generated)[: engine.position]
+    if len(tokens) != engine.position:
+        raise EngineError(f"{engine.position} positions were evaluated, {len(tokens)} token ids are known")
+    return tokens
+
+
+def _planned(engine: Engine, model: Model, request: CaptureRequest, threads: int | None) -> Manifest:
+    graph = model.config.graph
+    logits = request.positions if request.logits is Logits.ALL else 1
+    prompt = len(request.tokens)
+    return Manifest(
+        model=ModelInfo(model.name, model.sha256(), model.architecture, model.quantization),
+        graph=graph,
+        engine=EngineInfo(
+            "aprtui", __version__, engine.backend, processor_name(), engine.code_path, str(engine.mode),
+            asdict(engine.rounding), threads,
+        ),
+        tokens=tuple(request.tokens),
+        positions=tuple(range(prompt)),
+        text=request.text,
+        prompt_tokens=prompt,
+        prefill_tokens=prompt if request.prefill is None else request.prefill,
+        logits=str(request.logits),
+        files=planned_files(engine.graph, request.nodes, request.positions, logits),
+    )  # fmt: skip
+
+
+@cache
+def processor_name() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

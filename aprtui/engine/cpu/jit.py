@@ -1,0 +1,40 @@
+"""numba's decorators with types, and one set of options for every kernel of this room.
+
+Kernels take raw addresses and int64 sizes, so that each has one specialisation only, and never touch a Python object,
+so that they run without the interpreter lock. Floating-point errors give Inf and NaN, as the hardware does, and raise
+nothing: an exception in one thread would leave the others waiting at a barrier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+from numba.extending import intrinsic as _intrinsic
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def kernel(function: Function) -> Function:
+    """Compile `function` on first use, cached on disk; callable from Python (lock released) and from other kernels."""
+    compiled: Function = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    return compiled
+
+
+def reduction(function: Function) -> Function:
+    """Like `kernel`, for loops that sum: the compiler may spread a sum over vector lanes.
+
+    The order of the sum is then the compiler's choice but fixed: it depends on the number of values alone, so threads
+    and chunks change no bit. Values are still NaN and Inf where they ought to be.
+    """
+    compiled: Function = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})(
+        function
+    )
+    return compiled
+
+
+def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function whose machine code is given as LLVM IR; see `numba.extending.intrinsic`."""
+    wrapped: Callable[..., Any] = _intrinsic(function)
+    return wrapped

@@ -1,0 +1,63 @@
+"""What activations are rounded to before they meet quantised weights, and how the rounded rows lie in memory.
+
+A row of `Q8_K` or `Q8_0` is a sequence of records, one per 256 columns, of 320 bytes: 256 signed quants, then sums of
+quants and scales:
+
+    Q8_K   quants i8 × 256 | sums of 16 columns, i16 × 16 | sums of 32 columns, i16 × 8 | scale f32, one per record
+    Q8_0   quants i8 × 256 | sums of 32 columns, i32 × 8                                | scales f32 × 8
+
+The last record of a Q8_0 row may be partly used. Rows of `F32`, `F16` and `BF16` are float32 values (rounded to that
+type), since both ways of using them start by widening.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from aprtui.engine.protocol import Mode
+from aprtui.model.weights import WeightType
+
+GROUP = 256
+"""Columns of a record; sums of products are formed per group, then added up group by group."""
+RECORD = 320
+SUMS_16 = 256
+SUMS_32 = 288
+SCALE_K = 304
+SUMS_0 = 256
+SCALES_0 = 288
+"""Byte offsets inside a record."""
+
+
+class ActivationKind(IntEnum):
+    """What the activations of a matmul are rounded to."""
+
+    F32 = 0
+    Q8_K = 1
+    Q8_0 = 2
+    F16 = 3
+    BF16 = 4
+
+
+_Q8_KINDS = {
+    WeightType.Q4_K: ActivationKind.Q8_K,
+    WeightType.Q5_K: ActivationKind.Q8_K,
+    WeightType.Q6_K: ActivationKind.Q8_K,
+    WeightType.Q4_0: ActivationKind.Q8_0,
+    WeightType.Q5_0: ActivationKind.Q8_0,
+    WeightType.Q8_0: ActivationKind.Q8_0,
+    WeightType.F16: ActivationKind.F16,
+    WeightType.BF16: ActivationKind.BF16,
+    WeightType.F32: ActivationKind.F32,
+}
+
+
+def activation_kind(weight_type: WeightType, mode: Mode) -> ActivationKind:
+    """What activations are rounded to before they meet weights of that type; `q8` as llama.cpp's CPU backend does."""
+    return ActivationKind.F32 if mode is Mode.EXACT else _Q8_KINDS[weight_type]
+
+
+def activation_bytes(kind: ActivationKind, columns: int) -> int:
+    """Bytes of one row of activations, a multiple of 64."""
+    if kind in (ActivationKind.Q8_K, ActivationKind.Q8_0):
+        return -(-columns // GROUP) * RECORD
+    return -(-4 * columns // 64) * 64

@@ -1,0 +1,127 @@
+"""One quantised row times one row of int8 activations: the kernel of decoding.
+
+Integer sums are exact. The float arithmetic is scalar and the same in every kernel and tier: per block
+`d·xd·sum (− dmin·xd·minimum_sum)`, blocks of a group added in column order, groups added in column order. So one
+token and many, any split of the rows, and all tiers give the same bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import types
+
+from aprtui.engine.cpu.jit import intrinsic
+from aprtui.engine.cpu.matmul.activations import SCALE_K, SCALES_0, SUMS_0, SUMS_16, SUMS_32
+from aprtui.engine.cpu.matmul.emit import F32, I8, I16, I32, I64, Emitter, Value, constant, vector
+from aprtui.engine.cpu.matmul.formats import Format, for_format
+from aprtui.engine.cpu.matmul.tier import TIER, Tier
+
+
+def _scale_lanes(e: Emitter, scales: Value, quants: int, sub_block: int) -> Value:
+    """The scales of the `quants`-th 32 columns, one per pair of columns: i16 × 16."""
+    if sub_block == 32:
+        return e.shuffle(scales, [quants] * 16)
+    return e.shuffle(scales, [2 * quants] * 8 + [2 * quants + 1] * 8)
+
+
+def _k_block(e: Emitter, f: Format, w: Value, x: Value) -> Value:
+    """The product of one 256-column block with its activation record, float32."""
+    b, block = e.builder, f.unpack(e, w)
+    totals = [constant(vector(I32, 8), 0)] * 2  # two chains of additions, for latency
+    for j, quants in enumerate(block.quants):
+        pairs = e.byte_pair_dot(quants, e.load(e.at(x, 32 * j), vector(I8, 32)))
+        totals[j % 2] = e.add_pair_dot(totals[j % 2], pairs, _scale_lanes(e, block.scales, j, f.sub_block))
+    total, scale = b.add(*totals), e.load(e.at(x, SCALE_K), F32)
+    if block.minimums is None:
+        offsets = e.pair_dot(block.scales, e.load(e.at(x, SUMS_16), vector(I16, 16)))
+        total = b.sub(total, b.mul(offsets, constant(offsets.type, f.offset)))
+        return b.fmul(e.to_float(e.sum_integer(total)), b.fmul(block.d, scale))
+    minimum = e.pair_dot(block.minimums, e.load(e.at(x, SUMS_32), vector(I16, 8)))
+    terms = e.to_float(_sum_two(e, b.add(*e.halve(total)), minimum))
+    factors = constant(terms.type, 0.0)
+    for i, factor in enumerate((block.d, block.dmin)):
+        factors = b.insert_element(factors, factor, constant(I32, i))
+    terms = b.fmul(terms, b.fmul(factors, e.splat(scale, 2)))
+    return b.fsub(e.lane(terms, 0), e.lane(terms, 1))
+
+
+def _sum_two(e: Emitter, p: Value, q: Value) -> Value:
+    """The sums of two i32 × 4 vectors, as one vector."""
+    both = e.builder.add(e.shuffle(p, [0, 1, 4, 5], q), e.shuffle(p, [2, 3, 6, 7], q))
+    return e.builder.add(e.shuffle(both, [0, 2]), e.shuffle(both, [1, 3]))
+
+
+def _byte_dot(e: Emitter, f: Format, quants: Value, x: Value) -> Value:
+    """Products of 32 columns in 8 partial sums (i32)."""
+    if f.signed:
+        quants, x = e.absolute_bytes(quants), e.with_sign_of(x, quants)
+    if TIER is Tier.AVX512:
+        return e.quad_dot(constant(vector(I32, 8), 0), quants, x)
+    return e.pair_dot(e.byte_pair_dot(quants, x), constant(vector(I16, 16), 1))
+
+
+def _sum_each(e: Emitter, rows: list[Value]) -> Value:
+    """The sums of eight i32 × 8 vectors, as one vector; 22 instructions instead of 8 × 6."""
+    b = e.builder
+    lower, upper = [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]
+    even, odd = [0, 2, 8, 10, 4, 6, 12, 14], [1, 3, 9, 11, 5, 7, 13, 15]
+    for first, second in ((lower, upper), (even, odd), (even, odd)):
+        rows = [
+            b.add(e.shuffle(p, first, q), e.shuffle(p, second, q)) for p, q in zip(rows[::2], rows[1::2], strict=True)
+        ]
+    return e.shuffle(rows[0], [0, 4, 1, 5, 2, 6, 3, 7])
+
+
+def _eight_blocks(e: Emitter, f: Format, w: Value, x: Value) -> Value:
+    """The product of eight 32-column blocks with their activation record, float32."""
+    b = e.builder
+    scales, rows = constant(vector(I16, 8), 0), []
+    for k in range(8):
+        at = e.at(w, f.size * k)
+        rows.append(_byte_dot(e, f, f.unpack(e, at).quants[0], e.load(e.at(x, 32 * k), vector(I8, 32))))
+        scales = b.insert_element(scales, e.load(at, I16), constant(I32, k))
+    offsets = b.mul(e.load(e.at(x, SUMS_0), vector(I32, 8)), constant(vector(I32, 8), f.offset))
+    scale = b.fmul(e.half_to_float(scales), e.load(e.at(x, SCALES_0), vector(F32, 8)))
+    products = b.fmul(e.to_float(b.sub(_sum_each(e, rows), offsets)), scale)
+    total = constant(F32, 0.0)
+    for k in range(8):
+        total = b.fadd(total, e.lane(products, k))
+    return total
+
+
+def _few_blocks(e: Emitter, f: Format, w: Value, x: Value, count: Value) -> Value:
+    """As `_eight_blocks`, for the 1 to 7 blocks at the end of a row."""
+    b = e.builder
+
+    def body(k: Value, totals: list[Value]) -> list[Value]:
+        at, columns, words = (b.add(base, b.mul(k, constant(I64, n))) for base, n in ((w, f.size), (x, 32), (x, 4)))
+        block = f.unpack(e, at)
+        dot = e.sum_integer(_byte_dot(e, f, block.quants[0], e.load(columns, vector(I8, 32))))
+        dot = b.sub(dot, b.mul(e.load(e.at(words, SUMS_0), I32), constant(I32, f.offset)))
+        return [b.fadd(totals[0], b.fmul(e.to_float(dot), b.fmul(block.d, e.load(e.at(words, SCALES_0), F32))))]
+
+    return e.loop(count, [constant(F32, 0.0)], body)[0]
+
+
+def _group(e: Emitter, f: Format, w: Value, x: Value, blocks: Value) -> Value:
+    if f.columns == 256:
+        return _k_block(e, f, w, x)
+    whole = e.builder.zext(e.builder.icmp_signed("==", blocks, constant(I64, 8)), I64)
+    cases = {1: lambda: _eight_blocks(e, f, w, x), 0: lambda: _few_blocks(e, f, w, x, blocks)}
+    return e.switch(whole, cases)
+
+
+@intrinsic
+def dot_group(typing_context: Any, weight_type: Any, w: Any, x: Any, blocks: Any) -> Any:
+    """The product of one group of columns: weights of that type at `w` and the activation record at `x`, float32.
+
+    `blocks` is the number of 32-column blocks in the group (8 but at the end of a row; not looked at for K-quants).
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e = Emitter(builder)
+        number, w, x, blocks = args
+        return for_format(e, number, lambda f: _group(e, f, w, x, blocks))
+
+    return types.float32(types.int64, types.int64, types.int64, types.int64), emit

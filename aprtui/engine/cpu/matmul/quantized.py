@@ -1,0 +1,78 @@
+"""Matmuls of quantised weights with int8 activations: row by row for few tokens, by strips of rows for many."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aprtui.engine.cpu.jit import kernel
+from aprtui.engine.cpu.matmul.activations import GROUP, RECORD
+from aprtui.engine.cpu.matmul.dot import dot_group
+from aprtui.engine.cpu.matmul.scalars import load_f32, store_f32
+from aprtui.engine.cpu.matmul.tier import TIER, Tier
+from aprtui.engine.cpu.matmul.tile import LANES, STRIP_RECORD, TOKENS, multiply_group, pack_group
+
+STRIP_TOKENS = 6 if TIER is not Tier.PLAIN else 1 << 62
+"""Tokens from which unpacking a strip pays for itself (measured); never without fast multiply-adds."""
+
+
+@kernel
+def matmul_rows_q8(
+    weight_type: int, weights: int, row_bytes: int, columns: int, x: int, x_bytes: int, n_tokens: int,
+    y: int, y_stride: int, row_begin: int, row_end: int,
+) -> None:  # fmt: skip
+    """`y[t, r] = Σ w[r, k] · x[t, k]` for quantised weights and their int8 activations; row by row, token by token."""
+    groups = (columns + GROUP - 1) // GROUP
+    group_bytes = row_bytes * GROUP // columns
+    for row in range(row_begin, row_end):
+        w = weights + row * row_bytes
+        for token in range(n_tokens):
+            record = x + token * x_bytes
+            total = np.float32(0)
+            for group in range(groups):
+                blocks = min(8, (columns - GROUP * group) // 32)
+                total = np.float32(
+                    total + dot_group(weight_type, w + group * group_bytes, record + group * RECORD, blocks)
+                )
+            store_f32(y, token * y_stride + row, total)
+
+
+@kernel
+def matmul_strips_q8(
+    weight_type: int, weights: int, row_bytes: int, columns: int, x: int, x_bytes: int, n_tokens: int,
+    y: int, y_stride: int, row_begin: int, row_end: int, scratch: int,
+) -> None:  # fmt: skip
+    """The same, bit for bit, for many tokens: strips of `LANES` rows are unpacked into `scratch` once."""
+    groups = (columns + GROUP - 1) // GROUP
+    group_bytes = row_bytes * GROUP // columns
+    strip = scratch + 4 * LANES * TOKENS
+    for first in range(row_begin, row_end, LANES):
+        rows = min(LANES, row_end - first)
+        for lane in range(LANES):  # missing rows repeat the last one; what they give is dropped
+            w = weights + (first + min(lane, rows - 1)) * row_bytes
+            for group in range(groups):
+                blocks = min(8, (columns - GROUP * group) // 32)
+                pack_group(weight_type, w + group * group_bytes, strip + group * STRIP_RECORD, lane, blocks)
+        for token in range(0, n_tokens, TOKENS):
+            tokens = min(TOKENS, n_tokens - token)
+            for i in range(LANES * TOKENS):
+                store_f32(scratch, i, np.float32(0))
+            record = x + token * x_bytes
+            for group in range(groups):
+                blocks = min(8, (columns - GROUP * group) // 32)
+                multiply_group(
+                    weight_type,
+                    strip + group * STRIP_RECORD,
+                    record + group * RECORD,
+                    x_bytes,
+                    tokens - 1,
+                    scratch,
+                    blocks,
+                )
+            for t in range(tokens):
+                for r in range(rows):
+                    store_f32(y, (token + t) * y_stride + first + r, load_f32(scratch, t * LANES + r))
+
+
+def scratch_bytes_q8(columns: int) -> int:
+    """Bytes of scratch for `matmul_strips_q8`."""
+    return 4 * LANES * TOKENS + -(-columns // GROUP) * STRIP_RECORD

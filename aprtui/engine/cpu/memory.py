@@ -1,0 +1,120 @@
+"""Memory by address inside kernels: array views, bit patterns, and the atomics that threads meet on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import binding, ir
+from numba import carray, types
+
+from aprtui.engine.cpu.jit import intrinsic, kernel
+from aprtui.engine.cpu.program import CONTROL, INSTRUCTION
+
+_I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
+
+
+@intrinsic
+def pointer(typing_context: Any, address: Any) -> Any:
+    """The int64 `address` as a pointer, for `numba.carray`."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.int64), emit
+
+
+@kernel
+def float32s(address: int, count: int) -> Any:
+    """The `count` float32 values at `address`, as an array."""
+    return carray(pointer(address), (count,), np.float32)
+
+
+@kernel
+def float64s(address: int, count: int) -> Any:
+    """The `count` float64 values at `address`, as an array."""
+    return carray(pointer(address), (count,), np.float64)
+
+
+@kernel
+def halves(address: int, count: int) -> Any:
+    """The bit patterns of the `count` float16 values at `address`, as an array of uint16."""
+    return carray(pointer(address), (count,), np.uint16)
+
+
+@kernel
+def instruction(address: int) -> Any:
+    """The program's instruction at `address`, as an array of one record."""
+    return carray(pointer(address), (1,), INSTRUCTION)
+
+
+@kernel
+def control_record(address: int) -> Any:
+    """The control record at `address`, as an array of one record."""
+    return carray(pointer(address), (1,), CONTROL)
+
+
+@intrinsic
+def call(typing_context: Any, function: Any, step: Any, control: Any, begin: Any, end: Any, scratch: Any) -> Any:
+    """Call the compiled kernel at address `function`; see `operations`."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), (_I64,) * 5)
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+        return context.get_dummy_value()
+
+    return types.none(*[types.int64] * 6), emit
+
+
+@intrinsic
+def float_bits(typing_context: Any, value: Any) -> Any:
+    """The bit pattern of a float32, as int32."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], _I32)
+
+    return types.int32(types.float32), emit
+
+
+@intrinsic
+def bits_float(typing_context: Any, bits: Any) -> Any:
+    """The float32 with the bit pattern of an int32."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], _F32)
+
+    return types.float32(types.int32), emit
+
+
+@intrinsic
+def atomic_add(typing_context: Any, address: Any, amount: Any) -> Any:
+    """Add to the int64 at `address`, sequentially consistent; returns the value before."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.atomic_rmw("add", builder.inttoptr(args[0], _I64.as_pointer()), args[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), emit
+
+
+@intrinsic
+def atomic_load(typing_context: Any, address: Any) -> Any:
+    """The int64 at `address`; what its writer wrote before it is visible afterwards (acquire)."""
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.load_atomic(builder.inttoptr(args[0], _I64.as_pointer()), "acquire", 8)
+
+    return types.int64(types.int64), emit
+
+
+@intrinsic
+def relax(typing_context: Any) -> Any:
+    """Tell the CPU that this thread spins (`pause` on x86, nothing elsewhere)."""
+    x86 = binding.get_process_triple().startswith("x86_64")
+
+    def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        if x86:
+            void = ir.FunctionType(ir.VoidType(), ())
+            builder.call(builder.module.declare_intrinsic("llvm.x86.sse2.pause", (), void), ())
+        return context.get_dummy_value()
+
+    return types.none(), emit

@@ -1,0 +1,87 @@
+"""How one set of taps is served: the program that computes the statistics, and what is handed out after which layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.engine.cpu.lowering import Program
+from aprtui.engine.cpu.program import STATISTICS_FIELDS
+from aprtui.engine.protocol import Taps
+from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.stats import Accumulator
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A tapped node: whether its values are wanted, and its row of the statistics table (-1: no statistics)."""
+
+    node: Node
+    full: bool
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Instructions up to `end`, run without a break, after which `deliveries` are handed out."""
+
+    end: int
+    deliveries: tuple[Delivery, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one set of taps needs. `table` takes a row of `STATISTICS_FIELDS` for each node with statistics."""
+
+    program: Program
+    counters: NDArray[np.int64]
+    table: NDArray[np.float64]
+    maps: bool
+    """Whether attention maps are tapped, and so have to be materialised."""
+    layers: tuple[Segment, ...]
+    """A segment a layer, so that a prompt can be interrupted, and one for the stages of the model."""
+    steps: tuple[Segment, ...]
+    """The same with fewer breaks: only where full tensors have to be handed out before a buffer is used again."""
+
+    def accumulators(self, segment: Segment) -> list[Accumulator | None]:
+        """What the statistics of each delivery of `segment` came to."""
+        rows = self.table.tolist()
+        return [_accumulator(rows[delivery.row]) if delivery.row >= 0 else None for delivery in segment.deliveries]
+
+
+def _accumulator(row: list[float]) -> Accumulator:
+    count, nan, inf, low, high, total, squares = row
+    return Accumulator(int(count), int(nan), int(inf), low, high, total, squares)
+
+
+def plan_for(program: Program, graph: StageGraph, taps: Taps) -> Plan:
+    """The plan for `taps`, whose statistics `program` computes in the order of the graph."""
+    rows = {node: row for row, node in enumerate(node for node in graph.nodes if node in taps.stats)}
+    layers = tuple(
+        Segment(
+            end,
+            tuple(
+                Delivery(node, node in taps.full, rows.get(node, -1))
+                for node in graph.nodes
+                if node.layer == layer and (node in taps.full or node in taps.stats)
+            ),
+        )
+        for layer, end in program.ends.items()
+    )
+    table = np.zeros((len(rows), len(STATISTICS_FIELDS)))
+    maps = any(graph[node.stage].is_attention_map for node in taps.full | taps.stats)
+    return Plan(program, np.zeros(len(program.instructions), np.int64), table, maps, layers, _joined(layers))
+
+
+def _joined(layers: Sequence[Segment]) -> tuple[Segment, ...]:
+    segments: list[Segment] = []
+    waiting: list[Delivery] = []
+    for segment in layers:
+        waiting += segment.deliveries
+        if segment is layers[-1] or any(delivery.full for delivery in segment.deliveries):
+            segments.append(Segment(segment.end, tuple(waiting)))
+            waiting = []
+    return tuple(segments)

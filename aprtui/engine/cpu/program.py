@@ -1,0 +1,109 @@
+"""What the threads of the CPU engine execute: a table of instructions, and the state of one run of it.
+
+A program is made once from the stage graph (`lowering`) and interpreted by every thread (`interpreter`). Instructions
+hold raw addresses; sizes that change from call to call (tokens, position) stand in the `CONTROL` record.
+
+Instructions that work on single tokens (norms, RoPE, adding, quantising, …) follow a `ROWS` instruction, whose `count`
+says how many: a thread takes some tokens through all of them before it meets the others at a barrier.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+
+
+class Opcode(IntEnum):
+    """Kinds of instructions."""
+
+    ROWS = 0
+    RMS_NORM = 1
+    BIAS = 2
+    ROPE = 3
+    ADD = 4
+    SILU = 5
+    MULTIPLY = 6
+    STORE = 7
+    QUANTIZE = 8
+    MATMUL = 9
+    ATTENTION = 10
+    STATISTICS = 11
+    EMBED = 12
+
+
+# Strides count float32 values. An instruction uses the fields that its opcode needs (see the kernels) and leaves 0 in
+# the others.
+INSTRUCTION = np.dtype(
+    [
+        ("opcode", np.int64),
+        ("function", np.int64),  # address of the kernel, see `operations`
+        ("barrier", np.int64),  # 1: wait for all threads before this instruction
+        ("count", np.int64),  # ROWS: instructions that follow; STATISTICS: number of descriptors
+        ("wanted", np.int64),  # 1: only the tokens whose logits are wanted
+        ("source", np.int64),
+        ("source_stride", np.int64),
+        ("other", np.int64),  # second operand; EMBED, MATMUL: weights; ATTENTION, STORE: K/V cache
+        ("other_stride", np.int64),  # EMBED, MATMUL: bytes of a weight row; ATTENTION, STORE: positions the cache holds
+        ("target", np.int64),
+        ("target_stride", np.int64),
+        ("width", np.int64),  # channels of a token, or of one head where `heads` is used; MATMUL: columns
+        ("heads", np.int64),  # MATMUL: weight rows
+        ("kv_heads", np.int64),
+        ("parameter", np.int64),  # address of norm weights, bias, RoPE table, value cache, descriptors
+        ("kind", np.int64),  # weight type, activation kind, RoPE layout, whether the cache is float16
+        ("scalar", np.float64),  # norm epsilon, scale of the scores
+    ],
+    align=True,
+)
+
+# One tapped stage whose statistics are wanted; maps are [heads, tokens, keys], other stages [tokens, width].
+DESCRIPTOR = np.dtype(
+    [
+        ("source", np.int64),  # address, or 0: take it from CONTROL by `where`
+        ("where", np.int64),
+        ("width", np.int64),  # channels, or heads of a map
+        ("node", np.int64),  # row of the statistics table
+    ],
+    align=True,
+)
+
+
+class Where(IntEnum):
+    """How a descriptor's values lie in memory."""
+
+    STAGE = 0
+    SCORES = 1
+    SOFTMAX = 2
+    LOGITS = 3
+
+
+# A row of the statistics table, in the order of the fields of `trace.stats.Accumulator`.
+STATISTICS_FIELDS = ("count", "nan", "inf", "min", "max", "total", "squares")
+
+CONTROL = np.dtype(
+    [
+        ("address", np.int64),  # of this record
+        ("program", np.int64),
+        ("begin", np.int64),
+        ("end", np.int64),
+        ("ids", np.int64),  # one int64 a token
+        ("tokens", np.int64),  # tokens of this chunk
+        ("position", np.int64),  # of the first of them
+        ("wanted", np.int64),  # first token of the chunk whose logits are wanted (= tokens: none)
+        ("threads", np.int64),
+        ("scores", np.int64),  # attention maps [heads, tokens, position + tokens], or 0: not materialised
+        ("softmax", np.int64),
+        ("logits", np.int64),
+        ("statistics", np.int64),
+        ("counters", np.int64),  # one int64 an instruction: next piece of work to be taken
+        ("waits", np.int64),  # one int64 a thread, 64 bytes apart: arrivals that its next barrier waits for
+        ("scratch", np.int64),
+        ("scratch_bytes", np.int64),  # for each thread
+        ("attention_scratch", np.int64),  # bytes into a thread's scratch where attention's part begins
+        ("padding", np.int64, 8),
+        ("arrived", np.int64),  # arrivals at barriers since the beginning, alone in its cache line
+        ("more_padding", np.int64, 7),
+    ],
+    align=True,
+)

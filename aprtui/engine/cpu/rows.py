@@ -1,0 +1,175 @@
+"""Kernels that work on one token at a time: what happens between matmuls. All arithmetic is float32 unless stated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import float32, int32
+
+from aprtui.engine.cpu.float16 import half_from_float
+from aprtui.engine.cpu.jit import kernel, reduction
+from aprtui.engine.cpu.memory import bits_float, control_record, float32s, float_bits, halves, instruction
+
+_ONE = np.float32(1)
+_LOG2E = np.float32(1.44269504088896341)
+_LN2_HIGH = np.float32(0.693359375)
+_LN2_LOW = np.float32(-2.12194440e-4)
+_ROUND = np.float32(12582912.0)  # 1.5 * 2**23: adding it leaves the nearest integer in the low bits
+_ROUND_BITS = np.int32(0x4B400000)
+_E2, _E3, _E4 = np.float32(5.0000001201e-1), np.float32(1.6666665459e-1), np.float32(4.1665795894e-2)
+_E5, _E6, _E7 = np.float32(8.3334519073e-3), np.float32(1.3981999507e-3), np.float32(1.9875691500e-4)
+_LOWEST, _HIGHEST = np.float32(-104), np.float32(89)
+
+
+@kernel
+def exponential(x: Any) -> Any:
+    """exp(x) in float32 to about one unit in the last place; NaN stays NaN, and the ends go to 0 and Inf.
+
+    Reduction by ln 2 in two parts and the polynomial of Cephes' expf (Moshier); no branch, so loops over it vectorise.
+    """
+    x = _LOWEST if x < _LOWEST else x
+    x = _HIGHEST if x > _HIGHEST else x
+    shifted = x * _LOG2E + _ROUND
+    n = int32(float_bits(shifted) - _ROUND_BITS)
+    whole = shifted - _ROUND
+    r = (x - whole * _LN2_HIGH) - whole * _LN2_LOW
+    p = ((((_E7 * r + _E6) * r + _E5) * r + _E4) * r + _E3) * r + _E2
+    value = (p * (r * r) + r) + _ONE
+    # The power of two in two factors: one alone cannot express the ends of the range.
+    half = int32(n >> int32(1))
+    first = bits_float(int32(int32(half + int32(127)) << int32(23)))
+    second = bits_float(int32(int32(int32(n - half) + int32(127)) << int32(23)))
+    return value * first * second
+
+
+@kernel
+def copy(source: Any, target: Any) -> None:
+    """Copy `source` to the beginning of `target` (a slice assignment would take seconds to compile)."""
+    for i in range(source.size):
+        target[i] = source[i]
+
+
+@reduction
+def _sum_of_squares(values: Any) -> Any:
+    total = 0.0
+    for i in range(values.size):
+        wide = np.float64(values[i])
+        total += wide * wide
+    return total
+
+
+@kernel
+def _normalise(source: Any, weight: Any, target: Any, epsilon: float) -> None:
+    scale = float32(_ONE / np.sqrt(float32(_sum_of_squares(source) / source.size) + float32(epsilon)))
+    for i in range(source.size):
+        target[i] = (source[i] * scale) * weight[i]
+
+
+def rms_norm(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """RMSNorm (Zhang & Sennrich 2019) of each of `heads` runs of `width` channels; sum of squares in float64."""
+    step = instruction(step_address)[0]
+    weight = float32s(step.parameter, step.width)
+    for token in range(begin, end):
+        for head in range(step.heads):
+            shift = head * step.width
+            source = float32s(step.source + 4 * (token * step.source_stride + shift), step.width)
+            target = float32s(step.target + 4 * (token * step.target_stride + shift), step.width)
+            _normalise(source, weight, target, step.scalar)
+
+
+def bias(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """Add the vector `parameter`."""
+    step = instruction(step_address)[0]
+    vector = float32s(step.parameter, step.width)
+    for token in range(begin, end):
+        source = float32s(step.source + 4 * token * step.source_stride, step.width)
+        target = float32s(step.target + 4 * token * step.target_stride, step.width)
+        for i in range(step.width):
+            target[i] = source[i] + vector[i]
+
+
+def add(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """Add two stages."""
+    step = instruction(step_address)[0]
+    for token in range(begin, end):
+        first = float32s(step.source + 4 * token * step.source_stride, step.width)
+        second = float32s(step.other + 4 * token * step.other_stride, step.width)
+        target = float32s(step.target + 4 * token * step.target_stride, step.width)
+        for i in range(step.width):
+            target[i] = first[i] + second[i]
+
+
+def multiply(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """Multiply two stages, channel by channel."""
+    step = instruction(step_address)[0]
+    for token in range(begin, end):
+        first = float32s(step.source + 4 * token * step.source_stride, step.width)
+        second = float32s(step.other + 4 * token * step.other_stride, step.width)
+        target = float32s(step.target + 4 * token * step.target_stride, step.width)
+        for i in range(step.width):
+            target[i] = first[i] * second[i]
+
+
+def silu(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """x / (1 + exp(-x))."""
+    step = instruction(step_address)[0]
+    for token in range(begin, end):
+        source = float32s(step.source + 4 * token * step.source_stride, step.width)
+        target = float32s(step.target + 4 * token * step.target_stride, step.width)
+        for i in range(step.width):
+            target[i] = source[i] / (_ONE + exponential(-source[i]))
+
+
+def rope(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """Rotary position embedding; `parameter` is the table `[context, 2, head_dim / 2]` of cosines and sines.
+
+    `kind` 0 turns channel i with i + head_dim / 2, 1 turns 2i with 2i + 1.
+    """
+    step = instruction(step_address)[0]
+    control = control_record(control_address)[0]
+    half = step.width // 2
+    for token in range(begin, end):
+        angles = step.parameter + 4 * (control.position + token) * step.width
+        cosine, sine = float32s(angles, half), float32s(angles + 4 * half, half)
+        for head in range(step.heads):
+            shift = head * step.width
+            source = float32s(step.source + 4 * (token * step.source_stride + shift), step.width)
+            target = float32s(step.target + 4 * (token * step.target_stride + shift), step.width)
+            if step.kind == 0:
+                _turn_halves(source, target, cosine, sine)
+            else:
+                _turn_neighbours(source, target, cosine, sine)
+
+
+@kernel
+def _turn_halves(source: Any, target: Any, cosine: Any, sine: Any) -> None:
+    half = cosine.size
+    for i in range(half):
+        first, second = source[i], source[half + i]
+        target[i] = first * cosine[i] - second * sine[i]
+        target[half + i] = first * sine[i] + second * cosine[i]
+
+
+@kernel
+def _turn_neighbours(source: Any, target: Any, cosine: Any, sine: Any) -> None:
+    for i in range(cosine.size):
+        first, second = source[2 * i], source[2 * i + 1]
+        target[2 * i] = first * cosine[i] - second * sine[i]
+        target[2 * i + 1] = first * sine[i] + second * cosine[i]
+
+
+def store(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """Put keys or values into the cache `[heads, positions, width]`, as float32 or (`kind` 1) float16."""
+    step = instruction(step_address)[0]
+    control = control_record(control_address)[0]
+    for token in range(begin, end):
+        for head in range(step.heads):
+            source = float32s(step.source + 4 * (token * step.source_stride + head * step.width), step.width)
+            place = (head * step.other_stride + control.position + token) * step.width
+            if step.kind == 0:
+                copy(source, float32s(step.other + 4 * place, step.width))
+            else:
+                rounded = halves(step.other + 2 * place, step.width)
+                for i in range(step.width):
+                    rounded[i] = half_from_float(source[i])

@@ -1,0 +1,121 @@
+"""What a program's addresses point at: stage buffers, quantised matmul inputs, K/V cache, vectors and RoPE table."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.engine.cpu.matmul import activation_bytes, activation_kind
+from aprtui.engine.protocol import KvType, Mode
+from aprtui.engine.rounding import ARITHMETIC
+from aprtui.trace.graph import Axis, Node, Op, Stage
+
+if TYPE_CHECKING:
+    from aprtui.model.model import Model
+
+Array = NDArray[np.float32]
+
+MOST_TOKENS = 512
+"""Tokens evaluated at a time at most: from here on larger chunks make a prompt no faster."""
+
+_ROPE_BLOCK = 512
+
+_STAGE_BYTES = 128 << 20
+"""Stage buffers take no more than this; models with wide stages get smaller chunks."""
+
+
+def is_logits(stage: Stage) -> bool:
+    """Whether the stage is computed only for the tokens whose logits are wanted."""
+    return Axis.VOCABULARY in stage.axes
+
+
+class Storage:
+    """Memory of one engine. Each stage of one layer has its own buffer `[chunk, width]`, used layer after layer.
+
+    So a tapped stage is there when its layer is done, whether anybody asks for it or not.
+    """
+
+    def __init__(self, model: Model, mode: Mode, kv: KvType, context: int) -> None:
+        config = model.config.graph
+        self.context = context
+        # Attention maps and logits would be too large: they exist as far as a call asks for them.
+        widths = {
+            stage.name: stage.width
+            for stage in model.graph.stages
+            if not stage.is_attention_map and not is_logits(stage)
+        }
+        row_bytes = 4 * sum(widths.values())
+        self.chunk = max(1, min(MOST_TOKENS, context, _STAGE_BYTES // row_bytes))
+        self._stages = {name: np.empty((self.chunk, width), np.float32) for name, width in widths.items()}
+        self._quantized = {kind: _aligned(self.chunk * size) for kind, size in _quantized_bytes(model, mode).items()}
+        dtype = np.float16 if kv is KvType.F16 else np.float32
+        shape = (config.layers, config.kv_heads, context, config.head_dim)
+        # Zeroed memory is not resident before it is written: a long context costs nothing until it is used.
+        self._keys, self._values = np.zeros(shape, dtype), np.zeros(shape, dtype)
+        self._vectors = {
+            node: np.concatenate([weight.dequantize().reshape(-1) for weight in model.params(node)])
+            for node in model.graph.nodes
+            if model.graph[node.stage].op in (Op.RMS_NORM, Op.HEAD_RMS_NORM, Op.BIAS)
+        }
+        self._rope_angles = partial(
+            model.config.rope.angles, head_dim=config.head_dim, arithmetic=ARITHMETIC[mode].rope_angles
+        )
+        self._rope = np.zeros((context, 2, config.head_dim // 2), np.float32)
+        self._rope_filled = 0
+
+    def stage(self, name: str) -> Array:
+        """Buffer `[chunk, width]` of a stage."""
+        return self._stages[name]
+
+    def quantized(self, kind: int) -> int:
+        """Address of the buffer for matmul inputs of an activation kind."""
+        return self._quantized[kind].ctypes.data
+
+    def keys(self, layer: int) -> int:
+        """Address of a layer's keys `[kv_heads, context, head_dim]`."""
+        return self._keys[layer].ctypes.data
+
+    def values(self, layer: int) -> int:
+        """Address of a layer's values `[kv_heads, context, head_dim]`."""
+        return self._values[layer].ctypes.data
+
+    def vector(self, node: Node) -> int:
+        """Address of a node's norm weights or bias."""
+        return self._vectors[node].ctypes.data
+
+    @property
+    def rope(self) -> int:
+        """Address of the RoPE table `[context, 2, head_dim / 2]` of cosines and sines."""
+        return self._rope.ctypes.data
+
+    def fill_rope(self, positions: int) -> None:
+        """Make sure that the RoPE table holds the first `positions` positions.
+
+        It grows by whole blocks: long contexts cost nothing until they are used.
+        """
+        while self._rope_filled < positions:
+            count = min(_ROPE_BLOCK, self.context - self._rope_filled)
+            angles = self._rope_angles(self._rope_filled, count)
+            self._rope[self._rope_filled : self._rope_filled + count, 0] = np.cos(angles)
+            self._rope[self._rope_filled : self._rope_filled + count, 1] = np.sin(angles)
+            self._rope_filled += count
+
+
+def _aligned(size: int) -> NDArray[np.uint8]:
+    whole = np.empty(size + 64, np.uint8)
+    start = -whole.ctypes.data % 64
+    return whole[start : start + size]
+
+
+def _quantized_bytes(model: Model, mode: Mode) -> dict[int, int]:
+    """Bytes a token of the widest matmul input of each activation kind."""
+    sizes: dict[int, int] = {}
+    for node in model.graph.nodes:
+        if model.graph[node.stage].op is Op.MATMUL:
+            for weight in model.params(node):
+                kind = activation_kind(weight.type, mode)
+                sizes[kind] = max(sizes.get(kind, 0), activation_bytes(kind, weight.columns))
+    return sizes

@@ -1,0 +1,212 @@
+"""The generation loop: prefill, choose, decode, until something ends it; and teacher-forced evaluation.
+
+The loop is an iterator that does one forward pass for each token asked of it: who stops asking pauses it, at no cost.
+Shape letters: T = tokens, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.engine.protocol import NO_TAPS, Engine, Logits, Taps
+from aprtui.engine.sampling import GREEDY, Choice, Sampler, Sampling
+from aprtui.errors import UsageError
+from aprtui.model.stream import StreamDecoder
+from aprtui.model.tokenizer import Tokenizer
+
+PREFILL_CHUNK = 512
+"""Most prompt tokens evaluated between two looks at `cancelled`."""
+
+
+class StopReason(StrEnum):
+    """Why a generation ended."""
+
+    STOP_TOKEN = "stop token"
+    LENGTH = "length"
+    CONTEXT_FULL = "context full"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedToken:
+    """One generated token.
+
+    `text` is what has become certain with it: empty while a character is still incomplete. `position` is the token's
+    own index in the sequence; the pass that chose it evaluated the positions before. `seconds` is the time that pass
+    and the choice took (for the first token: the whole prefill).
+    """
+
+    id: int
+    text: str
+    position: int
+    seconds: float
+    choice: Choice
+
+    @property
+    def logprob(self) -> float:
+        """Natural logarithm of the token's probability in the model's own distribution."""
+        return self.choice.logprob
+
+
+@dataclass(slots=True)
+class Timing:
+    """Seconds of evaluation, pauses excluded."""
+
+    prompt_tokens: int = 0
+    prefill_seconds: float = 0.0
+    decoded_tokens: int = 0
+    decode_seconds: float = 0.0
+
+    @property
+    def time_to_first_token(self) -> float:
+        """Seconds from the start until the first token was chosen."""
+        return self.prefill_seconds
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        """Prompt tokens evaluated in a second; 0 before the prefill has ended."""
+        return self.prompt_tokens / self.prefill_seconds if self.prefill_seconds else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens decoded in a second, the first (which the prefill gives) not counted; 0 before the second token."""
+        return self.decoded_tokens / self.decode_seconds if self.decode_seconds else 0.0
+
+
+class Generation(Iterator[GeneratedToken]):
+    """A running generation: iterate for tokens; `stop_reason`, `tail` and `timing` are final once it is exhausted."""
+
+    def __init__(self, tokens: Callable[[Generation], Iterator[GeneratedToken]]) -> None:
+        self.stop_reason: StopReason | None = None
+        self.timing = Timing()
+        self.tail = ""
+        """Text of an incomplete character at the end, as U+FFFD; to be printed after the last token."""
+        self._tokens = tokens(self)
+
+    def __next__(self) -> GeneratedToken:
+        return next(self._tokens)
+
+
+def generate(
+    engine: Engine,
+    tokenizer: Tokenizer | None,
+    prompt: Sequence[int],
+    *,
+    max_tokens: int,
+    sampling: Sampling = GREEDY,
+    taps: Taps = NO_TAPS,
+    logits: Logits = Logits.LAST,
+    stop_ids: Collection[int] = frozenset(),
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Generation:
+    """Reset `engine`, evaluate `prompt` and generate up to `max_tokens` tokens after it.
+
+    A token in `stop_ids` ends the generation and is not given out. The last token given out is not evaluated.
+    `logits` says for which positions of a pass they are computed (a tap may want all). `cancelled` is asked before
+    every pass. Without a `tokenizer` the tokens have no text. Raises `UsageError` before anything is evaluated where
+    the prompt is empty or longer than the context, or `max_tokens` is below 1.
+    """
+    prompt = list(prompt)
+    _check_length(engine, prompt)
+    if max_tokens < 1:
+        raise UsageError(f"{max_tokens} tokens were asked for, expected at least 1")
+
+    def tokens(generation: Generation) -> Iterator[GeneratedToken]:
+        decoder = None if tokenizer is None else StreamDecoder(tokenizer)
+        steps = _Steps(engine, prompt, Sampler(sampling), taps, logits, cancelled, generation.timing)
+        generation.stop_reason = StopReason.LENGTH
+        for made in range(max_tokens):
+            if made and engine.position >= engine.context:
+                generation.stop_reason = StopReason.CONTEXT_FULL
+                break
+            choice, seconds = steps.next()
+            if choice is None or choice.id in stop_ids:
+                generation.stop_reason = StopReason.CANCELLED if choice is None else StopReason.STOP_TOKEN
+                break
+            text = "" if decoder is None else decoder.push(choice.id)
+            yield GeneratedToken(choice.id, text, engine.position, seconds, choice)
+        generation.tail = "" if decoder is None else decoder.finish()
+
+    return Generation(tokens)
+
+
+@dataclass(slots=True)
+class _Steps:
+    """The passes of a generation, each with its choice and its time."""
+
+    engine: Engine
+    history: list[int]
+    sampler: Sampler
+    taps: Taps
+    computed: Logits
+    cancelled: Callable[[], bool]
+    timing: Timing
+    pending: int = -1
+    """History entries from here on are not evaluated yet; -1 before the first pass."""
+
+    def next(self) -> tuple[Choice | None, float]:
+        """The next choice and the seconds it took; no choice where `cancelled` said so."""
+        started = time.perf_counter()
+        prefill = self.pending < 0
+        logits = self._prefill() if prefill else self._decode()
+        if logits is None:
+            return None, 0.0
+        choice = self.sampler.choose(logits[-1], self.history)
+        self.pending = len(self.history)
+        self.history.append(choice.id)
+        seconds = time.perf_counter() - started
+        if prefill:
+            self.timing.prompt_tokens, self.timing.prefill_seconds = self.pending, seconds
+        else:
+            self.timing.decoded_tokens += 1
+            self.timing.decode_seconds += seconds
+        return choice, seconds
+
+    def _prefill(self) -> NDArray[np.float32] | None:
+        self.engine.reset()
+        logits = None
+        for chunk in np.array_split(self.history, -(-len(self.history) // PREFILL_CHUNK)):
+            if self.cancelled():
+                return None
+            logits = self.engine.forward(chunk.tolist(), self.taps, self.computed)
+        return logits
+
+    def _decode(self) -> NDArray[np.float32] | None:
+        return None if self.cancelled() else self.engine.forward(self.history[self.pending :], self.taps, self.computed)
+
+
+def evaluate(
+    engine: Engine, tokens: Sequence[int], *, prefill: int, taps: Taps = NO_TAPS, logits: Logits = Logits.LAST
+) -> NDArray[np.float32]:
+    """Reset `engine`, prefill the first `prefill` of `tokens` at once and decode the rest one by one.
+
+    Teacher forcing: the tokens are given, none is chosen. Returns logits `[1, V]` (LAST) or `[T, V]` (ALL). Raises
+    `UsageError` where the tokens do not fit the context or `prefill` is not in 1 … T.
+    """
+    _check_length(engine, tokens)
+    if not 1 <= prefill <= len(tokens):
+        raise UsageError(f"prefill of {prefill} tokens was asked for, expected 1 … {len(tokens)} (the tokens given)")
+    engine.reset()
+    passes = [engine.forward(tokens[:prefill], taps, logits)]
+    for token in tokens[prefill:]:
+        made = engine.forward([token], taps, logits)
+        if logits is Logits.LAST:
+            passes.clear()
+        passes.append(made)
+    return np.concatenate(passes)
+
+
+def _check_length(engine: Engine, tokens: Sequence[int]) -> None:
+    if not tokens:
+        raise UsageError("the prompt has no tokens, and this model adds none of its own; expected at least one")
+    if len(tokens) > engine.context:
+        raise UsageError(
+            f"the prompt has {len(tokens)} tokens, the context has room for {engine.context}; "
+            "shorten the prompt or raise --context"
+        )

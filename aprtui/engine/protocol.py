@@ -1,0 +1,115 @@
+"""What every backend offers: one forward pass at a time, with taps on the stages.
+
+Shapes: T = positions known to the engine after the call, n = positions evaluated by the call, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.errors import EngineError
+from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.stats import Accumulator
+
+
+class Mode(StrEnum):
+    """How activations meet weights: in float32 (`exact`), or in the backend's own 8-bit scheme (`q8`)."""
+
+    EXACT = "exact"
+    Q8 = "q8"
+
+
+class KvType(StrEnum):
+    """Element type of the K/V cache."""
+
+    F32 = "f32"
+    F16 = "f16"
+
+
+class Logits(StrEnum):
+    """For which positions of a call logits are computed (and `final_norm`, `lm_head` tapped, the latter)."""
+
+    LAST = "last"
+    ALL = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Rounding:
+    """What an engine rounds where; stated in manifests so that a replay can model it."""
+
+    matmul_input: str
+    kv_cache: str
+    rope_angles: str
+    stage_output: str = "f32"
+    softmax: str = "f32"
+
+
+class TapSink(Protocol):
+    """Takes what taps hand out. The arrays are only valid during the call: copy or write them."""
+
+    def put(self, node: Node, position: int, values: NDArray[np.float32] | None, stats: Accumulator | None) -> None:
+        """Receive one stage tensor of the positions `position … position + n - 1`.
+
+        `values` is `[n, width]`, or `[heads, n, position + n]` for attention maps (zero where key > query), and None
+        where only statistics were asked for; `stats` covers the same values, and None where none were asked for.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Taps:
+    """Which nodes are handed out in full and of which only the statistics, and to whom."""
+
+    sink: TapSink | None = None
+    full: frozenset[Node] = field(default_factory=frozenset)
+    stats: frozenset[Node] = field(default_factory=frozenset)
+
+
+NO_TAPS = Taps()
+
+
+class Engine(Protocol):
+    """A model loaded into a backend, with the state of one sequence. Not thread-safe."""
+
+    graph: StageGraph
+    mode: Mode
+    kv: KvType
+    backend: str
+    """Name for manifests: `cpu`, `numpy`, `cuda`."""
+    code_path: str
+    """Which kernels run: e.g. `numba-avx2`, `numba-avx512-vnni`, `numba-plain`, `numpy`."""
+    rounding: Rounding
+    context: int
+    """Positions that the K/V cache has room for."""
+
+    @property
+    def position(self) -> int:
+        """Positions evaluated since the last reset."""
+
+    def reset(self) -> None:
+        """Forget all positions."""
+
+    def forward(self, tokens: Sequence[int], taps: Taps = NO_TAPS, logits: Logits = Logits.LAST) -> NDArray[np.float32]:
+        """Evaluate `tokens` (n ≥ 1) at the next positions; return logits `[1, V]` (LAST) or `[n, V]` (ALL).
+
+        One token is the decode path, several are the prefill path. Stage tensors of a call reach `taps.sink` in
+        execution order; a call may be split into chunks, each of which is handed out at its own position. Taps never
+        change a result. Raises `EngineError` when the context is full; the state is then as before the call.
+        """
+
+    def close(self) -> None:
+        """Release threads and memory; a second call does nothing."""
+
+
+def require_room(engine: Engine, tokens: int) -> None:
+    """Raise `EngineError` if `tokens` more positions do not fit into the context."""
+    if engine.position + tokens > engine.context:
+        raise EngineError(
+            f"the context of {engine.context} positions is full: {engine.position} are used and {tokens} more were "
+            "asked for: raise --context or ask for fewer tokens"
+        )

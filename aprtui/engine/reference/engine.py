@@ -1,0 +1,100 @@
+"""The stage graph evaluated node by node in numpy. Slow, and plain enough to be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Taps, require_room
+from aprtui.engine.reference.evaluate import evaluate
+from aprtui.engine.reference.ops import ATTENTION_HISTORY
+from aprtui.engine.rounding import ARITHMETIC, round_f16
+from aprtui.trace.graph import Axis, Node, Op
+from aprtui.trace.stats import accumulate, causal
+
+if TYPE_CHECKING:
+    from aprtui.model.model import Model
+
+Array = NDArray[np.float32]
+
+
+class NumpyEngine:
+    """`Engine` on numpy. Dequantises each matrix when it is used, so memory stays at the file's size."""
+
+    backend = "numpy"
+    code_path = "numpy"
+
+    def __init__(self, model: Model, mode: Mode, kv: KvType, context: int) -> None:
+        self.graph = model.graph
+        self.mode = mode
+        self.kv = kv
+        self.context = context
+        self._arithmetic = ARITHMETIC[mode]
+        self.rounding = self._arithmetic.stated(model, kv)
+        self._model = model
+        self._position = 0
+        self._history: dict[tuple[Node, int], Array] = {}
+
+    @property
+    def position(self) -> int:
+        """Positions evaluated since the last reset."""
+        return self._position
+
+    def reset(self) -> None:
+        """Forget all positions."""
+        self._position = 0
+        self._history.clear()
+
+    def forward(self, tokens: Sequence[int], taps: Taps = NO_TAPS, logits: Logits = Logits.LAST) -> Array:
+        """Evaluate `tokens`; see `Engine.forward`."""
+        require_room(self, len(tokens))
+        tensors: dict[Node, Array] = {}
+        history = dict(self._history)
+        with np.errstate(invalid="ignore", over="ignore"):
+            for node in self.graph.nodes:
+                inputs = self._inputs(node, tensors, history, logits)
+                tensors[node] = evaluate(
+                    self._model, node, inputs,
+                    tokens=tokens, position=self._position, arithmetic=self._arithmetic,
+                )  # fmt: skip
+                self._tap(node, tensors[node], len(tokens), taps)
+        self._history = history
+        self._position += len(tokens)
+        return tensors[self.graph.nodes[-1]]
+
+    def _inputs(
+        self, node: Node, tensors: dict[Node, Array], history: dict[tuple[Node, int], Array], logits: Logits
+    ) -> list[Array]:
+        stage = self.graph[node.stage]
+        found = []
+        for index, (entry, source) in enumerate(zip(stage.inputs, self.graph.inputs(node), strict=True)):
+            config = self.graph.config
+            assert config is not None
+            tensor = tensors[source][:, config.part(entry.part)] if stage.op is not Op.SOFTMAX else tensors[source]
+            if (stage.op, index) in ATTENTION_HISTORY:
+                tensor = self._with_history((node, index), tensor, history)
+            found.append(tensor)
+        if Axis.VOCABULARY in stage.axes and logits is Logits.LAST:
+            found = [tensor[-1:] for tensor in found]
+        return found
+
+    def _with_history(self, key: tuple[Node, int], tensor: Array, history: dict[tuple[Node, int], Array]) -> Array:
+        stored = round_f16(tensor) if self.kv is KvType.F16 else tensor
+        before = history.get(key)
+        history[key] = stored if before is None else np.concatenate([before, stored])
+        return history[key]
+
+    def _tap(self, node: Node, tensor: Array, count: int, taps: Taps) -> None:
+        if taps.sink is None or not (node in taps.full or node in taps.stats):
+            return
+        stage = self.graph[node.stage]
+        position = self._position + count - (count if stage.is_attention_map else tensor.shape[0])
+        values = tensor if node in taps.full else None
+        counted = causal(tensor, position) if stage.is_attention_map else tensor
+        taps.sink.put(node, position, values, accumulate(counted))
+
+    def close(self) -> None:
+        """Nothing to release."""

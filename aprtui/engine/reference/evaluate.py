@@ -1,0 +1,61 @@
+"""One node of the stage graph from its inputs: the step that an engine repeats and a replay does once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.engine.reference import ops
+from aprtui.trace.graph import Node, Op
+
+if TYPE_CHECKING:
+    from aprtui.engine.rounding import Arithmetic
+    from aprtui.model.model import Model
+
+Array = NDArray[np.float32]
+
+
+def evaluate(
+    model: Model,
+    node: Node,
+    inputs: Sequence[Array],
+    *,
+    tokens: Sequence[int],
+    position: int,
+    arithmetic: Arithmetic,
+) -> Array:
+    """The stage tensor of `node` for the positions `position …`, given the tensors of its input nodes.
+
+    `inputs` stand in the order of the graph, already cut to the `part` that the stage uses; keys and values cover all
+    positions from 0. `tokens` are the ids at the positions.
+    """
+    op = model.graph[node.stage].op
+    config, params = model.config, model.params(node)
+    match op:
+        case Op.EMBED:
+            return ops.embed(params[0], tokens)
+        case Op.RMS_NORM:
+            return ops.rms_norm(inputs[0], params[0], config.norm_epsilon)
+        case Op.HEAD_RMS_NORM:
+            return ops.head_rms_norm(inputs[0], params[0], config.norm_epsilon)
+        case Op.MATMUL:
+            return ops.matmul(inputs[0], params, arithmetic.matmul_input)
+        case Op.BIAS:
+            return ops.bias(inputs[0], params)
+        case Op.ROPE:
+            return ops.rope(inputs[0], position, config, arithmetic.rope_angles)
+        case Op.SCORES:
+            return ops.scores(inputs[0], inputs[1], config)
+        case Op.SOFTMAX:
+            return ops.softmax(inputs[0])
+        case Op.ATTEND:
+            return ops.attend(inputs[0], inputs[1], config)
+        case Op.ADD:
+            return ops.add(inputs[0], inputs[1])
+        case Op.SILU:
+            return ops.silu(inputs[0])
+        case Op.MULTIPLY:
+            return ops.multiply(inputs[0], inputs[1])

@@ -1,0 +1,133 @@
+"""Each op of the stage graph in plain numpy: float64 inside, float32 out.
+
+Shape suffixes: N = positions evaluated, T = all positions so far (T ≥ N), C = channels, H = query heads,
+G = key/value heads, D = channels of a head. Attention maps are `[H, N, T]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.engine.rounding import ROUND
+from aprtui.model.config import ModelConfig, RopeAngles
+from aprtui.model.weights import Weight
+from aprtui.trace.graph import Op, RopeLayout
+
+Array = NDArray[np.float32]
+Wide = NDArray[np.float64]
+
+# Rows of a matrix that are dequantised at a time: bounds memory at 256 MB for 16384 columns.
+_ROWS = 2048
+
+
+def _narrow(x: Wide) -> Array:
+    return x.astype(np.float32)
+
+
+def embed(table: Weight, tokens: Sequence[int]) -> Array:
+    """Rows `tokens` of the embedding table, `[N, C]`."""
+    return table.dequantize(list(tokens))
+
+
+def rms_norm(x_NC: Array, weight: Weight, epsilon: float) -> Array:
+    """Root-mean-square normalisation (Zhang & Sennrich 2019, arXiv:1910.07467) over the channels, times `weight`."""
+    x = x_NC.astype(np.float64)
+    scale = 1.0 / np.sqrt((x * x).mean(-1, keepdims=True) + epsilon)
+    return _narrow(x * scale * weight.dequantize().reshape(-1).astype(np.float64))
+
+
+def head_rms_norm(x_NC: Array, weight: Weight, epsilon: float) -> Array:
+    """`rms_norm` of each head on its own; `weight` holds one head's channels."""
+    heads = x_NC.reshape(x_NC.shape[0], -1, weight.columns)
+    return rms_norm(heads, weight, epsilon).reshape(x_NC.shape)
+
+
+def matmul(x_NC: Array, weights: Sequence[Weight], matmul_input: Callable[[Weight], str]) -> Array:
+    """`x` times the transpose of each weight, side by side; the input is rounded as `matmul_input` names it."""
+    return np.concatenate([_product(ROUND[matmul_input(weight)](x_NC), weight) for weight in weights], axis=1)
+
+
+def _product(x_NC: Array, weight: Weight) -> Array:
+    out = np.empty((x_NC.shape[0], weight.rows), np.float32)
+    wide = x_NC.astype(np.float64)
+    for start in range(0, weight.rows, _ROWS):
+        rows = slice(start, min(start + _ROWS, weight.rows))
+        out[:, rows] = wide @ weight.dequantize(rows).astype(np.float64).T
+    return out
+
+
+def bias(x_NC: Array, biases: Sequence[Weight]) -> Array:
+    """`x` plus the biases, side by side."""
+    joined = np.concatenate([vector.dequantize().reshape(-1) for vector in biases])
+    return np.asarray(x_NC + joined, np.float32)
+
+
+def rope(x_NC: Array, position: int, config: ModelConfig, arithmetic: RopeAngles) -> Array:
+    """Rotary position embedding of positions `position …`, on pairs as the graph's `rope_layout` says."""
+    dim = config.graph.head_dim
+    x = x_NC.reshape(x_NC.shape[0], -1, dim).astype(np.float64)
+    angles = config.rope.angles(position, x.shape[0], dim, arithmetic)
+    cos, sin = np.cos(angles)[:, None, :], np.sin(angles)[:, None, :]
+    if config.graph.rope_layout is RopeLayout.INTERLEAVED:
+        first, second = slice(0, None, 2), slice(1, None, 2)
+    else:
+        first, second = slice(0, dim // 2), slice(dim // 2, None)
+    out = np.empty_like(x)
+    out[..., first] = x[..., first] * cos - x[..., second] * sin
+    out[..., second] = x[..., first] * sin + x[..., second] * cos
+    return _narrow(out.reshape(x_NC.shape))
+
+
+def scores(q_NC: Array, k_TC: Array, config: ModelConfig) -> Array:
+    """Scaled dot products of queries and keys, `[H, N, T]`; zero where key > query."""
+    graph = config.graph
+    count, total = q_NC.shape[0], k_TC.shape[0]
+    q = q_NC.reshape(count, graph.kv_heads, -1, graph.head_dim).astype(np.float64)
+    k = k_TC.reshape(total, graph.kv_heads, graph.head_dim).astype(np.float64)
+    maps = np.einsum("nghd,tgd->ghnt", q, k).reshape(graph.heads, count, total) / np.sqrt(graph.head_dim)
+    return _narrow(np.where(_causal_mask(count, total), maps, 0.0))
+
+
+def softmax(scores_HNT: Array) -> Array:
+    """Softmax over the keys ≤ query; zero elsewhere."""
+    mask = _causal_mask(*scores_HNT.shape[1:])
+    wide = np.where(mask, scores_HNT.astype(np.float64), -np.inf)
+    powers = np.exp(wide - wide.max(-1, keepdims=True))
+    return _narrow(powers / powers.sum(-1, keepdims=True))
+
+
+def _causal_mask(count: int, total: int) -> NDArray[np.bool_]:
+    return np.arange(total)[None, :] <= np.arange(total - count, total)[:, None]
+
+
+def attend(softmax_HNT: Array, v_TC: Array, config: ModelConfig) -> Array:
+    """Values weighted by the attention maps, heads side by side."""
+    graph = config.graph
+    count, total = softmax_HNT.shape[1:]
+    maps = softmax_HNT.reshape(graph.kv_heads, -1, count, total).astype(np.float64)
+    v = v_TC.reshape(total, graph.kv_heads, graph.head_dim).astype(np.float64)
+    return _narrow(np.einsum("ghnt,tgd->nghd", maps, v).reshape(count, graph.q_width))
+
+
+def add(a: Array, b: Array) -> Array:
+    """Residual addition, in float32."""
+    return np.asarray(a + b, np.float32)
+
+
+def silu(x: Array) -> Array:
+    """x · sigmoid(x) (Elfwing et al. 2017, arXiv:1702.03118)."""
+    wide = x.astype(np.float64)
+    with np.errstate(over="ignore"):
+        return _narrow(wide / (1.0 + np.exp(-wide)))
+
+
+def multiply(a: Array, b: Array) -> Array:
+    """Elementwise product, in float32."""
+    return np.asarray(a * b, np.float32)
+
+
+ATTENTION_HISTORY: frozenset[tuple[Op, int]] = frozenset({(Op.SCORES, 1), (Op.ATTEND, 1)})
+"""Which inputs of an op reach back over all positions: the keys of the scores, the values of the attention."""

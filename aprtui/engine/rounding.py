@@ -1,0 +1,110 @@
+"""What 8-bit engines round: the input of each matmul, by the type of its weights. Plain numpy, the reference.
+
+The rules are those of llama.cpp's CPU backend (`ggml-quants`): K-quants meet activations in Q8_K, the 32-blocks in
+Q8_0, float16 and bfloat16 weights activations of their own type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.engine.protocol import KvType, Mode, Rounding
+from aprtui.model.config import RopeAngles
+from aprtui.model.weights import Weight, WeightType
+from aprtui.trace.graph import Op
+
+if TYPE_CHECKING:
+    from aprtui.model.model import Model
+
+Array = NDArray[np.float32]
+
+
+def round_q8_k(x: Array) -> Array:
+    """`x` `[n, columns]` through Q8_K: blocks of 256, float32 scale −m/127 with m the value of largest magnitude."""
+    blocks = x.reshape(-1, 256)
+    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(1, keepdims=True), 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inverse = np.where(largest == 0, np.float32(0), np.float32(-127) / largest)
+        scale = np.where(largest == 0, np.float32(0), np.float32(1) / inverse)
+    levels = np.minimum(np.rint(inverse * blocks), np.float32(127))
+    return np.asarray((levels * scale).reshape(x.shape), np.float32)
+
+
+def round_q8_0(x: Array) -> Array:
+    """`x` `[n, columns]` through Q8_0: blocks of 32, scale absmax/127 stored as float16."""
+    blocks = x.reshape(-1, 32)
+    largest = np.abs(blocks).max(1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inverse = np.where(largest == 0, np.float32(0), np.float32(127) / largest)
+    scale = (largest / np.float32(127)).astype(np.float16).astype(np.float32)
+    return (np.rint(blocks * inverse) * scale).reshape(x.shape).astype(np.float32)
+
+
+def round_f16(x: Array) -> Array:
+    """`x` through float16, to nearest even."""
+    return x.astype(np.float16).astype(np.float32)
+
+
+def round_bf16(x: Array) -> Array:
+    """`x` through bfloat16, to nearest even."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
+    return np.where(np.isnan(x), x, rounded.view(np.float32)).astype(np.float32)
+
+
+def _unrounded(x: Array) -> Array:
+    return x
+
+
+MATMUL_INPUT: Mapping[WeightType, str] = MappingProxyType(
+    {
+        WeightType.Q4_K: "q8_k",
+        WeightType.Q5_K: "q8_k",
+        WeightType.Q6_K: "q8_k",
+        WeightType.Q4_0: "q8_0",
+        WeightType.Q5_0: "q8_0",
+        WeightType.Q8_0: "q8_0",
+        WeightType.F16: "f16",
+        WeightType.BF16: "bf16",
+        WeightType.F32: "none",
+    }
+)
+"""Rounding of a matmul's input in `q8` mode, by the type of its weights."""
+
+ROUND: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
+    {"none": _unrounded, "q8_k": round_q8_k, "q8_0": round_q8_0, "f16": round_f16, "bf16": round_bf16}
+)
+"""The roundings by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """What an engine does that float64 would not: which of the roundings above it makes, and how it turns RoPE."""
+
+    rounds_matmul_input: bool
+    rope_angles: RopeAngles
+
+    def matmul_input(self, weight: Weight) -> str:
+        """Name of the rounding of a matmul's input."""
+        return MATMUL_INPUT[weight.type] if self.rounds_matmul_input else "none"
+
+    def stated(self, model: Model, kv: KvType) -> Rounding:
+        """As manifests state it: `matmul_input` e.g. `q8_k`, or `q8_0+q8_k` where weights of both kinds are in use."""
+        matmuls = (node for node in model.graph.nodes if model.graph[node.stage].op is Op.MATMUL)
+        inputs = {self.matmul_input(weight) for node in matmuls for weight in model.params(node)}
+        return Rounding("+".join(sorted(inputs)), str(kv), str(self.rope_angles))
+
+
+ARITHMETIC: Mapping[Mode, Arithmetic] = MappingProxyType(
+    {
+        Mode.EXACT: Arithmetic(rounds_matmul_input=False, rope_angles=RopeAngles.F64),
+        Mode.Q8: Arithmetic(rounds_matmul_input=True, rope_angles=RopeAngles.F32_RECURRENCE),
+    }
+)
+"""The modes of the CPU backends: the reference, and what llama.cpp's CPU backend does."""

@@ -1,0 +1,154 @@
+"""Tensors of a file bound to the nodes of the stage graph: none missing, none left over, every shape as expected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from aprtui.errors import UnreadableError
+from aprtui.model.gguf_file import GgufFile, TensorEntry
+from aprtui.model.weights import Weight, WeightType, block_shape
+from aprtui.trace.graph import GraphConfig, Node, Op, Part, Scope, Stage, StageGraph
+
+ROPE_FACTORS = "rope_freqs.weight"
+"""The one tensor that belongs to no node: it is part of the RoPE configuration."""
+
+_TIED_TO = {"output.weight": "token_embd.weight"}
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of a node: the tensor's name and the shape that the graph expects, `[rows, columns]`."""
+
+    name: str
+    rows: int
+    columns: int
+
+
+def parameters(graph: StageGraph, node: Node) -> tuple[Parameter, ...]:
+    """The parameters of `node` in the order of its stage's `params`, before any tying."""
+    stage = graph[node.stage]
+    suffix = "bias" if stage.op is Op.BIAS else "weight"
+    in_layer = stage.scope is Scope.LAYER
+    return tuple(
+        Parameter(f"blk.{node.layer}.{name}.{suffix}" if in_layer else f"{name}.{suffix}", *shape)
+        for name, shape in zip(stage.params, _shapes(graph, stage), strict=True)
+    )
+
+
+def _shapes(graph: StageGraph, stage: Stage) -> Iterator[tuple[int, int]]:
+    config = graph.config
+    assert config is not None, "a graph from file names has no parameters"
+    for row_count in _row_counts(config, stage):
+        match stage.op:
+            case Op.EMBED:
+                yield config.vocabulary, stage.width
+            case Op.MATMUL:
+                yield row_count, graph[stage.inputs[0].stage].width
+            case Op.HEAD_RMS_NORM:
+                yield 1, config.head_dim
+            case _:
+                yield 1, row_count
+
+
+def _row_counts(config: GraphConfig, stage: Stage) -> tuple[int, ...]:
+    """Output channels of each parameter; Q, K and V share the channels of a fused stage."""
+    if len(stage.params) <= 1:
+        return (stage.width,) * len(stage.params)
+    fused = (config.part(part) for part in (Part.Q, Part.K, Part.V))
+    return tuple(columns.stop - columns.start for columns in fused)
+
+
+def bind(file: GgufFile, graph: StageGraph) -> tuple[dict[str, Weight], dict[Node, tuple[Weight, ...]]]:
+    """All weights by tensor name, and the weights of each node that has any.
+
+    Raises `UnreadableError` for a tensor that is missing, has another shape, an unsupported type or lies outside the
+    file, and for a tensor of the file that no node uses.
+    """
+    assert graph.config is not None, "a graph from file names has no parameters"
+    # A hostile layer count must not make a list of that length.
+    if graph.layers > len(file.tensors):
+        raise UnreadableError(
+            f"{file.path}: the metadata say {graph.layers} layers, but the file has {len(file.tensors)} tensors in all"
+        )
+    weights: dict[str, Weight] = {}
+    bound: dict[Node, tuple[Weight, ...]] = {}
+    for node in graph.nodes:
+        found = tuple(_weight(file, parameter, weights) for parameter in parameters(graph, node))
+        if found:
+            bound[node] = found
+    for name in file.tensors:
+        if name not in weights and name != ROPE_FACTORS:
+            raise UnreadableError(
+                f"{file.path}: tensor {name} has no place in the {graph.config.architecture} graph, "
+                "and ignoring it would change the results"
+            )
+    return weights, bound
+
+
+def _weight(file: GgufFile, parameter: Parameter, weights: dict[str, Weight]) -> Weight:
+    """The weight of `parameter`, made once and kept in `weights` under the name of its tensor."""
+    name = parameter.name if parameter.name in file.tensors else _TIED_TO.get(parameter.name, parameter.name)
+    if name not in weights:
+        if name not in file.tensors:
+            raise UnreadableError(
+                f"{file.path}: tensor {name} is missing, expected with shape {_text(parameter)}; "
+                "convert the model again"
+            )
+        weights[name] = read_weight(file, file.tensors[name])
+    weight = weights[name]
+    if (weight.rows, weight.columns) != (parameter.rows, parameter.columns):
+        raise UnreadableError(
+            f"{file.path}: tensor {name} has shape {_text(weight)}, expected {_text(parameter)} from the metadata"
+        )
+    return weight
+
+
+def read_weight(file: GgufFile, entry: TensorEntry) -> Weight:
+    """One tensor of the file as a weight; raises `UnreadableError` for its type, rank or extent."""
+    try:
+        kind = WeightType(entry.type)
+    except ValueError:
+        supported = ", ".join(kind.name for kind in WeightType)
+        raise UnreadableError(
+            f"{file.path}: tensor {entry.name} has the type {_type_name(entry.type)}, supported are {supported}"
+        ) from None
+    if any(extent != 1 for extent in entry.dimensions[2:]):
+        raise UnreadableError(
+            f"{file.path}: tensor {entry.name} has {len(entry.dimensions)} dimensions, expected at most 2"
+        )
+    columns, rows = (*entry.dimensions, 1)[:2]
+    values, size = block_shape(kind)
+    if columns % values:
+        raise UnreadableError(
+            f"{file.path}: tensor {entry.name} has rows of {columns} values, expected a multiple of {values} for "
+            f"{kind.name}"
+        )
+    row_bytes = columns // values * size
+    return Weight(entry.name, kind, rows, columns, file.tensor_bytes(entry, rows * row_bytes).reshape(rows, row_bytes))
+
+
+def _type_name(number: int) -> str:
+    from gguf import GGMLQuantizationType
+
+    return GGMLQuantizationType(number).name if number in set(GGMLQuantizationType) else f"number {number}"
+
+
+def _text(shape: Parameter | Weight) -> str:
+    return f"[{shape.rows}, {shape.columns}]" if shape.rows > 1 else f"[{shape.columns}]"
+
+
+def rope_factors(file: GgufFile) -> tuple[float, ...] | None:
+    """The values of `rope_freqs.weight`, one for each channel pair of a head, or None where the file has none."""
+    entry = file.tensors.get(ROPE_FACTORS)
+    if entry is None:
+        return None
+    weight = read_weight(file, entry)
+    if weight.type is not WeightType.F32 or weight.rows != 1:
+        raise UnreadableError(f"{file.path}: tensor {ROPE_FACTORS} has shape {_text(weight)}, expected an F32 vector")
+    values = weight.dequantize()[0]
+    if not np.isfinite(values).all() or (values <= 0).any():
+        raise UnreadableError(f"{file.path}: tensor {ROPE_FACTORS} holds values ≤ 0 or not finite")
+    return tuple(float(value) for value in values)

@@ -1,0 +1,97 @@
+"""Byte-level byte pair encoding (Sennrich et al. 2016, arXiv:1508.07909; GPT-2's alphabet of 256 printable bytes)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from types import MappingProxyType
+from typing import Any
+
+from aprtui.errors import UnreadableError
+from aprtui.model.vocabulary import Vocabulary
+
+# Contractions are spelled out instead of `(?i:…)`, which would let `'ſ` match `'s`: llama.cpp does not fold case there.
+_CONTRACTIONS = r"'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
+_WORDS_AND_SPACE = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+_QWEN2 = (rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_WORDS_AND_SPACE}",)
+_LLAMA3 = (rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_WORDS_AND_SPACE}",)
+_DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")
+
+PATTERNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "qwen2": _QWEN2,
+        "deepseek-r1-qwen": _QWEN2,
+        "llama-bpe": _LLAMA3,
+        "llama3": _LLAMA3,
+        "llama-v3": _LLAMA3,
+        "gpt-2": (_GPT2,),
+        "default": _DEFAULT,
+    }
+)
+"""Patterns by pre-tokenizer; each splits the pieces that the one before it left, into matches and what lies between."""
+
+_WHOLE_WORDS_FIRST = frozenset({"llama-bpe", "llama3", "llama-v3"})
+"""Pre-tokenizers whose vocabularies take a piece that is a token whole, whatever the merges say (`ignore_merges`)."""
+
+
+def build_encoder(vocabulary: Vocabulary, merges: list[str], pre_tokenizer: str) -> Callable[[str], list[int]]:
+    """A function from a text without special tokens to ids.
+
+    Raises `UnreadableError` for an unknown pre-tokenizer or merges that do not fit the vocabulary.
+    """
+    from tokenizers import Regex, models, pre_tokenizers
+    from tokenizers import Tokenizer as Library
+
+    patterns = PATTERNS.get(pre_tokenizer)
+    if patterns is None:
+        raise UnreadableError(
+            f"{vocabulary.origin}: tokenizer.ggml.pre is {pre_tokenizer[:40]!r}, supported are {', '.join(PATTERNS)}; "
+            "give token ids instead of text"
+        )
+    ids = {text: token for token, text in enumerate(vocabulary.texts)}
+    try:
+        model = models.BPE(ids, _pairs(merges), ignore_merges=pre_tokenizer in _WHOLE_WORDS_FIRST)
+    except Exception as error:  # The library raises bare exceptions.
+        raise UnreadableError(
+            f"{vocabulary.origin}: tokenizer.ggml.merges does not fit the vocabulary: {error}"
+        ) from error
+    library: Any = Library(model)
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    library.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level])
+
+    def encode(text: str) -> list[int]:
+        ids: list[int] = library.encode(text, add_special_tokens=False).ids
+        return ids
+
+    return encode
+
+
+def _pairs(merges: list[str]) -> list[tuple[str, str]]:
+    """Both sides of each merge; a side may itself begin with a space in foreign files, so the first is skipped."""
+    pairs: dict[tuple[str, str], None] = {}
+    for merge in merges:
+        at = merge.find(" ", 1)
+        if at > 0:
+            pairs.setdefault((merge[:at], merge[at + 1 :]))
+    return list(pairs)
+
+
+@cache
+def byte_of_character() -> Mapping[str, int]:
+    """GPT-2's alphabet: printable Latin-1 bytes stand for themselves, the other 68 for `U+0100` and up, in order."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    alphabet = {chr(byte): byte for byte in printable} | {chr(256 + index): byte for index, byte in enumerate(others)}
+    return MappingProxyType(alphabet)
+
+
+def token_bytes(text: str) -> bytes:
+    """The bytes that a token stands for; a text outside the byte alphabet stands for itself."""
+    alphabet = byte_of_character()
+    try:
+        return bytes(alphabet[character] for character in text)
+    except KeyError:
+        return text.encode()

@@ -1,0 +1,252 @@
+"""GGUF bytes: the header of a model file as metadata and a table of tensors, each a view of the memory map.
+
+Format: `docs/gguf.md` of ggml, versions 2 and 3, little-endian. The `gguf` package supplies types, block sizes and
+names, but not the reader: `GGUFReader` makes two numpy views for every token, which takes 3 to 10 seconds for a
+vocabulary of 152 000, and it believes the counts it reads. Here an array of strings stays bytes until it is asked for,
+and every count is held against the bytes that are left in the file.
+"""
+
+from __future__ import annotations
+
+import mmap
+import reprlib
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.errors import UnreadableError
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+DEFAULT_ALIGNMENT = 32
+
+# Far above any real file, low enough that a hostile header costs a second at most.
+_MAX_KEYS = 1 << 16
+_MAX_TENSORS = 1 << 18
+_MAX_STRINGS = 1 << 23
+_MAX_NAME_BYTES = 1 << 16
+_MAX_DIMENSIONS = 4
+
+_SCALARS: Mapping[int, str] = MappingProxyType(
+    {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8"}
+)
+_STRING, _ARRAY = 8, 9
+
+
+@dataclass(frozen=True, slots=True)
+class StringArray:
+    """A metadata array of strings that has been measured but not read."""
+
+    data: memoryview
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self) -> list[bytes]:
+        """All strings as the bytes that the file has."""
+        data, length, offset, strings = self.data, struct.Struct("<Q").unpack_from, 0, []
+        for _ in range(self.count):
+            start = offset + 8
+            offset = start + length(data, offset)[0]
+            strings.append(bytes(data[start:offset]))
+        return strings
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One row of the tensor table.
+
+    `dimensions` are in file order, fastest first; `type` is the number GGUF gives the element type; `offset` counts
+    from the start of the file's data section.
+    """
+
+    name: str
+    dimensions: tuple[int, ...]
+    type: int
+    offset: int
+
+
+class GgufFile:
+    """A memory-mapped GGUF file. Opening it reads the header only; raises `UnreadableError` for anything malformed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._map = _map_file(path)
+        self.size = len(self._map)
+        header = _Header(path, self._map)
+        header.check_magic_and_version()
+        tensor_count = header.count("tensor count", _MAX_TENSORS)
+        key_count = header.count("metadata count", _MAX_KEYS)
+        self.metadata: Mapping[str, Any] = MappingProxyType(_read_metadata(header, key_count))
+        self.tensors: Mapping[str, TensorEntry] = MappingProxyType(_read_tensor_table(header, tensor_count))
+        self.alignment = self._alignment()
+        self.data_offset = -(-header.offset // self.alignment) * self.alignment
+
+    def _alignment(self) -> int:
+        value = self.metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        if not isinstance(value, int) or value <= 0 or value & (value - 1):
+            raise UnreadableError(f"{self.path}: general.alignment is {reprlib.repr(value)}, expected a power of two")
+        return value
+
+    def tensor_bytes(self, entry: TensorEntry, size: int) -> NDArray[np.uint8]:
+        """The `size` bytes of a tensor as a read-only view of the map; they must lie inside the file."""
+        start = self.data_offset + entry.offset
+        if entry.offset % self.alignment:
+            raise UnreadableError(
+                f"{self.path}: tensor {entry.name} lies at data offset {entry.offset}, expected a multiple of "
+                f"{self.alignment}; the file is damaged"
+            )
+        if start + size > self.size:
+            raise UnreadableError(
+                f"{self.path}: truncated: tensor {entry.name} ends at byte {start + size}, the file at {self.size}; "
+                "fetch or convert it again"
+            )
+        return np.frombuffer(self._map, np.uint8, size, start)
+
+
+def _map_file(path: Path) -> mmap.mmap:
+    try:
+        with path.open("rb") as file:
+            if path.stat().st_size < len(MAGIC) + 20:
+                raise UnreadableError(f"{path}: too short to be a GGUF file ({path.stat().st_size} bytes)")
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+class _Header:
+    """A cursor over the header that never leaves the file."""
+
+    def __init__(self, path: Path, data: mmap.mmap) -> None:
+        self.path = path
+        self.data = memoryview(data)
+        self.offset = 0
+
+    def error(self, found: str, offset: int | None = None) -> UnreadableError:
+        """An error that names the file and the offset."""
+        return UnreadableError(f"{self.path}: byte {self.offset if offset is None else offset}: {found}")
+
+    def take(self, size: int, what: str) -> memoryview:
+        """The next `size` bytes."""
+        start, end = self.offset, self.offset + size
+        if end > len(self.data):
+            raise self.error(
+                f"truncated: {what} needs {size} bytes, the file ends at byte {len(self.data)}; fetch it again"
+            )
+        self.offset = end
+        return self.data[start:end]
+
+    def unsigned(self, size: int, what: str) -> int:
+        """The next unsigned integer of `size` bytes."""
+        return int.from_bytes(self.take(size, what), "little")
+
+    def count(self, what: str, limit: int) -> int:
+        """The next 64-bit count, at most `limit`."""
+        value = self.unsigned(8, what)
+        if value > limit:
+            raise self.error(f"{what} is {value}, expected at most {limit}; the file is damaged", self.offset - 8)
+        return value
+
+    def text(self, what: str, limit: int | None = None) -> str:
+        """The next string, decoded; only names have a `limit`."""
+        start = self.offset
+        size = self.unsigned(8, f"length of {what}")
+        if limit is not None and size > limit:
+            raise self.error(f"{what} has {size} bytes, expected at most {limit}; the file is damaged", start)
+        data = self.take(size, what)
+        try:
+            return str(data, "utf-8")
+        except UnicodeDecodeError as error:
+            # Values can be cut texts of foreign writers; a name that is no text means that the header is damaged.
+            if limit is None:
+                return str(data, "utf-8", errors="replace")
+            raise self.error(f"{what} is not UTF-8; the file is damaged", start) from error
+
+    def check_magic_and_version(self) -> None:
+        """Pass over the first eight bytes, or say what the file is instead."""
+        magic = bytes(self.take(4, "the magic"))
+        if magic != MAGIC:
+            raise self.error(f"not a GGUF file: it begins with {magic!r}, expected {MAGIC!r}", 0)
+        version = self.unsigned(4, "the version")
+        if version and not version & 0xFFFF:
+            raise self.error("the file is big-endian, expected little-endian; convert it again for this machine", 4)
+        if version not in VERSIONS:
+            raise self.error(f"GGUF version {version}, expected 2 or 3; convert it again with a current converter", 4)
+
+
+def _read_metadata(header: _Header, count: int) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    for _ in range(count):
+        start = header.offset
+        key = header.text("a metadata key", _MAX_NAME_BYTES)
+        if key in metadata:
+            raise header.error(f"metadata key {key} occurs twice; the file is damaged", start)
+        metadata[key] = _read_value(header, key, header.unsigned(4, f"type of {key}"))
+    return metadata
+
+
+def _read_value(header: _Header, key: str, kind: int) -> Any:
+    if kind == _STRING:
+        return header.text(key)
+    if kind == _ARRAY:
+        return _read_array(header, key)
+    dtype = _scalar_type(header, key, kind)
+    return np.frombuffer(header.take(dtype.itemsize, key), dtype)[0].item()
+
+
+def _scalar_type(header: _Header, key: str, kind: int) -> np.dtype[Any]:
+    if kind not in _SCALARS:
+        raise header.error(f"{key} has value type {kind}, which GGUF does not define; the file is damaged")
+    return np.dtype(_SCALARS[kind])
+
+
+def _read_array(header: _Header, key: str) -> StringArray | NDArray[Any]:
+    kind = header.unsigned(4, f"element type of {key}")
+    if kind == _ARRAY:
+        raise header.error(f"{key} is an array of arrays, which is not supported")
+    start = header.offset
+    count = header.unsigned(8, f"length of {key}")
+    if kind != _STRING:
+        dtype = _scalar_type(header, key, kind)
+        return np.frombuffer(header.take(count * dtype.itemsize, key), dtype)
+    if count > min(_MAX_STRINGS, (len(header.data) - header.offset) // 8):
+        raise header.error(f"truncated: {key} has {count} strings, more than the file can hold; fetch it again", start)
+    return StringArray(header.take(_strings_size(header, key, count), key), count)
+
+
+def _strings_size(header: _Header, key: str, count: int) -> int:
+    """Bytes of the next `count` strings with their lengths."""
+    data, length, end = header.data, struct.Struct("<Q").unpack_from, header.offset
+    try:
+        for _ in range(count):
+            end += 8 + length(data, end)[0]
+    except (struct.error, OverflowError) as error:
+        raise header.error(f"truncated: {key} runs past the end of the file; fetch it again") from error
+    return end - header.offset
+
+
+def _read_tensor_table(header: _Header, count: int) -> dict[str, TensorEntry]:
+    table: dict[str, TensorEntry] = {}
+    for _ in range(count):
+        start = header.offset
+        name = header.text("a tensor name", _MAX_NAME_BYTES)
+        if name in table:
+            raise header.error(f"tensor {name} occurs twice; the file is damaged", start)
+        rank = header.unsigned(4, f"rank of {name}")
+        if not 1 <= rank <= _MAX_DIMENSIONS:
+            raise header.error(
+                f"tensor {name} has {rank} dimensions, expected 1 to {_MAX_DIMENSIONS}; the file is damaged"
+            )
+        dimensions = tuple(header.unsigned(8, f"dimensions of {name}") for _ in range(rank))
+        if 0 in dimensions:
+            raise header.error(f"tensor {name} is empty: {list(dimensions)}; the file is damaged")
+        kind = header.unsigned(4, f"type of {name}")
+        table[name] = TensorEntry(name, dimensions, kind, header.unsigned(8, f"offset of {name}"))
+    return table

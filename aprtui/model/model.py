@@ -1,0 +1,142 @@
+"""A model file, opened: configuration, stage graph, weights bound to its nodes, tokenizer and chat template."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from aprtui.model.binding import bind, rope_factors
+from aprtui.model.chat import ChatTemplate
+from aprtui.model.config import ModelConfig
+from aprtui.model.digest import file_digest
+from aprtui.model.gguf_file import GgufFile, StringArray
+from aprtui.model.hyperparameters import architecture_of, read_config
+from aprtui.model.tokenizer import Tokenizer, build_tokenizer
+from aprtui.model.weights import Weight
+from aprtui.trace.graph import Node, StageGraph, graph_for
+
+_SHORT_ARRAY = 64
+
+
+class Model:
+    """A model file with its weights memory-mapped; nothing is dequantised, and the tokenizer is built on first use."""
+
+    def __init__(
+        self,
+        file: GgufFile,
+        config: ModelConfig,
+        graph: StageGraph,
+        weights: Mapping[str, Weight],
+        bound: Mapping[Node, tuple[Weight, ...]],
+    ) -> None:
+        self._file = file
+        self._bound = bound
+        self.path = file.path
+        self.config = config
+        self.graph = graph
+        self.weights: Mapping[str, Weight] = MappingProxyType(dict(weights))
+
+    @property
+    def architecture(self) -> str:
+        """Architecture as GGUF names it."""
+        return self.config.graph.architecture
+
+    @property
+    def name(self) -> str:
+        """`general.name`, or the stem of the file name."""
+        name = self._file.metadata.get("general.name")
+        return name if isinstance(name, str) and name else self.path.stem
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of the file."""
+        return self._file.size
+
+    @cached_property
+    def quantization(self) -> str:
+        """File type as llama.cpp names it (`Q4_K_M`), or the type that holds most of the weights' bytes."""
+        from gguf import LlamaFileType
+
+        number = self._file.metadata.get("general.file_type")
+        if isinstance(number, int) and number in set(LlamaFileType) - {LlamaFileType.GUESSED}:
+            return str(LlamaFileType(number).name).removeprefix("MOSTLY_").removeprefix("ALL_")
+        bytes_of: Counter[str] = Counter()
+        for weight in self.weights.values():
+            bytes_of[weight.type.name] += weight.data.size
+        return bytes_of.most_common(1)[0][0]
+
+    @cached_property
+    def metadata(self) -> Mapping[str, object]:
+        """Metadata without vocabularies: scalars, texts, and arrays of at most 64 values as lists."""
+        short: dict[str, object] = {}
+        for key, value in self._file.metadata.items():
+            if isinstance(value, np.ndarray | StringArray) and len(value) > _SHORT_ARRAY:
+                continue
+            if isinstance(value, StringArray):
+                short[key] = [item.decode(errors="replace") for item in value.read()]
+            else:
+                short[key] = value.tolist() if isinstance(value, np.ndarray) else value
+        return MappingProxyType(short)
+
+    @property
+    def sampling_temperature(self) -> float | None:
+        """The temperature that the file recommends (`general.sampling.temp`), if any."""
+        value = self._file.metadata.get("general.sampling.temp")
+        return float(value) if isinstance(value, int | float) and np.isfinite(value) and value >= 0 else None
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer; raises `UnreadableError` where the file has none, or none that is supported."""
+        return build_tokenizer(self.path, self._file.metadata)
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate | None:
+        """The chat template, or None where the file has none."""
+        source = self._file.metadata.get("tokenizer.chat_template")
+        if not isinstance(source, str):
+            return None
+        bos, eos = self.tokenizer.bos_text, self.tokenizer.eos_text
+        return ChatTemplate(source, bos_token=bos, eos_token=eos, origin=str(self.path))
+
+    def params(self, node: Node) -> tuple[Weight, ...]:
+        """The weights that `node` uses, in the order of its stage's `params`; empty for ops without any."""
+        return self._bound.get(node, ())
+
+    def sha256(self) -> str:
+        """SHA-256 of the file in hexadecimal, remembered between runs."""
+        return file_digest(self.path)
+
+
+def load_model(path: Path) -> Model:
+    """Open a GGUF file of a supported architecture.
+
+    Reads the header and maps the weights. Raises `UnreadableError`, naming file and key or tensor, for anything that is
+    malformed, missing, or not supported.
+    """
+    path = Path(path)
+    file = GgufFile(path)
+    architecture_of(path, file.metadata)
+    config = read_config(
+        path,
+        file.metadata,
+        vocabulary=_vocabulary(file),
+        qkv_bias="blk.0.attn_q.bias" in file.tensors,
+        rope_factors=rope_factors(file),
+    )
+    graph = graph_for(config.graph)
+    weights, bound = bind(file, graph)
+    return Model(file, config, graph, weights, bound)
+
+
+def _vocabulary(file: GgufFile) -> int:
+    """Number of tokens: the rows of the embedding table, which every other statement of it must equal."""
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, StringArray):
+        return len(tokens)
+    table = file.tensors.get("token_embd.weight")
+    return table.dimensions[-1] if table is not None else 1

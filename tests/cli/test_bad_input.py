@@ -1,0 +1,215 @@
+"""Bad input gives one line that says what, where and what to do, and the right exit code; never a traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import pytest
+
+from aprtui.errors import ExitCode
+from aprtui.trace.capture import Capture
+from tests.cli.conftest import Outcome
+from tests.model.gguf_files import Tensor, model_file
+
+Run = Callable[..., Outcome]
+
+
+def assert_one_line(outcome: Outcome, code: ExitCode, *parts: str) -> None:
+    lines = outcome.err.strip().splitlines()
+    assert outcome.code == code, outcome.err
+    assert len(lines) == 1, outcome.err
+    assert "Traceback" not in outcome.err
+    assert outcome.out == ""
+    for part in parts:
+        assert part in lines[0], lines[0]
+
+
+@pytest.mark.parametrize("command", ["run", "trace"])
+def test_file_that_is_no_gguf(aprtui: Run, tmp_path: Path, command: str) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"PK\x03\x04" + bytes(100))
+    assert_one_line(aprtui(command, path, "-p", "x"), ExitCode.UNREADABLE, str(path), "GGUF")
+    assert_one_line(aprtui(command, tmp_path / "none.gguf", "-p", "x"), ExitCode.UNREADABLE, "none.gguf")
+    assert_one_line(aprtui(command, tmp_path, "-p", "x"), ExitCode.UNREADABLE, str(tmp_path))
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.001, 0.05, 0.5, 0.99])
+def test_truncated_gguf(aprtui: Run, tmp_path: Path, tiny_model: Path, kept: float) -> None:
+    content = tiny_model.read_bytes()
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(content[: int(len(content) * kept)])
+    assert_one_line(aprtui("run", path, "-p", "x"), ExitCode.UNREADABLE, str(path))
+
+
+def test_missing_tensor_is_named(aprtui: Run, tmp_path: Path) -> None:
+    file = model_file()
+    del file.tensors["blk.1.ffn_up.weight"]
+    path = file.write(tmp_path / "model.gguf")
+    assert_one_line(aprtui("run", path, "-p", "x"), ExitCode.UNREADABLE, "blk.1.ffn_up.weight")
+
+
+def test_tensor_that_the_graph_lacks_is_named(aprtui: Run, tmp_path: Path) -> None:
+    file = model_file()
+    file.tensors["blk.0.attn_output.bias"] = file.tensors["blk.0.attn_norm.weight"]
+    path = file.write(tmp_path / "model.gguf")
+    assert_one_line(aprtui("run", path, "-p", "x"), ExitCode.UNREADABLE, "blk.0.attn_output.bias")
+
+
+def test_wrong_tensor_shape_is_named_with_what_was_expected(aprtui: Run, tmp_path: Path) -> None:
+    file = model_file()
+    whole = file.tensors["blk.0.ffn_down.weight"]
+    file.tensors["blk.0.ffn_down.weight"] = Tensor(whole.data[:-1], whole.type)
+    path = file.write(tmp_path / "model.gguf")
+    assert_one_line(aprtui("run", path, "-p", "x"), ExitCode.UNREADABLE, "blk.0.ffn_down.weight")
+
+
+def test_unknown_architecture_is_named_with_the_supported_ones(aprtui: Run, tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(path, "rwkv7")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    assert_one_line(aprtui("run", path, "-p", "x"), ExitCode.UNREADABLE, "rwkv7", "qwen2")
+
+
+def test_unsupported_weight_type_is_named_with_its_tensor(aprtui: Run, tmp_path: Path) -> None:
+    file = model_file()
+    whole = file.tensors["blk.0.attn_norm.weight"]
+    doubled = Tensor(whole.data.repeat(2), gguf.GGMLQuantizationType.F64)
+    file.tensors["blk.0.attn_norm.weight"] = doubled
+    path = file.write(tmp_path / "model.gguf")
+    assert_one_line(aprtui("run", path, "-p", "x"), ExitCode.UNREADABLE, "blk.0.attn_norm.weight", "F64")
+
+
+def test_missing_tokenizer_matters_only_for_text(aprtui: Run, tmp_path: Path) -> None:
+    file = model_file()
+    for key in [key for key in file.metadata if key.startswith("tokenizer.")]:
+        del file.metadata[key]
+    path = file.write(tmp_path / "model.gguf")
+    assert_one_line(aprtui("run", path, "-p", "x"), ExitCode.UNREADABLE, "tokenizer")
+    by_ids = aprtui("run", path, "--tokens", "1,2", "-n", "2", "--backend", "numpy", "--temp", "0")
+    assert by_ids.code == ExitCode.PASS
+    assert len(by_ids.out.split()) == 2
+
+
+@pytest.mark.parametrize("command", ["run", "trace"])
+def test_prompt_longer_than_the_context(
+    aprtui: Run, tmp_path: Path, tiny_model: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = aprtui(command, tiny_model, "--tokens", "1,2,3,4", "--context", "3", "--backend", "numpy")
+    assert_one_line(outcome, ExitCode.USAGE, "4", "3", "--context")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--save-tensor", "attn_nrm"], "attn_nrm"),
+        (["--save-tensor", "ffn_gate,,ffn_up"], "empty"),
+        (["--save-tensor-layers", "1..1"], "1..1"),
+        (["--save-tensor-layers", "7..9"], "7..9"),
+        (["--save-tensor-layers", "x"], "x"),
+    ],
+)
+def test_selection_that_selects_nothing(
+    aprtui: Run, tmp_path: Path, tiny_model: Path, arguments: list[str], part: str
+) -> None:
+    outcome = aprtui("trace", tiny_model, "--tokens", "1", "--save-tensor-dir", tmp_path / "c", *arguments)
+    assert_one_line(outcome, ExitCode.USAGE, part)
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--tokens", "1,x"], "'x'"),
+        (["--tokens", "999999"], "999999"),
+        (["--tokens", "1", "-p", "x"], "either"),
+        ([], "either"),
+        (["-p", "<|im_start|>user", "--chat"], "control tokens"),
+        (["-p", ""], "no tokens"),
+        (["-p", "x", "--temp", "-1"], "temperature"),
+        (["-p", "x", "--top-p", "2"], "top"),
+    ],
+)
+def test_requests_that_make_no_sense(aprtui: Run, tiny_model: Path, arguments: list[str], part: str) -> None:
+    assert_one_line(aprtui("run", tiny_model, "--backend", "numpy", *arguments), ExitCode.USAGE, part)
+
+
+def test_directory_in_use_is_refused_without_overwrite(aprtui: Run, tmp_path: Path, tiny_model: Path) -> None:
+    base = ["trace", tiny_model, "--tokens", "1,2", "--save-tensor-dir", tmp_path / "c", "--backend", "numpy"]
+    assert aprtui(*base).code == ExitCode.PASS
+    assert_one_line(aprtui(*base), ExitCode.USAGE, "not empty", "--overwrite")
+    assert aprtui(*base, "--overwrite").code == ExitCode.PASS
+
+
+def test_directory_that_cannot_be_made(aprtui: Run, tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "file").write_text("")
+    outcome = aprtui(
+        "trace", tiny_model, "--tokens", "1", "--save-tensor-dir", tmp_path / "file" / "c", "--backend", "numpy"
+    )
+    assert_one_line(outcome, ExitCode.ENGINE, "cannot be written")
+
+
+def test_full_disk_is_an_engine_error_and_leaves_no_whole_capture(tmp_path: Path, tiny_model: Path) -> None:
+    script = (
+        "import resource, signal, sys\nfrom aprtui.cli.main import main\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "main(sys.argv[1:])\n"
+    )
+    arguments = ["trace", tiny_model, "--tokens", "1,2,3", "--save-tensor-dir", tmp_path / "c", "--backend", "numpy"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == ExitCode.ENGINE, done.stderr
+    assert "cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_kill_in_the_middle_leaves_a_capture_that_says_so(tmp_path: Path, tiny_model: Path) -> None:
+    target = tmp_path / "c"
+    tokens = ",".join("1" for _ in range(200))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aprtui", "trace", str(tiny_model), "--tokens", tokens, "--decode-from", "1",
+         "--backend", "numpy", "--save-tensor-dir", str(target)],
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (target / "manifest.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert Capture.open(target).complete is False
+
+
+def test_interrupt_is_exit_130(tmp_path: Path, tiny_model: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aprtui", "run", str(tiny_model), "--tokens", "1", "-n", "500", "--context", "600",
+         "--backend", "numpy", "--json", "--temp", "0"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == ExitCode.INTERRUPTED
+    assert err.strip() == "aprtui: interrupted"
+
+
+def test_internal_error_names_its_report(aprtui: Run, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr("aprtui.engine.backends.open_engine", broken)
+    outcome = aprtui("run", tiny_model, "--tokens", "1")
+    assert_one_line(outcome, ExitCode.INTERNAL, "planted", "report written to")
+    report = Path(outcome.err.strip().rsplit(" ", 1)[1])
+    assert "RuntimeError: planted" in report.read_text()
+    report.unlink()

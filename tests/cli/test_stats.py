@@ -1,0 +1,130 @@
+"""`aprtui stats` as users and scripts see it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from aprtui.cli.stats import command
+from aprtui.errors import UnreadableError, UsageError
+from aprtui.trace.aprt import write_aprt
+from aprtui.trace.graph import Node
+from tests.compare.synthetic import NODES, TOKENS, changed, stage_values, write_capture
+
+FIELDS = ["layer", "stage", "shape", "count", "nan", "inf", "min", "max", "absmax", "mean", "rms"]
+
+
+def stats(*arguments: str | Path) -> Result:
+    result = CliRunner().invoke(command, [str(word) for word in arguments], standalone_mode=False)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def records(*arguments: str | Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stats(*arguments, "--json").stdout.splitlines()]
+
+
+def test_every_stage_has_an_object_with_the_documented_fields(tmp_path: Path) -> None:
+    lines = records(write_capture(tmp_path / "a"))
+    assert len(lines) == NODES
+    assert all(list(line) == FIELDS for line in lines)
+    assert (lines[0]["layer"], lines[0]["stage"], lines[0]["shape"]) == (0, "embedding", [len(TOKENS), 8])
+    assert (lines[-1]["layer"], lines[-1]["stage"], lines[-1]["shape"]) == (None, "lm_head", [1, 20])
+
+
+def test_numbers_are_those_of_the_values(tmp_path: Path) -> None:
+    node = Node(1, "ffn_up")
+    (line,) = records(write_capture(tmp_path / "a"), "--stage", "ffn_up", "--layers", "1..2")
+    values = stage_values(node, (len(TOKENS), 12), TOKENS).astype(np.float64)
+    assert line["count"] == values.size
+    assert (line["min"], line["max"], line["absmax"]) == (values.min(), values.max(), np.abs(values).max())
+    assert line["mean"] == pytest.approx(values.mean(), rel=1e-12)
+    assert line["rms"] == pytest.approx(np.sqrt((values**2).mean()), rel=1e-12)
+
+
+def test_attention_maps_count_key_up_to_query(tmp_path: Path) -> None:
+    edits = {Node(0, "attn_softmax"): changed((0, 1, 3), 50.0)}  # key 3 > query 1: no value of the model
+    (line,) = records(write_capture(tmp_path / "a", edits=edits), "--stage", "attn_softmax", "--layers", "0")
+    t = len(TOKENS)
+    assert line["count"] == 2 * t * (t + 1) // 2
+    assert line["max"] == 1.0
+    assert line["mean"] == pytest.approx(2 * t / line["count"], rel=1e-6)
+
+
+def test_nan_and_inf_are_counted_and_stay_out_of_the_rest(tmp_path: Path) -> None:
+    edits = {Node(2, "ffn_out"): changed((0, 0), np.nan), Node(2, "ffn_up"): changed((1, 1), -np.inf)}
+    capture = write_capture(tmp_path / "a", edits=edits)
+    lines = {line["stage"]: line for line in records(capture, "--layers", "2")}
+    assert (lines["ffn_out"]["nan"], lines["ffn_out"]["inf"]) == (1, 0)
+    assert (lines["ffn_up"]["nan"], lines["ffn_up"]["inf"]) == (0, 1)
+    assert all(np.isfinite(lines[stage]["rms"]) for stage in ("ffn_out", "ffn_up"))
+    assert any(line.endswith("NaN 1 Inf 0") for line in stats(capture).output.splitlines())
+
+
+def test_capture_without_manifest_has_the_same_numbers(tmp_path: Path) -> None:
+    with_manifest = records(write_capture(tmp_path / "a"))
+    without = records(write_capture(tmp_path / "b", manifest=False))
+    for left, right in zip(with_manifest[:-1], without[:-1], strict=True):
+        assert left == right
+    # Nothing tells whether 20 logits are four of five tokens or twenty of the last one.
+    assert without[-1]["shape"] == [20]
+
+
+def test_single_file_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "lm_head.bin"
+    write_aprt(path, None, np.array([3, -4], np.float32))
+    (line,) = records(path)
+    assert (line["layer"], line["stage"], line["shape"]) == (None, "lm_head", [2])
+    assert (line["absmax"], line["rms"]) == (4.0, pytest.approx(np.sqrt(12.5)))
+    with pytest.raises(UsageError):
+        stats(path, "--stage", "lm_head")
+
+
+def test_file_without_values_has_no_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "ffn_up.bin"
+    write_aprt(path, 0, np.empty(0, np.float32))
+    (line,) = records(path)
+    assert (line["count"], line["min"], line["rms"]) == (0, None, None)
+
+
+def test_broken_file_is_named_after_the_rest_was_printed(tmp_path: Path) -> None:
+    capture = write_capture(tmp_path / "a")
+    broken = capture / "layer-1/ffn_up.bin"
+    broken.write_bytes(broken.read_bytes()[:-4])
+    words = [sys.executable, "-m", "aprtui", "stats", str(capture), "--json"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 3
+    assert len(done.stdout.splitlines()) == NODES - 1
+    assert "layer-1/ffn_up.bin: byte" in done.stderr
+    assert "truncated" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_stale_files_are_named_and_not_counted(tmp_path: Path) -> None:
+    capture = write_capture(tmp_path / "a")
+    write_aprt(capture / "layer-9/ffn_up.bin", 9, np.zeros(3, np.float32))
+    result = stats(capture)
+    assert "layer-9/ffn_up.bin: stale" in result.stderr
+    assert len(result.stdout.splitlines()) == 1 + NODES
+
+
+def test_unknown_stage_and_missing_capture_are_errors(tmp_path: Path) -> None:
+    capture = write_capture(tmp_path / "a")
+    with pytest.raises(UsageError, match="no stage"):
+        stats(capture, "--stage", "ffn_sideways")
+    with pytest.raises(UnreadableError, match="does not exist"):
+        stats(tmp_path / "nowhere")
+
+
+def test_table_fits_a_terminal(tmp_path: Path) -> None:
+    lines = stats(write_capture(tmp_path / "a")).output.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["layer", "stage", "shape", "min", "max", "mean", "rms"]

@@ -1,0 +1,95 @@
+"""Random quantised weights and activations, and the kernels behind numpy arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize
+from numpy.typing import NDArray
+
+from aprtui.engine.cpu import matmul
+from aprtui.engine.cpu.matmul.activations import GROUP, RECORD, SCALE_K, SCALES_0
+from aprtui.engine.protocol import Mode
+from aprtui.model.weights import WeightType
+
+K_TYPES = (WeightType.Q4_K, WeightType.Q5_K, WeightType.Q6_K)
+LEGACY_TYPES = (WeightType.Q4_0, WeightType.Q5_0, WeightType.Q8_0)
+FLOAT_TYPES = (WeightType.F16, WeightType.BF16, WeightType.F32)
+
+_SCALE_OFFSETS = {WeightType.Q4_K: (0, 2), WeightType.Q5_K: (0, 2), WeightType.Q6_K: (208,)}
+"""Where the float16 scales of a block lie (0 for the other types)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Weights in their stored form, uint8 `[rows, row_bytes]`."""
+
+    type: WeightType
+    columns: int
+    data: NDArray[np.uint8]
+
+    def dequantized(self) -> NDArray[np.float32]:
+        return dequantize(self.data, GGMLQuantizationType(self.type)).reshape(len(self.data), self.columns)
+
+
+def random_rows(weight_type: WeightType, rows: int, columns: int, seed: int = 0) -> Rows:
+    """Blocks of random bytes whose scales are random float16 numbers of sane size."""
+    rng = np.random.default_rng([seed, weight_type, rows, columns])
+    if weight_type in FLOAT_TYPES:
+        values = rng.standard_normal((rows, columns), np.float32)
+        if weight_type is WeightType.F16:
+            return Rows(weight_type, columns, values.astype(np.float16).view(np.uint8))
+        if weight_type is WeightType.BF16:
+            halves = (values.view(np.uint32) >> 16).astype(np.uint16)
+            return Rows(weight_type, columns, halves.view(np.uint8).reshape(rows, -1))
+        return Rows(weight_type, columns, values.view(np.uint8))
+    block_columns, size = GGML_QUANT_SIZES[GGMLQuantizationType(weight_type)]
+    blocks = rng.integers(0, 256, (rows * columns // block_columns, size), np.uint8)
+    for offset in _SCALE_OFFSETS.get(weight_type, (0,)):
+        scales = rng.uniform(0.5, 2.0, len(blocks)).astype(np.float16)
+        blocks[:, offset : offset + 2] = scales.view(np.uint8).reshape(-1, 2)
+    return Rows(weight_type, columns, blocks.reshape(rows, -1))
+
+
+def random_activations(tokens: int, columns: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng([seed, tokens, columns]).standard_normal((tokens, columns), np.float32)
+
+
+def quantized(kind: matmul.ActivationKind, x: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """`quantize_rows` of all rows, uint8 `[tokens, bytes]`; every byte that it leaves alone is 0xA5."""
+    tokens, columns = x.shape
+    out = np.full((tokens, matmul.activation_bytes(kind, columns)), 0xA5, np.uint8)
+    matmul.quantize_rows(int(kind), x.ctypes.data, columns, 0, tokens, out.ctypes.data)
+    return out
+
+
+def widened(kind: matmul.ActivationKind, rounded: NDArray[np.uint8], columns: int) -> NDArray[np.float64]:
+    """The values that quantised activations stand for."""
+    tokens = len(rounded)
+    if kind not in (matmul.ActivationKind.Q8_K, matmul.ActivationKind.Q8_0):
+        return rounded.view(np.float32)[:, :columns].astype(np.float64)
+    records = rounded.reshape(tokens, -1, RECORD)
+    quants = records[:, :, :GROUP].view(np.int8).astype(np.float64)
+    if kind is matmul.ActivationKind.Q8_K:
+        scales = np.ascontiguousarray(records[:, :, SCALE_K : SCALE_K + 4]).view(np.float32)
+    else:
+        scales = np.ascontiguousarray(records[:, :, SCALES_0 : SCALES_0 + 32]).view(np.float32).repeat(32, axis=2)
+    return (quants * scales).reshape(tokens, -1)[:, :columns]
+
+
+def product(
+    weights: Rows, mode: Mode, rounded: NDArray[np.uint8], ranges: list[tuple[int, int]] | None = None
+) -> NDArray[np.float32]:
+    """`matmul_rows` over all rows (or the ranges given; NaN elsewhere), float32 `[tokens, rows]`."""
+    rows, tokens = len(weights.data), len(rounded)
+    y = np.full((tokens, rows + 5), np.nan, np.float32)
+    scratch = np.full(matmul.scratch_bytes(weights.columns), 0xA5, np.uint8)
+    for begin, end in ranges or [(0, rows)]:
+        matmul.matmul_rows(
+            int(weights.type), int(mode is Mode.Q8), weights.data.ctypes.data, weights.data.shape[1], weights.columns,
+            rounded.ctypes.data, rounded.shape[1], tokens, y.ctypes.data, rows + 5, begin, end, scratch.ctypes.data,
+        )  # fmt: skip
+    assert np.isnan(y[:, rows:]).all(), "wrote past the last row"
+    return y[:, :rows]

@@ -1,0 +1,137 @@
+"""Models of random blocks, made without a file: what the engines ask of a model and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from aprtui.model.config import ModelConfig, Rope
+from aprtui.model.weights import Weight, WeightType
+from aprtui.trace.graph import GraphConfig, Node, Op, RopeLayout, StageGraph, graph_for
+
+TINY = GraphConfig(
+    architecture="qwen2", layers=2, hidden=256, heads=4, kv_heads=2, head_dim=64, ffn=512, vocabulary=300,
+    qkv_bias=True,
+)  # fmt: skip
+
+# (columns of a block, bytes of a block, offsets of its float16 scales)
+_BLOCKS = {
+    WeightType.Q4_K: (256, 144, (0, 2)),
+    WeightType.Q5_K: (256, 176, (0, 2)),
+    WeightType.Q6_K: (256, 210, (208,)),
+    WeightType.Q4_0: (32, 18, (0,)),
+    WeightType.Q5_0: (32, 22, (0,)),
+    WeightType.Q8_0: (32, 34, (0,)),
+}
+
+
+@dataclass
+class TinyModel:
+    """Has the attributes of `aprtui.model.model.Model` that engines use."""
+
+    config: ModelConfig
+    graph: StageGraph
+    bound: dict[Node, tuple[Weight, ...]]
+    name: str = "tiny"
+    path: Path = Path("tiny.gguf")
+    weights: dict[str, Weight] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.weights = {weight.name: weight for weights in self.bound.values() for weight in weights}
+
+    @property
+    def architecture(self) -> str:
+        return self.config.graph.architecture
+
+    def params(self, node: Node) -> tuple[Weight, ...]:
+        return self.bound.get(node, ())
+
+
+def random_weight(rng: np.random.Generator, name: str, kind: WeightType, rows: int, columns: int) -> Weight:
+    """Random blocks of `kind`, scaled so that a row's product with values of rms 1 has an rms near 1."""
+    spread = np.float32(columns**-0.5)
+    if kind is WeightType.F32:
+        data = (rng.standard_normal((rows, columns), np.float32) * spread).view(np.uint8)
+    elif kind is WeightType.F16:
+        data = (rng.standard_normal((rows, columns), np.float32) * spread).astype(np.float16).view(np.uint8)
+    elif kind is WeightType.BF16:
+        wide = (rng.standard_normal((rows, columns), np.float32) * spread).view(np.uint32)
+        data = (wide >> 16).astype(np.uint16).view(np.uint8)
+    else:
+        size, width, scales = _BLOCKS[kind]
+        blocks = rng.integers(0, 256, (rows, columns // size, width), np.uint8)
+        for offset in scales:
+            scale = rng.uniform(0.5, 1.0, blocks.shape[:2]).astype(np.float32)
+            blocks[..., offset : offset + 2] = scale.astype(np.float16)[..., None].view(np.uint8)
+        data = blocks.reshape(rows, -1)
+        rms = float(np.sqrt(np.mean(np.square(Weight(name, kind, rows, columns, data).dequantize(slice(0, 4))))))
+        for offset in scales:
+            stored = blocks[..., offset : offset + 2].copy().view(np.float16).astype(np.float32)
+            blocks[..., offset : offset + 2] = (stored * (spread / rms)).astype(np.float16).view(np.uint8)
+        data = blocks.reshape(rows, -1)
+    return Weight(name, kind, rows, columns, np.ascontiguousarray(data))
+
+
+def tiny_model(
+    config: GraphConfig = TINY,
+    kinds: tuple[WeightType, ...] = (WeightType.Q4_K, WeightType.Q6_K),
+    *,
+    context: int = 2048,
+    seed: int = 0,
+    theta: float = 10000.0,
+) -> TinyModel:
+    """A random model of `config`; matrices take the weight types `kinds` in turn, norms and biases are F32."""
+    rng = np.random.default_rng(seed)
+    graph = graph_for(config)
+    bound: dict[Node, tuple[Weight, ...]] = {}
+    turn = 0
+    for node in graph.nodes:
+        stage = graph[node.stage]
+        prefix = "" if node.layer is None or stage.op is Op.EMBED else f"blk.{node.layer}."
+        weights = []
+        for param in stage.params:
+            suffix = "bias" if stage.op is Op.BIAS else "weight"
+            rows, columns = _shape(config, stage.op, param)
+            if stage.op in (Op.MATMUL, Op.EMBED):
+                kind = kinds[turn % len(kinds)]
+                turn += 1
+            else:
+                kind = WeightType.F32
+            weight = random_weight(rng, f"{prefix}{param}.{suffix}", kind, rows, columns)
+            if kind is WeightType.F32 and stage.op in (Op.RMS_NORM, Op.HEAD_RMS_NORM):
+                values = (1 + 0.1 * rng.standard_normal((1, columns))).astype(np.float32)
+                weight = Weight(weight.name, kind, 1, columns, values.view(np.uint8))
+            weights.append(weight)
+        if weights:
+            bound[node] = tuple(weights)
+    return TinyModel(ModelConfig(config, context, 1e-6, Rope(theta)), graph, bound)
+
+
+def _shape(config: GraphConfig, op: Op, param: str) -> tuple[int, int]:
+    if op is Op.BIAS:
+        return 1, config.q_width if param == "attn_q" else config.kv_width
+    if op is Op.HEAD_RMS_NORM:
+        return 1, config.head_dim
+    if op is Op.RMS_NORM:
+        return 1, config.hidden
+    return {
+        "token_embd": (config.vocabulary, config.hidden),
+        "output": (config.vocabulary, config.hidden),
+        "attn_q": (config.q_width, config.hidden),
+        "attn_k": (config.kv_width, config.hidden),
+        "attn_v": (config.kv_width, config.hidden),
+        "attn_output": (config.hidden, config.q_width),
+        "ffn_gate": (config.ffn, config.hidden),
+        "ffn_up": (config.ffn, config.hidden),
+        "ffn_down": (config.hidden, config.ffn),
+    }[param]
+
+
+LLAMA = GraphConfig(
+    architecture="llama", layers=2, hidden=256, heads=4, kv_heads=4, head_dim=80, ffn=512, vocabulary=300,
+    rope_layout=RopeLayout.INTERLEAVED,
+)  # fmt: skip
+QWEN3 = GraphConfig(
+    architecture="qwen3", layers=2, hidden=256, heads=6, kv_heads=2, head_dim=128, ffn=768, vocabulary=300, qk_norm=True
+)

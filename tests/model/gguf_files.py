@@ -1,0 +1,206 @@
+"""Small GGUF files for tests: valid models of any supported architecture and weight type, with random blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.model.byte_pair import byte_of_character
+from aprtui.model.vocabulary import TokenType
+from aprtui.model.weights import WeightType, block_shape
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_MERGES = ("d e", "de f", "Ġ d", "r e", "re t", "u r", "ur n", "ret urn", "Ġ return", "Ġ Ġ", "ĠĠ ĠĠ", "i n", "1 2")
+_FALLBACK = {WeightType.Q4_K: WeightType.Q5_0, WeightType.Q5_K: WeightType.Q8_0, WeightType.Q6_K: WeightType.Q8_0}
+
+# Standard deviation of random blocks with a scale of 1, from the moments of uniform quants and scales.
+_SPREAD = {
+    WeightType.Q4_0: 4.6, WeightType.Q5_0: 9.2, WeightType.Q8_0: 73.9,
+    WeightType.Q4_K: 261.0, WeightType.Q5_K: 530.0, WeightType.Q6_K: 1367.0,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor to be written: blocks `[rows, row_bytes]` of a type, or `[row_bytes]` for a vector."""
+
+    data: NDArray[np.uint8]
+    type: int
+
+
+@dataclass
+class ModelFile:
+    """What goes into a file; change `metadata` and `tensors` before writing to make a file that is wrong."""
+
+    architecture: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def write(self, path: Path) -> Path:
+        """Write the file and return its path."""
+        writer = gguf.GGUFWriter(path, self.architecture)
+        if "general.architecture" in self.metadata:
+            del writer.kv_data[0]["general.architecture"]
+        for key, value in self.metadata.items():
+            add_value(writer, key, value)
+        for name, tensor in self.tensors.items():
+            writer.add_tensor(name, tensor.data, raw_dtype=gguf.GGMLQuantizationType(tensor.type))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return path
+
+
+def add_value(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    """Add a metadata value with the GGUF type that converters use for its Python type."""
+    match value:
+        case bool():
+            writer.add_bool(key, value)
+        case int():
+            writer.add_uint32(key, value)
+        case float():
+            writer.add_float32(key, value)
+        case str():
+            writer.add_string(key, value)
+        case _:
+            writer.add_array(key, list(value))
+
+
+def random_blocks(kind: WeightType, rows: int, columns: int, generator: np.random.Generator) -> NDArray[np.uint8]:
+    """Blocks `[rows, row_bytes]` with random quants; the values have mean 0 and variance 1 / columns."""
+    deviation = columns**-0.5
+    if kind in (WeightType.F32, WeightType.F16, WeightType.BF16):
+        values = (generator.standard_normal((rows, columns)) * deviation).astype(np.float32)
+        return np.ascontiguousarray(gguf.quants.quantize(values, gguf.GGMLQuantizationType(kind))).view(np.uint8)
+    block_values, block_bytes = block_shape(kind)
+    blocks = generator.integers(0, 256, (rows, columns // block_values, block_bytes), np.uint8)
+    scale = (deviation / _SPREAD[kind] * generator.uniform(0.5, 1.5, blocks.shape[:2])).astype(np.float16)
+    at = block_bytes - 2 if kind is WeightType.Q6_K else 0
+    blocks[..., at : at + 2] = scale[..., None].view(np.uint8)
+    if kind in (WeightType.Q4_K, WeightType.Q5_K):
+        # The minimum takes the mean quant off again.
+        middle = 7.5 if kind is WeightType.Q4_K else 15.5
+        blocks[..., 2:4] = (scale * np.float16(middle))[..., None].view(np.uint8)
+    return blocks.reshape(rows, -1)
+
+
+def fitting_type(kind: WeightType, columns: int) -> WeightType:
+    """`kind`, or what llama.cpp falls back to where rows are no whole number of blocks."""
+    while columns % block_shape(kind)[0]:
+        kind = _FALLBACK.get(kind, WeightType.F16)
+    return kind
+
+
+def model_file(
+    *,
+    architecture: str = "qwen2",
+    weight_type: WeightType = WeightType.Q4_K,
+    layers: int = 2,
+    hidden: int = 256,
+    heads: int = 4,
+    kv_heads: int = 2,
+    head_dim: int | None = None,
+    ffn: int = 512,
+    context: int = 512,
+    tokenizer: bool = True,
+    tied: bool = False,
+    seed: int = 0,
+) -> ModelFile:
+    """A valid model that has not been written yet. Without `tokenizer` the vocabulary has 288 tokens and no texts."""
+    width = head_dim or hidden // heads
+    file = ModelFile(architecture)
+    values: dict[str, Any] = {
+        "block_count": layers, "context_length": context, "embedding_length": hidden, "feed_forward_length": ffn,
+        "attention.head_count": heads, "attention.head_count_kv": kv_heads,
+        "attention.layer_norm_rms_epsilon": 1e-6, "rope.freq_base": 10000.0,
+    }  # fmt: skip
+    if width * heads != hidden or architecture == "qwen3":
+        values |= {"attention.key_length": width, "attention.value_length": width}
+    file.metadata = {"general.name": f"random-{architecture}"} | {f"{architecture}.{k}": v for k, v in values.items()}
+    if tokenizer:
+        file.metadata |= byte_pair_vocabulary("llama-bpe" if architecture == "llama" else "qwen2")
+    vocabulary = len(file.metadata["tokenizer.ggml.tokens"]) if tokenizer else 288
+    _add_tensors(file, weight_type, layers, hidden, heads * width, kv_heads * width, width, ffn, vocabulary, tied, seed)
+    return file
+
+
+def write_model(path: Path, **options: Any) -> Path:
+    """Write a valid model with the options of `model_file` and return its path."""
+    return model_file(**options).write(path)
+
+
+def _add_tensors(
+    file: ModelFile, kind: WeightType, layers: int, hidden: int, q_width: int, kv_width: int, head_dim: int, ffn: int,
+    vocabulary: int, tied: bool, seed: int,
+) -> None:  # fmt: skip
+    generator = np.random.default_rng(seed)
+
+    def matrix(name: str, rows: int, columns: int) -> None:
+        fitting = fitting_type(kind, columns)
+        file.tensors[f"{name}.weight"] = Tensor(random_blocks(fitting, rows, columns, generator), fitting)
+
+    def vector(name: str, size: int, mean: float = 1.0) -> None:
+        values = (mean + 0.1 * generator.standard_normal(size)).astype(np.float32)
+        file.tensors[name] = Tensor(values.view(np.uint8), WeightType.F32)
+
+    matrix("token_embd", vocabulary, hidden)
+    for layer in range(layers):
+        block = f"blk.{layer}"
+        for name in ("attn_norm", "ffn_norm"):
+            vector(f"{block}.{name}.weight", hidden)
+        for part, width in (("q", q_width), ("k", kv_width), ("v", kv_width)):
+            matrix(f"{block}.attn_{part}", width, hidden)
+            if file.architecture == "qwen2":
+                vector(f"{block}.attn_{part}.bias", width, 0.0)
+        if file.architecture == "qwen3":
+            vector(f"{block}.attn_q_norm.weight", head_dim)
+            vector(f"{block}.attn_k_norm.weight", head_dim)
+        matrix(f"{block}.attn_output", hidden, q_width)
+        matrix(f"{block}.ffn_gate", ffn, hidden)
+        matrix(f"{block}.ffn_up", ffn, hidden)
+        matrix(f"{block}.ffn_down", hidden, ffn)
+    vector("output_norm.weight", hidden)
+    if not tied:
+        matrix("output", vocabulary, hidden)
+
+
+def byte_pair_vocabulary(pre_tokenizer: str) -> dict[str, Any]:
+    """Metadata of a byte-level vocabulary: 256 bytes, a few merges of Python words, ChatML's special tokens."""
+    texts = [*byte_of_character(), *(merge.replace(" ", "") for merge in _MERGES), *SPECIAL_TOKENS]
+    plain = len(texts) - len(SPECIAL_TOKENS)
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre_tokenizer,
+        "tokenizer.ggml.tokens": texts,
+        "tokenizer.ggml.token_type": [int(TokenType.NORMAL)] * plain + [int(TokenType.CONTROL)] * len(SPECIAL_TOKENS),
+        "tokenizer.ggml.merges": list(_MERGES),
+        "tokenizer.ggml.bos_token_id": plain,
+        "tokenizer.ggml.eos_token_id": plain + 2,
+        "tokenizer.ggml.add_bos_token": False,
+        "tokenizer.chat_template": CHAT_TEMPLATE,
+    }
+
+
+def sentence_piece_vocabulary(pieces: Mapping[str, float]) -> dict[str, Any]:
+    """Metadata of a SentencePiece vocabulary: `<unk>`, `<s>`, `</s>`, 256 byte tokens, then `pieces` with scores."""
+    texts = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
+    types = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL, *[TokenType.BYTE] * 256]
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": texts,
+        "tokenizer.ggml.token_type": [int(kind) for kind in (*types, *[TokenType.NORMAL] * len(pieces))],
+        "tokenizer.ggml.scores": [0.0] * 259 + list(pieces.values()),
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+    }
