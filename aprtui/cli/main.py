@@ -69,7 +69,9 @@ def cli(ctx: click.Context) -> int | None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with one of `ExitCode`."""
     try:
-        code = cli.main(args=arguments, prog_name="aprtui", standalone_mode=False)
+        # Not `cli.main`: it would turn a closed pipe into exit code 1, which here means a divergence.
+        with cli.make_context("aprtui", list(sys.argv[1:] if arguments is None else arguments)) as context:
+            code = cli.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as finished:
         code = finished.exit_code

@@ -312,7 +312,7 @@ def test_conformance_models_load(conformance: Path, name: str) -> None:
 
 
 def test_rope_recurrence_is_close_to_the_angles_but_not_them() -> None:
-    """ggml multiplies positions by theta^(−2/d) in float32 once a pair; at position 600 that shows in the sixth digit."""
+    """ggml multiplies positions by theta^(−2/d) in float32 once a pair; at position 600 it shows in the sixth digit."""
     rope = Rope(theta=10000.0, scale=2.0, factors=tuple(np.linspace(1, 3, 32)))
     exact = rope.angles(598, 4, 64)
     recurrence = rope.angles(598, 4, 64, RopeAngles.F32_RECURRENCE)

@@ -1,0 +1,69 @@
+"""`aprtui run`: tokens to stdout, speeds to stderr."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from aprtui.model.model import load_model
+from aprtui.resources import embedded_model
+from tests.cli.conftest import Outcome
+
+Run = Callable[..., Outcome]
+
+
+def test_embedded_model_continues_the_prompt_of_the_readme(aprtui: Run) -> None:
+    done = aprtui("run", "-p", "def fib(n):", "-n", 64)
+    assert done.code == 0
+    assert len(done.out) > 40
+    assert "tokens/s" in done.err
+    assert aprtui("run", "-p", "def fib(n):", "-n", 64).out == done.out, "the seed is fixed"
+    assert aprtui("run", "-p", "def fib(n):", "-n", 64, "--seed", 1).out != done.out
+
+
+def test_json_gives_a_record_a_token_and_the_speeds_last(aprtui: Run) -> None:
+    done = aprtui("run", "-p", "import", "-n", 5, "--json", "--temp", 0)
+    *tokens, last = [json.loads(line) for line in done.out.splitlines()]
+    assert [set(token) for token in tokens] == [{"id", "text", "logprob"}] * len(tokens)
+    assert all(token["logprob"] <= 0 for token in tokens)
+    assert set(last) == {"tokens_per_second", "prefill_tokens_per_second", "backend", "mode"}
+    assert last["mode"] == "q8"
+
+
+def test_chat_goes_through_the_template(aprtui: Run) -> None:
+    model = load_model(embedded_model())
+    assert model.chat_template is not None
+    rendered = model.chat_template.render([{"role": "user", "content": "hello"}])
+    chat = aprtui("run", "-p", "hello", "--chat", "-n", 8, "--temp", 0)
+    plain = aprtui("run", "-p", rendered, "-n", 8, "--temp", 0)
+    assert chat.out == plain.out
+    assert chat.out != aprtui("run", "-p", "hello", "-n", 8, "--temp", 0).out
+
+
+def test_prompt_from_stdin_is_the_prompt() -> None:
+    command = [sys.executable, "-m", "aprtui", "run", "-n", "4", "--temp", "0", "-p"]
+    piped = subprocess.run([*command, "-"], input="class A:", capture_output=True, text=True, check=True)
+    given = subprocess.run([*command, "class A:"], capture_output=True, text=True, check=True)
+    assert piped.stdout == given.stdout
+
+
+def test_no_terminal_streams_a_completion_and_says_so() -> None:
+    done = subprocess.run([sys.executable, "-m", "aprtui"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("def fib(n):")
+    assert "no terminal" in done.stderr
+
+
+def test_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aprtui", "run", "-p", "def", "-n", "200", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr is not None
+    assert "Traceback" not in process.stderr.read()
+    assert process.wait() == 4
