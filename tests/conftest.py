@@ -47,6 +47,7 @@ GROUPS: dict[str, Callable[[], str | None]] = {
     "vocabularies": _vocabularies,
 }
 
+_MISSING = pytest.StashKey[str]()
 _skipped: dict[str, list[str]] = defaultdict(list)
 
 
@@ -62,17 +63,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if reason is None:
                 continue
             if mark.args[0] in required:
-                item.add_marker(pytest.mark.usefixtures("required_group_missing"))
+                item.stash[_MISSING] = f"required by APRTUI_REQUIRE: {mark.args[0]}: {reason}"
             else:
                 _skipped[f"{mark.args[0]}: {reason}"].append(item.nodeid)
                 item.add_marker(pytest.mark.skip(reason=f"group {mark.args[0]}: {reason}"))
 
 
-@pytest.fixture
-def required_group_missing(request: pytest.FixtureRequest) -> None:
-    """Fails a test whose group is required by APRTUI_REQUIRE but cannot run here."""
-    names = [mark.args[0] for mark in request.node.iter_markers("group")]
-    pytest.fail("required by APRTUI_REQUIRE: " + "; ".join(f"{name}: {GROUPS[name]()}" for name in names))
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail, before any fixture, a test whose group is required but cannot run here."""
+    if _MISSING in item.stash:
+        pytest.fail(item.stash[_MISSING], pytrace=False)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -5,6 +5,7 @@ How a pair was matched is said in words, because a number on rows that do not be
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,16 +15,6 @@ from aprtui.compare.blocks import Values, unravel
 from aprtui.compare.tokens import TokenAlignment
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Axis, GraphConfig, Node, Part, RopeLayout, Stage
-
-_ROPE_PARTS = {
-    "qkv_matmul": (Part.Q, Part.K),
-    "qkv_bias": (Part.Q, Part.K),
-    "q_norm": (Part.WHOLE,),
-    "k_norm": (Part.WHOLE,),
-    "q_post_rope": (Part.WHOLE,),
-    "k_post_rope": (Part.WHOLE,),
-}
-"""Stages whose channels follow the RoPE layout, with the parts of them that do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,17 +160,18 @@ def _shape_text(values: Values) -> str:
 
 def _in_layout_of_a(pair: StagePair, a: Capture, b: Capture) -> StagePair:
     """`pair` with B's query and key channels in A's RoPE layout, where both sides state one and they differ."""
-    if a.manifest is None or b.manifest is None or pair.node.stage not in _ROPE_PARTS:
+    parts = b.graph.rope_parts.get(pair.node.stage)
+    if a.manifest is None or b.manifest is None or not parts:
         return pair
     layout_a, layout_b = a.manifest.graph.rope_layout, b.manifest.graph.rope_layout
     if layout_a is layout_b or not pair.axes:
         return pair
-    order = _channel_order(b.manifest.graph, pair.node.stage, pair.b.shape[1], layout_a)
+    order = _channel_order(b.manifest.graph, parts, pair.b.shape[1], layout_a)
     matched = f"{pair.matched}; B's {layout_b} RoPE channels put in A's {layout_a} order"
     return StagePair(pair.node, pair.a, pair.b[:, order], pair.axes, pair.first_token, matched)
 
 
-def _channel_order(config: GraphConfig, stage: str, width: int, wanted: RopeLayout) -> NDArray[np.intp]:
+def _channel_order(config: GraphConfig, parts: Iterable[Part], width: int, wanted: RopeLayout) -> NDArray[np.intp]:
     """For each channel of the `wanted` layout, the channel of the other layout that holds the same value.
 
     Half-split turns i with i + d/2, interleaved 2i with 2i + 1, in each head of d channels.
@@ -188,8 +180,7 @@ def _channel_order(config: GraphConfig, stage: str, width: int, wanted: RopeLayo
     of_half_split = np.concatenate([np.arange(0, d, 2), np.arange(1, d, 2)])
     head = of_half_split if wanted is RopeLayout.HALF_SPLIT else np.argsort(of_half_split)
     order = np.arange(width)
-    for part in _ROPE_PARTS[stage]:
-        columns = order[config.part(part)]
-        heads = columns.reshape(-1, d)
+    for part in parts:
+        heads = order[config.part(part)].reshape(-1, d)
         order[config.part(part)] = heads[:, head].reshape(-1)
     return order

@@ -20,6 +20,7 @@ from aprtui.trace.graph import (
     ALIASES,
     Axis,
     Node,
+    Op,
     StageGraph,
     canonical_name,
     graph_for,
@@ -196,7 +197,7 @@ def _value_count(path: Path) -> int | None:
 def _inferred_token_count(found: Mapping[Node, Path], graph: StageGraph) -> int | None:
     """T from an attention map of h·T² probabilities, whose rows sum to one: T = count / sum."""
     for node, path in found.items():
-        if node.stage not in graph or not graph[node.stage].is_attention_map or "softmax" not in node.stage:
+        if node.stage not in graph or graph[node.stage].op is not Op.SOFTMAX:
             continue
         try:
             values = read_aprt(path).values

@@ -215,6 +215,21 @@ class StageGraph:
             if stage.scope is Scope.MODEL:
                 yield Node(None, stage.name)
 
+    @cached_property
+    def rope_parts(self) -> Mapping[str, frozenset[Part]]:
+        """Stages whose channels lie in the order of the RoPE layout, with the parts of them that do.
+
+        Those are the rotated stages and what they are made from, back to the matrix product whose rows set the order.
+        """
+        found: dict[str, frozenset[Part]] = {}
+        pending = [(stage, Part.WHOLE) for stage in self.stages if stage.op is Op.ROPE]
+        while pending:
+            stage, part = pending.pop()
+            found[stage.name] = found.get(stage.name, frozenset()) | {part}
+            if stage.op is not Op.MATMUL:
+                pending += [(self[e.stage], part if e.part is Part.WHOLE else e.part) for e in stage.inputs]
+        return MappingProxyType(found)
+
     def inputs(self, node: Node) -> tuple[Node, ...]:
         """The nodes that `node` is computed from, one for each entry of its stage's `inputs`.
 

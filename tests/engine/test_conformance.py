@@ -18,7 +18,7 @@ from aprtui.engine.reference.evaluate import evaluate
 from aprtui.engine.rounding import ARITHMETIC, MATMUL_INPUT, ROUND
 from aprtui.model.model import Model, load_model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node, Op, Part, RopeLayout
+from aprtui.trace.graph import Node, Op, RopeLayout
 from tests.conftest import conformance_folder
 from tests.engine.conformance import (
     in_half_split_order,
@@ -63,15 +63,12 @@ def test_exact_agrees_with_transformers_on_every_stage_of_every_layer(folder: Pa
 
 def as_transformers(model: Model, node: Node, mine: np.ndarray) -> np.ndarray:
     """Our tensor with Q and K in the half-split channel order that transformers keeps for all architectures."""
-    config, stage = model.config.graph, model.graph[node.stage]
-    if config.rope_layout is RopeLayout.HALF_SPLIT:
-        return mine
-    if stage.op is Op.ROPE:
-        return in_half_split_order(mine, config.head_dim)
-    if stage.width != config.qkv_width or len(stage.params) != 3:
-        return mine
-    q, k, v = (mine[:, config.part(part)] for part in (Part.Q, Part.K, Part.V))
-    return np.concatenate([in_half_split_order(q, config.head_dim), in_half_split_order(k, config.head_dim), v], 1)
+    config = model.config.graph
+    if config.rope_layout is RopeLayout.INTERLEAVED:
+        mine = mine.copy()
+        for part in model.graph.rope_parts.get(node.stage, ()):
+            mine[:, config.part(part)] = in_half_split_order(mine[:, config.part(part)], config.head_dim)
+    return mine
 
 
 def local_errors(

@@ -76,6 +76,16 @@ def test_fused_parts_cover_the_columns_once() -> None:
     assert columns[QWEN2.part(Part.Q)] + columns[QWEN2.part(Part.K)] + columns[QWEN2.part(Part.V)] == columns
 
 
+def test_rope_order_reaches_back_to_the_matrix_product() -> None:
+    parts = graph_for(QWEN2).rope_parts
+    assert parts == {
+        "q_post_rope": {Part.WHOLE}, "k_post_rope": {Part.WHOLE},
+        "qkv_bias": {Part.Q, Part.K}, "qkv_matmul": {Part.Q, Part.K},
+    }  # fmt: skip
+    assert graph_for(QWEN3).rope_parts["q_norm"] == {Part.WHOLE}
+    assert graph_for(QWEN3).rope_parts["qkv_matmul"] == {Part.Q, Part.K}
+
+
 def test_graph_from_names_bridges_stages_that_are_missing() -> None:
     graph = graph_from_names({"embedding", "attn_norm", "attn_out", "ffn_norm", "ffn_out"}, layers=2)
     assert set(graph.inputs(Node(1, "attn_out"))) == {Node(1, "attn_norm")}
