@@ -51,15 +51,20 @@ def command(as_json: bool) -> int:
         if as_json:
             write_record(asdict(finding))
         else:
-            advice = f"  → {finding.advice}" if finding.advice else ""
-            click.echo(f"{finding.state:8} {finding.what:16} {finding.found}{advice}")
+            click.echo(f"{finding.state:8} {finding.what:14} {finding.found}")
+            if finding.advice:
+                click.echo(f"{'':24}→ {finding.advice}")
         if finding.state is State.MISSING:
             worst = ExitCode.ENGINE
     return worst
 
 
 def _findings() -> Iterator[Finding]:
-    yield Finding("aprtui", State.OK, f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
+    yield Finding(
+        "aprtui",
+        State.OK,
+        f"{__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
+    )
     yield from _libraries()
     yield _processor()
     yield _kernel_cache()

@@ -6,6 +6,7 @@ need them: `--help` answers at once, and Textual never loads for a headless comm
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -68,6 +69,8 @@ def cli(ctx: click.Context) -> int | None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with one of `ExitCode`."""
+    if sys.stdout is None:
+        sys.exit(ExitCode.ENGINE)
     try:
         # Not `cli.main`: it would turn a closed pipe into exit code 1, which here means a divergence.
         with cli.make_context("aprtui", list(sys.argv[1:] if arguments is None else arguments)) as context:
@@ -76,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except click.exceptions.Exit as finished:
         code = finished.exit_code
     except click.ClickException as error:
-        error.show()
+        command = getattr(getattr(error, "ctx", None), "command_path", None) or "aprtui"
+        click.echo(f"aprtui: {error.format_message().rstrip('.')}: see {command} --help", err=True)
         code = error.exit_code
     except AprtuiError as error:
         click.echo(f"aprtui: {error}", err=True)
@@ -88,11 +92,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         # The reader of stdout went away: nothing to say to it, but no verdict either, so no exit code that means one.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = ExitCode.ENGINE
+    except MemoryError as error:
+        click.echo(f"aprtui: does not fit in memory: {error}: use a smaller model or --context", err=True)
+        code = ExitCode.ENGINE
     except Exception as error:
-        from aprtui.cli.report import write_report
-
-        click.echo(
-            f"aprtui: internal error: {type(error).__name__}: {error}: report written to {write_report()}", err=True
-        )
-        code = ExitCode.INTERNAL
+        code = _unexpected(error)
     sys.exit(int(code or 0))
+
+
+def _unexpected(error: Exception) -> ExitCode:
+    """Say what nothing else has caught: a failure of stdout (the only output that has no name), or a bug."""
+    if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF):
+        click.echo(f"aprtui: stdout cannot be written: {error.strerror}: free space or choose another output", err=True)
+        # What is left in the buffer would fail again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return ExitCode.ENGINE
+    from aprtui.cli.report import write_report
+
+    click.echo(f"aprtui: internal error: {type(error).__name__}: {error}: report written to {write_report()}", err=True)
+    return ExitCode.INTERNAL

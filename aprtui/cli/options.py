@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from aprtui.model.model import Model
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+_MOST_DIGITS = 10
+"""Of a token id; Python refuses to convert thousands."""
 
 MODEL_ARGUMENT = click.argument("model", required=False, type=click.Path(path_type=Path))
 
@@ -81,13 +85,22 @@ def open_model(path: Path | None) -> Model:
     return load_model(embedded_model() if path is None else path)
 
 
+def chosen_context(model: Model, options: EngineOptions, needed: int) -> int:
+    """Positions of the context: as asked for, else `needed`, at most what the model was trained for."""
+    return options.context or min(needed, model.config.context)
+
+
 def open_engine(model: Model, options: EngineOptions, needed: int) -> Engine:
     """The engine that `options` ask for, with room for `needed` positions where no context is given."""
     from aprtui.cli.progress import Progress
     from aprtui.engine import backends
     from aprtui.engine.protocol import KvType, Mode
 
-    context = options.context or min(needed, model.config.context)
+    context = chosen_context(model, options, needed)
+    if min(needed, context) > model.config.context:
+        click.echo(
+            f"aprtui: positions from {model.config.context} on are beyond what the model was trained for", err=True
+        )
     with Progress() as progress:
         engine = backends.open_engine(
             model, backend=options.backend, mode=Mode(options.mode), kv=KvType(options.kv),
@@ -99,14 +112,13 @@ def open_engine(model: Model, options: EngineOptions, needed: int) -> Engine:
 
 
 def read_prompt(text: str) -> str:
-    """The prompt: `text` itself, or stdin for `-`."""
-    if text != "-":
-        return text
-    data = sys.stdin.buffer.read()
+    """The prompt: `text` itself, or stdin for `-`; UTF-8 whatever the locale says."""
+    data = sys.stdin.buffer.read() if text == "-" else os.fsencode(text)
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise UsageError(f"stdin: byte {error.start}: not UTF-8: give the prompt as UTF-8 text") from error
+        where = "stdin" if text == "-" else "-p"
+        raise UsageError(f"{where}: byte {error.start}: not UTF-8: give the prompt as UTF-8 text") from error
 
 
 def encode_prompt(model: Model, text: str, *, special: bool, chat: bool) -> list[int]:
@@ -131,8 +143,8 @@ def parse_tokens(text: str, vocabulary: int) -> list[int]:
     """Token ids of a comma list, each held against the size of the vocabulary."""
     tokens = []
     for piece in text.split(","):
-        if not piece.strip().isdecimal():
-            raise UsageError(f"--tokens: {piece.strip()!r} is not a token id: use a comma list such as 1,2,3")
+        if not piece.strip().isdecimal() or len(piece.strip()) > _MOST_DIGITS:
+            raise UsageError(f"--tokens: {piece.strip()!r:.40} is not a token id: use a comma list such as 1,2,3")
         token = int(piece)
         if token >= vocabulary:
             raise UsageError(f"--tokens: {token} is not in the vocabulary: ids are 0 … {vocabulary - 1}")
@@ -147,6 +159,8 @@ def prompt_tokens(
     if (prompt is None) == (tokens is None):
         raise UsageError("give either -p TEXT or --tokens 1,2,3")
     if tokens is not None:
+        if chat:
+            raise UsageError("--chat is for text: leave it out with --tokens")
         return None, parse_tokens(tokens, model.config.graph.vocabulary)
     assert prompt is not None
     text = read_prompt(prompt)

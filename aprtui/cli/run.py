@@ -111,13 +111,16 @@ def _close(generation: Generation, engine: Engine, as_json: bool) -> None:
                 "prefill_tokens_per_second": timing.prefill_tokens_per_second,
                 "backend": engine.backend,
                 "mode": str(engine.mode),
+                "stop_reason": str(generation.stop_reason),
+                "tail": generation.tail,
             }
         )
         return
     sys.stdout.write(generation.tail + "\n")
     sys.stdout.flush()
+    speed = f"{timing.tokens_per_second:.1f}" if timing.decoded_tokens else "–"
     click.echo(
-        f"aprtui: {timing.tokens_per_second:.1f} tokens/s, prefill {timing.prefill_tokens_per_second:.1f} tokens/s; "
+        f"aprtui: {speed} tokens/s, prefill {timing.prefill_tokens_per_second:.1f} tokens/s; "
         f"--backend {engine.backend} --mode {engine.mode} --kv {engine.kv}; ended by: {generation.stop_reason}",
         err=True,
     )

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from aprtui.cli.json_lines import write_record
-from aprtui.cli.options import MODEL_ARGUMENT, EngineOptions, engine_options, open_engine, open_model, prompt_tokens
+from aprtui.cli.options import (
+    MODEL_ARGUMENT,
+    EngineOptions,
+    chosen_context,
+    engine_options,
+    open_engine,
+    open_model,
+    prompt_tokens,
+)
 
 if TYPE_CHECKING:
     from aprtui.trace.manifest import Manifest
@@ -84,9 +93,10 @@ def command(
     Every stage of every layer goes to DIR/layer-<N>/<stage>.bin, and DIR/manifest.json says what they are.
     """
     from aprtui.engine.backends import default_threads
-    from aprtui.engine.capturing import CaptureRequest, write_capture
+    from aprtui.engine.capturing import CaptureRequest, require_possible, write_capture
     from aprtui.engine.protocol import Logits
     from aprtui.trace.select import parse_layers, select_nodes, select_stages
+    from aprtui.trace.writer import require_usable
 
     loaded = open_model(model)
     graph = loaded.graph
@@ -94,6 +104,8 @@ def command(
     text, ids = prompt_tokens(loaded, prompt, tokens, special=not no_special, chat=chat)
     request = CaptureRequest(ids, text, nodes, Logits(logits), decode_from, generate or 0)
     target = directory or Path(f"{loaded.path.stem}-trace")
+    require_possible(request, chosen_context(loaded, engine, request.positions))
+    require_usable(target, overwrite)
     opened = open_engine(loaded, engine, request.positions)
     try:
         manifest = write_capture(
@@ -121,3 +133,4 @@ def _print(manifest: Manifest, directory: Path, as_json: bool) -> None:
         f"{directory}: {len(manifest.files)} stage tensors of {len(manifest.tokens)} tokens, {total / 1e6:.1f} MB, "
         f"{manifest.engine.backend} {manifest.engine.mode}, kv {manifest.engine.rounding['kv_cache']}"
     )
+    click.echo(f"aprtui: next: aprtui stats {shlex.quote(str(directory))}", err=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aprtui.engine.protocol import Engine, KvType, Mode
@@ -45,6 +46,7 @@ def open_engine(
     by name is never replaced by another.
     """
     context = model.config.context if context is None else context
+    _require_memory(model, kv, context)
     missing = numba_missing()
     if backend == "numpy" or (backend == "auto" and missing):
         from aprtui.engine.reference.engine import NumpyEngine
@@ -55,3 +57,24 @@ def open_engine(
     from aprtui.engine.cpu.engine import CpuEngine
 
     return CpuEngine(model, mode, kv, threads or default_threads(), context, progress)
+
+
+def _require_memory(model: Model, kv: KvType, context: int) -> None:
+    """Raise `EngineError` if the K/V cache alone is more than the memory that is available."""
+    graph = model.config.graph
+    needed = 2 * (2 if kv is KvType.F16 else 4) * graph.layers * graph.kv_width * context
+    available = _available_memory()
+    if available is not None and needed > available:
+        raise EngineError(
+            f"a K/V cache of {context} positions needs {needed / 1e9:.1f} GB, {available / 1e9:.1f} GB are available: "
+            "use a smaller --context or --kv f16"
+        )
+
+
+def _available_memory() -> int | None:
+    """Bytes that can be allocated without swapping, where the system tells."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)

@@ -49,10 +49,10 @@ def write_capture(
 ) -> Manifest:
     """Run `request` on `engine` and write what it taps to `directory`; return the manifest as written.
 
-    Raises `UsageError` or `EngineError` before anything is evaluated if the request or the directory will not do. If
+    Raises `UsageError` or `EngineError` before anything is written if the request or the directory will not do. If
     the run dies on the way, the manifest still says `"complete": false`.
     """
-    _check(engine, request)
+    require_possible(request, engine.context)
     manifest = _planned(engine, model, request, threads)
     writer = CaptureWriter(directory, manifest, overwrite=overwrite)
     try:
@@ -62,18 +62,22 @@ def write_capture(
         writer.close()
 
 
-def _check(engine: Engine, request: CaptureRequest) -> None:
+def require_possible(request: CaptureRequest, context: int) -> None:
+    """Raise `UsageError` unless `request` can be run in a context of that many positions."""
+    count = len(request.tokens)
     if not request.nodes:
         raise UsageError("no stage is selected: name stages and layers that the model has")
-    if not request.tokens:
+    if not count:
         raise UsageError("the prompt has no tokens: give a longer one")
-    if request.positions > engine.context:
+    if request.positions > context:
         raise UsageError(
-            f"{request.positions} positions are to be evaluated, the context has room for {engine.context}: "
+            f"{request.positions} positions are to be evaluated, the context has room for {context}: "
             "shorten the prompt, generate less, or raise --context"
         )
     if request.prefill is not None and request.generate:
         raise UsageError("--decode-from evaluates given tokens, --generate chooses new ones: use one of them")
+    if request.prefill is not None and request.prefill > count:
+        raise UsageError(f"--decode-from {request.prefill}: the prompt has {count} tokens: use 1 … {count}")
 
 
 def _run(engine: Engine, model: Model, request: CaptureRequest, taps: Taps) -> tuple[int, ...]:

@@ -51,11 +51,22 @@ def open_model(
     model = load_model(path)
     context = context or min(model.config.context, LARGEST_DEFAULT_CONTEXT)
     engine = open_engine(model, backend=backend, mode=mode, kv=kv, threads=threads, context=context, progress=progress)
+    _first_passes(engine, progress)
     info = messages.EngineInfo(
         model.name, model.quantization, model.config.graph,
         engine.backend, engine.code_path, mode, kv, engine.context, model.sampling_temperature,
     )  # fmt: skip
     return LoadedEngine(engine, model.tokenizer, info)
+
+
+def _first_passes(engine: Engine, progress: Progress) -> None:
+    """Prefill and decode once: what is compiled or read on first use delays the loading, not the first token."""
+    taps, tokens = StatsTable(engine.graph).taps, min(2, engine.context)
+    for done, count in enumerate((tokens, 1)):
+        progress("compiling kernels, first passes", done, 2)
+        engine.reset()
+        engine.forward([0] * count, taps)
+    engine.reset()
 
 
 class _Orders:
@@ -112,8 +123,7 @@ class _Orders:
             if not self._paused or self._cancelled:
                 return
             at_rest()
-            while self._paused and not self._cancelled and not self._steps:
-                self._changed.wait()
+            self._changed.wait_for(lambda: not self._paused or self._cancelled or self._steps)
             if self._steps:
                 self._steps -= 1
             elif not self._cancelled:

@@ -43,7 +43,7 @@ def round_q8_0(x: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         inverse = np.where(largest == 0, np.float32(0), np.float32(127) / largest)
     scale = (largest / np.float32(127)).astype(np.float16).astype(np.float32)
-    return (np.rint(blocks * inverse) * scale).reshape(x.shape).astype(np.float32)
+    return np.asarray((np.rint(blocks * inverse) * scale).reshape(x.shape), np.float32)
 
 
 def round_f16(x: Array) -> Array:

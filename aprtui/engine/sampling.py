@@ -42,7 +42,9 @@ class Sampling:
         _expect("top-k", self.top_k, self.top_k >= 0, "a whole number ≥ 0 (0 keeps all tokens)")
         _expect("top-p", self.top_p, 0 < self.top_p <= 1, "0 < p ≤ 1 (1 keeps all tokens)")
         _expect("min-p", self.min_p, 0 <= self.min_p <= 1, "0 ≤ p ≤ 1 (0 keeps all tokens)")
-        _expect("repeat penalty", self.repeat_penalty, 0 < self.repeat_penalty < math.inf, "a finite number > 0")
+        _expect(
+            "repeat penalty", self.repeat_penalty, 1e-3 <= self.repeat_penalty <= 1e3, "a number from 0.001 to 1000"
+        )
         _expect("repeat-last-n", self.repeat_last_n, self.repeat_last_n >= 0, "a whole number ≥ 0")
         _expect("seed", self.seed, self.seed >= 0, "a whole number ≥ 0")
 
@@ -119,7 +121,9 @@ def candidates(logits: NDArray[np.float64], sampling: Sampling) -> tuple[NDArray
     Overwrites `logits` `[V]`.
     """
     ids: NDArray[np.int64] | None = None
-    logits /= sampling.temperature
+    logits -= logits.max()
+    with np.errstate(over="ignore"):  # a tiny temperature sends all but the largest to -Inf, as it should
+        logits /= sampling.temperature
     softmax(logits)
     probabilities = logits
     for keep in _filters(sampling):

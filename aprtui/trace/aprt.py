@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import struct
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,11 @@ class AprtFile:
     layer: int | None
     values: NDArray[np.float32]
     trailing: int
+
+    def crc32(self) -> int:
+        """CRC32 of header and values, without trailing bytes."""
+        head = zlib.crc32(header(self.layer, self.values.size))
+        return zlib.crc32(self.values.data.cast("B"), head) if self.values.size else head
 
 
 def header(layer: int | None, count: int) -> bytes:

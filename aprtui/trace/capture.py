@@ -7,7 +7,7 @@ sum to one) is marked as inferred, and what is unknown stays None.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from aprtui.errors import UnreadableError
 from aprtui.trace.aprt import AprtError, AprtFile, read_aprt
 from aprtui.trace.graph import (
     ALIASES,
+    MAX_LAYERS,
     Axis,
     Node,
     Op,
@@ -27,11 +28,11 @@ from aprtui.trace.graph import (
     graph_from_names,
     known_names,
 )
-from aprtui.trace.manifest import Manifest, read_manifest
+from aprtui.trace.manifest import Manifest, read_manifest, relative_path
 
 PROVENANCE = "_PROVENANCE.txt"
 SUFFIXES = (".bin", ".aprt")
-_LAYER_DIRECTORY = re.compile(r"layer-(0|[1-9][0-9]*)")
+_LAYER_DIRECTORY = re.compile(r"layer-(0|[1-9][0-9]{0,8})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +84,20 @@ class Capture:
         return frozenset(info.node for info in self.manifest.files.values())
 
     def read(self, node: Node) -> AprtFile:
-        """The stage file of `node`. Raises `KeyError` for a node without a file, `AprtError` for a broken file."""
+        """The stage file of `node`, held against what the manifest says of it.
+
+        Raises `KeyError` for a node without a file, `AprtError` for a broken file and for one that is not the
+        manifest's. Bytes after the declared values are left to the caller (`AprtFile.trailing`).
+        """
         file = read_aprt(self.files[node].path)
-        expected = None if node.layer is None else node.layer
-        if file.layer != expected:
+        if file.layer != node.layer:
             raise AprtError(file.path, 4, f"header says layer {file.layer}, the file lies where {node} belongs")
+        info = None if self.manifest is None else self.manifest.files[relative_path(node)]
+        if info is not None and info.crc32 is not None and file.crc32() != info.crc32:
+            raise AprtError(
+                file.path, 0, f"CRC32 is {file.crc32():08x}, the manifest says {info.crc32:08x}: changed since the "
+                "capture: capture again"
+            )  # fmt: skip
         return file
 
     def values(self, node: Node) -> NDArray[np.float32]:
@@ -118,7 +128,7 @@ def _layer_directories(path: Path) -> Iterator[tuple[Path, int | None]]:
     yield path, None
     for child in sorted(path.iterdir()):
         match = _LAYER_DIRECTORY.fullmatch(child.name)
-        if match and child.is_dir():
+        if match and child.is_dir() and int(match.group(1)) < MAX_LAYERS:
             yield child, int(match.group(1))
 
 
@@ -132,6 +142,7 @@ def _with_manifest(path: Path, manifest: Manifest) -> Capture:
     listed = {path / name for name in manifest.files}
     stale = tuple(file for _, file in claimed_files(path) if file not in listed)
     warnings = [f"{path / name}: listed in the manifest, not there" for name in missing]
+    warnings += _trailing_bytes(files.values())
     if not manifest.complete:
         warnings.append(f"{path}: the capture was not finished (its manifest says complete: false): capture again")
     return Capture(
@@ -162,9 +173,19 @@ def _without_manifest(path: Path) -> Capture:
         if node in found
     }
     warnings += [f"{found[node]}: {node} does not belong there: not read" for node in found if node not in files]
+    warnings += _trailing_bytes(files.values())
     return Capture(
         path, None, graph, files, tuple(duplicates), tokens, PROVENANCE if tokens else None, count, tuple(warnings)
     )
+
+
+def _trailing_bytes(files: Iterable[StageFile]) -> list[str]:
+    found = [(file.path, _read_or_none(file.path)) for file in files]
+    return [
+        f"{path}: {file.trailing} bytes after the declared values are ignored"
+        for path, file in found
+        if file is not None and file.trailing
+    ]
 
 
 def _unknown_files(path: Path) -> list[str]:
@@ -187,9 +208,10 @@ def _provenance_tokens(path: Path) -> tuple[int, ...] | None:
     return tuple(int(token) for token in re.findall(r"[0-9]+", match.group(1))) if match else None
 
 
-def _value_count(path: Path) -> int | None:
+def _read_or_none(path: Path) -> AprtFile | None:
+    """The stage file at `path`, or None where it cannot be read: whoever needs its values will be told why."""
     try:
-        return read_aprt(path).values.size
+        return read_aprt(path)
     except UnreadableError:
         return None
 
@@ -199,10 +221,10 @@ def _inferred_token_count(found: Mapping[Node, Path], graph: StageGraph) -> int 
     for node, path in found.items():
         if node.stage not in graph or graph[node.stage].op is not Op.SOFTMAX:
             continue
-        try:
-            values = read_aprt(path).values
-        except UnreadableError:
+        file = _read_or_none(path)
+        if file is None:
             continue
+        values = file.values
         total = float(values.sum(dtype=np.float64))
         if not np.isfinite(total) or total < 1:
             continue
@@ -213,7 +235,8 @@ def _inferred_token_count(found: Mapping[Node, Path], graph: StageGraph) -> int 
 
 
 def _inferred_shape(path: Path, node: Node, graph: StageGraph, tokens: int | None) -> tuple[int, ...] | None:
-    count = _value_count(path)
+    file = _read_or_none(path)
+    count = file.values.size if file else 0
     if not tokens or not count:
         return None
     stage = graph[node.stage]

@@ -166,6 +166,9 @@ class Node:
 ALIASES: Mapping[str, str] = MappingProxyType({"layer_output": "post_ffn_residual", "ffn_swiglu": "ffn_swigl"})
 """Other names that users and captures use for a stage; never a file name of ours."""
 
+MAX_LAYERS = 0xFFFF
+"""More layers than any model has: what claims more is not a model's, and would take minutes to walk."""
+
 ENTRY = "embedding"
 """The stage that enters layer 0."""
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from aprtui.errors import UnreadableError
 from aprtui.trace.aprt import write_atomically
-from aprtui.trace.graph import GraphConfig, Node, RopeLayout, known_names
+from aprtui.trace.decode import DecodeError, decode
+from aprtui.trace.graph import MAX_LAYERS, GraphConfig, Node, graph_for
 from aprtui.trace.stats import StageStats
 
 FILE_NAME = "manifest.json"
@@ -125,39 +126,37 @@ def read_manifest(directory: Path) -> Manifest | None:
     except (OSError, UnicodeDecodeError) as error:
         raise UnreadableError(f"{path}: cannot be read: {error}") from error
     try:
-        return _from_document(json.loads(text), path)
-    except json.JSONDecodeError as error:
-        raise UnreadableError(f"{path}: line {error.lineno}: not JSON ({error.msg}): capture again") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
-        raise UnreadableError(f"{path}: not a manifest of this format: {reason}: capture again") from error
+        document = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        where = (
+            f"line {error.lineno}: not JSON ({error.msg})" if isinstance(error, json.JSONDecodeError) else "not JSON"
+        )
+        raise UnreadableError(f"{path}: {where}: capture again") from error
+    return _from_document(document, path)
 
 
 def _from_document(document: Any, path: Path) -> Manifest:
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise UnreadableError(f'{path}: expected a JSON object with "format": "{FORMAT}"')
-    if document.get("version") != VERSION:
+    version = document.get("version")
+    if type(version) is not int or version != VERSION:
         raise UnreadableError(
-            f"{path}: manifest version {document.get('version')!r}, this program reads {VERSION}: use a newer release"
+            f"{path}: manifest version {version!r}, this program reads {VERSION}: use a newer release"
         )
-    fields = {key: value for key, value in document.items() if key not in ("format", "version", "code_paths")}
-    graph = GraphConfig(**fields.pop("graph"))
-    files = {name: _file_info(entry, name, path) for name, entry in fields.pop("files").items()}
-    return Manifest(
-        model=ModelInfo(**fields.pop("model")),
-        graph=replace(graph, rope_layout=RopeLayout(graph.rope_layout)),
-        engine=EngineInfo(**fields.pop("engine")),
-        tokens=tuple(int(token) for token in fields.pop("tokens")),
-        positions=tuple(int(position) for position in fields.pop("positions")),
-        files=files,
-        **fields,
-    )
+    try:
+        manifest = decode(Manifest, document)
+    except DecodeError as error:
+        raise UnreadableError(f"{path}: {error}: not a manifest of this format: capture again") from error
+    _check(manifest, path)
+    return manifest
 
 
-def _file_info(entry: dict[str, Any], name: str, path: Path) -> FileInfo:
-    stats = entry.pop("stats")
-    shape, axes = tuple(int(size) for size in entry.pop("shape")), tuple(entry.pop("axes"))
-    info = FileInfo(**entry, shape=shape, axes=axes, stats=None if stats is None else StageStats(**stats))
-    if info.stage not in known_names() or name != relative_path(info.node):
-        raise UnreadableError(f"{path}: file {name!r} is listed as {info.node}: capture again")
-    return info
+def _check(manifest: Manifest, path: Path) -> None:
+    graph = manifest.graph
+    sizes = (graph.hidden, graph.heads, graph.kv_heads, graph.head_dim, graph.ffn, graph.vocabulary)
+    if not 0 < graph.layers <= MAX_LAYERS or not all(sizes) or graph.heads % graph.kv_heads or graph.head_dim % 2:
+        raise UnreadableError(f"{path}: field graph: these are no dimensions of a model: capture again")
+    nodes = set(graph_for(graph).nodes)
+    for name, info in manifest.files.items():
+        if info.node not in nodes or name != relative_path(info.node):
+            raise UnreadableError(f"{path}: file {name!r} is listed as {info.node}: capture again")

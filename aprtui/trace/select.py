@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
@@ -9,6 +10,7 @@ from aprtui.errors import UsageError
 from aprtui.trace.graph import Node, Scope, StageGraph, canonical_name
 
 ALL = "all"
+_LAYER = re.compile("[0-9]{1,9}")
 
 
 def parse_layers(text: str, layers: int) -> frozenset[int]:
@@ -30,8 +32,8 @@ def _parse_range(piece: str, text: str, layers: int) -> range:
     if piece.lower() == ALL:
         return range(layers)
     start, dots, end = (part.strip() for part in piece.partition(".."))
-    if not start.isdecimal() or (dots and not end.isdecimal()):
-        raise UsageError(f"layers {text!r}: {piece!r} is not a layer: use 0..1 (END excluded), 0,3 or all")
+    if not _LAYER.fullmatch(start) or (dots and not _LAYER.fullmatch(end)):
+        raise UsageError(f"layers {text!r:.60}: {piece!r:.40} is not a layer: use 0..1 (END excluded), 0,3 or all")
     first = int(start)
     last = int(end) if dots else first + 1
     if last <= first:

@@ -6,6 +6,7 @@ nothing that reads as a whole capture or a whole stage file.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import time
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.errors import EngineError, UsageError
+from aprtui.errors import EngineError, UnreadableError, UsageError
 from aprtui.trace.aprt import HEADER_BYTES, header, output_error
 from aprtui.trace.capture import claimed_files
 from aprtui.trace.graph import Axis, Node, Stage, StageGraph, graph_for
@@ -48,25 +49,32 @@ def planned_bytes(files: Iterable[FileInfo]) -> int:
     return sum(HEADER_BYTES + 4 * int(np.prod(info.shape, dtype=np.int64)) for info in files)
 
 
-def prepare_directory(path: Path, needed: int, overwrite: bool) -> None:
+def require_usable(path: Path, overwrite: bool) -> None:
+    """Raise `UsageError` unless `path` can become a capture directory; changes nothing.
+
+    It may hold files only with `overwrite`, and then no `manifest.json` but ours.
+    """
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path}: is a file: choose a directory for the capture")
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    if not overwrite:
+        raise UsageError(f"{path}: is not empty: choose another directory, or --overwrite replaces the capture in it")
+    try:
+        read_manifest(path)
+    except UnreadableError as error:
+        raise UsageError(f"{error}; remove it yourself if it may go, --overwrite does not") from error
+
+
+def _prepare_directory(path: Path, needed: int) -> None:
     """Make `path` an empty capture directory with room for `needed` bytes.
 
-    A non-empty directory is a `UsageError` unless `overwrite`, which removes what a manifest or the naming rule claims
-    and nothing else. Raises `EngineError` for a directory that cannot be written or has too little free space.
+    Removes what a manifest or the naming rule claims and nothing else. Raises `EngineError` for a directory that
+    cannot be written or has too little free space.
     """
-    try:
-        if path.exists() and not path.is_dir():
-            raise UsageError(f"{path}: is a file: choose a directory for the capture")
-        if path.is_dir() and any(path.iterdir()):
-            if not overwrite:
-                raise UsageError(
-                    f"{path}: is not empty: choose another directory, or --overwrite replaces the capture in it"
-                )
-            _remove_capture(path)
-        path.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(path).free
-    except OSError as error:
-        raise output_error(path, error) from error
+    if path.is_dir():
+        _remove_capture(path)
+    free = shutil.disk_usage(path).free
     if needed + _HEADROOM > free:
         raise EngineError(
             f"{path}: the capture needs {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free: "
@@ -74,12 +82,20 @@ def prepare_directory(path: Path, needed: int, overwrite: bool) -> None:
         )
 
 
+def _lock(path: Path) -> int:
+    """A descriptor of directory `path` that is locked against other writers until it is closed."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise UsageError(f"{path}: another capture is being written there: choose another directory") from error
+    return descriptor
+
+
 def _remove_capture(path: Path) -> None:
     doomed = {file for _, file in claimed_files(path)}
-    try:
-        manifest = read_manifest(path)
-    except Exception:  # a broken manifest claims nothing, and goes itself
-        manifest = None
+    manifest = read_manifest(path)
     if manifest:
         doomed |= {path / name for name in manifest.files}
     for file in doomed:
@@ -114,19 +130,36 @@ class CaptureWriter:
     """
 
     def __init__(self, path: Path, manifest: Manifest, *, overwrite: bool = False) -> None:
-        prepare_directory(path, planned_bytes(manifest.files.values()), overwrite)
         self.path = path
         self.manifest = replace(manifest, complete=False)
         self._graph = graph_for(manifest.graph)
         self._files = {info.node: _open_file(path / name, info) for name, info in manifest.files.items()}
         self._pool = ThreadPoolExecutor(1, "capture-crc")
+        self._directory = -1
         self._started = time.perf_counter()
-        write_manifest(path, self.manifest)
-        for directory in {file.path.parent for file in self._files.values()}:
-            directory.mkdir(exist_ok=True)
-        self._preallocate()
+        try:
+            self._take_directory(planned_bytes(manifest.files.values()), overwrite)
+            self._preallocate()
+        except BaseException:
+            self.close()
+            raise
+
+    def _take_directory(self, needed: int, overwrite: bool) -> None:
+        """Lock the directory before looking into it, so that two writers never share one."""
+        require_usable(self.path, overwrite=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._directory = _lock(self.path)
+            require_usable(self.path, overwrite)
+            _prepare_directory(self.path, needed)
+        except OSError as error:
+            raise output_error(self.path, error) from error
 
     def _preallocate(self) -> None:
+        """The manifest first, then every file at its full size and without a header."""
+        write_manifest(self.path, self.manifest)
+        for directory in {file.path.parent for file in self._files.values()}:
+            directory.mkdir(exist_ok=True)
         for file in self._files.values():
             try:
                 with open(file.path, "wb") as handle:
@@ -220,8 +253,11 @@ class CaptureWriter:
         return replace(file.info, shape=shape, bytes=HEADER_BYTES + 4 * count, crc32=crc, stats=file.sums.finish())
 
     def close(self) -> None:
-        """Stop the writer's thread; an unfinished capture stays marked as incomplete."""
+        """Stop the writer's thread and free the directory; an unfinished capture stays marked as incomplete."""
         self._pool.shutdown()
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
 
 
 def _shape(stage: Stage, tokens: int, logits: int) -> tuple[int, ...]:

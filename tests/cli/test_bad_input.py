@@ -138,10 +138,37 @@ def test_selection_that_selects_nothing(
         (["-p", ""], "no tokens"),
         (["-p", "x", "--temp", "-1"], "temperature"),
         (["-p", "x", "--top-p", "2"], "top"),
+        (["--tokens", "9" * 5000], "not a token id"),
+        (["--tokens", "1", "--chat"], "--chat is for text"),
+        (["--tokens", "1", "-n", "0"], "run --help"),
+        (["--nonsense"], "run --help"),
     ],
 )
 def test_requests_that_make_no_sense(aprtui: Run, tiny_model: Path, arguments: list[str], part: str) -> None:
     assert_one_line(aprtui("run", tiny_model, "--backend", "numpy", *arguments), ExitCode.USAGE, part)
+
+
+def test_request_that_cannot_be_leaves_a_good_capture_alone(aprtui: Run, tmp_path: Path, tiny_model: Path) -> None:
+    base = ["trace", tiny_model, "--tokens", "1,2", "--save-tensor-dir", tmp_path / "c", "--backend", "numpy"]
+    assert aprtui(*base).code == ExitCode.PASS
+    outcome = aprtui(*base, "--overwrite", "--decode-from", "3")
+    assert_one_line(outcome, ExitCode.USAGE, "--decode-from 3", "2 tokens")
+    assert Capture.open(tmp_path / "c").complete
+
+
+def test_context_that_does_not_fit_in_memory(aprtui: Run, tiny_model: Path) -> None:
+    outcome = aprtui("run", tiny_model, "--tokens", "1", "--context", 10**12)
+    assert_one_line(outcome, ExitCode.ENGINE, "K/V cache", "--context")
+
+
+def test_full_stdout_is_an_output_failure_and_no_bug(tiny_model: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "aprtui", "run", str(tiny_model), "--tokens", "1", "-n", "1", "--backend", "numpy"],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == ExitCode.ENGINE
+    assert done.stderr.strip().startswith("aprtui: stdout cannot be written")
 
 
 def test_directory_in_use_is_refused_without_overwrite(aprtui: Run, tmp_path: Path, tiny_model: Path) -> None:

@@ -29,7 +29,9 @@ def test_json_gives_a_record_a_token_and_the_speeds_last(aprtui: Run) -> None:
     *tokens, last = [json.loads(line) for line in done.out.splitlines()]
     assert [set(token) for token in tokens] == [{"id", "text", "logprob"}] * len(tokens)
     assert all(token["logprob"] <= 0 for token in tokens)
-    assert set(last) == {"tokens_per_second", "prefill_tokens_per_second", "backend", "mode"}
+    assert set(last) == {
+        "tokens_per_second", "prefill_tokens_per_second", "backend", "mode", "stop_reason", "tail",
+    }  # fmt: skip
     assert last["mode"] == "q8"
 
 

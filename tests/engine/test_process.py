@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from aprtui.engine.generation import StopReason
-from aprtui.engine.process import EngineProcess, EngineState
-from aprtui.engine.process_child import LoadedEngine, Opener
+from aprtui.engine.process import QUIT_SECONDS, EngineProcess, EngineState
+from aprtui.engine.process_child import LoadedEngine, Opener, open_model
 from aprtui.engine.process_messages import (
     Event,
     Failed,
@@ -28,8 +28,10 @@ from aprtui.engine.process_messages import (
     TokenText,
 )
 from aprtui.engine.process_slots import NO_TOKEN
+from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import GREEDY
 from aprtui.errors import EngineError
+from aprtui.resources import embedded_model
 from aprtui.trace.graph import Node, graph_for
 from tests.engine.fake_engine import open_fake
 
@@ -101,6 +103,34 @@ def test_generation_arrives_as_events_in_order() -> None:
         assert [event.text for event in events if isinstance(event, TokenText)] == ["d", "e", "f"]
         assert events[-1] == Finished(run, StopReason.LENGTH, "")
         assert process.state is EngineState.READY
+
+
+def real(path: Path) -> Opener:
+    return partial(open_model, path=path, backend="numpy", mode=Mode.EXACT, kv=KvType.F16, threads=1, context=32)
+
+
+def test_model_file_is_opened_as_asked_for_and_generates() -> None:
+    with running(real(embedded_model())) as process:
+        until(process, Loaded, 60)
+        info = process.info
+        assert info is not None
+        assert (info.backend, info.mode, info.kv, info.context) == ("numpy", Mode.EXACT, KvType.F16, 32)
+        assert info.temperature == pytest.approx(0.7)
+        process.generate("def f(", GREEDY, 2)
+        events = until(process, Finished, 60)
+        started = next(event for event in events if isinstance(event, Started))
+        latest = process.latest()
+        assert latest is not None
+        assert latest.position == started.prompt_tokens + 1
+        assert (latest.stats["count"] > 0).all()
+
+
+def test_model_file_that_is_missing_is_named() -> None:
+    with running(real(Path("missing.gguf"))) as process:
+        failed = until(process, Failed)[-1]
+        assert isinstance(failed, Failed)
+        assert failed.fatal
+        assert "missing.gguf" in failed.message
 
 
 def test_records_hold_statistics_of_every_node_and_the_engines_own_times() -> None:
@@ -210,6 +240,19 @@ def test_killed_engine_is_reported_in_one_line_and_can_be_restarted(during: str)
         until(process, Loaded)
         process.generate("a", GREEDY, 1)
         until(process, Finished)
+
+
+def test_frozen_engine_is_replaced_at_once() -> None:
+    with running(open_fake) as process:
+        until(process, Loaded)
+        frozen = pid(process)
+        os.kill(frozen, signal.SIGSTOP)
+        assert process.poll() == []
+        started = time.monotonic()
+        process.restart()
+        assert time.monotonic() - started < QUIT_SECONDS
+        assert gone(frozen)
+        until(process, Loaded)
 
 
 def test_segmentation_fault_is_named_and_leaves_its_trace_in_the_log(tmp_path: Path) -> None:

@@ -92,6 +92,16 @@ def test_draws_follow_inverse_cdf_of_pcg64_in_token_id_order() -> None:
         assert sampler.choose(LOGITS, []).id == int(np.searchsorted(cumulative, random.random(), side="right"))
 
 
+def test_token_without_probability_is_not_drawn_even_by_the_smallest_number() -> None:
+    class Zero:
+        def random(self) -> float:
+            return 0.0
+
+    sampler = Sampler(Sampling(temperature=1.0))
+    sampler._random = Zero()
+    assert sampler.choose(as_logits(-np.inf, 0, 0), []).id == 1
+
+
 def test_same_seed_draws_the_same_and_another_seed_does_not() -> None:
     def draws(seed: int) -> list[int]:
         sampler = Sampler(Sampling(temperature=1.0, seed=seed))

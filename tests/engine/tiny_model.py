@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
 from aprtui.model.config import ModelConfig, Rope
 from aprtui.model.weights import Weight, WeightType
 from aprtui.trace.graph import GraphConfig, Node, Op, RopeLayout, StageGraph, graph_for

@@ -143,7 +143,7 @@ def test_overwrite_removes_what_the_capture_owns_and_nothing_else(tmp_path: Path
 
 
 def test_capture_larger_than_the_free_space_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    huge = replace(CONFIG, ffn=1 << 30, hidden=1 << 30)
+    huge = replace(CONFIG, ffn=1 << 18, layers=1000)
     graph = graph_for(huge)
     manifest = replace(planned(), graph=huge, files=planned_files(graph, graph.nodes, 5000, 1))
     with pytest.raises(EngineError, match=r"needs \d+ MB"):
@@ -215,6 +215,103 @@ def test_header_layer_must_be_that_of_the_directory(tmp_path: Path) -> None:
     capture = Capture.open(tmp_path)
     with pytest.raises(UnreadableError, match="header says layer 0"):
         capture.read(Node(1, "ffn_out"))
+
+
+def finished(folder: Path) -> Path:
+    writer = CaptureWriter(folder, planned())
+    feed(writer, [5])
+    writer.finish(planned())
+    return folder
+
+
+def test_file_that_changed_since_the_capture_is_refused(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "c")
+    gate, up = folder / "layer-1" / "ffn_gate.bin", folder / "layer-1" / "ffn_up.bin"
+    content = gate.read_bytes()
+    gate.write_bytes(up.read_bytes())
+    up.write_bytes(content)
+    capture = Capture.open(folder)
+    for node in (Node(1, "ffn_gate"), Node(1, "ffn_up")):
+        with pytest.raises(UnreadableError, match="changed since the capture"):
+            capture.values(node)
+    assert capture.values(Node(0, "ffn_gate")).shape == (5, 12)
+
+
+def test_trailing_bytes_are_a_warning_and_the_values_readable(tmp_path: Path) -> None:
+    for folder in (finished(tmp_path / "ours"), tmp_path / "theirs"):
+        if not folder.exists():
+            bare_capture(folder)
+        with open(folder / "layer-1" / "ffn_up.bin", "ab") as file:
+            file.write(b"xx")
+        capture = Capture.open(folder)
+        assert [warning for warning in capture.warnings if "2 bytes after" in warning]
+        assert np.array_equal(capture.values(Node(1, "ffn_up")), tensor(Node(1, "ffn_up")))
+
+
+def test_two_writers_never_share_a_directory(tmp_path: Path) -> None:
+    first = CaptureWriter(tmp_path / "c", planned())
+    with pytest.raises(UsageError, match="being written"):
+        CaptureWriter(tmp_path / "c", planned(), overwrite=True)
+    feed(first, [5])
+    first.finish(planned())
+    CaptureWriter(tmp_path / "c", planned(), overwrite=True).close()
+
+
+def test_overwrite_leaves_another_programs_manifest_alone(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"name": "web app"}')
+    with pytest.raises(UsageError, match="remove it yourself"):
+        CaptureWriter(tmp_path, planned(), overwrite=True)
+    assert (tmp_path / "manifest.json").read_text() == '{"name": "web app"}'
+
+
+def test_absurd_layer_directory_is_no_layer(tmp_path: Path) -> None:
+    bare_capture(tmp_path)
+    write_aprt(tmp_path / "layer-400000000" / "ffn_out.bin", 1, np.zeros(1, np.float32))
+    assert Capture.open(tmp_path).graph.layers == 2
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("complete", "false"), ("complete", 0), ("complete", None), ("tokens", "123456"), ("tokens", [1, -2]),
+        ("tokens", [1.5]), ("prefill_tokens", "x"), ("wall_seconds", []), ("graph", None), ("engine", []),
+        ("graph.layers", 20_000_000), ("graph.layers", "4"), ("graph.layers", -1), ("graph.head_dim", 0),
+        ("graph.rope_layout", "spiral"), ("engine.rounding", None), ("model.sha256", 5), ("files", []),
+    ],
+)  # fmt: skip
+def test_manifest_with_a_wrong_field_is_unreadable_and_names_it(tmp_path: Path, field: str, value: object) -> None:
+    CaptureWriter(tmp_path / "c", planned()).close()
+    path = tmp_path / "c" / "manifest.json"
+    document = json.loads(path.read_text())
+    *parents, last = field.split(".")
+    target = document
+    for name in parents:
+        target = target[name]
+    target[last] = value
+    path.write_text(json.dumps(document))
+    with pytest.raises(UnreadableError, match=parents[0] if parents else last):
+        read_manifest(tmp_path / "c")
+
+
+@pytest.mark.parametrize("entry", [{"shape": [-6, -768]}, {"layer": "2"}, {"layer": 9}, {"crc32": "x"}, {"stats": 3}])
+def test_manifest_with_a_wrong_file_entry_is_unreadable(tmp_path: Path, entry: dict[str, object]) -> None:
+    CaptureWriter(tmp_path / "c", planned()).close()
+    path = tmp_path / "c" / "manifest.json"
+    document = json.loads(path.read_text())
+    document["files"]["layer-1/ffn_up.bin"].update(entry)
+    path.write_text(json.dumps(document))
+    with pytest.raises(UnreadableError, match=r"layer-1/ffn_up\.bin"):
+        read_manifest(tmp_path / "c")
+
+
+def test_fields_that_a_later_release_adds_are_ignored(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "c")
+    before = read_manifest(folder)
+    document = json.loads((folder / "manifest.json").read_text())
+    document["later"] = document["engine"]["later"] = {"x": 1}
+    (folder / "manifest.json").write_text(json.dumps(document))
+    assert read_manifest(folder) == before
+    assert before is not None and before.complete
 
 
 @pytest.mark.parametrize(
