@@ -87,7 +87,9 @@ class Model:
     def sampling_temperature(self) -> float | None:
         """The temperature that the file recommends (`general.sampling.temp`), if any."""
         value = self._file.metadata.get("general.sampling.temp")
-        return float(value) if isinstance(value, int | float) and np.isfinite(value) and value >= 0 else None
+        if not isinstance(value, int | float) or not np.isfinite(value) or value < 0:
+            return None
+        return float(str(np.float32(value)))  # the file holds a float32: 0.7, not 0.699999988
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

@@ -1,0 +1,121 @@
+"""The installed program in a real terminal, driven by keys alone."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.group("pty")
+
+CHECKOUT = Path(__file__).parents[2]
+
+LOADING_SECONDS = 120.0
+"""Kernels are compiled on the first run after a change of theirs."""
+
+
+class Terminal:
+    """A tmux server of its own with one pane of 80×24."""
+
+    def __init__(self, name: str, command: str, **environment: str) -> None:
+        self._name = name
+        variables = {"TERM": "xterm-256color", "COLORTERM": "truecolor", **environment}
+        settings = " ".join(f"{key}={shlex.quote(value)}" for key, value in variables.items())
+        script = f"echo before; {settings} {command}; echo exit code $?; stty -a; sleep 60"
+        self._tmux("-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "-c", str(CHECKOUT), script)
+
+    def _tmux(self, *arguments: str) -> str:
+        done = subprocess.run(
+            ["tmux", "-L", self._name, *arguments], capture_output=True, text=True, check=True, timeout=20
+        )
+        return done.stdout
+
+    def press(self, *keys: str) -> None:
+        self._tmux("send-keys", *keys)
+
+    def screen(self, *, colours: bool = False) -> str:
+        return self._tmux("capture-pane", "-p", *(["-e"] if colours else []))
+
+    def flags(self) -> str:
+        """Alternate screen, mouse and cursor, as the terminal sees them."""
+        return self._tmux("display-message", "-p", "#{alternate_on} #{mouse_any_flag} #{cursor_flag}").strip()
+
+    def until(self, pattern: str, seconds: float = 20.0) -> str:
+        deadline = time.monotonic() + seconds
+        while not re.search(pattern, text := self.screen()):
+            assert "crashed" not in text, text
+            assert time.monotonic() < deadline, f"no {pattern!r} within {seconds} s; on the screen:\n{text}"
+            time.sleep(0.05)
+        return text
+
+    def close(self) -> None:
+        # A server whose last pane has ended is gone already.
+        with contextlib.suppress(subprocess.CalledProcessError):
+            self._tmux("kill-server")
+
+
+@pytest.fixture
+def terminals() -> Iterator[list[Terminal]]:
+    started: list[Terminal] = []
+    yield started
+    for terminal in started:
+        terminal.close()
+
+
+def start(terminals: list[Terminal], **environment: str) -> Terminal:
+    command = f"{shlex.quote(sys.executable)} -m aprtui"
+    terminal = Terminal(f"aprtui-test-{uuid.uuid4().hex}", command, **environment)
+    terminals.append(terminal)
+    terminal.until(r"\d tok/s", LOADING_SECONDS)
+    return terminal
+
+
+def position(screen: str) -> int:
+    found = re.search(r"context (\d+)/", screen)
+    assert found, screen
+    return int(found[1])
+
+
+def test_tokens_arrive_pause_holds_them_and_quitting_restores_the_terminal(terminals: list[Terminal]) -> None:
+    terminal = start(terminals)
+    terminal.press("e", " ", "#")
+    terminal.until(r"prompt ❯ def fib\(n\): #")
+    terminal.press("Enter")
+    terminal.until(r"▶ running.*tok/s(.|\n)*│ def fib\(n\): #")
+    terminal.press("p")
+    paused = terminal.until("‖ paused")
+    time.sleep(0.5)
+    assert position(terminal.screen()) == position(paused)
+    assert "def fib(n):" in paused
+    assert re.search(r"  3 +[\d.]+", paused), "the row of layer 3 has numbers"
+    terminal.press("n")
+    terminal.until(rf"context {position(paused) + 1}/")
+    terminal.press("q")
+    left = terminal.until("exit code 0")
+    assert left.startswith("before\n")
+    assert terminal.flags() == "0 0 1"
+    assert re.search(r"(?<!-)\becho\b", terminal.screen()), "the terminal shows what is typed again"
+    assert re.search(r"(?<!-)\bicanon\b", terminal.screen())
+
+
+def test_ctrl_c_leaves_with_the_code_for_interrupted(terminals: list[Terminal]) -> None:
+    terminal = start(terminals)
+    terminal.press("C-c")
+    assert terminal.until("exit code 130").startswith("before\n")
+    assert terminal.flags() == "0 0 1"
+
+
+def test_no_color_is_honoured_in_the_bytes_that_are_sent(terminals: list[Terminal]) -> None:
+    terminal = start(terminals, NO_COLOR="1")
+    colours = set(re.findall(r"\x1b\[[\d;]*(?:[34]8[;:]|[39][0-7]\b|4[0-7]\b)[\d;:]*m", terminal.screen(colours=True)))
+    assert not colours
+    terminal.press("q")
+    terminal.until("exit code 0")
