@@ -12,7 +12,8 @@ from aprtui.cli.json_lines import write_record
 from aprtui.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from aprtui.compare.captures import Comparison, DiffOptions
+    from aprtui.compare.captures import DiffOptions
+    from aprtui.compare.comparison import Comparison
     from aprtui.compare.context import Context
     from aprtui.compare.verdict import Verdict
     from aprtui.trace.aprt import AprtFile
@@ -40,16 +41,20 @@ _ANY_VOCABULARY = 1 << 32
     multiple=True,
     help="Stages that need not be on both sides, as ffn_silu or layer-3/*. Repeatable.",
 )
-@click.option("--tokens", metavar="1,2,3", help="Token ids, for captures that do not record them.")
+@click.option(
+    "--tokens",
+    metavar="1,2,3",
+    help="Token ids, for captures without a manifest or _PROVENANCE.txt to record them.",
+)
 @click.option(
     "--limit",
     type=click.IntRange(1),
     default=10,
     show_default=True,
     metavar="K",
-    help="Elements shown of the first stage in question.",
+    help="Elements shown of the stage to look at first.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a stage, then a summary.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a stage, then hints and a summary.")
 @click.option(
     "--format", "file_format", type=click.Choice([_APR_FORMAT]), help="For two files: the record of apr diff --values."
 )
@@ -69,7 +74,12 @@ def command(
 
     Names the first divergent stage. Equal values pass; values that differ need a --tolerance to be judged by.
 
-    Exit codes: 0 pass, 1 divergence, 2 usage, 3 unreadable input, 125 cannot be judged.
+    Each row of the table is one stage over all its layers: "first" is its first layer beyond the tolerance (without
+    one, beyond rounding: rel_l2 above 1e-5), "worst" the layer whose numbers are shown, "nan/inf" how many values in
+    all its layers are not finite on one side or both.
+
+    Exit codes: 0 pass, 1 divergence, 2 usage, 3 unreadable input, 4 output failed, 70 internal error, 125 cannot be
+    judged, 130 interrupted.
     """
     from aprtui.cli.options import parse_tokens
     from aprtui.compare.captures import DiffOptions
@@ -86,7 +96,7 @@ def command(
     if as_json and file_format:
         raise UsageError("--json and --format: choose one of them")
     if a.is_file() and b.is_file():
-        if stages or layers or allow_missing or tokens is not None:
+        if stages is not None or layers is not None or allow_missing or tokens is not None:
             raise UsageError("--stage, --layers, --allow-missing, --tokens: for captures only, leave them out here")
         return _diff_files(a, b, options, as_json, file_format is not None)
     if file_format:
@@ -97,8 +107,12 @@ def command(
 def _diff_files(a: Path, b: Path, options: DiffOptions, as_json: bool, as_apr: bool) -> int:
     from aprtui.compare.apr_diff import apr_stage_diff
     from aprtui.compare.files import compare_files
+    from aprtui.trace.aprt import read_aprt
 
-    left, right = _read_file(a), _read_file(b)
+    left, right = read_aprt(a), read_aprt(b)
+    for file in (left, right):
+        warn_about_trailing(file)
+    _remark_on_names(a, b)
     comparison = compare_files(left, right, options.tolerances, options.limit)
     if as_apr:
         write_record(apr_stage_diff(left, right, options.limit, comparison.verdict))
@@ -107,13 +121,24 @@ def _diff_files(a: Path, b: Path, options: DiffOptions, as_json: bool, as_apr: b
     return _exit_code(comparison.verdict)
 
 
-def _read_file(path: Path) -> AprtFile:
-    from aprtui.trace.aprt import read_aprt
+def _remark_on_names(a: Path, b: Path) -> None:
+    """Say on stderr where two files are named after different stages; which stage a file holds, only its name tells."""
+    from aprtui.trace.graph import canonical_name, known_names
 
-    file = read_aprt(path)
+    left, right = canonical_name(a.stem), canonical_name(b.stem)
+    if left != right and {left, right} <= set(known_names()):
+        click.echo(
+            f"aprtui: A is named {left}, B {right}: two stages, compared element by element all the same", err=True
+        )
+
+
+def warn_about_trailing(file: AprtFile) -> None:
+    """Say on stderr that a stage file holds more than it declares."""
     if file.trailing:
-        click.echo(f"aprtui: {path}: {file.trailing} bytes after the declared values are ignored", err=True)
-    return file
+        from aprtui.compare.wording import counted
+
+        extra = counted(file.trailing, "byte")
+        click.echo(f"aprtui: {file.path}: {extra} after the declared values ignored", err=True)
 
 
 def _diff_captures(a: Path, b: Path, options: DiffOptions, as_json: bool) -> int:

@@ -9,11 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from aprtui.compare.captures import Comparison, DiffOptions, Divergence, StageComparison
+from aprtui.compare.captures import DiffOptions
+from aprtui.compare.comparison import Comparison, Divergence, FocusKind, StageComparison
 from aprtui.compare.context import Context
 from aprtui.compare.coverage import Selection
+from aprtui.compare.focus import error_of
 from aprtui.compare.metrics import Metric
-from aprtui.compare.verdict import Verdict
+from aprtui.compare.verdict import PLAUSIBLE_COSINE, PLAUSIBLE_REL_L2, ROUNDING_REL_L2, Verdict
+from aprtui.compare.wording import alike_text, counted, first_tokens
 from aprtui.trace.graph import Node
 
 _WIDTH = 80
@@ -35,7 +38,7 @@ def header_lines(a: Path, b: Path, context: Context | None, comparison: Comparis
     if alignment.problem:
         yield from _wrapped("tokens", f"{alignment.problem}{_prefix_note(comparison)}")
     elif alignment.sources[0] is not None:
-        count = "all tokens" if alignment.aligned is None else f"{alignment.aligned} tokens"
+        count = "all tokens" if alignment.aligned is None else counted(alignment.aligned, "token")
         yield f"tokens  {count} aligned, {_source_text(alignment.sources)}"
     else:
         yield "tokens  stage files record none: element by element, as named"
@@ -61,7 +64,7 @@ def _fact(text: str | None) -> str:
 
 def _prefix_note(comparison: Comparison) -> str:
     aligned = comparison.alignment.aligned
-    return f"; the numbers below are of the first {aligned} tokens only" if comparison.stages else ""
+    return f"; the numbers below are of {first_tokens(aligned)} only" if comparison.stages and aligned else ""
 
 
 def _source_text(sources: tuple[str | None, str | None]) -> str:
@@ -72,28 +75,41 @@ def _source_text(sources: tuple[str | None, str | None]) -> str:
 
 
 def table_lines(comparison: Comparison) -> Iterator[str]:
-    """A row for each stage, over all its layers: the first layer that does not pass, and the worst layer's numbers."""
+    """A row for each stage, over all its layers: the first layer beyond noise, and the worst layer's numbers."""
     if not comparison.stages:
         return
-    columns = f"{comparison.metric:>10}{'max abs':>10}{'1-cosine':>10}{'equal':>8}"
-    yield f"{'stage':<19} {'verdict':<8}{'first':>6}{'worst':>6}{columns}"
+    columns = f"{comparison.metric:>9}{'max abs':>9}{'1-cosine':>9}{'nan/inf':>9}{'equal':>6}"
+    yield f"{'stage':<18} {'verdict':<7}{'first':>6}{'worst':>6}{columns}"
     for name in dict.fromkeys(stage.node.stage for stage in comparison.stages):
         yield _row([stage for stage in comparison.stages if stage.node.stage == name], comparison.metric)
+    beyond = "beyond the tolerance" if _has_bound(comparison) else f"with rel_l2 above {ROUNDING_REL_L2:g}"
+    yield f"first: first layer {beyond}; worst: layer of these numbers"
+
+
+def _has_bound(comparison: Comparison) -> bool:
+    return any(stage.verdict.bound is not None for stage in comparison.stages if not stage.metrics.mismatches)
 
 
 def _row(layers: Sequence[StageComparison], metric: Metric) -> str:
     verdicts = [stage.verdict.verdict for stage in layers]
     verdict = next(v for v in (Verdict.FAIL, Verdict.UNKNOWN, Verdict.PASS) if v in verdicts)
-    first = None if verdict is Verdict.PASS else layers[verdicts.index(verdict)]
+    first = next((stage for stage in layers if _is_beyond(stage)), None)
     worst = _worst(layers, metric)
     numbers = worst.metrics
     cosine = None if numbers.cosine is None else 1 - numbers.cosine
     # Rounded down: 100 % must mean that every bit is equal.
     equal = "–" if numbers.equal_bits is None else f"{int(100 * numbers.equal_bits)}%"
+    odd = sum(stage.metrics.count - stage.metrics.compared for stage in layers)
     return (
-        f"{worst.node.stage:<19} {verdict.value:<8}{_layer(first):>6}{_layer(worst):>6}"
-        f"{number(numbers.value(metric)):>10}{number(numbers.max_abs):>10}{number(cosine):>10}{equal:>8}"
+        f"{worst.node.stage:<18} {verdict.value:<7}{_layer(first):>6}{_layer(worst):>6}"
+        f"{number(numbers.value(metric)):>9}{number(numbers.max_abs):>9}{number(cosine):>9}{odd:>9}{equal:>6}"
     )
+
+
+def _is_beyond(stage: StageComparison) -> bool:
+    """Whether the stage fails, or, where nothing says how far it may differ, differs by more than rounding."""
+    verdict = stage.verdict.verdict
+    return verdict is Verdict.FAIL or (verdict is Verdict.UNKNOWN and error_of(stage) > ROUNDING_REL_L2)
 
 
 def _layer(stage: StageComparison | None) -> str:
@@ -120,12 +136,22 @@ def note_lines(comparison: Comparison) -> Iterator[str]:
     unusual = [stage for stage in comparison.stages if stage.matched not in _ORDINARY]
     matches = [(stage.node, f"matched: {stage.matched}") for stage in unusual]
     skipped = [(skip.node, f"not compared: {skip.reason}") for skip in comparison.skipped]
-    for stage_name, text, nodes in _grouped([*matches, *skipped]):
+    yield from grouped_lines([*matches, *skipped])
+
+
+def grouped_lines(entries: Iterable[tuple[Node, str]]) -> Iterator[str]:
+    """A line for each text that is said of a stage, with all the layers that it is said of."""
+    for stage_name, text, nodes in _grouped(entries):
         yield from _wrapped(f"{_layers_text(nodes)}{stage_name}:", text)
 
 
 def _non_finite_text(layers: Sequence[StageComparison]) -> str:
     numbers = [stage.metrics for stage in layers]
+    if not any(m.mismatches for m in numbers):
+        return (
+            f"{sum(m.nan_both for m in numbers)} NaN, {sum(m.inf_both for m in numbers)} Inf on both sides, "
+            "left out of the numbers"
+        )
     nan = f"NaN {sum(m.nan_a for m in numbers)} in A, {sum(m.nan_b for m in numbers)} in B"
     inf = f"Inf {sum(m.inf_a for m in numbers)} in A, {sum(m.inf_b for m in numbers)} in B"
     places = (
@@ -143,7 +169,7 @@ def _grouped(entries: Iterable[tuple[Node, str]]) -> Iterator[tuple[str, str, li
 
 
 def _layers_text(nodes: Sequence[Node]) -> str:
-    layers = [node.layer for node in nodes if node.layer is not None]
+    layers = list(dict.fromkeys(node.layer for node in nodes if node.layer is not None))
     if not layers:
         return ""
     if len(layers) == 1:
@@ -156,26 +182,53 @@ def _layers_text(nodes: Sequence[Node]) -> str:
 def verdict_lines(comparison: Comparison, a: Path, b: Path, options: DiffOptions) -> Iterator[str]:
     """The verdict of a comparison made with `options`, with what it rests on, and what to do next."""
     word = comparison.verdict.value
-    if comparison.first_divergence:
-        yield from _wrapped(word, _divergence_text(comparison.first_divergence))
-    elif comparison.reasons:
-        for index, reason in enumerate(comparison.reasons):
-            yield from _wrapped(word if index == 0 else " " * len(word), reason)
-    else:
-        yield from _wrapped(word, _pass_text(comparison))
+    for index, text in enumerate(_verdict_texts(comparison)):
+        yield from _wrapped(word if index == 0 else " " * len(word), text)
     differing = [stage for stage in comparison.stages if stage.metrics.compared and not stage.metrics.equal]
     if differing and comparison.first_divergence is None:
         worst = _worst(differing, comparison.metric).verdict
         numbers = f"{worst.metric} {number(worst.error)}, floor {number(worst.floor)}, bound {number(worst.bound)}"
         yield from _wrapped("worst", f"{worst.node}: {numbers}")
     yield from _element_lines(comparison)
-    aligned = comparison.alignment.aligned
-    tokens = "" if aligned is None else f", {aligned} tokens aligned"
-    yield from _wrapped("coverage", f"{comparison.compared} of {comparison.expected} stages compared{tokens}")
-    if comparison.stages:
-        smallest = comparison.smallest
-        yield from _wrapped("smallest", f"tolerance that passes: {smallest if smallest else 'none would'}")
+    yield from _wrapped("coverage", _coverage_text(comparison))
+    if comparison.stages and comparison.smallest is None:
+        yield "smallest  tolerance that passes: none would"
+    elif differing and not comparison.implausible:
+        yield f"smallest  tolerance that passes: {comparison.smallest}"
+    for hint in comparison.hints:
+        yield from _wrapped("hint", f"{_layers_text(hint.nodes)}{hint.text}")
     yield from _next_lines(comparison, a, b, options)
+
+
+def _verdict_texts(comparison: Comparison) -> Iterator[str]:
+    """Why the verdict is what it is; NaN and Inf on both sides are said whatever it is."""
+    alike = _alike_text(comparison)
+    if comparison.first_divergence:
+        yield _divergence_text(comparison.first_divergence)
+    elif comparison.reasons:
+        yield from comparison.reasons
+    else:
+        yield f"{_pass_text(comparison)}{'; ' if alike else ''}{alike}"
+        return
+    if alike:
+        yield alike
+
+
+def _alike_text(comparison: Comparison) -> str:
+    if not comparison.alike:
+        return ""
+    first, *more = comparison.alike
+    of = f" (first of {1 + len(more)} stages)" if more else ""
+    return f"{alike_text(first.metrics)} in {first.node}{of}"
+
+
+def _coverage_text(comparison: Comparison) -> str:
+    allowed = comparison.allowed_missing
+    text = f"{comparison.compared} of {counted(comparison.expected + allowed, 'stage')} compared"
+    if allowed:
+        text += f", {allowed} allowed to be missing"
+    aligned = comparison.alignment.aligned
+    return text if aligned is None else f"{text}, {counted(aligned, 'token')} aligned"
 
 
 def _pass_text(comparison: Comparison) -> str:
@@ -188,21 +241,28 @@ def _divergence_text(divergence: Divergence) -> str:
     verdict = divergence.verdict
     place = ", ".join(f"{name} {index}" for name, index in divergence.place.items())
     text = (
-        f"first divergence: {verdict.node}, {place}: {verdict.metric} {number(verdict.error)} {verdict.reason} "
+        f"first divergence: {verdict.node}, {place}: {verdict.metric} {number(verdict.error)}: {verdict.reason} "
         f"(floor {number(verdict.floor)}, bound {number(verdict.bound)})"
     )
     others = [node for node in divergence.segment if node != verdict.node]
     if others:
-        more = f" and {len(others) - 4} more" if len(others) > 4 else ""
-        text += f". Not compared, so as likely to blame: {', '.join(str(node) for node in others[-4:])}{more}"
+        text += f". Not compared, so as likely to blame: {_latest(others)}"
+    if divergence.not_selected:
+        text += f". The stages before it were not selected and may be to blame: {_latest(divergence.not_selected)}"
     return text
 
 
+def _latest(nodes: Sequence[Node]) -> str:
+    more = f" and {len(nodes) - 4} more" if len(nodes) > 4 else ""
+    return f"{', '.join(str(node) for node in nodes[-4:])}{more}"
+
+
 def _element_lines(comparison: Comparison) -> Iterator[str]:
-    if not comparison.elements or comparison.focus is None or comparison.verdict is Verdict.PASS:
+    focus = comparison.focus
+    if not comparison.elements or focus is None or comparison.verdict is Verdict.PASS:
         return
-    which = "" if comparison.first_divergence else ", the first stage that differs"
-    yield f"largest differences in {comparison.focus}{which}:"
+    which = "" if focus.kind is FocusKind.DIVERGENCE or len(comparison.stages) == 1 else f", {focus.kind}"
+    yield from textwrap.wrap(f"largest differences in {focus.node}{which}:", _WIDTH)
     for element in comparison.elements:
         place = " ".join(f"{name} {index}" for name, index in element.place.items())
         yield f"   {place:<26} A {element.a:>14.8g}  B {element.b:>14.8g}  B-A {element.b - element.a:>9.3g}"
@@ -210,27 +270,56 @@ def _element_lines(comparison: Comparison) -> Iterator[str]:
 
 def _next_lines(comparison: Comparison, a: Path, b: Path, options: DiffOptions) -> Iterator[str]:
     """What would settle an UNKNOWN, or look closer at a FAIL; commands stand whole on their line, to be pasted."""
-    if comparison.verdict is Verdict.FAIL:
-        if comparison.focus and options.selection.stages is None and a.is_dir():
-            layers = None if comparison.focus.layer is None else str(comparison.focus.layer)
-            yield "next  see more of that stage:"
-            yield _command(a, b, replace(options, selection=Selection(comparison.focus.stage, layers), limit=50))
+    if comparison.verdict is Verdict.PASS:
+        return
+    if comparison.first_divergence and comparison.first_divergence.not_selected:
+        yield "next  compare the stages before it as well:"
+        yield _command(a, b, replace(options, selection=Selection()))
+    elif comparison.verdict is Verdict.FAIL:
+        yield from _closer_lines(comparison, a, b, options, "see more of that stage:")
+    elif comparison.unfinished:
+        runs = "its run" if len(comparison.unfinished) == 1 else "their runs"
+        yield f"next  capture {' and '.join(comparison.unfinished)} again: {runs} did not finish"
     elif comparison.alignment.problem:
         yield "next  capture both sides from the same tokens, or give the ids with --tokens where"
         yield "      a side records none"
     elif comparison.compared < comparison.expected:
         yield "next  capture what is missing, or accept it with --allow-missing GLOB"
-    elif comparison.verdict is Verdict.UNKNOWN and comparison.smallest and not options.tolerances:
+    elif any(stage.metrics.excluded and not stage.metrics.compared for stage in comparison.stages):
+        yield "next  find the first stage with NaN or Inf:"
+        yield shlex.join(["aprtui", "stats", str(a)])
+    elif comparison.implausible:
+        yield from _wrapped("seen", _implausible_text(comparison))
+        yield from _closer_lines(comparison, a, b, options, "see more of the stage to look at first:")
+    elif comparison.smallest and not options.tolerances:
         yield "next  say how far apart they may be; this is how far they are:"
         yield _command(a, b, replace(options, tolerances=(comparison.smallest,)))
+
+
+def _implausible_text(comparison: Comparison) -> str:
+    first, *more = comparison.implausible
+    others = f" and {counted(len(more), 'stage')} after it" if more else ""
+    numbers = f"rel_l2 {number(first.metrics.rel_l2)}, cosine {number(first.metrics.cosine)}"
+    return (
+        f"this is no noise to accept: {first.node} ({numbers}){others} differ{'' if more else 's'} by more than "
+        f"rounding and 4-bit weights explain (rel_l2 {PLAUSIBLE_REL_L2:g}, cosine {PLAUSIBLE_COSINE:g})"
+    )
+
+
+def _closer_lines(comparison: Comparison, a: Path, b: Path, options: DiffOptions, what: str) -> Iterator[str]:
+    focus = comparison.focus
+    if focus and options.selection.stages is None and a.is_dir():
+        layers = None if focus.node.layer is None else str(focus.node.layer)
+        yield f"next  {what}"
+        yield _command(a, b, replace(options, selection=Selection(focus.node.stage, layers), limit=50))
 
 
 def _command(a: Path, b: Path, options: DiffOptions) -> str:
     """The command line that makes this comparison, to be pasted into a shell."""
     words = ["aprtui", "diff", str(a), str(b)]
-    if options.selection.stages:
+    if options.selection.stages is not None:
         words += ["--stage", options.selection.stages]
-    if options.selection.layers:
+    if options.selection.layers is not None:
         words += ["--layers", options.selection.layers]
     words += [word for tolerance in options.tolerances for word in ("--tolerance", str(tolerance))]
     words += [word for glob in options.allow_missing for word in ("--allow-missing", glob)]

@@ -12,7 +12,7 @@ from aprtui.cli.json_lines import write_record
 from aprtui.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from aprtui.compare.survey import BrokenStage, StageSummary
+    from aprtui.compare.survey import Entry, StageSummary
 
 
 @click.command()
@@ -24,26 +24,36 @@ def command(path: Path, stages: str | None, layers: str | None, as_json: bool) -
     """Print a line for each stage tensor of a capture, or for one APRT stage file.
 
     min, max, absmax, mean and rms are over the finite values; attention maps count key ≤ query where their shape is
-    known. A file that cannot be read is named on stderr and makes the exit code 3.
+    known. A file that cannot be read or is gone is named on stderr and makes the exit code 3; what an unfinished run
+    did not write is named there too.
     """
-    from aprtui.compare.survey import BrokenStage
+    from aprtui.cli.render import grouped_lines
+    from aprtui.compare.reading import NOT_WRITTEN
+    from aprtui.compare.survey import BrokenStage, UnwrittenStage
 
     broken = False
+    unwritten = []
     if not as_json:
         click.echo(f"{'layer':>5} {'stage':<18} {'shape':<15}{'min':>10}{'max':>10}{'mean':>10}{'rms':>10}")
     for entry in _summaries(path, stages, layers):
         if isinstance(entry, BrokenStage):
-            click.echo(f"aprtui: {entry.error}", err=True)
+            if entry.error is not None:
+                click.echo(f"aprtui: {entry.error}", err=True)
             broken = True
+        elif isinstance(entry, UnwrittenStage):
+            unwritten.append((entry.node, NOT_WRITTEN))
         elif as_json:
             node = entry.node
             write_record({"layer": node.layer, "stage": node.stage, "shape": entry.shape, **entry.stats.as_dict()})
         else:
             click.echo(_line(entry))
+    for line in grouped_lines(unwritten):
+        click.echo(f"aprtui: {line}", err=True)
     return ExitCode.UNREADABLE if broken else ExitCode.PASS
 
 
-def _summaries(path: Path, stages: str | None, layers: str | None) -> Iterator[StageSummary | BrokenStage]:
+def _summaries(path: Path, stages: str | None, layers: str | None) -> Iterator[Entry]:
+    from aprtui.cli.diff import warn_about, warn_about_trailing
     from aprtui.compare.survey import StageSummary, survey, tensor_stats
     from aprtui.trace.aprt import read_aprt
     from aprtui.trace.capture import Capture
@@ -51,19 +61,17 @@ def _summaries(path: Path, stages: str | None, layers: str | None) -> Iterator[S
     from aprtui.trace.select import ALL, parse_layers, select_nodes, select_stages
 
     if path.is_file():
-        if stages or layers:
+        if stages is not None or layers is not None:
             raise UsageError("--stage and --layers are for captures: leave them out for a file")
         file = read_aprt(path)
-        if file.trailing:
-            click.echo(f"aprtui: {path}: {file.trailing} bytes after the declared values are ignored", err=True)
+        warn_about_trailing(file)
         node = Node(file.layer, canonical_name(path.stem))
         yield StageSummary(node, file.values.shape, False, tensor_stats(file.values))
         return
-    from aprtui.cli.diff import warn_about
-
     capture = Capture.open(path)
     graph = capture.graph
-    chosen = select_nodes(graph, select_stages(stages or ALL, graph), parse_layers(layers or ALL, graph.layers))
+    names = select_stages(ALL if stages is None else stages, graph)
+    chosen = select_nodes(graph, names, parse_layers(ALL if layers is None else layers, graph.layers))
     warn_about(capture)
     yield from survey(capture, [node for node in graph.nodes if node in chosen])
 
@@ -75,5 +83,7 @@ def _line(summary: StageSummary) -> str:
     layer = "–" if node.layer is None else str(node.layer)
     shape = "×".join(str(size) for size in summary.shape)
     numbers = "".join(f"{number(value):>10}" for value in (stats.min, stats.max, stats.mean, stats.rms))
-    odd = f"  NaN {stats.nan} Inf {stats.inf}" if stats.nan or stats.inf else ""
+    odd = (
+        f"\n{'':>6}of {stats.count} values, left out: NaN {stats.nan} Inf {stats.inf}" if stats.nan or stats.inf else ""
+    )
     return f"{layer:>5} {node.stage:<18} {shape:<15}{numbers}{odd}"

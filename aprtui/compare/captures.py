@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from aprtui.compare.coverage import Coverage, Selection, plan_coverage, segment
-from aprtui.compare.locate import Element, first_failing_place, top_elements
-from aprtui.compare.metrics import Metric, PairMetrics, compare_values
+from aprtui.compare.comparison import Comparison, Divergence, Focus, FocusKind, StageComparison
+from aprtui.compare.coverage import Coverage, Selection, blame, plan_coverage
+from aprtui.compare.focus import choose_focus
+from aprtui.compare.hints import find_hints
+from aprtui.compare.locate import first_failing_place, top_elements
+from aprtui.compare.metrics import compare_values
 from aprtui.compare.pairing import StagePair, Unpaired, pair_stage
+from aprtui.compare.reading import NOT_WRITTEN, is_unfinished
 from aprtui.compare.tokens import TokenAlignment, align_tokens
-from aprtui.compare.verdict import (
-    DEFAULT_METRIC,
-    StageVerdict,
-    Tolerance,
-    Verdict,
-    judge,
-    smallest_tolerance,
-)
+from aprtui.compare.verdict import DEFAULT_METRIC, Tolerance, Verdict, judge, smallest_tolerance
+from aprtui.compare.wording import counted
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 
@@ -31,49 +29,6 @@ class DiffOptions:
     allow_missing: tuple[str, ...] = ()
     tokens: tuple[int, ...] | None = None
     limit: int = 10
-
-
-@dataclass(frozen=True, slots=True)
-class StageComparison:
-    """One compared stage: its numbers, its verdict, how the sides were matched and in which shape."""
-
-    node: Node
-    metrics: PairMetrics
-    verdict: StageVerdict
-    matched: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Divergence:
-    """The first divergent stage: where in it, and `segment`, the stages that could be to blame for it."""
-
-    verdict: StageVerdict
-    place: dict[str, int]
-    segment: tuple[Node, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Everything that a comparison of two captures says; a report is a way to write it down.
-
-    `metric` is the one that stages are ranked by, `smallest` the smallest tolerance of it that would pass all of them.
-    `focus` is the stage that `elements` are of: the first divergent one, else the first that differs. `reasons` say why
-    the verdict is UNKNOWN.
-    """
-
-    verdict: Verdict
-    reasons: tuple[str, ...]
-    alignment: TokenAlignment
-    stages: tuple[StageComparison, ...]
-    skipped: tuple[Unpaired, ...]
-    compared: int
-    expected: int
-    first_divergence: Divergence | None
-    focus: Node | None
-    elements: tuple[Element, ...]
-    metric: Metric
-    smallest: Tolerance | None
 
 
 def compare_captures(
@@ -99,12 +54,8 @@ def compare_captures(
     expected = len(coverage.expected.union(stage.node for stage in stages))
     reasons = _unknown_reasons(a, b, alignment, stages, expected)
     verdict = _overall(stages, alignment, reasons)
-    focus = _focus(stages, verdict)
+    focus = choose_focus(coverage.graph, stages, verdict)
     pair = _pair(a, b, focus.node, coverage, alignment) if focus else None
-    divergence = None
-    if verdict is Verdict.FAIL and focus and isinstance(pair, StagePair):
-        place = first_failing_place(pair, focus.metrics, focus.verdict)
-        divergence = Divergence(focus.verdict, place, segment(coverage.graph, focus.node, {s.node for s in stages}))
     metric = options.tolerances[0].metric if options.tolerances else DEFAULT_METRIC
     return Comparison(
         verdict=verdict,
@@ -114,9 +65,12 @@ def compare_captures(
         skipped=tuple(skipped),
         compared=len(stages),
         expected=expected,
-        first_divergence=divergence,
-        focus=focus.node if focus else None,
+        allowed_missing=len(coverage.allowed.difference(stage.node for stage in stages)),
+        unfinished=_unfinished(a, b),
+        first_divergence=_divergence(a, b, coverage, stages, focus, pair),
+        focus=focus,
         elements=top_elements(pair, options.limit) if isinstance(pair, StagePair) else (),
+        hints=find_hints(coverage.graph, stages),
         metric=metric,
         smallest=smallest_tolerance((stage.metrics for stage in stages), metric),
     )
@@ -124,15 +78,19 @@ def compare_captures(
 
 def _pair(a: Capture, b: Capture, node: Node, coverage: Coverage, alignment: TokenAlignment) -> StagePair | Unpaired:
     in_a, in_b = node in a.files, node in b.files
-    if not in_a and not in_b:
-        return Unpaired(node, None, "promised, in neither capture")
-    if not in_b:
-        return Unpaired(node, "a", "in A only")
-    if not in_a:
-        return Unpaired(node, "b", "in B only")
+    if not in_a or not in_b:
+        side = "a" if in_a else "b" if in_b else None
+        lost = [name for name, capture in (("A", a), ("B", b)) if _is_lost(capture, node)]
+        if lost:
+            return Unpaired(node, side, f"{NOT_WRITTEN} ({' and '.join(lost)})")
+        return Unpaired(node, side, f"in {side.upper()} only" if side else "promised, in neither capture")
     if not alignment.comparable:
         return Unpaired(node, None, "positions are not aligned")
     return pair_stage(a, b, coverage.graph[node.stage], node, alignment)
+
+
+def _is_lost(capture: Capture, node: Node) -> bool:
+    return node not in capture.files and is_unfinished(capture) and node in capture.promised
 
 
 def _compare(pair: StagePair, tolerances: Sequence[Tolerance]) -> StageComparison:
@@ -152,17 +110,18 @@ def _unknown_reasons(
     reasons = [alignment.problem] if alignment.problem else []
     if not stages:
         reasons.append("nothing was compared")
-    unfinished = [side for side, capture in (("A", a), ("B", b)) if capture.complete is False]
-    reasons += [f"{side} is incomplete: its run did not finish" for side in unfinished]
+    reasons += [f"{side} is incomplete: its run did not finish" for side in _unfinished(a, b)]
     missing = expected - len(stages)
     if missing:
-        reasons.append(f"{missing} of {expected} expected stages could not be compared")
+        reasons.append(f"{missing} of {counted(expected, 'expected stage')} could not be compared")
     unjudged = [stage for stage in stages if stage.verdict.verdict is Verdict.UNKNOWN]
     differing = sum(stage.metrics.compared > 0 for stage in unjudged)
     if differing:
-        reasons.append(f"values differ in {differing} of {len(stages)} stages, and no tolerance says how far they may")
+        of = f"{differing} of {counted(len(stages), 'stage')}"
+        reasons.append(f"values differ in {of}, and no tolerance says how far they may")
     if differing < len(unjudged):
-        reasons.append(f"{len(unjudged) - differing} stages have no finite value to compare")
+        silent = len(unjudged) - differing
+        reasons.append(f"{counted(silent, 'stage')} {'has' if silent == 1 else 'have'} no finite value to compare")
     return tuple(reasons)
 
 
@@ -173,10 +132,23 @@ def _overall(stages: Sequence[StageComparison], alignment: TokenAlignment, reaso
     return Verdict.UNKNOWN if reasons else Verdict.PASS
 
 
-def _focus(stages: Sequence[StageComparison], verdict: Verdict) -> StageComparison | None:
-    for stage in stages:
-        if verdict is Verdict.FAIL and stage.verdict.verdict is Verdict.FAIL:
-            return stage
-        if verdict is not Verdict.FAIL and stage.metrics.max_abs:
-            return stage
-    return None
+def _unfinished(a: Capture, b: Capture) -> tuple[str, ...]:
+    return tuple(side for side, capture in (("A", a), ("B", b)) if is_unfinished(capture))
+
+
+def _divergence(
+    a: Capture,
+    b: Capture,
+    coverage: Coverage,
+    stages: Sequence[StageComparison],
+    focus: Focus | None,
+    pair: StagePair | Unpaired | None,
+) -> Divergence | None:
+    if focus is None or focus.kind is not FocusKind.DIVERGENCE:
+        return None
+    assert isinstance(pair, StagePair), "a stage that failed was compared"
+    failed = next(stage for stage in stages if stage.node == focus.node)
+    not_selected = (a.files.keys() & b.files.keys()).difference(coverage.nodes)
+    blamed = blame(coverage.graph, focus.node, {stage.node for stage in stages}, not_selected)
+    place = first_failing_place(pair, failed.metrics, failed.verdict)
+    return Divergence(failed.verdict, place, blamed.segment, blamed.not_selected)

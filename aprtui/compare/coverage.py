@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import GraphConfig, Node, StageGraph, graph_for, graph_from_names
+from aprtui.trace.graph import GraphConfig, Node, StageGraph, canonical_name, graph_for, graph_from_names
 from aprtui.trace.select import ALL, parse_layers, select_nodes, select_stages
 
 
@@ -21,31 +21,37 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """The nodes in question, in execution order: those to compare, and those that must not be missing."""
+    """The nodes in question, in execution order; of them those that must not be missing, and those that only may be
+    because the user allows it."""
 
     graph: StageGraph
     nodes: tuple[Node, ...]
     expected: frozenset[Node]
+    allowed: frozenset[Node]
 
 
 def plan_coverage(a: Capture, b: Capture, selection: Selection, allowed: Sequence[str]) -> Coverage:
     """Expected is what a side's manifest promises and, for a side without one, what the other side has; a selection
-    promises the stages it names, in the layers it names. Extensions and what `allowed` globs match may be missing.
+    promises the stages it names, in the layers it names. What `allowed` globs match may be missing, and extension
+    stages that the selection does not name exactly: engines differ in which they have.
 
     Raises `UsageError` for a stage or layer range that selects nothing.
     """
     graph = joint_graph(a, b)
-    stages = select_stages(selection.stages or ALL, graph)
-    layers = parse_layers(selection.layers or ALL, graph.layers)
+    stages = select_stages(ALL if selection.stages is None else selection.stages, graph)
+    layers = parse_layers(ALL if selection.layers is None else selection.layers, graph.layers)
     selected = select_nodes(graph, stages, layers)
     promised = _promised(a, b)
-    if selection.stages or selection.layers:
-        named = stages if selection.stages else [node.stage for node in promised]
-        within = layers if selection.layers else [node.layer for node in promised if node.layer is not None]
+    if selection.stages is not None or selection.layers is not None:
+        named = [node.stage for node in promised] if selection.stages is None else stages
+        within = [n.layer for n in promised if n.layer is not None] if selection.layers is None else layers
         promised = select_nodes(graph, named, within)
-    expected = frozenset(node for node in promised if not _may_be_missing(node, graph, allowed))
+    exactly = {canonical_name(name) for name in (selection.stages or "").split(",")}
+    owed = {node for node in promised if node.stage in exactly or not graph[node.stage].extension}
+    excused = frozenset(node for node in owed if _is_allowed(node, allowed))
     considered = promised | (selected & (a.files.keys() | b.files.keys()))
-    return Coverage(graph, tuple(node for node in graph.nodes if node in considered), expected)
+    nodes = tuple(node for node in graph.nodes if node in considered)
+    return Coverage(graph, nodes, frozenset(owed - excused), excused)
 
 
 def _promised(a: Capture, b: Capture) -> frozenset[Node]:
@@ -55,9 +61,9 @@ def _promised(a: Capture, b: Capture) -> frozenset[Node]:
     return frozenset(promised)
 
 
-def _may_be_missing(node: Node, graph: StageGraph, allowed: Iterable[str]) -> bool:
+def _is_allowed(node: Node, allowed: Iterable[str]) -> bool:
     names = [node.stage] if node.layer is None else [node.stage, f"layer-{node.layer}/{node.stage}"]
-    return graph[node.stage].extension or any(fnmatchcase(name, glob) for glob in allowed for name in names)
+    return any(fnmatchcase(name, glob) for glob in allowed for name in names)
 
 
 def joint_graph(a: Capture, b: Capture) -> StageGraph:
@@ -70,18 +76,29 @@ def joint_graph(a: Capture, b: Capture) -> StageGraph:
     return graph_from_names(names, layers)
 
 
-def segment(graph: StageGraph, divergent: Node, compared: Collection[Node]) -> tuple[Node, ...]:
-    """The stages that could be to blame for `divergent`, in execution order: itself, and on the way to it the stages
-    that were not compared. Just itself where all its inputs were."""
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """What could be to blame for a divergent stage, in execution order: `segment` holds itself and what a capture
+    lacks on the way to it; `not_selected` are stages before those that could have been compared."""
+
+    segment: tuple[Node, ...]
+    not_selected: tuple[Node, ...]
+
+
+def blame(graph: StageGraph, divergent: Node, compared: Collection[Node], not_selected: Collection[Node]) -> Blame:
+    """What could be to blame for `divergent`: just itself where all its inputs were `compared`."""
     graph = graph if graph.config is not None else _with_dense_stages(graph)
     blamed: set[Node] = set()
+    stopped: set[Node] = set()
     pending = [divergent]
     while pending:
         node = pending.pop()
-        if node not in blamed:
+        if node in not_selected:
+            stopped.add(node)
+        elif node not in blamed:
             blamed.add(node)
             pending += [source for source in graph.inputs(node) if source not in compared]
-    return tuple(node for node in graph.nodes if node in blamed)
+    return Blame(*(tuple(node for node in graph.nodes if node in found) for found in (blamed, stopped)))
 
 
 def _with_dense_stages(graph: StageGraph) -> StageGraph:

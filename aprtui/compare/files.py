@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aprtui.compare.captures import Comparison, Divergence, StageComparison
+from aprtui.compare.comparison import Comparison, Divergence, Focus, FocusKind, StageComparison
 from aprtui.compare.locate import first_failing_place, top_elements
 from aprtui.compare.metrics import compare_values
 from aprtui.compare.pairing import StagePair
 from aprtui.compare.tokens import TokenAlignment
 from aprtui.compare.verdict import DEFAULT_METRIC, Tolerance, Verdict, judge, smallest_tolerance
+from aprtui.compare.wording import counted
 from aprtui.errors import UsageError
 from aprtui.trace.aprt import AprtFile
 from aprtui.trace.graph import Node, canonical_name
@@ -31,7 +32,9 @@ def compare_files(a: AprtFile, b: AprtFile, tolerances: Sequence[Tolerance], lim
     verdict = judge(node, metrics, tolerances)
     metric = tolerances[0].metric if tolerances else DEFAULT_METRIC
     divergence = None
+    kind = FocusKind.WORST
     if verdict.verdict is Verdict.FAIL:
+        kind = FocusKind.DIVERGENCE
         divergence = Divergence(verdict, first_failing_place(pair, metrics, verdict), (node,))
     return Comparison(
         verdict=verdict.verdict,
@@ -41,9 +44,12 @@ def compare_files(a: AprtFile, b: AprtFile, tolerances: Sequence[Tolerance], lim
         skipped=(),
         compared=1,
         expected=1,
+        allowed_missing=0,
+        unfinished=(),
         first_divergence=divergence,
-        focus=node,
+        focus=Focus(node, kind),
         elements=top_elements(pair, limit),
+        hints=(),
         metric=metric,
         smallest=smallest_tolerance([metrics], metric),
     )
@@ -58,7 +64,8 @@ def check_comparable(a: AprtFile, b: AprtFile) -> None:
         )
     if a.values.size != b.values.size:
         raise UsageError(
-            f"APRT dim_product mismatch: {a.path} holds {a.values.size} values, {b.path} {b.values.size}: "
+            f"APRT dim_product mismatch: {a.path} holds {counted(a.values.size, 'value')}, {b.path} "
+            f"{b.values.size}: "
             "compare captures of the same model and tokens"
         )
 

@@ -48,6 +48,7 @@ class PairMetrics:
     """All metrics of one pair. Indices are flat, row-major, into the compared shape.
 
     `count` is all elements looked at, `compared` those finite on both sides; `equal_bits` is a share of `count`.
+    `nan_both` and `inf_both` are NaN, or Inf of one sign, at the same place on both sides.
     """
 
     count: int
@@ -63,6 +64,8 @@ class PairMetrics:
     nan_b: int
     inf_a: int
     inf_b: int
+    nan_both: int
+    inf_both: int
     mismatches: int
     first_mismatch: int | None
 
@@ -74,7 +77,7 @@ class PairMetrics:
     @property
     def excluded(self) -> int:
         """Elements that are NaN or Inf alike on both sides: in no metric."""
-        return self.count - self.compared - self.mismatches
+        return self.nan_both + self.inf_both
 
     def value(self, metric: Metric) -> float | None:
         """The number that `metric` has on this pair; None where nothing was compared."""
@@ -112,6 +115,8 @@ class _Sums:
     nan_b: int = 0
     inf_a: int = 0
     inf_b: int = 0
+    nan_both: int = 0
+    inf_both: int = 0
     mismatches: int = 0
     first_mismatch: int | None = None
     scratch: NDArray[np.float64] = field(default_factory=lambda: np.empty((3, 0)))
@@ -134,6 +139,9 @@ class _Sums:
         self.nan_b += int(np.count_nonzero(kind_b == 1))
         self.inf_a += int(np.count_nonzero(kind_a > 1))
         self.inf_b += int(np.count_nonzero(kind_b > 1))
+        alike = kind_a[kind_a == kind_b]
+        self.nan_both += int(np.count_nonzero(alike == 1))
+        self.inf_both += int(np.count_nonzero(alike > 1))
         differing = np.flatnonzero(kind_a != kind_b)
         self.mismatches += differing.size
         if differing.size and self.first_mismatch is None:
@@ -180,6 +188,8 @@ class _Sums:
             nan_b=self.nan_b,
             inf_a=self.inf_a,
             inf_b=self.inf_b,
+            nan_both=self.nan_both,
+            inf_both=self.inf_both,
             mismatches=self.mismatches,
             first_mismatch=self.first_mismatch,
         )

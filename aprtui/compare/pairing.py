@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.blocks import Values, unravel
+from aprtui.compare.reading import NOT_WRITTEN, written_values
 from aprtui.compare.tokens import TokenAlignment
+from aprtui.compare.wording import counted, first_tokens
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Axis, GraphConfig, Node, Part, RopeLayout, Stage
 
@@ -56,8 +58,12 @@ class Unpaired:
 
 
 def pair_stage(a: Capture, b: Capture, stage: Stage, node: Node, tokens: TokenAlignment) -> StagePair | Unpaired:
-    """Match `node`, which both captures hold. Raises `AprtError` for a file that cannot be read."""
-    values_a, values_b = a.values(node), b.values(node)
+    """Match `node`, which both captures have a file of. Raises `AprtError` for a file that cannot be read."""
+    values_a, values_b = written_values(a, node), written_values(b, node)
+    if values_a is None or values_b is None:
+        lost = [name for name, values in (("A", values_a), ("B", values_b)) if values is None]
+        side = None if len(lost) == 2 else "b" if values_a is None else "a"
+        return Unpaired(node, side, f"{NOT_WRITTEN} ({' and '.join(lost)})")
     shape_a = _known_shape(values_a, stage, tokens.counts[0])
     shape_b = _known_shape(values_b, stage, tokens.counts[1])
     shape_a = shape_a or _shape_like(shape_b, values_a, tokens.counts[0])
@@ -97,7 +103,7 @@ def _pair_flat(a: Values, b: Values, stage: Stage, node: Node, tokens: TokenAlig
     a, b = a.reshape(-1), b.reshape(-1)
     if a.size != b.size:
         return _last_logits(a, b, stage, node, tokens) or Unpaired(
-            node, None, f"A holds {a.size} values, B {b.size}, and no token count tells how they correspond"
+            node, None, f"A holds {counted(a.size, 'value')}, B {b.size}, and no token count tells how they correspond"
         )
     if stage.is_attention_map:
         return Unpaired(node, None, "the token count is unknown, so key ≤ query cannot be told: give --tokens")
@@ -120,13 +126,13 @@ def _last_logits(a: Values, b: Values, stage: Stage, node: Node, tokens: TokenAl
 
 def _pair_maps(a: Values, b: Values, stage: Stage, node: Node, tokens: TokenAlignment) -> StagePair | Unpaired:
     if a.shape[0] != b.shape[0]:
-        return Unpaired(node, None, f"A has {a.shape[0]} heads, B {b.shape[0]}")
+        return Unpaired(node, None, f"A has {counted(a.shape[0], 'head')}, B {b.shape[0]}")
     if a.shape == b.shape and not tokens.problem:
         return StagePair(node, a, b, stage.axes, 0, "all tokens, key ≤ query")
     n = tokens.aligned
     if n is None or n > min(a.shape[1], b.shape[1]):
         return Unpaired(node, None, f"A is {_shape_text(a)}, B {_shape_text(b)}")
-    return StagePair(node, a[:, :n, :n], b[:, :n, :n], stage.axes, 0, f"the first {n} tokens, key ≤ query")
+    return StagePair(node, a[:, :n, :n], b[:, :n, :n], stage.axes, 0, f"{first_tokens(n)}, key ≤ query")
 
 
 def _pair_rows(a: Values, b: Values, stage: Stage, node: Node, tokens: TokenAlignment) -> StagePair | Unpaired:
@@ -139,7 +145,7 @@ def _pair_rows(a: Values, b: Values, stage: Stage, node: Node, tokens: TokenAlig
         return Unpaired(node, None, "holds the last position only, and the last positions are not aligned")
     if tokens.problem:
         n = tokens.aligned or 0
-        return StagePair(node, a[:n], b[:n], stage.axes, 0, f"the first {n} tokens")
+        return StagePair(node, a[:n], b[:n], stage.axes, 0, first_tokens(n))
     if rows_a == rows_b:
         first = count_a - 1 if last_a and count_a else 0
         return StagePair(node, a, b, stage.axes, first, "the last token" if last_a else "all tokens")

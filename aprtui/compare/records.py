@@ -1,4 +1,4 @@
-"""A comparison as records for programs: `header`, a `comparison` or `skip` for each stage, and a last `summary`.
+"""A comparison as records for programs: `header`, a `comparison` or `skip` for each stage, `hint`s, a last `summary`.
 
 The comparison of the stage in question carries its `top` elements. Numbers are plain Python numbers, non-finite ones
 included: whoever writes them down decides how.
@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from aprtui.compare.captures import Comparison, Divergence, StageComparison
+from aprtui.compare.comparison import Comparison, Divergence, StageComparison
 from aprtui.compare.context import Context
 from aprtui.compare.locate import Element
 from aprtui.trace.graph import Node
@@ -32,10 +32,13 @@ def comparison_records(a: Path, b: Path, context: Context | None, comparison: Co
         "token_source_b": alignment.sources[1],
         "token_problem": alignment.problem,
     }
+    focus = comparison.focus.node if comparison.focus else None
     for stage in comparison.stages:
-        yield _stage_record(stage, comparison.elements if stage.node == comparison.focus else ())
+        yield _stage_record(stage, comparison.elements if stage.node == focus else ())
     for skipped in comparison.skipped:
         yield {"record": "skip", **_node(skipped.node), "side": skipped.side, "reason": skipped.reason}
+    for hint in comparison.hints:
+        yield {"record": "hint", "nodes": [_node(node) for node in hint.nodes], "text": hint.text}
     yield _summary(comparison)
 
 
@@ -67,9 +70,11 @@ def _summary(comparison: Comparison) -> Record:
     return {
         "record": "summary",
         "verdict": comparison.verdict.value,
+        "reasons": list(comparison.reasons),
         "first_divergence": None if divergence is None else _divergence_record(divergence),
         "compared": comparison.compared,
         "expected": comparison.expected,
+        "allowed_missing": comparison.allowed_missing,
         "aligned_tokens": comparison.alignment.aligned,
     }
 
@@ -86,4 +91,6 @@ def _divergence_record(divergence: Divergence) -> Record:
     }
     if len(divergence.segment) > 1:
         record["segment"] = [_node(node) for node in divergence.segment]
+    if divergence.not_selected:
+        record["not_selected"] = [_node(node) for node in divergence.not_selected]
     return record

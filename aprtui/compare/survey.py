@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aprtui.compare.blocks import Values, blocks
+from aprtui.compare.reading import is_unfinished, written_values
 from aprtui.errors import UnreadableError
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
@@ -26,24 +27,41 @@ class StageSummary:
 
 @dataclass(frozen=True, slots=True)
 class BrokenStage:
-    """A stage whose file cannot be read."""
+    """A stage whose file cannot be read; `error` is None where the file is gone, which the capture itself warns of."""
 
     node: Node
-    error: UnreadableError
+    error: UnreadableError | None
 
 
-def survey(capture: Capture, nodes: Sequence[Node]) -> Iterator[StageSummary | BrokenStage]:
-    """Statistics of those `nodes` that the capture has files of, in the order given; broken files do not end it."""
+@dataclass(frozen=True, slots=True)
+class UnwrittenStage:
+    """A stage that the run of an unfinished capture did not come to write."""
+
+    node: Node
+
+
+Entry = StageSummary | BrokenStage | UnwrittenStage
+
+
+def survey(capture: Capture, nodes: Sequence[Node]) -> Iterator[Entry]:
+    """What is known of those `nodes` that the capture holds or promises, in order; a broken file does not end it."""
+    owed = capture.promised | capture.files.keys()
     for node in nodes:
-        if node not in capture.files:
-            continue
-        try:
-            values = capture.values(node)
-        except UnreadableError as error:
-            yield BrokenStage(node, error)
-            continue
-        causal = capture.graph[node.stage].is_attention_map and values.ndim == 3
-        yield StageSummary(node, values.shape, causal, tensor_stats(values, causal=causal))
+        if node in owed:
+            yield _entry(capture, node)
+
+
+def _entry(capture: Capture, node: Node) -> Entry:
+    if node not in capture.files:
+        return UnwrittenStage(node) if is_unfinished(capture) else BrokenStage(node, None)
+    try:
+        values = written_values(capture, node)
+    except UnreadableError as error:
+        return BrokenStage(node, error)
+    if values is None:
+        return UnwrittenStage(node)
+    causal = capture.graph[node.stage].is_attention_map and values.ndim == 3
+    return StageSummary(node, values.shape, causal, tensor_stats(values, causal=causal))
 
 
 def tensor_stats(values: Values, *, causal: bool = False) -> StageStats:

@@ -1,15 +1,19 @@
 """Token alignment: which positions of two captures may be compared at all. It comes before any number.
 
 Token ids come from a capture's own record (its manifest, `_PROVENANCE.txt`) or from the user. Where a side has none,
-two captures count as aligned if their `embedding` agrees. Nothing else proves that positions mean the same.
+two captures count as aligned if their `embedding` agrees and tells tokens apart: it is finite, and neither constant nor
+the same row again and again. Nothing else proves that positions mean the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from aprtui.compare.blocks import Values
 from aprtui.compare.metrics import compare_values
+from aprtui.compare.reading import written_values
+from aprtui.compare.wording import counted, first_tokens
 from aprtui.errors import UsageError
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import ENTRY, Node
@@ -70,7 +74,7 @@ def align_tokens(a: Capture, b: Capture, given: Sequence[int] | None = None) -> 
             proven_different=True,
         )  # fmt: skip
     if len(ids_a) != len(ids_b):
-        problem = f"A holds {len(ids_a)} tokens, B {len(ids_b)}: only the first {common} can be compared"
+        problem = f"A holds {counted(len(ids_a), 'token')}, B {len(ids_b)}: only {first_tokens(common)} can be compared"
         return TokenAlignment(common, counts, sources, problem)
     return TokenAlignment(common, counts, sources)
 
@@ -87,7 +91,8 @@ def _token_ids(capture: Capture, given: Sequence[int] | None) -> tuple[tuple[int
             )
         return capture.tokens, capture.token_source
     if capture.token_count is not None and capture.token_count != len(given):
-        raise UsageError(f"--tokens: {len(given)} ids given, {capture.path} holds {capture.token_count} tokens")
+        held = counted(capture.token_count, "token")
+        raise UsageError(f"--tokens: {counted(len(given), 'id')} given, {capture.path} holds {held}: give one a token")
     return tuple(given), USER_SOURCE
 
 
@@ -106,24 +111,52 @@ def _first_position_difference(a: Capture, b: Capture, common: int) -> int | Non
 
 
 def _align_by_embedding(a: Capture, b: Capture, counts: tuple[int | None, int | None]) -> TokenAlignment:
-    """Aligned where both `embedding` stages hold the same values; else nothing is."""
-    settle = "give the ids with --tokens"
-    node = Node(0, ENTRY)
-    if node not in a.files or node not in b.files:
-        side = "A" if node not in a.files else "B"
-        return TokenAlignment(
-            0, counts, (None, None), f"token ids are not recorded and {side} has no {ENTRY} stage: {settle}"
-        )
-    left, right = a.read(node).values, b.read(node).values
-    if left.size != right.size or not left.size:
-        return TokenAlignment(
-            0, counts, (None, None), f"token ids are not recorded and the {ENTRY} stages differ in size: {settle}"
-        )
-    metrics = compare_values(left, right)
-    agree = not metrics.mismatches and metrics.rel_l2 is not None and metrics.rel_l2 <= EMBEDDING_REL_L2
-    if not agree:
-        return TokenAlignment(
-            0, counts, (None, None), f"token ids are not recorded and the {ENTRY} stages differ: {settle}"
-        )
+    """Aligned where both `embedding` stages hold the same values, and those tell tokens apart; else nothing is."""
+    problem = _embedding_problem(_embedding(a), _embedding(b))
+    if problem:
+        problem = f"token ids are not recorded and {problem}: give the ids with --tokens"
+        return TokenAlignment(0, counts, (None, None), problem)
     count = counts[0] if counts[0] is not None else counts[1]
     return TokenAlignment(count, (count, count), (EMBEDDING_SOURCE, EMBEDDING_SOURCE))
+
+
+def _embedding(capture: Capture) -> Values | None:
+    node = Node(0, ENTRY)
+    values = written_values(capture, node) if node in capture.files else None
+    return None if values is None else values.reshape(-1)
+
+
+def _embedding_problem(a: Values | None, b: Values | None) -> str | None:
+    """Why two `embedding` stages prove nothing about tokens; None where they do."""
+    if a is None or b is None:
+        return f"{'A' if a is None else 'B'} has no {ENTRY} stage"
+    if a.size != b.size or not a.size:
+        return f"the {ENTRY} stages differ in size" if a.size != b.size else f"the {ENTRY} stages are empty"
+    metrics = compare_values(a, b)
+    if metrics.compared < metrics.count:
+        return f"the {ENTRY} stages hold NaN or Inf"
+    if metrics.rel_l2 is None or metrics.rel_l2 > EMBEDDING_REL_L2:
+        return f"the {ENTRY} stages differ"
+    if _repeats(a):
+        return f"the {ENTRY} stages are constant or hold one row for every token, which tells no tokens apart"
+    return None
+
+
+def _repeats(values: Values) -> bool:
+    """Whether 1-D `values` are some number of equal rows, a constant included, whatever the width of a row is."""
+    return values.size == 1 or any(
+        bool((values.reshape(rows, -1) == values[: values.size // rows]).all()) for rows in _prime_factors(values.size)
+    )
+
+
+def _prime_factors(number: int) -> Iterator[int]:
+    # Equal rows are equal in p groups too, for every prime p that divides their number: no other split needs a look.
+    factor = 2
+    while factor * factor <= number:
+        if number % factor == 0:
+            yield factor
+            while number % factor == 0:
+                number //= factor
+        factor += 1
+    if number > 1:
+        yield number

@@ -1,24 +1,36 @@
 """From numbers to a verdict: PASS, FAIL or UNKNOWN, never a bare number.
 
-The rules, strongest first: a value that is NaN or Inf on one side only is FAIL, whatever is tolerated. Where nothing
-is left to compare, UNKNOWN. Equal values are PASS without a bound. Differing values need one: within it PASS, beyond it
-FAIL, without any UNKNOWN.
+The rules, strongest first:
+1. A value that is NaN or Inf on one side only, or of another sign, is FAIL, whatever is tolerated.
+2. Where nothing finite is left to compare (NaN everywhere, an empty tensor), UNKNOWN, even where every bit is equal.
+3. NaN and Inf alike on both sides are neither a difference nor an agreement: the finite values decide by the rules
+   below, and every reason says how many values it does not speak for.
+4. Equal values are PASS without a bound. Differing values need one: within it PASS, beyond it FAIL, without any
+   UNKNOWN.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from enum import StrEnum
 
 from aprtui.compare.metrics import Metric, PairMetrics
+from aprtui.compare.wording import alike_text, counted
 from aprtui.errors import UsageError
 from aprtui.trace.graph import Node
 
 DEFAULT_METRIC = Metric.REL_L2
 """The metric that is shown where no tolerance names another: it does not depend on a stage's scale or size."""
+
+ROUNDING_REL_L2 = 1e-5
+"""The most that two honest float32 engines differ by at one stage; less is no finding."""
+
+PLAUSIBLE_REL_L2 = 0.1
+PLAUSIBLE_COSINE = 0.995
+"""Beyond these, neither rounding nor 4-bit weights (8 %, cosine 0.997) explain a difference: it is no noise."""
 
 _TOLERABLE = tuple(metric for metric in Metric if metric is not Metric.NON_FINITE)
 
@@ -80,9 +92,15 @@ class StageVerdict:
 
 def judge(node: Node, metrics: PairMetrics, tolerances: Sequence[Tolerance]) -> StageVerdict:
     """The verdict on one pair. Of several tolerances all must hold; the first that does not is named."""
+    verdict = _judge(node, metrics, tolerances)
+    alike = alike_text(metrics)
+    return verdict if alike is None else replace(verdict, reason=f"{verdict.reason}; {alike}")
+
+
+def _judge(node: Node, metrics: PairMetrics, tolerances: Sequence[Tolerance]) -> StageVerdict:
     if metrics.mismatches:
         count = metrics.mismatches
-        reason = f"{count} value{'s' * (count > 1)} NaN or Inf on one side, not alike on the other"
+        reason = f"{counted(count, 'value')} NaN or Inf on one side, not alike on the other"
         return StageVerdict(node, Verdict.FAIL, Metric.NON_FINITE, float(count), None, 0.0, reason)
     shown = tolerances[0] if tolerances else None
     metric = shown.metric if shown else DEFAULT_METRIC
@@ -105,6 +123,18 @@ def judge(node: Node, metrics: PairMetrics, tolerances: Sequence[Tolerance]) -> 
     return StageVerdict(
         node, Verdict.UNKNOWN, metric, metrics.value(metric), None, None, "differs, no tolerance applies"
     )
+
+
+def is_plausible(metrics: PairMetrics) -> bool:
+    """Whether rounding and quantised weights could explain how far the sides are apart; so where nothing was compared.
+
+    NaN or Inf on one side only never is.
+    """
+    if metrics.mismatches:
+        return False
+    if metrics.rel_l2 is None or metrics.cosine is None:
+        return True
+    return metrics.rel_l2 <= PLAUSIBLE_REL_L2 and metrics.cosine >= PLAUSIBLE_COSINE
 
 
 def smallest_tolerance(pairs: Iterable[PairMetrics], metric: Metric) -> Tolerance | None:

@@ -13,11 +13,21 @@ import pytest
 from click.testing import CliRunner, Result
 
 from aprtui.cli.diff import command
-from aprtui.errors import UnreadableError, UsageError
+from aprtui.errors import ExitCode, UnreadableError, UsageError
 from aprtui.trace.aprt import write_aprt
-from aprtui.trace.graph import Node
+from aprtui.trace.graph import Node, graph_for
 from aprtui.trace.manifest import EngineInfo
-from tests.compare.synthetic import NODES, TOKENS, changed, scaled, with_config, write_capture
+from tests.compare.synthetic import (
+    CONFIG,
+    HEADS_OF_16,
+    NODES,
+    TOKENS,
+    changed,
+    reordered,
+    scaled,
+    with_config,
+    write_capture,
+)
 
 
 def diff(*arguments: str | Path) -> Result:
@@ -69,7 +79,8 @@ def test_summary_is_the_record_that_scripts_rely_on(a: Path, b: Path) -> None:
     summary = records(a, b, "--tolerance", "rel_l2=0.1")[-1]
     divergence = summary.pop("first_divergence")
     assert summary == {
-        "record": "summary", "verdict": "FAIL", "compared": NODES, "expected": NODES, "aligned_tokens": len(TOKENS),
+        "record": "summary", "verdict": "FAIL", "reasons": [], "compared": NODES, "expected": NODES,
+        "allowed_missing": 0, "aligned_tokens": len(TOKENS),
     }  # fmt: skip
     error = divergence.pop("error")
     assert error > 0.1
@@ -141,13 +152,132 @@ def test_table_shows_one_metric_and_the_notes_show_nan(a: Path, tmp_path: Path) 
     assert "smallest  tolerance that passes: none would" in text
 
 
-def test_unknown_prints_the_command_that_settles_it(a: Path, b: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_prints_the_command_that_settles_it(a: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(a.parent)
+    edits = {Node(0, "attn_norm"): scaled(1 + 7e-7), Node(1, "ffn_up"): scaled(1.02)}
+    write_capture(a.parent / "b", edits=edits)
     lines = diff("a", "b").output.splitlines()
     assert any(line.startswith("UNKNOWN  values differ in 2 of") for line in lines)
+    assert "largest differences in layer 1 ffn_up, the first stage with 10 times the error" in lines
     settling = lines[-1].split()
     assert settling[:4] == ["aprtui", "diff", "a", "b"]
     assert diff(*settling[2:]).return_value == 0
+
+
+def test_garbage_is_not_offered_to_be_tolerated(a: Path, b: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(a.parent)
+    lines = diff("a", "b").output.splitlines()
+    assert not any("--tolerance" in line or line.startswith("smallest") for line in lines)
+    assert any(line.startswith("seen  this is no noise to accept: layer 1 ffn_gate (rel_l2") for line in lines)
+    assert lines[-1] == "aprtui diff a b --stage ffn_gate --layers 1 --limit 50"
+    assert max(len(line) for line in lines) <= 80
+
+
+def test_nan_on_both_sides_is_in_row_note_verdict_and_record(tmp_path: Path) -> None:
+    edits = {Node(layer, "ffn_gate"): changed((1, 1), np.nan) for layer in (0, 2)}
+    a = write_capture(tmp_path / "a", edits=edits)
+    text = diff(a, a).output
+    row = next(line for line in text.splitlines() if line.startswith("ffn_gate"))
+    assert row.split()[1:] == ["PASS", "–", "0", "0", "0", "0", "2", "100%"]
+    assert "layers 0, 2 ffn_gate:  2 NaN, 0 Inf on both sides, left out of the numbers" in text
+    verdict = " ".join(text[text.index("PASS  every") :].split())
+    assert verdict.startswith(
+        "PASS every compared stage is bit-equal; 1 NaN, 0 Inf on both sides in layer 0 ffn_gate (first of 2 stages)"
+    )
+    record = next(r for r in records(a, a) if (r.get("layer"), r.get("stage")) == (0, "ffn_gate"))
+    assert (record["reason"], record["nan_both"]) == ("bit-equal; 1 NaN, 0 Inf on both sides", 1)
+
+
+def test_nan_everywhere_points_to_the_statistics(tmp_path: Path) -> None:
+    a = write_capture(tmp_path / "a", edits={Node(1, "ffn_gate"): scaled(np.nan)})
+    result = diff(a, a)
+    assert "1 stage has no finite value to compare" in result.output
+    assert "60 NaN, 0 Inf on both sides in layer 1 ffn_gate" in result.output
+    assert result.output.splitlines()[-1] == f"aprtui stats {a}"
+    assert result.return_value == 125
+
+
+def test_first_is_the_first_layer_beyond_noise(a: Path, tmp_path: Path) -> None:
+    factors = {0: 1 + 7e-7, 1: 1.001, 2: 1.02}
+    b = write_capture(tmp_path / "b", edits={Node(n, "ffn_up"): scaled(factor) for n, factor in factors.items()})
+
+    def first(*arguments: str) -> str:
+        lines = diff(a, b, *arguments).output.splitlines()
+        return next(line for line in lines if line.startswith("ffn_up")).split()[2]
+
+    assert first() == "1"
+    assert first("--tolerance", "rel_l2=0.01") == "2"
+    assert first("--tolerance", "rel_l2=0.1") == "–"
+    assert "first: first layer with rel_l2 above 1e-05; worst:" in diff(a, b).output
+    assert "first: first layer beyond the tolerance; worst:" in diff(a, b, "--tolerance", "rms=1").output
+
+
+def test_bit_equal_captures_need_no_tolerance_to_be_named(a: Path, tmp_path: Path) -> None:
+    assert "smallest" not in diff(a, a).output
+    b = write_capture(tmp_path / "b", edits={Node(1, "ffn_up"): scaled(1.02)})
+    assert "smallest  tolerance that passes: rel_l2=0.02" in diff(a, b, "--tolerance", "rel_l2=0.1").output
+
+
+def test_selection_is_not_mistaken_for_missing_stages(a: Path, b: Path) -> None:
+    arguments = (a, b, "--tolerance", "rel_l2=0.1", "--stage", "ffn_gate")
+    output = diff(*arguments).output
+    text = " ".join(output.split())
+    assert output.splitlines()[-1] == f"aprtui diff {a} {b} --tolerance rel_l2=0.1"
+    assert "Not compared, so as likely" not in text
+    assert "The stages before it were not selected and may be to blame: layer 1 ffn_norm" in text
+    divergence = records(*arguments)[-1]["first_divergence"]
+    assert "segment" not in divergence
+    assert divergence["not_selected"] == [{"layer": 1, "stage": "ffn_norm"}]
+
+
+def test_unfinished_capture_is_to_be_captured_again(a: Path, tmp_path: Path) -> None:
+    b = write_capture(tmp_path / "b", complete=False, edits={Node(2, "ffn_up"): scaled(1.01)})
+    for layer in (0, 1):
+        (b / f"layer-{layer}/ffn_up.bin").write_bytes(bytes(300))
+    result = diff(a, b)
+    assert result.return_value == 125
+    assert "layers 0–1 ffn_up:  not compared: not written: the run did not finish (B)" in result.output
+    assert result.output.splitlines()[-1] == "next  capture B again: its run did not finish"
+    assert "B is incomplete: its run did not finish" in records(a, b)[-1]["reasons"]
+
+
+def test_stages_allowed_to_be_missing_are_said(tmp_path: Path) -> None:
+    a = write_capture(tmp_path / "a", manifest=False)
+    nodes = [node for node in graph_for(CONFIG).nodes if node != Node(0, "embedding")]
+    b = write_capture(tmp_path / "b", manifest=False, without=nodes)
+    text = diff(a, b, "--tokens", "5,3,9,1,7", "--allow-missing", "*").output
+    assert f"coverage  1 of {NODES} stages compared, {NODES - 1} allowed to be missing, 5 tokens aligned" in text
+    assert records(a, b, "--tokens", "5,3,9,1,7", "--allow-missing", "*")[-1]["allowed_missing"] == NODES - 1
+
+
+def test_other_rope_layout_is_hinted_at(tmp_path: Path) -> None:
+    a = write_capture(tmp_path / "a", config=HEADS_OF_16)
+    b = write_capture(tmp_path / "b", config=HEADS_OF_16, edits=reordered((0, 1)))
+    text = " ".join(diff(a, b).output.split())
+    assert "hint layers 0–1 qkv_matmul, qkv_bias, q_post_rope, k_post_rope: another order of channels?" in text
+    (hint,) = (record for record in records(a, b) if record["record"] == "hint")
+    assert {"layer": 1, "stage": "k_post_rope"} in hint["nodes"]
+
+
+def test_single_token_is_not_called_tokens(tmp_path: Path) -> None:
+    a = write_capture(tmp_path / "a", tokens=TOKENS[:1])
+    assert "tokens  1 token aligned," in diff(a, a).output
+    assert "1 tokens" not in diff(a, a).output
+
+
+def test_files_named_after_two_stages_get_a_remark(a: Path, tmp_path: Path) -> None:
+    left, right = a / "layer-1/ffn_gate.bin", a / "layer-1/ffn_up.bin"
+    assert "A is named ffn_gate, B ffn_up" in diff(left, right).stderr
+    renamed = tmp_path / "mine.bin"
+    renamed.write_bytes(left.read_bytes())
+    assert diff(left, renamed).stderr == diff(left, left).stderr == ""
+
+
+def test_help_names_every_exit_code_and_where_ids_are_recorded() -> None:
+    text = " ".join(diff("--help").output.split())
+    codes = text[text.index("Exit codes:") : text.index("Options:")]
+    assert {f"{code.value} " in codes for code in ExitCode} == {True}
+    assert "_PROVENANCE.txt" in text
 
 
 def test_one_changed_element_is_not_shown_as_wholly_equal(tmp_path: Path) -> None:
@@ -227,7 +357,8 @@ def test_requests_that_make_no_sense_are_usage_errors(a: Path, b: Path) -> None:
         (a, file), (file, a), (file, a / "layer-2/ffn_gate.bin"), (file, a / "layer-1/attn_norm.bin"),
         (file, file, "--stage", "ffn_gate"), (a, b, "--format", "apr-stage-diff-v1"),
         (file, file, "--json", "--format", "apr-stage-diff-v1"), (a, b, "--tolerance", "speed=3"),
-        (a, b, "--layers", "2..2"), (a, b, "--tokens", "1,x"), (a, b, "--tokens", "1,2,3"),
+        (a, b, "--layers", "2..2"), (a, b, "--stage", ""), (a, b, "--layers", ""), (file, file, "--layers", ""),
+         (a, b, "--tokens", "1,x"), (a, b, "--tokens", "1,2,3"),
     ):  # fmt: skip
         with pytest.raises(UsageError):
             diff(*arguments)

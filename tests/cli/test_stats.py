@@ -108,6 +108,25 @@ def test_broken_file_is_named_after_the_rest_was_printed(tmp_path: Path) -> None
     assert "Traceback" not in done.stderr
 
 
+def test_file_that_is_gone_is_an_error_like_a_broken_one(tmp_path: Path) -> None:
+    capture = write_capture(tmp_path / "a", without=[Node(1, "ffn_up")])
+    result = stats(capture)
+    assert result.return_value == 3
+    assert result.stderr.count("layer-1/ffn_up.bin") == 1
+    assert len(result.stdout.splitlines()) == NODES
+    assert stats(capture, "--layers", "0").return_value == 0
+
+
+def test_unfinished_capture_shows_what_was_written(tmp_path: Path) -> None:
+    capture = write_capture(tmp_path / "a", complete=False, without=[Node(2, "ffn_up")])
+    for layer in (0, 1):
+        (capture / f"layer-{layer}/ffn_up.bin").write_bytes(bytes(300))
+    result = stats(capture)
+    assert result.return_value == 0
+    assert len(result.stdout.splitlines()) == 1 + NODES - 3
+    assert "aprtui: layers 0–2 ffn_up:  not written: the run did not finish" in result.stderr.splitlines()
+
+
 def test_stale_files_are_named_and_not_counted(tmp_path: Path) -> None:
     capture = write_capture(tmp_path / "a")
     write_aprt(capture / "layer-9/ffn_up.bin", 9, np.zeros(3, np.float32))
@@ -120,11 +139,17 @@ def test_unknown_stage_and_missing_capture_are_errors(tmp_path: Path) -> None:
     capture = write_capture(tmp_path / "a")
     with pytest.raises(UsageError, match="no stage"):
         stats(capture, "--stage", "ffn_sideways")
+    for option in ("--stage", "--layers"):
+        with pytest.raises(UsageError):
+            stats(capture, option, "")
+        with pytest.raises(UsageError):
+            stats(capture / "layer-0/ffn_up.bin", option, "")
     with pytest.raises(UnreadableError, match="does not exist"):
         stats(tmp_path / "nowhere")
 
 
 def test_table_fits_a_terminal(tmp_path: Path) -> None:
-    lines = stats(write_capture(tmp_path / "a")).output.splitlines()
+    edits = {Node(1, "post_ffn_residual"): changed((1, 1), np.nan)}
+    lines = stats(write_capture(tmp_path / "a", edits=edits)).output.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0].split() == ["layer", "stage", "shape", "min", "max", "mean", "rms"]

@@ -90,3 +90,26 @@ def scaled(factor: float) -> Edit:
 def with_config(**fields: object) -> GraphConfig:
     """The small model with some `fields` of its configuration replaced."""
     return replace(CONFIG, **fields)  # type: ignore[arg-type]
+
+
+HEADS_OF_16 = with_config(head_dim=16)
+
+
+def interleaved(values: Values) -> Values:
+    """Each head of 16 channels with channel i of its first half beside channel i of its second."""
+    tokens, width = values.shape
+    return np.ascontiguousarray(values.reshape(tokens, -1, 2, 8).transpose(0, 1, 3, 2).reshape(tokens, width))
+
+
+def _interleaved_but_v(values: Values) -> Values:
+    rotated = HEADS_OF_16.q_width + HEADS_OF_16.kv_width
+    return np.concatenate([interleaved(values[:, :rotated]), values[:, rotated:]], axis=1)
+
+
+def reordered(layers: tuple[int, ...]) -> dict[Node, Edit]:
+    """Edits that put the stages in RoPE order of `layers` into the interleaved layout, for `HEADS_OF_16`."""
+    edits: dict[Node, Edit] = {}
+    for layer in layers:
+        edits |= {Node(layer, name): interleaved for name in ("q_post_rope", "k_post_rope")}
+        edits |= {Node(layer, name): _interleaved_but_v for name in ("qkv_matmul", "qkv_bias")}
+    return edits

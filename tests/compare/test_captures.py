@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aprtui.compare.captures import Comparison, DiffOptions, compare_captures
+from aprtui.compare.captures import DiffOptions, compare_captures
+from aprtui.compare.comparison import Comparison, Focus, FocusKind
 from aprtui.compare.coverage import Selection
 from aprtui.compare.metrics import Metric
 from aprtui.compare.verdict import Verdict, parse_tolerance
 from aprtui.errors import UnreadableError, UsageError
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node, RopeLayout
+from aprtui.trace.graph import Node, RopeLayout, graph_for
 from tests.compare.synthetic import CONFIG, NODES, TOKENS, changed, scaled, stage_values, with_config, write_capture
 
 OPTIONS = DiffOptions()
@@ -89,7 +90,9 @@ def test_differing_values_without_tolerance_cannot_be_judged(tmp_path: Path) -> 
     a = write_capture(tmp_path / "a")
     b = write_capture(tmp_path / "b", edits={Node(1, "ffn_up"): scaled(1.25)})
     result = compare(a, b)
-    assert (result.verdict, result.first_divergence, result.focus) == (Verdict.UNKNOWN, None, Node(1, "ffn_up"))
+    assert (result.verdict, result.first_divergence, result.focus) == (
+        Verdict.UNKNOWN, None, Focus(Node(1, "ffn_up"), FocusKind.JUMP),
+    )  # fmt: skip
     assert "no tolerance" in " ".join(result.reasons)
     assert str(result.smallest) in ("rel_l2=0.25", "rel_l2=0.251")
     assert result.smallest is not None
@@ -124,6 +127,23 @@ def test_nan_everywhere_on_both_sides_is_not_a_pass(tmp_path: Path) -> None:
     assert compare(a, b, tolerating("rel_l2=1")).verdict is Verdict.UNKNOWN
 
 
+def test_nan_alike_on_both_sides_is_said_and_left_to_the_finite_values(tmp_path: Path) -> None:
+    node = Node(1, "attention")
+
+    def edit(values: np.ndarray) -> np.ndarray:
+        return changed((4, 1), -np.inf)(np.where(np.arange(len(TOKENS))[:, None] < 4, np.float32(np.nan), values))
+
+    a = write_capture(tmp_path / "a", edits={node: edit})
+    assert compare(a, a).verdict is Verdict.PASS
+    (stage,) = compare(a, a).alike
+    assert (stage.node, stage.verdict.reason) == (node, "bit-equal; 32 NaN, 1 Inf on both sides")
+    b = write_capture(tmp_path / "b", edits={node: lambda values: changed((4, 2), 9.0)(edit(values))})
+    assert compare(a, b).verdict is Verdict.UNKNOWN
+    assert compare(a, b, tolerating("rel_l2=1e-3")).verdict is Verdict.FAIL
+    within = compare(a, b, tolerating("max_abs=20"))
+    assert within.alike[0].verdict.reason == "within the tolerance; 32 NaN, 1 Inf on both sides"
+
+
 def test_missing_promised_stage_is_unknown_unless_allowed(tmp_path: Path) -> None:
     a = write_capture(tmp_path / "a")
     b = write_capture(tmp_path / "b", without=[Node(1, "ffn_silu")])
@@ -152,6 +172,14 @@ def test_files_beyond_a_manifest_are_listed_but_not_owed(tmp_path: Path) -> None
     assert {skip.side for skip in result.skipped} == {"b"}
 
 
+def test_stages_allowed_to_be_missing_are_counted(tmp_path: Path) -> None:
+    a = write_capture(tmp_path / "a")
+    b = write_capture(tmp_path / "b", manifest=False, without=[n for n in graph_for(CONFIG).nodes if n.layer != 0])
+    result = compare(a, b, replace(OPTIONS, allow_missing=("layer-1/*", "layer-2/*", "final_norm", "lm_head")))
+    assert (result.verdict, result.compared, result.expected) == (Verdict.PASS, 18, 18)
+    assert result.allowed_missing == NODES - 18
+
+
 def test_extension_stages_may_be_missing(tmp_path: Path) -> None:
     config = with_config(qk_norm=True, qkv_bias=False)
     a = write_capture(tmp_path / "a", config=config)
@@ -159,6 +187,17 @@ def test_extension_stages_may_be_missing(tmp_path: Path) -> None:
     result = compare(a, b)
     assert result.verdict is Verdict.PASS
     assert len(result.skipped) == 6
+
+
+def test_extension_stage_named_exactly_is_owed(tmp_path: Path) -> None:
+    config = with_config(qk_norm=True, qkv_bias=False)
+    a = write_capture(tmp_path / "a", config=config)
+    b = write_capture(tmp_path / "b", config=config, unplanned=["q_norm"])
+    named = replace(OPTIONS, selection=Selection("ffn_up,Q_Norm"))
+    result = compare(a, b, named)
+    assert (result.verdict, result.compared, result.expected) == (Verdict.UNKNOWN, 3, 6)
+    assert compare(a, b, replace(OPTIONS, selection=Selection("q_*"))).verdict is Verdict.PASS
+    assert compare(a, b, replace(named, allow_missing=("q_norm",))).verdict is Verdict.PASS
 
 
 def test_selected_stage_that_neither_side_has_is_owed(tmp_path: Path) -> None:
@@ -174,8 +213,9 @@ def test_selection_narrows_what_is_compared(tmp_path: Path) -> None:
     assert compare(a, b, replace(OPTIONS, selection=Selection("ffn_*", "0"))).verdict is Verdict.PASS
     assert compare(a, b, replace(OPTIONS, selection=Selection("attn_*"))).verdict is Verdict.PASS
     assert compare(a, b, replace(OPTIONS, selection=Selection(None, "1..2"))).verdict is Verdict.UNKNOWN
-    with pytest.raises(UsageError, match="no stage"):
-        compare(a, b, replace(OPTIONS, selection=Selection("ffn_sideways")))
+    for selection in (Selection("ffn_sideways"), Selection(""), Selection(None, "")):
+        with pytest.raises(UsageError):
+            compare(a, b, replace(OPTIONS, selection=selection))
 
 
 def test_divergence_behind_uncompared_stages_names_the_whole_segment(tmp_path: Path) -> None:
@@ -185,6 +225,20 @@ def test_divergence_behind_uncompared_stages_names_the_whole_segment(tmp_path: P
     result = compare(a, b, tolerating("rel_l2=0.1"))
     assert result.first_divergence is not None
     assert result.first_divergence.segment == (Node(1, "ffn_norm"), Node(1, "ffn_gate"), Node(1, "ffn_silu"))
+
+
+def test_stages_that_were_not_selected_are_no_segment(tmp_path: Path) -> None:
+    a = write_capture(tmp_path / "a")
+    b = write_capture(tmp_path / "b", unplanned=["ffn_norm"], edits={Node(1, "ffn_gate"): scaled(2)})
+    options = replace(tolerating("rel_l2=0.1"), selection=Selection("ffn_gate", "1"))
+    divergence = compare(a, b, options).first_divergence
+    assert divergence is not None
+    # B lacks ffn_norm; what stands before that is on both sides and was left out by the selection alone.
+    assert divergence.segment == (Node(1, "ffn_norm"), Node(1, "ffn_gate"))
+    assert divergence.not_selected == (Node(1, "post_attn_residual"),)
+    whole = compare(a, b, tolerating("rel_l2=0.1")).first_divergence
+    assert whole is not None
+    assert whole.not_selected == ()
 
 
 def test_segment_is_known_without_manifests_too(tmp_path: Path) -> None:
@@ -202,6 +256,30 @@ def test_incomplete_capture_cannot_pass(tmp_path: Path) -> None:
     result = compare(a, b)
     assert result.verdict is Verdict.UNKNOWN
     assert "B is incomplete" in " ".join(result.reasons)
+
+
+def test_only_a_true_complete_is_complete(tmp_path: Path) -> None:
+    a = Capture.open(write_capture(tmp_path / "a"))
+    assert a.manifest is not None
+    odd = replace(a, manifest=replace(a.manifest, complete="false"))  # type: ignore[arg-type]
+    result = compare_captures(a, odd, OPTIONS)
+    assert (result.verdict, result.unfinished) == (Verdict.UNKNOWN, ("B",))
+
+
+def test_stages_that_an_unfinished_run_did_not_write_are_listed(tmp_path: Path) -> None:
+    a = write_capture(tmp_path / "a")
+    b = write_capture(tmp_path / "b", complete=False, without=[Node(0, "ffn_up")])
+    lost = b / "layer-1/ffn_up.bin"
+    lost.write_bytes(bytes(lost.stat().st_size))  # as the writer leaves it: at its full size, without a header
+    result = compare(a, b)
+    assert (result.verdict, result.compared) == (Verdict.UNKNOWN, NODES - 2)
+    assert [(skip.node.layer, skip.side, skip.reason) for skip in result.skipped] == [
+        (0, "a", "not written: the run did not finish (B)"), (1, "a", "not written: the run did not finish (B)"),
+    ]  # fmt: skip
+    c = write_capture(tmp_path / "c")
+    (c / "layer-1/ffn_up.bin").write_bytes(lost.read_bytes())
+    with pytest.raises(UnreadableError, match="not an APRT stage file"):
+        compare(a, c)
 
 
 def test_last_logits_are_compared_with_the_last_of_all(tmp_path: Path) -> None:

@@ -55,6 +55,12 @@ def test_negative_zero_is_equal_but_not_in_its_bits() -> None:
     assert (m.equal, m.equal_bits, m.max_abs) == (True, 0.5, 0)
 
 
+def test_nan_and_inf_alike_on_both_sides_are_counted_by_kind() -> None:
+    nan, inf = math.nan, math.inf
+    m = compare_values(f32(nan, nan, inf, -inf, inf, 1), f32(nan, inf, inf, -inf, -inf, 1))
+    assert (m.nan_both, m.inf_both, m.excluded, m.mismatches, m.compared) == (1, 2, 3, 2, 1)
+
+
 def test_nothing_to_compare_has_no_metrics() -> None:
     m = compare_values(f32(), f32())
     assert (m.count, m.compared, m.equal) == (0, 0, False)

@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from aprtui.compare.captures import Comparison, DiffOptions, compare_captures
+from aprtui.compare.captures import DiffOptions, compare_captures
+from aprtui.compare.comparison import Comparison
 from aprtui.compare.tokens import align_tokens
 from aprtui.compare.verdict import Verdict, parse_tolerance
 from aprtui.errors import UsageError
 from aprtui.trace.capture import PROVENANCE, Capture
 from aprtui.trace.graph import Node
 from aprtui.trace.manifest import read_manifest, write_manifest
-from tests.compare.synthetic import NODES, TOKENS, changed, scaled, write_capture
+from tests.compare.synthetic import NODES, TOKENS, Edit, changed, scaled, write_capture
 
 LOOSE = DiffOptions(tolerances=(parse_tolerance("rel_l2=1e-6"),))
 EMBEDDING = Node(0, "embedding")
@@ -93,6 +95,42 @@ def test_nothing_is_compared_where_nothing_aligns(tmp_path: Path, side: str) -> 
     stated = compare(a, b, replace(LOOSE, tokens=TOKENS))
     assert stated.alignment.sources == ("--tokens", "--tokens")
     assert stated.verdict is (Verdict.FAIL if side == "differs" else Verdict.UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        (lambda values: 0 * values, "constant"),
+        (lambda values: 0 * values + np.float32(0.25), "constant"),
+        (lambda values: np.tile(values[:1], (len(TOKENS), 1)), "one row"),
+        (changed((2, 3), np.nan), "NaN or Inf"),
+        (changed((2, 3), np.inf), "NaN or Inf"),
+    ],
+)
+@pytest.mark.parametrize("counted", [True, False])
+def test_embedding_that_tells_no_tokens_apart_proves_nothing(
+    tmp_path: Path, values: Edit, problem: str, counted: bool
+) -> None:
+    # Without attn_softmax nothing tells how many tokens, and so how many rows, there are.
+    without = [] if counted else [Node(layer, "attn_softmax") for layer in range(3)]
+    a = write_capture(tmp_path / "a", manifest=False, without=without, edits={EMBEDDING: values})
+    result = compare(a, a)
+    assert (result.verdict, result.compared) == (Verdict.UNKNOWN, 0)
+    assert problem in result.reasons[0]
+    assert compare(a, a, replace(LOOSE, tokens=TOKENS)).compared > 0
+
+
+def test_embedding_of_one_token_is_proof_enough(tmp_path: Path) -> None:
+    a = write_capture(tmp_path / "a", manifest=False, tokens=TOKENS[:1])
+    assert compare(a, a).verdict is Verdict.PASS
+
+
+def test_embedding_that_was_not_written_proves_nothing(tmp_path: Path) -> None:
+    a = write_capture(tmp_path / "a", complete=False)
+    (a / "layer-0/embedding.bin").write_bytes(bytes(100))
+    result = compare(a, write_capture(tmp_path / "b", manifest=False))
+    assert (result.verdict, result.compared) == (Verdict.UNKNOWN, 0)
+    assert "A has no embedding stage" in result.reasons[0]
 
 
 def test_stated_ids_that_contradict_a_capture_are_a_usage_error(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aprtui.compare.metrics import Metric, compare_values
-from aprtui.compare.verdict import Tolerance, Verdict, judge, parse_tolerance, smallest_tolerance
+from aprtui.compare.verdict import Tolerance, Verdict, is_plausible, judge, parse_tolerance, smallest_tolerance
 from aprtui.errors import UsageError
 from aprtui.trace.graph import Node
 
@@ -48,6 +48,31 @@ def test_nan_on_one_side_fails_whatever_is_tolerated() -> None:
 def test_nan_everywhere_is_never_a_pass() -> None:
     nan = float("nan")
     assert verdict_on([nan, nan], [nan, nan], "rel_l2=1")[0] is Verdict.UNKNOWN
+
+
+def test_nan_alike_leaves_the_verdict_to_the_finite_values_and_is_in_every_reason() -> None:
+    nan, inf = float("nan"), float("inf")
+    for b, tolerances, verdict, reason in (
+        ([nan, inf, 3, 4], [], Verdict.PASS, "bit-equal"),
+        ([nan, inf, 3, 5], [], Verdict.UNKNOWN, "differs, no tolerance applies"),
+        ([nan, inf, 3, 5], ["max_abs=1"], Verdict.PASS, "within the tolerance"),
+        ([nan, inf, 3, 5], ["max_abs=0.5"], Verdict.FAIL, "above the tolerance"),
+    ):
+        metrics = compare_values(np.array([nan, inf, 3, 4], np.float32), np.array(b, np.float32))
+        stage = judge(NODE, metrics, [parse_tolerance(text) for text in tolerances])
+        assert (stage.verdict, stage.reason) == (verdict, f"{reason}; 1 NaN, 1 Inf on both sides")
+
+
+def test_only_what_noise_can_explain_is_plausible() -> None:
+    def plausible(a: list[float], b: list[float]) -> bool:
+        return is_plausible(compare_values(np.array(a, np.float32), np.array(b, np.float32)))
+
+    assert plausible([1, 0], [1, 0.09])
+    assert not plausible([1, 0], [1, 0.11])
+    assert not plausible([1, 0], [-1, 0])
+    assert not plausible([1, 0], [1, float("nan")])
+    assert not plausible([0, 0], [0, 1])
+    assert plausible([], [])
 
 
 def test_empty_is_unknown() -> None:

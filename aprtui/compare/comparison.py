@@ -1,0 +1,98 @@
+"""What a comparison says: records that a report writes down in its own form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from aprtui.compare.locate import Element
+from aprtui.compare.metrics import Metric, PairMetrics
+from aprtui.compare.pairing import Unpaired
+from aprtui.compare.tokens import TokenAlignment
+from aprtui.compare.verdict import StageVerdict, Tolerance, Verdict, is_plausible
+from aprtui.trace.graph import Node
+
+
+@dataclass(frozen=True, slots=True)
+class StageComparison:
+    """One compared stage: its numbers, its verdict, how the sides were matched and in which shape."""
+
+    node: Node
+    metrics: PairMetrics
+    verdict: StageVerdict
+    matched: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """The first divergent stage and where in it.
+
+    `segment` are the stages that could be to blame for it: itself, and on the way to it those that a capture lacks.
+    `not_selected` are stages before it that both captures hold and the selection left out.
+    """
+
+    verdict: StageVerdict
+    place: dict[str, int]
+    segment: tuple[Node, ...]
+    not_selected: tuple[Node, ...] = ()
+
+
+class FocusKind(StrEnum):
+    """Why a stage is the one to look at first."""
+
+    DIVERGENCE = "the first divergent stage"
+    JUMP = "the first stage with 10 times the error of its inputs"
+    WORST = "the stage that differs most"
+
+
+@dataclass(frozen=True, slots=True)
+class Focus:
+    """The stage to look at first, and why it is that one."""
+
+    node: Node
+    kind: FocusKind
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """A pattern in the numbers that has a common cause: the stages that show it, and what it looks like."""
+
+    nodes: tuple[Node, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Everything that a comparison says; a report is a way to write it down.
+
+    `metric` is the one that stages are ranked by, `smallest` the smallest tolerance of it that would pass all of them.
+    `elements` are of the stage in `focus`. `reasons` say why the verdict is UNKNOWN, `unfinished` names the sides (A,
+    B) whose run did not finish. `expected` stages must not be missing; `allowed_missing` more are, by permission.
+    """
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    alignment: TokenAlignment
+    stages: tuple[StageComparison, ...]
+    skipped: tuple[Unpaired, ...]
+    compared: int
+    expected: int
+    allowed_missing: int
+    unfinished: tuple[str, ...]
+    first_divergence: Divergence | None
+    focus: Focus | None
+    elements: tuple[Element, ...]
+    hints: tuple[Hint, ...]
+    metric: Metric
+    smallest: Tolerance | None
+
+    @property
+    def alike(self) -> tuple[StageComparison, ...]:
+        """The stages that hold NaN or Inf alike on both sides, in execution order."""
+        return tuple(stage for stage in self.stages if stage.metrics.excluded)
+
+    @property
+    def implausible(self) -> tuple[StageComparison, ...]:
+        """The stages that differ by more than rounding and 4-bit weights explain, in execution order."""
+        return tuple(stage for stage in self.stages if not is_plausible(stage.metrics))
