@@ -2,6 +2,10 @@
 
 The three stages run as one instruction because their maps `[heads, queries, keys]` are large: they exist in full only
 where they are tapped, otherwise only for the block in hand. The arithmetic is the same either way.
+
+The cache holds keys as tiles `[16 keys][channel][key]`, so that 16 scores are formed at a time without sums across
+lanes, and values as rows padded to whole vectors. A block is made of rows, one for each query of each head of a group;
+all rows meet a tile while it is in the first-level cache.
 """
 
 from __future__ import annotations
@@ -11,26 +15,81 @@ from typing import Any
 import numpy as np
 from numba import float32, int32
 
-from aprtui.engine.cpu.float16 import float_from_half
+from aprtui.engine.cpu.float16 import float_from_half, half_from_float
 from aprtui.engine.cpu.jit import kernel, reduction
-from aprtui.engine.cpu.memory import bits_float, control_record, float32s, float_bits, halves, instruction
+from aprtui.engine.cpu.memory import bits_float, control_record, first_token, float32s, float_bits, halves, instruction
 from aprtui.engine.cpu.rows import copy, exponential
-from aprtui.engine.cpu.vectors import dot, four_dots, four_weighted_sums, weighted_sum
+from aprtui.engine.cpu.vectors import LANES, combine, combine_four
 
-BLOCK_ROWS = 32
-"""Rows (query × head of the group) that share one pass over the keys; fewer where a group has more heads."""
+_ROWS = 32
+"""Rows that a block has at least, where there are queries enough."""
+_QUERIES = 8
+"""Queries that a block has at least, where there are enough: groups of four rows then see almost the same keys."""
 
-KEY_TILE = 64
-"""Keys that stay in the first-level cache while all rows of a block meet them."""
-
+_VECTOR = np.int64(4 * LANES)
 _ZERO = np.float32(0)
-_ONE = np.float32(1)
 _SIGN_MASK = np.int32(0x7FFFFFFF)
 
 
+@kernel
+def padded(size: int) -> int:
+    """`size` rounded up to whole vectors."""
+    return (size + LANES - 1) // LANES * LANES
+
+
+@kernel
+def queries_of_block(group: int) -> int:
+    """Queries of a block whose K/V head serves `group` query heads."""
+    return max(_QUERIES, _ROWS // group // _QUERIES * _QUERIES)
+
+
+@kernel
 def scratch_bytes(context: int, head_dim: int, group: int) -> int:
-    """Bytes of scratch a thread needs for `context` positions and `group` query heads a key head."""
-    return 4 * (max(BLOCK_ROWS, group) * context + KEY_TILE * head_dim)
+    """Bytes of scratch that a thread needs: a tile, and queries, sums and scores of the rows of a block."""
+    width = padded(head_dim)
+    return 4 * (LANES * width + group * queries_of_block(group) * (2 * width + padded(context)))
+
+
+def store_keys(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """Put the keys of the tokens into the cache `[kv_heads, tiles, width, 16]`, as float32 or (`kind` 1) float16."""
+    step, position = instruction(step_address)[0], control_record(control_address)[0].position
+    for token in range(begin, end):
+        tile, lane = (position + token) // LANES, (position + token) % LANES
+        for head in range(step.heads):
+            source = float32s(step.source + 4 * (token * step.source_stride + head * step.width), step.width)
+            first = (head * step.other_stride + tile * LANES) * step.width + lane
+            for i in range(step.width):
+                _put(step.other, first + i * LANES, source[i], step.kind)
+
+
+def store_values(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """Put the values of the tokens into the cache `[kv_heads, positions, padded width]`."""
+    step, position = instruction(step_address)[0], control_record(control_address)[0].position
+    for token in range(begin, end):
+        for head in range(step.heads):
+            source = float32s(step.source + 4 * (token * step.source_stride + head * step.width), step.width)
+            first = (head * step.other_stride + position + token) * padded(step.width)
+            for i in range(step.width):
+                _put(step.other, first + i, source[i], step.kind)
+
+
+@kernel
+def _put(cache: int, index: int, value: Any, is_half: int) -> None:
+    if is_half == 0:
+        float32s(cache + 4 * index, 1)[0] = value
+    else:
+        halves(cache + 2 * index, 1)[0] = half_from_float(value)
+
+
+@kernel
+def _tile(cache: int, first: int, count: int, is_half: int, scratch: int) -> int:
+    """Address of `count` values of the cache from number `first` on, widened into `scratch` where they are float16."""
+    if is_half == 0:
+        return cache + 4 * first
+    source, target = halves(cache + 2 * first, count), float32s(scratch, count)
+    for i in range(count):
+        target[i] = float_from_half(source[i])
+    return scratch
 
 
 @kernel
@@ -63,60 +122,91 @@ def _softmax(values: Any) -> None:
 
 
 @kernel
-def _tile(cache: int, begin: int, keys: int, width: int, is_half: int, scratch: int) -> int:
-    """Address of `keys` float32 rows of the cache from `begin` on, converted into `scratch` where they are float16."""
-    if is_half == 0:
-        return cache + 4 * begin * width
-    source = halves(cache + 2 * begin * width, keys * width)
-    target = float32s(scratch, keys * width)
-    for i in range(keys * width):
-        target[i] = float_from_half(source[i])
-    return scratch
+def _copy_row(values: Any, row: Any) -> None:
+    copy(values, row)
+    for i in range(values.size, row.size):
+        row[i] = _ZERO
 
 
 @kernel
-def _score_row(query: int, tile: int, keys: int, width: int, scale: Any, target: int) -> None:
-    vectors = width // 16
-    key = 0
-    while key + 4 <= keys:
-        four_dots(query, tile + 4 * key * width, 4 * width, vectors, target + 4 * key)
-        key += 4
-    while key < keys:
-        dot(query, tile + 4 * key * width, 4 * width, vectors, target + 4 * key)
-        key += 1
-    scores = float32s(target, keys)
-    if width % 16:
-        x = float32s(query, width)
-        rows = float32s(tile, keys * width)
-        for k in range(keys):
-            for i in range(vectors * 16, width):
-                scores[k] += x[i] * rows[k * width + i]
-    for k in range(keys):
-        scores[k] *= scale
+def _span(row: int, count: int, queries: int, first: int) -> Any:
+    """The fewest and the most keys that any of `count` rows from `row` on sees.
+
+    Rows are ordered by head, then by query; `first` is what the first of the `queries` queries sees.
+    """
+    query = row % queries
+    if query + count <= queries:
+        return first + query, first + query + count - 1
+    return first, first + queries - 1
 
 
 @kernel
-def _attend_row(weights: int, keys: int, tile: int, width: int, target: int) -> None:
-    done = 0
-    while done + 64 <= width:
-        four_weighted_sums(weights, keys, tile + 4 * done, 4 * width, target + 4 * done)
-        done += 64
-    while done + 16 <= width:
-        weighted_sum(weights, keys, tile + 4 * done, 4 * width, target + 4 * done)
-        done += 16
-    if done < width:
-        p = float32s(weights, keys)
-        rows = float32s(tile, keys * width)
-        sums = float32s(target, width)
-        for k in range(keys):
-            for i in range(done, width):
-                sums[i] += p[k] * rows[k * width + i]
+def _score(step: Any, cache: int, shape: Any, first: int, places: Any) -> None:
+    """Products of all rows with the keys that they see. What comes out for keys that a row does not see means nothing.
+
+    `shape` is (rows, queries, bytes of a row of scores), `places` the addresses of tile, query rows, sums and scores.
+    """
+    rows, queries, stride = shape
+    tile_at, query_rows, _, scores = places
+    width = step.width
+    for begin in range(0, first + queries - 1, LANES):
+        tile = _tile(cache, begin * width, LANES * width, step.kind, tile_at)
+        row = 0
+        while row < rows:
+            count = 4 if row + 4 <= rows else 1
+            if begin < _span(row, count, queries, first)[1]:
+                source, target = query_rows + 4 * row * width, scores + row * stride + 4 * begin
+                if count == 4:
+                    combine_four(source, 4 * width, width, tile, _VECTOR, target, stride)
+                else:
+                    combine(source, 0, width, tile, _VECTOR, target, 0)
+            row += count
 
 
 @kernel
-def _finish_row(row: int, keys: int, visible: int, scores_map: int, softmax_map: int) -> None:
-    """Softmax of a row of scores in place, with copies of both into the maps (address 0: no map)."""
+def _weigh(step: Any, cache: int, shape: Any, first: int, places: Any) -> None:
+    """Sums of the values that each row sees, weighted by its softmax."""
+    rows, queries, stride = shape
+    tile_at, _, sums, softmax = places
+    width = padded(step.width)
+    for begin in range(0, first + queries - 1, LANES):
+        tile = _tile(cache, begin * width, LANES * width, step.kind, tile_at)
+        row = 0
+        while row < rows:
+            count = 4 if row + 4 <= rows else 1
+            fewest, most = _span(row, count, queries, first)
+            common = min(LANES, max(0, fewest - begin))
+            if begin < most:
+                source, target = softmax + row * stride + 4 * begin, sums + 4 * row * width
+                if count == 4:
+                    _weigh_four(source, stride, common, tile, width, target)
+                for single in range(row, row + count):
+                    done = common if count == 4 else 0
+                    end = min(LANES, _span(single, 1, queries, first)[0] - begin)
+                    _weigh_one(softmax + single * stride + 4 * (begin + done), end - done, tile + 4 * done * width,
+                               width, sums + 4 * single * width)  # fmt: skip
+            row += count
+
+
+@kernel
+def _weigh_four(softmax: int, stride: int, keys: int, tile: int, width: int, sums: int) -> None:
+    for channel in range(0, width, LANES):
+        combine_four(softmax, stride, keys, tile + 4 * channel, 4 * width, sums + 4 * channel, 4 * width)
+
+
+@kernel
+def _weigh_one(softmax: int, keys: int, tile: int, width: int, sums: int) -> None:
+    if keys > 0:
+        for channel in range(0, width, LANES):
+            combine(softmax, 0, keys, tile + 4 * channel, 4 * width, sums + 4 * channel, 0)
+
+
+@kernel
+def _finish_row(row: int, keys: int, visible: int, scale: Any, scores_map: int, softmax_map: int) -> None:
+    """Scale a row of products to scores, and to softmax in place; copies of both into the maps (address 0: no map)."""
     values = float32s(row, visible)
+    for i in range(visible):
+        values[i] *= scale
     if scores_map:
         _copy_row(values, float32s(scores_map, keys))
     _softmax(values)
@@ -125,77 +215,56 @@ def _finish_row(row: int, keys: int, visible: int, scores_map: int, softmax_map:
 
 
 @kernel
-def _copy_row(values: Any, row: Any) -> None:
-    copy(values, row)
-    for i in range(values.size, row.size):
-        row[i] = _ZERO
+def _attend(step: Any, control: Any, heads: Any, tokens: Any, scratch: int) -> None:
+    """Attention of the query heads `heads` (of one K/V head) at the tokens `tokens`, both as (begin, end)."""
+    width, wide, position = step.width, padded(step.width), control.position
+    queries = tokens[1] - tokens[0]
+    rows, first, total = (heads[1] - heads[0]) * queries, position + tokens[0] + 1, position + tokens[1]
+    stride = 4 * padded(total)
+    query_rows = scratch + 4 * LANES * wide
+    sums = query_rows + 4 * rows * wide
+    scores = sums + 4 * rows * wide
+    shape, places = (rows, queries, stride), (scratch, query_rows, sums, scores)
+    zeroed = float32s(sums, rows * wide + rows * padded(total))
+    for i in range(zeroed.size):
+        zeroed[i] = _ZERO
+    for row in range(rows):
+        head, token = heads[0] + row // queries, tokens[0] + row % queries
+        source = step.source + 4 * (token * step.source_stride + head * width)
+        copy(float32s(source, width), float32s(query_rows + 4 * row * width, width))
+    plane = heads[0] // (step.heads // step.kv_heads) * step.other_stride * (2 if step.kind else 4)
+    _score(step, step.other + plane * width, shape, first, places)
+    for row in range(rows):
+        head, token = heads[0] + row // queries, tokens[0] + row % queries
+        place = 4 * (head * control.tokens + token) * (position + control.tokens)
+        scores_map = control.scores + place if step.count else 0
+        softmax_map = control.softmax + place if step.count else 0
+        _finish_row(scores + row * stride, position + control.tokens, position + token + 1, float32(step.scalar),
+                    scores_map, softmax_map)  # fmt: skip
+    _weigh(step, step.parameter + plane * wide, shape, first, places)
+    for row in range(rows):
+        head, token = heads[0] + row // queries, tokens[0] + row % queries
+        target = step.target + 4 * (token * step.target_stride + head * width)
+        copy(float32s(sums + 4 * row * wide, width), float32s(target, width))
 
 
 @kernel
-def _attend(step: Any, control: Any, kv_head: int, heads: Any, queries: Any, scratch: int) -> None:
-    """Attention of the query heads `heads` (of one K/V head) at the tokens `queries`, both as (begin, end)."""
-    width, position, tokens = step.width, control.position, control.tokens
-    scale = float32(step.scalar)
-    plane = (kv_head * step.other_stride) * width * (2 if step.kind else 4)
-    keys, values = step.other + plane, step.parameter + plane
-    total = position + queries[1]
-    rows = scratch + 4 * KEY_TILE * width
-    with_maps = step.count != 0
-    for begin in range(0, total, KEY_TILE):
-        end = min(begin + KEY_TILE, total)
-        tile = _tile(keys, begin, end - begin, width, step.kind, scratch)
-        row = rows
-        for head in range(heads[0], heads[1]):
-            for query in range(queries[0], queries[1]):
-                visible = min(end, position + query + 1)
-                if visible > begin:
-                    source = step.source + 4 * (query * step.source_stride + head * width)
-                    _score_row(source, tile, visible - begin, width, scale, row + 4 * begin)
-                row += 4 * total
-    row = rows
-    for head in range(heads[0], heads[1]):
-        for query in range(queries[0], queries[1]):
-            place = 4 * (head * tokens + query) * (position + tokens)
-            scores_map = control.scores + place if with_maps else 0
-            softmax_map = control.softmax + place if with_maps else 0
-            _finish_row(row, position + tokens, position + query + 1, scores_map, softmax_map)
-            row += 4 * total
-            target = float32s(step.target + 4 * (query * step.target_stride + head * width), width)
-            for i in range(width):
-                target[i] = _ZERO
-    for begin in range(0, total, KEY_TILE):
-        end = min(begin + KEY_TILE, total)
-        tile = _tile(values, begin, end - begin, width, step.kind, scratch)
-        row = rows
-        for head in range(heads[0], heads[1]):
-            for query in range(queries[0], queries[1]):
-                visible = min(end, position + query + 1)
-                if visible > begin:
-                    target = step.target + 4 * (query * step.target_stride + head * width)
-                    _attend_row(row + 4 * begin, visible - begin, tile, width, target)
-                row += 4 * total
-
-
-@kernel
-def block_of(step: Any, control: Any) -> Any:
-    """How the work is cut: (query heads in a piece, tokens in a piece, number of pieces)."""
+def block_of(step_address: int, control: Any) -> Any:
+    """How the work is cut: (query heads of a piece, tokens of a piece, number of pieces)."""
+    step = instruction(step_address)[0]
     group = step.heads // step.kv_heads
-    queries = max(1, BLOCK_ROWS // group)
-    blocks = (control.tokens + queries - 1) // queries
+    queries = queries_of_block(group)
+    blocks = (control.tokens - first_token(step_address, control) + queries - 1) // queries
     heads = group if step.kv_heads * blocks >= control.threads else 1
     return heads, queries, (step.heads // heads) * blocks
 
 
 def attention(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
     """Pieces `begin … end - 1` of `block_of`; late queries first, as they see the most keys."""
-    step = instruction(step_address)[0]
-    control = control_record(control_address)[0]
-    heads, queries, _ = block_of(step, control)
+    step, control = instruction(step_address)[0], control_record(control_address)[0]
+    heads, queries, pieces = block_of(step_address, control)
     slots = step.heads // heads
-    blocks = (control.tokens + queries - 1) // queries
     for piece in range(begin, end):
-        first = (blocks - 1 - piece // slots) * queries
+        first = first_token(step_address, control) + (pieces // slots - 1 - piece // slots) * queries
         head = (piece % slots) * heads
-        kv_head = head // (step.heads // step.kv_heads)
-        last = min(first + queries, control.tokens)
-        _attend(step, control, kv_head, (head, head + heads), (first, last), scratch)
+        _attend(step, control, (head, head + heads), (first, min(first + queries, control.tokens)), scratch)

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from aprtui.engine.cpu.attention import scratch_bytes as attention_scratch_bytes
 from aprtui.engine.cpu.lowering import lower
-from aprtui.engine.cpu.matmul import TIER, warm_up
+from aprtui.engine.cpu.matmul import TIER
 from aprtui.engine.cpu.matmul import scratch_bytes as matmul_scratch_bytes
+from aprtui.engine.cpu.operations import compile_operations
 from aprtui.engine.cpu.plan import Delivery, Plan, Segment, plan_for
 from aprtui.engine.cpu.program import CONTROL
-from aprtui.engine.cpu.storage import Storage, is_logits
+from aprtui.engine.cpu.storage import Storage
 from aprtui.engine.cpu.threads import ThreadTeam
 from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Taps, TapSink, require_room
 from aprtui.engine.rounding import ARITHMETIC
@@ -53,7 +54,7 @@ class CpuEngine:
         self._maps = {op: np.zeros(0, np.float32) for op in (Op.SCORES, Op.SOFTMAX)}
         self._control = np.zeros(1, CONTROL)
         self._scratch = self._make_scratch()
-        self._warm_up(progress)
+        compile_operations(progress or (lambda what, done, total: None))
         self._team = ThreadTeam(self._control, threads)
 
     def _make_scratch(self) -> NDArray[np.uint8]:
@@ -67,11 +68,6 @@ class CpuEngine:
         self._control["scratch_bytes"] = each
         self._control["attention_scratch"] = matmul
         return scratch
-
-    def _warm_up(self, progress: Progress | None) -> None:
-        matmuls = [node for node in self.graph.nodes if self.graph[node.stage].op is Op.MATMUL]
-        types = {weight.type for node in matmuls for weight in self._model.params(node)}
-        warm_up(types, {self.mode}, progress or (lambda text, done, total: None))
 
     @property
     def position(self) -> int:
@@ -117,9 +113,7 @@ class CpuEngine:
         if key not in self._plans:
             if len(self._plans) == _PLANS:
                 self._plans.clear()
-            tapped = taps.full | taps.stats
-            mapped = frozenset(node.layer for node in tapped if self.graph[node.stage].is_attention_map)
-            program = lower(self._model, self.mode, self.kv, self._storage, taps.stats, mapped)
+            program = lower(self._model, self.mode, self.kv, self._storage, taps.full, taps.stats)
             self._plans[key] = plan_for(program, self.graph, taps)
         return self._plans[key]
 
@@ -159,22 +153,21 @@ class CpuEngine:
         self._control["softmax"] = self._maps[Op.SOFTMAX].ctypes.data
 
     def _deliver(self, segment: Segment, plan: Plan, position: int, tokens: int, logits: Array, sink: TapSink) -> None:
+        first_logits = position + tokens - logits.shape[0]
         for delivery, stats in zip(segment.deliveries, plan.accumulators(segment), strict=True):
-            start = position
-            if is_logits(self.graph[delivery.node.stage]):
-                start = position + tokens - logits.shape[0]
-                if not logits.size:
-                    continue
-            sink.put(delivery.node, start, self._values(delivery, tokens, position, logits), stats)
+            if not delivery.logits:
+                sink.put(delivery.node, position, self._values(delivery, tokens, position), stats)
+            elif logits.size:
+                sink.put(delivery.node, first_logits, logits if delivery.full else None, stats)
 
-    def _values(self, delivery: Delivery, tokens: int, position: int, logits: Array) -> Array | None:
+    def _values(self, delivery: Delivery, tokens: int, position: int) -> Array | None:
         if not delivery.full:
             return None
         stage = self.graph[delivery.node.stage]
         if stage.is_attention_map:
             shape = (stage.width, tokens, position + tokens)
             return self._maps[stage.op][: np.prod(shape)].reshape(shape)
-        return logits if is_logits(stage) else self._storage.stage(stage.name)[:tokens]
+        return self._storage.stage(stage.name)[:tokens]
 
 
 def _whole(size: int, unit: int) -> int:

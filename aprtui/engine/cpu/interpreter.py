@@ -1,8 +1,8 @@
 """The program's interpreter: every thread runs it over the same instructions and takes pieces of each.
 
-Threads draw pieces from an atomic counter, so that a thread that the system holds up delays the others by one piece at
-most; which thread computes a piece changes no bit. Between dependent instructions they meet at a barrier: they spin
-for a few microseconds and then give up their time slice again and again, since the machine may be busy.
+Threads draw pieces from an atomic counter; which thread computes a piece changes no bit. Dependent instructions wait
+for the pieces before them, not for the threads: a busy machine may put a thread aside for milliseconds. Who waits spins
+for a few microseconds and then gives up its time slice again and again.
 """
 
 from __future__ import annotations
@@ -14,16 +14,26 @@ from numba import carray, types
 
 from aprtui.engine.cpu.attention import block_of
 from aprtui.engine.cpu.jit import kernel
-from aprtui.engine.cpu.memory import atomic_add, atomic_load, call, control_record, instruction, pointer, relax
-from aprtui.engine.cpu.program import CONTROL, INSTRUCTION, Opcode
+from aprtui.engine.cpu.memory import (
+    atomic_add,
+    atomic_load,
+    call,
+    control_record,
+    first_token,
+    instruction,
+    pointer,
+    relax,
+)
+from aprtui.engine.cpu.program import INSTRUCTION, Opcode, control_offset
 
-_SPINS = 2000
-_WEIGHT_ROWS = 32
-"""Weight rows are cut at multiples of this, so that two threads never write to one cache line."""
+_SPINS = 200
+"""Turns of about 13 ns. Longer spinning would keep the processor from the very thread that is waited for."""
+_WEIGHT_ROWS = 64
+"""Weight rows are cut at multiples of this: whole cache lines of results, whole strips of the matmul kernels."""
 _MOST_ROWS = 4
 """Tokens that go through a run of row instructions at a time: few enough to stay in the second-level cache."""
-_STEP = np.int64(INSTRUCTION.itemsize)
-_ARRIVED = np.int64(CONTROL.fields["arrived"][1])
+_STEP = INSTRUCTION.itemsize
+_ARRIVED, _QUIT, _MESSAGE = control_offset("arrived"), control_offset("quit"), control_offset("message")
 
 _sched_yield = types.ExternalFunction("sched_yield", types.int32())
 _read = types.ExternalFunction("read", types.int64(types.int32, types.int64, types.int64))
@@ -31,12 +41,10 @@ _write = types.ExternalFunction("write", types.int64(types.int32, types.int64, t
 
 
 @kernel
-def _meet(control: Any, arrived: int, waits: Any) -> None:
-    """A barrier. The count of arrivals only grows, so nobody resets what a late thread still looks at."""
-    waits[0] += control.threads
-    atomic_add(arrived, 1)
+def _wait_until(place: int, count: int) -> None:
+    """Wait until the int64 at address `place`, which only grows, has reached `count`."""
     spins = 0
-    while atomic_load(arrived) < waits[0]:
+    while atomic_load(place) < count:
         spins += 1
         if spins < _SPINS:
             relax()
@@ -45,90 +53,92 @@ def _meet(control: Any, arrived: int, waits: Any) -> None:
 
 
 @kernel
-def _take_rows(first: int, control: Any, counter: int, scratch: int) -> None:
-    """The instructions that follow the `ROWS` instruction at address `first`, a few tokens at a time."""
-    count = instruction(first)[0].count
-    share = min(_MOST_ROWS, max(1, control.tokens // (8 * control.threads)))
-    while True:
-        begin = atomic_add(counter, 1) * share
-        if begin >= control.tokens:
-            return
-        end = min(begin + share, control.tokens)
-        for part in range(1, count + 1):
-            step = first + part * _STEP
-            call(instruction(step)[0].function, step, control.address, begin, end, scratch)
-
-
-@kernel
-def _take_pieces(step: int, control: Any, pieces: int, share: int, counter: int, scratch: int) -> None:
-    """Pieces of the instruction at address `step`, `share` at a time."""
-    function = instruction(step)[0].function
-    while True:
-        begin = atomic_add(counter, 1) * share
-        if begin >= pieces:
-            return
-        call(function, step, control.address, begin, min(begin + share, pieces), scratch)
-
-
-@kernel
-def _take(address: int, control: Any, counter: int, scratch: int) -> None:
-    """This thread's part of the instruction at `address`."""
+def _cut(address: int, control: Any) -> Any:
+    """How the instruction at `address` is cut: (first unit, end of its units, units of a piece)."""
     step = instruction(address)[0]
     if step.opcode == Opcode.ROWS:
-        _take_rows(address, control, counter, scratch)
-    elif step.opcode == Opcode.MATMUL:
+        first = first_token(address, control)
+        return first, control.tokens, min(_MOST_ROWS, max(1, (control.tokens - first) // (8 * control.threads)))
+    if step.opcode == Opcode.MATMUL:
         share = step.heads // (8 * control.threads)
-        share = max(_WEIGHT_ROWS, (share + _WEIGHT_ROWS - 1) // _WEIGHT_ROWS * _WEIGHT_ROWS)
-        _take_pieces(address, control, step.heads, share, counter, scratch)
+        return 0, step.heads, max(_WEIGHT_ROWS, (share + _WEIGHT_ROWS - 1) // _WEIGHT_ROWS * _WEIGHT_ROWS)
+    if step.opcode == Opcode.ATTENTION:
+        return 0, block_of(address, control)[2], 1
+    return 0, step.count, 1
+
+
+@kernel
+def _treat(address: int, control: Any, begin: int, end: int, scratch: int) -> None:
+    """One piece of the instruction at `address`; of `ROWS`, through all instructions that follow it."""
+    step = instruction(address)[0]
+    if step.opcode == Opcode.ROWS:
+        for part in range(1, step.count + 1):
+            row_step = address + part * _STEP
+            call(instruction(row_step)[0].function, row_step, control.address, begin, end, scratch)
     elif step.opcode == Opcode.ATTENTION:
-        pieces = block_of(step, control)[2]
-        _take_pieces(address, control, pieces, 1, counter, scratch + control.attention_scratch)
-    elif step.opcode == Opcode.STATISTICS:
-        _take_pieces(address, control, step.count, 1, counter, scratch)
+        call(step.function, address, control.address, begin, end, scratch + control.attention_scratch)
+    else:
+        call(step.function, address, control.address, begin, end, scratch)
 
 
 @kernel
 def _execute(control: Any, thread: int) -> None:
-    """Interpret the instructions `begin … end` as thread number `thread`; returns when all threads are done."""
-    waits = carray(pointer(control.waits + 64 * thread), (1,), np.int64)
-    arrived = control.address + _ARRIVED
+    """Interpret the instructions `begin … end` as thread number `thread`; returns when all threads are done.
+
+    An instruction with a barrier starts when all pieces of those before it are done. A thread that the system has put
+    aside holds up the others only while it has a piece in hand, and at the end of the run.
+    """
     scratch = control.scratch + thread * control.scratch_bytes
-    index = control.begin
+    index, done, pieces = control.begin, control.counters + 16 * control.begin + 8, 0
     while index < control.end:
-        address = control.program + index * _STEP
+        address, counter = control.program + index * _STEP, control.counters + 16 * index
         step = instruction(address)[0]
         if step.barrier:
-            _meet(control, arrived, waits)
-        _take(address, control, control.counters + 8 * index, scratch)
+            _wait_until(done, pieces)
+            done, pieces = counter + 8, 0
+        first, last, share = _cut(address, control)
+        pieces += (last - first + share - 1) // share
+        finished = 0
+        begin = first + atomic_add(counter, 1) * share
+        while begin < last:
+            _treat(address, control, begin, min(begin + share, last), scratch)
+            finished += 1
+            begin = first + atomic_add(counter, 1) * share
+        if finished:
+            atomic_add(done, finished)
         index += 1 + (step.count if step.opcode == Opcode.ROWS else 0)
-    _meet(control, arrived, waits)
+    arrivals = carray(pointer(control.waits + 64 * thread), (1,), np.int64)
+    arrivals[0] += control.threads
+    atomic_add(control.address + _ARRIVED, 1)
+    _wait_until(control.address + _ARRIVED, arrivals[0])
 
 
 @kernel
-def _wake(control: Any, descriptor: int) -> None:
-    """Start the workers on a run."""
-    counters = carray(pointer(control.counters), (control.end,), np.int64)
-    counters[control.begin :] = 0
+def wake(address: int, descriptor: int) -> None:
+    """Let every worker take one turn, by as many messages of 8 bytes to the channel `descriptor`."""
+    control = control_record(address)[0]
     left = control.threads - 1
     while left > 0:
-        left -= max(0, _write(np.int32(descriptor), control.counters, left))
+        left -= int(_write(np.int32(descriptor), address + _MESSAGE, 8) == 8)
 
 
 @kernel
 def enter(address: int, thread: int, descriptor: int) -> None:
-    """Thread 0: one run of the instructions that the control record names; `descriptor` is the pipe's end to write to.
+    """Thread 0: one run of the instructions that the control record names, with the workers woken at its beginning.
 
-    Any other: a worker's life; `descriptor` is the end to read from. A byte starts a run, the end of file ends the
-    thread.
+    Any other: a worker's life. A message on the channel `descriptor` starts a run, or ends the thread if `quit` is set.
     """
     control = control_record(address)[0]
     if thread == 0:
-        _wake(control, descriptor)
+        counters = carray(pointer(control.counters), (2 * control.end,), np.int64)
+        for index in range(2 * control.begin, 2 * control.end):
+            counters[index] = 0
+        wake(address, descriptor)
         _execute(control, 0)
         return
+    message = control.waits + 64 * thread + 8
     while True:
-        count = _read(np.int32(descriptor), control.waits + 64 * thread + 8, 1)
-        if count == 0:
-            return
-        if count == 1:
+        if _read(np.int32(descriptor), message, 8) == 8:
+            if atomic_load(address + _QUIT):
+                return
             _execute(control, thread)

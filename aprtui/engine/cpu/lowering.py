@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.cpu.matmul import activation_bytes, activation_kind
+from aprtui.engine.cpu.matmul import ActivationKind, activation_bytes, activation_kind
 from aprtui.engine.cpu.operations import operation_address
 from aprtui.engine.cpu.program import DESCRIPTOR, INSTRUCTION, Opcode, Where
 from aprtui.engine.cpu.storage import Storage, is_logits
@@ -33,30 +33,31 @@ class Program:
 
 
 def lower(
-    model: Model, mode: Mode, kv: KvType, storage: Storage, stats: frozenset[Node], mapped: frozenset[int | None]
+    model: Model, mode: Mode, kv: KvType, storage: Storage, full: frozenset[Node], stats: frozenset[Node]
 ) -> Program:
-    """The program for `model`, with statistics of the nodes `stats` and attention maps of the layers `mapped`.
+    """The program for `model` that leaves the nodes `full` in their buffers and computes the statistics of `stats`.
 
-    Neither changes any other instruction, and so no result.
+    What is tapped decides which tokens and maps are there, and changes no value.
     """
-    builder = _Lowering(model, mode, kv, storage, stats, mapped)
-    return builder.lower()
+    return _Lowering(model, mode, kv, storage, full | stats, stats).lower()
 
 
 class _Lowering:
     def __init__(
-        self, model: Model, mode: Mode, kv: KvType, storage: Storage, stats: frozenset[Node],
-        mapped: frozenset[int | None],
-    ) -> None:  # fmt: skip
+        self, model: Model, mode: Mode, kv: KvType, storage: Storage, tapped: frozenset[Node], stats: frozenset[Node]
+    ) -> None:
         assert model.graph.config is not None
         self.model, self.graph, self.config = model, model.graph, model.graph.config
-        self.mode, self.storage, self.mapped = mode, storage, mapped
+        self.mode, self.storage = mode, storage
         self.half = int(kv is KvType.F16)
+        self.mapped = {node.layer for node in tapped if self.graph[node.stage].is_attention_map}
+        self.partial = self._partial_nodes(tapped)
+        self.wanted = 0
         self.instructions: list[dict[str, Any]] = []
         self.open_rows: dict[str, Any] | None = None
-        self.quantized: dict[int, Node] = {}
+        self.quantized: dict[ActivationKind, Node] = {}
         nodes = [node for node in self.graph.nodes if node in stats]
-        self.tapped = {layer: [node for node in nodes if node.layer == layer] for layer in {n.layer for n in nodes}}
+        self.counted = {layer: [node for node in nodes if node.layer == layer] for layer in {n.layer for n in nodes}}
         self.descriptors = np.zeros(len(nodes), DESCRIPTOR)
         self.described = 0
         self.emitters: Mapping[Op, Callable[[Node], None]] = {
@@ -74,12 +75,24 @@ class _Lowering:
             Op.MULTIPLY: self._two_operands(Opcode.MULTIPLY),
         }
 
+    def _partial_nodes(self, tapped: frozenset[Node]) -> frozenset[Node]:
+        """Nodes that are computed only for the tokens whose logits are wanted: the logits, and what leads to them.
+
+        From the last attention on, no token needs another one. Tapped nodes have all tokens.
+        """
+        nodes = self.graph.nodes
+        last = max(index for index, node in enumerate(nodes) if self.graph[node.stage].op is Op.ATTEND)
+        logits = {node for node in nodes if is_logits(self.graph[node.stage])}
+        tail = frozenset(nodes[last:])
+        return tail if not (tail - logits) & tapped else frozenset(logits)
+
     def lower(self) -> Program:
         ends: dict[int | None, int] = {}
         for layer in [*range(self.graph.layers), None]:
             self.open_rows = None
             for node in self.graph.nodes:
                 if node.layer == layer:
+                    self.wanted = int(node in self.partial)
                     self.emitters[self.graph[node.stage].op](node)
             self._statistics(layer)
             ends[layer] = len(self.instructions)
@@ -97,15 +110,17 @@ class _Lowering:
         follows_matmul = bool(self.instructions) and self.instructions[-1]["opcode"] == Opcode.MATMUL
         barrier = int(not (opcode is Opcode.MATMUL and follows_matmul))
         self.open_rows = None
-        self.instructions.append({"opcode": opcode, "barrier": barrier, **fields})
+        self.instructions.append({"opcode": opcode, "barrier": barrier, "wanted": self.wanted, **fields})
         return self.instructions[-1]
 
     def _row(self, opcode: Opcode, **fields: Any) -> None:
-        """An instruction on single tokens; neighbours share one `ROWS`."""
+        """An instruction on single tokens; neighbours share one `ROWS` with the tokens that any of them needs."""
         if self.open_rows is None:
             self.open_rows = self._phase(Opcode.ROWS, count=0)
+        instruction = {"opcode": opcode, "wanted": self.wanted, **fields}
         self.open_rows["count"] += 1
-        self.instructions.append({"opcode": opcode, **fields})
+        self.open_rows["wanted"] &= instruction["wanted"]
+        self.instructions.append(instruction)
 
     def _source(self, node: Node, index: int = 0, prefix: str = "source") -> dict[str, int]:
         """Fields `source`, `source_stride` (or those of another prefix) for input number `index` of `node`."""
@@ -115,6 +130,9 @@ class _Lowering:
         return {prefix: buffer.ctypes.data + 4 * begin, f"{prefix}_stride": buffer.shape[1]}
 
     def _target(self, node: Node) -> dict[str, int]:
+        stage = self.graph[node.stage]
+        if is_logits(stage):
+            return {"target": 0, "target_stride": stage.width}
         buffer = self.storage.stage(node.stage)
         return {"target": buffer.ctypes.data, "target_stride": buffer.shape[1]}
 
@@ -158,63 +176,62 @@ class _Lowering:
             kind=int(self.config.rope_layout is RopeLayout.INTERLEAVED),
         )  # fmt: skip
 
-    def _store(self, node: Node, cache: int) -> None:
+    def _store(self, opcode: Opcode, node: Node, cache: int) -> None:
         """Put the second input (keys of the scores, values of the attention) into the cache."""
         self._row(
-            Opcode.STORE, **self._source(node, 1), other=cache, other_stride=self.storage.context,
-            width=self.config.head_dim, heads=self.config.kv_heads, kind=self.half,
+            opcode, **self._source(node, 1), other=cache, other_stride=self.storage.plane,
+            width=self.config.head_dim, heads=self.config.kv_heads, kind=self.half, wanted=0,
         )  # fmt: skip
 
     def _scores(self, node: Node) -> None:
         assert node.layer is not None
-        self._store(node, self.storage.keys(node.layer))
+        self._store(Opcode.STORE_KEYS, node, self.storage.keys(node.layer))
 
     def _attend(self, node: Node) -> None:
         """The attention of a layer: its scores and softmax as well, which need not be materialised."""
         assert node.layer is not None
-        self._store(node, self.storage.values(node.layer))
+        self._store(Opcode.STORE_VALUES, node, self.storage.values(node.layer))
         softmax = self.graph.inputs(node)[0]
         scores = self.graph.inputs(softmax)[0]
         self._phase(
             Opcode.ATTENTION, **self._source(scores), **self._target(node), width=self.config.head_dim,
             heads=self.config.heads, kv_heads=self.config.kv_heads, other=self.storage.keys(node.layer),
-            other_stride=self.storage.context, parameter=self.storage.values(node.layer), kind=self.half,
+            other_stride=self.storage.plane, parameter=self.storage.values(node.layer), kind=self.half,
             scalar=self.config.head_dim**-0.5, count=int(node.layer in self.mapped),
         )  # fmt: skip
 
     def _matmul(self, node: Node) -> None:
         weights = self.model.params(node)
-        wanted = int(is_logits(self.graph[node.stage]))
         for kind in dict.fromkeys(activation_kind(weight.type, self.mode) for weight in weights):
-            self._quantize(node, kind, weights[0].columns, wanted)
-        begin = 0
+            self._quantize(node, kind, weights[0].columns)
+        target = self._target(node)
         for weight in weights:
-            kind = activation_kind(weight.type, self.mode)
-            target = {"target_stride": self.graph[node.stage].width} if wanted else self._target(node)
             self._phase(
-                Opcode.MATMUL, **target, source=self.storage.quantized(kind),
-                source_stride=activation_bytes(kind, weight.columns), other=weight.data.ctypes.data,
-                other_stride=weight.data.shape[1], width=weight.columns, heads=weight.rows, kind=int(weight.type),
-                count=int(self.mode is Mode.Q8), wanted=wanted,
+                Opcode.MATMUL, **target, **self._matmul_input(node, activation_kind(weight.type, self.mode)),
+                other=weight.data.ctypes.data, other_stride=weight.data.shape[1], width=weight.columns,
+                heads=weight.rows, kind=int(weight.type), count=int(self.mode is Mode.Q8),
             )  # fmt: skip
-            if not wanted:
-                self.instructions[-1]["target"] += 4 * begin
-            begin += weight.rows
+            target["target"] += 4 * weight.rows
 
-    def _quantize(self, node: Node, kind: int, columns: int, wanted: int) -> None:
+    def _matmul_input(self, node: Node, kind: ActivationKind) -> dict[str, int]:
+        """Fields `source`, `source_stride` of a matmul: where its input is after `_quantize`, and bytes of a row."""
+        if kind is ActivationKind.F32:
+            plain = self._source(node)
+            return {"source": plain["source"], "source_stride": 4 * plain["source_stride"]}
+        columns = self.model.params(node)[0].columns
+        return {"source": self.storage.quantized(kind), "source_stride": activation_bytes(kind, columns)}
+
+    def _quantize(self, node: Node, kind: ActivationKind, columns: int) -> None:
         """Quantise the input of a matmul, unless its buffer holds it already (gate and up share theirs)."""
         source = self.graph.inputs(node)[0]
-        if self.quantized.get(kind) == source:
-            return
-        self.quantized[kind] = source
-        self._row(
-            Opcode.QUANTIZE, **self._source(node), target=self.storage.quantized(kind), width=columns, kind=int(kind),
-            wanted=wanted,
-        )  # fmt: skip
+        if kind is not ActivationKind.F32 and self.quantized.get(kind) != source:
+            self.quantized[kind] = source
+            target = self.storage.quantized(kind)
+            self._row(Opcode.QUANTIZE, **self._source(node), target=target, width=columns, kind=int(kind))
 
     def _statistics(self, layer: int | None) -> None:
         """Statistics of the layer's tapped nodes, while its buffers still hold them."""
-        nodes = self.tapped.get(layer, [])
+        nodes = self.counted.get(layer, [])
         if not nodes:
             return
         begin = self.described

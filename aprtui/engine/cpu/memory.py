@@ -31,12 +31,6 @@ def float32s(address: int, count: int) -> Any:
 
 
 @kernel
-def float64s(address: int, count: int) -> Any:
-    """The `count` float64 values at `address`, as an array."""
-    return carray(pointer(address), (count,), np.float64)
-
-
-@kernel
 def halves(address: int, count: int) -> Any:
     """The bit patterns of the `count` float16 values at `address`, as an array of uint16."""
     return carray(pointer(address), (count,), np.uint16)
@@ -52,6 +46,12 @@ def instruction(address: int) -> Any:
 def control_record(address: int) -> Any:
     """The control record at `address`, as an array of one record."""
     return carray(pointer(address), (1,), CONTROL)
+
+
+@kernel
+def first_token(step_address: int, control: Any) -> int:
+    """The first token of the chunk that an instruction has to treat."""
+    return int(control.wanted) if instruction(step_address)[0].wanted else 0
 
 
 @intrinsic

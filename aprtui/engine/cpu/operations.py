@@ -31,13 +31,22 @@ OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
         Opcode.ADD: rows.add,
         Opcode.SILU: rows.silu,
         Opcode.MULTIPLY: rows.multiply,
-        Opcode.STORE: rows.store,
+        Opcode.STORE_KEYS: attention.store_keys,
+        Opcode.STORE_VALUES: attention.store_values,
         Opcode.QUANTIZE: products.quantize,
         Opcode.MATMUL: products.matmul,
         Opcode.ATTENTION: attention.attention,
         Opcode.STATISTICS: statistics.statistics,
     }
 )
+
+
+def compile_operations(progress: Callable[[str, int, int], None]) -> None:
+    """Compile every kernel, or load it from numba's cache; `progress(what, done, total)` is called along the way."""
+    for done, opcode in enumerate(OPERATIONS):
+        progress("compiling kernels", done, len(OPERATIONS))
+        operation_address(opcode)
+    progress("compiling kernels", len(OPERATIONS), len(OPERATIONS))
 
 
 def operation_address(opcode: Opcode) -> int:

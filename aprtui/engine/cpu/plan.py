@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.cpu.lowering import Program
-from aprtui.engine.cpu.program import STATISTICS_FIELDS
+from aprtui.engine.cpu.program import STATISTICS
+from aprtui.engine.cpu.storage import is_logits
 from aprtui.engine.protocol import Taps
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.stats import Accumulator
@@ -22,6 +23,8 @@ class Delivery:
     node: Node
     full: bool
     row: int
+    logits: bool
+    """Whether the node has values only for tokens whose logits are wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +37,12 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one set of taps needs. `table` takes a row of `STATISTICS_FIELDS` for each node with statistics."""
+    """What one set of taps needs. `table` takes a `STATISTICS` record for each node with statistics."""
 
     program: Program
     counters: NDArray[np.int64]
-    table: NDArray[np.float64]
+    """Two an instruction, see `CONTROL`."""
+    table: NDArray[np.void]
     maps: bool
     """Whether attention maps are tapped, and so have to be materialised."""
     layers: tuple[Segment, ...]
@@ -48,13 +52,14 @@ class Plan:
 
     def accumulators(self, segment: Segment) -> list[Accumulator | None]:
         """What the statistics of each delivery of `segment` came to."""
-        rows = self.table.tolist()
-        return [_accumulator(rows[delivery.row]) if delivery.row >= 0 else None for delivery in segment.deliveries]
-
-
-def _accumulator(row: list[float]) -> Accumulator:
-    count, nan, inf, low, high, total, squares = row
-    return Accumulator(int(count), int(nan), int(inf), low, high, total, squares)
+        counted = [delivery.row for delivery in segment.deliveries if delivery.row >= 0]
+        if not counted:
+            return [None] * len(segment.deliveries)
+        first = counted[0]
+        rows = self.table[first : counted[-1] + 1].tolist()
+        return [
+            Accumulator(*rows[delivery.row - first]) if delivery.row >= 0 else None for delivery in segment.deliveries
+        ]
 
 
 def plan_for(program: Program, graph: StageGraph, taps: Taps) -> Plan:
@@ -64,16 +69,16 @@ def plan_for(program: Program, graph: StageGraph, taps: Taps) -> Plan:
         Segment(
             end,
             tuple(
-                Delivery(node, node in taps.full, rows.get(node, -1))
+                Delivery(node, node in taps.full, rows.get(node, -1), is_logits(graph[node.stage]))
                 for node in graph.nodes
                 if node.layer == layer and (node in taps.full or node in taps.stats)
             ),
         )
         for layer, end in program.ends.items()
     )
-    table = np.zeros((len(rows), len(STATISTICS_FIELDS)))
+    table = np.zeros(len(rows), STATISTICS)
     maps = any(graph[node.stage].is_attention_map for node in taps.full | taps.stats)
-    return Plan(program, np.zeros(len(program.instructions), np.int64), table, maps, layers, _joined(layers))
+    return Plan(program, np.zeros(2 * len(program.instructions), np.int64), table, maps, layers, _joined(layers))
 
 
 def _joined(layers: Sequence[Segment]) -> tuple[Segment, ...]:

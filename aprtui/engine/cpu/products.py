@@ -6,7 +6,7 @@ import numpy as np
 from numba import carray
 
 from aprtui.engine.cpu.matmul import dequantize_rows, matmul_rows, quantize_rows
-from aprtui.engine.cpu.memory import control_record, instruction, pointer
+from aprtui.engine.cpu.memory import control_record, first_token, instruction, pointer
 
 
 def embed(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
@@ -23,17 +23,17 @@ def quantize(step_address: int, control_address: int, begin: int, end: int, scra
     """Round the rows `begin … end - 1` of a matmul's input, as far as they are wanted."""
     step = instruction(step_address)[0]
     control = control_record(control_address)[0]
-    first = max(begin, control.wanted) if step.wanted else begin
+    first = max(begin, first_token(step_address, control))
     quantize_rows(step.kind, step.source, step.width, first, end, step.target)
 
 
 def matmul(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
-    """Weight rows `begin … end - 1` times all tokens, or those whose logits are wanted."""
+    """Weight rows `begin … end - 1` times all tokens, or those that are wanted; logits go where the caller has them."""
     step = instruction(step_address)[0]
     control = control_record(control_address)[0]
-    first = control.wanted if step.wanted else 0
+    first = first_token(step_address, control)
     source = step.source + first * step.source_stride
-    target = control.logits if step.wanted else step.target
+    target = step.target + 4 * first * step.target_stride if step.target else control.logits
     if first < control.tokens:
         matmul_rows(
             step.kind, step.count, step.other, step.other_stride, step.width, source, step.source_stride,

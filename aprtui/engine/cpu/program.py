@@ -4,7 +4,7 @@ A program is made once from the stage graph (`lowering`) and interpreted by ever
 hold raw addresses; sizes that change from call to call (tokens, position) stand in the `CONTROL` record.
 
 Instructions that work on single tokens (norms, RoPE, adding, quantising, …) follow a `ROWS` instruction, whose `count`
-says how many: a thread takes some tokens through all of them before it meets the others at a barrier.
+says how many: a thread takes some tokens through all of them in one go.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ class Opcode(IntEnum):
     """Kinds of instructions."""
 
     ROWS = 0
-    RMS_NORM = 1
-    BIAS = 2
-    ROPE = 3
-    ADD = 4
-    SILU = 5
-    MULTIPLY = 6
-    STORE = 7
-    QUANTIZE = 8
-    MATMUL = 9
-    ATTENTION = 10
-    STATISTICS = 11
-    EMBED = 12
+    EMBED = 1
+    RMS_NORM = 2
+    BIAS = 3
+    ROPE = 4
+    ADD = 5
+    SILU = 6
+    MULTIPLY = 7
+    STORE_KEYS = 8
+    STORE_VALUES = 9
+    QUANTIZE = 10
+    MATMUL = 11
+    ATTENTION = 12
+    STATISTICS = 13
 
 
 # Strides count float32 values. An instruction uses the fields that its opcode needs (see the kernels) and leaves 0 in
@@ -38,13 +39,13 @@ INSTRUCTION = np.dtype(
     [
         ("opcode", np.int64),
         ("function", np.int64),  # address of the kernel, see `operations`
-        ("barrier", np.int64),  # 1: wait for all threads before this instruction
+        ("barrier", np.int64),  # 1: start when all instructions before are done
         ("count", np.int64),  # ROWS: instructions that follow; STATISTICS: number of descriptors
-        ("wanted", np.int64),  # 1: only the tokens whose logits are wanted
+        ("wanted", np.int64),  # 1: only the tokens from the one on whose logits are wanted
         ("source", np.int64),
         ("source_stride", np.int64),
-        ("other", np.int64),  # second operand; EMBED, MATMUL: weights; ATTENTION, STORE: K/V cache
-        ("other_stride", np.int64),  # EMBED, MATMUL: bytes of a weight row; ATTENTION, STORE: positions the cache holds
+        ("other", np.int64),  # second operand; EMBED, MATMUL: weights; ATTENTION, STORE_…: K/V cache
+        ("other_stride", np.int64),  # EMBED, MATMUL: bytes of a weight row; ATTENTION, STORE_…: positions a head
         ("target", np.int64),
         ("target_stride", np.int64),
         ("width", np.int64),  # channels of a token, or of one head where `heads` is used; MATMUL: columns
@@ -78,8 +79,11 @@ class Where(IntEnum):
     LOGITS = 3
 
 
-# A row of the statistics table, in the order of the fields of `trace.stats.Accumulator`.
-STATISTICS_FIELDS = ("count", "nan", "inf", "min", "max", "total", "squares")
+# A row of the statistics table: the fields of `trace.stats.Accumulator`, in its order.
+STATISTICS = np.dtype(
+    [(name, np.int64) for name in ("count", "nan", "inf")]
+    + [(name, np.float64) for name in ("min", "max", "total", "squares")]
+)
 
 CONTROL = np.dtype(
     [
@@ -96,14 +100,22 @@ CONTROL = np.dtype(
         ("softmax", np.int64),
         ("logits", np.int64),
         ("statistics", np.int64),
-        ("counters", np.int64),  # one int64 an instruction: next piece of work to be taken
-        ("waits", np.int64),  # one int64 a thread, 64 bytes apart: arrivals that its next barrier waits for
+        ("counters", np.int64),  # two int64 an instruction: next piece to be taken, pieces done since the last barrier
+        ("waits", np.int64),  # 64 bytes a thread: arrivals that the end of its run waits for, and room for a message
         ("scratch", np.int64),
         ("scratch_bytes", np.int64),  # for each thread
         ("attention_scratch", np.int64),  # bytes into a thread's scratch where attention's part begins
+        ("message", np.int64),  # what wakes a worker: the number 1
+        ("quit", np.int64),  # 1: workers end when they are woken
         ("padding", np.int64, 8),
-        ("arrived", np.int64),  # arrivals at barriers since the beginning, alone in its cache line
+        ("arrived", np.int64),  # arrivals at ends of runs since the beginning, alone in its cache line
         ("more_padding", np.int64, 7),
     ],
     align=True,
 )
+
+
+def control_offset(field: str) -> int:
+    """Bytes from the beginning of a control record to one of its fields."""
+    assert CONTROL.fields is not None
+    return int(CONTROL.fields[field][1])

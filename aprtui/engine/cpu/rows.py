@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numba import float32, int32
 
-from aprtui.engine.cpu.float16 import half_from_float
 from aprtui.engine.cpu.jit import kernel, reduction
-from aprtui.engine.cpu.memory import bits_float, control_record, float32s, float_bits, halves, instruction
+from aprtui.engine.cpu.memory import bits_float, control_record, float32s, float_bits, instruction
 
 _ONE = np.float32(1)
 _LOG2E = np.float32(1.44269504088896341)
@@ -157,19 +156,3 @@ def _turn_neighbours(source: Any, target: Any, cosine: Any, sine: Any) -> None:
         first, second = source[2 * i], source[2 * i + 1]
         target[2 * i] = first * cosine[i] - second * sine[i]
         target[2 * i + 1] = first * sine[i] + second * cosine[i]
-
-
-def store(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
-    """Put keys or values into the cache `[heads, positions, width]`, as float32 or (`kind` 1) float16."""
-    step = instruction(step_address)[0]
-    control = control_record(control_address)[0]
-    for token in range(begin, end):
-        for head in range(step.heads):
-            source = float32s(step.source + 4 * (token * step.source_stride + head * step.width), step.width)
-            place = (head * step.other_stride + control.position + token) * step.width
-            if step.kind == 0:
-                copy(source, float32s(step.other + 4 * place, step.width))
-            else:
-                rounded = halves(step.other + 2 * place, step.width)
-                for i in range(step.width):
-                    rounded[i] = half_from_float(source[i])

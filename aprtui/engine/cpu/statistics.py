@@ -8,10 +8,8 @@ import numpy as np
 from numba import carray, int32
 
 from aprtui.engine.cpu.jit import kernel, reduction
-from aprtui.engine.cpu.memory import bits_float, control_record, float32s, float64s, float_bits, instruction, pointer
-from aprtui.engine.cpu.program import DESCRIPTOR, STATISTICS_FIELDS, Where
-
-FIELDS = len(STATISTICS_FIELDS)
+from aprtui.engine.cpu.memory import bits_float, control_record, float32s, float_bits, instruction, pointer
+from aprtui.engine.cpu.program import DESCRIPTOR, STATISTICS, Where
 
 _FULL_EXPONENT = np.int32(0x7F800000)
 _SIGN_MASK = np.int32(0x7FFFFFFF)
@@ -20,8 +18,8 @@ _LOW, _HIGH = np.int32(-0x7F800001), np.int32(0x7F800000)
 
 
 @reduction
-def _row(values: Any, table: Any) -> None:
-    """Add one run of values to a row of the table. Minimum and maximum go by integers, so that the loop vectorises."""
+def _row(values: Any, sums: Any) -> None:
+    """Add one run of values to the sums. Minimum and maximum go by integers, so that the loop vectorises."""
     special, nan = int32(0), int32(0)
     low, high = _HIGH, _LOW
     total, squares = 0.0, 0.0
@@ -37,14 +35,14 @@ def _row(values: Any, table: Any) -> None:
         wide = np.float64(bits_float(bits if finite else int32(0)))
         total += wide
         squares += wide * wide
-    table[0] += values.size
-    table[1] += nan
-    table[2] += special - nan
+    sums.count += values.size
+    sums.nan += nan
+    sums.inf += special - nan
     if special < values.size:
-        table[3] = min(table[3], _ordered_float(low))
-        table[4] = max(table[4], _ordered_float(high))
-        table[5] += total
-        table[6] += squares
+        sums.min = min(sums.min, _ordered_float(low))
+        sums.max = max(sums.max, _ordered_float(high))
+        sums.total += total
+        sums.squares += squares
 
 
 @kernel
@@ -55,23 +53,22 @@ def _ordered_float(ordered: Any) -> float:
 @kernel
 def _describe(descriptor: Any, control: Any) -> None:
     """Statistics of one stage tensor into its row of the table; of maps, what has key ≤ query."""
-    table = float64s(control.statistics + 8 * FIELDS * descriptor.node, FIELDS)
-    for i in range(FIELDS):
-        table[i] = 0.0
-    table[3], table[4] = np.inf, -np.inf
+    sums = carray(pointer(control.statistics), (descriptor.node + 1,), STATISTICS)[descriptor.node]
+    sums.count, sums.nan, sums.inf = 0, 0, 0
+    sums.min, sums.max, sums.total, sums.squares = np.inf, -np.inf, 0.0, 0.0
     tokens, width = control.tokens, descriptor.width
     if descriptor.where == Where.STAGE:
         for token in range(tokens):
-            _row(float32s(descriptor.source + 4 * token * width, width), table)
+            _row(float32s(descriptor.source + 4 * token * width, width), sums)
     elif descriptor.where == Where.LOGITS:
         for token in range(tokens - control.wanted):
-            _row(float32s(control.logits + 4 * token * width, width), table)
+            _row(float32s(control.logits + 4 * token * width, width), sums)
     else:
         source = control.scores if descriptor.where == Where.SCORES else control.softmax
         keys = control.position + tokens
         for head in range(width):
             for token in range(tokens):
-                _row(float32s(source + 4 * (head * tokens + token) * keys, control.position + token + 1), table)
+                _row(float32s(source + 4 * (head * tokens + token) * keys, control.position + token + 1), sums)
 
 
 def statistics(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:

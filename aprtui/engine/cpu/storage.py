@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.cpu.matmul import activation_bytes, activation_kind
+from aprtui.engine.cpu.attention import padded
+from aprtui.engine.cpu.matmul import ActivationKind, activation_bytes, activation_kind
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.rounding import ARITHMETIC
+from aprtui.errors import EngineError
 from aprtui.trace.graph import Axis, Node, Op, Stage
 
 if TYPE_CHECKING:
@@ -52,9 +54,17 @@ class Storage:
         self._stages = {name: np.empty((self.chunk, width), np.float32) for name, width in widths.items()}
         self._quantized = {kind: _aligned(self.chunk * size) for kind, size in _quantized_bytes(model, mode).items()}
         dtype = np.float16 if kv is KvType.F16 else np.float32
-        shape = (config.layers, config.kv_heads, context, config.head_dim)
+        self.plane = padded(context)
+        shape = (config.layers, config.kv_heads, self.plane)
         # Zeroed memory is not resident before it is written: a long context costs nothing until it is used.
-        self._keys, self._values = np.zeros(shape, dtype), np.zeros(shape, dtype)
+        try:
+            self._keys = np.zeros((*shape, config.head_dim), dtype)
+            self._values = np.zeros((*shape, padded(config.head_dim)), dtype)
+        except MemoryError as error:
+            size = 2 * np.prod(shape, dtype=np.float64) * config.head_dim * np.dtype(dtype).itemsize / 2**30
+            raise EngineError(
+                f"the K/V cache for {context} positions does not fit in memory ({size:.0f} GiB): lower --context"
+            ) from error
         self._vectors = {
             node: np.concatenate([weight.dequantize().reshape(-1) for weight in model.params(node)])
             for node in model.graph.nodes
@@ -70,17 +80,17 @@ class Storage:
         """Buffer `[chunk, width]` of a stage."""
         return self._stages[name]
 
-    def quantized(self, kind: int) -> int:
+    def quantized(self, kind: ActivationKind) -> int:
         """Address of the buffer for matmul inputs of an activation kind."""
         return self._quantized[kind].ctypes.data
 
     def keys(self, layer: int) -> int:
-        """Address of a layer's keys `[kv_heads, context, head_dim]`."""
-        return self._keys[layer].ctypes.data
+        """Address of a layer's keys `[kv_heads, plane / 16, head_dim, 16]`."""
+        return int(self._keys[layer].ctypes.data)
 
     def values(self, layer: int) -> int:
-        """Address of a layer's values `[kv_heads, context, head_dim]`."""
-        return self._values[layer].ctypes.data
+        """Address of a layer's values `[kv_heads, plane, padded head_dim]`."""
+        return int(self._values[layer].ctypes.data)
 
     def vector(self, node: Node) -> int:
         """Address of a node's norm weights or bias."""
@@ -110,12 +120,14 @@ def _aligned(size: int) -> NDArray[np.uint8]:
     return whole[start : start + size]
 
 
-def _quantized_bytes(model: Model, mode: Mode) -> dict[int, int]:
+def _quantized_bytes(model: Model, mode: Mode) -> dict[ActivationKind, int]:
     """Bytes a token of the widest matmul input of each activation kind."""
-    sizes: dict[int, int] = {}
+    sizes: dict[ActivationKind, int] = {}
     for node in model.graph.nodes:
         if model.graph[node.stage].op is Op.MATMUL:
             for weight in model.params(node):
                 kind = activation_kind(weight.type, mode)
+                if kind is ActivationKind.F32:
+                    continue  # read where the stage lies
                 sizes[kind] = max(sizes.get(kind, 0), activation_bytes(kind, weight.columns))
     return sizes

@@ -1,7 +1,7 @@
 """Vector loops of the attention kernels as portable LLVM IR: the compiler maps 16 lanes onto what the CPU has.
 
-A sum's order is fixed here, not by the compiler: it depends on the length alone, so that one query and many, and any
-number of threads, give the same bits.
+Each lane is one sum, formed in order: over the channels of a head, or over the keys. So one row and four rows, one
+token and many, and any number of threads give the same bits.
 """
 
 from __future__ import annotations
@@ -30,10 +30,6 @@ def _store(builder: ir.IRBuilder, value: Any, address: Any) -> None:
     builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = 4
 
 
-def _offset(builder: ir.IRBuilder, address: Any, offset: int) -> Any:
-    return builder.add(address, ir.Constant(_I64, offset))
-
-
 def _splat(builder: ir.IRBuilder, value: Any) -> Any:
     undefined = ir.Constant(_VECTOR, ir.Undefined)
     one = builder.insert_element(undefined, value, ir.Constant(_I32, 0))
@@ -44,21 +40,6 @@ def _multiply_add(builder: ir.IRBuilder, a: Any, b: Any, c: Any) -> Any:
     kind = ir.FunctionType(_VECTOR, (_VECTOR, _VECTOR, _VECTOR))
     function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{LANES}f32")
     return builder.call(function, (a, b, c))
-
-
-def _lane_sum(builder: ir.IRBuilder, vector: Any) -> Any:
-    """The sum of all lanes, by halves."""
-    lanes = LANES
-    while lanes > 1:
-        lanes //= 2
-        low, high = (
-            builder.shuffle_vector(
-                vector, vector, ir.Constant(ir.VectorType(_I32, lanes), list(range(start, start + lanes)))
-            )
-            for start in (0, lanes)
-        )
-        vector = builder.fadd(low, high)
-    return builder.extract_element(vector, ir.Constant(_I32, 0))
 
 
 def _loop(
@@ -86,66 +67,41 @@ def _loop(
     return state
 
 
-def _dots(rows: int) -> Callable[..., Any]:
-    def dots(typing_context: Any, x: Any, first: Any, stride: Any, vectors: Any, target: Any) -> Any:
+def _combination(rows: int) -> Callable[..., Any]:
+    def combine(
+        typing_context: Any, factors: Any, factor_stride: Any, count: Any, vectors: Any, vector_stride: Any,
+        target: Any, target_stride: Any,
+    ) -> Any:  # fmt: skip
         def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            x, first, stride, vectors, target = args
-            bases = [first]
+            factors, factor_stride, count, vectors, vector_stride, target, target_stride = args
+            sources, targets = [factors], [target]
             for _ in range(rows - 1):
-                bases.append(builder.add(bases[-1], stride))
+                sources.append(builder.add(sources[-1], factor_stride))
+                targets.append(builder.add(targets[-1], target_stride))
 
             def body(index: Any, sums: Sequence[Any]) -> list[Any]:
-                shift = builder.mul(index, ir.Constant(_I64, 4 * LANES))
-                value = _load(builder, builder.add(x, shift), _VECTOR)
+                vector = _load(builder, builder.add(vectors, builder.mul(index, vector_stride)), _VECTOR)
+                shift = builder.mul(index, ir.Constant(_I64, 4))
+                factors = [_load(builder, builder.add(source, shift), _F32) for source in sources]
                 return [
-                    _multiply_add(builder, value, _load(builder, builder.add(base, shift), _VECTOR), total)
-                    for base, total in zip(bases, sums, strict=True)
+                    _multiply_add(builder, _splat(builder, factor), vector, total)
+                    for factor, total in zip(factors, sums, strict=True)
                 ]
 
-            zero = ir.Constant(_VECTOR, [0.0] * LANES)
-            for row, total in enumerate(_loop(builder, vectors, [zero] * rows, body)):
-                _store(builder, _lane_sum(builder, total), _offset(builder, target, 4 * row))
+            start = [_load(builder, address, _VECTOR) for address in targets]
+            for address, total in zip(targets, _loop(builder, count, start, body), strict=True):
+                _store(builder, total, address)
             return context.get_dummy_value()
 
-        return types.none(*[types.int64] * 5), emit
+        return types.none(*[types.int64] * 7), emit
 
-    return intrinsic(dots)
-
-
-dot = _dots(1)
-"""`dot(x, row, stride, vectors, target)`: the product of `x` and `row`, each of `vectors` × 16 float32, to `target`."""
-
-four_dots = _dots(4)
-"""The same for four rows `stride` bytes apart; each sum has the order that `dot` gives it."""
+    return intrinsic(combine)
 
 
-def _weighted_sums(width: int) -> Callable[..., Any]:
-    def weighted_sums(typing_context: Any, weights: Any, count: Any, rows: Any, stride: Any, target: Any) -> Any:
-        def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            weights, count, rows, stride, target = args
-            places = [4 * LANES * i for i in range(width)]
+combine = _combination(1)
+"""`combine(factors, factor_stride, count, vectors, vector_stride, target, target_stride)`: add `count` vectors of 16
+float32, `vector_stride` bytes apart, each times its factor, to the vector at `target`, one after the other. (The other
+strides are not looked at.)"""
 
-            def body(index: Any, sums: Sequence[Any]) -> list[Any]:
-                weight = _splat(builder, _load(builder, builder.add(weights, builder.shl(index, _I64(2))), _F32))
-                row = builder.add(rows, builder.mul(index, stride))
-                return [
-                    _multiply_add(builder, weight, _load(builder, _offset(builder, row, place), _VECTOR), total)
-                    for place, total in zip(places, sums, strict=True)
-                ]
-
-            start = [_load(builder, _offset(builder, target, place), _VECTOR) for place in places]
-            for place, total in zip(places, _loop(builder, count, start, body), strict=True):
-                _store(builder, total, _offset(builder, target, place))
-            return context.get_dummy_value()
-
-        return types.none(*[types.int64] * 5), emit
-
-    return intrinsic(weighted_sums)
-
-
-weighted_sum = _weighted_sums(1)
-"""`weighted_sum(weights, count, rows, stride, target)`: add to the 16 float32 at `target` `count` rows `stride` bytes
-apart, each times its weight, row after row."""
-
-four_weighted_sums = _weighted_sums(4)
-"""The same for 64 float32."""
+combine_four = _combination(4)
+"""The same for four rows of factors `factor_stride` bytes apart and four targets `target_stride` bytes apart."""

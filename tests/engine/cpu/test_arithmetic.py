@@ -8,7 +8,7 @@ import pytest
 from aprtui.engine.cpu.float16 import float_from_half, half_from_float
 from aprtui.engine.cpu.jit import kernel
 from aprtui.engine.cpu.rows import exponential
-from aprtui.engine.cpu.vectors import dot, four_dots, four_weighted_sums, weighted_sum
+from aprtui.engine.cpu.vectors import combine, combine_four
 
 
 @kernel
@@ -56,35 +56,19 @@ def test_float32_rounds_to_float16_as_numpy_does() -> None:
 
 
 @kernel
-def products(x, rows, one, four):  # type: ignore[no-untyped-def]
-    stride = rows.strides[0]
-    dot(np.int64(x.ctypes.data), np.int64(rows.ctypes.data), stride, x.size // 16, np.int64(one.ctypes.data))
-    four_dots(np.int64(x.ctypes.data), np.int64(rows.ctypes.data), stride, x.size // 16, np.int64(four.ctypes.data))
+def combinations(factors, vectors, one, four):  # type: ignore[no-untyped-def]
+    f, v, o = np.int64(factors.ctypes.data), np.int64(vectors.ctypes.data), np.int64(one.ctypes.data)
+    strides = factors.strides[0], vectors.strides[0], one.strides[0]
+    for row in range(4):
+        combine(f + row * strides[0], 0, factors.shape[1], v, strides[1], o + row * strides[2], 0)
+    combine_four(f, strides[0], factors.shape[1], v, strides[1], np.int64(four.ctypes.data), strides[2])
 
 
-@pytest.mark.parametrize("size", [16, 64, 80, 128])
-def test_one_dot_has_the_bits_of_four(size: int) -> None:
-    rng = np.random.default_rng(size)
-    x, rows = rng.standard_normal(size).astype(np.float32), rng.standard_normal((4, size)).astype(np.float32)
-    one, four = np.zeros(1, np.float32), np.zeros(4, np.float32)
-    products(x, rows, one, four)
-    assert one[0] == four[0]
-    np.testing.assert_allclose(four, rows.astype(np.float64) @ x, rtol=1e-5, atol=1e-5)
-
-
-@kernel
-def sums(weights, rows, narrow, wide):  # type: ignore[no-untyped-def]
-    w, r, n = np.int64(weights.ctypes.data), np.int64(rows.ctypes.data), np.int64(narrow.ctypes.data)
-    for part in range(4):
-        weighted_sum(w, weights.size, r + 64 * part, rows.strides[0], n + 64 * part)
-    four_weighted_sums(w, weights.size, r, rows.strides[0], np.int64(wide.ctypes.data))
-
-
-@pytest.mark.parametrize("count", [0, 1, 7])
-def test_narrow_weighted_sums_have_the_bits_of_wide_ones(count: int) -> None:
+@pytest.mark.parametrize("count", [0, 1, 7, 128])
+def test_one_row_of_a_combination_has_the_bits_of_four(count: int) -> None:
     rng = np.random.default_rng(count)
-    weights, rows = rng.standard_normal(count).astype(np.float32), rng.standard_normal((count, 64)).astype(np.float32)
-    narrow, wide = np.ones(64, np.float32), np.ones(64, np.float32)
-    sums(weights, rows, narrow, wide)
-    np.testing.assert_array_equal(narrow, wide)
-    np.testing.assert_allclose(wide, 1 + weights.astype(np.float64) @ rows, rtol=1e-5, atol=1e-5)
+    factors, vectors = rng.standard_normal((4, count)).astype("f4"), rng.standard_normal((count, 16)).astype("f4")
+    one, four = np.ones((4, 16), np.float32), np.ones((4, 16), np.float32)
+    combinations(factors, vectors, one, four)
+    np.testing.assert_array_equal(one, four)
+    np.testing.assert_allclose(four, 1 + factors.astype(np.float64) @ vectors, rtol=1e-5, atol=1e-4)

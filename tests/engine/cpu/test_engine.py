@@ -1,7 +1,8 @@
-"""The CPU engine: what must change no bit (threads, taps, chunks, prefill or decode), and what it does at its limits."""
+"""The CPU engine: what must change no bit (threads, taps, chunks, prefill or decode), and its limits."""
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -259,3 +260,72 @@ def test_more_threads_than_cores_on_a_busy_machine_change_no_bit(qwen2: TinyMode
     with opened(qwen2, threads=9) as engine:
         for _ in range(3):
             np.testing.assert_array_equal(logits_of(engine), expected)
+
+
+def test_a_cache_that_does_not_fit_in_memory_is_refused(qwen2: TinyModel) -> None:
+    with pytest.raises(EngineError, match=r"K/V cache for \d+ positions does not fit in memory .*--context"):
+        CpuEngine(qwen2, Mode.Q8, KvType.F32, 1, 1 << 40)  # type: ignore[arg-type]
+
+
+def test_an_engine_that_is_dropped_ends_its_threads(qwen2: TinyModel) -> None:
+    before = threading.active_count()
+    engine = CpuEngine(qwen2, Mode.Q8, KvType.F32, 3, CONTEXT)  # type: ignore[arg-type]
+    engine.forward([1])
+    del engine
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("tapped", ["attention", "ffn_norm", "final_norm", "lm_head"])
+def test_the_tokens_nobody_asks_for_change_no_bit(model: TinyModel, tapped: str) -> None:
+    """Only the last logits are wanted: the end of the last layer is computed for one token, or for all if tapped."""
+    node = next(node for node in reversed(model.graph.nodes) if node.stage == tapped)
+    recorder = Recorder()
+    with opened(model) as engine:
+        expected = logits_of(engine)[-1:]
+        engine.reset()
+        np.testing.assert_array_equal(engine.forward(TOKENS), expected)
+        engine.reset()
+        np.testing.assert_array_equal(engine.forward(TOKENS, Taps(recorder, full=frozenset({node}))), expected)
+    assert recorder.tensor(node).shape[0] == (1 if tapped == "lm_head" else len(TOKENS))
+
+
+def test_opening_reports_progress_up_to_the_end(qwen2: TinyModel) -> None:
+    seen: list[tuple[str, int, int]] = []
+    CpuEngine(qwen2, Mode.Q8, KvType.F32, 1, CONTEXT, lambda *step: seen.append(step)).close()  # type: ignore[arg-type]
+    assert [done for _, done, _ in seen] == list(range(len(seen)))
+    assert {(what, total) for what, _, total in seen} == {("compiling kernels", len(seen) - 1)}
+
+
+def test_an_interrupt_is_heard_between_layers_and_leaves_the_engine_usable(qwen2: TinyModel) -> None:
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    with opened(qwen2) as engine:
+        expected = logits_of(engine)
+        try:
+            for delay in (1e-4, 3e-4, 1e-3, 2e-3, 5e-3):
+                with pytest.raises(Interrupted):
+                    signal.setitimer(signal.ITIMER_REAL, delay)
+                    while True:
+                        logits_of(engine)
+                np.testing.assert_array_equal(logits_of(engine), expected)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
+
+def test_f16_cache_rounds_keys_and_values_and_nothing_else(qwen2: TinyModel) -> None:
+    recorders = {}
+    for kv in KvType:
+        recorders[kv] = Recorder()
+        with opened(qwen2, Mode.EXACT, kv) as engine:
+            engine.forward(TOKENS, everything(qwen2, recorders[kv]), Logits.ALL)
+    exact, rounded = recorders[KvType.F32], recorders[KvType.F16]
+    for stage in ("q_post_rope", "k_post_rope"):
+        np.testing.assert_array_equal(rounded.tensor(Node(0, stage)), exact.tensor(Node(0, stage)))
+    for stage in ("attn_scores", "attention"):
+        error = relative_l2(rounded.tensor(Node(0, stage)), exact.tensor(Node(0, stage)))
+        assert 2e-5 < error < 5e-4, (stage, error)  # float16 has 11 bits: 2**-12 / sqrt(3) on each value at most

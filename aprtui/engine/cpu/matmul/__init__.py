@@ -1,13 +1,13 @@
 """Matrix products of GGUF weights, as they lie in the file, with activations: the CPU backend's kernels.
 
-Everything here is called from compiled code, with raw addresses as int64; `activation_kind`, `activation_bytes`,
-`scratch_bytes` and `warm_up` are plain Python for the side that plans the calls. Importing this package loads numba.
+Kernels are called from compiled code, with raw addresses as int64; `activation_kind`, `activation_bytes` and
+`scratch_bytes` are plain Python for the side that plans the calls. Importing this package loads numba.
 """
 
 from __future__ import annotations
 
 from aprtui.engine.cpu.matmul.activations import ActivationKind, activation_bytes, activation_kind
-from aprtui.engine.cpu.matmul.kernels import dequantize_rows, matmul_rows, scratch_bytes, warm_up
+from aprtui.engine.cpu.matmul.kernels import dequantize_rows, matmul_rows, scratch_bytes
 from aprtui.engine.cpu.matmul.quantize import quantize_rows
 from aprtui.engine.cpu.matmul.tier import TIER, Tier
 
@@ -21,5 +21,4 @@ __all__ = [
     "matmul_rows",
     "quantize_rows",
     "scratch_bytes",
-    "warm_up",
 ]

@@ -1,4 +1,4 @@
-"""One quantised row times one row of int8 activations: the kernel of decoding.
+"""A group of 256 columns times its activation record: the kernel of decoding, for formats without minimums.
 
 Integer sums are exact. The float arithmetic is scalar and the same in every kernel and tier: per block
 `d·xd·sum (− dmin·xd·minimum_sum)`, blocks of a group added in column order, groups added in column order. So one
@@ -7,49 +7,31 @@ token and many, any split of the rows, and all tiers give the same bits.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from numba import types
 
 from aprtui.engine.cpu.jit import intrinsic
-from aprtui.engine.cpu.matmul.activations import SCALE_K, SCALES_0, SUMS_0, SUMS_16, SUMS_32
+from aprtui.engine.cpu.matmul.activations import GROUP, SCALE_K, SCALES_0, SUMS_0, SUMS_16
 from aprtui.engine.cpu.matmul.emit import F32, I8, I16, I32, I64, Emitter, Value, constant, vector
-from aprtui.engine.cpu.matmul.formats import Format, for_format
+from aprtui.engine.cpu.matmul.formats import FORMATS, Format
 from aprtui.engine.cpu.matmul.tier import TIER, Tier
 
-
-def _scale_lanes(e: Emitter, scales: Value, quants: int, sub_block: int) -> Value:
-    """The scales of the `quants`-th 32 columns, one per pair of columns: i16 × 16."""
-    if sub_block == 32:
-        return e.shuffle(scales, [quants] * 16)
-    return e.shuffle(scales, [2 * quants] * 8 + [2 * quants + 1] * 8)
+WITHOUT_MINIMUMS = tuple(f for f in FORMATS.values() if f.offset or f.signed)
 
 
-def _k_block(e: Emitter, f: Format, w: Value, x: Value) -> Value:
-    """The product of one 256-column block with its activation record, float32."""
+def _q6_k_block(e: Emitter, f: Format, w: Value, x: Value) -> Value:
+    """The product of one 256-column block without minimums with its activation record, float32."""
     b, block = e.builder, f.unpack(e, w)
     totals = [constant(vector(I32, 8), 0)] * 2  # two chains of additions, for latency
     for j, quants in enumerate(block.quants):
         pairs = e.byte_pair_dot(quants, e.load(e.at(x, 32 * j), vector(I8, 32)))
-        totals[j % 2] = e.add_pair_dot(totals[j % 2], pairs, _scale_lanes(e, block.scales, j, f.sub_block))
-    total, scale = b.add(*totals), e.load(e.at(x, SCALE_K), F32)
-    if block.minimums is None:
-        offsets = e.pair_dot(block.scales, e.load(e.at(x, SUMS_16), vector(I16, 16)))
-        total = b.sub(total, b.mul(offsets, constant(offsets.type, f.offset)))
-        return b.fmul(e.to_float(e.sum_integer(total)), b.fmul(block.d, scale))
-    minimum = e.pair_dot(block.minimums, e.load(e.at(x, SUMS_32), vector(I16, 8)))
-    terms = e.to_float(_sum_two(e, b.add(*e.halve(total)), minimum))
-    factors = constant(terms.type, 0.0)
-    for i, factor in enumerate((block.d, block.dmin)):
-        factors = b.insert_element(factors, factor, constant(I32, i))
-    terms = b.fmul(terms, b.fmul(factors, e.splat(scale, 2)))
-    return b.fsub(e.lane(terms, 0), e.lane(terms, 1))
-
-
-def _sum_two(e: Emitter, p: Value, q: Value) -> Value:
-    """The sums of two i32 × 4 vectors, as one vector."""
-    both = e.builder.add(e.shuffle(p, [0, 1, 4, 5], q), e.shuffle(p, [2, 3, 6, 7], q))
-    return e.builder.add(e.shuffle(both, [0, 2]), e.shuffle(both, [1, 3]))
+        scales = e.shuffle(block.scales, [2 * j] * 8 + [2 * j + 1] * 8)
+        totals[j % 2] = e.add_pair_dot(totals[j % 2], pairs, scales)
+    offsets = e.pair_dot(block.scales, e.load(e.at(x, SUMS_16), vector(I16, 16)))
+    total = b.sub(b.add(*totals), b.mul(offsets, constant(offsets.type, f.offset)))
+    return b.fmul(e.to_float(e.sum_integer(total)), b.fmul(block.d, e.load(e.at(x, SCALE_K), F32)))
 
 
 def _byte_dot(e: Emitter, f: Format, quants: Value, x: Value) -> Value:
@@ -59,18 +41,6 @@ def _byte_dot(e: Emitter, f: Format, quants: Value, x: Value) -> Value:
     if TIER is Tier.AVX512:
         return e.quad_dot(constant(vector(I32, 8), 0), quants, x)
     return e.pair_dot(e.byte_pair_dot(quants, x), constant(vector(I16, 16), 1))
-
-
-def _sum_each(e: Emitter, rows: list[Value]) -> Value:
-    """The sums of eight i32 × 8 vectors, as one vector; 22 instructions instead of 8 × 6."""
-    b = e.builder
-    lower, upper = [0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15]
-    even, odd = [0, 2, 8, 10, 4, 6, 12, 14], [1, 3, 9, 11, 5, 7, 13, 15]
-    for first, second in ((lower, upper), (even, odd), (even, odd)):
-        rows = [
-            b.add(e.shuffle(p, first, q), e.shuffle(p, second, q)) for p, q in zip(rows[::2], rows[1::2], strict=True)
-        ]
-    return e.shuffle(rows[0], [0, 4, 1, 5, 2, 6, 3, 7])
 
 
 def _eight_blocks(e: Emitter, f: Format, w: Value, x: Value) -> Value:
@@ -83,7 +53,7 @@ def _eight_blocks(e: Emitter, f: Format, w: Value, x: Value) -> Value:
         scales = b.insert_element(scales, e.load(at, I16), constant(I32, k))
     offsets = b.mul(e.load(e.at(x, SUMS_0), vector(I32, 8)), constant(vector(I32, 8), f.offset))
     scale = b.fmul(e.half_to_float(scales), e.load(e.at(x, SCALES_0), vector(F32, 8)))
-    products = b.fmul(e.to_float(b.sub(_sum_each(e, rows), offsets)), scale)
+    products = b.fmul(e.to_float(b.sub(e.sum_each(rows), offsets)), scale)
     total = constant(F32, 0.0)
     for k in range(8):
         total = b.fadd(total, e.lane(products, k))
@@ -105,11 +75,10 @@ def _few_blocks(e: Emitter, f: Format, w: Value, x: Value, count: Value) -> Valu
 
 
 def _group(e: Emitter, f: Format, w: Value, x: Value, blocks: Value) -> Value:
-    if f.columns == 256:
-        return _k_block(e, f, w, x)
+    if f.columns == GROUP:
+        return _q6_k_block(e, f, w, x)
     whole = e.builder.zext(e.builder.icmp_signed("==", blocks, constant(I64, 8)), I64)
-    cases = {1: lambda: _eight_blocks(e, f, w, x), 0: lambda: _few_blocks(e, f, w, x, blocks)}
-    return e.switch(whole, cases)
+    return e.switch(whole, {1: partial(_eight_blocks, e, f, w, x), 0: partial(_few_blocks, e, f, w, x, blocks)})
 
 
 @intrinsic
@@ -122,6 +91,6 @@ def dot_group(typing_context: Any, weight_type: Any, w: Any, x: Any, blocks: Any
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e = Emitter(builder)
         number, w, x, blocks = args
-        return for_format(e, number, lambda f: _group(e, f, w, x, blocks))
+        return e.switch(number, {int(f.type): partial(_group, e, f, w, x, blocks) for f in WITHOUT_MINIMUMS})
 
     return types.float32(types.int64, types.int64, types.int64, types.int64), emit

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from llvmlite import ir
-
 from aprtui.engine.cpu.matmul.emit import I1, I8, I16, I32, Emitter, Value, constant, vector
 from aprtui.model.weights import WeightType
 
@@ -66,20 +64,23 @@ def _two_halves_at(e: Emitter, address: Value) -> tuple[Value, Value]:
     return e.lane(both, 0), e.lane(both, 1)
 
 
-def _scales_and_minimums(e: Emitter, address: Value) -> tuple[Value, Value]:
-    """The 8 scales and 8 minimums of 6 bits that Q4_K and Q5_K pack into 12 bytes, as i16 × 8 each.
+def split_scales(e: Emitter, first: Value, second: Value, third: Value) -> tuple[Value, Value, Value, Value]:
+    """Scales 0-3 and 4-7 and minimums 0-3 and 4-7, a byte each, of the 12 bytes into which Q4_K and Q5_K pack them.
 
-    Bytes 0-3 hold scales 0-3 in their lower 6 bits, bytes 4-7 minimums 0-3; scales 4-7 have their lower 4 bits in the
-    lower halves of bytes 8-11 and their upper 2 in the upper bits of bytes 0-3, minimums 4-7 likewise (upper halves,
-    bytes 4-7).
+    `first`, `second` and `third` are the words of those bytes (i32 or a vector of it). Bytes 0-3 hold scales 0-3 in
+    their lower 6 bits, bytes 4-7 minimums 0-3; scales 4-7 have their lower 4 bits in the lower halves of bytes 8-11 and
+    their upper 2 in the upper bits of bytes 0-3, minimums 4-7 likewise (upper halves, bytes 4-7).
     """
-    b, words = e.builder, vector(I32, 4)
-    stored = e.load(address, words)  # the fourth word belongs to the quants and is not used
-    lower = b.lshr(e.shuffle(stored, [0, 2, 1, 2]), ir.Constant(words, [0, 0, 0, 4]))
-    upper = e.shifted(e.shuffle(stored, [0, 0, 1, 1]), -2)
-    lower = b.and_(lower, ir.Constant(words, [0x3F3F3F3F, 0x0F0F0F0F] * 2))
-    packed = b.or_(lower, b.and_(upper, ir.Constant(words, [0, 0x30303030] * 2)))
-    return e.halve(e.widen(b.bitcast(packed, vector(I8, 16)), I16, False))
+    upper_bits = [e.masked(e.shifted(word, -2), 0x30303030) for word in (first, second)]
+    lower_bits = [e.masked(e.shifted(third, shift), 0x0F0F0F0F) for shift in (0, -4)]
+    scales, minimums = (e.builder.or_(low, high) for low, high in zip(lower_bits, upper_bits, strict=True))
+    return e.masked(first, 0x3F3F3F3F), scales, e.masked(second, 0x3F3F3F3F), minimums
+
+
+def _scales_and_minimums(e: Emitter, address: Value) -> tuple[Value, Value]:
+    """The 8 scales and 8 minimums of one block as i16 × 8 each."""
+    packed = e.gather(split_scales(e, *(e.load(e.at(address, 4 * i), I32) for i in range(3))))
+    return e.halve(e.widen(e.builder.bitcast(packed, vector(I8, 16)), I16, False))
 
 
 def _unpack_q4_k(e: Emitter, w: Value) -> Unpacked:

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
-import numpy as np
-
 from aprtui.engine.cpu.jit import kernel
-from aprtui.engine.cpu.matmul.activations import activation_bytes, activation_kind
+from aprtui.engine.cpu.matmul.dequantize import dequantize_row
 from aprtui.engine.cpu.matmul.formats import FORMATS
-from aprtui.engine.cpu.matmul.panel import ROWS, TOKENS, dequantize_row, matmul_float
-from aprtui.engine.cpu.matmul.quantize import quantize_rows
+from aprtui.engine.cpu.matmul.panel import SCRATCH_BYTES, matmul_float
 from aprtui.engine.cpu.matmul.quantized import STRIP_TOKENS, matmul_rows_q8, matmul_strips_q8, scratch_bytes_q8
-from aprtui.engine.protocol import Mode
-from aprtui.model.weights import WeightType
 
 _QUANTIZED = tuple(int(weight_type) for weight_type in FORMATS)
 
@@ -25,10 +18,10 @@ def matmul_rows(
 ) -> None:  # fmt: skip
     """`y[t · y_stride_floats + r] = Σ w[r, k] · x[t, k]` for `row_begin ≤ r < row_end` and `t < n_tokens`, float32.
 
-    `weights` points to row 0 in its GGUF form, at any alignment; `x` to rows as `quantize_rows` left them for
-    `activation_kind(weight_type, mode)`, `x_bytes` apart (plain float32 rows will do for F32); `scratch` to
-    `scratch_bytes(columns)` bytes that no other thread uses. Columns are a multiple of 256 for K-quants, of 32 for the
-    other quantised types. The bits of a result depend on its row and its token alone: not on `n_tokens`, nor on how
+    `weights` points to row 0 of rows in their GGUF form (any alignment, no gaps); `x` to rows as `quantize_rows`
+    left them for `activation_kind(weight_type, mode)`, `x_bytes` apart (plain float32 rows will do for F32); `scratch`
+    to `scratch_bytes(columns)` bytes that no other thread uses. Columns are a multiple of 256 for K-quants, of 32 for
+    the other quantised types. The bits of a result depend on its row and its token alone: not on `n_tokens`, nor on how
     the rows are split. NaN and Inf come out where they ought to.
     """
     if mode_is_q8 != 0 and weight_type in _QUANTIZED and n_tokens >= STRIP_TOKENS:
@@ -38,7 +31,8 @@ def matmul_rows(
         )  # fmt: skip
     elif mode_is_q8 != 0 and weight_type in _QUANTIZED:
         matmul_rows_q8(
-            weight_type, weights, row_bytes, columns, x, x_bytes, n_tokens, y, y_stride_floats, row_begin, row_end
+            weight_type, weights, row_bytes, columns, x, x_bytes, n_tokens, y, y_stride_floats, row_begin, row_end,
+            scratch,
         )  # fmt: skip
     else:
         matmul_float(
@@ -58,25 +52,4 @@ def dequantize_rows(
 
 def scratch_bytes(columns: int) -> int:
     """Bytes of scratch that one thread needs for `matmul_rows` on weights of that many columns."""
-    return max(4 * ROWS * (columns + TOKENS), scratch_bytes_q8(columns))
-
-
-def warm_up(types: Iterable[WeightType], modes: Iterable[Mode], progress: Callable[[str, int, int], None]) -> None:
-    """Compile the kernels, or load them from numba's cache: one tiny product per type and mode.
-
-    `progress(what, done, total)` is called before each and once after the last.
-    """
-    cases = [(t, m) for m in modes for t in types]
-    for done, (weight_type, mode) in enumerate(cases):
-        progress(f"kernels for {weight_type.name} {mode}", done, len(cases))
-        columns = 256
-        kind = activation_kind(weight_type, mode)
-        x, rounded = np.zeros(columns, np.float32), np.zeros(activation_bytes(kind, columns), np.uint8)
-        weights, y = np.zeros(4 * columns, np.uint8), np.zeros(1, np.float32)
-        scratch = np.zeros(scratch_bytes(columns), np.uint8)
-        quantize_rows(int(kind), x.ctypes.data, columns, 0, 1, rounded.ctypes.data)
-        matmul_rows(
-            int(weight_type), int(mode is Mode.Q8), weights.ctypes.data, 4 * columns, columns, rounded.ctypes.data,
-            rounded.size, 1, y.ctypes.data, 1, 0, 1, scratch.ctypes.data,
-        )  # fmt: skip
-    progress("kernels", len(cases), len(cases))
+    return max(SCRATCH_BYTES, scratch_bytes_q8(columns))

@@ -20,6 +20,7 @@ from aprtui.engine.cpu.matmul.activations import (
     SUMS_32,
     ActivationKind,
 )
+from aprtui.engine.cpu.matmul.inlining import inlined
 from aprtui.engine.cpu.matmul.scalars import (
     bits_float,
     float_bits,
@@ -38,7 +39,7 @@ _ROUNDER = np.float32(12582912.0)
 """1.5 · 2**23: adding it to a float32 of at most 2**22 leaves the nearest integer (ties to even) in the last bits."""
 
 
-@kernel
+@inlined
 def _largest_bits(x: int, count: int) -> Any:
     """Bits of the largest magnitude among `count` float32 values; they order as integers do, NaN above Inf."""
     largest = np.int32(0)
@@ -47,7 +48,7 @@ def _largest_bits(x: int, count: int) -> Any:
     return largest
 
 
-@kernel
+@inlined
 def _first_of_magnitude(x: int, count: int, bits: int) -> Any:
     """The first value with that magnitude: its sign decides the sign of a Q8_K scale."""
     for i in range(count):
@@ -56,7 +57,7 @@ def _first_of_magnitude(x: int, count: int, bits: int) -> Any:
     return np.float32(0)
 
 
-@kernel
+@inlined
 def _store_quants(x: int, count: int, factor: Any, dst: int) -> None:
     """Round `factor · x` to the nearest integers, ties to even; at most 127."""
     for i in range(count):
@@ -64,13 +65,13 @@ def _store_quants(x: int, count: int, factor: Any, dst: int) -> None:
         store_i8(dst, i, np.int8(min(np.int32(rounded), np.int32(127))))
 
 
-@kernel
+@inlined
 def _store_zeros(dst: int, words: int) -> None:
     for i in range(words):
         store_i32(dst, i, np.int32(0))
 
 
-@kernel
+@inlined
 def _sum_bytes(quants: int, words: int) -> Any:
     """The sum of 4 · `words` signed bytes."""
     total = np.int32(0)
@@ -81,7 +82,7 @@ def _sum_bytes(quants: int, words: int) -> Any:
     return total
 
 
-@kernel
+@inlined
 def _quantize_q8_k(x: int, columns: int, dst: int) -> None:
     for group in range(columns // GROUP):
         source, record = x + 4 * GROUP * group, dst + RECORD * group
@@ -101,7 +102,7 @@ def _quantize_q8_k(x: int, columns: int, dst: int) -> None:
             store_i16(record + SUMS_32, i, np.int16(low + high))
 
 
-@kernel
+@inlined
 def _quantize_q8_0(x: int, columns: int, dst: int) -> None:
     for block in range(columns // 32):
         source, record, k = x + 128 * block, dst + RECORD * (block // 8), block % 8
@@ -119,7 +120,7 @@ def _quantize_q8_0(x: int, columns: int, dst: int) -> None:
         store_f32(record + SCALES_0, k, scale)
 
 
-@kernel
+@inlined
 def _round_f16(value: Any) -> Any:
     """`value` rounded to float16 (nearest, ties to even; Inf above 65504), as float32.
 
@@ -138,7 +139,7 @@ def _round_f16(value: Any) -> Any:
     return bits_float(np.int32(float_bits(rounded) | np.int32(bits & np.int32(-0x80000000))))
 
 
-@kernel
+@inlined
 def _round_bf16(value: Any) -> Any:
     """`value` rounded to bfloat16 (nearest, ties to even), as float32; NaN stays NaN."""
     bits = float_bits(value)

@@ -4,39 +4,73 @@ from __future__ import annotations
 
 import numpy as np
 
-from aprtui.engine.cpu.jit import kernel
 from aprtui.engine.cpu.matmul.activations import GROUP, RECORD
 from aprtui.engine.cpu.matmul.dot import dot_group
+from aprtui.engine.cpu.matmul.inlining import inlined
 from aprtui.engine.cpu.matmul.scalars import load_f32, store_f32
+from aprtui.engine.cpu.matmul.sequence import BLOCKS, SEQUENCE_TYPES, multiply_blocks
 from aprtui.engine.cpu.matmul.tier import TIER, Tier
 from aprtui.engine.cpu.matmul.tile import LANES, STRIP_RECORD, TOKENS, multiply_group, pack_group
 
 STRIP_TOKENS = 6 if TIER is not Tier.PLAIN else 1 << 62
 """Tokens from which unpacking a strip pays for itself (measured); never without fast multiply-adds."""
 
+_ROWS = 32
+"""Rows that stay in the cache until all tokens have met them; a multiple of `BLOCKS`, so that sequences fill up."""
 
-@kernel
+
+@inlined
+def _multiply_sequence(
+    weight_type: int, w: int, rows: int, row_bytes: int, blocks: int, x: int, y: int, out: int
+) -> None:
+    """Products of consecutive rows of `blocks` blocks with one row of activations."""
+    size = row_bytes // blocks
+    total, column, row = np.float32(0), 0, 0
+    for first in range(0, rows * blocks, BLOCKS):
+        count = min(BLOCKS, rows * blocks - first)
+        multiply_blocks(weight_type, w + first * size, x, column, blocks, count, out)
+        done = 0
+        while done < count:
+            end = min(count, done + blocks - column)
+            column += end - done
+            for k in range(done, end):
+                total = np.float32(total + load_f32(out, k))
+            done = end
+            if column == blocks:
+                store_f32(y, row, total)
+                total, column, row = np.float32(0), 0, row + 1
+
+
+@inlined
+def _multiply_rows(weight_type: int, w: int, rows: int, row_bytes: int, columns: int, x: int, y: int) -> None:
+    """Products of consecutive rows with one row of activations, group by group."""
+    group_bytes = row_bytes * GROUP // columns
+    for row in range(rows):
+        total = np.float32(0)
+        for group in range((columns + GROUP - 1) // GROUP):
+            blocks = min(8, (columns - GROUP * group) // 32)
+            at = w + row * row_bytes + group * group_bytes
+            total = np.float32(total + dot_group(weight_type, at, x + group * RECORD, blocks))
+        store_f32(y, row, total)
+
+
+@inlined
 def matmul_rows_q8(
     weight_type: int, weights: int, row_bytes: int, columns: int, x: int, x_bytes: int, n_tokens: int,
-    y: int, y_stride: int, row_begin: int, row_end: int,
+    y: int, y_stride: int, row_begin: int, row_end: int, scratch: int,
 ) -> None:  # fmt: skip
-    """`y[t, r] = Σ w[r, k] · x[t, k]` for quantised weights and their int8 activations; row by row, token by token."""
-    groups = (columns + GROUP - 1) // GROUP
-    group_bytes = row_bytes * GROUP // columns
-    for row in range(row_begin, row_end):
-        w = weights + row * row_bytes
+    """`y[t, r] = Σ w[r, k] · x[t, k]` for quantised weights and their int8 activations, token by token."""
+    for first in range(row_begin, row_end, _ROWS):
+        rows = min(_ROWS, row_end - first)
         for token in range(n_tokens):
-            record = x + token * x_bytes
-            total = np.float32(0)
-            for group in range(groups):
-                blocks = min(8, (columns - GROUP * group) // 32)
-                total = np.float32(
-                    total + dot_group(weight_type, w + group * group_bytes, record + group * RECORD, blocks)
-                )
-            store_f32(y, token * y_stride + row, total)
+            w, xs, ys = weights + first * row_bytes, x + token * x_bytes, y + 4 * (token * y_stride + first)
+            if weight_type in SEQUENCE_TYPES:
+                _multiply_sequence(weight_type, w, rows, row_bytes, columns // GROUP, xs, ys, scratch)
+            else:
+                _multiply_rows(weight_type, w, rows, row_bytes, columns, xs, ys)
 
 
-@kernel
+@inlined
 def matmul_strips_q8(
     weight_type: int, weights: int, row_bytes: int, columns: int, x: int, x_bytes: int, n_tokens: int,
     y: int, y_stride: int, row_begin: int, row_end: int, scratch: int,

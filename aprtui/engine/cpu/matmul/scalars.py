@@ -68,3 +68,14 @@ def _bitcaster(source: Any, target: Any, kind: Any) -> Callable[..., Any]:
 
 float_bits = _bitcaster(types.float32, types.int32, I32)
 bits_float = _bitcaster(types.int32, types.float32, F32)
+
+
+@intrinsic
+def prefetch(typing_context: Any, address: Any) -> Any:
+    """Ask for the cache line at an address, which need not exist."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        Emitter(builder).prefetch(args[0], 64)
+        return context.get_dummy_value()
+
+    return types.none(types.int64), emit
