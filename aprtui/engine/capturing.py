@@ -56,7 +56,8 @@ def write_capture(
     manifest = _planned(engine, model, request, threads)
     writer = CaptureWriter(directory, manifest, overwrite=overwrite)
     try:
-        tokens = _run(engine, model, request, Taps(writer, full=request.nodes))
+        # The engine counts statistics on all its threads while the values are at hand.
+        tokens = _run(engine, model, request, Taps(writer, full=request.nodes, stats=request.nodes))
         return writer.finish(replace(manifest, tokens=tokens, positions=tuple(range(len(tokens)))))
     finally:
         writer.close()
