@@ -21,9 +21,15 @@ class ExitCode(IntEnum):
 
 
 class AprtuiError(Exception):
-    """Base of all errors that are reported as one line."""
+    """Base of all errors that are reported as one line.
+
+    Names in a message may come from a hostile file: what is not printable (line breaks, escape sequences) is escaped.
+    """
 
     exit_code = ExitCode.INTERNAL
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
 
 
 class UsageError(AprtuiError):

@@ -110,5 +110,9 @@ def test_too_many_values_are_refused() -> None:
         header(0, 1 << 32)
 
 
+def test_message_stays_one_printable_line_whatever_a_name_holds() -> None:
+    assert str(UnreadableError("tensor a\nb\x1b[31m\udcff: ×")) == "tensor a\\nb\\x1b[31m\\udcff: ×"
+
+
 def test_file_info_knows_its_node() -> None:
     assert FileInfo(3, "ffn_out", (1, 2), ("token", "channel")).node == Node(3, "ffn_out")
