@@ -31,7 +31,16 @@ def embedded_model() -> Path:
     return _PACKAGE / "demo" / "data" / "demo-qwen2-q4km.gguf"
 
 
+def _cache() -> Path:
+    """Where things are kept between runs: `APRTUI_CACHE_DIR`, or the user's cache folder."""
+    return Path(os.environ.get("APRTUI_CACHE_DIR") or platformdirs.user_cache_dir("aprtui"))
+
+
 def kernel_cache() -> Path:
-    """The folder where compiled CPU kernels are kept between runs: `APRTUI_CACHE_DIR`, or the user's cache folder."""
-    named = os.environ.get("APRTUI_CACHE_DIR")
-    return Path(named or platformdirs.user_cache_dir("aprtui")) / "kernels"
+    """The folder where compiled CPU kernels are kept between runs."""
+    return _cache() / "kernels"
+
+
+def floor_cache() -> Path:
+    """The folder where measured noise floors are kept between runs."""
+    return _cache() / "floors"

@@ -1,110 +1,95 @@
-"""`aprtui diff`: compare two captures, or two APRT stage files."""
+"""`aprtui diff`: compare two captures, two APRT stage files, or the weights of two models."""
 
 from __future__ import annotations
 
-import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from aprtui.cli.comparison_options import ComparisonOptions, comparison_options, exit_code, report
 from aprtui.cli.json_lines import write_record
-from aprtui.errors import ExitCode, UsageError
+from aprtui.cli.judging import Judging
+from aprtui.errors import UsageError
 
 if TYPE_CHECKING:
     from aprtui.compare.captures import DiffOptions
-    from aprtui.compare.comparison import Comparison
-    from aprtui.compare.context import Context
-    from aprtui.compare.verdict import Verdict
     from aprtui.trace.aprt import AprtFile
     from aprtui.trace.capture import Capture
 
 _APR_FORMAT = "apr-stage-diff-v1"
-_ANY_VOCABULARY = 1 << 32
+_PATH = click.Path(path_type=Path)
 
 
 @click.command()
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
-@click.option("--stage", "stages", metavar="STAGES", help="Comma list of stage names or globs; all by default.")
-@click.option("--layers", metavar="LAYERS", help="0..2 (END excluded), a list 0,3 or all; all by default.")
-@click.option(
-    "--tolerance",
-    "tolerances",
-    metavar="METRIC=X",
-    multiple=True,
-    help="The most that max_abs, mean_abs, rms or rel_l2 may be, or the least for cosine. Repeatable.",
-)
-@click.option(
-    "--allow-missing",
-    metavar="GLOB",
-    multiple=True,
-    help="Stages that need not be on both sides, as ffn_silu or layer-3/*. Repeatable.",
-)
-@click.option(
-    "--tokens",
-    metavar="1,2,3",
-    help="Token ids, for captures without a manifest or _PROVENANCE.txt to record them.",
-)
-@click.option(
-    "--limit",
-    type=click.IntRange(1),
-    default=10,
-    show_default=True,
-    metavar="K",
-    help="Elements shown of the stage to look at first.",
-)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a stage, then hints and a summary.")
+@click.argument("a", type=_PATH)
+@click.argument("b", type=_PATH)
+@click.option("--floor", type=_PATH, metavar="REF", help="A third capture: its error against A is the noise floor.")
+@click.option("--model", type=_PATH, metavar="MODEL", help="The model of both sides: its runs give the noise floor.")
+@click.option("--model-a", type=_PATH, metavar="MODEL", help="The model of A, where B has another; implies --replay.")
+@click.option("--model-b", type=_PATH, metavar="MODEL", help="The model of B, where A has another; implies --replay.")
+@click.option("--replay", is_flag=True, help="Tell injected from inherited error: recompute each side from its inputs.")
+@click.option("--rounding", metavar="WHERE=WHAT,…", default="", help="What both engines round; found by trying.")
+@click.option("--mapping", type=_PATH, metavar="FILE", help="How B's stages correspond to A's, from a YAML file.")
+@click.option("--weights", is_flag=True, help="A and B are models: compare their weights and metadata.")
 @click.option(
     "--format", "file_format", type=click.Choice([_APR_FORMAT]), help="For two files: the record of apr diff --values."
 )
+@comparison_options
 def command(
     a: Path,
     b: Path,
-    stages: str | None,
-    layers: str | None,
-    tolerances: tuple[str, ...],
-    allow_missing: tuple[str, ...],
-    tokens: str | None,
-    limit: int,
-    as_json: bool,
+    floor: Path | None,
+    model: Path | None,
+    model_a: Path | None,
+    model_b: Path | None,
+    replay: bool,
+    rounding: str,
+    mapping: Path | None,
+    weights: bool,
     file_format: str | None,
+    options: ComparisonOptions,
 ) -> int:
-    """Compare B with the reference A: two captures, or two APRT stage files.
+    """Compare B with the reference A: two captures, two APRT stage files, or two models (--weights).
 
-    Names the first divergent stage. Equal values pass; values that differ need a --tolerance to be judged by.
+    Names the first divergent stage. Equal values pass; values that differ are judged by a noise floor (--model,
+    --floor), by a replay of each side, or by a --tolerance or --policy of your own.
 
-    Each row of the table is one stage over all its layers: "first" is its first layer beyond the tolerance (without
-    one, beyond rounding: rel_l2 above 1e-5), "worst" the layer whose numbers are shown, "nan/inf" how many values in
-    all its layers are not finite on one side or both.
+    Each row of the table is one stage over all its layers: "first" is its first layer beyond the bound (without one,
+    beyond rounding: rel_l2 above 1e-5), "worst" the layer whose numbers are shown, "nan/inf" how many values in all
+    its layers are not finite on one side or both.
 
     Exit codes: 0 pass, 1 divergence, 2 usage, 3 unreadable input, 4 output failed, 70 internal error, 125 cannot be
     judged, 130 interrupted.
     """
-    from aprtui.cli.options import parse_tokens
-    from aprtui.compare.captures import DiffOptions
-    from aprtui.compare.coverage import Selection
-    from aprtui.compare.verdict import parse_tolerance
-
-    options = DiffOptions(
-        selection=Selection(stages, layers),
-        tolerances=tuple(parse_tolerance(text) for text in tolerances),
-        allow_missing=allow_missing,
-        tokens=None if tokens is None else tuple(parse_tokens(tokens, _ANY_VOCABULARY)),
-        limit=limit,
-    )
-    if as_json and file_format:
+    if options.as_json and file_format:
         raise UsageError("--json and --format: choose one of them")
+    judging = Judging(floor, model, model_a, model_b, replay, rounding)
+    if weights:
+        return _diff_weights(a, b, options, judging.asked or mapping is not None or file_format is not None)
     if a.is_file() and b.is_file():
-        if stages is not None or layers is not None or allow_missing or tokens is not None:
-            raise UsageError("--stage, --layers, --allow-missing, --tokens: for captures only, leave them out here")
-        return _diff_files(a, b, options, as_json, file_format is not None)
+        if judging.asked or mapping or not options.plain:
+            raise UsageError(
+                "two stage files record neither tokens nor stage: only --tolerance, --limit and the report can be given"
+            )
+        return _diff_files(a, b, options, file_format is not None)
     if file_format:
         raise UsageError(f"--format {_APR_FORMAT}: needs two APRT stage files, not captures")
-    return _diff_captures(a, b, options, as_json)
+    return _diff_captures(a, b, judging, mapping, options)
 
 
-def _diff_files(a: Path, b: Path, options: DiffOptions, as_json: bool, as_apr: bool) -> int:
+def _diff_weights(a: Path, b: Path, options: ComparisonOptions, asks_more: bool) -> int:
+    from aprtui.cli.weights_diff import diff_weights
+
+    reports = options.html or options.svg or options.policy_file
+    if asks_more or reports or options.allow_missing or options.tokens is not None:
+        raise UsageError("--weights: only --stage, --layers, --tolerance, --limit and --json go with it")
+    return diff_weights(a, b, options.selection, options.parsed_tolerances, options.limit, options.as_json)
+
+
+def _diff_files(a: Path, b: Path, options: ComparisonOptions, as_apr: bool) -> int:
+    from aprtui.cli.next_steps import diff_steps
     from aprtui.compare.apr_diff import apr_stage_diff
     from aprtui.compare.files import compare_files
     from aprtui.trace.aprt import read_aprt
@@ -113,12 +98,11 @@ def _diff_files(a: Path, b: Path, options: DiffOptions, as_json: bool, as_apr: b
     for file in (left, right):
         warn_about_trailing(file)
     _remark_on_names(a, b)
-    comparison = compare_files(left, right, options.tolerances, options.limit)
+    comparison = compare_files(left, right, options.parsed_tolerances, options.limit)
     if as_apr:
         write_record(apr_stage_diff(left, right, options.limit, comparison.verdict))
-    else:
-        _print(a, b, None, comparison, options, as_json)
-    return _exit_code(comparison.verdict)
+        return exit_code(comparison.verdict)
+    return report((str(a), str(b)), None, comparison, options, diff_steps(comparison, a, b, options, []))
 
 
 def _remark_on_names(a: Path, b: Path) -> None:
@@ -141,7 +125,8 @@ def warn_about_trailing(file: AprtFile) -> None:
         click.echo(f"aprtui: {file.path}: {extra} after the declared values ignored", err=True)
 
 
-def _diff_captures(a: Path, b: Path, options: DiffOptions, as_json: bool) -> int:
+def _diff_captures(a: Path, b: Path, judging: Judging, mapping: Path | None, options: ComparisonOptions) -> int:
+    from aprtui.cli.next_steps import diff_steps
     from aprtui.cli.progress import Progress
     from aprtui.compare.captures import compare_captures
     from aprtui.compare.context import state_context
@@ -153,10 +138,35 @@ def _diff_captures(a: Path, b: Path, options: DiffOptions, as_json: bool) -> int
     left, right = Capture.open(a), Capture.open(b)
     for capture in dict.fromkeys((a, b)):
         warn_about(left if capture == a else right)
+    asked = _diff_options(options, mapping)
     with Progress() as progress:
-        comparison = compare_captures(left, right, options, progress if sys.stderr.isatty() else None)
-    _print(a, b, state_context(left, right), comparison, options, as_json)
-    return _exit_code(comparison.verdict)
+        grounds, tokens = judging.grounds(left, right, asked, options.policy, progress)
+        comparison = compare_captures(left, right, _with_tokens(asked, tokens), progress.each, grounds)
+    context = state_context(left, right)
+    steps = diff_steps(comparison, a, b, options, judging.words())
+    return report((str(a), str(b)), context, comparison, options, steps)
+
+
+def _with_tokens(asked: DiffOptions, tokens: tuple[int, ...] | None) -> DiffOptions:
+    """The options with ids that the model told, where the user gave none."""
+    if asked.tokens is not None or tokens is None:
+        return asked
+    from aprtui.engine.replay.identify import TABLE_SOURCE
+
+    return replace(asked, tokens=tokens, token_source=TABLE_SOURCE)
+
+
+def _diff_options(options: ComparisonOptions, mapping: Path | None) -> DiffOptions:
+    from aprtui.compare.captures import DiffOptions
+
+    policy = options.policy
+    return DiffOptions(
+        selection=options.selection,
+        tolerances=options.parsed_tolerances,
+        allow_missing=(*options.allow_missing, *(policy.allow_missing if policy else ())),
+        tokens=options.token_ids,
+        limit=options.limit,
+    )
 
 
 def warn_about(capture: Capture) -> None:
@@ -165,28 +175,3 @@ def warn_about(capture: Capture) -> None:
         click.echo(f"aprtui: {warning}", err=True)
     for path in capture.stale:
         click.echo(f"aprtui: {path}: stale: not this capture's own file, not read", err=True)
-
-
-def _print(
-    a: Path, b: Path, context: Context | None, comparison: Comparison, options: DiffOptions, as_json: bool
-) -> None:
-    if as_json:
-        from aprtui.compare.records import comparison_records
-
-        for record in comparison_records(a, b, context, comparison):
-            write_record(record)
-        return
-    from aprtui.cli import render
-
-    sections = (
-        render.header_lines(a, b, context, comparison),
-        render.table_lines(comparison),
-        render.note_lines(comparison),
-        render.verdict_lines(comparison, a, b, options),
-    )
-    blocks = ["\n".join(lines) for lines in sections]
-    click.echo("\n\n".join(block for block in blocks if block))
-
-
-def _exit_code(verdict: Verdict) -> int:
-    return {"PASS": ExitCode.PASS, "FAIL": ExitCode.DIVERGENCE, "UNKNOWN": ExitCode.UNKNOWN}[verdict.value]

@@ -24,12 +24,17 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "run": "Stream tokens from a model.",
         "trace": "Write a capture: every stage of every layer.",
         "diff": "Compare two captures or two APRT files.",
+        "replay": "Recompute each stage of a capture from its inputs; name the one at fault.",
         "stats": "Print statistics of each stage tensor of a capture.",
         "bench": "Measure this build against its peers.",
         "doctor": "Say what was found here and how to get what is missing.",
     }
 )
 """Each command lives in `aprtui.cli.<name>` as `command`; the help stands here so that it can be listed unloaded."""
+
+
+BISECT = "--bisect"
+"""Looked for among all words: a command line that cannot be parsed must not look like a verdict either."""
 
 
 class LazyGroup(click.Group):
@@ -71,9 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with one of `ExitCode`."""
     if sys.stdout is None:
         sys.exit(ExitCode.ENGINE)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         # Not `cli.main`: it would turn a closed pipe into exit code 1, which here means a divergence.
-        with cli.make_context("aprtui", list(sys.argv[1:] if arguments is None else arguments)) as context:
+        with cli.make_context("aprtui", list(words)) as context:
             code = cli.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as finished:
@@ -97,7 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = ExitCode.ENGINE
     except Exception as error:
         code = _unexpected(error)
-    sys.exit(int(code or 0))
+    sys.exit(_for_bisect(int(code or 0)) if BISECT in words else int(code or 0))
+
+
+def _for_bisect(code: int) -> int:
+    """What `git bisect run` takes for skip is every code but pass, divergence and interrupt; usage errors too."""
+    return code if code in (ExitCode.PASS, ExitCode.DIVERGENCE, ExitCode.INTERRUPTED) else ExitCode.UNKNOWN
 
 
 def _unexpected(error: Exception) -> ExitCode:

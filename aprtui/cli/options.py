@@ -15,7 +15,8 @@ import click
 from aprtui.errors import UsageError
 
 if TYPE_CHECKING:
-    from aprtui.engine.protocol import Engine
+    from aprtui.engine.faults.faults import Fault
+    from aprtui.engine.protocol import Engine, Intervention
     from aprtui.model.model import Model
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -35,10 +36,11 @@ class EngineOptions:
     kv: str
     threads: int | None
     context: int | None
+    inject: tuple[str, ...] = ()
 
 
 def engine_options(default_mode: str) -> Callable[[Command], Command]:
-    """Add `--backend --mode --kv --threads --context`; the command receives them as `engine: EngineOptions`."""
+    """Add `--backend --mode --kv --threads --context --inject`; the command gets them as `engine: EngineOptions`."""
 
     def decorate(function: Command) -> Command:
         @click.option(
@@ -66,11 +68,18 @@ def engine_options(default_mode: str) -> Callable[[Command], Command]:
         @click.option(
             "--context", type=click.IntRange(1), help="Positions in the K/V cache; as many as needed by default."
         )
+        @click.option(
+            "--inject",
+            metavar="layer=N,stage=NAME,kind=KIND",
+            multiple=True,
+            help="Make a fault there, to see it found: kind=? lists the kinds. Repeatable.",
+        )
         @wraps(function)
         def command(
-            *args: Any, backend: str, mode: str, kv: str, threads: int | None, context: int | None, **kwargs: Any
-        ) -> Any:
-            return function(*args, engine=EngineOptions(backend, mode, kv, threads, context), **kwargs)
+            *args: Any, backend: str, mode: str, kv: str, threads: int | None, context: int | None,
+            inject: tuple[str, ...], **kwargs: Any,
+        ) -> Any:  # fmt: skip
+            return function(*args, engine=EngineOptions(backend, mode, kv, threads, context, inject), **kwargs)
 
         return command  # type: ignore[return-value]  # click's decorators keep the call signature, mypy cannot see it
 
@@ -101,14 +110,35 @@ def open_engine(model: Model, options: EngineOptions, needed: int) -> Engine:
         click.echo(
             f"aprtui: positions from {model.config.context} on are beyond what the model was trained for", err=True
         )
+    faults = injected_faults(model, options)
+    for fault in faults:
+        click.echo(f"aprtui: injected fault: {fault}", err=True)
     with Progress() as progress:
         engine = backends.open_engine(
             model, backend=options.backend, mode=Mode(options.mode), kv=KvType(options.kv),
-            threads=options.threads, context=context, progress=progress,
+            threads=options.threads, context=context, intervention=_injector(model, options, faults), progress=progress,
         )  # fmt: skip
     if options.backend == "auto" and engine.backend == "numpy":
         click.echo("aprtui: the compiled kernels are not available here, running on numpy (slow): see doctor", err=True)
     return engine
+
+
+def _injector(model: Model, options: EngineOptions, faults: tuple[Fault, ...]) -> Intervention | None:
+    if not faults:
+        return None
+    from aprtui.engine.faults.faults import FaultInjector
+    from aprtui.engine.protocol import Mode
+
+    return FaultInjector(model, Mode(options.mode), faults)
+
+
+def injected_faults(model: Model, options: EngineOptions) -> tuple[Fault, ...]:
+    """The faults that `--inject` asks for. Raises `UsageError`."""
+    if not options.inject:
+        return ()
+    from aprtui.engine.faults.faults import parse_fault
+
+    return tuple(parse_fault(text, model) for text in options.inject)
 
 
 def read_prompt(text: str) -> str:

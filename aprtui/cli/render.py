@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import math
-import shlex
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from aprtui.compare.captures import DiffOptions
 from aprtui.compare.comparison import Comparison, Divergence, FocusKind, StageComparison
 from aprtui.compare.context import Context
-from aprtui.compare.coverage import Selection
 from aprtui.compare.focus import error_of
 from aprtui.compare.metrics import Metric
-from aprtui.compare.verdict import PLAUSIBLE_COSINE, PLAUSIBLE_REL_L2, ROUNDING_REL_L2, Verdict
+from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict
 from aprtui.compare.wording import alike_text, counted, first_tokens
 from aprtui.trace.graph import Node
 
 _WIDTH = 80
-_ORDINARY = ("all tokens", "all tokens, key ≤ query", "element by element")
+_SHORT = {Metric.TOKEN_REL_L2: "worst l2"}
+"""Column heads of metrics whose name is wider than the column."""
+_ORDINARY = ("from captured inputs", "all tokens", "all tokens, key ≤ query", "element by element")
 
 
 def number(value: float | None) -> str:
@@ -28,15 +26,17 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
 
 
-def header_lines(a: Path, b: Path, context: Context | None, comparison: Comparison) -> Iterator[str]:
+def header_lines(a: Path | str, b: Path | str, context: Context | None, comparison: Comparison) -> Iterator[str]:
     """The two sides, what their manifests state differently (None for stage files), and what aligns their positions."""
     yield f"A  {a}"
     yield f"B  {b}"
     if context is not None:
         yield from _context_lines(context)
+    for statement in comparison.statements:
+        yield from wrapped("", statement)
     alignment = comparison.alignment
     if alignment.problem:
-        yield from _wrapped("tokens", f"{alignment.problem}{_prefix_note(comparison)}")
+        yield from wrapped("tokens", f"{alignment.problem}{_prefix_note(comparison)}")
     elif alignment.sources[0] is not None:
         count = "all tokens" if alignment.aligned is None else counted(alignment.aligned, "token")
         yield f"tokens  {count} aligned, {_source_text(alignment.sources)}"
@@ -54,7 +54,7 @@ def _context_lines(context: Context) -> Iterator[str]:
     yield f"   no manifest in {' and '.join(context.without_manifest)}: model, engine and mode not known"
     stated = [f"{entry.what} {_fact(entry.a or entry.b)}" for entry in context.differences]
     if stated:
-        yield from _wrapped("   the other states", ", ".join(stated))
+        yield from wrapped("   the other states", ", ".join(stated))
 
 
 def _fact(text: str | None) -> str:
@@ -71,6 +71,8 @@ def _source_text(sources: tuple[str | None, str | None]) -> str:
     left, right = sources
     if left == right == "embedding":
         return "as their embedding stages agree"
+    if left == right and left is not None and "," in left:
+        return f"ids from the {left}"
     return f"ids equal ({left})" if left == right else f"ids equal (A: {left}, B: {right})"
 
 
@@ -78,11 +80,13 @@ def table_lines(comparison: Comparison) -> Iterator[str]:
     """A row for each stage, over all its layers: the first layer beyond noise, and the worst layer's numbers."""
     if not comparison.stages:
         return
-    columns = f"{comparison.metric:>9}{'max abs':>9}{'1-cosine':>9}{'nan/inf':>9}{'equal':>6}"
+    columns = (
+        f"{_SHORT.get(comparison.metric, comparison.metric):>9}{'max abs':>9}{'1-cosine':>9}{'nan/inf':>9}{'equal':>6}"
+    )
     yield f"{'stage':<18} {'verdict':<7}{'first':>6}{'worst':>6}{columns}"
     for name in dict.fromkeys(stage.node.stage for stage in comparison.stages):
         yield _row([stage for stage in comparison.stages if stage.node.stage == name], comparison.metric)
-    beyond = "beyond the tolerance" if _has_bound(comparison) else f"with rel_l2 above {ROUNDING_REL_L2:g}"
+    beyond = "beyond its bound" if _has_bound(comparison) else f"with rel_l2 above {ROUNDING_REL_L2:g}"
     yield f"first: first layer {beyond}; worst: layer of these numbers"
 
 
@@ -132,7 +136,7 @@ def note_lines(comparison: Comparison) -> Iterator[str]:
     odd = [stage for stage in comparison.stages if stage.metrics.mismatches or stage.metrics.excluded]
     for name in dict.fromkeys(stage.node.stage for stage in odd):
         layers = [stage for stage in odd if stage.node.stage == name]
-        yield from _wrapped(f"{_layers_text([stage.node for stage in layers])}{name}:", _non_finite_text(layers))
+        yield from wrapped(f"{_layers_text([stage.node for stage in layers])}{name}:", _non_finite_text(layers))
     unusual = [stage for stage in comparison.stages if stage.matched not in _ORDINARY]
     matches = [(stage.node, f"matched: {stage.matched}") for stage in unusual]
     skipped = [(skip.node, f"not compared: {skip.reason}") for skip in comparison.skipped]
@@ -142,7 +146,7 @@ def note_lines(comparison: Comparison) -> Iterator[str]:
 def grouped_lines(entries: Iterable[tuple[Node, str]]) -> Iterator[str]:
     """A line for each text that is said of a stage, with all the layers that it is said of."""
     for stage_name, text, nodes in _grouped(entries):
-        yield from _wrapped(f"{_layers_text(nodes)}{stage_name}:", text)
+        yield from wrapped(f"{_layers_text(nodes)}{stage_name}:", text)
 
 
 def _non_finite_text(layers: Sequence[StageComparison]) -> str:
@@ -179,25 +183,34 @@ def _layers_text(nodes: Sequence[Node]) -> str:
     return f"layers {', '.join(str(layer) for layer in layers)} "
 
 
-def verdict_lines(comparison: Comparison, a: Path, b: Path, options: DiffOptions) -> Iterator[str]:
-    """The verdict of a comparison made with `options`, with what it rests on, and what to do next."""
+def verdict_lines(comparison: Comparison, steps: Iterable[str]) -> Iterator[str]:
+    """The verdict of a comparison, with what it rests on, and the `steps` that say what to do next."""
     word = comparison.verdict.value
     for index, text in enumerate(_verdict_texts(comparison)):
-        yield from _wrapped(word if index == 0 else " " * len(word), text)
+        yield from wrapped(word if index == 0 else " " * len(word), text)
+    if comparison.first_divergence:
+        yield from _sureness_lines(comparison.first_divergence)
     differing = [stage for stage in comparison.stages if stage.metrics.compared and not stage.metrics.equal]
     if differing and comparison.first_divergence is None:
         worst = _worst(differing, comparison.metric).verdict
         numbers = f"{worst.metric} {number(worst.error)}, floor {number(worst.floor)}, bound {number(worst.bound)}"
-        yield from _wrapped("worst", f"{worst.node}: {numbers}")
+        yield from wrapped("worst", f"{worst.node}: {numbers}")
     yield from _element_lines(comparison)
-    yield from _wrapped("coverage", _coverage_text(comparison))
+    yield from wrapped("coverage", _coverage_text(comparison))
     if comparison.stages and comparison.smallest is None:
         yield "smallest  tolerance that passes: none would"
     elif differing and not comparison.implausible:
         yield f"smallest  tolerance that passes: {comparison.smallest}"
     for hint in comparison.hints:
-        yield from _wrapped("hint", f"{_layers_text(hint.nodes)}{hint.text}")
-    yield from _next_lines(comparison, a, b, options)
+        yield from wrapped("hint", f"{_layers_text(hint.nodes)}{hint.text}")
+    yield from steps
+
+
+def _sureness_lines(divergence: Divergence) -> Iterator[str]:
+    """How sure the blame is, and what would settle it."""
+    yield from wrapped("sure", f"{divergence.state}: {divergence.certainty}")
+    if divergence.settled_by:
+        yield from wrapped("settle", divergence.settled_by)
 
 
 def _verdict_texts(comparison: Comparison) -> Iterator[str]:
@@ -234,7 +247,9 @@ def _coverage_text(comparison: Comparison) -> str:
 def _pass_text(comparison: Comparison) -> str:
     if all(stage.metrics.equal_bits == 1 for stage in comparison.stages):
         return "every compared stage is bit-equal"
-    return "every compared stage is equal or within the tolerance"
+    judged = [stage.verdict for stage in comparison.stages if stage.verdict.error]
+    bases = list(dict.fromkeys(verdict.reason for verdict in judged))
+    return "every compared stage is equal" + (f" or {' or '.join(bases)}" if bases else "")
 
 
 def _divergence_text(divergence: Divergence) -> str:
@@ -268,69 +283,8 @@ def _element_lines(comparison: Comparison) -> Iterator[str]:
         yield f"   {place:<26} A {element.a:>14.8g}  B {element.b:>14.8g}  B-A {element.b - element.a:>9.3g}"
 
 
-def _next_lines(comparison: Comparison, a: Path, b: Path, options: DiffOptions) -> Iterator[str]:
-    """What would settle an UNKNOWN, or look closer at a FAIL; commands stand whole on their line, to be pasted."""
-    if comparison.verdict is Verdict.PASS:
-        return
-    if comparison.first_divergence and comparison.first_divergence.not_selected:
-        yield "next  compare the stages before it as well:"
-        yield _command(a, b, replace(options, selection=Selection()))
-    elif comparison.verdict is Verdict.FAIL:
-        yield from _closer_lines(comparison, a, b, options, "see more of that stage:")
-    elif comparison.unfinished:
-        runs = "its run" if len(comparison.unfinished) == 1 else "their runs"
-        yield f"next  capture {' and '.join(comparison.unfinished)} again: {runs} did not finish"
-    elif comparison.alignment.problem:
-        yield "next  capture both sides from the same tokens, or give the ids with --tokens where"
-        yield "      a side records none"
-    elif comparison.compared < comparison.expected:
-        yield "next  capture what is missing, or accept it with --allow-missing GLOB"
-    elif any(stage.metrics.excluded and not stage.metrics.compared for stage in comparison.stages):
-        yield "next  find the first stage with NaN or Inf:"
-        yield shlex.join(["aprtui", "stats", str(a)])
-    elif comparison.implausible:
-        yield from _wrapped("seen", _implausible_text(comparison))
-        yield from _closer_lines(comparison, a, b, options, "see more of the stage to look at first:")
-    elif comparison.smallest and not options.tolerances:
-        yield "next  say how far apart they may be; this is how far they are:"
-        yield _command(a, b, replace(options, tolerances=(comparison.smallest,)))
-
-
-def _implausible_text(comparison: Comparison) -> str:
-    first, *more = comparison.implausible
-    others = f" and {counted(len(more), 'stage')} after it" if more else ""
-    numbers = f"rel_l2 {number(first.metrics.rel_l2)}, cosine {number(first.metrics.cosine)}"
-    return (
-        f"this is no noise to accept: {first.node} ({numbers}){others} differ{'' if more else 's'} by more than "
-        f"rounding and 4-bit weights explain (rel_l2 {PLAUSIBLE_REL_L2:g}, cosine {PLAUSIBLE_COSINE:g})"
-    )
-
-
-def _closer_lines(comparison: Comparison, a: Path, b: Path, options: DiffOptions, what: str) -> Iterator[str]:
-    focus = comparison.focus
-    if focus and options.selection.stages is None and a.is_dir():
-        layers = None if focus.node.layer is None else str(focus.node.layer)
-        yield f"next  {what}"
-        yield _command(a, b, replace(options, selection=Selection(focus.node.stage, layers), limit=50))
-
-
-def _command(a: Path, b: Path, options: DiffOptions) -> str:
-    """The command line that makes this comparison, to be pasted into a shell."""
-    words = ["aprtui", "diff", str(a), str(b)]
-    if options.selection.stages is not None:
-        words += ["--stage", options.selection.stages]
-    if options.selection.layers is not None:
-        words += ["--layers", options.selection.layers]
-    words += [word for tolerance in options.tolerances for word in ("--tolerance", str(tolerance))]
-    words += [word for glob in options.allow_missing for word in ("--allow-missing", glob)]
-    if options.tokens:
-        words += ["--tokens", ",".join(str(token) for token in options.tokens)]
-    if options.limit != DiffOptions().limit:
-        words += ["--limit", str(options.limit)]
-    return shlex.join(words)
-
-
-def _wrapped(label: str, text: str) -> list[str]:
+def wrapped(label: str, text: str) -> list[str]:
+    """`text` behind its label, in lines that fit."""
     indent = " " * min(len(label) + 2, 10)
     return textwrap.wrap(
         f"{label}  {text}", _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False

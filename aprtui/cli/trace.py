@@ -14,6 +14,7 @@ from aprtui.cli.options import (
     EngineOptions,
     chosen_context,
     engine_options,
+    injected_faults,
     open_engine,
     open_model,
     prompt_tokens,
@@ -109,8 +110,9 @@ def command(
     opened = open_engine(loaded, engine, request.positions)
     try:
         manifest = write_capture(
-            opened, loaded, request, target, overwrite=overwrite, threads=engine.threads or default_threads()
-        )
+            opened, loaded, request, target, overwrite=overwrite, threads=engine.threads or default_threads(),
+            faults=injected_faults(loaded, engine),
+        )  # fmt: skip
     finally:
         opened.close()
     _print(manifest, target, as_json)

@@ -2,47 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from aprtui.compare.comparison import Comparison, Divergence, Focus, FocusKind, StageComparison
-from aprtui.compare.coverage import Coverage, Selection, blame, plan_coverage
-from aprtui.compare.focus import choose_focus
-from aprtui.compare.hints import find_hints
-from aprtui.compare.locate import first_failing_place, top_elements
-from aprtui.compare.metrics import compare_values
+from aprtui.compare.comparison import Comparison, StageComparison
+from aprtui.compare.conclusion import Findings, conclude
+from aprtui.compare.coverage import Coverage, Selection, plan_coverage
+from aprtui.compare.metrics import Metric, measure
 from aprtui.compare.pairing import StagePair, Unpaired, pair_stage
 from aprtui.compare.reading import NOT_WRITTEN, is_unfinished
-from aprtui.compare.tokens import TokenAlignment, align_tokens
-from aprtui.compare.verdict import DEFAULT_METRIC, Tolerance, Verdict, judge, smallest_tolerance
-from aprtui.compare.wording import counted
+from aprtui.compare.tokens import USER_SOURCE, TokenAlignment, align_tokens
+from aprtui.compare.verdict import DEFAULT_METRIC, StageVerdict, Tolerance, Verdict, judge
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
+
+Progress = Callable[[str, int, int], None]
+Bounds = Callable[[Node], Sequence[Tolerance]]
+"""What each stage is held against; none where nothing says how far it may differ."""
 
 
 @dataclass(frozen=True, slots=True)
 class DiffOptions:
-    """What the user asked for. `limit` is the number of elements shown of the first stage in question."""
+    """What the user asked for. `tokens` are for sides that record none, from `token_source`; `limit` is the number of
+    elements shown of the first stage in question."""
 
     selection: Selection = field(default_factory=Selection)
     tolerances: tuple[Tolerance, ...] = ()
     allow_missing: tuple[str, ...] = ()
     tokens: tuple[int, ...] | None = None
+    token_source: str = USER_SOURCE
     limit: int = 10
 
 
+@dataclass(frozen=True, slots=True)
+class Grounds:
+    """What a comparison is judged by beyond the user's tolerances: bounds from floors or a policy, or what a replay
+    found of each stage (`injected`, of side A and B), which then decides. `statements` tell the reader what it is."""
+
+    bounds: Bounds | None = None
+    injected: Mapping[Node, tuple[StageVerdict | None, StageVerdict | None]] | None = None
+    statements: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    unjudgeable: bool = False
+
+
+NO_GROUNDS = Grounds()
+
+
 def compare_captures(
-    a: Capture, b: Capture, options: DiffOptions, progress: Callable[[str, int, int], None] | None = None
+    a: Capture, b: Capture, options: DiffOptions, progress: Progress | None = None, grounds: Grounds = NO_GROUNDS
 ) -> Comparison:
     """Compare capture `b` with the reference `a`; `progress` is told what is done, how much of it, out of how many.
 
     Raises `UsageError` for a request that fits neither capture, and `UnreadableError` for broken files.
     """
     coverage = plan_coverage(a, b, options.selection, options.allow_missing)
-    alignment = align_tokens(a, b, options.tokens)
+    alignment = _aligned(a, b, options)
     stages: list[StageComparison] = []
     skipped: list[Unpaired] = []
-    pair: StagePair | Unpaired | None
     for done, node in enumerate(coverage.nodes):
         if progress:
             progress(f"comparing {node},", done, len(coverage.nodes))
@@ -50,30 +67,24 @@ def compare_captures(
         if isinstance(pair, Unpaired):
             skipped.append(pair)
         else:
-            stages.append(_compare(pair, options.tolerances))
-    expected = len(coverage.expected.union(stage.node for stage in stages))
-    reasons = _unknown_reasons(a, b, alignment, stages, expected)
-    verdict = _overall(stages, alignment, reasons)
-    focus = choose_focus(coverage.graph, stages, verdict)
-    pair = _pair(a, b, focus.node, coverage, alignment) if focus else None
-    metric = options.tolerances[0].metric if options.tolerances else DEFAULT_METRIC
-    return Comparison(
-        verdict=verdict,
-        reasons=() if verdict is Verdict.FAIL else reasons,
-        alignment=alignment,
-        stages=tuple(stages),
-        skipped=tuple(skipped),
-        compared=len(stages),
-        expected=expected,
-        allowed_missing=len(coverage.allowed.difference(stage.node for stage in stages)),
-        unfinished=_unfinished(a, b),
-        first_divergence=_divergence(a, b, coverage, stages, focus, pair),
-        focus=focus,
-        elements=top_elements(pair, options.limit) if isinstance(pair, StagePair) else (),
-        hints=find_hints(coverage.graph, stages),
-        metric=metric,
-        smallest=smallest_tolerance((stage.metrics for stage in stages), metric),
-    )
+            stages.append(_compare(pair, options.tolerances, grounds))
+    findings = Findings(
+        coverage.graph, alignment, stages, skipped, coverage.expected, coverage.allowed, _unfinished(a, b),
+        frozenset((a.files.keys() & b.files.keys()).difference(coverage.nodes)),
+        stages[0].verdict.metric if stages and grounds.bounds else _shown_metric(options), options.limit,
+        grounds.statements, grounds.doubts, grounds.unjudgeable,
+    )  # fmt: skip
+    return conclude(findings, lambda node: _pair(a, b, node, coverage, alignment))
+
+
+def _aligned(a: Capture, b: Capture, options: DiffOptions) -> TokenAlignment:
+    alignment = align_tokens(a, b, options.tokens)
+    left, right = (options.token_source if source == USER_SOURCE else source for source in alignment.sources)
+    return replace(alignment, sources=(left, right))
+
+
+def _shown_metric(options: DiffOptions) -> Metric:
+    return options.tolerances[0].metric if options.tolerances else DEFAULT_METRIC
 
 
 def _pair(a: Capture, b: Capture, node: Node, coverage: Coverage, alignment: TokenAlignment) -> StagePair | Unpaired:
@@ -93,62 +104,27 @@ def _is_lost(capture: Capture, node: Node) -> bool:
     return node not in capture.files and is_unfinished(capture) and node in capture.promised
 
 
-def _compare(pair: StagePair, tolerances: Sequence[Tolerance]) -> StageComparison:
-    metrics = compare_values(pair.a, pair.b, causal=pair.causal)
-    verdict = judge(pair.node, metrics, tolerances)
-    return StageComparison(pair.node, metrics, verdict, pair.matched, pair.a.shape)
+def _compare(pair: StagePair, tolerances: Sequence[Tolerance], grounds: Grounds) -> StageComparison:
+    measured = measure(pair.a, pair.b, causal=pair.causal)
+    bounds = [*tolerances, *(grounds.bounds(pair.node) if grounds.bounds else ())]
+    verdict = judge(pair.node, measured.metrics, bounds)
+    injected = (grounds.injected or {}).get(pair.node, (None, None))
+    if grounds.injected is not None:
+        verdict = _decisive(injected) or verdict
+    return StageComparison(
+        pair.node, measured.metrics, measured.tokens, verdict, pair.matched, pair.a.shape, pair.first_token,
+        injected=injected,
+    )  # fmt: skip
 
 
-def _unknown_reasons(
-    a: Capture,
-    b: Capture,
-    alignment: TokenAlignment,
-    stages: Sequence[StageComparison],
-    expected: int,
-) -> tuple[str, ...]:
-    """Every reason that keeps the verdict from PASS, the one that settles most first."""
-    reasons = [alignment.problem] if alignment.problem else []
-    if not stages:
-        reasons.append("nothing was compared")
-    reasons += [f"{side} is incomplete: its run did not finish" for side in _unfinished(a, b)]
-    missing = expected - len(stages)
-    if missing:
-        reasons.append(f"{missing} of {counted(expected, 'expected stage')} could not be compared")
-    unjudged = [stage for stage in stages if stage.verdict.verdict is Verdict.UNKNOWN]
-    differing = sum(stage.metrics.compared > 0 for stage in unjudged)
-    if differing:
-        of = f"{differing} of {counted(len(stages), 'stage')}"
-        reasons.append(f"values differ in {of}, and no tolerance says how far they may")
-    if differing < len(unjudged):
-        silent = len(unjudged) - differing
-        reasons.append(f"{counted(silent, 'stage')} {'has' if silent == 1 else 'have'} no finite value to compare")
-    return tuple(reasons)
-
-
-def _overall(stages: Sequence[StageComparison], alignment: TokenAlignment, reasons: Sequence[str]) -> Verdict:
-    failed = any(stage.verdict.verdict is Verdict.FAIL for stage in stages)
-    if failed and not alignment.proven_different:
-        return Verdict.FAIL
-    return Verdict.UNKNOWN if reasons else Verdict.PASS
+def _decisive(injected: tuple[StageVerdict | None, StageVerdict | None]) -> StageVerdict | None:
+    """The verdict of the side that settles the stage: a FAIL of either, an UNKNOWN of either, else that of B."""
+    for verdict in (Verdict.FAIL, Verdict.UNKNOWN):
+        for side in reversed(injected):
+            if side is not None and side.verdict is verdict:
+                return side
+    return injected[1] or injected[0]
 
 
 def _unfinished(a: Capture, b: Capture) -> tuple[str, ...]:
     return tuple(side for side, capture in (("A", a), ("B", b)) if is_unfinished(capture))
-
-
-def _divergence(
-    a: Capture,
-    b: Capture,
-    coverage: Coverage,
-    stages: Sequence[StageComparison],
-    focus: Focus | None,
-    pair: StagePair | Unpaired | None,
-) -> Divergence | None:
-    if focus is None or focus.kind is not FocusKind.DIVERGENCE:
-        return None
-    assert isinstance(pair, StagePair), "a stage that failed was compared"
-    failed = next(stage for stage in stages if stage.node == focus.node)
-    not_selected = (a.files.keys() & b.files.keys()).difference(coverage.nodes)
-    blamed = blame(coverage.graph, focus.node, {stage.node for stage in stages}, not_selected)
-    place = first_failing_place(pair, failed.metrics, failed.verdict)
-    return Divergence(failed.verdict, place, blamed.segment, blamed.not_selected)

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.compare.classify import State
 from aprtui.compare.locate import Element
 from aprtui.compare.metrics import Metric, PairMetrics
 from aprtui.compare.pairing import Unpaired
@@ -15,13 +19,23 @@ from aprtui.trace.graph import Node
 
 @dataclass(frozen=True, slots=True)
 class StageComparison:
-    """One compared stage: its numbers, its verdict, how the sides were matched and in which shape."""
+    """One compared stage: its numbers, its verdict, how the sides were matched and in which shape.
+
+    `tokens` is rel_l2 of each token from `first_token` on (one number where no shape is known). `injected` are the
+    verdicts on the error that A and B add at this stage themselves, None where no replay found it. `segment` are the
+    stages before it that were evaluated through because the capture lacks them.
+    """
 
     node: Node
     metrics: PairMetrics
+    tokens: NDArray[np.float64]
     verdict: StageVerdict
     matched: str
     shape: tuple[int, ...]
+    first_token: int = 0
+    state: State = State.UNKNOWN
+    injected: tuple[StageVerdict | None, StageVerdict | None] = (None, None)
+    segment: tuple[Node, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +43,18 @@ class Divergence:
     """The first divergent stage and where in it.
 
     `segment` are the stages that could be to blame for it: itself, and on the way to it those that a capture lacks.
-    `not_selected` are stages before it that both captures hold and the selection left out.
+    `not_selected` are stages before it that both captures hold and the selection left out. `state` says how it was
+    found: an injected error is the stage's own. `certainty` says in words how sure that is, `settled_by` what would
+    settle it, None where nothing is left to settle.
     """
 
     verdict: StageVerdict
     place: dict[str, int]
     segment: tuple[Node, ...]
     not_selected: tuple[Node, ...] = ()
+    state: State = State.UNKNOWN
+    certainty: str = ""
+    settled_by: str | None = None
 
 
 class FocusKind(StrEnum):
@@ -69,6 +88,8 @@ class Comparison:
     `metric` is the one that stages are ranked by, `smallest` the smallest tolerance of it that would pass all of them.
     `elements` are of the stage in `focus`. `reasons` say why the verdict is UNKNOWN, `unfinished` names the sides (A,
     B) whose run did not finish. `expected` stages must not be missing; `allowed_missing` more are, by permission.
+    `statements` say what was found out before judging: what differs between the sides, which rounding was found, where
+    the floor comes from.
     """
 
     verdict: Verdict
@@ -86,6 +107,7 @@ class Comparison:
     hints: tuple[Hint, ...]
     metric: Metric
     smallest: Tolerance | None
+    statements: tuple[str, ...] = ()
 
     @property
     def alike(self) -> tuple[StageComparison, ...]:

@@ -52,6 +52,7 @@ def _facts(manifest: Manifest | None) -> dict[str, str]:
         "mode": engine.mode,
         **{f"rounding {where}": what for where, what in engine.rounding.items()},
         "code path": engine.code_path,
+        "injected faults": "; ".join(engine.faults) or "none",
         "prefill tokens": str(manifest.prefill_tokens),
         "rope layout": str(manifest.graph.rope_layout),
         "logits": manifest.logits,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from aprtui.compare.comparison import Comparison, Divergence, Focus, FocusKind, StageComparison
 from aprtui.compare.locate import first_failing_place, top_elements
-from aprtui.compare.metrics import compare_values
+from aprtui.compare.metrics import measure
 from aprtui.compare.pairing import StagePair
 from aprtui.compare.tokens import TokenAlignment
 from aprtui.compare.verdict import DEFAULT_METRIC, Tolerance, Verdict, judge, smallest_tolerance
@@ -28,7 +28,8 @@ def compare_files(a: AprtFile, b: AprtFile, tolerances: Sequence[Tolerance], lim
     check_comparable(a, b)
     node = Node(a.layer, canonical_name(a.path.stem))
     pair = StagePair(node, a.values, b.values, (), 0, "element by element")
-    metrics = compare_values(pair.a, pair.b)
+    measured = measure(pair.a, pair.b)
+    metrics = measured.metrics
     verdict = judge(node, metrics, tolerances)
     metric = tolerances[0].metric if tolerances else DEFAULT_METRIC
     divergence = None
@@ -40,7 +41,7 @@ def compare_files(a: AprtFile, b: AprtFile, tolerances: Sequence[Tolerance], lim
         verdict=verdict.verdict,
         reasons=(verdict.reason,) if verdict.verdict is Verdict.UNKNOWN else (),
         alignment=TokenAlignment(None, (None, None), (None, None)),
-        stages=(StageComparison(node, metrics, verdict, pair.matched, pair.a.shape),),
+        stages=(StageComparison(node, metrics, measured.tokens, verdict, pair.matched, pair.a.shape),),
         skipped=(),
         compared=1,
         expected=1,

@@ -14,16 +14,24 @@ from typing import Any
 from aprtui.compare.comparison import Comparison, Divergence, StageComparison
 from aprtui.compare.context import Context
 from aprtui.compare.locate import Element
+from aprtui.compare.verdict import StageVerdict
 from aprtui.trace.graph import Node
 
 Record = dict[str, Any]
 
 
-def comparison_records(a: Path, b: Path, context: Context | None, comparison: Comparison) -> Iterator[Record]:
-    """All records of a comparison of `a` and `b`, the summary last; `context` is None for stage files."""
+SCHEMA = "aprtui-diff-v1"
+"""Fields are added under this name, never changed or taken away; docs/diff-json.md says what each means."""
+
+
+def comparison_records(
+    a: Path | str, b: Path | str, context: Context | None, comparison: Comparison
+) -> Iterator[Record]:
+    """All records of a comparison of `a` and `b`, the summary last; `context` is None where no two manifests differ."""
     alignment = comparison.alignment
     yield {
         "record": "header",
+        "schema": SCHEMA,
         "path_a": str(a),
         "path_b": str(b),
         "differences": [asdict(difference) for difference in context.differences] if context else [],
@@ -31,6 +39,7 @@ def comparison_records(a: Path, b: Path, context: Context | None, comparison: Co
         "token_source_a": alignment.sources[0],
         "token_source_b": alignment.sources[1],
         "token_problem": alignment.problem,
+        "statements": list(comparison.statements),
     }
     focus = comparison.focus.node if comparison.focus else None
     for stage in comparison.stages:
@@ -57,12 +66,23 @@ def _stage_record(stage: StageComparison, elements: Sequence[Element]) -> Record
         "floor": verdict.floor,
         "bound": verdict.bound,
         "reason": verdict.reason,
+        "signal": verdict.signal.value,
+        "state": stage.state.value,
+        "injected_a": _injected(stage.injected[0]),
+        "injected_b": _injected(stage.injected[1]),
+        "segment": [_node(node) for node in stage.segment],
         "matched": stage.matched,
         "shape": list(stage.shape),
         **asdict(stage.metrics),
         "excluded": stage.metrics.excluded,
         "top": [{**element.place, "a": element.a, "b": element.b} for element in elements],
     }
+
+
+def _injected(verdict: StageVerdict | None) -> Record | None:
+    if verdict is None:
+        return None
+    return {"verdict": verdict.verdict.value, "error": verdict.error, "floor": verdict.floor, "bound": verdict.bound}
 
 
 def _summary(comparison: Comparison) -> Record:
@@ -76,6 +96,7 @@ def _summary(comparison: Comparison) -> Record:
         "expected": comparison.expected,
         "allowed_missing": comparison.allowed_missing,
         "aligned_tokens": comparison.alignment.aligned,
+        "smallest_tolerance": None if comparison.smallest is None else str(comparison.smallest),
     }
 
 
@@ -88,6 +109,9 @@ def _divergence_record(divergence: Divergence) -> Record:
         "error": verdict.error,
         "floor": verdict.floor,
         "bound": verdict.bound,
+        "state": divergence.state.value,
+        "certainty": divergence.certainty,
+        "settled_by": divergence.settled_by,
     }
     if len(divergence.segment) > 1:
         record["segment"] = [_node(node) for node in divergence.segment]

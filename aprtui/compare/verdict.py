@@ -43,12 +43,28 @@ class Verdict(StrEnum):
     UNKNOWN = "UNKNOWN"
 
 
+class Signal(StrEnum):
+    """What a verdict judges: how far two sides are apart, or the error that a stage adds to what its inputs give."""
+
+    DIFFERENCE = "difference"
+    INJECTED = "injected"
+
+
+STATED = "the tolerance"
+"""The basis of a tolerance that a user states."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """A bound that a user states: the most that `metric` may be, the least for cosine."""
+    """A bound: the most that `metric` may be, the least for cosine.
+
+    `basis` says in words where it comes from; `floor` is the noise floor that it was made from, if it was.
+    """
 
     metric: Metric
     bound: float
+    floor: float | None = None
+    basis: str = STATED
 
     def __str__(self) -> str:
         return f"{self.metric}={self.bound!r}"
@@ -88,6 +104,7 @@ class StageVerdict:
     floor: float | None
     bound: float | None
     reason: str
+    signal: Signal = Signal.DIFFERENCE
 
 
 def judge(node: Node, metrics: PairMetrics, tolerances: Sequence[Tolerance]) -> StageVerdict:
@@ -107,19 +124,21 @@ def _judge(node: Node, metrics: PairMetrics, tolerances: Sequence[Tolerance]) ->
     bound = shown.bound if shown else None
     if metrics.compared == 0:
         reason = "no finite value on either side" if metrics.count else "empty on both sides"
-        return StageVerdict(node, Verdict.UNKNOWN, metric, None, None, bound, reason)
+        return StageVerdict(node, Verdict.UNKNOWN, metric, None, shown.floor if shown else None, bound, reason)
     if metrics.equal:
         reason = "bit-equal" if metrics.equal_bits == 1 else "equal values"
-        return StageVerdict(node, Verdict.PASS, metric, metrics.value(metric), None, bound, reason)
+        floor = shown.floor if shown else None
+        return StageVerdict(node, Verdict.PASS, metric, metrics.value(metric), floor, bound, reason)
     for tolerance in tolerances:
         error = metrics.value(tolerance.metric)
         assert error is not None, "a metric is None only where nothing was compared"
         if not tolerance.admits(error):
             beyond = "below" if tolerance.metric.is_similarity else "above"
-            reason = f"{beyond} the tolerance"
-            return StageVerdict(node, Verdict.FAIL, tolerance.metric, error, None, tolerance.bound, reason)
-    if tolerances:
-        return StageVerdict(node, Verdict.PASS, metric, metrics.value(metric), None, bound, "within the tolerance")
+            reason = f"{beyond} {tolerance.basis}"
+            return StageVerdict(node, Verdict.FAIL, tolerance.metric, error, tolerance.floor, tolerance.bound, reason)
+    if shown:
+        reason = f"within {shown.basis}"
+        return StageVerdict(node, Verdict.PASS, metric, metrics.value(metric), shown.floor, bound, reason)
     return StageVerdict(
         node, Verdict.UNKNOWN, metric, metrics.value(metric), None, None, "differs, no tolerance applies"
     )

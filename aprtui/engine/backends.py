@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aprtui.engine.protocol import Engine, KvType, Mode
+from aprtui.engine.protocol import Engine, Intervention, KvType, Mode
 from aprtui.errors import EngineError
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def open_engine(
     kv: KvType = KvType.F32,
     threads: int | None = None,
     context: int | None = None,
+    intervention: Intervention | None = None,
     progress: Progress | None = None,
 ) -> Engine:
     """Open `model` in `backend` (`auto`, `cpu` or `numpy`); `auto` falls back to numpy where numba is missing.
@@ -51,12 +52,12 @@ def open_engine(
     if backend == "numpy" or (backend == "auto" and missing):
         from aprtui.engine.reference.engine import NumpyEngine
 
-        return NumpyEngine(model, mode, kv, context)
+        return NumpyEngine(model, mode, kv, context, intervention)
     if missing:
         raise EngineError(f"backend cpu: {missing}, or use --backend numpy")
     from aprtui.engine.cpu.engine import CpuEngine
 
-    return CpuEngine(model, mode, kv, threads or default_threads(), context, progress)
+    return CpuEngine(model, mode, kv, threads or default_threads(), context, progress, intervention)
 
 
 def _require_memory(model: Model, kv: KvType, context: int) -> None:

@@ -18,6 +18,7 @@ from aprtui.trace.manifest import EngineInfo, Manifest, ModelInfo
 from aprtui.trace.writer import CaptureWriter, planned_files
 
 if TYPE_CHECKING:
+    from aprtui.engine.faults.faults import Fault
     from aprtui.model.model import Model
 
 
@@ -46,14 +47,16 @@ def write_capture(
     *,
     overwrite: bool = False,
     threads: int | None = None,
+    faults: Sequence[Fault] = (),
 ) -> Manifest:
-    """Run `request` on `engine` and write what it taps to `directory`; return the manifest as written.
+    """Run `request` on `engine` and write what it taps to `directory`; return the manifest as written, which names the
+    `faults` that the engine was opened with.
 
     Raises `UsageError` or `EngineError` before anything is written if the request or the directory will not do. If
     the run dies on the way, the manifest still says `"complete": false`.
     """
     require_possible(request, engine.context)
-    manifest = _planned(engine, model, request, threads)
+    manifest = _planned(engine, model, request, threads, tuple(str(fault) for fault in faults))
     writer = CaptureWriter(directory, manifest, overwrite=overwrite)
     try:
         # The engine counts statistics on all its threads while the values are at hand.
@@ -98,7 +101,9 @@ def _run(engine: Engine, model: Model, request: CaptureRequest, taps: Taps) -> t
     return tokens
 
 
-def _planned(engine: Engine, model: Model, request: CaptureRequest, threads: int | None) -> Manifest:
+def _planned(
+    engine: Engine, model: Model, request: CaptureRequest, threads: int | None, faults: tuple[str, ...]
+) -> Manifest:
     graph = model.config.graph
     logits = request.positions if request.logits is Logits.ALL else 1
     prompt = len(request.tokens)
@@ -107,7 +112,7 @@ def _planned(engine: Engine, model: Model, request: CaptureRequest, threads: int
         graph=graph,
         engine=EngineInfo(
             "aprtui", __version__, engine.backend, processor_name(), engine.code_path, str(engine.mode),
-            asdict(engine.rounding), threads,
+            asdict(engine.rounding), threads, faults,
         ),
         tokens=tuple(request.tokens),
         positions=tuple(range(prompt)),

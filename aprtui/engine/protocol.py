@@ -73,6 +73,46 @@ class Taps:
 NO_TAPS = Taps()
 
 
+@dataclass(frozen=True, slots=True)
+class NodeCall:
+    """One evaluation of one node, as an intervention sees it.
+
+    `inputs` and `output` are as in `reference.evaluate`: inputs cut to the part that the stage uses, keys and values
+    (the second input of scores and attention) of all positions from 0, as the cache holds them. `tokens` are the ids
+    at `position …`; for logits, of which a call may want the last only, inputs and output hold the wanted rows.
+    """
+
+    node: Node
+    inputs: tuple[NDArray[np.float32], ...]
+    output: NDArray[np.float32]
+    tokens: Sequence[int]
+    position: int
+
+
+class Intervention(Protocol):
+    """Replaces what an engine computes at some nodes; everything downstream sees what it returns, taps included."""
+
+    nodes: frozenset[Node]
+
+    def __call__(self, call: NodeCall) -> NDArray[np.float32]:
+        """The stage tensor to go on with, in the shape of `call.output` (which may be returned, and not changed)."""
+
+
+class NodeEvaluator(Protocol):
+    """Computes one node from given inputs, in float32 activations: what a replay does with every stage."""
+
+    backend: str
+    code_path: str
+
+    def evaluate(
+        self, node: Node, inputs: Sequence[NDArray[np.float32]], *, tokens: Sequence[int], position: int
+    ) -> NDArray[np.float32]:
+        """The stage tensor of `node`; inputs as in `NodeCall`, and as many rows of output as positions in them."""
+
+    def close(self) -> None:
+        """Release threads and memory; a second call does nothing."""
+
+
 class Engine(Protocol):
     """A model loaded into a backend, with the state of one sequence. Not thread-safe."""
 

@@ -46,9 +46,19 @@ def round_q8_0(x: Array) -> Array:
     return np.asarray((np.rint(blocks * inverse) * scale).reshape(x.shape), np.float32)
 
 
+def round_q8_1(x: Array) -> Array:
+    """`x` `[n, columns]` through Q8_1 as GPUs use it: blocks of 32, scale absmax/127 in float32."""
+    blocks = x.reshape(-1, 32)
+    scale = np.abs(blocks).max(1, keepdims=True) / np.float32(127)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        levels = np.where(scale == 0, np.float32(0), np.rint(blocks / scale))
+    return np.asarray((levels * scale).reshape(x.shape), np.float32)
+
+
 def round_f16(x: Array) -> Array:
-    """`x` through float16, to nearest even."""
-    return x.astype(np.float16).astype(np.float32)
+    """`x` through float16, to nearest even; beyond its range to Inf."""
+    with np.errstate(over="ignore"):
+        return x.astype(np.float16).astype(np.float32)
 
 
 def round_bf16(x: Array) -> Array:
@@ -78,7 +88,14 @@ MATMUL_INPUT: Mapping[WeightType, str] = MappingProxyType(
 """Rounding of a matmul's input in `q8` mode, by the type of its weights."""
 
 ROUND: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
-    {"none": _unrounded, "q8_k": round_q8_k, "q8_0": round_q8_0, "f16": round_f16, "bf16": round_bf16}
+    {
+        "none": _unrounded,
+        "q8_k": round_q8_k,
+        "q8_0": round_q8_0,
+        "q8_1": round_q8_1,
+        "f16": round_f16,
+        "bf16": round_bf16,
+    }
 )
 """The roundings by name."""
 

@@ -7,7 +7,7 @@ sum to one) is marked as inferred, and what is unknown stays None.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from aprtui.errors import UnreadableError
 from aprtui.trace.aprt import AprtError, AprtFile, read_aprt
 from aprtui.trace.graph import (
     ALIASES,
+    ENTRY,
     MAX_LAYERS,
     Axis,
     Node,
@@ -32,6 +33,7 @@ from aprtui.trace.manifest import Manifest, read_manifest, relative_path
 
 PROVENANCE = "_PROVENANCE.txt"
 SUFFIXES = (".bin", ".aprt")
+_SHOWN_NAMES = 8
 _LAYER_DIRECTORY = re.compile(r"layer-(0|[1-9][0-9]{0,8})")
 
 
@@ -90,7 +92,7 @@ class Capture:
         manifest's. Bytes after the declared values are left to the caller (`AprtFile.trailing`).
         """
         file = read_aprt(self.files[node].path)
-        if file.layer != node.layer:
+        if file.layer != node.layer and not (node == Node(0, ENTRY) and file.layer is None):
             raise AprtError(file.path, 4, f"header says layer {file.layer}, the file lies where {node} belongs")
         info = None if self.manifest is None else self.manifest.files[relative_path(node)]
         if info is not None and info.crc32 is not None and file.crc32() != info.crc32:
@@ -154,7 +156,8 @@ def _with_manifest(path: Path, manifest: Manifest) -> Capture:
 def _without_manifest(path: Path) -> Capture:
     found: dict[Node, Path] = {}
     duplicates: list[Path] = []
-    for node, file in claimed_files(path):
+    for claimed, file in claimed_files(path):
+        node = Node(0, ENTRY) if claimed == Node(None, ENTRY) else claimed
         if node in found and file.stem in ALIASES:
             duplicates.append(file)
         else:
@@ -165,18 +168,17 @@ def _without_manifest(path: Path) -> Capture:
     graph = graph_from_names({node.stage for node in found}, layers)
     tokens = _provenance_tokens(path / PROVENANCE)
     count = len(tokens) if tokens else _inferred_token_count(found, graph)
-    warnings = [f"{file}: a second file of the same stage: not read" for file in duplicates]
+    warnings = _grouped(path, duplicates, "second files of a stage, not read")
     warnings += _unknown_files(path)
     files = {
         node: StageFile(node, found[node], _inferred_shape(found[node], node, graph, count), inferred=True)
         for node in graph.nodes
         if node in found
     }
-    warnings += [f"{found[node]}: {node} does not belong there: not read" for node in found if node not in files]
+    misplaced = [file for node, file in found.items() if node not in files]
+    warnings += _grouped(path, misplaced, "files of stages that do not belong there, not read")
     warnings += _trailing_bytes(files.values())
-    return Capture(
-        path, None, graph, files, tuple(duplicates), tokens, PROVENANCE if tokens else None, count, tuple(warnings)
-    )
+    return Capture(path, None, graph, files, (), tokens, PROVENANCE if tokens else None, count, tuple(warnings))
 
 
 def _trailing_bytes(files: Iterable[StageFile]) -> list[str]:
@@ -190,12 +192,22 @@ def _trailing_bytes(files: Iterable[StageFile]) -> list[str]:
 
 def _unknown_files(path: Path) -> list[str]:
     known = set(known_names())
-    return [
-        f"{file}: not a known stage: not read"
+    unknown = [
+        file
         for directory, _ in _layer_directories(path)
         for file in sorted(directory.iterdir())
         if file.suffix in SUFFIXES and canonical_name(file.stem) not in known
     ]
+    return _grouped(path, unknown, "files of no known stage, not read")
+
+
+def _grouped(path: Path, files: Sequence[Path], what: str) -> list[str]:
+    """One line for all `files` of a kind, by name: a capture of 80 layers may hold hundreds."""
+    if not files:
+        return []
+    names = sorted({file.name for file in files})
+    shown = ", ".join(names[:_SHOWN_NAMES]) + (", …" if len(names) > _SHOWN_NAMES else "")
+    return [f"{path}: {len(files)} {what}: {shown}"]
 
 
 def _provenance_tokens(path: Path) -> tuple[int, ...] | None:

@@ -35,7 +35,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What computed the values, and what it rounds where."""
+    """What computed the values, what it rounds where, and which faults were injected on purpose."""
 
     name: str
     version: str
@@ -45,6 +45,7 @@ class EngineInfo:
     mode: str
     rounding: Mapping[str, str]
     threads: int | None = None
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,12 +80,14 @@ def test_summary_is_the_record_that_scripts_rely_on(a: Path, b: Path) -> None:
     divergence = summary.pop("first_divergence")
     assert summary == {
         "record": "summary", "verdict": "FAIL", "reasons": [], "compared": NODES, "expected": NODES,
-        "allowed_missing": 0, "aligned_tokens": len(TOKENS),
+        "allowed_missing": 0, "aligned_tokens": len(TOKENS), "smallest_tolerance": "rel_l2=1.12",
     }  # fmt: skip
     error = divergence.pop("error")
     assert error > 0.1
     assert divergence == {
         "layer": 1, "stage": "ffn_gate", "token": 3, "channel": 5, "metric": "rel_l2", "floor": None, "bound": 0.1,
+        "state": "injected", "certainty": "likely: all that it is computed from is within bounds",
+        "settled_by": "a replay of each side with its model: --replay --model MODEL",
     }  # fmt: skip
 
 
@@ -209,7 +211,7 @@ def test_first_is_the_first_layer_beyond_noise(a: Path, tmp_path: Path) -> None:
     assert first("--tolerance", "rel_l2=0.01") == "2"
     assert first("--tolerance", "rel_l2=0.1") == "–"
     assert "first: first layer with rel_l2 above 1e-05; worst:" in diff(a, b).output
-    assert "first: first layer beyond the tolerance; worst:" in diff(a, b, "--tolerance", "rms=1").output
+    assert "first: first layer beyond its bound; worst:" in diff(a, b, "--tolerance", "rms=1").output
 
 
 def test_bit_equal_captures_need_no_tolerance_to_be_named(a: Path, tmp_path: Path) -> None:

@@ -64,8 +64,9 @@ def test_nan_and_inf_alike_on_both_sides_are_counted_by_kind() -> None:
 def test_nothing_to_compare_has_no_metrics() -> None:
     m = compare_values(f32(), f32())
     assert (m.count, m.compared, m.equal) == (0, 0, False)
-    assert [m.value(metric) for metric in Metric if metric is not Metric.NON_FINITE] == [None] * 5
+    assert [m.value(metric) for metric in Metric if metric is not Metric.NON_FINITE] == [None] * (len(Metric) - 1)
     assert m.equal_bits is None
+    assert (m.rel_linf, m.cosine_without_top, m.sigma_ratio, m.bias, m.q50, m.q999) == (None,) * 6
 
 
 def test_nan_and_inf_alike_are_counted_and_left_out() -> None:

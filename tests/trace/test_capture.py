@@ -207,7 +207,25 @@ def test_alias_beside_the_canonical_file_is_named_and_not_read(tmp_path: Path) -
     write_aprt(tmp_path / "layer-1" / "layer_output.bin", 1, np.zeros(1, np.float32))
     capture = Capture.open(tmp_path)
     assert capture.files[Node(1, "post_ffn_residual")].path.name == "post_ffn_residual.bin"
-    assert [path.name for path in capture.stale] == ["layer_output.bin"]
+    assert [warning for warning in capture.warnings if "layer_output.bin" in warning and "not read" in warning]
+
+
+def test_unknown_files_are_one_line_however_many_there_are(tmp_path: Path) -> None:
+    bare_capture(tmp_path)
+    for layer in range(2):
+        for name in ("q_matmul", "k_matmul"):
+            write_aprt(tmp_path / f"layer-{layer}" / f"{name}.bin", layer, np.zeros(1, np.float32))
+    assert Capture.open(tmp_path).warnings == (
+        f"{tmp_path}: 4 files of no known stage, not read: k_matmul.bin, q_matmul.bin",
+    )
+
+
+def test_embedding_beside_the_layers_is_that_of_layer_0(tmp_path: Path) -> None:
+    bare_capture(tmp_path)
+    (tmp_path / "layer-0" / "embedding.bin").unlink(missing_ok=True)
+    write_aprt(tmp_path / "embedding.bin", None, np.ones(10, np.float32))
+    capture = Capture.open(tmp_path)
+    assert capture.read(Node(0, "embedding")).values.tolist() == [1.0] * 10
 
 
 def test_header_layer_must_be_that_of_the_directory(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Causal attention with grouped queries: scores, softmax and the weighted sum of values, for one block of queries.
 
 The three stages run as one instruction because their maps `[heads, queries, keys]` are large: they exist in full only
-where they are tapped, otherwise only for the block in hand. The arithmetic is the same either way.
+where they are tapped, otherwise only for the block in hand. Where a stage is replaced or evaluated alone, instructions
+do one or two of them and read the map before. The arithmetic is the same in all cases.
 
 The cache holds keys as tiles `[16 keys][channel][key]`, so that 16 scores are formed at a time without sums across
 lanes, and values as rows padded to whole vectors. A block is made of rows, one for each query of each head of a group;
@@ -18,6 +19,7 @@ from numba import float32, int32
 from aprtui.engine.cpu.float16 import float_from_half, half_from_float
 from aprtui.engine.cpu.jit import kernel, reduction
 from aprtui.engine.cpu.memory import bits_float, control_record, first_token, float32s, float_bits, halves, instruction
+from aprtui.engine.cpu.program import AttentionPart
 from aprtui.engine.cpu.rows import copy, exponential
 from aprtui.engine.cpu.vectors import LANES, combine, combine_four
 
@@ -28,6 +30,8 @@ _QUERIES = 8
 
 _VECTOR = np.int64(4 * LANES)
 _ZERO = np.float32(0)
+_SCORES, _SOFTMAX = np.int64(AttentionPart.SCORES), np.int64(AttentionPart.SOFTMAX)
+_SUMS, _MAPS = np.int64(AttentionPart.SUMS), np.int64(AttentionPart.MAPS)
 _SIGN_MASK = np.int32(0x7FFFFFFF)
 
 
@@ -202,21 +206,29 @@ def _weigh_one(softmax: int, keys: int, tile: int, width: int, sums: int) -> Non
 
 
 @kernel
-def _finish_row(row: int, keys: int, visible: int, scale: Any, scores_map: int, softmax_map: int) -> None:
-    """Scale a row of products to scores, and to softmax in place; copies of both into the maps (address 0: no map)."""
+def _finish_row(parts: int, row: int, keys: int, visible: int, scale: Any, scores_map: int, softmax_map: int) -> None:
+    """Turn a row of products into softmax in place, or as far as `parts` goes; a row of a map stands for what it skips.
+
+    The addresses of the maps are looked at only where `parts` reads or materialises them.
+    """
     values = float32s(row, visible)
-    for i in range(visible):
-        values[i] *= scale
-    if scores_map:
-        _copy_row(values, float32s(scores_map, keys))
-    _softmax(values)
-    if softmax_map:
-        _copy_row(values, float32s(softmax_map, keys))
+    if parts & _SCORES:
+        for i in range(visible):
+            values[i] *= scale
+        if parts & _MAPS:
+            _copy_row(values, float32s(scores_map, keys))
+    else:
+        copy(float32s(scores_map if parts & _SOFTMAX else softmax_map, visible), values)
+    if parts & _SOFTMAX:
+        _softmax(values)
+        if parts & _MAPS:
+            _copy_row(values, float32s(softmax_map, keys))
 
 
 @kernel
 def _attend(step: Any, control: Any, heads: Any, tokens: Any, scratch: int) -> None:
     """Attention of the query heads `heads` (of one K/V head) at the tokens `tokens`, both as (begin, end)."""
+    parts = step.count
     width, wide, position = step.width, padded(step.width), control.position
     queries = tokens[1] - tokens[0]
     rows, first, total = (heads[1] - heads[0]) * queries, position + tokens[0] + 1, position + tokens[1]
@@ -233,19 +245,19 @@ def _attend(step: Any, control: Any, heads: Any, tokens: Any, scratch: int) -> N
         source = step.source + 4 * (token * step.source_stride + head * width)
         copy(float32s(source, width), float32s(query_rows + 4 * row * width, width))
     plane = heads[0] // (step.heads // step.kv_heads) * step.other_stride * (2 if step.kind else 4)
-    _score(step, step.other + plane * width, shape, first, places)
+    if parts & _SCORES:
+        _score(step, step.other + plane * width, shape, first, places)
     for row in range(rows):
         head, token = heads[0] + row // queries, tokens[0] + row % queries
         place = 4 * (head * control.tokens + token) * (position + control.tokens)
-        scores_map = control.scores + place if step.count else 0
-        softmax_map = control.softmax + place if step.count else 0
-        _finish_row(scores + row * stride, position + control.tokens, position + token + 1, float32(step.scalar),
-                    scores_map, softmax_map)  # fmt: skip
-    _weigh(step, step.parameter + plane * wide, shape, first, places)
-    for row in range(rows):
-        head, token = heads[0] + row // queries, tokens[0] + row % queries
-        target = step.target + 4 * (token * step.target_stride + head * width)
-        copy(float32s(sums + 4 * row * wide, width), float32s(target, width))
+        _finish_row(parts, scores + row * stride, position + control.tokens, position + token + 1, float32(step.scalar),
+                    control.scores + place, control.softmax + place)  # fmt: skip
+    if parts & _SUMS:
+        _weigh(step, step.parameter + plane * wide, shape, first, places)
+        for row in range(rows):
+            head, token = heads[0] + row // queries, tokens[0] + row % queries
+            target = step.target + 4 * (token * step.target_stride + head * width)
+            copy(float32s(sums + 4 * row * wide, width), float32s(target, width))
 
 
 @kernel

@@ -2,72 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.cpu.attention import scratch_bytes as attention_scratch_bytes
 from aprtui.engine.cpu.lowering import lower
 from aprtui.engine.cpu.matmul import TIER
-from aprtui.engine.cpu.matmul import scratch_bytes as matmul_scratch_bytes
-from aprtui.engine.cpu.operations import compile_operations
-from aprtui.engine.cpu.plan import Delivery, Plan, Segment, plan_for
-from aprtui.engine.cpu.program import CONTROL
+from aprtui.engine.cpu.plan import Plan, Segment, plan_for
+from aprtui.engine.cpu.runner import Progress, Runner, require_known
 from aprtui.engine.cpu.storage import Storage
-from aprtui.engine.cpu.threads import ThreadTeam
-from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Taps, TapSink, require_room
+from aprtui.engine.protocol import NO_TAPS, Intervention, KvType, Logits, Mode, NodeCall, Taps, TapSink, require_room
+from aprtui.engine.reference.ops import ATTENTION_HISTORY
 from aprtui.engine.rounding import ARITHMETIC
-from aprtui.errors import UsageError
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph import Node
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
 
 Array = NDArray[np.float32]
-Progress = Callable[[str, int, int], None]
-
-_MAP_BYTES = 64 << 20
-"""Materialised attention maps take no more than this; long contexts get smaller chunks."""
 
 _PLANS = 8
 """Plans that are kept: a session uses one for the prompt, one for decoding, one for what is on the screen."""
 
 
 class CpuEngine:
-    """`Engine` on numba kernels. Weights stay quantised in the mapped file."""
+    """`Engine` on numba kernels. Weights stay quantised in the mapped file.
+
+    An intervention cuts the program at its nodes and is called in between; without one, there are no cuts.
+    """
 
     backend = "cpu"
 
     def __init__(
-        self, model: Model, mode: Mode, kv: KvType, threads: int, context: int, progress: Progress | None = None
+        self,
+        model: Model,
+        mode: Mode,
+        kv: KvType,
+        threads: int,
+        context: int,
+        progress: Progress | None = None,
+        intervention: Intervention | None = None,
     ) -> None:
         self.graph = model.graph
         self.mode, self.kv, self.context, self.threads = mode, kv, context, threads
         self.code_path = f"numba-{TIER}"
         self.rounding = ARITHMETIC[mode].stated(model, kv)
         self._model, self._config = model, model.config.graph
+        self._intervention = intervention
         self._position = 0
-        self._storage = Storage(model, mode, kv, context)
+        storage = Storage(model, mode, kv, context, ARITHMETIC[mode].rope_angles, self._config.layers)
         self._plans: dict[tuple[frozenset[Node], frozenset[Node]], Plan] = {}
-        self._maps = {op: np.zeros(0, np.float32) for op in (Op.SCORES, Op.SOFTMAX)}
-        self._control = np.zeros(1, CONTROL)
-        self._scratch = self._make_scratch()
-        compile_operations(progress or (lambda what, done, total: None))
-        self._team = ThreadTeam(self._control, threads)
-
-    def _make_scratch(self) -> NDArray[np.uint8]:
-        config = self._config
-        widest = max(weight.columns for weight in self._model.weights.values())
-        matmul = _whole(matmul_scratch_bytes(widest), 64)
-        attention = attention_scratch_bytes(self.context, config.head_dim, config.heads // config.kv_heads)
-        each = _whole(matmul + attention, 4096)
-        scratch = np.empty(each * self.threads + 64, np.uint8)
-        self._control["scratch"] = _whole(scratch.ctypes.data, 64)
-        self._control["scratch_bytes"] = each
-        self._control["attention_scratch"] = matmul
-        return scratch
+        self._runner = Runner(model, storage, threads, progress)
 
     @property
     def position(self) -> int:
@@ -80,16 +67,16 @@ class CpuEngine:
 
     def close(self) -> None:
         """End the threads; a second call does nothing."""
-        self._team.close()
+        self._runner.close()
 
     def forward(self, tokens: Sequence[int], taps: Taps = NO_TAPS, logits: Logits = Logits.LAST) -> Array:
         """Evaluate `tokens`; see `Engine.forward`."""
         require_room(self, len(tokens))
         ids = np.asarray(tokens, np.int64)
-        self._require_known(ids)
+        require_known(ids, self._config.vocabulary)
         plan = self._plan(taps)
         out = np.empty((ids.size if logits is Logits.ALL else 1, self._config.vocabulary), np.float32)
-        chunk = self._chunk(plan, ids.size)
+        chunk = self._runner.chunk(self._position + ids.size, maps=plan.program.maps)
         for begin in range(0, ids.size, chunk):
             part = ids[begin : begin + chunk]
             if logits is Logits.ALL:
@@ -100,76 +87,56 @@ class CpuEngine:
         self._position += ids.size
         return out
 
-    def _require_known(self, ids: NDArray[np.int64]) -> None:
-        vocabulary = self._config.vocabulary
-        if not ids.size:
-            raise UsageError("no tokens to evaluate: give at least one")
-        unknown = ids[(ids < 0) | (ids >= vocabulary)]
-        if unknown.size:
-            raise UsageError(f"token id {unknown[0]} is not in the vocabulary: ids go from 0 to {vocabulary - 1}")
-
     def _plan(self, taps: Taps) -> Plan:
         key = (taps.full, taps.stats)
         if key not in self._plans:
             if len(self._plans) == _PLANS:
                 self._plans.clear()
-            program = lower(self._model, self.mode, self.kv, self._storage, taps.full, taps.stats)
+            cuts = self._intervention.nodes if self._intervention else frozenset()
+            program = lower(self._model, self.mode, self.kv, self._runner.storage, taps.full, taps.stats, cuts)
             self._plans[key] = plan_for(program, self.graph, taps)
         return self._plans[key]
 
-    def _chunk(self, plan: Plan, tokens: int) -> int:
-        """Tokens evaluated at a time; no result depends on it."""
-        if not plan.maps:
-            return self._storage.chunk
-        row_bytes = 8 * self._config.heads * (self._position + tokens)
-        return max(1, min(self._storage.chunk, _MAP_BYTES // row_bytes))
-
     def _evaluate(self, ids: NDArray[np.int64], position: int, logits: Array, plan: Plan, sink: TapSink | None) -> None:
         """Run one chunk; `logits` are the rows of its last tokens that are wanted."""
-        control, tokens = self._control, ids.size
-        self._storage.fill_rope(position + tokens)
-        control["program"] = plan.program.instructions.ctypes.data
-        control["counters"] = plan.counters.ctypes.data
-        control["statistics"] = plan.table.ctypes.data
-        control["logits"] = logits.ctypes.data
-        control["ids"], control["tokens"], control["position"] = ids.ctypes.data, tokens, position
-        control["wanted"] = tokens - logits.shape[0]
-        if plan.maps:
-            self._materialise_maps(tokens, position)
+        self._runner.load(plan, ids, position, logits, maps=plan.program.maps)
         begin = 0
-        for segment in plan.layers if tokens > 1 else plan.steps:
-            control["begin"], control["end"] = begin, segment.end
-            self._team.run()
+        for segment in plan.layers if ids.size > 1 else plan.steps:
+            self._runner.run(begin, segment.end)
+            if segment.cut is not None:
+                self._intervene(segment.cut, ids, position)
             if sink is not None and segment.deliveries:
-                self._deliver(segment, plan, position, tokens, logits, sink)
+                self._deliver(segment, plan, position, ids.size, logits, sink)
             begin = segment.end
 
-    def _materialise_maps(self, tokens: int, position: int) -> None:
-        size = self._config.heads * tokens * (position + tokens)
-        for op in self._maps:
-            if self._maps[op].size < size:
-                self._maps[op] = np.zeros(max(size, self._config.heads * self.context), np.float32)
-        self._control["scores"] = self._maps[Op.SCORES].ctypes.data
-        self._control["softmax"] = self._maps[Op.SOFTMAX].ctypes.data
+    def _intervene(self, node: Node, ids: NDArray[np.int64], position: int) -> None:
+        """Put what the intervention makes of `node` in its place."""
+        assert self._intervention is not None
+        output, inputs = self._runner.tensor(node), self._runner.inputs(node)
+        if not output.size:
+            return  # logits of a chunk that nobody wants
+        op = self.graph[node.stage].op
+        if (op, 1) in ATTENTION_HISTORY:
+            assert node.layer is not None
+            inputs[1] = self._runner.storage.cached(op, node.layer, position + ids.size)
+        first = ids.size - output.shape[-2]
+        shown = tuple(_read_only(values) for values in inputs)
+        call = NodeCall(node, shown, _read_only(output), ids[first:].tolist(), position + first)
+        replacement = self._intervention(call)
+        assert replacement.shape == output.shape, f"{node}: an intervention must keep the shape"
+        output[...] = replacement
 
     def _deliver(self, segment: Segment, plan: Plan, position: int, tokens: int, logits: Array, sink: TapSink) -> None:
         first_logits = position + tokens - logits.shape[0]
         for delivery, stats in zip(segment.deliveries, plan.accumulators(segment), strict=True):
+            values = self._runner.tensor(delivery.node) if delivery.full else None
             if not delivery.logits:
-                sink.put(delivery.node, position, self._values(delivery, tokens, position), stats)
+                sink.put(delivery.node, position, values, stats)
             elif logits.size:
-                sink.put(delivery.node, first_logits, logits if delivery.full else None, stats)
-
-    def _values(self, delivery: Delivery, tokens: int, position: int) -> Array | None:
-        if not delivery.full:
-            return None
-        stage = self.graph[delivery.node.stage]
-        if stage.is_attention_map:
-            shape = (stage.width, tokens, position + tokens)
-            return self._maps[stage.op][: np.prod(shape)].reshape(shape)
-        return self._storage.stage(stage.name)[:tokens]
+                sink.put(delivery.node, first_logits, values, stats)
 
 
-def _whole(size: int, unit: int) -> int:
-    """`size` rounded up to a multiple of `unit`."""
-    return -(-size // unit) * unit
+def _read_only(values: Array) -> Array:
+    view = values.view()
+    view.flags.writeable = False
+    return view

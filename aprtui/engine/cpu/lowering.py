@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from aprtui.engine.cpu.matmul import ActivationKind, activation_bytes, activation_kind
 from aprtui.engine.cpu.operations import operation_address
-from aprtui.engine.cpu.program import DESCRIPTOR, INSTRUCTION, Opcode, Where
+from aprtui.engine.cpu.program import DESCRIPTOR, INSTRUCTION, AttentionPart, Opcode, Where
 from aprtui.engine.cpu.storage import Storage, is_logits
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.trace.graph import Input, Node, Op, RopeLayout
@@ -24,38 +24,54 @@ if TYPE_CHECKING:
 class Program:
     """Instructions, and where each layer's end: `ends[layer]`, with None for the stages of the model.
 
+    `cuts` says the same of the nodes that it was cut at, in execution order: instructions of two nodes are not mixed
+    there, so that with a cut at every node each can be run alone. `maps`: some attention maps are materialised.
     `descriptors` are what the statistics instructions point at; they live as long as the program.
     """
 
     instructions: NDArray[np.void]
     ends: Mapping[int | None, int]
+    cuts: Mapping[Node, int]
+    maps: bool
     descriptors: NDArray[np.void]
 
 
 def lower(
-    model: Model, mode: Mode, kv: KvType, storage: Storage, full: frozenset[Node], stats: frozenset[Node]
+    model: Model,
+    mode: Mode,
+    kv: KvType,
+    storage: Storage,
+    full: frozenset[Node] = frozenset(),
+    stats: frozenset[Node] = frozenset(),
+    cuts: frozenset[Node] = frozenset(),
 ) -> Program:
     """The program for `model` that leaves the nodes `full` in their buffers and computes the statistics of `stats`.
 
-    What is tapped decides which tokens and maps are there, and changes no value.
+    It can be stopped after each of the nodes `cuts`, whose inputs and output are then there to be read and replaced.
+    What is tapped or cut decides which tokens and maps are there, and changes no value.
     """
-    return _Lowering(model, mode, kv, storage, full | stats, stats).lower()
+    return _Lowering(model, mode, kv, storage, full | stats, stats, cuts).lower()
 
 
 class _Lowering:
     def __init__(
-        self, model: Model, mode: Mode, kv: KvType, storage: Storage, tapped: frozenset[Node], stats: frozenset[Node]
-    ) -> None:
+        self, model: Model, mode: Mode, kv: KvType, storage: Storage,
+        tapped: frozenset[Node], stats: frozenset[Node], cuts: frozenset[Node],
+    ) -> None:  # fmt: skip
         assert model.graph.config is not None
         self.model, self.graph, self.config = model, model.graph, model.graph.config
         self.mode, self.storage = mode, storage
         self.half = int(kv is KvType.F16)
-        self.mapped = {node.layer for node in tapped if self.graph[node.stage].is_attention_map}
-        self.partial = self._partial_nodes(tapped)
+        self.cuts = cuts
+        seen = tapped | cuts | {source for node in cuts for source in self.graph.inputs(node)}
+        self.mapped = {node.layer for node in seen if self.graph[node.stage].is_attention_map}
+        self.partial = self._partial_nodes(tapped | cuts)
         self.wanted = 0
         self.instructions: list[dict[str, Any]] = []
         self.open_rows: dict[str, Any] | None = None
         self.quantized: dict[ActivationKind, Node] = {}
+        self.queries: dict[str, int] = {}
+        self.parts = AttentionPart(0)
         nodes = [node for node in self.graph.nodes if node in stats]
         self.counted = {layer: [node for node in nodes if node.layer == layer] for layer in {n.layer for n in nodes}}
         self.descriptors = np.zeros(len(nodes), DESCRIPTOR)
@@ -68,7 +84,7 @@ class _Lowering:
             Op.BIAS: self._bias,
             Op.ROPE: self._rope,
             Op.SCORES: self._scores,
-            Op.SOFTMAX: self._nothing,  # part of the attention instruction
+            Op.SOFTMAX: self._softmax,
             Op.ATTEND: self._attend,
             Op.ADD: self._two_operands(Opcode.ADD),
             Op.SILU: self._silu,
@@ -78,22 +94,28 @@ class _Lowering:
     def _partial_nodes(self, tapped: frozenset[Node]) -> frozenset[Node]:
         """Nodes that are computed only for the tokens whose logits are wanted: the logits, and what leads to them.
 
-        From the last attention on, no token needs another one. Tapped nodes have all tokens.
+        From the last attention on, no token needs another one. Tapped nodes have all tokens, and so have the maps of
+        the last layer, which its attention instruction computes.
         """
         nodes = self.graph.nodes
-        last = max(index for index, node in enumerate(nodes) if self.graph[node.stage].op is Op.ATTEND)
+        last = {self.graph[node.stage].op: index for index, node in enumerate(nodes)}
         logits = {node for node in nodes if is_logits(self.graph[node.stage])}
-        tail = frozenset(nodes[last:])
-        return tail if not (tail - logits) & tapped else frozenset(logits)
+        if (frozenset(nodes[last[Op.SCORES] :]) - logits) & tapped:
+            return frozenset(logits)
+        return frozenset(nodes[last[Op.ATTEND] :])
 
     def lower(self) -> Program:
         ends: dict[int | None, int] = {}
+        cuts: dict[Node, int] = {}
         for layer in [*range(self.graph.layers), None]:
             self.open_rows = None
             for node in self.graph.nodes:
                 if node.layer == layer:
                     self.wanted = int(node in self.partial)
                     self.emitters[self.graph[node.stage].op](node)
+                    if node in self.cuts:
+                        cuts[node] = len(self.instructions)
+                        self.open_rows = None
             self._statistics(layer)
             ends[layer] = len(self.instructions)
         table = np.zeros(len(self.instructions), INSTRUCTION)
@@ -102,7 +124,7 @@ class _Lowering:
                 row["function"] = operation_address(fields["opcode"])
             for name, value in fields.items():
                 row[name] = value
-        return Program(table, ends, self.descriptors)
+        return Program(table, ends, cuts, bool(self.mapped), self.descriptors)
 
     def _phase(self, opcode: Opcode, **fields: Any) -> dict[str, Any]:
         """An instruction whose pieces the threads share out. Matmuls in a row are independent: their inputs are
@@ -135,9 +157,6 @@ class _Lowering:
             return {"target": 0, "target_stride": stage.width}
         buffer = self.storage.stage(node.stage)
         return {"target": buffer.ctypes.data, "target_stride": buffer.shape[1]}
-
-    def _nothing(self, node: Node) -> None:
-        pass
 
     def _embed(self, node: Node) -> None:
         (table,) = self.model.params(node)
@@ -186,19 +205,31 @@ class _Lowering:
     def _scores(self, node: Node) -> None:
         assert node.layer is not None
         self._store(Opcode.STORE_KEYS, node, self.storage.keys(node.layer))
+        self.queries = self._source(node)
+        self._attention(node, AttentionPart.SCORES)
+
+    def _softmax(self, node: Node) -> None:
+        self._attention(node, AttentionPart.SOFTMAX)
 
     def _attend(self, node: Node) -> None:
-        """The attention of a layer: its scores and softmax as well, which need not be materialised."""
         assert node.layer is not None
         self._store(Opcode.STORE_VALUES, node, self.storage.values(node.layer))
-        softmax = self.graph.inputs(node)[0]
-        scores = self.graph.inputs(softmax)[0]
+        self._attention(node, AttentionPart.SUMS, **self._target(node))
+
+    def _attention(self, node: Node, part: AttentionPart, **target: int) -> None:
+        """One instruction for scores, softmax and sums, whose maps need not be materialised; but it ends with a cut."""
+        assert node.layer is not None
+        self.parts |= part
+        if part is not AttentionPart.SUMS and node not in self.cuts:
+            return
+        maps = AttentionPart.MAPS if node.layer in self.mapped else AttentionPart(0)
         self._phase(
-            Opcode.ATTENTION, **self._source(scores), **self._target(node), width=self.config.head_dim,
+            Opcode.ATTENTION, **self.queries, **target, width=self.config.head_dim,
             heads=self.config.heads, kv_heads=self.config.kv_heads, other=self.storage.keys(node.layer),
             other_stride=self.storage.plane, parameter=self.storage.values(node.layer), kind=self.half,
-            scalar=self.config.head_dim**-0.5, count=int(node.layer in self.mapped),
+            scalar=self.config.head_dim**-0.5, count=int(self.parts | maps),
         )  # fmt: skip
+        self.parts = AttentionPart(0)
 
     def _matmul(self, node: Node) -> None:
         weights = self.model.params(node)

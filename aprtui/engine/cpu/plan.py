@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +29,14 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Instructions up to `end`, run without a break, after which `deliveries` are handed out."""
+    """Instructions up to `end`, run without a break, after which `deliveries` are handed out.
+
+    With `cut`, they end with this node.
+    """
 
     end: int
     deliveries: tuple[Delivery, ...]
+    cut: Node | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +47,8 @@ class Plan:
     counters: NDArray[np.int64]
     """Two an instruction, see `CONTROL`."""
     table: NDArray[np.void]
-    maps: bool
-    """Whether attention maps are tapped, and so have to be materialised."""
     layers: tuple[Segment, ...]
-    """A segment a layer, so that a prompt can be interrupted, and one for the stages of the model."""
+    """A segment a layer, so that a prompt can be interrupted, one for the stages of the model, one up to each cut."""
     steps: tuple[Segment, ...]
     """The same with fewer breaks: only where full tensors have to be handed out before a buffer is used again."""
 
@@ -65,20 +67,17 @@ class Plan:
 def plan_for(program: Program, graph: StageGraph, taps: Taps) -> Plan:
     """The plan for `taps`, whose statistics `program` computes in the order of the graph."""
     rows = {node: row for row, node in enumerate(node for node in graph.nodes if node in taps.stats)}
-    layers = tuple(
-        Segment(
-            end,
-            tuple(
-                Delivery(node, node in taps.full, rows.get(node, -1), is_logits(graph[node.stage]))
-                for node in graph.nodes
-                if node.layer == layer and (node in taps.full or node in taps.stats)
-            ),
+    layers: list[Segment] = []
+    for layer, end in program.ends.items():
+        layers += [Segment(cut, (), node) for node, cut in program.cuts.items() if node.layer == layer]
+        deliveries = tuple(
+            Delivery(node, node in taps.full, rows.get(node, -1), is_logits(graph[node.stage]))
+            for node in graph.nodes
+            if node.layer == layer and (node in taps.full or node in taps.stats)
         )
-        for layer, end in program.ends.items()
-    )
+        layers.append(Segment(end, deliveries))
     table = np.zeros(len(rows), STATISTICS)
-    maps = any(graph[node.stage].is_attention_map for node in taps.full | taps.stats)
-    return Plan(program, np.zeros(2 * len(program.instructions), np.int64), table, maps, layers, _joined(layers))
+    return Plan(program, np.zeros(2 * len(program.instructions), np.int64), table, tuple(layers), _joined(layers))
 
 
 def _joined(layers: Sequence[Segment]) -> tuple[Segment, ...]:
@@ -86,7 +85,7 @@ def _joined(layers: Sequence[Segment]) -> tuple[Segment, ...]:
     waiting: list[Delivery] = []
     for segment in layers:
         waiting += segment.deliveries
-        if segment is layers[-1] or any(delivery.full for delivery in segment.deliveries):
-            segments.append(Segment(segment.end, tuple(waiting)))
+        if segment.cut or segment is layers[-1] or any(delivery.full for delivery in segment.deliveries):
+            segments.append(replace(segment, deliveries=tuple(waiting)))
             waiting = []
     return tuple(segments)

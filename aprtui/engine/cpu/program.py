@@ -9,7 +9,7 @@ says how many: a thread takes some tokens through all of them in one go.
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 
 import numpy as np
 
@@ -33,6 +33,15 @@ class Opcode(IntEnum):
     STATISTICS = 13
 
 
+class AttentionPart(IntFlag):
+    """Which stages an ATTENTION instruction computes; it takes what lies before them from the materialised maps."""
+
+    SCORES = 1
+    SOFTMAX = 2
+    SUMS = 4
+    MAPS = 8  # materialise the scores and softmax that it computes
+
+
 # Strides count float32 values. An instruction uses the fields that its opcode needs (see the kernels) and leaves 0 in
 # the others.
 INSTRUCTION = np.dtype(
@@ -40,7 +49,7 @@ INSTRUCTION = np.dtype(
         ("opcode", np.int64),
         ("function", np.int64),  # address of the kernel, see `operations`
         ("barrier", np.int64),  # 1: start when all instructions before are done
-        ("count", np.int64),  # ROWS: instructions that follow; STATISTICS: number of descriptors
+        ("count", np.int64),  # ROWS: instructions that follow; STATISTICS: descriptors; ATTENTION: `AttentionPart`s
         ("wanted", np.int64),  # 1: only the tokens from the one on whose logits are wanted
         ("source", np.int64),
         ("source_stride", np.int64),

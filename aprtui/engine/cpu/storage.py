@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from aprtui.engine.cpu.attention import padded
 from aprtui.engine.cpu.matmul import ActivationKind, activation_bytes, activation_kind
+from aprtui.engine.cpu.vectors import LANES
 from aprtui.engine.protocol import KvType, Mode
-from aprtui.engine.rounding import ARITHMETIC
 from aprtui.errors import EngineError
+from aprtui.model.config import RopeAngles
 from aprtui.trace.graph import Axis, Node, Op, Stage
 
 if TYPE_CHECKING:
@@ -37,10 +38,13 @@ def is_logits(stage: Stage) -> bool:
 class Storage:
     """Memory of one engine. Each stage of one layer has its own buffer `[chunk, width]`, used layer after layer.
 
-    So a tapped stage is there when its layer is done, whether anybody asks for it or not.
+    So a tapped stage is there when its layer is done, whether anybody asks for it or not. The K/V cache has room for
+    `cached_layers`, the model's or fewer that the layers take in turn.
     """
 
-    def __init__(self, model: Model, mode: Mode, kv: KvType, context: int) -> None:
+    def __init__(
+        self, model: Model, mode: Mode, kv: KvType, context: int, rope_angles: RopeAngles, cached_layers: int
+    ) -> None:
         config = model.config.graph
         self.context = context
         # Attention maps and logits would be too large: they exist as far as a call asks for them.
@@ -55,7 +59,7 @@ class Storage:
         self._quantized = {kind: _aligned(self.chunk * size) for kind, size in _quantized_bytes(model, mode).items()}
         dtype = np.float16 if kv is KvType.F16 else np.float32
         self.plane = padded(context)
-        shape = (config.layers, config.kv_heads, self.plane)
+        shape = (cached_layers, config.kv_heads, self.plane)
         # Zeroed memory is not resident before it is written: a long context costs nothing until it is used.
         try:
             self._keys = np.zeros((*shape, config.head_dim), dtype)
@@ -70,9 +74,7 @@ class Storage:
             for node in model.graph.nodes
             if model.graph[node.stage].op in (Op.RMS_NORM, Op.HEAD_RMS_NORM, Op.BIAS)
         }
-        self._rope_angles = partial(
-            model.config.rope.angles, head_dim=config.head_dim, arithmetic=ARITHMETIC[mode].rope_angles
-        )
+        self._rope_angles = partial(model.config.rope.angles, head_dim=config.head_dim, arithmetic=rope_angles)
         self._rope = np.zeros((context, 2, config.head_dim // 2), np.float32)
         self._rope_filled = 0
 
@@ -86,11 +88,31 @@ class Storage:
 
     def keys(self, layer: int) -> int:
         """Address of a layer's keys `[kv_heads, plane / 16, head_dim, 16]`."""
-        return int(self._keys[layer].ctypes.data)
+        return int(self._keys[layer % len(self._keys)].ctypes.data)
 
     def values(self, layer: int) -> int:
         """Address of a layer's values `[kv_heads, plane, padded head_dim]`."""
-        return int(self._values[layer].ctypes.data)
+        return int(self._values[layer % len(self._values)].ctypes.data)
+
+    def cached(self, op: Op, layer: int, positions: int) -> Array:
+        """What the scores (keys) or the attention (values) of a layer meet: `[positions, kv_width]` from 0, a copy."""
+        view = self._cached_rows(op, layer, positions)
+        return view.reshape(-1, view.shape[-2] * view.shape[-1])[:positions].astype(np.float32)
+
+    def fill_cache(self, op: Op, layer: int, rows: Array) -> None:
+        """Make `rows` `[positions, kv_width]` the keys (for the scores) or values of positions 0 and on."""
+        view = self._cached_rows(op, layer, rows.shape[0])
+        missing = view.size // rows.shape[1] - rows.shape[0]
+        view[...] = np.pad(rows, ((0, missing), (0, 0))).reshape(view.shape)
+
+    def _cached_rows(self, op: Op, layer: int, positions: int) -> NDArray[np.floating]:
+        """A view `[…, kv_heads, head_dim]` of at least the first `positions` rows of a layer's keys or values."""
+        keys: NDArray[np.floating] = self._keys[layer % len(self._keys)]
+        values: NDArray[np.floating] = self._values[layer % len(self._values)]
+        if op is Op.ATTEND:
+            return values[:, :positions, : keys.shape[-1]].transpose(1, 0, 2)
+        tiles = keys.reshape(keys.shape[0], -1, keys.shape[-1], LANES)
+        return tiles[:, : -(-positions // LANES)].transpose(1, 3, 0, 2)
 
     def vector(self, node: Node) -> int:
         """Address of a node's norm weights or bias."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Taps, require_room
+from aprtui.engine.protocol import NO_TAPS, Intervention, KvType, Logits, Mode, NodeCall, Taps, require_room
 from aprtui.engine.reference.evaluate import evaluate
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
 from aprtui.engine.rounding import ARITHMETIC, round_f16
@@ -27,7 +27,9 @@ class NumpyEngine:
     backend = "numpy"
     code_path = "numpy"
 
-    def __init__(self, model: Model, mode: Mode, kv: KvType, context: int) -> None:
+    def __init__(
+        self, model: Model, mode: Mode, kv: KvType, context: int, intervention: Intervention | None = None
+    ) -> None:
         self.graph = model.graph
         self.mode = mode
         self.kv = kv
@@ -35,6 +37,7 @@ class NumpyEngine:
         self._arithmetic = ARITHMETIC[mode]
         self.rounding = self._arithmetic.stated(model, kv)
         self._model = model
+        self._intervention = intervention
         self._position = 0
         self._history: dict[tuple[Node, int], Array] = {}
 
@@ -56,10 +59,13 @@ class NumpyEngine:
         with np.errstate(invalid="ignore", over="ignore"):
             for node in self.graph.nodes:
                 inputs = self._inputs(node, tensors, history, logits)
-                tensors[node] = evaluate(
+                tensor = evaluate(
                     self._model, node, inputs,
                     tokens=tokens, position=self._position, arithmetic=self._arithmetic,
                 )  # fmt: skip
+                if self._intervention is not None and node in self._intervention.nodes:
+                    tensor = self._intervention(NodeCall(node, tuple(inputs), tensor, tokens, self._position))
+                tensors[node] = tensor
                 self._tap(node, tensors[node], len(tokens), taps)
         self._history = history
         self._position += len(tokens)

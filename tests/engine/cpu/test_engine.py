@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from aprtui.engine.cpu import engine as engine_module
+from aprtui.engine.cpu import runner as runner_module
 from aprtui.engine.cpu import storage as storage_module
 from aprtui.engine.cpu.engine import CpuEngine
 from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Taps
@@ -135,7 +135,7 @@ def test_large_attention_maps_make_smaller_chunks(qwen2: TinyModel, monkeypatch:
     whole, pieces = Recorder(), Recorder()
     with opened(qwen2) as engine:
         expected = logits_of(engine, Taps(whole, full=maps))
-        monkeypatch.setattr(engine_module, "_MAP_BYTES", 8 * TINY.heads * len(TOKENS) * 10)
+        monkeypatch.setattr(runner_module, "_MAP_BYTES", 8 * TINY.heads * len(TOKENS) * 10)
         np.testing.assert_array_equal(logits_of(engine, Taps(pieces, full=maps)), expected)
     for node in maps:
         assert max(values.shape[1] for _, values in pieces.pieces[node]) == 10
@@ -275,18 +275,20 @@ def test_an_engine_that_is_dropped_ends_its_threads(qwen2: TinyModel) -> None:
     assert threading.active_count() == before
 
 
-@pytest.mark.parametrize("tapped", ["attention", "ffn_norm", "final_norm", "lm_head"])
+@pytest.mark.parametrize("tapped", ["attn_scores", "attn_softmax", "attention", "ffn_norm", "final_norm", "lm_head"])
 def test_the_tokens_nobody_asks_for_change_no_bit(model: TinyModel, tapped: str) -> None:
     """Only the last logits are wanted: the end of the last layer is computed for one token, or for all if tapped."""
     node = next(node for node in reversed(model.graph.nodes) if node.stage == tapped)
-    recorder = Recorder()
+    recorder, whole = Recorder(), Recorder()
+    taps, all_taps = (Taps(sink, full=frozenset({node})) for sink in (recorder, whole))
     with opened(model) as engine:
-        expected = logits_of(engine)[-1:]
-        engine.reset()
+        expected = logits_of(engine, all_taps)[-1:]
+    with opened(model) as engine:  # whose buffers hold nothing from before
         np.testing.assert_array_equal(engine.forward(TOKENS), expected)
         engine.reset()
-        np.testing.assert_array_equal(engine.forward(TOKENS, Taps(recorder, full=frozenset({node}))), expected)
-    assert recorder.tensor(node).shape[0] == (1 if tapped == "lm_head" else len(TOKENS))
+        np.testing.assert_array_equal(engine.forward(TOKENS, taps), expected)
+    wanted = whole.tensor(node)[-1:] if tapped == "lm_head" else whole.tensor(node)
+    np.testing.assert_array_equal(recorder.tensor(node), wanted)
 
 
 def test_opening_reports_progress_up_to_the_end(qwen2: TinyModel) -> None:

@@ -1,0 +1,134 @@
+"""By what `aprtui diff` judges: the options that say so, and the grounds that follow from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aprtui.cli.options import open_model
+from aprtui.cli.progress import Progress
+from aprtui.errors import UsageError
+
+if TYPE_CHECKING:
+    from aprtui.compare.captures import DiffOptions, Grounds
+    from aprtui.compare.comparison import Comparison
+    from aprtui.compare.policy import Policy
+    from aprtui.trace.capture import Capture
+
+Tokens = tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """What the command line says; at most one way of judging beside the user's own bounds."""
+
+    floor: Path | None
+    model: Path | None
+    model_a: Path | None
+    model_b: Path | None
+    replay: bool
+    rounding: str
+
+    @property
+    def asked(self) -> bool:
+        """Whether any of the options was given."""
+        return bool(self.floor or self.model or self.model_a or self.model_b or self.replay or self.rounding)
+
+    def words(self) -> list[str]:
+        """The options as they would be typed again."""
+        named = (("--floor", self.floor), ("--model", self.model), ("--model-a", self.model_a))
+        words = [word for name, path in (*named, ("--model-b", self.model_b)) if path for word in (name, str(path))]
+        return words + (["--replay"] if self.replay else []) + (["--rounding", self.rounding] if self.rounding else [])
+
+    def grounds(
+        self, a: Capture, b: Capture, asked: DiffOptions, policy: Policy | None, progress: Progress
+    ) -> tuple[Grounds, Tokens]:
+        """What the comparison is judged by, and the token ids if they had to be found.
+
+        Raises `UsageError` for options that contradict each other.
+        """
+        from aprtui.compare.captures import Grounds
+
+        self._check(policy is not None or bool(asked.tolerances))
+        if policy is not None:
+            return Grounds(bounds=policy.tolerances), asked.tokens
+        if self.floor is not None:
+            return self._by_reference(a, asked, progress), asked.tokens
+        if self.replay or self.model_a or self.model_b:
+            return self._by_replay(a, b, asked, progress)
+        if self.model is not None:
+            return self._by_model(a, b, asked, progress)
+        return Grounds(), asked.tokens
+
+    def _check(self, bounded: bool) -> None:
+        if self.model and (self.model_a or self.model_b):
+            raise UsageError("--model is of both sides: leave out --model-a and --model-b")
+        if self.floor and (self.model or self.model_a or self.model_b or self.replay):
+            raise UsageError("--floor and --model or --replay: choose one of them to judge by")
+        if bounded and (self.floor or (self.model and not self.replay)):
+            raise UsageError("--tolerance and --policy are bounds of your own: leave out --floor and --model")
+        if self.rounding and not (self.replay or self.model_a or self.model_b):
+            raise UsageError("--rounding says how to replay: give --replay as well")
+
+    def _by_reference(self, a: Capture, asked: DiffOptions, progress: Progress) -> Grounds:
+        from aprtui.compare.floor import reference_grounds
+        from aprtui.trace.capture import Capture
+
+        assert self.floor is not None
+        return reference_grounds(a, Capture.open(self.floor), asked.tokens, progress.each)
+
+    def _by_model(self, a: Capture, b: Capture, asked: DiffOptions, progress: Progress) -> tuple[Grounds, Tokens]:
+        from aprtui.compare.captures import Grounds
+        from aprtui.engine.floors.grounds import grounds_by_model
+        from aprtui.engine.replay.evaluators import Evaluators
+        from aprtui.engine.replay.identify import known_tokens
+
+        model = open_model(self.model)
+        tokens = known_tokens(a, b, model, asked.tokens)
+        if tokens is None:
+            return Grounds(), asked.tokens
+        with Evaluators(model, progress=progress) as evaluators:
+            return grounds_by_model(a, b, model, tokens, evaluators, progress.each), tokens
+
+    def _by_replay(self, a: Capture, b: Capture, asked: DiffOptions, progress: Progress) -> tuple[Grounds, Tokens]:
+        from aprtui.engine.replay.grounds import grounds_by_replay
+
+        of_a = self._replayed(a, self.model_a, other=self.model_b, asked=asked, progress=progress)
+        of_b = self._replayed(b, self.model_b, other=self.model_a, asked=asked, progress=progress)
+        tokens = next((side.tokens for side in (of_a, of_b) if side is not None and side.tokens), asked.tokens)
+        return grounds_by_replay(of_a.comparison if of_a else None, of_b.comparison if of_b else None), tokens
+
+    def _replayed(
+        self, capture: Capture, own: Path | None, *, other: Path | None, asked: DiffOptions, progress: Progress
+    ) -> Replayed | None:
+        """The replay of one side with its own model; None where only the other side's was given."""
+        if own is None and other is not None:
+            return None
+        from aprtui.engine.replay.arithmetic import parse_rounding
+        from aprtui.engine.replay.evaluators import Evaluators
+        from aprtui.engine.replay.identify import known_tokens
+        from aprtui.engine.replay.replay import ReplayOptions, replay_capture
+
+        model = open_model(own or self.model)
+        options = ReplayOptions(
+            selection=asked.selection,
+            rounding=parse_rounding(self.rounding) if self.rounding else {},
+            bounds=(lambda node: asked.tolerances) if asked.tolerances else None,
+            allow_missing=asked.allow_missing,
+            tokens=asked.tokens,
+            limit=asked.limit,
+        )
+        with Evaluators(model, progress=progress) as evaluators:
+            return Replayed(
+                replay_capture(capture, model, options, evaluators, progress.each),
+                known_tokens(capture, capture, model, asked.tokens),
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A side that was replayed, with the token ids that were used."""
+
+    comparison: Comparison
+    tokens: Tokens

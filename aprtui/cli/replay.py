@@ -1,0 +1,70 @@
+"""`aprtui replay`: recompute each stage of a capture from its captured inputs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from aprtui.cli.comparison_options import ComparisonOptions, comparison_options, report
+from aprtui.cli.options import open_model
+
+
+@click.command()
+@click.argument("capture", type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path),
+    metavar="MODEL",
+    help="The capture's GGUF file; embedded by default.",
+)
+@click.option(
+    "--rounding",
+    metavar="WHERE=WHAT,…",
+    default="",
+    help="What the capture's engine rounds, as matmul_input=q8_k,kv_cache=f16; found by trying where not given.",
+)
+@click.option("--backend", type=click.Choice(["auto", "cpu", "numpy"]), default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads; all available cores by default.")
+@comparison_options
+def command(
+    capture: Path,
+    model: Path | None,
+    rounding: str,
+    backend: str,
+    threads: int | None,
+    options: ComparisonOptions,
+) -> int:
+    """Recompute each stage of CAPTURE from its captured inputs, and name the one that injects error.
+
+    One capture and its model suffice, whoever wrote it. A stage whose inputs were not captured is computed from the
+    nearest ones that were, and the verdict names the whole segment. Side A of the report is what the model gives, side
+    B what was captured.
+
+    Exit codes: 0 pass, 1 divergence, 2 usage, 3 unreadable input, 4 output failed, 70 internal error, 125 cannot be
+    judged, 130 interrupted.
+    """
+    from aprtui.cli.diff import warn_about
+    from aprtui.cli.next_steps import replay_steps
+    from aprtui.cli.progress import Progress
+    from aprtui.engine.replay.arithmetic import parse_rounding
+    from aprtui.engine.replay.evaluators import Evaluators
+    from aprtui.engine.replay.replay import ReplayOptions, replay_capture
+    from aprtui.trace.capture import Capture
+
+    policy, tolerances = options.policy, options.parsed_tolerances
+    replayed = ReplayOptions(
+        selection=options.selection,
+        rounding=parse_rounding(rounding) if rounding else {},
+        bounds=policy.tolerances if policy else (lambda node: tolerances),
+        allow_missing=(*options.allow_missing, *(policy.allow_missing if policy else ())),
+        tokens=options.token_ids,
+        limit=options.limit,
+    )
+    loaded, opened = open_model(model), Capture.open(capture)
+    warn_about(opened)
+    with Progress() as progress, Evaluators(loaded, backend, threads, progress) as evaluators:
+        comparison = replay_capture(opened, loaded, replayed, evaluators, progress.each)
+    words = [*options.words(), *(["--rounding", rounding] if rounding else [])]
+    sides = (f"{loaded.path}, from captured inputs", str(capture))
+    return report(sides, None, comparison, options, replay_steps(comparison, capture, model, words))

@@ -1,0 +1,152 @@
+"""From judged stages to one conclusion: the verdict of the whole, the first divergence, what to look at first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from aprtui.compare.classify import State, TokenJudgement, classify, tokens_beyond
+from aprtui.compare.comparison import Comparison, Divergence, Focus, FocusKind, StageComparison
+from aprtui.compare.coverage import blame
+from aprtui.compare.focus import choose_focus
+from aprtui.compare.hints import find_hints
+from aprtui.compare.locate import first_failing_place, top_elements
+from aprtui.compare.metrics import Metric
+from aprtui.compare.pairing import StagePair, Unpaired
+from aprtui.compare.tokens import TokenAlignment
+from aprtui.compare.verdict import ROUNDING_REL_L2, Signal, Verdict, smallest_tolerance
+from aprtui.compare.wording import counted
+from aprtui.trace.graph import Node, StageGraph
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a comparison found, stage by stage, before anything is concluded.
+
+    `expected` nodes must not be missing, `allowed` may be. `unfinished` names the sides whose run did not finish.
+    `not_selected` nodes could have been compared and were not asked for. `doubts` are further reasons for UNKNOWN, and
+    where `unjudgeable` they keep a FAIL from being said too. `statements` are told to the reader as they are.
+    """
+
+    graph: StageGraph
+    alignment: TokenAlignment
+    stages: Sequence[StageComparison]
+    skipped: Sequence[Unpaired]
+    expected: frozenset[Node]
+    allowed: frozenset[Node]
+    unfinished: tuple[str, ...]
+    not_selected: frozenset[Node]
+    metric: Metric
+    limit: int
+    statements: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    unjudgeable: bool = False
+
+
+def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]) -> Comparison:
+    """The conclusion; `pair_of` opens the stage in focus once more, for its largest differences."""
+    stages = _with_states(findings)
+    expected = len(findings.expected.union(stage.node for stage in stages))
+    reasons = _unknown_reasons(findings, stages, expected)
+    verdict = _overall(findings, stages, reasons)
+    focus = choose_focus(findings.graph, stages, verdict)
+    pair = pair_of(focus.node) if focus else None
+    return Comparison(
+        verdict=verdict,
+        reasons=() if verdict is Verdict.FAIL else reasons,
+        alignment=findings.alignment,
+        stages=stages,
+        skipped=tuple(findings.skipped),
+        compared=len(stages),
+        expected=expected,
+        allowed_missing=len(findings.allowed.difference(stage.node for stage in stages)),
+        unfinished=findings.unfinished,
+        first_divergence=_divergence(findings, stages, focus, pair),
+        focus=focus,
+        elements=top_elements(pair, findings.limit) if isinstance(pair, StagePair) else (),
+        hints=find_hints(findings.graph, stages),
+        metric=findings.metric,
+        smallest=smallest_tolerance((stage.metrics for stage in stages), findings.metric),
+        statements=findings.statements,
+    )
+
+
+def _with_states(findings: Findings) -> tuple[StageComparison, ...]:
+    judged = {stage.node: _judgement(stage) for stage in findings.stages}
+    states = classify(findings.graph, judged)
+    return tuple(replace(stage, state=states[stage.node]) for stage in findings.stages)
+
+
+def _judgement(stage: StageComparison) -> TokenJudgement:
+    verdict = stage.verdict
+    if verdict.signal is Signal.INJECTED:
+        # Between two captures, what a replay does not find injected and is there was inherited; in a replay of one
+        # capture all that is there was injected.
+        inherited = stage.tokens > (ROUNDING_REL_L2 if any(stage.injected) else np.inf)
+        beyond = None if verdict.verdict is Verdict.UNKNOWN else inherited
+        return TokenJudgement(stage.first_token, beyond, injects=verdict.verdict is Verdict.FAIL)
+    return TokenJudgement(stage.first_token, tokens_beyond(verdict, stage.tokens))
+
+
+def _unknown_reasons(findings: Findings, stages: Sequence[StageComparison], expected: int) -> tuple[str, ...]:
+    """Every reason that keeps the verdict from PASS, the one that settles most first."""
+    alignment = findings.alignment
+    reasons = [alignment.problem] if alignment.problem else []
+    reasons += findings.doubts
+    if not stages:
+        reasons.append("nothing was compared")
+    reasons += [f"{side} is incomplete: its run did not finish" for side in findings.unfinished]
+    missing = expected - len(stages)
+    if missing:
+        reasons.append(f"{missing} of {counted(expected, 'expected stage')} could not be compared")
+    unjudged = [stage for stage in stages if stage.verdict.verdict is Verdict.UNKNOWN]
+    differing = sum(stage.metrics.compared > 0 for stage in unjudged)
+    if differing:
+        of = f"{differing} of {counted(len(stages), 'stage')}"
+        reasons.append(f"values differ in {of}, and nothing says how far they may: no floor, policy or tolerance")
+    if differing < len(unjudged):
+        silent = len(unjudged) - differing
+        reasons.append(f"{counted(silent, 'stage')} {'has' if silent == 1 else 'have'} no finite value to compare")
+    return tuple(reasons)
+
+
+def _overall(findings: Findings, stages: Sequence[StageComparison], reasons: Sequence[str]) -> Verdict:
+    failed = any(stage.verdict.verdict is Verdict.FAIL for stage in stages)
+    if failed and not findings.alignment.proven_different and not findings.unjudgeable:
+        return Verdict.FAIL
+    return Verdict.UNKNOWN if reasons else Verdict.PASS
+
+
+def _divergence(
+    findings: Findings, stages: Sequence[StageComparison], focus: Focus | None, pair: StagePair | Unpaired | None
+) -> Divergence | None:
+    if focus is None or focus.kind is not FocusKind.DIVERGENCE:
+        return None
+    assert isinstance(pair, StagePair), "a stage that failed was compared"
+    failed = next(stage for stage in stages if stage.node == focus.node)
+    blamed = blame(findings.graph, focus.node, {stage.node for stage in stages}, findings.not_selected)
+    segment, not_selected = blamed.segment, blamed.not_selected
+    if failed.verdict.signal is Signal.INJECTED:
+        # A replay evaluated through exactly what the capture lacks: nothing else can be to blame.
+        segment, not_selected = (*failed.segment, failed.node), ()
+    certainty, settled_by = _certainty(failed, segment)
+    return Divergence(
+        failed.verdict, first_failing_place(pair, failed.metrics, failed.verdict), segment, not_selected,
+        failed.state, certainty, settled_by,
+    )  # fmt: skip
+
+
+def _certainty(failed: StageComparison, segment: Sequence[Node]) -> tuple[str, str | None]:
+    """How sure it is that `failed` is to blame, and what would settle it."""
+    if len(segment) > 1:
+        return "one of the stages in the segment is to blame", "capture the stages in between as well"
+    if failed.verdict.metric is Metric.NON_FINITE and failed.state is State.INJECTED:
+        return "certain: NaN or Inf appears here and in none of its inputs", None
+    if failed.verdict.signal is Signal.INJECTED:
+        return "certain: recomputed from the stage's own captured inputs", None
+    settled_by = "a replay of each side with its model: --replay --model MODEL"
+    if failed.state is State.INJECTED:
+        return "likely: all that it is computed from is within bounds", settled_by
+    return "open: what it is computed from is beyond its bound, or was not judged", settled_by

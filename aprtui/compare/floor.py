@@ -1,0 +1,76 @@
+"""Bounds from noise floors: what honest engines differ by at a stage, and how much more is a divergence.
+
+A floor comes from a third capture of the reference's own kind (`--floor REF`), or from runs of the model. The bound is
+three times the floor, as in the three-way gate of AWS Neuron's accuracy debugger; float32 rounding is always admitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from aprtui.compare.captures import Bounds, Grounds
+from aprtui.compare.coverage import Selection, plan_coverage
+from aprtui.compare.metrics import Metric, measure
+from aprtui.compare.pairing import StagePair, pair_stage
+from aprtui.compare.tokens import align_tokens
+from aprtui.compare.verdict import ROUNDING_REL_L2, Tolerance
+from aprtui.trace.capture import Capture
+from aprtui.trace.graph import Node
+
+L2_RATIO = 3.0
+LINF_RATIO = 5.0
+
+
+def floor_tolerance(floor: float, basis: str) -> Tolerance:
+    """The bound that follows from a floor of `token_rel_l2`."""
+    bound = max(ROUNDING_REL_L2, L2_RATIO * floor)
+    return Tolerance(Metric.TOKEN_REL_L2, bound, floor, f"{L2_RATIO:g} × {basis}")
+
+
+def floor_bounds(floors: Mapping[Node, float], basis: str) -> Bounds:
+    """Bounds for each node that has a floor; none for others."""
+
+    def bounds(node: Node) -> Sequence[Tolerance]:
+        return (floor_tolerance(floors[node], basis),) if node in floors else ()
+
+    return bounds
+
+
+def reference_grounds(
+    a: Capture, reference: Capture, tokens: tuple[int, ...] | None, progress: Callable[[str, int, int], None] | None
+) -> Grounds:
+    """Grounds from `reference`, a capture by an engine that errs as the reference's own kind does.
+
+    Its error against `a` is the floor of each stage that both hold: three times that in relative L2 of the worst
+    token, five times in relative L∞. A reference whose tokens are not A's gives none, and a doubt.
+    """
+    alignment = align_tokens(a, reference, tokens)
+    if alignment.problem:
+        return Grounds(doubts=(f"the floor's capture cannot be compared with A: {alignment.problem}",))
+    coverage = plan_coverage(a, reference, Selection(), ())
+    found: dict[Node, tuple[Tolerance, ...]] = {}
+    for done, node in enumerate(coverage.nodes):
+        if progress:
+            progress(f"measuring the floor at {node},", done, len(coverage.nodes))
+        if node not in a.files or node not in reference.files:
+            continue
+        pair = pair_stage(a, reference, coverage.graph[node.stage], node, alignment)
+        if isinstance(pair, StagePair):
+            found[node] = _gate(pair)
+    return Grounds(
+        bounds=lambda node: found.get(node, ()),
+        statements=(f"floor: the error of {reference.path} against A, at {len(found)} stages",),
+    )
+
+
+def _gate(pair: StagePair) -> tuple[Tolerance, ...]:
+    metrics = measure(pair.a, pair.b, causal=pair.causal).metrics
+    if metrics.token_rel_l2 is None or metrics.rel_linf is None or metrics.mismatches:
+        return ()
+    largest = max(ROUNDING_REL_L2, LINF_RATIO * metrics.rel_linf)
+    return (
+        floor_tolerance(metrics.token_rel_l2, "the floor of the reference capture"),
+        Tolerance(
+            Metric.REL_LINF, largest, metrics.rel_linf, f"{LINF_RATIO:g} × the reference capture's largest error"
+        ),
+    )

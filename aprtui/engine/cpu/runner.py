@@ -1,0 +1,129 @@
+"""What programs run on: storage, threads and the control record, and where the tensors of the chunk in hand lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.engine.cpu.attention import scratch_bytes as attention_scratch_bytes
+from aprtui.engine.cpu.matmul import scratch_bytes as matmul_scratch_bytes
+from aprtui.engine.cpu.operations import compile_operations
+from aprtui.engine.cpu.plan import Plan
+from aprtui.engine.cpu.program import CONTROL
+from aprtui.engine.cpu.storage import Storage, is_logits
+from aprtui.engine.cpu.threads import ThreadTeam
+from aprtui.errors import UsageError
+from aprtui.trace.graph import Node, Op
+
+if TYPE_CHECKING:
+    from aprtui.model.model import Model
+
+Array = NDArray[np.float32]
+Progress = Callable[[str, int, int], None]
+
+_MAP_BYTES = 64 << 20
+"""Materialised attention maps take no more than this; long contexts get smaller chunks."""
+
+
+class Runner:
+    """Runs parts of a program on chunks of tokens, for all of which `storage` holds the tensors."""
+
+    def __init__(self, model: Model, storage: Storage, threads: int, progress: Progress | None = None) -> None:
+        self.storage = storage
+        self._graph, self._config = model.graph, model.config.graph
+        self._maps = {op: np.zeros(0, np.float32) for op in (Op.SCORES, Op.SOFTMAX)}
+        self._control = np.zeros(1, CONTROL)
+        self._scratch = self._make_scratch(model, threads)
+        self._tokens = self._position = 0
+        self._logits = np.empty((0, self._config.vocabulary), np.float32)
+        compile_operations(progress or (lambda what, done, total: None))
+        self._team = ThreadTeam(self._control, threads)
+
+    def _make_scratch(self, model: Model, threads: int) -> NDArray[np.uint8]:
+        config = self._config
+        widest = max(weight.columns for weight in model.weights.values())
+        matmul = _whole(matmul_scratch_bytes(widest), 64)
+        attention = attention_scratch_bytes(self.storage.context, config.head_dim, config.heads // config.kv_heads)
+        each = _whole(matmul + attention, 4096)
+        scratch = np.empty(each * threads + 64, np.uint8)
+        self._control["scratch"] = _whole(scratch.ctypes.data, 64)
+        self._control["scratch_bytes"] = each
+        self._control["attention_scratch"] = matmul
+        return scratch
+
+    def close(self) -> None:
+        """End the threads; a second call does nothing."""
+        self._team.close()
+
+    def chunk(self, positions: int, *, maps: bool) -> int:
+        """Tokens evaluated at a time where there will be `positions` in all; no result depends on it."""
+        if not maps:
+            return self.storage.chunk
+        return max(1, min(self.storage.chunk, _MAP_BYTES // (8 * self._config.heads * positions)))
+
+    def load(self, plan: Plan, ids: NDArray[np.int64], position: int, logits: Array, *, maps: bool) -> None:
+        """Make the tokens `ids` at `position …` the chunk in hand; `logits` are the rows of the last that are wanted.
+
+        `maps`: attention maps are touched and have to be materialised. The arrays have to live until the last `run`.
+        """
+        control, tokens = self._control, ids.size
+        self._tokens, self._position, self._logits = tokens, position, logits
+        self.storage.fill_rope(position + tokens)
+        control["program"] = plan.program.instructions.ctypes.data
+        control["counters"] = plan.counters.ctypes.data
+        control["statistics"] = plan.table.ctypes.data
+        control["logits"] = logits.ctypes.data
+        control["ids"], control["tokens"], control["position"] = ids.ctypes.data, tokens, position
+        control["wanted"] = tokens - logits.shape[0]
+        if maps:
+            self._materialise_maps(tokens, position)
+
+    def _materialise_maps(self, tokens: int, position: int) -> None:
+        size = self._config.heads * tokens * (position + tokens)
+        for op in self._maps:
+            if self._maps[op].size < size:
+                self._maps[op] = np.zeros(max(size, self._config.heads * self.storage.context), np.float32)
+        self._control["scores"] = self._maps[Op.SCORES].ctypes.data
+        self._control["softmax"] = self._maps[Op.SOFTMAX].ctypes.data
+
+    def run(self, begin: int, end: int) -> None:
+        """Execute the instructions `begin … end - 1` on the chunk in hand."""
+        if begin < end:
+            self._control["begin"], self._control["end"] = begin, end
+            self._team.run()
+
+    def tensor(self, node: Node) -> Array:
+        """The stage tensor of the chunk in hand, where the program reads and leaves it; of logits, the wanted rows."""
+        stage = self._graph[node.stage]
+        if is_logits(stage):
+            return self._logits
+        if not stage.is_attention_map:
+            return self.storage.stage(stage.name)[: self._tokens]
+        shape = (stage.width, self._tokens, self._position + self._tokens)
+        return self._maps[stage.op][: np.prod(shape)].reshape(shape)
+
+    def inputs(self, node: Node) -> list[Array]:
+        """Where the inputs of `node` lie, cut to the part that it uses; keys and values of the chunk in hand only."""
+        stage, found = self._graph[node.stage], []
+        first = self._tokens - self._logits.shape[0] if is_logits(stage) else 0
+        for entry, source in zip(stage.inputs, self._graph.inputs(node), strict=True):
+            tensor = self.tensor(source)
+            found.append(tensor if tensor.ndim == 3 else tensor[first:, self._config.part(entry.part)])
+        return found
+
+
+def require_known(ids: NDArray[np.int64], vocabulary: int) -> None:
+    """Raise `UsageError` if there are no ids, or some that the vocabulary lacks."""
+    if not ids.size:
+        raise UsageError("no tokens to evaluate: give at least one")
+    unknown = ids[(ids < 0) | (ids >= vocabulary)]
+    if unknown.size:
+        raise UsageError(f"token id {unknown[0]} is not in the vocabulary: ids go from 0 to {vocabulary - 1}")
+
+
+def _whole(size: int, unit: int) -> int:
+    """`size` rounded up to a multiple of `unit`."""
+    return -(-size // unit) * unit

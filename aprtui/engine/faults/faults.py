@@ -1,0 +1,110 @@
+"""Faults as users write them, and as engines make them: `layer=2,stage=ffn_gate,kind=scale,magnitude=0.5`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from aprtui.engine.faults.kinds import KINDS, applies
+from aprtui.engine.faults.setting import Array, Setting
+from aprtui.engine.protocol import Mode, NodeCall
+from aprtui.engine.rounding import ARITHMETIC
+from aprtui.errors import UsageError
+from aprtui.trace.graph import Node, Scope, canonical_name
+
+if TYPE_CHECKING:
+    from aprtui.model.model import Model
+
+_COUNTS = frozenset({"token", "channel", "head", "seed"})
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault at one node."""
+
+    kind: str
+    node: Node
+    parameters: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        layer = "" if self.node.layer is None else f"layer={self.node.layer},"
+        more = "".join(f",{name}={value:g}" for name, value in self.parameters.items())
+        return f"{layer}stage={self.node.stage},kind={self.kind}{more}"
+
+
+def parse_fault(text: str, model: Model) -> Fault:
+    """The fault that `text` asks for. Raises `UsageError`, saying what there is instead."""
+    fields = dict(_field(piece, text) for piece in text.split(","))
+    kind = fields.pop("kind", "")
+    if kind not in KINDS:
+        kinds = "; ".join(f"{name}: {found.imitates}" for name, found in KINDS.items())
+        raise UsageError(f"--inject {text!r}: kind {kind!r} is not known: there are {kinds}")
+    node = _node(fields, text, model)
+    if not applies(kind, model, node):
+        stages = dict.fromkeys(found.stage for found in model.graph.nodes if applies(kind, model, found))
+        where = f"applies at {', '.join(stages)}" if stages else "applies nowhere in this model"
+        raise UsageError(f"--inject {text!r}: {kind} does not apply at {node.stage}: it {where}")
+    unknown = fields.keys() - set(KINDS[kind].parameters)
+    if unknown:
+        takes = ", ".join(KINDS[kind].parameters) or "no more"
+        raise UsageError(f"--inject {text!r}: {kind} takes no {sorted(unknown)[0]!r}: it takes {takes}")
+    return Fault(kind, node, {name: _number(name, value, text) for name, value in fields.items()})
+
+
+def _field(piece: str, text: str) -> tuple[str, str]:
+    name, equals, value = (part.strip() for part in piece.partition("="))
+    if not equals or not value:
+        raise UsageError(
+            f"--inject {text!r}: {piece!r}: expected layer=N,stage=NAME,kind=KIND and NAME=NUMBER after it"
+        )
+    return name, value
+
+
+def _node(fields: dict[str, str], text: str, model: Model) -> Node:
+    graph = model.graph
+    name, layer = canonical_name(fields.pop("stage", "")), fields.pop("layer", None)
+    if name not in graph:
+        raise UsageError(f"--inject {text!r}: no stage {name!r}: this model has {', '.join(graph.names)}")
+    scope = graph[name].scope
+    if scope is Scope.MODEL:
+        if layer is not None:
+            raise UsageError(f"--inject {text!r}: {name} is in no layer: leave layer= out")
+        return Node(None, name)
+    last = 0 if scope is Scope.FIRST_LAYER else graph.layers - 1
+    if layer is None and scope is Scope.FIRST_LAYER:
+        return Node(0, name)
+    if layer is None or not layer.isdecimal() or len(layer) > 6 or int(layer) > last:
+        raise UsageError(f"--inject {text!r}: layer {layer or 'is missing'}: {name} is in layers 0 … {last}")
+    return Node(int(layer), name)
+
+
+def _number(name: str, value: str, text: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    whole = name not in _COUNTS or (number >= 0 and number == int(number))
+    if not math.isfinite(number) or abs(number) > 1e30 or not whole:
+        wanted = "a whole number from 0 on" if name in _COUNTS else "a finite number"
+        raise UsageError(f"--inject {text!r}: {name}={value}: needs {wanted}")
+    return number
+
+
+class FaultInjector:
+    """`Intervention` that makes some faults in one engine; several at one node act one after the other."""
+
+    def __init__(self, model: Model, mode: Mode, faults: Sequence[Fault]) -> None:
+        self.nodes = frozenset(fault.node for fault in faults)
+        self._faults: dict[Node, list[tuple[Fault, Setting]]] = {}
+        for fault in faults:
+            setting = Setting(model, ARITHMETIC[mode], fault.node, fault.parameters)
+            self._faults.setdefault(fault.node, []).append((fault, setting))
+
+    def __call__(self, call: NodeCall) -> Array:
+        """The stage tensor with the faults of its node."""
+        for fault, setting in self._faults[call.node]:
+            output = KINDS[fault.kind].compute(setting, call)
+            call = NodeCall(call.node, call.inputs, output, call.tokens, call.position)
+        return call.output

@@ -1,0 +1,111 @@
+"""Kinds of faults that compute the op otherwise: other positions, angles, masks, heads, weights, inputs left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from aprtui.engine.faults.setting import Array, Setting
+from aprtui.engine.protocol import NodeCall
+from aprtui.model.weights import Weight, WeightType
+from aprtui.trace.graph import Node, Op, RopeLayout, StageGraph
+
+BLOCK = 32
+"""Rows and columns of the block that `transpose-block` turns around."""
+
+_FIRST_SCALE = 4
+_SCALE_BIT = 0x10
+"""In a Q4_K block the 6-bit scales start behind two float16; this bit is worth 16 of the 63 of sub-block 0."""
+
+
+def first_input(setting: Setting, call: NodeCall) -> Array:
+    """Without its bias: what came in goes out."""
+    return call.inputs[0].copy()
+
+
+def second_input(setting: Setting, call: NodeCall) -> Array:
+    """Without the residual: only what was to be added to it."""
+    return call.inputs[1].copy()
+
+
+def eps(setting: Setting, call: NodeCall) -> Array:
+    """Another epsilon: 1000 times the model's, or `epsilon`."""
+    epsilon = setting.number("epsilon", 1000 * setting.model.config.norm_epsilon)
+    return setting.evaluated(call, config=setting.configured(norm_epsilon=epsilon))
+
+
+def rope_interleaved(setting: Setting, call: NodeCall) -> Array:
+    """The other RoPE layout: 2i with 2i + 1 instead of i with i + d/2, or the other way round."""
+    graph = setting.model.config.graph
+    interleaved = graph.rope_layout is RopeLayout.INTERLEAVED
+    other = RopeLayout.HALF_SPLIT if interleaved else RopeLayout.INTERLEAVED
+    return setting.evaluated(call, config=setting.configured(graph=replace(graph, rope_layout=other)))
+
+
+def rope_theta(setting: Setting, call: NodeCall) -> Array:
+    """The RoPE base times `factor` (2)."""
+    rope = setting.model.config.rope
+    changed = replace(rope, theta=rope.theta * setting.number("factor", 2))
+    return setting.evaluated(call, config=setting.configured(rope=changed))
+
+
+def position_off_by_one(setting: Setting, call: NodeCall) -> Array:
+    """Turned as if one position later."""
+    return setting.evaluated(call, shift=1)
+
+
+def kv_head_map(setting: Setting, call: NodeCall) -> Array:
+    """Each group of query heads meets the K/V head of the next group."""
+    dim = setting.model.config.graph.head_dim
+    cached = call.inputs[1]
+    rolled = np.roll(cached.reshape(len(cached), -1, dim), -1, axis=1).reshape(cached.shape)
+    return setting.evaluated(call, inputs=(call.inputs[0], rolled))
+
+
+def mask_off_by_one(setting: Setting, call: NodeCall) -> Array:
+    """Keys < query instead of ≤, but for the first query."""
+    scores = call.inputs[0].copy()
+    queries = np.arange(scores.shape[1]) + setting.positions(call).start
+    for row, query in enumerate(queries):
+        if query:
+            scores[:, row, query] = -np.inf
+    return setting.evaluated(call, inputs=(scores,))
+
+
+def transpose_block(setting: Setting, call: NodeCall) -> Array:
+    """The first block of a weight (32 × 32) transposed, as a tile read along the wrong axis is."""
+    weight = setting.model.params(call.node)[0]
+    rows = weight.dequantize(slice(0, BLOCK))
+    rows[:, :BLOCK] = rows[:, :BLOCK].T.copy()
+    return setting.with_rows(call, weight, 0, rows)
+
+
+def block_scale(setting: Setting, call: NodeCall) -> Array:
+    """One 6-bit scale of a Q4_K block wrong: the first sub-block of the first row."""
+    offset = 0
+    for weight in setting.model.params(call.node):
+        if weight.type is WeightType.Q4_K:
+            data = weight.data[:1].copy()
+            data[0, _FIRST_SCALE] ^= _SCALE_BIT
+            wrong = Weight(weight.name, weight.type, 1, weight.columns, data)
+            return setting.with_rows(call, weight, offset, wrong.dequantize())
+        offset += weight.rows
+    raise AssertionError("applies to Q4_K weights only")
+
+
+def gate_up_swap(setting: Setting, call: NodeCall) -> Array:
+    """The weights of the matrix product beside it, which reads the same input and is as wide."""
+    sibling = sibling_of(setting.model.graph, call.node)
+    assert sibling is not None, "applies where there is a sibling only"
+    return setting.evaluated(call, node=sibling)
+
+
+def sibling_of(graph: StageGraph, node: Node) -> Node | None:
+    """Another matrix product of the same input and width as that of `node`: gate and up; None where there is none."""
+    own = graph[node.stage]
+    for stage in graph.stages:
+        alike = stage.op is Op.MATMUL and stage.inputs == own.inputs and stage.width == own.width
+        if own.op is Op.MATMUL and alike and stage.name != own.name:
+            return Node(node.layer, stage.name)
+    return None

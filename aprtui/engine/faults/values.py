@@ -1,0 +1,81 @@
+"""Kinds of faults that change values after the op: scales, noise, NaN, lost channels and tokens, overflow.
+
+Shapes: outputs are `[n, width]`, or `[heads, n, T]` with key ≤ query for attention maps.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aprtui.engine.faults.setting import Array, Setting
+from aprtui.engine.protocol import NodeCall
+
+
+def scale(setting: Setting, call: NodeCall) -> Array:
+    """The stage times 1 + magnitude."""
+    return np.asarray(call.output * np.float32(1 + setting.number("magnitude", 1.0)), np.float32)
+
+
+def noise(setting: Setting, call: NodeCall) -> Array:
+    """Normal noise of `magnitude` times each token's rms; of maps only where key ≤ query."""
+    out, magnitude = call.output.copy(), setting.number("magnitude", 0.1)
+    for row, position in enumerate(setting.positions(call)):
+        seen = out[:, row, : position + 1] if out.ndim == 3 else out[row]
+        drawn = setting.random(position).standard_normal(seen.shape)
+        seen += (drawn * magnitude * np.sqrt(np.mean(seen.astype(np.float64) ** 2))).astype(np.float32)
+    return out
+
+
+def nan(setting: Setting, call: NodeCall) -> Array:
+    """One value NaN."""
+    return _one_value(setting, call, np.float32(np.nan))
+
+
+def inf(setting: Setting, call: NodeCall) -> Array:
+    """One value Inf."""
+    return _one_value(setting, call, np.float32(np.inf))
+
+
+def _one_value(setting: Setting, call: NodeCall, value: np.float32) -> Array:
+    """`value` at `token` and `channel` (of maps: `head`, query `token`, key 0); logits may hold the last token only."""
+    out, positions = call.output.copy(), setting.positions(call)
+    token = int(setting.number("token", 0))
+    if setting.model.graph[call.node.stage].scope.value == "model" and "token" not in setting.parameters:
+        token = positions[-1]
+    if token in positions:
+        row = token - positions.start
+        if out.ndim == 3:
+            out[setting.index("head", out.shape[0]), row, 0] = value
+        else:
+            out[row, setting.index("channel", out.shape[1])] = value
+    return out
+
+
+def zero_channel(setting: Setting, call: NodeCall) -> Array:
+    """One channel 0 at all tokens."""
+    out = call.output.copy()
+    out[:, setting.index("channel", out.shape[1])] = 0
+    return out
+
+
+def stale_token(setting: Setting, call: NodeCall) -> Array:
+    """Each token has what belongs to the one before it; the first one its own."""
+    before = setting.kept.get("row", call.output[:1]) if call.position else call.output[:1]
+    setting.kept["row"] = call.output[-1:].copy()
+    return np.concatenate([before, call.output[:-1]])
+
+
+def fp16_overflow(setting: Setting, call: NodeCall) -> Array:
+    """Kept in float16: rounded, and Inf beyond `limit` (65504 unless an accumulator is scaled)."""
+    gain = np.float32(65504 / setting.number("limit", 65504))
+    with np.errstate(over="ignore"):
+        return np.asarray((call.output * gain).astype(np.float16).astype(np.float32) / gain, np.float32)
+
+
+def head_swap(setting: Setting, call: NodeCall) -> Array:
+    """Two heads in each other's place."""
+    out = call.output.copy()
+    dim = setting.model.config.graph.head_dim
+    heads = out if out.ndim == 3 else out.reshape(len(out), -1, dim).swapaxes(0, 1)
+    heads[[0, 1]] = heads[[1, 0]]
+    return out

@@ -1,0 +1,33 @@
+"""Floors kept between runs: they cost several forward passes, and depend on model, tokens and roundings alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+
+from aprtui import __version__
+from aprtui.resources import floor_cache
+from aprtui.trace.graph import Node
+
+Floors = dict[Node, float]
+
+
+def remembered(key: Sequence[str], measure: Callable[[], Floors]) -> Floors:
+    """The floors under `key`, measured where nobody has yet. A cache that cannot be read or written is done without."""
+    name = hashlib.sha256(json.dumps([__version__, *key]).encode()).hexdigest()[:32]
+    path = floor_cache() / f"{name}.json"
+    try:
+        return {Node(layer, stage): float(floor) for layer, stage, floor in json.loads(path.read_text())}
+    except (OSError, ValueError, TypeError):
+        pass
+    floors = measure()
+    rows = [[node.layer, node.stage, floor] for node, floor in floors.items()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{id(rows):x}")
+        partial.write_text(json.dumps(rows))
+        partial.replace(path)
+    except OSError:
+        pass
+    return floors

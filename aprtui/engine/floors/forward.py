@@ -1,0 +1,53 @@
+"""A forward pass under any rounding, node by node: the runs that floors are measured between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.engine.replay.arithmetic import Recomputation
+from aprtui.trace.graph import Node, Op
+
+if TYPE_CHECKING:
+    from aprtui.model.model import Model
+
+Array = NDArray[np.float32]
+Disturb = Callable[[Node, Array], Array]
+
+
+def run_forward(
+    model: Model, tokens: Sequence[int], recomputation: Recomputation, disturb: Disturb | None = None
+) -> Iterator[tuple[Node, Array]]:
+    """Each node of the graph with its stage tensor for all `tokens`, in execution order; logits of the last position.
+
+    `disturb` changes each tensor before it is given out and used. Keeps the tensors of two layers.
+    """
+    graph, config = model.graph, model.config.graph
+    kept: dict[Node, Array] = {}
+    for node in graph.nodes:
+        stage = graph[node.stage]
+        inputs = []
+        for entry, source in zip(stage.inputs, graph.inputs(node), strict=True):
+            tensor = kept[source]
+            inputs.append(tensor if tensor.ndim == 3 else tensor[:, config.part(entry.part)])
+        last = node == graph.nodes[-1]
+        rows = inputs[0][-1:] if last else None
+        values = recomputation.evaluate(
+            node, inputs if rows is None else [rows], tokens[-1:] if last else tokens, len(tokens) - 1 if last else 0
+        )
+        kept[node] = values if disturb is None else disturb(node, values)
+        yield node, kept[node]
+        _forget(kept, node, graph[node.stage].op)
+
+
+def _forget(kept: dict[Node, Array], node: Node, op: Op) -> None:
+    """Maps are used once and large; of the layers before, only what entered this one is needed."""
+    if op is Op.ATTEND:
+        for found in [n for n, tensor in kept.items() if tensor.ndim == 3]:
+            del kept[found]
+    if node.layer is not None:
+        for found in [n for n in kept if n.layer is not None and n.layer < node.layer - 1]:
+            del kept[found]

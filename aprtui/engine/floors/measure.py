@@ -1,0 +1,114 @@
+"""The floor between two engines: several runs of one model on the same tokens, as each of them would round.
+
+*Same weights*: one run under A's rounding, others under B's. Where both round alike, what is left is chaos: a
+difference in the last bits flips an 8-bit rounding now and then, and flips add up. So B's runs are disturbed by as much
+as float32 engines differ, each by its own seed. *Other weights*: exact runs whose weights are disturbed within their
+own quantisation step, against the undisturbed one; that is an estimate, and marked so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.compare.metrics import measure
+from aprtui.engine.floors.forward import Disturb, run_forward
+from aprtui.engine.floors.perturbed import perturbed
+from aprtui.engine.protocol import NodeEvaluator, Rounding
+from aprtui.engine.reference.nodes import NumpyNodes
+from aprtui.engine.replay.arithmetic import UNROUNDED, Recomputation
+from aprtui.engine.replay.bounds import flip_error
+from aprtui.model.config import RopeAngles
+from aprtui.trace.graph import Node, Op
+
+if TYPE_CHECKING:
+    from aprtui.model.model import Model
+
+Array = NDArray[np.float32]
+Progress = Callable[[str, int, int], None]
+Evaluators = Callable[[RopeAngles], NodeEvaluator]
+Runs = Sequence[Iterator[tuple[Node, Array]]]
+
+DISTURBED_RUNS = 3
+LAST_BITS = 2.0**-22
+"""Relative size of the disturbance: two honest float32 sums of one stage differ by about this."""
+MORE_FLIPS = 16.0
+"""Between engines that round alike flips are all there is, and three runs see few: a larger disturbance, more flips."""
+WEIGHT_SEEDS = 8
+WEIGHT_PERCENTILE = 95
+
+
+def arithmetic_floor(
+    model: Model,
+    tokens: Sequence[int],
+    roundings: tuple[Rounding, Rounding],
+    evaluators: Evaluators,
+    progress: Progress | None = None,
+) -> dict[Node, float]:
+    """For each node the largest error of a token (`token_rel_l2`) between engines of the two `roundings`."""
+    first, second = roundings
+    if first == second and first.stage_output != "f32":
+        # 16-bit stages round in the middle of ops as well, each engine elsewhere: as far apart as from float32.
+        first = UNROUNDED
+    least = flip_floors(model, roundings)
+    size = LAST_BITS * (MORE_FLIPS if first == second and any(least.values()) else 1)
+    reference = run_forward(model, tokens, Recomputation(model, first, evaluators))
+    other = Recomputation(model, second, evaluators)
+    runs = [run_forward(model, tokens, other, _disturbance(seed, size)) for seed in range(DISTURBED_RUNS)]
+    errors = _errors(model, reference, runs, progress)
+    return {node: max(least[node], *found) for node, found in errors.items()}
+
+
+def flip_floors(model: Model, roundings: Sequence[Rounding]) -> dict[Node, float]:
+    """What one flipped rounding costs at each node: 0 before the first matrix product with a rounded input."""
+    floors: dict[Node, float] = {}
+    for node in model.graph.nodes:
+        own = 0.0
+        if model.graph[node.stage].op is Op.MATMUL:
+            own = max(flip_error(model, node, rounding) for rounding in roundings)
+        floors[node] = max([own, *(floors[source] for source in model.graph.inputs(node))])
+    return floors
+
+
+def weight_floor(model: Model, tokens: Sequence[int], progress: Progress | None = None) -> dict[Node, float]:
+    """For each node what other weights of this quantisation would make of it: the 95th percentile over 8 seeds."""
+    exact = Recomputation(model, UNROUNDED, lambda angles: NumpyNodes(model, angles))
+    reference = run_forward(model, tokens, exact)
+    runs = []
+    for seed in range(WEIGHT_SEEDS):
+        disturbed = perturbed(model, seed)
+        evaluator = NumpyNodes(disturbed, RopeAngles.F64)
+        runs.append(run_forward(disturbed, tokens, Recomputation(disturbed, UNROUNDED, _always(evaluator))))
+    errors = _errors(model, reference, runs, progress)
+    return {node: float(np.percentile(found, WEIGHT_PERCENTILE)) for node, found in errors.items()}
+
+
+def _always(evaluator: NodeEvaluator) -> Evaluators:
+    return lambda angles: evaluator
+
+
+def _errors(
+    model: Model, reference: Iterator[tuple[Node, Array]], runs: Runs, progress: Progress | None
+) -> Mapping[Node, list[float]]:
+    """The worst token of every node in each of `runs`, all walked side by side so that no run is kept whole."""
+    nodes = model.graph.nodes
+    errors: dict[Node, list[float]] = {}
+    for done, (node, expected) in enumerate(reference):
+        if progress:
+            progress("measuring the noise floor,", done, len(nodes))
+        causal = model.graph[node.stage].is_attention_map
+        found = [measure(expected, next(run)[1], causal=causal).metrics.token_rel_l2 for run in runs]
+        errors[node] = [0.0 if error is None else error for error in found]
+    return errors
+
+
+def _disturbance(seed: int, size: float) -> Disturb:
+    def disturb(node: Node, values: Array) -> Array:
+        random = np.random.default_rng([seed, node.layer or 0, len(node.stage), *node.stage.encode()])
+        noise = random.uniform(-size, size, values.shape).astype(np.float32)
+        return values + values * noise
+
+    return disturb

@@ -1,0 +1,115 @@
+"""One node computed as the engine of a capture would have: in float32, with that engine's roundings put around it.
+
+What is rounded where, by the op: the input of a matrix product (by the type of its weights, or alike for all), query
+and keys of the scores, probabilities and values of the attention, and what leaves every stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.engine.protocol import NodeEvaluator, Rounding
+from aprtui.engine.rounding import MATMUL_INPUT, ROUND
+from aprtui.errors import UsageError
+from aprtui.model.config import RopeAngles
+from aprtui.model.weights import Weight
+from aprtui.trace.graph import Node, Op
+
+if TYPE_CHECKING:
+    from aprtui.model.model import Model
+
+Array = NDArray[np.float32]
+
+BY_WEIGHT = "q8"
+"""As a matmul input: what llama.cpp's CPU backend rounds to, by the type of the weights."""
+
+UNROUNDED = Rounding("none", "f32", str(RopeAngles.F64))
+
+_HALVES = ("f32", "f16", "bf16")
+CHOICES: Mapping[str, Sequence[str]] = MappingProxyType(
+    {
+        "matmul_input": (BY_WEIGHT, *ROUND),
+        "kv_cache": (*_HALVES, "q8_0"),
+        "rope_angles": tuple(RopeAngles),
+        "stage_output": _HALVES,
+        "softmax": _HALVES[:2],
+    }
+)
+"""What can be rounded, and to what."""
+
+
+def parse_rounding(text: str) -> dict[str, str]:
+    """What `--rounding` states, as `matmul_input=q8_k,kv_cache=f16`. Raises `UsageError`."""
+    stated: dict[str, str] = {}
+    for piece in text.split(","):
+        name, _, value = (part.strip() for part in piece.partition("="))
+        if name not in CHOICES:
+            raise UsageError(f"--rounding {piece!r}: expected WHERE=WHAT with WHERE one of {', '.join(CHOICES)}")
+        if any(part not in CHOICES[name] for part in value.split("+")):
+            raise UsageError(f"--rounding {piece!r}: {name} is one of {', '.join(CHOICES[name])}")
+        stated[name] = value
+    return stated
+
+
+def rounding_text(rounding: Rounding) -> str:
+    """All that is stated, as `--rounding` takes it."""
+    return ", ".join(f"{field.name}={getattr(rounding, field.name)}" for field in fields(Rounding))
+
+
+def matmul_rounding(stated: str, weight: Weight) -> str:
+    """Which of the roundings that `stated` joins by `+` the input of `weight` takes."""
+    own = MATMUL_INPUT[weight.type]
+    names = stated.split("+")
+    return own if BY_WEIGHT in names or own in names else names[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Recomputation:
+    """Computes nodes of `model` under `rounding`; `evaluators` holds one for each way of computing RoPE angles."""
+
+    model: Model
+    rounding: Rounding
+    evaluators: Callable[[RopeAngles], NodeEvaluator]
+
+    def evaluate(self, node: Node, inputs: Sequence[Array], tokens: Sequence[int], position: int = 0) -> Array:
+        """The stage tensor of `node` from its inputs, as in `NodeEvaluator`."""
+        op = self.model.graph[node.stage].op
+        if op is Op.MATMUL:
+            out = self._matmul(node, inputs[0], tokens, position)
+        else:
+            out = self._evaluator().evaluate(node, self._rounded(op, inputs), tokens=tokens, position=position)
+        return ROUND[_rounds(self.rounding.stage_output)](out)
+
+    def _evaluator(self) -> NodeEvaluator:
+        return self.evaluators(RopeAngles(self.rounding.rope_angles))
+
+    def _rounded(self, op: Op, inputs: Sequence[Array]) -> Sequence[Array]:
+        if op not in (Op.SCORES, Op.ATTEND):
+            return inputs
+        # Engines that keep K and V in float16 may multiply in float16 as well: then the other factor is rounded too.
+        factor, cached = ROUND[_rounds(self.rounding.softmax)], ROUND[_rounds(self.rounding.kv_cache)]
+        return [factor(inputs[0]), cached(inputs[1])]
+
+    def _matmul(self, node: Node, x: Array, tokens: Sequence[int], position: int) -> Array:
+        """Each weight of a fused stage may round its input in its own way: one product for each way, columns chosen."""
+        weights = self.model.params(node)
+        kinds = [matmul_rounding(self.rounding.matmul_input, weight) for weight in weights]
+        products = {
+            kind: self._evaluator().evaluate(node, [ROUND[kind](x)], tokens=tokens, position=position)
+            for kind in dict.fromkeys(kinds)
+        }
+        if len(products) == 1:
+            return products[kinds[0]]
+        ends = np.cumsum([weight.rows for weight in weights])[:-1]
+        parts = [np.split(products[kind], ends, axis=1)[index] for index, kind in enumerate(kinds)]
+        return np.concatenate(parts, axis=1)
+
+
+def _rounds(element_type: str) -> str:
+    return "none" if element_type == "f32" else element_type

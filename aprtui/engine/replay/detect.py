@@ -1,0 +1,151 @@
+"""Finding out what the engine of a capture rounds where, from the capture alone.
+
+Of each kind of op some nodes are recomputed under every rounding in question; the right one is closer by orders of
+magnitude (8-bit inputs: 1e-7 against 7e-3). Medians over several layers, so that one faulty stage decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from statistics import median
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.compare.metrics import compare_values
+from aprtui.engine.protocol import Rounding
+from aprtui.engine.replay.arithmetic import UNROUNDED, Recomputation, rounding_text
+from aprtui.engine.replay.bounds import replay_tolerance
+from aprtui.engine.replay.captured import CapturedStages, Misfit
+from aprtui.engine.replay.recompute import Recomputer
+from aprtui.model.config import RopeAngles
+from aprtui.trace.graph import Node, Op
+
+Recompute = Callable[[Rounding], Recomputation]
+
+_ROWS = 16
+_CLEARLY = 0.5
+"""A rounding is taken for another one only if it leaves less than this share of the error."""
+
+_MATMUL_INPUTS = ("q8", "q8_0", "q8_1", "f16", "bf16")
+_WIDEST_BLOCK = 32
+_ATTENTION: tuple[Mapping[str, str], ...] = tuple(
+    MappingProxyType({"kv_cache": cache, "softmax": softmax})
+    for cache, softmax in (("f16", "f32"), ("f16", "f16"), ("bf16", "f32"), ("q8_0", "f32"), ("f32", "f16"))
+)
+_KEPT_BITS: Mapping[str, int] = MappingProxyType({"bf16": 0x0000FFFF, "f16": 0x00001FFF})
+"""Mantissa bits that values of a 16-bit type leave zero in float32 (float16 denormals aside)."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundEngine:
+    """What is known of the engine of a capture: its rounding, in words what that rests on, and whether most of the
+    matrix products that were tried are the model's (`own_weights`; so where none could be tried)."""
+
+    rounding: Rounding
+    statement: str
+    own_weights: bool
+
+
+def identify_engine(
+    recomputer: Recomputer, stated: Mapping[str, str], source: str | None, recompute: Recompute
+) -> FoundEngine:
+    """What is not `stated` (by `source`) about rounding is found by trying."""
+    search = _Search(recomputer, recompute, _sample(recomputer.stages))
+    rounding = _found_by_trying(search, replace(UNROUNDED, **stated), frozenset(stated))
+    unstated = {entry.name for entry in fields(Rounding)} - stated.keys()
+    how = f"as {source} states" if not unstated else "found by trying"
+    how += f", beyond what {source} states" if unstated and source else ""
+    return FoundEngine(rounding, f"rounding ({how}): {rounding_text(rounding)}", search.weights_agree(rounding))
+
+
+def _found_by_trying(search: _Search, rounding: Rounding, stated: Collection[str]) -> Rounding:
+    if "stage_output" not in stated:
+        rounding = replace(rounding, stage_output=_output_type(search))
+    if "matmul_input" not in stated:
+        candidates = [{"matmul_input": name} for name in _MATMUL_INPUTS if _divides(name, search)]
+        rounding = search.best(rounding, candidates, Op.MATMUL)
+    if "rope_angles" not in stated:
+        rounding = search.best(rounding, [{"rope_angles": str(RopeAngles.F32_RECURRENCE)}], Op.ROPE)
+    if not {"kv_cache", "softmax"} & set(stated):
+        rounding = search.best(rounding, _ATTENTION, Op.SCORES, Op.ATTEND)
+    return rounding
+
+
+def _sample(stages: CapturedStages) -> list[Node]:
+    """The nodes that can be recomputed from captured inputs in the first, the middle and the last layer captured."""
+    graph, total = stages.model.graph, len(stages.tokens)
+    usable = [
+        node
+        for node in graph.nodes
+        if stages.rows(node) and graph.inputs(node) and all(stages.rows(n) == total for n in graph.inputs(node))
+    ]
+    layers = sorted({node.layer for node in usable if node.layer is not None})
+    chosen = {layers[index] for index in (0, len(layers) // 2, -1)} if layers else set()
+    return [node for node in usable if node.layer is None or node.layer in chosen]
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    recomputer: Recomputer
+    recompute: Recompute
+    nodes: Sequence[Node]
+
+    def best(self, base: Rounding, candidates: Sequence[Mapping[str, str]], *ops: Op) -> Rounding:
+        """The candidate under which nodes of `ops` come out clearly closest; `base` where none does."""
+        nodes = list(self.of(*ops))
+        if not nodes:
+            return base
+        chosen, least = base, self._error(base, nodes) * _CLEARLY
+        for changes in candidates:
+            error = self._error(replace(base, **changes), nodes)
+            if error < least:
+                chosen, least = replace(base, **changes), error
+        return chosen
+
+    def weights_agree(self, rounding: Rounding) -> bool:
+        """Whether the median matrix product is within its bound."""
+        model, tokens = self.recomputer.model, len(self.recomputer.stages.tokens)
+        ratios = [
+            self._node_error(rounding, node) / replay_tolerance(model, node, (), rounding, tokens).bound
+            for node in self.of(Op.MATMUL)
+        ]
+        return not ratios or median(ratios) <= 1
+
+    def of(self, *ops: Op) -> Iterator[Node]:
+        """The sampled nodes of some ops."""
+        graph = self.recomputer.model.graph
+        return (node for node in self.nodes if graph[node.stage].op in ops)
+
+    def _error(self, rounding: Rounding, nodes: Sequence[Node]) -> float:
+        return median(self._node_error(rounding, node) for node in nodes)
+
+    def _node_error(self, rounding: Rounding, node: Node) -> float:
+        rows = min(_ROWS, self.recomputer.stages.rows(node))
+        expected = self.recomputer.recompute(node, self.recompute(rounding), rows).values
+        found = self.recomputer.stages.values(node)
+        error = compare_values(expected, np.ascontiguousarray(found[..., -rows:, :])).rel_l2
+        return np.inf if error is None else error
+
+
+def _divides(name: str, search: _Search) -> bool:
+    """Whether every matmul input of the sample can be cut into the blocks of a rounding."""
+    model = search.recomputer.model
+    columns = [weight.columns for node in search.of(Op.MATMUL) for weight in model.params(node)]
+    return not name.startswith("q8_") or all(count % _WIDEST_BLOCK == 0 for count in columns)
+
+
+def _output_type(search: _Search) -> str:
+    """The 16-bit type that all sampled matrix products are kept in, if they are."""
+    tensors = [search.recomputer.stages.raw(node) for node in search.of(Op.MATMUL)]
+    bits = [np.ascontiguousarray(raw).view(np.uint32) for raw in tensors if not isinstance(raw, Misfit)]
+    for name, unused in _KEPT_BITS.items():
+        if bits and all(_all_zero(values, unused) for values in bits):
+            return name
+    return "f32"
+
+
+def _all_zero(bits: NDArray[np.uint32], mask: int) -> bool:
+    return bool(np.any(bits)) and not bool(np.any(bits & np.uint32(mask)))

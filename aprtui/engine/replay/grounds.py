@@ -1,0 +1,35 @@
+"""Grounds for a comparison of two captures from replays: each side against its own model, stage by stage."""
+
+from __future__ import annotations
+
+from aprtui.compare.captures import Grounds
+from aprtui.compare.comparison import Comparison
+from aprtui.compare.verdict import StageVerdict, Verdict
+from aprtui.trace.graph import Node
+
+
+def grounds_by_replay(a: Comparison | None, b: Comparison | None) -> Grounds:
+    """What the replays of A and B found; None for a side without a model, whose stages stay unjudged.
+
+    A side whose replay cannot be judged makes the comparison UNKNOWN.
+    """
+    sides = {"A": a, "B": b}
+    statements = [
+        f"{name}: {statement}" for name, side in sides.items() if side is not None for statement in side.statements
+    ]
+    doubts = [
+        f"the replay of {name}: {reason}"
+        for name, side in sides.items()
+        if side is not None and side.verdict is Verdict.UNKNOWN
+        for reason in side.reasons
+    ]
+    doubts += [f"{name} was not replayed: give its model" for name, side in sides.items() if side is None]
+    found_a, found_b = _verdicts(a), _verdicts(b)
+    injected = {node: (found_a.get(node), found_b.get(node)) for node in {**found_a, **found_b}}
+    return Grounds(injected=injected, statements=tuple(statements), doubts=tuple(doubts), unjudgeable=False)
+
+
+def _verdicts(side: Comparison | None) -> dict[Node, StageVerdict]:
+    if side is None or side.verdict is Verdict.UNKNOWN:
+        return {}
+    return {stage.node: stage.verdict for stage in side.stages}

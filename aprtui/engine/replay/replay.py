@@ -1,0 +1,204 @@
+"""The walk of a replay: every captured stage against what its own captured inputs give.
+
+The reference (side A) is what the model makes of the inputs, side B the capture; their difference is the error that
+each stage injects. One capture and its model suffice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aprtui.compare.captures import Bounds
+from aprtui.compare.comparison import Comparison, StageComparison
+from aprtui.compare.conclusion import Findings, conclude
+from aprtui.compare.coverage import Coverage, Selection, plan_coverage
+from aprtui.compare.metrics import Metric, measure
+from aprtui.compare.pairing import StagePair, Unpaired
+from aprtui.compare.reading import is_unfinished
+from aprtui.compare.tokens import USER_SOURCE, TokenAlignment
+from aprtui.compare.verdict import Signal, StageVerdict, Verdict, judge
+from aprtui.compare.wording import counted
+from aprtui.engine.protocol import NodeEvaluator, Rounding
+from aprtui.engine.replay.arithmetic import Recomputation
+from aprtui.engine.replay.bounds import replay_tolerance
+from aprtui.engine.replay.captured import CapturedStages, Misfit
+from aprtui.engine.replay.detect import FoundEngine, identify_engine
+from aprtui.engine.replay.identify import TABLE_SOURCE, tokens_of
+from aprtui.engine.replay.recompute import Recomputed, Recomputer
+from aprtui.model.config import RopeAngles
+from aprtui.trace.capture import Capture
+from aprtui.trace.graph import Node, Op
+
+if TYPE_CHECKING:
+    from aprtui.model.model import Model
+
+Progress = Callable[[str, int, int], None]
+Evaluators = Callable[[RopeAngles], NodeEvaluator]
+
+_FOREIGN_WEIGHTS = 0.9
+"""Share of the matrix products that must be off, and nothing without weights, to say that the weights are others."""
+_REORDERED = 0.1
+"""An error beyond what any rounding makes: then the capture may have the channels in another order."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOptions:
+    """What the user asked for; `rounding` is what `--rounding` states, the rest is found out. `bounds` are the user's
+    own; where they give none for a stage, what honest engines inject is its bound."""
+
+    selection: Selection = field(default_factory=Selection)
+    rounding: Mapping[str, str] = field(default_factory=dict)
+    bounds: Bounds | None = None
+    allow_missing: tuple[str, ...] = ()
+    tokens: tuple[int, ...] | None = None
+    limit: int = 10
+
+
+def replay_capture(
+    capture: Capture,
+    model: Model,
+    options: ReplayOptions,
+    evaluators: Evaluators,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Replay every selected stage of `capture` with the weights of `model`.
+
+    Raises `UsageError` for a selection that selects nothing, `UnreadableError` for broken files.
+    """
+    coverage = plan_coverage(capture, capture, options.selection, options.allow_missing)
+    tokens, source = _tokens(capture, model, options)
+    if tokens is None:
+        return _without_tokens(capture, coverage, options)
+    return _Replay(capture, model, options, evaluators, coverage, tokens, source).run(progress)
+
+
+def _tokens(capture: Capture, model: Model, options: ReplayOptions) -> tuple[tuple[int, ...] | None, str]:
+    if capture.tokens is not None:
+        return capture.tokens, capture.token_source or ""
+    if options.tokens is not None:
+        return options.tokens, USER_SOURCE
+    return tokens_of(capture, model), TABLE_SOURCE
+
+
+def _without_tokens(capture: Capture, coverage: Coverage, options: ReplayOptions) -> Comparison:
+    problem = "token ids are not recorded, and no embedding stage tells them: give the ids with --tokens"
+    alignment = TokenAlignment(0, (None, None), (None, None), problem)
+    skipped = [Unpaired(node, None, "the tokens are not known") for node in coverage.nodes]
+    findings = Findings(
+        coverage.graph, alignment, (), skipped, coverage.expected, coverage.allowed, _unfinished(capture),
+        frozenset(), Metric.TOKEN_REL_L2, options.limit,
+    )  # fmt: skip
+    return conclude(findings, lambda node: Unpaired(node, None, problem))
+
+
+def _unfinished(capture: Capture) -> tuple[str, ...]:
+    return ("the capture",) if is_unfinished(capture) else ()
+
+
+def identify(recomputer: Recomputer, stated: Mapping[str, str], evaluators: Evaluators) -> FoundEngine:
+    """The engine of a capture: what the user states first, then what its manifest does, the rest found by trying."""
+    manifest = recomputer.stages.capture.manifest
+    names = {entry.name for entry in fields(Rounding)}
+    recorded = {} if manifest is None else {k: v for k, v in manifest.engine.rounding.items() if k in names}
+    sources = [name for name, given in (("the manifest", recorded), ("--rounding", stated)) if given]
+    return identify_engine(
+        recomputer, {**recorded, **stated}, " and ".join(sources) or None,
+        lambda rounding: Recomputation(recomputer.model, rounding, evaluators),
+    )  # fmt: skip
+
+
+class _Replay:
+    def __init__(
+        self, capture: Capture, model: Model, options: ReplayOptions, evaluators: Evaluators, coverage: Coverage,
+        tokens: tuple[int, ...], source: str,
+    ) -> None:  # fmt: skip
+        self.capture, self.model, self.options, self.coverage = capture, model, options, coverage
+        self.tokens, self.source, self.evaluators = tokens, source, evaluators
+        self.stages = CapturedStages(capture, model, tokens)
+        self.recomputer = Recomputer(model, self.stages)
+        self.rounding = Rounding("none", "f32", str(RopeAngles.F64))
+
+    def run(self, progress: Progress | None) -> Comparison:
+        found = identify(self.recomputer, self.options.rounding, self.evaluators)
+        self.rounding = found.rounding
+        compared: list[StageComparison] = []
+        skipped: list[Unpaired] = []
+        for done, node in enumerate(self.coverage.nodes):
+            if progress:
+                progress(f"replaying {node},", done, len(self.coverage.nodes))
+            result = self._compare(node)
+            (skipped if isinstance(result, Unpaired) else compared).append(result)  # type: ignore[arg-type]
+            if node.layer is not None:
+                self.recomputer.forget_before(node.layer)
+        doubts = tuple(self._doubts(compared))
+        count = len(self.tokens)
+        findings = Findings(
+            self.model.graph, TokenAlignment(count, (count, count), (self.source, self.source)), compared, skipped,
+            self.coverage.expected, self.coverage.allowed, _unfinished(self.capture),
+            frozenset(self.capture.files.keys() - set(self.coverage.nodes)), Metric.TOKEN_REL_L2, self.options.limit,
+            (found.statement,), doubts, unjudgeable=bool(doubts),
+        )  # fmt: skip
+        return conclude(findings, self._pair)
+
+    def _recomputation(self, rounding: Rounding) -> Recomputation:
+        return Recomputation(self.model, rounding, self.evaluators)
+
+    def _compare(self, node: Node) -> StageComparison | Unpaired:
+        recomputed = self._recomputed(node)
+        if isinstance(recomputed, Unpaired):
+            return recomputed
+        pair = self._paired(node, recomputed)
+        measured = measure(pair.a, pair.b, causal=pair.causal)
+        given = self.options.bounds(node) if self.options.bounds else ()
+        bounds = given or (replay_tolerance(self.model, node, recomputed.segment, self.rounding, len(self.tokens)),)
+        verdict = judge(node, measured.metrics, bounds)
+        return StageComparison(
+            node, measured.metrics, measured.tokens, _as_injected(verdict), pair.matched, pair.a.shape,
+            pair.first_token, segment=recomputed.segment,
+        )  # fmt: skip
+
+    def _recomputed(self, node: Node) -> Recomputed | Unpaired:
+        if node.stage not in self.model.graph or node not in self.model.graph.order:
+            return Unpaired(node, None, "the model has no such stage")
+        if node not in self.capture.files:
+            return Unpaired(node, None, "promised, not there")
+        raw = self.stages.raw(node)
+        if isinstance(raw, Misfit):
+            return Unpaired(node, None, raw.reason)
+        return self.recomputer.recompute(node, self._recomputation(self.rounding), raw.shape[-2])
+
+    def _paired(self, node: Node, recomputed: Recomputed) -> StagePair:
+        stage = self.model.graph[node.stage]
+        values = self.stages.values(node)
+        matched = "from captured inputs"
+        if recomputed.segment:
+            matched = f"through {counted(len(recomputed.segment), 'uncaptured stage')}"
+        first = len(self.tokens) - values.shape[-2]
+        return StagePair(node, np.ascontiguousarray(recomputed.values), values, stage.axes, first, matched)
+
+    def _pair(self, node: Node) -> StagePair | Unpaired:
+        recomputed = self._recomputed(node)
+        return recomputed if isinstance(recomputed, Unpaired) else self._paired(node, recomputed)
+
+    def _doubts(self, compared: Sequence[StageComparison]) -> Iterator[str]:
+        """Whether what fails are the weights as a whole: then MODEL is not what the capture was made with."""
+        failed = {stage.node for stage in compared if stage.verdict.verdict is Verdict.FAIL}
+        matmuls = {stage.node for stage in compared if self.model.graph[stage.node.stage].op is Op.MATMUL}
+        if len(matmuls) < 2 or len(failed & matmuls) < _FOREIGN_WEIGHTS * len(matmuls):
+            return
+        if all(self._rests_on_weights(stage) for stage in compared if stage.node in failed):
+            yield (
+                f"{len(failed & matmuls)} of {len(matmuls)} matrix products differ and nothing without weights does: "
+                "the weights are not those of MODEL, or its inputs are rounded in a way that is not known here"
+            )
+
+    def _rests_on_weights(self, stage: StageComparison) -> bool:
+        return any(self.model.params(node) for node in (*stage.segment, stage.node))
+
+
+def _as_injected(verdict: StageVerdict) -> StageVerdict:
+    return replace(verdict, signal=Signal.INJECTED)

@@ -1,0 +1,152 @@
+"""Noise floors: measured on the model itself, of the right kind, and enough for honest engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aprtui.compare.captures import DiffOptions, compare_captures
+from aprtui.compare.comparison import Comparison
+from aprtui.compare.floor import reference_grounds
+from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict
+from aprtui.engine.floors.grounds import grounds_by_model
+from aprtui.engine.floors.measure import arithmetic_floor, flip_floors, weight_floor
+from aprtui.engine.floors.perturbed import perturbed
+from aprtui.engine.protocol import KvType, Mode, Rounding
+from aprtui.engine.replay.arithmetic import UNROUNDED
+from aprtui.engine.replay.evaluators import Evaluators
+from aprtui.model.model import Model
+from aprtui.trace.capture import Capture
+from aprtui.trace.graph import ENTRY, Node
+from tests.engine.embedded_captures import TOKENS, captured, edit
+
+Q8 = Rounding("q8", "f32", "f32-recurrence")
+
+
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Floors are measured anew in every test."""
+    monkeypatch.setattr("aprtui.engine.floors.cache.floor_cache", lambda: tmp_path / "floors")
+
+
+def by_model(a: Path, b: Path, model: Model, evaluators: Evaluators) -> Comparison:
+    left, right = Capture.open(a), Capture.open(b)
+    grounds = grounds_by_model(left, right, model, TOKENS, evaluators)
+    return compare_captures(left, right, DiffOptions(tokens=TOKENS), None, grounds)
+
+
+def test_engines_of_float32_differ_by_float32_rounding(model: Model, evaluators: Evaluators) -> None:
+    floors = arithmetic_floor(model, TOKENS, (UNROUNDED, UNROUNDED), evaluators)
+    assert set(floors) == set(model.graph.nodes)
+    assert 0 < max(floors.values()) < ROUNDING_REL_L2
+
+
+def test_rounded_inputs_are_seen_from_the_first_matrix_product_on(model: Model, evaluators: Evaluators) -> None:
+    floors = arithmetic_floor(model, TOKENS, (UNROUNDED, Q8), evaluators)
+    assert floors[Node(0, "attn_norm")] < ROUNDING_REL_L2
+    assert 3e-3 < floors[Node(0, "qkv_matmul")] < 3e-2
+    assert floors[Node(None, "lm_head")] > floors[Node(0, "qkv_matmul")]
+
+
+def test_where_roundings_may_flip_the_floor_is_one_flip_at_least(model: Model) -> None:
+    floors = flip_floors(model, (Q8, Q8))
+    assert floors[Node(0, "attn_norm")] == 0
+    assert floors[Node(0, "qkv_matmul")] == floors[Node(None, "lm_head")] > 0
+    assert set(flip_floors(model, (UNROUNDED, UNROUNDED)).values()) == {0.0}
+
+
+def test_floors_are_the_same_at_every_measurement(model: Model, evaluators: Evaluators) -> None:
+    pair = (UNROUNDED, Q8)
+    assert arithmetic_floor(model, TOKENS, pair, evaluators) == arithmetic_floor(model, TOKENS, pair, evaluators)
+
+
+@pytest.mark.parametrize(("mode", "kv"), [(Mode.Q8, KvType.F32), (Mode.Q8, KvType.F16), (Mode.EXACT, KvType.F16)])
+def test_an_honest_engine_passes_against_the_exact_one(
+    model: Model, evaluators: Evaluators, exact: Path, tmp_path: Path, mode: Mode, kv: KvType
+) -> None:
+    result = by_model(exact, captured(model, tmp_path / "b", mode, kv), model, evaluators)
+    assert result.verdict is Verdict.PASS
+    assert all(stage.verdict.floor is not None and stage.verdict.bound is not None for stage in result.stages)
+    assert any("what differs: the arithmetic" in statement for statement in result.statements)
+
+
+def test_a_fault_beyond_the_bound_is_named_between_engines_of_other_rounding(
+    model: Model, evaluators: Evaluators, exact: Path, q8: Path, tmp_path: Path
+) -> None:
+    fault, copy = Node(2, "attn_out"), tmp_path / "b"
+    captured(model, copy, Mode.Q8)
+    (copy / "manifest.json").unlink()
+    edit(copy, fault, lambda values: values * np.float32(1.6))
+    divergence = by_model(exact, copy, model, evaluators).first_divergence
+    assert divergence is not None
+    assert divergence.verdict.node == fault
+    assert "likely" in divergence.certainty and "--replay" in str(divergence.settled_by)
+
+
+def test_other_weights_get_an_estimated_floor_of_their_own_kind(
+    model: Model, evaluators: Evaluators, exact: Path, tmp_path: Path
+) -> None:
+    """The capture of a model that differs within a quantisation step is no fault, and no arithmetic floor admits it."""
+    other = forward_capture(perturbed(model, 99), tmp_path / "other")
+    result = by_model(exact, other, model, evaluators)
+    assert result.verdict is Verdict.PASS
+    assert any("estimated" in statement for statement in result.statements)
+    arithmetic = arithmetic_floor(model, TOKENS, (UNROUNDED, UNROUNDED), evaluators)
+    errors = {stage.node: stage.metrics.token_rel_l2 or 0 for stage in result.stages}
+    assert errors[Node(1, "ffn_out")] > 1000 * arithmetic[Node(1, "ffn_out")]
+
+
+def forward_capture(model: Model, directory: Path) -> Path:
+    """Stage files of an exact run of a model that has no file of its own."""
+    from aprtui.engine.floors.forward import run_forward
+    from aprtui.engine.reference.nodes import NumpyNodes
+    from aprtui.engine.replay.arithmetic import Recomputation
+    from aprtui.trace.aprt import write_aprt
+    from aprtui.trace.manifest import relative_path
+
+    evaluator = NumpyNodes(model)
+    for node, values in run_forward(model, TOKENS, Recomputation(model, UNROUNDED, lambda angles: evaluator)):
+        path = directory / relative_path(node)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_aprt(path, node.layer, values)
+    return directory
+
+
+def test_weights_within_their_step_change_values_by_what_4_bits_lose(model: Model) -> None:
+    floors = weight_floor(model, TOKENS)
+    assert 0.02 < floors[Node(0, ENTRY)] < 0.2
+
+
+def test_two_captures_of_other_weights_than_the_model_cannot_be_judged_by_it(
+    model: Model, evaluators: Evaluators, tmp_path: Path
+) -> None:
+    a, b = (forward_capture(perturbed(model, seed), tmp_path / str(seed)) for seed in (7, 8))
+    result = by_model(a, b, model, evaluators)
+    assert result.verdict is Verdict.UNKNOWN
+    assert "--model-a" in " ".join(result.reasons)
+
+
+def test_a_third_capture_is_a_floor(model: Model, exact: Path, q8: Path, tmp_path: Path) -> None:
+    """Another engine of the candidate's rounding errs as much as the candidate; a fault errs more."""
+    reference = captured(model, tmp_path / "reference", Mode.Q8, KvType.F16)
+    left = Capture.open(exact)
+    grounds = reference_grounds(left, Capture.open(reference), None, None)
+    assert compare_captures(left, Capture.open(q8), DiffOptions(), None, grounds).verdict is Verdict.PASS
+    faulty = captured(model, tmp_path / "faulty", Mode.Q8)
+    (faulty / "manifest.json").unlink()
+    edit(faulty, Node(1, "ffn_up"), lambda values: values * np.float32(1.5))
+    options = DiffOptions(tokens=TOKENS)
+    divergence = compare_captures(left, Capture.open(faulty), options, None, grounds).first_divergence
+    assert divergence is not None and divergence.verdict.node == Node(1, "ffn_up")
+
+
+def test_a_reference_of_other_tokens_is_no_floor(model: Model, exact: Path, q8: Path, tmp_path: Path) -> None:
+    other = captured(model, tmp_path / "other", Mode.Q8, tokens=TOKENS[::-1])
+    left = Capture.open(exact)
+    result = compare_captures(
+        left, Capture.open(q8), DiffOptions(), None, reference_grounds(left, Capture.open(other), None, None)
+    )
+    assert result.verdict is Verdict.UNKNOWN
+    assert "the floor's capture cannot be compared" in " ".join(result.reasons)
