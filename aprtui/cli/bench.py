@@ -60,7 +60,36 @@ def cpu(
             if as_json:
                 write_record(asdict(figure))
             else:
-                click.echo(_line(figure))
+                click.echo(figure_line(figure))
+
+
+@command.command()
+@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--captures",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="<model>/model.gguf with captures of other engines beside it, and faults/<name>/expected.json.",
+)
+@click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Plant every Nth fault only.")
+@click.option("--part", type=click.Choice(["detection", "honest", "speed"]), help="Measure this part only.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line of the tables.")
+def verdicts(model: Path | None, captures: Path | None, every: int, part: str | None, as_json: bool) -> None:
+    """How often verdicts are right: planted faults named at their stage, honest engines not blamed; speed of metrics.
+
+    Faults are planted in MODEL (the embedded one by default). Honest engines are our own runs, and those of --captures.
+    """
+    from aprtui.cli import bench_verdicts
+    from aprtui.cli.options import open_model
+    from aprtui.cli.progress import Progress
+
+    with Progress() as progress:
+        if part in (None, "detection"):
+            bench_verdicts.detection(open_model(model), every, as_json, progress)
+        if captures is not None and part in (None, "honest"):
+            bench_verdicts.honest(captures, as_json, progress)
+        if part in (None, "speed"):
+            bench_verdicts.speed(as_json, progress)
 
 
 def _random_model(shape: str, directory: Path | None) -> Path:
@@ -78,7 +107,8 @@ def _random_model(shape: str, directory: Path | None) -> Path:
     return path
 
 
-def _line(figure: Figure) -> str:
+def figure_line(figure: Figure) -> str:
+    """A figure as text."""
     low, high = figure.spread
     judged = "" if figure.ratio is None else f"  {figure.ratio:.2f} of {figure.against} ({figure.target})"
     return f"{figure.what:38} {figure.value:9.2f} {figure.unit} [{low:.2f} … {high:.2f}]{judged}"

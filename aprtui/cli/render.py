@@ -199,7 +199,7 @@ def verdict_lines(comparison: Comparison, steps: Iterable[str]) -> Iterator[str]
     yield from wrapped("coverage", _coverage_text(comparison))
     if comparison.stages and comparison.smallest is None:
         yield "smallest  tolerance that passes: none would"
-    elif differing and not comparison.implausible:
+    elif differing:
         yield f"smallest  tolerance that passes: {comparison.smallest}"
     for hint in comparison.hints:
         yield from wrapped("hint", f"{_layers_text(hint.nodes)}{hint.text}")

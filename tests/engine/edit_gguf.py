@@ -1,6 +1,6 @@
 """Faults made outside the engine: one wrong thing in the bytes of a GGUF file, as a faulty converter would leave it.
 
-Each function changes `path` in place (edit a copy) and returns nothing; tensors keep their types, places and sizes. What
+Each function changes `path` in place (edit a copy); tensors keep their types, places and sizes. What
 cannot be done to a file (another type, not square) raises `ValueError`. Q4_K blocks are as in ggml's `block_q4_K`:
 float16 scale, float16 minimum, 12 bytes of 6-bit sub-block scales and minima, 128 bytes of quants.
 """

@@ -97,7 +97,7 @@ def test_the_hyperparameters_are_changed_by_their_factors(source: Path, tmp_path
     edited(source, tmp_path, edit.double_rope_base)
     edit.enlarge_epsilon(tmp_path / "model.gguf")
     after = load_model(tmp_path / "model.gguf").config
-    assert after.rope.base == 2 * before.rope.base
+    assert after.rope.theta == 2 * before.rope.theta
     assert after.norm_epsilon == pytest.approx(1000 * before.norm_epsilon)
 
 

@@ -92,17 +92,16 @@ class Fault:
 def faults() -> Iterator[Fault]:
     """All faults: edits of one tensor at two layers, edits of the metadata once."""
     for layer in (0, 2):
-        at = functools.partial
 
         def fault(kind: str, edit: Callable[..., None], *stages: str, model: str = Q4, layer: int = layer) -> Fault:
             accepted = tuple((layer, stage) for stage in stages)
-            return Fault(f"{kind}-layer{layer}", kind, model, at(edit, layer=layer), accepted)
+            return Fault(f"{kind}-layer{layer}", kind, model, functools.partial(edit, layer=layer), accepted)
 
         yield fault("gate-up-swap", edit_gguf.swap_gate_and_up, "ffn_gate", "ffn_up")
         yield fault("bias-dropped", edit_gguf.zero_q_bias, "qkv_bias")
         yield fault("block-scale", edit_gguf.break_block_scale, "ffn_gate")
         yield fault("k-head-swap", edit_gguf.swap_kv_heads, "qkv_matmul")
-        yield fault("v-head-swap", at(edit_gguf.swap_kv_heads, name="attn_v"), "qkv_matmul")
+        yield fault("v-head-swap", functools.partial(edit_gguf.swap_kv_heads, name="attn_v"), "qkv_matmul")
         yield fault("norm-scaled", edit_gguf.scale_norm, "ffn_norm")
         yield fault("zero-row", edit_gguf.zero_row, "ffn_out")
         yield fault("transpose", edit_gguf.transpose, "attn_out", model=F16)
@@ -167,7 +166,7 @@ def _unchanged() -> Iterator[None]:
 
 @contextmanager
 def _in_dtype(script: Any, dtype: str) -> Iterator[None]:
-    """The script loads its model in `dtype`; RoPE's frequencies stay float32, as in a model loaded so by the library."""
+    """The script loads its model in `dtype`; the frequencies of RoPE stay float32, as where the library loads it."""
     import torch
 
     load = script.load_dequant

@@ -8,6 +8,7 @@ own quantisation step, against the undisturbed one; that is an estimate, and mar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from aprtui.engine.reference.nodes import NumpyNodes
 from aprtui.engine.replay.arithmetic import UNROUNDED, Recomputation
 from aprtui.engine.replay.bounds import flip_error
 from aprtui.model.config import RopeAngles
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph import Node
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
@@ -63,14 +64,19 @@ def arithmetic_floor(
 
 
 def flip_floors(model: Model, roundings: Sequence[Rounding]) -> dict[Node, float]:
-    """What one flipped rounding costs at each node: 0 before the first matrix product with a rounded input."""
-    floors: dict[Node, float] = {}
-    for node in model.graph.nodes:
-        own = 0.0
-        if model.graph[node.stage].op is Op.MATMUL:
-            own = max(flip_error(model, node, rounding) for rounding in roundings)
-        floors[node] = max([own, *(floors[source] for source in model.graph.inputs(node))])
-    return floors
+    """What flips cost at each node if every rounded tensor on the way to it had one: 0 before the first of them.
+
+    Independent errors, so the root of the sum of their squares. A run may see fewer flips than another pair of engines.
+    """
+    graph = model.graph
+    flipped: dict[Node, dict[Node, float]] = {}
+    for node in graph.nodes:
+        sources = graph.inputs(node)
+        flipped[node] = {rounded: error for source in sources for rounded, error in flipped[source].items()}
+        own = max(flip_error(model, node, rounding) for rounding in roundings)
+        if own:
+            flipped[node].update(dict.fromkeys(sources, own))
+    return {node: math.hypot(*errors.values()) for node, errors in flipped.items()}
 
 
 def weight_floor(model: Model, tokens: Sequence[int], progress: Progress | None = None) -> dict[Node, float]:

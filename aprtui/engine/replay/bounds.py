@@ -28,7 +28,7 @@ MARGIN = 3.0
 """The bound over the floor."""
 
 _OUTPUT: Mapping[str, float] = MappingProxyType({"f32": 0.0, "f16": 5e-4, "bf16": 4e-3})
-_FLIPS: Mapping[str, float] = MappingProxyType({"none": 0.0, "f16": 3e-5, "bf16": 3e-4})
+_FLIPS: Mapping[str, float] = MappingProxyType({"none": 0.0, "f32": 0.0, "f16": 3e-5, "bf16": 3e-4})
 _INT8_FLIPS = 3e-3
 """One flipped level of a token's 256 costs up to 1/127 of its largest value: 1e-3 … 3e-3 of the product's norm."""
 _ANGLE = 2.0**-26
@@ -48,15 +48,17 @@ def replay_tolerance(model: Model, node: Node, segment: Sequence[Node], rounding
 
 
 def _fed_by(model: Model, nodes: Iterable[Node], segment: set[Node]) -> list[Node]:
-    """Matrix products whose input was evaluated through, so that its rounding may flip."""
-    return [
-        node
-        for node in nodes
-        if model.graph[node.stage].op is Op.MATMUL and segment.intersection(model.graph.inputs(node))
-    ]
+    """Nodes with an input that was evaluated through, so that its rounding may flip."""
+    return [node for node in nodes if segment.intersection(model.graph.inputs(node))]
 
 
 def flip_error(model: Model, node: Node, rounding: Rounding) -> float:
-    """What a flipped rounding of its input costs a matrix product, relative L2 of a token."""
-    kinds = {matmul_rounding(rounding.matmul_input, weight) for weight in model.params(node)}
+    """What one flipped rounding of an input costs at `node`, relative L2 of a token; 0 where no input is rounded."""
+    op = model.graph[node.stage].op
+    if op in (Op.SCORES, Op.ATTEND):
+        kinds = {rounding.kv_cache, rounding.softmax}
+    elif op is Op.MATMUL:
+        kinds = {matmul_rounding(rounding.matmul_input, weight) for weight in model.params(node)}
+    else:
+        return 0.0
     return max(_FLIPS.get(kind, _INT8_FLIPS) for kind in kinds)

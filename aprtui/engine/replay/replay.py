@@ -71,8 +71,9 @@ def replay_capture(
     """
     coverage = plan_coverage(capture, capture, options.selection, options.allow_missing)
     tokens, source = _tokens(capture, model, options)
-    if tokens is None:
-        return _without_tokens(capture, coverage, options)
+    problem = _problem(capture, model, tokens)
+    if tokens is None or problem:
+        return _unjudged(capture, coverage, options, problem)
     return _Replay(capture, model, options, evaluators, coverage, tokens, source).run(progress)
 
 
@@ -84,15 +85,26 @@ def _tokens(capture: Capture, model: Model, options: ReplayOptions) -> tuple[tup
     return tokens_of(capture, model), TABLE_SOURCE
 
 
-def _without_tokens(capture: Capture, coverage: Coverage, options: ReplayOptions) -> Comparison:
-    problem = "token ids are not recorded, and no embedding stage tells them: give the ids with --tokens"
+def _problem(capture: Capture, model: Model, tokens: Sequence[int] | None) -> str | None:
+    """Why `capture` cannot be held against `model` at all, or None."""
+    graph = model.config.graph
+    if capture.manifest is not None and capture.manifest.graph != graph:
+        return f"the capture is of {capture.manifest.model.name}, whose dimensions are not those of MODEL"
+    if tokens is None:
+        return "token ids are not recorded, and no embedding stage tells them: give the ids with --tokens"
+    if max(tokens, default=0) >= graph.vocabulary:
+        return f"token id {max(tokens)} is not in MODEL's vocabulary of {graph.vocabulary}: another model"
+    return None
+
+
+def _unjudged(capture: Capture, coverage: Coverage, options: ReplayOptions, problem: str | None) -> Comparison:
     alignment = TokenAlignment(0, (None, None), (None, None), problem)
-    skipped = [Unpaired(node, None, "the tokens are not known") for node in coverage.nodes]
+    skipped = [Unpaired(node, None, "cannot be recomputed") for node in coverage.nodes]
     findings = Findings(
         coverage.graph, alignment, (), skipped, coverage.expected, coverage.allowed, _unfinished(capture),
         frozenset(), Metric.TOKEN_REL_L2, options.limit,
     )  # fmt: skip
-    return conclude(findings, lambda node: Unpaired(node, None, problem))
+    return conclude(findings, lambda node: Unpaired(node, None, "cannot be recomputed"))
 
 
 def _unfinished(capture: Capture) -> tuple[str, ...]:

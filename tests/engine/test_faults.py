@@ -1,0 +1,110 @@
+"""Every kind of fault acts at its own stage, flows on downstream, and is the same in prefill and decode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from aprtui.engine.backends import open_engine
+from aprtui.engine.fault_matrix import MeteredFault
+from aprtui.engine.faults.faults import Fault, FaultInjector, parse_fault
+from aprtui.engine.faults.kinds import KINDS, applies
+from aprtui.engine.protocol import Logits, Mode, Taps
+from aprtui.model.model import Model
+from aprtui.trace.graph import Node
+from tests.engine.conformance import Recorder
+from tests.engine.embedded_captures import TOKENS
+
+Tensors = dict[Node, NDArray[np.float32]]
+LIMIT = {"limit": 0.5}
+
+
+def one_place(kind: str, model: Model) -> Node:
+    """A node in the middle of the model where `kind` applies."""
+    return next(node for node in model.graph.nodes if node.layer == 2 and applies(kind, model, node))
+
+
+def fault_of(kind: str, model: Model) -> Fault:
+    return Fault(kind, one_place(kind, model), LIMIT if "limit" in KINDS[kind].parameters else {})
+
+
+def tensors(model: Model, faults: list[Fault], backend: str, prefill: int, mode: Mode = Mode.EXACT) -> Tensors:
+    intervention = FaultInjector(model, mode, faults) if faults else None
+    engine = open_engine(model, backend=backend, mode=mode, context=32, intervention=intervention)
+    recorder = Recorder()
+    taps = Taps(recorder, full=frozenset(model.graph.nodes))
+    try:
+        engine.forward(TOKENS[:prefill], taps, Logits.ALL)
+        for token in TOKENS[prefill:]:
+            engine.forward([token], taps, Logits.ALL)
+    finally:
+        engine.close()
+    return {node: recorder.tensor(node) for node in recorder.pieces}
+
+
+@pytest.fixture(scope="module")
+def honest(model: Model) -> Tensors:
+    return tensors(model, [], "cpu", len(TOKENS))
+
+
+def downstream(model: Model, node: Node) -> frozenset[Node]:
+    reached: set[Node] = {node}
+    for other in model.graph.nodes:
+        if reached.intersection(model.graph.inputs(other)):
+            reached.add(other)
+    return frozenset(reached)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fault_changes_its_stage_and_only_what_comes_after(model: Model, honest: Tensors, kind: str) -> None:
+    fault = fault_of(kind, model)
+    faulty = tensors(model, [fault], "cpu", len(TOKENS))
+    changed = {node for node in honest if not np.array_equal(honest[node], faulty[node], equal_nan=True)}
+    assert fault.node in changed
+    assert changed <= downstream(model, fault.node)
+    assert model.graph.nodes[-1] in changed, "it flows on to the logits"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fault_is_the_same_in_prefill_and_decode(model: Model, kind: str) -> None:
+    fault = fault_of(kind, model)
+    whole, pieces = (tensors(model, [fault], "cpu", prefill) for prefill in (len(TOKENS), 3))
+    for node, values in whole.items():
+        np.testing.assert_allclose(pieces[node], values, rtol=1e-5, atol=1e-5, err_msg=str(node))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_backends_make_the_same_fault(model: Model, kind: str) -> None:
+    fault = fault_of(kind, model)
+    compiled, plain = (tensors(model, [fault], backend, len(TOKENS)) for backend in ("cpu", "numpy"))
+    np.testing.assert_allclose(compiled[fault.node], plain[fault.node], rtol=2e-4, atol=2e-4)
+
+
+def test_a_magnitude_is_the_change_at_the_stage(model: Model) -> None:
+    for kind in ("scale", "noise"):
+        meter = MeteredFault(model, Mode.EXACT, Fault(kind, Node(1, "attn_softmax"), {"magnitude": 1e-3}))
+        engine = open_engine(model, context=32, intervention=meter)
+        engine.forward(TOKENS)
+        engine.close()
+        assert meter.change == pytest.approx(1e-3, rel=1e-3 if kind == "scale" else 0.8)
+
+
+def test_several_faults_act_together(model: Model, honest: Tensors) -> None:
+    faults = [parse_fault("layer=0,stage=ffn_out,kind=nan,token=4,channel=3", model)]
+    faults.append(parse_fault("layer=0,stage=ffn_out,kind=zero-channel,channel=5", model))
+    faulty = tensors(model, faults, "cpu", len(TOKENS))[Node(0, "ffn_out")]
+    assert np.argwhere(np.isnan(faulty)).tolist() == [[4, 3]]
+    assert not faulty[:, 5].any() and honest[Node(0, "ffn_out")][:, 5].any()
+
+
+def written(model: Model) -> Iterator[str]:
+    for kind in KINDS:
+        yield str(fault_of(kind, model))
+
+
+def test_a_fault_reads_back_as_it_is_written(model: Model) -> None:
+    for text in written(model):
+        assert str(parse_fault(text, model)) == text
