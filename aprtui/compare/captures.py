@@ -8,17 +8,20 @@ from dataclasses import dataclass, field, replace
 from aprtui.compare.comparison import Comparison, StageComparison
 from aprtui.compare.conclusion import Findings, conclude
 from aprtui.compare.coverage import Coverage, Selection, plan_coverage
-from aprtui.compare.metrics import Metric, measure
+from aprtui.compare.logits import LogitMetrics, measure_indices, measure_logits
+from aprtui.compare.metrics import Metric, PairMetrics, measure
 from aprtui.compare.pairing import StagePair, Unpaired, pair_stage
 from aprtui.compare.reading import NOT_WRITTEN, is_unfinished
 from aprtui.compare.tokens import USER_SOURCE, TokenAlignment, align_tokens
-from aprtui.compare.verdict import DEFAULT_METRIC, StageVerdict, Tolerance, Verdict, judge
+from aprtui.compare.verdict import DEFAULT_METRIC, StageVerdict, Tolerance, Verdict, judge, judge_indices
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph import Axis, Node, Stage
 
 Progress = Callable[[str, int, int], None]
 Bounds = Callable[[Node], Sequence[Tolerance]]
 """What each stage is held against; none where nothing says how far it may differ."""
+Gate = Callable[[StagePair, PairMetrics], str | None]
+"""A further look at a stage that is within its bounds: why it fails all the same, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +39,12 @@ class DiffOptions:
 
 @dataclass(frozen=True, slots=True)
 class Grounds:
-    """What a comparison is judged by beyond the user's tolerances: bounds from floors or a policy, or what a replay
-    found of each stage (`injected`, of side A and B), which then decides. `statements` tell the reader what it is."""
+    """What a comparison is judged by beyond the user's tolerances: bounds from floors or a policy and a `gate` behind
+    them, or what a replay found of each stage (`injected`, of side A and B), which then decides.
+    `statements` tell the reader what it is."""
 
     bounds: Bounds | None = None
+    gate: Gate | None = None
     injected: Mapping[Node, tuple[StageVerdict | None, StageVerdict | None]] | None = None
     statements: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
@@ -67,7 +72,7 @@ def compare_captures(
         if isinstance(pair, Unpaired):
             skipped.append(pair)
         else:
-            stages.append(_compare(pair, options.tolerances, grounds))
+            stages.append(_compare(pair, coverage.graph[node.stage], options.tolerances, grounds))
     findings = Findings(
         coverage.graph, alignment, stages, skipped, coverage.expected, coverage.allowed, _unfinished(a, b),
         frozenset((a.files.keys() & b.files.keys()).difference(coverage.nodes)),
@@ -104,17 +109,32 @@ def _is_lost(capture: Capture, node: Node) -> bool:
     return node not in capture.files and is_unfinished(capture) and node in capture.promised
 
 
-def _compare(pair: StagePair, tolerances: Sequence[Tolerance], grounds: Grounds) -> StageComparison:
+def _compare(pair: StagePair, stage: Stage, tolerances: Sequence[Tolerance], grounds: Grounds) -> StageComparison:
     measured = measure(pair.a, pair.b, causal=pair.causal)
     bounds = [*tolerances, *(grounds.bounds(pair.node) if grounds.bounds else ())]
-    verdict = judge(pair.node, measured.metrics, bounds)
+    if stage.holds_indices:
+        verdict = judge_indices(pair.node, measure_indices(pair.a, pair.b))
+    else:
+        verdict = _judged(pair, measured.metrics, bounds, grounds)
     injected = (grounds.injected or {}).get(pair.node, (None, None))
     if grounds.injected is not None:
         verdict = _decisive(injected) or verdict
     return StageComparison(
         pair.node, measured.metrics, measured.tokens, verdict, pair.matched, pair.a.shape, pair.first_token,
-        injected=injected,
+        injected=injected, logits=_logits(pair),
     )  # fmt: skip
+
+
+def _judged(pair: StagePair, metrics: PairMetrics, bounds: Sequence[Tolerance], grounds: Grounds) -> StageVerdict:
+    verdict = judge(pair.node, metrics, bounds)
+    if grounds.gate is None or verdict.verdict is not Verdict.PASS or metrics.equal:
+        return verdict
+    failure = grounds.gate(pair, metrics)
+    return verdict if failure is None else replace(verdict, verdict=Verdict.FAIL, reason=failure)
+
+
+def _logits(pair: StagePair) -> LogitMetrics | None:
+    return measure_logits(pair.a, pair.b) if Axis.VOCABULARY in pair.axes else None
 
 
 def _decisive(injected: tuple[StageVerdict | None, StageVerdict | None]) -> StageVerdict | None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from aprtui.compare.classify import State
 from aprtui.compare.locate import Element
+from aprtui.compare.logits import LogitMetrics
 from aprtui.compare.metrics import Metric, PairMetrics
 from aprtui.compare.pairing import Unpaired
 from aprtui.compare.tokens import TokenAlignment
@@ -23,7 +24,8 @@ class StageComparison:
 
     `tokens` is rel_l2 of each token from `first_token` on (one number where no shape is known). `injected` are the
     verdicts on the error that A and B add at this stage themselves, None where no replay found it. `segment` are the
-    stages before it that were evaluated through because the capture lacks them.
+    stages before it that were evaluated through because the capture lacks them. `logits` say what differs in what the
+    model says next, where the stage is that.
     """
 
     node: Node
@@ -36,6 +38,7 @@ class StageComparison:
     state: State = State.UNKNOWN
     injected: tuple[StageVerdict | None, StageVerdict | None] = (None, None)
     segment: tuple[Node, ...] = ()
+    logits: LogitMetrics | None = None
 
 
 @dataclass(frozen=True, slots=True)

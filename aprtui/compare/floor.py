@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from aprtui.compare.captures import Bounds, Grounds
 from aprtui.compare.coverage import Selection, plan_coverage
-from aprtui.compare.metrics import Metric, measure
+from aprtui.compare.extras import error_overlap
+from aprtui.compare.metrics import Metric, PairMetrics, measure
 from aprtui.compare.pairing import StagePair, pair_stage
 from aprtui.compare.tokens import align_tokens
 from aprtui.compare.verdict import ROUNDING_REL_L2, Tolerance
@@ -19,6 +22,11 @@ from aprtui.trace.graph import Node
 
 L2_RATIO = 3.0
 LINF_RATIO = 5.0
+LEAST_OVERLAP = 0.99
+"""Bhattacharyya coefficient from which two distributions of errors count as one."""
+MOST_BINS, VALUES_A_BIN, LEAST_VALUES, LEAST_TOKENS = 256, 100, 1000, 16
+"""Two samples of one distribution overlap by about 1 − bins / 4 values: so many values a bin keep that at 0.9975. The
+errors of one token have one cause (a flipped rounding, say): of few values or tokens no distribution can be told."""
 
 
 def floor_tolerance(floor: float, basis: str) -> Tolerance:
@@ -49,21 +57,27 @@ def reference_grounds(
         return Grounds(doubts=(f"the floor's capture cannot be compared with A: {alignment.problem}",))
     coverage = plan_coverage(a, reference, Selection(), ())
     found: dict[Node, tuple[Tolerance, ...]] = {}
+
+    def pair_of(node: Node) -> StagePair | None:
+        pair = pair_stage(a, reference, coverage.graph[node.stage], node, alignment)
+        return pair if isinstance(pair, StagePair) else None
+
     for done, node in enumerate(coverage.nodes):
         if progress:
             progress(f"measuring the floor at {node},", done, len(coverage.nodes))
         if node not in a.files or node not in reference.files:
             continue
-        pair = pair_stage(a, reference, coverage.graph[node.stage], node, alignment)
-        if isinstance(pair, StagePair):
-            found[node] = _gate(pair)
+        pair = pair_of(node)
+        if pair is not None:
+            found[node] = _ratios(pair)
     return Grounds(
         bounds=lambda node: found.get(node, ()),
+        gate=lambda pair, metrics: _distribution_gate(pair, metrics, pair_of(pair.node)),
         statements=(f"floor: the error of {reference.path} against A, at {len(found)} stages",),
     )
 
 
-def _gate(pair: StagePair) -> tuple[Tolerance, ...]:
+def _ratios(pair: StagePair) -> tuple[Tolerance, ...]:
     metrics = measure(pair.a, pair.b, causal=pair.causal).metrics
     if metrics.token_rel_l2 is None or metrics.rel_linf is None or metrics.mismatches:
         return ()
@@ -73,4 +87,30 @@ def _gate(pair: StagePair) -> tuple[Tolerance, ...]:
         Tolerance(
             Metric.REL_LINF, largest, metrics.rel_linf, f"{LINF_RATIO:g} × the reference capture's largest error"
         ),
+    )
+
+
+def _distribution_gate(candidate: StagePair, metrics: PairMetrics, reference: StagePair | None) -> str | None:
+    """The gate's third way: where the candidate errs more than the reference, by the shape of its errors.
+
+    Passes float32 rounding, a σ-ratio of at most 1, and distributions of errors that are alike.
+    """
+    if reference is None or reference.a.shape != candidate.a.shape or not candidate.axes:
+        return None
+    if metrics.compared < LEAST_VALUES or candidate.a.shape[-2] < LEAST_TOKENS:
+        return None
+    if (metrics.rel_l2 or 0.0) <= ROUNDING_REL_L2:
+        return None
+    errors = candidate.b - candidate.a
+    expected = reference.b - reference.a
+    sigma_ratio = float(np.std(errors, dtype=np.float64) / (np.std(expected, dtype=np.float64) or np.inf))
+    if sigma_ratio <= 1:
+        return None
+    bins = min(MOST_BINS, errors.size // VALUES_A_BIN)
+    overlap = error_overlap(errors, expected, bins).bhattacharyya
+    if overlap is None or overlap >= LEAST_OVERLAP:
+        return None
+    return (
+        f"errors distributed unlike the reference capture's: Bhattacharyya {overlap:.3f} (at least {LEAST_OVERLAP}), "
+        f"σ-ratio {sigma_ratio:.3g} (at most 1)"
     )

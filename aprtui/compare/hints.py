@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
-from aprtui.compare.comparison import Hint, StageComparison
 from aprtui.compare.ancestors import nearest
+from aprtui.compare.comparison import Hint, StageComparison
 from aprtui.compare.metrics import PairMetrics
 from aprtui.compare.verdict import PLAUSIBLE_REL_L2, is_plausible
 from aprtui.trace.graph import Node, Op, StageGraph

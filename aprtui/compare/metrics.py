@@ -69,6 +69,7 @@ class Metric(StrEnum):
     REL_LINF = "rel_linf"
     COSINE = "cosine"
     NON_FINITE = "non_finite"
+    INDICES = "indices"
 
     @property
     def is_similarity(self) -> bool:
@@ -130,6 +131,8 @@ class PairMetrics:
         """The number that `metric` has on this pair; None where nothing was compared."""
         if metric is Metric.NON_FINITE:
             return float(self.mismatches)
+        if metric is Metric.INDICES:
+            return None  # told by `logits.measure_indices` alone
         number: float | None = getattr(self, metric.value)
         return number
 

@@ -74,6 +74,7 @@ def _stage_record(stage: StageComparison, elements: Sequence[Element]) -> Record
         "matched": stage.matched,
         "shape": list(stage.shape),
         **asdict(stage.metrics),
+        "logits": None if stage.logits is None else asdict(stage.logits),
         "excluded": stage.metrics.excluded,
         "top": [{**element.place, "a": element.a, "b": element.b} for element in elements],
     }

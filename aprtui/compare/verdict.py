@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from enum import StrEnum
 
+from aprtui.compare.logits import IndexMetrics
 from aprtui.compare.metrics import Metric, PairMetrics
 from aprtui.compare.wording import alike_text, counted
 from aprtui.errors import UsageError
@@ -32,7 +33,7 @@ PLAUSIBLE_REL_L2 = 0.1
 PLAUSIBLE_COSINE = 0.995
 """Beyond these, neither rounding nor 4-bit weights (8 %, cosine 0.997) explain a difference: it is no noise."""
 
-_TOLERABLE = tuple(metric for metric in Metric if metric is not Metric.NON_FINITE)
+_TOLERABLE = tuple(metric for metric in Metric if metric not in (Metric.NON_FINITE, Metric.INDICES))
 
 
 class Verdict(StrEnum):
@@ -142,6 +143,16 @@ def _judge(node: Node, metrics: PairMetrics, tolerances: Sequence[Tolerance]) ->
     return StageVerdict(
         node, Verdict.UNKNOWN, metric, metrics.value(metric), None, None, "differs, no tolerance applies"
     )
+
+
+def judge_indices(node: Node, metrics: IndexMetrics) -> StageVerdict:
+    """The verdict on indices, as of experts: equal or not, whatever is tolerated."""
+    differing = metrics.count - metrics.equal
+    if not metrics.count:
+        return StageVerdict(node, Verdict.UNKNOWN, Metric.INDICES, None, None, 0.0, "empty on both sides")
+    reason = f"{differing} of {counted(metrics.count, 'index')} differ" if differing else "equal indices"
+    verdict = Verdict.FAIL if differing else Verdict.PASS
+    return StageVerdict(node, verdict, Metric.INDICES, float(differing), None, 0.0, reason)
 
 
 def is_plausible(metrics: PairMetrics) -> bool:

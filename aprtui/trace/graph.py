@@ -11,7 +11,7 @@ Shapes use T = tokens, H = hidden size, and the axis names of `Axis`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from types import MappingProxyType
@@ -137,6 +137,8 @@ class Stage:
     params: tuple[str, ...] = ()
     extension: bool = False
     column: str = "feed-forward"
+    holds_indices: bool = False
+    """Whether the values are integers, as of chosen experts: then only equality has a meaning."""
 
     @property
     def is_attention_map(self) -> bool:
@@ -176,7 +178,8 @@ LAYER_OUTPUT = "post_ffn_residual"
 """The stage that leaves a layer and enters the next one."""
 
 # Names of the format that no supported architecture has: a capture may hold them, and they can be read and compared.
-_FOREIGN = ("moe_router", "moe_ffn_out", "moe_router_indices")
+_FOREIGN_INDICES = "moe_router_indices"
+_FOREIGN = ("moe_router", "moe_ffn_out", _FOREIGN_INDICES)
 
 
 class StageGraph:
@@ -283,7 +286,11 @@ def graph_from_names(names: Iterable[str], layers: int) -> StageGraph:
         return Stage(stage.name, stage.op, inputs, stage.scope, stage.axes, 0, (), stage.extension, stage.column)
 
     stages = [thinned(stage) for stage in full.values() if stage.name in present]
-    foreign = [_per_token(name, Op.MATMUL, (), 0, scope=Scope.LAYER) for name in _FOREIGN if name in present]
+    foreign = [
+        replace(_per_token(name, Op.MATMUL, (), 0), holds_indices=name == _FOREIGN_INDICES)
+        for name in _FOREIGN
+        if name in present
+    ]
     return StageGraph([*stages, *foreign], layers, None)
 
 
