@@ -10,6 +10,7 @@ from aprtui.compare.conclusion import Findings, conclude
 from aprtui.compare.coverage import Coverage, Selection, plan_coverage
 from aprtui.compare.logits import LogitMetrics, measure_indices, measure_logits
 from aprtui.compare.metrics import Metric, PairMetrics, measure
+from aprtui.compare.pair_layouts import find_pair_layouts, in_layout_of_a
 from aprtui.compare.pairing import StagePair, Unpaired, pair_stage
 from aprtui.compare.reading import NOT_WRITTEN, is_unfinished
 from aprtui.compare.tokens import USER_SOURCE, TokenAlignment, align_tokens
@@ -63,12 +64,18 @@ def compare_captures(
     """
     coverage = plan_coverage(a, b, options.selection, options.allow_missing)
     alignment = _aligned(a, b, options)
+    layouts = find_pair_layouts(a, b, coverage.graph, lambda node: _pair(a, b, node, coverage, alignment))
+
+    def pair_of(node: Node) -> StagePair | Unpaired:
+        pair = _pair(a, b, node, coverage, alignment)
+        return pair if isinstance(pair, Unpaired) else in_layout_of_a(pair, layouts)
+
     stages: list[StageComparison] = []
     skipped: list[Unpaired] = []
     for done, node in enumerate(coverage.nodes):
         if progress:
             progress(f"comparing {node},", done, len(coverage.nodes))
-        pair = _pair(a, b, node, coverage, alignment)
+        pair = pair_of(node)
         if isinstance(pair, Unpaired):
             skipped.append(pair)
         else:
@@ -79,7 +86,7 @@ def compare_captures(
         stages[0].verdict.metric if stages and grounds.bounds else _shown_metric(options), options.limit,
         grounds.statements, grounds.doubts, grounds.unjudgeable,
     )  # fmt: skip
-    return conclude(findings, lambda node: _pair(a, b, node, coverage, alignment))
+    return conclude(findings, pair_of)
 
 
 def _aligned(a: Capture, b: Capture, options: DiffOptions) -> TokenAlignment:

@@ -269,16 +269,19 @@ def graph_from_names(names: Iterable[str], layers: int) -> StageGraph:
     config = GraphConfig("unknown", layers, 0, 0, 0, 0, 0, 0, qkv_bias=True, qk_norm=True)
     full = {stage.name: stage for stage in _dense_stages(config)}
 
-    def nearest(entry: Input, crossed: bool = False) -> tuple[Input, ...]:
+    def nearest(entry: Input, crossed: bool = False, part: Part = Part.WHOLE) -> tuple[Input, ...]:
         crossed = crossed or entry.previous_layer
+        part = part if entry.part is Part.WHOLE else entry.part
         if entry.stage in present:
-            return (Input(entry.stage, entry.part, crossed),)
+            return (Input(entry.stage, part, crossed),)
+        # What a bias is added to has its columns; a matrix product makes them from all of its input.
+        inner_part = part if full[entry.stage].op is Op.BIAS else Part.WHOLE
         # A path that would cross a second layer boundary ends: with no residual stage captured, nothing is known there.
         return tuple(
             found
             for inner in full[entry.stage].inputs
             if not (crossed and inner.previous_layer)
-            for found in nearest(inner, crossed)
+            for found in nearest(inner, crossed, inner_part)
         )
 
     def thinned(stage: Stage) -> Stage:

@@ -15,7 +15,7 @@ from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from tests.compare.synthetic import Edit, Values, write_capture
 
-TOKENS = tuple(int(token) for token in np.random.default_rng(3).integers(0, 20, 256))
+TOKENS = tuple(int(token) for token in np.random.default_rng(3).integers(0, 20, 100))
 NODE = Node(1, "ffn_up")
 
 

@@ -51,10 +51,9 @@ def test_failing_stage_goes_before_a_jump(tmp_path: Path) -> None:
     assert compare(a, a).focus is None
 
 
-@pytest.mark.parametrize("manifest", [True, False])
-def test_other_rope_layout_is_named(tmp_path: Path, manifest: bool) -> None:
-    a = write_capture(tmp_path / "a", config=HEADS_OF_16, manifest=manifest)
-    b = write_capture(tmp_path / "b", config=HEADS_OF_16, manifest=manifest, edits=reordered((1, 2)))
+def test_other_rope_layout_is_named_where_both_manifests_state_the_same(tmp_path: Path) -> None:
+    a = write_capture(tmp_path / "a", config=HEADS_OF_16)
+    b = write_capture(tmp_path / "b", config=HEADS_OF_16, edits=reordered((1, 2)))
     for result in (compare(a, b), compare(a, b, "rel_l2=0.2")):
         (hint,) = result.hints
         assert set(hint.nodes) == set(reordered((1, 2)))

@@ -12,8 +12,9 @@ from aprtui.compare.floor import floor_bounds
 from aprtui.engine.floors.cache import Floors, remembered
 from aprtui.engine.floors.measure import arithmetic_floor, weight_floor
 from aprtui.engine.protocol import NodeEvaluator, Rounding
-from aprtui.engine.replay.arithmetic import UNROUNDED, rounding_text
+from aprtui.engine.replay.arithmetic import UNROUNDED, Recomputation, rounding_text
 from aprtui.engine.replay.captured import CapturedStages
+from aprtui.engine.replay.layouts import find_layouts
 from aprtui.engine.replay.recompute import Recomputer
 from aprtui.engine.replay.replay import identify
 from aprtui.model.config import RopeAngles
@@ -71,6 +72,8 @@ def grounds_by_model(
 
 def _side(name: str, capture: Capture, model: Model, tokens: Sequence[int], evaluators: Evaluators) -> _Side:
     recomputer = Recomputer(model, CapturedStages(capture, model, tokens))
+    for _ in find_layouts(recomputer, Recomputation(model, UNROUNDED, evaluators)):
+        pass
     found = identify(recomputer, {}, evaluators)
     return _Side(name, found.rounding, found.own_weights) if found.own_weights else _Side(name, UNROUNDED, False)
 

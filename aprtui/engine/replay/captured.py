@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from typing import Any as Layout  # placeholder until layout.py is there
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.compare.layout import Layout
 from aprtui.compare.reading import NOT_WRITTEN, written_values
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node

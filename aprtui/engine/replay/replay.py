@@ -28,6 +28,7 @@ from aprtui.engine.replay.bounds import replay_tolerance
 from aprtui.engine.replay.captured import CapturedStages, Misfit
 from aprtui.engine.replay.detect import FoundEngine, identify_engine
 from aprtui.engine.replay.identify import TABLE_SOURCE, tokens_of
+from aprtui.engine.replay.layouts import find_layouts
 from aprtui.engine.replay.recompute import Recomputed, Recomputer
 from aprtui.model.config import RopeAngles
 from aprtui.trace.capture import Capture
@@ -41,8 +42,6 @@ Evaluators = Callable[[RopeAngles], NodeEvaluator]
 
 _FOREIGN_WEIGHTS = 0.9
 """Share of the matrix products that must be off, and nothing without weights, to say that the weights are others."""
-_REORDERED = 0.1
-"""An error beyond what any rounding makes: then the capture may have the channels in another order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +134,7 @@ class _Replay:
         self.rounding = Rounding("none", "f32", str(RopeAngles.F64))
 
     def run(self, progress: Progress | None) -> Comparison:
+        layouts = tuple(find_layouts(self.recomputer, self._recomputation(self.rounding)))
         found = identify(self.recomputer, self.options.rounding, self.evaluators)
         self.rounding = found.rounding
         compared: list[StageComparison] = []
@@ -152,7 +152,7 @@ class _Replay:
             self.model.graph, TokenAlignment(count, (count, count), (self.source, self.source)), compared, skipped,
             self.coverage.expected, self.coverage.allowed, _unfinished(self.capture),
             frozenset(self.capture.files.keys() - set(self.coverage.nodes)), Metric.TOKEN_REL_L2, self.options.limit,
-            (found.statement,), doubts, unjudgeable=bool(doubts),
+            (found.statement, *layouts), doubts, unjudgeable=bool(doubts),
         )  # fmt: skip
         return conclude(findings, self._pair)
 
@@ -187,6 +187,9 @@ class _Replay:
         stage = self.model.graph[node.stage]
         values = self.stages.values(node)
         matched = "from captured inputs"
+        layout = self.stages.layouts.get(node)
+        if layout is not None:
+            matched = f"{matched}; B is A permuted: {layout.text}"
         if recomputed.segment:
             matched = f"through {counted(len(recomputed.segment), 'uncaptured stage')}"
         first = len(self.tokens) - values.shape[-2]

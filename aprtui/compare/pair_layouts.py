@@ -1,0 +1,74 @@
+"""Finding the stages that two captures have in different orders, so that they are compared in one.
+
+Captures that both state their layout in a manifest of this format are compared as they are: an order that one of them
+alone would need is a fault there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from aprtui.compare.layout import Layout, agreed, legal_layouts, solve_layout
+from aprtui.compare.pairing import StagePair, Unpaired
+from aprtui.trace.capture import Capture
+from aprtui.trace.graph import GraphConfig, Node, Op, Stage, StageGraph
+
+PairOf = Callable[[Node], StagePair | Unpaired]
+
+
+def find_pair_layouts(a: Capture, b: Capture, graph: StageGraph, pair_of: PairOf) -> dict[str, Layout]:
+    """The layout of B for each stage that has another one than A; empty where the dimensions of heads are unknown."""
+    if a.manifest is not None and b.manifest is not None:
+        return {}
+    both = [node for node in graph.nodes if node in a.files and node in b.files]
+    config = graph.config or _inferred_config(graph, both, pair_of)
+    if config is None:
+        return {}
+    found: dict[str, Layout] = {}
+    for stage in graph.stages:
+        held = [node for node in both if node.stage == stage.name]
+        sampled = [held[index] for index in sorted({0, len(held) // 2, len(held) - 1})] if held else []
+        pairs = [pair for pair in map(pair_of, sampled) if isinstance(pair, StagePair) and pair.axes]
+        layout = agreed([_solved(pair, stage, graph, config) for pair in pairs])
+        if layout is not None:
+            found[stage.name] = layout
+    return found
+
+
+def _solved(pair: StagePair, stage: Stage, graph: StageGraph, config: GraphConfig) -> Layout | None:
+    sized = replace(stage, width=pair.a.shape[0] if pair.a.ndim == 3 else pair.a.shape[1])
+    return solve_layout(pair.a, pair.b, legal_layouts(sized, graph.rope_parts, config))
+
+
+def in_layout_of_a(pair: StagePair, layouts: Mapping[str, Layout]) -> StagePair:
+    """`pair` with B's values in A's order, said in `matched`."""
+    layout = layouts.get(pair.node.stage)
+    if layout is None or not pair.axes:
+        return pair
+    values = layout.apply(pair.b)
+    return replace(pair, b=values, matched=f"{pair.matched}; B is A permuted: {layout.text}")
+
+
+def _inferred_config(graph: StageGraph, both: list[Node], pair_of: PairOf) -> GraphConfig | None:
+    """What the shapes of a layer tell of heads: maps count them, the attention's channels are shared out to them."""
+    widths: dict[Op, int] = {}
+    rotated: list[int] = []
+    for stage in graph.stages:
+        node = next((node for node in both if node.stage == stage.name), None)
+        pair = None if node is None else pair_of(node)
+        if not isinstance(pair, StagePair) or not pair.axes:
+            continue
+        width = pair.a.shape[0] if pair.causal else pair.a.shape[1]
+        widths.setdefault(stage.op, width)
+        if stage.op is Op.ROPE:
+            rotated.append(width)
+    heads = widths.get(Op.SCORES) or widths.get(Op.SOFTMAX)
+    attended = widths.get(Op.ATTEND) or max(rotated, default=0)
+    if not heads or not attended or attended % heads or (attended // heads) % 2:
+        return None
+    dim = attended // heads
+    kv_heads = min(rotated, default=attended) // dim
+    if not kv_heads or heads % kv_heads:
+        return None
+    return GraphConfig("unknown", graph.layers, attended, heads, kv_heads, dim, 1, 1)
