@@ -158,6 +158,7 @@ def _with_tokens(asked: DiffOptions, tokens: tuple[int, ...] | None) -> DiffOpti
 
 def _diff_options(options: ComparisonOptions, mapping: Path | None) -> DiffOptions:
     from aprtui.compare.captures import DiffOptions
+    from aprtui.compare.mapping import StageMapping, read_mapping
 
     policy = options.policy
     return DiffOptions(
@@ -166,6 +167,7 @@ def _diff_options(options: ComparisonOptions, mapping: Path | None) -> DiffOptio
         allow_missing=(*options.allow_missing, *(policy.allow_missing if policy else ())),
         tokens=options.token_ids,
         limit=options.limit,
+        mapping=StageMapping() if mapping is None else read_mapping(mapping),
     )
 
 

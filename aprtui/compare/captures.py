@@ -9,6 +9,7 @@ from aprtui.compare.comparison import Comparison, StageComparison
 from aprtui.compare.conclusion import Findings, conclude
 from aprtui.compare.coverage import Coverage, Selection, plan_coverage
 from aprtui.compare.logits import LogitMetrics, measure_indices, measure_logits
+from aprtui.compare.mapping import StageMapping, mapped
 from aprtui.compare.metrics import Metric, PairMetrics, measure
 from aprtui.compare.pair_layouts import find_pair_layouts, in_layout_of_a
 from aprtui.compare.pairing import StagePair, Unpaired, pair_stage
@@ -36,6 +37,7 @@ class DiffOptions:
     tokens: tuple[int, ...] | None = None
     token_source: str = USER_SOURCE
     limit: int = 10
+    mapping: StageMapping = field(default_factory=StageMapping)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +64,13 @@ def compare_captures(
 
     Raises `UsageError` for a request that fits neither capture, and `UnreadableError` for broken files.
     """
+    if options.mapping != StageMapping():
+        b = mapped(b, a.graph, options.mapping)
     coverage = plan_coverage(a, b, options.selection, options.allow_missing)
     alignment = _aligned(a, b, options)
-    layouts = find_pair_layouts(a, b, coverage.graph, lambda node: _pair(a, b, node, coverage, alignment))
+    layouts = find_pair_layouts(
+        a, b, coverage.graph, lambda node: _pair(a, b, node, coverage, alignment), options.mapping.layouts
+    )
 
     def pair_of(node: Node) -> StagePair | Unpaired:
         pair = _pair(a, b, node, coverage, alignment)

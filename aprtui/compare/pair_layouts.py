@@ -6,19 +6,27 @@ alone would need is a fault there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from aprtui.compare.layout import Layout, agreed, legal_layouts, solve_layout
+from aprtui.compare.mapping import STATED
 from aprtui.compare.pairing import StagePair, Unpaired
+from aprtui.errors import UsageError
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import GraphConfig, Node, Op, Stage, StageGraph
 
 PairOf = Callable[[Node], StagePair | Unpaired]
 
 
-def find_pair_layouts(a: Capture, b: Capture, graph: StageGraph, pair_of: PairOf) -> dict[str, Layout]:
-    """The layout of B for each stage that has another one than A; empty where the dimensions of heads are unknown."""
+def find_pair_layouts(
+    a: Capture, b: Capture, graph: StageGraph, pair_of: PairOf, stated: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Layout]:
+    """The layout of B for each stage that has another one than A; empty where the dimensions of heads are unknown.
+
+    `stated` are layouts by stage as the user words them. Raises `UsageError` for one that the stage cannot have.
+    """
     if a.manifest is not None and b.manifest is not None:
         return {}
     both = [node for node in graph.nodes if node in a.files and node in b.files]
@@ -30,15 +38,28 @@ def find_pair_layouts(a: Capture, b: Capture, graph: StageGraph, pair_of: PairOf
         held = [node for node in both if node.stage == stage.name]
         sampled = [held[index] for index in sorted({0, len(held) // 2, len(held) - 1})] if held else []
         pairs = [pair for pair in map(pair_of, sampled) if isinstance(pair, StagePair) and pair.axes]
-        layout = agreed([_solved(pair, stage, graph, config) for pair in pairs])
+        if stage.name in stated and pairs:
+            layout = _named(stated[stage.name], _candidates(pairs[0], stage, graph, config), stage)
+        else:
+            layout = agreed([solve_layout(p.a, p.b, _candidates(p, stage, graph, config)) for p in pairs])
         if layout is not None:
             found[stage.name] = layout
     return found
 
 
-def _solved(pair: StagePair, stage: Stage, graph: StageGraph, config: GraphConfig) -> Layout | None:
+def _candidates(pair: StagePair, stage: Stage, graph: StageGraph, config: GraphConfig) -> tuple[Layout, ...]:
     sized = replace(stage, width=pair.a.shape[0] if pair.a.ndim == 3 else pair.a.shape[1])
-    return solve_layout(pair.a, pair.b, legal_layouts(sized, graph.rope_parts, config))
+    return legal_layouts(sized, graph.rope_parts, config)
+
+
+def _named(text: str, candidates: Sequence[Layout], stage: Stage) -> Layout | None:
+    if text == STATED:
+        return None
+    for layout in candidates:
+        if layout.text == text:
+            return layout
+    there = "; ".join([STATED, *(layout.text for layout in candidates)])
+    raise UsageError(f"--mapping: layout of {stage.name}: {text!r} is none that it can have: {there}")
 
 
 def in_layout_of_a(pair: StagePair, layouts: Mapping[str, Layout]) -> StagePair:

@@ -39,7 +39,10 @@ _LAYER_DIRECTORY = re.compile(r"layer-(0|[1-9][0-9]{0,8})")
 
 @dataclass(frozen=True, slots=True)
 class StageFile:
-    """A stage file of a capture; `shape` is None where nothing tells it, `inferred` where no manifest states it."""
+    """A stage file of a capture; `shape` is None where nothing tells it, `inferred` where no manifest states it.
+
+    `node` is where the file itself says it belongs, which a mapping may overrule.
+    """
 
     node: Node
     path: Path
@@ -91,8 +94,9 @@ class Capture:
         Raises `KeyError` for a node without a file, `AprtError` for a broken file and for one that is not the
         manifest's. Bytes after the declared values are left to the caller (`AprtFile.trailing`).
         """
+        own = self.files[node].node
         file = read_aprt(self.files[node].path)
-        if file.layer != node.layer and not (node == Node(0, ENTRY) and file.layer is None):
+        if file.layer != own.layer and not (own == Node(0, ENTRY) and file.layer is None):
             raise AprtError(file.path, 4, f"header says layer {file.layer}, the file lies where {node} belongs")
         info = None if self.manifest is None else self.manifest.files[relative_path(node)]
         if info is not None and info.crc32 is not None and file.crc32() != info.crc32:
