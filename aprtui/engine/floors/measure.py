@@ -21,9 +21,9 @@ from aprtui.engine.floors.perturbed import perturbed
 from aprtui.engine.protocol import NodeEvaluator, Rounding
 from aprtui.engine.reference.nodes import NumpyNodes
 from aprtui.engine.replay.arithmetic import UNROUNDED, Recomputation
-from aprtui.engine.replay.bounds import flip_error
+from aprtui.engine.replay.bounds import ANGLE_ERROR, flip_error
 from aprtui.model.config import RopeAngles
-from aprtui.trace.graph import Node
+from aprtui.trace.graph import Node, Op
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
@@ -58,7 +58,7 @@ def arithmetic_floor(
     size = LAST_BITS * (MORE_FLIPS if first == second and any(least.values()) else 1)
     reference = run_forward(model, tokens, Recomputation(model, first, evaluators))
     other = Recomputation(model, second, evaluators)
-    runs = [run_forward(model, tokens, other, _disturbance(seed, size)) for seed in range(DISTURBED_RUNS)]
+    runs = [run_forward(model, tokens, other, _disturbance(model, seed, size)) for seed in range(DISTURBED_RUNS)]
     errors = _errors(model, reference, runs, progress)
     return {node: max(least[node], *found) for node, found in errors.items()}
 
@@ -111,10 +111,15 @@ def _errors(
     return errors
 
 
-def _disturbance(seed: int, size: float) -> Disturb:
+def _disturbance(model: Model, seed: int, size: float) -> Disturb:
+    """Relative noise of `size` in every value, and in what RoPE turns as much more as angles in float32 are off."""
+
     def disturb(node: Node, values: Array) -> Array:
         random = np.random.default_rng([seed, node.layer or 0, len(node.stage), *node.stage.encode()])
-        noise = random.uniform(-size, size, values.shape).astype(np.float32)
+        noise = random.uniform(-1, 1, values.shape).astype(np.float32)
+        noise *= np.float32(size)
+        if model.graph[node.stage].op is Op.ROPE:
+            noise *= (1 + ANGLE_ERROR / size * np.arange(len(values), dtype=np.float32))[:, None]
         return values + values * noise
 
     return disturb

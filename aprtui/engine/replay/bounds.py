@@ -31,7 +31,7 @@ _OUTPUT: Mapping[str, float] = MappingProxyType({"f32": 0.0, "f16": 5e-4, "bf16"
 _FLIPS: Mapping[str, float] = MappingProxyType({"none": 0.0, "f32": 0.0, "f16": 3e-5, "bf16": 3e-4})
 _INT8_FLIPS = 3e-3
 """One flipped level of a token's 256 costs up to 1/127 of its largest value: 1e-3 … 3e-3 of the product's norm."""
-_ANGLE = 2.0**-26
+ANGLE_ERROR = 2.0**-26
 """Of the position: half a unit in the last place of float32 in the fastest pair, over all pairs a quarter of it."""
 
 
@@ -41,7 +41,7 @@ def replay_tolerance(model: Model, node: Node, segment: Sequence[Node], rounding
     floor = FLOAT32 * math.sqrt(len(evaluated))
     floor += _OUTPUT[rounding.stage_output] * math.sqrt(len(evaluated))
     if any(model.graph[n.stage].op is Op.ROPE for n in evaluated):
-        floor += _ANGLE * tokens
+        floor += ANGLE_ERROR * tokens
     floor += math.sqrt(sum(flip_error(model, n, rounding) ** 2 for n in _fed_by(model, evaluated, set(segment))))
     basis = f"{MARGIN:g} × what honest engines of this rounding inject"
     return Tolerance(Metric.TOKEN_REL_L2, max(LEAST_BOUND, MARGIN * floor), floor, basis)

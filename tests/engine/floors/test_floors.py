@@ -96,6 +96,8 @@ def test_other_weights_get_an_estimated_floor_of_their_own_kind(
     arithmetic = arithmetic_floor(model, TOKENS, (UNROUNDED, UNROUNDED), evaluators)
     errors = {stage.node: stage.metrics.token_rel_l2 or 0 for stage in result.stages}
     assert errors[Node(1, "ffn_out")] > 1000 * arithmetic[Node(1, "ffn_out")]
+    cosines = [stage.metrics.cosine or 0 for stage in result.stages if stage.node.stage == "attn_out"]
+    assert min(cosines) < 0.9966, "what a rule of cosine 0.999 calls a bug"
 
 
 def forward_capture(model: Model, directory: Path) -> Path:
