@@ -102,7 +102,7 @@ _PAGE = 4096
 def _map_pages(memory: Values) -> None:
     """Have the pages of a mapped file entered into the page table in one call, where the system (Linux 5.14) can.
 
-    Else every 64 kB cost an exception, for which two threads wait for each other: 3 instead of 7 GB/s.
+    Else every 64 kB cost an exception, for which two threads wait for each other.
     """
     advise = _madvise()
     if advise is not None and memory.size:

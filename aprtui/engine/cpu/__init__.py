@@ -2,11 +2,13 @@
 
 Compiled kernels are kept on disk. numba notices changes of a cached function's own file only, not of the files it
 calls or of the tier chosen at import, so the folder is named by a digest of all of these. numba reads the folder's name
-when it is first imported, hence here, before any module of this room can import it.
+when it is first imported, hence here, before any module of this room can import it; where another room has imported it
+already, it is told.
 """
 
 import hashlib
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -32,3 +34,5 @@ def _writable_folder() -> Path:
 
 
 os.environ["NUMBA_CACHE_DIR"] = str(_writable_folder())
+if "numba" in sys.modules:
+    sys.modules["numba"].config.CACHE_DIR = os.environ["NUMBA_CACHE_DIR"]

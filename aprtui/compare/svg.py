@@ -1,0 +1,27 @@
+"""A comparison as a picture of its own: the grid of stages with the verdict above it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aprtui.compare.grid import draw_grid, shown
+
+
+def verdict_text(summary: Mapping[str, Any]) -> str:
+    """The verdict of a `summary` record in one line."""
+    found = summary["first_divergence"]
+    if found is None:
+        reasons = "; ".join(summary["reasons"])
+        return f"{summary['verdict']}{': ' if reasons else ''}{reasons}"
+    place = found["stage"] if found["layer"] is None else f"layer {found['layer']} {found['stage']}"
+    numbers = f"{found['metric']} {shown(found['error'])}, floor {shown(found['floor'])}, bound {shown(found['bound'])}"
+    return f"{summary['verdict']}: first divergence at {place}: {numbers}"
+
+
+def render_svg(records: Iterable[Mapping[str, Any]]) -> str:
+    """An SVG document from the records of a comparison, the summary last."""
+    kept = list(records)
+    drawing = draw_grid(kept, title=verdict_text(kept[-1]))
+    alone = drawing.replace("<style>", "<style>svg{color:#222;background:#fff}", 1)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{alone}'
