@@ -10,6 +10,7 @@ from pathlib import Path
 from aprtui.compare.comparison import Comparison, Divergence, FocusKind, StageComparison
 from aprtui.compare.context import Context
 from aprtui.compare.focus import error_of
+from aprtui.compare.hypotheses import Support
 from aprtui.compare.metrics import Metric
 from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict
 from aprtui.compare.wording import alike_text, counted, first_tokens
@@ -195,6 +196,7 @@ def verdict_lines(comparison: Comparison, steps: Iterable[str]) -> Iterator[str]
         worst = _worst(differing, comparison.metric).verdict
         numbers = f"{worst.metric} {number(worst.error)}, floor {number(worst.floor)}, bound {number(worst.bound)}"
         yield from wrapped("worst", f"{worst.node}: {numbers}")
+    yield from _hypothesis_lines(comparison)
     yield from _element_lines(comparison)
     yield from wrapped("coverage", _coverage_text(comparison))
     if comparison.stages and comparison.smallest is None:
@@ -204,6 +206,21 @@ def verdict_lines(comparison: Comparison, steps: Iterable[str]) -> Iterator[str]
     for hint in comparison.hints:
         yield from wrapped("hint", f"{_layers_text(hint.nodes)}{hint.text}")
     yield from steps
+
+
+def _hypothesis_lines(comparison: Comparison) -> Iterator[str]:
+    """What the error looks like; of what it does not look like only the number."""
+    if not comparison.hypotheses:
+        return
+    by_support = {
+        support: [found for found in comparison.hypotheses if found.support is support] for support in Support
+    }
+    for found in by_support[Support.SUPPORTED]:
+        yield from wrapped("looks like", f"{found.name}: {found.evidence}. Usual cause: {found.cause}")
+    refuted, untested = (len(by_support[support]) for support in (Support.REFUTED, Support.UNTESTED))
+    word = "looks like" if not by_support[Support.SUPPORTED] else " " * 10
+    nothing = "" if by_support[Support.SUPPORTED] else "none of the known signatures; "
+    yield f"{word}  {nothing}{refuted} refuted, {untested} untested (--json lists them)"
 
 
 def _sureness_lines(divergence: Divergence) -> Iterator[str]:

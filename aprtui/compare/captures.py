@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from aprtui.compare.comparison import Comparison, StageComparison
@@ -11,13 +11,13 @@ from aprtui.compare.coverage import Coverage, Selection, plan_coverage
 from aprtui.compare.logits import LogitMetrics, measure_indices, measure_logits
 from aprtui.compare.mapping import StageMapping, mapped
 from aprtui.compare.metrics import Metric, PairMetrics, measure
-from aprtui.compare.pair_layouts import find_pair_layouts, in_layout_of_a
+from aprtui.compare.pair_layouts import find_pair_layouts, find_swaps, in_layout_of_a
 from aprtui.compare.pairing import StagePair, Unpaired, pair_stage
 from aprtui.compare.reading import NOT_WRITTEN, is_unfinished
 from aprtui.compare.tokens import USER_SOURCE, TokenAlignment, align_tokens
-from aprtui.compare.verdict import DEFAULT_METRIC, StageVerdict, Tolerance, Verdict, judge, judge_indices
+from aprtui.compare.verdict import DEFAULT_METRIC, StageVerdict, Tolerance, Verdict, is_plausible, judge, judge_indices
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Axis, Node, Stage
+from aprtui.trace.graph import Axis, Node, Stage, StageGraph
 
 Progress = Callable[[str, int, int], None]
 Bounds = Callable[[Node], Sequence[Tolerance]]
@@ -90,9 +90,17 @@ def compare_captures(
         coverage.graph, alignment, stages, skipped, coverage.expected, coverage.allowed, _unfinished(a, b),
         frozenset((a.files.keys() & b.files.keys()).difference(coverage.nodes)),
         stages[0].verdict.metric if stages and grounds.bounds else _shown_metric(options), options.limit,
-        grounds.statements, grounds.doubts, grounds.unjudgeable,
+        (*grounds.statements, *_swaps(stages, coverage.graph, pair_of)), grounds.doubts, grounds.unjudgeable,
     )  # fmt: skip
     return conclude(findings, pair_of)
+
+
+def _swaps(
+    stages: Sequence[StageComparison], graph: StageGraph, pair_of: Callable[[Node], StagePair | Unpaired]
+) -> Iterator[str]:
+    """Exchanged stages, looked for only among those that are far apart."""
+    far = [stage.node for stage in stages if not is_plausible(stage.metrics)]
+    return find_swaps(graph, far, pair_of)
 
 
 def _aligned(a: Capture, b: Capture, options: DiffOptions) -> TokenAlignment:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.classify import State
+from aprtui.compare.hypotheses import Hypothesis
 from aprtui.compare.locate import Element
 from aprtui.compare.logits import LogitMetrics
 from aprtui.compare.metrics import Metric, PairMetrics
@@ -92,7 +93,7 @@ class Comparison:
     `elements` are of the stage in `focus`. `reasons` say why the verdict is UNKNOWN, `unfinished` names the sides (A,
     B) whose run did not finish. `expected` stages must not be missing; `allowed_missing` more are, by permission.
     `statements` say what was found out before judging: what differs between the sides, which rounding was found, where
-    the floor comes from.
+    the floor comes from. `hypotheses` are about the stage in `focus` where it diverges, those supported first.
     """
 
     verdict: Verdict
@@ -111,6 +112,7 @@ class Comparison:
     metric: Metric
     smallest: Tolerance | None
     statements: tuple[str, ...] = ()
+    hypotheses: tuple[Hypothesis, ...] = ()
 
     @property
     def alike(self) -> tuple[StageComparison, ...]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aprtui.compare.classify import State, TokenJudgement, classify, tokens_beyond
 from aprtui.compare.comparison import Comparison, Divergence, Focus, FocusKind, StageComparison
 from aprtui.compare.coverage import blame
 from aprtui.compare.focus import choose_focus
 from aprtui.compare.hints import find_hints
+from aprtui.compare.hypotheses import Evidence, Hypothesis, hypothesise
 from aprtui.compare.locate import first_failing_place, top_elements
 from aprtui.compare.metrics import Metric
 from aprtui.compare.pairing import StagePair, Unpaired
@@ -27,7 +29,8 @@ class Findings:
 
     `expected` nodes must not be missing, `allowed` may be. `unfinished` names the sides whose run did not finish.
     `not_selected` nodes could have been compared and were not asked for. `doubts` are further reasons for UNKNOWN, and
-    where `unjudgeable` they keep a FAIL from being said too. `statements` are told to the reader as they are.
+    where `unjudgeable` they keep a FAIL from being said too. `statements` are told to the reader as they are. `known`
+    gives vectors that a stage is made with, as its bias, where somebody has them.
     """
 
     graph: StageGraph
@@ -43,6 +46,7 @@ class Findings:
     statements: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     unjudgeable: bool = False
+    known: Callable[[Node], Mapping[str, NDArray[np.float32]]] | None = None
 
 
 def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]) -> Comparison:
@@ -70,7 +74,42 @@ def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]
         metric=findings.metric,
         smallest=smallest_tolerance((stage.metrics for stage in stages), findings.metric),
         statements=findings.statements,
+        hypotheses=_hypotheses(findings, stages, focus, pair_of) if verdict is Verdict.FAIL else (),
     )
+
+
+def _hypotheses(
+    findings: Findings,
+    stages: Sequence[StageComparison],
+    focus: Focus | None,
+    pair_of: Callable[[Node], StagePair | Unpaired],
+) -> tuple[Hypothesis, ...]:
+    """What the error at the stage in focus looks like; nothing where its shape is unknown."""
+    node = focus.node if focus else None
+    pair = pair_of(node) if node else None
+    if node is None or not isinstance(pair, StagePair) or not pair.axes or not pair.a.size:
+        return ()
+    stage = findings.graph[node.stage]
+    judged = next(entry.verdict for entry in stages if entry.node == node)
+    bound = judged.bound if judged.metric in (Metric.TOKEN_REL_L2, Metric.REL_L2) else None
+    siblings = {
+        str(other): found.a
+        for other in _related(findings.graph, node)
+        if isinstance(found := pair_of(other), StagePair) and found.a.shape == pair.a.shape
+    }
+    sized = replace(stage, width=pair.a.shape[0] if pair.causal else pair.a.shape[1])
+    known = findings.known(node) if findings.known else {}
+    return hypothesise(
+        Evidence(sized, findings.graph.config, pair.a, pair.b, bound or ROUNDING_REL_L2, siblings, known)
+    )
+
+
+def _related(graph: StageGraph, node: Node) -> Iterator[Node]:
+    """What a stage could be confused with: its inputs, the products beside it, itself in the layer before."""
+    yield from graph.inputs(node)
+    yield from (Node(node.layer, stage.name) for stage in graph.siblings(node.stage))
+    if node.layer:
+        yield Node(node.layer - 1, node.stage)
 
 
 def _with_states(findings: Findings) -> tuple[StageComparison, ...]:

@@ -65,7 +65,7 @@ def _axes(records: Sequence[Record]) -> tuple[list[str], list[int | None]]:
     drawn = [record for record in records if record["record"] in _DRAWN]
     stages = list(dict.fromkeys(record["stage"] for record in drawn))
     layers = {record["layer"] for record in drawn}
-    numbered: list[int | None] = sorted(layer for layer in layers if layer is not None)  # type: ignore[assignment]
+    numbered: list[int | None] = sorted(layer for layer in layers if layer is not None)
     return stages, numbered + ([None] if None in layers else [])
 
 

@@ -6,12 +6,15 @@ alone would need is a fault there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 
-from aprtui.compare.layout import Layout, agreed, legal_layouts, solve_layout
+import numpy as np
+
+from aprtui.compare.layout import REORDERED, Layout, agreed, legal_layouts, solve_layout
 from aprtui.compare.mapping import STATED
+from aprtui.compare.metrics import compare_values
 from aprtui.compare.pairing import StagePair, Unpaired
 from aprtui.errors import UsageError
 from aprtui.trace.capture import Capture
@@ -31,6 +34,10 @@ def find_pair_layouts(
         return {}
     both = [node for node in graph.nodes if node in a.files and node in b.files]
     config = graph.config or _inferred_config(graph, both, pair_of)
+    if config is None and stated:
+        raise UsageError(
+            "--mapping: layout: how many heads there are is not known: capture attn_softmax and attention too"
+        )
     if config is None:
         return {}
     found: dict[str, Layout] = {}
@@ -68,7 +75,31 @@ def in_layout_of_a(pair: StagePair, layouts: Mapping[str, Layout]) -> StagePair:
     if layout is None or not pair.axes:
         return pair
     values = layout.apply(pair.b)
-    return replace(pair, b=values, matched=f"{pair.matched}; B is A permuted: {layout.text}")
+    exactly = ", exactly" if np.array_equal(pair.a, values) else ""
+    return replace(pair, b=values, matched=f"{pair.matched}; B is A permuted: {layout.text}{exactly}")
+
+
+def find_swaps(graph: StageGraph, both: Sequence[Node], pair_of: PairOf) -> Iterator[str]:
+    """Stages whose values B holds under each other's name in most layers, in words: it is said, and not undone."""
+    for stage in graph.stages:
+        for other in graph.siblings(stage.name):
+            if graph.names.index(other.name) < graph.names.index(stage.name):
+                continue
+            layers = [node.layer for node in both if node.stage == stage.name and Node(node.layer, other.name) in both]
+            found = [_swapped(pair_of(Node(n, stage.name)), pair_of(Node(n, other.name))) for n in layers]
+            if found and 2 * sum(found) > len(found):
+                yield f"B's {stage.name} is A's {other.name} and the other way round: are their names exchanged?"
+
+
+def _swapped(first: StagePair | Unpaired, second: StagePair | Unpaired) -> bool:
+    if not isinstance(first, StagePair) or not isinstance(second, StagePair) or first.a.shape != second.a.shape:
+        return False
+    crosswise = [compare_values(first.a, second.b).rel_l2, compare_values(second.a, first.b).rel_l2]
+    straight = [compare_values(pair.a, pair.b).rel_l2 for pair in (first, second)]
+    return all(
+        cross is not None and own is not None and own > REORDERED and cross < 0.5 * own
+        for cross, own in zip(crosswise, straight, strict=True)
+    )
 
 
 def _inferred_config(graph: StageGraph, both: list[Node], pair_of: PairOf) -> GraphConfig | None:

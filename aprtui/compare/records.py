@@ -1,4 +1,5 @@
-"""A comparison as records for programs: `header`, a `comparison` or `skip` for each stage, `hint`s, a last `summary`.
+"""A comparison as records for programs: `header`, a `comparison` or `skip` for each stage, `hint` and `hypothesis`
+records, a last `summary`.
 
 The comparison of the stage in question carries its `top` elements. Numbers are plain Python numbers, non-finite ones
 included: whoever writes them down decides how.
@@ -48,6 +49,14 @@ def comparison_records(
         yield {"record": "skip", **_node(skipped.node), "side": skipped.side, "reason": skipped.reason}
     for hint in comparison.hints:
         yield {"record": "hint", "nodes": [_node(node) for node in hint.nodes], "text": hint.text}
+    for hypothesis in comparison.hypotheses:
+        yield {
+            "record": "hypothesis",
+            "name": hypothesis.name,
+            "state": hypothesis.support.value,
+            "evidence": hypothesis.evidence,
+            "cause": hypothesis.cause,
+        }
     yield _summary(comparison)
 
 

@@ -236,6 +236,15 @@ class StageGraph:
                 pending += [(self[e.stage], part if e.part is Part.WHOLE else e.part) for e in stage.inputs]
         return MappingProxyType(found)
 
+    def siblings(self, name: str) -> tuple[Stage, ...]:
+        """Other stages of the same op, inputs and width as stage `name`, as gate and up are."""
+        own = self[name]
+        return tuple(
+            stage
+            for stage in self.stages
+            if (stage.op, stage.inputs, stage.width) == (own.op, own.inputs, own.width) and stage.name != name
+        )
+
     def inputs(self, node: Node) -> tuple[Node, ...]:
         """The nodes that `node` is computed from, one for each entry of its stage's `inputs`.
 

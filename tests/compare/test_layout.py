@@ -151,3 +151,22 @@ def test_dimensions_of_heads_are_told_by_the_shapes_where_nobody_states_them(tmp
     result = compare_captures(Capture.open(a), Capture.open(b), DiffOptions(tokens=TOKENS))
     matched = {stage.node.stage: stage.matched for stage in result.stages}
     assert "B is A permuted: RoPE pairs interleaved" in matched["q_post_rope"]
+
+
+def test_stages_under_each_others_name_are_said_and_not_undone(tmp_path: Path) -> None:
+    a = Capture.open(write_capture(tmp_path / "a", config=CONFIG))
+    edits: dict[Node, Edit] = {}
+    for layer in range(CONFIG.layers):
+        gate, up = (np.array(a.values(Node(layer, name))) for name in ("ffn_gate", "ffn_up"))
+        edits |= {Node(layer, "ffn_gate"): lambda v, x=up: x, Node(layer, "ffn_up"): lambda v, x=gate: x}  # type: ignore[misc]
+    b = Capture.open(write_capture(tmp_path / "b", config=CONFIG, edits=edits))
+    result = compare_captures(a, b, DiffOptions())
+    assert result.verdict is Verdict.UNKNOWN
+    assert any("B's ffn_gate is A's ffn_up" in statement for statement in result.statements)
+
+
+def test_what_lies_above_the_diagonal_does_not_count(tmp_path: Path) -> None:
+    """Some engines leave zeros there, some what they computed before the mask."""
+    edits = all_layers("attn_scores", lambda values: values + np.triu(np.ones_like(values), 1))
+    result = compared(tmp_path, edits)
+    assert result.verdict is Verdict.PASS

@@ -102,10 +102,7 @@ def gate_up_swap(setting: Setting, call: NodeCall) -> Array:
 
 
 def sibling_of(graph: StageGraph, node: Node) -> Node | None:
-    """Another matrix product of the same input and width as that of `node`: gate and up; None where there is none."""
-    own = graph[node.stage]
-    for stage in graph.stages:
-        alike = stage.op is Op.MATMUL and stage.inputs == own.inputs and stage.width == own.width
-        if own.op is Op.MATMUL and alike and stage.name != own.name:
-            return Node(node.layer, stage.name)
-    return None
+    """The matrix product beside that of `node`; None where there is none."""
+    if graph[node.stage].op is not Op.MATMUL:
+        return None
+    return next((Node(node.layer, stage.name) for stage in graph.siblings(node.stage)), None)

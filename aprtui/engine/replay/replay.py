@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aprtui.compare.captures import Bounds
 from aprtui.compare.comparison import Comparison, StageComparison
@@ -152,7 +153,7 @@ class _Replay:
             self.model.graph, TokenAlignment(count, (count, count), (self.source, self.source)), compared, skipped,
             self.coverage.expected, self.coverage.allowed, _unfinished(self.capture),
             frozenset(self.capture.files.keys() - set(self.coverage.nodes)), Metric.TOKEN_REL_L2, self.options.limit,
-            (found.statement, *layouts), doubts, unjudgeable=bool(doubts),
+            (found.statement, *layouts), doubts, unjudgeable=bool(doubts), known=self._known,
         )  # fmt: skip
         return conclude(findings, self._pair)
 
@@ -198,6 +199,12 @@ class _Replay:
     def _pair(self, node: Node) -> StagePair | Unpaired:
         recomputed = self._recomputed(node)
         return recomputed if isinstance(recomputed, Unpaired) else self._paired(node, recomputed)
+
+    def _known(self, node: Node) -> Mapping[str, NDArray[np.float32]]:
+        """The bias that a stage adds, if it does."""
+        if self.model.graph[node.stage].op is not Op.BIAS:
+            return {}
+        return {"bias": np.concatenate([weight.dequantize().reshape(-1) for weight in self.model.params(node)])}
 
     def _doubts(self, compared: Sequence[StageComparison]) -> Iterator[str]:
         """Whether what fails are the weights as a whole: then MODEL is not what the capture was made with."""

@@ -1,0 +1,133 @@
+"""What a hypothesis is tested on, and what it says. T = tokens, W = width; maps are laid out as rows of queries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.trace.graph import GraphConfig, Stage
+
+Array = NDArray[np.float32]
+Wide = NDArray[np.float64]
+
+MOST_VALUES = 4_000_000
+"""Values that are looked at: of larger stages evenly spaced tokens."""
+SAME = 0.02
+"""Two tensors count as the same where this much relative L2 is between them, the error being far larger."""
+
+
+class Support(StrEnum):
+    """What the values say of a hypothesis."""
+
+    SUPPORTED = "supported"
+    REFUTED = "refuted"
+    UNTESTED = "untested"
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """A signature held against the values: what it says, by which numbers, what usually causes it."""
+
+    name: str
+    support: Support
+    evidence: str
+    cause: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The blamed stage: what it should have been, what was found, and what else is known.
+
+    `expected` and `found` are `[T, W]`, or `[heads, T, T]` of which key ≤ query counts. `bound` is what a token's
+    relative error may be. `siblings` are other tensors of the same shape by what they are: inputs of the stage, the
+    product beside it. `known` are named vectors `[W]`, as its bias.
+    """
+
+    stage: Stage
+    config: GraphConfig | None
+    expected: Array
+    found: Array
+    bound: float
+    siblings: Mapping[str, Array] = field(default_factory=dict)
+    known: Mapping[str, Array] = field(default_factory=dict)
+
+    @cached_property
+    def rows(self) -> NDArray[np.intp]:
+        """The tokens that are looked at: all, or evenly spaced ones with the first and the last."""
+        tokens = self.expected.shape[-2]
+        width = max(1, self.expected.size // max(1, tokens))
+        count = max(2, min(tokens, MOST_VALUES // width))
+        return np.unique(np.linspace(0, tokens - 1, min(tokens, count)).astype(np.intp))
+
+    def matrix(self, values: Array) -> Wide:
+        """`[rows, W]` in float64, NaN and Inf as 0; of maps `[rows, heads * T]`, zero where key > query."""
+        if values.ndim == 3:
+            visible = np.arange(values.shape[2])[None, :] <= self.rows[:, None]
+            chosen = np.where(visible[:, None, :], values[:, self.rows].swapaxes(0, 1), 0)
+            wide = chosen.reshape(len(self.rows), -1).astype(np.float64)
+        else:
+            wide = values[self.rows].astype(np.float64)
+        return np.where(np.isfinite(wide), wide, 0.0)
+
+    @cached_property
+    def finite(self) -> Array:
+        """1 where both sides are finite: elsewhere both count as 0, so that NaN is no difference of size."""
+        return (np.isfinite(self.expected) & np.isfinite(self.found)).astype(np.float32)
+
+    @cached_property
+    def a(self) -> Wide:
+        """What was expected, as a matrix."""
+        return self.matrix(self.expected) * self.matrix(self.finite)
+
+    @cached_property
+    def b(self) -> Wide:
+        """What was found, as a matrix."""
+        return self.matrix(self.found) * self.matrix(self.finite)
+
+    @cached_property
+    def d(self) -> Wide:
+        """Found less expected."""
+        return self.b - self.a
+
+    @cached_property
+    def error(self) -> float:
+        """Relative L2 of the whole."""
+        return relative(self.b, self.a)
+
+    @cached_property
+    def token_errors(self) -> Wide:
+        """Relative L2 of each row."""
+        norms = np.linalg.norm(self.a, axis=1)
+        floor = 1e-3 * np.sqrt(np.mean(norms**2)) if norms.size else 0.0
+        divisor = np.maximum(norms, floor if floor else 1.0)
+        return np.asarray(np.linalg.norm(self.d, axis=1) / divisor)
+
+    @property
+    def wrong_tokens(self) -> NDArray[np.bool_]:
+        """Rows beyond the bound."""
+        return np.asarray(self.token_errors > self.bound)
+
+    def heads(self, values: Wide) -> Wide | None:
+        """`[rows, heads, channels]`; None where the stage has no heads."""
+        if self.expected.ndim == 3:
+            return values.reshape(len(values), self.expected.shape[0], -1)
+        dim = self.config.head_dim if self.config else 0
+        if not dim or self.stage.width % dim or self.stage.width == dim or not self.by_head:
+            return None
+        return values.reshape(len(values), -1, dim)
+
+    @property
+    def by_head(self) -> bool:
+        """Whether the channels of the stage are those of heads."""
+        return self.config is not None and self.stage.width in (self.config.q_width, self.config.kv_width)
+
+
+def relative(b: Wide, a: Wide) -> float:
+    """|b − a| / |a|; 0 where both are zero, inf where only a is."""
+    distance, norm = float(np.linalg.norm(b - a)), float(np.linalg.norm(a))
+    return 0.0 if distance == 0 else distance / norm if norm else float("inf")
