@@ -6,7 +6,7 @@ from itertools import permutations
 
 import numpy as np
 
-from aprtui.compare.hypotheses.evidence import SAME, Evidence, Hypothesis, Support, Wide, relative
+from aprtui.compare.hypotheses.evidence import SAME, Evidence, Hypothesis, Support, Wide, relative, supported_if
 from aprtui.trace.graph import Op, RopeLayout
 
 _MOST_HEADS = 6
@@ -23,7 +23,7 @@ def one_head(evidence: Evidence) -> Hypothesis:
     errors = np.array([relative(b[:, head], a[:, head]) for head in range(a.shape[1])])
     wrong = np.flatnonzero(errors > evidence.bound)
     text = f"heads beyond the bound: {', '.join(map(str, wrong[:8])) or 'none'} of {len(errors)}"
-    return Hypothesis(name, _when(len(wrong) == 1), text, cause)
+    return Hypothesis(name, supported_if(len(wrong) == 1), text, cause)
 
 
 def heads_permuted(evidence: Evidence) -> Hypothesis:
@@ -36,7 +36,7 @@ def heads_permuted(evidence: Evidence) -> Hypothesis:
     error = relative(b, a[:, order])
     text = f"found heads are the expected {list(map(int, order))[:12]} to rel_l2 {error:.3g}"
     moved = bool(np.any(order != np.arange(len(order))))
-    return Hypothesis(name, _when(moved and error < SAME and error < 0.1 * evidence.error), text, cause)
+    return Hypothesis(name, supported_if(moved and error < SAME and error < 0.1 * evidence.error), text, cause)
 
 
 def _order_of_heads(a: Wide, b: Wide) -> Wide:
@@ -57,7 +57,7 @@ def rope(evidence: Evidence) -> Hypothesis:
     norms_a, norms_b = _pair_norms(a, evidence.config.rope_layout), _pair_norms(b, evidence.config.rope_layout)
     error = relative(norms_b, norms_a)
     text = f"norms of {evidence.config.rope_layout} pairs agree to {error:.3g}, their values to {evidence.error:.3g}"
-    return Hypothesis(name, _when(error < SAME and error < 0.1 * evidence.error), text, cause)
+    return Hypothesis(name, supported_if(error < SAME and error < 0.1 * evidence.error), text, cause)
 
 
 def _pair_norms(values: Wide, layout: RopeLayout) -> Wide:
@@ -77,7 +77,7 @@ def rope_layout(evidence: Evidence) -> Hypothesis:
     own = relative(_pair_norms(b, evidence.config.rope_layout), _pair_norms(a, evidence.config.rope_layout))
     text = f"norms of heads agree to {heads:.3g}, those of {evidence.config.rope_layout} pairs to {own:.3g}"
     small = heads < SAME and heads < 0.1 * evidence.error
-    return Hypothesis(name, _when(small and own > 0.1 * evidence.error), text, cause)
+    return Hypothesis(name, supported_if(small and own > 0.1 * evidence.error), text, cause)
 
 
 def every_kth(evidence: Evidence) -> Hypothesis:
@@ -103,7 +103,7 @@ def few_channels(evidence: Evidence) -> Hypothesis:
         return Hypothesis(name, Support.UNTESTED, "maps have no channels", cause)
     places = np.flatnonzero(wrong)
     text = f"{places.size} of {wrong.size} channels are wrong: {', '.join(map(str, places[:6]))}"
-    return Hypothesis(name, _when(0 < places.size <= max(1, wrong.size // 128)), text, cause)
+    return Hypothesis(name, supported_if(0 < places.size <= max(1, wrong.size // 128)), text, cause)
 
 
 def block(evidence: Evidence) -> Hypothesis:
@@ -120,7 +120,7 @@ def block(evidence: Evidence) -> Hypothesis:
     if whole:
         text += f": whole blocks of {whole}"
     one_run = places.size >= 0.9 * run and run <= wrong.size // 2
-    return Hypothesis(name, _when(bool(whole) or one_run), text, cause)
+    return Hypothesis(name, supported_if(bool(whole) or one_run), text, cause)
 
 
 def _is_whole_blocks(wrong: Wide, size: int) -> bool:
@@ -134,7 +134,3 @@ def _wrong_channels(evidence: Evidence) -> Wide:
         return np.zeros(0, np.bool_)
     typical = np.sqrt(np.mean(evidence.a**2)) * np.sqrt(len(evidence.a)) or 1.0
     return np.asarray(np.linalg.norm(evidence.d, axis=0) / typical > evidence.bound)
-
-
-def _when(holds: bool) -> Support:
-    return Support.SUPPORTED if holds else Support.REFUTED

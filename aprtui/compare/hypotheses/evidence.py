@@ -29,6 +29,11 @@ class Support(StrEnum):
     UNTESTED = "untested"
 
 
+def supported_if(holds: bool) -> Support:
+    """Supported or refuted."""
+    return Support.SUPPORTED if holds else Support.REFUTED
+
+
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
     """A signature held against the values: what it says, by which numbers, what usually causes it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from aprtui.compare.hypotheses.evidence import SAME, Evidence, Hypothesis, Support, relative
+from aprtui.compare.hypotheses.evidence import SAME, Evidence, Hypothesis, Support, relative, supported_if
 
 
 def later_tokens(evidence: Evidence) -> Hypothesis:
@@ -18,7 +18,7 @@ def later_tokens(evidence: Evidence) -> Hypothesis:
         return Hypothesis(name, Support.UNTESTED, "needs three tokens at least", cause)
     share = float(wrong[1:].mean())
     text = f"token 0 is {'wrong' if wrong[0] else 'right'}, of the later ones {100 * share:.0f} % are wrong"
-    return Hypothesis(name, _when(not wrong[0] and share > 0.5), text, cause)
+    return Hypothesis(name, supported_if(not wrong[0] and share > 0.5), text, cause)
 
 
 def last_token(evidence: Evidence) -> Hypothesis:
@@ -28,7 +28,7 @@ def last_token(evidence: Evidence) -> Hypothesis:
     if wrong.size < 3:
         return Hypothesis(name, Support.UNTESTED, "needs three tokens at least", cause)
     text = f"{int(wrong[:-1].sum())} of the tokens before the last are wrong, the last is {'' if wrong[-1] else 'not '}"
-    return Hypothesis(name, _when(bool(wrong[-1]) and not wrong[:-1].any()), text.rstrip(), cause)
+    return Hypothesis(name, supported_if(bool(wrong[-1]) and not wrong[:-1].any()), text.rstrip(), cause)
 
 
 def stale_token(evidence: Evidence) -> Hypothesis:
@@ -38,8 +38,4 @@ def stale_token(evidence: Evidence) -> Hypothesis:
         return Hypothesis(name, Support.UNTESTED, "needs three neighbouring tokens of a stage without maps", cause)
     error = relative(evidence.b[1:], evidence.a[:-1])
     text = f"found is the token before's to rel_l2 {error:.3g}"
-    return Hypothesis(name, _when(error < SAME and error < 0.1 * evidence.error), text, cause)
-
-
-def _when(holds: bool) -> Support:
-    return Support.SUPPORTED if holds else Support.REFUTED
+    return Hypothesis(name, supported_if(error < SAME and error < 0.1 * evidence.error), text, cause)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from aprtui.compare.hypotheses.evidence import SAME, Evidence, Hypothesis, Support, relative
+from aprtui.compare.hypotheses.evidence import SAME, Evidence, Hypothesis, Support, relative, supported_if
 
 _SIXTEEN_BITS = {"float16": 0x1FFF, "bfloat16": 0xFFFF}
 
@@ -18,7 +18,7 @@ def scaled(evidence: Evidence) -> Hypothesis:
     factor = float((evidence.a * evidence.b).sum()) / norm
     rest = relative(evidence.b, factor * evidence.a) if factor else float("inf")
     text = f"found is {factor:.6g} × expected, leaving {rest:.3g} of {evidence.error:.3g}"
-    return Hypothesis(name, _when(rest < 0.1 * evidence.error), text, cause)
+    return Hypothesis(name, supported_if(rest < 0.1 * evidence.error), text, cause)
 
 
 def scaled_per_token(evidence: Evidence) -> Hypothesis:
@@ -31,7 +31,7 @@ def scaled_per_token(evidence: Evidence) -> Hypothesis:
     rest = relative(evidence.b, factors[:, None] * evidence.a)
     spread = float(np.std(factors))
     text = f"factors {factors.min():.6g} … {factors.max():.6g}, leaving {rest:.3g} of {evidence.error:.3g}"
-    return Hypothesis(name, _when(rest < 0.1 * evidence.error and spread > 0.1 * evidence.error), text, cause)
+    return Hypothesis(name, supported_if(rest < 0.1 * evidence.error and spread > 0.1 * evidence.error), text, cause)
 
 
 def same_vector(evidence: Evidence) -> Hypothesis:
@@ -46,7 +46,7 @@ def same_vector(evidence: Evidence) -> Hypothesis:
         for sign, word in ((-1, "dropped"), (1, "doubled")):
             if rest < 0.1 and relative(mean, sign * vector.astype(np.float64)) < 0.1:
                 text += f"; it is the {label}, {word}"
-    return Hypothesis(name, _when(rest < 0.1), text, cause)
+    return Hypothesis(name, supported_if(rest < 0.1), text, cause)
 
 
 def another_tensor(evidence: Evidence) -> Hypothesis:
@@ -57,7 +57,7 @@ def another_tensor(evidence: Evidence) -> Hypothesis:
     errors = {label: relative(evidence.b, evidence.matrix(other)) for label, other in evidence.siblings.items()}
     label = min(errors, key=lambda key: errors[key])
     text = f"nearest is {label}, to rel_l2 {errors[label]:.3g}"
-    return Hypothesis(name, _when(errors[label] < SAME and errors[label] < 0.1 * evidence.error), text, cause)
+    return Hypothesis(name, supported_if(errors[label] < SAME and errors[label] < 0.1 * evidence.error), text, cause)
 
 
 def zeros(evidence: Evidence) -> Hypothesis:
@@ -67,7 +67,7 @@ def zeros(evidence: Evidence) -> Hypothesis:
     share = float(lost.mean()) if lost.size else 0.0
     left = relative(evidence.b[~lost], evidence.a[~lost])
     text = f"{100 * share:.3g} % of the values are zero and should not be; the others are off by {left:.3g}"
-    return Hypothesis(name, _when(bool(lost.any()) and left < 0.1 * evidence.error), text, cause)
+    return Hypothesis(name, supported_if(bool(lost.any()) and left < 0.1 * evidence.error), text, cause)
 
 
 def not_finite(evidence: Evidence) -> Hypothesis:
@@ -82,7 +82,7 @@ def not_finite(evidence: Evidence) -> Hypothesis:
         inside = np.abs(evidence.expected[np.isfinite(evidence.found)])
         if inside.size and beyond > inside.max():
             text += f"; all where expected is beyond {inside.max():.4g}: an overflow"
-    return Hypothesis(name, _when(count > 0), text, cause)
+    return Hypothesis(name, supported_if(count > 0), text, cause)
 
 
 def sixteen_bits(evidence: Evidence) -> Hypothesis:
@@ -116,8 +116,4 @@ def noise(evidence: Evidence) -> Hypothesis:
     common = common if len(evidence.d) > 3 else 0.0
     text = f"along expected {along:.2g}, {100 * top:.0f} % of it in 1 % of the values, common to tokens {common:.2g}"
     spread = top < 0.3 and even > 0.05
-    return Hypothesis(name, _when(spread and along < 0.15 and common < 0.75), text, cause)
-
-
-def _when(holds: bool) -> Support:
-    return Support.SUPPORTED if holds else Support.REFUTED
+    return Hypothesis(name, supported_if(spread and along < 0.15 and common < 0.75), text, cause)
