@@ -90,7 +90,8 @@ def _hypotheses(
     if node is None or not isinstance(pair, StagePair) or not pair.axes or not pair.a.size:
         return ()
     stage = findings.graph[node.stage]
-    judged = next(entry.verdict for entry in stages if entry.node == node)
+    entry = next(entry for entry in stages if entry.node == node)
+    judged = entry.verdict
     bound = judged.bound if judged.metric in (Metric.TOKEN_REL_L2, Metric.REL_L2) else None
     siblings = {
         str(other): found.a
@@ -100,8 +101,14 @@ def _hypotheses(
     sized = replace(stage, width=pair.a.shape[0] if pair.causal else pair.a.shape[1])
     known = findings.known(node) if findings.known else {}
     return hypothesise(
-        Evidence(sized, findings.graph.config, pair.a, pair.b, bound or ROUNDING_REL_L2, siblings, known)
+        Evidence(sized, findings.graph.config, pair.a, pair.b, bound or ROUNDING_REL_L2, siblings, known, _worst(entry))
     )
+
+
+def _worst(stage: StageComparison) -> tuple[int, ...]:
+    """Rows of the first and of the worst token that differ."""
+    differing = np.flatnonzero(np.nan_to_num(stage.tokens) > 0)
+    return (int(differing[0]), int(np.nanargmax(stage.tokens))) if differing.size else ()
 
 
 def _related(graph: StageGraph, node: Node) -> Iterator[Node]:

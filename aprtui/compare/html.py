@@ -13,7 +13,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render_html(records: Iterable[Mapping[str, Any]]) -> str:
-    """The page, from the records of a comparison with the header first and the summary last.
+    """The page, from all the records of a comparison, its header and summary among them.
 
     Everything that comes from outside is escaped; records of other kinds than those known are left out.
     """
@@ -21,11 +21,11 @@ def render_html(records: Iterable[Mapping[str, Any]]) -> str:
     from markupsafe import Markup
 
     kept = list(records)
+    header, summary = (next(r for r in kept if r["record"] == kind) for kind in ("header", "summary"))
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["number"] = shown
-    header, summary = kept[0], kept[-1]
     return environment.get_template("report.html").render(
         header=header,
         summary=summary,

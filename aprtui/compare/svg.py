@@ -20,8 +20,9 @@ def verdict_text(summary: Mapping[str, Any]) -> str:
 
 
 def render_svg(records: Iterable[Mapping[str, Any]]) -> str:
-    """An SVG document from the records of a comparison, the summary last."""
+    """An SVG document from all the records of a comparison, its summary among them."""
     kept = list(records)
-    drawing = draw_grid(kept, title=verdict_text(kept[-1]))
+    summary = next(record for record in kept if record["record"] == "summary")
+    drawing = draw_grid(kept, title=verdict_text(summary))
     alone = drawing.replace("<style>", "<style>svg{color:#222;background:#fff}", 1)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{alone}'

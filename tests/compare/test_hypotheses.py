@@ -86,6 +86,13 @@ CASES: dict[str, tuple[str, Callable[[], Values], set[str]]] = {
         # Of one head all channels are wrong: a whole block of 32 as well.
         "attention", lambda: edited(only(np.s_[:, 32:64], 1.7), "attention"), {"one head", "a block of channels"},
     ),
+    "the heads of one K/V head wrong": (
+        "attention", lambda: edited(only(np.s_[:, 64:128], 1.7), "attention"), {"one head", "a block of channels"},
+    ),
+    "a factor a channel": (
+        "ffn_norm", lambda: edited(lambda v: v.__imul__(np.linspace(1.2, 1.9, v.shape[1])), "ffn_norm"),
+        {"a factor for each channel"},
+    ),
     "every fourth channel": ("ffn_up", lambda: edited(only(np.s_[:, 1::4], -1)), {"every k-th channel"}),
     "one channel": ("ffn_up", lambda: edited(only(np.s_[:, 77], 1.5)), {"single output channels"}),
     "a block of channels": ("ffn_up", lambda: edited(only(np.s_[:, 100:150], -2)), {"a block of channels"}),
@@ -101,6 +108,14 @@ CASES: dict[str, tuple[str, Callable[[], Values], set[str]]] = {
 def test_a_signature_is_recognised_and_no_other_claimed(name: str) -> None:
     stage, found, names = CASES[name]
     assert supported(stage, np.asarray(found(), np.float32)) == names
+
+
+@pytest.mark.parametrize(("mask", "kind"), [(0xFFFF0000, "bfloat16"), (0xFFFFE000, "float16")])
+def test_the_16_bit_type_is_named(mask: int, kind: str) -> None:
+    found = (random("ffn_up").view(np.uint32) & np.uint32(mask)).view(np.float32)
+    evidence = Evidence(GRAPH["ffn_up"], CONFIG, random("ffn_up"), found, BOUND)
+    entry = next(entry for entry in hypothesise(evidence) if entry.name == "16-bit values")
+    assert entry.evidence == f"every value found is a {kind}"
 
 
 def test_another_tensor_is_named() -> None:

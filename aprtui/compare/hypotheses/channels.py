@@ -15,7 +15,7 @@ _BLOCKS = (256, 32)
 
 
 def one_head(evidence: Evidence) -> Hypothesis:
-    """One head wrong, the others right."""
+    """One head wrong, or the query heads of one K/V head, the others right."""
     name, cause = "one head", "the mapping of heads, or one head's part of a weight or buffer"
     a, b = evidence.heads(evidence.a), evidence.heads(evidence.b)
     if a is None or b is None:
@@ -23,7 +23,11 @@ def one_head(evidence: Evidence) -> Hypothesis:
     errors = np.array([relative(b[:, head], a[:, head]) for head in range(a.shape[1])])
     wrong = np.flatnonzero(errors > evidence.bound)
     text = f"heads beyond the bound: {', '.join(map(str, wrong[:8])) or 'none'} of {len(errors)}"
-    return Hypothesis(name, supported_if(len(wrong) == 1), text, cause)
+    group = evidence.config.heads // evidence.config.kv_heads if evidence.config else 1
+    one_group = len(errors) > group == len(wrong) and int(wrong[0]) % group == 0 and wrong[-1] - wrong[0] == group - 1
+    if one_group and group > 1:
+        text += f": those of K/V head {int(wrong[0]) // group}"
+    return Hypothesis(name, supported_if(len(wrong) == 1 or bool(one_group)), text, cause)
 
 
 def heads_permuted(evidence: Evidence) -> Hypothesis:

@@ -15,8 +15,8 @@ from aprtui.trace.graph import GraphConfig, Stage
 Array = NDArray[np.float32]
 Wide = NDArray[np.float64]
 
-MOST_VALUES = 4_000_000
-"""Values that are looked at: of larger stages evenly spaced tokens."""
+MOST_VALUES = 1_000_000
+"""Values that are looked at: of larger stages evenly spaced tokens. Some ten float64 tensors of them are alive."""
 SAME = 0.02
 """Two tensors count as the same where this much relative L2 is between them, the error being far larger."""
 
@@ -50,7 +50,7 @@ class Evidence:
 
     `expected` and `found` are `[T, W]`, or `[heads, T, T]` of which key ≤ query counts. `bound` is what a token's
     relative error may be. `siblings` are other tensors of the same shape by what they are: inputs of the stage, the
-    product beside it. `known` are named vectors `[W]`, as its bias.
+    product beside it. `known` are named vectors `[W]`, as its bias. `worst` are tokens that must be looked at.
     """
 
     stage: Stage
@@ -60,6 +60,7 @@ class Evidence:
     bound: float
     siblings: Mapping[str, Array] = field(default_factory=dict)
     known: Mapping[str, Array] = field(default_factory=dict)
+    worst: tuple[int, ...] = ()
 
     @cached_property
     def rows(self) -> NDArray[np.intp]:
@@ -67,32 +68,36 @@ class Evidence:
         tokens = self.expected.shape[-2]
         width = max(1, self.expected.size // max(1, tokens))
         count = max(2, min(tokens, MOST_VALUES // width))
-        return np.unique(np.linspace(0, tokens - 1, min(tokens, count)).astype(np.intp))
+        spaced = np.linspace(0, tokens - 1, min(tokens, count)).astype(np.intp)
+        return np.unique(np.concatenate([spaced, np.array(self.worst, np.intp)]))
 
-    def matrix(self, values: Array) -> Wide:
-        """`[rows, W]` in float64, NaN and Inf as 0; of maps `[rows, heads * T]`, zero where key > query."""
+    def chosen(self, values: Array) -> Array:
+        """The `rows` of a tensor, `[rows, W]`; of maps `[rows, heads * T]`, zero where key > query."""
         if values.ndim == 3:
             visible = np.arange(values.shape[2])[None, :] <= self.rows[:, None]
-            chosen = np.where(visible[:, None, :], values[:, self.rows].swapaxes(0, 1), 0)
-            wide = chosen.reshape(len(self.rows), -1).astype(np.float64)
-        else:
-            wide = values[self.rows].astype(np.float64)
-        return np.where(np.isfinite(wide), wide, 0.0)
+            maps = np.where(visible[:, None, :], values[:, self.rows].swapaxes(0, 1), np.float32(0))
+            return np.asarray(maps.reshape(len(self.rows), -1), np.float32)
+        return np.asarray(values[self.rows], np.float32)
+
+    def matrix(self, values: Array) -> Wide:
+        """The `rows` in float64, 0 where either side is NaN or Inf: that is no difference of size."""
+        wide = self.chosen(values).astype(np.float64)
+        return np.where(self.finite & np.isfinite(wide), wide, 0.0)
 
     @cached_property
-    def finite(self) -> Array:
-        """1 where both sides are finite: elsewhere both count as 0, so that NaN is no difference of size."""
-        return (np.isfinite(self.expected) & np.isfinite(self.found)).astype(np.float32)
+    def finite(self) -> NDArray[np.bool_]:
+        """Which of the values looked at are finite on both sides."""
+        return np.isfinite(self.chosen(self.expected)) & np.isfinite(self.chosen(self.found))
 
     @cached_property
     def a(self) -> Wide:
         """What was expected, as a matrix."""
-        return self.matrix(self.expected) * self.matrix(self.finite)
+        return self.matrix(self.expected)
 
     @cached_property
     def b(self) -> Wide:
         """What was found, as a matrix."""
-        return self.matrix(self.found) * self.matrix(self.finite)
+        return self.matrix(self.found)
 
     @cached_property
     def d(self) -> Wide:

@@ -12,6 +12,7 @@ SIGNATURES: tuple[Callable[[Evidence], Hypothesis], ...] = (
     values.another_tensor,
     values.scaled,
     values.scaled_per_token,
+    values.scaled_per_channel,
     values.same_vector,
     tokens.stale_token,
     tokens.later_tokens,

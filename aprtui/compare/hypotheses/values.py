@@ -6,7 +6,10 @@ import numpy as np
 
 from aprtui.compare.hypotheses.evidence import SAME, Evidence, Hypothesis, Support, relative, supported_if
 
-_SIXTEEN_BITS = {"float16": 0x1FFF, "bfloat16": 0xFFFF}
+_SIXTEEN_BITS = {"bfloat16": 0xFFFF, "float16": 0x1FFF}
+"""Mantissa bits that a type leaves zero; what leaves more of them zero comes first."""
+_MOST = 0.9
+"""Share of the channels that a signature of all channels must show in."""
 
 
 def scaled(evidence: Evidence) -> Hypothesis:
@@ -32,6 +35,20 @@ def scaled_per_token(evidence: Evidence) -> Hypothesis:
     spread = float(np.std(factors))
     text = f"factors {factors.min():.6g} … {factors.max():.6g}, leaving {rest:.3g} of {evidence.error:.3g}"
     return Hypothesis(name, supported_if(rest < 0.1 * evidence.error and spread > 0.1 * evidence.error), text, cause)
+
+
+def scaled_per_channel(evidence: Evidence) -> Hypothesis:
+    """Found is expected times a factor of each channel's own, in most channels."""
+    name, cause = "a factor for each channel", "the weight of a normalisation: missing, applied twice, another layer's"
+    norms = (evidence.a**2).sum(0)
+    if evidence.expected.ndim == 3 or len(evidence.rows) < 4 or not norms.all():
+        return Hypothesis(name, Support.UNTESTED, "needs four tokens of channels that are not zero, and no maps", cause)
+    factors = (evidence.a * evidence.b).sum(0) / norms
+    rest = relative(evidence.b, factors * evidence.a)
+    moved = float(np.mean(np.abs(factors - 1) > 0.1 * evidence.error))
+    text = f"factors {factors.min():.4g} … {factors.max():.4g}, leaving {rest:.3g} of {evidence.error:.3g}"
+    spread = float(np.std(factors)) > 0.1 * evidence.error
+    return Hypothesis(name, supported_if(rest < 0.1 * evidence.error and spread and moved > _MOST), text, cause)
 
 
 def same_vector(evidence: Evidence) -> Hypothesis:
@@ -73,13 +90,16 @@ def zeros(evidence: Evidence) -> Hypothesis:
 def not_finite(evidence: Evidence) -> Hypothesis:
     """NaN or Inf appears."""
     name, cause = "NaN or Inf", "a division by zero, an overflow, or memory that was never written"
-    found = ~np.isfinite(evidence.found) & np.isfinite(evidence.expected)
+    a, b = evidence.chosen(evidence.expected), evidence.chosen(evidence.found)
+    found = ~np.isfinite(b) & np.isfinite(a)
     count = int(found.sum())
     text = f"{count} values"
     if count:
-        text += f": {int(np.isnan(evidence.found[found]).sum())} NaN, {int(np.isinf(evidence.found[found]).sum())} Inf"
-        beyond = np.abs(evidence.expected[found]).min()
-        inside = np.abs(evidence.expected[np.isfinite(evidence.found)])
+        text += f": {int(np.isnan(b[found]).sum())} NaN, {int(np.isinf(b[found]).sum())} Inf"
+        places = np.flatnonzero(found.any(0))
+        if evidence.found.ndim == 2:
+            text += f", in {places.size} channels: {', '.join(map(str, places[:6]))}"
+        beyond, inside = np.abs(a[found]).min(), np.abs(a[evidence.finite])
         if inside.size and beyond > inside.max():
             text += f"; all where expected is beyond {inside.max():.4g}: an overflow"
     return Hypothesis(name, supported_if(count > 0), text, cause)
@@ -89,7 +109,8 @@ def sixteen_bits(evidence: Evidence) -> Hypothesis:
     """Found holds values of a 16-bit type, expected does not."""
     name, cause = "16-bit values", "a buffer or accumulator of 16 bits"
     for kind, mask in _SIXTEEN_BITS.items():
-        of_found, of_expected = (_share_without(values, mask) for values in (evidence.found, evidence.expected))
+        sides = (evidence.chosen(evidence.found), evidence.chosen(evidence.expected))
+        of_found, of_expected = (_share_without(values, mask) for values in sides)
         if of_found == 1 and of_expected < 0.5:
             return Hypothesis(name, Support.SUPPORTED, f"every value found is a {kind}", cause)
     return Hypothesis(name, Support.REFUTED, "the values have the bits of float32", cause)
