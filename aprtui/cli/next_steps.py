@@ -86,4 +86,4 @@ def replay_steps(comparison: Comparison, capture: Path, model: Path | None, word
             ["aprtui", "replay", str(capture), *named, *words, "--stage", focus.node.stage, *layers, "--limit", "50"]
         )
     elif comparison.alignment.problem:
-        yield "next  give the token ids with --tokens"
+        yield "next  give the capture's own model with --model, or its token ids with --tokens"

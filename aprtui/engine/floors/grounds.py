@@ -16,7 +16,7 @@ from aprtui.engine.replay.arithmetic import UNROUNDED, Recomputation, rounding_t
 from aprtui.engine.replay.captured import CapturedStages
 from aprtui.engine.replay.layouts import find_layouts
 from aprtui.engine.replay.recompute import Recomputer
-from aprtui.engine.replay.replay import identify
+from aprtui.engine.replay.replay import identify, misfit
 from aprtui.model.config import RopeAngles
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
@@ -47,6 +47,10 @@ def grounds_by_model(
 
     Weights that differ give an estimated floor, arithmetic that differs a measured one; the statements say which.
     """
+    problems = [(name, misfit(capture, model, tokens)) for name, capture in (("A", a), ("B", b))]
+    doubts = tuple(f"MODEL is not that of {name}: {problem}" for name, problem in problems if problem)
+    if doubts:
+        return Grounds(doubts=doubts, unjudgeable=True)
     sides = tuple(_side(name, capture, model, tokens, evaluators) for name, capture in (("A", a), ("B", b)))
     foreign = [side.name for side in sides if not side.own_weights]
     statements = [f"{side.name}: {_weights_text(side)}, rounding {rounding_text(side.rounding)}" for side in sides]

@@ -43,9 +43,12 @@ def tokens_of(capture: Capture, model: Model) -> tuple[int, ...] | None:
 
 
 def known_tokens(a: Capture, b: Capture, model: Model, given: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    """The token ids of two captures: as recorded, as the user gives them, or as A's or B's embedding tells them."""
-    recorded = (a.tokens, b.tokens, given)
-    return next((ids for ids in recorded if ids is not None), None) or tokens_of(a, model) or tokens_of(b, model)
+    """The token ids of two captures: as each records them, as the user gives them, or as its embedding tells them.
+
+    None where those of a side cannot be known, or are not the other's.
+    """
+    ids_a, ids_b = (side.tokens or given or tokens_of(side, model) for side in (a, b))
+    return ids_a if ids_a == ids_b else None
 
 
 def _nearest(rows: NDArray[np.float64], model: Model) -> tuple[NDArray[np.intp], NDArray[np.float64]]:

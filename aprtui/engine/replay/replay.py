@@ -33,7 +33,7 @@ from aprtui.engine.replay.layouts import find_layouts
 from aprtui.engine.replay.recompute import Recomputed, Recomputer
 from aprtui.model.config import RopeAngles
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph import ENTRY, Node, Op
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
@@ -71,7 +71,7 @@ def replay_capture(
     """
     coverage = plan_coverage(capture, capture, options.selection, options.allow_missing)
     tokens, source = _tokens(capture, model, options)
-    problem = _problem(capture, model, tokens)
+    problem = misfit(capture, model, tokens)
     if tokens is None or problem:
         return _unjudged(capture, coverage, options, problem)
     return _Replay(capture, model, options, evaluators, coverage, tokens, source).run(progress)
@@ -85,11 +85,13 @@ def _tokens(capture: Capture, model: Model, options: ReplayOptions) -> tuple[tup
     return tokens_of(capture, model), TABLE_SOURCE
 
 
-def _problem(capture: Capture, model: Model, tokens: Sequence[int] | None) -> str | None:
+def misfit(capture: Capture, model: Model, tokens: Sequence[int] | None) -> str | None:
     """Why `capture` cannot be held against `model` at all, or None."""
     graph = model.config.graph
     if capture.manifest is not None and capture.manifest.graph != graph:
         return f"the capture is of {capture.manifest.model.name}, whose dimensions are not those of MODEL"
+    if tokens is None and Node(0, ENTRY) in capture.files:
+        return "token ids are not recorded, and the embedding is none of MODEL's: give its own --model, or --tokens"
     if tokens is None:
         return "token ids are not recorded, and no embedding stage tells them: give the ids with --tokens"
     if max(tokens, default=0) >= graph.vocabulary:

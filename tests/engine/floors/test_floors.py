@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,17 @@ def test_two_captures_of_other_weights_than_the_model_cannot_be_judged_by_it(
     result = by_model(a, b, model, evaluators)
     assert result.verdict is Verdict.UNKNOWN
     assert "--model-a" in " ".join(result.reasons)
+
+
+def test_a_capture_of_another_shape_cannot_be_judged_by_the_model(
+    model: Model, evaluators: Evaluators, exact: Path, tmp_path: Path
+) -> None:
+    other = Capture.open(exact)
+    assert other.manifest is not None
+    graph = replace(other.manifest.graph, vocabulary=100)
+    other = replace(other, manifest=replace(other.manifest, graph=graph))
+    grounds = grounds_by_model(Capture.open(exact), other, model, TOKENS, evaluators)
+    assert grounds.unjudgeable and "MODEL is not that of B" in grounds.doubts[0]
 
 
 def test_a_third_capture_is_a_floor(model: Model, exact: Path, q8: Path, tmp_path: Path) -> None:
