@@ -13,6 +13,7 @@ from aprtui.engine.fault_matrix import MeteredFault
 from aprtui.engine.faults.faults import Fault, FaultInjector, parse_fault
 from aprtui.engine.faults.kinds import KINDS, applies
 from aprtui.engine.protocol import Logits, Mode, Taps
+from aprtui.errors import UsageError
 from aprtui.model.model import Model
 from aprtui.trace.graph import Node
 from tests.engine.conformance import Recorder
@@ -100,6 +101,39 @@ def test_several_faults_act_together(model: Model, honest: Tensors) -> None:
     assert not faulty[:, 5].any() and honest[Node(0, "ffn_out")][:, 5].any()
 
 
+def test_a_fault_of_values_acts_on_what_one_that_computes_anew_made(model: Model, honest: Tensors) -> None:
+    node = Node(1, "ffn_norm")
+    eps, scale = Fault("eps", node, {"epsilon": 1.0}), Fault("scale", node, {"magnitude": 1.0})
+    alone = tensors(model, [eps], "cpu", len(TOKENS))[node]
+    for faults in ([eps, scale], [scale, eps]):
+        np.testing.assert_array_equal(tensors(model, faults, "cpu", len(TOKENS))[node], 2 * alone)
+    with pytest.raises(UsageError, match="compute one stage otherwise"):
+        FaultInjector(model, Mode.EXACT, [eps, Fault("eps", node, {"epsilon": 2.0})])
+
+
+def test_logits_are_poisoned_at_every_token_that_has_them(model: Model) -> None:
+    fault = Fault("nan", Node(None, "lm_head"))
+    for prefill in (len(TOKENS), 3):
+        found = tensors(model, [fault], "cpu", prefill)[fault.node]
+        assert np.isnan(found[:, 0]).all() and not np.isnan(found[:, 1:]).any()
+
+
+def test_a_run_without_taps_has_the_same_fault(model: Model) -> None:
+    """The captured run is the run, though what nobody taps may be computed for fewer tokens."""
+    for kind in KINDS:
+        last = model.graph.layers - 1
+        places = [node for node in model.graph.nodes if node.layer == last and applies(kind, model, node)]
+        for node in places:
+            fault = Fault(kind, node, LIMIT if "limit" in KINDS[kind].parameters else {})
+            engine = open_engine(model, context=32, intervention=FaultInjector(model, Mode.EXACT, [fault]))
+            untapped = engine.forward(TOKENS)
+            engine.close()
+            engine = open_engine(model, context=32, intervention=FaultInjector(model, Mode.EXACT, [fault]))
+            tapped = engine.forward(TOKENS, Taps(Recorder(), full=frozenset(model.graph.nodes)))
+            engine.close()
+            np.testing.assert_array_equal(untapped, tapped, err_msg=str(fault))
+
+
 def written(model: Model) -> Iterator[str]:
     for kind in KINDS:
         yield str(fault_of(kind, model))
@@ -108,3 +142,5 @@ def written(model: Model) -> Iterator[str]:
 def test_a_fault_reads_back_as_it_is_written(model: Model) -> None:
     for text in written(model):
         assert str(parse_fault(text, model)) == text
+    exact = "layer=1,stage=ffn_up,kind=noise,magnitude=1.23456789e-05,seed=1234567"
+    assert str(parse_fault(exact, model)) == exact

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aprtui.model.model import Model
 
 _COUNTS = frozenset({"token", "channel", "head", "seed"})
+_POSITIVE = frozenset({"limit", "epsilon", "factor"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +31,18 @@ class Fault:
 
     def __str__(self) -> str:
         layer = "" if self.node.layer is None else f"layer={self.node.layer},"
-        more = "".join(f",{name}={value:g}" for name, value in self.parameters.items())
+        more = "".join(
+            f",{name}={int(value) if value == int(value) else repr(value)}" for name, value in self.parameters.items()
+        )
         return f"{layer}stage={self.node.stage},kind={self.kind}{more}"
 
 
 def parse_fault(text: str, model: Model) -> Fault:
     """The fault that `text` asks for. Raises `UsageError`, saying what there is instead."""
-    fields = dict(_field(piece, text) for piece in text.split(","))
+    pieces = [_field(piece, text) for piece in text.split(",")]
+    fields = dict(pieces)
+    if len(fields) < len(pieces):
+        raise UsageError(f"--inject {text!r}: a name is given twice: give each once")
     kind = fields.pop("kind", "")
     if kind not in KINDS:
         kinds = "; ".join(f"{name}: {found.imitates}" for name, found in KINDS.items())
@@ -50,7 +56,15 @@ def parse_fault(text: str, model: Model) -> Fault:
     if unknown:
         takes = ", ".join(KINDS[kind].parameters) or "no more"
         raise UsageError(f"--inject {text!r}: {kind} takes no {sorted(unknown)[0]!r}: it takes {takes}")
-    return Fault(kind, node, {name: _number(name, value, text) for name, value in fields.items()})
+    parameters = {name: _number(name, value, text) for name, value in fields.items()}
+    stage = model.graph[node.stage]
+    heads = stage.width if stage.is_attention_map else 1
+    for name, size in (("channel", stage.width), ("head", heads)):
+        if parameters.get(name, 0) >= size:
+            raise UsageError(
+                f"--inject {text!r}: {name}={parameters[name]:.0f}: {node.stage} has {size} of them, from 0 on"
+            )
+    return Fault(kind, node, parameters)
 
 
 def _field(piece: str, text: str) -> tuple[str, str]:
@@ -85,18 +99,29 @@ def _number(name: str, value: str, text: str) -> float:
         number = float(value)
     except ValueError:
         number = math.nan
-    whole = name not in _COUNTS or (number >= 0 and number == int(number))
-    if not math.isfinite(number) or abs(number) > 1e30 or not whole:
+    fits = math.isfinite(number) and abs(number) <= 1e30
+    if name in _COUNTS:
+        fits = fits and number >= 0 and number == int(number)
+    if name in _POSITIVE:
+        fits = fits and number > 0
+    if not fits:
         wanted = "a whole number from 0 on" if name in _COUNTS else "a finite number"
+        wanted = f"{wanted} above 0" if name in _POSITIVE else wanted
         raise UsageError(f"--inject {text!r}: {name}={value}: needs {wanted}")
     return number
 
 
 class FaultInjector:
-    """`Intervention` that makes some faults in one engine; several at one node act one after the other."""
+    """`Intervention` that makes some faults in one engine; several at one node act one after the other, one that
+    computes the op anew first."""
 
     def __init__(self, model: Model, mode: Mode, faults: Sequence[Fault]) -> None:
+        """Raises `UsageError` for two faults that compute one node anew: the second would undo the first."""
         self.nodes = frozenset(fault.node for fault in faults)
+        anew = [fault.node for fault in faults if KINDS[fault.kind].anew]
+        if len(set(anew)) < len(anew):
+            raise UsageError("--inject: two faults compute one stage otherwise: plant them one at a time")
+        faults = sorted(faults, key=lambda fault: not KINDS[fault.kind].anew)
         self._faults: dict[Node, list[tuple[Fault, Setting]]] = {}
         for fault in faults:
             setting = Setting(model, ARITHMETIC[mode], fault.node, fault.parameters)

@@ -31,6 +31,8 @@ class Kind:
     applies: Applies
     parameters: tuple[str, ...] = ()
     scales: bool = False
+    anew: bool = False
+    """Whether the op is computed anew, so that what another fault made of its result is lost."""
 
 
 def _everywhere(model: Model, node: Node, stage: Stage) -> bool:
@@ -39,6 +41,11 @@ def _everywhere(model: Model, node: Node, stage: Stage) -> bool:
 
 def _rows(model: Model, node: Node, stage: Stage) -> bool:
     return not stage.is_attention_map
+
+
+def _layer_rows(model: Model, node: Node, stage: Stage) -> bool:
+    """Stages that are there for every token, whatever logits are wanted."""
+    return not stage.is_attention_map and node.layer is not None
 
 
 def _ops(*ops: Op) -> Applies:
@@ -77,20 +84,28 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "nan": Kind("a division by zero", values.nan, _everywhere, ("token", "channel", "head")),
         "inf": Kind("an overflow", values.inf, _everywhere, ("token", "channel", "head")),
         "zero-channel": Kind("a loop that ends one channel early", values.zero_channel, _rows, ("channel",)),
-        "stale-token": Kind("a buffer that is read before it is written", values.stale_token, _rows),
+        "stale-token": Kind("a buffer that is read before it is written", values.stale_token, _layer_rows),
         "fp16-overflow": Kind("float16 where float32 is needed", values.fp16_overflow, _rows, ("limit",)),
         "head-swap": Kind("heads in another order", values.head_swap, _heads),
-        "bias-dropped": Kind("a bias that is not added", operations.first_input, _ops(Op.BIAS)),
-        "residual-dropped": Kind("a residual that is not added", operations.second_input, _ops(Op.ADD)),
-        "eps": Kind("another epsilon", operations.eps, _ops(Op.RMS_NORM, Op.HEAD_RMS_NORM), ("epsilon",)),
-        "rope-interleaved": Kind("the other RoPE layout", operations.rope_interleaved, _ops(Op.ROPE)),
-        "rope-theta": Kind("another RoPE base", operations.rope_theta, _ops(Op.ROPE), ("factor",)),
-        "position-off-by-one": Kind("positions that start at 1", operations.position_off_by_one, _ops(Op.ROPE)),
-        "kv-head-map": Kind("query heads that meet another group's K/V head", operations.kv_head_map, _kv_heads),
-        "mask-off-by-one": Kind("keys < query instead of ≤", operations.mask_off_by_one, _ops(Op.SOFTMAX)),
-        "transpose-block": Kind("a tile of a weight read along the wrong axis", operations.transpose_block, _block),
-        "block-scale": Kind("one scale of a Q4_K block unpacked wrongly", operations.block_scale, _q4_k),
-        "gate-up-swap": Kind("the weights of two products exchanged", operations.gate_up_swap, _with_sibling),
+        "bias-dropped": Kind("a bias that is not added", operations.first_input, _ops(Op.BIAS), anew=True),
+        "residual-dropped": Kind("a residual that is not added", operations.second_input, _ops(Op.ADD), anew=True),
+        "eps": Kind("another epsilon", operations.eps, _ops(Op.RMS_NORM, Op.HEAD_RMS_NORM), ("epsilon",), anew=True),
+        "rope-interleaved": Kind("the other RoPE layout", operations.rope_interleaved, _ops(Op.ROPE), anew=True),
+        "rope-theta": Kind("another RoPE base", operations.rope_theta, _ops(Op.ROPE), ("factor",), anew=True),
+        "position-off-by-one": Kind(
+            "positions that start at 1", operations.position_off_by_one, _ops(Op.ROPE), anew=True
+        ),
+        "kv-head-map": Kind(
+            "query heads that meet another group's K/V head", operations.kv_head_map, _kv_heads, anew=True
+        ),
+        "mask-off-by-one": Kind("keys < query instead of ≤", operations.mask_off_by_one, _ops(Op.SOFTMAX), anew=True),
+        "transpose-block": Kind(
+            "a tile of a weight read along the wrong axis", operations.transpose_block, _block, anew=True
+        ),
+        "block-scale": Kind("one scale of a Q4_K block unpacked wrongly", operations.block_scale, _q4_k, anew=True),
+        "gate-up-swap": Kind(
+            "the weights of two products exchanged", operations.gate_up_swap, _with_sibling, anew=True
+        ),
     }
 )
 

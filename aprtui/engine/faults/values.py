@@ -37,17 +37,18 @@ def inf(setting: Setting, call: NodeCall) -> Array:
 
 
 def _one_value(setting: Setting, call: NodeCall, value: np.float32) -> Array:
-    """`value` at `token` and `channel` (of maps: `head`, query `token`, key 0); logits may hold the last token only."""
+    """`value` at `token` and `channel` (of maps: `head`, query `token`, key 0).
+
+    Stages of the whole model may be computed for the last tokens only: without a `token` all that are have it.
+    """
     out, positions = call.output.copy(), setting.positions(call)
+    everywhere = call.node.layer is None and "token" not in setting.parameters
     token = int(setting.number("token", 0))
-    if setting.model.graph[call.node.stage].scope.value == "model" and "token" not in setting.parameters:
-        token = positions[-1]
-    if token in positions:
-        row = token - positions.start
-        if out.ndim == 3:
-            out[setting.index("head", out.shape[0]), row, 0] = value
-        else:
-            out[row, setting.index("channel", out.shape[1])] = value
+    rows = [position - positions.start for position in positions if everywhere or position == token]
+    if out.ndim == 3:
+        out[setting.index("head", out.shape[0]), rows, 0] = value
+    else:
+        out[rows, setting.index("channel", out.shape[1])] = value
     return out
 
 
