@@ -32,6 +32,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--replay", is_flag=True, help="Tell injected from inherited error: recompute each side from its inputs.")
 @click.option("--rounding", metavar="WHERE=WHAT,…", default="", help="What both engines round; found by trying.")
 @click.option("--mapping", type=_PATH, metavar="FILE", help="How B's stages correspond to A's, from a YAML file.")
+@click.option("--extras", is_flag=True, help="Count the float32 steps between the sides of the stage to look at.")
 @click.option("--weights", is_flag=True, help="A and B are models: compare their weights and metadata.")
 @click.option(
     "--format", "file_format", type=click.Choice([_APR_FORMAT]), help="For two files: the record of apr diff --values."
@@ -47,6 +48,7 @@ def command(
     replay: bool,
     rounding: str,
     mapping: Path | None,
+    extras: bool,
     weights: bool,
     file_format: str | None,
     options: ComparisonOptions,
@@ -76,7 +78,7 @@ def command(
         return _diff_files(a, b, options, file_format is not None)
     if file_format:
         raise UsageError(f"--format {_APR_FORMAT}: needs two APRT stage files, not captures")
-    return _diff_captures(a, b, judging, mapping, options)
+    return _diff_captures(a, b, judging, mapping, extras, options)
 
 
 def _diff_weights(a: Path, b: Path, options: ComparisonOptions, asks_more: bool) -> int:
@@ -125,7 +127,9 @@ def warn_about_trailing(file: AprtFile) -> None:
         click.echo(f"aprtui: {file.path}: {extra} after the declared values ignored", err=True)
 
 
-def _diff_captures(a: Path, b: Path, judging: Judging, mapping: Path | None, options: ComparisonOptions) -> int:
+def _diff_captures(
+    a: Path, b: Path, judging: Judging, mapping: Path | None, extras: bool, options: ComparisonOptions
+) -> int:
     from aprtui.cli.next_steps import diff_steps
     from aprtui.cli.progress import Progress
     from aprtui.compare.captures import compare_captures
@@ -138,7 +142,7 @@ def _diff_captures(a: Path, b: Path, judging: Judging, mapping: Path | None, opt
     left, right = Capture.open(a), Capture.open(b)
     for capture in dict.fromkeys((a, b)):
         warn_about(left if capture == a else right)
-    asked = _diff_options(options, mapping)
+    asked = _diff_options(options, mapping, extras)
     with Progress() as progress:
         grounds, tokens = judging.grounds(left, right, asked, options.policy, progress)
         comparison = compare_captures(left, right, _with_tokens(asked, tokens), progress.each, grounds)
@@ -156,7 +160,7 @@ def _with_tokens(asked: DiffOptions, tokens: tuple[int, ...] | None) -> DiffOpti
     return replace(asked, tokens=tokens, token_source=TABLE_SOURCE)
 
 
-def _diff_options(options: ComparisonOptions, mapping: Path | None) -> DiffOptions:
+def _diff_options(options: ComparisonOptions, mapping: Path | None, extras: bool) -> DiffOptions:
     from aprtui.compare.captures import DiffOptions
     from aprtui.compare.mapping import StageMapping, read_mapping
 
@@ -167,6 +171,7 @@ def _diff_options(options: ComparisonOptions, mapping: Path | None) -> DiffOptio
         allow_missing=(*options.allow_missing, *(policy.allow_missing if policy else ())),
         tokens=options.token_ids,
         limit=options.limit,
+        extras=extras,
         mapping=StageMapping() if mapping is None else read_mapping(mapping),
     )
 

@@ -40,11 +40,21 @@ def diff_steps(
         yield "next  find the first stage with NaN or Inf:"
         yield shlex.join(["aprtui", "stats", str(a)])
     elif comparison.implausible:
+        yield from _judged_lines(a, b, judging)
         yield from wrapped("seen", _implausible_text(comparison))
         yield from _closer_lines(comparison, a, b, options, judging, "see more of the stage to look at first:")
     elif comparison.smallest and not options.tolerances and not judging:
+        yield from _judged_lines(a, b, judging)
         yield "next  say how far apart they may be; this is how far they are:"
         yield _command(a, b, replace(options, tolerances=(str(comparison.smallest),)), judging)
+
+
+def _judged_lines(a: Path, b: Path, judging: list[str]) -> Iterator[str]:
+    """What would judge two captures, where nothing does yet."""
+    if not judging and a.is_dir():
+        yield "next  name the stage that injects error, or judge by a measured noise floor:"
+        yield shlex.join(["aprtui", "replay", str(b), "--model", "MODEL"])
+        yield shlex.join(["aprtui", "diff", str(a), str(b), "--model", "MODEL"])
 
 
 def _implausible_text(comparison: Comparison) -> str:

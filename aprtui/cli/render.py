@@ -198,6 +198,7 @@ def verdict_lines(comparison: Comparison, steps: Iterable[str]) -> Iterator[str]
         yield from wrapped("worst", f"{worst.node}: {numbers}")
     yield from _hypothesis_lines(comparison)
     yield from _element_lines(comparison)
+    yield from _step_lines(comparison)
     yield from wrapped("coverage", _coverage_text(comparison))
     if comparison.stages and comparison.smallest is None:
         yield "smallest  tolerance that passes: none would"
@@ -221,6 +222,16 @@ def _hypothesis_lines(comparison: Comparison) -> Iterator[str]:
     word = "looks like" if not by_support[Support.SUPPORTED] else " " * 10
     nothing = "" if by_support[Support.SUPPORTED] else "none of the known signatures; "
     yield f"{word}  {nothing}{refuted} refuted, {untested} untested (--json lists them)"
+
+
+def _step_lines(comparison: Comparison) -> Iterator[str]:
+    """How many float32 numbers lie between the sides, where somebody asked."""
+    if comparison.steps is None or comparison.focus is None:
+        return
+    yield f"float32 steps in {comparison.focus.node}, counted in {comparison.steps.seconds:.2f} s:"
+    for exponent, count in enumerate(comparison.steps.histogram.counts):
+        if count:
+            yield f"   {'0' if not exponent else f'{2 ** (exponent - 1)} … {2**exponent - 1}':>24}  {count}"
 
 
 def _sureness_lines(divergence: Divergence) -> Iterator[str]:

@@ -38,6 +38,7 @@ class DiffOptions:
     token_source: str = USER_SOURCE
     limit: int = 10
     mapping: StageMapping = field(default_factory=StageMapping)
+    extras: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ def compare_captures(
         frozenset((a.files.keys() & b.files.keys()).difference(coverage.nodes)),
         stages[0].verdict.metric if stages and grounds.bounds else _shown_metric(options), options.limit,
         (*grounds.statements, *_swaps(stages, coverage.graph, pair_of)), grounds.doubts, grounds.unjudgeable,
+        extras=options.extras,
     )  # fmt: skip
     return conclude(findings, pair_of)
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.classify import State
+from aprtui.compare.extras import UlpHistogram
 from aprtui.compare.hypotheses import Hypothesis
 from aprtui.compare.locate import Element
 from aprtui.compare.logits import LogitMetrics
@@ -86,6 +87,14 @@ class Hint:
 
 
 @dataclass(frozen=True, slots=True)
+class FloatSteps:
+    """How many float32 numbers lie between the sides of the stage in focus, and what it took to count them."""
+
+    histogram: UlpHistogram
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Everything that a comparison says; a report is a way to write it down.
 
@@ -93,7 +102,8 @@ class Comparison:
     `elements` are of the stage in `focus`. `reasons` say why the verdict is UNKNOWN, `unfinished` names the sides (A,
     B) whose run did not finish. `expected` stages must not be missing; `allowed_missing` more are, by permission.
     `statements` say what was found out before judging: what differs between the sides, which rounding was found, where
-    the floor comes from. `hypotheses` are about the stage in `focus` where it diverges, those supported first.
+    the floor comes from. `hypotheses` are about the stage in `focus` where it diverges, those supported first. `steps`
+    are there where they were asked for.
     """
 
     verdict: Verdict
@@ -113,6 +123,7 @@ class Comparison:
     smallest: Tolerance | None
     statements: tuple[str, ...] = ()
     hypotheses: tuple[Hypothesis, ...] = ()
+    steps: FloatSteps | None = None
 
     @property
     def alike(self) -> tuple[StageComparison, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.classify import State, TokenJudgement, classify, tokens_beyond
-from aprtui.compare.comparison import Comparison, Divergence, Focus, FocusKind, StageComparison
+from aprtui.compare.comparison import Comparison, Divergence, FloatSteps, Focus, FocusKind, StageComparison
 from aprtui.compare.coverage import blame
+from aprtui.compare.extras import ulp_histogram
 from aprtui.compare.focus import choose_focus
 from aprtui.compare.hints import find_hints
 from aprtui.compare.hypotheses import Evidence, Hypothesis, hypothesise
@@ -30,7 +32,8 @@ class Findings:
     `expected` nodes must not be missing, `allowed` may be. `unfinished` names the sides whose run did not finish.
     `not_selected` nodes could have been compared and were not asked for. `doubts` are further reasons for UNKNOWN, and
     where `unjudgeable` they keep a FAIL from being said too. `statements` are told to the reader as they are. `known`
-    gives vectors that a stage is made with, as its bias, where somebody has them.
+    gives vectors that a stage is made with, as its bias, where somebody has them. `extras` asks for the slower looks at
+    the stage in focus.
     """
 
     graph: StageGraph
@@ -47,6 +50,7 @@ class Findings:
     doubts: tuple[str, ...] = ()
     unjudgeable: bool = False
     known: Callable[[Node], Mapping[str, NDArray[np.float32]]] | None = None
+    extras: bool = False
 
 
 def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]) -> Comparison:
@@ -75,7 +79,14 @@ def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]
         smallest=smallest_tolerance((stage.metrics for stage in stages), findings.metric),
         statements=findings.statements,
         hypotheses=_hypotheses(findings, stages, focus, pair_of) if verdict is Verdict.FAIL else (),
+        steps=_steps(pair) if findings.extras and isinstance(pair, StagePair) else None,
     )
+
+
+def _steps(pair: StagePair) -> FloatSteps:
+    begin = time.perf_counter()
+    histogram = ulp_histogram(pair.a, pair.b, causal=pair.causal)
+    return FloatSteps(histogram, time.perf_counter() - begin)
 
 
 def _hypotheses(

@@ -57,6 +57,15 @@ def comparison_records(
             "evidence": hypothesis.evidence,
             "cause": hypothesis.cause,
         }
+    if comparison.steps is not None and focus is not None:
+        yield {
+            "record": "extras",
+            **_node(focus),
+            "ulp_counts": list(comparison.steps.histogram.counts),
+            "ulp_excluded": comparison.steps.histogram.excluded,
+            "ulp_largest": comparison.steps.histogram.largest,
+            "seconds": comparison.steps.seconds,
+        }
     yield _summary(comparison)
 
 

@@ -35,11 +35,11 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     a = Capture.open(write_capture(folder / "a", config=HEADS_OF_16))
     edits = reordered((1, 2)) | {Node(0, "ffn_up"): scaled(np.float32(2))}
     b = Capture.open(write_capture(folder / "b", config=HEADS_OF_16, edits=edits, unplanned=["attn_out"]))
-    options = DiffOptions(tolerances=(parse_tolerance("rel_l2=0.1"),))
+    options = DiffOptions(tolerances=(parse_tolerance("rel_l2=0.1"),), extras=True)
     return list(comparison_records("a", "b", state_context(a, b), compare_captures(a, b, options)))
 
 
-@pytest.mark.parametrize("kind", ["header", "comparison", "skip", "hint", "hypothesis", "summary"])
+@pytest.mark.parametrize("kind", ["header", "comparison", "skip", "hint", "hypothesis", "extras", "summary"])
 def test_every_field_is_documented_and_every_documented_one_is_there(records: list[dict[str, Any]], kind: str) -> None:
     found = [record for record in records if record["record"] == kind]
     assert found, f"no {kind} in the example"
