@@ -77,6 +77,15 @@ def test_diff_with_replay_tells_injected_from_inherited(captures: Path) -> None:
     assert list(states.values()).count("injected") == 1
 
 
+def test_diff_with_replay_says_whose_fault_it_is_even_if_it_is_the_references(captures: Path) -> None:
+    from aprtui.resources import embedded_model
+
+    for sides, whose in ((("exact", "faulty"), "injected in B"), (("faulty", "exact"), "injected in A")):
+        paths = [captures / side for side in sides]
+        text = " ".join(run("diff", *paths, "--model", embedded_model(), "--replay").stdout.split())
+        assert whose in text and "layer 2 ffn_gate" in text
+
+
 def test_diff_with_a_third_capture_judges_by_its_error(captures: Path, tmp_path: Path) -> None:
     reference = tmp_path / "reference"
     run("trace", "-p", PROMPT, "--mode", "q8", "--kv", "f16", "--save-tensor-dir", reference)

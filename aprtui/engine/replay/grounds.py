@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from aprtui.compare.captures import Grounds
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import StageVerdict, Verdict
@@ -24,12 +26,18 @@ def grounds_by_replay(a: Comparison | None, b: Comparison | None) -> Grounds:
         for reason in side.reasons
     ]
     doubts += [f"{name} was not replayed: give its model" for name, side in sides.items() if side is None]
-    found_a, found_b = _verdicts(a), _verdicts(b)
+    found_a, found_b = _verdicts("A", a), _verdicts("B", b)
     injected = {node: (found_a.get(node), found_b.get(node)) for node in {**found_a, **found_b}}
     return Grounds(injected=injected, statements=tuple(statements), doubts=tuple(doubts), unjudgeable=False)
 
 
-def _verdicts(side: Comparison | None) -> dict[Node, StageVerdict]:
+def _verdicts(name: str, side: Comparison | None) -> dict[Node, StageVerdict]:
+    """The verdict on each stage of one side; what fails says whose it is."""
     if side is None or side.verdict is Verdict.UNKNOWN:
         return {}
-    return {stage.node: stage.verdict for stage in side.stages}
+    return {stage.node: _of_side(name, stage.verdict) for stage in side.stages}
+
+
+def _of_side(name: str, verdict: StageVerdict) -> StageVerdict:
+    failed = verdict.verdict is Verdict.FAIL
+    return replace(verdict, reason=f"injected in {name}, {verdict.reason}") if failed else verdict
