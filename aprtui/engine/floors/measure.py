@@ -60,7 +60,25 @@ def arithmetic_floor(
     other = Recomputation(model, second, evaluators)
     runs = [run_forward(model, tokens, other, _disturbance(model, seed, size)) for seed in range(DISTURBED_RUNS)]
     errors = _errors(model, reference, runs, progress)
-    return {node: max(least[node], *found) for node, found in errors.items()}
+    saturated = _saturated(model, tokens, roundings, evaluators, progress)
+    return {node: max(least[node], saturated.get(node, 0.0), *found) for node, found in errors.items()}
+
+
+def _saturated(
+    model: Model, tokens: Sequence[int], roundings: tuple[Rounding, Rounding], evaluators: Evaluators,
+    progress: Progress | None,
+) -> dict[Node, float]:  # fmt: skip
+    """Where both engines round, half of what rounding costs against float32; nothing where one does not.
+
+    A flip makes more flips at the next rounded tensor, until two engines err as if independently: √2 times that cost,
+    which three times half of it admits.
+    """
+    if not all(any(flip_floors(model, [rounding]).values()) for rounding in roundings):
+        return {}
+    exact, rounded = (
+        run_forward(model, tokens, Recomputation(model, rounding, evaluators)) for rounding in (UNROUNDED, roundings[1])
+    )
+    return {node: found[0] / 2 for node, found in _errors(model, exact, [rounded], progress).items()}
 
 
 def flip_floors(model: Model, roundings: Sequence[Rounding]) -> dict[Node, float]:

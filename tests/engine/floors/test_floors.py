@@ -58,6 +58,16 @@ def test_where_roundings_may_flip_the_floor_grows_with_every_rounded_tensor(mode
     assert set(flip_floors(model, (UNROUNDED, UNROUNDED)).values()) == {0.0}
 
 
+def test_between_engines_that_round_alike_flips_may_add_up_to_what_rounding_costs(
+    model: Model, evaluators: Evaluators
+) -> None:
+    """Once a rounding has flipped, two honest engines may part as far as either is from float32."""
+    alike = arithmetic_floor(model, TOKENS, (Q8, Q8), evaluators)
+    cost = arithmetic_floor(model, TOKENS, (UNROUNDED, Q8), evaluators)
+    for node in (Node(1, "ffn_out"), Node(3, "attn_out"), Node(None, "lm_head")):
+        assert 3 * alike[node] > 1.41 * 0.9 * cost[node]
+
+
 def test_floors_are_the_same_at_every_measurement(model: Model, evaluators: Evaluators) -> None:
     pair = (UNROUNDED, Q8)
     assert arithmetic_floor(model, TOKENS, pair, evaluators) == arithmetic_floor(model, TOKENS, pair, evaluators)
