@@ -125,10 +125,9 @@ def test_contradicting_ways_of_judging_are_refused(captures: Path, options: tupl
     assert said in str(run("diff", captures / "exact", captures / "q8", *options).exception)
 
 
+@pytest.mark.group("conformance")
 def test_a_capture_of_another_model_cannot_be_judged(captures: Path, conformance: Path) -> None:
     model = conformance / "qwen2-q4km" / "model.gguf"
-    if not model.exists():
-        pytest.skip("needs a second model")
     result = run("replay", captures / "exact", "--model", model)
     assert result.return_value == ExitCode.UNKNOWN
 
