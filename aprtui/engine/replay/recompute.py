@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -82,8 +82,3 @@ def _cut(tensor: Array, stage: Stage, columns: slice, rows: int, *, is_history: 
     if tensor.ndim == 3:
         return tensor[:, tensor.shape[1] - rows :]
     return tensor[:, columns] if is_history else tensor[tensor.shape[0] - rows :, columns]
-
-
-def passes_rounded_matmul(nodes: Mapping[Node, None] | Sequence[Node], model: Model) -> bool:
-    """Whether a stage among `nodes` feeds a matrix product."""
-    return any(model.graph[node.stage].op is Op.MATMUL for node in nodes)
