@@ -12,9 +12,10 @@ PROMPT = "def fib(n):"
 def open_live() -> int:
     """Open the live view on the embedded model; off a terminal, stream a completion to stdout and say so."""
     if sys.stdin.isatty() and sys.stdout.isatty():
-        from aprtui.tui.app import run_live
+        from aprtui.tui.app import LiveOptions, run_app
+        from aprtui.tui.state import ScreenName, ScreenState
 
-        return run_live(None, PROMPT)
+        return run_app(ScreenState(ScreenName.LIVE), LiveOptions(prompt=PROMPT))
     from aprtui.cli.run import command
 
     click.echo(f"aprtui: no terminal for the live view, streaming a completion of {PROMPT!r} instead", err=True)

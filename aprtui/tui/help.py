@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from rich.table import Table
@@ -10,44 +10,56 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.keys import format_key
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-
-def shown_keys(binding: Binding) -> str:
-    """The keys of a binding as a person calls them."""
-    return " ".join(format_key(key) for key in binding.key.split(","))
+from aprtui.tui.keymap import Chord, shown_keys
 
 
 class HelpScreen(ModalScreen[None]):
-    """Shows keys and an explanation over the screen that asked for it."""
+    """Shows keys and an explanation over the screen that asked for it; the ids are what a configuration remaps."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark", "dismiss", "Close help")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,question_mark", "dismiss", "Close help"),
+        Binding("down,j", "scroll_by(1)", "Down", show=False),
+        Binding("up,k", "scroll_by(-1)", "Up", show=False),
+        Binding("pagedown,space", "scroll_by(10)", "Page down", show=False),
+        Binding("pageup", "scroll_by(-10)", "Page up", show=False),
+    ]
     DEFAULT_CSS = """
     HelpScreen { align: center middle; }
     HelpScreen > VerticalScroll {
-        width: 76; max-width: 100%; height: auto; max-height: 100%;
-        border: round $border; background: $surface; padding: 0 1; scrollbar-size-vertical: 1;
+        width: 76; max-width: 100%; height: auto; max-height: 100%; background: $surface;
     }
     """
 
-    def __init__(self, title: str, explanation: str, bindings: Iterable[BindingType]) -> None:
+    def __init__(self, title: str, explanation: str, bindings: Iterable[Binding], chords: Sequence[Chord] = ()) -> None:
         super().__init__()
         self._title = title
         self._explanation = explanation
-        self._bindings_shown = [binding for binding in bindings if isinstance(binding, Binding)]
+        self._bindings_shown = list(bindings)
+        self._chords_shown = chords
 
     def compose(self) -> ComposeResult:
         """Explanation above, keys below."""
-        with VerticalScroll() as box:
+        with VerticalScroll(classes="pane", can_focus=False) as box:
             box.border_title = self._title
-            box.border_subtitle = "escape closes"
-            yield Static(self._explanation)
+            box.border_subtitle = "j k scroll, escape closes"
+            yield Static(self._explanation, markup=False)
             yield Static(self._keys())
+
+    def action_scroll_by(self, lines: int) -> None:
+        """Scroll the text."""
+        self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
 
     def _keys(self) -> Table:
         table = Table.grid(padding=(0, 2))
-        for binding in self._bindings_shown:
-            table.add_row(Text(shown_keys(binding), style="bold"), binding.description)
+        chosen = self.app._keymap
+        rows = [
+            (chosen.get(binding.id or "", binding.key), binding.description, binding.id)
+            for binding in self._bindings_shown
+        ]
+        rows += [(chord.keys, chord.description, chord.id) for chord in self._chords_shown]
+        for keys, description, name in rows:
+            table.add_row(Text(shown_keys(keys), style="bold"), description, Text(name or "", style="dim"))
         return table

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal
-from textual.screen import Screen
-from textual.widgets import Footer, Input, Label, Static
+from textual.widget import Widget
+from textual.widgets import Input, Label, Static
 
 from aprtui.engine.process import EngineState
 from aprtui.engine.process_messages import (
@@ -26,12 +26,13 @@ from aprtui.engine.process_messages import (
 from aprtui.engine.process_slots import TokenRecord
 from aprtui.engine.sampling import Sampling
 from aprtui.trace.graph import graph_for
-from aprtui.tui.help import HelpScreen
-from aprtui.tui.readout import pass_title, sampling_title
-from aprtui.tui.source import LiveSource
+from aprtui.tui.readout import describe, pass_title, sampling_title
+from aprtui.tui.session import Session
 from aprtui.tui.stage_grid import StageGrid
+from aprtui.tui.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.status_bar import Status, StatusBar
 from aprtui.tui.text_stream import Kind, TextStream
+from aprtui.tui.tool_screen import ToolScreen
 
 POLLS_PER_SECOND = 20
 
@@ -60,12 +61,18 @@ that holds one. The line below the grid says all that is known of the stage unde
 class PromptInput(Input):
     """The prompt; its keys stand in the footer while it is being edited."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "submit", "Run")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "submit", "Run"),
+        Binding("escape", "screen.back", "Back to the grid"),
+    ]
 
 
-class LiveScreen(Screen[None]):
-    """Watch a generation. All data come from `source`; the screen polls it and computes nothing itself."""
+class LiveScreen(ToolScreen):
+    """Watch a generation. All data come from a source; the screen polls it and computes nothing itself."""
 
+    NAME = ScreenName.LIVE
+    EXPLANATION = EXPLANATION
+    WIDGETS = (StageGrid,)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p,space", "pause", "Pause/resume"),
         Binding("n", "step", "Next token"),
@@ -74,9 +81,6 @@ class LiveScreen(Screen[None]):
         # With priority, so that what is typed right after it reaches the prompt and not the grid.
         Binding("e,enter", "edit", "Edit prompt", priority=True),
         Binding("r", "restart", "Restart engine", show=False),
-        Binding("question_mark", "help", "Help"),
-        Binding("q", "app.quit", "Quit"),
-        Binding("escape", "leave_prompt", "Back to the grid"),
     ]
     HORIZONTAL_BREAKPOINTS = [(0, "-stacked"), (WIDE, "-wide")]  # noqa: RUF012  # Textual declares it per instance
     DEFAULT_CSS = """
@@ -101,12 +105,12 @@ class LiveScreen(Screen[None]):
     }
     """
 
-    def __init__(self, source: LiveSource, prompt: str, sampling: Sampling | None) -> None:
-        super().__init__()
-        self._source = source
-        self._prompt = prompt
-        self._sampling = sampling
-        self._wanted = bool(prompt)
+    def __init__(self, session: Session, state: ScreenState) -> None:
+        super().__init__(session, state)
+        self._source = session.source
+        self._prompt = state.text("prompt", session.prompt)
+        self._sampling = session.sampling
+        self._wanted = bool(self._prompt)
         self._run = 0
         self._seen = 0
         self._record: TokenRecord | None = None
@@ -115,7 +119,7 @@ class LiveScreen(Screen[None]):
         self._moved = time.monotonic()
         self._pace: float | None = PACE
 
-    def compose(self) -> ComposeResult:
+    def compose_body(self) -> Iterable[Widget]:
         """Status above, text and grid, prompt and keys below."""
         yield StatusBar()
         yield Static(id="failure", markup=False)
@@ -126,10 +130,18 @@ class LiveScreen(Screen[None]):
             yield Label("prompt ❯ ")
             value = self._prompt.replace("\n", NEWLINE)
             yield PromptInput(value, placeholder="type a prompt, then press enter", select_on_focus=False)
-        yield Footer(show_command_palette=False)
+
+    def state(self) -> ScreenState:
+        """The prompt."""
+        return screen_state(self.NAME, prompt=self.query_one(Input).value.replace(NEWLINE, "\n"))
+
+    def command(self) -> Sequence[str]:
+        """The run of this prompt."""
+        return ["aprtui", "run", "-p", self.query_one(Input).value.replace(NEWLINE, "\n")]
 
     def on_mount(self) -> None:
         """Begin to load, and to look at what comes."""
+        super().on_mount()
         self.query_one(TextStream).border_title = "text"
         grid = self.query_one(StageGrid)
         grid.border_title = pass_title(None)
@@ -141,10 +153,18 @@ class LiveScreen(Screen[None]):
         """Enter in the prompt starts a generation."""
         self._generate()
 
+    def on_stage_grid_pointed(self) -> None:
+        """Put the node under the cursor into words."""
+        grid = self.query_one(StageGrid)
+        if grid.graph is not None:
+            stats = None if self._record is None else self._record.stats
+            self.say(describe(grid.graph, grid.node, stats, self.size.width - 2))
+
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """In the prompt, `e` is a letter and enter runs; outside it, there is nothing to leave."""
-        in_prompt = isinstance(self.focused, Input)
-        return {"edit": not in_prompt, "leave_prompt": in_prompt}.get(action, True)
+        """In the prompt, `e` is a letter and enter runs."""
+        if action == "edit":
+            return not isinstance(self.focused, Input)
+        return super().check_action(action, parameters)
 
     def action_pause(self) -> None:
         """Pause, or go on."""
@@ -173,20 +193,18 @@ class LiveScreen(Screen[None]):
         """Go to the prompt."""
         self.set_focus(self.query_one(Input))
 
-    def action_leave_prompt(self) -> None:
-        """Go back to the grid."""
-        self.set_focus(self.query_one(StageGrid))
+    def action_back(self) -> None:
+        """From the prompt to the grid; from there to the screen that was shown before."""
+        if isinstance(self.focused, Input):
+            self.set_focus(self.query_one(StageGrid))
+        else:
+            super().action_back()
 
     def action_restart(self) -> None:
         """Start the engine anew."""
         self._source.restart()
         self._seen, self._moved = 0, time.monotonic()
         self._say("")
-
-    def action_help(self) -> None:
-        """Show keys and what the grid means."""
-        keys = [*self.BINDINGS, *StageGrid.BINDINGS, Binding("ctrl+p", "", "Commands and themes")]
-        self.app.push_screen(HelpScreen("Live", EXPLANATION, keys))
 
     def _generate(self) -> None:
         info = self._source.info

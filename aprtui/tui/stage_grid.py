@@ -1,4 +1,4 @@
-"""The stage grid: layers × stages of the newest pass, a cursor on one of them, and what that one holds in words."""
+"""The stage grid: layers × stages of one pass, and a cursor on one of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.style import Style
 from textual.binding import Binding, BindingType
 from textual.events import Click, MouseScrollDown, MouseScrollUp, Resize
 from textual.geometry import Size
+from textual.message import Message
 from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
@@ -18,7 +19,7 @@ from textual.widget import Widget
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.tui.levels import GridLayout, Mark, cell_text, first_nonfinite, glyph, grid_layout, tile
 from aprtui.tui.palette import level_styles
-from aprtui.tui.readout import describe, model_strip
+from aprtui.tui.readout import model_strip
 from aprtui.tui.stage_header import header_rows
 
 LABEL = 4
@@ -45,7 +46,7 @@ class StageGrid(Widget, can_focus=True):
         Binding("pagedown", "move(10, 0)", "Ten layers down", show=False),
     ]
     COMPONENT_CLASSES: ClassVar[set[str]] = {
-        f"stage-grid--{name}" for name in ("label", "other-label", "group", "cursor-label", "readout")
+        f"stage-grid--{name}" for name in ("label", "other-label", "group", "cursor-label")
     }
     DEFAULT_CSS = """
     StageGrid {
@@ -53,13 +54,12 @@ class StageGrid(Widget, can_focus=True):
         .stage-grid--other-label { color: $text-muted; }
         .stage-grid--group { color: $text-muted; }
         .stage-grid--cursor-label { color: $accent; text-style: bold underline; }
-        .stage-grid--readout { color: $foreground; }
         &:nocolor .stage-grid--other-label { text-style: dim; }
     }
     """
 
     cursor: reactive[tuple[int, int]] = reactive((0, 0))
-    """Layer and column of the cell that the readout describes."""
+    """Layer and column of the cell that is put into words."""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -71,6 +71,14 @@ class StageGrid(Widget, can_focus=True):
         self._head: list[Strip] | None = None
         self._styles_of: dict[str, Style] = {}
         self._level_styles: list[Style] = []
+
+    class Pointed(Message):
+        """The cursor stands on another node, or its numbers have changed."""
+
+    @property
+    def graph(self) -> StageGraph | None:
+        """The graph whose stages are shown."""
+        return self._graph
 
     @property
     def node(self) -> Node | None:
@@ -93,17 +101,18 @@ class StageGrid(Widget, can_focus=True):
         self._stats = stats
         self._tile = None if stats is None or self._layout is None else tile(self._layout, stats)
         self.border_subtitle = self._subtitle()
+        self.post_message(self.Pointed())
         self.refresh()
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        """All layers, their header, the strip of the model's own stages, and the readout."""
+        """All layers, their header, and the strip of the model's own stages."""
         if self._layout is None or self._cell_width(width) < NARROWEST:
             return 3
         names = [stage.name for stage in self._layout.stages]
-        return 1 + len(header_rows(names, self._cell_width(width))) + self._layout.layers + 2
+        return 1 + len(header_rows(names, self._cell_width(width))) + self._layout.layers + 1
 
     def render_line(self, y: int) -> Strip:
-        """Line `y`: header, layers, model strip, readout."""
+        """Line `y`: header, layers, model strip."""
         width, height, base = self.size.width, self.size.height, self._style("")
         strip = Strip.blank(width, base)
         if self._layout is None or self._graph is None:
@@ -117,9 +126,6 @@ class StageGrid(Widget, can_focus=True):
         if y < len(head):
             strip = head[y]
         elif y == height - 1:
-            text = describe(self._graph, self.node, self._stats, width)
-            strip = Strip([Segment(text, self._style("readout"))])
-        elif y == height - 2:
             strip = Strip([Segment(model_strip(self._layout, self._stats, width), self._style("label"))])
         elif layer < self._layout.layers:
             strip = Strip(self._layer_segments(self._layout, layer))
@@ -168,6 +174,7 @@ class StageGrid(Widget, can_focus=True):
         self._first_row = max(0, min(first, self._layout.layers - rows))
         self.cursor = (layer, column)
         self.border_subtitle = self._subtitle()
+        self.post_message(self.Pointed())
         self.refresh()
 
     def _subtitle(self) -> str:
@@ -186,7 +193,7 @@ class StageGrid(Widget, can_focus=True):
 
     def _rows_in_view(self, layout: GridLayout) -> int:
         """Rows between the header and the two lines at the bottom."""
-        return max(self.size.height - len(self._head_strips(layout)) - 2, 1)
+        return max(self.size.height - len(self._head_strips(layout)) - 1, 1)
 
     def _cell_width(self, width: int) -> int:
         if self._layout is None:

@@ -6,7 +6,6 @@ Run from the checkout: `python -m tests.tui.render_docs`
 from __future__ import annotations
 
 import asyncio
-import re
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +13,10 @@ from aprtui.engine.process import EngineProcess, EngineState
 from aprtui.engine.process_child import open_model
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.resources import embedded_model
-from aprtui.tui.app import LiveApp
+from aprtui.tui.app import AprtuiApp
 from aprtui.tui.live import LiveScreen
+from aprtui.tui.session import Session
+from aprtui.tui.tool_screen import picture
 
 DOCS = Path(__file__).parents[2] / "docs"
 SIZES = ((80, 24), (120, 36))
@@ -29,7 +30,7 @@ async def render(size: tuple[int, int], target: Path) -> None:
         open_model, path=embedded_model(), backend="auto", mode=Mode.Q8, kv=KvType.F32, threads=1, context=None
     )
     source = EngineProcess(opener)
-    app = LiveApp(source, PROMPT)
+    app = AprtuiApp(Session(source, PROMPT))
     try:
         async with app.run_test(size=size) as pilot:
             while not isinstance(app.screen, LiveScreen) or source.written < TOKENS:
@@ -42,8 +43,7 @@ async def render(size: tuple[int, int], target: Path) -> None:
             svg = app.export_screenshot(title="aprtui")
     finally:
         source.close()
-    # The exporter names its styles by a random number; without it the file changes only where the picture does.
-    target.write_text(re.sub(r"terminal-\d+", "terminal", svg))
+    target.write_text(picture(svg))
 
 
 def main() -> None:

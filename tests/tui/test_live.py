@@ -12,10 +12,11 @@ from aprtui.engine.process import EngineProcess, EngineState
 from aprtui.engine.sampling import GREEDY, Sampling
 from aprtui.errors import ExitCode
 from aprtui.trace.graph import Node
-from aprtui.tui.app import LiveApp
+from aprtui.tui.app import AprtuiApp
 from aprtui.tui.help import HelpScreen
 from aprtui.tui.levels import cell_text, grid_layout
 from aprtui.tui.live import PACE, LiveScreen
+from aprtui.tui.session import Session
 from aprtui.tui.source import LiveSource
 from aprtui.tui.stage_grid import StageGrid
 from aprtui.tui.text_stream import TextStream
@@ -29,7 +30,7 @@ Driver = Pilot[ExitCode]
 async def live(
     source: LiveSource, prompt: str = "def fib(n):", size: tuple[int, int] = (80, 24), sampling: Sampling | None = None
 ) -> AsyncIterator[Driver]:
-    app = LiveApp(source, prompt, sampling)
+    app = AprtuiApp(Session(source, prompt, sampling))
     async with app.run_test(size=size) as pilot:
         yield pilot
 
@@ -225,7 +226,7 @@ async def test_footer_shows_at_most_six_keys_and_all_of_them_at_80_columns() -> 
     async with live(RecordedSource()) as pilot:
         await until(pilot, lambda: "Quit" in screen_text(pilot))
         footer = screen_text(pilot).splitlines()[-1]
-        names = [binding.description for binding in LiveScreen.BINDINGS]
+        names = [binding.description for binding in LiveScreen.all_bindings()]
         assert [name for name in names if name in footer] == [
             "Pause/resume", "Next token", "Cancel", "Edit prompt", "Help", "Quit"
         ]  # fmt: skip
@@ -308,7 +309,7 @@ async def test_quitting_beside_a_crashed_engine_keeps_the_reason_and_its_exit_co
         await until(pilot, lambda: "SIGKILL" in screen_text(pilot))
         await pilot.press("q")
         assert pilot.app.return_value is ExitCode.ENGINE
-        assert isinstance(pilot.app, LiveApp)
+        assert isinstance(pilot.app, AprtuiApp)
         assert pilot.app.failure == "the engine process was ended by signal 9 (SIGKILL)"
 
 
@@ -337,5 +338,5 @@ async def test_only_the_newest_token_is_marked_also_after_line_breaks() -> None:
     source = RecordedSource(["one\n", "two"])
     async with live(source) as pilot:
         await until(pilot, lambda: "stop token" in screen_text(pilot))
-        rows = pilot.app.screen._compositor.render_strips()[3:6]
+        rows = pilot.app.screen._compositor.render_strips()[4:7]
         assert ["".join(s.text for s in row if s.style and s.style.underline) for row in rows] == ["", "two", ""]

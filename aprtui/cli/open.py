@@ -1,0 +1,59 @@
+"""`aprtui open`: show a model, a capture, a stage file, two captures side by side, or a screen as it was."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aprtui.errors import EngineError, UsageError
+
+if TYPE_CHECKING:
+    from aprtui.tui.app import LiveOptions
+    from aprtui.tui.state import ScreenState
+
+
+@click.command()
+@click.argument("what", nargs=-1, metavar="[PATH [PATH] | STATE]")
+@click.option("--ascii", "ascii_only", is_flag=True, help="Draw with ASCII alone.")
+def command(what: tuple[str, ...], ascii_only: bool) -> int:
+    """Open the app on a model, a capture, a stage file, two captures (side by side), or on a screen's state.
+
+    A state is what Y copies on any screen: aprtui:diff?a=good&b=bad. Without anything, opens the captures and models in
+    the working directory.
+    """
+    state, live = _beginning(what)
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise EngineError("open: needs a terminal: use diff, stats, replay or run, which need none")
+    from aprtui.tui.app import run_app
+
+    paths = () if state.screen == "live" else tuple(Path(text) for text in what if Path(text).exists())
+    return run_app(state, live, paths=paths, ascii_only=ascii_only)
+
+
+def _beginning(what: tuple[str, ...]) -> tuple[ScreenState, LiveOptions]:
+    """The screen to begin with, and the model of the live screen."""
+    from aprtui.trace.aprt import is_aprt
+    from aprtui.tui.app import LiveOptions
+    from aprtui.tui.state import ScreenName, ScreenState, is_state, parse_state, screen_state
+
+    if len(what) == 1 and is_state(what[0]):
+        state = parse_state(what[0])
+        return state, LiveOptions(state.path("model") if state.screen is ScreenName.LIVE else None)
+    if len(what) > 2:
+        raise UsageError(f"open: {len(what)} paths: expected a model, a stage file, a state, or one or two captures")
+    for text in what:
+        if not Path(text).exists():
+            raise UsageError(f"{text}: does not exist: expected a model, a capture, a stage file or a state")
+    if len(what) == 2:
+        return screen_state(ScreenName.DIFF, a=what[0], b=what[1]), LiveOptions()
+    if not what:
+        return ScreenState(ScreenName.BROWSE), LiveOptions()
+    path = Path(what[0])
+    if path.is_dir():
+        return screen_state(ScreenName.BROWSE, path=path), LiveOptions()
+    if is_aprt(path):
+        return screen_state(ScreenName.TENSOR, path=path), LiveOptions()
+    return ScreenState(ScreenName.LIVE), LiveOptions(path)

@@ -1,0 +1,59 @@
+"""What stands over a screen between the two keys of a chord: the keys that can follow, as a reminder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.keys import format_key
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from aprtui.tui.keymap import Chord
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+class ChordScreen(ModalScreen[tuple[Chord, str] | None]):
+    """Takes the second key of a chord; gives the chord and that key, or None for a key that no chord has.
+
+    A chord whose second key is `*` takes any letter, as marks do.
+    """
+
+    DEFAULT_CSS = """
+    ChordScreen { align: left bottom; background: transparent; }
+    ChordScreen > Static {
+        width: 100%; height: auto; max-height: 60%; background: $panel; color: $foreground; padding: 0 1;
+    }
+    """
+
+    def __init__(self, prefix: str, chords: Sequence[Chord]) -> None:
+        super().__init__()
+        self._prefix = prefix
+        self._chords = chords
+        for chord in chords:
+            for key in LETTERS if chord.last == "*" else [chord.last]:
+                self._bindings.bind(key, f"take('{key}')", show=False, priority=True)
+        self._bindings.bind("escape", "leave", show=False, priority=True)
+
+    def compose(self) -> ComposeResult:
+        """A line for each chord."""
+        table = Table.grid(padding=(0, 2))
+        for chord in self._chords:
+            last = "a letter" if chord.last == "*" else format_key(chord.last)
+            table.add_row(Text(f"{format_key(self._prefix)} {last}", style="bold"), chord.description)
+        yield Static(table)
+
+    def action_take(self, key: str) -> None:
+        """A key that completes a chord."""
+        self.dismiss((next(chord for chord in self._chords if chord.last in (key, "*")), key))
+
+    def action_leave(self) -> None:
+        """No chord after all."""
+        self.dismiss(None)
+
+    def on_key(self) -> None:
+        """Any other key."""
+        self.dismiss(None)

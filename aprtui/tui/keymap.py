@@ -1,0 +1,96 @@
+"""Keys: sequences of two of them, what the user has remapped, and which keys would clash.
+
+Single keys are Textual's bindings and are remapped by their id. A *chord* is two keys in turn, as in `g d`: its first
+key, the prefix, does nothing by itself, so no key is both a command and a prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from textual.binding import Binding, BindingType
+from textual.keys import _character_to_key, format_key
+
+from aprtui.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Chord:
+    """Two keys in turn, as in "g d" or "] d", and what they do; `*` as the second is any letter."""
+
+    keys: str
+    action: str
+    description: str
+    id: str
+
+    @property
+    def prefix(self) -> str:
+        """The first key."""
+        return key_name(self.keys.split()[0])
+
+    @property
+    def last(self) -> str:
+        """The second key."""
+        return self.keys.split()[1] if self.keys.endswith("*") else key_name(self.keys.split()[1])
+
+
+def key_name(key: str) -> str:
+    """Textual's name of a key that may be given as its character: `]` is `right_square_bracket`."""
+    return _character_to_key(key) if len(key) == 1 else key
+
+
+def bindings_of(bindings: Iterable[BindingType]) -> Iterator[Binding]:
+    """The bindings among Textual's shorthands."""
+    for binding in bindings:
+        if isinstance(binding, Binding):
+            yield binding
+
+
+def shown_keys(keys: str) -> str:
+    """The keys of a binding ("down,j") or a chord ("g d") as a person calls them."""
+    return " ".join("".join(_shown(key) for key in sequence.split()) for sequence in keys.split(","))
+
+
+def _shown(key: str) -> str:
+    return "a…z" if key == "*" else format_key(key)
+
+
+def remapped(chords: Iterable[Chord], keys: Mapping[str, str]) -> tuple[Chord, ...]:
+    """The chords with what the user has chosen for them by id."""
+    return tuple(replace(chord, keys=keys[chord.id]) if chord.id in keys else chord for chord in chords)
+
+
+def check_remapping(keys: Mapping[str, str], bindings: Iterable[Binding], chords: Iterable[Chord], where: str) -> None:
+    """Hold remapped keys against the commands that there are. Raises `UsageError`, naming the file `where`."""
+    chord_ids = {chord.id for chord in chords}
+    known = chord_ids | {binding.id for binding in bindings if binding.id}
+    for name, value in keys.items():
+        if name not in known:
+            raise UsageError(
+                f"{where}: [keys] {name}: there is no such command: see the ids in the help of each screen"
+            )
+        expected = 2 if name in chord_ids else 1
+        if not value or any(len(keys.split()) != expected for keys in value.split(",")):
+            example = "two keys with a space between them, as in 'g d'" if expected == 2 else "keys as in 'j,down'"
+            raise UsageError(f"{where}: [keys] {name} = {value!r}: expected {example}")
+
+
+def clashes(bindings: Iterable[Binding], chords: Iterable[Chord]) -> list[str]:
+    """Keys that mean two things on one screen, in words; a key with priority may stand for another one of a widget."""
+    taken: dict[str, str] = {}
+    found = []
+    for binding in bindings:
+        for key in map(key_name, binding.key.split(",")):
+            if taken.get(key, binding.action) != binding.action:
+                found.append(f"{key}: {taken[key]} and {binding.action}")
+            taken[key] = binding.action
+    pairs: dict[str, str] = {}
+    for chord in chords:
+        if chord.prefix in taken:
+            found.append(f"{chord.prefix}: prefix of {chord.keys!r}, and {taken[chord.prefix]}")
+        both = f"{chord.prefix} {chord.last}"
+        if pairs.get(both, chord.action) != chord.action:
+            found.append(f"{both}: {pairs[both]} and {chord.action}")
+        pairs[both] = chord.action
+    return found

@@ -1,0 +1,77 @@
+"""The state of a screen as one string, which `aprtui open` takes: `aprtui:diff?a=good&b=bad&layer=2&stage=ffn_gate`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from urllib.parse import parse_qsl, quote, urlencode
+
+from aprtui.errors import UsageError
+
+SCHEME = "aprtui:"
+
+
+class ScreenName(StrEnum):
+    """The screens, in the order of their keys 1 … 5."""
+
+    LIVE = "live"
+    BROWSE = "browse"
+    TENSOR = "tensor"
+    DIFF = "diff"
+    CONTRACTS = "contracts"
+
+
+@dataclass(frozen=True, slots=True)
+class ScreenState:
+    """What a screen shows: its name, and fields that only that screen understands."""
+
+    screen: ScreenName
+    fields: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __str__(self) -> str:
+        """The string: a URL whose path is the screen and whose query are the fields."""
+        query = urlencode(self.fields, quote_via=quote, safe="/.:,")
+        return f"{SCHEME}{self.screen}" + (f"?{query}" if query else "")
+
+    def text(self, name: str, default: str = "") -> str:
+        """Field `name`."""
+        return self.fields.get(name, default)
+
+    def path(self, name: str) -> Path | None:
+        """Field `name` as a path; None where it is not given."""
+        return Path(self.fields[name]) if self.fields.get(name) else None
+
+    def number(self, name: str) -> int | None:
+        """Field `name` as a whole number; None where it is not given. Raises `UsageError`."""
+        text = self.fields.get(name)
+        if not text:
+            return None
+        try:
+            return int(text)
+        except ValueError:
+            raise UsageError(f"{self}: {name} is {text!r}: expected a whole number") from None
+
+
+def screen_state(screen: ScreenName, **fields: object) -> ScreenState:
+    """A state of `screen`; fields that are None or empty are left out."""
+    return ScreenState(screen, {name: str(value) for name, value in fields.items() if value not in (None, "")})
+
+
+def is_state(text: str) -> bool:
+    """Whether `text` is meant as a state, not as a path."""
+    return text.startswith(SCHEME)
+
+
+def parse_state(text: str) -> ScreenState:
+    """The state that `text` stands for. Raises `UsageError`."""
+    name, _, query = text.removeprefix(SCHEME).partition("?")
+    if name not in set(ScreenName):
+        raise UsageError(f"{text}: there is no screen {name!r}: expected {SCHEME} and one of {', '.join(ScreenName)}")
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), max_num_fields=64)
+    except ValueError as error:
+        raise UsageError(f"{text}: {error}: expected name=value pairs joined by &") from error
+    return ScreenState(ScreenName(name), dict(pairs))

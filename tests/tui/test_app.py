@@ -1,0 +1,171 @@
+"""What every screen has: ways between screens, chords, copying, saving, and words for a small terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from textual.pilot import Pilot
+from textual.widget import Widget
+from textual.widgets import Input, Static
+
+from aprtui.errors import ExitCode
+from aprtui.tui import app as app_module
+from aprtui.tui.app import AprtuiApp
+from aprtui.tui.chords import ChordScreen
+from aprtui.tui.keymap import Chord
+from aprtui.tui.live import LiveScreen
+from aprtui.tui.session import Session
+from aprtui.tui.state import ScreenName, ScreenState, screen_state
+from aprtui.tui.tool_screen import ToolScreen
+from tests.tui.recorded import RecordedSource
+
+Driver = Pilot[ExitCode]
+
+
+class NotesScreen(ToolScreen):
+    """A screen that keeps what its chords were asked."""
+
+    NAME = ScreenName.DIFF
+    EXPLANATION = "notes"
+    AUTO_FOCUS = None
+    CHORDS: ClassVar[tuple[Chord, ...]] = (
+        Chord("g d", "note('first')", "First", "notes.first"),
+        Chord("m *", "note('*')", "Mark", "notes.mark"),
+    )
+
+    def __init__(self, session: Session, state: ScreenState) -> None:
+        super().__init__(session, state)
+        self.notes: list[str] = []
+
+    def compose_body(self) -> Iterable[Widget]:
+        yield Static("notes")
+        yield Input()
+
+    def state(self) -> ScreenState:
+        return screen_state(self.NAME, a="x y", n=len(self.notes))
+
+    def command(self) -> list[str]:
+        return ["aprtui", "diff", "x y", "b"] if self.notes else []
+
+    def action_note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture(autouse=True)
+def notes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_module, "SCREENS", {ScreenName.LIVE: LiveScreen, ScreenName.DIFF: NotesScreen})
+
+
+def app(state: ScreenState | None = None) -> AprtuiApp:
+    return AprtuiApp(Session(RecordedSource()), state)
+
+
+def screen_text(pilot: Driver) -> str:
+    strips = pilot.app.screen._compositor.render_strips()
+    return "\n".join("".join(segment.text for segment in strip) for strip in strips)
+
+
+async def test_screens_are_reached_by_their_numbers_kept_as_they_were_and_left_with_escape() -> None:
+    async with app().run_test(size=(80, 24)) as pilot:
+        await pilot.pause()
+        live = pilot.app.screen
+        await pilot.press("4")
+        await pilot.pause()
+        diff = pilot.app.screen
+        assert isinstance(diff, NotesScreen)
+        diff.set_focus(None)
+        await pilot.press("1", "4")
+        assert pilot.app.screen is diff
+        await pilot.press("escape")
+        assert pilot.app.screen is live
+
+
+async def test_a_screen_that_is_not_there_is_told() -> None:
+    async with app().run_test(size=(80, 24)) as pilot:
+        await pilot.press("5")
+        await pilot.pause()
+        assert isinstance(pilot.app.screen, LiveScreen)
+        assert [note.message for note in pilot.app._notifications] == ["There is no contracts screen in this release."]
+
+
+async def test_chords_take_two_keys_and_other_keys_leave_them() -> None:
+    async with app(ScreenState(ScreenName.DIFF)).run_test(size=(80, 24)) as pilot:
+        screen = pilot.app.screen
+        assert isinstance(screen, NotesScreen)
+        screen.set_focus(None)
+        await pilot.press("g", "d", "m", "a", "g", "x", "m", "escape", "g", "d")
+        assert screen.notes == ["first", "a", "first"]
+        await pilot.press("g")
+        assert isinstance(pilot.app.screen, ChordScreen)
+        await pilot.pause()
+        assert "First" in screen_text(pilot)
+
+
+async def test_first_key_of_a_chord_is_a_letter_where_text_is_typed() -> None:
+    async with app(ScreenState(ScreenName.DIFF)).run_test(size=(80, 24)) as pilot:
+        screen = pilot.app.screen
+        box = screen.query_one(Input)
+        box.focus()
+        await pilot.press(*"gm")
+        assert box.value == "gm"
+        assert pilot.app.screen is screen
+
+
+async def test_command_and_state_are_copied_as_a_shell_takes_them_and_shown() -> None:
+    async with app(ScreenState(ScreenName.DIFF)).run_test(size=(80, 24)) as pilot:
+        screen = pilot.app.screen
+        assert isinstance(screen, NotesScreen)
+        screen.set_focus(None)
+        await pilot.press("y")
+        assert pilot.app.clipboard == ""
+        await pilot.press("g", "d", "y")
+        assert pilot.app.clipboard == "aprtui diff 'x y' b"
+        await pilot.press("Y")
+        assert pilot.app.clipboard == "aprtui open 'aprtui:diff?a=x%20y&n=1'"
+        await pilot.pause()
+        assert "Copied" in screen_text(pilot)
+
+
+async def test_the_screen_is_saved_as_svg_and_a_folder_without_permission_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with app(ScreenState(ScreenName.DIFF)).run_test(size=(80, 24)) as pilot:
+        pilot.app.screen.set_focus(None)
+        await pilot.press("s")
+        (saved,) = tmp_path.iterdir()
+        assert saved.name.startswith("aprtui-diff-") and "notes" in saved.read_text()
+
+        def refuse(*_: object, **__: object) -> int:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "write_text", refuse)
+        await pilot.press("s")
+        assert "cannot be written: Permission denied" in [note.message for note in pilot.app._notifications][-1]
+
+
+async def test_a_terminal_that_is_too_small_is_told() -> None:
+    async with app().run_test(size=(60, 20)) as pilot:
+        await pilot.pause()
+        assert "60×20: made for 80×24" in screen_text(pilot)
+
+
+async def test_light_and_dark() -> None:
+    async with app(ScreenState(ScreenName.DIFF)).run_test(size=(80, 24)) as pilot:
+        pilot.app.screen.set_focus(None)
+        assert pilot.app.current_theme.dark
+        await pilot.press("T")
+        assert not pilot.app.current_theme.dark
+
+
+async def test_help_lists_every_key_of_the_screen_its_chords_and_their_ids() -> None:
+    async with app(ScreenState(ScreenName.DIFF)).run_test(size=(80, 60)) as pilot:
+        pilot.app.screen.set_focus(None)
+        await pilot.press("question_mark")
+        await pilot.pause()
+        text = screen_text(pilot)
+        for words in ("gd", "notes.first", "Copy the headless command", "copy.command", "Live screen"):
+            assert words in text
