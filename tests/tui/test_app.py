@@ -30,7 +30,7 @@ class NotesScreen(ToolScreen):
 
     NAME = ScreenName.DIFF
     EXPLANATION = "notes"
-    AUTO_FOCUS = None
+    AUTO_FOCUS = ""
     CHORDS: ClassVar[tuple[Chord, ...]] = (
         Chord("g d", "note('first')", "First", "notes.first"),
         Chord("m *", "note('*')", "Mark", "notes.mark"),
