@@ -125,8 +125,11 @@ async def test_command_and_state_are_copied_as_a_shell_takes_them_and_shown() ->
         assert pilot.app.clipboard == "aprtui diff 'x y' b"
         await pilot.press("Y")
         assert pilot.app.clipboard == "aprtui open 'aprtui:diff?a=x%20y&n=1'"
-        await pilot.pause()
-        assert "Copied" in screen_text(pilot)
+        for _ in range(100):
+            await pilot.pause(0.02)
+            if "Copied" in screen_text(pilot):
+                return
+        raise AssertionError(screen_text(pilot))
 
 
 async def test_the_screen_is_saved_as_svg_and_a_folder_without_permission_is_told(
