@@ -115,7 +115,7 @@ async def test_first_key_of_a_chord_is_a_letter_where_text_is_typed() -> None:
 
 
 async def test_command_and_state_are_copied_as_a_shell_takes_them_and_shown() -> None:
-    async with app(ScreenState(ScreenName.DIFF)).run_test(size=(80, 24)) as pilot:
+    async with app(ScreenState(ScreenName.DIFF)).run_test(size=(80, 24), notifications=True) as pilot:
         screen = pilot.app.screen
         assert isinstance(screen, NotesScreen)
         screen.set_focus(None)
