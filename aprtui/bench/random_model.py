@@ -1,7 +1,7 @@
 """Q4_K_M files of real shapes with random weights: what speed depends on, and nothing to download.
 
 The mix of types is that of llama.cpp's Q4_K_M (`use_more_bits`: Q6_K for the values and the down projections of half
-the layers, and for the head). Without a vocabulary: engines are driven by token ids.
+the layers, and for the head). Without a vocabulary, as engines are driven by token ids, or with that of another file.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.errors import EngineError
+from aprtui.model.gguf_file import GgufFile, StringArray
 from aprtui.model.weights import WeightType
 
 _BLOCK = 256
@@ -42,13 +43,18 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
         "tiny": Shape(256, 4, 4, 2, 768, 1024),
         "0.57b": Shape(1024, 24, 16, 2, 4864),
         "1.5b": Shape(1536, 28, 12, 2, 8960),
+        "deep": Shape(512, 80, 8, 2, 1536, 2048),
     }
 )
-"""Shapes by name: a small one, one like Qwen2.5-0.5B with all rows multiples of 256, and Qwen2.5-1.5B's own."""
+"""Shapes by name: a small one, one like Qwen2.5-0.5B with all rows multiples of 256, Qwen2.5-1.5B's own, and one with
+as many layers as a screen may have to show and the embedded model's vocabulary."""
 
 
-def write_random_model(path: Path, shape: Shape, seed: int = 7) -> None:
-    """Write a model of `shape` to `path`, atomically. Raises `EngineError` where it cannot be written."""
+def write_random_model(path: Path, shape: Shape, seed: int = 7, tokenizer_of: Path | None = None) -> None:
+    """Write a model of `shape` to `path`, atomically, with the vocabulary of the GGUF file `tokenizer_of` if given.
+
+    Raises `EngineError` where it cannot be written.
+    """
     import gguf
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,6 +62,7 @@ def write_random_model(path: Path, shape: Shape, seed: int = 7) -> None:
     try:
         writer = gguf.GGUFWriter(partial, "qwen2")
         _add_metadata(writer, shape)
+        _add_tokenizer(writer, tokenizer_of)
         for name, array, kind in _tensors(shape, np.random.Generator(np.random.SFC64(seed))):
             writer.add_tensor(name, array, raw_dtype=gguf.GGMLQuantizationType(kind))
         writer.write_header_to_file()
@@ -82,7 +89,26 @@ def _add_metadata(writer: gguf.GGUFWriter, shape: Shape) -> None:  # type: ignor
     writer.add_rope_freq_base(1e6)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_vocab_size(shape.vocabulary)
-    writer.add_tokenizer_model("no_vocab")
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, source: Path | None) -> None:  # type: ignore[name-defined]  # noqa: F821
+    """Copy what `source` says of its vocabulary; its chat template and defaults are no part of that."""
+    if source is None:
+        writer.add_tokenizer_model("no_vocab")
+        return
+    for key, value in GgufFile(source).metadata.items():
+        if not key.startswith("tokenizer.ggml."):
+            continue
+        if isinstance(value, StringArray):
+            writer.add_array(key, value.read())
+        elif isinstance(value, np.ndarray):
+            writer.add_array(key, value.tolist())
+        elif isinstance(value, bool):
+            writer.add_bool(key, value)
+        elif isinstance(value, int):
+            writer.add_uint32(key, value)
+        else:
+            writer.add_string(key, str(value))
 
 
 Tensor = tuple[str, NDArray[np.uint8] | NDArray[np.float32], WeightType]

@@ -92,6 +92,37 @@ def verdicts(model: Path | None, captures: Path | None, every: int, part: str | 
             bench_verdicts.speed(as_json, progress)
 
 
+@command.command()
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Rounds; figures are medians.")
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Where the model and the captures go: 17 GB.",
+)
+@click.option("--part", type=click.Choice(["live"]), help="Measure this part only.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a figure.")
+def tui(rounds: int, directory: Path | None, part: str | None, as_json: bool) -> None:
+    """The screens in a pseudo-terminal: frames, processor time, memory, and what they cost the engine.
+
+    Each figure says how it stands to its limit. Measure on a machine that does nothing else.
+    """
+    import tempfile
+    from dataclasses import asdict
+
+    from aprtui.bench.tui import TuiOptions, run_live
+    from aprtui.cli.progress import Progress
+
+    with tempfile.TemporaryDirectory(prefix="aprtui-bench-", dir=directory) as folder, Progress() as progress:
+        options = TuiOptions(Path(folder), rounds)
+        for measure in {"live": [run_live]}.get(part or "", [run_live]):
+            for figure in measure(options, progress):
+                if as_json:
+                    write_record(asdict(figure))
+                else:
+                    click.echo(figure_line(figure))
+
+
 def _random_model(shape: str, directory: Path | None) -> Path:
     import platformdirs
 
