@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from aprtui import __version__
+from aprtui.engine.backends import Progress
 from aprtui.engine.generation import evaluate, generate
-from aprtui.engine.protocol import Engine, Logits, Taps
+from aprtui.engine.protocol import Engine, Logits, Taps, TapSink
 from aprtui.errors import EngineError, UsageError
 from aprtui.trace.graph import Node
 from aprtui.trace.manifest import EngineInfo, Manifest, ModelInfo
+from aprtui.trace.stats import Accumulator
 from aprtui.trace.writer import CaptureWriter, planned_files
 
 if TYPE_CHECKING:
     from aprtui.engine.faults.faults import Fault
     from aprtui.model.model import Model
+
+
+Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +56,10 @@ def write_capture(
     overwrite: bool = False,
     threads: int | None = None,
     faults: Sequence[Fault] = (),
+    progress: Progress | None = None,
 ) -> Manifest:
     """Run `request` on `engine` and write what it taps to `directory`; return the manifest as written, which names the
-    `faults` that the engine was opened with.
+    `faults` that the engine was opened with. What `progress` raises ends the run.
 
     Raises `UsageError` or `EngineError` before anything is written if the request or the directory will not do. If
     the run dies on the way, the manifest still says `"complete": false`.
@@ -59,11 +68,28 @@ def write_capture(
     manifest = _planned(engine, model, request, threads, tuple(str(fault) for fault in faults))
     writer = CaptureWriter(directory, manifest, overwrite=overwrite)
     try:
+        sink = writer if progress is None else _Reporting(writer, request, progress)
         # The engine counts statistics on all its threads while the values are at hand.
-        tokens = _run(engine, model, request, Taps(writer, full=request.nodes, stats=request.nodes))
+        tokens = _run(engine, model, request, Taps(sink, full=request.nodes, stats=request.nodes))
         return writer.finish(replace(manifest, tokens=tokens, positions=tuple(range(len(tokens)))))
     finally:
         writer.close()
+
+
+@dataclass(slots=True)
+class _Reporting:
+    """A `TapSink` that tells how much of a request has arrived, in stage tensors of one position."""
+
+    sink: TapSink
+    request: CaptureRequest
+    progress: Progress
+    arrived: int = field(default=0)
+
+    def put(self, node: Node, position: int, values: Array | None, stats: Accumulator | None) -> None:
+        self.sink.put(node, position, values, stats)
+        if values is not None:
+            self.arrived += values.shape[-2]
+            self.progress("writing the capture", self.arrived, len(self.request.nodes) * self.request.positions)
 
 
 def require_possible(request: CaptureRequest, context: int) -> None:

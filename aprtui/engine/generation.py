@@ -82,11 +82,13 @@ class Timing:
 class Generation(Iterator[GeneratedToken]):
     """A running generation: iterate for tokens; `stop_reason`, `tail` and `timing` are final once it is exhausted."""
 
-    def __init__(self, tokens: Callable[[Generation], Iterator[GeneratedToken]]) -> None:
+    def __init__(self, tokens: Callable[[Generation], Iterator[GeneratedToken]], taps: Taps) -> None:
         self.stop_reason: StopReason | None = None
         self.timing = Timing()
         self.tail = ""
         """Text of an incomplete character at the end, as U+FFFD; to be printed after the last token."""
+        self.taps = taps
+        """Of the passes from the next one on; may be changed between two tokens."""
         self._tokens = tokens(self)
 
     def __next__(self) -> GeneratedToken:
@@ -103,14 +105,16 @@ def generate(
     taps: Taps = NO_TAPS,
     logits: Logits = Logits.LAST,
     stop_ids: Collection[int] = frozenset(),
+    candidates: int = 0,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Generation:
     """Reset `engine`, evaluate `prompt` and generate up to `max_tokens` tokens after it.
 
     A token in `stop_ids` ends the generation and is not given out. The last token given out is not evaluated.
-    `logits` says for which positions of a pass they are computed (a tap may want all). `cancelled` is asked before
-    every pass. Without a `tokenizer` the tokens have no text. Raises `UsageError` before anything is evaluated where
-    the prompt is empty or longer than the context, or `max_tokens` is below 1.
+    `logits` says for which positions of a pass they are computed (a tap may want all). Each choice names that many
+    `candidates`. `cancelled` is asked before every pass. Without a `tokenizer` the tokens have no text. Raises
+    `UsageError` before anything is evaluated where the prompt is empty or longer than the context, or `max_tokens` is
+    below 1.
     """
     prompt = list(prompt)
     _check_length(engine, prompt)
@@ -119,7 +123,7 @@ def generate(
 
     def tokens(generation: Generation) -> Iterator[GeneratedToken]:
         decoder = None if tokenizer is None else StreamDecoder(tokenizer)
-        steps = _Steps(engine, prompt, Sampler(sampling), taps, logits, cancelled, generation.timing)
+        steps = _Steps(engine, prompt, Sampler(sampling, candidates), generation, logits, cancelled)
         generation.stop_reason = StopReason.LENGTH
         for made in range(max_tokens):
             if made and engine.position >= engine.context:
@@ -133,7 +137,7 @@ def generate(
             yield GeneratedToken(choice.id, text, engine.position, seconds, choice)
         generation.tail = "" if decoder is None else decoder.finish()
 
-    return Generation(tokens)
+    return Generation(tokens, taps)
 
 
 @dataclass(slots=True)
@@ -143,10 +147,9 @@ class _Steps:
     engine: Engine
     history: list[int]
     sampler: Sampler
-    taps: Taps
+    generation: Generation
     computed: Logits
     cancelled: Callable[[], bool]
-    timing: Timing
     pending: int = -1
     """History entries from here on are not evaluated yet; -1 before the first pass."""
 
@@ -160,12 +163,12 @@ class _Steps:
         choice = self.sampler.choose(logits[-1], self.history)
         self.pending = len(self.history)
         self.history.append(choice.id)
-        seconds = time.perf_counter() - started
+        seconds, timing = time.perf_counter() - started, self.generation.timing
         if prefill:
-            self.timing.prompt_tokens, self.timing.prefill_seconds = self.pending, seconds
+            timing.prompt_tokens, timing.prefill_seconds = self.pending, seconds
         else:
-            self.timing.decoded_tokens += 1
-            self.timing.decode_seconds += seconds
+            timing.decoded_tokens += 1
+            timing.decode_seconds += seconds
         return choice, seconds
 
     def _prefill(self) -> NDArray[np.float32] | None:
@@ -174,11 +177,14 @@ class _Steps:
         for chunk in np.array_split(self.history, -(-len(self.history) // PREFILL_CHUNK)):
             if self.cancelled():
                 return None
-            logits = self.engine.forward(chunk.tolist(), self.taps, self.computed)
+            logits = self._forward(chunk.tolist())
         return logits
 
     def _decode(self) -> NDArray[np.float32] | None:
-        return None if self.cancelled() else self.engine.forward(self.history[self.pending :], self.taps, self.computed)
+        return None if self.cancelled() else self._forward(self.history[self.pending :])
+
+    def _forward(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        return self.engine.forward(tokens, self.generation.taps, self.computed)
 
 
 def evaluate(

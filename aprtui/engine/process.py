@@ -18,21 +18,26 @@ from enum import StrEnum
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from aprtui.engine.process_child import Opener
 from aprtui.engine.process_messages import (
     Command,
     Control,
     EngineInfo,
+    EngineSettings,
     Event,
     Failed,
     Finished,
     Generate,
     Loaded,
     Paused,
+    Reopen,
+    Reopening,
     Resumed,
+    SetLens,
     SetPace,
     Started,
+    WriteCapture,
 )
+from aprtui.engine.process_opening import Opener
 from aprtui.engine.process_slots import Slots, TokenRecord
 from aprtui.engine.sampling import Sampling
 from aprtui.trace.graph import graph_for
@@ -53,9 +58,13 @@ class EngineState(StrEnum):
 
 
 class EngineProcess:
-    """Client side of an engine process. `opener` runs inside it; its output goes to `log` (or nowhere)."""
+    """Client side of an engine process. `opener` runs inside it with `settings`; its output goes to `log`, or nowhere.
 
-    def __init__(self, opener: Opener, log: Path | None = None) -> None:
+    `settings` are those of the engine that was loaded last, with which it is started anew.
+    """
+
+    def __init__(self, opener: Opener, settings: EngineSettings | None = None, log: Path | None = None) -> None:
+        self.settings = self._asked = settings or EngineSettings()
         self._opener = opener
         self._log = log
         self._run = 0
@@ -83,7 +92,8 @@ class EngineProcess:
             )  # fmt: skip
         self._connection = Connection(ours.detach())
         self.state = EngineState.LOADING
-        self._connection.send(self._opener)
+        self._asked = self.settings
+        self._connection.send((self._opener, self.settings))
 
     def restart(self) -> None:
         """End the process at once, if it still lives, and start a new one."""
@@ -128,6 +138,23 @@ class EngineProcess:
         self._send(Generate(self._run, prompt if isinstance(prompt, str) else tuple(prompt), max_tokens, sampling))
         return self._run
 
+    def reopen(self, settings: EngineSettings) -> None:
+        """Open the model anew with other settings; `Loaded` comes again, or `Failed` and the engine stays as it is."""
+        self._asked = settings
+        self._send(Reopen(settings))
+
+    def set_lens(self, on: bool) -> None:
+        """Compute the logit lens of every token from now on, or no longer. Lasts until the next `start`."""
+        self._send(SetLens(on))
+
+    def measure_noise(self) -> None:
+        """Ask how far apart `q8` and `exact` are at the logits: `NoiseMeasured` or `Declined` will tell."""
+        self._send(Control.MEASURE_NOISE)
+
+    def write_capture(self, directory: Path) -> None:
+        """Write the run so far as a capture, between two tokens: `Captured` or `Declined` will tell."""
+        self._send(WriteCapture(directory.absolute()))
+
     def pause(self) -> None:
         """Let the engine rest after the token at hand."""
         self._send(Control.PAUSE)
@@ -148,7 +175,7 @@ class EngineProcess:
         self._send(Control.STEP)
 
     def cancel(self) -> None:
-        """End the generation after the token at hand."""
+        """End the capture or the measurement that is going on, else the generation after the token at hand."""
         self._send(Control.CANCEL)
 
     @property
@@ -176,9 +203,12 @@ class EngineProcess:
     def _follow(self, event: Event) -> None:
         match event:
             case Loaded(info):
-                self.info = info
-                self._slots = Slots(self._memory, len(graph_for(info.graph).nodes), create=False)
+                self.info, self.settings = info, self._asked
+                graph = graph_for(info.graph)
+                self._slots = Slots(self._memory, len(graph.nodes), graph.layers, create=False)
                 self.state = EngineState.READY
+            case Reopening():
+                self.state = EngineState.LOADING
             case Started() | Resumed():
                 self.state = EngineState.RUNNING
             case Paused():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from aprtui.engine.generation import StopReason
+from aprtui.engine.logit_noise import LogitNoise
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import Sampling
 from aprtui.trace.graph import GraphConfig
@@ -18,7 +20,23 @@ class Control(StrEnum):
     RESUME = "resume"
     STEP = "step"
     CANCEL = "cancel"
+    MEASURE_NOISE = "measure noise"
     QUIT = "quit"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """Which engine is wanted: what `--backend --mode --kv --threads --context --inject` are to a command.
+
+    Without `threads` or `context` the opener chooses.
+    """
+
+    backend: str = "auto"
+    mode: Mode = Mode.Q8
+    kv: KvType = KvType.F32
+    threads: int | None = None
+    context: int | None = None
+    faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +50,34 @@ class Generate:
 
 
 @dataclass(frozen=True, slots=True)
+class Reopen:
+    """Open the model anew with other settings; ends a generation. Where that fails, the engine stays what it was."""
+
+    settings: EngineSettings
+
+
+@dataclass(frozen=True, slots=True)
 class SetPace:
     """Make at most this many tokens a second from now on; None for as many as the engine can."""
 
     tokens_per_second: float | None
 
 
-Command = Generate | SetPace | Control
+@dataclass(frozen=True, slots=True)
+class SetLens:
+    """Compute the logit lens of every token from now on, or no longer."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WriteCapture:
+    """Write the tokens of the run so far as a capture to `directory`, between two tokens."""
+
+    directory: Path
+
+
+Command = Generate | Reopen | SetPace | SetLens | WriteCapture | Control
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +94,24 @@ class EngineInfo:
     context: int
     temperature: float | None
     """The sampling temperature that the model recommends, if it does."""
+    faults: tuple[str, ...] = ()
+    """The faults that are injected, as `--inject` takes them."""
+    path: Path | None = None
+    """The model's file, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A long step of loading: `done` of `total` parts of `what`."""
+    """A long step: `done` of `total` parts of `what`."""
 
     what: str
     done: int
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reopening:
+    """The engine is being opened anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +123,19 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A generation has begun: the prompt as text and its length in tokens."""
+    """A generation has begun: the prompt as text and as token ids. Its first token will be `first_record`."""
 
     run: int
     prompt: str
-    prompt_tokens: int
+    tokens: tuple[int, ...]
+    first_record: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenNames:
+    """The texts of token ids that records are about to mention for the first time: part of a character is U+FFFD."""
+
+    names: tuple[tuple[int, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +172,30 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class Captured:
+    """A capture has been written: `tokens` tokens, `size` bytes in `files` files."""
+
+    directory: Path
+    tokens: int
+    files: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseMeasured:
+    """How far the logits of the two modes are apart on this model."""
+
+    noise: LogitNoise
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """Something that was asked for beside the generation could not be done, in one line; all else goes on."""
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """Something went wrong, in one line. The engine goes on to take commands unless `fatal`."""
 
@@ -123,4 +203,7 @@ class Failed:
     fatal: bool
 
 
-Event = Progress | Loaded | Started | TokenText | Paused | Resumed | Finished | Failed
+Event = (
+    Progress | Reopening | Loaded | Started | TokenNames | TokenText | Paused | Resumed | Finished
+    | Captured | NoiseMeasured | Declined | Failed
+)  # fmt: skip

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import mmap
 import os
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.protocol import Taps
-from aprtui.engine.sampling import Choice
+from aprtui.engine.sampling import Candidate, Choice
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.stats import Accumulator
 
@@ -28,8 +29,16 @@ STATS = np.dtype(
 )
 """Statistics of one node; the float fields are NaN where no value is finite, `count` is 0 where nothing was tapped."""
 
+CANDIDATE = np.dtype([("token", np.int32), ("probability", np.float32)])
+"""A token and its probability in the model's own distribution; NO_TOKEN stands for none."""
+
+CANDIDATES = 10
+"""Likeliest tokens that a record keeps."""
+
 NO_TOKEN = -1
 """Token of a pass that no token could be chosen from."""
+
+_NOT_COMPUTED = -2
 
 _HEADER_BYTES = 64
 _FIGURES = [
@@ -47,7 +56,9 @@ class TokenRecord:
     `index` counts the tokens of the generation `run`; `position` is the token's place in the sequence; `evaluated` is
     the number of positions of the pass, which the statistics cover (the whole prompt for the first token). Seconds and
     tokens/s are the engine's. `token` is NO_TOKEN where the pass gave no usable logits. `stats` is `[nodes]` of STATS,
-    in the execution order of the graph.
+    in the execution order of the graph; `stage_seconds` `[nodes]` as in `TimedEngine`, NaN throughout where the engine
+    takes no times. `candidates` are the likeliest tokens, `[CANDIDATES]` of CANDIDATE; `lens` is the likeliest token
+    after each layer, `[layers]` of CANDIDATE, or None where nobody asked for it.
     """
 
     run: int
@@ -64,20 +75,35 @@ class TokenRecord:
     prefill_tokens_per_second: float
     tokens_per_second: float
     stats: NDArray[np.void]
+    stage_seconds: NDArray[np.float32]
+    candidates: NDArray[np.void]
+    lens: NDArray[np.void] | None = None
 
 
 NO_CHOICE = Choice(NO_TOKEN, float("nan"), float("nan"), float("nan"), float("nan"))
 
 
-def _record_type(nodes: int) -> np.dtype[np.void]:
-    return np.dtype([("begin", np.uint64), *_FIGURES, ("stats", STATS, (nodes,)), ("end", np.uint64)])
+def candidates(found: Sequence[Candidate], size: int) -> NDArray[np.void]:
+    """`found` as `[size]` of CANDIDATE, filled up with NO_TOKEN."""
+    table = np.zeros(size, CANDIDATE)
+    table["token"] = NO_TOKEN
+    table[: len(found)] = list(found)
+    return table
+
+
+def _record_type(nodes: int, layers: int) -> np.dtype[np.void]:
+    arrays = [
+        ("stats", STATS, (nodes,)), ("stage_seconds", np.float32, (nodes,)),
+        ("candidates", CANDIDATE, (CANDIDATES,)), ("lens", CANDIDATE, (layers,)),
+    ]  # fmt: skip
+    return np.dtype([("begin", np.uint64), *_FIGURES, *arrays, ("end", np.uint64)])
 
 
 class Slots:
     """The ring in a file descriptor of shared memory: one process writes, another one reads."""
 
-    def __init__(self, descriptor: int, nodes: int, create: bool) -> None:
-        record = _record_type(nodes)
+    def __init__(self, descriptor: int, nodes: int, layers: int, create: bool) -> None:
+        record = _record_type(nodes, layers)
         size = _HEADER_BYTES + RING * record.itemsize
         if create:
             os.ftruncate(descriptor, size)
@@ -97,7 +123,9 @@ class Slots:
         slot["begin"] = number + 1
         for name, _ in _FIGURES:
             slot[name] = getattr(record, name)
-        slot["stats"] = record.stats
+        slot["stats"], slot["stage_seconds"] = record.stats, record.stage_seconds
+        slot["candidates"] = record.candidates
+        slot["lens"] = (_NOT_COMPUTED, 0) if record.lens is None else record.lens
         slot["end"] = number + 1
         self._written[0] = number + 1
 
@@ -111,7 +139,11 @@ class Slots:
         copy = slot.copy()
         if end != number + 1 or int(slot["begin"]) != end:
             return None
-        return TokenRecord(**{name: copy[name].item() for name, _ in _FIGURES}, stats=copy["stats"])
+        return TokenRecord(
+            **{name: copy[name].item() for name, _ in _FIGURES},
+            stats=copy["stats"], stage_seconds=copy["stage_seconds"], candidates=copy["candidates"],
+            lens=None if copy["lens"]["token"][0] == _NOT_COMPUTED else copy["lens"],
+        )  # fmt: skip
 
     def latest(self) -> TokenRecord | None:
         """The newest whole record; None before the first one."""
@@ -123,20 +155,32 @@ class Slots:
 
 
 class StatsTable:
-    """A tap sink that gathers the statistics of every node of a pass."""
+    """A tap sink that gathers the statistics of every node of a pass, and the last position of some in full."""
 
     def __init__(self, graph: StageGraph) -> None:
         self.taps = Taps(self, stats=frozenset(graph.nodes))
+        self._last: dict[Node, NDArray[np.float32]] = {}
         self._order = graph.order
         self._rows: list[int] = []
         self._sums: list[tuple[float, ...]] = []
 
     def put(self, node: Node, position: int, values: NDArray[np.float32] | None, stats: Accumulator | None) -> None:
         """Keep the statistics of a node; pieces of one tensor are merged when the pass ends."""
+        if values is not None:
+            self._last[node] = values[-1].copy()
         if stats is not None:
             s = stats
             self._rows.append(self._order[node])
             self._sums.append((s.count, s.nan, s.inf, s.total, s.squares, s.min, s.max))
+
+    def taps_with(self, nodes: Iterable[Node]) -> Taps:
+        """Taps that hand out `nodes` in full as well."""
+        return replace(self.taps, full=frozenset(nodes))
+
+    def take_last(self, nodes: Sequence[Node]) -> NDArray[np.float32] | None:
+        """The last position `[nodes, width]` of `nodes` in the pass; None where they were not tapped in full."""
+        last, self._last = self._last, {}
+        return np.stack([last[node] for node in nodes]) if last else None
 
     def take(self) -> NDArray[np.void]:
         """The statistics `[nodes]` of everything put since the last call."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -144,6 +144,17 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release threads and memory; a second call does nothing."""
+
+
+@runtime_checkable
+class TimedEngine(Protocol):
+    """What an engine offers that knows how long its stages took."""
+
+    def stage_seconds(self) -> NDArray[np.float32]:
+        """Wall seconds `[nodes]` of each node in the last call of `forward`, in execution order.
+
+        Stages that are computed together have their time at the first of them and NaN at the others.
+        """
 
 
 def require_room(engine: Engine, tokens: int) -> None:

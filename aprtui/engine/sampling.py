@@ -12,10 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.engine.likeliest import likeliest
 from aprtui.errors import EngineError, UsageError
 
 
@@ -57,13 +59,21 @@ def _expect(name: str, value: float, holds: bool, wanted: str) -> None:
 GREEDY = Sampling()
 
 
+class Candidate(NamedTuple):
+    """A token that the model thought likely, and its probability in the model's own distribution."""
+
+    id: int
+    probability: float
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """A chosen token, and what the model thought of it.
 
     `probability` is the one it was drawn with, after penalty, temperature and filters (1 where greedy). The other
     figures are of the model's own distribution, softmax of the raw logits: `logprob` of the chosen token and `entropy`
-    in nats, `margin` between the two largest logits (infinite where only one token is possible).
+    in nats, `margin` between the two largest logits (infinite where only one token is possible), `candidates` the
+    likeliest tokens, as many as the sampler was asked for.
     """
 
     id: int
@@ -71,13 +81,15 @@ class Choice:
     probability: float
     entropy: float
     margin: float
+    candidates: tuple[Candidate, ...] = ()
 
 
 class Sampler:
-    """Draws tokens with one random stream, which starts at the seed of `sampling`."""
+    """Draws tokens with one random stream, which starts at the seed of `sampling`; names as many `candidates`."""
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(self, sampling: Sampling, candidates: int = 0) -> None:
         self.sampling = sampling
+        self._candidates = candidates
         self._random = np.random.Generator(np.random.PCG64(sampling.seed))
         # Kept from token to token: page faults of fresh arrays make a choice among 150,000 cost 5 ms instead of 1.5.
         self._scratch = np.empty((3, 0))
@@ -103,7 +115,8 @@ class Sampler:
             at = int(np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right"))
             at = min(at, probabilities.size - 1)
             chosen, probability = at if kept is None else int(kept[at]), float(probabilities[at])
-        return _describe(raw, chosen, probability, work)
+        best = likeliest(raw, self._candidates) if self._candidates else np.zeros(0, np.int64)
+        return _describe(raw, chosen, probability, work, best)
 
 
 def penalize(logits: NDArray[np.float64], history: Sequence[int], sampling: Sampling) -> None:
@@ -184,13 +197,16 @@ def _check(logits: NDArray[np.float64]) -> None:
     raise EngineError(f"no token can be chosen: {what}; `aprtui trace` shows the stage where it starts")
 
 
-def _describe(logits: NDArray[np.float64], chosen: int, probability: float, weights: NDArray[np.float64]) -> Choice:
-    """The choice with the figures of `logits`; overwrites `logits` and `weights`, both `[V]`."""
+def _describe(
+    logits: NDArray[np.float64], chosen: int, probability: float, weights: NDArray[np.float64], best: NDArray[np.int64]
+) -> Choice:
+    """The choice with the figures of `logits`, and the tokens `best`; overwrites `logits` and `weights`, both `[V]`."""
     first = int(np.argmax(logits))
     logits -= logits[first]
     np.exp(logits, out=weights)
     total = float(weights.sum())
     logprob = float(logits[chosen]) - math.log(total)
+    found = tuple(map(Candidate, best.tolist(), (weights[best] / total).tolist()))
     logits[first] = -math.inf
     margin = -float(logits.max())
     # The first has weight 1 and difference 0; -Inf logits have weight 0 and must not turn the sum into NaN.
@@ -199,4 +215,4 @@ def _describe(logits: NDArray[np.float64], chosen: int, probability: float, weig
     # Not a dot product: BLAS would share it among threads, which costs 8 ms beside a busy engine.
     logits *= weights
     entropy = math.log(total) - float(logits.sum()) / total
-    return Choice(chosen, logprob, probability, max(entropy, 0.0), margin)
+    return Choice(chosen, logprob, probability, max(entropy, 0.0), margin, found)

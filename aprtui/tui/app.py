@@ -15,9 +15,9 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
-from aprtui.engine.backends import default_threads
 from aprtui.engine.process import EngineProcess, EngineState
-from aprtui.engine.process_child import open_model
+from aprtui.engine.process_messages import EngineSettings
+from aprtui.engine.process_opening import open_model
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import Sampling
 from aprtui.errors import AprtuiError, EngineError, ExitCode
@@ -192,11 +192,8 @@ def run_app(
         config = Config(config.path, config.theme, True, config.keys)
     path = live.model or embedded_model()
     load_model(path)
-    opener = partial(
-        open_model, path=path, backend=live.backend, mode=live.mode, kv=live.kv,
-        threads=live.threads or max(1, default_threads() - 1), context=live.context,
-    )  # fmt: skip
-    source = EngineProcess(opener, _log_file())
+    settings = EngineSettings(live.backend, live.mode, live.kv, live.threads, live.context)
+    source = EngineProcess(partial(open_model, path=path), settings, _log_file())
     app = AprtuiApp(Session(source, live.prompt, live.sampling, paths), state, config)
     try:
         code = app.run() or ExitCode.PASS

@@ -267,8 +267,8 @@ class LiveScreen(ToolScreen):
                 self.query_one(StageGrid).open_graph(graph_for(info.graph))
                 if self._wanted and not isinstance(self.focused, Input):
                     self._generate()
-            case Started(run, prompt, count) if run == self._run:
-                self._say(f"evaluating {count} prompt tokens")
+            case Started(run, prompt, tokens) if run == self._run:
+                self._say(f"evaluating {len(tokens)} prompt tokens")
                 self._moved = time.monotonic()
                 text.clear()
                 text.add(prompt, Kind.PROMPT)

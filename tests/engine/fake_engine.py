@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.backends import Progress
-from aprtui.engine.process_child import LoadedEngine
-from aprtui.engine.process_messages import EngineInfo
+from aprtui.engine.process_messages import EngineInfo, EngineSettings
+from aprtui.engine.process_opening import LoadedEngine
 from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Rounding, Taps
 from aprtui.errors import EngineError
 from aprtui.trace.graph import GraphConfig, Node, graph_for
@@ -95,11 +95,11 @@ class LetterTokenizer:
         return bytes(ids).decode("ascii")
 
 
-def open_fake(progress: Progress, **options: Any) -> LoadedEngine:
+def open_fake(progress: Progress, settings: EngineSettings, **options: Any) -> LoadedEngine:
     """Opener of a fake engine for an engine process; bind `options` of `FakeEngine` with `functools.partial`."""
     progress("compiling kernels", 1, 2)
     engine = FakeEngine(**options)
     info = EngineInfo(
         "fake", "F32", CONFIG, engine.backend, engine.code_path, engine.mode, engine.kv, engine.context, None
     )
-    return LoadedEngine(engine, LetterTokenizer(), info)  # type: ignore[arg-type]
+    return LoadedEngine(engine, None, LetterTokenizer(), info, settings)  # type: ignore[arg-type]

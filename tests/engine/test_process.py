@@ -15,8 +15,8 @@ import pytest
 
 from aprtui.engine.generation import StopReason
 from aprtui.engine.process import QUIT_SECONDS, EngineProcess, EngineState
-from aprtui.engine.process_child import LoadedEngine, Opener, open_model
 from aprtui.engine.process_messages import (
+    EngineSettings,
     Event,
     Failed,
     Finished,
@@ -27,6 +27,7 @@ from aprtui.engine.process_messages import (
     Started,
     TokenText,
 )
+from aprtui.engine.process_opening import LoadedEngine, Opener, open_model
 from aprtui.engine.process_slots import NO_TOKEN
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import GREEDY
@@ -38,23 +39,23 @@ from tests.engine.fake_engine import open_fake
 CHECKOUT = Path(__file__).parents[2]
 
 
-def open_and_raise(progress: object, error: Exception) -> LoadedEngine:
+def open_and_raise(progress: object, settings: EngineSettings, error: Exception) -> LoadedEngine:
     raise error
 
 
-def open_and_fault(progress: object) -> LoadedEngine:
-    return LoadedEngine(ctypes.string_at(0), None, None)  # type: ignore[arg-type]
+def open_and_fault(progress: object, settings: EngineSettings) -> LoadedEngine:
+    return LoadedEngine(ctypes.string_at(0), None, None, None, settings)  # type: ignore[arg-type]
 
 
-def open_and_print(progress: Callable[[str, int, int], None]) -> LoadedEngine:
+def open_and_print(progress: Callable[[str, int, int], None], settings: EngineSettings) -> LoadedEngine:
     os.write(1, b"to stdout\n")
     os.write(2, b"to stderr\n")
-    return open_fake(progress)
+    return open_fake(progress, settings)
 
 
 @contextlib.contextmanager
-def running(opener: Opener, log: Path | None = None) -> Iterator[EngineProcess]:
-    process = EngineProcess(opener, log)
+def running(opener: Opener, log: Path | None = None, settings: EngineSettings | None = None) -> Iterator[EngineProcess]:
+    process = EngineProcess(opener, settings, log)
     process.start()
     try:
         yield process
@@ -99,18 +100,18 @@ def test_generation_arrives_as_events_in_order() -> None:
         assert process.info.backend == "fake"
         run = process.generate("abc", GREEDY, 3)
         events = until(process, Finished)
-        assert events[0] == Started(run, "abc", 3)
+        started = next(event for event in events if isinstance(event, Started))
+        assert started == Started(run, "abc", (97, 98, 99), 0)
         assert [event.text for event in events if isinstance(event, TokenText)] == ["d", "e", "f"]
         assert events[-1] == Finished(run, StopReason.LENGTH, "")
         assert process.state is EngineState.READY
 
 
-def real(path: Path) -> Opener:
-    return partial(open_model, path=path, backend="numpy", mode=Mode.EXACT, kv=KvType.F16, threads=1, context=32)
+NUMPY = EngineSettings("numpy", Mode.EXACT, KvType.F16, threads=1, context=32)
 
 
 def test_model_file_is_opened_as_asked_for_and_generates() -> None:
-    with running(real(embedded_model())) as process:
+    with running(partial(open_model, path=embedded_model()), settings=NUMPY) as process:
         until(process, Loaded, 60)
         info = process.info
         assert info is not None
@@ -121,12 +122,12 @@ def test_model_file_is_opened_as_asked_for_and_generates() -> None:
         started = next(event for event in events if isinstance(event, Started))
         latest = process.latest()
         assert latest is not None
-        assert latest.position == started.prompt_tokens + 1
+        assert latest.position == len(started.tokens) + 1
         assert (latest.stats["count"] > 0).all()
 
 
 def test_model_file_that_is_missing_is_named() -> None:
-    with running(real(Path("missing.gguf"))) as process:
+    with running(partial(open_model, path=Path("missing.gguf")), settings=NUMPY) as process:
         failed = until(process, Failed)[-1]
         assert isinstance(failed, Failed)
         assert failed.fatal

@@ -3,29 +3,46 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from aprtui.engine.process_slots import NO_CHOICE, RING, STATS, Slots, StatsTable, TokenRecord
+from aprtui.engine.process_slots import (
+    CANDIDATES,
+    NO_CHOICE,
+    NO_TOKEN,
+    RING,
+    STATS,
+    Slots,
+    StatsTable,
+    TokenRecord,
+    candidates,
+)
+from aprtui.engine.sampling import Candidate
 from aprtui.trace.graph import Node
 from aprtui.trace.stats import Accumulator, StageStats, accumulate
 from tests.engine.fake_engine import FakeEngine
 
-NODES = 40
+NODES, LAYERS = 40, 3
 
 
 @pytest.fixture
 def pair() -> Iterator[tuple[Slots, Slots]]:
     descriptor = os.memfd_create("test")
-    yield Slots(descriptor, NODES, create=True), Slots(descriptor, NODES, create=False)
+    yield Slots(descriptor, NODES, LAYERS, create=True), Slots(descriptor, NODES, LAYERS, create=False)
     os.close(descriptor)
 
 
 def record(index: int) -> TokenRecord:
     stats = np.zeros(NODES, STATS)
     stats["count"], stats["rms"] = index, index
-    return TokenRecord(1, index, 7, index, 1, -0.5, 0.5, 1.5, 2.5, 0.01, 0.02, 30.0, 40.0, stats)
+    seconds = np.full(NODES, index, np.float32)
+    likeliest = candidates([Candidate(index, 0.5), Candidate(3, 0.25)], CANDIDATES)
+    lens = candidates([Candidate(index, 0.5)] * LAYERS, LAYERS)
+    return TokenRecord(
+        1, index, 7, index, 1, -0.5, 0.5, 1.5, 2.5, 0.01, 0.02, 30.0, 40.0, stats, seconds, likeliest, lens
+    )
 
 
 def test_a_record_comes_back_as_it_was_written(pair: tuple[Slots, Slots]) -> None:
@@ -77,6 +94,7 @@ def test_reader_beside_a_busy_writer_never_sees_a_mixed_record(pair: tuple[Slots
             if read is not None:
                 assert (read.stats["rms"] == read.index).all()
                 assert (read.stats["count"] == read.index).all()
+                assert read.candidates["token"][0] == read.index
                 seen += 1
     finally:
         stop.set()
@@ -120,3 +138,22 @@ def test_table_is_empty_again_after_it_was_taken() -> None:
 
 def test_record_without_a_token_says_so(pair: tuple[Slots, Slots]) -> None:
     assert NO_CHOICE.id == -1
+
+
+def test_record_without_a_lens_says_so_and_missing_candidates_are_no_tokens(pair: tuple[Slots, Slots]) -> None:
+    writer, reader = pair
+    writer.write(replace(record(1), lens=None, candidates=candidates([Candidate(5, 1.0)], CANDIDATES)))
+    read = reader.latest()
+    assert read.lens is None
+    assert read.candidates["token"].tolist() == [5, *[NO_TOKEN] * (CANDIDATES - 1)]
+
+
+def test_table_keeps_the_last_position_of_what_is_tapped_in_full() -> None:
+    table = StatsTable(FakeEngine().graph)
+    nodes = (Node(0, "attn_norm"), Node(1, "attn_norm"))
+    assert table.take_last(nodes) is None
+    for position in (0, 2):
+        for node in nodes:
+            table.put(node, position, np.full((2, 4), position + node.layer) + np.arange(2)[:, None], None)
+    assert np.array_equal(table.take_last(nodes), [[3.0] * 4, [4.0] * 4])
+    assert table.take_last(nodes) is None

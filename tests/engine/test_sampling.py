@@ -185,3 +185,11 @@ def test_settings_out_of_range_are_usage_errors_that_name_value_and_range(
 ) -> None:
     with pytest.raises(UsageError, match=f"{said}, expected "):
         Sampling(**settings)
+
+
+def test_candidates_have_the_models_own_probabilities_whatever_the_settings() -> None:
+    choice = Sampler(Sampling(temperature=2.0, top_k=1), 3).choose(LOGITS.astype(np.float32), [])
+    assert [candidate.id for candidate in choice.candidates] == [1, 3, 4]
+    assert [candidate.probability for candidate in choice.candidates] == pytest.approx([0.4, 0.3, 0.15], rel=1e-6)
+    assert Sampler(GREEDY).choose(LOGITS.astype(np.float32), []).candidates == ()
+    assert len(Sampler(GREEDY, 10).choose(LOGITS.astype(np.float32), []).candidates) == LOGITS.size

@@ -20,7 +20,7 @@ from aprtui.engine.process_messages import (
     Started,
     TokenText,
 )
-from aprtui.engine.process_slots import STATS, TokenRecord
+from aprtui.engine.process_slots import CANDIDATES, STATS, TokenRecord, candidates
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import Sampling
 from aprtui.trace.graph import GraphConfig, Node, graph_for
@@ -66,6 +66,7 @@ def example_record(info: EngineInfo, index: int, bad: Node | None = None, prompt
     return TokenRecord(
         1, index, 100 + index, position, prompt_tokens if index == 0 else 1,
         -0.4, 0.7, 1.2, 2.1, 0.025, 0.048, 104.0, 0.0 if index == 0 else 41.2, stats,
+        np.full(len(stats), np.nan, np.float32), candidates([], CANDIDATES),
     )  # fmt: skip
 
 
@@ -136,7 +137,7 @@ class RecordedSource:
         self.sampling = sampling
         self.written, self.state = 0, EngineState.RUNNING
         self._run += 1
-        self._events.append(Started(self._run, prompt, 5))
+        self._events.append(Started(self._run, prompt, (1, 2, 3, 4, 5), 0))
         return self._run
 
     def pause(self) -> None:

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from aprtui.engine.process import EngineProcess, EngineState
-from aprtui.engine.process_child import open_model
-from aprtui.engine.protocol import KvType, Mode
+from aprtui.engine.process_messages import EngineSettings
+from aprtui.engine.process_opening import open_model
 from aprtui.resources import embedded_model
 from aprtui.tui.app import AprtuiApp
 from aprtui.tui.live import LiveScreen
@@ -26,10 +26,7 @@ TOKENS = 48
 
 async def render(size: tuple[int, int], target: Path) -> None:
     """Generate TOKENS tokens, pause, move the cursor and save the screen."""
-    opener = partial(
-        open_model, path=embedded_model(), backend="auto", mode=Mode.Q8, kv=KvType.F32, threads=1, context=None
-    )
-    source = EngineProcess(opener)
+    source = EngineProcess(partial(open_model, path=embedded_model()), EngineSettings(threads=1))
     app = AprtuiApp(Session(source, PROMPT))
     try:
         async with app.run_test(size=size) as pilot:

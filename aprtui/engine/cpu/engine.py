@@ -54,6 +54,7 @@ class CpuEngine:
         self._position = 0
         storage = Storage(model, mode, kv, context, ARITHMETIC[mode].rope_angles, self._config.layers)
         self._plans: dict[tuple[frozenset[Node], frozenset[Node]], Plan] = {}
+        self._timed: Plan | None = None
         self._runner = Runner(model, storage, threads, progress)
 
     @property
@@ -74,7 +75,8 @@ class CpuEngine:
         require_room(self, len(tokens))
         ids = np.asarray(tokens, np.int64)
         require_known(ids, self._config.vocabulary)
-        plan = self._plan(taps)
+        plan = self._timed = self._plan(taps)
+        plan.clear_durations()
         out = np.empty((ids.size if logits is Logits.ALL else 1, self._config.vocabulary), np.float32)
         chunk = self._runner.chunk(self._position + ids.size, maps=plan.program.maps)
         for begin in range(0, ids.size, chunk):
@@ -86,6 +88,11 @@ class CpuEngine:
             self._evaluate(part, self._position + begin, rows, plan, taps.sink)
         self._position += ids.size
         return out
+
+    def stage_seconds(self) -> NDArray[np.float32]:
+        """See `TimedEngine`. Kernels fuse neighbouring stages; statistics of taps count for none."""
+        nodes = len(self.graph.nodes)
+        return np.full(nodes, np.nan, np.float32) if self._timed is None else self._timed.node_seconds(nodes)
 
     def _plan(self, taps: Taps) -> Plan:
         key = (taps.full, taps.stats)

@@ -26,10 +26,12 @@ class Program:
 
     `cuts` says the same of the nodes that it was cut at, in execution order: instructions of two nodes are not mixed
     there, so that with a cut at every node each can be run alone. `maps`: some attention maps are materialised.
-    `descriptors` are what the statistics instructions point at; they live as long as the program.
+    `descriptors` are what the statistics instructions point at; they live as long as the program. `owners` `[I]` has
+    for each instruction the place in execution order of the first node that it computes; −1 where it computes none.
     """
 
     instructions: NDArray[np.void]
+    owners: NDArray[np.int64]
     ends: Mapping[int | None, int]
     cuts: Mapping[Node, int]
     maps: bool
@@ -67,6 +69,8 @@ class _Lowering:
         self.mapped = {node.layer for node in seen if self.graph[node.stage].is_attention_map}
         self.partial = self._partial_nodes(tapped | cuts)
         self.wanted = 0
+        self.owner = -1
+        self.owners: list[int] = []
         self.instructions: list[dict[str, Any]] = []
         self.open_rows: dict[str, Any] | None = None
         self.quantized: dict[ActivationKind, Node] = {}
@@ -112,10 +116,13 @@ class _Lowering:
             for node in self.graph.nodes:
                 if node.layer == layer:
                     self.wanted = int(node in self.partial)
+                    # One instruction may do scores, softmax and sums: it belongs to the first of them.
+                    self.owner = self.owner if self.parts else self.graph.order[node]
                     self.emitters[self.graph[node.stage].op](node)
                     if node in self.cuts:
                         cuts[node] = len(self.instructions)
                         self.open_rows = None
+            self.owner = -1
             self._statistics(layer)
             ends[layer] = len(self.instructions)
         table = np.zeros(len(self.instructions), INSTRUCTION)
@@ -124,7 +131,8 @@ class _Lowering:
                 row["function"] = operation_address(fields["opcode"])
             for name, value in fields.items():
                 row[name] = value
-        return Program(table, ends, cuts, bool(self.mapped), self.descriptors)
+        owners = np.array(self.owners, np.int64)
+        return Program(table, owners, ends, cuts, bool(self.mapped), self.descriptors)
 
     def _phase(self, opcode: Opcode, **fields: Any) -> dict[str, Any]:
         """An instruction whose pieces the threads share out. Matmuls in a row are independent: their inputs are
@@ -133,6 +141,7 @@ class _Lowering:
         barrier = int(not (opcode is Opcode.MATMUL and follows_matmul))
         self.open_rows = None
         self.instructions.append({"opcode": opcode, "barrier": barrier, "wanted": self.wanted, **fields})
+        self.owners.append(self.owner)
         return self.instructions[-1]
 
     def _row(self, opcode: Opcode, **fields: Any) -> None:
@@ -143,6 +152,7 @@ class _Lowering:
         self.open_rows["count"] += 1
         self.open_rows["wanted"] &= instruction["wanted"]
         self.instructions.append(instruction)
+        self.owners.append(-1)
 
     def _source(self, node: Node, index: int = 0, prefix: str = "source") -> dict[str, int]:
         """Fields `source`, `source_stride` (or those of another prefix) for input number `index` of `node`."""

@@ -46,11 +46,25 @@ class Plan:
     program: Program
     counters: NDArray[np.int64]
     """Two an instruction, see `CONTROL`."""
+    durations: NDArray[np.int64]
+    """Nanoseconds that each instruction took since `clear_durations`."""
     table: NDArray[np.void]
     layers: tuple[Segment, ...]
     """A segment a layer, so that a prompt can be interrupted, one for the stages of the model, one up to each cut."""
     steps: tuple[Segment, ...]
     """The same with fewer breaks: only where full tensors have to be handed out before a buffer is used again."""
+
+    def clear_durations(self) -> None:
+        """Begin to take the time anew."""
+        self.durations[:] = 0
+
+    def node_seconds(self, nodes: int) -> NDArray[np.float32]:
+        """Seconds `[nodes]` that the instructions of each node took; NaN where a node shares those of one before it."""
+        owned = self.program.owners >= 0
+        owners = self.program.owners[owned]
+        sums = np.bincount(owners, weights=self.durations[owned], minlength=nodes) * 1e-9
+        sums[np.bincount(owners, minlength=nodes) == 0] = np.nan
+        return sums.astype(np.float32)
 
     def accumulators(self, segment: Segment) -> list[Accumulator | None]:
         """What the statistics of each delivery of `segment` came to."""
@@ -76,8 +90,9 @@ def plan_for(program: Program, graph: StageGraph, taps: Taps) -> Plan:
             if node.layer == layer and (node in taps.full or node in taps.stats)
         )
         layers.append(Segment(end, deliveries))
-    table = np.zeros(len(rows), STATISTICS)
-    return Plan(program, np.zeros(2 * len(program.instructions), np.int64), table, tuple(layers), _joined(layers))
+    table, count = np.zeros(len(rows), STATISTICS), len(program.instructions)
+    counters, durations = np.zeros(2 * count, np.int64), np.zeros(count, np.int64)
+    return Plan(program, counters, durations, table, tuple(layers), _joined(layers))
 
 
 def _joined(layers: Sequence[Segment]) -> tuple[Segment, ...]:

@@ -74,6 +74,7 @@ class Runner:
         self.storage.fill_rope(position + tokens)
         control["program"] = plan.program.instructions.ctypes.data
         control["counters"] = plan.counters.ctypes.data
+        control["durations"] = plan.durations.ctypes.data
         control["statistics"] = plan.table.ctypes.data
         control["logits"] = logits.ctypes.data
         control["ids"], control["tokens"], control["position"] = ids.ctypes.data, tokens, position

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,7 @@ class NumpyEngine:
         self._intervention = intervention
         self._position = 0
         self._history: dict[tuple[Node, int], Array] = {}
+        self._seconds = np.full(len(self.graph.nodes), np.nan, np.float32)
 
     @property
     def position(self) -> int:
@@ -57,7 +59,8 @@ class NumpyEngine:
         tensors: dict[Node, Array] = {}
         history = dict(self._history)
         with np.errstate(invalid="ignore", over="ignore"):
-            for node in self.graph.nodes:
+            for place, node in enumerate(self.graph.nodes):
+                started = time.perf_counter()
                 inputs = self._inputs(node, tensors, history, logits)
                 tensor = evaluate(
                     self._model, node, inputs,
@@ -66,10 +69,15 @@ class NumpyEngine:
                 if self._intervention is not None and node in self._intervention.nodes:
                     tensor = self._intervention(NodeCall(node, tuple(inputs), tensor, tokens, self._position))
                 tensors[node] = tensor
+                self._seconds[place] = time.perf_counter() - started
                 self._tap(node, tensors[node], len(tokens), taps)
         self._history = history
         self._position += len(tokens)
         return tensors[self.graph.nodes[-1]]
+
+    def stage_seconds(self) -> NDArray[np.float32]:
+        """See `TimedEngine`."""
+        return self._seconds.copy()
 
     def _inputs(
         self, node: Node, tensors: dict[Node, Array], history: dict[tuple[Node, int], Array], logits: Logits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -331,3 +332,31 @@ def test_f16_cache_rounds_keys_and_values_and_nothing_else(qwen2: TinyModel) -> 
     for stage in ("attn_scores", "attention"):
         error = relative_l2(rounded.tensor(Node(0, stage)), exact.tensor(Node(0, stage)))
         assert 2e-5 < error < 5e-4, (stage, error)  # float16 has 11 bits: 2**-12 / sqrt(3) on each value at most
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_seconds_of_all_stages_are_taken_and_do_not_exceed_the_call(model: TinyModel, threads: int) -> None:
+    with closing(CpuEngine(model, Mode.Q8, KvType.F32, threads, CONTEXT)) as engine:
+        assert np.isnan(engine.stage_seconds()).all()
+        for tokens in (TOKENS, TOKENS[:1]):
+            started = time.perf_counter()
+            engine.forward(tokens)
+            elapsed = time.perf_counter() - started
+            seconds = engine.stage_seconds()
+            assert (seconds[~np.isnan(seconds)] > 0).all()
+            # Rounded to float32, the sum may exceed the whole by a few parts in a million.
+            assert np.nansum(seconds) <= elapsed * 1.0001
+            # Each matrix product is an instruction of its own; what follows it in one go has no time of its own.
+            timed = {node for node, value in zip(engine.graph.nodes, seconds, strict=True) if not np.isnan(value)}
+            assert {node for node in engine.graph.nodes if engine.graph[node.stage].op is Op.MATMUL} <= timed
+            assert Node(0, "attn_scores") in timed
+            assert not timed & {Node(0, "attn_softmax"), Node(0, "attention")}
+
+
+def test_statistics_count_for_no_stage(qwen2: TinyModel) -> None:
+    nodes = frozenset(qwen2.graph.nodes)
+    with closing(CpuEngine(qwen2, Mode.Q8, KvType.F32, 1, CONTEXT)) as engine:
+        engine.forward(TOKENS[:1])
+        plain = np.isnan(engine.stage_seconds())
+        engine.forward(TOKENS[:1], Taps(Recorder(), stats=nodes))
+        assert np.array_equal(np.isnan(engine.stage_seconds()), plain)

@@ -1,0 +1,59 @@
+"""The logit lens: what a model would say if it ended after each of its layers (nostalgebraist 2020).
+
+The last norm and the head of the model are applied to the output of every layer at one position. They are computed in
+float32 activations whatever the engine rounds, and without the faults that are injected into it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.engine.process_slots import NO_TOKEN
+from aprtui.engine.replay.evaluators import Evaluators
+from aprtui.engine.sampling import Candidate
+from aprtui.model.config import RopeAngles
+from aprtui.trace.graph import Node, StageGraph
+
+if TYPE_CHECKING:
+    from aprtui.model.model import Model
+
+
+def layer_outputs(graph: StageGraph) -> tuple[Node, ...]:
+    """The nodes that the lens looks through: what the last norm reads, in every layer."""
+    (norm,) = graph.inputs(graph.nodes[-1])
+    (last,) = graph.inputs(norm)
+    return tuple(node for node in graph.nodes if node.stage == last.stage)
+
+
+class LogitLens:
+    """The lens of one model. It opens an evaluator of its own, which is idle between two calls."""
+
+    def __init__(self, model: Model, backend: str, threads: int | None) -> None:
+        self._graph = model.graph
+        self._evaluators = Evaluators(model, backend, threads)
+
+    def look(self, outputs: NDArray[np.float32]) -> list[Candidate]:
+        """The likeliest token after each layer, from the outputs `[layers, hidden]` of one position.
+
+        NO_TOKEN with probability NaN where the logits are no distribution.
+        """
+        evaluator = self._evaluators(RopeAngles.F64)
+        head = self._graph.nodes[-1]
+        (norm,) = self._graph.inputs(head)
+        unused = [0] * len(outputs)
+        normed = evaluator.evaluate(norm, [outputs], tokens=unused, position=0)
+        return [_likeliest(row) for row in evaluator.evaluate(head, [normed], tokens=unused, position=0)]
+
+    def close(self) -> None:
+        """End the evaluator; a second call does nothing."""
+        self._evaluators.__exit__(None, None, None)
+
+
+def _likeliest(logits: NDArray[np.float32]) -> Candidate:
+    best = int(np.argmax(logits))
+    with np.errstate(invalid="ignore"):
+        total = float(np.exp(logits - logits[best]).sum(dtype=np.float64))
+    return Candidate(best, 1 / total) if np.isfinite(total) else Candidate(NO_TOKEN, float("nan"))

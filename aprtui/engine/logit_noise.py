@@ -1,0 +1,107 @@
+"""The noise at the logits: how far apart the two modes of a backend are on one model, measured once and kept.
+
+A token whose margin (largest logit less second largest) is within that noise may come out differently in an engine that
+rounds otherwise. The measurement compares `q8` with `exact` on the same tokens, at the likeliest tokens of every
+position, without the shift that all of them share: a shift changes no probability. It is a figure of the model, not of
+the position; a position whose margin is much larger may still flip where its own error happens to be large.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.engine.backends import open_engine
+from aprtui.engine.likeliest import likeliest
+from aprtui.engine.protocol import Logits, Mode
+from aprtui.errors import UsageError
+from aprtui.resources import floor_cache
+
+if TYPE_CHECKING:
+    from aprtui.model.model import Model
+
+LIKELIEST = 10
+"""Tokens of each position whose logits are compared: only they can become the first."""
+FEWEST_TOKENS = 8
+MOST_TOKENS = 32
+_CHUNK = 4
+"""Tokens between two reports of progress."""
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LogitNoise:
+    """`deviation` is the standard deviation of one logit's error, measured on `tokens` tokens."""
+
+    deviation: float
+    tokens: int
+
+
+def logit_deviation(exact: NDArray[np.float32], rounded: NDArray[np.float32]) -> float:
+    """Standard deviation of `rounded - exact`, logits `[T, V]`, at the likeliest tokens of `exact` in each row.
+
+    The mean of a row's differences is taken off first, and paid for as one degree of freedom. NaN where a logit that
+    is looked at is not finite.
+    """
+    best = np.stack([likeliest(row, LIKELIEST) for row in exact])
+    errors = np.take_along_axis(rounded, best, 1).astype(np.float64) - np.take_along_axis(exact, best, 1)
+    return float(np.sqrt(np.mean(np.var(errors, axis=1, ddof=1))))
+
+
+def measure_logit_noise(
+    model: Model, tokens: Sequence[int], backend: str, threads: int | None, progress: Progress
+) -> LogitNoise:
+    """The noise of `model`: remembered from an earlier measurement, or measured on the first of `tokens`.
+
+    Raises `UsageError` where it has to be measured and the tokens are too few.
+    """
+    path = _place(model)
+    with suppress(OSError, ValueError, TypeError):
+        return LogitNoise(**json.loads(path.read_text()))
+    if len(tokens) < FEWEST_TOKENS:
+        raise UsageError(
+            f"the noise at the logits is measured on {FEWEST_TOKENS} tokens or more, there are {len(tokens)}: "
+            "ask again when there are more"
+        )
+    used = list(tokens[:MOST_TOKENS])
+    logits = [
+        _logits(model, used, mode, backend, threads, lambda done: progress("measuring the noise at the logits", *done))
+        for mode in Mode
+    ]
+    noise = LogitNoise(logit_deviation(*logits), len(used))
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{id(noise):x}")
+        partial.write_text(json.dumps(asdict(noise)))
+        partial.replace(path)
+    return noise
+
+
+def _place(model: Model) -> Path:
+    sources = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    return floor_cache() / f"logits-{hashlib.sha256((sources + model.sha256()).encode()).hexdigest()[:32]}.json"
+
+
+def _logits(
+    model: Model, tokens: Sequence[int], mode: Mode, backend: str, threads: int | None,
+    done: Callable[[tuple[int, int]], None],
+) -> NDArray[np.float32]:  # fmt: skip
+    """Logits `[T, V]` of a fresh engine."""
+    engine = open_engine(model, backend=backend, mode=mode, threads=threads, context=len(tokens))
+    try:
+        parts = []
+        for begin in range(0, len(tokens), _CHUNK):
+            done((list(Mode).index(mode) * len(tokens) + begin, len(Mode) * len(tokens)))
+            parts.append(engine.forward(tokens[begin : begin + _CHUNK], logits=Logits.ALL))
+        return np.concatenate(parts)
+    finally:
+        engine.close()
