@@ -260,6 +260,7 @@ def test_settings_that_cannot_be_had_leave_the_engine_as_it_was(process: EngineP
 
 def test_prompt_that_is_sent_right_after_other_settings_meets_the_other_engine(process: EngineProcess) -> None:
     process.generate(PROMPT, GREEDY, 30)
+    until(process, TokenText, 60)
     process.reopen(replace(SETTINGS, mode=Mode.EXACT))
     process.generate(PROMPT, GREEDY, 2)
     finished: list[int] = []
