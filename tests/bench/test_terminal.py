@@ -13,6 +13,7 @@ tty.setraw(0)
 out = lambda text: os.write(1, text.encode())
 out("\x1b[?2026$p")
 assert os.read(0, 64) == b"\x1b[?2026;1$y", "the terminal takes synchronised output"
+sum(range(3_000_000))
 out("\x1b[1mready\x1b[0m")
 while (key := os.read(0, 1)) != b"q":
     for _ in range(3 if key == b"3" else 1):
