@@ -28,7 +28,7 @@ Tile = NDArray[np.uint8]
 
 UPPER = "▀"
 KEPT_LINES = 512
-_MARK_GLYPHS = {Mark.NAN: "X", Mark.INF: "I"}
+_MARK_GLYPHS = {Mark.NAN: "X", Mark.INF: "I", Mark.ABOVE: "+"}
 
 
 class Heatmap(Widget, can_focus=True):

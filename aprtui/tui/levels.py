@@ -24,12 +24,14 @@ LEAST_SPAN = 10.0
 
 
 class Mark(IntEnum):
-    """Values of a level tile that are no level."""
+    """Values of a level tile that are no level; `ABOVE` and `BELOW` lie beyond the ends of the scale."""
 
     MISSING = 64
     ZERO = 65
     INF = 66
     NAN = 67
+    ABOVE = 68
+    BELOW = 69
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +143,13 @@ def _digits(value: float, digits: int) -> str:
     return text[1:] if digits < 3 and text.startswith("0.") else text
 
 
-RAMP = " .:-=+*#%@"
-"""Glyphs from the lowest to the highest level, for terminals without colour."""
+RAMP = " .,:~=*%#@"
+"""Glyphs from the lowest to the highest level, for terminals without colour; `+` and `-` mean clipped."""
 
 
 def glyph(level: int) -> str:
     """The glyph of a level or mark."""
-    marks = {Mark.MISSING: "·", Mark.ZERO: "0", Mark.INF: "I", Mark.NAN: "X"}
+    marks = {
+        Mark.MISSING: "·", Mark.ZERO: "0", Mark.INF: "I", Mark.NAN: "X", Mark.ABOVE: "+", Mark.BELOW: "-"
+    }  # fmt: skip
     return RAMP[level * len(RAMP) // LEVELS] if level < LEVELS else marks[Mark(level)]

@@ -87,7 +87,8 @@ def level_colours(colour_map: ColourMap = ColourMap.CIVIDIS) -> tuple[Rgb | None
     """The colour of each level and mark of a tile, by its value; None for marks without a colour of their own."""
     stops = _STOPS[colour_map]
     levels = [_mixed(stops, level / (LEVELS - 1)) for level in range(LEVELS)]
-    return (*levels, *(_MARK_COLOURS.get(mark) for mark in Mark))
+    ends = {Mark.ABOVE: levels[-1], Mark.BELOW: levels[0]}
+    return (*levels, *(_MARK_COLOURS.get(mark) or ends.get(mark) for mark in Mark))
 
 
 @cache

@@ -62,8 +62,8 @@ async def test_without_colour_every_row_has_a_line_of_glyphs() -> None:
         heatmap.show(
             np.array([[0, 32, 63, Mark.NAN], [Mark.MISSING, Mark.ZERO, Mark.INF, 20]], np.uint8), ColourMap.GREY
         )
-        assert "".join(cell[0] for cell in cells(heatmap, 0)) == " +@X "
-        assert "".join(cell[0] for cell in cells(heatmap, 1)) == "·0I- "
+        assert "".join(cell[0] for cell in cells(heatmap, 0)) == " =@X "
+        assert "".join(cell[0] for cell in cells(heatmap, 1)) == "·0I: "
 
 
 async def test_the_cursor_stands_out_and_only_its_lines_are_drawn_again() -> None:

@@ -146,4 +146,4 @@ def test_cells_name_nan_inf_and_what_was_not_tapped() -> None:
 def test_glyphs_grow_with_the_level_and_marks_have_their_own() -> None:
     glyphs = [glyph(level) for level in range(LEVELS)]
     assert "".join(dict.fromkeys(glyphs)) == RAMP
-    assert [glyph(mark) for mark in Mark] == ["·", "0", "I", "X"]
+    assert [glyph(mark) for mark in Mark] == ["·", "0", "I", "X", "+", "-"]
