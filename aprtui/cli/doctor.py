@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -120,17 +118,15 @@ def _embedded_model() -> Finding:
 
 
 def _cuda() -> Finding:
-    advice = "the CUDA engine is not part of this release"
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return Finding("CUDA", State.OPTIONAL, "no driver (libcuda.so.1)", advice)
-    if status := driver.cuInit(0):
-        return Finding("CUDA", State.OPTIONAL, f"the driver answers error {status}", advice)
-    count = ctypes.c_int()
-    driver.cuDeviceGetCount(ctypes.byref(count))
-    pycuda = "PyCUDA installed" if importlib.util.find_spec("pycuda") else "PyCUDA not installed"
-    return Finding("CUDA", State.OPTIONAL, f"{count.value} device(s), {pycuda}", advice)
+    from aprtui.engine.cuda.detect import detect
+
+    found = detect()
+    if found.obstacle is not None:
+        return Finding("CUDA", State.OPTIONAL, found.problem, found.advice)
+    assert found.driver is not None
+    devices, (major, minor) = ", ".join(map(str, found.devices)), found.driver
+    described = f"{devices}; driver for CUDA {major}.{minor}; PyCUDA {importlib.metadata.version('pycuda')}"
+    return Finding("CUDA", State.OPTIONAL, described, "the CUDA engine is not part of this release")
 
 
 def _terminal() -> Finding:

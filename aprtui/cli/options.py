@@ -45,10 +45,10 @@ def engine_options(default_mode: str) -> Callable[[Command], Command]:
     def decorate(function: Command) -> Command:
         @click.option(
             "--backend",
-            type=click.Choice(["auto", "cpu", "numpy"]),
+            type=click.Choice(["auto", "cpu", "cuda", "numpy"]),
             default="auto",
             show_default=True,
-            help="cpu: compiled kernels; numpy: slow reference; auto: the best one here.",
+            help="cpu: compiled kernels; cuda: an NVIDIA GPU; numpy: slow reference; auto: the best one here.",
         )
         @click.option(
             "--mode",

@@ -41,12 +41,17 @@ def open_engine(
     intervention: Intervention | None = None,
     progress: Progress | None = None,
 ) -> Engine:
-    """Open `model` in `backend` (`auto`, `cpu` or `numpy`); `auto` falls back to numpy where numba is missing.
+    """Open `model` in `backend` (`auto`, `cpu`, `cuda` or `numpy`); `auto` takes numpy where numba is missing.
 
     `context` defaults to the model's own. Raises `EngineError` for a backend that cannot run here; a backend asked for
     by name is never replaced by another.
     """
     context = model.config.context if context is None else context
+    if backend == "cuda":
+        from aprtui.engine.cuda.detect import detect
+
+        device = detect().require()
+        raise EngineError(f"backend cuda: {device} is here, but this release has no CUDA engine: use --backend cpu")
     _require_memory(model, kv, context)
     missing = numba_missing()
     if backend == "numpy" or (backend == "auto" and missing):
