@@ -1,0 +1,28 @@
+"""What is wrong with a contract, and where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+
+class Severity(StrEnum):
+    """Errors make a contract invalid; warnings do not."""
+
+    ERROR = "ERROR"
+    WARN = "WARN"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong: `code` names the rule, `line` counts from 1."""
+
+    code: str
+    severity: Severity
+    message: str
+    path: Path
+    line: int
+
+    def __str__(self) -> str:
+        return f"[{self.severity}] {self.code}: {self.message} ({self.path}:{self.line})"

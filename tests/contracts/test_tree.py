@@ -1,0 +1,152 @@
+"""YAML is read as text with lines, within bounds of size, depth and time."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aprtui.contracts.reader import document_of
+from aprtui.contracts.tree import MOST_BYTES, ContractError, Fields, parse_tree, plain, read_tree
+from aprtui.contracts.validation import validate
+from tests.contracts.samples import SOUND
+
+PATH = Path("x.yaml")
+
+
+def value(text: str) -> object:
+    return plain(parse_tree(text, PATH).root)
+
+
+def test_dates_and_versions_stay_text() -> None:
+    tree = parse_tree("created: 2026-05-12\nversion: 1.0\n", PATH).root
+    assert plain(tree)["created"] == "2026-05-12"  # type: ignore[index]
+    assert tree.fields["version"].text == "1.0"  # type: ignore[union-attr]
+
+
+def test_plain_scalars_mean_what_yaml_1_2_says_and_quoted_ones_are_text() -> None:
+    assert value("a: true\nb: 'true'\nc: 12\nd: '12'\ne: 1.5e3\nf: ~\ng:\nh: yes\ni: !!str 12\nj: 0x10\n") == {
+        "a": True, "b": "true", "c": 12, "d": "12", "e": 1500.0, "f": None, "g": None, "h": "yes", "i": "12",
+        "j": "0x10",
+    }  # fmt: skip
+
+
+def test_a_duplicate_key_is_found_with_both_lines() -> None:
+    source = parse_tree("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3\n", PATH)
+    (duplicate,) = source.duplicates
+    assert (duplicate.key, duplicate.line, duplicate.first) == ("c", 5, 3)
+
+
+def test_a_key_knows_its_line_not_that_of_its_value() -> None:
+    tree = parse_tree("---\na:\n\n  b: |\n    text\n", PATH).root
+    assert tree.lines["a"] == 2
+    inner = tree.fields["a"]
+    assert isinstance(inner, Fields) and inner.lines["b"] == 4
+
+
+def test_an_alias_repeats_its_anchor() -> None:
+    assert value("a: &x [1, 2]\nb: *x\n") == {"a": [1, 2], "b": [1, 2]}
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 10)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+LONG_TEXTS = f"a: &a {'x' * 500_000}\nb: [{', '.join(['*a'] * 100_000)}]\n"
+
+HOSTILE = {
+    "a bomb of aliases": (BOMB, "aliases written out"),
+    "a long text repeated": (LONG_TEXTS, "aliases written out"),
+    "deep flow nesting": ("a: " + "[" * 100_000, "deeper|not YAML"),
+    "deep block nesting": ("\n".join(" " * n + f"k{n}:" for n in range(500)), "deeper"),
+    "an alias to itself": ("a: &a [*a]", "nothing before it"),
+    "an unknown alias": ("a: *b", "nothing before it"),
+    "a Python object": ("a: !!python/object/apply:os.system ['true']", "tag"),
+    "a binary": ("a: !!binary aGVsbG8=", "tag"),
+    "a list as key": ("? [a, b]\n: c\n", "as a key"),
+    "two documents": ("a: 1\n---\nb: 2\n", "second document"),
+    "a list": ("- a\n", "expected a mapping"),
+    "nothing": ("", "is empty"),
+    "a comment alone": ("# nothing\n", "is empty"),
+    "broken flow": ("a: [1, 2\nb: 3\n", "not YAML"),
+    "a control character": ("a: \x07\n", "not YAML"),
+    "many values": ("a: [" + "1," * 200_000 + "]", "more than"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_file_is_one_clear_error_within_a_second(case: str) -> None:
+    text, expected = HOSTILE[case]
+    started = time.perf_counter()
+    with pytest.raises(ContractError, match=expected) as caught:
+        parse_tree(text, PATH)
+    assert time.perf_counter() - started < 1
+    assert "\n" not in str(caught.value) and str(caught.value).startswith("x.yaml")
+    assert len(str(caught.value)) < 300
+
+
+def test_a_text_of_a_megabyte_is_read_or_refused_within_a_second(tmp_path: Path) -> None:
+    path = tmp_path / "long.yaml"
+    started = time.perf_counter()
+    path.write_text(SOUND.replace("A sample", "x" * (MOST_BYTES - len(SOUND))))
+    validate(document_of(read_tree(path)))
+    path.write_text(SOUND.replace("A sample", "x" * MOST_BYTES))
+    with pytest.raises(ContractError, match="larger than"):
+        read_tree(path)
+    path.write_text(f"? {'x' * 500_000}\n: 1\n? {'y' * 400_000}\n: 1\n")
+    validate(document_of(read_tree(path)))
+    assert time.perf_counter() - started < 1
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match=r"gone\.yaml: cannot be read: No such file"):
+        read_tree(tmp_path / "gone.yaml")
+    with pytest.raises(ContractError, match="cannot be read: Is a directory"):
+        read_tree(tmp_path)
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes(b"a: 1\nb: \xe9\n")
+    with pytest.raises(ContractError, match=r"latin\.yaml:2: not UTF-8"):
+        read_tree(latin)
+
+
+YAML_PIECES = st.sampled_from(
+    [
+        "metadata:", "equations:", "proof_obligations:", "falsification_tests:", "falsification:", "kani_harnesses:",
+        "qa_gate:", "  ", "- ", "\n", "id: X", "status: ", "check: ", "&a ", "*a", "[", "]", "{", "}", "!!map ",
+        "!!python/none ", "? ", ": ", "| ", "> ", "'", '"', "#", "---\n", "...\n", "<<: ", "\t", "é", "\x00", "1e999",
+        "version: ", "algorithm_evidence:", "binds_to: ",
+    ]
+)  # fmt: skip
+DOCUMENTS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=12,
+)
+SECTION = st.sampled_from(
+    ["metadata", "equations", "proof_obligations", "falsification_tests", "falsification", "kani_harnesses", "qa_gate",
+     "enforcement", "kind"]
+)  # fmt: skip
+
+
+def reads_or_refuses(text: str) -> None:
+    try:
+        document = document_of(parse_tree(text, PATH))
+    except ContractError:
+        return
+    validate(document)
+
+
+@settings(max_examples=400, deadline=2000)
+@given(st.lists(YAML_PIECES | st.text(max_size=6), max_size=40).map("".join))
+def test_random_text_is_read_or_refused_with_a_typed_error(text: str) -> None:
+    reads_or_refuses(text)
+
+
+@settings(max_examples=300, deadline=2000)
+@given(st.dictionaries(SECTION, DOCUMENTS))
+def test_a_random_document_is_read_or_refused_with_a_typed_error(document: dict[str, object]) -> None:
+    import yaml
+
+    reads_or_refuses(yaml.safe_dump(document, allow_unicode=True))
