@@ -10,6 +10,7 @@ import numpy as np
 from aprtui.compare.blocks import Values, blocks
 from aprtui.compare.reading import is_unfinished, written_values
 from aprtui.errors import UnreadableError
+from aprtui.trace.aprt import read_aprt
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.trace.stats import Accumulator, StageStats, accumulate
@@ -49,6 +50,27 @@ def survey(capture: Capture, nodes: Sequence[Node]) -> Iterator[Entry]:
     for node in nodes:
         if node in owed:
             yield _entry(capture, node)
+
+
+def stated(capture: Capture) -> dict[Node, Entry]:
+    """What the manifest says of each stage, without reading any values; a file that is gone or cut is told.
+
+    Stages that the manifest has no statistics of are left out.
+    """
+    known: dict[Node, Entry] = {}
+    for info in capture.manifest.files.values() if capture.manifest else ():
+        node = info.node
+        if node not in capture.files:
+            known[node] = UnwrittenStage(node) if is_unfinished(capture) else BrokenStage(node, None)
+        elif info.stats is not None:
+            try:
+                read_aprt(capture.files[node].path)
+            except UnreadableError as error:
+                known[node] = BrokenStage(node, error)
+            else:
+                causal = capture.graph[node.stage].is_attention_map and len(info.shape) == 3
+                known[node] = StageSummary(node, info.shape, causal, info.stats)
+    return known
 
 
 def _entry(capture: Capture, node: Node) -> Entry:

@@ -79,6 +79,16 @@ def read_aprt(path: Path) -> AprtFile:
             size = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
+    layer, count = parse_header(path, head, size)
+    expected = HEADER_BYTES + 4 * count
+    mapped: NDArray[np.float32] = (
+        np.memmap(path, "<f4", "r", HEADER_BYTES, (count,)) if count else np.empty(0, np.float32)
+    )
+    return AprtFile(path, layer, mapped, size - expected)
+
+
+def parse_header(path: Path, head: bytes, size: int) -> tuple[int | None, int]:
+    """Layer and number of values of a file of `size` bytes that begins with `head`. Raises `AprtError`."""
     if head[:4] != MAGIC[: len(head[:4])] or (len(head) >= 4 and head[:4] != MAGIC):
         raise AprtError(path, 0, f"expected the magic {MAGIC!r}, found {head[:4]!r}: not an APRT stage file")
     if len(head) < HEADER_BYTES:
@@ -89,10 +99,7 @@ def read_aprt(path: Path) -> AprtFile:
         raise AprtError(
             path, size, f"body ends here, but the header declares {count} values, {expected} bytes in all: truncated"
         )
-    mapped: NDArray[np.float32] = (
-        np.memmap(path, "<f4", "r", HEADER_BYTES, (count,)) if count else np.empty(0, np.float32)
-    )
-    return AprtFile(path, None if layer == WHOLE_MODEL else layer, mapped, size - expected)
+    return None if layer == WHOLE_MODEL else layer, count
 
 
 def write_aprt(path: Path, layer: int | None, values: NDArray[np.float32]) -> None:

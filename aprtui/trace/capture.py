@@ -130,12 +130,17 @@ def claimed_files(path: Path) -> Iterator[tuple[Node, Path]]:
                 yield Node(layer, name), file
 
 
+def is_layer_directory(name: str) -> bool:
+    """Whether a folder of this name in a capture holds the stages of a layer."""
+    match = _LAYER_DIRECTORY.fullmatch(name)
+    return match is not None and int(match.group(1)) < MAX_LAYERS
+
+
 def _layer_directories(path: Path) -> Iterator[tuple[Path, int | None]]:
     yield path, None
     for child in sorted(path.iterdir()):
-        match = _LAYER_DIRECTORY.fullmatch(child.name)
-        if match and child.is_dir() and int(match.group(1)) < MAX_LAYERS:
-            yield child, int(match.group(1))
+        if is_layer_directory(child.name) and child.is_dir():
+            yield child, int(child.name.removeprefix("layer-"))
 
 
 def _with_manifest(path: Path, manifest: Manifest) -> Capture:

@@ -23,6 +23,7 @@ from aprtui.engine.sampling import Sampling
 from aprtui.errors import AprtuiError, EngineError, ExitCode
 from aprtui.model.model import load_model
 from aprtui.resources import embedded_model
+from aprtui.tui.browse import BrowseScreen
 from aprtui.tui.config import Config, config_path, read_config
 from aprtui.tui.keymap import check_remapping, key_name, shown_keys
 from aprtui.tui.live import LiveScreen
@@ -31,7 +32,7 @@ from aprtui.tui.session import Session
 from aprtui.tui.state import ScreenName, ScreenState
 from aprtui.tui.tool_screen import ToolScreen
 
-SCREENS: Mapping[ScreenName, type[ToolScreen]] = {ScreenName.LIVE: LiveScreen}
+SCREENS: Mapping[ScreenName, type[ToolScreen]] = {ScreenName.LIVE: LiveScreen, ScreenName.BROWSE: BrowseScreen}
 """The class of each screen."""
 
 

@@ -68,6 +68,11 @@ class StoredTensor:
         """Values of a row."""
         return self.shape[-1]
 
+    @property
+    def parts(self) -> Mapping[str, slice]:
+        """Bytes of each part of a block, by its name; empty for types without parts."""
+        return _PARTS.get(self.type, {})
+
     def row_ranges(self) -> Iterator[slice]:
         """The rows in ranges of about `BLOCK_VALUES` values."""
         step = max(1, BLOCK_VALUES // self.columns)
@@ -142,7 +147,7 @@ class BytesDifference:
 
 def bytes_difference(a: StoredTensor, b: StoredTensor) -> BytesDifference | None:
     """Where the bytes differ, or None where they are equal; the two must have one type and shape."""
-    layout = _PARTS.get(a.type, {})
+    layout = a.parts
     row_count = block_count = 0
     first: tuple[int, int] | None = None
     parts = dict.fromkeys(layout, 0)

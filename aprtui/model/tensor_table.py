@@ -1,0 +1,151 @@
+"""The tensors of a GGUF file, of any architecture: what each is stored as, its scales, its values.
+
+Values are read by position, never through the memory map: a model may be fetched anew while it is looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.errors import UnreadableError
+from aprtui.model.gguf_file import GgufFile
+from aprtui.model.weight_difference.stored import StoredTensor, stored_tensor
+from aprtui.trace.positional import PositionalFile
+from aprtui.trace.stats import Accumulator, StageStats, accumulate
+
+_SCALES = {"block scale": "d", "block minimum": "dmin"}
+"""The float16 parts of a block, as `StoredTensor.parts` and as ggml calls them."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """One tensor of a file. `stored` is None where it cannot be read, and `problem` says why.
+
+    `shape` is slowest dimension first; `offset` counts from the start of the file.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    offset: int
+    stored: StoredTensor | None
+    problem: str = ""
+
+    @property
+    def bytes(self) -> int | None:
+        """Bytes in the file, where that is known."""
+        return None if self.stored is None else self.stored.data.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSummary:
+    """Ranges of the scales (`d`, `dmin`) that a quantised tensor has, and statistics of its values.
+
+    `stats` is None for types whose values are not known here.
+    """
+
+    scales: Mapping[str, tuple[float, float]]
+    stats: StageStats | None
+
+
+def tensor_table(path: Path) -> tuple[TensorInfo, ...]:
+    """All tensors of the GGUF file at `path`, in file order. Raises `UnreadableError` where it is none."""
+    file = GgufFile(path)
+    return tuple(_info(file, name) for name in file.tensors)
+
+
+def _info(file: GgufFile, name: str) -> TensorInfo:
+    entry = file.tensors[name]
+    shape, offset = tuple(reversed(entry.dimensions)), file.data_offset + entry.offset
+    try:
+        stored = stored_tensor(file, entry)
+    except UnreadableError as error:
+        return TensorInfo(name, f"type {entry.type}", shape, offset, None, str(error))
+    if stored is None:
+        return TensorInfo(name, f"type {entry.type}", shape, offset, None, "of a type that is not known here")
+    return TensorInfo(name, stored.type, shape, offset, stored)
+
+
+class TensorReader:
+    """Reads rows of one tensor. Raises `UnreadableError` for one that cannot be read."""
+
+    def __init__(self, path: Path, info: TensorInfo) -> None:
+        if info.stored is None:
+            raise UnreadableError(f"{path}: tensor {info.name}: {info.problem}")
+        self.info = info
+        self._stored = info.stored
+        self.file = PositionalFile(path)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns: columns are the fastest dimension, rows all others together."""
+        return self._stored.rows, self._stored.columns
+
+    def rows(self, rows: slice) -> StoredTensor:
+        """Some of the rows, as they are stored."""
+        row_bytes = self._stored.data.shape[1]
+        data = np.empty((rows.stop - rows.start, row_bytes), np.uint8)
+        self.file.fill(data, self.info.offset + rows.start * row_bytes)
+        return replace(self._stored, data=data)
+
+    def values(self, rows: slice) -> NDArray[np.float32]:
+        """The values of some rows, float32 `[rows, columns]`. Raises `UnreadableError` for a type without any."""
+        stored = self.rows(rows)
+        try:
+            return stored.values(slice(0, stored.rows))
+        except NotImplementedError:
+            raise UnreadableError(
+                f"{self.file.path}: tensor {self.info.name}: values of type {self.info.type} are not known here"
+            ) from None
+
+    def place(self, row: int, column: int) -> tuple[int, int]:
+        """Offset in the file of the block that holds a value, and how many bytes it has."""
+        stored = self._stored
+        block = column // stored.block_values
+        return self.info.offset + row * stored.data.shape[1] + block * stored.block_bytes, stored.block_bytes
+
+    def row_ranges(self) -> Iterator[slice]:
+        """The rows in ranges that are convenient to read."""
+        return self._stored.row_ranges()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+def summarise(path: Path, info: TensorInfo, cancelled: Callable[[], bool] = lambda: False) -> TensorSummary:
+    """Scales and statistics of one tensor, in bounded memory; what `cancelled` ends covers a part of it."""
+    reader = TensorReader(path, info)
+    ranges: dict[str, tuple[float, float]] = {}
+    total: Accumulator | None = Accumulator()
+    try:
+        for rows in reader.row_ranges():
+            if cancelled():
+                break
+            stored = reader.rows(rows)
+            for part, name in _SCALES.items():
+                if part in stored.parts:
+                    ranges[name] = _widened(ranges.get(name, (math.inf, -math.inf)), stored, stored.parts[part])
+            try:
+                if total is not None:
+                    total.merge(accumulate(stored.values(slice(0, stored.rows))))
+            except NotImplementedError:
+                total = None
+    finally:
+        reader.close()
+    return TensorSummary(ranges, None if total is None else total.finish())
+
+
+def _widened(known: tuple[float, float], stored: StoredTensor, part: slice) -> tuple[float, float]:
+    """`known`, and the float16 numbers that all blocks have in `part`; NaN is in no range."""
+    blocks = stored.blocks(slice(0, stored.rows))
+    numbers = np.ascontiguousarray(blocks[..., part]).view(np.float16).astype(np.float64)
+    return float(np.fmin(known[0], np.fmin.reduce(numbers, axis=None))), float(
+        np.fmax(known[1], np.fmax.reduce(numbers, axis=None))
+    )

@@ -1,0 +1,72 @@
+"""Reading a file by position. A mapped file that somebody shortens ends the process that looks at it (SIGBUS); this one
+says what has happened."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.errors import UnreadableError
+
+
+class PositionalFile:
+    """A file that stays open, whatever becomes of its name; raises `UnreadableError` where it cannot be read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = -1
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY)
+            self._opened = os.fstat(self._descriptor)
+        except OSError as error:
+            self.close()
+            raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+    @property
+    def size(self) -> int:
+        """Bytes that the file has now."""
+        return os.fstat(self._descriptor).st_size
+
+    def read(self, offset: int, count: int) -> bytes:
+        """At most `count` bytes from `offset` on; fewer at the end of the file."""
+        try:
+            return os.pread(self._descriptor, count, offset)
+        except OSError as error:
+            raise UnreadableError(f"{self.path}: byte {offset}: cannot be read: {error.strerror or error}") from error
+
+    def fill(self, buffer: NDArray[Any], offset: int) -> None:
+        """Fill a contiguous `buffer` with the bytes from `offset` on."""
+        view, at = buffer.reshape(-1).view(np.uint8).data, offset
+        while view:
+            try:
+                got = os.preadv(self._descriptor, [view], at)
+            except OSError as error:
+                raise UnreadableError(f"{self.path}: byte {at}: cannot be read: {error.strerror or error}") from error
+            if not got:
+                raise UnreadableError(
+                    f"{self.path}: byte {at}: the file ends here since it was opened, {offset + buffer.nbytes} bytes "
+                    "were expected: it is being written again"
+                )
+            view, at = view[got:], at + got
+
+    def changed(self) -> str:
+        """What has happened to the file since it was opened, in words; empty where nothing has."""
+        try:
+            now = os.stat(self.path)
+        except OSError:
+            return f"{self.path} has gone: shown is what it held"
+        if now.st_ino != self._opened.st_ino or now.st_dev != self._opened.st_dev:
+            return f"{self.path} has been replaced: shown is what it held before"
+        if now.st_mtime_ns != self._opened.st_mtime_ns or now.st_size != self._opened.st_size:
+            return f"{self.path} has changed since it was opened"
+        return ""
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

@@ -1,0 +1,53 @@
+"""What tests of screens share: an app on a recorded source, what stands on its screen, and waiting."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from textual.pilot import Pilot
+
+from aprtui.errors import ExitCode
+from aprtui.tui.app import AprtuiApp
+from aprtui.tui.config import Config
+from aprtui.tui.session import Session
+from aprtui.tui.state import ScreenState
+from tests.tui.recorded import RecordedSource
+
+Driver = Pilot[ExitCode]
+
+
+@asynccontextmanager
+async def showing(
+    state: ScreenState, size: tuple[int, int] = (120, 40), *, paths: tuple[Path, ...] = (), ascii_only: bool = False
+) -> AsyncIterator[Driver]:
+    """The app on the screen of `state`."""
+    config = Config(Path("config.toml"), ascii=ascii_only)
+    async with AprtuiApp(Session(RecordedSource(), paths=paths), state, config).run_test(size=size) as pilot:
+        yield pilot
+
+
+def screen_text(pilot: Driver) -> str:
+    """What stands on the screen, row by row."""
+    strips = pilot.app.screen._compositor.render_strips()
+    return "\n".join("".join(segment.text for segment in strip) for strip in strips)
+
+
+async def until(pilot: Driver, holds: Callable[[], bool], seconds: float = 15.0) -> None:
+    """Wait for something that threads bring about."""
+    for _ in range(int(seconds / 0.02)):
+        await pilot.pause(0.02)
+        if holds():
+            return
+    raise AssertionError("not within the time; on the screen:\n" + screen_text(pilot))
+
+
+async def until_shown(pilot: Driver, *words: str) -> None:
+    """Wait until all of `words` stand on the screen."""
+    await until(pilot, lambda: all(word in screen_text(pilot) for word in words))
+
+
+def told(pilot: Driver) -> list[str]:
+    """What the app has told in passing."""
+    return [note.message for note in pilot.app._notifications]
