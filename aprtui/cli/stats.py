@@ -1,4 +1,4 @@
-"""`aprtui stats`: statistics of each stage tensor of a capture, or of one APRT stage file."""
+"""`aprtui stats`: statistics of each stage tensor of a capture, of one stage file, or of each tensor of a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("path", metavar="CAPTURE|FILE", type=click.Path(path_type=Path))
+@click.argument("path", metavar="CAPTURE|FILE|MODEL", type=click.Path(path_type=Path))
 @click.option("--stage", "stages", metavar="STAGES", help="Comma list of stage names or globs; all by default.")
 @click.option("--layers", metavar="LAYERS", help="0..2 (END excluded), a list 0,3 or all; all by default.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a stage tensor.")
@@ -26,11 +26,20 @@ def command(path: Path, stages: str | None, layers: str | None, as_json: bool) -
     min, max, absmax, mean and rms are over the finite values; attention maps count key ≤ query where their shape is
     known. A file that cannot be read or is gone is named on stderr and makes the exit code 3; what an unfinished run
     did not write is named there too.
+
+    Of a model (GGUF), print a line for each tensor: its type, its shape, its largest block scales (d and dmin, as ggml
+    calls them), and statistics of its dequantised values.
     """
     from aprtui.cli.render import grouped_lines
     from aprtui.compare.reading import NOT_WRITTEN
     from aprtui.compare.survey import BrokenStage, UnwrittenStage
+    from aprtui.model.gguf_file import is_gguf
 
+    if path.is_file() and is_gguf(path):
+        from aprtui.cli.stats_model import print_tensors
+
+        _only_captures(stages, layers)
+        return print_tensors(path, as_json)
     broken = False
     unwritten = []
     if not as_json:
@@ -61,8 +70,7 @@ def _summaries(path: Path, stages: str | None, layers: str | None) -> Iterator[E
     from aprtui.trace.select import ALL, parse_layers, select_nodes, select_stages
 
     if path.is_file():
-        if stages is not None or layers is not None:
-            raise UsageError("--stage and --layers are for captures: leave them out for a file")
+        _only_captures(stages, layers)
         file = read_aprt(path)
         warn_about_trailing(file)
         node = Node(file.layer, canonical_name(path.stem))
@@ -74,6 +82,11 @@ def _summaries(path: Path, stages: str | None, layers: str | None) -> Iterator[E
     chosen = select_nodes(graph, names, parse_layers(ALL if layers is None else layers, graph.layers))
     warn_about(capture)
     yield from survey(capture, [node for node in graph.nodes if node in chosen])
+
+
+def _only_captures(stages: str | None, layers: str | None) -> None:
+    if stages is not None or layers is not None:
+        raise UsageError("--stage and --layers are for captures: leave them out for a file")
 
 
 def _line(summary: StageSummary) -> str:

@@ -111,6 +111,15 @@ class GgufFile:
         return np.frombuffer(self._map, np.uint8, size, start)
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether `path` begins with the magic; False for anything that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
 def _map_file(path: Path) -> mmap.mmap:
     try:
         with path.open("rb") as file:

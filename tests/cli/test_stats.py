@@ -14,6 +14,8 @@ from click.testing import CliRunner, Result
 
 from aprtui.cli.stats import command
 from aprtui.errors import UnreadableError, UsageError
+from aprtui.model.model import load_model
+from aprtui.resources import embedded_model
 from aprtui.trace.aprt import write_aprt
 from aprtui.trace.graph import Node
 from tests.compare.synthetic import NODES, TOKENS, changed, stage_values, write_capture
@@ -153,3 +155,28 @@ def test_table_fits_a_terminal(tmp_path: Path) -> None:
     lines = stats(write_capture(tmp_path / "a", edits=edits)).output.splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0].split() == ["layer", "stage", "shape", "min", "max", "mean", "rms"]
+
+
+def test_a_model_is_a_line_for_each_tensor() -> None:
+    lines = stats(embedded_model()).output.splitlines()
+    weights = load_model(embedded_model()).weights
+    assert len(lines) == 1 + len(weights)
+    assert lines[0].split() == ["tensor", "type", "shape", "d", "max", "dmin", "max", "absmax", "rms"]
+    assert max(map(len, lines)) <= 80
+    found = {record["tensor"]: record for record in records(embedded_model())}
+    assert found.keys() == weights.keys()
+    record = found["blk.0.ffn_down.weight"]
+    values = weights["blk.0.ffn_down.weight"].dequantize()
+    assert (record["shape"], record["min"], record["max"]) == (list(values.shape), values.min(), values.max())
+    assert list(record["scales"]) == (["d", "dmin"] if record["type"] == "Q4_K" else ["d"])
+
+
+def test_a_truncated_model_names_the_tensors_that_are_missing(tmp_path: Path) -> None:
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(embedded_model().read_bytes()[:-1000])
+    result = stats(path)
+    assert result.return_value == 3
+    assert "truncated: tensor" in result.stderr
+    assert len(result.stdout.splitlines()) == len(load_model(embedded_model()).weights)
+    with pytest.raises(UsageError, match="leave them out"):
+        stats(path, "--stage", "ffn_up")
