@@ -61,6 +61,17 @@ class TapSink(Protocol):
         """
 
 
+@runtime_checkable
+class StatsSink(TapSink, Protocol):
+    """A sink that takes the statistics of many nodes in one call, where an engine can give them so.
+
+    One by one they cost 2.5 ms a token on 80 layers. An engine that knows nothing of it gives them to `put`.
+    """
+
+    def put_sums(self, places: NDArray[np.int64], sums: NDArray[np.void]) -> None:
+        """Receive records of `stats.SUMS` `[n]` of the nodes at `places` `[n]` in execution order."""
+
+
 @dataclass(frozen=True, slots=True)
 class Taps:
     """Which nodes are handed out in full and of which only the statistics, and to whom."""

@@ -30,6 +30,13 @@ class StageStats:
         return asdict(self)
 
 
+SUMS = np.dtype(
+    [(name, np.int64) for name in ("count", "nan", "inf")]
+    + [(name, np.float64) for name in ("min", "max", "total", "squares")]
+)
+"""The fields of an `Accumulator`, in its order: a row of a table of many."""
+
+
 @dataclass(slots=True)
 class Accumulator:
     """Sums that statistics are made from; `merge` joins those of two pieces of one tensor."""

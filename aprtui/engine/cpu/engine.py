@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,13 +10,25 @@ from numpy.typing import NDArray
 
 from aprtui.engine.cpu.lowering import lower
 from aprtui.engine.cpu.matmul import TIER
-from aprtui.engine.cpu.plan import Plan, Segment, plan_for
+from aprtui.engine.cpu.plan import Delivery, Plan, Segment, plan_for
 from aprtui.engine.cpu.runner import Progress, Runner, require_known
 from aprtui.engine.cpu.storage import Storage
-from aprtui.engine.protocol import NO_TAPS, Intervention, KvType, Logits, Mode, NodeCall, Taps, TapSink, require_room
+from aprtui.engine.protocol import (
+    NO_TAPS,
+    Intervention,
+    KvType,
+    Logits,
+    Mode,
+    NodeCall,
+    StatsSink,
+    Taps,
+    TapSink,
+    require_room,
+)
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
 from aprtui.engine.rounding import ARITHMETIC
 from aprtui.trace.graph import Node
+from aprtui.trace.stats import Accumulator
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
@@ -135,7 +147,12 @@ class CpuEngine:
 
     def _deliver(self, segment: Segment, plan: Plan, position: int, tokens: int, logits: Array, sink: TapSink) -> None:
         first_logits = position + tokens - logits.shape[0]
-        for delivery, stats in zip(segment.deliveries, plan.accumulators(segment), strict=True):
+        if isinstance(sink, StatsSink):
+            sink.put_sums(*plan.sums(segment, logits=bool(logits.size)))
+            handed_out: Iterable[tuple[Delivery, Accumulator | None]] = ((delivery, None) for delivery in segment.full)
+        else:
+            handed_out = zip(segment.deliveries, plan.accumulators(segment), strict=True)
+        for delivery, stats in handed_out:
             values = self._runner.tensor(delivery.node) if delivery.full else None
             if not delivery.logits:
                 sink.put(delivery.node, position, values, stats)

@@ -88,12 +88,6 @@ class Where(IntEnum):
     LOGITS = 3
 
 
-# A row of the statistics table: the fields of `trace.stats.Accumulator`, in its order.
-STATISTICS = np.dtype(
-    [(name, np.int64) for name in ("count", "nan", "inf")]
-    + [(name, np.float64) for name in ("min", "max", "total", "squares")]
-)
-
 CONTROL = np.dtype(
     [
         ("address", np.int64),  # of this record

@@ -9,7 +9,8 @@ from numba import carray, int32
 
 from aprtui.engine.cpu.jit import kernel, reduction
 from aprtui.engine.cpu.memory import bits_float, control_record, float32s, float_bits, instruction, pointer
-from aprtui.engine.cpu.program import DESCRIPTOR, STATISTICS, Where
+from aprtui.engine.cpu.program import DESCRIPTOR, Where
+from aprtui.trace.stats import SUMS
 
 _FULL_EXPONENT = np.int32(0x7F800000)
 _SIGN_MASK = np.int32(0x7FFFFFFF)
@@ -53,7 +54,7 @@ def _ordered_float(ordered: Any) -> float:
 @kernel
 def _describe(descriptor: Any, control: Any) -> None:
     """Statistics of one stage tensor into its row of the table; of maps, what has key ≤ query."""
-    sums = carray(pointer(control.statistics), (descriptor.node + 1,), STATISTICS)[descriptor.node]
+    sums = carray(pointer(control.statistics), (descriptor.node + 1,), SUMS)[descriptor.node]
     sums.count, sums.nan, sums.inf = 0, 0, 0
     sums.min, sums.max, sums.total, sums.squares = np.inf, -np.inf, 0.0, 0.0
     tokens, width = control.tokens, descriptor.width
