@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from aprtui.compare import plain
 from aprtui.compare.blocks import Rows, Values
-from aprtui.compare.totals import BINS, PARTS, Totals
+from aprtui.compare.totals import BINS, PARTS, ROWS, Totals
 
 SMALL = 200_000
 """Values below which numpy's pass is taken: it needs 25 ns a value, numba 0.3 s to load and once 3 s to compile."""
@@ -53,27 +53,24 @@ def add_compiled(a: Values, b: Values, totals: Totals, threads: int, progress: P
 
     Whatever ends the wait, an interrupt too, ends the threads after the piece they are at.
     """
-    from aprtui.compare.fused import add_rows
+    from aprtui.compare.fused import Part, add_rows
 
     a, b = _rows_contiguous(a), _rows_contiguous(b)
     memory_a, memory_b = _memory(a), _memory(b)
     done = [0] * PARTS
     stopped = threading.Event()
 
-    def work(part: int) -> None:
-        histogram = np.zeros(2 * BINS, np.int32)
-        for first, stop in _pieces(totals, part):
+    def work(index: int) -> None:
+        part = Part.of(totals, index)
+        for first, stop in _pieces(totals, index):
             if stopped.is_set():
                 return
             places = _places(a, b, totals.rows, first, stop)
             for memory, begins in ((memory_a, places[:, 0]), (memory_b, places[:, 1])):
                 _map_pages(memory[int(begins[0]) : int(begins[-1] + places[-1, 2])])
-            add_rows(
-                memory_a, memory_b, places, totals.sums[first:stop], totals.counts[part], totals.first[part], histogram,
-                totals.channels[part],
-            )  # fmt: skip
-            done[part] += int(places[:, 2].sum())
-        totals.histogram[part] += histogram.reshape(2, BINS).sum(0, dtype=np.int64)
+            add_rows(memory_a, memory_b, places, totals.sums[first:stop], part)
+            done[index] += int(places[:, 2].sum())
+        totals.histogram[index] += part.histogram.reshape(2, BINS).sum(0, dtype=np.int64)
 
     with ThreadPoolExecutor(threads) as pool:
         try:
@@ -89,9 +86,9 @@ def add_compiled(a: Values, b: Values, totals: Totals, threads: int, progress: P
 
 
 def _pieces(totals: Totals, part: int) -> list[tuple[int, int]]:
-    """Ranges of rows of about `PIECE` values, one row at least."""
+    """Ranges of rows of about `PIECE` values, `ROWS` or a multiple at a time."""
     first, end = totals.bounds[part : part + 2]
-    step = max(1, PIECE // max(1, totals.rows.width))
+    step = ROWS * max(1, PIECE // (ROWS * max(1, totals.rows.width)))
     return [(at, min(at + step, end)) for at in range(first, end, step)]
 
 

@@ -17,6 +17,9 @@ from aprtui.compare.blocks import Rows
 PARTS = 8
 """More threads than this gain nothing: the pass is bound by memory. Each part holds sums of every channel."""
 
+ROWS = 16
+"""Rows that the compiled pass takes together. Pieces of a part are whole groups, so that their size changes no bit."""
+
 FIRST = 3
 """Positions of NaN and of Inf that are kept for each side."""
 
@@ -75,7 +78,7 @@ class Totals:
         """Empty totals; part i has the rows from `bounds[i]` to `bounds[i + 1]`."""
         ends = np.cumsum(rows.lengths())
         marks = np.arange(1, PARTS) * (rows.size / PARTS)
-        inner = np.searchsorted(ends, marks).tolist() if rows.count else [0] * (PARTS - 1)
+        inner = np.searchsorted(ends, marks, side="right").tolist() if rows.count else [0] * (PARTS - 1)
         width = 0 if rows.causal or rows.flat else rows.width
         return cls(
             rows,

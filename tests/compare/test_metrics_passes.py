@@ -18,7 +18,7 @@ pytest.importorskip("numba")
 Values = NDArray[np.float32]
 
 SHAPES = [((7, 1300), False), ((1, 5), False), ((9, 3), False), ((3, 33, 33), True), ((2, 70_001), False),
-          ((140_001,), False), ((0, 4), False), ((2, 0, 0), True), ((0,), False)]  # fmt: skip
+          ((140_001,), False), ((37, 2500), False), ((0, 4), False), ((2, 0, 0), True), ((0,), False)]  # fmt: skip
 
 
 def pair(shape: tuple[int, ...], seed: int, special: float = 0.0) -> tuple[Values, Values]:
@@ -59,7 +59,7 @@ def test_compiled_and_numpy_measure_alike(
 
 
 @pytest.mark.parametrize("special", [0.0, 0.02])
-@pytest.mark.parametrize(("shape", "causal"), SHAPES[:6])
+@pytest.mark.parametrize(("shape", "causal"), SHAPES[:7])
 def test_number_of_threads_and_size_of_pieces_change_no_bit(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], causal: bool, special: float
 ) -> None:
@@ -146,6 +146,18 @@ def test_first_positions_of_nan_and_inf_are_kept(monkeypatch: pytest.MonkeyPatch
     assert (m.first_nan_a, m.first_nan_b) == ((2102, 2103, 2104), (2103,))
     assert (m.first_inf_a, m.first_inf_b) == ((31 * 700,), (30 * 700 + 699,))
     assert (m.nan_a, m.mismatches, m.first_mismatch) == (5, 6, 2102)
+
+
+@pytest.mark.parametrize("small", [0, 1 << 60])
+def test_first_positions_are_the_least_whatever_order_blocks_are_taken_in(
+    monkeypatch: pytest.MonkeyPatch, small: int
+) -> None:
+    a, b = pair((48, 5000), 12)
+    places = [(0, 4999), (1, 3000), (2, 0), (3, 1), (4, 2), (5, 3)]
+    for row, column in places:
+        a[row, column], b[row, column] = np.nan, np.inf
+    m = by(monkeypatch, small, a, b, False).metrics
+    assert m.first_nan_a == m.first_inf_b == (4999, 8000, 10_000)
 
 
 @pytest.mark.parametrize("small", [0, 1 << 60])
