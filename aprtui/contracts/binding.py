@@ -1,0 +1,102 @@
+"""Which stages and layers a falsifier speaks of: as its check says, as it binds itself, else as its text reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cache
+
+from aprtui.contracts.checks.asked import named_layers, named_stages
+from aprtui.contracts.document import CheckCall, Document, Falsifier
+from aprtui.errors import UsageError
+from aprtui.trace.graph import ALIASES, Node, Scope, StageGraph, canonical_name, known_names
+from aprtui.trace.select import ALL
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Stages that a falsifier is about, in execution order, and layers, None where no layer is named.
+
+    `inferred` says that the stages were read out of its text: they may be mentioned for another reason.
+    """
+
+    stages: tuple[str, ...]
+    layers: frozenset[int] | None
+    inferred: bool
+
+    def nodes(self, graph: StageGraph) -> tuple[Node, ...]:
+        """The nodes of `graph` that are meant."""
+        return tuple(
+            node
+            for node in graph.nodes
+            if node.stage in self.stages
+            and (self.layers is None or graph[node.stage].scope is Scope.MODEL or node.layer in self.layers)
+        )
+
+
+def bind(document: Document, falsifier: Falsifier, check: CheckCall | None) -> Binding:
+    """What `falsifier` is about, `check` being the one that judges it."""
+    if check is not None:
+        try:
+            stages = _known(named_stages(check.parameters))
+            if stages:
+                return Binding(stages, named_layers(check.parameters), inferred=False)
+        except UsageError:
+            pass  # whoever evaluates the check says what is wrong with its parameters
+    stages = _known(canonical_name(name) for name in falsifier.binds_to)
+    if stages:
+        return Binding(stages, None, inferred=False)
+    equations = [equation.formula for equation in document.equations if equation.name in falsifier.binds_to]
+    own = "\n".join((falsifier.rule, falsifier.name, falsifier.prediction, falsifier.test))
+    stages = _mentioned(own) or _mentioned("\n".join(equations))
+    return Binding(stages, _layers_in(own), inferred=True)
+
+
+def _known(names: Iterable[str]) -> tuple[str, ...]:
+    """Every known stage that one of `names` means; they may be globs."""
+    patterns = tuple(names)
+    return tuple(stage for stage in known_names() if any(fnmatchcase(stage, name) for name in patterns))
+
+
+def _mentioned(text: str) -> tuple[str, ...]:
+    found = {_spellings()[word] for word in re.findall(r"[A-Za-z_][A-Za-z0-9_]*", text) if word in _spellings()}
+    found |= {_words()[word] for word in _WORD_AS_NAME.findall(text) if word in _words()}
+    return tuple(stage for stage in known_names() if stage in found)
+
+
+@cache
+def _spellings() -> dict[str, str]:
+    """Names that are no English words, as they stand in files (`ffn_gate`) and in code (`FfnGate`)."""
+    names = {name: name for name in known_names()} | dict(ALIASES)
+    spelt = {name: stage for name, stage in names.items() if "_" in name}
+    spelt |= {"".join(part.capitalize() for part in name.split("_")): stage for name, stage in names.items()}
+    return {spelling: stage for spelling, stage in spelt.items() if spelling.lower() not in _words()}
+
+
+@cache
+def _words() -> dict[str, str]:
+    """Names that are words of English too: `embedding`, `attention`."""
+    return {name: name for name in known_names() if "_" not in name}
+
+
+_WORD_AS_NAME = re.compile(r"(?:(?<=[`/.,\[({'\"])|(?<=--save-tensor ))([a-z]+)(?=[`,\])}'\"]|\.bin)")
+"""Such a word counts as a stage between marks of code: `embedding.bin`, `attention`, [a,attention]."""
+
+_LAYER = re.compile(r"\blayers?[-_ \[]+(\d{1,4})\b", re.IGNORECASE)
+
+
+def _layers_in(text: str) -> frozenset[int] | None:
+    """Layers named one by one, as `layer 3`, `layer-0/`, `layer[3]`."""
+    found = frozenset(int(number) for number in _LAYER.findall(text))
+    return found or None
+
+
+def describe(binding: Binding) -> str:
+    """The binding in words, as `layer 3 ffn_gate (inferred)`."""
+    if not binding.stages:
+        return "no stage"
+    layers = ALL if binding.layers is None else ", ".join(str(layer) for layer in sorted(binding.layers))
+    where = "" if binding.layers is None else f"layer {layers} "
+    return f"{where}{', '.join(binding.stages)}{' (inferred)' if binding.inferred else ''}"

@@ -1,0 +1,107 @@
+"""What a check is asked: the contract, the captures, the cells in question, and its parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from aprtui.contracts.document import Document
+from aprtui.errors import UsageError
+from aprtui.trace.capture import Capture
+from aprtui.trace.graph import MAX_LAYERS, Node, Scope, StageGraph, canonical_name
+from aprtui.trace.select import ALL, parse_layers
+
+STAGES, LAYERS, BACKENDS_DIFFER = "stages", "layers", "backends_differ"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What falsifiers are judged on. `reference` is the other capture of claims about two of them."""
+
+    capture: Capture | None = None
+    reference: Capture | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OnContract:
+    """A check of the contract itself is asked this."""
+
+    document: Document
+
+
+@dataclass(frozen=True, slots=True)
+class OnCapture:
+    """A check on a capture is asked this.
+
+    `nodes` are the captured cells in question, in execution order: those of the stages and layers that the contract
+    names, or all. `names_stages` says that it does name some.
+    """
+
+    capture: Capture
+    nodes: tuple[Node, ...]
+    parameters: Mapping[str, Any]
+    names_stages: bool
+
+    def number(self, name: str, default: float) -> float:
+        """A parameter that is a number. Raises `UsageError` for anything else."""
+        value = self.parameters.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UsageError(f"check parameter {name}: {value!r:.40} is not a number: give one, as {default!r}")
+        return float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class OnPair(OnCapture):
+    """A check on a capture against a reference is asked this; both hold every one of `nodes`."""
+
+    reference: Capture
+
+
+def named_stages(parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    """The stage names and globs of parameter `stages`, in its order; none where it is missing. Raises `UsageError`."""
+    value = parameters.get(STAGES)
+    entries = value.split(",") if isinstance(value, str) else [] if value is None else value
+    if not isinstance(entries, list) or not all(isinstance(entry, str) and entry.strip() for entry in entries):
+        raise UsageError(f"check parameter stages: {value!r:.60}: expected names of stages, as [ffn_gate, ffn_up]")
+    return tuple(canonical_name(entry) for entry in entries)
+
+
+def named_layers(parameters: Mapping[str, Any]) -> frozenset[int] | None:
+    """The layers of parameter `layers` (`0..2`, `3`, `[0, 3]`); None for `all` and where it is missing.
+
+    Raises `UsageError`.
+    """
+    value = parameters.get(LAYERS)
+    if value is None or value == ALL:
+        return None
+    text = ",".join(str(entry) for entry in value) if isinstance(value, list) else str(value)
+    return parse_layers(text, MAX_LAYERS)
+
+
+def wanted_nodes(graph: StageGraph, parameters: Mapping[str, Any]) -> tuple[tuple[Node, ...], tuple[str, ...]]:
+    """The nodes of `graph` that the parameters speak of, in execution order, and what they name that it lacks.
+
+    `layers` selects among the stages of layers; those of the model are always meant. Raises `UsageError`.
+    """
+    names, layers = named_stages(parameters), named_layers(parameters)
+    lacking = [name for name in names if not any(fnmatchcase(stage, name) for stage in graph.names)]
+    lacking += [f"layer {layer}" for layer in sorted(layers or ()) if layer >= graph.layers]
+    nodes = tuple(
+        node
+        for node in graph.nodes
+        if (not names or any(fnmatchcase(node.stage, name) for name in names))
+        and (layers is None or graph[node.stage].scope is Scope.MODEL or node.layer in layers)
+    )
+    return nodes, tuple(lacking)
+
+
+def demands_every_layer(parameters: Mapping[str, Any]) -> bool:
+    """Whether a claim is about layers that must all be captured: those it names, by number or as `all`."""
+    return LAYERS in parameters
+
+
+def layers_text(parameters: Mapping[str, Any]) -> str:
+    """The layers as written, for messages."""
+    return str(parameters.get(LAYERS, ALL))

@@ -1,0 +1,16 @@
+"""Checks of a contract itself."""
+
+from __future__ import annotations
+
+from aprtui.compare.verdict import Verdict
+from aprtui.contracts.checks.asked import OnContract
+from aprtui.contracts.finding import Severity
+from aprtui.contracts.judgement import Judgement
+from aprtui.contracts.validation import validate
+
+
+def contract_valid(asked: OnContract) -> Judgement:
+    """The contract has no error by the rules of `validate`."""
+    errors = [finding for finding in validate(asked.document) if finding.severity is Severity.ERROR]
+    reason = f"{errors[0].code} at line {errors[0].line}: {errors[0].message}" if errors else "no error"
+    return Judgement(Verdict.FAIL if errors else Verdict.PASS, reason, "errors", float(len(errors)), 0.0)

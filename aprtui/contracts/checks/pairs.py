@@ -1,0 +1,137 @@
+"""Checks on a capture against a reference: cosines along the stages, bands of spread, and what the model says next.
+
+Positions are aligned and layouts matched as in `aprtui diff`; where that cannot be done nothing is judged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+from aprtui.compare.captures import DiffOptions, compare_captures
+from aprtui.compare.comparison import StageComparison
+from aprtui.compare.coverage import Selection
+from aprtui.compare.verdict import Verdict
+from aprtui.compare.wording import counted
+from aprtui.contracts.checks.asked import OnPair
+from aprtui.contracts.judgement import Judgement, unknown
+from aprtui.errors import UsageError
+from aprtui.trace.graph import Axis, Node
+
+COSINE = 0.999
+"""From here on two stages count as the same direction; below, the stage is looked at."""
+
+Judge = Callable[[OnPair, tuple[StageComparison, ...]], Judgement]
+
+
+def on_compared(judge: Judge) -> Callable[[OnPair], Judgement]:
+    """A check that first compares the nodes in question; UNKNOWN where one of them cannot be compared."""
+
+    def check(asked: OnPair) -> Judgement:
+        names = ",".join(dict.fromkeys(node.stage for node in asked.nodes))
+        comparison = compare_captures(asked.reference, asked.capture, DiffOptions(Selection(stages=names)))
+        if comparison.alignment.problem:
+            return unknown(comparison.alignment.problem)
+        found = {stage.node: stage for stage in comparison.stages}
+        skipped = {entry.node: entry.reason for entry in comparison.skipped}
+        for node in asked.nodes:
+            if node not in found:
+                return unknown(f"{node} was not compared: {skipped.get(node, 'not in both captures')}")
+        stages = tuple(found[node] for node in asked.nodes)
+        mixed = tuple(stage.node for stage in stages if stage.metrics.mismatches)
+        if mixed:
+            return Judgement(
+                Verdict.FAIL, f"{mixed[0]}: NaN or Inf on one side only", "values NaN or Inf on one side",
+                float(sum(stage.metrics.mismatches for stage in stages)), 0.0, mixed,
+            )  # fmt: skip
+        empty = next((stage.node for stage in stages if not stage.metrics.compared), None)
+        return unknown(f"{empty} holds no finite value") if empty is not None else judge(asked, stages)
+
+    return check
+
+
+def _cosine(stage: StageComparison) -> float:
+    assert stage.metrics.cosine is not None, "a metric is None only where nothing was compared"
+    return stage.metrics.cosine
+
+
+def cosine_floor(asked: OnPair, stages: tuple[StageComparison, ...]) -> Judgement:
+    """The cosine of every stage is at least `at_least`."""
+    bound = asked.number("at_least", COSINE)
+    below = tuple(stage.node for stage in stages if _cosine(stage) < bound)
+    worst = min(stages, key=_cosine)
+    stated = counted(len(stages), "stage")
+    reason = f"{below[0]} is the first of {len(below)} below" if below else f"{stated}, least at {worst.node}"
+    return Judgement(
+        Verdict.FAIL if below else Verdict.PASS, reason, "cosine", _cosine(worst), bound, below or _nodes(stages)
+    )
+
+
+def divergence_localised(asked: OnPair, stages: tuple[StageComparison, ...]) -> Judgement:
+    """Some stage falls below a cosine of `below`: the first that does is where to look. UNKNOWN where none does."""
+    bound = asked.number("below", COSINE)
+    first = next((stage for stage in stages if _cosine(stage) < bound), None)
+    if first is None:
+        return unknown(f"no cosine is below {bound:g}: there is no divergence to localise")
+    return Judgement(Verdict.PASS, f"first at {first.node}", "cosine", _cosine(first), bound, (first.node,))
+
+
+def one_adjacent_pair(asked: OnPair, stages: tuple[StageComparison, ...]) -> Judgement:
+    """The cosine falls from at least `at_least` to below it just once between neighbouring stages of a layer.
+
+    UNKNOWN where it never is below: there is no divergence that could lie between two stages.
+    """
+    bound = asked.number("at_least", COSINE)
+    if len({stage.node.layer for stage in stages}) != 1:
+        raise UsageError("check one_adjacent_pair: the stages of one layer are a chain: give layers as one number")
+    if all(_cosine(stage) >= bound for stage in stages):
+        return unknown(f"no cosine is below {bound:g}: there is no divergence to narrow down")
+    falls = [(a, b) for a, b in pairwise(stages) if _cosine(a) >= bound > _cosine(b)]
+    if len(falls) == 1:
+        (before, after), *_ = falls
+        reason = f"between {before.node} ({_cosine(before):.6f}) and {after.node} ({_cosine(after):.6f})"
+        return Judgement(Verdict.PASS, reason, "falls", 1.0, 1.0, (before.node, after.node))
+    reason = f"{len(falls)} falls, not one" if falls else f"{stages[0].node}, the first, is below already"
+    nodes = tuple(stage.node for fall in falls for stage in fall) or _nodes(stages)
+    return Judgement(Verdict.FAIL, reason, "falls", float(len(falls)), 1.0, nodes)
+
+
+def sigma_band(asked: OnPair, stages: tuple[StageComparison, ...]) -> Judgement:
+    """The standard deviation of every stage over the reference's lies from `low` to `high`."""
+    low, high = asked.number("low", 0.5), asked.number("high", 2.0)
+    if not 0 < low < high:
+        raise UsageError(f"check sigma_band: low {low:g} and high {high:g} are no band: give 0 < low < high")
+    ratios = {stage.node: stage.metrics.sigma_ratio or 0.0 for stage in stages}
+    outside = tuple(node for node, ratio in ratios.items() if not low <= ratio <= high)
+    worst = max(ratios, key=lambda node: abs(math.log(ratios[node])) if 0 < ratios[node] < math.inf else math.inf)
+    bound = low if ratios[worst] < 1 else high
+    stated = f"{counted(len(stages), 'stage')}, farthest from 1 at {worst}"
+    reason = f"{outside[0]} is the first of {len(outside)} outside" if outside else stated
+    verdict = Verdict.FAIL if outside else Verdict.PASS
+    return Judgement(verdict, reason, "σ ratio", ratios[worst], bound, outside or _nodes(stages))
+
+
+def argmax_parity(asked: OnPair, stages: tuple[StageComparison, ...]) -> Judgement:
+    """The first token is the same in every row of logits; with `cosine_at_least`, their cosine is at least that too."""
+    logits = [stage for stage in stages if Axis.VOCABULARY in asked.capture.graph[stage.node.stage].axes]
+    if not logits:
+        raise UsageError("check argmax_parity: is about logits: give stages: lm_head")
+    (stage, *_) = logits
+    if stage.logits is None or stage.logits.skipped:
+        return unknown(f"{stage.node}: rows without a softmax")
+    flips = stage.logits.flips
+    least = asked.number("cosine_at_least", -1.0)
+    if flips or _cosine(stage) >= least:
+        reason = (
+            f"row {flips[0].row}: token {flips[0].token_b}, the reference puts {flips[0].token_a} first"
+            if flips
+            else f"{counted(stage.logits.rows, 'row')} alike, cosine {_cosine(stage):.6f}"
+        )
+        verdict = Verdict.FAIL if flips else Verdict.PASS
+        return Judgement(verdict, reason, "rows with another first token", float(len(flips)), 0.0, (stage.node,))
+    return Judgement(Verdict.FAIL, "the first tokens agree", "cosine", _cosine(stage), least, (stage.node,))
+
+
+def _nodes(stages: tuple[StageComparison, ...]) -> tuple[Node, ...]:
+    return tuple(stage.node for stage in stages)

@@ -1,0 +1,67 @@
+"""The list of built-in checks, by the names that contracts call them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from aprtui.contracts.checks import bits, contract, pairs, selection
+from aprtui.contracts.checks.asked import OnCapture, OnContract, OnPair
+from aprtui.contracts.judgement import Judgement
+
+
+@dataclass(frozen=True, slots=True)
+class ContractCheck:
+    """Judges the contract alone."""
+
+    judge: Callable[[OnContract], Judgement]
+    parameters: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureCheck:
+    """Judges a capture. `stages` are those it is about where the contract names none; all where it is empty."""
+
+    judge: Callable[[OnCapture], Judgement]
+    parameters: frozenset[str] = frozenset()
+    stages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PairCheck:
+    """Judges a capture against a reference. `stages` as of `CaptureCheck`."""
+
+    judge: Callable[[OnPair], Judgement]
+    parameters: frozenset[str] = frozenset()
+    stages: tuple[str, ...] = field(default=())
+
+
+Check = ContractCheck | CaptureCheck | PairCheck
+
+
+def _compared(judge: pairs.Judge, *parameters: str, stages: tuple[str, ...] = ()) -> PairCheck:
+    return PairCheck(pairs.on_compared(judge), frozenset(parameters), stages)
+
+
+CHECKS: Mapping[str, Check] = MappingProxyType(
+    {
+        "contract_valid": ContractCheck(contract.contract_valid),
+        "byte_format": CaptureCheck(bits.byte_format),
+        "header_arithmetic": CaptureCheck(bits.header_arithmetic),
+        "whole_model_file": CaptureCheck(bits.whole_model_file, stages=("lm_head",)),
+        "nan_preservation": CaptureCheck(bits.nan_preservation),
+        "layer_subset": CaptureCheck(selection.layer_subset),
+        "multi_stage": CaptureCheck(selection.multi_stage),
+        "diff_identity": CaptureCheck(bits.diff_identity),
+        "completion_parses": CaptureCheck(bits.completion_parses),
+        "determinism": PairCheck(bits.determinism),
+        "count_parity": PairCheck(bits.count_parity),
+        "cosine_floor": _compared(pairs.cosine_floor, "at_least"),
+        "divergence_localised": _compared(pairs.divergence_localised, "below"),
+        "one_adjacent_pair": _compared(pairs.one_adjacent_pair, "at_least"),
+        "sigma_band": _compared(pairs.sigma_band, "low", "high"),
+        "argmax_parity": _compared(pairs.argmax_parity, "cosine_at_least", stages=("lm_head",)),
+    }
+)
+"""Each check also takes `stages` and `layers`, but those of contracts."""

@@ -1,0 +1,130 @@
+"""Judging a falsifier: finding its check, the cells it is about, and what stands in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from aprtui.compare.verdict import Verdict
+from aprtui.contracts.checks.asked import (
+    BACKENDS_DIFFER,
+    LAYERS,
+    STAGES,
+    OnCapture,
+    OnContract,
+    OnPair,
+    Subject,
+    demands_every_layer,
+    layers_text,
+    named_stages,
+    wanted_nodes,
+)
+from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, ContractCheck, PairCheck
+from aprtui.contracts.document import CheckCall, Document, Falsifier
+from aprtui.contracts.judgement import Judgement, not_testable, unknown
+from aprtui.errors import AprtuiError
+from aprtui.trace.capture import Capture
+from aprtui.trace.graph import Node
+
+CheckMap = Mapping[str, CheckCall]
+"""Which check judges a falsifier of somebody else's contract, by the falsifier's id."""
+
+
+_COMMON: Mapping[type, frozenset[str]] = {
+    ContractCheck: frozenset(),
+    CaptureCheck: frozenset({STAGES, LAYERS}),
+    PairCheck: frozenset({STAGES, LAYERS, BACKENDS_DIFFER}),
+}
+"""Parameters that every check of a kind takes beside its own."""
+
+
+def check_of(falsifier: Falsifier, mapping: CheckMap) -> CheckCall | None:
+    """The check that the contract names, else the one that `mapping` gives for its id; None where neither does."""
+    return falsifier.check or mapping.get(falsifier.id)
+
+
+def evaluate(document: Document, falsifier: Falsifier, subject: Subject, mapping: CheckMap) -> Judgement | None:
+    """The judgement on one falsifier; None where no check is bound to it.
+
+    Never raises for what a contract or a capture holds: what is wrong there makes the verdict UNKNOWN and is its
+    reason.
+    """
+    call = check_of(falsifier, mapping)
+    if call is None:
+        return None
+    check = CHECKS.get(call.name)
+    if check is None:
+        return unknown(f"no check is called {call.name!r}: there are {', '.join(CHECKS)}")
+    takes = check.parameters | _COMMON[type(check)]
+    odd = sorted(set(call.parameters) - takes)
+    if odd:
+        return unknown(f"check {call.name} takes no {odd[0]!r}: it takes {', '.join(sorted(takes)) or 'nothing'}")
+    if isinstance(check, ContractCheck):
+        return check.judge(OnContract(document))
+    try:
+        return _on_captures(check, call, subject)
+    except AprtuiError as error:
+        return unknown(str(error))
+
+
+def _on_captures(check: CaptureCheck | PairCheck, call: CheckCall, subject: Subject) -> Judgement:
+    capture = subject.capture
+    if capture is None:
+        return unknown("no capture is at hand")
+    parameters: Mapping[str, Any] = call.parameters
+    if check.stages and STAGES not in parameters:
+        parameters = {**parameters, STAGES: list(check.stages)}
+    nodes, lacking = wanted_nodes(capture.graph, parameters)
+    sides = [capture]
+    if isinstance(check, PairCheck):
+        if subject.reference is None:
+            return unknown("needs a second capture to compare with")
+        backend = _only_backend(capture, subject.reference)
+        if parameters.get(BACKENDS_DIFFER) and backend is not None:
+            return unknown(f"both captures are of backend {backend}: the claim is about two of them")
+        sides.append(subject.reference)
+    for side in sides:
+        problem = _lack(side, nodes, lacking, parameters)
+        if problem is not None:
+            return problem
+    held = tuple(node for node in nodes if all(node in side.files for side in sides))
+    names_stages = bool(named_stages(parameters))
+    if isinstance(check, PairCheck):
+        assert subject.reference is not None
+        judged = check.judge(OnPair(capture, held, parameters, names_stages, subject.reference))
+    else:
+        judged = check.judge(OnCapture(capture, held, parameters, names_stages))
+    return _of_a_part(judged, nodes, held, parameters)
+
+
+def _only_backend(a: Capture, b: Capture) -> str | None:
+    """The backend that both captures say they are of; None where they differ, or one does not say."""
+    backends = {side.manifest.engine.backend if side.manifest else None for side in (a, b)}
+    return backends.pop() if len(backends) == 1 else None
+
+
+def _lack(
+    capture: Capture, nodes: tuple[Node, ...], lacking: tuple[str, ...], parameters: Mapping[str, Any]
+) -> Judgement | None:
+    """Why nothing can be judged on `capture`: a stage that the falsifier names is in none of the layers in question."""
+    if lacking:
+        return not_testable(lacking[0])
+    if any(node in capture.files for node in nodes):
+        stages = {node.stage for node in nodes if node in capture.files}
+        absent = [node.stage for node in nodes if node.stage not in stages]
+        return not_testable(absent[0]) if absent and named_stages(parameters) else None
+    where = f" in layers {layers_text(parameters)}" if LAYERS in parameters else ""
+    return not_testable(f"{', '.join(named_stages(parameters)) or 'nothing'}{where}")
+
+
+def _of_a_part(
+    judged: Judgement, nodes: tuple[Node, ...], held: tuple[Node, ...], parameters: Mapping[str, Any]
+) -> Judgement:
+    """A PASS on some of the cells that a claim is about is no PASS."""
+    if judged.verdict is not Verdict.PASS or not demands_every_layer(parameters) or len(held) == len(nodes):
+        return judged
+    return replace(
+        judged, verdict=Verdict.UNKNOWN, testable=False,
+        reason=f"{judged.reason}; only {len(held)} of {len(nodes)} stages that the claim is about were captured",
+    )  # fmt: skip
