@@ -44,3 +44,8 @@ def kernel_cache() -> Path:
 def floor_cache() -> Path:
     """The folder where measured noise floors are kept between runs."""
     return _cache() / "floors"
+
+
+def quality_baselines() -> Path:
+    """The folder where the speeds of models are kept that later runs are held against."""
+    return _cache() / "quality"

@@ -151,24 +151,6 @@ def read_prompt(text: str) -> str:
         raise UsageError(f"{where}: byte {error.start}: not UTF-8: give the prompt as UTF-8 text") from error
 
 
-def encode_prompt(model: Model, text: str, *, special: bool, chat: bool) -> list[int]:
-    """Token ids of the prompt `text`, through the chat template with `chat`."""
-    if not chat:
-        return model.tokenizer.encode(text, special=special)
-    from aprtui.model.chat import looks_templated
-
-    template = model.chat_template
-    if template is None:
-        raise UsageError(f"{model.path}: the model has no chat template: leave out --chat")
-    if looks_templated(text, model.tokenizer):
-        raise UsageError("--chat: the prompt holds control tokens already: leave out --chat, or give plain text")
-    rendered = template.render([{"role": "user", "content": text}])
-    # A template that writes BOS itself must not get a second one.
-    bos = model.tokenizer.bos_text
-    writes_bos = bool(bos) and rendered.startswith(str(bos))
-    return model.tokenizer.encode(rendered, special=True, bos=False if writes_bos else None)
-
-
 def parse_tokens(text: str, vocabulary: int) -> list[int]:
     """Token ids of a comma list, each held against the size of the vocabulary."""
     tokens = []
@@ -193,5 +175,7 @@ def prompt_tokens(
             raise UsageError("--chat is for text: leave it out with --tokens")
         return None, parse_tokens(tokens, model.config.graph.vocabulary)
     assert prompt is not None
+    from aprtui.model.prompt import encode_prompt
+
     text = read_prompt(prompt)
     return text, encode_prompt(model, text, special=special, chat=chat)

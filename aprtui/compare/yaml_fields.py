@@ -24,8 +24,8 @@ def fields_of(
     return value
 
 
-def texts_of(value: Any, path: Path, where: str) -> Sequence[str]:
-    """A list of texts that are not empty. Raises `UsageError`."""
+def texts_of(value: Any, path: Path, where: str, what: str = "names or globs of stages") -> Sequence[str]:
+    """A list of texts that are not empty; `what` they are is told where they are none. Raises `UsageError`."""
     if not isinstance(value, list) or not all(isinstance(entry, str) and entry for entry in value):
-        raise UsageError(f"{path}: {where}: expected names or globs of stages")
+        raise UsageError(f"{path}: {where}: expected {what}")
     return value

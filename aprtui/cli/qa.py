@@ -1,0 +1,120 @@
+"""`aprtui qa`: quality gates of a model."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aprtui.cli.json_lines import write_record
+from aprtui.cli.options import MODEL_ARGUMENT
+from aprtui.errors import ExitCode
+
+if TYPE_CHECKING:
+    from aprtui.engine.quality.gates import GateResult, QualityReport
+
+
+@click.command()
+@MODEL_ARGUMENT
+@click.option(
+    "--golden", type=click.Path(path_type=Path), metavar="FILE", help="Prompts and what their completions must hold."
+)
+@click.option("--require", metavar="GATE", multiple=True, help="Fail where this gate is skipped. Repeatable.")
+@click.option(
+    "--min-executed", type=click.IntRange(1), default=1, show_default=True, help="UNKNOWN where fewer gates are run."
+)
+@click.option(
+    "--assert-tps", type=click.FloatRange(0), default=10.0, show_default=True, help="Tokens a second that must be made."
+)
+@click.option("--baseline", type=click.Path(path_type=Path), metavar="FILE", help="Where the speed of earlier runs is.")
+@click.option("--save-baseline", is_flag=True, help="Store the speed of this run as the baseline.")
+@click.option("--backend", type=click.Choice(["auto", "cpu", "numpy"]), default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads; all available cores by default.")
+@click.option("--json", "as_json", is_flag=True, help="The report as one JSON object.")
+@click.option("--bisect", is_flag=True, help="Exit codes for git bisect run: 125 for all but pass and fail.")
+def command(
+    model: Path | None,
+    golden: Path | None,
+    require: tuple[str, ...],
+    min_executed: int,
+    assert_tps: float,
+    baseline: Path | None,
+    save_baseline: bool,
+    backend: str,
+    threads: int | None,
+    as_json: bool,
+    bisect: bool,
+) -> int:
+    """Run the quality gates of MODEL (the embedded model by default), one line each as it ends.
+
+    A gate that cannot be run here is skipped, which is not passed. Exit codes: 0 all gates that were run passed, 1 one
+    failed or a required one was skipped, 3 no GGUF file, 125 fewer gates were run than --min-executed.
+    """
+    from aprtui.engine.quality.gates import run_quality
+    from aprtui.engine.quality.subject import QualityOptions
+    from aprtui.resources import embedded_model
+
+    path = embedded_model() if model is None else model
+    options = QualityOptions(
+        backend=backend,
+        threads=threads,
+        golden=golden,
+        tokens_per_second=assert_tps,
+        baseline=baseline or _baseline(path),
+        save_baseline=save_baseline,
+    )
+    started = datetime.now(UTC)
+    report = run_quality(
+        path, options, required=require, least=min_executed, each=(lambda gate: None) if as_json else _print_gate
+    )
+    if as_json:
+        write_record(_document(report, started))
+    else:
+        click.echo(f"{report.verdict.value}: {report.reason}")
+    codes = {"PASS": ExitCode.PASS, "FAIL": ExitCode.DIVERGENCE, "UNKNOWN": ExitCode.UNKNOWN}
+    return codes[report.verdict.value]
+
+
+def _baseline(model: Path) -> Path:
+    """Where the baseline of a model is kept on this machine, by its bytes: a file of another name is no other model."""
+    from aprtui.model.digest import file_digest
+    from aprtui.resources import quality_baselines
+
+    return quality_baselines() / f"{file_digest(model)[:32]}.json"
+
+
+def _print_gate(gate: GateResult) -> None:
+    click.echo(f"{gate.finding.outcome.value:<8} {gate.name:<24} {gate.finding.message} ({gate.seconds:.1f} s)")
+
+
+def _document(report: QualityReport, started: datetime) -> dict[str, Any]:
+    """The report with the fields of `apr qa --json`, and the verdict."""
+    from aprtui.engine.capturing import processor_name
+
+    return {
+        "model": str(report.model),
+        "passed": report.verdict.value == "PASS",
+        "gates": [_gate(gate) for gate in report.gates],
+        "gates_executed": report.executed,
+        "gates_skipped": len(report.gates) - report.executed,
+        "total_duration_ms": round(1000 * sum(gate.seconds for gate in report.gates)),
+        "timestamp": started.isoformat(timespec="seconds"),
+        "summary": report.reason,
+        "system_info": {"cpu_model": processor_name()},
+        "verdict": report.verdict.value,
+    }
+
+
+def _gate(gate: GateResult) -> dict[str, Any]:
+    finding = gate.finding
+    numbers = {"value": finding.value, "threshold": finding.threshold}
+    return {
+        "name": gate.name,
+        "passed": finding.outcome.value == "passed",
+        "message": finding.message,
+        **{name: number for name, number in numbers.items() if number is not None},
+        "duration_ms": round(1000 * gate.seconds),
+        "skipped": finding.outcome.value == "skipped",
+    }

@@ -1,0 +1,1 @@
+"""Quality gates of a model on this engine: what `aprtui qa` runs."""

@@ -1,0 +1,97 @@
+"""Gates that read the model file and run nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from aprtui.engine.quality.finding import Finding
+from aprtui.engine.quality.subject import Subject
+from aprtui.errors import UnreadableError, UsageError
+from aprtui.model.model import Model
+from aprtui.model.tensor_table import TensorInfo, summarise, tensor_table
+
+LARGEST = 1e4
+"""Beyond every weight of a model that works; a scale that was read at the wrong place is."""
+
+_RANGES = {
+    "RoPE base": (1e3, 1e9),
+    "norm epsilon": (1e-8, 1e-3),
+    "context": (64, 1 << 24),
+    "layers": (1, 512),
+    "head dimension": (16, 512),
+    "vocabulary": (64, 1 << 21),
+}
+"""What the published models of the supported architectures lie well within."""
+
+
+def tensor_contract(subject: Subject) -> Finding:
+    """Every tensor can be read, is finite, of plausible size and not all zero; shapes were held against the graph."""
+    table = tensor_table(subject.model.path)
+    problems = [problem for info in table if (problem := _problem(subject.model, info))]
+    return Finding.of_problems(problems, f"{len(table)} tensors are finite, of plausible size, and of the right shape")
+
+
+def _problem(model: Model, info: TensorInfo) -> str:
+    """What is wrong with one tensor; empty where nothing is."""
+    if info.stored is None:
+        return f"{info.name}: {info.problem}"
+    with np.errstate(invalid="ignore", over="ignore"):
+        summary = summarise(model.path, info)
+    for name, (low, high) in summary.scales.items():
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return f"{info.name}: {name} of a block is not finite"
+    stats = summary.stats
+    if stats is None:
+        return f"{info.name}: values of type {info.type} are not known here"
+    if stats.nan or stats.inf:
+        return f"{info.name}: {stats.nan} NaN and {stats.inf} Inf among {stats.count} values"
+    if stats.absmax is not None and stats.absmax > LARGEST:
+        return f"{info.name}: a value of {stats.absmax:.3g}, more than {LARGEST:g}"
+    if stats.absmax == 0 and info.name.endswith(".weight"):
+        return f"{info.name}: all {stats.count} values are zero"
+    return ""
+
+
+def metadata_plausibility(subject: Subject) -> Finding:
+    """Sizes, constants, special tokens and the chat template are what a working model has."""
+    problems = [*_numbers(subject.model), *_tokens(subject.model), *_template(subject.model)]
+    return Finding.of_problems(problems, "sizes, constants, special tokens and chat template are plausible")
+
+
+def _numbers(model: Model) -> Iterator[str]:
+    config, graph = model.config, model.config.graph
+    found = {
+        "RoPE base": config.rope.theta,
+        "norm epsilon": config.norm_epsilon,
+        "context": config.context,
+        "layers": graph.layers,
+        "head dimension": graph.head_dim,
+        "vocabulary": graph.vocabulary,
+    }
+    for name, value in found.items():
+        low, high = _RANGES[name]
+        if not low <= value <= high:
+            yield f"{name} is {value:g}, expected {low:g} … {high:g}"
+    temperature = model.sampling_temperature
+    if temperature is not None and temperature > 2:
+        yield f"the recommended temperature is {temperature:g}, expected at most 2"
+
+
+def _tokens(model: Model) -> Iterator[str]:
+    for token in sorted(model.tokenizer.stop_ids):
+        if not 0 <= token < model.config.graph.vocabulary:
+            yield f"stop token {token} is not in the vocabulary of {model.config.graph.vocabulary}"
+    if not model.tokenizer.stop_ids:
+        yield "no token ends a text"
+
+
+def _template(model: Model) -> Iterator[str]:
+    try:
+        template = model.chat_template
+        if template is not None and "hello-there" not in template.render([{"role": "user", "content": "hello-there"}]):
+            yield "the chat template leaves out what the user says"
+    except (UsageError, UnreadableError) as error:
+        yield str(error)

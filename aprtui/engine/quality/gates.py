@@ -1,0 +1,134 @@
+"""The gates of `aprtui qa` in their order, and the report that they make.
+
+The names and their order follow `apr qa` where a gate has the same meaning; `capture_determinism`,
+`backend_state_isolation` and `replay_control` are this engine's own. A gate that cannot be run is skipped: it is not
+passed, and it says why.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aprtui.compare.verdict import Verdict
+from aprtui.engine.quality import file_gates, repeat_gates, run_gates
+from aprtui.engine.quality.finding import Finding, Outcome
+from aprtui.engine.quality.golden import golden_prompts
+from aprtui.engine.quality.subject import QualityOptions, Subject
+from aprtui.errors import AprtuiError, UnreadableError, UsageError
+from aprtui.model.gguf_file import GgufFile
+from aprtui.model.model import Model, load_model
+
+CAPABILITY = "capability_match"
+
+GATES: Sequence[tuple[str, Callable[[Subject], Finding]]] = (
+    ("tensor_contract", file_gates.tensor_contract),
+    ("metadata_plausibility", file_gates.metadata_plausibility),
+    ("golden_output", run_gates.golden_output),
+    ("throughput", run_gates.throughput),
+    ("gpu_speedup", run_gates.gpu_speedup),
+    ("capture_determinism", repeat_gates.capture_determinism),
+    ("backend_state_isolation", repeat_gates.backend_state_isolation),
+    ("replay_control", repeat_gates.replay_control),
+    ("performance_regression", run_gates.performance_regression),
+)
+"""What is run once the model could be opened; `capability_match` comes before them."""
+
+NAMES = (CAPABILITY, *(name for name, _ in GATES))
+
+
+@dataclass(frozen=True, slots=True)
+class GateResult:
+    """One gate: what it found, and how long it took."""
+
+    name: str
+    finding: Finding
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class QualityReport:
+    """All gates of a model; `reason` says in a line how the verdict came about."""
+
+    model: Path
+    gates: tuple[GateResult, ...]
+    verdict: Verdict
+    reason: str
+
+    @property
+    def executed(self) -> int:
+        """Gates that were run."""
+        return sum(gate.finding.outcome is not Outcome.SKIPPED for gate in self.gates)
+
+
+def run_quality(
+    path: Path,
+    options: QualityOptions,
+    *,
+    required: Sequence[str] = (),
+    least: int = 1,
+    each: Callable[[GateResult], None] = lambda gate: None,
+) -> QualityReport:
+    """Run every gate on the model file `path`, telling `each` as it ends.
+
+    FAIL where a gate fails or a `required` one is skipped; UNKNOWN where fewer than `least` were run. Raises
+    `UnreadableError` for a file that is no GGUF file, `UsageError` for an unknown gate and a broken file of prompts.
+    """
+    for name in required:
+        if name not in NAMES:
+            raise UsageError(f"--require {name}: there is no such gate: expected one of {', '.join(NAMES)}")
+    GgufFile(path)
+    golden_prompts(options.golden, path)
+    results = []
+
+    def finished(result: GateResult) -> None:
+        results.append(result)
+        each(result)
+
+    model, result = _open(path)
+    finished(result)
+    if model is None:
+        for name, _ in GATES:
+            finished(GateResult(name, Finding.skipped("the model cannot be opened"), 0.0))
+    else:
+        with Subject(model, options) as subject:
+            for name, gate in GATES:
+                finished(_run(name, gate, subject))
+    return QualityReport(path, tuple(results), *_conclude(results, required, least))
+
+
+def _open(path: Path) -> tuple[Model | None, GateResult]:
+    started = time.perf_counter()
+    try:
+        model = load_model(path)
+        tokens = len(model.tokenizer.encode("a", special=False))
+    except UnreadableError as error:
+        return None, GateResult(CAPABILITY, Finding.failed(str(error)), time.perf_counter() - started)
+    types = sorted({weight.type.name for weight in model.weights.values()})
+    message = f"{model.architecture} with {', '.join(types)} is supported; its tokenizer works ({tokens} token for 'a')"
+    return model, GateResult(CAPABILITY, Finding.passed(message), time.perf_counter() - started)
+
+
+def _run(name: str, gate: Callable[[Subject], Finding], subject: Subject) -> GateResult:
+    started = time.perf_counter()
+    try:
+        finding = gate(subject)
+    except AprtuiError as error:
+        finding = Finding.failed(str(error))
+    return GateResult(name, finding, time.perf_counter() - started)
+
+
+def _conclude(results: Sequence[GateResult], required: Sequence[str], least: int) -> tuple[Verdict, str]:
+    failed = [gate.name for gate in results if gate.finding.outcome is Outcome.FAILED]
+    skipped = [gate.name for gate in results if gate.finding.outcome is Outcome.SKIPPED]
+    missing = [name for name in required if name in skipped]
+    executed = len(results) - len(skipped)
+    if failed or missing:
+        problems = [f"failed: {', '.join(failed)}"] if failed else []
+        problems += [f"required but skipped: {', '.join(missing)}"] if missing else []
+        return Verdict.FAIL, "; ".join(problems)
+    if executed < least:
+        return Verdict.UNKNOWN, f"{executed} of {len(results)} gates were run, at least {least} are needed"
+    return Verdict.PASS, f"{executed} of {len(results)} gates were run, all of them passed"
