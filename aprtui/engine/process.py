@@ -75,8 +75,9 @@ class EngineProcess:
         self.info: EngineInfo | None = None
         self.state = EngineState.CLOSED
 
-    def start(self) -> None:
-        """Start the process; the engine is there when `poll` gives `Loaded`."""
+    def start(self, settings: EngineSettings | None = None) -> None:
+        """Start the process, with other `settings` if given; the engine is there when `poll` gives `Loaded`."""
+        self.settings = settings or self.settings
         ours, theirs = socket.socketpair()
         self._memory = os.memfd_create("aprtui-token-records")
         with ExitStack() as stack:
@@ -139,9 +140,16 @@ class EngineProcess:
         return self._run
 
     def reopen(self, settings: EngineSettings) -> None:
-        """Open the model anew with other settings; `Loaded` comes again, or `Failed` and the engine stays as it is."""
-        self._asked = settings
-        self._send(Reopen(settings))
+        """Open the model anew with other settings; `Loaded` comes again, or `Failed` and the engine stays as it is.
+
+        A process that has died is started anew with them.
+        """
+        if self.state is EngineState.CRASHED:
+            self.settings = settings
+            self.restart()
+        else:
+            self._asked = settings
+            self._send(Reopen(settings))
 
     def set_lens(self, on: bool) -> None:
         """Compute the logit lens of every token from now on, or no longer. Lasts until the next `start`."""

@@ -105,7 +105,12 @@ class EngineThread:
                 index += 1
                 self._tokens.append(token.id)
                 recorder.write(job.run, index, token.choice, token.position, token.seconds, generation)
-                self._send(messages.TokenText(job.run, index, token.id, token.text))
+                choice = token.choice
+                self._send(
+                    messages.TokenText(
+                        job.run, index, token.id, token.text, choice.logprob, choice.entropy, choice.margin
+                    )
+                )
                 self.orders.keep_pace()
                 self._rest(errands, job.run)
         except AprtuiError as error:
@@ -132,11 +137,7 @@ class EngineThread:
 
     def _start(self, loaded: LoadedEngine, recorder: Recorder, job: messages.Generate) -> Generation:
         tokenizer = loaded.tokenizer
-        if isinstance(job.prompt, str):
-            text, ids = job.prompt, tokenizer.encode(job.prompt)
-        else:
-            ids = list(job.prompt)
-            text = tokenizer.decode(ids)
+        ids = tokenizer.encode(job.prompt) if isinstance(job.prompt, str) else list(job.prompt)
         generation = generate(
             loaded.engine, tokenizer, ids,
             max_tokens=job.max_tokens, sampling=job.sampling, stop_ids=tokenizer.stop_ids,
@@ -144,7 +145,7 @@ class EngineThread:
         )  # fmt: skip
         self._tokens, self._prompt_tokens = list(ids), len(ids)
         recorder.name(ids)
-        self._send(messages.Started(job.run, text, tuple(ids), recorder.written))
+        self._send(messages.Started(job.run, tokenizer.decode(ids), tuple(ids), recorder.written))
         return generation
 
 

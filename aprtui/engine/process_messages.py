@@ -123,7 +123,10 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A generation has begun: the prompt as text and as token ids. Its first token will be `first_record`."""
+    """A generation has begun: the prompt as token ids and as their text, special tokens included.
+
+    The record of its first token will be number `first_record`.
+    """
 
     run: int
     prompt: str
@@ -140,12 +143,18 @@ class TokenNames:
 
 @dataclass(frozen=True, slots=True)
 class TokenText:
-    """The text that token number `index` of a generation made certain; its figures lie in the slots already."""
+    """The text that token number `index` of a generation made certain, and the model's own figures for the token.
+
+    Its record lies in the slots already, but may be overwritten by the time that this is read.
+    """
 
     run: int
     index: int
     id: int
     text: str
+    logprob: float
+    entropy: float
+    margin: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
-"""Numbers → colour levels and short texts, without a screen.
+"""Colour levels, the layout of stage grids, and short texts for numbers, without a screen.
 
-A grid has a row for each layer and a column for each stage that layers have, in graph order. Its colours show where a
-stage is larger or smaller than in other layers: each column has a scale of its own.
+A grid has a row for each layer and a column for each stage that layers have, in graph order.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from itertools import groupby
 
 import numpy as np
@@ -69,27 +69,6 @@ def grid_layout(graph: StageGraph) -> GridLayout:
     return GridLayout(stages, groups, rows, once, np.array([graph.order[node] for node in once], np.int64))
 
 
-def tile(layout: GridLayout, stats: NDArray[np.void]) -> NDArray[np.uint8]:
-    """Levels 0 … 63 or marks `[layers, columns]` of the rms of each cell; NaN wins over Inf, Inf over any level.
-
-    `stats` is `[nodes]` with the fields `count`, `nan`, `inf` and `rms`. Each column has its own logarithmic scale,
-    from its smallest to its largest rms, widened around its middle to a factor of 10.
-    """
-    cells = stats[layout.rows]
-    rms = cells["rms"].astype(np.float64)
-    usable = (rms > 0) & np.isfinite(rms)
-    logs = np.log10(rms, where=usable, out=np.full(rms.shape, np.nan))
-    low = np.where(usable, logs, np.inf).min(axis=0, initial=np.inf)
-    high = np.where(usable, logs, -np.inf).max(axis=0, initial=-np.inf)
-    with np.errstate(invalid="ignore"):
-        span = np.maximum(high - low, math.log10(LEAST_SPAN))
-        share = (logs - (low + high) / 2) / span + 0.5
-    levels = np.where(usable, np.nan_to_num(share) * (LEVELS - 1) + 0.5, Mark.ZERO)
-    levels = np.where((cells["count"] == 0) | (layout.rows < 0), Mark.MISSING, levels)
-    levels = np.where(cells["inf"] > 0, Mark.INF, levels)
-    return np.where(cells["nan"] > 0, Mark.NAN, levels).astype(np.uint8)
-
-
 def first_nonfinite(stats: NDArray[np.void]) -> tuple[int, Mark] | None:
     """Index in execution order of the first node that holds NaN or Inf, and which of them; None where none does."""
     bad = np.flatnonzero((stats["nan"] > 0) | (stats["inf"] > 0))
@@ -99,19 +78,15 @@ def first_nonfinite(stats: NDArray[np.void]) -> tuple[int, Mark] | None:
     return first, Mark.NAN if stats["nan"][first] else Mark.INF
 
 
-def cell_text(row: np.void, width: int) -> str:
-    """The rms of one node as at most `width` characters: `NaN` or `Inf` where it holds one, `·` where not tapped."""
-    if row["count"] == 0:
-        return "·"
-    if row["nan"] or row["inf"]:
-        name = "NaN" if row["nan"] else "Inf"
-        return name if width >= 3 else ("X" if row["nan"] else "I")
-    return short(float(row["rms"]), width)
-
-
 _PREFIXES = {-12: "p", -9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T"}
 
 
+def signed(value: float, width: int) -> str:
+    """`value` with its sign in at most `width` ≥ 4 characters, as `short` writes it."""
+    return f"{'−' if value < 0 else '+'}{short(abs(value), width - 1)}"
+
+
+@lru_cache(1 << 16)
 def short(value: float, width: int) -> str:
     """`value` ≥ 0 in at most `width` ≥ 3 characters and three digits, with SI prefixes: `43m`, `.43`, `4.3`, `4k`.
 

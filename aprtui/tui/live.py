@@ -1,37 +1,52 @@
-"""The live screen: a model while it talks: its text as it comes, and every stage of the newest pass."""
+"""The live screen: a model while it talks: its text as it comes, what it might have said, and every stage of a pass."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
-from textual.containers import Container, Horizontal
+from textual.containers import Horizontal
 from textual.widget import Widget
 from textual.widgets import Input, Label, Static
 
+from aprtui.engine.logit_noise import FEWEST_TOKENS
 from aprtui.engine.process import EngineState
 from aprtui.engine.process_messages import (
+    Captured,
+    Declined,
     Event,
     Failed,
     Finished,
     Loaded,
+    NoiseMeasured,
     Paused,
     Progress,
+    Reopening,
     Resumed,
     Started,
+    TokenNames,
     TokenText,
 )
-from aprtui.engine.process_slots import TokenRecord
 from aprtui.engine.sampling import Sampling
-from aprtui.trace.graph import graph_for
-from aprtui.tui.readout import describe, pass_title, sampling_title
+from aprtui.tui.live_body import LiveBody
+from aprtui.tui.live_commands import free_directory, run_command, trace_command
+from aprtui.tui.live_help import EXPLANATION
+from aprtui.tui.live_run import LiveRun
+from aprtui.tui.live_settings import LiveSettingsScreen
+from aprtui.tui.live_state import begins_with, live_state
+from aprtui.tui.readout import sampling_title
 from aprtui.tui.session import Session
+from aprtui.tui.settings_form import LiveSettings
+from aprtui.tui.signals import Signal
 from aprtui.tui.stage_grid import StageGrid
 from aprtui.tui.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.status_bar import Status, StatusBar
-from aprtui.tui.text_stream import Kind, TextStream
+from aprtui.tui.text_stream import TextStream
+from aprtui.tui.timeline import Timeline
 from aprtui.tui.tool_screen import ToolScreen
 
 POLLS_PER_SECOND = 20
@@ -45,17 +60,8 @@ NEWLINE = "⏎"
 PATIENCE = 3.0
 """Seconds without a token after which the screen says so."""
 
-WIDE = 160
-"""From this width on, text and grid stand side by side."""
-
-EXPLANATION = """\
-The grid shows one forward pass: the one that chose the newest token. A row is a layer, a column is a stage in the \
-order in which stages are computed. The number is the rms of the stage's values: m is thousandths, k thousands.
-
-The colour compares layers: each column has its own logarithmic scale, from dark blue (smallest rms) to yellow \
-(largest). NaN and Inf have colours of their own and win over every number; the lower border names the first stage \
-that holds one. The line below the grid says all that is known of the stage under the cursor.
-"""
+STACKED, WIDE = 120, 160
+"""From these widths on, candidates and lens stand beside each other, and text and grid do."""
 
 
 class PromptInput(Input):
@@ -74,79 +80,97 @@ class LiveScreen(ToolScreen):
     EXPLANATION = EXPLANATION
     WIDGETS = (StageGrid,)
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("p,space", "pause", "Pause/resume"),
-        Binding("n", "step", "Next token"),
-        Binding("c", "cancel", "Cancel"),
-        Binding("f", "full_speed", "Full speed or easy pace", show=False),
+        Binding("p,space", "pause", "Pause/resume", id="live.pause"),
         # With priority, so that what is typed right after it reaches the prompt and not the grid.
-        Binding("e,enter", "edit", "Edit prompt", priority=True),
-        Binding("r", "restart", "Restart engine", show=False),
+        Binding("e,enter", "edit", "Prompt", priority=True, id="live.prompt"),
+        Binding("o", "settings", "Settings", id="live.settings"),
+        Binding("w", "capture", "Capture", id="live.capture"),
+        Binding("n", "step", "Next token, then rest", show=False, id="live.step"),
+        Binding("left_square_bracket,shift+left", "travel(-1)", "Token before", show=False, id="live.before"),
+        Binding("right_square_bracket,shift+right", "travel(1)", "Token after", show=False, id="live.after"),
+        Binding("left_curly_bracket", "travel(-10)", "Ten tokens before", show=False, id="live.before10"),
+        Binding("right_curly_bracket", "travel(10)", "Ten tokens after", show=False, id="live.after10"),
+        Binding("home", "oldest", "Oldest token that is kept", show=False, id="live.oldest"),
+        Binding("end,G", "newest", "Newest token, as it comes", show=False, id="live.newest"),
+        Binding("m", "statistic", "Next statistic of the grid", show=False, id="live.statistic"),
+        Binding("t", "tint", "Next signal that tints the text", show=False, id="live.tint"),
+        Binding("v", "lens", "Logit lens on or off", show=False, id="live.lens"),
+        Binding("c", "cancel", "Cancel", show=False, id="live.cancel"),
+        Binding("g", "again", "Generate again with the next seed", show=False, id="live.again"),
+        Binding("i", "inject", "Inject a fault at this stage", show=False, id="live.inject"),
+        Binding("f", "full_speed", "Full speed or easy pace", show=False, id="live.pace"),
+        Binding("r", "restart", "Restart engine", show=False, id="live.restart"),
+        Binding("W", "copy_trace", "Copy the trace command of this run", show=False, id="live.trace"),
     ]
-    HORIZONTAL_BREAKPOINTS = [(0, "-stacked"), (WIDE, "-wide")]  # noqa: RUF012  # Textual declares it per instance
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (STACKED, "-stacked"), (WIDE, "-wide")]  # noqa: RUF012  # as Textual does
     DEFAULT_CSS = """
     LiveScreen {
         #failure { height: auto; padding: 0 1; color: $error; text-style: bold; display: none; }
-        #body { height: 1fr; }
-        TextStream, StageGrid {
-            border: round $border-blurred; border-title-color: $foreground; border-subtitle-color: $text-muted;
-            padding: 0 1; scrollbar-size-vertical: 1;
-        }
-        StageGrid:focus { border: round $border; border-title-color: $accent; }
-        TextStream { height: 1fr; min-height: 3; }
-        StageGrid { height: auto; max-height: 70%; }
         #prompt-line { height: 1; padding: 0 1; background: $panel; }
         #prompt-line Label { width: auto; color: $accent; text-style: bold; }
         #prompt-line Input { border: none; height: 1; padding: 0; background: $panel; }
-    }
-    LiveScreen.-wide {
-        #body { layout: horizontal; }
-        TextStream { width: 1fr; height: 100%; }
-        StageGrid { width: 2fr; height: 100%; max-height: 100%; }
     }
     """
 
     def __init__(self, session: Session, state: ScreenState) -> None:
         super().__init__(session, state)
         self._source = session.source
+        self._begin = begins_with(state, session.source.settings, session.sampling)
         self._prompt = state.text("prompt", session.prompt)
-        self._sampling = session.sampling
+        self._sampling = self._begin.sampling
         self._wanted = bool(self._prompt)
-        self._run = 0
+        self._wanted_token = self._begin.token
+        self._run = LiveRun()
+        self._body = LiveBody(self._run, self._begin)
+        self._number = 0
         self._seen = 0
-        self._record: TokenRecord | None = None
+        self._asked_noise = False
         self._note = ""
         self.failure = ""
         self._moved = time.monotonic()
         self._pace: float | None = PACE
 
     def compose_body(self) -> Iterable[Widget]:
-        """Status above, text and grid, prompt and keys below."""
+        """Status above; text, candidates, lens and grid; prompt below."""
         yield StatusBar()
         yield Static(id="failure", markup=False)
-        with Container(id="body"):
-            yield TextStream(id="text")
-            yield StageGrid(id="grid")
+        yield self._body
         with Horizontal(id="prompt-line"):
             yield Label("prompt ❯ ")
             value = self._prompt.replace("\n", NEWLINE)
             yield PromptInput(value, placeholder="type a prompt, then press enter", select_on_focus=False)
 
+    @property
+    def prompt(self) -> str:
+        """The prompt as it stands in its line."""
+        return self.query_one(Input).value.replace(NEWLINE, "\n")
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are chosen: as asked for, else at the temperature that the model recommends."""
+        info = self._source.info
+        return self._sampling or Sampling(temperature=(info.temperature if info else None) or 0.0)
+
     def state(self) -> ScreenState:
-        """The prompt."""
-        return screen_state(self.NAME, prompt=self.query_one(Input).value.replace(NEWLINE, "\n"))
+        """Prompt, settings, and what is looked at."""
+        body, settings = self._body, LiveSettings(self.sampling, self._source.settings)
+        return live_state(
+            self._source.info, settings, self.prompt,
+            body.node, body.statistic, body.signal, body.lens, self._run.timeline.at,
+        )  # fmt: skip
 
     def command(self) -> Sequence[str]:
         """The run of this prompt."""
-        return ["aprtui", "run", "-p", self.query_one(Input).value.replace(NEWLINE, "\n")]
+        if not self.prompt:
+            return []
+        tokens = self._run.timeline.shown + 1
+        return run_command(self._source.info, self._source.settings, self.prompt, self.sampling, tokens)
 
     def on_mount(self) -> None:
         """Begin to load, and to look at what comes."""
         super().on_mount()
-        self.query_one(TextStream).border_title = "text"
-        grid = self.query_one(StageGrid)
-        grid.border_title = pass_title(None)
-        self.set_focus(grid)
-        self._source.start()
+        self.set_focus(self.query_one(StageGrid))
+        self._source.start(self._begin.engine)
         self.set_interval(1 / POLLS_PER_SECOND, self._poll)
 
     def on_input_submitted(self) -> None:
@@ -154,11 +178,13 @@ class LiveScreen(ToolScreen):
         self._generate()
 
     def on_stage_grid_pointed(self) -> None:
-        """Put the node under the cursor into words."""
-        grid = self.query_one(StageGrid)
-        if grid.graph is not None:
-            stats = None if self._record is None else self._record.stats
-            self.say(describe(grid.graph, grid.node, stats, self.size.width - 2))
+        """Put the node under the cursor into words, and find its layer in the lens."""
+        self.say(self._body.words())
+        self._body.show_lens()
+
+    def on_text_stream_pointed(self, event: TextStream.Pointed) -> None:
+        """Look at the token that was clicked on."""
+        self._look(self._run.timeline.at_token(event.token))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """In the prompt, `e` is a letter and enter runs."""
@@ -175,6 +201,7 @@ class LiveScreen(ToolScreen):
 
     def action_step(self) -> None:
         """One more token; pauses first where the engine is running."""
+        self._look(self._run.timeline.to_live())
         if self._source.state is EngineState.PAUSED:
             self._source.step()
         else:
@@ -186,7 +213,7 @@ class LiveScreen(ToolScreen):
         self._source.set_pace(self._pace)
 
     def action_cancel(self) -> None:
-        """End the generation."""
+        """End what is going on: a capture, a measurement, a generation."""
         self._source.cancel()
 
     def action_edit(self) -> None:
@@ -194,23 +221,102 @@ class LiveScreen(ToolScreen):
         self.set_focus(self.query_one(Input))
 
     def action_back(self) -> None:
-        """From the prompt to the grid; from there to the screen that was shown before."""
+        """From the prompt to the grid, from an older token to the newest; else to the screen that was shown before."""
         if isinstance(self.focused, Input):
             self.set_focus(self.query_one(StageGrid))
+        elif not self._run.timeline.live:
+            self.action_newest()
         else:
             super().action_back()
 
     def action_restart(self) -> None:
         """Start the engine anew."""
         self._source.restart()
+        self._run.forget()
         self._seen, self._moved = 0, time.monotonic()
         self._say("")
 
+    def action_travel(self, by: int) -> None:
+        """Look at an earlier or later token."""
+        self._look(self._run.timeline.moved(by))
+
+    def action_oldest(self) -> None:
+        """Look at the oldest token whose record is kept."""
+        self._look(self._run.timeline.at_token(0))
+
+    def action_newest(self) -> None:
+        """Look at the newest token, whichever it is."""
+        self._look(self._run.timeline.to_live())
+
+    def action_statistic(self) -> None:
+        """Show another statistic."""
+        self._body.statistic = self._body.statistic.following
+        self._body.show_grid()
+
+    def action_tint(self) -> None:
+        """Tint the text by another signal."""
+        self._body.signal = self._body.signal.following
+        self._ask_noise()
+        self._body.show_tints()
+
+    def action_lens(self) -> None:
+        """Compute the logit lens, or no longer."""
+        self._body.lens = not self._body.lens
+        self._source.set_lens(self._body.lens)
+        self._body.show_lens()
+
+    def action_settings(self, focused: str = "temperature", fault: str = "") -> None:
+        """Edit sampling, engine and faults."""
+        engine = self._source.settings
+        shown = replace(engine, faults=(*engine.faults, fault)) if fault else engine
+        dialog = LiveSettingsScreen(LiveSettings(self.sampling, shown), focused)
+        self.app.push_screen(dialog, self._use)
+
+    def action_inject(self) -> None:
+        """Edit the settings with a fault at the stage under the cursor."""
+        node = self._body.node
+        if node is not None:
+            self.action_settings("fault", f"layer={node.layer},stage={node.stage},kind=scale,magnitude=0.5")
+
+    def action_again(self) -> None:
+        """The same prompt with another seed."""
+        self._sampling = replace(self.sampling, seed=self.sampling.seed + 1)
+        self._generate()
+
+    def action_capture(self) -> None:
+        """Write the run so far as a capture, and open it when it is there."""
+        if not self._run.tokens:
+            self.notify("There is no run to capture yet: press e and enter a prompt.", severity="warning")
+            return
+        self._source.write_capture(self._free_directory())
+
+    def action_copy_trace(self) -> None:
+        """Copy the headless command that writes the same capture."""
+        if not self._run.tokens:
+            self.notify("There is no run to capture yet: press e and enter a prompt.", severity="warning")
+            return
+        info, settings = self._source.info, self._source.settings
+        self.copy(trace_command(info, settings, self._run.ids, len(self._run.prompt), self._free_directory()))
+
+    def _free_directory(self) -> Path:
+        info = self._source.info
+        return free_directory("run" if info is None or info.path is None else info.path.stem, Path.cwd())
+
+    def _use(self, settings: LiveSettings | None) -> None:
+        """What the dialog gave: the model is opened anew only where the engine is another one."""
+        if settings is None:
+            return
+        self._sampling = settings.sampling
+        if settings.engine == self._source.settings:
+            self._generate()
+        else:
+            self._wanted = bool(self.prompt)
+            self._source.reopen(settings.engine)
+
     def _generate(self) -> None:
         info = self._source.info
-        prompt = self.query_one(Input).value.replace(NEWLINE, "\n")
-        self._wanted = bool(prompt)
-        if not prompt:
+        self._wanted = bool(self.prompt)
+        if not self.prompt:
             self.notify("Type a prompt first.", severity="warning")
         elif self._source.state is EngineState.CRASHED:
             self.notify("The engine has crashed; press escape, then r to restart it.", severity="warning")
@@ -218,9 +324,7 @@ class LiveScreen(ToolScreen):
             # What is wanted starts as soon as the engine is loaded.
             self.set_focus(self.query_one(StageGrid))
         else:
-            sampling = self._sampling or Sampling(temperature=info.temperature or 0.0)
-            self.query_one(TextStream).border_subtitle = sampling_title(sampling)
-            self._run = self._source.generate(prompt, sampling, max_tokens=info.context)
+            self._number = self._source.generate(self.prompt, self.sampling, max_tokens=info.context)
             self.set_focus(self.query_one(StageGrid))
 
     def _poll(self) -> None:
@@ -228,9 +332,12 @@ class LiveScreen(ToolScreen):
             self._follow(event)
         if self._source.written != self._seen:
             self._seen, self._moved = self._source.written, time.monotonic()
-            self._show_latest()
+            self._run.timeline = self._run.timeline.grown(self._seen)
+            self._ask_noise()
+            self._show() if self._run.timeline.live else self._body.show_place()
+            self._reach_wanted_token()
         self.query_one(StatusBar).status = Status(
-            self._source.info, self._source.state, self._record, self._waiting(), self._pace
+            self._source.info, self._source.state, self._body.record, self._waiting(), self._pace
         )
 
     def _waiting(self) -> str:
@@ -242,13 +349,33 @@ class LiveScreen(ToolScreen):
             return self._note
         return f"{self._note or 'no token'} for {silent:.0f} s, r restarts"
 
-    def _show_latest(self) -> None:
-        record = self._source.latest()
-        if record is not None:
-            self._record = record
-            grid = self.query_one(StageGrid)
-            grid.show(record.stats)
-            grid.border_title = pass_title(record)
+    def _reach_wanted_token(self) -> None:
+        """Rest at the token that the screen's state asked for."""
+        if self._wanted_token is not None and self._run.timeline.tokens > self._wanted_token + 1:
+            self._source.pause()
+            self._look(self._run.timeline.at_token(self._wanted_token))
+            self._wanted_token = None
+
+    def _look(self, timeline: Timeline) -> None:
+        """Look at another token of the run."""
+        self._run.timeline = timeline
+        self._show()
+
+    def _show(self) -> None:
+        """Draw what is looked at. A record that was overwritten since stays on the screen as it was."""
+        timeline = self._run.timeline
+        record = self._source.latest() if timeline.live else self._source.record(timeline.record)
+        if record is not None and timeline.tokens:
+            before = self._source.record(timeline.first_record + record.index - 1) if record.index else None
+            self._body.show_pass(record, before)
+        self._body.show_place()
+
+    def _ask_noise(self) -> None:
+        """Have the noise measured when it is first needed and can be."""
+        enough = len(self._run.ids) >= FEWEST_TOKENS
+        if self._body.signal is Signal.FLIP_RISK and self._run.noise is None and enough and not self._asked_noise:
+            self._asked_noise = True
+            self._source.measure_noise()
 
     def _say(self, note: str, failure: str = "", restart: bool = False) -> None:
         self._note, self.failure = note, failure
@@ -257,31 +384,57 @@ class LiveScreen(ToolScreen):
         box.display = bool(failure)
 
     def _follow(self, event: Event) -> None:
-        text = self.query_one(TextStream)
+        body, run = self._body, self._run
         match event:
             case Progress(what, done, total):
                 self._say(f"{what} {done}/{total}")
-            case Loaded(info):
+            case Reopening():
+                self._moved = time.monotonic()
                 self._say("")
-                self._source.set_pace(self._pace)
-                self.query_one(StageGrid).open_graph(graph_for(info.graph))
-                if self._wanted and not isinstance(self.focused, Input):
-                    self._generate()
-            case Started(run, prompt, tokens) if run == self._run:
+            case Loaded(info):
+                body.open(info)
+                self._loaded()
+            case Started(number, _, tokens) if number == self._number:
                 self._say(f"evaluating {len(tokens)} prompt tokens")
                 self._moved = time.monotonic()
-                text.clear()
-                text.add(prompt, Kind.PROMPT)
-            case TokenText(run, _, _, piece) if run == self._run:
+                run.begin(event)
+                body.start(event, sampling_title(self.sampling))
+            case TokenNames(names):
+                run.names.update(names)
+            case TokenText(run=number) if number == self._number:
                 self._say("")
-                text.add(piece, Kind.GENERATED)
+                run.add(event)
+                body.add(event)
             case Paused() | Resumed():
                 self._say("")
-            case Finished(run, reason, tail) if run == self._run:
-                text.add(tail, Kind.GENERATED)
+            case Finished(number, reason, tail) if number == self._number:
+                body.finish(tail)
                 self._say(reason)
+            case Captured(directory):
+                self._say("")
+                self._captured(directory)
+            case NoiseMeasured(noise):
+                self._say("")
+                run.noise = noise
+                body.show_tints()
+            case Declined(message):
+                self._say("")
+                self.notify(message, severity="warning", markup=False, timeout=10)
             case Failed(message, fatal):
                 self._say("", message, restart=fatal)
             case _:
                 # An event of a generation that a newer one has replaced.
                 return
+
+    def _loaded(self) -> None:
+        """An engine is there, the first one or another."""
+        self._say("")
+        self._source.set_pace(self._pace)
+        self._source.set_lens(self._body.lens)
+        if self._wanted and not isinstance(self.focused, Input):
+            self._generate()
+
+    def _captured(self, directory: Path) -> None:
+        self.notify(str(directory), title="Captured", markup=False, timeout=10)
+        if self.is_current:
+            self.program.open_state(screen_state(ScreenName.BROWSE, path=directory))

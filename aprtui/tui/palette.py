@@ -65,6 +65,10 @@ _MARK_COLOURS = {Mark.NAN: (255, 45, 111), Mark.INF: (255, 138, 0)}
 Rgb = tuple[int, int, int]
 
 
+TINTS = 8
+"""Tints of text; more are not told apart, and equal neighbours are drawn in one go."""
+
+
 class ColourMap(StrEnum):
     """What levels 0 … 63 look like."""
 
@@ -101,12 +105,29 @@ def level_styles(colour_map: ColourMap = ColourMap.CIVIDIS) -> tuple[Style, ...]
     )
 
 
+@cache
+def tint_styles(background: Rgb) -> tuple[Style, ...]:
+    """The style of text by its tint, from plain to a bright yellow over `background`: most text should stay calm."""
+    colours = level_colours()
+    styles = [Style()]
+    for step in range(1, TINTS):
+        share = step / (TINTS - 1)
+        bright = colours[round(share * (LEVELS - 1))]
+        assert bright is not None
+        styles.append(on_colour(_between(background, bright, 0.35 + 0.55 * share)))
+    return tuple(styles)
+
+
+def _between(low: Rgb, high: Rgb, share: float) -> Rgb:
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(low, high, strict=True))
+    return red, green, blue
+
+
 def _mixed(stops: Sequence[Rgb], share: float) -> Rgb:
     place = share * (len(stops) - 1)
     index = min(int(place), len(stops) - 2)
     low, high = stops[index], stops[index + 1]
-    red, green, blue = (round(a + (b - a) * (place - index)) for a, b in zip(low, high, strict=True))
-    return red, green, blue
+    return _between(low, high, place - index)
 
 
 def on_colour(background: Rgb, bold: bool = False) -> Style:

@@ -12,7 +12,8 @@ from aprtui.engine.process_messages import EngineInfo
 from aprtui.engine.process_slots import TokenRecord
 from aprtui.engine.sampling import Sampling
 from aprtui.trace.graph import Node, StageGraph
-from aprtui.tui.levels import GridLayout, cell_text
+from aprtui.tui.figures import Figures, Statistic
+from aprtui.tui.levels import GridLayout, Mark, first_nonfinite
 
 SEPARATOR = "  "
 
@@ -30,31 +31,65 @@ def fit(fields: Sequence[str], width: int) -> str:
     return text if len(text) <= width else text[: max(width - 1, 0)] + "…"
 
 
-def describe(graph: StageGraph, node: Node | None, stats: NDArray[np.void] | None, width: int) -> str:
-    """One node in words: its name and all its statistics."""
+def describe(graph: StageGraph, node: Node | None, record: TokenRecord | None, before: TokenRecord | None) -> str:
+    """One node of a pass in words: its name and all that is known of it; `before` is the pass of the token before."""
     if node is None:
         return ""
-    if stats is None:
-        return fit([str(node), "no token yet"], width)
-    row = stats[graph.order[node]] if node in graph.order else None
-    if row is None or not row["count"]:
-        return fit([str(node), "not tapped"], width)
+    if record is None:
+        return SEPARATOR.join([str(node), "no token yet"])
+    place = graph.order[node]
+    row = record.stats[place]
+    if not row["count"]:
+        return SEPARATOR.join([str(node), "not tapped"])
     figures = [f"{name} {_number(float(row[name]))}" for name in ("rms", "min", "max", "mean", "absmax")]
     bad = f"{row['nan']} NaN, {row['inf']} Inf" if row["nan"] or row["inf"] else "all finite"
-    return fit([str(node), figures[0], bad, *figures[1:], f"{row['count']} values"], width)
+    fields = [str(node), figures[0], bad, *_change(row, before, place), _time(record, place)]
+    return SEPARATOR.join([*fields, *figures[1:], f"{row['count']} values"])
+
+
+def _change(row: np.void, before: TokenRecord | None, place: int) -> list[str]:
+    """How the rms has changed, where there is a token before."""
+    if before is None:
+        return []
+    old, new = float(before.stats["rms"][place]), float(row["rms"])
+    if not (old > 0 and math.isfinite(old) and math.isfinite(new)):
+        return ["change unknown"]
+    return [f"{100 * (new / old - 1):+.3g} % against the token before".replace("-", "−")]
+
+
+def _time(record: TokenRecord, place: int) -> str:
+    """How long the stage took, and with which others."""
+    known = ~np.isnan(record.stage_seconds)
+    if not known[: place + 1].any():
+        return "not timed"
+    first = int(np.flatnonzero(known[: place + 1])[-1])
+    following = np.flatnonzero(known[first + 1 :])
+    count = (int(following[0]) if following.size else known.size - first - 1) + 1
+    took = duration(float(record.stage_seconds[first]))
+    return took if count == 1 else f"{took} with {'its neighbour' if count == 2 else f'{count - 1} neighbours'}"
 
 
 def _number(value: float) -> str:
     return "none finite" if math.isnan(value) else f"{value:.3g}".replace("-", "−")
 
 
-def model_strip(layout: GridLayout, stats: NDArray[np.void] | None, width: int) -> str:
-    """The rms of the stages that the model has once."""
+def model_strip(layout: GridLayout, figures: Figures | None, *, before: bool, after: bool) -> str:
+    """The figures of the stages that the model has once: those `before` its layers, and those `after` them."""
+    last = layout.rows.max(initial=0)
     fields = [
-        f"{node.stage} {'·' if stats is None else cell_text(stats[row], 5)}"
-        for node, row in zip(layout.model_nodes, layout.model_rows, strict=True)
+        f"{node.stage} {'·' if figures is None else figures.text(row, 6)}"
+        for node, row in zip(layout.model_nodes, layout.model_rows.tolist(), strict=True)
+        if (before if row < last else after)
     ]
-    return fit(["model ", *fields], width)
+    return SEPARATOR.join(["    " + fields[0], *fields[1:]]) if fields else ""
+
+
+def first_bad(graph: StageGraph, stats: NDArray[np.void]) -> str:
+    """Which stage is the first to hold NaN or Inf; empty where none does."""
+    found = first_nonfinite(stats)
+    if found is None:
+        return ""
+    return f"first {'NaN' if found[1] is Mark.NAN else 'Inf'}: {graph.nodes[found[0]]}"
 
 
 def engine_line(info: EngineInfo | None, width: int) -> str:
@@ -66,6 +101,8 @@ def engine_line(info: EngineInfo | None, width: int) -> str:
         info.model, f"{info.graph.architecture} {info.quantization}", f"mode {info.mode}", f"K/V {info.kv}",
         f"{info.backend} ({info.code_path})",
     ]  # fmt: skip
+    if info.faults:
+        fields.insert(1, "1 fault injected" if len(info.faults) == 1 else f"{len(info.faults)} faults injected")
     return fit([*narrow, *fields], width)
 
 
@@ -79,7 +116,7 @@ def speed_line(info: EngineInfo | None, record: TokenRecord | None, pace: float 
         [
             f"{speed}, shown at {pace:g}" if paced else speed,
             f"context {record.position}/{info.context}",
-            f"first token {seconds(record.time_to_first_token)}",
+            f"first token {duration(record.time_to_first_token)}",
             f"prefill {_rate(record.prefill_tokens_per_second)} tok/s",
         ],
         width,
@@ -90,18 +127,20 @@ def _rate(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
-def seconds(value: float) -> str:
+def duration(value: float) -> str:
     """A duration with three digits."""
-    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
+    if value < 1e-3:
+        return f"{value * 1e6:.3g} µs"
+    return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.2f} s"
 
 
-def pass_title(record: TokenRecord | None) -> str:
-    """Which pass the grid shows."""
+def pass_title(statistic: Statistic, record: TokenRecord | None) -> str:
+    """Which statistic of which pass the grid shows."""
     if record is None:
-        return "rms of each stage"
+        return statistic.words
     if record.index == 0:
-        return f"rms of each stage: the prompt, {record.evaluated} tokens"
-    return f"rms of each stage: pass at position {record.position - 1}, token {record.index + 1} chosen"
+        return f"{statistic.words}: the prompt, {record.evaluated} tokens"
+    return f"{statistic.words}: pass at position {record.position - 1}"
 
 
 def sampling_title(sampling: Sampling) -> str:

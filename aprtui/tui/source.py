@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 from aprtui.engine.process import EngineState
-from aprtui.engine.process_messages import EngineInfo, Event
+from aprtui.engine.process_messages import EngineInfo, EngineSettings, Event
 from aprtui.engine.process_slots import TokenRecord
 from aprtui.engine.sampling import Sampling
 
@@ -25,8 +26,24 @@ class LiveSource(Protocol):
     def written(self) -> int:
         """Token records written so far; it grows with every token."""
 
-    def start(self) -> None:
-        """Begin loading."""
+    @property
+    def settings(self) -> EngineSettings:
+        """Which engine was asked for."""
+
+    def start(self, settings: EngineSettings | None = None) -> None:
+        """Begin loading, with other settings where some are given."""
+
+    def reopen(self, settings: EngineSettings) -> None:
+        """Open the model anew with other settings."""
+
+    def set_lens(self, on: bool) -> None:
+        """Compute the logit lens of every token from now on, or no longer."""
+
+    def measure_noise(self) -> None:
+        """Ask how far apart the two modes are at the logits."""
+
+    def write_capture(self, directory: Path) -> None:
+        """Write the run so far as a capture."""
 
     def restart(self) -> None:
         """Begin again, after a crash or in the middle of anything."""
@@ -59,4 +76,4 @@ class LiveSource(Protocol):
         """Make one more token while paused."""
 
     def cancel(self) -> None:
-        """End the generation after the token at hand."""
+        """End the capture or the measurement that is going on, else the generation after the token at hand."""

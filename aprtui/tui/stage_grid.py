@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from rich.segment import Segment
 from rich.style import Style
 from textual.binding import Binding, BindingType
+from textual.cache import LRUCache
 from textual.events import Click, MouseScrollDown, MouseScrollUp, Resize
 from textual.geometry import Size
 from textual.message import Message
@@ -17,7 +18,8 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from aprtui.trace.graph import Node, StageGraph
-from aprtui.tui.levels import GridLayout, Mark, cell_text, first_nonfinite, glyph, grid_layout, tile
+from aprtui.tui.figures import Figures, grid_tile
+from aprtui.tui.levels import LEVELS, GridLayout, glyph, grid_layout
 from aprtui.tui.palette import level_styles
 from aprtui.tui.readout import model_strip
 from aprtui.tui.stage_header import header_rows
@@ -29,6 +31,11 @@ WIDEST = 9
 """Cells are never wider: the eye has to compare them."""
 
 NARROWEST = 2
+
+KEPT_STRIPS = 512
+
+LEGEND = 8
+"""Colours in the legend, two cells each."""
 
 CURSOR = Style(reverse=True, bold=True, color="#ffffff", bgcolor="#000000")
 """The cell under the cursor: black on white, and still reversed where no colours are sent."""
@@ -53,7 +60,7 @@ class StageGrid(Widget, can_focus=True):
         .stage-grid--label { color: $foreground; }
         .stage-grid--other-label { color: $text-muted; }
         .stage-grid--group { color: $text-muted; }
-        .stage-grid--cursor-label { color: $accent; text-style: bold underline; }
+        .stage-grid--cursor-label { color: $accent; text-style: bold; }
         &:nocolor .stage-grid--other-label { text-style: dim; }
     }
     """
@@ -61,12 +68,15 @@ class StageGrid(Widget, can_focus=True):
     cursor: reactive[tuple[int, int]] = reactive((0, 0))
     """Layer and column of the cell that is put into words."""
 
-    def __init__(self, *, id: str | None = None) -> None:
-        super().__init__(id=id)
+    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
         self._graph: StageGraph | None = None
         self._layout: GridLayout | None = None
-        self._stats: NDArray[np.void] | None = None
+        self._figures: Figures | None = None
         self._tile: NDArray[np.uint8] | None = None
+        self._first_bad = ""
+        self._version = 0
+        self._strips: LRUCache[tuple[int, int, int, int | None], Strip] = LRUCache(KEPT_STRIPS)
         self._first_row = 0
         self._head: list[Strip] | None = None
         self._styles_of: dict[str, Style] = {}
@@ -88,31 +98,37 @@ class StageGrid(Widget, can_focus=True):
         layer, column = self.cursor
         return Node(layer, self._layout.stages[column].name)
 
-    def open_graph(self, graph: StageGraph) -> None:
-        """Take the rows and columns from `graph`; nothing is known about its stages yet."""
+    def open_graph(self, graph: StageGraph, node: Node | None = None) -> None:
+        """Take the rows and columns from `graph`, with the cursor on `node`; nothing is known about its stages yet."""
         self._graph, self._layout = graph, grid_layout(graph)
-        self._stats, self._tile = None, None
+        self._figures, self._tile, self._first_bad = None, None, ""
+        self._version += 1
         self.cursor, self._first_row = (0, 0), 0
         self._head = None
+        columns = [stage.name for stage in self._layout.stages]
+        if node is not None and node.layer is not None and node.stage in columns:
+            self._put_cursor(node.layer, columns.index(node.stage))
         self.refresh(layout=True)
 
-    def show(self, stats: NDArray[np.void] | None) -> None:
-        """Draw `stats` `[nodes]`, or the empty grid."""
-        self._stats = stats
-        self._tile = None if stats is None or self._layout is None else tile(self._layout, stats)
+    def show(self, figures: Figures, first_bad: str = "") -> None:
+        """Draw `figures`; `first_bad` names the first node that holds NaN or Inf, wherever it is."""
+        if self._figures is None or figures.statistic is not self._figures.statistic:
+            self._level_styles = []
+        self._figures, self._first_bad = figures, first_bad
+        self._tile = None if self._layout is None else grid_tile(self._layout, figures)
+        self._version += 1
         self.border_subtitle = self._subtitle()
         self.post_message(self.Pointed())
         self.refresh()
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        """All layers, their header, and the strip of the model's own stages."""
+        """All layers, their header, and the strips of the model's own stages above and below."""
         if self._layout is None or self._cell_width(width) < NARROWEST:
             return 3
-        names = [stage.name for stage in self._layout.stages]
-        return 1 + len(header_rows(names, self._cell_width(width))) + self._layout.layers + 1
+        return len(self._draw_head(self._layout, self._cell_width(width))) + self._layout.layers + 2
 
     def render_line(self, y: int) -> Strip:
-        """Line `y`: header, layers, model strip."""
+        """Line `y`: header, the stages before the layers, the layers, the stages after them."""
         width, height, base = self.size.width, self.size.height, self._style("")
         strip = Strip.blank(width, base)
         if self._layout is None or self._graph is None:
@@ -121,14 +137,16 @@ class StageGrid(Widget, can_focus=True):
             needed = LABEL + NARROWEST * self._layout.columns + len(self._layout.groups)
             message = f"the grid needs {needed} columns, there are {width}"
             return Strip([Segment(message, base)]).adjust_cell_length(width, base) if y == 0 else strip
-        head = self._head_strips(self._layout)
-        layer = self._first_row + y - len(head)
+        head, above = self._head_strips(self._layout), self._lines_above(self._layout)
+        layer = self._first_row + y - len(head) - above
         if y < len(head):
             strip = head[y]
-        elif y == height - 1:
-            strip = Strip([Segment(model_strip(self._layout, self._stats, width), self._style("label"))])
+        elif y < len(head) + above:
+            strip = Strip(self._model_segments(self._layout, before=True, after=False))
+        elif y == min(height - 1, len(head) + above + self._layout.layers):
+            strip = self._with_legend(self._model_segments(self._layout, before=not above, after=True), width)
         elif layer < self._layout.layers:
-            strip = Strip(self._layer_segments(self._layout, layer))
+            return self._layer_strip(self._layout, layer)
         return strip.adjust_cell_length(width, base)
 
     def action_move(self, layers: int, columns: int) -> None:
@@ -149,7 +167,7 @@ class StageGrid(Widget, can_focus=True):
         offset = event.get_content_offset(self)
         if offset is None or self._layout is None:
             return
-        row = offset.y - len(self._head_strips(self._layout))
+        row = offset.y - len(self._head_strips(self._layout)) - self._lines_above(self._layout)
         if 0 <= row < self._rows_in_view(self._layout):
             starts = self._column_starts(self._layout)
             column = max((index for index, start in enumerate(starts) if start <= offset.x), default=0)
@@ -185,15 +203,15 @@ class StageGrid(Widget, can_focus=True):
         view = f"{self._layout.layers} layers"
         if last - self._first_row + 1 < self._layout.layers:
             view = f"layers {self._first_row}–{last} of {view}, more with ↑ ↓"
-        bad = None if self._stats is None else first_nonfinite(self._stats)
-        if bad is None:
-            return view
-        node, mark = self._graph.nodes[bad[0]], "NaN" if bad[1] is Mark.NAN else "Inf"
-        return f"[b $error]first {mark}: {node}[/]  {view}"
+        return f"[b $error]{self._first_bad}[/]  {view}" if self._first_bad else view
 
     def _rows_in_view(self, layout: GridLayout) -> int:
-        """Rows between the header and the two lines at the bottom."""
-        return max(self.size.height - len(self._head_strips(layout)) - 1, 1)
+        """Rows between the header and the lines of the model's own stages."""
+        return max(self.size.height - len(self._head_strips(layout)) - self._lines_above(layout) - 1, 1)
+
+    def _lines_above(self, layout: GridLayout) -> int:
+        """1 where the stages before the layers have a line of their own; where room is short they stand below."""
+        return int(self.size.height >= len(self._head_strips(layout)) + layout.layers + 2)
 
     def _cell_width(self, width: int) -> int:
         if self._layout is None:
@@ -212,6 +230,7 @@ class StageGrid(Widget, can_focus=True):
     def notify_style_update(self) -> None:
         """The theme or the focus has changed: styles and what was drawn with them are out of date."""
         super().notify_style_update()
+        self._version += 1
         self._styles_of.clear()
         self._level_styles.clear()
         self._head = None
@@ -231,14 +250,45 @@ class StageGrid(Widget, can_focus=True):
         return self._head
 
     def _draw_head(self, layout: GridLayout, width: int) -> list[Strip]:
+        """Names of groups and stages; the groups share the first row of the stages where their names find room."""
+        rows = header_rows([stage.name for stage in layout.stages], width)
+        shared = bool(rows) and all(len(name) < room for name, room in self._room_for_groups(layout, rows[0]))
+        head = [] if shared else [Strip(self._group_segments(layout, width))]
+        for number, texts in enumerate(rows):
+            segments = [Segment(text, self._label_style(column)) for column, text in enumerate(texts)]
+            if shared and number == 0:
+                segments = self._with_groups(layout, segments)
+            head.append(Strip(self._with_separators(layout, segments, " " * LABEL)))
+        return head
+
+    def _group_segments(self, layout: GridLayout, width: int) -> list[Segment]:
         group, line = self._style("group"), []
         for index, (name, members) in enumerate(layout.groups):
             line.append(("│" if index else "") + f" {name} ".center(width * members, "─"))
-        head = [Strip([Segment(" " * LABEL, group), Segment("".join(line), group)])]
-        for texts in header_rows([stage.name for stage in layout.stages], width):
-            segments = [Segment(text, self._label_style(column)) for column, text in enumerate(texts)]
-            head.append(Strip(self._with_separators(layout, segments, " " * LABEL)))
-        return head
+        return [Segment(" " * LABEL, group), Segment("".join(line), group)]
+
+    def _room_for_groups(self, layout: GridLayout, texts: list[str]) -> list[tuple[str, int]]:
+        """Each group's name, and the cells before its first text in a row of headers."""
+        found, at = [], 0
+        for name, members in layout.groups:
+            blank = next((n for n, text in enumerate(texts[at : at + members]) if text.strip()), members)
+            found.append((name, sum(len(text) for text in texts[at : at + blank])))
+            at += members
+        return found
+
+    def _with_groups(self, layout: GridLayout, segments: list[Segment]) -> list[Segment]:
+        """A row of headers with the group names in front, `─` up to the first text of each group."""
+        merged, at, group = list(segments), 0, self._style("group")
+        room = self._room_for_groups(layout, [segment.text for segment in segments])
+        for (name, cells), (_, members) in zip(room, layout.groups, strict=True):
+            line = f"{name} ".ljust(cells - 1, "─") + " "
+            for column in range(at, at + members):
+                text = merged[column].text
+                if line:
+                    merged[column] = Segment(line[: len(text)], group)
+                    line = line[len(text) :]
+            at += members
+        return merged
 
     def _label_style(self, column: int) -> Style:
         """Neighbouring headers differ, since narrow ones touch."""
@@ -246,26 +296,64 @@ class StageGrid(Widget, can_focus=True):
             return self._style("cursor-label")
         return self._style("other-label" if column % 2 else "label")
 
-    def _layer_segments(self, layout: GridLayout, layer: int) -> list[Segment]:
+    def _layer_strip(self, layout: GridLayout, layer: int) -> Strip:
+        """The row of a layer, kept until its numbers, its width or its cursor change."""
+        width = self.size.width
+        cursor = self.cursor[1] if layer == self.cursor[0] and self.has_focus else None
+        key = (layer, self._version, width, cursor)
+        if key not in self._strips:
+            segments = self._layer_segments(layout, layer, cursor)
+            self._strips[key] = Strip(segments).adjust_cell_length(width, self._style(""))
+        return self._strips[key]
+
+    def _layer_segments(self, layout: GridLayout, layer: int, cursor: int | None) -> list[Segment]:
         width, base = self._cell_width(self.size.width), self._style("")
-        if not self._level_styles:
-            self._level_styles = [base + style for style in level_styles()]
-        unknown, styles = base + Style(dim=True), self._level_styles
-        cells = [self._cell(layout, layer, column, width) for column in range(layout.columns)]
-        segments = [Segment(text, unknown if level is None else styles[level]) for text, level in cells]
-        if layer == self.cursor[0] and self.has_focus:
-            text, style = segments[self.cursor[1]].text, segments[self.cursor[1]].style
-            segments[self.cursor[1]] = Segment(text, (style or base) + CURSOR)
+        styles = self._styles_of_levels()
+        if self._figures is None or self._tile is None:
+            segments = [Segment("·".center(width), base + Style(dim=True))] * layout.columns
+        else:
+            segments = [
+                Segment(self._cell(self._figures, node, level, width), styles[level])
+                for node, level in zip(layout.rows[layer].tolist(), self._tile[layer].tolist(), strict=True)
+            ]
+        if cursor is not None:
+            text, style = segments[cursor].text, segments[cursor].style
+            segments[cursor] = Segment(text, (style or base) + CURSOR)
         return self._with_separators(layout, segments, f"{layer:>{LABEL - 1}} ")
 
-    def _cell(self, layout: GridLayout, layer: int, column: int, width: int) -> tuple[str, int | None]:
-        """Text and level of a cell; a glyph stands in where there is no room for a number."""
-        if self._stats is None or self._tile is None:
-            return "·".center(width), None
-        level = int(self._tile[layer, column])
+    def _styles_of_levels(self) -> list[Style]:
+        if not self._level_styles:
+            base = self._style("")
+            maps = () if self._figures is None else (self._figures.statistic.colour_map,)
+            self._level_styles = [base + style for style in level_styles(*maps)]
+        return self._level_styles
+
+    def _cell(self, figures: Figures, node: int, level: int, width: int) -> str:
+        """The text of a cell; a glyph stands in where there is no room for a number. Signs need no blank between."""
         if width < 4:
-            return glyph(level).center(width), level
-        return cell_text(self._stats[layout.rows[layer, column]], width - 1).rjust(width - 1) + " ", level
+            return glyph(level).center(width)
+        if node < 0:
+            return "·".rjust(width - 1) + " "
+        if figures.statistic.is_signed and width < WIDEST:
+            return figures.text(node, width).rjust(width)
+        return figures.text(node, width - 1).rjust(width - 1) + " "
+
+    def _model_segments(self, layout: GridLayout, *, before: bool, after: bool) -> list[Segment]:
+        """The stages that the model has once, those before the layers, those after them, or all."""
+        text = model_strip(layout, self._figures, before=before, after=after)
+        return [Segment(text[:LABEL], self._style("group")), Segment(text[LABEL:], self._style("label"))]
+
+    def _with_legend(self, segments: list[Segment], width: int) -> Strip:
+        """What the ends of the colours mean, at the right, where there is room."""
+        low, high = ("", "") if self._figures is None else self._figures.statistic.ends
+        used = sum(len(segment.text) for segment in segments)
+        room = width - used - len(low) - len(high) - 2 - 2 * LEGEND
+        if not low or room < 2 or getattr(self.app, "plain", False):
+            return Strip(segments)
+        styles, group = self._styles_of_levels(), self._style("group")
+        steps = [Segment("  ", styles[step * (LEVELS - 1) // (LEGEND - 1)]) for step in range(LEGEND)]
+        ends = [Segment(" " * room + low + " ", group), *steps, Segment(" " + high, group)]
+        return Strip([*segments, *ends])
 
     def _with_separators(self, layout: GridLayout, cells: list[Segment], label: str) -> list[Segment]:
         group = self._style("group")

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
-from enum import StrEnum
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import ClassVar
 
 from rich.cells import get_character_cell_size
 from rich.segment import Segment
-from textual.events import Resize
+from rich.style import Style
+from textual.events import Click, Resize
 from textual.geometry import Size
+from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-
-class Kind(StrEnum):
-    """Who wrote a piece of text."""
-
-    PROMPT = "prompt"
-    GENERATED = "generated"
-    LATEST = "latest"
-
+from aprtui.tui.palette import tint_styles
 
 TAB = "    "
+
+EMPTY = "Press e, type a prompt, then enter."
 
 
 def printable(text: str) -> str:
@@ -45,7 +42,8 @@ def _visible(character: str) -> str:
     return "�" if hostile else character
 
 
-Cell = tuple[str, Kind]
+Cell = tuple[str, int]
+"""A character, and the number of the piece of text that it belongs to."""
 
 
 class Wrapper:
@@ -55,10 +53,10 @@ class Wrapper:
         self.width = max(width, 2)
         self.rows: list[list[Cell]] = [[]]
 
-    def add(self, text: str, kind: Kind) -> int:
+    def add(self, text: str, piece: int) -> int:
         """Append `text`; returns the first row that changed."""
         first = len(self.rows) - 1
-        cells = [*self.rows.pop(), *((character, kind) for character in text)]
+        cells = [*self.rows.pop(), *((character, piece) for character in text)]
         self.rows.extend(self._wrap(cells))
         return first
 
@@ -90,86 +88,165 @@ def _break(row: list[Cell], following: str) -> tuple[list[Cell], list[Cell]]:
     return row, []
 
 
-class TextStream(ScrollView, can_focus=False):
-    """Shows the text of a generation and follows its end."""
+@dataclass(slots=True)
+class _Piece:
+    text: str
+    row: int
+    """The first row that changed when it was added: it begins there or in the next one."""
+    tint: int | None = None
 
-    COMPONENT_CLASSES: ClassVar[set[str]] = {f"text-stream--{kind}" for kind in Kind}
+
+class TextStream(ScrollView, can_focus=False):
+    """Shows the prompt and the tokens after it, one of them marked, and follows that one.
+
+    Piece 0 is the prompt, piece i + 1 is token i, each with its tint.
+    """
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"text-stream--{name}" for name in ("prompt", "token", "marked", "later")}
     DEFAULT_CSS = """
     TextStream {
+        overflow-x: hidden; scrollbar-gutter: stable;
+        scrollbar-color: $border-blurred; scrollbar-background: $background;
         .text-stream--prompt { color: $text-muted; }
-        .text-stream--generated { color: $foreground; }
-        .text-stream--latest { color: $accent; text-style: bold underline; }
+        .text-stream--token { color: $foreground; }
+        .text-stream--marked { color: $accent; text-style: bold underline; }
+        .text-stream--later { color: $text-disabled; }
     }
     """
 
-    def __init__(self, *, id: str | None = None) -> None:
-        super().__init__(id=id)
-        self._pieces: list[tuple[str, Kind]] = []
+    class Pointed(Message):
+        """The mouse chose token number `token`."""
+
+        def __init__(self, token: int) -> None:
+            super().__init__()
+            self.token = token
+
+    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
+        self._pieces: list[_Piece] = []
+        self._marked = -1
         self._wrapper = Wrapper(80)
+        self._styles: dict[str, Style] = {}
 
     @property
     def text(self) -> str:
         """All text that is shown, without its line wrapping."""
-        return "".join(text for text, _ in self._pieces)
+        return "".join(piece.text for piece in self._pieces)
 
-    def clear(self) -> None:
-        """Show nothing."""
+    def start(self, prompt: str) -> None:
+        """Show nothing but a prompt."""
         self._pieces.clear()
+        self._marked = -1
         self._rewrap()
+        self._append(prompt, None)
+        self._show(0, at_end=True)
 
-    def add(self, text: str, kind: Kind) -> None:
-        """Append `text`, keeping the end in view if it was. Marks the newest piece of generated text."""
-        if not text:
-            return
+    def add(self, text: str, tint: int | None) -> None:
+        """Append the text of the next token, keeping the end in view if it was."""
         at_end = self.scroll_offset.y >= self.max_scroll_y - 1
-        changed = len(self._wrapper.rows) - 1
-        if self._pieces and self._pieces[-1][1] is Kind.LATEST:
-            self._pieces[-1] = (self._pieces[-1][0], Kind.GENERATED)
-            changed = self._unmark()
-        self._pieces.append((printable(text), Kind.LATEST if kind is Kind.GENERATED else kind))
-        changed = min(changed, self._wrapper.add(*self._pieces[-1]))
-        self._show(changed, at_end)
+        self._show(self._append(text, tint), at_end)
+
+    def finish(self, tail: str) -> None:
+        """Append what an unfinished character at the end stands for; it belongs to the last token."""
+        if tail and self._pieces:
+            tail, last = printable(tail), len(self._pieces) - 1
+            self._pieces[last].text += tail
+            self._show(self._wrapper.add(tail, last), at_end=True)
+
+    def mark(self, token: int | None) -> None:
+        """Mark a token and dim what comes after it; None marks the newest one, whichever it is."""
+        piece = -1 if token is None else token + 1
+        if piece == self._marked:
+            return
+        self._marked = piece
+        self.refresh()
+        if 0 <= piece < len(self._pieces):
+            row = self._pieces[piece].row
+            if not self.scroll_offset.y <= row < self.scroll_offset.y + self.size.height - 1:
+                self.scroll_to(y=max(row - self.size.height // 2, 0), animate=False, immediate=True)
+        elif piece < 0:
+            self.scroll_end(animate=False, immediate=True)
+
+    def tint(self, tints: Sequence[int | None]) -> None:
+        """Give the tokens other tints."""
+        for piece, tint in zip(self._pieces[1:], tints, strict=False):
+            piece.tint = tint
+        self.refresh()
 
     def on_resize(self, event: Resize) -> None:
         """Wrap anew where the width has changed."""
         if self.scrollable_content_region.width != self._wrapper.width:
             self._rewrap()
+            self._show(0, at_end=True)
+
+    def on_click(self, event: Click) -> None:
+        """Choose the token under the mouse."""
+        offset = event.get_content_offset(self)
+        if offset is None:
+            return
+        row, at = offset.y + self.scroll_offset.y, 0
+        for character, piece in self._wrapper.rows[row] if row < len(self._wrapper.rows) else ():
+            at += get_character_cell_size(character)
+            if offset.x < at:
+                if piece:
+                    self.post_message(self.Pointed(piece - 1))
+                return
+
+    def notify_style_update(self) -> None:
+        """The theme has changed."""
+        super().notify_style_update()
+        self._styles.clear()
 
     def render_line(self, y: int) -> Strip:
         """Row `y` of what is in view."""
         width = self.scrollable_content_region.width
         number = y + self.scroll_offset.y
-        base = self.rich_style
+        if not self._pieces:
+            return Strip([Segment(EMPTY if y == 0 else "", self._style("prompt"))]).adjust_cell_length(width)
         if number >= len(self._wrapper.rows):
-            return Strip.blank(width, base)
+            return Strip.blank(width, self.rich_style)
         segments = [
-            Segment("".join(character for character, _ in cells), self.get_component_rich_style(f"text-stream--{kind}"))
-            for kind, cells in groupby(self._wrapper.rows[number], lambda cell: cell[1])
+            Segment("".join(character for character, _ in cells), self._style_of(piece))
+            for piece, cells in groupby(self._wrapper.rows[number], lambda cell: cell[1])
         ]
-        return Strip(segments).adjust_cell_length(width, base)
+        return Strip(segments).adjust_cell_length(width, self.rich_style)
 
-    def _unmark(self) -> int:
-        """Make the newest piece an ordinary one; returns the first row that changed."""
-        rows = self._wrapper.rows
-        for number in range(len(rows) - 1, -1, -1):
-            marked = [index for index, (_, kind) in enumerate(rows[number]) if kind is Kind.LATEST]
-            for index in marked:
-                rows[number][index] = (rows[number][index][0], Kind.GENERATED)
-            if rows[number] and not marked:
-                return number
-        return 0
+    def _style_of(self, piece: int) -> Style:
+        if piece == 0:
+            return self._style("prompt")
+        marked = self._marked if self._marked > 0 else len(self._pieces) - 1
+        if piece > marked:
+            return self._style("later")
+        tint = self._pieces[piece].tint
+        if tint is None:
+            return self._style("marked" if piece == marked else "token")
+        style = tint_styles(self.background_colors[1].rgb)[tint]
+        return style + Style(bold=True, underline=True) if piece == marked else style
+
+    def _style(self, name: str) -> Style:
+        """A component style, kept: Textual computes it anew at 0.1 ms a call."""
+        if name not in self._styles:
+            self._styles[name] = self.get_component_rich_style(f"text-stream--{name}")
+        return self._styles[name]
+
+    def _append(self, text: str, tint: int | None) -> int:
+        """Wrap one more piece; returns the first row that changes, the mark's move included."""
+        text = printable(text)
+        row = self._wrapper.add(text, len(self._pieces))
+        before = self._pieces[-1].row if self._pieces else row
+        self._pieces.append(_Piece(text, row, tint))
+        return min(row, before)
 
     def _rewrap(self) -> None:
         self._wrapper = Wrapper(self.scrollable_content_region.width or 80)
-        for text, kind in self._pieces:
-            self._wrapper.add(text, kind)
-        self._show(0, at_end=True)
+        for number, piece in enumerate(self._pieces):
+            piece.row = self._wrapper.add(piece.text, number)
 
     def _show(self, changed: int, at_end: bool) -> None:
         """Draw the rows from `changed` on."""
         rows = len(self._wrapper.rows)
         self.virtual_size = Size(self._wrapper.width, rows)
-        if at_end:
+        if at_end and self._marked < 0:
             self.scroll_end(animate=False, immediate=True)
         self.refresh_lines(changed, rows - changed)
         if changed == 0:

@@ -123,15 +123,17 @@ class ToolScreen(Screen[None]):
         """Copy the headless command, and show it: not every terminal lets a program copy."""
         words = self.command()
         if words:
-            self._copy(shlex.join(words))
+            self.copy(words)
         else:
             self.notify("Nothing here to give headless yet.", severity="warning")
 
     def action_copy_state(self) -> None:
         """Copy the command that opens this screen as it is."""
-        self._copy(shlex.join(["aprtui", "open", str(self.state())]))
+        self.copy(["aprtui", "open", str(self.state())])
 
-    def _copy(self, text: str) -> None:
+    def copy(self, words: Sequence[str]) -> None:
+        """Copy a command, and show it."""
+        text = shlex.join(words)
         self.app.copy_to_clipboard(text)
         self.notify(text, title="Copied", markup=False, timeout=10)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from aprtui.engine.process_slots import STATS
 from aprtui.trace.graph import Node, graph_for
-from aprtui.tui.levels import LEVELS, RAMP, Mark, cell_text, first_nonfinite, glyph, grid_layout, short, tile
+from aprtui.tui.levels import LEVELS, RAMP, Mark, first_nonfinite, glyph, grid_layout, short, signed
 from tests.engine.fake_engine import CONFIG
 
 GRAPH = graph_for(CONFIG)
@@ -44,46 +44,6 @@ def test_every_node_stands_in_exactly_one_place() -> None:
 def test_layout_finds_nodes_where_the_graph_has_them() -> None:
     assert GRAPH.nodes[LAYOUT.rows[2, column("ffn_up")]] == Node(2, "ffn_up")
     assert [GRAPH.nodes[row] for row in LAYOUT.model_rows] == list(LAYOUT.model_nodes)
-
-
-def test_column_spans_from_its_smallest_to_its_largest_rms_on_a_log_scale() -> None:
-    levels = tile(LAYOUT, stats_with({Node(layer, "ffn_up"): 10.0 ** (2 * layer) for layer in range(3)}))
-    assert levels[:, column("ffn_up")].tolist() == [0, 32, LEVELS - 1]
-
-
-def test_columns_do_not_disturb_each_other() -> None:
-    alone = tile(LAYOUT, stats_with())
-    beside = tile(LAYOUT, stats_with({Node(0, "ffn_up"): 1e6}))
-    kept = [index for index in range(LAYOUT.columns) if index != column("ffn_up")]
-    assert np.array_equal(alone[:, kept], beside[:, kept])
-
-
-def test_column_that_hardly_varies_looks_even() -> None:
-    levels = tile(LAYOUT, stats_with({Node(layer, "ffn_up"): 1 + 0.01 * layer for layer in range(3)}))
-    assert np.ptp(levels[:, column("ffn_up")].astype(int)) <= 1
-    assert (tile(LAYOUT, stats_with()) == LEVELS // 2).all()
-
-
-def test_nan_wins_over_inf_and_inf_over_any_level() -> None:
-    stats = stats_with()
-    row = GRAPH.order[Node(1, "ffn_up")]
-    stats["inf"][row] = 1
-    assert tile(LAYOUT, stats)[1, column("ffn_up")] == Mark.INF
-    stats["nan"][row] = 1
-    assert tile(LAYOUT, stats)[1, column("ffn_up")] == Mark.NAN
-
-
-def test_nonfinite_zero_and_missing_cells_do_not_bend_the_scale() -> None:
-    stats = stats_with({Node(0, "ffn_up"): math.nan, Node(1, "ffn_up"): 0.0})
-    stats["nan"][GRAPH.order[Node(0, "ffn_up")]] = 8
-    stats["count"][GRAPH.order[Node(0, "ffn_gate")]] = 0
-    levels = tile(LAYOUT, stats)
-    assert levels[:, column("ffn_up")].tolist() == [Mark.NAN, Mark.ZERO, LEVELS // 2]
-    assert levels[:, column("ffn_gate")].tolist() == [Mark.MISSING, LEVELS // 2, LEVELS // 2]
-
-
-def test_grid_of_nothing_but_missing_cells_has_no_levels() -> None:
-    assert (tile(LAYOUT, np.zeros(len(GRAPH.nodes), STATS)) == Mark.MISSING).all()
 
 
 def test_first_nonfinite_stage_is_the_first_in_execution_order() -> None:
@@ -132,15 +92,12 @@ def test_short_numbers_are_true_to_their_digits(value: float) -> None:
     assert number == pytest.approx(value, rel=0.006)
 
 
-def test_cells_name_nan_inf_and_what_was_not_tapped() -> None:
-    stats = stats_with()
-    assert cell_text(stats[0], 3) == "1.0"
-    stats["inf"][0] = 1
-    assert (cell_text(stats[0], 3), cell_text(stats[0], 1)) == ("Inf", "I")
-    stats["nan"][0] = 1
-    assert (cell_text(stats[0], 3), cell_text(stats[0], 1)) == ("NaN", "X")
-    stats["count"][0] = 0
-    assert cell_text(stats[0], 3) == "·"
+@given(st.floats(-1e30, 1e30), st.integers(4, 9))
+def test_signed_numbers_fit_and_have_their_sign(value: float, width: int) -> None:
+    text = signed(value, width)
+    assert 2 <= len(text) <= width
+    assert text[0] == ("−" if value < 0 else "+")
+    assert text[1:] == short(abs(value), width - 1)
 
 
 def test_glyphs_grow_with_the_level_and_marks_have_their_own() -> None:

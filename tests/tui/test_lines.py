@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from aprtui.trace.graph import Node, graph_for, known_names
-from aprtui.tui.readout import describe, engine_line, fit, pass_title, speed_line
+from aprtui.tui.figures import Statistic, figures
+from aprtui.tui.levels import grid_layout
+from aprtui.tui.readout import (
+    describe,
+    duration,
+    engine_line,
+    first_bad,
+    fit,
+    model_strip,
+    pass_title,
+    speed_line,
+)
 from aprtui.tui.stage_header import header_rows, wrapped_name
 from tests.tui.recorded import example_info, example_record
 
@@ -45,21 +57,48 @@ def test_what_does_not_fit_is_left_out_with_a_sign() -> None:
 
 
 def test_readout_tells_a_node_in_words() -> None:
-    record = example_record(INFO, 3)
-    line = describe(GRAPH, Node(1, "ffn_gate"), record.stats, 200)
+    record, before = example_record(INFO, 3), example_record(INFO, 2)
+    line = describe(GRAPH, Node(1, "ffn_gate"), record, before)
     row = record.stats[GRAPH.order[Node(1, "ffn_gate")]]
-    assert line.startswith(f"layer 1 ffn_gate  rms {row['rms']:.3g}  all finite  min −")
+    assert line.startswith(f"layer 1 ffn_gate  rms {row['rms']:.3g}  all finite  ")
+    assert " % against the token before  " in line
     assert line.endswith("768 values")
+
+
+def test_readout_says_how_long_a_stage_took_and_with_which_others() -> None:
+    record = example_record(INFO, 3)
+    seconds = np.full(len(GRAPH.nodes), 2.5e-6, np.float32)
+    seconds[[GRAPH.order[Node(1, stage)] for stage in ("attn_softmax", "attention", "ffn_swigl")]] = np.nan
+    record = dataclasses.replace(record, stage_seconds=seconds)
+    assert "  2.5 µs  min" in describe(GRAPH, Node(1, "ffn_gate"), record, None)
+    for stage in ("attn_scores", "attention"):
+        assert "  2.5 µs with 2 neighbours  " in describe(GRAPH, Node(1, stage), record, None)
+    assert "  2.5 µs with its neighbour  " in describe(GRAPH, Node(1, "ffn_silu"), record, None)
+    untimed = dataclasses.replace(record, stage_seconds=np.full(len(GRAPH.nodes), np.nan, np.float32))
+    assert "  not timed  " in describe(GRAPH, Node(1, "ffn_gate"), untimed, None)
 
 
 def test_readout_counts_nan_first() -> None:
     record = example_record(INFO, 3, bad=Node(1, "ffn_gate"))
-    assert "1 NaN, 0 Inf" in describe(GRAPH, Node(1, "ffn_gate"), record.stats, 80)
-    assert "all finite" in describe(GRAPH, Node(1, "ffn_norm"), record.stats, 80)
+    assert "1 NaN, 0 Inf" in describe(GRAPH, Node(1, "ffn_gate"), record, None)
+    assert "all finite" in describe(GRAPH, Node(1, "ffn_norm"), record, None)
+    assert first_bad(GRAPH, record.stats) == "first NaN: layer 1 ffn_gate"
+    assert first_bad(GRAPH, example_record(INFO, 3).stats) == ""
 
 
 def test_readout_before_any_token_says_so() -> None:
-    assert describe(GRAPH, Node(0, "attn_norm"), None, 80) == "layer 0 attn_norm  no token yet"
+    assert describe(GRAPH, Node(0, "attn_norm"), None, None) == "layer 0 attn_norm  no token yet"
+
+
+def test_stages_of_the_model_stand_above_and_below_its_layers() -> None:
+    layout = grid_layout(GRAPH)
+    shown = figures(Statistic.RMS, example_record(INFO, 3).stats)
+    above, below = (model_strip(layout, shown, before=before, after=not before) for before in (True, False))
+    assert above.split()[::2] == ["embedding"]
+    assert below.split()[::2] == ["final_norm", "lm_head"]
+    both = model_strip(layout, shown, before=True, after=True)
+    assert both.split() == above.split() + below.split()
+    assert "embedding ·" in model_strip(layout, None, before=True, after=False)
 
 
 def test_engine_line_names_model_mode_cache_and_kernels() -> None:
@@ -76,5 +115,10 @@ def test_speed_line_states_the_engines_speed_and_the_pace_that_holds_it_back() -
 
 
 def test_title_says_which_pass_the_grid_shows() -> None:
-    assert pass_title(example_record(INFO, 0)) == "rms of each stage: the prompt, 5 tokens"
-    assert pass_title(example_record(INFO, 2)) == "rms of each stage: pass at position 6, token 3 chosen"
+    assert pass_title(Statistic.RMS, None) == "rms of each stage"
+    assert pass_title(Statistic.RMS, example_record(INFO, 0)) == "rms of each stage: the prompt, 5 tokens"
+    assert pass_title(Statistic.TIME, example_record(INFO, 2)) == "seconds of each stage: pass at position 6"
+
+
+def test_durations_have_three_digits() -> None:
+    assert [duration(value) for value in (2.5e-6, 0.0481, 0.9, 2.0)] == ["2.5 µs", "48.1 ms", "900 ms", "2.00 s"]

@@ -13,8 +13,9 @@ from aprtui.engine.sampling import GREEDY, Sampling
 from aprtui.errors import ExitCode
 from aprtui.trace.graph import Node
 from aprtui.tui.app import AprtuiApp
+from aprtui.tui.figures import Statistic, figures
 from aprtui.tui.help import HelpScreen
-from aprtui.tui.levels import cell_text, grid_layout
+from aprtui.tui.levels import grid_layout
 from aprtui.tui.live import PACE, LiveScreen
 from aprtui.tui.session import Session
 from aprtui.tui.source import LiveSource
@@ -61,9 +62,9 @@ async def test_text_grid_and_speed_of_the_recording_are_on_screen(size: tuple[in
             assert word in text
         layout = grid_layout(pilot.app.screen.query_one(StageGrid)._graph)
         record = source.latest()
-        width = {80: 4, 120: 6, 200: 7}[size[0]]
+        shown, width = figures(Statistic.RMS, record.stats), {80: 4, 120: 6, 200: 7}[size[0]]
         for layer in range(4):
-            row = [cell_text(record.stats[node], width - 1).rjust(width - 1) + " " for node in layout.rows[layer]]
+            row = [shown.text(node, width - 1).rjust(width - 1) + " " for node in layout.rows[layer]]
             split = layout.groups[0][1]
             assert f"{layer:>3} " + "".join(row[:split]) + "│" + "".join(row[split:]) in text
 
@@ -183,7 +184,7 @@ async def test_nan_out_of_view_is_still_named() -> None:
     source = RecordedSource(layers=24, bad=Node(12, "ffn_gate"))
     async with live(source) as pilot:
         await until(pilot, lambda: "first NaN: layer 12 ffn_gate" in screen_text(pilot))
-        assert "NaN" in next(line for line in screen_text(pilot).splitlines() if "model   embedding" in line)
+        assert "NaN" in next(line for line in screen_text(pilot).splitlines() if "embedding 0" in line)
 
 
 async def test_crash_is_told_and_the_engine_restarted_by_a_key() -> None:
@@ -200,11 +201,11 @@ async def test_full_speed_and_easy_pace_alternate() -> None:
     async with live(source) as pilot:
         await until(pilot, lambda: source.written >= 1)
         await pilot.press("f", "f")
-        assert source.calls == [f"pace {PACE}", "pace None", f"pace {PACE}"]
+        assert [call for call in source.calls if "pace" in call] == [f"pace {PACE}", "pace None", f"pace {PACE}"]
 
 
 async def test_help_lists_every_key_of_the_screen() -> None:
-    async with live(RecordedSource(), size=(120, 50)) as pilot:
+    async with live(RecordedSource(), size=(120, 90)) as pilot:
         await until(pilot, lambda: pilot.app.screen.query_one(StageGrid).has_focus)
         await pilot.press("question_mark")
         await until(pilot, lambda: isinstance(pilot.app.screen, HelpScreen))
@@ -219,7 +220,7 @@ async def test_command_palette_knows_the_keys_of_the_screen() -> None:
     async with live(RecordedSource()) as pilot:
         await until(pilot, lambda: isinstance(pilot.app.screen, LiveScreen))
         titles = [command.title for command in pilot.app.get_system_commands(pilot.app.screen)]
-        assert {"Pause/resume", "Cancel", "Edit prompt", "Restart engine", "Theme"} <= set(titles)
+        assert {"Pause/resume", "Cancel", "Prompt", "Settings", "Restart engine", "Theme"} <= set(titles)
 
 
 async def test_footer_shows_at_most_six_keys_and_all_of_them_at_80_columns() -> None:
@@ -228,7 +229,7 @@ async def test_footer_shows_at_most_six_keys_and_all_of_them_at_80_columns() -> 
         footer = screen_text(pilot).splitlines()[-1]
         names = [binding.description for binding in LiveScreen.all_bindings()]
         assert [name for name in names if name in footer] == [
-            "Pause/resume", "Next token", "Cancel", "Edit prompt", "Help", "Quit"
+            "Pause/resume", "Prompt", "Settings", "Capture", "Help", "Quit"
         ]  # fmt: skip
         await pilot.press("e")
         await until(pilot, lambda: "⏎ Run  esc Back to the grid" in screen_text(pilot).splitlines()[-1])

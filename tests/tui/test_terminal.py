@@ -89,7 +89,7 @@ def test_tokens_arrive_pause_holds_them_and_quitting_restores_the_terminal(termi
     terminal.press("e", " ", "#")
     terminal.until(r"prompt ❯ def fib\(n\): #")
     terminal.press("Enter")
-    terminal.until(r"▶ running.*tok/s(.|\n)*│ def fib\(n\): #")
+    terminal.until(r"▶ running.*tok/s(.|\n)*│ <.endoftext.>def fib\(n\): #")
     terminal.press("p")
     paused = terminal.until("‖ paused")
     time.sleep(0.5)

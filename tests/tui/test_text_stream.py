@@ -4,13 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from aprtui.tui.text_stream import Kind, Wrapper, printable
+from aprtui.tui.text_stream import Wrapper, printable
 
 
 def rows(width: int, *pieces: str) -> list[str]:
     wrapper = Wrapper(width)
-    for piece in pieces:
-        wrapper.add(piece, Kind.GENERATED)
+    for number, piece in enumerate(pieces):
+        wrapper.add(piece, number)
     return ["".join(character for character, _ in row) for row in wrapper.rows]
 
 

@@ -1,0 +1,146 @@
+"""The body of the live screen: text, likeliest tokens, logit lens and stage grid of the token that is looked at."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.containers import Container
+
+from aprtui.engine.process_messages import EngineInfo, Started, TokenText
+from aprtui.engine.process_slots import TokenRecord
+from aprtui.trace.graph import Node, graph_for
+from aprtui.tui.bar_list import BarList
+from aprtui.tui.bars import candidate_bars, lens_bars
+from aprtui.tui.figures import figures
+from aprtui.tui.live_run import LiveRun
+from aprtui.tui.live_state import Beginning
+from aprtui.tui.readout import describe, first_bad, pass_title
+from aprtui.tui.stage_grid import StageGrid
+from aprtui.tui.text_stream import TextStream
+from aprtui.tui.token_line import TokenLine
+
+NO_LENS = "Not computed for this token.\nn makes the next one."
+
+
+class LiveBody(Container):
+    """Shows a `LiveRun` and the passes that the screen gives it, by the statistic, the signal and the lens chosen."""
+
+    SCOPED_CSS: ClassVar[bool] = False  # the width of the screen, an ancestor, decides
+    DEFAULT_CSS: ClassVar[str] = """
+    LiveBody {
+        height: 1fr;
+        #panes { height: 1fr; }
+        #talk { layout: horizontal; height: 1fr; min-height: 5; }
+        #side { layout: horizontal; height: 100%; width: auto; }
+        TextStream { width: 1fr; height: 100%; }
+        BarList { width: 32; height: 100%; }
+        #lens { display: none; }
+        StageGrid { height: auto; max-height: 70%; }
+    }
+    LiveBody.-lens #lens { display: block; }
+    .-narrow LiveBody.-lens #candidates { display: none; }
+    .-wide LiveBody {
+        #panes { layout: horizontal; }
+        #talk { layout: vertical; width: 1fr; height: 100%; }
+        #side { width: 100%; height: 13; }
+        TextStream { width: 100%; height: 1fr; }
+        BarList { width: 1fr; }
+        StageGrid { width: 2fr; height: 100%; max-height: 100%; }
+    }
+    """
+
+    def __init__(self, run: LiveRun, begin: Beginning) -> None:
+        super().__init__()
+        self._run = run
+        self._first_node = begin.node
+        self.statistic, self.signal, self.lens = begin.statistic, begin.signal, begin.lens
+        self.record: TokenRecord | None = None
+        self._before: TokenRecord | None = None
+        self._text = TextStream(classes="pane")
+        self._candidates = BarList("likeliest tokens", id="candidates", classes="pane")
+        self._lens = BarList("logit lens", id="lens", classes="pane")
+        self._grid = StageGrid(classes="pane")
+        self._line = TokenLine()
+
+    def compose(self) -> ComposeResult:
+        """Text and bars above or beside the grid; the line of words below."""
+        with Container(id="panes"):
+            with Container(id="talk"):
+                yield self._text
+                with Container(id="side"):
+                    yield self._candidates
+                    yield self._lens
+            yield self._grid
+        yield self._line
+
+    def on_mount(self) -> None:
+        """Nothing is known yet."""
+        self._text.border_title = "text"
+        self._grid.border_title = pass_title(self.statistic, None)
+        self._candidates.show([], "No token yet.")
+        self.set_class(self.lens, "-lens")
+
+    @property
+    def node(self) -> Node | None:
+        """The node under the cursor."""
+        return self._grid.node
+
+    def words(self) -> str:
+        """What is known of the node under the cursor."""
+        graph = self._grid.graph
+        return "" if graph is None else describe(graph, self._grid.node, self.record, self._before)
+
+    def open(self, info: EngineInfo) -> None:
+        """Lay the grid out for a model, unless it is already."""
+        if self._grid.graph is None or self._grid.graph.config != info.graph:
+            self._grid.open_graph(graph_for(info.graph), self._first_node)
+
+    def start(self, event: Started, sampling: str) -> None:
+        """A run begins: its prompt, and how its tokens are chosen."""
+        self._text.border_subtitle = sampling
+        self._text.start(event.prompt)
+
+    def add(self, event: TokenText) -> None:
+        """The text of one more token."""
+        self._text.add(event.text, self._run.tint(self.signal))
+
+    def finish(self, tail: str) -> None:
+        """The run has ended."""
+        self._text.finish(tail)
+
+    def show_pass(self, record: TokenRecord, before: TokenRecord | None) -> None:
+        """Draw a pass and its token; `before` is the pass of the token before."""
+        self.record, self._before = record, before
+        self.show_grid()
+        self._candidates.show(candidate_bars(record, self._run.names), "No token could be chosen.")
+        self.show_lens()
+
+    def show_grid(self) -> None:
+        """Draw the grid by the statistic that is chosen."""
+        record, graph = self.record, self._grid.graph
+        self._grid.border_title = pass_title(self.statistic, record)
+        if record is not None and graph is not None:
+            before = None if self._before is None else self._before.stats
+            shown = figures(self.statistic, record.stats, record.stage_seconds, before)
+            self._grid.show(shown, first_bad(graph, record.stats))
+
+    def show_lens(self) -> None:
+        """Draw the lens, with the layer under the cursor marked."""
+        self.set_class(self.lens, "-lens")
+        if self.lens:
+            node = self._grid.node
+            layer = -1 if node is None or node.layer is None else node.layer
+            bars = [] if self.record is None else lens_bars(self.record, self._run.names, layer)
+            self._lens.show(bars, NO_LENS)
+
+    def show_place(self) -> None:
+        """Say where in the run one looks."""
+        self._text.border_title = f"text: {self._run.timeline.words()}"
+        self._text.mark(self._run.timeline.at)
+        self._line.show(self.signal, self._run.shown, self._run.noise)
+
+    def show_tints(self) -> None:
+        """Tint the text by the signal that is chosen."""
+        self._text.tint(self._run.tints(self.signal))
+        self._line.show(self.signal, self._run.shown, self._run.noise)
