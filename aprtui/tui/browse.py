@@ -34,6 +34,8 @@ from aprtui.tui.browse_rows import (
     tensor_rows,
     tensor_words,
 )
+from aprtui.tui.figures import Statistic, figures
+from aprtui.tui.readout import first_bad
 from aprtui.tui.recent import recent_paths, remember
 from aprtui.tui.session import Session
 from aprtui.tui.stage_grid import StageGrid
@@ -375,7 +377,8 @@ class BrowseScreen(ToolScreen):
                 if grid.graph is not capture.graph:
                     grid.open_graph(capture.graph)
                     self._point(self._wanted_node)
-                grid.show(grid_stats(capture.graph, entries))
+                stats = grid_stats(capture.graph, entries)
+                grid.show(figures(Statistic.RMS, stats), first_bad(capture.graph, stats))
                 grid.border_title = f"{name}: rms of each stage, v: all statistics"
             case ModelContents(tensors=infos, summaries=summaries):
                 tensors.show(_matching(tensor_rows(infos, summaries), self._filters["tensors"]))
