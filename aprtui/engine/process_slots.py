@@ -49,7 +49,7 @@ _FIGURES = [
 ]  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TokenRecord:
     """One token, the pass that chose it, and the statistics of every stage in that pass.
 
