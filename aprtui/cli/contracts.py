@@ -11,6 +11,7 @@ import click
 SUBCOMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "validate": "Check that contracts are well formed, by the codes of pv validate.",
+        "check": "Judge what contracts claim on the captures at hand.",
     }
 )
 """Each lives in `aprtui.cli.contracts_<name>` as `command`."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aprtui.cli.contracts_documents import meant, paths_argument
 from aprtui.cli.json_lines import write_record
 from aprtui.errors import AprtuiError, ExitCode, UnreadableError
 
@@ -21,18 +22,18 @@ Result = tuple[Path, "tuple[Finding, ...] | AprtuiError"]
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, metavar="PATH…", type=click.Path(path_type=Path))
+@paths_argument
 @click.option("--pv-exit-codes", is_flag=True, help="Exit as pv does: 2 missing or empty, 3 refused.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a finding, one a file, and a summary.")
 def command(paths: tuple[Path, ...], pv_exit_codes: bool, as_json: bool) -> int:
-    """Check that contracts are well formed; a directory means every .yaml file below it.
+    """Check that contracts are well formed; a directory means every .yaml file below it, no PATH aprtui's own.
 
     Exit code 0: no errors; 1: errors; 3: a file cannot be read.
     """
     from aprtui.contracts.files import contract_files
 
     try:
-        files = contract_files(paths)
+        files = contract_files(meant(paths))
     except UnreadableError as error:
         if pv_exit_codes:
             click.echo(f"aprtui: {error}", err=True)

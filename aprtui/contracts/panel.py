@@ -47,12 +47,13 @@ def panel(
     `reference` is the other capture where two are open. `mapping` binds checks to falsifiers that name none; the one
     that comes with the program where it is None. Raises nothing for what a contract or a capture holds.
     """
-    bound = own_mapping() if mapping is None else mapping
     subject = Subject(capture, reference)
-    return tuple(_row(document, falsifier, subject, bound) for falsifier in document.falsifiers)
+    return tuple(panel_row(document, falsifier, subject, mapping) for falsifier in document.falsifiers)
 
 
-def _row(document: Document, falsifier: Falsifier, subject: Subject, mapping: CheckMap) -> PanelRow:
+def panel_row(document: Document, falsifier: Falsifier, subject: Subject, mapping: CheckMap | None = None) -> PanelRow:
+    """The row of one falsifier; `mapping` as of `panel`."""
+    mapping = own_mapping() if mapping is None else mapping
     check = check_of(falsifier, mapping)
     binding = bind(document, falsifier, check)
     judgement = evaluate(document, falsifier, subject, mapping)

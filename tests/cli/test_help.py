@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
+from aprtui.cli.contracts import SUBCOMMANDS
 from aprtui.cli.main import COMMANDS
 
-HEAVY = ("textual", "numba", "gguf", "tokenizers", "jinja2", "llvmlite", "torch")
+HEAVY = ("textual", "numba", "gguf", "tokenizers", "jinja2", "llvmlite", "torch", "yaml", "numpy")
 
 SCRIPT = """
 import sys
@@ -22,7 +23,15 @@ print("LOADED", *[name for name in {heavy!r} if name in sys.modules])
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *[[name, "--help"] for name in COMMANDS]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        *[[name, "--help"] for name in COMMANDS],
+        *[["contracts", name, "--help"] for name in SUBCOMMANDS],
+    ],
+)
 def test_help_loads_neither_screens_nor_engines(arguments: list[str]) -> None:
     script = SCRIPT.format(heavy=HEAVY)
     done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
