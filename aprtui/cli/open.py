@@ -1,4 +1,4 @@
-"""`aprtui open`: show a model, a capture, a stage file, two captures side by side, or a screen as it was."""
+"""`aprtui open`: show a model, a capture, a stage file, a contract, two captures, or a screen as it was."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("what", nargs=-1, metavar="[PATH [PATH] | STATE]")
 @click.option("--ascii", "ascii_only", is_flag=True, help="Draw with ASCII alone.")
 def command(what: tuple[str, ...], ascii_only: bool) -> int:
-    """Open the app on a model, a capture, a stage file, two captures (side by side), or on a screen's state.
+    """Open the app on a model, a capture, a stage file, a contract, two captures (side by side), or a screen's state.
 
     A state is what Y copies on any screen: aprtui:diff?a=good&b=bad. Without anything, opens the captures and models in
     the working directory.
@@ -56,4 +56,6 @@ def _beginning(what: tuple[str, ...]) -> tuple[ScreenState, LiveOptions]:
         return screen_state(ScreenName.BROWSE, path=path), LiveOptions()
     if is_aprt(path):
         return screen_state(ScreenName.TENSOR, path=path), LiveOptions()
+    if path.suffix in (".yaml", ".yml"):
+        return screen_state(ScreenName.CONTRACTS, path=path), LiveOptions()
     return ScreenState(ScreenName.LIVE), LiveOptions(path)

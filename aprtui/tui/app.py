@@ -25,6 +25,7 @@ from aprtui.model.model import load_model
 from aprtui.resources import embedded_model
 from aprtui.tui.browse import BrowseScreen
 from aprtui.tui.config import Config, config_path, read_config
+from aprtui.tui.contracts import ContractsScreen
 from aprtui.tui.keymap import check_remapping, key_name, shown_keys
 from aprtui.tui.live import LiveScreen
 from aprtui.tui.palette import DARK, LIGHT
@@ -32,7 +33,11 @@ from aprtui.tui.session import Session
 from aprtui.tui.state import ScreenName, ScreenState
 from aprtui.tui.tool_screen import ToolScreen
 
-SCREENS: Mapping[ScreenName, type[ToolScreen]] = {ScreenName.LIVE: LiveScreen, ScreenName.BROWSE: BrowseScreen}
+SCREENS: Mapping[ScreenName, type[ToolScreen]] = {
+    ScreenName.LIVE: LiveScreen,
+    ScreenName.BROWSE: BrowseScreen,
+    ScreenName.CONTRACTS: ContractsScreen,
+}
 """The class of each screen."""
 
 
@@ -129,6 +134,13 @@ class AprtuiApp(App[ExitCode]):
         if len(self._shown) > 1:
             self._shown.pop()
             self.action_go(self._shown[-1])
+
+    def captures_at_hand(self) -> tuple[Path, ...]:
+        """The captures on the screen that was shown last of those that show some."""
+        for name in reversed(self._shown):
+            if name is not ScreenName.CONTRACTS and (found := self._kept[name].captures()):
+                return found
+        return ()
 
     def action_turn_theme(self) -> None:
         """From dark to light, and back."""

@@ -155,6 +155,12 @@ class BrowseScreen(ToolScreen):
             filter=self._filters["found"], stages=self._filters["stages"], tensors=self._filters["tensors"],
         )  # fmt: skip
 
+    def captures(self) -> tuple[Path, ...]:
+        """The marked captures, else the one under the cursor."""
+        if len(self._marked) == 2:
+            return tuple(self._marked)
+        return () if self._shown is None or self._shown.kind is not Kind.CAPTURE else (self._shown.path,)
+
     def command(self) -> Sequence[str]:
         """The comparison of the marked captures, else the statistics of what is under the cursor."""
         if len(self._marked) == 2:

@@ -86,6 +86,10 @@ class ToolScreen(Screen[None]):
         """The headless command, as words, that gives what is shown; empty where there is nothing to give."""
         raise NotImplementedError
 
+    def captures(self) -> tuple[Path, ...]:
+        """The captures that are on the screen, of two the reference first."""
+        return ()
+
     def say(self, text: str) -> None:
         """Put into words what the focused cell says."""
         self.query_one(ReadoutLine).text = text
