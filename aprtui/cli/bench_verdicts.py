@@ -24,7 +24,7 @@ def detection(model: Model, every: int, as_json: bool, progress: Progress) -> No
     from aprtui.bench.verdicts import SIGNALS, run_detection
 
     tallies = []
-    for tally in run_detection(model, progress.each, every=every):
+    for tally in run_detection(model, progress, every=every):
         tallies.append(tally)
         if as_json:
             write_record({"record": "detection", **asdict(tally)})
@@ -56,7 +56,7 @@ def honest(folder: Path, as_json: bool, progress: Progress) -> None:
 
     parts = (("honest", judge_honest), ("outside fault", judge_outside_faults))
     for name, judge in parts:
-        found = list(judge(folder, progress.each))
+        found = list(judge(folder, progress))
         for judged in found if as_json else ():
             write_record({"record": name, **asdict(judged)})
         if not as_json:

@@ -87,8 +87,7 @@ def _judged(
     results = []
     with Progress() as progress:
         for done, (document, falsifier) in enumerate(chosen):
-            if progress.each:
-                progress.each(f"judging {falsifier.id},", done, len(chosen))
+            progress(f"judging {falsifier.id},", done, len(chosen))
             row = panel_row(document, falsifier, subject, mapping)
             if falsifier.id in timeouts:
                 row = replace(row, judgement=_run(falsifier, timeouts[falsifier.id]))

@@ -145,7 +145,7 @@ def _diff_captures(
     asked = _diff_options(options, mapping, extras)
     with Progress() as progress:
         grounds, tokens = judging.grounds(left, right, asked, options.policy, progress)
-        comparison = compare_captures(left, right, _with_tokens(asked, tokens), progress.each, grounds)
+        comparison = compare_captures(left, right, _with_tokens(asked, tokens), progress, grounds)
     context = state_context(left, right)
     steps = diff_steps(comparison, a, b, options, judging.words())
     return report((str(a), str(b)), context, comparison, options, steps)

@@ -76,7 +76,7 @@ class Judging:
         from aprtui.trace.capture import Capture
 
         assert self.floor is not None
-        return reference_grounds(a, Capture.open(self.floor), asked.tokens, progress.each)
+        return reference_grounds(a, Capture.open(self.floor), asked.tokens, progress)
 
     def _by_model(self, a: Capture, b: Capture, asked: DiffOptions, progress: Progress) -> tuple[Grounds, Tokens]:
         from aprtui.compare.captures import Grounds
@@ -89,7 +89,7 @@ class Judging:
         if tokens is None:
             return Grounds(), asked.tokens
         with Evaluators(model, progress=progress) as evaluators:
-            return grounds_by_model(a, b, model, tokens, evaluators, progress.each), tokens
+            return grounds_by_model(a, b, model, tokens, evaluators, progress), tokens
 
     def _by_replay(self, a: Capture, b: Capture, asked: DiffOptions, progress: Progress) -> tuple[Grounds, Tokens]:
         from aprtui.engine.replay.grounds import grounds_by_replay
@@ -121,7 +121,7 @@ class Judging:
         )
         with Evaluators(model, progress=progress) as evaluators:
             return Replayed(
-                replay_capture(capture, model, options, evaluators, progress.each),
+                replay_capture(capture, model, options, evaluators, progress),
                 known_tokens(capture, capture, model, asked.tokens),
             )
 

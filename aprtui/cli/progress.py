@@ -1,16 +1,17 @@
-"""Progress of what a user waits for, on stderr: a line that rewrites itself on a terminal, one plain line elsewhere.
+"""Progress of what a user waits for, on stderr: a line that rewrites itself on a terminal, plain lines elsewhere.
 
-Nothing is shown in the first second: what is done by then needs no progress.
+Nothing is shown in the first second: what is done by then needs no progress. Elsewhere there is a line every two
+seconds at most, so that a log stays short and whoever reads the lines as they come knows that something goes on.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from types import TracebackType
 
 _PATIENCE_SECONDS = 1.0
+_SECONDS_A_LINE = 2.0
 
 
 class Progress:
@@ -21,29 +22,26 @@ class Progress:
         self._shown = ""
         self._started = time.monotonic()
         self._since, self._last = self._started, (0, 0)
+        self._written = -_SECONDS_A_LINE
 
     def __enter__(self) -> Progress:
         return self
 
-    @property
-    def each(self) -> Callable[[str, int, int], None] | None:
-        """For steps that are named one by one: None off a terminal, where every name would be a line of its own."""
-        return self if self._terminal else None
-
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Show `what` `done`/`total` with rate and time left; off a terminal only the first call of each `what`."""
+        """Show `what` `done`/`total` with rate and time left."""
         now = time.monotonic()
         if total != self._last[1] or done < self._last[0]:
             self._since = now
         self._last = (done, total)
         if now - self._started < _PATIENCE_SECONDS:
             return
+        text = f"aprtui: {what} {done}/{total}{_pace(done, total, now - self._since)}"
         if self._terminal:
-            self._shown = f"aprtui: {what} {done}/{total}{_pace(done, total, now - self._since)}"
-            sys.stderr.write(f"\r\x1b[K{self._shown}")
-        elif self._shown != what:
-            self._shown = what
-            sys.stderr.write(f"aprtui: {what} …\n")
+            self._shown = text
+            sys.stderr.write(f"\r\x1b[K{text}")
+        elif now - self._written >= _SECONDS_A_LINE:
+            self._written = now
+            sys.stderr.write(f"{text} …\n")
         sys.stderr.flush()
 
     def __exit__(

@@ -64,7 +64,7 @@ def command(
     loaded, opened = open_model(model), Capture.open(capture)
     warn_about(opened)
     with Progress() as progress, Evaluators(loaded, backend, threads, progress) as evaluators:
-        comparison = replay_capture(opened, loaded, replayed, evaluators, progress.each)
+        comparison = replay_capture(opened, loaded, replayed, evaluators, progress)
     words = [*options.words(), *(["--rounding", rounding] if rounding else [])]
     sides = (f"{loaded.path}, from captured inputs", str(capture))
     return report(sides, None, comparison, options, replay_steps(comparison, capture, model, words))

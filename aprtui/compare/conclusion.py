@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -148,20 +148,34 @@ def _judgement(stage: StageComparison) -> TokenJudgement:
 
 
 def _unknown_reasons(findings: Findings, stages: Sequence[StageComparison], expected: int) -> tuple[str, ...]:
-    """Every reason that keeps the verdict from PASS, the one that settles most first."""
-    alignment = findings.alignment
-    reasons = [alignment.problem] if alignment.problem else []
-    reasons += findings.doubts
-    if not stages:
+    judged = [(stage.verdict.verdict, stage.metrics.compared > 0) for stage in stages]
+    return unknown_reasons(findings.alignment.problem, findings.doubts, findings.unfinished, expected, judged)
+
+
+def unknown_reasons(
+    problem: str | None,
+    doubts: Sequence[str],
+    unfinished: Sequence[str],
+    expected: int,
+    judged: Sequence[tuple[Verdict, bool]],
+) -> tuple[str, ...]:
+    """Every reason that keeps a verdict from PASS, the one that settles most first.
+
+    `problem` is of the alignment, `unfinished` are sides; `judged` are of each stage its verdict and whether it holds
+    anything to compare.
+    """
+    reasons = [problem] if problem else []
+    reasons += doubts
+    if not judged:
         reasons.append("nothing was compared")
-    reasons += [f"{side} is incomplete: its run did not finish" for side in findings.unfinished]
-    missing = expected - len(stages)
+    reasons += [f"{side} is incomplete: its run did not finish" for side in unfinished]
+    missing = expected - len(judged)
     if missing:
         reasons.append(f"{missing} of {counted(expected, 'expected stage')} could not be compared")
-    unjudged = [stage for stage in stages if stage.verdict.verdict is Verdict.UNKNOWN]
-    differing = sum(stage.metrics.compared > 0 for stage in unjudged)
+    unjudged = [comparable for verdict, comparable in judged if verdict is Verdict.UNKNOWN]
+    differing = sum(unjudged)
     if differing:
-        of = f"{differing} of {counted(len(stages), 'stage')}"
+        of = f"{differing} of {counted(len(judged), 'stage')}"
         reasons.append(f"values differ in {of}, and nothing says how far they may: no floor, policy or tolerance")
     if differing < len(unjudged):
         silent = len(unjudged) - differing
@@ -170,8 +184,13 @@ def _unknown_reasons(findings: Findings, stages: Sequence[StageComparison], expe
 
 
 def _overall(findings: Findings, stages: Sequence[StageComparison], reasons: Sequence[str]) -> Verdict:
-    failed = any(stage.verdict.verdict is Verdict.FAIL for stage in stages)
-    if failed and not findings.alignment.proven_different and not findings.unjudgeable:
+    unjudgeable = findings.alignment.proven_different or findings.unjudgeable
+    return overall((stage.verdict.verdict for stage in stages), unjudgeable, reasons)
+
+
+def overall(verdicts: Iterable[Verdict], unjudgeable: bool, reasons: Sequence[str]) -> Verdict:
+    """The verdict of the whole; where it is `unjudgeable`, as of different tokens, it cannot be FAIL."""
+    if Verdict.FAIL in verdicts and not unjudgeable:
         return Verdict.FAIL
     return Verdict.UNKNOWN if reasons else Verdict.PASS
 

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from aprtui.compare.metrics import Metric
+
 Record = Mapping[str, Any]
 
 CELL, GAP, LEFT, HEAD = 22, 2, 74, 118
 _STEPS = ("#dce9f5", "#b9d4ea", "#8fbbdc", "#fbd9a5", "#f4a259", "#d1495b")
 """Three steps below the bound, three above it; light enough for dark marks on them."""
 _LIMITS = (0.1, 0.5, 1.0, 3.0, 30.0)
+"""Of the error over its bound: where the next step begins."""
 _MISSING, _UNKNOWN, _NOT_FINITE = "#e3e3e3", "#c9c4d6", "#3d2b56"
 LEGEND = (
     (_STEPS[0], "far below the bound"), (_STEPS[2], "up to the bound"), (_STEPS[3], "up to 3 × the bound"),
@@ -81,12 +84,19 @@ def _cell(record: Record) -> Cell:
         return Cell(_UNKNOWN, text, "?")
     mark = "×" if record["verdict"] == "FAIL" else ""
     outlined = bool(mark) and record["state"] == "injected"
-    return Cell(_colour(float(record["error"]), float(record["bound"])), text, mark, outlined)
+    step = error_step(Metric(record["metric"]), float(record["error"]), float(record["bound"]))
+    return Cell(_STEPS[step], text, mark, outlined)
 
 
-def _colour(error: float, bound: float) -> str:
+def error_step(metric: Metric, error: float, bound: float) -> int:
+    """How far an error is from its bound, from 0 (far below) by 2 (up to it) to 5 (more than 30 × as large).
+
+    A similarity counts as the error that it lacks of 1.
+    """
+    if metric.is_similarity:
+        error, bound = 1 - error, 1 - bound
     ratio = 0.0 if error == 0 else error / bound if bound else math.inf
-    return _STEPS[sum(ratio > limit for limit in _LIMITS)]
+    return sum(ratio > limit for limit in _LIMITS)
 
 
 def shown(number: float | None) -> str:

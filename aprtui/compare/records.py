@@ -40,6 +40,8 @@ def comparison_records(
         "token_source_a": alignment.sources[0],
         "token_source_b": alignment.sources[1],
         "token_problem": alignment.problem,
+        "tokens_differ": alignment.proven_different,
+        "unfinished": list(comparison.unfinished),
         "statements": list(comparison.statements),
     }
     focus = comparison.focus.node if comparison.focus else None

@@ -26,6 +26,7 @@ from aprtui.resources import embedded_model
 from aprtui.tui.browse import BrowseScreen
 from aprtui.tui.config import Config, config_path, read_config
 from aprtui.tui.contracts import ContractsScreen
+from aprtui.tui.diff_screen import DiffScreen
 from aprtui.tui.keymap import check_remapping, key_name, shown_keys
 from aprtui.tui.live import LiveScreen
 from aprtui.tui.palette import DARK, LIGHT
@@ -36,6 +37,7 @@ from aprtui.tui.tool_screen import ToolScreen
 SCREENS: Mapping[ScreenName, type[ToolScreen]] = {
     ScreenName.LIVE: LiveScreen,
     ScreenName.BROWSE: BrowseScreen,
+    ScreenName.DIFF: DiffScreen,
     ScreenName.CONTRACTS: ContractsScreen,
 }
 """The class of each screen."""

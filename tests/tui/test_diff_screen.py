@@ -1,0 +1,302 @@
+"""The diff screen, driven by its keys on recorded comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+
+from aprtui.compare.metrics import Metric
+from aprtui.errors import ExitCode
+from aprtui.trace.graph import Node
+from aprtui.tui import app as app_module
+from aprtui.tui.app import AprtuiApp
+from aprtui.tui.chrome import ReadoutLine
+from aprtui.tui.config import Config
+from aprtui.tui.diff_grid import DiffGrid
+from aprtui.tui.diff_screen import DiffScreen, ModelInput
+from aprtui.tui.diff_verdict import VerdictLines
+from aprtui.tui.live import LiveScreen
+from aprtui.tui.session import Session
+from aprtui.tui.state import ScreenName, ScreenState, parse_state, screen_state
+from tests.tui.diff_recorded import FAULT, RecordedDiff, playing, records_of, two_captures
+from tests.tui.recorded import RecordedSource
+
+Driver = Pilot[ExitCode]
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return two_captures(tmp_path_factory.mktemp("sides"))
+
+
+@asynccontextmanager
+async def opened(
+    state: ScreenState,
+    source: RecordedDiff,
+    monkeypatch: pytest.MonkeyPatch,
+    size: tuple[int, int] = (120, 40),
+    plain: bool = False,
+) -> AsyncIterator[Driver]:
+    """The app on a diff screen that plays `source`, once the comparison is there."""
+
+    class Recorded(DiffScreen):
+        def __init__(self, session: Session, state: ScreenState) -> None:
+            super().__init__(session, state, source)
+
+    monkeypatch.setattr(app_module, "SCREENS", {ScreenName.LIVE: LiveScreen, ScreenName.DIFF: Recorded})
+    app = AprtuiApp(Session(RecordedSource()), state, Config(Path("none"), ascii=plain))
+    async with app.run_test(size=size, notifications=True) as pilot:
+        await pilot.pause()
+        if state.text("a") and not source.held:
+            await until(pilot, lambda: settled(pilot))
+        yield pilot
+
+
+def screen(pilot: Driver) -> DiffScreen:
+    assert isinstance(pilot.app.screen, DiffScreen)
+    return pilot.app.screen
+
+
+def settled(pilot: Driver) -> bool:
+    return bool(screen(pilot).query_one(VerdictLines).shown.lines) and not screen(pilot).comparing
+
+
+async def until(pilot: Driver, holds: Callable[[], bool]) -> None:
+    for _ in range(250):
+        await pilot.pause(0.02)
+        if holds():
+            await pilot.pause()
+            return
+    raise AssertionError(text_of(pilot))
+
+
+def text_of(pilot: Driver) -> str:
+    strips = pilot.app.screen._compositor.render_strips()
+    return "\n".join("".join(segment.text for segment in strip) for strip in strips)
+
+
+def node(pilot: Driver) -> Node | None:
+    return screen(pilot).query_one(DiffGrid).node
+
+
+def verdict(pilot: Driver) -> str:
+    shown = screen(pilot).query_one(VerdictLines).shown
+    return "\n".join((shown.word, *shown.lines))
+
+
+def notes(pilot: Driver) -> list[str]:
+    return [note.message for note in pilot.app._notifications]
+
+
+def between(a: Path, b: Path, **fields: object) -> ScreenState:
+    return screen_state(ScreenName.DIFF, a=a, b=b, **fields)
+
+
+async def test_without_captures_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = RecordedDiff(lambda request: [])
+    async with opened(ScreenState(ScreenName.DIFF), source, monkeypatch) as pilot:
+        assert "aprtui open A B" in text_of(pilot) and "space" in text_of(pilot)
+        await pilot.press("R", "x", "r", "plus", "minus", "M", "c", "enter", "j", "g", "d", "right_square_bracket", "t")
+        await pilot.press("y")
+        assert "Nothing here to give headless yet." in notes(pilot)
+        assert not source.requests
+
+
+async def test_a_comparison_is_shown_with_its_verdict_and_the_grid_walks_by_stages_and_layers(
+    sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(between(*sides), playing(*sides), monkeypatch) as pilot:
+        assert verdict(pilot).startswith("UNKNOWN") and "54 of 54 stages compared" in verdict(pilot)
+        assert node(pilot) == Node(0, "embedding")
+        await pilot.press("k")
+        assert node(pilot) == Node(2, "attn_norm")
+        await pilot.press("up", "j", "k", "right", "l", "h")
+        assert node(pilot) == Node(1, "qkv_matmul")
+        assert "layer 1 qkv_matmul" in screen(pilot).query_one(ReadoutLine).text
+        await pilot.press("pagedown", "pageup", "left", "left", "left")
+        assert node(pilot) == Node(0, "attn_norm")
+        await pilot.press("end")
+        assert node(pilot) == Node(2, "attn_norm")
+        await pilot.press("j", "l", "l", "l")
+        assert node(pilot) == Node(None, "lm_head")
+        await pilot.press("home")
+        assert node(pilot) == Node(0, "attn_norm")
+
+
+async def test_a_bound_is_moved_dropped_and_walked_through(
+    sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(between(*sides), playing(*sides), monkeypatch) as pilot:
+        await pilot.press("plus")
+        assert verdict(pilot).startswith("PASS") and "by your bound rel_l2=0.5" in verdict(pilot)
+        await pilot.press(*["minus"] * 5)
+        assert verdict(pilot).startswith("FAIL") and "first divergence: layer 1 ffn_gate" in verdict(pilot)
+        await pilot.press("home", "g", "d")
+        assert node(pilot) == FAULT
+        await pilot.press("right_square_bracket", "d")
+        assert node(pilot) == Node(1, "ffn_silu")
+        await pilot.press("right_square_bracket", "d", "right_square_bracket", "d", "right_square_bracket", "d")
+        assert node(pilot) == Node(2, "attn_norm")
+        assert notes(pilot)[-1] == "No divergent stage after this one."
+        await pilot.press("left_square_bracket", "d", "left_square_bracket", "d", "left_square_bracket", "d")
+        assert node(pilot) == FAULT
+        await pilot.press("y")
+        assert pilot.app.clipboard.endswith("--tolerance rel_l2=0.0283"), pilot.app.clipboard
+        await pilot.press("backspace")
+        assert verdict(pilot).startswith("UNKNOWN")
+
+
+async def test_the_verdict_of_a_moved_bound_is_the_commands_once_it_has_run(
+    sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = playing(*sides)
+    async with opened(between(*sides), source, monkeypatch) as pilot:
+        await pilot.press("plus", "minus", "minus")
+        before = verdict(pilot)
+        await pilot.press("r")
+        await until(pilot, lambda: settled(pilot))
+        assert source.requests[-1].tolerance == "rel_l2=0.159"
+        assert verdict(pilot).split("\n")[:1] == before.split("\n")[:1]
+        assert "injected, likely" in verdict(pilot) and "all that it is computed from is within" in verdict(pilot)
+        await pilot.press("backspace")
+        await until(pilot, lambda: settled(pilot))
+        assert source.requests[-1].tolerance == "" and verdict(pilot).startswith("UNKNOWN")
+
+
+async def test_metrics_are_cycled_and_a_bound_is_on_the_one_that_is_shown(
+    sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(between(*sides), playing(*sides), monkeypatch) as pilot:
+        await pilot.press("M")
+        assert screen(pilot).state().text("metric") == Metric.REL_LINF
+        await pilot.press("M", "minus")
+        assert "by your bound max_abs=" in verdict(pilot)
+        await pilot.press("M")
+        assert verdict(pilot).startswith("UNKNOWN"), "a bound on another metric is dropped"
+
+
+async def test_layers_that_are_alike_fold_and_unfold(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(between(*sides, metric="rel_l2", bound=0.2), playing(*sides), monkeypatch) as pilot:
+        await pilot.press("end", "z", "M")
+        assert "layer 0: 1 layer alike" in text_of(pilot) and "layer 2: 1 layer alike" in text_of(pilot)
+        assert node(pilot) is not None and node(pilot) != Node(2, "attn_norm")
+        await pilot.press("z", "R")
+        assert "alike" not in text_of(pilot)
+
+
+async def test_marks_are_set_and_found_again(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(between(*sides), playing(*sides), monkeypatch) as pilot:
+        await pilot.press("home", "l", "m", "a", "j", "j", "apostrophe", "a")
+        assert node(pilot) == Node(0, "qkv_matmul")
+        await pilot.press("apostrophe", "b")
+        assert "There is no mark b" in notes(pilot)[-1]
+
+
+async def test_sides_are_swapped(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    source = playing(*sides)
+    async with opened(between(*sides), source, monkeypatch) as pilot:
+        await pilot.press("x")
+        await until(pilot, lambda: settled(pilot))
+        assert (source.requests[-1].a, source.requests[-1].b) == (sides[1], sides[0])
+        await pilot.press("y")
+        assert pilot.app.clipboard == f"aprtui diff {sides[1]} {sides[0]}"
+
+
+async def test_a_replay_asks_for_the_model_where_it_is_not_known(
+    sides: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = playing(*sides)
+    model = tmp_path / "m.gguf"
+    model.write_bytes(b"GGUF")
+    async with opened(between(*sides), source, monkeypatch) as pilot:
+        await pilot.press("R")
+        asked = screen(pilot).query_one(ModelInput)
+        assert asked.has_focus and "tiny" in asked.placeholder
+        await pilot.press(*"nothing", "enter")
+        assert "is no file" in notes(pilot)[-1]
+        await pilot.press("escape")
+        assert screen(pilot).query_one(DiffGrid).has_focus and isinstance(pilot.app.screen, DiffScreen)
+        await pilot.press("R")
+        asked.value = str(model)
+        await pilot.press("enter")
+        await until(pilot, lambda: settled(pilot))
+        assert source.requests[-1].replay and source.requests[-1].model == model
+        await pilot.press("y")
+        assert pilot.app.clipboard.endswith(f"--model {model} --replay")
+        await pilot.press("R")
+        await until(pilot, lambda: settled(pilot))
+        assert source.requests[-1].model == model, "a model that is known is not asked for again"
+
+
+async def test_a_state_is_restored(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = between(*sides, layer=1, stage="ffn_silu", metric="rel_l2", bound=0.05)
+    async with opened(wanted, playing(*sides), monkeypatch) as pilot:
+        assert node(pilot) == Node(1, "ffn_silu") and verdict(pilot).startswith("FAIL")
+        assert parse_state(str(screen(pilot).state())) == wanted
+
+
+@pytest.mark.parametrize("fields", [{"metric": "best"}, {"metric": "rel_l2", "bound": "x"}, {"bound": "1"}])
+async def test_a_state_that_makes_no_sense_is_told(
+    sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, fields: dict[str, str]
+) -> None:
+    source = playing(*sides)
+    async with opened(ScreenState(ScreenName.DIFF), source, monkeypatch) as pilot:
+        pilot.app.open_state(between(*sides, **fields))  # type: ignore[attr-defined]
+        await pilot.pause()
+        assert "expected" in notes(pilot)[-1] and not source.requests
+
+
+async def test_a_comparison_that_fails_is_told_in_one_line_and_can_be_made_again(
+    sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = playing(*sides)
+    source.problem = "the comparison was ended by signal 11 (SIGSEGV): r runs it again"
+    async with opened(between(*sides), source, monkeypatch) as pilot:
+        assert "SIGSEGV" in text_of(pilot) and verdict(pilot).startswith("–")
+        await pilot.press("j", "plus", "M", "g", "d", "enter", "z", "M")
+        source.problem = ""
+        await pilot.press("r")
+        await until(pilot, lambda: settled(pilot))
+        assert verdict(pilot).startswith("UNKNOWN") and "SIGSEGV" not in text_of(pilot)
+
+
+async def test_a_comparison_is_cancelled(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    source = playing(*sides)
+    source.held = True
+    async with opened(between(*sides), source, monkeypatch) as pilot:
+        await until(pilot, lambda: "comparing layer 0 attn_norm, 1/54" in verdict(pilot))
+        await pilot.press("c")
+        assert source.cancelled and "cancelled: r compares again" in text_of(pilot)
+
+
+async def test_different_tokens_are_unknown_with_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = two_captures(tmp_path, tokens=(5, 3, 8, 1, 7))
+    async with opened(between(a, b), playing(a, b), monkeypatch) as pilot:
+        assert verdict(pilot).startswith("UNKNOWN\ntoken ids differ from position 2 on")
+
+
+async def test_two_stage_files_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = two_captures(tmp_path)
+    files = a / "layer-1" / "ffn_gate.bin", b / "layer-1" / "ffn_gate.bin"
+    records = [
+        record
+        for record in records_of(a, b)
+        if record["record"] != "comparison" or (record["stage"] == "ffn_gate" and record["layer"] == 1)
+    ]
+    async with opened(between(*files), RecordedDiff(lambda request: records), monkeypatch) as pilot:
+        assert node(pilot) == FAULT
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60), (40, 12)])
+async def test_no_size_and_no_resize_breaks_it(
+    sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    async with opened(between(*sides), playing(*sides), monkeypatch, size) as pilot:
+        for width, height in ((80, 24), (30, 10), (250, 70), size):
+            await pilot.resize_terminal(width, height)
+        await pilot.press("j", "l")
+        assert "Stages" in text_of(pilot)
