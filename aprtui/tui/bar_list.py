@@ -8,14 +8,15 @@ from typing import ClassVar
 from rich.segment import Segment
 from textual.events import MouseScrollDown, MouseScrollUp
 from textual.strip import Strip
-from textual.widget import Widget
 
 from aprtui.tui.bars import Bar, bar_cells
+from aprtui.tui.kept_styles import KeptStyles
 
 
-class BarList(Widget):
+class BarList(KeptStyles):
     """Shows `Bar`s, or in their place a text that says why there are none and what to do."""
 
+    PREFIX = "bar-list"
     COMPONENT_CLASSES: ClassVar[set[str]] = {"bar-list--token", "bar-list--marked", "bar-list--bar", "bar-list--empty"}
     DEFAULT_CSS = """
     BarList {
@@ -49,10 +50,10 @@ class BarList(Widget):
 
     def render_line(self, y: int) -> Strip:
         """One row."""
-        width, base = self.size.width, self.rich_style
+        width, base = self.size.width, self.style()
         if not self._bars:
             text = self._empty[y] if y < len(self._empty) else ""
-            style = self.get_component_rich_style("bar-list--empty")
+            style = self.style("empty")
             return Strip([Segment(text, style)]).adjust_cell_length(width, base)
         number = self._first + y
         if number >= len(self._bars):
@@ -60,9 +61,9 @@ class BarList(Widget):
         bar = self._bars[number]
         labels = max(len(each.label) for each in self._bars)
         token, share, drawn = bar_cells(bar, labels, width, bool(getattr(self.app, "plain", False)))
-        style = self.get_component_rich_style("bar-list--marked" if bar.marked else "bar-list--token")
+        style = self.style("marked" if bar.marked else "token")
         segments = [Segment(token, style), Segment(share, style)]
-        segments.append(Segment(drawn, style if bar.marked else self.get_component_rich_style("bar-list--bar")))
+        segments.append(Segment(drawn, style if bar.marked else self.style("bar")))
         return Strip(segments).adjust_cell_length(width, base)
 
     def on_resize(self) -> None:

@@ -179,7 +179,7 @@ class LiveScreen(ToolScreen):
 
     def on_stage_grid_pointed(self) -> None:
         """Put the node under the cursor into words, and find its layer in the lens."""
-        self.say(self._body.words())
+        self.say(self._body.words(self.size.width - 2))
         self._body.show_lens()
 
     def on_text_stream_pointed(self, event: TextStream.Pointed) -> None:
@@ -334,7 +334,7 @@ class LiveScreen(ToolScreen):
             self._seen, self._moved = self._source.written, time.monotonic()
             self._run.timeline = self._run.timeline.grown(self._seen)
             self._ask_noise()
-            self._show() if self._run.timeline.live else self._body.show_place()
+            self._show() if self._run.timeline.live else self._show_place()
             self._reach_wanted_token()
         self.query_one(StatusBar).status = Status(
             self._source.info, self._source.state, self._body.record, self._waiting(), self._pace
@@ -368,7 +368,12 @@ class LiveScreen(ToolScreen):
         if record is not None and timeline.tokens:
             before = self._source.record(timeline.first_record + record.index - 1) if record.index else None
             self._body.show_pass(record, before)
+        self._show_place()
+
+    def _show_place(self) -> None:
+        """Say where in the run one looks."""
         self._body.show_place()
+        self.detail(self._run.timeline.words())
 
     def _ask_noise(self) -> None:
         """Have the noise measured when it is first needed and can be."""
@@ -378,7 +383,10 @@ class LiveScreen(ToolScreen):
             self._source.measure_noise()
 
     def _say(self, note: str, failure: str = "", restart: bool = False) -> None:
-        self._note, self.failure = note, failure
+        self._note = note
+        if failure == self.failure:
+            return  # an update of the box lays the whole screen out anew, and would do so with every token
+        self.failure = failure
         box = self.query_one("#failure", Static)
         box.update(f"{failure}\nPress r to restart the engine." if restart else failure)
         box.display = bool(failure)

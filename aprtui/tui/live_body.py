@@ -62,6 +62,7 @@ class LiveBody(Container):
         self._lens = BarList("logit lens", id="lens", classes="pane")
         self._grid = StageGrid(classes="pane")
         self._line = TokenLine()
+        self._text_title = "text"
 
     def compose(self) -> ComposeResult:
         """Text and bars above or beside the grid; the line of words below."""
@@ -76,7 +77,7 @@ class LiveBody(Container):
 
     def on_mount(self) -> None:
         """Nothing is known yet."""
-        self._text.border_title = "text"
+        self._text.border_title = self._text_title
         self._grid.border_title = pass_title(self.statistic, None)
         self._candidates.show([], "No token yet.")
         self.set_class(self.lens, "-lens")
@@ -86,10 +87,10 @@ class LiveBody(Container):
         """The node under the cursor."""
         return self._grid.node
 
-    def words(self) -> str:
-        """What is known of the node under the cursor."""
+    def words(self, width: int) -> str:
+        """What is known of the node under the cursor, as far as it fits."""
         graph = self._grid.graph
-        return "" if graph is None else describe(graph, self._grid.node, self.record, self._before)
+        return "" if graph is None else describe(graph, self._grid.node, self.record, self._before, width)
 
     def open(self, info: EngineInfo) -> None:
         """Lay the grid out for a model, unless it is already."""
@@ -136,8 +137,12 @@ class LiveBody(Container):
 
     def show_place(self) -> None:
         """Say where in the run one looks."""
-        self._text.border_title = f"text: {self._run.timeline.words()}"
-        self._text.mark(self._run.timeline.at)
+        timeline = self._run.timeline
+        # While tokens come the count stands in the line of screens: setting a title draws the whole pane anew.
+        title = "text" if timeline.live else f"text: {timeline.words()}"
+        if title != self._text_title:
+            self._text_title = self._text.border_title = title
+        self._text.mark(timeline.at)
         self._line.show(self.signal, self._run.shown, self._run.noise)
 
     def show_tints(self) -> None:

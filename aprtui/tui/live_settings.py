@@ -80,7 +80,7 @@ class LiveSettingsScreen(ModalScreen[LiveSettings | None]):
         .line > .hint { width: auto; color: $text-muted; padding: 0 1; }
         .heading { color: $accent; text-style: bold; height: 1; }
         Input { border: none; height: 1; padding: 0; width: 12; background: $panel; }
-        Input:focus { background: $boost; }
+        Input:focus { border: none; background: $boost; }
         #fault { width: 1fr; }
         #problem { color: $error; text-style: bold; height: auto; display: none; }
         #note { color: $text-muted; height: auto; }

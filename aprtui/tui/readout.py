@@ -31,20 +31,22 @@ def fit(fields: Sequence[str], width: int) -> str:
     return text if len(text) <= width else text[: max(width - 1, 0)] + "…"
 
 
-def describe(graph: StageGraph, node: Node | None, record: TokenRecord | None, before: TokenRecord | None) -> str:
+def describe(
+    graph: StageGraph, node: Node | None, record: TokenRecord | None, before: TokenRecord | None, width: int
+) -> str:
     """One node of a pass in words: its name and all that is known of it; `before` is the pass of the token before."""
     if node is None:
         return ""
     if record is None:
-        return SEPARATOR.join([str(node), "no token yet"])
+        return fit([str(node), "no token yet"], width)
     place = graph.order[node]
     row = record.stats[place]
     if not row["count"]:
-        return SEPARATOR.join([str(node), "not tapped"])
+        return fit([str(node), "not tapped"], width)
     figures = [f"{name} {_number(float(row[name]))}" for name in ("rms", "min", "max", "mean", "absmax")]
     bad = f"{row['nan']} NaN, {row['inf']} Inf" if row["nan"] or row["inf"] else "all finite"
     fields = [str(node), figures[0], bad, *_change(row, before, place), _time(record, place)]
-    return SEPARATOR.join([*fields, *figures[1:], f"{row['count']} values"])
+    return fit([*fields, *figures[1:], f"{row['count']} values"], width)
 
 
 def _change(row: np.void, before: TokenRecord | None, place: int) -> list[str]:
@@ -129,6 +131,8 @@ def _rate(value: float) -> str:
 
 def duration(value: float) -> str:
     """A duration with three digits."""
+    if value < 1e-6:
+        return f"{value * 1e9:.3g} ns"
     if value < 1e-3:
         return f"{value * 1e6:.3g} µs"
     return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.2f} s"

@@ -15,10 +15,10 @@ from textual.geometry import Size
 from textual.message import Message
 from textual.reactive import reactive
 from textual.strip import Strip
-from textual.widget import Widget
 
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.tui.figures import Figures, grid_tile
+from aprtui.tui.kept_styles import KeptStyles
 from aprtui.tui.levels import LEVELS, GridLayout, glyph, grid_layout
 from aprtui.tui.palette import level_styles
 from aprtui.tui.readout import model_strip
@@ -41,7 +41,7 @@ CURSOR = Style(reverse=True, bold=True, color="#ffffff", bgcolor="#000000")
 """The cell under the cursor: black on white, and still reversed where no colours are sent."""
 
 
-class StageGrid(Widget, can_focus=True):
+class StageGrid(KeptStyles, can_focus=True):
     """Draws one line of cells a layer; rows beyond its height scroll with the cursor."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -52,6 +52,7 @@ class StageGrid(Widget, can_focus=True):
         Binding("pageup", "move(-10, 0)", "Ten layers up", show=False),
         Binding("pagedown", "move(10, 0)", "Ten layers down", show=False),
     ]
+    PREFIX = "stage-grid"
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         f"stage-grid--{name}" for name in ("label", "other-label", "group", "cursor-label")
     }
@@ -79,7 +80,6 @@ class StageGrid(Widget, can_focus=True):
         self._strips: LRUCache[tuple[int, int, int, int | None], Strip] = LRUCache(KEPT_STRIPS)
         self._first_row = 0
         self._head: list[Strip] | None = None
-        self._styles_of: dict[str, Style] = {}
         self._level_styles: list[Style] = []
 
     class Pointed(Message):
@@ -129,7 +129,8 @@ class StageGrid(Widget, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         """Line `y`: header, the stages before the layers, the layers, the stages after them."""
-        width, height, base = self.size.width, self.size.height, self._style("")
+        width, height = self.size
+        base = self.style()
         strip = Strip.blank(width, base)
         if self._layout is None or self._graph is None:
             return strip
@@ -137,7 +138,8 @@ class StageGrid(Widget, can_focus=True):
             needed = LABEL + NARROWEST * self._layout.columns + len(self._layout.groups)
             message = f"the grid needs {needed} columns, there are {width}"
             return Strip([Segment(message, base)]).adjust_cell_length(width, base) if y == 0 else strip
-        head, above = self._head_strips(self._layout), self._lines_above(self._layout)
+        head = self._head_strips(self._layout)
+        above = self._lines_above(self._layout, height)
         layer = self._first_row + y - len(head) - above
         if y < len(head):
             strip = head[y]
@@ -146,7 +148,7 @@ class StageGrid(Widget, can_focus=True):
         elif y == min(height - 1, len(head) + above + self._layout.layers):
             strip = self._with_legend(self._model_segments(self._layout, before=not above, after=True), width)
         elif layer < self._layout.layers:
-            return self._layer_strip(self._layout, layer)
+            return self._layer_strip(self._layout, layer, width)
         return strip.adjust_cell_length(width, base)
 
     def action_move(self, layers: int, columns: int) -> None:
@@ -167,7 +169,7 @@ class StageGrid(Widget, can_focus=True):
         offset = event.get_content_offset(self)
         if offset is None or self._layout is None:
             return
-        row = offset.y - len(self._head_strips(self._layout)) - self._lines_above(self._layout)
+        row = offset.y - len(self._head_strips(self._layout)) - self._lines_above(self._layout, self.size.height)
         if 0 <= row < self._rows_in_view(self._layout):
             starts = self._column_starts(self._layout)
             column = max((index for index, start in enumerate(starts) if start <= offset.x), default=0)
@@ -207,11 +209,13 @@ class StageGrid(Widget, can_focus=True):
 
     def _rows_in_view(self, layout: GridLayout) -> int:
         """Rows between the header and the lines of the model's own stages."""
-        return max(self.size.height - len(self._head_strips(layout)) - self._lines_above(layout) - 1, 1)
+        return max(
+            self.size.height - len(self._head_strips(layout)) - self._lines_above(layout, self.size.height) - 1, 1
+        )
 
-    def _lines_above(self, layout: GridLayout) -> int:
+    def _lines_above(self, layout: GridLayout, height: int) -> int:
         """1 where the stages before the layers have a line of their own; where room is short they stand below."""
-        return int(self.size.height >= len(self._head_strips(layout)) + layout.layers + 2)
+        return int(height >= len(self._head_strips(layout)) + layout.layers + 2)
 
     def _cell_width(self, width: int) -> int:
         if self._layout is None:
@@ -231,16 +235,8 @@ class StageGrid(Widget, can_focus=True):
         """The theme or the focus has changed: styles and what was drawn with them are out of date."""
         super().notify_style_update()
         self._version += 1
-        self._styles_of.clear()
         self._level_styles.clear()
         self._head = None
-
-    def _style(self, name: str) -> Style:
-        """A component style on the widget's own (""), kept: Textual computes it anew at 0.1 ms a call."""
-        if name not in self._styles_of:
-            component = f"stage-grid--{name}"
-            self._styles_of[name] = self.get_component_rich_style(component) if name else self.rich_style
-        return self._styles_of[name]
 
     def _head_strips(self, layout: GridLayout) -> list[Strip]:
         """Group names and stage names, kept until width, cursor or theme change."""
@@ -262,7 +258,7 @@ class StageGrid(Widget, can_focus=True):
         return head
 
     def _group_segments(self, layout: GridLayout, width: int) -> list[Segment]:
-        group, line = self._style("group"), []
+        group, line = self.style("group"), []
         for index, (name, members) in enumerate(layout.groups):
             line.append(("│" if index else "") + f" {name} ".center(width * members, "─"))
         return [Segment(" " * LABEL, group), Segment("".join(line), group)]
@@ -278,7 +274,7 @@ class StageGrid(Widget, can_focus=True):
 
     def _with_groups(self, layout: GridLayout, segments: list[Segment]) -> list[Segment]:
         """A row of headers with the group names in front, `─` up to the first text of each group."""
-        merged, at, group = list(segments), 0, self._style("group")
+        merged, at, group = list(segments), 0, self.style("group")
         room = self._room_for_groups(layout, [segment.text for segment in segments])
         for (name, cells), (_, members) in zip(room, layout.groups, strict=True):
             line = f"{name} ".ljust(cells - 1, "─") + " "
@@ -293,29 +289,30 @@ class StageGrid(Widget, can_focus=True):
     def _label_style(self, column: int) -> Style:
         """Neighbouring headers differ, since narrow ones touch."""
         if column == self.cursor[1]:
-            return self._style("cursor-label")
-        return self._style("other-label" if column % 2 else "label")
+            return self.style("cursor-label")
+        return self.style("other-label" if column % 2 else "label")
 
-    def _layer_strip(self, layout: GridLayout, layer: int) -> Strip:
+    def _layer_strip(self, layout: GridLayout, layer: int, width: int) -> Strip:
         """The row of a layer, kept until its numbers, its width or its cursor change."""
-        width = self.size.width
         cursor = self.cursor[1] if layer == self.cursor[0] and self.has_focus else None
         key = (layer, self._version, width, cursor)
         if key not in self._strips:
-            segments = self._layer_segments(layout, layer, cursor)
-            self._strips[key] = Strip(segments).adjust_cell_length(width, self._style(""))
+            segments = self._layer_segments(layout, layer, self._cell_width(width), cursor)
+            used = LABEL + layout.columns * self._cell_width(width) + len(layout.groups) - 1
+            # The length is known: measuring it again would cost a tenth of the frame.
+            self._strips[key] = Strip([*segments, Segment(" " * (width - used), self.style())], width)
         return self._strips[key]
 
-    def _layer_segments(self, layout: GridLayout, layer: int, cursor: int | None) -> list[Segment]:
-        width, base = self._cell_width(self.size.width), self._style("")
+    def _layer_segments(self, layout: GridLayout, layer: int, width: int, cursor: int | None) -> list[Segment]:
+        """A row of cells, each `width` wide."""
+        base = self.style()
         styles = self._styles_of_levels()
         if self._figures is None or self._tile is None:
             segments = [Segment("·".center(width), base + Style(dim=True))] * layout.columns
         else:
-            segments = [
-                Segment(self._cell(self._figures, node, level, width), styles[level])
-                for node, level in zip(layout.rows[layer].tolist(), self._tile[layer].tolist(), strict=True)
-            ]
+            levels = self._tile[layer].tolist()
+            texts = self._cells(self._figures, layout, layer, levels, width)
+            segments = [Segment(text, styles[level]) for text, level in zip(texts, levels, strict=True)]
         if cursor is not None:
             text, style = segments[cursor].text, segments[cursor].style
             segments[cursor] = Segment(text, (style or base) + CURSOR)
@@ -323,25 +320,25 @@ class StageGrid(Widget, can_focus=True):
 
     def _styles_of_levels(self) -> list[Style]:
         if not self._level_styles:
-            base = self._style("")
+            base = self.style()
             maps = () if self._figures is None else (self._figures.statistic.colour_map,)
             self._level_styles = [base + style for style in level_styles(*maps)]
         return self._level_styles
 
-    def _cell(self, figures: Figures, node: int, level: int, width: int) -> str:
-        """The text of a cell; a glyph stands in where there is no room for a number. Signs need no blank between."""
+    def _cells(self, figures: Figures, layout: GridLayout, layer: int, levels: list[int], width: int) -> list[str]:
+        """Texts of a row; glyphs stand in where there is no room for numbers. Signs need no blank between."""
         if width < 4:
-            return glyph(level).center(width)
-        if node < 0:
-            return "·".rjust(width - 1) + " "
-        if figures.statistic.is_signed and width < WIDEST:
-            return figures.text(node, width).rjust(width)
-        return figures.text(node, width - 1).rjust(width - 1) + " "
+            return [glyph(level).center(width) for level in levels]
+        blank = "" if width == 4 and figures.statistic.is_signed else " "
+        room = width - len(blank)
+        return [
+            (figures.text(node, room) if node >= 0 else "·").rjust(room) + blank for node in layout.rows[layer].tolist()
+        ]
 
     def _model_segments(self, layout: GridLayout, *, before: bool, after: bool) -> list[Segment]:
         """The stages that the model has once, those before the layers, those after them, or all."""
         text = model_strip(layout, self._figures, before=before, after=after)
-        return [Segment(text[:LABEL], self._style("group")), Segment(text[LABEL:], self._style("label"))]
+        return [Segment(text[:LABEL], self.style("group")), Segment(text[LABEL:], self.style("label"))]
 
     def _with_legend(self, segments: list[Segment], width: int) -> Strip:
         """What the ends of the colours mean, at the right, where there is room."""
@@ -350,13 +347,13 @@ class StageGrid(Widget, can_focus=True):
         room = width - used - len(low) - len(high) - 2 - 2 * LEGEND
         if not low or room < 2 or getattr(self.app, "plain", False):
             return Strip(segments)
-        styles, group = self._styles_of_levels(), self._style("group")
+        styles, group = self._styles_of_levels(), self.style("group")
         steps = [Segment("  ", styles[step * (LEVELS - 1) // (LEGEND - 1)]) for step in range(LEGEND)]
         ends = [Segment(" " * room + low + " ", group), *steps, Segment(" " + high, group)]
         return Strip([*segments, *ends])
 
     def _with_separators(self, layout: GridLayout, cells: list[Segment], label: str) -> list[Segment]:
-        group = self._style("group")
+        group = self.style("group")
         segments, at = [Segment(label, group)], 0
         for index, (_, members) in enumerate(layout.groups):
             if index:

@@ -8,11 +8,11 @@ from typing import ClassVar
 from rich.segment import Segment
 from textual.reactive import reactive
 from textual.strip import Strip
-from textual.widget import Widget
 
 from aprtui.engine.process import EngineState
 from aprtui.engine.process_messages import EngineInfo
 from aprtui.engine.process_slots import TokenRecord
+from aprtui.tui.kept_styles import KeptStyles
 from aprtui.tui.readout import SEPARATOR, engine_line, fit, speed_line
 
 
@@ -40,9 +40,10 @@ GLYPHS = {
 }
 
 
-class StatusBar(Widget):
+class StatusBar(KeptStyles):
     """Shows a `Status`."""
 
+    PREFIX = "status-bar"
     COMPONENT_CLASSES: ClassVar[set[str]] = {"status-bar--engine", "status-bar--state", "status-bar--failure"}
     DEFAULT_CSS = """
     StatusBar {
@@ -60,13 +61,13 @@ class StatusBar(Widget):
 
     def render_line(self, y: int) -> Strip:
         """The engine above, its state below."""
-        status, width, base = self.status, self.size.width, self.rich_style
+        status, width, base = self.status, self.size.width, self.style()
         if y == 0:
-            style = self.get_component_rich_style("status-bar--engine")
+            style = self.style("engine")
             first, separator, rest = engine_line(status.info, width).partition(SEPARATOR)
             return Strip([Segment(first, style), Segment(separator + rest, base)]).adjust_cell_length(width, base)
         name = "failure" if status.state is EngineState.CRASHED else "state"
-        style = self.get_component_rich_style(f"status-bar--{name}")
+        style = self.style(name)
         state = fit([f"{GLYPHS[status.state]} {status.state}", *([status.note] if status.note else [])], width)
         speed = speed_line(status.info, status.record, status.pace, max(width - len(state) - len(SEPARATOR), 0))
         segments = [Segment(state, style), Segment(SEPARATOR + speed if speed else "", base)]

@@ -17,6 +17,7 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from aprtui.tui.kept_styles import KeptStyles
 from aprtui.tui.palette import tint_styles
 
 TAB = "    "
@@ -96,12 +97,13 @@ class _Piece:
     tint: int | None = None
 
 
-class TextStream(ScrollView, can_focus=False):
+class TextStream(KeptStyles, ScrollView, can_focus=False):
     """Shows the prompt and the tokens after it, one of them marked, and follows that one.
 
     Piece 0 is the prompt, piece i + 1 is token i, each with its tint.
     """
 
+    PREFIX = "text-stream"
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"text-stream--{name}" for name in ("prompt", "token", "marked", "later")}
     DEFAULT_CSS = """
     TextStream {
@@ -126,7 +128,6 @@ class TextStream(ScrollView, can_focus=False):
         self._pieces: list[_Piece] = []
         self._marked = -1
         self._wrapper = Wrapper(80)
-        self._styles: dict[str, Style] = {}
 
     @property
     def text(self) -> str:
@@ -192,42 +193,31 @@ class TextStream(ScrollView, can_focus=False):
                     self.post_message(self.Pointed(piece - 1))
                 return
 
-    def notify_style_update(self) -> None:
-        """The theme has changed."""
-        super().notify_style_update()
-        self._styles.clear()
-
     def render_line(self, y: int) -> Strip:
         """Row `y` of what is in view."""
         width = self.scrollable_content_region.width
         number = y + self.scroll_offset.y
         if not self._pieces:
-            return Strip([Segment(EMPTY if y == 0 else "", self._style("prompt"))]).adjust_cell_length(width)
+            return Strip([Segment(EMPTY if y == 0 else "", self.style("prompt"))]).adjust_cell_length(width)
         if number >= len(self._wrapper.rows):
-            return Strip.blank(width, self.rich_style)
+            return Strip.blank(width, self.style())
         segments = [
             Segment("".join(character for character, _ in cells), self._style_of(piece))
             for piece, cells in groupby(self._wrapper.rows[number], lambda cell: cell[1])
         ]
-        return Strip(segments).adjust_cell_length(width, self.rich_style)
+        return Strip(segments).adjust_cell_length(width, self.style())
 
     def _style_of(self, piece: int) -> Style:
         if piece == 0:
-            return self._style("prompt")
+            return self.style("prompt")
         marked = self._marked if self._marked > 0 else len(self._pieces) - 1
         if piece > marked:
-            return self._style("later")
+            return self.style("later")
         tint = self._pieces[piece].tint
         if tint is None:
-            return self._style("marked" if piece == marked else "token")
-        style = tint_styles(self.background_colors[1].rgb)[tint]
+            return self.style("marked" if piece == marked else "token")
+        style = tint_styles(self.background)[tint]
         return style + Style(bold=True, underline=True) if piece == marked else style
-
-    def _style(self, name: str) -> Style:
-        """A component style, kept: Textual computes it anew at 0.1 ms a call."""
-        if name not in self._styles:
-            self._styles[name] = self.get_component_rich_style(f"text-stream--{name}")
-        return self._styles[name]
 
     def _append(self, text: str, tint: int | None) -> int:
         """Wrap one more piece; returns the first row that changes, the mark's move included."""

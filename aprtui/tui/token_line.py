@@ -6,17 +6,18 @@ from typing import ClassVar
 
 from rich.segment import Segment
 from textual.strip import Strip
-from textual.widget import Widget
 
 from aprtui.engine.logit_noise import LogitNoise
+from aprtui.tui.kept_styles import KeptStyles
 from aprtui.tui.palette import tint_styles
 from aprtui.tui.readout import fit
 from aprtui.tui.signals import Signal, TokenFigures, in_words
 
 
-class TokenLine(Widget):
+class TokenLine(KeptStyles):
     """The legend of a signal, and a token in words."""
 
+    PREFIX = "token-line"
     COMPONENT_CLASSES: ClassVar[set[str]] = {"token-line--name"}
     DEFAULT_CSS = """
     TokenLine {
@@ -39,20 +40,20 @@ class TokenLine(Widget):
 
     def render_line(self, y: int) -> Strip:
         """Legend first, words after it as far as there is room."""
-        width, base = self.size.width, self.rich_style
+        width, base = self.size.width, self.style()
         legend = self._legend()
         room = width - sum(len(segment.text) for segment in legend)
         words = fit(self._words, room) if self._words and room > 0 else ""
         name, gap, rest = words.partition(" id ")
-        segments = [Segment(name, self.get_component_rich_style("token-line--name")), Segment(gap + rest, base)]
+        segments = [Segment(name, self.style("name")), Segment(gap + rest, base)]
         return Strip([*legend, *segments]).adjust_cell_length(width, base)
 
     def _legend(self) -> list[Segment]:
-        base = self.rich_style
+        base = self.style()
         if self._signal is Signal.NONE:
             return [Segment("no tint  ", base)]
         sure, unsure = self._signal.ends
         if getattr(self.app, "plain", False):
             return [Segment(f"{self._signal}  ", base)]
-        steps = [Segment(" ", base + style) for style in tint_styles(self.background_colors[1].rgb)]
+        steps = [Segment(" ", base + style) for style in tint_styles(self.background)]
         return [Segment(f"{self._signal} {sure} ", base), *steps, Segment(f" {unsure}   ", base)]

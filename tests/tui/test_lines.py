@@ -58,7 +58,7 @@ def test_what_does_not_fit_is_left_out_with_a_sign() -> None:
 
 def test_readout_tells_a_node_in_words() -> None:
     record, before = example_record(INFO, 3), example_record(INFO, 2)
-    line = describe(GRAPH, Node(1, "ffn_gate"), record, before)
+    line = describe(GRAPH, Node(1, "ffn_gate"), record, before, 300)
     row = record.stats[GRAPH.order[Node(1, "ffn_gate")]]
     assert line.startswith(f"layer 1 ffn_gate  rms {row['rms']:.3g}  all finite  ")
     assert " % against the token before  " in line
@@ -70,24 +70,24 @@ def test_readout_says_how_long_a_stage_took_and_with_which_others() -> None:
     seconds = np.full(len(GRAPH.nodes), 2.5e-6, np.float32)
     seconds[[GRAPH.order[Node(1, stage)] for stage in ("attn_softmax", "attention", "ffn_swigl")]] = np.nan
     record = dataclasses.replace(record, stage_seconds=seconds)
-    assert "  2.5 µs  min" in describe(GRAPH, Node(1, "ffn_gate"), record, None)
+    assert "  2.5 µs  min" in describe(GRAPH, Node(1, "ffn_gate"), record, None, 300)
     for stage in ("attn_scores", "attention"):
-        assert "  2.5 µs with 2 neighbours  " in describe(GRAPH, Node(1, stage), record, None)
-    assert "  2.5 µs with its neighbour  " in describe(GRAPH, Node(1, "ffn_silu"), record, None)
+        assert "  2.5 µs with 2 neighbours  " in describe(GRAPH, Node(1, stage), record, None, 300)
+    assert "  2.5 µs with its neighbour  " in describe(GRAPH, Node(1, "ffn_silu"), record, None, 300)
     untimed = dataclasses.replace(record, stage_seconds=np.full(len(GRAPH.nodes), np.nan, np.float32))
-    assert "  not timed  " in describe(GRAPH, Node(1, "ffn_gate"), untimed, None)
+    assert "  not timed  " in describe(GRAPH, Node(1, "ffn_gate"), untimed, None, 300)
 
 
 def test_readout_counts_nan_first() -> None:
     record = example_record(INFO, 3, bad=Node(1, "ffn_gate"))
-    assert "1 NaN, 0 Inf" in describe(GRAPH, Node(1, "ffn_gate"), record, None)
-    assert "all finite" in describe(GRAPH, Node(1, "ffn_norm"), record, None)
+    assert "1 NaN, 0 Inf" in describe(GRAPH, Node(1, "ffn_gate"), record, None, 300)
+    assert "all finite" in describe(GRAPH, Node(1, "ffn_norm"), record, None, 300)
     assert first_bad(GRAPH, record.stats) == "first NaN: layer 1 ffn_gate"
     assert first_bad(GRAPH, example_record(INFO, 3).stats) == ""
 
 
 def test_readout_before_any_token_says_so() -> None:
-    assert describe(GRAPH, Node(0, "attn_norm"), None, None) == "layer 0 attn_norm  no token yet"
+    assert describe(GRAPH, Node(0, "attn_norm"), None, None, 300) == "layer 0 attn_norm  no token yet"
 
 
 def test_stages_of_the_model_stand_above_and_below_its_layers() -> None:
@@ -121,4 +121,10 @@ def test_title_says_which_pass_the_grid_shows() -> None:
 
 
 def test_durations_have_three_digits() -> None:
-    assert [duration(value) for value in (2.5e-6, 0.0481, 0.9, 2.0)] == ["2.5 µs", "48.1 ms", "900 ms", "2.00 s"]
+    assert [duration(value) for value in (8e-8, 2.5e-6, 0.0481, 0.9, 2.0)] == [
+        "80 ns",
+        "2.5 µs",
+        "48.1 ms",
+        "900 ms",
+        "2.00 s",
+    ]
