@@ -13,7 +13,6 @@ from textual.containers import Horizontal
 from textual.widget import Widget
 from textual.widgets import Input, Label, Static
 
-from aprtui.engine.logit_noise import FEWEST_TOKENS
 from aprtui.engine.process import EngineState
 from aprtui.engine.process_messages import (
     Captured,
@@ -32,22 +31,17 @@ from aprtui.engine.process_messages import (
     TokenText,
 )
 from aprtui.engine.sampling import Sampling
-from aprtui.tui.live_body import LiveBody
 from aprtui.tui.live_commands import free_directory, run_command, trace_command
 from aprtui.tui.live_help import EXPLANATION
-from aprtui.tui.live_run import LiveRun
 from aprtui.tui.live_settings import LiveSettingsScreen
-from aprtui.tui.live_state import begins_with, live_state
+from aprtui.tui.live_state import live_state
+from aprtui.tui.live_view import LiveView
 from aprtui.tui.readout import sampling_title
 from aprtui.tui.session import Session
 from aprtui.tui.settings_form import LiveSettings
-from aprtui.tui.signals import Signal
 from aprtui.tui.stage_grid import StageGrid
 from aprtui.tui.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.status_bar import Status, StatusBar
-from aprtui.tui.text_stream import TextStream
-from aprtui.tui.timeline import Timeline
-from aprtui.tui.tool_screen import ToolScreen
 
 POLLS_PER_SECOND = 20
 
@@ -73,12 +67,11 @@ class PromptInput(Input):
     ]
 
 
-class LiveScreen(ToolScreen):
+class LiveScreen(LiveView):
     """Watch a generation. All data come from a source; the screen polls it and computes nothing itself."""
 
     NAME = ScreenName.LIVE
     EXPLANATION = EXPLANATION
-    WIDGETS = (StageGrid,)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p,space", "pause", "Pause/resume", id="live.pause"),
         # With priority, so that what is typed right after it reaches the prompt and not the grid.
@@ -86,15 +79,6 @@ class LiveScreen(ToolScreen):
         Binding("o", "settings", "Settings", id="live.settings"),
         Binding("w", "capture", "Capture", id="live.capture"),
         Binding("n", "step", "Next token, then rest", show=False, id="live.step"),
-        Binding("left_square_bracket,shift+left", "travel(-1)", "Token before", show=False, id="live.before"),
-        Binding("right_square_bracket,shift+right", "travel(1)", "Token after", show=False, id="live.after"),
-        Binding("left_curly_bracket", "travel(-10)", "Ten tokens before", show=False, id="live.before10"),
-        Binding("right_curly_bracket", "travel(10)", "Ten tokens after", show=False, id="live.after10"),
-        Binding("home", "oldest", "Oldest token that is kept", show=False, id="live.oldest"),
-        Binding("end,G", "newest", "Newest token, as it comes", show=False, id="live.newest"),
-        Binding("m", "statistic", "Next statistic of the grid", show=False, id="live.statistic"),
-        Binding("t", "tint", "Next signal that tints the text", show=False, id="live.tint"),
-        Binding("v", "lens", "Logit lens on or off", show=False, id="live.lens"),
         Binding("c", "cancel", "Cancel", show=False, id="live.cancel"),
         Binding("g", "again", "Generate again with the next seed", show=False, id="live.again"),
         Binding("i", "inject", "Inject a fault at this stage", show=False, id="live.inject"),
@@ -114,17 +98,11 @@ class LiveScreen(ToolScreen):
 
     def __init__(self, session: Session, state: ScreenState) -> None:
         super().__init__(session, state)
-        self._source = session.source
-        self._begin = begins_with(state, session.source.settings, session.sampling)
         self._prompt = state.text("prompt", session.prompt)
         self._sampling = self._begin.sampling
         self._wanted = bool(self._prompt)
-        self._wanted_token = self._begin.token
-        self._run = LiveRun()
-        self._body = LiveBody(self._run, self._begin)
         self._number = 0
         self._seen = 0
-        self._asked_noise = False
         self._note = ""
         self.failure = ""
         self._moved = time.monotonic()
@@ -177,15 +155,6 @@ class LiveScreen(ToolScreen):
         """Enter in the prompt starts a generation."""
         self._generate()
 
-    def on_stage_grid_pointed(self) -> None:
-        """Put the node under the cursor into words, and find its layer in the lens."""
-        self.say(self._body.words(self.size.width - 2))
-        self._body.show_lens()
-
-    def on_text_stream_pointed(self, event: TextStream.Pointed) -> None:
-        """Look at the token that was clicked on."""
-        self._look(self._run.timeline.at_token(event.token))
-
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """In the prompt, `e` is a letter and enter runs."""
         if action == "edit":
@@ -235,35 +204,6 @@ class LiveScreen(ToolScreen):
         self._run.forget()
         self._seen, self._moved = 0, time.monotonic()
         self._say("")
-
-    def action_travel(self, by: int) -> None:
-        """Look at an earlier or later token."""
-        self._look(self._run.timeline.moved(by))
-
-    def action_oldest(self) -> None:
-        """Look at the oldest token whose record is kept."""
-        self._look(self._run.timeline.at_token(0))
-
-    def action_newest(self) -> None:
-        """Look at the newest token, whichever it is."""
-        self._look(self._run.timeline.to_live())
-
-    def action_statistic(self) -> None:
-        """Show another statistic."""
-        self._body.statistic = self._body.statistic.following
-        self._body.show_grid()
-
-    def action_tint(self) -> None:
-        """Tint the text by another signal."""
-        self._body.signal = self._body.signal.following
-        self._ask_noise()
-        self._body.show_tints()
-
-    def action_lens(self) -> None:
-        """Compute the logit lens, or no longer."""
-        self._body.lens = not self._body.lens
-        self._source.set_lens(self._body.lens)
-        self._body.show_lens()
 
     def action_settings(self, focused: str = "temperature", fault: str = "") -> None:
         """Edit sampling, engine and faults."""
@@ -349,39 +289,6 @@ class LiveScreen(ToolScreen):
             return self._note
         return f"{self._note or 'no token'} for {silent:.0f} s, r restarts"
 
-    def _reach_wanted_token(self) -> None:
-        """Rest at the token that the screen's state asked for."""
-        if self._wanted_token is not None and self._run.timeline.tokens > self._wanted_token + 1:
-            self._source.pause()
-            self._look(self._run.timeline.at_token(self._wanted_token))
-            self._wanted_token = None
-
-    def _look(self, timeline: Timeline) -> None:
-        """Look at another token of the run."""
-        self._run.timeline = timeline
-        self._show()
-
-    def _show(self) -> None:
-        """Draw what is looked at. A record that was overwritten since stays on the screen as it was."""
-        timeline = self._run.timeline
-        record = self._source.latest() if timeline.live else self._source.record(timeline.record)
-        if record is not None and timeline.tokens:
-            before = self._source.record(timeline.first_record + record.index - 1) if record.index else None
-            self._body.show_pass(record, before)
-        self._show_place()
-
-    def _show_place(self) -> None:
-        """Say where in the run one looks."""
-        self._body.show_place()
-        self.detail(self._run.timeline.words())
-
-    def _ask_noise(self) -> None:
-        """Have the noise measured when it is first needed and can be."""
-        enough = len(self._run.ids) >= FEWEST_TOKENS
-        if self._body.signal is Signal.FLIP_RISK and self._run.noise is None and enough and not self._asked_noise:
-            self._asked_noise = True
-            self._source.measure_noise()
-
     def _say(self, note: str, failure: str = "", restart: bool = False) -> None:
         self._note = note
         if failure == self.failure:
@@ -404,7 +311,7 @@ class LiveScreen(ToolScreen):
                 self._loaded()
             case Started(number, _, tokens) if number == self._number:
                 self._say(f"evaluating {len(tokens)} prompt tokens")
-                self._moved = time.monotonic()
+                self._moved, self._asked_noise = time.monotonic(), False
                 run.begin(event)
                 body.start(event, sampling_title(self.sampling))
             case TokenNames(names):
