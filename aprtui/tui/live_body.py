@@ -20,7 +20,7 @@ from aprtui.tui.stage_grid import StageGrid
 from aprtui.tui.text_stream import TextStream
 from aprtui.tui.token_line import TokenLine
 
-NO_LENS = "Not computed for this token.\nn makes the next one."
+NO_LENS = "Not computed for this token.\nn makes the next one,\ng starts the run again."
 
 
 class LiveBody(Container):

@@ -56,7 +56,7 @@ def _change(row: np.void, before: TokenRecord | None, place: int) -> list[str]:
     old, new = float(before.stats["rms"][place]), float(row["rms"])
     if not (old > 0 and math.isfinite(old) and math.isfinite(new)):
         return ["change unknown"]
-    return [f"{100 * (new / old - 1):+.3g} % against the token before".replace("-", "−")]
+    return [f"change {100 * (new / old - 1):+.3g} %".replace("-", "−")]
 
 
 def _time(record: TokenRecord, place: int) -> str:

@@ -95,19 +95,20 @@ def quoted(name: str) -> str:
     return json.dumps(name, ensure_ascii=False)
 
 
-def in_words(token: TokenFigures, noise: LogitNoise | None) -> list[str]:
-    """What is known of a token, the most telling first."""
-    fields = [
-        f"{quoted(token.name)} id {token.id}",
-        f"probability {percent(math.exp(token.logprob))}",
-        f"entropy {token.entropy:.2f} nats",
-        f"margin {token.margin:.2f}",
-    ]
-    if noise is None:
-        return [*fields, "flip risk not measured"]
-    times = token.margin / noise.deviation if noise.deviation else math.inf
-    fields[-1] += f" = {times:.3g} × noise"
-    return [*fields, f"flip risk {percent(flip_risk(token.margin, noise))} (estimate)"]
+def in_words(token: TokenFigures, noise: LogitNoise | None, first: Signal = Signal.PROBABILITY) -> list[str]:
+    """A token, and what is known of it, the signal `first` before the others."""
+    fields = {
+        Signal.PROBABILITY: f"probability {percent(math.exp(token.logprob))}",
+        Signal.ENTROPY: f"entropy {token.entropy:.2f} nats",
+        Signal.MARGIN: f"margin {token.margin:.2f}",
+        Signal.FLIP_RISK: "flip risk not measured",
+    }
+    if noise is not None:
+        times = token.margin / noise.deviation if noise.deviation else math.inf
+        fields[Signal.MARGIN] += f" = {times:.3g} × noise"
+        fields[Signal.FLIP_RISK] = f"flip risk {percent(flip_risk(token.margin, noise))} (estimate)"
+    order = sorted(fields, key=lambda signal: signal is not first)
+    return [f"{quoted(token.name)} id {token.id}", *(fields[signal] for signal in order)]
 
 
 def percent(share: float) -> str:

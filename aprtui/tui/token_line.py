@@ -33,7 +33,7 @@ class TokenLine(KeptStyles):
 
     def show(self, signal: Signal, token: TokenFigures | None, noise: LogitNoise | None) -> None:
         """Explain `signal` and describe `token`."""
-        words = [] if token is None else in_words(token, noise)
+        words = [] if token is None else in_words(token, noise, signal)
         if (signal, words) != (self._signal, self._words):
             self._signal, self._words = signal, words
             self.refresh()

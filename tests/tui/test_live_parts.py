@@ -61,6 +61,7 @@ def test_token_in_words_says_everything_and_admits_what_was_not_measured() -> No
         '"\\n" id 8', "probability 1.83 %", "entropy 4.90 nats", "margin 0.05", "flip risk not measured"
     ]  # fmt: skip
     assert in_words(UNSURE, NOISE)[3:] == ["margin 0.05 = 0.333 × noise", "flip risk 40.7 % (estimate)"]
+    assert in_words(UNSURE, NOISE, Signal.FLIP_RISK)[1] == "flip risk 40.7 % (estimate)"
     assert (percent(1e-6), percent(0.0), percent(1.0), percent(math.nan)) == ("<0.01 %", "0 %", "100 %", "unknown")
 
 

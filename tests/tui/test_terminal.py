@@ -25,12 +25,14 @@ LOADING_SECONDS = 120.0
 class Terminal:
     """A tmux server of its own with one pane of 80×24."""
 
-    def __init__(self, name: str, command: str, **environment: str) -> None:
+    def __init__(self, name: str, command: str, folder: Path = CHECKOUT, **environment: str) -> None:
         self._name = name
-        variables = {"TERM": "xterm-256color", "COLORTERM": "truecolor", **environment}
+        variables = {
+            "TERM": "xterm-256color", "COLORTERM": "truecolor", "PYTHONPATH": str(CHECKOUT), **environment
+        }  # fmt: skip
         settings = " ".join(f"{key}={shlex.quote(value)}" for key, value in variables.items())
         script = f"echo before; {settings} {command}; echo exit code $?; stty -a; sleep 60"
-        self._tmux("-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "-c", str(CHECKOUT), script)
+        self._tmux("-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "-c", str(folder), script)
 
     def _tmux(self, *arguments: str) -> str:
         done = subprocess.run(
@@ -70,9 +72,9 @@ def terminals() -> Iterator[list[Terminal]]:
         terminal.close()
 
 
-def start(terminals: list[Terminal], **environment: str) -> Terminal:
+def start(terminals: list[Terminal], folder: Path = CHECKOUT, **environment: str) -> Terminal:
     command = f"{shlex.quote(sys.executable)} -m aprtui"
-    terminal = Terminal(f"aprtui-test-{uuid.uuid4().hex}", command, **environment)
+    terminal = Terminal(f"aprtui-test-{uuid.uuid4().hex}", command, folder, **environment)
     terminals.append(terminal)
     terminal.until(r"\d tok/s", LOADING_SECONDS)
     return terminal
@@ -117,5 +119,29 @@ def test_no_color_is_honoured_in_the_bytes_that_are_sent(terminals: list[Termina
     terminal = start(terminals, NO_COLOR="1")
     colours = set(re.findall(r"\x1b\[[\d;]*(?:[34]8[;:]|[39][0-7]\b|4[0-7]\b)[\d;:]*m", terminal.screen(colours=True)))
     assert not colours
+    terminal.press("q")
+    terminal.until("exit code 0")
+
+
+def test_run_is_travelled_in_given_a_fault_and_captured(terminals: list[Terminal], tmp_path: Path) -> None:
+    terminal = start(terminals, tmp_path)
+    terminal.until(r"token [1-9]\d of")
+    terminal.press("p")
+    newest = int(re.findall(r"token (\d+) of", terminal.until("‖ paused"))[0])
+    terminal.press("[", "S-Left", "{")
+    terminal.until(rf"text: token {max(newest - 12, 1)} of {newest}, all kept")
+    terminal.press("G", "m", "m", "m", "t", "v")
+    terminal.until(r"% change of each stage's rms")
+    terminal.press("n", "n")
+    terminal.until(r"logit lens(.|\n)*▸0 ")
+    terminal.press("w")
+    terminal.until("demo-qwen2-q4km-live-1(.|\n)*complete", 60)
+    assert (tmp_path / "demo-qwen2-q4km-live-1" / "manifest.json").is_file()
+    terminal.press("1")
+    terminal.until("‖ paused")
+    terminal.press("j", "i")
+    terminal.until(r"fault +layer=1,stage=attn_norm,kind=scale")
+    terminal.press("Enter")
+    terminal.until("1 fault injected(.|\n)*▶ running", 60)
     terminal.press("q")
     terminal.until("exit code 0")
