@@ -22,9 +22,9 @@ from aprtui.contracts.document import Document
 from aprtui.contracts.library import Documents, load_documents
 from aprtui.contracts.panel import PanelRow, panel
 from aprtui.errors import AprtuiError
-from aprtui.resources import contracts as own_contracts
 from aprtui.trace.capture import Capture
 from aprtui.tui.cells_grid import CellsGrid
+from aprtui.tui.contracts_dock import contract_paths
 from aprtui.tui.contracts_rows import (
     DOCUMENT_COLUMNS,
     FALSIFIER_COLUMNS,
@@ -113,12 +113,8 @@ class ContractsScreen(ToolScreen):
 
     def __init__(self, session: Session, state: ScreenState) -> None:
         super().__init__(session, state)
-        given = state.path("path")
-        own = [own_contracts(), Path("contracts")]
-        named = [path for path in session.paths if path.suffix in (".yaml", ".yml")]
-        found = [given] if given is not None else [*named, *(path for path in own if path.is_dir())]
-        self._given = given
-        self._paths = tuple(dict.fromkeys(path.absolute() for path in found))
+        self._given = state.path("path")
+        self._paths = contract_paths(session, self._given)
         self._documents: Documents | None = None
         self._document: Document | None = None
         self._rows: tuple[PanelRow, ...] = ()

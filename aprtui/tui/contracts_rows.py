@@ -12,6 +12,7 @@ from aprtui.contracts.document import Falsifier
 from aprtui.contracts.judgement import Judgement
 from aprtui.contracts.library import Loaded
 from aprtui.contracts.panel import PanelRow
+from aprtui.trace.graph import Node
 from aprtui.tui.readout import SEPARATOR
 from aprtui.tui.table import Column, Row, Tone
 
@@ -52,6 +53,21 @@ def _falsifier_row(row: PanelRow, judged: bool) -> Row:
     tone = {"FAIL": Tone.BAD, "PASS": Tone.PLAIN}.get(result, Tone.MUTED)
     cells = (result, falsifier.id or "–", falsifier.status or "–", number, bound, falsifier.title)
     return Row(falsifier.id or falsifier.line, cells, tone)
+
+
+def dock_rows(rows: Sequence[PanelRow], node: Node | None) -> list[Row]:
+    """The falsifiers that are about `node`, those that fail first."""
+    about = [row for row in rows if node is not None and _is_about(row, node)]
+    order = ("FAIL", "PASS", "UNKNOWN", NOT_TESTABLE, NOT_BOUND)
+    about.sort(key=lambda row: order.index(result_word(row)))
+    shown = (_falsifier_row(row, judged=True) for row in about)
+    return [Row(row.key, row.cells[:3], row.tone) for row in shown]
+
+
+def _is_about(row: PanelRow, node: Node) -> bool:
+    layers = row.binding.layers
+    bound = node.stage in row.binding.stages and (layers is None or node.layer is None or node.layer in layers)
+    return bound or node in row.nodes
 
 
 def result_word(row: PanelRow) -> str:
