@@ -19,17 +19,28 @@ from aprtui.compare.metrics import Metric
 from aprtui.compare.verdict import Tolerance
 from aprtui.errors import UsageError
 from aprtui.trace.graph import Node
+from aprtui.tui.contracts_dock import ContractsDock
 from aprtui.tui.diff_cells import cells, greys, layout, rows
 from aprtui.tui.diff_grid import DiffGrid
 from aprtui.tui.diff_help import EXPLANATION, NOTHING_TO_COMPARE
-from aprtui.tui.diff_model import METRICS, Fields, Judgement, Told, as_told, by_bound, moved_bound, told
+from aprtui.tui.diff_lists import (
+    ELEMENT_COLUMNS,
+    HYPOTHESIS_COLUMNS,
+    NO_ELEMENTS,
+    NO_HYPOTHESES,
+    element_rows,
+    hypothesis_rows,
+)
+from aprtui.tui.diff_model import METRICS, Fields, Flip, Judgement, Told, as_told, by_bound, moved_bound, told
+from aprtui.tui.diff_panes import DiffPanes
 from aprtui.tui.diff_sides import Sides, open_sides
 from aprtui.tui.diff_source import ChildSource, DiffRequest, DiffSource, Ended, Event, Progressed, Record, Remark
 from aprtui.tui.diff_verdict import Shown, VerdictLines
-from aprtui.tui.diff_words import stage_words, verdict_lines
+from aprtui.tui.diff_words import SEPARATOR, flip_words, stage_words, verdict_lines
 from aprtui.tui.keymap import Chord
 from aprtui.tui.session import Session
 from aprtui.tui.state import ScreenName, ScreenState, screen_state
+from aprtui.tui.table import Table
 from aprtui.tui.tool_screen import ToolScreen, as_typed
 
 POLLS_PER_SECOND = 20
@@ -55,12 +66,15 @@ class DiffScreen(ToolScreen):
 
     NAME = ScreenName.DIFF
     EXPLANATION = EXPLANATION
-    WIDGETS = (DiffGrid,)
+    WIDGETS = (DiffGrid, DiffPanes, Table)
     AUTO_FOCUS = "DiffGrid"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("R", "replay", "Replay", id="diff.replay"),
         Binding("r", "again", "Compare again", show=False, id="diff.again"),
         Binding("c", "cancel", "Cancel", show=False, id="diff.cancel"),
+        Binding("v", "turn_view", "Next view", id="diff.view"),
+        Binding("tab", "app.focus_next", "Next pane", show=False),
+        Binding("shift+tab", "app.focus_previous", "Pane before", show=False),
         Binding("x", "swap", "Swap sides", show=False, id="diff.swap"),
         Binding("M", "turn_metric", "Next metric", show=False, id="diff.metric"),
         Binding("plus,equals_sign", "move_bound(1)", "Bound ±", key_display="+ -", id="diff.bound.wider"),
@@ -85,11 +99,30 @@ class DiffScreen(ToolScreen):
         #nothing { height: 1fr; padding: 2 4; display: none; }
         #body { height: 1fr; }
         #problem { height: auto; padding: 0 1; color: $error; text-style: bold; display: none; }
-        DiffGrid { height: auto; max-height: 60%; }
+        #stages, #lists { height: 1fr; }
+        DiffGrid { height: auto; max-height: 75%; }
+        #lists Table { height: 1fr; min-height: 4; }
         ModelInput { border: none; height: 1; padding: 0 1; background: $panel; display: none; }
-        #contracts { height: auto; }
     }
     DiffScreen.-low VerdictLines { height: 3; }
+    DiffScreen.-low.-stacked {
+        DiffGrid { max-height: 100%; }
+        #panes, #lists { display: none; }
+        &.-of-panes { DiffGrid { display: none; } #panes { display: block; } }
+        &.-of-lists { #stages { display: none; } #lists { display: block; } #dock { display: none; } }
+        &.-of-contracts { #stages, #hypotheses, #elements { display: none; } #lists { display: block; } }
+    }
+    DiffScreen.-high.-stacked #lists {
+        height: 11; layout: horizontal;
+        Table { height: 100%; width: 1fr; }
+        #dock { display: none; }
+    }
+    DiffScreen.-high.-stacked.-of-contracts { #dock { display: block; } #hypotheses { display: none; } }
+    DiffScreen.-wide {
+        #body { layout: horizontal; }
+        #stages { width: 3fr; height: 100%; }
+        #lists { width: 2fr; height: 100%; }
+    }
     DiffScreen.-asks ModelInput { display: block; }
     DiffScreen.-empty #nothing { display: block; }
     DiffScreen.-empty #body, DiffScreen.-empty VerdictLines { display: none; }
@@ -125,6 +158,7 @@ class DiffScreen(ToolScreen):
         self._marks: dict[str, Node] = {}
         self._progress = ""
         self._problem = ""
+        self._flip: Flip | None = None
         self.comparing = False
 
     def compose_body(self) -> Iterable[Widget]:
@@ -133,8 +167,13 @@ class DiffScreen(ToolScreen):
         yield Static(id="problem", markup=False)
         yield Static(NOTHING_TO_COMPARE, id="nothing", markup=False)
         with Container(id="body"):
-            yield DiffGrid(id="grid")
-            yield Container(id="contracts")
+            with Container(id="stages"):
+                yield DiffGrid(id="grid")
+                yield DiffPanes(id="panes")
+            with Container(id="lists"):
+                yield Table(HYPOTHESIS_COLUMNS, NO_HYPOTHESES, id="hypotheses")
+                yield Table(ELEMENT_COLUMNS, NO_ELEMENTS, id="elements")
+                yield ContractsDock(self.session, id="dock")
         yield ModelInput(placeholder="path of the model to replay with", select_on_focus=False)
 
     def state(self) -> ScreenState:
@@ -232,11 +271,22 @@ class DiffScreen(ToolScreen):
         self._metric = self._metric or as_told(self._told).metric
         self._judgement = self._judged(self._told)
         self._show_grid()
+        self._show_lists(self._judgement)
         if self._wanted is not None:
             self._go(self._wanted)
             self._wanted = None
         elif self._judgement.first is not None and self._before is None:
             self._go(self._judgement.first)
+
+    def _show_lists(self, judgement: Judgement) -> None:
+        hypotheses, elements = self.query_one("#hypotheses", Table), self.query_one("#elements", Table)
+        told = judgement.told
+        hypotheses.show(hypothesis_rows(judgement))
+        hypotheses.border_title = "what the error looks like"
+        elements.show(element_rows(judgement))
+        elements.border_title = f"largest differences of {told.focus}" if told.focus is not None else "differences"
+        if self._request is not None:
+            self.query_one(ContractsDock).judge(self._request.a, self._request.b)
 
     def _show_grid(self) -> None:
         judgement, told = self._judgement, self._told
@@ -262,10 +312,55 @@ class DiffScreen(ToolScreen):
             lines.shown = Shown(str(self._judgement.verdict), verdict_lines(self._judgement, self._ran))
 
     def on_diff_grid_pointed(self) -> None:
-        """Say what the stage under the cursor says."""
+        """Say what the stage under the cursor says; panes and contracts follow it."""
         node = self.query_one(DiffGrid).node
-        if node is not None and self._judgement is not None and self._metric is not None:
+        if self._judgement is not None:
+            self.query_one(DiffPanes).open(self._sides, node)
+            self.query_one(ContractsDock).point_at(node)
+        if self._flip is not None and self._told is not None and node in self._told.graph.nodes[-1:]:
+            self.say(flip_words(self._flip))
+        elif node is not None and self._judgement is not None and self._metric is not None:
             self.say(stage_words(self._judgement.stages[node], self._metric))
+
+    def on_diff_panes_pointed(self, message: DiffPanes.Pointed) -> None:
+        """Say the value under the cursor of the panes, while they are walked through."""
+        if self.query_one(DiffPanes).has_focus:
+            self.say(message.words)
+
+    def on_descendant_focus(self) -> None:
+        """Other words for another pane."""
+        if self.query_one(DiffPanes).has_focus:
+            self.say(self.query_one(DiffPanes).words)
+        elif self.query_one(DiffGrid).has_focus:
+            self.on_diff_grid_pointed()
+
+    def on_table_pointed(self, message: Table.Pointed) -> None:
+        """Say the row in full: there may be no room for all of it."""
+        row = next((row for row in message.table.rows if row.key == message.table.key), None)
+        if message.table.has_focus and row is not None:
+            self.say(SEPARATOR.join(cell for cell in row.cells if cell))
+
+    def on_table_chosen(self, message: Table.Chosen) -> None:
+        """Jump to a value that differs most; open a falsifier."""
+        key, told = message.table.key, self._told
+        if message.table.id == "elements" and isinstance(key, tuple) and told is not None and told.focus is not None:
+            self._go(told.focus)
+            self.query_one(DiffPanes).open(self._sides, told.focus, key)
+            self._see("-of-panes")
+            self.query_one(DiffPanes).focus()
+        elif isinstance(message.table, ContractsDock):
+            request = self._request
+            assert request is not None
+            self.program.open_state(
+                screen_state(
+                    ScreenName.CONTRACTS, document=message.table.document_of(key), falsifier=key,
+                    reference=request.a, capture=request.b,
+                )
+            )  # fmt: skip
+
+    def on_diff_panes_opened(self) -> None:
+        """Open the stage in the tensor screen."""
+        self.on_diff_grid_opened()
 
     def on_diff_grid_opened(self) -> None:
         """Open the stage under the cursor in the Tensor screen: side B's, or A's where only A has it."""
@@ -306,7 +401,48 @@ class DiffScreen(ToolScreen):
             self.notify(f"No divergent stage {'after' if step > 0 else 'before'} this one.")
 
     def action_flip(self, step: int) -> None:
-        """The next token whose first choice flips."""
+        """The next token after which the sides would say another token, or the one before; at the logits."""
+        told = self._told
+        if told is None:
+            return
+        if told.flips is None:
+            self.notify("No logits of all tokens on both sides: `aprtui trace --logits all` has them.", markup=False)
+            return
+        at = self._flip.token if self._flip is not None else -1 if step > 0 else math.inf
+        others = [flip for flip in told.flips if (flip.token - at) * step > 0]
+        if not others:
+            self.notify(f"No token {'after' if step > 0 else 'before'} this one flips ({len(told.flips)} in all).")
+            return
+        flip = others[0] if step > 0 else others[-1]
+        self._flip = flip
+        head = next(node for node in told.stages if node.layer is None and node in told.graph.nodes[-1:])
+        self._go(head)
+        self.query_one(DiffPanes).open(self._sides, head, (0, flip.token, flip.id_b))
+
+    def action_turn_view(self) -> None:
+        """On a small screen: from the grid to the values, the lists and the contracts; else contracts or hypotheses."""
+        views = ["", "-of-panes", "-of-lists", "-of-contracts"]
+        if self.has_class("-high") or self.has_class("-wide"):
+            views = ["", "-of-contracts"]
+        shown = next((view for view in views[1:] if self.has_class(view)), "")
+        self._see(views[(views.index(shown) + 1) % len(views)])
+
+    def _see(self, view: str) -> None:
+        for other in ("-of-panes", "-of-lists", "-of-contracts"):
+            self.set_class(other == view, other)
+        wanted = {"": "DiffGrid", "-of-panes": "#panes", "-of-lists": "#hypotheses", "-of-contracts": "#dock"}[view]
+        self.set_focus(self.query_one(wanted))
+
+    def action_back(self) -> None:
+        """From a pane to the grid; from there to the screen before."""
+        if self.query_one(DiffGrid).has_focus or self._request is None:
+            super().action_back()
+        else:
+            self._see("")
+
+    def captures(self) -> tuple[Path, ...]:
+        """Both sides, the reference first."""
+        return () if self._request is None else (self._request.a, self._request.b)
 
     def action_fold(self, folded: bool) -> None:
         """Fold the layers that are alike, or unfold all."""

@@ -17,6 +17,8 @@ class Sides:
 
     a: Capture | None
     b: Capture | None
+    files: tuple[Path, Path] | None = None
+    """Two stage files, where these are compared."""
 
     @property
     def model_name(self) -> str:
@@ -41,9 +43,9 @@ class Sides:
 
 
 def open_sides(a: Path, b: Path) -> Sides:
-    """Both captures. What cannot be opened, the comparison itself tells."""
-    if a.is_file() or b.is_file():
-        return Sides(None, None)
+    """Both captures, or both stage files. What cannot be opened, the comparison itself tells."""
+    if a.is_file() and b.is_file():
+        return Sides(None, None, (a, b))
     return Sides(_opened(a), _opened(b))
 
 

@@ -8,7 +8,7 @@ from aprtui.compare.classify import State
 from aprtui.compare.metrics import Metric
 from aprtui.compare.verdict import ROUNDING_REL_L2
 from aprtui.compare.wording import counted
-from aprtui.tui.diff_model import Judgement, Stage
+from aprtui.tui.diff_model import Flip, Judgement, Stage
 from aprtui.tui.diff_source import DiffRequest
 
 SEPARATOR = " · "
@@ -106,3 +106,11 @@ def stage_words(stage: Stage, metric: Metric) -> str:
         [] if stage.state is State.UNKNOWN else [f"error is {stage.state}"] if stage.state is not State.CLEAN else []
     )
     return SEPARATOR.join([*words, stage.reason])
+
+
+def flip_words(flip: Flip) -> str:
+    """A token after which the sides would go on differently."""
+    return (
+        f"after token {flip.token} A says id {flip.id_a}, B id {flip.id_b}; A's lead over its second is "
+        f"{number(flip.margin_a)} logits"
+    )

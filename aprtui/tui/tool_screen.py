@@ -160,9 +160,17 @@ class ToolScreen(Screen[None]):
     @classmethod
     def all_bindings(cls) -> list[Binding]:
         """The keys of the screen, of its widgets, and of all screens, in this order."""
+        return cls._bindings_with(cls.WIDGETS)
+
+    @classmethod
+    def bindings_at_once(cls) -> list[list[Binding]]:
+        """The keys that can be pressed at one time: one widget has the focus, or none."""
+        return [cls._bindings_with(widgets) for widgets in ((), *((widget,) for widget in cls.WIDGETS))]
+
+    @classmethod
+    def _bindings_with(cls, widgets: Iterable[type[Widget]]) -> list[Binding]:
         own = [binding for kind in cls.__mro__ if kind is not ToolScreen for binding in _declared(kind)]
-        widgets = [binding for widget in cls.WIDGETS for binding in _declared(widget)]
-        return [*own, *widgets, *_declared(ToolScreen)]
+        return [*own, *(binding for widget in widgets for binding in _declared(widget)), *_declared(ToolScreen)]
 
 
 def _declared(kind: type) -> Iterator[Binding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,16 @@ from aprtui.tui.app import AprtuiApp
 from aprtui.tui.chrome import ReadoutLine
 from aprtui.tui.config import Config
 from aprtui.tui.diff_grid import DiffGrid
+from aprtui.tui.diff_model import Flip
+from aprtui.tui.diff_panes import DiffPanes
 from aprtui.tui.diff_screen import DiffScreen, ModelInput
 from aprtui.tui.diff_verdict import VerdictLines
+from aprtui.tui.heatmap import Heatmap
+from aprtui.tui.keymap import key_name
 from aprtui.tui.live import LiveScreen
 from aprtui.tui.session import Session
 from aprtui.tui.state import ScreenName, ScreenState, parse_state, screen_state
+from aprtui.tui.table import Table
 from tests.tui.diff_recorded import FAULT, RecordedDiff, playing, records_of, two_captures
 from tests.tui.recorded import RecordedSource
 
@@ -300,3 +306,84 @@ async def test_no_size_and_no_resize_breaks_it(
             await pilot.resize_terminal(width, height)
         await pilot.press("j", "l")
         assert "Stages" in text_of(pilot)
+
+
+def diverging(a: Path, b: Path) -> RecordedDiff:
+    """A comparison in which the fault is beyond its bound."""
+    return RecordedDiff(lambda request: records_of(a, b, "rel_l2=0.05"))
+
+
+async def test_panes_show_both_sides_in_lock_step_and_enter_jumps_from_the_list(
+    sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(between(*sides), diverging(*sides), monkeypatch) as pilot:
+        panes, elements = screen(pilot).query_one(DiffPanes), screen(pilot).query_one("#elements", Table)
+        await pilot.press("g", "d")
+        await until(pilot, lambda: str(FAULT) in str(panes.border_title))
+        cursors = {heatmap._cursor for heatmap in panes.query(Heatmap)}
+        assert len(cursors) == 1 and None not in cursors
+        panes.focus()
+        await until(pilot, lambda: " B − A " in screen(pilot).query_one(ReadoutLine).text)
+        before = panes.view
+        await pilot.press("h")
+        assert panes.view.column < before.column
+        assert len({heatmap._cursor for heatmap in panes.query(Heatmap)}) == 1
+        await pilot.press("i", "o")
+        assert panes.view.viewport == before.viewport, "every value has a cell of its own already"
+        elements.focus()
+        await pilot.press("j", "enter")
+        place = elements.key
+        assert isinstance(place, tuple)
+        await until(pilot, lambda: (panes.view.plane, panes.view.row, panes.view.column) == place)
+        assert panes.has_focus
+        await pilot.press("escape")
+        assert screen(pilot).query_one(DiffGrid).has_focus
+
+
+async def test_supported_hypotheses_come_first(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(between(*sides), diverging(*sides), monkeypatch) as pilot:
+        rows = screen(pilot).query_one("#hypotheses", Table).rows
+        states = [row.cells[0] for row in rows]
+        assert rows and states == sorted(states, key=["yes", "no", "?"].index)
+
+
+async def test_tokens_that_flip_are_gone_through(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(between(*sides), playing(*sides), monkeypatch) as pilot:
+        told = screen(pilot)._told
+        assert told is not None
+        flips = [Flip(2, 5, 7, 0.25), Flip(4, 1, 3, 1.5)]
+        screen(pilot)._told = replace(told, flips=tuple(flips))
+        for keys, flip in (("]t", flips[0]), ("]t", flips[1]), ("[t", flips[0])):
+            await pilot.press(*map(key_name, keys))
+            assert f"after token {flip.token} A says id {flip.id_a}" in screen(pilot).query_one(ReadoutLine).text
+            assert node(pilot) == Node(None, "lm_head")
+        await pilot.press(key_name("["), "t")
+        assert "No token before" in str([note.message for note in pilot.app._notifications])
+        screen(pilot)._told = replace(told, flips=None)
+        await pilot.press(key_name("]"), "t")
+        assert "--logits all" in str([note.message for note in pilot.app._notifications])
+
+
+async def test_a_small_screen_shows_one_view_at_a_time(
+    sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(between(*sides), playing(*sides), monkeypatch, size=(80, 24)) as pilot:
+        shown = {"DiffGrid": True, "#panes": False, "#lists": False}
+        assert {name: screen(pilot).query_one(name).display for name in shown} == shown
+        assert all(f" {layer} " in text_of(pilot) for layer in range(3)), "no layer is hidden by the legend"
+        for view in ("#panes", "#hypotheses", "#dock", "DiffGrid"):
+            await pilot.press("v")
+            assert screen(pilot).query_one(view).has_focus and screen(pilot).query_one(view).region.height > 3
+
+
+async def test_a_side_that_vanishes_is_told_in_its_pane(
+    sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(between(*sides), playing(*sides), monkeypatch) as pilot:
+        hidden = sides[1].with_name("hidden")
+        sides[1].rename(hidden)
+        try:
+            await pilot.press("k")
+            await until(pilot, lambda: "cannot be read: No such file" in text_of(pilot))
+        finally:
+            hidden.rename(sides[1])

@@ -1,0 +1,79 @@
+"""A stage of two captures side by side, without a screen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aprtui.errors import UnreadableError
+from aprtui.trace.aprt import write_aprt
+from aprtui.trace.graph import Node
+from aprtui.tui.diff_pair import View, open_files, open_pair
+from aprtui.tui.diff_sides import open_sides
+from aprtui.tui.levels import LEVELS, Mark
+from tests.compare.synthetic import changed, write_capture
+
+GATE, SOFTMAX = Node(1, "ffn_gate"), Node(1, "attn_softmax")
+
+
+@pytest.fixture
+def sides(tmp_path: Path) -> tuple[Path, Path]:
+    write_capture(tmp_path / "a")
+    write_capture(tmp_path / "b", edits={GATE: changed((2, 3), 1e3), Node(0, "ffn_up"): changed((1, 1), np.nan)})
+    return tmp_path / "a", tmp_path / "b"
+
+
+def test_the_view_begins_at_the_value_that_differs_most(sides: tuple[Path, Path]) -> None:
+    pair = open_pair(open_sides(*sides), GATE)
+    view = pair.beginning((8, 4))
+    assert (view.plane, view.row, view.column) == (0, 2, 3)
+    tiles = pair.tiles(view, (8, 4))
+    row, column = view.cell
+    a, b, difference = tiles.tiles
+    assert a.shape == b.shape == difference.shape
+    assert difference[row, column] == LEVELS - 1 == b[row, column]
+    assert (difference != difference[row, column]).sum() == difference.size - 1
+    assert pair.words(view).startswith("token 2, channel 3: A ") and "B 1000 (447a0000)" in pair.words(view)
+    pair.close()
+
+
+def test_nan_on_one_side_is_what_differs_most(sides: tuple[Path, Path]) -> None:
+    pair = open_pair(open_sides(*sides), Node(0, "ffn_up"))
+    view = pair.beginning((8, 4))
+    assert (view.row, view.column) == (1, 1)
+    _, b, difference = pair.tiles(view, (8, 4)).tiles
+    assert b[view.cell] == difference[view.cell] == Mark.NAN
+    pair.close()
+
+
+def test_attention_maps_have_a_plane_a_head(sides: tuple[Path, Path]) -> None:
+    pair = open_pair(open_sides(*sides), SOFTMAX)
+    assert pair.planes > 1
+    words = pair.words(View(plane=1, row=2, column=1))
+    assert words.startswith("head 1, query 2, key 1: A ")
+    pair.close()
+
+
+def test_the_cursor_stays_inside_and_zoom_keeps_it_in_view(sides: tuple[Path, Path]) -> None:
+    pair = open_pair(open_sides(*sides), GATE)
+    view = pair.beginning((2, 4))
+    far = view.moved(100, 100, pair.shape, (2, 4))
+    assert (far.row, far.column) == (pair.shape[0] - 1, pair.shape[1] - 1)
+    near = far.zoomed(True, pair.shape, (2, 4)).zoomed(True, pair.shape, (2, 4))
+    assert near.viewport.columns_per_cell < far.viewport.columns_per_cell
+    assert 0 <= near.cell[0] < 2 and 0 <= near.cell[1] < 4
+    pair.close()
+
+
+def test_what_cannot_lie_side_by_side_is_told(sides: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(UnreadableError, match=r"a has no layer 7 ffn_gate"):
+        open_pair(open_sides(*sides), Node(7, "ffn_gate"))
+    (sides[1] / "layer-1" / "ffn_gate.bin").unlink()
+    with pytest.raises(UnreadableError):
+        open_pair(open_sides(*sides), GATE)
+    write_aprt(tmp_path / "x.bin", 0, np.zeros(8, np.float32))
+    write_aprt(tmp_path / "y.bin", 0, np.zeros(9, np.float32))
+    with pytest.raises(UnreadableError, match="A is 1×8, B 1×9"):
+        open_files(tmp_path / "x.bin", tmp_path / "y.bin")
