@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import shutil
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -39,9 +41,17 @@ def _vocabularies() -> str | None:
     return _folder_missing("APRTUI_VOCABS", Path(named) if named else None)
 
 
+def _emulator_missing() -> str | None:
+    if platform.machine() != "x86_64" or not sys.platform.startswith("linux"):
+        return f"the emulator of CUDA runs on Linux on x86-64, this is {sys.platform} on {platform.machine()}"
+    return _tool_missing("g++")
+
+
 # A group's check returns why it cannot run here, or None.
 GROUPS: dict[str, Callable[[], str | None]] = {
     "conformance": lambda: _folder_missing("APRTUI_CONFORMANCE", conformance_folder()),
+    "emulator": _emulator_missing,
+    "nvcc": lambda: _tool_missing("nvcc"),
     "pty": lambda: _tool_missing("tmux"),
     "torch": lambda: _module_missing("torch"),
     "vocabularies": _vocabularies,

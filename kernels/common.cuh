@@ -1,0 +1,76 @@
+// What every kernel file includes: CUDA, or its emulation on the host, and reductions over a warp.
+#pragma once
+
+#ifdef APRTUI_EMULATOR
+#include "emulator/cuda_emulator.h"
+#else
+#include <cuda_fp16.h>
+// Shared arrays are declared through macros so that the emulator can poison them and check indices.
+#define SHARED(type, name, count) __shared__ __align__(16) type name[count]
+#define DYNAMIC_SHARED(type, name)                       \
+  extern __shared__ __align__(16) unsigned char name##_bytes[]; \
+  type* const name = reinterpret_cast<type*>(name##_bytes)
+#endif
+
+#define KERNEL extern "C" __global__ void
+#define INLINE __device__ __forceinline__
+
+constexpr int WARP = 32;
+constexpr unsigned ALL_LANES = 0xFFFFFFFFu;
+constexpr unsigned MAGNITUDE_BITS = 0x7FFFFFFFu, INFINITY_BITS = 0x7F800000u, NAN_BITS = 0x7FC00000u;
+
+INLINE int lane_index() { return threadIdx.x % WARP; }
+INLINE int warp_index() { return threadIdx.x / WARP; }
+
+// Sums and maxima are formed as trees over the lanes in one fixed order, so that a run repeats to the bit; every lane
+// gets the result.
+template <class T>
+INLINE T warp_sum(T value) {
+#pragma unroll
+  for (int distance = WARP / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(ALL_LANES, value, distance);
+  return value;
+}
+
+template <class T>
+INLINE T warp_max(T value) {
+#pragma unroll
+  for (int distance = WARP / 2; distance > 0; distance /= 2) value = max(value, __shfl_xor_sync(ALL_LANES, value, distance));
+  return value;
+}
+
+template <class T>
+INLINE T warp_min(T value) {
+#pragma unroll
+  for (int distance = WARP / 2; distance > 0; distance /= 2) value = min(value, __shfl_xor_sync(ALL_LANES, value, distance));
+  return value;
+}
+
+// The sum over a block of `WARPS` warps, for every thread; `scratch` holds WARPS values and may be reused after it.
+template <int WARPS, class Scratch>
+INLINE float block_sum(float value, const Scratch& scratch) {
+  value = warp_sum(value);
+  if (lane_index() == 0) scratch[warp_index()] = value;
+  __syncthreads();
+  float total = 0.0f;
+#pragma unroll
+  for (int i = 0; i < WARPS; ++i) total += scratch[i];
+  __syncthreads();
+  return total;
+}
+
+// Whether the calling block is the last of `blocks` that come here with this counter: then it sees everything that
+// the others wrote to global memory before. Leaves the counter at 0 for the next launch.
+INLINE bool last_block(unsigned* counter, unsigned blocks) {
+  SHARED(unsigned, before, 1);
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0) before[0] = atomicAdd(counter, 1u);
+  __syncthreads();
+  const bool last = before[0] == blocks - 1;
+  if (last) {
+    __threadfence();
+    if (threadIdx.x == 0) *counter = 0;
+  }
+  __syncthreads();
+  return last;
+}

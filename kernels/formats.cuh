@@ -1,0 +1,310 @@
+// Weight formats, taken apart a unit at a time.
+//
+// A unit is 32 weights of a row that lie together in memory: 16 that multiply activations low_column … low_column + 15,
+// and 16 that multiply high_column … . Both halves have one scale each (and Q4_K, Q5_K one minimum), so that
+//
+//     weight = scale * level - minimum,      level a signed byte, four of them in an int
+//
+// which gives the values of gguf.quants.dequantize to the bit: scale and scale * level are exact in float32.
+//
+// Q4_K and Q5_K lie as in the file: their blocks are multiples of 16 bytes. The others have blocks of 18, 22, 34 and 210
+// bytes, which no vector load can take; they are laid out as planes by aprtui/engine/cuda/planes.py, whole matrix by
+// whole matrix, in the order of the members below. Each plane but the scales starts at a multiple of 16 bytes.
+#pragma once
+
+#include <type_traits>
+
+#include "types.cuh"
+
+constexpr int GGML_F32 = 0, GGML_F16 = 1, GGML_Q4_0 = 2, GGML_Q5_0 = 6, GGML_Q8_0 = 8, GGML_Q4_K = 12, GGML_Q5_K = 13,
+              GGML_Q6_K = 14, GGML_BF16 = 30;
+
+constexpr int UNIT = 32;
+
+struct Unit {
+  int low[4], high[4];
+  float low_scale, high_scale, low_minimum, high_minimum;
+  int low_column, high_column;
+};
+
+INLINE float half_at(const unsigned char* bytes) {
+  return __half2float(__ushort_as_half(*reinterpret_cast<const unsigned short*>(bytes)));
+}
+
+// Four bytes less than 128, each reduced by `offset`: no borrow crosses a byte.
+template <int OFFSET>
+INLINE int signed_levels(int bytes) {
+  return static_cast<int>(((static_cast<unsigned>(bytes) | 0x80808080u) - 0x01010101u * OFFSET) ^ 0x80808080u);
+}
+
+INLINE void load16(int (&words)[4], const unsigned char* bytes) {
+  const int4 loaded = *reinterpret_cast<const int4*>(bytes);
+  words[0] = loaded.x, words[1] = loaded.y, words[2] = loaded.z, words[3] = loaded.w;
+}
+
+// The 6-bit scale and minimum of sub-block `which` (0 … 7) of a K-quant, from its 12 bytes: the first four of each lie in
+// the low bits of bytes 0-3 and 4-7; of the last four, four bits lie in bytes 8-11 and two on top of the first ones.
+INLINE int2 scale_and_minimum(const unsigned (&packed)[3], int which) {
+  const int shift = 8 * (which & 3);
+  const int first = packed[0] >> shift & 0xFF, second = packed[1] >> shift & 0xFF, third = packed[2] >> shift & 0xFF;
+  if (which < 4) return make_int2(first & 63, second & 63);
+  return make_int2((third & 15) | (first >> 6) << 4, third >> 4 | (second >> 6) << 4);
+}
+
+// Shared by Q4_K and Q5_K: a block starts with half scale, half minimum scale, 12 bytes; the unit holds the same 16 bytes'
+// low and high nibbles, which belong to neighbouring sub-blocks of 32.
+struct KHeader {
+  float scale, minimum_scale;
+  unsigned packed[3];
+
+  INLINE explicit KHeader(const unsigned char* block) {
+    int words[4];
+    load16(words, block);
+    scale = __half2float(__ushort_as_half(static_cast<unsigned short>(words[0] & 0xFFFF)));
+    minimum_scale = __half2float(__ushort_as_half(static_cast<unsigned short>(static_cast<unsigned>(words[0]) >> 16)));
+    packed[0] = words[1], packed[1] = words[2], packed[2] = words[3];
+  }
+  INLINE void apply(Unit& unit, int pair) const {
+    const int2 low = scale_and_minimum(packed, 2 * pair), high = scale_and_minimum(packed, 2 * pair + 1);
+    unit.low_scale = scale * low.x, unit.low_minimum = minimum_scale * low.y;
+    unit.high_scale = scale * high.x, unit.high_minimum = minimum_scale * high.y;
+  }
+};
+
+struct Q4K {
+  static constexpr bool QUANTISED = true, HAS_MINIMUM = true;
+  static constexpr int BLOCK_BYTES = 144;
+  const unsigned char* blocks;
+  int blocks_of_row;
+
+  INLINE explicit Q4K(const Matrix& m) : blocks(static_cast<const unsigned char*>(m.data)), blocks_of_row(m.columns / 256) {}
+  INLINE Unit load(int row, int index) const {
+    Unit unit;
+    const int part = index % 8, pair = part / 2, half = part % 2;
+    const unsigned char* block = blocks + (static_cast<size_t>(row) * blocks_of_row + index / 8) * BLOCK_BYTES;
+    int nibbles[4];
+    load16(nibbles, block + 16 + 32 * pair + 16 * half);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) unit.low[i] = nibbles[i] & 0x0F0F0F0F, unit.high[i] = nibbles[i] >> 4 & 0x0F0F0F0F;
+    KHeader(block).apply(unit, pair);
+    unit.low_column = 256 * (index / 8) + 64 * pair + 16 * half;
+    unit.high_column = unit.low_column + 32;
+    return unit;
+  }
+};
+
+struct Q5K {
+  static constexpr bool QUANTISED = true, HAS_MINIMUM = true;
+  static constexpr int BLOCK_BYTES = 176;
+  const unsigned char* blocks;
+  int blocks_of_row;
+
+  INLINE explicit Q5K(const Matrix& m) : blocks(static_cast<const unsigned char*>(m.data)), blocks_of_row(m.columns / 256) {}
+  INLINE Unit load(int row, int index) const {
+    Unit unit;
+    const int part = index % 8, pair = part / 2, half = part % 2;
+    const unsigned char* block = blocks + (static_cast<size_t>(row) * blocks_of_row + index / 8) * BLOCK_BYTES;
+    int nibbles[4], fifths[4];
+    load16(fifths, block + 16 + 16 * half);  // bit i of byte j: the fifth bit of value j of sub-block i
+    load16(nibbles, block + 48 + 32 * pair + 16 * half);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int bits = fifths[i] >> 2 * pair;
+      unit.low[i] = (nibbles[i] & 0x0F0F0F0F) | (bits & 0x01010101) << 4;
+      unit.high[i] = (nibbles[i] >> 4 & 0x0F0F0F0F) | (bits >> 1 & 0x01010101) << 4;
+    }
+    KHeader(block).apply(unit, pair);
+    unit.low_column = 256 * (index / 8) + 64 * pair + 16 * half;
+    unit.high_column = unit.low_column + 32;
+    return unit;
+  }
+};
+
+// Planes: low nibbles 128 bytes a block | high pairs of bits 64 | scales 16 signed bytes | half scale.
+struct Q6K {
+  static constexpr bool QUANTISED = true, HAS_MINIMUM = false;
+  const unsigned char *nibbles, *pairs, *scales, *block_scales;
+  int blocks_of_row;
+
+  INLINE explicit Q6K(const Matrix& m) : nibbles(static_cast<const unsigned char*>(m.data)), blocks_of_row(m.columns / 256) {
+    const size_t blocks = static_cast<size_t>(m.rows) * blocks_of_row;
+    pairs = nibbles + 128 * blocks;
+    scales = pairs + 64 * blocks;
+    block_scales = scales + 16 * blocks;
+  }
+  INLINE Unit load(int row, int index) const {
+    Unit unit;
+    // A half of a block is 128 values: 64 bytes, low nibbles values 0-63, high nibbles 64-127; each of its 32 bytes of
+    // pairs serves values j, j + 32, j + 64, j + 96.
+    const int part = index % 8, half = part / 4, quarter = part % 4;
+    const size_t block = static_cast<size_t>(row) * blocks_of_row + index / 8;
+    int low[4], top[4];
+    load16(low, nibbles + 128 * block + 16 * part);
+    load16(top, pairs + 64 * block + 32 * half + 16 * (quarter % 2));
+    const int shift = 2 * (quarter / 2);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      unit.low[i] = signed_levels<32>((low[i] & 0x0F0F0F0F) | (top[i] >> shift & 0x03030303) << 4);
+      unit.high[i] = signed_levels<32>((low[i] >> 4 & 0x0F0F0F0F) | (top[i] >> (shift + 4) & 0x03030303) << 4);
+    }
+    const signed char* small = reinterpret_cast<const signed char*>(scales) + 16 * block + 8 * half + quarter;
+    const float scale = half_at(block_scales + 2 * block);
+    unit.low_scale = scale * small[0], unit.high_scale = scale * small[4];
+    unit.low_minimum = unit.high_minimum = 0.0f;
+    unit.low_column = 256 * (index / 8) + 128 * half + 16 * quarter;
+    unit.high_column = unit.low_column + 64;
+    return unit;
+  }
+};
+
+// The 32-blocks: a unit is a block, its halves values 0-15 and 16-31.
+INLINE void set_block(Unit& unit, float scale, int index) {
+  unit.low_scale = unit.high_scale = scale;
+  unit.low_minimum = unit.high_minimum = 0.0f;
+  unit.low_column = UNIT * index;
+  unit.high_column = unit.low_column + 16;
+}
+
+// Planes: nibbles 16 bytes a block | half scale.
+struct Q40 {
+  static constexpr bool QUANTISED = true, HAS_MINIMUM = false;
+  const unsigned char *nibbles, *scales;
+  int blocks_of_row;
+
+  INLINE explicit Q40(const Matrix& m) : nibbles(static_cast<const unsigned char*>(m.data)), blocks_of_row(m.columns / UNIT) {
+    scales = nibbles + 16 * (static_cast<size_t>(m.rows) * blocks_of_row);
+  }
+  INLINE Unit load(int row, int index) const {
+    Unit unit;
+    const size_t block = static_cast<size_t>(row) * blocks_of_row + index;
+    int loaded[4];
+    load16(loaded, nibbles + 16 * block);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      unit.low[i] = signed_levels<8>(loaded[i] & 0x0F0F0F0F);
+      unit.high[i] = signed_levels<8>(loaded[i] >> 4 & 0x0F0F0F0F);
+    }
+    set_block(unit, half_at(scales + 2 * block), index);
+    return unit;
+  }
+};
+
+// Planes: nibbles 16 bytes a block | fifth bits 4 bytes, bit i for value i | half scale.
+struct Q50 {
+  static constexpr bool QUANTISED = true, HAS_MINIMUM = false;
+  const unsigned char *nibbles, *fifths, *scales;
+  int blocks_of_row;
+
+  INLINE explicit Q50(const Matrix& m) : nibbles(static_cast<const unsigned char*>(m.data)), blocks_of_row(m.columns / UNIT) {
+    const size_t blocks = static_cast<size_t>(m.rows) * blocks_of_row;
+    fifths = nibbles + 16 * blocks;
+    scales = fifths + 4 * blocks;
+  }
+  // Bits 0-3 of `bits` to bit 4 of each byte: the products put them there and nothing else into 0x10101010.
+  static INLINE int spread(unsigned bits) { return static_cast<int>((bits & 15u) * 0x00204081u & 0x01010101u) << 4; }
+  INLINE Unit load(int row, int index) const {
+    Unit unit;
+    const size_t block = static_cast<size_t>(row) * blocks_of_row + index;
+    int loaded[4];
+    load16(loaded, nibbles + 16 * block);
+    const unsigned bits = *reinterpret_cast<const unsigned*>(fifths + 4 * block);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      unit.low[i] = signed_levels<16>((loaded[i] & 0x0F0F0F0F) | spread(bits >> 4 * i));
+      unit.high[i] = signed_levels<16>((loaded[i] >> 4 & 0x0F0F0F0F) | spread(bits >> (16 + 4 * i)));
+    }
+    set_block(unit, half_at(scales + 2 * block), index);
+    return unit;
+  }
+};
+
+// Planes: levels 32 signed bytes a block | half scale.
+struct Q80 {
+  static constexpr bool QUANTISED = true, HAS_MINIMUM = false;
+  const unsigned char *levels, *scales;
+  int blocks_of_row;
+
+  INLINE explicit Q80(const Matrix& m) : levels(static_cast<const unsigned char*>(m.data)), blocks_of_row(m.columns / UNIT) {
+    scales = levels + 32 * (static_cast<size_t>(m.rows) * blocks_of_row);
+  }
+  INLINE Unit load(int row, int index) const {
+    Unit unit;
+    const size_t block = static_cast<size_t>(row) * blocks_of_row + index;
+    load16(unit.low, levels + 32 * block);
+    load16(unit.high, levels + 32 * block + 16);
+    set_block(unit, half_at(scales + 2 * block), index);
+    return unit;
+  }
+};
+
+// The 32 weights of a unit in float32, the low half first.
+INLINE void dequantise(const Unit& unit, float (&weights)[UNIT]) {
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const float low = static_cast<float>(static_cast<signed char>(unit.low[i / 4] >> 8 * (i % 4)));
+    const float high = static_cast<float>(static_cast<signed char>(unit.high[i / 4] >> 8 * (i % 4)));
+    weights[i] = fmaf(low, unit.low_scale, -unit.low_minimum);
+    weights[16 + i] = fmaf(high, unit.high_scale, -unit.high_minimum);
+  }
+}
+
+// Float formats: rows as in the file, taken eight values at a time.
+constexpr int EIGHT = 8;
+
+struct F32 {
+  static constexpr bool QUANTISED = false;
+  const float* values;
+  size_t columns;
+
+  INLINE explicit F32(const Matrix& m) : values(static_cast<const float*>(m.data)), columns(m.columns) {}
+  INLINE void load(int row, int index, float (&eight)[EIGHT]) const {
+    const float4* at = reinterpret_cast<const float4*>(values + row * columns + EIGHT * index);
+    const float4 a = at[0], b = at[1];
+    eight[0] = a.x, eight[1] = a.y, eight[2] = a.z, eight[3] = a.w;
+    eight[4] = b.x, eight[5] = b.y, eight[6] = b.z, eight[7] = b.w;
+  }
+};
+
+// 16-bit floats, as Value turns their bits into float32.
+template <class Value>
+struct Halves {
+  static constexpr bool QUANTISED = false;
+  const unsigned char* values;
+  size_t row_bytes;
+
+  INLINE explicit Halves(const Matrix& m)
+      : values(static_cast<const unsigned char*>(m.data)), row_bytes(2 * static_cast<size_t>(m.columns)) {}
+  INLINE void load(int row, int index, float (&eight)[EIGHT]) const {
+    int words[4];
+    load16(words, values + row * row_bytes + 2 * EIGHT * index);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      eight[2 * i] = Value::of(static_cast<unsigned>(words[i]) & 0xFFFFu);
+      eight[2 * i + 1] = Value::of(static_cast<unsigned>(words[i]) >> 16);
+    }
+  }
+};
+struct HalfValue {
+  static INLINE float of(unsigned bits) { return __half2float(__ushort_as_half(static_cast<unsigned short>(bits))); }
+};
+struct BrainValue {
+  static INLINE float of(unsigned bits) { return __uint_as_float(bits << 16); }
+};
+using F16 = Halves<HalfValue>;
+using BF16 = Halves<BrainValue>;
+
+// Calls visit(format) with the format of `matrix`; all threads of a warp see the same matrix.
+template <class Visit>
+INLINE void with_format(const Matrix& matrix, Visit visit) {
+  switch (matrix.format) {
+    case GGML_Q4_K: return visit(Q4K(matrix));
+    case GGML_Q5_K: return visit(Q5K(matrix));
+    case GGML_Q6_K: return visit(Q6K(matrix));
+    case GGML_Q4_0: return visit(Q40(matrix));
+    case GGML_Q5_0: return visit(Q50(matrix));
+    case GGML_Q8_0: return visit(Q80(matrix));
+    case GGML_F16: return visit(F16(matrix));
+    case GGML_BF16: return visit(BF16(matrix));
+    case GGML_F32: return visit(F32(matrix));
+  }
+}

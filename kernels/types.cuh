@@ -1,0 +1,41 @@
+// Structures that the host passes to kernels: arguments lie at their natural alignment, as in C.
+#pragma once
+
+#include "common.cuh"
+
+// What a forward pass is told through device memory, so that one CUDA graph serves all tokens.
+struct Step {
+  int position;  // of the first token of the pass
+  int tokens;    // of the pass
+  int ordinal;   // choices made so far: where in the ring the next one goes
+  int reserved;
+};
+
+// A weight matrix [rows, columns]; `format` is GGML's number of the type, `data` its blocks as README.md lays them out.
+// Columns are a multiple of 32 (of 256 for K-quants).
+struct Matrix {
+  const void* data;
+  int format, rows, columns;
+};
+
+// Scale of a block of 32 activations in Q8_1, and the sums of its two halves of 16 levels.
+struct Q8Scale {
+  float scale;
+  short low_sum, high_sum;
+};
+
+// Activations [tokens, columns]: float32, or Q8_1 as levels [tokens, columns] and scales [tokens, columns / 32].
+struct Activations {
+  const float* values;
+  const signed char* levels;
+  const Q8Scale* scales;
+};
+
+// Where Q8_1 activations are written.
+struct Q8Output {
+  signed char* levels;
+  Q8Scale* scales;
+};
+
+static_assert(sizeof(Step) == 16 && sizeof(Matrix) == 24 && sizeof(Q8Scale) == 8, "the host packs these");
+static_assert(sizeof(Activations) == 24 && sizeof(Q8Output) == 16, "the host packs these");

@@ -1,0 +1,132 @@
+"""Matrix-vector products of all formats against float64 on the same activations.
+
+Bound: a product of n terms in float32, joined as a tree over 32 lanes, errs by about 6e-8 · sqrt(n / 32) of the size of
+its sum, where the size of a sum of random terms is the root of the sum of their squares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from aprtui.model.weights import Weight, WeightType
+from tests.engine.tiny_model import random_weight
+from tests.kernels.cases import FLOAT_TYPES, activations, matrix, rounded, wide
+from tests.kernels.emulated import Image, InOut, Out
+
+pytestmark = pytest.mark.group("emulator")
+
+K_TYPES = (WeightType.Q4_K, WeightType.Q5_K, WeightType.Q6_K)
+BOUND = 4e-7
+
+
+def weight_of(kind: WeightType, rows: int, columns: int, seed: int = 3) -> Weight:
+    return random_weight(np.random.default_rng([seed, kind]), "w", kind, rows, columns)
+
+
+def run(
+    image_of: Callable[..., Image],
+    weight: Weight,
+    x: np.ndarray,
+    mode: str,
+    at_once: int,
+    orders: int = 3,
+    extra: int = 3,
+) -> np.ndarray:
+    """`W x` by `matvec_<mode>_<at_once>`, `[tokens, rows]`; the room between rows of the output must stay untouched."""
+    rows_of_block = 16 if (mode, at_once) == ("q8", 1) else 8
+    grid = (-(-weight.rows // rows_of_block), -(-len(x) // at_once))
+    stride = weight.rows + extra
+    floats = mode == "exact" or weight.type in FLOAT_TYPES
+    given = activations(x, values=floats, q8=not floats)
+    room = np.full((len(x), stride), np.float32(77))
+    (y,) = image_of("matvec").run(
+        f"matvec_{mode}_{at_once}",
+        grid,
+        256,
+        matrix(weight),
+        given,
+        None,
+        InOut(room),
+        None,
+        len(x),
+        stride,
+        orders=orders,
+    )
+    assert (y[:, weight.rows :] == 77).all(), "wrote behind a row"
+    return y[:, : weight.rows]
+
+
+def error(found: np.ndarray, weight: Weight, x: np.ndarray, mode: str) -> float:
+    w, given = wide(weight), rounded(x, weight, mode)
+    size = np.linalg.norm(np.sqrt(given**2 @ (w**2).T))
+    return float(np.linalg.norm(found - given @ w.T) / size)
+
+
+@pytest.mark.parametrize("mode", ["exact", "q8"])
+@pytest.mark.parametrize("at_once", [1, 8])
+@pytest.mark.parametrize("kind", list(WeightType))
+def test_product_equals_float64(image_of: Callable[..., Image], kind: WeightType, mode: str, at_once: int) -> None:
+    columns = 1280 if kind in K_TYPES else 1120  # 40 and 35 units: some lanes have two
+    weight = weight_of(kind, 19, columns)
+    x = np.random.default_rng(5).standard_normal((3, columns), np.float32)
+    assert error(run(image_of, weight, x, mode, at_once), weight, x, mode) <= BOUND
+
+
+@pytest.mark.parametrize("mode", ["exact", "q8"])
+@pytest.mark.parametrize("kind", list(WeightType))
+def test_bits_depend_on_row_and_token_alone(image_of: Callable[..., Image], kind: WeightType, mode: str) -> None:
+    weight = weight_of(kind, 11, 512)
+    x = np.random.default_rng(6).standard_normal((9, 512), np.float32)
+    together = run(image_of, weight, x, mode, 8, orders=1)
+    np.testing.assert_array_equal(together, run(image_of, weight, x, mode, 1, orders=1))
+    np.testing.assert_array_equal(together[8:], run(image_of, weight, x[8:], mode, 8, orders=1))
+
+
+@pytest.mark.parametrize("kind", [WeightType.Q4_K, WeightType.Q8_0])
+def test_one_row_and_one_block_of_columns(image_of: Callable[..., Image], kind: WeightType) -> None:
+    columns = 256 if kind in K_TYPES else 32
+    weight = weight_of(kind, 1, columns)
+    x = np.random.default_rng(7).standard_normal((1, columns), np.float32)
+    for mode, at_once in (("exact", 1), ("q8", 1), ("q8", 8)):
+        assert error(run(image_of, weight, x, mode, at_once), weight, x, mode) <= BOUND
+
+
+def test_residual_is_added_in_float32(image_of: Callable[..., Image]) -> None:
+    weight = weight_of(WeightType.Q4_K, 20, 256)
+    x, residual = np.random.default_rng(8).standard_normal((2, 256), np.float32), np.full((2, 20), 0.1, np.float32)
+    product, total = image_of("matvec").run(
+        "matvec_q8_1", (2, 2), 256, matrix(weight), activations(x), residual, Out((2, 20)), Out((2, 20)), 2, 20
+    )
+    np.testing.assert_array_equal(total, residual + product)
+
+
+@pytest.mark.parametrize("mode", ["exact", "q8"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_bad_activation_spoils_its_own_token_only(image_of: Callable[..., Image], mode: str, bad: float) -> None:
+    weight = weight_of(WeightType.Q4_K, 9, 512)
+    x = np.random.default_rng(9).standard_normal((3, 512), np.float32)
+    clean = run(image_of, weight, x, mode, 8, orders=1)
+    x[1, 300] = bad
+    with np.errstate(invalid="ignore"):
+        spoilt = run(image_of, weight, x, mode, 8, orders=1)
+    assert not np.isfinite(spoilt[1]).any()
+    np.testing.assert_array_equal(spoilt[[0, 2]], clean[[0, 2]])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in WeightType if kind not in FLOAT_TYPES])
+def test_extreme_levels_do_not_overflow(image_of: Callable[..., Image], kind: WeightType) -> None:
+    weight = weight_of(kind, 4, 256)
+    scales = {WeightType.Q6_K: (208,), WeightType.Q4_K: (0, 2), WeightType.Q5_K: (0, 2)}.get(kind, (0,))
+    size = {WeightType.Q4_0: 18, WeightType.Q5_0: 22, WeightType.Q8_0: 34}.get(kind, weight.data.shape[1])
+    for row, fill in enumerate((0x00, 0xFF, 0x80, 0x7F)):
+        weight.data[row] = fill
+        for start in range(0, weight.data.shape[1], size):
+            for offset in scales:
+                weight.data[row, start + offset : start + offset + 2] = np.array([1.0], np.float16).view(np.uint8)
+    x = np.ones((2, 256), np.float32)
+    x[1] = -1
+    np.testing.assert_allclose(run(image_of, weight, x, "q8", 1), x.astype(np.float64) @ wide(weight).T, rtol=1e-6)
+    np.testing.assert_allclose(run(image_of, weight, x, "exact", 1), x.astype(np.float64) @ wide(weight).T, rtol=1e-6)
