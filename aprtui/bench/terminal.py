@@ -100,8 +100,9 @@ class PseudoTerminal:
         """Send keys as a terminal does."""
         os.write(self._master, keys.encode())
 
-    def time_key(self, keys: str, seconds: float = 10.0) -> float:
-        """Seconds from pressing `keys` until the last frame of the answer had been received."""
+    def time_key(self, keys: str, seconds: float = 10.0, quiet: float = QUIET) -> tuple[float, float]:
+        """Seconds from pressing `keys` until the first frame of the answer had been received, and until the last one,
+        `quiet` after which none comes."""
         before = len(self.frames)
         pressed = time.perf_counter()
         self.press(keys)
@@ -111,8 +112,8 @@ class PseudoTerminal:
             seen = 0
             while seen != len(self.frames):
                 seen = len(self.frames)
-                self._changed.wait_for(lambda: len(self.frames) > seen, QUIET)  # noqa: B023  # called before seen changes
-            return self.frames[-1] - pressed
+                self._changed.wait_for(lambda: len(self.frames) > seen, quiet)  # noqa: B023  # called before seen changes
+            return self.frames[before] - pressed, self.frames[-1] - pressed
 
     def processor_seconds(self) -> float:
         """Processor time of the program's own process so far, that of its engine process not counted."""

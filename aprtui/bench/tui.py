@@ -1,5 +1,8 @@
 """`aprtui bench tui`: what the screens cost, measured from outside on the program in a pseudo-terminal.
 
+Keys: the diff and the tensor screen on captures of 8 GB, and a capture of 2,000 files in the browse screen. An answer
+is timed twice: its first frame, with cursor and words, and its last, when the values that a thread has read are there.
+
 Live: an 80-layer model of random weights generates at full speed while its stage grid is drawn; against `aprtui run`
 with as many engine threads, both timed by the wall clock, in turns. Every token's statistics differ, so every frame
 changes most cells.
@@ -18,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aprtui.bench.cpu import Figure
+from aprtui.bench.noise_capture import SEVEN_BILLION, TWO_THOUSAND_FILES, write_noise_capture
 from aprtui.bench.random_model import SHAPES, write_random_model
 from aprtui.bench.terminal import PseudoTerminal
 from aprtui.errors import EngineError
@@ -28,6 +32,12 @@ FRAMES_A_SECOND = 20
 PROCESSOR_SHARE = 0.25
 TOKENS_KEPT = 0.90
 PRIVATE_BYTES = 250e6
+
+KEY_SECONDS = 0.050
+FIRST_PAINT_SECONDS = 1.0
+KEYS = "jjlljjllkkhhkkhh" * 4
+LARGE_TOKENS = 512
+ERROR = 1e-3
 
 WARM_UP = 1.5
 WINDOW = 4.0
@@ -153,3 +163,69 @@ class _Moment:
         terminal.forget()
         position = int(terminal.wait_for(r"context (\d+)/")[1])
         return cls(time.perf_counter(), len(terminal.frames), terminal.processor_seconds(), position, terminal.received)
+
+
+def run_keys(options: TuiOptions, progress: Progress) -> Iterator[Figure]:
+    """Time from a key to its frame on captures of 8 GB, warm and cold; the first paint of a capture of 2,000 files.
+
+    Raises `EngineError`.
+    """
+    good, bad = (options.directory / name for name in ("good", "bad"))
+    for path, error in ((good, 0.0), (bad, ERROR)):
+        if not path.exists():
+            write_noise_capture(path, SEVEN_BILLION, LARGE_TOKENS, progress, error)
+    middle = "layer=14&stage=ffn_gate"
+    places = {
+        "diff": (f"aprtui:diff?a={good}&b={bad}&{middle}", "UNKNOWN"),
+        "tensor": (f"aprtui:tensor?capture={bad}&{middle}", "ffn_gate"),
+    }
+    for size in SIZES:
+        for name, (state, shown) in places.items():
+            progress("keys", SIZES.index(size) * len(places) + list(places).index(name), len(SIZES) * len(places))
+            yield from _keys(name, state, shown, size, (good, bad))
+    folder = options.directory / "many"
+    for name, config in (("a", TWO_THOUSAND_FILES), ("b", TWO_THOUSAND_FILES)):
+        if not (folder / name).exists():
+            write_noise_capture(folder / name, config, 16, progress)
+    for size in SIZES:
+        yield _first_paint(folder, size)
+
+
+def _keys(name: str, state: str, shown: str, size: tuple[int, int], files: Sequence[Path]) -> Iterator[Figure]:
+    with PseudoTerminal([*PROGRAM, "open", state], *size) as terminal:
+        terminal.wait_for(shown, 300)
+        time.sleep(1.0)
+        warm = [terminal.time_key(key) for key in KEYS]
+        _drop_from_cache(files)
+        cold = [terminal.time_key(key) for key in KEYS]
+        private = terminal.private_bytes()
+    title = f"{name} {size[0]}×{size[1]}"
+    for kind, times, target in (("warm", warm, "≤ 1.0"), ("cold", cold, "")):
+        for which, what in enumerate(("key to frame", "key to all values")):
+            ordered = sorted(1e3 * answer[which] for answer in times)
+            high = ordered[int(0.95 * len(ordered))]
+            judged = (high / (1e3 * KEY_SECONDS), "50 ms", target) if target and not which else (None, "", "")
+            yield Figure(f"{title}, {what}, p95, {kind}", high, "ms", (ordered[0], ordered[-1]), *judged)
+    yield _figure(f"{title}, private memory", [private / 1e6], "MB", private / PRIVATE_BYTES, "250 MB", "≤ 1.0")
+
+
+def _drop_from_cache(folders: Sequence[Path]) -> None:
+    """Have the system forget the pages of all files, which then come from the disk."""
+    os.sync()
+    for folder in folders:
+        for path in folder.rglob("*.bin"):
+            descriptor = os.open(path, os.O_RDONLY)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+
+
+def _first_paint(folder: Path, size: tuple[int, int]) -> Figure:
+    """From the key that goes to a capture of 2,000 files until it is shown."""
+    with PseudoTerminal([*PROGRAM, "open", str(folder)], *size) as terminal:
+        terminal.wait_for("2 captures")
+        time.sleep(1.0)
+        times = [terminal.time_key(key, quiet=FIRST_PAINT_SECONDS)[1] for key in "jkjkj"]
+    return _figure(
+        f"browse {size[0]}×{size[1]}, 2,009 files painted", times, "s",
+        statistics.median(times) / FIRST_PAINT_SECONDS, "1 s", "≤ 1.0",
+    )  # fmt: skip

@@ -100,7 +100,7 @@ def verdicts(model: Path | None, captures: Path | None, every: int, part: str | 
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Where the model and the captures go: 17 GB.",
 )
-@click.option("--part", type=click.Choice(["live"]), help="Measure this part only.")
+@click.option("--part", type=click.Choice(["live", "keys"]), help="Measure this part only.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a figure.")
 def tui(rounds: int, directory: Path | None, part: str | None, as_json: bool) -> None:
     """The screens in a pseudo-terminal: frames, processor time, memory, and what they cost the engine.
@@ -110,12 +110,13 @@ def tui(rounds: int, directory: Path | None, part: str | None, as_json: bool) ->
     import tempfile
     from dataclasses import asdict
 
-    from aprtui.bench.tui import TuiOptions, run_live
+    from aprtui.bench.tui import TuiOptions, run_keys, run_live
     from aprtui.cli.progress import Progress
 
     with tempfile.TemporaryDirectory(prefix="aprtui-bench-", dir=directory) as folder, Progress() as progress:
         options = TuiOptions(Path(folder), rounds)
-        for measure in {"live": [run_live]}.get(part or "", [run_live]):
+        parts = {"live": run_live, "keys": run_keys}
+        for measure in [parts[part]] if part else parts.values():
             for figure in measure(options, progress):
                 if as_json:
                     write_record(asdict(figure))

@@ -20,18 +20,29 @@ from aprtui.trace.graph import Node
 from aprtui.trace.stage_reader import StageReader
 from aprtui.tui.diff_sides import Sides
 from aprtui.tui.tiles import (
+    Read,
     Scale,
     ScaleKind,
     Size,
     Viewport,
     finite_range,
     largest,
+    magnitudes,
     reduced,
     scale_for,
     showing,
     whole,
     zoomed,
 )
+
+Values = NDArray[np.float32]
+Cancelled = Callable[[], bool]
+
+
+def never() -> bool:
+    """Nobody cancels."""
+    return False
+
 
 ZOOM = 0.5
 """Of the values a cell, at one step inwards."""
@@ -93,22 +104,41 @@ class StagePair:
         """Heads of an attention map, else 1."""
         return self._readers[0].planes
 
-    def beginning(self, room: Size) -> View:
-        """All of the stage, the cursor on the value that differs most."""
-        rows, columns = slice(0, self.shape[0]), slice(0, self.shape[1])
-        found = [largest(self._difference(plane), rows, columns) for plane in range(self.planes)]
-        plane = max(range(self.planes), key=lambda plane: _rank(float(found[plane][2])))
-        row, column, _ = found[plane]
-        return View(whole(self.shape, room), plane, row, column)
+    def beginning(self, room: Size, cancelled: Cancelled = never) -> tuple[View, PairTiles]:
+        """All of the stage, the cursor on the value that differs most, and its tiles: each value is read once."""
+        viewport = whole(self.shape, room)
+        found = [self._reduced(View(viewport, plane), room, cancelled) for plane in range(self.planes)]
+        plane = max(range(self.planes), key=lambda plane: int(magnitudes(found[plane][2]).max(initial=0)))
+        differences = magnitudes(found[plane][2])
+        if not differences.size:
+            return View(viewport), _levels(found[plane])
+        down, right = divmod(int(differences.argmax()), differences.shape[1])
+        row, column, _ = largest(self._difference(plane), *viewport.values(down, right, self.shape))
+        return View(viewport, plane, row, column), _levels(found[plane])
 
-    def tiles(self, view: View, room: Size, cancelled: Callable[[], bool] = lambda: False) -> PairTiles:
+    def tiles(self, view: View, room: Size, cancelled: Cancelled = never) -> PairTiles:
         """The tiles of what `view` shows, at most as large as `room`."""
-        reads = [*(self._side(side, view.plane) for side in (0, 1)), self._difference(view.plane)]
-        a, b, difference = (reduced(read, self.shape, view.viewport, room, cancelled) for read in reads)
-        both = finite_range(np.concatenate([a, b]))
-        scale = scale_for(ScaleKind.SYMMETRIC, *both)
-        own = scale_for(ScaleKind.SYMMETRIC, *finite_range(difference))
-        return PairTiles((scale.levels(a), scale.levels(b), own.levels(difference)), scale, own)
+        return _levels(self._reduced(view, room, cancelled))
+
+    def _reduced(self, view: View, room: Size, cancelled: Cancelled) -> tuple[Values, Values, Values]:
+        """A, B and B − A reduced in one pass: the three lie side by side, each filled up to whole cells."""
+        viewport = view.viewport
+        rows, columns = viewport.cells(self.shape, room)
+        seen = slice(viewport.column, min(viewport.column + columns * viewport.columns_per_cell, self.shape[1]))
+        width, filled = seen.stop - seen.start, columns * viewport.columns_per_cell
+
+        def read(lines: slice, _: slice) -> Values:
+            a, b = (reader.values(lines, seen, view.plane) for reader in self._readers)
+            joined = np.zeros((a.shape[0], 3, filled), np.float32)
+            joined[:, 0, :width], joined[:, 1, :width] = a, b
+            with np.errstate(invalid="ignore", over="ignore"):
+                np.subtract(b, a, out=joined[:, 2, :width])
+            return joined.reshape(a.shape[0], 3 * filled)
+
+        side_by_side = Viewport(viewport.row, 0, viewport.rows_per_cell, viewport.columns_per_cell)
+        tile = reduced(read, (self.shape[0], 3 * filled), side_by_side, (rows, 3 * columns), cancelled)
+        a, b, difference = tile.reshape(rows, 3, columns).swapaxes(0, 1)
+        return a, b, difference
 
     def words(self, view: View) -> str:
         """The value under the cursor on both sides, with its bits."""
@@ -124,14 +154,14 @@ class StagePair:
         for reader in self._readers:
             reader.close()
 
-    def _side(self, side: int, plane: int) -> Callable[[slice, slice], NDArray[np.float32]]:
+    def _side(self, side: int, plane: int) -> Read:
         reader = self._readers[side]
         return lambda rows, columns: reader.values(rows, columns, plane)
 
-    def _difference(self, plane: int) -> Callable[[slice, slice], NDArray[np.float32]]:
+    def _difference(self, plane: int) -> Read:
         a, b = self._side(0, plane), self._side(1, plane)
 
-        def read(rows: slice, columns: slice) -> NDArray[np.float32]:
+        def read(rows: slice, columns: slice) -> Values:
             with np.errstate(invalid="ignore", over="ignore"):
                 return b(rows, columns) - a(rows, columns)
 
@@ -167,8 +197,11 @@ def open_files(a: Path, b: Path) -> StagePair:
         raise
 
 
-def _rank(difference: float) -> float:
-    return float("inf") if difference != difference else abs(difference)
+def _levels(values: tuple[Values, Values, Values]) -> PairTiles:
+    a, b, difference = values
+    both = scale_for(ScaleKind.SYMMETRIC, *finite_range(np.concatenate([a, b])))
+    own = scale_for(ScaleKind.SYMMETRIC, *finite_range(difference))
+    return PairTiles((both.levels(a), both.levels(b), own.levels(difference)), both, own)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

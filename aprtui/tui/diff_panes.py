@@ -18,7 +18,7 @@ from aprtui.trace.graph import Node
 from aprtui.tui.diff_pair import PairTiles, StagePair, View, open_files, open_pair
 from aprtui.tui.diff_sides import Sides
 from aprtui.tui.heatmap import Heatmap
-from aprtui.tui.tiles import Size
+from aprtui.tui.tiles import Size, whole
 
 NAMES = ("a", "b", "difference")
 
@@ -118,8 +118,11 @@ class DiffPanes(Widget, can_focus=True):
         try:
             files = sides.files
             pair = open_files(*files) if files is not None else open_pair(sides, node)
-            chosen = view or (pair.beginning(room) if place is None else _at(pair, place, room))
-            tiles = pair.tiles(chosen, room, lambda: worker.is_cancelled)
+            if view is None and place is None:
+                chosen, tiles = pair.beginning(room, lambda: worker.is_cancelled)
+            else:
+                chosen = view or _at(pair, place or (0, 0, 0), room)
+                tiles = pair.tiles(chosen, room, lambda: worker.is_cancelled)
             words = pair.words(chosen)
         except (AprtuiError, OSError) as error:
             if not worker.is_cancelled:
@@ -227,6 +230,5 @@ class DiffPanes(Widget, can_focus=True):
 def _at(pair: StagePair, place: tuple[int, int, int], room: Size) -> View:
     """All of the stage, the cursor on a value."""
     plane, row, column = place
-    begin = pair.beginning(room)
     rows, columns = pair.shape
-    return View(begin.viewport, min(plane, pair.planes - 1), min(row, rows - 1), min(column, columns - 1))
+    return View(whole(pair.shape, room), min(plane, pair.planes - 1), min(row, rows - 1), min(column, columns - 1))

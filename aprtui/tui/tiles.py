@@ -168,6 +168,11 @@ def largest(read: Read, rows: slice, columns: slice) -> tuple[int, int, np.float
     return *at, value
 
 
+def magnitudes(values: NDArray[np.float32]) -> NDArray[np.uint32]:
+    """Whole numbers in the order of the values' magnitudes, NaN above Inf."""
+    return _bits(values) & ~_SIGN
+
+
 def _bits(values: NDArray[np.float32]) -> NDArray[np.uint32]:
     return np.asarray(values, np.float32).view(np.uint32)
 

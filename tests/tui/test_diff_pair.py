@@ -13,6 +13,7 @@ from aprtui.trace.graph import Node
 from aprtui.tui.diff_pair import View, open_files, open_pair
 from aprtui.tui.diff_sides import open_sides
 from aprtui.tui.levels import LEVELS, Mark
+from aprtui.tui.tiles import Viewport, reduced
 from tests.compare.synthetic import changed, write_capture
 
 GATE, SOFTMAX = Node(1, "ffn_gate"), Node(1, "attn_softmax")
@@ -27,9 +28,8 @@ def sides(tmp_path: Path) -> tuple[Path, Path]:
 
 def test_the_view_begins_at_the_value_that_differs_most(sides: tuple[Path, Path]) -> None:
     pair = open_pair(open_sides(*sides), GATE)
-    view = pair.beginning((8, 4))
+    view, tiles = pair.beginning((8, 4))
     assert (view.plane, view.row, view.column) == (0, 2, 3)
-    tiles = pair.tiles(view, (8, 4))
     row, column = view.cell
     a, b, difference = tiles.tiles
     assert a.shape == b.shape == difference.shape
@@ -41,9 +41,9 @@ def test_the_view_begins_at_the_value_that_differs_most(sides: tuple[Path, Path]
 
 def test_nan_on_one_side_is_what_differs_most(sides: tuple[Path, Path]) -> None:
     pair = open_pair(open_sides(*sides), Node(0, "ffn_up"))
-    view = pair.beginning((8, 4))
+    view, tiles = pair.beginning((8, 4))
     assert (view.row, view.column) == (1, 1)
-    _, b, difference = pair.tiles(view, (8, 4)).tiles
+    _, b, difference = tiles.tiles
     assert b[view.cell] == difference[view.cell] == Mark.NAN
     pair.close()
 
@@ -58,7 +58,7 @@ def test_attention_maps_have_a_plane_a_head(sides: tuple[Path, Path]) -> None:
 
 def test_the_cursor_stays_inside_and_zoom_keeps_it_in_view(sides: tuple[Path, Path]) -> None:
     pair = open_pair(open_sides(*sides), GATE)
-    view = pair.beginning((2, 4))
+    view, _ = pair.beginning((2, 4))
     far = view.moved(100, 100, pair.shape, (2, 4))
     assert (far.row, far.column) == (pair.shape[0] - 1, pair.shape[1] - 1)
     near = far.zoomed(True, pair.shape, (2, 4)).zoomed(True, pair.shape, (2, 4))
@@ -77,3 +77,17 @@ def test_what_cannot_lie_side_by_side_is_told(sides: tuple[Path, Path], tmp_path
     write_aprt(tmp_path / "y.bin", 0, np.zeros(9, np.float32))
     with pytest.raises(UnreadableError, match="A is 1×8, B 1×9"):
         open_files(tmp_path / "x.bin", tmp_path / "y.bin")
+
+
+def test_one_pass_gives_what_reducing_each_side_gives(sides: tuple[Path, Path]) -> None:
+    opened = open_sides(*sides)
+    assert opened.a is not None and opened.b is not None
+    pair, a, b = open_pair(opened, GATE), opened.a.values(GATE), opened.b.values(GATE)
+    for viewport in (Viewport(0, 0, 2, 5), Viewport(1, 3, 1, 2), Viewport(2, 4, 3, 1)):
+        tiles = pair.tiles(View(viewport), (2, 3))
+        for tile, values, scale in zip(
+            tiles.tiles, (a, b, b - a), (tiles.scale, tiles.scale, tiles.difference), strict=True
+        ):
+            alone = reduced(lambda rows, columns, of=values: of[rows, columns], values.shape, viewport, (2, 3))
+            assert np.array_equal(tile, scale.levels(alone))
+    pair.close()
