@@ -8,12 +8,13 @@ from typing import ClassVar
 from rich.segment import Segment
 from textual.events import MouseScrollDown, MouseScrollUp
 from textual.strip import Strip
+from textual.widget import Widget
 
 from aprtui.tui.bars import Bar, bar_cells
 from aprtui.tui.kept_styles import KeptStyles
 
 
-class BarList(KeptStyles):
+class BarList(KeptStyles, Widget):
     """Shows `Bar`s, or in their place a text that says why there are none and what to do."""
 
     PREFIX = "bar-list"

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.style import Style
-from textual.widget import Widget
 
 from aprtui.tui.palette import Rgb
 
+# Not a widget itself: Textual takes default styles from the first base that is one, and TextStream's is another.
+if TYPE_CHECKING:
+    from textual.widget import Widget as _Base
+else:
+    _Base = object
 
-class KeptStyles(Widget):
+
+class KeptStyles(_Base):
     """Looks styles up once: Textual computes them anew at 0.1 ms a call, which a frame of many lines cannot pay."""
 
     PREFIX = ""
     """What the names of the component classes begin with."""
 
-    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
-        super().__init__(id=id, classes=classes)
-        self._kept_styles: dict[str, Style] = {}
-        self._kept_background: Rgb | None = None
+    _kept_styles: dict[str, Style] | None = None
+    _kept_background: Rgb | None = None
 
     def style(self, name: str = "") -> Style:
         """The component style `name`, or the widget's own."""
+        if self._kept_styles is None:
+            self._kept_styles = {}
         if name not in self._kept_styles:
             component = f"{self.PREFIX}--{name}"
             self._kept_styles[name] = self.get_component_rich_style(component) if name else self.rich_style
@@ -36,5 +43,4 @@ class KeptStyles(Widget):
     def notify_style_update(self) -> None:
         """The theme or the focus has changed: what was looked up is out of date."""
         super().notify_style_update()
-        self._kept_styles.clear()
-        self._kept_background = None
+        self._kept_styles = self._kept_background = None

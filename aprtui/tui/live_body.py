@@ -30,23 +30,21 @@ class LiveBody(Container):
     DEFAULT_CSS: ClassVar[str] = """
     LiveBody {
         height: 1fr;
-        #panes { height: 1fr; }
-        #talk { layout: horizontal; height: 1fr; min-height: 5; }
+        #panes { layout: horizontal; height: 1fr; }
         #side { layout: horizontal; height: 100%; width: auto; }
         TextStream { width: 1fr; height: 100%; }
         BarList { width: 32; height: 100%; }
         #lens { display: none; }
-        StageGrid { height: auto; max-height: 70%; }
     }
+    .-narrow StageGrid, .-stacked StageGrid { dock: bottom; width: 100%; height: auto; max-height: 70%; }
     LiveBody.-lens #lens { display: block; }
     .-narrow LiveBody.-lens #candidates { display: none; }
     .-wide LiveBody {
-        #panes { layout: horizontal; }
-        #talk { layout: vertical; width: 1fr; height: 100%; }
-        #side { width: 100%; height: 13; }
-        TextStream { width: 100%; height: 1fr; }
+        #panes { layout: grid; grid-size: 2 2; grid-columns: 1fr 2fr; grid-rows: auto 1fr; }
+        #side { width: 100%; min-height: 13; }
+        TextStream { row-span: 2; width: 100%; }
         BarList { width: 1fr; }
-        StageGrid { width: 2fr; height: 100%; max-height: 100%; }
+        StageGrid { height: auto; max-height: 66vh; }
     }
     """
 
@@ -67,12 +65,11 @@ class LiveBody(Container):
     def compose(self) -> ComposeResult:
         """Text and bars above or beside the grid; the line of words below."""
         with Container(id="panes"):
-            with Container(id="talk"):
-                yield self._text
-                with Container(id="side"):
-                    yield self._candidates
-                    yield self._lens
+            yield self._text
             yield self._grid
+            with Container(id="side"):
+                yield self._candidates
+                yield self._lens
         yield self._line
 
     def on_mount(self) -> None:

@@ -106,7 +106,7 @@ class LiveView(ToolScreen):
     def _show_place(self) -> None:
         """Say where in the run one looks."""
         self._body.show_place()
-        self.detail(self._run.timeline.words())
+        self.detail(self._run.timeline.place)
 
     def _ask_noise(self) -> None:
         """Have the noise measured when it is first needed and can be."""

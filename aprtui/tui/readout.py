@@ -68,7 +68,7 @@ def _time(record: TokenRecord, place: int) -> str:
     following = np.flatnonzero(known[first + 1 :])
     count = (int(following[0]) if following.size else known.size - first - 1) + 1
     took = duration(float(record.stage_seconds[first]))
-    return took if count == 1 else f"{took} with {'its neighbour' if count == 2 else f'{count - 1} neighbours'}"
+    return took if count == 1 else f"{took} with {count - 1} more"
 
 
 def _number(value: float) -> str:

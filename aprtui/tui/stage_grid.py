@@ -15,6 +15,7 @@ from textual.geometry import Size
 from textual.message import Message
 from textual.reactive import reactive
 from textual.strip import Strip
+from textual.widget import Widget
 
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.tui.figures import Figures, grid_tile
@@ -41,7 +42,7 @@ CURSOR = Style(reverse=True, bold=True, color="#ffffff", bgcolor="#000000")
 """The cell under the cursor: black on white, and still reversed where no colours are sent."""
 
 
-class StageGrid(KeptStyles, can_focus=True):
+class StageGrid(KeptStyles, Widget, can_focus=True):
     """Draws one line of cells a layer; rows beyond its height scroll with the cursor."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -8,6 +8,7 @@ from typing import ClassVar
 from rich.segment import Segment
 from textual.reactive import reactive
 from textual.strip import Strip
+from textual.widget import Widget
 
 from aprtui.engine.process import EngineState
 from aprtui.engine.process_messages import EngineInfo
@@ -40,7 +41,7 @@ GLYPHS = {
 }
 
 
-class StatusBar(KeptStyles):
+class StatusBar(KeptStyles, Widget):
     """Shows a `Status`."""
 
     PREFIX = "status-bar"

@@ -11,7 +11,7 @@ from typing import ClassVar
 from rich.cells import get_character_cell_size
 from rich.segment import Segment
 from rich.style import Style
-from textual.events import Click, Resize
+from textual.events import Click, MouseScrollDown, MouseScrollUp, Resize
 from textual.geometry import Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
@@ -127,6 +127,7 @@ class TextStream(KeptStyles, ScrollView, can_focus=False):
         super().__init__(id=id, classes=classes)
         self._pieces: list[_Piece] = []
         self._marked = -1
+        self._following = True
         self._wrapper = Wrapper(80)
 
     @property
@@ -137,15 +138,14 @@ class TextStream(KeptStyles, ScrollView, can_focus=False):
     def start(self, prompt: str) -> None:
         """Show nothing but a prompt."""
         self._pieces.clear()
-        self._marked = -1
+        self._marked, self._following = -1, True
         self._rewrap()
         self._append(prompt, None)
         self._show(0, at_end=True)
 
     def add(self, text: str, tint: int | None) -> None:
-        """Append the text of the next token, keeping the end in view if it was."""
-        at_end = self.scroll_offset.y >= self.max_scroll_y - 1
-        self._show(self._append(text, tint), at_end)
+        """Append the text of the next token, keeping the end in view unless somebody has scrolled back."""
+        self._show(self._append(text, tint), self._following)
 
     def finish(self, tail: str) -> None:
         """Append what an unfinished character at the end stands for; it belongs to the last token."""
@@ -178,7 +178,18 @@ class TextStream(KeptStyles, ScrollView, can_focus=False):
         """Wrap anew where the width has changed."""
         if self.scrollable_content_region.width != self._wrapper.width:
             self._rewrap()
-            self._show(0, at_end=True)
+            self._show(0, at_end=False)
+            if self._following and self._marked < 0:
+                # Where the end lies is known when the new size has been laid out.
+                self.call_after_refresh(self.scroll_end, animate=False, immediate=True)
+
+    def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
+        """Who scrolls back does not want to be carried on."""
+        self._following = False
+
+    def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
+        """At the end again, the text is followed again."""
+        self._following = self.scroll_offset.y >= self.max_scroll_y - 1
 
     def on_click(self, event: Click) -> None:
         """Choose the token under the mouse."""
@@ -216,7 +227,7 @@ class TextStream(KeptStyles, ScrollView, can_focus=False):
         tint = self._pieces[piece].tint
         if tint is None:
             return self.style("marked" if piece == marked else "token")
-        style = tint_styles(self.background)[tint]
+        style = self.style("token") + tint_styles(self.background)[tint]
         return style + Style(bold=True, underline=True) if piece == marked else style
 
     def _append(self, text: str, tint: int | None) -> int:

@@ -51,9 +51,12 @@ class Timeline:
         """Look at the newest token."""
         return replace(self, at=None)
 
+    @property
+    def place(self) -> str:
+        """Where in the run this is: `token 17 of 40`."""
+        return f"token {self.shown + 1} of {self.tokens}" if self.tokens else "no token yet"
+
     def words(self) -> str:
-        """Where in the run this is: `token 17 of 40`, and how many of them can be looked at."""
-        if not self.tokens:
-            return "no token yet"
+        """The same, and in the past how much of it can be looked at."""
         kept = f", the last {RING} kept" if self.tokens > RING else ", all kept"
-        return f"token {self.shown + 1} of {self.tokens}{kept if self.at is not None else ''}"
+        return self.place if self.live else self.place + kept

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from rich.segment import Segment
 from textual.strip import Strip
+from textual.widget import Widget
 
 from aprtui.engine.logit_noise import LogitNoise
 from aprtui.tui.kept_styles import KeptStyles
@@ -14,7 +15,7 @@ from aprtui.tui.readout import fit
 from aprtui.tui.signals import Signal, TokenFigures, in_words
 
 
-class TokenLine(KeptStyles):
+class TokenLine(KeptStyles, Widget):
     """The legend of a signal, and a token in words."""
 
     PREFIX = "token-line"

@@ -38,13 +38,16 @@ Scene = Callable[[Driver, EngineProcess], Awaitable[None]]
 
 
 async def live(pilot: Driver, source: EngineProcess) -> None:
-    """A run of 48 tokens, paused, the cursor on a stage."""
+    """A run of 48 tokens, paused, the lens on for two more, the cursor on a stage."""
     while source.written < TOKENS:
         await pilot.pause(0.01)
         assert source.state is not EngineState.CRASHED
-    await pilot.press("p", "down", "down", "right", "right")
+    await pilot.press("p")
     while source.state is EngineState.RUNNING:
         await pilot.pause(0.05)
+    for key in ("v", "n", "n", "down", "down", "right", "right"):
+        await pilot.press(key)
+        await pilot.pause(0.3)
 
 
 async def browse(pilot: Driver, source: EngineProcess) -> None:

@@ -72,8 +72,8 @@ def test_readout_says_how_long_a_stage_took_and_with_which_others() -> None:
     record = dataclasses.replace(record, stage_seconds=seconds)
     assert "  2.5 µs  min" in describe(GRAPH, Node(1, "ffn_gate"), record, None, 300)
     for stage in ("attn_scores", "attention"):
-        assert "  2.5 µs with 2 neighbours  " in describe(GRAPH, Node(1, stage), record, None, 300)
-    assert "  2.5 µs with its neighbour  " in describe(GRAPH, Node(1, "ffn_silu"), record, None, 300)
+        assert "  2.5 µs with 2 more  " in describe(GRAPH, Node(1, stage), record, None, 300)
+    assert "  2.5 µs with 1 more  " in describe(GRAPH, Node(1, "ffn_silu"), record, None, 300)
     untimed = dataclasses.replace(record, stage_seconds=np.full(len(GRAPH.nodes), np.nan, np.float32))
     assert "  not timed  " in describe(GRAPH, Node(1, "ffn_gate"), untimed, None, 300)
 

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from textual.events import MouseScrollUp
 from textual.widgets import Input
 
 from aprtui.engine.process import EngineState
@@ -366,3 +367,31 @@ async def test_progress_of_an_errand_is_on_the_status_line() -> None:
         source.poll = without_the_end  # type: ignore[method-assign, assignment]
         await pilot.press("w")
         await until(pilot, lambda: "writing the capture 5/10" in screen_text(pilot))
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
+async def test_text_follows_its_end_also_beside_the_lens_and_after_a_resize(size: tuple[int, int]) -> None:
+    source = RecordedSource([f"line {number}\n" for number in range(90)], per_poll=10)
+    async with live(source, size=size) as pilot:
+        await until(pilot, lambda: source.written >= 20)
+        await pilot.press("v")
+        await finished(pilot)
+        await until(pilot, lambda: "line 89" in screen_text(pilot))
+        for other in ((100, 30), size):
+            await pilot.resize_terminal(*other)
+            await until(pilot, lambda: "line 89" in screen_text(pilot))
+        await pilot.press("home")
+        await until(pilot, lambda: "line 0" in screen_text(pilot))
+
+
+async def test_who_scrolls_back_is_not_carried_on() -> None:
+    source = RecordedSource([f"line {number}\n" for number in range(400)])
+    async with live(source) as pilot:
+        await until(pilot, lambda: source.written >= 15)
+        stream = pilot.app.screen.query_one(TextStream)
+        for _ in range(40):
+            await pilot._post_mouse_events([MouseScrollUp], widget=stream)
+        await until(pilot, lambda: "line 0" in screen_text(pilot))
+        written = source.written
+        await until(pilot, lambda: source.written > written + 5)
+        assert "line 0" in screen_text(pilot)
