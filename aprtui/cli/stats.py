@@ -19,8 +19,14 @@ if TYPE_CHECKING:
 @click.argument("path", metavar="CAPTURE|FILE|MODEL", type=click.Path(path_type=Path))
 @click.option("--stage", "stages", metavar="STAGES", help="Comma list of stage names or globs; all by default.")
 @click.option("--layers", metavar="LAYERS", help="0..2 (END excluded), a list 0,3 or all; all by default.")
+@click.option(
+    "--values",
+    "place",
+    metavar="TOKEN,CHANNEL",
+    help="Print the value there (HEAD,QUERY,KEY for attention maps) instead.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a stage tensor.")
-def command(path: Path, stages: str | None, layers: str | None, as_json: bool) -> int:
+def command(path: Path, stages: str | None, layers: str | None, place: str | None, as_json: bool) -> int:
     """Print a line for each stage tensor of a capture, or for one APRT stage file.
 
     min, max, absmax, mean and rms are over the finite values; attention maps count key ≤ query where their shape is
@@ -39,7 +45,12 @@ def command(path: Path, stages: str | None, layers: str | None, as_json: bool) -
         from aprtui.cli.stats_model import print_tensors
 
         _only_captures(stages, layers)
+        _only_captures(place, None, "--values")
         return print_tensors(path, as_json)
+    if place is not None:
+        from aprtui.cli.stats_values import print_values
+
+        return print_values(path, stages, layers, place, as_json)
     broken = False
     unwritten = []
     if not as_json:
@@ -84,9 +95,9 @@ def _summaries(path: Path, stages: str | None, layers: str | None) -> Iterator[E
     yield from survey(capture, [node for node in graph.nodes if node in chosen])
 
 
-def _only_captures(stages: str | None, layers: str | None) -> None:
+def _only_captures(stages: str | None, layers: str | None, options: str = "--stage and --layers") -> None:
     if stages is not None or layers is not None:
-        raise UsageError("--stage and --layers are for captures: leave them out for a file")
+        raise UsageError(f"{options} are for captures: leave them out for a file")
 
 
 def _line(summary: StageSummary) -> str:

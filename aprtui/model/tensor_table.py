@@ -94,9 +94,27 @@ class TensorReader:
         self.file.fill(data, self.info.offset + rows.start * row_bytes)
         return replace(self._stored, data=data)
 
-    def values(self, rows: slice) -> NDArray[np.float32]:
-        """The values of some rows, float32 `[rows, columns]`. Raises `UnreadableError` for a type without any."""
-        stored = self.rows(rows)
+    def values(self, rows: slice, columns: slice) -> NDArray[np.float32]:
+        """Some values, float32 `[rows, columns]`; blocks without any of them are not read.
+
+        Raises `UnreadableError` for a type whose values are not known here.
+        """
+        stored, width = self._stored, self._stored.block_values
+        first, last = columns.start // width, -(-columns.stop // width)
+        is_whole = (last - first) * width == stored.columns
+        part = self.rows(rows) if is_whole else self._blocks(rows, first, last)
+        return self._dequantised(part)[:, columns.start - first * width : columns.stop - first * width]
+
+    def _blocks(self, rows: slice, first: int, last: int) -> StoredTensor:
+        """Some blocks of some rows, as a tensor of its own."""
+        stored = self._stored
+        data = np.empty((rows.stop - rows.start, (last - first) * stored.block_bytes), np.uint8)
+        for index, row in enumerate(range(rows.start, rows.stop)):
+            self.file.fill(data[index], self.place(row, first * stored.block_values)[0])
+        shape = (data.shape[0], (last - first) * stored.block_values)
+        return replace(stored, data=data, shape=shape)
+
+    def _dequantised(self, stored: StoredTensor) -> NDArray[np.float32]:
         try:
             return stored.values(slice(0, stored.rows))
         except NotImplementedError:

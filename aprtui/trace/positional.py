@@ -65,6 +65,10 @@ class PositionalFile:
             return f"{self.path} has changed since it was opened"
         return ""
 
+    def __del__(self) -> None:
+        # Threads may be reading when the last owner lets go: a number that is closed too early may be another file's.
+        self.close()
+
     def close(self) -> None:
         """Close the file."""
         if self._descriptor >= 0:

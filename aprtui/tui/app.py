@@ -32,11 +32,13 @@ from aprtui.tui.live import LiveScreen
 from aprtui.tui.palette import DARK, LIGHT
 from aprtui.tui.session import Session
 from aprtui.tui.state import ScreenName, ScreenState
+from aprtui.tui.tensor import TensorScreen
 from aprtui.tui.tool_screen import ToolScreen
 
 SCREENS: Mapping[ScreenName, type[ToolScreen]] = {
     ScreenName.LIVE: LiveScreen,
     ScreenName.BROWSE: BrowseScreen,
+    ScreenName.TENSOR: TensorScreen,
     ScreenName.DIFF: DiffScreen,
     ScreenName.CONTRACTS: ContractsScreen,
 }

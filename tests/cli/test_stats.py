@@ -180,3 +180,29 @@ def test_a_truncated_model_names_the_tensors_that_are_missing(tmp_path: Path) ->
     assert len(result.stdout.splitlines()) == len(load_model(embedded_model()).weights)
     with pytest.raises(UsageError, match="leave them out"):
         stats(path, "--stage", "ffn_up")
+
+
+def test_single_values_are_printed_with_their_bits_and_their_place(tmp_path: Path) -> None:
+    capture = write_capture(tmp_path / "a", edits={Node(1, "ffn_up"): changed((2, 7), -np.inf)})
+    (line,) = records(capture, "--stage", "ffn_up", "--layers", "1", "--values", "2,7")
+    assert line == {
+        "layer": 1, "stage": "ffn_up", "index": [2, 7], "value": "-inf", "bits": "0xff800000",
+        "file": str(capture / "layer-1/ffn_up.bin"), "offset": 12 + 4 * (2 * 12 + 7),
+    }  # fmt: skip
+    (softmax,) = records(capture, "--layers", "0", "--values", "1,3,2")[1:]
+    assert (softmax["stage"], softmax["index"]) == ("attn_softmax", [1, 3, 2])
+    text = stats(capture, "--stage", "ffn_*", "--values", "0,0").stdout.splitlines()
+    assert len(text) == 3 * 6 and text[0].startswith("layer 0 ffn_norm") and max(map(len, text)) <= 80
+
+
+def test_a_place_without_a_value_is_an_error(tmp_path: Path) -> None:
+    capture = write_capture(tmp_path / "a")
+    for place, words in (("9,9999", "no selected stage"), ("1", "expected TOKEN"), ("-1,2", "expected TOKEN")):
+        with pytest.raises(UsageError, match=words):
+            stats(capture, "--values", place)
+    with pytest.raises(UsageError, match="for captures"):
+        stats(capture / "layer-0/ffn_up.bin", "--values", "0,0")
+    with pytest.raises(UsageError, match="for captures"):
+        stats(embedded_model(), "--values", "0,0")
+    (capture / "layer-0/ffn_up.bin").write_bytes(b"APRT")
+    assert stats(capture, "--stage", "ffn_up", "--values", "0,0").return_value == 3

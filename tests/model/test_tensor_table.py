@@ -35,7 +35,9 @@ def test_values_are_those_of_the_model_wherever_they_lie(table: dict[str, Tensor
     for name in ("token_embd.weight", "blk.1.ffn_down.weight", "output_norm.weight"):
         reader = TensorReader(embedded_model(), table[name])
         rows = slice(0, min(reader.shape[0], 3))
-        assert np.array_equal(reader.values(rows), weights[name].dequantize(rows))
+        values = weights[name].dequantize(rows)
+        assert np.array_equal(reader.values(rows, slice(0, reader.shape[1])), values)
+        assert np.array_equal(reader.values(rows, slice(200, 213)), values[:, 200:213])
         reader.close()
 
 
@@ -75,7 +77,7 @@ def test_types_without_values_have_bytes_and_no_statistics(tmp_path: Path) -> No
     assert (info.type, info.bytes) == ("Q8_K", 584)
     assert summarise(path, info).stats is None
     with pytest.raises(UnreadableError, match="values of type Q8_K are not known"):
-        TensorReader(path, info).values(slice(0, 1))
+        TensorReader(path, info).values(slice(0, 1), slice(0, 256))
 
 
 def test_a_tensor_beyond_the_end_is_listed_with_its_problem(tmp_path: Path) -> None:
@@ -94,4 +96,4 @@ def test_a_model_that_is_cut_while_it_is_open_is_told(tmp_path: Path) -> None:
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 100)
     with pytest.raises(UnreadableError, match="the file ends here"):
-        reader.values(slice(0, 4))
+        reader.values(slice(0, 4), slice(0, 32))
