@@ -3,6 +3,8 @@
 
 #ifdef APRTUI_EMULATOR
 #include "emulator/cuda_emulator.h"
+template <class T>
+using Shared = emulator::SharedArray<T>;
 #else
 #include <cuda_fp16.h>
 // Shared arrays are declared through macros so that the emulator can poison them and check indices.
@@ -10,6 +12,8 @@
 #define DYNAMIC_SHARED(type, name)                       \
   extern __shared__ __align__(16) unsigned char name##_bytes[]; \
   type* const name = reinterpret_cast<type*>(name##_bytes)
+template <class T>
+using Shared = T*;  // how functions take them
 #endif
 
 #define KERNEL extern "C" __global__ void
@@ -46,8 +50,8 @@ INLINE T warp_min(T value) {
 }
 
 // The sum over a block of `WARPS` warps, for every thread; `scratch` holds WARPS values and may be reused after it.
-template <int WARPS, class Scratch>
-INLINE float block_sum(float value, const Scratch& scratch) {
+template <int WARPS>
+INLINE float block_sum(float value, Shared<float> scratch) {
   value = warp_sum(value);
   if (lane_index() == 0) scratch[warp_index()] = value;
   __syncthreads();
@@ -56,6 +60,15 @@ INLINE float block_sum(float value, const Scratch& scratch) {
   for (int i = 0; i < WARPS; ++i) total += scratch[i];
   __syncthreads();
   return total;
+}
+
+// A value that another block of the launch may have written: read from L2, past the own multiprocessor's cache.
+INLINE float load_through_l2(const float* place) {
+#ifdef APRTUI_EMULATOR
+  return *place;
+#else
+  return __ldcg(place);
+#endif
 }
 
 // Whether the calling block is the last of `blocks` that come here with this counter: then it sees everything that

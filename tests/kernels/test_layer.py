@@ -1,0 +1,205 @@
+"""Kernels between the matrix products and attention, against the reference engine's ops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from aprtui.engine.reference import ops
+from aprtui.engine.rounding import round_f16
+from aprtui.model.config import ModelConfig, Rope, RopeAngles
+from aprtui.model.weights import Weight, WeightType
+from aprtui.trace.graph import GraphConfig, RopeLayout
+from tests.engine.tiny_model import random_weight
+from tests.kernels.cases import (
+    FLOAT_TYPES,
+    NO_Q8,
+    activations,
+    assert_q8_of,
+    matrix,
+    q8_out,
+    relative,
+    rounded,
+    step,
+    wide,
+)
+from tests.kernels.emulated import Image, InOut, Out, Struct
+
+pytestmark = pytest.mark.group("emulator")
+
+Images = Callable[..., Image]
+CONTEXT, EPSILON = 12, 1e-6
+
+
+def normal(*shape: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape, np.float32)
+
+
+def vector(values: np.ndarray) -> Weight:
+    return Weight("v", WeightType.F32, 1, values.size, values.reshape(1, -1).view(np.uint8))
+
+
+def weight_of(kind: WeightType, rows: int, columns: int, seed: int = 3) -> Weight:
+    return random_weight(np.random.default_rng([seed, kind]), "w", kind, rows, columns)
+
+
+@pytest.mark.parametrize("columns", [32, 320, 1536])
+def test_rms_norm_and_its_q8_are_those_of_the_reference(image_of: Images, columns: int) -> None:
+    x, weight = normal(3, columns) * 5, normal(columns)
+    out, levels, scales = image_of("norm").run(
+        "rms_norm", (3,), 256, x, weight, Out(x.shape), q8_out(x.size), columns, EPSILON
+    )
+    assert relative(out, ops.rms_norm(x, vector(weight), EPSILON)) <= 3e-7
+    assert_q8_of(out, levels, scales)
+    (alone,) = image_of("norm").run("rms_norm", (3,), 256, x, weight, Out(x.shape), NO_Q8, columns, EPSILON)
+    np.testing.assert_array_equal(alone, out)
+
+
+@pytest.mark.parametrize("kind", list(WeightType))
+def test_embedding_rows_are_bit_equal_to_gguf(image_of: Images, kind: WeightType) -> None:
+    table, tokens = weight_of(kind, 9, 768), np.array([8, 0, 3, 3], np.int32)
+    (rows,) = image_of("embedding").run("embed", (4,), 128, matrix(table), tokens, Out((4, 768)))
+    np.testing.assert_array_equal(rows, table.dequantize(tokens.tolist()))
+
+
+# ---- heads
+
+CASES = {
+    "qwen2": GraphConfig("qwen2", 1, 256, 4, 2, 64, 512, 300, qkv_bias=True),
+    "qwen3": GraphConfig("qwen3", 1, 256, 3, 1, 128, 512, 300, qk_norm=True),
+    "llama": GraphConfig("llama", 1, 256, 2, 2, 80, 512, 300, rope_layout=RopeLayout.INTERLEAVED),
+}
+
+
+class HeadCase:
+    """A product and what the reference makes of it."""
+
+    def __init__(self, graph: GraphConfig) -> None:
+        self.graph = graph
+        self.config = ModelConfig(graph, CONTEXT, EPSILON, Rope(10000.0))
+        self.q_norm, self.k_norm = (1 + 0.1 * normal(graph.head_dim, seed=seed) for seed in (2, 3))
+        widths = (graph.q_width, graph.kv_width, graph.kv_width)
+        self.biases = [normal(width, seed=4 + i) for i, width in enumerate(widths)]
+
+    def arguments(self, product: np.ndarray | InOut | Out, *, half: bool, taps: bool) -> Struct:
+        graph, tokens = self.graph, (product.values if isinstance(product, InOut) else product).shape[0]
+        angles = self.config.rope.angles(0, CONTEXT, graph.head_dim, RopeAngles.F64)
+        turns = np.stack([np.cos(angles), np.sin(angles)], -1).astype(np.float32)
+        cache = np.full((graph.kv_heads, CONTEXT, graph.head_dim), 9, np.float16 if half else np.float32)
+        q, k, qkv = (tokens, graph.q_width), (tokens, graph.kv_width), (tokens, graph.qkv_width)
+        return Struct((
+            *(self.biases if graph.qkv_bias else (None, None, None)),
+            *((self.q_norm, self.k_norm) if graph.qk_norm else (None, None)),
+            turns, InOut(cache), InOut(cache), product,
+            Out(qkv) if taps else None,
+            *((Out(q), Out(k)) if taps and graph.qk_norm else (None, None)),
+            Out(q), Out(k) if taps else None,
+            EPSILON, graph.heads, graph.kv_heads, graph.head_dim, CONTEXT,
+            int(graph.rope_layout is RopeLayout.INTERLEAVED), int(half),
+        ))  # fmt: skip
+
+    def check(self, found: list[np.ndarray], product: np.ndarray, position: int, *, half: bool, taps: bool) -> None:
+        graph, results = self.graph, iter(found)
+        q_width, k_end = graph.q_width, graph.q_width + graph.kv_width
+        key_cache, value_cache = next(results), next(results)
+        fused = product + np.concatenate(self.biases) if graph.qkv_bias else product
+        q, k, v = fused[:, :q_width], fused[:, q_width:k_end], fused[:, k_end:]
+        if taps:
+            np.testing.assert_array_equal(next(results), fused)
+        if graph.qk_norm:
+            q = ops.head_rms_norm(q, vector(self.q_norm), EPSILON)
+            k = ops.head_rms_norm(k, vector(self.k_norm), EPSILON)
+            if taps:
+                assert relative(next(results), q) <= 3e-7
+                assert relative(next(results), k) <= 3e-7
+        q_turned = ops.rope(q, position, self.config, RopeAngles.F64)
+        k_turned = ops.rope(k, position, self.config, RopeAngles.F64)
+        assert relative(next(results), q_turned) <= 3e-7
+        if taps:
+            assert relative(next(results), k_turned) <= 3e-7
+        tokens = len(product)
+        places = slice(position, position + tokens)
+        for cache, values in ((key_cache, k_turned), (value_cache, v)):
+            kept = values.reshape(tokens, graph.kv_heads, -1).transpose(1, 0, 2)
+            # A value next to a rounding boundary of float16 may fall to the other side of it.
+            assert relative(cache[:, places].astype(np.float32), round_f16(kept) if half else kept) <= (
+                5e-5 if half else 3e-7
+            )
+            assert (np.delete(cache, np.arange(position, position + tokens), axis=1) == 9).all(), (
+                "wrote other positions"
+            )
+
+
+@pytest.mark.parametrize("taps", [False, True])
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("name", list(CASES))
+def test_heads_of_a_prompt(image_of: Images, name: str, half: bool, taps: bool) -> None:
+    case = HeadCase(CASES[name])
+    product = normal(3, case.graph.qkv_width, seed=9)
+    grid = (case.graph.heads + 2 * case.graph.kv_heads, 3)
+    arguments = case.arguments(product, half=half, taps=taps)
+    case.check(image_of("heads").run("heads", grid, 128, arguments, step(5, 3)), product, 5, half=half, taps=taps)
+
+
+@pytest.mark.parametrize("mode", ["exact", "q8"])
+@pytest.mark.parametrize("name", list(CASES))
+def test_qkv_of_one_token(image_of: Images, name: str, mode: str) -> None:
+    case, graph = HeadCase(CASES[name]), CASES[name]
+    kinds = (WeightType.Q4_K, WeightType.Q8_0, WeightType.F16 if name == "llama" else WeightType.Q6_K)
+    rows = (graph.q_width, graph.kv_width, graph.kv_width)
+    weights = [
+        weight_of(kind, count, graph.hidden, seed=i) for i, (kind, count) in enumerate(zip(kinds, rows, strict=True))
+    ]
+    x, count = normal(1, graph.hidden, seed=10), graph.heads + 2 * graph.kv_heads
+    results = {}
+    for taps in (False, True):
+        arguments = case.arguments(Out((1, graph.qkv_width)), half=False, taps=taps)
+        found = image_of("qkv").run(
+            f"qkv_{mode}", (-(-graph.head_dim // 16), count), 128, *map(matrix, weights), activations(x), arguments,
+            step(7), InOut(np.zeros(count, np.uint32)),
+        )  # fmt: skip
+        product = found.pop(2)
+        assert not found.pop().any(), "counters are left at 0"
+        expected = np.concatenate([rounded(x, w, mode) @ wide(w).T for w in weights], axis=1)
+        assert relative(product, expected) <= 5e-7
+        case.check(found, product, 7, half=False, taps=taps)
+        results[taps] = (found[0], found[1], product)
+    for plain, tapped in zip(results[False], results[True], strict=True):
+        np.testing.assert_array_equal(plain, tapped)
+
+
+# ---- feed-forward
+
+
+@pytest.mark.parametrize("mode", ["exact", "q8"])
+@pytest.mark.parametrize("kinds", [(WeightType.Q4_K, WeightType.Q4_K), (WeightType.Q5_0, WeightType.F16)])
+def test_gate_up_of_one_token(image_of: Images, mode: str, kinds: tuple[WeightType, WeightType]) -> None:
+    gate, up = (weight_of(kind, 64, 512, seed=i) for i, kind in enumerate(kinds))
+    x, shape = normal(1, 512) * 3, (1, 64)
+    tapped = Struct((Out(shape), Out(shape), Out(shape), Out(shape), q8_out(64)))
+    run = image_of("gate_up").run
+    gates, ups, silu, out, levels, scales = run(
+        f"gate_up_{mode}", (2,), 256, matrix(gate), matrix(up), activations(x), tapped
+    )
+    for found, weight in ((gates, gate), (ups, up)):
+        assert relative(found, rounded(x, weight, mode) @ wide(weight).T) <= 5e-7
+    assert relative(silu, ops.silu(gates)) <= 3e-7
+    np.testing.assert_array_equal(out, ops.multiply(silu, ups))
+    assert_q8_of(out, levels, scales)
+    plain = Struct((None, None, None, None, q8_out(64)))
+    again = run(f"gate_up_{mode}", (2,), 256, matrix(gate), matrix(up), activations(x), plain)
+    np.testing.assert_array_equal(again[0], levels)
+    np.testing.assert_array_equal(again[1], scales)
+    assert kinds[0] not in FLOAT_TYPES
+
+
+def test_swiglu_of_a_prompt(image_of: Images) -> None:
+    gate, up = normal(5, 96, seed=1) * 8, normal(5, 96, seed=2)
+    gate[0, 0], gate[0, 1] = 120, -120  # exp beyond the range of float32
+    out = Struct((None, None, Out(gate.shape), Out(gate.shape), q8_out(gate.size)))
+    silu, value, levels, scales = image_of("swiglu").run("swiglu", (2,), 256, gate, up, out, 15)
+    assert relative(silu, ops.silu(gate)) <= 3e-7
+    np.testing.assert_array_equal(value, ops.multiply(silu, up))
+    assert_q8_of(value, levels, scales)
