@@ -79,6 +79,7 @@ class LiveScreen(LiveView):
         Binding("o", "settings", "Settings", id="live.settings"),
         Binding("w", "capture", "Capture", id="live.capture"),
         Binding("n", "step", "Next token, then rest", show=False, id="live.step"),
+        Binding("C", "contracts", "Contracts about the stage", show=False, id="live.contracts"),
         Binding("c", "cancel", "Cancel", show=False, id="live.cancel"),
         Binding("g", "again", "Generate again with the next seed", show=False, id="live.again"),
         Binding("i", "inject", "Inject a fault at this stage", show=False, id="live.inject"),
@@ -352,4 +353,4 @@ class LiveScreen(LiveView):
     def _captured(self, directory: Path) -> None:
         self.notify(str(directory), title="Captured", markup=False, timeout=10)
         if self.is_current:
-            self.program.open_state(screen_state(ScreenName.BROWSE, path=directory))
+            self.program.open_state(screen_state(ScreenName.BROWSE, at=directory))

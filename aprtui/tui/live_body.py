@@ -12,10 +12,12 @@ from aprtui.engine.process_slots import TokenRecord
 from aprtui.trace.graph import Node, graph_for
 from aprtui.tui.bar_list import BarList
 from aprtui.tui.bars import candidate_bars, lens_bars
+from aprtui.tui.contracts_dock import ContractsDock
 from aprtui.tui.figures import figures
 from aprtui.tui.live_run import LiveRun
 from aprtui.tui.live_state import Beginning
 from aprtui.tui.readout import describe, first_bad, pass_title
+from aprtui.tui.session import Session
 from aprtui.tui.stage_grid import StageGrid
 from aprtui.tui.text_stream import TextStream
 from aprtui.tui.token_line import TokenLine
@@ -34,21 +36,24 @@ class LiveBody(Container):
         #side { layout: horizontal; height: 100%; width: auto; }
         TextStream { width: 1fr; height: 100%; }
         BarList { width: 32; height: 100%; }
-        #lens { display: none; }
+        #lens, #dock { display: none; }
+        #dock { width: 44; height: 100%; }
     }
     .-narrow StageGrid, .-stacked StageGrid { dock: bottom; width: 100%; height: auto; max-height: 70%; }
     LiveBody.-lens #lens { display: block; }
     .-narrow LiveBody.-lens #candidates { display: none; }
+    LiveBody.-contracts #dock, .-wide LiveBody #dock { display: block; }
+    .-narrow LiveBody.-contracts #candidates, .-narrow LiveBody.-contracts #lens { display: none; }
     .-wide LiveBody {
         #panes { layout: grid; grid-size: 2 2; grid-columns: 1fr 2fr; grid-rows: auto 1fr; }
         #side { width: 100%; min-height: 13; }
         TextStream { row-span: 2; width: 100%; }
-        BarList { width: 1fr; }
+        BarList, #dock { width: 1fr; }
         StageGrid { height: auto; max-height: 66vh; }
     }
     """
 
-    def __init__(self, run: LiveRun, begin: Beginning) -> None:
+    def __init__(self, run: LiveRun, begin: Beginning, session: Session) -> None:
         super().__init__()
         self._run = run
         self._first_node = begin.node
@@ -58,6 +63,8 @@ class LiveBody(Container):
         self._text = TextStream(classes="pane")
         self._candidates = BarList("likeliest tokens", id="candidates", classes="pane")
         self._lens = BarList("logit lens", id="lens", classes="pane")
+        self._dock = ContractsDock(session, id="dock")
+        self._dock.can_focus = False  # enter goes to the prompt here; 5 opens the contracts
         self._grid = StageGrid(classes="pane")
         self._line = TokenLine()
         self._text_title = "text"
@@ -70,6 +77,7 @@ class LiveBody(Container):
             with Container(id="side"):
                 yield self._candidates
                 yield self._lens
+                yield self._dock
         yield self._line
 
     def on_mount(self) -> None:
@@ -88,6 +96,10 @@ class LiveBody(Container):
         """What is known of the node under the cursor, as far as it fits."""
         graph = self._grid.graph
         return "" if graph is None else describe(graph, self._grid.node, self.record, self._before, width)
+
+    def point_contracts(self) -> None:
+        """Show what contracts say about the node under the cursor."""
+        self._dock.point_at(self._grid.node)
 
     def open(self, info: EngineInfo) -> None:
         """Lay the grid out for a model, unless it is already."""

@@ -41,13 +41,18 @@ class LiveView(ToolScreen):
         self._begin = begins_with(state, session.source.settings, session.sampling)
         self._wanted_token = self._begin.token
         self._run = LiveRun()
-        self._body = LiveBody(self._run, self._begin)
+        self._body = LiveBody(self._run, self._begin, session)
         self._asked_noise = False
 
     def on_stage_grid_pointed(self) -> None:
         """Put the node under the cursor into words, and find its layer in the lens."""
         self.say(self._body.words(self.size.width - 2))
         self._body.show_lens()
+        self._body.point_contracts()
+
+    def action_contracts(self) -> None:
+        """Show or hide what contracts say about the stage; a wide screen always shows it."""
+        self._body.toggle_class("-contracts")
 
     def on_text_stream_pointed(self, event: TextStream.Pointed) -> None:
         """Look at the token that was clicked on."""

@@ -13,6 +13,7 @@ from aprtui.engine.sampling import GREEDY, Sampling
 from aprtui.errors import ExitCode
 from aprtui.trace.graph import Node
 from aprtui.tui.app import AprtuiApp
+from aprtui.tui.contracts_dock import ContractsDock
 from aprtui.tui.figures import Statistic, figures
 from aprtui.tui.help import HelpScreen
 from aprtui.tui.levels import grid_layout
@@ -341,3 +342,18 @@ async def test_only_the_newest_token_is_marked_also_after_line_breaks() -> None:
         await until(pilot, lambda: "stop token" in screen_text(pilot))
         rows = pilot.app.screen._compositor.render_strips()[4:7]
         assert ["".join(s.text for s in row if s.style and s.style.underline) for row in rows] == ["", "two", ""]
+
+
+@pytest.mark.parametrize(("size", "shown"), [((120, 40), False), ((200, 60), True)])
+async def test_contracts_about_the_stage_stand_beside_the_grid(size: tuple[int, int], shown: bool) -> None:
+    async with live(RecordedSource(), size=size) as pilot:
+        await until(pilot, lambda: "stop token" in screen_text(pilot))
+        dock = pilot.app.screen.query_one(ContractsDock)
+        assert dock.display is shown
+        await pilot.press("C")
+        assert dock.display or shown
+        node = pilot.app.screen.query_one(StageGrid).node
+        await until(pilot, lambda: dock.border_title == f"contracts about {node}")
+        await pilot.press("j")
+        node = pilot.app.screen.query_one(StageGrid).node
+        await until(pilot, lambda: dock.border_title == f"contracts about {node}")

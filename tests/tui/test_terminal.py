@@ -33,6 +33,11 @@ class Terminal:
         settings = " ".join(f"{key}={shlex.quote(value)}" for key, value in variables.items())
         script = f"echo before; {settings} {command}; echo exit code $?; stty -a; sleep 60"
         self._tmux("-f", "/dev/null", "new-session", "-d", "-x", "80", "-y", "24", "-c", str(folder), script)
+        self._tmux("set-option", "-g", "set-clipboard", "on")
+
+    def clipboard(self) -> str:
+        """What the program has copied (OSC 52), as a terminal gets it."""
+        return self._tmux("show-buffer")
 
     def _tmux(self, *arguments: str) -> str:
         done = subprocess.run(
