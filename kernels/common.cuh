@@ -16,6 +16,19 @@ template <class T>
 using Shared = T*;  // how functions take them
 #endif
 
+// The shared array behind the first `offset` values of another.
+#ifdef APRTUI_EMULATOR
+template <class T>
+Shared<T> part_of(Shared<T> whole, size_t offset) {
+  return {whole.values + offset, whole.count - offset, whole.name};
+}
+#else
+template <class T>
+__device__ __forceinline__ T* part_of(T* whole, size_t offset) {
+  return whole + offset;
+}
+#endif
+
 #define KERNEL extern "C" __global__ void
 #define INLINE __device__ __forceinline__
 
@@ -32,6 +45,13 @@ template <class T>
 INLINE T warp_sum(T value) {
 #pragma unroll
   for (int distance = WARP / 2; distance > 0; distance /= 2) value += __shfl_xor_sync(ALL_LANES, value, distance);
+  return value;
+}
+
+// Drops NaN, as fmaxf does.
+INLINE float warp_max(float value) {
+#pragma unroll
+  for (int distance = WARP / 2; distance > 0; distance /= 2) value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, distance));
   return value;
 }
 

@@ -39,7 +39,7 @@ KERNEL __launch_bounds__(128) qkv_exact(Matrix q, Matrix k, Matrix v, Activation
   qkv<Mode::EXACT, 1>(q, k, v, x, h, step, counters, values, scratch);
 }
 
-KERNEL __launch_bounds__(128, 7) qkv_q8(Matrix q, Matrix k, Matrix v, Activations x, Heads h, const Step* step,
+KERNEL __launch_bounds__(128, 6) qkv_q8(Matrix q, Matrix k, Matrix v, Activations x, Heads h, const Step* step,
                                         unsigned* counters) {
   SHARED(float, values, MAX_HEAD_DIM);
   SHARED(float, scratch, 4);

@@ -63,6 +63,13 @@ class Struct:
     members: tuple[object, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceStruct:
+    """A pointer to a struct in device memory."""
+
+    value: Struct
+
+
 def build(source: Path, cache: Path, flags: Sequence[str] = ()) -> Path:
     """The shared object of `source`, compiled unless `cache` has it from the same sources, flags and compiler."""
     compiler = shutil.which("g++")
@@ -112,8 +119,8 @@ class Image:
     ) -> list[Array]:
         """Launch `kernel`; what it left in its `Out` and `InOut` arguments, in their order.
 
-        Arguments: numpy arrays (copied to the device), `Out`, `InOut`, `Struct`, None (a null pointer), int (32 bits)
-        and float. Raises `KernelError` for what the emulator finds, and `AssertionError` where orders disagree.
+        Arguments: numpy arrays (copied to the device), `Out`, `InOut`, `Struct`, `DeviceStruct`, None (a null
+        pointer), int (32 bits) and float. Raises `KernelError` for what the emulator finds, and `AssertionError` where orders disagree.
         """
         results = [self._launch(kernel, grid, block, arguments, shared, *_SCHEDULES[order]) for order in range(orders)]
         for other in results[1:]:
@@ -226,6 +233,9 @@ class _Packer:
                 return struct.pack("P", self._memory.copy(values, written=True)), 8
             case np.ndarray():
                 return struct.pack("P", self._memory.copy(argument, written=False)), 8
+            case DeviceStruct(value):
+                packed, _ = self._item(value)
+                return struct.pack("P", self._memory.copy(np.frombuffer(packed, np.uint8), written=False)), 8
             case Struct(members):
                 alignment = max(self._alignment(member) for member in members)
                 packed = self.pack(members)

@@ -1,0 +1,103 @@
+// Causal attention of the tokens of a prompt, tile by tile, in float32.
+//
+//   attend_prompt(Attention a, const Step* step)
+//
+// Shapes: see Attention; a.q8 is not written (use `quantize`). A block of 128 threads takes a head and 16 queries, four a warp,
+// and walks over the keys 32 at a time with a running maximum; a lane has a key, then channels.
+// Launch: grid (ceil(tokens / 16), heads); dynamic shared memory 4 * (48 * head_dim + 544) bytes: above 48 KB (head_dim > 244)
+// the host must allow it. Must move: for each 16 queries the keys and values up to the last of them (from L2 mostly), 4 bytes a
+// value of q and out; taps 4 bytes a map entry, three times.
+#include "attention.cuh"
+
+constexpr int QUERIES = 16, KEYS = 32, OF_WARP = 4, MAX_PARTS = 8;
+
+// 32 rows of the cache from `start`, those from `end` on as zeros; rows lie head_dim + 1 apart, so that lanes meet no bank twice.
+template <class T>
+INLINE void load_tile(const void* cache, const Attention& a, int kv_head, int start, int end, Shared<float> tile) {
+  const T* rows = static_cast<const T*>(cache) + (static_cast<size_t>(kv_head) * a.context + start) * a.head_dim;
+  for (int i = threadIdx.x; i < KEYS * a.head_dim; i += 128) {
+    const int key = i / a.head_dim;
+    tile[i + key] = start + key < end ? load_one(rows + i) : 0.0f;
+  }
+}
+
+template <class T>
+INLINE void attend(const Attention& a, const Step* step, Shared<float> memory) {
+  const int dim = a.head_dim, head = blockIdx.y, kv_head = head / (a.heads / a.kv_heads), lane = lane_index();
+  const int first = blockIdx.x * QUERIES, tokens = step->tokens, total = step->position + tokens;
+  const int end = min(total, step->position + first + QUERIES), width = a.heads * dim, own = warp_index() * OF_WARP;
+  const float scale = 1.0f / sqrtf(static_cast<float>(dim));
+  const Shared<float> queries = memory, tile = part_of(memory, QUERIES * dim), powers = part_of(memory, QUERIES * dim + KEYS * (dim + 1));
+  for (int i = threadIdx.x; i < QUERIES * dim; i += 128) {
+    const int token = first + i / dim;
+    queries[i] = token < tokens ? a.q[static_cast<size_t>(token) * width + head * dim + i % dim] : 0.0f;
+  }
+  float sums[OF_WARP][MAX_PARTS] = {}, largest[OF_WARP], total_power[OF_WARP];
+#pragma unroll
+  for (int r = 0; r < OF_WARP; ++r) largest[r] = -INFINITY, total_power[r] = 0.0f;
+  for (int start = 0; start < end; start += KEYS) {
+    load_tile<T>(a.key_cache, a, kv_head, start, end, tile);
+    __syncthreads();
+    float scores[OF_WARP] = {};
+    // In runs of 32 channels: one sum over 256 would double the error of the scores.
+    for (int run = 0; run < dim; run += WARP) {
+      float partial[OF_WARP] = {};
+      for (int i = run; i < min(run + WARP, dim); ++i) {
+        const float key = tile[lane * (dim + 1) + i];
+#pragma unroll
+        for (int r = 0; r < OF_WARP; ++r) partial[r] = fmaf(queries[(own + r) * dim + i], key, partial[r]);
+      }
+#pragma unroll
+      for (int r = 0; r < OF_WARP; ++r) scores[r] += partial[r];
+    }
+#pragma unroll
+    for (int r = 0; r < OF_WARP; ++r) {
+      const int token = first + own + r, key = start + lane;
+      const bool seen = key <= step->position + token;
+      const float score = seen ? scores[r] * scale : -INFINITY;
+      if (a.scores && token < tokens && seen) a.scores[(static_cast<size_t>(head) * tokens + token) * a.map_stride + key] = score;
+      const float now = fmaxf(largest[r], warp_max(score)), factor = power(largest[r], now), raised = power(score, now);
+      total_power[r] = total_power[r] * factor + warp_sum(raised);
+      largest[r] = now;
+      powers[(own + r) * KEYS + lane] = raised;
+#pragma unroll
+      for (int j = 0; j < MAX_PARTS; ++j) sums[r][j] *= factor;
+    }
+    __syncthreads();
+    load_tile<T>(a.value_cache, a, kv_head, start, end, tile);
+    __syncthreads();
+    for (int i = 0; i < KEYS; ++i)
+#pragma unroll
+      for (int j = 0; j < MAX_PARTS; ++j) {
+        if (lane + j * WARP >= dim) break;
+        const float value = tile[i * (dim + 1) + lane + j * WARP];
+#pragma unroll
+        for (int r = 0; r < OF_WARP; ++r) sums[r][j] = fmaf(powers[(own + r) * KEYS + i], value, sums[r][j]);
+      }
+    __syncthreads();
+  }
+#pragma unroll
+  for (int r = 0; r < OF_WARP; ++r) {
+    const int token = first + own + r;
+    if (token >= tokens) break;
+#pragma unroll
+    for (int j = 0; j < MAX_PARTS; ++j)
+      if (lane + j * WARP < dim) a.out[static_cast<size_t>(token) * width + head * dim + lane + j * WARP] = sums[r][j] / total_power[r];
+    if (!a.scores) continue;
+    for (int key = lane; key < total; key += WARP) {
+      // A lane reads back what it wrote itself: keys fall to the same lanes as above.
+      const size_t at = (static_cast<size_t>(head) * tokens + token) * a.map_stride + key;
+      const bool seen = key <= step->position + token;
+      if (!seen) a.scores[at] = 0.0f;
+      if (a.softmax) a.softmax[at] = seen ? power(a.scores[at], largest[r]) / total_power[r] : 0.0f;
+    }
+  }
+}
+
+KERNEL __launch_bounds__(128) attend_prompt(Attention a, const Step* step) {
+  DYNAMIC_SHARED(float, memory);
+  if (a.half_cache)
+    attend<half>(a, step, memory);
+  else
+    attend<float>(a, step, memory);
+}

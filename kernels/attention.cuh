@@ -1,0 +1,29 @@
+// What the attention kernels are told. Maps are [heads, tokens, map_stride]; of each row the first
+// step->position + step->tokens entries are written, zero where key > query.
+#pragma once
+
+#include "quantize.cuh"
+
+struct Attention {
+  const float* q;                             // [tokens, heads * head_dim], turned
+  const void *key_cache, *value_cache;        // [kv_heads, context, head_dim], float32 or half
+  float *scores, *softmax;                    // taps, null where not wanted; softmax wants scores too
+  float* out;                                 // [tokens, heads * head_dim]
+  Q8Output q8;                                // of out, or null
+  int heads, kv_heads, head_dim, context;     // head_dim a multiple of 4, at most 256
+  int map_stride, half_cache;
+};
+static_assert(sizeof(Attention) == 88, "the host packs this");
+
+INLINE float4 load_four(const float* at) { return *reinterpret_cast<const float4*>(at); }
+INLINE float4 load_four(const half* at) {
+  const int2 words = *reinterpret_cast<const int2*>(at);
+  const unsigned a = words.x, b = words.y;
+  return make_float4(__half2float(__ushort_as_half(a & 0xFFFFu)), __half2float(__ushort_as_half(a >> 16)),
+                     __half2float(__ushort_as_half(b & 0xFFFFu)), __half2float(__ushort_as_half(b >> 16)));
+}
+INLINE float load_one(const float* at) { return *at; }
+INLINE float load_one(const half* at) { return __half2float(*at); }
+
+// exp(value - largest), 0 where everything so far was -Inf.
+INLINE float power(float value, float largest) { return expf(value - (largest == -INFINITY ? 0.0f : largest)); }

@@ -1,0 +1,34 @@
+"""Every kernel compiles for every target, within its registers and without spills."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from aprtui import resources
+from tests.kernels.emulated import kernel_names
+
+TARGETS = ("75", "80", "86", "89", "90", "100", "120")
+SOURCES = sorted(resources.kernels().glob("*.cu"))
+REGISTERS = 128
+_ENTRY = re.compile(r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores.*?Used (\d+) registers", re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.group("nvcc")
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_kernels_compile_within_their_registers(source: Path, target: str, tmp_path: Path) -> None:
+    command = ["nvcc", "-std=c++17", "-O3", "-cubin", f"-arch=sm_{target}", "-Xptxas", "-v", "-Werror", "all-warnings"]
+    done = subprocess.run(
+        [*command, "-o", str(tmp_path / "image"), str(source)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = {name: (int(spilt), int(registers)) for name, spilt, registers in _ENTRY.findall(done.stderr)}
+    assert set(found) == set(kernel_names(source))
+    for name, (spilt, registers) in found.items():
+        assert spilt == 0, f"{name} spills {spilt} bytes"
+        assert registers <= REGISTERS, f"{name} uses {registers} registers"
