@@ -20,6 +20,7 @@ INLINE void qkv(const Matrix& q, const Matrix& k, const Matrix& v, const Activat
   const Matrix w = is_q ? q : is_k ? k : v;
   const int own = is_q ? head : is_k ? head - h.heads : head - h.heads - h.kv_heads;
   const int first = blockIdx.x * 16 + warp_index() * 4, end = min(first + 4, h.head_dim);
+#pragma unroll 1
   for (int row = first; row < end; row += ROWS) {
     float sums[ROWS][1];
     dot_rows<MODE, ROWS, 1>(w, own * h.head_dim + row, x, 0, 1, sums);
@@ -39,9 +40,9 @@ KERNEL __launch_bounds__(128) qkv_exact(Matrix q, Matrix k, Matrix v, Activation
   qkv<Mode::EXACT, 1>(q, k, v, x, h, step, counters, values, scratch);
 }
 
-KERNEL __launch_bounds__(128, 6) qkv_q8(Matrix q, Matrix k, Matrix v, Activations x, Heads h, const Step* step,
+KERNEL __launch_bounds__(128, 4) qkv_q8(Matrix q, Matrix k, Matrix v, Activations x, Heads h, const Step* step,
                                         unsigned* counters) {
   SHARED(float, values, MAX_HEAD_DIM);
   SHARED(float, scratch, 4);
-  qkv<Mode::Q8, 2>(q, k, v, x, h, step, counters, values, scratch);
+  qkv<Mode::Q8, 1>(q, k, v, x, h, step, counters, values, scratch);
 }

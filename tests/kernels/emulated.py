@@ -120,7 +120,8 @@ class Image:
         """Launch `kernel`; what it left in its `Out` and `InOut` arguments, in their order.
 
         Arguments: numpy arrays (copied to the device), `Out`, `InOut`, `Struct`, `DeviceStruct`, None (a null
-        pointer), int (32 bits) and float. Raises `KernelError` for what the emulator finds, and `AssertionError` where orders disagree.
+        pointer), int (32 bits) and float. Raises `KernelError` for what the emulator finds, and `AssertionError` where
+        orders disagree.
         """
         results = [self._launch(kernel, grid, block, arguments, shared, *_SCHEDULES[order]) for order in range(orders)]
         for other in results[1:]:
