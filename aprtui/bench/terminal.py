@@ -28,6 +28,11 @@ QUIET = 0.06
 """Seconds without another frame after which a key is taken to be answered in full."""
 
 
+def _take_terminal() -> None:
+    """Make the terminal the session's own: should this process be killed, the program is told that it has gone."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 class PseudoTerminal:
     """Runs `command` in a terminal of the given size; everything that it sends is read as fast as it comes."""
 
@@ -37,7 +42,7 @@ class PseudoTerminal:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self._process = subprocess.Popen(
-            command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, close_fds=True,
+            command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, preexec_fn=_take_terminal,
             env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", **(environment or {})},
         )  # fmt: skip
         os.close(slave)
