@@ -42,7 +42,8 @@ class PseudoTerminal:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self._process = subprocess.Popen(
-            command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, preexec_fn=_take_terminal,
+            command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+            preexec_fn=_take_terminal,  # noqa: PLW1509  # no threads yet, and it makes one system call
             env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", **(environment or {})},
         )  # fmt: skip
         os.close(slave)

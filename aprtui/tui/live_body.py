@@ -133,7 +133,7 @@ class LiveBody(Container):
         if record is not None and graph is not None:
             before = None if self._before is None else self._before.stats
             shown = figures(self.statistic, record.stats, record.stage_seconds, before)
-            self._grid.show(shown, first_bad(graph, record.stats))
+            self._grid.show(shown, first_bad(graph, record.stats), tell=False)
 
     def show_lens(self) -> None:
         """Draw the lens, with the layer under the cursor marked."""

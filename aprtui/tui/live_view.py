@@ -46,7 +46,7 @@ class LiveView(ToolScreen):
 
     def on_stage_grid_pointed(self) -> None:
         """Put the node under the cursor into words, and find its layer in the lens."""
-        self.say(self._body.words(self.size.width - 2))
+        self._say_node()
         self._body.show_lens()
         self._body.point_contracts()
 
@@ -74,6 +74,7 @@ class LiveView(ToolScreen):
         """Show another statistic."""
         self._body.statistic = self._body.statistic.following
         self._body.show_grid()
+        self._say_node()
 
     def action_tint(self) -> None:
         """Tint the text by another signal."""
@@ -94,6 +95,9 @@ class LiveView(ToolScreen):
             self._look(self._run.timeline.at_token(self._wanted_token))
             self._wanted_token = None
 
+    def _say_node(self) -> None:
+        self.say(self._body.words(self.size.width - 2))
+
     def _look(self, timeline: Timeline) -> None:
         """Look at another token of the run."""
         self._run.timeline = timeline
@@ -106,6 +110,7 @@ class LiveView(ToolScreen):
         if record is not None and timeline.tokens:
             before = self._source.record(timeline.first_record + record.index - 1) if record.index else None
             self._body.show_pass(record, before)
+            self._say_node()
         self._show_place()
 
     def _show_place(self) -> None:

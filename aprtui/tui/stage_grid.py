@@ -111,15 +111,19 @@ class StageGrid(KeptStyles, Widget, can_focus=True):
             self._put_cursor(node.layer, columns.index(node.stage))
         self.refresh(layout=True)
 
-    def show(self, figures: Figures, first_bad: str = "") -> None:
-        """Draw `figures`; `first_bad` names the first node that holds NaN or Inf, wherever it is."""
+    def show(self, figures: Figures, first_bad: str = "", *, tell: bool = True) -> None:
+        """Draw `figures`; `first_bad` names the first node that holds NaN or Inf, wherever it is.
+
+        Who puts the cell into words at once does not want to be told: what a message brings about is a frame later.
+        """
         if self._figures is None or figures.statistic is not self._figures.statistic:
             self._level_styles = []
         self._figures, self._first_bad = figures, first_bad
         self._tile = None if self._layout is None else grid_tile(self._layout, figures)
         self._version += 1
         self.border_subtitle = self._subtitle()
-        self.post_message(self.Pointed())
+        if tell:
+            self.post_message(self.Pointed())
         self.refresh()
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
