@@ -41,6 +41,11 @@ def kernel_cache() -> Path:
     return _cache() / "kernels"
 
 
+def kernel_image_cache() -> Path:
+    """The folder where compiled CUDA kernels are kept between runs."""
+    return _cache() / "cuda"
+
+
 def floor_cache() -> Path:
     """The folder where measured noise floors are kept between runs."""
     return _cache() / "floors"

@@ -47,12 +47,17 @@ def _emulator_missing() -> str | None:
     return _tool_missing("g++")
 
 
+def _fake_driver_missing() -> str | None:
+    return _module_missing("pycuda") or _tool_missing("g++") or _tool_missing("nm")
+
+
 # A group's check returns why it cannot run here, or None.
 GROUPS: dict[str, Callable[[], str | None]] = {
     "conformance": lambda: _folder_missing("APRTUI_CONFORMANCE", conformance_folder()),
     "emulator": _emulator_missing,
     "nvcc": lambda: _tool_missing("nvcc"),
     "pty": lambda: _tool_missing("tmux"),
+    "pycuda": _fake_driver_missing,
     "torch": lambda: _module_missing("torch"),
     "vocabularies": _vocabularies,
 }

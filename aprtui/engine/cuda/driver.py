@@ -1,0 +1,74 @@
+"""What the CUDA engine asks of a driver: memory, kernels, one stream, and graphs of what was queued on it.
+
+All methods belong to one thread, the one that made the driver. Work is done in the order in which it was queued;
+`launch`, `copy_in`, `copy_out` and `replay` only queue it, `synchronize` waits for it. Addresses are the device's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import DTypeLike, NDArray
+
+Extent = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One kernel launch, with its arguments packed as the kernel takes them (native alignment)."""
+
+    kernel: Any
+    """What `Driver.kernels` gave."""
+    grid: Extent
+    block: Extent
+    arguments: bytes
+    shared_bytes: int = 0
+
+
+class Driver(Protocol):
+    """One device, with everything that was allocated on it. Failures of the device are `EngineError`."""
+
+    name: str
+    capability: tuple[int, int]
+    multiprocessors: int
+
+    def free_memory(self) -> int:
+        """Bytes that can still be allocated, as far as the driver knows."""
+
+    def allocate(self, size: int) -> int:
+        """The address of `size` new bytes, of undefined content, at least 16-byte aligned."""
+
+    def pinned(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """Host memory that `copy_in` and `copy_out` may use."""
+
+    def kernels(self, image: bytes, names: tuple[str, ...]) -> dict[str, Any]:
+        """Load a kernel image; its entry points `names`."""
+
+    def allow_shared(self, kernel: Any, size: int) -> None:
+        """Allow `kernel` to be launched with `size` bytes of dynamic shared memory, beyond the default 48 KiB."""
+
+    def upload(self, address: int, values: NDArray[Any]) -> None:
+        """Copy `values` to the device and wait for it."""
+
+    def copy_in(self, address: int, values: NDArray[Any]) -> None:
+        """Queue a copy of pinned `values` to the device; they are read when the copy is done, not now."""
+
+    def copy_out(self, values: NDArray[Any], address: int) -> None:
+        """Queue a copy from the device into pinned `values`."""
+
+    def launch(self, launch: Launch) -> None:
+        """Queue a kernel."""
+
+    def capture(self, work: Callable[[], None]) -> Any | None:
+        """A graph of what `work` queues, which is not run; None where the driver refuses to capture."""
+
+    def replay(self, graph: Any) -> None:
+        """Queue all that a graph holds."""
+
+    def synchronize(self) -> None:
+        """Wait until all that was queued is done. Raises `EngineError` if some of it failed."""
+
+    def close(self) -> None:
+        """Free everything; a second call does nothing."""

@@ -1,0 +1,208 @@
+"""The driver layer on real PyCUDA over the fake driver library: order, waiting, graphs, failures, and nothing left."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import struct
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from aprtui.engine.cuda.device_thread import DeviceThread
+from aprtui.engine.cuda.driver import Launch
+from aprtui.errors import EngineError
+from tests.engine.cuda.conftest import INSIDE
+from tests.kernels.emulated import Image
+
+if TYPE_CHECKING:
+    from aprtui.engine.cuda.pycuda_driver import PyCudaDriver
+
+COUNT = 1000
+
+pytestmark = [pytest.mark.group("pycuda"), pytest.mark.fake_driver]
+
+
+class Setting:
+    """A driver with two arrays on it and the kernels of `driver.cu`; its methods run on the thread that owns it."""
+
+    def __init__(self, image: bytes) -> None:
+        from aprtui.engine.cuda.pycuda_driver import PyCudaDriver
+
+        self.driver: PyCudaDriver = PyCudaDriver(0)
+        self.kernels: dict[str, Any] = self.driver.kernels(image, ("add_scaled", "sum_block", "stray"))
+        self.x, self.y = self.driver.allocate(4 * COUNT), self.driver.allocate(4 * COUNT)
+        self.seen = self.driver.pinned(COUNT, np.float32)
+        self.seen[:] = 0
+        self.driver.upload(self.x, np.arange(COUNT, dtype=np.float32))
+        self.driver.upload(self.y, np.zeros(COUNT, np.float32))
+
+    def add(self, amount: float) -> None:
+        packed = struct.pack("PPfi", self.y, self.x, amount, COUNT)
+        self.driver.launch(Launch(self.kernels["add_scaled"], (8, 1, 1), (128, 1, 1), packed))
+
+    def fetch(self) -> None:
+        self.driver.copy_out(self.seen, self.y)
+
+    def close(self) -> None:
+        self.kernels.clear()
+        self.driver.close()
+
+
+@pytest.fixture
+def on_device(image_of: Callable[..., Image], request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    """Runs a function of a `Setting` on the device's thread. Afterwards nothing may be left on the device."""
+    image = image_of(request.path.with_name("driver.cu")).path.read_bytes()
+    if INSIDE not in os.environ:
+        yield lambda work: None  # the process that runs the test has its own
+        return
+    thread = DeviceThread()
+    setting = thread.run(Setting, image)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield lambda work: thread.run(work, setting)
+        thread.run(setting.close)
+        thread.run(gc.collect)
+        thread.close()
+
+
+def counted(what: str) -> int:
+    return int(getattr(ctypes.CDLL("libcuda.so.1"), f"fake_driver_{what}")())
+
+
+def test_launches_and_copies_wait_for_nobody_and_keep_their_order(on_device: Callable[..., Any]) -> None:
+    def work(setting: Setting) -> None:
+        setting.add(2.0)
+        setting.add(3.0)
+        setting.fetch()
+        assert not setting.seen.any(), "a copy was there before anybody waited for it"
+        setting.driver.synchronize()
+        np.testing.assert_array_equal(setting.seen, 5 * np.arange(COUNT, dtype=np.float32))
+
+    on_device(work)
+
+
+def test_a_graph_holds_what_was_queued_and_runs_it_as_often_as_asked(on_device: Callable[..., Any]) -> None:
+    def work(setting: Setting) -> None:
+        def token() -> None:
+            setting.add(1.0)
+            setting.fetch()
+
+        graph = setting.driver.capture(token)
+        setting.driver.synchronize()
+        assert not setting.seen.any(), "capturing ran the work"
+        launched = counted("launches")
+        for _ in range(3):
+            setting.driver.replay(graph)
+        setting.driver.synchronize()
+        np.testing.assert_array_equal(setting.seen, 3 * np.arange(COUNT, dtype=np.float32))
+        assert (counted("launches"), counted("replays")) == (launched, 3)
+
+    on_device(work)
+
+
+@pytest.mark.fake_driver(FAKE_CUDA_NO_CAPTURE="1")
+def test_a_driver_that_refuses_to_capture_is_told_and_still_launches(on_device: Callable[..., Any]) -> None:
+    def work(setting: Setting) -> None:
+        assert setting.driver.capture(lambda: setting.add(1.0)) is None
+        setting.add(1.0)
+        setting.fetch()
+        setting.driver.synchronize()
+        np.testing.assert_array_equal(setting.seen, np.arange(COUNT, dtype=np.float32))
+
+    on_device(work)
+
+
+def test_waiting_inside_a_capture_refuses_the_capture(on_device: Callable[..., Any]) -> None:
+    def work(setting: Setting) -> None:
+        def waits() -> None:
+            setting.add(1.0)
+            with pytest.raises(EngineError, match="capturing"):
+                setting.driver.synchronize()
+
+        assert setting.driver.capture(waits) is None
+        setting.driver.synchronize()
+
+    on_device(work)
+
+
+def test_an_error_inside_a_capture_leaves_a_stream_that_works(on_device: Callable[..., Any]) -> None:
+    def work(setting: Setting) -> None:
+        def breaks() -> None:
+            raise KeyError("mine")
+
+        with pytest.raises(KeyError, match="mine"):
+            setting.driver.capture(breaks)
+        assert gc.isenabled()
+        setting.add(1.0)
+        setting.fetch()
+        setting.driver.synchronize()
+        assert setting.seen[1] == 1.0
+
+    on_device(work)
+
+
+def test_more_shared_memory_than_usual_has_to_be_allowed(on_device: Callable[..., Any]) -> None:
+    def work(setting: Setting) -> None:
+        launch = Launch(
+            setting.kernels["sum_block"], (1, 1, 1), (100, 1, 1), struct.pack("PP", setting.y, setting.x), 64 << 10
+        )
+        with pytest.raises(EngineError, match="launching a kernel"):
+            setting.driver.launch(launch)
+        setting.driver.allow_shared(launch.kernel, 64 << 10)
+        setting.driver.launch(launch)
+        setting.fetch()
+        setting.driver.synchronize()
+        assert setting.seen[0] == sum(range(100))
+
+    on_device(work)
+
+
+@pytest.mark.fake_driver(FAKE_CUDA_MEMORY="1000000")
+def test_memory_that_is_not_there_is_an_engine_error_with_the_size(on_device: Callable[..., Any]) -> None:
+    def work(setting: Setting) -> None:
+        free = setting.driver.free_memory()
+        assert free == 1_000_000 - 8 * COUNT
+        with pytest.raises(EngineError, match=r"no memory left \(allocating 2.0 MB\).*lower --context"):
+            setting.driver.allocate(2_000_000)
+        assert setting.driver.free_memory() == free
+
+    on_device(work)
+
+
+def test_an_image_of_another_machine_is_refused(on_device: Callable[..., Any]) -> None:
+    def work(setting: Setting) -> None:
+        with pytest.raises(EngineError, match=r"loading kernels.*kernel image is invalid"):
+            setting.driver.kernels(b"no image" * 100, ("add_scaled",))
+
+    on_device(work)
+
+
+def test_a_kernel_that_strays_is_reported_and_the_driver_still_closes(on_device: Callable[..., Any]) -> None:
+    def work(setting: Setting) -> None:
+        packed = struct.pack("Pi", setting.y, COUNT)
+        setting.driver.launch(Launch(setting.kernels["stray"], (1, 1, 1), (32, 1, 1), packed))
+        with pytest.raises(EngineError, match=r"waiting for kernels.*stray: access out of bounds.*new process"):
+            setting.driver.synchronize()
+        with pytest.raises(EngineError, match="launching a kernel"):
+            setting.add(1.0)
+
+    on_device(work)
+
+
+def test_closing_leaves_nothing_on_the_device(on_device: Callable[..., Any]) -> None:
+    def work(setting: Setting) -> None:
+        graph = setting.driver.capture(setting.fetch)
+        setting.driver.replay(graph)
+        setting.driver.synchronize()
+        assert counted("remains") > 0
+        setting.close()
+        setting.driver.close()
+        gc.collect()
+        assert counted("remains") == 0
+
+    on_device(work)
