@@ -11,6 +11,7 @@ import click
 SUBCOMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "validate": "Check that contracts are well formed, by the codes of pv validate.",
+        "lint": "Find what contracts name and is not there, and claims without evidence.",
         "check": "Judge what contracts claim on the captures at hand.",
     }
 )

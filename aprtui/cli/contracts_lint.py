@@ -1,0 +1,123 @@
+"""`aprtui contracts lint`: drift between contracts and what they speak of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aprtui.cli.contracts_documents import paths_argument, read_documents
+from aprtui.cli.json_lines import write_record
+from aprtui.errors import ExitCode
+
+if TYPE_CHECKING:
+    from aprtui.contracts.finding import Finding
+
+_SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+
+
+@click.command()
+@paths_argument
+@click.option("--source", metavar="DIR", type=click.Path(path_type=Path), help="The source tree that evidence names.")
+@click.option("--strict", is_flag=True, help="Warnings make exit code 1 too.")
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json", "sarif", "github"]), default="text", show_default=True
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+def command(paths: tuple[Path, ...], source: Path | None, strict: bool, form: str, as_json: bool) -> int:
+    """Find what contracts name and is not there, and claims without evidence; aprtui's own contracts without PATH.
+
+    Exit code 0: no errors; 1: errors (with --strict: or warnings); 3: a contract cannot be read.
+    """
+    from aprtui.contracts.finding import Severity
+    from aprtui.contracts.lint import Surroundings, lint
+    from aprtui.contracts.source_tree import SourceTree
+
+    documents, broken = read_documents(paths)
+    surroundings = Surroundings(SourceTree(source) if source else None, dict(own_options()))
+    findings = tuple(finding for document in documents for finding in lint(document, surroundings))
+    {"json": _write_json, "sarif": _write_sarif, "github": _write_github, "text": _write_text}[
+        "json" if as_json else form
+    ](findings)
+    if broken:
+        return ExitCode.UNREADABLE
+    bad = [finding for finding in findings if strict or finding.severity is Severity.ERROR]
+    return ExitCode.DIVERGENCE if bad else ExitCode.PASS
+
+
+def own_options() -> Iterator[tuple[str, frozenset[str]]]:
+    """Every command of this program by its words, with its options."""
+    from aprtui.cli.main import cli
+
+    yield from _options_below(cli, ())
+
+
+def _options_below(group: click.Group, words: tuple[str, ...]) -> Iterator[tuple[str, frozenset[str]]]:
+    context = click.Context(group, info_name=words[-1] if words else "aprtui")
+    context.help_option_names = ["-h", "--help"]
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        if isinstance(found, click.Group):
+            yield from _options_below(found, (*words, name))
+        elif found is not None:
+            inner = click.Context(found, parent=context)
+            options = {text for param in found.get_params(inner) for text in (*param.opts, *param.secondary_opts)}
+            yield " ".join((*words, name)), frozenset(options)
+
+
+def _write_text(findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        click.echo(str(finding))
+    click.echo(_counts(findings))
+
+
+def _counts(findings: Sequence[Finding]) -> str:
+    errors = sum(finding.severity == "ERROR" for finding in findings)
+    return f"{errors} error(s), {len(findings) - errors} warning(s)"
+
+
+def _write_json(findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        write_record(
+            {
+                "record": "finding", "path": str(finding.path), "line": finding.line, "code": finding.code,
+                "severity": str(finding.severity), "message": finding.message,
+            }
+        )  # fmt: skip
+    errors = sum(finding.severity == "ERROR" for finding in findings)
+    write_record({"record": "summary", "errors": errors, "warnings": len(findings) - errors})
+
+
+def _write_github(findings: Sequence[Finding]) -> None:
+    """Annotations of GitHub Actions: properties and message are escaped as its runner unescapes them."""
+    for finding in findings:
+        kind = "error" if finding.severity == "ERROR" else "warning"
+        path = _escaped(str(finding.path)).replace(":", "%3A").replace(",", "%2C")
+        click.echo(f"::{kind} file={path},line={finding.line},title={finding.code}::{_escaped(finding.message)}")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _write_sarif(findings: Sequence[Finding]) -> None:
+    from aprtui import __version__
+    from aprtui.contracts.lint import LINT_RULES
+
+    rules = [{"id": rule.code, "shortDescription": {"text": rule.states}} for rule in LINT_RULES]
+    driver = {"name": "aprtui contracts lint", "version": __version__, "rules": rules}
+    run = {"tool": {"driver": driver}, "results": [_sarif_result(finding) for finding in findings]}
+    click.echo(json.dumps({"$schema": _SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1))
+
+
+def _sarif_result(finding: Finding) -> dict[str, Any]:
+    place = {"artifactLocation": {"uri": finding.path.as_posix()}, "region": {"startLine": finding.line}}
+    return {
+        "ruleId": finding.code,
+        "level": "error" if finding.severity == "ERROR" else "warning",
+        "message": {"text": finding.message},
+        "locations": [{"physicalLocation": place}],
+    }

@@ -1,0 +1,56 @@
+"""A source tree, as far as a contract names things in it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from aprtui.errors import UsageError
+
+SUFFIXES = frozenset({".py", ".rs", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu", ".cuh", ".sh", ".toml"})
+_MOST_BYTES = 4 << 20
+_WORD = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*")
+_SKIPPED = frozenset({"target", "node_modules", "__pycache__", "build", "dist"})
+
+
+class SourceTree:
+    """Files below `root`. Every word of its sources is collected once, on the first question about a name."""
+
+    def __init__(self, root: Path) -> None:
+        """Raises `UsageError` where there is no such directory."""
+        if not root.is_dir():
+            raise UsageError(f"{root}: is not a directory: give the root of a source tree")
+        self.root = root
+        self._words: frozenset[bytes] | None = None
+
+    def has_file(self, path: str) -> bool:
+        """Whether `path`, relative to the root, is a file or folder in the tree."""
+        try:
+            found = (self.root / path).resolve()
+            return found.exists() and found.is_relative_to(self.root.resolve())
+        except (OSError, ValueError):
+            return False
+
+    def has_name(self, name: str) -> bool:
+        """Whether some source below the root contains `name` as a whole word, be it only in a comment."""
+        if self._words is None:
+            self._words = frozenset(word for path in self._sources() for word in _words_of(path))
+        return name.encode() in self._words
+
+    def _sources(self) -> Iterator[Path]:
+        for folder, folders, files in os.walk(self.root):
+            folders[:] = [name for name in folders if not name.startswith(".") and name not in _SKIPPED]
+            for name in files:
+                path = Path(folder, name)
+                if path.suffix in SUFFIXES and not path.is_symlink():
+                    yield path
+
+
+def _words_of(path: Path) -> list[bytes]:
+    try:
+        with path.open("rb") as file:
+            return _WORD.findall(file.read(_MOST_BYTES))
+    except OSError:
+        return []

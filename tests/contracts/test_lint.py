@@ -1,0 +1,155 @@
+"""Each lint rule catches a contract made wrong in its way, at its line, and nothing else does; the twin passes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from aprtui.cli.contracts_lint import own_options
+from aprtui.contracts.finding import Severity
+from aprtui.contracts.library import load_documents
+from aprtui.contracts.lint import LINT_RULES, Surroundings, lint
+from aprtui.contracts.reader import read_document
+from aprtui.contracts.source_tree import SourceTree
+from aprtui.errors import UsageError
+from aprtui.resources import contracts
+from tests.contracts.samples import PATH, SOUND, document, line_of
+
+HERE = "# here"
+LIVE = """    status: FUNCTIONAL
+    functional_evidence: [a run]
+    binds_to: scaled
+    check: byte_format
+    algorithm_evidence:
+      file_paths: [src/scale.rs, "src/  (planned)"]
+      function_names: [scale::run_scaled (the entry), Scale]
+"""
+CLEAN = SOUND.replace("    status: FUNCTIONAL\n", LIVE, 1).replace("test: run it", "test: aprtui stats X --json", 1)
+
+
+def edited(old: str, new: str) -> str:
+    assert old in CLEAN, f"{old!r} is not in the sample"
+    return CLEAN.replace(old, new, 1)
+
+
+MUTANTS = {
+    "LINT-001": edited("binds_to: scaled", "binds_to: scale # here"),
+    "LINT-002": edited("obligation: OB-2", "obligation: OB-3 # here"),
+    "LINT-003": edited("id: FALSIFY-2", "id: FALSIFY-4 # here"),
+    "LINT-004": edited("status: FUNCTIONAL\n    functional_evidence: [a run]", "status: FUNCTIONAL # here"),
+    "LINT-005": edited("check: byte_format", "check: bytes_format # here"),
+    "LINT-006": edited("test: aprtui stats X --json", "test: aprtui stats X --jsno # here"),
+    "LINT-007": edited("algorithm_evidence:", "algorithm_evidence: # here").replace("src/scale.rs", "src/gone.rs"),
+    "LINT-008": edited("algorithm_evidence:", "algorithm_evidence: # here").replace("run_scaled", "run_never"),
+}
+
+
+@pytest.fixture
+def surroundings(tmp_path: Path) -> Surroundings:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "scale.rs").write_text("struct Scale;\nfn run_scaled() {}\n")
+    return Surroundings(SourceTree(tmp_path), dict(own_options()))
+
+
+def test_the_untouched_contract_has_no_finding(surroundings: Surroundings) -> None:
+    assert lint(document(CLEAN), surroundings) == ()
+
+
+def test_every_rule_has_its_mutant() -> None:
+    assert list(MUTANTS) == [rule.code for rule in LINT_RULES]
+
+
+@pytest.mark.parametrize("code", MUTANTS)
+def test_a_rule_catches_its_mutant_at_its_line(code: str, surroundings: Surroundings) -> None:
+    (finding,) = lint(document(MUTANTS[code]), surroundings)
+    assert (finding.code, finding.line, finding.path) == (code, line_of(MUTANTS[code], HERE), PATH)
+
+
+def test_a_harness_may_name_a_property(surroundings: Surroundings) -> None:
+    assert lint(document(edited("obligation: OB-1", "obligation: y is finite")), surroundings) == ()
+
+
+def test_an_unknown_command_of_ours_is_found_and_others_are_not_looked_at(surroundings: Surroundings) -> None:
+    (finding,) = lint(document(edited("aprtui stats X --json", "aprtui statz X")), surroundings)
+    assert "no command 'statz'" in finding.message
+    for test in ("apr trace --no-such", "aprtui contracts check X --id A", "aprtui trace -n -1 --tokens=1", "'open"):
+        found = lint(document(edited("test: aprtui stats X --json", f"test: {json.dumps(test)}")), surroundings)
+        assert [finding.message for finding in found] == (
+            ["FALSIFY-1: aprtui trace has no option -n"] if "-n" in test and "aprtui" in test else []
+        )
+
+
+def test_without_a_source_tree_its_rules_are_silent() -> None:
+    assert lint(document(MUTANTS["LINT-007"]), Surroundings()) == ()
+
+
+def test_a_source_tree_tells_only_what_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("def known(): pass\n")
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "b.py").write_text("def secret(): pass\n")
+    tree = SourceTree(tmp_path)
+    assert tree.has_name("known") and not tree.has_name("know") and not tree.has_name("secret")
+    assert tree.has_file("a.py") and not tree.has_file("../") and not tree.has_file("a\0b")
+    with pytest.raises(UsageError, match="is not a directory"):
+        SourceTree(tmp_path / "gone")
+
+
+def test_our_own_contracts_have_no_finding() -> None:
+    surroundings = Surroundings(SourceTree(contracts().parent), dict(own_options()))
+    documents = load_documents([contracts()]).readable
+    assert documents and [finding for read in documents for finding in lint(read, surroundings)] == []
+
+
+@pytest.mark.group("conformance")
+def test_known_inconsistencies_of_the_real_contracts_are_found(conformance: Path) -> None:
+    folder = conformance / "contracts" / "aprender"
+
+    def found(name: str, code: str) -> list[str]:
+        findings = lint(read_document(folder / f"{name}.yaml"), Surroundings())
+        return [finding.message for finding in findings if finding.code == code]
+
+    parity = "apr-cpu-vs-gpu-output-parity-v1"
+    (orphan,) = found(parity, "LINT-001")
+    assert orphan.startswith("FALSIFY-CPU-GPU-007: binds to 'gate_no_false_positive'")
+    (gap,) = found(parity, "LINT-003")
+    assert gap.startswith("FALSIFY-CPU-GPU-007 is followed by FALSIFY-CPU-GPU-009")
+    assert found("apr-cli-trace-save-tensor-v1", "LINT-004") == []
+
+
+@pytest.mark.group("conformance")
+def test_every_real_contract_is_linted(conformance: Path) -> None:
+    for read in load_documents([conformance / "contracts"]).readable:
+        assert all(finding.line >= 1 and finding.severity is Severity.WARN for finding in lint(read, Surroundings()))
+
+
+@pytest.fixture
+def drifted(tmp_path: Path) -> Path:
+    path = tmp_path / "drifted.yaml"
+    path.write_text(MUTANTS["LINT-005"])
+    return path
+
+
+def test_errors_are_exit_1_and_warnings_only_when_strict(aprtui: Callable[..., object], tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    for text, codes in ((CLEAN, (0, 0)), (MUTANTS["LINT-003"], (0, 1)), (MUTANTS["LINT-005"], (1, 1))):
+        path.write_text(text)
+        done = [aprtui("contracts", "lint", path, *more).code for more in ((), ("--strict",))]  # type: ignore[attr-defined]
+        assert tuple(done) == codes
+    path.write_text("a: [\n")
+    assert aprtui("contracts", "lint", path).code == 3  # type: ignore[attr-defined]
+
+
+def test_sarif_and_annotations_point_at_the_line(aprtui: Callable[..., object], drifted: Path) -> None:
+    line = line_of(MUTANTS["LINT-005"], HERE)
+    sarif = json.loads(aprtui("contracts", "lint", drifted, "--format", "sarif").out)  # type: ignore[attr-defined]
+    (result,) = sarif["runs"][0]["results"]
+    assert sarif["version"] == "2.1.0" and (result["ruleId"], result["level"]) == ("LINT-005", "error")
+    place = result["locations"][0]["physicalLocation"]
+    assert (place["artifactLocation"]["uri"], place["region"]["startLine"]) == (drifted.as_posix(), line)
+    github = aprtui("contracts", "lint", drifted, "--format", "github").out  # type: ignore[attr-defined]
+    assert github.startswith(f"::error file={drifted},line={line},title=LINT-005::FALSIFY-1: ")
+    records = aprtui("contracts", "lint", drifted, "--json").out.splitlines()  # type: ignore[attr-defined]
+    assert json.loads(records[-1]) == {"record": "summary", "errors": 1, "warnings": 0}
