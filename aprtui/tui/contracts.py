@@ -19,7 +19,7 @@ from textual.worker import get_current_worker
 
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.document import Document
-from aprtui.contracts.library import Documents, load_documents
+from aprtui.contracts.loading import Documents, load_documents
 from aprtui.contracts.panel import PanelRow, panel
 from aprtui.errors import AprtuiError
 from aprtui.trace.capture import Capture

@@ -9,7 +9,7 @@ from textual import work
 from textual.message import Message
 from textual.worker import get_current_worker
 
-from aprtui.contracts.library import Documents, load_documents
+from aprtui.contracts.loading import Documents, load_documents
 from aprtui.contracts.panel import PanelRow, panel
 from aprtui.errors import AprtuiError
 from aprtui.resources import contracts as own_contracts

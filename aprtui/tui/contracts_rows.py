@@ -10,7 +10,7 @@ from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
 from aprtui.contracts.document import Falsifier
 from aprtui.contracts.judgement import Judgement
-from aprtui.contracts.library import Loaded
+from aprtui.contracts.loading import Loaded
 from aprtui.contracts.panel import PanelRow
 from aprtui.trace.graph import Node
 from aprtui.tui.readout import SEPARATOR

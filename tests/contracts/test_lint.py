@@ -10,8 +10,8 @@ import pytest
 
 from aprtui.cli.contracts_lint import own_options
 from aprtui.contracts.finding import Severity
-from aprtui.contracts.library import load_documents
 from aprtui.contracts.lint import LINT_RULES, Surroundings, lint
+from aprtui.contracts.loading import load_documents
 from aprtui.contracts.reader import read_document
 from aprtui.contracts.source_tree import SourceTree
 from aprtui.errors import UsageError

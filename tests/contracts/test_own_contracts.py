@@ -12,7 +12,7 @@ from aprtui.cli.main import main
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks.asked import Subject
 from aprtui.contracts.document import Document, Falsifier
-from aprtui.contracts.library import load_documents
+from aprtui.contracts.loading import load_documents
 from aprtui.contracts.panel import panel_row
 from aprtui.contracts.validation import validate
 from aprtui.resources import contracts

@@ -10,7 +10,7 @@ import pytest
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.binding import bind, describe
 from aprtui.contracts.document import CheckCall
-from aprtui.contracts.library import load_documents
+from aprtui.contracts.loading import load_documents
 from aprtui.contracts.mapping import own_mapping, read_mapping
 from aprtui.contracts.panel import panel
 from aprtui.contracts.reader import read_document
