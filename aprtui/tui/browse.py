@@ -137,7 +137,6 @@ class BrowseScreen(ToolScreen):
 
     def on_mount(self) -> None:
         """Begin to look."""
-        super().on_mount()
         self.add_class("-of-grid")
         self.query_one("#grid").add_class("pane")
         self._show_contents()

@@ -138,7 +138,6 @@ class ContractsScreen(ToolScreen):
 
     def on_mount(self) -> None:
         """Begin to read."""
-        super().on_mount()
         self.query_one("#documents", Table).border_title = "contracts"
         self.query_one("#details").border_title = "falsifier"
         self.query_one("#cells").border_title = "what it is about"

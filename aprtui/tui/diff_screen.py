@@ -202,7 +202,6 @@ class DiffScreen(ToolScreen):
 
     def on_mount(self) -> None:
         """Look at both sides, then compare them."""
-        super().on_mount()
         self.query_one(DiffGrid).border_title = "Stages"
         self.set_class(self._request is None, "-empty")
         if self._request is None:

@@ -147,7 +147,6 @@ class LiveScreen(LiveView):
 
     def on_mount(self) -> None:
         """Begin to load, and to look at what comes."""
-        super().on_mount()
         self.set_focus(self.query_one(StageGrid))
         self._source.start(self._begin.engine)
         self.set_interval(1 / POLLS_PER_SECOND, self._poll)

@@ -117,7 +117,6 @@ class TensorScreen(ToolScreen):
 
     def on_mount(self) -> None:
         """Show what there is."""
-        super().on_mount()
         self.set_interval(SECONDS_BETWEEN_LOOKS, self._look_at_file)
         self._begin()
 

@@ -116,9 +116,8 @@ class TensorMap(Heatmap):
             self.post_message(self.Selected(pressed, (offset.y, offset.x)))
 
     def on_click(self, event: Click) -> None:
-        """Point at a value."""
+        """Point at a value that is written out; at a level, the handler of all heatmaps points."""
         if self._numbers is None:
-            super().on_click(event)
             return
         event.prevent_default()
         offset = event.get_content_offset(self)

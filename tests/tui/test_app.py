@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
-from aprtui.errors import ExitCode
 from aprtui.tui import app as app_module
 from aprtui.tui.app import AprtuiApp
 from aprtui.tui.chords import ChordScreen
@@ -20,9 +18,8 @@ from aprtui.tui.live import LiveScreen
 from aprtui.tui.session import Session
 from aprtui.tui.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.tool_screen import ToolScreen
+from tests.tui.driver import screen_text, told
 from tests.tui.recorded import RecordedSource
-
-Driver = Pilot[ExitCode]
 
 
 class NotesScreen(ToolScreen):
@@ -63,11 +60,6 @@ def app(state: ScreenState | None = None) -> AprtuiApp:
     return AprtuiApp(Session(RecordedSource()), state)
 
 
-def screen_text(pilot: Driver) -> str:
-    strips = pilot.app.screen._compositor.render_strips()
-    return "\n".join("".join(segment.text for segment in strip) for strip in strips)
-
-
 async def test_screens_are_reached_by_their_numbers_kept_as_they_were_and_left_with_escape() -> None:
     async with app().run_test(size=(80, 24)) as pilot:
         await pilot.pause()
@@ -88,7 +80,7 @@ async def test_a_screen_that_is_not_there_is_told() -> None:
         await pilot.press("5")
         await pilot.pause()
         assert isinstance(pilot.app.screen, LiveScreen)
-        assert [note.message for note in pilot.app._notifications] == ["There is no contracts screen in this release."]
+        assert told(pilot) == ["There is no contracts screen in this release."]
 
 
 async def test_chords_take_two_keys_and_other_keys_leave_them() -> None:
@@ -147,7 +139,7 @@ async def test_the_screen_is_saved_as_svg_and_a_folder_without_permission_is_tol
 
         monkeypatch.setattr(Path, "write_text", refuse)
         await pilot.press("s")
-        assert "cannot be written: Permission denied" in [note.message for note in pilot.app._notifications][-1]
+        assert "cannot be written: Permission denied" in told(pilot)[-1]
 
 
 async def test_a_terminal_that_is_too_small_is_told() -> None:

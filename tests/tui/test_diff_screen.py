@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from textual.pilot import Pilot
 
 from aprtui.compare.metrics import Metric
-from aprtui.errors import ExitCode
 from aprtui.trace.graph import Node
 from aprtui.tui import app as app_module
 from aprtui.tui.app import AprtuiApp
@@ -29,9 +27,8 @@ from aprtui.tui.session import Session
 from aprtui.tui.state import ScreenName, ScreenState, parse_state, screen_state
 from aprtui.tui.table import Table
 from tests.tui.diff_recorded import FAULT, RecordedDiff, playing, records_of, two_captures
+from tests.tui.driver import Driver, screen_text, told, until
 from tests.tui.recorded import RecordedSource
-
-Driver = Pilot[ExitCode]
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +56,7 @@ async def opened(
         await pilot.pause()
         if state.text("a") and not source.held:
             await until(pilot, lambda: settled(pilot))
+            await pilot.pause()
         yield pilot
 
 
@@ -71,20 +69,6 @@ def settled(pilot: Driver) -> bool:
     return bool(screen(pilot).query_one(VerdictLines).shown.lines) and not screen(pilot).comparing
 
 
-async def until(pilot: Driver, holds: Callable[[], bool]) -> None:
-    for _ in range(250):
-        await pilot.pause(0.02)
-        if holds():
-            await pilot.pause()
-            return
-    raise AssertionError(text_of(pilot))
-
-
-def text_of(pilot: Driver) -> str:
-    strips = pilot.app.screen._compositor.render_strips()
-    return "\n".join("".join(segment.text for segment in strip) for strip in strips)
-
-
 def node(pilot: Driver) -> Node | None:
     return screen(pilot).query_one(DiffGrid).node
 
@@ -94,10 +78,6 @@ def verdict(pilot: Driver) -> str:
     return "\n".join((shown.word, *shown.lines))
 
 
-def notes(pilot: Driver) -> list[str]:
-    return [note.message for note in pilot.app._notifications]
-
-
 def between(a: Path, b: Path, **fields: object) -> ScreenState:
     return screen_state(ScreenName.DIFF, a=a, b=b, **fields)
 
@@ -105,10 +85,10 @@ def between(a: Path, b: Path, **fields: object) -> ScreenState:
 async def test_without_captures_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     source = RecordedDiff(lambda request: [])
     async with opened(ScreenState(ScreenName.DIFF), source, monkeypatch) as pilot:
-        assert "aprtui open A B" in text_of(pilot) and "space" in text_of(pilot)
+        assert "aprtui open A B" in screen_text(pilot) and "space" in screen_text(pilot)
         await pilot.press("R", "x", "r", "plus", "minus", "M", "c", "enter", "j", "g", "d", "right_square_bracket", "t")
         await pilot.press("y")
-        assert "Nothing here to give headless yet." in notes(pilot)
+        assert "Nothing here to give headless yet." in told(pilot)
         assert not source.requests
 
 
@@ -147,7 +127,7 @@ async def test_a_bound_is_moved_dropped_and_walked_through(
         assert node(pilot) == Node(1, "ffn_silu")
         await pilot.press("right_square_bracket", "d", "right_square_bracket", "d", "right_square_bracket", "d")
         assert node(pilot) == Node(2, "attn_norm")
-        assert notes(pilot)[-1] == "No divergent stage after this one."
+        assert told(pilot)[-1] == "No divergent stage after this one."
         await pilot.press("left_square_bracket", "d", "left_square_bracket", "d", "left_square_bracket", "d")
         assert node(pilot) == FAULT
         await pilot.press("y")
@@ -188,10 +168,10 @@ async def test_metrics_are_cycled_and_a_bound_is_on_the_one_that_is_shown(
 async def test_layers_that_are_alike_fold_and_unfold(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(between(*sides, metric="rel_l2", bound=0.2), playing(*sides), monkeypatch) as pilot:
         await pilot.press("end", "z", "M")
-        assert "layer 0: 1 layer alike" in text_of(pilot) and "layer 2: 1 layer alike" in text_of(pilot)
+        assert "layer 0: 1 layer alike" in screen_text(pilot) and "layer 2: 1 layer alike" in screen_text(pilot)
         assert node(pilot) is not None and node(pilot) != Node(2, "attn_norm")
         await pilot.press("z", "R")
-        assert "alike" not in text_of(pilot)
+        assert "alike" not in screen_text(pilot)
 
 
 async def test_marks_are_set_and_found_again(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +179,7 @@ async def test_marks_are_set_and_found_again(sides: tuple[Path, Path], monkeypat
         await pilot.press("home", "l", "m", "a", "j", "j", "apostrophe", "a")
         assert node(pilot) == Node(0, "qkv_matmul")
         await pilot.press("apostrophe", "b")
-        assert "There is no mark b" in notes(pilot)[-1]
+        assert "There is no mark b" in told(pilot)[-1]
 
 
 async def test_sides_are_swapped(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +203,7 @@ async def test_a_replay_asks_for_the_model_where_it_is_not_known(
         asked = screen(pilot).query_one(ModelInput)
         assert asked.has_focus and "tiny" in asked.placeholder
         await pilot.press(*"nothing", "enter")
-        assert "is no file" in notes(pilot)[-1]
+        assert "is no file" in told(pilot)[-1]
         await pilot.press("escape")
         assert screen(pilot).query_one(DiffGrid).has_focus and isinstance(pilot.app.screen, DiffScreen)
         await pilot.press("R")
@@ -253,7 +233,7 @@ async def test_a_state_that_makes_no_sense_is_told(
     async with opened(ScreenState(ScreenName.DIFF), source, monkeypatch) as pilot:
         pilot.app.open_state(between(*sides, **fields))  # type: ignore[attr-defined]
         await pilot.pause()
-        assert "expected" in notes(pilot)[-1] and not source.requests
+        assert "expected" in told(pilot)[-1] and not source.requests
 
 
 async def test_a_comparison_that_fails_is_told_in_one_line_and_can_be_made_again(
@@ -262,12 +242,12 @@ async def test_a_comparison_that_fails_is_told_in_one_line_and_can_be_made_again
     source = playing(*sides)
     source.problem = "the comparison was ended by signal 11 (SIGSEGV): r runs it again"
     async with opened(between(*sides), source, monkeypatch) as pilot:
-        assert "SIGSEGV" in text_of(pilot) and verdict(pilot).startswith("–")
+        assert "SIGSEGV" in screen_text(pilot) and verdict(pilot).startswith("–")
         await pilot.press("j", "plus", "M", "g", "d", "enter", "z", "M")
         source.problem = ""
         await pilot.press("r")
         await until(pilot, lambda: settled(pilot))
-        assert verdict(pilot).startswith("UNKNOWN") and "SIGSEGV" not in text_of(pilot)
+        assert verdict(pilot).startswith("UNKNOWN") and "SIGSEGV" not in screen_text(pilot)
 
 
 async def test_a_comparison_is_cancelled(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,7 +256,7 @@ async def test_a_comparison_is_cancelled(sides: tuple[Path, Path], monkeypatch: 
     async with opened(between(*sides), source, monkeypatch) as pilot:
         await until(pilot, lambda: "comparing layer 0 attn_norm, 1/54" in verdict(pilot))
         await pilot.press("c")
-        assert source.cancelled and "cancelled: r compares again" in text_of(pilot)
+        assert source.cancelled and "cancelled: r compares again" in screen_text(pilot)
 
 
 async def test_different_tokens_are_unknown_with_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +285,7 @@ async def test_no_size_and_no_resize_breaks_it(
         for width, height in ((80, 24), (30, 10), (250, 70), size):
             await pilot.resize_terminal(width, height)
         await pilot.press("j", "l")
-        assert "Stages" in text_of(pilot)
+        assert "Stages" in screen_text(pilot)
 
 
 def diverging(a: Path, b: Path) -> RecordedDiff:
@@ -349,19 +329,19 @@ async def test_supported_hypotheses_come_first(sides: tuple[Path, Path], monkeyp
 
 async def test_tokens_that_flip_are_gone_through(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(between(*sides), playing(*sides), monkeypatch) as pilot:
-        told = screen(pilot)._told
-        assert told is not None
+        comparison = screen(pilot)._told
+        assert comparison is not None
         flips = [Flip(2, 5, 7, 0.25), Flip(4, 1, 3, 1.5)]
-        screen(pilot)._told = replace(told, flips=tuple(flips))
+        screen(pilot)._told = replace(comparison, flips=tuple(flips))
         for keys, flip in (("]t", flips[0]), ("]t", flips[1]), ("[t", flips[0])):
             await pilot.press(*map(key_name, keys))
             assert f"after token {flip.token} A says id {flip.id_a}" in screen(pilot).query_one(ReadoutLine).text
             assert node(pilot) == Node(None, "lm_head")
         await pilot.press(key_name("["), "t")
-        assert "No token before" in str([note.message for note in pilot.app._notifications])
-        screen(pilot)._told = replace(told, flips=None)
+        assert "No token before" in str(told(pilot))
+        screen(pilot)._told = replace(comparison, flips=None)
         await pilot.press(key_name("]"), "t")
-        assert "--logits all" in str([note.message for note in pilot.app._notifications])
+        assert "--logits all" in str(told(pilot))
 
 
 async def test_a_small_screen_shows_one_view_at_a_time(
@@ -370,7 +350,7 @@ async def test_a_small_screen_shows_one_view_at_a_time(
     async with opened(between(*sides), playing(*sides), monkeypatch, size=(80, 24)) as pilot:
         shown = {"DiffGrid": True, "#panes": False, "#lists": False}
         assert {name: screen(pilot).query_one(name).display for name in shown} == shown
-        assert all(f" {layer} " in text_of(pilot) for layer in range(3)), "no layer is hidden by the legend"
+        assert all(f" {layer} " in screen_text(pilot) for layer in range(3)), "no layer is hidden by the legend"
         for view in ("#panes", "#hypotheses", "#dock", "DiffGrid"):
             await pilot.press("v")
             assert screen(pilot).query_one(view).has_focus and screen(pilot).query_one(view).region.height > 3
@@ -384,6 +364,6 @@ async def test_a_side_that_vanishes_is_told_in_its_pane(
         sides[1].rename(hidden)
         try:
             await pilot.press("k")
-            await until(pilot, lambda: "cannot be read: No such file" in text_of(pilot))
+            await until(pilot, lambda: "cannot be read: No such file" in screen_text(pilot))
         finally:
             hidden.rename(sides[1])

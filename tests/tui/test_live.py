@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
-from textual.pilot import Pilot
 from textual.widgets import Input
 
 from aprtui.engine.process import EngineProcess, EngineState
@@ -23,9 +22,8 @@ from aprtui.tui.source import LiveSource
 from aprtui.tui.stage_grid import StageGrid
 from aprtui.tui.text_stream import TextStream
 from tests.engine.fake_engine import open_fake
+from tests.tui.driver import Driver, screen_text, until
 from tests.tui.recorded import PIECES, RecordedSource
-
-Driver = Pilot[ExitCode]
 
 
 @asynccontextmanager
@@ -35,20 +33,6 @@ async def live(
     app = AprtuiApp(Session(source, prompt, sampling))
     async with app.run_test(size=size) as pilot:
         yield pilot
-
-
-def screen_text(pilot: Driver) -> str:
-    """What stands on the screen, row by row."""
-    strips = pilot.app.screen._compositor.render_strips()
-    return "\n".join("".join(segment.text for segment in strip) for strip in strips)
-
-
-async def until(pilot: Driver, holds: Callable[[], bool], seconds: float = 15.0) -> None:
-    for _ in range(int(seconds / 0.02)):
-        await pilot.pause(0.02)
-        if holds():
-            return
-    raise AssertionError("not within the time; on the screen:\n" + screen_text(pilot))
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 50)])

@@ -25,8 +25,9 @@ from aprtui.tui.signals import Signal
 from aprtui.tui.stage_grid import StageGrid
 from aprtui.tui.state import parse_state
 from aprtui.tui.text_stream import TextStream
+from tests.tui.driver import Driver, screen_text, told, until
 from tests.tui.recorded import PIECES, RecordedSource
-from tests.tui.test_live import Driver, live, screen_text, until
+from tests.tui.test_live import live
 
 MANY = [f" w{number}" for number in range(RING + 40)]
 
@@ -291,7 +292,7 @@ async def test_capture_is_written_to_a_directory_of_its_own_and_told(
         await finished(pilot)
         await pilot.press("w")
         await until(pilot, lambda: "capture run-live-2" in source.calls)
-        await until(pilot, lambda: "run-live-2" in [note.message for note in pilot.app._notifications])
+        await until(pilot, lambda: "run-live-2" in told(pilot))
 
 
 async def test_without_a_run_there_is_nothing_to_capture_and_the_screen_says_what_to_do() -> None:
@@ -301,9 +302,7 @@ async def test_without_a_run_there_is_nothing_to_capture_and_the_screen_says_wha
         assert "Press e, type a prompt, then enter." in screen_text(pilot)
         assert "No token yet." in screen_text(pilot)
         await pilot.press("w", "W")
-        assert [note.message for note in pilot.app._notifications] == [
-            "There is no run to capture yet: press e and enter a prompt."
-        ] * 2
+        assert told(pilot) == ["There is no run to capture yet: press e and enter a prompt."] * 2
         assert not any("capture" in call for call in source.calls)
         await pilot.press("y")
         assert pilot.app.clipboard == ""

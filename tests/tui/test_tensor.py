@@ -334,6 +334,17 @@ async def test_the_mouse_points_and_frames(folder: Path) -> None:
         assert screen.state().text("at") == "0,0"
 
 
+async def test_a_click_points_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pointed: list[Heatmap.Pointed] = []
+    monkeypatch.setattr(TensorScreen, "on_heatmap_pointed", lambda _, message: pointed.append(message))
+    write_capture(folder / "a")
+    async with showing(stage()) as pilot:
+        await until_read(pilot)
+        await pilot.click(TensorMap, offset=(4, 3))
+        await pilot.pause()
+        assert len(pointed) == 1
+
+
 async def test_a_resize_storm_leaves_the_screen_whole(folder: Path) -> None:
     write_capture(folder / "a")
     async with showing(stage(at="2,7")) as pilot:
