@@ -47,6 +47,16 @@ def _emulator_missing() -> str | None:
     return _tool_missing("g++")
 
 
+def _nvrtc_missing() -> str | None:
+    from aprtui.engine.cuda.compilers import CompilerError, Nvrtc
+
+    try:
+        Nvrtc()
+    except CompilerError as error:
+        return str(error)
+    return None
+
+
 def _fake_driver_missing() -> str | None:
     return _module_missing("pycuda") or _tool_missing("g++") or _tool_missing("nm")
 
@@ -55,7 +65,9 @@ def _fake_driver_missing() -> str | None:
 GROUPS: dict[str, Callable[[], str | None]] = {
     "conformance": lambda: _folder_missing("APRTUI_CONFORMANCE", conformance_folder()),
     "emulator": _emulator_missing,
+    "gcc": lambda: _tool_missing("gcc"),
     "nvcc": lambda: _tool_missing("nvcc"),
+    "nvrtc": _nvrtc_missing,
     "pty": lambda: _tool_missing("tmux"),
     "pycuda": _fake_driver_missing,
     "torch": lambda: _module_missing("torch"),
