@@ -70,12 +70,12 @@ INLINE T warp_min(T value) {
 }
 
 // The sum over a block of `WARPS` warps, for every thread; `scratch` holds WARPS values and may be reused after it.
-template <int WARPS>
-INLINE float block_sum(float value, Shared<float> scratch) {
+template <int WARPS, class T>
+INLINE T block_sum(T value, Shared<T> scratch) {
   value = warp_sum(value);
   if (lane_index() == 0) scratch[warp_index()] = value;
   __syncthreads();
-  float total = 0.0f;
+  T total = 0;
 #pragma unroll
   for (int i = 0; i < WARPS; ++i) total += scratch[i];
   __syncthreads();
@@ -83,7 +83,8 @@ INLINE float block_sum(float value, Shared<float> scratch) {
 }
 
 // A value that another block of the launch may have written: read from L2, past the own multiprocessor's cache.
-INLINE float load_through_l2(const float* place) {
+template <class T>
+INLINE T load_through_l2(const T* place) {
 #ifdef APRTUI_EMULATOR
   return *place;
 #else

@@ -185,16 +185,19 @@ def _nucleus(probabilities: NDArray[np.float64], top_p: float) -> NDArray[np.int
 
 
 def _check(logits: NDArray[np.float64]) -> None:
-    if math.isfinite(largest := float(logits.max())):
-        return
-    if math.isnan(largest):
-        bad = np.flatnonzero(np.isnan(logits))
-        what = f"{bad.size} of {logits.size} logits are NaN (first: token id {bad[0]})"
+    if not math.isfinite(largest := float(logits.max())):
+        raise no_distribution(largest, int(np.argmax(logits)), int(np.isnan(logits).sum()), logits.size)
+
+
+def no_distribution(largest: float, at: int, nan: int, vocabulary: int) -> EngineError:
+    """The error of logits whose `largest`, at token id `at`, is not finite; `nan` of them are NaN, the first `at`."""
+    if nan:
+        what = f"{nan} of {vocabulary} logits are NaN (first: token id {at})"
     elif largest == math.inf:
-        what = f"the logit of token id {int(np.argmax(logits))} is +Inf"
+        what = f"the logit of token id {at} is +Inf"
     else:
         what = "all logits are -Inf"
-    raise EngineError(f"no token can be chosen: {what}; `aprtui trace` shows the stage where it starts")
+    return EngineError(f"no token can be chosen: {what}; `aprtui trace` shows the stage where it starts")
 
 
 def _describe(
