@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.trace.stage_reader import StageReader
 from aprtui.tui.diff_sides import Sides
+from aprtui.tui.tensor_view import View
 from aprtui.tui.tiles import (
     Read,
     Scale,
@@ -30,9 +31,6 @@ from aprtui.tui.tiles import (
     magnitudes,
     reduced,
     scale_for,
-    showing,
-    whole,
-    zoomed,
 )
 
 Values = NDArray[np.float32]
@@ -42,36 +40,6 @@ Cancelled = Callable[[], bool]
 def never() -> bool:
     """Nobody cancels."""
     return False
-
-
-ZOOM = 0.5
-"""Of the values a cell, at one step inwards."""
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What is seen: `plane` is the head of an attention map, the cursor stands on a value (row, column)."""
-
-    viewport: Viewport = field(default_factory=Viewport)
-    plane: int = 0
-    row: int = 0
-    column: int = 0
-
-    def moved(self, rows: int, columns: int, shape: Size, room: Size) -> View:
-        """The cursor moved by cells, the view behind it."""
-        row = min(max(self.row + rows * self.viewport.rows_per_cell, 0), max(shape[0] - 1, 0))
-        column = min(max(self.column + columns * self.viewport.columns_per_cell, 0), max(shape[1] - 1, 0))
-        return replace(self, row=row, column=column, viewport=showing(self.viewport, shape, room, row, column))
-
-    def zoomed(self, inwards: bool, shape: Size, room: Size) -> View:
-        """More, or fewer, values a cell, the cursor in the middle."""
-        factor = ZOOM if inwards else 1 / ZOOM
-        return replace(self, viewport=zoomed(self.viewport, shape, room, factor, self.row, self.column))
-
-    @property
-    def cell(self) -> Size:
-        """The cell that the cursor is in."""
-        return self.viewport.cell(self.row, self.column)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,31 +72,33 @@ class StagePair:
         """Heads of an attention map, else 1."""
         return self._readers[0].planes
 
-    def beginning(self, room: Size, cancelled: Cancelled = never) -> tuple[View, PairTiles]:
-        """All of the stage, the cursor on the value that differs most, and its tiles: each value is read once."""
-        viewport = whole(self.shape, room)
-        found = [self._reduced(View(viewport, plane), room, cancelled) for plane in range(self.planes)]
+    def beginning(self, view: View, cancelled: Cancelled = never) -> tuple[int, View, PairTiles]:
+        """The plane of the value that differs most, `view` with the cursor on it, and its tiles.
+
+        `view` is of all values: each is read once.
+        """
+        found = [self._reduced(view, plane, cancelled) for plane in range(self.planes)]
         plane = max(range(self.planes), key=lambda plane: int(magnitudes(found[plane][2]).max(initial=0)))
         differences = magnitudes(found[plane][2])
         if not differences.size:
-            return View(viewport), _levels(found[plane])
+            return 0, view, _levels(found[plane])
         down, right = divmod(int(differences.argmax()), differences.shape[1])
-        row, column, _ = largest(self._difference(plane), *viewport.values(down, right, self.shape))
-        return View(viewport, plane, row, column), _levels(found[plane])
+        row, column, _ = largest(self._difference(plane), *view.viewport.values(down, right, self.shape))
+        return plane, view.at(row, column), _levels(found[plane])
 
-    def tiles(self, view: View, room: Size, cancelled: Cancelled = never) -> PairTiles:
-        """The tiles of what `view` shows, at most as large as `room`."""
-        return _levels(self._reduced(view, room, cancelled))
+    def tiles(self, view: View, plane: int, cancelled: Cancelled = never) -> PairTiles:
+        """The tiles of what `view` shows."""
+        return _levels(self._reduced(view, plane, cancelled))
 
-    def _reduced(self, view: View, room: Size, cancelled: Cancelled) -> tuple[Values, Values, Values]:
+    def _reduced(self, view: View, plane: int, cancelled: Cancelled) -> tuple[Values, Values, Values]:
         """A, B and B − A reduced in one pass: the three lie side by side, each filled up to whole cells."""
         viewport = view.viewport
-        rows, columns = viewport.cells(self.shape, room)
+        rows, columns = viewport.cells(self.shape, view.room)
         seen = slice(viewport.column, min(viewport.column + columns * viewport.columns_per_cell, self.shape[1]))
         width, filled = seen.stop - seen.start, columns * viewport.columns_per_cell
 
         def read(lines: slice, _: slice) -> Values:
-            a, b = (reader.values(lines, seen, view.plane) for reader in self._readers)
+            a, b = (reader.values(lines, seen, plane) for reader in self._readers)
             joined = np.zeros((a.shape[0], 3, filled), np.float32)
             joined[:, 0, :width], joined[:, 1, :width] = a, b
             with np.errstate(invalid="ignore", over="ignore"):
@@ -140,13 +110,15 @@ class StagePair:
         a, b, difference = tile.reshape(rows, 3, columns).swapaxes(0, 1)
         return a, b, difference
 
-    def words(self, view: View) -> str:
+    def words(self, view: View, plane: int) -> str:
         """The value under the cursor on both sides, with its bits."""
+        if not all(self.shape):
+            return "no values"
         row, column = slice(view.row, view.row + 1), slice(view.column, view.column + 1)
-        a, b = (float(self._side(side, view.plane)(row, column)[0, 0]) for side in (0, 1))
+        a, b = (float(self._side(side, plane)(row, column)[0, 0]) for side in (0, 1))
         names = self._axes[-2:] if len(self._axes) > 1 else ("row", "column")
         place = f"{names[0]} {view.row}, {names[1]} {view.column}"
-        place = f"head {view.plane}, {place}" if self.planes > 1 else place
+        place = f"head {plane}, {place}" if self.planes > 1 else place
         return f"{place}: A {a:.6g} ({_bits(a)}), B {b:.6g} ({_bits(b)}), B − A {b - a:.3g}"
 
     def close(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from textual import work
@@ -15,15 +17,41 @@ from textual.worker import get_current_worker
 
 from aprtui.errors import AprtuiError
 from aprtui.trace.graph import Node
-from aprtui.tui.diff_pair import PairTiles, StagePair, View, open_files, open_pair
+from aprtui.tui.diff_pair import PairTiles, StagePair, open_files, open_pair
 from aprtui.tui.diff_sides import Sides
 from aprtui.tui.heatmap import Heatmap
-from aprtui.tui.tiles import Size, whole
+from aprtui.tui.tensor_view import View
+from aprtui.tui.tiles import Size
 
 NAMES = ("a", "b", "difference")
 
-MOST_HIGH, MOST_WIDE = 8, 6
-"""Few values are drawn larger: no higher than four lines of two rows each, no wider than so many cells."""
+Place = tuple[int, int, int]
+"""Plane, row and column of a value."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wanted:
+    """What is to be read: a stage of both sides, for heatmaps of so many lines and cells.
+
+    The cursor is to stand on the value at `place`, else on the one that differs most; what is seen is `view`, else all.
+    """
+
+    sides: Sides
+    node: Node
+    size: Size
+    plain: bool
+    place: Place | None = None
+    view: View | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """What was read of it."""
+
+    pair: StagePair
+    plane: int
+    view: View
+    tiles: PairTiles
 
 
 class DiffPanes(Widget, can_focus=True):
@@ -48,7 +76,6 @@ class DiffPanes(Widget, can_focus=True):
     DiffPanes.-silent Horizontal { display: none; }
     DiffPanes Heatmap { width: 1fr; margin: 0 1 0 0; }
     DiffPanes Heatmap#difference { margin: 0; }
-    DiffPanes .caption { height: 1; }
     """
 
     class Pointed(Message):
@@ -62,22 +89,21 @@ class DiffPanes(Widget, can_focus=True):
         """The stage is to be opened."""
 
     class Loaded(Message):
-        """What was read of a stage: its tiles, or why there are none."""
+        """What was found, or why nothing was."""
 
-        def __init__(
-            self, node: Node | None, pair: StagePair | None, view: View, tiles: PairTiles | None, words: str
-        ) -> None:
+        def __init__(self, wanted: Wanted, found: Found | str) -> None:
             super().__init__()
-            self.node, self.pair, self.view, self.tiles, self.words = node, pair, view, tiles, words
+            self.wanted, self.found = wanted, found
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id, classes="pane")
         self._sides: Sides | None = None
         self._node: Node | None = None
-        self._pair: StagePair | None = None
-        self._view = View()
+        self._place: Place | None = None
+        self._view: View | None = None
+        self._wanted: Wanted | None = None
+        self._found: Found | None = None
         self._words = ""
-        self._repeats = (1, 1)
 
     def compose(self) -> ComposeResult:
         """Three heatmaps, or a word instead."""
@@ -89,120 +115,119 @@ class DiffPanes(Widget, can_focus=True):
         yield Static("", markup=False)
 
     @property
-    def view(self) -> View:
-        """What is seen."""
+    def view(self) -> View | None:
+        """What is seen; None until the stage has been read."""
         return self._view
+
+    @property
+    def place(self) -> Place | None:
+        """Where the cursor stands, or will when the stage has been read; None where that is not known yet."""
+        if self._view is None or self._found is None:
+            return self._place
+        return self._found.plane, self._view.row, self._view.column
 
     @property
     def words(self) -> str:
         """The value under the cursor."""
         return self._words
 
-    def open(self, sides: Sides, node: Node | None, place: tuple[int, int, int] | None = None) -> None:
-        """Show `node` of both sides, the cursor on a value (plane, row, column) or on the one that differs most."""
+    def open(self, sides: Sides, node: Node | None, place: Place | None = None) -> None:
+        """Show `node` of both sides, the cursor on a value or on the one that differs most."""
         if node != self._node or sides is not self._sides or place is not None:
-            self._sides, self._node = sides, node
-            self._load(sides, node, None, place, self._room())
+            self._sides, self._node, self._place, self._view = sides, node, place, None
+            self._ask()
 
-    def _room(self) -> Size:
-        return self.query_one("#difference", Heatmap).room
+    def _ask(self) -> None:
+        """Have what is wanted read, where there is room for it."""
+        heatmap = self.query_one("#difference", Heatmap)
+        size = heatmap.size.height, heatmap.size.width
+        if self._sides is not None and self._node is not None and all(size):
+            self._wanted = Wanted(self._sides, self._node, size, heatmap.plain, self._place, self._view)
+            self._read(self._wanted)
 
     @work(thread=True, exclusive=True, group="pair")
-    def _load(
-        self, sides: Sides, node: Node | None, view: View | None, place: tuple[int, int, int] | None, room: Size
-    ) -> None:
+    def _read(self, wanted: Wanted) -> None:
         worker = get_current_worker()
-        if node is None or not all(room):
-            return
-        pair = None
         try:
-            files = sides.files
-            pair = open_files(*files) if files is not None else open_pair(sides, node)
-            if view is None and place is None:
-                chosen, tiles = pair.beginning(room, lambda: worker.is_cancelled)
-            else:
-                chosen = view or _at(pair, place or (0, 0, 0), room)
-                tiles = pair.tiles(chosen, room, lambda: worker.is_cancelled)
-            words = pair.words(chosen)
+            found: Found | str = read(wanted, lambda: worker.is_cancelled)
         except (AprtuiError, OSError) as error:
-            if not worker.is_cancelled:
-                self.post_message(self.Loaded(node, None, View(), None, str(error)))
-        else:
-            if not worker.is_cancelled:
-                self.post_message(self.Loaded(node, pair, chosen, tiles, words))
-                return
-        if pair is not None:
-            pair.close()
+            found = str(error)
+        if not worker.is_cancelled:
+            self.post_message(self.Loaded(wanted, found))
+        elif isinstance(found, Found):
+            found.pair.close()
 
     def on_diff_panes_loaded(self, message: Loaded) -> None:
-        """Show what was read."""
-        if message.node != self._node:
-            if message.pair is not None:
-                message.pair.close()
+        """Show what was read, unless something else is wanted by now."""
+        wanted, found = message.wanted, message.found
+        if wanted is not self._wanted:
+            if isinstance(found, Found):
+                found.pair.close()
             return
-        if self._pair is not None:
-            self._pair.close()
-        self._pair, self._view, self._words = message.pair, message.view, message.words
-        self.set_class(message.tiles is None, "-silent")
-        if message.tiles is None or message.pair is None:
-            self.query_one(Static).update(message.words)
-            self.border_title = str(message.node)
-            self.border_subtitle = ""
+        if self._found is not None:
+            self._found.pair.close()
+        self.set_class(isinstance(found, str), "-silent")
+        if isinstance(found, str):
+            self._found = self._view = None
+            self.query_one(Static).update(found)
+            self.border_title, self.border_subtitle = str(wanted.node), ""
+            self._tell(found)
         else:
-            self._draw(message.tiles, message.pair)
-        self.post_message(self.Pointed(self._words))
+            # The cursor may have moved meanwhile.
+            self._found, self._view = found, self._view or found.view
+            self._draw(found, self._view)
+            self._tell_value(found, self._view)
 
-    def _draw(self, tiles: PairTiles, pair: StagePair) -> None:
-        scales = (tiles.scale, tiles.scale, tiles.difference)
-        room, shape = self._room(), tiles.tiles[0].shape
-        high, wide = (room[axis] // max(shape[axis], 1) for axis in (0, 1))
-        self._repeats = max(min(high, MOST_HIGH) // 2 * 2, 1), max(min(wide, MOST_WIDE), 1)
-        for name, tile, scale in zip(NAMES, tiles.tiles, scales, strict=True):
-            heatmap = self.query_one(f"#{name}", Heatmap)
-            larger = tile.repeat(self._repeats[0], axis=0).repeat(self._repeats[1], axis=1)
-            heatmap.show(larger, scale.colour_map, self._cell)
-        head = f", head {self._view.plane} of {pair.planes}" if pair.planes > 1 else ""
+    def _draw(self, found: Found, view: View) -> None:
+        pair, tiles = found.pair, found.tiles
+        for name, tile, scale in zip(NAMES, tiles.tiles, (tiles.scale, tiles.scale, tiles.difference), strict=True):
+            self.query_one(f"#{name}", Heatmap).show(view.enlarged(tile), scale.colour_map, view.cursor)
+        head = f", head {found.plane} of {pair.planes}" if pair.planes > 1 else ""
         rows, columns = pair.shape
         self.border_title = f"{self._node}{head}, {rows} × {columns}: A │ B │ B − A"
         self.border_subtitle = f"A, B ±{tiles.scale.high:.3g}, B − A ±{tiles.difference.high:.3g}"
 
-    @property
-    def _cell(self) -> Size:
-        """Where the cursor is in the heatmaps."""
-        row, column = self._view.cell
-        return row * self._repeats[0], column * self._repeats[1]
-
-    def _again(self, view: View) -> None:
-        if self._sides is not None:
-            self._load(self._sides, self._node, view, None, self._room())
-
-    def action_move(self, rows: int, columns: int) -> None:
-        """Move the cursor by a cell."""
-        if self._pair is None:
+    def _turn(self, view: View) -> None:
+        """Another view; where no other values are seen, the cursor alone is drawn anew."""
+        before, found = self._view, self._found
+        if before is None or found is None:
             return
-        before, room = self._view, self._room()
-        self._view = before.moved(rows, columns, self._pair.shape, room)
-        if self._view.viewport != before.viewport:
-            self._again(self._view)
+        self._view = view
+        if replace(view, row=0, column=0) != replace(before, row=0, column=0):
+            self._place = found.plane, view.row, view.column
+            self._ask()
             return
         for name in NAMES:
-            self.query_one(f"#{name}", Heatmap).move_cursor(self._cell)
+            self.query_one(f"#{name}", Heatmap).move_cursor(view.cursor)
+        self._tell_value(found, view)
+
+    def _tell_value(self, found: Found, view: View) -> None:
         try:
-            self._words = self._pair.words(self._view)
+            self._tell(found.pair.words(view, found.plane))
         except (AprtuiError, OSError) as error:
-            self._words = str(error)
-        self.post_message(self.Pointed(self._words))
+            self._tell(str(error))
+
+    def _tell(self, words: str) -> None:
+        self._words = words
+        self.post_message(self.Pointed(words))
+
+    def action_move(self, rows: int, columns: int) -> None:
+        """Move the cursor by cells."""
+        if self._view is not None:
+            self._turn(self._view.moved(rows, columns))
 
     def action_zoom(self, inwards: bool) -> None:
-        """Fewer values a cell, or more."""
-        if self._pair is not None:
-            self._again(self._view.zoomed(inwards, self._pair.shape, self._room()))
+        """Fewer values a cell, down to single ones, or more."""
+        view = self._view
+        if view is not None and not (inwards and view.is_closest):
+            self._turn(view.closer() if inwards else view.farther())
 
     def action_head(self, step: int) -> None:
         """Another head of an attention map."""
-        if self._pair is not None and self._pair.planes > 1:
-            view = self._view
-            self._again(View(view.viewport, (view.plane + step) % self._pair.planes, view.row, view.column))
+        view, found = self._view, self._found
+        if view is not None and found is not None and found.pair.planes > 1:
+            self._place = (found.plane + step) % found.pair.planes, view.row, view.column
+            self._ask()
 
     def action_open(self) -> None:
         """Open the stage in the tensor screen."""
@@ -211,24 +236,40 @@ class DiffPanes(Widget, can_focus=True):
     def on_heatmap_resized(self, event: Heatmap.Resized) -> None:
         """Another number of values has room."""
         event.stop()
-        if event.heatmap.id == "difference" and self._sides is not None:
-            self._load(self._sides, self._node, None, None, self._room())
+        heatmap = event.heatmap
+        if heatmap.id != "difference" or not heatmap.size.height or not heatmap.size.width:
+            return
+        if self._view is None:
+            self._ask()
+        else:
+            self._turn(self._view.resized(heatmap.size.height, heatmap.size.width))
 
     def on_heatmap_pointed(self, event: Heatmap.Pointed) -> None:
         """The mouse chose a value."""
         event.stop()
         self.focus()
-        row, column = self._view.cell
-        self.action_move(event.row // self._repeats[0] - row, event.column // self._repeats[1] - column)
+        if self._view is not None:
+            self._turn(self._view.pointed(event.row, event.column))
 
     def on_unmount(self) -> None:
         """Leave no file open."""
-        if self._pair is not None:
-            self._pair.close()
+        if self._found is not None:
+            self._found.pair.close()
 
 
-def _at(pair: StagePair, place: tuple[int, int, int], room: Size) -> View:
-    """All of the stage, the cursor on a value."""
-    plane, row, column = place
-    rows, columns = pair.shape
-    return View(whole(pair.shape, room), min(plane, pair.planes - 1), min(row, rows - 1), min(column, columns - 1))
+def read(wanted: Wanted, cancelled: Callable[[], bool]) -> Found:
+    """Read what is wanted; the files stay open for the words of other values. Raises `UnreadableError`."""
+    files = wanted.sides.files
+    pair = open_files(*files) if files is not None else open_pair(wanted.sides, wanted.node)
+    try:
+        view = wanted.view or View.of(pair.shape, *wanted.size, plain=wanted.plain)
+        if wanted.place is None:
+            plane, view, tiles = pair.beginning(view, cancelled)
+        else:
+            plane, row, column = wanted.place
+            plane, view = min(plane, pair.planes - 1), view.at(row, column)
+            tiles = pair.tiles(view, plane, cancelled)
+        return Found(pair, plane, view, tiles)
+    except BaseException:
+        pair.close()
+        raise

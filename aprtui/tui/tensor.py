@@ -158,10 +158,8 @@ class TensorScreen(ToolScreen):
 
     def on_heatmap_pointed(self, message: Heatmap.Pointed) -> None:
         """A click puts the cursor on a cell."""
-        shown = self._shown
-        if shown is not None:
-            down, right = shown.repeats
-            self._turn(shown.view.on_cell(message.row // down, message.column // right))
+        if self._view is not None:
+            self._turn(self._view.pointed(message.row, message.column))
 
     def on_tensor_map_moved(self, message: TensorMap.Moved) -> None:
         """The cursor moves."""

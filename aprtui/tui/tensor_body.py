@@ -90,9 +90,9 @@ class TensorBody(Container):
         scale = shown.scale()
         tile = shown.tile(glimpse, scale)
         if shown.view.numbers:
-            self.heat.write_out(glimpse.values, tile, scale.colour_map, shown.cursor)
+            self.heat.write_out(glimpse.values, tile, scale.colour_map, shown.view.cursor)
         else:
-            self.heat.show(tile, scale.colour_map, shown.cursor)
+            self.heat.show(tile, scale.colour_map, shown.view.cursor)
         low, high = scale.ends()
         words = shown.scale_words() + (", + beyond it" if (tile == Mark.ABOVE).any() else "")
         self.query_one(ColourBar).show(scale.colour_map, (signed_number(low, 3), signed_number(high, 3)), words)
@@ -102,7 +102,7 @@ class TensorBody(Container):
 
     def move_cursor(self, shown: Shown) -> None:
         """The cursor on another value of the same tile."""
-        self.heat.move_cursor(shown.cursor)
+        self.heat.move_cursor(shown.view.cursor)
         self.draw_labels(shown)
 
     def draw_labels(self, shown: Shown) -> None:

@@ -13,7 +13,7 @@ from aprtui.tui.tensor_load import Glimpse
 from aprtui.tui.tensor_source import TensorSource
 from aprtui.tui.tensor_text import RowLabels
 from aprtui.tui.tensor_view import View, zoom_words
-from aprtui.tui.tiles import Scale, ScaleKind, Size, Viewport, finite_range, scale_for
+from aprtui.tui.tiles import Scale, ScaleKind, Viewport, finite_range, scale_for
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,27 +58,10 @@ class Shown:
         """How much of it is shown."""
         return zoom_words(self.view)
 
-    @property
-    def repeats(self) -> Size:
-        """How often a row and a column of values are repeated in the tile that the heatmap draws."""
-        grain = self.view.grain
-        if grain.numbers:
-            return 1, 1
-        return (grain.lines, grain.cells) if self.view.plain else grain.repeats
-
-    @property
-    def cursor(self) -> Size:
-        """The cursor's place in the tile that the heatmap draws: the middle of its cell."""
-        down, right = self.repeats
-        row, column = self.view.cursor_cell
-        return row * down + (down - 1) // 2, column * right + (right - 1) // 2
-
     def tile(self, glimpse: Glimpse, scale: Scale) -> NDArray[np.uint8]:
         """Levels and marks as the heatmap draws them."""
         levels = scale.levels(glimpse.values)
-        down, right = self.repeats
-        known = with_meaningless(levels, glimpse.viewport, glimpse.known, self.source.causal)
-        return np.repeat(np.repeat(known, down, axis=0), right, axis=1)
+        return self.view.enlarged(with_meaningless(levels, glimpse.viewport, glimpse.known, self.source.causal))
 
 
 def with_meaningless(tile: NDArray[np.uint8], viewport: Viewport, known: int, causal: bool) -> NDArray[np.uint8]:

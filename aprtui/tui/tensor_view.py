@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from aprtui.tui.tiles import Size, Viewport, panned, showing, whole, zoomed
 
 NUMBER_CELLS = 10
@@ -24,11 +27,6 @@ class Grain:
     lines: int
     cells: int
     numbers: bool = False
-
-    @property
-    def repeats(self) -> Size:
-        """How often a row and a column are repeated in the tile of a heatmap whose lines hold two rows."""
-        return max(2 * self.lines, 1), self.cells
 
     def room(self, lines: int, cells: int) -> Size:
         """Rows and columns of values that have room."""
@@ -86,9 +84,35 @@ class View:
         )
 
     @property
+    def is_closest(self) -> bool:
+        """Whether a cell stands for a single value."""
+        return self.viewport.rows_per_cell == self.viewport.columns_per_cell == 1
+
+    @property
     def cursor_cell(self) -> Size:
         """The cell that the cursor is in."""
         return self.viewport.cell(self.row, self.column)
+
+    @property
+    def repeats(self) -> Size:
+        """How often a row and a column of cells are repeated in the tile that a heatmap draws."""
+        grain = self.grain
+        if grain.numbers:
+            return 1, 1
+        # A line holds two rows of a tile, but one where there are no half blocks.
+        return (grain.lines if self.plain else max(2 * grain.lines, 1)), grain.cells
+
+    @property
+    def cursor(self) -> Size:
+        """The cursor's place in the tile that a heatmap draws: the middle of its cell."""
+        down, right = self.repeats
+        row, column = self.cursor_cell
+        return row * down + (down - 1) // 2, column * right + (right - 1) // 2
+
+    def enlarged(self, levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The tile that a heatmap draws, of the levels of cells."""
+        down, right = self.repeats
+        return np.repeat(np.repeat(levels, down, axis=0), right, axis=1)
 
     def resized(self, lines: int, cells: int) -> View:
         """The same for a widget of another size; what was seen whole still is."""
@@ -125,10 +149,9 @@ class View:
 
     def closer(self) -> View:
         """Half as many values a cell around the cursor; from single values on, numbers."""
-        viewport = self.viewport
-        if viewport.rows_per_cell == viewport.columns_per_cell == 1:
+        if self.is_closest:
             return self.written_out()
-        return replace(self, viewport=zoomed(viewport, self.shape, self.room, 0.5, self.row, self.column))
+        return replace(self, viewport=zoomed(self.viewport, self.shape, self.room, 0.5, self.row, self.column))
 
     def farther(self) -> View:
         """Twice as many values a cell."""
@@ -152,9 +175,10 @@ class View:
         viewport = replace(self.viewport, rows_per_cell=rows_per_cell, columns_per_cell=columns_per_cell)
         return replace(self, viewport=zoomed(viewport, self.shape, self.room, 1, self.row, self.column))
 
-    def on_cell(self, row: int, column: int) -> View:
-        """The cursor in a cell of the tile."""
-        rows, columns = self.viewport.values(row, column, self.shape)
+    def pointed(self, row: int, column: int) -> View:
+        """The cursor where the mouse points, a place in the tile that a heatmap draws."""
+        down, right = self.repeats
+        rows, columns = self.viewport.values(row // down, column // right, self.shape)
         return self.at(rows.start, columns.start)
 
     def framed(self, first: Size, last: Size) -> View:
@@ -197,7 +221,7 @@ def zoom_words(view: View) -> str:
     if view.numbers:
         return "numbers"
     whole_text = "whole" if view.is_whole else "part"
-    return f"{whole_text}, a cell a value" if rows == columns == 1 else f"{whole_text}, {rows}×{columns} values a cell"
+    return f"{whole_text}, a cell a value" if view.is_closest else f"{whole_text}, {rows}×{columns} values a cell"
 
 
 def ruler(view: View, width: int) -> str:

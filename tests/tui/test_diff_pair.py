@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 from aprtui.errors import UnreadableError
 from aprtui.trace.aprt import write_aprt
 from aprtui.trace.graph import Node
-from aprtui.tui.diff_pair import View, open_files, open_pair
+from aprtui.tui.diff_pair import StagePair, open_files, open_pair
 from aprtui.tui.diff_sides import open_sides
 from aprtui.tui.levels import LEVELS, Mark
+from aprtui.tui.tensor_view import View
 from aprtui.tui.tiles import Viewport, reduced
 from tests.compare.synthetic import changed, write_capture
 
@@ -26,44 +28,38 @@ def sides(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "a", tmp_path / "b"
 
 
+def seen(pair: StagePair, lines: int, cells: int) -> View:
+    """All of a stage in so much room."""
+    return View.of(pair.shape, lines, cells)
+
+
 def test_the_view_begins_at_the_value_that_differs_most(sides: tuple[Path, Path]) -> None:
     pair = open_pair(open_sides(*sides), GATE)
-    view, tiles = pair.beginning((8, 4))
-    assert (view.plane, view.row, view.column) == (0, 2, 3)
-    row, column = view.cell
+    plane, view, tiles = pair.beginning(seen(pair, 4, 4))
+    assert (plane, view.row, view.column) == (0, 2, 3)
+    row, column = view.cursor_cell
     a, b, difference = tiles.tiles
     assert a.shape == b.shape == difference.shape
     assert difference[row, column] == LEVELS - 1 == b[row, column]
     assert (difference != difference[row, column]).sum() == difference.size - 1
-    assert pair.words(view).startswith("token 2, channel 3: A ") and "B 1000 (447a0000)" in pair.words(view)
+    assert pair.words(view, 0).startswith("token 2, channel 3: A ") and "B 1000 (447a0000)" in pair.words(view, 0)
     pair.close()
 
 
 def test_nan_on_one_side_is_what_differs_most(sides: tuple[Path, Path]) -> None:
     pair = open_pair(open_sides(*sides), Node(0, "ffn_up"))
-    view, tiles = pair.beginning((8, 4))
+    _, view, tiles = pair.beginning(seen(pair, 4, 4))
     assert (view.row, view.column) == (1, 1)
     _, b, difference = tiles.tiles
-    assert b[view.cell] == difference[view.cell] == Mark.NAN
+    assert b[view.cursor_cell] == difference[view.cursor_cell] == Mark.NAN
     pair.close()
 
 
 def test_attention_maps_have_a_plane_a_head(sides: tuple[Path, Path]) -> None:
     pair = open_pair(open_sides(*sides), SOFTMAX)
     assert pair.planes > 1
-    words = pair.words(View(plane=1, row=2, column=1))
+    words = pair.words(seen(pair, 4, 4).at(2, 1), plane=1)
     assert words.startswith("head 1, query 2, key 1: A ")
-    pair.close()
-
-
-def test_the_cursor_stays_inside_and_zoom_keeps_it_in_view(sides: tuple[Path, Path]) -> None:
-    pair = open_pair(open_sides(*sides), GATE)
-    view, _ = pair.beginning((2, 4))
-    far = view.moved(100, 100, pair.shape, (2, 4))
-    assert (far.row, far.column) == (pair.shape[0] - 1, pair.shape[1] - 1)
-    near = far.zoomed(True, pair.shape, (2, 4)).zoomed(True, pair.shape, (2, 4))
-    assert near.viewport.columns_per_cell < far.viewport.columns_per_cell
-    assert 0 <= near.cell[0] < 2 and 0 <= near.cell[1] < 4
     pair.close()
 
 
@@ -84,7 +80,9 @@ def test_one_pass_gives_what_reducing_each_side_gives(sides: tuple[Path, Path]) 
     assert opened.a is not None and opened.b is not None
     pair, a, b = open_pair(opened, GATE), opened.a.values(GATE), opened.b.values(GATE)
     for viewport in (Viewport(0, 0, 2, 5), Viewport(1, 3, 1, 2), Viewport(2, 4, 3, 1)):
-        tiles = pair.tiles(View(viewport), (2, 3))
+        view = replace(seen(pair, 1, 3), viewport=viewport)
+        assert view.room == (2, 3)
+        tiles = pair.tiles(view, 0)
         for tile, values, scale in zip(
             tiles.tiles, (a, b, b - a), (tiles.scale, tiles.scale, tiles.difference), strict=True
         ):

@@ -305,8 +305,9 @@ async def test_panes_show_both_sides_in_lock_step_and_enter_jumps_from_the_list(
         panes.focus()
         await until(pilot, lambda: " B − A " in screen(pilot).query_one(ReadoutLine).text)
         before = panes.view
+        assert before is not None
         await pilot.press("h")
-        assert panes.view.column < before.column
+        assert panes.view is not None and panes.view.column < before.column
         assert len({heatmap._cursor for heatmap in panes.query(Heatmap)}) == 1
         await pilot.press("i", "o")
         assert panes.view.viewport == before.viewport, "every value has a cell of its own already"
@@ -314,10 +315,25 @@ async def test_panes_show_both_sides_in_lock_step_and_enter_jumps_from_the_list(
         await pilot.press("j", "enter")
         place = elements.key
         assert isinstance(place, tuple)
-        await until(pilot, lambda: (panes.view.plane, panes.view.row, panes.view.column) == place)
+        await until(pilot, lambda: panes.place == place)
         assert panes.has_focus
         await pilot.press("escape")
         assert screen(pilot).query_one(DiffGrid).has_focus
+
+
+async def test_a_resize_leaves_the_cursor_on_its_value_and_zoom_ends_at_single_values(
+    sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(between(*sides, layer=1, stage="ffn_gate"), playing(*sides), monkeypatch, (120, 40)) as pilot:
+        panes = screen(pilot).query_one(DiffPanes)
+        await until(pilot, lambda: panes.view is not None)
+        panes.focus()
+        await pilot.press("h", "h", "j", "o", "i", "i", "i")
+        place, view = panes.place, panes.view
+        assert place is not None and view is not None and view.is_closest and not view.numbers
+        await pilot.resize_terminal(200, 60)
+        await until(pilot, lambda: panes.view is not None and panes.view.lines != view.lines)
+        assert panes.place == place and panes.words.startswith("token")
 
 
 async def test_supported_hypotheses_come_first(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
