@@ -16,6 +16,17 @@ def _folder(name: str) -> Path:
     return packaged if packaged.is_dir() else _PACKAGE.parent / name
 
 
+def is_packaged() -> bool:
+    """Whether the folders are package data: aprtui is installed, not checked out."""
+    return (_PACKAGE / "data" / "contracts").is_dir()
+
+
+def own_source(path: str) -> Path:
+    """Where the file or folder lies here that is called `path` in a checkout."""
+    first, _, rest = path.partition("/")
+    return _folder(first) / rest if first in ("kernels", "contracts") else _PACKAGE.parent / path
+
+
 def kernels() -> Path:
     """The folder of the CUDA kernels."""
     return _folder("kernels")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aprtui.cli.contracts_documents import paths_argument, read_documents
+from aprtui.cli.contracts_record import Asked, projects_to_record, record
 from aprtui.cli.json_lines import write_record
 from aprtui.errors import ExitCode, UsageError
 
@@ -42,11 +43,15 @@ Result = tuple["Document", "PanelRow"]
 )  # fmt: skip
 @click.option("--timeout", metavar="SECONDS", type=click.FloatRange(0, 86400, min_open=True), default=60.0,
               show_default=True, help="How long such a command may take.")  # fmt: skip
+@click.option("--record", "to_record", is_flag=True, help="Write an evidence file for each PASS and FAIL.")
+@click.option("--evidence-dir", metavar="DIR", type=_PATH,
+              help="Where evidence lies.  [default: contracts/evidence of the contract's project]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a falsifier, and a summary.")
 @click.option("--bisect", is_flag=True, help="Exit 125 on anything but pass, failure and interrupt: git bisect run.")
 def command(
     paths: tuple[Path, ...], capture_path: Path | None, reference_path: Path | None, ids: tuple[str, ...],
-    mapping_file: Path | None, to_run: tuple[str, ...], timeout: float, as_json: bool, bisect: bool,
+    mapping_file: Path | None, to_run: tuple[str, ...], timeout: float, to_record: bool, evidence_dir: Path | None,
+    as_json: bool, bisect: bool,
 ) -> int:  # fmt: skip
     """Judge the falsifiers of contracts by built-in checks; aprtui's own contracts where no PATH is given.
 
@@ -65,13 +70,23 @@ def command(
             raise UsageError(f"--run-commands {name!r}: no falsifier has this id: see aprtui contracts check --json")
     if ids and not chosen:
         raise UsageError(f"--id {' '.join(ids)}: no falsifier has such an id")
+    if evidence_dir is not None and not to_record:
+        raise UsageError("--evidence-dir is where --record writes: give --record too")
     from aprtui.contracts.checks.asked import Subject
 
+    projects = projects_to_record(chosen, evidence_dir) if to_record else {}
     subject = Subject(_opened(capture_path), _opened(reference_path))
     results = _judged(chosen, subject, _mapping(mapping_file), dict.fromkeys(to_run, timeout))
     counts = Counter(_word(row) for _, row in results)
     verdict = _overall(counts)
-    (_write_json if as_json else _write_text)(results, counts, verdict)
+    recorded = {}
+    if to_record:
+        asked = Asked(capture_path, reference_path, mapping_file, to_run, timeout)
+        recorded = record([(read, row, tuple(_lines(row))) for read, row in results], projects, subject, asked)
+    if as_json:
+        _write_json(results, counts, verdict, recorded)
+    else:
+        _write_text(results, counts, verdict)
     if broken:
         return ExitCode.UNREADABLE
     return {"PASS": ExitCode.PASS, "FAIL": ExitCode.DIVERGENCE, "UNKNOWN": ExitCode.UNKNOWN}[verdict]
@@ -171,9 +186,12 @@ def _write_text(results: Sequence[Result], counts: Counter[str], verdict: str) -
     )
 
 
-def _write_json(results: Sequence[Result], counts: Counter[str], verdict: str) -> None:
+def _write_json(
+    results: Sequence[Result], counts: Counter[str], verdict: str, recorded: Mapping[tuple[Path, str], Path]
+) -> None:
     for document, row in results:
-        write_record(_record(document, row))
+        file = recorded.get((document.path, row.falsifier.id))
+        write_record({**_record(document, row), "recorded": None if file is None else str(file)})
     write_record(
         {
             "record": "summary", "verdict": verdict, "pass": counts["PASS"], "fail": counts["FAIL"],

@@ -10,6 +10,8 @@ import shlex
 import signal
 import subprocess
 import sys
+from threading import Thread
+from typing import IO
 
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.document import Falsifier
@@ -17,6 +19,9 @@ from aprtui.contracts.judgement import Judgement, unknown
 
 _SHELL = frozenset("|&;<>()$`*?[]#~{}\n")
 """What a shell would give a meaning to: such a test is not one command."""
+
+_MOST_KEPT = 8192
+_SECONDS_FOR_THE_REST = 1.0
 
 
 def command_words(falsifier: Falsifier) -> tuple[str, ...] | str:
@@ -39,15 +44,19 @@ def command_words(falsifier: Falsifier) -> tuple[str, ...] | str:
 def run_command(words: tuple[str, ...], timeout: float) -> Judgement:
     """PASS where the command exits with 0, FAIL where with another code.
 
-    Its output goes to our stderr. UNKNOWN where it cannot be started or does not end in `timeout` seconds; its whole
-    session is then killed.
+    Its output goes to our stderr, and the end of it into the judgement. UNKNOWN where it cannot be started or does not
+    end in `timeout` seconds; its whole session is then killed.
     """
     try:
         process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno(), start_new_session=True
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )  # fmt: skip
     except (OSError, ValueError) as error:
         return unknown(f"cannot be started: {getattr(error, 'strerror', None) or error}")
+    assert process.stdout is not None
+    kept = bytearray()
+    echo = Thread(target=_echo, args=(process.stdout, kept), daemon=True)
+    echo.start()
     try:
         code = process.wait(timeout)
     except BaseException as ended:
@@ -56,7 +65,18 @@ def run_command(words: tuple[str, ...], timeout: float) -> Judgement:
         if isinstance(ended, subprocess.TimeoutExpired):
             return unknown(f"did not end within {timeout:g} s")
         raise
+    # What the command left running may hold its output open: that is not waited for.
+    echo.join(_SECONDS_FOR_THE_REST)
     if code < 0:
         return unknown(f"was ended by signal {-code}")
     verdict = Verdict.FAIL if code else Verdict.PASS
-    return Judgement(verdict, f"{words[0]} exited with {code}", "exit code", float(code), 0.0)
+    output = bytes(kept).decode(errors="replace")
+    return Judgement(verdict, f"{words[0]} exited with {code}", "exit code", float(code), 0.0, output=output)
+
+
+def _echo(output: IO[bytes], kept: bytearray) -> None:
+    """Pass `output` on to our stderr, and keep its end."""
+    while chunk := os.read(output.fileno(), 1 << 14):
+        os.write(sys.stderr.fileno(), chunk)
+        kept += chunk
+        del kept[:-_MOST_KEPT]

@@ -33,7 +33,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Metadata(Entry):
-    """The head of a contract; `status` is the document's life cycle, which says nothing about its falsifiers."""
+    """The head of a contract; `status` is the document's life cycle, which says nothing about its falsifiers.
+
+    `vouches_for` holds for the falsifiers that have none of their own.
+    """
 
     version: str
     description: str
@@ -43,6 +46,7 @@ class Metadata(Entry):
     references: tuple[str, ...]
     depends_on: tuple[str, ...]
     binds_to: tuple[str, ...]
+    vouches_for: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,10 @@ class Blocker:
 
 @dataclass(frozen=True, slots=True)
 class Falsifier(Entry):
-    """One falsification test. `legacy` marks entries of the older `falsification` list, which has other fields."""
+    """One falsification test. `legacy` marks entries of the older `falsification` list, which has other fields.
+
+    `vouches_for` are the source files and folders that evidence for it speaks of, relative to the project.
+    """
 
     id: str
     rule: str
@@ -130,6 +137,7 @@ class Falsifier(Entry):
     evidence: tuple[Evidence, ...]
     check: CheckCall | None
     blockers: tuple[Blocker, ...]
+    vouches_for: tuple[str, ...]
     legacy: bool
 
     @property

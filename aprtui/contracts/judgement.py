@@ -16,7 +16,8 @@ class Judgement:
 
     `number` is what `metric` came to and `bound` what it was held against; both None where nothing was measured.
     `nodes` are the stage tensors that the result is about: those at fault of a FAIL, else those that were judged.
-    `testable` is False where the verdict is UNKNOWN because the capture lacks what the falsifier speaks of.
+    `testable` is False where the verdict is UNKNOWN because the capture lacks what the falsifier speaks of. `output` is
+    what a command printed.
     """
 
     verdict: Verdict
@@ -26,6 +27,7 @@ class Judgement:
     bound: float | None = None
     nodes: tuple[Node, ...] = ()
     testable: bool = True
+    output: str = ""
 
 
 def unknown(reason: str) -> Judgement:

@@ -34,6 +34,7 @@ HARNESSES, QA_GATE = "kani_harnesses", "qa_gate"
 
 _READ = (METADATA, EQUATIONS, OBLIGATIONS, TESTS, LEGACY_TESTS, HARNESSES, QA_GATE)
 _BLOCKS_ON = "full_discharge_blocks_on"
+_VOUCHES_FOR = "vouches_for"
 
 
 def read_document(path: Path) -> Document:
@@ -45,18 +46,20 @@ def document_of(source: Source) -> Document:
     """The contract that `source` holds. Raises `ContractError` for a section that is neither list nor mapping."""
     root = source.root.fields
     entries = _Sections(source)
+    metadata = _metadata(entries.mapping(METADATA))
+    default = metadata.vouches_for
     return Document(
         line=1,
         lines=source.root.lines,
         extras=_extras(source.root, _READ),
         path=source.path,
         keys=tuple(root),
-        metadata=_metadata(entries.mapping(METADATA)),
+        metadata=metadata,
         equations=tuple(_equation(found) for found in entries.of(EQUATIONS, "formula")),
         obligations=tuple(_obligation(found) for found in entries.of(OBLIGATIONS, "property")),
         falsifiers=(
-            *(_falsifier(found, False) for found in entries.of(TESTS, "test")),
-            *(_falsifier(found, True) for found in entries.of(LEGACY_TESTS, "description")),
+            *(_falsifier(found, default) for found in entries.of(TESTS, "test")),
+            *(_falsifier(found, default, legacy=True) for found in entries.of(LEGACY_TESTS, "description")),
         ),
         harnesses=tuple(_harness(found) for found in entries.of(HARNESSES, "harness")),
         qa_gate=_qa_gate(entries.mapping(QA_GATE)) if QA_GATE in root else None,
@@ -123,7 +126,8 @@ def _extras(tree: Fields, known: Collection[str]) -> Extras:
 def _metadata(tree: Fields) -> Metadata:
     found = _Found("", tree)
     fields = tree.fields
-    known = ("version", "description", "status", "kind", "registry", "references", "depends_on", "binds_to")
+    known = ("version", "description", "status", "kind", "registry", "references", "depends_on", "binds_to",
+             _VOUCHES_FOR)  # fmt: skip
     registry = fields.get("registry")
     return Metadata(
         tree.line, tree.lines, _extras(tree, known),
@@ -135,6 +139,7 @@ def _metadata(tree: Fields) -> Metadata:
         references=texts(fields.get("references")),
         depends_on=texts(fields.get("depends_on")),
         binds_to=texts(fields.get("binds_to")),
+        vouches_for=texts(fields.get(_VOUCHES_FOR)),
     )  # fmt: skip
 
 
@@ -172,13 +177,13 @@ def _obligation(found: _Found) -> Obligation:
     )  # fmt: skip
 
 
-def _falsifier(found: _Found, legacy: bool) -> Falsifier:
+def _falsifier(found: _Found, vouches_for: tuple[str, ...], legacy: bool = False) -> Falsifier:
     fields, lines = found.tree.fields, found.tree.lines
     claims = tuple(Claim(key, text(fields[key]), lines[key]) for key in fields if _is_claim(key) and text(fields[key]))
     evidence = tuple(_evidence(key, value, lines[key]) for key, value in fields.items() if _is_evidence(key))
     known = {
         "id", "rule", "description", "name", "prediction", "expected", "test", "command", "if_fails", "fails_if",
-        "binds_to", "check", *(claim.key for claim in claims), *(entry.key for entry in evidence),
+        "binds_to", "check", _VOUCHES_FOR, *(claim.key for claim in claims), *(entry.key for entry in evidence),
     }  # fmt: skip
     return Falsifier(
         found.tree.line, lines, _extras(found.tree, known),
@@ -193,6 +198,7 @@ def _falsifier(found: _Found, legacy: bool) -> Falsifier:
         evidence=evidence,
         check=_check(fields.get("check"), lines.get("check", found.tree.line)),
         blockers=tuple(_blockers(claims, fields, lines)),
+        vouches_for=texts(fields.get(_VOUCHES_FOR)) or vouches_for,
         legacy=legacy,
     )  # fmt: skip
 

@@ -39,6 +39,8 @@ def _hints(kind: type) -> Mapping[str, Any]:
 
 
 def _value(kind: Any, value: Any, field: str) -> Any:
+    if kind is Any:
+        return value
     origin, arguments = get_origin(kind), get_args(kind)
     if origin is UnionType:
         if value is None and NoneType in arguments:

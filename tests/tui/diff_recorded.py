@@ -6,13 +6,13 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from aprtui.cli.json_lines import plain
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.context import state_context
 from aprtui.compare.records import comparison_records
 from aprtui.compare.verdict import parse_tolerance
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
+from aprtui.trace.json_value import json_value
 from aprtui.tui.diff_model import Fields
 from aprtui.tui.diff_source import DiffRequest, Ended, Event, Progressed, Record
 from tests.compare.synthetic import Edit, scaled, write_capture
@@ -39,7 +39,7 @@ def records_of(a: Path, b: Path, *tolerances: str) -> list[Fields]:
     left, right = Capture.open(a), Capture.open(b)
     options = DiffOptions(tolerances=tuple(parse_tolerance(text) for text in tolerances))
     found = comparison_records(a, b, state_context(left, right), compare_captures(left, right, options))
-    return [json.loads(json.dumps(plain(record))) for record in found]
+    return [json.loads(json.dumps(json_value(record))) for record in found]
 
 
 class RecordedDiff:

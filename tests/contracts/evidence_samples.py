@@ -1,0 +1,26 @@
+"""Evidence to read, count and lint."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from aprtui.compare.verdict import Verdict
+from aprtui.contracts.evidence import CheckRun, Evidence, Host, JudgedOn, Revision
+
+CAPTURE = JudgedOn("capture", "m", "a" * 64, "aprtui", "0.1.0", "cpu", "a processor", "exact", 4, ())
+ORACLE = replace(CAPTURE, role="reference", engine="transformers")
+
+PASSED = Evidence(
+    contract="sample", contract_version="1.0", falsifier="FALSIFY-1", date="2026-11-20T10:00:00Z",
+    host=Host("here", "Linux 6", "x86_64", "a processor"), program_version="0.1.0",
+    revision=Revision("c" * 40, dirty=False), sources={}, judged_on=(CAPTURE,), live=True,
+    check=CheckRun("byte_format", {}), command="aprtui contracts check sample.yaml --id FALSIFY-1",
+    output=("  PASS    FALSIFY-1",), verdict=Verdict.PASS, reason="all as declared", metric="wrong files",
+    number=0.0, bound=0.0,
+)  # fmt: skip
+
+
+def evidence(**changed: Any) -> Evidence:
+    """A live PASS with provenance, with some fields changed."""
+    return replace(PASSED, **changed)
