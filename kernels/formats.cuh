@@ -1,7 +1,8 @@
 // Weight formats, taken apart a unit at a time.
 //
 // A unit is 32 weights of a row that lie together in memory: 16 that multiply activations low_column … low_column + 15,
-// and 16 that multiply high_column … . Both halves have one scale each (and Q4_K, Q5_K one minimum), so that
+// and 16 that multiply high_column … . Both halves have one scale each (and Q4_K, Q5_K one minimum; these span 32 columns
+// but in Q6_K, where they span 16), so that
 //
 //     weight = scale * level - minimum,      level a signed byte, four of them in an int
 //
@@ -72,7 +73,7 @@ struct KHeader {
 };
 
 struct Q4K {
-  static constexpr bool QUANTISED = true, HAS_MINIMUM = true;
+  static constexpr bool QUANTISED = true, HAS_MINIMUM = true, SCALES_16 = false;
   static constexpr int BLOCK_BYTES = 144;
   const unsigned char* blocks;
   int blocks_of_row;
@@ -94,7 +95,7 @@ struct Q4K {
 };
 
 struct Q5K {
-  static constexpr bool QUANTISED = true, HAS_MINIMUM = true;
+  static constexpr bool QUANTISED = true, HAS_MINIMUM = true, SCALES_16 = false;
   static constexpr int BLOCK_BYTES = 176;
   const unsigned char* blocks;
   int blocks_of_row;
@@ -122,7 +123,7 @@ struct Q5K {
 
 // Planes: low nibbles 128 bytes a block | high pairs of bits 64 | scales 16 signed bytes | half scale.
 struct Q6K {
-  static constexpr bool QUANTISED = true, HAS_MINIMUM = false;
+  static constexpr bool QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = true;
   const unsigned char *nibbles, *pairs, *scales, *block_scales;
   int blocks_of_row;
 
@@ -167,7 +168,7 @@ INLINE void set_block(Unit& unit, float scale, int index) {
 
 // Planes: nibbles 16 bytes a block | half scale.
 struct Q40 {
-  static constexpr bool QUANTISED = true, HAS_MINIMUM = false;
+  static constexpr bool QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = false;
   const unsigned char *nibbles, *scales;
   int blocks_of_row;
 
@@ -191,7 +192,7 @@ struct Q40 {
 
 // Planes: nibbles 16 bytes a block | fifth bits 4 bytes, bit i for value i | half scale.
 struct Q50 {
-  static constexpr bool QUANTISED = true, HAS_MINIMUM = false;
+  static constexpr bool QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = false;
   const unsigned char *nibbles, *fifths, *scales;
   int blocks_of_row;
 
@@ -220,7 +221,7 @@ struct Q50 {
 
 // Planes: levels 32 signed bytes a block | half scale.
 struct Q80 {
-  static constexpr bool QUANTISED = true, HAS_MINIMUM = false;
+  static constexpr bool QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = false;
   const unsigned char *levels, *scales;
   int blocks_of_row;
 
@@ -293,9 +294,9 @@ struct BrainValue {
 using F16 = Halves<HalfValue>;
 using BF16 = Halves<BrainValue>;
 
-// Calls visit(format) with the format of `matrix`; all threads of a warp see the same matrix.
+// Calls visit(format) with the format of `matrix` where it is a quantised one; all threads of a warp see the same matrix.
 template <class Visit>
-INLINE void with_format(const Matrix& matrix, Visit visit) {
+INLINE void with_quantised(const Matrix& matrix, Visit visit) {
   switch (matrix.format) {
     case GGML_Q4_K: return visit(Q4K(matrix));
     case GGML_Q5_K: return visit(Q5K(matrix));
@@ -303,8 +304,16 @@ INLINE void with_format(const Matrix& matrix, Visit visit) {
     case GGML_Q4_0: return visit(Q40(matrix));
     case GGML_Q5_0: return visit(Q50(matrix));
     case GGML_Q8_0: return visit(Q80(matrix));
+  }
+}
+
+// The same with the float formats.
+template <class Visit>
+INLINE void with_format(const Matrix& matrix, Visit visit) {
+  switch (matrix.format) {
     case GGML_F16: return visit(F16(matrix));
     case GGML_BF16: return visit(BF16(matrix));
     case GGML_F32: return visit(F32(matrix));
+    default: return with_quantised(matrix, visit);
   }
 }

@@ -116,8 +116,8 @@ def test_a_bad_activation_spoils_its_own_token_only(image_of: Callable[..., Imag
     np.testing.assert_array_equal(spoilt[[0, 2]], clean[[0, 2]])
 
 
-@pytest.mark.parametrize("kind", [kind for kind in WeightType if kind not in FLOAT_TYPES])
-def test_extreme_levels_do_not_overflow(image_of: Callable[..., Image], kind: WeightType) -> None:
+def extreme(kind: WeightType) -> Weight:
+    """Rows of the largest and the smallest levels that there are, with scales of 1."""
     weight = weight_of(kind, 4, 256)
     scales = {WeightType.Q6_K: (208,), WeightType.Q4_K: (0, 2), WeightType.Q5_K: (0, 2)}.get(kind, (0,))
     size = {WeightType.Q4_0: 18, WeightType.Q5_0: 22, WeightType.Q8_0: 34}.get(kind, weight.data.shape[1])
@@ -126,7 +126,12 @@ def test_extreme_levels_do_not_overflow(image_of: Callable[..., Image], kind: We
         for start in range(0, weight.data.shape[1], size):
             for offset in scales:
                 weight.data[row, start + offset : start + offset + 2] = np.array([1.0], np.float16).view(np.uint8)
-    x = np.ones((2, 256), np.float32)
+    return weight
+
+
+@pytest.mark.parametrize("kind", [kind for kind in WeightType if kind not in FLOAT_TYPES])
+def test_extreme_levels_do_not_overflow(image_of: Callable[..., Image], kind: WeightType) -> None:
+    weight, x = extreme(kind), np.ones((2, 256), np.float32)
     x[1] = -1
     np.testing.assert_allclose(run(image_of, weight, x, "q8", 1), x.astype(np.float64) @ wide(weight).T, rtol=1e-6)
     np.testing.assert_allclose(run(image_of, weight, x, "exact", 1), x.astype(np.float64) @ wide(weight).T, rtol=1e-6)

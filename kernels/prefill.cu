@@ -1,0 +1,177 @@
+// Matrix products of prompts in q8: Y = X W^T on int8 tensor cores, with the residual added where one is given.
+//
+//   matmul_q8(Matrix w, Activations x, const float* residual, float* product, float* sum, int tokens, int stride)
+//
+// Arguments and shapes are those of matvec_q8_8: x [tokens, w.columns] in Q8_1; product, residual, sum [tokens, w.rows] with
+// rows `stride` apart; pointers that are not wanted are null. w has a quantised format (float formats: matvec_q8_8).
+//
+// Numerics: dot products of levels over 32 columns (of Q6_K over 16, as far as its scales reach) are exact integers. Four
+// blocks of 32 columns at a time are summed in float32 (sum = fma(x scale, term, sum), term = scale * dot - minimum * x sum),
+// and these sums one after the other. So a value depends on its row and token alone; it differs from matvec_q8_8 by the order of the sum only.
+//
+// Launch: blocks of 256 threads, grid (ceil(w.rows / 128), ceil(tokens / 64)). A block has 128 rows and 64 tokens, and walks
+// over the columns 128 at a time; a warp has 32 rows and 32 tokens of it. 40 KB of shared memory, two blocks at a time on a
+// multiprocessor. Must move: W once, and 1.25 bytes a value of x, 4 a value of each output; reads W once for each 64 tokens
+// and x once for each 128 rows, from L2 mostly. Must compute: 2 operations a weight and token.
+#include "formats.cuh"
+#include "mma.cuh"
+
+constexpr int THREADS = 256, ROWS = 128, TOKENS = 64, BLOCKS = 4, OF_WARP = 32;
+constexpr int PITCH = 8 * BLOCKS + 8;  // ints of a row of levels; the last eight keep rows in different banks
+
+// 128 columns of the block's rows and tokens. The eight words of 32 levels lie as 0, 4, 1, 5, 2, 6, 3, 7: a lane's words of
+// both halves side by side.
+struct Tile {
+  Shared<int> weights, levels;        // [ROWS, PITCH], [TOKENS, PITCH]
+  Shared<float> scales, minima;       // of weights: [2 * BLOCKS, ROWS] (each 16 columns), [BLOCKS, ROWS]
+  Shared<float> x_scales, x_sums;     // [BLOCKS, TOKENS]: scale, sum of the 32 levels
+};
+
+template <bool MINIMUM>
+INLINE void store_half(const Tile& tile, int row, int column, const int (&words)[4], float scale, float minimum) {
+  const int block = column / 32 % BLOCKS, half = column / 16 % 2;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) tile.weights[row * PITCH + 8 * block + 2 * i + half] = words[i];
+  tile.scales[(2 * block + half) * ROWS + row] = scale;
+  if (MINIMUM) tile.minima[block * ROWS + row] = minimum;  // both halves have the same
+}
+
+// Of 128 columns the first `blocks` blocks of 32 exist. Rows behind the last repeat it.
+template <class Format>
+INLINE void load_weights(const Format& format, const Matrix& w, int chunk, int blocks, const Tile& tile) {
+  const int part = threadIdx.x % BLOCKS;
+  if (part >= blocks) return;
+#pragma unroll
+  for (int row = threadIdx.x / BLOCKS; row < ROWS; row += THREADS / BLOCKS) {
+    const Unit unit = format.load(min(static_cast<int>(blockIdx.x) * ROWS + row, w.rows - 1), BLOCKS * chunk + part);
+    store_half<Format::HAS_MINIMUM>(tile, row, unit.low_column, unit.low, unit.low_scale, unit.low_minimum);
+    store_half<Format::HAS_MINIMUM>(tile, row, unit.high_column, unit.high, unit.high_scale, unit.high_minimum);
+  }
+}
+
+INLINE void load_tokens(const Activations& x, int tokens, int columns, int chunk, int blocks, const Tile& tile) {
+  static_assert(THREADS == TOKENS * BLOCKS, "each thread has a block of one token");
+  const int own = threadIdx.x / BLOCKS, part = threadIdx.x % BLOCKS;
+  if (part >= blocks) return;
+  const size_t block = static_cast<size_t>(min(static_cast<int>(blockIdx.y) * TOKENS + own, tokens - 1)) * (columns / 32) +
+                       BLOCKS * chunk + part;
+  const int4* levels = reinterpret_cast<const int4*>(x.levels + 32 * block);
+  const int4 low = levels[0], high = levels[1];
+  const Q8Scale scale = x.scales[block];
+  int4* const place = reinterpret_cast<int4*>(&tile.levels[own * PITCH + 8 * part]);
+  place[0] = make_int4(low.x, high.x, low.y, high.y);
+  place[1] = make_int4(low.z, high.z, low.w, high.w);
+  tile.x_scales[part * TOKENS + own] = scale.scale;
+  tile.x_sums[part * TOKENS + own] = static_cast<float>(scale.low_sum + scale.high_sum);
+}
+
+INLINE int2 two_ints(Shared<int> array, int at) { return *reinterpret_cast<const int2*>(&array[at]); }
+INLINE float2 two_floats(Shared<float> array, int at) { return *reinterpret_cast<const float2*>(&array[at]); }
+
+// What a lane needs of its two rows of weights, g and g + 8 of 16, over the tile's columns.
+template <class Format>
+struct Weights {
+  int2 levels[2][BLOCKS];
+  float low[2][BLOCKS], high[2][BLOCKS], minimum[2][BLOCKS];
+
+  INLINE Weights(const Tile& tile, int row) {
+#pragma unroll
+    for (int i = 0; i < 2 * BLOCKS; ++i) {
+      const int down = i / BLOCKS, block = i % BLOCKS, at = row + 8 * down;
+      levels[down][block] = two_ints(tile.weights, at * PITCH + 8 * block + lane_index() % 4 * 2);
+      low[down][block] = tile.scales[2 * block * ROWS + at];
+      if (Format::SCALES_16) high[down][block] = tile.scales[(2 * block + 1) * ROWS + at];
+      if (Format::HAS_MINIMUM) minimum[down][block] = tile.minima[block * ROWS + at];
+    }
+  }
+};
+
+// Levels of 16 rows and 8 tokens multiplied over 32 columns, as a whole or (SCALES_16) over either half.
+template <class Format>
+struct Products {
+  int4 low, high;
+
+  INLINE Products(int2 first, int2 second, int2 x) {
+    if (Format::SCALES_16) {
+      low = mma_16x8x16(make_int2(first.x, second.x), x.x);
+      high = mma_16x8x16(make_int2(first.y, second.y), x.y);
+    } else {
+      low = mma_16x8x32(make_int2(first.x, second.x), make_int2(first.y, second.y), x);
+    }
+  }
+  // One of them, in the scale of its row of weights.
+  INLINE float scaled(int at_low, int at_high, const Weights<Format>& w, int down, int block, float x_sum) const {
+    float term = w.low[down][block] * static_cast<float>(at_low);
+    if (Format::SCALES_16) term = fmaf(w.high[down][block], static_cast<float>(at_high), term);
+    return Format::HAS_MINIMUM ? fmaf(-w.minimum[down][block], x_sum, term) : term;
+  }
+};
+
+// sums[m][n]: of rows 16 m … and tokens 8 n … of the warp, += their product over the columns of the tile.
+template <class Format>
+INLINE void multiply(const Tile& tile, int blocks, float (&sums)[2][4][4]) {
+  const int g = lane_index() / 4, t = lane_index() % 4;
+  const int row = warp_index() % 4 * OF_WARP + g, token = warp_index() / 4 * OF_WARP;
+#pragma unroll
+  for (int m = 0; m < 2; ++m) {
+    const Weights<Format> w(tile, row + 16 * m);
+#pragma unroll
+    for (int n = 0; n < 4; ++n) {
+      float part[4] = {};
+#pragma unroll
+      for (int block = 0; block < BLOCKS; ++block) {
+        if (block >= blocks) break;
+        const int2 x = two_ints(tile.levels, (token + 8 * n + g) * PITCH + 8 * block + 2 * t);
+        const float2 scale = two_floats(tile.x_scales, block * TOKENS + token + 8 * n + 2 * t);
+        float2 sum{};
+        if (Format::HAS_MINIMUM) sum = two_floats(tile.x_sums, block * TOKENS + token + 8 * n + 2 * t);
+        const Products<Format> p(w.levels[0][block], w.levels[1][block], x);
+        part[0] = fmaf(scale.x, p.scaled(p.low.x, p.high.x, w, 0, block, sum.x), part[0]);
+        part[1] = fmaf(scale.y, p.scaled(p.low.y, p.high.y, w, 0, block, sum.y), part[1]);
+        part[2] = fmaf(scale.x, p.scaled(p.low.z, p.high.z, w, 1, block, sum.x), part[2]);
+        part[3] = fmaf(scale.y, p.scaled(p.low.w, p.high.w, w, 1, block, sum.y), part[3]);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[m][n][i] += part[i];
+    }
+  }
+}
+
+template <class Format>
+INLINE void matmul(const Format& format, const Matrix& w, const Activations& x, int tokens, const Tile& tile,
+                   float (&sums)[2][4][4]) {
+  const bool busy = static_cast<int>(blockIdx.y) * TOKENS + warp_index() / 4 * OF_WARP < tokens;
+  for (int chunk = 0; 32 * BLOCKS * chunk < w.columns; ++chunk) {
+    const int blocks = min(BLOCKS, w.columns / 32 - BLOCKS * chunk);
+    load_weights(format, w, chunk, blocks, tile);
+    load_tokens(x, tokens, w.columns, chunk, blocks, tile);
+    __syncthreads();
+    if (busy) multiply<Format>(tile, blocks, sums);
+    __syncthreads();
+  }
+}
+
+KERNEL __launch_bounds__(256, 2) matmul_q8(Matrix w, Activations x, const float* residual, float* product, float* sum, int tokens,
+                                           int stride) {
+  SHARED(int, weights, ROWS * PITCH);
+  SHARED(int, levels, TOKENS * PITCH);
+  SHARED(float, scales, 2 * BLOCKS * ROWS);
+  SHARED(float, minima, BLOCKS * ROWS);
+  SHARED(float, x_scales, BLOCKS * TOKENS);
+  SHARED(float, x_sums, BLOCKS * TOKENS);
+  const Tile tile{weights, levels, scales, minima, x_scales, x_sums};
+  float sums[2][4][4] = {};
+  with_quantised(w, [&](const auto& format) { matmul(format, w, x, tokens, tile, sums); });
+  const int first_row = blockIdx.x * ROWS + warp_index() % 4 * OF_WARP + lane_index() / 4;
+  const int first_token = blockIdx.y * TOKENS + warp_index() / 4 * OF_WARP + lane_index() % 4 * 2;
+#pragma unroll
+  for (int i = 0; i < 32; ++i) {
+    const int m = i / 16, n = i / 4 % 4, down = i / 2 % 2, right = i % 2;
+    const int row = first_row + 16 * m + 8 * down, token = first_token + 8 * n + right;
+    if (row >= w.rows || token >= tokens) continue;
+    const size_t at = static_cast<size_t>(token) * stride + row;
+    const float value = sums[m][n][2 * down + right];
+    if (product) product[at] = value;
+    if (sum) sum[at] = residual[at] + value;
+  }
+}

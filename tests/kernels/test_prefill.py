@@ -1,0 +1,108 @@
+"""Matrix products of prompts against float64 on the same activations, and against the matrix-vector product.
+
+Bound: sums over 128 columns follow one another in float32, so the error grows as the root of their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aprtui import resources
+from aprtui.model.weights import Weight, WeightType
+from tests.kernels.cases import FLOAT_TYPES, activations, matrix, wide
+from tests.kernels.emulated import Image, InOut, Out
+from tests.kernels.test_matvec import K_TYPES, error, extreme, weight_of
+from tests.kernels.test_matvec import run as matvec
+
+pytestmark = pytest.mark.group("emulator")
+
+Images = Callable[..., Image]
+QUANTISED = [kind for kind in WeightType if kind not in FLOAT_TYPES]
+
+
+def normal(*shape: int, seed: int = 5) -> np.ndarray:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape, np.float32)
+
+
+def matmul(image: Image, weight: Weight, x: np.ndarray, orders: int = 3) -> np.ndarray:
+    """`x Wᵀ` `[tokens, rows]`; the room between rows of the output must stay untouched."""
+    grid, stride = (-(-weight.rows // 128), -(-len(x) // 64)), weight.rows + 3
+    (y,) = image.run(
+        "matmul_q8", grid, 256, matrix(weight), activations(x, values=False), None,
+        InOut(np.full((len(x), stride), np.float32(77))), None, len(x), stride, orders=orders,
+    )  # fmt: skip
+    assert (y[:, weight.rows :] == 77).all(), "wrote behind a row"
+    return y[:, : weight.rows]
+
+
+@pytest.mark.parametrize(("rows", "tokens"), [(1, 1), (19, 3), (130, 66), (128, 64)])
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_product_equals_float64(image_of: Images, kind: WeightType, rows: int, tokens: int) -> None:
+    columns = 512 if kind in K_TYPES else 32 * 13  # the last chunk of 128 is ragged
+    weight, x = weight_of(kind, rows, columns), normal(tokens, columns)
+    assert error(matmul(image_of("prefill"), weight, x), weight, x, "q8") <= 3e-7
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_sums_over_many_columns_stay_within_what_replay_allows(image_of: Images, kind: WeightType) -> None:
+    weight, x = weight_of(kind, 12, 18_944), normal(3, 18_944)
+    found = matmul(image_of("prefill"), weight, x, orders=1)
+    assert error(found, weight, x, "q8") <= 5e-7
+    one_by_one = matvec(image_of, weight, x, "q8", 8, orders=1)
+    assert np.linalg.norm(found - one_by_one) <= 5e-7 * np.linalg.norm(one_by_one)
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_bits_depend_on_row_and_token_alone(image_of: Images, kind: WeightType) -> None:
+    weight, x = weight_of(kind, 140, 256), normal(70, 256)
+    together = matmul(image_of("prefill"), weight, x, orders=1)
+    np.testing.assert_array_equal(together[5:6], matmul(image_of("prefill"), weight, x[5:6], orders=1))
+    np.testing.assert_array_equal(together[33:], matmul(image_of("prefill"), weight, x[33:], orders=1))
+
+
+def test_residual_is_added_in_float32(image_of: Images) -> None:
+    weight, x = weight_of(WeightType.Q4_K, 20, 256), normal(2, 256)
+    residual = np.full((2, 20), 0.1, np.float32)
+    product, total = image_of("prefill").run(
+        "matmul_q8", (1, 1), 256, matrix(weight), activations(x), residual, Out((2, 20)), Out((2, 20)), 2, 20
+    )
+    np.testing.assert_array_equal(total, residual + product)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_bad_activation_spoils_its_own_token_only(image_of: Images, bad: float) -> None:
+    weight, x = weight_of(WeightType.Q4_K, 9, 512), normal(3, 512)
+    clean = matmul(image_of("prefill"), weight, x, orders=1)
+    x[1, 300] = bad
+    with np.errstate(invalid="ignore"):
+        spoilt = matmul(image_of("prefill"), weight, x, orders=1)
+    assert not np.isfinite(spoilt[1]).any()
+    np.testing.assert_array_equal(spoilt[[0, 2]], clean[[0, 2]])
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_extreme_levels_do_not_overflow(image_of: Images, kind: WeightType) -> None:
+    weight, x = extreme(kind), np.ones((2, 256), np.float32)
+    x[1] = -1
+    found = matmul(image_of("prefill"), weight, x, orders=1)
+    np.testing.assert_allclose(found, x.astype(np.float64) @ wide(weight).T, rtol=1e-6)
+
+
+BARRIERS = {
+    "before": "    __syncthreads();\n    if (busy)",
+    "after": "sums);\n    __syncthreads();\n",
+}
+
+
+@pytest.mark.parametrize("place", list(BARRIERS))
+def test_a_missing_barrier_is_found(image_of: Images, tmp_path: Path, place: str) -> None:
+    source, text = (resources.kernels() / "prefill.cu").read_text(), BARRIERS[place]
+    assert source.count(text) == 1
+    planted = tmp_path / f"prefill_{place}.cu"
+    planted.write_text(source.replace(text, text.replace("    __syncthreads();\n", "")))
+    with pytest.raises(AssertionError, match="depends on the order of threads"):
+        matmul(image_of(planted), weight_of(WeightType.Q4_K, 64, 512), normal(40, 512))
