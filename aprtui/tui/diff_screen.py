@@ -10,7 +10,6 @@ from typing import ClassVar
 
 from textual import work
 from textual.binding import Binding, BindingType
-from textual.containers import Container
 from textual.message import Message
 from textual.widget import Widget
 from textual.widgets import Input, Static
@@ -18,38 +17,23 @@ from textual.widgets import Input, Static
 from aprtui.compare.metrics import Metric
 from aprtui.compare.verdict import Tolerance
 from aprtui.errors import UsageError
-from aprtui.trace.graph import Node
-from aprtui.tui.contracts_dock import ContractsDock
-from aprtui.tui.diff_cells import cells, greys, layout, rows
 from aprtui.tui.diff_grid import DiffGrid
-from aprtui.tui.diff_help import EXPLANATION, NOTHING_TO_COMPARE
-from aprtui.tui.diff_lists import (
-    ELEMENT_COLUMNS,
-    HYPOTHESIS_COLUMNS,
-    NO_ELEMENTS,
-    NO_HYPOTHESES,
-    element_rows,
-    hypothesis_rows,
-)
-from aprtui.tui.diff_model import METRICS, Fields, Flip, Judgement, Told, as_told, by_bound, moved_bound, told
+from aprtui.tui.diff_help import EXPLANATION
+from aprtui.tui.diff_model import METRICS, Fields, Judgement, Told, as_told, by_bound, moved_bound, told
 from aprtui.tui.diff_panes import DiffPanes
 from aprtui.tui.diff_sides import Sides, open_sides
 from aprtui.tui.diff_source import ChildSource, DiffRequest, DiffSource, Ended, Event, Progressed, Record, Remark
 from aprtui.tui.diff_verdict import Shown, VerdictLines
-from aprtui.tui.diff_words import SEPARATOR, flip_words, stage_words, verdict_lines
-from aprtui.tui.keymap import Chord
+from aprtui.tui.diff_view import DiffView
+from aprtui.tui.diff_words import verdict_lines
 from aprtui.tui.session import Session
 from aprtui.tui.state import ScreenName, ScreenState, screen_state
-from aprtui.tui.table import Table
-from aprtui.tui.tool_screen import ToolScreen, as_typed
+from aprtui.tui.tool_screen import as_typed
 
 POLLS_PER_SECOND = 20
 
-WIDE = 160
-"""From this width on, lists stand beside the grid."""
-
-HIGH = 34
-"""From this height on, panes and lists are seen together."""
+MOST_REMARKS = 6
+"""Lines of warnings that are shown at once."""
 
 
 class ModelInput(Input):
@@ -61,71 +45,24 @@ class ModelInput(Input):
     ]
 
 
-class DiffScreen(ToolScreen):
+class DiffScreen(DiffView):
     """Compare two captures. The verdict is the headless command's; the screen walks through it."""
 
     NAME = ScreenName.DIFF
     EXPLANATION = EXPLANATION
-    WIDGETS = (DiffGrid, DiffPanes, Table)
-    AUTO_FOCUS = "DiffGrid"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("R", "replay", "Replay", id="diff.replay"),
         Binding("r", "again", "Compare again", show=False, id="diff.again"),
         Binding("c", "cancel", "Cancel", show=False, id="diff.cancel"),
-        Binding("v", "turn_view", "Next view", id="diff.view"),
-        Binding("tab", "app.focus_next", "Next pane", show=False),
-        Binding("shift+tab", "app.focus_previous", "Pane before", show=False),
         Binding("x", "swap", "Swap sides", show=False, id="diff.swap"),
         Binding("M", "turn_metric", "Next metric", show=False, id="diff.metric"),
         Binding("plus,equals_sign", "move_bound(1)", "Bound ±", key_display="+ -", id="diff.bound.wider"),
         Binding("minus", "move_bound(-1)", "Narrower bound", show=False, id="diff.bound.narrower"),
         Binding("backspace", "drop_bound", "Drop your bound", show=False, id="diff.bound.drop"),
     ]
-    CHORDS: ClassVar[tuple[Chord, ...]] = (
-        Chord("g d", "first_divergence", "First divergence", "diff.first"),
-        Chord("] d", "divergence(1)", "Next divergent stage", "diff.next"),
-        Chord("[ d", "divergence(-1)", "Divergent stage before", "diff.previous"),
-        Chord("] t", "flip(1)", "Next token whose first choice flips", "diff.flip.next"),
-        Chord("[ t", "flip(-1)", "Token before whose first choice flips", "diff.flip.previous"),
-        Chord("z M", "fold(True)", "Fold layers that are alike", "diff.fold"),
-        Chord("z R", "fold(False)", "Unfold all layers", "diff.unfold"),
-        Chord("m *", "mark('*')", "Mark this stage", "diff.mark"),
-        Chord("' *", "jump('*')", "Go to a mark", "diff.jump"),
-    )
-    HORIZONTAL_BREAKPOINTS = [(0, "-stacked"), (WIDE, "-wide")]  # noqa: RUF012  # Textual declares it per instance
-    VERTICAL_BREAKPOINTS = [(0, "-low"), (HIGH, "-high")]  # noqa: RUF012
     DEFAULT_CSS = """
-    DiffScreen {
-        #nothing { height: 1fr; padding: 2 4; display: none; }
-        #body { height: 1fr; }
-        #problem { height: auto; padding: 0 1; color: $error; text-style: bold; display: none; }
-        #stages, #lists { height: 1fr; }
-        DiffGrid { height: auto; max-height: 75%; }
-        #lists Table { height: 1fr; min-height: 4; }
-        ModelInput { border: none; height: 1; padding: 0 1; background: $panel; display: none; }
-    }
-    DiffScreen.-low VerdictLines { height: 3; }
-    DiffScreen.-low.-stacked {
-        DiffGrid { max-height: 100%; }
-        #panes, #lists { display: none; }
-        &.-of-panes { DiffGrid { display: none; } #panes { display: block; } }
-        &.-of-lists { #stages { display: none; } #lists { display: block; } #dock { display: none; } }
-        &.-of-contracts { #stages, #hypotheses, #elements { display: none; } #lists { display: block; } }
-    }
-    DiffScreen.-high.-stacked #lists {
-        height: 11; layout: horizontal;
-        Table { height: 100%; width: 1fr; }
-        #dock { display: none; }
-    }
-    DiffScreen.-high.-stacked.-of-contracts { #dock { display: block; } #hypotheses { display: none; } }
-    DiffScreen.-wide {
-        #body { layout: horizontal; }
-        #stages { width: 3fr; height: 100%; }
-        #lists { width: 2fr; height: 100%; }
-    }
+    DiffScreen ModelInput { border: none; height: 1; padding: 0 1; background: $panel; display: none; }
     DiffScreen.-asks ModelInput { display: block; }
-    DiffScreen.-empty #nothing { display: block; }
-    DiffScreen.-empty #body, DiffScreen.-empty VerdictLines { display: none; }
     """
 
     class SidesOpened(Message):
@@ -138,42 +75,19 @@ class DiffScreen(ToolScreen):
     def __init__(self, session: Session, state: ScreenState, source: DiffSource | None = None) -> None:
         super().__init__(session, state)
         self._source = source or ChildSource()
-        a, b = state.path("a"), state.path("b")
-        model, floor = state.path("model"), state.path("floor")
-        self._request = (
-            None if a is None or b is None else DiffRequest(a, b, model, floor, state.text("judge") == "replay")
-        )
         self._ran = self._request
         self._judge = state.text("judge")
-        self._wanted = Node(state.number("layer"), state.text("stage")) if state.text("stage") else None
-        self._metric = _metric(state)
         self._bound = _bound(state, self._metric)
-        self._sides = Sides(None, None)
         self._embedded: Path | None = None
         self._records: list[Fields] = []
-        self._told: Told | None = None
-        self._judgement: Judgement | None = None
-        self._before: Judgement | None = None
-        self._folded = False
-        self._marks: dict[str, Node] = {}
+        self._remarks: list[str] = []
         self._progress = ""
         self._problem = ""
-        self._flip: Flip | None = None
         self.comparing = False
 
     def compose_body(self) -> Iterable[Widget]:
-        """Verdict, grid, panes, lists."""
-        yield VerdictLines()
-        yield Static(id="problem", markup=False)
-        yield Static(NOTHING_TO_COMPARE, id="nothing", markup=False)
-        with Container(id="body"):
-            with Container(id="stages"):
-                yield DiffGrid(id="grid")
-                yield DiffPanes(id="panes")
-            with Container(id="lists"):
-                yield Table(HYPOTHESIS_COLUMNS, NO_HYPOTHESES, id="hypotheses")
-                yield Table(ELEMENT_COLUMNS, NO_ELEMENTS, id="elements")
-                yield ContractsDock(self.session, id="dock")
+        """The comparison, and where a model is asked for."""
+        yield from super().compose_body()
         yield ModelInput(placeholder="path of the model to replay with", select_on_focus=False)
 
     def state(self) -> ScreenState:
@@ -182,9 +96,11 @@ class DiffScreen(ToolScreen):
         if request is None:
             return ScreenState(self.NAME)
         node = self.query_one(DiffGrid).node or self._wanted
+        place = self.query_one(DiffPanes).place or self._wanted_place
         return screen_state(
             self.NAME, a=request.a, b=request.b, judge=self._judge, model=request.model, floor=request.floor,
             layer=None if node is None else node.layer, stage=None if node is None else node.stage,
+            at=None if node is None or place is None else ",".join(map(str, place)),
             metric=self._metric, bound=None if self._bound is None else self._bound.bound,
         )  # fmt: skip
 
@@ -233,8 +149,8 @@ class DiffScreen(ToolScreen):
 
     def _compare(self, request: DiffRequest) -> None:
         self._ran = request
-        self._records, self._problem, self.comparing = [], "", True
-        self._progress = ""
+        self._records, self._remarks, self.comparing = [], [], True
+        self._problem = self._progress = ""
         self._source.start(request)
         self._show_verdict()
 
@@ -250,53 +166,31 @@ class DiffScreen(ToolScreen):
                 self._progress = text
                 self._show_verdict()
             case Remark(text=text):
-                self.log(text)
+                self._remarks.append(text)
             case Ended(problem=problem):
                 self._finish(problem)
 
     def _finish(self, problem: str) -> None:
         """Show what was found; what was shown before stays where nothing was."""
         self.comparing, self._progress, self._problem = False, "", problem
+        self._tell_remarks()
         if not problem:
             replayed = self._ran is not None and self._ran.replay
             if replayed and self._judgement is not None and self._judgement.bound is None:
                 self._before = self._before or self._judgement
             self._told = told(self._records)
-            self._show_told()
+            self._metric = self._metric or as_told(self._told).metric
+            self._show_judgement(self._judged(self._told))
         self._show_verdict()
 
-    def _show_told(self) -> None:
-        assert self._told is not None
-        self._metric = self._metric or as_told(self._told).metric
-        self._judgement = self._judged(self._told)
-        self._show_grid()
-        self._show_lists(self._judgement)
-        if self._wanted is not None:
-            self._go(self._wanted)
-            self._wanted = None
-        elif self._judgement.first is not None and self._before is None:
-            self._go(self._judgement.first)
-
-    def _show_lists(self, judgement: Judgement) -> None:
-        hypotheses, elements = self.query_one("#hypotheses", Table), self.query_one("#elements", Table)
-        told = judgement.told
-        hypotheses.show(hypothesis_rows(judgement))
-        hypotheses.border_title = "what the error looks like"
-        elements.show(element_rows(judgement))
-        elements.border_title = f"largest differences of {told.focus}" if told.focus is not None else "differences"
-        if self._request is not None:
-            self.query_one(ContractsDock).judge(self._request.a, self._request.b)
-
-    def _show_grid(self) -> None:
-        judgement, told = self._judgement, self._told
-        if judgement is None or told is None or self._metric is None:
-            return
-        shape = layout(told)
-        self.query_one(DiffGrid).show(
-            shape, rows(judgement, shape, self._folded), cells(judgement, self._metric, self._before),
-            judgement.stages, greys(told, self._metric),
-        )  # fmt: skip
-        self.query_one(DiffGrid).border_title = f"Stages, by {self._metric}"
+    def _tell_remarks(self) -> None:
+        """Say what the command has warned of; its last line may be the problem, which has its own place."""
+        remarks = [text for text in self._remarks if text and text != self._problem]
+        if len(remarks) > MOST_REMARKS:
+            more = len(remarks) - MOST_REMARKS
+            remarks = [*remarks[:MOST_REMARKS], f"and {more} lines more: y copies the command that writes them all"]
+        if remarks:
+            self.notify("\n".join(remarks), title="Compared", severity="warning", markup=False, timeout=15)
 
     def _show_verdict(self) -> None:
         problem = self.query_one("#problem", Static)
@@ -309,158 +203,6 @@ class DiffScreen(ToolScreen):
             lines.shown = Shown("–", ("no verdict", "r compares again"))
         else:
             lines.shown = Shown(str(self._judgement.verdict), verdict_lines(self._judgement, self._ran))
-
-    def on_diff_grid_pointed(self) -> None:
-        """Say what the stage under the cursor says; panes and contracts follow it."""
-        node = self.query_one(DiffGrid).node
-        if self._judgement is not None:
-            self.query_one(DiffPanes).open(self._sides, node)
-            self.query_one(ContractsDock).point_at(node)
-        if self._flip is not None and self._told is not None and node in self._told.graph.nodes[-1:]:
-            self.say(flip_words(self._flip))
-        elif node is not None and self._judgement is not None and self._metric is not None:
-            self.say(stage_words(self._judgement.stages[node], self._metric))
-
-    def on_diff_panes_pointed(self, message: DiffPanes.Pointed) -> None:
-        """Say the value under the cursor of the panes, while they are walked through."""
-        if self.query_one(DiffPanes).has_focus:
-            self.say(message.words)
-
-    def on_descendant_focus(self) -> None:
-        """Other words for another pane."""
-        if self.query_one(DiffPanes).has_focus:
-            self.say(self.query_one(DiffPanes).words)
-        elif self.query_one(DiffGrid).has_focus:
-            self.on_diff_grid_pointed()
-
-    def on_table_pointed(self, message: Table.Pointed) -> None:
-        """Say the row in full: there may be no room for all of it."""
-        row = next((row for row in message.table.rows if row.key == message.table.key), None)
-        if message.table.has_focus and row is not None:
-            self.say(SEPARATOR.join(cell for cell in row.cells if cell))
-
-    def on_table_chosen(self, message: Table.Chosen) -> None:
-        """Jump to a value that differs most; open a falsifier."""
-        key, told = message.table.key, self._told
-        if message.table.id == "elements" and isinstance(key, tuple) and told is not None and told.focus is not None:
-            self._go(told.focus)
-            self.query_one(DiffPanes).open(self._sides, told.focus, key)
-            self._see("-of-panes")
-            self.query_one(DiffPanes).focus()
-        elif isinstance(message.table, ContractsDock):
-            request = self._request
-            assert request is not None
-            self.program.open_state(
-                screen_state(
-                    ScreenName.CONTRACTS, document=message.table.document_of(key), falsifier=key,
-                    reference=request.a, capture=request.b,
-                )
-            )  # fmt: skip
-
-    def on_diff_panes_opened(self) -> None:
-        """Open the stage in the tensor screen."""
-        self.on_diff_grid_opened()
-
-    def on_diff_grid_opened(self) -> None:
-        """Open the stage under the cursor in the Tensor screen: side B's, or A's where only A has it."""
-        node, request = self.query_one(DiffGrid).node, self._request
-        if node is None or request is None or self._judgement is None:
-            return
-        stage = self._judgement.stages[node]
-        side = request.a if stage.side == "a" else request.b
-        if side.is_file():
-            self.program.open_state(screen_state(ScreenName.TENSOR, path=side))
-        else:
-            self.program.open_state(screen_state(ScreenName.TENSOR, capture=side, layer=node.layer, stage=node.stage))
-
-    def _go(self, node: Node) -> None:
-        self.query_one(DiffGrid).put_cursor(node)
-
-    def action_first_divergence(self) -> None:
-        """The stage to blame; the first beyond its bound where none is."""
-        judgement = self._judgement
-        if judgement is None:
-            return
-        node = judgement.first or next(iter(judgement.divergent), None)
-        if node is None:
-            self.notify("No stage is beyond its bound.")
-        else:
-            self._go(node)
-
-    def action_divergence(self, step: int) -> None:
-        """The next stage beyond its bound, or the one before."""
-        judgement, node = self._judgement, self.query_one(DiffGrid).node
-        if judgement is None or node is None:
-            return
-        order = {node: index for index, node in enumerate(judgement.stages)}
-        others = [other for other in judgement.divergent if (order[other] - order[node]) * step > 0]
-        if others:
-            self._go(others[0] if step > 0 else others[-1])
-        else:
-            self.notify(f"No divergent stage {'after' if step > 0 else 'before'} this one.")
-
-    def action_flip(self, step: int) -> None:
-        """The next token after which the sides would say another token, or the one before; at the logits."""
-        told = self._told
-        if told is None:
-            return
-        if told.flips is None:
-            self.notify("No logits of all tokens on both sides: `aprtui trace --logits all` has them.", markup=False)
-            return
-        at = self._flip.token if self._flip is not None else -1 if step > 0 else math.inf
-        others = [flip for flip in told.flips if (flip.token - at) * step > 0]
-        if not others:
-            self.notify(f"No token {'after' if step > 0 else 'before'} this one flips ({len(told.flips)} in all).")
-            return
-        flip = others[0] if step > 0 else others[-1]
-        self._flip = flip
-        head = next(node for node in told.stages if node.layer is None and node in told.graph.nodes[-1:])
-        self._go(head)
-        self.query_one(DiffPanes).open(self._sides, head, (0, flip.token, flip.id_b))
-
-    def action_turn_view(self) -> None:
-        """On a small screen: from the grid to the values, the lists and the contracts; else contracts or hypotheses."""
-        views = ["", "-of-panes", "-of-lists", "-of-contracts"]
-        if self.has_class("-high") or self.has_class("-wide"):
-            views = ["", "-of-contracts"]
-        shown = next((view for view in views[1:] if self.has_class(view)), "")
-        self._see(views[(views.index(shown) + 1) % len(views)])
-
-    def _see(self, view: str) -> None:
-        for other in ("-of-panes", "-of-lists", "-of-contracts"):
-            self.set_class(other == view, other)
-        wanted = {"": "DiffGrid", "-of-panes": "#panes", "-of-lists": "#hypotheses", "-of-contracts": "#dock"}[view]
-        self.set_focus(self.query_one(wanted))
-
-    def action_back(self) -> None:
-        """From a pane to the grid; from there to the screen before."""
-        if self.query_one(DiffGrid).has_focus or self._request is None:
-            super().action_back()
-        else:
-            self._see("")
-
-    def captures(self) -> tuple[Path, ...]:
-        """Both sides, the reference first."""
-        return () if self._request is None else (self._request.a, self._request.b)
-
-    def action_fold(self, folded: bool) -> None:
-        """Fold the layers that are alike, or unfold all."""
-        self._folded = folded
-        self._show_grid()
-
-    def action_mark(self, letter: str) -> None:
-        """Mark the stage under the cursor."""
-        node = self.query_one(DiffGrid).node
-        if node is not None:
-            self._marks[letter] = node
-            self.notify(f"mark {letter}: {node}", timeout=3)
-
-    def action_jump(self, letter: str) -> None:
-        """Go to a marked stage."""
-        if letter in self._marks:
-            self._go(self._marks[letter])
-        else:
-            self.notify(f"There is no mark {letter}: m {letter} sets it.", severity="warning")
 
     def action_turn_metric(self) -> None:
         """Show the next metric; a bound on another one is dropped."""
@@ -554,13 +296,6 @@ class DiffScreen(ToolScreen):
         self._judge = "replay"
         self._request = replace(self._request, model=model, floor=None, replay=True)
         self._compare(self._request)
-
-
-def _metric(state: ScreenState) -> Metric | None:
-    text = state.text("metric")
-    if text and text not in METRICS:
-        raise UsageError(f"{state}: metric is {text!r}: expected one of {', '.join(METRICS)}")
-    return Metric(text) if text else None
 
 
 def _bound(state: ScreenState, metric: Metric | None) -> Tolerance | None:

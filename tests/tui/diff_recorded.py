@@ -14,7 +14,7 @@ from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.trace.json_value import json_value
 from aprtui.tui.diff_model import Fields
-from aprtui.tui.diff_source import DiffRequest, Ended, Event, Progressed, Record
+from aprtui.tui.diff_source import DiffRequest, Ended, Event, Progressed, Record, Remark
 from tests.compare.synthetic import Edit, scaled, write_capture
 
 FAULT = Node(1, "ffn_gate")
@@ -49,6 +49,7 @@ class RecordedDiff:
         self.requests: list[DiffRequest] = []
         self.cancelled = 0
         self.problem = ""
+        self.remarks: list[str] = []
         self.held = False
         self._records = records
         self._events: list[Event] = []
@@ -60,7 +61,7 @@ class RecordedDiff:
     def poll(self) -> list[Event]:
         events = self._events
         if any(isinstance(event, Progressed) for event in events):
-            self._events = [Ended(self.problem)] if self.problem else self._played()
+            self._events = [*map(Remark, self.remarks), Ended(self.problem)] if self.problem else self._played()
         elif self.held:
             return []
         else:
@@ -68,7 +69,7 @@ class RecordedDiff:
         return events
 
     def _played(self) -> list[Event]:
-        return [*map(Record, self._records(self.requests[-1])), Ended()]
+        return [*map(Remark, self.remarks), *map(Record, self._records(self.requests[-1])), Ended()]
 
     def cancel(self) -> None:
         self.cancelled += 1

@@ -219,13 +219,57 @@ async def test_a_replay_asks_for_the_model_where_it_is_not_known(
 
 
 async def test_a_state_is_restored(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = between(*sides, layer=1, stage="ffn_silu", metric="rel_l2", bound=0.05)
+    wanted = between(*sides, layer=1, stage="ffn_silu", at="0,2,3", metric="rel_l2", bound=0.05)
     async with opened(wanted, playing(*sides), monkeypatch) as pilot:
         assert node(pilot) == Node(1, "ffn_silu") and verdict(pilot).startswith("FAIL")
         assert parse_state(str(screen(pilot).state())) == wanted
 
 
-@pytest.mark.parametrize("fields", [{"metric": "best"}, {"metric": "rel_l2", "bound": "x"}, {"bound": "1"}])
+async def test_the_cursor_among_the_values_is_restored(
+    sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = between(*sides, layer=1, stage="attn_softmax")
+    async with opened(begin, playing(*sides), monkeypatch) as pilot:
+        panes = screen(pilot).query_one(DiffPanes)
+        await until(pilot, lambda: panes.view is not None)
+        panes.focus()
+        await pilot.press("greater_than_sign", "j", "j", "l")
+        await until(pilot, lambda: panes.place is not None and panes.place[0] == 1)
+        left = screen(pilot).state()
+        assert left.text("at").startswith("1,")
+    async with opened(parse_state(str(left)), playing(*sides), monkeypatch) as pilot:
+        panes = screen(pilot).query_one(DiffPanes)
+        await until(pilot, lambda: panes.view is not None)
+        assert screen(pilot).state() == left
+        words = panes.words
+        assert words.startswith("head 1, query {1}, key {2}: ".format(*left.text("at").split(",")))
+        await pilot.press("j")
+        assert screen(pilot).state().text("at") != left.text("at"), "another stage, another value"
+
+
+async def test_what_the_command_warns_of_is_shown(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    source = playing(*sides)
+    source.remarks = ["a: [b]no manifest[/b]: inferred", "", *(f"warning {number}" for number in range(9))]
+    async with opened(between(*sides), source, monkeypatch) as pilot:
+        await until(pilot, lambda: "a: [b]no manifest[/b]: inferred" in screen_text(pilot))
+        assert told(pilot)[-1].endswith("and 4 lines more: y copies the command that writes them all")
+        source.remarks, source.problem = ["b: cannot be read"], "b: cannot be read"
+        before = len(told(pilot))
+        await pilot.press("r")
+        await until(pilot, lambda: settled(pilot))
+        assert len(told(pilot)) == before and "b: cannot be read" in screen_text(pilot), "a problem is told once"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"metric": "best"},
+        {"metric": "rel_l2", "bound": "x"},
+        {"bound": "1"},
+        {"stage": "ffn_up", "at": "1,2"},
+        {"at": "0,1,2"},
+    ],
+)
 async def test_a_state_that_makes_no_sense_is_told(
     sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, fields: dict[str, str]
 ) -> None:
