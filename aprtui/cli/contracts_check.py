@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from aprtui.contracts.evaluation import CheckMap
     from aprtui.contracts.judgement import Judgement
     from aprtui.contracts.panel import PanelRow
+    from aprtui.model.model import Model
     from aprtui.trace.capture import Capture
 
 _PATH = click.Path(path_type=Path)
@@ -35,6 +37,10 @@ Result = tuple["Document", "PanelRow"]
 @paths_argument
 @click.option("--capture", "capture_path", metavar="DIR", type=_PATH, help="The capture to judge.")
 @click.option("--reference", "reference_path", metavar="DIR", type=_PATH, help="The capture to hold it against.")
+@click.option(
+    "--model", "model_path", metavar="MODEL", type=_PATH,
+    help="The model to run for claims about one; the embedded model by default for aprtui's own contracts.",
+)  # fmt: skip
 @click.option("--id", "ids", metavar="GLOB", multiple=True, help="Only falsifiers with such an id; may be repeated.")
 @click.option("--mapping", "mapping_file", metavar="FILE", type=_PATH, help="More checks for falsifiers, by their ids.")
 @click.option(
@@ -49,16 +55,17 @@ Result = tuple["Document", "PanelRow"]
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a falsifier, and a summary.")
 @click.option("--bisect", is_flag=True, help="Exit 125 on anything but pass, failure and interrupt: git bisect run.")
 def command(
-    paths: tuple[Path, ...], capture_path: Path | None, reference_path: Path | None, ids: tuple[str, ...],
-    mapping_file: Path | None, to_run: tuple[str, ...], timeout: float, to_record: bool, evidence_dir: Path | None,
-    as_json: bool, bisect: bool,
+    paths: tuple[Path, ...], capture_path: Path | None, reference_path: Path | None, model_path: Path | None,
+    ids: tuple[str, ...], mapping_file: Path | None, to_run: tuple[str, ...], timeout: float, to_record: bool,
+    evidence_dir: Path | None, as_json: bool, bisect: bool,
 ) -> int:  # fmt: skip
     """Judge the falsifiers of contracts by built-in checks; aprtui's own contracts where no PATH is given.
 
-    Nothing that stands in a contract is run, unless --run-commands names the falsifier.
+    Nothing that stands in a contract is run, unless --run-commands names the falsifier; claims about a model run the
+    model.
 
-    Exit code 0: some falsifier was judged, and all that were hold; 1: one fails; 3: a contract or a capture cannot be
-    read; 125: one cannot be judged, or none has a check.
+    Exit code 0: some falsifier was judged, and all that were hold; 1: one fails; 3: a contract, a capture or the model
+    cannot be read; 125: one cannot be judged, or none has a check.
     """
     if reference_path is not None and capture_path is None:
         raise UsageError("--reference is what --capture is held against: give --capture too")
@@ -75,14 +82,14 @@ def command(
     from aprtui.contracts.checks.asked import Subject
 
     projects = projects_to_record(chosen, evidence_dir) if to_record else {}
-    subject = Subject(_opened(capture_path), _opened(reference_path))
-    results = _judged(chosen, subject, _mapping(mapping_file), dict.fromkeys(to_run, timeout))
+    subject_of = partial(_subject_of, Subject(_opened(capture_path), _opened(reference_path), _model(model_path)))
+    results = _judged(chosen, subject_of, _mapping(mapping_file), dict.fromkeys(to_run, timeout))
     counts = Counter(_word(row) for _, row in results)
     verdict = _overall(counts)
     recorded = {}
     if to_record:
-        asked = Asked(capture_path, reference_path, mapping_file, to_run, timeout)
-        recorded = record([(read, row, tuple(_lines(row))) for read, row in results], projects, subject, asked)
+        asked = Asked(capture_path, reference_path, model_path, mapping_file, to_run, timeout)
+        recorded = record([(read, row, tuple(_lines(row))) for read, row in results], projects, subject_of, asked)
     if as_json:
         _write_json(results, counts, verdict, recorded)
     else:
@@ -93,8 +100,9 @@ def command(
 
 
 def _judged(
-    chosen: Sequence[tuple[Document, Falsifier]], subject: Subject, mapping: CheckMap, timeouts: Mapping[str, float]
-) -> list[Result]:
+    chosen: Sequence[tuple[Document, Falsifier]], subject_of: Callable[[Document], Subject], mapping: CheckMap,
+    timeouts: Mapping[str, float],
+) -> list[Result]:  # fmt: skip
     """A row for each falsifier; the commands of those in `timeouts` are run."""
     from aprtui.cli.progress import Progress
     from aprtui.contracts.panel import panel_row
@@ -103,11 +111,29 @@ def _judged(
     with Progress() as progress:
         for done, (document, falsifier) in enumerate(chosen):
             progress(f"judging {falsifier.id},", done, len(chosen))
-            row = panel_row(document, falsifier, subject, mapping)
+            row = panel_row(document, falsifier, subject_of(document), mapping)
             if falsifier.id in timeouts:
                 row = replace(row, judgement=_run(falsifier, timeouts[falsifier.id]))
             results.append((document, row))
     return results
+
+
+@cache
+def _model(path: Path | None) -> Model | None:
+    if path is None:
+        return None
+    from aprtui.model.model import load_model
+
+    return load_model(path)
+
+
+def _subject_of(subject: Subject, document: Document) -> Subject:
+    """`subject`, with the embedded model where a contract of our own is judged and no model is given."""
+    from aprtui.resources import contracts, embedded_model
+
+    if subject.model is not None or not document.path.resolve().is_relative_to(contracts().resolve()):
+        return subject
+    return replace(subject, model=_model(embedded_model()))
 
 
 def _is_chosen(name: str, ids: tuple[str, ...]) -> bool:

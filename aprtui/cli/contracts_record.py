@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +27,7 @@ class Asked:
 
     capture: Path | None
     reference: Path | None
+    model: Path | None
     mapping: Path | None
     commands: Collection[str]
     timeout: float
@@ -36,7 +37,10 @@ class Asked:
         words = ["aprtui", "contracts", "check", str(path), "--id", falsifier]
         if falsifier in self.commands:
             return shlex.join([*words, "--run-commands", falsifier, "--timeout", f"{self.timeout:g}"])
-        named = (("--capture", self.capture), ("--reference", self.reference), ("--mapping", self.mapping))
+        named = (
+            ("--capture", self.capture), ("--reference", self.reference), ("--model", self.model),
+            ("--mapping", self.mapping),
+        )  # fmt: skip
         return shlex.join([*words, *(word for name, path in named if path is not None for word in (name, str(path)))])
 
 
@@ -65,7 +69,7 @@ def projects_to_record(chosen: Sequence[tuple[Document, Falsifier]], evidence_di
 
 
 def record(
-    judged: Sequence[Judged], projects: Mapping[Path, Project], subject: Subject, asked: Asked
+    judged: Sequence[Judged], projects: Mapping[Path, Project], subject_of: Callable[[Document], Subject], asked: Asked
 ) -> dict[tuple[Path, str], Path]:
     """Write an evidence file for each PASS and FAIL, and say on stderr what was written and what was not.
 
@@ -88,7 +92,7 @@ def record(
         if isinstance(revision, str):
             without_revision.add(revision)
         evidence = evidence_of(
-            document, row.falsifier, None if ran else row.check, judgement, subject, project,
+            document, row.falsifier, None if ran else row.check, judgement, subject_of(document), project,
             revision if isinstance(revision, Revision) else None,
             asked.command(_shown(document.path, project), name),
             tuple(judgement.output.splitlines()) if ran else lines,

@@ -13,6 +13,7 @@ from aprtui.contracts.checks.asked import (
     STAGES,
     OnCapture,
     OnContract,
+    OnModel,
     OnPair,
     Subject,
     demands_every_layer,
@@ -20,7 +21,7 @@ from aprtui.contracts.checks.asked import (
     named_stages,
     wanted_nodes,
 )
-from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, ContractCheck, PairCheck
+from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, ContractCheck, ModelCheck, PairCheck
 from aprtui.contracts.document import CheckCall, Document, Falsifier
 from aprtui.contracts.judgement import Judgement, not_testable, unknown
 from aprtui.errors import AprtuiError
@@ -33,6 +34,7 @@ CheckMap = Mapping[str, CheckCall]
 
 _COMMON: Mapping[type, frozenset[str]] = {
     ContractCheck: frozenset(),
+    ModelCheck: frozenset(),
     CaptureCheck: frozenset({STAGES, LAYERS}),
     PairCheck: frozenset({STAGES, LAYERS, BACKENDS_DIFFER}),
 }
@@ -63,6 +65,8 @@ def evaluate(document: Document, falsifier: Falsifier, subject: Subject, mapping
     if isinstance(check, ContractCheck):
         return check.judge(OnContract(document))
     try:
+        if isinstance(check, ModelCheck):
+            return check.judge(OnModel(call.parameters, subject.model))
         return _on_captures(check, call, subject)
     except AprtuiError as error:
         return unknown(str(error))
@@ -92,9 +96,9 @@ def _on_captures(check: CaptureCheck | PairCheck, call: CheckCall, subject: Subj
     names_stages = bool(named_stages(parameters))
     if isinstance(check, PairCheck):
         assert subject.reference is not None
-        judged = check.judge(OnPair(capture, held, parameters, names_stages, subject.reference))
+        judged = check.judge(OnPair(parameters, capture, held, names_stages, subject.reference))
     else:
-        judged = check.judge(OnCapture(capture, held, parameters, names_stages))
+        judged = check.judge(OnCapture(parameters, capture, held, names_stages))
     return _of_a_part(judged, nodes, held, parameters)
 
 

@@ -54,7 +54,8 @@ class CheckRun:
 
 @dataclass(frozen=True, slots=True)
 class JudgedOn:
-    """A capture that was judged; `role` is `capture` or `reference`. What its manifest does not say is None."""
+    """A capture that was judged, or a model that was run for it; `role` is `capture`, `reference` or `model`. What a
+    manifest does not say is None."""
 
     role: str
     model: str | None

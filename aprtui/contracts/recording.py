@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from aprtui import __version__
 from aprtui.contracts.checks.asked import Subject
-from aprtui.contracts.checks.registry import CHECKS, ContractCheck, PairCheck
+from aprtui.contracts.checks.registry import CHECKS, ContractCheck, ModelCheck, PairCheck
 from aprtui.contracts.document import CheckCall, Document, Falsifier
 from aprtui.contracts.evidence import CheckRun, Evidence, Host, JudgedOn, Revision
 from aprtui.contracts.judgement import Judgement
@@ -80,9 +80,15 @@ def digests(document: Document, falsifier: Falsifier, project: Project) -> dict[
 def _judged_on(check: CheckCall | None, subject: Subject) -> Iterator[JudgedOn]:
     if not is_live(check) or check is None:
         return
+    kind = CHECKS.get(check.name)
+    if isinstance(kind, ModelCheck):
+        if (model := subject.model) is not None:
+            told = ("aprtui", __version__, None, processor_name(), None, None, ())
+            yield JudgedOn("model", model.name, model.sha256(), *told)
+        return
     if subject.capture is not None:
         yield _told("capture", subject.capture)
-    if subject.reference is not None and isinstance(CHECKS.get(check.name), PairCheck):
+    if subject.reference is not None and isinstance(kind, PairCheck):
         yield _told("reference", subject.reference)
 
 

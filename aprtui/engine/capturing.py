@@ -70,8 +70,9 @@ def write_capture(
     try:
         sink = writer if progress is None else _Reporting(writer, request, progress)
         # The engine counts statistics on all its threads while the values are at hand.
-        tokens = _run(engine, model, request, Taps(sink, full=request.nodes, stats=request.nodes))
-        return writer.finish(replace(manifest, tokens=tokens, positions=tuple(range(len(tokens)))))
+        tokens, completion = _run(engine, model, request, Taps(sink, full=request.nodes, stats=request.nodes))
+        positions = tuple(range(len(tokens)))
+        return writer.finish(replace(manifest, tokens=tokens, positions=positions, completion=completion))
     finally:
         writer.close()
 
@@ -110,21 +111,22 @@ def require_possible(request: CaptureRequest, context: int) -> None:
         raise UsageError(f"--decode-from {request.prefill}: the prompt has {count} tokens: use 1 … {count}")
 
 
-def _run(engine: Engine, model: Model, request: CaptureRequest, taps: Taps) -> tuple[int, ...]:
-    """Evaluate the request; return the ids of all evaluated positions."""
+def _run(engine: Engine, model: Model, request: CaptureRequest, taps: Taps) -> tuple[tuple[int, ...], str | None]:
+    """Evaluate the request; return the ids of all evaluated positions, and the text of those that were generated."""
     if not request.generate:
         prefill = len(request.tokens) if request.prefill is None else request.prefill
         evaluate(engine, request.tokens, prefill=prefill, taps=taps, logits=request.logits)
-        return tuple(request.tokens)
+        return tuple(request.tokens), None
     generation = generate(
-        engine, None, request.tokens,
+        engine, model.tokenizer, request.tokens,
         max_tokens=request.generate, taps=taps, logits=request.logits, stop_ids=model.tokenizer.stop_ids,
     )  # fmt: skip
-    generated = [token.id for token in generation]
-    tokens = (*request.tokens, *generated)[: engine.position]
+    generated = list(generation)
+    tokens = (*request.tokens, *(token.id for token in generated))[: engine.position]
     if len(tokens) != engine.position:
         raise EngineError(f"{engine.position} positions were evaluated, {len(tokens)} token ids are known")
-    return tokens
+    # The last token that was chosen is not evaluated.
+    return tokens, "".join(token.text for token in generated[: len(tokens) - len(request.tokens)])
 
 
 def _planned(

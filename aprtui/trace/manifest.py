@@ -68,7 +68,7 @@ class FileInfo:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything a capture says about itself."""
+    """Everything a capture says about itself. `text` is the prompt, `completion` what was generated of it."""
 
     model: ModelInfo
     graph: GraphConfig
@@ -82,6 +82,7 @@ class Manifest:
     files: Mapping[str, FileInfo] = field(default_factory=dict)
     complete: bool = False
     wall_seconds: float | None = None
+    completion: str | None = None
 
     @property
     def code_paths(self) -> tuple[str, ...]:

@@ -92,6 +92,16 @@ def test_an_unreadable_contract_or_capture_is_exit_3_and_125_for_bisect(
     assert aprtui("contracts", "check", tmp_path / "a.yaml", "--reference", capture).code == 2
 
 
+def test_a_model_is_run_where_one_is_given(aprtui: Run, tmp_path: Path, tiny_model: Path) -> None:
+    path = contract(tmp_path / "c.yaml", "{name: forced_backend, backend: numpy}")
+    done = aprtui("contracts", "check", path)
+    assert done.code == 125 and "no model is at hand to run" in done.out
+    done = aprtui("contracts", "check", path, "--model", tiny_model)
+    assert done.code == 0 and "other backends 0, bound 0: numpy was asked for" in done.out
+    for model in (tmp_path / "gone.gguf", path):
+        assert aprtui("contracts", "check", path, "--model", model).code == 3
+
+
 # --- commands ---
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,19 @@ def test_a_pass_leaves_a_file_with_its_provenance(aprtui: Run, tmp_path: Path, c
     record = json.loads(done.out.splitlines()[0])
     assert Path(record["recorded"]).parent == tmp_path / "contracts" / "evidence" / "c"
     assert json.loads(done.out.splitlines()[1])["recorded"] is None, "no check judges the other"
+
+
+def test_evidence_of_a_claim_about_a_model_names_the_model_and_no_capture(
+    aprtui: Run, tmp_path: Path, tiny_model: Path, capture: Path
+) -> None:
+    path = contract(tmp_path, "{name: forced_backend, backend: numpy}")
+    done = aprtui("contracts", "check", path, "--model", tiny_model, "--capture", capture, "--record")
+    assert done.code == 0, done.err
+    (found,) = files(tmp_path / "contracts" / "evidence")
+    (side,) = found["judged_on"]
+    assert (side["role"], side["engine"], found["live"]) == ("model", "aprtui", True)
+    assert side["model_sha256"] == hashlib.sha256(tiny_model.read_bytes()).hexdigest()
+    assert f"--model {tiny_model}" in found["command"]
 
 
 def test_a_fail_is_recorded_and_an_unknown_is_not(aprtui: Run, tmp_path: Path, capture: Path) -> None:

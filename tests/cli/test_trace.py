@@ -47,7 +47,8 @@ def test_capture_with_generation_holds_the_tokens_of_the_run_without_it(
     aprtui: Run, tmp_path: Path, tiny_model: Path
 ) -> None:
     streamed = aprtui("run", tiny_model, "--tokens", TOKENS, "-n", 6, "--temp", 0, "--mode", "exact", "--json")
-    ids = [json.loads(line)["id"] for line in streamed.out.splitlines()[:-1]]
+    records = [json.loads(line) for line in streamed.out.splitlines()[:-1]]
+    ids = [record["id"] for record in records]
     aprtui("trace", tiny_model, "--tokens", TOKENS, "--generate", 6, "--save-tensor-dir", tmp_path / "c")
     capture = Capture.open(tmp_path / "c")
     assert capture.tokens is not None
@@ -55,6 +56,7 @@ def test_capture_with_generation_holds_the_tokens_of_the_run_without_it(
     assert capture.values(Node(1, "attn_softmax")).shape == (4, 12, 12)
     assert capture.manifest is not None
     assert capture.manifest.code_paths == ("prefill",) * 7 + ("decode",) * 5
+    assert capture.manifest.completion == "".join(record["text"] for record in records[:5])
 
 
 def test_decode_from_gives_the_values_of_the_prefill(aprtui: Run, tmp_path: Path, tiny_model: Path) -> None:

@@ -13,6 +13,7 @@ from aprtui.contracts.checks.asked import Subject
 from aprtui.contracts.document import CheckCall
 from aprtui.contracts.evaluation import evaluate
 from aprtui.contracts.judgement import Judgement
+from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from tests.compare.synthetic import ENGINE, Edit, Values, write_capture
@@ -53,11 +54,12 @@ def of_layers(path: Path, layers: tuple[int, ...]) -> Path:
 
 
 def judged(
-    check: str, capture: Capture | None = None, reference: Capture | None = None, /, **parameters: object
-) -> Judgement:
-    """What a check says of captures."""
+    check: str, capture: Capture | None = None, reference: Capture | None = None, model: Model | None = None, /,
+    **parameters: object,
+) -> Judgement:  # fmt: skip
+    """What a check says of captures, or of a model."""
     contract = document("falsification_tests: [{id: X}]\n")
     mapping: Mapping[str, CheckCall] = {"X": CheckCall(check, parameters)}
-    judgement = evaluate(contract, contract.falsifiers[0], Subject(capture, reference), mapping)
+    judgement = evaluate(contract, contract.falsifiers[0], Subject(capture, reference, model), mapping)
     assert judgement is not None
     return judgement

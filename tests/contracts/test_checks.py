@@ -168,14 +168,24 @@ def test_the_diff_of_a_file_with_itself_is_nothing(sound: Capture) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "verdict"),
-    [("def f(n):\n    return n\n", Verdict.PASS), ("def f(n:\n", Verdict.FAIL), ("a\x00", Verdict.FAIL),
-     ("(" * 5000, Verdict.FAIL), (None, Verdict.UNKNOWN)],
-)  # fmt: skip
-def test_a_completion_is_parsed(sound: Capture, text: str | None, verdict: Verdict) -> None:
+    ("text", "completion", "verdict", "number"),
+    [
+        ("def f(n):", "\n    return n\n", Verdict.PASS, 0),
+        ("def f(n):", "\n    return (n", Verdict.FAIL, 1),
+        ("def f(n):", "", Verdict.FAIL, 1),
+        ("a", "\x00", Verdict.FAIL, 1),
+        ("", "(" * 5000, Verdict.FAIL, 1),
+        ("def f(n): pass", None, Verdict.UNKNOWN, None),
+        (None, "pass", Verdict.UNKNOWN, None),
+    ],
+)
+def test_prompt_and_completion_are_parsed_together(
+    sound: Capture, text: str | None, completion: str | None, verdict: Verdict, number: float | None
+) -> None:
     path = sound.path / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "text": text}))
-    assert judged("completion_parses", reopened(sound)).verdict is verdict
+    path.write_text(json.dumps({**json.loads(path.read_text()), "text": text, "completion": completion}))
+    judgement = judged("completion_parses", reopened(sound))
+    assert (judgement.verdict, judgement.number) == (verdict, number)
 
 
 # --- pairs ---

@@ -96,11 +96,20 @@ def test_nan_preservation_of_the_real_contract_is_judged_and_lights_its_cells(
     assert lost.judgement is not None and lost.judgement.verdict is Verdict.FAIL and lost.nodes == (NAN_AT,)
 
 
+ELSEWHERE = {
+    "FALSIFY-QA-SHIP-006", "FALSIFY-EX-001",  # apr-model-qa-v1 1.6.0
+    "FALSIFY-QW2E-SHIP-002", "FALSIFY-QW2E-SHIP-007",  # qwen2-e2e-verification-v1 1.12.0
+    "FALSIFY-CPU-GPU-014",  # apr-cpu-vs-gpu-output-parity-v1 1.11.0
+}  # fmt: skip
+"""Ids of contracts, or of later versions of them, that the folder does not hold."""
+
+
 @pytest.mark.group("conformance")
 def test_every_falsifier_that_our_mapping_names_is_in_the_real_contracts(conformance: Path) -> None:
     documents = load_documents([conformance / "contracts" / "aprender"]).readable
     known = {test.id for read in documents for test in read.falsifiers}
-    assert set(own_mapping()) <= known
+    assert not ELSEWHERE & known
+    assert set(own_mapping()) <= known | ELSEWHERE
     for read in documents:
         for row in panel(read):
             assert row.judgement is None or "takes no" not in row.judgement.reason

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aprtui.contracts.document import Document
 from aprtui.errors import UsageError
@@ -13,15 +13,20 @@ from aprtui.trace.capture import Capture
 from aprtui.trace.graph import MAX_LAYERS, Node, Scope, StageGraph, canonical_name
 from aprtui.trace.select import ALL, parse_layers
 
+if TYPE_CHECKING:
+    from aprtui.model.model import Model
+
 STAGES, LAYERS, BACKENDS_DIFFER = "stages", "layers", "backends_differ"
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What falsifiers are judged on. `reference` is the other capture of claims about two of them."""
+    """What falsifiers are judged on. `reference` is the other capture of claims about two of them; `model` is run for
+    claims about a model: None where nothing may be run, as in a screen."""
 
     capture: Capture | None = None
     reference: Capture | None = None
+    model: Model | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +37,62 @@ class OnContract:
 
 
 @dataclass(frozen=True, slots=True)
-class OnCapture:
+class Asked:
+    """The parameters that a contract gives a check. Reading one raises `UsageError` where it is not what it must be."""
+
+    parameters: Mapping[str, Any]
+
+    def number(self, name: str, default: float) -> float:
+        """A parameter that is a number."""
+        value = self.parameters.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UsageError(f"check parameter {name}: {value!r:.40} is not a number: give one, as {default!r}")
+        return float(value)
+
+    def count(self, name: str, default: int, most: int) -> int:
+        """A parameter that is a whole number, 1 … `most`."""
+        value = self.parameters.get(name, default)
+        if type(value) is not int or not 1 <= value <= most:
+            raise UsageError(f"check parameter {name}: {value!r:.40}: expected a whole number, 1 … {most}")
+        return value
+
+    def text(self, name: str, default: str = "") -> str:
+        """A parameter that is a text."""
+        value = self.parameters.get(name, default)
+        if not isinstance(value, str):
+            raise UsageError(f"check parameter {name}: {value!r:.40} is not a text: put it in quotes")
+        return value
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A parameter that is a list of texts; none where it is missing."""
+        value = self.parameters.get(name, [])
+        if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+            raise UsageError(f"check parameter {name}: {value!r:.60}: expected a list of texts")
+        return tuple(value)
+
+    def one_of(self, name: str, default: str, words: Sequence[str]) -> str:
+        """A parameter that is one of `words`."""
+        value = self.text(name, default)
+        if value not in words:
+            raise UsageError(f"check parameter {name}: {value!r:.40}: expected one of {', '.join(words)}")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class OnModel(Asked):
+    """A check that runs a model is asked this."""
+
+    model: Model | None
+
+    def require_model(self) -> Model:
+        """The model to run. Raises `UsageError` where there is none."""
+        if self.model is None:
+            raise UsageError("no model is at hand to run: aprtui contracts check --model MODEL judges this")
+        return self.model
+
+
+@dataclass(frozen=True, slots=True)
+class OnCapture(Asked):
     """A check on a capture is asked this.
 
     `nodes` are the captured cells in question, in execution order: those of the stages and layers that the contract
@@ -41,15 +101,7 @@ class OnCapture:
 
     capture: Capture
     nodes: tuple[Node, ...]
-    parameters: Mapping[str, Any]
     names_stages: bool
-
-    def number(self, name: str, default: float) -> float:
-        """A parameter that is a number. Raises `UsageError` for anything else."""
-        value = self.parameters.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise UsageError(f"check parameter {name}: {value!r:.40} is not a number: give one, as {default!r}")
-        return float(value)
 
 
 @dataclass(frozen=True, slots=True)

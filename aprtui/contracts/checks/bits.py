@@ -224,14 +224,14 @@ _IDENTITY = 1e-9
 
 
 def completion_parses(asked: OnCapture) -> Judgement:
-    """The text that the capture records, prompt and what was generated, is Python without a syntax error."""
+    """The prompt and what the captured run generated of it are together Python without a syntax error."""
     import ast
 
-    text = None if asked.capture.manifest is None else asked.capture.manifest.text
-    if not text:
-        return unknown("the capture records no text: capture with -p and --generate")
+    manifest = asked.capture.manifest
+    if manifest is None or manifest.text is None or manifest.completion is None:
+        return unknown("the capture records no text that was generated: capture with -p and --generate")
     try:
-        nodes = sum(1 for _ in ast.walk(ast.parse(text)))
+        nodes = sum(1 for _ in ast.walk(ast.parse(manifest.text + manifest.completion)))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None)
         return Judgement(

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from aprtui.contracts.checks import bits, contract, pairs, selection
-from aprtui.contracts.checks.asked import OnCapture, OnContract, OnPair
+from aprtui.contracts.checks import bits, chat, contract, pairs, running, selection
+from aprtui.contracts.checks.asked import OnCapture, OnContract, OnModel, OnPair
+from aprtui.contracts.checks.running import BACKEND
 from aprtui.contracts.judgement import Judgement
 
 
@@ -37,7 +38,15 @@ class PairCheck:
     stages: tuple[str, ...] = field(default=())
 
 
-Check = ContractCheck | CaptureCheck | PairCheck
+@dataclass(frozen=True, slots=True)
+class ModelCheck:
+    """Runs a model and judges what it does."""
+
+    judge: Callable[[OnModel], Judgement]
+    parameters: frozenset[str] = frozenset()
+
+
+Check = ContractCheck | CaptureCheck | PairCheck | ModelCheck
 
 
 def _compared(judge: pairs.Judge, *parameters: str, stages: tuple[str, ...] = ()) -> PairCheck:
@@ -62,6 +71,16 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "one_adjacent_pair": _compared(pairs.one_adjacent_pair, "at_least"),
         "sigma_band": _compared(pairs.sigma_band, "low", "high"),
         "argmax_parity": _compared(pairs.argmax_parity, "cosine_at_least", stages=("lm_head",)),
+        "throughput_floor": ModelCheck(running.throughput_floor, frozenset({BACKEND, "at_least", "tokens"})),
+        "additive_capture": ModelCheck(running.additive_capture, frozenset({BACKEND})),
+        "forced_backend": ModelCheck(running.forced_backend, frozenset({BACKEND})),
+        "qa_aggregate": ModelCheck(
+            running.qa_aggregate, frozenset({BACKEND, "require", "min_executed", "tokens_per_second"})
+        ),
+        "chat_template_bytes": ModelCheck(
+            chat.chat_template_bytes, frozenset({"messages", "expected", "family", "generation_prompt"})
+        ),
+        "chat_refusal": ModelCheck(chat.chat_refusal, frozenset({"prompt"})),
     }
 )
-"""Each check also takes `stages` and `layers`, but those of contracts."""
+"""Checks on captures take `stages` and `layers` too."""

@@ -1,6 +1,6 @@
 """The gates of `aprtui qa` in their order, and the report that they make.
 
-The names and their order follow `apr qa` where a gate has the same meaning; `capture_determinism`,
+The names and their order follow `apr qa` where a gate has the same meaning; `capture_determinism`, `additive_capture`,
 `backend_state_isolation` and `replay_control` are this engine's own. A gate that cannot be run is skipped: it is not
 passed, and it says why.
 """
@@ -30,6 +30,7 @@ GATES: Sequence[tuple[str, Callable[[Subject], Finding]]] = (
     ("throughput", run_gates.throughput),
     ("gpu_speedup", run_gates.gpu_speedup),
     ("capture_determinism", repeat_gates.capture_determinism),
+    ("additive_capture", repeat_gates.additive_capture),
     ("backend_state_isolation", repeat_gates.backend_state_isolation),
     ("replay_control", repeat_gates.replay_control),
     ("performance_regression", run_gates.performance_regression),

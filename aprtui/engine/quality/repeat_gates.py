@@ -9,30 +9,56 @@ from pathlib import Path
 import numpy as np
 
 from aprtui.engine.capturing import CaptureRequest, write_capture
+from aprtui.engine.generation import evaluate
 from aprtui.engine.protocol import Logits, Mode
 from aprtui.engine.quality.finding import Finding
 from aprtui.engine.quality.subject import Subject
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.trace.capture import Capture
-from aprtui.trace.manifest import Manifest
+from aprtui.trace.graph import Axis
+from aprtui.trace.manifest import FILE_NAME, Manifest
 
 TOKENS = 8
 RUNS = 3
 
 
 def capture_determinism(subject: Subject) -> Finding:
-    """Two captures of one prompt hold the same bytes, and capturing changes no token."""
+    """Two captures of one prompt hold the same bytes."""
     with tempfile.TemporaryDirectory(prefix="aprtui-qa-") as folder:
         first, second = (_capture(subject, Path(folder) / name, Mode.Q8) for name in ("first", "second"))
     different = [name for name, info in first.files.items() if info.crc32 != second.files[name].crc32]
     if different:
-        return Finding.failed(f"{len(different)} of {len(first.files)} files differ, the first is {different[0]}")
-    tokens = [token.id for token in subject.generate(first.tokens[: first.prompt_tokens], TOKENS)]
-    captured = list(first.tokens[first.prompt_tokens :])
-    if captured != tokens[: len(captured)]:
-        return Finding.failed(f"the captured run chose {captured}, the plain one {tokens}")
-    return Finding.passed(f"{len(first.files)} files of two captures are equal, and so are the tokens of a plain run")
+        message = f"{len(different)} of {len(first.files)} files differ, the first is {different[0]}"
+        return Finding.failed(message, len(different), 0)
+    return Finding.passed(f"{len(first.files)} files of two captures are equal", 0, 0)
+
+
+def additive_capture(subject: Subject) -> Finding:
+    """A run with every stage captured chooses the tokens of a plain run, to the bit of its logits, and writes its files
+    and nothing beside them."""
+    with tempfile.TemporaryDirectory(prefix="aprtui-qa-") as folder:
+        path = Path(folder) / "capture"
+        manifest = _capture(subject, path, Mode.Q8)
+        capture = Capture.open(path)
+        (node,) = (node for node in capture.files if Axis.VOCABULARY in capture.graph[node.stage].axes)
+        captured = capture.values(node).tobytes()
+        written = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+    prompt = manifest.tokens[: manifest.prompt_tokens]
+    problems = [f"{name} was not planned" for name in sorted(written - {*manifest.files, FILE_NAME})]
+    problems += [f"{name} was planned and is missing" for name in sorted(set(manifest.files) - written)]
+    chosen = tuple(token.id for token in subject.generate(prompt, TOKENS // 2))
+    chosen_captured = manifest.tokens[len(prompt) :]
+    if chosen[: len(chosen_captured)] != chosen_captured:
+        problems.append(f"the captured run chose {list(chosen_captured)}, the plain one {list(chosen)}")
+    engine = subject.engine(Mode.Q8)
+    plain = evaluate(engine, manifest.tokens, prefill=len(prompt), logits=Logits.ALL)
+    if captured != plain.tobytes():
+        problems.append("the captured run has other logits than a plain one")
+    fine = (
+        f"{len(manifest.tokens)} tokens and their logits are those of a plain run, {len(manifest.files)} files written"
+    )
+    return Finding.of_problems(problems, fine)
 
 
 def _capture(subject: Subject, path: Path, mode: Mode) -> Manifest:

@@ -56,20 +56,26 @@ def _judge(subject: Subject, prompt: GoldenPrompt, expected: tuple[str, ...], *,
 
 def throughput(subject: Subject) -> Finding:
     """Tokens decoded a second, median of five runs of 32 tokens after one to warm up."""
-    ids = subject.prompt()
-    speeds = []
-    for turn in range(WARM_UP + ITERATIONS):
-        generation = subject.generate(ids, TOKENS)
-        for _ in generation:
-            pass
-        if turn >= WARM_UP and generation.timing.decoded_tokens:
-            speeds.append(generation.timing.tokens_per_second)
+    speeds = decode_speeds(subject, TOKENS)
     if not speeds:
         return Finding.failed("the model ends at once: nothing to measure")
     subject.speed = statistics.median(speeds)
     least = subject.options.tokens_per_second
     message = f"{subject.speed:.1f} tokens/s, median of {len(speeds)} runs [{min(speeds):.1f} … {max(speeds):.1f}]"
     return Finding.of(subject.speed >= least, message, subject.speed, least)
+
+
+def decode_speeds(subject: Subject, tokens: int) -> list[float]:
+    """Tokens decoded a second in each of five runs of up to `tokens` tokens, after one to warm up; fewer where a run
+    ended before its second token."""
+    ids, speeds = subject.prompt(), []
+    for turn in range(WARM_UP + ITERATIONS):
+        generation = subject.generate(ids, tokens)
+        for _ in generation:
+            pass
+        if turn >= WARM_UP and generation.timing.decoded_tokens:
+            speeds.append(generation.timing.tokens_per_second)
+    return speeds
 
 
 def gpu_speedup(subject: Subject) -> Finding:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.backends import open_engine
+from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.faults.faults import FaultInjector, parse_fault
 from aprtui.engine.protocol import NO_TAPS, Engine, Logits, Mode, Taps
 from aprtui.engine.quality import file_gates, repeat_gates, run_gates
@@ -21,9 +22,11 @@ from aprtui.engine.quality.finding import Finding, Outcome
 from aprtui.engine.quality.gates import NAMES, run_quality
 from aprtui.engine.quality.subject import CONTEXT, QualityOptions, Subject
 from aprtui.errors import UnreadableError, UsageError
-from aprtui.model.model import load_model
+from aprtui.model.model import Model, load_model
 from aprtui.resources import embedded_model
+from aprtui.trace.manifest import Manifest
 from tests.engine.edit_gguf import _opened, _tensor
+from tests.engine.quality.engines import TouchedByTaps
 
 
 @pytest.fixture
@@ -243,6 +246,37 @@ def test_an_engine_that_keeps_something_between_runs_is_caught(
         monkeypatch.setattr(subject, "_engines", {Mode.Q8: leaky})
         finding = gate(subject)
         assert finding.outcome is Outcome.FAILED and words in finding.message, finding
+
+
+def test_a_capture_that_changes_what_the_model_says_is_no_addition(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert repeat_gates.additive_capture(subject).value == 0
+    touched = TouchedByTaps(open_engine(subject.model, mode=Mode.Q8, threads=1, context=CONTEXT))
+    monkeypatch.setattr(subject, "_engines", {Mode.Q8: touched})
+    finding = repeat_gates.additive_capture(subject)
+    assert (finding.outcome, finding.value) == (Outcome.FAILED, 1) and "the captured run chose" in finding.message
+
+
+def test_logits_that_are_others_in_a_captured_run_are_found_even_where_the_tokens_agree(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaky = Leaky(open_engine(subject.model, mode=Mode.Q8, threads=1, context=CONTEXT))
+    leaky._calls = 10
+    monkeypatch.setattr(subject, "_engines", {Mode.Q8: leaky})
+    finding = repeat_gates.additive_capture(subject)
+    assert (finding.outcome, finding.message) == (Outcome.FAILED, "the captured run has other logits than a plain one")
+
+
+def test_a_file_beside_those_of_the_plan_is_no_addition(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    def untidy(engine: Engine, model: Model, request: CaptureRequest, path: Path, **options: object) -> Manifest:
+        manifest = write_capture(engine, model, request, path, **options)  # type: ignore[arg-type]
+        (path / "layer-0" / "notes.txt").write_text("left behind")
+        return manifest
+
+    monkeypatch.setattr(repeat_gates, "write_capture", untidy)
+    finding = repeat_gates.additive_capture(subject)
+    assert (finding.outcome, finding.message) == (Outcome.FAILED, "layer-0/notes.txt was not planned")
 
 
 def test_replay_control_shows_the_stage_that_is_not_what_its_inputs_give(subject: Subject) -> None:

@@ -1,0 +1,60 @@
+"""Checks of a model's chat template."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aprtui.compare.verdict import Verdict
+from aprtui.contracts.checks.asked import OnModel
+from aprtui.contracts.judgement import Judgement, unknown
+from aprtui.errors import UsageError
+from aprtui.model.chat import looks_templated
+from aprtui.model.prompt import encode_prompt
+
+_FIELDS = {"role", "content"}
+
+
+def chat_template_bytes(asked: OnModel) -> Judgement:
+    """The model's own template renders `messages` to the bytes of `expected`.
+
+    `family` is a mark that templates of the kind hold, as `<|im_start|>`: the claim is not about a model without it.
+    """
+    messages, expected = _messages(asked), asked.text("expected")
+    family, template = asked.text("family", ""), asked.require_model().chat_template
+    if not messages or not expected:
+        raise UsageError("check chat_template_bytes: give messages and the text that is expected")
+    if template is None:
+        return unknown("the model has no chat template")
+    if family not in template.source:
+        return unknown(f"the model's chat template is of another kind: it holds no {family!r:.40}")
+    rendered = template.render(messages, add_generation_prompt=bool(asked.parameters.get("generation_prompt", True)))
+    got, want = rendered.encode(), expected.encode()
+    wrong = sum(a != b for a, b in zip(got, want, strict=False)) + abs(len(got) - len(want))
+    if not wrong:
+        return Judgement(Verdict.PASS, f"{len(want)} bytes, all as expected", "bytes that differ", 0.0, 0.0)
+    at = next((at for at, (a, b) in enumerate(zip(got, want, strict=False)) if a != b), min(len(got), len(want)))
+    reason = f"from byte {at} on {got[at : at + 24]!r}, expected {want[at : at + 24]!r}"
+    return Judgement(Verdict.FAIL, reason, "bytes that differ", float(wrong), 0.0)
+
+
+def _messages(asked: OnModel) -> list[dict[str, str]]:
+    value: Any = asked.parameters.get("messages", [])
+    if not isinstance(value, list) or not all(
+        isinstance(entry, dict) and set(entry) == _FIELDS and all(isinstance(text, str) for text in entry.values())
+        for entry in value
+    ):
+        raise UsageError("check parameter messages: expected a list of {role: …, content: …}, each a text")
+    return value
+
+
+def chat_refusal(asked: OnModel) -> Judgement:
+    """What must not go through a template is refused: `prompt` where it holds control tokens of the model, and any
+    prompt where the model has no template."""
+    model, prompt = asked.require_model(), asked.text("prompt", "Hello")
+    if model.chat_template is not None and not looks_templated(prompt, model.tokenizer):
+        return unknown("the model has a chat template and the prompt no control tokens: nothing is to be refused")
+    try:
+        ids = encode_prompt(model, prompt, special=True, chat=True)
+    except UsageError as error:
+        return Judgement(Verdict.PASS, f"refused: {error}", "prompts let through", 0.0, 0.0)
+    return Judgement(Verdict.FAIL, f"{len(ids)} tokens were made of it", "prompts let through", 1.0, 0.0)

@@ -1,0 +1,85 @@
+"""Checks that run a model: how fast it is, what capturing adds to a run, which backend is opened, its quality gates.
+
+What they say is about this engine: a claim of another engine's contract is judged by what ours does with the model.
+"""
+
+from __future__ import annotations
+
+import statistics
+
+from aprtui.compare.verdict import Verdict
+from aprtui.contracts.checks.asked import OnModel
+from aprtui.contracts.judgement import Judgement, unknown
+from aprtui.engine import backends
+from aprtui.engine.protocol import Mode
+from aprtui.engine.quality import repeat_gates
+from aprtui.engine.quality import subject as quality
+from aprtui.engine.quality.finding import Outcome
+from aprtui.engine.quality.gates import run_quality
+from aprtui.engine.quality.run_gates import TOKENS, decode_speeds
+from aprtui.errors import AprtuiError, ExitCode
+
+BACKEND = "backend"
+AUTO = "auto"
+FORCED = ("cuda", "cpu", "numpy")
+"""Backends that can be asked for by name."""
+
+_MOST_TOKENS = quality.CONTEXT // 2
+_SHORT = 16
+"""Positions that an engine which is only opened has room for."""
+
+
+def throughput_floor(asked: OnModel) -> Judgement:
+    """The median of five runs decodes at least `at_least` tokens a second, each run up to `tokens` long."""
+    bound, tokens = asked.number("at_least", 10.0), asked.count("tokens", TOKENS, _MOST_TOKENS)
+    with quality.Subject(asked.require_model(), quality.QualityOptions(backend=_backend(asked))) as subject:
+        speeds = decode_speeds(subject, tokens)
+        where = f"{subject.model.name}, {subject.engine(Mode.Q8).backend} in mode {Mode.Q8}, {tokens} tokens a run"
+    if not speeds:
+        return unknown("the model ends at once: nothing to measure")
+    speed = statistics.median(speeds)
+    reason = f"{where}, {len(speeds)} runs [{min(speeds):.1f} … {max(speeds):.1f}]"
+    return Judgement(Verdict.PASS if speed >= bound else Verdict.FAIL, reason, "tokens/s", speed, bound)
+
+
+def additive_capture(asked: OnModel) -> Judgement:
+    """The gate of `aprtui qa` with this name: capturing changes no token and no logit, and writes no other files."""
+    with quality.Subject(asked.require_model(), quality.QualityOptions(backend=_backend(asked))) as subject:
+        finding = repeat_gates.additive_capture(subject)
+    verdict = Verdict.PASS if finding.outcome is Outcome.PASSED else Verdict.FAIL
+    return Judgement(verdict, finding.message, "differences from a plain run", finding.value, finding.threshold)
+
+
+def _backend(asked: OnModel) -> str:
+    return asked.one_of(BACKEND, AUTO, (AUTO, *FORCED))
+
+
+def forced_backend(asked: OnModel) -> Judgement:
+    """A backend that is asked for by name is the one that is opened, or the run ends with exit code 4 and a reason."""
+    backend = asked.one_of(BACKEND, FORCED[0], FORCED)
+    model = asked.require_model()
+    try:
+        engine = backends.open_engine(model, backend=backend, context=min(_SHORT, model.config.context))
+    except AprtuiError as error:
+        code = error.exit_code
+        verdict = Verdict.PASS if code == ExitCode.ENGINE else Verdict.FAIL
+        return Judgement(verdict, f"not opened: {error}", "exit code", float(code), float(ExitCode.ENGINE))
+    opened = engine.backend
+    engine.close()
+    verdict = Verdict.PASS if opened == backend else Verdict.FAIL
+    return Judgement(
+        verdict, f"{backend} was asked for, {opened} was opened", "other backends", float(opened != backend), 0.0
+    )
+
+
+def qa_aggregate(asked: OnModel) -> Judgement:
+    """Every quality gate that is run passes, and those in `require` are run; `min_executed` of them at least."""
+    required = asked.texts("require")
+    least = asked.count("min_executed", 1, 100)
+    options = quality.QualityOptions(backend=_backend(asked), tokens_per_second=asked.number("tokens_per_second", 10.0))
+    report = run_quality(asked.require_model().path, options, required=required, least=least)
+    wrong = [gate.name for gate in report.gates if gate.finding.outcome is Outcome.FAILED]
+    wrong += [gate.name for gate in report.gates if gate.finding.outcome is Outcome.SKIPPED and gate.name in required]
+    skipped = [gate.name for gate in report.gates if gate.finding.outcome is Outcome.SKIPPED]
+    reason = f"{report.reason}; skipped: {', '.join(skipped)}" if skipped else report.reason
+    return Judgement(report.verdict, reason, "gates that do not hold", float(len(wrong)), 0.0)

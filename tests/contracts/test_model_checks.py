@@ -1,0 +1,258 @@
+"""Checks that run a model: each passes what holds, fails what does not with number and bound, else judges nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aprtui.compare.verdict import Verdict
+from aprtui.contracts.checks import chat, running
+from aprtui.contracts.checks.asked import Subject
+from aprtui.contracts.checks.registry import CHECKS, ModelCheck
+from aprtui.contracts.evaluation import evaluate
+from aprtui.contracts.judgement import Judgement
+from aprtui.contracts.mapping import own_mapping
+from aprtui.engine import backends
+from aprtui.engine.protocol import Engine
+from aprtui.engine.quality import file_gates, gates
+from aprtui.engine.quality import subject as quality
+from aprtui.errors import EngineError, UsageError
+from aprtui.model.model import Model, load_model
+from aprtui.resources import embedded_model
+from tests.contracts.captures import judged
+from tests.contracts.samples import document
+from tests.engine.quality.engines import TouchedByTaps
+from tests.model.gguf_files import model_file
+
+HELLO = [{"role": "user", "content": "Hello"}]
+RENDERED = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load_model(embedded_model())
+
+
+@pytest.fixture
+def plain_model(tmp_path: Path) -> Model:
+    """A model without a chat template."""
+    file = model_file()
+    del file.metadata["tokenizer.chat_template"]
+    return load_model(file.write(tmp_path / "plain.gguf"))
+
+
+def asked(check: str, model: Model, **parameters: object) -> Judgement:
+    return judged(check, None, None, model, **parameters)
+
+
+@pytest.mark.parametrize("check", [name for name, check in CHECKS.items() if isinstance(check, ModelCheck)])
+def test_without_a_model_nothing_is_run(check: str) -> None:
+    judgement = judged(check, messages=HELLO, expected=RENDERED) if check == "chat_template_bytes" else judged(check)
+    assert judgement.verdict is Verdict.UNKNOWN and "--model" in judgement.reason
+
+
+# --- throughput ---
+
+
+def test_a_model_that_is_fast_enough_passes_with_its_speed(model: Model) -> None:
+    judgement = asked("throughput_floor", model, at_least=1, tokens=8)
+    assert (judgement.verdict, judgement.metric, judgement.bound) == (Verdict.PASS, "tokens/s", 1)
+    assert judgement.number is not None and judgement.number > 1 and "in mode q8, 8 tokens a run" in judgement.reason
+
+
+def test_a_model_that_is_too_slow_fails_with_its_speed(model: Model) -> None:
+    judgement = asked("throughput_floor", model, at_least=1e9, tokens=8)
+    assert (judgement.verdict, judgement.bound) == (Verdict.FAIL, 1e9)
+    assert judgement.number is not None and 0 < judgement.number < 1e9
+
+
+def test_a_model_that_ends_at_once_has_no_speed(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "decode_speeds", lambda subject, tokens: [])
+    assert asked("throughput_floor", model).verdict is Verdict.UNKNOWN
+
+
+def test_the_speed_of_a_backend_that_cannot_run_here_is_unknown(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(model: Model, **options: object) -> Engine:
+        raise EngineError(f"backend {options['backend']}: no device")
+
+    monkeypatch.setattr(quality, "open_engine", refuse)
+    judgement = asked("throughput_floor", model, backend="cuda")
+    assert (judgement.verdict, judgement.reason) == (Verdict.UNKNOWN, "backend cuda: no device")
+
+
+# --- captures beside a run ---
+
+
+def test_capturing_that_only_adds_passes(model: Model) -> None:
+    judgement = asked("additive_capture", model)
+    assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.PASS, 0, 0)
+
+
+def test_capturing_that_changes_the_tokens_fails(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = quality.open_engine
+    monkeypatch.setattr(quality, "open_engine", lambda *args, **options: TouchedByTaps(honest(*args, **options)))
+    judgement = asked("additive_capture", model)
+    assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 1, 0)
+    assert "the captured run chose" in judgement.reason
+
+
+# --- a backend by name ---
+
+
+def test_a_backend_by_name_is_opened_or_the_run_ends(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    judgement = asked("forced_backend", model, backend="numpy")
+    assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.PASS, 0, 0)
+
+    def refuse(model: Model, **options: object) -> Engine:
+        raise EngineError(f"backend {options['backend']}: no device")
+
+    monkeypatch.setattr(backends, "open_engine", refuse)
+    judgement = asked("forced_backend", model)
+    assert (judgement.verdict, judgement.metric, judgement.number) == (Verdict.PASS, "exit code", 4)
+    assert judgement.reason == "not opened: backend cuda: no device"
+
+
+def test_a_backend_that_is_replaced_by_another_fails(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = backends.open_engine
+    monkeypatch.setattr(backends, "open_engine", lambda model, backend, context: honest(model, backend="numpy"))
+    judgement = asked("forced_backend", model, backend="cuda")
+    assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 1, 0)
+    assert judgement.reason == "cuda was asked for, numpy was opened"
+
+
+def test_a_refusal_with_another_exit_code_fails(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(model: Model, **options: object) -> Engine:
+        raise UsageError("no such backend")
+
+    monkeypatch.setattr(backends, "open_engine", refuse)
+    judgement = asked("forced_backend", model)
+    assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 2, 4)
+
+
+# --- quality gates ---
+
+
+@pytest.fixture
+def two_gates(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = (file_gates.tensor_contract, file_gates.metadata_plausibility)
+    monkeypatch.setattr(gates, "GATES", tuple((gate.__name__, gate) for gate in quick))
+
+
+@pytest.mark.usefixtures("two_gates")
+def test_gates_that_all_pass_pass(model: Model) -> None:
+    judgement = asked("qa_aggregate", model, require=["tensor_contract"], min_executed=3)
+    assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.PASS, 0, 0)
+
+
+@pytest.mark.usefixtures("two_gates")
+def test_one_gate_that_fails_fails_them_all(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_gates, "LARGEST", 1e-3)
+    judgement = asked("qa_aggregate", model)
+    assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 1, 0)
+    assert judgement.reason == "failed: tensor_contract"
+
+
+def test_a_required_gate_that_is_skipped_fails(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gates, "GATES", tuple(gate for gate in gates.GATES if gate[0] == "gpu_speedup"))
+    judgement = asked("qa_aggregate", model, require=["gpu_speedup"])
+    assert (judgement.verdict, judgement.number) == (Verdict.FAIL, 1) and "required but skipped" in judgement.reason
+
+
+@pytest.mark.usefixtures("two_gates")
+def test_too_few_gates_are_unknown_and_so_is_a_gate_that_does_not_exist(model: Model) -> None:
+    assert "at least 4" in asked("qa_aggregate", model, min_executed=4).reason
+    for parameters in ({"min_executed": 4}, {"require": ["golden"]}):
+        assert asked("qa_aggregate", model, **parameters).verdict is Verdict.UNKNOWN
+
+
+# --- chat ---
+
+
+def test_a_template_that_renders_the_expected_bytes_passes(model: Model) -> None:
+    judgement = asked("chat_template_bytes", model, messages=HELLO, expected=RENDERED, family="<|im_start|>")
+    assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.PASS, 0, 0)
+    closed = RENDERED.removesuffix("<|im_start|>assistant\n")
+    judgement = asked("chat_template_bytes", model, messages=HELLO, expected=closed, generation_prompt=False)
+    assert judgement.verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    ("expected", "number", "at"),
+    [(RENDERED[:-1], 1, 54), (RENDERED.replace("user", "User"), 1, 12), (RENDERED + "é", 2, 55), ("x", 55, 0)],
+)
+def test_a_single_byte_that_differs_fails_with_its_place(model: Model, expected: str, number: int, at: int) -> None:
+    judgement = asked("chat_template_bytes", model, messages=HELLO, expected=expected)
+    assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, number, 0)
+    assert judgement.reason.startswith(f"from byte {at} on ")
+
+
+def test_a_template_of_another_kind_or_none_is_unknown(model: Model, plain_model: Model) -> None:
+    other = asked("chat_template_bytes", model, messages=HELLO, expected="x", family="[INST]")
+    assert other.verdict is Verdict.UNKNOWN and "another kind" in other.reason
+    none = asked("chat_template_bytes", plain_model, messages=HELLO, expected="x")
+    assert (none.verdict, none.reason) == (Verdict.UNKNOWN, "the model has no chat template")
+
+
+def test_text_with_control_tokens_and_models_without_a_template_are_refused(model: Model, plain_model: Model) -> None:
+    for subject, prompt in ((model, "<|im_start|>user\nHello"), (plain_model, "Hello")):
+        judgement = asked("chat_refusal", subject, prompt=prompt)
+        assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.PASS, 0, 0)
+
+
+def test_a_prompt_that_is_let_through_fails(plain_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "encode_prompt", lambda *args, **options: [1, 2, 3])
+    judgement = asked("chat_refusal", plain_model)
+    assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 1, 0)
+
+
+def test_a_prompt_that_a_template_may_take_says_nothing(model: Model) -> None:
+    assert asked("chat_refusal", model, prompt="Hello").verdict is Verdict.UNKNOWN
+
+
+# --- asked wrongly ---
+
+
+@pytest.mark.parametrize(
+    ("check", "parameters", "reason"),
+    [
+        ("throughput_floor", {"tokens": 0}, "expected a whole number, 1 … 128"),
+        ("throughput_floor", {"tokens": 1000}, "expected a whole number"),
+        ("throughput_floor", {"at_least": "fast"}, "is not a number"),
+        ("throughput_floor", {"backend": "vulkan"}, "expected one of auto, cuda, cpu, numpy"),
+        ("throughput_floor", {"layers": 1}, "takes no 'layers'"),
+        ("forced_backend", {"backend": "auto"}, "expected one of cuda, cpu, numpy"),
+        ("qa_aggregate", {"require": "golden_output"}, "expected a list of texts"),
+        ("chat_template_bytes", {"messages": HELLO}, "give messages and the text"),
+        ("chat_template_bytes", {"messages": [{"role": "user"}], "expected": "x"}, "expected a list of {role"),
+        ("chat_template_bytes", {"messages": HELLO, "expected": 3}, "is not a text"),
+        ("chat_refusal", {"prompt": None}, "is not a text"),
+    ],
+)
+def test_a_check_that_is_asked_wrongly_says_so(
+    model: Model, check: str, parameters: dict[str, object], reason: str
+) -> None:
+    judgement = asked(check, model, **parameters)
+    assert judgement.verdict is Verdict.UNKNOWN and reason in judgement.reason
+
+
+# --- claims of others ---
+
+
+def test_claims_of_aprender_about_a_model_are_judged_with_one_and_unknown_without(model: Model) -> None:
+    mapping = own_mapping()
+    ids = ("FALSIFY-CHAT-001", "GATE-CHAT-SHIP-008", "FALSIFY-ATTN-SUB-005", "FALSIFY-CPU-GPU-004")
+    contract = document(f"falsification_tests: [{', '.join(f'{{id: {name}}}' for name in ids)}]\n")
+    for falsifier in contract.falsifiers:
+        found = {
+            subject.model: evaluate(contract, falsifier, subject, mapping)
+            for subject in (Subject(model=model), Subject())
+        }
+        assert [judgement and judgement.verdict for judgement in found.values()] == [Verdict.PASS, Verdict.UNKNOWN]
+
+
+def test_every_check_that_the_mapping_names_exists_and_takes_its_parameters(model: Model) -> None:
+    for name, call in own_mapping().items():
+        assert call.name in CHECKS, name
+        odd = set(call.parameters) - CHECKS[call.name].parameters - {"stages", "layers", "backends_differ"}
+        assert not odd, name
