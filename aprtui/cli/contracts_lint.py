@@ -23,29 +23,35 @@ _SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 @paths_argument
 @click.option("--source", metavar="DIR", type=click.Path(path_type=Path), help="The source tree that evidence names.")
 @click.option("--strict", is_flag=True, help="Warnings make exit code 1 too.")
+@click.option("--coverage", is_flag=True, help="List commands and stages of aprtui that no falsifier binds, too.")
 @click.option(
     "--format", "form", type=click.Choice(["text", "json", "sarif", "github"]), default="text", show_default=True
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-def command(paths: tuple[Path, ...], source: Path | None, strict: bool, form: str, as_json: bool) -> int:
+def command(
+    paths: tuple[Path, ...], source: Path | None, strict: bool, coverage: bool, form: str, as_json: bool
+) -> int:  # fmt: skip
     """Find what contracts name and is not there, and claims without evidence; aprtui's own contracts without PATH.
 
     Exit code 0: no errors; 1: errors (with --strict: or warnings); 3: a contract cannot be read.
     """
     from aprtui.contracts.finding import Severity
     from aprtui.contracts.lint import Surroundings, lint
+    from aprtui.contracts.reverse_coverage import reverse_coverage
     from aprtui.contracts.source_tree import SourceTree
 
     documents, broken = read_documents(paths)
     surroundings = Surroundings(SourceTree(source) if source else None, dict(own_options()))
     findings = tuple(finding for document in documents for finding in lint(document, surroundings))
+    if coverage:
+        findings += reverse_coverage(documents, tuple(surroundings.options))
     {"json": _write_json, "sarif": _write_sarif, "github": _write_github, "text": _write_text}[
         "json" if as_json else form
     ](findings)
     if broken:
         return ExitCode.UNREADABLE
-    bad = [finding for finding in findings if strict or finding.severity is Severity.ERROR]
-    return ExitCode.DIVERGENCE if bad else ExitCode.PASS
+    wrong = {Severity.ERROR, Severity.WARN} if strict else {Severity.ERROR}
+    return ExitCode.DIVERGENCE if any(finding.severity in wrong for finding in findings) else ExitCode.PASS
 
 
 def own_options() -> Iterator[tuple[str, frozenset[str]]]:
@@ -75,8 +81,14 @@ def _write_text(findings: Sequence[Finding]) -> None:
 
 
 def _counts(findings: Sequence[Finding]) -> str:
-    errors = sum(finding.severity == "ERROR" for finding in findings)
-    return f"{errors} error(s), {len(findings) - errors} warning(s)"
+    counts = _counted(findings)
+    notes = f", {counts['notes']} note(s)" if counts["notes"] else ""
+    return f"{counts['errors']} error(s), {counts['warnings']} warning(s){notes}"
+
+
+def _counted(findings: Sequence[Finding]) -> dict[str, int]:
+    words = {"errors": "ERROR", "warnings": "WARN", "notes": "INFO"}
+    return {name: sum(finding.severity == word for finding in findings) for name, word in words.items()}
 
 
 def _write_json(findings: Sequence[Finding]) -> None:
@@ -87,14 +99,13 @@ def _write_json(findings: Sequence[Finding]) -> None:
                 "severity": str(finding.severity), "message": finding.message,
             }
         )  # fmt: skip
-    errors = sum(finding.severity == "ERROR" for finding in findings)
-    write_record({"record": "summary", "errors": errors, "warnings": len(findings) - errors})
+    write_record({"record": "summary", **_counted(findings)})
 
 
 def _write_github(findings: Sequence[Finding]) -> None:
     """Annotations of GitHub Actions: properties and message are escaped as its runner unescapes them."""
     for finding in findings:
-        kind = "error" if finding.severity == "ERROR" else "warning"
+        kind = {"ERROR": "error", "WARN": "warning", "INFO": "notice"}[finding.severity]
         path = _escaped(str(finding.path)).replace(":", "%3A").replace(",", "%2C")
         click.echo(f"::{kind} file={path},line={finding.line},title={finding.code}::{_escaped(finding.message)}")
 
@@ -106,8 +117,10 @@ def _escaped(text: str) -> str:
 def _write_sarif(findings: Sequence[Finding]) -> None:
     from aprtui import __version__
     from aprtui.contracts.lint import LINT_RULES
+    from aprtui.contracts.reverse_coverage import COVERAGE_RULES
 
-    rules = [{"id": rule.code, "shortDescription": {"text": rule.states}} for rule in LINT_RULES]
+    states = {rule.code: rule.states for rule in LINT_RULES} | COVERAGE_RULES
+    rules = [{"id": code, "shortDescription": {"text": text}} for code, text in states.items()]
     driver = {"name": "aprtui contracts lint", "version": __version__, "rules": rules}
     run = {"tool": {"driver": driver}, "results": [_sarif_result(finding) for finding in findings]}
     click.echo(json.dumps({"$schema": _SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1))
@@ -117,7 +130,7 @@ def _sarif_result(finding: Finding) -> dict[str, Any]:
     place = {"artifactLocation": {"uri": finding.path.as_posix()}, "region": {"startLine": finding.line}}
     return {
         "ruleId": finding.code,
-        "level": "error" if finding.severity == "ERROR" else "warning",
+        "level": {"ERROR": "error", "WARN": "warning", "INFO": "note"}[finding.severity],
         "message": {"text": finding.message},
         "locations": [{"physicalLocation": place}],
     }

@@ -8,10 +8,11 @@ from pathlib import Path
 
 
 class Severity(StrEnum):
-    """Errors make a contract invalid; warnings do not."""
+    """Errors make a contract invalid; warnings do not; what is only good to know is no fault at all."""
 
     ERROR = "ERROR"
     WARN = "WARN"
+    INFO = "INFO"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from aprtui.contracts.checks.registry import CHECKS
@@ -109,14 +109,10 @@ def _missing_option(document: Document, surroundings: Surroundings) -> Breaches:
 
 
 def _option_problems(line: str, surroundings: Surroundings) -> Iterator[str]:
-    try:
-        written = shlex.split(line)
-    except ValueError:
+    words = words_of_ours(line)
+    if words is None or not surroundings.options:
         return
-    if written[:1] != [PROGRAM] or not surroundings.options:
-        return
-    words = written[1:]
-    name = next((name for count in (2, 1) if (name := " ".join(words[:count])) in surroundings.options), None)
+    name = command_of_ours(words, surroundings.options)
     if name is None:
         yield f"{PROGRAM} has no command {' '.join(words[:1])!r:.40}"
         return
@@ -124,6 +120,20 @@ def _option_problems(line: str, surroundings: Surroundings) -> Iterator[str]:
         option = word.partition("=")[0]
         if option.startswith("-") and option not in surroundings.options[name] and not _is_number(option):
             yield f"{PROGRAM} {name} has no option {option:.40}"
+
+
+def words_of_ours(line: str) -> list[str] | None:
+    """The words after `aprtui` where `line` is a command line of ours; None where it is something else."""
+    try:
+        written = shlex.split(line)
+    except ValueError:
+        return None
+    return written[1:] if written[:1] == [PROGRAM] else None
+
+
+def command_of_ours(words: list[str], commands: Collection[str]) -> str | None:
+    """Which of `commands` (`trace`, `contracts check`) the words begin with."""
+    return next((name for count in (2, 1) if (name := " ".join(words[:count])) in commands), None)
 
 
 def _is_number(word: str) -> bool:
@@ -151,7 +161,7 @@ def _missing_function(document: Document, surroundings: Surroundings) -> Breache
                 match = _NAME.match(name.strip())
                 last = match[0].rpartition("::")[2] if match else ""
                 if last and not surroundings.source.has_name(last):
-                    yield entry.line, f"{test.id}: no source names {last:.80}"
+                    yield entry.line, f"{test.id}: no code names {last:.80}"
 
 
 _E, _W = Severity.ERROR, Severity.WARN
@@ -164,5 +174,5 @@ LINT_RULES: tuple[LintRule, ...] = (
     LintRule("LINT-005", _E, "a check exists", _unknown_check),
     LintRule("LINT-006", _E, "commands of ours in a test, and their options, exist", _missing_option),
     LintRule("LINT-007", _E, "files of the evidence are in the source tree", _missing_file),
-    LintRule("LINT-008", _E, "functions of the evidence are named in the source tree", _missing_function),
+    LintRule("LINT-008", _E, "functions of the evidence are named in the code of the source tree", _missing_function),
 )

@@ -9,8 +9,30 @@ from pathlib import Path
 
 from aprtui.errors import UsageError
 
-SUFFIXES = frozenset({".py", ".rs", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu", ".cuh", ".sh", ".toml"})
 _MOST_BYTES = 4 << 20
+
+# What is no code. Each pattern takes what is not closed up to the end, so that scanning never goes back over a file.
+_PYTHON = re.compile(
+    rb"#[^\n]*"
+    rb'|"""(?:\\.|[^\\])*?(?:"""|\Z)' rb"|'''(?:\\.|[^\\])*?(?:'''|\Z)"
+    rb'|"(?:\\.|[^"\\\n])*"?' rb"|'(?:\\.|[^'\\\n])*'?",
+    re.DOTALL,
+)  # fmt: skip
+_BRACES = re.compile(
+    rb"//[^\n]*|/\*.*?(?:\*/|\Z)"
+    rb'|R"(?P<mark>[^()\\\s]{0,16})\(.*?(?:\)(?P=mark)"|\Z)'
+    rb'|\br(?P<fence>\#{1,8})".*?(?:"(?P=fence)|\Z)|\br"[^"]*"?'
+    rb"|'(?:\\[^\n]{1,8}|[^'\\\n])'" rb'|"(?:\\.|[^"\\])*(?:"|\Z)',
+    re.DOTALL,
+)  # fmt: skip
+"""Rust, C and C++: a quote that ends after one character is a character, else it is Rust's mark of a lifetime."""
+_HASH = re.compile(rb"(?:^|(?<=\s))#[^\n]*", re.MULTILINE)
+"""Shell and TOML: what stands in quotes may be a command, or the name of a test."""
+
+_NO_CODE = {
+    ".py": _PYTHON, ".sh": _HASH, ".toml": _HASH,
+    **dict.fromkeys((".rs", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu", ".cuh"), _BRACES),
+}  # fmt: skip
 _WORD = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*")
 _SKIPPED = frozenset({"target", "node_modules", "__pycache__", "build", "dist"})
 
@@ -34,7 +56,10 @@ class SourceTree:
             return False
 
     def has_name(self, name: str) -> bool:
-        """Whether some source below the root contains `name` as a whole word, be it only in a comment."""
+        """Whether the code of some source below the root contains `name` as a whole word.
+
+        Comments and texts in quotes are no code.
+        """
         if self._words is None:
             self._words = frozenset(word for path in self._sources() for word in _words_of(path))
         return name.encode() in self._words
@@ -44,13 +69,13 @@ class SourceTree:
             folders[:] = [name for name in folders if not name.startswith(".") and name not in _SKIPPED]
             for name in files:
                 path = Path(folder, name)
-                if path.suffix in SUFFIXES and not path.is_symlink():
+                if path.suffix in _NO_CODE and not path.is_symlink():
                     yield path
 
 
 def _words_of(path: Path) -> list[bytes]:
     try:
         with path.open("rb") as file:
-            return _WORD.findall(file.read(_MOST_BYTES))
+            return _WORD.findall(_NO_CODE[path.suffix].sub(b" ", file.read(_MOST_BYTES)))
     except OSError:
         return []

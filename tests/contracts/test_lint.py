@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from aprtui.contracts.finding import Severity
 from aprtui.contracts.lint import LINT_RULES, Surroundings, lint
 from aprtui.contracts.loading import load_documents
 from aprtui.contracts.reader import read_document
+from aprtui.contracts.reverse_coverage import COMMAND, STAGE, reverse_coverage
 from aprtui.contracts.source_tree import SourceTree
 from aprtui.errors import UsageError
 from aprtui.resources import contracts
+from aprtui.trace.graph import known_names
 from tests.contracts.samples import PATH, SOUND, document, line_of
 
 HERE = "# here"
@@ -66,6 +69,79 @@ def test_every_rule_has_its_mutant() -> None:
 def test_a_rule_catches_its_mutant_at_its_line(code: str, surroundings: Surroundings) -> None:
     (finding,) = lint(document(MUTANTS[code]), surroundings)
     assert (finding.code, finding.line, finding.path) == (code, line_of(MUTANTS[code], HERE), PATH)
+
+
+NO_CODE = {
+    "a.rs": """struct Scale; // fn run_never()\n/* run_never */ fn a<'a>(x: &'a str) { let q = '"'; let b = "b"; b'\\''; known_rs(); }
+        const S: &str = r#"run_never " run_never"#; const T: &str = "\\"run_never";""",
+    "b.py": """def known_py():\n    \"\"\"run_never() "is" 'gone'.\"\"\"\n    return f'run_never {1}'  # run_never\n""",
+    "c.cu": """__global__ void known_cu() {} // run_never\nconst char* s = R"(run_never")"; /* run_never""",
+    "d.sh": "# run_never\nknown_sh() { echo ${#x}; }  # run_never\n",
+    "e.toml": '[[test]]\nname = "known_toml" # run_never\n',
+}
+
+
+def test_a_name_in_a_comment_or_in_quotes_is_no_function(tmp_path: Path) -> None:
+    for name, text in NO_CODE.items():
+        (tmp_path / name).write_text(text)
+    tree = SourceTree(tmp_path)
+    assert [tree.has_name(f"known_{kind}") for kind in ("rs", "py", "cu", "sh", "toml")] == [True] * 5
+    assert not tree.has_name("run_never")
+    (finding,) = lint(document(MUTANTS["LINT-008"]), Surroundings(tree))[-1:]
+    assert (finding.code, finding.message) == ("LINT-008", "FALSIFY-1: no code names run_never")
+    (tmp_path / "f.rs").write_text("// never\nfn run_never() {}\nstruct Scale;")
+    found = lint(document(MUTANTS["LINT-008"]), Surroundings(SourceTree(tmp_path)))
+    assert "LINT-008" not in {finding.code for finding in found}
+
+
+@pytest.mark.parametrize("text", ["/*", '"', "'''", '"""', 'r#"', 'R"(x', 'R"aaaa', "\\", "'", 'r"', " #"])
+def test_a_source_that_never_ends_its_texts_is_read_in_one_pass(tmp_path: Path, text: str) -> None:
+    for suffix in (".py", ".rs", ".sh"):
+        (tmp_path / f"a{suffix}").write_text("fn first\n" + text * 200_000)
+    started = time.perf_counter()
+    assert SourceTree(tmp_path).has_name("first")
+    assert time.perf_counter() - started < 2
+
+
+# --- reverse coverage ---
+
+COVERED = edited("check: byte_format", "check: {name: byte_format, stages: [ffn_*]}")
+
+
+def uncovered(text: str) -> list[tuple[str, str]]:
+    """Codes and messages of reverse coverage, for two commands; of stages those of the feed-forward network."""
+    findings = reverse_coverage([document(text)], ("stats", "contracts check"))
+    assert all((found.severity, found.path, found.line) == (Severity.INFO, PATH, 1) for found in findings)
+    return [(found.code, found.message) for found in findings if found.code == COMMAND or " ffn_" in found.message]
+
+
+def test_commands_and_stages_that_a_falsifier_binds_are_not_listed() -> None:
+    text = COVERED.replace("test: run it", "test: aprtui contracts check --json", 1)
+    assert uncovered(text) == []
+    assert uncovered(text.replace("stages: [ffn_*]", "layers: all")) == []
+
+
+def test_a_command_that_no_test_runs_is_listed() -> None:
+    assert uncovered(COVERED) == [(COMMAND, "no falsifier runs aprtui contracts check")]
+    mentioned = COVERED.replace("test: run it", "test: see aprtui contracts check", 1)
+    assert uncovered(mentioned) == [(COMMAND, "no falsifier runs aprtui contracts check")]
+
+
+def test_a_stage_that_no_check_binds_is_listed() -> None:
+    text = COVERED.replace("test: run it", "test: aprtui contracts check", 1)
+    assert uncovered(text.replace("[ffn_*]", "['ffn_[!u]*']")) == [(STAGE, "no falsifier binds the stage ffn_up")]
+    for check in ("contract_valid", "{name: byte_format, stages: 3}", "no_such_check"):
+        bare = text.replace("{name: byte_format, stages: [ffn_*]}", check)
+        assert len(uncovered(bare)) == len([stage for stage in known_names() if stage.startswith("ffn_")])
+
+
+def test_coverage_of_our_own_contracts_is_told_without_failing(aprtui: Callable[..., object]) -> None:
+    done = aprtui("contracts", "lint", "--coverage", "--strict")
+    assert done.code == 0, done.out  # type: ignore[attr-defined]
+    assert "LINT-102" not in done.out, "every stage is bound"  # type: ignore[attr-defined]
+    assert "no falsifier runs aprtui trace" not in done.out  # type: ignore[attr-defined]
+    assert "[INFO] LINT-101: no falsifier runs aprtui open" in done.out  # type: ignore[attr-defined]
+    assert "LINT-101" not in aprtui("contracts", "lint").out  # type: ignore[attr-defined]
 
 
 def test_a_harness_may_name_a_property(surroundings: Surroundings) -> None:
@@ -152,4 +228,4 @@ def test_sarif_and_annotations_point_at_the_line(aprtui: Callable[..., object], 
     github = aprtui("contracts", "lint", drifted, "--format", "github").out  # type: ignore[attr-defined]
     assert github.startswith(f"::error file={drifted},line={line},title=LINT-005::FALSIFY-1: ")
     records = aprtui("contracts", "lint", drifted, "--json").out.splitlines()  # type: ignore[attr-defined]
-    assert json.loads(records[-1]) == {"record": "summary", "errors": 1, "warnings": 0}
+    assert json.loads(records[-1]) == {"record": "summary", "errors": 1, "warnings": 0, "notes": 0}
