@@ -72,7 +72,8 @@ def test_a_rule_catches_its_mutant_at_its_line(code: str, surroundings: Surround
 
 
 NO_CODE = {
-    "a.rs": """struct Scale; // fn run_never()\n/* run_never */ fn a<'a>(x: &'a str) { let q = '"'; let b = "b"; b'\\''; known_rs(); }
+    "a.rs": """struct Scale; // fn run_never()\n/* run_never */
+        fn a<'a>(x: &'a str) { let q = '"'; let b = "b"; b'\\''; known_rs(); }
         const S: &str = r#"run_never " run_never"#; const T: &str = "\\"run_never";""",
     "b.py": """def known_py():\n    \"\"\"run_never() "is" 'gone'.\"\"\"\n    return f'run_never {1}'  # run_never\n""",
     "c.cu": """__global__ void known_cu() {} // run_never\nconst char* s = R"(run_never")"; /* run_never""",
