@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
-from rich.color import Color
 from rich.segment import Segment
-from rich.style import Style
 from textual.binding import Binding, BindingType
 from textual.events import Click, MouseScrollDown, MouseScrollUp, Resize
 from textual.geometry import Size
@@ -15,13 +13,11 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from aprtui.compare.metrics import Metric
 from aprtui.trace.graph import Node
-from aprtui.tui.diff_cells import SIGN_TEXTS, STEP_TEXTS, STEPS, Cell, Greys, Layout, Row, Sign, lack, step_level
+from aprtui.tui.diff_cells import Cell, Greys, Layout, Row, Sign
 from aprtui.tui.diff_model import Stage
-from aprtui.tui.heatmap import UPPER
-from aprtui.tui.levels import glyph, short
-from aprtui.tui.palette import ColourMap, level_colours
+from aprtui.tui.diff_paint import DiffPaint
+from aprtui.tui.kept_styles import KeptStyles
 from aprtui.tui.stage_header import header_rows
 
 LABEL = 4
@@ -30,14 +26,10 @@ LABEL = 4
 WIDEST, NARROWEST = 9, 2
 """Cells are never wider, since the eye has to compare them; narrower there is no room for colours and a sign."""
 
-ASCII_SIGNS = {Sign.ADDS: "#", Sign.SKIPPED: "."}
-
-CURSOR = Style(reverse=True, bold=True, color="#ffffff", bgcolor="#000000")
-
 NOTHING = Cell(None, None, Sign.NONE)
 
 
-class DiffGrid(Widget, can_focus=True):
+class DiffGrid(KeptStyles, Widget, can_focus=True):
     """Draws a line for each row, and below them one for the stages that the model has once; scrolls with the cursor."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -51,6 +43,7 @@ class DiffGrid(Widget, can_focus=True):
         Binding("end", "move(100000, 0)", "Last layer", show=False),
         Binding("enter", "open", "Open tensor", id="diff.open"),
     ]
+    PREFIX = "diff-grid"
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         f"diff-grid--{name}" for name in ("label", "other-label", "group", "cursor-label", "sign", "fold")
     }
@@ -81,8 +74,7 @@ class DiffGrid(Widget, can_focus=True):
         self._cursor: Node | None = None
         self._column = 0
         self._first = 0
-        self._styles_of: dict[str, Style] = {}
-        self._made: dict[tuple[Cell, int], list[Segment]] = {}
+        self._painter: DiffPaint | None = None
         self._head: list[Strip] | None = None
 
     @property
@@ -102,7 +94,7 @@ class DiffGrid(Widget, can_focus=True):
         """Draw other cells; the cursor stays on its stage where that is to be seen."""
         resized = (len(rows), layout.columns) != (len(self._rows), self._layout.columns)
         self._layout, self._rows, self._cells, self._stages, self._greys = layout, rows, cells, stages, greys
-        self._head = None
+        self._painter = self._head = None
         self.put_cursor(self._cursor if self._cursor in stages else self._beginning())
         self.refresh(layout=resized)
 
@@ -188,9 +180,7 @@ class DiffGrid(Widget, can_focus=True):
     def notify_style_update(self) -> None:
         """The theme or the focus has changed: what was drawn is out of date."""
         super().notify_style_update()
-        self._styles_of.clear()
-        self._made.clear()
-        self._head = None
+        self._painter = self._head = None
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         """All rows, their headers, the stages below and the legend."""
@@ -201,7 +191,7 @@ class DiffGrid(Widget, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         """Line `y`: headers, rows, the stages that the model has once, legend."""
-        width, base = self.size.width, self._style("")
+        width, base = self.size.width, self.style()
         head, legend = self._head_strips(), self._legend(width)
         below = self.size.height - len(legend) - bool(self._layout.once)
         index = self._first + y - len(head)
@@ -212,7 +202,7 @@ class DiffGrid(Widget, can_focus=True):
             text = f"the grid needs {needed} columns, there are {width}" if y == 0 else ""
             strip = Strip([Segment(text, base)])
         elif y >= self.size.height - len(legend):
-            strip = Strip(legend[y - self.size.height + len(legend)])
+            strip = legend[y - self.size.height + len(legend)]
         elif self._layout.once and y == below:
             strip = Strip(list(self._once_segments()))
         elif y < len(head):
@@ -281,13 +271,6 @@ class DiffGrid(Widget, can_focus=True):
             at += width * members + 1
         return starts
 
-    def _style(self, name: str) -> Style:
-        """A component style on the widget's own (""), kept: Textual computes it anew at 0.1 ms a call."""
-        if name not in self._styles_of:
-            component = f"diff-grid--{name}"
-            self._styles_of[name] = self.get_component_rich_style(component) if name else self.rich_style
-        return self._styles_of[name]
-
     def _head_strips(self) -> list[Strip]:
         if self._head is None:
             width = self._cell_width(self.size.width)
@@ -296,13 +279,13 @@ class DiffGrid(Widget, can_focus=True):
         return self._head
 
     def _draw_head(self, width: int) -> Iterator[Strip]:
-        group = self._style("group")
+        group = self.style("group")
         line = "│".join(f" {name} ".center(width * members, "─") for name, members in self._layout.groups)
         yield Strip([Segment(" " * LABEL, group), Segment(line, group)])
         current = self._cursor.stage if self._cursor else ""
         for texts in header_rows(self._layout.columns, width):
             styles = [
-                self._style("cursor-label" if name == current else "other-label" if column % 2 else "label")
+                self.style("cursor-label" if name == current else "other-label" if column % 2 else "label")
                 for column, name in enumerate(self._layout.columns)
             ]
             segments = [[Segment(text, style)] for text, style in zip(texts, styles, strict=True)]
@@ -310,22 +293,22 @@ class DiffGrid(Widget, can_focus=True):
 
     def _row_segments(self, row: Row) -> list[Segment]:
         if row.folded:
-            return [Segment(f"  ⋯ {row.text}", self._style("fold"))]
+            return [Segment(f"  ⋯ {row.text}", self.style("fold"))]
         width, layer = self._cell_width(self.size.width), row.layers[0]
         nodes = [Node(layer, name) for name in self._layout.columns]
         return self._grouped([self._cell(node, width) for node in nodes], f"{layer:>{LABEL - 1}} ")
 
     def _once_segments(self) -> Iterator[Segment]:
         width = max(self._cell_width(self.size.width), NARROWEST)
-        yield Segment(" " * LABEL, self._style("label"))
+        yield Segment(" " * LABEL, self.style("label"))
         for node in self._layout.once:
             current = node == self._cursor
-            yield Segment(f"{node.stage} ", self._style("cursor-label" if current else "other-label"))
+            yield Segment(f"{node.stage} ", self.style("cursor-label" if current else "other-label"))
             yield from self._cell(node, width)
-            yield Segment(" ", self._style(""))
+            yield Segment(" ", self.style())
 
     def _grouped(self, cells: list[list[Segment]], label: str) -> list[Segment]:
-        group = self._style("group")
+        group = self.style("group")
         segments, at = [Segment(label, group)], 0
         for index, (_, members) in enumerate(self._layout.groups):
             segments += [Segment("│", group)] if index else []
@@ -336,80 +319,17 @@ class DiffGrid(Widget, can_focus=True):
     def _cell(self, node: Node, width: int) -> list[Segment]:
         cell = self._cells.get(node, NOTHING)
         if node == self._cursor:
-            return [Segment(self._cursor_text(node, cell, width), self._style("") + CURSOR)]
-        key = (cell, width)
-        if key not in self._made:
-            self._made[key] = list(self._drawn(cell, width))
-        return self._made[key]
+            return [self._paint.under_cursor(cell, self._stages.get(node), width)]
+        return self._paint.cell(cell, width)
 
-    def _cursor_text(self, node: Node, cell: Cell, width: int) -> str:
-        """The number of the stage under the cursor, where there is room."""
-        stage = self._stages.get(node)
-        text = ""
-        if stage is not None and stage.verdict is not None and cell.sign not in (Sign.NAN, Sign.INF):
-            error = stage.verdict.error
-            if self._greys is not None and cell.grey and stage.metrics is not None:
-                error = lack(self._greys.metric, stage.metrics)
-            text = "" if error is None else short(abs(error), width - 1)
-        return f"{text:>{width - 1}}{self._sign(cell.sign)}"
+    @property
+    def _paint(self) -> DiffPaint:
+        if self._painter is None:
+            assert self._greys is not None
+            self._painter = DiffPaint(
+                self.style, self._cells.values(), self._greys, plain=self.plain, ascii_only=self.app.has_class("-ascii")
+            )
+        return self._painter
 
-    def _sign(self, sign: Sign) -> str:
-        ascii_only = bool(self.app.has_class("-ascii"))
-        return ASCII_SIGNS.get(sign, sign.value) if ascii_only else sign.value
-
-    def _drawn(self, cell: Cell, width: int) -> Iterator[Segment]:
-        """The two halves, then the sign."""
-        sign = Segment(self._sign(cell.sign), self._style("sign"))
-        if self.plain:
-            yield Segment(_glyphs(cell, width - 1), self._style(""))
-            yield sign
-            return
-        colours = level_colours(ColourMap.GREY if cell.grey else ColourMap.ERROR)
-        ground = self._style("").bgcolor
-
-        def colour(level: int | None) -> Color | None:
-            rgb = None if level is None else colours[level]
-            return ground if rgb is None else Color.from_rgb(*rgb)
-
-        if cell.upper is None and cell.lower is None:
-            yield Segment(" " * (width - 1), self._style(""))
-        else:
-            yield Segment(UPPER * (width - 1), Style(color=colour(cell.upper), bgcolor=colour(cell.lower)))
-        yield sign
-
-    def _legend(self, width: int) -> list[list[Segment]]:
-        """What halves, colours and signs mean: only what occurs."""
-        if not self._stages or not self._greys:
-            return []
-        base, muted = self._style(""), self._style("other-label")
-        halves = "left glyph" if self.plain else "upper half", "right glyph" if self.plain else "lower half"
-        words = f"{halves[0]}: error that the stage adds · {halves[1]}: difference observed"
-        scale = [Segment(words + "  " if len(words) + 60 < width else words, muted)]
-        swatches: list[Segment] = []
-        if any(cell.grey for cell in self._cells.values()):
-            low, high = (f"{number:.2g}" for number in (self._greys.low, self._greys.high))
-            less = "1 − " if self._greys.metric is Metric.COSINE else ""
-            swatches = [Segment(f"greys: {less}{self._greys.metric}, no bound: {low} … {high}  ", muted)]
-        else:
-            for step in range(STEPS):
-                swatch = list(self._drawn(Cell(step_level(step), step_level(step), Sign.NONE), 3))[:1]
-                swatches += [*swatch, Segment(f" {STEP_TEXTS[step]}  ", muted)]
-        occurring = [sign for sign in SIGN_TEXTS if any(cell.sign is sign for cell in self._cells.values())]
-        signs = [
-            part
-            for sign in occurring
-            for part in (Segment(self._sign(sign), self._style("sign")), Segment(f" {SIGN_TEXTS[sign]}  ", muted))
-        ]
-        lines = [scale]
-        for parts in (swatches, signs):
-            if sum(segment.cell_length for segment in (*lines[-1], *parts)) <= width:
-                lines[-1] += parts
-            elif parts:
-                lines.append(parts)
-        return [[Segment(" " * 0, base), *line] for line in lines]
-
-
-def _glyphs(cell: Cell, width: int) -> str:
-    """The halves as glyphs side by side; the lower one alone where there is room for one."""
-    upper, lower = (" " if level is None else glyph(level) for level in (cell.upper, cell.lower))
-    return (lower if width < 2 else upper + lower).ljust(width)
+    def _legend(self, width: int) -> list[Strip]:
+        return self._paint.legend(width) if self._stages else []

@@ -21,7 +21,7 @@ from aprtui.trace.graph import Node, StageGraph
 from aprtui.tui.figures import Figures, grid_tile
 from aprtui.tui.kept_styles import KeptStyles
 from aprtui.tui.levels import LEVELS, GridLayout, glyph, grid_layout
-from aprtui.tui.palette import level_styles
+from aprtui.tui.palette import CURSOR, level_styles
 from aprtui.tui.readout import model_strip
 from aprtui.tui.stage_header import header_rows
 
@@ -37,9 +37,6 @@ KEPT_STRIPS = 512
 
 LEGEND = 8
 """Colours in the legend, two cells each."""
-
-CURSOR = Style(reverse=True, bold=True, color="#ffffff", bgcolor="#000000")
-"""The cell under the cursor: black on white, and still reversed where no colours are sent."""
 
 
 class StageGrid(KeptStyles, Widget, can_focus=True):

@@ -13,13 +13,14 @@ from aprtui.errors import UnreadableError, UsageError
 from aprtui.resources import embedded_model
 from aprtui.trace.aprt import write_aprt
 from aprtui.trace.graph import Node
-from aprtui.tui import tensor
+from aprtui.tui import tensor_reading
 from aprtui.tui.heatmap import Heatmap
 from aprtui.tui.keymap import clashes
 from aprtui.tui.lines import Lines
 from aprtui.tui.state import ScreenName, ScreenState, parse_state, screen_state
 from aprtui.tui.tensor import TensorScreen
 from aprtui.tui.tensor_map import ColourBar, TensorMap
+from aprtui.tui.tensor_source import open_source
 from tests.compare.synthetic import CONFIG, changed, stage_values, write_capture
 from tests.tui.driver import Driver, screen_text, showing, told, until, until_shown
 
@@ -27,7 +28,7 @@ from tests.tui.driver import Driver, screen_text, showing, told, until, until_sh
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("APRTUI_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setattr(tensor, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(tensor_reading, "SECONDS_BETWEEN_LOOKS", 0.05)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -305,7 +306,7 @@ async def test_a_file_that_is_not_the_manifests_is_told(folder: Path) -> None:
 async def test_what_cannot_be_shown_is_told_in_one_line(folder: Path, state: ScreenState, error: type) -> None:
     write_capture(folder / "a")
     with pytest.raises(error) as caught:
-        tensor.open_source(state)
+        open_source(state)
     async with showing(state) as pilot:
         await pilot.pause()
         assert told(pilot) == [str(caught.value)] and "\n" not in str(caught.value)

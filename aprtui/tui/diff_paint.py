@@ -1,0 +1,119 @@
+"""How a cell of a comparison is drawn: two halves and a sign, and the legend that explains them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+
+from rich.color import Color
+from rich.segment import Segment
+from rich.style import Style
+from textual.strip import Strip
+
+from aprtui.compare.metrics import Metric
+from aprtui.tui.diff_cells import SIGN_TEXTS, STEP_TEXTS, STEPS, Cell, Greys, Sign, lack, step_level
+from aprtui.tui.diff_model import Stage
+from aprtui.tui.heatmap import UPPER
+from aprtui.tui.levels import glyph, short
+from aprtui.tui.palette import CURSOR, ColourMap, level_colours
+
+ASCII_SIGNS = {Sign.ADDS: "#", Sign.SKIPPED: "."}
+
+
+class DiffPaint:
+    """Draws `cells`, of which those without a bound are on the scale `greys`; what was drawn is kept.
+
+    `style` gives the grid's styles by name. `plain` screens have no colours or half blocks, and `ascii_only` ones no
+    other signs than ASCII's.
+    """
+
+    def __init__(
+        self, style: Callable[[str], Style], cells: Collection[Cell], greys: Greys, *, plain: bool, ascii_only: bool
+    ) -> None:
+        self._style = style
+        self._cells = cells
+        self._greys = greys
+        self._plain, self._ascii_only = plain, ascii_only
+        self._made: dict[tuple[Cell, int], list[Segment]] = {}
+        self._legends: dict[int, list[Strip]] = {}
+
+    def cell(self, cell: Cell, width: int) -> list[Segment]:
+        """The two halves, then the sign."""
+        key = (cell, width)
+        if key not in self._made:
+            self._made[key] = list(self._drawn(cell, width))
+        return self._made[key]
+
+    def under_cursor(self, cell: Cell, stage: Stage | None, width: int) -> Segment:
+        """The cell under the cursor: the number of the stage, where there is room, and the sign."""
+        text = ""
+        if stage is not None and stage.verdict is not None and cell.sign not in (Sign.NAN, Sign.INF):
+            error = stage.verdict.error
+            if cell.grey and stage.metrics is not None:
+                error = lack(self._greys.metric, stage.metrics)
+            text = "" if error is None else short(abs(error), width - 1)
+        return Segment(f"{text:>{width - 1}}{self._sign(cell.sign)}", self._style("") + CURSOR)
+
+    def legend(self, width: int) -> list[Strip]:
+        """What halves, colours and signs mean: only what occurs."""
+        if width not in self._legends:
+            self._legends[width] = [Strip(line) for line in self._legend(width)]
+        return self._legends[width]
+
+    def _sign(self, sign: Sign) -> str:
+        return ASCII_SIGNS.get(sign, sign.value) if self._ascii_only else sign.value
+
+    def _drawn(self, cell: Cell, width: int) -> Iterator[Segment]:
+        sign = Segment(self._sign(cell.sign), self._style("sign"))
+        if self._plain:
+            yield Segment(_glyphs(cell, width - 1), self._style(""))
+            yield sign
+            return
+        colours = level_colours(ColourMap.GREY if cell.grey else ColourMap.ERROR)
+        ground = self._style("").bgcolor
+
+        def colour(level: int | None) -> Color | None:
+            rgb = None if level is None else colours[level]
+            return ground if rgb is None else Color.from_rgb(*rgb)
+
+        if cell.upper is None and cell.lower is None:
+            yield Segment(" " * (width - 1), self._style(""))
+        else:
+            yield Segment(UPPER * (width - 1), Style(color=colour(cell.upper), bgcolor=colour(cell.lower)))
+        yield sign
+
+    def _legend(self, width: int) -> list[list[Segment]]:
+        muted = self._style("other-label")
+        halves = ("left glyph", "right glyph") if self._plain else ("upper half", "lower half")
+        words = f"{halves[0]}: error that the stage adds · {halves[1]}: difference observed"
+        lines = [[Segment(words + "  " if len(words) + 60 < width else words, muted)]]
+        for parts in (self._swatches(muted), self._signs(muted)):
+            if sum(segment.cell_length for segment in (*lines[-1], *parts)) <= width:
+                lines[-1] += parts
+            elif parts:
+                lines.append(parts)
+        return lines
+
+    def _swatches(self, muted: Style) -> list[Segment]:
+        if any(cell.grey for cell in self._cells):
+            low, high = (f"{number:.2g}" for number in (self._greys.low, self._greys.high))
+            less = "1 − " if self._greys.metric is Metric.COSINE else ""
+            return [Segment(f"greys: {less}{self._greys.metric}, no bound: {low} … {high}  ", muted)]
+        segments: list[Segment] = []
+        for step in range(STEPS):
+            swatch = next(self._drawn(Cell(step_level(step), step_level(step), Sign.NONE), 3))
+            segments += [swatch, Segment(f" {STEP_TEXTS[step]}  ", muted)]
+        return segments
+
+    def _signs(self, muted: Style) -> list[Segment]:
+        occurring = [sign for sign in SIGN_TEXTS if any(cell.sign is sign for cell in self._cells)]
+        return [
+            part
+            for sign in occurring
+            for part in (Segment(self._sign(sign), self._style("sign")), Segment(f" {SIGN_TEXTS[sign]}  ", muted))
+        ]
+
+
+def _glyphs(cell: Cell, width: int) -> str:
+    """The halves as glyphs side by side; the lower one alone where there is room for one."""
+    upper, lower = (" " if level is None else glyph(level) for level in (cell.upper, cell.lower))
+    return (lower if width < 2 else upper + lower).ljust(width)
