@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-slow check clean
+.PHONY: run test test-slow evidence check clean
 
 run: $(VENV)/installed
 	@$(BIN)/aprtui
@@ -17,6 +17,10 @@ test: $(VENV)/installed-dev
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow
+
+# Evidence files of our own contracts, made anew: see contracts/README.md.
+evidence: $(VENV)/installed-dev
+	$(BIN)/python -m tests.contracts.record_evidence $(IDS)
 
 $(VENV)/installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aprtui.cli.contracts_backing import backing_record, backing_words
 from aprtui.cli.contracts_documents import paths_argument, read_documents
 from aprtui.cli.contracts_record import Asked, projects_to_record, record
 from aprtui.cli.json_lines import write_record
 from aprtui.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from aprtui.contracts.backing import Ledger
     from aprtui.contracts.checks.asked import Subject
     from aprtui.contracts.document import Document, Falsifier
     from aprtui.contracts.evaluation import CheckMap
@@ -77,13 +79,13 @@ def command(
             raise UsageError(f"--run-commands {name!r}: no falsifier has this id: see aprtui contracts check --json")
     if ids and not chosen:
         raise UsageError(f"--id {' '.join(ids)}: no falsifier has such an id")
-    if evidence_dir is not None and not to_record:
-        raise UsageError("--evidence-dir is where --record writes: give --record too")
+    from aprtui.contracts.backing import ledger_of
     from aprtui.contracts.checks.asked import Subject
 
     projects = projects_to_record(chosen, evidence_dir) if to_record else {}
     subject_of = partial(_subject_of, Subject(_opened(capture_path), _opened(reference_path), _model(model_path)))
-    results = _judged(chosen, subject_of, _mapping(mapping_file), dict.fromkeys(to_run, timeout))
+    ledgers = {document.path: ledger_of(document, evidence_dir) for document in documents}
+    results = _judged(chosen, subject_of, ledgers, _mapping(mapping_file), dict.fromkeys(to_run, timeout))
     counts = Counter(_word(row) for _, row in results)
     verdict = _overall(counts)
     recorded = {}
@@ -100,8 +102,8 @@ def command(
 
 
 def _judged(
-    chosen: Sequence[tuple[Document, Falsifier]], subject_of: Callable[[Document], Subject], mapping: CheckMap,
-    timeouts: Mapping[str, float],
+    chosen: Sequence[tuple[Document, Falsifier]], subject_of: Callable[[Document], Subject],
+    ledgers: Mapping[Path, Ledger], mapping: CheckMap, timeouts: Mapping[str, float],
 ) -> list[Result]:  # fmt: skip
     """A row for each falsifier; the commands of those in `timeouts` are run."""
     from aprtui.cli.progress import Progress
@@ -111,7 +113,7 @@ def _judged(
     with Progress() as progress:
         for done, (document, falsifier) in enumerate(chosen):
             progress(f"judging {falsifier.id},", done, len(chosen))
-            row = panel_row(document, falsifier, subject_of(document), mapping)
+            row = panel_row(document, falsifier, subject_of(document), mapping, ledgers[document.path])
             if falsifier.id in timeouts:
                 row = replace(row, judgement=_run(falsifier, timeouts[falsifier.id]))
             results.append((document, row))
@@ -195,7 +197,18 @@ def _lines(row: PanelRow) -> Iterator[str]:
     measured = ""
     if judgement.number is not None:
         measured = f"{judgement.metric} {judgement.number:.6g}, bound {judgement.bound:.6g}: "
-    yield from textwrap.wrap(f"{measured}{judgement.reason}", 80, initial_indent=" " * 10, subsequent_indent=" " * 10)
+    yield from _wrapped(f"{measured}{judgement.reason}")
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(text, 80, initial_indent=" " * 10, subsequent_indent=" " * 10)
+
+
+def _doubts(row: PanelRow) -> Iterator[str]:
+    """What makes recorded evidence carry less than it gave."""
+    newest = row.backing.newest
+    if newest is not None and (newest.standing != "fresh" or row.backing.refuted):
+        yield from _wrapped(f"evidence: {backing_words(row.backing)}")
 
 
 def _write_text(results: Sequence[Result], counts: Counter[str], verdict: str) -> None:
@@ -204,7 +217,7 @@ def _write_text(results: Sequence[Result], counts: Counter[str], verdict: str) -
         if document.path != shown:
             click.echo(_head(document))
             shown = document.path
-        for line in _lines(row):
+        for line in (*_lines(row), *_doubts(row)):
             click.echo(line)
     click.echo(
         f"{verdict}: {counts['PASS']} hold, {counts['FAIL']} fail, {counts['UNKNOWN']} unknown, "
@@ -249,4 +262,5 @@ def _record(document: Document, row: PanelRow) -> dict[str, Any]:
         "number": None if judgement is None else judgement.number,
         "bound": None if judgement is None else judgement.bound,
         "nodes": [{"layer": node.layer, "stage": node.stage} for node in row.nodes],
+        "evidence": backing_record(row.backing),
     }

@@ -22,6 +22,8 @@ _SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 @click.command()
 @paths_argument
 @click.option("--source", metavar="DIR", type=click.Path(path_type=Path), help="The source tree that evidence names.")
+@click.option("--evidence-dir", metavar="DIR", type=click.Path(path_type=Path),
+              help="Where evidence lies.  [default: contracts/evidence of the contract's project]")  # fmt: skip
 @click.option("--strict", is_flag=True, help="Warnings make exit code 1 too.")
 @click.option("--coverage", is_flag=True, help="List commands and stages of aprtui that no falsifier binds, too.")
 @click.option(
@@ -29,19 +31,23 @@ _SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 )
 @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
 def command(
-    paths: tuple[Path, ...], source: Path | None, strict: bool, coverage: bool, form: str, as_json: bool
+    paths: tuple[Path, ...], source: Path | None, evidence_dir: Path | None, strict: bool, coverage: bool, form: str,
+    as_json: bool,
 ) -> int:  # fmt: skip
     """Find what contracts name and is not there, and claims without evidence; aprtui's own contracts without PATH.
 
     Exit code 0: no errors; 1: errors (with --strict: or warnings); 3: a contract cannot be read.
     """
+    from aprtui.contracts.backing import ledger_of
     from aprtui.contracts.finding import Severity
-    from aprtui.contracts.lint import Surroundings, lint
+    from aprtui.contracts.lint import lint
+    from aprtui.contracts.lint_rule import Surroundings
     from aprtui.contracts.reverse_coverage import reverse_coverage
     from aprtui.contracts.source_tree import SourceTree
 
     documents, broken = read_documents(paths)
-    surroundings = Surroundings(SourceTree(source) if source else None, dict(own_options()))
+    ledgers = {document.path: ledger_of(document, evidence_dir) for document in documents}
+    surroundings = Surroundings(SourceTree(source) if source else None, dict(own_options()), ledgers)
     findings = tuple(finding for document in documents for finding in lint(document, surroundings))
     if coverage:
         findings += reverse_coverage(documents, tuple(surroundings.options))

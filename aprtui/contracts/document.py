@@ -141,6 +141,11 @@ class Falsifier(Entry):
     legacy: bool
 
     @property
+    def test_lines(self) -> tuple[str, ...]:
+        """The lines of `test`."""
+        return tuple(self.test.strip().splitlines())
+
+    @property
     def title(self) -> str:
         """The rule in words; the name where there is no rule."""
         return self.rule or self.name

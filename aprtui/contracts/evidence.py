@@ -75,7 +75,7 @@ class Evidence:
 
     `date` is UTC, ISO 8601. `sources` are the digests of what the falsifier vouches for. `check` is None where the
     falsifier's own command was run. `live` says that what an engine produced was judged, not the contract or a command.
-    `revision` is None outside of a git checkout. `output` is what was printed, a line an entry.
+    `revision` is None outside of a git checkout. `test` is the falsifier's own, `output` what was printed, by lines.
     """
 
     contract: str
@@ -89,6 +89,7 @@ class Evidence:
     judged_on: tuple[JudgedOn, ...]
     live: bool
     check: CheckRun | None
+    test: tuple[str, ...]
     command: str
     output: tuple[str, ...]
     verdict: Verdict

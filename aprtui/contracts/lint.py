@@ -8,41 +8,19 @@ from __future__ import annotations
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
 
+from aprtui.contracts.backing import ALGORITHM_EVIDENCE
 from aprtui.contracts.checks.registry import CHECKS
 from aprtui.contracts.document import Document, Falsifier
 from aprtui.contracts.finding import Finding, Severity
+from aprtui.contracts.lint_evidence import EVIDENCE_RULES, backings
+from aprtui.contracts.lint_rule import Breaches, LintRule, Surroundings
 from aprtui.contracts.maturity import Maturity
-from aprtui.contracts.source_tree import SourceTree
 
 PROGRAM = "aprtui"
-_ALGORITHM_EVIDENCE = "algorithm_evidence"
 _NUMBERED = re.compile(r"(.*\D)(\d+)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:::[A-Za-z_][A-Za-z0-9_]*)*")
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a contract is held against. `options` are those of each command of ours, by its words (`trace`,
-    `contracts check`); rules about a source tree are silent where `source` is None."""
-
-    source: SourceTree | None = None
-    options: Mapping[str, frozenset[str]] = field(default_factory=dict)
-
-
-Breaches = Iterator[tuple[int, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class LintRule:
-    """A rule: `find` yields line and message for every breach."""
-
-    code: str
-    severity: Severity
-    states: str
-    find: Callable[[Document, Surroundings], Breaches]
 
 
 def lint(document: Document, surroundings: Surroundings) -> tuple[Finding, ...]:
@@ -88,8 +66,11 @@ def _gap_in_ids(document: Document, surroundings: Surroundings) -> Breaches:
 
 
 def _claims_too_much(document: Document, surroundings: Surroundings) -> Breaches:
+    recorded = {test.id for test, backing in backings(document, surroundings) if backing.ever >= Maturity.FUNCTIONAL}
     for test in document.falsifiers:
-        live = [entry for entry in test.evidence if entry.key != _ALGORITHM_EVIDENCE and (entry.texts or entry.parts)]
+        if test.id in recorded:
+            continue
+        live = [entry for entry in test.evidence if entry.key != ALGORITHM_EVIDENCE and (entry.texts or entry.parts)]
         for claim in test.claims:
             if claim.maturity >= Maturity.FUNCTIONAL and not live:
                 yield claim.line, f"{test.id}: {claim.key} {claim.status} without evidence of a live run"
@@ -175,4 +156,5 @@ LINT_RULES: tuple[LintRule, ...] = (
     LintRule("LINT-006", _E, "commands of ours in a test, and their options, exist", _missing_option),
     LintRule("LINT-007", _E, "files of the evidence are in the source tree", _missing_file),
     LintRule("LINT-008", _E, "functions of the evidence are named in the code of the source tree", _missing_function),
+    *EVIDENCE_RULES,
 )

@@ -21,6 +21,16 @@ class Maturity(IntEnum):
 
 BLOCKER = "BLOCKER_"
 
+NAMES = {
+    Maturity.UNRANKED: "UNRANKED",
+    Maturity.NONE: "NONE",
+    Maturity.BLOCKED: "BLOCKED",
+    Maturity.ALGORITHM: "PARTIAL_ALGORITHM_LEVEL",
+    Maturity.FUNCTIONAL: "FUNCTIONAL",
+    Maturity.DISCHARGED: "DISCHARGED",
+}
+"""What each level is called where we speak of it; of the three highest, the word that a status takes."""
+
 _RANKS = {
     "": Maturity.NONE, "PROPOSED": Maturity.NONE, "PLANNED": Maturity.NONE, "PENDING": Maturity.NONE,
     "PARTIAL": Maturity.ALGORITHM, "PARTIAL_ALGORITHM_LEVEL": Maturity.ALGORITHM,

@@ -39,6 +39,7 @@ def evidence_of(
         judged_on=tuple(_judged_on(check, subject)),
         live=is_live(check),
         check=None if check is None else CheckRun(check.name, check.parameters),
+        test=falsifier.test_lines,
         command=command,
         output=output,
         verdict=judgement.verdict,

@@ -123,8 +123,28 @@ def test_what_cannot_be_recorded_is_told_before_anything_is_judged(aprtui: Run, 
     words = ("contracts", "check", path, "--capture", capture)
     done = aprtui(*words, "--record", "--evidence-dir", path)
     assert done.code == 4 and done.out == "" and "cannot be written" in done.err
-    assert aprtui(*words, "--evidence-dir", tmp_path).code == 2
     path.write_text(path.read_text().replace("vouches_for: engine.py", "vouches_for: [engine.py, gone.py]"))
     done = aprtui(*words, "--record")
     line = next(n for n, text in enumerate(path.read_text().splitlines(), 1) if "gone.py" in text)
     assert done.code == 3 and done.out == "" and f"c.yaml:{line}: FALSIFY-1 vouches for 'gone.py'" in done.err
+
+
+def test_recorded_evidence_is_told_beside_the_judgement_and_its_doubts_in_words(
+    aprtui: Run, tmp_path: Path, capture: Path
+) -> None:
+    words = ("contracts", "check", contract(tmp_path, "byte_format"), "--capture", capture)
+    assert json.loads(aprtui(*words, "--json").out.splitlines()[0])["evidence"]["carries"] == "NONE"
+    aprtui(*words, "--record")
+    assert "evidence" not in aprtui(*words).out
+    found = json.loads(aprtui(*words, "--json").out.splitlines()[0])["evidence"]
+    assert (found["carries"], found["standing"], found["verdict"], found["files"]) == ("FUNCTIONAL", "fresh", "PASS", 1)
+    (tmp_path / "engine.py").write_text("another engine")
+    done = aprtui(*words)
+    assert done.code == 0, "what was recorded is apart from what is judged now"
+    told = " ".join(done.out.split())
+    assert "stale: engine.py changed; carries PARTIAL_ALGORITHM_LEVEL" in told
+    found = json.loads(aprtui(*words, "--json").out.splitlines()[0])["evidence"]
+    assert found["changes"] == ["engine.py changed"] and found["ever_carried"] == "FUNCTIONAL"
+    assert json.loads(aprtui(*words, "--json", "--evidence-dir", tmp_path / "no").out.splitlines()[0])["evidence"][
+        "file"
+    ] is None  # fmt: skip

@@ -15,7 +15,7 @@ PASSED = Evidence(
     contract="sample", contract_version="1.0", falsifier="FALSIFY-1", date="2026-11-20T10:00:00Z",
     host=Host("here", "Linux 6", "x86_64", "a processor"), program_version="0.1.0",
     revision=Revision("c" * 40, dirty=False), sources={}, judged_on=(CAPTURE,), live=True,
-    check=CheckRun("byte_format", {}), command="aprtui contracts check sample.yaml --id FALSIFY-1",
+    check=CheckRun("byte_format", {}), test=("run it",), command="aprtui contracts check sample.yaml --id FALSIFY-1",
     output=("  PASS    FALSIFY-1",), verdict=Verdict.PASS, reason="all as declared", metric="wrong files",
     number=0.0, bound=0.0,
 )  # fmt: skip

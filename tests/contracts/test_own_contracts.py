@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from functools import cache
 from pathlib import Path
 
@@ -17,8 +16,8 @@ from aprtui.contracts.panel import panel_row
 from aprtui.contracts.validation import validate
 from aprtui.resources import contracts
 from aprtui.trace.capture import Capture
+from tests.contracts.own_captures import captures_of, filled
 
-TOKENS = "2045,312,282,1355,932,297,198,258"
 DOCUMENTS = load_documents([contracts()])
 FALSIFIERS = [(document, test) for document in DOCUMENTS.readable for test in document.falsifiers]
 
@@ -42,19 +41,15 @@ def made(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-d
     @cache
     def run(words: tuple[str, ...]) -> Path:
         directory = tmp_path_factory.mktemp("own") / "capture"
-        filled = [{"TOKENS": TOKENS, "CAPTURE": str(directory), "REFERENCE": str(directory)}.get(w, w) for w in words]
         with pytest.raises(SystemExit) as ended:
-            main(filled)
-        assert ended.value.code == 0, filled
+            main(filled(words, directory))
+        assert ended.value.code == 0, words
         return directory
 
     def captures(test: str) -> dict[str, Path]:
         found = {}
-        for line in test.splitlines():
-            name, *words = shlex.split(line)
-            (side,) = {"CAPTURE", "REFERENCE"} & set(words)
-            assert name == "aprtui", f"not a command of ours: {line}"
-            found[side] = run(tuple(words))
+        for side, words in captures_of(test):
+            found[side] = run(words)
         return found
 
     return captures

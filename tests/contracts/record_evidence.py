@@ -1,0 +1,52 @@
+"""Record evidence for our own contracts: `make evidence`, or with globs of falsifier ids after the module's name.
+
+Each falsifier is judged by the command that a person would give, on captures that its `test` makes, so that the
+evidence says what was done. Commit what is to be vouched for first: evidence of a dirty tree cannot carry DISCHARGED.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from aprtui.contracts.document import Document, Falsifier
+from aprtui.contracts.loading import load_documents
+from tests.conftest import CHECKOUT
+from tests.contracts.own_captures import captures_of, filled
+
+WORK = Path("build") / "evidence"
+
+
+def record(document: Document, falsifier: Falsifier) -> int:
+    """Make the captures of one falsifier and record what its check says of them; gives the exit code."""
+    sides: list[str] = []
+    for side, words in captures_of(falsifier.test):
+        directory = WORK / falsifier.id / side.lower()
+        shutil.rmtree(CHECKOUT / directory, ignore_errors=True)
+        _aprtui(*filled(words, directory), check=True)
+        sides += [f"--{side.lower()}", str(directory)]
+    contract = str(document.path.relative_to(CHECKOUT))
+    return _aprtui("contracts", "check", contract, "--id", falsifier.id, *sides, "--record")
+
+
+def _aprtui(*words: str, check: bool = False) -> int:
+    return subprocess.run([sys.executable, "-m", "aprtui", *words], cwd=CHECKOUT, check=check).returncode
+
+
+def main(globs: list[str]) -> int:
+    """Record all falsifiers whose ids match; 1 where one does not hold."""
+    found = [
+        (document, test)
+        for document in load_documents([CHECKOUT / "contracts"]).readable
+        for test in document.falsifiers
+        if not globs or any(fnmatchcase(test.id, glob) for glob in globs)
+    ]
+    codes = [record(document, test) for document, test in found]
+    return int(any(codes))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
