@@ -13,6 +13,7 @@ SUBCOMMANDS: Mapping[str, str] = MappingProxyType(
         "validate": "Check that contracts are well formed, by the codes of pv validate.",
         "lint": "Find what contracts name and is not there, and claims without evidence.",
         "check": "Judge what contracts claim on the captures at hand.",
+        "status": "Say how far claims go, what evidence carries, and what waits for what.",
     }
 )
 """Each lives in `aprtui.cli.contracts_<name>` as `command`."""

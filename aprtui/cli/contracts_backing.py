@@ -27,9 +27,10 @@ def backing_record(backing: Backing) -> dict[str, Any]:
 
 def backing_words(backing: Backing) -> str:
     """The newest evidence in a line: `PASS of 2026-11-27, stale: engine.py changed; carries FUNCTIONAL`."""
-    from aprtui.contracts.maturity import NAMES
+    from aprtui.contracts.maturity import NAMES, Maturity
 
     newest = backing.newest
     if newest is None:
-        return "none recorded"
+        stated = f", what the contract tells carries {NAMES[backing.now]}" if backing.now > Maturity.NONE else ""
+        return f"none recorded{stated}"
     return f"{newest.evidence.verdict} of {newest.evidence.date[:10]}, {newest.words}; carries {NAMES[backing.now]}"

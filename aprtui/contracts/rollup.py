@@ -1,0 +1,141 @@
+"""Where contracts stand as a whole: how many falsifiers are at which level, and what waits for what.
+
+The maturity of falsifiers and the life cycle of documents are counted apart: a document of one life cycle may hold
+falsifiers of every maturity.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from aprtui.contracts.backing import Backing, Ledger
+from aprtui.contracts.document import Blocker, Document, Falsifier
+from aprtui.contracts.evaluation import check_of
+from aprtui.contracts.mapping import own_mapping
+from aprtui.contracts.maturity import Maturity
+
+_LONGEST_NAME = 60
+_ID = re.compile(r"\b[A-Z][A-Z0-9]*(?:-[A-Z0-9]+)*-\d{3,}\b|\b[A-Z][A-Z0-9]*(?:-[A-Z0-9]+){2,}\b|(?<!\w)#\d+\b")
+"""An id of a falsifier, a ticket or a pull request: SHIP-007, M-FFN-GGUF-5, #1550."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backed:
+    """A falsifier of a contract with what backs it."""
+
+    document: Document
+    falsifier: Falsifier
+    backing: Backing
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """How many falsifiers claim a level, and how many have evidence that carries it now, or ever did, and no more."""
+
+    level: Maturity
+    claimed: int
+    carried: int
+    ever: int
+
+
+class WaitKind(StrEnum):
+    """What is waited for: something that a blocker names, or a contract that another depends on."""
+
+    BLOCKER = "blocker"
+    CONTRACT = "contract"
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Who waits: a falsifier of a contract because of a blocker, or a contract that depends on another."""
+
+    document: Document
+    falsifier: Falsifier | None
+    blocker: Blocker | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Something that is waited for, and by whom.
+
+    `document` is the contract that it is or belongs to, `falsifier` the falsifier; None where it is neither of those at
+    hand.
+    """
+
+    name: str
+    kind: WaitKind
+    document: Document | None
+    falsifier: Falsifier | None
+    waiting: tuple[Waiting, ...]
+
+
+def backed_falsifiers(documents: Iterable[Document], ledgers: Mapping[Path, Ledger]) -> tuple[Backed, ...]:
+    """Every falsifier with its backing; `ledgers` by the contract's path."""
+    return tuple(
+        Backed(document, test, ledgers[document.path].backing(test, check_of(test, own_mapping())))
+        for document in documents
+        for test in document.falsifiers
+    )
+
+
+def levels(found: Sequence[Backed]) -> tuple[Level, ...]:
+    """The ladder, highest level first; words that have no rank come last."""
+    claimed = Counter(backed.falsifier.maturity for backed in found)
+    carried = Counter(backed.backing.now for backed in found)
+    ever = Counter(backed.backing.ever for backed in found)
+    return tuple(Level(level, claimed[level], carried[level], ever[level]) for level in sorted(Maturity, reverse=True))
+
+
+def waits(documents: Sequence[Document]) -> tuple[Wait, ...]:
+    """What is waited for: blockers before contracts, that with most waiting first."""
+    contracts = {document.name: document for document in documents}
+    tests = {test.id: (document, test) for document in documents for test in document.falsifiers if test.id}
+    found = []
+    for name, waiting in _blocked(documents, {*tests, *contracts}).items():
+        document, test = tests.get(name, (None, None))
+        found.append(Wait(name, WaitKind.BLOCKER, document or contracts.get(name), test, tuple(waiting)))
+    for name, waiting in _depended_on(documents).items():
+        found.append(Wait(name, WaitKind.CONTRACT, contracts.get(name), None, tuple(waiting)))
+    return tuple(sorted(found, key=lambda wait: (wait.kind is WaitKind.CONTRACT, -len(wait.waiting), wait.name)))
+
+
+def _blocked(documents: Iterable[Document], known: Set[str]) -> Mapping[str, list[Waiting]]:
+    found: dict[str, list[Waiting]] = defaultdict(list)
+    for document in documents:
+        for test in document.falsifiers:
+            told = [
+                (name, blocker)
+                for blocker in test.blockers
+                for name in _names_in(blocker, known - {test.id, document.name})
+            ]
+            for name, blocker in dict(reversed(told)).items():  # a claim waits once, for the first reason given
+                found[name].append(Waiting(document, test, blocker))
+    return found
+
+
+def _depended_on(documents: Iterable[Document]) -> Mapping[str, list[Waiting]]:
+    found: dict[str, list[Waiting]] = defaultdict(list)
+    for document in documents:
+        # What is depended on may carry a remark: `name-v1 (parent contract)`.
+        for name in dict.fromkeys(entry.split()[0] for entry in document.metadata.depends_on if entry.split()):
+            found[name].append(Waiting(document, None, None))
+    return found
+
+
+def _names_in(blocker: Blocker, known: Iterable[str]) -> Iterator[str]:
+    """What a blocker waits for: the falsifiers, contracts and tickets that it names, else its own words."""
+    words = " ".join(blocker.text.split())
+    if len(words.split()) == 1:
+        yield words
+        return
+    named = [name for name in known if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", words)]
+    named += _ID.findall(words)
+    if named:
+        yield from dict.fromkeys(named)
+    else:
+        yield words if len(words) <= _LONGEST_NAME else words[: _LONGEST_NAME - 1] + "…"
