@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import locale
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import ClassVar
 import platformdirs
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.filter import LineFilter
 from textual.screen import Screen
 
 from aprtui.engine.process import EngineProcess, EngineState
@@ -23,6 +24,7 @@ from aprtui.engine.sampling import Sampling
 from aprtui.errors import AprtuiError, EngineError, ExitCode
 from aprtui.model.model import load_model
 from aprtui.resources import embedded_model
+from aprtui.tui.ascii_filter import AsciiFilter
 from aprtui.tui.browse import BrowseScreen
 from aprtui.tui.config import Config, config_path, read_config
 from aprtui.tui.contracts import ContractsScreen
@@ -72,6 +74,7 @@ class AprtuiApp(App[ExitCode]):
         self._first = state or ScreenState(ScreenName.LIVE)
         self._shown: list[ScreenName] = []
         self._kept: dict[ScreenName, ToolScreen] = {}
+        self._ascii = (AsciiFilter(),) if self.config.ascii else ()
         if self.config.ascii:
             self.add_class("-ascii")
         check_remapping(
@@ -94,6 +97,15 @@ class AprtuiApp(App[ExitCode]):
             }
         )
         self.open_state(self._first)
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Textual's own filters; where ASCII alone is wanted, one that lets nothing else through."""
+        return [*super().get_line_filters(), *self._ascii]
+
+    def get_key_display(self, binding: Binding) -> str:
+        """A key in the footer."""
+        text = super().get_key_display(binding)
+        return text if text.isascii() or not self.config.ascii else shown_keys(binding.key, ascii_only=True)
 
     def open_state(self, state: ScreenState) -> None:
         """Show what `state` says; a state that cannot be shown is told in one line."""
@@ -176,7 +188,9 @@ class AprtuiApp(App[ExitCode]):
         ]
         commands += [(chord.description, chord.keys, chord.action) for chord in screen.chords if "*" not in chord.keys]
         for description, keys, action in commands:
-            yield SystemCommand(description, f"Keys: {shown_keys(keys)}", partial(screen.run_action, action))
+            yield SystemCommand(
+                description, f"Keys: {shown_keys(keys, self.config.ascii)}", partial(screen.run_action, action)
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.keys import format_key
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from aprtui.tui.keymap import Chord
+from aprtui.tui.keymap import Chord, shown_keys
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -40,10 +39,10 @@ class ChordScreen(ModalScreen[tuple[Chord, str] | None]):
 
     def compose(self) -> ComposeResult:
         """A line for each chord."""
-        table = Table.grid(padding=(0, 2))
+        table, ascii_only = Table.grid(padding=(0, 2)), self.app.has_class("-ascii")
         for chord in self._chords:
-            last = "a letter" if chord.last == "*" else format_key(chord.last)
-            table.add_row(Text(f"{format_key(self._prefix)} {last}", style="bold"), chord.description)
+            last = "a letter" if chord.last == "*" else shown_keys(chord.last, ascii_only)
+            table.add_row(Text(f"{shown_keys(self._prefix, ascii_only)} {last}", style="bold"), chord.description)
         yield Static(table)
 
     def action_take(self, key: str) -> None:

@@ -16,23 +16,18 @@ from aprtui.tui.heatmap import UPPER
 from aprtui.tui.levels import glyph, short
 from aprtui.tui.palette import CURSOR, ColourMap, level_colours
 
-ASCII_SIGNS = {Sign.ADDS: "#", Sign.SKIPPED: "."}
-
 
 class DiffPaint:
     """Draws `cells`, of which those without a bound are on the scale `greys`; what was drawn is kept.
 
-    `style` gives the grid's styles by name. `plain` screens have no colours or half blocks, and `ascii_only` ones no
-    other signs than ASCII's.
+    `style` gives the grid's styles by name. `plain` screens have no colours or half blocks.
     """
 
-    def __init__(
-        self, style: Callable[[str], Style], cells: Collection[Cell], greys: Greys, *, plain: bool, ascii_only: bool
-    ) -> None:
+    def __init__(self, style: Callable[[str], Style], cells: Collection[Cell], greys: Greys, *, plain: bool) -> None:
         self._style = style
         self._cells = cells
         self._greys = greys
-        self._plain, self._ascii_only = plain, ascii_only
+        self._plain = plain
         self._made: dict[tuple[Cell, int], list[Segment]] = {}
         self._legends: dict[int, list[Strip]] = {}
 
@@ -51,7 +46,7 @@ class DiffPaint:
             if cell.grey and stage.metrics is not None:
                 error = lack(self._greys.metric, stage.metrics)
             text = "" if error is None else short(abs(error), width - 1)
-        return Segment(f"{text:>{width - 1}}{self._sign(cell.sign)}", self._style("") + CURSOR)
+        return Segment(f"{text:>{width - 1}}{cell.sign.value}", self._style("") + CURSOR)
 
     def legend(self, width: int) -> list[Strip]:
         """What halves, colours and signs mean: only what occurs."""
@@ -59,11 +54,8 @@ class DiffPaint:
             self._legends[width] = [Strip(line) for line in self._legend(width)]
         return self._legends[width]
 
-    def _sign(self, sign: Sign) -> str:
-        return ASCII_SIGNS.get(sign, sign.value) if self._ascii_only else sign.value
-
     def _drawn(self, cell: Cell, width: int) -> Iterator[Segment]:
-        sign = Segment(self._sign(cell.sign), self._style("sign"))
+        sign = Segment(cell.sign.value, self._style("sign"))
         if self._plain:
             yield Segment(_glyphs(cell, width - 1), self._style(""))
             yield sign
@@ -109,7 +101,7 @@ class DiffPaint:
         return [
             part
             for sign in occurring
-            for part in (Segment(self._sign(sign), self._style("sign")), Segment(f" {SIGN_TEXTS[sign]}  ", muted))
+            for part in (Segment(sign.value, self._style("sign")), Segment(f" {SIGN_TEXTS[sign]}  ", muted))
         ]
 
 

@@ -185,7 +185,7 @@ class DiffPanes(Widget, can_focus=True):
         head = f", head {found.plane} of {pair.planes}" if pair.planes > 1 else ""
         rows, columns = pair.shape
         self.border_title = f"{self._node}{head}, {rows} × {columns}: A │ B │ B − A"
-        self.border_subtitle = f"A, B ±{tiles.scale.high:.3g}, B − A ±{tiles.difference.high:.3g}"
+        self.border_subtitle = f"A, B up to {tiles.scale.high:.3g}, B − A up to {tiles.difference.high:.3g}"
 
     def _turn(self, view: View) -> None:
         """Another view; where no other values are seen, the cursor alone is drawn anew."""

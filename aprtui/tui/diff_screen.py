@@ -56,7 +56,7 @@ class DiffScreen(DiffView):
         Binding("c", "cancel", "Cancel", show=False, id="diff.cancel"),
         Binding("x", "swap", "Swap sides", show=False, id="diff.swap"),
         Binding("M", "turn_metric", "Next metric", show=False, id="diff.metric"),
-        Binding("plus,equals_sign", "move_bound(1)", "Bound ±", key_display="+ -", id="diff.bound.wider"),
+        Binding("plus,equals_sign", "move_bound(1)", "Move bound", key_display="+ -", id="diff.bound.wider"),
         Binding("minus", "move_bound(-1)", "Narrower bound", show=False, id="diff.bound.narrower"),
         Binding("backspace", "drop_bound", "Drop your bound", show=False, id="diff.bound.drop"),
     ]

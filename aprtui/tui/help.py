@@ -54,12 +54,12 @@ class HelpScreen(ModalScreen[None]):
 
     def _keys(self) -> Table:
         table = Table.grid(padding=(0, 2))
-        chosen = self.app._keymap
+        chosen, ascii_only = self.app._keymap, self.app.has_class("-ascii")
         rows = [
             (chosen.get(binding.id or "", binding.key), binding.description, binding.id)
             for binding in self._bindings_shown
         ]
         rows += [(chord.keys, chord.description, chord.id) for chord in self._chords_shown]
         for keys, description, name in rows:
-            table.add_row(Text(shown_keys(keys), style="bold"), description, Text(name or "", style="dim"))
+            table.add_row(Text(shown_keys(keys, ascii_only), style="bold"), description, Text(name or "", style="dim"))
         return table

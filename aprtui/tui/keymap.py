@@ -47,13 +47,17 @@ def bindings_of(bindings: Iterable[BindingType]) -> Iterator[Binding]:
             yield binding
 
 
-def shown_keys(keys: str) -> str:
-    """The keys of a binding ("down,j") or a chord ("g d") as a person calls them."""
-    return " ".join("".join(_shown(key) for key in sequence.split()) for sequence in keys.split(","))
+def shown_keys(keys: str, ascii_only: bool = False) -> str:
+    """The keys of a binding ("down,j") or a chord ("g d") as a person calls them; names for arrows in ASCII."""
+    parts = ([_shown(key, ascii_only) for key in sequence.split()] for sequence in keys.split(","))
+    return " ".join("".join(part) for part in parts)
 
 
-def _shown(key: str) -> str:
-    return "a…z" if key == "*" else format_key(key)
+def _shown(key: str, ascii_only: bool) -> str:
+    if key == "*":
+        return "a-z" if ascii_only else "a…z"
+    text = format_key(key)
+    return key if ascii_only and not text.isascii() else text
 
 
 def remapped(chords: Iterable[Chord], keys: Mapping[str, str]) -> tuple[Chord, ...]:

@@ -118,8 +118,8 @@ def _digits(value: float, digits: int) -> str:
     return text[1:] if digits < 3 and text.startswith("0.") else text
 
 
-RAMP = " .,:~=*%#@"
-"""Glyphs from the lowest to the highest level, for terminals without colour; `+` and `-` mean clipped."""
+RAMP = " `,:~=*%#@"
+"""Glyphs from the lowest to the highest level, for terminals without colour; `+` and `-` mean clipped, `.` missing."""
 
 
 def glyph(level: int) -> str:

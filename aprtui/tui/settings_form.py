@@ -97,5 +97,5 @@ def _decimal(texts: Mapping[str, str], name: str) -> float:
 def _whole(texts: Mapping[str, str], name: str) -> int:
     text = texts[name].strip()
     if not text.isdecimal() or len(text) > 18:
-        raise UsageError(f"{name} is {texts[name]!r}: expected a whole number ≥ 0")
+        raise UsageError(f"{name} is {texts[name]!r}: expected a whole number, 0 or larger")
     return int(text)

@@ -14,7 +14,10 @@ from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.trace.json_value import json_value
 from aprtui.tui.diff_model import Fields
+from aprtui.tui.diff_screen import DiffScreen
 from aprtui.tui.diff_source import DiffRequest, Ended, Event, Progressed, Record, Remark
+from aprtui.tui.session import Session
+from aprtui.tui.state import ScreenState
 from tests.compare.synthetic import Edit, scaled, write_capture
 
 FAULT = Node(1, "ffn_gate")
@@ -84,3 +87,13 @@ def playing(a: Path, b: Path) -> RecordedDiff:
         return records_of(*sides, *([request.tolerance] if request.tolerance else []))
 
     return RecordedDiff(records)
+
+
+def screen_playing(source: RecordedDiff) -> type[DiffScreen]:
+    """The diff screen on `source`."""
+
+    class Recorded(DiffScreen):
+        def __init__(self, session: Session, state: ScreenState) -> None:
+            super().__init__(session, state, source)
+
+    return Recorded

@@ -26,7 +26,7 @@ from aprtui.tui.live import LiveScreen
 from aprtui.tui.session import Session
 from aprtui.tui.state import ScreenName, ScreenState, parse_state, screen_state
 from aprtui.tui.table import Table
-from tests.tui.diff_recorded import FAULT, RecordedDiff, playing, records_of, two_captures
+from tests.tui.diff_recorded import FAULT, RecordedDiff, playing, records_of, screen_playing, two_captures
 from tests.tui.driver import Driver, screen_text, told, until
 from tests.tui.recorded import RecordedSource
 
@@ -46,11 +46,7 @@ async def opened(
 ) -> AsyncIterator[Driver]:
     """The app on a diff screen that plays `source`, once the comparison is there."""
 
-    class Recorded(DiffScreen):
-        def __init__(self, session: Session, state: ScreenState) -> None:
-            super().__init__(session, state, source)
-
-    monkeypatch.setattr(app_module, "SCREENS", {ScreenName.LIVE: LiveScreen, ScreenName.DIFF: Recorded})
+    monkeypatch.setattr(app_module, "SCREENS", {ScreenName.LIVE: LiveScreen, ScreenName.DIFF: screen_playing(source)})
     app = AprtuiApp(Session(RecordedSource()), state, Config(Path("none"), ascii=plain))
     async with app.run_test(size=size, notifications=True) as pilot:
         await pilot.pause()
