@@ -81,7 +81,7 @@ def _libraries() -> Iterator[Finding]:
 
 def _processor() -> Finding:
     from aprtui.engine.backends import default_threads, numba_missing
-    from aprtui.engine.capturing import processor_name
+    from aprtui.engine.processor import processor_name
 
     described = f"{processor_name()}, {default_threads()} cores, {_memory_gb():.0f} GB memory"
     missing = numba_missing()
@@ -126,7 +126,7 @@ def _cuda() -> Finding:
     assert found.driver is not None
     devices, (major, minor) = ", ".join(map(str, found.devices)), found.driver
     described = f"{devices}; driver for CUDA {major}.{minor}; PyCUDA {importlib.metadata.version('pycuda')}"
-    return Finding("CUDA", State.OPTIONAL, described, "the CUDA engine is not part of this release")
+    return Finding("CUDA", State.OK, described)
 
 
 def _terminal() -> Finding:

@@ -27,6 +27,21 @@ _MOST_DIGITS = 10
 MODEL_ARGUMENT = click.argument("model", required=False, type=click.Path(path_type=Path))
 
 
+_FIT = 0
+"""What `--context fit` is parsed to."""
+
+
+def _positions(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """A number of positions, or `fit`."""
+    if value is None:
+        return None
+    if value == "fit":
+        return _FIT
+    if not value.isdecimal() or int(value) < 1:
+        raise click.BadParameter(f"{value!r}: expected a number of positions from 1 on, or fit")
+    return int(value)
+
+
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """Which engine to open, as asked for on the command line."""
@@ -36,6 +51,9 @@ class EngineOptions:
     kv: str
     threads: int | None
     context: int | None
+    """None: as many positions as are needed."""
+    fit: bool
+    """Whether the context is the model's own, reduced to what there is memory for."""
     inject: tuple[str, ...] = ()
 
 
@@ -66,7 +84,10 @@ def engine_options(default_mode: str) -> Callable[[Command], Command]:
         )
         @click.option("--threads", type=click.IntRange(1, 1024), help="Threads; all available cores by default.")
         @click.option(
-            "--context", type=click.IntRange(1), help="Positions in the K/V cache; as many as needed by default."
+            "--context",
+            metavar="N|fit",
+            callback=_positions,
+            help="Positions in the K/V cache, as many as needed by default; fit: the model's own, or what fits.",
         )
         @click.option(
             "--inject",
@@ -79,7 +100,8 @@ def engine_options(default_mode: str) -> Callable[[Command], Command]:
             *args: Any, backend: str, mode: str, kv: str, threads: int | None, context: int | None,
             inject: tuple[str, ...], **kwargs: Any,
         ) -> Any:  # fmt: skip
-            return function(*args, engine=EngineOptions(backend, mode, kv, threads, context, inject), **kwargs)
+            positions, fit = (None, True) if context == _FIT else (context, False)
+            return function(*args, engine=EngineOptions(backend, mode, kv, threads, positions, fit, inject), **kwargs)
 
         return command  # type: ignore[return-value]  # click's decorators keep the call signature, mypy cannot see it
 
@@ -96,7 +118,7 @@ def open_model(path: Path | None) -> Model:
 
 def chosen_context(model: Model, options: EngineOptions, needed: int) -> int:
     """Positions of the context: as asked for, else `needed`, at most what the model was trained for."""
-    return options.context or min(needed, model.config.context)
+    return options.context or (model.config.context if options.fit else min(needed, model.config.context))
 
 
 def open_engine(model: Model, options: EngineOptions, needed: int) -> Engine:
@@ -116,7 +138,8 @@ def open_engine(model: Model, options: EngineOptions, needed: int) -> Engine:
     with Progress() as progress:
         engine = backends.open_engine(
             model, backend=options.backend, mode=Mode(options.mode), kv=KvType(options.kv),
-            threads=options.threads, context=context, intervention=_injector(model, options, faults), progress=progress,
+            threads=options.threads, context=context, fit=options.fit,
+            intervention=_injector(model, options, faults), progress=progress,
         )  # fmt: skip
     if options.backend == "auto" and engine.backend == "numpy":
         click.echo("aprtui: the compiled kernels are not available here, running on numpy (slow): see doctor", err=True)

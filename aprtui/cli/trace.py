@@ -93,7 +93,6 @@ def command(
 
     Every stage of every layer goes to DIR/layer-<N>/<stage>.bin, and DIR/manifest.json says what they are.
     """
-    from aprtui.engine.backends import default_threads
     from aprtui.engine.capturing import CaptureRequest, require_possible, write_capture
     from aprtui.engine.protocol import Logits
     from aprtui.trace.select import parse_layers, select_nodes, select_stages
@@ -110,8 +109,7 @@ def command(
     opened = open_engine(loaded, engine, request.positions)
     try:
         manifest = write_capture(
-            opened, loaded, request, target, overwrite=overwrite, threads=engine.threads or default_threads(),
-            faults=injected_faults(loaded, engine),
+            opened, loaded, request, target, overwrite=overwrite, faults=injected_faults(loaded, engine)
         )  # fmt: skip
     finally:
         opened.close()

@@ -15,7 +15,7 @@ from aprtui.contracts.judgement import Judgement
 from aprtui.contracts.project import Project
 from aprtui.contracts.revision import revision_of
 from aprtui.contracts.tree import ContractError
-from aprtui.engine.capturing import processor_name
+from aprtui.engine.processor import processor_name
 from aprtui.trace.capture import Capture
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aprtui.engine.protocol import Engine, Intervention, KvType, Mode
-from aprtui.errors import EngineError
+from aprtui.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
@@ -38,21 +38,26 @@ def open_engine(
     kv: KvType = KvType.F32,
     threads: int | None = None,
     context: int | None = None,
+    fit: bool = False,
     intervention: Intervention | None = None,
     progress: Progress | None = None,
 ) -> Engine:
     """Open `model` in `backend` (`auto`, `cpu`, `cuda` or `numpy`); `auto` takes numpy where numba is missing.
 
-    `context` defaults to the model's own. Raises `EngineError` for a backend that cannot run here; a backend asked for
-    by name is never replaced by another.
+    `context` defaults to the model's own; with `fit` it is reduced to what there is memory for. Raises `EngineError`
+    for a backend that cannot run here; a backend asked for by name is never replaced by another.
     """
     context = model.config.context if context is None else context
     if backend == "cuda":
-        from aprtui.engine.cuda.detect import detect
+        if intervention is not None:
+            raise UsageError(
+                "backend cuda: its kernels compute several stages at once, so no fault can be injected between them: "
+                "use --backend cpu"
+            )
+        from aprtui.engine.cuda.opening import open_cuda
 
-        device = detect().require()
-        raise EngineError(f"backend cuda: {device} is here, but this release has no CUDA engine: use --backend cpu")
-    _require_memory(model, kv, context)
+        return open_cuda(model, mode, kv, context, progress or (lambda what, done, total: None), fit=fit)
+    context = _with_memory(model, kv, context, fit=fit)
     missing = numba_missing()
     if backend == "numpy" or (backend == "auto" and missing):
         from aprtui.engine.reference.engine import NumpyEngine
@@ -65,16 +70,21 @@ def open_engine(
     return CpuEngine(model, mode, kv, threads or default_threads(), context, progress, intervention)
 
 
-def _require_memory(model: Model, kv: KvType, context: int) -> None:
-    """Raise `EngineError` if the K/V cache alone is more than the memory that is available."""
+def _with_memory(model: Model, kv: KvType, context: int, *, fit: bool) -> int:
+    """The context, reduced to what fits if asked to. Raises `EngineError` if the K/V cache alone takes more memory than
+    is available."""
     graph = model.config.graph
-    needed = 2 * (2 if kv is KvType.F16 else 4) * graph.layers * graph.kv_width * context
+    position = 2 * (2 if kv is KvType.F16 else 4) * graph.layers * graph.kv_width
     available = _available_memory()
-    if available is not None and needed > available:
-        raise EngineError(
-            f"a K/V cache of {context} positions needs {needed / 1e9:.1f} GB, {available / 1e9:.1f} GB are available: "
-            "use a smaller --context or --kv f16"
-        )
+    if available is None or position * context <= available:
+        return context
+    fits = available // position
+    if fit and fits:
+        return fits
+    raise EngineError(
+        f"a K/V cache of {context} positions needs {position * context / 1e9:.1f} GB, {available / 1e9:.1f} GB are "
+        "available: use a smaller --context (or --context fit), or --kv f16"
+    )
 
 
 def _available_memory() -> int | None:

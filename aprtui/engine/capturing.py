@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +52,6 @@ def write_capture(
     directory: Path,
     *,
     overwrite: bool = False,
-    threads: int | None = None,
     faults: Sequence[Fault] = (),
     progress: Progress | None = None,
 ) -> Manifest:
@@ -65,7 +62,7 @@ def write_capture(
     the run dies on the way, the manifest still says `"complete": false`.
     """
     require_possible(request, engine.context)
-    manifest = _planned(engine, model, request, threads, tuple(str(fault) for fault in faults))
+    manifest = _planned(engine, model, request, tuple(str(fault) for fault in faults))
     writer = CaptureWriter(directory, manifest, overwrite=overwrite)
     try:
         sink = writer if progress is None else _Reporting(writer, request, progress)
@@ -129,9 +126,7 @@ def _run(engine: Engine, model: Model, request: CaptureRequest, taps: Taps) -> t
     return tokens, "".join(token.text for token in generated[: len(tokens) - len(request.tokens)])
 
 
-def _planned(
-    engine: Engine, model: Model, request: CaptureRequest, threads: int | None, faults: tuple[str, ...]
-) -> Manifest:
+def _planned(engine: Engine, model: Model, request: CaptureRequest, faults: tuple[str, ...]) -> Manifest:
     graph = model.config.graph
     logits = request.positions if request.logits is Logits.ALL else 1
     prompt = len(request.tokens)
@@ -139,8 +134,8 @@ def _planned(
         model=ModelInfo(model.name, model.sha256(), model.architecture, model.quantization),
         graph=graph,
         engine=EngineInfo(
-            "aprtui", __version__, engine.backend, processor_name(), engine.code_path, str(engine.mode),
-            asdict(engine.rounding), threads, faults,
+            "aprtui", __version__, engine.backend, engine.device, engine.code_path, str(engine.mode),
+            asdict(engine.rounding), engine.threads, faults,
         ),
         tokens=tuple(request.tokens),
         positions=tuple(range(prompt)),
@@ -150,15 +145,3 @@ def _planned(
         logits=str(request.logits),
         files=planned_files(engine.graph, request.nodes, request.positions, logits),
     )  # fmt: skip
-
-
-@cache
-def processor_name() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -77,7 +77,7 @@ class Errands:
         try:
             manifest = write_capture(
                 engine, loaded.model, request, directory,
-                threads=loaded.settings.threads, faults=loaded.faults, progress=self._progress,
+                faults=loaded.faults, progress=self._progress,
             )  # fmt: skip
         except AprtuiError:
             # A capture that died is worth nothing here, and may have filled the disk.

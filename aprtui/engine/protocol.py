@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.errors import EngineError
+from aprtui.errors import EngineError, UsageError
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.stats import Accumulator
 
@@ -134,6 +134,10 @@ class Engine(Protocol):
     """Name for manifests: `cpu`, `numpy`, `cuda`."""
     code_path: str
     """Which kernels run: e.g. `numba-avx2`, `numba-avx512-vnni`, `numba-plain`, `numpy`."""
+    device: str
+    """Name of the processor or GPU that computes."""
+    threads: int | None
+    """Threads of the processor that compute; None where it is not the processor's cores that do."""
     rounding: Rounding
     context: int
     """Positions that the K/V cache has room for."""
@@ -175,3 +179,12 @@ def require_room(engine: Engine, tokens: int) -> None:
             f"the context of {engine.context} positions is full: {engine.position} are used and {tokens} more were "
             "asked for: raise --context or ask for fewer tokens"
         )
+
+
+def require_known(ids: NDArray[np.int64], vocabulary: int) -> None:
+    """Raise `UsageError` if there are no ids, or some that the vocabulary lacks."""
+    if not ids.size:
+        raise UsageError("no tokens to evaluate: give at least one")
+    unknown = ids[(ids < 0) | (ids >= vocabulary)]
+    if unknown.size:
+        raise UsageError(f"token id {unknown[0]} is not in the vocabulary: ids go from 0 to {vocabulary - 1}")

@@ -100,16 +100,25 @@ ROUND: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
 """The roundings by name."""
 
 
+UNROUNDED_INPUT: Mapping[WeightType, str] = MappingProxyType(dict.fromkeys(WeightType, "none"))
+"""No rounding of any matmul's input."""
+
+DEVICE_MATMUL_INPUT: Mapping[WeightType, str] = MappingProxyType(
+    {kind: "none" if kind in (WeightType.F32, WeightType.F16, WeightType.BF16) else "q8_1" for kind in WeightType}
+)
+"""The same of the CUDA backend: quantised weights meet Q8_1, all others float32."""
+
+
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
     """What an engine does that float64 would not: which of the roundings above it makes, and how it turns RoPE."""
 
-    rounds_matmul_input: bool
+    inputs: Mapping[WeightType, str]
     rope_angles: RopeAngles
 
     def matmul_input(self, weight: Weight) -> str:
         """Name of the rounding of a matmul's input."""
-        return MATMUL_INPUT[weight.type] if self.rounds_matmul_input else "none"
+        return self.inputs[weight.type]
 
     def stated(self, model: Model, kv: KvType) -> Rounding:
         """As manifests state it: `matmul_input` e.g. `q8_k`, or `q8_0+q8_k` where weights of both kinds are in use."""
@@ -120,8 +129,16 @@ class Arithmetic:
 
 ARITHMETIC: Mapping[Mode, Arithmetic] = MappingProxyType(
     {
-        Mode.EXACT: Arithmetic(rounds_matmul_input=False, rope_angles=RopeAngles.F64),
-        Mode.Q8: Arithmetic(rounds_matmul_input=True, rope_angles=RopeAngles.F32_RECURRENCE),
+        Mode.EXACT: Arithmetic(UNROUNDED_INPUT, RopeAngles.F64),
+        Mode.Q8: Arithmetic(MATMUL_INPUT, RopeAngles.F32_RECURRENCE),
     }
 )
 """The modes of the CPU backends: the reference, and what llama.cpp's CPU backend does."""
+
+DEVICE_ARITHMETIC: Mapping[Mode, Arithmetic] = MappingProxyType(
+    {
+        Mode.EXACT: Arithmetic(UNROUNDED_INPUT, RopeAngles.F64),
+        Mode.Q8: Arithmetic(DEVICE_MATMUL_INPUT, RopeAngles.F64),
+    }
+)
+"""The modes of the CUDA backend."""

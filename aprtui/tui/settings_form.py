@@ -10,7 +10,7 @@ from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import Sampling
 from aprtui.errors import UsageError
 
-BACKENDS = ("auto", "cpu", "numpy")
+BACKENDS = ("auto", "cpu", "cuda", "numpy")
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,13 +34,24 @@ inline void* fresh_context(char* stack_top, void (*entry)()) {
   return stack;
 }
 
-// Stacks for `count` fibers, the i-th from pool + i * (STACK_BYTES + PAGE_BYTES), its guard page first; null on failure.
-inline char* map_stacks(int count) {
-  const size_t stride = STACK_BYTES + PAGE_BYTES;
-  void* pool = mmap(nullptr, count * stride, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (pool == MAP_FAILED) return nullptr;
-  for (int i = 0; i < count; ++i) mprotect(static_cast<char*>(pool) + i * stride, PAGE_BYTES, PROT_NONE);
-  return static_cast<char*>(pool);
-}
+// Stacks for `count` fibers, the i-th from pool + i * (STACK_BYTES + PAGE_BYTES), its guard page first; pool is null on
+// failure. Unmapped with the image: a process may map only so many pages of different protection.
+struct Stacks {
+  char* pool = nullptr;
+  size_t bytes = 0;
+
+  explicit Stacks(int count) {
+    const size_t stride = STACK_BYTES + PAGE_BYTES;
+    bytes = count * stride;
+    void* mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (mapped == MAP_FAILED) return;
+    pool = static_cast<char*>(mapped);
+    for (int i = 0; i < count; ++i) mprotect(pool + i * stride, PAGE_BYTES, PROT_NONE);
+  }
+  Stacks(const Stacks&) = delete;
+  ~Stacks() {
+    if (pool) munmap(pool, bytes);
+  }
+};
 
 }  // namespace emulator

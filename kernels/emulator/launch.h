@@ -81,7 +81,7 @@ inline void run_grid(char* stacks) {
 
 // Returns whether it ran; otherwise block.error says why not.
 inline bool launch(void (*kernel)(const char*), uint3 grid, uint3 shape, size_t dynamic_bytes, const char* arguments) {
-  static char* stacks = nullptr;
+  static const Stacks stacks(MAX_THREADS);
   static std::vector<char> dynamic;
   const size_t count = size_t{shape.x} * shape.y * shape.z;
   block.failed = false;
@@ -92,7 +92,7 @@ inline bool launch(void (*kernel)(const char*), uint3 grid, uint3 shape, size_t 
     snprintf(block.error, sizeof block.error, "grid %u,%u,%u of blocks of %zu threads", grid.x, grid.y, grid.z, count);
     return false;
   }
-  if (!stacks && !(stacks = map_stacks(MAX_THREADS))) {
+  if (!stacks.pool) {
     snprintf(block.error, sizeof block.error, "no memory for the stacks of %d threads", MAX_THREADS);
     return false;
   }
@@ -109,7 +109,7 @@ inline bool launch(void (*kernel)(const char*), uint3 grid, uint3 shape, size_t 
   block.arguments = arguments;
   block.random = 12345;
   FaultHandlers handlers;
-  if (!sigsetjmp(fault_return, 1)) run_grid(stacks);
+  if (!sigsetjmp(fault_return, 1)) run_grid(stacks.pool);
   block.current = nullptr;
   return !block.failed;
 }

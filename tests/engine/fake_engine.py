@@ -36,7 +36,8 @@ class FakeEngine:
         nan_logits_after: int = 1 << 30,
     ) -> None:
         self.graph = graph_for(CONFIG)
-        self.mode, self.kv, self.backend, self.code_path = Mode.EXACT, KvType.F32, "fake", "fake"
+        self.mode, self.kv = Mode.EXACT, KvType.F32
+        self.backend, self.code_path, self.device, self.threads = "fake", "fake", "fake device", None
         self.rounding = Rounding("none", "f32", "float64")
         self.context, self.delay, self.poisoned = context, delay, poisoned
         self.position = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -136,3 +137,14 @@ LLAMA = GraphConfig(
 QWEN3 = GraphConfig(
     architecture="qwen3", layers=2, hidden=256, heads=6, kv_heads=2, head_dim=128, ffn=768, vocabulary=300, qk_norm=True
 )
+ODD_HEADS = GraphConfig(
+    architecture="llama", layers=2, hidden=96, heads=4, kv_heads=1, head_dim=40, ffn=160, vocabulary=300
+)  # fmt: skip
+
+# One model of each shape that takes another path: grouped heads, norms of heads, RoPE of neighbours, odd head sizes.
+MODELS: dict[str, Callable[[], TinyModel]] = {
+    "qwen2": lambda: tiny_model(TINY),
+    "qwen3": lambda: tiny_model(QWEN3, (WeightType.Q5_K, WeightType.Q8_0, WeightType.Q4_K)),
+    "llama": lambda: tiny_model(LLAMA, (WeightType.Q8_0, WeightType.Q5_0, WeightType.F16)),
+    "odd heads": lambda: tiny_model(ODD_HEADS, (WeightType.Q4_0, WeightType.BF16, WeightType.F32)),
+}

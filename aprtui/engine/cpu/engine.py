@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from aprtui.engine.cpu.lowering import lower
 from aprtui.engine.cpu.matmul import TIER
 from aprtui.engine.cpu.plan import Delivery, Plan, Segment, plan_for
-from aprtui.engine.cpu.runner import Progress, Runner, require_known
+from aprtui.engine.cpu.runner import Progress, Runner
 from aprtui.engine.cpu.storage import Storage
+from aprtui.engine.processor import processor_name
 from aprtui.engine.protocol import (
     NO_TAPS,
     Intervention,
@@ -23,6 +24,7 @@ from aprtui.engine.protocol import (
     StatsSink,
     Taps,
     TapSink,
+    require_known,
     require_room,
 )
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
@@ -58,8 +60,9 @@ class CpuEngine:
         intervention: Intervention | None = None,
     ) -> None:
         self.graph = model.graph
-        self.mode, self.kv, self.context, self.threads = mode, kv, context, threads
-        self.code_path = f"numba-{TIER}"
+        self.mode, self.kv, self.context = mode, kv, context
+        self.threads: int | None = threads
+        self.code_path, self.device = f"numba-{TIER}", processor_name()
         self.rounding = ARITHMETIC[mode].stated(model, kv)
         self._model, self._config = model, model.config.graph
         self._intervention = intervention

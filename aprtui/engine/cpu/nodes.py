@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from aprtui.engine.cpu.lowering import lower
 from aprtui.engine.cpu.matmul import TIER
 from aprtui.engine.cpu.plan import plan_for
-from aprtui.engine.cpu.runner import Progress, Runner, require_known
+from aprtui.engine.cpu.runner import Progress, Runner
 from aprtui.engine.cpu.storage import Storage, is_logits
-from aprtui.engine.protocol import NO_TAPS, KvType, Mode
+from aprtui.engine.protocol import NO_TAPS, KvType, Mode, require_known
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
 from aprtui.model.config import RopeAngles
 from aprtui.trace.graph import Node, Op

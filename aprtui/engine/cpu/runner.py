@@ -15,7 +15,6 @@ from aprtui.engine.cpu.plan import Plan
 from aprtui.engine.cpu.program import CONTROL
 from aprtui.engine.cpu.storage import Storage, is_logits
 from aprtui.engine.cpu.threads import ThreadTeam
-from aprtui.errors import UsageError
 from aprtui.trace.graph import Node, Op
 
 if TYPE_CHECKING:
@@ -114,15 +113,6 @@ class Runner:
             tensor = self.tensor(source)
             found.append(tensor if tensor.ndim == 3 else tensor[first:, self._config.part(entry.part)])
         return found
-
-
-def require_known(ids: NDArray[np.int64], vocabulary: int) -> None:
-    """Raise `UsageError` if there are no ids, or some that the vocabulary lacks."""
-    if not ids.size:
-        raise UsageError("no tokens to evaluate: give at least one")
-    unknown = ids[(ids < 0) | (ids >= vocabulary)]
-    if unknown.size:
-        raise UsageError(f"token id {unknown[0]} is not in the vocabulary: ids go from 0 to {vocabulary - 1}")
 
 
 def _whole(size: int, unit: int) -> int:

@@ -27,6 +27,8 @@ class DeviceThread:
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function` on the thread; its result, or what it raises."""
+        if threading.current_thread() is self._thread:
+            return function(*args, **kwargs)  # garbage collection may end an engine on any thread
         outcome: Future[T] = Future()
 
         def job() -> None:
@@ -42,7 +44,8 @@ class DeviceThread:
         """Let the thread finish what it was given, and end; a second call does nothing."""
         if self._thread.is_alive():
             self._jobs.put(None)
-            self._thread.join()
+            if threading.current_thread() is not self._thread:
+                self._thread.join()
 
     def _serve(self) -> None:
         job: Any

@@ -19,7 +19,7 @@ Extent = tuple[int, int, int]
 class Launch:
     """One kernel launch, with its arguments packed as the kernel takes them (native alignment)."""
 
-    kernel: Any
+    kernel: int
     """What `Driver.kernels` gave."""
     grid: Extent
     block: Extent
@@ -43,10 +43,13 @@ class Driver(Protocol):
     def pinned(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """Host memory that `copy_in` and `copy_out` may use."""
 
-    def kernels(self, image: bytes, names: tuple[str, ...]) -> dict[str, Any]:
-        """Load a kernel image; its entry points `names`."""
+    def unpin(self, values: NDArray[Any]) -> None:
+        """Give back what `pinned` gave; nothing that was queued may use it any more."""
 
-    def allow_shared(self, kernel: Any, size: int) -> None:
+    def kernels(self, image: bytes, names: tuple[str, ...]) -> dict[str, int]:
+        """Load a kernel image; numbers for its entry points `names`, good while the driver is open."""
+
+    def allow_shared(self, kernel: int, size: int) -> None:
         """Allow `kernel` to be launched with `size` bytes of dynamic shared memory, beyond the default 48 KiB."""
 
     def upload(self, address: int, values: NDArray[Any]) -> None:
@@ -66,6 +69,9 @@ class Driver(Protocol):
 
     def replay(self, graph: Any) -> None:
         """Queue all that a graph holds."""
+
+    def discard(self, graph: Any) -> None:
+        """Free a graph."""
 
     def synchronize(self) -> None:
         """Wait until all that was queued is done. Raises `EngineError` if some of it failed."""

@@ -67,7 +67,7 @@ def _capture(subject: Subject, path: Path, mode: Mode) -> Manifest:
     prompt = subject.prompt()[:TOKENS]
     nodes = frozenset(engine.graph.nodes)
     request = CaptureRequest(prompt, None, nodes, Logits.ALL, generate=TOKENS // 2)
-    return write_capture(engine, subject.model, request, path, threads=subject.options.threads)
+    return write_capture(engine, subject.model, request, path)
 
 
 def backend_state_isolation(subject: Subject) -> Finding:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.engine.processor import processor_name
 from aprtui.engine.protocol import NO_TAPS, Intervention, KvType, Logits, Mode, NodeCall, Taps, require_room
 from aprtui.engine.reference.evaluate import evaluate
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
@@ -27,12 +28,14 @@ class NumpyEngine:
 
     backend = "numpy"
     code_path = "numpy"
+    threads: int | None = None
 
     def __init__(
         self, model: Model, mode: Mode, kv: KvType, context: int, intervention: Intervention | None = None
     ) -> None:
         self.graph = model.graph
         self.mode = mode
+        self.device = processor_name()
         self.kv = kv
         self.context = context
         self._arithmetic = ARITHMETIC[mode]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 
@@ -19,25 +19,13 @@ from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Taps
 from aprtui.engine.reference.engine import NumpyEngine
 from aprtui.errors import EngineError, UsageError
 from aprtui.model.weights import Weight, WeightType
-from aprtui.trace.graph import GraphConfig, Node, Op
+from aprtui.trace.graph import Node, Op
 from aprtui.trace.stats import accumulate, causal
 from tests.engine.conformance import Recorder, relative_l2
-from tests.engine.tiny_model import LLAMA, QWEN3, TINY, TinyModel, tiny_model
+from tests.engine.tiny_model import MODELS, TINY, TinyModel
 
 TOKENS = [int(token) for token in np.random.default_rng(7).integers(0, 300, 41)]
 CONTEXT = 64
-
-ODD_HEADS = GraphConfig(
-    architecture="llama", layers=2, hidden=96, heads=4, kv_heads=1, head_dim=40, ffn=160, vocabulary=300
-)  # fmt: skip
-
-# One model of each shape that takes another path: grouped heads, norms of heads, RoPE of neighbours, odd head sizes.
-MODELS: dict[str, Callable[[], TinyModel]] = {
-    "qwen2": lambda: tiny_model(TINY),
-    "qwen3": lambda: tiny_model(QWEN3, (WeightType.Q5_K, WeightType.Q8_0, WeightType.Q4_K)),
-    "llama": lambda: tiny_model(LLAMA, (WeightType.Q8_0, WeightType.Q5_0, WeightType.F16)),
-    "odd heads": lambda: tiny_model(ODD_HEADS, (WeightType.Q4_0, WeightType.BF16, WeightType.F32)),
-}
 
 
 @pytest.fixture(scope="module", params=MODELS)

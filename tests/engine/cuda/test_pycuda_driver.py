@@ -34,7 +34,7 @@ class Setting:
         from aprtui.engine.cuda.pycuda_driver import PyCudaDriver
 
         self.driver: PyCudaDriver = PyCudaDriver(0)
-        self.kernels: dict[str, Any] = self.driver.kernels(image, ("add_scaled", "sum_block", "stray"))
+        self.kernels: dict[str, int] = self.driver.kernels(image, ("add_scaled", "sum_block", "stray"))
         self.x, self.y = self.driver.allocate(4 * COUNT), self.driver.allocate(4 * COUNT)
         self.seen = self.driver.pinned(COUNT, np.float32)
         self.seen[:] = 0
@@ -49,7 +49,6 @@ class Setting:
         self.driver.copy_out(self.seen, self.y)
 
     def close(self) -> None:
-        self.kernels.clear()
         self.driver.close()
 
 

@@ -16,12 +16,15 @@ from aprtui.compare.verdict import Verdict
 from aprtui.engine.floors.perturbed import perturbed
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.reference.nodes import NumpyNodes
+from aprtui.engine.replay.arithmetic import matmul_rounding
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model
+from aprtui.model.weights import WeightType
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import ENTRY, Node, Op
 from aprtui.trace.manifest import relative_path
 from tests.engine.embedded_captures import TOKENS, captured, edit
+from tests.engine.tiny_model import random_weight
 
 Replay = Callable[..., Comparison]
 HIDDEN = 256
@@ -182,3 +185,23 @@ def test_a_stage_of_the_last_position_only_is_replayed_there(replay: Replay, wit
     divergence = replay(without_manifest).first_divergence
     assert divergence is not None
     assert (divergence.verdict.node, divergence.place["token"]) == (node, len(TOKENS) - 1)
+
+
+@pytest.mark.parametrize(
+    ("stated", "kind", "rounds"),
+    [
+        ("q8_0+q8_k", WeightType.Q4_K, "q8_k"),
+        ("q8_0+q8_k", WeightType.Q8_0, "q8_0"),
+        ("q8", WeightType.F16, "f16"),
+        ("none+q8_1", WeightType.Q4_K, "q8_1"),
+        ("none+q8_1", WeightType.F16, "none"),
+        ("none+q8_1", WeightType.F32, "none"),
+        ("q8_1", WeightType.Q6_K, "q8_1"),
+        ("bf16", WeightType.Q4_K, "bf16"),
+    ],
+)
+def test_of_several_stated_roundings_a_weight_takes_the_one_of_its_type(
+    stated: str, kind: WeightType, rounds: str
+) -> None:
+    weight = random_weight(np.random.default_rng(1), "w", kind, 1, 256)
+    assert matmul_rounding(stated, weight) == rounds

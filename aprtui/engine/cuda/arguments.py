@@ -1,0 +1,138 @@
+"""What kernels take, laid out as C does: the structs of `kernels/*.cuh`, and one struct for each list of arguments.
+
+Pointers are addresses on the device; 0 is what the kernels call null: something that is not there, or not wanted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+_Pointer, _Int, _Float = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
+
+
+class Matrix(ctypes.Structure):
+    """A weight matrix; see types.cuh."""
+
+    _fields_ = (("data", _Pointer), ("format", _Int), ("rows", _Int), ("columns", _Int))
+
+
+class Activations(ctypes.Structure):
+    """Input of a matrix product in float32, in Q8_1, or both; see types.cuh."""
+
+    _fields_ = (("values", _Pointer), ("levels", _Pointer), ("scales", _Pointer))
+
+
+class Q8Output(ctypes.Structure):
+    """Where Q8_1 activations are written; see types.cuh."""
+
+    _fields_ = (("levels", _Pointer), ("scales", _Pointer))
+
+
+class Heads(ctypes.Structure):
+    """What lies between the Q, K and V products and attention; see heads.cuh."""
+
+    _fields_ = (
+        *((name, _Pointer) for name in ("q_bias", "k_bias", "v_bias", "q_norm", "k_norm", "turns")),
+        *((name, _Pointer) for name in ("key_cache", "value_cache", "product", "biased")),
+        *((name, _Pointer) for name in ("q_normed", "k_normed", "q_turned", "k_turned")),
+        ("epsilon", _Float),
+        *((name, _Int) for name in ("heads", "kv_heads", "head_dim", "context", "interleaved", "half_cache")),
+    )
+
+
+class FeedForward(ctypes.Structure):
+    """Outputs of the feed-forward block's first half; see silu.cuh."""
+
+    _fields_ = (("gate", _Pointer), ("up", _Pointer), ("silu", _Pointer), ("out", _Pointer), ("q8", Q8Output))
+
+
+class Attention(ctypes.Structure):
+    """What attention reads and writes; see attention.cuh."""
+
+    _fields_ = (
+        *((name, _Pointer) for name in ("q", "key_cache", "value_cache", "scores", "softmax", "out")),
+        ("q8", Q8Output),
+        *((name, _Int) for name in ("heads", "kv_heads", "head_dim", "context", "map_stride", "half_cache")),
+    )
+
+
+class Embed(ctypes.Structure):
+    """See embedding.cu."""
+
+    _fields_ = (("table", Matrix), ("tokens", _Pointer), ("out", _Pointer))
+
+
+class RmsNorm(ctypes.Structure):
+    """See norm.cu."""
+
+    _fields_ = (
+        ("x", _Pointer), ("weight", _Pointer), ("out", _Pointer), ("q8", Q8Output), ("columns", _Int),
+        ("epsilon", _Float),
+    )  # fmt: skip
+
+
+class Quantize(ctypes.Structure):
+    """See quantize.cu."""
+
+    _fields_ = (("x", _Pointer), ("out", Q8Output), ("blocks", _Int))
+
+
+class Product(ctypes.Structure):
+    """Of the kernels of matvec.cu."""
+
+    _fields_ = (
+        ("w", Matrix), ("x", Activations), ("residual", _Pointer), ("product", _Pointer), ("sum", _Pointer),
+        ("tokens", _Int), ("stride", _Int),
+    )  # fmt: skip
+
+
+class Qkv(ctypes.Structure):
+    """Of the kernels of qkv.cu."""
+
+    _fields_ = (
+        ("q", Matrix), ("k", Matrix), ("v", Matrix), ("x", Activations), ("heads", Heads), ("step", _Pointer),
+        ("counters", _Pointer),
+    )  # fmt: skip
+
+
+class HeadsOfPrompt(ctypes.Structure):
+    """See heads.cu."""
+
+    _fields_ = (("heads", Heads), ("step", _Pointer))
+
+
+class GateUp(ctypes.Structure):
+    """Of the kernels of gate_up.cu."""
+
+    _fields_ = (("gate", Matrix), ("up", Matrix), ("x", Activations), ("out", FeedForward))
+
+
+class Swiglu(ctypes.Structure):
+    """See swiglu.cu."""
+
+    _fields_ = (("gate", _Pointer), ("up", _Pointer), ("out", FeedForward), ("blocks", _Int))
+
+
+class AttendOne(ctypes.Structure):
+    """See attend_one.cu."""
+
+    _fields_ = (("attention", Attention), ("step", _Pointer), ("partial", _Pointer), ("counters", _Pointer))
+
+
+class AttendPrompt(ctypes.Structure):
+    """See attend_prompt.cu."""
+
+    _fields_ = (("attention", Attention), ("step", _Pointer))
+
+
+class StageStatistics(ctypes.Structure):
+    """See statistics.cu."""
+
+    _fields_ = (("records", _Pointer), ("step", _Pointer), ("sums", _Pointer))
+
+
+def packed(arguments: ctypes.Structure) -> bytes:
+    """The bytes of an argument list, without the padding that C puts behind a struct but not behind arguments."""
+    name = arguments._fields_[-1][0]
+    last = getattr(type(arguments), name)
+    return bytes(arguments)[: last.offset + last.size]

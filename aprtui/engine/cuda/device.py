@@ -1,0 +1,157 @@
+"""A model on its device: what the thread that owns the device does for an engine.
+
+While the host hands out one segment of a prompt, the device works at the next one: their copies take turns in two
+halves of pinned memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.engine.cuda.driver import Driver
+from aprtui.engine.cuda.launches import Launches, load_kernels, splits_for
+from aprtui.engine.cuda.lowering import Lowering, Pass
+from aprtui.engine.cuda.plan import Plan, Segment, plan_for
+from aprtui.engine.cuda.sizes import LOGIT_ROWS
+from aprtui.engine.cuda.sources import KernelImages
+from aprtui.engine.cuda.statistics import StatisticsTable
+from aprtui.engine.cuda.storage import Progress, Storage, load_weights
+from aprtui.engine.protocol import NO_TAPS, KvType, Mode, Taps
+from aprtui.trace.graph import Node
+
+if TYPE_CHECKING:
+    from aprtui.model.model import Model
+
+_PLANS = 8
+"""Plans of one token that are kept: one while nobody looks, one for what is on the screen, some in reserve."""
+
+_STRIDE = 512
+"""Attention maps of one token have rows of a multiple of this: a plan serves as many positions."""
+
+_STEP_INTS = 4  # of `Step` in types.cuh; the ids of the tokens lie behind it
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A segment that is done, with the host's copy of its tapped stages, valid until the next but one is asked for."""
+
+    segment: Segment
+    staging: NDArray[np.float32]
+
+
+class Device:
+    """All that one engine has on its device. Every method belongs to the thread that owns the device."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        images: KernelImages,
+        model: Model,
+        mode: Mode,
+        kv: KvType,
+        context: int,
+        progress: Progress,
+    ) -> None:
+        self._driver, self._graph = driver, model.graph
+        config = model.config.graph
+        launches = Launches(driver, load_kernels(driver, images), mode)
+        splits = splits_for(driver.multiprocessors, config.heads, config.kv_heads, context)
+        weights = load_weights(driver, model, progress)
+        self.storage = Storage(driver, model, mode, kv, context, splits)
+        self._lowering = Lowering(model, kv, mode, weights, self.storage, launches, splits)
+        self._table = StatisticsTable(driver, launches, model.graph, self.storage.step)
+        self._control = driver.pinned(_STEP_INTS + self.storage.chunk, np.int32)
+        self.logits: NDArray[np.float32] = driver.pinned((LOGIT_ROWS, config.vocabulary), np.float32)
+        """Rows of the last pass, as many as were wanted."""
+        self._staging: list[NDArray[np.float32]] = [driver.pinned(1, np.float32) for _ in range(2)]
+        self._plans: dict[tuple[frozenset[Node], frozenset[Node], int], tuple[Plan, Any | None]] = {}
+        self._installed: Plan | None = None
+        self.has_graphs = self._one_token(NO_TAPS, 0)[1] is not None
+
+    def close(self) -> None:
+        """Free everything."""
+        self._driver.close()
+
+    def decode(self, token: int, position: int, taps: Taps) -> Finished:
+        """Evaluate one token."""
+        plan, graph = self._one_token(taps, position)
+        self._install(plan)
+        self._tell([token], position)
+        if graph is None:
+            self._queue_token(plan)
+        else:
+            self._driver.replay(graph)
+        self._driver.synchronize()
+        return Finished(plan.segments[0], self._staging[0])
+
+    def prefill(self, tokens: list[int], position: int, wanted: int, taps: Taps) -> Iterator[Finished]:
+        """Evaluate tokens of a prompt, segment by segment. `wanted` tokens at the end have logits."""
+        run = Pass(False, len(tokens), position + len(tokens), wanted, taps.full | taps.stats)
+        plan = plan_for(self._lowering, self._table, run, taps)
+        self._stage(max(segment.staged for segment in plan.segments))
+        self._install(plan)
+        self._tell(tokens, position)
+        self._driver.copy_in(self.storage.step, self._control[: _STEP_INTS + len(tokens)])
+        waiting: Finished | None = None
+        for index, segment in enumerate(plan.segments):
+            staging = self._staging[index % 2]
+            segment.queue(self._driver, self._table, staging)
+            if segment is plan.segments[-1] and wanted:
+                self._driver.copy_out(self.logits[:wanted], self.storage.logits)
+            if waiting is not None:
+                yield waiting
+            self._driver.synchronize()
+            waiting = Finished(segment, staging)
+        assert waiting is not None
+        yield waiting
+
+    def _tell(self, tokens: list[int], position: int) -> None:
+        self._control[:_STEP_INTS] = position, len(tokens), 0, 0
+        self._control[_STEP_INTS : _STEP_INTS + len(tokens)] = tokens
+
+    def _install(self, plan: Plan) -> None:
+        if self._installed is not plan:
+            self._table.install(plan.records)
+            self._installed = plan
+
+    def _stage(self, values: int) -> None:
+        """Have room on the host for so many values, twice; graphs that write to smaller rooms are dropped."""
+        if self._staging[0].size < values:
+            self._drop_plans()
+            for staging in self._staging:
+                self._driver.unpin(staging)
+            self._staging = [self._driver.pinned(values, np.float32) for _ in range(2)]
+
+    def _one_token(self, taps: Taps, position: int) -> tuple[Plan, Any | None]:
+        """The plan of one token and its graph, which there is not where the driver refuses to capture."""
+        maps = any(self._graph[node.stage].is_attention_map for node in taps.full | taps.stats)
+        stride = min(self.storage.context, (position // _STRIDE + 1) * _STRIDE) if maps else 0
+        key = taps.full, taps.stats, stride
+        if key not in self._plans:
+            if len(self._plans) == _PLANS:
+                self._drop_plans()
+            run = Pass(True, 1, stride, 1, taps.full | taps.stats)
+            plan = plan_for(self._lowering, self._table, run, taps)
+            self._stage(plan.segments[0].staged)
+            self._plans[key] = plan, self._driver.capture(lambda: self._queue_token(plan))
+        return self._plans[key]
+
+    def _drop_plans(self) -> None:
+        for _, graph in self._plans.values():
+            if graph is not None:
+                self._driver.discard(graph)
+        self._plans.clear()
+
+    def _queue_token(self, plan: Plan) -> None:
+        self._driver.copy_in(self.storage.step, self._control[: _STEP_INTS + 1])
+        plan.segments[0].queue(self._driver, self._table, self._staging[0])
+        self._driver.copy_out(self.logits[:1], self.storage.logits)
+
+    def sums(self) -> NDArray[np.void]:
+        """What the blocks of the last pass's statistics came to."""
+        return self._table.sums

@@ -1,0 +1,144 @@
+"""The CUDA backend: a model on a device behind the `Engine` protocol."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.engine.cuda.device import Device, Finished
+from aprtui.engine.cuda.device_thread import DeviceThread
+from aprtui.engine.cuda.sizes import LOGIT_ROWS, is_logits
+from aprtui.engine.protocol import (
+    NO_TAPS,
+    KvType,
+    Logits,
+    Mode,
+    StatsSink,
+    Taps,
+    TapSink,
+    require_known,
+    require_room,
+)
+from aprtui.engine.rounding import DEVICE_ARITHMETIC
+from aprtui.trace.graph import Node
+from aprtui.trace.stats import Accumulator
+
+if TYPE_CHECKING:
+    from aprtui.model.model import Model
+
+Array = NDArray[np.float32]
+
+
+class CudaEngine:
+    """`Engine` on a GPU. One thread owns the device; results are handed out on the caller's."""
+
+    backend = "cuda"
+    threads: int | None = None
+
+    def __init__(
+        self,
+        model: Model,
+        mode: Mode,
+        kv: KvType,
+        *,
+        device: str,
+        code_path: str,
+        thread: DeviceThread,
+        opened: Callable[[], Device],
+    ) -> None:
+        """`opened` makes the `Device` on `thread`, which ends with the engine, or where that fails."""
+        self.graph = model.graph
+        self.mode, self.kv, self.device = mode, kv, device
+        self.rounding = DEVICE_ARITHMETIC[mode].stated(model, kv)
+        self._vocabulary = model.config.graph.vocabulary
+        self._position = 0
+        self._thread = thread
+        try:
+            self._on_device = thread.run(opened)
+        except BaseException:
+            thread.close()
+            raise
+        self.context = self._on_device.storage.context
+        # A process that ends with a context in use is aborted by PyCUDA: this runs at its end at the latest.
+        self._closing = weakref.finalize(self, _close, thread, self._on_device)
+        launched = "graphs" if self._on_device.has_graphs else "plain launches"
+        self.code_path = f"{code_path}, {launched}"
+
+    @property
+    def position(self) -> int:
+        """Positions evaluated since the last reset."""
+        return self._position
+
+    def reset(self) -> None:
+        """Forget all positions."""
+        self._position = 0
+
+    def close(self) -> None:
+        """Free the device's memory and end the thread; a second call does nothing."""
+        self._closing()
+
+    def forward(self, tokens: Sequence[int], taps: Taps = NO_TAPS, logits: Logits = Logits.LAST) -> Array:
+        """Evaluate `tokens`; see `Engine.forward`."""
+        require_room(self, len(tokens))
+        ids = np.asarray(tokens, np.int64)
+        require_known(ids, self._vocabulary)
+        out = np.empty((ids.size if logits is Logits.ALL else 1, self._vocabulary), np.float32)
+        if ids.size == 1:
+            finished = self._thread.run(self._on_device.decode, int(ids[0]), self._position, taps)
+            self._deliver(finished, taps.sink, self._position, 1, 1)
+            out[:] = self._on_device.logits[:1]
+        else:
+            self._prefill(ids.tolist(), taps, logits, out)
+        self._position += ids.size
+        return out
+
+    def _prefill(self, ids: list[int], taps: Taps, logits: Logits, out: Array) -> None:
+        chunk = self._chunk(self._position + len(ids), taps, logits)
+        for begin in range(0, len(ids), chunk):
+            part = ids[begin : begin + chunk]
+            is_last = begin + len(part) == len(ids)
+            wanted = len(part) if logits is Logits.ALL else int(is_last)
+            position = self._position + begin
+            passes = self._thread.run(self._on_device.prefill, part, position, wanted, taps)
+            while (finished := self._thread.run(next, passes, None)) is not None:
+                self._deliver(finished, taps.sink, position, len(part), wanted)
+            if wanted:
+                row = begin if logits is Logits.ALL else 0
+                out[row : row + wanted] = self._on_device.logits[:wanted]
+
+    def _chunk(self, positions: int, taps: Taps, logits: Logits) -> int:
+        """Tokens evaluated at a time where there will be `positions` in all; no result depends on it."""
+        storage = self._on_device.storage
+        has_maps = any(self.graph[node.stage].is_attention_map for node in taps.full | taps.stats)
+        chunk = storage.tokens_with_maps(positions) if has_maps else storage.chunk
+        return min(chunk, LOGIT_ROWS) if logits is Logits.ALL else chunk
+
+    def _deliver(self, finished: Finished, sink: TapSink | None, position: int, tokens: int, wanted: int) -> None:
+        """Hand out the tapped stages of a segment, in execution order."""
+        segment, sums = finished.segment, self._on_device.sums()
+        if sink is None or not segment.nodes:
+            return
+        values = {tensor.node: tensor.view(finished.staging) for tensor in segment.tensors}
+        if isinstance(sink, StatsSink):
+            for count in segment.counts:
+                sink.put_sums(count.places, count.merged(sums))
+            counted: dict[Node, Accumulator] = {}
+        else:
+            counted = {node: found for count in segment.counts for node, found in count.accumulators(sums).items()}
+        for node in segment.nodes:
+            if node not in values and node not in counted:
+                continue  # its statistics went with those of others
+            stage, full = self.graph[node.stage], values.get(node)
+            if full is not None and stage.is_attention_map:
+                full = np.ascontiguousarray(full[..., : position + tokens])
+            first = position + tokens - wanted if is_logits(stage) else position
+            sink.put(node, first, full, counted.get(node))
+
+
+def _close(thread: DeviceThread, device: Device) -> None:
+    thread.run(device.close)
+    thread.close()

@@ -1,0 +1,106 @@
+"""Launches of our kernels, with the geometry that the header comment of each kernel file gives."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+
+from aprtui.engine.cuda import arguments as args
+from aprtui.engine.cuda.driver import Driver, Launch
+from aprtui.engine.cuda.sources import KernelImages, entry_points, kernel_files
+from aprtui.engine.protocol import Mode
+
+AT_ONCE = 8
+"""Query heads that share a walk over their keys, and columns that share a walk over a matrix."""
+
+_DEFAULT_SHARED = 48 << 10
+_SHORTEST_RUN = 64
+"""Keys that a block of `attend_one` takes at least."""
+
+
+def load_kernels(driver: Driver, images: KernelImages) -> dict[str, int]:
+    """All our kernels by name, on the device."""
+    return {
+        name: kernel
+        for path in kernel_files()
+        for name, kernel in driver.kernels(images.code[path.stem], entry_points(path)).items()
+    }
+
+
+class Launches:
+    """Makes launches in one mode on one device; every argument list is packed when it is made."""
+
+    def __init__(self, driver: Driver, kernels: Mapping[str, int], mode: Mode) -> None:
+        self._driver, self._kernels, self._mode = driver, kernels, mode
+
+    def _launch(
+        self, name: str, grid: tuple[int, ...], block: int, arguments: ctypes.Structure, shared: int = 0
+    ) -> Launch:
+        x, y, z = (*grid, 1, 1)[:3]
+        return Launch(self._kernels[name], (x, y, z), (block, 1, 1), args.packed(arguments), shared)
+
+    def embed(self, arguments: args.Embed, tokens: int) -> Launch:
+        """Rows of the embedding table."""
+        return self._launch("embed", (tokens,), 128, arguments)
+
+    def rms_norm(self, arguments: args.RmsNorm, tokens: int) -> Launch:
+        """RMSNorm of each token's channels."""
+        return self._launch("rms_norm", (tokens,), 256, arguments)
+
+    def quantize(self, arguments: args.Quantize) -> Launch:
+        """Activations to Q8_1."""
+        return self._launch("quantize", (_groups(arguments.blocks, 8),), 256, arguments)
+
+    def product(self, arguments: args.Product, *, decode: bool) -> Launch:
+        """A matrix times the activations of one token (`decode`) or of several."""
+        columns = 1 if decode else AT_ONCE
+        rows = 16 if decode and self._mode is Mode.Q8 else 8
+        grid = _groups(arguments.w.rows, rows), _groups(arguments.tokens, columns)
+        return self._launch(f"matvec_{self._mode}_{columns}", grid, 256, arguments)
+
+    def qkv(self, arguments: args.Qkv) -> Launch:
+        """Q, K and V of one token, up to attention."""
+        heads = arguments.heads
+        grid = _groups(heads.head_dim, 16), heads.heads + 2 * heads.kv_heads
+        return self._launch(f"qkv_{self._mode}", grid, 128, arguments)
+
+    def heads(self, arguments: args.HeadsOfPrompt, tokens: int) -> Launch:
+        """What follows the Q, K and V products of a prompt."""
+        heads = arguments.heads
+        return self._launch("heads", (heads.heads + 2 * heads.kv_heads, tokens), 128, arguments)
+
+    def gate_up(self, arguments: args.GateUp) -> Launch:
+        """Gate, up and what is made of them, of one token."""
+        return self._launch(f"gate_up_{self._mode}", (arguments.gate.rows // 32,), 256, arguments)
+
+    def swiglu(self, arguments: args.Swiglu) -> Launch:
+        """What is made of gate and up of a prompt."""
+        return self._launch("swiglu", (_groups(arguments.blocks, 8),), 256, arguments)
+
+    def attend_one(self, arguments: args.AttendOne, splits: int) -> Launch:
+        """Attention of one token."""
+        attention = arguments.attention
+        grid = splits, attention.kv_heads, _groups(attention.heads // attention.kv_heads, AT_ONCE)
+        return self._launch("attend_one", grid, 128, arguments)
+
+    def attend_prompt(self, arguments: args.AttendPrompt, tokens: int) -> Launch:
+        """Attention of a prompt."""
+        attention = arguments.attention
+        shared = 4 * (48 * attention.head_dim + 544)
+        if shared > _DEFAULT_SHARED:
+            self._driver.allow_shared(self._kernels["attend_prompt"], shared)
+        return self._launch("attend_prompt", (_groups(tokens, 16), attention.heads), 128, arguments, shared)
+
+    def stage_statistics(self, arguments: args.StageStatistics, records: int, parts: int) -> Launch:
+        """Statistics of stages."""
+        return self._launch("stage_statistics", (records, parts), 256, arguments)
+
+
+def splits_for(multiprocessors: int, heads: int, kv_heads: int, context: int) -> int:
+    """Runs of keys that `attend_one` shares the context out to: two blocks a multiprocessor, runs not too short."""
+    blocks_a_run = kv_heads * _groups(heads // kv_heads, AT_ONCE)
+    return max(1, min(2 * multiprocessors // blocks_a_run, _groups(context, _SHORTEST_RUN)))
+
+
+def _groups(count: int, size: int) -> int:
+    return -(-count // size)

@@ -1,0 +1,285 @@
+"""From the stage graph to launches: a layer's nodes in the graph's order, dispatched on their ops.
+
+Kernels compute several stages at once. The last node of such a run makes the launch and looks back along the graph for
+the others; those make none. What nobody reads and nobody taps is not stored: then a kernel gets null for its address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aprtui.engine.cuda import arguments as args
+from aprtui.engine.cuda.driver import Launch
+from aprtui.engine.cuda.launches import Launches
+from aprtui.engine.cuda.sizes import is_logits
+from aprtui.engine.cuda.storage import Storage, Weights
+from aprtui.engine.protocol import KvType, Mode
+from aprtui.model.weights import Weight, WeightType
+from aprtui.trace.graph import Node, Op, RopeLayout, StageGraph
+
+if TYPE_CHECKING:
+    from aprtui.model.model import Model
+
+FLOAT_TYPES = frozenset({WeightType.F32, WeightType.F16, WeightType.BF16})
+"""Weights that meet float32 activations in q8 too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one run of launches evaluates: one token (`decode`) or a chunk of a prompt, and what is wanted of it."""
+
+    decode: bool
+    tokens: int
+    map_stride: int
+    """Keys from a row of an attention map to the next one."""
+    wanted: int
+    """Tokens at the end whose logits are wanted."""
+    tapped: frozenset[Node]
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the stage tensors of a pass lie on the device."""
+
+    graph: StageGraph
+    storage: Storage
+    run: Pass
+
+    def of(self, node: Node) -> int:
+        """Address of `[tokens, width]`, of the wanted rows of logits, or of `[heads, tokens, map_stride]`."""
+        stage = self.graph[node.stage]
+        if is_logits(stage):
+            return self.storage.logits
+        if not stage.is_attention_map:
+            return self.storage.of_token(node) if self.run.decode else self.storage.of_chunk(node.stage)
+        assert node.layer is not None
+        both = self.storage.token_maps(node.layer) if self.run.decode else self.storage.chunk_maps()
+        first = stage.op is Op.SCORES
+        return both if first else both + 4 * stage.width * self.run.tokens * self.run.map_stride
+
+    def side_by_side(self, node: Node) -> bool:
+        """Whether `node` lies in one piece of memory with its neighbours in execution order."""
+        stage = self.graph[node.stage]
+        return self.run.decode and not stage.is_attention_map and not is_logits(stage)
+
+
+class Lowering:
+    """Makes the launches of one pass of a model."""
+
+    def __init__(
+        self, model: Model, kv: KvType, mode: Mode, weights: Weights, storage: Storage, launches: Launches, splits: int
+    ) -> None:
+        self.model, self.graph, self.config = model, model.graph, model.config.graph
+        self.half, self.mode, self.splits = int(kv is KvType.F16), mode, splits
+        self.weights, self.storage, self.launches = weights, storage, launches
+        self._readers: dict[Node, list[Weight]] = {}
+        for node in self.graph.nodes:
+            if self.graph[node.stage].op is Op.MATMUL:
+                self._readers.setdefault(self.graph.inputs(node)[0], []).extend(model.params(node))
+
+    def layer(self, layer: int | None, run: Pass) -> list[Launch]:
+        """The launches of a layer, or of the stages of the model."""
+        emitters = _Emitters(self, run)
+        return [
+            launch
+            for node in self.graph.nodes
+            if node.layer == layer
+            for launch in emitters.by_op[self.graph[node.stage].op](node)
+        ]
+
+    def values_read(self, node: Node) -> bool:
+        """Whether a matrix product reads `node` in float32."""
+        readers = self._readers.get(node, [])
+        return any(self.mode is Mode.EXACT or weight.type in FLOAT_TYPES for weight in readers)
+
+    def q8_read(self, node: Node) -> bool:
+        """Whether a matrix product reads `node` in Q8_1."""
+        readers = self._readers.get(node, [])
+        return self.mode is Mode.Q8 and any(weight.type not in FLOAT_TYPES for weight in readers)
+
+    def op(self, node: Node) -> Op:
+        """What makes `node`."""
+        return self.graph[node.stage].op
+
+    def source(self, node: Node, index: int = 0) -> Node:
+        """An input of `node`."""
+        return self.graph.inputs(node)[index]
+
+
+class _Emitters:
+    """The launches that end with a node, by its op."""
+
+    def __init__(self, lowering: Lowering, run: Pass) -> None:
+        self.low, self.run = lowering, run
+        self.graph, self.config, self.storage = lowering.graph, lowering.config, lowering.storage
+        self.places = Places(self.graph, self.storage, run)
+        later: Callable[[Node], list[Launch]] = lambda node: []  # noqa: E731  # made by a node behind it
+        self.by_op: Mapping[Op, Callable[[Node], list[Launch]]] = {
+            Op.EMBED: self._embed,
+            Op.RMS_NORM: self._norm,
+            Op.MATMUL: self._logits,
+            Op.BIAS: later,
+            Op.HEAD_RMS_NORM: later,
+            Op.ROPE: later,
+            Op.SCORES: self._heads,
+            Op.SOFTMAX: later,
+            Op.ATTEND: self._attend,
+            Op.ADD: self._add,
+            Op.SILU: later,
+            Op.MULTIPLY: self._feed_forward,
+        }
+
+    def _tap(self, node: Node) -> int:
+        """Where `node` goes if somebody taps it, else null."""
+        return self.places.of(node) if node in self.run.tapped else 0
+
+    def _kept(self, node: Node) -> int:
+        """Where `node` goes if it is tapped or read in float32 by a matrix product, else null."""
+        return self.places.of(node) if node in self.run.tapped or self.low.values_read(node) else 0
+
+    def _q8_of(self, node: Node) -> args.Q8Output:
+        return self.storage.q8(node.stage) if self.low.q8_read(node) else args.Q8Output()
+
+    def _activations(self, node: Node, first: int = 0) -> args.Activations:
+        """`node` from token `first` on, in whatever forms matrix products read it."""
+        width, found = self.graph[node.stage].width, args.Activations()
+        if self.low.values_read(node):
+            found.values = self.places.of(node) + 4 * first * width
+        if self.low.q8_read(node):
+            q8 = self.storage.q8(node.stage)
+            found.levels, found.scales = q8.levels + first * width, q8.scales + first * width // 4
+        return found
+
+    def _matrices(self, node: Node) -> list[args.Matrix]:
+        return [self.low.weights.matrix(weight) for weight in self.low.model.params(node)]
+
+    def _vector(self, node: Node, index: int = 0) -> int:
+        return self.low.weights.vectors[self.low.model.params(node)[index].name]
+
+    def _embed(self, node: Node) -> list[Launch]:
+        (table,) = self._matrices(node)
+        arguments = args.Embed(table, self.storage.tokens, self.places.of(node))
+        return [self.low.launches.embed(arguments, self.run.tokens)]
+
+    def _norm(self, node: Node) -> list[Launch]:
+        arguments = args.RmsNorm(
+            self.places.of(self.low.source(node)), self._vector(node), self._kept(node), self._q8_of(node),
+            self.graph[node.stage].width, self.low.model.config.norm_epsilon,
+        )  # fmt: skip
+        return [self.low.launches.rms_norm(arguments, self.run.tokens)]
+
+    def _product(
+        self, matrix: args.Matrix, x: args.Activations, tokens: int, stride: int,
+        *, product: int = 0, residual: int = 0, total: int = 0,
+    ) -> Launch:  # fmt: skip
+        arguments = args.Product(matrix, x, residual, product, total, tokens, stride)
+        return self.low.launches.product(arguments, decode=self.run.decode)
+
+    def _logits(self, node: Node) -> list[Launch]:
+        """Other products are made with what is added to them, or made of them."""
+        if not is_logits(self.graph[node.stage]) or not self.run.wanted:
+            return []
+        (matrix,) = self._matrices(node)
+        x = self._activations(self.low.source(node), self.run.tokens - self.run.wanted)
+        return [self._product(matrix, x, self.run.wanted, matrix.rows, product=self.places.of(node))]
+
+    def _heads(self, scores: Node) -> list[Launch]:
+        """From the input of Q, K and V to queries and keys turned and cached, and values cached."""
+        q_turned, k_turned = self.graph.inputs(scores)
+        heads = self._head_arguments(scores.layer, q_turned, k_turned)
+        product = self._fused_product(q_turned)
+        heads.product = self.places.of(product)
+        q, k, v = self._matrices(product)
+        x = self._activations(self.low.source(product))
+        if self.run.decode:
+            return [self.low.launches.qkv(args.Qkv(q, k, v, x, heads, self.storage.step, self.storage.counters))]
+        launches, first = [], heads.product
+        for matrix in (q, k, v):
+            launches.append(self._product(matrix, x, self.run.tokens, self.config.qkv_width, product=first))
+            first += 4 * matrix.rows
+        return [*launches, self.low.launches.heads(args.HeadsOfPrompt(heads, self.storage.step), self.run.tokens)]
+
+    def _fused_product(self, node: Node) -> Node:
+        while self.low.op(node) is not Op.MATMUL:
+            node = self.low.source(node)
+        return node
+
+    def _head_arguments(self, layer: int | None, q_turned: Node, k_turned: Node) -> args.Heads:
+        assert layer is not None
+        config, storage = self.config, self.storage
+        heads = args.Heads(
+            turns=storage.turns, key_cache=storage.keys(layer), value_cache=storage.values(layer),
+            q_turned=self.places.of(q_turned), k_turned=self._tap(k_turned), epsilon=self.low.model.config.norm_epsilon,
+            heads=config.heads, kv_heads=config.kv_heads, head_dim=config.head_dim, context=storage.context,
+            interleaved=int(config.rope_layout is RopeLayout.INTERLEAVED), half_cache=self.low.half,
+        )  # fmt: skip
+        q, k = self.low.source(q_turned), self.low.source(k_turned)
+        if self.low.op(q) is Op.HEAD_RMS_NORM:
+            heads.q_norm, heads.k_norm = self._vector(q), self._vector(k)
+            heads.q_normed, heads.k_normed = self._tap(q), self._tap(k)
+            q = self.low.source(q)
+        if self.low.op(q) is Op.BIAS:
+            heads.q_bias, heads.k_bias, heads.v_bias = (self._vector(q, index) for index in range(3))
+            heads.biased = self._tap(q)
+        return heads
+
+    def _attend(self, node: Node) -> list[Launch]:
+        softmax = self.low.source(node)
+        scores = self.low.source(softmax)
+        assert node.layer is not None
+        config, storage = self.config, self.storage
+        # A run of keys leaves its scores for the softmax that is made of all of them.
+        keeps_scores = self.run.tapped & {scores, softmax}
+        attention = args.Attention(
+            q=self.places.of(self.low.source(scores)), key_cache=storage.keys(node.layer),
+            value_cache=storage.values(node.layer), scores=self.places.of(scores) if keeps_scores else 0,
+            softmax=self._tap(softmax), out=self.places.of(node), heads=config.heads, kv_heads=config.kv_heads,
+            head_dim=config.head_dim, context=storage.context, map_stride=self.run.map_stride, half_cache=self.low.half,
+        )  # fmt: skip
+        q8 = self._q8_of(node)
+        if not self.run.decode:
+            arguments = args.AttendPrompt(attention, storage.step)
+            return [self.low.launches.attend_prompt(arguments, self.run.tokens), *self._rounded(node, q8)]
+        in_one = config.heads // config.kv_heads * config.head_dim % 32 == 0
+        if in_one:
+            attention.q8 = q8
+        one = args.AttendOne(attention, storage.step, storage.partial, storage.counters)
+        return [self.low.launches.attend_one(one, self.low.splits), *([] if in_one else self._rounded(node, q8))]
+
+    def _rounded(self, node: Node, q8: args.Q8Output) -> list[Launch]:
+        """`node` to Q8_1, where its own kernel does not do that, and somebody reads it."""
+        if not q8.levels:
+            return []
+        blocks = self.run.tokens * self.graph[node.stage].width // 32
+        return [self.low.launches.quantize(args.Quantize(self.places.of(node), q8, blocks))]
+
+    def _add(self, node: Node) -> list[Launch]:
+        """A matrix product and the residual that it is added to."""
+        residual, product = self.graph.inputs(node)
+        (matrix,) = self._matrices(product)
+        return [
+            self._product(
+                matrix, self._activations(self.low.source(product)), self.run.tokens, matrix.rows,
+                product=self._tap(product), residual=self.places.of(residual), total=self.places.of(node),
+            )
+        ]  # fmt: skip
+
+    def _feed_forward(self, node: Node) -> list[Launch]:
+        """Gate, up, and silu(gate) · up."""
+        silu, up = self.graph.inputs(node)
+        gate = self.low.source(silu)
+        (gate_matrix,), (up_matrix,) = self._matrices(gate), self._matrices(up)
+        x, tokens = self._activations(self.low.source(gate)), self.run.tokens
+        out = args.FeedForward(silu=self._tap(silu), out=self._kept(node), q8=self._q8_of(node))
+        if self.run.decode:
+            out.gate, out.up = self._tap(gate), self._tap(up)
+            return [self.low.launches.gate_up(args.GateUp(gate_matrix, up_matrix, x, out))]
+        gates, ups = self.places.of(gate), self.places.of(up)
+        blocks = tokens * self.config.ffn // 32
+        return [
+            self._product(gate_matrix, x, tokens, self.config.ffn, product=gates),
+            self._product(up_matrix, x, tokens, self.config.ffn, product=ups),
+            self.low.launches.swiglu(args.Swiglu(gates, ups, out, blocks)),
+        ]

@@ -1,0 +1,67 @@
+"""Opening a model on a GPU: find the device and its kernels, see that the model fits, load it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aprtui.engine.cuda.detect import CudaDevice, Detection, detect
+from aprtui.engine.cuda.device_thread import DeviceThread
+from aprtui.engine.cuda.images import kernel_images
+from aprtui.engine.cuda.sizes import memory_need, require_supported
+from aprtui.engine.cuda.sources import KernelImages
+from aprtui.engine.cuda.storage import Progress
+from aprtui.engine.protocol import KvType, Mode
+
+if TYPE_CHECKING:
+    from aprtui.engine.cuda.device import Device
+    from aprtui.engine.cuda.engine import CudaEngine
+    from aprtui.engine.cuda.pycuda_driver import PyCudaDriver
+    from aprtui.model.model import Model
+
+
+def open_cuda(model: Model, mode: Mode, kv: KvType, context: int, progress: Progress, *, fit: bool) -> CudaEngine:
+    """`model` on the first device that can run it; with `fit`, with as many positions up to `context` as fit.
+
+    Raises `EngineError` where no device can, or the model does not fit.
+    """
+    found = detect()
+    device = found.require()
+    require_supported(model)
+    images = _images(found, device, progress)
+    from aprtui.engine.cuda.engine import CudaEngine
+
+    thread = DeviceThread()
+    return CudaEngine(
+        model, mode, kv,
+        device=str(device), code_path=f"cuda sm_{device.capability[0]}{device.capability[1]}, kernels {images.digest}",
+        thread=thread, opened=lambda: _opened(model, mode, kv, context, device.ordinal, images, progress, fit=fit),
+    )  # fmt: skip
+
+
+def _images(found: Detection, device: CudaDevice, progress: Progress) -> KernelImages:
+    assert found.driver is not None
+    return kernel_images(device.capability, found.driver, progress)
+
+
+def _opened(
+    model: Model, mode: Mode, kv: KvType, context: int, ordinal: int, images: KernelImages, progress: Progress,
+    *, fit: bool,
+) -> Device:  # fmt: skip
+    from aprtui.engine.cuda.device import Device
+    from aprtui.engine.cuda.pycuda_driver import PyCudaDriver
+
+    driver: PyCudaDriver = PyCudaDriver(ordinal)
+    try:
+        need, free = memory_need(model, mode, kv, context), driver.free_memory()
+        fits = need.largest_context(free)
+        if fit and 0 < fits < context:
+            context, need = fits, memory_need(model, mode, kv, fits)
+        need.require_fits(free)
+
+        def loading(what: str, done: int, total: int) -> None:
+            progress(f"{what}, needs {need}", done, total)
+
+        return Device(driver, images, model, mode, kv, context, loading)
+    except BaseException:
+        driver.close()
+        raise

@@ -1,0 +1,122 @@
+"""What one pass queues, cut where its results are handed out: launches, copies to the host, statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.engine.cuda.driver import Driver, Launch
+from aprtui.engine.cuda.lowering import Lowering, Pass, Places
+from aprtui.engine.cuda.sizes import is_logits
+from aprtui.engine.cuda.statistics import Count, Counting, StatisticsTable
+from aprtui.engine.protocol import Taps
+from aprtui.trace.graph import Node, StageGraph
+
+_GAP = 1 << 14  # bytes that are copied in vain rather than by a second copy
+_ALIGNED = 16  # values at which tensors begin in the host's memory
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A stage tensor to be handed out, `shape` values at `offset` of the host's copy."""
+
+    node: Node
+    offset: int
+    shape: tuple[int, ...]
+
+    def view(self, staging: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Its values."""
+        return staging[self.offset : self.offset + prod(self.shape)].reshape(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """`count` float32 values from `address` on the device to `offset` of the host's memory."""
+
+    offset: int
+    count: int
+    address: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Part of a pass after which its tapped stages are handed out, in the order of `nodes`."""
+
+    launches: tuple[Launch, ...]
+    nodes: tuple[Node, ...]
+    counts: tuple[Count, ...]
+    tensors: tuple[Tensor, ...]
+    copies: tuple[Copy, ...]
+    staged: int
+    """Values of the host's memory that the copies need."""
+
+    def queue(self, driver: Driver, table: StatisticsTable, staging: NDArray[np.float32]) -> None:
+        """Queue all of it."""
+        for launch in self.launches:
+            driver.launch(launch)
+        for copy in self.copies:
+            driver.copy_out(staging[copy.offset : copy.offset + copy.count], copy.address)
+        for count in self.counts:
+            table.fetch(count)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A pass in segments, and the records of all statistics in it."""
+
+    run: Pass
+    segments: tuple[Segment, ...]
+    records: NDArray[np.void]
+
+
+def plan_for(lowering: Lowering, table: StatisticsTable, run: Pass, taps: Taps) -> Plan:
+    """The plan of one token, whose stages all have places of their own, in one segment; of a chunk, one a layer."""
+    graph, layers = lowering.graph, [*range(lowering.graph.layers), None]
+    places = Places(graph, lowering.storage, run)
+    counting = Counting(graph, places)
+
+    def segment(of: Sequence[int | None]) -> Segment:
+        launches = [launch for layer in of for launch in lowering.layer(layer, run)]
+        nodes = [node for node in graph.nodes if node.layer in of and _exists(graph, node, run)]
+        counts = counting.add([node for node in nodes if node in taps.stats])
+        launches += [table.launch(count) for count in counts]
+        tensors, copies = _copies(graph, places, [node for node in nodes if node in taps.full])
+        tapped = tuple(node for node in nodes if node in taps.full or node in taps.stats)
+        staged = max((copy.offset + copy.count for copy in copies), default=0)
+        return Segment(tuple(launches), tapped, counts, tuple(tensors), tuple(copies), staged)
+
+    segments = (segment(layers),) if run.decode else tuple(segment((layer,)) for layer in layers)
+    return Plan(run, segments, counting.records())
+
+
+def _exists(graph: StageGraph, node: Node, run: Pass) -> bool:
+    """Whether the pass computes `node`: logits only where they are wanted."""
+    return bool(run.wanted) or not is_logits(graph[node.stage])
+
+
+def _copies(graph: StageGraph, places: Places, nodes: Sequence[Node]) -> tuple[list[Tensor], list[Copy]]:
+    """Tensors and the copies that bring them: those of one token lie side by side, and neighbours come together."""
+    tensors, copies = list[Tensor](), list[Copy]()
+    together = False
+    for node in nodes:
+        shape, address, side_by_side = _shape(graph, node, places.run), places.of(node), places.side_by_side(node)
+        last = copies[-1] if copies else Copy(0, 0, 0)
+        gap = address - last.address - 4 * last.count
+        if together and side_by_side and 0 <= gap <= _GAP:
+            copies[-1] = Copy(last.offset, (address - last.address) // 4 + prod(shape), last.address)
+        else:
+            copies.append(Copy(-(-(last.offset + last.count) // _ALIGNED) * _ALIGNED, prod(shape), address))
+        together = side_by_side
+        tensors.append(Tensor(node, copies[-1].offset + (address - copies[-1].address) // 4, shape))
+    return tensors, copies
+
+
+def _shape(graph: StageGraph, node: Node, run: Pass) -> tuple[int, ...]:
+    stage = graph[node.stage]
+    if stage.is_attention_map:
+        return stage.width, run.tokens, run.map_stride
+    return (run.wanted if is_logits(stage) else run.tokens), stage.width

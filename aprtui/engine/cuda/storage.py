@@ -1,0 +1,169 @@
+"""What an engine keeps on its device: weights, K/V cache, the stages of a token and of a chunk of a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.engine.cuda.arguments import Matrix, Q8Output
+from aprtui.engine.cuda.driver import Driver
+from aprtui.engine.cuda.planes import in_planes, planes
+from aprtui.engine.cuda.sizes import LOGIT_ROWS, MAP_BYTES, cache_bytes, chunk_tokens, matmul_inputs, stage_widths
+from aprtui.engine.protocol import KvType, Mode
+from aprtui.model.weights import Weight
+from aprtui.trace.graph import Node, Op
+
+if TYPE_CHECKING:
+    from aprtui.model.model import Model
+
+Progress = Callable[[str, int, int], None]
+
+_STAGING = 16 << 20
+_ALIGNED = 64  # bytes at which the stages of a token begin
+_STEP_BYTES = 16  # of `Step` in types.cuh
+_VECTORS = (Op.RMS_NORM, Op.HEAD_RMS_NORM, Op.BIAS)
+
+
+class Uploader:
+    """Copies host arrays to the device through two halves of pinned memory: one is filled while the other is copied."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._halves = [driver.pinned(_STAGING, np.uint8) for _ in range(2)]
+
+    def upload(self, address: int, values: NDArray[np.uint8]) -> None:
+        """Copy `values` `[bytes]`; they are there, or on their way in the order of the stream, afterwards."""
+        for piece, start in enumerate(range(0, values.size, _STAGING)):
+            half = self._halves[piece % 2]
+            if piece % 2 == 0:
+                self._driver.synchronize()  # what was copied from either half is done
+            count = min(_STAGING, values.size - start)
+            half[:count] = values[start : start + count]
+            self._driver.copy_in(address + start, half[:count])
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Addresses of a model's matrices and vectors, by the name of the weight."""
+
+    matrices: dict[str, int]
+    vectors: dict[str, int]
+
+    def matrix(self, weight: Weight) -> Matrix:
+        """As kernels take it."""
+        return Matrix(self.matrices[weight.name], int(weight.type), weight.rows, weight.columns)
+
+
+def load_weights(driver: Driver, model: Model, progress: Progress) -> Weights:
+    """Put all weights on the device, those that lie badly in planes, vectors in float32."""
+    uploader, loaded = Uploader(driver), Weights({}, {})
+    total = sum(weight.data.nbytes for weight in model.weights.values()) >> 20
+    done = 0
+    for node in model.graph.nodes:
+        is_vector = model.graph[node.stage].op in _VECTORS
+        kept = loaded.vectors if is_vector else loaded.matrices
+        for weight in model.params(node):
+            if weight.name in kept:
+                continue  # an embedding table may be the head's matrix too
+            values = weight.dequantize().reshape(-1).view(np.uint8) if is_vector else _as_stored(weight)
+            kept[weight.name] = driver.allocate(values.size)
+            uploader.upload(kept[weight.name], values)
+            done += weight.data.nbytes
+            progress("loading weights, MB", done >> 20, total)
+    driver.synchronize()
+    return loaded
+
+
+def _as_stored(weight: Weight) -> NDArray[np.uint8]:
+    return planes(weight.type, weight.data) if in_planes(weight.type) else weight.data.reshape(-1)
+
+
+class Storage:
+    """Everything but the weights. Stages of one token have a place a node, those of a chunk one a stage."""
+
+    def __init__(self, driver: Driver, model: Model, mode: Mode, kv: KvType, context: int, splits: int) -> None:
+        config, graph = model.config.graph, model.graph
+        self._driver, self._graph, self._config = driver, graph, config
+        self.context, self.chunk = context, chunk_tokens(graph, context)
+        self.plane = cache_bytes(model, kv) * context
+        self._keys = [driver.allocate(self.plane) for _ in range(config.layers)]
+        self._values = [driver.allocate(self.plane) for _ in range(config.layers)]
+        self.turns = driver.allocate(4 * context * config.head_dim)
+        _fill_turns(driver, self.turns, model, context)
+        self.step = driver.allocate(_STEP_BYTES + 4 * self.chunk)
+        self.tokens = self.step + _STEP_BYTES
+        widths = stage_widths(graph)
+        self._of_chunk = {name: driver.allocate(4 * self.chunk * width) for name, width in widths.items()}
+        self._of_token = self._place_nodes(widths)
+        self._q8 = {
+            name: Q8Output(driver.allocate(self.chunk * widths[name]), driver.allocate(self.chunk * widths[name] // 4))
+            for name in (matmul_inputs(graph) if mode is Mode.Q8 else ())
+        }
+        self.logits = driver.allocate(4 * LOGIT_ROWS * config.vocabulary)
+        self.partial = driver.allocate(4 * config.heads * splits * (config.head_dim + 2))
+        counters = np.zeros(config.heads + 2 * config.kv_heads, np.uint32)
+        self.counters = driver.allocate(counters.nbytes)
+        driver.upload(self.counters, counters)
+        self._maps: dict[int, int] = {}
+        self._chunk_maps = 0
+
+    def _place_nodes(self, widths: dict[str, int]) -> dict[Node, int]:
+        """One after the other, so that neighbours can be copied out together."""
+        offsets: dict[Node, int] = {}
+        end = 0
+        for node in self._graph.nodes:
+            if node.stage in widths:
+                offsets[node] = end
+                end += -(-4 * widths[node.stage] // _ALIGNED) * _ALIGNED
+        base = self._driver.allocate(end)
+        return {node: base + offset for node, offset in offsets.items()}
+
+    def keys(self, layer: int) -> int:
+        """A layer's keys `[kv_heads, context, head_dim]`."""
+        return self._keys[layer]
+
+    def values(self, layer: int) -> int:
+        """A layer's values, as the keys."""
+        return self._values[layer]
+
+    def of_token(self, node: Node) -> int:
+        """`[width]` of a node that is no map: its place while single tokens are evaluated."""
+        return self._of_token[node]
+
+    def of_chunk(self, stage: str) -> int:
+        """`[chunk, width]` of a stage, used layer after layer."""
+        return self._of_chunk[stage]
+
+    def q8(self, stage: str) -> Q8Output:
+        """`[chunk, width]` of a stage that matrix products read, in Q8_1."""
+        return self._q8[stage]
+
+    def token_maps(self, layer: int) -> int:
+        """Room for both attention maps of one token in a layer; made when it is first asked for."""
+        if layer not in self._maps:
+            self._maps[layer] = self._driver.allocate(8 * self._config.heads * self.context)
+        return self._maps[layer]
+
+    def chunk_maps(self) -> int:
+        """Room for both attention maps of a chunk; made when it is first asked for."""
+        if not self._chunk_maps:
+            size = max(MAP_BYTES, 8 * self._config.heads * self.context)
+            self._chunk_maps = self._driver.allocate(size)
+        return self._chunk_maps
+
+    def tokens_with_maps(self, positions: int) -> int:
+        """Tokens of a chunk whose maps have room where there will be `positions` in all."""
+        return max(1, min(self.chunk, MAP_BYTES // (8 * self._config.heads * positions)))
+
+
+def _fill_turns(driver: Driver, address: int, model: Model, context: int) -> None:
+    """Cosines and sines of RoPE, `[context, head_dim / 2, 2]`."""
+    head_dim, rows = model.config.graph.head_dim, 4096
+    for first in range(0, context, rows):
+        angles = model.config.rope.angles(first, min(rows, context - first), head_dim)
+        turns = np.stack([np.cos(angles), np.sin(angles)], -1).astype(np.float32)
+        driver.upload(address + 4 * first * head_dim, turns)

@@ -1,0 +1,46 @@
+"""The command line with `--backend cuda`, on PyCUDA over the fake driver."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from aprtui.engine.protocol import Mode
+from aprtui.resources import embedded_model
+from tests.cli.conftest import Outcome, aprtui  # noqa: F401  # a fixture of tests here too
+
+pytestmark = [
+    pytest.mark.group("pycuda"),
+    pytest.mark.fake_driver(FAKE_CUDA_MEMORY="90000000"),
+    pytest.mark.usefixtures("emulated_kernels"),
+]
+
+
+def test_the_command_line_runs_traces_and_replays_on_the_device(
+    aprtui: Callable[..., Outcome],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    run_ = aprtui("run", "--tokens", "1,2,3", "-n", "4", "--backend", "cuda", "--mode", "exact", "--context", "fit")
+    assert (run_.code, run_.out) == (0, aprtui("run", "--tokens", "1,2,3", "-n", "4", "--mode", "exact").out)
+    for mode in Mode:
+        captured = tmp_path / str(mode)
+        words = ("--tokens", "1,2,3,4,5", "--decode-from", "3", "--backend", "cuda", "--mode", mode)
+        assert aprtui("trace", *words, "--save-tensor-dir", captured).code == 0
+        engine = json.loads((captured / "manifest.json").read_text())["engine"]
+        assert (engine["backend"], engine["threads"], engine["device"][:15]) == ("cuda", None, "emulated device")
+        assert re.fullmatch(r"cuda sm_90, kernels [0-9a-f]{12}, graphs", engine["code_path"])
+        assert aprtui("replay", captured, "--model", embedded_model()).code == 0
+    faulty = aprtui("run", "-p", "x", "--backend", "cuda", "--inject", "layer=0,stage=ffn_gate,kind=scale")
+    assert (faulty.code, faulty.err.splitlines()[-1][:60]) == (
+        2, "aprtui: backend cuda: its kernels compute several stages at o"[:60],
+    )  # fmt: skip
+    full = aprtui("run", "-p", "x", "--backend", "cuda", "--context", "99999")
+    assert full.code == 4
+    assert "are needed on the device, 90.0 MB are free: use --context" in full.err
+    doctor = [json.loads(line) for line in aprtui("doctor", "--json").out.splitlines()]
+    (cuda,) = [found for found in doctor if found["what"] == "CUDA"]
+    assert (cuda["state"], cuda["found"][:15]) == ("ok", "emulated device")
