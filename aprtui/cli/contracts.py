@@ -14,6 +14,7 @@ SUBCOMMANDS: Mapping[str, str] = MappingProxyType(
         "lint": "Find what contracts name and is not there, and claims without evidence.",
         "check": "Judge what contracts claim on the captures at hand.",
         "status": "Say how far claims go, what evidence carries, and what waits for what.",
+        "promote": "Raise the status of a falsifier as far as its evidence carries.",
     }
 )
 """Each lives in `aprtui.cli.contracts_<name>` as `command`."""

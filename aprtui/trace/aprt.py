@@ -108,7 +108,7 @@ def write_aprt(path: Path, layer: int | None, values: NDArray[np.float32]) -> No
     write_atomically(path, header(layer, flat.size), flat.data.cast("B") if flat.size else b"")
 
 
-def write_atomically(path: Path, *pieces: bytes | memoryview) -> None:
+def write_atomically(path: Path, *pieces: bytes | memoryview, mode: int = 0o644) -> None:
     """Write `pieces` to a temporary file beside `path` and move it into place. Raises `EngineError`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def write_atomically(path: Path, *pieces: bytes | memoryview) -> None:
             with os.fdopen(handle, "wb") as file:
                 for piece in pieces:
                     file.write(piece)
-            os.chmod(temporary, 0o644)
+            os.chmod(temporary, mode)
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)
