@@ -4,21 +4,29 @@
 //
 // Shapes: see Attention; a.q8 is not written (use `quantize`). A block of 128 threads takes a head and 16 queries, four a warp,
 // and walks over the keys 32 at a time with a running maximum; a lane has a key, then channels.
-// Launch: grid (ceil(tokens / 16), heads); dynamic shared memory 4 * (48 * head_dim + 544) bytes: above 48 KB (head_dim > 244)
-// the host must allow it. Must move: for each 16 queries the keys and values up to the last of them (from L2 mostly), 4 bytes a
+// Launch: grid (ceil(tokens / 16), heads); dynamic shared memory 4 * (16 * head_dim + 32 * min(head_dim, 128) + 544) bytes, at
+// most 35 KB: of wider heads 128 channels at a time. Must move: for each 16 queries the keys and values up to the last of them (from L2 mostly), 4 bytes a
 // value of q and out; taps 4 bytes a map entry, three times.
 #include "attention.cuh"
 
-constexpr int QUERIES = 16, KEYS = 32, OF_WARP = 4, MAX_PARTS = 8;
+constexpr int QUERIES = 16, KEYS = 32, OF_WARP = 4, SLICE = 128, SLICES = 2, PARTS = SLICE / WARP;
 
-// 32 rows of the cache from `start`, those from `end` on as zeros; rows lie head_dim + 1 apart, so that lanes meet no bank twice.
+// Some channels of 32 rows of a cache; rows lie a slice and 1 apart, so that lanes meet no bank twice.
+struct KeyTile {
+  Shared<float> values;
+  int pitch;
+};
+
+// Rows from `start`, those from `end` on as zeros; channels from SLICE * slice. Returns how many channels there are.
 template <class T>
-INLINE void load_tile(const void* cache, const Attention& a, int kv_head, int start, int end, Shared<float> tile) {
-  const T* rows = static_cast<const T*>(cache) + (static_cast<size_t>(kv_head) * a.context + start) * a.head_dim;
-  for (int i = threadIdx.x; i < KEYS * a.head_dim; i += 128) {
-    const int key = i / a.head_dim;
-    tile[i + key] = start + key < end ? load_one(rows + i) : 0.0f;
+INLINE int load_tile(const void* cache, const Attention& a, int kv_head, int start, int end, int slice, const KeyTile& tile) {
+  const T* rows = static_cast<const T*>(cache) + (static_cast<size_t>(kv_head) * a.context + start) * a.head_dim + SLICE * slice;
+  const int width = min(SLICE, a.head_dim - SLICE * slice);
+  for (int i = threadIdx.x; i < KEYS * width; i += 128) {
+    const int key = i / width, channel = i % width;
+    tile.values[key * tile.pitch + channel] = start + key < end ? load_one(rows + key * a.head_dim + channel) : 0.0f;
   }
+  return width;
 }
 
 template <class T>
@@ -27,28 +35,33 @@ INLINE void attend(const Attention& a, const Step* step, Shared<float> memory) {
   const int first = blockIdx.x * QUERIES, tokens = step->tokens, total = step->position + tokens;
   const int end = min(total, step->position + first + QUERIES), width = a.heads * dim, own = warp_index() * OF_WARP;
   const float scale = 1.0f / sqrtf(static_cast<float>(dim));
-  const Shared<float> queries = memory, tile = part_of(memory, QUERIES * dim), powers = part_of(memory, QUERIES * dim + KEYS * (dim + 1));
+  const int pitch = min(dim, SLICE) + 1;
+  const Shared<float> queries = memory, powers = part_of(memory, QUERIES * dim + KEYS * pitch);
+  const KeyTile tile{part_of(memory, QUERIES * dim), pitch};
   for (int i = threadIdx.x; i < QUERIES * dim; i += 128) {
     const int token = first + i / dim;
     queries[i] = token < tokens ? a.q[static_cast<size_t>(token) * width + head * dim + i % dim] : 0.0f;
   }
-  float sums[OF_WARP][MAX_PARTS] = {}, largest[OF_WARP], total_power[OF_WARP];
+  float sums[OF_WARP][SLICES * PARTS] = {}, largest[OF_WARP], total_power[OF_WARP];
 #pragma unroll
   for (int r = 0; r < OF_WARP; ++r) largest[r] = -INFINITY, total_power[r] = 0.0f;
   for (int start = 0; start < end; start += KEYS) {
-    load_tile<T>(a.key_cache, a, kv_head, start, end, tile);
-    __syncthreads();
     float scores[OF_WARP] = {};
-    // In runs of 32 channels: one sum over 256 would double the error of the scores.
-    for (int run = 0; run < dim; run += WARP) {
-      float partial[OF_WARP] = {};
-      for (int i = run; i < min(run + WARP, dim); ++i) {
-        const float key = tile[lane * (dim + 1) + i];
+    for (int slice = 0; slice * SLICE < dim; ++slice) {
+      const int channels = load_tile<T>(a.key_cache, a, kv_head, start, end, slice, tile);
+      __syncthreads();
+      // In runs of 32 channels: one sum over 256 would double the error of the scores.
+      for (int run = 0; run < channels; run += WARP) {
+        float partial[OF_WARP] = {};
+        for (int i = run; i < min(run + WARP, channels); ++i) {
+          const float key = tile.values[lane * pitch + i];
 #pragma unroll
-        for (int r = 0; r < OF_WARP; ++r) partial[r] = fmaf(queries[(own + r) * dim + i], key, partial[r]);
+          for (int r = 0; r < OF_WARP; ++r) partial[r] = fmaf(queries[(own + r) * dim + SLICE * slice + i], key, partial[r]);
+        }
+#pragma unroll
+        for (int r = 0; r < OF_WARP; ++r) scores[r] += partial[r];
       }
-#pragma unroll
-      for (int r = 0; r < OF_WARP; ++r) scores[r] += partial[r];
+      __syncthreads();
     }
 #pragma unroll
     for (int r = 0; r < OF_WARP; ++r) {
@@ -61,27 +74,31 @@ INLINE void attend(const Attention& a, const Step* step, Shared<float> memory) {
       largest[r] = now;
       powers[(own + r) * KEYS + lane] = raised;
 #pragma unroll
-      for (int j = 0; j < MAX_PARTS; ++j) sums[r][j] *= factor;
+      for (int j = 0; j < SLICES * PARTS; ++j) sums[r][j] *= factor;
     }
-    __syncthreads();
-    load_tile<T>(a.value_cache, a, kv_head, start, end, tile);
-    __syncthreads();
-    for (int i = 0; i < KEYS; ++i)
 #pragma unroll
-      for (int j = 0; j < MAX_PARTS; ++j) {
-        if (lane + j * WARP >= dim) break;
-        const float value = tile[i * (dim + 1) + lane + j * WARP];
+    for (int slice = 0; slice < SLICES; ++slice) {
+      if (slice * SLICE >= dim) break;
+      const int channels = load_tile<T>(a.value_cache, a, kv_head, start, end, slice, tile);
+      __syncthreads();
+      for (int i = 0; i < KEYS; ++i)
 #pragma unroll
-        for (int r = 0; r < OF_WARP; ++r) sums[r][j] = fmaf(powers[(own + r) * KEYS + i], value, sums[r][j]);
-      }
-    __syncthreads();
+        for (int j = 0; j < PARTS; ++j) {
+          if (lane + j * WARP >= channels) break;
+          const float value = tile.values[i * pitch + lane + j * WARP];
+#pragma unroll
+          for (int r = 0; r < OF_WARP; ++r)
+            sums[r][slice * PARTS + j] = fmaf(powers[(own + r) * KEYS + i], value, sums[r][slice * PARTS + j]);
+        }
+      __syncthreads();
+    }
   }
 #pragma unroll
   for (int r = 0; r < OF_WARP; ++r) {
     const int token = first + own + r;
     if (token >= tokens) break;
 #pragma unroll
-    for (int j = 0; j < MAX_PARTS; ++j)
+    for (int j = 0; j < SLICES * PARTS; ++j)
       if (lane + j * WARP < dim) a.out[static_cast<size_t>(token) * width + head * dim + lane + j * WARP] = sums[r][j] / total_power[r];
     if (!a.scores) continue;
     for (int key = lane; key < total; key += WARP) {
@@ -94,7 +111,7 @@ INLINE void attend(const Attention& a, const Step* step, Shared<float> memory) {
   }
 }
 
-KERNEL __launch_bounds__(128) attend_prompt(Attention a, const Step* step) {
+KERNEL __launch_bounds__(128, 4) attend_prompt(Attention a, const Step* step) {
   DYNAMIC_SHARED(float, memory);
   if (a.half_cache)
     attend<half>(a, step, memory);

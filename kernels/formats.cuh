@@ -294,9 +294,9 @@ struct BrainValue {
 using F16 = Halves<HalfValue>;
 using BF16 = Halves<BrainValue>;
 
-// Calls visit(format) with the format of `matrix` where it is a quantised one; all threads of a warp see the same matrix.
+// Calls visit(format) with the format of `matrix`; all threads of a warp see the same matrix.
 template <class Visit>
-INLINE void with_quantised(const Matrix& matrix, Visit visit) {
+INLINE void with_format(const Matrix& matrix, Visit visit) {
   switch (matrix.format) {
     case GGML_Q4_K: return visit(Q4K(matrix));
     case GGML_Q5_K: return visit(Q5K(matrix));
@@ -304,16 +304,8 @@ INLINE void with_quantised(const Matrix& matrix, Visit visit) {
     case GGML_Q4_0: return visit(Q40(matrix));
     case GGML_Q5_0: return visit(Q50(matrix));
     case GGML_Q8_0: return visit(Q80(matrix));
-  }
-}
-
-// The same with the float formats.
-template <class Visit>
-INLINE void with_format(const Matrix& matrix, Visit visit) {
-  switch (matrix.format) {
     case GGML_F16: return visit(F16(matrix));
     case GGML_BF16: return visit(BF16(matrix));
     case GGML_F32: return visit(F32(matrix));
-    default: return with_quantised(matrix, visit);
   }
 }

@@ -35,18 +35,18 @@ inline void* fresh_context(char* stack_top, void (*entry)()) {
 }
 
 // Stacks for `count` fibers, the i-th from pool + i * (STACK_BYTES + PAGE_BYTES), its guard page first; pool is null on
-// failure. Unmapped with the image: a process may map only so many pages of different protection.
+// failure. Unmapped with the image: a process may have 65,530 mappings, two of which each stack takes.
 struct Stacks {
   char* pool = nullptr;
   size_t bytes = 0;
 
-  explicit Stacks(int count) {
+  explicit Stacks(size_t count) {
     const size_t stride = STACK_BYTES + PAGE_BYTES;
     bytes = count * stride;
     void* mapped = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (mapped == MAP_FAILED) return;
     pool = static_cast<char*>(mapped);
-    for (int i = 0; i < count; ++i) mprotect(pool + i * stride, PAGE_BYTES, PROT_NONE);
+    for (size_t i = 0; i < count; ++i) mprotect(pool + i * stride, PAGE_BYTES, PROT_NONE);
   }
   Stacks(const Stacks&) = delete;
   ~Stacks() {

@@ -7,6 +7,7 @@
 #include <csignal>
 #include <dlfcn.h>
 #include <numeric>
+#include <optional>
 #include <tuple>
 #include <type_traits>
 #include <ucontext.h>
@@ -81,7 +82,8 @@ inline void run_grid(char* stacks) {
 
 // Returns whether it ran; otherwise block.error says why not.
 inline bool launch(void (*kernel)(const char*), uint3 grid, uint3 shape, size_t dynamic_bytes, const char* arguments) {
-  static const Stacks stacks(MAX_THREADS);
+  static std::optional<Stacks> stacks;  // as many as the largest block so far needs
+  static size_t stack_count = 0;
   static std::vector<char> dynamic;
   const size_t count = size_t{shape.x} * shape.y * shape.z;
   block.failed = false;
@@ -92,8 +94,12 @@ inline bool launch(void (*kernel)(const char*), uint3 grid, uint3 shape, size_t 
     snprintf(block.error, sizeof block.error, "grid %u,%u,%u of blocks of %zu threads", grid.x, grid.y, grid.z, count);
     return false;
   }
-  if (!stacks.pool) {
-    snprintf(block.error, sizeof block.error, "no memory for the stacks of %d threads", MAX_THREADS);
+  if (count > stack_count) {
+    stacks.emplace(count);
+    stack_count = stacks->pool ? count : 0;
+  }
+  if (!stacks->pool) {
+    snprintf(block.error, sizeof block.error, "no memory for the stacks of %zu threads", count);
     return false;
   }
   if (dynamic.size() < dynamic_bytes + 16) dynamic.resize(dynamic_bytes + 16);
@@ -109,7 +115,7 @@ inline bool launch(void (*kernel)(const char*), uint3 grid, uint3 shape, size_t 
   block.arguments = arguments;
   block.random = 12345;
   FaultHandlers handlers;
-  if (!sigsetjmp(fault_return, 1)) run_grid(stacks.pool);
+  if (!sigsetjmp(fault_return, 1)) run_grid(stacks->pool);
   block.current = nullptr;
   return !block.failed;
 }

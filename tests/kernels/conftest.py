@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from aprtui import resources
-from tests.kernels.emulated import Image, build
+from tests.kernels.emulated import UNDEFINED_BEHAVIOUR, Image, build
+
+Images = Callable[..., Image]
 
 
 @pytest.fixture(scope="session")
-def image_of(request: pytest.FixtureRequest) -> Callable[..., Image]:
+def build_image(request: pytest.FixtureRequest) -> Images:
     """Gives the `Image` of `kernels/<name>.cu`, or of a path, built with the given extra flags."""
     cache = request.config.cache
     assert cache is not None, "emulated kernels are kept in pytest's cache: run without -p no:cacheprovider"
@@ -26,3 +28,10 @@ def image_of(request: pytest.FixtureRequest) -> Callable[..., Image]:
         return images[path, flags]
 
     return image
+
+
+@pytest.fixture(scope="session", params=["plain", pytest.param("undefined", marks=pytest.mark.slow)])
+def image_of(request: pytest.FixtureRequest, build_image: Images) -> Images:
+    """The same for tests of our kernels: each runs again in a build where undefined behaviour traps."""
+    flags = UNDEFINED_BEHAVIOUR if request.param == "undefined" else ()
+    return lambda source: build_image(source, flags)

@@ -28,7 +28,11 @@ _FLAGS = (
     "-x", "c++", "-std=c++17", "-O2", "-g1", "-march=native", "-ffp-contract=off", "-fPIC", "-shared",
     "-fvisibility=hidden", "-fno-strict-aliasing", "-Wall", "-Wno-unknown-pragmas", "-DAPRTUI_EMULATOR",
 )  # fmt: skip
-UNDEFINED_BEHAVIOUR = ("-fsanitize=undefined", "-fno-sanitize=vptr", "-fsanitize-undefined-trap-on-error")
+UNDEFINED_BEHAVIOUR = (
+    "-fsanitize=undefined,float-cast-overflow",
+    "-fno-sanitize=vptr",
+    "-fsanitize-undefined-trap-on-error",
+)
 """Flags of a build in which undefined behaviour traps; the emulator reports the trap as it does a fault."""
 
 _KERNEL = re.compile(r"^KERNEL\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(", re.MULTILINE)

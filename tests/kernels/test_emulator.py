@@ -17,8 +17,8 @@ X = np.arange(128, dtype=np.float32)
 
 
 @pytest.fixture(scope="module")
-def planted(image_of: Callable[..., Image]) -> Image:
-    return image_of(PLANTED)
+def planted(build_image: Callable[..., Image]) -> Image:
+    return build_image(PLANTED)
 
 
 def test_mended_kernel_passes_in_all_orders(planted: Image) -> None:
@@ -87,14 +87,14 @@ def test_index_beyond_a_shared_array_is_found(planted: Image) -> None:
         planted.run("beyond_shared", (1,), 32, Out((32,)))
 
 
-def test_misaligned_vector_load_is_found(planted: Image, image_of: Callable[..., Image]) -> None:
-    checked = image_of(PLANTED, UNDEFINED_BEHAVIOUR)
+def test_misaligned_vector_load_is_found(planted: Image, build_image: Callable[..., Image]) -> None:
+    checked = build_image(PLANTED, UNDEFINED_BEHAVIOUR)
     with pytest.raises(KernelError, match=r"undefined behaviour trapped|misaligned"):
         checked.run("misaligned", (1,), 4, np.zeros(256, np.uint8), Out((4,), np.int32))
 
 
-def test_undefined_shift_traps_in_the_checked_build(image_of: Callable[..., Image]) -> None:
-    checked = image_of(PLANTED, UNDEFINED_BEHAVIOUR)
+def test_undefined_shift_traps_in_the_checked_build(build_image: Callable[..., Image]) -> None:
+    checked = build_image(PLANTED, UNDEFINED_BEHAVIOUR)
     with pytest.raises(KernelError, match=r"undefined_shift: undefined behaviour trapped.*thread 2,0,0"):
         checked.run("undefined_shift", (1,), 4, np.array([1, 2, 40, 3], np.int32), Out((4,), np.int32))
 

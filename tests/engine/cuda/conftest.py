@@ -19,7 +19,7 @@ from aprtui.engine.cuda.sources import kernel_files, source_digest
 from aprtui.resources import kernel_cache
 from tests.conftest import CHECKOUT
 from tests.engine.cuda.fake_driver import build_fake_driver
-from tests.kernels.conftest import image_of  # noqa: F401  # a fixture of tests here too
+from tests.kernels.conftest import build_image as image_of  # noqa: F401  # a fixture of tests here too
 from tests.kernels.emulated import Image
 
 INSIDE = "APRTUI_FAKE_DRIVER"
