@@ -14,7 +14,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.protocol import NO_TAPS, Engine, Logits, Taps
+from aprtui.engine.protocol import NO_TAPS, Engine, GreedyEngine, Logits, Taps
 from aprtui.engine.sampling import GREEDY, Choice, Sampler, Sampling
 from aprtui.errors import UsageError
 from aprtui.model.stream import StreamDecoder
@@ -152,15 +152,17 @@ class _Steps:
     cancelled: Callable[[], bool]
     pending: int = -1
     """History entries from here on are not evaluated yet; -1 before the first pass."""
+    choices: Iterator[Choice] | None = None
+    """Of an engine that chooses by itself, with the taps `tapped`."""
+    tapped: Taps = NO_TAPS
 
     def next(self) -> tuple[Choice | None, float]:
         """The next choice and the seconds it took; no choice where `cancelled` said so."""
         started = time.perf_counter()
         prefill = self.pending < 0
-        logits = self._prefill() if prefill else self._decode()
-        if logits is None:
+        choice = self._prefill() if prefill else self._decode()
+        if choice is None:
             return None, 0.0
-        choice = self.sampler.choose(logits[-1], self.history)
         self.pending = len(self.history)
         self.history.append(choice.id)
         seconds, timing = time.perf_counter() - started, self.generation.timing
@@ -171,17 +173,29 @@ class _Steps:
             timing.decode_seconds += seconds
         return choice, seconds
 
-    def _prefill(self) -> NDArray[np.float32] | None:
+    def _prefill(self) -> Choice | None:
         self.engine.reset()
         logits = None
         for chunk in np.array_split(self.history, -(-len(self.history) // PREFILL_CHUNK)):
             if self.cancelled():
                 return None
             logits = self._forward(chunk.tolist())
-        return logits
+        assert logits is not None
+        return self.sampler.choose(logits[-1], self.history)
 
-    def _decode(self) -> NDArray[np.float32] | None:
-        return None if self.cancelled() else self._forward(self.history[self.pending :])
+    def _decode(self) -> Choice | None:
+        if self.cancelled():
+            return None
+        if self.sampler.greedy and isinstance(self.engine, GreedyEngine):
+            return self._chosen_by(self.engine)
+        return self.sampler.choose(self._forward(self.history[self.pending :])[-1], self.history)
+
+    def _chosen_by(self, engine: GreedyEngine) -> Choice:
+        """What the engine chooses; it begins anew where the taps have changed."""
+        taps = self.generation.taps
+        if self.choices is None or self.tapped != taps:
+            self.choices, self.tapped = engine.greedy(self.history[-1], taps, self.sampler.candidates), taps
+        return next(self.choices)
 
     def _forward(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         return self.engine.forward(tokens, self.generation.taps, self.computed)

@@ -5,10 +5,10 @@ Shapes: T = positions known to the engine after the call, n = positions evaluate
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from aprtui.errors import EngineError, UsageError
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.stats import Accumulator
+
+if TYPE_CHECKING:
+    from aprtui.engine.sampling import Choice
 
 
 class Mode(StrEnum):
@@ -159,6 +162,19 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release threads and memory; a second call does nothing."""
+
+
+@runtime_checkable
+class GreedyEngine(Protocol):
+    """What an engine offers that can choose the most probable token itself, without its logits coming to the host."""
+
+    def greedy(self, token: int, taps: Taps = NO_TAPS, candidates: int = 0) -> Iterator[Choice]:
+        """Evaluate `token` at the next position and choose, evaluate the choice and so on, until the context is full.
+
+        Each choice is what `Sampler` chooses greedily from the logits of that pass, with the likeliest `candidates` (an
+        engine may name fewer). `position` counts the passes whose choice was asked for. Any other call of the engine
+        ends it. Raises `EngineError` at logits that are no distribution.
+        """
 
 
 @runtime_checkable

@@ -89,10 +89,15 @@ class Sampler:
 
     def __init__(self, sampling: Sampling, candidates: int = 0) -> None:
         self.sampling = sampling
-        self._candidates = candidates
+        self.candidates = candidates
         self._random = np.random.Generator(np.random.PCG64(sampling.seed))
         # Kept from token to token: page faults of fresh arrays make a choice among 150,000 cost 5 ms instead of 1.5.
         self._scratch = np.empty((3, 0))
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the choice is the most probable token, whatever came before."""
+        return self.sampling.temperature == 0 and self.sampling.repeat_penalty == 1
 
     def choose(self, logits: NDArray[np.float32], history: Sequence[int]) -> Choice:
         """Choose the token that follows `history` (prompt and generated ids) from `logits` `[V]`.
@@ -115,7 +120,7 @@ class Sampler:
             at = int(np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right"))
             at = min(at, probabilities.size - 1)
             chosen, probability = at if kept is None else int(kept[at]), float(probabilities[at])
-        best = likeliest(raw, self._candidates) if self._candidates else np.zeros(0, np.int64)
+        best = likeliest(raw, self.candidates) if self.candidates else np.zeros(0, np.int64)
         return _describe(raw, chosen, probability, work, best)
 
 

@@ -131,6 +131,24 @@ class StageStatistics(ctypes.Structure):
     _fields_ = (("records", _Pointer), ("step", _Pointer), ("sums", _Pointer))
 
 
+class Greedy(ctypes.Structure):
+    """Of `greedy` in sample.cu."""
+
+    _fields_ = (
+        ("logits", _Pointer), ("vocabulary", _Int), ("step", _Pointer), ("token", _Pointer), ("ring", _Pointer),
+        ("ring_size", _Int), ("parts", _Pointer), ("counter", _Pointer),
+    )  # fmt: skip
+
+
+class TopCandidates(ctypes.Structure):
+    """Of `top_candidates` in sample.cu."""
+
+    _fields_ = (
+        ("logits", _Pointer), ("vocabulary", _Int), ("count", _Int), ("step", _Pointer), ("ring", _Pointer),
+        ("ring_size", _Int), ("keys", _Pointer), ("counter", _Pointer),
+    )  # fmt: skip
+
+
 def packed(arguments: ctypes.Structure) -> bytes:
     """The bytes of an argument list, without the padding that C puts behind a struct but not behind arguments."""
     name = arguments._fields_[-1][0]

@@ -7,12 +7,13 @@ halves of pinned memory.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.engine.cuda.choosing import Choices, Choosing
 from aprtui.engine.cuda.driver import Driver
 from aprtui.engine.cuda.launches import Launches, load_kernels, splits_for
 from aprtui.engine.cuda.lowering import Lowering, Pass
@@ -44,6 +45,22 @@ class Finished:
     staging: NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True)
+class _TokenPlan:
+    """A plan of one token; `candidates` is None where the host chooses the next one."""
+
+    plan: Plan
+    candidates: int | None
+    graph: Any | None = None
+
+    def finished(self, staging: NDArray[np.float32]) -> Finished:
+        """Its only segment."""
+        return Finished(self.plan.segments[0], staging)
+
+
+_Key = tuple[frozenset[Node], frozenset[Node], int, int | None]
+
+
 class Device:
     """All that one engine has on its device. Every method belongs to the thread that owns the device."""
 
@@ -69,9 +86,10 @@ class Device:
         self.logits: NDArray[np.float32] = driver.pinned((LOGIT_ROWS, config.vocabulary), np.float32)
         """Rows of the last pass, as many as were wanted."""
         self._staging: list[NDArray[np.float32]] = [driver.pinned(1, np.float32) for _ in range(2)]
-        self._plans: dict[tuple[frozenset[Node], frozenset[Node], int], tuple[Plan, Any | None]] = {}
+        self._choosing = Choosing(driver, launches, self.storage, config.vocabulary)
+        self._plans: dict[_Key, _TokenPlan] = {}
         self._installed: Plan | None = None
-        self.has_graphs = self._one_token(NO_TAPS, 0)[1] is not None
+        self.has_graphs = self._one_token(NO_TAPS, 0).graph is not None
 
     def close(self) -> None:
         """Free everything."""
@@ -79,15 +97,40 @@ class Device:
 
     def decode(self, token: int, position: int, taps: Taps) -> Finished:
         """Evaluate one token."""
-        plan, graph = self._one_token(taps, position)
-        self._install(plan)
+        plan = self._one_token(taps, position)
         self._tell([token], position)
-        if graph is None:
-            self._queue_token(plan)
-        else:
-            self._driver.replay(graph)
+        self._run_token(plan)
         self._driver.synchronize()
-        return Finished(plan.segments[0], self._staging[0])
+        return plan.finished(self._staging[0])
+
+    def begin_choosing(self, token: int, position: int) -> None:
+        """Make `token` the one that the next pass of `queue_choices` evaluates; its choice has the ordinal 0."""
+        self._tell([token], position)
+        self._driver.copy_in(self.storage.step, self._control[: _STEP_INTS + 1])
+        self._driver.synchronize()  # what is told next must not be read instead
+
+    def queue_choices(self, count: int, candidates: int) -> None:
+        """Queue `count` passes, each of which evaluates what the one before it has chosen."""
+        plan = self._one_token(NO_TAPS, 0, candidates)
+        for _ in range(count):
+            self._run_token(plan)
+        self._choosing.fetch(candidates)
+
+    def choices(self, more: int, candidates: int) -> Choices:
+        """Wait for the choices that were queued, and queue `more`."""
+        self._driver.synchronize()
+        found = self._choosing.found(candidates)
+        if more:
+            self.queue_choices(more, candidates)
+        return found
+
+    def choose_one(self, position: int, taps: Taps, candidates: int) -> tuple[Choices, Finished]:
+        """One pass and its tapped stages; it evaluates what the one before it has chosen."""
+        plan = self._one_token(taps, position, candidates)
+        self._run_token(plan)
+        self._choosing.fetch(candidates)
+        self._driver.synchronize()
+        return self._choosing.found(candidates), plan.finished(self._staging[0])
 
     def prefill(self, tokens: list[int], position: int, wanted: int, taps: Taps) -> Iterator[Finished]:
         """Evaluate tokens of a prompt, segment by segment. `wanted` tokens at the end have logits."""
@@ -127,30 +170,43 @@ class Device:
                 self._driver.unpin(staging)
             self._staging = [self._driver.pinned(values, np.float32) for _ in range(2)]
 
-    def _one_token(self, taps: Taps, position: int) -> tuple[Plan, Any | None]:
-        """The plan of one token and its graph, which there is not where the driver refuses to capture."""
+    def _one_token(self, taps: Taps, position: int, candidates: int | None = None) -> _TokenPlan:
+        """The plan of one token, with a graph where the driver captures. With `candidates` the device chooses."""
         maps = any(self._graph[node.stage].is_attention_map for node in taps.full | taps.stats)
         stride = min(self.storage.context, (position // _STRIDE + 1) * _STRIDE) if maps else 0
-        key = taps.full, taps.stats, stride
+        key = taps.full, taps.stats, stride, candidates
         if key not in self._plans:
             if len(self._plans) == _PLANS:
                 self._drop_plans()
             run = Pass(True, 1, stride, 1, taps.full | taps.stats)
-            plan = plan_for(self._lowering, self._table, run, taps)
-            self._stage(plan.segments[0].staged)
-            self._plans[key] = plan, self._driver.capture(lambda: self._queue_token(plan))
+            plan = _TokenPlan(plan_for(self._lowering, self._table, run, taps), candidates)
+            self._stage(plan.plan.segments[0].staged)
+            self._plans[key] = replace(plan, graph=self._driver.capture(lambda: self._queue_token(plan)))
         return self._plans[key]
 
     def _drop_plans(self) -> None:
-        for _, graph in self._plans.values():
-            if graph is not None:
-                self._driver.discard(graph)
+        for plan in self._plans.values():
+            if plan.graph is not None:
+                self._driver.discard(plan.graph)
         self._plans.clear()
 
-    def _queue_token(self, plan: Plan) -> None:
-        self._driver.copy_in(self.storage.step, self._control[: _STEP_INTS + 1])
-        plan.segments[0].queue(self._driver, self._table, self._staging[0])
-        self._driver.copy_out(self.logits[:1], self.storage.logits)
+    def _run_token(self, plan: _TokenPlan) -> None:
+        self._install(plan.plan)
+        if plan.graph is None:
+            self._queue_token(plan)
+        else:
+            self._driver.replay(plan.graph)
+
+    def _queue_token(self, plan: _TokenPlan) -> None:
+        """What the graph holds. The token is what the host tells, or what the pass before has chosen."""
+        if plan.candidates is None:
+            self._driver.copy_in(self.storage.step, self._control[: _STEP_INTS + 1])
+        plan.plan.segments[0].queue(self._driver, self._table, self._staging[0])
+        if plan.candidates is None:
+            self._driver.copy_out(self.logits[:1], self.storage.logits)
+        else:
+            for launch in self._choosing.launches(plan.candidates):
+                self._driver.launch(launch)
 
     def sums(self) -> NDArray[np.void]:
         """What the blocks of the last pass's statistics came to."""

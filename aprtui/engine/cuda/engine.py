@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.engine.cuda.choosing import MOST_CANDIDATES, RING
 from aprtui.engine.cuda.device import Device, Finished
 from aprtui.engine.cuda.device_thread import DeviceThread
 from aprtui.engine.cuda.sizes import LOGIT_ROWS, is_logits
@@ -24,6 +25,7 @@ from aprtui.engine.protocol import (
     require_room,
 )
 from aprtui.engine.rounding import DEVICE_ARITHMETIC
+from aprtui.engine.sampling import Choice
 from aprtui.trace.graph import Node
 from aprtui.trace.stats import Accumulator
 
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
     from aprtui.model.model import Model
 
 Array = NDArray[np.float32]
+
+_BATCH = RING // 2
+"""Passes that are queued ahead: 13 ms of a 7B model's tokens, and what is thrown away at its end."""
 
 
 class CudaEngine:
@@ -56,6 +61,8 @@ class CudaEngine:
         self.rounding = DEVICE_ARITHMETIC[mode].stated(model, kv)
         self._vocabulary = model.config.graph.vocabulary
         self._position = 0
+        self._epoch = 0
+        """Which call has told the device where it is: choices go on only from the last one."""
         self._thread = thread
         try:
             self._on_device = thread.run(opened)
@@ -76,6 +83,7 @@ class CudaEngine:
     def reset(self) -> None:
         """Forget all positions."""
         self._position = 0
+        self._epoch += 1
 
     def close(self) -> None:
         """Free the device's memory and end the thread; a second call does nothing."""
@@ -86,6 +94,7 @@ class CudaEngine:
         require_room(self, len(tokens))
         ids = np.asarray(tokens, np.int64)
         require_known(ids, self._vocabulary)
+        self._epoch += 1
         out = np.empty((ids.size if logits is Logits.ALL else 1, self._vocabulary), np.float32)
         if ids.size == 1:
             finished = self._thread.run(self._on_device.decode, int(ids[0]), self._position, taps)
@@ -95,6 +104,38 @@ class CudaEngine:
             self._prefill(ids.tolist(), taps, logits, out)
         self._position += ids.size
         return out
+
+    def greedy(self, token: int, taps: Taps = NO_TAPS, candidates: int = 0) -> Iterator[Choice]:
+        """See `GreedyEngine`. Where nobody taps, passes are queued ahead, a batch while the one before is looked at."""
+        require_known(np.asarray([token], np.int64), self._vocabulary)
+        self._epoch += 1
+        epoch, candidates = self._epoch, min(candidates, MOST_CANDIDATES, self._vocabulary)
+        self._thread.run(self._on_device.begin_choosing, token, self._position)
+        choices = self._batches(candidates) if taps.sink is None else self._tapped(taps, candidates)
+        for choice in choices:
+            yield choice
+            if epoch != self._epoch:
+                return
+
+    def _batches(self, candidates: int) -> Iterator[Choice]:
+        room = self.context - self._position
+        batches = [min(_BATCH, room - begin) for begin in range(0, room, _BATCH)]
+        if batches:
+            self._thread.run(self._on_device.queue_choices, batches[0], candidates)
+        ordinal = 0
+        for batch, following in zip(batches, [*batches[1:], 0], strict=True):
+            found = self._thread.run(self._on_device.choices, following, candidates)
+            for _ in range(batch):
+                self._position += 1
+                yield found[ordinal]
+                ordinal += 1
+
+    def _tapped(self, taps: Taps, candidates: int) -> Iterator[Choice]:
+        for ordinal in range(self.context - self._position):
+            found, finished = self._thread.run(self._on_device.choose_one, self._position, taps, candidates)
+            self._deliver(finished, taps.sink, self._position, 1, 1)
+            self._position += 1
+            yield found[ordinal]
 
     def _prefill(self, ids: list[int], taps: Taps, logits: Logits, out: Array) -> None:
         chunk = self._chunk(self._position + len(ids), taps, logits)

@@ -58,6 +58,11 @@ class Launches:
         grid = _groups(arguments.w.rows, rows), _groups(arguments.tokens, columns)
         return self._launch(f"matvec_{self._mode}_{columns}", grid, 256, arguments)
 
+    def matmul_q8(self, arguments: args.Product) -> Launch:
+        """A quantised matrix times activations of several tokens in Q8_1, on tensor cores."""
+        grid = _groups(arguments.w.rows, 128), _groups(arguments.tokens, 64)
+        return self._launch("matmul_q8", grid, 256, arguments)
+
     def qkv(self, arguments: args.Qkv) -> Launch:
         """Q, K and V of one token, up to attention."""
         heads = arguments.heads
@@ -94,6 +99,19 @@ class Launches:
     def stage_statistics(self, arguments: args.StageStatistics, records: int, parts: int) -> Launch:
         """Statistics of stages."""
         return self._launch("stage_statistics", (records, parts), 256, arguments)
+
+    def top_candidates(self, arguments: args.TopCandidates) -> Launch:
+        """The likeliest tokens."""
+        return self._launch("top_candidates", (blocks_of_choice(arguments.vocabulary)[1],), 256, arguments)
+
+    def greedy(self, arguments: args.Greedy) -> Launch:
+        """The most probable token."""
+        return self._launch("greedy", (blocks_of_choice(arguments.vocabulary)[0],), 256, arguments)
+
+
+def blocks_of_choice(vocabulary: int) -> tuple[int, int]:
+    """Blocks of `greedy` and of `top_candidates`."""
+    return _groups(vocabulary, 1024), _groups(vocabulary, 2048)
 
 
 def splits_for(multiprocessors: int, heads: int, kv_heads: int, context: int) -> int:

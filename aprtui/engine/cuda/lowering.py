@@ -175,6 +175,8 @@ class _Emitters:
         *, product: int = 0, residual: int = 0, total: int = 0,
     ) -> Launch:  # fmt: skip
         arguments = args.Product(matrix, x, residual, product, total, tokens, stride)
+        if self.low.mode is Mode.Q8 and not self.run.decode and matrix.format not in FLOAT_TYPES:
+            return self.low.launches.matmul_q8(arguments)
         return self.low.launches.product(arguments, decode=self.run.decode)
 
     def _logits(self, node: Node) -> list[Launch]:

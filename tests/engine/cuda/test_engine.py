@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Taps
 from aprtui.engine.reference.evaluate import evaluate
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
 from aprtui.engine.rounding import DEVICE_ARITHMETIC, round_f16
+from aprtui.engine.sampling import GREEDY, Choice, Sampler, Sampling
 from aprtui.errors import EngineError, UsageError
 from aprtui.model.weights import Weight, WeightType
 from aprtui.trace.graph import Node, Op
@@ -303,3 +304,87 @@ def test_a_fault_of_the_device_is_told_in_one_line() -> None:
             engine.forward([1, 2, 3])
     if INSIDE in os.environ:
         os._exit(0)  # the device cannot be given back: every call fails until the process ends
+
+
+def test_choices_of_the_device_are_those_of_the_host_tapped_or_queued_ahead() -> None:
+    model = MODELS["qwen2"]()
+    sampler, recorder = Sampler(GREEDY, 5), Recorder()
+    with opened(model, context=32) as engine:
+
+        def by_host(count: int) -> list[Choice]:
+            engine.reset()
+            history = list(PROMPT)
+            logits = engine.forward(PROMPT)
+            for _ in range(count):
+                history.append(sampler.choose(logits[-1], history).id)
+                logits = engine.forward(history[-1:])
+            return [Choice(history[-count], 0, 0, 0, 0), sampler.choose(logits[-1], history)]
+
+        def same(found: Choice, expected: Choice) -> None:
+            assert (found.id, [c.id for c in found.candidates]) == (expected.id, [c.id for c in expected.candidates])
+            for name in ("logprob", "probability", "entropy", "margin"):
+                assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-12, abs=1e-12)
+
+        everything_expected = [by_host(count)[1] for count in range(1, 22)]
+        first = by_host(1)[0].id
+        for taps in (NO_TAPS, everything(model, recorder)):
+            engine.reset()
+            engine.forward(PROMPT)
+            found = []
+            for choice in engine.greedy(first, taps, 5):
+                found.append(choice)
+                assert engine.position == len(PROMPT) + len(found)
+            assert len(found) == 32 - len(PROMPT), "as many as the context has room for"
+            for one, expected in zip(found, everything_expected, strict=True):
+                same(one, expected)
+        assert [position for position, _ in recorder.pieces[Node(1, "attn_softmax")]] == list(range(len(PROMPT), 32))
+        # Given up in the middle of a batch, the engine stands where it was asked to.
+        engine.reset()
+        engine.forward(PROMPT)
+        choices = engine.greedy(first)
+        for _ in range(3):
+            token = next(choices).id
+        logits = engine.forward([token])
+        assert engine.position == len(PROMPT) + 4
+        assert next(choices, None) is None, "another call has ended it"
+        same(sampler.choose(logits[-1], []), everything_expected[3])
+
+
+def test_a_generation_on_the_device_is_the_one_on_the_host() -> None:
+    from aprtui.engine.generation import StopReason, generate
+
+    model = MODELS["qwen3"]()
+    with opened(model, Mode.EXACT, context=40) as engine:
+
+        def ids(**options: Any) -> tuple[list[int], StopReason | None, int]:
+            generation = generate(engine, None, PROMPT, max_tokens=100, **options)
+            return [token.id for token in generation], generation.stop_reason, engine.position
+
+        ahead = ids()
+        assert (ahead[1], ahead[2], len(ahead[0])) == (StopReason.CONTEXT_FULL, 40, 30)
+        assert ids(taps=Taps(Recorder(), stats=frozenset({Node(0, "ffn_up")}))) == ahead
+        penalised = Sampling(repeat_penalty=1.0 + 1e-12)  # too little to change a choice, but the host's
+        assert ids(sampling=penalised) == ahead
+        stop = ahead[0][12]
+        at = ahead[0].index(stop)
+        stopped = ids(stop_ids={stop})
+        assert stopped == (ahead[0][:at], StopReason.STOP_TOKEN, len(PROMPT) + at)
+
+
+def test_logits_that_are_no_distribution_are_told_after_their_stages() -> None:
+    from aprtui.engine.generation import generate
+
+    qwen2 = MODELS["qwen2"]()
+    node = Node(None, "final_norm")
+    values = np.full((1, TINY.hidden), np.nan, "f4").view(np.uint8)
+    model = replace(qwen2, bound=qwen2.bound | {node: (Weight("broken", WeightType.F32, 1, TINY.hidden, values),)})
+    for taps in (NO_TAPS, Taps(Recorder(), stats=frozenset({node}))):
+        with opened(model) as engine:
+            engine.forward(PROMPT)
+            with pytest.raises(EngineError, match=r"300 of 300 logits are NaN \(first: token id 0\)"):
+                next(engine.greedy(3, taps))
+            assert engine.position == len(PROMPT) + 1
+            with pytest.raises(EngineError, match="no token can be chosen"):
+                next(generate(engine, None, PROMPT, max_tokens=3))
+        if isinstance(taps.sink, Recorder):
+            assert taps.sink.stats[node][0].nan == TINY.hidden
