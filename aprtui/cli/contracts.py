@@ -15,6 +15,7 @@ SUBCOMMANDS: Mapping[str, str] = MappingProxyType(
         "check": "Judge what contracts claim on the captures at hand.",
         "status": "Say how far claims go, what evidence carries, and what waits for what.",
         "promote": "Raise the status of a falsifier as far as its evidence carries.",
+        "diff": "Say what changed in meaning between two versions of a contract.",
     }
 )
 """Each lives in `aprtui.cli.contracts_<name>` as `command`."""
