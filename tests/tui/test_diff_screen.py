@@ -28,6 +28,7 @@ from aprtui.tui.state import ScreenName, ScreenState, parse_state, screen_state
 from aprtui.tui.table import Table
 from tests.tui.diff_recorded import FAULT, RecordedDiff, playing, records_of, screen_playing, two_captures
 from tests.tui.driver import Driver, screen_text, told, until
+from tests.tui.golden import check_golden
 from tests.tui.recorded import RecordedSource
 
 
@@ -147,6 +148,19 @@ async def test_the_verdict_of_a_moved_bound_is_the_commands_once_it_has_run(
         await pilot.press("backspace")
         await until(pilot, lambda: settled(pilot))
         assert source.requests[-1].tolerance == "" and verdict(pilot).startswith("UNKNOWN")
+
+
+@pytest.mark.parametrize("theme", ["aprtui-dark", "aprtui-light"])
+@pytest.mark.parametrize(("name", "fields"), [("bound", {"bound": 0.05}), ("no-bound", {})])
+async def test_the_grid_is_drawn_as_it_was(
+    sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, name: str, fields: dict[str, object], theme: str
+) -> None:
+    state = between(*sides, metric="rel_l2", **fields)
+    async with opened(state, playing(*sides), monkeypatch, (80, 24)) as pilot:
+        pilot.app.theme = theme
+        await pilot.pause()
+        # Values have the colours of their maps in every theme.
+        check_golden(f"diff-grid-{name}", screen(pilot).query_one(DiffGrid))
 
 
 async def test_metrics_are_cycled_and_a_bound_is_on_the_one_that_is_shown(

@@ -23,6 +23,7 @@ from aprtui.tui.stage_grid import StageGrid
 from aprtui.tui.text_stream import TextStream
 from tests.engine.fake_engine import open_fake
 from tests.tui.driver import Driver, screen_text, until
+from tests.tui.golden import check_golden
 from tests.tui.recorded import PIECES, RecordedSource
 
 
@@ -52,6 +53,15 @@ async def test_text_grid_and_speed_of_the_recording_are_on_screen(size: tuple[in
             row = [shown.text(node, width - 1).rjust(width - 1) + " " for node in layout.rows[layer]]
             split = layout.groups[0][1]
             assert f"{layer:>3} " + "".join(row[:split]) + "│" + "".join(row[split:]) in text
+
+
+@pytest.mark.parametrize(("statistic", "presses"), [("rms", 0), ("change", 3), ("time", 5)])
+async def test_the_grid_is_drawn_as_it_was(statistic: str, presses: int) -> None:
+    source = RecordedSource(layers=2, bad=Node(1, "ffn_up"))
+    async with live(source) as pilot:
+        await until(pilot, lambda: "stop token" in screen_text(pilot))
+        await pilot.press(*"m" * presses, "j", "l")
+        check_golden(f"stage-grid-{statistic}", pilot.app.screen.query_one(StageGrid))
 
 
 async def test_grid_changes_with_every_token() -> None:
