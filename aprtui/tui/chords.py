@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
+from textual.events import Key
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
@@ -53,6 +54,8 @@ class ChordScreen(ModalScreen[tuple[Chord, str] | None]):
         """No chord after all."""
         self.dismiss(None)
 
-    def on_key(self) -> None:
-        """Any other key."""
+    def on_key(self, event: Key) -> None:
+        """Any other key leaves, and is no command of the screen below."""
+        event.stop()
+        event.prevent_default()
         self.dismiss(None)

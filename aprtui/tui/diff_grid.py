@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -17,6 +17,7 @@ from aprtui.trace.graph import Node
 from aprtui.tui.diff_cells import Cell, Greys, Layout, Row, Sign
 from aprtui.tui.diff_model import Stage
 from aprtui.tui.diff_paint import DiffPaint
+from aprtui.tui.jump import JumpPlace, JumpTargets
 from aprtui.tui.kept_styles import KeptStyles
 from aprtui.tui.stage_header import header_rows
 
@@ -29,7 +30,7 @@ WIDEST, NARROWEST = 9, 2
 NOTHING = Cell(None, None, Sign.NONE)
 
 
-class DiffGrid(KeptStyles, Widget, can_focus=True):
+class DiffGrid(JumpTargets, KeptStyles, Widget, can_focus=True):
     """Draws a line for each row, and below them one for the stages that the model has once; scrolls with the cursor."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -152,6 +153,35 @@ class DiffGrid(KeptStyles, Widget, can_focus=True):
         """Open the stage under the cursor."""
         self.post_message(self.Opened())
 
+    def jump_places(self) -> list[JumpPlace]:
+        """The cells of the rows in view, then the stages below."""
+        width = self._cell_width(self.size.width)
+        if not self._stages or width < NARROWEST:
+            return []
+        top, starts = len(self._head_strips()), self._starts()
+        shown = self._rows[self._first : self._first + self._rows_in_view()]
+        places = [
+            JumpPlace(top + line, start, width, Node(row.layers[0], name))
+            for line, row in enumerate(shown)
+            if not row.folded
+            for start, name in zip(starts, self._layout.columns, strict=True)
+        ]
+        below = self.size.height - len(self._legend(self.size.width)) - 1
+        return places + [JumpPlace(below, start, length, node) for node, start, length in self._once_places()]
+
+    def jump_to(self, target: Hashable) -> None:
+        """Put the cursor on a stage."""
+        assert isinstance(target, Node)
+        self.put_cursor(target)
+
+    def _once_places(self) -> Iterator[tuple[Node, int, int]]:
+        """First cell and length of each stage below the grid."""
+        at, width = LABEL, self._cell_width(self.size.width)
+        for node in self._layout.once:
+            length = len(node.stage) + 2 + width
+            yield node, at, length
+            at += length
+
     def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
         """The wheel moves by layers."""
         self.action_move(1, 0)
@@ -189,7 +219,7 @@ class DiffGrid(KeptStyles, Widget, can_focus=True):
         head = len(header_rows(self._layout.columns, self._cell_width(width)))
         return 1 + head + len(self._rows) + bool(self._layout.once) + len(self._legend(width))
 
-    def render_line(self, y: int) -> Strip:
+    def draw_line(self, y: int) -> Strip:
         """Line `y`: headers, rows, the stages that the model has once, legend."""
         width, base = self.size.width, self.style()
         head, legend = self._head_strips(), self._legend(width)
@@ -248,13 +278,7 @@ class DiffGrid(KeptStyles, Widget, can_focus=True):
     def _node_at(self, x: int, y: int) -> Node | None:
         width = self.size.width
         if self._layout.once and y == self.size.height - len(self._legend(width)) - 1:
-            at = LABEL
-            for node in self._layout.once:
-                length = len(node.stage) + 2 + self._cell_width(width)
-                if at <= x < at + length:
-                    return node
-                at += length
-            return None
+            return next((node for node, at, length in self._once_places() if at <= x < at + length), None)
         index = self._first + y - len(self._head_strips())
         if not 0 <= index - self._first < self._rows_in_view() or index >= len(self._rows) or self._rows[index].folded:
             return None

@@ -251,6 +251,13 @@ class DiffPanes(Widget, can_focus=True):
         if self._view is not None:
             self._turn(self._view.pointed(event.row, event.column))
 
+    def on_heatmap_selected(self, event: Heatmap.Selected) -> None:
+        """Zoom into what was selected with the mouse, on all sides."""
+        event.stop()
+        self.focus()
+        if self._view is not None:
+            self._turn(self._view.framed(event.first, event.last))
+
     def on_unmount(self) -> None:
         """Leave no file open."""
         if self._found is not None:

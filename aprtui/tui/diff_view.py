@@ -142,9 +142,13 @@ class DiffView(ToolScreen):
         self._judgement = judgement
         self._show_grid()
         self._show_lists(judgement)
-        if self._wanted is not None:
-            self._go(self._wanted, self._wanted_place)
-            self._wanted = self._wanted_place = None
+        wanted, self._wanted = self._wanted, None
+        place, self._wanted_place = self._wanted_place, None
+        if wanted is not None and wanted not in judgement.stages:
+            self.notify(f"{wanted} is not in this comparison.", severity="warning", markup=False)
+            wanted = None
+        if wanted is not None:
+            self._go(wanted, place)
         elif judgement.first is not None and self._before is None:
             self._go(judgement.first)
 

@@ -15,7 +15,7 @@ from rich.color import Color
 from rich.segment import Segment
 from rich.style import Style
 from textual.cache import LRUCache
-from textual.events import Click, Resize
+from textual.events import Click, MouseDown, MouseUp, Resize
 from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
@@ -46,6 +46,13 @@ class Heatmap(Widget, can_focus=True):
             super().__init__()
             self.heatmap, self.row, self.column = heatmap, row, column
 
+    class Selected(Message):
+        """Cells were selected with the mouse: from one corner to the other, in lines and cells of the widget."""
+
+        def __init__(self, heatmap: Heatmap, first: tuple[int, int], last: tuple[int, int]) -> None:
+            super().__init__()
+            self.heatmap, self.first, self.last = heatmap, first, last
+
     class Resized(Message):
         """There is room for another number of values; a tile of that size is wanted."""
 
@@ -59,6 +66,9 @@ class Heatmap(Widget, can_focus=True):
         self._map = ColourMap.CIVIDIS
         self._cursor: tuple[int, int] | None = None
         self._version = 0
+        self._pressed: tuple[int, int] | None = None
+        self.dragged = False
+        """Whether the mouse was moved between its last press and release: that is no click."""
         self._lines: LRUCache[tuple[int, int, tuple[int, int] | None, int], Strip] = LRUCache(KEPT_LINES)
         self._segments: dict[tuple[int, int], tuple[str, Style]] = {}
 
@@ -96,10 +106,23 @@ class Heatmap(Widget, can_focus=True):
         """Ask for a tile that fits."""
         self.post_message(self.Resized(self))
 
+    def on_mouse_down(self, event: MouseDown) -> None:
+        """A selection may begin."""
+        offset = event.get_content_offset(self)
+        self._pressed, self.dragged = None if offset is None else (offset.y, offset.x), False
+
+    def on_mouse_up(self, event: MouseUp) -> None:
+        """A selection ends, if the mouse was dragged."""
+        offset, pressed = event.get_content_offset(self), self._pressed
+        self._pressed = None
+        if offset is not None and pressed is not None and pressed != (offset.y, offset.x):
+            self.dragged = True
+            self.post_message(self.Selected(self, pressed, (offset.y, offset.x)))
+
     def on_click(self, event: Click) -> None:
         """Point at a value."""
         offset = event.get_content_offset(self)
-        if offset is not None:
+        if offset is not None and not self.dragged:
             row = offset.y * (1 if self.plain else 2)
             if row < self._tile.shape[0] and offset.x < self._tile.shape[1]:
                 self.post_message(self.Pointed(self, row, offset.x))

@@ -58,6 +58,10 @@ class LiveView(ToolScreen):
         """Look at the token that was clicked on."""
         self._look(self._run.timeline.at_token(event.token))
 
+    def on_text_stream_selected(self, event: TextStream.Selected) -> None:
+        """Copy the text that the mouse was dragged over."""
+        self.copy_text(event.text)
+
     def action_travel(self, by: int) -> None:
         """Look at an earlier or later token."""
         self._look(self._run.timeline.moved(by))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import ClassVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from textual.widget import Widget
 
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.tui.figures import Figures, grid_tile
+from aprtui.tui.jump import JumpPlace, JumpTargets
 from aprtui.tui.kept_styles import KeptStyles
 from aprtui.tui.levels import LEVELS, GridLayout, glyph, grid_layout
 from aprtui.tui.palette import CURSOR, level_styles
@@ -39,7 +41,7 @@ LEGEND = 8
 """Colours in the legend, two cells each."""
 
 
-class StageGrid(KeptStyles, Widget, can_focus=True):
+class StageGrid(JumpTargets, KeptStyles, Widget, can_focus=True):
     """Draws one line of cells a layer; rows beyond its height scroll with the cursor."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -129,7 +131,7 @@ class StageGrid(KeptStyles, Widget, can_focus=True):
             return 3
         return len(self._draw_head(self._layout, self._cell_width(width))) + self._layout.layers + 2
 
-    def render_line(self, y: int) -> Strip:
+    def draw_line(self, y: int) -> Strip:
         """Line `y`: header, the stages before the layers, the layers, the stages after them."""
         width, height = self.size
         base = self.style()
@@ -157,6 +159,25 @@ class StageGrid(KeptStyles, Widget, can_focus=True):
         """Move the cursor, within the grid."""
         if self._layout is not None:
             self._put_cursor(self.cursor[0] + layers, self.cursor[1] + columns)
+
+    def jump_places(self) -> list[JumpPlace]:
+        """The cells of the layers in view."""
+        layout = self._layout
+        if layout is None or self._cell_width(self.size.width) < NARROWEST:
+            return []
+        top = len(self._head_strips(layout)) + self._lines_above(layout, self.size.height)
+        last = min(self._first_row + self._rows_in_view(layout), layout.layers)
+        starts, width = self._column_starts(layout), self._cell_width(self.size.width)
+        return [
+            JumpPlace(top + layer - self._first_row, start, width, (layer, column))
+            for layer in range(self._first_row, last)
+            for column, start in enumerate(starts)
+        ]
+
+    def jump_to(self, target: Hashable) -> None:
+        """Put the cursor on a cell: its layer and column."""
+        assert isinstance(target, tuple)
+        self._put_cursor(*target)
 
     def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
         """The wheel moves by layers."""

@@ -18,6 +18,8 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
+from aprtui.tui.jump import JumpPlace, JumpTargets
+
 GAP = 2
 """Cells between columns."""
 
@@ -55,7 +57,7 @@ class Row:
     tone: Tone = Tone.PLAIN
 
 
-class Table(Widget, can_focus=True):
+class Table(JumpTargets, Widget, can_focus=True):
     """Shows rows below a line of titles; says what to do where there is none."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -159,6 +161,16 @@ class Table(Widget, can_focus=True):
         if self._rows:
             self.post_message(self.Chosen(self))
 
+    def jump_places(self) -> list[JumpPlace]:
+        """The rows in view."""
+        shown = range(self._first, min(self._first + self._height, len(self._rows)))
+        return [JumpPlace(row - self._first + 1, 0, self.size.width, row) for row in shown]
+
+    def jump_to(self, target: Hashable) -> None:
+        """Put the cursor on a row, by its number."""
+        assert isinstance(target, int)
+        self.action_move_to(target)
+
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         """All rows and their titles; at least room for what is said where there is none."""
         return max(len(self._rows) + 1, 4)
@@ -192,7 +204,7 @@ class Table(Widget, can_focus=True):
         super().notify_style_update()
         self._styles_of.clear()
 
-    def render_line(self, y: int) -> Strip:
+    def draw_line(self, y: int) -> Strip:
         """The titles, or a row."""
         width, base = self.size.width, self.rich_style
         if not self._rows:

@@ -111,7 +111,7 @@ class TensorScreen(TensorReading):
         if self._view is not None and self._pointed is not None:
             self._turn(self._view.at(self._pointed.row, self._pointed.column).written_out())
 
-    def on_tensor_map_selected(self, message: TensorMap.Selected) -> None:
+    def on_heatmap_selected(self, message: Heatmap.Selected) -> None:
         """Zoom into what was selected with the mouse."""
         if self._view is not None:
             self._turn(self._view.framed(message.first, message.last))

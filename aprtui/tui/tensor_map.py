@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from rich.segment import Segment
 from rich.style import Style
 from textual.binding import Binding, BindingType
-from textual.events import Click, MouseDown, MouseScrollDown, MouseScrollUp, MouseUp
+from textual.events import Click, MouseScrollDown, MouseScrollUp
 from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
@@ -49,17 +49,9 @@ class TensorMap(Heatmap):
     class Chosen(Message):
         """The value under the cursor was chosen."""
 
-    class Selected(Message):
-        """Cells were selected with the mouse: from one corner to the other, in cells of the widget."""
-
-        def __init__(self, first: tuple[int, int], last: tuple[int, int]) -> None:
-            super().__init__()
-            self.first, self.last = first, last
-
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._numbers: NDArray[np.float32] | None = None
-        self._pressed: tuple[int, int] | None = None
 
     def show(self, tile: Tile, colour_map: ColourMap, cursor: tuple[int, int] | None = None) -> None:
         """Draw levels."""
@@ -103,21 +95,9 @@ class TensorMap(Heatmap):
         event.stop()
         self.action_move(-1, 0)
 
-    def on_mouse_down(self, event: MouseDown) -> None:
-        """A selection may begin."""
-        offset = event.get_content_offset(self)
-        self._pressed = None if offset is None else (offset.y, offset.x)
-
-    def on_mouse_up(self, event: MouseUp) -> None:
-        """A selection ends, if the mouse was dragged."""
-        offset, pressed = event.get_content_offset(self), self._pressed
-        self._pressed = None
-        if offset is not None and pressed is not None and pressed != (offset.y, offset.x):
-            self.post_message(self.Selected(pressed, (offset.y, offset.x)))
-
     def on_click(self, event: Click) -> None:
         """Point at a value that is written out; at a level, the handler of all heatmaps points."""
-        if self._numbers is None:
+        if self._numbers is None or self.dragged:
             return
         event.prevent_default()
         offset = event.get_content_offset(self)

@@ -11,7 +11,7 @@ from typing import ClassVar
 from rich.cells import get_character_cell_size
 from rich.segment import Segment
 from rich.style import Style
-from textual.events import Click, MouseScrollDown, MouseScrollUp, Resize
+from textual.events import MouseDown, MouseEvent, MouseScrollDown, MouseScrollUp, MouseUp, Resize
 from textual.geometry import Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
@@ -123,11 +123,19 @@ class TextStream(KeptStyles, ScrollView, can_focus=False):
             super().__init__()
             self.token = token
 
+    class Selected(Message):
+        """The mouse was dragged over text: that of all tokens, and of the prompt, that it came over."""
+
+        def __init__(self, text: str) -> None:
+            super().__init__()
+            self.text = text
+
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
         self._pieces: list[_Piece] = []
         self._marked = -1
         self._following = True
+        self._pressed: int | None = None
         self._wrapper = Wrapper(80)
 
     @property
@@ -191,18 +199,33 @@ class TextStream(KeptStyles, ScrollView, can_focus=False):
         """At the end again, the text is followed again."""
         self._following = self.scroll_offset.y >= self.max_scroll_y - 1
 
-    def on_click(self, event: Click) -> None:
-        """Choose the token under the mouse."""
+    def on_mouse_down(self, event: MouseDown) -> None:
+        """A token may be chosen, or a selection begin."""
+        self._pressed = self._piece_at(event)
+
+    def on_mouse_up(self, event: MouseUp) -> None:
+        """Choose the token under the mouse; where it was dragged, select the text on its way."""
+        first, last = self._pressed, self._piece_at(event)
+        self._pressed = None
+        if first is None or last is None:
+            return
+        if first == last and last:
+            self.post_message(self.Pointed(last - 1))
+        elif first != last:
+            pieces = self._pieces[min(first, last) : max(first, last) + 1]
+            self.post_message(self.Selected("".join(piece.text for piece in pieces)))
+
+    def _piece_at(self, event: MouseEvent) -> int | None:
+        """The piece of text under the mouse."""
         offset = event.get_content_offset(self)
         if offset is None:
-            return
+            return None
         row, at = offset.y + self.scroll_offset.y, 0
         for character, piece in self._wrapper.rows[row] if row < len(self._wrapper.rows) else ():
             at += get_character_cell_size(character)
             if offset.x < at:
-                if piece:
-                    self.post_message(self.Pointed(piece - 1))
-                return
+                return piece
+        return None
 
     def render_line(self, y: int) -> Strip:
         """Row `y` of what is in view."""

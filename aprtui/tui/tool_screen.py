@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -13,10 +13,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 from textual.widget import Widget
-from textual.widgets import Footer, Input
+from textual.widgets import Footer, Input, Static
 
 from aprtui.tui.chords import ChordScreen
 from aprtui.tui.chrome import ReadoutLine, TabBar
+from aprtui.tui.jump import JumpScreen, JumpTargets
 from aprtui.tui.keymap import Chord, bindings_of, key_name, remapped
 from aprtui.tui.session import Session
 from aprtui.tui.state import ScreenName, ScreenState
@@ -43,6 +44,7 @@ class ToolScreen(Screen[None]):
             for number, name in enumerate(ScreenName, 1)
         ),
         Binding("escape", "back", "Back", show=False, id="back"),
+        Binding("J", "jump_to_label", "Jump: label cells or rows, type a label", show=False, id="jump"),
         Binding("y", "copy_command", "Copy the headless command", show=False, id="copy.command"),
         Binding("Y", "copy_state", "Copy a command that opens this screen", show=False, id="copy.state"),
         Binding("s", "save_picture", "Save the screen as SVG", show=False, id="save.picture"),
@@ -104,6 +106,15 @@ class ToolScreen(Screen[None]):
         for prefix in dict.fromkeys(chord.prefix for chord in self.chords):
             self._bindings.bind(prefix, f"chord('{prefix}')", show=False, priority=True)
 
+    def on_text_selected(self) -> None:
+        """Copy the text that was selected with the mouse: ctrl+c, which does so elsewhere, leaves."""
+        # Widgets that draw line by line have no text that Textual could select; it would give their names.
+        found = [widget.get_selection(part) for widget, part in self.selections.items() if isinstance(widget, Static)]
+        text = "".join(text + end for text, end in filter(None, found)).rstrip()
+        if text:
+            self.copy_text(text)
+        self.clear_selection()
+
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Where text is typed, the first key of a chord is a letter."""
         return not (action == "chord" and isinstance(self.focused, Input))
@@ -118,6 +129,19 @@ class ToolScreen(Screen[None]):
             chord, key = taken
             action = chord.action.replace("*", key)
             await self.run_action(action)
+
+    def action_jump_to_label(self) -> None:
+        """Label what the focused grid or list shows, and go to the label that is typed."""
+        widget = self.focused
+        if not isinstance(widget, JumpTargets) or not widget.jump_places():
+            self.notify("Nothing to jump to here: grids and lists have labels.", severity="warning")
+            return
+
+        def jump(target: Hashable | None) -> None:
+            if target is not None:
+                widget.jump_to(target)
+
+        self.app.push_screen(JumpScreen(widget), jump)
 
     def action_back(self) -> None:
         """The screen that was shown before."""
@@ -137,7 +161,10 @@ class ToolScreen(Screen[None]):
 
     def copy(self, words: Sequence[str]) -> None:
         """Copy a command, and show it."""
-        text = shlex.join(words)
+        self.copy_text(shlex.join(words))
+
+    def copy_text(self, text: str) -> None:
+        """Copy a text, and show it."""
         self.app.copy_to_clipboard(text)
         self.notify(text, title="Copied", markup=False, timeout=10)
 

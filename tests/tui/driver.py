@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from textual.pilot import Pilot
+from textual.widget import Widget
 
 from aprtui.errors import ExitCode
 from aprtui.tui.app import AprtuiApp
@@ -51,3 +52,11 @@ async def until_shown(pilot: Driver, *words: str) -> None:
 def told(pilot: Driver) -> list[str]:
     """What the app has told in passing."""
     return [note.message for note in pilot.app._notifications]
+
+
+async def drag(pilot: Driver, widget: Widget, first: tuple[int, int], last: tuple[int, int]) -> None:
+    """Press the mouse at a place (column and line) of a widget, and let go at another."""
+    await pilot.mouse_down(widget, offset=first)
+    await pilot.hover(widget, offset=last)
+    await pilot.mouse_up(widget, offset=last)
+    await pilot.pause()

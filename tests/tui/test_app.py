@@ -18,7 +18,7 @@ from aprtui.tui.live import LiveScreen
 from aprtui.tui.session import Session
 from aprtui.tui.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.tool_screen import ToolScreen
-from tests.tui.driver import screen_text, told
+from tests.tui.driver import drag, screen_text, told
 from tests.tui.recorded import RecordedSource
 
 
@@ -90,6 +90,8 @@ async def test_chords_take_two_keys_and_other_keys_leave_them() -> None:
         screen.set_focus(None)
         await pilot.press("g", "d", "m", "a", "g", "x", "m", "escape", "g", "d")
         assert screen.notes == ["first", "a", "first"]
+        await pilot.press("g", "1")
+        assert pilot.app.screen is screen, "the key that leaves a chord is no command"
         await pilot.press("g")
         assert isinstance(pilot.app.screen, ChordScreen)
         await pilot.pause()
@@ -122,6 +124,14 @@ async def test_command_and_state_are_copied_as_a_shell_takes_them_and_shown() ->
             if "Copied" in screen_text(pilot):
                 return
         raise AssertionError(screen_text(pilot))
+
+
+async def test_text_that_is_selected_with_the_mouse_is_copied() -> None:
+    async with app(ScreenState(ScreenName.DIFF)).run_test(size=(80, 24), notifications=True) as pilot:
+        await drag(pilot, pilot.app.screen.query_one(Static), (0, 0), (3, 0))
+        assert pilot.app.clipboard == "note" and told(pilot) == ["note"]
+        await pilot.click(Static)
+        assert len(told(pilot)) == 1
 
 
 async def test_the_screen_is_saved_as_svg_and_a_folder_without_permission_is_told(

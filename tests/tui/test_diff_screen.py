@@ -27,7 +27,7 @@ from aprtui.tui.session import Session
 from aprtui.tui.state import ScreenName, ScreenState, parse_state, screen_state
 from aprtui.tui.table import Table
 from tests.tui.diff_recorded import FAULT, RecordedDiff, playing, records_of, screen_playing, two_captures
-from tests.tui.driver import Driver, screen_text, told, until
+from tests.tui.driver import Driver, drag, screen_text, told, until
 from tests.tui.golden import check_golden
 from tests.tui.recorded import RecordedSource
 
@@ -235,6 +235,14 @@ async def test_a_state_is_restored(sides: tuple[Path, Path], monkeypatch: pytest
         assert parse_state(str(screen(pilot).state())) == wanted
 
 
+@pytest.mark.parametrize("stage", [{"layer": 1, "stage": "lm_head"}, {"layer": 9, "stage": "ffn_up"}, {"stage": "no"}])
+async def test_a_state_of_a_stage_that_is_not_there_is_told(
+    sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, stage: dict[str, object]
+) -> None:
+    async with opened(between(*sides, **stage), playing(*sides), monkeypatch) as pilot:
+        assert "is not in this comparison" in told(pilot)[-1] and node(pilot) == Node(0, "embedding")
+
+
 async def test_the_cursor_among_the_values_is_restored(
     sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,6 +396,19 @@ async def test_a_resize_leaves_the_cursor_on_its_value_and_zoom_ends_at_single_v
         await pilot.resize_terminal(200, 60)
         await until(pilot, lambda: panes.view is not None and panes.view.lines != view.lines)
         assert panes.place == place and panes.words.startswith("token")
+
+
+async def test_the_mouse_frames_the_values_of_all_sides(
+    sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(between(*sides, stage="lm_head"), playing(*sides), monkeypatch, (80, 40)) as pilot:
+        panes = screen(pilot).query_one(DiffPanes)
+        await until(pilot, lambda: panes.view is not None)
+        before = panes.view
+        assert before is not None
+        await drag(pilot, panes.query_one("#b", Heatmap), (1, 1), (4, 2))
+        await until(pilot, lambda: panes.view != before)
+        assert len({heatmap._cursor for heatmap in panes.query(Heatmap)}) == 1 and panes.has_focus
 
 
 async def test_supported_hypotheses_come_first(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

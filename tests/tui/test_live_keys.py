@@ -25,7 +25,7 @@ from aprtui.tui.signals import Signal
 from aprtui.tui.stage_grid import StageGrid
 from aprtui.tui.state import parse_state
 from aprtui.tui.text_stream import TextStream
-from tests.tui.driver import Driver, screen_text, told, until
+from tests.tui.driver import Driver, drag, screen_text, told, until
 from tests.tui.recorded import PIECES, RecordedSource
 from tests.tui.test_live import live
 
@@ -115,6 +115,17 @@ async def test_click_on_a_token_looks_at_it() -> None:
         await finished(pilot)
         await pilot.click(TextStream, offset=(2 + len("go:one") + 2, 1))
         await until(pilot, lambda: "token 2 of 3" in screen_text(pilot))
+
+
+async def test_text_that_the_mouse_is_dragged_over_is_copied() -> None:
+    source = RecordedSource(["one", " two", " three"])
+    async with live(source, "go:", size=(120, 40)) as pilot:
+        await finished(pilot)
+        stream = pilot.app.screen.query_one(TextStream)
+        at = 2 + len("go:one") + 2
+        await drag(pilot, stream, (at + len(" two"), 1), (at, 1))
+        assert pilot.app.clipboard == " two three"
+        assert "token 3 of 3" in screen_text(pilot), "a drag is no click"
 
 
 async def test_every_statistic_comes_to_the_grid_in_turn() -> None:

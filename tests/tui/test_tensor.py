@@ -21,8 +21,8 @@ from aprtui.tui.state import ScreenName, ScreenState, parse_state, screen_state
 from aprtui.tui.tensor import TensorScreen
 from aprtui.tui.tensor_map import ColourBar, TensorMap
 from aprtui.tui.tensor_source import open_source
-from tests.compare.synthetic import CONFIG, changed, stage_values, write_capture
-from tests.tui.driver import Driver, screen_text, showing, told, until, until_shown
+from tests.compare.synthetic import CONFIG, changed, stage_values, with_config, write_capture
+from tests.tui.driver import Driver, drag, screen_text, showing, told, until, until_shown
 
 
 @pytest.fixture(autouse=True)
@@ -333,6 +333,19 @@ async def test_the_mouse_points_and_frames(folder: Path) -> None:
         screen.query_one(TensorMap).post_message(Heatmap.Pointed(screen.query_one(TensorMap), 0, 0))
         await pilot.pause()
         assert screen.state().text("at") == "0,0"
+
+
+async def test_the_mouse_frames_what_it_is_dragged_over(folder: Path) -> None:
+    write_capture(folder / "a", config=with_config(ffn=4000))
+    async with showing(stage()) as pilot:
+        await until_read(pilot)
+        screen = pilot.app.screen
+        assert isinstance(screen, TensorScreen) and screen._view is not None and screen._view.is_whole
+        await drag(pilot, screen.query_one(TensorMap), (20, 1), (29, 6))
+        view, per_cell = screen._view, 4000 // screen._view.cells
+        assert pilot.app.clipboard == ""
+        assert not view.is_whole and view.viewport.columns_per_cell < per_cell
+        assert view.viewport.column <= 21 * per_cell and 20 * per_cell <= view.column <= 32 * (per_cell + 1)
 
 
 async def test_a_click_points_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
