@@ -113,6 +113,10 @@ class Ledger:
         return Backer(file.path, evidence, standing, tuple(changes))
 
 
+NO_LEDGER = Ledger(Project(Path(), Path()), Recorded({}))
+"""For rows whose evidence is not looked at."""
+
+
 def ledger_of(document: Document, evidence_dir: Path | None = None) -> Ledger:
     """The evidence of a contract, from `evidence_dir` or where its project keeps it. Raises nothing."""
     project = project_of(document.path, evidence_dir)

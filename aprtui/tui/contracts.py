@@ -18,6 +18,7 @@ from textual.widgets import Static
 from textual.worker import get_current_worker
 
 from aprtui.compare.verdict import Verdict
+from aprtui.contracts.backing import NO_LEDGER
 from aprtui.contracts.document import Document
 from aprtui.contracts.loading import Documents, load_documents
 from aprtui.contracts.panel import PanelRow, panel
@@ -52,6 +53,9 @@ The result is live: each falsifier that a built-in check can judge is judged on 
 that Browse, Tensor or Diff showed last (in Diff: B against A). PASS and FAIL come with a number and its bound. \
 "not testable" means that the capture lacks the stage; "no check" that no machine here can judge it. The cells that a \
 falsifier is about are lit in the grid.
+
+Evidence is what was recorded earlier (aprtui contracts check --record): fresh while the sources and the check are as \
+they were, else stale; unbound where it vouches for no source; refuted where the newest is a FAIL.
 
 A contract that is edited on disk is read again by itself.
 """
@@ -264,7 +268,7 @@ class ContractsScreen(ToolScreen):
     def _judge(self) -> None:
         """Show the falsifiers without their results, and begin to judge them."""
         self._judged = False
-        self._rows = () if self._document is None else panel(self._document, mapping={})
+        self._rows = () if self._document is None else panel(self._document, mapping={}, ledger=NO_LEDGER)
         self._show_rows()
         if self._document is not None:
             self._judge_in_thread(self._document, self._sides)

@@ -9,6 +9,7 @@ from textual import work
 from textual.message import Message
 from textual.worker import get_current_worker
 
+from aprtui.contracts.backing import NO_LEDGER
 from aprtui.contracts.loading import Documents, load_documents
 from aprtui.contracts.panel import PanelRow, panel
 from aprtui.errors import AprtuiError
@@ -84,7 +85,9 @@ class ContractsDock(Table):
             a, b = (None if path is None else Capture.open(path) for path in (reference, capture))
         except AprtuiError:
             a = b = None  # the screen beside says what is wrong with them
-        rows = [(document.name, row) for document in documents.readable for row in panel(document, b, a)]
+        rows = [
+            (document.name, row) for document in documents.readable for row in panel(document, b, a, ledger=NO_LEDGER)
+        ]
         if not worker.is_cancelled:
             self._documents = documents
             self.post_message(self.Judged(rows, (reference, capture)))

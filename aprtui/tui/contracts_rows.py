@@ -8,9 +8,11 @@ from pathlib import Path
 
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
+from aprtui.contracts.backing import Backing
 from aprtui.contracts.document import Falsifier
 from aprtui.contracts.judgement import Judgement
 from aprtui.contracts.loading import Loaded
+from aprtui.contracts.maturity import NAMES
 from aprtui.contracts.panel import PanelRow
 from aprtui.trace.graph import Node
 from aprtui.tui.readout import SEPARATOR
@@ -21,7 +23,8 @@ DOCUMENT_COLUMNS = (
 )  # fmt: skip
 FALSIFIER_COLUMNS = (
     Column("result"), Column("falsifier", grows=True, end_matters=True), Column("maturity", rank=1),
-    Column("number", right=True), Column("bound", right=True, rank=2), Column("rule", grows=True, rank=3),
+    Column("evidence", rank=2), Column("number", right=True), Column("bound", right=True, rank=2),
+    Column("rule", grows=True, rank=3),
 )  # fmt: skip
 
 NOT_TESTABLE = "not testable"
@@ -51,7 +54,8 @@ def _falsifier_row(row: PanelRow, judged: bool) -> Row:
     number, bound = ("", "") if judgement is None else (_number(judgement.number), _number(judgement.bound))
     result = result_word(row) if judged else WAITING
     tone = {"FAIL": Tone.BAD, "PASS": Tone.PLAIN}.get(result, Tone.MUTED)
-    cells = (result, falsifier.id or "–", falsifier.status or "–", number, bound, falsifier.title)
+    evidence = evidence_word(row.backing) if judged else WAITING
+    cells = (result, falsifier.id or "–", falsifier.status or "–", evidence, number, bound, falsifier.title)
     return Row(falsifier.id or falsifier.line, cells, tone)
 
 
@@ -75,6 +79,13 @@ def result_word(row: PanelRow) -> str:
     if row.judgement is None:
         return NOT_BOUND
     return row.judgement.verdict.value if row.judgement.testable else NOT_TESTABLE
+
+
+def evidence_word(backing: Backing) -> str:
+    """Whether recorded evidence holds: fresh, stale, unbound, refuted; a dash where nothing is recorded."""
+    if backing.newest is None:
+        return "–"
+    return "refuted" if backing.refuted else str(backing.newest.standing)
 
 
 def _number(value: float | None) -> str:
@@ -108,6 +119,10 @@ def row_words(row: PanelRow | None, width: int) -> str:
     return text if len(text) <= width else text[: max(width - 1, 0)] + "…"
 
 
+MOST_RECORDED = 5
+"""Of more evidence files, the newest are told."""
+
+
 def falsifier_lines(row: PanelRow) -> list[tuple[str, str]]:
     """All that is known of a falsifier: a name and a text a line, names empty where a text goes on."""
     return [
@@ -123,6 +138,7 @@ def _paragraphs(row: PanelRow) -> Iterator[tuple[str, list[str]]]:
     yield "rule", [falsifier.title]
     yield "predicts", [falsifier.prediction]
     yield "result", _result(row.judgement)
+    yield "recorded", list(_recorded(row.backing))
     yield "if it fails", [falsifier.if_fails]
     yield "binds to", [_binding(row)]
     yield "document", [f"life cycle {row.life_cycle or 'not stated'}"]
@@ -157,3 +173,15 @@ def _evidence(falsifier: Falsifier) -> Iterator[str]:
         yield from (f"{text} ({evidence.key})" for text in evidence.texts)
         for part, texts in evidence.parts.items():
             yield f"{evidence.key} {part}: {', '.join(texts)}"
+
+
+def _recorded(backing: Backing) -> Iterator[str]:
+    """The level that evidence files carry, and the files, the newest first."""
+    if backing.backers:
+        fell = f", gave {NAMES[backing.ever]}" if backing.ever > backing.now else ""
+        yield f"carries {NAMES[backing.now]}{fell}"
+    for backer in backing.backers[:MOST_RECORDED]:
+        evidence = backer.evidence
+        yield f"{evidence.verdict} of {evidence.date[:10]} on {evidence.host.name}, {backer.words} ({backer.path.name})"
+    if len(backing.backers) > MOST_RECORDED:
+        yield f"and {counted(len(backing.backers) - MOST_RECORDED, 'older file')}"

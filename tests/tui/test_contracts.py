@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from aprtui.compare.verdict import Verdict
+from aprtui.contracts.evidence import CheckRun, write_evidence
 from aprtui.trace.graph import Node
 from aprtui.tui import contracts as contracts_module
 from aprtui.tui.cells_grid import CellsGrid
@@ -14,6 +17,7 @@ from aprtui.tui.contracts import ContractsScreen
 from aprtui.tui.state import ScreenName, ScreenState, parse_state, screen_state
 from aprtui.tui.table import Table
 from tests.compare.synthetic import changed, write_capture
+from tests.contracts.evidence_samples import evidence
 from tests.tui.driver import Driver, screen_text, showing, until
 
 CONTRACT = """\
@@ -145,6 +149,36 @@ async def test_state_and_command_give_the_same_again(folder: Path) -> None:
         }  # fmt: skip
         words = "aprtui contracts check alpha-v1.yaml --capture bad --reference good"
         assert " ".join(screen.command()) == words
+
+
+async def test_recorded_evidence_is_shown_with_whether_it_still_holds(folder: Path) -> None:
+    def record(**changed: object) -> None:
+        check = CheckRun("header_arithmetic", {})
+        write_evidence(folder / "evidence", evidence(contract="alpha-v1", falsifier="ALPHA-1", check=check, **changed))
+
+    def told(pilot: Driver) -> str:
+        row = next(row for row in pilot.app.screen.query_one("#falsifiers", Table).rows if row.key == "ALPHA-1")
+        return row.cells[3]
+
+    source = folder / "engine.py"
+    source.write_text("engine")
+    (folder / "alpha-v1.yaml").write_text(
+        CONTRACT.replace("  kind: schema", "  kind: schema\n  vouches_for: engine.py")
+    )
+    record(sources={"engine.py": sha256(b"engine").hexdigest()})
+    async with showing(on(folder, capture="good"), size=(200, 60)) as pilot:
+        await judged(pilot)
+        assert told(pilot) == "fresh"
+        assert "PASS of 2026-11-20 on here, fresh" in screen_text(pilot) and "carries FUNCTIONAL" in screen_text(pilot)
+        source.write_text("another")
+        await pilot.press("r")
+        await until(pilot, lambda: told(pilot) == "stale")
+        assert "stale: engine.py changed" in screen_text(pilot)
+        assert "carries PARTIAL_ALGORITHM_LEVEL, gave FUNCTIONAL" in screen_text(pilot)
+        record(verdict=Verdict.FAIL, date="2026-11-21T10:00:00Z")
+        await pilot.press("r")
+        await until(pilot, lambda: told(pilot) == "refuted")
+        assert results(pilot)["ALPHA-1"] == "PASS", "what holds now is apart from what was recorded"
 
 
 async def test_words_and_cells_share_their_place_on_a_small_screen(folder: Path) -> None:
