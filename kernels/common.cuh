@@ -7,6 +7,9 @@ template <class T>
 using Shared = emulator::SharedArray<T>;
 #else
 #include <cuda_fp16.h>
+#ifdef __CUDACC_RTC__  // compiled without the host's headers
+#define INFINITY __int_as_float(0x7F800000)
+#endif
 // Shared arrays are declared through macros so that the emulator can poison them and check indices.
 #define SHARED(type, name, count) __shared__ __align__(16) type name[count]
 #define DYNAMIC_SHARED(type, name)                       \

@@ -134,7 +134,7 @@ INLINE void dot_rows(const Matrix& matrix, int row, const Activations& x, int co
 #pragma unroll
     for (int c = 0; c < COLUMNS; ++c) sums[r][c] = 0.0f;
   with_format(matrix, [&](const auto& format) {
-    using Format = std::decay_t<decltype(format)>;
+    using Format = FormatOf<decltype(format)>;
     Accumulate<MODE, Format::QUANTISED>::run(format, matrix, row, x, static_cast<size_t>(column) * matrix.columns, given, sums);
   });
 #pragma unroll

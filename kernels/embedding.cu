@@ -39,6 +39,6 @@ KERNEL __launch_bounds__(128) embed(Matrix table, const int* tokens, float* out)
   const int row = tokens[blockIdx.x];
   float* const values = out + static_cast<size_t>(blockIdx.x) * table.columns;
   with_format(table, [&](const auto& format) {
-    Row<std::decay_t<decltype(format)>::QUANTISED>::write(format, row, table.columns, values);
+    Row<FormatOf<decltype(format)>::QUANTISED>::write(format, row, table.columns, values);
   });
 }

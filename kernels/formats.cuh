@@ -13,8 +13,6 @@
 // whole matrix, in the order of the members below. Each plane but the scales starts at a multiple of 16 bytes.
 #pragma once
 
-#include <type_traits>
-
 #include "types.cuh"
 
 constexpr int GGML_F32 = 0, GGML_F16 = 1, GGML_Q4_0 = 2, GGML_Q5_0 = 6, GGML_Q8_0 = 8, GGML_Q4_K = 12, GGML_Q5_K = 13,
@@ -293,6 +291,16 @@ struct BrainValue {
 };
 using F16 = Halves<HalfValue>;
 using BF16 = Halves<BrainValue>;
+
+// The format that a visitor is called with: FormatOf<decltype(format)>.
+template <class T>
+struct Referred;
+template <class T>
+struct Referred<const T&> {
+  using Type = T;
+};
+template <class T>
+using FormatOf = typename Referred<T>::Type;
 
 // Calls visit(format) with the format of `matrix`; all threads of a warp see the same matrix.
 template <class Visit>

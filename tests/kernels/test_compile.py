@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from aprtui import resources
+from aprtui.engine.cuda.compilers import Nvrtc
 from tests.kernels.emulated import kernel_names
 
 TARGETS = ("75", "80", "86", "89", "90", "100", "120")
@@ -32,3 +33,11 @@ def test_kernels_compile_within_their_registers(source: Path, target: str, tmp_p
     for name, (spilt, registers) in found.items():
         assert spilt == 0, f"{name} spills {spilt} bytes"
         assert registers <= REGISTERS, f"{name} uses {registers} registers"
+
+
+@pytest.mark.group("nvrtc")
+@pytest.mark.parametrize("target", ["75", "90"])
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_kernels_compile_without_the_headers_of_a_host(source: Path, target: str) -> None:
+    image = Nvrtc().compile(source, f"sm_{target}")
+    assert all(name.encode() in image for name in kernel_names(source))

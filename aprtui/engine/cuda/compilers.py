@@ -97,7 +97,9 @@ class Nvrtc:
     def compile(self, source: Path, architecture: str) -> bytes:
         """See `Compiler`."""
         folders = [source.parent, *(root / "include" for root in _toolkits())]
-        options = [f"-arch={architecture}", *FLAGS, *(f"-I{folder}" for folder in folders if folder.is_dir())]
+        # It takes lambdas for functions of the host otherwise; nvcc asks about calls and sees that they are not.
+        options = [f"-arch={architecture}", "-default-device", *FLAGS]
+        options += [f"-I{folder}" for folder in folders if folder.is_dir()]
         program = ctypes.c_void_p()
         text, name = source.read_bytes(), source.name.encode()
         self._call("nvrtcCreateProgram", ctypes.byref(program), text, name, 0, None, None)
