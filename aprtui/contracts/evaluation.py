@@ -8,9 +8,11 @@ from typing import Any
 
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks.asked import (
+    BACKENDS,
     BACKENDS_DIFFER,
     LAYERS,
     STAGES,
+    Asked,
     OnCapture,
     OnContract,
     OnModel,
@@ -23,10 +25,12 @@ from aprtui.contracts.checks.asked import (
 )
 from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, ContractCheck, ModelCheck, PairCheck
 from aprtui.contracts.document import CheckCall, Document, Falsifier
-from aprtui.contracts.judgement import Judgement, not_testable, unknown
+from aprtui.contracts.judgement import Judgement, no_device, not_testable, unknown
 from aprtui.errors import AprtuiError
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
+
+CUDA = "cuda"
 
 CheckMap = Mapping[str, CheckCall]
 """Which check judges a falsifier of somebody else's contract, by the falsifier's id."""
@@ -36,7 +40,7 @@ _COMMON: Mapping[type, frozenset[str]] = {
     ContractCheck: frozenset(),
     ModelCheck: frozenset(),
     CaptureCheck: frozenset({STAGES, LAYERS}),
-    PairCheck: frozenset({STAGES, LAYERS, BACKENDS_DIFFER}),
+    PairCheck: frozenset({STAGES, LAYERS, BACKENDS, BACKENDS_DIFFER}),
 }
 """Parameters that every check of a kind takes beside its own."""
 
@@ -73,10 +77,13 @@ def evaluate(document: Document, falsifier: Falsifier, subject: Subject, mapping
 
 
 def _on_captures(check: CaptureCheck | PairCheck, call: CheckCall, subject: Subject) -> Judgement:
+    parameters: Mapping[str, Any] = call.parameters
+    lacking_device = _without_device(Asked(parameters).texts(BACKENDS), subject)
+    if lacking_device is not None:
+        return lacking_device
     capture = subject.capture
     if capture is None:
         return unknown("no capture is at hand")
-    parameters: Mapping[str, Any] = call.parameters
     if check.stages and STAGES not in parameters:
         parameters = {**parameters, STAGES: list(check.stages)}
     nodes, lacking = wanted_nodes(capture.graph, parameters)
@@ -84,9 +91,12 @@ def _on_captures(check: CaptureCheck | PairCheck, call: CheckCall, subject: Subj
     if isinstance(check, PairCheck):
         if subject.reference is None:
             return unknown("needs a second capture to compare with")
-        backend = _only_backend(capture, subject.reference)
-        if parameters.get(BACKENDS_DIFFER) and backend is not None:
-            return unknown(f"both captures are of backend {backend}: the claim is about two of them")
+        backends = _backends(capture, subject.reference)
+        if parameters.get(BACKENDS_DIFFER) and len(set(backends)) == 1 and None not in backends:
+            return unknown(f"both captures are of backend {backends[0]}: the claim is about two of them")
+        if BACKENDS in parameters and sorted(map(str, backends)) != sorted(parameters[BACKENDS]):
+            told = " and ".join(backend or "an unknown one" for backend in backends)
+            return unknown(f"the captures are of {told}: the claim is about {' and '.join(parameters[BACKENDS])}")
         sides.append(subject.reference)
     for side in sides:
         problem = _lack(side, nodes, lacking, parameters)
@@ -102,10 +112,20 @@ def _on_captures(check: CaptureCheck | PairCheck, call: CheckCall, subject: Subj
     return _of_a_part(judged, nodes, held, parameters)
 
 
-def _only_backend(a: Capture, b: Capture) -> str | None:
-    """The backend that both captures say they are of; None where they differ, or one does not say."""
-    backends = {side.manifest.engine.backend if side.manifest else None for side in (a, b)}
-    return backends.pop() if len(backends) == 1 else None
+def _backends(*sides: Capture) -> tuple[str | None, ...]:
+    """The backends that the captures say they are of; None for one that does not say."""
+    return tuple(side.manifest.engine.backend if side.manifest else None for side in sides)
+
+
+def _without_device(backends: tuple[str, ...], subject: Subject) -> Judgement | None:
+    """The judgement on a claim about a device that this machine does not have, and no capture is of."""
+    sides = [side.manifest.engine.backend for side in (subject.capture, subject.reference) if side and side.manifest]
+    if CUDA not in backends or CUDA in sides:
+        return None
+    from aprtui.engine.cuda.detect import detect
+
+    found = detect()
+    return no_device(found.problem) if found.obstacle is not None else None
 
 
 def _lack(

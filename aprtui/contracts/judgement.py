@@ -8,6 +8,7 @@ from aprtui.compare.verdict import Verdict
 from aprtui.trace.graph import Node
 
 NOT_CAPTURED = "not testable: stage not captured"
+NO_DEVICE = "not testable: no CUDA device"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ def unknown(reason: str) -> Judgement:
 def not_testable(what: str) -> Judgement:
     """The capture lacks what the falsifier speaks of: `what` names it."""
     return Judgement(Verdict.UNKNOWN, f"{NOT_CAPTURED}: {what}", testable=False)
+
+
+def no_device(problem: str) -> Judgement:
+    """The claim is about a CUDA device, and there is none: `problem` says why."""
+    return Judgement(Verdict.UNKNOWN, f"{NO_DEVICE}: {problem}", testable=False)
 
 
 def counted_wrong(metric: str, wrong: tuple[Node, ...], judged: tuple[Node, ...], reason: str) -> Judgement:

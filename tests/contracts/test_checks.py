@@ -11,6 +11,8 @@ import pytest
 
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks.registry import CHECKS
+from aprtui.engine.cuda import detect as cuda
+from aprtui.engine.cuda.detect import CudaDevice, Detection, Obstacle
 from aprtui.trace.aprt import write_aprt
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
@@ -288,6 +290,27 @@ def test_equal_first_tokens_with_too_low_a_cosine_fail_where_one_is_asked_for(so
     assert judged("argmax_parity", capture, sound, cosine_at_least=0.98).verdict is Verdict.FAIL
 
 
+def test_logits_as_close_as_asked_for_pass_and_farther_ones_fail_with_their_distance(
+    sound: Capture, tmp_path: Path
+) -> None:
+    logits = Node(None, "lm_head")
+    judgement = judged("rel_l2_ceiling", sound, other(tmp_path), stages="lm_head", at_most=1e-4)
+    assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.PASS, 0, 1e-4)
+    far = Capture.open(write_capture(tmp_path / "far", edits={logits: scaled(1.001)}))
+    judgement = judged("rel_l2_ceiling", far, sound, stages="lm_head", at_most=1e-4)
+    assert (judgement.verdict, judgement.nodes, judgement.bound) == (Verdict.FAIL, (logits,), 1e-4)
+    assert judgement.number == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_too_few_positions_or_none_through_decode_are_unknown(sound: Capture, tmp_path: Path) -> None:
+    same = other(tmp_path)
+    few = judged("rel_l2_ceiling", sound, same, stages="lm_head", positions=8)
+    assert (few.verdict, few.reason) == (Verdict.UNKNOWN, "lm_head: 1 position, at least 8 are asked for")
+    assert judged("rel_l2_ceiling", sound, same, stages="ffn_up", positions=5).verdict is Verdict.PASS
+    judgement = judged("rel_l2_ceiling", sound, same, stages="ffn_up", decoded=1)
+    assert judgement.verdict is Verdict.UNKNOWN and "--decode-from" in judgement.reason
+
+
 # --- what stands in the way ---
 
 
@@ -323,6 +346,35 @@ def test_a_claim_about_two_backends_is_not_judged_on_one(sound: Capture, tmp_pat
     assert judged("argmax_parity", sound, same, backends_differ=True).verdict is Verdict.UNKNOWN
     device = Capture.open(write_capture(tmp_path / "device", engine=replace(ENGINE, backend="cuda")))
     assert judged("argmax_parity", device, sound, backends_differ=True).verdict is Verdict.PASS
+
+
+CPU_AND_CUDA = ["cpu", "cuda"]
+
+
+def test_a_claim_about_named_backends_is_judged_on_those_alone(
+    sound: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "detect", lambda: Detection(devices=(CudaDevice(0, "GPU", (8, 0), 1),)))
+    device = Capture.open(write_capture(tmp_path / "device", engine=replace(ENGINE, backend="cuda")))
+    assert judged("argmax_parity", device, sound, backends=CPU_AND_CUDA).verdict is Verdict.PASS
+    assert judged("argmax_parity", sound, device, backends=CPU_AND_CUDA).verdict is Verdict.PASS
+    (tmp_path / "unknown").mkdir()
+    foreign = Capture.open(write_capture(tmp_path / "unknown", manifest=False))
+    for pair in ((sound, other(tmp_path)), (device, foreign)):
+        judgement = judged("argmax_parity", *pair, backends=CPU_AND_CUDA)
+        assert judgement.verdict is Verdict.UNKNOWN and "the claim is about cpu and cuda" in judgement.reason
+    assert judged("argmax_parity", backends=CPU_AND_CUDA).reason == "no capture is at hand"
+
+
+def test_a_claim_about_a_device_that_is_not_there_is_not_testable(
+    sound: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "detect", lambda: Detection(obstacle=Obstacle.NO_DRIVER, problem="no driver"))
+    for pair in ((), (sound,), (sound, other(tmp_path))):
+        judgement = judged("argmax_parity", *pair, backends=CPU_AND_CUDA)
+        assert (judgement.verdict, judgement.testable) == (Verdict.UNKNOWN, False)
+        assert judgement.reason == "not testable: no CUDA device: no driver"
+    assert judged("argmax_parity", sound, other(tmp_path / "x"), backends=["cpu", "cpu"]).verdict is Verdict.PASS
 
 
 @pytest.mark.parametrize("check", CHECKS)

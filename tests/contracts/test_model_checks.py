@@ -14,6 +14,7 @@ from aprtui.contracts.evaluation import evaluate
 from aprtui.contracts.judgement import Judgement
 from aprtui.contracts.mapping import own_mapping
 from aprtui.engine import backends
+from aprtui.engine.cuda.detect import Detection, Obstacle
 from aprtui.engine.protocol import Engine
 from aprtui.engine.quality import file_gates, gates
 from aprtui.engine.quality import subject as quality
@@ -21,9 +22,9 @@ from aprtui.errors import EngineError, UsageError
 from aprtui.model.model import Model, load_model
 from aprtui.resources import embedded_model
 from tests.contracts.captures import judged
+from tests.contracts.own_captures import plain_model as write_plain_model
 from tests.contracts.samples import document
 from tests.engine.quality.engines import TouchedByTaps
-from tests.model.gguf_files import model_file
 
 HELLO = [{"role": "user", "content": "Hello"}]
 RENDERED = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
@@ -37,9 +38,7 @@ def model() -> Model:
 @pytest.fixture
 def plain_model(tmp_path: Path) -> Model:
     """A model without a chat template."""
-    file = model_file()
-    del file.metadata["tokenizer.chat_template"]
-    return load_model(file.write(tmp_path / "plain.gguf"))
+    return load_model(write_plain_model(tmp_path / "plain.gguf"))
 
 
 def asked(check: str, model: Model, **parameters: object) -> Judgement:
@@ -48,7 +47,8 @@ def asked(check: str, model: Model, **parameters: object) -> Judgement:
 
 @pytest.mark.parametrize("check", [name for name, check in CHECKS.items() if isinstance(check, ModelCheck)])
 def test_without_a_model_nothing_is_run(check: str) -> None:
-    judgement = judged(check, messages=HELLO, expected=RENDERED) if check == "chat_template_bytes" else judged(check)
+    needed = {"chat_template_bytes": {"messages": HELLO, "expected": RENDERED}, "quality_gate": {"gate": "throughput"}}
+    judgement = judged(check, **needed.get(check, {}))
     assert judgement.verdict is Verdict.UNKNOWN and "--model" in judgement.reason
 
 
@@ -108,9 +108,20 @@ def test_a_backend_by_name_is_opened_or_the_run_ends(model: Model, monkeypatch: 
         raise EngineError(f"backend {options['backend']}: no device")
 
     monkeypatch.setattr(backends, "open_engine", refuse)
+    monkeypatch.setattr(running, "detect", lambda: Detection(obstacle=Obstacle.NO_DEVICE, problem="no device"))
     judgement = asked("forced_backend", model)
     assert (judgement.verdict, judgement.metric, judgement.number) == (Verdict.PASS, "exit code", 4)
     assert judgement.reason == "not opened: backend cuda: no device"
+
+
+def test_a_refusal_that_does_not_say_why_fails(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(model: Model, **options: object) -> Engine:
+        raise EngineError("not here")
+
+    monkeypatch.setattr(backends, "open_engine", refuse)
+    monkeypatch.setattr(running, "detect", lambda: Detection(obstacle=Obstacle.NO_DEVICE, problem="no device"))
+    judgement = asked("forced_backend", model)
+    assert (judgement.verdict, judgement.metric, judgement.number) == (Verdict.FAIL, "reasons missing", 1)
 
 
 def test_a_backend_that_is_replaced_by_another_fails(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,6 +137,7 @@ def test_a_refusal_with_another_exit_code_fails(model: Model, monkeypatch: pytes
         raise UsageError("no such backend")
 
     monkeypatch.setattr(backends, "open_engine", refuse)
+    monkeypatch.setattr(running, "detect", Detection)
     judgement = asked("forced_backend", model)
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 2, 4)
 
@@ -164,6 +176,15 @@ def test_too_few_gates_are_unknown_and_so_is_a_gate_that_does_not_exist(model: M
     assert "at least 4" in asked("qa_aggregate", model, min_executed=4).reason
     for parameters in ({"min_executed": 4}, {"require": ["golden"]}):
         assert asked("qa_aggregate", model, **parameters).verdict is Verdict.UNKNOWN
+
+
+def test_one_gate_is_judged_by_its_own_number(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    judgement = asked("quality_gate", model, gate="tensor_contract")
+    assert (judgement.verdict, judgement.metric, judgement.number) == (Verdict.PASS, "tensor_contract", 0)
+    monkeypatch.setattr(file_gates, "LARGEST", 1e-3)
+    judgement = asked("quality_gate", model, gate="tensor_contract")
+    assert judgement.verdict is Verdict.FAIL and judgement.number is not None and judgement.number > 0
+    assert asked("quality_gate", model, gate="gpu_speedup").verdict is Verdict.UNKNOWN
 
 
 # --- chat ---
@@ -222,6 +243,7 @@ def test_a_prompt_that_a_template_may_take_says_nothing(model: Model) -> None:
         ("throughput_floor", {"backend": "vulkan"}, "expected one of auto, cuda, cpu, numpy"),
         ("throughput_floor", {"layers": 1}, "takes no 'layers'"),
         ("forced_backend", {"backend": "auto"}, "expected one of cuda, cpu, numpy"),
+        ("quality_gate", {}, "expected one of tensor_contract, "),
         ("qa_aggregate", {"require": "golden_output"}, "expected a list of texts"),
         ("chat_template_bytes", {"messages": HELLO}, "give messages and the text"),
         ("chat_template_bytes", {"messages": [{"role": "user"}], "expected": "x"}, "expected a list of {role"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -11,12 +12,16 @@ from aprtui.cli.main import main
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks.asked import Subject
 from aprtui.contracts.document import Document, Falsifier
+from aprtui.contracts.judgement import NO_DEVICE
 from aprtui.contracts.loading import load_documents
+from aprtui.contracts.maturity import Maturity
 from aprtui.contracts.panel import panel_row
 from aprtui.contracts.validation import validate
-from aprtui.resources import contracts
+from aprtui.errors import ExitCode
+from aprtui.model.model import Model, load_model
+from aprtui.resources import contracts, embedded_model
 from aprtui.trace.capture import Capture
-from tests.contracts.own_captures import captures_of, filled
+from tests.contracts.own_captures import captures_of, filled, plain_model, wants_plain_model
 
 DOCUMENTS = load_documents([contracts()])
 FALSIFIERS = [(document, test) for document in DOCUMENTS.readable for test in document.falsifiers]
@@ -39,26 +44,41 @@ def made(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-d
     """Makes the captures of a `test` text, each command once in the module: CAPTURE and REFERENCE."""
 
     @cache
-    def run(words: tuple[str, ...]) -> Path:
+    def run(words: tuple[str, ...]) -> Path | None:
         directory = tmp_path_factory.mktemp("own") / "capture"
         with pytest.raises(SystemExit) as ended:
             main(filled(words, directory))
-        assert ended.value.code == 0, words
-        return directory
+        # A test of a backend that this machine lacks makes no capture, and its falsifier must say so.
+        assert ended.value.code in (ExitCode.PASS, ExitCode.ENGINE), words
+        return directory if ended.value.code == ExitCode.PASS else None
 
     def captures(test: str) -> dict[str, Path]:
-        found = {}
-        for side, words in captures_of(test):
-            found[side] = run(words)
-        return found
+        found = {side: run(words) for side, words in captures_of(test)}
+        return {side: path for side, path in found.items() if path is not None}
 
     return captures
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
+    """The model that a `test` text is about."""
+    embedded = load_model(embedded_model())
+    plain = load_model(plain_model(tmp_path_factory.mktemp("own") / "plain.gguf"))
+    return lambda test: plain if wants_plain_model(test) else embedded
+
+
 @pytest.mark.parametrize(("document", "falsifier"), FALSIFIERS, ids=[test.id for _, test in FALSIFIERS])
-def test_every_falsifier_holds(document: Document, falsifier: Falsifier, made) -> None:  # type: ignore[no-untyped-def]
+def test_what_claims_to_work_holds_and_what_waits_is_unknown(  # type: ignore[no-untyped-def]
+    document: Document, falsifier: Falsifier, made, models: Callable[[str], Model]
+) -> None:
     captures = {side: Capture.open(path) for side, path in made(falsifier.test).items()}
-    subject = Subject(captures["CAPTURE"], captures.get("REFERENCE"))
+    subject = Subject(captures.get("CAPTURE"), captures.get("REFERENCE"), models(falsifier.test))
     judgement = panel_row(document, falsifier, subject, mapping={}).judgement
-    assert judgement is not None, "no check is bound"
-    assert judgement.verdict is Verdict.PASS, judgement
+    if falsifier.maturity >= Maturity.FUNCTIONAL:
+        assert judgement is not None, "no check is bound"
+        if judgement.reason.startswith(NO_DEVICE):
+            pytest.skip(judgement.reason)
+        assert judgement.verdict is Verdict.PASS, judgement
+        assert judgement.number is not None and judgement.bound is not None, judgement
+    else:
+        assert judgement is None or judgement.verdict is Verdict.UNKNOWN, f"{judgement}: raise the status, or mend it"

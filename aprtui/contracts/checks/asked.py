@@ -16,7 +16,7 @@ from aprtui.trace.select import ALL, parse_layers
 if TYPE_CHECKING:
     from aprtui.model.model import Model
 
-STAGES, LAYERS, BACKENDS_DIFFER = "stages", "layers", "backends_differ"
+STAGES, LAYERS, BACKENDS, BACKENDS_DIFFER = "stages", "layers", "backends", "backends_differ"
 
 
 @dataclass(frozen=True, slots=True)

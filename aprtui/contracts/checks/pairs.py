@@ -19,6 +19,8 @@ from aprtui.contracts.judgement import Judgement, unknown
 from aprtui.errors import UsageError
 from aprtui.trace.graph import Axis, Node
 
+MAX_POSITIONS = 1 << 20
+
 COSINE = 0.999
 """From here on two stages count as the same direction; below, the stage is looked at."""
 
@@ -65,6 +67,32 @@ def cosine_floor(asked: OnPair, stages: tuple[StageComparison, ...]) -> Judgemen
     reason = f"{below[0]} is the first of {len(below)} below" if below else f"{stated}, least at {worst.node}"
     return Judgement(
         Verdict.FAIL if below else Verdict.PASS, reason, "cosine", _cosine(worst), bound, below or _nodes(stages)
+    )
+
+
+def rel_l2_ceiling(asked: OnPair, stages: tuple[StageComparison, ...]) -> Judgement:
+    """No token of a stage is farther from the reference than `at_most`, in relative L2.
+
+    UNKNOWN on fewer than `positions` positions, or on fewer than `decoded` of them through decode on either side.
+    """
+    bound, least = asked.number("at_most", 1e-4), asked.count("positions", 1, MAX_POSITIONS)
+    few = next((stage for stage in stages if len(stage.tokens) < least), None)
+    if few is not None:
+        return unknown(f"{few.node}: {counted(len(few.tokens), 'position')}, at least {least} are asked for")
+    decoded = asked.number("decoded", 0)
+    for side in (asked.capture, asked.reference):
+        paths = () if side.manifest is None else side.manifest.code_paths
+        if paths.count("decode") < decoded:
+            return unknown(f"{side.path}: fewer than {decoded:g} positions through decode: capture with --decode-from")
+    errors = {stage.node: stage.metrics.token_rel_l2 or 0.0 for stage in stages}
+    worst = max(errors, key=lambda node: errors[node])
+    over = tuple(node for node, error in errors.items() if error > bound)
+    reason = (
+        f"{over[0]} is the first of {len(over)} beyond" if over else f"{counted(len(stages), 'stage')}, most at {worst}"
+    )
+    reason += f"; cosine {min(map(_cosine, stages)):.7f} at least"
+    return Judgement(
+        Verdict.FAIL if over else Verdict.PASS, reason, "token_rel_l2", errors[worst], bound, over or _nodes(stages)
     )
 
 

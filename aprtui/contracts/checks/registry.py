@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from aprtui.contracts.checks import bits, chat, contract, pairs, running, selection
+from aprtui.contracts.checks import bits, blocks, chat, contract, pairs, running, selection, verdicts
 from aprtui.contracts.checks.asked import OnCapture, OnContract, OnModel, OnPair
 from aprtui.contracts.checks.running import BACKEND
 from aprtui.contracts.judgement import Judgement
@@ -67,6 +67,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "determinism": PairCheck(bits.determinism),
         "count_parity": PairCheck(bits.count_parity),
         "cosine_floor": _compared(pairs.cosine_floor, "at_least"),
+        "rel_l2_ceiling": _compared(pairs.rel_l2_ceiling, "at_most", "positions", "decoded"),
         "divergence_localised": _compared(pairs.divergence_localised, "below"),
         "one_adjacent_pair": _compared(pairs.one_adjacent_pair, "at_least"),
         "sigma_band": _compared(pairs.sigma_band, "low", "high"),
@@ -74,12 +75,17 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "throughput_floor": ModelCheck(running.throughput_floor, frozenset({BACKEND, "at_least", "tokens"})),
         "additive_capture": ModelCheck(running.additive_capture, frozenset({BACKEND})),
         "forced_backend": ModelCheck(running.forced_backend, frozenset({BACKEND})),
+        "quality_gate": ModelCheck(running.quality_gate, frozenset({BACKEND, "gate"})),
         "qa_aggregate": ModelCheck(
             running.qa_aggregate, frozenset({BACKEND, "require", "min_executed", "tokens_per_second"})
         ),
         "chat_template_bytes": ModelCheck(
             chat.chat_template_bytes, frozenset({"messages", "expected", "family", "generation_prompt"})
         ),
+        "detection_rate": ModelCheck(verdicts.detection_rate, frozenset({"signal", "at_least", "every"})),
+        "false_alarms": ModelCheck(verdicts.false_alarms, frozenset({"signal"})),
+        "block_values": ModelCheck(blocks.block_values, frozenset({"type", "block", "values"})),
+        "block_decoding": ModelCheck(blocks.block_decoding, frozenset({"type"})),
         "chat_refusal": ModelCheck(chat.chat_refusal, frozenset({"prompt"})),
     }
 )

@@ -6,23 +6,27 @@ What they say is about this engine: a claim of another engine's contract is judg
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks.asked import OnModel
 from aprtui.contracts.judgement import Judgement, unknown
 from aprtui.engine import backends
+from aprtui.engine.cuda.detect import detect
 from aprtui.engine.protocol import Mode
 from aprtui.engine.quality import repeat_gates
 from aprtui.engine.quality import subject as quality
-from aprtui.engine.quality.finding import Outcome
-from aprtui.engine.quality.gates import run_quality
+from aprtui.engine.quality.finding import Finding, Outcome
+from aprtui.engine.quality.gates import GATES, run_quality
 from aprtui.engine.quality.run_gates import TOKENS, decode_speeds
 from aprtui.errors import AprtuiError, ExitCode
 
 BACKEND = "backend"
-AUTO = "auto"
-FORCED = ("cuda", "cpu", "numpy")
+AUTO, CUDA = "auto", "cuda"
+FORCED = (CUDA, "cpu", "numpy")
 """Backends that can be asked for by name."""
+
+_VERDICTS = {Outcome.PASSED: Verdict.PASS, Outcome.FAILED: Verdict.FAIL, Outcome.SKIPPED: Verdict.UNKNOWN}
 
 _MOST_TOKENS = quality.CONTEXT // 2
 _SHORT = 16
@@ -44,10 +48,20 @@ def throughput_floor(asked: OnModel) -> Judgement:
 
 def additive_capture(asked: OnModel) -> Judgement:
     """The gate of `aprtui qa` with this name: capturing changes no token and no logit, and writes no other files."""
+    return _of_gate(asked, repeat_gates.additive_capture, "differences from a plain run")
+
+
+def quality_gate(asked: OnModel) -> Judgement:
+    """One gate of `aprtui qa`, named by `gate`."""
+    gates = dict(GATES)
+    name = asked.one_of("gate", "", tuple(gates))
+    return _of_gate(asked, gates[name], name)
+
+
+def _of_gate(asked: OnModel, gate: Callable[[quality.Subject], Finding], metric: str) -> Judgement:
     with quality.Subject(asked.require_model(), quality.QualityOptions(backend=_backend(asked))) as subject:
-        finding = repeat_gates.additive_capture(subject)
-    verdict = Verdict.PASS if finding.outcome is Outcome.PASSED else Verdict.FAIL
-    return Judgement(verdict, finding.message, "differences from a plain run", finding.value, finding.threshold)
+        finding = gate(subject)
+    return Judgement(_VERDICTS[finding.outcome], finding.message, metric, finding.value, finding.threshold)
 
 
 def _backend(asked: OnModel) -> str:
@@ -55,21 +69,32 @@ def _backend(asked: OnModel) -> str:
 
 
 def forced_backend(asked: OnModel) -> Judgement:
-    """A backend that is asked for by name is the one that is opened, or the run ends with exit code 4 and a reason."""
-    backend = asked.one_of(BACKEND, FORCED[0], FORCED)
+    """A backend that is asked for by name is the one that is opened, or the run ends with exit code 4.
+
+    Where there is no CUDA device, what `aprtui doctor` says about it must be in the message.
+    """
+    backend = asked.one_of(BACKEND, CUDA, FORCED)
     model = asked.require_model()
     try:
         engine = backends.open_engine(model, backend=backend, context=min(_SHORT, model.config.context))
     except AprtuiError as error:
-        code = error.exit_code
-        verdict = Verdict.PASS if code == ExitCode.ENGINE else Verdict.FAIL
-        return Judgement(verdict, f"not opened: {error}", "exit code", float(code), float(ExitCode.ENGINE))
+        return _refused(backend, error)
     opened = engine.backend
     engine.close()
     verdict = Verdict.PASS if opened == backend else Verdict.FAIL
     return Judgement(
         verdict, f"{backend} was asked for, {opened} was opened", "other backends", float(opened != backend), 0.0
     )
+
+
+def _refused(backend: str, error: AprtuiError) -> Judgement:
+    found = detect() if backend == CUDA else None
+    if found is not None and found.obstacle is not None and found.problem not in str(error):
+        reason = f"the message does not say why: {error}: expected {found.problem}"
+        return Judgement(Verdict.FAIL, reason, "reasons missing", 1.0, 0.0)
+    code = error.exit_code
+    verdict = Verdict.PASS if code == ExitCode.ENGINE else Verdict.FAIL
+    return Judgement(verdict, f"not opened: {error}", "exit code", float(code), float(ExitCode.ENGINE))
 
 
 def qa_aggregate(asked: OnModel) -> Judgement:

@@ -84,8 +84,9 @@ def backend_state_isolation(subject: Subject) -> Finding:
     for turn in range(1, RUNS):
         list(subject.generate(other, turn * TOKENS))
         if once() != first:
-            return Finding.failed(f"run {turn + 1} of the same prompt, after another one, gives other logits or tokens")
-    return Finding.passed(f"{RUNS} runs of one prompt with another between them are equal to the bit")
+            message = f"run {turn + 1} of the same prompt, after another one, gives other logits or tokens"
+            return Finding.failed(message, 1, 0)
+    return Finding.passed(f"{RUNS} runs of one prompt with another between them are equal to the bit", 0, 0)
 
 
 def replay_control(subject: Subject) -> Finding:

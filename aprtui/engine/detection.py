@@ -1,6 +1,6 @@
-"""How often verdicts are right: faults planted everywhere, and honest engines that must not be blamed.
+"""Detection: how often a planted fault is named at its own stage. `aprtui.engine.false_alarms` is the other half.
 
-Detection: every fault of the matrix is planted in a run, captured, and judged in two ways: by a replay of the faulty
+Every fault of the matrix is planted in a run, captured, and judged in two ways: by a replay of the faulty
 capture alone, and by a diff of a faulty `q8` capture against an honest `exact` one with the measured floor. A plant
 whose change at its own stage is below the bound of the signal is counted apart: nothing could see it by that signal.
 """
@@ -8,13 +8,14 @@ whose change at its own stage is below the bound of the signal is counted apart:
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aprtui.compare.captures import DiffOptions, compare_captures
+from aprtui.compare.captures import DiffOptions, Grounds, compare_captures
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.backends import default_threads, open_engine
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 PROMPT = "def fibonacci(n):\n    if n < 2:\n        return n\n    return fib"
-SIGNALS = ("replay", "diff")
+REPLAY, DIFF = "replay", "diff"
+SIGNALS = (REPLAY, DIFF)
 
 
 @dataclass(slots=True)
@@ -51,11 +53,14 @@ class Tally:
     missed: list[str] = field(default_factory=list)
 
 
-def run_detection(model: Model, progress: Progress | None = None, *, every: int = 1) -> Iterator[Tally]:
+def run_detection(
+    model: Model, progress: Progress | None = None, *, every: int = 1, signals: Sequence[str] = SIGNALS
+) -> Iterator[Tally]:
     """A tally for each kind and signal, on every `every`-th case of the matrix."""
     with _workplace(model) as place:
-        tallies = {(kind, signal): Tally(kind, signal) for kind in KINDS for signal in SIGNALS}
-        for signal, judge, mode, bound_of in place.signals():
+        tallies = {(kind, signal): Tally(kind, signal) for kind in KINDS for signal in signals}
+        for signal in signals:
+            judge, mode, bound_of = place.signal(signal)
             planned = list(cases(model, bound_of, place.largest))[::every]
             for done, case in enumerate(planned):
                 if progress:
@@ -96,15 +101,19 @@ class _Workplace:
         self.model, self._folder, self._evaluators = model, folder, evaluators
         self.tokens = tuple(model.tokenizer.encode(PROMPT, special=True))
         self._exact = self.capture("exact", Mode.EXACT)
-        honest = self.capture("q8", Mode.Q8)
-        self._grounds = grounds_by_model(self._exact, honest, model, self.tokens, evaluators)
         assert self._exact.manifest is not None
         self.largest = {
             info.node: (info.stats.absmax or 0.0) if info.stats else 0.0 for info in self._exact.manifest.files.values()
         }
 
-    def signals(self) -> Iterator[tuple[str, Callable[[Capture], Comparison], Mode, Callable[[Node], float]]]:
-        """Each signal with its judge, the mode of the faulty run, and its bound at a node."""
+    @cached_property
+    def _grounds(self) -> Grounds:
+        """The measured floor between an honest `q8` and an honest `exact` capture."""
+        honest = self.capture("q8", Mode.Q8)
+        return grounds_by_model(self._exact, honest, self.model, self.tokens, self._evaluators)
+
+    def signal(self, name: str) -> tuple[Callable[[Capture], Comparison], Mode, Callable[[Node], float]]:
+        """The judge of a signal, the mode of the faulty run, and the signal's bound at a node."""
         rounding = Rounding("none", "f32", "f64")
 
         def injected(node: Node) -> float:
@@ -114,8 +123,9 @@ class _Workplace:
             assert self._grounds.bounds is not None
             return self._grounds.bounds(node)[0].bound
 
-        yield "replay", self.replayed, Mode.EXACT, injected
-        yield "diff", self.compared, Mode.Q8, difference
+        if name == REPLAY:
+            return self.replayed, Mode.EXACT, injected
+        return self.compared, Mode.Q8, difference
 
     def replayed(self, capture: Capture) -> Comparison:
         """The replay of one capture."""

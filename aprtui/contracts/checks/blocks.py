@@ -1,0 +1,115 @@
+"""Checks of quantised blocks: what given bytes mean, and that the compiled kernels read a model's blocks so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.compare.verdict import Verdict
+from aprtui.compare.wording import counted
+from aprtui.contracts.checks.asked import OnModel
+from aprtui.contracts.judgement import Judgement, unknown
+from aprtui.engine.backends import numba_missing
+from aprtui.errors import UsageError
+from aprtui.model.weights import Weight, WeightType, block_shape
+
+Values = NDArray[np.float32]
+
+ROWS = 64
+"""Rows of a tensor that are decoded together."""
+
+
+def block_values(asked: OnModel) -> Judgement:
+    """A block of the bytes in `block` (hexadecimal) decodes to the numbers in `values`, by column, to the bit.
+
+    Both decoders are asked: the reference, which the numpy backend uses, and the compiled kernels.
+    """
+    kind, columns, size = _type(asked)
+    if not _weights(asked, kind):
+        return unknown(f"the model has no tensor of type {kind.name}")
+    data, expected = _bytes(asked.text("block"), size), _expected(asked.parameters.get("values"), columns)
+    weight = Weight("block", kind, 1, columns, np.frombuffer(data, np.uint8).reshape(1, size))
+    decoders = _decoders(weight, 0, 1)
+    wrong = [
+        f"column {column} is {values[0, column]:g} to {name}, expected {value:g}"
+        for name, values in decoders.items()
+        for column, value in expected.items()
+        if np.float32(value).tobytes() != values[0, column].tobytes()
+    ]
+    reason = wrong[0] if wrong else f"{counted(len(expected), 'column')} as expected, by {' and '.join(decoders)}"
+    return Judgement(
+        Verdict.FAIL if wrong else Verdict.PASS, reason, "columns that differ", float(len(wrong)), 0.0
+    )  # fmt: skip
+
+
+def block_decoding(asked: OnModel) -> Judgement:
+    """Every tensor of the type is made of whole blocks, and the compiled kernels decode each value to the reference's
+    bits."""
+    kind, columns, size = _type(asked)
+    weights = _weights(asked, kind)
+    if not weights:
+        return unknown(f"the model has no tensor of type {kind.name}")
+    if (missing := numba_missing()) is not None:
+        return unknown(f"the compiled kernels cannot run here: {missing}")
+    wrong, compared, first = 0, 0, ""
+    for weight in weights:
+        if weight.data.shape[1] * columns != weight.columns * size:
+            wrong += weight.rows
+            first = first or f"{weight.name}: {weight.data.shape[1]} bytes a row of {weight.columns} values"
+            continue
+        found = sum(_differing(weight))
+        wrong, compared = wrong + found, compared + weight.rows * weight.columns
+        first = first or (f"{weight.name}: {counted(found, 'value')}" if found else "")
+    reason = first or f"{counted(len(weights), 'tensor')}, {counted(compared, 'value')}, the same to the bit"
+    return Judgement(Verdict.FAIL if wrong else Verdict.PASS, reason, "values that differ", float(wrong), 0.0)
+
+
+def _differing(weight: Weight) -> Iterator[int]:
+    for begin in range(0, weight.rows, ROWS):
+        reference, kernels = _decoders(weight, begin, min(begin + ROWS, weight.rows)).values()
+        yield int((reference.view(np.uint32) != kernels.view(np.uint32)).sum())
+
+
+def _decoders(weight: Weight, begin: int, end: int) -> Mapping[str, Values]:
+    """Rows of `weight` as each decoder that can run here gives them."""
+    found = {"the reference": weight.dequantize(slice(begin, end))}
+    if numba_missing() is None:
+        from aprtui.engine.cpu.decoding import decoded_rows
+
+        found["the kernels"] = decoded_rows(weight, begin, end)
+    return found
+
+
+def _weights(asked: OnModel, kind: WeightType) -> list[Weight]:
+    return [weight for weight in asked.require_model().weights.values() if weight.type is kind]
+
+
+def _type(asked: OnModel) -> tuple[WeightType, int, int]:
+    """The type, and values and bytes of its blocks."""
+    kind = WeightType[asked.one_of("type", WeightType.Q4_K.name, [kind.name for kind in WeightType])]
+    return kind, *block_shape(kind)
+
+
+def _bytes(text: str, size: int) -> bytes:
+    try:
+        data = bytes.fromhex(text)
+    except ValueError as error:
+        raise UsageError(f"check parameter block: not hexadecimal: {error}") from error
+    if len(data) != size:
+        raise UsageError(f"check parameter block: {len(data)} bytes: a block of the type has {size}")
+    return data
+
+
+def _expected(value: Any, columns: int) -> dict[int, float]:
+    if (
+        not isinstance(value, dict)
+        or not value
+        or not all(
+            key.isdecimal() and int(key) < columns and type(number) in (int, float) for key, number in value.items()
+        )
+    ):
+        raise UsageError(f"check parameter values: expected numbers by column, 0 … {columns - 1}, as {{0: 1.5, 7: -2}}")
+    return {int(key): float(number) for key, number in value.items()}
