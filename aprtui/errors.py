@@ -48,3 +48,7 @@ class EngineError(AprtuiError):
     """Engine, device or output failed: unwritable directory, full disk, does not fit in memory, …"""
 
     exit_code = ExitCode.ENGINE
+
+
+class DeviceError(EngineError):
+    """A device failed such that every further call to it fails too: only a new process can go on."""

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("tests.engine.cuda.engine_claims")
+
 CHECKOUT = Path(__file__).parent.parent
 
 
@@ -61,11 +63,18 @@ def _fake_driver_missing() -> str | None:
     return _module_missing("pycuda") or _tool_missing("g++") or _tool_missing("nm")
 
 
+def _gpu_missing() -> str | None:
+    from aprtui.engine.cuda.detect import detect
+
+    return detect().problem or None
+
+
 # A group's check returns why it cannot run here, or None.
 GROUPS: dict[str, Callable[[], str | None]] = {
     "conformance": lambda: _folder_missing("APRTUI_CONFORMANCE", conformance_folder()),
     "emulator": _emulator_missing,
     "gcc": lambda: _tool_missing("gcc"),
+    "gpu": _gpu_missing,
     "nvcc": lambda: _tool_missing("nvcc"),
     "nvrtc": _nvrtc_missing,
     "pty": lambda: _tool_missing("tmux"),

@@ -18,7 +18,7 @@ from aprtui.trace.graph import Node
 from aprtui.trace.stats import Accumulator
 
 
-class _Discard:
+class Discard:
     """A tap sink that takes everything and keeps nothing."""
 
     def put(self, node: Node, position: int, values: NDArray[np.float32] | None, stats: Accumulator | None) -> None:
@@ -53,7 +53,7 @@ class OurContestant:
             self._model, backend="cpu", mode=spec.mode, kv=KvType.F32, threads=spec.threads, context=spec.context
         )
         nodes = frozenset(self._model.graph.nodes)
-        self._taps = Taps(_Discard(), stats=nodes) if spec.stats else NO_TAPS
+        self._taps = Taps(Discard(), stats=nodes) if spec.stats else NO_TAPS
 
     def prefill(self, tokens: Sequence[int]) -> None:
         """Evaluate `tokens` from an empty context."""

@@ -23,7 +23,7 @@ _BLOCK = 256
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Dimensions of a Qwen2 model with tied embeddings."""
+    """Dimensions of a Qwen2 model."""
 
     hidden: int
     layers: int
@@ -31,6 +31,8 @@ class Shape:
     kv_heads: int
     ffn: int
     vocabulary: int = 151936
+    tied: bool = True
+    """Whether the embedding table is the head's matrix too."""
 
     @property
     def kv_width(self) -> int:
@@ -43,11 +45,12 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
         "tiny": Shape(256, 4, 4, 2, 768, 1024),
         "0.57b": Shape(1024, 24, 16, 2, 4864),
         "1.5b": Shape(1536, 28, 12, 2, 8960),
+        "7b": Shape(3584, 28, 28, 4, 18944, 152064, tied=False),
         "deep": Shape(512, 80, 8, 2, 1536, 2048),
     }
 )
-"""Shapes by name: a small one, one like Qwen2.5-0.5B with all rows multiples of 256, Qwen2.5-1.5B's own, and one with
-as many layers as a screen may have to show and the embedded model's vocabulary."""
+"""Shapes by name: a small one, one like Qwen2.5-0.5B with all rows multiples of 256, those of Qwen2.5 1.5B and 7B, and
+one with as many layers as a screen may have to show and the embedded model's vocabulary."""
 
 
 def write_random_model(path: Path, shape: Shape, seed: int = 7, tokenizer_of: Path | None = None) -> None:
@@ -126,7 +129,9 @@ def _tensors(shape: Shape, random: np.random.Generator) -> list[Tensor]:
         made.append((name, values.astype(np.float32), WeightType.F32))
 
     residual = 2 / (2 * shape.layers) ** 0.5
-    matrix("token_embd", shape.vocabulary, shape.hidden, WeightType.Q6_K, 2)
+    matrix("token_embd", shape.vocabulary, shape.hidden, WeightType.Q6_K if shape.tied else WeightType.Q4_K, 2)
+    if not shape.tied:
+        matrix("output", shape.vocabulary, shape.hidden, WeightType.Q6_K, 2)
     vector("output_norm.weight", shape.hidden, 1, 0.1)
     for layer in range(shape.layers):
         block, finer = f"blk.{layer}", WeightType.Q6_K if _more_bits(layer, shape.layers) else WeightType.Q4_K

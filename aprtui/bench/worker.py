@@ -119,7 +119,10 @@ def _timed(contestant: Contestant, job: Job, vocabulary: int) -> float:
     return time.perf_counter() - started
 
 
+def resident_bytes() -> int:
+    """Bytes of this process that are resident."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def _memory() -> Memory:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Memory(pages * os.sysconf("SC_PAGE_SIZE"), peak)
+    return Memory(resident_bytes(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aprtui.cli.json_lines import write_record
+from aprtui.cli.json_lines import write_file, write_record
 
 if TYPE_CHECKING:
     from aprtui.bench.cpu import Figure
@@ -61,6 +61,62 @@ def cpu(
                 write_record(asdict(figure))
             else:
                 click.echo(figure_line(figure))
+
+
+@command.command()
+@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.option("--shape", default="7b", show_default=True, help="Without MODEL: random weights (tiny, 1.5b, 7b).")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds; figures are medians.")
+@click.option("--prompt", type=click.IntRange(2), default=512, show_default=True, help="Tokens of the prompt.")
+@click.option("--decode", type=click.IntRange(1), default=128, show_default=True, help="Tokens decoded behind it.")
+@click.option("--soak", type=click.IntRange(0), default=10_000, show_default=True, help="Tokens to watch memory over.")
+@click.option(
+    "--llama-bench",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="llama.cpp's llama-bench, built with CUDA, to measure as well.",
+)
+@click.option("--dir", "directory", type=click.Path(path_type=Path, file_okay=False), help="Where random models go.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write setting and figures as JSON, too.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for the setting, then one a figure.")
+def gpu(
+    model: Path | None,
+    shape: str,
+    rounds: int,
+    prompt: int,
+    decode: int,
+    soak: int,
+    llama_bench: Path | None,
+    directory: Path | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """The CUDA engine: kernels and decode against a copy on the device, prefill, llama.cpp, cost of taps, memory."""
+    from dataclasses import asdict
+
+    from aprtui.bench.gpu import GpuOptions, Setting, run_gpu, setting_record
+    from aprtui.cli.progress import Progress
+    from aprtui.engine.cuda.detect import detect
+
+    detect().require()
+    records: list[dict[str, object]] = []
+
+    def told(setting: Setting) -> None:
+        records.append(setting_record(setting))
+        if as_json:
+            write_record(records[-1])
+        else:
+            click.echo("\n".join(f"{name:10} {value}" for name, value in asdict(setting).items() if value))
+
+    options = GpuOptions(model or _random_model(shape, directory), rounds, prompt, decode, soak, llama_bench)
+    with Progress() as progress:
+        for figure in run_gpu(options, told, progress):
+            records.append({"record": "figure", **asdict(figure)})
+            if as_json:
+                write_record(records[-1])
+            else:
+                click.echo(figure_line(figure))
+    if out is not None:
+        write_file(out, records)
 
 
 @command.command()

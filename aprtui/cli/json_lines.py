@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from aprtui.errors import EngineError
 from aprtui.trace.json_value import json_value
 
 
 def write_record(record: Mapping[str, Any]) -> None:
     """Write one record as a line, flushed so that a reader sees it at once."""
-    sys.stdout.write(json.dumps(json_value(record), ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(_line(record))
     sys.stdout.flush()
+
+
+def write_file(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write records to a file, a line each. Raises `EngineError` where it cannot be written."""
+    try:
+        path.write_text("".join(map(_line, records)), encoding="utf-8")
+    except OSError as error:
+        raise EngineError(f"{path}: cannot be written: {error.strerror or error}: choose another file") from error
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(json_value(record), ensure_ascii=False, allow_nan=False) + "\n"

@@ -20,7 +20,7 @@ from aprtui.engine.process_opening import LoadedEngine, Opener
 from aprtui.engine.process_orders import Orders
 from aprtui.engine.process_records import Recorder
 from aprtui.engine.process_slots import CANDIDATES, Slots
-from aprtui.errors import AprtuiError, UsageError
+from aprtui.errors import AprtuiError, DeviceError, UsageError
 
 
 class EngineThread:
@@ -116,6 +116,8 @@ class EngineThread:
         except AprtuiError as error:
             # The stages of the pass that failed are what its reader wants to see.
             recorder.write_failed(job.run, index + 1, loaded.engine.position, generation)
+            if isinstance(error, DeviceError):
+                raise  # nothing more can be done in this process
             self._send(messages.Failed(str(error), fatal=False))
             return
         assert generation.stop_reason is not None

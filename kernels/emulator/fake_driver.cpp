@@ -256,6 +256,10 @@ API cuMemcpyDtoHAsync_v2(void* target, Address source, size_t size, void* stream
   ENTER_IN_CONTEXT;
   return submit(stream, copy(target, pointer(source), size));
 }
+API cuMemcpyDtoDAsync_v2(Address target, Address source, size_t size, void* stream) {
+  ENTER_IN_CONTEXT;
+  return submit(stream, copy(pointer(target), pointer(source), size));
+}
 API cuMemsetD8Async(Address target, unsigned char value, size_t count, void* stream) {
   ENTER_IN_CONTEXT;
   return submit(stream, [=] { return std::memset(pointer(target), value, count), SUCCESS; });

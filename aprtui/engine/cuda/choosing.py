@@ -5,37 +5,28 @@ Choices go into a ring, so that passes can follow one another while nobody looks
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.cuda.arguments import Greedy, TopCandidates
+from aprtui.engine.cuda.choices import CANDIDATE, CHOSEN, greedy_choice
 from aprtui.engine.cuda.driver import Driver, Launch
 from aprtui.engine.cuda.launches import Launches, blocks_of_choice
 from aprtui.engine.cuda.storage import Storage
-from aprtui.engine.sampling import Candidate, Choice, no_distribution
+from aprtui.engine.sampling import Choice
 
 RING = 16
 """Choices that are kept: two batches, one that is read while the other one is made."""
 
 MOST_CANDIDATES = 64
 
-CHOSEN = np.dtype(
-    [("total", np.float64), ("weighted", np.float64), ("largest", np.float32), ("second", np.float32)]
-    + [(name, np.int32) for name in ("id", "position", "ordinal", "nan")]
-)
-"""`Chosen` of sample.cu."""
-
-CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32)])
-"""`Candidate` of sample.cu."""
-
 _PART = 40  # bytes of `Part` in sample.cu
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
+class Rings:
     """The last choices `[RING]`, and the likeliest tokens at each, `[RING · candidates]`."""
 
     chosen: NDArray[np.void]
@@ -48,21 +39,7 @@ class Choices:
         Raises `EngineError` where the logits were no distribution.
         """
         place, count = ordinal % RING, self.candidates.size // RING
-        chosen = self.chosen[place]
-        largest, total = float(chosen["largest"]), float(chosen["total"])
-        if not math.isfinite(largest):
-            raise no_distribution(largest, int(chosen["id"]), int(chosen["nan"]), self.vocabulary)
-        named = self.candidates[place * count : (place + 1) * count]
-        named = named[named["id"] >= 0]
-        probabilities = np.exp(named["logit"].astype(np.float64) - largest) / total
-        return Choice(
-            id=int(chosen["id"]),
-            logprob=-math.log(total),
-            probability=1.0,
-            entropy=math.log(total) - float(chosen["weighted"]) / total,
-            margin=largest - float(chosen["second"]),
-            candidates=tuple(map(Candidate, named["id"].tolist(), probabilities.tolist())),
-        )
+        return greedy_choice(self.chosen[place], self.candidates[place * count : (place + 1) * count], self.vocabulary)
 
 
 class Choosing:
@@ -98,6 +75,6 @@ class Choosing:
         if candidates:
             self._driver.copy_out(self._host_candidates[: RING * candidates], self._candidates)
 
-    def found(self, candidates: int) -> Choices:
+    def found(self, candidates: int) -> Rings:
         """A copy of what was fetched."""
-        return Choices(self._host_chosen.copy(), self._host_candidates[: RING * candidates].copy(), self._vocabulary)
+        return Rings(self._host_chosen.copy(), self._host_candidates[: RING * candidates].copy(), self._vocabulary)

@@ -6,15 +6,16 @@ halves of pinned memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.cuda.choosing import Choices, Choosing
-from aprtui.engine.cuda.driver import Driver
+from aprtui.engine.cuda.choosing import Choosing, Rings
+from aprtui.engine.cuda.driver import Driver, Launch
 from aprtui.engine.cuda.launches import Launches, load_kernels, splits_for
 from aprtui.engine.cuda.lowering import Lowering, Pass
 from aprtui.engine.cuda.plan import Plan, Segment, plan_for
@@ -76,7 +77,7 @@ class Device:
     ) -> None:
         self._driver, self._graph = driver, model.graph
         config = model.config.graph
-        launches = Launches(driver, load_kernels(driver, images), mode)
+        launches = Launches(load_kernels(driver, images), mode)
         splits = splits_for(driver.multiprocessors, config.heads, config.kv_heads, context)
         weights = load_weights(driver, model, progress)
         self.storage = Storage(driver, model, mode, kv, context, splits)
@@ -116,7 +117,7 @@ class Device:
             self._run_token(plan)
         self._choosing.fetch(candidates)
 
-    def choices(self, more: int, candidates: int) -> Choices:
+    def choices(self, more: int, candidates: int) -> Rings:
         """Wait for the choices that were queued, and queue `more`."""
         self._driver.synchronize()
         found = self._choosing.found(candidates)
@@ -124,7 +125,7 @@ class Device:
             self.queue_choices(more, candidates)
         return found
 
-    def choose_one(self, position: int, taps: Taps, candidates: int) -> tuple[Choices, Finished]:
+    def choose_one(self, position: int, taps: Taps, candidates: int) -> tuple[Rings, Finished]:
         """One pass and its tapped stages; it evaluates what the one before it has chosen."""
         plan = self._one_token(taps, position, candidates)
         self._run_token(plan)
@@ -207,6 +208,38 @@ class Device:
         else:
             for launch in self._choosing.launches(plan.candidates):
                 self._driver.launch(launch)
+
+    def token_launches(self) -> tuple[Launch, ...]:
+        """What one token takes while nobody taps, the choice left out."""
+        return self._one_token(NO_TAPS, 0).plan.segments[0].launches
+
+    def seconds(self, work: Callable[[Driver], None], times: int) -> float:
+        """Wall seconds of one `work`, which queues something, of `times` in a row; in a graph where the driver can."""
+        graph = self._driver.capture(lambda: work(self._driver))
+        self._driver.synchronize()
+        started = 0.0
+        for turn in range(times + 1):  # the first one warms up
+            if turn == 1:
+                self._driver.synchronize()
+                started = time.perf_counter()
+            if graph is None:
+                work(self._driver)
+            else:
+                self._driver.replay(graph)
+        self._driver.synchronize()
+        taken = time.perf_counter() - started
+        if graph is not None:
+            self._driver.discard(graph)
+        return taken / times
+
+    def stand_at(self, position: int) -> None:
+        """Make single kernels that are run work at `position`."""
+        self.begin_choosing(0, position)
+
+    @property
+    def driver(self) -> Driver:
+        """The device itself."""
+        return self._driver
 
     def sums(self) -> NDArray[np.void]:
         """What the blocks of the last pass's statistics came to."""

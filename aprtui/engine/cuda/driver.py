@@ -25,6 +25,12 @@ class Launch:
     block: Extent
     arguments: bytes
     shared_bytes: int = 0
+    name: str = ""
+    """Of the kernel, for people."""
+    moved: int = 0
+    """Bytes of weights that it has to read: what its speed is held against."""
+    moved_a_position: int = 0
+    """Bytes of the K/V cache that it has to read for each position."""
 
 
 class Driver(Protocol):
@@ -33,6 +39,9 @@ class Driver(Protocol):
     name: str
     capability: tuple[int, int]
     multiprocessors: int
+
+    def free(self, address: int) -> None:
+        """Give back what `allocate` gave; nothing that was queued may use it any more."""
 
     def free_memory(self) -> int:
         """Bytes that can still be allocated, as far as the driver knows."""
@@ -49,9 +58,6 @@ class Driver(Protocol):
     def kernels(self, image: bytes, names: tuple[str, ...]) -> dict[str, int]:
         """Load a kernel image; numbers for its entry points `names`, good while the driver is open."""
 
-    def allow_shared(self, kernel: int, size: int) -> None:
-        """Allow `kernel` to be launched with `size` bytes of dynamic shared memory, beyond the default 48 KiB."""
-
     def upload(self, address: int, values: NDArray[Any]) -> None:
         """Copy `values` to the device and wait for it."""
 
@@ -60,6 +66,9 @@ class Driver(Protocol):
 
     def copy_out(self, values: NDArray[Any], address: int) -> None:
         """Queue a copy from the device into pinned `values`."""
+
+    def copy_within(self, target: int, source: int, size: int) -> None:
+        """Queue a copy of `size` bytes on the device."""
 
     def launch(self, launch: Launch) -> None:
         """Queue a kernel."""

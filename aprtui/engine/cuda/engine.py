@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from aprtui.model.model import Model
 
 Array = NDArray[np.float32]
+T = TypeVar("T")
 
 _BATCH = RING // 2
 """Passes that are queued ahead: 13 ms of a 7B model's tokens, and what is thrown away at its end."""
@@ -150,6 +151,11 @@ class CudaEngine:
             if wanted:
                 row = begin if logits is Logits.ALL else 0
                 out[row : row + wanted] = self._on_device.logits[:wanted]
+
+    def on_device(self, function: Callable[[Device], T]) -> T:
+        """What `function` makes of the device, on its thread: for benchmarks, which look at single kernels."""
+        self._epoch += 1
+        return self._thread.run(function, self._on_device)
 
     def _chunk(self, positions: int, taps: Taps, logits: Logits) -> int:
         """Tokens evaluated at a time where there will be `positions` in all; no result depends on it."""

@@ -11,7 +11,7 @@ import gc
 from collections.abc import Callable
 from functools import cache
 
-from aprtui.errors import EngineError
+from aprtui.errors import DeviceError
 
 _RELAXED = 2
 _POINTER = ctypes.c_void_p
@@ -49,7 +49,10 @@ class Graph:
         """Queue it."""
         status = _driver().cuGraphLaunch(self._executable, self._stream)
         if status:
-            raise EngineError(f"the device failed: cuGraphLaunch: {_text(status)}: open the engine again")
+            raise DeviceError(
+                f"the device failed (launching a graph): cuGraphLaunch failed: {_text(status)}: open the engine again "
+                "in a new process"
+            )
 
     def close(self) -> None:
         """Free it; a second call does nothing."""

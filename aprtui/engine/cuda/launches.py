@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from aprtui.engine.cuda import arguments as args
 from aprtui.engine.cuda.driver import Driver, Launch
 from aprtui.engine.cuda.sources import KernelImages, entry_points, kernel_files
 from aprtui.engine.protocol import Mode
+from aprtui.model.weights import WeightType, block_shape
 
 AT_ONCE = 8
 """Query heads that share a walk over their keys, and columns that share a walk over a matrix."""
 
-_DEFAULT_SHARED = 48 << 10
 _SHORTEST_RUN = 64
 """Keys that a block of `attend_one` takes at least."""
 
@@ -28,16 +29,18 @@ def load_kernels(driver: Driver, images: KernelImages) -> dict[str, int]:
 
 
 class Launches:
-    """Makes launches in one mode on one device; every argument list is packed when it is made."""
+    """Makes launches in one mode; every argument list is packed when it is made."""
 
-    def __init__(self, driver: Driver, kernels: Mapping[str, int], mode: Mode) -> None:
-        self._driver, self._kernels, self._mode = driver, kernels, mode
+    def __init__(self, kernels: Mapping[str, int], mode: Mode) -> None:
+        self._kernels, self._mode = kernels, mode
 
     def _launch(
-        self, name: str, grid: tuple[int, ...], block: int, arguments: ctypes.Structure, shared: int = 0
-    ) -> Launch:
+        self, name: str, grid: tuple[int, ...], block: int, arguments: ctypes.Structure, shared: int = 0,
+        reads: Sequence[args.Matrix] = (),
+    ) -> Launch:  # fmt: skip
         x, y, z = (*grid, 1, 1)[:3]
-        return Launch(self._kernels[name], (x, y, z), (block, 1, 1), args.packed(arguments), shared)
+        packed, moved = args.packed(arguments), sum(matrix_bytes(matrix) for matrix in reads)
+        return Launch(self._kernels[name], (x, y, z), (block, 1, 1), packed, shared, name, moved)
 
     def embed(self, arguments: args.Embed, tokens: int) -> Launch:
         """Rows of the embedding table."""
@@ -56,18 +59,20 @@ class Launches:
         columns = 1 if decode else AT_ONCE
         rows = 16 if decode and self._mode is Mode.Q8 else 8
         grid = _groups(arguments.w.rows, rows), _groups(arguments.tokens, columns)
-        return self._launch(f"matvec_{self._mode}_{columns}", grid, 256, arguments)
+        return self._launch(f"matvec_{self._mode}_{columns}", grid, 256, arguments, reads=[arguments.w])
 
     def matmul_q8(self, arguments: args.Product) -> Launch:
         """A quantised matrix times activations of several tokens in Q8_1, on tensor cores."""
         grid = _groups(arguments.w.rows, 128), _groups(arguments.tokens, 64)
-        return self._launch("matmul_q8", grid, 256, arguments)
+        return self._launch("matmul_q8", grid, 256, arguments, reads=[arguments.w])
 
     def qkv(self, arguments: args.Qkv) -> Launch:
         """Q, K and V of one token, up to attention."""
         heads = arguments.heads
         grid = _groups(heads.head_dim, 16), heads.heads + 2 * heads.kv_heads
-        return self._launch(f"qkv_{self._mode}", grid, 128, arguments)
+        return self._launch(
+            f"qkv_{self._mode}", grid, 128, arguments, reads=[arguments.q, arguments.k, arguments.v]
+        )  # fmt: skip
 
     def heads(self, arguments: args.HeadsOfPrompt, tokens: int) -> Launch:
         """What follows the Q, K and V products of a prompt."""
@@ -76,7 +81,8 @@ class Launches:
 
     def gate_up(self, arguments: args.GateUp) -> Launch:
         """Gate, up and what is made of them, of one token."""
-        return self._launch(f"gate_up_{self._mode}", (arguments.gate.rows // 32,), 256, arguments)
+        grid = (arguments.gate.rows // 32,)
+        return self._launch(f"gate_up_{self._mode}", grid, 256, arguments, reads=[arguments.gate, arguments.up])
 
     def swiglu(self, arguments: args.Swiglu) -> Launch:
         """What is made of gate and up of a prompt."""
@@ -86,14 +92,13 @@ class Launches:
         """Attention of one token."""
         attention = arguments.attention
         grid = splits, attention.kv_heads, _groups(attention.heads // attention.kv_heads, AT_ONCE)
-        return self._launch("attend_one", grid, 128, arguments)
+        keys = (2 if attention.half_cache else 4) * attention.kv_heads * attention.head_dim
+        return replace(self._launch("attend_one", grid, 128, arguments), moved_a_position=2 * keys)
 
     def attend_prompt(self, arguments: args.AttendPrompt, tokens: int) -> Launch:
         """Attention of a prompt."""
         attention = arguments.attention
-        shared = 4 * (48 * attention.head_dim + 544)
-        if shared > _DEFAULT_SHARED:
-            self._driver.allow_shared(self._kernels["attend_prompt"], shared)
+        shared = 4 * (16 * attention.head_dim + 32 * min(attention.head_dim, 128) + 544)
         return self._launch("attend_prompt", (_groups(tokens, 16), attention.heads), 128, arguments, shared)
 
     def stage_statistics(self, arguments: args.StageStatistics, records: int, parts: int) -> Launch:
@@ -107,6 +112,12 @@ class Launches:
     def greedy(self, arguments: args.Greedy) -> Launch:
         """The most probable token."""
         return self._launch("greedy", (blocks_of_choice(arguments.vocabulary)[0],), 256, arguments)
+
+
+def matrix_bytes(matrix: args.Matrix) -> int:
+    """Bytes of a matrix on the device, as many as in the file."""
+    values, size = block_shape(WeightType(matrix.format))
+    return int(matrix.rows) * int(matrix.columns) // values * size
 
 
 def blocks_of_choice(vocabulary: int) -> tuple[int, int]:

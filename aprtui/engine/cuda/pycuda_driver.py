@@ -6,6 +6,7 @@ PyCUDA keeps its stack of contexts by thread: make, use and close a driver on on
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from aprtui.engine.cuda.driver import Launch
 from aprtui.engine.cuda.graphs import CaptureRefusedError, Graph
-from aprtui.errors import EngineError
+from aprtui.errors import DeviceError, EngineError
 
 _NON_BLOCKING = 1
 """Flag of a stream that does not wait for the null stream, which nothing of ours uses."""
@@ -25,9 +26,10 @@ class PyCudaDriver:
     """`Driver` of one device, on its primary context."""
 
     def __init__(self, ordinal: int) -> None:
-        self._memory: list[Any] = []
+        self._memory: dict[int, Any] = {}
         self._pinned: list[Any] = []
         self._graphs: list[Graph] = []
+        self._stream: Any = None
         # What callers hold are numbers: a function that outlives the context would unload its module without one.
         self._functions: list[Any] = []
         self._open = False
@@ -55,8 +57,14 @@ class PyCudaDriver:
     def allocate(self, size: int) -> int:
         """See `Driver`."""
         with _told(f"allocating {size / 1e6:.1f} MB"):
-            self._memory.append(cuda.mem_alloc(size))
-        return int(self._memory[-1])
+            allocation = cuda.mem_alloc(size)
+        self._memory[int(allocation)] = allocation
+        return int(allocation)
+
+    def free(self, address: int) -> None:
+        """See `Driver`."""
+        with _told("freeing memory"):
+            self._memory.pop(address).free()
 
     def pinned(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """See `Driver`."""
@@ -80,11 +88,6 @@ class PyCudaDriver:
             self._functions += [module.get_function(name) for name in names]
         return {name: first + index for index, name in enumerate(names)}
 
-    def allow_shared(self, kernel: int, size: int) -> None:
-        """See `Driver`."""
-        with _told(f"allowing {size} bytes of shared memory"):
-            self._functions[kernel].set_attribute(cuda.function_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES, size)
-
     def upload(self, address: int, values: NDArray[Any]) -> None:
         """See `Driver`."""
         # On the stream: a copy outside of it may still be under way when the call returns, and order nothing here.
@@ -100,6 +103,11 @@ class PyCudaDriver:
         """See `Driver`."""
         with _told("copying from the device"):
             cuda.memcpy_dtoh_async(values, address, self._stream)
+
+    def copy_within(self, target: int, source: int, size: int) -> None:
+        """See `Driver`."""
+        with _told("copying on the device"):
+            cuda.memcpy_dtod_async(target, source, size, self._stream)
 
     def launch(self, launch: Launch) -> None:
         """See `Driver`."""
@@ -137,17 +145,37 @@ class PyCudaDriver:
         if not self._open:
             return
         self._open = False
-        for graph in self._graphs:
-            graph.close()
-        # After a kernel has failed every call fails, freeing too: the driver frees all when the process ends.
-        for allocation in (*self._memory, *self._pinned):
-            with contextlib.suppress(cuda.Error):
+        held = (*self._memory.values(), *self._pinned)
+        if self._works():
+            for graph in self._graphs:
+                graph.close()
+            for allocation in held:
                 allocation.free()
-        self._memory, self._pinned, self._graphs, self._functions = [], [], [], []
+        else:
+            _abandon(*held, *self._functions, self._stream)
+        self._memory, self._pinned, self._graphs, self._functions = {}, [], [], []
         self._stream = None
-        cuda.Context.pop()
+        with contextlib.suppress(cuda.Error):
+            cuda.Context.pop()
         with contextlib.suppress(cuda.Error):
             self._context.detach()
+
+    def _works(self) -> bool:
+        try:
+            if self._stream is not None:
+                self._stream.synchronize()
+        except cuda.Error:
+            return False
+        return True
+
+
+def _abandon(*things: object) -> None:
+    """Never free them: on a device that has failed PyCUDA would print a warning for each.
+
+    The driver frees everything when the process ends.
+    """
+    for thing in things:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 @contextlib.contextmanager
@@ -160,4 +188,4 @@ def _told(doing: str) -> Iterator[None]:
             f"the device has no memory left ({doing}): {error}: lower --context, or end other programs that use it"
         ) from error
     except cuda.Error as error:
-        raise EngineError(f"the device failed ({doing}): {error}: open the engine again in a new process") from error
+        raise DeviceError(f"the device failed ({doing}): {error}: open the engine again in a new process") from error

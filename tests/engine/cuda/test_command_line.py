@@ -44,3 +44,31 @@ def test_the_command_line_runs_traces_and_replays_on_the_device(
     doctor = [json.loads(line) for line in aprtui("doctor", "--json").out.splitlines()]
     (cuda,) = [found for found in doctor if found["what"] == "CUDA"]
     assert (cuda["state"], cuda["found"][:15]) == ("ok", "emulated device")
+
+
+def test_the_benchmark_measures_and_writes_what_it_told(
+    aprtui: Callable[..., Outcome],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    peer = tmp_path / "llama-bench"
+    told = {"build_commit": "abc", "build_number": 7, "samples_ts": [1.0, 3.0, 2.0]}
+    results = [told | {"n_prompt": 6, "n_gen": 0}, told | {"n_prompt": 0, "n_gen": 2}]
+    peer.write_text(f"#!/bin/sh\necho '{json.dumps(results)}'\n")
+    peer.chmod(0o755)
+    sizes = ("--rounds", "1", "--prompt", "6", "--decode", "2", "--soak", "2", "--llama-bench", peer)
+    done = aprtui("bench", "gpu", "--shape", "tiny", "--dir", tmp_path, *sizes, "--json", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert (tmp_path / "out").read_text() == done.out
+    setting, *figures = [json.loads(line) for line in done.out.splitlines()]
+    assert (setting["record"], setting["device"][:15]) == ("setting", "emulated device")
+    assert setting["peer"] == "llama.cpp abc (build 7)"
+    judged = {figure["against"]: figure["ratio"] for figure in figures if figure["ratio"] is not None}
+    assert {"time without taps", "decode, llama.cpp abc (build 7), -fa 0"} <= judged.keys()
+    moved = sum(
+        figure["what"].count("qkv") + figure["what"].count("gate_up") + figure["what"].count("matvec")
+        for figure in figures
+    )
+    assert moved >= 3
+    peer.write_text("#!/bin/sh\necho broken >&2; exit 1\n")
+    failed = aprtui("bench", "gpu", "--shape", "tiny", "--dir", tmp_path, *sizes)
+    assert (failed.code, failed.err.splitlines()[-1]) == (4, f"aprtui: {peer}: broken: build it for this GPU")

@@ -1,44 +1,27 @@
-"""The CUDA engine on PyCUDA over the fake driver: its stages, what must change no bit, limits, what it leaves."""
+"""The CUDA engine on PyCUDA over the fake driver: what holds anywhere, and what only that driver can show."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import replace
-from itertools import product
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 
 from aprtui.engine.backends import open_engine
-from aprtui.engine.cpu.engine import CpuEngine
-from aprtui.engine.cuda import device as device_module
 from aprtui.engine.cuda import sizes
-from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Taps
-from aprtui.engine.reference.evaluate import evaluate
-from aprtui.engine.reference.ops import ATTENTION_HISTORY
-from aprtui.engine.rounding import DEVICE_ARITHMETIC, round_f16
-from aprtui.engine.sampling import GREEDY, Choice, Sampler, Sampling
-from aprtui.errors import EngineError, UsageError
-from aprtui.model.weights import Weight, WeightType
-from aprtui.trace.graph import Node, Op
-from aprtui.trace.stats import accumulate, causal
+from aprtui.engine.protocol import KvType, Mode
+from aprtui.errors import EngineError
 from tests.engine.conformance import Recorder, relative_l2
 from tests.engine.cuda.conftest import INSIDE
-from tests.engine.tiny_model import MODELS, TINY, TinyModel
-
-if TYPE_CHECKING:
-    from aprtui.engine.cuda.engine import CudaEngine
+from tests.engine.cuda.engine_claims import *  # noqa: F403  # the tests among them run here
+from tests.engine.cuda.engine_claims import everything, opened, recomputed, run
+from tests.engine.tiny_model import MODELS
 
 pytestmark = [pytest.mark.group("pycuda"), pytest.mark.fake_driver, pytest.mark.usefixtures("nothing_left")]
-
-PROMPT = [int(token) for token in np.random.default_rng(7).integers(0, 300, 11)]
-FORCED = PROMPT[:4]
-"""Decoded after the prompt, one by one."""
-CONTEXT = 600
 
 
 @pytest.fixture
@@ -49,92 +32,6 @@ def nothing_left(emulated_kernels: None) -> Iterator[None]:
         assert ctypes.CDLL("libcuda.so.1").fake_driver_remains() == 0
 
 
-def opened(
-    model: TinyModel, mode: Mode = Mode.Q8, kv: KvType = KvType.F32, context: int = CONTEXT
-) -> closing[CudaEngine]:
-    return closing(open_engine(model, backend="cuda", mode=mode, kv=kv, context=context))  # type: ignore[arg-type,type-var]
-
-
-def everything(model: TinyModel, recorder: Recorder) -> Taps:
-    nodes = frozenset(model.graph.nodes)
-    return Taps(recorder, full=nodes, stats=nodes)
-
-
-def run(engine: CudaEngine | CpuEngine, taps: Taps = NO_TAPS) -> np.ndarray:
-    """Logits of all positions: the prompt at once, then the forced tokens one by one."""
-    engine.reset()
-    logits = [engine.forward(PROMPT, taps, Logits.ALL)]
-    return np.concatenate([*logits, *(engine.forward([token], taps) for token in FORCED)])
-
-
-def recomputed(model: TinyModel, node: Node, recorder: Recorder, mode: Mode, kv: KvType) -> np.ndarray:
-    """`node` from the tensors that it was made of, in float64 with the roundings that the engine states."""
-    stage, config = model.graph[node.stage], model.config.graph
-    inputs = []
-    for index, (entry, source) in enumerate(zip(stage.inputs, model.graph.inputs(node), strict=True)):
-        values = recorder.tensor(source)
-        values = values if values.ndim == 3 else values[:, config.part(entry.part)]
-        cached = (stage.op, index) in ATTENTION_HISTORY and kv is KvType.F16
-        inputs.append(round_f16(values) if cached else values)
-    return evaluate(
-        model, node, inputs, tokens=PROMPT + FORCED, position=0, arithmetic=DEVICE_ARITHMETIC[mode]  # type: ignore[arg-type]
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize("name", list(MODELS))
-def test_every_stage_is_what_its_inputs_make_in_the_stated_arithmetic(name: str) -> None:
-    model = MODELS[name]()
-    for mode, kv in product(Mode, KvType):
-        recorder = Recorder()
-        with opened(model, mode, kv) as engine:
-            run(engine, everything(model, recorder))
-            stated = set(engine.rounding.matmul_input.split("+"))
-        assert stated <= ({"none"} if mode is Mode.EXACT else {"none", "q8_1"})
-        for node in model.graph.nodes:
-            error = relative_l2(recorder.tensor(node), recomputed(model, node, recorder, mode, kv))
-            assert error <= 2e-6, (mode, kv, node, error)
-
-
-def test_exact_agrees_with_the_cpu_end_to_end() -> None:
-    for make in MODELS.values():
-        model, ours, reference = make(), Recorder(), Recorder()
-        with opened(model, Mode.EXACT) as engine:
-            run(engine, everything(model, ours))
-        with closing(CpuEngine(model, Mode.EXACT, KvType.F32, 1, CONTEXT)) as cpu:  # type: ignore[arg-type]
-            run(cpu, everything(model, reference))
-        for node in model.graph.nodes:
-            assert relative_l2(ours.tensor(node), reference.tensor(node)) <= 1e-5, node
-            for piece, expected in zip(ours.pieces[node], reference.pieces[node], strict=True):
-                assert (piece[0], piece[1].shape) == (expected[0], expected[1].shape), node
-
-
-@pytest.mark.parametrize("mode", list(Mode))
-def test_taps_graphs_chunks_and_a_second_engine_change_no_bit(mode: Mode, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = MODELS["qwen3"]()
-    nodes = frozenset(model.graph.nodes)
-    with opened(model, mode) as engine:
-        assert engine.code_path.endswith("graphs")
-        expected = run(engine)
-        for taps in (everything(model, Recorder()), Taps(Recorder(), stats=nodes), Taps(Recorder(), nodes)):
-            np.testing.assert_array_equal(run(engine, taps), expected)
-        np.testing.assert_array_equal(run(engine), expected)
-        with opened(model, mode) as second:
-            np.testing.assert_array_equal(run(second), expected)
-            np.testing.assert_array_equal(run(engine), expected)
-    monkeypatch.setattr(sizes, "_MOST_TOKENS", 4)
-    whole, pieces = Recorder(), Recorder()
-    with opened(model, mode) as engine:
-        np.testing.assert_array_equal(run(engine, everything(model, pieces)), expected)
-        assert [position for position, _ in pieces.pieces[Node(0, "ffn_gate")]] == [0, 4, 8, 11, 12, 13, 14]
-        engine.reset()
-        np.testing.assert_array_equal(engine.forward(PROMPT), expected[len(PROMPT) - 1 :][:1])
-        monkeypatch.setattr(sizes, "_MOST_TOKENS", 512)
-    with opened(model, mode) as engine:
-        run(engine, everything(model, whole))
-    for node in model.graph.nodes:
-        np.testing.assert_array_equal(pieces.tensor(node), whole.tensor(node))
-
-
 @pytest.mark.fake_driver(FAKE_CUDA_NO_CAPTURE="1")
 def test_where_graphs_are_refused_launches_do_the_same_and_the_engine_says_so() -> None:
     model, recorder = MODELS["qwen2"](), Recorder()
@@ -143,117 +40,6 @@ def test_where_graphs_are_refused_launches_do_the_same_and_the_engine_says_so() 
         assert engine.code_path.endswith("plain launches")
     for node in model.graph.nodes:
         assert relative_l2(recorder.tensor(node), recomputed(model, node, recorder, Mode.EXACT, KvType.F32)) <= 2e-6
-
-
-def test_statistics_are_those_of_the_tensors_and_come_in_one_call_where_they_can(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from aprtui.engine.cuda import statistics
-
-    monkeypatch.setattr(statistics, "_LARGE", 2000)  # values, so that some nodes are shared out among blocks
-    model, recorder, nodes = MODELS["qwen2"](), Recorder(), frozenset(MODELS["qwen2"]().graph.nodes)
-
-    class InOneCall:
-        def __init__(self) -> None:
-            self.sums: dict[int, tuple[float, ...]] = {}
-
-        def put(self, node: Node, position: int, values: object, stats: object) -> None:
-            raise AssertionError("nothing but statistics was asked for")
-
-        def put_sums(self, places: np.ndarray, sums: np.ndarray) -> None:
-            self.sums |= dict(zip(places.tolist(), sums.tolist(), strict=True))
-
-    sink = InOneCall()
-    with opened(model) as engine:
-        run(engine, everything(model, recorder))
-        engine.reset()
-        engine.forward(PROMPT, Taps(sink, stats=nodes))
-    for node in model.graph.nodes:
-        for (position, values), stats in zip(recorder.pieces[node], recorder.stats[node], strict=True):
-            expected = accumulate(causal(values, position) if values.ndim == 3 else values)
-            assert (stats.count, stats.nan, stats.inf, stats.min, stats.max) == (
-                expected.count, expected.nan, expected.inf, expected.min, expected.max,
-            ), node  # fmt: skip
-            found = [stats.total, stats.squares]
-            np.testing.assert_allclose(found, [expected.total, expected.squares], rtol=1e-9, atol=1e-9)
-        if node.stage != "lm_head":  # there only the last position had logits
-            first = recorder.stats[node][0]
-            assert sink.sums[model.graph.order[node]][:5] == (first.count, first.nan, first.inf, first.min, first.max)
-    assert len(sink.sums) == len(model.graph.nodes)
-
-
-def test_attention_maps_of_later_positions_need_longer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_module, "_STRIDE", 12)
-    model, short, long = MODELS["qwen2"](), Recorder(), Recorder()
-    with opened(model) as engine:
-        run(engine, everything(model, short))
-        monkeypatch.setattr(device_module, "_STRIDE", 512)
-    with opened(model) as engine:
-        run(engine, everything(model, long))
-    for node in model.graph.nodes:
-        np.testing.assert_array_equal(short.tensor(node), long.tensor(node))
-
-
-def test_only_tapped_nodes_are_handed_out_and_in_execution_order() -> None:
-    full = frozenset({Node(0, "ffn_gate"), Node(1, "attn_softmax"), Node(None, "lm_head")})
-    stats = frozenset({Node(0, "ffn_gate"), Node(1, "attn_norm")})
-    seen: list[tuple[Node, int, tuple[int, ...] | None, bool]] = []
-
-    class Sink:
-        def put(self, node: Node, position: int, values: np.ndarray | None, stats: object) -> None:
-            seen.append((node, position, None if values is None else values.shape, stats is not None))
-
-    with opened(MODELS["qwen2"]()) as engine:
-        engine.forward([1, 2])
-        engine.forward([4, 5, 6], Taps(Sink(), full, stats))
-        engine.forward([7], Taps(Sink(), full, stats))
-    assert seen == [
-        (Node(0, "ffn_gate"), 2, (3, TINY.ffn), True),
-        (Node(1, "attn_norm"), 2, None, True),
-        (Node(1, "attn_softmax"), 2, (TINY.heads, 3, 5), False),
-        (Node(None, "lm_head"), 4, (1, TINY.vocabulary), False),
-        (Node(0, "ffn_gate"), 5, (1, TINY.ffn), True),
-        (Node(1, "attn_norm"), 5, None, True),
-        (Node(1, "attn_softmax"), 5, (TINY.heads, 1, 6), False),
-        (Node(None, "lm_head"), 5, (1, TINY.vocabulary), False),
-    ]
-
-
-def test_bad_calls_are_refused_and_leave_the_state() -> None:
-    class Full:
-        def put(self, *_: object) -> None:
-            raise OSError("disk full")
-
-    with opened(MODELS["qwen2"](), context=16) as engine:
-        expected = run(engine)
-        engine.reset()
-        for tokens, message in (([1, 300], "token id 300"), ([-1], "token id -1"), ([], "no tokens")):
-            with pytest.raises(UsageError, match=message):
-                engine.forward(tokens)
-        run(engine)
-        with pytest.raises(EngineError, match=r"context of 16 positions is full: 15 are used"):
-            engine.forward(PROMPT)
-        assert engine.position == 15
-        for tokens in (PROMPT, PROMPT[:1]):
-            engine.reset()
-            with pytest.raises(OSError, match="disk full"):
-                engine.forward(tokens, Taps(Full(), full=frozenset({Node(0, "ffn_gate")})))
-            assert engine.position == 0
-        np.testing.assert_array_equal(run(engine), expected)
-    engine.close()  # once more does nothing
-
-
-def test_nan_in_weights_reaches_the_logits_and_the_statistics() -> None:
-    qwen2 = MODELS["qwen2"]()
-    node = next(node for node in qwen2.graph.nodes if qwen2.graph[node.stage].op is Op.RMS_NORM and node.layer == 1)
-    values = np.full((1, TINY.hidden), np.nan, "f4").view(np.uint8)
-    model = replace(qwen2, bound=qwen2.bound | {node: (Weight("broken", WeightType.F32, 1, TINY.hidden, values),)})
-    for mode in Mode:
-        recorder = Recorder()
-        with opened(model, mode) as engine:
-            assert np.isnan(engine.forward(PROMPT, everything(model, recorder))).all()
-        assert recorder.stats[node][0].nan == TINY.hidden * len(PROMPT)
-        assert recorder.stats[Node(0, "ffn_out")][0].nan == 0
 
 
 @pytest.mark.fake_driver(FAKE_CUDA_MEMORY="82000000")
@@ -292,99 +78,17 @@ def test_an_engine_that_nobody_closed_ends_with_the_process() -> None:
     atexit._run_exitfuncs()  # nothing_left sees what remains
 
 
-def test_a_fault_of_the_device_is_told_in_one_line() -> None:
-    with opened(MODELS["qwen2"]()) as engine:
-        low = engine._on_device._lowering
-        low.weights.vectors.update(dict.fromkeys(low.weights.vectors, 64))  # an address that nobody owns
-        with pytest.raises(
-            EngineError, match=r"the device failed .*rms_norm.*: open the engine again in a new process"
-        ):
-            engine.forward([1, 2, 3])
-        with pytest.raises(EngineError, match="the device failed"):
-            engine.forward([1, 2, 3])
-    if INSIDE in os.environ:
-        os._exit(0)  # the device cannot be given back: every call fails until the process ends
+TRAPPED = """
+from aprtui.cli.main import main
+from tests.engine.cuda.trapping import trapping_engines
+trapping_engines(3)
+main(["run", "--tokens", "1,2,3", "-n", "9", "--backend", "cuda", "--json", "--repeat-penalty", "1.01"])
+"""
 
 
-def test_choices_of_the_device_are_those_of_the_host_tapped_or_queued_ahead() -> None:
-    model = MODELS["qwen2"]()
-    sampler, recorder = Sampler(GREEDY, 5), Recorder()
-    with opened(model, context=32) as engine:
-
-        def by_host(count: int) -> list[Choice]:
-            engine.reset()
-            history = list(PROMPT)
-            logits = engine.forward(PROMPT)
-            for _ in range(count):
-                history.append(sampler.choose(logits[-1], history).id)
-                logits = engine.forward(history[-1:])
-            return [Choice(history[-count], 0, 0, 0, 0), sampler.choose(logits[-1], history)]
-
-        def same(found: Choice, expected: Choice) -> None:
-            assert (found.id, [c.id for c in found.candidates]) == (expected.id, [c.id for c in expected.candidates])
-            for name in ("logprob", "probability", "entropy", "margin"):
-                assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-12, abs=1e-12)
-
-        everything_expected = [by_host(count)[1] for count in range(1, 22)]
-        first = by_host(1)[0].id
-        for taps in (NO_TAPS, everything(model, recorder)):
-            engine.reset()
-            engine.forward(PROMPT)
-            found = []
-            for choice in engine.greedy(first, taps, 5):
-                found.append(choice)
-                assert engine.position == len(PROMPT) + len(found)
-            assert len(found) == 32 - len(PROMPT), "as many as the context has room for"
-            for one, expected in zip(found, everything_expected, strict=True):
-                same(one, expected)
-        assert [position for position, _ in recorder.pieces[Node(1, "attn_softmax")]] == list(range(len(PROMPT), 32))
-        # Given up in the middle of a batch, the engine stands where it was asked to.
-        engine.reset()
-        engine.forward(PROMPT)
-        choices = engine.greedy(first)
-        for _ in range(3):
-            token = next(choices).id
-        logits = engine.forward([token])
-        assert engine.position == len(PROMPT) + 4
-        assert next(choices, None) is None, "another call has ended it"
-        same(sampler.choose(logits[-1], []), everything_expected[3])
-
-
-def test_a_generation_on_the_device_is_the_one_on_the_host() -> None:
-    from aprtui.engine.generation import StopReason, generate
-
-    model = MODELS["qwen3"]()
-    with opened(model, Mode.EXACT, context=40) as engine:
-
-        def ids(**options: Any) -> tuple[list[int], StopReason | None, int]:
-            generation = generate(engine, None, PROMPT, max_tokens=100, **options)
-            return [token.id for token in generation], generation.stop_reason, engine.position
-
-        ahead = ids()
-        assert (ahead[1], ahead[2], len(ahead[0])) == (StopReason.CONTEXT_FULL, 40, 30)
-        assert ids(taps=Taps(Recorder(), stats=frozenset({Node(0, "ffn_up")}))) == ahead
-        penalised = Sampling(repeat_penalty=1.0 + 1e-12)  # too little to change a choice, but the host's
-        assert ids(sampling=penalised) == ahead
-        stop = ahead[0][12]
-        at = ahead[0].index(stop)
-        stopped = ids(stop_ids={stop})
-        assert stopped == (ahead[0][:at], StopReason.STOP_TOKEN, len(PROMPT) + at)
-
-
-def test_logits_that_are_no_distribution_are_told_after_their_stages() -> None:
-    from aprtui.engine.generation import generate
-
-    qwen2 = MODELS["qwen2"]()
-    node = Node(None, "final_norm")
-    values = np.full((1, TINY.hidden), np.nan, "f4").view(np.uint8)
-    model = replace(qwen2, bound=qwen2.bound | {node: (Weight("broken", WeightType.F32, 1, TINY.hidden, values),)})
-    for taps in (NO_TAPS, Taps(Recorder(), stats=frozenset({node}))):
-        with opened(model) as engine:
-            engine.forward(PROMPT)
-            with pytest.raises(EngineError, match=r"300 of 300 logits are NaN \(first: token id 0\)"):
-                next(engine.greedy(3, taps))
-            assert engine.position == len(PROMPT) + 1
-            with pytest.raises(EngineError, match="no token can be chosen"):
-                next(generate(engine, None, PROMPT, max_tokens=3))
-        if isinstance(taps.sink, Recorder):
-            assert taps.sink.stats[node][0].nan == TINY.hidden
+def test_a_kernel_that_traps_ends_a_command_with_one_line() -> None:
+    done = subprocess.run([sys.executable, "-c", TRAPPED], capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert len(done.stdout.splitlines()) == 3
+    (line,) = [line for line in done.stderr.splitlines() if "…" not in line]
+    assert re.fullmatch(r"aprtui: the device failed .*: open the engine again in a new process", line)

@@ -8,6 +8,7 @@ import os
 import struct
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -145,14 +146,12 @@ def test_an_error_inside_a_capture_leaves_a_stream_that_works(on_device: Callabl
     on_device(work)
 
 
-def test_more_shared_memory_than_usual_has_to_be_allowed(on_device: Callable[..., Any]) -> None:
+def test_a_launch_that_the_driver_refuses_is_told(on_device: Callable[..., Any]) -> None:
     def work(setting: Setting) -> None:
-        launch = Launch(
-            setting.kernels["sum_block"], (1, 1, 1), (100, 1, 1), struct.pack("PP", setting.y, setting.x), 64 << 10
-        )
+        packed = struct.pack("PP", setting.y, setting.x)
+        launch = Launch(setting.kernels["sum_block"], (1, 1, 1), (100, 1, 1), packed, 48 << 10)
         with pytest.raises(EngineError, match="launching a kernel"):
-            setting.driver.launch(launch)
-        setting.driver.allow_shared(launch.kernel, 64 << 10)
+            setting.driver.launch(replace(launch, shared_bytes=64 << 10))
         setting.driver.launch(launch)
         setting.fetch()
         setting.driver.synchronize()
