@@ -20,16 +20,21 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130
 
 
+def printable(text: str) -> str:
+    """`text` in one line that moves no cursor: what is not printable (line breaks, escape sequences) is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class AprtuiError(Exception):
     """Base of all errors that are reported as one line.
 
-    Names in a message may come from a hostile file: what is not printable (line breaks, escape sequences) is escaped.
+    Names in a message may come from a hostile file, so it is made printable.
     """
 
     exit_code = ExitCode.INTERNAL
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
+        super().__init__(printable(message))
 
 
 class UsageError(AprtuiError):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aprtui.cli.contracts_backing import backing_record, backing_words
-from aprtui.cli.contracts_documents import paths_argument, read_documents
+from aprtui.cli.contracts_documents import paths_argument, read_documents, say
 from aprtui.cli.contracts_record import Asked, projects_to_record, record
 from aprtui.cli.json_lines import write_record
 from aprtui.errors import ExitCode, UsageError
@@ -168,7 +168,7 @@ def _run(falsifier: Falsifier, timeout: float) -> Judgement:
     words = command_words(falsifier)
     if isinstance(words, str):
         return unknown(words)
-    click.echo(f"aprtui: {falsifier.id}: running: {shlex.join(words)}", err=True)
+    say(f"aprtui: {falsifier.id}: running: {shlex.join(words)}", err=True)
     return run_command(words, timeout)
 
 
@@ -215,10 +215,10 @@ def _write_text(results: Sequence[Result], counts: Counter[str], verdict: str) -
     shown: Path | None = None
     for document, row in results:
         if document.path != shown:
-            click.echo(_head(document))
+            say(_head(document))
             shown = document.path
         for line in (*_lines(row), *_doubts(row)):
-            click.echo(line)
+            say(line)
     click.echo(
         f"{verdict}: {counts['PASS']} hold, {counts['FAIL']} fail, {counts['UNKNOWN']} unknown, "
         f"{counts[_NOT_JUDGED]} without a check"

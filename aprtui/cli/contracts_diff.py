@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from aprtui.cli.contracts_documents import say
 from aprtui.cli.json_lines import write_record
 from aprtui.errors import ExitCode
 
@@ -39,9 +40,9 @@ def command(old: Path, new: Path, as_json: bool) -> int:
 
 
 def _write_text(old: Document, new: Document, found: Sequence[Change]) -> None:
-    click.echo(f"{old.name} {old.metadata.version} to {new.name} {new.metadata.version}")
+    say(f"{old.name} {old.metadata.version} to {new.name} {new.metadata.version}")
     for change in found:
-        click.echo(f"  {change.kind:<9}  {_called(change)}{_values(change)}")
+        say(f"  {change.kind:<9}  {_called(change)}{_values(change)}")
     click.echo(_counts(found) or "nothing changed in meaning")
     if found and old.metadata.version == new.metadata.version:
         click.echo("the version is the same")

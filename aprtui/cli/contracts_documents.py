@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aprtui.errors import UnreadableError
+from aprtui.errors import UnreadableError, printable
 
 if TYPE_CHECKING:
     from aprtui.contracts.document import Document
@@ -38,3 +38,8 @@ def read_documents(paths: tuple[Path, ...]) -> tuple[tuple[Document, ...], bool]
             click.echo(f"aprtui: {error}", err=True)
             broken = True
     return tuple(documents), broken
+
+
+def say(line: str, *, err: bool = False) -> None:
+    """Print a line that may hold words of a contract, which must not move the cursor."""
+    click.echo(printable(line), err=err)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aprtui.cli.contracts_documents import paths_argument, read_documents
+from aprtui.cli.contracts_documents import paths_argument, read_documents, say
 from aprtui.cli.json_lines import write_record
 from aprtui.errors import ExitCode
 
@@ -82,7 +82,7 @@ def _options_below(group: click.Group, words: tuple[str, ...]) -> Iterator[tuple
 
 def _write_text(findings: Sequence[Finding]) -> None:
     for finding in findings:
-        click.echo(str(finding))
+        say(str(finding))
     click.echo(_counts(findings))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aprtui.cli.contracts_documents import paths_argument, read_documents
+from aprtui.cli.contracts_documents import paths_argument, read_documents, say
 from aprtui.errors import ExitCode, UnreadableError, UsageError
 
 if TYPE_CHECKING:
@@ -42,21 +42,19 @@ def command(falsifier_id: str, level: str, paths: tuple[Path, ...], evidence_dir
     status = _status(level)
     document, falsifier = _found(falsifier_id, paths)
     if falsifier.status == status:
-        click.echo(f"{document.path}: {falsifier_id} is {status} already")
+        say(f"{document.path}: {falsifier_id} is {status} already")
         return ExitCode.PASS
     backing = ledger_of(document, evidence_dir).backing(falsifier, check_of(falsifier, own_mapping()))
     lacking = lacks(backing, maturity_of(status))
     if lacking:
         carried = NAMES[backing.now]
-        click.echo(
-            f"aprtui: {falsifier_id} stays {_was(falsifier)}: evidence carries {carried}, not {status}", err=True
-        )
+        say(f"aprtui: {falsifier_id} stays {_was(falsifier)}: evidence carries {carried}, not {status}", err=True)
         for line in lacking:
-            click.echo(f"  lacking: {line}", err=True)
+            say(f"  lacking: {line}", err=True)
         return ExitCode.DIVERGENCE
     version = _write(document, falsifier, status, backing)
     before = document.metadata.version
-    click.echo(f"{document.path}: {falsifier_id} {_was(falsifier)} to {status}, version {before} to {version}")
+    say(f"{document.path}: {falsifier_id} {_was(falsifier)} to {status}, version {before} to {version}")
     return ExitCode.PASS
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from aprtui.cli.contracts_documents import say
+
 if TYPE_CHECKING:
     from aprtui.contracts.checks.asked import Subject
     from aprtui.contracts.document import Document, Falsifier
@@ -99,7 +101,7 @@ def record(
         )  # fmt: skip
         written[document.path, name] = write_evidence(project.evidence, evidence)
     for reason in sorted(without_revision):
-        click.echo(f"aprtui: recorded without a git revision: {reason}", err=True)
+        say(f"aprtui: recorded without a git revision: {reason}", err=True)
     places = sorted({str(projects[path].evidence) for path, _ in written})
     where = f" below {', '.join(places)}" if places else ""
     nothing = f"; {unknown} unknown, which is evidence of nothing" if unknown else ""

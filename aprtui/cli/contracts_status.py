@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aprtui.cli.contracts_backing import backing_record, backing_words
-from aprtui.cli.contracts_documents import paths_argument, read_documents
+from aprtui.cli.contracts_documents import paths_argument, read_documents, say
 from aprtui.cli.json_lines import write_record
 from aprtui.errors import ExitCode
 
@@ -43,7 +43,7 @@ def command(paths: tuple[Path, ...], evidence_dir: Path | None, as_json: bool) -
 def _write_text(documents: Sequence[Document], found: Sequence[Backed], waited: Sequence[Wait]) -> None:
     for lines in (_ladder(found), _life_cycles(documents), _falsifiers(documents, found), _waits(waited)):
         for line in lines:
-            click.echo(line)
+            say(line)
 
 
 def _ladder(found: Sequence[Backed]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aprtui.cli.contracts_documents import meant, paths_argument
+from aprtui.cli.contracts_documents import meant, paths_argument, say
 from aprtui.cli.json_lines import write_record
 from aprtui.errors import AprtuiError, ExitCode, UnreadableError
 
@@ -76,7 +76,7 @@ def _write_text(results: Sequence[Result]) -> None:
         if len(results) > 1:
             click.echo(f"{path}:")
         for finding in found:
-            click.echo(str(finding))
+            say(str(finding))
         counts = _count(found)
         click.echo(f"\n{counts['ERROR']} error(s), {counts['WARN']} warning(s)")
         if not counts["ERROR"]:

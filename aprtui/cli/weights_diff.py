@@ -16,7 +16,7 @@ from aprtui.cli.render import number
 from aprtui.compare.coverage import Selection
 from aprtui.compare.verdict import DEFAULT_METRIC, Tolerance, Verdict
 from aprtui.compare.wording import counted
-from aprtui.errors import ExitCode
+from aprtui.errors import ExitCode, printable
 
 if TYPE_CHECKING:
     from aprtui.model.weight_difference.compare import ModelDifference, TensorDifference
@@ -64,10 +64,10 @@ def _header_lines(a: Path, b: Path, difference: ModelDifference, limit: int) -> 
     yield f"A  {a}"
     yield f"B  {b}"
     for note in difference.notes:
-        yield from _wrapped("   note", _plain(note))
+        yield from _wrapped("   note", printable(note))
     for entry in difference.metadata[: max(limit, len(difference.number_changing))]:
         mark = "changes numbers: " if entry.changes_numbers else ""
-        yield from _wrapped(f"   {_plain(entry.key)}:", f"{mark}A {_side(entry.a)} · B {_side(entry.b)}")
+        yield from _wrapped(f"   {printable(entry.key)}:", f"{mark}A {_side(entry.a)} · B {_side(entry.b)}")
     more = len(difference.metadata) - max(limit, len(difference.number_changing))
     if more > 0:
         yield f"   and {counted(more, 'more key')} that do not change numbers"
@@ -76,12 +76,7 @@ def _header_lines(a: Path, b: Path, difference: ModelDifference, limit: int) -> 
 
 
 def _side(text: str | None) -> str:
-    return "absent" if text is None else _plain(text)
-
-
-def _plain(text: str) -> str:
-    """Text of a file without what would move the cursor."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "absent" if text is None else printable(text)
 
 
 def _table_lines(difference: ModelDifference) -> Iterator[str]:
@@ -94,7 +89,7 @@ def _table_lines(difference: ModelDifference) -> Iterator[str]:
     for tensor in difference.tensors:
         kinds.setdefault(_LAYER.sub("", tensor.name), []).append(tensor)
     for kind, layers in kinds.items():
-        yield _row(_plain(kind), layers)
+        yield _row(printable(kind), layers)
     yield "first: first layer that does not pass; worst: layer of these numbers; expected:"
     yield "rel_l2 of rounding to these types; steps: worst 32 values in units of that error"
 
@@ -139,13 +134,13 @@ def _detail_lines(difference: ModelDifference, limit: int) -> Iterator[str]:
     for verdict in (Verdict.FAIL, Verdict.UNKNOWN):
         found = [tensor for tensor in difference.tensors if tensor.judgement.verdict is verdict]
         for tensor in found[:limit]:
-            yield from _wrapped(_plain(f"{_stages(tensor)}{tensor.name}:"), "; ".join(_texts(tensor)))
+            yield from _wrapped(printable(f"{_stages(tensor)}{tensor.name}:"), "; ".join(_texts(tensor)))
         if len(found) > limit:
             yield f"and {counted(len(found) - limit, 'more tensor')}: {verdict.value}; see them all with --limit"
     for skip in difference.skipped[:limit]:
         held = f"; its bytes are those of {', '.join(skip.same_as[:3])} in the other file" if skip.same_as else ""
         used = ", which is used in its place" if skip.harmless else ""
-        yield from _wrapped(_plain(f"{skip.name}:"), _plain(f"not compared: {skip.reason}{held}{used}"))
+        yield from _wrapped(printable(f"{skip.name}:"), printable(f"not compared: {skip.reason}{held}{used}"))
     if len(difference.skipped) > limit:
         yield f"and {counted(len(difference.skipped) - limit, 'more tensor')} not compared; see them with --limit"
 
@@ -169,7 +164,7 @@ def _texts(tensor: TensorDifference) -> Iterator[str]:
             f"rel_l2 {number(numbers.rel_l2)}, cosine {number(numbers.cosine)}, "
             f"max abs {number(numbers.max_abs)} at {numbers.max_abs_place}"
         )
-    yield from (_plain(finding) for finding in tensor.findings)
+    yield from (printable(finding) for finding in tensor.findings)
 
 
 def _verdict_lines(
@@ -179,7 +174,7 @@ def _verdict_lines(
 
     word = difference.verdict.value
     for index, text in enumerate(difference.reasons or (_pass_text(difference, tolerances),)):
-        yield from _wrapped(word if index == 0 else " " * len(word), _plain(text))
+        yield from _wrapped(word if index == 0 else " " * len(word), printable(text))
     equal = sum(tensor.bit_equal for tensor in difference.tensors)
     compared = f"{len(difference.tensors)} of {counted(difference.expected, 'tensor')} compared"
     yield from _wrapped("coverage", f"{compared}, {equal} of them bit-equal")
@@ -187,7 +182,7 @@ def _verdict_lines(
     if first and first.judgement.error is not None:
         judged = first.judgement
         numbers = f"{judged.metric} {number(judged.error)}, floor {number(judged.floor)}, bound {number(judged.bound)}"
-        yield from _wrapped("first", _plain(f"{first.name}: {numbers}"))
+        yield from _wrapped("first", printable(f"{first.name}: {numbers}"))
     if any(tensor.metrics and tensor.metrics.max_abs != 0 for tensor in difference.tensors):
         tolerance = smallest_tolerance(difference, tolerances[0].metric if tolerances else DEFAULT_METRIC)
         yield f"smallest  tolerance that passes: {tolerance or 'none would'}"

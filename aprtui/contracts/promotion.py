@@ -73,7 +73,7 @@ def promoted(text: str, document: Document, falsifier: Falsifier, status: str, d
     edits = [
         source.replaced(entry(test, key)[1], status)
         if has(test, key)
-        else source.added_after(test, "id", [f"{key}: {status}"]),
+        else source.added_after(test, _first_key(test), [f"{key}: {status}"]),
         source.replaced(entry(metadata, VERSION)[1], version),
         prepended(source, metadata, version, date, change),
     ]
@@ -94,6 +94,11 @@ def _test_node(source: Source, falsifier: Falsifier) -> MappingNode:
         if isinstance(node, MappingNode) and falsifier.id == _id_of(name, node):
             return node
     raise source.refuse(section, f"{falsifier.id} is not an entry with fields")
+
+
+def _first_key(test: MappingNode) -> str:
+    """The entry that a new one goes after: `id`, or what stands first where a section names its entries itself."""
+    return "id" if has(test, "id") or not test.value else str(test.value[0][0].value)
 
 
 def _entries(section: Node) -> Iterator[tuple[str, Node]]:

@@ -55,6 +55,8 @@ class Source:
 
     def added_after(self, mapping: MappingNode, key: str, lines: Iterable[str]) -> Edit:
         """`lines`, indented as the keys of `mapping`, after its entry `key`, which is a value in one line."""
+        if not has(mapping, key):
+            raise self.refuse(mapping, f"the entry {key} is not there")
         key_node, value = entry(mapping, key)
         if mapping.flow_style or not isinstance(value, ScalarNode) or value.style not in _STYLES:
             raise self.refuse(mapping, f"the entry {key} has no line of its own")

@@ -113,3 +113,18 @@ def test_contracts_of_nothing_are_no_error(aprtui: Run, tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(SOUND[: SOUND.index("falsification_tests")])
     done = aprtui("contracts", "status", tmp_path / "x.yaml")
     assert done.code == 0 and "maturity of 0 falsifiers" in done.out
+
+
+def test_words_of_a_contract_move_no_cursor(aprtui: Run, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    evil = '"\\e[2J\\nX"'
+    path.write_text(
+        SOUND.replace("FALSIFY-1", evil).replace("status: FUNCTIONAL", f"status: {evil}\n    check: {evil}")
+    )
+    other = tmp_path / "y.yaml"
+    other.write_text(SOUND)
+    for words in (("status", path), ("check", path), ("lint", path), ("validate", path), ("diff", path, other)):
+        done = aprtui("contracts", *words)
+        assert "\x1b" not in done.out + done.err and done.code in (0, 1, 125)
+    assert "\\x1b[2J\\nX" in aprtui("contracts", "status", path).out
+    assert "\x1b" not in aprtui("contracts", "promote", "\x1b[2J", "PROPOSED", path).err

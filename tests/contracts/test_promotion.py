@@ -152,6 +152,13 @@ def test_an_entry_in_a_line_is_refused_where_a_line_would_be_added_and_edited_wh
     assert "  - {id: X-2, prediction: p, status: DISCHARGED}   # in a line\n" in raised(text, "X-2")
 
 
+def test_an_entry_that_its_section_names_gets_its_status_after_what_stands_first() -> None:
+    text = "metadata: \n  version: 1.0.0\nfalsification_tests:\n  X-1:\n    rule: a\n    name: b\n  X-2: {}\n"
+    assert "  X-1:\n    rule: a\n    status: DISCHARGED\n    name: b\n" in raised(text)
+    with pytest.raises(ContractError, match="edit it by hand"):
+        raised(text, "X-2")
+
+
 def test_our_own_contracts_are_promoted_in_six_lines_at_most() -> None:
     for document in load_documents([contracts()]).readable:
         promote_each(document)

@@ -6,8 +6,6 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from aprtui.contracts.reader import document_of
 from aprtui.contracts.tree import MOST_BYTES, ContractError, Fields, parse_tree, plain, read_tree
@@ -109,44 +107,3 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     latin.write_bytes(b"a: 1\nb: \xe9\n")
     with pytest.raises(ContractError, match=r"latin\.yaml:2: not UTF-8"):
         read_tree(latin)
-
-
-YAML_PIECES = st.sampled_from(
-    [
-        "metadata:", "equations:", "proof_obligations:", "falsification_tests:", "falsification:", "kani_harnesses:",
-        "qa_gate:", "  ", "- ", "\n", "id: X", "status: ", "check: ", "&a ", "*a", "[", "]", "{", "}", "!!map ",
-        "!!python/none ", "? ", ": ", "| ", "> ", "'", '"', "#", "---\n", "...\n", "<<: ", "\t", "é", "\x00", "1e999",
-        "version: ", "algorithm_evidence:", "binds_to: ",
-    ]
-)  # fmt: skip
-DOCUMENTS = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
-    max_leaves=12,
-)
-SECTION = st.sampled_from(
-    ["metadata", "equations", "proof_obligations", "falsification_tests", "falsification", "kani_harnesses", "qa_gate",
-     "enforcement", "kind"]
-)  # fmt: skip
-
-
-def reads_or_refuses(text: str) -> None:
-    try:
-        document = document_of(parse_tree(text, PATH))
-    except ContractError:
-        return
-    validate(document)
-
-
-@settings(max_examples=400, deadline=2000)
-@given(st.lists(YAML_PIECES | st.text(max_size=6), max_size=40).map("".join))
-def test_random_text_is_read_or_refused_with_a_typed_error(text: str) -> None:
-    reads_or_refuses(text)
-
-
-@settings(max_examples=300, deadline=2000)
-@given(st.dictionaries(SECTION, DOCUMENTS))
-def test_a_random_document_is_read_or_refused_with_a_typed_error(document: dict[str, object]) -> None:
-    import yaml
-
-    reads_or_refuses(yaml.safe_dump(document, allow_unicode=True))
