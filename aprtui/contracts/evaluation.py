@@ -15,7 +15,6 @@ from aprtui.contracts.checks.asked import (
     Asked,
     OnCapture,
     OnContract,
-    OnModel,
     OnPair,
     Subject,
     demands_every_layer,
@@ -39,7 +38,7 @@ CheckMap = Mapping[str, CheckCall]
 _COMMON: Mapping[type, frozenset[str]] = {
     ContractCheck: frozenset(),
     ModelCheck: frozenset(),
-    CaptureCheck: frozenset({STAGES, LAYERS}),
+    CaptureCheck: frozenset({STAGES, LAYERS, BACKENDS}),
     PairCheck: frozenset({STAGES, LAYERS, BACKENDS, BACKENDS_DIFFER}),
 }
 """Parameters that every check of a kind takes beside its own."""
@@ -70,7 +69,7 @@ def evaluate(document: Document, falsifier: Falsifier, subject: Subject, mapping
         return check.judge(OnContract(document))
     try:
         if isinstance(check, ModelCheck):
-            return check.judge(OnModel(call.parameters, subject.model))
+            return check.judge(Asked(call.parameters, subject.model))
         return _on_captures(check, call, subject)
     except AprtuiError as error:
         return unknown(str(error))
@@ -78,7 +77,7 @@ def evaluate(document: Document, falsifier: Falsifier, subject: Subject, mapping
 
 def _on_captures(check: CaptureCheck | PairCheck, call: CheckCall, subject: Subject) -> Judgement:
     parameters: Mapping[str, Any] = call.parameters
-    lacking_device = _without_device(Asked(parameters).texts(BACKENDS), subject)
+    lacking_device = _without_device(Asked(parameters, None).texts(BACKENDS), subject)
     if lacking_device is not None:
         return lacking_device
     capture = subject.capture
@@ -91,30 +90,34 @@ def _on_captures(check: CaptureCheck | PairCheck, call: CheckCall, subject: Subj
     if isinstance(check, PairCheck):
         if subject.reference is None:
             return unknown("needs a second capture to compare with")
-        backends = _backends(capture, subject.reference)
-        if parameters.get(BACKENDS_DIFFER) and len(set(backends)) == 1 and None not in backends:
-            return unknown(f"both captures are of backend {backends[0]}: the claim is about two of them")
-        if BACKENDS in parameters and sorted(map(str, backends)) != sorted(parameters[BACKENDS]):
-            told = " and ".join(backend or "an unknown one" for backend in backends)
-            return unknown(f"the captures are of {told}: the claim is about {' and '.join(parameters[BACKENDS])}")
         sides.append(subject.reference)
+    problem = _of_other_backends(sides, parameters)
     for side in sides:
-        problem = _lack(side, nodes, lacking, parameters)
-        if problem is not None:
-            return problem
+        problem = problem or _lack(side, nodes, lacking, parameters)
+    if problem is not None:
+        return problem
     held = tuple(node for node in nodes if all(node in side.files for side in sides))
     names_stages = bool(named_stages(parameters))
     if isinstance(check, PairCheck):
         assert subject.reference is not None
-        judged = check.judge(OnPair(parameters, capture, held, names_stages, subject.reference))
+        judged = check.judge(OnPair(parameters, subject.model, capture, held, names_stages, subject.reference))
     else:
-        judged = check.judge(OnCapture(parameters, capture, held, names_stages))
+        judged = check.judge(OnCapture(parameters, subject.model, capture, held, names_stages))
     return _of_a_part(judged, nodes, held, parameters)
 
 
-def _backends(*sides: Capture) -> tuple[str | None, ...]:
-    """The backends that the captures say they are of; None for one that does not say."""
-    return tuple(side.manifest.engine.backend if side.manifest else None for side in sides)
+def _of_other_backends(sides: list[Capture], parameters: Mapping[str, Any]) -> Judgement | None:
+    """The judgement on captures that are not of the backends that the claim is about."""
+    backends = [side.manifest.engine.backend if side.manifest else None for side in sides]
+    if parameters.get(BACKENDS_DIFFER) and len(set(backends)) == 1 and None not in backends:
+        return unknown(f"both captures are of backend {backends[0]}: the claim is about two of them")
+    if BACKENDS not in parameters or sorted(map(str, backends)) == sorted(parameters[BACKENDS]):
+        return None
+    told = " and ".join(backend or "an unknown one" for backend in backends)
+    about = " and ".join(parameters[BACKENDS])
+    return unknown(
+        f"{'the captures are' if len(sides) > 1 else 'the capture is'} of {told}: the claim is about {about}"
+    )
 
 
 def _without_device(backends: tuple[str, ...], subject: Subject) -> Judgement | None:

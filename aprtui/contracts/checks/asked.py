@@ -38,9 +38,19 @@ class OnContract:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The parameters that a contract gives a check. Reading one raises `UsageError` where it is not what it must be."""
+    """What every check is asked: the parameters that the contract gives it, and the model that it may run.
+
+    Reading a parameter raises `UsageError` where it is not what it must be.
+    """
 
     parameters: Mapping[str, Any]
+    model: Model | None
+
+    def require_model(self) -> Model:
+        """The model to run. Raises `UsageError` where there is none."""
+        if self.model is None:
+            raise UsageError("no model is at hand to run: aprtui contracts check --model MODEL judges this")
+        return self.model
 
     def number(self, name: str, default: float) -> float:
         """A parameter that is a number."""
@@ -76,19 +86,6 @@ class Asked:
         if value not in words:
             raise UsageError(f"check parameter {name}: {value!r:.40}: expected one of {', '.join(words)}")
         return value
-
-
-@dataclass(frozen=True, slots=True)
-class OnModel(Asked):
-    """A check that runs a model is asked this."""
-
-    model: Model | None
-
-    def require_model(self) -> Model:
-        """The model to run. Raises `UsageError` where there is none."""
-        if self.model is None:
-            raise UsageError("no model is at hand to run: aprtui contracts check --model MODEL judges this")
-        return self.model
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
-from aprtui.contracts.checks.asked import OnModel
+from aprtui.contracts.checks.asked import Asked
 from aprtui.contracts.judgement import Judgement, unknown
 from aprtui.engine.backends import numba_missing
 from aprtui.errors import UsageError
@@ -22,7 +22,7 @@ ROWS = 64
 """Rows of a tensor that are decoded together."""
 
 
-def block_values(asked: OnModel) -> Judgement:
+def block_values(asked: Asked) -> Judgement:
     """A block of the bytes in `block` (hexadecimal) decodes to the numbers in `values`, by column, to the bit.
 
     Both decoders are asked: the reference, which the numpy backend uses, and the compiled kernels.
@@ -45,7 +45,7 @@ def block_values(asked: OnModel) -> Judgement:
     )  # fmt: skip
 
 
-def block_decoding(asked: OnModel) -> Judgement:
+def block_decoding(asked: Asked) -> Judgement:
     """Every tensor of the type is made of whole blocks, and the compiled kernels decode each value to the reference's
     bits."""
     kind, columns, size = _type(asked)
@@ -83,11 +83,11 @@ def _decoders(weight: Weight, begin: int, end: int) -> Mapping[str, Values]:
     return found
 
 
-def _weights(asked: OnModel, kind: WeightType) -> list[Weight]:
+def _weights(asked: Asked, kind: WeightType) -> list[Weight]:
     return [weight for weight in asked.require_model().weights.values() if weight.type is kind]
 
 
-def _type(asked: OnModel) -> tuple[WeightType, int, int]:
+def _type(asked: Asked) -> tuple[WeightType, int, int]:
     """The type, and values and bytes of its blocks."""
     kind = WeightType[asked.one_of("type", WeightType.Q4_K.name, [kind.name for kind in WeightType])]
     return kind, *block_shape(kind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.checks.asked import OnModel
+from aprtui.contracts.checks.asked import Asked
 from aprtui.contracts.judgement import Judgement, unknown
 from aprtui.errors import UsageError
 from aprtui.model.chat import looks_templated
@@ -14,7 +14,7 @@ from aprtui.model.prompt import encode_prompt
 _FIELDS = {"role", "content"}
 
 
-def chat_template_bytes(asked: OnModel) -> Judgement:
+def chat_template_bytes(asked: Asked) -> Judgement:
     """The model's own template renders `messages` to the bytes of `expected`.
 
     `family` is a mark that templates of the kind hold, as `<|im_start|>`: the claim is not about a model without it.
@@ -37,7 +37,7 @@ def chat_template_bytes(asked: OnModel) -> Judgement:
     return Judgement(Verdict.FAIL, reason, "bytes that differ", float(wrong), 0.0)
 
 
-def _messages(asked: OnModel) -> list[dict[str, str]]:
+def _messages(asked: Asked) -> list[dict[str, str]]:
     value: Any = asked.parameters.get("messages", [])
     if not isinstance(value, list) or not all(
         isinstance(entry, dict) and set(entry) == _FIELDS and all(isinstance(text, str) for text in entry.values())
@@ -47,7 +47,7 @@ def _messages(asked: OnModel) -> list[dict[str, str]]:
     return value
 
 
-def chat_refusal(asked: OnModel) -> Judgement:
+def chat_refusal(asked: Asked) -> Judgement:
     """What must not go through a template is refused: `prompt` where it holds control tokens of the model, and any
     prompt where the model has no template."""
     model, prompt = asked.require_model(), asked.text("prompt", "Hello")

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from aprtui.contracts.checks import bits, blocks, chat, contract, pairs, running, selection, verdicts
-from aprtui.contracts.checks.asked import OnCapture, OnContract, OnModel, OnPair
+from aprtui.contracts.checks import bits, blocks, chat, contract, pairs, replayed, running, selection, verdicts
+from aprtui.contracts.checks.asked import Asked, OnCapture, OnContract, OnPair
 from aprtui.contracts.checks.running import BACKEND
 from aprtui.contracts.judgement import Judgement
 
@@ -42,7 +42,7 @@ class PairCheck:
 class ModelCheck:
     """Runs a model and judges what it does."""
 
-    judge: Callable[[OnModel], Judgement]
+    judge: Callable[[Asked], Judgement]
     parameters: frozenset[str] = frozenset()
 
 
@@ -71,6 +71,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "divergence_localised": _compared(pairs.divergence_localised, "below"),
         "one_adjacent_pair": _compared(pairs.one_adjacent_pair, "at_least"),
         "sigma_band": _compared(pairs.sigma_band, "low", "high"),
+        "replay_holds": CaptureCheck(replayed.replay_holds),
         "argmax_parity": _compared(pairs.argmax_parity, "cosine_at_least", stages=("lm_head",)),
         "throughput_floor": ModelCheck(running.throughput_floor, frozenset({BACKEND, "at_least", "tokens"})),
         "additive_capture": ModelCheck(running.additive_capture, frozenset({BACKEND})),

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable
 
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.checks.asked import OnModel
+from aprtui.contracts.checks.asked import Asked
 from aprtui.contracts.judgement import Judgement, unknown
 from aprtui.engine import backends
 from aprtui.engine.cuda.detect import detect
@@ -33,7 +33,7 @@ _SHORT = 16
 """Positions that an engine which is only opened has room for."""
 
 
-def throughput_floor(asked: OnModel) -> Judgement:
+def throughput_floor(asked: Asked) -> Judgement:
     """The median of five runs decodes at least `at_least` tokens a second, each run up to `tokens` long."""
     bound, tokens = asked.number("at_least", 10.0), asked.count("tokens", TOKENS, _MOST_TOKENS)
     with quality.Subject(asked.require_model(), quality.QualityOptions(backend=_backend(asked))) as subject:
@@ -46,29 +46,29 @@ def throughput_floor(asked: OnModel) -> Judgement:
     return Judgement(Verdict.PASS if speed >= bound else Verdict.FAIL, reason, "tokens/s", speed, bound)
 
 
-def additive_capture(asked: OnModel) -> Judgement:
+def additive_capture(asked: Asked) -> Judgement:
     """The gate of `aprtui qa` with this name: capturing changes no token and no logit, and writes no other files."""
     return _of_gate(asked, repeat_gates.additive_capture, "differences from a plain run")
 
 
-def quality_gate(asked: OnModel) -> Judgement:
+def quality_gate(asked: Asked) -> Judgement:
     """One gate of `aprtui qa`, named by `gate`."""
     gates = dict(GATES)
     name = asked.one_of("gate", "", tuple(gates))
     return _of_gate(asked, gates[name], name)
 
 
-def _of_gate(asked: OnModel, gate: Callable[[quality.Subject], Finding], metric: str) -> Judgement:
+def _of_gate(asked: Asked, gate: Callable[[quality.Subject], Finding], metric: str) -> Judgement:
     with quality.Subject(asked.require_model(), quality.QualityOptions(backend=_backend(asked))) as subject:
         finding = gate(subject)
     return Judgement(_VERDICTS[finding.outcome], finding.message, metric, finding.value, finding.threshold)
 
 
-def _backend(asked: OnModel) -> str:
+def _backend(asked: Asked) -> str:
     return asked.one_of(BACKEND, AUTO, (AUTO, *FORCED))
 
 
-def forced_backend(asked: OnModel) -> Judgement:
+def forced_backend(asked: Asked) -> Judgement:
     """A backend that is asked for by name is the one that is opened, or the run ends with exit code 4.
 
     Where there is no CUDA device, what `aprtui doctor` says about it must be in the message.
@@ -97,7 +97,7 @@ def _refused(backend: str, error: AprtuiError) -> Judgement:
     return Judgement(verdict, f"not opened: {error}", "exit code", float(code), float(ExitCode.ENGINE))
 
 
-def qa_aggregate(asked: OnModel) -> Judgement:
+def qa_aggregate(asked: Asked) -> Judgement:
     """Every quality gate that is run passes, and those in `require` are run; `min_executed` of them at least."""
     required = asked.texts("require")
     least = asked.count("min_executed", 1, 100)

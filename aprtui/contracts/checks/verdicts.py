@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
-from aprtui.contracts.checks.asked import OnModel
+from aprtui.contracts.checks.asked import Asked
 from aprtui.contracts.judgement import Judgement, unknown
 from aprtui.engine.detection import PROMPT, REPLAY, SIGNALS, run_detection
 from aprtui.engine.false_alarms import judge_pairs, judge_replays, own_captures
@@ -17,7 +17,7 @@ from aprtui.errors import UsageError
 _MOST = 10_000
 
 
-def detection_rate(asked: OnModel) -> Judgement:
+def detection_rate(asked: Asked) -> Judgement:
     """Of every `every`-th fault of the matrix that is above the bound of `signal`, at least `at_least` are named at the
     stage where they are."""
     signal, bound = asked.one_of("signal", REPLAY, SIGNALS), asked.number("at_least", 0.99)
@@ -36,7 +36,7 @@ def detection_rate(asked: OnModel) -> Judgement:
     return Judgement(Verdict.PASS if share >= bound else Verdict.FAIL, reason, "share named", share, bound)
 
 
-def false_alarms(asked: OnModel) -> Judgement:
+def false_alarms(asked: Asked) -> Judgement:
     """No honest run of the model fails: each is replayed, or held against the first (`exact`, float32) by the measured
     floor. The runs are of both modes and both types of K/V, the prompt at once and in part token by token."""
     signal, model = asked.one_of("signal", REPLAY, SIGNALS), asked.require_model()
