@@ -9,7 +9,7 @@ from typing import Any
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks.asked import (
     BACKENDS,
-    BACKENDS_DIFFER,
+    DEVICES_DIFFER,
     LAYERS,
     STAGES,
     Asked,
@@ -29,7 +29,8 @@ from aprtui.errors import AprtuiError
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 
-CUDA = "cuda"
+CUDA, ON_CPU = "cuda", ("cpu", "numpy")
+"""Backends, as captures name them: the one of a device, and those of the CPU."""
 
 CheckMap = Mapping[str, CheckCall]
 """Which check judges a falsifier of somebody else's contract, by the falsifier's id."""
@@ -39,7 +40,7 @@ _COMMON: Mapping[type, frozenset[str]] = {
     ContractCheck: frozenset(),
     ModelCheck: frozenset(),
     CaptureCheck: frozenset({STAGES, LAYERS, BACKENDS}),
-    PairCheck: frozenset({STAGES, LAYERS, BACKENDS, BACKENDS_DIFFER}),
+    PairCheck: frozenset({STAGES, LAYERS, BACKENDS, DEVICES_DIFFER}),
 }
 """Parameters that every check of a kind takes beside its own."""
 
@@ -109,8 +110,10 @@ def _on_captures(check: CaptureCheck | PairCheck, call: CheckCall, subject: Subj
 def _of_other_backends(sides: list[Capture], parameters: Mapping[str, Any]) -> Judgement | None:
     """The judgement on captures that are not of the backends that the claim is about."""
     backends = [side.manifest.engine.backend if side.manifest else None for side in sides]
-    if parameters.get(BACKENDS_DIFFER) and len(set(backends)) == 1 and None not in backends:
-        return unknown(f"both captures are of backend {backends[0]}: the claim is about two of them")
+    devices = {"cpu" if backend in ON_CPU else backend for backend in backends}
+    if parameters.get(DEVICES_DIFFER) and len(devices) == 1 and None not in devices:
+        told = " and ".join(map(str, backends))
+        return unknown(f"the captures are of {told}, one device: the claim is about two")
     if BACKENDS not in parameters or sorted(map(str, backends)) == sorted(parameters[BACKENDS]):
         return None
     told = " and ".join(backend or "an unknown one" for backend in backends)

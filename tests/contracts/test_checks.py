@@ -340,12 +340,17 @@ def test_a_broken_file_makes_other_checks_unknown_with_its_error(sound: Capture)
     assert judgement.verdict is Verdict.UNKNOWN and "ffn_up.bin" in judgement.reason
 
 
-def test_a_claim_about_two_backends_is_not_judged_on_one(sound: Capture, tmp_path: Path) -> None:
+def test_a_claim_about_two_devices_is_not_judged_on_one(sound: Capture, tmp_path: Path) -> None:
     same = other(tmp_path)
     assert judged("argmax_parity", sound, same).verdict is Verdict.PASS
-    assert judged("argmax_parity", sound, same, backends_differ=True).verdict is Verdict.UNKNOWN
+    numpy = Capture.open(write_capture(tmp_path / "numpy", engine=replace(ENGINE, backend="numpy")))
+    for capture in (same, numpy):
+        judgement = judged("argmax_parity", sound, capture, devices_differ=True)
+        assert judgement.verdict is Verdict.UNKNOWN and "one device: the claim is about two" in judgement.reason
     device = Capture.open(write_capture(tmp_path / "device", engine=replace(ENGINE, backend="cuda")))
-    assert judged("argmax_parity", device, sound, backends_differ=True).verdict is Verdict.PASS
+    foreign = Capture.open(write_capture(tmp_path / "foreign", manifest=False))
+    for capture in (device, foreign):
+        assert judged("argmax_parity", capture, sound, devices_differ=True).verdict is Verdict.PASS
 
 
 CPU_AND_CUDA = ["cpu", "cuda"]

@@ -248,6 +248,7 @@ def test_a_prompt_that_a_template_may_take_says_nothing(model: Model) -> None:
         ("chat_template_bytes", {"messages": HELLO}, "give messages and the text"),
         ("chat_template_bytes", {"messages": [{"role": "user"}], "expected": "x"}, "expected a list of {role"),
         ("chat_template_bytes", {"messages": HELLO, "expected": 3}, "is not a text"),
+        ("chat_template_bytes", {"messages": HELLO, "expected": "x", "generation_prompt": 1}, "expected true or false"),
         ("chat_refusal", {"prompt": None}, "is not a text"),
     ],
 )
@@ -276,5 +277,5 @@ def test_claims_of_aprender_about_a_model_are_judged_with_one_and_unknown_withou
 def test_every_check_that_the_mapping_names_exists_and_takes_its_parameters(model: Model) -> None:
     for name, call in own_mapping().items():
         assert call.name in CHECKS, name
-        odd = set(call.parameters) - CHECKS[call.name].parameters - {"stages", "layers", "backends_differ"}
+        odd = set(call.parameters) - CHECKS[call.name].parameters - {"stages", "layers", "devices_differ"}
         assert not odd, name

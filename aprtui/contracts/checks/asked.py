@@ -16,7 +16,7 @@ from aprtui.trace.select import ALL, parse_layers
 if TYPE_CHECKING:
     from aprtui.model.model import Model
 
-STAGES, LAYERS, BACKENDS, BACKENDS_DIFFER = "stages", "layers", "backends", "backends_differ"
+STAGES, LAYERS, BACKENDS, DEVICES_DIFFER = "stages", "layers", "backends", "devices_differ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,13 @@ class Asked:
         value = self.parameters.get(name, default)
         if not isinstance(value, str):
             raise UsageError(f"check parameter {name}: {value!r:.40} is not a text: put it in quotes")
+        return value
+
+    def flag(self, name: str, default: bool) -> bool:
+        """A parameter that is true or false."""
+        value = self.parameters.get(name, default)
+        if not isinstance(value, bool):
+            raise UsageError(f"check parameter {name}: {value!r:.40}: expected true or false")
         return value
 
     def texts(self, name: str) -> tuple[str, ...]:

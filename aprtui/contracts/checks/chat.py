@@ -27,7 +27,7 @@ def chat_template_bytes(asked: Asked) -> Judgement:
         return unknown("the model has no chat template")
     if family not in template.source:
         return unknown(f"the model's chat template is of another kind: it holds no {family!r:.40}")
-    rendered = template.render(messages, add_generation_prompt=bool(asked.parameters.get("generation_prompt", True)))
+    rendered = template.render(messages, add_generation_prompt=asked.flag("generation_prompt", True))
     got, want = rendered.encode(), expected.encode()
     wrong = sum(a != b for a, b in zip(got, want, strict=False)) + abs(len(got) - len(want))
     if not wrong:
