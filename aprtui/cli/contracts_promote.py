@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aprtui.cli.contracts_documents import paths_argument, read_documents, say
-from aprtui.errors import ExitCode, UnreadableError, UsageError
+from aprtui.errors import EngineError, ExitCode, UnreadableError, UsageError
 
 if TYPE_CHECKING:
     from aprtui.contracts.backing import Backing
@@ -99,7 +99,7 @@ def _write(document: Document, falsifier: Falsifier, status: str, backing: Backi
     """Write the contract anew, and give its version. Raises `ContractError` and `EngineError`."""
     from aprtui.contracts.maturity import Maturity, maturity_of
     from aprtui.contracts.promotion import next_version, promoted
-    from aprtui.trace.aprt import output_error, write_atomically
+    from aprtui.trace.aprt import write_atomically
 
     path = document.path.resolve()
     try:
@@ -108,7 +108,7 @@ def _write(document: Document, falsifier: Falsifier, status: str, backing: Backi
         if not (mode & 0o222 and os.access(path, os.W_OK)):
             raise PermissionError(13, "Permission denied")
     except OSError as error:
-        raise output_error(path, error) from error
+        raise EngineError(f"{path}: cannot be edited: {error.strerror}: make it writable") from error
     claims = maturity_of(status) >= Maturity.ALGORITHM
     by = f", by {backing.newest.path.name}" if claims and backing.newest is not None else ""
     change = f"{falsifier.id} {_was(falsifier)} to {status}{by}"

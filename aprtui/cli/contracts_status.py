@@ -71,10 +71,10 @@ def _falsifiers(documents: Sequence[Document], found: Sequence[Backed]) -> Itera
         yield ""
         yield f"{document.name} {document.metadata.version}, document {document.life_cycle or _NO_LIFE_CYCLE}"
         own = [backed for backed in found if backed.document is document]
-        width = max((len(backed.falsifier.id) for backed in own), default=0)
-        for backed in own:
-            status = backed.falsifier.status or "no status"
-            yield f"  {backed.falsifier.id:<{width}}  {status:<24}  evidence: {_told(backed)}"
+        words = [(backed.falsifier.id, backed.falsifier.status or "no status") for backed in own]
+        widths = [max(map(len, column)) for column in zip(*words, strict=True)]
+        for (name, status), backed in zip(words, own, strict=True):
+            yield f"  {name:<{widths[0]}}  {status:<{widths[1]}}  evidence: {_told(backed)}"
 
 
 def _told(backed: Backed) -> str:

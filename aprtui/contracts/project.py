@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from aprtui import resources
+from aprtui.contracts.source_tree import MADE
 from aprtui.errors import UsageError
 
 FOLDER = "contracts"
@@ -16,7 +17,7 @@ EVIDENCE = "evidence"
 MOST_FILES = 5000
 """Of a folder that a contract vouches for: more is no part of an engine."""
 
-_MADE = frozenset({"__pycache__", "node_modules", "target"})
+_MADE = MADE | {"images"}
 _MADE_SUFFIXES = frozenset({".pyc", ".pyo", ".nbi", ".nbc"})
 
 

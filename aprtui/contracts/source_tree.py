@@ -34,7 +34,8 @@ _NO_CODE = {
     **dict.fromkeys((".rs", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu", ".cuh"), _BRACES),
 }  # fmt: skip
 _WORD = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*")
-_SKIPPED = frozenset({"target", "node_modules", "__pycache__", "build", "dist"})
+MADE = frozenset({"target", "node_modules", "__pycache__", "build", "dist"})
+"""Folders that hold no sources but what is made of them."""
 
 
 class SourceTree:
@@ -66,7 +67,7 @@ class SourceTree:
 
     def _sources(self) -> Iterator[Path]:
         for folder, folders, files in os.walk(self.root):
-            folders[:] = [name for name in folders if not name.startswith(".") and name not in _SKIPPED]
+            folders[:] = [name for name in folders if not name.startswith(".") and name not in MADE]
             for name in files:
                 path = Path(folder, name)
                 if path.suffix in _NO_CODE and not path.is_symlink():

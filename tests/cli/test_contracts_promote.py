@@ -150,7 +150,11 @@ def test_what_cannot_be_written_is_exit_4_and_leaves_the_contract_as_it_was(
 def test_a_read_only_contract_is_not_replaced(aprtui: Run, path: Path) -> None:
     path.chmod(0o444)
     done = aprtui("contracts", "promote", "FALSIFY-1", "PROPOSED", path)
-    assert done.code == 4 and "Permission denied" in done.err and status(path)[1] == "1.0"
+    assert (
+        done.code == 4
+        and "cannot be edited: Permission denied: make it writable" in done.err
+        and status(path)[1] == "1.0"
+    )
 
 
 def test_the_installed_program_s_own_contracts_are_not_edited(
