@@ -83,14 +83,14 @@ def _on_captures(check: CaptureCheck | PairCheck, call: CheckCall, subject: Subj
         return lacking_device
     capture = subject.capture
     if capture is None:
-        return unknown("no capture is at hand")
+        return unknown("no capture is at hand: make one as the test says, and give it as --capture")
     if check.stages and STAGES not in parameters:
         parameters = {**parameters, STAGES: list(check.stages)}
     nodes, lacking = wanted_nodes(capture.graph, parameters)
     sides = [capture]
     if isinstance(check, PairCheck):
         if subject.reference is None:
-            return unknown("needs a second capture to compare with")
+            return unknown("needs a second capture to compare with: give it as --reference")
         sides.append(subject.reference)
     problem = _of_other_backends(sides, parameters)
     for side in sides:

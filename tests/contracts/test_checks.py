@@ -368,7 +368,7 @@ def test_a_claim_about_named_backends_is_judged_on_those_alone(
     for pair in ((sound, other(tmp_path)), (device, foreign)):
         judgement = judged("argmax_parity", *pair, backends=CPU_AND_CUDA)
         assert judgement.verdict is Verdict.UNKNOWN and "the claim is about cpu and cuda" in judgement.reason
-    assert judged("argmax_parity", backends=CPU_AND_CUDA).reason == "no capture is at hand"
+    assert judged("argmax_parity", backends=CPU_AND_CUDA).reason.startswith("no capture is at hand")
 
 
 def test_a_claim_about_a_device_that_is_not_there_is_not_testable(
