@@ -1,4 +1,4 @@
-"""Record evidence for our own contracts: `make evidence`, or with globs of falsifier ids after the module's name.
+"""Record evidence for our own contracts: of falsifiers without fresh evidence, or of those whose ids match globs.
 
 Each falsifier is judged by the command that a person would give, on captures that its `test` makes, so that the
 evidence says what was done. Commit what is to be vouched for first: evidence of a dirty tree cannot carry DISCHARGED.
@@ -12,6 +12,7 @@ import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from aprtui.contracts.backing import Standing, ledger_of
 from aprtui.contracts.document import Document, Falsifier
 from aprtui.contracts.loading import load_documents
 from aprtui.contracts.maturity import Maturity
@@ -36,17 +37,23 @@ def record(document: Document, falsifier: Falsifier) -> int:
     return _aprtui("contracts", "check", contract, "--id", falsifier.id, *sides, "--record")
 
 
+def is_fresh(document: Document, falsifier: Falsifier) -> bool:
+    """Whether the newest evidence is a PASS that still holds."""
+    backing = ledger_of(document).backing(falsifier, falsifier.check)
+    return backing.newest is not None and backing.newest.standing is Standing.FRESH and not backing.refuted
+
+
 def _aprtui(*words: str) -> int:
     return subprocess.run([sys.executable, "-m", "aprtui", *words], cwd=CHECKOUT, check=False).returncode
 
 
 def main(globs: list[str]) -> int:
-    """Record all falsifiers whose ids match; 1 where one that claims to work does not hold."""
+    """Record the falsifiers that are meant; 1 where one that claims to work does not hold."""
     found = [
         (document, test)
         for document in load_documents([CHECKOUT / "contracts"]).readable
         for test in document.falsifiers
-        if not globs or any(fnmatchcase(test.id, glob) for glob in globs)
+        if (any(fnmatchcase(test.id, glob) for glob in globs) if globs else not is_fresh(document, test))
     ]
     codes = [(test, record(document, test)) for document, test in found]
     return int(any(code != ExitCode.PASS for test, code in codes if test.maturity >= Maturity.FUNCTIONAL))
