@@ -33,6 +33,7 @@ class BarList(KeptStyles, Widget):
         self.border_title = title
         self._bars: Sequence[Bar] = ()
         self._empty: Sequence[str] = ()
+        self._label_width = 0
         self._first = 0
 
     @property
@@ -46,6 +47,7 @@ class BarList(KeptStyles, Widget):
         if bars == self._bars and lines == self._empty:
             return
         self._bars, self._empty = bars, lines
+        self._label_width = max((len(bar.label) for bar in bars), default=0)
         self._keep_marked_in_view()
         self.refresh()
 
@@ -60,8 +62,7 @@ class BarList(KeptStyles, Widget):
         if number >= len(self._bars):
             return Strip.blank(width, base)
         bar = self._bars[number]
-        labels = max(len(each.label) for each in self._bars)
-        token, share, drawn = bar_cells(bar, labels, width, bool(getattr(self.app, "plain", False)))
+        token, share, drawn = bar_cells(bar, self._label_width, width, bool(getattr(self.app, "plain", False)))
         style = self.style("marked" if bar.marked else "token")
         segments = [Segment(token, style), Segment(share, style)]
         segments.append(Segment(drawn, style if bar.marked else self.style("bar")))

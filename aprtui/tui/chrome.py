@@ -10,15 +10,17 @@ from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
+from aprtui.tui.kept_styles import KeptStyles
 from aprtui.tui.state import ScreenName
 
 LEAST_COLUMNS, LEAST_ROWS = 80, 24
 """The smallest terminal that screens are made for."""
 
 
-class TabBar(Widget):
+class TabBar(KeptStyles, Widget):
     """The screens with their keys, the one that is shown marked; `detail` at the right says what it shows."""
 
+    PREFIX = "tab-bar"
     COMPONENT_CLASSES: ClassVar[set[str]] = {"tab-bar--name", "tab-bar--current", "tab-bar--warning"}
     DEFAULT_CSS = """
     TabBar {
@@ -37,17 +39,17 @@ class TabBar(Widget):
 
     def render_line(self, y: int) -> Strip:
         """The one line."""
-        width, base = self.size.width, self.rich_style
-        segments = [Segment("aprtui", self.get_component_rich_style("tab-bar--name")), Segment("  ", base)]
+        width, base = self.size.width, self.style()
+        segments = [Segment("aprtui", self.style("name")), Segment("  ", base)]
         for number, name in enumerate(ScreenName, 1):
-            style = self.get_component_rich_style("tab-bar--current") if name is self._current else base
+            style = self.style("current") if name is self._current else base
             segments += [Segment(f" {number} {name.capitalize()} ", style), Segment(" ", base)]
         room = width - sum(len(segment.text) for segment in segments)
         detail, style = self.detail, base
         columns, rows = self.app.size
         if columns < LEAST_COLUMNS or rows < LEAST_ROWS:
             detail = f"{columns}×{rows}: made for {LEAST_COLUMNS}×{LEAST_ROWS}"
-            style = self.get_component_rich_style("tab-bar--warning")
+            style = self.style("warning")
             if len(detail) > room:
                 return Strip([Segment(detail, style)]).adjust_cell_length(width, base)
         if len(detail) > room:
@@ -64,7 +66,7 @@ class TabBar(Widget):
             at += width + 1
 
 
-class ReadoutLine(Widget):
+class ReadoutLine(KeptStyles, Widget):
     """One line that says in plain words what the focused cell says: for screen readers, logs, and without colour."""
 
     DEFAULT_CSS = "ReadoutLine { height: 1; padding: 0 1; background: $panel; color: $foreground; }"
@@ -73,6 +75,6 @@ class ReadoutLine(Widget):
 
     def render_line(self, y: int) -> Strip:
         """The words, cut at the end where there is no room."""
-        width, base = self.size.width, self.rich_style
+        width, base = self.size.width, self.style()
         text = self.text if len(self.text) <= width else self.text[: max(width - 1, 0)] + "…"
         return Strip([Segment(text, base)]).adjust_cell_length(width, base)

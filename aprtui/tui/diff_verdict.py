@@ -10,6 +10,8 @@ from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
+from aprtui.tui.kept_styles import KeptStyles
+
 COLUMN = 10
 """Cells of the word and the space around it."""
 
@@ -22,9 +24,10 @@ class Shown:
     lines: tuple[str, ...] = ()
 
 
-class VerdictLines(Widget):
+class VerdictLines(KeptStyles, Widget):
     """Shows a `Shown`."""
 
+    PREFIX = "verdict"
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         f"verdict--{name}" for name in ("pass", "fail", "unknown", "other", "first", "rest")
     }
@@ -48,10 +51,10 @@ class VerdictLines(Widget):
         width, shown = self.size.width, self.shown
         name = shown.word.lower() if shown.word in ("PASS", "FAIL", "UNKNOWN") else "other"
         word = shown.word if y == 0 else ""
-        style = self.get_component_rich_style(f"verdict--{name}") if word else self.rich_style
+        style = self.style(name) if word else self.style()
         text = shown.lines[y] if y < len(shown.lines) else ""
         room = max(width - COLUMN, 0)
         text = text if len(text) <= room else text[: max(room - 1, 0)] + "…"
-        rest = self.get_component_rich_style(f"verdict--{'first' if y == 0 else 'rest'}")
-        segments = [Segment(f" {word} ".center(COLUMN - 1), style), Segment(" ", self.rich_style), Segment(text, rest)]
-        return Strip(segments).adjust_cell_length(width, self.rich_style)
+        rest = self.style("first" if y == 0 else "rest")
+        segments = [Segment(f" {word} ".center(COLUMN - 1), style), Segment(" ", self.style()), Segment(text, rest)]
+        return Strip(segments).adjust_cell_length(width, self.style())

@@ -21,6 +21,7 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
+from aprtui.tui.kept_styles import KeptStyles
 from aprtui.tui.levels import LEVELS, Mark, glyph
 from aprtui.tui.palette import ColourMap, level_colours, level_styles
 
@@ -31,9 +32,10 @@ KEPT_LINES = 512
 _MARK_GLYPHS = {Mark.NAN: "X", Mark.INF: "I", Mark.ABOVE: "+"}
 
 
-class Heatmap(Widget, can_focus=True):
+class Heatmap(KeptStyles, Widget, can_focus=True):
     """Draws a tile `[rows, columns]` of levels 0 … 63 and marks (`levels.Mark`)."""
 
+    PREFIX = "heatmap"
     COMPONENT_CLASSES: ClassVar[set[str]] = {"heatmap--cursor"}
     DEFAULT_CSS = """
     Heatmap { height: 1fr; .heatmap--cursor { color: #000000; background: #ffffff; text-style: bold; } }
@@ -144,14 +146,14 @@ class Heatmap(Widget, can_focus=True):
         rows, columns = self._tile.shape
         first = y * (1 if self.plain else 2)
         if first >= rows or not columns:
-            return Strip.blank(self.size.width, self.rich_style)
+            return Strip.blank(self.size.width, self.style())
         upper = self._tile[first]
         lower = self._tile[first + 1] if not self.plain and first + 1 < rows else None
         segments = list(self._runs(upper, lower))
         strip = Strip(segments)
         if cursor is not None and cursor[1] < columns:
             strip = self._with_cursor(strip, upper, lower, cursor)
-        return strip.adjust_cell_length(self.size.width, self.rich_style)
+        return strip.adjust_cell_length(self.size.width, self.style())
 
     def _runs(self, upper: Tile, lower: Tile | None) -> list[Segment]:
         """A segment for each run of equal pairs; 255 stands for a lower row that is not there."""
@@ -172,7 +174,7 @@ class Heatmap(Widget, can_focus=True):
 
     def _made(self, upper: int, lower: int) -> tuple[str, Style]:
         if self.plain:
-            return glyph(upper), self.rich_style
+            return glyph(upper), self.style()
         for mark, text in _MARK_GLYPHS.items():
             if mark in (upper, lower):
                 return text, level_styles(self._map)[mark]
@@ -181,13 +183,13 @@ class Heatmap(Widget, can_focus=True):
     def _colour(self, level: int) -> Color | None:
         """The colour of a level; where there is nothing to show, that of the background."""
         rgb = level_colours(self._map)[level] if level < LEVELS else None
-        return self.rich_style.bgcolor if rgb is None else Color.from_rgb(*rgb)
+        return self.style().bgcolor if rgb is None else Color.from_rgb(*rgb)
 
     def _with_cursor(self, strip: Strip, upper: Tile, lower: Tile | None, cursor: tuple[int, int]) -> Strip:
         """The cell under the cursor, black on white; which of its halves is meant is the half that is black."""
         column, second = cursor[1], not self.plain and cursor[0] % 2
         level = int(lower[column] if second and lower is not None else upper[column])
         text = _MARK_GLYPHS.get(cast(Mark, level)) or (glyph(level) if self.plain else "▄" if second else UPPER)
-        style = self.get_component_rich_style("heatmap--cursor") + Style(reverse=self.plain)
+        style = self.style("cursor") + Style(reverse=self.plain)
         cell = Strip([Segment(text, style)])
         return Strip.join([strip.crop(0, column), cell, strip.crop(column + 1)])

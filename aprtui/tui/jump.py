@@ -18,7 +18,7 @@ from textual.widgets import Static
 
 from aprtui.tui.chords import LETTERS
 
-# Not a widget itself: see kept_styles.
+# Not a widget itself: see quick_lines.
 if TYPE_CHECKING:
     from textual.widget import Widget as _Base
 else:

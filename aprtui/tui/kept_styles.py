@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rich.style import Style
 
 from aprtui.tui.palette import Rgb
-
-# Not a widget itself: Textual takes default styles from the first base that is one, and TextStream's is another.
-if TYPE_CHECKING:
-    from textual.widget import Widget as _Base
-else:
-    _Base = object
+from aprtui.tui.quick_lines import QuickLines
 
 
-class KeptStyles(_Base):
+class KeptStyles(QuickLines):
     """Looks styles up once: Textual computes them anew at 0.1 ms a call, which a frame of many lines cannot pay."""
 
     PREFIX = ""

@@ -7,9 +7,10 @@ from enum import StrEnum
 from typing import ClassVar
 
 from rich.segment import Segment
-from rich.style import Style
 from textual.strip import Strip
 from textual.widget import Widget
+
+from aprtui.tui.kept_styles import KeptStyles
 
 
 class Ink(StrEnum):
@@ -26,9 +27,10 @@ class Ink(StrEnum):
 Piece = tuple[str, Ink]
 
 
-class Lines(Widget):
+class Lines(KeptStyles, Widget):
     """Shows lines of pieces, cut where there is no room."""
 
+    PREFIX = "lines"
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"lines--{ink}" for ink in Ink}
     DEFAULT_CSS = """
     Lines {
@@ -45,7 +47,6 @@ class Lines(Widget):
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
         self._lines: Sequence[Sequence[Piece]] = ()
-        self._styles_of: dict[Ink, Style] = {}
 
     @property
     def text(self) -> str:
@@ -58,18 +59,8 @@ class Lines(Widget):
             self._lines = lines
             self.refresh()
 
-    def notify_style_update(self) -> None:
-        """The theme has changed."""
-        super().notify_style_update()
-        self._styles_of.clear()
-
     def render_line(self, y: int) -> Strip:
         """Line `y`."""
         line = self._lines[y] if y < len(self._lines) else ()
-        segments = [Segment(text, self._style(ink)) for text, ink in line]
-        return Strip(segments).adjust_cell_length(self.size.width, self.rich_style)
-
-    def _style(self, ink: Ink) -> Style:
-        if ink not in self._styles_of:
-            self._styles_of[ink] = self.get_component_rich_style(f"lines--{ink}")
-        return self._styles_of[ink]
+        segments = [Segment(text, self.style(ink)) for text, ink in line]
+        return Strip(segments).adjust_cell_length(self.size.width, self.style())

@@ -43,7 +43,8 @@ from aprtui.tui.stage_grid import StageGrid
 from aprtui.tui.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.status_bar import Status, StatusBar
 
-POLLS_PER_SECOND = 20
+POLLS_PER_SECOND = 21
+"""A frame begins at a poll: a little more than the 20 frames a second that are wanted."""
 
 PACE = 20.0
 """Tokens a second at which a text can be followed; small models make thousands, and would be done in a blink."""

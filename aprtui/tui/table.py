@@ -19,6 +19,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from aprtui.tui.jump import JumpPlace, JumpTargets
+from aprtui.tui.quick_lines import QuickLines
 
 GAP = 2
 """Cells between columns."""
@@ -57,7 +58,7 @@ class Row:
     tone: Tone = Tone.PLAIN
 
 
-class Table(JumpTargets, Widget, can_focus=True):
+class Table(JumpTargets, QuickLines, Widget, can_focus=True):
     """Shows rows below a line of titles; says what to do where there is none."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

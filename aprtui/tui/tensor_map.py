@@ -111,7 +111,7 @@ class TensorMap(Heatmap):
         return super().render_line(y) if self._numbers is None else self._number_line(self._numbers, y)
 
     def _number_line(self, numbers: NDArray[np.float32], y: int) -> Strip:
-        width, base = self.size.width, self.rich_style
+        width, base = self.size.width, self.style()
         if y >= numbers.shape[0]:
             return Strip.blank(width, base)
         styles = level_styles(self._map)
@@ -119,7 +119,7 @@ class TensorMap(Heatmap):
         for column, (value, level) in enumerate(zip(numbers[y].tolist(), self._tile[y].tolist(), strict=True)):
             style = base if self.plain else base + styles[level]
             if self._cursor == (y, column):
-                style = self.get_component_rich_style("heatmap--cursor") + Style(reverse=self.plain)
+                style = self.style("cursor") + Style(reverse=self.plain)
             text = "·" if level == Mark.MISSING else signed_number(value)
             segments.append(Segment(f"{text:>{NUMBER_CELLS - 1}} ", style))
         return Strip(segments).adjust_cell_length(width, base)

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from textual._styles_cache import StylesCache
+from textual.widget import Widget
 
 from aprtui.trace.graph import Node
 from aprtui.tui import app as app_module
 from aprtui.tui import ascii_filter
 from aprtui.tui.app import SCREENS
 from aprtui.tui.ascii_filter import to_ascii
+from aprtui.tui.quick_lines import QuickLines
 from aprtui.tui.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.tool_screen import ToolScreen
 from tests.compare.synthetic import changed
@@ -108,3 +111,26 @@ async def test_in_ascii_text_of_others_has_a_mark_for_each_cell_that_it_takes(ca
 def test_ascii_takes_as_many_cells() -> None:
     assert to_ascii("− 日é◆") == "- ???#"
     assert to_ascii("plain") == "plain"
+
+
+@pytest.mark.parametrize("name", SCREENS)
+@pytest.mark.parametrize("no_color", [False, True])
+async def test_lines_stand_in_their_borders_as_textual_draws_them(
+    captures: None, monkeypatch: pytest.MonkeyPatch, name: ScreenName, no_color: bool
+) -> None:
+    if no_color:
+        monkeypatch.setenv("NO_COLOR", "1")
+    state = next(state for _, state, _ in VISITS if state.screen is name)
+    async with showing(state, (120, 40)) as pilot:
+        if name is ScreenName.LIVE:
+            await pilot.press("e", *"def", "enter")
+            await until_shown(pilot, "stop token")
+        await until(pilot, lambda: "reading" not in screen_text(pilot).lower())
+        widgets = [widget for widget in pilot.app.screen.query(Widget) if isinstance(widget, QuickLines)]
+        assert len(widgets) > 3
+        for widget in widgets:
+            whole = widget.outer_size.region
+            theirs = StylesCache().render_widget(widget, whole)
+            for ours, line in zip(widget.render_lines(whole), theirs, strict=True):
+                assert ours.text == line.text and ours.cell_length == line.cell_length, widget
+                assert [*ours.simplify()] == [*line.simplify()], widget

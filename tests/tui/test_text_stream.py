@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from textual.app import App, ComposeResult
+from textual.screen import Screen
 
-from aprtui.tui.text_stream import Wrapper, printable
+from aprtui.tui.text_stream import TextStream, Wrapper, printable
 
 
 def rows(width: int, *pieces: str) -> list[str]:
@@ -50,3 +53,30 @@ def test_no_row_is_wider_than_the_screen_and_no_character_is_lost(text: str, wid
     wrapped = rows(width, text)
     assert "".join(wrapped) == text.replace("\n", "")
     assert all(sum(cell_len(character) for character in row) <= width for row in wrapped)
+
+
+class StreamApp(App[None]):
+    def compose(self) -> ComposeResult:
+        yield TextStream()
+
+
+async def test_rows_come_without_another_layout_and_the_scroll_bar_knows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    layouts: list[bool] = []
+    refresh = Screen._refresh_layout
+    monkeypatch.setattr(Screen, "_refresh_layout", lambda *a, **k: (layouts.append(True), refresh(*a, **k))[1])
+    async with StreamApp().run_test(size=(20, 8)) as pilot:
+        stream = pilot.app.query_one(TextStream)
+        stream.start("begin")
+        for number in range(20):
+            stream.add(f"\nrow {number}", None)
+            await pilot.pause()
+            if number == 9:
+                assert stream.show_vertical_scrollbar
+                layouts.clear()
+        assert not layouts
+        assert stream.virtual_size.height == stream.vertical_scrollbar.window_virtual_size == 21
+        assert stream.scroll_offset.y == stream.max_scroll_y == 21 - 8
+        assert stream.render_line(7).text.startswith("row 19")
+        stream.start("again")
+        await pilot.pause()
+        assert not stream.show_vertical_scrollbar and stream.scroll_offset.y == 0
