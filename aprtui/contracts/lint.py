@@ -17,6 +17,7 @@ from aprtui.contracts.finding import Finding, Severity
 from aprtui.contracts.lint_evidence import EVIDENCE_RULES, backings
 from aprtui.contracts.lint_rule import Breaches, LintRule, Surroundings
 from aprtui.contracts.maturity import Maturity
+from aprtui.contracts.named_tests import missing_tests
 
 PROGRAM = "aprtui"
 _NUMBERED = re.compile(r"(.*\D)(\d+)")
@@ -145,6 +146,14 @@ def _missing_function(document: Document, surroundings: Surroundings) -> Breache
                     yield entry.line, f"{test.id}: no code names {last:.80}"
 
 
+def _missing_test(document: Document, surroundings: Surroundings) -> Breaches:
+    if surroundings.source is None:
+        return
+    for test in document.falsifiers:
+        for problem in dict.fromkeys(missing_tests(test.test, surroundings.source)):
+            yield test.line_of("test", "command"), f"{test.id}: {problem}"
+
+
 _E, _W = Severity.ERROR, Severity.WARN
 
 LINT_RULES: tuple[LintRule, ...] = (
@@ -156,5 +165,6 @@ LINT_RULES: tuple[LintRule, ...] = (
     LintRule("LINT-006", _E, "commands of ours in a test, and their options, exist", _missing_option),
     LintRule("LINT-007", _E, "files of the evidence are in the source tree", _missing_file),
     LintRule("LINT-008", _E, "functions of the evidence are named in the code of the source tree", _missing_function),
+    LintRule("LINT-015", _W, "tests of cargo and pytest that a falsifier runs are in the source tree", _missing_test),
     *EVIDENCE_RULES,
 )

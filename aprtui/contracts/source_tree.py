@@ -47,6 +47,8 @@ class SourceTree:
             raise UsageError(f"{root}: is not a directory: give the root of a source tree")
         self.root = root
         self._words: frozenset[bytes] | None = None
+        self._joined = b""
+        self._stems: frozenset[str] = frozenset()
 
     def has_file(self, path: str) -> bool:
         """Whether `path`, relative to the root, is a file or folder in the tree."""
@@ -61,9 +63,25 @@ class SourceTree:
 
         Comments and texts in quotes are no code.
         """
+        return name.encode() in self._read()
+
+    def has_name_with(self, part: str) -> bool:
+        """Whether such a name contains `part`."""
+        self._read()
+        return part.encode() in self._joined
+
+    def has_stem(self, stem: str) -> bool:
+        """Whether some source below the root is called `stem`, its suffix aside."""
+        self._read()
+        return stem in self._stems
+
+    def _read(self) -> frozenset[bytes]:
         if self._words is None:
-            self._words = frozenset(word for path in self._sources() for word in _words_of(path))
-        return name.encode() in self._words
+            paths = tuple(self._sources())
+            self._stems = frozenset(path.stem for path in paths)
+            self._words = frozenset(word for path in paths for word in _words_of(path))
+            self._joined = b"\n".join(self._words)
+        return self._words
 
     def _sources(self) -> Iterator[Path]:
         for folder, folders, files in os.walk(self.root):

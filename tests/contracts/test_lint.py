@@ -16,6 +16,7 @@ from aprtui.contracts.finding import Severity
 from aprtui.contracts.lint import LINT_RULES, lint
 from aprtui.contracts.lint_rule import Surroundings
 from aprtui.contracts.loading import load_documents
+from aprtui.contracts.named_tests import missing_tests
 from aprtui.contracts.reader import read_document
 from aprtui.contracts.reverse_coverage import COMMAND, STAGE, reverse_coverage
 from aprtui.contracts.source_tree import SourceTree
@@ -35,6 +36,7 @@ LIVE = """    status: FUNCTIONAL
       function_names: [scale::run_scaled (the entry), Scale]
 """
 CLEAN = SOUND.replace("    status: FUNCTIONAL\n", LIVE, 1).replace("test: run it", "test: aprtui stats X --json", 1)
+CLEAN = CLEAN.replace("test: run it", "test: cargo test -p scale --lib scale::twice_the (1/1 PASS)", 1)
 
 
 def edited(old: str, new: str) -> str:
@@ -51,13 +53,14 @@ MUTANTS = {
     "LINT-006": edited("test: aprtui stats X --json", "test: aprtui stats X --jsno # here"),
     "LINT-007": edited("algorithm_evidence:", "algorithm_evidence: # here").replace("src/scale.rs", "src/gone.rs"),
     "LINT-008": edited("algorithm_evidence:", "algorithm_evidence: # here").replace("run_scaled", "run_never"),
+    "LINT-015": edited("scale::twice_the (1/1 PASS)", "scale::thrice_the # here"),
 }
 
 
 @pytest.fixture
 def surroundings(tmp_path: Path) -> Surroundings:
     (tmp_path / "src").mkdir()
-    (tmp_path / "src" / "scale.rs").write_text("struct Scale;\nfn run_scaled() {}\n")
+    (tmp_path / "src" / "scale.rs").write_text("struct Scale;\nfn run_scaled() {}\nfn twice_the_input() {}\n")
     return Surroundings(SourceTree(tmp_path), dict(own_options()))
 
 
@@ -92,9 +95,9 @@ def test_a_name_in_a_comment_or_in_quotes_is_no_function(tmp_path: Path) -> None
     tree = SourceTree(tmp_path)
     assert [tree.has_name(f"known_{kind}") for kind in ("rs", "py", "cu", "sh", "toml")] == [True] * 5
     assert not tree.has_name("run_never")
-    (finding,) = lint(document(MUTANTS["LINT-008"]), Surroundings(tree))[-1:]
-    assert (finding.code, finding.message) == ("LINT-008", "FALSIFY-1: no code names run_never")
-    (tmp_path / "f.rs").write_text("// never\nfn run_never() {}\nstruct Scale;")
+    findings = lint(document(MUTANTS["LINT-008"]), Surroundings(tree))
+    assert ("LINT-008", "FALSIFY-1: no code names run_never") in [(found.code, found.message) for found in findings]
+    (tmp_path / "f.rs").write_text("// never\nfn run_never() {}")
     found = lint(document(MUTANTS["LINT-008"]), Surroundings(SourceTree(tmp_path)))
     assert "LINT-008" not in {finding.code for finding in found}
 
@@ -108,9 +111,38 @@ def test_a_source_that_never_ends_its_texts_is_read_in_one_pass(tmp_path: Path, 
     assert time.perf_counter() - started < 2
 
 
+@pytest.mark.parametrize(
+    ("test", "problems"),
+    [
+        ("cargo test -p a --lib b::known", []),
+        ("cargo test -p a --lib b::know (3/3 PASS) + a live run", []),
+        ("cargo test --lib gone", ["no code names a test with gone"]),
+        ("see `cargo test --lib gone::gone_too` or cargo test known", ["no code names a test with gone_too"]),
+        ("cargo test --test chain --features x -- --ignored gone", []),
+        ("cargo test --test broken", ["there is no integration test broken"]),
+        ("cargo test --test chain gone", ["no code names a test with gone"]),
+        ("cargo nextest run -j 2 gone | tee gone.log", ["no code names a test with gone"]),
+        ("cargo test (planned)\ncargo test\ncargo testify gone", []),
+        ("cargo test chain", []),
+        ("python -m pytest -q tests/a.py::test_known[1] tests/b.py", ["there is no test file tests/b.py"]),
+        (
+            "pytest 'tests/a.py::TestA::test_gone' -k x",
+            ["no code names the test TestA", "no code names the test test_gone"],
+        ),
+        ("pytest tests && pytest ../a.py", ["there is no test file ../a.py"]),
+    ],
+)
+def test_tests_that_a_command_names_are_looked_for(tmp_path: Path, test: str, problems: list[str]) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "chain.rs").write_text("// fn gone() {}\nfn known() {}\n")
+    (tmp_path / "tests" / "a.py").write_text("def test_known(): pass\n# def test_gone(): pass\n")
+    assert list(missing_tests(test, SourceTree(tmp_path))) == problems
+
+
 # --- reverse coverage ---
 
 COVERED = edited("check: byte_format", "check: {name: byte_format, stages: [ffn_*]}")
+SECOND = "test: cargo test -p scale --lib scale::twice_the (1/1 PASS)"
 
 
 def uncovered(text: str) -> list[tuple[str, str]]:
@@ -121,19 +153,19 @@ def uncovered(text: str) -> list[tuple[str, str]]:
 
 
 def test_commands_and_stages_that_a_falsifier_binds_are_not_listed() -> None:
-    text = COVERED.replace("test: run it", "test: aprtui contracts check --json", 1)
+    text = COVERED.replace(SECOND, "test: aprtui contracts check --json", 1)
     assert uncovered(text) == []
     assert uncovered(text.replace("stages: [ffn_*]", "layers: all")) == []
 
 
 def test_a_command_that_no_test_runs_is_listed() -> None:
     assert uncovered(COVERED) == [(COMMAND, "no falsifier runs aprtui contracts check")]
-    mentioned = COVERED.replace("test: run it", "test: see aprtui contracts check", 1)
+    mentioned = COVERED.replace(SECOND, "test: see aprtui contracts check", 1)
     assert uncovered(mentioned) == [(COMMAND, "no falsifier runs aprtui contracts check")]
 
 
 def test_a_stage_that_no_check_binds_is_listed() -> None:
-    text = COVERED.replace("test: run it", "test: aprtui contracts check", 1)
+    text = COVERED.replace(SECOND, "test: aprtui contracts check", 1)
     assert uncovered(text.replace("[ffn_*]", "['ffn_[!u]*']")) == [(STAGE, "no falsifier binds the stage ffn_up")]
     for check in ("contract_valid", "{name: byte_format, stages: 3}", "no_such_check"):
         bare = text.replace("{name: byte_format, stages: [ffn_*]}", check)
