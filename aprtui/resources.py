@@ -57,6 +57,11 @@ def kernel_image_cache() -> Path:
     return _cache() / "cuda"
 
 
+def parity_cache() -> Path:
+    """The folder where it is kept which devices compute what the CPU computes."""
+    return _cache() / "parity"
+
+
 def floor_cache() -> Path:
     """The folder where measured noise floors are kept between runs."""
     return _cache() / "floors"

@@ -68,6 +68,7 @@ def _findings() -> Iterator[Finding]:
     yield _kernel_cache()
     yield _embedded_model()
     yield _cuda()
+    yield from _parities()
     yield _terminal()
 
 
@@ -127,6 +128,20 @@ def _cuda() -> Finding:
     devices, (major, minor) = ", ".join(map(str, found.devices)), found.driver
     described = f"{devices}; driver for CUDA {major}.{minor}; PyCUDA {importlib.metadata.version('pycuda')}"
     return Finding("CUDA", State.OK, described)
+
+
+def _parities() -> Iterator[Finding]:
+    """Which models the GPU was found to compute as the CPU does, by earlier runs."""
+    from aprtui.engine.cuda.detect import detect
+
+    device = detect().device
+    if device is None:
+        return
+    from aprtui.engine.parity_cache import kept_parities
+
+    for kept in kept_parities(device):
+        state, advice = (State.OK, "") if kept.parity.passed else (State.OPTIONAL, "auto takes the CPU for this model")
+        yield Finding("CUDA parity", state, f"{kept.model}, {kept.date}: {kept.parity.reason}", advice)
 
 
 def _terminal() -> Finding:

@@ -140,6 +140,7 @@ def open_engine(model: Model, options: EngineOptions, needed: int) -> Engine:
             model, backend=options.backend, mode=Mode(options.mode), kv=KvType(options.kv),
             threads=options.threads, context=context, fit=options.fit,
             intervention=_injector(model, options, faults), progress=progress,
+            told=lambda text: click.echo(f"aprtui: {text}", err=True),
         )  # fmt: skip
     if options.backend == "auto" and engine.backend == "numpy":
         click.echo("aprtui: the compiled kernels are not available here, running on numpy (slow): see doctor", err=True)

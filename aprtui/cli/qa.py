@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 )
 @click.option("--baseline", type=click.Path(path_type=Path), metavar="FILE", help="Where the speed of earlier runs is.")
 @click.option("--save-baseline", is_flag=True, help="Store the speed of this run as the baseline.")
-@click.option("--backend", type=click.Choice(["auto", "cpu", "numpy"]), default="auto", show_default=True)
+@click.option("--backend", type=click.Choice(["auto", "cpu", "cuda", "numpy"]), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads; all available cores by default.")
 @click.option("--json", "as_json", is_flag=True, help="The report as one JSON object.")
 @click.option("--bisect", is_flag=True, help="Exit codes for git bisect run: 125 for all but pass and fail.")

@@ -41,22 +41,80 @@ def open_engine(
     fit: bool = False,
     intervention: Intervention | None = None,
     progress: Progress | None = None,
+    told: Callable[[str], None] | None = None,
 ) -> Engine:
-    """Open `model` in `backend` (`auto`, `cpu`, `cuda` or `numpy`); `auto` takes numpy where numba is missing.
+    """Open `model` in `backend` (`auto`, `cpu`, `cuda` or `numpy`).
 
-    `context` defaults to the model's own; with `fit` it is reduced to what there is memory for. Raises `EngineError`
-    for a backend that cannot run here; a backend asked for by name is never replaced by another.
+    `auto` takes the GPU where one computes what the CPU computes (see `parity`), else the CPU, else numpy; `told` hears
+    which and why. `context` defaults to the model's own; with `fit` it is reduced to what there is memory for. Raises
+    `EngineError` for a backend that cannot run here; a backend asked for by name is never replaced.
     """
     context = model.config.context if context is None else context
+    progress = progress or (lambda what, done, total: None)
     if backend == "cuda":
-        if intervention is not None:
-            raise UsageError(
-                "backend cuda: its kernels compute several stages at once, so no fault can be injected between them: "
-                "use --backend cpu"
-            )
-        from aprtui.engine.cuda.opening import open_cuda
+        return _open_cuda(model, mode, kv, context, progress, intervention, fit=fit)
+    if backend == "auto":
+        try:
+            why = _parity_with_cuda(model, threads or default_threads(), progress, intervention)
+            engine = _open_cuda(model, mode, kv, context, progress, intervention, fit=fit)
+        except EngineError as error:
+            why = str(error).removeprefix("backend cuda: ")
+            engine = _open_cpu(model, backend, mode, kv, threads, context, progress, intervention, fit=fit)
+        if told is not None:
+            told(f"backend {engine.backend}: {why}")
+        return engine
+    return _open_cpu(model, backend, mode, kv, threads, context, progress, intervention, fit=fit)
 
-        return open_cuda(model, mode, kv, context, progress or (lambda what, done, total: None), fit=fit)
+
+def _parity_with_cuda(model: Model, threads: int, progress: Progress, intervention: Intervention | None) -> str:
+    """Why the GPU can be taken. Raises `EngineError` that says why it cannot."""
+    from aprtui.engine.cuda.detect import detect
+
+    found = detect()
+    if found.problem or found.device is None or found.driver is None:
+        raise EngineError(found.problem)
+    if intervention is not None:
+        raise EngineError("faults are injected on the CPU only")
+    if numba_missing():
+        raise EngineError(f"no CPU engine to hold {found.device} against: {numba_missing()}")
+    from aprtui.engine.parity import POSITIONS, parity_gate
+    from aprtui.engine.parity_cache import remembered
+
+    def opened(name: str, mode: Mode) -> Engine:
+        return open_engine(
+            model, backend=name, mode=mode, threads=threads, context=POSITIONS, progress=progress
+        )  # fmt: skip
+
+    parity = remembered(
+        model, found.device, found.driver,
+        lambda: parity_gate(
+            model, lambda mode: opened("cuda", mode), lambda: opened("cpu", Mode.EXACT), threads, progress
+        ),
+    )  # fmt: skip
+    told = f"{found.device}: {parity.reason}"
+    if not parity.passed:
+        raise EngineError(told)
+    return told
+
+
+def _open_cuda(
+    model: Model, mode: Mode, kv: KvType, context: int, progress: Progress, intervention: Intervention | None,
+    *, fit: bool,
+) -> Engine:  # fmt: skip
+    if intervention is not None:
+        raise UsageError(
+            "backend cuda: its kernels compute several stages at once, so no fault can be injected between them: "
+            "use --backend cpu"
+        )
+    from aprtui.engine.cuda.opening import open_cuda
+
+    return open_cuda(model, mode, kv, context, progress, fit=fit)
+
+
+def _open_cpu(
+    model: Model, backend: str, mode: Mode, kv: KvType, threads: int | None, context: int, progress: Progress,
+    intervention: Intervention | None, *, fit: bool,
+) -> Engine:  # fmt: skip
     context = _with_memory(model, kv, context, fit=fit)
     missing = numba_missing()
     if backend == "numpy" or (backend == "auto" and missing):

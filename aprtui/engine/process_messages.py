@@ -98,6 +98,8 @@ class EngineInfo:
     """The faults that are injected, as `--inject` takes them."""
     path: Path | None = None
     """The model's file, where there is one."""
+    chosen: str = ""
+    """Which backend was chosen and why, where the choice was `auto`."""
 
 
 @dataclass(frozen=True, slots=True)

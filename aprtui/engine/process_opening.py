@@ -45,23 +45,29 @@ def open_model(progress: Progress, settings: EngineSettings, path: Path) -> Load
     threads = settings.threads or max(1, default_threads() - 1)
     context = settings.context or min(model.config.context, LARGEST_DEFAULT_CONTEXT)
     chosen = EngineSettings(settings.backend, settings.mode, settings.kv, threads, context, tuple(map(str, faults)))
-    engine = open_for(model, chosen, faults, progress)
+    reasons: list[str] = []
+    engine = open_for(model, chosen, faults, progress, reasons.append)
     _first_passes(engine, progress)
     info = EngineInfo(
         model.name, model.quantization, model.config.graph, engine.backend, engine.code_path,
         engine.mode, engine.kv, engine.context, model.sampling_temperature, chosen.faults, path,
+        "".join(reasons),
     )  # fmt: skip
     return LoadedEngine(engine, model, model.tokenizer, info, chosen, faults)
 
 
 def open_for(
-    model: Model, settings: EngineSettings, faults: tuple[Fault, ...], progress: Progress | None = None
+    model: Model,
+    settings: EngineSettings,
+    faults: tuple[Fault, ...],
+    progress: Progress | None = None,
+    told: Callable[[str], None] | None = None,
 ) -> Engine:
-    """An engine with these settings; `faults` are those of the settings, parsed."""
+    """An engine with these settings; `faults` are those of the settings, parsed; `told` hears what `auto` chose."""
     injector = FaultInjector(model, settings.mode, faults) if faults else None
     return open_engine(
         model, backend=settings.backend, mode=settings.mode, kv=settings.kv, threads=settings.threads,
-        context=settings.context, intervention=injector, progress=progress,
+        context=settings.context, intervention=injector, progress=progress, told=told,
     )  # fmt: skip
 
 

@@ -103,6 +103,8 @@ def engine_line(info: EngineInfo | None, width: int) -> str:
         info.model, f"{info.graph.architecture} {info.quantization}", f"mode {info.mode}", f"K/V {info.kv}",
         f"{info.backend} ({info.code_path})",
     ]  # fmt: skip
+    if info.chosen:
+        fields.append(f"auto: {info.chosen}")
     if info.faults:
         fields.insert(1, "1 fault injected" if len(info.faults) == 1 else f"{len(info.faults)} faults injected")
     return fit([*narrow, *fields], width)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aprtui.engine.cuda.detect import CudaDevice, Detection, detect
+from aprtui.engine.cuda import detect
+from aprtui.engine.cuda.detect import CudaDevice, Detection
 from aprtui.engine.cuda.device_thread import DeviceThread
 from aprtui.engine.cuda.images import kernel_images
 from aprtui.engine.cuda.sizes import memory_need, require_supported
@@ -24,7 +25,7 @@ def open_cuda(model: Model, mode: Mode, kv: KvType, context: int, progress: Prog
 
     Raises `EngineError` where no device can, or the model does not fit.
     """
-    found = detect()
+    found = detect.detect()
     device = found.require()
     require_supported(model)
     images = _images(found, device, progress)

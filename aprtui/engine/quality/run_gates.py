@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 from aprtui.demo.quality import repeated_lines
+from aprtui.engine.cuda.detect import detect
 from aprtui.engine.quality.finding import Finding
 from aprtui.engine.quality.golden import GoldenPrompt, golden_prompts
 from aprtui.engine.quality.subject import Subject
@@ -18,6 +20,9 @@ ITERATIONS, WARM_UP, TOKENS = 5, 1, 32
 
 MOST_REPEATS = 8
 """More lines alike than this in one completion is a model that runs in circles."""
+
+SPEEDUP = 2.0
+"""Of the GPU over the CPU: what `apr qa` asks for."""
 
 SLOWER = 0.75
 """Of the stored speed: less is a regression, and more the spread of a busy machine."""
@@ -79,8 +84,20 @@ def decode_speeds(subject: Subject, tokens: int) -> list[float]:
 
 
 def gpu_speedup(subject: Subject) -> Finding:
-    """Decode on the GPU against the CPU."""
-    return Finding.skipped("this release has no GPU backend")
+    """Decode on the GPU against the CPU, median against median."""
+    found = detect()
+    if found.problem:
+        return Finding.skipped(found.problem)
+    medians = {}
+    for backend in ("cuda", "cpu"):
+        with Subject(subject.model, replace(subject.options, backend=backend)) as other:
+            speeds = decode_speeds(other, TOKENS)
+        if not speeds:
+            return Finding.skipped("the model ends at once: nothing to measure")
+        medians[backend] = statistics.median(speeds)
+    ratio = medians["cuda"] / medians["cpu"]
+    message = f"{medians['cuda']:.1f} tokens/s on the GPU, {medians['cpu']:.1f} on the CPU: {ratio:.2f} times"
+    return Finding.of(ratio >= SPEEDUP, message, ratio, SPEEDUP)
 
 
 def performance_regression(subject: Subject) -> Finding:

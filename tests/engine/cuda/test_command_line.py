@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aprtui.engine.protocol import Mode
-from aprtui.resources import embedded_model
+from aprtui.resources import embedded_model, parity_cache
 from tests.cli.conftest import Outcome, aprtui  # noqa: F401  # a fixture of tests here too
 
 pytestmark = [
@@ -72,3 +72,20 @@ def test_the_benchmark_measures_and_writes_what_it_told(
     peer.write_text("#!/bin/sh\necho broken >&2; exit 1\n")
     failed = aprtui("bench", "gpu", "--shape", "tiny", "--dir", tmp_path, *sizes)
     assert (failed.code, failed.err.splitlines()[-1]) == (4, f"aprtui: {peer}: broken: build it for this GPU")
+
+
+def test_auto_takes_the_device_once_it_has_shown_what_it_computes(
+    aprtui: Callable[..., Outcome],  # noqa: F811
+) -> None:
+    for kept in parity_cache().glob("*"):
+        kept.unlink()
+    words = ("run", "--tokens", "1,2,3", "-n", "3", "--mode", "exact")
+    first = aprtui(*words)
+    assert (first.code, first.out) == (0, aprtui(*words, "--backend", "cpu").out)
+    (why,) = [line for line in first.err.splitlines() if "backend cuda: emulated device" in line]
+    assert "of the CPU's at 16 positions" in why and "mode q8 replays" in why
+    again = aprtui(*words)
+    assert why in again.err and "parity with the CPU" not in again.err, "kept"
+    doctor = [json.loads(line) for line in aprtui("doctor", "--json").out.splitlines()]
+    (parity,) = [found for found in doctor if found["what"] == "CUDA parity"]
+    assert (parity["state"], parity["found"][:11]) == ("ok", "aprtui demo")
