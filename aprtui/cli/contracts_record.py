@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from aprtui.cli.contracts_documents import say
 
 if TYPE_CHECKING:
     from aprtui.contracts.checks.asked import Subject
     from aprtui.contracts.document import Document, Falsifier
+    from aprtui.contracts.evidence import Evidence
     from aprtui.contracts.panel import PanelRow
     from aprtui.contracts.project import Project
+
+_UNBOUND = "vouches for no source file: say in vouches_for what it speaks of, else its evidence counts one level lower"
 
 Judged = tuple["Document", "PanelRow", tuple[str, ...]]
 """A contract, a row of it, and the lines that were printed about it."""
@@ -78,35 +79,56 @@ def record(
     Gives the files by contract and falsifier id.
     """
     from aprtui.compare.verdict import Verdict
-    from aprtui.compare.wording import counted
-    from aprtui.contracts.evidence import Revision, write_evidence
-    from aprtui.contracts.recording import evidence_of, revision_at
+    from aprtui.contracts.evidence import write_evidence
 
     written: dict[tuple[Path, str], Path] = {}
-    unknown, without_revision = 0, set()
+    doubts: dict[str, list[str]] = {}
     for document, row, lines in judged:
-        name, judgement = row.falsifier.id, row.judgement
-        if judgement is None or judgement.verdict is Verdict.UNKNOWN:
-            unknown += judgement is not None
+        name = row.falsifier.id or f"the falsifier at line {row.falsifier.line}"
+        if row.judgement is None:
             continue
-        project, ran = projects[document.path], name in asked.commands
-        revision = revision_at(document, row.falsifier, project)
-        if isinstance(revision, str):
-            without_revision.add(revision)
-        evidence = evidence_of(
-            document, row.falsifier, None if ran else row.check, judgement, subject_of(document), project,
-            revision if isinstance(revision, Revision) else None,
-            asked.command(_shown(document.path, project), name),
-            tuple(judgement.output.splitlines()) if ran else lines,
-        )  # fmt: skip
-        written[document.path, name] = write_evidence(project.evidence, evidence)
-    for reason in sorted(without_revision):
-        say(f"aprtui: recorded without a git revision: {reason}", err=True)
-    places = sorted({str(projects[path].evidence) for path, _ in written})
-    where = f" below {', '.join(places)}" if places else ""
-    nothing = f"; {unknown} unknown, which is evidence of nothing" if unknown else ""
-    click.echo(f"aprtui: {counted(len(written), 'evidence file')} written{where}{nothing}", err=True)
+        if row.judgement.verdict is Verdict.UNKNOWN:
+            doubts.setdefault("UNKNOWN is evidence of nothing: not recorded", []).append(name)
+        elif not row.falsifier.id:
+            doubts.setdefault("has no id: not recorded", []).append(name)
+        else:
+            evidence, reason = _evidence(document, row, lines, projects[document.path], subject_of(document), asked)
+            if reason:
+                doubts.setdefault(f"recorded without a git revision: {reason}", []).append(name)
+            if not evidence.sources:
+                doubts.setdefault(_UNBOUND, []).append(name)
+            written[document.path, name] = write_evidence(projects[document.path].evidence, evidence)
+    _tell(doubts, len(written), {projects[path].evidence for path, _ in written})
     return written
+
+
+def _evidence(
+    document: Document, row: PanelRow, lines: tuple[str, ...], project: Project, subject: Subject, asked: Asked
+) -> tuple[Evidence, str]:
+    """The evidence of a row that was judged, and why it has no git revision, empty where it has one."""
+    from aprtui.contracts.recording import evidence_of, revision_at
+
+    assert row.judgement is not None
+    name = row.falsifier.id
+    check, output = row.check, lines
+    if name in asked.commands:
+        check, output = None, tuple(row.judgement.output.splitlines())
+    revision = revision_at(document, row.falsifier, project)
+    known, reason = (None, revision) if isinstance(revision, str) else (revision, "")
+    command = asked.command(_shown(document.path, project), name)
+    evidence = evidence_of(
+        document, row.falsifier, check, row.judgement, subject, project, known, command, output
+    )  # fmt: skip
+    return evidence, reason
+
+
+def _tell(doubts: Mapping[str, Sequence[str]], count: int, places: Collection[Path]) -> None:
+    from aprtui.compare.wording import counted
+
+    for doubt, names in doubts.items():
+        say(f"aprtui: {', '.join(names)}: {doubt}", err=True)
+    where = f" below {', '.join(sorted(map(str, places)))}" if places else ""
+    say(f"aprtui: {counted(count, 'evidence file')} written{where}", err=True)
 
 
 def _shown(path: Path, project: Project) -> Path:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.document import CheckCall, Document, Falsifier
-from aprtui.contracts.evidence import Evidence, EvidenceFile, Recorded, read_recorded
+from aprtui.contracts.evidence import Evidence, EvidenceFile, Recorded, read_recorded, stamp
 from aprtui.contracts.maturity import Maturity
 from aprtui.contracts.project import Project, project_of
 
@@ -121,6 +121,11 @@ def ledger_of(document: Document, evidence_dir: Path | None = None) -> Ledger:
     """The evidence of a contract, from `evidence_dir` or where its project keeps it. Raises nothing."""
     project = project_of(document.path, evidence_dir)
     return Ledger(project, read_recorded(project.evidence, document.name))
+
+
+def stamps(documents: Iterable[Document]) -> tuple[int | None, ...]:
+    """What changes when evidence for one of `documents` is recorded or deleted."""
+    return tuple(stamp(project_of(document.path).evidence, document.name) for document in documents)
 
 
 def level_of(backers: Iterable[Backer]) -> Maturity:

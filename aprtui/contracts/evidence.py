@@ -155,6 +155,14 @@ def read_recorded(folder: Path, contract: str) -> Recorded:
     return Recorded(ordered, tuple(broken))
 
 
+def stamp(folder: Path, contract: str) -> int | None:
+    """What changes when evidence for `contract` comes or goes below `folder`; None where there is none."""
+    try:
+        return (folder / _as_name(contract)).stat().st_mtime_ns
+    except OSError:
+        return None
+
+
 def read_evidence(path: Path) -> Evidence:
     """The evidence in a file. Raises `UnreadableError`."""
     try:

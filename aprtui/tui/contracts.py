@@ -18,7 +18,7 @@ from textual.widgets import Static
 from textual.worker import get_current_worker
 
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.backing import NO_LEDGER
+from aprtui.contracts.backing import NO_LEDGER, stamps
 from aprtui.contracts.document import Document
 from aprtui.contracts.loading import Documents, load_documents
 from aprtui.contracts.panel import PanelRow, panel
@@ -57,7 +57,7 @@ falsifier is about are lit in the grid.
 Evidence is what was recorded earlier (aprtui contracts check --record): fresh while the sources and the check are as \
 they were, else stale; unbound where it vouches for no source; refuted where the newest is a FAIL.
 
-A contract that is edited on disk is read again by itself.
+A contract that is edited on disk, and evidence that is recorded, is read again by itself.
 """
 
 NO_CONTRACTS = """\
@@ -107,6 +107,9 @@ class ContractsScreen(ToolScreen):
         def __init__(self, documents: Documents) -> None:
             super().__init__()
             self.documents = documents
+
+    class Recorded(Message):
+        """Evidence came or went."""
 
     class Judged(Message):
         """The rows of one document, judged on the captures at hand; `problem` tells why a capture could not be read."""
@@ -198,15 +201,23 @@ class ContractsScreen(ToolScreen):
 
     @work(thread=True, group="read")
     def _watch(self) -> None:
-        """Read the contracts, and again whatever changes."""
+        """Read the contracts, and again whatever changes, evidence too."""
         worker, documents = get_current_worker(), load_documents(self._paths)
+        before = stamps(documents.readable)
         self.post_message(self.Read(documents))
         while not worker.is_cancelled:
             time.sleep(SECONDS_BETWEEN_LOOKS)
-            fresh = documents.refreshed() if self.is_current else documents
-            if fresh is not documents and not worker.is_cancelled:
-                documents = fresh
+            if not self.is_current:
+                continue
+            fresh, recorded = documents.refreshed(), stamps(documents.readable)
+            if worker.is_cancelled:
+                return
+            if fresh is not documents:
+                documents, recorded = fresh, stamps(fresh.readable)
                 self.post_message(self.Read(documents))
+            elif recorded != before:
+                self.post_message(self.Recorded())
+            before = recorded
 
     @work(thread=True, group="judge", exclusive=True)
     def _judge_in_thread(self, document: Document, sides: tuple[Path | None, Path | None]) -> None:
@@ -232,6 +243,10 @@ class ContractsScreen(ToolScreen):
             if name and loaded.path.stem == name:
                 table.point(loaded.path)
         self._open_document()
+
+    def on_contracts_screen_recorded(self) -> None:
+        """Read the evidence again."""
+        self._judge()
 
     def on_contracts_screen_judged(self, message: Judged) -> None:
         """Show the results."""

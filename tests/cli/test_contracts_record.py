@@ -71,7 +71,8 @@ def test_a_fail_is_recorded_and_an_unknown_is_not(aprtui: Run, tmp_path: Path, c
     path = contract(tmp_path, "nan_preservation")
     words = ("contracts", "check", path, "--record", "--capture")
     done = aprtui(*words, capture)
-    assert done.code == 125 and "0 evidence files written; 1 unknown, which is evidence of nothing" in done.err
+    assert done.code == 125 and "0 evidence files written" in done.err
+    assert "FALSIFY-1: UNKNOWN is evidence of nothing: not recorded" in done.err
     assert files(tmp_path / "contracts" / "evidence") == []
     assert aprtui(*words, nan_capture(tmp_path / "lost", ()).path).code == 1
     (found,) = files(tmp_path / "contracts" / "evidence")
@@ -127,6 +128,22 @@ def test_what_cannot_be_recorded_is_told_before_anything_is_judged(aprtui: Run, 
     done = aprtui(*words, "--record")
     line = next(n for n, text in enumerate(path.read_text().splitlines(), 1) if "gone.py" in text)
     assert done.code == 3 and done.out == "" and f"c.yaml:{line}: FALSIFY-1 vouches for 'gone.py'" in done.err
+
+
+def test_evidence_that_vouches_for_nothing_says_so(aprtui: Run, tmp_path: Path, capture: Path) -> None:
+    path = contract(tmp_path, "byte_format")
+    path.write_text(path.read_text().replace("    vouches_for: engine.py\n", ""))
+    done = aprtui("contracts", "check", path, "--capture", capture, "--record")
+    assert done.code == 0 and "FALSIFY-1: vouches for no source file: say in vouches_for" in done.err
+    assert "unbound" in aprtui("contracts", "status", path).out
+
+
+def test_a_falsifier_without_id_is_not_recorded(aprtui: Run, tmp_path: Path, capture: Path) -> None:
+    path = contract(tmp_path, "byte_format")
+    path.write_text(path.read_text().replace("- id: FALSIFY-1\n    rule", "- rule"))
+    done = aprtui("contracts", "check", path, "--capture", capture, "--record")
+    assert done.code == 0 and "has no id: not recorded" in done.err
+    assert files(tmp_path / "contracts" / "evidence") == []
 
 
 def test_recorded_evidence_is_told_beside_the_judgement_and_its_doubts_in_words(
