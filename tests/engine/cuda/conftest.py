@@ -6,11 +6,13 @@ program with a real device must find.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -47,16 +49,58 @@ def emulated_kernels(image_of: Callable[..., Image], request: pytest.FixtureRequ
         shutil.copy(image_of(source).path, folder / f"{source.stem}.cubin")
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How a test ended in the other process."""
+
+    passed: bool
+    text: str
+
+
+_outcomes: dict[str, Outcome] = {}
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     mark = pyfuncitem.get_closest_marker("fake_driver")
     if mark is None or INSIDE in os.environ:
         return None
-    cache = _cache(pyfuncitem.config)
-    ours = {INSIDE: "1", "LD_LIBRARY_PATH": str(build_fake_driver(cache)), "APRTUI_CACHE_DIR": str(cache)}
-    environment = os.environ | mark.kwargs | ours
-    command = [sys.executable, "-m", "pytest", "-q", pyfuncitem.nodeid]
-    done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.fail(f"in its own process, exit code {done.returncode}:\n{done.stdout}{done.stderr}", pytrace=False)
+    if pyfuncitem.nodeid not in _outcomes:
+        _run_elsewhere(pyfuncitem, mark)
+    outcome = _outcomes[pyfuncitem.nodeid]
+    if not outcome.passed:
+        pytest.fail(f"in its own process:\n{outcome.text}", pytrace=False)
     return True
+
+
+def _run_elsewhere(item: pytest.Function, mark: pytest.Mark) -> None:
+    """Run `item` where the fake driver is; with `together`, all tests of its module that have the same mark."""
+    companions = [
+        other.nodeid
+        for other in item.session.items
+        if mark.kwargs.get("together") and other.path == item.path and other.get_closest_marker("fake_driver") == mark
+    ]
+    cache = _cache(item.config)
+    reports = cache / f"reports-{os.getpid()}"
+    reports.unlink(missing_ok=True)
+    ours = {INSIDE: str(reports), "LD_LIBRARY_PATH": str(build_fake_driver(cache)), "APRTUI_CACHE_DIR": str(cache)}
+    asked = {name: value for name, value in mark.kwargs.items() if name != "together"}
+    command = [sys.executable, "-m", "pytest", "-q", *(companions or [item.nodeid])]
+    done = subprocess.run(
+        command, cwd=CHECKOUT, env=os.environ | asked | ours, capture_output=True, text=True, check=False
+    )
+    for line in reports.read_text().splitlines() if reports.exists() else ():
+        told = json.loads(line)
+        before = _outcomes.get(told["nodeid"], Outcome(True, ""))
+        _outcomes[told["nodeid"]] = Outcome(before.passed and told["passed"], before.text + told["text"])
+    reports.unlink(missing_ok=True)
+    died = Outcome(False, f"exit code {done.returncode}:\n{done.stdout}{done.stderr}")
+    _outcomes.setdefault(item.nodeid, died)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if INSIDE not in os.environ or (report.when != "call" and report.passed):
+        return
+    told = {"nodeid": report.nodeid, "passed": report.passed, "text": report.longreprtext}
+    with open(os.environ[INSIDE], "a") as file:
+        file.write(json.dumps(told) + "\n")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -346,3 +348,14 @@ def test_a_kernel_that_traps_is_told_and_a_new_engine_process_is_right() -> None
     right, finished, _ = texts(partial(open_model, path=embedded_model()))
     assert isinstance(finished, Finished)
     assert (len(told), len(right), told) == (2, 5, right[:2])
+
+
+def test_an_engine_that_nobody_closed_ends_with_its_process() -> None:
+    lines = (
+        "from aprtui.engine.backends import open_engine",
+        "from tests.engine.tiny_model import MODELS",
+        "engine = open_engine(MODELS['qwen2'](), backend='cuda', context=32)",
+        "engine.forward([1])",
+    )
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -15,7 +15,7 @@ from tests.cli.conftest import Outcome, aprtui  # noqa: F401  # a fixture of tes
 
 pytestmark = [
     pytest.mark.group("pycuda"),
-    pytest.mark.fake_driver(FAKE_CUDA_MEMORY="90000000"),
+    pytest.mark.fake_driver(together=True, FAKE_CUDA_MEMORY="90000000"),
     pytest.mark.usefixtures("emulated_kernels"),
 ]
 

@@ -21,7 +21,11 @@ from tests.engine.cuda.engine_claims import *  # noqa: F403  # the tests among t
 from tests.engine.cuda.engine_claims import everything, opened, recomputed, run
 from tests.engine.tiny_model import MODELS
 
-pytestmark = [pytest.mark.group("pycuda"), pytest.mark.fake_driver, pytest.mark.usefixtures("nothing_left")]
+pytestmark = [
+    pytest.mark.group("pycuda"),
+    pytest.mark.fake_driver(together=True),
+    pytest.mark.usefixtures("nothing_left"),
+]
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def test_where_graphs_are_refused_launches_do_the_same_and_the_engine_says_so() 
         assert relative_l2(recorder.tensor(node), recomputed(model, node, recorder, Mode.EXACT, KvType.F32)) <= 2e-6
 
 
-@pytest.mark.fake_driver(FAKE_CUDA_MEMORY="82000000")
+@pytest.mark.fake_driver(together=True, FAKE_CUDA_MEMORY="82000000")
 def test_a_model_that_does_not_fit_is_refused_with_the_numbers_and_the_context_that_does() -> None:
     model = MODELS["qwen2"]()
     need = sizes.memory_need(model, Mode.EXACT, KvType.F32, 8192)  # type: ignore[arg-type]
@@ -58,7 +62,7 @@ def test_a_model_that_does_not_fit_is_refused_with_the_numbers_and_the_context_t
         open_engine(model, backend="cuda", mode=Mode.EXACT, context=fits + 1)  # type: ignore[arg-type]
 
 
-@pytest.mark.fake_driver(FAKE_CUDA_MEMORY="82000000")
+@pytest.mark.fake_driver(together=True, FAKE_CUDA_MEMORY="82000000")
 def test_what_is_allocated_is_what_was_planned() -> None:
     for mode in Mode:
         model = MODELS["qwen3"]()
@@ -68,14 +72,6 @@ def test_what_is_allocated_is_what_was_planned() -> None:
             used = 82_000_000 - engine._thread.run(driver.free_memory)
         # Counters, records of statistics, partial sums of attention: small, and not in the plan.
         assert need.total - sizes._SPARE <= used <= need.total - sizes._SPARE + 500_000
-
-
-def test_an_engine_that_nobody_closed_ends_with_the_process() -> None:
-    import atexit
-
-    engine = open_engine(MODELS["qwen2"](), backend="cuda", context=32)  # type: ignore[arg-type]
-    engine.forward([1])
-    atexit._run_exitfuncs()  # nothing_left sees what remains
 
 
 TRAPPED = """
