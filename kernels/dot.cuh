@@ -21,10 +21,6 @@ INLINE float dot16(const float* weights, const float4* x) {
   return dot4(weights + 12, x[3], dot4(weights + 8, x[2], dot4(weights + 4, x[1], dot4(weights, x[0], 0.0f))));
 }
 
-INLINE int dot16(const int (&levels)[4], int4 x) {
-  return __dp4a(levels[3], x.w, __dp4a(levels[2], x.z, __dp4a(levels[1], x.y, __dp4a(levels[0], x.x, 0))));
-}
-
 // sums[r][c] += lane's share of row (row + r) times column c, weights and activations in float32.
 template <int ROWS, int COLUMNS, class Format>
 INLINE void accumulate_exact(const Format& format, const Matrix& matrix, int row, const float* x, int given,
@@ -69,30 +65,70 @@ INLINE void accumulate_floats(const Format& format, const Matrix& matrix, int ro
   }
 }
 
-// The same with activations in Q8_1: integer products, one float32 term for each half of a unit.
+INLINE int dot16(const int* levels, int4 x, int total) {
+  return __dp4a(levels[3], x.w, __dp4a(levels[2], x.z, __dp4a(levels[1], x.y, __dp4a(levels[0], x.x, total))));
+}
+
+// One column of activations in Q8_1.
+struct Q8Column {
+  const signed char* levels;
+  const Q8Scale* scales;
+
+  INLINE int4 at(int column) const { return *reinterpret_cast<const int4*>(levels + column); }
+};
+
+INLINE int half_sum(const Q8Scale& x, int column) { return column % 32 ? x.high_sum : x.low_sum; }
+
+// `total` and the product of what a lane takes at a time: integer products, one float32 term for each scale that they have.
+// OFFSET is what the levels of the weights are too large by.
+template <int OFFSET>
+INLINE float add_product(const Unit& w, const Q8Column& x, float total) {
+  const Q8Scale p = x.scales[w.low_column / 32], q = x.scales[w.high_column / 32];
+  int low = dot16(w.low, x.at(w.low_column), 0), high = dot16(w.high, x.at(w.high_column), 0);
+  if (OFFSET) low -= OFFSET * half_sum(p, w.low_column), high -= OFFSET * half_sum(q, w.high_column);
+  const float low_term = w.low_scale * static_cast<float>(low), high_term = w.high_scale * static_cast<float>(high);
+  return fmaf(p.scale, low_term, fmaf(q.scale, high_term, total));
+}
+INLINE float add_product(const Pair& w, const Q8Column& x, float total) {
+  const int low = dot16(w.low + 4, x.at(w.column + 16), dot16(w.low, x.at(w.column), 0));
+  const int high = dot16(w.high + 4, x.at(w.column + 48), dot16(w.high, x.at(w.column + 32), 0));
+  const Q8Scale p = x.scales[w.column / 32], q = x.scales[w.column / 32 + 1];
+  const float low_sum = static_cast<float>(p.low_sum + p.high_sum), high_sum = static_cast<float>(q.low_sum + q.high_sum);
+  const float low_term = fmaf(-w.low_minimum, low_sum, w.low_scale * static_cast<float>(low));
+  const float high_term = fmaf(-w.high_minimum, high_sum, w.high_scale * static_cast<float>(high));
+  return fmaf(p.scale, low_term, fmaf(q.scale, high_term, total));
+}
+
+// What a lane takes at a time in q8: 64 weights where they share a header, which takes as long to read as 32 weights.
+template <class Format, bool MINIMUM>
+struct Q8Part {
+  static constexpr int SPAN = UNIT;
+  Unit weights;
+  INLINE Q8Part(const Format& format, int row, int index) : weights(format.template load<false>(row, index)) {}
+  INLINE float added(const Q8Column& x, float total) const { return add_product<Format::OFFSET>(weights, x, total); }
+};
+template <class Format>
+struct Q8Part<Format, true> {
+  static constexpr int SPAN = 2 * UNIT;
+  Pair weights;
+  INLINE Q8Part(const Format& format, int row, int index) : weights(format.load_pair(row, index)) {}
+  INLINE float added(const Q8Column& x, float total) const { return add_product(weights, x, total); }
+};
+
+// The same with activations in Q8_1.
 template <int ROWS, int COLUMNS, class Format>
 INLINE void accumulate_q8(const Format& format, const Matrix& matrix, int row, const signed char* levels,
                           const Q8Scale* scales, int given, float (&sums)[ROWS][COLUMNS]) {
-  const int units = matrix.columns / UNIT, blocks = matrix.columns / 32;
-  for (int index = lane_index(); index < units; index += WARP) {
+  using Part = Q8Part<Format, Format::HAS_MINIMUM>;
+  for (int index = lane_index(); index < matrix.columns / Part::SPAN; index += WARP) {
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
-      const Unit unit = format.load(min(row + r, matrix.rows - 1), index);
+      const Part part(format, min(row + r, matrix.rows - 1), index);
 #pragma unroll
       for (int c = 0; c < COLUMNS; ++c) {
         if (c >= given) break;
-        const signed char* column = levels + static_cast<size_t>(c) * matrix.columns;
-        const int4 a = *reinterpret_cast<const int4*>(column + unit.low_column);
-        const int4 b = *reinterpret_cast<const int4*>(column + unit.high_column);
-        const int low = dot16(unit.low, a), high = dot16(unit.high, b);
-        const Q8Scale* column_scales = scales + static_cast<size_t>(c) * blocks;
-        const Q8Scale p = column_scales[unit.low_column / 32], q = column_scales[unit.high_column / 32];
-        float low_term = unit.low_scale * static_cast<float>(low), high_term = unit.high_scale * static_cast<float>(high);
-        if (Format::HAS_MINIMUM) {
-          low_term = fmaf(-unit.low_minimum, static_cast<float>(unit.low_column % 32 ? p.high_sum : p.low_sum), low_term);
-          high_term = fmaf(-unit.high_minimum, static_cast<float>(unit.high_column % 32 ? q.high_sum : q.low_sum), high_term);
-        }
-        sums[r][c] = fmaf(p.scale, low_term, fmaf(q.scale, high_term, sums[r][c]));
+        const Q8Column x{levels + static_cast<size_t>(c) * matrix.columns, scales + static_cast<size_t>(c) * (matrix.columns / 32)};
+        sums[r][c] = part.added(x, sums[r][c]);
       }
     }
   }

@@ -6,7 +6,8 @@
 //
 //     weight = scale * level - minimum,      level a signed byte, four of them in an int
 //
-// which gives the values of gguf.quants.dequantize to the bit: scale and scale * level are exact in float32.
+// which gives the values of gguf.quants.dequantize to the bit: scale and scale * level are exact in float32. Formats without a
+// minimum store level + OFFSET; load<false> leaves it in, for products that take it off the sum.
 //
 // Q4_K and Q5_K lie as in the file: their blocks are multiples of 16 bytes. The others have blocks of 18, 22, 34 and 210
 // bytes, which no vector load can take; they are laid out as planes by aprtui/engine/cuda/planes.py, whole matrix by
@@ -30,9 +31,10 @@ INLINE float half_at(const unsigned char* bytes) {
   return __half2float(__ushort_as_half(*reinterpret_cast<const unsigned short*>(bytes)));
 }
 
-// Four bytes less than 128, each reduced by `offset`: no borrow crosses a byte.
-template <int OFFSET>
-INLINE int signed_levels(int bytes) {
+// Four bytes less than 128, each reduced by OFFSET where REDUCE: no borrow crosses a byte.
+template <int OFFSET, bool REDUCE>
+INLINE int levels_of(int bytes) {
+  if (!REDUCE) return bytes;
   return static_cast<int>(((static_cast<unsigned>(bytes) | 0x80808080u) - 0x01010101u * OFFSET) ^ 0x80808080u);
 }
 
@@ -41,14 +43,12 @@ INLINE void load16(int (&words)[4], const unsigned char* bytes) {
   words[0] = loaded.x, words[1] = loaded.y, words[2] = loaded.z, words[3] = loaded.w;
 }
 
-// The 6-bit scale and minimum of sub-block `which` (0 … 7) of a K-quant, from its 12 bytes: the first four of each lie in
-// the low bits of bytes 0-3 and 4-7; of the last four, four bits lie in bytes 8-11 and two on top of the first ones.
-INLINE int2 scale_and_minimum(const unsigned (&packed)[3], int which) {
-  const int shift = 8 * (which & 3);
-  const int first = packed[0] >> shift & 0xFF, second = packed[1] >> shift & 0xFF, third = packed[2] >> shift & 0xFF;
-  if (which < 4) return make_int2(first & 63, second & 63);
-  return make_int2((third & 15) | (first >> 6) << 4, third >> 4 | (second >> 6) << 4);
-}
+// 64 weights of a K-quant that share a header: 32 of each of two neighbouring sub-blocks, for products with Q8_1.
+struct Pair {
+  int low[8], high[8];
+  float low_scale, high_scale, low_minimum, high_minimum;
+  int column;  // of the first; the high ones start 32 behind it
+};
 
 // Shared by Q4_K and Q5_K: a block starts with half scale, half minimum scale, 12 bytes; the unit holds the same 16 bytes'
 // low and high nibbles, which belong to neighbouring sub-blocks of 32.
@@ -63,10 +63,19 @@ struct KHeader {
     minimum_scale = __half2float(__ushort_as_half(static_cast<unsigned short>(static_cast<unsigned>(words[0]) >> 16)));
     packed[0] = words[1], packed[1] = words[2], packed[2] = words[3];
   }
-  INLINE void apply(Unit& unit, int pair) const {
-    const int2 low = scale_and_minimum(packed, 2 * pair), high = scale_and_minimum(packed, 2 * pair + 1);
-    unit.low_scale = scale * low.x, unit.low_minimum = minimum_scale * low.y;
-    unit.high_scale = scale * high.x, unit.high_minimum = minimum_scale * high.y;
+  // Scales and minima have 6 bits: the first four of each lie in the low bits of bytes 0-3 and 4-7; of the last four, four
+  // bits lie in bytes 8-11 and two on top of the first ones. Two neighbours at a time, without a branch: lanes differ in pair.
+  template <class Weights>
+  INLINE void apply(Weights& weights, int pair) const {
+    const int shift = 16 * (pair & 1);
+    const unsigned first = packed[0] >> shift, second = packed[1] >> shift, third = packed[2] >> shift;
+    const bool early = pair < 2;
+    const unsigned scales = early ? first & 0x3F3Fu : (third & 0x0F0Fu) | (first & 0xC0C0u) >> 2;
+    const unsigned minima = early ? second & 0x3F3Fu : (third >> 4 & 0x0F0Fu) | (second & 0xC0C0u) >> 2;
+    weights.low_scale = scale * static_cast<float>(scales & 0xFFu);
+    weights.high_scale = scale * static_cast<float>(scales >> 8);
+    weights.low_minimum = minimum_scale * static_cast<float>(minima & 0xFFu);
+    weights.high_minimum = minimum_scale * static_cast<float>(minima >> 8);
   }
 };
 
@@ -89,6 +98,23 @@ struct Q4K {
     unit.low_column = 256 * (index / 8) + 64 * pair + 16 * half;
     unit.high_column = unit.low_column + 32;
     return unit;
+  }
+  INLINE Pair load_pair(int row, int index) const {
+    Pair pair;
+    const unsigned char* block = blocks + (static_cast<size_t>(row) * blocks_of_row + index / 4) * BLOCK_BYTES;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      int nibbles[4];
+      load16(nibbles, block + 16 + 32 * (index % 4) + 16 * half);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        pair.low[4 * half + i] = nibbles[i] & 0x0F0F0F0F;
+        pair.high[4 * half + i] = nibbles[i] >> 4 & 0x0F0F0F0F;
+      }
+    }
+    KHeader(block).apply(pair, index % 4);
+    pair.column = 64 * index;
+    return pair;
   }
 };
 
@@ -117,10 +143,30 @@ struct Q5K {
     unit.high_column = unit.low_column + 32;
     return unit;
   }
+  INLINE Pair load_pair(int row, int index) const {
+    Pair pair;
+    const unsigned char* block = blocks + (static_cast<size_t>(row) * blocks_of_row + index / 4) * BLOCK_BYTES;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      int nibbles[4], fifths[4];
+      load16(fifths, block + 16 + 16 * half);
+      load16(nibbles, block + 48 + 32 * (index % 4) + 16 * half);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int bits = fifths[i] >> 2 * (index % 4);
+        pair.low[4 * half + i] = (nibbles[i] & 0x0F0F0F0F) | (bits & 0x01010101) << 4;
+        pair.high[4 * half + i] = (nibbles[i] >> 4 & 0x0F0F0F0F) | (bits >> 1 & 0x01010101) << 4;
+      }
+    }
+    KHeader(block).apply(pair, index % 4);
+    pair.column = 64 * index;
+    return pair;
+  }
 };
 
 // Planes: low nibbles 128 bytes a block | high pairs of bits 64 | scales 16 signed bytes | half scale.
 struct Q6K {
+  static constexpr int OFFSET = 32;
   static constexpr bool QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = true;
   const unsigned char *nibbles, *pairs, *scales, *block_scales;
   int blocks_of_row;
@@ -131,6 +177,7 @@ struct Q6K {
     scales = pairs + 64 * blocks;
     block_scales = scales + 16 * blocks;
   }
+  template <bool REDUCE = true>
   INLINE Unit load(int row, int index) const {
     Unit unit;
     // A half of a block is 128 values: 64 bytes, low nibbles values 0-63, high nibbles 64-127; each of its 32 bytes of
@@ -143,8 +190,8 @@ struct Q6K {
     const int shift = 2 * (quarter / 2);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      unit.low[i] = signed_levels<32>((low[i] & 0x0F0F0F0F) | (top[i] >> shift & 0x03030303) << 4);
-      unit.high[i] = signed_levels<32>((low[i] >> 4 & 0x0F0F0F0F) | (top[i] >> (shift + 4) & 0x03030303) << 4);
+      unit.low[i] = levels_of<OFFSET, REDUCE>((low[i] & 0x0F0F0F0F) | (top[i] >> shift & 0x03030303) << 4);
+      unit.high[i] = levels_of<OFFSET, REDUCE>((low[i] >> 4 & 0x0F0F0F0F) | (top[i] >> (shift + 4) & 0x03030303) << 4);
     }
     const signed char* small = reinterpret_cast<const signed char*>(scales) + 16 * block + 8 * half + quarter;
     const float scale = half_at(block_scales + 2 * block);
@@ -166,6 +213,7 @@ INLINE void set_block(Unit& unit, float scale, int index) {
 
 // Planes: nibbles 16 bytes a block | half scale.
 struct Q40 {
+  static constexpr int OFFSET = 8;
   static constexpr bool QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = false;
   const unsigned char *nibbles, *scales;
   int blocks_of_row;
@@ -173,6 +221,7 @@ struct Q40 {
   INLINE explicit Q40(const Matrix& m) : nibbles(static_cast<const unsigned char*>(m.data)), blocks_of_row(m.columns / UNIT) {
     scales = nibbles + 16 * (static_cast<size_t>(m.rows) * blocks_of_row);
   }
+  template <bool REDUCE = true>
   INLINE Unit load(int row, int index) const {
     Unit unit;
     const size_t block = static_cast<size_t>(row) * blocks_of_row + index;
@@ -180,8 +229,8 @@ struct Q40 {
     load16(loaded, nibbles + 16 * block);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      unit.low[i] = signed_levels<8>(loaded[i] & 0x0F0F0F0F);
-      unit.high[i] = signed_levels<8>(loaded[i] >> 4 & 0x0F0F0F0F);
+      unit.low[i] = levels_of<OFFSET, REDUCE>(loaded[i] & 0x0F0F0F0F);
+      unit.high[i] = levels_of<OFFSET, REDUCE>(loaded[i] >> 4 & 0x0F0F0F0F);
     }
     set_block(unit, half_at(scales + 2 * block), index);
     return unit;
@@ -190,6 +239,7 @@ struct Q40 {
 
 // Planes: nibbles 16 bytes a block | fifth bits 4 bytes, bit i for value i | half scale.
 struct Q50 {
+  static constexpr int OFFSET = 16;
   static constexpr bool QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = false;
   const unsigned char *nibbles, *fifths, *scales;
   int blocks_of_row;
@@ -201,6 +251,7 @@ struct Q50 {
   }
   // Bits 0-3 of `bits` to bit 4 of each byte: the products put them there and nothing else into 0x10101010.
   static INLINE int spread(unsigned bits) { return static_cast<int>((bits & 15u) * 0x00204081u & 0x01010101u) << 4; }
+  template <bool REDUCE = true>
   INLINE Unit load(int row, int index) const {
     Unit unit;
     const size_t block = static_cast<size_t>(row) * blocks_of_row + index;
@@ -209,8 +260,8 @@ struct Q50 {
     const unsigned bits = *reinterpret_cast<const unsigned*>(fifths + 4 * block);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      unit.low[i] = signed_levels<16>((loaded[i] & 0x0F0F0F0F) | spread(bits >> 4 * i));
-      unit.high[i] = signed_levels<16>((loaded[i] >> 4 & 0x0F0F0F0F) | spread(bits >> (16 + 4 * i)));
+      unit.low[i] = levels_of<OFFSET, REDUCE>((loaded[i] & 0x0F0F0F0F) | spread(bits >> 4 * i));
+      unit.high[i] = levels_of<OFFSET, REDUCE>((loaded[i] >> 4 & 0x0F0F0F0F) | spread(bits >> (16 + 4 * i)));
     }
     set_block(unit, half_at(scales + 2 * block), index);
     return unit;
@@ -219,6 +270,7 @@ struct Q50 {
 
 // Planes: levels 32 signed bytes a block | half scale.
 struct Q80 {
+  static constexpr int OFFSET = 0;
   static constexpr bool QUANTISED = true, HAS_MINIMUM = false, SCALES_16 = false;
   const unsigned char *levels, *scales;
   int blocks_of_row;
@@ -226,6 +278,7 @@ struct Q80 {
   INLINE explicit Q80(const Matrix& m) : levels(static_cast<const unsigned char*>(m.data)), blocks_of_row(m.columns / UNIT) {
     scales = levels + 32 * (static_cast<size_t>(m.rows) * blocks_of_row);
   }
+  template <bool REDUCE = true>
   INLINE Unit load(int row, int index) const {
     Unit unit;
     const size_t block = static_cast<size_t>(row) * blocks_of_row + index;

@@ -39,7 +39,7 @@ KERNEL __launch_bounds__(256, 3) gate_up_exact(Matrix gate, Matrix up, Activatio
   gate_up<Mode::EXACT, 1>(gate, up, x, f, gates, ups);
 }
 
-KERNEL __launch_bounds__(256, 4) gate_up_q8(Matrix gate, Matrix up, Activations x, FeedForward f) {
+KERNEL __launch_bounds__(256, 3) gate_up_q8(Matrix gate, Matrix up, Activations x, FeedForward f) {
   SHARED(float, gates, 32);
   SHARED(float, ups, 32);
   gate_up<Mode::Q8, 2>(gate, up, x, f, gates, ups);

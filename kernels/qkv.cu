@@ -33,7 +33,7 @@ INLINE void qkv(const Matrix& q, const Matrix& k, const Matrix& v, const Activat
   if (last_block(counters + head, gridDim.x)) finish_head(h, head, 0, step->position, values, scratch);
 }
 
-KERNEL __launch_bounds__(128) qkv_exact(Matrix q, Matrix k, Matrix v, Activations x, Heads h, const Step* step,
+KERNEL __launch_bounds__(128, 4) qkv_exact(Matrix q, Matrix k, Matrix v, Activations x, Heads h, const Step* step,
                                         unsigned* counters) {
   SHARED(float, values, MAX_HEAD_DIM);
   SHARED(float, scratch, 4);
@@ -44,5 +44,5 @@ KERNEL __launch_bounds__(128, 4) qkv_q8(Matrix q, Matrix k, Matrix v, Activation
                                         unsigned* counters) {
   SHARED(float, values, MAX_HEAD_DIM);
   SHARED(float, scratch, 4);
-  qkv<Mode::Q8, 1>(q, k, v, x, h, step, counters, values, scratch);
+  qkv<Mode::Q8, 2>(q, k, v, x, h, step, counters, values, scratch);
 }

@@ -19,7 +19,7 @@ struct Matrix {
 };
 
 // Scale of a block of 32 activations in Q8_1, and the sums of its two halves of 16 levels.
-struct Q8Scale {
+struct alignas(8) Q8Scale {
   float scale;
   short low_sum, high_sum;
 };
