@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -11,7 +12,7 @@ from aprtui.engine.generation import Generation
 from aprtui.engine.lens import LogitLens, layer_outputs
 from aprtui.engine.process_opening import LoadedEngine
 from aprtui.engine.process_slots import CANDIDATES, NO_CHOICE, NO_TOKEN, Slots, StatsTable, TokenRecord, candidates
-from aprtui.engine.protocol import Taps, TimedEngine
+from aprtui.engine.protocol import MeteredEngine, Taps, TimedEngine
 from aprtui.engine.sampling import Candidate, Choice
 
 TellNames = Callable[[Iterable[tuple[int, str]]], None]
@@ -67,6 +68,7 @@ class Recorder:
                 choice.logprob, choice.probability, choice.entropy, choice.margin,
                 seconds, timing.time_to_first_token, timing.prefill_tokens_per_second, timing.tokens_per_second,
                 self._table.take(), self._stage_seconds(), candidates(choice.candidates, CANDIDATES), lens,
+                *self._device_use(),
             )
         )  # fmt: skip
 
@@ -79,6 +81,13 @@ class Recorder:
         if isinstance(engine, TimedEngine):
             return engine.stage_seconds()
         return np.full(len(engine.graph.nodes), np.nan, np.float32)
+
+    def _device_use(self) -> tuple[float, float, float]:
+        engine = self._loaded.engine
+        if not isinstance(engine, MeteredEngine):
+            return math.nan, math.nan, math.nan
+        use = engine.device_use()
+        return float(use.memory_used), float(use.memory), use.load
 
     def _look(self) -> list[Candidate]:
         outputs = self._table.take_last(self._outputs)

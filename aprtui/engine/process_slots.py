@@ -7,6 +7,7 @@ and after its copy has a record that is not torn (a seqlock; x86-64 makes stores
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 from collections.abc import Iterable, Sequence
@@ -46,6 +47,7 @@ _FIGURES = [
     ("logprob", np.float64), ("probability", np.float64), ("entropy", np.float64), ("margin", np.float64),
     ("seconds", np.float64), ("time_to_first_token", np.float64),
     ("prefill_tokens_per_second", np.float64), ("tokens_per_second", np.float64),
+    ("device_memory_used", np.float64), ("device_memory", np.float64), ("device_load", np.float64),
 ]  # fmt: skip
 
 
@@ -58,7 +60,8 @@ class TokenRecord:
     tokens/s are the engine's. `token` is NO_TOKEN where the pass gave no usable logits. `stats` is `[nodes]` of STATS,
     in the execution order of the graph; `stage_seconds` `[nodes]` as in `TimedEngine`, NaN throughout where the engine
     takes no times. `candidates` are the likeliest tokens, `[CANDIDATES]` of CANDIDATE; `lens` is the likeliest token
-    after each layer, `[layers]` of CANDIDATE, or None where nobody asked for it.
+    after each layer, `[layers]` of CANDIDATE, or None where nobody asked for it. What is in use of a GPU is as in
+    `DeviceUse`, NaN where the engine runs on none.
     """
 
     run: int
@@ -78,6 +81,9 @@ class TokenRecord:
     stage_seconds: NDArray[np.float32]
     candidates: NDArray[np.void]
     lens: NDArray[np.void] | None = None
+    device_memory_used: float = math.nan
+    device_memory: float = math.nan
+    device_load: float = math.nan
 
 
 NO_CHOICE = Choice(NO_TOKEN, float("nan"), float("nan"), float("nan"), float("nan"))

@@ -188,6 +188,23 @@ class TimedEngine(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceUse:
+    """How much of a device is in use: bytes of its memory, by whomever, and its load from 0 to 1 (NaN: not known)."""
+
+    memory_used: int
+    memory: int
+    load: float
+
+
+@runtime_checkable
+class MeteredEngine(Protocol):
+    """What an engine offers that runs on a device with a memory of its own."""
+
+    def device_use(self) -> DeviceUse:
+        """What is in use now, or was half a second ago."""
+
+
 def require_room(engine: Engine, tokens: int) -> None:
     """Raise `EngineError` if `tokens` more positions do not fit into the context."""
     if engine.position + tokens > engine.context:

@@ -120,11 +120,20 @@ def speed_line(info: EngineInfo | None, record: TokenRecord | None, pace: float 
         [
             f"{speed}, shown at {pace:g}" if paced else speed,
             f"context {record.position}/{info.context}",
+            *device_fields(record),
             f"first token {duration(record.time_to_first_token)}",
             f"prefill {_rate(record.prefill_tokens_per_second)} tok/s",
         ],
         width,
     )
+
+
+def device_fields(record: TokenRecord) -> list[str]:
+    """How much of a GPU is in use, where the engine runs on one: of its memory, and its load where that is known."""
+    if math.isnan(record.device_memory):
+        return []
+    load = "" if math.isnan(record.device_load) else f", {record.device_load:.0%} busy"
+    return [f"GPU {record.device_memory_used / 1e9:.1f}/{record.device_memory / 1e9:.1f} GB{load}"]
 
 
 def _rate(value: float) -> str:

@@ -149,6 +149,7 @@ API cuDriverGetVersion(int* version) { return *version = 13000, SUCCESS; }
 API cuDeviceGetCount(int* count) { return *count = 1, SUCCESS; }
 API cuDeviceGet(int* device, int ordinal) { return *device = 0, ordinal ? INVALID_DEVICE : SUCCESS; }
 API cuDeviceGetName(char* name, int size, int) { return snprintf(name, size, "emulated device"), SUCCESS; }
+API cuDeviceGetPCIBusId(char* place, int size, int) { return snprintf(place, size, "0000:01:00.0"), SUCCESS; }
 API cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = device_bytes(), SUCCESS; }
 API cuDeviceComputeCapability(int* major, int* minor, int) { return *major = 9, *minor = 0, SUCCESS; }
 API cuDeviceGetAttribute(int* value, int attribute, int) {

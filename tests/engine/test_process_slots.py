@@ -41,7 +41,26 @@ def record(index: int) -> TokenRecord:
     likeliest = candidates([Candidate(index, 0.5), Candidate(3, 0.25)], CANDIDATES)
     lens = candidates([Candidate(index, 0.5)] * LAYERS, LAYERS)
     return TokenRecord(
-        1, index, 7, index, 1, -0.5, 0.5, 1.5, 2.5, 0.01, 0.02, 30.0, 40.0, stats, seconds, likeliest, lens
+        1,
+        index,
+        7,
+        index,
+        1,
+        -0.5,
+        0.5,
+        1.5,
+        2.5,
+        0.01,
+        0.02,
+        30.0,
+        40.0,
+        stats,
+        seconds,
+        likeliest,
+        lens,
+        5e9,
+        8e10,
+        0.96,
     )
 
 

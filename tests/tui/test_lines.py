@@ -114,6 +114,20 @@ def test_speed_line_states_the_engines_speed_and_the_pace_that_holds_it_back() -
     assert speed_line(INFO, slow, 20.0, 100).startswith("8.0 tok/s  context")
 
 
+def test_speed_line_says_what_is_in_use_of_a_gpu_where_there_is_one() -> None:
+    record = example_record(INFO, 3)
+    on_gpu = dataclasses.replace(record, device_memory_used=5.13e9, device_memory=141e9, device_load=0.962)
+    assert speed_line(INFO, on_gpu, None, 60) == "41.2 tok/s  context 8/1024  GPU 5.1/141.0 GB, 96% busy  …"
+    untold = dataclasses.replace(on_gpu, device_load=float("nan"))
+    assert "  GPU 5.1/141.0 GB  " in speed_line(INFO, untold, None, 100)
+
+
+def test_engine_line_says_what_auto_chose_and_why_where_there_is_room() -> None:
+    chosen = dataclasses.replace(INFO, chosen="backend cpu: no NVIDIA driver on this machine")
+    assert engine_line(chosen, 120).endswith("cpu (numba-avx2)  auto: backend cpu: no NVIDIA driver on this machine")
+    assert engine_line(chosen, 80).endswith("cpu (numba-avx2)  …")
+
+
 def test_title_says_which_pass_the_grid_shows() -> None:
     assert pass_title(Statistic.RMS, None) == "rms of each stage"
     assert pass_title(Statistic.RMS, example_record(INFO, 0)) == "rms of each stage: the prompt, 5 tokens"

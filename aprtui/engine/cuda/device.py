@@ -23,7 +23,8 @@ from aprtui.engine.cuda.sizes import LOGIT_ROWS
 from aprtui.engine.cuda.sources import KernelImages
 from aprtui.engine.cuda.statistics import StatisticsTable
 from aprtui.engine.cuda.storage import Progress, Storage, load_weights
-from aprtui.engine.protocol import NO_TAPS, KvType, Mode, Taps
+from aprtui.engine.cuda.usage import UsageMeter
+from aprtui.engine.protocol import NO_TAPS, DeviceUse, KvType, Mode, Taps
 from aprtui.trace.graph import Node
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Device:
         self._choosing = Choosing(driver, launches, self.storage, config.vocabulary)
         self._plans: dict[_Key, _TokenPlan] = {}
         self._installed: Plan | None = None
+        self._meter = UsageMeter(driver)
         self.has_graphs = self._one_token(NO_TAPS, 0).graph is not None
 
     def close(self) -> None:
@@ -240,6 +242,10 @@ class Device:
     def driver(self) -> Driver:
         """The device itself."""
         return self._driver
+
+    def use(self) -> DeviceUse:
+        """How much of the device is in use."""
+        return self._meter.take()
 
     def sums(self) -> NDArray[np.void]:
         """What the blocks of the last pass's statistics came to."""

@@ -39,6 +39,10 @@ class Driver(Protocol):
     name: str
     capability: tuple[int, int]
     multiprocessors: int
+    memory: int
+    """Bytes that the device has in all."""
+    bus_id: str
+    """Where it sits, as PCI names places."""
 
     def free(self, address: int) -> None:
         """Give back what `allocate` gave; nothing that was queued may use it any more."""

@@ -15,6 +15,7 @@ from aprtui.engine.cuda.device_thread import DeviceThread
 from aprtui.engine.cuda.sizes import LOGIT_ROWS, is_logits
 from aprtui.engine.protocol import (
     NO_TAPS,
+    DeviceUse,
     KvType,
     Logits,
     Mode,
@@ -151,6 +152,10 @@ class CudaEngine:
             if wanted:
                 row = begin if logits is Logits.ALL else 0
                 out[row : row + wanted] = self._on_device.logits[:wanted]
+
+    def device_use(self) -> DeviceUse:
+        """See `MeteredEngine`."""
+        return self._thread.run(self._on_device.use)
 
     def on_device(self, function: Callable[[Device], T]) -> T:
         """What `function` makes of the device, on its thread: for benchmarks, which look at single kernels."""

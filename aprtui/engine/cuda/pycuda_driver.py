@@ -42,6 +42,7 @@ class PyCudaDriver:
         try:
             self.name = str(device.name())
             self.capability: tuple[int, int] = device.compute_capability()
+            self.memory, self.bus_id = int(device.total_memory()), str(device.pci_bus_id())
             self.multiprocessors = int(device.get_attribute(cuda.device_attribute.MULTIPROCESSOR_COUNT))
             with _told("making a stream"):
                 self._stream = cuda.Stream(_NON_BLOCKING)

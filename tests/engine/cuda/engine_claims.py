@@ -339,6 +339,8 @@ def test_a_kernel_that_traps_is_told_and_a_new_engine_process_is_right() -> None
             while not any(isinstance(event, Finished | Failed) for event in events):
                 events += process.poll()
                 time.sleep(0.005)
+            record = process.latest()
+            assert record is None or 0 < record.device_memory_used < record.device_memory
             return [e.text for e in events if isinstance(e, TokenText)], events[-1], process.state
 
     told, failed, state = texts(open_and_trap)
