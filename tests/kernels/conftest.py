@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from aprtui import resources
 from tests.kernels.emulated import UNDEFINED_BEHAVIOUR, Image, build
+from tests.kernels.on_device import DeviceKernels
 
 Images = Callable[..., Image]
 
@@ -30,8 +32,25 @@ def build_image(request: pytest.FixtureRequest) -> Images:
     return image
 
 
-@pytest.fixture(scope="session", params=["plain", pytest.param("undefined", marks=pytest.mark.slow)])
+@pytest.fixture(scope="session")
+def device_kernels() -> Iterator[DeviceKernels]:
+    with closing(DeviceKernels()) as kernels:
+        yield kernels
+
+
+PARAMS = [
+    "plain",
+    pytest.param("undefined", marks=pytest.mark.slow),
+    # Not named among the skipped of each run: without a GPU these would be as many as all others.
+    pytest.param("device", marks=[pytest.mark.slow, pytest.mark.group("gpu")]),
+]
+
+
+@pytest.fixture(scope="session", params=PARAMS)
 def image_of(request: pytest.FixtureRequest, build_image: Images) -> Images:
-    """The same for tests of our kernels: each runs again in a build where undefined behaviour traps."""
+    """The same for tests of our kernels: each runs again where undefined behaviour traps, and on a GPU."""
+    if request.param == "device":
+        kernels = request.getfixturevalue("device_kernels")
+        return lambda source: kernels
     flags = UNDEFINED_BEHAVIOUR if request.param == "undefined" else ()
     return lambda source: build_image(source, flags)

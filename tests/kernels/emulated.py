@@ -16,6 +16,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,7 +148,7 @@ class Image:
     ) -> list[Array]:
         memory = _Memory(self._library, fill)
         try:
-            packed = _Packer(memory).pack(arguments)
+            packed = Packer(memory).pack(arguments)
             grid3 = [*grid, 1, 1][:3]
             self._library.emulator_schedule(order, fill)
             failed = self._library.emulator_launch(
@@ -215,10 +216,20 @@ class _Memory:
             self._library.emulator_free(place, size)
 
 
-class _Packer:
+class Memory(Protocol):
+    """Where a launch finds its arrays."""
+
+    def copy(self, values: Array, written: bool) -> int:
+        """The address of a copy of `values`; a result of the launch where it is `written`."""
+
+    def blank(self, out: Out) -> int:
+        """The address of room for a result."""
+
+
+class Packer:
     """Arguments as a kernel takes them: each at its natural alignment."""
 
-    def __init__(self, memory: _Memory) -> None:
+    def __init__(self, memory: Memory) -> None:
         self._memory = memory
 
     def pack(self, arguments: Sequence[object]) -> bytes:

@@ -99,10 +99,10 @@ BARRIERS = {
 
 
 @pytest.mark.parametrize("place", list(BARRIERS))
-def test_a_missing_barrier_is_found(image_of: Images, tmp_path: Path, place: str) -> None:
+def test_a_missing_barrier_is_found(build_image: Images, tmp_path: Path, place: str) -> None:
     source, text = (resources.kernels() / "prefill.cu").read_text(), BARRIERS[place]
     assert source.count(text) == 1
     planted = tmp_path / f"prefill_{place}.cu"
     planted.write_text(source.replace(text, text.replace("    __syncthreads();\n", "")))
     with pytest.raises(AssertionError, match="depends on the order of threads"):
-        matmul(image_of(planted), weight_of(WeightType.Q4_K, 64, 512), normal(40, 512))
+        matmul(build_image(planted), weight_of(WeightType.Q4_K, 64, 512), normal(40, 512))

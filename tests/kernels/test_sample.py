@@ -172,11 +172,11 @@ TOPS = "  if (lane_index() == 0) scratch[warp_index()] = own;\n  __syncthreads()
     ids=["sort", "block_top"],
 )
 def test_a_missing_barrier_is_found(
-    image_of: Images, tmp_path: Path, kernel: Callable[..., object], text: str, instead: str
+    build_image: Images, tmp_path: Path, kernel: Callable[..., object], text: str, instead: str
 ) -> None:
     source = (resources.kernels() / "sample.cu").read_text()
     assert source.count(text) == 1
     planted = tmp_path / f"sample_{kernel.__name__}.cu"
     planted.write_text(source.replace(text, instead))
     with pytest.raises(AssertionError, match="depends on the order of threads"):
-        kernel(image_of(planted), logits_of(3000), 16 if kernel is candidates else step(0))
+        kernel(build_image(planted), logits_of(3000), 16 if kernel is candidates else step(0))
