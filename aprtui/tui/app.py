@@ -227,8 +227,10 @@ def run_app(
     settings = EngineSettings(live.backend, live.mode, live.kv, live.threads, live.context)
     source = EngineProcess(partial(open_model, path=path), settings, _log_file())
     app = AprtuiApp(Session(source, live.prompt, live.sampling, paths), state, config)
-    # What was imported stays: looking through it for garbage took a third of the time in which a frame was drawn.
+    # What was imported stays: looking through it for garbage took a third of the time in which a frame was drawn. And
+    # all that lives is looked through seldom: that held keys up for 80 ms every two seconds.
     gc.freeze()
+    gc.set_threshold(10_000, 5, 100)
     try:
         code = app.run() or ExitCode.PASS
     finally:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from rich.segment import Segment
 from textual.binding import Binding, BindingType
 from textual.events import Click, MouseScrollDown, MouseScrollUp, Resize
-from textual.geometry import Size
+from textual.geometry import Region, Size
 from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
@@ -77,6 +77,7 @@ class DiffGrid(JumpTargets, KeptStyles, Widget, can_focus=True):
         self._first = 0
         self._painter: DiffPaint | None = None
         self._head: list[Strip] | None = None
+        self._told_view = ""
 
     @property
     def plain(self) -> bool:
@@ -110,12 +111,30 @@ class DiffGrid(JumpTargets, KeptStyles, Widget, can_focus=True):
             else:
                 node = Node(self._rows[row].layers[0], node.stage)
                 self._column = self._layout.columns.index(node.stage)
+        before, first, head = self._cursor, self._first, len(self._head_strips())
         self._cursor = node
         self._scroll()
-        self.border_subtitle = self._view_text()
+        self._tell_view()
         self._head = None
         self.post_message(self.Pointed())
-        self.refresh()
+        if self._first != first or len(self._head_strips()) != head:
+            self.refresh()
+        else:
+            changed = [*range(head), *(self._line_of(node) for node in (before, self._cursor) if node is not None)]
+            self.refresh(*(Region(0, line, self.size.width, 1) for line in changed))
+
+    def _line_of(self, node: Node) -> int:
+        """The line that shows a stage, if it is in view."""
+        row = self._row_of(node)
+        if row is None:
+            return self.size.height - len(self._legend(self.size.width)) - 1
+        return len(self._head_strips()) + row - self._first
+
+    def _tell_view(self) -> None:
+        """Say which layers are in view; Textual would draw all anew for the same words again."""
+        text = self._view_text()
+        if text != self._told_view:
+            self._told_view = self.border_subtitle = text
 
     def _nearest_row(self, layer: int) -> int | None:
         """The row of the nearest layer that is to be seen; None where all are folded."""
@@ -205,7 +224,7 @@ class DiffGrid(JumpTargets, KeptStyles, Widget, can_focus=True):
         """Headers are wrapped for the new width."""
         self._head = None
         self._scroll()
-        self.border_subtitle = self._view_text()
+        self._tell_view()
 
     def notify_style_update(self) -> None:
         """The theme or the focus has changed: what was drawn is out of date."""

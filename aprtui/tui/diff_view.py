@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from textual.binding import Binding, BindingType
 from textual.containers import Container
+from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import Static
 
@@ -41,6 +42,8 @@ from aprtui.tui.tool_screen import ToolScreen
 
 WIDE = 160
 """From this width on, lists stand beside the grid."""
+
+IDLE_SECONDS = 2.0
 
 HIGH = 34
 """From this height on, panes and lists are seen together."""
@@ -118,6 +121,7 @@ class DiffView(ToolScreen):
         self._folded = False
         self._marks: dict[str, Node] = {}
         self._flip: Flip | None = None
+        self._idle: Timer | None = None
 
     def compose_body(self) -> Iterable[Widget]:
         """Verdict, grid, panes, lists."""
@@ -170,12 +174,24 @@ class DiffView(ToolScreen):
         hypotheses.border_title = "what the error looks like"
         elements.show(element_rows(judgement))
         elements.border_title = f"largest differences of {told.focus}" if told.focus is not None else "differences"
+        self._judge_when_idle()
+
+    def _judge_when_idle(self) -> None:
+        """Judge contracts on both sides once nobody walks through the grid: it may read gigabytes."""
+        if self._idle is not None:
+            self._idle.stop()
+        self._idle = self.set_timer(IDLE_SECONDS, self._judge_contracts)
+
+    def _judge_contracts(self) -> None:
+        self._idle = None
         if self._request is not None:
             self.query_one(ContractsDock).judge(self._request.a, self._request.b)
 
     def on_diff_grid_pointed(self) -> None:
         """Say what the stage under the cursor says; panes and contracts follow it."""
         node = self.query_one(DiffGrid).node
+        if self._idle is not None:
+            self._judge_when_idle()
         if self._judgement is not None:
             self.query_one(DiffPanes).open(self._sides, node)
             self.query_one(ContractsDock).point_at(node)

@@ -134,7 +134,9 @@ class Table(JumpTargets, QuickLines, Widget, can_focus=True):
         self._put(places[0] if places else min(self._cursor, max(len(rows) - 1, 0)))
         if self.key != before:
             self.post_message(self.Pointed(self))
-        self.refresh(layout=len(rows) != height)
+        # Where the height is not that of the rows, their number changes nothing of the layout.
+        grows = self.styles.height is not None and self.styles.height.is_auto
+        self.refresh(layout=grows and len(rows) != height)
 
     def point(self, key: Hashable) -> bool:
         """Put the cursor on the row with `key`, without a message; says whether there is one."""
@@ -284,7 +286,8 @@ def _total(widths: Sequence[int]) -> int:
 
 def _fitted(text: str, width: int, column: Column) -> str:
     if cell_len(text) > width and column.end_matters:
-        kept = next(text[start:] for start in range(len(text) + 1) if cell_len(text[start:]) < width)
+        first = len(text) - width + 1 if text.isascii() else 0
+        kept = next(text[start:] for start in range(first, len(text) + 1) if cell_len(text[start:]) < width)
         return set_cell_size("…" + kept, width)
     if cell_len(text) > width:
         return set_cell_size(text, max(width - 1, 0)) + "…"

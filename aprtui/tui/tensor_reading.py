@@ -112,7 +112,8 @@ class TensorReading(ToolScreen):
         if message.source is self._source:
             self._tell(message.problem)
 
-    @work(thread=True, group="tile", exclusive=True)
+    # With descriptions, since Textual would else write out all arguments for one: captures, among others.
+    @work(thread=True, group="tile", exclusive=True, description="tile")
     def _read_tile(self, source: TensorSource, plane: int, view: View) -> None:
         worker = get_current_worker()
         try:
@@ -121,7 +122,7 @@ class TensorReading(ToolScreen):
         except AprtuiError as error:
             self.post_message(Failed(source, str(error)))
 
-    @work(thread=True, group="profile", exclusive=True)
+    @work(thread=True, group="profile", exclusive=True, description="profile")
     def _read_profile(self, source: TensorSource, plane: int) -> None:
         worker = get_current_worker()
         try:
@@ -134,7 +135,7 @@ class TensorReading(ToolScreen):
         if problem:
             self.post_message(Failed(source, problem))
 
-    @work(thread=True, group="words", exclusive=True)
+    @work(thread=True, group="words", exclusive=True, description="texts of tokens")
     def _read_words(self, capture: Capture) -> None:
         models = [path for path in (*self.session.paths, *recent_paths()) if path.suffix == ".gguf"]
         self.post_message(Worded(capture, token_texts(capture, models)))

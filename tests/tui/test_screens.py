@@ -126,6 +126,10 @@ async def test_lines_stand_in_their_borders_as_textual_draws_them(
             await pilot.press("e", *"def", "enter")
             await until_shown(pilot, "stop token")
         await until(pilot, lambda: "reading" not in screen_text(pilot).lower())
+        # What is drawn again must be all that has changed.
+        for key in ("j", "l", "j", "l", "k"):
+            await pilot.press(key)
+            await looked_at(pilot)
         widgets = [widget for widget in pilot.app.screen.query(Widget) if isinstance(widget, QuickLines)]
         assert len(widgets) > 3
         for widget in widgets:
