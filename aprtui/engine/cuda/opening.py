@@ -34,7 +34,7 @@ def open_cuda(model: Model, mode: Mode, kv: KvType, context: int, progress: Prog
     thread = DeviceThread()
     return CudaEngine(
         model, mode, kv,
-        device=str(device), code_path=f"cuda sm_{device.capability[0]}{device.capability[1]}, kernels {images.digest}",
+        device=str(device), code_path=f"sm_{device.capability[0]}{device.capability[1]}, kernels {images.digest}",
         thread=thread, opened=lambda: _opened(model, mode, kv, context, device.ordinal, images, progress, fit=fit),
     )  # fmt: skip
 
