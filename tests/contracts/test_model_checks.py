@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from aprtui.contracts.evaluation import evaluate
 from aprtui.contracts.judgement import Judgement
 from aprtui.contracts.mapping import own_mapping
 from aprtui.engine import backends
+from aprtui.engine.cuda import detect as cuda
 from aprtui.engine.cuda.detect import Detection, Obstacle
-from aprtui.engine.protocol import Engine
+from aprtui.engine.faults.faults import FaultInjector, parse_fault
+from aprtui.engine.protocol import Engine, Mode
 from aprtui.engine.quality import file_gates, gates
 from aprtui.engine.quality import subject as quality
 from aprtui.errors import EngineError, UsageError
@@ -108,7 +111,7 @@ def test_a_backend_by_name_is_opened_or_the_run_ends(model: Model, monkeypatch: 
         raise EngineError(f"backend {options['backend']}: no device")
 
     monkeypatch.setattr(backends, "open_engine", refuse)
-    monkeypatch.setattr(running, "detect", lambda: Detection(obstacle=Obstacle.NO_DEVICE, problem="no device"))
+    monkeypatch.setattr(cuda, "detect", lambda: Detection(obstacle=Obstacle.NO_DEVICE, problem="no device"))
     judgement = asked("forced_backend", model)
     assert (judgement.verdict, judgement.metric, judgement.number) == (Verdict.PASS, "exit code", 4)
     assert judgement.reason == "not opened: backend cuda: no device"
@@ -119,7 +122,7 @@ def test_a_refusal_that_does_not_say_why_fails(model: Model, monkeypatch: pytest
         raise EngineError("not here")
 
     monkeypatch.setattr(backends, "open_engine", refuse)
-    monkeypatch.setattr(running, "detect", lambda: Detection(obstacle=Obstacle.NO_DEVICE, problem="no device"))
+    monkeypatch.setattr(cuda, "detect", lambda: Detection(obstacle=Obstacle.NO_DEVICE, problem="no device"))
     judgement = asked("forced_backend", model)
     assert (judgement.verdict, judgement.metric, judgement.number) == (Verdict.FAIL, "reasons missing", 1)
 
@@ -137,9 +140,69 @@ def test_a_refusal_with_another_exit_code_fails(model: Model, monkeypatch: pytes
         raise UsageError("no such backend")
 
     monkeypatch.setattr(backends, "open_engine", refuse)
-    monkeypatch.setattr(running, "detect", Detection)
+    monkeypatch.setattr(cuda, "detect", Detection)
     judgement = asked("forced_backend", model)
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 2, 4)
+
+
+def test_what_auto_takes_is_told_once_with_its_reason(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    judgement = asked("automatic_choice", model)
+    assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.PASS, 0, 0)
+    assert judgement.reason.startswith("backend ")
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ((), "0 reasons are told"),
+        (("backend numpy: x", "backend numpy: y"), "2 reasons are told"),
+        (("backend cpu: no driver",), "numpy was opened, and backend cpu: no driver"),
+        (("backend numpy: because",), "expected no driver"),
+    ],
+)
+def test_an_automatic_choice_that_is_told_wrongly_fails(
+    model: Model, monkeypatch: pytest.MonkeyPatch, told: tuple[str, ...], words: str
+) -> None:
+    honest = backends.open_engine
+
+    def silent(model: Model, context: int, told: Callable[[str], None], lines: tuple[str, ...] = told) -> Engine:
+        for line in lines:
+            told(line)
+        return honest(model, backend="numpy", context=context)
+
+    monkeypatch.setattr(backends, "open_engine", silent)
+    monkeypatch.setattr(cuda, "detect", lambda: Detection(obstacle=Obstacle.NO_DRIVER, problem="no driver"))
+    judgement = asked("automatic_choice", model)
+    assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 1, 0)
+    assert words in judgement.reason
+
+
+def test_an_honest_engine_passes_the_gate_and_one_with_a_fault_does_not(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judgement = asked("parity_with_cpu", model, backend="numpy")
+    assert (judgement.verdict, judgement.bound) == (Verdict.PASS, 1e-4)
+    assert judgement.number is not None and 0 < judgement.number < 1e-5
+
+    honest = backends.open_engine
+    for mode, metric in ((Mode.EXACT, "relative L2 of logits"), (Mode.Q8, "native modes that do not hold")):
+        fault = FaultInjector(model, mode, [parse_fault("layer=2,stage=ffn_up,kind=scale,magnitude=0.5", model)])
+
+        def faulty(model: Model, wrong: Mode = mode, fault: FaultInjector = fault, **options: object) -> Engine:
+            is_wrong = options["backend"] == "numpy" and options["mode"] == wrong
+            return honest(model, intervention=fault if is_wrong else None, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(backends, "open_engine", faulty)
+        judgement = asked("parity_with_cpu", model, backend="numpy")
+        assert (judgement.verdict, judgement.metric) == (Verdict.FAIL, metric)
+        assert judgement.number is not None and judgement.bound is not None and judgement.number > judgement.bound
+
+
+def test_the_gate_of_a_device_that_is_not_there_is_not_testable(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "detect", lambda: Detection(obstacle=Obstacle.NO_DRIVER, problem="no driver"))
+    judgement = asked("parity_with_cpu", model)
+    assert (judgement.verdict, judgement.testable) == (Verdict.UNKNOWN, False)
+    assert judgement.reason == "not testable: no CUDA device: no driver"
 
 
 # --- quality gates ---

@@ -76,6 +76,8 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "throughput_floor": ModelCheck(running.throughput_floor, frozenset({BACKEND, "at_least", "tokens"})),
         "additive_capture": ModelCheck(running.additive_capture, frozenset({BACKEND})),
         "forced_backend": ModelCheck(running.forced_backend, frozenset({BACKEND})),
+        "automatic_choice": ModelCheck(running.automatic_choice),
+        "parity_with_cpu": ModelCheck(running.parity_with_cpu, frozenset({BACKEND})),
         "quality_gate": ModelCheck(running.quality_gate, frozenset({BACKEND, "gate"})),
         "qa_aggregate": ModelCheck(
             running.qa_aggregate, frozenset({BACKEND, "require", "min_executed", "tokens_per_second"})

@@ -10,10 +10,11 @@ from collections.abc import Callable
 
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks.asked import Asked
-from aprtui.contracts.judgement import Judgement, unknown
+from aprtui.contracts.judgement import Judgement, no_device, unknown
 from aprtui.engine import backends
-from aprtui.engine.cuda.detect import detect
-from aprtui.engine.protocol import Mode
+from aprtui.engine.cuda import detect
+from aprtui.engine.parity import LOGITS_BOUND, POSITIONS, parity_gate
+from aprtui.engine.protocol import Engine, Mode
 from aprtui.engine.quality import repeat_gates
 from aprtui.engine.quality import subject as quality
 from aprtui.engine.quality.finding import Finding, Outcome
@@ -88,13 +89,55 @@ def forced_backend(asked: Asked) -> Judgement:
 
 
 def _refused(backend: str, error: AprtuiError) -> Judgement:
-    found = detect() if backend == CUDA else None
+    found = detect.detect() if backend == CUDA else None
     if found is not None and found.obstacle is not None and found.problem not in str(error):
         reason = f"the message does not say why: {error}: expected {found.problem}"
         return Judgement(Verdict.FAIL, reason, "reasons missing", 1.0, 0.0)
     code = error.exit_code
     verdict = Verdict.PASS if code == ExitCode.ENGINE else Verdict.FAIL
     return Judgement(verdict, f"not opened: {error}", "exit code", float(code), float(ExitCode.ENGINE))
+
+
+def automatic_choice(asked: Asked) -> Judgement:
+    """`auto` opens an engine and says which, and why it is that one: once, and in the words of `aprtui doctor` where
+    there is no device."""
+    told: list[str] = []
+    model = asked.require_model()
+    engine = backends.open_engine(model, context=min(_SHORT, model.config.context), told=told.append)
+    opened = engine.backend
+    engine.close()
+    found = detect.detect()
+    said = told[0] if told else "nothing is said"
+    problems = [
+        (len(told) != 1, f"{len(told)} reasons are told, not one"),
+        (not said.startswith(f"backend {opened}: "), f"{opened} was opened, and {said}"),
+        (found.obstacle is not None and found.problem not in said, f"{said}: expected {found.problem}"),
+    ]
+    wrong = [text for is_so, text in problems if is_so]
+    verdict = Verdict.FAIL if wrong else Verdict.PASS
+    return Judgement(verdict, wrong[0] if wrong else said, "reasons missing", float(bool(wrong)), 0.0)
+
+
+def parity_with_cpu(asked: Asked) -> Judgement:
+    """The gate that `auto` asks before it takes a device: logits in mode `exact`, then a replay of mode `q8`."""
+    backend, model = asked.one_of(BACKEND, CUDA, (CUDA, "numpy")), asked.require_model()
+    found = detect.detect() if backend == CUDA else None
+    if found is not None and found.obstacle is not None:
+        return no_device(found.problem)
+    if (missing := backends.numba_missing()) is not None:
+        return unknown(f"no CPU engine to hold it against: {missing}")
+    threads = backends.default_threads()
+
+    def opened(name: str, mode: Mode) -> Engine:
+        return backends.open_engine(model, backend=name, mode=mode, threads=threads, context=POSITIONS)
+
+    parity = parity_gate(
+        model, lambda mode: opened(backend, mode), lambda: opened("cpu", Mode.EXACT), threads, lambda *_: None
+    )
+    if parity.passed or not parity.logits <= LOGITS_BOUND:
+        verdict = Verdict.PASS if parity.passed else Verdict.FAIL
+        return Judgement(verdict, f"{backend}: {parity.reason}", "relative L2 of logits", parity.logits, LOGITS_BOUND)
+    return Judgement(Verdict.FAIL, f"{backend}: {parity.reason}", "native modes that do not hold", 1.0, 0.0)
 
 
 def qa_aggregate(asked: Asked) -> Judgement:

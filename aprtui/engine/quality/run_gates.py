@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from aprtui.demo.quality import repeated_lines
-from aprtui.engine.cuda.detect import detect
+from aprtui.engine.cuda import detect
 from aprtui.engine.quality.finding import Finding
 from aprtui.engine.quality.golden import GoldenPrompt, golden_prompts
 from aprtui.engine.quality.subject import Subject
@@ -85,7 +85,7 @@ def decode_speeds(subject: Subject, tokens: int) -> list[float]:
 
 def gpu_speedup(subject: Subject) -> Finding:
     """Decode on the GPU against the CPU, median against median."""
-    found = detect()
+    found = detect.detect()
     if found.problem:
         return Finding.skipped(found.problem)
     medians = {}
