@@ -77,11 +77,18 @@ INLINE void add_values(const Attention& a, const Run& run, int start, Shared<flo
 #pragma unroll
     for (int g = 0; g < AT_ONCE; ++g)
       if (g < run.heads) sums[g][j] *= factors[g];
-    for (int i = 0; i < count; ++i) {
-      const float value = load_one(values + static_cast<size_t>(start + i) * a.head_dim + channel);
+    // Four keys at a time: their powers come in one load, and their values are in flight together.
+    for (int i = 0; i < count; i += 4) {
+      float value[4];
 #pragma unroll
-      for (int g = 0; g < AT_ONCE; ++g)
-        if (g < run.heads) sums[g][j] = fmaf(powers[g * TILE + i], value, sums[g][j]);
+      for (int k = 0; k < 4; ++k)
+        value[k] = i + k < count ? load_one(values + static_cast<size_t>(start + i + k) * a.head_dim + channel) : 0.0f;
+#pragma unroll
+      for (int g = 0; g < AT_ONCE; ++g) {
+        if (g >= run.heads) break;
+        const float4 p = load_four(static_cast<const float*>(powers) + g * TILE + i);
+        sums[g][j] = fmaf(p.w, value[3], fmaf(p.z, value[2], fmaf(p.y, value[1], fmaf(p.x, value[0], sums[g][j]))));
+      }
     }
   }
 }
