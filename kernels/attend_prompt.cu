@@ -86,9 +86,11 @@ INLINE void attend(const Attention& a, const Step* step, Shared<float> memory) {
         for (int j = 0; j < PARTS; ++j) {
           if (lane + j * WARP >= channels) break;
           const float value = tile.values[i * pitch + lane + j * WARP];
+          // Not a product with the power 0 of what a query does not see: a NaN or Inf there would go back in time.
 #pragma unroll
           for (int r = 0; r < OF_WARP; ++r)
-            sums[r][slice * PARTS + j] = fmaf(powers[(own + r) * KEYS + i], value, sums[r][slice * PARTS + j]);
+            if (start + i <= step->position + first + own + r)
+              sums[r][slice * PARTS + j] = fmaf(powers[(own + r) * KEYS + i], value, sums[r][slice * PARTS + j]);
         }
       __syncthreads();
     }

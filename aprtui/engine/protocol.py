@@ -135,8 +135,6 @@ class Engine(Protocol):
     kv: KvType
     backend: str
     """Name for manifests: `cpu`, `numpy`, `cuda`."""
-    code_path: str
-    """Which kernels run: e.g. `numba-avx2`, `numba-avx512-vnni`, `numba-plain`, `numpy`."""
     device: str
     """Name of the processor or GPU that computes."""
     threads: int | None
@@ -144,6 +142,10 @@ class Engine(Protocol):
     rounding: Rounding
     context: int
     """Positions that the K/V cache has room for."""
+
+    @property
+    def code_path(self) -> str:
+        """Which kernels run: e.g. `numba-avx2`, `numba-avx512-vnni`, `numba-plain`, `numpy`."""
 
     @property
     def position(self) -> int:

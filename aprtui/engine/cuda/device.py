@@ -30,7 +30,7 @@ from aprtui.trace.graph import Node
 if TYPE_CHECKING:
     from aprtui.model.model import Model
 
-_PLANS = 8
+_PLANS = 12
 """Plans of one token that are kept: one while nobody looks, one for what is on the screen, some in reserve."""
 
 _STRIDE = 512
@@ -41,10 +41,12 @@ _STEP_INTS = 4  # of `Step` in types.cuh; the ids of the tokens lie behind it
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A segment that is done, with the host's copy of its tapped stages, valid until the next but one is asked for."""
+    """A segment that is done, with the host's copies of its tapped stages and of what the blocks of its statistics
+    came to; valid until the next but one is asked for."""
 
     segment: Segment
     staging: NDArray[np.float32]
+    sums: NDArray[np.void]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +55,16 @@ class _TokenPlan:
 
     plan: Plan
     candidates: int | None
+    half: int
     graph: Any | None = None
 
-    def finished(self, staging: NDArray[np.float32]) -> Finished:
+    def finished(self, staging: NDArray[np.float32], sums: NDArray[np.void]) -> Finished:
         """Its only segment."""
-        return Finished(self.plan.segments[0], staging)
+        return Finished(self.plan.segments[0], staging, sums)
 
 
-_Key = tuple[frozenset[Node], frozenset[Node], int, int | None]
+_Key = tuple[frozenset[Node], frozenset[Node], int, int | None, int]
+_ChunkKey = tuple[int, int, int, bool, frozenset[Node], frozenset[Node]]
 
 
 class Device:
@@ -90,9 +94,13 @@ class Device:
         self._staging: list[NDArray[np.float32]] = [driver.pinned(1, np.float32) for _ in range(2)]
         self._choosing = Choosing(driver, launches, self.storage, config.vocabulary)
         self._plans: dict[_Key, _TokenPlan] = {}
+        self._chunk: tuple[_ChunkKey, Plan] | None = None
+        self._retired: list[NDArray[np.float32]] = []
+        self.launched: set[str] = set()
+        """How passes of one token were launched so far: in graphs, or plainly where the driver refused to capture."""
         self._installed: Plan | None = None
         self._meter = UsageMeter(driver)
-        self.has_graphs = self._one_token(NO_TAPS, 0).graph is not None
+        self._one_token(NO_TAPS, 0)  # says how launches are made before anything is asked for
 
     def close(self) -> None:
         """Free everything."""
@@ -100,14 +108,16 @@ class Device:
 
     def decode(self, token: int, position: int, taps: Taps) -> Finished:
         """Evaluate one token."""
+        self._free_retired()
         plan = self._one_token(taps, position)
         self._tell([token], position)
         self._run_token(plan)
         self._driver.synchronize()
-        return plan.finished(self._staging[0])
+        return plan.finished(self._staging[0], self._table.sums[0])
 
     def begin_choosing(self, token: int, position: int) -> None:
         """Make `token` the one that the next pass of `queue_choices` evaluates; its choice has the ordinal 0."""
+        self._free_retired()
         self._tell([token], position)
         self._driver.copy_in(self.storage.step, self._control[: _STEP_INTS + 1])
         self._driver.synchronize()  # what is told next must not be read instead
@@ -127,34 +137,55 @@ class Device:
             self.queue_choices(more, candidates)
         return found
 
-    def choose_one(self, position: int, taps: Taps, candidates: int) -> tuple[Rings, Finished]:
-        """One pass and its tapped stages; it evaluates what the one before it has chosen."""
-        plan = self._one_token(taps, position, candidates)
+    def queue_tapped(self, turn: int, position: int, taps: Taps, candidates: int) -> Finished:
+        """Queue pass number `turn` behind `begin_choosing`; its stages, once `tapped` has waited for them."""
+        plan = self._one_token(taps, position, candidates, turn % 2)
         self._run_token(plan)
         self._choosing.fetch(candidates)
-        self._driver.synchronize()
-        return self._choosing.found(candidates), plan.finished(self._staging[0])
+        self._driver.mark(turn % 2)
+        return plan.finished(self._staging[turn % 2], self._table.sums[turn % 2])
 
-    def prefill(self, tokens: list[int], position: int, wanted: int, taps: Taps) -> Iterator[Finished]:
-        """Evaluate tokens of a prompt, segment by segment. `wanted` tokens at the end have logits."""
-        run = Pass(False, len(tokens), position + len(tokens), wanted, taps.full | taps.stats)
-        plan = plan_for(self._lowering, self._table, run, taps)
-        self._stage(max(segment.staged for segment in plan.segments))
+    def tapped(self, turn: int, candidates: int) -> Rings:
+        """Wait for that pass, not for the one queued behind it; what was chosen in it and before."""
+        self._driver.wait(turn % 2)
+        return self._choosing.found(candidates)
+
+    def prefill(self, tokens: list[int], position: int, wanted: int, taps: Taps, *, few: bool) -> Iterator[Finished]:
+        """Evaluate tokens of a prompt, segment by segment. `wanted` tokens at the end have logits.
+
+        `few`: the whole prompt is this short.
+        """
+        self._free_retired()
+        plan = self._chunk_plan(len(tokens), position, wanted, taps, few=few)
         self._install(plan)
         self._tell(tokens, position)
         self._driver.copy_in(self.storage.step, self._control[: _STEP_INTS + len(tokens)])
         waiting: Finished | None = None
         for index, segment in enumerate(plan.segments):
-            staging = self._staging[index % 2]
-            segment.queue(self._driver, self._table, staging)
+            half = index % 2
+            segment.queue(self._driver, self._table, self._staging[half], self._table.sums[half])
             if segment is plan.segments[-1] and wanted:
                 self._driver.copy_out(self.logits[:wanted], self.storage.logits)
             if waiting is not None:
                 yield waiting
             self._driver.synchronize()
-            waiting = Finished(segment, staging)
+            waiting = Finished(segment, self._staging[half], self._table.sums[half])
         assert waiting is not None
         yield waiting
+
+    def _chunk_plan(self, tokens: int, position: int, wanted: int, taps: Taps, *, few: bool) -> Plan:
+        """The plan of a chunk; the last one is kept: the chunks of a long prompt are alike unless maps are tapped."""
+        stride = position + tokens if self._has_maps(taps) else 0
+        key = tokens, wanted, stride, few, taps.full, taps.stats
+        if self._chunk is None or self._chunk[0] != key:
+            run = Pass(False, tokens, stride, wanted, taps.full | taps.stats, few)
+            plan = plan_for(self._lowering, self._table, run, taps)
+            self._stage(max(segment.staged for segment in plan.segments))
+            self._chunk = key, plan
+        return self._chunk[1]
+
+    def _has_maps(self, taps: Taps) -> bool:
+        return any(self._graph[node.stage].is_attention_map for node in taps.full | taps.stats)
 
     def _tell(self, tokens: list[int], position: int) -> None:
         self._control[:_STEP_INTS] = position, len(tokens), 0, 0
@@ -169,25 +200,43 @@ class Device:
         """Have room on the host for so many values, twice; graphs that write to smaller rooms are dropped."""
         if self._staging[0].size < values:
             self._drop_plans()
-            for staging in self._staging:
-                self._driver.unpin(staging)
+            self._retired += self._staging  # somebody may still be looking at what a pass left there
             self._staging = [self._driver.pinned(values, np.float32) for _ in range(2)]
 
-    def _one_token(self, taps: Taps, position: int, candidates: int | None = None) -> _TokenPlan:
-        """The plan of one token, with a graph where the driver captures. With `candidates` the device chooses."""
-        maps = any(self._graph[node.stage].is_attention_map for node in taps.full | taps.stats)
-        stride = min(self.storage.context, (position // _STRIDE + 1) * _STRIDE) if maps else 0
-        key = taps.full, taps.stats, stride, candidates
+    def _free_retired(self) -> None:
+        for staging in self._retired:
+            self._driver.unpin(staging)
+        self._retired.clear()
+
+    def _one_token(self, taps: Taps, position: int, candidates: int | None = None, half: int = 0) -> _TokenPlan:
+        """The plan of one token, with a graph where the driver captures. With `candidates` the device chooses.
+
+        `half` says to which half of the host's memory its results go.
+        """
+        stride = min(self.storage.context, (position // _STRIDE + 1) * _STRIDE) if self._has_maps(taps) else 0
+        if self.storage.reserve_token_maps(stride):
+            self._drop_plans()
+        key = taps.full, taps.stats, stride, candidates, half
         if key not in self._plans:
             if len(self._plans) == _PLANS:
                 self._drop_plans()
-            run = Pass(True, 1, stride, 1, taps.full | taps.stats)
-            plan = _TokenPlan(plan_for(self._lowering, self._table, run, taps), candidates)
+            plan = _TokenPlan(self._token_plan(taps, stride), candidates, half)
             self._stage(plan.plan.segments[0].staged)
-            self._plans[key] = replace(plan, graph=self._driver.capture(lambda: self._queue_token(plan)))
+            plan = replace(plan, graph=self._driver.capture(lambda: self._queue_token(plan)))
+            self.launched.add("plain launches" if plan.graph is None else "graphs")
+            self._plans[key] = plan
         return self._plans[key]
 
+    def _token_plan(self, taps: Taps, stride: int) -> Plan:
+        """The one that both halves, and all ways to choose, have in common: its records are put on the device once."""
+        for (full, stats, known_stride, *_), known in self._plans.items():
+            if (full, stats, known_stride) == (taps.full, taps.stats, stride):
+                return known.plan
+        run = Pass(True, 1, stride, 1, taps.full | taps.stats)
+        return plan_for(self._lowering, self._table, run, taps)
+
     def _drop_plans(self) -> None:
+        self._driver.synchronize()  # a graph may be under way, and its memory is reused
         for plan in self._plans.values():
             if plan.graph is not None:
                 self._driver.discard(plan.graph)
@@ -204,7 +253,8 @@ class Device:
         """What the graph holds. The token is what the host tells, or what the pass before has chosen."""
         if plan.candidates is None:
             self._driver.copy_in(self.storage.step, self._control[: _STEP_INTS + 1])
-        plan.plan.segments[0].queue(self._driver, self._table, self._staging[0])
+        half = plan.half
+        plan.plan.segments[0].queue(self._driver, self._table, self._staging[half], self._table.sums[half])
         if plan.candidates is None:
             self._driver.copy_out(self.logits[:1], self.storage.logits)
         else:
@@ -246,7 +296,3 @@ class Device:
     def use(self) -> DeviceUse:
         """How much of the device is in use."""
         return self._meter.take()
-
-    def sums(self) -> NDArray[np.void]:
-        """What the blocks of the last pass's statistics came to."""
-        return self._table.sums

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, ParamSpec, TypeVar
 
+from aprtui.errors import EngineError
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -23,12 +25,17 @@ class DeviceThread:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         # A daemon: a process that ends without closing its engine must not wait for it. Its owner closes it at exit.
         self._thread = threading.Thread(target=self._serve, name="cuda", daemon=True)
+        self._closed = False
         self._thread.start()
+        self.cancelled = threading.Event()
+        """Set where nobody wants any more what a long call is making."""
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call `function` on the thread; its result, or what it raises."""
+        """Call `function` on the thread; its result, or what it raises. Raises `EngineError` once it is closed."""
         if threading.current_thread() is self._thread:
             return function(*args, **kwargs)  # garbage collection may end an engine on any thread
+        if self._closed:
+            raise EngineError("the engine is closed: open it again")
         outcome: Future[T] = Future()
 
         def job() -> None:
@@ -42,7 +49,8 @@ class DeviceThread:
 
     def close(self) -> None:
         """Let the thread finish what it was given, and end; a second call does nothing."""
-        if self._thread.is_alive():
+        if not self._closed:
+            self._closed = True
             self._jobs.put(None)
             if threading.current_thread() is not self._thread:
                 self._thread.join()

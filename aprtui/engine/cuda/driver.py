@@ -86,6 +86,12 @@ class Driver(Protocol):
     def discard(self, graph: Any) -> None:
         """Free a graph."""
 
+    def mark(self, number: int) -> None:
+        """Put mark `number` behind all that was queued so far; it was somewhere else before."""
+
+    def wait(self, number: int) -> None:
+        """Wait until all in front of mark `number` is done, whatever was queued behind it. Raises as `synchronize`."""
+
     def synchronize(self) -> None:
         """Wait until all that was queued is done. Raises `EngineError` if some of it failed."""
 

@@ -37,7 +37,10 @@ Array = NDArray[np.float32]
 T = TypeVar("T")
 
 _BATCH = RING // 2
-"""Passes that are queued ahead: 13 ms of a 7B model's tokens, and what is thrown away at its end."""
+"""Passes that are queued ahead, of which the last may be for nothing."""
+
+_FEW = 8
+"""Tokens of a prompt that one walk over a matrix serves, without tensor cores. Where these win was not measured."""
 
 
 class CudaEngine:
@@ -66,16 +69,25 @@ class CudaEngine:
         self._epoch = 0
         """Which call has told the device where it is: choices go on only from the last one."""
         self._thread = thread
+        made: list[Device] = []
         try:
-            self._on_device = thread.run(opened)
+            thread.run(lambda: made.append(opened()))
         except BaseException:
+            # An interrupt leaves the thread at work: what it has made by then has to be closed there.
+            thread.cancelled.set()
+            thread.run(_close_all, made)
             thread.close()
             raise
+        (self._on_device,) = made
         self.context = self._on_device.storage.context
         # A process that ends with a context in use is aborted by PyCUDA: this runs at its end at the latest.
         self._closing = weakref.finalize(self, _close, thread, self._on_device)
-        launched = "graphs" if self._on_device.has_graphs else "plain launches"
-        self.code_path = f"{code_path}, {launched}"
+        self._kernels = code_path
+
+    @property
+    def code_path(self) -> str:
+        """The device's architecture, the kernels' digest, and how passes of one token were launched so far."""
+        return f"{self._kernels}, {' and '.join(sorted(self._on_device.launched))}"
 
     @property
     def position(self) -> int:
@@ -133,20 +145,30 @@ class CudaEngine:
                 ordinal += 1
 
     def _tapped(self, taps: Taps, candidates: int) -> Iterator[Choice]:
-        for ordinal in range(self.context - self._position):
-            found, finished = self._thread.run(self._on_device.choose_one, self._position, taps, candidates)
-            self._deliver(finished, taps.sink, self._position, 1, 1)
+        """One pass is always queued ahead: the device works at it while this one's stages are handed out."""
+        room = self.context - self._position
+
+        def queue(turn: int) -> Finished:
+            return self._thread.run(self._on_device.queue_tapped, turn, first + turn, taps, candidates)
+
+        first = self._position
+        following = queue(0) if room else None
+        for ordinal in range(room):
+            stages, following = following, queue(ordinal + 1) if ordinal + 1 < room else None
+            assert stages is not None
+            found = self._thread.run(self._on_device.tapped, ordinal, candidates)
+            self._deliver(stages, taps.sink, self._position, 1, 1)
             self._position += 1
             yield found[ordinal]
 
     def _prefill(self, ids: list[int], taps: Taps, logits: Logits, out: Array) -> None:
-        chunk = self._chunk(self._position + len(ids), taps, logits)
+        chunk, few = self._chunk(self._position + len(ids), taps, logits), len(ids) <= _FEW
         for begin in range(0, len(ids), chunk):
             part = ids[begin : begin + chunk]
             is_last = begin + len(part) == len(ids)
             wanted = len(part) if logits is Logits.ALL else int(is_last)
             position = self._position + begin
-            passes = self._thread.run(self._on_device.prefill, part, position, wanted, taps)
+            passes = self._thread.run(self._on_device.prefill, part, position, wanted, taps, few=few)
             while (finished := self._thread.run(next, passes, None)) is not None:
                 self._deliver(finished, taps.sink, position, len(part), wanted)
             if wanted:
@@ -171,7 +193,7 @@ class CudaEngine:
 
     def _deliver(self, finished: Finished, sink: TapSink | None, position: int, tokens: int, wanted: int) -> None:
         """Hand out the tapped stages of a segment, in execution order."""
-        segment, sums = finished.segment, self._on_device.sums()
+        segment, sums = finished.segment, finished.sums
         if sink is None or not segment.nodes:
             return
         values = {tensor.node: tensor.view(finished.staging) for tensor in segment.tensors}
@@ -189,6 +211,11 @@ class CudaEngine:
                 full = np.ascontiguousarray(full[..., : position + tokens])
             first = position + tokens - wanted if is_logits(stage) else position
             sink.put(node, first, full, counted.get(node))
+
+
+def _close_all(devices: list[Device]) -> None:
+    for device in devices:
+        device.close()
 
 
 def _close(thread: DeviceThread, device: Device) -> None:

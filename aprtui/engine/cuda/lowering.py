@@ -37,6 +37,8 @@ class Pass:
     wanted: int
     """Tokens at the end whose logits are wanted."""
     tapped: frozenset[Node]
+    few: bool = False
+    """The whole prompt is so short that tensor cores would idle: its products are made column by column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,8 @@ class _Emitters:
         *, product: int = 0, residual: int = 0, total: int = 0,
     ) -> Launch:  # fmt: skip
         arguments = args.Product(matrix, x, residual, product, total, tokens, stride)
-        if self.low.mode is Mode.Q8 and not self.run.decode and matrix.format not in FLOAT_TYPES:
+        run = self.run
+        if self.low.mode is Mode.Q8 and not run.decode and not run.few and matrix.format not in FLOAT_TYPES:
             return self.low.launches.matmul_q8(arguments)
         return self.low.launches.product(arguments, decode=self.run.decode)
 

@@ -8,10 +8,11 @@ from aprtui.engine.cuda import detect
 from aprtui.engine.cuda.detect import CudaDevice, Detection
 from aprtui.engine.cuda.device_thread import DeviceThread
 from aprtui.engine.cuda.images import kernel_images
-from aprtui.engine.cuda.sizes import memory_need, require_supported
+from aprtui.engine.cuda.sizes import fitting_context, memory_need, require_fits, require_supported
 from aprtui.engine.cuda.sources import KernelImages
 from aprtui.engine.cuda.storage import Progress
 from aprtui.engine.protocol import KvType, Mode
+from aprtui.errors import EngineError
 
 if TYPE_CHECKING:
     from aprtui.engine.cuda.device import Device
@@ -32,10 +33,16 @@ def open_cuda(model: Model, mode: Mode, kv: KvType, context: int, progress: Prog
     from aprtui.engine.cuda.engine import CudaEngine
 
     thread = DeviceThread()
+
+    def told(what: str, done: int, total: int) -> None:
+        if thread.cancelled.is_set():
+            raise EngineError("opening the engine was interrupted")
+        progress(what, done, total)
+
     return CudaEngine(
         model, mode, kv,
         device=str(device), code_path=f"sm_{device.capability[0]}{device.capability[1]}, kernels {images.digest}",
-        thread=thread, opened=lambda: _opened(model, mode, kv, context, device.ordinal, images, progress, fit=fit),
+        thread=thread, opened=lambda: _opened(model, mode, kv, context, device.ordinal, images, told, fit=fit),
     )  # fmt: skip
 
 
@@ -53,11 +60,11 @@ def _opened(
 
     driver: PyCudaDriver = PyCudaDriver(ordinal)
     try:
-        need, free = memory_need(model, mode, kv, context), driver.free_memory()
-        fits = need.largest_context(free)
-        if fit and 0 < fits < context:
-            context, need = fits, memory_need(model, mode, kv, fits)
-        need.require_fits(free)
+        free = driver.free_memory()
+        if fit:
+            context = fitting_context(model, mode, kv, context, free) or context
+        require_fits(model, mode, kv, context, free)
+        need = memory_need(model, mode, kv, context)
 
         def loading(what: str, done: int, total: int) -> None:
             progress(f"{what}, needs {need}", done, total)

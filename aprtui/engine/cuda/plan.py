@@ -54,14 +54,16 @@ class Segment:
     staged: int
     """Values of the host's memory that the copies need."""
 
-    def queue(self, driver: Driver, table: StatisticsTable, staging: NDArray[np.float32]) -> None:
-        """Queue all of it."""
+    def queue(
+        self, driver: Driver, table: StatisticsTable, staging: NDArray[np.float32], sums: NDArray[np.void]
+    ) -> None:
+        """Queue all of it; results go to `staging` and `sums`."""
         for launch in self.launches:
             driver.launch(launch)
         for copy in self.copies:
             driver.copy_out(staging[copy.offset : copy.offset + copy.count], copy.address)
         for count in self.counts:
-            table.fetch(count)
+            table.fetch(count, sums)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Plan:
 
 
 def plan_for(lowering: Lowering, table: StatisticsTable, run: Pass, taps: Taps) -> Plan:
-    """The plan of one token, whose stages all have places of their own, in one segment; of a chunk, one a layer."""
+    """The plan of a pass: in one segment, or one a layer where stages are tapped that layers compute in turn."""
     graph, layers = lowering.graph, [*range(lowering.graph.layers), None]
     places = Places(graph, lowering.storage, run)
     counting = Counting(graph, places)
@@ -89,7 +91,8 @@ def plan_for(lowering: Lowering, table: StatisticsTable, run: Pass, taps: Taps) 
         staged = max((copy.offset + copy.count for copy in copies), default=0)
         return Segment(tuple(launches), tapped, counts, tuple(tensors), tuple(copies), staged)
 
-    segments = (segment(layers),) if run.decode else tuple(segment((layer,)) for layer in layers)
+    at_once = run.decode or not run.tapped
+    segments = (segment(layers),) if at_once else tuple(segment((layer,)) for layer in layers)
     return Plan(run, segments, counting.records())
 
 

@@ -32,6 +32,7 @@ class PyCudaDriver:
         self._stream: Any = None
         # What callers hold are numbers: a function that outlives the context would unload its module without one.
         self._functions: list[Any] = []
+        self._events: dict[int, Any] = {}
         self._open = False
         with _told("making a context"):
             cuda.init()
@@ -69,8 +70,17 @@ class PyCudaDriver:
 
     def pinned(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """See `Driver`."""
-        with _told("allocating pinned memory"):
-            array: NDArray[Any] = cuda.pagelocked_empty(shape, dtype)
+        try:
+            with _told("allocating pinned memory"):
+                array: NDArray[Any] = cuda.pagelocked_empty(shape, dtype)
+        except EngineError as error:
+            if isinstance(error, DeviceError):
+                raise
+            size = np.dtype(dtype).itemsize * int(np.prod(shape))
+            raise EngineError(
+                f"this machine cannot lock {size / 1e6:.1f} MB of its own memory for copies to the device: "
+                "end other programs, or raise the limit (ulimit -l)"
+            ) from error
         self._pinned.append(array.base)
         return array
 
@@ -92,7 +102,8 @@ class PyCudaDriver:
     def upload(self, address: int, values: NDArray[Any]) -> None:
         """See `Driver`."""
         # On the stream: a copy outside of it may still be under way when the call returns, and order nothing here.
-        self.copy_in(address, np.ascontiguousarray(values))
+        whole = np.ascontiguousarray(values)  # named: it has to live until the copy is done
+        self.copy_in(address, whole)
         self.synchronize()
 
     def copy_in(self, address: int, values: NDArray[Any]) -> None:
@@ -136,6 +147,18 @@ class PyCudaDriver:
         self._graphs.remove(graph)
         graph.close()
 
+    def mark(self, number: int) -> None:
+        """See `Driver`."""
+        with _told("recording an event"):
+            if number not in self._events:
+                self._events[number] = cuda.Event(cuda.event_flags.DISABLE_TIMING)
+            self._events[number].record(self._stream)
+
+    def wait(self, number: int) -> None:
+        """See `Driver`."""
+        with _told("waiting for kernels"):
+            self._events[number].synchronize()
+
     def synchronize(self) -> None:
         """See `Driver`."""
         with _told("waiting for kernels"):
@@ -153,8 +176,8 @@ class PyCudaDriver:
             for allocation in held:
                 allocation.free()
         else:
-            _abandon(*held, *self._functions, self._stream)
-        self._memory, self._pinned, self._graphs, self._functions = {}, [], [], []
+            _abandon(*held, *self._functions, *self._events.values(), self._stream)
+        self._memory, self._pinned, self._graphs, self._functions, self._events = {}, [], [], [], {}
         self._stream = None
         with contextlib.suppress(cuda.Error):
             cuda.Context.pop()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from bisect import bisect_right
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aprtui.engine.protocol import KvType, Mode
@@ -20,8 +21,14 @@ MAP_BYTES = 64 << 20
 
 _MOST_TOKENS = 512
 _STAGE_BYTES = 128 << 20
+_TILE = 64  # tokens that tensor cores take at a time
 _SPARE = 64 << 20
-"""What is left free: allocations are rounded up, and attention maps are made room for when they are first tapped."""
+"""What is left free: each of some forty allocations is rounded up by the driver, to 2 MB."""
+
+_ALIGNED = 256  # bytes at which weights and the stages of a token begin
+
+VECTORS = frozenset({Op.RMS_NORM, Op.HEAD_RMS_NORM, Op.BIAS})
+"""Ops whose parameters are kept as float32 vectors."""
 
 
 def is_logits(stage: Stage) -> bool:
@@ -37,7 +44,9 @@ def stage_widths(graph: StageGraph) -> dict[str, int]:
 def chunk_tokens(graph: StageGraph, context: int) -> int:
     """Tokens of a prompt evaluated at a time."""
     row = 4 * sum(stage_widths(graph).values())
-    return max(1, min(_MOST_TOKENS, context, _STAGE_BYTES // row))
+    fitting = max(1, min(_MOST_TOKENS, _STAGE_BYTES // row))
+    whole_tiles = fitting // _TILE * _TILE or fitting
+    return min(whole_tiles, context)
 
 
 def matmul_inputs(graph: StageGraph) -> frozenset[str]:
@@ -50,9 +59,34 @@ def cache_bytes(model: Model, kv: KvType) -> int:
     return (2 if kv is KvType.F16 else 4) * model.config.graph.kv_width
 
 
+def chunk_map_bytes(graph: StageGraph, heads: int, context: int) -> int:
+    """Bytes of both attention maps of a chunk: of one token at least, whatever the context."""
+    a_token = 8 * heads * context
+    return max(min(MAP_BYTES, a_token * chunk_tokens(graph, context)), a_token)
+
+
+def aligned(size: int) -> int:
+    """`size` rounded up to where the next thing may begin."""
+    return -(-size // _ALIGNED) * _ALIGNED
+
+
+def weight_bytes(model: Model) -> int:
+    """Bytes of all weights on the device: matrices as large as in the file, vectors in float32, each aligned."""
+    sizes: dict[str, int] = {}
+    for node in model.graph.nodes:
+        is_vector = model.graph[node.stage].op in VECTORS
+        for weight in model.params(node):
+            sizes[weight.name] = aligned(4 * weight.rows * weight.columns if is_vector else weight.data.nbytes)
+    return sum(sizes.values())
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """Bytes on the device: of the weights, of each position of the context, and of everything else."""
+    """Bytes on the device: of the weights, of each position of the context, and of everything else.
+
+    A position takes its keys and values, its RoPE angles, and a column of every layer's attention maps, which are made
+    room for when they are first tapped.
+    """
 
     weights: int
     per_position: int
@@ -66,36 +100,41 @@ class MemoryNeed:
 
     def __str__(self) -> str:
         cache = _text(self.per_position * self.context)
-        parts = f"weights {_text(self.weights)}, K/V cache of {self.context} positions {cache}, stages"
+        parts = f"weights {_text(self.weights)}, K/V cache and maps of {self.context} positions {cache}, stages"
         return f"{_text(self.total)} ({parts} {_text(self.stages)})"
-
-    def largest_context(self, free: int) -> int:
-        """Positions that fit into `free` bytes; 0 where not even the weights do."""
-        return max(0, (free - replace(self, context=0).total) // self.per_position)
-
-    def require_fits(self, free: int) -> None:
-        """Raise `EngineError` with the numbers, and what would fit, if this is more than `free` bytes."""
-        if self.total <= free:
-            return
-        fits = self.largest_context(free)
-        cure = f"use --context {fits} (or --context fit)" if fits else "use a smaller model, or --backend cpu"
-        raise EngineError(f"backend cuda: {self} are needed on the device, {_text(free)} are free: {cure}")
 
 
 def memory_need(model: Model, mode: Mode, kv: KvType, context: int) -> MemoryNeed:
     """What `model` needs."""
     graph, config = model.graph, model.config.graph
     widths, chunk = stage_widths(graph), chunk_tokens(graph, context)
-    of_tokens = sum(widths.get(node.stage, 0) for node in graph.nodes)
+    of_tokens = sum(aligned(4 * widths.get(node.stage, 0)) for node in graph.nodes)
     of_chunk = chunk * sum(widths.values())
     q8 = 0 if mode is Mode.EXACT else chunk * sum(5 * widths[name] // 4 for name in matmul_inputs(graph))
     logits = LOGIT_ROWS * config.vocabulary
     return MemoryNeed(
-        weights=sum(weight.data.nbytes for weight in model.weights.values()),
-        per_position=2 * config.layers * cache_bytes(model, kv) + 4 * config.head_dim,
+        weights=weight_bytes(model),
+        per_position=2 * config.layers * cache_bytes(model, kv)
+        + 4 * config.head_dim
+        + 8 * config.layers * config.heads,
         context=context,
-        stages=4 * (of_tokens + of_chunk + logits) + q8,
+        stages=of_tokens + 4 * (of_chunk + logits) + q8 + chunk_map_bytes(graph, config.heads, context),
     )
+
+
+def fitting_context(model: Model, mode: Mode, kv: KvType, context: int, free: int) -> int:
+    """The most positions up to `context` with which `model` fits into `free` bytes; 0 where not even one does."""
+    return bisect_right(range(1, context + 1), free, key=lambda count: memory_need(model, mode, kv, count).total)
+
+
+def require_fits(model: Model, mode: Mode, kv: KvType, context: int, free: int) -> None:
+    """Raise `EngineError` with the numbers, and what would fit, if more than `free` bytes are needed."""
+    need = memory_need(model, mode, kv, context)
+    if need.total <= free:
+        return
+    fits = fitting_context(model, mode, kv, context, free)
+    cure = f"use --context {fits} (or --context fit)" if fits else "use a smaller model, or --backend cpu"
+    raise EngineError(f"backend cuda: {need} are needed on the device, {_text(free)} are free: {cure}")
 
 
 def require_supported(model: Model) -> None:

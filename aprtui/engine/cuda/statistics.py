@@ -70,7 +70,8 @@ class StatisticsTable:
         nodes = len(graph.nodes)
         self._records = driver.allocate(nodes * RECORD.itemsize)
         self._sums = driver.allocate(nodes * _PARTS * BLOCK_SUMS.itemsize)
-        self.sums: NDArray[np.void] = driver.pinned(nodes * _PARTS, BLOCK_SUMS)
+        self.sums: list[NDArray[np.void]] = [driver.pinned(nodes * _PARTS, BLOCK_SUMS) for _ in range(2)]
+        """On the host, in two halves: one is looked at while the other one is filled."""
 
     def install(self, records: NDArray[np.void]) -> None:
         """Put the records of a pass on the device."""
@@ -84,9 +85,9 @@ class StatisticsTable:
         )
         return self._launches.stage_statistics(arguments, len(count.nodes), count.parts)
 
-    def fetch(self, count: Count) -> None:
-        """Queue the copy of what `count` came to."""
-        region = self.sums[count.first_sum : count.first_sum + len(count.nodes) * count.parts]
+    def fetch(self, count: Count, sums: NDArray[np.void]) -> None:
+        """Queue the copy of what `count` came to, to its place in `sums`."""
+        region = sums[count.first_sum : count.first_sum + len(count.nodes) * count.parts]
         self._driver.copy_out(region, self._address(count))
 
     def _address(self, count: Count) -> int:
@@ -104,8 +105,8 @@ class Counting:
     def add(self, nodes: Sequence[Node]) -> tuple[Count, ...]:
         """The counts that cover `nodes`."""
         records = {node: self._record(node) for node in nodes}
-        small = [node for node in nodes if records[node][1] * records[node][2] <= _LARGE]
-        large = [node for node in nodes if node not in small]
+        is_large = {node: rows * width > _LARGE for node, (_, rows, width, _, _) in records.items()}
+        small, large = ([node for node in nodes if is_large[node] is wanted] for wanted in (False, True))
         return tuple(self._count(group, parts, records) for group, parts in ((small, 1), (large, _PARTS)) if group)
 
     def records(self) -> NDArray[np.void]:

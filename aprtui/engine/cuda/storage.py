@@ -12,10 +12,21 @@ from numpy.typing import NDArray
 from aprtui.engine.cuda.arguments import Matrix, Q8Output
 from aprtui.engine.cuda.driver import Driver
 from aprtui.engine.cuda.planes import in_planes, planes
-from aprtui.engine.cuda.sizes import LOGIT_ROWS, MAP_BYTES, cache_bytes, chunk_tokens, matmul_inputs, stage_widths
+from aprtui.engine.cuda.sizes import (
+    LOGIT_ROWS,
+    MAP_BYTES,
+    VECTORS,
+    aligned,
+    cache_bytes,
+    chunk_map_bytes,
+    chunk_tokens,
+    matmul_inputs,
+    stage_widths,
+    weight_bytes,
+)
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph import Node
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
@@ -23,9 +34,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 _STAGING = 16 << 20
-_ALIGNED = 64  # bytes at which the stages of a token begin
 _STEP_BYTES = 16  # of `Step` in types.cuh
-_VECTORS = (Op.RMS_NORM, Op.HEAD_RMS_NORM, Op.BIAS)
 
 
 class Uploader:
@@ -45,6 +54,12 @@ class Uploader:
             half[:count] = values[start : start + count]
             self._driver.copy_in(address + start, half[:count])
 
+    def close(self) -> None:
+        """Wait for the last copy and give the pinned memory back."""
+        self._driver.synchronize()
+        for half in self._halves:
+            self._driver.unpin(half)
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:
@@ -59,22 +74,27 @@ class Weights:
 
 
 def load_weights(driver: Driver, model: Model, progress: Progress) -> Weights:
-    """Put all weights on the device, those that lie badly in planes, vectors in float32."""
+    """Put all weights on the device, those that lie badly in planes, vectors in float32.
+
+    In one allocation: a driver rounds large ones up by up to 2 MB, which would lose 200 MB of a 7B model.
+    """
     uploader, loaded = Uploader(driver), Weights({}, {})
+    place = driver.allocate(weight_bytes(model))
     total = sum(weight.data.nbytes for weight in model.weights.values()) >> 20
     done = 0
     for node in model.graph.nodes:
-        is_vector = model.graph[node.stage].op in _VECTORS
+        is_vector = model.graph[node.stage].op in VECTORS
         kept = loaded.vectors if is_vector else loaded.matrices
         for weight in model.params(node):
             if weight.name in kept:
                 continue  # an embedding table may be the head's matrix too
             values = weight.dequantize().reshape(-1).view(np.uint8) if is_vector else _as_stored(weight)
-            kept[weight.name] = driver.allocate(values.size)
-            uploader.upload(kept[weight.name], values)
+            kept[weight.name] = place
+            uploader.upload(place, values)
+            place += aligned(values.size)
             done += weight.data.nbytes
             progress("loading weights, MB", done >> 20, total)
-    driver.synchronize()
+    uploader.close()
     return loaded
 
 
@@ -89,9 +109,8 @@ class Storage:
         config, graph = model.config.graph, model.graph
         self._driver, self._graph, self._config = driver, graph, config
         self.context, self.chunk = context, chunk_tokens(graph, context)
-        self.plane = cache_bytes(model, kv) * context
-        self._keys = [driver.allocate(self.plane) for _ in range(config.layers)]
-        self._values = [driver.allocate(self.plane) for _ in range(config.layers)]
+        self._plane = cache_bytes(model, kv) * context
+        self._keys, self._values = (driver.allocate(self._plane * config.layers) for _ in range(2))
         self.turns = driver.allocate(4 * context * config.head_dim)
         _fill_turns(driver, self.turns, model, context)
         self.step = driver.allocate(_STEP_BYTES + 4 * self.chunk)
@@ -108,7 +127,7 @@ class Storage:
         counters = np.zeros(config.heads + 2 * config.kv_heads, np.uint32)
         self.counters = driver.allocate(counters.nbytes)
         driver.upload(self.counters, counters)
-        self._maps: dict[int, int] = {}
+        self._maps = self._map_stride = 0
         self._chunk_maps = 0
 
     def _place_nodes(self, widths: dict[str, int]) -> dict[Node, int]:
@@ -118,17 +137,17 @@ class Storage:
         for node in self._graph.nodes:
             if node.stage in widths:
                 offsets[node] = end
-                end += -(-4 * widths[node.stage] // _ALIGNED) * _ALIGNED
+                end += aligned(4 * widths[node.stage])
         base = self._driver.allocate(end)
         return {node: base + offset for node, offset in offsets.items()}
 
     def keys(self, layer: int) -> int:
         """A layer's keys `[kv_heads, context, head_dim]`."""
-        return self._keys[layer]
+        return self._keys + layer * self._plane
 
     def values(self, layer: int) -> int:
         """A layer's values, as the keys."""
-        return self._values[layer]
+        return self._values + layer * self._plane
 
     def of_token(self, node: Node) -> int:
         """`[width]` of a node that is no map: its place while single tokens are evaluated."""
@@ -142,17 +161,25 @@ class Storage:
         """`[chunk, width]` of a stage that matrix products read, in Q8_1."""
         return self._q8[stage]
 
+    def reserve_token_maps(self, stride: int) -> bool:
+        """Have room for both attention maps of one token in all layers, rows of `stride` keys; whether they moved."""
+        if stride <= self._map_stride:
+            return False
+        if self._maps:
+            self._driver.synchronize()
+            self._driver.free(self._maps)
+        self._maps = self._driver.allocate(self._config.layers * 8 * self._config.heads * stride)
+        self._map_stride = stride
+        return True
+
     def token_maps(self, layer: int) -> int:
-        """Room for both attention maps of one token in a layer; made when it is first asked for."""
-        if layer not in self._maps:
-            self._maps[layer] = self._driver.allocate(8 * self._config.heads * self.context)
-        return self._maps[layer]
+        """Both attention maps of one token in a layer, as far as room was reserved."""
+        return self._maps + layer * 8 * self._config.heads * self._map_stride
 
     def chunk_maps(self) -> int:
         """Room for both attention maps of a chunk; made when it is first asked for."""
         if not self._chunk_maps:
-            size = max(MAP_BYTES, 8 * self._config.heads * self.context)
-            self._chunk_maps = self._driver.allocate(size)
+            self._chunk_maps = self._driver.allocate(chunk_map_bytes(self._graph, self._config.heads, self.context))
         return self._chunk_maps
 
     def tokens_with_maps(self, positions: int) -> int:

@@ -109,7 +109,12 @@ def attend(softmax_HNT: Array, v_TC: Array, config: ModelConfig) -> Array:
     count, total = softmax_HNT.shape[1:]
     maps = softmax_HNT.reshape(graph.kv_heads, -1, count, total).astype(np.float64)
     v = v_TC.reshape(total, graph.kv_heads, graph.head_dim).astype(np.float64)
-    return _narrow(np.einsum("ghnt,tgd->nghd", maps, v).reshape(count, graph.q_width))
+    if np.isfinite(v).all():
+        return _narrow(np.einsum("ghnt,tgd->nghd", maps, v).reshape(count, graph.q_width))
+    # What a query does not see has the weight 0, but 0 · NaN is NaN: each query meets its own keys only.
+    seen = [total - count + query + 1 for query in range(count)]
+    rows = [np.einsum("ght,tgd->ghd", maps[:, :, query, :end], v[:end]) for query, end in enumerate(seen)]
+    return _narrow(np.stack(rows).reshape(count, graph.q_width))
 
 
 def add(a: Array, b: Array) -> Array:

@@ -361,3 +361,58 @@ def test_an_engine_that_nobody_closed_ends_with_its_process() -> None:
     )
     done = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_reaches_no_token_before_it(bad: float) -> None:
+    qwen2 = MODELS["qwen2"]()
+    table = qwen2.params(Node(0, "embedding"))[0]
+    rows = table.dequantize()
+    rows[PROMPT[4]] = bad
+    weight = Weight("bad", WeightType.F32, table.rows, table.columns, rows.view(np.uint8))
+    model = replace(qwen2, bound=qwen2.bound | {Node(0, "embedding"): (weight,)})
+    for mode in Mode:
+        for engine_of in (opened, partial(open_engine, backend="numpy", context=CONTEXT)):
+            engine = engine_of(model, mode=mode)  # type: ignore[operator]
+            with engine if isinstance(engine, closing) else closing(engine) as found:
+                recorder = Recorder()
+                found.forward(PROMPT, everything(model, recorder), Logits.ALL)
+            for node in model.graph.nodes:
+                values = recorder.tensor(node)
+                before = values[:, :4, :4] if values.ndim == 3 else values[:4]
+                assert np.isfinite(before).all(), (mode, node)
+            assert not np.isfinite(recorder.tensor(Node(1, "attn_out"))[4:]).all()
+
+
+def test_a_closed_engine_says_so() -> None:
+    with opened(MODELS["qwen2"]()) as engine:
+        engine.forward(PROMPT)
+        choices = engine.greedy(3)
+        next(choices)
+    for call in (lambda: engine.forward(PROMPT), lambda: next(engine.greedy(3))):
+        with pytest.raises(EngineError, match="the engine is closed: open it again"):
+            call()
+
+
+def test_an_interrupt_while_the_model_is_loaded_leaves_nothing_open() -> None:
+    def interrupt(what: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_engine(MODELS["qwen2"](), backend="cuda", progress=interrupt)  # type: ignore[arg-type]
+    signal_at_once = (
+        "import os, signal, threading, time",
+        "from aprtui.cli.main import main",
+        "from aprtui.engine.cuda import storage",
+        "upload = storage.Uploader.upload",
+        "def slow(*words):",
+        "    os.kill(os.getpid(), signal.SIGINT)",
+        "    time.sleep(0.3)",
+        "    upload(*words)",
+        "storage.Uploader.upload = slow",
+        "main(['run', '--tokens', '1,2', '--backend', 'cuda'])",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(signal_at_once)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (130, "aprtui: interrupted"), done.stderr
