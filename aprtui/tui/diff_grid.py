@@ -369,7 +369,9 @@ class DiffGrid(JumpTargets, KeptStyles, Widget, can_focus=True):
     def _paint(self) -> DiffPaint:
         if self._painter is None:
             assert self._greys is not None
-            self._painter = DiffPaint(self.style, self._cells.values(), self._greys, plain=self.plain)
+            self._painter = DiffPaint(
+                self.style, self.cursor_style, self._cells.values(), self._greys, plain=self.plain
+            )
         return self._painter
 
     def _legend(self, width: int) -> list[Strip]:

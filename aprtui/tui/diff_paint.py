@@ -14,17 +14,21 @@ from aprtui.tui.diff_cells import SIGN_TEXTS, STEP_TEXTS, STEPS, Cell, Greys, Si
 from aprtui.tui.diff_model import Stage
 from aprtui.tui.heatmap import UPPER
 from aprtui.tui.levels import glyph, short
-from aprtui.tui.palette import CURSOR, ColourMap, level_colours
+from aprtui.tui.palette import ColourMap, level_colours
 
 
 class DiffPaint:
     """Draws `cells`, of which those without a bound are on the scale `greys`; what was drawn is kept.
 
-    `style` gives the grid's styles by name. `plain` screens have no colours or half blocks.
+    `style` gives the grid's styles by name, `cursor` is that of the cell under it. `plain` screens have no colours or
+    half blocks.
     """
 
-    def __init__(self, style: Callable[[str], Style], cells: Collection[Cell], greys: Greys, *, plain: bool) -> None:
+    def __init__(
+        self, style: Callable[[str], Style], cursor: Style, cells: Collection[Cell], greys: Greys, *, plain: bool
+    ) -> None:
         self._style = style
+        self._cursor = style("") + cursor
         self._cells = cells
         self._greys = greys
         self._plain = plain
@@ -46,7 +50,7 @@ class DiffPaint:
             if cell.grey and stage.metrics is not None:
                 error = lack(self._greys.metric, stage.metrics)
             text = "" if error is None else short(abs(error), width - 1)
-        return Segment(f"{text:>{width - 1}}{cell.sign.value}", self._style("") + CURSOR)
+        return Segment(f"{text:>{width - 1}}{cell.sign.value}", self._cursor)
 
     def legend(self, width: int) -> list[Strip]:
         """What halves, colours and signs mean: only what occurs."""
@@ -78,31 +82,38 @@ class DiffPaint:
         halves = ("left glyph", "right glyph") if self._plain else ("upper half", "lower half")
         words = f"{halves[0]}: error that the stage adds · {halves[1]}: difference observed"
         lines = [[Segment(words + "  " if len(words) + 60 < width else words, muted)]]
-        for parts in (self._swatches(muted), self._signs(muted)):
-            if sum(segment.cell_length for segment in (*lines[-1], *parts)) <= width:
-                lines[-1] += parts
-            elif parts:
-                lines.append(parts)
+        for items in (self._swatches(muted), self._signs(muted)):
+            whole = [segment for item in items for segment in item]
+            if _length(lines[-1]) + _length(whole) <= width:
+                lines[-1] += whole
+                continue
+            lines.append([])
+            for item in items:
+                if _length(lines[-1]) + _length(item) > width:
+                    lines.append([])
+                lines[-1] += item
         return lines
 
-    def _swatches(self, muted: Style) -> list[Segment]:
+    def _swatches(self, muted: Style) -> list[list[Segment]]:
         if any(cell.grey for cell in self._cells):
             low, high = (f"{number:.2g}" for number in (self._greys.low, self._greys.high))
             less = "1 − " if self._greys.metric is Metric.COSINE else ""
-            return [Segment(f"greys: {less}{self._greys.metric}, no bound: {low} … {high}  ", muted)]
-        segments: list[Segment] = []
-        for step in range(STEPS):
-            swatch = next(self._drawn(Cell(step_level(step), step_level(step), Sign.NONE), 3))
-            segments += [swatch, Segment(f" {STEP_TEXTS[step]}  ", muted)]
-        return segments
+            return [[Segment(f"greys: {less}{self._greys.metric}, no bound: {low} … {high}  ", muted)]]
+        levels = [step_level(step) for step in range(STEPS)]
+        return [
+            [next(self._drawn(Cell(level, level, Sign.NONE), 3)), Segment(f" {text}  ", muted)]
+            for level, text in zip(levels, STEP_TEXTS, strict=True)
+        ]
 
-    def _signs(self, muted: Style) -> list[Segment]:
+    def _signs(self, muted: Style) -> list[list[Segment]]:
         occurring = [sign for sign in SIGN_TEXTS if any(cell.sign is sign for cell in self._cells)]
         return [
-            part
-            for sign in occurring
-            for part in (Segment(sign.value, self._style("sign")), Segment(f" {SIGN_TEXTS[sign]}  ", muted))
+            [Segment(sign.value, self._style("sign")), Segment(f" {SIGN_TEXTS[sign]}  ", muted)] for sign in occurring
         ]
+
+
+def _length(segments: list[Segment]) -> int:
+    return sum(segment.cell_length for segment in segments)
 
 
 def _glyphs(cell: Cell, width: int) -> str:

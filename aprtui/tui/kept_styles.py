@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.style import Style
 
-from aprtui.tui.palette import Rgb
+from aprtui.tui.palette import CURSOR, Rgb
 from aprtui.tui.quick_lines import QuickLines
 
 
@@ -32,6 +32,11 @@ class KeptStyles(QuickLines):
         if self._kept_background is None:
             self._kept_background = self.background_colors[1].rgb
         return self._kept_background
+
+    @property
+    def cursor_style(self) -> Style:
+        """Of the cell under the cursor, over its own."""
+        return CURSOR[self.app.current_theme.dark]
 
     def notify_style_update(self) -> None:
         """The theme or the focus has changed: what was looked up is out of date."""

@@ -65,8 +65,11 @@ _MARK_COLOURS = {Mark.NAN: (255, 45, 111), Mark.INF: (255, 138, 0)}
 Rgb = tuple[int, int, int]
 
 
-CURSOR = Style(reverse=True, bold=True, color="#ffffff", bgcolor="#000000")
-"""The cell under the cursor: black on white, and still reversed where no colours are sent."""
+CURSOR = {
+    True: Style(reverse=True, bold=True, color="#ffffff", bgcolor="#000000"),
+    False: Style(reverse=True, bold=True, color="#000000", bgcolor="#ffffff"),
+}
+"""The cell under the cursor by whether the theme is dark: against its background, and reversed without colours, too."""
 
 TINTS = 8
 """Tints of text; more are not told apart, and equal neighbours are drawn in one go."""

@@ -23,7 +23,7 @@ from aprtui.tui.figures import Figures, grid_tile
 from aprtui.tui.jump import JumpPlace, JumpTargets
 from aprtui.tui.kept_styles import KeptStyles
 from aprtui.tui.levels import LEVELS, GridLayout, glyph, grid_layout
-from aprtui.tui.palette import CURSOR, level_styles
+from aprtui.tui.palette import level_styles
 from aprtui.tui.readout import model_strip
 from aprtui.tui.stage_header import header_rows
 
@@ -338,7 +338,7 @@ class StageGrid(JumpTargets, KeptStyles, Widget, can_focus=True):
             segments = [Segment(text, styles[level]) for text, level in zip(texts, levels, strict=True)]
         if cursor is not None:
             text, style = segments[cursor].text, segments[cursor].style
-            segments[cursor] = Segment(text, (style or base) + CURSOR)
+            segments[cursor] = Segment(text, (style or base) + self.cursor_style)
         return self._with_separators(layout, segments, f"{layer:>{LABEL - 1}} ")
 
     def _styles_of_levels(self) -> list[Style]:

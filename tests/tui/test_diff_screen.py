@@ -15,6 +15,7 @@ from aprtui.tui import app as app_module
 from aprtui.tui.app import AprtuiApp
 from aprtui.tui.chrome import ReadoutLine
 from aprtui.tui.config import Config
+from aprtui.tui.diff_cells import SIGN_TEXTS, STEP_TEXTS, Sign
 from aprtui.tui.diff_grid import DiffGrid
 from aprtui.tui.diff_model import Flip
 from aprtui.tui.diff_panes import DiffPanes
@@ -161,6 +162,28 @@ async def test_the_grid_is_drawn_as_it_was(
         await pilot.pause()
         # Values have the colours of their maps in every theme.
         check_golden(f"diff-grid-{name}", screen(pilot).query_one(DiffGrid))
+
+
+@pytest.mark.parametrize(("theme", "ground"), [("aprtui-dark", "#ffffff"), ("aprtui-light", "#000000")])
+async def test_the_cursor_stands_out_in_every_theme(
+    sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, theme: str, ground: str
+) -> None:
+    async with opened(between(*sides, layer=1, stage="ffn_gate"), playing(*sides), monkeypatch) as pilot:
+        pilot.app.theme = theme
+        await pilot.pause()
+        grid = screen(pilot).query_one(DiffGrid)
+        styles = [segment.style for y in range(grid.size.height) for segment in grid.render_line(y)]
+        (cursor,) = {style for style in styles if style is not None and style.reverse}
+        assert cursor.color is not None and cursor.color.name == ground
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+async def test_the_legend_is_whole(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    async with opened(between(*sides, metric="rel_l2", bound=0.05), playing(*sides), monkeypatch, (width, 40)) as pilot:
+        grid = screen(pilot).query_one(DiffGrid)
+        text = "\n".join(grid.render_line(y).text for y in range(grid.size.height))
+        for words in (*STEP_TEXTS, SIGN_TEXTS[Sign.ADDS], SIGN_TEXTS[Sign.BEYOND]):
+            assert f" {words}  " in text
 
 
 async def test_metrics_are_cycled_and_a_bound_is_on_the_one_that_is_shown(
