@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test test-slow evidence check clean
+.PHONY: run test test-slow wheel evidence clean
 
 run: $(VENV)/installed
 	@$(BIN)/aprtui
@@ -17,6 +17,12 @@ test: $(VENV)/installed-dev
 
 test-slow: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m slow
+
+# A wheel with kernel images of all targets in it; needs nvcc (CUDA 13) and g++. Without images, kernels are compiled
+# where they are first used.
+wheel: $(VENV)/installed-dev
+	$(BIN)/python -m aprtui.engine.cuda.packaged
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 # Evidence files of our own contracts, made anew: see contracts/README.md.
 evidence: $(VENV)/installed-dev

@@ -82,13 +82,13 @@ def run_gpu(options: GpuOptions, told: Callable[[Setting], None], progress: Prog
         kernels, moved = engine.on_device(lambda device: _kernels(device, options, bandwidth.value * 1e9))
         yield from kernels
         measured = _Measured(engine, tokens, options, progress)
-        decode = measured.decode("decode, q8", NO_TAPS)
+        decode = measured.decode("decode, q8, K/V f16", NO_TAPS)
         floor = bandwidth.value * 1e9 / moved
         yield _judged(decode, decode.value / floor, f"{moved / 1e9:.3f} GB a token at the copy's speed", "≥ 0.60")
         nodes = frozenset(model.graph.nodes)
-        tapped = measured.decode("decode, q8, statistics of all stages", Taps(Discard(), stats=nodes))
+        tapped = measured.decode("decode, q8, K/V f16, statistics of all stages", Taps(Discard(), stats=nodes))
         yield _judged(tapped, decode.value / tapped.value, "time without taps", "≤ 1.02")
-        prefill = measured.prefill("q8")
+        prefill = measured.prefill("q8, K/V f16")
         yield prefill
         yield from measured.soak()
     llama = peer.better(llama, peer.measure(progress))
@@ -99,14 +99,15 @@ def run_gpu(options: GpuOptions, told: Callable[[Setting], None], progress: Prog
             yield _judged(ours, ours.value / theirs.value, theirs.what, target)
     with closing(_opened(model, Mode.EXACT, options, progress)) as engine:
         measured = _Measured(engine, tokens, options, progress)
-        yield measured.decode("decode, exact", NO_TAPS)
-        yield measured.prefill("exact")
+        yield measured.decode("decode, exact, K/V f32", NO_TAPS)
+        yield measured.prefill("exact, K/V f32")
 
 
 def _opened(model: Model, mode: Mode, options: GpuOptions, progress: Progress) -> CudaEngine:
     context = options.prompt + options.decoded + 1
+    kv = KvType.F32 if mode is Mode.EXACT else KvType.F16  # exact is the reference; float16 is llama.cpp's default
     return open_engine(  # type: ignore[return-value]
-        model, backend="cuda", mode=mode, kv=KvType.F16, context=context, progress=progress
+        model, backend="cuda", mode=mode, kv=kv, context=context, progress=progress
     )
 
 
@@ -264,16 +265,14 @@ class _Peer:
         ]  # fmt: skip
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=True)
-            results = json.loads(done.stdout)
-        except (OSError, ValueError, subprocess.CalledProcessError) as error:
-            said = getattr(error, "stderr", "") or str(error)
-            raise EngineError(
-                f"{options.llama_bench}: {said.strip().splitlines()[-1]}: build it for this GPU"
-            ) from error
-        for result in results:
-            self.name = f"llama.cpp {result['build_commit']} (build {result['build_number']})"
-            work = "prefill" if result["n_prompt"] else "decode"
-            rates = result["samples_ts"]
+            results = [(r["n_prompt"], f"{r['build_commit']} (build {r['build_number']})", r["samples_ts"])
+                       for r in json.loads(done.stdout)]  # fmt: skip
+        except (OSError, ValueError, KeyError, TypeError, subprocess.CalledProcessError) as error:
+            said = str(getattr(error, "stderr", "") or error).strip().splitlines() or ["it says nothing"]
+            raise EngineError(f"{options.llama_bench}: {said[-1]}: build it for this GPU") from error
+        for prompt, build, rates in results:
+            self.name = f"llama.cpp {build}"
+            work = "prefill" if prompt else "decode"
             yield Figure(
                 f"{work}, {self.name}, -fa {flash}", statistics.median(rates), "tokens/s", (min(rates), max(rates))
             )

@@ -55,10 +55,10 @@ def open_engine(
         return _open_cuda(model, mode, kv, context, progress, intervention, fit=fit)
     if backend == "auto":
         try:
-            why = _parity_with_cuda(model, threads or default_threads(), progress, intervention)
+            why = _parity_with_cuda(model, kv, threads or default_threads(), progress, intervention)
             engine = _open_cuda(model, mode, kv, context, progress, intervention, fit=fit)
         except EngineError as error:
-            why = str(error).removeprefix("backend cuda: ")
+            why = _without_cure(str(error).removeprefix("backend cuda: "))
             engine = _open_cpu(model, backend, mode, kv, threads, context, progress, intervention, fit=fit)
         if told is not None:
             told(f"backend {engine.backend}: {why}")
@@ -66,7 +66,14 @@ def open_engine(
     return _open_cpu(model, backend, mode, kv, threads, context, progress, intervention, fit=fit)
 
 
-def _parity_with_cuda(model: Model, threads: int, progress: Progress, intervention: Intervention | None) -> str:
+def _without_cure(text: str) -> str:
+    """What is wrong, without what to do about it: who asked for `auto` has got another engine."""
+    return text.rpartition(": use ")[0] or text
+
+
+def _parity_with_cuda(
+    model: Model, kv: KvType, threads: int, progress: Progress, intervention: Intervention | None
+) -> str:
     """Why the GPU can be taken. Raises `EngineError` that says why it cannot."""
     from aprtui.engine.cuda.detect import detect
 
@@ -82,11 +89,12 @@ def _parity_with_cuda(model: Model, threads: int, progress: Progress, interventi
 
     def opened(name: str, mode: Mode) -> Engine:
         return open_engine(
-            model, backend=name, mode=mode, threads=threads, context=POSITIONS, progress=progress
+            model, backend=name, mode=mode, kv=kv if mode is Mode.Q8 else KvType.F32, threads=threads,
+            context=POSITIONS, progress=progress,
         )  # fmt: skip
 
     parity = remembered(
-        model, found.device, found.driver,
+        model, found.device, found.driver, kv,
         lambda: parity_gate(
             model, lambda mode: opened("cuda", mode), lambda: opened("cpu", Mode.EXACT), threads, progress
         ),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from aprtui import __version__
 from aprtui.engine.cuda.sources import source_digest
 from aprtui.engine.parity import Parity
+from aprtui.engine.protocol import KvType
 from aprtui.resources import parity_cache
 
 if TYPE_CHECKING:
@@ -29,18 +30,19 @@ class KeptParity:
     sha256: str
     version: str
     kernels: str
+    kv: str
     date: str
     parity: Parity
 
 
 def remembered(
-    model: Model, device: CudaDevice, driver: tuple[int, int], measure: Callable[[], Parity]
+    model: Model, device: CudaDevice, driver: tuple[int, int], kv: KvType, measure: Callable[[], Parity]
 ) -> Parity:  # fmt: skip
-    """The parity of `model` on `device`, measured where nobody has yet.
+    """The parity of `model` on `device`, whose native mode has a cache of `kv`, measured where nobody has yet.
 
     A cache that cannot be read or written is done without.
     """
-    key = (str(device), f"{driver[0]}.{driver[1]}", model.name, model.sha256(), __version__, source_digest())
+    key = (str(device), f"{driver[0]}.{driver[1]}", model.name, model.sha256(), __version__, source_digest(), str(kv))
     path = parity_cache() / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
     try:
         return _read(path.read_text()).parity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from aprtui.engine.cuda import detect
 from aprtui.engine.cuda.detect import CudaDevice, Detection
 from aprtui.engine.parity import Parity, parity_gate, prompt_of
 from aprtui.engine.parity_cache import kept_parities, remembered
-from aprtui.engine.protocol import Engine, Mode, NodeCall
+from aprtui.engine.protocol import Engine, KvType, Mode, NodeCall
 from aprtui.errors import EngineError, UsageError
 from aprtui.model.model import Model
 from aprtui.trace.graph import Node
@@ -37,10 +38,11 @@ class Fault:
 
 def judged(model: Model, faults: dict[Mode, Fault]) -> Parity:
     def device(mode: Mode) -> Engine:
-        return backends.open_engine(model, backend="numpy", mode=mode, context=16, intervention=faults.get(mode))
+        fault = faults.get(mode)
+        return backends.open_engine(model, backend="numpy", mode=mode, context=parity.POSITIONS, intervention=fault)
 
     def reference() -> Engine:
-        return backends.open_engine(model, backend="cpu", threads=1, context=16)
+        return backends.open_engine(model, backend="cpu", threads=1, context=parity.POSITIONS)
 
     return parity_gate(model, device, reference, 1, lambda *_: None)
 
@@ -50,7 +52,7 @@ def test_an_honest_engine_passes_with_its_figures(model: Model) -> None:
     assert found.passed, found.reason
     assert 0 < found.logits <= 1e-5
     assert 1 - 1e-9 <= found.cosine <= 1 + 1e-12
-    assert "at 16 positions, cosine 1.0000000; mode q8 replays" in found.reason
+    assert "at 96 positions, 8 of them decoded, cosine 1.0000000; mode q8 replays" in found.reason
 
 
 @pytest.mark.parametrize(("way", "passes"), [("prefill", lambda n: n > 1), ("decode", lambda n: n == 1)])
@@ -58,7 +60,8 @@ def test_a_fault_in_either_path_fails_by_the_logits(model: Model, way: str, pass
     found = judged(model, {Mode.EXACT: Fault(Node(1, "ffn_out"), passes)})
     assert not found.passed
     assert found.logits > 1e-4
-    assert f"({way}), 0.0001 is allowed; cosine 0." in found.reason or way == "prefill"
+    at = int(re.fullmatch(rf".* at position (\d+) \({way}\), 0.0001 is allowed; cosine .*", found.reason)[1])  # type: ignore[index]
+    assert (at >= parity.POSITIONS - parity.DECODED) is (way == "decode")
 
 
 def test_a_small_fault_is_not_saved_by_its_cosine(model: Model) -> None:
@@ -90,12 +93,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_result_is_measured_once_for_a_device_a_driver_and_a_model(model: Model, own_cache: Path) -> None:
-    results = iter([Parity(True, "one", 1e-7, 1.0), Parity(False, "two", 1.0, 0.5)])
-    first = remembered(model, DEVICE, (13, 0), lambda: next(results))
-    assert remembered(model, DEVICE, (13, 0), lambda: next(results)) == first
-    assert remembered(model, DEVICE, (13, 1), lambda: next(results)).reason == "two"
+    results = iter([Parity(True, "one", 1e-7, 1.0), Parity(False, "two", 1.0, 0.5), Parity(True, "f16", 0.0, 1.0)])
+    first = remembered(model, DEVICE, (13, 0), KvType.F32, lambda: next(results))
+    assert remembered(model, DEVICE, (13, 0), KvType.F32, lambda: next(results)) == first
+    assert remembered(model, DEVICE, (13, 1), KvType.F32, lambda: next(results)).reason == "two"
+    assert remembered(model, DEVICE, (13, 0), KvType.F16, lambda: next(results)).reason == "f16"
     assert {(kept.driver, kept.parity.reason, kept.model) for kept in kept_parities(DEVICE)} == {
-        ("13.0", "one", model.name), ("13.1", "two", model.name),
+        ("13.0", "one", model.name), ("13.1", "two", model.name), ("13.0", "f16", model.name),
     }  # fmt: skip
     assert list(kept_parities(CudaDevice(0, "another", (9, 0), 1))) == []
     for path in own_cache.glob("*"):
@@ -150,7 +154,7 @@ def test_auto_takes_a_gpu_that_has_passed_and_says_why(model: Model, monkeypatch
     ("found", "gate", "why"),
     [
         (FOUND, Parity(False, "its logits are off", 1.0, 0.9), "a GPU (sm_90, 80.0 GB): its logits are off"),
-        (FOUND, EngineError("backend cuda: 9 GB are needed, 8 GB are free"), "9 GB are needed, 8 GB are free"),
+        (FOUND, EngineError("backend cuda: 9 GB needed: use a smaller model, or --backend cpu"), "9 GB needed"),
         (NONE, Parity(True, "", 0.0, 1.0), "sees no device"),
     ],
 )

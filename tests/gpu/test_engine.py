@@ -130,4 +130,5 @@ def test_the_benchmark_runs_on_a_small_model(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert records[0]["record"] == "setting"
-    assert {"copy on the device", "decode, q8", "prefill, q8", "decode, exact"} <= {r.get("what") for r in records}
+    measured = {record.get("what") for record in records}
+    assert {"copy on the device", "decode, q8, K/V f16", "prefill, q8, K/V f16", "decode, exact, K/V f32"} <= measured

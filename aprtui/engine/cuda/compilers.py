@@ -5,6 +5,7 @@ Both take the same flags. Fast mathematics stays off: `exact` mode promises floa
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-FLAGS = ("-std=c++17", "-lineinfo")
+FLAGS = ("-std=c++17",)
 
 Version = tuple[int, int]
 
@@ -130,8 +131,12 @@ def _load_nvrtc() -> ctypes.CDLL:
         for path in sorted(folder.glob("libnvrtc.so.*")):
             # NVRTC asks for its built-in functions by bare name, which only finds what is loaded already.
             for builtins in sorted(folder.glob("libnvrtc-builtins.so.*")):
-                ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)
-            return ctypes.CDLL(str(path))
+                with contextlib.suppress(OSError):  # NVRTC itself says more of what is wrong
+                    ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)
+            try:
+                return ctypes.CDLL(str(path))
+            except OSError as error:
+                raise CompilerError(f"NVRTC does not load ({error})") from error
     for major in (13, 12):
         try:
             return ctypes.CDLL(f"libnvrtc.so.{major}")
@@ -141,9 +146,10 @@ def _load_nvrtc() -> ctypes.CDLL:
 
 
 def _packages() -> Iterator[Path]:
-    """Folders of the CUDA wheels from PyPI."""
+    """Folders of the CUDA wheels from PyPI: one for all of CUDA 13, one for each part of CUDA 12."""
     for packages in dict.fromkeys([*site.getsitepackages(), *sys.path]):
-        yield from sorted(Path(packages).glob("nvidia/cu[0-9]*"))
+        for pattern in ("nvidia/cu[0-9]*", "nvidia/cuda_*"):
+            yield from sorted(Path(packages).glob(pattern))
 
 
 def _toolkits() -> Iterator[Path]:

@@ -41,9 +41,10 @@ def kernel_images(capability: Version, driver: Version, progress: Progress) -> K
             return _compiled(compiler, sources, architecture, progress)
         except CompilerError as error:
             failures.append(str(error))
+    suffix = f"=={driver[0]}.*" if driver[0] >= 13 else f"-cu{driver[0]}"
     raise EngineError(
         f"no kernels for {architecture}: {'; '.join(failures)}: install the CUDA toolkit {driver[0]}.x and g++, or "
-        f"pip install 'nvidia-cuda-nvrtc=={driver[0]}.*' 'nvidia-cuda-runtime=={driver[0]}.*'"
+        f"pip install 'nvidia-cuda-nvrtc{suffix}' 'nvidia-cuda-runtime{suffix}'"
     )
 
 

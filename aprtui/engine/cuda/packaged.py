@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import json
+import sys
 
-from aprtui.engine.cuda.compilers import Version, find_nvcc
+from aprtui.engine.cuda.compilers import CompilerError, Version, find_nvcc
 from aprtui.engine.cuda.sources import KernelImages, kernel_files, source_digest
 from aprtui.resources import kernels
 
-TARGETS = (75, 80, 86, 89, 90, 100, 120)
-"""Compute capabilities from Turing to Blackwell; newer devices compile the portable code of the last."""
+TARGETS = (75, 80, 86, 89, 90, 100, 110, 120)
+"""Compute capabilities from Turing to Blackwell; devices newer than the last compile its portable code."""
 
 
 def packaged_images(sources: str, driver: Version) -> KernelImages | None:
@@ -20,12 +21,13 @@ def packaged_images(sources: str, driver: Version) -> KernelImages | None:
     folder = kernels() / "images"
     try:
         about = json.loads((folder / "about.json").read_text())
-    except FileNotFoundError:
+        made_from, (major, minor) = about["sources"], about["version"]
+        code = {path.stem: (folder / f"{path.stem}.fatbin").read_bytes() for path in kernel_files()}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # there are none, or not all of them: kernels are compiled instead
+    if made_from != sources or major > driver[0]:
         return None
-    if about["sources"] != sources or about["version"][0] > driver[0]:
-        return None
-    code = {path.stem: path.read_bytes() for path in sorted(folder.glob("*.fatbin"))}
-    return KernelImages(code, f"wheel, nvcc {about['version'][0]}.{about['version'][1]}")
+    return KernelImages(code, f"wheel, nvcc {major}.{minor}")
 
 
 def write_packaged_images() -> None:
@@ -39,4 +41,7 @@ def write_packaged_images() -> None:
 
 
 if __name__ == "__main__":
-    write_packaged_images()
+    try:
+        write_packaged_images()
+    except CompilerError as error:
+        sys.exit(f"aprtui: {error}: install the CUDA toolkit and g++")

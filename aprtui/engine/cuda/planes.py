@@ -31,13 +31,12 @@ def in_planes(kind: WeightType) -> bool:
     return kind in _FIELDS
 
 
-def planes(kind: WeightType, data: NDArray[np.uint8], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+def planes(kind: WeightType, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The rows `data` `[rows, row_bytes]` of a matrix of `kind` as the kernels want them, `[rows · row_bytes]`.
 
-    Writes into `out` where it is given (pinned memory, say). A whole matrix must be given: planes span all of its rows.
+    A whole matrix must be given: planes span all of its rows.
     """
-    if out is None:
-        out = np.empty(data.size, np.uint8)
+    out = np.empty(data.size, np.uint8)
     if kind not in _FIELDS:
         out[:] = data.reshape(-1)
         return out

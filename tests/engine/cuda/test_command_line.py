@@ -83,7 +83,7 @@ def test_auto_takes_the_device_once_it_has_shown_what_it_computes(
     first = aprtui(*words)
     assert (first.code, first.out) == (0, aprtui(*words, "--backend", "cpu").out)
     (why,) = [line for line in first.err.splitlines() if "backend cuda: emulated device" in line]
-    assert "of the CPU's at 16 positions" in why and "mode q8 replays" in why
+    assert "of the CPU's at 96 positions" in why and "mode q8 replays" in why
     again = aprtui(*words)
     assert why in again.err and "parity with the CPU" not in again.err, "kept"
     doctor = [json.loads(line) for line in aprtui("doctor", "--json").out.splitlines()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -116,12 +117,40 @@ def test_the_wheels_images_come_before_compilers_if_they_are_of_these_sources(
     monkeypatch.setattr(packaged, "find_nvcc", lambda: Fat("nvcc", (13, 0)))
     packaged.write_packaged_images()
     assert found().origin == "wheel, nvcc 13.0"
-    assert found().code["first"] == b"first for (75, 80, 86, 89, 90, 100, 120)"
+    assert found().code["first"] == f"first for {packaged.TARGETS}".encode()
     with pytest.raises(EngineError, match="no kernels"):
         found(driver=(12, 9))
     (folder / "first.cu").write_text("// another")
     with pytest.raises(EngineError, match="no kernels"):
         found()
+
+
+@pytest.mark.parametrize("damage", ["", "{}", "not JSON", "a file less"])
+def test_images_that_a_wheel_brings_damaged_are_passed_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    class Fat(Compiler):
+        def fat_binary(self, source: Path, capabilities: tuple[int, ...]) -> bytes:
+            return b"fat"
+
+    monkeypatch.setattr(packaged, "find_nvcc", lambda: Fat("nvcc", (13, 0)))
+    packaged.write_packaged_images()
+    if damage == "a file less":
+        (folder / "images" / "first.fatbin").unlink()
+    else:
+        (folder / "images" / "about.json").write_text(damage)
+    with pytest.raises(EngineError, match="no kernels"):
+        found()
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("driver", "advice"),
+    [((13, 0), "'nvidia-cuda-nvrtc==13.*' 'nvidia-cuda-runtime==13.*'"), ((12, 4), "'nvidia-cuda-nvrtc-cu12'")],
+)
+def test_the_advice_names_packages_that_there_are(driver: tuple[int, int], advice: str) -> None:
+    with pytest.raises(EngineError, match=re.escape(advice)):
+        found(driver=driver)
 
 
 needs_nvcc = pytest.mark.group("nvcc")
