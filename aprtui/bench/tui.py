@@ -51,10 +51,11 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class TuiOptions:
-    """How many rounds, and where models and captures are written."""
+    """How many rounds, where models and captures are written, and which engine runs beside the screen."""
 
     directory: Path
     rounds: int = 3
+    backend: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +78,10 @@ def run_live(options: TuiOptions, progress: Progress) -> Iterator[Figure]:
     for turn in range(options.rounds):
         for size in SIZES:
             progress("live screen", turn * len(SIZES) + SIZES.index(size), options.rounds * len(SIZES))
-            headless.append(_headless(model, threads))
-            rounds[size].append(_live(model, size))
-    yield _figure(f"aprtui run, {threads} engine threads", headless, "tokens/s")
+            headless.append(_headless(model, threads, options.backend))
+            rounds[size].append(_live(model, size, options.backend))
+    engine = f"{threads} engine threads" if options.backend == "cpu" else options.backend
+    yield _figure(f"aprtui run, {engine}", headless, "tokens/s")
     for size, measured in rounds.items():
         yield from _live_figures(size, measured, headless)
 
@@ -113,9 +115,10 @@ def _figure(
     return Figure(what, statistics.median(values), unit, (min(values), max(values)), ratio, against, target)
 
 
-def _headless(model: Path, threads: int) -> float:
+def _headless(model: Path, threads: int, backend: str) -> float:
     """Tokens a second of `aprtui run` by the wall clock, from the first token it prints to the last."""
-    command = [*PROGRAM, "run", str(model), "-p", "def fib(n):", "-n", str(TOKENS), "--threads", str(threads), "--json"]
+    engine = ["--backend", backend, "--threads", str(threads)]
+    command = [*PROGRAM, "run", str(model), "-p", "def fib(n):", "-n", str(TOKENS), *engine, "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         times = [time.perf_counter() for line in process.stdout if "id" in json.loads(line)]
@@ -124,9 +127,10 @@ def _headless(model: Path, threads: int) -> float:
     return (len(times) - 1) / (times[-1] - times[0])
 
 
-def _live(model: Path, size: tuple[int, int]) -> _LiveRound:
+def _live(model: Path, size: tuple[int, int], backend: str) -> _LiveRound:
     """One generation at full speed in the app, looked at for `WINDOW` seconds."""
-    with PseudoTerminal([*PROGRAM, "open", str(model)], *size) as terminal:
+    state = f"aprtui:live?model={model}&backend={backend}"
+    with PseudoTerminal([*PROGRAM, "open", state], *size) as terminal:
         terminal.wait_for("ready")
         terminal.press("edef fib(n):\r")
         terminal.wait_for(r"context \d+/")

@@ -157,8 +157,15 @@ def verdicts(model: Path | None, captures: Path | None, every: int, part: str | 
     help="Where the model and the captures go: 17 GB.",
 )
 @click.option("--part", type=click.Choice(["live", "keys"]), help="Measure this part only.")
+@click.option(
+    "--backend",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="The engine beside the live screen.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a figure.")
-def tui(rounds: int, directory: Path | None, part: str | None, as_json: bool) -> None:
+def tui(rounds: int, directory: Path | None, part: str | None, backend: str, as_json: bool) -> None:
     """The screens in a pseudo-terminal: frames, processor time, memory, and what they cost the engine.
 
     Each figure says how it stands to its limit. Measure on a machine that does nothing else.
@@ -170,7 +177,7 @@ def tui(rounds: int, directory: Path | None, part: str | None, as_json: bool) ->
     from aprtui.cli.progress import Progress
 
     with tempfile.TemporaryDirectory(prefix="aprtui-bench-", dir=directory) as folder, Progress() as progress:
-        options = TuiOptions(Path(folder), rounds)
+        options = TuiOptions(Path(folder), rounds, backend)
         parts = {"live": run_live, "keys": run_keys}
         for measure in [parts[part]] if part else parts.values():
             for figure in measure(options, progress):
