@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from aprtui import resources
+from aprtui.engine.cuda import packaged
 from aprtui.engine.cuda.compilers import Nvrtc
 from tests.kernels.emulated import kernel_names
 
-TARGETS = ("75", "80", "86", "89", "90", "100", "120")
+TARGETS = [str(capability) for capability in packaged.TARGETS]
 SOURCES = sorted(resources.kernels().glob("*.cu"))
 REGISTERS = 128
 _ENTRY = re.compile(r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores.*?Used (\d+) registers", re.DOTALL)
