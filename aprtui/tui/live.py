@@ -109,6 +109,8 @@ class LiveScreen(LiveView):
         self.failure = ""
         self._moved = time.monotonic()
         self._pace: float | None = PACE
+        self._grid_alone = False
+        """Whether the last poll drew the grid alone: what nobody can read so fast is drawn at every second one."""
 
     def compose_body(self) -> Iterable[Widget]:
         """Status above; text, candidates, lens and grid; prompt below."""
@@ -272,14 +274,20 @@ class LiveScreen(LiveView):
         for event in self._source.poll():
             self._follow(event)
         if self._source.written != self._seen:
+            several = self._source.written - self._seen > 1
             self._seen, self._moved = self._source.written, time.monotonic()
             self._run.timeline = self._run.timeline.grown(self._seen)
             self._ask_noise()
-            self._show() if self._run.timeline.live else self._show_place()
+            self._grid_alone = several and not self._grid_alone
+            self._show(self._grid_alone) if self._run.timeline.live else self._show_place()
             self._reach_wanted_token()
-        self.query_one(StatusBar).status = Status(
-            self._source.info, self._source.state, self._body.record, self._waiting(), self._pace
-        )
+        elif self._grid_alone:
+            self._grid_alone = False
+            self._show()
+        if not self._grid_alone:
+            self.query_one(StatusBar).status = Status(
+                self._source.info, self._source.state, self._body.record, self._waiting(), self._pace
+            )
 
     def _waiting(self) -> str:
         """The latest note; where one has to wait, for how long already."""

@@ -119,10 +119,12 @@ class LiveBody(Container):
         """The run has ended."""
         self._text.finish(tail)
 
-    def show_pass(self, record: TokenRecord, before: TokenRecord | None) -> None:
-        """Draw a pass and its token; `before` is the pass of the token before."""
+    def show_pass(self, record: TokenRecord, before: TokenRecord | None, grid_alone: bool = False) -> None:
+        """Draw a pass and its token, or for now the grid alone; `before` is the pass of the token before."""
         self.record, self._before = record, before
         self.show_grid()
+        if grid_alone:
+            return
         self._candidates.show(candidate_bars(record, self._run.names), "No token could be chosen.")
         self.show_lens()
 

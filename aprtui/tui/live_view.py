@@ -107,15 +107,17 @@ class LiveView(ToolScreen):
         self._run.timeline = timeline
         self._show()
 
-    def _show(self) -> None:
+    def _show(self, grid_alone: bool = False) -> None:
         """Draw what is looked at. A record that was overwritten since stays on the screen as it was."""
         timeline = self._run.timeline
         record = self._source.latest() if timeline.live else self._source.record(timeline.record)
         if record is not None and timeline.tokens:
             before = self._source.record(timeline.first_record + record.index - 1) if record.index else None
-            self._body.show_pass(record, before)
-            self._say_node()
-        self._show_place()
+            self._body.show_pass(record, before, grid_alone)
+            if not grid_alone:
+                self._say_node()
+        if not grid_alone:
+            self._show_place()
 
     def _show_place(self) -> None:
         """Say where in the run one looks."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,6 +14,8 @@ from aprtui.engine.sampling import GREEDY, Sampling
 from aprtui.errors import ExitCode
 from aprtui.trace.graph import Node
 from aprtui.tui.app import AprtuiApp
+from aprtui.tui.bar_list import BarList
+from aprtui.tui.chrome import ReadoutLine
 from aprtui.tui.contracts_dock import ContractsDock
 from aprtui.tui.figures import Statistic, figures
 from aprtui.tui.help import HelpScreen
@@ -71,6 +75,35 @@ async def test_grid_changes_with_every_token() -> None:
         before, written = screen_text(pilot), source.written
         await until(pilot, lambda: source.written >= written + 2)
         assert screen_text(pilot) != before
+
+
+async def test_what_nobody_reads_so_fast_is_drawn_less_often_than_the_grid_and_is_right_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: Counter[type] = Counter()
+
+    def count(kind: type[StageGrid] | type[BarList]) -> None:
+        show = kind.show
+
+        def counted(self: object, *arguments: object, **options: object) -> None:
+            drawn[kind] += 1
+            show(self, *arguments, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(kind, "show", counted)
+
+    count(StageGrid)
+    count(BarList)
+    source = RecordedSource(["x"] * 120, per_poll=3)
+    async with live(source) as pilot:
+        await until(pilot, lambda: "stop token" in screen_text(pilot))
+        assert drawn[StageGrid] > 30 and drawn[BarList] < 0.7 * drawn[StageGrid]
+        record = source.latest()
+        assert record is not None
+        assert f"{100 * math.exp(record.logprob):.3g} %" in screen_text(pilot) and "token 120 of 120" in screen_text(
+            pilot
+        )
+        node = pilot.app.screen.query_one(StageGrid).node
+        assert f"{node}  rms" in pilot.app.screen.query_one(ReadoutLine).text
 
 
 async def test_pause_holds_the_screen_step_adds_a_token_and_resume_goes_on() -> None:
