@@ -4,22 +4,31 @@
 //                  unsigned long long* keys, unsigned* counter)
 //   greedy(const float* logits, int vocabulary, Step* step, int* token, Chosen* ring, int ring_size, Part* parts,
 //          unsigned* counter)
+//   draw(const float* logits, int vocabulary, double temperature, double min_p, const double* uniforms, const Chosen* likeliest,
+//        Step* step, int* token, Drawn* ring, int ring_size, double* sums, unsigned* counter)
 //
-// Shapes: logits [vocabulary], of the last token of the pass. Both write entry step->ordinal % ring_size of their rings:
-// Candidate [ring_size, count], the likeliest first; Chosen [ring_size]. keys [blocks, count] and parts [blocks] are working
-// memory; counter is 0 before the first launch and left at 0, one each. vocabulary 1 to 2^24, count 1 to 1024.
+// Shapes: logits [vocabulary], of the last token of the pass. All write entry step->ordinal % ring_size of their rings:
+// Candidate [ring_size, count], the likeliest first; Chosen [ring_size]; Drawn [ring_size]. keys [blocks, count], parts
+// [blocks] and sums [blocks] are working memory; counter is 0 before the first launch and left at 0, one each. vocabulary 1 to
+// 2^24, count 1 to 1024.
 //
-// Order: the larger logit first, of equals (-0 and 0 are) the lower id; NaN before all, as numpy.argmax has it. Both are
-// functions of the bits of the logits. Candidates behind the last token have id -1.
+// Order: the larger logit first, of equals (-0 and 0 are) the lower id; NaN before all, as numpy.argmax has it. greedy
+// and top_candidates are functions of the bits of the logits. Candidates behind the last token have id -1.
 //
-// greedy stores its choice in *token, where `embed` reads it in the next pass, and moves the step on: position += tokens,
-// tokens = 1, ordinal += 1. So it is the last launch of a pass, behind top_candidates and stage_statistics. With a null
-// token the host chooses: nothing but the ring is written. Figures are in float64, as aprtui/engine/sampling.py has them:
-// logprob of the choice = -log(total), entropy = log(total) - weighted / total, margin = largest - second. They say something
-// where largest is finite; otherwise no token can be chosen: NaN, id the first of `nan` of them; +Inf, id where; -Inf everywhere.
+// The last launch of a pass, behind top_candidates and stage_statistics, stores its choice in *token, where `embed` reads it in
+// the next pass, and moves the step on: position += tokens, tokens = 1, ordinal += 1. That is greedy; or draw, in front of
+// which greedy runs with a null token and then writes nothing but its ring. Figures are in float64, as aprtui/engine/sampling.py
+// has them: logprob of the likeliest = -log(total), entropy = log(total) - weighted / total, margin = largest - second. They
+// say something where largest is finite; otherwise no token can be chosen: NaN, id the first of `nan` of them; +Inf, id where;
+// -Inf everywhere. Then draw chooses as greedy does.
 //
-// Launch: blocks of 256 threads; greedy: grid (ceil(vocabulary / 1024)); top_candidates: grid (ceil(vocabulary / 2048)). Must
-// move: 4 bytes a logit.
+// draw: a token weighs w = exp((logit - largest) / temperature), or nothing where w < min_p; temperature > 0, min_p 0 to 1.
+// The choice is the first, in order of ids, at which the running sum of the weights exceeds uniforms[step->ordinal % ring_size]
+// (0 to below 1) times their total. `likeliest` is the ring of greedy. Sums are formed in one fixed order, which is not that of
+// aprtui/engine/sampling.py: where the two sides differ by rounding only, the neighbour may be chosen instead.
+//
+// Launch: blocks of 256 threads; greedy, draw: grid (ceil(vocabulary / 1024)); top_candidates: grid (ceil(vocabulary / 2048)).
+// Must move: 4 bytes a logit.
 #include "types.cuh"
 
 struct Candidate {
@@ -34,11 +43,17 @@ struct Chosen {
   int ordinal;   // of the choice
   int nan;       // how many logits
 };
+struct Drawn {
+  double probability;  // that the token was drawn with
+  float logit;
+  int id;
+};
 struct Part {
   unsigned long long first, second;
   double total, weighted, nan;
 };
-static_assert(sizeof(Candidate) == 8 && sizeof(Chosen) == 40 && sizeof(Part) == 40, "the host packs these");
+static_assert(sizeof(Candidate) == 8 && sizeof(Chosen) == 40 && sizeof(Drawn) == 16 && sizeof(Part) == 40,
+              "the host packs these");
 
 using Key = unsigned long long;
 
@@ -127,6 +142,74 @@ KERNEL __launch_bounds__(256) greedy(const float* logits, int vocabulary, Step* 
   if (!token) return;
   *token = id;
   *step = Step{next, 1, ordinal + 1, step->reserved};
+}
+
+// The first of `count` values, none of them negative, at which their running sum exceeds `target`; the last positive one if
+// rounding kept it from that, 0 if there is none. `before` is what was summed in front of the values, then of the one found.
+template <class Values>
+INLINE int first_over(int count, const Values& values, double target, double& before) {
+  int found = 0;
+  double sum = before;
+  for (int i = 0; i < count; ++i) {
+    const double value = values(i);
+    if (!(value > 0.0)) continue;
+    found = i, before = sum, sum += value;
+    if (sum > target) break;
+  }
+  return found;
+}
+
+// The same of one value a thread, in the order of threads; for every thread.
+INLINE int thread_over(double own, double target, double& before, Shared<double> of_threads, Shared<double> of_warps) {
+  of_threads[threadIdx.x] = own;
+  own = warp_sum(own);
+  if (lane_index() == 0) of_warps[warp_index()] = own;
+  __syncthreads();
+  const int first = WARP * first_over(THREADS / WARP, [&](int i) { return of_warps[i]; }, target, before);
+  const int found = first + first_over(WARP, [&](int i) { return of_threads[first + i]; }, target, before);
+  __syncthreads();
+  return found;
+}
+
+KERNEL __launch_bounds__(256) draw(const float* logits, int vocabulary, double temperature, double min_p,
+                                   const double* uniforms, const Chosen* likeliest, Step* step, int* token,
+                                   Drawn* ring, int ring_size, double* sums, unsigned* counter) {
+  SHARED(double, of_threads, THREADS);
+  SHARED(double, of_warps, THREADS / WARP);
+  const int ordinal = step->ordinal, entry = ordinal % ring_size, blocks = gridDim.x;
+  const double largest = likeliest[entry].largest;
+  // 0 for all where the logits are no distribution.
+  const auto weight = [&](int id) {
+    const double of_all = id < vocabulary ? exp((logits[id] - largest) / temperature) : 0.0;
+    return of_all >= min_p ? of_all : 0.0;
+  };
+  // Of the ids of a thread in a block's run of ids.
+  const auto weights = [&](int first) {
+    double sum = 0.0;
+#pragma unroll
+    for (int i = 0; i < OF_THREAD; ++i) sum += weight(first + i);
+    return sum;
+  };
+  double sum = block_sum<8>(weights((blockIdx.x * THREADS + threadIdx.x) * OF_THREAD), of_warps);
+  if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+  if (!last_block(counter, blocks)) return;
+  // Each thread has a run of blocks; then the one whose run it is finds the block, and all its threads the id.
+  const auto sum_of = [&](int block) { return block < blocks ? load_through_l2(sums + block) : 0.0; };
+  const int run = (blocks + THREADS - 1) / THREADS;
+  sum = 0.0;
+  for (int i = 0; i < run; ++i) sum += sum_of(run * threadIdx.x + i);
+  const double total = block_sum<8>(sum, of_warps), target = uniforms[entry] * total;
+  double before = 0.0;
+  const int begin = run * thread_over(sum, target, before, of_threads, of_warps);
+  const int block = begin + first_over(run, [&](int i) { return sum_of(begin + i); }, target, before);
+  const int first = (block * THREADS + threadIdx.x) * OF_THREAD;
+  const int thread = thread_over(weights(first), target, before, of_threads, of_warps);
+  if (static_cast<int>(threadIdx.x) != thread) return;
+  const int found = first + first_over(OF_THREAD, [&](int i) { return weight(first + i); }, target, before);
+  const int id = total > 0.0 ? found : likeliest[entry].id;
+  ring[entry] = Drawn{weight(id) / total, logits[id], id};
+  *token = id;
+  *step = Step{step->position + step->tokens, 1, ordinal + 1, step->reserved};
 }
 
 // Bitonic sort, the largest first (Batcher 1968, AFIPS 32).

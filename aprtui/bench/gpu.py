@@ -29,6 +29,7 @@ from aprtui.contracts.revision import revision_of
 from aprtui.engine.backends import open_engine
 from aprtui.engine.cuda.detect import detect
 from aprtui.engine.protocol import NO_TAPS, KvType, Mode, Taps
+from aprtui.engine.sampling import GREEDY, Sampler
 from aprtui.errors import EngineError
 from aprtui.model.model import Model, load_model
 
@@ -231,7 +232,7 @@ class _Measured:
         self._engine.forward(self._tokens)
 
     def _decode(self, tokens: int, taps: Taps) -> int:
-        return sum(1 for _ in islice(self._engine.greedy(self._tokens[-1], taps), tokens))
+        return sum(1 for _ in islice(self._engine.choose(self._tokens[-1], Sampler(GREEDY), taps), tokens))
 
 
 class _Peer:

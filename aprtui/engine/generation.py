@@ -14,7 +14,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.protocol import NO_TAPS, Engine, GreedyEngine, Logits, Taps
+from aprtui.engine.protocol import NO_TAPS, ChoosingEngine, Engine, Logits, Taps
 from aprtui.engine.sampling import GREEDY, Choice, Sampler, Sampling
 from aprtui.errors import UsageError
 from aprtui.model.stream import StreamDecoder
@@ -186,15 +186,15 @@ class _Steps:
     def _decode(self) -> Choice | None:
         if self.cancelled():
             return None
-        if self.sampler.greedy and isinstance(self.engine, GreedyEngine):
+        if isinstance(self.engine, ChoosingEngine) and self.engine.can_choose(self.sampler.sampling):
             return self._chosen_by(self.engine)
         return self.sampler.choose(self._forward(self.history[self.pending :])[-1], self.history)
 
-    def _chosen_by(self, engine: GreedyEngine) -> Choice:
+    def _chosen_by(self, engine: ChoosingEngine) -> Choice:
         """What the engine chooses; it begins anew where the taps have changed."""
         taps = self.generation.taps
         if self.choices is None or self.tapped != taps:
-            self.choices, self.tapped = engine.greedy(self.history[-1], taps, self.sampler.candidates), taps
+            self.choices, self.tapped = engine.choose(self.history[-1], self.sampler, taps), taps
         return next(self.choices)
 
     def _forward(self, tokens: Sequence[int]) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.stats import Accumulator
 
 if TYPE_CHECKING:
-    from aprtui.engine.sampling import Choice
+    from aprtui.engine.sampling import Choice, Sampler, Sampling
 
 
 class Mode(StrEnum):
@@ -167,15 +167,19 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class GreedyEngine(Protocol):
-    """What an engine offers that can choose the most probable token itself, without its logits coming to the host."""
+class ChoosingEngine(Protocol):
+    """What an engine offers that can choose the next token by itself, without its logits coming to the host."""
 
-    def greedy(self, token: int, taps: Taps = NO_TAPS, candidates: int = 0) -> Iterator[Choice]:
+    def can_choose(self, sampling: Sampling) -> bool:
+        """Whether `choose` can follow these settings."""
+
+    def choose(self, token: int, sampler: Sampler, taps: Taps = NO_TAPS) -> Iterator[Choice]:
         """Evaluate `token` at the next position and choose, evaluate the choice and so on, until the context is full.
 
-        Each choice is what `Sampler` chooses greedily from the logits of that pass, with the likeliest `candidates` (an
-        engine may name fewer). `position` counts the passes whose choice was asked for. Any other call of the engine
-        ends it. Raises `EngineError` at logits that are no distribution.
+        Each choice is what `sampler` would choose from the logits of that pass, up to rounding (an engine may name
+        fewer candidates). It uses up the number that it drew with, so that the sampler goes on from the last choice
+        that was asked for; `position` counts the passes of those. Any other call of the engine ends it. Raises
+        `EngineError` at logits that are no distribution.
         """
 
 

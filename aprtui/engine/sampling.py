@@ -91,13 +91,9 @@ class Sampler:
         self.sampling = sampling
         self.candidates = candidates
         self._random = np.random.Generator(np.random.PCG64(sampling.seed))
+        self._ahead: list[float] = []  # looked at by `uniforms`, not used yet
         # Kept from token to token: page faults of fresh arrays make a choice among 150,000 cost 5 ms instead of 1.5.
         self._scratch = np.empty((3, 0))
-
-    @property
-    def greedy(self) -> bool:
-        """Whether the choice is the most probable token, whatever came before."""
-        return self.sampling.temperature == 0 and self.sampling.repeat_penalty == 1
 
     def choose(self, logits: NDArray[np.float32], history: Sequence[int]) -> Choice:
         """Choose the token that follows `history` (prompt and generated ids) from `logits` `[V]`.
@@ -117,11 +113,29 @@ class Sampler:
         else:
             kept, probabilities = candidates(work, self.sampling)
             cumulative = np.cumsum(probabilities, out=sums[: probabilities.size])
-            at = int(np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right"))
+            at = int(np.searchsorted(cumulative, self._next_uniform() * cumulative[-1], side="right"))
             at = min(at, probabilities.size - 1)
             chosen, probability = at if kept is None else int(kept[at]), float(probabilities[at])
         best = likeliest(raw, self.candidates) if self.candidates else np.zeros(0, np.int64)
         return _describe(raw, chosen, probability, work, best)
+
+    def uniforms(self, begin: int, count: int) -> NDArray[np.float64]:
+        """The numbers that choices `begin` to `begin + count - 1` from now on draw with; none where nothing is drawn.
+
+        For an engine that chooses by itself. Looking at them uses none of them up.
+        """
+        if self.sampling.temperature == 0:
+            return np.empty(0)
+        self._ahead += self._random.random(max(begin + count - len(self._ahead), 0)).tolist()
+        return np.array(self._ahead[begin : begin + count])
+
+    def chosen_elsewhere(self) -> None:
+        """Use up what the next choice draws with: an engine has made it by itself."""
+        if self.sampling.temperature > 0:
+            self._next_uniform()
+
+    def _next_uniform(self) -> float:
+        return self._ahead.pop(0) if self._ahead else self._random.random()
 
 
 def penalize(logits: NDArray[np.float64], history: Sequence[int], sampling: Sampling) -> None:

@@ -102,6 +102,25 @@ def test_token_without_probability_is_not_drawn_even_by_the_smallest_number() ->
     assert sampler.choose(as_logits(-np.inf, 0, 0), []).id == 1
 
 
+def test_numbers_looked_at_ahead_are_drawn_with_in_turn_by_whoever_chooses_next() -> None:
+    stream = np.random.Generator(np.random.PCG64(7)).random(9)
+    sampler, cumulative = Sampler(Sampling(temperature=0.7, seed=7)), np.cumsum(probabilities_at(0.7))
+    assert sampler.uniforms(0, 4).tolist() == stream[:4].tolist()
+    assert sampler.uniforms(2, 3).tolist() == stream[2:5].tolist()
+    for _ in range(2):
+        sampler.chosen_elsewhere()
+    drawn = [sampler.choose(LOGITS, []).id for _ in range(4)]
+    assert drawn == np.searchsorted(cumulative, stream[2:6], side="right").tolist()
+    sampler.chosen_elsewhere()
+    assert sampler.uniforms(0, 2).tolist() == stream[7:9].tolist()
+
+
+def test_greedy_choices_take_no_numbers() -> None:
+    sampler = Sampler(GREEDY)
+    sampler.chosen_elsewhere()
+    assert sampler.uniforms(3, 2).size == 0
+
+
 def test_same_seed_draws_the_same_and_another_seed_does_not() -> None:
     def draws(seed: int) -> list[int]:
         sampler = Sampler(Sampling(temperature=1.0, seed=seed))

@@ -125,8 +125,8 @@ class Image:
         """Launch `kernel`; what it left in its `Out` and `InOut` arguments, in their order.
 
         Arguments: numpy arrays (copied to the device), `Out`, `InOut`, `Struct`, `DeviceStruct`, None (a null
-        pointer), int (32 bits) and float. Raises `KernelError` for what the emulator finds, and `AssertionError` where
-        orders disagree.
+        pointer), int and float (32 bits), np.float64. Raises `KernelError` for what the emulator finds, and
+        `AssertionError` where orders disagree.
         """
         results = [self._launch(kernel, grid, block, arguments, shared, *_SCHEDULES[order]) for order in range(orders)]
         for other in results[1:]:
@@ -260,6 +260,8 @@ class Packer:
                 raise TypeError("pass flags as int")
             case int():
                 return struct.pack("i", argument), 4
+            case np.float64():
+                return struct.pack("d", argument), 8
             case float():
                 return struct.pack("f", argument), 4
         raise TypeError(f"no argument of a kernel: {argument!r}")
@@ -267,4 +269,4 @@ class Packer:
     def _alignment(self, argument: object) -> int:
         if isinstance(argument, Struct):
             return max(self._alignment(member) for member in argument.members)
-        return 4 if isinstance(argument, int | float) else 8
+        return 4 if isinstance(argument, int | float) and not isinstance(argument, np.float64) else 8

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from aprtui import resources
-from aprtui.engine.cuda.choices import CANDIDATE, CHOSEN, greedy_choice
+from aprtui.engine.cuda.choices import CANDIDATE, CHOSEN, DRAWN, drawn_choice, greedy_choice
 from aprtui.engine.likeliest import likeliest
-from aprtui.engine.sampling import GREEDY, Choice, Sampler
+from aprtui.engine.sampling import GREEDY, Choice, Sampler, Sampling
 from aprtui.errors import EngineError
 from tests.kernels.cases import STEP, step
 from tests.kernels.emulated import Image, InOut, Out
@@ -33,6 +33,34 @@ def greedy(image: Image, logits: np.ndarray, now: np.ndarray, **options: int) ->
     moved, token, ring, _, counter = image.run(
         "greedy", (blocks,), 256, logits, logits.size, InOut(now), InOut(np.array([-9], np.int32)),
         InOut(np.full(RING, 7, CHOSEN)), RING, Out((blocks,), PARTS), InOut(np.zeros(1, np.uint32)), **options,
+    )  # fmt: skip
+    assert counter[0] == 0
+    return [moved, token, ring]
+
+
+def likeliest_of(image: Image, logits: np.ndarray, now: np.ndarray, **options: int) -> np.ndarray:
+    """The ring after a launch without a token to write, in which the step must stay."""
+    blocks = -(-logits.size // 1024)
+    moved, ring, _, counter = image.run(
+        "greedy", (blocks,), 256, logits, logits.size, InOut(now), None, InOut(np.full(RING, 7, CHOSEN)), RING,
+        Out((blocks,), PARTS), InOut(np.zeros(1, np.uint32)), **options,
+    )  # fmt: skip
+    np.testing.assert_array_equal(moved, now)
+    assert counter[0] == 0
+    return ring
+
+
+def draw(
+    image: Image, logits: np.ndarray, now: np.ndarray, uniform: float, sampling: Sampling, likeliest: np.ndarray,
+    **options: int,
+) -> list[np.ndarray]:  # fmt: skip
+    """Step, token and ring after the launch; the numbers are `uniform` where the step says, and NaN elsewhere."""
+    blocks, uniforms = -(-logits.size // 1024), np.full(RING, np.nan)
+    uniforms[now["ordinal"] % RING] = uniform
+    moved, token, ring, _, counter = image.run(
+        "draw", (blocks,), 256, logits, logits.size, np.float64(sampling.temperature), np.float64(sampling.min_p),
+        uniforms, likeliest, InOut(now), InOut(np.array([-9], np.int32)), InOut(np.full(RING, 7, DRAWN)), RING,
+        Out((blocks,), np.float64), InOut(np.zeros(1, np.uint32)), **options,
     )  # fmt: skip
     assert counter[0] == 0
     return [moved, token, ring]
@@ -140,13 +168,112 @@ def test_the_step_moves_behind_the_pass_and_the_ring_is_written_in_turn(image_of
 
 
 def test_without_a_token_to_write_the_host_chooses_and_the_step_stays(image_of: Images) -> None:
-    logits, now = logits_of(700), step(20, tokens=6, ordinal=4)
-    moved, ring, _, _ = image_of("sample").run(
-        "greedy", (1,), 256, logits, 700, InOut(now), None, InOut(np.zeros(RING, CHOSEN)), RING, Out((1,), PARTS),
-        InOut(np.zeros(1, np.uint32)),
-    )  # fmt: skip
-    np.testing.assert_array_equal(moved, now)
+    logits = logits_of(700)
+    ring = likeliest_of(image_of("sample"), logits, step(20, tokens=6, ordinal=4))
     assert ring[1]["id"] == np.argmax(logits)
+
+
+def assert_draws_are_the_hosts(
+    image: Image, logits: np.ndarray, sampling: Sampling, count: int, orders: int = 3
+) -> list[int]:
+    """That many draws from the stream of one sampler, and by another; the ids."""
+    device, host = Sampler(sampling), Sampler(sampling)
+    likeliest = likeliest_of(image, logits, step(0), orders=orders)
+    ids = []
+    for uniform in device.uniforms(0, count):
+        expected = host.choose(logits, [])
+        _, token, ring = draw(image, logits, step(0), uniform, sampling, likeliest, orders=orders)
+        found = drawn_choice(ring[0], likeliest[0], np.zeros(0, CANDIDATE), logits.size)
+        assert (token[0], found.id, found.margin) == (expected.id, expected.id, expected.margin)
+        for name in ("probability", "logprob", "entropy"):
+            assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-12, abs=1e-13), name
+        ids.append(found.id)
+    return ids
+
+
+LOGITS = {
+    "random": logits_of(1500),
+    "peaked": np.where(np.arange(1500) == 1234, np.float32(14), logits_of(1500)),
+    "flat": np.zeros(1500, np.float32),
+    "half of them -Inf": np.where(np.arange(1500) % 2, -np.inf, logits_of(1500)).astype(np.float32),
+    "all but three -Inf": np.where(np.isin(np.arange(1500), (0, 700, 1499)), 1.0, -np.inf).astype(np.float32),
+    "ties": np.round(logits_of(1500)),
+}
+
+
+@pytest.mark.parametrize("logits", LOGITS.values(), ids=LOGITS.keys())
+@pytest.mark.parametrize(
+    "sampling",
+    [Sampling(0.7, seed=3), Sampling(2.5, seed=4), Sampling(1.0, min_p=0.04, seed=5), Sampling(0.05, min_p=0.5)],
+    ids=str,
+)
+def test_draws_are_those_of_the_host(image_of: Images, logits: np.ndarray, sampling: Sampling) -> None:
+    drawn = assert_draws_are_the_hosts(image_of("sample"), logits, sampling, 150, orders=1)
+    likely = np.isfinite(logits) & (logits > logits.max() + sampling.temperature * np.log(max(sampling.min_p, 1e-300)))
+    assert len(set(drawn)) > (1 if likely.sum() > 1 and logits is not LOGITS["peaked"] else 0), "it always draws one"
+
+
+@pytest.mark.parametrize("vocabulary", [1, 2, 1023, 1024, 1025, 40_000])
+def test_draws_are_those_of_the_host_in_every_order_of_threads(image_of: Images, vocabulary: int) -> None:
+    for min_p in (0.0, 0.02):
+        sampling = Sampling(1.5, min_p=min_p, seed=vocabulary)
+        assert_draws_are_the_hosts(image_of("sample"), logits_of(vocabulary), sampling, 5)
+
+
+def test_draws_from_more_blocks_than_threads_are_those_of_the_host(image_of: Images) -> None:
+    logits = logits_of(300_000)
+    drawn = assert_draws_are_the_hosts(image_of("sample"), logits, Sampling(3.0, seed=8), 6, orders=1)
+    assert max(drawn) > 262_144 > min(drawn)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-30, 5e-324])
+def test_a_tiny_temperature_takes_the_most_probable_tokens(image_of: Images, temperature: float) -> None:
+    logits = np.round(logits_of(3000))
+    drawn = assert_draws_are_the_hosts(image_of("sample"), logits, Sampling(temperature, seed=2), 8, orders=1)
+    assert set(logits[drawn]) == {logits.max()}
+
+
+def test_min_p_of_one_keeps_the_most_probable_tokens_and_nothing_else(image_of: Images) -> None:
+    logits = np.round(logits_of(3000))
+    drawn = assert_draws_are_the_hosts(image_of("sample"), logits, Sampling(9.0, min_p=1.0, seed=2), 8, orders=1)
+    assert set(logits[drawn]) == {logits.max()}
+
+
+@pytest.mark.parametrize("vocabulary", [4, 5, 2048, 3001])
+def test_numbers_at_both_ends_and_on_a_border_take_the_token_behind_it(image_of: Images, vocabulary: int) -> None:
+    """Of equal weights; 1 stands for a number that rounding lifts to the total."""
+    logits, sampling = np.full(vocabulary, 2, np.float32), Sampling(1.0)
+    logits[[0, vocabulary - 1]] = -np.inf
+    likeliest = likeliest_of(image_of("sample"), logits, step(0))
+    for at in (0.0, 0.5, 1 - 2**-53, 1.0):
+        _, token, _ = draw(image_of("sample"), logits, step(0), at, sampling, likeliest)
+        assert token[0] == 1 + min(int(at * (vocabulary - 2)), vocabulary - 3)
+
+
+@pytest.mark.parametrize("bad", [{2100: np.nan, 90: -np.nan}, {2100: np.inf, 90: np.inf}, {17: np.nan, 3: np.inf}])
+def test_nothing_is_drawn_from_logits_that_are_no_distribution(image_of: Images, bad: dict[int, float]) -> None:
+    logits, image = logits_of(3000), image_of("sample")
+    logits[list(bad)] = list(bad.values())
+    likeliest = likeliest_of(image, logits, step(7, ordinal=2))
+    moved, token, ring = draw(image, logits, step(7, ordinal=2), 0.5, Sampling(1.0), likeliest)
+    assert (token[0], ring[2]["id"], moved["position"][0], moved["ordinal"][0]) == (np.argmax(logits),) * 2 + (8, 3)
+    with pytest.raises(EngineError) as expected:
+        Sampler(Sampling(1.0)).choose(logits, [])
+    with pytest.raises(EngineError) as found:
+        drawn_choice(ring[2], likeliest[2], np.zeros(0, CANDIDATE), logits.size)
+    assert str(found.value) == str(expected.value)
+
+
+def test_a_draw_moves_the_step_and_takes_its_number_and_writes_its_ring_in_turn(image_of: Images) -> None:
+    logits, image, sampling = logits_of(700), image_of("sample"), Sampling(1.5)
+    now = step(20, tokens=6, ordinal=4)
+    moved, token, ring = draw(image, logits, now, 0.3, sampling, likeliest_of(image, logits, now))
+    np.testing.assert_array_equal(moved, np.array([(26, 1, 5, 0)], STEP))
+    assert token[0] == ring[1]["id"]
+    assert (ring[[0, 2]] == np.full(2, 7, DRAWN)).all()
+    again, _, ring = draw(image, logits, moved, 0.9, sampling, likeliest_of(image, logits, moved))
+    np.testing.assert_array_equal(again, np.array([(27, 1, 6, 0)], STEP))
+    assert ring[2]["id"] != token[0]
 
 
 @pytest.mark.parametrize(("vocabulary", "count"), [(1, 1), (5, 8), (2049, 40), (9000, 128), (3000, 1024), (4097, 1)])
@@ -162,21 +289,36 @@ def test_candidates_are_the_likeliest_in_order(image_of: Images, vocabulary: int
 
 # ---- planted bugs: the tests above would see them
 
-SORTS = "        if ((a < b) == descending) keys[low] = b, keys[high] = a;\n      }\n      __syncthreads();\n"
-TOPS = "  if (lane_index() == 0) scratch[warp_index()] = own;\n  __syncthreads();\n"
+
+def top_16(image: Image, logits: np.ndarray) -> object:
+    return candidates(image, logits, 16)
+
+
+def choose(image: Image, logits: np.ndarray) -> object:
+    return greedy(image, logits, step(0))
+
+
+def draw_one(image: Image, logits: np.ndarray) -> object:
+    return draw(image, logits, step(0), 0.6, Sampling(1.0), likeliest_of(image, logits, step(0)))
+
+
+BARRIER = "__syncthreads();\n"
 
 
 @pytest.mark.parametrize(
-    ("kernel", "text", "instead"),
-    [(candidates, SORTS, SORTS.replace("      __syncthreads();\n", "")), (greedy, TOPS, TOPS.splitlines()[0] + "\n")],
-    ids=["sort", "block_top"],
+    ("run", "before"),
+    [
+        (top_16, "        if ((a < b) == descending) keys[low] = b, keys[high] = a;\n      }\n      "),
+        (choose, "  if (lane_index() == 0) scratch[warp_index()] = own;\n  "),
+        (draw_one, "  if (lane_index() == 0) of_warps[warp_index()] = own;\n  "),
+    ],
 )
 def test_a_missing_barrier_is_found(
-    build_image: Images, tmp_path: Path, kernel: Callable[..., object], text: str, instead: str
+    build_image: Images, tmp_path: Path, run: Callable[[Image, np.ndarray], object], before: str
 ) -> None:
     source = (resources.kernels() / "sample.cu").read_text()
-    assert source.count(text) == 1
-    planted = tmp_path / f"sample_{kernel.__name__}.cu"
-    planted.write_text(source.replace(text, instead))
+    assert source.count(before + BARRIER) == 1
+    planted = tmp_path / f"sample_{run.__name__}.cu"
+    planted.write_text(source.replace(before + BARRIER, before + "\n"))
     with pytest.raises(AssertionError, match="depends on the order of threads"):
-        kernel(build_image(planted), logits_of(3000), 16 if kernel is candidates else step(0))
+        run(build_image(planted), logits_of(3000))

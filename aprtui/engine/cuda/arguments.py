@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 
-_Pointer, _Int, _Float = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
+_Pointer, _Int, _Float, _Double = ctypes.c_void_p, ctypes.c_int, ctypes.c_float, ctypes.c_double
 
 
 class Matrix(ctypes.Structure):
@@ -137,6 +137,16 @@ class Greedy(ctypes.Structure):
     _fields_ = (
         ("logits", _Pointer), ("vocabulary", _Int), ("step", _Pointer), ("token", _Pointer), ("ring", _Pointer),
         ("ring_size", _Int), ("parts", _Pointer), ("counter", _Pointer),
+    )  # fmt: skip
+
+
+class Draw(ctypes.Structure):
+    """Of `draw` in sample.cu."""
+
+    _fields_ = (
+        ("logits", _Pointer), ("vocabulary", _Int), ("temperature", _Double), ("min_p", _Double),
+        ("uniforms", _Pointer), ("likeliest", _Pointer), ("step", _Pointer), ("token", _Pointer), ("ring", _Pointer),
+        ("ring_size", _Int), ("sums", _Pointer), ("counter", _Pointer),
     )  # fmt: skip
 
 

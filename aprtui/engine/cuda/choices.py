@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ CHOSEN = np.dtype(
     ]
 )
 """`Chosen` of sample.cu, an entry of the ring that `greedy` writes."""
+DRAWN = np.dtype([("probability", "<f8"), ("logit", "<f4"), ("id", "<i4")])
+"""`Drawn` of sample.cu, an entry of the ring that `draw` writes."""
 CANDIDATE = np.dtype([("id", "<i4"), ("logit", "<f4")])
 """`Candidate` of sample.cu; the ring that `top_candidates` writes is `[ring_size, count]` of them."""
 
@@ -41,3 +44,13 @@ def greedy_choice(chosen: np.void, candidates: NDArray[np.void], vocabulary: int
     probabilities = np.exp(real["logit"].astype(np.float64) - largest) / total
     found = tuple(map(Candidate, real["id"].tolist(), probabilities.tolist()))
     return Choice(int(chosen["id"]), logprob, 1.0, entropy, largest - float(chosen["second"]), found)
+
+
+def drawn_choice(drawn: np.void, chosen: np.void, candidates: NDArray[np.void], vocabulary: int) -> Choice:
+    """The choice that `drawn` (of type `DRAWN`) tells of, with the rest as in `greedy_choice`.
+
+    What `Sampler.choose` says of the same logits at the same temperature.
+    """
+    likeliest = greedy_choice(chosen, candidates, vocabulary)
+    logprob = float(drawn["logit"]) - float(chosen["largest"]) + likeliest.logprob
+    return replace(likeliest, id=int(drawn["id"]), logprob=logprob, probability=float(drawn["probability"]))

@@ -1,6 +1,7 @@
 """The next token, chosen on the device: its figures come to the host, the logits need not.
 
-Choices go into a ring, so that passes can follow one another while nobody looks at each.
+Choices go into rings, so that passes can follow one another while nobody looks at each; the numbers that they are drawn
+with come out of one.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.cuda.arguments import Greedy, TopCandidates
-from aprtui.engine.cuda.choices import CANDIDATE, CHOSEN, greedy_choice
+from aprtui.engine.cuda.arguments import Draw, Greedy, TopCandidates
+from aprtui.engine.cuda.choices import CANDIDATE, CHOSEN, DRAWN, drawn_choice, greedy_choice
 from aprtui.engine.cuda.driver import Driver, Launch
 from aprtui.engine.cuda.launches import Launches, blocks_of_choice
 from aprtui.engine.cuda.storage import Storage
@@ -26,10 +27,27 @@ _PART = 40  # bytes of `Part` in sample.cu
 
 
 @dataclass(frozen=True, slots=True)
-class Rings:
-    """The last choices `[RING]`, and the likeliest tokens at each, `[RING · candidates]`."""
+class Rule:
+    """How the device chooses, and how many candidates it names: what is the same for all passes of a generation."""
 
+    candidates: int = 0
+    temperature: float = 0.0
+    """0 takes the most probable token and draws nothing."""
+    min_p: float = 0.0
+
+    @property
+    def draws(self) -> bool:
+        """Whether each choice takes a number."""
+        return self.temperature > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rings:
+    """What the device left of its last choices: most probable tokens and draws `[RING]`, `[RING · candidates]`."""
+
+    rule: Rule
     chosen: NDArray[np.void]
+    drawn: NDArray[np.void]
     candidates: NDArray[np.void]
     vocabulary: int
 
@@ -38,8 +56,11 @@ class Rings:
 
         Raises `EngineError` where the logits were no distribution.
         """
-        place, count = ordinal % RING, self.candidates.size // RING
-        return greedy_choice(self.chosen[place], self.candidates[place * count : (place + 1) * count], self.vocabulary)
+        place, count = ordinal % RING, self.rule.candidates
+        chosen, candidates = self.chosen[place], self.candidates[place * count : (place + 1) * count]
+        if self.rule.draws:
+            return drawn_choice(self.drawn[place], chosen, candidates, self.vocabulary)
+        return greedy_choice(chosen, candidates, self.vocabulary)
 
 
 class Choosing:
@@ -51,30 +72,57 @@ class Choosing:
         self._parts = driver.allocate(_PART * of_greedy)
         self._keys = driver.allocate(8 * MOST_CANDIDATES * of_candidates)
         self._chosen = driver.allocate(RING * CHOSEN.itemsize)
+        self._drawn = driver.allocate(RING * DRAWN.itemsize)
         self._candidates = driver.allocate(RING * MOST_CANDIDATES * CANDIDATE.itemsize)
+        self._uniforms = driver.allocate(RING * 8)
         self._host_chosen: NDArray[np.void] = driver.pinned(RING, CHOSEN)
+        self._host_drawn: NDArray[np.void] = driver.pinned(RING, DRAWN)
         self._host_candidates: NDArray[np.void] = driver.pinned(RING * MOST_CANDIDATES, CANDIDATE)
+        self._host_uniforms: NDArray[np.float64] = driver.pinned(RING, np.float64)
+        self._told = 0
 
-    def launches(self, candidates: int) -> list[Launch]:
-        """The end of a pass: name that many `candidates`, choose, and make the choice the token of the next pass."""
-        storage, counter = self._storage, self._storage.counters
-        greedy = Greedy(
-            storage.logits, self._vocabulary, storage.step, storage.tokens, self._chosen, RING, self._parts, counter
-        )  # fmt: skip
-        named = []
-        if candidates:
+    def launches(self, rule: Rule) -> list[Launch]:
+        """The end of a pass: name candidates, choose, and make the choice the token of the next pass."""
+        storage, counter, named = self._storage, self._storage.counters, list[Launch]()
+        if rule.candidates:
             top = TopCandidates(
-                storage.logits, self._vocabulary, candidates, storage.step, self._candidates, RING, self._keys, counter
+                storage.logits, self._vocabulary, rule.candidates, storage.step, self._candidates, RING, self._keys,
+                counter,
             )  # fmt: skip
             named = [self._launches.top_candidates(top)]
-        return [*named, self._launches.greedy(greedy)]
+        greedy = Greedy(
+            storage.logits, self._vocabulary, storage.step, 0 if rule.draws else storage.tokens, self._chosen, RING,
+            self._parts, counter,
+        )  # fmt: skip
+        named.append(self._launches.greedy(greedy))
+        if rule.draws:
+            draw = Draw(
+                storage.logits, self._vocabulary, rule.temperature, rule.min_p, self._uniforms, self._chosen,
+                storage.step, storage.tokens, self._drawn, RING, self._parts, counter,
+            )  # fmt: skip
+            named.append(self._launches.draw(draw))
+        return named
 
-    def fetch(self, candidates: int) -> None:
-        """Queue the copies of both rings."""
+    def begin(self) -> None:
+        """The next choice has the ordinal 0."""
+        self._told = 0
+
+    def tell(self, uniforms: NDArray[np.float64]) -> None:
+        """Queue the copy of what the next choices draw with; numbers of choices that are not made yet stay in place."""
+        if uniforms.size:
+            self._host_uniforms[(self._told + np.arange(uniforms.size)) % RING] = uniforms
+            self._told += uniforms.size
+            self._driver.copy_in(self._uniforms, self._host_uniforms)
+
+    def fetch(self, rule: Rule) -> None:
+        """Queue the copies of what choices leave."""
         self._driver.copy_out(self._host_chosen, self._chosen)
-        if candidates:
-            self._driver.copy_out(self._host_candidates[: RING * candidates], self._candidates)
+        if rule.draws:
+            self._driver.copy_out(self._host_drawn, self._drawn)
+        if rule.candidates:
+            self._driver.copy_out(self._host_candidates[: RING * rule.candidates], self._candidates)
 
-    def found(self, candidates: int) -> Rings:
+    def found(self, rule: Rule) -> Rings:
         """A copy of what was fetched."""
-        return Rings(self._host_chosen.copy(), self._host_candidates[: RING * candidates].copy(), self._vocabulary)
+        candidates = self._host_candidates[: RING * rule.candidates].copy()
+        return Rings(rule, self._host_chosen.copy(), self._host_drawn.copy(), candidates, self._vocabulary)

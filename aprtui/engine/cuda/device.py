@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.cuda.choosing import Choosing, Rings
+from aprtui.engine.cuda.choosing import Choosing, Rings, Rule
 from aprtui.engine.cuda.driver import Driver, Launch
 from aprtui.engine.cuda.launches import Launches, load_kernels, splits_for
 from aprtui.engine.cuda.lowering import Lowering, Pass
@@ -51,10 +51,10 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class _TokenPlan:
-    """A plan of one token; `candidates` is None where the host chooses the next one."""
+    """A plan of one token; without a `rule` the host chooses the next one."""
 
     plan: Plan
-    candidates: int | None
+    rule: Rule | None
     half: int
     graph: Any | None = None
 
@@ -63,7 +63,7 @@ class _TokenPlan:
         return Finished(self.plan.segments[0], staging, sums)
 
 
-_Key = tuple[frozenset[Node], frozenset[Node], int, int | None, int]
+_Key = tuple[frozenset[Node], frozenset[Node], int, Rule | None, int]
 _ChunkKey = tuple[int, int, int, bool, frozenset[Node], frozenset[Node]]
 
 
@@ -119,36 +119,39 @@ class Device:
         """Make `token` the one that the next pass of `queue_choices` evaluates; its choice has the ordinal 0."""
         self._free_retired()
         self._tell([token], position)
+        self._choosing.begin()
         self._driver.copy_in(self.storage.step, self._control[: _STEP_INTS + 1])
         self._driver.synchronize()  # what is told next must not be read instead
 
-    def queue_choices(self, count: int, candidates: int) -> None:
-        """Queue `count` passes, each of which evaluates what the one before it has chosen."""
-        plan = self._one_token(NO_TAPS, 0, candidates)
+    def queue_choices(self, count: int, rule: Rule, uniforms: NDArray[np.float64]) -> None:
+        """Queue `count` passes, each of which evaluates what the one before it has chosen; `uniforms` if it draws."""
+        plan = self._one_token(NO_TAPS, 0, rule)
+        self._choosing.tell(uniforms)
         for _ in range(count):
             self._run_token(plan)
-        self._choosing.fetch(candidates)
+        self._choosing.fetch(rule)
 
-    def choices(self, more: int, candidates: int) -> Rings:
+    def choices(self, more: int, rule: Rule, uniforms: NDArray[np.float64]) -> Rings:
         """Wait for the choices that were queued, and queue `more`."""
         self._driver.synchronize()
-        found = self._choosing.found(candidates)
+        found = self._choosing.found(rule)
         if more:
-            self.queue_choices(more, candidates)
+            self.queue_choices(more, rule, uniforms)
         return found
 
-    def queue_tapped(self, turn: int, position: int, taps: Taps, candidates: int) -> Finished:
+    def queue_tapped(self, turn: int, position: int, taps: Taps, rule: Rule, uniforms: NDArray[np.float64]) -> Finished:
         """Queue pass number `turn` behind `begin_choosing`; its stages, once `tapped` has waited for them."""
-        plan = self._one_token(taps, position, candidates, turn % 2)
+        plan = self._one_token(taps, position, rule, turn % 2)
+        self._choosing.tell(uniforms)
         self._run_token(plan)
-        self._choosing.fetch(candidates)
+        self._choosing.fetch(rule)
         self._driver.mark(turn % 2)
         return plan.finished(self._staging[turn % 2], self._table.sums[turn % 2])
 
-    def tapped(self, turn: int, candidates: int) -> Rings:
+    def tapped(self, turn: int, rule: Rule) -> Rings:
         """Wait for that pass, not for the one queued behind it; what was chosen in it and before."""
         self._driver.wait(turn % 2)
-        return self._choosing.found(candidates)
+        return self._choosing.found(rule)
 
     def prefill(self, tokens: list[int], position: int, wanted: int, taps: Taps, *, few: bool) -> Iterator[Finished]:
         """Evaluate tokens of a prompt, segment by segment. `wanted` tokens at the end have logits.
@@ -208,19 +211,19 @@ class Device:
             self._driver.unpin(staging)
         self._retired.clear()
 
-    def _one_token(self, taps: Taps, position: int, candidates: int | None = None, half: int = 0) -> _TokenPlan:
-        """The plan of one token, with a graph where the driver captures. With `candidates` the device chooses.
+    def _one_token(self, taps: Taps, position: int, rule: Rule | None = None, half: int = 0) -> _TokenPlan:
+        """The plan of one token, with a graph where the driver captures. With a `rule` the device chooses.
 
         `half` says to which half of the host's memory its results go.
         """
         stride = min(self.storage.context, (position // _STRIDE + 1) * _STRIDE) if self._has_maps(taps) else 0
         if self.storage.reserve_token_maps(stride):
             self._drop_plans()
-        key = taps.full, taps.stats, stride, candidates, half
+        key = taps.full, taps.stats, stride, rule, half
         if key not in self._plans:
             if len(self._plans) == _PLANS:
                 self._drop_plans()
-            plan = _TokenPlan(self._token_plan(taps, stride), candidates, half)
+            plan = _TokenPlan(self._token_plan(taps, stride), rule, half)
             self._stage(plan.plan.segments[0].staged)
             plan = replace(plan, graph=self._driver.capture(lambda: self._queue_token(plan)))
             self.launched.add("plain launches" if plan.graph is None else "graphs")
@@ -251,14 +254,14 @@ class Device:
 
     def _queue_token(self, plan: _TokenPlan) -> None:
         """What the graph holds. The token is what the host tells, or what the pass before has chosen."""
-        if plan.candidates is None:
+        if plan.rule is None:
             self._driver.copy_in(self.storage.step, self._control[: _STEP_INTS + 1])
         half = plan.half
         plan.plan.segments[0].queue(self._driver, self._table, self._staging[half], self._table.sums[half])
-        if plan.candidates is None:
+        if plan.rule is None:
             self._driver.copy_out(self.logits[:1], self.storage.logits)
         else:
-            for launch in self._choosing.launches(plan.candidates):
+            for launch in self._choosing.launches(plan.rule):
                 self._driver.launch(launch)
 
     def token_launches(self) -> tuple[Launch, ...]:

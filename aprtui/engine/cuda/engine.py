@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.cuda.choosing import MOST_CANDIDATES, RING
+from aprtui.engine.cuda.choosing import MOST_CANDIDATES, RING, Rule
 from aprtui.engine.cuda.device import Device, Finished
 from aprtui.engine.cuda.device_thread import DeviceThread
 from aprtui.engine.cuda.sizes import LOGIT_ROWS, is_logits
@@ -26,7 +26,7 @@ from aprtui.engine.protocol import (
     require_room,
 )
 from aprtui.engine.rounding import DEVICE_ARITHMETIC
-from aprtui.engine.sampling import Choice
+from aprtui.engine.sampling import Choice, Sampler, Sampling
 from aprtui.trace.graph import Node
 from aprtui.trace.stats import Accumulator
 
@@ -119,44 +119,55 @@ class CudaEngine:
         self._position += ids.size
         return out
 
-    def greedy(self, token: int, taps: Taps = NO_TAPS, candidates: int = 0) -> Iterator[Choice]:
-        """See `GreedyEngine`. Where nobody taps, passes are queued ahead, a batch while the one before is looked at."""
+    def can_choose(self, sampling: Sampling) -> bool:
+        """See `ChoosingEngine`: the repeat penalty, and what would sort the vocabulary, are the host's."""
+        if sampling.repeat_penalty != 1:
+            return False
+        return sampling.temperature == 0 or (sampling.top_k == 0 and sampling.top_p == 1)
+
+    def choose(self, token: int, sampler: Sampler, taps: Taps = NO_TAPS) -> Iterator[Choice]:
+        """See `ChoosingEngine`. Where nobody taps, passes are queued, a batch while the one before is looked at."""
         require_known(np.asarray([token], np.int64), self._vocabulary)
         self._epoch += 1
-        epoch, candidates = self._epoch, min(candidates, MOST_CANDIDATES, self._vocabulary)
+        epoch, candidates = self._epoch, min(sampler.candidates, MOST_CANDIDATES, self._vocabulary)
+        rule = Rule(candidates, sampler.sampling.temperature, sampler.sampling.min_p)
         self._thread.run(self._on_device.begin_choosing, token, self._position)
-        choices = self._batches(candidates) if taps.sink is None else self._tapped(taps, candidates)
+        choices = self._batches(rule, sampler) if taps.sink is None else self._tapped(taps, rule, sampler)
         for choice in choices:
+            sampler.chosen_elsewhere()
             yield choice
             if epoch != self._epoch:
                 return
 
-    def _batches(self, candidates: int) -> Iterator[Choice]:
+    def _batches(self, rule: Rule, sampler: Sampler) -> Iterator[Choice]:
         room = self.context - self._position
         batches = [min(_BATCH, room - begin) for begin in range(0, room, _BATCH)]
         if batches:
-            self._thread.run(self._on_device.queue_choices, batches[0], candidates)
+            self._thread.run(self._on_device.queue_choices, batches[0], rule, sampler.uniforms(0, batches[0]))
         ordinal = 0
         for batch, following in zip(batches, [*batches[1:], 0], strict=True):
-            found = self._thread.run(self._on_device.choices, following, candidates)
+            uniforms = sampler.uniforms(batch, following)
+            found = self._thread.run(self._on_device.choices, following, rule, uniforms)
             for _ in range(batch):
                 self._position += 1
                 yield found[ordinal]
                 ordinal += 1
 
-    def _tapped(self, taps: Taps, candidates: int) -> Iterator[Choice]:
+    def _tapped(self, taps: Taps, rule: Rule, sampler: Sampler) -> Iterator[Choice]:
         """One pass is always queued ahead: the device works at it while this one's stages are handed out."""
         room = self.context - self._position
 
         def queue(turn: int) -> Finished:
-            return self._thread.run(self._on_device.queue_tapped, turn, first + turn, taps, candidates)
+            position = first + turn
+            uniforms = sampler.uniforms(position - self._position, 1)
+            return self._thread.run(self._on_device.queue_tapped, turn, position, taps, rule, uniforms)
 
         first = self._position
         following = queue(0) if room else None
         for ordinal in range(room):
             stages, following = following, queue(ordinal + 1) if ordinal + 1 < room else None
             assert stages is not None
-            found = self._thread.run(self._on_device.tapped, ordinal, candidates)
+            found = self._thread.run(self._on_device.tapped, ordinal, rule)
             self._deliver(stages, taps.sink, self._position, 1, 1)
             self._position += 1
             yield found[ordinal]

@@ -113,6 +113,10 @@ class Launches:
         """The most probable token."""
         return self._launch("greedy", (blocks_of_choice(arguments.vocabulary)[0],), 256, arguments)
 
+    def draw(self, arguments: args.Draw) -> Launch:
+        """A token drawn at a temperature."""
+        return self._launch("draw", (blocks_of_choice(arguments.vocabulary)[0],), 256, arguments)
+
 
 def matrix_bytes(matrix: args.Matrix) -> int:
     """Bytes of a matrix on the device, as many as in the file."""
@@ -121,7 +125,7 @@ def matrix_bytes(matrix: args.Matrix) -> int:
 
 
 def blocks_of_choice(vocabulary: int) -> tuple[int, int]:
-    """Blocks of `greedy` and of `top_candidates`."""
+    """Blocks of `greedy` (and of `draw`), and of `top_candidates`."""
     return _groups(vocabulary, 1024), _groups(vocabulary, 2048)
 
 

@@ -6,11 +6,13 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from itertools import product
+from itertools import islice, product
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -243,6 +245,12 @@ def test_nan_in_weights_reaches_the_logits_and_the_statistics() -> None:
         assert recorder.stats[Node(0, "ffn_out")][0].nan == 0
 
 
+def same(found: Choice, expected: Choice) -> None:
+    assert (found.id, [c.id for c in found.candidates]) == (expected.id, [c.id for c in expected.candidates])
+    for name in ("logprob", "probability", "entropy", "margin"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-12, abs=1e-12)
+
+
 def test_choices_of_the_device_are_those_of_the_host_tapped_or_queued_ahead() -> None:
     model = MODELS["qwen2"]()
     sampler, recorder = Sampler(GREEDY, 5), Recorder()
@@ -257,18 +265,13 @@ def test_choices_of_the_device_are_those_of_the_host_tapped_or_queued_ahead() ->
                 logits = engine.forward(history[-1:])
             return [Choice(history[-count], 0, 0, 0, 0), sampler.choose(logits[-1], history)]
 
-        def same(found: Choice, expected: Choice) -> None:
-            assert (found.id, [c.id for c in found.candidates]) == (expected.id, [c.id for c in expected.candidates])
-            for name in ("logprob", "probability", "entropy", "margin"):
-                assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-12, abs=1e-12)
-
         everything_expected = [by_host(count)[1] for count in range(1, 22)]
         first = by_host(1)[0].id
         for taps in (NO_TAPS, everything(model, recorder)):
             engine.reset()
             engine.forward(PROMPT)
             found = []
-            for choice in engine.greedy(first, taps, 5):
+            for choice in engine.choose(first, sampler, taps):
                 found.append(choice)
                 assert engine.position == len(PROMPT) + len(found)
             assert len(found) == 32 - len(PROMPT), "as many as the context has room for"
@@ -278,7 +281,7 @@ def test_choices_of_the_device_are_those_of_the_host_tapped_or_queued_ahead() ->
         # Given up in the middle of a batch, the engine stands where it was asked to.
         engine.reset()
         engine.forward(PROMPT)
-        choices = engine.greedy(first)
+        choices = engine.choose(first, sampler)
         for _ in range(3):
             token = next(choices).id
         logits = engine.forward([token])
@@ -308,6 +311,70 @@ def test_a_generation_on_the_device_is_the_one_on_the_host() -> None:
         assert stopped == (ahead[0][:at], StopReason.STOP_TOKEN, len(PROMPT) + at)
 
 
+def test_tokens_that_the_device_draws_are_those_that_the_host_draws_whoever_taps_when(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from aprtui.engine.generation import GeneratedToken, generate
+
+    model = MODELS["qwen3"]()
+    tapped = Taps(Recorder(), stats=frozenset({Node(0, "ffn_up")}))
+    with opened(model, Mode.EXACT, context=48) as engine:
+        forward = mock.Mock(wraps=engine.forward)
+        monkeypatch.setattr(engine, "forward", forward)
+
+        def generated(sampling: Sampling, taps: Callable[[int], Taps]) -> list[GeneratedToken]:
+            forward.reset_mock()
+            generation, tokens = generate(engine, None, PROMPT, max_tokens=99, sampling=sampling, candidates=3), []
+            for token in generation:
+                tokens.append(token)
+                generation.taps = taps(len(tokens))
+            assert len(tokens) == 48 - len(PROMPT) + 1
+            return tokens
+
+        for sampling in (Sampling(0.7, seed=3), Sampling(1.5, min_p=0.1, seed=4)):
+            with monkeypatch.context() as patch:
+                patch.setattr(engine, "can_choose", lambda _: False)
+                by_host = generated(sampling, lambda _: NO_TAPS)
+            assert forward.call_count == 48 - len(PROMPT) + 1
+            assert len({token.id for token in by_host}) > 10
+            for taps in (
+                lambda _: NO_TAPS,
+                lambda _: tapped,
+                lambda count: tapped if count in (*range(3, 6), 21, 22) else NO_TAPS,  # in the middle of batches
+            ):
+                by_device = generated(sampling, taps)
+                assert forward.call_count == 1, "the prompt alone gives its logits to the host"
+                assert [token.id for token in by_device] == [token.id for token in by_host]
+                for found, expected in zip(by_device, by_host, strict=True):
+                    same(found.choice, expected.choice)
+
+
+def test_host_and_device_draw_from_one_stream_in_turn() -> None:
+    model, sampling = MODELS["qwen2"](), Sampling(1.2, seed=11)
+    with opened(model, context=40) as engine:
+
+        def drawn(turns: Sequence[str]) -> list[int]:
+            engine.reset()
+            sampler = Sampler(sampling)
+            ids = [sampler.choose(engine.forward(PROMPT)[-1], PROMPT).id]
+            for turn in turns:
+                if turn == "host":
+                    ids.append(sampler.choose(engine.forward(ids[-1:])[-1], ids).id)
+                else:
+                    ids += [choice.id for choice in islice(engine.choose(ids[-1], sampler), 3)]
+            return ids
+
+        assert drawn(["device", "host", "host", "device", "host", "device"]) == drawn(["host"] * 12)
+
+
+def test_settings_that_need_the_host_are_known() -> None:
+    of_device = (GREEDY, Sampling(top_k=3, top_p=0.5), Sampling(0.5), Sampling(0.5, min_p=0.5, seed=9))
+    of_host = (Sampling(0.5, top_k=3), Sampling(0.5, top_p=0.9), Sampling(0.5, repeat_penalty=1.1))
+    with opened(MODELS["qwen2"](), context=32) as engine:
+        assert all(engine.can_choose(sampling) for sampling in of_device)
+        assert not any(engine.can_choose(sampling) for sampling in (*of_host, Sampling(repeat_penalty=1.1)))
+
+
 def test_logits_that_are_no_distribution_are_told_after_their_stages() -> None:
     from aprtui.engine.generation import generate
 
@@ -315,11 +382,11 @@ def test_logits_that_are_no_distribution_are_told_after_their_stages() -> None:
     node = Node(None, "final_norm")
     values = np.full((1, TINY.hidden), np.nan, "f4").view(np.uint8)
     model = replace(qwen2, bound=qwen2.bound | {node: (Weight("broken", WeightType.F32, 1, TINY.hidden, values),)})
-    for taps in (NO_TAPS, Taps(Recorder(), stats=frozenset({node}))):
+    for taps, sampling in product((NO_TAPS, Taps(Recorder(), stats=frozenset({node}))), (GREEDY, Sampling(1.0))):
         with opened(model) as engine:
             engine.forward(PROMPT)
             with pytest.raises(EngineError, match=r"300 of 300 logits are NaN \(first: token id 0\)"):
-                next(engine.greedy(3, taps))
+                next(engine.choose(3, Sampler(sampling), taps))
             assert engine.position == len(PROMPT) + 1
             with pytest.raises(EngineError, match="no token can be chosen"):
                 next(generate(engine, None, PROMPT, max_tokens=3))
@@ -387,9 +454,9 @@ def test_what_is_not_finite_reaches_no_token_before_it(bad: float) -> None:
 def test_a_closed_engine_says_so() -> None:
     with opened(MODELS["qwen2"]()) as engine:
         engine.forward(PROMPT)
-        choices = engine.greedy(3)
+        choices = engine.choose(3, Sampler(GREEDY))
         next(choices)
-    for call in (lambda: engine.forward(PROMPT), lambda: next(engine.greedy(3))):
+    for call in (lambda: engine.forward(PROMPT), lambda: next(engine.choose(3, Sampler(GREEDY)))):
         with pytest.raises(EngineError, match="the engine is closed: open it again"):
             call()
 
