@@ -29,7 +29,7 @@ from aprtui.contracts.revision import revision_of
 from aprtui.engine.backends import open_engine
 from aprtui.engine.cuda.detect import detect
 from aprtui.engine.protocol import NO_TAPS, KvType, Mode, Taps
-from aprtui.engine.sampling import GREEDY, Sampler
+from aprtui.engine.sampling import GREEDY, Sampler, Sampling
 from aprtui.errors import EngineError
 from aprtui.model.model import Model, load_model
 
@@ -89,6 +89,8 @@ def run_gpu(options: GpuOptions, told: Callable[[Setting], None], progress: Prog
         nodes = frozenset(model.graph.nodes)
         tapped = measured.decode("decode, q8, K/V f16, statistics of all stages", Taps(Discard(), stats=nodes))
         yield _judged(tapped, decode.value / tapped.value, "time without taps", "≤ 1.02")
+        drawn = measured.decode("decode, q8, K/V f16, drawn at temperature 0.8", NO_TAPS, Sampling(0.8))
+        yield _judged(drawn, decode.value / drawn.value, "time of greedy choices", "≤ 1.02")
         prefill = measured.prefill("q8, K/V f16")
         yield prefill
         yield from measured.soak()
@@ -188,9 +190,9 @@ class _Measured:
     def __init__(self, engine: CudaEngine, tokens: list[int], options: GpuOptions, progress: Progress) -> None:
         self._engine, self._tokens, self._options, self._progress = engine, tokens, options, progress
 
-    def decode(self, what: str, taps: Taps) -> Figure:
-        """Tokens a second of greedy choices behind the prompt."""
-        return self._rate(what, self._options.decoded, lambda: self._decode(self._options.decoded, taps))
+    def decode(self, what: str, taps: Taps, sampling: Sampling = GREEDY) -> Figure:
+        """Tokens a second, chosen on the device, behind the prompt."""
+        return self._rate(what, self._options.decoded, lambda: self._decode(self._options.decoded, taps, sampling))
 
     def prefill(self, mode: str) -> Figure:
         """Tokens a second of the prompt."""
@@ -231,8 +233,8 @@ class _Measured:
         self._engine.reset()
         self._engine.forward(self._tokens)
 
-    def _decode(self, tokens: int, taps: Taps) -> int:
-        return sum(1 for _ in islice(self._engine.choose(self._tokens[-1], Sampler(GREEDY), taps), tokens))
+    def _decode(self, tokens: int, taps: Taps, sampling: Sampling = GREEDY) -> int:
+        return sum(1 for _ in islice(self._engine.choose(self._tokens[-1], Sampler(sampling), taps), tokens))
 
 
 class _Peer:
