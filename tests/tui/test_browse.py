@@ -12,7 +12,7 @@ from textual.widgets import Input
 
 from aprtui.resources import embedded_model
 from aprtui.trace.graph import Node
-from aprtui.tui import browse
+from aprtui.tui import browse_view
 from aprtui.tui.app import AprtuiApp
 from aprtui.tui.browse import BrowseScreen
 from aprtui.tui.keymap import clashes
@@ -28,7 +28,7 @@ BROWSE = ScreenState(ScreenName.BROWSE)
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("APRTUI_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setattr(browse, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(browse_view, "SECONDS_BETWEEN_LOOKS", 0.05)
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)

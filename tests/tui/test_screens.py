@@ -67,7 +67,7 @@ VISITS: Sequence[tuple[tuple[int, int], ScreenState, Sequence[str]]] = [
         screen_state(ScreenName.TENSOR, capture="bad", layer=1, stage="attn_softmax"),
         ("right_square_bracket", "h"),
     ),
-    (LARGE, screen_state(ScreenName.DIFF, a="good", b="bad", layer=1, stage="ffn_gate"), DIFF_KEYS),
+    (SMALL, screen_state(ScreenName.DIFF, a="good", b="bad", layer=1, stage="ffn_gate"), DIFF_KEYS),
     (SMALL, screen_state(ScreenName.CONTRACTS, reference="good", capture="bad"), ("j", "tab", "j", "tab", "tab")),
 ]
 
