@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import sys
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,7 +84,7 @@ GROUPS: dict[str, Callable[[], str | None]] = {
 }
 
 _MISSING = pytest.StashKey[str]()
-_skipped: dict[str, list[str]] = defaultdict(list)
+_REASON = "group "
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -101,8 +101,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if mark.args[0] in required:
                 item.stash[_MISSING] = f"required by APRTUI_REQUIRE: {mark.args[0]}: {reason}"
             else:
-                _skipped[f"{mark.args[0]}: {reason}"].append(item.nodeid)
-                item.add_marker(pytest.mark.skip(reason=f"group {mark.args[0]}: {reason}"))
+                item.add_marker(pytest.mark.skip(reason=f"{_REASON}{mark.args[0]}: {reason}"))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -113,10 +112,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _skipped:
+    """The groups that were skipped, from the reports: with several workers nobody else knows all of them."""
+    told = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", ())]
+    groups = Counter(reason.partition(_REASON)[2] for reason in told if _REASON in reason)
+    if groups:
         terminalreporter.section("skipped groups")
-    for reason, tests in sorted(_skipped.items()):
-        terminalreporter.write_line(f"{reason} ({len(tests)} tests)")
+    for reason, count in sorted(groups.items()):
+        terminalreporter.write_line(f"{reason} ({count} tests)")
 
 
 @pytest.fixture(scope="session")
