@@ -219,7 +219,7 @@ class ContractsScreen(ToolScreen):
                 self.post_message(self.Recorded())
             before = recorded
 
-    @work(thread=True, group="judge", exclusive=True)
+    @work(thread=True, group="judge", exclusive=True, description="document")
     def _judge_in_thread(self, document: Document, sides: tuple[Path | None, Path | None]) -> None:
         """Judge the falsifiers of `document`; a newer wish makes the result void."""
         worker = get_current_worker()
