@@ -77,6 +77,7 @@ GROUPS: dict[str, Callable[[], str | None]] = {
     "gpu": _gpu_missing,
     "nvcc": lambda: _tool_missing("nvcc"),
     "nvrtc": _nvrtc_missing,
+    "sanitizer": lambda: _gpu_missing() or _tool_missing("compute-sanitizer"),
     "pty": lambda: _tool_missing("tmux"),
     "pycuda": _fake_driver_missing,
     "torch": lambda: _module_missing("torch"),

@@ -43,12 +43,6 @@ def _causal_blocks(maps: Values) -> Iterator[tuple[Values, Positions]]:
             yield maps[head, query + first, key], (head * queries + query + first) * keys + key
 
 
-def causal_size(shape: tuple[int, ...]) -> int:
-    """Number of elements of `[heads, T, T]` with key ≤ query."""
-    heads, tokens, _ = shape
-    return heads * tokens * (tokens + 1) // 2
-
-
 def unravel(index: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Coordinates of the flat `index` in `shape`."""
     coordinates: tuple[Any, ...] = np.unravel_index(index, shape)

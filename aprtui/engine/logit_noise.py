@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.backends import open_engine
+from aprtui.engine.kept import keep
 from aprtui.engine.likeliest import likeliest
 from aprtui.engine.protocol import Logits, Mode
 from aprtui.errors import UsageError
@@ -78,11 +79,7 @@ def measure_logit_noise(
         for mode in Mode
     ]
     noise = LogitNoise(logit_deviation(*logits), len(used))
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{id(noise):x}")
-        partial.write_text(json.dumps(asdict(noise)))
-        partial.replace(path)
+    keep(path, asdict(noise))
     return noise
 
 

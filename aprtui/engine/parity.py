@@ -1,6 +1,6 @@
 """Whether a device computes what the CPU computes: what `--backend auto` asks before it takes a GPU.
 
-Two questions. `exact` mode: are the logits of a real prompt those of the CPU, half of them through decode? Then the
+Two questions. `exact` mode: are the logits of a real prompt those of the CPU, the last ones through decode? Then the
 native mode, whose roundings make logits incomparable: is every stage of the first, the middle and the last layer what
 its own inputs make of it, in the arithmetic that the mode states? The cosine is shown and decides nothing: on models
 with outliers honest engines reach 0.97.

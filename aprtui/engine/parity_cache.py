@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from aprtui import __version__
 from aprtui.engine.cuda.sources import source_digest
+from aprtui.engine.kept import keep
 from aprtui.engine.parity import Parity
 from aprtui.engine.protocol import KvType
 from aprtui.resources import parity_cache
@@ -50,13 +51,7 @@ def remembered(
         pass
     parity = measure()
     kept = KeptParity(*key, datetime.now(UTC).strftime("%Y-%m-%d"), parity)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{id(kept):x}")
-        partial.write_text(json.dumps(asdict(kept)))
-        partial.replace(path)
-    except OSError:
-        pass
+    keep(path, asdict(kept))
     return parity
 
 

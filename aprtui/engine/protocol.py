@@ -68,7 +68,8 @@ class TapSink(Protocol):
 class StatsSink(TapSink, Protocol):
     """A sink that takes the statistics of many nodes in one call, where an engine can give them so.
 
-    One by one they cost 2.5 ms a token on 80 layers. An engine that knows nothing of it gives them to `put`.
+    One by one they cost 2.3 ms a token on 80 layers, in one call 0.6 ms. An engine that knows nothing of it gives them
+    to `put`.
     """
 
     def put_sums(self, places: NDArray[np.int64], sums: NDArray[np.void]) -> None:

@@ -145,6 +145,11 @@ class Stage:
         """Whether the stage is `[heads, query, key]`, of which only key ≤ query has a meaning."""
         return Axis.QUERY in self.axes
 
+    @property
+    def holds_logits(self) -> bool:
+        """Whether the stage is a number for each token of the vocabulary: often computed for the last position only."""
+        return Axis.VOCABULARY in self.axes
+
     def shape(self, tokens: int) -> tuple[int, ...]:
         """Shape for `tokens` positions: `[tokens, width]`, or `[heads, tokens, tokens]` for attention maps."""
         return (self.width, tokens, tokens) if self.is_attention_map else (tokens, self.width)

@@ -24,7 +24,7 @@ from aprtui.errors import EngineError, UnreadableError, UsageError
 from aprtui.trace.aprt import HEADER_BYTES, header, output_error
 from aprtui.trace.capture import claimed_files
 from aprtui.trace.checksum import combine
-from aprtui.trace.graph import Axis, Node, Stage, StageGraph, graph_for
+from aprtui.trace.graph import Node, Stage, StageGraph, graph_for
 from aprtui.trace.manifest import FILE_NAME, FileInfo, Manifest, read_manifest, relative_path, write_manifest
 from aprtui.trace.stats import Accumulator, accumulate, causal
 
@@ -266,12 +266,12 @@ class CaptureWriter:
 
 
 def _shape(stage: Stage, tokens: int, logits: int) -> tuple[int, ...]:
-    return stage.shape(logits if Axis.VOCABULARY in stage.axes else tokens)
+    return stage.shape(logits if stage.holds_logits else tokens)
 
 
 def _is_last_row(stage: Stage, info: FileInfo) -> bool:
     """Whether the file holds logits of one position only: the latest, which replaces the one before."""
-    return Axis.VOCABULARY in stage.axes and info.shape[0] == 1
+    return stage.holds_logits and info.shape[0] == 1
 
 
 def _write_all(descriptor: int, values: NDArray[Any], offset: int) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from contextlib import closing
@@ -114,7 +113,7 @@ def test_a_trapping_kernel_ends_a_command_with_one_line_and_the_next_run_is_righ
     assert (after.returncode, after.stdout) == (0, before.stdout)
 
 
-@pytest.mark.skipif(shutil.which("compute-sanitizer") is None, reason="compute-sanitizer is not installed")
+@pytest.mark.group("sanitizer")
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck", "initcheck", "synccheck"])
 def test_the_sanitizer_finds_nothing(tool: str, tmp_path: Path) -> None:
     words = ["-m", "aprtui", "trace", "--tokens", ",".join(map(str, LONG[:40])), "--decode-from", "36", "--mode", "q8"]

@@ -17,7 +17,7 @@ from aprtui.contracts.judgement import Judgement, counted_wrong, not_testable, u
 from aprtui.errors import UnreadableError
 from aprtui.trace.aprt import read_aprt
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import ENTRY, Axis, Node, Op, Part
+from aprtui.trace.graph import ENTRY, Node, Op, Part
 
 _ELEMENTWISE = (Op.ADD, Op.BIAS, Op.SILU, Op.MULTIPLY)
 """What makes element [token, channel] from that of its inputs alone, so that a NaN there must stay there."""
@@ -243,4 +243,4 @@ def completion_parses(asked: OnCapture) -> Judgement:
 
 
 def _logits(asked: OnCapture) -> tuple[Node, ...]:
-    return tuple(node for node in asked.nodes if Axis.VOCABULARY in asked.capture.graph[node.stage].axes)
+    return tuple(node for node in asked.nodes if asked.capture.graph[node.stage].holds_logits)

@@ -17,7 +17,7 @@ from aprtui.compare.wording import counted
 from aprtui.contracts.checks.asked import OnPair
 from aprtui.contracts.judgement import Judgement, unknown
 from aprtui.errors import UsageError
-from aprtui.trace.graph import Axis, Node
+from aprtui.trace.graph import Node
 
 MAX_POSITIONS = 1 << 20
 
@@ -142,7 +142,7 @@ def sigma_band(asked: OnPair, stages: tuple[StageComparison, ...]) -> Judgement:
 
 def argmax_parity(asked: OnPair, stages: tuple[StageComparison, ...]) -> Judgement:
     """The first token is the same in every row of logits; with `cosine_at_least`, their cosine is at least that too."""
-    logits = [stage for stage in stages if Axis.VOCABULARY in asked.capture.graph[stage.node.stage].axes]
+    logits = [stage for stage in stages if asked.capture.graph[stage.node.stage].holds_logits]
     if not logits:
         raise UsageError("check argmax_parity: is about logits: give stages: lm_head")
     (stage, *_) = logits

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from aprtui.engine.cpu.matmul import ActivationKind, activation_bytes, activation_kind
 from aprtui.engine.cpu.operations import operation_address
 from aprtui.engine.cpu.program import DESCRIPTOR, INSTRUCTION, AttentionPart, Opcode, Where
-from aprtui.engine.cpu.storage import Storage, is_logits
+from aprtui.engine.cpu.storage import Storage
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.trace.graph import Input, Node, Op, RopeLayout
 
@@ -103,7 +103,7 @@ class _Lowering:
         """
         nodes = self.graph.nodes
         last = {self.graph[node.stage].op: index for index, node in enumerate(nodes)}
-        logits = {node for node in nodes if is_logits(self.graph[node.stage])}
+        logits = {node for node in nodes if self.graph[node.stage].holds_logits}
         if (frozenset(nodes[last[Op.SCORES] :]) - logits) & tapped:
             return frozenset(logits)
         return frozenset(nodes[last[Op.ATTEND] :])
@@ -163,7 +163,7 @@ class _Lowering:
 
     def _target(self, node: Node) -> dict[str, int]:
         stage = self.graph[node.stage]
-        if is_logits(stage):
+        if stage.holds_logits:
             return {"target": 0, "target_stride": stage.width}
         buffer = self.storage.stage(node.stage)
         return {"target": buffer.ctypes.data, "target_stride": buffer.shape[1]}
@@ -278,7 +278,7 @@ class _Lowering:
         begin = self.described
         for node in nodes:
             stage = self.graph[node.stage]
-            where = _WHERE.get(stage.op, Where.LOGITS if is_logits(stage) else Where.STAGE)
+            where = _WHERE.get(stage.op, Where.LOGITS if stage.holds_logits else Where.STAGE)
             source = self.storage.stage(stage.name).ctypes.data if where is Where.STAGE else 0
             self.descriptors[self.described] = (source, where, stage.width, self.described)
             self.described += 1

@@ -15,7 +15,7 @@ from aprtui.engine.cpu.lowering import lower
 from aprtui.engine.cpu.matmul import TIER
 from aprtui.engine.cpu.plan import plan_for
 from aprtui.engine.cpu.runner import Progress, Runner
-from aprtui.engine.cpu.storage import Storage, is_logits
+from aprtui.engine.cpu.storage import Storage
 from aprtui.engine.protocol import NO_TAPS, KvType, Mode, require_known
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
 from aprtui.model.config import RopeAngles
@@ -102,7 +102,7 @@ class CpuNodes:
     ) -> None:
         """Evaluate the rows `begin …` of `out`, as many as there are `ids`."""
         stage, runner, end = self._graph[node.stage], self._runner, begin + ids.size
-        logits = out[begin:end] if is_logits(stage) else np.empty((0, self._config.vocabulary), np.float32)
+        logits = out[begin:end] if stage.holds_logits else np.empty((0, self._config.vocabulary), np.float32)
         runner.load(self._plan, ids, position + begin, logits, maps=self._touches_maps(node))
         for index, (values, place) in enumerate(zip(inputs, runner.inputs(node), strict=True)):
             # Keys and values come with all positions; those before the chunk are in the cache already.
@@ -112,5 +112,5 @@ class CpuNodes:
         runner.run(*self._spans[node])
         if stage.is_attention_map:
             out[:, begin:end, : position + end] = runner.tensor(node)
-        elif not is_logits(stage):
+        elif not stage.holds_logits:
             out[begin:end] = runner.tensor(node)

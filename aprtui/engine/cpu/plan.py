@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.cpu.lowering import Program
-from aprtui.engine.cpu.storage import is_logits
 from aprtui.engine.protocol import Taps
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.stats import SUMS, Accumulator
@@ -104,7 +103,7 @@ def plan_for(program: Program, graph: StageGraph, taps: Taps) -> Plan:
     for layer, end in program.ends.items():
         layers += [Segment.of(cut, (), node) for node, cut in program.cuts.items() if node.layer == layer]
         deliveries = tuple(
-            Delivery(node, graph.order[node], node in taps.full, rows.get(node, -1), is_logits(graph[node.stage]))
+            Delivery(node, graph.order[node], node in taps.full, rows.get(node, -1), graph[node.stage].holds_logits)
             for node in graph.nodes
             if node.layer == layer and (node in taps.full or node in taps.stats)
         )

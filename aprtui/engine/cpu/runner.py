@@ -13,7 +13,7 @@ from aprtui.engine.cpu.matmul import scratch_bytes as matmul_scratch_bytes
 from aprtui.engine.cpu.operations import compile_operations
 from aprtui.engine.cpu.plan import Plan
 from aprtui.engine.cpu.program import CONTROL
-from aprtui.engine.cpu.storage import Storage, is_logits
+from aprtui.engine.cpu.storage import Storage
 from aprtui.engine.cpu.threads import ThreadTeam
 from aprtui.trace.graph import Node, Op
 
@@ -98,7 +98,7 @@ class Runner:
     def tensor(self, node: Node) -> Array:
         """The stage tensor of the chunk in hand, where the program reads and leaves it; of logits, the wanted rows."""
         stage = self._graph[node.stage]
-        if is_logits(stage):
+        if stage.holds_logits:
             return self._logits
         if not stage.is_attention_map:
             return self.storage.stage(stage.name)[: self._tokens]
@@ -108,7 +108,7 @@ class Runner:
     def inputs(self, node: Node) -> list[Array]:
         """Where the inputs of `node` lie, cut to the part that it uses; keys and values of the chunk in hand only."""
         stage, found = self._graph[node.stage], []
-        first = self._tokens - self._logits.shape[0] if is_logits(stage) else 0
+        first = self._tokens - self._logits.shape[0] if stage.holds_logits else 0
         for entry, source in zip(stage.inputs, self._graph.inputs(node), strict=True):
             tensor = self.tensor(source)
             found.append(tensor if tensor.ndim == 3 else tensor[first:, self._config.part(entry.part)])

@@ -14,7 +14,7 @@ from aprtui.engine.cpu.vectors import LANES
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.errors import EngineError
 from aprtui.model.config import RopeAngles
-from aprtui.trace.graph import Axis, Node, Op, Stage
+from aprtui.trace.graph import Node, Op
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
@@ -28,11 +28,6 @@ _ROPE_BLOCK = 512
 
 _STAGE_BYTES = 128 << 20
 """Stage buffers take no more than this; models with wide stages get smaller chunks."""
-
-
-def is_logits(stage: Stage) -> bool:
-    """Whether the stage is computed only for the tokens whose logits are wanted."""
-    return Axis.VOCABULARY in stage.axes
 
 
 class Storage:
@@ -51,7 +46,7 @@ class Storage:
         widths = {
             stage.name: stage.width
             for stage in model.graph.stages
-            if not stage.is_attention_map and not is_logits(stage)
+            if not stage.is_attention_map and not stage.holds_logits
         }
         row_bytes = 4 * sum(widths.values())
         self.chunk = max(1, min(MOST_TOKENS, context, _STAGE_BYTES // row_bytes))

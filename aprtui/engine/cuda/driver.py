@@ -36,8 +36,6 @@ class Launch:
 class Driver(Protocol):
     """One device, with everything that was allocated on it. Failures of the device are `EngineError`."""
 
-    name: str
-    capability: tuple[int, int]
     multiprocessors: int
     memory: int
     """Bytes that the device has in all."""

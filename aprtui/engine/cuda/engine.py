@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from aprtui.engine.cuda.choosing import MOST_CANDIDATES, RING, Rule
 from aprtui.engine.cuda.device import Device, Finished
 from aprtui.engine.cuda.device_thread import DeviceThread
-from aprtui.engine.cuda.sizes import LOGIT_ROWS, is_logits
+from aprtui.engine.cuda.sizes import LOGIT_ROWS
 from aprtui.engine.protocol import (
     NO_TAPS,
     DeviceUse,
@@ -220,7 +220,7 @@ class CudaEngine:
             stage, full = self.graph[node.stage], values.get(node)
             if full is not None and stage.is_attention_map:
                 full = np.ascontiguousarray(full[..., : position + tokens])
-            first = position + tokens - wanted if is_logits(stage) else position
+            first = position + tokens - wanted if stage.holds_logits else position
             sink.put(node, first, full, counted.get(node))
 
 

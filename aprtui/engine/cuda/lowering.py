@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from aprtui.engine.cuda import arguments as args
 from aprtui.engine.cuda.driver import Launch
 from aprtui.engine.cuda.launches import Launches
-from aprtui.engine.cuda.sizes import is_logits
 from aprtui.engine.cuda.storage import Storage, Weights
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.model.weights import Weight, WeightType
@@ -52,7 +51,7 @@ class Places:
     def of(self, node: Node) -> int:
         """Address of `[tokens, width]`, of the wanted rows of logits, or of `[heads, tokens, map_stride]`."""
         stage = self.graph[node.stage]
-        if is_logits(stage):
+        if stage.holds_logits:
             return self.storage.logits
         if not stage.is_attention_map:
             return self.storage.of_token(node) if self.run.decode else self.storage.of_chunk(node.stage)
@@ -64,7 +63,7 @@ class Places:
     def side_by_side(self, node: Node) -> bool:
         """Whether `node` lies in one piece of memory with its neighbours in execution order."""
         stage = self.graph[node.stage]
-        return self.run.decode and not stage.is_attention_map and not is_logits(stage)
+        return self.run.decode and not stage.is_attention_map and not stage.holds_logits
 
 
 class Lowering:
@@ -184,7 +183,7 @@ class _Emitters:
 
     def _logits(self, node: Node) -> list[Launch]:
         """Other products are made with what is added to them, or made of them."""
-        if not is_logits(self.graph[node.stage]) or not self.run.wanted:
+        if not self.graph[node.stage].holds_logits or not self.run.wanted:
             return []
         (matrix,) = self._matrices(node)
         x = self._activations(self.low.source(node), self.run.tokens - self.run.wanted)

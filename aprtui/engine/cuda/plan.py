@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from aprtui.engine.cuda.driver import Driver, Launch
 from aprtui.engine.cuda.lowering import Lowering, Pass, Places
-from aprtui.engine.cuda.sizes import is_logits
 from aprtui.engine.cuda.statistics import Count, Counting, StatisticsTable
 from aprtui.engine.protocol import Taps
 from aprtui.trace.graph import Node, StageGraph
@@ -98,7 +97,7 @@ def plan_for(lowering: Lowering, table: StatisticsTable, run: Pass, taps: Taps) 
 
 def _exists(graph: StageGraph, node: Node, run: Pass) -> bool:
     """Whether the pass computes `node`: logits only where they are wanted."""
-    return bool(run.wanted) or not is_logits(graph[node.stage])
+    return bool(run.wanted) or not graph[node.stage].holds_logits
 
 
 def _copies(graph: StageGraph, places: Places, nodes: Sequence[Node]) -> tuple[list[Tensor], list[Copy]]:
@@ -122,4 +121,4 @@ def _shape(graph: StageGraph, node: Node, run: Pass) -> tuple[int, ...]:
     stage = graph[node.stage]
     if stage.is_attention_map:
         return stage.width, run.tokens, run.map_stride
-    return (run.wanted if is_logits(stage) else run.tokens), stage.width
+    return (run.wanted if stage.holds_logits else run.tokens), stage.width

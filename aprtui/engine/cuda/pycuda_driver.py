@@ -41,8 +41,6 @@ class PyCudaDriver:
             self._context.push()
             self._open = True
         try:
-            self.name = str(device.name())
-            self.capability: tuple[int, int] = device.compute_capability()
             self.memory, self.bus_id = int(device.total_memory()), str(device.pci_bus_id())
             self.multiprocessors = int(device.get_attribute(cuda.device_attribute.MULTIPROCESSOR_COUNT))
             with _told("making a stream"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.errors import EngineError
-from aprtui.trace.graph import Axis, Op, Stage, StageGraph
+from aprtui.trace.graph import Op, StageGraph
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
@@ -31,14 +31,9 @@ VECTORS = frozenset({Op.RMS_NORM, Op.HEAD_RMS_NORM, Op.BIAS})
 """Ops whose parameters are kept as float32 vectors."""
 
 
-def is_logits(stage: Stage) -> bool:
-    """Whether the stage is computed only for the tokens whose logits are wanted."""
-    return Axis.VOCABULARY in stage.axes
-
-
 def stage_widths(graph: StageGraph) -> dict[str, int]:
     """Channels of the stages that always have a buffer: all but attention maps and logits."""
-    return {s.name: s.width for s in graph.stages if not s.is_attention_map and not is_logits(s)}
+    return {s.name: s.width for s in graph.stages if not s.is_attention_map and not s.holds_logits}
 
 
 def chunk_tokens(graph: StageGraph, context: int) -> int:

@@ -16,7 +16,6 @@ from aprtui.engine.cuda.arguments import StageStatistics
 from aprtui.engine.cuda.driver import Driver, Launch
 from aprtui.engine.cuda.launches import Launches
 from aprtui.engine.cuda.lowering import Places
-from aprtui.engine.cuda.sizes import is_logits
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.stats import SUMS, Accumulator
 
@@ -126,5 +125,5 @@ class Counting:
         stage, run = self._graph[node.stage], self._places.run
         if stage.is_attention_map:
             return self._places.of(node), stage.width * run.tokens, run.map_stride, run.map_stride, run.tokens
-        rows = run.wanted if is_logits(stage) else run.tokens
+        rows = run.wanted if stage.holds_logits else run.tokens
         return self._places.of(node), rows, stage.width, stage.width, 0

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
+from aprtui.engine.kept import keep
 from aprtui.resources import floor_cache
 from aprtui.trace.graph import Node
 
@@ -31,12 +32,5 @@ def remembered(key: Sequence[str], measure: Callable[[], Floors]) -> Floors:
     except (OSError, ValueError, TypeError):
         pass
     floors = measure()
-    rows = [[node.layer, node.stage, floor] for node, floor in floors.items()]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{id(rows):x}")
-        partial.write_text(json.dumps(rows))
-        partial.replace(path)
-    except OSError:
-        pass
+    keep(path, [[node.layer, node.stage, floor] for node, floor in floors.items()])
     return floors

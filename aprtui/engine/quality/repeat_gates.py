@@ -17,7 +17,6 @@ from aprtui.engine.quality.subject import Subject
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Axis
 from aprtui.trace.manifest import FILE_NAME, Manifest
 
 TOKENS = 8
@@ -42,7 +41,7 @@ def additive_capture(subject: Subject) -> Finding:
         path = Path(folder) / "capture"
         manifest = _capture(subject, path, Mode.Q8)
         capture = Capture.open(path)
-        (node,) = (node for node in capture.files if Axis.VOCABULARY in capture.graph[node.stage].axes)
+        (node,) = (node for node in capture.files if capture.graph[node.stage].holds_logits)
         captured = capture.values(node).tobytes()
         written = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
     prompt = manifest.tokens[: manifest.prompt_tokens]

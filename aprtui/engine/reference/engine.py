@@ -14,7 +14,7 @@ from aprtui.engine.protocol import NO_TAPS, Intervention, KvType, Logits, Mode, 
 from aprtui.engine.reference.evaluate import evaluate
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
 from aprtui.engine.rounding import ARITHMETIC, round_f16
-from aprtui.trace.graph import Axis, Node, Op
+from aprtui.trace.graph import Node, Op
 from aprtui.trace.stats import accumulate, causal
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class NumpyEngine:
             if (stage.op, index) in ATTENTION_HISTORY:
                 tensor = self._with_history((node, index), tensor, history)
             found.append(tensor)
-        if Axis.VOCABULARY in stage.axes and logits is Logits.LAST:
+        if stage.holds_logits and logits is Logits.LAST:
             found = [tensor[-1:] for tensor in found]
         return found
 
