@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from aprtui.engine.detection import REPLAY
-from aprtui.engine.false_alarms import Judged, judge_pairs, judge_replays, judged, own_captures
+from aprtui.engine.evaluation.detection import REPLAY
+from aprtui.engine.evaluation.false_alarms import Judged, judge_pairs, judge_replays, judged, own_captures
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.identify import known_tokens
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from aprtui.bench.cpu import Figure
-from aprtui.compare.metrics import measure
+from aprtui.compare.metrics.measure import measure
 from aprtui.errors import EngineError
 from aprtui.trace.aprt import read_aprt, write_aprt
 
@@ -111,7 +111,7 @@ def _measured(
 
 
 def _serve(pipe: Connection, pairs: list[tuple[Path, Path]], rounds: int, threads: int) -> None:
-    from aprtui.compare import passes
+    from aprtui.compare.metrics import passes
 
     passes.default_threads = lambda: threads
     first = _measure_once(pairs)  # compiles the kernels, and brings the files into page cache

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aprtui.cli.comparison_options import ComparisonOptions, comparison_options, exit_code, report
+from aprtui.cli.comparison.judging import Judging
+from aprtui.cli.comparison.options import ComparisonOptions, comparison_options, exit_code, report
 from aprtui.cli.json_lines import write_record
-from aprtui.cli.judging import Judging
 from aprtui.errors import UsageError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def command(
 
 
 def _diff_weights(a: Path, b: Path, options: ComparisonOptions, asks_more: bool) -> int:
-    from aprtui.cli.weights_diff import diff_weights
+    from aprtui.cli.comparison.weights import diff_weights
 
     reports = options.html or options.svg or options.policy_file
     if asks_more or reports or options.allow_missing or options.tokens is not None:
@@ -91,9 +91,9 @@ def _diff_weights(a: Path, b: Path, options: ComparisonOptions, asks_more: bool)
 
 
 def _diff_files(a: Path, b: Path, options: ComparisonOptions, as_apr: bool) -> int:
-    from aprtui.cli.next_steps import diff_steps
-    from aprtui.compare.apr_diff import apr_stage_diff
+    from aprtui.cli.comparison.next_steps import diff_steps
     from aprtui.compare.files import compare_files
+    from aprtui.compare.report.apr_diff import apr_stage_diff
     from aprtui.trace.aprt import read_aprt
 
     left, right = read_aprt(a), read_aprt(b)
@@ -130,7 +130,7 @@ def warn_about_trailing(file: AprtFile) -> None:
 def _diff_captures(
     a: Path, b: Path, judging: Judging, mapping: Path | None, extras: bool, options: ComparisonOptions
 ) -> int:
-    from aprtui.cli.next_steps import diff_steps
+    from aprtui.cli.comparison.next_steps import diff_steps
     from aprtui.cli.progress import Progress
     from aprtui.compare.captures import compare_captures
     from aprtui.compare.context import state_context
@@ -161,8 +161,8 @@ def _with_tokens(asked: DiffOptions, tokens: tuple[int, ...] | None) -> DiffOpti
 
 
 def _diff_options(options: ComparisonOptions, mapping: Path | None, extras: bool) -> DiffOptions:
+    from aprtui.compare.align.mapping import StageMapping, read_mapping
     from aprtui.compare.captures import DiffOptions
-    from aprtui.compare.mapping import StageMapping, read_mapping
 
     policy = options.policy
     return DiffOptions(

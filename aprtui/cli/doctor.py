@@ -137,7 +137,7 @@ def _parities() -> Iterator[Finding]:
     device = detect().device
     if device is None:
         return
-    from aprtui.engine.parity_cache import kept_parities
+    from aprtui.engine.parity.cache import kept_parities
 
     for kept in kept_parities(device):
         state, advice = (State.OK, "") if kept.parity.passed else (State.OPTIONAL, "auto takes the CPU for this model")

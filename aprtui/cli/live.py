@@ -13,7 +13,7 @@ def open_live() -> int:
     """Open the live view on the embedded model; off a terminal, stream a completion to stdout and say so."""
     if sys.stdin.isatty() and sys.stdout.isatty():
         from aprtui.tui.app import LiveOptions, run_app
-        from aprtui.tui.state import ScreenName, ScreenState
+        from aprtui.tui.frame.state import ScreenName, ScreenState
 
         return run_app(ScreenState(ScreenName.LIVE), LiveOptions(prompt=PROMPT))
     from aprtui.cli.run import command

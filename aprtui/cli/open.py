@@ -12,7 +12,7 @@ from aprtui.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from aprtui.tui.app import LiveOptions
-    from aprtui.tui.state import ScreenState
+    from aprtui.tui.frame.state import ScreenState
 
 
 @click.command()
@@ -37,7 +37,7 @@ def _beginning(what: tuple[str, ...]) -> tuple[ScreenState, LiveOptions]:
     """The screen to begin with, and the model of the live screen."""
     from aprtui.trace.aprt import is_aprt
     from aprtui.tui.app import LiveOptions
-    from aprtui.tui.state import ScreenName, ScreenState, is_state, parse_state, screen_state
+    from aprtui.tui.frame.state import ScreenName, ScreenState, is_state, parse_state, screen_state
 
     if len(what) == 1 and is_state(what[0]):
         state = parse_state(what[0])

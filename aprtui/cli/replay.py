@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from aprtui.cli.comparison_options import ComparisonOptions, comparison_options, report
+from aprtui.cli.comparison.options import ComparisonOptions, comparison_options, report
 from aprtui.cli.options import open_model
 
 
@@ -44,8 +44,8 @@ def command(
     Exit codes: 0 pass, 1 divergence, 2 usage, 3 unreadable input, 4 output failed, 70 internal error, 125 cannot be
     judged, 130 interrupted.
     """
+    from aprtui.cli.comparison.next_steps import replay_steps
     from aprtui.cli.diff import warn_about
-    from aprtui.cli.next_steps import replay_steps
     from aprtui.cli.progress import Progress
     from aprtui.engine.replay.arithmetic import parse_rounding
     from aprtui.engine.replay.evaluators import Evaluators

@@ -36,8 +36,8 @@ def command(path: Path, stages: str | None, layers: str | None, place: str | Non
     Of a model (GGUF), print a line for each tensor: its type, its shape, its largest block scales (d and dmin, as ggml
     calls them), and statistics of its dequantised values.
     """
-    from aprtui.cli.render import grouped_lines
-    from aprtui.compare.reading import NOT_WRITTEN
+    from aprtui.cli.comparison.render import grouped_lines
+    from aprtui.compare.align.reading import NOT_WRITTEN
     from aprtui.compare.survey import BrokenStage, UnwrittenStage
     from aprtui.model.gguf_file import is_gguf
 
@@ -101,7 +101,7 @@ def _only_captures(stages: str | None, layers: str | None, options: str = "--sta
 
 
 def _line(summary: StageSummary) -> str:
-    from aprtui.cli.render import number
+    from aprtui.cli.comparison.render import number
 
     node, stats = summary.node, summary.stats
     layer = "–" if node.layer is None else str(node.layer)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from aprtui.cli.comparison.render import number
 from aprtui.cli.json_lines import write_record
-from aprtui.cli.render import number
 from aprtui.errors import ExitCode
 from aprtui.model.tensor_table import TensorInfo, TensorSummary, summarise, tensor_table
 

@@ -8,14 +8,14 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.compare.classify import State
-from aprtui.compare.extras import UlpHistogram
-from aprtui.compare.hypotheses import Hypothesis
-from aprtui.compare.locate import Element
-from aprtui.compare.logits import LogitMetrics
-from aprtui.compare.metrics import Metric, PairMetrics
-from aprtui.compare.pairing import Unpaired
-from aprtui.compare.tokens import TokenAlignment
+from aprtui.compare.align.pairing import Unpaired
+from aprtui.compare.align.tokens import TokenAlignment
+from aprtui.compare.explain.classify import State
+from aprtui.compare.explain.hypotheses import Hypothesis
+from aprtui.compare.explain.locate import Element
+from aprtui.compare.metrics.extras import UlpHistogram
+from aprtui.compare.metrics.logits import LogitMetrics
+from aprtui.compare.metrics.measure import Metric, PairMetrics
 from aprtui.compare.verdict import StageVerdict, Tolerance, Verdict, is_plausible
 from aprtui.trace.graph import Node
 

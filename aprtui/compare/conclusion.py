@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.compare.classify import State, TokenJudgement, classify, tokens_beyond
+from aprtui.compare.align.coverage import blame
+from aprtui.compare.align.pairing import StagePair, Unpaired
+from aprtui.compare.align.tokens import TokenAlignment
 from aprtui.compare.comparison import Comparison, Divergence, FloatSteps, Focus, FocusKind, StageComparison
-from aprtui.compare.coverage import blame
-from aprtui.compare.extras import ulp_histogram
-from aprtui.compare.focus import choose_focus
-from aprtui.compare.hints import find_hints
-from aprtui.compare.hypotheses import Evidence, Hypothesis, hypothesise
-from aprtui.compare.locate import first_failing_place, top_elements
-from aprtui.compare.metrics import Metric
-from aprtui.compare.pairing import StagePair, Unpaired
-from aprtui.compare.tokens import TokenAlignment
+from aprtui.compare.explain.classify import State, TokenJudgement, classify, tokens_beyond
+from aprtui.compare.explain.focus import choose_focus
+from aprtui.compare.explain.hints import find_hints
+from aprtui.compare.explain.hypotheses import Evidence, Hypothesis, hypothesise
+from aprtui.compare.explain.locate import first_failing_place, top_elements
+from aprtui.compare.metrics.extras import ulp_histogram
+from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import ROUNDING_REL_L2, Signal, Verdict, smallest_tolerance
 from aprtui.compare.wording import counted
 from aprtui.trace.graph import Node, StageGraph

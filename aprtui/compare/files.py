@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from aprtui.compare.align.pairing import StagePair
+from aprtui.compare.align.tokens import TokenAlignment
 from aprtui.compare.comparison import Comparison, Divergence, Focus, FocusKind, StageComparison
-from aprtui.compare.locate import first_failing_place, top_elements
-from aprtui.compare.metrics import measure
-from aprtui.compare.pairing import StagePair
-from aprtui.compare.tokens import TokenAlignment
+from aprtui.compare.explain.locate import first_failing_place, top_elements
+from aprtui.compare.metrics.measure import measure
 from aprtui.compare.verdict import DEFAULT_METRIC, Tolerance, Verdict, judge, smallest_tolerance
 from aprtui.compare.wording import counted
 from aprtui.errors import UsageError

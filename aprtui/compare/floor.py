@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from aprtui.compare.align.coverage import Selection, plan_coverage
+from aprtui.compare.align.pairing import StagePair, pair_stage
+from aprtui.compare.align.tokens import align_tokens
 from aprtui.compare.captures import Bounds, Grounds
-from aprtui.compare.coverage import Selection, plan_coverage
-from aprtui.compare.extras import error_overlap
-from aprtui.compare.metrics import Metric, PairMetrics, measure
-from aprtui.compare.pairing import StagePair, pair_stage
-from aprtui.compare.tokens import align_tokens
+from aprtui.compare.metrics.extras import error_overlap
+from aprtui.compare.metrics.measure import Metric, PairMetrics, measure
 from aprtui.compare.verdict import ROUNDING_REL_L2, Tolerance
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aprtui.compare.blocks import Values, blocks
-from aprtui.compare.reading import is_unfinished, written_values
+from aprtui.compare.align.reading import is_unfinished, written_values
+from aprtui.compare.metrics.blocks import Values, blocks
 from aprtui.errors import UnreadableError
 from aprtui.trace.aprt import read_aprt
 from aprtui.trace.capture import Capture

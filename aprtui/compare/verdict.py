@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from enum import StrEnum
 
-from aprtui.compare.logits import IndexMetrics
-from aprtui.compare.metrics import Metric, PairMetrics
+from aprtui.compare.metrics.logits import IndexMetrics
+from aprtui.compare.metrics.measure import Metric, PairMetrics
 from aprtui.compare.wording import alike_text, counted
 from aprtui.errors import UsageError
 from aprtui.trace.graph import Node

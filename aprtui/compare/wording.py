@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aprtui.compare.metrics import PairMetrics
+from aprtui.compare.metrics.measure import PairMetrics
 
 
 def counted(count: int, noun: str) -> str:

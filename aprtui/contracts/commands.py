@@ -14,7 +14,7 @@ from threading import Thread
 from typing import IO
 
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.document import Falsifier
+from aprtui.contracts.documents.document import Falsifier
 from aprtui.contracts.judgement import Judgement, unknown
 
 _SHELL = frozenset("|&;<>()$`*?[]#~{}\n")

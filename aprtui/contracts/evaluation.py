@@ -23,7 +23,7 @@ from aprtui.contracts.checks.asked import (
     wanted_nodes,
 )
 from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, ContractCheck, ModelCheck, PairCheck
-from aprtui.contracts.document import CheckCall, Document, Falsifier
+from aprtui.contracts.documents.document import CheckCall, Document, Falsifier
 from aprtui.contracts.judgement import Judgement, no_device, not_testable, unknown
 from aprtui.errors import AprtuiError
 from aprtui.trace.capture import Capture

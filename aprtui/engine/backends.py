@@ -84,8 +84,8 @@ def _parity_with_cuda(
         raise EngineError("faults are injected on the CPU only")
     if numba_missing():
         raise EngineError(f"no CPU engine to hold {found.device} against: {numba_missing()}")
-    from aprtui.engine.parity import POSITIONS, parity_gate
-    from aprtui.engine.parity_cache import remembered
+    from aprtui.engine.parity.cache import remembered
+    from aprtui.engine.parity.gate import POSITIONS, parity_gate
 
     def opened(name: str, mode: Mode) -> Engine:
         return open_engine(

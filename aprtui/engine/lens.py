@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.process_slots import NO_TOKEN
+from aprtui.engine.process.slots import NO_TOKEN
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.sampling import Candidate
 from aprtui.model.config import RopeAngles

@@ -17,26 +17,26 @@ from textual.binding import Binding, BindingType
 from textual.filter import LineFilter
 from textual.screen import Screen
 
-from aprtui.engine.process import EngineProcess, EngineState
-from aprtui.engine.process_messages import EngineSettings
-from aprtui.engine.process_opening import open_model
+from aprtui.engine.process.engine_process import EngineProcess, EngineState
+from aprtui.engine.process.messages import EngineSettings
+from aprtui.engine.process.opening import open_model
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import Sampling
 from aprtui.errors import AprtuiError, EngineError, ExitCode
 from aprtui.model.model import load_model
 from aprtui.resources import embedded_model
-from aprtui.tui.ascii_filter import AsciiFilter
-from aprtui.tui.browse import BrowseScreen
-from aprtui.tui.config import Config, config_path, read_config
-from aprtui.tui.contracts import ContractsScreen
-from aprtui.tui.diff_screen import DiffScreen
-from aprtui.tui.keymap import check_remapping, key_name, shown_keys
-from aprtui.tui.live import LiveScreen
-from aprtui.tui.palette import DARK, LIGHT
-from aprtui.tui.session import Session
-from aprtui.tui.state import ScreenName, ScreenState
-from aprtui.tui.tensor import TensorScreen
-from aprtui.tui.tool_screen import ToolScreen
+from aprtui.tui.draw.colours import DARK, LIGHT
+from aprtui.tui.frame.ascii_filter import AsciiFilter
+from aprtui.tui.frame.config import Config, config_path, read_config
+from aprtui.tui.frame.keymap import check_remapping, key_name, shown_keys
+from aprtui.tui.frame.session import Session
+from aprtui.tui.frame.state import ScreenName, ScreenState
+from aprtui.tui.frame.tool_screen import ToolScreen
+from aprtui.tui.screens.browse.screen import BrowseScreen
+from aprtui.tui.screens.contracts.screen import ContractsScreen
+from aprtui.tui.screens.diff.screen import DiffScreen
+from aprtui.tui.screens.live.screen import LiveScreen
+from aprtui.tui.screens.tensor.screen import TensorScreen
 
 SCREENS: Mapping[ScreenName, type[ToolScreen]] = {
     ScreenName.LIVE: LiveScreen,

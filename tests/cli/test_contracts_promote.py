@@ -10,9 +10,9 @@ import pytest
 
 from aprtui import resources
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.evidence import Revision, write_evidence
-from aprtui.contracts.project import Project
-from aprtui.contracts.reader import read_document
+from aprtui.contracts.documents.reader import read_document
+from aprtui.contracts.evidence.files import Revision, write_evidence
+from aprtui.contracts.evidence.project import Project
 from tests.cli.conftest import Outcome
 from tests.compare.synthetic import write_capture
 from tests.contracts.evidence_samples import ORACLE, PASSED, evidence

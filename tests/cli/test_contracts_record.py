@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from aprtui.contracts.project import project_of
+from aprtui.contracts.evidence.project import project_of
 from tests.cli.conftest import Outcome
 from tests.compare.synthetic import write_capture
 from tests.contracts.captures import nan_capture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aprtui.contracts.evidence import write_evidence
+from aprtui.contracts.evidence.files import write_evidence
 from tests.cli.conftest import Outcome
 from tests.contracts.evidence_samples import evidence
 from tests.contracts.samples import SOUND, edited

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aprtui.cli.weights_diff import diff_weights
-from aprtui.compare.coverage import Selection
+from aprtui.cli.comparison.weights import diff_weights
+from aprtui.compare.align.coverage import Selection
 from aprtui.compare.verdict import parse_tolerance
 from aprtui.errors import ExitCode
 from aprtui.model.weights import WeightType

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aprtui.compare import blocks as blocks_module
-from aprtui.compare.apr_diff import apr_stage_diff
+from aprtui.compare.metrics import blocks as blocks_module
+from aprtui.compare.report.apr_diff import apr_stage_diff
 from aprtui.compare.verdict import Verdict
 from aprtui.errors import UsageError
 from aprtui.trace.aprt import AprtFile, read_aprt, write_aprt

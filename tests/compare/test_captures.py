@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aprtui.compare.align.coverage import Selection
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison, Focus, FocusKind
-from aprtui.compare.coverage import Selection
-from aprtui.compare.metrics import Metric
+from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Verdict, parse_tolerance
 from aprtui.errors import UnreadableError, UsageError
 from aprtui.trace.capture import Capture

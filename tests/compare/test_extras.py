@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from aprtui.compare import blocks as blocks_module
-from aprtui.compare.extras import ERROR_BINS, bhattacharyya, error_overlap, ulp_histogram
+from aprtui.compare.metrics import blocks as blocks_module
+from aprtui.compare.metrics.extras import ERROR_BINS, bhattacharyya, error_overlap, ulp_histogram
 
 
 def f32(*values: float) -> np.ndarray:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from aprtui.compare.hypotheses import Evidence, Support, hypothesise
-from aprtui.compare.hypotheses.registry import SIGNATURES
+from aprtui.compare.explain.hypotheses import Evidence, Support, hypothesise
+from aprtui.compare.explain.hypotheses.registry import SIGNATURES
 from aprtui.trace.graph import GraphConfig, graph_for
 
 CONFIG = GraphConfig("qwen2", 3, 256, 8, 4, 32, 512, 40, qkv_bias=True)

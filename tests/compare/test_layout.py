@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aprtui.compare.align.layout import Layout, agreed, legal_layouts, solve_layout
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
-from aprtui.compare.layout import Layout, agreed, legal_layouts, solve_layout
 from aprtui.compare.verdict import Verdict
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import GraphConfig, Node, Part, StageGraph, graph_for

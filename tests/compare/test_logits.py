@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from aprtui.compare.logits import Flip, IndexMetrics, measure_indices, measure_logits
+from aprtui.compare.metrics.logits import Flip, IndexMetrics, measure_indices, measure_logits
 
 
 def f32(*rows: list[float]) -> np.ndarray:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from aprtui.compare.align.mapping import read_mapping
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
-from aprtui.compare.mapping import read_mapping
 from aprtui.compare.verdict import Verdict
 from aprtui.errors import UsageError
 from aprtui.trace.aprt import read_aprt, write_aprt

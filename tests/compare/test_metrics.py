@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from aprtui.compare import blocks as blocks_module
-from aprtui.compare.metrics import Metric, compare_values
+from aprtui.compare.metrics import blocks as blocks_module
+from aprtui.compare.metrics.measure import Metric, compare_values
 
 
 def f32(*values: float) -> np.ndarray:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from aprtui.compare import passes
-from aprtui.compare.metrics import Measurement, measure
-from aprtui.compare.totals import Totals
+from aprtui.compare.metrics import passes
+from aprtui.compare.metrics.measure import Measurement, measure
+from aprtui.compare.metrics.totals import Totals
 
 pytest.importorskip("numba")
 
@@ -211,7 +211,7 @@ def test_an_interrupt_ends_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_parts_cover_all_rows_once() -> None:
-    from aprtui.compare.blocks import Rows
+    from aprtui.compare.metrics.blocks import Rows
 
     for shape, causal in SHAPES:
         totals = Totals.of(Rows.of(shape, causal))

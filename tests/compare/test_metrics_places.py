@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from aprtui.compare import blocks as blocks_module
-from aprtui.compare.locate import first_failing_place, top_elements
-from aprtui.compare.metrics import Metric, measure, token_values
-from aprtui.compare.pairing import StagePair
+from aprtui.compare.align.pairing import StagePair
+from aprtui.compare.explain.locate import first_failing_place, top_elements
+from aprtui.compare.metrics import blocks as blocks_module
+from aprtui.compare.metrics.measure import Metric, measure, token_values
 from aprtui.compare.verdict import Tolerance, judge
 from aprtui.trace.graph import Axis, Node
 
@@ -111,7 +111,7 @@ def test_values_of_tokens_are_those_of_each_row_alone() -> None:
 
 def test_small_pairs_are_measured_without_numba() -> None:
     script = (
-        "import sys, numpy as np\nfrom aprtui.compare.metrics import measure\n"
+        "import sys, numpy as np\nfrom aprtui.compare.metrics.measure import measure\n"
         "import aprtui.compare.captures\nmeasure(np.ones((9, 9), np.float32), np.ones((9, 9), np.float32))\n"
         "assert 'numba' not in sys.modules\n"
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aprtui.compare.captures import DiffOptions, Grounds, compare_captures
-from aprtui.compare.metrics import Metric
+from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.policy import Policy, read_policy
 from aprtui.compare.verdict import Verdict
 from aprtui.errors import UsageError

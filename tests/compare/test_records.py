@@ -11,7 +11,7 @@ import pytest
 
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.context import state_context
-from aprtui.compare.records import SCHEMA, comparison_records
+from aprtui.compare.report.records import SCHEMA, comparison_records
 from aprtui.compare.verdict import parse_tolerance
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node

@@ -9,7 +9,7 @@ import numpy as np
 
 from aprtui.compare.captures import DiffOptions, Grounds, compare_captures
 from aprtui.compare.comparison import Comparison, StageComparison
-from aprtui.compare.metrics import Metric
+from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Tolerance, Verdict
 from aprtui.trace.aprt import read_aprt, write_aprt
 from aprtui.trace.capture import Capture

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aprtui.compare.align.tokens import align_tokens
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
-from aprtui.compare.tokens import align_tokens
 from aprtui.compare.verdict import Verdict, parse_tolerance
 from aprtui.errors import UsageError
 from aprtui.trace.capture import PROVENANCE, Capture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aprtui.compare.metrics import Metric, compare_values
+from aprtui.compare.metrics.measure import Metric, compare_values
 from aprtui.compare.verdict import Tolerance, Verdict, is_plausible, judge, parse_tolerance, smallest_tolerance
 from aprtui.errors import UsageError
 from aprtui.trace.graph import Node

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from aprtui.contracts.checks.asked import Subject
-from aprtui.contracts.document import CheckCall
+from aprtui.contracts.documents.document import CheckCall
 from aprtui.contracts.evaluation import evaluate
 from aprtui.contracts.judgement import Judgement
 from aprtui.model.model import Model

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.evidence import CheckRun, Evidence, Host, JudgedOn, Revision
+from aprtui.contracts.evidence.files import CheckRun, Evidence, Host, JudgedOn, Revision
 
 CAPTURE = JudgedOn("capture", "m", "a" * 64, "aprtui", "0.1.0", "cpu", "a processor", "exact", 4, ())
 ORACLE = replace(CAPTURE, role="reference", engine="transformers")

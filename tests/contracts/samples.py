@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aprtui.contracts.document import Document
-from aprtui.contracts.reader import document_of
-from aprtui.contracts.tree import parse_tree
+from aprtui.contracts.documents.document import Document
+from aprtui.contracts.documents.reader import document_of
+from aprtui.contracts.documents.tree import parse_tree
 
 PATH = Path("sample.yaml")
 

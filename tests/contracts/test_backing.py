@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.backing import Backing, Ledger, Standing
-from aprtui.contracts.document import CheckCall
-from aprtui.contracts.evidence import Evidence, EvidenceFile, Recorded, Revision
-from aprtui.contracts.maturity import Maturity
-from aprtui.contracts.project import Project
+from aprtui.contracts.documents.document import CheckCall
+from aprtui.contracts.documents.maturity import Maturity
+from aprtui.contracts.evidence.backing import Backing, Ledger, Standing
+from aprtui.contracts.evidence.files import Evidence, EvidenceFile, Recorded, Revision
+from aprtui.contracts.evidence.project import Project
 from tests.contracts.evidence_samples import CAPTURE, ORACLE, evidence
 from tests.contracts.samples import document, edited
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aprtui.compare.apr_diff import apr_stage_diff
+from aprtui.compare.report.apr_diff import apr_stage_diff
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks import bits
 from aprtui.contracts.checks.asked import Subject
-from aprtui.contracts.document import CheckCall
+from aprtui.contracts.documents.document import CheckCall
 from aprtui.contracts.evaluation import evaluate
 from aprtui.contracts.judgement import Judgement
 from aprtui.trace.aprt import write_aprt

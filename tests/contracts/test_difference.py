@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from aprtui.contracts.bounds import Move, moved, moved_in_text
-from aprtui.contracts.difference import Change, Kind, changes
-from aprtui.contracts.files import contract_files
-from aprtui.contracts.reader import document_of
-from aprtui.contracts.tree import parse_tree, plain, read_tree
+from aprtui.contracts.changes.bounds import Move, moved, moved_in_text
+from aprtui.contracts.changes.difference import Change, Kind, changes
+from aprtui.contracts.documents.files import contract_files
+from aprtui.contracts.documents.reader import document_of
+from aprtui.contracts.documents.tree import parse_tree, plain, read_tree
 from aprtui.resources import contracts
 from tests.contracts.samples import SOUND, document
 

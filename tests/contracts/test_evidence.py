@@ -12,9 +12,9 @@ import pytest
 
 from aprtui import resources
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.evidence import Revision, read_evidence, read_recorded, write_evidence
-from aprtui.contracts.project import MOST_FILES, place_to_record, project_of
-from aprtui.contracts.revision import revision_of
+from aprtui.contracts.evidence.files import Revision, read_evidence, read_recorded, write_evidence
+from aprtui.contracts.evidence.project import MOST_FILES, place_to_record, project_of
+from aprtui.contracts.evidence.revision import revision_of
 from aprtui.errors import EngineError, UnreadableError, UsageError
 from tests.contracts.evidence_samples import ORACLE, PASSED, evidence
 

@@ -18,20 +18,20 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aprtui.cli.contracts_lint import own_options
-from aprtui.contracts.backing import Ledger
-from aprtui.contracts.difference import changes
-from aprtui.contracts.document import Document
-from aprtui.contracts.evidence import FORMAT, VERSION, EvidenceFile, Recorded, read_evidence
-from aprtui.contracts.lint import lint
-from aprtui.contracts.lint_rule import Surroundings
+from aprtui.cli.contracts.lint import own_options
+from aprtui.contracts.changes.difference import changes
+from aprtui.contracts.changes.promotion import promoted
+from aprtui.contracts.documents.document import Document
+from aprtui.contracts.documents.reader import document_of
+from aprtui.contracts.documents.tree import ContractError, parse_tree
+from aprtui.contracts.documents.validation import validate
+from aprtui.contracts.evidence.backing import Ledger
+from aprtui.contracts.evidence.files import FORMAT, VERSION, EvidenceFile, Recorded, read_evidence
+from aprtui.contracts.evidence.project import Project
+from aprtui.contracts.lint.rule import Surroundings
+from aprtui.contracts.lint.rules import lint
 from aprtui.contracts.panel import panel
-from aprtui.contracts.project import Project
-from aprtui.contracts.promotion import promoted
-from aprtui.contracts.reader import document_of
 from aprtui.contracts.rollup import backed_falsifiers, levels, waits
-from aprtui.contracts.tree import ContractError, parse_tree
-from aprtui.contracts.validation import validate
 from aprtui.errors import AprtuiError, UnreadableError
 from aprtui.trace.json_value import json_value
 from tests.contracts.evidence_samples import PASSED

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from aprtui.cli.contracts_lint import own_options
-from aprtui.contracts.backing import ledger_of
-from aprtui.contracts.finding import Severity
-from aprtui.contracts.lint import LINT_RULES, lint
-from aprtui.contracts.lint_rule import Surroundings
-from aprtui.contracts.loading import load_documents
-from aprtui.contracts.named_tests import missing_tests
-from aprtui.contracts.reader import read_document
-from aprtui.contracts.reverse_coverage import COMMAND, STAGE, reverse_coverage
-from aprtui.contracts.source_tree import SourceTree
+from aprtui.cli.contracts.lint import own_options
+from aprtui.contracts.documents.finding import Severity
+from aprtui.contracts.documents.loading import load_documents
+from aprtui.contracts.documents.reader import read_document
+from aprtui.contracts.evidence.backing import ledger_of
+from aprtui.contracts.evidence.source_tree import SourceTree
+from aprtui.contracts.lint.named_tests import missing_tests
+from aprtui.contracts.lint.reverse_coverage import COMMAND, STAGE, reverse_coverage
+from aprtui.contracts.lint.rule import Surroundings
+from aprtui.contracts.lint.rules import LINT_RULES, lint
 from aprtui.errors import UsageError
 from aprtui.resources import contracts
 from aprtui.trace.graph import known_names

@@ -10,13 +10,13 @@ from typing import NamedTuple
 import pytest
 
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.backing import ledger_of
-from aprtui.contracts.evidence import write_evidence
-from aprtui.contracts.finding import Finding, Severity
-from aprtui.contracts.lint import lint
-from aprtui.contracts.lint_rule import Surroundings
-from aprtui.contracts.project import Project
-from aprtui.contracts.reader import read_document
+from aprtui.contracts.documents.finding import Finding, Severity
+from aprtui.contracts.documents.reader import read_document
+from aprtui.contracts.evidence.backing import ledger_of
+from aprtui.contracts.evidence.files import write_evidence
+from aprtui.contracts.evidence.project import Project
+from aprtui.contracts.lint.rule import Surroundings
+from aprtui.contracts.lint.rules import lint
 from tests.cli.conftest import Outcome
 from tests.contracts.evidence_samples import evidence
 from tests.contracts.samples import SOUND, line_of

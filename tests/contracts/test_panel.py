@@ -9,12 +9,12 @@ import pytest
 
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.binding import bind, describe
-from aprtui.contracts.document import CheckCall
-from aprtui.contracts.loading import load_documents
-from aprtui.contracts.mapping import own_mapping, read_mapping
+from aprtui.contracts.documents.document import CheckCall
+from aprtui.contracts.documents.loading import load_documents
+from aprtui.contracts.documents.mapping import own_mapping, read_mapping
+from aprtui.contracts.documents.reader import read_document
+from aprtui.contracts.documents.tree import ContractError
 from aprtui.contracts.panel import panel
-from aprtui.contracts.reader import read_document
-from aprtui.contracts.tree import ContractError
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from tests.compare.synthetic import write_capture

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from aprtui.contracts.document import Document, Falsifier
-from aprtui.contracts.loading import load_documents
-from aprtui.contracts.promotion import next_version, promoted
-from aprtui.contracts.reader import document_of
-from aprtui.contracts.tree import ContractError, parse_tree
+from aprtui.contracts.changes.promotion import next_version, promoted
+from aprtui.contracts.documents.document import Document, Falsifier
+from aprtui.contracts.documents.loading import load_documents
+from aprtui.contracts.documents.reader import document_of
+from aprtui.contracts.documents.tree import ContractError, parse_tree
 from aprtui.resources import contracts
 from tests.contracts.samples import PATH
 

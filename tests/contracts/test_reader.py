@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from aprtui.contracts.maturity import Maturity, maturity_of
-from aprtui.contracts.tree import ContractError
+from aprtui.contracts.documents.maturity import Maturity, maturity_of
+from aprtui.contracts.documents.tree import ContractError
 from tests.contracts.samples import SOUND, document, edited, line_of
 
 

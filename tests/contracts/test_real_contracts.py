@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from aprtui.contracts.files import contract_files
-from aprtui.contracts.reader import read_document
-from aprtui.contracts.validation import validate
+from aprtui.contracts.documents.files import contract_files
+from aprtui.contracts.documents.reader import read_document
+from aprtui.contracts.documents.validation import validate
 
 pytestmark = pytest.mark.group("conformance")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from aprtui.contracts.finding import Severity
-from aprtui.contracts.validation import RULES, validate
+from aprtui.contracts.documents.finding import Severity
+from aprtui.contracts.documents.validation import RULES, validate
 from tests.contracts.samples import SOUND, document, edited, line_of
 
 

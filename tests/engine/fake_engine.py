@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.backends import Progress
-from aprtui.engine.process_messages import EngineInfo, EngineSettings
-from aprtui.engine.process_opening import LoadedEngine
+from aprtui.engine.process.messages import EngineInfo, EngineSettings
+from aprtui.engine.process.opening import LoadedEngine
 from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Rounding, Taps
 from aprtui.errors import EngineError
 from aprtui.trace.graph import GraphConfig, Node, graph_for

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from aprtui.engine.backends import open_engine
-from aprtui.engine.fault_matrix import MeteredFault
+from aprtui.engine.evaluation.fault_matrix import MeteredFault
 from aprtui.engine.faults.faults import Fault, FaultInjector, parse_fault
 from aprtui.engine.faults.kinds import KINDS, applies
 from aprtui.engine.protocol import Logits, Mode, Taps

@@ -7,7 +7,7 @@ import pytest
 
 from aprtui.engine.backends import open_engine
 from aprtui.engine.lens import LogitLens, layer_outputs
-from aprtui.engine.process_slots import NO_TOKEN, StatsTable
+from aprtui.engine.process.slots import NO_TOKEN, StatsTable
 from aprtui.engine.sampling import GREEDY, Sampler
 from aprtui.model.model import Model, load_model
 from aprtui.resources import embedded_model

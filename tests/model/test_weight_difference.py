@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from aprtui.compare.coverage import Selection
+from aprtui.compare.align.coverage import Selection
 from aprtui.compare.verdict import Tolerance, Verdict, parse_tolerance
 from aprtui.demo.quantize import quantize_q4_k, quantize_q6_k
 from aprtui.errors import UnreadableError, UsageError

@@ -11,10 +11,10 @@ from textual.widget import Widget
 
 from aprtui.errors import ExitCode
 from aprtui.tui.app import AprtuiApp
-from aprtui.tui.config import Config
-from aprtui.tui.session import Session
-from aprtui.tui.state import ScreenState
-from tests.tui.recorded import RecordedSource
+from aprtui.tui.frame.config import Config
+from aprtui.tui.frame.session import Session
+from aprtui.tui.frame.state import ScreenState
+from tests.tui.screens.recorded import RecordedSource
 
 Driver = Pilot[ExitCode]
 

@@ -16,15 +16,15 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from aprtui.engine.process import EngineProcess, EngineState
-from aprtui.engine.process_messages import EngineSettings
-from aprtui.engine.process_opening import open_model
+from aprtui.engine.process.engine_process import EngineProcess, EngineState
+from aprtui.engine.process.messages import EngineSettings
+from aprtui.engine.process.opening import open_model
 from aprtui.resources import contracts, embedded_model
 from aprtui.tui.app import AprtuiApp
-from aprtui.tui.config import Config
-from aprtui.tui.session import Session
-from aprtui.tui.state import ScreenName, ScreenState, screen_state
-from aprtui.tui.tool_screen import picture
+from aprtui.tui.frame.config import Config
+from aprtui.tui.frame.session import Session
+from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
+from aprtui.tui.frame.tool_screen import picture
 from tests.tui.driver import Driver, screen_text, until
 
 DOCS = Path(__file__).parents[2] / "docs" / "screens"

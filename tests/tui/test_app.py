@@ -12,14 +12,14 @@ from textual.widgets import Input, Static
 
 from aprtui.tui import app as app_module
 from aprtui.tui.app import AprtuiApp
-from aprtui.tui.chords import ChordScreen
-from aprtui.tui.keymap import Chord
-from aprtui.tui.live import LiveScreen
-from aprtui.tui.session import Session
-from aprtui.tui.state import ScreenName, ScreenState, screen_state
-from aprtui.tui.tool_screen import ToolScreen
+from aprtui.tui.frame.chords import ChordScreen
+from aprtui.tui.frame.keymap import Chord
+from aprtui.tui.frame.session import Session
+from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
+from aprtui.tui.frame.tool_screen import ToolScreen
+from aprtui.tui.screens.live.screen import LiveScreen
 from tests.tui.driver import drag, screen_text, told
-from tests.tui.recorded import RecordedSource
+from tests.tui.screens.recorded import RecordedSource
 
 
 class NotesScreen(ToolScreen):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from aprtui.contracts.document import Document
+from aprtui.contracts.documents.document import Document
 from aprtui.errors import UsageError
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import MAX_LAYERS, Node, Scope, StageGraph, canonical_name

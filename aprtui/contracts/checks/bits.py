@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.compare.apr_diff import apr_stage_diff
+from aprtui.compare.align.tokens import align_tokens
+from aprtui.compare.report.apr_diff import apr_stage_diff
 from aprtui.compare.survey import tensor_stats
-from aprtui.compare.tokens import align_tokens
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
 from aprtui.contracts.checks.asked import OnCapture, OnPair

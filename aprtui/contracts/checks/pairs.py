@@ -9,9 +9,9 @@ import math
 from collections.abc import Callable
 from itertools import pairwise
 
+from aprtui.compare.align.coverage import Selection
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import StageComparison
-from aprtui.compare.coverage import Selection
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
 from aprtui.contracts.checks.asked import OnPair

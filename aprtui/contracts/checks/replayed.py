@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from aprtui.compare.align.coverage import Selection
 from aprtui.compare.comparison import Comparison
-from aprtui.compare.coverage import Selection
 from aprtui.compare.verdict import StageVerdict, Verdict
 from aprtui.compare.wording import counted
 from aprtui.contracts.checks.asked import LAYERS, OnCapture, layers_text, named_stages

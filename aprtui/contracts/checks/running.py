@@ -13,7 +13,7 @@ from aprtui.contracts.checks.asked import Asked
 from aprtui.contracts.judgement import Judgement, no_device, unknown
 from aprtui.engine import backends
 from aprtui.engine.cuda import detect
-from aprtui.engine.parity import LOGITS_BOUND, POSITIONS, parity_gate
+from aprtui.engine.parity.gate import LOGITS_BOUND, POSITIONS, parity_gate
 from aprtui.engine.protocol import Engine, Mode
 from aprtui.engine.quality import repeat_gates
 from aprtui.engine.quality import subject as quality

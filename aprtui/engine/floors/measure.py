@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.compare.metrics import measure
+from aprtui.compare.metrics.measure import measure
 from aprtui.engine.floors.forward import Disturb, run_forward
 from aprtui.engine.floors.perturbed import perturbed
 from aprtui.engine.protocol import NodeEvaluator, Rounding

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.compare.layout import Layout
-from aprtui.compare.reading import NOT_WRITTEN, written_values
+from aprtui.compare.align.layout import Layout
+from aprtui.compare.align.reading import NOT_WRITTEN, written_values
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 

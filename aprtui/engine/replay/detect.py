@@ -14,7 +14,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.compare.metrics import compare_values
+from aprtui.compare.metrics.measure import compare_values
 from aprtui.engine.protocol import Rounding
 from aprtui.engine.replay.arithmetic import UNROUNDED, Recomputation, rounding_text
 from aprtui.engine.replay.bounds import replay_tolerance

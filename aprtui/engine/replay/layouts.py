@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from aprtui.compare.layout import Layout, agreed, legal_layouts, solve_layout
+from aprtui.compare.align.layout import Layout, agreed, legal_layouts, solve_layout
 from aprtui.engine.replay.arithmetic import Recomputation
 from aprtui.engine.replay.captured import CapturedStages, Misfit
 from aprtui.engine.replay.recompute import Recomputer

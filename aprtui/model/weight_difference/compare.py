@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from pathlib import Path
 
-from aprtui.compare.coverage import Selection
-from aprtui.compare.metrics import Metric
+from aprtui.compare.align.coverage import Selection
+from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import DEFAULT_METRIC, Tolerance, Verdict
 from aprtui.compare.wording import counted
 from aprtui.errors import UsageError

@@ -1,7 +1,8 @@
 """Numbers on the values of two tensors of one shape, A being the reference, in row ranges of bounded memory.
 
-The metrics are those of `aprtui.compare.metrics` (definitions, zero, NaN and Inf as there), with all sums in float64.
-Beside them stands what rounding to the two storage types typically costs (`step`): an error is judged in units of that.
+The metrics are those of `aprtui.compare.metrics.measure` (definitions, zero, NaN and Inf as there), with all sums in
+float64. Beside them stands what rounding to the two storage types typically costs (`step`): an error is judged in units
+of that.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.compare.metrics import Metric
+from aprtui.compare.metrics.measure import Metric
 from aprtui.model.weight_difference.step import expected_squares, is_float
 from aprtui.model.weight_difference.stored import StoredTensor, same_layout
 

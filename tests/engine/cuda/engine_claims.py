@@ -21,9 +21,9 @@ from aprtui.engine.backends import open_engine
 from aprtui.engine.cpu.engine import CpuEngine
 from aprtui.engine.cuda import device as device_module
 from aprtui.engine.cuda import sizes
-from aprtui.engine.process import EngineState
-from aprtui.engine.process_messages import EngineSettings, Event, Failed, Finished, Loaded, TokenText
-from aprtui.engine.process_opening import Opener, open_model
+from aprtui.engine.process.engine_process import EngineState
+from aprtui.engine.process.messages import EngineSettings, Event, Failed, Finished, Loaded, TokenText
+from aprtui.engine.process.opening import Opener, open_model
 from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Taps
 from aprtui.engine.reference.evaluate import evaluate
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
@@ -36,7 +36,7 @@ from aprtui.trace.graph import Node, Op
 from aprtui.trace.stats import accumulate, causal
 from tests.engine.conformance import Recorder, relative_l2
 from tests.engine.cuda.trapping import open_and_trap
-from tests.engine.test_process import running, until
+from tests.engine.process.test_engine_process import running, until
 from tests.engine.tiny_model import MODELS, TINY, TinyModel
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from aprtui.engine.cuda.engine import CudaEngine
-from aprtui.engine.process_messages import EngineSettings
-from aprtui.engine.process_opening import LoadedEngine, open_model
+from aprtui.engine.process.messages import EngineSettings
+from aprtui.engine.process.opening import LoadedEngine, open_model
 from aprtui.resources import embedded_model
 
 NOBODYS = 64  # an address

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aprtui.compare.classify import State
+from aprtui.compare.align.coverage import Selection
 from aprtui.compare.comparison import Comparison
-from aprtui.compare.coverage import Selection
-from aprtui.compare.metrics import Metric
+from aprtui.compare.explain.classify import State
+from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.floors.perturbed import perturbed
 from aprtui.engine.protocol import KvType, Mode

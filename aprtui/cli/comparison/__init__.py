@@ -1,0 +1,1 @@
+"""What the commands that compare share: options, grounds, text, next steps."""

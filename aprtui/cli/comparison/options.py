@@ -1,0 +1,200 @@
+"""Options and output that the commands with a comparison share: what is compared, judged by what, reported how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from aprtui.cli.json_lines import write_record
+from aprtui.errors import EngineError, ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from aprtui.compare.align.coverage import Selection
+    from aprtui.compare.comparison import Comparison
+    from aprtui.compare.context import Context
+    from aprtui.compare.policy import Policy
+    from aprtui.compare.verdict import Tolerance, Verdict
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_ANY_VOCABULARY = 1 << 32
+_PATH = click.Path(path_type=Path)
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonOptions:
+    """What the command line says about a comparison, as written; None where it says nothing."""
+
+    stages: str | None
+    layers: str | None
+    tolerances: tuple[str, ...]
+    policy_file: Path | None
+    allow_missing: tuple[str, ...]
+    tokens: str | None
+    limit: int
+    as_json: bool
+    html: Path | None
+    svg: Path | None
+    bisect: bool
+
+    @property
+    def selection(self) -> Selection:
+        """`--stage` and `--layers`."""
+        from aprtui.compare.align.coverage import Selection
+
+        return Selection(self.stages, self.layers)
+
+    @property
+    def parsed_tolerances(self) -> tuple[Tolerance, ...]:
+        """`--tolerance`. Raises `UsageError`."""
+        from aprtui.compare.verdict import parse_tolerance
+
+        return tuple(parse_tolerance(text) for text in self.tolerances)
+
+    @property
+    def policy(self) -> Policy | None:
+        """`--policy`. Raises `UsageError`."""
+        if self.policy_file is None:
+            return None
+        if self.tolerances:
+            raise UsageError("--policy and --tolerance: choose one of them")
+        from aprtui.compare.policy import read_policy
+
+        return read_policy(self.policy_file)
+
+    @property
+    def token_ids(self) -> tuple[int, ...] | None:
+        """`--tokens`. Raises `UsageError`."""
+        from aprtui.cli.options import parse_tokens
+
+        return None if self.tokens is None else tuple(parse_tokens(self.tokens, _ANY_VOCABULARY))
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is asked for that needs captures: stages, layers, tokens, a policy."""
+        selects = self.stages is not None or self.layers is not None or self.tokens is not None
+        return not (selects or self.allow_missing or self.policy_file)
+
+    def words(self) -> list[str]:
+        """The options as they would be typed again, but for where the report goes."""
+        words: list[str] = []
+        for name, value in (("--stage", self.stages), ("--layers", self.layers), ("--tokens", self.tokens)):
+            words += [] if value is None else [name, value]
+        words += [word for text in self.tolerances for word in ("--tolerance", text)]
+        words += [] if self.policy_file is None else ["--policy", str(self.policy_file)]
+        return words + [word for glob in self.allow_missing for word in ("--allow-missing", glob)]
+
+
+def comparison_options(function: Command) -> Command:
+    """Add the shared options; the command receives them as `options: ComparisonOptions`."""
+
+    @click.option("--stage", "stages", metavar="STAGES", help="Comma list of stage names or globs; all by default.")
+    @click.option("--layers", metavar="LAYERS", help="0..2 (END excluded), a list 0,3 or all; all by default.")
+    @click.option(
+        "--tolerance",
+        "tolerances",
+        metavar="METRIC=X",
+        multiple=True,
+        help="The most that a metric as rel_l2 or max_abs may be, or the least for cosine. Repeatable.",
+    )
+    @click.option(
+        "--policy", "policy_file", type=_PATH, metavar="FILE", help="Bounds for each stage, from a YAML file."
+    )
+    @click.option(
+        "--allow-missing",
+        metavar="GLOB",
+        multiple=True,
+        help="Stages that need not be there, as ffn_silu or layer-3/*. Repeatable.",
+    )
+    @click.option(
+        "--tokens",
+        metavar="1,2,3",
+        help="Token ids, for captures without a manifest or _PROVENANCE.txt to record them.",
+    )
+    @click.option(
+        "--limit",
+        type=click.IntRange(1),
+        default=10,
+        show_default=True,
+        metavar="K",
+        help="Elements shown of the stage to look at first.",
+    )
+    @click.option("--json", "as_json", is_flag=True, help="One JSON object a stage, the summary last.")
+    @click.option("--html", type=_PATH, metavar="FILE", help="Write the report as one HTML page as well.")
+    @click.option("--svg", type=_PATH, metavar="FILE", help="Write the grid of stages as a picture as well.")
+    @click.option(
+        "--bisect", is_flag=True, help="Exit 125 on anything but pass, divergence and interrupt: git bisect run."
+    )
+    @wraps(function)
+    def command(
+        *args: Any, stages: str | None, layers: str | None, tolerances: tuple[str, ...], policy_file: Path | None,
+        allow_missing: tuple[str, ...], tokens: str | None, limit: int, as_json: bool, html: Path | None,
+        svg: Path | None, bisect: bool, **kwargs: Any,
+    ) -> Any:  # fmt: skip
+        options = ComparisonOptions(
+            stages, layers, tolerances, policy_file, allow_missing, tokens, limit, as_json, html, svg, bisect
+        )
+        return function(*args, options=options, **kwargs)
+
+    return command  # type: ignore[return-value]  # click's decorators keep the call signature, mypy cannot see it
+
+
+def report(
+    sides: tuple[str, str],
+    context: Context | None,
+    comparison: Comparison,
+    options: ComparisonOptions,
+    steps: Iterable[str],
+) -> int:
+    """Print the comparison of two `sides` and write the files asked for; returns the exit code of the verdict.
+
+    Raises `EngineError` for a file that cannot be written.
+    """
+    if options.as_json or options.html or options.svg:
+        from aprtui.compare.report.records import comparison_records
+
+        records = list(comparison_records(*sides, context, comparison))
+        _write_files(records, options)
+        if options.as_json:
+            for record in records:
+                write_record(record)
+    if not options.as_json:
+        _print(sides, context, comparison, steps)
+    return exit_code(comparison.verdict)
+
+
+def exit_code(verdict: Verdict) -> ExitCode:
+    """The exit code of a verdict."""
+    return {"PASS": ExitCode.PASS, "FAIL": ExitCode.DIVERGENCE, "UNKNOWN": ExitCode.UNKNOWN}[verdict.value]
+
+
+def _print(sides: tuple[str, str], context: Context | None, comparison: Comparison, steps: Iterable[str]) -> None:
+    from aprtui.cli.comparison import render
+
+    sections = (
+        render.header_lines(*sides, context, comparison),
+        render.table_lines(comparison),
+        render.note_lines(comparison),
+        render.verdict_lines(comparison, steps),
+    )
+    blocks = ["\n".join(lines) for lines in sections]
+    click.echo("\n\n".join(block for block in blocks if block))
+
+
+def _write_files(records: list[dict[str, Any]], options: ComparisonOptions) -> None:
+    for path, render_name in ((options.html, "html"), (options.svg, "svg")):
+        if path is None:
+            continue
+        if render_name == "html":
+            from aprtui.compare.report.html import render_html as rendered
+        else:
+            from aprtui.compare.report.svg import render_svg as rendered
+        try:
+            path.write_text(rendered(records), encoding="utf-8")
+        except OSError as error:
+            raise EngineError(f"{path}: cannot be written: {error.strerror}: choose another file") from error

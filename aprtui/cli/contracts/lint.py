@@ -1,0 +1,142 @@
+"""`aprtui contracts lint`: drift between contracts and what they speak of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aprtui.cli.contracts.documents import paths_argument, read_documents, say
+from aprtui.cli.json_lines import write_record
+from aprtui.errors import ExitCode
+
+if TYPE_CHECKING:
+    from aprtui.contracts.documents.finding import Finding
+
+_SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+
+
+@click.command()
+@paths_argument
+@click.option("--source", metavar="DIR", type=click.Path(path_type=Path), help="The source tree that evidence names.")
+@click.option("--evidence-dir", metavar="DIR", type=click.Path(path_type=Path),
+              help="Where evidence lies.  [default: contracts/evidence of the contract's project]")  # fmt: skip
+@click.option("--strict", is_flag=True, help="Warnings make exit code 1 too.")
+@click.option("--coverage", is_flag=True, help="List commands and stages of aprtui that no falsifier binds, too.")
+@click.option(
+    "--format", "form", type=click.Choice(["text", "json", "sarif", "github"]), default="text", show_default=True
+)
+@click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+def command(
+    paths: tuple[Path, ...], source: Path | None, evidence_dir: Path | None, strict: bool, coverage: bool, form: str,
+    as_json: bool,
+) -> int:  # fmt: skip
+    """Find what contracts name and is not there, and claims without evidence; aprtui's own contracts without PATH.
+
+    Exit code 0: no errors; 1: errors (with --strict: or warnings); 3: a contract cannot be read.
+    """
+    from aprtui.contracts.documents.finding import Severity
+    from aprtui.contracts.evidence.backing import ledger_of
+    from aprtui.contracts.evidence.source_tree import SourceTree
+    from aprtui.contracts.lint.reverse_coverage import reverse_coverage
+    from aprtui.contracts.lint.rule import Surroundings
+    from aprtui.contracts.lint.rules import lint
+
+    documents, broken = read_documents(paths)
+    ledgers = {document.path: ledger_of(document, evidence_dir) for document in documents}
+    surroundings = Surroundings(SourceTree(source) if source else None, dict(own_options()), ledgers)
+    findings = tuple(finding for document in documents for finding in lint(document, surroundings))
+    if coverage:
+        findings += reverse_coverage(documents, tuple(surroundings.options))
+    {"json": _write_json, "sarif": _write_sarif, "github": _write_github, "text": _write_text}[
+        "json" if as_json else form
+    ](findings)
+    if broken:
+        return ExitCode.UNREADABLE
+    wrong = {Severity.ERROR, Severity.WARN} if strict else {Severity.ERROR}
+    return ExitCode.DIVERGENCE if any(finding.severity in wrong for finding in findings) else ExitCode.PASS
+
+
+def own_options() -> Iterator[tuple[str, frozenset[str]]]:
+    """Every command of this program by its words, with its options."""
+    from aprtui.cli.main import cli
+
+    yield from _options_below(cli, ())
+
+
+def _options_below(group: click.Group, words: tuple[str, ...]) -> Iterator[tuple[str, frozenset[str]]]:
+    context = click.Context(group, info_name=words[-1] if words else "aprtui")
+    context.help_option_names = ["-h", "--help"]
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        if isinstance(found, click.Group):
+            yield from _options_below(found, (*words, name))
+        elif found is not None:
+            inner = click.Context(found, parent=context)
+            options = {text for param in found.get_params(inner) for text in (*param.opts, *param.secondary_opts)}
+            yield " ".join((*words, name)), frozenset(options)
+
+
+def _write_text(findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        say(str(finding))
+    click.echo(_counts(findings))
+
+
+def _counts(findings: Sequence[Finding]) -> str:
+    counts = _counted(findings)
+    notes = f", {counts['notes']} note(s)" if counts["notes"] else ""
+    return f"{counts['errors']} error(s), {counts['warnings']} warning(s){notes}"
+
+
+def _counted(findings: Sequence[Finding]) -> dict[str, int]:
+    words = {"errors": "ERROR", "warnings": "WARN", "notes": "INFO"}
+    return {name: sum(finding.severity == word for finding in findings) for name, word in words.items()}
+
+
+def _write_json(findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        write_record(
+            {
+                "record": "finding", "path": str(finding.path), "line": finding.line, "code": finding.code,
+                "severity": str(finding.severity), "message": finding.message,
+            }
+        )  # fmt: skip
+    write_record({"record": "summary", **_counted(findings)})
+
+
+def _write_github(findings: Sequence[Finding]) -> None:
+    """Annotations of GitHub Actions: properties and message are escaped as its runner unescapes them."""
+    for finding in findings:
+        kind = {"ERROR": "error", "WARN": "warning", "INFO": "notice"}[finding.severity]
+        path = _escaped(str(finding.path)).replace(":", "%3A").replace(",", "%2C")
+        click.echo(f"::{kind} file={path},line={finding.line},title={finding.code}::{_escaped(finding.message)}")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _write_sarif(findings: Sequence[Finding]) -> None:
+    from aprtui import __version__
+    from aprtui.contracts.lint.reverse_coverage import COVERAGE_RULES
+    from aprtui.contracts.lint.rules import LINT_RULES
+
+    states = {rule.code: rule.states for rule in LINT_RULES} | COVERAGE_RULES
+    rules = [{"id": code, "shortDescription": {"text": text}} for code, text in states.items()]
+    driver = {"name": "aprtui contracts lint", "version": __version__, "rules": rules}
+    run = {"tool": {"driver": driver}, "results": [_sarif_result(finding) for finding in findings]}
+    click.echo(json.dumps({"$schema": _SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1))
+
+
+def _sarif_result(finding: Finding) -> dict[str, Any]:
+    place = {"artifactLocation": {"uri": finding.path.as_posix()}, "region": {"startLine": finding.line}}
+    return {
+        "ruleId": finding.code,
+        "level": {"ERROR": "error", "WARN": "warning", "INFO": "note"}[finding.severity],
+        "message": {"text": finding.message},
+        "locations": [{"physicalLocation": place}],
+    }

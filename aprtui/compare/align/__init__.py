@@ -1,0 +1,1 @@
+"""Alignment: which tokens, stages, rows and channels of two captures correspond."""

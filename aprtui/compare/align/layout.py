@@ -1,0 +1,169 @@
+"""The same values in another order: which legal layout of side B gives side A's values.
+
+Engines write the same stage in different orders: heads outermost, RoPE pairs side by side or half a head apart, Q, K
+and V joined by part or by group. Element counts agree, values do not, and a metric on them is garbage. The legal orders
+of a stage are tried on a few tokens; a wrong one is about √2 off, the right one exact or as far off as the engines are.
+
+A layout is a property of a stage, not of one layer of it: it is taken only where most of several layers agree. What one
+layer alone would need is a fault, and stays one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.compare.metrics.blocks import Values
+from aprtui.compare.metrics.measure import compare_values
+from aprtui.trace.graph import GraphConfig, Op, Part, RopeLayout, Stage
+
+Order = NDArray[np.intp]
+
+REORDERED = 0.1
+"""An error that no rounding of float32 engines explains: below it nobody asks for another order."""
+SAMPLE_TOKENS = 8
+_CLEARLY = 0.5
+"""The right order leaves less than this share of the error that the stated order has, and of any other's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How B's values lie. `rows`: how tokens and channels lie in memory; `order`: the channel of B that is A's channel
+    0, 1, …, or for attention maps the head, None where it is A's order."""
+
+    text: str
+    rows: str = "token-major"
+    dim: int = 0
+    order: tuple[int, ...] | None = None
+
+    def apply(self, values: Values, rows: slice = slice(None)) -> Values:
+        """`values` of B, in the shape of the stage, as A has them; of attention maps all `rows`, else those tokens."""
+        if values.ndim == 3:
+            maps = values.swapaxes(1, 2) if self.rows == "key-major" else values
+            return np.ascontiguousarray(maps if self.order is None else maps[list(self.order)])
+        tokens, width = values.shape
+        if self.rows == "head-major":
+            by_head = values.reshape(width // self.dim, tokens, self.dim)
+            values = by_head.swapaxes(0, 1)[rows].reshape(-1, width)
+        elif self.rows == "channel-major":
+            values = values.reshape(width, tokens).T[rows]
+        else:
+            values = values[rows]
+        return np.ascontiguousarray(values if self.order is None else values[:, list(self.order)])
+
+
+def solve_layout(a: Values, b: Values, candidates: Sequence[Layout]) -> Layout | None:
+    """The one of `candidates` that makes `b` into `a`, both in the stage's shape; None where none clearly does."""
+    rows = slice(0, SAMPLE_TOKENS)
+    reference = np.ascontiguousarray(a if a.ndim == 3 else a[rows])
+    stated = _error(reference, np.ascontiguousarray(b if b.ndim == 3 else b[rows]))
+    if stated <= REORDERED or not np.isfinite(stated):
+        return None
+    errors = sorted(
+        ((_error(reference, layout.apply(b, rows)), index) for index, layout in enumerate(candidates)),
+        key=lambda entry: entry[0],
+    )
+    if not errors or errors[0][0] > _CLEARLY * stated:
+        return None
+    best, index = errors[0]
+    found = candidates[index]
+    applied = found.apply(b, rows)
+    rivals = (error for error, other in errors[1:] if not np.array_equal(candidates[other].apply(b, rows), applied))
+    return found if best <= _CLEARLY * next(rivals, np.inf) else None
+
+
+def _error(a: Values, b: Values) -> float:
+    error = compare_values(a, b, causal=a.ndim == 3).rel_l2
+    return np.inf if error is None else error
+
+
+def agreed(found: Sequence[Layout | None]) -> Layout | None:
+    """The layout that most of the layers looked at have; None where most have the stated one, or none is most's."""
+    if not found:
+        return None
+    layout, count = Counter(found).most_common(1)[0]
+    return layout if 2 * count > len(found) else None
+
+
+def legal_layouts(stage: Stage, parts: Mapping[str, frozenset[Part]], config: GraphConfig) -> tuple[Layout, ...]:
+    """Every legal order of `stage` but the stated one; `parts` are the graph's `rope_parts`."""
+    if stage.is_attention_map:
+        return tuple(_map_layouts(config))
+    width = stage.width
+    orders = {
+        text: order for text, order in _orders(stage, parts, config) if not np.array_equal(order, np.arange(width))
+    }
+    found = [Layout(text, order=tuple(order.tolist())) for text, order in orders.items()]
+    found.append(Layout("channel-major [channels, tokens]", rows="channel-major"))
+    if _has_heads(stage, config):
+        dim, text = config.head_dim, "head-major [heads, tokens, dim]"
+        found.append(Layout(text, "head-major", dim))
+        found += [
+            Layout(f"{text}, then {name}", "head-major", dim, tuple(order.tolist())) for name, order in orders.items()
+        ]
+    return tuple(found)
+
+
+def _has_heads(stage: Stage, config: GraphConfig) -> bool:
+    return stage.op in (Op.ROPE, Op.HEAD_RMS_NORM, Op.ATTEND) and stage.width > config.head_dim
+
+
+def _map_layouts(config: GraphConfig) -> Iterator[Layout]:
+    yield Layout("key-major [heads, key, query]", rows="key-major")
+    for text, order in _head_orders(config.heads, config):
+        yield Layout(text, order=tuple(order.tolist()))
+
+
+def _head_orders(heads: int, config: GraphConfig) -> Iterator[tuple[str, Order]]:
+    """Query heads counted through the groups instead of group by group, and back."""
+    groups = config.kv_heads
+    if heads == config.heads and 1 < groups < heads:
+        order = np.arange(heads).reshape(groups, -1)
+        yield "heads counted across the K/V groups", np.argsort(order.T.reshape(-1))
+        yield "heads counted group by group", order.T.reshape(-1)
+
+
+def _orders(stage: Stage, parts: Mapping[str, frozenset[Part]], config: GraphConfig) -> Iterator[tuple[str, Order]]:
+    """Orders of the channels of one token."""
+    rope = dict(_rope_orders(stage, parts, config))
+    yield from rope.items()
+    if _has_heads(stage, config):
+        for text, heads in _head_orders(stage.width // config.head_dim, config):
+            yield text, (heads[:, None] * config.head_dim + np.arange(config.head_dim)).reshape(-1)
+    if stage.width == config.qkv_width and stage.op in (Op.MATMUL, Op.BIAS):
+        for text, order in _fused_orders(config):
+            yield text, order
+            for name, turned in rope.items():
+                # First the parts where A has them, then the pairs within each head.
+                yield f"{text}, then {name}", order[turned]
+
+
+def _rope_orders(
+    stage: Stage, parts: Mapping[str, frozenset[Part]], config: GraphConfig
+) -> Iterator[tuple[str, Order]]:
+    """B's channels in the other RoPE layout, whichever of the two A has."""
+    d = config.head_dim
+    pairs = np.concatenate([np.arange(0, d, 2), np.arange(1, d, 2)])
+    for name, head in ((RopeLayout.INTERLEAVED, pairs), (RopeLayout.HALF_SPLIT, np.argsort(pairs))):
+        order = np.arange(stage.width)
+        for part in parts.get(stage.name, ()):
+            heads = order[config.part(part)].reshape(-1, d)
+            order[config.part(part)] = heads[:, head].reshape(-1)
+        if stage.name in parts:
+            yield f"RoPE pairs {name}", order
+
+
+def _fused_orders(config: GraphConfig) -> Iterator[tuple[str, Order]]:
+    """Q, K and V in another order, or group by group: the queries of a K/V head, its key, its value."""
+    columns = {part: np.arange(config.qkv_width)[config.part(part)] for part in (Part.Q, Part.K, Part.V)}
+    for chosen in permutations(columns):
+        if chosen != tuple(columns):
+            text = "‖".join(part.name for part in chosen)
+            yield text, np.argsort(np.concatenate([columns[part] for part in chosen]))
+    q, k, v = (columns[part].reshape(config.kv_heads, -1) for part in columns)
+    yield "Q‖K‖V of each K/V head together", np.argsort(np.concatenate([q, k, v], axis=1).reshape(-1))

@@ -1,0 +1,192 @@
+"""Bringing one stage of two captures into one shape: the same rows, the same channel order.
+
+How a pair was matched is said in words, because a number on rows that do not belong together is worse than none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.compare.align.reading import NOT_WRITTEN, written_values
+from aprtui.compare.align.tokens import TokenAlignment
+from aprtui.compare.metrics.blocks import Values, unravel
+from aprtui.compare.wording import counted, first_tokens
+from aprtui.trace.capture import Capture
+from aprtui.trace.graph import Axis, GraphConfig, Node, Part, RopeLayout, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class StagePair:
+    """One stage of A and B in one shape. `axes` is empty where the shape is unknown: the values are then 1-D.
+
+    `first_token` is the position of row 0; `matched` says in words how the sides were matched.
+    """
+
+    node: Node
+    a: Values
+    b: Values
+    axes: tuple[Axis, ...]
+    first_token: int
+    matched: str
+
+    @property
+    def causal(self) -> bool:
+        """Whether only key ≤ query counts."""
+        return Axis.QUERY in self.axes
+
+    def place(self, index: int) -> dict[str, int]:
+        """Names of the flat `index`: token and channel, head, query and key, or the element where no shape is known."""
+        if not self.axes:
+            return {"element": index}
+        coordinates = unravel(index, self.a.shape)
+        if self.causal:
+            return dict(zip(("head", "query", "key"), coordinates, strict=True))
+        return {"token": coordinates[0] + self.first_token, "channel": coordinates[1]}
+
+
+@dataclass(frozen=True, slots=True)
+class Unpaired:
+    """A stage that was not compared, and why. `side` is the only side that has it, None if both or neither do."""
+
+    node: Node
+    side: str | None
+    reason: str
+
+
+def pair_stage(a: Capture, b: Capture, stage: Stage, node: Node, tokens: TokenAlignment) -> StagePair | Unpaired:
+    """Match `node`, which both captures have a file of. Raises `AprtError` for a file that cannot be read."""
+    values_a, values_b = written_values(a, node), written_values(b, node)
+    if values_a is None or values_b is None:
+        lost = [name for name, values in (("A", values_a), ("B", values_b)) if values is None]
+        side = None if len(lost) == 2 else "b" if values_a is None else "a"
+        return Unpaired(node, side, f"{NOT_WRITTEN} ({' and '.join(lost)})")
+    shape_a = _known_shape(values_a, stage, tokens.counts[0])
+    shape_b = _known_shape(values_b, stage, tokens.counts[1])
+    shape_a = shape_a or _shape_like(shape_b, values_a, tokens.counts[0])
+    shape_b = shape_b or _shape_like(shape_a, values_b, tokens.counts[1])
+    if shape_a is None or shape_b is None:
+        return _pair_flat(values_a, values_b, stage, node, tokens)
+    values_a, values_b = values_a.reshape(shape_a), values_b.reshape(shape_b)
+    if stage.is_attention_map:
+        return _pair_maps(values_a, values_b, stage, node, tokens)
+    pair = _pair_rows(values_a, values_b, stage, node, tokens)
+    return pair if isinstance(pair, Unpaired) else _in_layout_of_a(pair, a, b)
+
+
+def _known_shape(values: Values, stage: Stage, tokens: int | None) -> tuple[int, ...] | None:
+    """The shape the capture states, or the one that a known token count leaves no choice about."""
+    if values.ndim > 1:
+        return values.shape
+    if not tokens or not values.size:
+        return None
+    if stage.is_attention_map:
+        return None if values.size % tokens**2 else (values.size // tokens**2, tokens, tokens)
+    # Logits may be those of all positions or of the last one; their number alone does not tell.
+    if values.size % tokens or (stage.holds_logits and tokens > 1):
+        return None
+    return tokens, values.size // tokens
+
+
+def _shape_like(other: tuple[int, ...] | None, values: Values, tokens: int | None) -> tuple[int, ...] | None:
+    """The shape of `values` if the other side's width is theirs too, and the rows are all tokens or the last one."""
+    if other is None or len(other) != 2 or not values.size or values.size % other[1]:
+        return None
+    rows = values.size // other[1]
+    return (rows, other[1]) if rows in (1, tokens) else None
+
+
+def _pair_flat(a: Values, b: Values, stage: Stage, node: Node, tokens: TokenAlignment) -> StagePair | Unpaired:
+    a, b = a.reshape(-1), b.reshape(-1)
+    if a.size != b.size:
+        return _last_logits(a, b, stage, node, tokens) or Unpaired(
+            node, None, f"A holds {counted(a.size, 'value')}, B {b.size}, and no token count tells how they correspond"
+        )
+    if stage.is_attention_map:
+        return Unpaired(node, None, "the token count is unknown, so key ≤ query cannot be told: give --tokens")
+    if tokens.problem:
+        return Unpaired(node, None, "its shape is unknown, so the positions that are aligned cannot be told")
+    return StagePair(node, a, b, (), 0, "element by element, shape unknown")
+
+
+def _last_logits(a: Values, b: Values, stage: Stage, node: Node, tokens: TokenAlignment) -> StagePair | None:
+    """Logits of all positions against those of the last one, where the sizes differ by just the token count."""
+    count = tokens.aligned
+    if Axis.VOCABULARY not in stage.axes or not count or tokens.problem:
+        return None
+    width = min(a.size, b.size)
+    if max(a.size, b.size) != width * count:
+        return None
+    pair = _pair_rows(a.reshape(-1, width), b.reshape(-1, width), stage, node, tokens)
+    return None if isinstance(pair, Unpaired) else pair
+
+
+def _pair_maps(a: Values, b: Values, stage: Stage, node: Node, tokens: TokenAlignment) -> StagePair | Unpaired:
+    if a.shape[0] != b.shape[0]:
+        return Unpaired(node, None, f"A has {counted(a.shape[0], 'head')}, B {b.shape[0]}")
+    if a.shape == b.shape and not tokens.problem:
+        return StagePair(node, a, b, stage.axes, 0, "all tokens, key ≤ query")
+    n = tokens.aligned
+    if n is None or n > min(a.shape[1], b.shape[1]):
+        return Unpaired(node, None, f"A is {_shape_text(a)}, B {_shape_text(b)}")
+    return StagePair(node, a[:, :n, :n], b[:, :n, :n], stage.axes, 0, f"{first_tokens(n)}, key ≤ query")
+
+
+def _pair_rows(a: Values, b: Values, stage: Stage, node: Node, tokens: TokenAlignment) -> StagePair | Unpaired:
+    if a.shape[1] != b.shape[1]:
+        return Unpaired(node, None, f"A is {_shape_text(a)}, B {_shape_text(b)}")
+    rows_a, rows_b = a.shape[0], b.shape[0]
+    count_a, count_b = tokens.counts
+    last_a, last_b = _is_last_only(rows_a, count_a), _is_last_only(rows_b, count_b)
+    if tokens.problem and (last_a or last_b):
+        return Unpaired(node, None, "holds the last position only, and the last positions are not aligned")
+    if tokens.problem:
+        n = tokens.aligned or 0
+        return StagePair(node, a[:n], b[:n], stage.axes, 0, first_tokens(n))
+    if rows_a == rows_b:
+        first = count_a - 1 if last_a and count_a else 0
+        return StagePair(node, a, b, stage.axes, first, "the last token" if last_a else "all tokens")
+    if last_b and rows_a == count_a:
+        return StagePair(node, a[-1:], b, stage.axes, rows_a - 1, f"the last of A's {rows_a} tokens, B's only one")
+    if last_a and rows_b == count_b:
+        return StagePair(node, a, b[-1:], stage.axes, rows_b - 1, f"A's only token, the last of B's {rows_b}")
+    return Unpaired(node, None, f"A is {_shape_text(a)}, B {_shape_text(b)}")
+
+
+def _is_last_only(rows: int, tokens: int | None) -> bool:
+    return rows == 1 and tokens is not None and tokens > 1
+
+
+def _shape_text(values: Values) -> str:
+    return " × ".join(str(size) for size in values.shape)
+
+
+def _in_layout_of_a(pair: StagePair, a: Capture, b: Capture) -> StagePair:
+    """`pair` with B's query and key channels in A's RoPE layout, where both sides state one and they differ."""
+    parts = b.graph.rope_parts.get(pair.node.stage)
+    if a.manifest is None or b.manifest is None or not parts:
+        return pair
+    layout_a, layout_b = a.manifest.graph.rope_layout, b.manifest.graph.rope_layout
+    if layout_a is layout_b or not pair.axes:
+        return pair
+    order = _channel_order(b.manifest.graph, parts, pair.b.shape[1], layout_a)
+    matched = f"{pair.matched}; B's {layout_b} RoPE channels put in A's {layout_a} order"
+    return StagePair(pair.node, pair.a, pair.b[:, order], pair.axes, pair.first_token, matched)
+
+
+def _channel_order(config: GraphConfig, parts: Iterable[Part], width: int, wanted: RopeLayout) -> NDArray[np.intp]:
+    """For each channel of the `wanted` layout, the channel of the other layout that holds the same value.
+
+    Half-split turns i with i + d/2, interleaved 2i with 2i + 1, in each head of d channels.
+    """
+    d = config.head_dim
+    of_half_split = np.concatenate([np.arange(0, d, 2), np.arange(1, d, 2)])
+    head = of_half_split if wanted is RopeLayout.HALF_SPLIT else np.argsort(of_half_split)
+    order = np.arange(width)
+    for part in parts:
+        heads = order[config.part(part)].reshape(-1, d)
+        order[config.part(part)] = heads[:, head].reshape(-1)
+    return order

@@ -1,0 +1,98 @@
+"""Telling injected from inherited error: which divergent stages add error themselves, and which only hand it on.
+
+Judged per token, along the graph: parallel branches (Q and K, gate and up) do not taint each other. A stage that is
+beyond its bound while all that it is computed from is within theirs injects error. Beyond the bound behind something
+beyond its own, it inherits; whether it adds some of its own as well, only a replay can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.compare.explain.ancestors import nearest
+from aprtui.compare.metrics.measure import Metric
+from aprtui.compare.verdict import StageVerdict, Verdict
+from aprtui.trace.graph import Node, Op, StageGraph
+
+_MIXES_TOKENS = frozenset({Op.SCORES, Op.SOFTMAX, Op.ATTEND})
+"""Ops whose result at one token depends on earlier ones."""
+
+
+class State(StrEnum):
+    """What a stage does with error."""
+
+    CLEAN = "clean"
+    INHERITED = "inherited"
+    INJECTED = "injected"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenJudgement:
+    """Which tokens of a stage are beyond its bound: `beyond[i]` is of token `first + i`, None where nothing judges it.
+
+    `injects` is the same of the error that a replay found the stage to add itself, None without a replay.
+    """
+
+    first: int
+    beyond: NDArray[np.bool_] | None
+    injects: bool | None = None
+
+    def any_until(self, token: int) -> bool:
+        """Whether any token up to `token` is beyond the bound."""
+        return self.beyond is not None and bool(self.beyond[: max(0, token + 1 - self.first)].any())
+
+    def at(self, token: int) -> bool:
+        """Whether `token` is beyond the bound; a token that the stage does not hold is not."""
+        index = token - self.first
+        return self.beyond is not None and 0 <= index < self.beyond.size and bool(self.beyond[index])
+
+
+def tokens_beyond(verdict: StageVerdict, tokens: NDArray[np.float64]) -> NDArray[np.bool_] | None:
+    """Which of `tokens` (rel_l2 of each) make the verdict what it is; None where it is UNKNOWN.
+
+    A bound on another metric than rel_l2 says nothing about single tokens: all that differ count.
+    """
+    if verdict.verdict is Verdict.UNKNOWN:
+        return None
+    if verdict.verdict is Verdict.PASS:
+        return np.zeros(tokens.size, np.bool_)
+    bound = verdict.bound if verdict.metric in (Metric.REL_L2, Metric.TOKEN_REL_L2) else None
+    with np.errstate(invalid="ignore"):
+        beyond = tokens > (bound or 0.0)
+        if verdict.metric is Metric.NON_FINITE:
+            beyond = np.isinf(tokens)
+    # Where the tensor as a whole is beyond and no token alone, all that differ are.
+    return np.asarray(beyond if beyond.any() else tokens > 0)
+
+
+def classify(graph: StageGraph, judged: Mapping[Node, TokenJudgement]) -> dict[Node, State]:
+    """The state of every judged node."""
+    return {node: _state(graph, node, judged) for node in judged}
+
+
+def _state(graph: StageGraph, node: Node, judged: Mapping[Node, TokenJudgement]) -> State:
+    own = judged[node]
+    if own.injects:
+        return State.INJECTED
+    if own.beyond is None:
+        return State.UNKNOWN
+    if not own.beyond.any():
+        return State.CLEAN
+    if own.injects is not None:
+        return State.INHERITED
+    sources = [judged[source] for source in nearest(graph, node, judged)]
+    if any(source.beyond is None for source in sources):
+        return State.UNKNOWN
+    direct = set(graph.inputs(node)) <= judged.keys()
+    mixes = graph[node.stage].op in _MIXES_TOKENS or not direct
+    for index in np.flatnonzero(own.beyond):
+        token = own.first + int(index)
+        if not any(source.any_until(token) if mixes else source.at(token) for source in sources):
+            return State.INJECTED
+    return State.INHERITED

@@ -1,0 +1,38 @@
+"""All signatures, in the order in which they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aprtui.compare.explain.hypotheses import channels, tokens, values
+from aprtui.compare.explain.hypotheses.evidence import Evidence, Hypothesis, Support
+
+SIGNATURES: tuple[Callable[[Evidence], Hypothesis], ...] = (
+    values.not_finite,
+    values.another_tensor,
+    values.scaled,
+    values.scaled_per_token,
+    values.scaled_per_channel,
+    values.same_vector,
+    tokens.stale_token,
+    tokens.later_tokens,
+    tokens.last_token,
+    channels.rope,
+    channels.rope_layout,
+    channels.heads_permuted,
+    channels.one_head,
+    channels.every_kth,
+    channels.few_channels,
+    channels.block,
+    values.zeros,
+    values.sixteen_bits,
+    values.noise,
+)
+
+_ORDER = tuple(Support)
+
+
+def hypothesise(evidence: Evidence) -> tuple[Hypothesis, ...]:
+    """Every signature held against the evidence; what is supported first. None of them changes a verdict."""
+    found = [signature(evidence) for signature in SIGNATURES]
+    return tuple(sorted(found, key=lambda hypothesis: _ORDER.index(hypothesis.support)))

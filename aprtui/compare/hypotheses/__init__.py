@@ -1,6 +1,0 @@
-"""What the error at a blamed stage looks like: signatures of common bugs, each held against the values."""
-
-from aprtui.compare.hypotheses.evidence import Evidence, Hypothesis, Support
-from aprtui.compare.hypotheses.registry import hypothesise
-
-__all__ = ["Evidence", "Hypothesis", "Support", "hypothesise"]

@@ -1,0 +1,1 @@
+"""Metrics: numbers on a pair of stage tensors, computed in one pass."""

@@ -1,0 +1,1 @@
+"""Reports of a comparison: records, HTML, SVG and the upstream record of `apr diff`."""

@@ -1,0 +1,1 @@
+"""Changes of contracts: the difference of two versions, and promotion."""

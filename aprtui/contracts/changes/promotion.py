@@ -1,0 +1,150 @@
+"""Promoting a falsifier: its status, the contract's version and changelog, edited in place and checked afterwards."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from yaml.nodes import MappingNode, Node, SequenceNode
+
+from aprtui.contracts.changes.changelog import KEY as CHANGELOG
+from aprtui.contracts.changes.changelog import prepended
+from aprtui.contracts.documents.document import Document, Falsifier
+from aprtui.contracts.documents.maturity import Maturity
+from aprtui.contracts.documents.reader import LEGACY_TESTS, METADATA, TESTS
+from aprtui.contracts.documents.tree import ContractError, parse_tree, plain
+from aprtui.contracts.documents.yaml_edit import Source, edited, entry, has, parsed
+from aprtui.contracts.evidence.backing import Backing, Standing, provenance_lacks
+
+STATUS, DISCHARGE_STATUS, VERSION = "status", "discharge_status", "version"
+_VERSION = re.compile(r"(\d{1,6})\.(\d{1,6})(\.\d{1,6})?")
+
+
+def lacks(backing: Backing, level: Maturity) -> tuple[str, ...]:
+    """What evidence lacks to carry `level`; nothing where it does, or where the level claims nothing."""
+    return () if level < Maturity.ALGORITHM or backing.now >= level else tuple(_lacks(backing, level))
+
+
+def _lacks(backing: Backing, level: Maturity) -> Iterator[str]:
+    newest = backing.newest
+    if newest is None:
+        yield "a PASS that is recorded: aprtui contracts check --id ID --record"
+        return
+    if backing.refuted:
+        yield f"a PASS after the FAIL of {newest.evidence.date[:10]}: {newest.evidence.reason}"
+        return
+    fresh = [backer.evidence for backer in backing.backers if backer.standing is Standing.FRESH]
+    for backer in backing.backers:
+        if backer.standing is not Standing.FRESH:
+            yield f"evidence that holds: that of {backer.evidence.date[:10]} is {backer.words}"
+    live = [evidence for evidence in fresh if evidence.live]
+    if level >= Maturity.FUNCTIONAL and not live:
+        yield "a PASS on what an engine produced"
+    if level >= Maturity.DISCHARGED:
+        for evidence in live:
+            if lacking := provenance_lacks(evidence):
+                yield f"provenance of the evidence of {evidence.date[:10]}: {lacking}"
+        yield "a PASS against another engine, or PASSes on two days or hosts; with clean revisions and known models"
+
+
+def next_version(document: Document) -> str:
+    """The version after a promotion: the second number is one higher. Raises `ContractError`."""
+    match = _VERSION.fullmatch(document.metadata.version)
+    if match is None:
+        line = document.metadata.line_of(VERSION)
+        raise ContractError(
+            document.path, line, f"metadata.version {document.metadata.version!r:.40}: expected numbers, as 1.2.0"
+        )
+    return f"{match[1]}.{int(match[2]) + 1}{'.0' if match[3] else ''}"
+
+
+def promoted(text: str, document: Document, falsifier: Falsifier, status: str, date: str, change: str) -> str:
+    """The contract's `text` with the new `status`, the next version and a changelog entry on top.
+
+    Raises `ContractError` where that cannot be done without touching anything else.
+    """
+    version = next_version(document)
+    source = parsed(text, document.path)
+    test = _test_node(source, falsifier)
+    metadata = _mapping(source, entry(source.root, METADATA)[1])
+    key = status_key(falsifier)
+    edits = [
+        source.replaced(entry(test, key)[1], status)
+        if has(test, key)
+        else source.added_after(test, _first_key(test), [f"{key}: {status}"]),
+        source.replaced(entry(metadata, VERSION)[1], version),
+        prepended(source, metadata, version, date, change),
+    ]
+    result = edited(text, edits)
+    _verify(source, result, falsifier, status, version)
+    return result
+
+
+def status_key(falsifier: Falsifier) -> str:
+    """The key under which the status is written: of `status` and `discharge_status` the one that claims more."""
+    claims = [claim for claim in falsifier.claims if claim.key in (STATUS, DISCHARGE_STATUS)]
+    return max(claims, key=lambda claim: (claim.maturity, claim.key == STATUS)).key if claims else STATUS
+
+
+def _test_node(source: Source, falsifier: Falsifier) -> MappingNode:
+    section = entry(source.root, LEGACY_TESTS if falsifier.legacy else TESTS)[1]
+    for name, node in _entries(section):
+        if isinstance(node, MappingNode) and falsifier.id == _id_of(name, node):
+            return node
+    raise source.refuse(section, f"{falsifier.id} is not an entry with fields")
+
+
+def _first_key(test: MappingNode) -> str:
+    """The entry that a new one goes after: `id`, or what stands first where a section names its entries itself."""
+    return "id" if has(test, "id") or not test.value else str(test.value[0][0].value)
+
+
+def _entries(section: Node) -> Iterator[tuple[str, Node]]:
+    if isinstance(section, SequenceNode):
+        yield from (("", node) for node in section.value)
+    elif isinstance(section, MappingNode):
+        yield from ((str(key.value), node) for key, node in section.value)
+
+
+def _id_of(name: str, node: MappingNode) -> str:
+    return str(entry(node, "id")[1].value).strip() if has(node, "id") else name
+
+
+def _mapping(source: Source, node: Node) -> MappingNode:
+    if not isinstance(node, MappingNode):
+        raise source.refuse(node, f"{METADATA} is no mapping")
+    return node
+
+
+def _verify(source: Source, result: str, falsifier: Falsifier, status: str, version: str) -> None:
+    """Read the result again: it must say what was meant, and everything else as before."""
+    before = plain(parse_tree(source.text, source.path).root)
+    try:
+        after = plain(parse_tree(result, source.path).root)
+        expected = _with(before, falsifier, status, version, after[METADATA][CHANGELOG])
+    except (ContractError, KeyError, TypeError) as error:
+        raise ContractError(source.path, falsifier.line, "cannot be edited in place: edit it by hand") from error
+    if after != expected or not _grew_on_top(before[METADATA].get(CHANGELOG), after[METADATA][CHANGELOG]):
+        raise ContractError(source.path, falsifier.line, "an edit in place would change more: edit it by hand")
+
+
+def _with(before: Any, falsifier: Falsifier, status: str, version: str, changelog: Any) -> Any:
+    expected = copy.deepcopy(before)
+    expected[METADATA][VERSION] = version
+    expected[METADATA][CHANGELOG] = changelog
+    section = expected[LEGACY_TESTS if falsifier.legacy else TESTS]
+    tests = section if isinstance(section, list) else list(section.values())
+    names = [""] * len(section) if isinstance(section, list) else list(section)
+    for name, test in zip(names, tests, strict=True):
+        if isinstance(test, dict) and str(test.get("id", name)).strip() == falsifier.id:
+            test[status_key(falsifier)] = status
+    return expected
+
+
+def _grew_on_top(before: Any, after: Any) -> bool:
+    """Whether a changelog is as it was but for one entry on top."""
+    if isinstance(after, list):
+        return bool(after[1:] == before)
+    return list(after.items())[1:] == list((before or {}).items())

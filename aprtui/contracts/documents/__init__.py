@@ -1,0 +1,1 @@
+"""Contract documents: YAML with positions, the reader, validation, and edits that keep comments."""

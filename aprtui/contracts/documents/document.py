@@ -1,0 +1,210 @@
+"""What a contract says, as records. Words are kept as written; what the schema has no field for stays in `extras`.
+
+Every record knows its `line`, and in `lines` that of each of its fields, so that a finding can point at it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aprtui.contracts.documents.maturity import Maturity, maturity_of
+from aprtui.contracts.documents.tree import Duplicate
+
+KERNEL = "kernel"
+
+Extras = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What every record of a contract has."""
+
+    line: int
+    lines: Mapping[str, int]
+    extras: Extras
+
+    def line_of(self, *fields: str) -> int:
+        """The line of the first of `fields` that is written; of the record itself where none is."""
+        return next((self.lines[field] for field in fields if field in self.lines), self.line)
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata(Entry):
+    """The head of a contract; `status` is the document's life cycle, which says nothing about its falsifiers.
+
+    `vouches_for` holds for the falsifiers that have none of their own.
+    """
+
+    version: str
+    description: str
+    status: str
+    kind: str | None
+    registry: bool
+    references: tuple[str, ...]
+    depends_on: tuple[str, ...]
+    binds_to: tuple[str, ...]
+    vouches_for: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Equation(Entry):
+    """A named rule."""
+
+    name: str
+    formula: str
+    domain: str
+    codomain: str
+    invariants: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Obligation(Entry):
+    """What is to be proved. `requires`, `phase` and `parent` are None where they are not written."""
+
+    id: str
+    type: str
+    property: str
+    formal: str
+    applies_to: str
+    requires: str | None
+    phase: str | None
+    parent: str | None
+    lean_status: str | None
+    na_reason: str | None
+    na_owner: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A status of a falsifier, under the `key` it was written (`status`, `discharge_status`, `status_v1_2_0`)."""
+
+    key: str
+    status: str
+    line: int
+
+    @property
+    def maturity(self) -> Maturity:
+        """The rank of the status."""
+        return maturity_of(self.status)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is said to back a claim, under the `key` it was written: texts, or a mapping of lists (`parts`)."""
+
+    key: str
+    texts: tuple[str, ...]
+    parts: Mapping[str, tuple[str, ...]]
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckCall:
+    """The built-in check that judges a falsifier, with its parameters as plain values."""
+
+    name: str
+    parameters: Mapping[str, Any]
+    line: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """Something that must happen first: a `BLOCKER_*` status, or the text of a field that names what is waited for."""
+
+    key: str
+    text: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Falsifier(Entry):
+    """One falsification test. `legacy` marks entries of the older `falsification` list, which has other fields.
+
+    `vouches_for` are the source files and folders that evidence for it speaks of, relative to the project.
+    """
+
+    id: str
+    rule: str
+    name: str
+    prediction: str
+    test: str
+    if_fails: str
+    claims: tuple[Claim, ...]
+    binds_to: tuple[str, ...]
+    evidence: tuple[Evidence, ...]
+    check: CheckCall | None
+    blockers: tuple[Blocker, ...]
+    vouches_for: tuple[str, ...]
+    legacy: bool
+
+    @property
+    def test_lines(self) -> tuple[str, ...]:
+        """The lines of `test`."""
+        return tuple(self.test.strip().splitlines())
+
+    @property
+    def title(self) -> str:
+        """The rule in words; the name where there is no rule."""
+        return self.rule or self.name
+
+    @property
+    def status(self) -> str:
+        """The claim as written, the highest where several are; empty where nothing is claimed."""
+        return max(self.claims, key=lambda claim: claim.maturity).status if self.claims else ""
+
+    @property
+    def maturity(self) -> Maturity:
+        """The rank of `status`."""
+        return maturity_of(self.status)
+
+
+@dataclass(frozen=True, slots=True)
+class Harness(Entry):
+    """A bounded model checking harness."""
+
+    id: str
+    obligation: str
+    bound: str
+
+
+@dataclass(frozen=True, slots=True)
+class QaGate(Entry):
+    """The quality gate; every field may be empty, since free forms are in use."""
+
+    id: str
+    name: str
+    checks: tuple[str, ...]
+    pass_criteria: str
+
+
+@dataclass(frozen=True, slots=True)
+class Document(Entry):
+    """A contract. `extras` are its top-level sections without a field here; `keys` all top-level keys in order."""
+
+    path: Path
+    keys: tuple[str, ...]
+    metadata: Metadata
+    equations: tuple[Equation, ...]
+    obligations: tuple[Obligation, ...]
+    falsifiers: tuple[Falsifier, ...]
+    harnesses: tuple[Harness, ...]
+    qa_gate: QaGate | None
+    duplicates: tuple[Duplicate, ...]
+
+    @property
+    def name(self) -> str:
+        """What the contract is called: its file's stem."""
+        return self.path.stem
+
+    @property
+    def life_cycle(self) -> str:
+        """The status of the document as written, in its metadata or at the top; empty where there is none."""
+        return self.metadata.status or str(self.extras.get("status") or "")
+
+    @property
+    def is_kernel(self) -> bool:
+        """Whether it is held to the rules of kernels: so is what names no kind, unless it is of the registry."""
+        return not self.metadata.registry and self.metadata.kind in (None, KERNEL)

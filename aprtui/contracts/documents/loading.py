@@ -1,0 +1,88 @@
+"""Contracts as they lie on disk: read once, and read again where a file changed.
+
+documents = load_documents([folder])
+documents = documents.refreshed()      # cheap: only what changed is read
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from aprtui.contracts.documents.document import Document
+from aprtui.contracts.documents.files import contract_files
+from aprtui.contracts.documents.reader import read_document
+from aprtui.errors import AprtuiError
+
+Stamp = tuple[int, int, int]
+"""Modification time in ns, size and inode: an editor that replaces a file within a tick changes one of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One file: its document, or the one-line `error` that kept it from being read."""
+
+    path: Path
+    document: Document | None
+    error: str | None
+    stamp: Stamp | None
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """Contracts below some `paths`. `error` says what is wrong with the paths themselves."""
+
+    paths: tuple[Path, ...]
+    files: tuple[Loaded, ...]
+    error: str | None = None
+
+    @property
+    def readable(self) -> tuple[Document, ...]:
+        """The documents that could be read, in the order of their files."""
+        return tuple(loaded.document for loaded in self.files if loaded.document is not None)
+
+    def refreshed(self) -> Documents:
+        """What the disk holds now: files that came, went or changed are read. The same object where nothing did."""
+        now = _load(self.paths, {loaded.path: loaded for loaded in self.files})
+        return self if now == self else now
+
+
+def load_documents(paths: Iterable[Path]) -> Documents:
+    """The contracts among and below `paths`. Raises nothing: what cannot be read is told in `Loaded.error`."""
+    return _load(tuple(paths), {})
+
+
+def _load(paths: tuple[Path, ...], before: Mapping[Path, Loaded]) -> Documents:
+    files: list[Loaded] = []
+    problems: list[str] = []
+    for path in paths:
+        try:
+            found = contract_files([path])
+        except (AprtuiError, OSError) as error:
+            problems.append(str(error))
+            continue
+        known = {loaded.path for loaded in files}
+        files += [_loaded(file, before.get(file)) for file in found if file not in known]
+    return Documents(paths, tuple(files), "; ".join(problems) or None)
+
+
+def _loaded(path: Path, before: Loaded | None) -> Loaded:
+    stamp = _stamp(path)
+    if before is not None and before.stamp == stamp and stamp is not None:
+        return before
+    try:
+        return Loaded(path, read_document(path), None, stamp)
+    except AprtuiError as error:
+        unchanged = before is not None and before.error == str(error)
+        return (
+            replace(before, stamp=stamp) if unchanged and before is not None else Loaded(path, None, str(error), stamp)
+        )
+
+
+def _stamp(path: Path) -> Stamp | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino

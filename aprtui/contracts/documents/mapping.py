@@ -1,0 +1,42 @@
+"""Mapping files: which check judges which falsifier of somebody else's contract.
+
+    FALSIFY-X-001: {check: cosine_floor, stages: [lm_head], at_least: 0.99}
+
+One for aprender's falsifiers comes with the program.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from aprtui.contracts.documents.document import CheckCall
+from aprtui.contracts.documents.tree import ContractError, Fields, plain, read_tree, text
+
+_CHECK = "check"
+
+
+def read_mapping(path: Path) -> dict[str, CheckCall]:
+    """The checks by falsifier id. Raises `ContractError` for an entry that names no check, or an id given twice."""
+    source = read_tree(path)
+    for duplicate in source.duplicates:
+        raise ContractError(path, duplicate.line, f"{duplicate.key!r} is there since line {duplicate.first}")
+    found = {}
+    for name, entry in source.root.fields.items():
+        line = source.root.lines[name]
+        check = text(entry.fields.get(_CHECK)) if isinstance(entry, Fields) else text(entry)
+        if not check:
+            raise ContractError(path, line, f"{name}: names no check: write {{check: NAME}}")
+        parameters = (
+            {key: plain(value) for key, value in entry.fields.items() if key != _CHECK}
+            if isinstance(entry, Fields)
+            else {}
+        )
+        found[name] = CheckCall(check, parameters, line)
+    return found
+
+
+@cache
+def own_mapping() -> dict[str, CheckCall]:
+    """The mapping that comes with the program."""
+    return read_mapping(Path(__file__).parent / "data" / "aprender.yaml")

@@ -1,0 +1,264 @@
+"""From a YAML file to a `Document`: both shapes of every section, the aliases of fields, the older dialect.
+
+A section may be a list of entries, or a mapping from their names; an entry may be a text alone. What a field should
+hold and does not (a list where a text is due) is read as text, so that it can be shown; a section that is neither list
+nor mapping cannot be read at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from aprtui.contracts.documents.document import (
+    Blocker,
+    CheckCall,
+    Claim,
+    Document,
+    Equation,
+    Evidence,
+    Extras,
+    Falsifier,
+    Harness,
+    Metadata,
+    Obligation,
+    QaGate,
+)
+from aprtui.contracts.documents.maturity import Maturity
+from aprtui.contracts.documents.tree import (
+    ContractError,
+    Fields,
+    Items,
+    Scalar,
+    Source,
+    Tree,
+    plain,
+    read_tree,
+    text,
+    texts,
+)
+
+METADATA, EQUATIONS, OBLIGATIONS = "metadata", "equations", "proof_obligations"
+TESTS, LEGACY_TESTS = "falsification_tests", "falsification"
+HARNESSES, QA_GATE = "kani_harnesses", "qa_gate"
+
+_READ = (METADATA, EQUATIONS, OBLIGATIONS, TESTS, LEGACY_TESTS, HARNESSES, QA_GATE)
+_BLOCKS_ON = "full_discharge_blocks_on"
+_VOUCHES_FOR = "vouches_for"
+
+
+def read_document(path: Path) -> Document:
+    """The contract in `path`. Raises `ContractError`, naming file and line."""
+    return document_of(read_tree(path))
+
+
+def document_of(source: Source) -> Document:
+    """The contract that `source` holds. Raises `ContractError` for a section that is neither list nor mapping."""
+    root = source.root.fields
+    entries = _Sections(source)
+    metadata = _metadata(entries.mapping(METADATA))
+    default = metadata.vouches_for
+    return Document(
+        line=1,
+        lines=source.root.lines,
+        extras=_extras(source.root, _READ),
+        path=source.path,
+        keys=tuple(root),
+        metadata=metadata,
+        equations=tuple(_equation(found) for found in entries.of(EQUATIONS, "formula")),
+        obligations=tuple(_obligation(found) for found in entries.of(OBLIGATIONS, "property")),
+        falsifiers=(
+            *(_falsifier(found, default) for found in entries.of(TESTS, "test")),
+            *(_falsifier(found, default, legacy=True) for found in entries.of(LEGACY_TESTS, "description")),
+        ),
+        harnesses=tuple(_harness(found) for found in entries.of(HARNESSES, "harness")),
+        qa_gate=_qa_gate(entries.mapping(QA_GATE)) if QA_GATE in root else None,
+        duplicates=source.duplicates,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """An entry of a section, with the name it has there (empty in a list)."""
+
+    name: str
+    tree: Fields
+
+    def first(self, *keys: str) -> str:
+        """The text of the first of `keys` that holds one."""
+        return next((found for key in keys if (found := text(self.tree.fields.get(key)))), "")
+
+    def written(self, key: str) -> str | None:
+        """The text of `key`; None where it is not written."""
+        return text(self.tree.fields[key]) if key in self.tree.fields else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Sections:
+    source: Source
+
+    def mapping(self, section: str) -> Fields:
+        """A section that is one record; a text alone is its description. Empty where it is missing."""
+        tree = self.source.root.fields.get(section)
+        line = self.source.root.lines.get(section, 1)
+        if tree is None or (isinstance(tree, Scalar) and tree.value is None):
+            return Fields({}, {}, line, 1)
+        if isinstance(tree, Scalar):
+            return Fields({"description": tree}, {"description": line}, line, 1)
+        if isinstance(tree, Items):
+            raise ContractError(self.source.path, line, f"{section}: expected a mapping, found a list: correct it")
+        return Fields(tree.fields, tree.lines, line, tree.size)
+
+    def of(self, section: str, of_text: str) -> Iterator[_Found]:
+        """The entries of `section`; what is a text alone is the field `of_text` of its entry."""
+        tree = self.source.root.fields.get(section)
+        if tree is None or (isinstance(tree, Scalar) and tree.value is None):
+            return
+        if isinstance(tree, Items):
+            named = [("", item, item.line) for item in tree.items]
+        elif isinstance(tree, Fields):
+            named = [(name, value, tree.lines[name]) for name, value in tree.fields.items()]
+        else:
+            raise ContractError(
+                self.source.path, tree.line, f"{section}: expected a list or a mapping, found a text: correct it"
+            )
+        for name, entry, line in named:
+            if isinstance(entry, Fields):
+                yield _Found(name, Fields(entry.fields, entry.lines, line, entry.size))
+            else:
+                yield _Found(name, Fields({of_text: entry}, {of_text: entry.line}, line, 1))
+
+
+def _extras(tree: Fields, known: Collection[str]) -> Extras:
+    return {key: plain(value) for key, value in tree.fields.items() if key not in known}
+
+
+def _metadata(tree: Fields) -> Metadata:
+    found = _Found("", tree)
+    fields = tree.fields
+    known = ("version", "description", "status", "kind", "registry", "references", "depends_on", "binds_to",
+             _VOUCHES_FOR)  # fmt: skip
+    registry = fields.get("registry")
+    return Metadata(
+        tree.line, tree.lines, _extras(tree, known),
+        version=found.first("version"),
+        description=found.first("description"),
+        status=found.first("status"),
+        kind=found.first("kind") or None,
+        registry=isinstance(registry, Scalar) and registry.value is True,
+        references=texts(fields.get("references")),
+        depends_on=texts(fields.get("depends_on")),
+        binds_to=texts(fields.get("binds_to")),
+        vouches_for=texts(fields.get(_VOUCHES_FOR)),
+    )  # fmt: skip
+
+
+def _equation(found: _Found) -> Equation:
+    known = ("name", "id", "formula", "domain", "codomain", "invariants")
+    return Equation(
+        found.tree.line, found.tree.lines, _extras(found.tree, known),
+        name=found.name or found.first("name", "id"),
+        formula=found.first("formula"),
+        domain=found.first("domain"),
+        codomain=found.first("codomain"),
+        invariants=texts(found.tree.fields.get("invariants")),
+    )  # fmt: skip
+
+
+def _obligation(found: _Found) -> Obligation:
+    known = (
+        "id", "type", "property", "statement", "formal", "verification", "applies_to", "requires", "applies_to_phase",
+        "parent_contract", "na_reason", "na_owner",
+    )  # fmt: skip
+    lean = found.tree.fields.get("lean")
+    return Obligation(
+        found.tree.line, found.tree.lines, _extras(found.tree, known),
+        id=found.first("id") or found.name,
+        type=found.first("type") or "invariant",
+        property=found.first("property", "statement"),
+        formal=found.first("formal", "verification"),
+        applies_to=found.first("applies_to"),
+        requires=found.written("requires"),
+        phase=found.written("applies_to_phase"),
+        parent=found.written("parent_contract"),
+        lean_status=text(lean.fields.get("status")) if isinstance(lean, Fields) else None,
+        na_reason=found.written("na_reason"),
+        na_owner=found.written("na_owner"),
+    )  # fmt: skip
+
+
+def _falsifier(found: _Found, vouches_for: tuple[str, ...], legacy: bool = False) -> Falsifier:
+    fields, lines = found.tree.fields, found.tree.lines
+    claims = tuple(Claim(key, text(fields[key]), lines[key]) for key in fields if _is_claim(key) and text(fields[key]))
+    evidence = tuple(_evidence(key, value, lines[key]) for key, value in fields.items() if _is_evidence(key))
+    known = {
+        "id", "rule", "description", "name", "prediction", "expected", "test", "command", "if_fails", "fails_if",
+        "binds_to", "check", _VOUCHES_FOR, *(claim.key for claim in claims), *(entry.key for entry in evidence),
+    }  # fmt: skip
+    return Falsifier(
+        found.tree.line, lines, _extras(found.tree, known),
+        id=found.first("id") or found.name,
+        rule=found.first("rule", "description"),
+        name=found.first("name"),
+        prediction=found.first("prediction", "expected"),
+        test=found.first("test", "command"),
+        if_fails=found.first("if_fails", "fails_if"),
+        claims=claims,
+        binds_to=texts(fields.get("binds_to")),
+        evidence=evidence,
+        check=_check(fields.get("check"), lines.get("check", found.tree.line)),
+        blockers=tuple(_blockers(claims, fields, lines)),
+        vouches_for=texts(fields.get(_VOUCHES_FOR)) or vouches_for,
+        legacy=legacy,
+    )  # fmt: skip
+
+
+def _is_claim(key: str) -> bool:
+    return key in ("status", "discharge_status") or key.startswith("status_v")
+
+
+def _is_evidence(key: str) -> bool:
+    return key == "live_discharge" or key == "evidence" or key.endswith("_evidence") or key.startswith("evidence_")
+
+
+def _evidence(key: str, tree: Tree, line: int) -> Evidence:
+    if isinstance(tree, Fields):
+        return Evidence(key, (), {name: texts(value) for name, value in tree.fields.items()}, line)
+    return Evidence(key, texts(tree), {}, line)
+
+
+def _blockers(claims: tuple[Claim, ...], fields: Mapping[str, Tree], lines: Mapping[str, int]) -> Iterator[Blocker]:
+    for claim in claims:
+        if claim.maturity is Maturity.BLOCKED:
+            yield Blocker(claim.key, claim.status, claim.line)
+    for waited in texts(fields.get(_BLOCKS_ON)):
+        yield Blocker(_BLOCKS_ON, waited, lines[_BLOCKS_ON])
+
+
+def _check(tree: Tree | None, line: int) -> CheckCall | None:
+    """`check: name`, or a mapping with `name` and parameters."""
+    if isinstance(tree, Fields):
+        return CheckCall(text(tree.fields.get("name")), _extras(tree, ("name",)), line)
+    name = text(tree)
+    return CheckCall(name, {}, line) if name else None
+
+
+def _harness(found: _Found) -> Harness:
+    return Harness(
+        found.tree.line, found.tree.lines, _extras(found.tree, ("id", "obligation", "bound")),
+        id=found.first("id") or found.name,
+        obligation=found.first("obligation"),
+        bound=found.first("bound"),
+    )  # fmt: skip
+
+
+def _qa_gate(tree: Fields) -> QaGate:
+    found = _Found("", tree)
+    return QaGate(
+        tree.line, tree.lines, _extras(tree, ("id", "name", "checks", "pass_criteria")),
+        id=found.first("id"),
+        name=found.first("name"),
+        checks=texts(tree.fields.get("checks")),
+        pass_criteria=found.first("pass_criteria"),
+    )  # fmt: skip

@@ -1,0 +1,289 @@
+"""Whether a contract is well formed: the rules, codes and severities of `pv validate`.
+
+Rules about what a contract must have (equations, obligations, tests, harnesses, a gate) are for kernels; what names no
+kind is one, unless it is of the registry. Rules about an entry are for every contract. Entries of the older
+`falsification` list have other fields and are not held to those of falsification tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
+
+from aprtui.contracts.documents.document import Document, Entry, Falsifier, Obligation
+from aprtui.contracts.documents.finding import Finding, Severity
+
+_SECTIONS = (
+    "metadata", "equations", "proof_obligations", "falsification_tests", "kani_harnesses", "qa_gate", "enforcement",
+    "verification_summary", "kernel_structure", "simd_dispatch", "type_invariants", "coq_spec", "obligation_coverage",
+)  # fmt: skip
+_NEAR = 0.88
+"""Alike by this much, a key is a section misspelt: one letter wrong, missing or too many gives 0.9 and more; the names
+of sections that people add of their own stay below 0.75."""
+
+_LONGEST_KEY = 40
+"""What is longer is no misspelling of a section, and would take long to compare."""
+
+_NO_KIND = " (no metadata.kind: judged as a kernel)"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule: `find` yields line and message for every breach. `of_kernels` holds kernels only to it."""
+
+    code: str
+    severity: Severity
+    states: str
+    find: Callable[[Document], Iterator[tuple[int, str]]]
+    of_kernels: bool = False
+
+
+def validate(document: Document) -> tuple[Finding, ...]:
+    """Every breach of a rule, in the order of `RULES`, within a rule in that of the file."""
+    findings = []
+    to_note = document.metadata.kind is None
+    for rule in RULES:
+        if rule.of_kernels and not document.is_kernel:
+            continue
+        for line, message in rule.find(document):
+            finding = Finding(rule.code, rule.severity, message, document.path, line)
+            if to_note and rule.of_kernels and rule.severity is Severity.ERROR:
+                finding = replace(finding, message=message + _NO_KIND)
+                to_note = False
+            findings.append(finding)
+    return tuple(findings)
+
+
+Breaches = Iterator[tuple[int, str]]
+
+
+def _no_references(document: Document) -> Breaches:
+    if not document.metadata.references:
+        yield document.metadata.line_of("references"), "metadata.references is empty"
+
+
+def _no_version(document: Document) -> Breaches:
+    if not document.metadata.version:
+        yield document.metadata.line_of("version"), "metadata.version is empty"
+
+
+def _no_equations(document: Document) -> Breaches:
+    if not document.equations:
+        yield document.line_of("equations"), "a kernel has at least one equation"
+
+
+def _empty_formula(document: Document) -> Breaches:
+    for equation in document.equations:
+        if not equation.formula:
+            yield equation.line_of("formula"), f"equation {equation.name!r}: the formula is empty"
+
+
+def _empty_property(document: Document) -> Breaches:
+    for number, obligation in enumerate(document.obligations, 1):
+        if not obligation.property:
+            yield obligation.line_of("property", "statement"), f"{_called(obligation, number)}: the property is empty"
+
+
+def _same_formal(document: Document) -> Breaches:
+    seen: dict[str, int] = {}
+    for number, obligation in enumerate(document.obligations, 1):
+        line = obligation.line_of("formal", "verification")
+        if obligation.formal and obligation.formal in seen:
+            first = seen[obligation.formal]
+            yield line, f"{_called(obligation, number)}: the same formal statement as at line {first}"
+        seen.setdefault(obligation.formal, line)
+
+
+def _tests(document: Document) -> Iterator[tuple[int, Falsifier]]:
+    return ((number, test) for number, test in enumerate(document.falsifiers, 1) if not test.legacy)
+
+
+def _same_test_id(document: Document) -> Breaches:
+    yield from _same_id("falsification test", ((test.id, test) for _, test in _tests(document)))
+
+
+def _same_harness_id(document: Document) -> Breaches:
+    yield from _same_id("harness", ((harness.id, harness) for harness in document.harnesses))
+
+
+def _same_id(what: str, named: Iterable[tuple[str, Entry]]) -> Breaches:
+    seen: dict[str, int] = {}
+    for name, entry in named:
+        line = entry.line_of("id")
+        if name in seen:
+            yield line, f"{what} id {name!r} is taken since line {seen[name]}"
+        seen.setdefault(name, line)
+
+
+def _no_prediction(document: Document) -> Breaches:
+    for number, test in _tests(document):
+        if not test.prediction:
+            yield test.line_of("prediction", "expected"), f"{test.id or f'test {number}'}: the prediction is empty"
+
+
+def _no_if_fails(document: Document) -> Breaches:
+    for number, test in _tests(document):
+        if not test.if_fails:
+            yield test.line_of("if_fails", "fails_if"), f"{test.id or f'test {number}'}: if_fails is empty"
+
+
+def _no_harness_obligation(document: Document) -> Breaches:
+    for number, harness in enumerate(document.harnesses, 1):
+        if not harness.obligation:
+            yield harness.line_of("obligation"), f"{harness.id or f'harness {number}'}: the obligation is empty"
+
+
+def _no_bound(document: Document) -> Breaches:
+    for number, harness in enumerate(document.harnesses, 1):
+        if not harness.bound:
+            yield harness.line_of("bound"), f"{harness.id or f'harness {number}'}: no bound is given"
+
+
+def _no_gate(document: Document) -> Breaches:
+    if document.qa_gate is None:
+        yield document.line, "a kernel has a qa_gate"
+
+
+def _misplaced_requires(document: Document) -> Breaches:
+    for number, obligation in enumerate(document.obligations, 1):
+        if obligation.requires is not None and obligation.type != "postcondition":
+            yield (
+                obligation.line_of("requires"),
+                f"{_called(obligation, number)}: requires is for postconditions, this is of type {obligation.type!r}",
+            )
+
+
+def _misplaced_phase(document: Document) -> Breaches:
+    for number, obligation in enumerate(document.obligations, 1):
+        if obligation.phase is not None and not obligation.type.startswith("loop_"):
+            yield (
+                obligation.line_of("applies_to_phase"),
+                f"{_called(obligation, number)}: applies_to_phase is for loop_invariant and loop_variant, this is of "
+                f"type {obligation.type!r}",
+            )
+
+
+def _misplaced_parent(document: Document) -> Breaches:
+    for number, obligation in enumerate(document.obligations, 1):
+        if obligation.parent is not None and obligation.type != "subcontract":
+            yield (
+                obligation.line_of("parent_contract"),
+                f"{_called(obligation, number)}: parent_contract is for subcontracts, this is of type "
+                f"{obligation.type!r}",
+            )
+
+
+def _unknown_parent(document: Document) -> Breaches:
+    # What is depended on may carry a remark: `name-v1 (parent contract)`.
+    known = {name.split()[0] for name in document.metadata.depends_on if name.split()}
+    for number, obligation in enumerate(document.obligations, 1):
+        if obligation.parent is not None and obligation.type == "subcontract" and obligation.parent not in known:
+            yield (
+                obligation.line_of("parent_contract"),
+                f"{_called(obligation, number)}: parent_contract {obligation.parent!r} is not in metadata.depends_on",
+            )
+
+
+def _top_level_kind(document: Document) -> Breaches:
+    if "kind" in document.keys:
+        yield document.line_of("kind"), "kind stands at the top level: it belongs into metadata"
+
+
+def _misspelt_section(document: Document) -> Breaches:
+    for key in document.keys:
+        if key in _SECTIONS or len(key) > _LONGEST_KEY:
+            continue
+        folded = key.strip().lower().replace("-", "_")
+        alike = {section: SequenceMatcher(None, folded, section).ratio() for section in _SECTIONS}
+        nearest = max(alike, key=alike.__getitem__)
+        if alike[nearest] >= _NEAR:
+            yield document.line_of(key), f"no section is called {key!r}: {nearest} is"
+
+
+def _duplicate_key(document: Document) -> Breaches:
+    for duplicate in document.duplicates:
+        yield duplicate.line, f"the key {duplicate.key!r} is there since line {duplicate.first}"
+
+
+def _not_applicable(obligation: Obligation) -> bool:
+    return obligation.lean_status == "not-applicable"
+
+
+def _no_reason(document: Document) -> Breaches:
+    for number, obligation in enumerate(document.obligations, 1):
+        if not obligation.na_reason and (_not_applicable(obligation) or obligation.na_reason is not None):
+            yield (
+                obligation.line_of("na_reason", "lean"),
+                f"{_called(obligation, number)}: not applicable, but na_reason is empty",
+            )
+
+
+def _no_owner(document: Document) -> Breaches:
+    for number, obligation in enumerate(document.obligations, 1):
+        if obligation.na_reason and not obligation.na_owner:
+            yield (
+                obligation.line_of("na_owner", "na_reason"),
+                f"{_called(obligation, number)}: na_reason is given, na_owner is not",
+            )
+
+
+def _needless_reason(document: Document) -> Breaches:
+    for number, obligation in enumerate(document.obligations, 1):
+        if (obligation.na_reason or obligation.na_owner) and not _not_applicable(obligation):
+            yield (
+                obligation.line_of("na_reason", "na_owner"),
+                f"{_called(obligation, number)}: na_reason and na_owner are for lean.status not-applicable",
+            )
+
+
+def _not_provable(document: Document) -> Breaches:
+    sections = (
+        ("proof_obligations", document.obligations),
+        ("falsification_tests", [test for _, test in _tests(document)]),
+        ("kani_harnesses", document.harnesses),
+    )
+    for section, entries in sections:
+        if not entries:
+            yield document.line_of(section), f"a kernel has at least one entry in {section}"
+    obligations, tests = (len(entries) for _, entries in sections[:2])
+    if 0 < tests < obligations:
+        yield (
+            document.line_of("falsification_tests"),
+            f"a kernel has at least as many falsification tests as proof obligations, found {tests} for {obligations}",
+        )
+
+
+def _called(obligation: Obligation, number: int) -> str:
+    return f"obligation {obligation.id or number}"
+
+
+_E, _W = Severity.ERROR, Severity.WARN
+
+RULES: tuple[Rule, ...] = (
+    Rule("SCHEMA-001", _E, "references are given", _no_references),
+    Rule("SCHEMA-002", _E, "a version is given", _no_version),
+    Rule("SCHEMA-003", _E, "a kernel has equations", _no_equations, of_kernels=True),
+    Rule("SCHEMA-004", _E, "an equation has a formula", _empty_formula),
+    Rule("SCHEMA-005", _E, "an obligation has a property", _empty_property),
+    Rule("SCHEMA-006", _W, "formal statements differ", _same_formal),
+    Rule("SCHEMA-007", _E, "ids of falsification tests differ", _same_test_id),
+    Rule("SCHEMA-008", _E, "a falsification test has a prediction", _no_prediction),
+    Rule("SCHEMA-009", _W, "a falsification test says what its failure means", _no_if_fails),
+    Rule("SCHEMA-010", _E, "ids of harnesses differ", _same_harness_id),
+    Rule("SCHEMA-011", _E, "a harness has an obligation", _no_harness_obligation),
+    Rule("SCHEMA-012", _W, "a harness has a bound", _no_bound),
+    Rule("SCHEMA-013", _W, "a kernel has a quality gate", _no_gate, of_kernels=True),
+    Rule("SCHEMA-014", _E, "requires is for postconditions", _misplaced_requires),
+    Rule("SCHEMA-015", _E, "applies_to_phase is for loops", _misplaced_phase),
+    Rule("SCHEMA-016", _E, "parent_contract is for subcontracts", _misplaced_parent),
+    Rule("SCHEMA-017", _E, "a parent contract is depended on", _unknown_parent),
+    Rule("SCHEMA-018", _E, "kind stands in metadata", _top_level_kind),
+    Rule("SCHEMA-019", _E, "no section is misspelt", _misspelt_section),
+    Rule("SCHEMA-020", _E, "no key occurs twice", _duplicate_key),
+    Rule("SCHEMA-021", _E, "what is not applicable says why", _no_reason),
+    Rule("SCHEMA-022", _E, "what is not applicable says who decided", _no_owner),
+    Rule("SCHEMA-023", _E, "a reason for not applicable is given only there", _needless_reason),
+    Rule("PROVABILITY-001", _E, "a kernel can be proved", _not_provable, of_kernels=True),
+)
+"""The codes are pv's. Of 021 to 023 only the fields that they are about are known; what they ask of them is ours."""

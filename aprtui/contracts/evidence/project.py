@@ -1,0 +1,104 @@
+"""Where the evidence of a contract lies, and where the source files that it vouches for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+from aprtui import resources
+from aprtui.contracts.evidence.source_tree import MADE
+from aprtui.errors import UsageError
+
+FOLDER = "contracts"
+EVIDENCE = "evidence"
+MOST_FILES = 5000
+"""Of a folder that a contract vouches for: more is no part of an engine."""
+
+_MADE = MADE | {"images"}
+_MADE_SUFFIXES = frozenset({".pyc", ".pyo", ".nbi", ".nbc"})
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """What a contract belongs to.
+
+    Sources are named relative to `root`: the folder that holds the nearest folder called `contracts` above the
+    contract, or else the contract's own. `evidence` is the folder of evidence files, `contracts/evidence` by default.
+    `packaged` marks aprtui's own contracts where aprtui is installed rather than checked out.
+    """
+
+    root: Path
+    evidence: Path
+    packaged: bool = False
+    _digests: dict[str, str | None] = field(default_factory=dict, compare=False)
+
+    def digest(self, source: str) -> str | None:
+        """SHA-256 in hexadecimal of a file, or of a folder's files with their names.
+
+        None where it is not there, lies outside of the project, or holds more than `MOST_FILES`. Hidden files, links to
+        folders, and files that interpreters and build tools leave behind do not count. Read once.
+        """
+        if source not in self._digests:
+            self._digests[source] = None if _leaves(source) else _digest(self._place(source))
+        return self._digests[source]
+
+    def _place(self, source: str) -> Path:
+        return resources.own_source(source) if self.packaged else self.root / source
+
+
+def _leaves(source: str) -> bool:
+    return Path(source).is_absolute() or ".." in Path(source).parts
+
+
+def project_of(contract: Path, evidence: Path | None = None) -> Project:
+    """The project of the contract in file `contract`; its evidence lies in `evidence` where that is given."""
+    folder = contract.absolute().parent
+    if resources.is_packaged() and folder.is_relative_to(resources.contracts().absolute()):
+        return Project(folder, evidence or resources.contracts() / EVIDENCE, packaged=True)
+    home = next((above for above in (folder, *folder.parents) if above.name == FOLDER), None)
+    root = folder if home is None else home.parent
+    return Project(root, evidence or (home or folder) / EVIDENCE)
+
+
+def place_to_record(project: Project, contract: Path) -> Path:
+    """The folder that evidence is written to. Raises `UsageError` where that is inside of the installed program."""
+    if project.packaged and project.evidence.is_relative_to(resources.contracts()):
+        raise UsageError(
+            f"{contract}: belongs to the installed program: say with --evidence-dir where evidence is to go"
+        )
+    return project.evidence
+
+
+def _digest(place: Path) -> str | None:
+    try:
+        if not place.is_dir():
+            return _file_digest(place)
+        found = list(islice(_files(place), MOST_FILES + 1))
+        if len(found) > MOST_FILES:
+            return None
+        total = hashlib.sha256()
+        for path in sorted(found):
+            total.update(f"{path.relative_to(place).as_posix()}\0{_file_digest(path)}\n".encode())
+        return total.hexdigest()
+    except (OSError, ValueError):
+        return None
+
+
+def _file_digest(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.name.startswith(".") or path.name in _MADE or path.suffix in _MADE_SUFFIXES:
+            continue
+        if not path.is_dir():
+            yield path
+        elif not path.is_symlink():
+            yield from _files(path)

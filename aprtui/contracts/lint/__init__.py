@@ -1,0 +1,1 @@
+"""Lint: drift between contracts and what they name."""

@@ -1,0 +1,83 @@
+"""False alarms: captures of honest engines, judged alone by replay and in pairs by the measured floor. None may be
+called a divergence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aprtui.compare.captures import DiffOptions, compare_captures
+from aprtui.compare.comparison import Comparison
+from aprtui.compare.verdict import Verdict
+from aprtui.engine.backends import open_engine
+from aprtui.engine.capturing import CaptureRequest, write_capture
+from aprtui.engine.evaluation.detection import DIFF, REPLAY
+from aprtui.engine.floors.grounds import grounds_by_model
+from aprtui.engine.protocol import KvType, Mode
+from aprtui.engine.replay.evaluators import Evaluators
+from aprtui.engine.replay.identify import TABLE_SOURCE
+from aprtui.engine.replay.replay import ReplayOptions, replay_capture
+from aprtui.trace.capture import Capture
+
+if TYPE_CHECKING:
+    from aprtui.model.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One judgement: of what, by which signal, the verdict and what was said with it. `right` is None where only the
+    verdict counts; else whether the named stage is one of the right answers."""
+
+    what: str
+    signal: str
+    verdict: Verdict
+    said: str
+    right: bool | None = None
+
+
+def judge_replays(
+    model: Model, captures: Sequence[Capture], evaluators: Evaluators, where: str = ""
+) -> Iterator[Judged]:
+    """Each of `captures` of `model`, replayed; `where` goes before its name."""
+    for capture in captures:
+        comparison = replay_capture(capture, model, ReplayOptions(), evaluators)
+        yield judged(f"{where}{capture.path.name}", REPLAY, comparison)
+
+
+def judge_pairs(
+    model: Model, tokens: Sequence[int], pairs: Iterable[tuple[Capture, Capture]], evaluators: Evaluators,
+    where: str = "",
+) -> Iterator[Judged]:  # fmt: skip
+    """Each pair of captures of `model` on `tokens`, by the measured floor."""
+    for a, b in pairs:
+        grounds = grounds_by_model(a, b, model, tokens, evaluators)
+        options = DiffOptions(tokens=tuple(tokens), token_source=TABLE_SOURCE)
+        what = f"{where}{a.path.name} and {b.path.name}"
+        yield judged(what, DIFF, compare_captures(a, b, options, None, grounds))
+
+
+def own_captures(model: Model, tokens: Sequence[int], folder: Path) -> Iterator[Capture]:
+    """Our own runs: both modes, both K/V types, the prompt at once and, for half of it, token by token."""
+    for mode in Mode:
+        for kv in KvType:
+            for prefill in (None, max(1, len(tokens) // 2)):
+                path = folder / f"aprtui-{mode}-{kv}{'' if prefill is None else '-decode'}"
+                engine = open_engine(model, mode=mode, kv=kv, context=len(tokens))
+                try:
+                    nodes = frozenset(model.graph.nodes)
+                    write_capture(engine, model, CaptureRequest(tokens, None, nodes, prefill=prefill), path)
+                finally:
+                    engine.close()
+                yield Capture.open(path)
+
+
+def judged(what: str, signal: str, comparison: Comparison, right: bool | None = None) -> Judged:
+    """`comparison` in short."""
+    divergence = comparison.first_divergence
+    said = "; ".join(comparison.reasons)
+    if divergence is not None:
+        verdict = divergence.verdict
+        said = f"{verdict.node}: {verdict.metric} {verdict.error:.3g}, bound {verdict.bound:.3g}"
+    return Judged(what, signal, comparison.verdict, said, right)

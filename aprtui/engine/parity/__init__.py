@@ -1,0 +1,1 @@
+"""The parity gate: whether a device computes what the CPU computes, and what was found before."""

@@ -1,0 +1,167 @@
+"""The inside of an engine process: the main thread listens to the pipe, one other thread owns the engine.
+
+The main thread ends the process when the app goes away, even while the engine hangs in native code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import threading
+import traceback
+from collections.abc import Iterable
+from multiprocessing.connection import Connection
+
+from aprtui.engine.generation import Generation, generate
+from aprtui.engine.process import messages as messages
+from aprtui.engine.process.errands import Errands
+from aprtui.engine.process.opening import LoadedEngine, Opener
+from aprtui.engine.process.orders import Orders
+from aprtui.engine.process.records import Recorder
+from aprtui.engine.process.slots import CANDIDATES, Slots
+from aprtui.errors import AprtuiError, DeviceError, UsageError
+
+
+class EngineThread:
+    """Owns the engine: opens it, runs generations, reports over `connection` and into the slots."""
+
+    def __init__(
+        self, opener: Opener, settings: messages.EngineSettings, connection: Connection, descriptor: int
+    ) -> None:
+        self.orders = Orders()
+        self._opener = opener
+        self._settings = settings
+        self._send = connection.send
+        self._descriptor = descriptor
+        self._tokens: list[int] = []
+        self._prompt_tokens = 0
+
+    def run(self) -> None:
+        """Work until the process ends; what cannot be gone on from ends the process."""
+        try:
+            loaded = self._opener(self._progress, self._settings)
+            graph = loaded.engine.graph
+            slots = Slots(self._descriptor, len(graph.nodes), graph.layers, create=True)
+            self._send(messages.Loaded(loaded.info))
+            while True:
+                loaded = self._serve(loaded, Recorder(loaded, slots, self._tell_names))
+        except AprtuiError as error:
+            self._end(str(error), int(error.exit_code))
+        except Exception as error:
+            traceback.print_exc()
+            self._end(f"internal error in the engine: {type(error).__name__}: {error}", 70)
+
+    def _progress(self, what: str, done: int, total: int) -> None:
+        self._send(messages.Progress(what, done, total))
+
+    def _tell_names(self, names: Iterable[tuple[int, str]]) -> None:
+        self._send(messages.TokenNames(tuple(names)))
+
+    def _end(self, message: str, code: int) -> None:
+        with contextlib.suppress(OSError):
+            self._send(messages.Failed(" ".join(message.split()), fatal=True))
+        os._exit(code)
+
+    def _serve(self, loaded: LoadedEngine, recorder: Recorder) -> LoadedEngine:
+        """Do what is wanted of one engine, until another takes its place; returns that one."""
+        errands = Errands(loaded, self.orders, self._send)
+        while True:
+            match self.orders.next():
+                case messages.Generate() as job:
+                    self._generate(loaded, recorder, errands, job)
+                case messages.Reopen(settings):
+                    another = self._reopened(settings)
+                    if another is not None:
+                        recorder.close()
+                        loaded.engine.close()
+                        self._send(messages.Loaded(another.info))
+                        return another
+                case errand:
+                    errands.run(errand, self._tokens, self._prompt_tokens)
+
+    def _reopened(self, settings: messages.EngineSettings) -> LoadedEngine | None:
+        """Another engine; the old one is still there, and stays where the new one cannot be opened."""
+        self._send(messages.Reopening())
+        try:
+            return self._opener(self._progress, settings)
+        except AprtuiError as error:
+            self._send(messages.Failed(str(error), fatal=False))
+            return None
+
+    def _generate(self, loaded: LoadedEngine, recorder: Recorder, errands: Errands, job: messages.Generate) -> None:
+        try:
+            generation = self._start(loaded, recorder, job)
+        except UsageError as error:
+            self._send(messages.Failed(str(error), fatal=False))
+            return
+        index = -1
+        try:
+            while True:
+                generation.taps = recorder.taps(self.orders.lens)
+                token = next(generation, None)
+                if token is None:
+                    break
+                index += 1
+                self._tokens.append(token.id)
+                recorder.write(job.run, index, token.choice, token.position, token.seconds, generation)
+                choice = token.choice
+                self._send(
+                    messages.TokenText(
+                        job.run, index, token.id, token.text, choice.logprob, choice.entropy, choice.margin
+                    )
+                )
+                self.orders.keep_pace()
+                self._rest(errands, job.run)
+        except AprtuiError as error:
+            # The stages of the pass that failed are what its reader wants to see.
+            recorder.write_failed(job.run, index + 1, loaded.engine.position, generation)
+            if isinstance(error, DeviceError):
+                raise  # nothing more can be done in this process
+            self._send(messages.Failed(str(error), fatal=False))
+            return
+        assert generation.stop_reason is not None
+        self._send(messages.Finished(job.run, generation.stop_reason, generation.tail))
+
+    def _rest(self, errands: Errands, run: int) -> None:
+        """What comes between two tokens: errands, and a pause, which is told once however many errands it sees."""
+        told = False
+
+        def tell_pause() -> None:
+            nonlocal told
+            if not told:
+                told = True
+                self._send(messages.Paused(run))
+
+        while self.orders.rest_while_paused(tell_pause, lambda: self._send(messages.Resumed(run))):
+            while (errand := self.orders.next_errand()) is not None:
+                errands.run(errand, self._tokens, self._prompt_tokens)
+
+    def _start(self, loaded: LoadedEngine, recorder: Recorder, job: messages.Generate) -> Generation:
+        tokenizer = loaded.tokenizer
+        ids = tokenizer.encode(job.prompt) if isinstance(job.prompt, str) else list(job.prompt)
+        generation = generate(
+            loaded.engine, tokenizer, ids,
+            max_tokens=job.max_tokens, sampling=job.sampling, stop_ids=tokenizer.stop_ids,
+            candidates=CANDIDATES, cancelled=self.orders.cancelled,
+        )  # fmt: skip
+        self._tokens, self._prompt_tokens = list(ids), len(ids)
+        recorder.name(ids)
+        self._send(messages.Started(job.run, tokenizer.decode(ids), tuple(ids), recorder.written))
+        return generation
+
+
+def main(pipe: int, memory: int) -> None:
+    """Serve the app at the other end of the descriptor `pipe`; token records go to the descriptor `memory`."""
+    faulthandler.enable()
+    connection = Connection(pipe)
+    try:
+        opener, settings = connection.recv()
+        thread = EngineThread(opener, settings, connection, memory)
+        threading.Thread(target=thread.run, name="engine", daemon=True).start()
+        while (command := connection.recv()) is not messages.Control.QUIT:
+            thread.orders.take(command)
+    except (EOFError, OSError):
+        pass
+    # Not sys.exit: that would wait for native code of the engine's thread.
+    os._exit(0)

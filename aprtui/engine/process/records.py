@@ -1,0 +1,98 @@
+"""Token records as an engine process makes them: what a pass left behind, put together and written to the slots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.engine.generation import Generation
+from aprtui.engine.lens import LogitLens, layer_outputs
+from aprtui.engine.process.opening import LoadedEngine
+from aprtui.engine.process.slots import CANDIDATES, NO_CHOICE, NO_TOKEN, Slots, StatsTable, TokenRecord, candidates
+from aprtui.engine.protocol import MeteredEngine, Taps, TimedEngine
+from aprtui.engine.sampling import Candidate, Choice
+
+TellNames = Callable[[Iterable[tuple[int, str]]], None]
+
+
+class Recorder:
+    """Writes the records of one engine, and tells the names of the tokens that they mention."""
+
+    def __init__(self, loaded: LoadedEngine, slots: Slots, tell_names: TellNames) -> None:
+        self._loaded = loaded
+        self._slots = slots
+        self._tell_names = tell_names
+        self._named: set[int] = {NO_TOKEN}
+        graph = loaded.engine.graph
+        self._table = StatsTable(graph)
+        self._outputs = layer_outputs(graph)
+        self._lens_taps = self._table.taps_with(self._outputs)
+        self._lens: LogitLens | None = None
+
+    @property
+    def written(self) -> int:
+        """Records written by this process."""
+        return self._slots.written
+
+    def close(self) -> None:
+        """Release what the lens holds; a second call does nothing."""
+        if self._lens is not None:
+            self._lens.close()
+
+    def taps(self, lens: bool) -> Taps:
+        """The taps of the next pass, with or without what the lens needs."""
+        return self._lens_taps if lens else self._table.taps
+
+    def name(self, ids: Iterable[int]) -> None:
+        """Tell the names of those ids that are mentioned for the first time."""
+        new = [token for token in dict.fromkeys(ids) if token not in self._named]
+        self._named.update(new)
+        if new:
+            decode = self._loaded.tokenizer.token_bytes
+            self._tell_names((token, decode(token).decode(errors="replace")) for token in new)
+
+    def write(
+        self, run: int, index: int, choice: Choice, position: int, seconds: float, generation: Generation
+    ) -> None:
+        """Write the record of a token that was chosen; the names of its tokens are told first."""
+        looked = self._look()
+        self.name([choice.id, *(token.id for token in choice.candidates), *(token.id for token in looked)])
+        timing, evaluated = generation.timing, position if index == 0 else 1
+        lens = candidates(looked, len(looked)) if looked else None
+        self._slots.write(
+            TokenRecord(
+                run, index, choice.id, position, evaluated,
+                choice.logprob, choice.probability, choice.entropy, choice.margin,
+                seconds, timing.time_to_first_token, timing.prefill_tokens_per_second, timing.tokens_per_second,
+                self._table.take(), self._stage_seconds(), candidates(choice.candidates, CANDIDATES), lens,
+                *self._device_use(),
+            )
+        )  # fmt: skip
+
+    def write_failed(self, run: int, index: int, position: int, generation: Generation) -> None:
+        """Write the record of a pass that no token could be chosen from."""
+        self.write(run, index, NO_CHOICE, position, 0.0, generation)
+
+    def _stage_seconds(self) -> NDArray[np.float32]:
+        engine = self._loaded.engine
+        if isinstance(engine, TimedEngine):
+            return engine.stage_seconds()
+        return np.full(len(engine.graph.nodes), np.nan, np.float32)
+
+    def _device_use(self) -> tuple[float, float, float]:
+        engine = self._loaded.engine
+        if not isinstance(engine, MeteredEngine):
+            return math.nan, math.nan, math.nan
+        use = engine.device_use()
+        return float(use.memory_used), float(use.memory), use.load
+
+    def _look(self) -> list[Candidate]:
+        outputs = self._table.take_last(self._outputs)
+        if outputs is None:
+            return []
+        if self._lens is None:
+            self._lens = LogitLens(self._loaded.model, self._loaded.info.backend, self._loaded.settings.threads)
+        return self._lens.look(outputs)

@@ -1,0 +1,87 @@
+"""Tokens with their probabilities as rows with bars: candidates of a token, and what each layer would say next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rich.cells import cell_len, set_cell_size
+
+from aprtui.engine.process.slots import NO_TOKEN, TokenRecord
+from aprtui.tui.draw.signals import percent, quoted
+
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One row: a label, a token, and its probability (NaN: none). `marked` is the one that matters."""
+
+    label: str
+    token: str
+    share: float
+    marked: bool = False
+
+
+def candidate_bars(record: TokenRecord, names: Mapping[int, str]) -> list[Bar]:
+    """The likeliest tokens, the chosen one marked; it comes last where it is not among them."""
+    bars = [
+        Bar("", token_text(int(token), names), float(probability), int(token) == record.token)
+        for token, probability in record.candidates.tolist()
+        if token != NO_TOKEN
+    ]
+    if record.token != NO_TOKEN and not any(bar.marked for bar in bars):
+        bars.append(Bar("", token_text(record.token, names), math.exp(record.logprob), True))
+    return bars
+
+
+def lens_bars(record: TokenRecord, names: Mapping[int, str], layer: int) -> list[Bar]:
+    """The likeliest token after each layer, `layer` marked; none where the lens was not on."""
+    if record.lens is None:
+        return []
+    return [
+        Bar(str(number), token_text(int(token), names), float(probability), number == layer)
+        for number, (token, probability) in enumerate(record.lens.tolist())
+    ]
+
+
+def token_text(token: int, names: Mapping[int, str]) -> str:
+    """A token as it is shown: its text in quotes; its id until its text is known."""
+    if token == NO_TOKEN:
+        return "not finite"
+    return quoted(names[token]) if token in names else f"#{token}"
+
+
+def bar_text(share: float, width: int, ascii_only: bool) -> str:
+    """A bar of `width` cells, to an eighth of a cell; whole cells of `#` in ASCII."""
+    if math.isnan(share):
+        return " " * width
+    share = min(max(share, 0.0), 1.0)
+    if ascii_only:
+        return ("#" * round(share * width)).ljust(width)
+    eighths = round(share * width * 8)
+    whole, rest = divmod(eighths, 8)
+    return ("█" * whole + (_EIGHTHS[rest] if rest else "")).ljust(width)
+
+
+def bar_cells(bar: Bar, label_width: int, width: int, ascii_only: bool) -> tuple[str, str, str]:
+    """A row of `width` cells in three parts: mark, label and token; probability; bar.
+
+    The token gets two fifths of the room, cut where it is longer.
+    """
+    mark = (">" if ascii_only else "▸") if bar.marked else " "
+    head = f"{mark}{bar.label:>{label_width}} " if label_width else mark
+    room = max(width - len(head), 0)
+    token_room = max(room * 2 // 5, 4)
+    number = "" if math.isnan(bar.share) else percent(bar.share)
+    rest = max(room - token_room - 9, 0)
+    token = fitted(bar.token, token_room, "~" if ascii_only else "…")
+    return f"{head}{token}", f"{number:>8} ", bar_text(bar.share, rest, ascii_only)
+
+
+def fitted(text: str, width: int, sign: str) -> str:
+    """`text` in exactly `width` cells; `sign` stands for what is left out."""
+    if cell_len(text) <= width:
+        return set_cell_size(text, width)
+    return set_cell_size(text, max(width - 1, 0)) + sign

@@ -1,0 +1,144 @@
+"""Colours: the themes of the app, and colour maps that read the same with and without colour-vision deficiency."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from functools import cache
+
+from rich.color import Color
+from rich.style import Style
+from textual.theme import Theme
+
+from aprtui.tui.draw.levels import LEVELS, Mark
+
+DARK = Theme(
+    name="aprtui-dark",
+    primary="#e1cc55",
+    accent="#e1cc55",
+    secondary="#8a8678",
+    warning="#e1cc55",
+    error="#ff6b81",
+    success="#e1cc55",
+    foreground="#d8dce3",
+    background="#0e1116",
+    surface="#12161d",
+    panel="#1a1f29",
+    dark=True,
+    variables={"border": "#e1cc55", "border-blurred": "#343c49", "footer-key-foreground": "#e1cc55"},
+)
+
+LIGHT = Theme(
+    name="aprtui-light",
+    primary="#7a5c00",
+    accent="#7a5c00",
+    secondary="#6d6a5f",
+    warning="#7a5c00",
+    error="#b3113a",
+    success="#7a5c00",
+    foreground="#1d2129",
+    background="#fbfaf6",
+    surface="#f4f2ea",
+    panel="#e8e5da",
+    dark=False,
+    variables={"border": "#7a5c00", "border-blurred": "#c3bfb0", "footer-key-foreground": "#7a5c00"},
+)
+
+# Ten evenly spaced colours of cividis (Nuñez, Anderton and Renslow 2018, PLOS ONE 13(7) e0199239), which reads the same
+# with and without colour-vision deficiency.
+_CIVIDIS = (
+    (0, 34, 78), (18, 53, 112), (59, 73, 108), (87, 93, 109), (112, 113, 115),
+    (138, 134, 120), (165, 156, 116), (195, 179, 105), (225, 204, 85), (254, 232, 56),
+)  # fmt: skip
+
+# Diverging, for signed values: blue below zero, orange above (ends of ColorBrewer's PuOr by way of a light middle).
+_DIVERGING = (
+    (5, 48, 97), (33, 102, 172), (67, 147, 195), (146, 197, 222), (209, 229, 240),
+    (253, 219, 199), (244, 165, 130), (230, 97, 1), (179, 88, 6), (127, 59, 8),
+)  # fmt: skip
+
+# Error against its bound: three steps below it, three above; as in the SVG report.
+_ERROR = ((38, 56, 77), (58, 93, 128), (143, 187, 220), (251, 217, 165), (244, 162, 89), (209, 73, 91))
+
+_MARK_COLOURS = {Mark.NAN: (255, 45, 111), Mark.INF: (255, 138, 0)}
+
+Rgb = tuple[int, int, int]
+
+
+CURSOR = {
+    True: Style(reverse=True, bold=True, color="#ffffff", bgcolor="#000000"),
+    False: Style(reverse=True, bold=True, color="#000000", bgcolor="#ffffff"),
+}
+"""The cell under the cursor by whether the theme is dark: against its background, and reversed without colours, too."""
+
+TINTS = 8
+"""Tints of text; more are not told apart, and equal neighbours are drawn in one go."""
+
+
+class ColourMap(StrEnum):
+    """What levels 0 … 63 look like."""
+
+    CIVIDIS = "cividis"
+    GREY = "grey"
+    DIVERGING = "diverging"
+    ERROR = "error"
+
+
+_STOPS = {
+    ColourMap.CIVIDIS: _CIVIDIS,
+    ColourMap.GREY: ((16, 16, 16), (240, 240, 240)),
+    ColourMap.DIVERGING: _DIVERGING,
+    ColourMap.ERROR: _ERROR,
+}
+
+
+@cache
+def level_colours(colour_map: ColourMap = ColourMap.CIVIDIS) -> tuple[Rgb | None, ...]:
+    """The colour of each level and mark of a tile, by its value; None for marks without a colour of their own."""
+    stops = _STOPS[colour_map]
+    levels = [_mixed(stops, level / (LEVELS - 1)) for level in range(LEVELS)]
+    ends = {Mark.ABOVE: levels[-1], Mark.BELOW: levels[0]}
+    return (*levels, *(_MARK_COLOURS.get(mark) or ends.get(mark) for mark in Mark))
+
+
+@cache
+def level_styles(colour_map: ColourMap = ColourMap.CIVIDIS) -> tuple[Style, ...]:
+    """The style of text on each level and mark of a tile, by its value."""
+    colours = level_colours(colour_map)
+    return tuple(
+        Style(dim=True) if colour is None else on_colour(colour, bold=value >= LEVELS)
+        for value, colour in enumerate(colours)
+    )
+
+
+@cache
+def tint_styles(background: Rgb) -> tuple[Style, ...]:
+    """The style of text by its tint, from plain to a bright yellow over `background`: most text should stay calm."""
+    colours = level_colours()
+    styles = [Style()]
+    for step in range(1, TINTS):
+        share = step / (TINTS - 1)
+        bright = colours[round(share * (LEVELS - 1))]
+        assert bright is not None
+        styles.append(on_colour(_between(background, bright, 0.35 + 0.55 * share)))
+    return tuple(styles)
+
+
+def _between(low: Rgb, high: Rgb, share: float) -> Rgb:
+    red, green, blue = (round(a + (b - a) * share) for a, b in zip(low, high, strict=True))
+    return red, green, blue
+
+
+def _mixed(stops: Sequence[Rgb], share: float) -> Rgb:
+    place = share * (len(stops) - 1)
+    index = min(int(place), len(stops) - 2)
+    low, high = stops[index], stops[index + 1]
+    return _between(low, high, place - index)
+
+
+def on_colour(background: Rgb, bold: bool = False) -> Style:
+    """Text that can be read on `background` (relative luminance above or below that of a middle grey)."""
+    red, green, blue = background
+    bright = 0.2126 * red + 0.7152 * green + 0.0722 * blue > 125
+    text = Color.from_rgb(13, 17, 23) if bright else Color.from_rgb(236, 239, 244)
+    return Style(color=text, bgcolor=Color.from_rgb(red, green, blue), bold=bold)

@@ -1,0 +1,213 @@
+"""What a stage grid shows of one pass: a figure for every node, the level of its colour, and its text.
+
+The colours of rms, absmax and mean compare layers: each column has a scale of its own. Those of change and time compare
+all cells, on one scale. Everything is computed once for all cells of a frame.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.tui.draw.colours import ColourMap
+from aprtui.tui.draw.levels import LEAST_SPAN, LEVELS, GridLayout, Mark, short, signed
+
+FULL_CHANGE = 4.0
+"""A change by this factor, up or down, has the full colour."""
+
+SHARED = "←"
+"""In place of a time: computed together with the stage before it."""
+
+_DIGITS = 4
+"""More digits than are ever shown; fewer different numbers, whose texts can be remembered."""
+
+_NUMBER = 255
+"""In `Figures.marks`: no mark, the value counts."""
+
+
+class Statistic(StrEnum):
+    """What is shown of each stage."""
+
+    RMS = "rms"
+    ABSMAX = "absmax"
+    MEAN = "mean"
+    CHANGE = "change"
+    NONFINITE = "NaN/Inf"
+    TIME = "time"
+
+    @property
+    def words(self) -> str:
+        """What the numbers are."""
+        return _WORDS[self]
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether the sign of a number matters."""
+        return self in (Statistic.MEAN, Statistic.CHANGE)
+
+    @property
+    def colour_map(self) -> ColourMap:
+        """What the levels look like."""
+        return ColourMap.DIVERGING if self.is_signed else ColourMap.CIVIDIS
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """What the ends of the scale of colours mean; empty where there is none."""
+        return _ENDS.get(self, ("", ""))
+
+    @property
+    def following(self) -> Statistic:
+        """The next one in turn."""
+        every = list(Statistic)
+        return every[(every.index(self) + 1) % len(every)]
+
+
+_WORDS = {
+    Statistic.RMS: "rms of each stage",
+    Statistic.ABSMAX: "largest magnitude in each stage",
+    Statistic.MEAN: "mean of each stage",
+    Statistic.CHANGE: "% change of each stage's rms against the token before",
+    Statistic.NONFINITE: "NaN and Inf in each stage",
+    Statistic.TIME: "seconds of each stage",
+}
+_ENDS = {
+    Statistic.RMS: ("small", "large"),
+    Statistic.ABSMAX: ("small", "large"),
+    Statistic.MEAN: ("below 0", "above 0"),
+    Statistic.CHANGE: (f"÷{FULL_CHANGE:.0f}", f"×{FULL_CHANGE:.0f}"),
+    Statistic.TIME: ("short", "long"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One statistic of all nodes, in execution order: `values` `[nodes]`, and where a mark stands for them.
+
+    Changes are in per cent, times in seconds.
+    """
+
+    statistic: Statistic
+    values: NDArray[np.float64]
+    marks: NDArray[np.uint8]
+    shared: NDArray[np.bool_]
+    """Times that are part of the one before."""
+
+    def text(self, node: int, width: int) -> str:
+        """The figure of node number `node` in at most `width` ≥ 1 characters."""
+        mark = self.marks[node]
+        if self.shared[node]:
+            return SHARED
+        if mark != _NUMBER and not (mark == Mark.ZERO and width >= 3):
+            names = {Mark.NAN: ("NaN", "X"), Mark.INF: ("Inf", "I"), Mark.MISSING: ("·", "·"), Mark.ZERO: ("0", "0")}
+            wide, narrow = names[Mark(mark)]
+            return wide if width >= 3 else narrow
+        value = float(self.values[node])
+        return signed(value, width) if self.statistic.is_signed else short(value, width)
+
+
+def figures(
+    statistic: Statistic,
+    stats: NDArray[np.void],
+    seconds: NDArray[np.float32] | None = None,
+    before: NDArray[np.void] | None = None,
+) -> Figures:
+    """The figures of `stats` `[nodes]` (the fields of `process_slots.STATS`).
+
+    `seconds` `[nodes]` are needed for times, the statistics of the pass `before` for changes; without them, those are
+    missing. NaN wins over Inf, and Inf over any number, but for the times.
+    """
+    tapped = stats["count"] > 0
+    shared = np.zeros(stats.size, np.bool_)
+    marks = np.full(stats.size, _NUMBER, np.uint8)
+    if statistic is Statistic.TIME:
+        values = np.full(stats.size, np.nan) if seconds is None else seconds.astype(np.float64)
+        known = ~np.isnan(values)
+        shared = ~known & (known.cumsum() > 0)
+        marks[~known] = Mark.MISSING
+    else:
+        values = _values(statistic, stats, before)
+        marks[np.isnan(values) | ~tapped] = Mark.MISSING
+        marks[tapped & (stats["inf"] > 0)] = Mark.INF
+        marks[tapped & (stats["nan"] > 0)] = Mark.NAN
+    marks[(values == 0) & (marks == _NUMBER)] = Mark.ZERO
+    return Figures(statistic, _rounded(values), marks, shared)
+
+
+def _values(statistic: Statistic, stats: NDArray[np.void], before: NDArray[np.void] | None) -> NDArray[np.float64]:
+    if statistic is Statistic.CHANGE:
+        if before is None:
+            return np.full(stats.size, np.nan)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            change = stats["rms"].astype(np.float64) / before["rms"] - 1
+        return np.where(np.isfinite(change), 100 * change, np.nan)
+    if statistic is Statistic.NONFINITE:
+        return np.asarray(stats["nan"] + stats["inf"].astype(np.float64))
+    return np.asarray(stats[statistic.value], np.float64)
+
+
+def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        exponents = np.nan_to_num(np.floor(np.log10(np.abs(values))), nan=0, posinf=0, neginf=0)
+    units = 10.0 ** (exponents - _DIGITS + 1)
+    return np.where(np.isfinite(values), np.rint(values / units) * units, values)
+
+
+def grid_tile(layout: GridLayout, shown: Figures) -> NDArray[np.uint8]:
+    """Levels 0 … 63 or marks `[layers, columns]`."""
+    marks = np.where(layout.rows < 0, Mark.MISSING, shown.marks[layout.rows])
+    values = np.where(marks == _NUMBER, shown.values[layout.rows], np.nan)
+    shares = _SCALES[shown.statistic](values)
+    with np.errstate(invalid="ignore"):
+        levels = np.clip(np.nan_to_num(shares), 0, 1) * (LEVELS - 1) + 0.5
+    return np.where(marks == _NUMBER, levels, marks).astype(np.uint8)
+
+
+def _each_column(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """0 … 1 on a logarithmic scale from the smallest to the largest of a column, a factor of LEAST_SPAN at least."""
+    return _logarithmic(values, axis=0)
+
+
+def _all_cells(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same on one scale for all cells."""
+    return _logarithmic(values, axis=None)
+
+
+def _logarithmic(values: NDArray[np.float64], axis: int | None) -> NDArray[np.float64]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log10(values)
+        usable = np.isfinite(logs)
+        low = np.min(logs, axis=axis, where=usable, initial=np.inf)
+        high = np.max(logs, axis=axis, where=usable, initial=-np.inf)
+        shares = (logs - (low + high) / 2) / np.maximum(high - low, math.log10(LEAST_SPAN)) + 0.5
+    return np.asarray(shares, np.float64)
+
+
+def _about_zero(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """0 … 1 with 0.5 for zero, as far as the largest magnitude of a column."""
+    largest = np.max(np.abs(values), axis=0, where=np.isfinite(values), initial=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(0.5 + values / largest / 2, np.float64)
+
+
+def _factors(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """0 … 1 for changes in per cent, 0.5 for none; the ends are FULL_CHANGE down and up."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return 0.5 + np.log(1 + values / 100) / math.log(FULL_CHANGE) / 2
+
+
+def _flat(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.ones_like(values)
+
+
+_SCALES = {
+    Statistic.RMS: _each_column,
+    Statistic.ABSMAX: _each_column,
+    Statistic.MEAN: _about_zero,
+    Statistic.CHANGE: _factors,
+    Statistic.NONFINITE: _flat,
+    Statistic.TIME: _all_cells,
+}

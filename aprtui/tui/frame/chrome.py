@@ -1,0 +1,80 @@
+"""What stands around every screen: the line of screens above it, and the line of words for the focused cell below."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.segment import Segment
+from textual.events import Click
+from textual.reactive import reactive
+from textual.strip import Strip
+from textual.widget import Widget
+
+from aprtui.tui.frame.state import ScreenName
+from aprtui.tui.widgets.kept_styles import KeptStyles
+
+LEAST_COLUMNS, LEAST_ROWS = 80, 24
+"""The smallest terminal that screens are made for."""
+
+
+class TabBar(KeptStyles, Widget):
+    """The screens with their keys, the one that is shown marked; `detail` at the right says what it shows."""
+
+    PREFIX = "tab-bar"
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"tab-bar--name", "tab-bar--current", "tab-bar--warning"}
+    DEFAULT_CSS = """
+    TabBar {
+        height: 1; background: $panel; color: $text-muted; padding: 0 1;
+        .tab-bar--name { color: $accent; text-style: bold; }
+        .tab-bar--current { color: $foreground; background: $background; text-style: bold underline; }
+        .tab-bar--warning { color: $error; text-style: bold; }
+    }
+    """
+
+    detail: reactive[str] = reactive("")
+
+    def __init__(self, current: ScreenName) -> None:
+        super().__init__()
+        self._current = current
+
+    def render_line(self, y: int) -> Strip:
+        """The one line."""
+        width, base = self.size.width, self.style()
+        segments = [Segment("aprtui", self.style("name")), Segment("  ", base)]
+        for number, name in enumerate(ScreenName, 1):
+            style = self.style("current") if name is self._current else base
+            segments += [Segment(f" {number} {name.capitalize()} ", style), Segment(" ", base)]
+        room = width - sum(len(segment.text) for segment in segments)
+        detail, style = self.detail, base
+        columns, rows = self.app.size
+        if columns < LEAST_COLUMNS or rows < LEAST_ROWS:
+            detail = f"{columns}×{rows}: made for {LEAST_COLUMNS}×{LEAST_ROWS}"
+            style = self.style("warning")
+            if len(detail) > room:
+                return Strip([Segment(detail, style)]).adjust_cell_length(width, base)
+        if len(detail) > room:
+            detail = "…" + detail[len(detail) - max(room - 1, 0) :] if room > 8 else ""
+        return Strip([*segments, Segment(detail.rjust(room), style)]).adjust_cell_length(width, base)
+
+    async def on_click(self, event: Click) -> None:
+        """Go to the screen that was clicked on."""
+        at = 8  # behind the padding and the program's name
+        for name in ScreenName:
+            width = len(f" 1 {name} ")
+            if at <= event.x - 1 < at + width:
+                await self.run_action(f"app.go('{name}')")
+            at += width + 1
+
+
+class ReadoutLine(KeptStyles, Widget):
+    """One line that says in plain words what the focused cell says: for screen readers, logs, and without colour."""
+
+    DEFAULT_CSS = "ReadoutLine { height: 1; padding: 0 1; background: $panel; color: $foreground; }"
+
+    text: reactive[str] = reactive("")
+
+    def render_line(self, y: int) -> Strip:
+        """The words, cut at the end where there is no room."""
+        width, base = self.size.width, self.style()
+        text = self.text if len(self.text) <= width else self.text[: max(width - 1, 0)] + "…"
+        return Strip([Segment(text, base)]).adjust_cell_length(width, base)

@@ -1,0 +1,217 @@
+"""The base of all screens: what every one of them has around it and can do."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+from textual.widget import Widget
+from textual.widgets import Footer, Input, Static
+
+from aprtui.tui.frame.chords import ChordScreen
+from aprtui.tui.frame.chrome import ReadoutLine, TabBar
+from aprtui.tui.frame.jump import JumpScreen, JumpTargets
+from aprtui.tui.frame.keymap import Chord, bindings_of, key_name, remapped
+from aprtui.tui.frame.session import Session
+from aprtui.tui.frame.state import ScreenName, ScreenState
+
+if TYPE_CHECKING:
+    from aprtui.tui.app import AprtuiApp
+
+
+class ToolScreen(Screen[None]):
+    """A screen with a line of screens above it, a line of words and the keys below it.
+
+    A subclass gives `compose_body`, `state` and `command`, and tells by `say` what the focused cell says. It begins as
+    `state` says, and raises an `AprtuiError` where that cannot be shown.
+    """
+
+    NAME: ClassVar[ScreenName]
+    EXPLANATION: ClassVar[str] = ""
+    CHORDS: ClassVar[tuple[Chord, ...]] = ()
+    WIDGETS: ClassVar[tuple[type[Widget], ...]] = ()
+    """Widgets whose keys belong in the help of this screen."""
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(
+            Binding(str(number), f"app.go('{name}')", f"{name.capitalize()} screen", show=False, id=f"go.{name}")
+            for number, name in enumerate(ScreenName, 1)
+        ),
+        Binding("escape", "back", "Back", show=False, id="back"),
+        Binding("J", "jump_to_label", "Jump: label cells or rows, type a label", show=False, id="jump"),
+        Binding("y", "copy_command", "Copy the headless command", show=False, id="copy.command"),
+        Binding("Y", "copy_state", "Copy a command that opens this screen", show=False, id="copy.state"),
+        Binding("s", "save_picture", "Save the screen as SVG", show=False, id="save.picture"),
+        Binding("T", "app.turn_theme", "Light or dark", show=False, id="theme"),
+        Binding("colon,ctrl+p", "app.command_palette", "All commands", show=False, id="palette"),
+        Binding("question_mark", "help", "Help", id="help"),
+        Binding("q", "app.quit", "Quit", id="quit"),
+    ]
+
+    def __init__(self, session: Session, state: ScreenState) -> None:
+        super().__init__()
+        self.session = session
+        self.chords = self.CHORDS
+        # The keys that every screen has come last in the footer.
+        shared = self._bindings.key_to_bindings
+        for binding in _declared(ToolScreen):
+            for key in map(key_name, binding.key.split(",")):
+                shared[key] = shared.pop(key)
+
+    @property
+    def program(self) -> AprtuiApp:
+        """The app."""
+        return cast("AprtuiApp", self.app)
+
+    def compose(self) -> ComposeResult:
+        """The frame around the body."""
+        yield TabBar(self.NAME)
+        yield from self.compose_body()
+        yield ReadoutLine()
+        yield Footer(show_command_palette=False)
+
+    def compose_body(self) -> Iterable[Widget]:
+        """What the screen itself shows."""
+        raise NotImplementedError
+
+    def state(self) -> ScreenState:
+        """What is shown, so that `aprtui open` can show it again."""
+        raise NotImplementedError
+
+    def command(self) -> Sequence[str]:
+        """The headless command, as words, that gives what is shown; empty where there is nothing to give."""
+        raise NotImplementedError
+
+    def captures(self) -> tuple[Path, ...]:
+        """The captures that are on the screen, of two the reference first."""
+        return ()
+
+    def say(self, text: str) -> None:
+        """Put into words what the focused cell says."""
+        self.query_one(ReadoutLine).text = text
+
+    def detail(self, text: str) -> None:
+        """Say at the top right what is shown."""
+        self.query_one(TabBar).detail = text
+
+    def on_mount(self) -> None:
+        """Listen to the first keys of chords, as the user has mapped them."""
+        self.chords = remapped(self.CHORDS, self.program.config.keys)
+        for prefix in dict.fromkeys(chord.prefix for chord in self.chords):
+            self._bindings.bind(prefix, f"chord('{prefix}')", show=False, priority=True)
+
+    def on_text_selected(self) -> None:
+        """Copy the text that was selected with the mouse: ctrl+c, which does so elsewhere, leaves."""
+        # Widgets that draw line by line have no text that Textual could select; it would give their names.
+        found = [widget.get_selection(part) for widget, part in self.selections.items() if isinstance(widget, Static)]
+        text = "".join(text + end for text, end in filter(None, found)).rstrip()
+        if text:
+            self.copy_text(text)
+        self.clear_selection()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Where text is typed, the first key of a chord is a letter."""
+        return not (action == "chord" and isinstance(self.focused, Input))
+
+    def action_chord(self, prefix: str) -> None:
+        """Wait for the second key."""
+        chords = [chord for chord in self.chords if chord.prefix == prefix]
+        self.app.push_screen(ChordScreen(prefix, chords), self._take)
+
+    async def _take(self, taken: tuple[Chord, str] | None) -> None:
+        if taken is not None:
+            chord, key = taken
+            action = chord.action.replace("*", key)
+            await self.run_action(action)
+
+    def action_jump_to_label(self) -> None:
+        """Label what the focused grid or list shows, and go to the label that is typed."""
+        widget = self.focused
+        if not isinstance(widget, JumpTargets) or not widget.jump_places():
+            self.notify("Nothing to jump to here: grids and lists have labels.", severity="warning")
+            return
+
+        def jump(target: Hashable | None) -> None:
+            if target is not None:
+                widget.jump_to(target)
+
+        self.app.push_screen(JumpScreen(widget), jump)
+
+    def action_back(self) -> None:
+        """The screen that was shown before."""
+        self.program.back()
+
+    def action_copy_command(self) -> None:
+        """Copy the headless command, and show it: not every terminal lets a program copy."""
+        words = self.command()
+        if words:
+            self.copy(words)
+        else:
+            self.notify("Nothing here to give headless yet.", severity="warning")
+
+    def action_copy_state(self) -> None:
+        """Copy the command that opens this screen as it is."""
+        self.copy(["aprtui", "open", str(self.state())])
+
+    def copy(self, words: Sequence[str]) -> None:
+        """Copy a command, and show it."""
+        self.copy_text(shlex.join(words))
+
+    def copy_text(self, text: str) -> None:
+        """Copy a text, and show it."""
+        self.app.copy_to_clipboard(text)
+        self.notify(text, title="Copied", markup=False, timeout=10)
+
+    def action_save_picture(self) -> None:
+        """Write what is on the screen as SVG into the working directory."""
+        path = Path(f"aprtui-{self.NAME}-{datetime.now():%Y%m%d-%H%M%S}.svg")
+        try:
+            path.write_text(picture(self.app.export_screenshot(title="aprtui")), encoding="utf-8")
+        except OSError as error:
+            self.notify(f"{path}: cannot be written: {error.strerror}", severity="error", markup=False)
+        else:
+            self.notify(str(path.absolute()), title="Saved", markup=False)
+
+    def action_help(self) -> None:
+        """Show what the screen means, and its keys."""
+        from aprtui.tui.screens.help.screen import HelpScreen
+
+        self.app.push_screen(HelpScreen(self.NAME.capitalize(), self.EXPLANATION, self.all_bindings(), self.chords))
+
+    @classmethod
+    def all_bindings(cls) -> list[Binding]:
+        """The keys of the screen, of its widgets, and of all screens, in this order."""
+        return cls._bindings_with(cls.WIDGETS)
+
+    @classmethod
+    def bindings_at_once(cls) -> list[list[Binding]]:
+        """The keys that can be pressed at one time: one widget has the focus, or none."""
+        return [cls._bindings_with(widgets) for widgets in ((), *((widget,) for widget in cls.WIDGETS))]
+
+    @classmethod
+    def _bindings_with(cls, widgets: Iterable[type[Widget]]) -> list[Binding]:
+        own = [binding for kind in cls.__mro__ if kind is not ToolScreen for binding in _declared(kind)]
+        return [*own, *(binding for widget in widgets for binding in _declared(widget)), *_declared(ToolScreen)]
+
+
+def _declared(kind: type) -> Iterator[Binding]:
+    """Bindings that `kind` itself declares, if it is one of ours."""
+    if kind.__module__.startswith("aprtui."):
+        yield from bindings_of(kind.__dict__.get("BINDINGS", ()))
+
+
+def picture(svg: str) -> str:
+    """An exported screen without the random number in its style names: it changes only where the picture does."""
+    return re.sub(r"terminal-\d+", "terminal", svg)
+
+
+def as_typed(path: Path) -> str:
+    """A path as a person would type it here: relative where it lies below the working directory."""
+    absolute = path.absolute()
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,1 @@
+"""The browse screen: captures and models on this machine."""

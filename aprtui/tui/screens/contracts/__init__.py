@@ -1,0 +1,1 @@
+"""The contracts screen: claims, how far they go, and whether they hold."""

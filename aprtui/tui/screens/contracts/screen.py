@@ -1,0 +1,318 @@
+"""The contracts screen: what is claimed, how far each claim goes, and whether it holds for the capture at hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from rich.table import Table as TextTable
+from rich.text import Text
+from textual import work
+from textual.binding import Binding, BindingType
+from textual.containers import Container, VerticalScroll
+from textual.message import Message
+from textual.widget import Widget
+from textual.widgets import Static
+from textual.worker import get_current_worker
+
+from aprtui.compare.verdict import Verdict
+from aprtui.contracts.documents.document import Document
+from aprtui.contracts.documents.loading import Documents, load_documents
+from aprtui.contracts.evidence.backing import NO_LEDGER, stamps
+from aprtui.contracts.panel import PanelRow, panel
+from aprtui.errors import AprtuiError
+from aprtui.trace.capture import Capture
+from aprtui.tui.frame.session import Session
+from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
+from aprtui.tui.frame.tool_screen import ToolScreen, as_typed
+from aprtui.tui.widgets.cells_grid import CellsGrid
+from aprtui.tui.widgets.contracts_dock import contract_paths
+from aprtui.tui.widgets.contracts_rows import (
+    DOCUMENT_COLUMNS,
+    FALSIFIER_COLUMNS,
+    counts_title,
+    document_rows,
+    falsifier_lines,
+    falsifier_rows,
+    row_words,
+    sides_title,
+)
+from aprtui.tui.widgets.table import Table
+
+SECONDS_BETWEEN_LOOKS = 1.0
+BESIDE, WIDE = 110, 160
+"""From these widths on, a falsifier's cells stand beside its words, and both beside the lists."""
+
+EXPLANATION = """\
+A contract says what must hold of an engine, how it could be shown false (its falsifiers), and what backs each claim. \
+The life cycle of the document and the maturity of a falsifier are two things; both stand here as they are written.
+
+The result is live: each falsifier that a built-in check can judge is judged on the capture at hand, which is the one \
+that Browse, Tensor or Diff showed last (in Diff: B against A). PASS and FAIL come with a number and its bound. \
+"not testable" means that the capture lacks the stage; "no check" that no machine here can judge it. The cells that a \
+falsifier is about are lit in the grid.
+
+Evidence is what was recorded earlier (aprtui contracts check --record): fresh while the sources and the check are as \
+they were, else stale; unbound where it vouches for no source; refuted where the newest is a FAIL.
+
+A contract that is edited on disk, and evidence that is recorded, is read again by itself.
+"""
+
+NO_CONTRACTS = """\
+No contracts here.
+`aprtui open FOLDER/contract.yaml` opens some; so does a folder called contracts below the working directory."""
+
+
+class ContractsScreen(ToolScreen):
+    """Documents, their falsifiers, and the live result of each."""
+
+    NAME = ScreenName.CONTRACTS
+    EXPLANATION = EXPLANATION
+    WIDGETS = (Table,)
+    AUTO_FOCUS = "#falsifiers"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("tab", "app.focus_next", "Next pane", id="contracts.next-pane"),
+        Binding("shift+tab", "app.focus_previous", "Pane before", show=False),
+        Binding("c", "turn_cells", "Cells or words", id="contracts.cells"),
+        Binding("r", "judge", "Judge again", id="contracts.judge"),
+    ]
+    HORIZONTAL_BREAKPOINTS = [(0, "-stacked"), (BESIDE, "-beside"), (WIDE, "-wide")]  # noqa: RUF012  # Textual declares it per instance
+    DEFAULT_CSS = """
+    ContractsScreen {
+        #body { height: 1fr; }
+        #lists { height: 3fr; }
+        #documents { height: auto; min-height: 4; max-height: 40%; }
+        #falsifiers { height: 1fr; min-height: 5; }
+        #one { height: 2fr; }
+        #details { height: 1fr; }
+        #cells { height: auto; max-height: 60%; }
+    }
+    ContractsScreen.-beside #one { layout: horizontal; #details { width: 1fr; height: 100%; } }
+    ContractsScreen.-beside #cells { width: 77; height: 100%; max-height: 100%; }
+    ContractsScreen.-stacked #cells { display: none; }
+    ContractsScreen.-stacked.-of-cells #cells { display: block; max-height: 100%; height: 1fr; }
+    ContractsScreen.-stacked.-of-cells #details { display: none; }
+    ContractsScreen.-wide {
+        #body { layout: horizontal; }
+        #lists { width: 3fr; height: 100%; }
+        #one { width: 2fr; height: 100%; }
+    }
+    """
+
+    class Read(Message):
+        """What lies on disk now."""
+
+        def __init__(self, documents: Documents) -> None:
+            super().__init__()
+            self.documents = documents
+
+    class Recorded(Message):
+        """Evidence came or went."""
+
+    class Judged(Message):
+        """The rows of one document, judged on the captures at hand; `problem` tells why a capture could not be read."""
+
+        def __init__(self, document: Document, rows: tuple[PanelRow, ...], graph: Capture | None, problem: str) -> None:
+            super().__init__()
+            self.document, self.rows, self.capture, self.problem = document, rows, graph, problem
+
+    def __init__(self, session: Session, state: ScreenState) -> None:
+        super().__init__(session, state)
+        self._given = state.path("path")
+        self._paths = contract_paths(session, self._given)
+        self._documents: Documents | None = None
+        self._document: Document | None = None
+        self._rows: tuple[PanelRow, ...] = ()
+        self._judged = False
+        self._capture: Capture | None = None
+        self._sides = (state.path("reference"), state.path("capture"))
+        self._fixed = any(self._sides)
+        self._wanted = (state.text("document"), state.text("falsifier"))
+
+    def compose_body(self) -> Iterable[Widget]:
+        """Documents and falsifiers; what is known of one, and its cells."""
+        with Container(id="body"):
+            with Container(id="lists"):
+                yield Table(DOCUMENT_COLUMNS, "Reading…", id="documents")
+                yield Table(FALSIFIER_COLUMNS, "Choose a contract above.", id="falsifiers")
+            with Container(id="one"):
+                with VerticalScroll(id="details", classes="pane"):
+                    yield Static(id="text", markup=False)
+                with VerticalScroll(id="cells", classes="pane"):
+                    yield CellsGrid()
+
+    def on_mount(self) -> None:
+        """Begin to read."""
+        self.query_one("#documents", Table).border_title = "contracts"
+        self.query_one("#details").border_title = "falsifier"
+        self.query_one("#cells").border_title = "what it is about"
+        self._take_sides()
+        self._watch()
+
+    def on_screen_resume(self) -> None:
+        """Judge on what was looked at meanwhile."""
+        if self.is_mounted:
+            self._take_sides()
+
+    def captures(self) -> tuple[Path, ...]:
+        """The captures at hand stay those that they are."""
+        return tuple(path for path in self._sides if path is not None)
+
+    def state(self) -> ScreenState:
+        """Where contracts are read from, what the cursors stand on, and the captures."""
+        row = self._row
+        reference, capture = self._sides
+        return screen_state(
+            self.NAME, path=self._given, document=self._document.name if self._document else None,
+            falsifier=row.falsifier.id if row else None, reference=reference, capture=capture,
+        )  # fmt: skip
+
+    def command(self) -> Sequence[str]:
+        """The check of this document on the same captures; without a capture its validation."""
+        if self._document is None:
+            return []
+        reference, capture = self._sides
+        path = as_typed(self._document.path)
+        if capture is None:
+            return ["aprtui", "contracts", "validate", path]
+        words = ["aprtui", "contracts", "check", path, "--capture", as_typed(capture)]
+        return words + (["--reference", as_typed(reference)] if reference is not None else [])
+
+    def action_turn_cells(self) -> None:
+        """From the words about a falsifier to its cells and back, where they share their place."""
+        self.toggle_class("-of-cells")
+
+    def action_judge(self) -> None:
+        """Read the captures again."""
+        self._take_sides(again=True)
+
+    def _take_sides(self, again: bool = False) -> None:
+        """Take the captures that another screen shows, unless the state named some."""
+        sides = self._sides if self._fixed else self._at_hand()
+        if sides != self._sides or again:
+            self._sides = sides
+            self._judge()
+
+    def _at_hand(self) -> tuple[Path | None, Path | None]:
+        shown = self.program.captures_at_hand()
+        return (shown[0], shown[1]) if len(shown) > 1 else (None, shown[0] if shown else None)
+
+    @work(thread=True, group="read")
+    def _watch(self) -> None:
+        """Read the contracts, and again whatever changes, evidence too."""
+        worker, documents = get_current_worker(), load_documents(self._paths)
+        before = stamps(documents.readable)
+        self.post_message(self.Read(documents))
+        while not worker.is_cancelled:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            if not self.is_current:
+                continue
+            fresh, recorded = documents.refreshed(), stamps(documents.readable)
+            if worker.is_cancelled:
+                return
+            if fresh is not documents:
+                documents, recorded = fresh, stamps(fresh.readable)
+                self.post_message(self.Read(documents))
+            elif recorded != before:
+                self.post_message(self.Recorded())
+            before = recorded
+
+    @work(thread=True, group="judge", exclusive=True, description="document")
+    def _judge_in_thread(self, document: Document, sides: tuple[Path | None, Path | None]) -> None:
+        """Judge the falsifiers of `document`; a newer wish makes the result void."""
+        worker = get_current_worker()
+        reference, capture, problem = None, None, ""
+        try:
+            reference, capture = (None if path is None else Capture.open(path) for path in sides)
+        except AprtuiError as error:
+            problem = str(error)
+        rows = panel(document, capture, reference)
+        if not worker.is_cancelled:
+            self.post_message(self.Judged(document, rows, capture, problem))
+
+    def on_contracts_screen_read(self, message: Read) -> None:
+        """Show the documents; the one that is open is judged again where it has changed."""
+        self._documents = message.documents
+        table = self.query_one("#documents", Table)
+        table.empty = message.documents.error or NO_CONTRACTS
+        table.show(document_rows(message.documents.files))
+        name, self._wanted = self._wanted[0], ("", self._wanted[1])
+        for loaded in message.documents.files:
+            if name and loaded.path.stem == name:
+                table.point(loaded.path)
+        self._open_document()
+
+    def on_contracts_screen_recorded(self) -> None:
+        """Read the evidence again."""
+        self._judge()
+
+    def on_contracts_screen_judged(self, message: Judged) -> None:
+        """Show the results."""
+        if message.document is self._document:
+            self._rows, self._judged, self._capture = message.rows, True, message.capture
+            if message.problem:
+                self.notify(message.problem, severity="error", markup=False)
+            self._show_rows()
+
+    def on_table_pointed(self, message: Table.Pointed) -> None:
+        """Another document, or another falsifier."""
+        if message.table.id == "documents":
+            self._open_document()
+        else:
+            self._show_one()
+
+    def on_table_chosen(self, message: Table.Chosen) -> None:
+        """From documents to falsifiers, from there to all the words about one."""
+        documents = message.table.id == "documents"
+        self.set_focus(self.query_one("#falsifiers" if documents else "#details"))
+
+    def _open_document(self) -> None:
+        key = self.query_one("#documents", Table).key
+        loaded = next((file for file in self._documents.files if file.path == key), None) if self._documents else None
+        document = loaded.document if loaded is not None else None
+        if document is self._document and document is not None:
+            return
+        self._document = document
+        self._judge()
+        if loaded is not None and loaded.error:
+            self.query_one("#falsifiers", Table).empty = loaded.error
+            self.query_one("#falsifiers", Table).show([])
+
+    def _judge(self) -> None:
+        """Show the falsifiers without their results, and begin to judge them."""
+        self._judged = False
+        self._rows = () if self._document is None else panel(self._document, mapping={}, ledger=NO_LEDGER)
+        self._show_rows()
+        if self._document is not None:
+            self._judge_in_thread(self._document, self._sides)
+
+    def _show_rows(self) -> None:
+        table = self.query_one("#falsifiers", Table)
+        table.border_title = counts_title(self._rows, self._judged, sides_title(*self._sides))
+        table.show(falsifier_rows(self._rows, self._judged))
+        if self._wanted[1] and table.point(self._wanted[1]):
+            self._wanted = ("", "")
+        self._show_one()
+
+    @property
+    def _row(self) -> PanelRow | None:
+        """The falsifier under the cursor."""
+        key = self.query_one("#falsifiers", Table).key
+        return next((row for row in self._rows if (row.falsifier.id or row.falsifier.line) == key), None)
+
+    def _show_one(self) -> None:
+        row, grid = self._row, self.query_one(CellsGrid)
+        text = TextTable.grid(padding=(0, 1))
+        text.add_column(style="dim", no_wrap=True)
+        text.add_column(overflow="fold")
+        for name, line in falsifier_lines(row) if row is not None else ():
+            text.add_row(name, Text(line))
+        self.query_one("#text", Static).update(text)
+        self.query_one("#details").border_title = row.falsifier.id if row is not None else "falsifier"
+        failed = row is not None and row.judgement is not None and row.judgement.verdict is Verdict.FAIL
+        graph = None if self._capture is None else self._capture.graph
+        grid.show(graph, row.nodes if row is not None and self._judged else (), bad=failed)
+        self.query_one("#cells").scroll_to(y=grid.first_lit_line, animate=False)
+        self.say(row_words(row, self.size.width - 2))

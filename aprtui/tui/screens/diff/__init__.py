@@ -1,0 +1,1 @@
+"""The diff screen: two captures side by side."""

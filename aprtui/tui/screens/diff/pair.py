@@ -1,0 +1,184 @@
+"""A stage of both sides as three tiles, A, B and B − A, of the same values at the same places; without a screen.
+
+Values are read by position, a part at a time: a capture may be written anew while it is looked at, and a stage may be
+larger than the memory that a screen should take.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.errors import UnreadableError
+from aprtui.trace.capture import Capture
+from aprtui.trace.graph import Node
+from aprtui.trace.stage_reader import StageReader
+from aprtui.tui.draw.tiles import (
+    Read,
+    Scale,
+    ScaleKind,
+    Size,
+    Viewport,
+    finite_range,
+    largest,
+    magnitudes,
+    reduced,
+    scale_for,
+)
+from aprtui.tui.draw.viewport import View
+from aprtui.tui.screens.diff.sides import Sides
+
+Values = NDArray[np.float32]
+Cancelled = Callable[[], bool]
+
+
+def never() -> bool:
+    """Nobody cancels."""
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class PairTiles:
+    """Levels of A, B and B − A with the scales that they are on: one for both sides, one for the difference."""
+
+    tiles: tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
+    scale: Scale
+    difference: Scale
+
+
+class StagePair:
+    """One stage of both sides. Raises `UnreadableError` where the two cannot be laid side by side."""
+
+    def __init__(self, a: StageReader, b: StageReader, axes: tuple[str, ...]) -> None:
+        if a.shape != b.shape:
+            raise UnreadableError(
+                f"A is {_shape(a.shape)}, B {_shape(b.shape)}: not laid side by side here: enter opens B's alone"
+            )
+        self._readers = (a, b)
+        self._axes = axes
+
+    @property
+    def shape(self) -> Size:
+        """Rows and columns of a plane."""
+        return self._readers[0].plane_shape
+
+    @property
+    def planes(self) -> int:
+        """Heads of an attention map, else 1."""
+        return self._readers[0].planes
+
+    def beginning(self, view: View, cancelled: Cancelled = never) -> tuple[int, View, PairTiles]:
+        """The plane of the value that differs most, `view` with the cursor on it, and its tiles.
+
+        `view` is of all values: each is read once.
+        """
+        found = [self._reduced(view, plane, cancelled) for plane in range(self.planes)]
+        plane = max(range(self.planes), key=lambda plane: int(magnitudes(found[plane][2]).max(initial=0)))
+        differences = magnitudes(found[plane][2])
+        if not differences.size:
+            return 0, view, _levels(found[plane])
+        down, right = divmod(int(differences.argmax()), differences.shape[1])
+        row, column, _ = largest(self._difference(plane), *view.viewport.values(down, right, self.shape))
+        return plane, view.at(row, column), _levels(found[plane])
+
+    def tiles(self, view: View, plane: int, cancelled: Cancelled = never) -> PairTiles:
+        """The tiles of what `view` shows."""
+        return _levels(self._reduced(view, plane, cancelled))
+
+    def _reduced(self, view: View, plane: int, cancelled: Cancelled) -> tuple[Values, Values, Values]:
+        """A, B and B − A reduced in one pass: the three lie side by side, each filled up to whole cells."""
+        viewport = view.viewport
+        rows, columns = viewport.cells(self.shape, view.room)
+        seen = slice(viewport.column, min(viewport.column + columns * viewport.columns_per_cell, self.shape[1]))
+        width, filled = seen.stop - seen.start, columns * viewport.columns_per_cell
+
+        def read(lines: slice, _: slice) -> Values:
+            a, b = (reader.values(lines, seen, plane) for reader in self._readers)
+            joined = np.zeros((a.shape[0], 3, filled), np.float32)
+            joined[:, 0, :width], joined[:, 1, :width] = a, b
+            with np.errstate(invalid="ignore", over="ignore"):
+                np.subtract(b, a, out=joined[:, 2, :width])
+            return joined.reshape(a.shape[0], 3 * filled)
+
+        side_by_side = Viewport(viewport.row, 0, viewport.rows_per_cell, viewport.columns_per_cell)
+        tile = reduced(read, (self.shape[0], 3 * filled), side_by_side, (rows, 3 * columns), cancelled)
+        a, b, difference = tile.reshape(rows, 3, columns).swapaxes(0, 1)
+        return a, b, difference
+
+    def words(self, view: View, plane: int) -> str:
+        """The value under the cursor on both sides, with its bits."""
+        if not all(self.shape):
+            return "no values"
+        row, column = slice(view.row, view.row + 1), slice(view.column, view.column + 1)
+        a, b = (float(self._side(side, plane)(row, column)[0, 0]) for side in (0, 1))
+        names = self._axes[-2:] if len(self._axes) > 1 else ("row", "column")
+        place = f"{names[0]} {view.row}, {names[1]} {view.column}"
+        place = f"head {plane}, {place}" if self.planes > 1 else place
+        return f"{place}: A {a:.6g} ({_bits(a)}), B {b:.6g} ({_bits(b)}), B − A {b - a:.3g}"
+
+    def close(self) -> None:
+        """Close both files."""
+        for reader in self._readers:
+            reader.close()
+
+    def _side(self, side: int, plane: int) -> Read:
+        reader = self._readers[side]
+        return lambda rows, columns: reader.values(rows, columns, plane)
+
+    def _difference(self, plane: int) -> Read:
+        a, b = self._side(0, plane), self._side(1, plane)
+
+        def read(rows: slice, columns: slice) -> Values:
+            with np.errstate(invalid="ignore", over="ignore"):
+                return b(rows, columns) - a(rows, columns)
+
+        return read
+
+
+def open_pair(sides: Sides, node: Node) -> StagePair:
+    """The stage `node` of both sides. Raises `UnreadableError`."""
+    if sides.a is None or sides.b is None:
+        raise UnreadableError("two stage files are compared as they lie: enter opens B's alone")
+    a = _reader(sides.a, node)
+    try:
+        return StagePair(a, _reader(sides.b, node), tuple(str(axis) for axis in sides.a.graph[node.stage].axes))
+    except BaseException:
+        a.close()
+        raise
+
+
+def _reader(capture: Capture, node: Node) -> StageReader:
+    file = capture.files.get(node)
+    if file is None:
+        raise UnreadableError(f"{capture.path.name} has no {node}")
+    return StageReader(file.path, file.shape)
+
+
+def open_files(a: Path, b: Path) -> StagePair:
+    """Two stage files as one row of values each. Raises `UnreadableError`."""
+    left = StageReader(a, None)
+    try:
+        return StagePair(left, StageReader(b, None), ())
+    except BaseException:
+        left.close()
+        raise
+
+
+def _levels(values: tuple[Values, Values, Values]) -> PairTiles:
+    a, b, difference = values
+    both = scale_for(ScaleKind.SYMMETRIC, *finite_range(np.concatenate([a, b])))
+    own = scale_for(ScaleKind.SYMMETRIC, *finite_range(difference))
+    return PairTiles((both.levels(a), both.levels(b), own.levels(difference)), both, own)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))
+
+
+def _bits(value: float) -> str:
+    return struct.pack(">f", value).hex()

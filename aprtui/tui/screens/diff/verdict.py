@@ -1,0 +1,60 @@
+"""The verdict of a comparison on four lines, the last of which can be done without: its word, and what it rests on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rich.segment import Segment
+from textual.reactive import reactive
+from textual.strip import Strip
+from textual.widget import Widget
+
+from aprtui.tui.widgets.kept_styles import KeptStyles
+
+COLUMN = 10
+"""Cells of the word and the space around it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A word (PASS, FAIL, UNKNOWN, or what is going on) and lines beside it."""
+
+    word: str = ""
+    lines: tuple[str, ...] = ()
+
+
+class VerdictLines(KeptStyles, Widget):
+    """Shows a `Shown`."""
+
+    PREFIX = "verdict"
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        f"verdict--{name}" for name in ("pass", "fail", "unknown", "other", "first", "rest")
+    }
+    DEFAULT_CSS = """
+    VerdictLines {
+        height: 4; padding: 0 1; background: $panel;
+        .verdict--pass { color: $background; background: $accent; text-style: bold; }
+        .verdict--fail { color: $background; background: $error; text-style: bold; }
+        .verdict--unknown { color: $background; background: $foreground; text-style: bold; }
+        .verdict--other { color: $accent; text-style: bold; }
+        .verdict--first { color: $foreground; text-style: bold; }
+        .verdict--rest { color: $text-muted; }
+        &:nocolor .verdict--pass, &:nocolor .verdict--fail, &:nocolor .verdict--unknown { text-style: reverse bold; }
+    }
+    """
+
+    shown: reactive[Shown] = reactive(Shown())
+
+    def render_line(self, y: int) -> Strip:
+        """Line `y`; what has no room is cut."""
+        width, shown = self.size.width, self.shown
+        name = shown.word.lower() if shown.word in ("PASS", "FAIL", "UNKNOWN") else "other"
+        word = shown.word if y == 0 else ""
+        style = self.style(name) if word else self.style()
+        text = shown.lines[y] if y < len(shown.lines) else ""
+        room = max(width - COLUMN, 0)
+        text = text if len(text) <= room else text[: max(room - 1, 0)] + "…"
+        rest = self.style("first" if y == 0 else "rest")
+        segments = [Segment(f" {word} ".center(COLUMN - 1), style), Segment(" ", self.style()), Segment(text, rest)]
+        return Strip(segments).adjust_cell_length(width, self.style())

@@ -1,0 +1,65 @@
+"""Help, made from the bindings themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+from rich.table import Table
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from aprtui.tui.frame.keymap import Chord, shown_keys
+
+
+class HelpScreen(ModalScreen[None]):
+    """Shows keys and an explanation over the screen that asked for it; the ids are what a configuration remaps."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,question_mark", "dismiss", "Close help"),
+        Binding("down,j", "scroll_by(1)", "Down", show=False),
+        Binding("up,k", "scroll_by(-1)", "Up", show=False),
+        Binding("pagedown,space", "scroll_by(10)", "Page down", show=False),
+        Binding("pageup", "scroll_by(-10)", "Page up", show=False),
+    ]
+    DEFAULT_CSS = """
+    HelpScreen { align: center middle; }
+    HelpScreen > VerticalScroll {
+        width: 76; max-width: 100%; height: auto; max-height: 100%; background: $surface;
+    }
+    """
+
+    def __init__(self, title: str, explanation: str, bindings: Iterable[Binding], chords: Sequence[Chord] = ()) -> None:
+        super().__init__()
+        self._title = title
+        self._explanation = explanation
+        self._bindings_shown = list(bindings)
+        self._chords_shown = chords
+
+    def compose(self) -> ComposeResult:
+        """Explanation above, keys below."""
+        with VerticalScroll(classes="pane", can_focus=False) as box:
+            box.border_title = self._title
+            box.border_subtitle = "j k scroll, escape closes"
+            yield Static(self._explanation, markup=False)
+            yield Static(self._keys())
+
+    def action_scroll_by(self, lines: int) -> None:
+        """Scroll the text."""
+        self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
+
+    def _keys(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        chosen, ascii_only = self.app._keymap, self.app.has_class("-ascii")
+        rows = [
+            (chosen.get(binding.id or "", binding.key), binding.description, binding.id)
+            for binding in self._bindings_shown
+        ]
+        rows += [(chord.keys, chord.description, chord.id) for chord in self._chords_shown]
+        for keys, description, name in rows:
+            table.add_row(Text(shown_keys(keys, ascii_only), style="bold"), description, Text(name or "", style="dim"))
+        return table

@@ -1,0 +1,1 @@
+"""The live screen: a model while it generates."""

@@ -1,0 +1,162 @@
+"""The body of the live screen: text, likeliest tokens, logit lens and stage grid of the token that is looked at."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.containers import Container
+
+from aprtui.engine.process.messages import EngineInfo, Started, TokenText
+from aprtui.engine.process.slots import TokenRecord
+from aprtui.trace.graph import Node, graph_for
+from aprtui.tui.draw.bars import candidate_bars, lens_bars
+from aprtui.tui.draw.figures import figures
+from aprtui.tui.draw.readout import describe, first_bad, pass_title
+from aprtui.tui.frame.session import Session
+from aprtui.tui.screens.live.beginning import Beginning
+from aprtui.tui.screens.live.run import LiveRun
+from aprtui.tui.screens.live.token_line import TokenLine
+from aprtui.tui.widgets.bar_list import BarList
+from aprtui.tui.widgets.contracts_dock import ContractsDock
+from aprtui.tui.widgets.stage_grid import StageGrid
+from aprtui.tui.widgets.text_stream import TextStream
+
+NO_LENS = "Not computed for this token.\nn makes the next one,\ng starts the run again."
+
+
+class LiveBody(Container):
+    """Shows a `LiveRun` and the passes that the screen gives it, by the statistic, the signal and the lens chosen."""
+
+    SCOPED_CSS: ClassVar[bool] = False  # the width of the screen, an ancestor, decides
+    DEFAULT_CSS: ClassVar[str] = """
+    LiveBody {
+        height: 1fr;
+        #panes { layout: horizontal; height: 1fr; }
+        #side { layout: horizontal; height: 100%; width: auto; }
+        TextStream { width: 1fr; height: 100%; }
+        BarList { width: 32; height: 100%; }
+        #lens, #dock { display: none; }
+        #dock { width: 44; height: 100%; }
+    }
+    .-narrow StageGrid, .-stacked StageGrid { dock: bottom; width: 100%; height: auto; max-height: 70%; }
+    LiveBody.-lens #lens { display: block; }
+    .-narrow LiveBody.-lens #candidates { display: none; }
+    LiveBody.-contracts #dock, .-wide LiveBody #dock { display: block; }
+    .-narrow LiveBody.-contracts #candidates, .-narrow LiveBody.-contracts #lens { display: none; }
+    .-wide LiveBody {
+        #panes { layout: grid; grid-size: 2 2; grid-columns: 1fr 2fr; grid-rows: auto 1fr; }
+        #side { width: 100%; min-height: 13; }
+        TextStream { row-span: 2; width: 100%; }
+        BarList, #dock { width: 1fr; }
+        StageGrid { height: auto; max-height: 66vh; }
+    }
+    """
+
+    def __init__(self, run: LiveRun, begin: Beginning, session: Session) -> None:
+        super().__init__()
+        self._run = run
+        self._first_node = begin.node
+        self.statistic, self.signal, self.lens = begin.statistic, begin.signal, begin.lens
+        self.record: TokenRecord | None = None
+        self._before: TokenRecord | None = None
+        self._text = TextStream(classes="pane")
+        self._candidates = BarList("likeliest tokens", id="candidates", classes="pane")
+        self._lens = BarList("logit lens", id="lens", classes="pane")
+        self._dock = ContractsDock(session, id="dock")
+        self._dock.can_focus = False  # enter goes to the prompt here; 5 opens the contracts
+        self._grid = StageGrid(classes="pane")
+        self._line = TokenLine()
+        self._text_title = "text"
+
+    def compose(self) -> ComposeResult:
+        """Text and bars above or beside the grid; the line of words below."""
+        with Container(id="panes"):
+            yield self._text
+            yield self._grid
+            with Container(id="side"):
+                yield self._candidates
+                yield self._lens
+                yield self._dock
+        yield self._line
+
+    def on_mount(self) -> None:
+        """Nothing is known yet."""
+        self._text.border_title = self._text_title
+        self._grid.border_title = pass_title(self.statistic, None)
+        self._candidates.show([], "No token yet.")
+        self.set_class(self.lens, "-lens")
+
+    @property
+    def node(self) -> Node | None:
+        """The node under the cursor."""
+        return self._grid.node
+
+    def words(self, width: int) -> str:
+        """What is known of the node under the cursor, as far as it fits."""
+        graph = self._grid.graph
+        return "" if graph is None else describe(graph, self._grid.node, self.record, self._before, width)
+
+    def point_contracts(self) -> None:
+        """Show what contracts say about the node under the cursor."""
+        self._dock.point_at(self._grid.node)
+
+    def open(self, info: EngineInfo) -> None:
+        """Lay the grid out for a model, unless it is already."""
+        if self._grid.graph is None or self._grid.graph.config != info.graph:
+            self._grid.open_graph(graph_for(info.graph), self._first_node)
+
+    def start(self, event: Started, sampling: str) -> None:
+        """A run begins: its prompt, and how its tokens are chosen."""
+        self._text.border_subtitle = sampling
+        self._text.start(event.prompt)
+
+    def add(self, event: TokenText) -> None:
+        """The text of one more token."""
+        self._text.add(event.text, self._run.tint(self.signal))
+
+    def finish(self, tail: str) -> None:
+        """The run has ended."""
+        self._text.finish(tail)
+
+    def show_pass(self, record: TokenRecord, before: TokenRecord | None, grid_alone: bool = False) -> None:
+        """Draw a pass and its token, or for now the grid alone; `before` is the pass of the token before."""
+        self.record, self._before = record, before
+        self.show_grid()
+        if grid_alone:
+            return
+        self._candidates.show(candidate_bars(record, self._run.names), "No token could be chosen.")
+        self.show_lens()
+
+    def show_grid(self) -> None:
+        """Draw the grid by the statistic that is chosen."""
+        record, graph = self.record, self._grid.graph
+        self._grid.border_title = pass_title(self.statistic, record)
+        if record is not None and graph is not None:
+            before = None if self._before is None else self._before.stats
+            shown = figures(self.statistic, record.stats, record.stage_seconds, before)
+            self._grid.show(shown, first_bad(graph, record.stats), tell=False)
+
+    def show_lens(self) -> None:
+        """Draw the lens, with the layer under the cursor marked."""
+        self.set_class(self.lens, "-lens")
+        if self.lens:
+            node = self._grid.node
+            layer = -1 if node is None or node.layer is None else node.layer
+            bars = [] if self.record is None else lens_bars(self.record, self._run.names, layer)
+            self._lens.show(bars, NO_LENS)
+
+    def show_place(self) -> None:
+        """Say where in the run one looks."""
+        timeline = self._run.timeline
+        # While tokens come the count stands in the line of screens: setting a title draws the whole pane anew.
+        title = "text" if timeline.live else f"text: {timeline.words()}"
+        if title != self._text_title:
+            self._text_title = self._text.border_title = title
+        self._text.mark(timeline.at)
+        self._line.show(self.signal, self._run.shown, self._run.noise)
+
+    def show_tints(self) -> None:
+        """Tint the text by the signal that is chosen."""
+        self._text.tint(self._run.tints(self.signal))
+        self._line.show(self.signal, self._run.shown, self._run.noise)

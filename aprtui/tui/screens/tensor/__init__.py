@@ -1,0 +1,1 @@
+"""The tensor screen: one stage tensor or weight, down to its bytes."""

@@ -1,0 +1,101 @@
+"""What the tensor screen's threads do: read a tile, look at a tensor as a whole, find the texts of tokens."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.errors import AprtuiError
+from aprtui.model.model import load_model
+from aprtui.resources import embedded_model
+from aprtui.trace.aprt import HEADER_BYTES
+from aprtui.trace.capture import Capture
+from aprtui.trace.profile import Profile, profile
+from aprtui.tui.draw.tiles import Viewport, reduced
+from aprtui.tui.draw.viewport import View
+from aprtui.tui.screens.tensor.source import StageSource, TensorSource
+from aprtui.tui.screens.tensor.text import token_text
+
+Cancelled = Callable[[], bool]
+
+BATCH_SECONDS = 0.15
+"""What takes longer is shown in parts."""
+
+_CRC_CHUNK = 1 << 20
+_BAND = 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Glimpse:
+    """A tile of values of one plane of a source; of its rows so many are known by now."""
+
+    source: TensorSource
+    plane: int
+    viewport: Viewport
+    numbers: bool
+    values: NDArray[np.float32]
+    known: int
+
+
+def glimpses(source: TensorSource, plane: int, view: View, cancelled: Cancelled) -> Iterator[Glimpse]:
+    """The tile of a view; where it takes long, also the part of it that is known so far."""
+    read, viewport, room = partial(source.read, plane), view.viewport, view.room
+    rows, columns = viewport.cells(source.shape, room)
+    values = np.zeros((rows, columns), np.float32)
+    told = time.monotonic()
+    for first in range(0, rows, _BAND):
+        count = min(_BAND, rows - first)
+        top = viewport.row + first * viewport.rows_per_cell
+        band = Viewport(top, viewport.column, viewport.rows_per_cell, viewport.columns_per_cell)
+        values[first : first + count] = reduced(read, source.shape, band, (count, columns), cancelled)
+        if cancelled():
+            return
+        if time.monotonic() - told > BATCH_SECONDS and first + count < rows:
+            yield Glimpse(source, plane, viewport, view.numbers, values.copy(), first + count)
+            told = time.monotonic()
+    yield Glimpse(source, plane, viewport, view.numbers, values, rows)
+
+
+def whole_profile(source: TensorSource, plane: int, cancelled: Cancelled) -> Profile | None:
+    """A plane as a whole; None where `cancelled` ended it."""
+    found = profile(partial(source.read, plane), source.shape, source.causal, cancelled)
+    return None if cancelled() else found
+
+
+def checksum_problem(source: TensorSource, cancelled: Cancelled) -> str:
+    """Whether a stage file is still the one that its manifest describes; empty where it is, or where nothing tells."""
+    if not isinstance(source, StageSource) or source.crc32 is None:
+        return ""
+    crc, at, end = 0, 0, HEADER_BYTES + 4 * source.count
+    while at < end and not cancelled():
+        piece = source.file.read(at, min(_CRC_CHUNK, end - at))
+        if not piece:
+            break
+        crc, at = zlib.crc32(piece, crc), at + len(piece)
+    if cancelled() or crc == source.crc32:
+        return ""
+    return (
+        f"{source.file.path}: CRC32 is {crc:08x}, the manifest says {source.crc32:08x}: changed since the capture: "
+        "capture again"
+    )
+
+
+def token_texts(capture: Capture, models: Iterable[Path]) -> tuple[str, ...]:
+    """The texts of a capture's tokens, by the tokenizer of its own model; empty where that is not at hand."""
+    if capture.tokens is None or capture.manifest is None or capture.manifest.model.sha256 is None:
+        return ()
+    for path in (embedded_model(), *models):
+        try:
+            model = load_model(path)
+            if model.sha256() == capture.manifest.model.sha256:
+                return tuple(token_text(model.tokenizer.token_bytes(token)) for token in capture.tokens)
+        except (AprtuiError, OSError):
+            continue
+    return ()

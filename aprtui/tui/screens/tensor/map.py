@@ -1,0 +1,165 @@
+"""The heatmap of the tensor screen: at the highest zoom its values are written out in its cells."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.segment import Segment
+from rich.style import Style
+from textual.binding import Binding, BindingType
+from textual.events import Click, MouseScrollDown, MouseScrollUp
+from textual.message import Message
+from textual.strip import Strip
+from textual.widget import Widget
+
+from aprtui.tui.draw.colours import ColourMap, level_colours, level_styles
+from aprtui.tui.draw.levels import LEVELS, Mark, glyph
+from aprtui.tui.draw.viewport import NUMBER_CELLS
+from aprtui.tui.screens.tensor.text import signed_number
+from aprtui.tui.widgets.heatmap import Heatmap, Tile
+
+
+class TensorMap(Heatmap):
+    """Draws levels, or the values themselves on the colours of their levels; tells where the cursor is sent."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "choose", "Zoom to value"),
+        # The same actions as those of tables and stage grids: the same keys stand for one thing.
+        Binding("up,k", "move(-1, 0)", "Row above", show=False),
+        Binding("down,j", "move(1, 0)", "Row below", show=False),
+        Binding("left,h", "move(0, -1)", "Column before", show=False),
+        Binding("right,l", "move(0, 1)", "Column after", show=False),
+        Binding("pageup", "move(-10, 0)", "Ten rows up", show=False),
+        Binding("pagedown", "move(10, 0)", "Ten rows down", show=False),
+        Binding("H,shift+left", "move(0, -10)", "Ten columns back", show=False),
+        Binding("L,shift+right", "move(0, 10)", "Ten columns on", show=False),
+        Binding("home", "move_to(0)", "First column", show=False),
+        Binding("end", "move_to(-1)", "Last column", show=False),
+    ]
+
+    class Moved(Message):
+        """The cursor is sent by so many cells; `column` is 0 or −1 where it is sent to an end of its row."""
+
+        def __init__(self, rows: int, columns: int, end: int | None = None) -> None:
+            super().__init__()
+            self.rows, self.columns, self.end = rows, columns, end
+
+    class Chosen(Message):
+        """The value under the cursor was chosen."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._numbers: NDArray[np.float32] | None = None
+
+    def show(self, tile: Tile, colour_map: ColourMap, cursor: tuple[int, int] | None = None) -> None:
+        """Draw levels."""
+        self._numbers = None
+        super().show(tile, colour_map, cursor)
+
+    def write_out(
+        self, values: NDArray[np.float32], tile: Tile, colour_map: ColourMap, cursor: tuple[int, int]
+    ) -> None:
+        """Draw `values` on the colours of their levels `tile`; the cursor is a row and a column of both."""
+        super().show(tile, colour_map, cursor)
+        self._numbers = values
+
+    def move_cursor(self, cursor: tuple[int, int] | None) -> None:
+        """Put the cursor on another value of the same tile."""
+        if self._numbers is None:
+            super().move_cursor(cursor)
+        else:
+            self._cursor = cursor
+            self.refresh()
+
+    def action_move(self, rows: int, columns: int) -> None:
+        """Send the cursor by cells."""
+        self.post_message(self.Moved(rows, columns))
+
+    def action_move_to(self, end: int) -> None:
+        """Send the cursor to an end of its row."""
+        self.post_message(self.Moved(0, 0, end))
+
+    def action_choose(self) -> None:
+        """Choose the value under the cursor."""
+        self.post_message(self.Chosen())
+
+    def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
+        """The wheel moves the cursor."""
+        event.stop()
+        self.action_move(1, 0)
+
+    def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
+        """The wheel moves the cursor."""
+        event.stop()
+        self.action_move(-1, 0)
+
+    def on_click(self, event: Click) -> None:
+        """Point at a value that is written out; at a level, the handler of all heatmaps points."""
+        if self._numbers is None or self.dragged:
+            return
+        event.prevent_default()
+        offset = event.get_content_offset(self)
+        if offset is not None:
+            row, column = offset.y, offset.x // NUMBER_CELLS
+            if row < self._numbers.shape[0] and column < self._numbers.shape[1]:
+                self.post_message(self.Pointed(self, row, column))
+
+    def render_line(self, y: int) -> Strip:
+        """A line of colours, or of numbers."""
+        return super().render_line(y) if self._numbers is None else self._number_line(self._numbers, y)
+
+    def _number_line(self, numbers: NDArray[np.float32], y: int) -> Strip:
+        width, base = self.size.width, self.style()
+        if y >= numbers.shape[0]:
+            return Strip.blank(width, base)
+        styles = level_styles(self._map)
+        segments = []
+        for column, (value, level) in enumerate(zip(numbers[y].tolist(), self._tile[y].tolist(), strict=True)):
+            style = base if self.plain else base + styles[level]
+            if self._cursor == (y, column):
+                style = self.style("cursor") + Style(reverse=self.plain)
+            text = "·" if level == Mark.MISSING else signed_number(value)
+            segments.append(Segment(f"{text:>{NUMBER_CELLS - 1}} ", style))
+        return Strip(segments).adjust_cell_length(width, base)
+
+
+class ColourBar(Widget):
+    """The colours from one end of the scale to the other, with the numbers of both and what the marks mean."""
+
+    DEFAULT_CSS = "ColourBar { height: 1; }"
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._map = ColourMap.CIVIDIS
+        self._ends = ("", "")
+        self._words = ""
+
+    def show(self, colour_map: ColourMap, ends: tuple[str, str], words: str) -> None:
+        """Show another scale."""
+        self._map, self._ends, self._words = colour_map, ends, words
+        self.refresh()
+
+    @property
+    def text(self) -> str:
+        """What is written."""
+        return f"{self._ends[0]} … {self._ends[1]}  {self._words}"
+
+    def render_line(self, y: int) -> Strip:
+        """Number, colours, number, words."""
+        width, base = self.size.width, self.rich_style
+        if not self._ends[0]:
+            return Strip.blank(width, base)
+        left, right = f"{self._ends[0]} ", f" {self._ends[1]}  "
+        room = max(min(width - len(left) - len(right) - len(self._words), 32), 8)
+        colours = level_colours(self._map)
+        segments = [Segment(left, base)]
+        for cell in range(room):
+            level = cell * (LEVELS - 1) // max(room - 1, 1)
+            if bool(getattr(self.app, "plain", False)):
+                segments.append(Segment(glyph(level), base))
+            else:
+                segments.append(Segment(" ", Style(bgcolor="rgb({},{},{})".format(*(colours[level] or (0, 0, 0))))))
+        segments += [Segment(right, base), Segment(self._words, base + Style(dim=True))]
+        return Strip(segments).adjust_cell_length(width, base)

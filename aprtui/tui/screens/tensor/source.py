@@ -1,0 +1,335 @@
+"""What the tensor screen looks at: a stage of a capture, a stage file by itself, or a weight of a model."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.errors import UnreadableError, UsageError
+from aprtui.model.tensor_table import TensorInfo, TensorReader, tensor_table
+from aprtui.trace.aprt import AprtError
+from aprtui.trace.capture import Capture
+from aprtui.trace.graph import Node, Op, Part, Stage, StageGraph, canonical_name
+from aprtui.trace.manifest import relative_path
+from aprtui.trace.positional import PositionalFile
+from aprtui.trace.stage_reader import StageReader
+from aprtui.trace.stats import StageStats
+from aprtui.tui.draw.tiles import Size
+from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
+from aprtui.tui.frame.tool_screen import as_typed
+
+FOLDED = 256
+"""Values in a row of a file whose shape nothing tells."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value lies in its file: a float32 by itself, or a block that holds others too."""
+
+    offset: int
+    bytes: int
+    is_block: bool
+
+
+class TensorSource(Protocol):
+    """Planes `[rows, columns]` of values, read by position; raises `UnreadableError` where a file cannot be read."""
+
+    file: PositionalFile
+    title: str
+    axes: tuple[str, str]
+    planes: int
+    shape: Size
+    causal: bool
+    stats: StageStats | None
+    """Statistics of all planes, where somebody has stated them."""
+
+    def read(self, plane: int, rows: slice, columns: slice) -> NDArray[np.float32]:
+        """Some values of a plane."""
+        ...
+
+    def place(self, plane: int, row: int, column: int) -> Place:
+        """Where a value lies."""
+        ...
+
+    def column_words(self, column: int) -> str:
+        """What a column is beyond its number: a head and a channel in it; empty where that is nothing."""
+        ...
+
+    def state(self) -> ScreenState:
+        """The fields of the state that lead here again."""
+        ...
+
+    def command(self, place: Sequence[int]) -> list[str]:
+        """The headless command that tells of this tensor, and of the value at `place`, where one is given."""
+        ...
+
+    def neighbour(self, step: int, same: str) -> ScreenState | None:
+        """The tensor before or after it: of the same layer's stages, the same stage's layers (`same` is "stage")."""
+        ...
+
+
+class StageSource:
+    """A stage of a capture."""
+
+    def __init__(self, capture: Capture, node: Node) -> None:
+        if node not in capture.files:
+            raise UnreadableError(f"{capture.path}: has no file of {node}: choose a stage that it holds")
+        entry = capture.files[node]
+        self.capture = capture
+        self.node = node
+        self.stage: Stage = capture.graph[node.stage]
+        self._reader = _reader(entry.path, entry.shape)
+        own = entry.node
+        if self._reader.layer != own.layer and not (own.layer == 0 and self._reader.layer is None):
+            self._reader.close()
+            raise AprtError(
+                entry.path, 4, f"header says layer {self._reader.layer}, the file lies where {node} belongs"
+            )
+        self.file = self._reader.file
+        self.title = str(node)
+        self.folded = entry.shape is None
+        self.axes = _axes(self._reader, self.folded)
+        self.planes = self._reader.planes
+        self.shape = self._reader.plane_shape
+        self.causal = self.stage.is_attention_map and self.planes > 0 and len(self._reader.shape) == 3
+        info = None if capture.manifest is None else capture.manifest.files.get(relative_path(node))
+        self.stats = None if info is None else info.stats
+        self.crc32 = None if info is None else info.crc32
+        self.count = self._reader.count
+
+    def read(self, plane: int, rows: slice, columns: slice) -> NDArray[np.float32]:
+        """Some values of a plane."""
+        return self._reader.values(rows, columns, plane)
+
+    def place(self, plane: int, row: int, column: int) -> Place:
+        """Where a value lies."""
+        return Place(self._reader.place(row, column, plane), 4, is_block=False)
+
+    def column_words(self, column: int) -> str:
+        """Head, and channel in head."""
+        return channel_words(self.capture.graph, self.stage, column)
+
+    def state(self) -> ScreenState:
+        """Capture, layer and stage."""
+        return _stage_state(self.capture, self.node)
+
+    def command(self, place: Sequence[int]) -> list[str]:
+        """The statistics of this stage."""
+        words = ["aprtui", "stats", as_typed(self.capture.path), "--stage", self.node.stage]
+        layer = self.node.layer
+        words += [] if layer is None else ["--layers", f"{layer}..{layer + 1}"]
+        return [*words, *_values(place if not self.folded else place[:0])]
+
+    def neighbour(self, step: int, same: str) -> ScreenState | None:
+        """The stage before or after in execution order, or the same stage in another layer."""
+        nodes = [node for node in self.capture.graph.nodes if node in self.capture.files]
+        if same == "stage":
+            nodes = [node for node in nodes if node.stage == self.node.stage]
+        place = nodes.index(self.node) + step
+        return _stage_state(self.capture, nodes[place]) if 0 <= place < len(nodes) else None
+
+
+class FileSource:
+    """A stage file by itself: nothing tells its shape, so its values stand in rows of a fixed width."""
+
+    causal: bool = False
+    stats: StageStats | None = None
+
+    def __init__(self, path: Path, width: int | None = None) -> None:
+        self._path = path
+        with_header = StageReader(path, None)
+        count = with_header.count
+        with_header.close()
+        self._width = width
+        columns = width or (FOLDED if count % FOLDED == 0 and count else max(count, 1))
+        if count % columns:
+            raise UsageError(f"{path}: its {count} values make no rows of {columns}: choose a width that divides them")
+        self._reader = StageReader(path, (count // columns, columns))
+        self.file = self._reader.file
+        self.title = f"{canonical_name(path.stem)} of {path.name}"
+        self.axes = ("row", "value")
+        self.planes, self.shape = 1, self._reader.plane_shape
+
+    def read(self, plane: int, rows: slice, columns: slice) -> NDArray[np.float32]:
+        """Some values."""
+        return self._reader.values(rows, columns)
+
+    def place(self, plane: int, row: int, column: int) -> Place:
+        """Where a value lies."""
+        return Place(self._reader.place(row, column), 4, is_block=False)
+
+    def column_words(self, column: int) -> str:
+        """Nothing is known."""
+        return ""
+
+    def state(self) -> ScreenState:
+        """The path."""
+        return screen_state(ScreenName.TENSOR, path=as_typed(self._path), width=self._width)
+
+    def command(self, place: Sequence[int]) -> list[str]:
+        """The statistics of this file."""
+        return ["aprtui", "stats", as_typed(self._path)]
+
+    def neighbour(self, step: int, same: str) -> ScreenState | None:
+        """A file by itself has none."""
+        return None
+
+
+class WeightSource:
+    """A tensor of a model, dequantised as it is looked at."""
+
+    planes: int = 1
+    causal: bool = False
+    stats: StageStats | None = None
+
+    def __init__(self, path: Path, name: str, tensors: Sequence[TensorInfo] | None = None) -> None:
+        self._tensors: Mapping[str, TensorInfo] = {info.name: info for info in tensors or tensor_table(path)}
+        if not name:
+            name = next(iter(self._tensors), "")
+        if name not in self._tensors:
+            raise UsageError(f"{path}: has no tensor {name!r}: see `aprtui stats {shlex.quote(str(path))}`")
+        self._path, self._name = path, name
+        self._reader = TensorReader(path, self._tensors[name])
+        self.file = self._reader.file
+        self.title = f"{name}, {self._tensors[name].type} dequantised"
+        self.axes = ("row", "column")
+        self.shape = self._reader.shape
+
+    def read(self, plane: int, rows: slice, columns: slice) -> NDArray[np.float32]:
+        """Some values, dequantised."""
+        return self._reader.values(rows, columns)
+
+    def place(self, plane: int, row: int, column: int) -> Place:
+        """Where the block of a value lies."""
+        offset, size = self._reader.place(row, column)
+        return Place(offset, size, is_block=True)
+
+    def column_words(self, column: int) -> str:
+        """Nothing beyond the number."""
+        return ""
+
+    def state(self) -> ScreenState:
+        """Model and tensor."""
+        return screen_state(ScreenName.TENSOR, model=as_typed(self._path), tensor=self._name)
+
+    def command(self, place: Sequence[int]) -> list[str]:
+        """The tensors of the model."""
+        return ["aprtui", "stats", as_typed(self._path)]
+
+    def neighbour(self, step: int, same: str) -> ScreenState | None:
+        """The tensor before or after in the file, or the same one in another layer."""
+        names = list(self._tensors)
+        if same == "stage":
+            kind = _without_layer(self._name)
+            names = [name for name in names if _without_layer(name) == kind]
+        place = names.index(self._name) + step
+        if not 0 <= place < len(names):
+            return None
+        return screen_state(ScreenName.TENSOR, model=as_typed(self._path), tensor=names[place])
+
+
+def open_source(state: ScreenState) -> TensorSource | None:
+    """What `state` says is to be looked at; None where it says nothing. Raises `UnreadableError` and `UsageError`."""
+    model, capture, path = state.path("model"), state.path("capture"), state.path("path")
+    if model is not None:
+        return WeightSource(model, state.text("tensor"))
+    if capture is not None:
+        return stage_source(Capture.open(capture), state)
+    if path is None:
+        return None
+    found = _in_capture(path)
+    return FileSource(path, state.number("width")) if found is None else StageSource(*found)
+
+
+def stage_source(capture: Capture, state: ScreenState) -> StageSource:
+    """The stage of an open capture that `state` names; without a name, the first one that there is."""
+    if state.text("stage"):
+        name = canonical_name(state.text("stage"))
+        if name not in capture.graph:
+            raise UsageError(f"{capture.path}: has no stage {name!r}: it has {', '.join(capture.graph.names)}")
+        return StageSource(capture, Node(state.number("layer"), name))
+    first = next((node for node in capture.graph.nodes if node in capture.files), None)
+    if first is None:
+        raise UnreadableError(f"{capture.path}: holds no stage file: capture again")
+    return StageSource(capture, first)
+
+
+def open_neighbour(source: TensorSource, step: int, same: str) -> tuple[TensorSource | None, list[str]]:
+    """The next tensor that can be read in the direction of `step`, and what is wrong with those before it."""
+    problems: list[str] = []
+    distance = step
+    while (state := source.neighbour(distance, same)) is not None:
+        try:
+            if isinstance(source, StageSource):
+                return stage_source(source.capture, state), problems
+            return open_source(state), problems
+        except (UnreadableError, UsageError) as error:
+            problems.append(str(error))
+            distance += step
+    return None, problems
+
+
+def _values(place: Sequence[int]) -> list[str]:
+    return ["--values", ",".join(map(str, place))] if place else []
+
+
+def _in_capture(path: Path) -> tuple[Capture, Node] | None:
+    """The capture that a stage file belongs to, and its node there; None where it belongs to none."""
+    for folder in (path.absolute().parent, path.absolute().parent.parent):
+        try:
+            capture = Capture.open(folder)
+        except (UnreadableError, OSError):
+            continue
+        for node, file in capture.files.items():
+            if file.path.absolute() == path.absolute():
+                return capture, node
+    return None
+
+
+def _reader(path: Path, shape: tuple[int, ...] | None) -> StageReader:
+    """Where nothing tells the shape, values stand in rows of a fixed width if they fill them."""
+    reader = StageReader(path, shape)
+    if shape is None and reader.count and reader.count % FOLDED == 0:
+        count = reader.count
+        reader.close()
+        return StageReader(path, (count // FOLDED, FOLDED))
+    return reader
+
+
+def _axes(reader: StageReader, folded: bool) -> tuple[str, str]:
+    if folded:
+        return "row", "value"
+    return ("query", "key") if len(reader.shape) == 3 else ("token", "channel")
+
+
+def _stage_state(capture: Capture, node: Node) -> ScreenState:
+    return screen_state(ScreenName.TENSOR, capture=as_typed(capture.path), layer=node.layer, stage=node.stage)
+
+
+def _without_layer(name: str) -> str:
+    parts = name.split(".")
+    return ".".join(parts[2:]) if len(parts) > 2 and parts[0] == "blk" and parts[1].isdigit() else name
+
+
+def channel_words(graph: StageGraph, stage: Stage, channel: int) -> str:
+    """The head that a channel belongs to, and its place in it; for fused stages, whether it is of Q, K or V."""
+    config = graph.config
+    if config is None:
+        return ""
+    part = ""
+    if stage.width == config.qkv_width and len(stage.params) > 1:
+        for name in (Part.Q, Part.K, Part.V):
+            columns = config.part(name)
+            if columns.start <= channel < columns.stop:
+                part, channel = f"{name.upper()} ", channel - columns.start
+                break
+    elif stage.op not in (Op.ROPE, Op.ATTEND, Op.HEAD_RMS_NORM):
+        return ""
+    head, inner = divmod(channel, config.head_dim)
+    return f"{part}head {head}, {inner} in head"

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from aprtui.engine.process.slots import (
+    CANDIDATES,
+    NO_CHOICE,
+    NO_TOKEN,
+    RING,
+    STATS,
+    Slots,
+    StatsTable,
+    TokenRecord,
+    candidates,
+)
+from aprtui.engine.sampling import Candidate
+from aprtui.trace.graph import Node
+from aprtui.trace.stats import Accumulator, StageStats, accumulate
+from tests.engine.fake_engine import FakeEngine
+
+NODES, LAYERS = 40, 3
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Slots, Slots]]:
+    descriptor = os.memfd_create("test")
+    yield Slots(descriptor, NODES, LAYERS, create=True), Slots(descriptor, NODES, LAYERS, create=False)
+    os.close(descriptor)
+
+
+def record(index: int) -> TokenRecord:
+    stats = np.zeros(NODES, STATS)
+    stats["count"], stats["rms"] = index, index
+    seconds = np.full(NODES, index, np.float32)
+    likeliest = candidates([Candidate(index, 0.5), Candidate(3, 0.25)], CANDIDATES)
+    lens = candidates([Candidate(index, 0.5)] * LAYERS, LAYERS)
+    return TokenRecord(
+        1,
+        index,
+        7,
+        index,
+        1,
+        -0.5,
+        0.5,
+        1.5,
+        2.5,
+        0.01,
+        0.02,
+        30.0,
+        40.0,
+        stats,
+        seconds,
+        likeliest,
+        lens,
+        5e9,
+        8e10,
+        0.96,
+    )
+
+
+def test_a_record_comes_back_as_it_was_written(pair: tuple[Slots, Slots]) -> None:
+    writer, reader = pair
+    assert reader.latest() is None
+    writer.write(record(5))
+    read = reader.latest()
+    assert read is not None
+    for name in TokenRecord.__slots__:
+        assert np.array_equal(getattr(read, name), getattr(record(5), name)), name
+
+
+def test_ring_keeps_the_last_records_and_no_more(pair: tuple[Slots, Slots]) -> None:
+    writer, reader = pair
+    for index in range(RING + 10):
+        writer.write(record(index))
+    assert reader.written == RING + 10
+    assert reader.read(9) is None
+    assert reader.read(RING + 10) is None
+    assert [reader.read(n).index for n in range(10, RING + 10)] == list(range(10, RING + 10))
+
+
+def test_record_that_is_being_overwritten_is_not_read(pair: tuple[Slots, Slots]) -> None:
+    writer, reader = pair
+    for index in range(RING):
+        writer.write(record(index))
+    writer._records[0]["begin"] = RING + 1
+    assert reader.read(0) is None
+    assert reader.read(1).index == 1
+
+
+def test_reader_beside_a_busy_writer_never_sees_a_mixed_record(pair: tuple[Slots, Slots]) -> None:
+    writer, reader = pair
+    stop = threading.Event()
+
+    def write() -> None:
+        index = 0
+        while not stop.is_set():
+            writer.write(record(index))
+            index += 1
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        seen = 0
+        while seen < 2000:
+            # The oldest record is the one that the writer is about to overwrite.
+            read = reader.read(max(0, reader.written - RING))
+            if read is not None:
+                assert (read.stats["rms"] == read.index).all()
+                assert (read.stats["count"] == read.index).all()
+                assert read.candidates["token"][0] == read.index
+                seen += 1
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_table_holds_the_same_figures_as_the_accumulators() -> None:
+    graph = FakeEngine().graph
+    table = StatsTable(graph)
+    random = np.random.default_rng(0)
+    pieces = {node: [random.normal(size=(3, 8)).astype(np.float32) for _ in range(2)] for node in graph.nodes[:4]}
+    pieces[graph.nodes[1]][0][0, 0] = np.nan
+    pieces[graph.nodes[2]][1][:] = -np.inf
+    pieces[graph.nodes[3]] = [np.full((2, 2), np.nan, np.float32)]
+    for part in range(2):
+        for node, tensors in pieces.items():
+            if part < len(tensors):
+                table.put(node, 0, None, accumulate(tensors[part]))
+    rows = table.take()
+    for node, tensors in pieces.items():
+        whole = Accumulator()
+        for tensor in tensors:
+            whole.merge(accumulate(tensor))
+        assert_same(rows[graph.order[node]], whole.finish())
+    assert (rows["count"][4:] == 0).all()
+    assert np.isnan(rows["rms"][4:]).all()
+
+
+def assert_same(row: np.void, stats: StageStats) -> None:
+    for name, value in stats.as_dict().items():
+        expected = np.nan if value is None else np.float32(value)
+        assert np.array_equal(row[name], expected, equal_nan=True), name
+
+
+def test_table_is_empty_again_after_it_was_taken() -> None:
+    table = StatsTable(FakeEngine().graph)
+    table.put(Node(0, "attn_norm"), 0, None, accumulate(np.ones((1, 4), np.float32)))
+    assert table.take()["count"].sum() == 4
+    assert table.take()["count"].sum() == 0
+
+
+def test_record_without_a_token_says_so(pair: tuple[Slots, Slots]) -> None:
+    assert NO_CHOICE.id == -1
+
+
+def test_record_without_a_lens_says_so_and_missing_candidates_are_no_tokens(pair: tuple[Slots, Slots]) -> None:
+    writer, reader = pair
+    writer.write(replace(record(1), lens=None, candidates=candidates([Candidate(5, 1.0)], CANDIDATES)))
+    read = reader.latest()
+    assert read.lens is None
+    assert read.candidates["token"].tolist() == [5, *[NO_TOKEN] * (CANDIDATES - 1)]
+
+
+def test_table_keeps_the_last_position_of_what_is_tapped_in_full() -> None:
+    table = StatsTable(FakeEngine().graph)
+    nodes = (Node(0, "attn_norm"), Node(1, "attn_norm"))
+    assert table.take_last(nodes) is None
+    for position in (0, 2):
+        for node in nodes:
+            table.put(node, position, np.full((2, 4), position + node.layer) + np.arange(2)[:, None], None)
+    assert np.array_equal(table.take_last(nodes), [[3.0] * 4, [4.0] * 4])
+    assert table.take_last(nodes) is None

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aprtui.errors import UsageError
+from aprtui.tui.app import SCREENS, AprtuiApp
+from aprtui.tui.frame.config import Config, read_config
+from aprtui.tui.frame.keymap import Chord, clashes, shown_keys
+from aprtui.tui.frame.session import Session
+from tests.tui.screens.recorded import RecordedSource
+
+
+def test_without_a_file_the_configuration_is_the_default(tmp_path: Path) -> None:
+    assert read_config(tmp_path / "config.toml") == Config(tmp_path / "config.toml")
+
+
+def test_settings_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text('theme = "aprtui-light"\nascii = true\n[keys]\n"help" = "f1"\n')
+    assert read_config(path) == Config(path, "aprtui-light", True, {"help": "f1"})
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("theme = ", "mend or remove"),
+        ("theme = 3", "theme: expected a str"),
+        ("color = true", "color: no such setting"),
+        ("[keys]\nhelp = 3", r"\[keys\] help"),
+    ],
+)
+def test_a_broken_configuration_is_told_with_its_file(tmp_path: Path, text: str, problem: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=problem) as refused:
+        read_config(path)
+    assert str(path) in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("name", "keys"), [("nothing", "x"), ("help", "g h"), ("help", "")])
+def test_keys_for_no_command_and_no_keys_are_refused(tmp_path: Path, name: str, keys: str) -> None:
+    with pytest.raises(UsageError, match=r"\[keys\]"):
+        AprtuiApp(Session(RecordedSource()), config=Config(tmp_path / "config.toml", keys={name: keys}))
+
+
+async def test_a_remapped_key_does_what_the_old_one_did_and_the_old_one_nothing(tmp_path: Path) -> None:
+    app = AprtuiApp(Session(RecordedSource()), config=Config(tmp_path / "config.toml", keys={"help": "f1"}))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.press("question_mark")
+        assert type(pilot.app.screen).__name__ == "LiveScreen"
+        await pilot.press("f1")
+        await pilot.pause()
+        assert type(pilot.app.screen).__name__ == "HelpScreen"
+
+
+def test_no_key_is_both_a_command_and_a_prefix_on_any_screen() -> None:
+    for name, screen in SCREENS.items():
+        for bindings in screen.bindings_at_once():
+            assert not clashes(bindings, screen.CHORDS), name
+
+
+def test_a_clash_is_found() -> None:
+    bindings = SCREENS["live"].all_bindings()
+    assert clashes(bindings, [Chord("q d", "x", "x", "x")])
+    assert clashes([], [Chord("g d", "x", "x", "x"), Chord("g d", "y", "y", "y")])
+
+
+def test_keys_are_shown_as_a_person_calls_them() -> None:
+    assert shown_keys("down,j") == "↓ j"
+    assert shown_keys("] d") == "]d"
+    assert shown_keys("m *") == "ma…z"

@@ -1,0 +1,221 @@
+"""A recorded live source: events and token records that were made beforehand, given out poll by poll."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from aprtui.engine.generation import StopReason
+from aprtui.engine.logit_noise import LogitNoise
+from aprtui.engine.process.engine_process import EngineState
+from aprtui.engine.process.messages import (
+    Captured,
+    EngineInfo,
+    EngineSettings,
+    Event,
+    Failed,
+    Finished,
+    Loaded,
+    NoiseMeasured,
+    Paused,
+    Progress,
+    Reopening,
+    Resumed,
+    Started,
+    TokenNames,
+    TokenText,
+)
+from aprtui.engine.process.slots import CANDIDATES, RING, STATS, TokenRecord, candidates
+from aprtui.engine.protocol import KvType, Mode
+from aprtui.engine.sampling import Candidate, Sampling
+from aprtui.trace.graph import GraphConfig, Node, graph_for
+
+PIECES = (
+    "\n",
+    "    if",
+    " n",
+    " <",
+    " 2",
+    ":",
+    "\n",
+    "        return",
+    " n",
+    "\n",
+    "    return",
+    " fib",
+    "(",
+    "n",
+    " -",
+    " 1",
+    ")",
+)
+
+
+def example_info(layers: int = 4) -> EngineInfo:
+    config = GraphConfig("qwen2", layers, 256, 4, 2, 64, 768, 2048, qkv_bias=True)
+    return EngineInfo("example", "Q4_K_M", config, "cpu", "numba-avx2", Mode.Q8, KvType.F32, 1024, 0.7)
+
+
+def example_record(
+    info: EngineInfo, index: int, bad: Node | None = None, prompt_tokens: int = 5, lens: bool = False
+) -> TokenRecord:
+    """A plausible record: rms grows with the layer, differs between stages, and wanders from token to token."""
+    graph = graph_for(info.graph)
+    random = np.random.default_rng(index)
+    stats = np.zeros(len(graph.nodes), STATS)
+    for place, node in enumerate(graph.nodes):
+        stage = 0.02 * 3.0 ** (sum(map(ord, node.stage)) % 7)
+        rms = stage * 1.4 ** (node.layer or 0) * np.exp(random.normal() / 6)
+        stats[place] = (graph[node.stage].size(1), 0, 0, -3 * rms, 3.5 * rms, 3.5 * rms, 0.01 * rms, rms)
+    if bad is not None:
+        stats["nan"][graph.order[bad] :] = 1
+    position = prompt_tokens + index
+    seconds = 1e-5 * stats["count"] / stats["count"].max()
+    seconds[[graph.nodes[place].stage in ("attn_softmax", "attention") for place in range(len(seconds))]] = np.nan
+    probability = float(0.15 + 0.8 * random.random())
+    rest = (1 - probability) / 2 ** np.arange(1, CANDIDATES)
+    likeliest = [Candidate(100 + index, probability), *(Candidate(500 + n, float(p)) for n, p in enumerate(rest))]
+    entropy = float(-np.log(probability) * 3)
+    margin = float(np.log(probability / rest[0]))
+    return TokenRecord(
+        1, index, 100 + index, position, prompt_tokens if index == 0 else 1,
+        float(np.log(probability)), 0.7, entropy, margin, 0.025, 0.048, 104.0, 0.0 if index == 0 else 41.2, stats,
+        seconds.astype(np.float32), candidates(likeliest, CANDIDATES),
+        candidates([Candidate(500 + layer % 3, 0.1 + 0.8 * layer / graph.layers) for layer in range(graph.layers)],
+                   graph.layers) if lens else None,
+    )  # fmt: skip
+
+
+class RecordedSource:
+    """Plays `pieces`, `per_poll` for each poll while running, with the records that belong to them."""
+
+    def __init__(
+        self,
+        pieces: Sequence[str] = PIECES,
+        layers: int = 4,
+        bad: Node | None = None,
+        crash_after: int | None = None,
+        per_poll: int = 1,
+    ) -> None:
+        self.recorded_info = example_info(layers)
+        self.info: EngineInfo | None = None
+        self.state = EngineState.CLOSED
+        self.written = 0
+        self.loading_polls = 0
+        self.calls: list[str] = []
+        self.prompts: list[str] = []
+        self.sampling: Sampling | None = None
+        self._pieces = pieces
+        self._bad = bad
+        self._crash_after = crash_after
+        self._per_poll = per_poll
+        self._events: list[Event] = []
+        self._run = 0
+        self._first = 0
+        self._lens = False
+        self.settings = EngineSettings()
+        self._steps = 0
+
+    def start(self, settings: EngineSettings | None = None) -> None:
+        self.settings = settings or self.settings
+        self.state = EngineState.LOADING
+        self._events = [Progress("compiling kernels", 3, 14), Loaded(self.recorded_info)]
+
+    def restart(self) -> None:
+        self.calls.append("restart")
+        self.written, self._first, self._crash_after = 0, 0, None
+        self.start()
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+    def reopen(self, settings: EngineSettings) -> None:
+        self.calls.append("reopen")
+        if "nonsense" in " ".join(settings.faults):
+            self._events.append(Failed("--inject: kind 'nonsense' is not known", fatal=False))
+            return
+        self.settings = settings
+        self.recorded_info = replace(self.recorded_info, mode=settings.mode, faults=settings.faults)
+        self._events += [Reopening(), Loaded(self.recorded_info)]
+
+    def set_lens(self, on: bool) -> None:
+        self._lens = on
+        self.calls.append(f"lens {on}")
+
+    def measure_noise(self) -> None:
+        self.calls.append("noise")
+        self._events += [Progress("measuring the noise at the logits", 4, 16), NoiseMeasured(LogitNoise(0.15, 8))]
+
+    def write_capture(self, directory: Path) -> None:
+        self.calls.append(f"capture {directory}")
+        self._events += [Progress("writing the capture", 5, 10), Captured(directory, 7, 71, 1000)]
+
+    def poll(self) -> list[Event]:
+        if self.loading_polls:
+            self.loading_polls -= 1
+            return []
+        events, self._events = self._events, []
+        if any(isinstance(event, Loaded) for event in events):
+            self.info, self.state = self.recorded_info, EngineState.READY
+        for _ in range(self._per_poll):
+            if self.state is EngineState.RUNNING or (self.state is EngineState.PAUSED and self._steps):
+                self._steps = 0
+                events += self._token()
+        return events
+
+    def _token(self) -> list[Event]:
+        index = self.written - self._first
+        if index == self._crash_after:
+            self.state = EngineState.CRASHED
+            return [Failed("the engine process was ended by signal 9 (SIGKILL)", fatal=True)]
+        if index == len(self._pieces):
+            self.state = EngineState.READY
+            return [Finished(self._run, StopReason.STOP_TOKEN, "")]
+        self.written += 1
+        record = example_record(self.recorded_info, index)
+        names = ((100 + index, self._pieces[index]), *((500 + rank, f" other{rank}") for rank in range(CANDIDATES)))
+        return [
+            TokenNames(names),
+            TokenText(
+                self._run, index, 100 + index, self._pieces[index], record.logprob, record.entropy, record.margin
+            ),
+        ]
+
+    def latest(self) -> TokenRecord | None:
+        return self.record(self.written - 1)
+
+    def record(self, number: int) -> TokenRecord | None:
+        if not max(0, self.written - RING) <= number < self.written:
+            return None
+        return example_record(self.recorded_info, number - self._first, self._bad, lens=self._lens)
+
+    def generate(self, prompt: str, sampling: Sampling, max_tokens: int) -> int:
+        self.prompts.append(prompt)
+        self.sampling = sampling
+        self._first, self.state = self.written, EngineState.RUNNING
+        self._run += 1
+        self._events.append(Started(self._run, prompt, (1, 2, 3, 4, 5), self._first))
+        return self._run
+
+    def pause(self) -> None:
+        if self.state is EngineState.RUNNING:
+            self.state = EngineState.PAUSED
+            self._events.append(Paused(self._run))
+
+    def resume(self) -> None:
+        self.state = EngineState.RUNNING
+        self._events.append(Resumed(self._run))
+
+    def set_pace(self, tokens_per_second: float | None) -> None:
+        self.calls.append(f"pace {tokens_per_second}")
+
+    def step(self) -> None:
+        self._steps = 1
+
+    def cancel(self) -> None:
+        if self.state in (EngineState.RUNNING, EngineState.PAUSED):
+            self.state = EngineState.READY
+            self._events.append(Finished(self._run, StopReason.CANCELLED, ""))

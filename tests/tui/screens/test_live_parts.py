@@ -1,0 +1,240 @@
+"""What the live screen is made of, without a screen: signals, time travel, bars, settings, commands, state."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from aprtui.engine.logit_noise import LogitNoise
+from aprtui.engine.process.messages import EngineSettings
+from aprtui.engine.process.slots import CANDIDATES, NO_TOKEN, RING, candidates
+from aprtui.engine.protocol import KvType, Mode
+from aprtui.engine.sampling import Candidate, Sampling
+from aprtui.errors import UsageError
+from aprtui.resources import embedded_model
+from aprtui.trace.graph import Node
+from aprtui.tui.draw.bars import bar_cells, bar_text, candidate_bars, lens_bars, token_text
+from aprtui.tui.draw.colours import TINTS, tint_styles
+from aprtui.tui.draw.figures import Statistic
+from aprtui.tui.draw.signals import Signal, TokenFigures, flip_risk, in_words, percent, tint
+from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state
+from aprtui.tui.screens.live.beginning import begins_with, live_state
+from aprtui.tui.screens.live.commands import free_directory, run_command, trace_command
+from aprtui.tui.screens.live.settings_form import LiveSettings, form_texts, parse_form
+from aprtui.tui.screens.live.timeline import Timeline
+from tests.tui.screens.recorded import example_info, example_record
+
+INFO = example_info()
+SURE = TokenFigures(" return", 7, -0.001, 0.01, 12.0)
+UNSURE = TokenFigures("\n", 8, -4.0, 4.9, 0.05)
+NOISE = LogitNoise(0.15, 32)
+
+
+@pytest.mark.parametrize("signal", [s for s in Signal if s is not Signal.NONE])
+def test_every_signal_tints_the_unsure_token_brighter_than_the_sure_one(signal: Signal) -> None:
+    assert tint(signal, SURE, NOISE) == 0
+    assert tint(signal, UNSURE, NOISE) == TINTS - 1
+
+
+def test_what_is_not_known_has_no_tint() -> None:
+    assert tint(Signal.FLIP_RISK, SURE, None) is None
+    assert tint(Signal.NONE, SURE, NOISE) is None
+    assert tint(Signal.PROBABILITY, replace(SURE, logprob=math.nan), NOISE) is None
+
+
+def test_flip_risk_is_that_of_two_independent_normal_errors() -> None:
+    # Two errors of 0.15 differ by 0.15·√2; one such deviation away, 15.87 % of a normal distribution lie beyond.
+    assert flip_risk(0.15 * math.sqrt(2), NOISE) == pytest.approx(0.158655, rel=1e-4)
+    assert flip_risk(0.0, NOISE) == 0.5
+    assert flip_risk(math.inf, NOISE) == 0
+    assert (flip_risk(0.1, LogitNoise(0.0, 8)), flip_risk(0.0, LogitNoise(0.0, 8))) == (0.0, 0.5)
+
+
+def test_token_in_words_says_everything_and_admits_what_was_not_measured() -> None:
+    assert in_words(UNSURE, None) == [
+        '"\\n" id 8', "probability 1.83 %", "entropy 4.90 nats", "margin 0.05", "flip risk not measured"
+    ]  # fmt: skip
+    assert in_words(UNSURE, NOISE)[3:] == ["margin 0.05 = 0.333 × noise", "flip risk 40.7 % (estimate)"]
+    assert in_words(UNSURE, NOISE, Signal.FLIP_RISK)[1] == "flip risk 40.7 % (estimate)"
+    assert (percent(1e-6), percent(0.0), percent(1.0), percent(math.nan)) == ("<0.01 %", "0 %", "100 %", "unknown")
+
+
+def test_tints_leave_sure_text_plain_and_are_all_different() -> None:
+    styles = tint_styles((14, 17, 22))
+    assert len(set(styles)) == TINTS
+    assert styles[0].bgcolor is None
+
+
+def test_time_travel_moves_within_the_run_and_beyond_its_end_lies_the_present() -> None:
+    line = Timeline(first_record=100).grown(140)
+    assert (line.tokens, line.shown, line.record, line.live) == (40, 39, 139, True)
+    back = line.moved(-3)
+    assert (back.shown, back.record, back.live) == (36, 136, False)
+    assert back.words() == "token 37 of 40, all kept"
+    assert back.moved(-100).shown == 0
+    assert back.moved(2).shown == 38
+    assert back.moved(3).live
+    assert back.to_live().live
+    assert line.words() == "token 40 of 40"
+
+
+def test_time_travel_ends_where_records_are_no_longer_kept_and_says_so() -> None:
+    line = Timeline(first_record=7).grown(7 + RING + 50)
+    assert line.moved(-10000).shown == 50
+    assert line.at_token(3).words() == f"token 51 of {RING + 50}, the last {RING} kept"
+
+
+def test_a_place_stays_where_it_is_while_tokens_come() -> None:
+    line = Timeline().grown(10).moved(-4)
+    assert line.grown(20).shown == line.shown == 5
+
+
+def test_before_the_first_token_there_is_nowhere_to_go() -> None:
+    line = Timeline()
+    assert line.moved(-1) == line
+    assert (line.shown, line.words()) == (-1, "no token yet")
+
+
+def test_candidates_are_named_and_the_chosen_one_is_marked() -> None:
+    record = example_record(INFO, 3)
+    bars = candidate_bars(record, {103: " n", 500: "x"})
+    assert [bar.token for bar in bars[:3]] == ['" n"', '"x"', "#501"]
+    assert [bar.marked for bar in bars] == [True] + [False] * (CANDIDATES - 1)
+
+
+def test_chosen_token_that_is_unlikely_comes_last_with_its_own_probability() -> None:
+    record = replace(example_record(INFO, 3), token=9, logprob=math.log(1e-3))
+    last = candidate_bars(record, {})[-1]
+    assert (last.token, last.marked) == ("#9", True)
+    assert last.share == pytest.approx(1e-3)
+
+
+def test_pass_without_a_token_has_no_bars() -> None:
+    record = replace(example_record(INFO, 3), token=NO_TOKEN, candidates=candidates([], CANDIDATES))
+    assert candidate_bars(record, {}) == []
+
+
+def test_lens_has_a_row_for_each_layer_with_the_one_under_the_cursor_marked() -> None:
+    assert lens_bars(example_record(INFO, 3), {}, 1) == []
+    record = example_record(INFO, 3, lens=True)
+    bars = lens_bars(record, {500: "a"}, 2)
+    assert [bar.label for bar in bars] == ["0", "1", "2", "3"]
+    assert [bar.marked for bar in bars] == [False, False, True, False]
+    assert bars[0].token == '"a"'
+    broken = replace(record, lens=candidates([Candidate(NO_TOKEN, math.nan)] * 4, 4))
+    assert lens_bars(broken, {}, 0)[0].token == token_text(NO_TOKEN, {}) == "not finite"
+
+
+@given(st.floats(0, 1) | st.just(math.nan), st.integers(0, 40), st.booleans())
+def test_bars_fill_their_width_exactly(share: float, width: int, ascii_only: bool) -> None:
+    text = bar_text(share, width, ascii_only)
+    assert cell_len(text) == width
+    assert not ascii_only or text.isascii()
+
+
+def test_bars_are_true_to_an_eighth_of_a_cell() -> None:
+    assert bar_text(0.5, 4, False) == "██  "
+    assert bar_text(1.0, 4, False) == "████"
+    assert bar_text(1 / 32, 4, False) == "▏   "
+    assert bar_text(0.5, 4, True) == "##  "
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=20), st.integers(24, 60))
+def test_rows_of_bars_have_one_width_whatever_the_token_is(text: str, width: int) -> None:
+    record = example_record(INFO, 1)
+    bar = candidate_bars(record, {101: text})[0]
+    assert sum(map(cell_len, bar_cells(bar, 2, width, False))) == width
+
+
+SETTINGS = LiveSettings(
+    Sampling(0.8, 40, 0.9, 0.05, 1.1, seed=7), EngineSettings("cpu", Mode.EXACT, KvType.F16, 3, 99, ("layer=1,a=b",))
+)
+
+
+def test_settings_survive_their_form() -> None:
+    assert parse_form(form_texts(SETTINGS), SETTINGS) == SETTINGS
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("temperature", "hot", "temperature is 'hot': expected a number"),
+        ("temperature", "-1", "temperature is -1, expected a finite number"),
+        ("top-k", "1.5", "top-k is '1.5': expected a whole number"),
+        ("seed", "", "seed is '': expected a whole number"),
+        ("top-p", "0", "top-p is 0, expected 0 < p"),
+    ],
+)
+def test_form_says_which_line_is_wrong(name: str, text: str, problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        parse_form(form_texts(SETTINGS) | {name: text}, SETTINGS)
+
+
+def test_several_faults_are_divided_by_blanks() -> None:
+    parsed = parse_form(form_texts(SETTINGS) | {"fault": " a=1  b=2 "}, SETTINGS)
+    assert parsed.engine.faults == ("a=1", "b=2")
+
+
+def test_run_command_spells_out_what_differs_between_app_and_command() -> None:
+    words = run_command(INFO, EngineSettings(), "a b", Sampling(temperature=0.7, top_k=5), 12)
+    assert words == [
+        "aprtui", "run", "-p", "a b", "-n", "12", "--temp", "0.7", "--top-k", "5",
+        "--backend", "cpu", "--mode", "q8", "--kv", "f32",
+    ]  # fmt: skip
+    assert run_command(replace(INFO, path=Path("m.gguf")), EngineSettings(), "p", Sampling(), 0)[2:6] == [
+        "m.gguf", "-p", "p", "-n"
+    ]  # fmt: skip
+    assert "m.gguf" not in run_command(replace(INFO, path=embedded_model()), EngineSettings(), "p", Sampling(), 1)[2]
+
+
+def test_trace_command_evaluates_the_tokens_as_the_run_did() -> None:
+    settings = EngineSettings(faults=("layer=1,stage=ffn_up,kind=nan",), context=64)
+    words = trace_command(INFO, settings, [1, 2, 3], 2, Path("out"))
+    assert words == [
+        "aprtui", "trace", "--tokens", "1,2,3", "--decode-from", "2", "--logits", "all",
+        "--backend", "cpu", "--mode", "q8", "--kv", "f32", "--context", "64",
+        "--inject", "layer=1,stage=ffn_up,kind=nan", "--save-tensor-dir", "out",
+    ]  # fmt: skip
+
+
+def test_directories_of_captures_are_numbered(tmp_path: Path) -> None:
+    assert free_directory("m", tmp_path) == Path("m-live-1")
+    (tmp_path / "m-live-1").mkdir()
+    assert free_directory("m", tmp_path) == Path("m-live-2")
+
+
+def test_state_of_the_screen_survives_its_string() -> None:
+    state = live_state(
+        replace(INFO, path=Path("m.gguf")), SETTINGS, "def f():\n", Node(2, "ffn_gate"),
+        Statistic.TIME, Signal.FLIP_RISK, True, 17,
+    )  # fmt: skip
+    read = parse_state(str(state))
+    begin = begins_with(read, EngineSettings(threads=3, context=99), None)
+    assert begin.engine == SETTINGS.engine
+    assert begin.sampling == SETTINGS.sampling
+    assert (begin.statistic, begin.signal, begin.lens) == (Statistic.TIME, Signal.FLIP_RISK, True)
+    assert (begin.node, begin.token) == (Node(2, "ffn_gate"), 17)
+    assert (read.text("prompt"), read.text("model")) == ("def f():\n", "m.gguf")
+
+
+def test_state_that_says_nothing_leaves_all_as_it_was() -> None:
+    engine = EngineSettings("numpy", Mode.EXACT)
+    begin = begins_with(ScreenState(ScreenName.LIVE), engine, None)
+    assert begin.engine == engine
+    assert begin.sampling is None
+    assert (begin.statistic, begin.signal, begin.token) == (Statistic.RMS, Signal.PROBABILITY, None)
+
+
+@pytest.mark.parametrize(
+    "text", ["aprtui:live?mode=fast", "aprtui:live?statistic=size", "aprtui:live?temp=hot", "aprtui:live?token=last"]
+)
+def test_state_that_makes_no_sense_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        begins_with(parse_state(text), EngineSettings(), None)
+    assert "\n" not in str(refused.value)
