@@ -15,6 +15,7 @@ from aprtui.contracts.documents.mapping import own_mapping
 from aprtui.contracts.evaluation import evaluate
 from aprtui.contracts.judgement import Judgement
 from aprtui.engine import backends
+from aprtui.engine.backends import open_engine
 from aprtui.engine.cuda import detect as cuda
 from aprtui.engine.cuda.detect import Detection, Obstacle
 from aprtui.engine.faults.faults import FaultInjector, parse_fault
@@ -50,7 +51,10 @@ def asked(check: str, model: Model, **parameters: object) -> Judgement:
 
 @pytest.mark.parametrize("check", [name for name, check in CHECKS.items() if isinstance(check, ModelCheck)])
 def test_without_a_model_nothing_is_run(check: str) -> None:
-    needed = {"chat_template_bytes": {"messages": HELLO, "expected": RENDERED}, "quality_gate": {"gate": "throughput"}}
+    needed: dict[str, dict[str, object]] = {
+        "chat_template_bytes": {"messages": HELLO, "expected": RENDERED},
+        "quality_gate": {"gate": "throughput"},
+    }
     judgement = judged(check, **needed.get(check, {}))
     assert judgement.verdict is Verdict.UNKNOWN and "--model" in judgement.reason
 
@@ -93,7 +97,7 @@ def test_capturing_that_only_adds_passes(model: Model) -> None:
 
 
 def test_capturing_that_changes_the_tokens_fails(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = quality.open_engine
+    honest = open_engine
     monkeypatch.setattr(quality, "open_engine", lambda *args, **options: TouchedByTaps(honest(*args, **options)))
     judgement = asked("additive_capture", model)
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 1, 0)

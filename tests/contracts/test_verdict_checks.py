@@ -12,6 +12,7 @@ import pytest
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks import verdicts
 from aprtui.contracts.judgement import Judgement
+from aprtui.engine.backends import open_engine
 from aprtui.engine.cpu import decoding
 from aprtui.engine.evaluation import false_alarms, fault_matrix
 from aprtui.engine.evaluation.detection import Tally
@@ -87,7 +88,7 @@ def test_honest_runs_that_are_not_blamed_pass(model: Model, signal: str) -> None
 @pytest.mark.usefixtures("two_runs")
 def test_a_run_that_is_blamed_fails(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the judges are told is honest has a fault, so that they call it one."""
-    honest = false_alarms.open_engine
+    honest = open_engine
     fault = parse_fault("layer=1,stage=ffn_up,kind=scale,magnitude=0.5", model)
 
     def faulty(model: Model, *, mode: Mode, **options: object) -> Engine:
