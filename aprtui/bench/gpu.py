@@ -32,6 +32,7 @@ from aprtui.engine.protocol import NO_TAPS, KvType, Mode, Taps
 from aprtui.engine.sampling import GREEDY, Sampler, Sampling
 from aprtui.errors import EngineError
 from aprtui.model.model import Model, load_model
+from aprtui.progress import Progress
 
 if TYPE_CHECKING:
     from aprtui.engine.cuda.device import Device
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 _COPY = 1 << 29
 _REPLAYS = 20
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

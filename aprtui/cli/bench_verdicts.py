@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aprtui.cli.json_lines import write_record
-from aprtui.cli.progress import Progress
+from aprtui.progress import Progress
 
 if TYPE_CHECKING:
     from aprtui.engine.evaluation.detection import Tally

@@ -123,7 +123,7 @@ def chosen_context(model: Model, options: EngineOptions, needed: int) -> int:
 
 def open_engine(model: Model, options: EngineOptions, needed: int) -> Engine:
     """The engine that `options` ask for, with room for `needed` positions where no context is given."""
-    from aprtui.cli.progress import Progress
+    from aprtui.cli.progress import ProgressLine
     from aprtui.engine import backends
     from aprtui.engine.protocol import KvType, Mode
 
@@ -135,7 +135,7 @@ def open_engine(model: Model, options: EngineOptions, needed: int) -> Engine:
     faults = injected_faults(model, options)
     for fault in faults:
         click.echo(f"aprtui: injected fault: {fault}", err=True)
-    with Progress() as progress:
+    with ProgressLine() as progress:
         engine = backends.open_engine(
             model, backend=options.backend, mode=Mode(options.mode), kv=KvType(options.kv),
             threads=options.threads, context=context, fit=options.fit,

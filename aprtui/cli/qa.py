@@ -91,7 +91,7 @@ def _print_gate(gate: GateResult) -> None:
 
 def _document(report: QualityReport, started: datetime) -> dict[str, Any]:
     """The report with the fields of `apr qa --json`, and the verdict."""
-    from aprtui.engine.processor import processor_name
+    from aprtui.machine import processor_name
 
     return {
         "model": str(report.model),

@@ -24,6 +24,7 @@ from aprtui.engine.kept import keep
 from aprtui.engine.likeliest import likeliest
 from aprtui.engine.protocol import Logits, Mode
 from aprtui.errors import UsageError
+from aprtui.progress import Progress
 from aprtui.resources import floor_cache
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ FEWEST_TOKENS = 8
 MOST_TOKENS = 32
 _CHUNK = 4
 """Tokens between two reports of progress."""
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aprtui.cli.options import open_model
-from aprtui.cli.progress import Progress
 from aprtui.errors import UsageError
+from aprtui.progress import Progress
 
 if TYPE_CHECKING:
     from aprtui.compare.captures import DiffOptions, Grounds

@@ -21,6 +21,7 @@ from aprtui.engine.quality.finding import Finding, Outcome
 from aprtui.engine.quality.gates import GATES, run_quality
 from aprtui.engine.quality.run_gates import TOKENS, decode_speeds
 from aprtui.errors import AprtuiError, ExitCode
+from aprtui.machine import default_threads
 
 BACKEND = "backend"
 AUTO, CUDA = "auto", "cuda"
@@ -126,7 +127,7 @@ def parity_with_cpu(asked: Asked) -> Judgement:
         return no_device(found.problem)
     if (missing := backends.numba_missing()) is not None:
         return unknown(f"no CPU engine to hold it against: {missing}")
-    threads = backends.default_threads()
+    threads = default_threads()
 
     def opened(name: str, mode: Mode) -> Engine:
         return backends.open_engine(model, backend=name, mode=mode, threads=threads, context=POSITIONS)

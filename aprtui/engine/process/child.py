@@ -53,7 +53,7 @@ class EngineThread:
             self._end(f"internal error in the engine: {type(error).__name__}: {error}", 70)
 
     def _progress(self, what: str, done: int, total: int) -> None:
-        self._send(messages.Progress(what, done, total))
+        self._send(messages.StepProgress(what, done, total))
 
     def _tell_names(self, names: Iterable[tuple[int, str]]) -> None:
         self._send(messages.TokenNames(tuple(names)))

@@ -19,7 +19,7 @@ from aprtui.engine.process.messages import (
     Declined,
     Event,
     NoiseMeasured,
-    Progress,
+    StepProgress,
     WriteCapture,
 )
 from aprtui.engine.process.opening import LoadedEngine, open_for
@@ -60,7 +60,7 @@ class Errands:
             raise EngineError(f"{what}: cancelled")
         if time.monotonic() - self._told > REPORT_SECONDS:
             self._told = time.monotonic()
-            self._send(Progress(what, done, total))
+            self._send(StepProgress(what, done, total))
 
     def _capture(self, directory: Path, tokens: Sequence[int], prompt_tokens: int) -> Captured:
         """Evaluate the tokens again as the run did, the prompt at once and the rest one by one, with every tap."""

@@ -32,13 +32,13 @@ from aprtui.engine.replay.identify import TABLE_SOURCE, tokens_of
 from aprtui.engine.replay.layouts import find_layouts
 from aprtui.engine.replay.recompute import Recomputed, Recomputer
 from aprtui.model.config import RopeAngles
+from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import ENTRY, Node, Op
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
 
-Progress = Callable[[str, int, int], None]
 Evaluators = Callable[[RopeAngles], NodeEvaluator]
 
 _FOREIGN_WEIGHTS = 0.9
