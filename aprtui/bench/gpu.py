@@ -26,8 +26,8 @@ from aprtui.bench.contestants import Discard
 from aprtui.bench.cpu import Figure
 from aprtui.bench.worker import PROMPT_SEED, resident_bytes
 from aprtui.contracts.evidence.revision import revision_of
-from aprtui.engine.backends import open_engine
 from aprtui.engine.cuda.detect import detect
+from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import NO_TAPS, KvType, Mode, Taps
 from aprtui.engine.sampling import GREEDY, Sampler, Sampling
 from aprtui.errors import EngineError

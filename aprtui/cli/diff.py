@@ -155,7 +155,7 @@ def _with_tokens(asked: DiffOptions, tokens: tuple[int, ...] | None) -> DiffOpti
     """The options with ids that the model told, where the user gave none."""
     if asked.tokens is not None or tokens is None:
         return asked
-    from aprtui.engine.replay.identify import TABLE_SOURCE
+    from aprtui.engine.replay.token_ids import TABLE_SOURCE
 
     return replace(asked, tokens=tokens, token_source=TABLE_SOURCE)
 

@@ -81,7 +81,7 @@ def _libraries() -> Iterator[Finding]:
 
 
 def _processor() -> Finding:
-    from aprtui.engine.backends import numba_missing
+    from aprtui.engine.opening import numba_missing
     from aprtui.machine import default_threads, memory_bytes, processor_name
 
     described = f"{processor_name()}, {default_threads()} cores, {memory_bytes() / 1e9:.0f} GB memory"

@@ -14,8 +14,8 @@ from aprtui.contracts.checks import verdicts
 from aprtui.contracts.judgement import Judgement
 from aprtui.engine.cpu import decoding
 from aprtui.engine.evaluation import false_alarms, fault_matrix
-from aprtui.engine.evaluation.detection import Tally
 from aprtui.engine.evaluation.false_alarms import Judged
+from aprtui.engine.evaluation.fault_detection import Tally
 from aprtui.engine.faults.faults import FaultInjector, parse_fault
 from aprtui.engine.protocol import Engine, Mode
 from aprtui.model.model import Model, load_model

@@ -15,10 +15,10 @@ from multiprocessing.connection import Connection
 
 from aprtui.engine.generation import Generation, generate
 from aprtui.engine.process import messages as messages
-from aprtui.engine.process.errands import Errands
-from aprtui.engine.process.opening import LoadedEngine, Opener
-from aprtui.engine.process.orders import Orders
+from aprtui.engine.process.command_state import Orders
+from aprtui.engine.process.loading import LoadedEngine, Opener
 from aprtui.engine.process.records import Recorder
+from aprtui.engine.process.side_tasks import Errands
 from aprtui.engine.process.slots import CANDIDATES, Slots
 from aprtui.errors import AprtuiError, DeviceError, UsageError
 

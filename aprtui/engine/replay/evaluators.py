@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from aprtui.engine.backends import numba_missing
+from aprtui.engine.opening import numba_missing
 from aprtui.engine.protocol import NodeEvaluator
 from aprtui.engine.reference.nodes import NumpyNodes
 from aprtui.errors import EngineError

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from aprtui.engine.cuda.engine import CudaEngine
+from aprtui.engine.process.loading import LoadedEngine, open_model
 from aprtui.engine.process.messages import EngineSettings
-from aprtui.engine.process.opening import LoadedEngine, open_model
 from aprtui.progress import Progress
 from aprtui.resources import embedded_model
 

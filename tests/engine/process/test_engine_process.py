@@ -15,6 +15,7 @@ import pytest
 
 from aprtui.engine.generation import StopReason
 from aprtui.engine.process.engine_process import QUIT_SECONDS, EngineProcess, EngineState
+from aprtui.engine.process.loading import LoadedEngine, Opener, open_model
 from aprtui.engine.process.messages import (
     EngineSettings,
     Event,
@@ -27,7 +28,6 @@ from aprtui.engine.process.messages import (
     StepProgress,
     TokenText,
 )
-from aprtui.engine.process.opening import LoadedEngine, Opener, open_model
 from aprtui.engine.process.slots import NO_TOKEN
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import GREEDY

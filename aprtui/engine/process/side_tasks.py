@@ -14,6 +14,8 @@ from pathlib import Path
 
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.logit_noise import measure_logit_noise
+from aprtui.engine.process.command_state import Errand, Orders
+from aprtui.engine.process.loading import LoadedEngine, open_for
 from aprtui.engine.process.messages import (
     Captured,
     Declined,
@@ -22,8 +24,6 @@ from aprtui.engine.process.messages import (
     StepProgress,
     WriteCapture,
 )
-from aprtui.engine.process.opening import LoadedEngine, open_for
-from aprtui.engine.process.orders import Errand, Orders
 from aprtui.engine.protocol import Logits
 from aprtui.errors import AprtuiError, EngineError, UsageError
 

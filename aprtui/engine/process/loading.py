@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from aprtui.engine.backends import open_engine
 from aprtui.engine.faults.faults import Fault, FaultInjector, parse_fault
+from aprtui.engine.opening import open_engine
 from aprtui.engine.process.messages import EngineInfo, EngineSettings
 from aprtui.engine.process.slots import StatsTable
 from aprtui.engine.protocol import Engine

@@ -16,6 +16,7 @@ import pytest
 
 from aprtui.cli.main import main
 from aprtui.engine.process.engine_process import EngineProcess, EngineState
+from aprtui.engine.process.loading import open_model
 from aprtui.engine.process.messages import (
     Captured,
     Declined,
@@ -31,7 +32,6 @@ from aprtui.engine.process.messages import (
     TokenNames,
     TokenText,
 )
-from aprtui.engine.process.opening import open_model
 from aprtui.engine.process.slots import CANDIDATES
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import GREEDY
