@@ -12,12 +12,12 @@ import pytest
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks import verdicts
 from aprtui.contracts.judgement import Judgement
-from aprtui.engine.backends import open_engine
 from aprtui.engine.cpu import decoding
 from aprtui.engine.evaluation import false_alarms, fault_matrix
-from aprtui.engine.evaluation.detection import Tally
 from aprtui.engine.evaluation.false_alarms import Judged
+from aprtui.engine.evaluation.fault_detection import Tally
 from aprtui.engine.faults.faults import FaultInjector, parse_fault
+from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Engine, Mode
 from aprtui.model.model import Model, load_model
 from aprtui.resources import embedded_model

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aprtui.engine.backends import open_engine
+from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Engine, KvType, Mode
 from aprtui.engine.reference.evaluate import evaluate
 from aprtui.engine.rounding import ARITHMETIC, MATMUL_INPUT, ROUND

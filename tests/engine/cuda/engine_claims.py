@@ -17,13 +17,13 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from aprtui.engine.backends import open_engine
 from aprtui.engine.cpu.engine import CpuEngine
 from aprtui.engine.cuda import device as device_module
 from aprtui.engine.cuda import sizes
+from aprtui.engine.opening import open_engine
 from aprtui.engine.process.engine_process import EngineState
+from aprtui.engine.process.loading import Opener, open_model
 from aprtui.engine.process.messages import EngineSettings, Event, Failed, Finished, Loaded, TokenText
-from aprtui.engine.process.opening import Opener, open_model
 from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Taps
 from aprtui.engine.reference.evaluate import evaluate
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
@@ -423,7 +423,7 @@ def test_a_kernel_that_traps_is_told_and_a_new_engine_process_is_right() -> None
 
 def test_an_engine_that_nobody_closed_ends_with_its_process() -> None:
     lines = (
-        "from aprtui.engine.backends import open_engine",
+        "from aprtui.engine.opening import open_engine",
         "from tests.engine.tiny_model import MODELS",
         "engine = open_engine(MODELS['qwen2'](), backend='cuda', context=32)",
         "engine.forward([1])",

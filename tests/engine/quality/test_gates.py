@@ -13,14 +13,14 @@ import pytest
 from numpy.typing import NDArray
 
 from aprtui.compare.verdict import Verdict
-from aprtui.engine.backends import open_engine
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.faults.faults import FaultInjector, parse_fault
+from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import NO_TAPS, Engine, Logits, Mode, Taps, TapSink
 from aprtui.engine.quality import file_gates, repeat_gates, run_gates
 from aprtui.engine.quality.finding import Finding, Outcome
+from aprtui.engine.quality.gate import CONTEXT, QualityOptions, Subject
 from aprtui.engine.quality.gates import NAMES, GateResult, run_quality
-from aprtui.engine.quality.subject import CONTEXT, QualityOptions, Subject
 from aprtui.errors import UnreadableError, UsageError
 from aprtui.model.model import Model, load_model
 from aprtui.resources import embedded_model

@@ -23,10 +23,10 @@ from aprtui.engine.process.messages import (
     Loaded,
     NoiseMeasured,
     Paused,
-    Progress,
     Reopening,
     Resumed,
     Started,
+    StepProgress,
     TokenNames,
     TokenText,
 )
@@ -310,7 +310,7 @@ class LiveScreen(LiveView):
     def _follow(self, event: Event) -> None:
         body, run = self._body, self._run
         match event:
-            case Progress(what, done, total):
+            case StepProgress(what, done, total):
                 self._say(f"{what} {done}/{total}")
             case Reopening():
                 self._moved = time.monotonic()

@@ -15,6 +15,7 @@ import pytest
 
 from aprtui.cli.main import main
 from aprtui.engine.process.engine_process import EngineProcess, EngineState
+from aprtui.engine.process.loading import open_model
 from aprtui.engine.process.messages import (
     Captured,
     Declined,
@@ -25,12 +26,11 @@ from aprtui.engine.process.messages import (
     Loaded,
     NoiseMeasured,
     Paused,
-    Progress,
     Started,
+    StepProgress,
     TokenNames,
     TokenText,
 )
-from aprtui.engine.process.opening import open_model
 from aprtui.engine.process.slots import CANDIDATES, TokenRecord
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import GREEDY
@@ -171,7 +171,7 @@ def test_noise_needs_tokens_and_is_then_measured_while_a_generation_rests(proces
     measured = next(event for event in events if isinstance(event, NoiseMeasured))
     assert 1e-3 < measured.noise.deviation < 1
     assert process.state is EngineState.PAUSED
-    assert any(isinstance(event, Progress) for event in events)
+    assert any(isinstance(event, StepProgress) for event in events)
 
 
 def test_capture_is_what_trace_writes_of_the_same_tokens(process: EngineProcess, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_capture_is_what_trace_writes_of_the_same_tokens(process: EngineProcess,
     process.write_capture(tmp_path / "live")
     events = until(process, Captured, 60)
     captured = next(event for event in events if isinstance(event, Captured))
-    assert any(isinstance(event, Progress) for event in events)
+    assert any(isinstance(event, StepProgress) for event in events)
     assert process.state is EngineState.PAUSED
     tokens = [*started.tokens, *(record_of(process, number).token for number in range(4))]
     assert captured.tokens == len(tokens)
@@ -220,7 +220,7 @@ def test_capture_of_nothing_or_over_something_is_declined(process: EngineProcess
 def test_cancelled_capture_leaves_nothing_and_the_generation_alone(process: EngineProcess, tmp_path: Path) -> None:
     pause_after(process, 12)
     process.write_capture(tmp_path / "live")
-    until(process, Progress, 60)
+    until(process, StepProgress, 60)
     process.cancel()
     assert one(process, Declined) == Declined("writing the capture: cancelled")
     assert not (tmp_path / "live").exists()
@@ -232,7 +232,7 @@ def test_cancelled_capture_leaves_nothing_and_the_generation_alone(process: Engi
 def test_engine_that_is_killed_in_a_capture_can_be_restarted(process: EngineProcess, tmp_path: Path) -> None:
     pause_after(process, 12)
     process.write_capture(tmp_path / "live")
-    until(process, Progress, 60)
+    until(process, StepProgress, 60)
     os.kill(pid(process), signal.SIGKILL)
     until(process, Failed, 5)
     assert process.state is EngineState.CRASHED
