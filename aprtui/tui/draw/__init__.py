@@ -1,1 +1,1 @@
-"""Pure functions and values of drawing: levels, colours, tiles, the viewport of a tensor, texts of numbers. No widget, no screen."""
+"""Pure functions and values of drawing: levels, colours, tiles, viewports, texts of numbers. No widget, no screen."""

@@ -18,7 +18,7 @@ from textual.widgets import Static
 
 from aprtui.tui.frame.chords import LETTERS
 
-# Not a widget itself: see quick_lines.
+# Not a widget itself: see line_widget.
 if TYPE_CHECKING:
     from textual.widget import Widget as _Base
 else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.style import Style
 
 from aprtui.tui.draw.colours import CURSOR, Rgb
-from aprtui.tui.widgets.quick_lines import QuickLines
+from aprtui.tui.widgets.line_widget import QuickLines
 
 
 class KeptStyles(QuickLines):

@@ -19,7 +19,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from aprtui.tui.frame.jump import JumpPlace, JumpTargets
-from aprtui.tui.widgets.quick_lines import QuickLines
+from aprtui.tui.widgets.line_widget import QuickLines
 
 GAP = 2
 """Cells between columns."""

@@ -17,7 +17,7 @@ from aprtui.tui.frame import ascii_filter
 from aprtui.tui.frame.ascii_filter import to_ascii
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
-from aprtui.tui.widgets.quick_lines import QuickLines
+from aprtui.tui.widgets.line_widget import QuickLines
 from tests.compare.synthetic import changed
 from tests.tui.driver import Driver, screen_text, showing, until, until_shown
 from tests.tui.screens.diff_recorded import FAULT, playing, screen_playing, two_captures
