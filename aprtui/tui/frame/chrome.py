@@ -8,16 +8,15 @@ from rich.segment import Segment
 from textual.events import Click
 from textual.reactive import reactive
 from textual.strip import Strip
-from textual.widget import Widget
 
 from aprtui.tui.frame.state import ScreenName
-from aprtui.tui.widgets.kept_styles import KeptStyles
+from aprtui.tui.widgets.line_widget import LineWidget
 
 LEAST_COLUMNS, LEAST_ROWS = 80, 24
 """The smallest terminal that screens are made for."""
 
 
-class TabBar(KeptStyles, Widget):
+class TabBar(LineWidget):
     """The screens with their keys, the one that is shown marked; `detail` at the right says what it shows."""
 
     PREFIX = "tab-bar"
@@ -66,7 +65,7 @@ class TabBar(KeptStyles, Widget):
             at += width + 1
 
 
-class ReadoutLine(KeptStyles, Widget):
+class ReadoutLine(LineWidget):
     """One line that says in plain words what the focused cell says: for screen readers, logs, and without colour."""
 
     DEFAULT_CSS = "ReadoutLine { height: 1; padding: 0 1; background: $panel; color: $foreground; }"

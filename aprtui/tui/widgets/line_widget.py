@@ -1,48 +1,83 @@
-"""Lines of a widget that draws line by line, put into border and padding at little cost.
+"""The base of widgets that draw themselves line by line, twenty times a second: what Textual looks up anew is cached.
 
-Textual computes the border's colours and characters anew for each line, and passes each segment through a filter that
-replaces the colours of 16-colour themes: of 7.2 ms for a stage grid of 39 lines, its own drawing took 2.1.
+Textual computes component styles at 0.1 ms a call, computes the border's colours and characters again for each line,
+and passes each segment through a filter that replaces the colours of 16-colour themes: of 7.2 ms for a stage grid of
+39 lines, its own drawing took 2.1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.segment import Segment
+from rich.style import Style
 from textual._styles_cache import StylesCache
 from textual.color import Color
 from textual.css.styles import StylesBase
 from textual.filter import ANSIToTruecolor, LineFilter
 from textual.geometry import Size, Spacing
 from textual.strip import Strip
+from textual.widget import Widget
 
-# Not a widget itself: Textual takes default styles from the first base that is one, and TextStream's is another.
-if TYPE_CHECKING:
-    from textual.widget import Widget as _Base
-else:
-    _Base = object
+from aprtui.tui.draw.colours import CURSOR, Rgb
 
-Sides = tuple[list[Segment], list[Segment]]
-"""What stands before the content of a line, and behind it."""
+PLAIN = "-plain"
+"""The CSS class of an app that shows values as glyphs, since it has no colours or no block characters."""
 
 
-class QuickLines(_Base):
+class LineWidget(Widget):
     """A widget whose `render_line` uses no colours but those of its styles and of colour maps."""
+
+    PREFIX = ""
+    """What the names of the component classes begin with."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._styles_cache = QuickCache()
+        self._styles_cache = BorderCache()
+        self._styles_by_name: dict[str, Style] = {}
+        self._background_behind_text: Rgb | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether values are shown as glyphs."""
+        return self.app.has_class(PLAIN)
+
+    def style(self, name: str = "", *, partial: bool = False) -> Style:
+        """The component style `name`, or the widget's own; a `partial` one has only what its own rules set."""
+        if name not in self._styles_by_name:
+            self._styles_by_name[name] = (
+                self.get_component_rich_style(f"{self.PREFIX}--{name}", partial=partial) if name else self.rich_style
+            )
+        return self._styles_by_name[name]
+
+    @property
+    def background(self) -> Rgb:
+        """The colour behind the text."""
+        if self._background_behind_text is None:
+            self._background_behind_text = self.background_colors[1].rgb
+        return self._background_behind_text
+
+    @property
+    def cursor_style(self) -> Style:
+        """The style of the cell under the cursor, to be added to the cell's own."""
+        return CURSOR[self.app.current_theme.dark]
+
+    def notify_style_update(self) -> None:
+        """Forget the styles: the theme or the focus has changed."""
+        super().notify_style_update()
+        self._styles_by_name.clear()
+        self._background_behind_text = None
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        """Those of the app that change something here."""
+        """The filters of the app that change something here."""
         return [each for each in super().get_line_filters() if not isinstance(each, ANSIToTruecolor)]
 
 
-class QuickCache(StylesCache):
-    """Textual's cache of drawn lines; the sides of a frame's lines are drawn once."""
+class BorderCache(StylesCache):
+    """Textual's cache of drawn lines; what stands before and behind the content of a line is drawn once a frame."""
 
-    _sides: Sides | None = None
+    _sides: tuple[list[Segment], list[Segment]] | None = None
 
     def render(self, *args: Any, **kwargs: Any) -> list[Strip]:
         """Lines for a frame."""

@@ -8,9 +8,8 @@ from typing import ClassVar
 from rich.segment import Segment
 from textual.reactive import reactive
 from textual.strip import Strip
-from textual.widget import Widget
 
-from aprtui.tui.widgets.kept_styles import KeptStyles
+from aprtui.tui.widgets.line_widget import LineWidget
 
 COLUMN = 10
 """Cells of the word and the space around it."""
@@ -24,7 +23,7 @@ class Shown:
     lines: tuple[str, ...] = ()
 
 
-class VerdictLines(KeptStyles, Widget):
+class VerdictLines(LineWidget):
     """Shows a `Shown`."""
 
     PREFIX = "verdict"

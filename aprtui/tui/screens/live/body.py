@@ -63,7 +63,7 @@ class LiveBody(Container):
         self._text = TextStream(classes="pane")
         self._candidates = BarList("likeliest tokens", id="candidates", classes="pane")
         self._lens = BarList("logit lens", id="lens", classes="pane")
-        self._dock = ContractsDock(session, id="dock")
+        self._dock = ContractsDock(session.paths, id="dock")
         self._dock.can_focus = False  # enter goes to the prompt here; 5 opens the contracts
         self._grid = StageGrid(classes="pane")
         self._line = TokenLine()

@@ -8,13 +8,12 @@ from typing import ClassVar
 from rich.segment import Segment
 from textual.reactive import reactive
 from textual.strip import Strip
-from textual.widget import Widget
 
 from aprtui.engine.process.engine_process import EngineState
 from aprtui.engine.process.messages import EngineInfo
 from aprtui.engine.process.slots import TokenRecord
 from aprtui.tui.draw.readout import SEPARATOR, engine_line, fit, speed_line
-from aprtui.tui.widgets.kept_styles import KeptStyles
+from aprtui.tui.widgets.line_widget import LineWidget
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ GLYPHS = {
 }
 
 
-class StatusBar(KeptStyles, Widget):
+class StatusBar(LineWidget):
     """Shows a `Status`."""
 
     PREFIX = "status-bar"

@@ -20,6 +20,7 @@ from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen, as_typed
 from aprtui.tui.screens.tensor.body import TensorBody
 from aprtui.tui.screens.tensor.load import Glimpse, checksum_problem, glimpses, token_texts, whole_profile
+from aprtui.tui.screens.tensor.map import TensorMap
 from aprtui.tui.screens.tensor.messages import Failed, Glimpsed, Profiled, Worded
 from aprtui.tui.screens.tensor.shown import Shown
 from aprtui.tui.screens.tensor.side import Pointed, in_words, pointed
@@ -186,7 +187,7 @@ class TensorReading(ToolScreen):
 
     def _first_view(self, source: TensorSource, lines: int, cells: int) -> Viewport:
         """All of the tensor, or what the state says; else the cursor and the zoom stay where they were."""
-        plain, before, wanted = self.program.plain, self._view, self._wanted
+        plain, before, wanted = self.query_one(TensorMap).plain, self._view, self._wanted
         self._wanted = None
         if wanted is None and before is not None and before.shape == source.shape:
             return before
