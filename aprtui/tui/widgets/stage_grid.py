@@ -20,9 +20,9 @@ from textual.strip import Strip
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.tui.draw.colours import level_styles
 from aprtui.tui.draw.figures import Figures, grid_tile
+from aprtui.tui.draw.grid_layout import header_rows
 from aprtui.tui.draw.levels import LEVELS, GridLayout, glyph, grid_layout
 from aprtui.tui.draw.readout import model_strip
-from aprtui.tui.draw.stage_header import header_rows
 from aprtui.tui.widgets.jump_targets import JumpPlace, JumpTargets
 
 LABEL = 4

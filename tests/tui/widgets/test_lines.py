@@ -9,6 +9,7 @@ import pytest
 
 from aprtui.trace.graph import Node, graph_for, known_names
 from aprtui.tui.draw.figures import Statistic, figures
+from aprtui.tui.draw.grid_layout import header_rows, wrapped_name
 from aprtui.tui.draw.levels import grid_layout
 from aprtui.tui.draw.readout import (
     describe,
@@ -20,7 +21,6 @@ from aprtui.tui.draw.readout import (
     pass_title,
     speed_line,
 )
-from aprtui.tui.draw.stage_header import header_rows, wrapped_name
 from tests.tui.screens.recorded import example_info, example_record
 
 INFO = example_info()

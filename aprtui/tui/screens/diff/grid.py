@@ -13,7 +13,7 @@ from textual.message import Message
 from textual.strip import Strip
 
 from aprtui.trace.graph import Node
-from aprtui.tui.draw.stage_header import header_rows
+from aprtui.tui.draw.grid_layout import header_rows
 from aprtui.tui.screens.diff.cells import Cell, Greys, Layout, Row, Sign
 from aprtui.tui.screens.diff.model import Stage
 from aprtui.tui.screens.diff.paint import DiffPaint

@@ -14,8 +14,8 @@ from aprtui.tui.draw.bars import candidate_bars, lens_bars
 from aprtui.tui.draw.figures import figures
 from aprtui.tui.draw.readout import describe, first_bad, pass_title
 from aprtui.tui.frame.session import Session
-from aprtui.tui.screens.live.beginning import Beginning
 from aprtui.tui.screens.live.run import LiveRun
+from aprtui.tui.screens.live.state import Beginning
 from aprtui.tui.screens.live.token_line import TokenLine
 from aprtui.tui.widgets.bar_list import BarList
 from aprtui.tui.widgets.contracts_dock import ContractsDock
