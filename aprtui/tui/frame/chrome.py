@@ -9,6 +9,7 @@ from textual.events import Click
 from textual.reactive import reactive
 from textual.strip import Strip
 
+from aprtui.tui.draw.text import clipped, clipped_start, padded
 from aprtui.tui.frame.state import ScreenName
 from aprtui.tui.widgets.line_widget import LineWidget
 
@@ -51,9 +52,8 @@ class TabBar(LineWidget):
             style = self.style("warning")
             if len(detail) > room:
                 return Strip([Segment(detail, style)]).adjust_cell_length(width, base)
-        if len(detail) > room:
-            detail = "…" + detail[len(detail) - max(room - 1, 0) :] if room > 8 else ""
-        return Strip([*segments, Segment(detail.rjust(room), style)]).adjust_cell_length(width, base)
+        detail = clipped_start(detail, room) if room > 8 else ""
+        return Strip([*segments, Segment(padded(detail, room, right=True), style)]).adjust_cell_length(width, base)
 
     async def on_click(self, event: Click) -> None:
         """Go to the screen that was clicked on."""
@@ -75,5 +75,4 @@ class ReadoutLine(LineWidget):
     def render_line(self, y: int) -> Strip:
         """The words, cut at the end where there is no room."""
         width, base = self.size.width, self.style()
-        text = self.text if len(self.text) <= width else self.text[: max(width - 1, 0)] + "…"
-        return Strip([Segment(text, base)]).adjust_cell_length(width, base)
+        return Strip([Segment(clipped(self.text, width), base)]).adjust_cell_length(width, base)

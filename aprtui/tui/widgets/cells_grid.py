@@ -10,8 +10,7 @@ from textual.geometry import Size
 from textual.strip import Strip
 
 from aprtui.trace.graph import Node, StageGraph
-from aprtui.tui.draw.grid_layout import header_rows
-from aprtui.tui.draw.levels import GridLayout, grid_layout
+from aprtui.tui.draw.grid_layout import GridLayout, grid_layout, header_rows
 from aprtui.tui.widgets.line_widget import LineWidget
 
 LABEL = 4

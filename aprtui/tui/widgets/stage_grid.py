@@ -20,9 +20,9 @@ from textual.strip import Strip
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.tui.draw.colours import level_styles
 from aprtui.tui.draw.figures import Figures, grid_tile
-from aprtui.tui.draw.grid_layout import header_rows
-from aprtui.tui.draw.levels import LEVELS, GridLayout, glyph, grid_layout
-from aprtui.tui.draw.readout import model_strip
+from aprtui.tui.draw.grid_layout import GridLayout, grid_layout, header_rows
+from aprtui.tui.draw.levels import LEVELS, glyph
+from aprtui.tui.draw.text import SEPARATOR
 from aprtui.tui.widgets.jump_targets import JumpPlace, JumpTargets
 
 LABEL = 4
@@ -382,3 +382,14 @@ class StageGrid(JumpTargets, can_focus=True):
             segments += cells[at : at + members]
             at += members
         return segments
+
+
+def model_strip(layout: GridLayout, figures: Figures | None, *, before: bool, after: bool) -> str:
+    """The figures of the stages that the model has once: those `before` its layers, and those `after` them."""
+    last = layout.rows.max(initial=0)
+    fields = [
+        f"{node.stage} {'·' if figures is None else figures.text(row, 6)}"
+        for node, row in zip(layout.model_nodes, layout.model_rows.tolist(), strict=True)
+        if (before if row < last else after)
+    ]
+    return SEPARATOR.join(["    " + fields[0], *fields[1:]]) if fields else ""

@@ -16,6 +16,7 @@ from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
+from aprtui.tui.draw.text import clipped, clipped_start, padded
 from aprtui.tui.widgets.jump_targets import JumpPlace, JumpTargets
 
 GAP = 2
@@ -269,10 +270,5 @@ def _total(widths: Sequence[int]) -> int:
 
 
 def _fitted(text: str, width: int, column: Column) -> str:
-    if cell_len(text) > width and column.end_matters:
-        first = len(text) - width + 1 if text.isascii() else 0
-        kept = next(text[start:] for start in range(first, len(text) + 1) if cell_len(text[start:]) < width)
-        return set_cell_size("…" + kept, width)
-    if cell_len(text) > width:
-        return set_cell_size(text, max(width - 1, 0)) + "…"
-    return " " * (width - cell_len(text)) + text if column.right else set_cell_size(text, width)
+    text = clipped_start(text, width) if column.end_matters else clipped(text, width)
+    return padded(text, width, right=column.right)

@@ -11,9 +11,9 @@ from aprtui.engine.process.messages import EngineInfo, Started, TokenText
 from aprtui.engine.process.slots import TokenRecord
 from aprtui.trace.graph import Node, graph_for
 from aprtui.tui.draw.bars import candidate_bars, lens_bars
-from aprtui.tui.draw.figures import figures
-from aprtui.tui.draw.readout import describe, first_bad, pass_title
+from aprtui.tui.draw.figures import figures, first_bad
 from aprtui.tui.frame.session import Session
+from aprtui.tui.screens.live.readout import describe, pass_title
 from aprtui.tui.screens.live.run import LiveRun
 from aprtui.tui.screens.live.state import Beginning
 from aprtui.tui.screens.live.token_line import TokenLine

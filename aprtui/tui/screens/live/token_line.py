@@ -9,8 +9,8 @@ from textual.strip import Strip
 
 from aprtui.engine.logit_noise import LogitNoise
 from aprtui.tui.draw.colours import tint_styles
-from aprtui.tui.draw.readout import fit
 from aprtui.tui.draw.signals import Signal, TokenFigures, in_words
+from aprtui.tui.draw.text import joined
 from aprtui.tui.widgets.line_widget import LineWidget
 
 
@@ -42,8 +42,8 @@ class TokenLine(LineWidget):
         """Legend first, words after it as far as there is room."""
         width, base = self.size.width, self.style()
         legend = self._legend()
-        room = width - sum(len(segment.text) for segment in legend)
-        words = fit(self._words, room) if self._words and room > 0 else ""
+        room = width - sum(segment.cell_length for segment in legend)
+        words = joined(self._words, room) if self._words and room > 0 else ""
         name, gap, rest = words.partition(" id ")
         segments = [Segment(name, self.style("name")), Segment(gap + rest, base)]
         return Strip([*legend, *segments]).adjust_cell_length(width, base)

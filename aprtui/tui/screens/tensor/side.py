@@ -10,7 +10,7 @@ import numpy as np
 
 from aprtui.trace.profile import Profile
 from aprtui.tui.draw.bars import bar_text
-from aprtui.tui.draw.readout import SEPARATOR
+from aprtui.tui.draw.text import SEPARATOR
 from aprtui.tui.draw.tiles import Scale, ScaleKind, Size, largest
 from aprtui.tui.draw.viewport import Viewport, rows_of_line
 from aprtui.tui.screens.tensor.source import Place, TensorSource
