@@ -17,10 +17,9 @@ from aprtui.errors import ExitCode
 from aprtui.trace.graph import Node
 from aprtui.tui.app import AprtuiApp
 from aprtui.tui.draw.figures import Statistic, figures
-from aprtui.tui.draw.levels import grid_layout
+from aprtui.tui.draw.grid_layout import grid_layout
 from aprtui.tui.frame.chrome import ReadoutLine
-from aprtui.tui.frame.session import Session
-from aprtui.tui.frame.source import LiveSource
+from aprtui.tui.frame.session import LiveSource, Session
 from aprtui.tui.screens.help.screen import HelpScreen
 from aprtui.tui.screens.live.screen import PACE, LiveScreen
 from aprtui.tui.widgets.bar_list import BarList

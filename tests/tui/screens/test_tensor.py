@@ -345,8 +345,8 @@ async def test_the_mouse_frames_what_it_is_dragged_over(folder: Path) -> None:
         await drag(pilot, screen.query_one(TensorMap), (20, 1), (29, 6))
         view, per_cell = screen._view, 4000 // screen._view.cells
         assert pilot.app.clipboard == ""
-        assert not view.is_whole and view.viewport.columns_per_cell < per_cell
-        assert view.viewport.column <= 21 * per_cell and 20 * per_cell <= view.column <= 32 * (per_cell + 1)
+        assert not view.is_whole and view.tiling.columns_per_cell < per_cell
+        assert view.tiling.column <= 21 * per_cell and 20 * per_cell <= view.column <= 32 * (per_cell + 1)
 
 
 async def test_a_click_points_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

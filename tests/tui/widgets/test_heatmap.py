@@ -9,12 +9,13 @@ from textual.color import Color
 from aprtui.tui.draw.colours import ColourMap, level_colours
 from aprtui.tui.draw.levels import Mark
 from aprtui.tui.widgets.heatmap import UPPER, Heatmap
+from aprtui.tui.widgets.line_widget import PLAIN
 
 
 class HeatmapApp(App[None]):
     def __init__(self, plain: bool = False) -> None:
         super().__init__()
-        self.plain = plain
+        self.set_class(plain, PLAIN)
 
     def compose(self) -> ComposeResult:
         yield Heatmap()
