@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from aprtui.contracts.documents.reader import document_of
 from aprtui.contracts.documents.tree import MOST_BYTES, ContractError, Fields, parse_tree, plain, read_tree
 from aprtui.contracts.documents.validation import validate
 from tests.contracts.samples import SOUND
+from tests.hangs import no_hang
 
 PATH = Path("x.yaml")
 
@@ -75,27 +75,24 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_a_hostile_file_is_one_clear_error_within_a_second(case: str) -> None:
+def test_a_hostile_file_is_one_clear_error(case: str) -> None:
     text, expected = HOSTILE[case]
-    started = time.perf_counter()
-    with pytest.raises(ContractError, match=expected) as caught:
+    with no_hang(), pytest.raises(ContractError, match=expected) as caught:
         parse_tree(text, PATH)
-    assert time.perf_counter() - started < 1
     assert "\n" not in str(caught.value) and str(caught.value).startswith("x.yaml")
     assert len(str(caught.value)) < 300
 
 
-def test_a_text_of_a_megabyte_is_read_or_refused_within_a_second(tmp_path: Path) -> None:
+def test_a_text_of_a_megabyte_is_read_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "long.yaml"
-    started = time.perf_counter()
-    path.write_text(SOUND.replace("A sample", "x" * (MOST_BYTES - len(SOUND))))
-    validate(document_of(read_tree(path)))
-    path.write_text(SOUND.replace("A sample", "x" * MOST_BYTES))
-    with pytest.raises(ContractError, match="larger than"):
-        read_tree(path)
-    path.write_text(f"? {'x' * 500_000}\n: 1\n? {'y' * 400_000}\n: 1\n")
-    validate(document_of(read_tree(path)))
-    assert time.perf_counter() - started < 1
+    with no_hang():
+        path.write_text(SOUND.replace("A sample", "x" * (MOST_BYTES - len(SOUND))))
+        validate(document_of(read_tree(path)))
+        path.write_text(SOUND.replace("A sample", "x" * MOST_BYTES))
+        with pytest.raises(ContractError, match="larger than"):
+            read_tree(path)
+        path.write_text(f"? {'x' * 500_000}\n: 1\n? {'y' * 400_000}\n: 1\n")
+        validate(document_of(read_tree(path)))
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
