@@ -85,6 +85,11 @@ def pid(process: EngineProcess) -> int:
     return process._process.pid
 
 
+def descriptors() -> int:
+    """How many files this process has open."""
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
 def gone(number: int, seconds: float = 5.0) -> bool:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -256,7 +261,7 @@ def test_frozen_engine_is_replaced_without_waiting_for_it(monkeypatch: pytest.Mo
         os.kill(frozen, signal.SIGSTOP)
         assert process.poll() == []
         with no_hang(), monkeypatch.context() as patched:
-            patched.setattr(engine_process, "QUIT_SECONDS", None)  # whoever waits for it now waits for ever
+            patched.setattr(engine_process, "QUIT_SECONDS", None)  # waiting for it would never end
             process.restart()
         assert gone(frozen)
         until(process, Loaded)
@@ -293,13 +298,13 @@ def test_output_of_the_engine_goes_to_the_log_and_never_to_the_screen(
 
 
 def test_closing_ends_a_hanging_engine_and_leaves_no_descriptor_open() -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     with running(partial(open_fake, delay=60.0)) as process:
         until(process, Loaded)
         process.generate("a", GREEDY, 2)
         number = pid(process)
     assert gone(number)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 @pytest.mark.parametrize("how", ["return", "kill"])
