@@ -38,10 +38,10 @@ def verdict_lines(judgement: Judgement, request: DiffRequest) -> tuple[str, str,
         what, rest, why = "nothing is beyond its bound", _worst_words(judgement), ""
     smallest = judgement.smallest or "none"
     rest += f"{SEPARATOR}smallest tolerance {smallest}" if _differs(judgement) else ""
-    return what, rest, SEPARATOR.join(_grounds(judgement, request)), why
+    return what, rest, SEPARATOR.join(_criteria(judgement, request)), why
 
 
-def _grounds(judgement: Judgement, request: DiffRequest) -> list[str]:
+def _criteria(judgement: Judgement, request: DiffRequest) -> list[str]:
     summary = judgement.told.summary
     tokens = summary["aligned_tokens"]
     words = [judged_by(judgement, request), f"{summary['compared']} of {summary['expected']} stages compared"]
