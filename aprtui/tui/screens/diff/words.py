@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from aprtui.compare.explain.classify import State
+from aprtui.compare.explain.classify import ErrorState
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import ROUNDING_REL_L2
 from aprtui.compare.wording import counted
@@ -103,7 +103,11 @@ def stage_words(stage: Stage, metric: Metric) -> str:
     if any(stage.injected):
         words.append(f"observed {number(metrics.token_rel_l2)} (rounding {ROUNDING_REL_L2:g})")
     words += (
-        [] if stage.state is State.UNKNOWN else [f"error is {stage.state}"] if stage.state is not State.CLEAN else []
+        []
+        if stage.state is ErrorState.UNKNOWN
+        else [f"error is {stage.state}"]
+        if stage.state is not ErrorState.CLEAN
+        else []
     )
     return SEPARATOR.join([*words, stage.reason])
 
