@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.checks.asked import (
+from aprtui.contracts.checks.arguments import (
     BACKENDS,
     DEVICES_DIFFER,
     LAYERS,
@@ -22,9 +22,9 @@ from aprtui.contracts.checks.asked import (
     named_stages,
     wanted_nodes,
 )
+from aprtui.contracts.checks.judgement import Judgement, no_device, not_testable, unknown
 from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, ContractCheck, ModelCheck, PairCheck
 from aprtui.contracts.documents.document import CheckCall, Document, Falsifier
-from aprtui.contracts.judgement import Judgement, no_device, not_testable, unknown
 from aprtui.errors import AprtuiError
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from aprtui.contracts.documents.document import Document
 from aprtui.contracts.documents.reader import document_of
-from aprtui.contracts.documents.tree import parse_tree
+from aprtui.yaml_file import parse_tree
 
 PATH = Path("sample.yaml")
 

@@ -11,8 +11,8 @@ from aprtui.contracts.changes.bounds import Move, moved, moved_in_text
 from aprtui.contracts.changes.difference import Change, Kind, changes
 from aprtui.contracts.documents.files import contract_files
 from aprtui.contracts.documents.reader import document_of
-from aprtui.contracts.documents.tree import parse_tree, plain, read_tree
 from aprtui.resources import contracts
+from aprtui.yaml_file import parse_tree, plain, read_tree
 from tests.contracts.samples import SOUND, document
 
 FIELDS = """    status: FUNCTIONAL

@@ -23,9 +23,8 @@ from aprtui.contracts.changes.difference import changes
 from aprtui.contracts.changes.promotion import promoted
 from aprtui.contracts.documents.document import Document
 from aprtui.contracts.documents.reader import document_of
-from aprtui.contracts.documents.tree import ContractError, parse_tree
 from aprtui.contracts.documents.validation import validate
-from aprtui.contracts.evidence.backing import Ledger
+from aprtui.contracts.evidence.assessment import Ledger
 from aprtui.contracts.evidence.files import FORMAT, VERSION, EvidenceFile, Recorded, read_evidence
 from aprtui.contracts.evidence.project import Project
 from aprtui.contracts.lint.rule import Surroundings
@@ -34,9 +33,10 @@ from aprtui.contracts.panel import panel
 from aprtui.contracts.rollup import backed_falsifiers, levels, waits
 from aprtui.errors import AprtuiError, UnreadableError
 from aprtui.trace.json_value import json_value
+from aprtui.yaml_file import ContractError, parse_tree
 from tests.contracts.evidence_samples import PASSED
 from tests.contracts.samples import PATH, SOUND, document
-from tests.contracts.test_tree import HOSTILE
+from tests.test_yaml_file import HOSTILE
 
 FIELDS = """    status: FUNCTIONAL
     check: {name: cosine_floor, stages: [lm_head], layers: 0..2, at_least: 0.99}

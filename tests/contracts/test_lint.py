@@ -14,12 +14,12 @@ from aprtui.cli.contracts.lint import own_options
 from aprtui.contracts.documents.finding import Severity
 from aprtui.contracts.documents.loading import load_documents
 from aprtui.contracts.documents.reader import read_document
-from aprtui.contracts.evidence.backing import ledger_of
-from aprtui.contracts.evidence.source_tree import SourceTree
+from aprtui.contracts.evidence.assessment import ledger_of
 from aprtui.contracts.lint.named_tests import missing_tests
 from aprtui.contracts.lint.reverse_coverage import COMMAND, STAGE, reverse_coverage
 from aprtui.contracts.lint.rule import Surroundings
 from aprtui.contracts.lint.rules import LINT_RULES, lint
+from aprtui.contracts.lint.source_tree import SourceTree
 from aprtui.errors import UsageError
 from aprtui.resources import contracts
 from aprtui.trace.graph import known_names

@@ -12,7 +12,7 @@ import pytest
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.documents.finding import Finding, Severity
 from aprtui.contracts.documents.reader import read_document
-from aprtui.contracts.evidence.backing import ledger_of
+from aprtui.contracts.evidence.assessment import ledger_of
 from aprtui.contracts.evidence.files import write_evidence
 from aprtui.contracts.evidence.project import Project
 from aprtui.contracts.lint.rule import Surroundings

@@ -11,8 +11,8 @@ from aprtui.contracts.changes.promotion import next_version, promoted
 from aprtui.contracts.documents.document import Document, Falsifier
 from aprtui.contracts.documents.loading import load_documents
 from aprtui.contracts.documents.reader import document_of
-from aprtui.contracts.documents.tree import ContractError, parse_tree
 from aprtui.resources import contracts
+from aprtui.yaml_file import ContractError, parse_tree
 from tests.contracts.samples import PATH
 
 BLOCK = """\

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aprtui.contracts.documents.maturity import Maturity, maturity_of
-from aprtui.contracts.documents.tree import ContractError
+from aprtui.yaml_file import ContractError
 from tests.contracts.samples import SOUND, document, edited, line_of
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aprtui.contracts.evidence.backing import Backing
+    from aprtui.contracts.evidence.assessment import Backing
 
 
 def backing_record(backing: Backing) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aprtui.cli.contracts.documents import paths_argument, read_documents, say
+from aprtui.cli.contracts.shared import paths_argument, read_documents, say
 from aprtui.cli.json_lines import write_record
 from aprtui.errors import ExitCode
 
@@ -39,11 +39,11 @@ def command(
     Exit code 0: no errors; 1: errors (with --strict: or warnings); 3: a contract cannot be read.
     """
     from aprtui.contracts.documents.finding import Severity
-    from aprtui.contracts.evidence.backing import ledger_of
-    from aprtui.contracts.evidence.source_tree import SourceTree
+    from aprtui.contracts.evidence.assessment import ledger_of
     from aprtui.contracts.lint.reverse_coverage import reverse_coverage
     from aprtui.contracts.lint.rule import Surroundings
     from aprtui.contracts.lint.rules import lint
+    from aprtui.contracts.lint.source_tree import SourceTree
 
     documents, broken = read_documents(paths)
     ledgers = {document.path: ledger_of(document, evidence_dir) for document in documents}

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aprtui.cli.contracts.documents import say
+from aprtui.cli.contracts.shared import say
 
 if TYPE_CHECKING:
-    from aprtui.contracts.checks.asked import Subject
+    from aprtui.contracts.checks.arguments import Subject
     from aprtui.contracts.documents.document import Document, Falsifier
     from aprtui.contracts.evidence.files import Evidence
     from aprtui.contracts.evidence.project import Project

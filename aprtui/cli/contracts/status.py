@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aprtui.cli.contracts.backing import backing_record, backing_words
-from aprtui.cli.contracts.documents import paths_argument, read_documents, say
+from aprtui.cli.contracts.shared import paths_argument, read_documents, say
 from aprtui.cli.json_lines import write_record
 from aprtui.errors import ExitCode
 
@@ -31,7 +31,7 @@ def command(paths: tuple[Path, ...], evidence_dir: Path | None, as_json: bool) -
 
     Nothing is judged here: check judges, lint says what is wrong. Exit code 0; 3: a contract cannot be read.
     """
-    from aprtui.contracts.evidence.backing import ledger_of
+    from aprtui.contracts.evidence.assessment import ledger_of
     from aprtui.contracts.rollup import backed_falsifiers, waits
 
     documents, broken = read_documents(paths)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aprtui.cli.contracts.documents import meant, paths_argument, say
+from aprtui.cli.contracts.shared import meant, paths_argument, say
 from aprtui.cli.json_lines import write_record
 from aprtui.errors import AprtuiError, ExitCode, UnreadableError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from aprtui.contracts.documents.yaml_edit import Edit, Source, entry, has, is_block, quoted
+from aprtui.contracts.changes.yaml_edit import Edit, Source, entry, has, is_block, quoted
 
 KEY = "changelog"
 

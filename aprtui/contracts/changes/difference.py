@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from aprtui.contracts.changes.bounds import moved, moved_in_text, same_but_numbers
+from aprtui.contracts.changes.facts import STATUS, Facts, Value, facts_of
 from aprtui.contracts.documents.document import Document
-from aprtui.contracts.documents.facts import STATUS, Facts, Value, facts_of
 from aprtui.contracts.documents.maturity import Maturity, maturity_of
 
 _CLAIMS = frozenset({"formula", "invariants", "prediction", "property", "formal", "rule", "pass_criteria"})

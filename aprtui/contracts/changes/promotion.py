@@ -11,12 +11,12 @@ from yaml.nodes import MappingNode, Node, SequenceNode
 
 from aprtui.contracts.changes.changelog import KEY as CHANGELOG
 from aprtui.contracts.changes.changelog import prepended
+from aprtui.contracts.changes.yaml_edit import Source, edited, entry, has, parsed
 from aprtui.contracts.documents.document import Document, Falsifier
 from aprtui.contracts.documents.maturity import Maturity
 from aprtui.contracts.documents.reader import LEGACY_TESTS, METADATA, TESTS
-from aprtui.contracts.documents.tree import ContractError, parse_tree, plain
-from aprtui.contracts.documents.yaml_edit import Source, edited, entry, has, parsed
-from aprtui.contracts.evidence.backing import Backing, Standing, provenance_lacks
+from aprtui.contracts.evidence.assessment import Backing, Standing, provenance_lacks
+from aprtui.yaml_file import ContractError, parse_tree, plain
 
 STATUS, DISCHARGE_STATUS, VERSION = "status", "discharge_status", "version"
 _VERSION = re.compile(r"(\d{1,6})\.(\d{1,6})(\.\d{1,6})?")

@@ -14,8 +14,8 @@ from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import StageComparison
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
-from aprtui.contracts.checks.asked import OnPair
-from aprtui.contracts.judgement import Judgement, unknown
+from aprtui.contracts.checks.arguments import OnPair
+from aprtui.contracts.checks.judgement import Judgement, unknown
 from aprtui.errors import UsageError
 from aprtui.trace.graph import Node
 

@@ -6,8 +6,8 @@ from aprtui.compare.align.coverage import Selection
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import StageVerdict, Verdict
 from aprtui.compare.wording import counted
-from aprtui.contracts.checks.asked import LAYERS, OnCapture, layers_text, named_stages
-from aprtui.contracts.judgement import Judgement, unknown
+from aprtui.contracts.checks.arguments import LAYERS, OnCapture, layers_text, named_stages
+from aprtui.contracts.checks.judgement import Judgement, unknown
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from aprtui.compare.wording import counted
-from aprtui.contracts.checks.asked import LAYERS, OnCapture, wanted_nodes
-from aprtui.contracts.judgement import Judgement, counted_wrong, unknown
+from aprtui.contracts.checks.arguments import LAYERS, OnCapture, wanted_nodes
+from aprtui.contracts.checks.judgement import Judgement, counted_wrong, unknown
 from aprtui.trace.capture import Capture, claimed_files
 from aprtui.trace.graph import Node
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aprtui.contracts.documents.maturity import Maturity, maturity_of
-from aprtui.contracts.documents.tree import Duplicate
+from aprtui.yaml_file import Duplicate
 
 KERNEL = "kernel"
 

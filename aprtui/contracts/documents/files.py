@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from aprtui.contracts.documents.tree import ContractError
+from aprtui.yaml_file import ContractError
 
 SUFFIXES = (".yaml", ".yml")
 

@@ -26,7 +26,7 @@ from aprtui.contracts.documents.document import (
     QaGate,
 )
 from aprtui.contracts.documents.maturity import Maturity
-from aprtui.contracts.documents.tree import (
+from aprtui.yaml_file import (
     ContractError,
     Fields,
     Items,

@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 
 from aprtui import resources
-from aprtui.contracts.evidence.source_tree import MADE
 from aprtui.errors import UsageError
 
 FOLDER = "contracts"
@@ -17,8 +16,11 @@ EVIDENCE = "evidence"
 MOST_FILES = 5000
 """Of a folder that a contract vouches for: more is no part of an engine."""
 
-_MADE = MADE | {"images"}
-_MADE_SUFFIXES = frozenset({".pyc", ".pyo", ".nbi", ".nbc"})
+BUILD_FOLDERS = frozenset({"target", "node_modules", "__pycache__", "build", "dist"})
+"""Folders that build tools write, and that hold no sources."""
+
+_GENERATED = BUILD_FOLDERS | {"images"}
+_GENERATED_SUFFIXES = frozenset({".pyc", ".pyo", ".nbi", ".nbc"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ def _file_digest(path: Path) -> str | None:
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in folder.iterdir():
-        if path.name.startswith(".") or path.name in _MADE or path.suffix in _MADE_SUFFIXES:
+        if path.name.startswith(".") or path.name in _GENERATED or path.suffix in _GENERATED_SUFFIXES:
             continue
         if not path.is_dir():
             yield path

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from aprtui import __version__
-from aprtui.contracts.checks.asked import Subject
+from aprtui.contracts.checks.arguments import Subject
+from aprtui.contracts.checks.judgement import Judgement
 from aprtui.contracts.checks.registry import CHECKS, ContractCheck, ModelCheck, PairCheck
 from aprtui.contracts.documents.document import CheckCall, Document, Falsifier
-from aprtui.contracts.documents.tree import ContractError
 from aprtui.contracts.evidence.files import CheckRun, Evidence, Host, JudgedOn, Revision
 from aprtui.contracts.evidence.project import Project
 from aprtui.contracts.evidence.revision import revision_of
-from aprtui.contracts.judgement import Judgement
 from aprtui.engine.processor import processor_name
 from aprtui.trace.capture import Capture
+from aprtui.yaml_file import ContractError
 
 
 def evidence_of(

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from aprtui.contracts.checks.mapping import own_mapping
 from aprtui.contracts.documents.document import Claim, Document, Falsifier
 from aprtui.contracts.documents.finding import Severity
-from aprtui.contracts.documents.mapping import own_mapping
 from aprtui.contracts.documents.maturity import NAMES, Maturity
 from aprtui.contracts.evaluation import check_of
-from aprtui.contracts.evidence.backing import Backing, Standing
+from aprtui.contracts.evidence.assessment import Backing, Standing
 from aprtui.contracts.lint.rule import Breaches, LintRule, Surroundings
 
 _EVIDENCE_FILE = "evidence_file"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from aprtui.contracts.evidence.source_tree import SourceTree
+from aprtui.contracts.lint.source_tree import SourceTree
 
 _CARGO = re.compile(r"\bcargo\s+(?:nextest\s+run|test)\b([^\n;|&`]*)")
 _PYTEST = re.compile(r"\bpytest\b([^\n;|&`]*)")

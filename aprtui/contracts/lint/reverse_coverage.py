@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from os.path import commonpath
 from pathlib import Path
 
-from aprtui.contracts.checks.asked import named_stages
+from aprtui.contracts.checks.arguments import named_stages
 from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, PairCheck
 from aprtui.contracts.documents.document import Document, Falsifier
 from aprtui.contracts.documents.finding import Finding, Severity

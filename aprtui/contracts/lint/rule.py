@@ -8,8 +8,8 @@ from pathlib import Path
 
 from aprtui.contracts.documents.document import Document
 from aprtui.contracts.documents.finding import Severity
-from aprtui.contracts.evidence.backing import Ledger
-from aprtui.contracts.evidence.source_tree import SourceTree
+from aprtui.contracts.evidence.assessment import Ledger
+from aprtui.contracts.lint.source_tree import SourceTree
 
 
 @dataclass(frozen=True, slots=True)

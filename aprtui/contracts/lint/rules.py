@@ -14,7 +14,7 @@ from aprtui.contracts.checks.registry import CHECKS
 from aprtui.contracts.documents.document import Document, Falsifier
 from aprtui.contracts.documents.finding import Finding, Severity
 from aprtui.contracts.documents.maturity import Maturity
-from aprtui.contracts.evidence.backing import ALGORITHM_EVIDENCE
+from aprtui.contracts.evidence.assessment import ALGORITHM_EVIDENCE
 from aprtui.contracts.lint.evidence_rules import EVIDENCE_RULES, backings
 from aprtui.contracts.lint.named_tests import missing_tests
 from aprtui.contracts.lint.rule import Breaches, LintRule, Surroundings

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from aprtui.contracts.documents.reader import document_of
-from aprtui.contracts.documents.tree import MOST_BYTES, ContractError, Fields, parse_tree, plain, read_tree
 from aprtui.contracts.documents.validation import validate
+from aprtui.yaml_file import MOST_BYTES, ContractError, Fields, parse_tree, plain, read_tree
 from tests.contracts.samples import SOUND
 
 PATH = Path("x.yaml")

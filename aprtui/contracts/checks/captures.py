@@ -12,8 +12,8 @@ from aprtui.compare.report.apr_diff import apr_stage_diff
 from aprtui.compare.survey import tensor_stats
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
-from aprtui.contracts.checks.asked import OnCapture, OnPair
-from aprtui.contracts.judgement import Judgement, counted_wrong, not_testable, unknown
+from aprtui.contracts.checks.arguments import OnCapture, OnPair
+from aprtui.contracts.checks.judgement import Judgement, counted_wrong, not_testable, unknown
 from aprtui.errors import UnreadableError
 from aprtui.trace.aprt import read_aprt
 from aprtui.trace.capture import Capture

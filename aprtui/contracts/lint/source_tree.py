@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from aprtui.contracts.evidence.project import BUILD_FOLDERS
 from aprtui.errors import UsageError
 
 _MOST_BYTES = 4 << 20
@@ -34,8 +35,6 @@ _NO_CODE = {
     **dict.fromkeys((".rs", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu", ".cuh"), _BRACES),
 }  # fmt: skip
 _WORD = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*")
-MADE = frozenset({"target", "node_modules", "__pycache__", "build", "dist"})
-"""Folders that hold no sources but what is made of them."""
 
 
 class SourceTree:
@@ -85,7 +84,7 @@ class SourceTree:
 
     def _sources(self) -> Iterator[Path]:
         for folder, folders, files in os.walk(self.root):
-            folders[:] = [name for name in folders if not name.startswith(".") and name not in MADE]
+            folders[:] = [name for name in folders if not name.startswith(".") and name not in BUILD_FOLDERS]
             for name in files:
                 path = Path(folder, name)
                 if path.suffix in _NO_CODE and not path.is_symlink():

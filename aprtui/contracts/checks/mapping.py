@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from aprtui.contracts.documents.document import CheckCall
-from aprtui.contracts.documents.tree import ContractError, Fields, plain, read_tree, text
+from aprtui.yaml_file import ContractError, Fields, plain, read_tree, text
 
 _CHECK = "check"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from yaml import SafeLoader, compose
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from aprtui.contracts.documents.tree import ContractError
+from aprtui.yaml_file import ContractError
 
 _STYLES = {None: "{}", "'": "'{}'", '"': '"{}"'}
 
