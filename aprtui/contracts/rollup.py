@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from aprtui.contracts.checks.mapping import own_mapping
-from aprtui.contracts.documents.document import Blocker, Document, Falsifier
-from aprtui.contracts.documents.maturity import Maturity
-from aprtui.contracts.evaluation import check_of
+from aprtui.contracts.checks.mapping import check_of, own_mapping
+from aprtui.contracts.documents.document import Blocker, Document, Falsifier, Maturity
 from aprtui.contracts.evidence.assessment import Backing, Ledger
 
 _LONGEST_NAME = 60

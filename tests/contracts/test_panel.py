@@ -10,13 +10,12 @@ import pytest
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.binding import bind, describe
 from aprtui.contracts.checks.mapping import own_mapping, read_mapping
-from aprtui.contracts.documents.document import CheckCall
+from aprtui.contracts.documents.document import CheckCall, ContractError
 from aprtui.contracts.documents.loading import load_documents
 from aprtui.contracts.documents.reader import read_document
 from aprtui.contracts.panel import panel
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
-from aprtui.yaml_file import ContractError
 from tests.compare.synthetic import write_capture
 from tests.contracts.captures import NAN_AT, nan_capture
 from tests.contracts.samples import SOUND, document, edited

@@ -22,8 +22,8 @@ from aprtui.errors import ExitCode, UsageError
 if TYPE_CHECKING:
     from aprtui.contracts.checks.arguments import Subject
     from aprtui.contracts.checks.judgement import Judgement
+    from aprtui.contracts.checks.mapping import CheckMap
     from aprtui.contracts.documents.document import Document, Falsifier
-    from aprtui.contracts.evaluation import CheckMap
     from aprtui.contracts.evidence.assessment import Ledger
     from aprtui.contracts.panel import PanelRow
     from aprtui.model.model import Model

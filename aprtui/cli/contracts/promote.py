@@ -34,9 +34,8 @@ def command(falsifier_id: str, level: str, paths: tuple[Path, ...], evidence_dir
     2: no such falsifier or level; 3: the contract cannot be read, or not be edited in place; 4: it cannot be written.
     """
     from aprtui.contracts.changes.promotion import lacks
-    from aprtui.contracts.checks.mapping import own_mapping
-    from aprtui.contracts.documents.maturity import NAMES, maturity_of
-    from aprtui.contracts.evaluation import check_of
+    from aprtui.contracts.checks.mapping import check_of, own_mapping
+    from aprtui.contracts.documents.document import NAMES, maturity_of
     from aprtui.contracts.evidence.assessment import ledger_of
 
     status = _status(level)
@@ -63,7 +62,7 @@ def _was(falsifier: Falsifier) -> str:
 
 
 def _status(level: str) -> str:
-    from aprtui.contracts.documents.maturity import BLOCKER, NAMES, Maturity
+    from aprtui.contracts.documents.document import BLOCKER, NAMES, Maturity
 
     word = level.upper()
     levels = ["PROPOSED", *(NAMES[name] for name in (Maturity.ALGORITHM, Maturity.FUNCTIONAL, Maturity.DISCHARGED))]
@@ -74,8 +73,8 @@ def _status(level: str) -> str:
 
 
 def _found(falsifier_id: str, paths: tuple[Path, ...]) -> tuple[Document, Falsifier]:
+    from aprtui.contracts.documents.document import ContractError
     from aprtui.resources import is_packaged
-    from aprtui.yaml_file import ContractError
 
     if not paths and is_packaged():
         raise UsageError("promote: aprtui's own contracts are part of the installed program: name a contract of yours")
@@ -98,7 +97,7 @@ def _found(falsifier_id: str, paths: tuple[Path, ...]) -> tuple[Document, Falsif
 def _write(document: Document, falsifier: Falsifier, status: str, backing: Backing) -> str:
     """Write the contract anew, and give its version. Raises `ContractError` and `EngineError`."""
     from aprtui.contracts.changes.promotion import next_version, promoted
-    from aprtui.contracts.documents.maturity import Maturity, maturity_of
+    from aprtui.contracts.documents.document import Maturity, maturity_of
     from aprtui.trace.aprt import write_atomically
 
     path = document.path.resolve()

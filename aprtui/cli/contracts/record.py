@@ -106,7 +106,8 @@ def _evidence(
     document: Document, row: PanelRow, lines: tuple[str, ...], project: Project, subject: Subject, asked: Asked
 ) -> tuple[Evidence, str]:
     """The evidence of a row that was judged, and why it has no git revision, empty where it has one."""
-    from aprtui.contracts.evidence.recording import evidence_of, revision_at
+    from aprtui.contracts.evidence.project import revision_at
+    from aprtui.contracts.evidence.recording import evidence_of
 
     assert row.judgement is not None
     name = row.falsifier.id

@@ -5,8 +5,7 @@ from __future__ import annotations
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks.arguments import OnContract
 from aprtui.contracts.checks.judgement import Judgement
-from aprtui.contracts.documents.finding import Severity
-from aprtui.contracts.documents.validation import validate
+from aprtui.contracts.documents.validation import Severity, validate
 
 
 def contract_valid(asked: OnContract) -> Judgement:

@@ -9,9 +9,8 @@ from pathlib import Path
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
 from aprtui.contracts.checks.judgement import Judgement
-from aprtui.contracts.documents.document import Falsifier
+from aprtui.contracts.documents.document import NAMES, Falsifier
 from aprtui.contracts.documents.loading import Loaded
-from aprtui.contracts.documents.maturity import NAMES
 from aprtui.contracts.evidence.assessment import Backing
 from aprtui.contracts.panel import PanelRow
 from aprtui.trace.graph import Node
