@@ -38,8 +38,8 @@ def record(document: Document, falsifier: Falsifier) -> int:
 
 def is_fresh(document: Document, falsifier: Falsifier) -> bool:
     """Whether the newest evidence is a PASS that still holds."""
-    backing = ledger_of(document).backing(falsifier, falsifier.check)
-    return backing.newest is not None and backing.newest.standing is Standing.FRESH and not backing.refuted
+    assessment = ledger_of(document).assess(falsifier, falsifier.check)
+    return assessment.newest is not None and assessment.newest.standing is Standing.FRESH and not assessment.refuted
 
 
 def _aprtui(*words: str) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks import chat, running
-from aprtui.contracts.checks.arguments import Subject
+from aprtui.contracts.checks.arguments import CheckSubject
 from aprtui.contracts.checks.judgement import Judgement
 from aprtui.contracts.checks.mapping import own_mapping
 from aprtui.contracts.checks.registry import CHECKS, ModelCheck
@@ -332,7 +332,7 @@ def test_claims_of_aprender_about_a_model_are_judged_with_one_and_unknown_withou
     for falsifier in contract.falsifiers:
         found = {
             subject.model: evaluate(contract, falsifier, subject, mapping)
-            for subject in (Subject(model=model), Subject())
+            for subject in (CheckSubject(model=model), CheckSubject())
         }
         assert [judgement and judgement.verdict for judgement in found.values()] == [Verdict.PASS, Verdict.UNKNOWN]
 

@@ -11,7 +11,7 @@ import pytest
 
 from aprtui.cli.main import main
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.checks.arguments import Subject
+from aprtui.contracts.checks.arguments import CheckSubject
 from aprtui.contracts.checks.judgement import NO_DEVICE
 from aprtui.contracts.documents.document import Document, Falsifier, Maturity
 from aprtui.contracts.documents.loading import load_documents
@@ -73,7 +73,7 @@ def test_what_claims_to_work_holds_and_what_waits_is_unknown(  # type: ignore[no
     document: Document, falsifier: Falsifier, made, models: Callable[[str], Model]
 ) -> None:
     captures = {side: Capture.open(path) for side, path in made(falsifier.test).items()}
-    subject = Subject(captures.get("CAPTURE"), captures.get("REFERENCE"), models(falsifier.test))
+    subject = CheckSubject(captures.get("CAPTURE"), captures.get("REFERENCE"), models(falsifier.test))
     judgement = panel_row(document, falsifier, subject, mapping={}).judgement
     if falsifier.maturity >= Maturity.FUNCTIONAL:
         assert judgement is not None, "no check is bound"

@@ -1,8 +1,8 @@
-"""Mapping files: which check judges which falsifier of somebody else's contract.
+"""Check mappings: files that say which check judges which falsifier of somebody else's contract.
 
     FALSIFY-X-001: {check: cosine_floor, stages: [lm_head], at_least: 0.99}
 
-One for aprender's falsifiers comes with the program.
+A mapping for aprender's falsifiers comes with the program.
 """
 
 from __future__ import annotations
