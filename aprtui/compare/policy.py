@@ -28,7 +28,7 @@ BASIS = "the policy"
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class PolicyRule:
     """Bounds for the stages that match `stage`; `layers` is None where all layers, and stages outside of layers, do."""
 
     stage: str
@@ -45,7 +45,7 @@ class Policy:
     """A policy as read."""
 
     path: Path
-    rules: tuple[Rule, ...]
+    rules: tuple[PolicyRule, ...]
     allow_missing: tuple[str, ...]
 
     def tolerances(self, node: Node) -> tuple[Tolerance, ...]:
@@ -66,7 +66,7 @@ def read_policy(path: Path) -> Policy:
     return Policy(path, read, tuple(texts_of(document.get("allow_missing", []), path, "allow_missing")))
 
 
-def _rule(rule: Any, path: Path, where: str) -> Rule:
+def _rule(rule: Any, path: Path, where: str) -> PolicyRule:
     fields = fields_of(rule, path, where, {"stage", "layers", "bounds"}, needed={"stage", "bounds"})
     (stage,) = texts_of([fields["stage"]], path, f"{where}.stage")
     layers = fields.get("layers")
@@ -77,7 +77,7 @@ def _rule(rule: Any, path: Path, where: str) -> Rule:
     bounds = fields["bounds"]
     if not isinstance(bounds, dict) or not bounds:
         raise UsageError(f"{path}: {where}.bounds: expected metrics with their bounds, as {{rel_l2: 1.0e-3}}")
-    return Rule(
+    return PolicyRule(
         canonical_name(stage), chosen, tuple(_bound(*entry, path, f"{where}.bounds") for entry in bounds.items())
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aprtui.compare.captures import DiffOptions, Grounds, compare_captures
+from aprtui.compare.captures import Criteria, DiffOptions, compare_captures
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.policy import Policy, read_policy
 from aprtui.compare.verdict import Verdict
@@ -39,7 +39,7 @@ def test_the_documented_example_reads_and_judges(tmp_path: Path) -> None:
     assert rules.tolerances(Node(2, "attn_out"))[0].metric is Metric.TOKEN_REL_L2
     a = Capture.open(write_capture(tmp_path / "a"))
     b = Capture.open(write_capture(tmp_path / "b", edits={Node(1, "attn_out"): scaled(1.01)}))
-    result = compare_captures(a, b, DiffOptions(), None, Grounds(bounds=rules.tolerances))
+    result = compare_captures(a, b, DiffOptions(), None, Criteria(bounds=rules.tolerances))
     assert result.verdict is Verdict.FAIL
     assert result.first_divergence is not None
     assert result.first_divergence.verdict.node == Node(1, "attn_out")

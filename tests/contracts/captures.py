@@ -42,7 +42,7 @@ def nan_capture(path: Path, nodes: tuple[Node, ...], **options: object) -> Captu
 
 
 def of_layers(path: Path, layers: tuple[int, ...]) -> Path:
-    """The capture in `path` as if only the stages of `layers` had been asked for."""
+    """The capture in `path` as if only the stages of `layers` had been requested."""
     manifest = path / "manifest.json"
     written = json.loads(manifest.read_text())
     dropped = [name for name, info in written["files"].items() if info["layer"] not in layers]

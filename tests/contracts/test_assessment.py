@@ -92,15 +92,15 @@ def test_against_another_engine_is_discharged(project: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    "lack",
+    "missing",
     [
         {"revision": None},
         {"revision": Revision("c" * 40, dirty=True)},
         {"judged_on": (replace(CAPTURE, model_sha256=None), ORACLE)},
     ],
 )
-def test_without_provenance_nothing_is_discharged(project: Project, lack: dict[str, object]) -> None:
-    one = fresh(project, **{"judged_on": (CAPTURE, ORACLE), **lack})
+def test_without_provenance_nothing_is_discharged(project: Project, missing: dict[str, object]) -> None:
+    one = fresh(project, **{"judged_on": (CAPTURE, ORACLE), **missing})
     assert levels(assess(project, one)) == (FUNCTIONAL, FUNCTIONAL)
     assert levels(assess(project, one, replace(one, date=DAY_2))) == (FUNCTIONAL, FUNCTIONAL)
 

@@ -1,4 +1,4 @@
-"""Evidence files: what is written is read again, nothing is overwritten, and what is broken is told."""
+"""Evidence files: what is written reads back, nothing is overwritten, and broken files are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our own contracts are well formed, and every falsifier of theirs is judged on the captures that its test makes."""
+"""Our own contracts are well formed, and every one of their falsifiers is judged on the captures that its test makes."""
 
 from __future__ import annotations
 
@@ -85,4 +85,4 @@ def test_what_claims_to_work_holds_and_what_waits_is_unknown(  # type: ignore[no
         # It waited for such a machine; evidence that is recorded here can raise it.
         warnings.warn(f"{falsifier.id} {falsifier.status} holds here: make evidence IDS={falsifier.id}", stacklevel=1)
     else:
-        assert judgement is None or judgement.verdict is Verdict.UNKNOWN, f"{judgement}: raise the status, or mend it"
+        assert judgement is None or judgement.verdict is Verdict.UNKNOWN, f"{judgement}: raise the status, or fix it"

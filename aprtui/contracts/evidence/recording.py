@@ -13,7 +13,7 @@ from aprtui.contracts.checks.registry import CHECKS, ContractCheck, ModelCheck, 
 from aprtui.contracts.documents.document import CheckCall, ContractError, Document, Falsifier
 from aprtui.contracts.evidence.files import CheckRun, EvidenceRecord, Host, JudgedOn, Revision
 from aprtui.contracts.evidence.project import Project
-from aprtui.engine.processor import processor_name
+from aprtui.machine import processor_name
 from aprtui.trace.capture import Capture
 
 

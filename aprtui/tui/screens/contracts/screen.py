@@ -121,7 +121,7 @@ class ContractsScreen(ToolScreen):
     def __init__(self, session: Session, state: ScreenState) -> None:
         super().__init__(session, state)
         self._given = state.path("path")
-        self._paths = contract_paths(session, self._given)
+        self._paths = contract_paths(session.paths) if self._given is None else (self._given.absolute(),)
         self._documents: Documents | None = None
         self._document: Document | None = None
         self._rows: tuple[PanelRow, ...] = ()
