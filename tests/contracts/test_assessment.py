@@ -136,7 +136,7 @@ def test_another_check_or_bound_makes_evidence_stale(project: Project) -> None:
 
 def test_evidence_that_vouches_for_nothing_or_not_for_all_does_not_hold(project: Project) -> None:
     found = assess(project, evidence())
-    assert found.newest is not None and found.newest.words == "stale: engine.py is vouched for since"
+    assert found.newest is not None and found.newest.words == "stale: engine.py was added to vouches_for"
     without = document().falsifiers[0]
     ledger = Ledger(project, RecordedEvidence({"FALSIFY-1": (EvidenceFile(Path("x"), evidence()),)}))
     unbound = ledger.assess(without, CHECK)

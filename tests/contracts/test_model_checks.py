@@ -156,20 +156,20 @@ def test_what_auto_takes_is_told_once_with_its_reason(model: Model, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("reasons", "words"),
     [
-        ((), "0 reasons are told"),
-        (("backend numpy: x", "backend numpy: y"), "2 reasons are told"),
+        ((), "0 reasons are given"),
+        (("backend numpy: x", "backend numpy: y"), "2 reasons are given"),
         (("backend cpu: no driver",), "numpy was opened, and backend cpu: no driver"),
         (("backend numpy: because",), "expected no driver"),
     ],
 )
-def test_an_automatic_choice_that_is_told_wrongly_fails(
-    model: Model, monkeypatch: pytest.MonkeyPatch, told: tuple[str, ...], words: str
+def test_an_automatic_choice_with_a_wrong_reason_fails(
+    model: Model, monkeypatch: pytest.MonkeyPatch, reasons: tuple[str, ...], words: str
 ) -> None:
     honest = opening.open_engine
 
-    def silent(model: Model, context: int, told: Callable[[str], None], lines: tuple[str, ...] = told) -> Engine:
+    def silent(model: Model, context: int, told: Callable[[str], None], lines: tuple[str, ...] = reasons) -> Engine:
         for line in lines:
             told(line)
         return honest(model, backend="numpy", context=context)

@@ -1,4 +1,4 @@
-"""Our own contracts are well formed, and every one of their falsifiers is judged on the captures that its test makes."""
+"""Our own contracts are well formed, and each of their falsifiers is judged on the captures that its test makes."""
 
 from __future__ import annotations
 

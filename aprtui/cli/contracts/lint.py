@@ -1,4 +1,4 @@
-"""`aprtui contracts lint`: drift between contracts and what they speak of."""
+"""`aprtui contracts lint`: drift between contracts and the things that they name."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def command(
     paths: tuple[Path, ...], source: Path | None, evidence_dir: Path | None, strict: bool, coverage: bool, form: str,
     as_json: bool,
 ) -> int:  # fmt: skip
-    """Find what contracts name and is not there, and claims without evidence; aprtui's own contracts without PATH.
+    """Find things that contracts name and that do not exist, and claims without evidence; aprtui's own contracts
+    without PATH.
 
     Exit code 0: no errors; 1: errors (with --strict: or warnings); 3: a contract cannot be read.
     """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aprtui.contracts.evidence.project import Project
     from aprtui.contracts.panel import PanelRow
 
-_UNBOUND = "vouches for no source file: say in vouches_for what it speaks of, else its evidence counts one level lower"
+_UNBOUND = "vouches for no source file: say in vouches_for what it covers, else its evidence counts one level lower"
 
 Judged = tuple[Document, "PanelRow", tuple[str, ...]]
 """A contract, a row of it, and the lines that were printed about it."""

@@ -80,6 +80,6 @@ def assessment_text(assessment: Assessment) -> str:
     newest, carried = assessment.newest, NAMES[assessment.now]
     if newest is None:
         return "none recorded" + (
-            f", what the contract tells carries {carried}" if assessment.now > Maturity.NONE else ""
+            f", what the contract states carries {carried}" if assessment.now > Maturity.NONE else ""
         )
     return f"{newest.record.verdict} of {newest.record.date[:10]}, {newest.words}; carries {carried}"

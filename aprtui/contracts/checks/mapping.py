@@ -25,7 +25,7 @@ def read_mapping(path: Path) -> dict[str, CheckCall]:
     file = read_yaml(path)
     root = file.mapping("a mapping from the ids of falsifiers to their checks")
     for duplicate in file.duplicates:
-        raise ContractError(path, duplicate.line, f"{duplicate.key!r} is there since line {duplicate.first}")
+        raise ContractError(path, duplicate.line, f"{duplicate.key!r} is already at line {duplicate.first}")
     found = {}
     for name, entry in root.fields.items():
         line = root.lines[name]

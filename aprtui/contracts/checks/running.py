@@ -109,7 +109,7 @@ def automatic_choice(arguments: CheckArguments) -> Judgement:
     found = detect.detect()
     said = reasons[0] if reasons else "nothing is said"
     problems = [
-        (len(reasons) != 1, f"{len(reasons)} reasons are told, not one"),
+        (len(reasons) != 1, f"{len(reasons)} reasons are given, not one"),
         (not said.startswith(f"backend {opened}: "), f"{opened} was opened, and {said}"),
         (found.obstacle is not None and found.problem not in said, f"{said}: expected {found.problem}"),
     ]

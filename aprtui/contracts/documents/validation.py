@@ -211,7 +211,7 @@ def _unknown_parent(document: Document) -> Breaches:
 
 def _top_level_kind(document: Document) -> Breaches:
     if "kind" in document.keys:
-        yield document.line_of("kind"), "kind stands at the top level: it belongs into metadata"
+        yield document.line_of("kind"), "kind is at the top level: it belongs in metadata"
 
 
 def _misspelt_section(document: Document) -> Breaches:
@@ -227,7 +227,7 @@ def _misspelt_section(document: Document) -> Breaches:
 
 def _duplicate_key(document: Document) -> Breaches:
     for duplicate in document.duplicates:
-        yield duplicate.line, f"the key {duplicate.key!r} is there since line {duplicate.first}"
+        yield duplicate.line, f"the key {duplicate.key!r} is already at line {duplicate.first}"
 
 
 def _not_applicable(obligation: Obligation) -> bool:
@@ -302,11 +302,11 @@ RULES: tuple[SchemaRule, ...] = (
     SchemaRule("SCHEMA-015", _E, "applies_to_phase is for loops", _misplaced_phase),
     SchemaRule("SCHEMA-016", _E, "parent_contract is for subcontracts", _misplaced_parent),
     SchemaRule("SCHEMA-017", _E, "a parent contract is depended on", _unknown_parent),
-    SchemaRule("SCHEMA-018", _E, "kind stands in metadata", _top_level_kind),
+    SchemaRule("SCHEMA-018", _E, "kind is in metadata", _top_level_kind),
     SchemaRule("SCHEMA-019", _E, "no section is misspelt", _misspelt_section),
     SchemaRule("SCHEMA-020", _E, "no key occurs twice", _duplicate_key),
-    SchemaRule("SCHEMA-021", _E, "what is not applicable says why", _no_reason),
-    SchemaRule("SCHEMA-022", _E, "what is not applicable says who decided", _no_owner),
+    SchemaRule("SCHEMA-021", _E, "an obligation that is not applicable says why", _no_reason),
+    SchemaRule("SCHEMA-022", _E, "an obligation that is not applicable says who decided", _no_owner),
     SchemaRule("SCHEMA-023", _E, "a reason for not applicable is given only there", _needless_reason),
     SchemaRule("PROVABILITY-001", _E, "a kernel can be proved", _not_provable, of_kernels=True),
 )

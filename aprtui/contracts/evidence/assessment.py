@@ -103,7 +103,7 @@ class Ledger:
             if (now := self.project.digest(source)) != then
         ]
         changes += [
-            f"{source} is vouched for since" for source in falsifier.vouches_for if source not in evidence.sources
+            f"{source} was added to vouches_for" for source in falsifier.vouches_for if source not in evidence.sources
         ]
         if _is_judged_otherwise(evidence, falsifier, check):
             changes.append("the check changed" if evidence.check is not None else "the test changed")

@@ -85,7 +85,7 @@ def _gap_in_ids(document: Document, context: LintContext) -> Breaches:
             if before is not None and number > before + 1:
                 yield (
                     found[number].line_of("id"),
-                    f"{prefix}{before:03d} is followed by {found[number].id}: what lay between is not told",
+                    f"{prefix}{before:03d} is followed by {found[number].id}: the ids between are not explained",
                 )
             before = number
 
@@ -279,11 +279,11 @@ LINT_RULES: tuple[LintRule, ...] = (
     LintRule("LINT-007", _E, "files of the evidence are in the source tree", _missing_file),
     LintRule("LINT-008", _E, "functions of the evidence are named in the code of the source tree", _missing_function),
     LintRule("LINT-015", _W, "tests of cargo and pytest that a falsifier runs are in the source tree", _missing_test),
-    LintRule("LINT-009", _E, "sources that evidence vouches for are there", _missing_source),
+    LintRule("LINT-009", _E, "sources that evidence vouches for exist", _missing_source),
     LintRule("LINT-010", _E, "a status claims no more than some evidence gave", _overclaimed),
     LintRule("LINT-011", _W, "evidence that a status rests on still holds", _stale),
     LintRule("LINT-012", _W, "the newest evidence of a claim is no FAIL", _refuted),
-    LintRule("LINT-013", _W, "evidence files are there", _missing_evidence_file),
+    LintRule("LINT-013", _W, "evidence files exist", _missing_evidence_file),
     LintRule("LINT-014", _W, "evidence files can be read and belong to a falsifier", _odd_file),
 )
 """Rules about evidence files apply only where the contract itself names the check that would write them: contracts of
