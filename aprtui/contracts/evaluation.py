@@ -15,7 +15,6 @@ from aprtui.contracts.checks.arguments import (
     CaptureArguments,
     CheckArguments,
     CheckSubject,
-    ContractArguments,
     PairArguments,
     demands_every_layer,
     layers_text,
@@ -59,7 +58,7 @@ def evaluate(document: Document, falsifier: Falsifier, subject: CheckSubject, ma
     if odd:
         return unknown(f"check {call.name} takes no {odd[0]!r}: it takes {', '.join(sorted(takes)) or 'nothing'}")
     if isinstance(check, ContractCheck):
-        return check.judge(ContractArguments(document))
+        return check.judge(document)
     try:
         if isinstance(check, ModelCheck):
             return check.judge(CheckArguments(call.parameters, subject.model))

@@ -55,16 +55,14 @@ def panel(
     """
     subject = CheckSubject(capture, reference)
     ledger = ledger_of(document) if ledger is None else ledger
+    mapping = own_mapping() if mapping is None else mapping
     return tuple(panel_row(document, falsifier, subject, mapping, ledger) for falsifier in document.falsifiers)
 
 
 def panel_row(
-    document: Document, falsifier: Falsifier, subject: CheckSubject, mapping: CheckMap | None = None,
-    ledger: Ledger | None = None,
-) -> PanelRow:  # fmt: skip
-    """The row of one falsifier; `mapping` and `ledger` as of `panel`."""
-    ledger = ledger_of(document) if ledger is None else ledger
-    mapping = own_mapping() if mapping is None else mapping
+    document: Document, falsifier: Falsifier, subject: CheckSubject, mapping: CheckMap, ledger: Ledger
+) -> PanelRow:
+    """The row of one falsifier of `document`."""
     check = check_of(falsifier, mapping)
     binding = bind(document, falsifier, check)
     judgement = evaluate(document, falsifier, subject, mapping)

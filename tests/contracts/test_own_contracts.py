@@ -16,7 +16,7 @@ from aprtui.contracts.checks.judgement import NO_DEVICE
 from aprtui.contracts.documents.document import Document, Falsifier, Maturity
 from aprtui.contracts.documents.loading import load_documents
 from aprtui.contracts.documents.validation import validate
-from aprtui.contracts.panel import panel_row
+from aprtui.contracts.evaluation import evaluate
 from aprtui.engine.cuda import detect
 from aprtui.errors import ExitCode
 from aprtui.model.model import Model, load_model
@@ -74,7 +74,7 @@ def test_what_claims_to_work_holds_and_what_waits_is_unknown(  # type: ignore[no
 ) -> None:
     captures = {side: Capture.open(path) for side, path in made(falsifier.test).items()}
     subject = CheckSubject(captures.get("CAPTURE"), captures.get("REFERENCE"), models(falsifier.test))
-    judgement = panel_row(document, falsifier, subject, mapping={}).judgement
+    judgement = evaluate(document, falsifier, subject, {})
     if falsifier.maturity >= Maturity.FUNCTIONAL:
         assert judgement is not None, "no check is bound"
         if judgement.reason.startswith(NO_DEVICE):

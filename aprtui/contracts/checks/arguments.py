@@ -1,4 +1,4 @@
-"""The arguments of a check: the contract, the captures, the cells in question, the model, and the parameters."""
+"""The arguments of a check: the captures, the cells in question, the model, and the parameters of the contract."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from aprtui.contracts.documents.document import Document
 from aprtui.errors import UsageError
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
@@ -31,15 +30,8 @@ class CheckSubject:
 
 
 @dataclass(frozen=True, slots=True)
-class ContractArguments:
-    """Arguments of a check of the contract itself."""
-
-    document: Document
-
-
-@dataclass(frozen=True, slots=True)
 class CheckArguments:
-    """Arguments of every other check: the parameters that the contract gives it, and the model that it may run.
+    """Arguments of a check: the parameters that the contract gives it, and the model that it may run.
 
     Reading a parameter of the wrong kind raises `UsageError`.
     """

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from aprtui.contracts.checks import blocks, captures, chat, contract, pairs, running, verdicts
-from aprtui.contracts.checks.arguments import CaptureArguments, CheckArguments, ContractArguments, PairArguments
+from aprtui.contracts.checks.arguments import CaptureArguments, CheckArguments, PairArguments
 from aprtui.contracts.checks.judgement import Judgement
 from aprtui.contracts.checks.running import BACKEND
+from aprtui.contracts.documents.document import Document
 
 
 @dataclass(frozen=True, slots=True)
 class ContractCheck:
     """Judges the contract alone."""
 
-    judge: Callable[[ContractArguments], Judgement]
+    judge: Callable[[Document], Judgement]
     parameters: frozenset[str] = frozenset()
 
 
@@ -35,7 +36,7 @@ class PairCheck:
 
     judge: Callable[[PairArguments], Judgement]
     parameters: frozenset[str] = frozenset()
-    stages: tuple[str, ...] = field(default=())
+    stages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
