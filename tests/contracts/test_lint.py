@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aprtui.cli.contracts.lint import own_options
+from aprtui.cli.contracts.lint import options_by_command
 from aprtui.contracts.documents.loading import load_documents
 from aprtui.contracts.documents.reader import read_document
 from aprtui.contracts.documents.validation import Severity
@@ -59,7 +59,7 @@ MUTANTS = {
 def surroundings(tmp_path: Path) -> LintContext:
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "scale.rs").write_text("struct Scale;\nfn run_scaled() {}\nfn twice_the_input() {}\n")
-    return LintContext(SourceTree(tmp_path), dict(own_options()))
+    return LintContext(SourceTree(tmp_path), dict(options_by_command()))
 
 
 def test_the_untouched_contract_has_no_finding(surroundings: LintContext) -> None:
@@ -214,7 +214,7 @@ def test_a_source_tree_tells_only_what_is_in_it(tmp_path: Path) -> None:
 def test_our_own_contracts_claim_what_evidence_gave_and_have_no_finding_but_stale_evidence() -> None:
     documents = load_documents([contracts()]).readable
     ledgers = {read.path: ledger_of(read) for read in documents}
-    surroundings = LintContext(SourceTree(contracts().parent), dict(own_options()), ledgers)
+    surroundings = LintContext(SourceTree(contracts().parent), dict(options_by_command()), ledgers)
     findings = [finding for read in documents for finding in lint(read, surroundings)]
     for stale in (finding for finding in findings if finding.code == "LINT-011"):
         warnings.warn(f"{stale}: `make evidence` records again", stacklevel=1)
