@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aprtui.cli.json_lines import write_file, write_record
+from aprtui.engine.backends.registry import backend_names, fast_backends, host_backends
 
 if TYPE_CHECKING:
     from aprtui.bench.cpu import Figure
@@ -136,12 +137,12 @@ def verdicts(model: Path | None, captures: Path | None, every: int, part: str | 
     Faults are planted in MODEL (the embedded one by default). Honest engines are our own runs, and those of --captures.
     """
     from aprtui.cli import bench_verdicts
-    from aprtui.cli.options import open_model
+    from aprtui.cli.options import requested_model
     from aprtui.cli.progress import ProgressLine
 
     with ProgressLine() as progress:
         if part in (None, "detection"):
-            bench_verdicts.detection(open_model(model), every, as_json, progress)
+            bench_verdicts.detection(requested_model(model), every, as_json, progress)
         if captures is not None and part in (None, "honest"):
             bench_verdicts.honest(captures, as_json, progress)
         if part in (None, "speed"):
@@ -159,8 +160,8 @@ def verdicts(model: Path | None, captures: Path | None, every: int, part: str | 
 @click.option("--part", type=click.Choice(["live", "keys"]), help="Measure this part only.")
 @click.option(
     "--backend",
-    type=click.Choice(["cpu", "cuda"]),
-    default="cpu",
+    type=click.Choice(backend_names(fast_backends())),
+    default=host_backends()[0].name,
     show_default=True,
     help="The engine beside the live screen.",
 )

@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
@@ -15,6 +15,8 @@ import click
 
 from aprtui import __version__
 from aprtui.cli.json_lines import write_record
+from aprtui.engine.backends.backend import Backend
+from aprtui.engine.backends.registry import device_backends, host_backends
 
 
 class State(StrEnum):
@@ -64,10 +66,10 @@ def _findings() -> Iterator[Finding]:
         f"{__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
     )
     yield from _libraries()
-    yield _processor()
+    yield from _backends(host_backends())
     yield _kernel_cache()
     yield _embedded_model()
-    yield _cuda()
+    yield from _backends(device_backends())
     yield from _parities()
     yield _terminal()
 
@@ -80,17 +82,16 @@ def _libraries() -> Iterator[Finding]:
             yield Finding(name, State.MISSING, "not installed", f"pip install {name}")
 
 
-def _processor() -> Finding:
-    from aprtui.engine.opening import numba_missing
-    from aprtui.machine import default_threads, memory_bytes, processor_name
-
-    described = f"{processor_name()}, {default_threads()} cores, {memory_bytes() / 1e9:.0f} GB memory"
-    missing = numba_missing()
-    if missing:
-        return Finding("CPU engine", State.OPTIONAL, f"{described}; numpy only, slow", missing)
-    from aprtui.engine.cpu.matmul import TIER
-
-    return Finding("CPU engine", State.OK, f"{described}; kernels: {TIER}")
+def _backends(backends: Sequence[Backend]) -> Iterator[Finding]:
+    """Backends that `doctor` describes: what they run on, or why they cannot run."""
+    for backend in backends:
+        if backend.description is None:
+            continue
+        obstacle = backend.obstacle()
+        if obstacle is None:
+            yield Finding(backend.title, State.OK, backend.description())
+        else:
+            yield Finding(backend.title, State.OPTIONAL, obstacle.problem, obstacle.advice)
 
 
 def _kernel_cache() -> Finding:
@@ -114,30 +115,19 @@ def _embedded_model() -> Finding:
     return Finding("embedded model", State.MISSING, "not in this installation", "install aprtui from a wheel again")
 
 
-def _cuda() -> Finding:
-    from aprtui.engine.cuda.detect import detect
-
-    found = detect()
-    if found.obstacle is not None:
-        return Finding("CUDA", State.OPTIONAL, found.problem, found.advice)
-    assert found.driver is not None
-    devices, (major, minor) = ", ".join(map(str, found.devices)), found.driver
-    described = f"{devices}; driver for CUDA {major}.{minor}; PyCUDA {importlib.metadata.version('pycuda')}"
-    return Finding("CUDA", State.OK, described)
-
-
 def _parities() -> Iterator[Finding]:
-    """Which models the GPU was found to compute as the CPU does, by earlier runs."""
-    from aprtui.engine.cuda.detect import detect
+    """Which models a device was found to compute as the CPU does, by earlier runs."""
+    for backend in device_backends():
+        if backend.identity is None or backend.obstacle() is not None:
+            continue
+        from aprtui.engine.parity.cache import known_parities
 
-    device = detect().device
-    if device is None:
-        return
-    from aprtui.engine.parity.cache import kept_parities
-
-    for kept in kept_parities(device):
-        state, advice = (State.OK, "") if kept.parity.passed else (State.OPTIONAL, "auto takes the CPU for this model")
-        yield Finding("CUDA parity", state, f"{kept.model}, {kept.date}: {kept.parity.reason}", advice)
+        for found in known_parities(backend.identity()):
+            passed = found.parity.passed
+            state, advice = (State.OK, "") if passed else (State.OPTIONAL, "auto takes the CPU for this model")
+            yield Finding(
+                f"{backend.title} parity", state, f"{found.model}, {found.date}: {found.parity.reason}", advice
+            )
 
 
 def _terminal() -> Finding:

@@ -25,12 +25,10 @@ from aprtui.contracts.checks.asked import (
 from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, ContractCheck, ModelCheck, PairCheck
 from aprtui.contracts.documents.document import CheckCall, Document, Falsifier
 from aprtui.contracts.judgement import Judgement, no_device, not_testable, unknown
+from aprtui.engine.backends.registry import device_backends, is_host
 from aprtui.errors import AprtuiError
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
-
-CUDA, ON_CPU = "cuda", ("cpu", "numpy")
-"""Backends, as captures name them: the one of a device, and those of the CPU."""
 
 CheckMap = Mapping[str, CheckCall]
 """Which check judges a falsifier of somebody else's contract, by the falsifier's id."""
@@ -110,7 +108,7 @@ def _on_captures(check: CaptureCheck | PairCheck, call: CheckCall, subject: Subj
 def _of_other_backends(sides: list[Capture], parameters: Mapping[str, Any]) -> Judgement | None:
     """The judgement on captures that are not of the backends that the claim is about."""
     backends = [side.manifest.engine.backend if side.manifest else None for side in sides]
-    devices = {"cpu" if backend in ON_CPU else backend for backend in backends}
+    devices = {"the processor" if is_host(backend) else backend for backend in backends}
     if parameters.get(DEVICES_DIFFER) and len(devices) == 1 and None not in devices:
         told = " and ".join(map(str, backends))
         return unknown(f"the captures are of {told}, one device: the claim is about two")
@@ -126,12 +124,10 @@ def _of_other_backends(sides: list[Capture], parameters: Mapping[str, Any]) -> J
 def _without_device(backends: tuple[str, ...], subject: Subject) -> Judgement | None:
     """The judgement on a claim about a device that this machine does not have, and no capture is of."""
     sides = [side.manifest.engine.backend for side in (subject.capture, subject.reference) if side and side.manifest]
-    if CUDA not in backends or CUDA in sides:
-        return None
-    from aprtui.engine.cuda.detect import detect
-
-    found = detect()
-    return no_device(found.problem) if found.obstacle is not None else None
+    for device in device_backends():
+        if device.name in backends and device.name not in sides and (obstacle := device.obstacle()) is not None:
+            return no_device(obstacle.problem)
+    return None
 
 
 def _lack(

@@ -212,7 +212,7 @@ class MeteredEngine(Protocol):
         """What is in use now, or was half a second ago."""
 
 
-def require_room(engine: Engine, tokens: int) -> None:
+def require_positions(engine: Engine, tokens: int) -> None:
     """Raise `EngineError` if `tokens` more positions do not fit into the context."""
     if engine.position + tokens > engine.context:
         raise EngineError(

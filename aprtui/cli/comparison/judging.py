@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aprtui.cli.options import open_model
+from aprtui.cli.options import requested_model
 from aprtui.errors import UsageError
 from aprtui.progress import Progress
 
@@ -84,7 +84,7 @@ class Judging:
         from aprtui.engine.replay.evaluators import Evaluators
         from aprtui.engine.replay.token_ids import known_tokens
 
-        model = open_model(self.model)
+        model = requested_model(self.model)
         tokens = known_tokens(a, b, model, asked.tokens)
         if tokens is None:
             return Grounds(), asked.tokens
@@ -110,7 +110,7 @@ class Judging:
         from aprtui.engine.replay.replay import ReplayOptions, replay_capture
         from aprtui.engine.replay.token_ids import known_tokens
 
-        model = open_model(own or self.model)
+        model = requested_model(own or self.model)
         options = ReplayOptions(
             selection=asked.selection,
             rounding=parse_rounding(self.rounding) if self.rounding else {},

@@ -12,7 +12,16 @@ from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks.asked import Asked
 from aprtui.contracts.judgement import Judgement, no_device, unknown
 from aprtui.engine import opening
-from aprtui.engine.cuda import detect
+from aprtui.engine.backends.backend import Backend
+from aprtui.engine.backends.registry import (
+    AUTO,
+    BACKENDS,
+    backend_choices,
+    backend_names,
+    device_backends,
+    host_backends,
+    named_backend,
+)
 from aprtui.engine.parity.gate import LOGITS_BOUND, POSITIONS, parity_gate
 from aprtui.engine.protocol import Engine, Mode
 from aprtui.engine.quality import gate as quality
@@ -22,11 +31,11 @@ from aprtui.engine.quality.gates import GATES, run_quality
 from aprtui.engine.quality.run_gates import TOKENS, decode_speeds
 from aprtui.errors import AprtuiError, ExitCode
 from aprtui.machine import default_threads
+from aprtui.progress import no_progress
 
 BACKEND = "backend"
-AUTO, CUDA = "auto", "cuda"
-FORCED = (CUDA, "cpu", "numpy")
-"""Backends that can be asked for by name."""
+DEVICE = device_backends()[0].name
+"""What claims about a backend are about by default."""
 
 _VERDICTS = {Outcome.PASSED: Verdict.PASS, Outcome.FAILED: Verdict.FAIL, Outcome.SKIPPED: Verdict.UNKNOWN}
 
@@ -67,7 +76,7 @@ def _of_gate(asked: Asked, gate: Callable[[quality.Subject], Finding], metric: s
 
 
 def _backend(asked: Asked) -> str:
-    return asked.one_of(BACKEND, AUTO, (AUTO, *FORCED))
+    return asked.one_of(BACKEND, AUTO, backend_choices())
 
 
 def forced_backend(asked: Asked) -> Judgement:
@@ -75,12 +84,12 @@ def forced_backend(asked: Asked) -> Judgement:
 
     Where there is no CUDA device, what `aprtui doctor` says about it must be in the message.
     """
-    backend = asked.one_of(BACKEND, CUDA, FORCED)
+    backend = asked.one_of(BACKEND, DEVICE, backend_names())
     model = asked.require_model()
     try:
         engine = opening.open_engine(model, backend=backend, context=min(_SHORT, model.config.context))
     except AprtuiError as error:
-        return _refused(backend, error)
+        return _refused(named_backend(backend), error)
     opened = engine.backend
     engine.close()
     verdict = Verdict.PASS if opened == backend else Verdict.FAIL
@@ -89,10 +98,10 @@ def forced_backend(asked: Asked) -> Judgement:
     )
 
 
-def _refused(backend: str, error: AprtuiError) -> Judgement:
-    found = detect.detect() if backend == CUDA else None
-    if found is not None and found.obstacle is not None and found.problem not in str(error):
-        reason = f"the message does not say why: {error}: expected {found.problem}"
+def _refused(backend: Backend, error: AprtuiError) -> Judgement:
+    obstacle = backend.obstacle()
+    if obstacle is not None and obstacle.problem not in str(error):
+        reason = f"the message does not say why: {error}: expected {obstacle.problem}"
         return Judgement(Verdict.FAIL, reason, "reasons missing", 1.0, 0.0)
     code = error.exit_code
     verdict = Verdict.PASS if code == ExitCode.ENGINE else Verdict.FAIL
@@ -104,15 +113,15 @@ def automatic_choice(asked: Asked) -> Judgement:
     there is no device."""
     told: list[str] = []
     model = asked.require_model()
-    engine = opening.open_engine(model, context=min(_SHORT, model.config.context), told=told.append)
+    engine = opening.open_engine(model, context=min(_SHORT, model.config.context), announce=told.append)
     opened = engine.backend
     engine.close()
-    found = detect.detect()
+    missing = [obstacle.problem for device in device_backends() if (obstacle := device.obstacle()) is not None]
     said = told[0] if told else "nothing is said"
     problems = [
         (len(told) != 1, f"{len(told)} reasons are told, not one"),
         (not said.startswith(f"backend {opened}: "), f"{opened} was opened, and {said}"),
-        (found.obstacle is not None and found.problem not in said, f"{said}: expected {found.problem}"),
+        *((problem not in said, f"{said}: expected {problem}") for problem in missing),
     ]
     wrong = [text for is_so, text in problems if is_so]
     verdict = Verdict.FAIL if wrong else Verdict.PASS
@@ -121,19 +130,21 @@ def automatic_choice(asked: Asked) -> Judgement:
 
 def parity_with_cpu(asked: Asked) -> Judgement:
     """The gate that `auto` asks before it takes a device: logits in mode `exact`, then a replay of mode `q8`."""
-    backend, model = asked.one_of(BACKEND, CUDA, (CUDA, "numpy")), asked.require_model()
-    found = detect.detect() if backend == CUDA else None
-    if found is not None and found.obstacle is not None:
-        return no_device(found.problem)
-    if (missing := opening.numba_missing()) is not None:
-        return unknown(f"no CPU engine to hold it against: {missing}")
+    host = host_backends()[0]
+    others = [backend for backend in BACKENDS if backend is not host]
+    backend, model = asked.one_of(BACKEND, DEVICE, backend_names(others)), asked.require_model()
+    obstacle = named_backend(backend).obstacle()
+    if obstacle is not None:
+        return no_device(obstacle.problem)
+    if (missing := host.obstacle()) is not None:
+        return unknown(f"no {host.title} to hold it against: {missing.problem}: {missing.advice}")
     threads = default_threads()
 
     def opened(name: str, mode: Mode) -> Engine:
         return opening.open_engine(model, backend=name, mode=mode, threads=threads, context=POSITIONS)
 
     parity = parity_gate(
-        model, lambda mode: opened(backend, mode), lambda: opened("cpu", Mode.EXACT), threads, lambda *_: None
+        model, lambda mode: opened(backend, mode), lambda: opened(host.name, Mode.EXACT), threads, no_progress
     )
     if parity.passed or not parity.logits <= LOGITS_BOUND:
         verdict = Verdict.PASS if parity.passed else Verdict.FAIL

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from aprtui.engine.backends.registry import AUTO
 from aprtui.engine.generation import StopReason
 from aprtui.engine.logit_noise import LogitNoise
 from aprtui.engine.protocol import KvType, Mode
@@ -31,7 +32,7 @@ class EngineSettings:
     Without `threads` or `context` the opener chooses.
     """
 
-    backend: str = "auto"
+    backend: str = AUTO
     mode: Mode = Mode.Q8
     kv: KvType = KvType.F32
     threads: int | None = None

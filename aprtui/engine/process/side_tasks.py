@@ -15,7 +15,7 @@ from pathlib import Path
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.logit_noise import measure_logit_noise
 from aprtui.engine.process.command_state import Errand, Orders
-from aprtui.engine.process.loading import LoadedEngine, open_for
+from aprtui.engine.process.loading import LoadedEngine, engine_for
 from aprtui.engine.process.messages import (
     Captured,
     Declined,
@@ -73,7 +73,7 @@ class Errands:
             tuple(tokens), loaded.tokenizer.decode(tokens), frozenset(loaded.engine.graph.nodes), Logits.ALL,
             prefill=prompt_tokens,
         )  # fmt: skip
-        engine = open_for(loaded.model, replace(loaded.settings, context=len(tokens)), loaded.faults)
+        engine = engine_for(loaded.model, replace(loaded.settings, context=len(tokens)), loaded.faults)
         try:
             manifest = write_capture(
                 engine, loaded.model, request, directory,

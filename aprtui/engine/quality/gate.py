@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from aprtui.engine.backends.registry import AUTO
 from aprtui.engine.generation import Generation, generate
 from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Engine, Mode
@@ -25,7 +26,7 @@ class QualityOptions:
     """How gates are run: `golden` is a file of prompts (None: the one that comes with the program), `tokens_per_second`
     the least that passes, `baseline` where the speed of earlier runs is kept (None: nowhere)."""
 
-    backend: str = "auto"
+    backend: str = AUTO
     threads: int | None = None
     golden: Path | None = None
     tokens_per_second: float = 10.0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aprtui.engine.backends.registry import host_backends, is_host
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.generation import evaluate
 from aprtui.engine.protocol import Logits, Mode
@@ -94,9 +95,9 @@ def replay_control(subject: Subject) -> Finding:
 
     What a GPU captured is replayed by the CPU's kernels, to within a bound: the control is the CPU's own then.
     """
-    if subject.engine(Mode.EXACT).backend == "cuda":
-        with Subject(subject.model, replace(subject.options, backend="cpu")) as on_cpu:
-            return replay_control(on_cpu)
+    if not is_host(subject.engine(Mode.EXACT).backend):
+        with Subject(subject.model, replace(subject.options, backend=host_backends()[0].name)) as on_host:
+            return replay_control(on_host)
     with tempfile.TemporaryDirectory(prefix="aprtui-qa-") as folder:
         path = Path(folder) / "exact"
         _capture(subject, path, Mode.EXACT)

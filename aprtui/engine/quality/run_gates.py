@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from aprtui.demo.quality import repeated_lines
-from aprtui.engine.cuda import detect
+from aprtui.engine.backends.registry import device_backends, host_backends
 from aprtui.engine.quality.finding import Finding
 from aprtui.engine.quality.gate import Subject
 from aprtui.engine.quality.golden import GoldenPrompt, golden_prompts
@@ -85,18 +85,19 @@ def decode_speeds(subject: Subject, tokens: int) -> list[float]:
 
 def gpu_speedup(subject: Subject) -> Finding:
     """Decode on the GPU against the CPU, median against median."""
-    found = detect.detect()
-    if found.problem:
-        return Finding.skipped(found.problem)
-    medians = {}
-    for backend in ("cuda", "cpu"):
-        with Subject(subject.model, replace(subject.options, backend=backend)) as other:
+    device, host = device_backends()[0], host_backends()[0]
+    obstacle = device.obstacle()
+    if obstacle is not None:
+        return Finding.skipped(obstacle.problem)
+    medians = []
+    for backend in (device, host):
+        with Subject(subject.model, replace(subject.options, backend=backend.name)) as other:
             speeds = decode_speeds(other, TOKENS)
         if not speeds:
             return Finding.skipped("the model ends at once: nothing to measure")
-        medians[backend] = statistics.median(speeds)
-    ratio = medians["cuda"] / medians["cpu"]
-    message = f"{medians['cuda']:.1f} tokens/s on the GPU, {medians['cpu']:.1f} on the CPU: {ratio:.2f} times"
+        medians.append(statistics.median(speeds))
+    ratio = medians[0] / medians[1]
+    message = f"{medians[0]:.1f} tokens/s on the GPU, {medians[1]:.1f} on the CPU: {ratio:.2f} times"
     return Finding.of(ratio >= SPEEDUP, message, ratio, SPEEDUP)
 
 

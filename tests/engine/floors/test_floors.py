@@ -29,7 +29,7 @@ Q8 = Rounding("q8", "f32", "f32-recurrence")
 @pytest.fixture(autouse=True)
 def no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Floors are measured anew in every test."""
-    monkeypatch.setattr("aprtui.engine.floors.cache.floor_cache", lambda: tmp_path / "floors")
+    monkeypatch.setattr("aprtui.engine.floors.grounds.floor_cache", lambda: tmp_path / "floors")
 
 
 def by_model(a: Path, b: Path, model: Model, evaluators: Evaluators) -> Comparison:
