@@ -9,15 +9,16 @@ import pytest
 
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks import chat, running
-from aprtui.contracts.checks.asked import Subject
+from aprtui.contracts.checks.arguments import Subject
+from aprtui.contracts.checks.judgement import Judgement
+from aprtui.contracts.checks.mapping import own_mapping
 from aprtui.contracts.checks.registry import CHECKS, ModelCheck
-from aprtui.contracts.documents.mapping import own_mapping
 from aprtui.contracts.evaluation import evaluate
-from aprtui.contracts.judgement import Judgement
 from aprtui.engine import opening
 from aprtui.engine.cuda import detect as cuda
 from aprtui.engine.cuda.detect import Detection, Obstacle
 from aprtui.engine.faults.faults import FaultInjector, parse_fault
+from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Engine, Mode
 from aprtui.engine.quality import file_gates, gates
 from aprtui.engine.quality import gate as quality
@@ -50,7 +51,10 @@ def asked(check: str, model: Model, **parameters: object) -> Judgement:
 
 @pytest.mark.parametrize("check", [name for name, check in CHECKS.items() if isinstance(check, ModelCheck)])
 def test_without_a_model_nothing_is_run(check: str) -> None:
-    needed = {"chat_template_bytes": {"messages": HELLO, "expected": RENDERED}, "quality_gate": {"gate": "throughput"}}
+    needed: dict[str, dict[str, object]] = {
+        "chat_template_bytes": {"messages": HELLO, "expected": RENDERED},
+        "quality_gate": {"gate": "throughput"},
+    }
     judgement = judged(check, **needed.get(check, {}))
     assert judgement.verdict is Verdict.UNKNOWN and "--model" in judgement.reason
 
@@ -93,7 +97,7 @@ def test_capturing_that_only_adds_passes(model: Model) -> None:
 
 
 def test_capturing_that_changes_the_tokens_fails(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = quality.open_engine
+    honest = open_engine
     monkeypatch.setattr(quality, "open_engine", lambda *args, **options: TouchedByTaps(honest(*args, **options)))
     judgement = asked("additive_capture", model)
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 1, 0)

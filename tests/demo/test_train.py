@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def test_the_polish_decays_from_a_smaller_rate() -> None:
 def test_the_clock_starts_the_decay_and_fixes_its_length() -> None:
     progress = TrainingProgress(step=300, seconds=60 * 10 * (1 - DECAY_SHARE) - 1)
     start_decay_by_clock(progress, minutes=10)
-    assert progress.decay_at is None
+    assert (progress.decay_at, progress.steps) == (None, None)
     progress.seconds += 1
     start_decay_by_clock(progress, minutes=10)
     assert (progress.decay_at, progress.steps) == (300, 500)
@@ -79,7 +80,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
     torch = load_torch()
     settings = Settings(batch_tokens=64, context=16, decay_context=32)
 
-    def run(folder: Path, decay_at: int, steps: int, resume: Path | None = None) -> dict[str, object]:
+    def run(folder: Path, decay_at: int, steps: int, resume: Path | None = None) -> dict[str, Any]:
         folder.mkdir(exist_ok=True)
         for seed, name in enumerate(("train.npy", "bare.npy")):
             np.save(folder / name, np.random.default_rng(seed).integers(0, 300, 4000).astype(np.uint16))

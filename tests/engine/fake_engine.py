@@ -37,7 +37,8 @@ class FakeEngine:
     ) -> None:
         self.graph = graph_for(CONFIG)
         self.mode, self.kv = Mode.EXACT, KvType.F32
-        self.backend, self.code_path, self.device, self.threads = "fake", "fake", "fake device", None
+        self.backend, self.code_path, self.device = "fake", "fake", "fake device"
+        self.threads: int | None = None
         self.rounding = Rounding("none", "f32", "float64")
         self.context, self.delay, self.poisoned = context, delay, poisoned
         self.position = 0

@@ -78,9 +78,7 @@ def test_capabilities_sort_the_backends() -> None:
 
 
 def test_an_unknown_backend_is_refused_by_name(model: Model) -> None:
-    with pytest.raises(
-        UsageError, match="backend vulkan: there is none .*: use one of auto, cpu, cuda, numpy"
-    ):
+    with pytest.raises(UsageError, match=r"backend vulkan: there is none .* use one of auto, cpu, cuda, numpy"):
         open_engine(model, backend="vulkan")
 
 

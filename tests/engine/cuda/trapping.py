@@ -28,7 +28,7 @@ def trapping_engines(passes: int) -> None:
             self._thread.run(self._on_device._drop_plans)
         return forward(self, tokens, *rest)
 
-    CudaEngine.forward = counted  # type: ignore[method-assign]
+    CudaEngine.forward = counted  # type: ignore[method-assign, assignment]
 
 
 def open_and_trap(progress: Progress, settings: EngineSettings) -> LoadedEngine:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -39,6 +40,8 @@ from tests.engine.fake_engine import open_fake
 
 CHECKOUT = Path(__file__).parents[3]
 
+E = TypeVar("E", bound=Event)
+
 
 def open_and_raise(progress: object, settings: EngineSettings, error: Exception) -> LoadedEngine:
     raise error
@@ -64,7 +67,7 @@ def running(opener: Opener, log: Path | None = None, settings: EngineSettings | 
         process.close()
 
 
-def until(process: EngineProcess, wanted: type[Event], seconds: float = 20.0) -> list[Event]:
+def until(process: EngineProcess, wanted: type[E], seconds: float = 20.0) -> list[Event]:
     """Events up to and with the first of type `wanted`."""
     events: list[Event] = []
     deadline = time.monotonic() + seconds
