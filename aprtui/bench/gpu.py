@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,17 +26,15 @@ from aprtui.bench.cpu import Figure
 from aprtui.bench.worker import PROMPT_SEED, resident_bytes
 from aprtui.contracts.evidence.project import revision_of
 from aprtui.engine.cuda.detect import detect
+from aprtui.engine.cuda.device import Device
+from aprtui.engine.cuda.driver import Driver, Launch
+from aprtui.engine.cuda.engine import CudaEngine
 from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import NO_TAPS, KvType, Mode, Taps
 from aprtui.engine.sampling import GREEDY, Sampler, Sampling
 from aprtui.errors import EngineError
 from aprtui.model.model import Model, load_model
 from aprtui.progress import Progress
-
-if TYPE_CHECKING:
-    from aprtui.engine.cuda.device import Device
-    from aprtui.engine.cuda.driver import Driver, Launch
-    from aprtui.engine.cuda.engine import CudaEngine
 
 _COPY = 1 << 29
 _REPLAYS = 20

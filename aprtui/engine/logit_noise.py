@@ -10,21 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.likeliest import likeliest
 from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Logits, Mode
 from aprtui.engine.result_cache import cached, python_digest
+from aprtui.engine.sampling import top_tokens
 from aprtui.errors import UsageError
+from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.resources import floor_cache
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 LIKELIEST = 10
 """Tokens of each position whose logits are compared: only they can become the first."""
@@ -51,7 +48,7 @@ def logit_deviation(exact: NDArray[np.float32], rounded: NDArray[np.float32]) ->
     The mean of a row's differences is taken off first, and paid for as one degree of freedom. NaN where a logit that
     is looked at is not finite.
     """
-    best = np.stack([likeliest(row, LIKELIEST) for row in exact])
+    best = np.stack([top_tokens(row, LIKELIEST) for row in exact])
     errors = np.take_along_axis(rounded, best, 1).astype(np.float64) - np.take_along_axis(exact, best, 1)
     return float(np.sqrt(np.mean(np.var(errors, axis=1, ddof=1))))
 

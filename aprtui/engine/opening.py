@@ -7,8 +7,6 @@ from dataclasses import replace
 
 from aprtui.engine.backends.backend import Backend, EngineRequest
 from aprtui.engine.backends.registry import AUTO, BACKENDS, host_backends, named_backend, require_available
-from aprtui.engine.parity import cache
-from aprtui.engine.parity.gate import POSITIONS, parity_gate
 from aprtui.engine.protocol import Engine, Intervention, KvType, Mode
 from aprtui.errors import EngineError, UsageError
 from aprtui.machine import default_threads
@@ -79,6 +77,10 @@ def _without_advice(text: str) -> str:
 
 def _parity(backend: Backend, request: EngineRequest) -> str:
     """Why a device can be taken. Raises `EngineError` that says why it cannot."""
+    # Imported here because most runs do without: replay and its comparison take a third of the time to load.
+    from aprtui.engine.parity import cache
+    from aprtui.engine.parity.gate import POSITIONS, parity_gate
+
     assert backend.identity is not None
     obstacle = backend.obstacle()
     if obstacle is not None:

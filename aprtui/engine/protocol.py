@@ -8,17 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.engine.sampling import Choice, Sampler, Sampling
 from aprtui.errors import EngineError, UsageError
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.stats import Accumulator
-
-if TYPE_CHECKING:
-    from aprtui.engine.sampling import Choice, Sampler, Sampling
 
 
 class Mode(StrEnum):

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
@@ -19,10 +18,8 @@ from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.engine.replay.token_ids import TABLE_SOURCE
+from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 
 @dataclass(frozen=True, slots=True)

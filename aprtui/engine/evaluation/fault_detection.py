@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from aprtui.compare.captures import Criteria, DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
@@ -28,12 +27,10 @@ from aprtui.engine.replay.bounds import replay_tolerance
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.machine import default_threads
+from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 PROMPT = "def fibonacci(n):\n    if n < 2:\n        return n\n    return fib"
 REPLAY, DIFF = "replay", "diff"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from aprtui.compare.captures import Criteria
 from aprtui.compare.floor import floor_bounds
@@ -18,13 +17,11 @@ from aprtui.engine.replay.recompute import Recomputer
 from aprtui.engine.replay.replay import identify, misfit
 from aprtui.engine.result_cache import cached, python_digest
 from aprtui.model.config import RopeAngles
+from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.resources import floor_cache
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 Evaluators = Callable[[RopeAngles], NodeEvaluator]
 Floors = dict[Node, float]

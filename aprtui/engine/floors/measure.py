@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +22,9 @@ from aprtui.engine.reference.nodes import NumpyNodes
 from aprtui.engine.replay.arithmetic import UNROUNDED, Recomputation
 from aprtui.engine.replay.bounds import ANGLE_ERROR, flip_error
 from aprtui.model.config import RopeAngles
+from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.graph import Node, Op
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 Array = NDArray[np.float32]
 Evaluators = Callable[[RopeAngles], NodeEvaluator]

@@ -20,7 +20,7 @@ from aprtui.engine.process.loading import LoadedEngine, Opener
 from aprtui.engine.process.records import Recorder
 from aprtui.engine.process.side_tasks import Errands
 from aprtui.engine.process.slots import CANDIDATES, Slots
-from aprtui.errors import AprtuiError, DeviceError, UsageError
+from aprtui.errors import AprtuiError, DeviceError, ExitCode, UsageError
 
 
 class EngineThread:
@@ -47,10 +47,10 @@ class EngineThread:
             while True:
                 loaded = self._serve(loaded, Recorder(loaded, slots, self._tell_names))
         except AprtuiError as error:
-            self._end(str(error), int(error.exit_code))
+            self._end(str(error), error.exit_code)
         except Exception as error:
             traceback.print_exc()
-            self._end(f"internal error in the engine: {type(error).__name__}: {error}", 70)
+            self._end(f"internal error in the engine: {type(error).__name__}: {error}", ExitCode.INTERNAL)
 
     def _progress(self, what: str, done: int, total: int) -> None:
         self._send(messages.StepProgress(what, done, total))
@@ -58,7 +58,7 @@ class EngineThread:
     def _tell_names(self, names: Iterable[tuple[int, str]]) -> None:
         self._send(messages.TokenNames(tuple(names)))
 
-    def _end(self, message: str, code: int) -> None:
+    def _end(self, message: str, code: ExitCode) -> None:
         with contextlib.suppress(OSError):
             self._send(messages.Failed(" ".join(message.split()), fatal=True))
         os._exit(code)

@@ -22,7 +22,7 @@ from aprtui.engine.process.loading import Opener
 from aprtui.engine.process.messages import (
     Command,
     Control,
-    EngineInfo,
+    EngineDescription,
     EngineSettings,
     Event,
     Failed,
@@ -72,7 +72,7 @@ class EngineProcess:
         self._connection: Connection | None = None
         self._memory = -1
         self._slots: Slots | None = None
-        self.info: EngineInfo | None = None
+        self.info: EngineDescription | None = None
         self.state = EngineState.CLOSED
 
     def start(self, settings: EngineSettings | None = None) -> None:

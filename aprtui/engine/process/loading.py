@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aprtui.engine.faults.faults import Fault, FaultInjector, parse_fault
 from aprtui.engine.opening import open_engine
-from aprtui.engine.process.messages import EngineInfo, EngineSettings
+from aprtui.engine.process.messages import EngineDescription, EngineSettings
 from aprtui.engine.process.slots import StatsTable
 from aprtui.engine.protocol import Engine
 from aprtui.machine import default_threads
@@ -24,7 +24,7 @@ class LoadedEngine:
     engine: Engine
     model: Model
     tokenizer: Tokenizer
-    info: EngineInfo
+    info: EngineDescription
     settings: EngineSettings
     """What was asked for, with the threads and the context that were chosen."""
     faults: tuple[Fault, ...] = ()
@@ -50,7 +50,7 @@ def load_engine(progress: Progress, settings: EngineSettings, path: Path) -> Loa
     reasons: list[str] = []
     engine = engine_for(model, chosen, faults, progress, reasons.append)
     _first_passes(engine, progress)
-    info = EngineInfo(
+    info = EngineDescription(
         model.name, model.quantization, model.config.graph, engine.backend, engine.code_path,
         engine.mode, engine.kv, engine.context, model.sampling_temperature, chosen.faults, path,
         "".join(reasons),

@@ -82,7 +82,7 @@ Command = Generate | Reopen | SetPace | SetLens | WriteCapture | Control
 
 
 @dataclass(frozen=True, slots=True)
-class EngineInfo:
+class EngineDescription:
     """What was loaded, and what it runs on."""
 
     model: str
@@ -121,7 +121,7 @@ class Reopening:
 class Loaded:
     """The engine can take commands."""
 
-    info: EngineInfo
+    info: EngineDescription
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from aprtui.engine.generation import Generation
 from aprtui.engine.logit_lens import LogitLens, layer_outputs
 from aprtui.engine.process.loading import LoadedEngine
-from aprtui.engine.process.slots import CANDIDATES, NO_CHOICE, NO_TOKEN, Slots, StatsTable, TokenRecord, candidates
+from aprtui.engine.process.slots import CANDIDATES, NO_CHOICE, Slots, StatsTable, TokenRecord, candidates
 from aprtui.engine.protocol import MeteredEngine, Taps, TimedEngine
-from aprtui.engine.sampling import Candidate, Choice
+from aprtui.engine.sampling import NO_TOKEN, Candidate, Choice
 
 TellNames = Callable[[Iterable[tuple[int, str]]], None]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +17,9 @@ from aprtui.engine.protocol import NodeEvaluator, Rounding
 from aprtui.engine.rounding import ROUND
 from aprtui.errors import UsageError
 from aprtui.model.config import RopeAngles
+from aprtui.model.model import Model
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import Node, Op
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 Array = NDArray[np.float32]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +31,10 @@ from aprtui.engine.replay.recompute import Recomputed, Recomputer
 from aprtui.engine.replay.rounding_search import FoundEngine, identify_engine
 from aprtui.engine.replay.token_ids import TABLE_SOURCE, tokens_of
 from aprtui.model.config import RopeAngles
+from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import ENTRY, Node, Op
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 Evaluators = Callable[[RopeAngles], NodeEvaluator]
 

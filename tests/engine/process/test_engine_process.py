@@ -29,9 +29,8 @@ from aprtui.engine.process.messages import (
     StepProgress,
     TokenText,
 )
-from aprtui.engine.process.slots import NO_TOKEN
 from aprtui.engine.protocol import KvType, Mode
-from aprtui.engine.sampling import GREEDY
+from aprtui.engine.sampling import GREEDY, NO_TOKEN
 from aprtui.errors import EngineError
 from aprtui.progress import Progress
 from aprtui.resources import embedded_model

@@ -19,7 +19,7 @@ from aprtui.engine.process.loading import load_engine
 from aprtui.engine.process.messages import (
     Captured,
     Declined,
-    EngineInfo,
+    EngineDescription,
     EngineSettings,
     Failed,
     Finished,
@@ -74,7 +74,7 @@ def record_of(process: EngineProcess, number: int) -> TokenRecord:
     return found
 
 
-def info_of(process: EngineProcess) -> EngineInfo:
+def info_of(process: EngineProcess) -> EngineDescription:
     assert process.info is not None
     return process.info
 
