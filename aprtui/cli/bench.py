@@ -228,9 +228,7 @@ def _detection_lines(tallies: Sequence[Tally], signals: Sequence[str]) -> Iterat
     """A row for each kind, then the sum of each signal, then what was missed."""
     yield f"{'faults planted':<22}" + "".join(f"{signal:>8} named of   below" for signal in signals)
     for kind in dict.fromkeys(tally.kind for tally in tallies):
-        yield f"{kind:<22}" + "".join(
-            _cells([t for t in tallies if (t.kind, t.signal) == (kind, s)]) for s in signals
-        )
+        yield f"{kind:<22}" + "".join(_cells([t for t in tallies if (t.kind, t.signal) == (kind, s)]) for s in signals)
     yield f"{'all':<22}" + "".join(_cells([t for t in tallies if t.signal == signal]) for signal in signals)
     yield "right answer: the stage where the fault is, whatever its kind"
     yield "below: plants that change their stage by less than the signal's bound, or no bit: in no rate"
