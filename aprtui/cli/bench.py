@@ -17,7 +17,7 @@ from aprtui.progress import Progress
 
 if TYPE_CHECKING:
     from aprtui.bench.cpu import Figure
-    from aprtui.engine.evaluation.false_alarms import Judged
+    from aprtui.engine.evaluation.false_alarms import JudgedCapture
     from aprtui.engine.evaluation.fault_detection import Tally
     from aprtui.model.model import Model
 
@@ -97,15 +97,15 @@ def gpu(
     as_json: bool,
 ) -> None:
     """The CUDA engine: kernels and decode against a copy on the device, prefill, llama.cpp, cost of taps, memory."""
-    from aprtui.bench.gpu import GpuOptions, Setting, run_gpu, setting_record
+    from aprtui.bench.gpu import GpuOptions, MeasurementSetup, run_gpu, setup_record
     from aprtui.cli.progress import ProgressLine
     from aprtui.engine.cuda.detect import detect
 
     detect().require()
     records: list[dict[str, object]] = []
 
-    def told(setting: Setting) -> None:
-        records.append(setting_record(setting))
+    def told(setting: MeasurementSetup) -> None:
+        records.append(setup_record(setting))
         if as_json:
             write_record(records[-1])
         else:
@@ -255,7 +255,7 @@ def _honest(folder: Path, as_json: bool, progress: Progress) -> None:
             click.echo("\n".join(_judged_lines(name, found)))
 
 
-def _judged_lines(name: str, found: Sequence[Judged]) -> Iterator[str]:
+def _judged_lines(name: str, found: Sequence[JudgedCapture]) -> Iterator[str]:
     """Verdicts by signal; each honest one that is not PASS, and each fault that was not named."""
     for signal in dict.fromkeys(judged.signal for judged in found):
         of_signal = [judged for judged in found if judged.signal == signal]

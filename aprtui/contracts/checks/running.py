@@ -26,7 +26,7 @@ from aprtui.engine.parity.gate import LOGITS_BOUND, POSITIONS, parity_gate
 from aprtui.engine.protocol import Engine, Mode
 from aprtui.engine.quality import gate as quality
 from aprtui.engine.quality import repeat_gates
-from aprtui.engine.quality.finding import Finding, Outcome
+from aprtui.engine.quality.gate import GateFinding, Outcome
 from aprtui.engine.quality.gates import GATES, run_quality
 from aprtui.engine.quality.run_gates import TOKENS, decode_speeds
 from aprtui.errors import AprtuiError, ExitCode
@@ -47,7 +47,7 @@ _SHORT = 16
 def throughput_floor(asked: Asked) -> Judgement:
     """The median of five runs decodes at least `at_least` tokens a second, each run up to `tokens` long."""
     bound, tokens = asked.number("at_least", 10.0), asked.count("tokens", TOKENS, _MOST_TOKENS)
-    with quality.Subject(asked.require_model(), quality.QualityOptions(backend=_backend(asked))) as subject:
+    with quality.ModelUnderTest(asked.require_model(), quality.QualityOptions(backend=_backend(asked))) as subject:
         speeds = decode_speeds(subject, tokens)
         where = f"{subject.model.name}, {subject.engine(Mode.Q8).backend} in mode {Mode.Q8}, {tokens} tokens a run"
     if not speeds:
@@ -69,8 +69,8 @@ def quality_gate(asked: Asked) -> Judgement:
     return _of_gate(asked, gates[name], name)
 
 
-def _of_gate(asked: Asked, gate: Callable[[quality.Subject], Finding], metric: str) -> Judgement:
-    with quality.Subject(asked.require_model(), quality.QualityOptions(backend=_backend(asked))) as subject:
+def _of_gate(asked: Asked, gate: Callable[[quality.ModelUnderTest], GateFinding], metric: str) -> Judgement:
+    with quality.ModelUnderTest(asked.require_model(), quality.QualityOptions(backend=_backend(asked))) as subject:
         finding = gate(subject)
     return Judgement(_VERDICTS[finding.outcome], finding.message, metric, finding.value, finding.threshold)
 

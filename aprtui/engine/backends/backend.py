@@ -29,7 +29,7 @@ class EngineRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Obstacle:
+class BackendObstacle:
     """Why a backend cannot run here, and what to do about it."""
 
     problem: str
@@ -56,7 +56,7 @@ class Backend:
     """As `doctor` names it."""
     summary: str
     """What it is, for the help of `--backend`."""
-    obstacle: Callable[[], Obstacle | None]
+    obstacle: Callable[[], BackendObstacle | None]
     open: Callable[[EngineRequest], Engine]
     """Called where there is no obstacle. Raises `EngineError` where the model does not fit."""
     description: Callable[[], str] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING
 
-from aprtui.engine.backends.backend import Backend, EngineRequest, Obstacle
+from aprtui.engine.backends.backend import Backend, BackendObstacle, EngineRequest
 from aprtui.engine.backends.host_memory import context_in_memory
 from aprtui.machine import default_threads, memory_bytes, processor_name
 from aprtui.progress import Progress
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from aprtui.model.model import Model
 
 
-def _obstacle() -> Obstacle | None:
+def _obstacle() -> BackendObstacle | None:
     if importlib.util.find_spec("numba") is None:
-        return Obstacle("numba is not installed", "pip install numba")
+        return BackendObstacle("numba is not installed", "pip install numba")
     return None
 
 

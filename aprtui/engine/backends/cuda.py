@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aprtui.engine.backends.backend import Backend, DeviceIdentity, EngineRequest, Obstacle
+from aprtui.engine.backends.backend import Backend, BackendObstacle, DeviceIdentity, EngineRequest
 
 if TYPE_CHECKING:
     from aprtui.engine.protocol import Engine
 
 
-def _obstacle() -> Obstacle | None:
+def _obstacle() -> BackendObstacle | None:
     from aprtui.engine.cuda import detect
 
     found = detect.detect()
-    return None if found.obstacle is None else Obstacle(found.problem, found.advice)
+    return None if found.obstacle is None else BackendObstacle(found.problem, found.advice)
 
 
 def _description() -> str:

@@ -23,7 +23,7 @@ from aprtui.trace.capture import Capture
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedCapture:
     """One judgement: of what, by which signal, the verdict and what was said with it. `right` is None where only the
     verdict counts; else whether the named stage is one of the right answers."""
 
@@ -36,7 +36,7 @@ class Judged:
 
 def judge_replays(
     model: Model, captures: Sequence[Capture], evaluators: Evaluators, where: str = ""
-) -> Iterator[Judged]:
+) -> Iterator[JudgedCapture]:
     """Each of `captures` of `model`, replayed; `where` goes before its name."""
     for capture in captures:
         comparison = replay_capture(capture, model, ReplayOptions(), evaluators)
@@ -46,7 +46,7 @@ def judge_replays(
 def judge_pairs(
     model: Model, tokens: Sequence[int], pairs: Iterable[tuple[Capture, Capture]], evaluators: Evaluators,
     where: str = "",
-) -> Iterator[Judged]:  # fmt: skip
+) -> Iterator[JudgedCapture]:  # fmt: skip
     """Each pair of captures of `model` on `tokens`, by the measured floor."""
     for a, b in pairs:
         criteria = grounds_by_model(a, b, model, tokens, evaluators)
@@ -70,11 +70,11 @@ def own_captures(model: Model, tokens: Sequence[int], folder: Path) -> Iterator[
                 yield Capture.open(path)
 
 
-def judged(what: str, signal: str, comparison: Comparison, right: bool | None = None) -> Judged:
+def judged(what: str, signal: str, comparison: Comparison, right: bool | None = None) -> JudgedCapture:
     """`comparison` in short."""
     divergence = comparison.first_divergence
     said = "; ".join(comparison.reasons)
     if divergence is not None:
         verdict = divergence.verdict
         said = f"{verdict.node}: {verdict.metric} {verdict.error:.3g}, bound {verdict.bound:.3g}"
-    return Judged(what, signal, comparison.verdict, said, right)
+    return JudgedCapture(what, signal, comparison.verdict, said, right)

@@ -52,7 +52,7 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Reopen:
-    """Open the model anew with other settings; ends a generation. Where that fails, the engine stays what it was."""
+    """Open the model again with other settings; ends a generation. If that fails, the engine stays as it is."""
 
     settings: EngineSettings
 
@@ -114,7 +114,7 @@ class StepProgress:
 
 @dataclass(frozen=True, slots=True)
 class Reopening:
-    """The engine is being opened anew."""
+    """The engine is being opened again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,7 @@ class NoiseMeasured:
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """Something that was asked for beside the generation could not be done, in one line; all else goes on."""
+    """A side task could not be done, for a reason in one line; everything else goes on."""
 
     message: str
 
