@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aprtui.engine import result_cache
-from aprtui.engine.floors import grounds
+from aprtui.engine.floors import criteria
 from aprtui.engine.logit_noise import measure_logit_noise
 from aprtui.engine.result_cache import all_cached, cached, python_digest
 from aprtui.model.model import Model
@@ -73,12 +73,12 @@ def test_a_change_in_any_source_changes_the_digest(tmp_path: Path, monkeypatch: 
     ["engine/rounding.py", "engine/cpu/matmul/tile.py", "compare/metrics/measure.py", "engine/replay/bounds.py"],
 )
 def test_noise_floors_depend_on_all_that_measures_them(source: str) -> None:
-    assert any(source == place or source.startswith(f"{place}/") for place in grounds.SOURCES)
+    assert any(source == place or source.startswith(f"{place}/") for place in criteria.SOURCES)
 
 
 def test_every_source_of_noise_floors_is_there() -> None:
     package = Path(result_cache.__file__).parents[1]
-    assert [place for place in grounds.SOURCES if not (package / place).exists()] == []
+    assert [place for place in criteria.SOURCES if not (package / place).exists()] == []
 
 
 def test_noise_at_the_logits_is_that_of_a_backend(

@@ -12,7 +12,7 @@ from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.evaluation.fault_detection import DIFF, REPLAY
-from aprtui.engine.floors.grounds import grounds_by_model
+from aprtui.engine.floors.criteria import criteria_by_model
 from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.replay.evaluators import Evaluators
@@ -49,7 +49,7 @@ def judge_pairs(
 ) -> Iterator[JudgedCapture]:  # fmt: skip
     """Each pair of captures of `model` on `tokens`, by the measured floor."""
     for a, b in pairs:
-        criteria = grounds_by_model(a, b, model, tokens, evaluators)
+        criteria = criteria_by_model(a, b, model, tokens, evaluators)
         options = DiffOptions(tokens=tuple(tokens), token_source=TABLE_SOURCE)
         what = f"{where}{a.path.name} and {b.path.name}"
         yield judged(what, DIFF, compare_captures(a, b, options, None, criteria))

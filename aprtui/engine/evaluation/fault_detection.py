@@ -20,7 +20,7 @@ from aprtui.compare.verdict import Verdict
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.evaluation.fault_matrix import Case, MeteredFault, cases
 from aprtui.engine.faults.kinds import KINDS
-from aprtui.engine.floors.grounds import grounds_by_model
+from aprtui.engine.floors.criteria import criteria_by_model
 from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Engine, KvType, Mode, Rounding
 from aprtui.engine.replay.bounds import replay_tolerance
@@ -107,7 +107,7 @@ class _Workplace:
     def _criteria(self) -> Criteria:
         """The measured floor between an honest `q8` and an honest `exact` capture."""
         honest = self.capture("q8", Mode.Q8)
-        return grounds_by_model(self._exact, honest, self.model, self.tokens, self._evaluators)
+        return criteria_by_model(self._exact, honest, self.model, self.tokens, self._evaluators)
 
     def signal(self, name: str) -> tuple[Callable[[Capture], Comparison], Mode, Callable[[Node], float]]:
         """The judge of a signal, the mode of the faulty run, and the signal's bound at a node."""

@@ -23,6 +23,9 @@ from aprtui.trace.graph import Node, Op
 
 Array = NDArray[np.float32]
 
+NodeEvaluators = Callable[[RopeAngles], NodeEvaluator]
+"""Gives the evaluator that computes RoPE angles in that way."""
+
 BY_WEIGHT = "q8"
 """As a matmul input: what llama.cpp's CPU backend rounds to, by the type of the weights."""
 
@@ -70,11 +73,11 @@ def matmul_rounding(stated: str, weight: Weight) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Recomputation:
-    """Computes nodes of `model` under `rounding`; `evaluators` holds one for each way of computing RoPE angles."""
+    """Computes nodes of `model` under `rounding`; `evaluators` gives one for each way of computing RoPE angles."""
 
     model: Model
     rounding: Rounding
-    evaluators: Callable[[RopeAngles], NodeEvaluator]
+    evaluators: NodeEvaluators
 
     def evaluate(self, node: Node, inputs: Sequence[Array], tokens: Sequence[int], position: int = 0) -> Array:
         """The stage tensor of `node` from its inputs, as in `NodeEvaluator`."""

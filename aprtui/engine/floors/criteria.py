@@ -9,21 +9,19 @@ from dataclasses import dataclass
 from aprtui.compare.captures import Criteria
 from aprtui.compare.floor import floor_bounds
 from aprtui.engine.floors.measure import arithmetic_floor, weight_floor
-from aprtui.engine.protocol import NodeEvaluator, Rounding
-from aprtui.engine.replay.arithmetic import UNROUNDED, Recomputation, rounding_text
+from aprtui.engine.protocol import Rounding
+from aprtui.engine.replay.arithmetic import UNROUNDED, NodeEvaluators, Recomputation, rounding_text
 from aprtui.engine.replay.captured import CapturedStages
 from aprtui.engine.replay.layouts import find_layouts
 from aprtui.engine.replay.recompute import Recomputer
 from aprtui.engine.replay.replay import identify, misfit
 from aprtui.engine.result_cache import cached, python_digest
-from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.resources import floor_cache
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 
-Evaluators = Callable[[RopeAngles], NodeEvaluator]
 Floors = dict[Node, float]
 
 SOURCES = (
@@ -46,12 +44,12 @@ class _Side:
     own_weights: bool
 
 
-def grounds_by_model(
+def criteria_by_model(
     a: Capture,
     b: Capture,
     model: Model,
     tokens: Sequence[int],
-    evaluators: Evaluators,
+    evaluators: NodeEvaluators,
     progress: Progress | None = None,
 ) -> Criteria:
     """The floor between the engines of `a` and `b` on `model`, which at least one of them must have run.
@@ -85,7 +83,7 @@ def grounds_by_model(
     return Criteria(bounds=floor_bounds(floors, basis), statements=tuple(statements))
 
 
-def _side(name: str, capture: Capture, model: Model, tokens: Sequence[int], evaluators: Evaluators) -> _Side:
+def _side(name: str, capture: Capture, model: Model, tokens: Sequence[int], evaluators: NodeEvaluators) -> _Side:
     recomputer = Recomputer(model, CapturedStages(capture, model, tokens))
     for _ in find_layouts(recomputer, Recomputation(model, UNROUNDED, evaluators)):
         pass
@@ -98,7 +96,7 @@ def _weights_text(side: _Side) -> str:
 
 
 def _arithmetic(
-    model: Model, tokens: Sequence[int], roundings: tuple[Rounding, Rounding], evaluators: Evaluators,
+    model: Model, tokens: Sequence[int], roundings: tuple[Rounding, Rounding], evaluators: NodeEvaluators,
     progress: Progress | None,
 ) -> Floors:  # fmt: skip
     texts = (rounding_text(rounding) for rounding in roundings)
