@@ -17,7 +17,7 @@ import pytest
 from aprtui.engine.generation import StopReason
 from aprtui.engine.process import engine_process
 from aprtui.engine.process.engine_process import EngineProcess, EngineState
-from aprtui.engine.process.loading import LoadedEngine, Opener, open_model
+from aprtui.engine.process.loading import LoadedEngine, Opener, load_engine
 from aprtui.engine.process.messages import (
     EngineSettings,
     Event,
@@ -30,9 +30,8 @@ from aprtui.engine.process.messages import (
     StepProgress,
     TokenText,
 )
-from aprtui.engine.process.slots import NO_TOKEN
 from aprtui.engine.protocol import KvType, Mode
-from aprtui.engine.sampling import GREEDY
+from aprtui.engine.sampling import GREEDY, NO_TOKEN
 from aprtui.errors import EngineError
 from aprtui.progress import Progress
 from aprtui.resources import embedded_model
@@ -122,7 +121,7 @@ NUMPY = EngineSettings("numpy", Mode.EXACT, KvType.F16, threads=1, context=32)
 
 
 def test_model_file_is_opened_as_asked_for_and_generates() -> None:
-    with running(partial(open_model, path=embedded_model()), settings=NUMPY) as process:
+    with running(partial(load_engine, path=embedded_model()), settings=NUMPY) as process:
         until(process, Loaded, 60)
         info = process.info
         assert info is not None
@@ -138,7 +137,7 @@ def test_model_file_is_opened_as_asked_for_and_generates() -> None:
 
 
 def test_model_file_that_is_missing_is_named() -> None:
-    with running(partial(open_model, path=Path("missing.gguf")), settings=NUMPY) as process:
+    with running(partial(load_engine, path=Path("missing.gguf")), settings=NUMPY) as process:
         failed = until(process, Failed)[-1]
         assert isinstance(failed, Failed)
         assert failed.fatal

@@ -7,7 +7,7 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.containers import Container
 
-from aprtui.engine.process.messages import EngineInfo, Started, TokenText
+from aprtui.engine.process.messages import EngineDescription, Started, TokenText
 from aprtui.engine.process.slots import TokenRecord
 from aprtui.trace.graph import Node, graph_for
 from aprtui.tui.draw.bars import candidate_bars, lens_bars
@@ -101,7 +101,7 @@ class LiveBody(Container):
         """Show what contracts say about the node under the cursor."""
         self._dock.point_at(self._grid.node)
 
-    def open(self, info: EngineInfo) -> None:
+    def open(self, info: EngineDescription) -> None:
         """Lay the grid out for a model, unless it is already."""
         if self._grid.graph is None or self._grid.graph.config != info.graph:
             self._grid.open_graph(graph_for(info.graph), self._first_node)

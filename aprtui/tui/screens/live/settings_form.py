@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from aprtui.engine.backends.registry import backend_choices
 from aprtui.engine.process.messages import EngineSettings
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import Sampling
 from aprtui.errors import UsageError
-
-BACKENDS = ("auto", "cpu", "cuda", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +31,7 @@ SAMPLING_FIELDS = (
 )
 ENGINE_FIELDS = (
     Field("mode", "", tuple(Mode)),
-    Field("backend", "", BACKENDS),
+    Field("backend", "", backend_choices()),
     Field("K/V cache", "", tuple(KvType)),
     Field("fault", "layer=1,stage=ffn_gate,kind=scale,magnitude=0.5"),
 )
