@@ -108,10 +108,10 @@ class StageGrid(JumpTargets, can_focus=True):
             self._put_cursor(node.layer, columns.index(node.stage))
         self.refresh(layout=True)
 
-    def show(self, figures: Figures, first_bad: str = "", *, tell: bool = True) -> None:
+    def show(self, figures: Figures, first_bad: str = "", *, notify: bool = True) -> None:
         """Draw `figures`; `first_bad` names the first node that holds NaN or Inf, wherever it is.
 
-        Who puts the cell into words at once does not want to be told: what a message brings about is a frame later.
+        A caller that describes the cell itself passes `notify=False`: the effect of a message comes a frame later.
         """
         if self._figures is None or figures.statistic is not self._figures.statistic:
             self._level_styles = []
@@ -119,7 +119,7 @@ class StageGrid(JumpTargets, can_focus=True):
         self._tile = None if self._layout is None else grid_tile(self._layout, figures)
         self._version += 1
         self.border_subtitle = self._subtitle()
-        if tell:
+        if notify:
             self.post_message(self.Pointed())
         self.refresh()
 
