@@ -18,8 +18,8 @@ from textual.filter import LineFilter
 from textual.screen import Screen
 
 from aprtui.engine.process.engine_process import EngineProcess, EngineState
+from aprtui.engine.process.loading import open_model
 from aprtui.engine.process.messages import EngineSettings
-from aprtui.engine.process.opening import open_model
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import Sampling
 from aprtui.errors import AprtuiError, EngineError, ExitCode

@@ -91,7 +91,7 @@ def test_a_nan_on_one_side_fails_every_comparison_with_its_count(check: str, sou
 
 
 def test_logits_that_have_no_softmax_are_not_compared(sound: Capture, tmp_path: Path) -> None:
-    spoilt = [
+    a, b = (
         Capture.open(write_capture(tmp_path / name, edits={LOGITS: changed((0, 3), np.inf)})) for name in ("a", "b")
-    ]
-    assert judged("argmax_parity", *spoilt).verdict is Verdict.UNKNOWN
+    )
+    assert judged("argmax_parity", a, b).verdict is Verdict.UNKNOWN

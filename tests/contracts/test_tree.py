@@ -21,7 +21,7 @@ def value(text: str) -> object:
 
 def test_dates_and_versions_stay_text() -> None:
     tree = parse_tree("created: 2026-05-12\nversion: 1.0\n", PATH).root
-    assert plain(tree)["created"] == "2026-05-12"  # type: ignore[index]
+    assert plain(tree)["created"] == "2026-05-12"
     assert tree.fields["version"].text == "1.0"  # type: ignore[union-attr]
 
 

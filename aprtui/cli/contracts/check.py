@@ -106,11 +106,11 @@ def _judged(
     ledgers: Mapping[Path, Ledger], mapping: CheckMap, timeouts: Mapping[str, float],
 ) -> list[Result]:  # fmt: skip
     """A row for each falsifier; the commands of those in `timeouts` are run."""
-    from aprtui.cli.progress import Progress
+    from aprtui.cli.progress import ProgressLine
     from aprtui.contracts.panel import panel_row
 
     results = []
-    with Progress() as progress:
+    with ProgressLine() as progress:
         for done, (document, falsifier) in enumerate(chosen):
             progress(f"judging {falsifier.id},", done, len(chosen))
             row = panel_row(document, falsifier, subject_of(document), mapping, ledgers[document.path])

@@ -12,7 +12,7 @@ from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
 from aprtui.contracts.checks.asked import Asked
 from aprtui.contracts.judgement import Judgement, unknown
-from aprtui.engine.backends import numba_missing
+from aprtui.engine.opening import numba_missing
 from aprtui.errors import UsageError
 from aprtui.model.weights import Weight, WeightType, block_shape
 

@@ -15,7 +15,7 @@ from aprtui.contracts.evidence.files import CheckRun, Evidence, Host, JudgedOn, 
 from aprtui.contracts.evidence.project import Project
 from aprtui.contracts.evidence.revision import revision_of
 from aprtui.contracts.judgement import Judgement
-from aprtui.engine.processor import processor_name
+from aprtui.machine import processor_name
 from aprtui.trace.capture import Capture
 
 

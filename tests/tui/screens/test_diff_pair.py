@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,10 @@ def test_what_cannot_lie_side_by_side_is_told(sides: tuple[Path, Path], tmp_path
         open_files(tmp_path / "x.bin", tmp_path / "y.bin")
 
 
+def block(values: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
+    return values[rows, columns]
+
+
 def test_one_pass_gives_what_reducing_each_side_gives(sides: tuple[Path, Path]) -> None:
     opened = open_sides(*sides)
     assert opened.a is not None and opened.b is not None
@@ -86,6 +91,6 @@ def test_one_pass_gives_what_reducing_each_side_gives(sides: tuple[Path, Path]) 
         for tile, values, scale in zip(
             tiles.tiles, (a, b, b - a), (tiles.scale, tiles.scale, tiles.difference), strict=True
         ):
-            alone = reduced(lambda rows, columns, of=values: of[rows, columns], values.shape, tiling, (2, 3))
+            alone = reduced(partial(block, values), values.shape, tiling, (2, 3))
             assert np.array_equal(tile, scale.levels(alone))
     pair.close()

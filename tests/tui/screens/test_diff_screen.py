@@ -76,7 +76,7 @@ def verdict(pilot: Driver) -> str:
     return "\n".join((shown.word, *shown.lines))
 
 
-def between(a: Path, b: Path, **fields: object) -> ScreenState:
+def between(a: Path, b: Path, /, **fields: object) -> ScreenState:
     return screen_state(ScreenName.DIFF, a=a, b=b, **fields)
 
 

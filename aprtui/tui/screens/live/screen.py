@@ -24,10 +24,10 @@ from aprtui.engine.process.messages import (
     Loaded,
     NoiseMeasured,
     Paused,
-    Progress,
     Reopening,
     Resumed,
     Started,
+    StepProgress,
     TokenNames,
     TokenText,
 )
@@ -442,7 +442,7 @@ class LiveScreen(ToolScreen):
     def _handle(self, event: Event) -> None:
         body, run = self._body, self._run
         match event:
-            case Progress(what, done, total):
+            case StepProgress(what, done, total):
                 self._show_note(f"{what} {done}/{total}")
             case Reopening():
                 self._last_progress = time.monotonic()

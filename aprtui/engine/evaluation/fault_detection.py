@@ -18,22 +18,22 @@ from typing import TYPE_CHECKING
 from aprtui.compare.captures import DiffOptions, Grounds, compare_captures
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict
-from aprtui.engine.backends import default_threads, open_engine
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.evaluation.fault_matrix import Case, MeteredFault, cases
 from aprtui.engine.faults.kinds import KINDS
 from aprtui.engine.floors.grounds import grounds_by_model
+from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Engine, KvType, Mode, Rounding
 from aprtui.engine.replay.bounds import replay_tolerance
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
+from aprtui.machine import default_threads
+from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
-
-Progress = Callable[[str, int, int], None]
 
 PROMPT = "def fibonacci(n):\n    if n < 2:\n        return n\n    return fib"
 REPLAY, DIFF = "replay", "diff"
