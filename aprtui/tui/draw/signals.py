@@ -13,7 +13,7 @@ from aprtui.tui.draw.colours import TINTS
 MOST_ENTROPY = 5.0
 MOST_MARGIN = 8.0
 LEAST_RISK = 5e-5
-"""Ends of the scales: nats, logits, and the flip risk that has no colour any more."""
+"""Ends of the scales: nats, logits, and the flip risk below which there is no colour."""
 
 
 class TintSignal(StrEnum):
@@ -27,13 +27,13 @@ class TintSignal(StrEnum):
 
     @property
     def following(self) -> TintSignal:
-        """The next one in turn."""
+        """The next signal in turn."""
         every = list(TintSignal)
         return every[(every.index(self) + 1) % len(every)]
 
     @property
     def ends(self) -> tuple[str, str]:
-        """What the sure and the unsure end of the scale of colours mean."""
+        """What the sure and the unsure end of the colour scale mean."""
         return _ENDS[self]
 
 
@@ -58,7 +58,7 @@ class TokenFigures:
 
 
 def flip_risk(margin: float, noise: LogitNoise) -> float:
-    """How probable it is that an engine that rounds otherwise would find another token likeliest.
+    """The probability that an engine that rounds differently would find another token likeliest.
 
     Two logits, each with an independent normal error of the measured deviation, change places. It is an estimate: the
     noise is that of the model as a whole, not of this position. 0 for an infinite margin, NaN where the noise is.

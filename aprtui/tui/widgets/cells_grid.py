@@ -1,4 +1,4 @@
-"""A small grid of layers × stages in which some cells are lit: what a falsifier, or anything else, is about."""
+"""A small grid of layers × stages in which some cells are lit: those that a falsifier is about."""
 
 from __future__ import annotations
 

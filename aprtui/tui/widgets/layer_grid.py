@@ -24,12 +24,16 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class GridLines:
-    """What stands on which line of a grid of this size: headers, from `top` on rows, from `bottom` on what is below."""
+    """What stands on which line of a grid of this size: headers, rows from `top` to `bottom`, other lines to `end`."""
 
     size: Size
+    drawn: bool
+    """Whether there are cells, and room for them."""
+
     head: list[Strip]
     top: int
     bottom: int
+    end: int
 
 
 class LayerGrid(JumpTargets):
@@ -144,18 +148,18 @@ class LayerGrid(JumpTargets):
 
     def draw_line(self, y: int) -> Strip:
         """Line `y`: headers, lines above, rows, lines below."""
-        width, base = self.size.width, self.style()
-        if not self._has_cells or not self._fits(width):
+        lines = self._lines
+        width, base = lines.size.width, self.style()
+        if not lines.drawn:
             text, style = (self._size_words(width), base) if self._has_cells else (self.EMPTY, self.style("label"))
             return Strip([Segment(text if y == 0 else "", style)]).adjust_cell_length(width, base)
-        lines = self._lines
         if y < len(lines.head):
             strip = lines.head[y]
         elif y < lines.top:
             strip = self.draw_above(y - len(lines.head))
         elif y < lines.bottom and (row := self._first_row + y - lines.top) < self._row_count:
             strip = self.draw_row(row)
-        elif lines.bottom <= y < lines.bottom + self.lines_below(width):
+        elif lines.bottom <= y < lines.end:
             strip = self.draw_below(y - lines.bottom)
         else:
             strip = Strip.blank(width, base)
@@ -190,7 +194,8 @@ class LayerGrid(JumpTargets):
             below = self.lines_below(size.width)
             has_room = len(head) + self.LINES_ABOVE + self._row_count + below <= size.height
             top = len(head) + (self.LINES_ABOVE if has_room else 0)
-            self._cached_lines = GridLines(size, head, top, min(size.height - below, top + self._row_count))
+            bottom = min(size.height - below, top + self._row_count)
+            self._cached_lines = GridLines(size, drawn, head, top, bottom, bottom + below)
         return self._cached_lines
 
     def forget_lines(self) -> None:

@@ -115,7 +115,7 @@ class StageGrid(LayerGrid, can_focus=True):
 
     def draw_row(self, row: int) -> Strip:
         """The cells of a layer, cached until its numbers, its width or its cursor change."""
-        width = self.size.width
+        width = self._lines.size.width
         on_row = self._cursor is not None and self._cursor.layer == row and self.has_focus
         cursor = self._column if on_row else None
         key = (row, self._version, width, cursor)
