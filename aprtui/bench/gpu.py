@@ -25,7 +25,7 @@ import aprtui
 from aprtui.bench.contestants import Discard
 from aprtui.bench.cpu import Figure
 from aprtui.bench.worker import PROMPT_SEED, resident_bytes
-from aprtui.contracts.evidence.revision import revision_of
+from aprtui.contracts.evidence.project import revision_of
 from aprtui.engine.cuda.detect import detect
 from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import NO_TAPS, KvType, Mode, Taps

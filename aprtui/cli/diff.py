@@ -144,8 +144,8 @@ def _diff_captures(
         warn_about(left if capture == a else right)
     asked = _diff_options(options, mapping, extras)
     with ProgressLine() as progress:
-        grounds, tokens = judging.grounds(left, right, asked, options.policy, progress)
-        comparison = compare_captures(left, right, _with_tokens(asked, tokens), progress, grounds)
+        criteria, tokens = judging.criteria(left, right, asked, options.policy, progress)
+        comparison = compare_captures(left, right, _with_tokens(asked, tokens), progress, criteria)
     context = state_context(left, right)
     steps = diff_steps(comparison, a, b, options, judging.words())
     return report((str(a), str(b)), context, comparison, options, steps)

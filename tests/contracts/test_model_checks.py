@@ -9,11 +9,11 @@ import pytest
 
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks import chat, running
-from aprtui.contracts.checks.asked import Subject
+from aprtui.contracts.checks.arguments import Subject
+from aprtui.contracts.checks.judgement import Judgement
+from aprtui.contracts.checks.mapping import own_mapping
 from aprtui.contracts.checks.registry import CHECKS, ModelCheck
-from aprtui.contracts.documents.mapping import own_mapping
 from aprtui.contracts.evaluation import evaluate
-from aprtui.contracts.judgement import Judgement
 from aprtui.engine import opening
 from aprtui.engine.cuda import detect as cuda
 from aprtui.engine.cuda.detect import Detection, Obstacle

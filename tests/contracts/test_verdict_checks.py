@@ -11,7 +11,7 @@ import pytest
 
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks import verdicts
-from aprtui.contracts.judgement import Judgement
+from aprtui.contracts.checks.judgement import Judgement
 from aprtui.engine.cpu import decoding
 from aprtui.engine.evaluation import false_alarms, fault_matrix
 from aprtui.engine.evaluation.false_alarms import Judged

@@ -15,7 +15,7 @@ import pytest
 from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Engine, KvType, Mode
 from aprtui.engine.reference.evaluate import evaluate
-from aprtui.engine.rounding import ARITHMETIC, MATMUL_INPUT, ROUND
+from aprtui.engine.rounding import ARITHMETIC, ROUND
 from aprtui.model.model import Model, load_model
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node, Op, RopeLayout
@@ -129,7 +129,7 @@ def test_q8_agrees_with_llamacpp_in_the_first_layer_but_for_rounding_flips(
             hit = hit | (np.logical_or.accumulate(before) if model.graph[node.stage].is_attention_map else before)
         if model.graph[node.stage].op is Op.MATMUL:
             source = model.graph.inputs(node)[0]
-            kinds = {MATMUL_INPUT[weight.type] for weight in model.params(node)}
+            kinds = {weight.type.format.cpu_input for weight in model.params(node)}
             flips = sum(
                 flipped_roundings(
                     kind, ours.tensor(source)[~hit], peer_tensor(capture, source, ours.tensor(source))[~hit]

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from aprtui.engine.cuda.planes import planes
 from aprtui.engine.rounding import round_q8_1
-from aprtui.model.weights import Weight, WeightType
+from aprtui.model.weight_types import WeightType
+from aprtui.model.weights import Weight
 from tests.kernels.emulated import Out, Struct
 
 F32 = NDArray[np.float32]

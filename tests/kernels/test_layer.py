@@ -8,7 +8,8 @@ import pytest
 from aprtui.engine.reference import ops
 from aprtui.engine.rounding import round_f16
 from aprtui.model.config import ModelConfig, Rope, RopeAngles
-from aprtui.model.weights import Weight, WeightType
+from aprtui.model.weight_types import WeightType
+from aprtui.model.weights import Weight
 from aprtui.trace.graph import GraphConfig, RopeLayout
 from tests.engine.tiny_model import random_weight
 from tests.kernels.cases import (

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aprtui.model.weights import Weight, WeightType
+from aprtui.model.weight_types import WeightType
+from aprtui.model.weights import Weight
 from tests.engine.tiny_model import random_weight
 from tests.kernels.cases import FLOAT_TYPES, activations, matrix, rounded, wide
 from tests.kernels.emulated import Images, InOut, Out

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from aprtui import resources
-from aprtui.model.weights import Weight, WeightType
+from aprtui.model.weight_types import WeightType
+from aprtui.model.weights import Weight
 from tests.kernels.cases import FLOAT_TYPES, activations, matrix, wide
 from tests.kernels.emulated import Images, InOut, Kernels, Out
 from tests.kernels.test_matvec import K_TYPES, error, extreme, weight_of

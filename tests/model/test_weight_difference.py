@@ -20,7 +20,7 @@ from aprtui.model.weight_difference.compare import ModelDifference, TensorDiffer
 from aprtui.model.weight_difference.judgement import LIMIT, STEP_RATIO
 from aprtui.model.weight_difference.stored import StoredTensor
 from aprtui.model.weight_difference.values import weight_metrics
-from aprtui.model.weights import WeightType
+from aprtui.model.weight_types import WeightType
 from aprtui.trace.graph import Node
 from tests.model.gguf_files import ModelFile, Tensor, model_file
 

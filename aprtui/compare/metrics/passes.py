@@ -53,7 +53,7 @@ def add_compiled(a: Values, b: Values, totals: Totals, threads: int, progress: P
 
     Whatever ends the wait, an interrupt too, ends the threads after the piece they are at.
     """
-    from aprtui.compare.metrics.fused import Part, add_rows
+    from aprtui.compare.metrics.fused import PartWorkspace, add_rows
 
     a, b = _rows_contiguous(a), _rows_contiguous(b)
     memory_a, memory_b = _memory(a), _memory(b)
@@ -61,7 +61,7 @@ def add_compiled(a: Values, b: Values, totals: Totals, threads: int, progress: P
     stopped = threading.Event()
 
     def work(index: int) -> None:
-        part = Part.of(totals, index)
+        part = PartWorkspace.of(totals, index)
         for first, stop in _pieces(totals, index):
             if stopped.is_set():
                 return

@@ -9,8 +9,8 @@ import statistics
 from collections.abc import Callable
 
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.checks.asked import Asked
-from aprtui.contracts.judgement import Judgement, no_device, unknown
+from aprtui.contracts.checks.arguments import Asked
+from aprtui.contracts.checks.judgement import Judgement, no_device, unknown
 from aprtui.engine import opening
 from aprtui.engine.cuda import detect
 from aprtui.engine.parity.gate import LOGITS_BOUND, POSITIONS, parity_gate

@@ -52,10 +52,10 @@ def judge_pairs(
 ) -> Iterator[Judged]:  # fmt: skip
     """Each pair of captures of `model` on `tokens`, by the measured floor."""
     for a, b in pairs:
-        grounds = grounds_by_model(a, b, model, tokens, evaluators)
+        criteria = grounds_by_model(a, b, model, tokens, evaluators)
         options = DiffOptions(tokens=tuple(tokens), token_source=TABLE_SOURCE)
         what = f"{where}{a.path.name} and {b.path.name}"
-        yield judged(what, DIFF, compare_captures(a, b, options, None, grounds))
+        yield judged(what, DIFF, compare_captures(a, b, options, None, criteria))
 
 
 def own_captures(model: Model, tokens: Sequence[int], folder: Path) -> Iterator[Capture]:

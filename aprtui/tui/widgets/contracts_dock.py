@@ -10,7 +10,7 @@ from textual.message import Message
 from textual.worker import get_current_worker
 
 from aprtui.contracts.documents.loading import Documents, load_documents
-from aprtui.contracts.evidence.backing import NO_LEDGER
+from aprtui.contracts.evidence.assessment import NO_LEDGER
 from aprtui.contracts.panel import PanelRow, panel
 from aprtui.errors import AprtuiError
 from aprtui.resources import contracts as own_contracts

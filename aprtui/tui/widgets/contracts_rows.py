@@ -8,11 +8,10 @@ from pathlib import Path
 
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
-from aprtui.contracts.documents.document import Falsifier
+from aprtui.contracts.checks.judgement import Judgement
+from aprtui.contracts.documents.document import NAMES, Falsifier
 from aprtui.contracts.documents.loading import Loaded
-from aprtui.contracts.documents.maturity import NAMES
-from aprtui.contracts.evidence.backing import Backing
-from aprtui.contracts.judgement import Judgement
+from aprtui.contracts.evidence.assessment import Backing
 from aprtui.contracts.panel import PanelRow
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.text import SEPARATOR, clipped

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from aprtui.engine.cpu import matmul
 from aprtui.engine.cpu.matmul.activations import GROUP, RECORD, SCALE_K, SCALES_0
 from aprtui.engine.protocol import Mode
-from aprtui.model.weights import WeightType
+from aprtui.model.weight_types import WeightType
 
 K_TYPES = (WeightType.Q4_K, WeightType.Q5_K, WeightType.Q6_K)
 LEGACY_TYPES = (WeightType.Q4_0, WeightType.Q5_0, WeightType.Q8_0)

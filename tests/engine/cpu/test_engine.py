@@ -20,7 +20,8 @@ from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Taps
 from aprtui.engine.reference.engine import NumpyEngine
 from aprtui.errors import EngineError, UsageError
 from aprtui.model.model import Model
-from aprtui.model.weights import Weight, WeightType
+from aprtui.model.weight_types import WeightType
+from aprtui.model.weights import Weight
 from aprtui.trace.graph import Node, Op
 from aprtui.trace.stats import accumulate, causal
 from tests.engine.conformance import Recorder, relative_l2

@@ -7,7 +7,7 @@ import pytest
 
 from aprtui.engine.cpu import matmul
 from aprtui.engine.protocol import Mode
-from aprtui.model.weights import WeightType
+from aprtui.model.weight_types import WeightType
 from tests.engine.cpu.matmul_cases import (
     FLOAT_TYPES,
     K_TYPES,

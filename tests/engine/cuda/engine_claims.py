@@ -31,7 +31,8 @@ from aprtui.engine.rounding import DEVICE_ARITHMETIC, round_f16
 from aprtui.engine.sampling import GREEDY, Choice, Sampler, Sampling
 from aprtui.errors import EngineError, UsageError
 from aprtui.model.model import Model
-from aprtui.model.weights import Weight, WeightType
+from aprtui.model.weight_types import WeightType
+from aprtui.model.weights import Weight
 from aprtui.resources import embedded_model
 from aprtui.trace.graph import Node, Op
 from aprtui.trace.stats import accumulate, causal

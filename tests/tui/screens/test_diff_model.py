@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aprtui.compare.explain.classify import State
+from aprtui.compare.explain.classify import ErrorState
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Tolerance, Verdict, parse_tolerance
 from aprtui.trace.graph import Node
@@ -142,5 +142,5 @@ def test_a_replay_shows_what_each_side_adds_over_what_is_observed(plain: Told, s
     assert silu.upper == step_level(0) and silu.lower == step_level(5) and silu.sign is Sign.NONE
     before = by_bound(plain, Tolerance(Metric.REL_L2, 0.3))
     assert cells(judged, Metric.TOKEN_REL_L2, before)[Node(1, "ffn_silu")].lower == step_level(3)
-    assert judged.stages[FAULT].state is State.INJECTED
+    assert judged.stages[FAULT].state is ErrorState.INJECTED
     assert set(EDITS) <= set(judged.stages)

@@ -20,7 +20,7 @@ from textual.worker import get_current_worker
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.documents.document import Document
 from aprtui.contracts.documents.loading import Documents, load_documents
-from aprtui.contracts.evidence.backing import NO_LEDGER, stamps
+from aprtui.contracts.evidence.assessment import NO_LEDGER, stamps
 from aprtui.contracts.panel import PanelRow, panel
 from aprtui.errors import AprtuiError
 from aprtui.trace.capture import Capture
