@@ -100,7 +100,7 @@ def forced_backend(arguments: CheckArguments) -> Judgement:
     engine.close()
     verdict = Verdict.PASS if opened == backend else Verdict.FAIL
     return Judgement(
-        verdict, f"{backend} was requested, {opened} was opened", "other backends", float(opened != backend), 0.0
+        verdict, f"{backend} was asked for, {opened} was opened", "other backends", float(opened != backend), 0.0
     )
 
 
