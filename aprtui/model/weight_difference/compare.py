@@ -17,6 +17,7 @@ from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import DEFAULT_METRIC, Tolerance, Verdict
 from aprtui.compare.wording import counted
 from aprtui.errors import UsageError
+from aprtui.model.architectures.base import TIED_HEAD
 from aprtui.model.gguf_file import GgufFile
 from aprtui.model.weight_difference.findings import (
     Tensors,
@@ -34,7 +35,7 @@ from aprtui.model.weight_difference.judgement import (
     judge_shapes,
 )
 from aprtui.model.weight_difference.metadata import MetadataDifference, metadata_differences
-from aprtui.model.weight_difference.nodes import layout_of, nodes_by_tensor, same_config, selected_nodes
+from aprtui.model.weight_difference.nodes import graph_of, nodes_by_tensor, same_config, selected_nodes
 from aprtui.model.weight_difference.stored import (
     BytesDifference,
     StoredTensor,
@@ -49,7 +50,6 @@ from aprtui.trace.graph import Node
 Progress = Callable[[str, int, int], None]
 
 _MEGABYTE = 1_000_000
-_TIED = "token_embd.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +130,9 @@ def compare_models(
     tensors.
     """
     a, b = GgufFile(path_a), GgufFile(path_b)
-    layouts = layout_of(a), layout_of(b)
-    users = nodes_by_tensor(a, b, layouts)
-    chosen = selected_nodes(layouts, selection.stages, selection.layers)
+    graphs = graph_of(a), graph_of(b)
+    users = nodes_by_tensor(a, b, graphs)
+    chosen = selected_nodes(graphs, selection.stages, selection.layers)
     names = _in_order({**a.tensors, **b.tensors}, users)
     if chosen is not None:
         names = [name for name in names if chosen.intersection(users.get(name, ()))]
@@ -140,9 +140,9 @@ def compare_models(
             raise UsageError("--stage, --layers: no tensor belongs to what they select: leave them out")
     comparer = _Comparer(_stored(a), _stored(b), users, tolerances, progress)
     tensors, skipped = comparer.compare(a, b, names)
-    metadata = metadata_differences(a, b, same_config=same_config(*layouts))
+    metadata = metadata_differences(a, b, same_config=same_config(*graphs))
     verdict, reasons = _conclude(tensors, skipped, metadata)
-    notes = tuple(layout.problem for layout in layouts if layout.problem)
+    notes = tuple(own.problem for own in graphs if own.problem)
     return ModelDifference(verdict, reasons, notes, metadata, tensors, skipped)
 
 
@@ -188,7 +188,7 @@ class _Comparer:
         same_as = twins(own[name], other) if name in own else ()
         reason = f"only in {side}"
         # Without a head of its own the other file uses its embedding table.
-        tied = name == "output.weight" and _TIED in same_as
+        tied = TIED_HEAD.get(name) in same_as
         return SkippedTensor(name, nodes, side, reason, same_as, harmless=tied)
 
     def _advance(self, size: int) -> None:
