@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
@@ -26,11 +24,10 @@ from tests.kernels.cases import (
     step,
     wide,
 )
-from tests.kernels.emulated import Image, InOut, Out, Struct
+from tests.kernels.emulated import Images, InOut, Out, Struct
 
 pytestmark = pytest.mark.group("emulator")
 
-Images = Callable[..., Image]
 CONTEXT, EPSILON = 12, 1e-6
 
 

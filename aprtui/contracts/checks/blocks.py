@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
-from aprtui.contracts.checks.asked import Asked
-from aprtui.contracts.judgement import Judgement, unknown
-from aprtui.engine.backends import numba_missing
+from aprtui.contracts.checks.arguments import Asked
+from aprtui.contracts.checks.judgement import Judgement, unknown
+from aprtui.engine.opening import numba_missing
 from aprtui.errors import UsageError
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,12 +25,11 @@ from aprtui.engine.cuda.sizes import (
 )
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.model.weights import Weight
+from aprtui.progress import Progress
 from aprtui.trace.graph import Node
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
-
-Progress = Callable[[str, int, int], None]
 
 _STAGING = 16 << 20
 _STEP_BYTES = 16  # of `Step` in types.cuh

@@ -31,7 +31,8 @@ class Rows:
     data: NDArray[np.uint8]
 
     def dequantized(self) -> NDArray[np.float32]:
-        return dequantize(self.data, GGMLQuantizationType(self.type)).reshape(len(self.data), self.columns)
+        values: NDArray[np.float32] = dequantize(self.data, GGMLQuantizationType(self.type))
+        return values.reshape(len(self.data), self.columns)
 
 
 def random_rows(weight_type: WeightType, rows: int, columns: int, seed: int = 0) -> Rows:

@@ -51,6 +51,7 @@ STEPS = (
 
 VALUES = """
 import numpy as np, gguf
+from aprtui.engine.opening import open_engine
 from aprtui.engine.cpu.decoding import decoded_rows
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
@@ -64,7 +65,6 @@ assert expected.tobytes() == weight.dequantize().tobytes() == decoded_rows(weigh
 ENGINES = """
 import sys
 import gguf, numpy as np, pytest
-from aprtui.engine.backends import open_engine
 from aprtui.engine.cuda.sizes import require_supported
 from aprtui.engine.protocol import Mode
 from aprtui.errors import EngineError

@@ -15,25 +15,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aprtui.compare.captures import DiffOptions, Grounds, compare_captures
+from aprtui.compare.captures import Criteria, DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict
-from aprtui.engine.backends import default_threads, open_engine
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.evaluation.fault_matrix import Case, MeteredFault, cases
 from aprtui.engine.faults.kinds import KINDS
 from aprtui.engine.floors.grounds import grounds_by_model
+from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Engine, KvType, Mode, Rounding
 from aprtui.engine.replay.bounds import replay_tolerance
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
+from aprtui.machine import default_threads
+from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
-
-Progress = Callable[[str, int, int], None]
 
 PROMPT = "def fibonacci(n):\n    if n < 2:\n        return n\n    return fib"
 REPLAY, DIFF = "replay", "diff"
@@ -107,7 +107,7 @@ class _Workplace:
         }
 
     @cached_property
-    def _grounds(self) -> Grounds:
+    def _criteria(self) -> Criteria:
         """The measured floor between an honest `q8` and an honest `exact` capture."""
         honest = self.capture("q8", Mode.Q8)
         return grounds_by_model(self._exact, honest, self.model, self.tokens, self._evaluators)
@@ -120,8 +120,8 @@ class _Workplace:
             return replay_tolerance(self.model, node, (), rounding, len(self.tokens)).bound
 
         def difference(node: Node) -> float:
-            assert self._grounds.bounds is not None
-            return self._grounds.bounds(node)[0].bound
+            assert self._criteria.bounds is not None
+            return self._criteria.bounds(node)[0].bound
 
         if name == REPLAY:
             return self.replayed, Mode.EXACT, injected
@@ -133,7 +133,7 @@ class _Workplace:
 
     def compared(self, capture: Capture) -> Comparison:
         """The diff of one capture against the honest exact one."""
-        return compare_captures(self._exact, capture, DiffOptions(), None, self._grounds)
+        return compare_captures(self._exact, capture, DiffOptions(), None, self._criteria)
 
     def plant(self, case: Case, mode: Mode) -> _Planted:
         """A capture of a run with the fault, and what the fault changed."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from yaml import SafeLoader, compose
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from aprtui.contracts.documents.tree import ContractError
+from aprtui.contracts.documents.document import ContractError
 
 _STYLES = {None: "{}", "'": "'{}'", '"': '"{}"'}
 
@@ -29,7 +29,7 @@ class Edit:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class EditableYaml:
     """A YAML text with its nodes; `path` is for messages."""
 
     path: Path
@@ -69,11 +69,11 @@ class Source:
         return Edit(len(self.text), len(self.text), self.newline + added) if end < 0 else Edit(end + 1, end + 1, added)
 
 
-def parsed(text: str, path: Path) -> Source:
+def parsed(text: str, path: Path) -> EditableYaml:
     """A text that is known to be one bounded YAML mapping."""
     root = compose(text, Loader=SafeLoader)
     assert isinstance(root, MappingNode), "the reader has read it as a mapping"
-    return Source(path, text, root)
+    return EditableYaml(path, text, root)
 
 
 def entry(mapping: MappingNode, key: str) -> tuple[ScalarNode, Node]:

@@ -1,59 +1,21 @@
-"""Headers and lines of text of the live screen."""
+"""What the live screen says in words."""
 
 from __future__ import annotations
 
 import dataclasses
 
 import numpy as np
-import pytest
 
-from aprtui.trace.graph import Node, graph_for, known_names
-from aprtui.tui.draw.figures import Statistic, figures
-from aprtui.tui.draw.levels import grid_layout
-from aprtui.tui.draw.readout import (
-    describe,
-    duration,
-    engine_line,
-    first_bad,
-    fit,
-    model_strip,
-    pass_title,
-    speed_line,
-)
-from aprtui.tui.draw.stage_header import header_rows, wrapped_name
+from aprtui.trace.graph import Node, graph_for
+from aprtui.tui.draw.figures import Statistic, figures, first_bad
+from aprtui.tui.draw.grid_layout import grid_layout
+from aprtui.tui.screens.live.readout import describe, duration, pass_title
+from aprtui.tui.screens.live.status_bar import engine_line, speed_line
+from aprtui.tui.widgets.stage_grid import model_strip
 from tests.tui.screens.recorded import example_info, example_record
 
 INFO = example_info()
 GRAPH = graph_for(INFO.graph)
-
-
-@pytest.mark.parametrize("width", [4, 5, 6, 8, 20])
-@pytest.mark.parametrize("name", known_names())
-def test_no_letter_of_a_stage_name_is_lost(name: str, width: int) -> None:
-    rows = wrapped_name(name, width)
-    assert all(len(row) <= width for row in rows)
-    assert "".join(rows).replace("_", "") == name.replace("_", "")
-
-
-def test_long_words_are_broken_into_even_parts() -> None:
-    assert wrapped_name("qkv_matmul", 4) == ["qkv", "mat", "mul"]
-    assert wrapped_name("attention", 8) == ["atten", "tion"]
-
-
-def test_header_texts_stand_at_the_bottom_and_fill_their_columns() -> None:
-    assert header_rows(["ffn_up", "attn_out"], 4) == [["ffn ", "attn"], ["up  ", "out "]]
-    assert header_rows(["ffn_up", "q_post_rope"], 8) == [["        ", "q_post  "], ["ffn_up  ", "rope    "]]
-
-
-def test_columns_too_narrow_for_words_have_no_header() -> None:
-    assert header_rows(["ffn_up"], 3) == []
-
-
-def test_what_does_not_fit_is_left_out_with_a_sign() -> None:
-    assert fit(["one", "two", "three"], 15) == "one  two  three"
-    assert fit(["one", "two", "three"], 14) == "one  two  …"
-    assert fit(["one", "two", "three"], 10) == "one  …"
-    assert fit(["unfittable"], 5) == "unfi…"
 
 
 def test_readout_tells_a_node_in_words() -> None:

@@ -14,16 +14,16 @@ from pathlib import Path
 
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.logit_noise import measure_logit_noise
+from aprtui.engine.process.command_state import Errand, Orders
+from aprtui.engine.process.loading import LoadedEngine, open_for
 from aprtui.engine.process.messages import (
     Captured,
     Declined,
     Event,
     NoiseMeasured,
-    Progress,
+    StepProgress,
     WriteCapture,
 )
-from aprtui.engine.process.opening import LoadedEngine, open_for
-from aprtui.engine.process.orders import Errand, Orders
 from aprtui.engine.protocol import Logits
 from aprtui.errors import AprtuiError, EngineError, UsageError
 
@@ -60,7 +60,7 @@ class Errands:
             raise EngineError(f"{what}: cancelled")
         if time.monotonic() - self._told > REPORT_SECONDS:
             self._told = time.monotonic()
-            self._send(Progress(what, done, total))
+            self._send(StepProgress(what, done, total))
 
     def _capture(self, directory: Path, tokens: Sequence[int], prompt_tokens: int) -> Captured:
         """Evaluate the tokens again as the run did, the prompt at once and the rest one by one, with every tap."""

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from aprtui.engine.backends import Progress, default_threads, open_engine
 from aprtui.engine.faults.faults import Fault, FaultInjector, parse_fault
+from aprtui.engine.opening import open_engine
 from aprtui.engine.process.messages import EngineInfo, EngineSettings
 from aprtui.engine.process.slots import StatsTable
 from aprtui.engine.protocol import Engine
+from aprtui.machine import default_threads
 from aprtui.model.model import Model, load_model
 from aprtui.model.tokenizer import Tokenizer
+from aprtui.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,43 +9,40 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pytest
 
 from aprtui.cli.main import main
 from aprtui.engine.process.engine_process import EngineProcess, EngineState
+from aprtui.engine.process.loading import open_model
 from aprtui.engine.process.messages import (
     Captured,
     Declined,
+    EngineInfo,
     EngineSettings,
-    Event,
     Failed,
     Finished,
     Loaded,
     NoiseMeasured,
     Paused,
-    Progress,
     Started,
+    StepProgress,
     TokenNames,
     TokenText,
 )
-from aprtui.engine.process.opening import open_model
-from aprtui.engine.process.slots import CANDIDATES
+from aprtui.engine.process.slots import CANDIDATES, TokenRecord
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import GREEDY
 from aprtui.resources import embedded_model
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import graph_for
 from tests.engine.fake_engine import open_fake
-from tests.engine.process.test_engine_process import pid, running, until
+from tests.engine.process.test_engine_process import E, pid, running, until
 
 OPENER = partial(open_model, path=embedded_model())
 SETTINGS = EngineSettings("numpy", Mode.Q8, KvType.F16, threads=1, context=48)
 PROMPT = "def fib("
-
-E = TypeVar("E", bound=Event)
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +66,17 @@ def generated(process: EngineProcess, count: int) -> list[int]:
     """Token ids of a whole generation."""
     process.generate(PROMPT, GREEDY, count)
     return [event.id for event in until(process, Finished, 60) if isinstance(event, TokenText)]
+
+
+def record_of(process: EngineProcess, number: int) -> TokenRecord:
+    found = process.record(number)
+    assert found is not None
+    return found
+
+
+def info_of(process: EngineProcess) -> EngineInfo:
+    assert process.info is not None
+    return process.info
 
 
 def one(process: EngineProcess, wanted: type[E]) -> E:
@@ -102,7 +110,7 @@ def test_candidates_are_named_and_the_first_is_what_greedy_takes(process: Engine
         assert len(set(tokens.tolist())) == CANDIDATES
         assert all(int(token) in names for token in tokens)
     pieces = "".join(event.text for event in events if isinstance(event, TokenText))
-    assert "".join(names[process.record(number).token] for number in range(3)) == pieces
+    assert "".join(names[record_of(process, number).token] for number in range(3)) == pieces
     started = next(event for event in events if isinstance(event, Started))
     assert "".join(names[token] for token in started.tokens) == "<|endoftext|>" + PROMPT
 
@@ -126,7 +134,8 @@ def test_engine_that_takes_no_times_gives_none() -> None:
         until(process, Loaded)
         process.generate("abc", GREEDY, 2)
         until(process, Finished)
-        assert np.isnan(process.latest().stage_seconds).all()
+        newest = process.latest()
+        assert newest is not None and np.isnan(newest.stage_seconds).all()
 
 
 def test_lens_comes_with_the_tokens_made_while_it_is_wanted(process: EngineProcess) -> None:
@@ -137,11 +146,13 @@ def test_lens_comes_with_the_tokens_made_while_it_is_wanted(process: EngineProce
     process.set_lens(False)
     process.step()
     until(process, Paused, 60)
-    lenses = [process.record(number).lens for number in range(4)]
+    lenses = [record_of(process, number).lens for number in range(4)]
     assert [lens is not None for lens in lenses] == [False, False, True, False]
-    assert len(lenses[2]) == process.info.graph.layers
+    lens, chosen = lenses[2], record_of(process, 2).candidates
+    assert lens is not None and chosen is not None
+    assert len(lens) == info_of(process).graph.layers
     # q8 and the lens round differently; on a clear token they agree all the same.
-    assert lenses[2]["token"][-1] == process.record(2).candidates["token"][0]
+    assert lens["token"][-1] == chosen["token"][0]
 
 
 def test_lens_changes_no_token(process: EngineProcess) -> None:
@@ -160,7 +171,7 @@ def test_noise_needs_tokens_and_is_then_measured_while_a_generation_rests(proces
     measured = next(event for event in events if isinstance(event, NoiseMeasured))
     assert 1e-3 < measured.noise.deviation < 1
     assert process.state is EngineState.PAUSED
-    assert any(isinstance(event, Progress) for event in events)
+    assert any(isinstance(event, StepProgress) for event in events)
 
 
 def test_capture_is_what_trace_writes_of_the_same_tokens(process: EngineProcess, tmp_path: Path) -> None:
@@ -168,9 +179,9 @@ def test_capture_is_what_trace_writes_of_the_same_tokens(process: EngineProcess,
     process.write_capture(tmp_path / "live")
     events = until(process, Captured, 60)
     captured = next(event for event in events if isinstance(event, Captured))
-    assert any(isinstance(event, Progress) for event in events)
+    assert any(isinstance(event, StepProgress) for event in events)
     assert process.state is EngineState.PAUSED
-    tokens = [*started.tokens, *(process.record(number).token for number in range(4))]
+    tokens = [*started.tokens, *(record_of(process, number).token for number in range(4))]
     assert captured.tokens == len(tokens)
     options = ["--decode-from", str(len(started.tokens)), "--backend", "numpy", "--mode", "q8", "--kv", "f16"]
     ids = ",".join(map(str, tokens))
@@ -178,6 +189,7 @@ def test_capture_is_what_trace_writes_of_the_same_tokens(process: EngineProcess,
         main(["trace", "--tokens", ids, "--logits", "all", *options, "--save-tensor-dir", str(tmp_path / "traced")])
     assert left.value.code == 0
     live, traced = Capture.open(tmp_path / "live"), Capture.open(tmp_path / "traced")
+    assert live.manifest is not None and traced.manifest is not None
     assert live.manifest.files == traced.manifest.files
     assert len(live.manifest.files) == captured.files
     assert live.manifest.tokens == tuple(tokens)
@@ -191,7 +203,7 @@ def test_generation_goes_on_after_a_capture_as_if_nothing_had_happened(process: 
     until(process, Captured, 60)
     process.resume()
     events = until(process, Finished, 60)
-    assert [process.record(8 + number).token for number in range(8)] == undisturbed
+    assert [record_of(process, 8 + number).token for number in range(8)] == undisturbed
     assert not any(isinstance(event, Failed) for event in events)
 
 
@@ -208,7 +220,7 @@ def test_capture_of_nothing_or_over_something_is_declined(process: EngineProcess
 def test_cancelled_capture_leaves_nothing_and_the_generation_alone(process: EngineProcess, tmp_path: Path) -> None:
     pause_after(process, 12)
     process.write_capture(tmp_path / "live")
-    until(process, Progress, 60)
+    until(process, StepProgress, 60)
     process.cancel()
     assert one(process, Declined) == Declined("writing the capture: cancelled")
     assert not (tmp_path / "live").exists()
@@ -220,7 +232,7 @@ def test_cancelled_capture_leaves_nothing_and_the_generation_alone(process: Engi
 def test_engine_that_is_killed_in_a_capture_can_be_restarted(process: EngineProcess, tmp_path: Path) -> None:
     pause_after(process, 12)
     process.write_capture(tmp_path / "live")
-    until(process, Progress, 60)
+    until(process, StepProgress, 60)
     os.kill(pid(process), signal.SIGKILL)
     until(process, Failed, 5)
     assert process.state is EngineState.CRASHED
@@ -237,12 +249,14 @@ def test_other_settings_open_another_engine_and_last_over_a_restart(process: Eng
     until(process, Loaded, 60)
     for _ in range(2):
         assert process.state is EngineState.READY
-        assert process.info.mode is Mode.EXACT
-        assert process.info.faults == (fault,)
+        assert info_of(process).mode is Mode.EXACT
+        assert info_of(process).faults == (fault,)
         process.generate(PROMPT, GREEDY, 2)
         until(process, Failed, 60)
-        graph = graph_for(process.info.graph)
-        bad = process.latest().stats["nan"].nonzero()[0]
+        graph = graph_for(info_of(process).graph)
+        newest = process.latest()
+        assert newest is not None
+        bad = newest.stats["nan"].nonzero()[0]
         assert str(graph.nodes[bad[0]]) == "layer 1 ffn_gate"
         process.restart()
         until(process, Loaded, 60)
@@ -267,4 +281,4 @@ def test_prompt_that_is_sent_right_after_other_settings_meets_the_other_engine(p
     while len(finished) < 2:
         finished += [event.run for event in until(process, Finished, 60) if isinstance(event, Finished)]
     assert finished == [1, 2]
-    assert process.info.mode is Mode.EXACT
+    assert info_of(process).mode is Mode.EXACT

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.documents.document import CheckCall
-from aprtui.contracts.documents.maturity import Maturity
-from aprtui.contracts.evidence.backing import Backing, Ledger, Standing
+from aprtui.contracts.documents.document import CheckCall, Maturity
+from aprtui.contracts.evidence.assessment import Backing, Ledger, Standing
 from aprtui.contracts.evidence.files import Evidence, EvidenceFile, Recorded, Revision
 from aprtui.contracts.evidence.project import Project
 from tests.contracts.evidence_samples import CAPTURE, ORACLE, evidence

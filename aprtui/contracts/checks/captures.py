@@ -1,4 +1,4 @@
-"""Checks on the bytes of a capture: headers, sizes, NaN, and two runs that must agree to the bit."""
+"""Checks of one capture: its bytes, the layers and stages in it, its text, and whether its stages replay."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.compare.align.tokens import align_tokens
+from aprtui.compare.align.coverage import Selection
+from aprtui.compare.comparison import Comparison
 from aprtui.compare.report.apr_diff import apr_stage_diff
 from aprtui.compare.survey import tensor_stats
-from aprtui.compare.verdict import Verdict
+from aprtui.compare.verdict import StageVerdict, Verdict
 from aprtui.compare.wording import counted
-from aprtui.contracts.checks.asked import OnCapture, OnPair
-from aprtui.contracts.judgement import Judgement, counted_wrong, not_testable, unknown
+from aprtui.contracts.checks.arguments import LAYERS, OnCapture, layers_text, named_stages, wanted_nodes
+from aprtui.contracts.checks.judgement import Judgement, counted_wrong, not_testable, unknown
+from aprtui.engine.replay.evaluators import Evaluators
+from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.errors import UnreadableError
 from aprtui.trace.aprt import read_aprt
-from aprtui.trace.capture import Capture
+from aprtui.trace.capture import Capture, claimed_files
 from aprtui.trace.graph import ENTRY, Node, Op, Part
 
 _ELEMENTWISE = (Op.ADD, Op.BIAS, Op.SILU, Op.MULTIPLY)
-"""What makes element [token, channel] from that of its inputs alone, so that a NaN there must stay there."""
+"""Ops whose element [token, channel] depends on that element of the inputs alone: a NaN in an input must stay."""
 
 
 def byte_format(asked: OnCapture) -> Judgement:
@@ -170,36 +173,6 @@ def _flat(capture: Capture, node: Node) -> NDArray[np.float32]:
     return capture.values(node).reshape(-1)
 
 
-def determinism(asked: OnPair) -> Judgement:
-    """Two runs on the same tokens wrote the same bytes."""
-    if asked.capture.path.resolve() == asked.reference.path.resolve():
-        return unknown("both are one capture: give the capture of another run")
-    alignment = align_tokens(asked.reference, asked.capture)
-    if alignment.proven_different:
-        return unknown(f"{alignment.problem}: give two runs on the same tokens")
-    wrong = tuple(node for node in asked.nodes if not _same_bits(asked.reference, asked.capture, node))
-    reason = f"{wrong[0]} differs" if wrong else f"{counted(len(asked.nodes), 'file')}, the same to the bit"
-    return counted_wrong("files that differ", wrong, asked.nodes, reason)
-
-
-def _same_bits(a: Capture, b: Capture, node: Node) -> bool:
-    left, right = a.read(node), b.read(node)
-    return left.layer == right.layer and np.array_equal(left.values.view(np.uint32), right.values.view(np.uint32))
-
-
-def count_parity(asked: OnPair) -> Judgement:
-    """Both captures hold as many values of each stage: statistics over other samples must not be compared."""
-    wrong, first = [], ""
-    for node in asked.nodes:
-        sizes = asked.reference.read(node).values.size, asked.capture.read(node).values.size
-        if sizes[0] != sizes[1]:
-            wrong.append(node)
-            first = first or f"{node}: {sizes[1]} values, the reference has {sizes[0]}"
-    return counted_wrong(
-        "counts that differ", tuple(wrong), asked.nodes, first or f"{counted(len(asked.nodes), 'count')}, all alike"
-    )
-
-
 def diff_identity(asked: OnCapture) -> Judgement:
     """The diff of a stage file with itself is 0, 0 and 1. Files with NaN or of zeros alone are left out."""
     wrong, judged, largest = [], [], 0.0
@@ -244,3 +217,93 @@ def completion_parses(asked: OnCapture) -> Judgement:
 
 def _logits(asked: OnCapture) -> tuple[Node, ...]:
     return tuple(node for node in asked.nodes if asked.capture.graph[node.stage].holds_logits)
+
+
+def layer_subset(asked: OnCapture) -> Judgement:
+    """The files are those of the stages and layers asked for, and no other layer has any.
+
+    Asked for is what the manifest lists. A capture of all layers is no subset; where the parameters name one, any other
+    proves nothing either. Without a manifest only the parameters say what was asked for, and what they do not fit may
+    have been asked for all the same.
+    """
+    capture = asked.capture
+    claimed = frozenset(wanted_nodes(capture.graph, asked.parameters)[0]) if LAYERS in asked.parameters else None
+    present = _on_disk(capture)
+    expected = claimed if capture.manifest is None else capture.promised
+    if expected is None:
+        return unknown("nothing says which layers were asked for: no manifest, and the contract names none")
+    layers = {node.layer for node in expected if node.layer is not None}
+    if claimed is not None and (expected if capture.manifest is not None else present) != claimed:
+        return unknown("other stages or layers were captured than those that the contract names")
+    if len(layers) == capture.graph.layers and capture.manifest is not None:
+        return unknown("every layer was asked for: capture some of them with --save-tensor-layers")
+    wrong = tuple(sorted(present ^ expected, key=str))
+    reason = f"{counted(len(expected), 'file')}, of {_layers_text(layers)} alone"
+    if wrong:
+        reason = f"{wrong[0]} {'was not asked for' if wrong[0] in present else 'is missing'}"
+    return counted_wrong("files too many or too few", wrong, tuple(sorted(expected, key=str)), reason)
+
+
+def _on_disk(capture: Capture) -> set[Node]:
+    """What lies in the directory, stale files too."""
+    return {node for node, _ in claimed_files(capture.path)}
+
+
+def _layers_text(layers: set[int]) -> str:
+    return f"{'layer' if len(layers) == 1 else 'layers'} {', '.join(str(layer) for layer in sorted(layers))}"
+
+
+def multi_stage(asked: OnCapture) -> Judgement:
+    """Several stages asked for in one run are all there, in every captured layer that has them."""
+    stages = {node.stage for node in asked.nodes}
+    if len(stages) < 2:
+        return unknown("one stage was captured: capture several in one run")
+    capture = asked.capture
+    layers = {node.layer for node in capture.files}
+    expected = (
+        tuple(node for node in capture.graph.nodes if node in capture.promised and node.stage in stages)
+        if capture.manifest is not None
+        else tuple(node for node in capture.graph.nodes if node.stage in stages and node.layer in layers)
+    )
+    missing = tuple(node for node in expected if node not in capture.files)
+    files = counted(len(expected), "file")
+    reason = f"{missing[0]} is missing" if missing else f"{len(stages)} stages, {files}, none missing"
+    return counted_wrong("missing files", missing, expected, reason)
+
+
+def replay_holds(asked: OnCapture) -> Judgement:
+    """Every stage in question, computed again from its captured inputs, is within the bound of an honest engine."""
+    model = asked.require_model()
+    names = named_stages(asked.parameters)
+    selection = Selection(
+        stages=",".join(names) if names else None,
+        layers=_layers(asked) if LAYERS in asked.parameters else None,
+    )
+    with Evaluators(model) as evaluators:
+        comparison = replay_capture(asked.capture, model, ReplayOptions(selection), evaluators)
+    if comparison.verdict is Verdict.UNKNOWN:
+        return unknown("; ".join(comparison.reasons))
+    if comparison.first_divergence is None:
+        return _held(comparison)
+    found = comparison.first_divergence.verdict
+    blamed = tuple(node for node in comparison.first_divergence.segment if node in asked.nodes) or (found.node,)
+    return Judgement(
+        Verdict.FAIL, f"first at {found.node}: {found.reason}", found.metric, found.error, found.bound, blamed
+    )
+
+
+def _layers(asked: OnCapture) -> str:
+    value = asked.parameters[LAYERS]
+    return ",".join(map(str, value)) if isinstance(value, list) else layers_text(asked.parameters)
+
+
+def _held(comparison: Comparison) -> Judgement:
+    """The stage that comes nearest to its bound; where all are equal to the bit, any."""
+    worst = max((stage.verdict for stage in comparison.stages), key=_share)
+    reason = f"{counted(comparison.compared, 'stage')} replayed, nearest to its bound: {worst.node}"
+    nodes = tuple(stage.node for stage in comparison.stages)
+    return Judgement(Verdict.PASS, reason, worst.metric, worst.error or 0.0, worst.bound or 0.0, nodes)
+
+
+def _share(verdict: StageVerdict) -> float:
+    return (verdict.error or 0.0) / verdict.bound if verdict.bound else 0.0

@@ -1,4 +1,4 @@
-"""A source tree, as far as a contract names things in it."""
+"""A source tree: whether the files, names and tests that a contract mentions exist in it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from aprtui.contracts.evidence.project import BUILD_FOLDERS
 from aprtui.errors import UsageError
 
 _MOST_BYTES = 4 << 20
@@ -34,8 +35,12 @@ _NO_CODE = {
     **dict.fromkeys((".rs", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu", ".cuh"), _BRACES),
 }  # fmt: skip
 _WORD = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*")
-MADE = frozenset({"target", "node_modules", "__pycache__", "build", "dist"})
-"""Folders that hold no sources but what is made of them."""
+_CARGO = re.compile(r"\bcargo\s+(?:nextest\s+run|test)\b([^\n;|&`]*)")
+_PYTEST = re.compile(r"\bpytest\b([^\n;|&`]*)")
+_PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:::[A-Za-z_][A-Za-z0-9_]*)*")
+_WITH_VALUE = frozenset({
+    "-p", "--package", "--features", "--bin", "--example", "--bench", "--target", "--manifest-path", "--profile", "-j",
+})  # fmt: skip
 
 
 class SourceTree:
@@ -85,7 +90,7 @@ class SourceTree:
 
     def _sources(self) -> Iterator[Path]:
         for folder, folders, files in os.walk(self.root):
-            folders[:] = [name for name in folders if not name.startswith(".") and name not in MADE]
+            folders[:] = [name for name in folders if not name.startswith(".") and name not in BUILD_FOLDERS]
             for name in files:
                 path = Path(folder, name)
                 if path.suffix in _NO_CODE and not path.is_symlink():
@@ -98,3 +103,39 @@ def _words_of(path: Path) -> list[bytes]:
             return _WORD.findall(_NO_CODE[path.suffix].sub(b" ", file.read(_MOST_BYTES)))
     except OSError:
         return []
+
+
+def missing_tests(text: str, source: SourceTree) -> Iterator[str]:
+    """What `text` names as a test and `source` lacks, each in words."""
+    for match in _CARGO.finditer(text):
+        yield from _missing_of_cargo(match[1].split(), source)
+    for match in _PYTEST.finditer(text):
+        for word in match[1].split():
+            path, *names = word.strip("'\"").split("::")
+            if not path.endswith(".py"):
+                continue
+            if not source.has_file(path):
+                yield f"there is no test file {path:.80}"
+                continue
+            for name in (name.partition("[")[0] for name in names):
+                if not source.has_name(name):
+                    yield f"no code names the test {name:.80}"
+
+
+def _missing_of_cargo(words: list[str], source: SourceTree) -> Iterator[str]:
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            return
+        if word == "--test":
+            name = next(rest, "")
+            if not source.has_stem(name):
+                yield f"there is no integration test {name:.80}"
+        elif word in _WITH_VALUE:
+            next(rest, None)
+        elif not word.startswith("-"):
+            # One filter; what follows it, and a word that is no path, is prose.
+            part = word.rpartition("::")[2]
+            if _PATH.fullmatch(word) and not source.has_name_with(part) and not source.has_stem(part):
+                yield f"no code names a test with {part:.80}"
+            return

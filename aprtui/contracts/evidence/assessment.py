@@ -20,8 +20,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.documents.document import CheckCall, Document, Falsifier
-from aprtui.contracts.documents.maturity import Maturity
+from aprtui.contracts.documents.document import CheckCall, Document, Falsifier, Maturity
 from aprtui.contracts.evidence.files import Evidence, EvidenceFile, Recorded, read_recorded, stamp
 from aprtui.contracts.evidence.project import Project, project_of
 

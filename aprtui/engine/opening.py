@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aprtui.engine.protocol import Engine, Intervention, KvType, Mode
 from aprtui.errors import EngineError, UsageError
+from aprtui.machine import available_memory, default_threads
+from aprtui.progress import Progress
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much is done, and out of how many."""
 
 
 def numba_missing() -> str | None:
@@ -23,11 +20,6 @@ def numba_missing() -> str | None:
     if importlib.util.find_spec("numba") is None:
         return "numba is not installed: pip install numba"
     return None
-
-
-def default_threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def open_engine(
@@ -141,7 +133,7 @@ def _with_memory(model: Model, kv: KvType, context: int, *, fit: bool) -> int:
     is available."""
     graph = model.config.graph
     position = 2 * (2 if kv is KvType.F16 else 4) * graph.layers * graph.kv_width
-    available = _available_memory()
+    available = available_memory()
     if available is None or position * context <= available:
         return context
     fits = available // position
@@ -151,12 +143,3 @@ def _with_memory(model: Model, kv: KvType, context: int, *, fit: bool) -> int:
         f"a K/V cache of {context} positions needs {position * context / 1e9:.1f} GB, {available / 1e9:.1f} GB are "
         "available: use a smaller --context (or --context fit), or --kv f16"
     )
-
-
-def _available_memory() -> int | None:
-    """Bytes that can be allocated without swapping, where the system tells."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)

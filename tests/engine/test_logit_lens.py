@@ -5,8 +5,8 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from aprtui.engine.backends import open_engine
-from aprtui.engine.lens import LogitLens, layer_outputs
+from aprtui.engine.logit_lens import LogitLens, layer_outputs
+from aprtui.engine.opening import open_engine
 from aprtui.engine.process.slots import NO_TOKEN, StatsTable
 from aprtui.engine.sampling import GREEDY, Sampler
 from aprtui.model.model import Model, load_model

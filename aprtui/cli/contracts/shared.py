@@ -27,7 +27,7 @@ def read_documents(paths: tuple[Path, ...]) -> tuple[tuple[Document, ...], bool]
 
     Raises `ContractError` for a folder without contracts.
     """
-    from aprtui.contracts.documents.files import contract_files
+    from aprtui.contracts.documents.loading import contract_files
     from aprtui.contracts.documents.reader import read_document
 
     documents, broken = [], False

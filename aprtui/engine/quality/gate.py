@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from aprtui.engine.backends import open_engine
 from aprtui.engine.generation import Generation, generate
+from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Engine, Mode
 from aprtui.engine.sampling import GREEDY, Sampling
 from aprtui.model.model import Model
