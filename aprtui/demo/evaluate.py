@@ -1,6 +1,6 @@
 """Measure an exported embedded model with PyTorch: `python -m aprtui.demo.evaluate MODEL.gguf --work DIR --out FILE`.
 
-The figures are those of `aprtui.demo.quality`, on the quantised weights; the JSON written here is what
+The figures are those of `aprtui.engine.quality.text`, on the quantised weights; the JSON written here is what
 `aprtui.demo.export --quality` puts into the model's metadata.
 """
 
@@ -18,8 +18,8 @@ import numpy as np
 from aprtui.demo.corpus import Document, Split, collect, split, standard_library
 from aprtui.demo.network import NetworkShape, Weights, load_torch, make_forward, rotary_tables
 from aprtui.demo.prompts import PROMPTS, SEED, TEMPERATURE, TOKENS
-from aprtui.demo.quality import MOST_REPEATS, draw, parses, primed_xz_bits_per_byte, repeated_lines
 from aprtui.demo.vocabulary import Vocabulary, load_vocabulary
+from aprtui.engine.quality.text import MOST_REPEATS, draw, parses, primed_xz_bits_per_byte, repeated_lines
 
 SCORING_CONTEXT = 1024
 _BATCH = 8

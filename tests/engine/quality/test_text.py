@@ -7,7 +7,7 @@ import lzma
 import numpy as np
 import pytest
 
-from aprtui.demo.quality import complete_lines, draw, parses, primed_xz_bits_per_byte, repeated_lines
+from aprtui.engine.quality.text import complete_lines, draw, parses, primed_xz_bits_per_byte, repeated_lines
 
 
 def test_the_most_frequent_line_is_counted_without_blank_lines_and_indentation() -> None:
