@@ -1,6 +1,6 @@
 """The tensors of a GGUF file, of any architecture: what each is stored as, its scales, its values.
 
-Values are read by position, never through the memory map: a model may be fetched anew while it is looked at.
+Values are read by position, never through the memory map: a model may be fetched again while it is displayed.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ STEPS = (
 ENGINES = """
 import sys
 import numpy as np
-from aprtui.engine.backends import open_engine
+from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Mode
 from aprtui.model.model import load_model
 from aprtui.trace.graph import RopeLayout

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.cpu.attention import scratch_bytes as attention_scratch_bytes
 from aprtui.engine.cpu.matmul import scratch_bytes as matmul_scratch_bytes
 from aprtui.engine.cpu.operations import compile_operations
-from aprtui.engine.cpu.plan import Plan
+from aprtui.engine.cpu.plan import TapPlan
 from aprtui.engine.cpu.program import CONTROL
-from aprtui.engine.cpu.storage import Storage
+from aprtui.engine.cpu.storage import CpuStorage
 from aprtui.engine.cpu.threads import ThreadTeam
+from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.graph import Node, Op
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 Array = NDArray[np.float32]
 _MAP_BYTES = 64 << 20
@@ -28,7 +24,7 @@ _MAP_BYTES = 64 << 20
 class Runner:
     """Runs parts of a program on chunks of tokens, for all of which `storage` holds the tensors."""
 
-    def __init__(self, model: Model, storage: Storage, threads: int, progress: Progress | None = None) -> None:
+    def __init__(self, model: Model, storage: CpuStorage, threads: int, progress: Progress | None = None) -> None:
         self.storage = storage
         self._graph, self._config = model.graph, model.config.graph
         self._maps = {op: np.zeros(0, np.float32) for op in (Op.SCORES, Op.SOFTMAX)}
@@ -61,7 +57,7 @@ class Runner:
             return self.storage.chunk
         return max(1, min(self.storage.chunk, _MAP_BYTES // (8 * self._config.heads * positions)))
 
-    def load(self, plan: Plan, ids: NDArray[np.int64], position: int, logits: Array, *, maps: bool) -> None:
+    def load(self, plan: TapPlan, ids: NDArray[np.int64], position: int, logits: Array, *, maps: bool) -> None:
         """Make the tokens `ids` at `position …` the chunk in hand; `logits` are the rows of the last that are wanted.
 
         `maps`: attention maps are touched and have to be materialised. The arrays have to live until the last `run`.

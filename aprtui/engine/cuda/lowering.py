@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from aprtui.engine.cuda import arguments as args
 from aprtui.engine.cuda.driver import Launch
 from aprtui.engine.cuda.launches import Launches
-from aprtui.engine.cuda.storage import Storage, Weights
+from aprtui.engine.cuda.storage import DeviceStorage, Weights
 from aprtui.engine.protocol import KvType, Mode
+from aprtui.model.model import Model
 from aprtui.model.weight_types import InputRounding, WeightType
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import Node, Op, RopeLayout, StageGraph
 
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 Q8_TYPES = frozenset(kind for kind in WeightType if kind.format.cuda_input is InputRounding.Q8_1)
 """Weights that meet Q8_1 activations in `q8` mode; all others meet float32."""
 
@@ -45,7 +43,7 @@ class Places:
     """Where the stage tensors of a pass lie on the device."""
 
     graph: StageGraph
-    storage: Storage
+    storage: DeviceStorage
     run: Pass
 
     def of(self, node: Node) -> int:
@@ -70,7 +68,14 @@ class Lowering:
     """Makes the launches of one pass of a model."""
 
     def __init__(
-        self, model: Model, kv: KvType, mode: Mode, weights: Weights, storage: Storage, launches: Launches, splits: int
+        self,
+        model: Model,
+        kv: KvType,
+        mode: Mode,
+        weights: Weights,
+        storage: DeviceStorage,
+        launches: Launches,
+        splits: int,
     ) -> None:
         self.model, self.graph, self.config = model, model.graph, model.config.graph
         self.half, self.mode, self.splits = int(kv is KvType.F16), mode, splits
@@ -136,7 +141,7 @@ class _Emitters:
         """Where `node` goes if somebody taps it, else null."""
         return self.places.of(node) if node in self.run.tapped else 0
 
-    def _kept(self, node: Node) -> int:
+    def _stored(self, node: Node) -> int:
         """Where `node` goes if it is tapped or read in float32 by a matrix product, else null."""
         return self.places.of(node) if node in self.run.tapped or self.low.values_read(node) else 0
 
@@ -166,7 +171,7 @@ class _Emitters:
 
     def _norm(self, node: Node) -> list[Launch]:
         arguments = args.RmsNorm(
-            self.places.of(self.low.source(node)), self._vector(node), self._kept(node), self._q8_of(node),
+            self.places.of(self.low.source(node)), self._vector(node), self._stored(node), self._q8_of(node),
             self.graph[node.stage].width, self.low.model.config.norm_epsilon,
         )  # fmt: skip
         return [self.low.launches.rms_norm(arguments, self.run.tokens)]
@@ -276,7 +281,7 @@ class _Emitters:
         gate = self.low.source(silu)
         (gate_matrix,), (up_matrix,) = self._matrices(gate), self._matrices(up)
         x, tokens = self._activations(self.low.source(gate)), self.run.tokens
-        out = args.FeedForward(silu=self._tap(silu), out=self._kept(node), q8=self._q8_of(node))
+        out = args.FeedForward(silu=self._tap(silu), out=self._stored(node), q8=self._q8_of(node))
         if self.run.decode:
             out.gate, out.up = self._tap(gate), self._tap(up)
             return [self.low.launches.gate_up(args.GateUp(gate_matrix, up_matrix, x, out))]

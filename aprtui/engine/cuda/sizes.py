@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.errors import EngineError
+from aprtui.model.model import Model
 from aprtui.trace.graph import Op, StageGraph
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 LOGIT_ROWS = 64
 """Most tokens of a pass whose logits are wanted: for more, the prompt is evaluated in smaller chunks."""

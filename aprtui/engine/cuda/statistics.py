@@ -36,7 +36,7 @@ _MERGE = {"min": np.minimum, "max": np.maximum}
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
+class CountedNodes:
     """Nodes that one launch counts, `parts` blocks each."""
 
     nodes: tuple[Node, ...]
@@ -77,19 +77,19 @@ class StatisticsTable:
         if records.size:
             self._driver.upload(self._records, records)
 
-    def launch(self, count: Count) -> Launch:
+    def launch(self, count: CountedNodes) -> Launch:
         """What counts `count`."""
         arguments = StageStatistics(
             self._records + count.first_record * RECORD.itemsize, self._step, self._address(count)
         )
         return self._launches.stage_statistics(arguments, len(count.nodes), count.parts)
 
-    def fetch(self, count: Count, sums: NDArray[np.void]) -> None:
+    def fetch(self, count: CountedNodes, sums: NDArray[np.void]) -> None:
         """Queue the copy of what `count` came to, to its place in `sums`."""
         region = sums[count.first_sum : count.first_sum + len(count.nodes) * count.parts]
         self._driver.copy_out(region, self._address(count))
 
-    def _address(self, count: Count) -> int:
+    def _address(self, count: CountedNodes) -> int:
         return self._sums + count.first_sum * BLOCK_SUMS.itemsize
 
 
@@ -101,7 +101,7 @@ class Counting:
         self._records: list[tuple[int, int, int, int, int]] = []
         self._sums = 0
 
-    def add(self, nodes: Sequence[Node]) -> tuple[Count, ...]:
+    def add(self, nodes: Sequence[Node]) -> tuple[CountedNodes, ...]:
         """The counts that cover `nodes`."""
         records = {node: self._record(node) for node in nodes}
         is_large = {node: rows * width > _LARGE for node, (_, rows, width, _, _) in records.items()}
@@ -114,9 +114,9 @@ class Counting:
 
     def _count(
         self, nodes: Sequence[Node], parts: int, records: dict[Node, tuple[int, int, int, int, int]]
-    ) -> Count:  # fmt: skip
+    ) -> CountedNodes:  # fmt: skip
         places = np.array([self._graph.order[node] for node in nodes], np.int64)
-        count = Count(tuple(nodes), places, len(self._records), self._sums, parts)
+        count = CountedNodes(tuple(nodes), places, len(self._records), self._sums, parts)
         self._records += [records[node] for node in nodes]
         self._sums += parts * len(nodes)
         return count

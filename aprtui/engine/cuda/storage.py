@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +23,10 @@ from aprtui.engine.cuda.sizes import (
     weight_bytes,
 )
 from aprtui.engine.protocol import KvType, Mode
+from aprtui.model.model import Model
 from aprtui.model.weights import Weight
 from aprtui.progress import Progress
 from aprtui.trace.graph import Node
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 _STAGING = 16 << 20
 _STEP_BYTES = 16  # of `Step` in types.cuh
@@ -96,7 +93,7 @@ def load_weights(driver: Driver, model: Model, progress: Progress) -> Weights:
     return loaded
 
 
-class Storage:
+class DeviceStorage:
     """Everything but the weights. Stages of one token have a place a node, those of a chunk one a stage."""
 
     def __init__(self, driver: Driver, model: Model, mode: Mode, kv: KvType, context: int, splits: int) -> None:

@@ -1,20 +1,11 @@
-"""How the embedded model's text is judged: repeated lines, parseable Python, and bits per byte beside primed xz.
-
-Pure functions of text and bytes; who generated the text does not matter here.
-"""
+"""How a generated text is judged: by its repeated lines, and, of Python, by whether it parses."""
 
 from __future__ import annotations
 
 import ast
-import lzma
 import re
 import textwrap
 from collections import Counter
-
-import numpy as np
-import numpy.typing as npt
-
-MOST_REPEATS = 2
 
 
 def repeated_lines(text: str) -> int:
@@ -47,29 +38,3 @@ def _is_python(source: str) -> bool:
     except (SyntaxError, ValueError):
         return False
     return True
-
-
-def primed_xz_bits_per_byte(primer: bytes, text: bytes) -> float:
-    """Bits `xz` adds for each byte of `text` when it follows `primer`: preset 9 | EXTREME, one dictionary over both.
-
-    The preset's own 64 MiB dictionary is enlarged where the texts are longer, so that none of the primer is forgotten.
-    Raises ValueError for an empty `text`.
-    """
-    if not text:
-        raise ValueError("bits per byte of an empty text are undefined")
-    preset = 9 | lzma.PRESET_EXTREME
-    dictionary = max(64 << 20, 1 << (len(primer) + len(text) - 1).bit_length())
-    filters = [{"id": lzma.FILTER_LZMA2, "preset": preset, "dict_size": dictionary}]
-
-    def size(content: bytes) -> int:
-        return len(lzma.compress(content, format=lzma.FORMAT_XZ, filters=filters))
-
-    return 8.0 * (size(primer + text) - size(primer)) / len(text)
-
-
-def draw(logits: npt.NDArray[np.floating], temperature: float, generator: np.random.Generator) -> int:
-    """One token id from `logits` [vocabulary]: softmax of logits / temperature in float64, inverse CDF in id order."""
-    scaled = logits.astype(np.float64) / temperature
-    weights = np.exp(scaled - scaled.max())
-    cumulative = np.cumsum(weights / weights.sum())
-    return min(int(np.searchsorted(cumulative, generator.random(), side="right")), len(cumulative) - 1)

@@ -29,7 +29,7 @@ from aprtui.model.weight_difference.findings import (
 )
 from aprtui.model.weight_difference.judgement import (
     BIT_EQUAL,
-    Judgement,
+    WeightJudgement,
     judge,
     judge_bytes_only,
     judge_shapes,
@@ -61,7 +61,7 @@ class TensorDifference:
     nodes: tuple[Node, ...]
     types: tuple[str, str]
     shapes: tuple[tuple[int, ...], tuple[int, ...]]
-    judgement: Judgement
+    judgement: WeightJudgement
     bytes: BytesDifference | None
     metrics: WeightMetrics | None
     findings: tuple[str, ...]

@@ -28,7 +28,7 @@ _RANK = 23
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WeightRange:
     """`length` values of one row, from `column` on."""
 
     row: int
@@ -55,7 +55,7 @@ class WeightMetrics:
     count: int
     compared: int
     max_abs: float | None
-    max_abs_place: Place | None
+    max_abs_place: WeightRange | None
     mean_abs: float | None
     rms: float | None
     rel_l2: float | None
@@ -64,7 +64,7 @@ class WeightMetrics:
     norm_ratio: float | None
     expected_rel_l2: float | None
     step_ratio: float | None
-    step_place: Place | None
+    step_place: WeightRange | None
     mismatches: int
 
     def value(self, metric: Metric) -> float | None:
@@ -105,13 +105,13 @@ class _Sums:
     equal: int = 0
     mismatches: int = 0
     max_abs: float = -1.0
-    max_abs_place: Place | None = None
+    max_abs_place: WeightRange | None = None
     total_abs: float = 0.0
     squares: F64 = field(default_factory=lambda: np.zeros(3))
     dot: float = 0.0
     expected: float | None = 0.0
     step_ratio: float = -1.0
-    step_place: Place | None = None
+    step_place: WeightRange | None = None
 
     def add(self, a: NDArray[np.float32], b: NDArray[np.float32], expected: F64 | None, first_row: int) -> None:
         self.count += a.size
@@ -155,9 +155,9 @@ class _Sums:
             self.step_ratio = ratio
             self.step_place = self._place(worst, first_row, length)
 
-    def _place(self, index: int, first_row: int, length: int = 1) -> Place:
+    def _place(self, index: int, first_row: int, length: int = 1) -> WeightRange:
         row, column = divmod(index, self.columns)
-        return Place(first_row + row, column, length)
+        return WeightRange(first_row + row, column, length)
 
     def finish(self) -> WeightMetrics:
         n = self.compared
