@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import gguf
@@ -17,6 +13,7 @@ from aprtui.model.architectures.registry import ARCHITECTURES
 from aprtui.model.model import load_model
 from tests.conftest import CHECKOUT
 from tests.model.gguf_files import write_model
+from tests.worked_example import Step, copy_with, run_in
 
 TOY = """\
 from aprtui.model.architectures.base import DENSE_KEYS, DENSE_MODULES, TIED_HEAD, Architecture
@@ -34,13 +31,11 @@ TOY = Architecture(
 """
 
 REGISTRY = "aprtui/model/architectures/registry.py"
-# (text of the registry, what stands there afterwards)
+IMPORT = "from aprtui.model.architectures.toy import TOY\n"
 STEPS = (
-    (
-        "from aprtui.model.gguf_file import",
-        "from aprtui.model.architectures.toy import TOY\nfrom aprtui.model.gguf_file import",
-    ),
-    ("            QWEN3,\n", "            QWEN3,\n            TOY,\n"),
+    Step("aprtui/model/architectures/toy.py", "", TOY),
+    Step(REGISTRY, "from aprtui.model.gguf_file import", f"{IMPORT}from aprtui.model.gguf_file import"),
+    Step(REGISTRY, "            QWEN3,\n", "            QWEN3,\n            TOY,\n"),
 )
 
 ENGINES = """
@@ -94,31 +89,10 @@ def test_nothing_else_asks_for_an_architecture_by_name() -> None:
     assert elsewhere == {"aprtui/model/byte_pair.py", "aprtui/model/vocabulary.py"}
 
 
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    """A checkout in which the steps have been taken."""
-    for folder in ("aprtui", "tests"):
-        shutil.copytree(CHECKOUT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "data"))
-    (tmp_path / "aprtui/model/architectures/toy.py").write_text(TOY)
-    text = (tmp_path / REGISTRY).read_text()
-    for before, after in STEPS:
-        assert text.count(before) == 1, before
-        text = text.replace(before, after)
-    (tmp_path / REGISTRY).write_text(text)
-    return tmp_path
-
-
-def run_toy(copy: Path, *backends: str) -> None:
-    environment = os.environ | {"PYTHONPATH": str(copy), "APRTUI_CACHE_DIR": str(copy / "cache")}
-    command = [sys.executable, "-c", ENGINES, str(copy / "model.gguf"), *backends]
-    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def test_an_architecture_whose_ops_exist_is_a_file_and_an_entry(copy: Path) -> None:
-    run_toy(copy, "numpy")
+def test_an_architecture_whose_ops_exist_is_a_file_and_an_entry(tmp_path: Path) -> None:
+    run_in(copy_with(STEPS, tmp_path), ENGINES, str(tmp_path / "model.gguf"), "numpy")
 
 
 @pytest.mark.slow
-def test_it_runs_on_the_compiled_engine_as_in_numpy(copy: Path) -> None:
-    run_toy(copy, "numpy", "cpu")
+def test_it_runs_on_the_compiled_engine_as_in_numpy(tmp_path: Path) -> None:
+    run_in(copy_with(STEPS, tmp_path), ENGINES, str(tmp_path / "model.gguf"), "numpy", "cpu")
