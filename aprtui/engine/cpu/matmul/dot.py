@@ -12,11 +12,11 @@ from typing import Any
 
 from numba import types
 
+from aprtui.engine.cpu.emit import F32, I8, I16, I32, I64, Emitter, Value, constant, vector
 from aprtui.engine.cpu.jit import intrinsic
 from aprtui.engine.cpu.matmul.activations import GROUP, SCALE_K, SCALES_0, SUMS_0, SUMS_16
-from aprtui.engine.cpu.matmul.emit import F32, I8, I16, I32, I64, Emitter, Value, constant, vector
 from aprtui.engine.cpu.matmul.formats import FORMATS, Format
-from aprtui.engine.cpu.matmul.tier import TIER, Tier
+from aprtui.engine.cpu.tier import TIER, Tier
 
 WITHOUT_MINIMUMS = tuple(f for f in FORMATS.values() if f.offset or f.signed)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from numba import types
 
+from aprtui.engine.cpu.emit import F32, I8, I16, I32, Emitter
 from aprtui.engine.cpu.jit import intrinsic
-from aprtui.engine.cpu.matmul.emit import F32, I8, I16, I32, Emitter
 
 
 def _loader(element: Any, result: Any) -> Callable[..., Any]:
