@@ -47,7 +47,7 @@ STEPS = (
 VALUES = """
 import numpy as np, gguf
 from aprtui.engine.opening import open_engine
-from aprtui.engine.cpu.decoding import decoded_rows
+from aprtui.engine.cpu.matmul import decoded_rows
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
 blocks = np.random.default_rng(0).integers(0, 256, (8, 3 * 20), np.uint8)

@@ -15,9 +15,8 @@ from llvmlite import ir
 from numba import types
 
 from aprtui.engine.cpu.emit import F32, I64, Emitter, Value, constant, vector
-from aprtui.engine.cpu.jit import intrinsic
+from aprtui.engine.cpu.jit import inlined, intrinsic
 from aprtui.engine.cpu.matmul.dequantize import dequantize_row
-from aprtui.engine.cpu.matmul.inlining import inlined
 from aprtui.engine.cpu.matmul.scalars import load_f32, prefetch, store_f32
 from aprtui.engine.cpu.tier import TIER, Tier
 

@@ -56,20 +56,6 @@ def half_at(typing_context: Any, base: Any, index: Any) -> Any:
     return types.float32(types.int64, types.int64), emit
 
 
-def _bitcaster(source: Any, target: Any, kind: Any) -> Callable[..., Any]:
-    def cast(typing_context: Any, value: Any) -> Any:
-        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return builder.bitcast(args[0], kind)
-
-        return target(source), emit
-
-    return intrinsic(cast)
-
-
-float_bits = _bitcaster(types.float32, types.int32, I32)
-bits_float = _bitcaster(types.int32, types.float32, F32)
-
-
 @intrinsic
 def prefetch(typing_context: Any, address: Any) -> Any:
     """Ask for the cache line at an address, which need not exist."""
