@@ -12,15 +12,25 @@ from numpy.typing import NDArray
 from aprtui.compare.align.coverage import blame
 from aprtui.compare.align.pairing import StagePair, Unpaired
 from aprtui.compare.align.tokens import TokenAlignment
-from aprtui.compare.comparison import Comparison, Divergence, FloatSteps, Focus, FocusKind, StageComparison
-from aprtui.compare.explain.classify import ErrorState, TokenJudgement, classify, tokens_beyond
-from aprtui.compare.explain.focus import choose_focus
+from aprtui.compare.comparison import (
+    Comparison,
+    Divergence,
+    ErrorState,
+    FloatSteps,
+    Focus,
+    FocusKind,
+    Hypothesis,
+    StageComparison,
+)
+from aprtui.compare.explain.classify import TokenJudgement, classify, tokens_beyond
+from aprtui.compare.explain.focus import choose_focus, first_failed
 from aprtui.compare.explain.hints import find_hints
-from aprtui.compare.explain.hypotheses import Hypothesis, StageEvidence, hypothesise
+from aprtui.compare.explain.hypotheses.evidence import StageEvidence
+from aprtui.compare.explain.hypotheses.registry import hypothesise
 from aprtui.compare.explain.locate import first_failing_place, top_elements
 from aprtui.compare.metrics.extras import ulp_histogram
 from aprtui.compare.metrics.measure import Metric
-from aprtui.compare.verdict import ROUNDING_REL_L2, Signal, Verdict, smallest_tolerance
+from aprtui.compare.verdict import ROUNDING_REL_L2, Signal, Tolerance, Verdict, judge, smallest_tolerance
 from aprtui.compare.wording import counted
 from aprtui.trace.graph import Node, StageGraph
 
@@ -55,16 +65,18 @@ class Findings:
 
 def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]) -> Comparison:
     """The conclusion; `pair_of` opens the stage in focus once more, for its largest differences."""
-    stages = _with_states(findings)
+    stages = _with_states(findings.graph, findings.stages)
     expected = len(findings.expected.union(stage.node for stage in stages))
-    reasons = _unknown_reasons(findings, stages, expected)
-    verdict = _overall(findings, stages, reasons)
+    alignment = findings.alignment
+    reasons = _unknown_reasons(alignment, findings.doubts, findings.unfinished, expected, stages)
+    verdict = _overall(stages, alignment.proven_different or findings.unjudgeable, reasons)
     focus = choose_focus(findings.graph, stages, verdict)
     pair = pair_of(focus.node) if focus else None
     return Comparison(
+        graph=findings.graph,
         verdict=verdict,
         reasons=() if verdict is Verdict.FAIL else reasons,
-        alignment=findings.alignment,
+        alignment=alignment,
         stages=stages,
         skipped=tuple(findings.skipped),
         compared=len(stages),
@@ -81,6 +93,40 @@ def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]
         hypotheses=_hypotheses(findings, stages, focus, pair_of) if verdict is Verdict.FAIL else (),
         steps=_steps(pair) if findings.extras and isinstance(pair, StagePair) else None,
     )
+
+
+def judge_by_bound(comparison: Comparison, bound: Tolerance) -> Comparison:
+    """`comparison` judged again by one `bound` on the difference of all stages, as `--tolerance` does.
+
+    Nothing is measured: of a comparison that was read back from its records every stage is judged as a whole, for its
+    tokens are not known. What needs the values stays as it was made: focus, elements, hints and hypotheses.
+    """
+    stages = _with_states(comparison.graph, [_by_bound(stage, bound) for stage in comparison.stages])
+    alignment = comparison.alignment
+    reasons = _unknown_reasons(alignment, (), comparison.unfinished, comparison.expected, stages)
+    verdict = _overall(stages, alignment.proven_different, reasons)
+    divergence = None
+    if verdict is Verdict.FAIL:
+        failed = first_failed(stages)
+        divergence = Divergence(
+            failed.verdict, {}, (failed.node,), (), failed.state, "likely: judged by whole stages",
+            "comparing again by this bound, which judges each token",
+        )  # fmt: skip
+    return replace(
+        comparison,
+        verdict=verdict,
+        reasons=() if verdict is Verdict.FAIL else reasons,
+        stages=stages,
+        first_divergence=divergence,
+        metric=bound.metric,
+        smallest=smallest_tolerance((stage.metrics for stage in stages), bound.metric),
+    )
+
+
+def _by_bound(stage: StageComparison, bound: Tolerance) -> StageComparison:
+    if stage.verdict.metric is Metric.INDICES:
+        return replace(stage, injected=(None, None))
+    return replace(stage, verdict=judge(stage.node, stage.metrics, (bound,)), injected=(None, None))
 
 
 def _steps(pair: StagePair) -> FloatSteps:
@@ -132,10 +178,9 @@ def _related(graph: StageGraph, node: Node) -> Iterator[Node]:
         yield Node(node.layer - 1, node.stage)
 
 
-def _with_states(findings: Findings) -> tuple[StageComparison, ...]:
-    judged = {stage.node: _judgement(stage) for stage in findings.stages}
-    states = classify(findings.graph, judged)
-    return tuple(replace(stage, state=states[stage.node]) for stage in findings.stages)
+def _with_states(graph: StageGraph, stages: Sequence[StageComparison]) -> tuple[StageComparison, ...]:
+    states = classify(graph, {stage.node: _judgement(stage) for stage in stages})
+    return tuple(replace(stage, state=states[stage.node]) for stage in stages)
 
 
 def _judgement(stage: StageComparison) -> TokenJudgement:
@@ -146,38 +191,32 @@ def _judgement(stage: StageComparison) -> TokenJudgement:
         inherited = stage.tokens > (ROUNDING_REL_L2 if any(stage.injected) else np.inf)
         beyond = None if verdict.verdict is Verdict.UNKNOWN else inherited
         return TokenJudgement(stage.first_token, beyond, injects=verdict.verdict is Verdict.FAIL)
+    if not stage.tokens.size and verdict.verdict is not Verdict.UNKNOWN:
+        # Read back from records: the whole stage counts as one token.
+        return TokenJudgement(0, np.array([verdict.verdict is Verdict.FAIL]))
     return TokenJudgement(stage.first_token, tokens_beyond(verdict, stage.tokens))
 
 
-def _unknown_reasons(findings: Findings, stages: Sequence[StageComparison], expected: int) -> tuple[str, ...]:
-    judged = [(stage.verdict.verdict, stage.metrics.compared > 0) for stage in stages]
-    return unknown_reasons(findings.alignment.problem, findings.doubts, findings.unfinished, expected, judged)
-
-
-def unknown_reasons(
-    problem: str | None,
+def _unknown_reasons(
+    alignment: TokenAlignment,
     doubts: Sequence[str],
     unfinished: Sequence[str],
     expected: int,
-    judged: Sequence[tuple[Verdict, bool]],
+    stages: Sequence[StageComparison],
 ) -> tuple[str, ...]:
-    """Every reason that keeps a verdict from PASS, the one that settles most first.
-
-    `problem` is of the alignment, `unfinished` are sides; `judged` are of each stage its verdict and whether it holds
-    anything to compare.
-    """
-    reasons = [problem] if problem else []
+    """Every reason that keeps a verdict from PASS, the one that settles most first."""
+    reasons = [alignment.problem] if alignment.problem else []
     reasons += doubts
-    if not judged:
+    if not stages:
         reasons.append("nothing was compared")
     reasons += [f"{side} is incomplete: its run did not finish" for side in unfinished]
-    missing = expected - len(judged)
+    missing = expected - len(stages)
     if missing:
         reasons.append(f"{missing} of {counted(expected, 'expected stage')} could not be compared")
-    unjudged = [comparable for verdict, comparable in judged if verdict is Verdict.UNKNOWN]
+    unjudged = [stage.metrics.compared > 0 for stage in stages if stage.verdict.verdict is Verdict.UNKNOWN]
     differing = sum(unjudged)
     if differing:
-        of = f"{differing} of {counted(len(judged), 'stage')}"
+        of = f"{differing} of {counted(len(stages), 'stage')}"
         reasons.append(f"values differ in {of}, and nothing says how far they may: no floor, policy or tolerance")
     if differing < len(unjudged):
         silent = len(unjudged) - differing
@@ -185,14 +224,9 @@ def unknown_reasons(
     return tuple(reasons)
 
 
-def _overall(findings: Findings, stages: Sequence[StageComparison], reasons: Sequence[str]) -> Verdict:
-    unjudgeable = findings.alignment.proven_different or findings.unjudgeable
-    return overall((stage.verdict.verdict for stage in stages), unjudgeable, reasons)
-
-
-def overall(verdicts: Iterable[Verdict], unjudgeable: bool, reasons: Sequence[str]) -> Verdict:
+def _overall(stages: Iterable[StageComparison], unjudgeable: bool, reasons: Sequence[str]) -> Verdict:
     """The verdict of the whole; where it is `unjudgeable`, as of different tokens, it cannot be FAIL."""
-    if Verdict.FAIL in verdicts and not unjudgeable:
+    if not unjudgeable and any(stage.verdict.verdict is Verdict.FAIL for stage in stages):
         return Verdict.FAIL
     return Verdict.UNKNOWN if reasons else Verdict.PASS
 

@@ -7,13 +7,12 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from aprtui.compare.comparison import Comparison, Divergence, FocusKind, StageComparison
+from aprtui.compare.comparison import Comparison, Divergence, FocusKind, StageComparison, Support
 from aprtui.compare.context import Context
 from aprtui.compare.explain.focus import error_of
-from aprtui.compare.explain.hypotheses import Support
 from aprtui.compare.metrics.measure import Metric
-from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict
-from aprtui.compare.wording import alike_text, counted, first_tokens
+from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict, alike_text
+from aprtui.compare.wording import counted, first_tokens
 from aprtui.trace.graph import Node
 
 _WIDTH = 80
@@ -101,13 +100,12 @@ def _row(layers: Sequence[StageComparison], metric: Metric) -> str:
     first = next((stage for stage in layers if _is_beyond(stage)), None)
     worst = _worst(layers, metric)
     numbers = worst.metrics
-    cosine = None if numbers.cosine is None else 1 - numbers.cosine
     # Rounded down: 100 % must mean that every bit is equal.
     equal = "–" if numbers.equal_bits is None else f"{int(100 * numbers.equal_bits)}%"
     odd = sum(stage.metrics.count - stage.metrics.compared for stage in layers)
     return (
         f"{worst.node.stage:<18} {verdict.value:<7}{_layer(first):>6}{_layer(worst):>6}"
-        f"{number(numbers.value(metric)):>9}{number(numbers.max_abs):>9}{number(cosine):>9}{odd:>9}{equal:>6}"
+        f"{number(numbers.value(metric)):>9}{number(numbers.max_abs):>9}{number(numbers.deviation(Metric.COSINE)):>9}{odd:>9}{equal:>6}"
     )
 
 
@@ -125,9 +123,8 @@ def _worst(stages: Sequence[StageComparison], metric: Metric) -> StageComparison
     """The first stage with NaN or Inf on one side only, else the one that is worst by `metric`."""
 
     def badness(stage: StageComparison) -> tuple[bool, float]:
-        value = stage.metrics.value(metric)
-        ranked = -math.inf if value is None else -value if metric.is_similarity else value
-        return stage.metrics.mismatches > 0, ranked
+        deviation = stage.metrics.deviation(metric)
+        return stage.metrics.mismatches > 0, -math.inf if deviation is None else deviation
 
     return max(stages, key=badness)
 

@@ -7,29 +7,19 @@ beyond its own, it inherits; whether it adds some of its own as well, only a rep
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.compare.explain.ancestors import nearest
+from aprtui.compare.comparison import ErrorState
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import StageVerdict, Verdict
 from aprtui.trace.graph import Node, Op, StageGraph
 
 _MIXES_TOKENS = frozenset({Op.SCORES, Op.SOFTMAX, Op.ATTEND})
 """Ops whose result at one token depends on earlier ones."""
-
-
-class ErrorState(StrEnum):
-    """What a stage does with error."""
-
-    CLEAN = "clean"
-    INHERITED = "inherited"
-    INJECTED = "injected"
-    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +41,24 @@ class TokenJudgement:
         """Whether `token` is beyond the bound; a token that the stage does not hold is not."""
         index = token - self.first
         return self.beyond is not None and 0 <= index < self.beyond.size and bool(self.beyond[index])
+
+
+def nearest_compared(graph: StageGraph, node: Node, compared: Collection[Node]) -> Iterator[Node]:
+    """The nearest ancestors of `node` that were compared: its inputs, or what lies behind those that were not.
+
+    None for a stage that the graph does not know.
+    """
+    seen: set[Node] = set()
+    pending = list(graph.inputs(node)) if node.stage in graph else []
+    while pending:
+        source = pending.pop()
+        if source in seen:
+            continue
+        seen.add(source)
+        if source in compared:
+            yield source
+        else:
+            pending += graph.inputs(source)
 
 
 def tokens_beyond(verdict: StageVerdict, tokens: NDArray[np.float64]) -> NDArray[np.bool_] | None:
@@ -86,9 +94,11 @@ def _state(graph: StageGraph, node: Node, judged: Mapping[Node, TokenJudgement])
         return ErrorState.CLEAN
     if own.injects is not None:
         return ErrorState.INHERITED
-    sources = [judged[source] for source in nearest(graph, node, judged)]
+    sources = [judged[source] for source in nearest_compared(graph, node, judged)]
     if any(source.beyond is None for source in sources):
         return ErrorState.UNKNOWN
+    if not sources:
+        return ErrorState.INJECTED
     direct = set(graph.inputs(node)) <= judged.keys()
     mixes = graph[node.stage].op in _MIXES_TOKENS or not direct
     for index in np.flatnonzero(own.beyond):

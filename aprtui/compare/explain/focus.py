@@ -10,9 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from aprtui.compare.comparison import Focus, FocusKind, StageComparison
-from aprtui.compare.explain.ancestors import nearest
-from aprtui.compare.explain.classify import ErrorState
+from aprtui.compare.comparison import ErrorState, Focus, FocusKind, StageComparison
+from aprtui.compare.explain.classify import nearest_compared
 from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict
 from aprtui.trace.graph import StageGraph
 
@@ -27,15 +26,22 @@ def error_of(stage: StageComparison) -> float:
     return stage.metrics.rel_l2 or 0.0
 
 
+def first_failed(stages: Sequence[StageComparison]) -> StageComparison:
+    """The stage to blame: the first of those that fail that injects error, else the first that fails.
+
+    At least one of `stages` must fail.
+    """
+    failed = [stage for stage in stages if stage.verdict.verdict is Verdict.FAIL]
+    return next((stage for stage in failed if stage.state is ErrorState.INJECTED), failed[0])
+
+
 def choose_focus(graph: StageGraph, stages: Sequence[StageComparison], verdict: Verdict) -> Focus | None:
     """The stage to look at first; None where no value differs."""
     if verdict is Verdict.FAIL:
-        failed = [stage for stage in stages if stage.verdict.verdict is Verdict.FAIL]
-        own = next((stage for stage in failed if stage.state is ErrorState.INJECTED), failed[0])
-        return Focus(own.node, FocusKind.DIVERGENCE)
+        return Focus(first_failed(stages).node, FocusKind.DIVERGENCE)
     errors = {stage.node: error_of(stage) for stage in stages}
     for node, error in errors.items():
-        inherited = max((errors[source] for source in nearest(graph, node, errors)), default=0.0)
+        inherited = max((errors[source] for source in nearest_compared(graph, node, errors)), default=0.0)
         if error > ROUNDING_REL_L2 and error >= JUMP * inherited:
             return Focus(node, FocusKind.JUMP)
     worst = max(errors, key=lambda node: errors[node], default=None)

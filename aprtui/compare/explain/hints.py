@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from aprtui.compare.comparison import Hint, StageComparison
-from aprtui.compare.explain.ancestors import nearest
+from aprtui.compare.explain.classify import nearest_compared
 from aprtui.compare.metrics.measure import PairMetrics
 from aprtui.compare.verdict import PLAUSIBLE_REL_L2, is_plausible
 from aprtui.trace.graph import Node, Op, StageGraph
@@ -44,7 +44,7 @@ def _in_other_rope_order(graph: StageGraph, metrics: Mapping[Node, PairMetrics])
         sources = {
             source
             for node in ordered
-            for source in nearest(graph, node, metrics)
+            for source in nearest_compared(graph, node, metrics)
             if source.stage not in graph.rope_parts
         }
         if (

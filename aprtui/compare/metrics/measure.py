@@ -76,6 +76,10 @@ class Metric(StrEnum):
         """Whether higher is better, so that a bound is a least value."""
         return self is Metric.COSINE
 
+    def deviation(self, number: float) -> float:
+        """How far two sides with this `number` are apart: a similarity counts as what it lacks of 1."""
+        return 1 - number if self.is_similarity else number
+
 
 @dataclass(frozen=True, slots=True)
 class PairMetrics:
@@ -132,9 +136,14 @@ class PairMetrics:
         if metric is Metric.NON_FINITE:
             return float(self.mismatches)
         if metric is Metric.INDICES:
-            return None  # told by `logits.measure_indices` alone
+            return None  # `logits.measure_indices` alone has it
         number: float | None = getattr(self, metric.value)
         return number
+
+    def deviation(self, metric: Metric) -> float | None:
+        """How far the sides are apart by `metric`, 0 where they are alike; None where nothing was compared."""
+        number = self.value(metric)
+        return None if number is None else metric.deviation(number)
 
 
 @dataclass(frozen=True, slots=True)

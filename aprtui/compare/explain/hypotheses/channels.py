@@ -6,15 +6,8 @@ from itertools import permutations
 
 import numpy as np
 
-from aprtui.compare.explain.hypotheses.evidence import (
-    SAME,
-    Hypothesis,
-    StageEvidence,
-    Support,
-    Wide,
-    relative,
-    supported_if,
-)
+from aprtui.compare.comparison import Hypothesis, Support
+from aprtui.compare.explain.hypotheses.evidence import SAME, StageEvidence, Wide, relative, supported_if
 from aprtui.trace.graph import Op, RopeLayout
 
 _MOST_HEADS = 6

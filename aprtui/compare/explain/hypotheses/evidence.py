@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.compare.comparison import Support
 from aprtui.trace.graph import GraphConfig, Stage
 
 Array = NDArray[np.float32]
@@ -21,27 +21,9 @@ SAME = 0.02
 """Two tensors count as the same where this much relative L2 is between them, the error being far larger."""
 
 
-class Support(StrEnum):
-    """What the values say of a hypothesis."""
-
-    SUPPORTED = "supported"
-    REFUTED = "refuted"
-    UNTESTED = "untested"
-
-
 def supported_if(holds: bool) -> Support:
     """Supported or refuted."""
     return Support.SUPPORTED if holds else Support.REFUTED
-
-
-@dataclass(frozen=True, slots=True)
-class Hypothesis:
-    """A signature held against the values: what it says, by which numbers, what usually causes it."""
-
-    name: str
-    support: Support
-    evidence: str
-    cause: str
 
 
 @dataclass(frozen=True)

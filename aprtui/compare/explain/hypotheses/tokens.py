@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from aprtui.compare.explain.hypotheses.evidence import SAME, Hypothesis, StageEvidence, Support, relative, supported_if
+from aprtui.compare.comparison import Hypothesis, Support
+from aprtui.compare.explain.hypotheses.evidence import SAME, StageEvidence, relative, supported_if
 
 
 def later_tokens(evidence: StageEvidence) -> Hypothesis:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from aprtui.compare.explain.hypotheses.evidence import SAME, Hypothesis, StageEvidence, Support, relative, supported_if
+from aprtui.compare.comparison import Hypothesis, Support
+from aprtui.compare.explain.hypotheses.evidence import SAME, StageEvidence, relative, supported_if
 
 _SIXTEEN_BITS = {"bfloat16": 0xFFFF, "float16": 0x1FFF}
 """Mantissa bits that a type leaves zero; what leaves more of them zero comes first."""

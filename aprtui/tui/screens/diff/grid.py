@@ -13,11 +13,12 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
+from aprtui.compare.align.pairing import Unpaired
+from aprtui.compare.comparison import StageComparison
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.stage_header import header_rows
 from aprtui.tui.frame.jump import JumpPlace, JumpTargets
-from aprtui.tui.screens.diff.cells import Cell, Greys, Layout, Row, Sign
-from aprtui.tui.screens.diff.model import Stage
+from aprtui.tui.screens.diff.cells import DiffCell, DiffLayout, DiffRow, Greys, Sign
 from aprtui.tui.screens.diff.paint import DiffPaint
 from aprtui.tui.widgets.kept_styles import KeptStyles
 
@@ -27,7 +28,7 @@ LABEL = 4
 WIDEST, NARROWEST = 9, 2
 """Cells are never wider, since the eye has to compare them; narrower there is no room for colours and a sign."""
 
-NOTHING = Cell(None, None, Sign.NONE)
+NOTHING = DiffCell(None, None, Sign.NONE)
 
 
 class DiffGrid(JumpTargets, KeptStyles, Widget, can_focus=True):
@@ -67,10 +68,10 @@ class DiffGrid(JumpTargets, KeptStyles, Widget, can_focus=True):
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id, classes="pane")
-        self._layout = Layout((), (), (), ())
-        self._rows: tuple[Row, ...] = ()
-        self._cells: Mapping[Node, Cell] = {}
-        self._stages: Mapping[Node, Stage] = {}
+        self._layout = DiffLayout((), (), (), ())
+        self._rows: tuple[DiffRow, ...] = ()
+        self._cells: Mapping[Node, DiffCell] = {}
+        self._stages: Mapping[Node, StageComparison | Unpaired] = {}
         self._greys: Greys | None = None
         self._cursor: Node | None = None
         self._column = 0
@@ -90,8 +91,8 @@ class DiffGrid(JumpTargets, KeptStyles, Widget, can_focus=True):
         return self._cursor
 
     def show(
-        self, layout: Layout, rows: tuple[Row, ...], cells: Mapping[Node, Cell], stages: Mapping[Node, Stage],
-        greys: Greys,
+        self, layout: DiffLayout, rows: tuple[DiffRow, ...], cells: Mapping[Node, DiffCell],
+        stages: Mapping[Node, StageComparison | Unpaired], greys: Greys,
     ) -> None:  # fmt: skip
         """Draw other cells; the cursor stays on its stage where that is to be seen."""
         resized = (len(rows), layout.columns) != (len(self._rows), self._layout.columns)
@@ -334,7 +335,7 @@ class DiffGrid(JumpTargets, KeptStyles, Widget, can_focus=True):
             segments = [[Segment(text, style)] for text, style in zip(texts, styles, strict=True)]
             yield Strip(self._grouped(segments, " " * LABEL))
 
-    def _row_segments(self, row: Row) -> list[Segment]:
+    def _row_segments(self, row: DiffRow) -> list[Segment]:
         if row.folded:
             return [Segment(f"  ⋯ {row.text}", self.style("fold"))]
         width, layer = self._cell_width(self.size.width), row.layers[0]

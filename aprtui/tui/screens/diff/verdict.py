@@ -17,7 +17,7 @@ COLUMN = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class VerdictText:
     """A word (PASS, FAIL, UNKNOWN, or what is going on) and lines beside it."""
 
     word: str = ""
@@ -25,7 +25,7 @@ class Shown:
 
 
 class VerdictLines(KeptStyles, Widget):
-    """Shows a `Shown`."""
+    """Shows a `VerdictText`."""
 
     PREFIX = "verdict"
     COMPONENT_CLASSES: ClassVar[set[str]] = {
@@ -44,7 +44,7 @@ class VerdictLines(KeptStyles, Widget):
     }
     """
 
-    shown: reactive[Shown] = reactive(Shown())
+    shown: reactive[VerdictText] = reactive(VerdictText())
 
     def render_line(self, y: int) -> Strip:
         """Line `y`; what has no room is cut."""
