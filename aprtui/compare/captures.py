@@ -16,10 +16,10 @@ from aprtui.compare.conclusion import Findings, conclude
 from aprtui.compare.metrics.logits import LogitMetrics, measure_indices, measure_logits
 from aprtui.compare.metrics.measure import Metric, PairMetrics, measure
 from aprtui.compare.verdict import DEFAULT_METRIC, StageVerdict, Tolerance, Verdict, is_plausible, judge, judge_indices
+from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Axis, Node, Stage, StageGraph
 
-Progress = Callable[[str, int, int], None]
 Bounds = Callable[[Node], Sequence[Tolerance]]
 """What each stage is held against; none where nothing says how far it may differ."""
 Gate = Callable[[StagePair, PairMetrics], str | None]

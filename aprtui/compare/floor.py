@@ -6,7 +6,7 @@ three times the floor, as in the three-way gate of AWS Neuron's accuracy debugge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from aprtui.compare.captures import Bounds, Criteria
 from aprtui.compare.metrics.extras import error_overlap
 from aprtui.compare.metrics.measure import Metric, PairMetrics, measure
 from aprtui.compare.verdict import ROUNDING_REL_L2, Tolerance
+from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 
@@ -45,7 +46,7 @@ def floor_bounds(floors: Mapping[Node, float], basis: str) -> Bounds:
 
 
 def reference_criteria(
-    a: Capture, reference: Capture, tokens: tuple[int, ...] | None, progress: Callable[[str, int, int], None] | None
+    a: Capture, reference: Capture, tokens: tuple[int, ...] | None, progress: Progress | None
 ) -> Criteria:
     """Criteria from `reference`, a capture by an engine that errs as the reference's own kind does.
 

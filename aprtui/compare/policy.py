@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from aprtui.compare.verdict import Tolerance, parse_tolerance
-from aprtui.compare.yaml_fields import fields_of, texts_of
-from aprtui.compare.yaml_file import read_yaml
 from aprtui.errors import UsageError
 from aprtui.trace.graph import MAX_LAYERS, Node, canonical_name
 from aprtui.trace.select import parse_layers
+from aprtui.yaml_file import fields_of, read_settings, texts_of
 
 BASIS = "the policy"
 
@@ -59,7 +58,7 @@ class Policy:
 
 def read_policy(path: Path) -> Policy:
     """The policy in a YAML file. Raises `UsageError`, naming file and field."""
-    document = fields_of(read_yaml(path), path, "the file", {"rules", "allow_missing"}, needed={"rules"})
+    document = fields_of(read_settings(path), path, "the file", {"rules", "allow_missing"}, needed={"rules"})
     rules = document["rules"]
     if not isinstance(rules, list) or not rules:
         raise UsageError(f"{path}: rules: expected a list with at least one rule")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,14 +25,14 @@ def random(stage: str, seed: int = 0) -> Values:
     return np.random.default_rng(seed).standard_normal(GRAPH[stage].shape(T)).astype(np.float32)
 
 
-def supported(stage: str, found: Values, **known: dict[str, Values]) -> set[str]:
+def supported(stage: str, found: Values, **known: Any) -> set[str]:
     evidence = StageEvidence(GRAPH[stage], CONFIG, random(stage), found, BOUND, **known)
     result = hypothesise(evidence)
     assert len(result) == len(SIGNATURES)
     return {entry.name for entry in result if entry.support is Support.SUPPORTED}
 
 
-def edited(change: Callable[[Values], None], stage: str = "ffn_up") -> Values:
+def edited(change: Callable[[Values], object], stage: str = "ffn_up") -> Values:
     values = random(stage)
     change(values)
     return values
@@ -45,14 +46,14 @@ def turned(values: Values, step: float) -> Values:
     return np.stack([first, second], axis=2).reshape(values.shape).astype(np.float32)
 
 
-def only(index: object, factor: float) -> Callable[[Values], None]:
+def only(index: Any, factor: float) -> Callable[[Values], None]:
     def change(values: Values) -> None:
-        values[index] *= factor  # type: ignore[index]
+        values[index] *= factor
 
     return change
 
 
-def zero(index: object) -> Callable[[Values], None]:
+def zero(index: Any) -> Callable[[Values], None]:
     return only(index, 0.0)
 
 

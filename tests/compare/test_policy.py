@@ -80,7 +80,7 @@ def test_aliases_are_the_stages_they_name(tmp_path: Path) -> None:
         ("rules: [{stage: a, bounds: {rms: 1}}]\nallow_missing: x", "allow_missing: expected names"),
         ("rules: [\n", "line 2: not YAML"),
         ("a: &x [1]\nb: *x", "aliases are not allowed"),
-        ("rules: !!python/object/apply:os.system [ls]", "not YAML"),
+        ("rules: !!python/object/apply:os.system [ls]", "line 1: the tag .* is not allowed"),
     ],
 )
 def test_a_mistake_is_named_with_file_and_field(tmp_path: Path, text: str, said: str) -> None:

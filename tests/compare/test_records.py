@@ -23,8 +23,7 @@ from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.trace.json_value import json_value
 from tests.compare.recorded import FAULT, two_captures
-from tests.compare.synthetic import Edit, changed, scaled, write_capture
-from tests.compare.test_focus_and_hints import HEADS_OF_16, reordered
+from tests.compare.synthetic import HEADS_OF_16, Edit, changed, reordered, scaled, write_capture
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "diff-json.md").read_text()
 
@@ -41,7 +40,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Every kind of record: a divergence, a pattern, a stage that is missing."""
     folder = tmp_path_factory.mktemp("records")
     a = Capture.open(write_capture(folder / "a", config=HEADS_OF_16))
-    edits = reordered((1, 2)) | {Node(0, "ffn_up"): scaled(np.float32(2))}
+    edits = reordered((1, 2)) | {Node(0, "ffn_up"): scaled(2)}
     b = Capture.open(write_capture(folder / "b", config=HEADS_OF_16, edits=edits, unplanned=["attn_out"]))
     options = DiffOptions(tolerances=(parse_tolerance("rel_l2=0.1"),), extras=True)
     return list(comparison_records("a", "b", state_context(a, b), compare_captures(a, b, options)))
@@ -76,7 +75,7 @@ def printed(records: Iterable[Mapping[str, Any]]) -> list[Any]:
     "edits",
     [
         {},
-        reordered((1, 2)) | {Node(0, "ffn_up"): scaled(np.float32(2))},
+        reordered((1, 2)) | {Node(0, "ffn_up"): scaled(2)},
         {Node(1, "attn_scores"): changed((0, 3, 2), np.inf), Node(2, "ffn_up"): changed((1, 2), np.nan)},
         {Node(0, "embedding"): scaled(0.0), Node(None, "lm_head"): changed((2, 5), 50.0)},
     ],

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aprtui.cli.options import open_model
-from aprtui.cli.progress import Progress
 from aprtui.errors import UsageError
+from aprtui.progress import Progress
 
 if TYPE_CHECKING:
     from aprtui.compare.captures import Criteria, DiffOptions
@@ -82,7 +82,7 @@ class Judging:
         from aprtui.compare.captures import Criteria
         from aprtui.engine.floors.grounds import grounds_by_model
         from aprtui.engine.replay.evaluators import Evaluators
-        from aprtui.engine.replay.identify import known_tokens
+        from aprtui.engine.replay.token_ids import known_tokens
 
         model = open_model(self.model)
         tokens = known_tokens(a, b, model, asked.tokens)
@@ -107,8 +107,8 @@ class Judging:
             return None
         from aprtui.engine.replay.arithmetic import parse_rounding
         from aprtui.engine.replay.evaluators import Evaluators
-        from aprtui.engine.replay.identify import known_tokens
         from aprtui.engine.replay.replay import ReplayOptions, replay_capture
+        from aprtui.engine.replay.token_ids import known_tokens
 
         model = open_model(own or self.model)
         options = ReplayOptions(

@@ -34,7 +34,6 @@ kind are mismatches, a categorical result that no metric shows but `token_rel_l2
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -45,9 +44,7 @@ from aprtui.compare.metrics.blocks import Rows, Values
 from aprtui.compare.metrics.passes import add_up
 from aprtui.compare.metrics.plain import kinds
 from aprtui.compare.metrics.totals import BIN_SHIFT, PartCount, RowSum, Totals
-
-Progress = Callable[[int, int], None]
-"""Told now and then how many values of how many are done."""
+from aprtui.progress import Progress
 
 TOP_CHANNELS = 128
 """`cosine_without_top` leaves out one channel of so many."""

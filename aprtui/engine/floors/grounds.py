@@ -18,13 +18,13 @@ from aprtui.engine.replay.layouts import find_layouts
 from aprtui.engine.replay.recompute import Recomputer
 from aprtui.engine.replay.replay import identify, misfit
 from aprtui.model.config import RopeAngles
+from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
 
-Progress = Callable[[str, int, int], None]
 Evaluators = Callable[[RopeAngles], NodeEvaluator]
 
 

@@ -18,7 +18,7 @@ from aprtui.engine.reference.nodes import NumpyNodes
 from aprtui.engine.replay.arithmetic import matmul_rounding
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model
-from aprtui.model.weights import WeightType
+from aprtui.model.weight_types import WeightType
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import ENTRY, Node, Op
 from aprtui.trace.manifest import relative_path

@@ -200,7 +200,7 @@ class DiffScreen(ToolScreen):
             with Container(id="lists"):
                 yield Table(HYPOTHESIS_COLUMNS, NO_HYPOTHESES, id="hypotheses")
                 yield Table(ELEMENT_COLUMNS, NO_ELEMENTS, id="elements")
-                yield ContractsDock(self.session, id="dock")
+                yield ContractsDock(self.session.paths, id="dock")
         yield ModelInput(placeholder="path of the model to replay with", select_on_focus=False)
 
     def captures(self) -> tuple[Path, ...]:
