@@ -1,25 +1,23 @@
-"""The grid of a comparison, layers × stages, as SVG: how far each stage is from its bound, in colour and in words.
+"""A comparison as a picture: the grid of layers × stages, how far each stage is from its bound, in colour and in words.
 
-Made from the records of a comparison, so that whoever has the JSON has the picture.
+It is drawn from the records of a comparison, so that the JSON alone is enough to draw it again.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from aprtui.compare.metrics.measure import Metric
+from aprtui.compare.verdict import error_step
 
 Record = Mapping[str, Any]
 
 CELL, GAP, LEFT, HEAD = 22, 2, 74, 118
 _STEPS = ("#dce9f5", "#b9d4ea", "#8fbbdc", "#fbd9a5", "#f4a259", "#d1495b")
-"""Three steps below the bound, three above it; light enough for dark marks on them."""
-_LIMITS = (0.1, 0.5, 1.0, 3.0, 30.0)
-"""Of the error over its bound: where the next step begins."""
+"""For each `error_step`: three below the bound, three above it; light enough for dark marks on them."""
 _MISSING, _UNKNOWN, _NOT_FINITE = "#e3e3e3", "#c9c4d6", "#3d2b56"
 LEGEND = (
     (_STEPS[0], "far below the bound"), (_STEPS[2], "up to the bound"), (_STEPS[3], "up to 3 × the bound"),
@@ -30,13 +28,34 @@ MARKS = "× beyond its bound · outlined: adds error itself · N NaN or Inf · ?
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class SvgCell:
     """One stage of one layer: its colour, and what a tooltip says of it. `mark` is a sign that needs no colour."""
 
     colour: str
     text: str
     mark: str = ""
     outlined: bool = False
+
+
+def render_svg(records: Iterable[Mapping[str, Any]]) -> str:
+    """An SVG document from all the records of a comparison, its summary among them."""
+    listed = list(records)
+    summary = next(record for record in listed if record["record"] == "summary")
+    drawing = draw_grid(listed, title=verdict_text(summary))
+    alone = drawing.replace("<style>", "<style>svg{color:#222;background:#fff}", 1)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{alone}'
+
+
+def verdict_text(summary: Mapping[str, Any]) -> str:
+    """The verdict of a `summary` record in one line."""
+    found = summary["first_divergence"]
+    if found is None:
+        reasons = "; ".join(summary["reasons"])
+        return f"{summary['verdict']}{': ' if reasons else ''}{reasons}"
+    place = found["stage"] if found["layer"] is None else f"layer {found['layer']} {found['stage']}"
+    error, floor, bound = (number_text(found[name]) for name in ("error", "floor", "bound"))
+    numbers = f"{found['metric']} {error}, floor {floor}, bound {bound}"
+    return f"{summary['verdict']}: first divergence at {place}: {numbers}"
 
 
 def draw_grid(records: Sequence[Record], *, title: str = "") -> str:
@@ -72,34 +91,23 @@ def _axes(records: Sequence[Record]) -> tuple[list[str], list[int | None]]:
     return stages, numbered + ([None] if None in layers else [])
 
 
-def _cell(record: Record) -> Cell:
+def _cell(record: Record) -> SvgCell:
     where = record["stage"] if record["layer"] is None else f"layer {record['layer']} {record['stage']}"
     if record["record"] == "skip":
-        return Cell(_MISSING, f"{where}: not compared: {record['reason']}", "·")
-    text = f"{where}: {record['verdict']}, {record['metric']} {shown(record['error'])}"
-    text += f", floor {shown(record['floor'])}, bound {shown(record['bound'])}: {record['reason']}"
+        return SvgCell(_MISSING, f"{where}: not compared: {record['reason']}", "·")
+    text = f"{where}: {record['verdict']}, {record['metric']} {number_text(record['error'])}"
+    text += f", floor {number_text(record['floor'])}, bound {number_text(record['bound'])}: {record['reason']}"
     if record["metric"] == "non_finite":
-        return Cell(_NOT_FINITE, text, "N", record["state"] == "injected")
+        return SvgCell(_NOT_FINITE, text, "N", record["state"] == "injected")
     if record["bound"] is None or record["error"] is None:
-        return Cell(_UNKNOWN, text, "?")
+        return SvgCell(_UNKNOWN, text, "?")
     mark = "×" if record["verdict"] == "FAIL" else ""
     outlined = bool(mark) and record["state"] == "injected"
     step = error_step(Metric(record["metric"]), float(record["error"]), float(record["bound"]))
-    return Cell(_STEPS[step], text, mark, outlined)
+    return SvgCell(_STEPS[step], text, mark, outlined)
 
 
-def error_step(metric: Metric, error: float, bound: float) -> int:
-    """How far an error is from its bound, from 0 (far below) by 2 (up to it) to 5 (more than 30 × as large).
-
-    A similarity counts as the error that it lacks of 1.
-    """
-    if metric.is_similarity:
-        error, bound = 1 - error, 1 - bound
-    ratio = 0.0 if error == 0 else error / bound if bound else math.inf
-    return sum(ratio > limit for limit in _LIMITS)
-
-
-def shown(number: float | None) -> str:
+def number_text(number: float | None) -> str:
     """Three digits; – for what is not known."""
     return "–" if number is None else f"{float(number):.3g}"
 
@@ -115,7 +123,7 @@ def _labels(stages: Sequence[str], layers: Sequence[int | None], top: int, title
         yield f'<text x="{LEFT - 8}" y="{y}" text-anchor="end">{"model" if layer is None else f"layer {layer}"}</text>'
 
 
-def _rectangle(x: float, y: float, cell: Cell) -> str:
+def _rectangle(x: float, y: float, cell: SvgCell) -> str:
     light = "#fff" if cell.colour in (_NOT_FINITE, _STEPS[5]) else "#222"
     mark = f'<text x="{x + CELL / 2}" y="{y + CELL - 6}" text-anchor="middle" style="fill:{light}">{cell.mark}</text>'
     outline = ' stroke="currentColor" stroke-width="2.5"' if cell.outlined else ""
