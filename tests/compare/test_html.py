@@ -14,7 +14,7 @@ import pytest
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.report.html import render_html
 from aprtui.compare.report.records import comparison_records
-from aprtui.compare.report.grid import render_svg
+from aprtui.compare.report.svg import render_svg
 from aprtui.compare.verdict import parse_tolerance
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node

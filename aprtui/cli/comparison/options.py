@@ -193,7 +193,7 @@ def _write_files(records: list[dict[str, Any]], options: ComparisonOptions) -> N
         if render_name == "html":
             from aprtui.compare.report.html import render_html as rendered
         else:
-            from aprtui.compare.report.grid import render_svg as rendered
+            from aprtui.compare.report.svg import render_svg as rendered
         try:
             path.write_text(rendered(records), encoding="utf-8")
         except OSError as error:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aprtui.compare.report.grid import draw_grid, number_text, verdict_text
+from aprtui.compare.report.svg import draw_grid, number_text, verdict_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 
