@@ -37,8 +37,7 @@ def command(path: Path, stages: str | None, layers: str | None, place: str | Non
     calls them), and statistics of its dequantised values.
     """
     from aprtui.cli.comparison.render import grouped_lines
-    from aprtui.compare.align.reading import NOT_WRITTEN
-    from aprtui.compare.survey import BrokenStage, UnwrittenStage
+    from aprtui.compare.survey import NOT_WRITTEN, BrokenStage, UnwrittenStage
     from aprtui.model.gguf_file import is_gguf
 
     if path.is_file() and is_gguf(path):

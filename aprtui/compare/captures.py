@@ -9,12 +9,12 @@ from aprtui.compare.align.coverage import Coverage, Selection, plan_coverage
 from aprtui.compare.align.mapping import StageMapping, mapped
 from aprtui.compare.align.pair_layouts import find_pair_layouts, find_swaps, in_layout_of_a
 from aprtui.compare.align.pairing import StagePair, Unpaired, pair_stage
-from aprtui.compare.align.reading import NOT_WRITTEN, is_unfinished
 from aprtui.compare.align.tokens import USER_SOURCE, TokenAlignment, align_tokens
 from aprtui.compare.comparison import Comparison, StageComparison
 from aprtui.compare.conclusion import Findings, conclude
 from aprtui.compare.metrics.logits import LogitMetrics, measure_indices, measure_logits
 from aprtui.compare.metrics.measure import Metric, PairMetrics, measure
+from aprtui.compare.survey import NOT_WRITTEN, is_unfinished
 from aprtui.compare.verdict import DEFAULT_METRIC, StageVerdict, Tolerance, Verdict, is_plausible, judge, judge_indices
 from aprtui.progress import Progress
 from aprtui.trace.capture import Capture

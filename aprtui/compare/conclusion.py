@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.compare.align.coverage import blame
 from aprtui.compare.align.pairing import StagePair, Unpaired
 from aprtui.compare.align.tokens import TokenAlignment
 from aprtui.compare.comparison import (
@@ -23,7 +22,7 @@ from aprtui.compare.comparison import (
     StageComparison,
 )
 from aprtui.compare.explain.classify import TokenJudgement, classify, tokens_beyond
-from aprtui.compare.explain.focus import choose_focus, first_failed
+from aprtui.compare.explain.focus import blame, choose_focus, first_failed
 from aprtui.compare.explain.hints import find_hints
 from aprtui.compare.explain.hypotheses.evidence import StageEvidence
 from aprtui.compare.explain.hypotheses.registry import hypothesise

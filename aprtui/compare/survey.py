@@ -1,4 +1,8 @@
-"""Statistics of the stage tensors of a capture, one stage at a time."""
+"""What one capture holds, stage by stage: the values that were written, and statistics of them.
+
+Until a run has finished, the files of its capture have no header or are not there yet. That is no corruption, and what
+was written can still be read.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,32 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aprtui.compare.align.reading import is_unfinished, written_values
 from aprtui.compare.metrics.blocks import Values, blocks
 from aprtui.errors import UnreadableError
-from aprtui.trace.aprt import read_aprt
+from aprtui.trace.aprt import AprtError, read_aprt
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.trace.stats import Accumulator, StageStats, accumulate
+
+NOT_WRITTEN = "not written: the run did not finish"
+
+
+def is_unfinished(capture: Capture) -> bool:
+    """Whether a manifest says anything but that its run finished; without a manifest nothing says so."""
+    return capture.complete is not None and capture.complete is not True
+
+
+def written_values(capture: Capture, node: Node) -> Values | None:
+    """The values of `node`, None where the run ended before they were written.
+
+    Raises `KeyError` for a node without a file, `AprtError` for a broken file of a capture that did finish.
+    """
+    try:
+        return capture.values(node)
+    except AprtError:
+        if is_unfinished(capture):
+            return None
+        raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.compare.align.reading import NOT_WRITTEN, written_values
 from aprtui.compare.align.tokens import TokenAlignment
 from aprtui.compare.metrics.blocks import Values, unravel
+from aprtui.compare.survey import NOT_WRITTEN, written_values
 from aprtui.compare.wording import counted, first_tokens
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Axis, GraphConfig, Node, Part, RopeLayout, Stage

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from aprtui.compare.align.reading import written_values
 from aprtui.compare.metrics.blocks import Values
 from aprtui.compare.metrics.measure import compare_values
+from aprtui.compare.survey import written_values
 from aprtui.compare.wording import counted, first_tokens
 from aprtui.errors import UsageError
 from aprtui.trace.capture import Capture

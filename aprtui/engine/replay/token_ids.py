@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.compare.align.reading import written_values
 from aprtui.compare.align.tokens import EMBEDDING_REL_L2
+from aprtui.compare.survey import written_values
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import ENTRY, Node
 
