@@ -1,4 +1,4 @@
-"""What a comparison says: frozen records, which `explain` and `conclusion` fill and a report writes down."""
+"""What a comparison says, as records: `explain` and `conclusion` make them, a report writes them down."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class Hypothesis:
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """A pattern in the numbers that has a common cause: the stages that show it, and what it looks like."""
+    """A pattern in the numbers that has a known cause: the stages that show it, and a description."""
 
     nodes: tuple[Node, ...]
     text: str
@@ -122,7 +122,7 @@ class Hint:
 
 @dataclass(frozen=True, slots=True)
 class FloatSteps:
-    """How many float32 numbers lie between the sides of the stage in focus, and what it took to count them."""
+    """How many float32 numbers lie between the sides of the stage in focus, and how long the counting took."""
 
     histogram: UlpHistogram
     seconds: float

@@ -1,4 +1,4 @@
-"""From judged stages to one conclusion: the verdict of the whole, the first divergence, what to look at first."""
+"""From judged stages to one conclusion: the verdict of the whole, the first divergence, the stage to look at first."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from aprtui.trace.graph import Node, StageGraph
 class Findings:
     """What a comparison found, stage by stage, before anything is concluded.
 
-    `expected` nodes must not be missing, `allowed` may be. `unfinished` names the sides whose run did not finish.
-    `not_selected` nodes could have been compared and were not asked for. `doubts` are further reasons for UNKNOWN, and
-    where `unjudgeable` they keep a FAIL from being said too. `statements` are told to the reader as they are. `known`
-    gives vectors that a stage is made with, as its bias, where somebody has them. `extras` asks for the slower looks at
-    the stage in focus.
+    `expected` nodes must not be missing, `allowed` nodes may be. `unfinished` names the sides whose run did not finish.
+    `not_selected` nodes could have been compared and were not asked for. `doubts` are further reasons for UNKNOWN; an
+    `unjudgeable` comparison cannot FAIL either. `statements` go to the reader as they are. `known`, where given,
+    returns the vectors that a stage is made with, as its bias. `extras` asks for the slower metrics of the stage in
+    focus.
     """
 
     graph: StageGraph
@@ -63,7 +63,7 @@ class Findings:
 
 
 def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]) -> Comparison:
-    """The conclusion; `pair_of` opens the stage in focus once more, for its largest differences."""
+    """The conclusion from `findings`; `pair_of` opens the stage in focus again, for its largest differences."""
     stages = _with_states(findings.graph, findings.stages)
     expected = len(findings.expected.union(stage.node for stage in stages))
     alignment = findings.alignment
@@ -97,8 +97,8 @@ def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]
 def judge_by_bound(comparison: Comparison, bound: Tolerance) -> Comparison:
     """`comparison` judged again by one `bound` on the difference of all stages, as `--tolerance` does.
 
-    Nothing is measured: of a comparison that was read back from its records every stage is judged as a whole, for its
-    tokens are not known. What needs the values stays as it was made: focus, elements, hints and hypotheses.
+    Nothing is measured. In a comparison that was read back from its records, the tokens are not known, and every stage
+    is judged as a whole. What depends on the values stays as it is: focus, elements, hints and hypotheses.
     """
     stages = _with_states(comparison.graph, [_by_bound(stage, bound) for stage in comparison.stages])
     alignment = comparison.alignment
@@ -140,7 +140,7 @@ def _hypotheses(
     focus: Focus | None,
     pair_of: Callable[[Node], StagePair | Unpaired],
 ) -> tuple[Hypothesis, ...]:
-    """What the error at the stage in focus looks like; nothing where its shape is unknown."""
+    """The signatures that the error at the stage in focus shows; none where its shape is unknown."""
     node = focus.node if focus else None
     pair = pair_of(node) if node else None
     if node is None or not isinstance(pair, StagePair) or not pair.axes or not pair.a.size:
@@ -170,7 +170,7 @@ def _worst(stage: StageComparison) -> tuple[int, ...]:
 
 
 def _related(graph: StageGraph, node: Node) -> Iterator[Node]:
-    """What a stage could be confused with: its inputs, the products beside it, itself in the layer before."""
+    """The stages that a stage could be confused with: its inputs, its siblings, itself in the layer before."""
     yield from graph.inputs(node)
     yield from (Node(node.layer, stage.name) for stage in graph.siblings(node.stage))
     if node.layer:
@@ -185,8 +185,8 @@ def _with_states(graph: StageGraph, stages: Sequence[StageComparison]) -> tuple[
 def _judgement(stage: StageComparison) -> TokenJudgement:
     verdict = stage.verdict
     if verdict.signal is Signal.INJECTED:
-        # Between two captures, what a replay does not find injected and is there was inherited; in a replay of one
-        # capture all that is there was injected.
+        # Between two captures, an error that the replay does not find injected was inherited. In a replay of one
+        # capture, all of the error was injected.
         inherited = stage.tokens > (ROUNDING_REL_L2 if any(stage.injected) else np.inf)
         beyond = None if verdict.verdict is Verdict.UNKNOWN else inherited
         return TokenJudgement(stage.first_token, beyond, injects=verdict.verdict is Verdict.FAIL)
@@ -240,7 +240,7 @@ def _divergence(
     blamed = blame(findings.graph, focus.node, {stage.node for stage in stages}, findings.not_selected)
     segment, not_selected = blamed.segment, blamed.not_selected
     if failed.verdict.signal is Signal.INJECTED:
-        # A replay evaluated through exactly what the capture lacks: nothing else can be to blame.
+        # The replay evaluated exactly the stages that the capture lacks: nothing else can be to blame.
         segment, not_selected = (*failed.segment, failed.node), ()
     certainty, settled_by = _certainty(failed, segment)
     return Divergence(

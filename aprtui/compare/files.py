@@ -1,7 +1,7 @@
 """Comparing two single stage files, element by element.
 
-A stage file records neither shape nor tokens: whoever names two files says that they belong together, so nothing is
-aligned here. A layer or a size that differs is refused.
+A stage file records neither shape nor tokens. The user who names two files says that they belong together, so nothing
+is aligned here; files of different layers or sizes are refused.
 """
 
 from __future__ import annotations
@@ -66,8 +66,7 @@ def check_comparable(a: AprtFile, b: AprtFile) -> None:
         )
     if a.values.size != b.values.size:
         raise UsageError(
-            f"APRT dim_product mismatch: {a.path} holds {counted(a.values.size, 'value')}, {b.path} "
-            f"{b.values.size}: "
+            f"APRT dim_product mismatch: {a.path} holds {counted(a.values.size, 'value')}, {b.path} {b.values.size}: "
             "compare captures of the same model and tokens"
         )
 

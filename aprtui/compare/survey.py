@@ -22,7 +22,7 @@ NOT_WRITTEN = "not written: the run did not finish"
 
 
 def is_unfinished(capture: Capture) -> bool:
-    """Whether a manifest says anything but that its run finished; without a manifest nothing says so."""
+    """Whether the manifest says anything but that the run finished; a capture without a manifest counts as finished."""
     return capture.complete is not None and capture.complete is not True
 
 
@@ -51,7 +51,7 @@ class StageSummary:
 
 @dataclass(frozen=True, slots=True)
 class BrokenStage:
-    """A stage whose file cannot be read; `error` is None where the file is gone, which the capture itself warns of."""
+    """A stage whose file cannot be read; `error` is None where the file is gone: the capture itself warns of that."""
 
     node: Node
     error: UnreadableError | None
@@ -59,7 +59,7 @@ class BrokenStage:
 
 @dataclass(frozen=True, slots=True)
 class UnwrittenStage:
-    """A stage that the run of an unfinished capture did not come to write."""
+    """A stage that an unfinished run has not written."""
 
     node: Node
 
@@ -68,7 +68,7 @@ Entry = StageSummary | BrokenStage | UnwrittenStage
 
 
 def survey(capture: Capture, nodes: Sequence[Node]) -> Iterator[Entry]:
-    """What is known of those `nodes` that the capture holds or promises, in order; a broken file does not end it."""
+    """An entry for each of `nodes` that the capture holds or promises, in order; a broken file does not end it."""
     owed = capture.promised | capture.files.keys()
     for node in nodes:
         if node in owed:
@@ -76,9 +76,9 @@ def survey(capture: Capture, nodes: Sequence[Node]) -> Iterator[Entry]:
 
 
 def stated(capture: Capture) -> dict[Node, Entry]:
-    """What the manifest says of each stage, without reading any values; a file that is gone or cut is told.
+    """The entry of each stage from the manifest, without reading values; a file that is gone or cut is a broken stage.
 
-    Stages that the manifest has no statistics of are left out.
+    Stages without statistics in the manifest are left out.
     """
     known: dict[Node, Entry] = {}
     for info in capture.manifest.files.values() if capture.manifest else ():

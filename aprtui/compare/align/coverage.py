@@ -1,4 +1,4 @@
-"""Which stages a comparison of two captures owes an answer about, and in which order they are executed."""
+"""Which stages a comparison of two captures has to cover, in the order in which they are executed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """The nodes in question, in execution order; of them those that must not be missing, and those that only may be
+    """The nodes in question, in execution order. The `expected` ones must not be missing; the `allowed` ones may be,
     because the user allows it."""
 
     graph: StageGraph
@@ -67,7 +67,7 @@ def _is_allowed(node: Node, allowed: Iterable[str]) -> bool:
 
 
 def joint_graph(a: Capture, b: Capture) -> StageGraph:
-    """The graph of everything that either capture knows of: that of a manifest where it says it all."""
+    """The graph of everything that either capture holds: that of a manifest where it has all the stages."""
     names = {name for side in (a, b) for name in side.graph.names}
     layers = max(a.graph.layers, b.graph.layers)
     for graph in (a.graph, b.graph):

@@ -25,7 +25,7 @@ from aprtui.trace.graph import GraphConfig, Op, Part, RopeLayout, Stage
 Order = NDArray[np.intp]
 
 REORDERED = 0.1
-"""An error that no rounding of float32 engines explains: below it nobody asks for another order."""
+"""An error that no rounding of float32 engines explains; below it no other order is tried."""
 SAMPLE_TOKENS = 8
 _CLEARLY = 0.5
 """The right order leaves less than this share of the error that the stated order has, and of any other's."""
@@ -33,8 +33,8 @@ _CLEARLY = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How B's values lie. `rows`: how tokens and channels lie in memory; `order`: the channel of B that is A's channel
-    0, 1, …, or for attention maps the head, None where it is A's order."""
+    """How B's values are laid out. `rows` says how tokens and channels lie in memory; `order` lists the channel of B
+    that is A's channel 0, 1, … (of attention maps: the head), None where B has A's order."""
 
     text: str
     rows: str = "token-major"

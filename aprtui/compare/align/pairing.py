@@ -1,6 +1,6 @@
 """Bringing one stage of two captures into one shape: the same rows, the same channel order.
 
-How a pair was matched is said in words, because a number on rows that do not belong together is worse than none.
+Every pair says in words how it was matched, because a number on rows that do not belong together is worse than none.
 """
 
 from __future__ import annotations

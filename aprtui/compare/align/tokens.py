@@ -27,7 +27,7 @@ EMBEDDING_SOURCE = "embedding"
 
 @dataclass(frozen=True, slots=True)
 class TokenAlignment:
-    """What is known about the positions of two captures, A and B.
+    """How the positions of two captures, A and B, correspond.
 
     `aligned` positions from the start may be compared: None means all, their number being unknown; 0 means none.
     `counts` are the positions each side holds, None where unknown. `problem` says why the verdict cannot be PASS, and

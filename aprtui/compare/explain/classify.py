@@ -1,8 +1,8 @@
-"""Telling injected from inherited error: which divergent stages add error themselves, and which only hand it on.
+"""Telling injected from inherited error: which divergent stages add error themselves, and which only pass it on.
 
-Judged per token, along the graph: parallel branches (Q and K, gate and up) do not taint each other. A stage that is
-beyond its bound while all that it is computed from is within theirs injects error. Beyond the bound behind something
-beyond its own, it inherits; whether it adds some of its own as well, only a replay can tell.
+Stages are judged per token, along the graph: parallel branches (Q and K, gate and up) do not taint each other. A stage
+that is beyond its bound while all of its inputs are within theirs injects error. A stage beyond its bound with an input
+beyond its own inherits error; whether it adds some as well, only a replay can tell.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _MIXES_TOKENS = frozenset({Op.SCORES, Op.SOFTMAX, Op.ATTEND})
 
 @dataclass(frozen=True, slots=True)
 class TokenJudgement:
-    """Which tokens of a stage are beyond its bound: `beyond[i]` is of token `first + i`, None where nothing judges it.
+    """Which tokens of a stage are beyond its bound: `beyond[i]` is for token `first + i`, None where nothing judges it.
 
-    `injects` is the same of the error that a replay found the stage to add itself, None without a replay.
+    `injects` says whether a replay found that the stage itself adds error, None without a replay.
     """
 
     first: int
@@ -44,7 +44,7 @@ class TokenJudgement:
 
 
 def nearest_compared(graph: StageGraph, node: Node, compared: Collection[Node]) -> Iterator[Node]:
-    """The nearest ancestors of `node` that were compared: its inputs, or what lies behind those that were not.
+    """The nearest ancestors of `node` that were compared: its inputs, and beyond those that were not, their inputs.
 
     None for a stage that the graph does not know.
     """
@@ -62,9 +62,9 @@ def nearest_compared(graph: StageGraph, node: Node, compared: Collection[Node]) 
 
 
 def tokens_beyond(verdict: StageVerdict, tokens: NDArray[np.float64]) -> NDArray[np.bool_] | None:
-    """Which of `tokens` (rel_l2 of each) make the verdict what it is; None where it is UNKNOWN.
+    """Which of `tokens` (rel_l2 of each) decide the verdict; None where it is UNKNOWN.
 
-    A bound on another metric than rel_l2 says nothing about single tokens: all that differ count.
+    A bound on a metric other than rel_l2 says nothing about single tokens: all tokens that differ count.
     """
     if verdict.verdict is Verdict.UNKNOWN:
         return None
@@ -75,7 +75,7 @@ def tokens_beyond(verdict: StageVerdict, tokens: NDArray[np.float64]) -> NDArray
         beyond = tokens > (bound or 0.0)
         if verdict.metric is Metric.NON_FINITE:
             beyond = np.isinf(tokens)
-    # Where the tensor as a whole is beyond and no token alone, all that differ are.
+    # The tensor as a whole can be beyond its bound without any single token: then all tokens that differ count.
     return np.asarray(beyond if beyond.any() else tokens > 0)
 
 

@@ -1,8 +1,8 @@
 """Which stage to look at first, and which could be to blame.
 
-Where the verdict is FAIL, the first that injects error; the first divergent one if nothing tells which do. Else the
-first stage where the error jumps: the first that differs at all is often only the first rounding, long before what
-matters. Where nothing jumps, the stage that differs most.
+Where the verdict is FAIL, it is the first stage that injects error, or the first divergent one if none is known to.
+Else it is the first stage where the error jumps: the first that differs at all is often only the first rounding, long
+before the stage that matters. Where no error jumps, it is the stage that differs most.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict
 from aprtui.trace.graph import GraphConfig, Node, StageGraph, graph_for, graph_from_names
 
 JUMP = 10.0
-"""An honest stage adds noise of the order of its inputs' noise; what multiplies it by this does something else."""
+"""An honest stage adds noise of the order of its inputs' noise; a stage that multiplies it by this does more."""
 
 
 def error_of(stage: StageComparison) -> float:
@@ -51,15 +51,15 @@ def choose_focus(graph: StageGraph, stages: Sequence[StageComparison], verdict: 
 
 @dataclass(frozen=True, slots=True)
 class Blame:
-    """What could be to blame for a divergent stage, in execution order: `segment` holds itself and what a capture
-    lacks on the way to it; `not_selected` are stages before those that could have been compared."""
+    """The stages that could be to blame for a divergent stage, in execution order: `segment` holds the stage itself and
+    those before it that a capture lacks; `not_selected` are stages before those that could have been compared."""
 
     segment: tuple[Node, ...]
     not_selected: tuple[Node, ...]
 
 
 def blame(graph: StageGraph, divergent: Node, compared: Collection[Node], not_selected: Collection[Node]) -> Blame:
-    """What could be to blame for `divergent`: just itself where all its inputs were `compared`."""
+    """The stages that could be to blame for `divergent`: just itself where all its inputs were `compared`."""
     graph = graph if graph.config is not None else _with_dense_stages(graph)
     blamed: set[Node] = set()
     stopped: set[Node] = set()
@@ -75,6 +75,6 @@ def blame(graph: StageGraph, divergent: Node, compared: Collection[Node], not_se
 
 
 def _with_dense_stages(graph: StageGraph) -> StageGraph:
-    """`graph` with the stages that every dense model has, so that those in neither capture can be named too."""
+    """`graph` with the stages that every dense model has, so that stages in neither capture can be named too."""
     dense = graph_for(GraphConfig("unknown", graph.layers, 0, 0, 0, 0, 0, 0))
     return graph_from_names({*graph.names, *dense.names}, graph.layers)

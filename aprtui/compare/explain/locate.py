@@ -1,4 +1,4 @@
-"""Where in a stage the first wrong number is: the first token that breaks the bound, and in it the worst channel."""
+"""Where the first wrong number of a stage is: the first token that breaks the bound, and in it the worst channel."""
 
 from __future__ import annotations
 

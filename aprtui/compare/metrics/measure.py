@@ -80,7 +80,7 @@ class Metric(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PairMetrics:
-    """All metrics of one pair. Indices are flat, row-major, into the compared shape.
+    """All metrics of one pair. Indices are flat, row-major, in the compared shape.
 
     `count` is all elements looked at, `compared` those finite on both sides; `equal_bits` is a share of `count`.
     `nan_both` and `inf_both` are NaN, or Inf of one sign, at the same place on both sides. `first_nan_a` and the like

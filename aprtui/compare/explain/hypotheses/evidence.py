@@ -1,4 +1,4 @@
-"""What a hypothesis is tested on, and what it says. T = tokens, W = width; maps are laid out as rows of queries."""
+"""The values that a hypothesis is tested on. T = tokens, W = width; maps are laid out as rows of queries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = NDArray[np.float32]
 Wide = NDArray[np.float64]
 
 MOST_VALUES = 1_000_000
-"""Values that are looked at: of larger stages evenly spaced tokens. Some ten float64 tensors of them are alive."""
+"""The most values that are looked at: of larger stages, evenly spaced tokens. About ten float64 copies are alive."""
 SAME = 0.02
 """Two tensors count as the same where this much relative L2 is between them, the error being far larger."""
 
@@ -28,7 +28,7 @@ def supported_if(holds: bool) -> Support:
 
 @dataclass(frozen=True)
 class StageEvidence:
-    """The blamed stage: what it should have been, what was found, and what else is known.
+    """The values of the blamed stage: what it should have been, what was found, and what else is known.
 
     `expected` and `found` are `[T, W]`, or `[heads, T, T]` of which key ≤ query counts. `bound` is what a token's
     relative error may be. `siblings` are other tensors of the same shape by what they are: inputs of the stage, the
@@ -83,7 +83,7 @@ class StageEvidence:
 
     @cached_property
     def d(self) -> Wide:
-        """Found less expected."""
+        """`b` − `a`."""
         return self.b - self.a
 
     @cached_property
