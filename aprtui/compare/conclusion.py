@@ -108,7 +108,7 @@ def judge_by_bound(comparison: Comparison, bound: Tolerance) -> Comparison:
     if verdict is Verdict.FAIL:
         failed = first_failed(stages)
         divergence = Divergence(
-            failed.verdict, {}, (failed.node,), (), failed.state, "likely: judged by whole stages",
+            failed.verdict, {}, (failed.node,), (), failed.state, "likely: judged here by whole stages",
             "comparing again by this bound, which judges each token",
         )  # fmt: skip
     return replace(

@@ -117,7 +117,7 @@ async def test_a_planted_fault_is_reached_and_the_copied_commands_give_the_same_
             while time.monotonic() < end:
                 await pilot.pause(0.05)
                 if isinstance(app.screen, DiffScreen) and not app.screen.comparing:
-                    shown = app.screen.query_one(VerdictLines).shown
+                    shown = app.screen.query_one(VerdictLines).text
                     if holds(shown.word, "\n".join(shown.lines)):
                         return shown.word, "\n".join(shown.lines)
             raise AssertionError("no verdict")

@@ -65,7 +65,7 @@ def screen(pilot: Driver) -> DiffScreen:
 
 
 def settled(pilot: Driver) -> bool:
-    return bool(screen(pilot).query_one(VerdictLines).shown.lines) and not screen(pilot).comparing
+    return bool(screen(pilot).query_one(VerdictLines).text.lines) and not screen(pilot).comparing
 
 
 def node(pilot: Driver) -> Node | None:
@@ -73,7 +73,7 @@ def node(pilot: Driver) -> Node | None:
 
 
 def verdict(pilot: Driver) -> str:
-    shown = screen(pilot).query_one(VerdictLines).shown
+    shown = screen(pilot).query_one(VerdictLines).text
     return "\n".join((shown.word, *shown.lines))
 
 

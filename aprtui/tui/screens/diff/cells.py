@@ -1,4 +1,4 @@
-"""What the grid of a comparison shows: two signals a cell, signs that need no colour, rows that fold; without a screen.
+"""The contents of the grid of a comparison: two signals a cell, signs that need no colour, folded rows.
 
 The upper half of a cell is the error that the stage adds itself, the lower half the difference of the sides as it is
 observed there, with all that was inherited. Without a replay what a stage adds is known only where all that it is
@@ -27,7 +27,7 @@ METRICS = (
 
 STEPS = 6
 STEP_TEXTS = ("far below its bound", "below", "up to it", "up to 3 ×", "up to 30 ×", "more")
-"""What the steps of the error scale mean."""
+"""The meaning of each `error_step`."""
 
 
 class Sign(StrEnum):
@@ -73,7 +73,7 @@ def step_level(step: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Greys:
-    """The scale of what is shown without a bound: logarithmic, from the smallest number of all stages on."""
+    """The logarithmic scale of numbers without a bound, from the smallest to the largest of all stages."""
 
     metric: Metric
     low: float
@@ -157,7 +157,7 @@ def _replayed(stage: StageComparison, before: StageVerdict | None) -> DiffCell:
 
 @dataclass(frozen=True, slots=True)
 class DiffLayout:
-    """Which stages are columns, in named groups; which stand below the grid since the model has them once."""
+    """Stages as columns in named groups; those that the model has `once` stand below the grid."""
 
     columns: tuple[str, ...]
     groups: tuple[tuple[str, int], ...]

@@ -362,13 +362,13 @@ class DiffScreen(ToolScreen):
         problem.display = bool(self._problem)
         lines = self.query_one(VerdictLines)
         if self.comparing:
-            lines.shown = VerdictText("…", ("comparing" if not self._progress else self._progress, "c cancels"))
+            lines.text = VerdictText("…", ("comparing" if not self._progress else self._progress, "c cancels"))
         elif self._comparison is None or self._ran is None:
-            lines.shown = VerdictText("–", ("no verdict", "r compares again"))
+            lines.text = VerdictText("–", ("no verdict", "r compares again"))
         else:
             bound = None if self._comparison is self._made else self._bound
             words = verdict_lines(self._comparison, self._ran, bound)
-            lines.shown = VerdictText(str(self._comparison.verdict), words)
+            lines.text = VerdictText(str(self._comparison.verdict), words)
 
     def on_diff_grid_pointed(self) -> None:
         """Say what the stage under the cursor says; panes and contracts follow it."""

@@ -44,11 +44,11 @@ class VerdictLines(LineWidget):
     }
     """
 
-    shown: reactive[VerdictText] = reactive(VerdictText())
+    text: reactive[VerdictText] = reactive(VerdictText())
 
     def render_line(self, y: int) -> Strip:
         """Line `y`; what has no room is cut."""
-        width, shown = self.size.width, self.shown
+        width, shown = self.size.width, self.text
         name = shown.word.lower() if shown.word in ("PASS", "FAIL", "UNKNOWN") else "other"
         word = shown.word if y == 0 else ""
         style = self.style(name) if word else self.style()

@@ -19,9 +19,9 @@ reference.
 
 In the grid a row is a layer and a column a stage, in the order in which they are computed. The upper half of a cell \
 is the error that the stage adds itself, the lower half the difference of the sides as it is observed there, with what \
-it inherited; both over their bound. Without a replay the upper half stays empty where a stage only hands error on: \
-nobody knows what it adds: R replays both sides from their own inputs and tells. Behind the colours stands a sign, so \
-that none of it needs colour; the legend below says what the signs mean.
+it inherited; both over their bound. Without a replay the upper half stays empty where a stage only passes error on, \
+for what it adds is not known: R replays both sides from their own inputs and finds out. Behind the colours stands a \
+sign, so that none of it needs colour; the legend below says what the signs mean.
 
 + and - put a bound of your own on the difference, by the metric that is shown, and judge every stage again at once; \
 backspace drops it. M shows the next metric: in greys where no bound is on it.
