@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.compare.comparison import Support
+from aprtui.compare.comparison import Hypothesis, Support
 from aprtui.trace.graph import GraphConfig, Stage
 
 Array = NDArray[np.float32]
@@ -19,11 +19,6 @@ MOST_VALUES = 1_000_000
 """The most values that are looked at: of larger stages, evenly spaced tokens. About ten float64 copies are alive."""
 SAME = 0.02
 """Two tensors count as the same where this much relative L2 is between them, the error being far larger."""
-
-
-def supported_if(holds: bool) -> Support:
-    """Supported or refuted."""
-    return Support.SUPPORTED if holds else Support.REFUTED
 
 
 @dataclass(frozen=True)
@@ -123,3 +118,29 @@ def relative(b: Wide, a: Wide) -> float:
     """|b − a| / |a|; 0 where both are zero, inf where only a is."""
     distance, norm = float(np.linalg.norm(b - a)), float(np.linalg.norm(a))
     return 0.0 if distance == 0 else distance / norm if norm else float("inf")
+
+
+Outcome = tuple[Support, str]
+"""What the values say of a signature, and the numbers that say so."""
+
+Test = Callable[[StageEvidence], Outcome]
+Signature = Callable[[StageEvidence], Hypothesis]
+
+
+def supported_if(holds: bool) -> Support:
+    """Supported or refuted."""
+    return Support.SUPPORTED if holds else Support.REFUTED
+
+
+def signature(name: str, cause: str) -> Callable[[Test], Signature]:
+    """Makes a test of the values into the signature `name`; `cause` is what usually causes it."""
+
+    def decorate(test: Test) -> Signature:
+        @wraps(test)
+        def hypothesis(evidence: StageEvidence) -> Hypothesis:
+            support, text = test(evidence)
+            return Hypothesis(name, support, text, cause)
+
+        return hypothesis
+
+    return decorate

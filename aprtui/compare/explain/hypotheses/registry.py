@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from aprtui.compare.comparison import Hypothesis, Support
 from aprtui.compare.explain.hypotheses import channels, tokens, values
-from aprtui.compare.explain.hypotheses.evidence import StageEvidence
+from aprtui.compare.explain.hypotheses.evidence import Signature, StageEvidence
 
-SIGNATURES: tuple[Callable[[StageEvidence], Hypothesis], ...] = (
+SIGNATURES: tuple[Signature, ...] = (
     values.not_finite,
     values.another_tensor,
     values.scaled,
