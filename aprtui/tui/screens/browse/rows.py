@@ -18,7 +18,7 @@ from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.stats import StageStats
 from aprtui.tui.draw.readout import SEPARATOR
-from aprtui.tui.screens.browse.find import Found, Kind
+from aprtui.tui.screens.browse.artifacts import Found, Kind
 from aprtui.tui.widgets.table import Column, Row, Tone
 
 FOUND_COLUMNS = (

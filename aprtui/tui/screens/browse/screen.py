@@ -12,9 +12,9 @@ from aprtui.trace.graph import Node
 from aprtui.tui.frame.recent import remember
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import as_typed
-from aprtui.tui.screens.browse.find import Kind
-from aprtui.tui.screens.browse.load import CaptureContents, ModelContents
-from aprtui.tui.screens.browse.parts import EXPLANATION, CaptureGrid, FilterInput
+from aprtui.tui.screens.browse.artifacts import Kind
+from aprtui.tui.screens.browse.capture_grid import EXPLANATION, CaptureGrid, FilterInput
+from aprtui.tui.screens.browse.contents import CaptureContents, ModelContents
 from aprtui.tui.screens.browse.view import BrowseView
 from aprtui.tui.widgets.table import Table
 

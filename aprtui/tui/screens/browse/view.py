@@ -21,9 +21,9 @@ from aprtui.tui.frame.recent import recent_paths
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState
 from aprtui.tui.frame.tool_screen import ToolScreen
-from aprtui.tui.screens.browse.find import Finder, Found, Kind, Listing
-from aprtui.tui.screens.browse.load import CaptureContents, Contents, ModelContents, contents
-from aprtui.tui.screens.browse.parts import NOTHING_FOUND, CaptureGrid, FilterInput
+from aprtui.tui.screens.browse.artifacts import Finder, Found, Kind, Listing
+from aprtui.tui.screens.browse.capture_grid import NOTHING_FOUND, CaptureGrid, FilterInput
+from aprtui.tui.screens.browse.contents import CaptureContents, Contents, ModelContents, contents
 from aprtui.tui.screens.browse.rows import (
     FOUND_COLUMNS,
     STAGE_COLUMNS,

@@ -28,8 +28,8 @@ from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen, as_typed
 from aprtui.tui.widgets.cells_grid import CellsGrid
-from aprtui.tui.widgets.contracts_dock import contract_paths
-from aprtui.tui.widgets.contracts_rows import (
+from aprtui.tui.widgets.contracts.dock import contract_paths
+from aprtui.tui.widgets.contracts.rows import (
     DOCUMENT_COLUMNS,
     FALSIFIER_COLUMNS,
     counts_title,

@@ -37,7 +37,7 @@ from aprtui.tui.screens.diff.sides import Sides
 from aprtui.tui.screens.diff.source import DiffRequest
 from aprtui.tui.screens.diff.verdict import VerdictLines
 from aprtui.tui.screens.diff.words import SEPARATOR, flip_words, stage_words
-from aprtui.tui.widgets.contracts_dock import ContractsDock
+from aprtui.tui.widgets.contracts.dock import ContractsDock
 from aprtui.tui.widgets.table import Table
 
 WIDE = 160

@@ -18,7 +18,7 @@ from aprtui.model.tensor_table import TensorInfo, TensorSummary, summarise, tens
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.trace.stage_reader import StageReader, reader_stats
-from aprtui.tui.screens.browse.find import Found, Kind
+from aprtui.tui.screens.browse.artifacts import Found, Kind
 
 Cancelled = Callable[[], bool]
 T = TypeVar("T")

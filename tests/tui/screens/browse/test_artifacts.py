@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from aprtui.resources import embedded_model
-from aprtui.tui.screens.browse import find as browse_find
-from aprtui.tui.screens.browse.find import DEPTH, Finder, Kind
+from aprtui.tui.screens.browse import artifacts as browse_find
+from aprtui.tui.screens.browse.artifacts import DEPTH, Finder, Kind
 from aprtui.tui.screens.browse.rows import age_text, place_text, size_text
 from tests.compare.synthetic import write_capture
 
