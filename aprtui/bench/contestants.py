@@ -44,7 +44,7 @@ class OurContestant:
     """This project's engine. `capture` evaluates a prompt and writes every stage of every layer."""
 
     def __init__(self, spec: Ours) -> None:
-        from aprtui.engine.backends import open_engine
+        from aprtui.engine.opening import open_engine
         from aprtui.model.model import load_model
 
         self._spec = spec

@@ -16,6 +16,7 @@ from aprtui.bench.contestants import LlamaCpp, Ours, OursCapturing, PageCache
 from aprtui.bench.worker import Contestant, Job, Worker
 from aprtui.engine.protocol import Mode
 from aprtui.model.model import load_model
+from aprtui.progress import Progress
 from aprtui.trace.writer import planned_files
 
 PROMPT = 512
@@ -46,7 +47,7 @@ class Options:
     directory: Path | None = None
 
 
-def run_cpu(options: Options, progress: Callable[[str, int, int], None]) -> Iterator[Figure]:
+def run_cpu(options: Options, progress: Progress) -> Iterator[Figure]:
     """Measure, part by part."""
     yield from _against_peer(options, progress)
     yield from _taps(options, progress)
@@ -57,7 +58,7 @@ def _rounds(
     builders: Mapping[str, tuple[Callable[[], Contestant], Job]],
     options: Options,
     vocabulary: int,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
     what: str,
 ) -> dict[str, list[float]]:
     """Seconds of each contestant in each round, measured in turns after one warm-up each."""
@@ -83,7 +84,7 @@ def _paired(numerator: Sequence[float], denominator: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
 
 
-def _against_peer(options: Options, progress: Callable[[str, int, int], None]) -> Iterator[Figure]:
+def _against_peer(options: Options, progress: Progress) -> Iterator[Figure]:
     vocabulary = load_model(options.model).config.graph.vocabulary
     context = PROMPT + DECODED
     size = options.model.stat().st_size
@@ -120,7 +121,7 @@ def _memory(ours: Ours, size: int, vocabulary: int) -> Iterator[Figure]:
     )  # fmt: skip
 
 
-def _taps(options: Options, progress: Callable[[str, int, int], None]) -> Iterator[Figure]:
+def _taps(options: Options, progress: Progress) -> Iterator[Figure]:
     vocabulary = load_model(options.model).config.graph.vocabulary
     job = Job("decode", DECODED)
     plain = Ours(options.model, Mode.Q8, options.threads, PROMPT)
@@ -132,7 +133,7 @@ def _taps(options: Options, progress: Callable[[str, int, int], None]) -> Iterat
     )  # fmt: skip
 
 
-def _capture(options: Options, progress: Callable[[str, int, int], None]) -> Iterator[Figure]:
+def _capture(options: Options, progress: Progress) -> Iterator[Figure]:
     model = load_model(options.model)
     vocabulary = model.config.graph.vocabulary
     job = Job("prefill", PROMPT)

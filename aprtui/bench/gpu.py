@@ -25,13 +25,14 @@ import aprtui
 from aprtui.bench.contestants import Discard
 from aprtui.bench.cpu import Figure
 from aprtui.bench.worker import PROMPT_SEED, resident_bytes
-from aprtui.contracts.evidence.revision import revision_of
-from aprtui.engine.backends import open_engine
+from aprtui.contracts.evidence.project import revision_of
 from aprtui.engine.cuda.detect import detect
+from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import NO_TAPS, KvType, Mode, Taps
 from aprtui.engine.sampling import GREEDY, Sampler, Sampling
 from aprtui.errors import EngineError
 from aprtui.model.model import Model, load_model
+from aprtui.progress import Progress
 
 if TYPE_CHECKING:
     from aprtui.engine.cuda.device import Device
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 
 _COPY = 1 << 29
 _REPLAYS = 20
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from aprtui.engine.evaluation.detection import REPLAY
 from aprtui.engine.evaluation.false_alarms import Judged, judge_pairs, judge_replays, judged, own_captures
+from aprtui.engine.evaluation.fault_detection import REPLAY
 from aprtui.engine.replay.evaluators import Evaluators
-from aprtui.engine.replay.identify import known_tokens
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
+from aprtui.engine.replay.token_ids import known_tokens
 from aprtui.errors import UnreadableError
 from aprtui.model.model import Model, load_model
+from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
-
-Progress = Callable[[str, int, int], None]
 
 FAULTS = "faults"
 

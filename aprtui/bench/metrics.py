@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy as np
 from aprtui.bench.cpu import Figure
 from aprtui.compare.metrics.measure import measure
 from aprtui.errors import EngineError
+from aprtui.progress import Progress
 from aprtui.trace.aprt import read_aprt, write_aprt
 
 WIDTH = 4096
@@ -47,7 +48,7 @@ class _Round:
     private: int
 
 
-def run_metrics(options: MetricsOptions, progress: Callable[[str, int, int], None]) -> Iterator[Figure]:
+def run_metrics(options: MetricsOptions, progress: Progress) -> Iterator[Figure]:
     """Write two captures that differ by noise of 1e-3 in every value, and measure.
 
     Raises `EngineError` where they cannot be written, and where the measuring process ends early.
@@ -72,7 +73,7 @@ def run_metrics(options: MetricsOptions, progress: Callable[[str, int, int], Non
     )  # fmt: skip
 
 
-def _write_captures(folder: Path, size: int, progress: Callable[[str, int, int], None]) -> list[tuple[Path, Path]]:
+def _write_captures(folder: Path, size: int, progress: Progress) -> list[tuple[Path, Path]]:
     """Stage files `[tokens, WIDTH]` of both sides, which stay in page cache."""
     random = np.random.default_rng(1)
     count = max(1, size // STAGE_BYTES)
@@ -91,9 +92,7 @@ def _write_captures(folder: Path, size: int, progress: Callable[[str, int, int],
     return pairs
 
 
-def _measured(
-    pairs: list[tuple[Path, Path]], options: MetricsOptions, progress: Callable[[str, int, int], None]
-) -> Iterator[_Round]:
+def _measured(pairs: list[tuple[Path, Path]], options: MetricsOptions, progress: Progress) -> Iterator[_Round]:
     context = multiprocessing.get_context("spawn")
     pipe, child = context.Pipe()
     process = context.Process(target=_serve, args=(child, pairs, options.rounds, options.threads), daemon=True)
@@ -113,7 +112,7 @@ def _measured(
 def _serve(pipe: Connection, pairs: list[tuple[Path, Path]], rounds: int, threads: int) -> None:
     from aprtui.compare.metrics import passes
 
-    passes.default_threads = lambda: threads
+    passes.most_threads = lambda: threads
     first = _measure_once(pairs)  # compiles the kernels, and brings the files into page cache
     for _ in range(rounds):
         begin = time.perf_counter()

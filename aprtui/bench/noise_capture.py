@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui import __version__
+from aprtui.progress import Progress
 from aprtui.trace.graph import GraphConfig, graph_for
 from aprtui.trace.manifest import EngineInfo, Manifest, ModelInfo, relative_path
 from aprtui.trace.writer import CaptureWriter, planned_files
@@ -23,7 +23,7 @@ _STEP = 7919
 
 
 def write_noise_capture(
-    path: Path, config: GraphConfig, tokens: int, progress: Callable[[str, int, int], None], error: float = 0.0
+    path: Path, config: GraphConfig, tokens: int, progress: Progress, error: float = 0.0
 ) -> Manifest:
     """Write every stage of `tokens` positions as normal noise, the same in every capture but for an `error` of that
     relative size. Raises `EngineError` where it cannot be written."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from aprtui.errors import EngineError
 from aprtui.model.gguf_file import GgufFile, StringArray
-from aprtui.model.weights import WeightType
+from aprtui.model.weight_types import WeightType
 
 _BLOCK = 256
 

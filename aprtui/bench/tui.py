@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from aprtui.bench.noise_capture import SEVEN_BILLION, TWO_THOUSAND_FILES, write_
 from aprtui.bench.random_model import SHAPES, write_random_model
 from aprtui.bench.terminal import PseudoTerminal
 from aprtui.errors import EngineError
+from aprtui.progress import Progress
 from aprtui.resources import embedded_model
 
 SIZES = ((120, 40), (200, 60))
@@ -45,8 +46,6 @@ TOKENS = 600
 """What `aprtui run` generates in a round: some five seconds."""
 
 PROGRAM = (sys.executable, "-m", "aprtui")
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

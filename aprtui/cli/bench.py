@@ -47,15 +47,15 @@ def cpu(
     from dataclasses import asdict
 
     from aprtui.bench.cpu import Options, run_cpu
-    from aprtui.cli.progress import Progress
-    from aprtui.engine.backends import default_threads
+    from aprtui.cli.progress import ProgressLine
+    from aprtui.machine import default_threads
 
     path = model or _random_model(shape, directory)
     options = Options(path, threads or default_threads(), rounds, peer, directory)
     click.echo(
         f"aprtui: {path.name}, {options.threads} threads, medians of {rounds}, load {os.getloadavg()[0]:.1f}", err=True
     )
-    with Progress() as progress:
+    with ProgressLine() as progress:
         for figure in run_cpu(options, progress):
             if as_json:
                 write_record(asdict(figure))
@@ -94,7 +94,7 @@ def gpu(
     from dataclasses import asdict
 
     from aprtui.bench.gpu import GpuOptions, Setting, run_gpu, setting_record
-    from aprtui.cli.progress import Progress
+    from aprtui.cli.progress import ProgressLine
     from aprtui.engine.cuda.detect import detect
 
     detect().require()
@@ -108,7 +108,7 @@ def gpu(
             click.echo("\n".join(f"{name:10} {value}" for name, value in asdict(setting).items() if value))
 
     options = GpuOptions(model or _random_model(shape, directory), rounds, prompt, decode, soak, llama_bench)
-    with Progress() as progress:
+    with ProgressLine() as progress:
         for figure in run_gpu(options, told, progress):
             records.append({"record": "figure", **asdict(figure)})
             if as_json:
@@ -137,9 +137,9 @@ def verdicts(model: Path | None, captures: Path | None, every: int, part: str | 
     """
     from aprtui.cli import bench_verdicts
     from aprtui.cli.options import open_model
-    from aprtui.cli.progress import Progress
+    from aprtui.cli.progress import ProgressLine
 
-    with Progress() as progress:
+    with ProgressLine() as progress:
         if part in (None, "detection"):
             bench_verdicts.detection(open_model(model), every, as_json, progress)
         if captures is not None and part in (None, "honest"):
@@ -174,9 +174,9 @@ def tui(rounds: int, directory: Path | None, part: str | None, backend: str, as_
     from dataclasses import asdict
 
     from aprtui.bench.tui import TuiOptions, run_keys, run_live
-    from aprtui.cli.progress import Progress
+    from aprtui.cli.progress import ProgressLine
 
-    with tempfile.TemporaryDirectory(prefix="aprtui-bench-", dir=directory) as folder, Progress() as progress:
+    with tempfile.TemporaryDirectory(prefix="aprtui-bench-", dir=directory) as folder, ProgressLine() as progress:
         options = TuiOptions(Path(folder), rounds, backend)
         parts = {"live": run_live, "keys": run_keys}
         for measure in [parts[part]] if part else parts.values():

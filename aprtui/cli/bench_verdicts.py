@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 import click
 
 from aprtui.cli.json_lines import write_record
-from aprtui.cli.progress import Progress
+from aprtui.progress import Progress
 
 if TYPE_CHECKING:
-    from aprtui.engine.evaluation.detection import Tally
     from aprtui.engine.evaluation.false_alarms import Judged
+    from aprtui.engine.evaluation.fault_detection import Tally
     from aprtui.model.model import Model
 
 
 def detection(model: Model, every: int, as_json: bool, progress: Progress) -> None:
     """Faults planted and named, for each kind and signal."""
-    from aprtui.engine.evaluation.detection import SIGNALS, run_detection
+    from aprtui.engine.evaluation.fault_detection import SIGNALS, run_detection
 
     tallies = []
     for tally in run_detection(model, progress, every=every):

@@ -131,7 +131,7 @@ def _diff_captures(
     a: Path, b: Path, judging: Judging, mapping: Path | None, extras: bool, options: ComparisonOptions
 ) -> int:
     from aprtui.cli.comparison.next_steps import diff_steps
-    from aprtui.cli.progress import Progress
+    from aprtui.cli.progress import ProgressLine
     from aprtui.compare.captures import compare_captures
     from aprtui.compare.context import state_context
     from aprtui.trace.capture import Capture
@@ -143,9 +143,9 @@ def _diff_captures(
     for capture in dict.fromkeys((a, b)):
         warn_about(left if capture == a else right)
     asked = _diff_options(options, mapping, extras)
-    with Progress() as progress:
-        grounds, tokens = judging.grounds(left, right, asked, options.policy, progress)
-        comparison = compare_captures(left, right, _with_tokens(asked, tokens), progress, grounds)
+    with ProgressLine() as progress:
+        criteria, tokens = judging.criteria(left, right, asked, options.policy, progress)
+        comparison = compare_captures(left, right, _with_tokens(asked, tokens), progress, criteria)
     context = state_context(left, right)
     steps = diff_steps(comparison, a, b, options, judging.words())
     return report((str(a), str(b)), context, comparison, options, steps)
@@ -155,7 +155,7 @@ def _with_tokens(asked: DiffOptions, tokens: tuple[int, ...] | None) -> DiffOpti
     """The options with ids that the model told, where the user gave none."""
     if asked.tokens is not None or tokens is None:
         return asked
-    from aprtui.engine.replay.identify import TABLE_SOURCE
+    from aprtui.engine.replay.token_ids import TABLE_SOURCE
 
     return replace(asked, tokens=tokens, token_source=TABLE_SOURCE)
 

@@ -81,20 +81,16 @@ def _libraries() -> Iterator[Finding]:
 
 
 def _processor() -> Finding:
-    from aprtui.engine.backends import default_threads, numba_missing
-    from aprtui.engine.processor import processor_name
+    from aprtui.engine.opening import numba_missing
+    from aprtui.machine import default_threads, memory_bytes, processor_name
 
-    described = f"{processor_name()}, {default_threads()} cores, {_memory_gb():.0f} GB memory"
+    described = f"{processor_name()}, {default_threads()} cores, {memory_bytes() / 1e9:.0f} GB memory"
     missing = numba_missing()
     if missing:
         return Finding("CPU engine", State.OPTIONAL, f"{described}; numpy only, slow", missing)
     from aprtui.engine.cpu.matmul import TIER
 
     return Finding("CPU engine", State.OK, f"{described}; kernels: {TIER}")
-
-
-def _memory_gb() -> float:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
 
 
 def _kernel_cache() -> Finding:

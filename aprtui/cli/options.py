@@ -123,8 +123,8 @@ def chosen_context(model: Model, options: EngineOptions, needed: int) -> int:
 
 def open_engine(model: Model, options: EngineOptions, needed: int) -> Engine:
     """The engine that `options` ask for, with room for `needed` positions where no context is given."""
-    from aprtui.cli.progress import Progress
-    from aprtui.engine import backends
+    from aprtui.cli.progress import ProgressLine
+    from aprtui.engine import opening
     from aprtui.engine.protocol import KvType, Mode
 
     context = chosen_context(model, options, needed)
@@ -135,8 +135,8 @@ def open_engine(model: Model, options: EngineOptions, needed: int) -> Engine:
     faults = injected_faults(model, options)
     for fault in faults:
         click.echo(f"aprtui: injected fault: {fault}", err=True)
-    with Progress() as progress:
-        engine = backends.open_engine(
+    with ProgressLine() as progress:
+        engine = opening.open_engine(
             model, backend=options.backend, mode=Mode(options.mode), kv=KvType(options.kv),
             threads=options.threads, context=context, fit=options.fit,
             intervention=_injector(model, options, faults), progress=progress,

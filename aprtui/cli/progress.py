@@ -14,7 +14,7 @@ _PATIENCE_SECONDS = 1.0
 _SECONDS_A_LINE = 2.0
 
 
-class Progress:
+class ProgressLine:
     """Call it with what is being done, how much of it is done, and out of how many."""
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Progress:
         self._since, self._last = self._started, (0, 0)
         self._written = -_SECONDS_A_LINE
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressLine:
         return self
 
     def __call__(self, what: str, done: int, total: int) -> None:

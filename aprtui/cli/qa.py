@@ -52,8 +52,8 @@ def command(
     A gate that cannot be run here is skipped, which is not passed. Exit codes: 0 all gates that were run passed, 1 one
     failed or a required one was skipped, 3 no GGUF file, 125 fewer gates were run than --min-executed.
     """
+    from aprtui.engine.quality.gate import QualityOptions
     from aprtui.engine.quality.gates import run_quality
-    from aprtui.engine.quality.subject import QualityOptions
     from aprtui.resources import embedded_model
 
     path = embedded_model() if model is None else model
@@ -91,7 +91,7 @@ def _print_gate(gate: GateResult) -> None:
 
 def _document(report: QualityReport, started: datetime) -> dict[str, Any]:
     """The report with the fields of `apr qa --json`, and the verdict."""
-    from aprtui.engine.processor import processor_name
+    from aprtui.machine import processor_name
 
     return {
         "model": str(report.model),

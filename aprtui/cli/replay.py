@@ -46,7 +46,7 @@ def command(
     """
     from aprtui.cli.comparison.next_steps import replay_steps
     from aprtui.cli.diff import warn_about
-    from aprtui.cli.progress import Progress
+    from aprtui.cli.progress import ProgressLine
     from aprtui.engine.replay.arithmetic import parse_rounding
     from aprtui.engine.replay.evaluators import Evaluators
     from aprtui.engine.replay.replay import ReplayOptions, replay_capture
@@ -63,7 +63,7 @@ def command(
     )
     loaded, opened = open_model(model), Capture.open(capture)
     warn_about(opened)
-    with Progress() as progress, Evaluators(loaded, backend, threads, progress) as evaluators:
+    with ProgressLine() as progress, Evaluators(loaded, backend, threads, progress) as evaluators:
         comparison = replay_capture(opened, loaded, replayed, evaluators, progress)
     words = [*options.words(), *(["--rounding", rounding] if rounding else [])]
     sides = (f"{loaded.path}, from captured inputs", str(capture))

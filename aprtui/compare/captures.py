@@ -16,10 +16,10 @@ from aprtui.compare.conclusion import Findings, conclude
 from aprtui.compare.metrics.logits import LogitMetrics, measure_indices, measure_logits
 from aprtui.compare.metrics.measure import Metric, PairMetrics, measure
 from aprtui.compare.verdict import DEFAULT_METRIC, StageVerdict, Tolerance, Verdict, is_plausible, judge, judge_indices
+from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Axis, Node, Stage, StageGraph
 
-Progress = Callable[[str, int, int], None]
 Bounds = Callable[[Node], Sequence[Tolerance]]
 """What each stage is held against; none where nothing says how far it may differ."""
 Gate = Callable[[StagePair, PairMetrics], str | None]
@@ -42,7 +42,7 @@ class DiffOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Grounds:
+class Criteria:
     """What a comparison is judged by beyond the user's tolerances: bounds from floors or a policy and a `gate` behind
     them, or what a replay found of each stage (`injected`, of side A and B), which then decides.
     `statements` tell the reader what it is."""
@@ -55,11 +55,11 @@ class Grounds:
     unjudgeable: bool = False
 
 
-NO_GROUNDS = Grounds()
+NO_CRITERIA = Criteria()
 
 
 def compare_captures(
-    a: Capture, b: Capture, options: DiffOptions, progress: Progress | None = None, grounds: Grounds = NO_GROUNDS
+    a: Capture, b: Capture, options: DiffOptions, progress: Progress | None = None, criteria: Criteria = NO_CRITERIA
 ) -> Comparison:
     """Compare capture `b` with the reference `a`; `progress` is told what is done, how much of it, out of how many.
 
@@ -86,12 +86,12 @@ def compare_captures(
         if isinstance(pair, Unpaired):
             skipped.append(pair)
         else:
-            stages.append(_compare(pair, coverage.graph[node.stage], options.tolerances, grounds))
+            stages.append(_compare(pair, coverage.graph[node.stage], options.tolerances, criteria))
     findings = Findings(
         coverage.graph, alignment, stages, skipped, coverage.expected, coverage.allowed, _unfinished(a, b),
         frozenset((a.files.keys() & b.files.keys()).difference(coverage.nodes)),
-        stages[0].verdict.metric if stages and grounds.bounds else _shown_metric(options), options.limit,
-        (*grounds.statements, *_swaps(stages, coverage.graph, pair_of)), grounds.doubts, grounds.unjudgeable,
+        stages[0].verdict.metric if stages and criteria.bounds else _shown_metric(options), options.limit,
+        (*criteria.statements, *_swaps(stages, coverage.graph, pair_of)), criteria.doubts, criteria.unjudgeable,
         extras=options.extras,
     )  # fmt: skip
     return conclude(findings, pair_of)
@@ -132,15 +132,15 @@ def _is_lost(capture: Capture, node: Node) -> bool:
     return node not in capture.files and is_unfinished(capture) and node in capture.promised
 
 
-def _compare(pair: StagePair, stage: Stage, tolerances: Sequence[Tolerance], grounds: Grounds) -> StageComparison:
+def _compare(pair: StagePair, stage: Stage, tolerances: Sequence[Tolerance], criteria: Criteria) -> StageComparison:
     measured = measure(pair.a, pair.b, causal=pair.causal)
-    bounds = [*tolerances, *(grounds.bounds(pair.node) if grounds.bounds else ())]
+    bounds = [*tolerances, *(criteria.bounds(pair.node) if criteria.bounds else ())]
     if stage.holds_indices:
         verdict = judge_indices(pair.node, measure_indices(pair.a, pair.b))
     else:
-        verdict = _judged(pair, measured.metrics, bounds, grounds)
-    injected = (grounds.injected or {}).get(pair.node, (None, None))
-    if grounds.injected is not None:
+        verdict = _judged(pair, measured.metrics, bounds, criteria)
+    injected = (criteria.injected or {}).get(pair.node, (None, None))
+    if criteria.injected is not None:
         verdict = _decisive(injected) or verdict
     return StageComparison(
         pair.node, measured.metrics, measured.tokens, verdict, pair.matched, pair.a.shape, pair.first_token,
@@ -148,11 +148,11 @@ def _compare(pair: StagePair, stage: Stage, tolerances: Sequence[Tolerance], gro
     )  # fmt: skip
 
 
-def _judged(pair: StagePair, metrics: PairMetrics, bounds: Sequence[Tolerance], grounds: Grounds) -> StageVerdict:
+def _judged(pair: StagePair, metrics: PairMetrics, bounds: Sequence[Tolerance], criteria: Criteria) -> StageVerdict:
     verdict = judge(pair.node, metrics, bounds)
-    if grounds.gate is None or verdict.verdict is not Verdict.PASS or metrics.equal:
+    if criteria.gate is None or verdict.verdict is not Verdict.PASS or metrics.equal:
         return verdict
-    failure = grounds.gate(pair, metrics)
+    failure = criteria.gate(pair, metrics)
     return verdict if failure is None else replace(verdict, verdict=Verdict.FAIL, reason=failure)
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from aprtui.compare.align.pairing import Unpaired
 from aprtui.compare.align.tokens import TokenAlignment
-from aprtui.compare.explain.classify import State
+from aprtui.compare.explain.classify import ErrorState
 from aprtui.compare.explain.hypotheses import Hypothesis
 from aprtui.compare.explain.locate import Element
 from aprtui.compare.metrics.extras import UlpHistogram
@@ -37,7 +37,7 @@ class StageComparison:
     matched: str
     shape: tuple[int, ...]
     first_token: int = 0
-    state: State = State.UNKNOWN
+    state: ErrorState = ErrorState.UNKNOWN
     injected: tuple[StageVerdict | None, StageVerdict | None] = (None, None)
     segment: tuple[Node, ...] = ()
     logits: LogitMetrics | None = None
@@ -57,7 +57,7 @@ class Divergence:
     place: dict[str, int]
     segment: tuple[Node, ...]
     not_selected: tuple[Node, ...] = ()
-    state: State = State.UNKNOWN
+    state: ErrorState = ErrorState.UNKNOWN
     certainty: str = ""
     settled_by: str | None = None
 

@@ -13,10 +13,10 @@ from aprtui.compare.align.coverage import blame
 from aprtui.compare.align.pairing import StagePair, Unpaired
 from aprtui.compare.align.tokens import TokenAlignment
 from aprtui.compare.comparison import Comparison, Divergence, FloatSteps, Focus, FocusKind, StageComparison
-from aprtui.compare.explain.classify import State, TokenJudgement, classify, tokens_beyond
+from aprtui.compare.explain.classify import ErrorState, TokenJudgement, classify, tokens_beyond
 from aprtui.compare.explain.focus import choose_focus
 from aprtui.compare.explain.hints import find_hints
-from aprtui.compare.explain.hypotheses import Evidence, Hypothesis, hypothesise
+from aprtui.compare.explain.hypotheses import Hypothesis, StageEvidence, hypothesise
 from aprtui.compare.explain.locate import first_failing_place, top_elements
 from aprtui.compare.metrics.extras import ulp_histogram
 from aprtui.compare.metrics.measure import Metric
@@ -112,7 +112,9 @@ def _hypotheses(
     sized = replace(stage, width=pair.a.shape[0] if pair.causal else pair.a.shape[1])
     known = findings.known(node) if findings.known else {}
     return hypothesise(
-        Evidence(sized, findings.graph.config, pair.a, pair.b, bound or ROUNDING_REL_L2, siblings, known, _worst(entry))
+        StageEvidence(
+            sized, findings.graph.config, pair.a, pair.b, bound or ROUNDING_REL_L2, siblings, known, _worst(entry)
+        )
     )
 
 
@@ -218,11 +220,11 @@ def _certainty(failed: StageComparison, segment: Sequence[Node]) -> tuple[str, s
     """How sure it is that `failed` is to blame, and what would settle it."""
     if len(segment) > 1:
         return "one of the stages in the segment is to blame", "capture the stages in between as well"
-    if failed.verdict.metric is Metric.NON_FINITE and failed.state is State.INJECTED:
+    if failed.verdict.metric is Metric.NON_FINITE and failed.state is ErrorState.INJECTED:
         return "certain: NaN or Inf appears here and in none of its inputs", None
     if failed.verdict.signal is Signal.INJECTED:
         return "certain: recomputed from the stage's own captured inputs", None
     settled_by = "a replay of each side with its model: --replay --model MODEL"
-    if failed.state is State.INJECTED:
+    if failed.state is ErrorState.INJECTED:
         return "likely: all that it is computed from is within bounds", settled_by
     return "open: what it is computed from is beyond its bound, or was not judged", settled_by

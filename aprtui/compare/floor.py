@@ -6,17 +6,18 @@ three times the floor, as in the three-way gate of AWS Neuron's accuracy debugge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from aprtui.compare.align.coverage import Selection, plan_coverage
 from aprtui.compare.align.pairing import StagePair, pair_stage
 from aprtui.compare.align.tokens import align_tokens
-from aprtui.compare.captures import Bounds, Grounds
+from aprtui.compare.captures import Bounds, Criteria
 from aprtui.compare.metrics.extras import error_overlap
 from aprtui.compare.metrics.measure import Metric, PairMetrics, measure
 from aprtui.compare.verdict import ROUNDING_REL_L2, Tolerance
+from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 
@@ -44,17 +45,17 @@ def floor_bounds(floors: Mapping[Node, float], basis: str) -> Bounds:
     return bounds
 
 
-def reference_grounds(
-    a: Capture, reference: Capture, tokens: tuple[int, ...] | None, progress: Callable[[str, int, int], None] | None
-) -> Grounds:
-    """Grounds from `reference`, a capture by an engine that errs as the reference's own kind does.
+def reference_criteria(
+    a: Capture, reference: Capture, tokens: tuple[int, ...] | None, progress: Progress | None
+) -> Criteria:
+    """Criteria from `reference`, a capture by an engine that errs as the reference's own kind does.
 
     Its error against `a` is the floor of each stage that both hold: three times that in relative L2 of the worst
     token, five times in relative L∞. A reference whose tokens are not A's gives none, and a doubt.
     """
     alignment = align_tokens(a, reference, tokens)
     if alignment.problem:
-        return Grounds(doubts=(f"the floor's capture cannot be compared with A: {alignment.problem}",))
+        return Criteria(doubts=(f"the floor's capture cannot be compared with A: {alignment.problem}",))
     coverage = plan_coverage(a, reference, Selection(), ())
     found: dict[Node, tuple[Tolerance, ...]] = {}
 
@@ -70,7 +71,7 @@ def reference_grounds(
         pair = pair_of(node)
         if pair is not None:
             found[node] = _ratios(pair)
-    return Grounds(
+    return Criteria(
         bounds=lambda node: found.get(node, ()),
         gate=lambda pair, metrics: _distribution_gate(pair, metrics, pair_of(pair.node)),
         statements=(f"floor: the error of {reference.path} against A, at {len(found)} stages",),

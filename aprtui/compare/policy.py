@@ -19,17 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from aprtui.compare.verdict import Tolerance, parse_tolerance
-from aprtui.compare.yaml_fields import fields_of, texts_of
-from aprtui.compare.yaml_file import read_yaml
 from aprtui.errors import UsageError
 from aprtui.trace.graph import MAX_LAYERS, Node, canonical_name
 from aprtui.trace.select import parse_layers
+from aprtui.yaml_file import fields_of, read_settings, texts_of
 
 BASIS = "the policy"
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class PolicyRule:
     """Bounds for the stages that match `stage`; `layers` is None where all layers, and stages outside of layers, do."""
 
     stage: str
@@ -46,7 +45,7 @@ class Policy:
     """A policy as read."""
 
     path: Path
-    rules: tuple[Rule, ...]
+    rules: tuple[PolicyRule, ...]
     allow_missing: tuple[str, ...]
 
     def tolerances(self, node: Node) -> tuple[Tolerance, ...]:
@@ -59,7 +58,7 @@ class Policy:
 
 def read_policy(path: Path) -> Policy:
     """The policy in a YAML file. Raises `UsageError`, naming file and field."""
-    document = fields_of(read_yaml(path), path, "the file", {"rules", "allow_missing"}, needed={"rules"})
+    document = fields_of(read_settings(path), path, "the file", {"rules", "allow_missing"}, needed={"rules"})
     rules = document["rules"]
     if not isinstance(rules, list) or not rules:
         raise UsageError(f"{path}: rules: expected a list with at least one rule")
@@ -67,7 +66,7 @@ def read_policy(path: Path) -> Policy:
     return Policy(path, read, tuple(texts_of(document.get("allow_missing", []), path, "allow_missing")))
 
 
-def _rule(rule: Any, path: Path, where: str) -> Rule:
+def _rule(rule: Any, path: Path, where: str) -> PolicyRule:
     fields = fields_of(rule, path, where, {"stage", "layers", "bounds"}, needed={"stage", "bounds"})
     (stage,) = texts_of([fields["stage"]], path, f"{where}.stage")
     layers = fields.get("layers")
@@ -78,7 +77,7 @@ def _rule(rule: Any, path: Path, where: str) -> Rule:
     bounds = fields["bounds"]
     if not isinstance(bounds, dict) or not bounds:
         raise UsageError(f"{path}: {where}.bounds: expected metrics with their bounds, as {{rel_l2: 1.0e-3}}")
-    return Rule(
+    return PolicyRule(
         canonical_name(stage), chosen, tuple(_bound(*entry, path, f"{where}.bounds") for entry in bounds.items())
     )
 

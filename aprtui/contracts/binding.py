@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 
-from aprtui.contracts.checks.asked import named_layers, named_stages
+from aprtui.contracts.checks.arguments import named_layers, named_stages
 from aprtui.contracts.documents.document import CheckCall, Document, Falsifier
 from aprtui.errors import UsageError
 from aprtui.trace.graph import ALIASES, Node, Scope, StageGraph, canonical_name, known_names

@@ -14,8 +14,8 @@ from threading import Thread
 from typing import IO
 
 from aprtui.compare.verdict import Verdict
+from aprtui.contracts.checks.judgement import Judgement, unknown
 from aprtui.contracts.documents.document import Falsifier
-from aprtui.contracts.judgement import Judgement, unknown
 
 _SHELL = frozenset("|&;<>()$`*?[]#~{}\n")
 """What a shell would give a meaning to: such a test is not one command."""

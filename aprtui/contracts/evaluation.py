@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.checks.asked import (
+from aprtui.contracts.checks.arguments import (
     BACKENDS,
     DEVICES_DIFFER,
     LAYERS,
@@ -22,19 +22,16 @@ from aprtui.contracts.checks.asked import (
     named_stages,
     wanted_nodes,
 )
+from aprtui.contracts.checks.judgement import Judgement, no_device, not_testable, unknown
+from aprtui.contracts.checks.mapping import CheckMap, check_of
 from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, ContractCheck, ModelCheck, PairCheck
 from aprtui.contracts.documents.document import CheckCall, Document, Falsifier
-from aprtui.contracts.judgement import Judgement, no_device, not_testable, unknown
 from aprtui.errors import AprtuiError
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 
 CUDA, ON_CPU = "cuda", ("cpu", "numpy")
 """Backends, as captures name them: the one of a device, and those of the CPU."""
-
-CheckMap = Mapping[str, CheckCall]
-"""Which check judges a falsifier of somebody else's contract, by the falsifier's id."""
-
 
 _COMMON: Mapping[type, frozenset[str]] = {
     ContractCheck: frozenset(),
@@ -43,11 +40,6 @@ _COMMON: Mapping[type, frozenset[str]] = {
     PairCheck: frozenset({STAGES, LAYERS, BACKENDS, DEVICES_DIFFER}),
 }
 """Parameters that every check of a kind takes beside its own."""
-
-
-def check_of(falsifier: Falsifier, mapping: CheckMap) -> CheckCall | None:
-    """The check that the contract names, else the one that `mapping` gives for its id; None where neither does."""
-    return falsifier.check or mapping.get(falsifier.id)
 
 
 def evaluate(document: Document, falsifier: Falsifier, subject: Subject, mapping: CheckMap) -> Judgement | None:

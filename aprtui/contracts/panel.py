@@ -15,12 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aprtui.contracts.binding import Binding, bind
-from aprtui.contracts.checks.asked import Subject
+from aprtui.contracts.checks.arguments import Subject
+from aprtui.contracts.checks.judgement import Judgement
+from aprtui.contracts.checks.mapping import CheckMap, check_of, own_mapping
 from aprtui.contracts.documents.document import CheckCall, Document, Falsifier
-from aprtui.contracts.documents.mapping import own_mapping
-from aprtui.contracts.evaluation import CheckMap, check_of, evaluate
-from aprtui.contracts.evidence.backing import Backing, Ledger, ledger_of
-from aprtui.contracts.judgement import Judgement
+from aprtui.contracts.evaluation import evaluate
+from aprtui.contracts.evidence.assessment import Backing, Ledger, ledger_of
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from aprtui.contracts.documents.document import Blocker, Document, Falsifier
-from aprtui.contracts.documents.mapping import own_mapping
-from aprtui.contracts.documents.maturity import Maturity
-from aprtui.contracts.evaluation import check_of
-from aprtui.contracts.evidence.backing import Backing, Ledger
+from aprtui.contracts.checks.mapping import check_of, own_mapping
+from aprtui.contracts.documents.document import Blocker, Document, Falsifier, Maturity
+from aprtui.contracts.evidence.assessment import Backing, Ledger
 
 _LONGEST_NAME = 60
 _ID = re.compile(r"\b[A-Z][A-Z0-9]*(?:-[A-Z0-9]+)*-\d{3,}\b|\b[A-Z][A-Z0-9]*(?:-[A-Z0-9]+){2,}\b|(?<!\w)#\d+\b")

@@ -49,7 +49,7 @@ class Settings:
 
 
 @dataclass(slots=True)
-class Progress:
+class TrainingProgress:
     """Where a run stands; `decay_at` and `steps` are None until the clock or the options have set them.
 
     The decay ends after `steps` steps; `polish` more follow.
@@ -67,7 +67,7 @@ class Progress:
         return self.steps is not None and self.step >= self.steps
 
 
-def learning_rate_factor(progress: Progress) -> float:
+def learning_rate_factor(progress: TrainingProgress) -> float:
     """Fraction of the full rate at the current step: linear warm-up, then 1, then linear decay to 0, twice."""
     if progress.steps is not None and progress.polishing:
         return POLISH_RATE * (1.0 - (progress.step - progress.steps) / progress.polish)
@@ -77,7 +77,7 @@ def learning_rate_factor(progress: Progress) -> float:
     return factor
 
 
-def start_decay_by_clock(progress: Progress, minutes: float) -> None:
+def start_decay_by_clock(progress: TrainingProgress, minutes: float) -> None:
     """Set `decay_at` and `steps` once the stable share of `minutes` has been used."""
     if progress.decay_at is None and progress.seconds >= (1.0 - DECAY_SHARE) * minutes * 60.0:
         progress.decay_at = progress.step
@@ -139,7 +139,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 
 def train(
-    work: Path, settings: Settings, shape: NetworkShape, progress: Progress, minutes: float, options: Any
+    work: Path, settings: Settings, shape: NetworkShape, progress: TrainingProgress, minutes: float, options: Any
 ) -> None:
     """Run to the end of the schedule, writing `checkpoint.pt` (and `stable.pt` before the decay) into `work`."""
     torch = load_torch()
@@ -155,7 +155,7 @@ def train(
         for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         given = progress
-        progress = Progress(**{**saved["progress"], "polish": given.polish})
+        progress = TrainingProgress(**{**saved["progress"], "polish": given.polish})
         if given.steps is not None:
             progress.decay_at, progress.steps = given.decay_at, given.steps
     full_rates = [[MATRIX_RATE], [OTHER_RATE, OTHER_RATE]]
@@ -228,7 +228,7 @@ def main(arguments: list[str] | None = None) -> None:
     load_torch().set_num_threads(options.threads)
     pid_file = options.work / "pid"
     pid_file.write_text(f"{os.getpid()}\n", encoding="ascii")
-    progress = Progress(decay_at=options.decay_at, steps=options.steps, polish=options.polish)
+    progress = TrainingProgress(decay_at=options.decay_at, steps=options.steps, polish=options.polish)
     try:
         train(options.work, Settings(seed=options.seed), NetworkShape(), progress, options.minutes, options)
     finally:

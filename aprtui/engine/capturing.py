@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui import __version__
-from aprtui.engine.backends import Progress
 from aprtui.engine.generation import evaluate, generate
 from aprtui.engine.protocol import Engine, Logits, Taps, TapSink
 from aprtui.errors import EngineError, UsageError
+from aprtui.progress import Progress
 from aprtui.trace.graph import Node
 from aprtui.trace.manifest import EngineInfo, Manifest, ModelInfo
 from aprtui.trace.stats import Accumulator

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.backends import open_engine
-from aprtui.engine.kept import keep
 from aprtui.engine.likeliest import likeliest
+from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Logits, Mode
+from aprtui.engine.result_cache import keep
 from aprtui.errors import UsageError
+from aprtui.progress import Progress
 from aprtui.resources import floor_cache
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ FEWEST_TOKENS = 8
 MOST_TOKENS = 32
 _CHUNK = 4
 """Tokens between two reports of progress."""
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from aprtui.engine.protocol import KvType, Mode, Rounding
 from aprtui.model.config import RopeAngles
-from aprtui.model.weights import Weight, WeightType
+from aprtui.model.weight_types import InputRounding, WeightType
+from aprtui.model.weights import Weight
 from aprtui.trace.graph import Op
 
 if TYPE_CHECKING:
@@ -72,53 +73,34 @@ def _unrounded(x: Array) -> Array:
     return x
 
 
-MATMUL_INPUT: Mapping[WeightType, str] = MappingProxyType(
-    {
-        WeightType.Q4_K: "q8_k",
-        WeightType.Q5_K: "q8_k",
-        WeightType.Q6_K: "q8_k",
-        WeightType.Q4_0: "q8_0",
-        WeightType.Q5_0: "q8_0",
-        WeightType.Q8_0: "q8_0",
-        WeightType.F16: "f16",
-        WeightType.BF16: "bf16",
-        WeightType.F32: "none",
-    }
-)
-"""Rounding of a matmul's input in `q8` mode, by the type of its weights."""
-
 ROUND: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
     {
-        "none": _unrounded,
-        "q8_k": round_q8_k,
-        "q8_0": round_q8_0,
-        "q8_1": round_q8_1,
-        "f16": round_f16,
-        "bf16": round_bf16,
+        InputRounding.NONE: _unrounded,
+        InputRounding.Q8_K: round_q8_k,
+        InputRounding.Q8_0: round_q8_0,
+        InputRounding.Q8_1: round_q8_1,
+        InputRounding.F16: round_f16,
+        InputRounding.BF16: round_bf16,
     }
 )
 """The roundings by name."""
 
 
-UNROUNDED_INPUT: Mapping[WeightType, str] = MappingProxyType(dict.fromkeys(WeightType, "none"))
-"""No rounding of any matmul's input."""
-
-DEVICE_MATMUL_INPUT: Mapping[WeightType, str] = MappingProxyType(
-    {kind: "none" if kind in (WeightType.F32, WeightType.F16, WeightType.BF16) else "q8_1" for kind in WeightType}
-)
-"""The same of the CUDA backend: quantised weights meet Q8_1, all others float32."""
+def unrounded_input(kind: WeightType) -> InputRounding:
+    """No rounding of any matmul's input."""
+    return InputRounding.NONE
 
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
     """What an engine does that float64 would not: which of the roundings above it makes, and how it turns RoPE."""
 
-    inputs: Mapping[WeightType, str]
+    input_rounding: Callable[[WeightType], InputRounding]
     rope_angles: RopeAngles
 
-    def matmul_input(self, weight: Weight) -> str:
+    def matmul_input(self, weight: Weight) -> InputRounding:
         """Name of the rounding of a matmul's input."""
-        return self.inputs[weight.type]
+        return self.input_rounding(weight.type)
 
     def stated(self, model: Model, kv: KvType) -> Rounding:
         """As manifests state it: `matmul_input` e.g. `q8_k`, or `q8_0+q8_k` where weights of both kinds are in use."""
@@ -129,16 +111,16 @@ class Arithmetic:
 
 ARITHMETIC: Mapping[Mode, Arithmetic] = MappingProxyType(
     {
-        Mode.EXACT: Arithmetic(UNROUNDED_INPUT, RopeAngles.F64),
-        Mode.Q8: Arithmetic(MATMUL_INPUT, RopeAngles.F32_RECURRENCE),
+        Mode.EXACT: Arithmetic(unrounded_input, RopeAngles.F64),
+        Mode.Q8: Arithmetic(lambda kind: kind.format.cpu_input, RopeAngles.F32_RECURRENCE),
     }
 )
 """The modes of the CPU backends: the reference, and what llama.cpp's CPU backend does."""
 
 DEVICE_ARITHMETIC: Mapping[Mode, Arithmetic] = MappingProxyType(
     {
-        Mode.EXACT: Arithmetic(UNROUNDED_INPUT, RopeAngles.F64),
-        Mode.Q8: Arithmetic(DEVICE_MATMUL_INPUT, RopeAngles.F64),
+        Mode.EXACT: Arithmetic(unrounded_input, RopeAngles.F64),
+        Mode.Q8: Arithmetic(lambda kind: kind.format.cuda_input, RopeAngles.F64),
     }
 )
 """The modes of the CUDA backend."""

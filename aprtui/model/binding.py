@@ -9,7 +9,8 @@ import numpy as np
 
 from aprtui.errors import UnreadableError
 from aprtui.model.gguf_file import GgufFile, TensorEntry
-from aprtui.model.weights import Weight, WeightType, block_shape
+from aprtui.model.weight_types import WeightType
+from aprtui.model.weights import Weight
 from aprtui.trace.graph import GraphConfig, Node, Op, Part, Scope, Stage, StageGraph
 
 ROPE_FACTORS = "rope_freqs.weight"
@@ -108,25 +109,24 @@ def _weight(file: GgufFile, parameter: Parameter, weights: dict[str, Weight]) ->
 
 def read_weight(file: GgufFile, entry: TensorEntry) -> Weight:
     """One tensor of the file as a weight; raises `UnreadableError` for its type, rank or extent."""
-    try:
-        kind = WeightType(entry.type)
-    except ValueError:
+    kind = WeightType.numbered(entry.type)
+    if kind is None:
         supported = ", ".join(kind.name for kind in WeightType)
         raise UnreadableError(
             f"{file.path}: tensor {entry.name} has the type {_type_name(entry.type)}, supported are {supported}"
-        ) from None
+        )
     if any(extent != 1 for extent in entry.dimensions[2:]):
         raise UnreadableError(
             f"{file.path}: tensor {entry.name} has {len(entry.dimensions)} dimensions, expected at most 2"
         )
     columns, rows = (*entry.dimensions, 1)[:2]
-    values, size = block_shape(kind)
-    if columns % values:
+    block_values = kind.format.block_values
+    if columns % block_values:
         raise UnreadableError(
-            f"{file.path}: tensor {entry.name} has rows of {columns} values, expected a multiple of {values} for "
+            f"{file.path}: tensor {entry.name} has rows of {columns} values, expected a multiple of {block_values} for "
             f"{kind.name}"
         )
-    row_bytes = columns // values * size
+    row_bytes = columns // block_values * kind.format.block_bytes
     return Weight(entry.name, kind, rows, columns, file.tensor_bytes(entry, rows * row_bytes).reshape(rows, row_bytes))
 
 

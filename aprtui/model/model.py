@@ -10,12 +10,12 @@ from types import MappingProxyType
 
 import numpy as np
 
+from aprtui.model.architectures.base import architecture_of, read_config
 from aprtui.model.binding import bind, rope_factors
 from aprtui.model.chat import ChatTemplate
 from aprtui.model.config import ModelConfig
 from aprtui.model.digest import file_digest
 from aprtui.model.gguf_file import GgufFile, StringArray
-from aprtui.model.hyperparameters import architecture_of, read_config
 from aprtui.model.tokenizer import Tokenizer, build_tokenizer
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import Node, StageGraph, graph_for

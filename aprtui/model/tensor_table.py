@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from aprtui.errors import UnreadableError
 from aprtui.model.gguf_file import GgufFile
 from aprtui.model.weight_difference.stored import StoredTensor, stored_tensor
+from aprtui.model.weight_types import BlockPart
 from aprtui.trace.positional import PositionalFile
 from aprtui.trace.stats import Accumulator, StageStats, accumulate
 
-_SCALES = {"block scale": "d", "block minimum": "dmin"}
+_SCALES = {BlockPart.SCALE: "d", BlockPart.MINIMUM: "dmin"}
 """The float16 parts of a block, as `StoredTensor.parts` and as ggml calls them."""
 
 

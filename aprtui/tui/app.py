@@ -18,8 +18,8 @@ from textual.filter import LineFilter
 from textual.screen import Screen
 
 from aprtui.engine.process.engine_process import EngineProcess, EngineState
+from aprtui.engine.process.loading import open_model
 from aprtui.engine.process.messages import EngineSettings
-from aprtui.engine.process.opening import open_model
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import Sampling
 from aprtui.errors import AprtuiError, EngineError, ExitCode
@@ -35,8 +35,10 @@ from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.browse.screen import BrowseScreen
 from aprtui.tui.screens.contracts.screen import ContractsScreen
 from aprtui.tui.screens.diff.screen import DiffScreen
+from aprtui.tui.screens.help.screen import HelpScreen
 from aprtui.tui.screens.live.screen import LiveScreen
 from aprtui.tui.screens.tensor.screen import TensorScreen
+from aprtui.tui.widgets.line_widget import PLAIN
 
 SCREENS: Mapping[ScreenName, type[ToolScreen]] = {
     ScreenName.LIVE: LiveScreen,
@@ -67,8 +69,6 @@ class AprtuiApp(App[ExitCode]):
 
     def __init__(self, session: Session, state: ScreenState | None = None, config: Config | None = None) -> None:
         self.config = config or Config(config_path())
-        self.plain = self.config.ascii or bool(os.environ.get("NO_COLOR"))
-        """Whether values are shown as glyphs, since there are no colours or no block characters."""
         # Without colour (no-color.org), Textual would still send greys unless the terminal's own colours are used.
         super().__init__(ansi_color=True if os.environ.get("NO_COLOR") else None)
         self.session = session
@@ -76,8 +76,8 @@ class AprtuiApp(App[ExitCode]):
         self._shown: list[ScreenName] = []
         self._kept: dict[ScreenName, ToolScreen] = {}
         self._ascii = (AsciiFilter(),) if self.config.ascii else ()
-        if self.config.ascii:
-            self.add_class("-ascii")
+        self.set_class(self.config.ascii, "-ascii")
+        self.set_class(self.config.ascii or bool(os.environ.get("NO_COLOR")), PLAIN)
         check_remapping(
             self.config.keys,
             (binding for kind in SCREENS.values() for binding in kind.all_bindings()),
@@ -158,6 +158,13 @@ class AprtuiApp(App[ExitCode]):
             if name is not ScreenName.CONTRACTS and (found := self._kept[name].captures()):
                 return found
         return ()
+
+    def action_help(self) -> None:
+        """Show what the screen means, and its keys."""
+        screen = self.screen
+        if isinstance(screen, ToolScreen):
+            title = screen.NAME.capitalize()
+            self.push_screen(HelpScreen(title, screen.EXPLANATION, screen.all_bindings(), screen.chords))
 
     def action_turn_theme(self) -> None:
         """From dark to light, and back."""

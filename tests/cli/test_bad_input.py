@@ -234,7 +234,7 @@ def test_internal_error_names_its_report(aprtui: Run, tiny_model: Path, monkeypa
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("planted")
 
-    monkeypatch.setattr("aprtui.engine.backends.open_engine", broken)
+    monkeypatch.setattr("aprtui.engine.opening.open_engine", broken)
     outcome = aprtui("run", tiny_model, "--tokens", "1")
     assert_one_line(outcome, ExitCode.INTERNAL, "planted", "report written to")
     report = Path(outcome.err.strip().rsplit(" ", 1)[1])

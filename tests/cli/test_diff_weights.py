@@ -12,7 +12,7 @@ from aprtui.cli.comparison.weights import diff_weights
 from aprtui.compare.align.coverage import Selection
 from aprtui.compare.verdict import parse_tolerance
 from aprtui.errors import ExitCode
-from aprtui.model.weights import WeightType
+from aprtui.model.weight_types import WeightType
 from tests.model.gguf_files import Tensor, model_file, random_blocks
 
 GATE, UP = "blk.1.ffn_gate.weight", "blk.1.ffn_up.weight"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aprtui.engine.backends import open_engine
+from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.model.model import load_model
 from aprtui.trace.capture import Capture

@@ -71,7 +71,7 @@ def write_capture(
     return path
 
 
-def changed(index: tuple[int, ...], value: float) -> Edit:
+def changed(index: tuple[int | slice, ...], value: float) -> Edit:
     """An edit that puts `value` at `index`."""
 
     def edit(values: Values) -> Values:

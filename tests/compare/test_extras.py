@@ -37,7 +37,7 @@ def test_both_zeros_are_one_and_signs_meet_there() -> None:
 
 def test_the_ends_of_float32_are_in_the_last_bins() -> None:
     top = np.finfo(np.float32).max
-    histogram = ulp_histogram(f32(-top), f32(top))
+    histogram = ulp_histogram(f32(float(-top)), f32(float(top)))
     assert histogram.largest == 2 * 0x7F7FFFFF
     assert histogram.counts[32] == 1 and sum(histogram.counts) == 1
 

@@ -9,7 +9,7 @@ import pytest
 
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
-from aprtui.compare.floor import reference_grounds
+from aprtui.compare.floor import reference_criteria
 from aprtui.compare.verdict import Verdict
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
@@ -37,7 +37,7 @@ def judged(folder: Path, candidate: Edit, reference: Edit) -> Comparison:
         Capture.open(write_capture(folder / name, tokens=TOKENS, edits=edits))
         for name, edits in (("a", {}), ("b", {NODE: candidate}), ("reference", {NODE: reference}))
     )
-    return compare_captures(a, b, DiffOptions(), None, reference_grounds(a, ref, None, None))
+    return compare_captures(a, b, DiffOptions(), None, reference_criteria(a, ref, None, None))
 
 
 def test_errors_like_the_reference_pass(tmp_path: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from aprtui.compare.explain.hypotheses import Evidence, Support, hypothesise
+from aprtui.compare.explain.hypotheses import StageEvidence, Support, hypothesise
 from aprtui.compare.explain.hypotheses.registry import SIGNATURES
 from aprtui.trace.graph import GraphConfig, graph_for
 
@@ -23,14 +24,14 @@ def random(stage: str, seed: int = 0) -> Values:
     return np.random.default_rng(seed).standard_normal(GRAPH[stage].shape(T)).astype(np.float32)
 
 
-def supported(stage: str, found: Values, **known: dict[str, Values]) -> set[str]:
-    evidence = Evidence(GRAPH[stage], CONFIG, random(stage), found, BOUND, **known)
+def supported(stage: str, found: Values, **known: Any) -> set[str]:
+    evidence = StageEvidence(GRAPH[stage], CONFIG, random(stage), found, BOUND, **known)
     result = hypothesise(evidence)
     assert len(result) == len(SIGNATURES)
     return {entry.name for entry in result if entry.support is Support.SUPPORTED}
 
 
-def edited(change: Callable[[Values], None], stage: str = "ffn_up") -> Values:
+def edited(change: Callable[[Values], object], stage: str = "ffn_up") -> Values:
     values = random(stage)
     change(values)
     return values
@@ -44,14 +45,14 @@ def turned(values: Values, step: float) -> Values:
     return np.stack([first, second], axis=2).reshape(values.shape).astype(np.float32)
 
 
-def only(index: object, factor: float) -> Callable[[Values], None]:
+def only(index: Any, factor: float) -> Callable[[Values], None]:
     def change(values: Values) -> None:
-        values[index] *= factor  # type: ignore[index]
+        values[index] *= factor
 
     return change
 
 
-def zero(index: object) -> Callable[[Values], None]:
+def zero(index: Any) -> Callable[[Values], None]:
     return only(index, 0.0)
 
 
@@ -113,14 +114,14 @@ def test_a_signature_is_recognised_and_no_other_claimed(name: str) -> None:
 @pytest.mark.parametrize(("mask", "kind"), [(0xFFFF0000, "bfloat16"), (0xFFFFE000, "float16")])
 def test_the_16_bit_type_is_named(mask: int, kind: str) -> None:
     found = (random("ffn_up").view(np.uint32) & np.uint32(mask)).view(np.float32)
-    evidence = Evidence(GRAPH["ffn_up"], CONFIG, random("ffn_up"), found, BOUND)
+    evidence = StageEvidence(GRAPH["ffn_up"], CONFIG, random("ffn_up"), found, BOUND)
     entry = next(entry for entry in hypothesise(evidence) if entry.name == "16-bit values")
     assert entry.evidence == f"every value found is a {kind}"
 
 
 def test_another_tensor_is_named() -> None:
     gate = random("ffn_gate", 9)
-    evidence = Evidence(GRAPH["ffn_up"], CONFIG, random("ffn_up"), gate, BOUND, {"layer 1 ffn_gate": gate})
+    evidence = StageEvidence(GRAPH["ffn_up"], CONFIG, random("ffn_up"), gate, BOUND, {"layer 1 ffn_gate": gate})
     first = hypothesise(evidence)[0]
     assert (first.name, first.support) == ("another tensor", Support.SUPPORTED)
     assert "layer 1 ffn_gate" in first.evidence
@@ -130,7 +131,7 @@ def test_another_tensor_is_named() -> None:
 def test_a_known_bias_is_told_to_be_dropped_or_doubled(sign: int, word: str) -> None:
     bias = random("qkv_bias", 3)[0]
     found = random("qkv_bias") + sign * bias
-    evidence = Evidence(GRAPH["qkv_bias"], CONFIG, random("qkv_bias"), found, BOUND, known={"bias": bias})
+    evidence = StageEvidence(GRAPH["qkv_bias"], CONFIG, random("qkv_bias"), found, BOUND, known={"bias": bias})
     entry = next(entry for entry in hypothesise(evidence) if entry.name == "one vector at all tokens")
     assert entry.support is Support.SUPPORTED
     assert f"it is the bias, {word}" in entry.evidence
@@ -143,7 +144,7 @@ def test_the_last_bits_are_nothing_but_noise() -> None:
 
 
 def test_what_is_missing_is_said_to_be_untested() -> None:
-    evidence = Evidence(GRAPH["ffn_up"], None, random("ffn_up")[:1], random("ffn_up", 1)[:1], BOUND)
+    evidence = StageEvidence(GRAPH["ffn_up"], None, random("ffn_up")[:1], random("ffn_up", 1)[:1], BOUND)
     untested = {entry.name for entry in hypothesise(evidence) if entry.support is Support.UNTESTED}
     assert {"another tensor", "RoPE angle", "one head", "stale token", LATER} <= untested
 
@@ -153,18 +154,18 @@ def test_nothing_raises_on_tensors_of_one_value(value: float) -> None:
     for stage in ("ffn_up", "attn_softmax", "q_post_rope"):
         full = np.full(GRAPH[stage].shape(T), value, np.float32)
         for a, b in ((full, random(stage)), (random(stage), full), (full, full)):
-            hypothesise(Evidence(GRAPH[stage], CONFIG, a, b, BOUND))
+            hypothesise(StageEvidence(GRAPH[stage], CONFIG, a, b, BOUND))
 
 
 def test_attention_maps_are_looked_at_below_the_diagonal() -> None:
     maps = np.tril(np.abs(random("attn_softmax")))
     found = maps + np.triu(np.ones_like(maps), 1)
-    evidence = Evidence(GRAPH["attn_softmax"], CONFIG, maps, found.astype(np.float32), BOUND)
+    evidence = StageEvidence(GRAPH["attn_softmax"], CONFIG, maps, found.astype(np.float32), BOUND)
     assert not any(entry.support is Support.SUPPORTED for entry in hypothesise(evidence))
 
 
 def test_large_tensors_are_sampled() -> None:
     expected = np.zeros((40, 1_000_000), np.float32)
-    evidence = Evidence(GRAPH["ffn_up"], CONFIG, expected, expected, BOUND)
+    evidence = StageEvidence(GRAPH["ffn_up"], CONFIG, expected, expected, BOUND)
     assert len(evidence.rows) <= 4
     assert {0, 39} <= set(evidence.rows.tolist())

@@ -37,7 +37,7 @@ def test_top_elements_are_those_of_a_full_sort(
 ) -> None:
     monkeypatch.setattr(blocks_module, "BLOCK_VALUES", 64)
     a = random(shape, 1)
-    b = a + np.round(random(shape, 2))  # whole differences: many are equal, and many are none
+    b = a + np.round(random(shape, 2)).astype(np.float32)  # whole differences: many are equal, and many are none
     b.reshape(-1)[[5, 300]] = np.nan
     stage = pair(a, b, axes)
     d = np.abs(b.astype(np.float64) - a)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aprtui.compare.captures import DiffOptions, Grounds, compare_captures
+from aprtui.compare.captures import Criteria, DiffOptions, compare_captures
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.policy import Policy, read_policy
 from aprtui.compare.verdict import Verdict
@@ -39,7 +39,7 @@ def test_the_documented_example_reads_and_judges(tmp_path: Path) -> None:
     assert rules.tolerances(Node(2, "attn_out"))[0].metric is Metric.TOKEN_REL_L2
     a = Capture.open(write_capture(tmp_path / "a"))
     b = Capture.open(write_capture(tmp_path / "b", edits={Node(1, "attn_out"): scaled(1.01)}))
-    result = compare_captures(a, b, DiffOptions(), None, Grounds(bounds=rules.tolerances))
+    result = compare_captures(a, b, DiffOptions(), None, Criteria(bounds=rules.tolerances))
     assert result.verdict is Verdict.FAIL
     assert result.first_divergence is not None
     assert result.first_divergence.verdict.node == Node(1, "attn_out")
@@ -80,7 +80,7 @@ def test_aliases_are_the_stages_they_name(tmp_path: Path) -> None:
         ("rules: [{stage: a, bounds: {rms: 1}}]\nallow_missing: x", "allow_missing: expected names"),
         ("rules: [\n", "line 2: not YAML"),
         ("a: &x [1]\nb: *x", "aliases are not allowed"),
-        ("rules: !!python/object/apply:os.system [ls]", "not YAML"),
+        ("rules: !!python/object/apply:os.system [ls]", "line 1: the tag .* is not allowed"),
     ],
 )
 def test_a_mistake_is_named_with_file_and_field(tmp_path: Path, text: str, said: str) -> None:

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from aprtui.compare.captures import DiffOptions, compare_captures
@@ -15,8 +14,7 @@ from aprtui.compare.report.records import SCHEMA, comparison_records
 from aprtui.compare.verdict import parse_tolerance
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
-from tests.compare.synthetic import scaled, write_capture
-from tests.compare.test_focus_and_hints import HEADS_OF_16, reordered
+from tests.compare.synthetic import HEADS_OF_16, reordered, scaled, write_capture
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "diff-json.md").read_text()
 
@@ -33,7 +31,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Every kind of record: a divergence, a pattern, a stage that is missing."""
     folder = tmp_path_factory.mktemp("records")
     a = Capture.open(write_capture(folder / "a", config=HEADS_OF_16))
-    edits = reordered((1, 2)) | {Node(0, "ffn_up"): scaled(np.float32(2))}
+    edits = reordered((1, 2)) | {Node(0, "ffn_up"): scaled(2)}
     b = Capture.open(write_capture(folder / "b", config=HEADS_OF_16, edits=edits, unplanned=["attn_out"]))
     options = DiffOptions(tolerances=(parse_tolerance("rel_l2=0.1"),), extras=True)
     return list(comparison_records("a", "b", state_context(a, b), compare_captures(a, b, options)))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aprtui.compare.captures import DiffOptions, Grounds, compare_captures
+from aprtui.compare.captures import Criteria, DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison, StageComparison
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Tolerance, Verdict
@@ -71,7 +71,7 @@ def test_a_large_shared_bias_raises_the_cosine_and_hides_no_drift(tmp_path: Path
     a = write_capture(tmp_path / "a", edits={after: lambda values: values + bias})
     edits = {before: lambda values: values + drift, after: lambda values: values + bias + drift}
     b = write_capture(tmp_path / "b", edits=edits)
-    bounds = Grounds(bounds=lambda node: (Tolerance(Metric.TOKEN_REL_L2, 0.02, 0.01, "3 × the floor"),))
+    bounds = Criteria(bounds=lambda node: (Tolerance(Metric.TOKEN_REL_L2, 0.02, 0.01, "3 × the floor"),))
     result = compare_captures(Capture.open(a), Capture.open(b), DiffOptions(), None, bounds)
     cosines = [stage_of(result, node).metrics.cosine or 0 for node in (before, after)]
     assert cosines[0] < 0.999 < 0.9999 < cosines[1]

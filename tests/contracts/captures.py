@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from aprtui.contracts.checks.asked import Subject
+from aprtui.contracts.checks.arguments import Subject
+from aprtui.contracts.checks.judgement import Judgement
 from aprtui.contracts.documents.document import CheckCall
 from aprtui.contracts.evaluation import evaluate
-from aprtui.contracts.judgement import Judgement
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node

@@ -12,10 +12,9 @@ import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from aprtui.contracts.documents.document import Document, Falsifier
+from aprtui.contracts.documents.document import Document, Falsifier, Maturity
 from aprtui.contracts.documents.loading import load_documents
-from aprtui.contracts.documents.maturity import Maturity
-from aprtui.contracts.evidence.backing import Standing, ledger_of
+from aprtui.contracts.evidence.assessment import Standing, ledger_of
 from aprtui.errors import ExitCode
 from tests.conftest import CHECKOUT
 from tests.contracts.own_captures import captures_of, filled, plain_model, wants_plain_model

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from aprtui.contracts.documents.document import Document
 from aprtui.contracts.documents.reader import document_of
-from aprtui.contracts.documents.tree import parse_tree
+from aprtui.yaml_file import parse_yaml
 
 PATH = Path("sample.yaml")
 
@@ -60,7 +60,7 @@ qa_gate:
 
 def document(text: str = SOUND) -> Document:
     """The document that `text` holds."""
-    return document_of(parse_tree(text, PATH))
+    return document_of(parse_yaml(text, PATH))
 
 
 def edited(old: str, new: str) -> str:

@@ -9,11 +9,11 @@ import pytest
 
 from aprtui.compare.report.apr_diff import apr_stage_diff
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.checks import bits
-from aprtui.contracts.checks.asked import Subject
+from aprtui.contracts.checks import captures
+from aprtui.contracts.checks.arguments import Subject
+from aprtui.contracts.checks.judgement import Judgement
 from aprtui.contracts.documents.document import CheckCall
 from aprtui.contracts.evaluation import evaluate
-from aprtui.contracts.judgement import Judgement
 from aprtui.trace.aprt import write_aprt
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
@@ -50,7 +50,7 @@ def test_a_valid_contract_passes_and_a_broken_one_fails_with_its_errors() -> Non
 def test_a_diff_that_finds_something_between_a_file_and_itself_fails(
     sound: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bits, "apr_stage_diff", lambda *args: {**apr_stage_diff(*args), "rms_diff": 0.25})
+    monkeypatch.setattr(captures, "apr_stage_diff", lambda *args: {**apr_stage_diff(*args), "rms_diff": 0.25})
     judgement = judged("diff_identity", sound, stages="ffn_up", layers=0)
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 0.25, 1e-9)
     assert judgement.nodes == (Node(0, "ffn_up"),)
@@ -91,7 +91,7 @@ def test_a_nan_on_one_side_fails_every_comparison_with_its_count(check: str, sou
 
 
 def test_logits_that_have_no_softmax_are_not_compared(sound: Capture, tmp_path: Path) -> None:
-    spoilt = [
+    a, b = (
         Capture.open(write_capture(tmp_path / name, edits={LOGITS: changed((0, 3), np.inf)})) for name in ("a", "b")
-    ]
-    assert judged("argmax_parity", *spoilt).verdict is Verdict.UNKNOWN
+    )
+    assert judged("argmax_parity", a, b).verdict is Verdict.UNKNOWN

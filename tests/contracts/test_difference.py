@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from aprtui.contracts.changes.bounds import Move, moved, moved_in_text
-from aprtui.contracts.changes.difference import Change, Kind, changes
-from aprtui.contracts.documents.files import contract_files
+from aprtui.contracts.changes.difference import Change, ChangeKind, changes, moved, moved_in_text
+from aprtui.contracts.documents.loading import contract_files
 from aprtui.contracts.documents.reader import document_of
-from aprtui.contracts.documents.tree import parse_tree, plain, read_tree
 from aprtui.resources import contracts
+from aprtui.yaml_file import parse_yaml, plain, read_yaml
 from tests.contracts.samples import SOUND, document
 
 FIELDS = """    status: FUNCTIONAL
@@ -93,9 +92,9 @@ def test_formatting_and_words_about_the_document_are_no_change(edit: tuple[str, 
 
 def rewritten_is_the_same(paths: list[Path]) -> None:
     for path in paths:
-        tree = read_tree(path)
+        tree = read_yaml(path)
         text = yaml.safe_dump(plain(tree.root), sort_keys=True, width=60, allow_unicode=True)
-        assert changes(document_of(tree), document_of(parse_tree(text, path))) == (), path
+        assert changes(document_of(tree), document_of(parse_yaml(text, path))) == (), path
 
 
 def test_our_own_contracts_written_anew_are_the_same() -> None:
@@ -110,51 +109,55 @@ def test_real_contracts_written_anew_are_the_same(conformance: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "old", "new", "expected"),
     [
-        ("at_least", 0.9, 0.99, Move.TIGHTENED),
-        ("cosine_at_least", 0.9, 0.8, Move.LOOSENED),
-        ("check.high", 2.0, 1.5, Move.TIGHTENED),
-        ("below", 0.99, 0.999, Move.LOOSENED),
-        ("tolerance", 1e-6, 1e-4, Move.LOOSENED),
-        ("min_executed", 3, 4, Move.TIGHTENED),
+        ("at_least", 0.9, 0.99, ChangeKind.TIGHTENED),
+        ("cosine_at_least", 0.9, 0.8, ChangeKind.LOOSENED),
+        ("check.high", 2.0, 1.5, ChangeKind.TIGHTENED),
+        ("below", 0.99, 0.999, ChangeKind.LOOSENED),
+        ("tolerance", 1e-6, 1e-4, ChangeKind.LOOSENED),
+        ("min_executed", 3, 4, ChangeKind.TIGHTENED),
         ("at_least", 1, 1.0, None),
         ("tokens", 3, 4, None),
         ("min_max", 3, 4, None),
     ],
 )
-def test_a_parameter_s_direction_is_in_its_name(field: str, old: float, new: float, expected: Move | None) -> None:
+def test_a_parameter_s_direction_is_in_its_name(
+    field: str, old: float, new: float, expected: ChangeKind | None
+) -> None:
     assert moved(field, old, new) is expected
 
 
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("cos >= 0.99", "cos >= 0.999", Move.TIGHTENED),
-        ("cos ≥ 0.99 at layer 3", "cos ≥ 0.9 at layer 3", Move.LOOSENED),
-        ("0.5 <= r <= 2.0", "0.4 <= r <= 2.5", Move.LOOSENED),
+        ("cos >= 0.99", "cos >= 0.999", ChangeKind.TIGHTENED),
+        ("cos ≥ 0.99 at layer 3", "cos ≥ 0.9 at layer 3", ChangeKind.LOOSENED),
+        ("0.5 <= r <= 2.0", "0.4 <= r <= 2.5", ChangeKind.LOOSENED),
         ("0.5 <= r <= 2.0", "0.6 <= r <= 2.5", None),
-        ("|d| < 1e-4", "|d| < 1e-6", Move.TIGHTENED),
-        ("is at least 30.0 tokens/s", "is at least 25 tokens/s", Move.LOOSENED),
+        ("|d| < 1e-4", "|d| < 1e-6", ChangeKind.TIGHTENED),
+        ("is at least 30.0 tokens/s", "is at least 25 tokens/s", ChangeKind.LOOSENED),
         ("layer 3 is right", "layer 4 is right", None),
         ("cos >= 0.99 at layer 3", "cos >= 0.999 at layer 4", None),
         ("cos >= 0.99", "cosine >= 0.999", None),
         ("q8_0 within 3 ulp", "q8_1 within 3 ulp", None),
     ],
 )
-def test_a_bound_in_a_text_moves_where_the_words_beside_it_say_how(old: str, new: str, expected: Move | None) -> None:
+def test_a_bound_in_a_text_moves_where_the_words_beside_it_say_how(
+    old: str, new: str, expected: ChangeKind | None
+) -> None:
     assert moved_in_text(old, new) is expected
 
 
 def test_bounds_in_claims_move_and_numbers_elsewhere_change() -> None:
     (claim,) = edited(("prediction: no NaN", "prediction: at least 3 runs"))
-    assert claim.kind is Kind.CHANGED
+    assert claim.kind is ChangeKind.CHANGED
     text = OLD.replace("no NaN", "at least 3 runs").replace("test: run it", "test: run --min >= 3", 1)
     new = text.replace("at least 3", "at least 2").replace(">= 3", ">= 2")
     assert [(change.kind, change.field) for change in changes(document(text), document(new))] == [
-        (Kind.LOOSENED, "prediction"), (Kind.CHANGED, "test"),
+        (ChangeKind.LOOSENED, "prediction"), (ChangeKind.CHANGED, "test"),
     ]  # fmt: skip
     invariants = SOUND.replace("domain: all x", "invariants: [a <= 3, b is odd]")
     (moved_one,) = changes(document(invariants), document(invariants.replace("a <= 3", "a <= 2")))
-    assert (moved_one.kind, moved_one.old, moved_one.new) == (Kind.TIGHTENED, "a <= 3", "a <= 2")
+    assert (moved_one.kind, moved_one.old, moved_one.new) == (ChangeKind.TIGHTENED, "a <= 3", "a <= 2")
 
 
 def test_entries_without_ids_are_told_apart_by_what_they_say() -> None:

@@ -13,8 +13,7 @@ import pytest
 from aprtui import resources
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.evidence.files import Revision, read_evidence, read_recorded, write_evidence
-from aprtui.contracts.evidence.project import MOST_FILES, place_to_record, project_of
-from aprtui.contracts.evidence.revision import revision_of
+from aprtui.contracts.evidence.project import MOST_FILES, place_to_record, project_of, revision_of
 from aprtui.errors import EngineError, UnreadableError, UsageError
 from tests.contracts.evidence_samples import ORACLE, PASSED, evidence
 

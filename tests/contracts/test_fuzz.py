@@ -23,20 +23,19 @@ from aprtui.contracts.changes.difference import changes
 from aprtui.contracts.changes.promotion import promoted
 from aprtui.contracts.documents.document import Document
 from aprtui.contracts.documents.reader import document_of
-from aprtui.contracts.documents.tree import ContractError, parse_tree
 from aprtui.contracts.documents.validation import validate
-from aprtui.contracts.evidence.backing import Ledger
+from aprtui.contracts.evidence.assessment import Ledger
 from aprtui.contracts.evidence.files import FORMAT, VERSION, EvidenceFile, Recorded, read_evidence
 from aprtui.contracts.evidence.project import Project
-from aprtui.contracts.lint.rule import Surroundings
-from aprtui.contracts.lint.rules import lint
+from aprtui.contracts.lint.rules import LintContext, lint
 from aprtui.contracts.panel import panel
 from aprtui.contracts.rollup import backed_falsifiers, levels, waits
 from aprtui.errors import AprtuiError, UnreadableError
 from aprtui.trace.json_value import json_value
+from aprtui.yaml_file import YamlError, parse_yaml
 from tests.contracts.evidence_samples import PASSED
 from tests.contracts.samples import PATH, SOUND, document
-from tests.contracts.test_tree import HOSTILE
+from tests.test_yaml_file import HOSTILE
 
 FIELDS = """    status: FUNCTIONAL
     check: {name: cosine_floor, stages: [lm_head], layers: 0..2, at_least: 0.99}
@@ -98,12 +97,12 @@ def mutated(draw: st.DrawFn) -> str:
 def read_by_all(text: str, ledger: Ledger) -> None:
     """Hand a text to everything that reads contracts."""
     try:
-        read = document_of(parse_tree(text, PATH))
-    except ContractError as error:
+        read = document_of(parse_yaml(text, PATH))
+    except YamlError as error:
         assert "\n" not in str(error)
         return
     validate(read)
-    lint(read, Surroundings(options=OPTIONS, ledgers={read.path: ledger}))
+    lint(read, LintContext(options=OPTIONS, ledgers={read.path: ledger}))
     panel(read, ledger=ledger)
     levels(backed_falsifiers([read], {read.path: ledger}))
     waits([read, OLD])
@@ -118,9 +117,9 @@ def promote_all(read: Document, text: str) -> None:
             return
         try:
             result = promoted(text, read, test, "DISCHARGED", "2026-11-27", "raised")
-        except ContractError:
+        except YamlError:
             continue
-        after = document_of(parse_tree(result, PATH))
+        after = document_of(parse_yaml(result, PATH))
         changed = {(change.section, change.field) for change in changes(read, after)}
         assert changed <= {("falsifier", "status")}
 
@@ -174,7 +173,7 @@ def test_a_hostile_file_takes_little_memory(case: str) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(AprtuiError):
-            parse_tree(HOSTILE[case][0], PATH)
+            parse_yaml(HOSTILE[case][0], PATH).mapping("a mapping")
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -11,15 +11,13 @@ from pathlib import Path
 import pytest
 
 from aprtui.cli.contracts.lint import own_options
-from aprtui.contracts.documents.finding import Severity
 from aprtui.contracts.documents.loading import load_documents
 from aprtui.contracts.documents.reader import read_document
-from aprtui.contracts.evidence.backing import ledger_of
-from aprtui.contracts.evidence.source_tree import SourceTree
-from aprtui.contracts.lint.named_tests import missing_tests
+from aprtui.contracts.documents.validation import Severity
+from aprtui.contracts.evidence.assessment import ledger_of
 from aprtui.contracts.lint.reverse_coverage import COMMAND, STAGE, reverse_coverage
-from aprtui.contracts.lint.rule import Surroundings
-from aprtui.contracts.lint.rules import LINT_RULES, lint
+from aprtui.contracts.lint.rules import LINT_RULES, LintContext, lint
+from aprtui.contracts.lint.source_tree import SourceTree, missing_tests
 from aprtui.errors import UsageError
 from aprtui.resources import contracts
 from aprtui.trace.graph import known_names
@@ -58,13 +56,13 @@ MUTANTS = {
 
 
 @pytest.fixture
-def surroundings(tmp_path: Path) -> Surroundings:
+def surroundings(tmp_path: Path) -> LintContext:
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "scale.rs").write_text("struct Scale;\nfn run_scaled() {}\nfn twice_the_input() {}\n")
-    return Surroundings(SourceTree(tmp_path), dict(own_options()))
+    return LintContext(SourceTree(tmp_path), dict(own_options()))
 
 
-def test_the_untouched_contract_has_no_finding(surroundings: Surroundings) -> None:
+def test_the_untouched_contract_has_no_finding(surroundings: LintContext) -> None:
     assert lint(document(CLEAN), surroundings) == ()
 
 
@@ -73,7 +71,7 @@ def test_every_rule_has_its_mutant() -> None:
 
 
 @pytest.mark.parametrize("code", MUTANTS)
-def test_a_rule_catches_its_mutant_at_its_line(code: str, surroundings: Surroundings) -> None:
+def test_a_rule_catches_its_mutant_at_its_line(code: str, surroundings: LintContext) -> None:
     (finding,) = lint(document(MUTANTS[code]), surroundings)
     assert (finding.code, finding.line, finding.path) == (code, line_of(MUTANTS[code], HERE), PATH)
 
@@ -95,10 +93,10 @@ def test_a_name_in_a_comment_or_in_quotes_is_no_function(tmp_path: Path) -> None
     tree = SourceTree(tmp_path)
     assert [tree.has_name(f"known_{kind}") for kind in ("rs", "py", "cu", "sh", "toml")] == [True] * 5
     assert not tree.has_name("run_never")
-    findings = lint(document(MUTANTS["LINT-008"]), Surroundings(tree))
+    findings = lint(document(MUTANTS["LINT-008"]), LintContext(tree))
     assert ("LINT-008", "FALSIFY-1: no code names run_never") in [(found.code, found.message) for found in findings]
     (tmp_path / "f.rs").write_text("// never\nfn run_never() {}")
-    found = lint(document(MUTANTS["LINT-008"]), Surroundings(SourceTree(tmp_path)))
+    found = lint(document(MUTANTS["LINT-008"]), LintContext(SourceTree(tmp_path)))
     assert "LINT-008" not in {finding.code for finding in found}
 
 
@@ -185,11 +183,11 @@ def test_our_own_contracts_are_about_every_stage(aprtui: Callable[..., object]) 
     assert "LINT-102" not in out and "no falsifier runs aprtui trace" not in out
 
 
-def test_a_harness_may_name_a_property(surroundings: Surroundings) -> None:
+def test_a_harness_may_name_a_property(surroundings: LintContext) -> None:
     assert lint(document(edited("obligation: OB-1", "obligation: y is finite")), surroundings) == ()
 
 
-def test_an_unknown_command_of_ours_is_found_and_others_are_not_looked_at(surroundings: Surroundings) -> None:
+def test_an_unknown_command_of_ours_is_found_and_others_are_not_looked_at(surroundings: LintContext) -> None:
     (finding,) = lint(document(edited("aprtui stats X --json", "aprtui statz X")), surroundings)
     assert "no command 'statz'" in finding.message
     for test in ("apr trace --no-such", "aprtui contracts check X --id A", "aprtui trace -n -1 --tokens=1", "'open"):
@@ -200,7 +198,7 @@ def test_an_unknown_command_of_ours_is_found_and_others_are_not_looked_at(surrou
 
 
 def test_without_a_source_tree_its_rules_are_silent() -> None:
-    assert lint(document(MUTANTS["LINT-007"]), Surroundings()) == ()
+    assert lint(document(MUTANTS["LINT-007"]), LintContext()) == ()
 
 
 def test_a_source_tree_tells_only_what_is_in_it(tmp_path: Path) -> None:
@@ -217,7 +215,7 @@ def test_a_source_tree_tells_only_what_is_in_it(tmp_path: Path) -> None:
 def test_our_own_contracts_claim_what_evidence_gave_and_have_no_finding_but_stale_evidence() -> None:
     documents = load_documents([contracts()]).readable
     ledgers = {read.path: ledger_of(read) for read in documents}
-    surroundings = Surroundings(SourceTree(contracts().parent), dict(own_options()), ledgers)
+    surroundings = LintContext(SourceTree(contracts().parent), dict(own_options()), ledgers)
     findings = [finding for read in documents for finding in lint(read, surroundings)]
     for stale in (finding for finding in findings if finding.code == "LINT-011"):
         warnings.warn(f"{stale}: `make evidence` records again", stacklevel=1)
@@ -229,7 +227,7 @@ def test_known_inconsistencies_of_the_real_contracts_are_found(conformance: Path
     folder = conformance / "contracts" / "aprender"
 
     def found(name: str, code: str) -> list[str]:
-        findings = lint(read_document(folder / f"{name}.yaml"), Surroundings())
+        findings = lint(read_document(folder / f"{name}.yaml"), LintContext())
         return [finding.message for finding in findings if finding.code == code]
 
     parity = "apr-cpu-vs-gpu-output-parity-v1"
@@ -243,7 +241,7 @@ def test_known_inconsistencies_of_the_real_contracts_are_found(conformance: Path
 @pytest.mark.group("conformance")
 def test_every_real_contract_is_linted(conformance: Path) -> None:
     for read in load_documents([conformance / "contracts"]).readable:
-        assert all(finding.line >= 1 and finding.severity is Severity.WARN for finding in lint(read, Surroundings()))
+        assert all(finding.line >= 1 and finding.severity is Severity.WARN for finding in lint(read, LintContext()))
 
 
 def unclaimed(text: str) -> str:

@@ -10,13 +10,12 @@ from typing import NamedTuple
 import pytest
 
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.documents.finding import Finding, Severity
 from aprtui.contracts.documents.reader import read_document
-from aprtui.contracts.evidence.backing import ledger_of
+from aprtui.contracts.documents.validation import Finding, Severity
+from aprtui.contracts.evidence.assessment import ledger_of
 from aprtui.contracts.evidence.files import write_evidence
 from aprtui.contracts.evidence.project import Project
-from aprtui.contracts.lint.rule import Surroundings
-from aprtui.contracts.lint.rules import lint
+from aprtui.contracts.lint.rules import LintContext, lint
 from tests.cli.conftest import Outcome
 from tests.contracts.evidence_samples import evidence
 from tests.contracts.samples import SOUND, line_of
@@ -51,7 +50,7 @@ def place(tmp_path: Path) -> Place:
 
 def findings(place: Place) -> list[Finding]:
     read = read_document(place.contract)
-    return list(lint(read, Surroundings(ledgers={read.path: ledger_of(read)})))
+    return list(lint(read, LintContext(ledgers={read.path: ledger_of(read)})))
 
 
 def edit(path: Path, *edits: tuple[str, str]) -> None:

@@ -9,18 +9,19 @@ import pytest
 
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks import chat, running
-from aprtui.contracts.checks.asked import Subject
+from aprtui.contracts.checks.arguments import Subject
+from aprtui.contracts.checks.judgement import Judgement
+from aprtui.contracts.checks.mapping import own_mapping
 from aprtui.contracts.checks.registry import CHECKS, ModelCheck
-from aprtui.contracts.documents.mapping import own_mapping
 from aprtui.contracts.evaluation import evaluate
-from aprtui.contracts.judgement import Judgement
-from aprtui.engine import backends
+from aprtui.engine import opening
 from aprtui.engine.cuda import detect as cuda
 from aprtui.engine.cuda.detect import Detection, Obstacle
 from aprtui.engine.faults.faults import FaultInjector, parse_fault
+from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Engine, Mode
 from aprtui.engine.quality import file_gates, gates
-from aprtui.engine.quality import subject as quality
+from aprtui.engine.quality import gate as quality
 from aprtui.errors import EngineError, UsageError
 from aprtui.model.model import Model, load_model
 from aprtui.resources import embedded_model
@@ -50,7 +51,10 @@ def asked(check: str, model: Model, **parameters: object) -> Judgement:
 
 @pytest.mark.parametrize("check", [name for name, check in CHECKS.items() if isinstance(check, ModelCheck)])
 def test_without_a_model_nothing_is_run(check: str) -> None:
-    needed = {"chat_template_bytes": {"messages": HELLO, "expected": RENDERED}, "quality_gate": {"gate": "throughput"}}
+    needed: dict[str, dict[str, object]] = {
+        "chat_template_bytes": {"messages": HELLO, "expected": RENDERED},
+        "quality_gate": {"gate": "throughput"},
+    }
     judgement = judged(check, **needed.get(check, {}))
     assert judgement.verdict is Verdict.UNKNOWN and "--model" in judgement.reason
 
@@ -93,7 +97,7 @@ def test_capturing_that_only_adds_passes(model: Model) -> None:
 
 
 def test_capturing_that_changes_the_tokens_fails(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = quality.open_engine
+    honest = open_engine
     monkeypatch.setattr(quality, "open_engine", lambda *args, **options: TouchedByTaps(honest(*args, **options)))
     judgement = asked("additive_capture", model)
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 1, 0)
@@ -110,7 +114,7 @@ def test_a_backend_by_name_is_opened_or_the_run_ends(model: Model, monkeypatch: 
     def refuse(model: Model, **options: object) -> Engine:
         raise EngineError(f"backend {options['backend']}: no device")
 
-    monkeypatch.setattr(backends, "open_engine", refuse)
+    monkeypatch.setattr(opening, "open_engine", refuse)
     monkeypatch.setattr(cuda, "detect", lambda: Detection(obstacle=Obstacle.NO_DEVICE, problem="no device"))
     judgement = asked("forced_backend", model)
     assert (judgement.verdict, judgement.metric, judgement.number) == (Verdict.PASS, "exit code", 4)
@@ -121,15 +125,15 @@ def test_a_refusal_that_does_not_say_why_fails(model: Model, monkeypatch: pytest
     def refuse(model: Model, **options: object) -> Engine:
         raise EngineError("not here")
 
-    monkeypatch.setattr(backends, "open_engine", refuse)
+    monkeypatch.setattr(opening, "open_engine", refuse)
     monkeypatch.setattr(cuda, "detect", lambda: Detection(obstacle=Obstacle.NO_DEVICE, problem="no device"))
     judgement = asked("forced_backend", model)
     assert (judgement.verdict, judgement.metric, judgement.number) == (Verdict.FAIL, "reasons missing", 1)
 
 
 def test_a_backend_that_is_replaced_by_another_fails(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = backends.open_engine
-    monkeypatch.setattr(backends, "open_engine", lambda model, backend, context: honest(model, backend="numpy"))
+    honest = opening.open_engine
+    monkeypatch.setattr(opening, "open_engine", lambda model, backend, context: honest(model, backend="numpy"))
     judgement = asked("forced_backend", model, backend="cuda")
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 1, 0)
     assert judgement.reason == "cuda was asked for, numpy was opened"
@@ -139,7 +143,7 @@ def test_a_refusal_with_another_exit_code_fails(model: Model, monkeypatch: pytes
     def refuse(model: Model, **options: object) -> Engine:
         raise UsageError("no such backend")
 
-    monkeypatch.setattr(backends, "open_engine", refuse)
+    monkeypatch.setattr(opening, "open_engine", refuse)
     monkeypatch.setattr(cuda, "detect", Detection)
     judgement = asked("forced_backend", model)
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 2, 4)
@@ -163,14 +167,14 @@ def test_what_auto_takes_is_told_once_with_its_reason(model: Model, monkeypatch:
 def test_an_automatic_choice_that_is_told_wrongly_fails(
     model: Model, monkeypatch: pytest.MonkeyPatch, told: tuple[str, ...], words: str
 ) -> None:
-    honest = backends.open_engine
+    honest = opening.open_engine
 
     def silent(model: Model, context: int, told: Callable[[str], None], lines: tuple[str, ...] = told) -> Engine:
         for line in lines:
             told(line)
         return honest(model, backend="numpy", context=context)
 
-    monkeypatch.setattr(backends, "open_engine", silent)
+    monkeypatch.setattr(opening, "open_engine", silent)
     monkeypatch.setattr(cuda, "detect", lambda: Detection(obstacle=Obstacle.NO_DRIVER, problem="no driver"))
     judgement = asked("automatic_choice", model)
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 1, 0)
@@ -184,7 +188,7 @@ def test_an_honest_engine_passes_the_gate_and_one_with_a_fault_does_not(
     assert (judgement.verdict, judgement.bound) == (Verdict.PASS, 1e-4)
     assert judgement.number is not None and 0 < judgement.number < 1e-5
 
-    honest = backends.open_engine
+    honest = opening.open_engine
     for mode, metric in ((Mode.EXACT, "relative L2 of logits"), (Mode.Q8, "native modes that do not hold")):
         fault = FaultInjector(model, mode, [parse_fault("layer=2,stage=ffn_up,kind=scale,magnitude=0.5", model)])
 
@@ -192,7 +196,7 @@ def test_an_honest_engine_passes_the_gate_and_one_with_a_fault_does_not(
             is_wrong = options["backend"] == "numpy" and options["mode"] == wrong
             return honest(model, intervention=fault if is_wrong else None, **options)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(backends, "open_engine", faulty)
+        monkeypatch.setattr(opening, "open_engine", faulty)
         judgement = asked("parity_with_cpu", model, backend="numpy")
         assert (judgement.verdict, judgement.metric) == (Verdict.FAIL, metric)
         assert judgement.number is not None and judgement.bound is not None and judgement.number > judgement.bound

@@ -11,12 +11,11 @@ import pytest
 
 from aprtui.cli.main import main
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.checks.asked import Subject
-from aprtui.contracts.documents.document import Document, Falsifier
+from aprtui.contracts.checks.arguments import Subject
+from aprtui.contracts.checks.judgement import NO_DEVICE
+from aprtui.contracts.documents.document import Document, Falsifier, Maturity
 from aprtui.contracts.documents.loading import load_documents
-from aprtui.contracts.documents.maturity import Maturity
 from aprtui.contracts.documents.validation import validate
-from aprtui.contracts.judgement import NO_DEVICE
 from aprtui.contracts.panel import panel_row
 from aprtui.engine.cuda import detect
 from aprtui.errors import ExitCode

@@ -9,11 +9,10 @@ import pytest
 
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.binding import bind, describe
-from aprtui.contracts.documents.document import CheckCall
+from aprtui.contracts.checks.mapping import own_mapping, read_mapping
+from aprtui.contracts.documents.document import CheckCall, ContractError
 from aprtui.contracts.documents.loading import load_documents
-from aprtui.contracts.documents.mapping import own_mapping, read_mapping
 from aprtui.contracts.documents.reader import read_document
-from aprtui.contracts.documents.tree import ContractError
 from aprtui.contracts.panel import panel
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from aprtui.contracts.changes.promotion import next_version, promoted
-from aprtui.contracts.documents.document import Document, Falsifier
+from aprtui.contracts.documents.document import ContractError, Document, Falsifier
 from aprtui.contracts.documents.loading import load_documents
 from aprtui.contracts.documents.reader import document_of
-from aprtui.contracts.documents.tree import ContractError, parse_tree
 from aprtui.resources import contracts
+from aprtui.yaml_file import parse_yaml
 from tests.contracts.samples import PATH
 
 BLOCK = """\
@@ -35,7 +35,7 @@ falsification_tests:
 
 
 def parts(text: str, name: str) -> tuple[Document, Falsifier]:
-    document = document_of(parse_tree(text.lstrip("\ufeff"), PATH))
+    document = document_of(parse_yaml(text.lstrip("\ufeff"), PATH))
     return document, next(test for test in document.falsifiers if test.id == name)
 
 
@@ -179,7 +179,7 @@ def promote_each(document: Document) -> int:
         result = promoted(text, document, test, "DISCHARGED", "2026-11-27", "raised")
         changed = changes(text, result)
         assert len(changed) <= 7 and sum(line[0] == "-" for line in changed) <= 2, (document.path, test.id, changed)
-        read = document_of(parse_tree(result, document.path))
+        read = document_of(parse_yaml(result, document.path))
         assert read.metadata.version == next_version(document) and len(read.falsifiers) == len(document.falsifiers)
         done += 1
     return done

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import pytest
 
-from aprtui.contracts.documents.maturity import Maturity, maturity_of
-from aprtui.contracts.documents.tree import ContractError
+from aprtui.contracts.documents.document import ContractError, Maturity, maturity_of
+from aprtui.contracts.documents.reader import document_of
+from aprtui.contracts.documents.validation import validate
+from aprtui.yaml_file import MOST_BYTES, YamlError, read_yaml
 from tests.contracts.samples import SOUND, document, edited, line_of
 
 
@@ -101,3 +106,16 @@ def test_a_check_is_a_name_or_a_name_with_parameters() -> None:
 def test_a_section_of_another_shape_is_an_error_with_its_line(text: str) -> None:
     with pytest.raises(ContractError, match=r"sample.yaml:2: \w+: expected a"):
         document("x: 1\n" + text)
+
+
+def test_a_text_of_a_megabyte_is_read_or_refused_within_a_second(tmp_path: Path) -> None:
+    path = tmp_path / "long.yaml"
+    started = time.perf_counter()
+    path.write_text(SOUND.replace("A sample", "x" * (MOST_BYTES - len(SOUND))))
+    validate(document_of(read_yaml(path)))
+    path.write_text(SOUND.replace("A sample", "x" * MOST_BYTES))
+    with pytest.raises(YamlError, match="larger than"):
+        read_yaml(path)
+    path.write_text(f"? {'x' * 500_000}\n: 1\n? {'y' * 400_000}\n: 1\n")
+    validate(document_of(read_yaml(path)))
+    assert time.perf_counter() - started < 1

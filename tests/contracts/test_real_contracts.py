@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aprtui.contracts.documents.files import contract_files
+from aprtui.contracts.documents.loading import contract_files
 from aprtui.contracts.documents.reader import read_document
 from aprtui.contracts.documents.validation import validate
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aprtui.contracts.documents.finding import Severity
-from aprtui.contracts.documents.validation import RULES, validate
+from aprtui.contracts.documents.validation import RULES, Severity, validate
 from tests.contracts.samples import SOUND, document, edited, line_of
 
 

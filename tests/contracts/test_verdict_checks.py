@@ -11,12 +11,13 @@ import pytest
 
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks import verdicts
-from aprtui.contracts.judgement import Judgement
+from aprtui.contracts.checks.judgement import Judgement
 from aprtui.engine.cpu import decoding
 from aprtui.engine.evaluation import false_alarms, fault_matrix
-from aprtui.engine.evaluation.detection import Tally
 from aprtui.engine.evaluation.false_alarms import Judged
+from aprtui.engine.evaluation.fault_detection import Tally
 from aprtui.engine.faults.faults import FaultInjector, parse_fault
+from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Engine, Mode
 from aprtui.model.model import Model, load_model
 from aprtui.resources import embedded_model
@@ -87,7 +88,7 @@ def test_honest_runs_that_are_not_blamed_pass(model: Model, signal: str) -> None
 @pytest.mark.usefixtures("two_runs")
 def test_a_run_that_is_blamed_fails(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the judges are told is honest has a fault, so that they call it one."""
-    honest = false_alarms.open_engine
+    honest = open_engine
     fault = parse_fault("layer=1,stage=ffn_up,kind=scale,magnitude=0.5", model)
 
     def faulty(model: Model, *, mode: Mode, **options: object) -> Engine:

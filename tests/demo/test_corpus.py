@@ -139,4 +139,4 @@ def test_a_documented_function_becomes_a_chat_turn_with_parseable_code() -> None
     opening = chat_prompt("Return the book with that title.")
     assert turn.startswith(opening) and turn.endswith("<|im_end|>\n")
     code = turn[len(opening) : -len("<|im_end|>\n")]
-    assert code.startswith("def find(self, title):\n    for book") and ast.parse(code)
+    assert code.startswith("def find(self, title):\n    for book") and ast.parse(code).body

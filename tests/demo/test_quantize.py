@@ -25,7 +25,8 @@ def heavy_tailed(rows: int = 64, columns: int = 512) -> F32:
 
 def restored(values: F32, kind: gguf.GGMLQuantizationType, importance: F32 | None = None) -> F32:
     packed = QUANTIZERS[kind](values, importance)
-    return gguf.quants.dequantize(packed, kind).reshape(values.shape)
+    dequantized: F32 = gguf.quants.dequantize(packed, kind)
+    return dequantized.reshape(values.shape)
 
 
 def relative_error(values: F32, approximation: F32) -> float:
@@ -37,14 +38,16 @@ def naive_affine(values: F32) -> F32:
     x = values.reshape(-1, 32)
     low, high = np.minimum(x.min(1, keepdims=True), 0), np.maximum(x.max(1, keepdims=True), 0)
     step = (high - low) / 15
-    return (np.rint((x - low) / step) * step + low).reshape(values.shape)
+    rounded: F32 = np.rint((x - low) / step) * step + low
+    return rounded.reshape(values.shape)
 
 
 def naive_symmetric(values: F32) -> F32:
     """Six bits up to each sub-block's largest magnitude, with a real-valued scale."""
     x = values.reshape(-1, 16)
     step = np.abs(x).max(1, keepdims=True) / 31
-    return (np.rint(x / step) * step).reshape(values.shape)
+    rounded: F32 = np.rint(x / step) * step
+    return rounded.reshape(values.shape)
 
 
 # The bounds are what ggml's own quantisers reach on these very values (ggml_quantize_chunk, without importance).

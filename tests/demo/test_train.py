@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from aprtui.demo.train import (
     DECAY_SHARE,
     POLISH_RATE,
     WARM_UP_STEPS,
-    Progress,
     Settings,
+    TrainingProgress,
     batch_windows,
     learning_rate_factor,
     start_decay_by_clock,
@@ -26,22 +27,22 @@ TINY = NetworkShape(vocabulary=300, hidden=64, layers=1, heads=2, kv_heads=1, fe
 
 
 def test_the_rate_warms_up_stays_and_decays_to_zero() -> None:
-    factors = [learning_rate_factor(Progress(step, 0.0, 500, 600)) for step in range(600)]
+    factors = [learning_rate_factor(TrainingProgress(step, 0.0, 500, 600)) for step in range(600)]
     assert factors[0] == 1 / WARM_UP_STEPS
     assert set(factors[WARM_UP_STEPS:500]) == {1.0}
     assert factors[500] == 1.0 and factors[550] == 0.5 and 0 < factors[599] < 0.02
 
 
 def test_the_polish_decays_from_a_smaller_rate() -> None:
-    factors = [learning_rate_factor(Progress(step, 0.0, 500, 600, polish=50)) for step in range(600, 650)]
+    factors = [learning_rate_factor(TrainingProgress(step, 0.0, 500, 600, polish=50)) for step in range(600, 650)]
     assert factors[0] == POLISH_RATE and 0 < factors[-1] < 0.02
     assert factors == sorted(factors, reverse=True)
 
 
 def test_the_clock_starts_the_decay_and_fixes_its_length() -> None:
-    progress = Progress(step=300, seconds=60 * 10 * (1 - DECAY_SHARE) - 1)
+    progress = TrainingProgress(step=300, seconds=60 * 10 * (1 - DECAY_SHARE) - 1)
     start_decay_by_clock(progress, minutes=10)
-    assert progress.decay_at is None
+    assert (progress.decay_at, progress.steps) == (None, None)
     progress.seconds += 1
     start_decay_by_clock(progress, minutes=10)
     assert (progress.decay_at, progress.steps) == (300, 500)
@@ -79,12 +80,12 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> N
     torch = load_torch()
     settings = Settings(batch_tokens=64, context=16, decay_context=32)
 
-    def run(folder: Path, decay_at: int, steps: int, resume: Path | None = None) -> dict[str, object]:
+    def run(folder: Path, decay_at: int, steps: int, resume: Path | None = None) -> dict[str, Any]:
         folder.mkdir(exist_ok=True)
         for seed, name in enumerate(("train.npy", "bare.npy")):
             np.save(folder / name, np.random.default_rng(seed).integers(0, 300, 4000).astype(np.uint16))
         options = SimpleNamespace(device="cpu", resume=resume)
-        train(folder, settings, TINY, Progress(decay_at=decay_at, steps=steps, polish=2), 1.0, options)
+        train(folder, settings, TINY, TrainingProgress(decay_at=decay_at, steps=steps, polish=2), 1.0, options)
         return dict(torch.load(folder / "checkpoint.pt", weights_only=True))
 
     whole = run(tmp_path / "whole", 2, 4)

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from aprtui.compare.comparison import Comparison
-from aprtui.engine.backends import open_engine
 from aprtui.engine.capturing import CaptureRequest, write_capture
+from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import KvType, Logits, Mode
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture

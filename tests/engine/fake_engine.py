@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.backends import Progress
+from aprtui.engine.process.loading import LoadedEngine
 from aprtui.engine.process.messages import EngineInfo, EngineSettings
-from aprtui.engine.process.opening import LoadedEngine
 from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Rounding, Taps
 from aprtui.errors import EngineError
+from aprtui.progress import Progress
 from aprtui.trace.graph import GraphConfig, Node, graph_for
 from aprtui.trace.stats import accumulate, causal
 
@@ -37,7 +37,8 @@ class FakeEngine:
     ) -> None:
         self.graph = graph_for(CONFIG)
         self.mode, self.kv = Mode.EXACT, KvType.F32
-        self.backend, self.code_path, self.device, self.threads = "fake", "fake", "fake device", None
+        self.backend, self.code_path, self.device = "fake", "fake", "fake device"
+        self.threads: int | None = None
         self.rounding = Rounding("none", "f32", "float64")
         self.context, self.delay, self.poisoned = context, delay, poisoned
         self.position = 0

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aprtui.engine.backends import open_engine
+from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Engine, KvType, Mode
 from aprtui.engine.reference.evaluate import evaluate
-from aprtui.engine.rounding import ARITHMETIC, MATMUL_INPUT, ROUND
+from aprtui.engine.rounding import ARITHMETIC, ROUND
 from aprtui.model.model import Model, load_model
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node, Op, RopeLayout
@@ -129,7 +129,7 @@ def test_q8_agrees_with_llamacpp_in_the_first_layer_but_for_rounding_flips(
             hit = hit | (np.logical_or.accumulate(before) if model.graph[node.stage].is_attention_map else before)
         if model.graph[node.stage].op is Op.MATMUL:
             source = model.graph.inputs(node)[0]
-            kinds = {MATMUL_INPUT[weight.type] for weight in model.params(node)}
+            kinds = {weight.type.format.cpu_input for weight in model.params(node)}
             flips = sum(
                 flipped_roundings(
                     kind, ours.tensor(source)[~hit], peer_tensor(capture, source, ours.tensor(source))[~hit]
@@ -154,11 +154,11 @@ def flipped_roundings(kind: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if kind == "none":
         return np.zeros(len(a), int)
     if kind in ("f16", "bf16"):
-        return np.count_nonzero(ROUND[kind](a) != ROUND[kind](b), axis=1)
+        return np.asarray(np.count_nonzero(ROUND[kind](a) != ROUND[kind](b), axis=1))
     block = 256 if kind == "q8_k" else 32
     steps_a, steps_b = (np.abs(side).reshape(len(side), -1, block).max(-1) / np.float32(127) for side in (a, b))
     levels_apart = np.abs(ROUND[kind](a) - ROUND[kind](b)) > np.repeat(steps_b, block, axis=1) / 2
-    flips = np.count_nonzero(levels_apart, axis=1)
+    flips: np.ndarray = np.count_nonzero(levels_apart, axis=1)
     if kind == "q8_0":
         flips += np.count_nonzero(steps_a.astype(np.float16) != steps_b.astype(np.float16), axis=1)
     return flips

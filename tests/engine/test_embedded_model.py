@@ -12,8 +12,8 @@ import pytest
 from aprtui.demo.corpus import collect, split, standard_library
 from aprtui.demo.prompts import PROMPTS, SEED, TEMPERATURE, TOKENS
 from aprtui.demo.quality import MOST_REPEATS, parses, repeated_lines
-from aprtui.engine.backends import open_engine
 from aprtui.engine.generation import generate
+from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Engine, Logits, Mode
 from aprtui.engine.sampling import Sampling
 from aprtui.model.model import Model, load_model

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from aprtui.engine.backends import open_engine
 from aprtui.engine.evaluation.fault_matrix import MeteredFault
 from aprtui.engine.faults.faults import Fault, FaultInjector, parse_fault
 from aprtui.engine.faults.kinds import KINDS, applies
+from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Logits, Mode, Taps
 from aprtui.errors import UsageError
 from aprtui.model.model import Model

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
 from aprtui.engine.generation import PREFILL_CHUNK, Generation, StopReason, evaluate, generate
 from aprtui.engine.protocol import Engine, Logits
 from aprtui.errors import UsageError
+from aprtui.model.tokenizer import Tokenizer
 from tests.engine.fake_engine import FakeEngine, LetterTokenizer
 
 
-def run(engine: FakeEngine, prompt: str = "abc", max_tokens: int = 4, **options: object) -> tuple[str, Generation]:
-    generation = generate(engine, LetterTokenizer(), prompt.encode(), max_tokens=max_tokens, **options)
+def run(engine: FakeEngine, prompt: str = "abc", max_tokens: int = 4, **options: Any) -> tuple[str, Generation]:
+    generation = generate(engine, cast(Tokenizer, LetterTokenizer()), prompt.encode(), max_tokens=max_tokens, **options)
     return "".join(token.text for token in generation), generation
 
 
@@ -100,7 +103,7 @@ def test_character_cut_by_the_end_is_shown_as_replacement_in_the_tail() -> None:
         def token_bytes(self, token: int) -> bytes:
             return "é".encode()[:1]
 
-    generation = generate(FakeEngine(), Halves(), [1], max_tokens=1)
+    generation = generate(FakeEngine(), cast(Tokenizer, Halves()), [1], max_tokens=1)
     assert [token.text for token in generation] == [""]
     assert generation.tail == "�"
 

@@ -9,9 +9,9 @@ import pytest
 
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.explain.hypotheses import Support
-from aprtui.engine.backends import open_engine
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.faults.faults import FaultInjector, parse_fault
+from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Mode
 from aprtui.model.model import Model
 from tests.engine.embedded_captures import TOKENS

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aprtui.engine import backends
+from aprtui.engine import opening
 from aprtui.engine.cuda import detect
 from aprtui.engine.cuda.detect import CudaDevice, Detection
 from aprtui.engine.parity import gate as parity
@@ -40,10 +40,10 @@ class Fault:
 def judged(model: Model, faults: dict[Mode, Fault]) -> Parity:
     def device(mode: Mode) -> Engine:
         fault = faults.get(mode)
-        return backends.open_engine(model, backend="numpy", mode=mode, context=parity.POSITIONS, intervention=fault)
+        return opening.open_engine(model, backend="numpy", mode=mode, context=parity.POSITIONS, intervention=fault)
 
     def reference() -> Engine:
-        return backends.open_engine(model, backend="cpu", threads=1, context=parity.POSITIONS)
+        return opening.open_engine(model, backend="cpu", threads=1, context=parity.POSITIONS)
 
     return parity_gate(model, device, reference, 1, lambda *_: None)
 
@@ -135,7 +135,7 @@ class Auto:
         monkeypatch.setattr(opening, "open_cuda", open_cuda)
 
     def open(self, model: Model, backend: str = "auto", intervention: Fault | None = None) -> Engine:
-        return backends.open_engine(
+        return opening.open_engine(
             model, backend=backend, context=8, threads=1, told=self.told.append, intervention=intervention
         )
 

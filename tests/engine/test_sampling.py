@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,19 +16,20 @@ def as_logits(*values: float) -> np.ndarray:
     return np.array(values, np.float32)
 
 
-def kept(**settings: float) -> list[int]:
-    ids, probabilities = candidates(LOGITS.copy(), Sampling(**{"temperature": 1.0, **settings}))
+def kept(**settings: Any) -> list[int]:
+    ids, probabilities = candidates(LOGITS.copy(), Sampling(**{"temperature": 1.0} | settings))
     return list(range(probabilities.size)) if ids is None else ids.tolist()
 
 
 def penalized(history: list[int], sampling: Sampling, *logits: float) -> list[float]:
     array = np.array(logits, np.float64)
     penalize(array, history, sampling)
-    return array.tolist()
+    values: list[float] = array.tolist()
+    return values
 
 
 def probabilities_at(temperature: float) -> np.ndarray:
-    array = LOGITS / temperature
+    array: np.ndarray = LOGITS / temperature
     softmax(array)
     return array
 
@@ -93,12 +95,12 @@ def test_draws_follow_inverse_cdf_of_pcg64_in_token_id_order() -> None:
 
 
 def test_token_without_probability_is_not_drawn_even_by_the_smallest_number() -> None:
-    class Zero:
-        def random(self) -> float:
+    class Zero(np.random.Generator):
+        def random(self, *_: object, **__: object) -> Any:
             return 0.0
 
     sampler = Sampler(Sampling(temperature=1.0))
-    sampler._random = Zero()
+    sampler._random = Zero(np.random.PCG64())
     assert sampler.choose(as_logits(-np.inf, 0, 0), []).id == 1
 
 
@@ -146,7 +148,8 @@ def test_choosing_changes_no_logits() -> None:
 
 
 def test_top_k_prefers_lower_ids_among_equals() -> None:
-    assert candidates(np.zeros(6), Sampling(temperature=1.0, top_k=3))[0].tolist() == [0, 1, 2]
+    ids, _ = candidates(np.zeros(6), Sampling(temperature=1.0, top_k=3))
+    assert ids is not None and ids.tolist() == [0, 1, 2]
 
 
 def test_top_p_keeps_the_fewest_tokens_that_reach_p() -> None:
@@ -157,7 +160,8 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_p() -> None:
 
 
 def test_top_p_that_rounding_never_reaches_keeps_all() -> None:
-    assert len(candidates(np.zeros(10), Sampling(temperature=1.0, top_p=1 - 1e-16))[0]) == 10
+    ids, _ = candidates(np.zeros(10), Sampling(temperature=1.0, top_p=1 - 1e-16))
+    assert ids is not None and len(ids) == 10
 
 
 def test_min_p_is_relative_to_the_most_probable_token() -> None:
@@ -168,12 +172,13 @@ def test_min_p_is_relative_to_the_most_probable_token() -> None:
 def test_filters_apply_in_the_documented_order_and_renormalise() -> None:
     ids, probabilities = candidates(LOGITS.copy(), Sampling(temperature=1.0, top_k=3, top_p=0.8))
     # After top-k the three hold 0.85: 0.4 + 0.3 are 0.82 of it, which top-p 0.8 accepts.
-    assert ids.tolist() == [1, 3]
+    assert ids is not None and ids.tolist() == [1, 3]
     assert probabilities == pytest.approx([4 / 7, 3 / 7])
 
 
 def test_temperature_comes_before_top_p() -> None:
-    assert len(candidates(LOGITS.copy(), Sampling(temperature=0.1, top_p=0.9))[0]) == 1
+    ids, _ = candidates(LOGITS.copy(), Sampling(temperature=0.1, top_p=0.9))
+    assert ids is not None and len(ids) == 1
 
 
 def test_repeat_penalty_pushes_both_signs_down_once_for_each_token() -> None:
@@ -199,9 +204,7 @@ def test_repeat_penalty_looks_at_the_last_n_tokens_only() -> None:
         ({"seed": -1}, "seed is -1"),
     ],
 )
-def test_settings_out_of_range_are_usage_errors_that_name_value_and_range(
-    settings: dict[str, float], said: str
-) -> None:
+def test_settings_out_of_range_are_usage_errors_that_name_value_and_range(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=f"{said}, expected "):
         Sampling(**settings)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from aprtui.model.config import ModelConfig, Rope
-from aprtui.model.weights import Weight, WeightType
+from aprtui.model.weight_types import WeightType
+from aprtui.model.weights import Weight
 from aprtui.trace.graph import GraphConfig, Node, Op, RopeLayout, StageGraph, graph_for
 
 TINY = GraphConfig(

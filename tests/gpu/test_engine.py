@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from aprtui.engine.backends import open_engine
+from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.errors import EngineError
 from aprtui.resources import embedded_model

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from aprtui.engine.cuda.planes import planes
 from aprtui.engine.rounding import round_q8_1
-from aprtui.model.weights import Weight, WeightType
+from aprtui.model.weight_types import WeightType
+from aprtui.model.weights import Weight
 from tests.kernels.emulated import Out, Struct
 
 F32 = NDArray[np.float32]
@@ -61,7 +62,8 @@ NO_Q8 = Struct((None, None))
 
 def dequantised(levels: NDArray[np.int8], scales: np.ndarray) -> F32:
     """The values that Q8_1 activations stand for."""
-    return (levels.reshape(-1, 32).astype(np.float32) * scales["scale"].reshape(-1, 1)).reshape(levels.shape)
+    values: F32 = levels.reshape(-1, 32).astype(np.float32) * scales["scale"].reshape(-1, 1)
+    return values.reshape(levels.shape)
 
 
 def assert_q8_of(x: F32, levels: NDArray[np.int8], scales: np.ndarray) -> None:

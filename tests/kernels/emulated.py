@@ -13,17 +13,17 @@ import re
 import shutil
 import struct
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui import resources
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 _FLAGS = (
     "-x", "c++", "-std=c++17", "-O2", "-g1", "-march=native", "-ffp-contract=off", "-fPIC", "-shared",
@@ -170,6 +170,19 @@ class Image:
         frames = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
         ours = [frame for frame in frames if ".cu" in frame] or frames
         return message.replace(found[0], "at " + " in ".join(ours))
+
+
+class Kernels(Protocol):
+    """What runs kernels: an image compiled for the host, or a device."""
+
+    def run(
+        self, kernel: str, grid: Sequence[int], block: int, *arguments: object, shared: int = 0, orders: int = 3
+    ) -> list[Array]:
+        """See `Image.run`."""
+
+
+Images = Callable[..., Kernels]
+"""The kernels of `kernels/<name>.cu`, by the name or by a path."""
 
 
 class _Memory:

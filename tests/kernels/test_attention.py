@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
@@ -11,11 +9,10 @@ from aprtui.engine.reference import ops
 from aprtui.model.config import ModelConfig, Rope
 from aprtui.trace.graph import GraphConfig
 from tests.kernels.cases import NO_Q8, assert_q8_of, q8_out, relative, step
-from tests.kernels.emulated import Image, InOut, Out, Struct
+from tests.kernels.emulated import Images, InOut, Out, Struct
 
 pytestmark = pytest.mark.group("emulator")
 
-Images = Callable[..., Image]
 BOUND = 5e-7
 # heads, K/V heads, channels of a head: grouped, one K/V head for more than eight, odd width, the widest
 SHAPES = [(4, 2, 64), (10, 1, 32), (2, 2, 80), (7, 1, 128), (2, 1, 196), (2, 1, 256)]

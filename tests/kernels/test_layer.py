@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
 from aprtui.engine.reference import ops
 from aprtui.engine.rounding import round_f16
 from aprtui.model.config import ModelConfig, Rope, RopeAngles
-from aprtui.model.weights import Weight, WeightType
+from aprtui.model.weight_types import WeightType
+from aprtui.model.weights import Weight
 from aprtui.trace.graph import GraphConfig, RopeLayout
 from tests.engine.tiny_model import random_weight
 from tests.kernels.cases import (
@@ -25,11 +24,10 @@ from tests.kernels.cases import (
     step,
     wide,
 )
-from tests.kernels.emulated import Image, InOut, Out, Struct
+from tests.kernels.emulated import Images, InOut, Out, Struct
 
 pytestmark = pytest.mark.group("emulator")
 
-Images = Callable[..., Image]
 CONTEXT, EPSILON = 12, 1e-6
 
 

@@ -6,15 +6,14 @@ its sum, where the size of a sum of random terms is the root of the sum of their
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
-from aprtui.model.weights import Weight, WeightType
+from aprtui.model.weight_types import WeightType
+from aprtui.model.weights import Weight
 from tests.engine.tiny_model import random_weight
 from tests.kernels.cases import FLOAT_TYPES, activations, matrix, rounded, wide
-from tests.kernels.emulated import Image, InOut, Out
+from tests.kernels.emulated import Images, InOut, Out
 
 pytestmark = pytest.mark.group("emulator")
 
@@ -27,7 +26,7 @@ def weight_of(kind: WeightType, rows: int, columns: int, seed: int = 3) -> Weigh
 
 
 def run(
-    image_of: Callable[..., Image],
+    image_of: Images,
     weight: Weight,
     x: np.ndarray,
     mode: str,
@@ -68,7 +67,7 @@ def error(found: np.ndarray, weight: Weight, x: np.ndarray, mode: str) -> float:
 @pytest.mark.parametrize("mode", ["exact", "q8"])
 @pytest.mark.parametrize("at_once", [1, 8])
 @pytest.mark.parametrize("kind", list(WeightType))
-def test_product_equals_float64(image_of: Callable[..., Image], kind: WeightType, mode: str, at_once: int) -> None:
+def test_product_equals_float64(image_of: Images, kind: WeightType, mode: str, at_once: int) -> None:
     columns = 1280 if kind in K_TYPES else 1120  # 40 and 35 units: some lanes have two
     weight = weight_of(kind, 19, columns)
     x = np.random.default_rng(5).standard_normal((3, columns), np.float32)
@@ -77,7 +76,7 @@ def test_product_equals_float64(image_of: Callable[..., Image], kind: WeightType
 
 @pytest.mark.parametrize("mode", ["exact", "q8"])
 @pytest.mark.parametrize("kind", list(WeightType))
-def test_bits_depend_on_row_and_token_alone(image_of: Callable[..., Image], kind: WeightType, mode: str) -> None:
+def test_bits_depend_on_row_and_token_alone(image_of: Images, kind: WeightType, mode: str) -> None:
     weight = weight_of(kind, 11, 512)
     x = np.random.default_rng(6).standard_normal((9, 512), np.float32)
     together = run(image_of, weight, x, mode, 8, orders=1)
@@ -86,7 +85,7 @@ def test_bits_depend_on_row_and_token_alone(image_of: Callable[..., Image], kind
 
 
 @pytest.mark.parametrize("kind", [WeightType.Q4_K, WeightType.Q8_0])
-def test_one_row_and_one_block_of_columns(image_of: Callable[..., Image], kind: WeightType) -> None:
+def test_one_row_and_one_block_of_columns(image_of: Images, kind: WeightType) -> None:
     columns = 256 if kind in K_TYPES else 32
     weight = weight_of(kind, 1, columns)
     x = np.random.default_rng(7).standard_normal((1, columns), np.float32)
@@ -94,7 +93,7 @@ def test_one_row_and_one_block_of_columns(image_of: Callable[..., Image], kind: 
         assert error(run(image_of, weight, x, mode, at_once), weight, x, mode) <= BOUND
 
 
-def test_residual_is_added_in_float32(image_of: Callable[..., Image]) -> None:
+def test_residual_is_added_in_float32(image_of: Images) -> None:
     weight = weight_of(WeightType.Q4_K, 20, 256)
     x, residual = np.random.default_rng(8).standard_normal((2, 256), np.float32), np.full((2, 20), 0.1, np.float32)
     product, total = image_of("matvec").run(
@@ -105,7 +104,7 @@ def test_residual_is_added_in_float32(image_of: Callable[..., Image]) -> None:
 
 @pytest.mark.parametrize("mode", ["exact", "q8"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_bad_activation_spoils_its_own_token_only(image_of: Callable[..., Image], mode: str, bad: float) -> None:
+def test_a_bad_activation_spoils_its_own_token_only(image_of: Images, mode: str, bad: float) -> None:
     weight = weight_of(WeightType.Q4_K, 9, 512)
     x = np.random.default_rng(9).standard_normal((3, 512), np.float32)
     clean = run(image_of, weight, x, mode, 8, orders=1)
@@ -120,7 +119,7 @@ def extreme(kind: WeightType) -> Weight:
     """Rows of the largest and the smallest levels that there are, with scales of 1."""
     weight = weight_of(kind, 4, 256)
     scales = {WeightType.Q6_K: (208,), WeightType.Q4_K: (0, 2), WeightType.Q5_K: (0, 2)}.get(kind, (0,))
-    size = {WeightType.Q4_0: 18, WeightType.Q5_0: 22, WeightType.Q8_0: 34}.get(kind, weight.data.shape[1])
+    size = {WeightType.Q4_0: 18, WeightType.Q5_0: 22, WeightType.Q8_0: 34}.get(kind, int(weight.data.shape[1]))
     for row, fill in enumerate((0x00, 0xFF, 0x80, 0x7F)):
         weight.data[row] = fill
         for start in range(0, weight.data.shape[1], size):
@@ -130,7 +129,7 @@ def extreme(kind: WeightType) -> Weight:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in WeightType if kind not in FLOAT_TYPES])
-def test_extreme_levels_do_not_overflow(image_of: Callable[..., Image], kind: WeightType) -> None:
+def test_extreme_levels_do_not_overflow(image_of: Images, kind: WeightType) -> None:
     weight, x = extreme(kind), np.ones((2, 256), np.float32)
     x[1] = -1
     np.testing.assert_allclose(run(image_of, weight, x, "q8", 1), x.astype(np.float64) @ wide(weight).T, rtol=1e-6)

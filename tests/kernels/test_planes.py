@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from aprtui.engine.cuda.planes import in_planes, planes
-from aprtui.model.weights import WeightType, block_shape
+from aprtui.model.weight_types import WeightType
 
 
 @pytest.mark.parametrize("kind", [kind for kind in WeightType if in_planes(kind)])
 def test_planes_are_the_fields_of_all_blocks_one_after_the_other(kind: WeightType) -> None:
-    _, size = block_shape(kind)
+    size = kind.format.block_bytes
     # Each byte says which byte of a block it is, and which block: what is lost or doubled shows.
     data = (np.arange(3 * 2 * size) % size).astype(np.uint8).reshape(3, 2 * size)
     data += (np.arange(3 * 2 * size) // size).astype(np.uint8).reshape(data.shape)

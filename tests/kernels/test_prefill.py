@@ -5,22 +5,21 @@ Bound: sums over 128 columns follow one another in float32, so the error grows a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from aprtui import resources
-from aprtui.model.weights import Weight, WeightType
+from aprtui.model.weight_types import WeightType
+from aprtui.model.weights import Weight
 from tests.kernels.cases import FLOAT_TYPES, activations, matrix, wide
-from tests.kernels.emulated import Image, InOut, Out
+from tests.kernels.emulated import Images, InOut, Kernels, Out
 from tests.kernels.test_matvec import K_TYPES, error, extreme, weight_of
 from tests.kernels.test_matvec import run as matvec
 
 pytestmark = pytest.mark.group("emulator")
 
-Images = Callable[..., Image]
 QUANTISED = [kind for kind in WeightType if kind not in FLOAT_TYPES]
 
 
@@ -28,7 +27,7 @@ def normal(*shape: int, seed: int = 5) -> np.ndarray:
     return np.random.default_rng([seed, *shape]).standard_normal(shape, np.float32)
 
 
-def matmul(image: Image, weight: Weight, x: np.ndarray, orders: int = 3) -> np.ndarray:
+def matmul(image: Kernels, weight: Weight, x: np.ndarray, orders: int = 3) -> np.ndarray:
     """`x Wᵀ` `[tokens, rows]`; the room between rows of the output must stay untouched."""
     grid, stride = (-(-weight.rows // 128), -(-len(x) // 64)), weight.rows + 3
     (y,) = image.run(
@@ -36,7 +35,7 @@ def matmul(image: Image, weight: Weight, x: np.ndarray, orders: int = 3) -> np.n
         InOut(np.full((len(x), stride), np.float32(77))), None, len(x), stride, orders=orders,
     )  # fmt: skip
     assert (y[:, weight.rows :] == 77).all(), "wrote behind a row"
-    return y[:, : weight.rows]
+    return np.asarray(y[:, : weight.rows])
 
 
 @pytest.mark.parametrize(("rows", "tokens"), [(1, 1), (19, 3), (130, 66), (128, 64)])

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
 from aprtui.engine.rounding import round_q8_1
 from tests.kernels.cases import assert_q8_of, dequantised, q8_out
-from tests.kernels.emulated import Image
+from tests.kernels.emulated import Images
 
 pytestmark = pytest.mark.group("emulator")
 
 
-def quantize(image_of: Callable[..., Image], x: np.ndarray) -> list[np.ndarray]:
+def quantize(image_of: Images, x: np.ndarray) -> list[np.ndarray]:
     blocks = x.size // 32
     return image_of("quantize").run("quantize", ((blocks + 7) // 8,), 256, x, q8_out(x.size), blocks)
 
 
 @pytest.mark.parametrize("magnitude", [1.0, 1e-20, 1e20])
-def test_levels_and_scales_are_those_of_the_reference(image_of: Callable[..., Image], magnitude: float) -> None:
+def test_levels_and_scales_are_those_of_the_reference(image_of: Images, magnitude: float) -> None:
     x = (np.random.default_rng(1).standard_normal((19, 32)) * magnitude).astype(np.float32)
     x[3] = 0
     x[4, 1:] = 0
@@ -32,14 +30,14 @@ def test_levels_and_scales_are_those_of_the_reference(image_of: Callable[..., Im
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_bad_value_makes_the_scale_of_its_block_nan(image_of: Callable[..., Image], bad: float) -> None:
+def test_a_bad_value_makes_the_scale_of_its_block_nan(image_of: Images, bad: float) -> None:
     x = np.ones((3, 32), np.float32)
     x[1, 7] = bad
     _, scales = quantize(image_of, x)
     np.testing.assert_array_equal(np.isnan(scales["scale"]), [False, True, False])
 
 
-def test_the_smallest_subnormal_keeps_its_levels_in_range(image_of: Callable[..., Image]) -> None:
+def test_the_smallest_subnormal_keeps_its_levels_in_range(image_of: Images) -> None:
     x = np.zeros((1, 32), np.float32)
     x[0, :2] = np.float32(1e-45) * np.array([190, -190], np.float32)
     levels, scales = quantize(image_of, x)

@@ -14,11 +14,10 @@ from aprtui.engine.likeliest import likeliest
 from aprtui.engine.sampling import GREEDY, Choice, Sampler, Sampling
 from aprtui.errors import EngineError
 from tests.kernels.cases import STEP, step
-from tests.kernels.emulated import Image, InOut, Out
+from tests.kernels.emulated import Images, InOut, Kernels, Out
 
 pytestmark = pytest.mark.group("emulator")
 
-Images = Callable[..., Image]
 RING = 3
 PARTS = np.dtype([("first", "<u8"), ("second", "<u8"), ("total", "<f8"), ("weighted", "<f8"), ("nan", "<f8")])
 
@@ -27,7 +26,7 @@ def logits_of(vocabulary: int, seed: int = 1) -> np.ndarray:
     return np.random.default_rng([seed, vocabulary]).standard_normal(vocabulary, np.float32) * 4
 
 
-def greedy(image: Image, logits: np.ndarray, now: np.ndarray, **options: int) -> list[np.ndarray]:
+def greedy(image: Kernels, logits: np.ndarray, now: np.ndarray, **options: int) -> list[np.ndarray]:
     """Step, token and ring after the launch, the ring filled with 7 before."""
     blocks = -(-logits.size // 1024)
     moved, token, ring, _, counter = image.run(
@@ -38,7 +37,7 @@ def greedy(image: Image, logits: np.ndarray, now: np.ndarray, **options: int) ->
     return [moved, token, ring]
 
 
-def likeliest_of(image: Image, logits: np.ndarray, now: np.ndarray, **options: int) -> np.ndarray:
+def likeliest_of(image: Kernels, logits: np.ndarray, now: np.ndarray, **options: int) -> np.ndarray:
     """The ring after a launch without a token to write, in which the step must stay."""
     blocks = -(-logits.size // 1024)
     moved, ring, _, counter = image.run(
@@ -47,11 +46,11 @@ def likeliest_of(image: Image, logits: np.ndarray, now: np.ndarray, **options: i
     )  # fmt: skip
     np.testing.assert_array_equal(moved, now)
     assert counter[0] == 0
-    return ring
+    return np.asarray(ring)
 
 
 def draw(
-    image: Image, logits: np.ndarray, now: np.ndarray, uniform: float, sampling: Sampling, likeliest: np.ndarray,
+    image: Kernels, logits: np.ndarray, now: np.ndarray, uniform: float, sampling: Sampling, likeliest: np.ndarray,
     **options: int,
 ) -> list[np.ndarray]:  # fmt: skip
     """Step, token and ring after the launch; the numbers are `uniform` where the step says, and NaN elsewhere."""
@@ -66,7 +65,7 @@ def draw(
     return [moved, token, ring]
 
 
-def candidates(image: Image, logits: np.ndarray, count: int, ordinal: int = 0, **options: int) -> np.ndarray:
+def candidates(image: Kernels, logits: np.ndarray, count: int, ordinal: int = 0, **options: int) -> np.ndarray:
     blocks = -(-logits.size // 2048)
     ring, _, counter = image.run(
         "top_candidates", (blocks,), 256, logits, logits.size, count, step(0, ordinal=ordinal),
@@ -76,7 +75,7 @@ def candidates(image: Image, logits: np.ndarray, count: int, ordinal: int = 0, *
     assert counter[0] == 0
     others = np.delete(ring, ordinal % RING, axis=0)
     assert (others == np.full(others.shape, 7, CANDIDATE)).all(), "wrote another entry of the ring"
-    return ring[ordinal % RING]
+    return np.asarray(ring[ordinal % RING])
 
 
 def choice_on_the_device(image_of: Images, logits: np.ndarray, count: int = 5) -> Choice:
@@ -174,7 +173,7 @@ def test_without_a_token_to_write_the_host_chooses_and_the_step_stays(image_of: 
 
 
 def assert_draws_are_the_hosts(
-    image: Image, logits: np.ndarray, sampling: Sampling, count: int, orders: int = 3
+    image: Kernels, logits: np.ndarray, sampling: Sampling, count: int, orders: int = 3
 ) -> list[int]:
     """That many draws from the stream of one sampler, and by another; the ids."""
     device, host = Sampler(sampling), Sampler(sampling)
@@ -290,15 +289,15 @@ def test_candidates_are_the_likeliest_in_order(image_of: Images, vocabulary: int
 # ---- planted bugs: the tests above would see them
 
 
-def top_16(image: Image, logits: np.ndarray) -> object:
+def top_16(image: Kernels, logits: np.ndarray) -> object:
     return candidates(image, logits, 16)
 
 
-def choose(image: Image, logits: np.ndarray) -> object:
+def choose(image: Kernels, logits: np.ndarray) -> object:
     return greedy(image, logits, step(0))
 
 
-def draw_one(image: Image, logits: np.ndarray) -> object:
+def draw_one(image: Kernels, logits: np.ndarray) -> object:
     return draw(image, logits, step(0), 0.6, Sampling(1.0), likeliest_of(image, logits, step(0)))
 
 
@@ -314,7 +313,7 @@ BARRIER = "__syncthreads();\n"
     ],
 )
 def test_a_missing_barrier_is_found(
-    build_image: Images, tmp_path: Path, run: Callable[[Image, np.ndarray], object], before: str
+    build_image: Images, tmp_path: Path, run: Callable[[Kernels, np.ndarray], object], before: str
 ) -> None:
     source = (resources.kernels() / "sample.cu").read_text()
     assert source.count(before + BARRIER) == 1

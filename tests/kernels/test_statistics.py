@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
 from aprtui.trace.stats import Accumulator, accumulate, causal
 from tests.kernels.cases import step
-from tests.kernels.emulated import DeviceStruct, Image, Out, Struct
+from tests.kernels.emulated import DeviceStruct, Images, Out, Struct
 
 pytestmark = pytest.mark.group("emulator")
 
-Images = Callable[..., Image]
 SUMS = np.dtype(
     [
         ("total", "f8"),

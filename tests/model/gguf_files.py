@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from aprtui.model.byte_pair import byte_of_character
 from aprtui.model.vocabulary import TokenType
-from aprtui.model.weights import WeightType, block_shape
+from aprtui.model.weight_types import WeightType
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
@@ -83,7 +83,7 @@ def random_blocks(kind: WeightType, rows: int, columns: int, generator: np.rando
     if kind in (WeightType.F32, WeightType.F16, WeightType.BF16):
         values = (generator.standard_normal((rows, columns)) * deviation).astype(np.float32)
         return np.ascontiguousarray(gguf.quants.quantize(values, gguf.GGMLQuantizationType(kind))).view(np.uint8)
-    block_values, block_bytes = block_shape(kind)
+    block_values, block_bytes = kind.format.block_values, kind.format.block_bytes
     blocks = generator.integers(0, 256, (rows, columns // block_values, block_bytes), np.uint8)
     scale = (deviation / _SPREAD[kind] * generator.uniform(0.5, 1.5, blocks.shape[:2])).astype(np.float16)
     at = block_bytes - 2 if kind is WeightType.Q6_K else 0
@@ -97,7 +97,7 @@ def random_blocks(kind: WeightType, rows: int, columns: int, generator: np.rando
 
 def fitting_type(kind: WeightType, columns: int) -> WeightType:
     """`kind`, or what llama.cpp falls back to where rows are no whole number of blocks."""
-    while columns % block_shape(kind)[0]:
+    while columns % kind.format.block_values:
         kind = _FALLBACK.get(kind, WeightType.F16)
     return kind
 

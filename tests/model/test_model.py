@@ -12,10 +12,10 @@ import pytest
 
 from aprtui.errors import UnreadableError
 from aprtui.model import model as model_module
+from aprtui.model.architectures.base import ARCHITECTURES
 from aprtui.model.config import Rope, RopeAngles
-from aprtui.model.hyperparameters import ARCHITECTURES
 from aprtui.model.model import load_model
-from aprtui.model.weights import WeightType
+from aprtui.model.weight_types import WeightType
 from aprtui.trace.graph import Node, RopeLayout
 from tests.model.gguf_files import ModelFile, Tensor, model_file, sentence_piece_vocabulary, write_model
 

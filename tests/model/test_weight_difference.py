@@ -20,7 +20,7 @@ from aprtui.model.weight_difference.compare import ModelDifference, TensorDiffer
 from aprtui.model.weight_difference.judgement import LIMIT, STEP_RATIO
 from aprtui.model.weight_difference.stored import StoredTensor
 from aprtui.model.weight_difference.values import weight_metrics
-from aprtui.model.weights import WeightType
+from aprtui.model.weight_types import WeightType
 from aprtui.trace.graph import Node
 from tests.model.gguf_files import ModelFile, Tensor, model_file
 
@@ -71,7 +71,7 @@ def _pair(folder: Path, a: Tensor, b: Tensor, *, name: str = GATE, **options: ob
         file = model_file(**options)  # type: ignore[arg-type]
         file.tensors[name] = tensor
         paths.append(file.write(folder / f"{side}.gguf"))
-    return next(t for t in compare_models(*paths).tensors if t.name == name)
+    return next(t for t in compare_models(paths[0], paths[1]).tensors if t.name == name)
 
 
 def test_a_file_against_itself_is_bit_equal(tmp_path: Path) -> None:
@@ -374,11 +374,11 @@ def test_an_architecture_that_is_not_known_is_compared_by_its_tensors(tmp_path: 
         if side == "b":
             file.tensors["blk.0.ssm_conv1d.weight"].data[5] ^= 1
         paths.append(file.write(tmp_path / f"{side}.gguf"))
-    found = compare_models(*paths)
+    found = compare_models(paths[0], paths[1])
     assert list(_failing(found)) == ["blk.0.ssm_conv1d.weight"]
     assert "supported are" in found.notes[0]
     with pytest.raises(UsageError, match="leave them out"):
-        compare_models(*paths, Selection("ffn_gate"))
+        compare_models(paths[0], paths[1], Selection("ffn_gate"))
 
 
 def test_an_unknown_type_is_skipped_and_leaves_the_verdict_open(tmp_path: Path) -> None:

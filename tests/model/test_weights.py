@@ -6,7 +6,8 @@ import gguf
 import numpy as np
 import pytest
 
-from aprtui.model.weights import Weight, WeightType, block_shape
+from aprtui.model.weight_types import WeightType
+from aprtui.model.weights import Weight
 from tests.model.gguf_files import random_blocks
 
 ROWS, COLUMNS = 6, 512
@@ -18,7 +19,7 @@ def weight_of(kind: WeightType, data: np.ndarray) -> Weight:
 
 @pytest.mark.parametrize("kind", list(WeightType), ids=lambda kind: kind.name)
 def test_values_of_random_bytes_are_bit_equal_to_the_reference(kind: WeightType) -> None:
-    values, size = block_shape(kind)
+    values, size = kind.format.block_values, kind.format.block_bytes
     data = np.random.default_rng(kind).integers(0, 256, (ROWS, COLUMNS // values * size), np.uint8)
     with np.errstate(all="ignore"):
         ours = weight_of(kind, data).dequantize()

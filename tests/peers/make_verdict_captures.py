@@ -124,6 +124,9 @@ class Peers:
 
     def __init__(self, folder: Path) -> None:
         sys.path.insert(0, str(folder))
+        self.maker: Any
+        self.llama: Any
+        self.hf: Any
         self.maker, self.llama, self.hf = map(importlib.import_module, ("make_model", "llama_stages", "hf_stages"))
         self.maker.FTYPES["BF16"] = _BF16_FILE_TYPE
         opened = self.llama.open_model

@@ -14,6 +14,7 @@ from aprtui.tui.app import AprtuiApp
 from aprtui.tui.frame.config import Config
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenState
+from aprtui.tui.frame.tool_screen import ToolScreen
 from tests.tui.screens.recorded import RecordedSource
 
 Driver = Pilot[ExitCode]
@@ -27,6 +28,12 @@ async def showing(
     config = Config(Path("config.toml"), ascii=ascii_only)
     async with AprtuiApp(Session(RecordedSource(), paths=paths), state, config).run_test(size=size) as pilot:
         yield pilot
+
+
+def tool_screen(pilot: Driver) -> ToolScreen:
+    """The screen on top, which must be one of the app's own."""
+    assert isinstance(pilot.app.screen, ToolScreen)
+    return pilot.app.screen
 
 
 def screen_text(pilot: Driver) -> str:

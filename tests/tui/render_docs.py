@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 
 from aprtui.engine.process.engine_process import EngineProcess, EngineState
+from aprtui.engine.process.loading import open_model
 from aprtui.engine.process.messages import EngineSettings
-from aprtui.engine.process.opening import open_model
 from aprtui.resources import contracts, embedded_model
 from aprtui.tui.app import AprtuiApp
 from aprtui.tui.frame.config import Config

@@ -1,1 +1,1 @@
-"""What the commands that compare share: options, grounds, text, next steps."""
+"""What the commands that compare share: options, criteria, text, next steps."""

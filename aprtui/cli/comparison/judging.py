@@ -1,4 +1,4 @@
-"""By what `aprtui diff` judges: the options that say so, and the grounds that follow from them."""
+"""By what `aprtui diff` judges: the options that say so, and the criteria that follow from them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aprtui.cli.options import open_model
-from aprtui.cli.progress import Progress
 from aprtui.errors import UsageError
+from aprtui.progress import Progress
 
 if TYPE_CHECKING:
-    from aprtui.compare.captures import DiffOptions, Grounds
+    from aprtui.compare.captures import Criteria, DiffOptions
     from aprtui.compare.comparison import Comparison
     from aprtui.compare.policy import Policy
     from aprtui.trace.capture import Capture
@@ -41,25 +41,25 @@ class Judging:
         words = [word for name, path in (*named, ("--model-b", self.model_b)) if path for word in (name, str(path))]
         return words + (["--replay"] if self.replay else []) + (["--rounding", self.rounding] if self.rounding else [])
 
-    def grounds(
+    def criteria(
         self, a: Capture, b: Capture, asked: DiffOptions, policy: Policy | None, progress: Progress
-    ) -> tuple[Grounds, Tokens]:
+    ) -> tuple[Criteria, Tokens]:
         """What the comparison is judged by, and the token ids if they had to be found.
 
         Raises `UsageError` for options that contradict each other.
         """
-        from aprtui.compare.captures import Grounds
+        from aprtui.compare.captures import Criteria
 
         self._check(policy is not None or bool(asked.tolerances))
         if policy is not None:
-            return Grounds(bounds=policy.tolerances), asked.tokens
+            return Criteria(bounds=policy.tolerances), asked.tokens
         if self.floor is not None:
             return self._by_reference(a, asked, progress), asked.tokens
         if self.replay or self.model_a or self.model_b:
             return self._by_replay(a, b, asked, progress)
         if self.model is not None:
             return self._by_model(a, b, asked, progress)
-        return Grounds(), asked.tokens
+        return Criteria(), asked.tokens
 
     def _check(self, bounded: bool) -> None:
         if self.model and (self.model_a or self.model_b):
@@ -71,27 +71,27 @@ class Judging:
         if self.rounding and not (self.replay or self.model_a or self.model_b):
             raise UsageError("--rounding says how to replay: give --replay as well")
 
-    def _by_reference(self, a: Capture, asked: DiffOptions, progress: Progress) -> Grounds:
-        from aprtui.compare.floor import reference_grounds
+    def _by_reference(self, a: Capture, asked: DiffOptions, progress: Progress) -> Criteria:
+        from aprtui.compare.floor import reference_criteria
         from aprtui.trace.capture import Capture
 
         assert self.floor is not None
-        return reference_grounds(a, Capture.open(self.floor), asked.tokens, progress)
+        return reference_criteria(a, Capture.open(self.floor), asked.tokens, progress)
 
-    def _by_model(self, a: Capture, b: Capture, asked: DiffOptions, progress: Progress) -> tuple[Grounds, Tokens]:
-        from aprtui.compare.captures import Grounds
+    def _by_model(self, a: Capture, b: Capture, asked: DiffOptions, progress: Progress) -> tuple[Criteria, Tokens]:
+        from aprtui.compare.captures import Criteria
         from aprtui.engine.floors.grounds import grounds_by_model
         from aprtui.engine.replay.evaluators import Evaluators
-        from aprtui.engine.replay.identify import known_tokens
+        from aprtui.engine.replay.token_ids import known_tokens
 
         model = open_model(self.model)
         tokens = known_tokens(a, b, model, asked.tokens)
         if tokens is None:
-            return Grounds(), asked.tokens
+            return Criteria(), asked.tokens
         with Evaluators(model, progress=progress) as evaluators:
             return grounds_by_model(a, b, model, tokens, evaluators, progress), tokens
 
-    def _by_replay(self, a: Capture, b: Capture, asked: DiffOptions, progress: Progress) -> tuple[Grounds, Tokens]:
+    def _by_replay(self, a: Capture, b: Capture, asked: DiffOptions, progress: Progress) -> tuple[Criteria, Tokens]:
         from aprtui.engine.replay.grounds import grounds_by_replay
 
         of_a = self._replayed(a, self.model_a, other=self.model_b, asked=asked, progress=progress)
@@ -107,8 +107,8 @@ class Judging:
             return None
         from aprtui.engine.replay.arithmetic import parse_rounding
         from aprtui.engine.replay.evaluators import Evaluators
-        from aprtui.engine.replay.identify import known_tokens
         from aprtui.engine.replay.replay import ReplayOptions, replay_capture
+        from aprtui.engine.replay.token_ids import known_tokens
 
         model = open_model(own or self.model)
         options = ReplayOptions(

@@ -38,11 +38,11 @@ def diff_weights(
     Returns the exit code. Raises what `compare_models` raises.
     """
     from aprtui.cli.json_lines import write_record
-    from aprtui.cli.progress import Progress
+    from aprtui.cli.progress import ProgressLine
     from aprtui.model.weight_difference.compare import compare_models
     from aprtui.model.weight_difference.records import weight_records
 
-    with Progress() as progress:
+    with ProgressLine() as progress:
         shown = progress if sys.stderr.isatty() else None
         difference = compare_models(a, b, selection, tolerances, shown)
     if as_json:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aprtui.contracts.evidence.backing import Backing
+    from aprtui.contracts.evidence.assessment import Backing
 
 
 def backing_record(backing: Backing) -> dict[str, Any]:
     """The newest evidence, whether it still holds, and the levels, for JSON."""
-    from aprtui.contracts.documents.maturity import NAMES
+    from aprtui.contracts.documents.document import NAMES
 
     newest = backing.newest
     return {
@@ -27,7 +27,7 @@ def backing_record(backing: Backing) -> dict[str, Any]:
 
 def backing_words(backing: Backing) -> str:
     """The newest evidence in a line: `PASS of 2026-11-27, stale: engine.py changed; carries FUNCTIONAL`."""
-    from aprtui.contracts.documents.maturity import NAMES, Maturity
+    from aprtui.contracts.documents.document import NAMES, Maturity
 
     newest = backing.newest
     if newest is None:

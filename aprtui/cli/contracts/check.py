@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aprtui.cli.contracts.backing import backing_record, backing_words
-from aprtui.cli.contracts.documents import paths_argument, read_documents, say
 from aprtui.cli.contracts.record import Asked, projects_to_record, record
+from aprtui.cli.contracts.shared import paths_argument, read_documents, say
 from aprtui.cli.json_lines import write_record
 from aprtui.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from aprtui.contracts.checks.asked import Subject
+    from aprtui.contracts.checks.arguments import Subject
+    from aprtui.contracts.checks.judgement import Judgement
+    from aprtui.contracts.checks.mapping import CheckMap
     from aprtui.contracts.documents.document import Document, Falsifier
-    from aprtui.contracts.evaluation import CheckMap
-    from aprtui.contracts.evidence.backing import Ledger
-    from aprtui.contracts.judgement import Judgement
+    from aprtui.contracts.evidence.assessment import Ledger
     from aprtui.contracts.panel import PanelRow
     from aprtui.model.model import Model
     from aprtui.trace.capture import Capture
@@ -79,8 +79,8 @@ def command(
             raise UsageError(f"--run-commands {name!r}: no falsifier has this id: see aprtui contracts check --json")
     if ids and not chosen:
         raise UsageError(f"--id {' '.join(ids)}: no falsifier has such an id")
-    from aprtui.contracts.checks.asked import Subject
-    from aprtui.contracts.evidence.backing import ledger_of
+    from aprtui.contracts.checks.arguments import Subject
+    from aprtui.contracts.evidence.assessment import ledger_of
 
     projects = projects_to_record(chosen, evidence_dir) if to_record else {}
     subject_of = partial(_subject_of, Subject(_opened(capture_path), _opened(reference_path), _model(model_path)))
@@ -106,11 +106,11 @@ def _judged(
     ledgers: Mapping[Path, Ledger], mapping: CheckMap, timeouts: Mapping[str, float],
 ) -> list[Result]:  # fmt: skip
     """A row for each falsifier; the commands of those in `timeouts` are run."""
-    from aprtui.cli.progress import Progress
+    from aprtui.cli.progress import ProgressLine
     from aprtui.contracts.panel import panel_row
 
     results = []
-    with Progress() as progress:
+    with ProgressLine() as progress:
         for done, (document, falsifier) in enumerate(chosen):
             progress(f"judging {falsifier.id},", done, len(chosen))
             row = panel_row(document, falsifier, subject_of(document), mapping, ledgers[document.path])
@@ -154,7 +154,7 @@ def _opened(path: Path | None) -> Capture | None:
 
 
 def _mapping(path: Path | None) -> CheckMap:
-    from aprtui.contracts.documents.mapping import own_mapping, read_mapping
+    from aprtui.contracts.checks.mapping import own_mapping, read_mapping
 
     return own_mapping() if path is None else {**own_mapping(), **read_mapping(path)}
 
@@ -162,8 +162,8 @@ def _mapping(path: Path | None) -> CheckMap:
 def _run(falsifier: Falsifier, timeout: float) -> Judgement:
     import shlex
 
+    from aprtui.contracts.checks.judgement import unknown
     from aprtui.contracts.commands import command_words, run_command
-    from aprtui.contracts.judgement import unknown
 
     words = command_words(falsifier)
     if isinstance(words, str):

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aprtui.cli.contracts.documents import say
+from aprtui.cli.contracts.shared import say
 from aprtui.cli.json_lines import write_record
 from aprtui.errors import ExitCode
 
 if TYPE_CHECKING:
     from aprtui.contracts.changes.difference import Change
+    from aprtui.contracts.changes.facts import Value
     from aprtui.contracts.documents.document import Document
-    from aprtui.contracts.documents.facts import Value
 
 _WIDTH = 72
 

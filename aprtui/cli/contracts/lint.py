@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aprtui.cli.contracts.documents import paths_argument, read_documents, say
+from aprtui.cli.contracts.shared import paths_argument, read_documents, say
 from aprtui.cli.json_lines import write_record
 from aprtui.errors import ExitCode
 
 if TYPE_CHECKING:
-    from aprtui.contracts.documents.finding import Finding
+    from aprtui.contracts.documents.validation import Finding
 
 _SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
@@ -38,16 +38,15 @@ def command(
 
     Exit code 0: no errors; 1: errors (with --strict: or warnings); 3: a contract cannot be read.
     """
-    from aprtui.contracts.documents.finding import Severity
-    from aprtui.contracts.evidence.backing import ledger_of
-    from aprtui.contracts.evidence.source_tree import SourceTree
+    from aprtui.contracts.documents.validation import Severity
+    from aprtui.contracts.evidence.assessment import ledger_of
     from aprtui.contracts.lint.reverse_coverage import reverse_coverage
-    from aprtui.contracts.lint.rule import Surroundings
-    from aprtui.contracts.lint.rules import lint
+    from aprtui.contracts.lint.rules import LintContext, lint
+    from aprtui.contracts.lint.source_tree import SourceTree
 
     documents, broken = read_documents(paths)
     ledgers = {document.path: ledger_of(document, evidence_dir) for document in documents}
-    surroundings = Surroundings(SourceTree(source) if source else None, dict(own_options()), ledgers)
+    surroundings = LintContext(SourceTree(source) if source else None, dict(own_options()), ledgers)
     findings = tuple(finding for document in documents for finding in lint(document, surroundings))
     if coverage:
         findings += reverse_coverage(documents, tuple(surroundings.options))

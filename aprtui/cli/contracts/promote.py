@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aprtui.cli.contracts.documents import paths_argument, read_documents, say
+from aprtui.cli.contracts.shared import paths_argument, read_documents, say
 from aprtui.errors import EngineError, ExitCode, UnreadableError, UsageError
 
 if TYPE_CHECKING:
     from aprtui.contracts.documents.document import Document, Falsifier
-    from aprtui.contracts.evidence.backing import Backing
+    from aprtui.contracts.evidence.assessment import Backing
 
 
 @click.command()
@@ -34,10 +34,9 @@ def command(falsifier_id: str, level: str, paths: tuple[Path, ...], evidence_dir
     2: no such falsifier or level; 3: the contract cannot be read, or not be edited in place; 4: it cannot be written.
     """
     from aprtui.contracts.changes.promotion import lacks
-    from aprtui.contracts.documents.mapping import own_mapping
-    from aprtui.contracts.documents.maturity import NAMES, maturity_of
-    from aprtui.contracts.evaluation import check_of
-    from aprtui.contracts.evidence.backing import ledger_of
+    from aprtui.contracts.checks.mapping import check_of, own_mapping
+    from aprtui.contracts.documents.document import NAMES, maturity_of
+    from aprtui.contracts.evidence.assessment import ledger_of
 
     status = _status(level)
     document, falsifier = _found(falsifier_id, paths)
@@ -63,7 +62,7 @@ def _was(falsifier: Falsifier) -> str:
 
 
 def _status(level: str) -> str:
-    from aprtui.contracts.documents.maturity import BLOCKER, NAMES, Maturity
+    from aprtui.contracts.documents.document import BLOCKER, NAMES, Maturity
 
     word = level.upper()
     levels = ["PROPOSED", *(NAMES[name] for name in (Maturity.ALGORITHM, Maturity.FUNCTIONAL, Maturity.DISCHARGED))]
@@ -74,7 +73,7 @@ def _status(level: str) -> str:
 
 
 def _found(falsifier_id: str, paths: tuple[Path, ...]) -> tuple[Document, Falsifier]:
-    from aprtui.contracts.documents.tree import ContractError
+    from aprtui.contracts.documents.document import ContractError
     from aprtui.resources import is_packaged
 
     if not paths and is_packaged():
@@ -98,7 +97,7 @@ def _found(falsifier_id: str, paths: tuple[Path, ...]) -> tuple[Document, Falsif
 def _write(document: Document, falsifier: Falsifier, status: str, backing: Backing) -> str:
     """Write the contract anew, and give its version. Raises `ContractError` and `EngineError`."""
     from aprtui.contracts.changes.promotion import next_version, promoted
-    from aprtui.contracts.documents.maturity import Maturity, maturity_of
+    from aprtui.contracts.documents.document import Maturity, maturity_of
     from aprtui.trace.aprt import write_atomically
 
     path = document.path.resolve()

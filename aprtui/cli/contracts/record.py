@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aprtui.cli.contracts.documents import say
+from aprtui.cli.contracts.shared import say
 
 if TYPE_CHECKING:
-    from aprtui.contracts.checks.asked import Subject
+    from aprtui.contracts.checks.arguments import Subject
     from aprtui.contracts.documents.document import Document, Falsifier
     from aprtui.contracts.evidence.files import Evidence
     from aprtui.contracts.evidence.project import Project
@@ -106,7 +106,8 @@ def _evidence(
     document: Document, row: PanelRow, lines: tuple[str, ...], project: Project, subject: Subject, asked: Asked
 ) -> tuple[Evidence, str]:
     """The evidence of a row that was judged, and why it has no git revision, empty where it has one."""
-    from aprtui.contracts.evidence.recording import evidence_of, revision_at
+    from aprtui.contracts.evidence.project import revision_at
+    from aprtui.contracts.evidence.recording import evidence_of
 
     assert row.judgement is not None
     name = row.falsifier.id

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aprtui.cli.contracts.backing import backing_record, backing_words
-from aprtui.cli.contracts.documents import paths_argument, read_documents, say
+from aprtui.cli.contracts.shared import paths_argument, read_documents, say
 from aprtui.cli.json_lines import write_record
 from aprtui.errors import ExitCode
 
@@ -31,7 +31,7 @@ def command(paths: tuple[Path, ...], evidence_dir: Path | None, as_json: bool) -
 
     Nothing is judged here: check judges, lint says what is wrong. Exit code 0; 3: a contract cannot be read.
     """
-    from aprtui.contracts.evidence.backing import ledger_of
+    from aprtui.contracts.evidence.assessment import ledger_of
     from aprtui.contracts.rollup import backed_falsifiers, waits
 
     documents, broken = read_documents(paths)
@@ -48,7 +48,7 @@ def _write_text(documents: Sequence[Document], found: Sequence[Backed], waited: 
 
 def _ladder(found: Sequence[Backed]) -> Iterator[str]:
     from aprtui.compare.wording import counted
-    from aprtui.contracts.documents.maturity import NAMES, Maturity
+    from aprtui.contracts.documents.document import NAMES, Maturity
     from aprtui.contracts.rollup import levels
 
     yield f"maturity of {counted(len(found), 'falsifier')}"
@@ -83,7 +83,7 @@ def _told(backed: Backed) -> str:
 
 def _excess(backed: Backed) -> str:
     """How much more is claimed than files of evidence carry; empty where nothing is, or none are asked for."""
-    from aprtui.contracts.documents.maturity import Maturity
+    from aprtui.contracts.documents.document import Maturity
 
     falsifier, backing = backed.falsifier, backed.backing
     asked = falsifier.check is not None or backing.backers
@@ -131,7 +131,7 @@ def _state(wait: Wait) -> str:
 
 
 def _write_json(documents: Sequence[Document], found: Sequence[Backed], waited: Sequence[Wait]) -> None:
-    from aprtui.contracts.documents.maturity import NAMES
+    from aprtui.contracts.documents.document import NAMES
     from aprtui.contracts.rollup import levels
 
     for backed in found:
@@ -155,7 +155,7 @@ def _write_json(documents: Sequence[Document], found: Sequence[Backed], waited: 
 
 
 def _record(backed: Backed) -> dict[str, Any]:
-    from aprtui.contracts.documents.maturity import NAMES
+    from aprtui.contracts.documents.document import NAMES
 
     document, falsifier = backed.document, backed.falsifier
     return {

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aprtui.cli.contracts.documents import meant, paths_argument, say
+from aprtui.cli.contracts.shared import meant, paths_argument, say
 from aprtui.cli.json_lines import write_record
 from aprtui.errors import AprtuiError, ExitCode, UnreadableError
 
 if TYPE_CHECKING:
-    from aprtui.contracts.documents.finding import Finding
+    from aprtui.contracts.documents.validation import Finding
 
 PV_DECLINED, PV_REFUSED = 2, 3
 
@@ -30,7 +30,7 @@ def command(paths: tuple[Path, ...], pv_exit_codes: bool, as_json: bool) -> int:
 
     Exit code 0: no errors; 1: errors; 3: a file cannot be read.
     """
-    from aprtui.contracts.documents.files import contract_files
+    from aprtui.contracts.documents.loading import contract_files
 
     try:
         files = contract_files(meant(paths))

@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from aprtui.compare.yaml_fields import fields_of
-from aprtui.compare.yaml_file import read_yaml
 from aprtui.errors import UsageError
 from aprtui.trace.capture import SUFFIXES, Capture, StageFile
 from aprtui.trace.graph import MAX_LAYERS, Node, StageGraph, canonical_name, graph_from_names, known_names
+from aprtui.yaml_file import fields_of, read_settings
 
 STATED = "stated"
 """The layout of a stage that is to be compared as it lies."""
@@ -32,7 +31,7 @@ class StageMapping:
 
 def read_mapping(path: Path) -> StageMapping:
     """The mapping in a YAML file. Raises `UsageError`, naming file and field."""
-    document = fields_of(read_yaml(path), path, "the file", {"stages", "layers", "layout"})
+    document = fields_of(read_settings(path), path, "the file", {"stages", "layers", "layout"})
     layers = fields_of(document.get("layers", {}), path, "layers", {"offset"})
     offset = layers.get("offset", 0)
     if not isinstance(offset, int) or isinstance(offset, bool) or abs(offset) > MAX_LAYERS:

@@ -23,7 +23,7 @@ _MIXES_TOKENS = frozenset({Op.SCORES, Op.SOFTMAX, Op.ATTEND})
 """Ops whose result at one token depends on earlier ones."""
 
 
-class State(StrEnum):
+class ErrorState(StrEnum):
     """What a stage does with error."""
 
     CLEAN = "clean"
@@ -71,28 +71,28 @@ def tokens_beyond(verdict: StageVerdict, tokens: NDArray[np.float64]) -> NDArray
     return np.asarray(beyond if beyond.any() else tokens > 0)
 
 
-def classify(graph: StageGraph, judged: Mapping[Node, TokenJudgement]) -> dict[Node, State]:
+def classify(graph: StageGraph, judged: Mapping[Node, TokenJudgement]) -> dict[Node, ErrorState]:
     """The state of every judged node."""
     return {node: _state(graph, node, judged) for node in judged}
 
 
-def _state(graph: StageGraph, node: Node, judged: Mapping[Node, TokenJudgement]) -> State:
+def _state(graph: StageGraph, node: Node, judged: Mapping[Node, TokenJudgement]) -> ErrorState:
     own = judged[node]
     if own.injects:
-        return State.INJECTED
+        return ErrorState.INJECTED
     if own.beyond is None:
-        return State.UNKNOWN
+        return ErrorState.UNKNOWN
     if not own.beyond.any():
-        return State.CLEAN
+        return ErrorState.CLEAN
     if own.injects is not None:
-        return State.INHERITED
+        return ErrorState.INHERITED
     sources = [judged[source] for source in nearest(graph, node, judged)]
     if any(source.beyond is None for source in sources):
-        return State.UNKNOWN
+        return ErrorState.UNKNOWN
     direct = set(graph.inputs(node)) <= judged.keys()
     mixes = graph[node.stage].op in _MIXES_TOKENS or not direct
     for index in np.flatnonzero(own.beyond):
         token = own.first + int(index)
         if not any(source.any_until(token) if mixes else source.at(token) for source in sources):
-            return State.INJECTED
-    return State.INHERITED
+            return ErrorState.INJECTED
+    return ErrorState.INHERITED

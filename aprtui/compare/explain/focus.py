@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from aprtui.compare.comparison import Focus, FocusKind, StageComparison
 from aprtui.compare.explain.ancestors import nearest
-from aprtui.compare.explain.classify import State
+from aprtui.compare.explain.classify import ErrorState
 from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict
 from aprtui.trace.graph import StageGraph
 
@@ -31,7 +31,7 @@ def choose_focus(graph: StageGraph, stages: Sequence[StageComparison], verdict: 
     """The stage to look at first; None where no value differs."""
     if verdict is Verdict.FAIL:
         failed = [stage for stage in stages if stage.verdict.verdict is Verdict.FAIL]
-        own = next((stage for stage in failed if stage.state is State.INJECTED), failed[0])
+        own = next((stage for stage in failed if stage.state is ErrorState.INJECTED), failed[0])
         return Focus(own.node, FocusKind.DIVERGENCE)
     errors = {stage.node: error_of(stage) for stage in stages}
     for node, error in errors.items():

@@ -18,26 +18,26 @@ from numba.core import cgutils
 from numpy.typing import NDArray
 
 from aprtui.compare.metrics.jit import intrinsic, kernel, reduction
-from aprtui.compare.metrics.totals import BIN_SHIFT, BINS, FIRST, ROWS, Count, Sum, Totals
+from aprtui.compare.metrics.totals import BIN_SHIFT, BINS, FIRST, ROWS, PartCount, RowSum, Totals
 
 _BLOCK = 1024
 
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 _FULL_EXPONENT = np.int32(0x7F800000)
 _SHIFT, _SECOND, _ONE = np.uint32(BIN_SHIFT), np.uint32(BINS), np.int32(1)
-_D2, _A2, _B2, _AB, _ABS_D, _D, _A, _MAX_D, _MAX_A, _COMPARED, _MISMATCHES = (int(column) for column in Sum)
-_EQUAL, _NAN_A, _NAN_B, _INF_A, _INF_B, _NAN_BOTH, _INF_BOTH = (int(column) for column in Count)
+_D2, _A2, _B2, _AB, _ABS_D, _D, _A, _MAX_D, _MAX_A, _COMPARED, _MISMATCHES = (int(column) for column in RowSum)
+_EQUAL, _NAN_A, _NAN_B, _INF_A, _INF_B, _NAN_BOTH, _INF_BOTH = (int(column) for column in PartCount)
 
 _LINE = 16  # values in 64 bytes
 _NOTHING = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, np.int64(0))
 
 
-class Part(NamedTuple):
+class PartWorkspace(NamedTuple):
     """The totals of a part of the tensor, and memory to work in: kernels have none of their own.
 
     `counts`, `first` and `channels` as in `Totals`, of one part; `histogram` is a pair of them, one after the other.
     Of a block of two rows `spare_a` and `spare_b` hold both where they cannot be taken where they lie, and `sizes`
-    abs(d); `block` has the sums of a block's channels, `nobody` those of a row that is not there.
+    abs(d); `block` has the sums of a block's channels, `absent_row` those of a row that is not there.
     """
 
     counts: NDArray[np.int64]
@@ -48,16 +48,16 @@ class Part(NamedTuple):
     spare_b: NDArray[np.float32]
     sizes: NDArray[np.float32]
     block: NDArray[np.float64]
-    nobody: NDArray[np.float64]
+    absent_row: NDArray[np.float64]
 
     @classmethod
-    def of(cls, totals: Totals, index: int) -> Part:
-        """Part `index` of `totals`, to which `add_rows` then adds but for the histogram."""
+    def of(cls, totals: Totals, index: int) -> PartWorkspace:
+        """The workspace of part `index` of `totals`, to which `add_rows` then adds but for the histogram."""
         histogram, sizes = np.zeros(2 * BINS, np.int32), np.zeros(2 * _BLOCK, np.float32)
         spare_a, spare_b = np.zeros((2, 2, _BLOCK), np.float32)
-        block, nobody = np.zeros((3, _BLOCK)), np.zeros(len(Sum))
+        block, absent_row = np.zeros((3, _BLOCK)), np.zeros(len(RowSum))
         counts, first, channels = totals.counts[index], totals.first[index], totals.channels[index]
-        return cls(counts, first, channels, histogram, spare_a, spare_b, sizes, block, nobody)
+        return cls(counts, first, channels, histogram, spare_a, spare_b, sizes, block, absent_row)
 
 
 @intrinsic
@@ -90,7 +90,7 @@ def _look(a: Any, b: Any) -> Any:
 
 @reduction
 def _plus(sums: Any, a: float, b: float) -> Any:
-    """The first columns of `Sum`, the last as a bit pattern, with one pair of finite values more."""
+    """The first columns of `RowSum`, the last as a bit pattern, with one pair of finite values more."""
     d2, a2, b2, ab, absolute, total_d, total_a, largest = sums
     d = b - a
     size = np.float64(abs(d))
@@ -267,8 +267,8 @@ def _add_pair(a: Any, b: Any, places: Any, at: int, n: int, sums: Any, part: Any
         position = places[k, 3] + at
         _copy_finite(a[x : x + n], b[y : y + n], spare_a[k, :n], spare_b[k, :n], position, sums[k], part)
     return _add_two_rows(
-        spare_a[0, :n], spare_b[0, :n], spare_a[1, :n], spare_b[1, :n], sums[0], sums[1] if rows == 2 else part.nobody,
-        part.sizes, channels_a, channels_b, channels_ab,
+        spare_a[0, :n], spare_b[0, :n], spare_a[1, :n], spare_b[1, :n], sums[0],
+        sums[1] if rows == 2 else part.absent_row, part.sizes, channels_a, channels_b, channels_ab,
     )  # fmt: skip
 
 
@@ -288,7 +288,7 @@ def add_rows(a: Any, b: Any, places: Any, sums: Any, part: Any) -> None:
     """Add rows to the totals of one part.
 
     `a` and `b` are the memory of both sides as one dimension; `places` `[rows, 4]` has where a row begins in a,
-    where in b, its length and its flat position in the compared shape; `sums` `[rows, Sum]` are theirs. Where there
+    where in b, its length and its flat position in the compared shape; `sums` `[rows, RowSum]` are theirs. Where there
     are channels all rows have as many values.
     """
     count, width = places.shape[0], part.channels.shape[1]

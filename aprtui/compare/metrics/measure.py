@@ -34,7 +34,6 @@ kind are mismatches, a categorical result that no metric shows but `token_rel_l2
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -44,10 +43,8 @@ from numpy.typing import NDArray
 from aprtui.compare.metrics.blocks import Rows, Values
 from aprtui.compare.metrics.passes import add_up
 from aprtui.compare.metrics.plain import kinds
-from aprtui.compare.metrics.totals import BIN_SHIFT, Count, Sum, Totals
-
-Progress = Callable[[int, int], None]
-"""Told now and then how many values of how many are done."""
+from aprtui.compare.metrics.totals import BIN_SHIFT, PartCount, RowSum, Totals
+from aprtui.progress import Progress
 
 TOP_CHANNELS = 128
 """`cosine_without_top` leaves out one channel of so many."""
@@ -176,7 +173,7 @@ def token_values(a: Values, b: Values, metric: Metric, *, causal: bool = False) 
     """
     table = _totals(a, b, causal, None)[2].tokens()
     if metric is Metric.NON_FINITE:
-        return table[:, Sum.MISMATCHES]
+        return table[:, RowSum.MISMATCHES]
     if metric is Metric.TOKEN_REL_L2:
         return _token_errors(table)
     numbers = [_numbers(row).get(metric.value, math.nan) for row in table]
@@ -196,11 +193,11 @@ def _metrics(
     a: Values, b: Values, totals: Totals, per_token: NDArray[np.float64], tokens: NDArray[np.float64]
 ) -> PairMetrics:
     whole = per_token.sum(0)
-    for column in (Sum.MAX_D, Sum.MAX_A):
+    for column in (RowSum.MAX_D, RowSum.MAX_A):
         whole[column] = per_token[:, column].max(initial=0.0)
     numbers = _numbers(whole)
     counts = totals.counts.sum(0)
-    compared = int(whole[Sum.COMPARED])
+    compared = int(whole[RowSum.COMPARED])
     size = totals.rows.size
     return PairMetrics(
         count=size,
@@ -216,20 +213,20 @@ def _metrics(
         cosine_without_top=_cosine_without_top(totals.channels.sum(0), whole) if compared else None,
         sigma_ratio=numbers.get("sigma_ratio"),
         bias=numbers.get("bias"),
-        **_quantiles(totals.histogram.sum(0), whole[Sum.MAX_D]),
-        equal_bits=int(counts[Count.EQUAL_BITS]) / size if size else None,
-        nan_a=int(counts[Count.NAN_A]),
-        nan_b=int(counts[Count.NAN_B]),
-        inf_a=int(counts[Count.INF_A]),
-        inf_b=int(counts[Count.INF_B]),
-        nan_both=int(counts[Count.NAN_BOTH]),
-        inf_both=int(counts[Count.INF_BOTH]),
-        mismatches=int(whole[Sum.MISMATCHES]),
+        **_quantiles(totals.histogram.sum(0), whole[RowSum.MAX_D]),
+        equal_bits=int(counts[PartCount.EQUAL_BITS]) / size if size else None,
+        nan_a=int(counts[PartCount.NAN_A]),
+        nan_b=int(counts[PartCount.NAN_B]),
+        inf_a=int(counts[PartCount.INF_A]),
+        inf_b=int(counts[PartCount.INF_B]),
+        nan_both=int(counts[PartCount.NAN_BOTH]),
+        inf_both=int(counts[PartCount.INF_BOTH]),
+        mismatches=int(whole[RowSum.MISMATCHES]),
         first_mismatch=_first_mismatch(a, b, totals),
-        first_nan_a=totals.first_positions(Count.NAN_A),
-        first_nan_b=totals.first_positions(Count.NAN_B),
-        first_inf_a=totals.first_positions(Count.INF_A),
-        first_inf_b=totals.first_positions(Count.INF_B),
+        first_nan_a=totals.first_positions(PartCount.NAN_A),
+        first_nan_b=totals.first_positions(PartCount.NAN_B),
+        first_inf_a=totals.first_positions(PartCount.INF_A),
+        first_inf_b=totals.first_positions(PartCount.INF_B),
     )
 
 
@@ -253,23 +250,23 @@ def _numbers(sums: NDArray[np.float64]) -> dict[str, float]:
 
 def _token_errors(table: NDArray[np.float64]) -> NDArray[np.float64]:
     """`Measurement.tokens` from the sums of tokens."""
-    d2, a2 = table[:, Sum.D2], table[:, Sum.A2]
-    compared = table[:, Sum.COMPARED] > 0
+    d2, a2 = table[:, RowSum.D2], table[:, RowSum.A2]
+    compared = table[:, RowSum.COMPARED] > 0
     floor = TOKEN_FLOOR * math.sqrt(a2[compared].mean()) if compared.any() else 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
         errors = np.sqrt(d2) / np.maximum(np.sqrt(a2), floor)
     errors[d2 == 0] = 0.0
     errors[~compared] = np.nan
-    errors[table[:, Sum.MISMATCHES] > 0] = np.inf
+    errors[table[:, RowSum.MISMATCHES] > 0] = np.inf
     return errors
 
 
 def _largest(a: Values, b: Values, totals: Totals) -> int:
     """Where abs(d) is largest, the first of equals."""
-    row = int(totals.sums[:, Sum.MAX_D].argmax())
-    if totals.sums[row, Sum.MAX_D] == 0:
+    row = int(totals.sums[:, RowSum.MAX_D].argmax())
+    if totals.sums[row, RowSum.MAX_D] == 0:
         # Nothing differs: the first value that was compared at all.
-        row = int((totals.sums[:, Sum.COMPARED] > 0).argmax())
+        row = int((totals.sums[:, RowSum.COMPARED] > 0).argmax())
     left, right = totals.rows.row(a, row), totals.rows.row(b, row)
     with np.errstate(invalid="ignore"):
         d = np.abs(right.astype(np.float64) - left.astype(np.float64))
@@ -278,7 +275,7 @@ def _largest(a: Values, b: Values, totals: Totals) -> int:
 
 
 def _first_mismatch(a: Values, b: Values, totals: Totals) -> int | None:
-    rows = np.flatnonzero(totals.sums[:, Sum.MISMATCHES])
+    rows = np.flatnonzero(totals.sums[:, RowSum.MISMATCHES])
     if not rows.size:
         return None
     row = int(rows[0])
@@ -327,7 +324,7 @@ def _cosine_without_top(channels: NDArray[np.float64], whole: NDArray[np.float64
     dropped = max(1, width // TOP_CHANNELS)
     if width <= dropped:
         return None
-    if whole[Sum.MAX_D] == 0:
+    if whole[RowSum.MAX_D] == 0:
         return 1.0
     energy = channels[0] + channels[1]
     kept = np.sort(np.argsort(-energy, kind="stable")[dropped:])

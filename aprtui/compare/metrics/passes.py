@@ -6,7 +6,6 @@ Both have one definition; their sums differ by rounding alone (1e-12), as they a
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 import threading
 from collections.abc import Callable
@@ -21,6 +20,8 @@ from numpy.typing import NDArray
 from aprtui.compare.metrics import plain
 from aprtui.compare.metrics.blocks import Rows, Values
 from aprtui.compare.metrics.totals import BINS, PARTS, ROWS, Totals
+from aprtui.machine import default_threads
+from aprtui.progress import Progress
 
 SMALL = 200_000
 """Values below which numpy's pass is taken: it needs 25 ns a value, numba 0.3 s to load and once 3 s to compile."""
@@ -28,24 +29,23 @@ SMALL = 200_000
 PIECE = 1 << 21
 """Values in one call of a kernel: some milliseconds, after which progress is told and an interrupt is heard."""
 
-Progress = Callable[[int, int], None]
+MEASURING = "measuring values"
 
 
 def add_up(a: Values, b: Values, totals: Totals, progress: Progress | None = None) -> None:
     """Add all of `a` and `b` (as `Rows.walked`) to `totals`."""
     if totals.rows.size >= SMALL and find_spec("numba") is not None:
-        add_compiled(a, b, totals, default_threads(), progress)
+        add_compiled(a, b, totals, most_threads(), progress)
         return
     for part in range(PARTS):
         plain.add_part(a, b, totals, part)
         if progress:
-            progress(totals.rows.size * (part + 1) // PARTS, totals.rows.size)
+            progress(MEASURING, totals.rows.size * (part + 1) // PARTS, totals.rows.size)
 
 
-def default_threads() -> int:
+def most_threads() -> int:
     """As many threads as this process has cores, at most one for each part."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(PARTS, cores)
+    return min(PARTS, default_threads())
 
 
 def add_compiled(a: Values, b: Values, totals: Totals, threads: int, progress: Progress | None = None) -> None:
@@ -53,7 +53,7 @@ def add_compiled(a: Values, b: Values, totals: Totals, threads: int, progress: P
 
     Whatever ends the wait, an interrupt too, ends the threads after the piece they are at.
     """
-    from aprtui.compare.metrics.fused import Part, add_rows
+    from aprtui.compare.metrics.fused import PartWorkspace, add_rows
 
     a, b = _rows_contiguous(a), _rows_contiguous(b)
     memory_a, memory_b = _memory(a), _memory(b)
@@ -61,7 +61,7 @@ def add_compiled(a: Values, b: Values, totals: Totals, threads: int, progress: P
     stopped = threading.Event()
 
     def work(index: int) -> None:
-        part = Part.of(totals, index)
+        part = PartWorkspace.of(totals, index)
         for first, stop in _pieces(totals, index):
             if stopped.is_set():
                 return
@@ -80,7 +80,7 @@ def add_compiled(a: Values, b: Values, totals: Totals, threads: int, progress: P
                 for future in finished:
                     future.result()
                 if progress:
-                    progress(sum(done), totals.rows.size)
+                    progress(MEASURING, sum(done), totals.rows.size)
         finally:
             stopped.set()
 

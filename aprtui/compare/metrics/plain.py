@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from aprtui.compare.metrics import blocks
 from aprtui.compare.metrics.blocks import Values
-from aprtui.compare.metrics.totals import BIN_SHIFT, BINS, FIRST, Count, Sum, Totals
+from aprtui.compare.metrics.totals import BIN_SHIFT, BINS, FIRST, PartCount, RowSum, Totals
 
 Mask = NDArray[np.bool_]
 
@@ -65,7 +65,7 @@ def _add_rows(a: Values, b: Values, wanted: Mask | None, totals: Totals, part: i
     finite = np.isfinite(a) & np.isfinite(b)
     whole = bool(finite.all())
     kept = finite if wanted is None else finite & wanted
-    totals.counts[part, Count.EQUAL_BITS] += np.count_nonzero(equal if wanted is None else equal & wanted)
+    totals.counts[part, PartCount.EQUAL_BITS] += np.count_nonzero(equal if wanted is None else equal & wanted)
     if not whole:
         _add_non_finite(a, b, (~finite if wanted is None else wanted & ~finite), totals, part, first)
     if whole and wanted is None:
@@ -74,18 +74,18 @@ def _add_rows(a: Values, b: Values, wanted: Mask | None, totals: Totals, part: i
         wide_a, wide_b = np.where(kept, a, 0).astype(np.float64), np.where(kept, b, 0).astype(np.float64)
     d = wide_b - wide_a
     for column, left, right in (
-        (Sum.D2, d, d), (Sum.A2, wide_a, wide_a), (Sum.B2, wide_b, wide_b), (Sum.AB, wide_a, wide_b)
+        (RowSum.D2, d, d), (RowSum.A2, wide_a, wide_a), (RowSum.B2, wide_b, wide_b), (RowSum.AB, wide_a, wide_b)
     ):  # fmt: skip
         # Not `@`: BLAS splits blocks of this size over threads, which costs more than it saves (36 against 0.4 ns a
         # value on busy cores) and gives other bits on other machines.
         sums[:, column] = np.einsum("ij,ij->i", left, right)
-    sums[:, Sum.D] = d.sum(1)
-    sums[:, Sum.A] = wide_a.sum(1)
-    sums[:, Sum.COMPARED] = kept.sum(1)
+    sums[:, RowSum.D] = d.sum(1)
+    sums[:, RowSum.A] = wide_a.sum(1)
+    sums[:, RowSum.COMPARED] = kept.sum(1)
     np.abs(d, out=d)
-    sums[:, Sum.ABS_D] = d.sum(1)
-    sums[:, Sum.MAX_D] = d.max(1, initial=0.0)
-    sums[:, Sum.MAX_A] = np.abs(wide_a).max(1, initial=0.0)
+    sums[:, RowSum.ABS_D] = d.sum(1)
+    sums[:, RowSum.MAX_D] = d.max(1, initial=0.0)
+    sums[:, RowSum.MAX_A] = np.abs(wide_a).max(1, initial=0.0)
     with np.errstate(over="ignore"):
         bins = (d[kept] if not whole or wanted is not None else d.reshape(-1)).astype(np.float32).view(np.int32)
     totals.histogram[part] += np.bincount(bins >> BIN_SHIFT, minlength=BINS)
@@ -99,9 +99,13 @@ def _add_non_finite(a: Values, b: Values, special: Mask, totals: Totals, part: i
     """Count the `special` values, NaN or Inf on either side, by kind."""
     kind_a, kind_b = kinds(a), kinds(b)
     found = {
-        Count.NAN_A: kind_a == 1, Count.NAN_B: kind_b == 1, Count.INF_A: kind_a > 1, Count.INF_B: kind_b > 1,
-        Count.NAN_BOTH: (kind_a == 1) & (kind_b == 1), Count.INF_BOTH: (kind_a > 1) & (kind_a == kind_b),
-    }  # fmt: skip
+        PartCount.NAN_A: kind_a == 1,
+        PartCount.NAN_B: kind_b == 1,
+        PartCount.INF_A: kind_a > 1,
+        PartCount.INF_B: kind_b > 1,
+        PartCount.NAN_BOTH: (kind_a == 1) & (kind_b == 1),
+        PartCount.INF_BOTH: (kind_a > 1) & (kind_a == kind_b),
+    }
     for count, mask in found.items():
         rows, columns = np.nonzero(mask & special)
         totals.counts[part, count] += rows.size
@@ -109,7 +113,7 @@ def _add_non_finite(a: Values, b: Values, special: Mask, totals: Totals, part: i
         room = int(np.count_nonzero(kept < 0))
         positions = ((rows + first) * totals.rows.width + columns)[:room]
         kept[FIRST - room : FIRST - room + positions.size] = positions
-    totals.sums[first : first + a.shape[0], Sum.MISMATCHES] = ((kind_a != kind_b) & special).sum(1)
+    totals.sums[first : first + a.shape[0], RowSum.MISMATCHES] = ((kind_a != kind_b) & special).sum(1)
 
 
 def kinds(values: Values) -> NDArray[np.int8]:

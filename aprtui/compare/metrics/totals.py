@@ -28,7 +28,7 @@ BIN_SHIFT = 17
 """A histogram's bin of a float32 magnitude is its bit pattern without the low 17 bits: 64 bins an octave."""
 
 
-class Sum(IntEnum):
+class RowSum(IntEnum):
     """Columns of the row sums; d = b − a, over the values that are finite on both sides."""
 
     D2 = 0
@@ -44,7 +44,7 @@ class Sum(IntEnum):
     MISMATCHES = 10
 
 
-class Count(IntEnum):
+class PartCount(IntEnum):
     """Columns of the counts of a part."""
 
     EQUAL_BITS = 0
@@ -60,9 +60,9 @@ class Count(IntEnum):
 class Totals:
     """The state of a pass. Arrays of parts have the part as their first axis.
 
-    `sums` `[rows, Sum]`; `counts` `[parts, Count]`; `first` `[parts, Count, FIRST]`, flat positions, −1 where there is
-    none; `histogram` `[parts, BINS]` of abs(d); `channels` `[parts, 3, width]`: a², b² and a·b by channel (no channels
-    for attention maps and flat tensors).
+    `sums` `[rows, RowSum]`; `counts` `[parts, PartCount]`; `first` `[parts, PartCount, FIRST]`, flat positions, −1
+    where there is none; `histogram` `[parts, BINS]` of abs(d); `channels` `[parts, 3, width]`: a², b² and a·b by
+    channel (no channels for attention maps and flat tensors).
     """
 
     rows: Rows
@@ -83,23 +83,23 @@ class Totals:
         return cls(
             rows,
             (0, *inner, rows.count),
-            np.zeros((rows.count, len(Sum))),
-            np.zeros((PARTS, len(Count)), np.int64),
-            np.full((PARTS, len(Count), FIRST), -1, np.int64),
+            np.zeros((rows.count, len(RowSum))),
+            np.zeros((PARTS, len(PartCount)), np.int64),
+            np.full((PARTS, len(PartCount), FIRST), -1, np.int64),
             np.zeros((PARTS, BINS), np.int64),
             np.zeros((PARTS, 3, width)),
         )
 
     def tokens(self) -> NDArray[np.float64]:
-        """The row sums added up over heads, or over all of a flat tensor: `[tokens, Sum]`."""
+        """The row sums added up over heads, or over all of a flat tensor: `[tokens, RowSum]`."""
         shape = (self.rows.rows, 1) if self.rows.flat else (self.rows.groups, self.rows.rows)
-        table = self.sums.reshape(*shape, len(Sum))
+        table = self.sums.reshape(*shape, len(RowSum))
         out: NDArray[np.float64] = table.sum(0)
-        for column in (Sum.MAX_D, Sum.MAX_A):
+        for column in (RowSum.MAX_D, RowSum.MAX_A):
             out[:, column] = table[:, :, column].max(0, initial=0.0)
         return out
 
-    def first_positions(self, count: Count) -> tuple[int, ...]:
+    def first_positions(self, count: PartCount) -> tuple[int, ...]:
         """Flat positions of the first few of a kind, in row-major order."""
         found = self.first[:, count, :].reshape(-1)
         return tuple(int(position) for position in found[found >= 0][:FIRST])

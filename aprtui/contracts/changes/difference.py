@@ -6,20 +6,28 @@ tightened. The life cycle of a document has no order: it changes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from aprtui.contracts.changes.bounds import moved, moved_in_text, same_but_numbers
-from aprtui.contracts.documents.document import Document
-from aprtui.contracts.documents.facts import STATUS, Facts, Value, facts_of
-from aprtui.contracts.documents.maturity import Maturity, maturity_of
+from aprtui.contracts.changes.facts import STATUS, Facts, Value, facts_of
+from aprtui.contracts.documents.document import Document, Maturity, maturity_of
 
 _CLAIMS = frozenset({"formula", "invariants", "prediction", "property", "formal", "rule", "pass_criteria"})
 """Fields whose text says what must hold: a bound in them is one of the claim. Elsewhere a number may mean anything."""
 
 
-class Kind(StrEnum):
+_NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w.]*\w)")
+_AT_LEAST_BEFORE = re.compile(r"(?:>=|>|≥|at least|no less than|minimum(?: of)?)\s*$", re.IGNORECASE)
+_AT_MOST_BEFORE = re.compile(r"(?:<=|<|≤|±|\+/-|at most|no more than|within|up to|maximum(?: of)?)\s*$", re.IGNORECASE)
+_AT_LEAST_AFTER = re.compile(r"\s*(?:<=|<|≤)")
+_AT_MOST_AFTER = re.compile(r"\s*(?:>=|>|≥)")
+_LEAST = frozenset({"floor", "least", "low", "lower", "min", "minimum"})
+_MOST = frozenset({"below", "ceiling", "high", "max", "maximum", "most", "tolerance", "upper"})
+
+
+class ChangeKind(StrEnum):
     """What happened."""
 
     ADDED = "added"
@@ -39,7 +47,7 @@ class Change:
     where the entry stands.
     """
 
-    kind: Kind
+    kind: ChangeKind
     section: str
     name: str
     field: str
@@ -58,9 +66,9 @@ def changes(old: Document, new: Document) -> tuple[Change, ...]:
         if then is not None and now is not None:
             found += _fields(then, now)
         elif then is not None:
-            found.append(Change(Kind.REMOVED, *key, "", then.title, None, then.line, None))
+            found.append(Change(ChangeKind.REMOVED, *key, "", then.title, None, then.line, None))
         elif now is not None:
-            found.append(Change(Kind.ADDED, *key, "", None, now.title, None, now.line))
+            found.append(Change(ChangeKind.ADDED, *key, "", None, now.title, None, now.line))
     return tuple(found)
 
 
@@ -88,7 +96,7 @@ def _items(old: tuple[str, ...], new: tuple[str, ...]) -> Iterator[_Pair]:
         yield gone[0], come[0]
         return
     for item in gone:
-        twin = next((other for other in come if same_but_numbers(item, other)), None)
+        twin = next((other for other in come if _same_but_numbers(item, other)), None)
         if twin is not None:
             come.remove(twin)
         yield item, twin
@@ -96,23 +104,66 @@ def _items(old: tuple[str, ...], new: tuple[str, ...]) -> Iterator[_Pair]:
         yield None, item
 
 
-def _kind(field: str, old: Value | None, new: Value | None) -> Kind:
+def _kind(field: str, old: Value | None, new: Value | None) -> ChangeKind:
     if field == STATUS:
         return _of_status(str(old or ""), str(new or ""))
     if old is None:
-        return Kind.ADDED
+        return ChangeKind.ADDED
     if new is None:
-        return Kind.REMOVED
+        return ChangeKind.REMOVED
     move = None
     if isinstance(old, int | float) and isinstance(new, int | float) and not isinstance(old, bool):
         move = moved(field, float(old), float(new))
     elif isinstance(old, str) and isinstance(new, str) and field in _CLAIMS:
         move = moved_in_text(old, new)
-    return Kind.CHANGED if move is None else Kind(move.value)
+    return move or ChangeKind.CHANGED
 
 
-def _of_status(old: str, new: str) -> Kind:
+def _of_status(old: str, new: str) -> ChangeKind:
     was, is_now = maturity_of(old), maturity_of(new)
     if Maturity.UNRANKED in (was, is_now) or was == is_now:
-        return Kind.CHANGED
-    return Kind.RAISED if is_now > was else Kind.LOWERED
+        return ChangeKind.CHANGED
+    return ChangeKind.RAISED if is_now > was else ChangeKind.LOWERED
+
+
+def moved(field: str, old: float, new: float) -> ChangeKind | None:
+    """What became of the number in `field`, told by the words of its name."""
+    words = set(re.split(r"[^a-z]+", field.lower()))
+    if bool(words & _LEAST) == bool(words & _MOST) or old == new:
+        return None
+    return _direction(bool(words & _LEAST), old, new)
+
+
+def moved_in_text(old: str, new: str) -> ChangeKind | None:
+    """What became of the bounds in a text that is otherwise the same; None where they did not all go one way."""
+    if _masked(old) != _masked(new):
+        return None
+    moves = set(_moves(old, new))
+    return moves.pop() if len(moves) == 1 else None
+
+
+def _same_but_numbers(old: str, new: str) -> bool:
+    """Whether two texts differ in numbers alone."""
+    return old != new and _masked(old) == _masked(new)
+
+
+def _masked(text: str) -> str:
+    return _NUMBER.sub("#", text)
+
+
+def _moves(old: str, new: str) -> Iterator[ChangeKind | None]:
+    for before, after in zip(_NUMBER.finditer(old), _NUMBER.finditer(new), strict=True):
+        if float(before[0]) != float(after[0]):
+            is_least = _is_least(old[: before.start()], old[before.end() :])
+            yield None if is_least is None else _direction(is_least, float(before[0]), float(after[0]))
+
+
+def _is_least(left: str, right: str) -> bool | None:
+    """Whether a number between two texts is the least that is allowed, or the most; None where neither says so."""
+    least = bool(_AT_LEAST_BEFORE.search(left) or _AT_LEAST_AFTER.match(right))
+    most = bool(_AT_MOST_BEFORE.search(left) or _AT_MOST_AFTER.match(right))
+    return None if least == most else least
+
+
+def _direction(is_least: bool, old: float, new: float) -> ChangeKind:
+    return ChangeKind.TIGHTENED if (new > old) == is_least else ChangeKind.LOOSENED

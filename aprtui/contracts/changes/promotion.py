@@ -7,18 +7,15 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from yaml.nodes import MappingNode, Node, SequenceNode
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from aprtui.contracts.changes.changelog import KEY as CHANGELOG
-from aprtui.contracts.changes.changelog import prepended
-from aprtui.contracts.documents.document import Document, Falsifier
-from aprtui.contracts.documents.maturity import Maturity
+from aprtui.contracts.changes.yaml_edit import Edit, EditableYaml, edited, entry, has, is_block, parsed, quoted
+from aprtui.contracts.documents.document import ContractError, Document, Falsifier, Maturity
 from aprtui.contracts.documents.reader import LEGACY_TESTS, METADATA, TESTS
-from aprtui.contracts.documents.tree import ContractError, parse_tree, plain
-from aprtui.contracts.documents.yaml_edit import Source, edited, entry, has, parsed
-from aprtui.contracts.evidence.backing import Backing, Standing, provenance_lacks
+from aprtui.contracts.evidence.assessment import Backing, Standing, provenance_lacks
+from aprtui.yaml_file import YamlError, parse_yaml, plain
 
-STATUS, DISCHARGE_STATUS, VERSION = "status", "discharge_status", "version"
+STATUS, DISCHARGE_STATUS, VERSION, CHANGELOG = "status", "discharge_status", "version", "changelog"
 _VERSION = re.compile(r"(\d{1,6})\.(\d{1,6})(\.\d{1,6})?")
 
 
@@ -75,7 +72,7 @@ def promoted(text: str, document: Document, falsifier: Falsifier, status: str, d
         if has(test, key)
         else source.added_after(test, _first_key(test), [f"{key}: {status}"]),
         source.replaced(entry(metadata, VERSION)[1], version),
-        prepended(source, metadata, version, date, change),
+        _changelog_entry(source, metadata, version, date, change),
     ]
     result = edited(text, edits)
     _verify(source, result, falsifier, status, version)
@@ -88,7 +85,7 @@ def status_key(falsifier: Falsifier) -> str:
     return max(claims, key=lambda claim: (claim.maturity, claim.key == STATUS)).key if claims else STATUS
 
 
-def _test_node(source: Source, falsifier: Falsifier) -> MappingNode:
+def _test_node(source: EditableYaml, falsifier: Falsifier) -> MappingNode:
     section = entry(source.root, LEGACY_TESTS if falsifier.legacy else TESTS)[1]
     for name, node in _entries(section):
         if isinstance(node, MappingNode) and falsifier.id == _id_of(name, node):
@@ -112,19 +109,19 @@ def _id_of(name: str, node: MappingNode) -> str:
     return str(entry(node, "id")[1].value).strip() if has(node, "id") else name
 
 
-def _mapping(source: Source, node: Node) -> MappingNode:
+def _mapping(source: EditableYaml, node: Node) -> MappingNode:
     if not isinstance(node, MappingNode):
         raise source.refuse(node, f"{METADATA} is no mapping")
     return node
 
 
-def _verify(source: Source, result: str, falsifier: Falsifier, status: str, version: str) -> None:
+def _verify(source: EditableYaml, result: str, falsifier: Falsifier, status: str, version: str) -> None:
     """Read the result again: it must say what was meant, and everything else as before."""
-    before = plain(parse_tree(source.text, source.path).root)
+    before = plain(parse_yaml(source.text, source.path).root)
     try:
-        after = plain(parse_tree(result, source.path).root)
+        after = plain(parse_yaml(result, source.path).root)
         expected = _with(before, falsifier, status, version, after[METADATA][CHANGELOG])
-    except (ContractError, KeyError, TypeError) as error:
+    except (YamlError, KeyError, TypeError) as error:
         raise ContractError(source.path, falsifier.line, "cannot be edited in place: edit it by hand") from error
     if after != expected or not _grew_on_top(before[METADATA].get(CHANGELOG), after[METADATA][CHANGELOG]):
         raise ContractError(source.path, falsifier.line, "an edit in place would change more: edit it by hand")
@@ -148,3 +145,44 @@ def _grew_on_top(before: Any, after: Any) -> bool:
     if isinstance(after, list):
         return bool(after[1:] == before)
     return list(after.items())[1:] == list((before or {}).items())
+
+
+def _changelog_entry(source: EditableYaml, metadata: MappingNode, version: str, date: str, change: str) -> Edit:
+    """An entry for `version` before all others, in the form of those; a mapping from versions where there is none.
+
+    Raises `ContractError` for a changelog that has no line an entry.
+    """
+    if not has(metadata, CHANGELOG):
+        dated = quoted(f"{date}: {change}")
+        return source.added_after(metadata, "version", [f"{CHANGELOG}:", f"  {quoted(version)}:", f"    - {dated}"])
+    key, value = entry(metadata, CHANGELOG)
+    if not is_block(value):
+        raise source.refuse(key, f"metadata.{CHANGELOG} has no line an entry")
+    assert isinstance(value, MappingNode | SequenceNode)
+    lines = (
+        _in_mapping(value, version, date, change)
+        if isinstance(value, MappingNode)
+        else _in_list(value, version, date, change)
+    )
+    return source.line_after(key.end_mark.index, " " * value.start_mark.column, lines)
+
+
+def _in_mapping(changelog: MappingNode, version: str, date: str, change: str) -> list[str]:
+    key, value = changelog.value[0]
+    name = version if isinstance(key, ScalarNode) and key.style is None and version.count(".") > 1 else quoted(version)
+    text = quoted(f"{date}: {change}")
+    return [f"{name}: {text}"] if isinstance(value, ScalarNode) else [f"{name}:", f"  - {text}"]
+
+
+def _in_list(changelog: SequenceNode, version: str, date: str, change: str) -> list[str]:
+    first: Node = changelog.value[0]
+    if not isinstance(first, MappingNode):
+        return [f"- {quoted(f'{version} - {date} - {change}')}"]
+    known = {"version": quoted(version), "date": quoted(date)}
+    keys = [key.value for key, _ in first.value if isinstance(key, ScalarNode)]
+    text_key = next((key for key in keys if key not in known), "changes")
+    is_list = has(first, text_key) and isinstance(entry(first, text_key)[1], SequenceNode)
+    text = quoted(change)
+    fields = [f"{key}: {known[key]}" for key in known if key in keys]
+    fields.append(f"{text_key}: [{text}]" if is_list else f"{text_key}: {text}")
+    return [f"{'- ' if index == 0 else '  '}{field}" for index, field in enumerate(fields)]

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
-from aprtui.contracts.checks.asked import Asked
-from aprtui.contracts.judgement import Judgement, unknown
-from aprtui.engine.backends import numba_missing
+from aprtui.contracts.checks.arguments import Asked
+from aprtui.contracts.checks.judgement import Judgement, unknown
+from aprtui.engine.opening import numba_missing
 from aprtui.errors import UsageError
-from aprtui.model.weights import Weight, WeightType, block_shape
+from aprtui.model.weight_types import WeightType
+from aprtui.model.weights import Weight
 
 Values = NDArray[np.float32]
 
@@ -90,7 +91,7 @@ def _weights(asked: Asked, kind: WeightType) -> list[Weight]:
 def _type(asked: Asked) -> tuple[WeightType, int, int]:
     """The type, and values and bytes of its blocks."""
     kind = WeightType[asked.one_of("type", WeightType.Q4_K.name, [kind.name for kind in WeightType])]
-    return kind, *block_shape(kind)
+    return kind, kind.format.block_values, kind.format.block_bytes
 
 
 def _bytes(text: str, size: int) -> bytes:

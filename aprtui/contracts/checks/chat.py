@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.checks.asked import Asked
-from aprtui.contracts.judgement import Judgement, unknown
+from aprtui.contracts.checks.arguments import Asked
+from aprtui.contracts.checks.judgement import Judgement, unknown
 from aprtui.errors import UsageError
 from aprtui.model.chat import looks_templated
 from aprtui.model.prompt import encode_prompt

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.checks.asked import OnContract
-from aprtui.contracts.documents.finding import Severity
-from aprtui.contracts.documents.validation import validate
-from aprtui.contracts.judgement import Judgement
+from aprtui.contracts.checks.arguments import OnContract
+from aprtui.contracts.checks.judgement import Judgement
+from aprtui.contracts.documents.validation import Severity, validate
 
 
 def contract_valid(asked: OnContract) -> Judgement:

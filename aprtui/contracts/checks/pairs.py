@@ -1,6 +1,6 @@
-"""Checks on a capture against a reference: cosines along the stages, bands of spread, and what the model says next.
+"""Checks of a capture against a reference: equal bits, cosines along the stages, bands of spread, the next token.
 
-Positions are aligned and layouts matched as in `aprtui diff`; where that cannot be done nothing is judged.
+Checks of metrics align positions and match layouts as `aprtui diff` does; where that fails, they judge nothing.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ import math
 from collections.abc import Callable
 from itertools import pairwise
 
+import numpy as np
+
 from aprtui.compare.align.coverage import Selection
+from aprtui.compare.align.tokens import align_tokens
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import StageComparison
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
-from aprtui.contracts.checks.asked import OnPair
-from aprtui.contracts.judgement import Judgement, unknown
+from aprtui.contracts.checks.arguments import OnPair
+from aprtui.contracts.checks.judgement import Judgement, counted_wrong, unknown
 from aprtui.errors import UsageError
+from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 
 MAX_POSITIONS = 1 << 20
@@ -51,6 +55,36 @@ def on_compared(judge: Judge) -> Callable[[OnPair], Judgement]:
         return unknown(f"{empty} holds no finite value") if empty is not None else judge(asked, stages)
 
     return check
+
+
+def determinism(asked: OnPair) -> Judgement:
+    """Two runs on the same tokens wrote the same bytes."""
+    if asked.capture.path.resolve() == asked.reference.path.resolve():
+        return unknown("both are one capture: give the capture of another run")
+    alignment = align_tokens(asked.reference, asked.capture)
+    if alignment.proven_different:
+        return unknown(f"{alignment.problem}: give two runs on the same tokens")
+    wrong = tuple(node for node in asked.nodes if not _same_bits(asked.reference, asked.capture, node))
+    reason = f"{wrong[0]} differs" if wrong else f"{counted(len(asked.nodes), 'file')}, the same to the bit"
+    return counted_wrong("files that differ", wrong, asked.nodes, reason)
+
+
+def _same_bits(a: Capture, b: Capture, node: Node) -> bool:
+    left, right = a.read(node), b.read(node)
+    return left.layer == right.layer and np.array_equal(left.values.view(np.uint32), right.values.view(np.uint32))
+
+
+def count_parity(asked: OnPair) -> Judgement:
+    """Both captures hold as many values of each stage: statistics over other samples must not be compared."""
+    wrong, first = [], ""
+    for node in asked.nodes:
+        sizes = asked.reference.read(node).values.size, asked.capture.read(node).values.size
+        if sizes[0] != sizes[1]:
+            wrong.append(node)
+            first = first or f"{node}: {sizes[1]} values, the reference has {sizes[0]}"
+    return counted_wrong(
+        "counts that differ", tuple(wrong), asked.nodes, first or f"{counted(len(asked.nodes), 'count')}, all alike"
+    )
 
 
 def _cosine(stage: StageComparison) -> float:

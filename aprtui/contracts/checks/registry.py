@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from aprtui.contracts.checks import bits, blocks, chat, contract, pairs, replayed, running, selection, verdicts
-from aprtui.contracts.checks.asked import Asked, OnCapture, OnContract, OnPair
+from aprtui.contracts.checks import blocks, captures, chat, contract, pairs, running, verdicts
+from aprtui.contracts.checks.arguments import Asked, OnCapture, OnContract, OnPair
+from aprtui.contracts.checks.judgement import Judgement
 from aprtui.contracts.checks.running import BACKEND
-from aprtui.contracts.judgement import Judgement
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +56,22 @@ def _compared(judge: pairs.Judge, *parameters: str, stages: tuple[str, ...] = ()
 CHECKS: Mapping[str, Check] = MappingProxyType(
     {
         "contract_valid": ContractCheck(contract.contract_valid),
-        "byte_format": CaptureCheck(bits.byte_format),
-        "header_arithmetic": CaptureCheck(bits.header_arithmetic),
-        "whole_model_file": CaptureCheck(bits.whole_model_file, stages=("lm_head",)),
-        "nan_preservation": CaptureCheck(bits.nan_preservation),
-        "layer_subset": CaptureCheck(selection.layer_subset),
-        "multi_stage": CaptureCheck(selection.multi_stage),
-        "diff_identity": CaptureCheck(bits.diff_identity),
-        "completion_parses": CaptureCheck(bits.completion_parses),
-        "determinism": PairCheck(bits.determinism),
-        "count_parity": PairCheck(bits.count_parity),
+        "byte_format": CaptureCheck(captures.byte_format),
+        "header_arithmetic": CaptureCheck(captures.header_arithmetic),
+        "whole_model_file": CaptureCheck(captures.whole_model_file, stages=("lm_head",)),
+        "nan_preservation": CaptureCheck(captures.nan_preservation),
+        "layer_subset": CaptureCheck(captures.layer_subset),
+        "multi_stage": CaptureCheck(captures.multi_stage),
+        "diff_identity": CaptureCheck(captures.diff_identity),
+        "completion_parses": CaptureCheck(captures.completion_parses),
+        "determinism": PairCheck(pairs.determinism),
+        "count_parity": PairCheck(pairs.count_parity),
         "cosine_floor": _compared(pairs.cosine_floor, "at_least"),
         "rel_l2_ceiling": _compared(pairs.rel_l2_ceiling, "at_most", "positions", "decoded"),
         "divergence_localised": _compared(pairs.divergence_localised, "below"),
         "one_adjacent_pair": _compared(pairs.one_adjacent_pair, "at_least"),
         "sigma_band": _compared(pairs.sigma_band, "low", "high"),
-        "replay_holds": CaptureCheck(replayed.replay_holds),
+        "replay_holds": CaptureCheck(captures.replay_holds),
         "argmax_parity": _compared(pairs.argmax_parity, "cosine_at_least", stages=("lm_head",)),
         "throughput_floor": ModelCheck(running.throughput_floor, frozenset({BACKEND, "at_least", "tokens"})),
         "additive_capture": ModelCheck(running.additive_capture, frozenset({BACKEND})),

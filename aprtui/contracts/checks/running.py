@@ -9,18 +9,19 @@ import statistics
 from collections.abc import Callable
 
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.checks.asked import Asked
-from aprtui.contracts.judgement import Judgement, no_device, unknown
-from aprtui.engine import backends
+from aprtui.contracts.checks.arguments import Asked
+from aprtui.contracts.checks.judgement import Judgement, no_device, unknown
+from aprtui.engine import opening
 from aprtui.engine.cuda import detect
 from aprtui.engine.parity.gate import LOGITS_BOUND, POSITIONS, parity_gate
 from aprtui.engine.protocol import Engine, Mode
+from aprtui.engine.quality import gate as quality
 from aprtui.engine.quality import repeat_gates
-from aprtui.engine.quality import subject as quality
 from aprtui.engine.quality.finding import Finding, Outcome
 from aprtui.engine.quality.gates import GATES, run_quality
 from aprtui.engine.quality.run_gates import TOKENS, decode_speeds
 from aprtui.errors import AprtuiError, ExitCode
+from aprtui.machine import default_threads
 
 BACKEND = "backend"
 AUTO, CUDA = "auto", "cuda"
@@ -77,7 +78,7 @@ def forced_backend(asked: Asked) -> Judgement:
     backend = asked.one_of(BACKEND, CUDA, FORCED)
     model = asked.require_model()
     try:
-        engine = backends.open_engine(model, backend=backend, context=min(_SHORT, model.config.context))
+        engine = opening.open_engine(model, backend=backend, context=min(_SHORT, model.config.context))
     except AprtuiError as error:
         return _refused(backend, error)
     opened = engine.backend
@@ -103,7 +104,7 @@ def automatic_choice(asked: Asked) -> Judgement:
     there is no device."""
     told: list[str] = []
     model = asked.require_model()
-    engine = backends.open_engine(model, context=min(_SHORT, model.config.context), told=told.append)
+    engine = opening.open_engine(model, context=min(_SHORT, model.config.context), told=told.append)
     opened = engine.backend
     engine.close()
     found = detect.detect()
@@ -124,12 +125,12 @@ def parity_with_cpu(asked: Asked) -> Judgement:
     found = detect.detect() if backend == CUDA else None
     if found is not None and found.obstacle is not None:
         return no_device(found.problem)
-    if (missing := backends.numba_missing()) is not None:
+    if (missing := opening.numba_missing()) is not None:
         return unknown(f"no CPU engine to hold it against: {missing}")
-    threads = backends.default_threads()
+    threads = default_threads()
 
     def opened(name: str, mode: Mode) -> Engine:
-        return backends.open_engine(model, backend=name, mode=mode, threads=threads, context=POSITIONS)
+        return opening.open_engine(model, backend=name, mode=mode, threads=threads, context=POSITIONS)
 
     parity = parity_gate(
         model, lambda mode: opened(backend, mode), lambda: opened("cpu", Mode.EXACT), threads, lambda *_: None

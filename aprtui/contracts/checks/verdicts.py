@@ -7,10 +7,10 @@ from pathlib import Path
 
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
-from aprtui.contracts.checks.asked import Asked
-from aprtui.contracts.judgement import Judgement, unknown
-from aprtui.engine.evaluation.detection import PROMPT, REPLAY, SIGNALS, run_detection
+from aprtui.contracts.checks.arguments import Asked
+from aprtui.contracts.checks.judgement import Judgement, unknown
 from aprtui.engine.evaluation.false_alarms import judge_pairs, judge_replays, own_captures
+from aprtui.engine.evaluation.fault_detection import PROMPT, REPLAY, SIGNALS, run_detection
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.errors import UsageError
 

@@ -1,21 +1,63 @@
-"""What a contract says, as records. Words are kept as written; what the schema has no field for stays in `extras`.
+"""The contents of a contract as records, and the ladder of maturity that ranks the statuses of falsifiers.
 
-Every record knows its `line`, and in `lines` that of each of its fields, so that a finding can point at it.
+Words are kept as written, and keys without a field here stay in `extras`. Every record knows its `line`, and in `lines`
+the line of each of its fields, so that a finding can point at it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from aprtui.contracts.documents.maturity import Maturity, maturity_of
-from aprtui.contracts.documents.tree import Duplicate
+from aprtui.yaml_file import DuplicateKey, YamlError
 
 KERNEL = "kernel"
+BLOCKER = "BLOCKER_"
 
 Extras = Mapping[str, Any]
+
+
+class ContractError(YamlError):
+    """A contract, or a file that belongs to it, that cannot be used: the YAML is sound, what it says is not."""
+
+
+class Maturity(IntEnum):
+    """What a status claims, from less to more. UNRANKED words are displayed, never compared."""
+
+    UNRANKED = -1
+    NONE = 0
+    BLOCKED = 1
+    ALGORITHM = 2
+    FUNCTIONAL = 3
+    DISCHARGED = 4
+
+
+NAMES = {
+    Maturity.UNRANKED: "UNRANKED",
+    Maturity.NONE: "NONE",
+    Maturity.BLOCKED: "BLOCKED",
+    Maturity.ALGORITHM: "PARTIAL_ALGORITHM_LEVEL",
+    Maturity.FUNCTIONAL: "FUNCTIONAL",
+    Maturity.DISCHARGED: "DISCHARGED",
+}
+"""The name of each level in our output; for the three highest it is also the word that a status takes."""
+
+_RANKS = {
+    "": Maturity.NONE, "PROPOSED": Maturity.NONE, "PLANNED": Maturity.NONE, "PENDING": Maturity.NONE,
+    "PARTIAL": Maturity.ALGORITHM, "PARTIAL_ALGORITHM_LEVEL": Maturity.ALGORITHM,
+    "ALGORITHM_LEVEL_DISCHARGED": Maturity.ALGORITHM,
+    "FUNCTIONAL": Maturity.FUNCTIONAL, "FUNCTIONAL_DISCHARGED": Maturity.FUNCTIONAL,
+    "DISCHARGED": Maturity.DISCHARGED, "LIVE-DISCHARGED": Maturity.DISCHARGED,
+}  # fmt: skip
+
+
+def maturity_of(status: str) -> Maturity:
+    """The rank of a falsifier's status as written; no status claims nothing."""
+    word = status.strip().upper()
+    return Maturity.BLOCKED if word.startswith(BLOCKER) else _RANKS.get(word, Maturity.UNRANKED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +134,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class StatedEvidence:
     """What is said to back a claim, under the `key` it was written: texts, or a mapping of lists (`parts`)."""
 
     key: str
@@ -134,7 +176,7 @@ class Falsifier(Entry):
     if_fails: str
     claims: tuple[Claim, ...]
     binds_to: tuple[str, ...]
-    evidence: tuple[Evidence, ...]
+    evidence: tuple[StatedEvidence, ...]
     check: CheckCall | None
     blockers: tuple[Blocker, ...]
     vouches_for: tuple[str, ...]
@@ -192,7 +234,7 @@ class Document(Entry):
     falsifiers: tuple[Falsifier, ...]
     harnesses: tuple[Harness, ...]
     qa_gate: QaGate | None
-    duplicates: tuple[Duplicate, ...]
+    duplicates: tuple[DuplicateKey, ...]
 
     @property
     def name(self) -> str:

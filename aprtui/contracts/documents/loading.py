@@ -1,4 +1,4 @@
-"""Contracts as they lie on disk: read once, and read again where a file changed.
+"""Contracts on disk: the files that paths mean, read once, and read again after a file changed.
 
 documents = load_documents([folder])
 documents = documents.refreshed()      # cheap: only what changed is read
@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aprtui.contracts.documents.document import Document
-from aprtui.contracts.documents.files import contract_files
+from aprtui.contracts.documents.document import ContractError, Document
 from aprtui.contracts.documents.reader import read_document
 from aprtui.errors import AprtuiError
+
+SUFFIXES = (".yaml", ".yml")
 
 Stamp = tuple[int, int, int]
 """Modification time in ns, size and inode: an editor that replaces a file within a tick changes one of them."""
@@ -86,3 +87,28 @@ def _stamp(path: Path) -> Stamp | None:
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def contract_files(paths: Iterable[Path]) -> tuple[Path, ...]:
+    """The files among `paths`, and the YAML files below the directories among them, sorted, each once.
+
+    Hidden directories are left out. A path that is not there is kept: reading it says so. Raises `ContractError` for a
+    directory without YAML files: nothing read must not look like nothing wrong.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        below = _below(path) if path.is_dir() else (path,)
+        if not below:
+            raise ContractError(path, None, "holds no .yaml file: name a contract or a folder of contracts")
+        found.update(dict.fromkeys(below))
+    return tuple(found)
+
+
+def _below(directory: Path) -> tuple[Path, ...]:
+    return tuple(
+        path
+        for path in sorted(directory.rglob("*"))
+        if path.suffix in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(directory).parts)
+    )

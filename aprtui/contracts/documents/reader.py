@@ -15,29 +15,19 @@ from aprtui.contracts.documents.document import (
     Blocker,
     CheckCall,
     Claim,
+    ContractError,
     Document,
     Equation,
-    Evidence,
     Extras,
     Falsifier,
     Harness,
+    Maturity,
     Metadata,
     Obligation,
     QaGate,
+    StatedEvidence,
 )
-from aprtui.contracts.documents.maturity import Maturity
-from aprtui.contracts.documents.tree import (
-    ContractError,
-    Fields,
-    Items,
-    Scalar,
-    Source,
-    Tree,
-    plain,
-    read_tree,
-    text,
-    texts,
-)
+from aprtui.yaml_file import YamlFile, YamlList, YamlMapping, YamlNode, YamlScalar, plain, read_yaml, text, texts
 
 METADATA, EQUATIONS, OBLIGATIONS = "metadata", "equations", "proof_obligations"
 TESTS, LEGACY_TESTS = "falsification_tests", "falsification"
@@ -48,23 +38,26 @@ _BLOCKS_ON = "full_discharge_blocks_on"
 _VOUCHES_FOR = "vouches_for"
 
 
+_EXPECTED = "a mapping with metadata, equations, falsification_tests, …"
+
+
 def read_document(path: Path) -> Document:
-    """The contract in `path`. Raises `ContractError`, naming file and line."""
-    return document_of(read_tree(path))
+    """The contract in `path`. Raises `YamlError`, naming file and line."""
+    return document_of(read_yaml(path))
 
 
-def document_of(source: Source) -> Document:
-    """The contract that `source` holds. Raises `ContractError` for a section that is neither list nor mapping."""
-    root = source.root.fields
-    entries = _Sections(source)
+def document_of(file: YamlFile) -> Document:
+    """The contract that `file` holds. Raises `YamlError` where the file, or a section of it, is of the wrong kind."""
+    root = file.mapping(_EXPECTED)
+    entries = _Sections(file.path, root)
     metadata = _metadata(entries.mapping(METADATA))
     default = metadata.vouches_for
     return Document(
         line=1,
-        lines=source.root.lines,
-        extras=_extras(source.root, _READ),
-        path=source.path,
-        keys=tuple(root),
+        lines=root.lines,
+        extras=_extras(root, _READ),
+        path=file.path,
+        keys=tuple(root.fields),
         metadata=metadata,
         equations=tuple(_equation(found) for found in entries.of(EQUATIONS, "formula")),
         obligations=tuple(_obligation(found) for found in entries.of(OBLIGATIONS, "property")),
@@ -73,8 +66,8 @@ def document_of(source: Source) -> Document:
             *(_falsifier(found, default, legacy=True) for found in entries.of(LEGACY_TESTS, "description")),
         ),
         harnesses=tuple(_harness(found) for found in entries.of(HARNESSES, "harness")),
-        qa_gate=_qa_gate(entries.mapping(QA_GATE)) if QA_GATE in root else None,
-        duplicates=source.duplicates,
+        qa_gate=_qa_gate(entries.mapping(QA_GATE)) if QA_GATE in root.fields else None,
+        duplicates=file.duplicates,
     )
 
 
@@ -83,7 +76,7 @@ class _Found:
     """An entry of a section, with the name it has there (empty in a list)."""
 
     name: str
-    tree: Fields
+    tree: YamlMapping
 
     def first(self, *keys: str) -> str:
         """The text of the first of `keys` that holds one."""
@@ -96,45 +89,46 @@ class _Found:
 
 @dataclass(frozen=True, slots=True)
 class _Sections:
-    source: Source
+    path: Path
+    root: YamlMapping
 
-    def mapping(self, section: str) -> Fields:
+    def mapping(self, section: str) -> YamlMapping:
         """A section that is one record; a text alone is its description. Empty where it is missing."""
-        tree = self.source.root.fields.get(section)
-        line = self.source.root.lines.get(section, 1)
-        if tree is None or (isinstance(tree, Scalar) and tree.value is None):
-            return Fields({}, {}, line, 1)
-        if isinstance(tree, Scalar):
-            return Fields({"description": tree}, {"description": line}, line, 1)
-        if isinstance(tree, Items):
-            raise ContractError(self.source.path, line, f"{section}: expected a mapping, found a list: correct it")
-        return Fields(tree.fields, tree.lines, line, tree.size)
+        node = self.root.fields.get(section)
+        line = self.root.lines.get(section, 1)
+        if node is None or (isinstance(node, YamlScalar) and node.value is None):
+            return YamlMapping({}, {}, line, 1)
+        if isinstance(node, YamlScalar):
+            return YamlMapping({"description": node}, {"description": line}, line, 1)
+        if isinstance(node, YamlList):
+            raise ContractError(self.path, line, f"{section}: expected a mapping, found a list: correct it")
+        return YamlMapping(node.fields, node.lines, line, node.size)
 
     def of(self, section: str, of_text: str) -> Iterator[_Found]:
-        """The entries of `section`; what is a text alone is the field `of_text` of its entry."""
-        tree = self.source.root.fields.get(section)
-        if tree is None or (isinstance(tree, Scalar) and tree.value is None):
+        """The entries of `section`; an entry that is a text alone becomes the field `of_text`."""
+        node = self.root.fields.get(section)
+        if node is None or (isinstance(node, YamlScalar) and node.value is None):
             return
-        if isinstance(tree, Items):
-            named = [("", item, item.line) for item in tree.items]
-        elif isinstance(tree, Fields):
-            named = [(name, value, tree.lines[name]) for name, value in tree.fields.items()]
+        if isinstance(node, YamlList):
+            named = [("", item, item.line) for item in node.items]
+        elif isinstance(node, YamlMapping):
+            named = [(name, value, node.lines[name]) for name, value in node.fields.items()]
         else:
             raise ContractError(
-                self.source.path, tree.line, f"{section}: expected a list or a mapping, found a text: correct it"
+                self.path, node.line, f"{section}: expected a list or a mapping, found a text: correct it"
             )
         for name, entry, line in named:
-            if isinstance(entry, Fields):
-                yield _Found(name, Fields(entry.fields, entry.lines, line, entry.size))
+            if isinstance(entry, YamlMapping):
+                yield _Found(name, YamlMapping(entry.fields, entry.lines, line, entry.size))
             else:
-                yield _Found(name, Fields({of_text: entry}, {of_text: entry.line}, line, 1))
+                yield _Found(name, YamlMapping({of_text: entry}, {of_text: entry.line}, line, 1))
 
 
-def _extras(tree: Fields, known: Collection[str]) -> Extras:
+def _extras(tree: YamlMapping, known: Collection[str]) -> Extras:
     return {key: plain(value) for key, value in tree.fields.items() if key not in known}
 
 
-def _metadata(tree: Fields) -> Metadata:
+def _metadata(tree: YamlMapping) -> Metadata:
     found = _Found("", tree)
     fields = tree.fields
     known = ("version", "description", "status", "kind", "registry", "references", "depends_on", "binds_to",
@@ -146,7 +140,7 @@ def _metadata(tree: Fields) -> Metadata:
         description=found.first("description"),
         status=found.first("status"),
         kind=found.first("kind") or None,
-        registry=isinstance(registry, Scalar) and registry.value is True,
+        registry=isinstance(registry, YamlScalar) and registry.value is True,
         references=texts(fields.get("references")),
         depends_on=texts(fields.get("depends_on")),
         binds_to=texts(fields.get("binds_to")),
@@ -182,7 +176,7 @@ def _obligation(found: _Found) -> Obligation:
         requires=found.written("requires"),
         phase=found.written("applies_to_phase"),
         parent=found.written("parent_contract"),
-        lean_status=text(lean.fields.get("status")) if isinstance(lean, Fields) else None,
+        lean_status=text(lean.fields.get("status")) if isinstance(lean, YamlMapping) else None,
         na_reason=found.written("na_reason"),
         na_owner=found.written("na_owner"),
     )  # fmt: skip
@@ -222,13 +216,13 @@ def _is_evidence(key: str) -> bool:
     return key == "live_discharge" or key == "evidence" or key.endswith("_evidence") or key.startswith("evidence_")
 
 
-def _evidence(key: str, tree: Tree, line: int) -> Evidence:
-    if isinstance(tree, Fields):
-        return Evidence(key, (), {name: texts(value) for name, value in tree.fields.items()}, line)
-    return Evidence(key, texts(tree), {}, line)
+def _evidence(key: str, tree: YamlNode, line: int) -> StatedEvidence:
+    if isinstance(tree, YamlMapping):
+        return StatedEvidence(key, (), {name: texts(value) for name, value in tree.fields.items()}, line)
+    return StatedEvidence(key, texts(tree), {}, line)
 
 
-def _blockers(claims: tuple[Claim, ...], fields: Mapping[str, Tree], lines: Mapping[str, int]) -> Iterator[Blocker]:
+def _blockers(claims: tuple[Claim, ...], fields: Mapping[str, YamlNode], lines: Mapping[str, int]) -> Iterator[Blocker]:
     for claim in claims:
         if claim.maturity is Maturity.BLOCKED:
             yield Blocker(claim.key, claim.status, claim.line)
@@ -236,9 +230,9 @@ def _blockers(claims: tuple[Claim, ...], fields: Mapping[str, Tree], lines: Mapp
         yield Blocker(_BLOCKS_ON, waited, lines[_BLOCKS_ON])
 
 
-def _check(tree: Tree | None, line: int) -> CheckCall | None:
+def _check(tree: YamlNode | None, line: int) -> CheckCall | None:
     """`check: name`, or a mapping with `name` and parameters."""
-    if isinstance(tree, Fields):
+    if isinstance(tree, YamlMapping):
         return CheckCall(text(tree.fields.get("name")), _extras(tree, ("name",)), line)
     name = text(tree)
     return CheckCall(name, {}, line) if name else None
@@ -253,7 +247,7 @@ def _harness(found: _Found) -> Harness:
     )  # fmt: skip
 
 
-def _qa_gate(tree: Fields) -> QaGate:
+def _qa_gate(tree: YamlMapping) -> QaGate:
     found = _Found("", tree)
     return QaGate(
         tree.line, tree.lines, _extras(tree, ("id", "name", "checks", "pass_criteria")),

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
+from enum import StrEnum
+from pathlib import Path
 
 from aprtui.contracts.documents.document import Document, Entry, Falsifier, Obligation
-from aprtui.contracts.documents.finding import Finding, Severity
 
 _SECTIONS = (
     "metadata", "equations", "proof_obligations", "falsification_tests", "kani_harnesses", "qa_gate", "enforcement",
@@ -28,14 +29,40 @@ _LONGEST_KEY = 40
 _NO_KIND = " (no metadata.kind: judged as a kernel)"
 
 
+class Severity(StrEnum):
+    """Errors make a contract invalid; warnings do not; what is only good to know is no fault at all."""
+
+    ERROR = "ERROR"
+    WARN = "WARN"
+    INFO = "INFO"
+
+
 @dataclass(frozen=True, slots=True)
-class Rule:
+class Finding:
+    """One thing that is wrong: `code` names the rule, `line` counts from 1."""
+
+    code: str
+    severity: Severity
+    message: str
+    path: Path
+    line: int
+
+    def __str__(self) -> str:
+        return f"[{self.severity}] {self.code}: {self.message} ({self.path}:{self.line})"
+
+
+Breaches = Iterator[tuple[int, str]]
+"""Line and message of each breach of a rule."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaRule:
     """A rule: `find` yields line and message for every breach. `of_kernels` holds kernels only to it."""
 
     code: str
     severity: Severity
     states: str
-    find: Callable[[Document], Iterator[tuple[int, str]]]
+    find: Callable[[Document], Breaches]
     of_kernels: bool = False
 
 
@@ -53,9 +80,6 @@ def validate(document: Document) -> tuple[Finding, ...]:
                 to_note = False
             findings.append(finding)
     return tuple(findings)
-
-
-Breaches = Iterator[tuple[int, str]]
 
 
 def _no_references(document: Document) -> Breaches:
@@ -260,30 +284,30 @@ def _called(obligation: Obligation, number: int) -> str:
 
 _E, _W = Severity.ERROR, Severity.WARN
 
-RULES: tuple[Rule, ...] = (
-    Rule("SCHEMA-001", _E, "references are given", _no_references),
-    Rule("SCHEMA-002", _E, "a version is given", _no_version),
-    Rule("SCHEMA-003", _E, "a kernel has equations", _no_equations, of_kernels=True),
-    Rule("SCHEMA-004", _E, "an equation has a formula", _empty_formula),
-    Rule("SCHEMA-005", _E, "an obligation has a property", _empty_property),
-    Rule("SCHEMA-006", _W, "formal statements differ", _same_formal),
-    Rule("SCHEMA-007", _E, "ids of falsification tests differ", _same_test_id),
-    Rule("SCHEMA-008", _E, "a falsification test has a prediction", _no_prediction),
-    Rule("SCHEMA-009", _W, "a falsification test says what its failure means", _no_if_fails),
-    Rule("SCHEMA-010", _E, "ids of harnesses differ", _same_harness_id),
-    Rule("SCHEMA-011", _E, "a harness has an obligation", _no_harness_obligation),
-    Rule("SCHEMA-012", _W, "a harness has a bound", _no_bound),
-    Rule("SCHEMA-013", _W, "a kernel has a quality gate", _no_gate, of_kernels=True),
-    Rule("SCHEMA-014", _E, "requires is for postconditions", _misplaced_requires),
-    Rule("SCHEMA-015", _E, "applies_to_phase is for loops", _misplaced_phase),
-    Rule("SCHEMA-016", _E, "parent_contract is for subcontracts", _misplaced_parent),
-    Rule("SCHEMA-017", _E, "a parent contract is depended on", _unknown_parent),
-    Rule("SCHEMA-018", _E, "kind stands in metadata", _top_level_kind),
-    Rule("SCHEMA-019", _E, "no section is misspelt", _misspelt_section),
-    Rule("SCHEMA-020", _E, "no key occurs twice", _duplicate_key),
-    Rule("SCHEMA-021", _E, "what is not applicable says why", _no_reason),
-    Rule("SCHEMA-022", _E, "what is not applicable says who decided", _no_owner),
-    Rule("SCHEMA-023", _E, "a reason for not applicable is given only there", _needless_reason),
-    Rule("PROVABILITY-001", _E, "a kernel can be proved", _not_provable, of_kernels=True),
+RULES: tuple[SchemaRule, ...] = (
+    SchemaRule("SCHEMA-001", _E, "references are given", _no_references),
+    SchemaRule("SCHEMA-002", _E, "a version is given", _no_version),
+    SchemaRule("SCHEMA-003", _E, "a kernel has equations", _no_equations, of_kernels=True),
+    SchemaRule("SCHEMA-004", _E, "an equation has a formula", _empty_formula),
+    SchemaRule("SCHEMA-005", _E, "an obligation has a property", _empty_property),
+    SchemaRule("SCHEMA-006", _W, "formal statements differ", _same_formal),
+    SchemaRule("SCHEMA-007", _E, "ids of falsification tests differ", _same_test_id),
+    SchemaRule("SCHEMA-008", _E, "a falsification test has a prediction", _no_prediction),
+    SchemaRule("SCHEMA-009", _W, "a falsification test says what its failure means", _no_if_fails),
+    SchemaRule("SCHEMA-010", _E, "ids of harnesses differ", _same_harness_id),
+    SchemaRule("SCHEMA-011", _E, "a harness has an obligation", _no_harness_obligation),
+    SchemaRule("SCHEMA-012", _W, "a harness has a bound", _no_bound),
+    SchemaRule("SCHEMA-013", _W, "a kernel has a quality gate", _no_gate, of_kernels=True),
+    SchemaRule("SCHEMA-014", _E, "requires is for postconditions", _misplaced_requires),
+    SchemaRule("SCHEMA-015", _E, "applies_to_phase is for loops", _misplaced_phase),
+    SchemaRule("SCHEMA-016", _E, "parent_contract is for subcontracts", _misplaced_parent),
+    SchemaRule("SCHEMA-017", _E, "a parent contract is depended on", _unknown_parent),
+    SchemaRule("SCHEMA-018", _E, "kind stands in metadata", _top_level_kind),
+    SchemaRule("SCHEMA-019", _E, "no section is misspelt", _misspelt_section),
+    SchemaRule("SCHEMA-020", _E, "no key occurs twice", _duplicate_key),
+    SchemaRule("SCHEMA-021", _E, "what is not applicable says why", _no_reason),
+    SchemaRule("SCHEMA-022", _E, "what is not applicable says who decided", _no_owner),
+    SchemaRule("SCHEMA-023", _E, "a reason for not applicable is given only there", _needless_reason),
+    SchemaRule("PROVABILITY-001", _E, "a kernel can be proved", _not_provable, of_kernels=True),
 )
 """The codes are pv's. Of 021 to 023 only the fields that they are about are known; what they ask of them is ours."""

@@ -1,15 +1,17 @@
-"""Where the evidence of a contract lies, and where the source files that it vouches for."""
+"""The project of a contract: where its evidence and the source files that it vouches for are, and its git revision."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 from aprtui import resources
-from aprtui.contracts.evidence.source_tree import MADE
+from aprtui.contracts.documents.document import Document, Falsifier
+from aprtui.contracts.evidence.files import Revision
 from aprtui.errors import UsageError
 
 FOLDER = "contracts"
@@ -17,8 +19,12 @@ EVIDENCE = "evidence"
 MOST_FILES = 5000
 """Of a folder that a contract vouches for: more is no part of an engine."""
 
-_MADE = MADE | {"images"}
-_MADE_SUFFIXES = frozenset({".pyc", ".pyo", ".nbi", ".nbc"})
+BUILD_FOLDERS = frozenset({"target", "node_modules", "__pycache__", "build", "dist"})
+"""Folders that build tools write, and that hold no sources."""
+
+_GIT_SECONDS = 20
+_GENERATED = BUILD_FOLDERS | {"images"}
+_GENERATED_SUFFIXES = frozenset({".pyc", ".pyo", ".nbi", ".nbc"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +102,46 @@ def _file_digest(path: Path) -> str | None:
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in folder.iterdir():
-        if path.name.startswith(".") or path.name in _MADE or path.suffix in _MADE_SUFFIXES:
+        if path.name.startswith(".") or path.name in _GENERATED or path.suffix in _GENERATED_SUFFIXES:
             continue
         if not path.is_dir():
             yield path
         elif not path.is_symlink():
             yield from _files(path)
+
+
+def revision_at(document: Document, falsifier: Falsifier, project: Project) -> Revision | str:
+    """The git revision of the contract and of what the falsifier vouches for; a text that says why there is none."""
+    if project.packaged:
+        return "the program is installed, not checked out"
+    contract = document.path.absolute()
+    if not contract.is_relative_to(project.root):
+        return f"{contract} lies outside of {project.root}"
+    return revision_of(project.root, (contract.relative_to(project.root).as_posix(), *falsifier.vouches_for))
+
+
+def revision_of(root: Path, files: Sequence[str]) -> Revision | str:
+    """The commit checked out at `root`; a text that says why there is none.
+
+    Dirty where a tracked file was changed, or one of `files` (relative to `root`) is not committed at all.
+    """
+    try:
+        commit = _git(root, "rev-parse", "--verify", "HEAD").strip()
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--ignore-submodules")
+        uncommitted = _git(root, "status", "--porcelain", "--untracked-files=all", "--ignored", "--", *files)
+    except FileNotFoundError:
+        return "git is not installed"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"git failed: {error}"
+    except subprocess.CalledProcessError as error:
+        return str(error.stderr).strip().partition("\n")[0] or f"git exited with {error.returncode}"
+    return Revision(commit, bool(changed or uncommitted))
+
+
+def _git(root: Path, *words: str) -> str:
+    command = ["git", "--no-optional-locks", "--literal-pathspecs", "-C", str(root), *words]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=_GIT_SECONDS, encoding="utf-8",
+        errors="replace",
+    )  # fmt: skip
+    return done.stdout

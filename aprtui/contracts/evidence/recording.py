@@ -7,15 +7,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from aprtui import __version__
-from aprtui.contracts.checks.asked import Subject
+from aprtui.contracts.checks.arguments import Subject
+from aprtui.contracts.checks.judgement import Judgement
 from aprtui.contracts.checks.registry import CHECKS, ContractCheck, ModelCheck, PairCheck
-from aprtui.contracts.documents.document import CheckCall, Document, Falsifier
-from aprtui.contracts.documents.tree import ContractError
+from aprtui.contracts.documents.document import CheckCall, ContractError, Document, Falsifier
 from aprtui.contracts.evidence.files import CheckRun, Evidence, Host, JudgedOn, Revision
 from aprtui.contracts.evidence.project import Project
-from aprtui.contracts.evidence.revision import revision_of
-from aprtui.contracts.judgement import Judgement
-from aprtui.engine.processor import processor_name
+from aprtui.machine import processor_name
 from aprtui.trace.capture import Capture
 
 
@@ -48,16 +46,6 @@ def evidence_of(
         number=judgement.number,
         bound=judgement.bound,
     )
-
-
-def revision_at(document: Document, falsifier: Falsifier, project: Project) -> Revision | str:
-    """The git revision of the contract and of what the falsifier vouches for; a text that says why there is none."""
-    if project.packaged:
-        return "the program is installed, not checked out"
-    contract = document.path.absolute()
-    if not contract.is_relative_to(project.root):
-        return f"{contract} lies outside of {project.root}"
-    return revision_of(project.root, (contract.relative_to(project.root).as_posix(), *falsifier.vouches_for))
 
 
 def is_live(check: CheckCall | None) -> bool:

@@ -11,10 +11,10 @@ from fnmatch import fnmatchcase
 from os.path import commonpath
 from pathlib import Path
 
-from aprtui.contracts.checks.asked import named_stages
+from aprtui.contracts.checks.arguments import named_stages
 from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, PairCheck
 from aprtui.contracts.documents.document import Document, Falsifier
-from aprtui.contracts.documents.finding import Finding, Severity
+from aprtui.contracts.documents.validation import Finding, Severity
 from aprtui.contracts.lint.rules import PROGRAM, command_of_ours, words_of_ours
 from aprtui.errors import UsageError
 from aprtui.trace.graph import known_names

@@ -1,6 +1,6 @@
-"""Drift that validation cannot see: what a contract names and is not there, and claims without what backs them.
+"""Drift that validation cannot see: names of things that do not exist, and claims without evidence.
 
-What lies outside of a contract is handed in: a source tree, and the options that our commands take.
+The caller passes in everything outside of the contract: a source tree, the options of our commands, and the evidence.
 """
 
 from __future__ import annotations
@@ -8,32 +8,56 @@ from __future__ import annotations
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
+from aprtui.contracts.checks.mapping import check_of, own_mapping
 from aprtui.contracts.checks.registry import CHECKS
-from aprtui.contracts.documents.document import Document, Falsifier
-from aprtui.contracts.documents.finding import Finding, Severity
-from aprtui.contracts.documents.maturity import Maturity
-from aprtui.contracts.evidence.backing import ALGORITHM_EVIDENCE
-from aprtui.contracts.lint.evidence_rules import EVIDENCE_RULES, backings
-from aprtui.contracts.lint.named_tests import missing_tests
-from aprtui.contracts.lint.rule import Breaches, LintRule, Surroundings
+from aprtui.contracts.documents.document import NAMES, Claim, Document, Falsifier, Maturity
+from aprtui.contracts.documents.validation import Breaches, Finding, Severity
+from aprtui.contracts.evidence.assessment import ALGORITHM_EVIDENCE, Backing, Ledger, Standing
+from aprtui.contracts.lint.source_tree import SourceTree, missing_tests
 
 PROGRAM = "aprtui"
+_EVIDENCE_FILE = "evidence_file"
 _NUMBERED = re.compile(r"(.*\D)(\d+)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:::[A-Za-z_][A-Za-z0-9_]*)*")
 
 
-def lint(document: Document, surroundings: Surroundings) -> tuple[Finding, ...]:
+@dataclass(frozen=True, slots=True)
+class LintContext:
+    """What a contract is held against.
+
+    `options` are those of each command of ours, by its words (`trace`, `contracts check`). `ledgers` are the recorded
+    evidence, by the contract's path. Rules about what is not given are silent.
+    """
+
+    source: SourceTree | None = None
+    options: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    ledgers: Mapping[Path, Ledger] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LintRule:
+    """A rule: `find` yields line and message for every breach."""
+
+    code: str
+    severity: Severity
+    states: str
+    find: Callable[[Document, LintContext], Breaches]
+
+
+def lint(document: Document, context: LintContext) -> tuple[Finding, ...]:
     """Every breach of a rule, in the order of `LINT_RULES`."""
     return tuple(
         Finding(rule.code, rule.severity, message, document.path, line)
         for rule in LINT_RULES
-        for line, message in rule.find(document, surroundings)
+        for line, message in rule.find(document, context)
     )
 
 
-def _orphan_binding(document: Document, surroundings: Surroundings) -> Breaches:
+def _orphan_binding(document: Document, context: LintContext) -> Breaches:
     names = {equation.name for equation in document.equations}
     for test in document.falsifiers:
         for name in test.binds_to:
@@ -41,7 +65,7 @@ def _orphan_binding(document: Document, surroundings: Surroundings) -> Breaches:
                 yield test.line_of("binds_to"), f"{test.id}: binds to {name!r}, no equation is called so"
 
 
-def _orphan_harness(document: Document, surroundings: Surroundings) -> Breaches:
+def _orphan_harness(document: Document, context: LintContext) -> Breaches:
     known = {obligation.id for obligation in document.obligations}
     known |= {obligation.property for obligation in document.obligations}
     for harness in document.harnesses:
@@ -49,7 +73,7 @@ def _orphan_harness(document: Document, surroundings: Surroundings) -> Breaches:
             yield harness.line_of("obligation"), f"{harness.id}: no obligation is {harness.obligation!r:.60}"
 
 
-def _gap_in_ids(document: Document, surroundings: Surroundings) -> Breaches:
+def _gap_in_ids(document: Document, context: LintContext) -> Breaches:
     numbers: dict[str, dict[int, Falsifier]] = defaultdict(dict)
     for test in document.falsifiers:
         match = _NUMBERED.fullmatch(test.id)
@@ -66,8 +90,8 @@ def _gap_in_ids(document: Document, surroundings: Surroundings) -> Breaches:
             before = number
 
 
-def _claims_too_much(document: Document, surroundings: Surroundings) -> Breaches:
-    recorded = {test.id for test, backing in backings(document, surroundings) if backing.ever >= Maturity.FUNCTIONAL}
+def _claims_too_much(document: Document, context: LintContext) -> Breaches:
+    recorded = {test.id for test, backing in backings(document, context) if backing.ever >= Maturity.FUNCTIONAL}
     for test in document.falsifiers:
         if test.id in recorded:
             continue
@@ -77,30 +101,30 @@ def _claims_too_much(document: Document, surroundings: Surroundings) -> Breaches
                 yield claim.line, f"{test.id}: {claim.key} {claim.status} without evidence of a live run"
 
 
-def _unknown_check(document: Document, surroundings: Surroundings) -> Breaches:
+def _unknown_check(document: Document, context: LintContext) -> Breaches:
     for test in document.falsifiers:
         if test.check is not None and test.check.name not in CHECKS:
             yield test.line_of("check"), f"{test.id}: no check is called {test.check.name!r:.40}"
 
 
-def _missing_option(document: Document, surroundings: Surroundings) -> Breaches:
+def _missing_option(document: Document, context: LintContext) -> Breaches:
     for test in document.falsifiers:
-        problems = (problem for line in test.test.splitlines() for problem in _option_problems(line, surroundings))
+        problems = (problem for line in test.test.splitlines() for problem in _option_problems(line, context))
         for problem in dict.fromkeys(problems):
             yield test.line_of("test", "command"), f"{test.id}: {problem}"
 
 
-def _option_problems(line: str, surroundings: Surroundings) -> Iterator[str]:
+def _option_problems(line: str, context: LintContext) -> Iterator[str]:
     words = words_of_ours(line)
-    if words is None or not surroundings.options:
+    if words is None or not context.options:
         return
-    name = command_of_ours(words, surroundings.options)
+    name = command_of_ours(words, context.options)
     if name is None:
         yield f"{PROGRAM} has no command {' '.join(words[:1])!r:.40}"
         return
     for word in words:
         option = word.partition("=")[0]
-        if option.startswith("-") and option not in surroundings.options[name] and not _is_number(option):
+        if option.startswith("-") and option not in context.options[name] and not _is_number(option):
             yield f"{PROGRAM} {name} has no option {option:.40}"
 
 
@@ -122,36 +146,121 @@ def _is_number(word: str) -> bool:
     return word[1:2].isdigit() or word == "-"
 
 
-def _missing_file(document: Document, surroundings: Surroundings) -> Breaches:
-    if surroundings.source is None:
+def _missing_file(document: Document, context: LintContext) -> Breaches:
+    if context.source is None:
         return
     for test in document.falsifiers:
         for entry in test.evidence:
             for path in entry.parts.get("file_paths", ()):
                 # Prose may follow a path: `scripts/x/  (PR #1)`.
                 written = path.split()[0] if path.split() else ""
-                if written and not surroundings.source.has_file(written):
+                if written and not context.source.has_file(written):
                     yield entry.line, f"{test.id}: there is no file {written:.80}"
 
 
-def _missing_function(document: Document, surroundings: Surroundings) -> Breaches:
-    if surroundings.source is None:
+def _missing_function(document: Document, context: LintContext) -> Breaches:
+    if context.source is None:
         return
     for test in document.falsifiers:
         for entry in test.evidence:
             for name in entry.parts.get("function_names", ()):
                 match = _NAME.match(name.strip())
                 last = match[0].rpartition("::")[2] if match else ""
-                if last and not surroundings.source.has_name(last):
+                if last and not context.source.has_name(last):
                     yield entry.line, f"{test.id}: no code names {last:.80}"
 
 
-def _missing_test(document: Document, surroundings: Surroundings) -> Breaches:
-    if surroundings.source is None:
+def _missing_test(document: Document, context: LintContext) -> Breaches:
+    if context.source is None:
         return
     for test in document.falsifiers:
-        for problem in dict.fromkeys(missing_tests(test.test, surroundings.source)):
+        for problem in dict.fromkeys(missing_tests(test.test, context.source)):
             yield test.line_of("test", "command"), f"{test.id}: {problem}"
+
+
+def backings(document: Document, context: LintContext) -> Iterator[tuple[Falsifier, Backing]]:
+    """What backs each falsifier; nothing where no ledger is at hand."""
+    ledger = context.ledgers.get(document.path)
+    if ledger is not None:
+        for test in document.falsifiers:
+            yield test, ledger.backing(test, check_of(test, own_mapping()))
+
+
+def _claims(document: Document, context: LintContext) -> Iterator[tuple[Falsifier, Backing, Claim]]:
+    """The highest claim of each falsifier that claims anything, where files of evidence are asked for or there."""
+    for test, backing in backings(document, context):
+        claim = max(test.claims, key=lambda claim: claim.maturity, default=None)
+        if claim and claim.maturity >= Maturity.ALGORITHM and (test.check is not None or backing.backers):
+            yield test, backing, claim
+
+
+def _missing_source(document: Document, context: LintContext) -> Breaches:
+    ledger = context.ledgers.get(document.path)
+    if ledger is None:
+        return
+    default = document.metadata.lines.get("vouches_for", document.line)
+    found = [(default, source) for source in document.metadata.vouches_for]
+    found += [
+        (test.lines["vouches_for"], source)
+        for test in document.falsifiers
+        if "vouches_for" in test.lines
+        for source in test.vouches_for
+    ]
+    for line, source in dict.fromkeys(found):
+        if ledger.project.digest(source) is None:
+            yield line, f"vouches_for {source!r:.80}: no file or folder of sources of the project"
+
+
+def _overclaimed(document: Document, context: LintContext) -> Breaches:
+    for test, backing, claim in _claims(document, context):
+        if claim.maturity > backing.ever:
+            carried = f"no evidence ever carried more than {NAMES[backing.ever]}" if backing.backers else "no evidence"
+            yield claim.line, f"{test.id}: {claim.key} {claim.status}, {carried}"
+
+
+def _stale(document: Document, context: LintContext) -> Breaches:
+    for test, backing, claim in _claims(document, context):
+        newest = backing.newest
+        if newest is None or backing.refuted or not backing.now < claim.maturity <= backing.ever:
+            continue
+        if newest.standing is not Standing.FRESH:
+            yield claim.line, f"{test.id}: evidence of {newest.evidence.date[:10]} is {newest.words}"
+        else:
+            held = NAMES[backing.now]
+            yield claim.line, f"{test.id}: a part of the evidence is stale, the rest carries {held}: record it again"
+
+
+def _refuted(document: Document, context: LintContext) -> Breaches:
+    for test, backing, claim in _claims(document, context):
+        if backing.refuted and backing.newest is not None:
+            evidence = backing.newest.evidence
+            yield claim.line, f"{test.id}: {claim.status}, but FAIL on {evidence.date[:10]}: {evidence.reason:.120}"
+
+
+def _missing_evidence_file(document: Document, context: LintContext) -> Breaches:
+    ledger = context.ledgers.get(document.path)
+    if ledger is None:
+        return
+    for test in document.falsifiers:
+        for entry in test.evidence:
+            for name in entry.parts.get(_EVIDENCE_FILE, ()):
+                if ledger.project.digest(name) is None:
+                    yield entry.line, f"{test.id}: there is no evidence file {name:.80}"
+    for test, backing, claim in _claims(document, context):
+        if not backing.backers and claim.maturity <= backing.ever:
+            yield claim.line, f"{test.id}: nothing is recorded: aprtui contracts check --id {test.id} --record"
+
+
+def _odd_file(document: Document, context: LintContext) -> Breaches:
+    ledger = context.ledgers.get(document.path)
+    if ledger is None:
+        return
+    for _, problem in ledger.recorded.broken:
+        yield document.line, problem
+    known = {test.id for test in document.falsifiers}
+    for name, files in ledger.recorded.files.items():
+        if name not in known:
+            yield document.line, f"{files[-1].path}: is evidence for {name!r:.60}, no falsifier is called so"
 
 
 _E, _W = Severity.ERROR, Severity.WARN
@@ -166,5 +275,13 @@ LINT_RULES: tuple[LintRule, ...] = (
     LintRule("LINT-007", _E, "files of the evidence are in the source tree", _missing_file),
     LintRule("LINT-008", _E, "functions of the evidence are named in the code of the source tree", _missing_function),
     LintRule("LINT-015", _W, "tests of cargo and pytest that a falsifier runs are in the source tree", _missing_test),
-    *EVIDENCE_RULES,
+    LintRule("LINT-009", _E, "sources that evidence vouches for are there", _missing_source),
+    LintRule("LINT-010", _E, "a status claims no more than some evidence gave", _overclaimed),
+    LintRule("LINT-011", _W, "evidence that a status rests on still holds", _stale),
+    LintRule("LINT-012", _W, "the newest evidence of a claim is no FAIL", _refuted),
+    LintRule("LINT-013", _W, "evidence files are there", _missing_evidence_file),
+    LintRule("LINT-014", _W, "evidence files can be read and belong to a falsifier", _odd_file),
 )
+"""Rules about evidence files apply only where the contract itself names the check that would write them: contracts of
+others keep their evidence in their own ways. Stale evidence is a warning, so that work can go on; a claim that no
+evidence ever carried is an error."""

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from aprtui.engine.cpu.lowering import lower
 from aprtui.engine.cpu.matmul import TIER
 from aprtui.engine.cpu.plan import Delivery, Plan, Segment, plan_for
-from aprtui.engine.cpu.runner import Progress, Runner
+from aprtui.engine.cpu.runner import Runner
 from aprtui.engine.cpu.storage import Storage
-from aprtui.engine.processor import processor_name
 from aprtui.engine.protocol import (
     NO_TAPS,
     Intervention,
@@ -29,6 +28,8 @@ from aprtui.engine.protocol import (
 )
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
 from aprtui.engine.rounding import ARITHMETIC
+from aprtui.machine import processor_name
+from aprtui.progress import Progress
 from aprtui.trace.graph import Node
 from aprtui.trace.stats import Accumulator
 

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from aprtui.engine.cpu.lowering import lower
 from aprtui.engine.cpu.matmul import TIER
 from aprtui.engine.cpu.plan import plan_for
-from aprtui.engine.cpu.runner import Progress, Runner
+from aprtui.engine.cpu.runner import Runner
 from aprtui.engine.cpu.storage import Storage
 from aprtui.engine.protocol import NO_TAPS, KvType, Mode, require_known
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
 from aprtui.model.config import RopeAngles
+from aprtui.progress import Progress
 from aprtui.trace.graph import Node, Op
 
 if TYPE_CHECKING:

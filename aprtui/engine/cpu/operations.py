@@ -15,6 +15,7 @@ from numba import types
 
 from aprtui.engine.cpu import attention, products, rows, statistics
 from aprtui.engine.cpu.program import Opcode
+from aprtui.progress import Progress
 
 Operation = Callable[[int, int, int, int, int], None]
 """`(instruction, control record, begin, end, scratch)`: addresses, and which pieces of the instruction to do.
@@ -41,7 +42,7 @@ OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
 )
 
 
-def compile_operations(progress: Callable[[str, int, int], None]) -> None:
+def compile_operations(progress: Progress) -> None:
     """Compile every kernel, or load it from numba's cache; `progress(what, done, total)` is called along the way."""
     for done, opcode in enumerate(OPERATIONS):
         progress("compiling kernels", done, len(OPERATIONS))

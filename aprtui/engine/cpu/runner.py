@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,14 +14,13 @@ from aprtui.engine.cpu.plan import Plan
 from aprtui.engine.cpu.program import CONTROL
 from aprtui.engine.cpu.storage import Storage
 from aprtui.engine.cpu.threads import ThreadTeam
+from aprtui.progress import Progress
 from aprtui.trace.graph import Node, Op
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
 
 Array = NDArray[np.float32]
-Progress = Callable[[str, int, int], None]
-
 _MAP_BYTES = 64 << 20
 """Materialised attention maps take no more than this; long contexts get smaller chunks."""
 

@@ -22,9 +22,10 @@ from aprtui.engine.cuda.plan import Plan, Segment, plan_for
 from aprtui.engine.cuda.sizes import LOGIT_ROWS
 from aprtui.engine.cuda.sources import KernelImages
 from aprtui.engine.cuda.statistics import StatisticsTable
-from aprtui.engine.cuda.storage import Progress, Storage, load_weights
+from aprtui.engine.cuda.storage import Storage, load_weights
 from aprtui.engine.cuda.usage import UsageMeter
 from aprtui.engine.protocol import NO_TAPS, DeviceUse, KvType, Mode, Taps
+from aprtui.progress import Progress
 from aprtui.trace.graph import Node
 
 if TYPE_CHECKING:

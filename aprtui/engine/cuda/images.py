@@ -17,9 +17,8 @@ from aprtui.engine.cuda.compilers import Compiler, CompilerError, Nvrtc, Version
 from aprtui.engine.cuda.packaged import packaged_images
 from aprtui.engine.cuda.sources import KernelImages, kernel_files, source_digest
 from aprtui.errors import EngineError
+from aprtui.progress import Progress
 from aprtui.resources import kernel_image_cache
-
-Progress = Callable[[str, int, int], None]
 
 
 def kernel_images(capability: Version, driver: Version, progress: Progress) -> KernelImages:

@@ -10,7 +10,7 @@ from aprtui.engine.cuda import arguments as args
 from aprtui.engine.cuda.driver import Driver, Launch
 from aprtui.engine.cuda.sources import KernelImages, entry_points, kernel_files
 from aprtui.engine.protocol import Mode
-from aprtui.model.weights import WeightType, block_shape
+from aprtui.model.weight_types import WeightType
 
 AT_ONCE = 8
 """Query heads that share a walk over their keys, and columns that share a walk over a matrix."""
@@ -120,8 +120,9 @@ class Launches:
 
 def matrix_bytes(matrix: args.Matrix) -> int:
     """Bytes of a matrix on the device, as many as in the file."""
-    values, size = block_shape(WeightType(matrix.format))
-    return int(matrix.rows) * int(matrix.columns) // values * size
+    kind = WeightType.numbered(matrix.format)
+    assert kind is not None, "matrices have the types of our weights"
+    return int(matrix.rows) * int(matrix.columns) // kind.format.block_values * kind.format.block_bytes
 
 
 def blocks_of_choice(vocabulary: int) -> tuple[int, int]:

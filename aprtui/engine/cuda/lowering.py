@@ -15,14 +15,14 @@ from aprtui.engine.cuda.driver import Launch
 from aprtui.engine.cuda.launches import Launches
 from aprtui.engine.cuda.storage import Storage, Weights
 from aprtui.engine.protocol import KvType, Mode
-from aprtui.model.weights import Weight, WeightType
+from aprtui.model.weight_types import InputRounding, WeightType
+from aprtui.model.weights import Weight
 from aprtui.trace.graph import Node, Op, RopeLayout, StageGraph
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
-
-FLOAT_TYPES = frozenset({WeightType.F32, WeightType.F16, WeightType.BF16})
-"""Weights that meet float32 activations in q8 too."""
+Q8_TYPES = frozenset(kind for kind in WeightType if kind.format.cuda_input is InputRounding.Q8_1)
+"""Weights that meet Q8_1 activations in `q8` mode; all others meet float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +93,12 @@ class Lowering:
     def values_read(self, node: Node) -> bool:
         """Whether a matrix product reads `node` in float32."""
         readers = self._readers.get(node, [])
-        return any(self.mode is Mode.EXACT or weight.type in FLOAT_TYPES for weight in readers)
+        return any(self.mode is Mode.EXACT or weight.type not in Q8_TYPES for weight in readers)
 
     def q8_read(self, node: Node) -> bool:
         """Whether a matrix product reads `node` in Q8_1."""
         readers = self._readers.get(node, [])
-        return self.mode is Mode.Q8 and any(weight.type not in FLOAT_TYPES for weight in readers)
+        return self.mode is Mode.Q8 and any(weight.type in Q8_TYPES for weight in readers)
 
     def op(self, node: Node) -> Op:
         """What makes `node`."""
@@ -177,7 +177,7 @@ class _Emitters:
     ) -> Launch:  # fmt: skip
         arguments = args.Product(matrix, x, residual, product, total, tokens, stride)
         run = self.run
-        if self.low.mode is Mode.Q8 and not run.decode and not run.few and matrix.format not in FLOAT_TYPES:
+        if self.low.mode is Mode.Q8 and not run.decode and not run.few and matrix.format in Q8_TYPES:
             return self.low.launches.matmul_q8(arguments)
         return self.low.launches.product(arguments, decode=self.run.decode)
 

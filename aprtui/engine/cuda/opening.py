@@ -10,9 +10,9 @@ from aprtui.engine.cuda.device_thread import DeviceThread
 from aprtui.engine.cuda.images import kernel_images
 from aprtui.engine.cuda.sizes import fitting_context, memory_need, require_fits, require_supported
 from aprtui.engine.cuda.sources import KernelImages
-from aprtui.engine.cuda.storage import Progress
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.errors import EngineError
+from aprtui.progress import Progress
 
 if TYPE_CHECKING:
     from aprtui.engine.cuda.device import Device

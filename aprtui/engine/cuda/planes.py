@@ -7,28 +7,26 @@ reads them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.model.weights import WeightType
+from aprtui.model.weight_types import WeightType
 
-# Fields of a block as (first byte, bytes), in the order of the planes: widest loads first, so that all are aligned.
-_FIELDS: Mapping[WeightType, tuple[tuple[int, int], ...]] = MappingProxyType(
-    {
-        WeightType.Q4_0: ((2, 16), (0, 2)),
-        WeightType.Q5_0: ((6, 16), (2, 4), (0, 2)),
-        WeightType.Q8_0: ((2, 32), (0, 2)),
-        WeightType.Q6_K: ((0, 128), (128, 64), (192, 16), (208, 2)),
-    }
-)
+_LOAD = 16  # bytes
 
 
 def in_planes(kind: WeightType) -> bool:
     """Whether matrices of `kind` are rearranged; the others are copied as they lie in the file."""
-    return kind in _FIELDS
+    return kind.format.is_quantised and kind.format.block_bytes % _LOAD != 0
+
+
+def _fields(kind: WeightType) -> list[slice]:
+    """The bytes of each field of a block in the order of the planes: the widest first, so that all are aligned."""
+    found: list[slice] = []
+    for field in kind.format.fields:
+        start = found[-1].stop if found else 0
+        found.append(slice(start, start + field.size))
+    return sorted(found, key=lambda bytes_: bytes_.start - bytes_.stop)
 
 
 def planes(kind: WeightType, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -36,14 +34,13 @@ def planes(kind: WeightType, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
     A whole matrix must be given: planes span all of its rows.
     """
+    if not in_planes(kind):
+        return data.reshape(-1)
     out = np.empty(data.size, np.uint8)
-    if kind not in _FIELDS:
-        out[:] = data.reshape(-1)
-        return out
-    blocks = data.reshape(-1, sum(size for _, size in _FIELDS[kind]))
+    blocks = data.reshape(-1, kind.format.block_bytes)
     start = 0
-    for first, size in _FIELDS[kind]:
-        plane = out[start : start + len(blocks) * size].reshape(-1, size)
-        plane[:] = blocks[:, first : first + size]
+    for field in _fields(kind):
+        plane = out[start : start + len(blocks) * (field.stop - field.start)].reshape(len(blocks), -1)
+        plane[:] = blocks[:, field]
         start += plane.size
     return out

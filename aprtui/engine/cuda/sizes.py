@@ -133,7 +133,13 @@ def require_fits(model: Model, mode: Mode, kv: KvType, context: int, free: int) 
 
 
 def require_supported(model: Model) -> None:
-    """Raise `EngineError` for widths that the kernels cannot take."""
+    """Raise `EngineError` for weight types and widths that the kernels cannot take."""
+    for weight in model.weights.values():
+        if weight.type.format.cuda_struct is None:
+            raise EngineError(
+                f"backend cuda: {weight.name} is stored as {weight.type.name}, which its kernels cannot read: "
+                "use --backend cpu"
+            )
     config = model.config.graph
     for what, width, unit in (
         ("hidden size", config.hidden, 32),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from aprtui.engine.cuda.arguments import Matrix, Q8Output
 from aprtui.engine.cuda.driver import Driver
-from aprtui.engine.cuda.planes import in_planes, planes
+from aprtui.engine.cuda.planes import planes
 from aprtui.engine.cuda.sizes import (
     LOGIT_ROWS,
     MAP_BYTES,
@@ -26,12 +25,11 @@ from aprtui.engine.cuda.sizes import (
 )
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.model.weights import Weight
+from aprtui.progress import Progress
 from aprtui.trace.graph import Node
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
-
-Progress = Callable[[str, int, int], None]
 
 _STAGING = 16 << 20
 _STEP_BYTES = 16  # of `Step` in types.cuh
@@ -88,7 +86,7 @@ def load_weights(driver: Driver, model: Model, progress: Progress) -> Weights:
         for weight in model.params(node):
             if weight.name in kept:
                 continue  # an embedding table may be the head's matrix too
-            values = weight.dequantize().reshape(-1).view(np.uint8) if is_vector else _as_stored(weight)
+            values = weight.dequantize().reshape(-1).view(np.uint8) if is_vector else planes(weight.type, weight.data)
             kept[weight.name] = place
             uploader.upload(place, values)
             place += aligned(values.size)
@@ -96,10 +94,6 @@ def load_weights(driver: Driver, model: Model, progress: Progress) -> Weights:
             progress("loading weights, MB", done >> 20, total)
     uploader.close()
     return loaded
-
-
-def _as_stored(weight: Weight) -> NDArray[np.uint8]:
-    return planes(weight.type, weight.data) if in_planes(weight.type) else weight.data.reshape(-1)
 
 
 class Storage:

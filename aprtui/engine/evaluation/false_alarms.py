@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict
-from aprtui.engine.backends import open_engine
 from aprtui.engine.capturing import CaptureRequest, write_capture
-from aprtui.engine.evaluation.detection import DIFF, REPLAY
+from aprtui.engine.evaluation.fault_detection import DIFF, REPLAY
 from aprtui.engine.floors.grounds import grounds_by_model
+from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.replay.evaluators import Evaluators
-from aprtui.engine.replay.identify import TABLE_SOURCE
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
+from aprtui.engine.replay.token_ids import TABLE_SOURCE
 from aprtui.trace.capture import Capture
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ def judge_pairs(
 ) -> Iterator[Judged]:  # fmt: skip
     """Each pair of captures of `model` on `tokens`, by the measured floor."""
     for a, b in pairs:
-        grounds = grounds_by_model(a, b, model, tokens, evaluators)
+        criteria = grounds_by_model(a, b, model, tokens, evaluators)
         options = DiffOptions(tokens=tuple(tokens), token_source=TABLE_SOURCE)
         what = f"{where}{a.path.name} and {b.path.name}"
-        yield judged(what, DIFF, compare_captures(a, b, options, None, grounds))
+        yield judged(what, DIFF, compare_captures(a, b, options, None, criteria))
 
 
 def own_captures(model: Model, tokens: Sequence[int], folder: Path) -> Iterator[Capture]:

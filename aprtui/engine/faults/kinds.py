@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from aprtui.engine.faults import operations, values
 from aprtui.engine.faults.setting import Array, Setting
 from aprtui.engine.protocol import NodeCall
-from aprtui.model.weights import WeightType
+from aprtui.model.weight_types import WeightType
 from aprtui.trace.graph import Node, Op, Stage
 
 if TYPE_CHECKING:

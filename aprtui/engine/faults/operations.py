@@ -8,15 +8,16 @@ import numpy as np
 
 from aprtui.engine.faults.setting import Array, Setting
 from aprtui.engine.protocol import NodeCall
-from aprtui.model.weights import Weight, WeightType
+from aprtui.model.weight_types import BlockPart, WeightType
+from aprtui.model.weights import Weight
 from aprtui.trace.graph import Node, Op, RopeLayout, StageGraph
 
 BLOCK = 32
 """Rows and columns of the block that `transpose-block` turns around."""
 
-_FIRST_SCALE = 4
+_FIRST_SCALE = WeightType.Q4_K.format.parts[BlockPart.SUB_BLOCK_SCALES].start
 _SCALE_BIT = 0x10
-"""In a Q4_K block the 6-bit scales start behind two float16; this bit is worth 16 of the 63 of sub-block 0."""
+"""Of a Q4_K block's 6-bit scales, this bit of the first byte is worth 16 of the 63 of sub-block 0."""
 
 
 def first_input(setting: Setting, call: NodeCall) -> Array:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
-from aprtui.engine.kept import keep
+from aprtui.engine.result_cache import keep
 from aprtui.resources import floor_cache
 from aprtui.trace.graph import Node
 

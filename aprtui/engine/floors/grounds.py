@@ -1,4 +1,4 @@
-"""Grounds for a comparison of two captures from the model: what differs is found out first, then its floor measured."""
+"""Criteria from the model: first what differs between two captures is found out, then the floor of that is measured."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from aprtui.compare.captures import Grounds
+from aprtui.compare.captures import Criteria
 from aprtui.compare.floor import floor_bounds
 from aprtui.engine.floors.cache import Floors, remembered
 from aprtui.engine.floors.measure import arithmetic_floor, weight_floor
@@ -18,13 +18,13 @@ from aprtui.engine.replay.layouts import find_layouts
 from aprtui.engine.replay.recompute import Recomputer
 from aprtui.engine.replay.replay import identify, misfit
 from aprtui.model.config import RopeAngles
+from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
 
-Progress = Callable[[str, int, int], None]
 Evaluators = Callable[[RopeAngles], NodeEvaluator]
 
 
@@ -42,7 +42,7 @@ def grounds_by_model(
     tokens: Sequence[int],
     evaluators: Evaluators,
     progress: Progress | None = None,
-) -> Grounds:
+) -> Criteria:
     """The floor between the engines of `a` and `b` on `model`, which at least one of them must have run.
 
     Weights that differ give an estimated floor, arithmetic that differs a measured one; the statements say which.
@@ -50,13 +50,13 @@ def grounds_by_model(
     problems = [(name, misfit(capture, model, tokens)) for name, capture in (("A", a), ("B", b))]
     doubts = tuple(f"MODEL is not that of {name}: {problem}" for name, problem in problems if problem)
     if doubts:
-        return Grounds(doubts=doubts, unjudgeable=True)
+        return Criteria(doubts=doubts, unjudgeable=True)
     sides = tuple(_side(name, capture, model, tokens, evaluators) for name, capture in (("A", a), ("B", b)))
     foreign = [side.name for side in sides if not side.own_weights]
     statements = [f"{side.name}: {_weights_text(side)}, rounding {rounding_text(side.rounding)}" for side in sides]
     if len(foreign) == 2:
         doubt = "neither side has the weights of MODEL: give each its own with --model-a and --model-b"
-        return Grounds(statements=tuple(statements), doubts=(doubt,), unjudgeable=True)
+        return Criteria(statements=tuple(statements), doubts=(doubt,), unjudgeable=True)
     roundings = (sides[0].rounding, sides[1].rounding)
     floors = _arithmetic(model, tokens, roundings, evaluators, progress)
     basis = "the floor of this arithmetic"
@@ -71,7 +71,7 @@ def grounds_by_model(
     else:
         what = "the arithmetic" if roundings[0] != roundings[1] else "nothing but the order of sums"
         statements.append(f"what differs: {what}; floor: our own runs of MODEL on these tokens under both roundings")
-    return Grounds(bounds=floor_bounds(floors, basis), statements=tuple(statements))
+    return Criteria(bounds=floor_bounds(floors, basis), statements=tuple(statements))
 
 
 def _side(name: str, capture: Capture, model: Model, tokens: Sequence[int], evaluators: Evaluators) -> _Side:

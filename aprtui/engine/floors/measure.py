@@ -23,13 +23,13 @@ from aprtui.engine.reference.nodes import NumpyNodes
 from aprtui.engine.replay.arithmetic import UNROUNDED, Recomputation
 from aprtui.engine.replay.bounds import ANGLE_ERROR, flip_error
 from aprtui.model.config import RopeAngles
+from aprtui.progress import Progress
 from aprtui.trace.graph import Node, Op
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
 
 Array = NDArray[np.float32]
-Progress = Callable[[str, int, int], None]
 Evaluators = Callable[[RopeAngles], NodeEvaluator]
 Runs = Sequence[Iterator[tuple[Node, Array]]]
 

@@ -10,25 +10,14 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.model.weights import Weight, WeightType, block_shape
+from aprtui.model.weight_types import WeightType
+from aprtui.model.weights import Weight
 from aprtui.trace.graph import Node
 
 if TYPE_CHECKING:
     from aprtui.model.config import ModelConfig
     from aprtui.model.model import Model
     from aprtui.trace.graph import StageGraph
-
-_SUB_BLOCK: dict[WeightType, int] = {
-    WeightType.Q4_K: 32,
-    WeightType.Q5_K: 32,
-    WeightType.Q6_K: 16,
-    WeightType.Q4_0: 32,
-    WeightType.Q5_0: 32,
-    WeightType.Q8_0: 32,
-}
-"""Values that share a scale."""
-_MANTISSA: dict[WeightType, float] = {WeightType.F32: 0.0, WeightType.F16: 2.0**-10, WeightType.BF16: 2.0**-7}
-"""Step of the floating types, relative to the value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +44,17 @@ def _steps(kind: WeightType, exact: NDArray[np.float32]) -> NDArray[np.float32]:
 
     Of a block its smallest gap between different values is a whole number of steps, nearly always one.
     """
-    if kind in _MANTISSA:
-        return np.asarray(np.abs(exact) * np.float32(_MANTISSA[kind]), np.float32)
-    blocks = np.sort(exact.reshape(exact.shape[0], -1, _SUB_BLOCK[kind]), axis=-1)
+    row = kind.format
+    if row.float_step is not None:
+        # Weights in float32 were not quantised: nothing would be rounded in another way.
+        relative = 0.0 if kind is WeightType.F32 else row.float_step[0]
+        return np.asarray(np.abs(exact) * np.float32(relative), np.float32)
+    blocks = np.sort(exact.reshape(exact.shape[0], -1, row.sub_block), axis=-1)
     gaps = np.diff(blocks, axis=-1)
     gaps[gaps <= np.abs(blocks[..., 1:]) * np.float32(1e-5)] = np.inf
     steps = gaps.min(-1)
     steps[~np.isfinite(steps)] = 0
-    return np.repeat(steps, _SUB_BLOCK[kind], axis=-1)
+    return np.repeat(steps, row.sub_block, axis=-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,5 +76,4 @@ class PerturbedModel:
 
 def perturbed(model: Model, seed: int) -> Model:
     """`model` with disturbed weights, for evaluators that ask for `config`, `graph` and `params` only."""
-    assert all(block_shape(kind)[0] % size == 0 for kind, size in _SUB_BLOCK.items())
     return cast("Model", PerturbedModel(model.config, model.graph, model, seed))

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from aprtui import __version__
 from aprtui.engine.cuda.sources import source_digest
-from aprtui.engine.kept import keep
 from aprtui.engine.parity.gate import Parity
 from aprtui.engine.protocol import KvType
+from aprtui.engine.result_cache import keep
 from aprtui.resources import parity_cache
 
 if TYPE_CHECKING:

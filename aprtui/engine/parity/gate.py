@@ -27,13 +27,12 @@ from aprtui.engine.protocol import Engine, Logits, Mode
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.errors import UnreadableError
+from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
-
-Progress = Callable[[str, int, int], None]
 
 POSITIONS = 96
 """Of the prompt: more keys than one block of a kernel takes, so that joining them is seen too."""

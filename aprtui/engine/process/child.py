@@ -15,10 +15,10 @@ from multiprocessing.connection import Connection
 
 from aprtui.engine.generation import Generation, generate
 from aprtui.engine.process import messages as messages
-from aprtui.engine.process.errands import Errands
-from aprtui.engine.process.opening import LoadedEngine, Opener
-from aprtui.engine.process.orders import Orders
+from aprtui.engine.process.command_state import Orders
+from aprtui.engine.process.loading import LoadedEngine, Opener
 from aprtui.engine.process.records import Recorder
+from aprtui.engine.process.side_tasks import Errands
 from aprtui.engine.process.slots import CANDIDATES, Slots
 from aprtui.errors import AprtuiError, DeviceError, UsageError
 
@@ -53,7 +53,7 @@ class EngineThread:
             self._end(f"internal error in the engine: {type(error).__name__}: {error}", 70)
 
     def _progress(self, what: str, done: int, total: int) -> None:
-        self._send(messages.Progress(what, done, total))
+        self._send(messages.StepProgress(what, done, total))
 
     def _tell_names(self, names: Iterable[tuple[int, str]]) -> None:
         self._send(messages.TokenNames(tuple(names)))

@@ -18,6 +18,7 @@ from enum import StrEnum
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from aprtui.engine.process.loading import Opener
 from aprtui.engine.process.messages import (
     Command,
     Control,
@@ -37,7 +38,6 @@ from aprtui.engine.process.messages import (
     Started,
     WriteCapture,
 )
-from aprtui.engine.process.opening import Opener
 from aprtui.engine.process.slots import Slots, TokenRecord
 from aprtui.engine.sampling import Sampling
 from aprtui.trace.graph import graph_for

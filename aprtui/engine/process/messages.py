@@ -103,7 +103,7 @@ class EngineInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class StepProgress:
     """A long step: `done` of `total` parts of `what`."""
 
     what: str
@@ -215,6 +215,6 @@ class Failed:
 
 
 Event = (
-    Progress | Reopening | Loaded | Started | TokenNames | TokenText | Paused | Resumed | Finished
+    StepProgress | Reopening | Loaded | Started | TokenNames | TokenText | Paused | Resumed | Finished
     | Captured | NoiseMeasured | Declined | Failed
 )  # fmt: skip

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.generation import Generation
-from aprtui.engine.lens import LogitLens, layer_outputs
-from aprtui.engine.process.opening import LoadedEngine
+from aprtui.engine.logit_lens import LogitLens, layer_outputs
+from aprtui.engine.process.loading import LoadedEngine
 from aprtui.engine.process.slots import CANDIDATES, NO_CHOICE, NO_TOKEN, Slots, StatsTable, TokenRecord, candidates
 from aprtui.engine.protocol import MeteredEngine, Taps, TimedEngine
 from aprtui.engine.sampling import Candidate, Choice

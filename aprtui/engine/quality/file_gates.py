@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from aprtui.engine.quality.finding import Finding
-from aprtui.engine.quality.subject import Subject
+from aprtui.engine.quality.gate import Subject
 from aprtui.errors import UnreadableError, UsageError
 from aprtui.model.model import Model
 from aprtui.model.tensor_table import TensorInfo, summarise, tensor_table

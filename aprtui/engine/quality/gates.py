@@ -15,8 +15,8 @@ from pathlib import Path
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.quality import file_gates, repeat_gates, run_gates
 from aprtui.engine.quality.finding import Finding, Outcome
+from aprtui.engine.quality.gate import QualityOptions, Subject
 from aprtui.engine.quality.golden import golden_prompts
-from aprtui.engine.quality.subject import QualityOptions, Subject
 from aprtui.errors import AprtuiError, UnreadableError, UsageError
 from aprtui.model.gguf_file import GgufFile
 from aprtui.model.model import Model, load_model

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aprtui.compare.yaml_fields import fields_of, texts_of
-from aprtui.compare.yaml_file import read_yaml
 from aprtui.errors import UsageError
 from aprtui.resources import embedded_model
+from aprtui.yaml_file import fields_of, read_settings, texts_of
 
 TOKENS = 48
 _MOST_TOKENS = 128
@@ -53,7 +52,7 @@ def golden_prompts(path: Path | None, model: Path) -> tuple[GoldenPrompt, ...]:
     """The prompts of `path`, or those that fit the model. Raises `UsageError`, naming file and field."""
     if path is None:
         return CODE if model.resolve() == embedded_model().resolve() else QUESTIONS
-    document = fields_of(read_yaml(path), path, "the file", {"prompts"}, needed={"prompts"})
+    document = fields_of(read_settings(path), path, "the file", {"prompts"}, needed={"prompts"})
     entries = document["prompts"]
     if not isinstance(entries, list):
         raise UsageError(f"{path}: prompts: expected a list")

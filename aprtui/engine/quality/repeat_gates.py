@@ -13,7 +13,7 @@ from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.generation import evaluate
 from aprtui.engine.protocol import Logits, Mode
 from aprtui.engine.quality.finding import Finding
-from aprtui.engine.quality.subject import Subject
+from aprtui.engine.quality.gate import Subject
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.trace.capture import Capture

@@ -10,8 +10,8 @@ from pathlib import Path
 from aprtui.demo.quality import repeated_lines
 from aprtui.engine.cuda import detect
 from aprtui.engine.quality.finding import Finding
+from aprtui.engine.quality.gate import Subject
 from aprtui.engine.quality.golden import GoldenPrompt, golden_prompts
-from aprtui.engine.quality.subject import Subject
 from aprtui.errors import AprtuiError, EngineError, UnreadableError
 from aprtui.model.prompt import encode_prompt
 from aprtui.trace.aprt import write_atomically

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.processor import processor_name
 from aprtui.engine.protocol import NO_TAPS, Intervention, KvType, Logits, Mode, NodeCall, Taps, require_room
 from aprtui.engine.reference.evaluate import evaluate
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
 from aprtui.engine.rounding import ARITHMETIC, round_f16
+from aprtui.machine import processor_name
 from aprtui.trace.graph import Node, Op
 from aprtui.trace.stats import accumulate, causal
 

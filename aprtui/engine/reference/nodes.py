@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.reference.evaluate import evaluate
-from aprtui.engine.rounding import UNROUNDED_INPUT, Arithmetic
+from aprtui.engine.rounding import Arithmetic, unrounded_input
 from aprtui.model.config import RopeAngles
 from aprtui.trace.graph import Node
 
@@ -25,7 +25,7 @@ class NumpyNodes:
 
     def __init__(self, model: Model, rope_angles: RopeAngles = RopeAngles.F64) -> None:
         self._model = model
-        self._arithmetic = Arithmetic(UNROUNDED_INPUT, rope_angles)
+        self._arithmetic = Arithmetic(unrounded_input, rope_angles)
 
     def evaluate(
         self, node: Node, inputs: Sequence[NDArray[np.float32]], *, tokens: Sequence[int], position: int

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.protocol import NodeEvaluator, Rounding
-from aprtui.engine.rounding import DEVICE_MATMUL_INPUT, MATMUL_INPUT, ROUND
+from aprtui.engine.rounding import ROUND
 from aprtui.errors import UsageError
 from aprtui.model.config import RopeAngles
 from aprtui.model.weights import Weight
@@ -64,10 +64,10 @@ def rounding_text(rounding: Rounding) -> str:
 
 def matmul_rounding(stated: str, weight: Weight) -> str:
     """Which of the roundings that `stated` joins by `+` the input of `weight` takes."""
-    own, names = MATMUL_INPUT[weight.type], stated.split("+")
+    own, names = weight.type.format.cpu_input, stated.split("+")
     if BY_WEIGHT in names:
         return own
-    of_schemes = (own, DEVICE_MATMUL_INPUT[weight.type])
+    of_schemes = (own, weight.type.format.cuda_input)
     return next((name for name in of_schemes if name in names), names[0])
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from aprtui.engine.backends import default_threads, numba_missing
+from aprtui.engine.opening import numba_missing
 from aprtui.engine.protocol import NodeEvaluator
 from aprtui.engine.reference.nodes import NumpyNodes
 from aprtui.errors import EngineError
+from aprtui.machine import default_threads
 from aprtui.model.config import RopeAngles
+from aprtui.progress import Progress
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
-
-Progress = Callable[[str, int, int], None]
 
 
 class Evaluators:

@@ -1,16 +1,16 @@
-"""Grounds for a comparison of two captures from replays: each side against its own model, stage by stage."""
+"""Criteria for a comparison of two captures from replays: each side against its own model, stage by stage."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from aprtui.compare.captures import Grounds
+from aprtui.compare.captures import Criteria
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import StageVerdict, Verdict
 from aprtui.trace.graph import Node
 
 
-def grounds_by_replay(a: Comparison | None, b: Comparison | None) -> Grounds:
+def grounds_by_replay(a: Comparison | None, b: Comparison | None) -> Criteria:
     """What the replays of A and B found; None for a side without a model, whose stages stay unjudged.
 
     A side whose replay cannot be judged makes the comparison UNKNOWN.
@@ -28,7 +28,7 @@ def grounds_by_replay(a: Comparison | None, b: Comparison | None) -> Grounds:
     doubts += [f"{name} was not replayed: give its model" for name, side in sides.items() if side is None]
     found_a, found_b = _verdicts("A", a), _verdicts("B", b)
     injected = {node: (found_a.get(node), found_b.get(node)) for node in {**found_a, **found_b}}
-    return Grounds(injected=injected, statements=tuple(statements), doubts=tuple(doubts), unjudgeable=False)
+    return Criteria(injected=injected, statements=tuple(statements), doubts=tuple(doubts), unjudgeable=False)
 
 
 def _verdicts(name: str, side: Comparison | None) -> dict[Node, StageVerdict]:

@@ -27,18 +27,18 @@ from aprtui.engine.protocol import NodeEvaluator, Rounding
 from aprtui.engine.replay.arithmetic import Recomputation
 from aprtui.engine.replay.bounds import replay_tolerance
 from aprtui.engine.replay.captured import CapturedStages, Misfit
-from aprtui.engine.replay.detect import FoundEngine, identify_engine
-from aprtui.engine.replay.identify import TABLE_SOURCE, tokens_of
 from aprtui.engine.replay.layouts import find_layouts
 from aprtui.engine.replay.recompute import Recomputed, Recomputer
+from aprtui.engine.replay.rounding_search import FoundEngine, identify_engine
+from aprtui.engine.replay.token_ids import TABLE_SOURCE, tokens_of
 from aprtui.model.config import RopeAngles
+from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import ENTRY, Node, Op
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
 
-Progress = Callable[[str, int, int], None]
 Evaluators = Callable[[RopeAngles], NodeEvaluator]
 
 _FOREIGN_WEIGHTS = 0.9

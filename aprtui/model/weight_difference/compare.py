@@ -7,7 +7,7 @@ one side, or nothing was compared. Else PASS.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from pathlib import Path
@@ -44,9 +44,8 @@ from aprtui.model.weight_difference.stored import (
     stored_tensor,
 )
 from aprtui.model.weight_difference.values import WeightMetrics, weight_metrics
+from aprtui.progress import Progress
 from aprtui.trace.graph import Node
-
-Progress = Callable[[str, int, int], None]
 
 _MEGABYTE = 1_000_000
 _TIED = "token_embd.weight"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from aprtui.errors import UnreadableError, UsageError
+from aprtui.model.architectures.base import architecture_of, read_config
 from aprtui.model.binding import parameters, rope_factors
 from aprtui.model.config import ModelConfig
 from aprtui.model.gguf_file import GgufFile
-from aprtui.model.hyperparameters import architecture_of, read_config
 from aprtui.trace.graph import Node, StageGraph, graph_for
 from aprtui.trace.select import ALL, parse_layers, select_nodes, select_stages
 

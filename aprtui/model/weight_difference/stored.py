@@ -8,39 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.errors import UnreadableError
 from aprtui.model.gguf_file import GgufFile, TensorEntry
+from aprtui.model.weight_types import BlockPart, format_named
+from aprtui.model.weights import dequantized
 
 BLOCK_VALUES = 1 << 15
 """Values of a tensor that are looked at together, so that all scratch arrays stay in the cache.
 
 A Q4_K against a Q8_0 tensor, interleaved on a shared core: 2¹⁵ takes 17 ns a value, 2¹⁴ 22, 2¹⁶ 35, 2¹⁷ 42.
 """
-
-# Bytes of each part of a quantised block, as ggml-common.h lays them out.
-_PARTS: Mapping[str, Mapping[str, slice]] = MappingProxyType(
-    {
-        "Q4_0": {"block scale": slice(0, 2), "quants": slice(2, 18)},
-        "Q4_1": {"block scale": slice(0, 2), "block minimum": slice(2, 4), "quants": slice(4, 20)},
-        "Q5_0": {"block scale": slice(0, 2), "quants": slice(2, 22)},
-        "Q5_1": {"block scale": slice(0, 2), "block minimum": slice(2, 4), "quants": slice(4, 24)},
-        "Q8_0": {"block scale": slice(0, 2), "quants": slice(2, 34)},
-        "Q4_K": {
-            "block scale": slice(0, 2), "block minimum": slice(2, 4),
-            "sub-block scales": slice(4, 16), "quants": slice(16, 144),
-        },
-        "Q5_K": {
-            "block scale": slice(0, 2), "block minimum": slice(2, 4),
-            "sub-block scales": slice(4, 16), "quants": slice(16, 176),
-        },
-        "Q6_K": {"quants": slice(0, 192), "sub-block scales": slice(192, 208), "block scale": slice(208, 210)},
-    }
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +50,10 @@ class StoredTensor:
         return self.shape[-1]
 
     @property
-    def parts(self) -> Mapping[str, slice]:
-        """Bytes of each part of a block, by its name; empty for types without parts."""
-        return _PARTS.get(self.type, {})
+    def parts(self) -> Mapping[BlockPart, slice]:
+        """Bytes of each part of a block; empty for types without parts."""
+        row = format_named(self.type)
+        return {} if row is None else row.parts
 
     def row_ranges(self) -> Iterator[slice]:
         """The rows in ranges of about `BLOCK_VALUES` values."""
@@ -81,12 +63,7 @@ class StoredTensor:
 
     def values(self, rows: slice) -> NDArray[np.float32]:
         """The values of `rows`, float32 `[rows, columns]`. Raises `NotImplementedError` where `gguf` cannot tell."""
-        from gguf import GGMLQuantizationType
-        from gguf.quants import dequantize
-
-        blocks = np.ascontiguousarray(self.data[rows])
-        found = dequantize(blocks, GGMLQuantizationType[self.type])
-        return np.asarray(found, np.float32).reshape(-1, self.columns)
+        return dequantized(self.type, self.data[rows], self.columns)
 
     def blocks(self, rows: slice) -> NDArray[np.uint8]:
         """The blocks of `rows`, `[rows, blocks, block_bytes]`."""

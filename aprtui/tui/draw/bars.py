@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rich.cells import cell_len, set_cell_size
-
 from aprtui.engine.process.slots import NO_TOKEN, TokenRecord
 from aprtui.tui.draw.signals import percent, quoted
+from aprtui.tui.draw.text import clipped, padded
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
@@ -76,12 +75,5 @@ def bar_cells(bar: Bar, label_width: int, width: int, ascii_only: bool) -> tuple
     token_room = max(room * 2 // 5, 4)
     number = "" if math.isnan(bar.share) else percent(bar.share)
     rest = max(room - token_room - 9, 0)
-    token = fitted(bar.token, token_room, "~" if ascii_only else "…")
+    token = padded(clipped(bar.token, token_room, "~" if ascii_only else "…"), token_room)
     return f"{head}{token}", f"{number:>8} ", bar_text(bar.share, rest, ascii_only)
-
-
-def fitted(text: str, width: int, sign: str) -> str:
-    """`text` in exactly `width` cells; `sign` stands for what is left out."""
-    if cell_len(text) <= width:
-        return set_cell_size(text, width)
-    return set_cell_size(text, max(width - 1, 0)) + sign

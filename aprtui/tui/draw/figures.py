@@ -13,8 +13,10 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.trace.graph import StageGraph
 from aprtui.tui.draw.colours import ColourMap
-from aprtui.tui.draw.levels import LEAST_SPAN, LEVELS, GridLayout, Mark, short, signed
+from aprtui.tui.draw.grid_layout import GridLayout
+from aprtui.tui.draw.levels import LEAST_SPAN, LEVELS, Mark, short, signed
 
 FULL_CHANGE = 4.0
 """A change by this factor, up or down, has the full colour."""
@@ -211,3 +213,20 @@ _SCALES = {
     Statistic.NONFINITE: _flat,
     Statistic.TIME: _all_cells,
 }
+
+
+def first_nonfinite(stats: NDArray[np.void]) -> tuple[int, Mark] | None:
+    """Index in execution order of the first node that holds NaN or Inf, and which of them; None where none does."""
+    bad = np.flatnonzero((stats["nan"] > 0) | (stats["inf"] > 0))
+    if not bad.size:
+        return None
+    first = int(bad[0])
+    return first, Mark.NAN if stats["nan"][first] else Mark.INF
+
+
+def first_bad(graph: StageGraph, stats: NDArray[np.void]) -> str:
+    """Which stage is the first to hold NaN or Inf; empty where none does."""
+    found = first_nonfinite(stats)
+    if found is None:
+        return ""
+    return f"first {'NaN' if found[1] is Mark.NAN else 'Inf'}: {graph.nodes[found[0]]}"

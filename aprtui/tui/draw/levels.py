@@ -1,20 +1,10 @@
-"""Colour levels, the layout of stage grids, and short texts for numbers, without a screen.
-
-A grid has a row for each layer and a column for each stage that layers have, in graph order.
-"""
+"""Colour levels, their marks and glyphs, and short texts for numbers."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
-from itertools import groupby
-
-import numpy as np
-from numpy.typing import NDArray
-
-from aprtui.trace.graph import Node, Scope, Stage, StageGraph
 
 LEVELS = 64
 """Colour levels; more are not told apart, and few styles mean few colour changes to send."""
@@ -32,50 +22,6 @@ class Mark(IntEnum):
     NAN = 67
     ABOVE = 68
     BELOW = 69
-
-
-@dataclass(frozen=True, slots=True)
-class GridLayout:
-    """Where each node of a graph stands: layers × columns, and the stages that the model has once."""
-
-    stages: tuple[Stage, ...]
-    groups: tuple[tuple[str, int], ...]
-    """Names of the column groups and their numbers of columns."""
-    rows: NDArray[np.int64]
-    """Index of each cell's node in execution order, `[layers, columns]`; −1 where a layer lacks the stage."""
-    model_nodes: tuple[Node, ...]
-    model_rows: NDArray[np.int64]
-    """Index of each of `model_nodes` in execution order."""
-
-    @property
-    def layers(self) -> int:
-        """Rows of the grid."""
-        return int(self.rows.shape[0])
-
-    @property
-    def columns(self) -> int:
-        """Columns of the grid."""
-        return len(self.stages)
-
-
-def grid_layout(graph: StageGraph) -> GridLayout:
-    """The layout for `graph`."""
-    stages = tuple(stage for stage in graph.stages if stage.scope is Scope.LAYER)
-    groups = tuple((name, len(list(members))) for name, members in groupby(stages, lambda stage: stage.column))
-    rows = np.array(
-        [[graph.order.get(Node(layer, stage.name), -1) for stage in stages] for layer in range(graph.layers)], np.int64
-    ).reshape(graph.layers, len(stages))
-    once = tuple(node for node in graph.nodes if graph[node.stage].scope is not Scope.LAYER)
-    return GridLayout(stages, groups, rows, once, np.array([graph.order[node] for node in once], np.int64))
-
-
-def first_nonfinite(stats: NDArray[np.void]) -> tuple[int, Mark] | None:
-    """Index in execution order of the first node that holds NaN or Inf, and which of them; None where none does."""
-    bad = np.flatnonzero((stats["nan"] > 0) | (stats["inf"] > 0))
-    if not bad.size:
-        return None
-    first = int(bad[0])
-    return first, Mark.NAN if stats["nan"][first] else Mark.INF
 
 
 _PREFIXES = {-12: "p", -9: "n", -6: "µ", -3: "m", 0: "", 3: "k", 6: "M", 9: "G", 12: "T"}

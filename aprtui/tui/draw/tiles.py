@@ -36,8 +36,8 @@ _INFINITE = np.uint32(0x7F800000)
 
 
 @dataclass(frozen=True, slots=True)
-class Viewport:
-    """What is seen of an array: from which row and column on, and how many rows and columns share a cell (≥ 1)."""
+class Tiling:
+    """How an array is divided into cells: from which row and column on, and how many of each share a cell (≥ 1)."""
 
     row: int = 0
     column: int = 0
@@ -63,57 +63,57 @@ class Viewport:
         )
 
 
-def whole(shape: Size, room: Size) -> Viewport:
-    """The viewport that shows all of an array in `room`, as large as it can."""
-    return Viewport(0, 0, max(_up(shape[0], max(room[0], 1)), 1), max(_up(shape[1], max(room[1], 1)), 1))
+def whole(shape: Size, room: Size) -> Tiling:
+    """The tiling that shows all of an array in `room`, as large as it can."""
+    return Tiling(0, 0, max(_up(shape[0], max(room[0], 1)), 1), max(_up(shape[1], max(room[1], 1)), 1))
 
 
-def zoomed(viewport: Viewport, shape: Size, room: Size, factor: float, row: int, column: int) -> Viewport:
-    """`viewport` with `factor` times as many values a cell, from 1 up to what shows all, and a value in its middle.
+def zoomed(tiling: Tiling, shape: Size, room: Size, factor: float, row: int, column: int) -> Tiling:
+    """`tiling` with `factor` times as many values a cell, from 1 up to what shows all, and a value in its middle.
 
     An axis that shows all of its values does not move.
     """
     fit = whole(shape, room)
-    rows = min(max(math.ceil(viewport.rows_per_cell * factor), 1), fit.rows_per_cell)
-    columns = min(max(math.ceil(viewport.columns_per_cell * factor), 1), fit.columns_per_cell)
+    rows = min(max(math.ceil(tiling.rows_per_cell * factor), 1), fit.rows_per_cell)
+    columns = min(max(math.ceil(tiling.columns_per_cell * factor), 1), fit.columns_per_cell)
     return _inside(
-        Viewport(row - rows * room[0] // 2, column - columns * room[1] // 2, rows, columns),
+        Tiling(row - rows * room[0] // 2, column - columns * room[1] // 2, rows, columns),
         shape,
         room,
     )
 
 
-def panned(viewport: Viewport, shape: Size, room: Size, rows: int, columns: int) -> Viewport:
-    """`viewport` moved by cells, as far as there are values."""
+def panned(tiling: Tiling, shape: Size, room: Size, rows: int, columns: int) -> Tiling:
+    """`tiling` moved by cells, as far as there are values."""
     return _inside(
-        Viewport(
-            viewport.row + rows * viewport.rows_per_cell,
-            viewport.column + columns * viewport.columns_per_cell,
-            viewport.rows_per_cell,
-            viewport.columns_per_cell,
+        Tiling(
+            tiling.row + rows * tiling.rows_per_cell,
+            tiling.column + columns * tiling.columns_per_cell,
+            tiling.rows_per_cell,
+            tiling.columns_per_cell,
         ),
         shape,
         room,
     )
 
 
-def showing(viewport: Viewport, shape: Size, room: Size, row: int, column: int) -> Viewport:
-    """`viewport` moved as little as is needed to show a value."""
-    cell = viewport.cell(row, column)
+def showing(tiling: Tiling, shape: Size, room: Size, row: int, column: int) -> Tiling:
+    """`tiling` moved as little as is needed to show a value."""
+    cell = tiling.cell(row, column)
     down = min(cell[0], 0) + max(cell[0] - room[0] + 1, 0)
     right = min(cell[1], 0) + max(cell[1] - room[1] + 1, 0)
-    return panned(viewport, shape, room, down, right)
+    return panned(tiling, shape, room, down, right)
 
 
-def _inside(viewport: Viewport, shape: Size, room: Size) -> Viewport:
-    """`viewport` without empty space that values could fill."""
-    last_row = max(_up(shape[0], viewport.rows_per_cell) - room[0], 0) * viewport.rows_per_cell
-    last_column = max(_up(shape[1], viewport.columns_per_cell) - room[1], 0) * viewport.columns_per_cell
-    return Viewport(
-        _multiple(min(max(viewport.row, 0), last_row), viewport.rows_per_cell),
-        _multiple(min(max(viewport.column, 0), last_column), viewport.columns_per_cell),
-        viewport.rows_per_cell,
-        viewport.columns_per_cell,
+def _inside(tiling: Tiling, shape: Size, room: Size) -> Tiling:
+    """`tiling` without empty space that values could fill."""
+    last_row = max(_up(shape[0], tiling.rows_per_cell) - room[0], 0) * tiling.rows_per_cell
+    last_column = max(_up(shape[1], tiling.columns_per_cell) - room[1], 0) * tiling.columns_per_cell
+    return Tiling(
+        _multiple(min(max(tiling.row, 0), last_row), tiling.rows_per_cell),
+        _multiple(min(max(tiling.column, 0), last_column), tiling.columns_per_cell),
+        tiling.rows_per_cell,
+        tiling.columns_per_cell,
     )
 
 
@@ -126,24 +126,24 @@ def _multiple(value: int, of: int) -> int:
 
 
 def reduced(
-    read: Read, shape: Size, viewport: Viewport, room: Size, cancelled: Callable[[], bool] = lambda: False
+    read: Read, shape: Size, tiling: Tiling, room: Size, cancelled: Callable[[], bool] = lambda: False
 ) -> NDArray[np.float32]:
-    """For each cell of `viewport` the value of largest magnitude, with its sign; NaN wins over Inf, Inf over numbers.
+    """For each cell of `tiling` the value of largest magnitude, with its sign; NaN wins over Inf, Inf over numbers.
 
     Asks `read` for about `CHUNK` values at a time, and for those alone that are seen; what `cancelled` ends is
     incomplete.
     """
-    rows, columns = viewport.cells(shape, room)
+    rows, columns = tiling.cells(shape, room)
     tile = np.zeros((rows, columns), np.uint32)
     if not rows or not columns:
         return tile.view(np.float32)
-    _, first = viewport.values(0, 0, shape)
-    _, last = viewport.values(0, columns - 1, shape)
+    _, first = tiling.values(0, 0, shape)
+    _, last = tiling.values(0, columns - 1, shape)
     across = slice(first.start, last.stop)
-    starts = np.arange(0, across.stop - across.start, viewport.columns_per_cell)
+    starts = np.arange(0, across.stop - across.start, tiling.columns_per_cell)
     step = max(CHUNK // (across.stop - across.start), 1)
     for row in range(rows):
-        down, _ = viewport.values(row, 0, shape)
+        down, _ = tiling.values(row, 0, shape)
         for top in range(down.start, down.stop, step):
             if cancelled():
                 return tile.view(np.float32)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.tui.draw.tiles import Size, Viewport, panned, showing, whole, zoomed
+from aprtui.tui.draw.tiles import Size, Tiling, panned, showing, whole, zoomed
 
 NUMBER_CELLS = 10
 """Cells of a value that is written out."""
@@ -46,20 +46,20 @@ def grain_for(shape: Size, lines: int, cells: int, *, numbers: bool, plain: bool
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class Viewport:
     """A tensor of `shape` seen through a widget of so many lines and cells; the cursor is on one of its values."""
 
     shape: Size
     lines: int
     cells: int
-    viewport: Viewport
+    tiling: Tiling
     row: int = 0
     column: int = 0
     numbers: bool = False
     plain: bool = False
 
     @classmethod
-    def of(cls, shape: Size, lines: int, cells: int, *, plain: bool = False) -> View:
+    def of(cls, shape: Size, lines: int, cells: int, *, plain: bool = False) -> Viewport:
         """All of a tensor."""
         grain = grain_for(shape, lines, cells, numbers=False, plain=plain)
         return cls(shape, lines, cells, whole(shape, grain.room(lines, cells)), plain=plain)
@@ -78,20 +78,20 @@ class View:
     @property
     def is_whole(self) -> bool:
         """Whether all of the tensor is in view."""
-        rows, columns = self.viewport.cells(self.shape, self.room)
-        return rows * self.viewport.rows_per_cell >= self.shape[0] and (
-            columns * self.viewport.columns_per_cell >= self.shape[1]
+        rows, columns = self.tiling.cells(self.shape, self.room)
+        return rows * self.tiling.rows_per_cell >= self.shape[0] and (
+            columns * self.tiling.columns_per_cell >= self.shape[1]
         )
 
     @property
     def is_closest(self) -> bool:
         """Whether a cell stands for a single value."""
-        return self.viewport.rows_per_cell == self.viewport.columns_per_cell == 1
+        return self.tiling.rows_per_cell == self.tiling.columns_per_cell == 1
 
     @property
     def cursor_cell(self) -> Size:
         """The cell that the cursor is in."""
-        return self.viewport.cell(self.row, self.column)
+        return self.tiling.cell(self.row, self.column)
 
     @property
     def repeats(self) -> Size:
@@ -114,74 +114,72 @@ class View:
         down, right = self.repeats
         return np.repeat(np.repeat(levels, down, axis=0), right, axis=1)
 
-    def resized(self, lines: int, cells: int) -> View:
+    def resized(self, lines: int, cells: int) -> Viewport:
         """The same for a widget of another size; what was seen whole still is."""
         if self.is_whole and not self.numbers:
-            return replace(View.of(self.shape, lines, cells, plain=self.plain), row=self.row, column=self.column)
+            return replace(Viewport.of(self.shape, lines, cells, plain=self.plain), row=self.row, column=self.column)
         view = replace(self, lines=lines, cells=cells)
         fit = whole(self.shape, view.room)
-        viewport = replace(
-            view.viewport,
-            rows_per_cell=min(view.viewport.rows_per_cell, fit.rows_per_cell),
-            columns_per_cell=min(view.viewport.columns_per_cell, fit.columns_per_cell),
+        tiling = replace(
+            view.tiling,
+            rows_per_cell=min(view.tiling.rows_per_cell, fit.rows_per_cell),
+            columns_per_cell=min(view.tiling.columns_per_cell, fit.columns_per_cell),
         )
-        return replace(view, viewport=viewport)._in_view()
+        return replace(view, tiling=tiling)._in_view()
 
-    def moved(self, rows: int, columns: int) -> View:
+    def moved(self, rows: int, columns: int) -> Viewport:
         """The cursor moved by cells."""
         return self.at(
-            self.row + rows * self.viewport.rows_per_cell, self.column + columns * self.viewport.columns_per_cell
+            self.row + rows * self.tiling.rows_per_cell, self.column + columns * self.tiling.columns_per_cell
         )
 
-    def at(self, row: int, column: int) -> View:
+    def at(self, row: int, column: int) -> Viewport:
         """The cursor on another value, brought into view."""
         row = min(max(row, 0), max(self.shape[0] - 1, 0))
         column = min(max(column, 0), max(self.shape[1] - 1, 0))
         return replace(self, row=row, column=column)._in_view()
 
-    def panned(self, rows: int, columns: int) -> View:
+    def panned(self, rows: int, columns: int) -> Viewport:
         """Other cells in view; the cursor goes along."""
-        viewport = panned(self.viewport, self.shape, self.room, rows, columns)
-        moved = replace(self, viewport=viewport)
-        return moved.at(
-            self.row + viewport.row - self.viewport.row, self.column + viewport.column - self.viewport.column
-        )
+        tiling = panned(self.tiling, self.shape, self.room, rows, columns)
+        moved = replace(self, tiling=tiling)
+        return moved.at(self.row + tiling.row - self.tiling.row, self.column + tiling.column - self.tiling.column)
 
-    def closer(self) -> View:
+    def closer(self) -> Viewport:
         """Half as many values a cell around the cursor; from single values on, numbers."""
         if self.is_closest:
             return self.written_out()
-        return replace(self, viewport=zoomed(self.viewport, self.shape, self.room, 0.5, self.row, self.column))
+        return replace(self, tiling=zoomed(self.tiling, self.shape, self.room, 0.5, self.row, self.column))
 
-    def farther(self) -> View:
+    def farther(self) -> Viewport:
         """Twice as many values a cell."""
         if self.numbers:
             view = replace(self, numbers=False)
-            return replace(view, viewport=zoomed(view.viewport, self.shape, view.room, 1, self.row, self.column))
-        return replace(self, viewport=zoomed(self.viewport, self.shape, self.room, 2, self.row, self.column))
+            return replace(view, tiling=zoomed(view.tiling, self.shape, view.room, 1, self.row, self.column))
+        return replace(self, tiling=zoomed(self.tiling, self.shape, self.room, 2, self.row, self.column))
 
-    def fitted(self) -> View:
+    def fitted(self) -> Viewport:
         """All of the tensor."""
-        view = View.of(self.shape, self.lines, self.cells, plain=self.plain)
+        view = Viewport.of(self.shape, self.lines, self.cells, plain=self.plain)
         return replace(view, row=self.row, column=self.column)
 
-    def written_out(self) -> View:
+    def written_out(self) -> Viewport:
         """Numbers, around the cursor."""
         view = replace(self, numbers=True)
-        return replace(view, viewport=zoomed(Viewport(), self.shape, view.room, 1, self.row, self.column))
+        return replace(view, tiling=zoomed(Tiling(), self.shape, view.room, 1, self.row, self.column))
 
-    def with_zoom(self, rows_per_cell: int, columns_per_cell: int) -> View:
+    def with_zoom(self, rows_per_cell: int, columns_per_cell: int) -> Viewport:
         """So many values a cell, around the cursor."""
-        viewport = replace(self.viewport, rows_per_cell=rows_per_cell, columns_per_cell=columns_per_cell)
-        return replace(self, viewport=zoomed(viewport, self.shape, self.room, 1, self.row, self.column))
+        tiling = replace(self.tiling, rows_per_cell=rows_per_cell, columns_per_cell=columns_per_cell)
+        return replace(self, tiling=zoomed(tiling, self.shape, self.room, 1, self.row, self.column))
 
-    def pointed(self, row: int, column: int) -> View:
+    def pointed(self, row: int, column: int) -> Viewport:
         """The cursor where the mouse points, a place in the tile that a heatmap draws."""
         down, right = self.repeats
-        rows, columns = self.viewport.values(row // down, column // right, self.shape)
+        rows, columns = self.tiling.values(row // down, column // right, self.shape)
         return self.at(rows.start, columns.start)
 
-    def framed(self, first: Size, last: Size) -> View:
+    def framed(self, first: Size, last: Size) -> Viewport:
         """Zoomed in to the rectangle between two places of the widget, each a line and a cell."""
         grain = self.grain
         down = grain.lines or 0.5
@@ -191,46 +189,46 @@ class View:
         left, right = left // grain.cells, right // grain.cells
         rows, columns = (slice(*ends) for ends in ((top, bottom + 1), (left, right + 1)))
         begin, end = (
-            self.viewport.values(rows.start, columns.start, self.shape),
-            self.viewport.values(rows.stop - 1, columns.stop - 1, self.shape),
+            self.tiling.values(rows.start, columns.start, self.shape),
+            self.tiling.values(rows.stop - 1, columns.stop - 1, self.shape),
         )
         seen = begin[0].start, begin[1].start, end[0].stop, end[1].stop
         if seen[0] >= seen[2] or seen[1] >= seen[3]:
             return self
-        # One cell less than there is room for: a viewport begins at a whole cell, which may lie before the frame.
+        # One cell less than there is room for: a tiling begins at a whole cell, which may lie before the frame.
         fit = whole((seen[2] - seen[0], seen[3] - seen[1]), (self.room[0] - 1, self.room[1] - 1))
         middle = self.at((seen[0] + seen[2]) // 2, (seen[1] + seen[3]) // 2)
         return middle.with_zoom(fit.rows_per_cell, fit.columns_per_cell)
 
-    def _in_view(self) -> View:
-        return replace(self, viewport=showing(self.viewport, self.shape, self.room, self.row, self.column))
+    def _in_view(self) -> Viewport:
+        return replace(self, tiling=showing(self.tiling, self.shape, self.room, self.row, self.column))
 
 
-def rows_of_line(view: View, line: int) -> slice:
+def rows_of_line(view: Viewport, line: int) -> slice:
     """The rows of values that a line shows; empty below the last one."""
-    grain, viewport = view.grain, view.viewport
+    grain, tiling = view.grain, view.tiling
     first = line // grain.lines if grain.lines else 2 * line
     count = 1 if grain.lines else 2
-    top = viewport.row + first * viewport.rows_per_cell
-    return slice(min(top, view.shape[0]), min(top + count * viewport.rows_per_cell, view.shape[0]))
+    top = tiling.row + first * tiling.rows_per_cell
+    return slice(min(top, view.shape[0]), min(top + count * tiling.rows_per_cell, view.shape[0]))
 
 
-def zoom_words(view: View) -> str:
+def zoom_words(view: Viewport) -> str:
     """How much of the tensor is seen, in words."""
-    rows, columns = view.viewport.rows_per_cell, view.viewport.columns_per_cell
+    rows, columns = view.tiling.rows_per_cell, view.tiling.columns_per_cell
     if view.numbers:
         return "numbers"
     whole_text = "whole" if view.is_whole else "part"
     return f"{whole_text}, a cell a value" if view.is_closest else f"{whole_text}, {rows}×{columns} values a cell"
 
 
-def ruler(view: View, width: int) -> str:
+def ruler(view: Viewport, width: int) -> str:
     """Numbers of columns above the cells that show them, as many as have room."""
     line, at = [" "] * width, 0
-    cells, per_cell = view.grain.cells, view.viewport.columns_per_cell
-    count = view.viewport.cells(view.shape, view.room)[1]
+    cells, per_cell = view.grain.cells, view.tiling.columns_per_cell
+    count = view.tiling.cells(view.shape, view.room)[1]
     for cell in range(count):
-        text = str(view.viewport.column + cell * per_cell)
+        text = str(view.tiling.column + cell * per_cell)
         start = cell * cells
         # A number stands where its column begins; some space must be left between two.
         if start >= at and start + len(text) <= width:

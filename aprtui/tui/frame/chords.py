@@ -12,8 +12,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from aprtui.tui.frame.keymap import Chord, shown_keys
-
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
+from aprtui.tui.widgets.jump_targets import LETTERS
 
 
 class ChordScreen(ModalScreen[tuple[Chord, str] | None]):

@@ -8,16 +8,16 @@ from rich.segment import Segment
 from textual.events import Click
 from textual.reactive import reactive
 from textual.strip import Strip
-from textual.widget import Widget
 
+from aprtui.tui.draw.text import clipped, clipped_start, padded
 from aprtui.tui.frame.state import ScreenName
-from aprtui.tui.widgets.kept_styles import KeptStyles
+from aprtui.tui.widgets.line_widget import LineWidget
 
 LEAST_COLUMNS, LEAST_ROWS = 80, 24
 """The smallest terminal that screens are made for."""
 
 
-class TabBar(KeptStyles, Widget):
+class TabBar(LineWidget):
     """The screens with their keys, the one that is shown marked; `detail` at the right says what it shows."""
 
     PREFIX = "tab-bar"
@@ -52,9 +52,8 @@ class TabBar(KeptStyles, Widget):
             style = self.style("warning")
             if len(detail) > room:
                 return Strip([Segment(detail, style)]).adjust_cell_length(width, base)
-        if len(detail) > room:
-            detail = "…" + detail[len(detail) - max(room - 1, 0) :] if room > 8 else ""
-        return Strip([*segments, Segment(detail.rjust(room), style)]).adjust_cell_length(width, base)
+        detail = clipped_start(detail, room) if room > 8 else ""
+        return Strip([*segments, Segment(padded(detail, room, right=True), style)]).adjust_cell_length(width, base)
 
     async def on_click(self, event: Click) -> None:
         """Go to the screen that was clicked on."""
@@ -66,7 +65,7 @@ class TabBar(KeptStyles, Widget):
             at += width + 1
 
 
-class ReadoutLine(KeptStyles, Widget):
+class ReadoutLine(LineWidget):
     """One line that says in plain words what the focused cell says: for screen readers, logs, and without colour."""
 
     DEFAULT_CSS = "ReadoutLine { height: 1; padding: 0 1; background: $panel; color: $foreground; }"
@@ -76,5 +75,4 @@ class ReadoutLine(KeptStyles, Widget):
     def render_line(self, y: int) -> Strip:
         """The words, cut at the end where there is no room."""
         width, base = self.size.width, self.style()
-        text = self.text if len(self.text) <= width else self.text[: max(width - 1, 0)] + "…"
-        return Strip([Segment(text, base)]).adjust_cell_length(width, base)
+        return Strip([Segment(clipped(self.text, width), base)]).adjust_cell_length(width, base)

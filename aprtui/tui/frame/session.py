@@ -1,12 +1,83 @@
-"""What the screens of one run of the app share."""
+"""What the screens of one run of the app share, among it the source of the live screen's data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+from aprtui.engine.process.engine_process import EngineState
+from aprtui.engine.process.messages import EngineInfo, EngineSettings, Event
+from aprtui.engine.process.slots import TokenRecord
 from aprtui.engine.sampling import Sampling
-from aprtui.tui.frame.source import LiveSource
+
+
+class LiveSource(Protocol):
+    """What `EngineProcess` offers to a screen. No call blocks."""
+
+    @property
+    def info(self) -> EngineInfo | None:
+        """What is loaded; None before that."""
+
+    @property
+    def state(self) -> EngineState:
+        """What the engine is doing, as of the last `poll`."""
+
+    @property
+    def written(self) -> int:
+        """Token records written so far; it grows with every token."""
+
+    @property
+    def settings(self) -> EngineSettings:
+        """Which engine was asked for."""
+
+    def start(self, settings: EngineSettings | None = None) -> None:
+        """Begin loading, with other settings where some are given."""
+
+    def reopen(self, settings: EngineSettings) -> None:
+        """Open the model anew with other settings."""
+
+    def set_lens(self, on: bool) -> None:
+        """Compute the logit lens of every token from now on, or no longer."""
+
+    def measure_noise(self) -> None:
+        """Ask how far apart the two modes are at the logits."""
+
+    def write_capture(self, directory: Path) -> None:
+        """Write the run so far as a capture."""
+
+    def restart(self) -> None:
+        """Begin again, after a crash or in the middle of anything."""
+
+    def close(self) -> None:
+        """End the engine."""
+
+    def poll(self) -> list[Event]:
+        """Events since the last call."""
+
+    def latest(self) -> TokenRecord | None:
+        """The newest token record."""
+
+    def record(self, number: int) -> TokenRecord | None:
+        """Token record `number`, where it is still kept."""
+
+    def generate(self, prompt: str, sampling: Sampling, max_tokens: int) -> int:
+        """Start a generation, in place of one that is going on."""
+
+    def pause(self) -> None:
+        """Rest after the token at hand."""
+
+    def resume(self) -> None:
+        """End a pause."""
+
+    def set_pace(self, tokens_per_second: float | None) -> None:
+        """Make no more tokens a second than this; None lifts the limit."""
+
+    def step(self) -> None:
+        """Make one more token while paused."""
+
+    def cancel(self) -> None:
+        """End the capture or the measurement that is going on, else the generation after the token at hand."""
 
 
 @dataclass(frozen=True, slots=True)

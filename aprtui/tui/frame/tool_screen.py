@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import ClassVar, Protocol, cast
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -17,13 +17,27 @@ from textual.widgets import Footer, Input, Static
 
 from aprtui.tui.frame.chords import ChordScreen
 from aprtui.tui.frame.chrome import ReadoutLine, TabBar
-from aprtui.tui.frame.jump import JumpScreen, JumpTargets
+from aprtui.tui.frame.config import Config
+from aprtui.tui.frame.jump import JumpScreen
 from aprtui.tui.frame.keymap import Chord, bindings_of, key_name, remapped
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState
+from aprtui.tui.widgets.jump_targets import JumpTargets
 
-if TYPE_CHECKING:
-    from aprtui.tui.app import AprtuiApp
+
+class Program(Protocol):
+    """What the app does for its screens."""
+
+    config: Config
+
+    def open_state(self, state: ScreenState) -> None:
+        """Show the screen that `state` describes."""
+
+    def back(self) -> None:
+        """Show the screen that was shown before this one."""
+
+    def captures_at_hand(self) -> tuple[Path, ...]:
+        """The captures on the screen that was shown last of those that show some."""
 
 
 class ToolScreen(Screen[None]):
@@ -50,7 +64,7 @@ class ToolScreen(Screen[None]):
         Binding("s", "save_picture", "Save the screen as SVG", show=False, id="save.picture"),
         Binding("T", "app.turn_theme", "Light or dark", show=False, id="theme"),
         Binding("colon,ctrl+p", "app.command_palette", "All commands", show=False, id="palette"),
-        Binding("question_mark", "help", "Help", id="help"),
+        Binding("question_mark", "app.help", "Help", id="help"),
         Binding("q", "app.quit", "Quit", id="quit"),
     ]
 
@@ -65,9 +79,9 @@ class ToolScreen(Screen[None]):
                 shared[key] = shared.pop(key)
 
     @property
-    def program(self) -> AprtuiApp:
+    def program(self) -> Program:
         """The app."""
-        return cast("AprtuiApp", self.app)
+        return cast(Program, self.app)
 
     def compose(self) -> ComposeResult:
         """The frame around the body."""
@@ -177,12 +191,6 @@ class ToolScreen(Screen[None]):
             self.notify(f"{path}: cannot be written: {error.strerror}", severity="error", markup=False)
         else:
             self.notify(str(path.absolute()), title="Saved", markup=False)
-
-    def action_help(self) -> None:
-        """Show what the screen means, and its keys."""
-        from aprtui.tui.screens.help.screen import HelpScreen
-
-        self.app.push_screen(HelpScreen(self.NAME.capitalize(), self.EXPLANATION, self.all_bindings(), self.chords))
 
     @classmethod
     def all_bindings(cls) -> list[Binding]:

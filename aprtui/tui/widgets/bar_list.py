@@ -8,13 +8,12 @@ from typing import ClassVar
 from rich.segment import Segment
 from textual.events import MouseScrollDown, MouseScrollUp
 from textual.strip import Strip
-from textual.widget import Widget
 
 from aprtui.tui.draw.bars import Bar, bar_cells
-from aprtui.tui.widgets.kept_styles import KeptStyles
+from aprtui.tui.widgets.line_widget import LineWidget
 
 
-class BarList(KeptStyles, Widget):
+class BarList(LineWidget):
     """Shows `Bar`s, or in their place a text that says why there are none and what to do."""
 
     PREFIX = "bar-list"
@@ -62,7 +61,7 @@ class BarList(KeptStyles, Widget):
         if number >= len(self._bars):
             return Strip.blank(width, base)
         bar = self._bars[number]
-        token, share, drawn = bar_cells(bar, self._label_width, width, bool(getattr(self.app, "plain", False)))
+        token, share, drawn = bar_cells(bar, self._label_width, width, self.plain)
         style = self.style("marked" if bar.marked else "token")
         segments = [Segment(token, style), Segment(share, style)]
         segments.append(Segment(drawn, style if bar.marked else self.style("bar")))

@@ -6,14 +6,12 @@ from collections.abc import Collection
 from typing import ClassVar
 
 from rich.segment import Segment
-from rich.style import Style
 from textual.geometry import Size
 from textual.strip import Strip
-from textual.widget import Widget
 
 from aprtui.trace.graph import Node, StageGraph
-from aprtui.tui.draw.levels import GridLayout, grid_layout
-from aprtui.tui.draw.stage_header import header_rows
+from aprtui.tui.draw.grid_layout import GridLayout, grid_layout, header_rows
+from aprtui.tui.widgets.line_widget import LineWidget
 
 LABEL = 4
 WIDEST = 7
@@ -22,9 +20,10 @@ LIT, DARK = "●", "·"
 PLAIN_LIT = "#"
 
 
-class CellsGrid(Widget):
+class CellsGrid(LineWidget):
     """Draws one cell a stage of each layer, and a line of the stages that the model has once."""
 
+    PREFIX = "cells-grid"
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "cells-grid--lit",
         "cells-grid--bad",
@@ -75,26 +74,26 @@ class CellsGrid(Widget):
         layout, width = self._layout, self.size.width
         if layout is None:
             text = "no capture at hand: mark one in Browse, or open two in Diff" if y == 0 else ""
-            return Strip([Segment(text, self._style("head"))]).adjust_cell_length(width, self.rich_style)
+            return Strip([Segment(text, self.style("head"))]).adjust_cell_length(width, self.style())
         head = self._header(width)
         layer = y - len(head)
         if layer < 0:
-            segments = [Segment(" " * LABEL, self._style("head"))]
+            segments = [Segment(" " * LABEL, self.style("head"))]
             # Neighbours differ, since narrow ones touch.
-            segments += [Segment(text, self._style("dark" if odd % 2 else "head")) for odd, text in enumerate(head[y])]
+            segments += [Segment(text, self.style("dark" if odd % 2 else "head")) for odd, text in enumerate(head[y])]
         elif layer < layout.layers:
             nodes, cell = [Node(layer, stage.name) for stage in layout.stages], self._cell_width(width)
             segments = [
-                Segment(f"{layer:>{LABEL - 1}} ", self._style("head")),
+                Segment(f"{layer:>{LABEL - 1}} ", self.style("head")),
                 *(self._cell(node, cell) for node in nodes),
             ]
         elif layer == layout.layers:
-            segments = [Segment(" " * LABEL, self._style("head"))]
+            segments = [Segment(" " * LABEL, self.style("head"))]
             for node in layout.model_nodes:
-                segments += [self._cell(node, 2), Segment(f"{node.stage}  ", self._style("head"))]
+                segments += [self._cell(node, 2), Segment(f"{node.stage}  ", self.style("head"))]
         else:
             segments = []
-        return Strip(segments).adjust_cell_length(width, self.rich_style)
+        return Strip(segments).adjust_cell_length(width, self.style())
 
     def _header(self, width: int) -> list[list[str]]:
         assert self._layout is not None
@@ -106,8 +105,5 @@ class CellsGrid(Widget):
 
     def _cell(self, node: Node, width: int) -> Segment:
         lit = node in self._lit
-        glyph = (PLAIN_LIT if getattr(self.app, "plain", False) else LIT) if lit else DARK
-        return Segment(glyph.ljust(width), self._style(("bad" if self._bad else "lit") if lit else "dark"))
-
-    def _style(self, name: str) -> Style:
-        return self.get_component_rich_style(f"cells-grid--{name}")
+        glyph = (PLAIN_LIT if self.plain else LIT) if lit else DARK
+        return Segment(glyph.ljust(width), self.style(("bad" if self._bad else "lit") if lit else "dark"))

@@ -19,11 +19,10 @@ from textual.events import Click, MouseDown, MouseUp, Resize
 from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
-from textual.widget import Widget
 
 from aprtui.tui.draw.colours import ColourMap, level_colours, level_styles
 from aprtui.tui.draw.levels import LEVELS, Mark, glyph
-from aprtui.tui.widgets.kept_styles import KeptStyles
+from aprtui.tui.widgets.line_widget import LineWidget
 
 Tile = NDArray[np.uint8]
 
@@ -32,7 +31,7 @@ KEPT_LINES = 512
 _MARK_GLYPHS = {Mark.NAN: "X", Mark.INF: "I", Mark.ABOVE: "+"}
 
 
-class Heatmap(KeptStyles, Widget, can_focus=True):
+class Heatmap(LineWidget, can_focus=True):
     """Draws a tile `[rows, columns]` of levels 0 … 63 and marks (`levels.Mark`)."""
 
     PREFIX = "heatmap"
@@ -73,11 +72,6 @@ class Heatmap(KeptStyles, Widget, can_focus=True):
         """Whether the mouse was moved between its last press and release: that is no click."""
         self._lines: LRUCache[tuple[int, int, tuple[int, int] | None, int], Strip] = LRUCache(KEPT_LINES)
         self._segments: dict[tuple[int, int], tuple[str, Style]] = {}
-
-    @property
-    def plain(self) -> bool:
-        """Whether values are glyphs, one row to a line: without colours or block characters."""
-        return bool(getattr(self.app, "plain", False))
 
     @property
     def room(self) -> tuple[int, int]:

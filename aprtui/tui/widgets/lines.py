@@ -8,9 +8,8 @@ from typing import ClassVar
 
 from rich.segment import Segment
 from textual.strip import Strip
-from textual.widget import Widget
 
-from aprtui.tui.widgets.kept_styles import KeptStyles
+from aprtui.tui.widgets.line_widget import LineWidget
 
 
 class Ink(StrEnum):
@@ -27,7 +26,7 @@ class Ink(StrEnum):
 Piece = tuple[str, Ink]
 
 
-class Lines(KeptStyles, Widget):
+class Lines(LineWidget):
     """Shows lines of pieces, cut where there is no room."""
 
     PREFIX = "lines"

@@ -16,16 +16,14 @@ from textual.geometry import Size
 from textual.message import Message
 from textual.reactive import reactive
 from textual.strip import Strip
-from textual.widget import Widget
 
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.tui.draw.colours import level_styles
 from aprtui.tui.draw.figures import Figures, grid_tile
-from aprtui.tui.draw.levels import LEVELS, GridLayout, glyph, grid_layout
-from aprtui.tui.draw.readout import model_strip
-from aprtui.tui.draw.stage_header import header_rows
-from aprtui.tui.frame.jump import JumpPlace, JumpTargets
-from aprtui.tui.widgets.kept_styles import KeptStyles
+from aprtui.tui.draw.grid_layout import GridLayout, grid_layout, header_rows
+from aprtui.tui.draw.levels import LEVELS, glyph
+from aprtui.tui.draw.text import SEPARATOR
+from aprtui.tui.widgets.jump_targets import JumpPlace, JumpTargets
 
 LABEL = 4
 """Cells of the layer numbers, with the space after them."""
@@ -41,7 +39,7 @@ LEGEND = 8
 """Colours in the legend, two cells each."""
 
 
-class StageGrid(JumpTargets, KeptStyles, Widget, can_focus=True):
+class StageGrid(JumpTargets, can_focus=True):
     """Draws one line of cells a layer; rows beyond its height scroll with the cursor."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -368,7 +366,7 @@ class StageGrid(JumpTargets, KeptStyles, Widget, can_focus=True):
         low, high = ("", "") if self._figures is None else self._figures.statistic.ends
         used = sum(len(segment.text) for segment in segments)
         room = width - used - len(low) - len(high) - 2 - 2 * LEGEND
-        if not low or room < 2 or getattr(self.app, "plain", False):
+        if not low or room < 2 or self.plain:
             return Strip(segments)
         styles, group = self._styles_of_levels(), self.style("group")
         steps = [Segment("  ", styles[step * (LEVELS - 1) // (LEGEND - 1)]) for step in range(LEGEND)]
@@ -384,3 +382,14 @@ class StageGrid(JumpTargets, KeptStyles, Widget, can_focus=True):
             segments += cells[at : at + members]
             at += members
         return segments
+
+
+def model_strip(layout: GridLayout, figures: Figures | None, *, before: bool, after: bool) -> str:
+    """The figures of the stages that the model has once: those `before` its layers, and those `after` them."""
+    last = layout.rows.max(initial=0)
+    fields = [
+        f"{node.stage} {'·' if figures is None else figures.text(row, 6)}"
+        for node, row in zip(layout.model_nodes, layout.model_rows.tolist(), strict=True)
+        if (before if row < last else after)
+    ]
+    return SEPARATOR.join(["    " + fields[0], *fields[1:]]) if fields else ""

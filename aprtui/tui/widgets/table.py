@@ -10,16 +10,14 @@ from typing import ClassVar
 
 from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
-from rich.style import Style
 from textual.binding import Binding, BindingType
 from textual.events import Click, MouseScrollDown, MouseScrollUp, Resize
 from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
-from textual.widget import Widget
 
-from aprtui.tui.frame.jump import JumpPlace, JumpTargets
-from aprtui.tui.widgets.quick_lines import QuickLines
+from aprtui.tui.draw.text import clipped, clipped_start, padded
+from aprtui.tui.widgets.jump_targets import JumpPlace, JumpTargets
 
 GAP = 2
 """Cells between columns."""
@@ -58,7 +56,7 @@ class Row:
     tone: Tone = Tone.PLAIN
 
 
-class Table(JumpTargets, QuickLines, Widget, can_focus=True):
+class Table(JumpTargets, can_focus=True):
     """Shows rows below a line of titles; says what to do where there is none."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -71,6 +69,7 @@ class Table(JumpTargets, QuickLines, Widget, can_focus=True):
         Binding("home", "move_to(0)", "First row", show=False),
         Binding("end", "move_to(-1)", "Last row", show=False),
     ]
+    PREFIX = "table"
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"table--{name}" for name in ("head", "cursor", "resting", *Tone)}
     DEFAULT_CSS = """
     Table {
@@ -110,7 +109,6 @@ class Table(JumpTargets, QuickLines, Widget, can_focus=True):
         self._widths: list[int] | None = None
         self._cursor = 0
         self._first = 0
-        self._styles_of: dict[str, Style] = {}
 
     @property
     def rows(self) -> Sequence[Row]:
@@ -202,28 +200,23 @@ class Table(JumpTargets, QuickLines, Widget, can_focus=True):
         self._widths = None
         self._put(self._cursor)
 
-    def notify_style_update(self) -> None:
-        """The theme or the focus has changed."""
-        super().notify_style_update()
-        self._styles_of.clear()
-
     def draw_line(self, y: int) -> Strip:
         """The titles, or a row."""
-        width, base = self.size.width, self.rich_style
+        width, base = self.size.width, self.style()
         if not self._rows:
             lines = [part for line in self.empty.splitlines() for part in textwrap.wrap(line, max(width, 10)) or [""]]
             text = lines[y] if y < len(lines) else ""
-            return Strip([Segment(text, self._style(Tone.MUTED))]).adjust_cell_length(width, base)
+            return Strip([Segment(text, self.style(Tone.MUTED))]).adjust_cell_length(width, base)
         if y == 0:
             text = self._line([column.title for column in self._columns])
-            return Strip([Segment(text, self._style("head"))]).adjust_cell_length(width, base)
+            return Strip([Segment(text, self.style("head"))]).adjust_cell_length(width, base)
         index = self._first + y - 1
         if index >= len(self._rows):
             return Strip.blank(width, base)
         row = self._rows[index]
-        style = self._style(row.tone)
+        style = self.style(row.tone)
         if index == self._cursor:
-            style += self._style("cursor" if self.has_focus else "resting")
+            style += self.style("cursor" if self.has_focus else "resting", partial=True)
         return Strip([Segment(set_cell_size(self._line(row.cells), width), style)])
 
     @property
@@ -254,14 +247,6 @@ class Table(JumpTargets, QuickLines, Widget, can_focus=True):
             self._widths = column_widths(self._columns, self._needed, self.size.width)
         return self._widths
 
-    def _style(self, name: str) -> Style:
-        """A component style on the widget's own, kept: Textual computes it anew at 0.1 ms a call."""
-        if name not in self._styles_of:
-            partly = name in ("cursor", "resting")
-            component = f"table--{name}"
-            self._styles_of[name] = self.get_component_rich_style(component, partial=partly)
-        return self._styles_of[name]
-
 
 LEAST = 18
 """A column that grows is not cut below this width before others are left out."""
@@ -285,10 +270,5 @@ def _total(widths: Sequence[int]) -> int:
 
 
 def _fitted(text: str, width: int, column: Column) -> str:
-    if cell_len(text) > width and column.end_matters:
-        first = len(text) - width + 1 if text.isascii() else 0
-        kept = next(text[start:] for start in range(first, len(text) + 1) if cell_len(text[start:]) < width)
-        return set_cell_size("…" + kept, width)
-    if cell_len(text) > width:
-        return set_cell_size(text, max(width - 1, 0)) + "…"
-    return " " * (width - cell_len(text)) + text if column.right else set_cell_size(text, width)
+    text = clipped_start(text, width) if column.end_matters else clipped(text, width)
+    return padded(text, width, right=column.right)

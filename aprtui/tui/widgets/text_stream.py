@@ -18,7 +18,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from aprtui.tui.draw.colours import tint_styles
-from aprtui.tui.widgets.kept_styles import KeptStyles
+from aprtui.tui.widgets.line_widget import LineWidget
 
 TAB = "    "
 
@@ -97,7 +97,7 @@ class _Piece:
     tint: int | None = None
 
 
-class TextStream(KeptStyles, ScrollView, can_focus=False):
+class TextStream(ScrollView, LineWidget, can_focus=False):
     """Shows the prompt and the tokens after it, one of them marked, and follows that one.
 
     Piece 0 is the prompt, piece i + 1 is token i, each with its tint.

@@ -1,6 +1,6 @@
 """Writes llama.cpp's own token ids for hard texts, one JSON file a vocabulary.
 
-    python make_golden.py --vocabs LLAMA_CPP/models [--out FOLDER]
+    python -m tests.data.tokenizers.make_golden --vocabs LLAMA_CPP/models [--out FOLDER]
 
 needs `llama-cpp-python`, `gguf` and the vocabulary-only files of llama.cpp's `models` folder (in llama-cpp-python's
 source distribution: `vendor/llama.cpp/models`). Those are too large to keep, so their JSON names them by file name and
@@ -27,7 +27,8 @@ from typing import Any
 
 import gguf
 import llama_cpp
-from random_texts import TextGenerator
+
+from tests.data.tokenizers.random_texts import TextGenerator
 
 SMALL_ORIGIN = "made by make_vocabularies.py"
 LARGE_ORIGIN = "llama.cpp models/ (MIT licence) as carried by the source distribution of llama-cpp-python 0.3.36"

@@ -1,6 +1,6 @@
 """Writes the four small vocabulary-only GGUF files that the tokenizer tests run on.
 
-    python make_vocabularies.py [--out FOLDER] [--tokens 2560]
+    python -m tests.data.tokenizers.make_vocabularies [--out FOLDER] [--tokens 2560]
 
 needs `tokenizers` and `gguf`. One file a tokenizer kind: byte-level BPE with the pre-tokenizers qwen2, llama-bpe and
 default, and SentencePiece (`llama`). The training text is Python's own reference text (`pydoc_data.topics`, PSF
@@ -19,8 +19,9 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 import gguf
-from random_texts import CODE, COMBINING, CONTRACTIONS, EMOJI, TextGenerator
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+
+from tests.data.tokenizers.random_texts import CODE, COMBINING, CONTRACTIONS, EMOJI, TextGenerator
 
 UNREACHABLE_WORDS = ("Việt", " Cửa", " unreachable", "日本語", " страница")
 USER_DEFINED = ("<think>", "</think>", "<tool_call>")
@@ -83,7 +84,8 @@ def with_common_letters(lines: list[str], count: int) -> list[str]:
 
 def trained_merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
-    return [tuple(merge.split(" ")) if isinstance(merge, str) else (merge[0], merge[1]) for merge in merges]
+    pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in merges)
+    return [(left, right) for left, right in pairs]
 
 
 def write_vocabulary(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from aprtui.engine.cpu import matmul
 from aprtui.engine.cpu.matmul.activations import GROUP, RECORD, SCALE_K, SCALES_0
 from aprtui.engine.protocol import Mode
-from aprtui.model.weights import WeightType
+from aprtui.model.weight_types import WeightType
 
 K_TYPES = (WeightType.Q4_K, WeightType.Q5_K, WeightType.Q6_K)
 LEGACY_TYPES = (WeightType.Q4_0, WeightType.Q5_0, WeightType.Q8_0)
@@ -31,7 +31,8 @@ class Rows:
     data: NDArray[np.uint8]
 
     def dequantized(self) -> NDArray[np.float32]:
-        return dequantize(self.data, GGMLQuantizationType(self.type)).reshape(len(self.data), self.columns)
+        values: NDArray[np.float32] = dequantize(self.data, GGMLQuantizationType(self.type))
+        return values.reshape(len(self.data), self.columns)
 
 
 def random_rows(weight_type: WeightType, rows: int, columns: int, seed: int = 0) -> Rows:

@@ -12,7 +12,7 @@ from aprtui.engine.cpu.vectors import combine, combine_four
 
 
 @kernel
-def exponentials(values, results):  # type: ignore[no-untyped-def]
+def exponentials(values: np.ndarray, results: np.ndarray) -> None:
     for i in range(values.size):
         results[i] = exponential(values[i])
 
@@ -56,7 +56,7 @@ def test_float32_rounds_to_float16_as_numpy_does() -> None:
 
 
 @kernel
-def combinations(factors, vectors, one, four):  # type: ignore[no-untyped-def]
+def combinations(factors: np.ndarray, vectors: np.ndarray, one: np.ndarray, four: np.ndarray) -> None:
     f, v, o = np.int64(factors.ctypes.data), np.int64(vectors.ctypes.data), np.int64(one.ctypes.data)
     strides = factors.strides[0], vectors.strides[0], one.strides[0]
     for row in range(4):

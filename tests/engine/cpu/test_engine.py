@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -18,7 +19,9 @@ from aprtui.engine.cpu.engine import CpuEngine
 from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Taps
 from aprtui.engine.reference.engine import NumpyEngine
 from aprtui.errors import EngineError, UsageError
-from aprtui.model.weights import Weight, WeightType
+from aprtui.model.model import Model
+from aprtui.model.weight_types import WeightType
+from aprtui.model.weights import Weight
 from aprtui.trace.graph import Node, Op
 from aprtui.trace.stats import accumulate, causal
 from tests.engine.conformance import Recorder, relative_l2
@@ -41,7 +44,7 @@ def qwen2() -> TinyModel:
 def opened(
     model: TinyModel, mode: Mode = Mode.Q8, kv: KvType = KvType.F32, threads: int = 2, context: int = CONTEXT
 ) -> closing[CpuEngine]:
-    return closing(CpuEngine(model, mode, kv, threads, context))
+    return closing(CpuEngine(cast(Model, model), mode, kv, threads, context))
 
 
 def everything(model: TinyModel, recorder: Recorder) -> Taps:
@@ -324,7 +327,7 @@ def test_f16_cache_rounds_keys_and_values_and_nothing_else(qwen2: TinyModel) -> 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_seconds_of_all_stages_are_taken_and_do_not_exceed_the_call(model: TinyModel, threads: int) -> None:
-    with closing(CpuEngine(model, Mode.Q8, KvType.F32, threads, CONTEXT)) as engine:
+    with opened(model, threads=threads) as engine:
         assert np.isnan(engine.stage_seconds()).all()
         for tokens in (TOKENS, TOKENS[:1]):
             started = time.perf_counter()
@@ -343,7 +346,7 @@ def test_seconds_of_all_stages_are_taken_and_do_not_exceed_the_call(model: TinyM
 
 def test_statistics_count_for_no_stage(qwen2: TinyModel) -> None:
     nodes = frozenset(qwen2.graph.nodes)
-    with closing(CpuEngine(qwen2, Mode.Q8, KvType.F32, 1, CONTEXT)) as engine:
+    with opened(qwen2, threads=1) as engine:
         engine.forward(TOKENS[:1])
         plain = np.isnan(engine.stage_seconds())
         engine.forward(TOKENS[:1], Taps(Recorder(), stats=nodes))

@@ -7,7 +7,7 @@ import pytest
 
 from aprtui.engine.cpu import matmul
 from aprtui.engine.protocol import Mode
-from aprtui.model.weights import WeightType
+from aprtui.model.weight_types import WeightType
 from tests.engine.cpu.matmul_cases import (
     FLOAT_TYPES,
     K_TYPES,
@@ -110,8 +110,9 @@ def test_extreme_quants_do_not_overflow(weight_type: WeightType) -> None:
     for fill in (0x00, 0xFF, 0x80, 0x7F):
         weights.data[:] = fill
         for offset in {WeightType.Q6_K: (208,)}.get(weight_type, (0, 2) if weight_type in K_TYPES else (0,)):
-            stride = {WeightType.Q4_0: 18, WeightType.Q5_0: 22, WeightType.Q8_0: 34}.get(weight_type, blocks.shape[1])
-            for start in range(offset, blocks.shape[1], stride):
+            size = int(blocks.shape[1])
+            stride = {WeightType.Q4_0: 18, WeightType.Q5_0: 22, WeightType.Q8_0: 34}.get(weight_type, size)
+            for start in range(offset, size, stride):
                 weights.data[:, start : start + 2] = np.array([1.0], np.float16).view(np.uint8)
         kind = matmul.activation_kind(weight_type, Mode.Q8)
         x = np.full((9, 256), -1.0, np.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -25,7 +27,7 @@ def values(tokens: int, columns: int) -> NDArray[np.float32]:
     return x
 
 
-def part(records: NDArray[np.uint8], offset: int, count: int, dtype: type) -> NDArray:
+def part(records: NDArray[np.uint8], offset: int, count: int, dtype: type) -> NDArray[Any]:
     size = count * np.dtype(dtype).itemsize
     return np.ascontiguousarray(records[:, offset : offset + size]).view(dtype)
 

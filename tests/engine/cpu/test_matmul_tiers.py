@@ -15,7 +15,7 @@ from aprtui.engine.cpu import matmul
 from aprtui.engine.cpu.matmul.tier import Tier, choose_tier, supported_tiers
 from aprtui.engine.protocol import Mode
 from aprtui.errors import EngineError
-from aprtui.model.weights import WeightType
+from aprtui.model.weight_types import WeightType
 from tests.engine.cpu.matmul_cases import LEGACY_TYPES, product, quantized, random_activations, random_rows
 
 ROWS, TOKENS = 19, 11

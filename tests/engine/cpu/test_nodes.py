@@ -17,7 +17,7 @@ from aprtui.engine.reference.nodes import NumpyNodes
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
 from aprtui.errors import UsageError
 from aprtui.model.config import RopeAngles
-from aprtui.model.weights import WeightType
+from aprtui.model.weight_types import WeightType
 from aprtui.trace.graph import GraphConfig, Node, Op
 from tests.engine.conformance import Recorder
 from tests.engine.tiny_model import LLAMA, QWEN3, TINY, TinyModel, tiny_model

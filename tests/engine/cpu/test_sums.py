@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.cpu.engine import CpuEngine
 from aprtui.engine.protocol import KvType, Logits, Mode, StatsSink, Taps, TapSink
+from aprtui.model.model import Model
 from aprtui.trace.graph import Node
 from aprtui.trace.stats import Accumulator
 from tests.engine.tiny_model import tiny_model
@@ -39,7 +42,7 @@ def test_the_same_statistics_and_values_come_either_way() -> None:
     sinks = OneByOne(), Together()
     assert not isinstance(sinks[0], StatsSink) and isinstance(sinks[1], StatsSink)
     for sink in sinks:
-        engine = CpuEngine(model, Mode.Q8, KvType.F32, 1, 64)
+        engine = CpuEngine(cast(Model, model), Mode.Q8, KvType.F32, 1, 64)
         sink.order = dict(engine.graph.order)
         full = frozenset(node for node in engine.graph.nodes if node.stage == "ffn_out")
         tapped: TapSink = sink

@@ -11,26 +11,28 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import islice, product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from unittest import mock
 
 import numpy as np
 import pytest
 
-from aprtui.engine.backends import open_engine
 from aprtui.engine.cpu.engine import CpuEngine
 from aprtui.engine.cuda import device as device_module
 from aprtui.engine.cuda import sizes
+from aprtui.engine.opening import open_engine
 from aprtui.engine.process.engine_process import EngineState
+from aprtui.engine.process.loading import Opener, open_model
 from aprtui.engine.process.messages import EngineSettings, Event, Failed, Finished, Loaded, TokenText
-from aprtui.engine.process.opening import Opener, open_model
 from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Taps
 from aprtui.engine.reference.evaluate import evaluate
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
 from aprtui.engine.rounding import DEVICE_ARITHMETIC, round_f16
 from aprtui.engine.sampling import GREEDY, Choice, Sampler, Sampling
 from aprtui.errors import EngineError, UsageError
-from aprtui.model.weights import Weight, WeightType
+from aprtui.model.model import Model
+from aprtui.model.weight_types import WeightType
+from aprtui.model.weights import Weight
 from aprtui.resources import embedded_model
 from aprtui.trace.graph import Node, Op
 from aprtui.trace.stats import accumulate, causal
@@ -51,7 +53,8 @@ CONTEXT = 600
 def opened(
     model: TinyModel, mode: Mode = Mode.Q8, kv: KvType = KvType.F32, context: int = CONTEXT
 ) -> closing[CudaEngine]:
-    return closing(open_engine(model, backend="cuda", mode=mode, kv=kv, context=context))  # type: ignore[arg-type,type-var]
+    engine = open_engine(cast(Model, model), backend="cuda", mode=mode, kv=kv, context=context)
+    return closing(cast("CudaEngine", engine))
 
 
 def everything(model: TinyModel, recorder: Recorder) -> Taps:
@@ -421,7 +424,7 @@ def test_a_kernel_that_traps_is_told_and_a_new_engine_process_is_right() -> None
 
 def test_an_engine_that_nobody_closed_ends_with_its_process() -> None:
     lines = (
-        "from aprtui.engine.backends import open_engine",
+        "from aprtui.engine.opening import open_engine",
         "from tests.engine.tiny_model import MODELS",
         "engine = open_engine(MODELS['qwen2'](), backend='cuda', context=32)",
         "engine.forward([1])",
@@ -439,9 +442,9 @@ def test_what_is_not_finite_reaches_no_token_before_it(bad: float) -> None:
     weight = Weight("bad", WeightType.F32, table.rows, table.columns, rows.view(np.uint8))
     model = replace(qwen2, bound=qwen2.bound | {Node(0, "embedding"): (weight,)})
     for mode in Mode:
-        for engine_of in (opened, partial(open_engine, backend="numpy", context=CONTEXT)):
-            engine = engine_of(model, mode=mode)  # type: ignore[operator]
-            with engine if isinstance(engine, closing) else closing(engine) as found:
+        reference = open_engine(cast(Model, model), backend="numpy", mode=mode, context=CONTEXT)
+        for engine in (opened(model, mode), closing(reference)):
+            with engine as found:
                 recorder = Recorder()
                 found.forward(PROMPT, everything(model, recorder), Logits.ALL)
             for node in model.graph.nodes:

@@ -35,7 +35,7 @@ def build_fake_driver(cache: Path) -> Path:
         folder.mkdir(exist_ok=True)
         partial = target.with_suffix(".partial")
         flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-Wl,-soname,libcuda.so.1"]
-        command = ["g++", "-x", "c++", *flags, "-I", EMULATOR, "-", "-o", partial]
+        command: list[str | Path] = ["g++", "-x", "c++", *flags, "-I", EMULATOR, "-", "-o", partial]
         subprocess.run(command, input=text, text=True, check=True)
         partial.replace(target)
     return folder

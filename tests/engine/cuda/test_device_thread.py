@@ -28,9 +28,15 @@ def test_results_and_errors_come_back_and_the_thread_goes_on() -> None:
 
 
 def test_closing_waits_for_what_was_given_before() -> None:
-    thread, order = DeviceThread(), []
+    thread = DeviceThread()
+    order: list[str] = []
     gate = threading.Event()
-    waiting = threading.Thread(target=lambda: thread.run(lambda: (gate.wait(5), order.append("job"))))
+
+    def job() -> None:
+        gate.wait(5)
+        order.append("job")
+
+    waiting = threading.Thread(target=lambda: thread.run(job))
     waiting.start()
     threading.Timer(0.05, gate.set).start()
     while thread._jobs.empty() and not gate.is_set():

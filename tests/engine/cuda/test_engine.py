@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from aprtui.engine.backends import open_engine
 from aprtui.engine.cuda import sizes
+from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.errors import EngineError
 from tests.engine.conformance import Recorder, relative_l2

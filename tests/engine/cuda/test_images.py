@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
-from aprtui.engine.cuda import compilers, images, packaged, sources
+from aprtui.engine.cuda import images, packaged, sources
 from aprtui.engine.cuda.compilers import CompilerError, Nvrtc, find_nvcc
 from aprtui.errors import EngineError
 
@@ -183,6 +184,6 @@ def test_nvrtc_compiles_the_same_and_says_what_it_refuses(folder: Path) -> None:
 
 
 def test_a_missing_nvcc_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compilers.shutil, "which", lambda *args, **kwargs: None)
+    monkeypatch.setattr(shutil, "which", lambda *args, **kwargs: None)
     with pytest.raises(CompilerError, match="nvcc is not on PATH"):
         find_nvcc()

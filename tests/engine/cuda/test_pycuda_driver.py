@@ -93,6 +93,7 @@ def test_a_graph_holds_what_was_queued_and_runs_it_as_often_as_asked(on_device: 
             setting.fetch()
 
         graph = setting.driver.capture(token)
+        assert graph is not None
         setting.driver.synchronize()
         assert not setting.seen.any(), "capturing ran the work"
         launched = counted("launches")
@@ -195,6 +196,7 @@ def test_a_kernel_that_strays_is_reported_and_the_driver_still_closes(on_device:
 def test_closing_leaves_nothing_on_the_device(on_device: Callable[..., Any]) -> None:
     def work(setting: Setting) -> None:
         graph = setting.driver.capture(setting.fetch)
+        assert graph is not None
         setting.driver.replay(graph)
         setting.driver.synchronize()
         assert counted("remains") > 0

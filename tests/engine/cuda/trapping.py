@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from aprtui.engine.cuda.engine import CudaEngine
+from aprtui.engine.process.loading import LoadedEngine, open_model
 from aprtui.engine.process.messages import EngineSettings
-from aprtui.engine.process.opening import LoadedEngine, open_model
+from aprtui.progress import Progress
 from aprtui.resources import embedded_model
 
 NOBODYS = 64  # an address
@@ -27,10 +28,10 @@ def trapping_engines(passes: int) -> None:
             self._thread.run(self._on_device._drop_plans)
         return forward(self, tokens, *rest)
 
-    CudaEngine.forward = counted  # type: ignore[method-assign]
+    CudaEngine.forward = counted  # type: ignore[method-assign, assignment]
 
 
-def open_and_trap(progress: Callable[[str, int, int], None], settings: EngineSettings) -> LoadedEngine:
+def open_and_trap(progress: Progress, settings: EngineSettings) -> LoadedEngine:
     """Opens the embedded model; the third pass after that traps."""
     loaded = open_model(progress, settings, embedded_model())
     trapping_engines(2)

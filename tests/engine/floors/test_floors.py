@@ -10,7 +10,7 @@ import pytest
 
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
-from aprtui.compare.floor import reference_grounds
+from aprtui.compare.floor import reference_criteria
 from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict
 from aprtui.engine.floors.grounds import grounds_by_model
 from aprtui.engine.floors.measure import arithmetic_floor, flip_floors, weight_floor
@@ -34,8 +34,8 @@ def no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def by_model(a: Path, b: Path, model: Model, evaluators: Evaluators) -> Comparison:
     left, right = Capture.open(a), Capture.open(b)
-    grounds = grounds_by_model(left, right, model, TOKENS, evaluators)
-    return compare_captures(left, right, DiffOptions(tokens=TOKENS), None, grounds)
+    criteria = grounds_by_model(left, right, model, TOKENS, evaluators)
+    return compare_captures(left, right, DiffOptions(tokens=TOKENS), None, criteria)
 
 
 def test_engines_of_float32_differ_by_float32_rounding(model: Model, evaluators: Evaluators) -> None:
@@ -148,21 +148,21 @@ def test_a_capture_of_another_shape_cannot_be_judged_by_the_model(
     assert other.manifest is not None
     graph = replace(other.manifest.graph, vocabulary=100)
     other = replace(other, manifest=replace(other.manifest, graph=graph))
-    grounds = grounds_by_model(Capture.open(exact), other, model, TOKENS, evaluators)
-    assert grounds.unjudgeable and "MODEL is not that of B" in grounds.doubts[0]
+    criteria = grounds_by_model(Capture.open(exact), other, model, TOKENS, evaluators)
+    assert criteria.unjudgeable and "MODEL is not that of B" in criteria.doubts[0]
 
 
 def test_a_third_capture_is_a_floor(model: Model, exact: Path, q8: Path, tmp_path: Path) -> None:
     """Another engine of the candidate's rounding errs as much as the candidate; a fault errs more."""
     reference = captured(model, tmp_path / "reference", Mode.Q8, KvType.F16)
     left = Capture.open(exact)
-    grounds = reference_grounds(left, Capture.open(reference), None, None)
-    assert compare_captures(left, Capture.open(q8), DiffOptions(), None, grounds).verdict is Verdict.PASS
+    criteria = reference_criteria(left, Capture.open(reference), None, None)
+    assert compare_captures(left, Capture.open(q8), DiffOptions(), None, criteria).verdict is Verdict.PASS
     faulty = captured(model, tmp_path / "faulty", Mode.Q8)
     (faulty / "manifest.json").unlink()
     edit(faulty, Node(1, "ffn_up"), lambda values: values * np.float32(1.5))
     options = DiffOptions(tokens=TOKENS)
-    divergence = compare_captures(left, Capture.open(faulty), options, None, grounds).first_divergence
+    divergence = compare_captures(left, Capture.open(faulty), options, None, criteria).first_divergence
     assert divergence is not None and divergence.verdict.node == Node(1, "ffn_up")
 
 
@@ -170,7 +170,7 @@ def test_a_reference_of_other_tokens_is_no_floor(model: Model, exact: Path, q8: 
     other = captured(model, tmp_path / "other", Mode.Q8, tokens=TOKENS[::-1])
     left = Capture.open(exact)
     result = compare_captures(
-        left, Capture.open(q8), DiffOptions(), None, reference_grounds(left, Capture.open(other), None, None)
+        left, Capture.open(q8), DiffOptions(), None, reference_criteria(left, Capture.open(other), None, None)
     )
     assert result.verdict is Verdict.UNKNOWN
     assert "the floor's capture cannot be compared" in " ".join(result.reasons)

@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from aprtui.engine.generation import StopReason
 from aprtui.engine.process.engine_process import QUIT_SECONDS, EngineProcess, EngineState
+from aprtui.engine.process.loading import LoadedEngine, Opener, open_model
 from aprtui.engine.process.messages import (
     EngineSettings,
     Event,
@@ -22,21 +24,23 @@ from aprtui.engine.process.messages import (
     Finished,
     Loaded,
     Paused,
-    Progress,
     Resumed,
     Started,
+    StepProgress,
     TokenText,
 )
-from aprtui.engine.process.opening import LoadedEngine, Opener, open_model
 from aprtui.engine.process.slots import NO_TOKEN
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import GREEDY
 from aprtui.errors import EngineError
+from aprtui.progress import Progress
 from aprtui.resources import embedded_model
 from aprtui.trace.graph import Node, graph_for
 from tests.engine.fake_engine import open_fake
 
 CHECKOUT = Path(__file__).parents[3]
+
+E = TypeVar("E", bound=Event)
 
 
 def open_and_raise(progress: object, settings: EngineSettings, error: Exception) -> LoadedEngine:
@@ -47,7 +51,7 @@ def open_and_fault(progress: object, settings: EngineSettings) -> LoadedEngine:
     return LoadedEngine(ctypes.string_at(0), None, None, None, settings)  # type: ignore[arg-type]
 
 
-def open_and_print(progress: Callable[[str, int, int], None], settings: EngineSettings) -> LoadedEngine:
+def open_and_print(progress: Progress, settings: EngineSettings) -> LoadedEngine:
     os.write(1, b"to stdout\n")
     os.write(2, b"to stderr\n")
     return open_fake(progress, settings)
@@ -63,7 +67,7 @@ def running(opener: Opener, log: Path | None = None, settings: EngineSettings | 
         process.close()
 
 
-def until(process: EngineProcess, wanted: type[Event], seconds: float = 20.0) -> list[Event]:
+def until(process: EngineProcess, wanted: type[E], seconds: float = 20.0) -> list[Event]:
     """Events up to and with the first of type `wanted`."""
     events: list[Event] = []
     deadline = time.monotonic() + seconds
@@ -95,7 +99,7 @@ def gone(number: int, seconds: float = 5.0) -> bool:
 def test_generation_arrives_as_events_in_order() -> None:
     with running(open_fake) as process:
         loaded = until(process, Loaded)
-        assert loaded[0] == Progress("compiling kernels", 1, 2)
+        assert loaded[0] == StepProgress("compiling kernels", 1, 2)
         assert process.info is not None
         assert process.info.backend == "fake"
         run = process.generate("abc", GREEDY, 3)

@@ -34,6 +34,11 @@ def pair() -> Iterator[tuple[Slots, Slots]]:
     os.close(descriptor)
 
 
+def whole(record: TokenRecord | None) -> TokenRecord:
+    assert record is not None
+    return record
+
+
 def record(index: int) -> TokenRecord:
     stats = np.zeros(NODES, STATS)
     stats["count"], stats["rms"] = index, index
@@ -81,7 +86,7 @@ def test_ring_keeps_the_last_records_and_no_more(pair: tuple[Slots, Slots]) -> N
     assert reader.written == RING + 10
     assert reader.read(9) is None
     assert reader.read(RING + 10) is None
-    assert [reader.read(n).index for n in range(10, RING + 10)] == list(range(10, RING + 10))
+    assert [whole(reader.read(n)).index for n in range(10, RING + 10)] == list(range(10, RING + 10))
 
 
 def test_record_that_is_being_overwritten_is_not_read(pair: tuple[Slots, Slots]) -> None:
@@ -90,7 +95,7 @@ def test_record_that_is_being_overwritten_is_not_read(pair: tuple[Slots, Slots])
         writer.write(record(index))
     writer._records[0]["begin"] = RING + 1
     assert reader.read(0) is None
-    assert reader.read(1).index == 1
+    assert whole(reader.read(1)).index == 1
 
 
 def test_reader_beside_a_busy_writer_never_sees_a_mixed_record(pair: tuple[Slots, Slots]) -> None:
@@ -162,8 +167,8 @@ def test_record_without_a_token_says_so(pair: tuple[Slots, Slots]) -> None:
 def test_record_without_a_lens_says_so_and_missing_candidates_are_no_tokens(pair: tuple[Slots, Slots]) -> None:
     writer, reader = pair
     writer.write(replace(record(1), lens=None, candidates=candidates([Candidate(5, 1.0)], CANDIDATES)))
-    read = reader.latest()
-    assert read.lens is None
+    read = whole(reader.latest())
+    assert read.lens is None and read.candidates is not None
     assert read.candidates["token"].tolist() == [5, *[NO_TOKEN] * (CANDIDATES - 1)]
 
 
@@ -172,7 +177,9 @@ def test_table_keeps_the_last_position_of_what_is_tapped_in_full() -> None:
     nodes = (Node(0, "attn_norm"), Node(1, "attn_norm"))
     assert table.take_last(nodes) is None
     for position in (0, 2):
-        for node in nodes:
-            table.put(node, position, np.full((2, 4), position + node.layer) + np.arange(2)[:, None], None)
-    assert np.array_equal(table.take_last(nodes), [[3.0] * 4, [4.0] * 4])
+        for layer, node in enumerate(nodes):
+            values = np.full((2, 4), position + layer, np.float32) + np.arange(2, dtype=np.float32)[:, None]
+            table.put(node, position, values, None)
+    last = table.take_last(nodes)
+    assert last is not None and np.array_equal(last, [[3.0] * 4, [4.0] * 4])
     assert table.take_last(nodes) is None

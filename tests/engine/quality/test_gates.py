@@ -13,18 +13,20 @@ import pytest
 from numpy.typing import NDArray
 
 from aprtui.compare.verdict import Verdict
-from aprtui.engine.backends import open_engine
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.faults.faults import FaultInjector, parse_fault
-from aprtui.engine.protocol import NO_TAPS, Engine, Logits, Mode, Taps
+from aprtui.engine.opening import open_engine
+from aprtui.engine.protocol import NO_TAPS, Engine, Logits, Mode, Taps, TapSink
 from aprtui.engine.quality import file_gates, repeat_gates, run_gates
 from aprtui.engine.quality.finding import Finding, Outcome
-from aprtui.engine.quality.gates import NAMES, run_quality
-from aprtui.engine.quality.subject import CONTEXT, QualityOptions, Subject
+from aprtui.engine.quality.gate import CONTEXT, QualityOptions, Subject
+from aprtui.engine.quality.gates import NAMES, GateResult, run_quality
 from aprtui.errors import UnreadableError, UsageError
 from aprtui.model.model import Model, load_model
 from aprtui.resources import embedded_model
+from aprtui.trace.graph import Node
 from aprtui.trace.manifest import Manifest
+from aprtui.trace.stats import Accumulator
 from tests.engine.edit_gguf import _opened, _tensor
 from tests.engine.quality.engines import TouchedByTaps
 
@@ -49,7 +51,7 @@ def finding_of(path: Path, gate: Callable[[Subject], Finding], **options: object
 
 
 def test_the_embedded_model_passes_every_gate_that_can_be_run_here() -> None:
-    told = []
+    told: list[GateResult] = []
     report = run_quality(embedded_model(), QualityOptions(threads=1), each=told.append)
     assert report.verdict is Verdict.PASS, report
     assert tuple(gate.name for gate in report.gates) == NAMES
@@ -224,11 +226,12 @@ class Leaky:
 
 
 class _Shifted:
-    def __init__(self, sink: object) -> None:
+    def __init__(self, sink: TapSink) -> None:
         self._sink = sink
 
-    def put(self, node: object, position: int, values: NDArray[np.float32], stats: object) -> None:
-        self._sink.put(node, position, values + np.float32(1e-6), None)  # type: ignore[attr-defined]
+    def put(self, node: Node, position: int, values: NDArray[np.float32] | None, stats: Accumulator | None) -> None:
+        assert values is not None
+        self._sink.put(node, position, values + np.float32(1e-6), None)
 
 
 def test_an_engine_that_keeps_something_between_runs_is_caught(

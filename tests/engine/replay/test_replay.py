@@ -10,7 +10,7 @@ import pytest
 
 from aprtui.compare.align.coverage import Selection
 from aprtui.compare.comparison import Comparison
-from aprtui.compare.explain.classify import State
+from aprtui.compare.explain.classify import ErrorState
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.floors.perturbed import perturbed
@@ -19,7 +19,7 @@ from aprtui.engine.reference.nodes import NumpyNodes
 from aprtui.engine.replay.arithmetic import matmul_rounding
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model
-from aprtui.model.weights import WeightType
+from aprtui.model.weight_types import WeightType
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import ENTRY, Node, Op
 from aprtui.trace.manifest import relative_path
@@ -96,7 +96,7 @@ def test_a_stage_changed_by_more_than_its_bound_is_named_with_its_token(
     assert result.verdict is Verdict.FAIL
     divergence = result.first_divergence
     assert divergence is not None and divergence.verdict.node == node
-    assert (divergence.state, divergence.segment) == (State.INJECTED, (node,))
+    assert (divergence.state, divergence.segment) == (ErrorState.INJECTED, (node,))
     assert divergence.certainty.startswith("certain")
 
 

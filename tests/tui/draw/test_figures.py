@@ -9,8 +9,9 @@ import pytest
 
 from aprtui.engine.process.slots import STATS
 from aprtui.trace.graph import Node, graph_for
-from aprtui.tui.draw.figures import FULL_CHANGE, SHARED, Statistic, figures, grid_tile
-from aprtui.tui.draw.levels import LEVELS, Mark, grid_layout
+from aprtui.tui.draw.figures import FULL_CHANGE, SHARED, Statistic, figures, first_nonfinite, grid_tile
+from aprtui.tui.draw.grid_layout import grid_layout
+from aprtui.tui.draw.levels import LEVELS, Mark
 from tests.engine.fake_engine import CONFIG
 
 GRAPH = graph_for(CONFIG)
@@ -157,3 +158,11 @@ def test_a_grid_of_eighty_layers_takes_little_of_a_frame(benchmark_seconds: floa
     for _ in range(10):
         grid_tile(layout, figures(Statistic.RMS, stats))
     assert (time.process_time() - started) / 10 < benchmark_seconds
+
+
+def test_first_nonfinite_stage_is_the_first_in_execution_order() -> None:
+    stats = stats_with()
+    assert first_nonfinite(stats) is None
+    stats["nan"][GRAPH.order[Node(2, "attn_norm")]] = 1
+    stats["inf"][GRAPH.order[Node(1, "ffn_out")]] = 1
+    assert first_nonfinite(stats) == (GRAPH.order[Node(1, "ffn_out")], Mark.INF)

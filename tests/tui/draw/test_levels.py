@@ -2,56 +2,11 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aprtui.engine.process.slots import STATS
-from aprtui.trace.graph import Node, graph_for
-from aprtui.tui.draw.levels import LEVELS, RAMP, Mark, first_nonfinite, glyph, grid_layout, short, signed
-from tests.engine.fake_engine import CONFIG
-
-GRAPH = graph_for(CONFIG)
-LAYOUT = grid_layout(GRAPH)
-
-
-def stats_with(rms: dict[Node, float] | None = None, *, otherwise: float = 1.0) -> np.ndarray:
-    stats = np.zeros(len(GRAPH.nodes), STATS)
-    stats["count"], stats["rms"] = 8, otherwise
-    for node, value in (rms or {}).items():
-        stats["rms"][GRAPH.order[node]] = value
-    return stats
-
-
-def column(name: str) -> int:
-    return [stage.name for stage in LAYOUT.stages].index(name)
-
-
-def test_layout_has_a_row_for_each_layer_and_columns_in_graph_order() -> None:
-    assert LAYOUT.layers == CONFIG.layers
-    names = [stage.name for stage in LAYOUT.stages]
-    assert names == [name for name in GRAPH.names if name not in ("embedding", "final_norm", "lm_head")]
-    assert [name for name, _ in LAYOUT.groups] == ["attention", "feed-forward"]
-    assert sum(members for _, members in LAYOUT.groups) == LAYOUT.columns
-
-
-def test_every_node_stands_in_exactly_one_place() -> None:
-    placed = sorted([*LAYOUT.rows.reshape(-1).tolist(), *LAYOUT.model_rows.tolist()])
-    assert placed == list(range(len(GRAPH.nodes)))
-
-
-def test_layout_finds_nodes_where_the_graph_has_them() -> None:
-    assert GRAPH.nodes[LAYOUT.rows[2, column("ffn_up")]] == Node(2, "ffn_up")
-    assert [GRAPH.nodes[row] for row in LAYOUT.model_rows] == list(LAYOUT.model_nodes)
-
-
-def test_first_nonfinite_stage_is_the_first_in_execution_order() -> None:
-    stats = stats_with()
-    assert first_nonfinite(stats) is None
-    stats["nan"][GRAPH.order[Node(2, "attn_norm")]] = 1
-    stats["inf"][GRAPH.order[Node(1, "ffn_out")]] = 1
-    assert first_nonfinite(stats) == (GRAPH.order[Node(1, "ffn_out")], Mark.INF)
+from aprtui.tui.draw.levels import LEVELS, RAMP, Mark, glyph, short, signed
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from aprtui.tui.app import SCREENS, AprtuiApp
 from aprtui.tui.frame.config import Config, read_config
 from aprtui.tui.frame.keymap import Chord, clashes, shown_keys
 from aprtui.tui.frame.session import Session
+from aprtui.tui.frame.state import ScreenName
 from tests.tui.screens.recorded import RecordedSource
 
 
@@ -62,7 +63,7 @@ def test_no_key_is_both_a_command_and_a_prefix_on_any_screen() -> None:
 
 
 def test_a_clash_is_found() -> None:
-    bindings = SCREENS["live"].all_bindings()
+    bindings = SCREENS[ScreenName.LIVE].all_bindings()
     assert clashes(bindings, [Chord("q d", "x", "x", "x")])
     assert clashes([], [Chord("g d", "x", "x", "x"), Chord("g d", "y", "y", "y")])
 

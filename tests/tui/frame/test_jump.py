@@ -9,9 +9,10 @@ import pytest
 from aprtui.trace.graph import Node
 from aprtui.tui import app as app_module
 from aprtui.tui.app import SCREENS
-from aprtui.tui.frame.jump import JumpPlace, JumpScreen, labelled
+from aprtui.tui.frame.jump import JumpScreen
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.screens.diff.grid import DiffGrid
+from aprtui.tui.widgets.jump_targets import JumpPlace, labelled
 from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.table import Table
 from tests.tui.driver import Driver, screen_text, showing, told, until, until_shown

@@ -21,10 +21,10 @@ from aprtui.engine.process.messages import (
     Loaded,
     NoiseMeasured,
     Paused,
-    Progress,
     Reopening,
     Resumed,
     Started,
+    StepProgress,
     TokenNames,
     TokenText,
 )
@@ -122,7 +122,7 @@ class RecordedSource:
     def start(self, settings: EngineSettings | None = None) -> None:
         self.settings = settings or self.settings
         self.state = EngineState.LOADING
-        self._events = [Progress("compiling kernels", 3, 14), Loaded(self.recorded_info)]
+        self._events = [StepProgress("compiling kernels", 3, 14), Loaded(self.recorded_info)]
 
     def restart(self) -> None:
         self.calls.append("restart")
@@ -147,11 +147,11 @@ class RecordedSource:
 
     def measure_noise(self) -> None:
         self.calls.append("noise")
-        self._events += [Progress("measuring the noise at the logits", 4, 16), NoiseMeasured(LogitNoise(0.15, 8))]
+        self._events += [StepProgress("measuring the noise at the logits", 4, 16), NoiseMeasured(LogitNoise(0.15, 8))]
 
     def write_capture(self, directory: Path) -> None:
         self.calls.append(f"capture {directory}")
-        self._events += [Progress("writing the capture", 5, 10), Captured(directory, 7, 71, 1000)]
+        self._events += [StepProgress("writing the capture", 5, 10), Captured(directory, 7, 71, 1000)]
 
     def poll(self) -> list[Event]:
         if self.loading_polls:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aprtui.compare.explain.classify import State
+from aprtui.compare.explain.classify import ErrorState
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Tolerance, Verdict, parse_tolerance
 from aprtui.trace.graph import Node
@@ -105,7 +105,8 @@ def test_without_a_bound_cells_are_greys_and_say_that_nothing_judges_them(plain:
     found = cells(as_told(plain), Metric.REL_L2)
     assert found[FAULT].grey and found[FAULT].sign is Sign.UNJUDGED
     less = found[Node(2, "qkv_matmul")]
-    assert less.lower is not None and found[FAULT].lower is not None and less.lower < found[FAULT].lower
+    lower = found[FAULT].lower
+    assert less.lower is not None and lower is not None and less.lower < lower
     assert not found[Node(0, "ffn_gate")].grey, "what is equal needs no bound"
 
 
@@ -141,5 +142,5 @@ def test_a_replay_shows_what_each_side_adds_over_what_is_observed(plain: Told, s
     assert silu.upper == step_level(0) and silu.lower == step_level(5) and silu.sign is Sign.NONE
     before = by_bound(plain, Tolerance(Metric.REL_L2, 0.3))
     assert cells(judged, Metric.TOKEN_REL_L2, before)[Node(1, "ffn_silu")].lower == step_level(3)
-    assert judged.stages[FAULT].state is State.INJECTED
+    assert judged.stages[FAULT].state is ErrorState.INJECTED
     assert set(EDITS) <= set(judged.stages)

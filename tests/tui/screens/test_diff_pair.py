@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ from aprtui.errors import UnreadableError
 from aprtui.trace.aprt import write_aprt
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.levels import LEVELS, Mark
-from aprtui.tui.draw.tiles import Viewport, reduced
-from aprtui.tui.draw.viewport import View
+from aprtui.tui.draw.tiles import Tiling, reduced
+from aprtui.tui.draw.viewport import Viewport
 from aprtui.tui.screens.diff.pair import StagePair, open_files, open_pair
 from aprtui.tui.screens.diff.sides import open_sides
 from tests.compare.synthetic import changed, write_capture
@@ -28,9 +29,9 @@ def sides(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "a", tmp_path / "b"
 
 
-def seen(pair: StagePair, lines: int, cells: int) -> View:
+def seen(pair: StagePair, lines: int, cells: int) -> Viewport:
     """All of a stage in so much room."""
-    return View.of(pair.shape, lines, cells)
+    return Viewport.of(pair.shape, lines, cells)
 
 
 def test_the_view_begins_at_the_value_that_differs_most(sides: tuple[Path, Path]) -> None:
@@ -75,17 +76,21 @@ def test_what_cannot_lie_side_by_side_is_told(sides: tuple[Path, Path], tmp_path
         open_files(tmp_path / "x.bin", tmp_path / "y.bin")
 
 
+def block(values: np.ndarray, rows: slice, columns: slice) -> np.ndarray:
+    return values[rows, columns]
+
+
 def test_one_pass_gives_what_reducing_each_side_gives(sides: tuple[Path, Path]) -> None:
     opened = open_sides(*sides)
     assert opened.a is not None and opened.b is not None
     pair, a, b = open_pair(opened, GATE), opened.a.values(GATE), opened.b.values(GATE)
-    for viewport in (Viewport(0, 0, 2, 5), Viewport(1, 3, 1, 2), Viewport(2, 4, 3, 1)):
-        view = replace(seen(pair, 1, 3), viewport=viewport)
+    for tiling in (Tiling(0, 0, 2, 5), Tiling(1, 3, 1, 2), Tiling(2, 4, 3, 1)):
+        view = replace(seen(pair, 1, 3), tiling=tiling)
         assert view.room == (2, 3)
         tiles = pair.tiles(view, 0)
         for tile, values, scale in zip(
             tiles.tiles, (a, b, b - a), (tiles.scale, tiles.scale, tiles.difference), strict=True
         ):
-            alone = reduced(lambda rows, columns, of=values: of[rows, columns], values.shape, viewport, (2, 3))
+            alone = reduced(partial(block, values), values.shape, tiling, (2, 3))
             assert np.array_equal(tile, scale.levels(alone))
     pair.close()

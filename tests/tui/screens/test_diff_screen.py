@@ -76,7 +76,7 @@ def verdict(pilot: Driver) -> str:
     return "\n".join((shown.word, *shown.lines))
 
 
-def between(a: Path, b: Path, **fields: object) -> ScreenState:
+def between(a: Path, b: Path, /, **fields: object) -> ScreenState:
     return screen_state(ScreenName.DIFF, a=a, b=b, **fields)
 
 
@@ -395,7 +395,7 @@ async def test_panes_show_both_sides_in_lock_step_and_enter_jumps_from_the_list(
         assert panes.view is not None and panes.view.column < before.column
         assert len({heatmap._cursor for heatmap in panes.query(Heatmap)}) == 1
         await pilot.press("i", "o")
-        assert panes.view.viewport == before.viewport, "every value has a cell of its own already"
+        assert panes.view.tiling == before.tiling, "every value has a cell of its own already"
         elements.focus()
         await pilot.press("j", "enter")
         place = elements.key

@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
+from textual.binding import Binding
+from textual.color import Color
 from textual.widgets import Input
 
 from aprtui.engine.process.engine_process import EngineProcess, EngineState
@@ -15,10 +17,9 @@ from aprtui.errors import ExitCode
 from aprtui.trace.graph import Node
 from aprtui.tui.app import AprtuiApp
 from aprtui.tui.draw.figures import Statistic, figures
-from aprtui.tui.draw.levels import grid_layout
+from aprtui.tui.draw.grid_layout import grid_layout
 from aprtui.tui.frame.chrome import ReadoutLine
-from aprtui.tui.frame.session import Session
-from aprtui.tui.frame.source import LiveSource
+from aprtui.tui.frame.session import LiveSource, Session
 from aprtui.tui.screens.help.screen import HelpScreen
 from aprtui.tui.screens.live.screen import PACE, LiveScreen
 from aprtui.tui.widgets.bar_list import BarList
@@ -50,8 +51,9 @@ async def test_text_grid_and_speed_of_the_recording_are_on_screen(size: tuple[in
             assert line in text
         for word in ("example", "Q4_K_M", "mode q8", "41.2 tok/s", "context 21/1024", "attention", "feed-forward"):
             assert word in text
-        layout = grid_layout(pilot.app.screen.query_one(StageGrid)._graph)
-        record = source.latest()
+        graph, record = pilot.app.screen.query_one(StageGrid)._graph, source.latest()
+        assert graph is not None and record is not None
+        layout = grid_layout(graph)
         shown, width = figures(Statistic.RMS, record.stats), {80: 4, 120: 6, 200: 7}[size[0]]
         for layer in range(4):
             row = [shown.text(node, width - 1).rjust(width - 1) + " " for node in layout.rows[layer]]
@@ -239,6 +241,7 @@ async def test_help_lists_every_key_of_the_screen() -> None:
         await until(pilot, lambda: isinstance(pilot.app.screen, HelpScreen))
         text = screen_text(pilot)
         for binding in (*LiveScreen.BINDINGS, *StageGrid.BINDINGS):
+            assert isinstance(binding, Binding)
             assert binding.description in text
         await pilot.press("escape")
         assert isinstance(pilot.app.screen, LiveScreen)
@@ -286,7 +289,8 @@ async def test_without_colour_the_grid_shows_its_numbers_and_sends_no_colours(mo
         await until(pilot, lambda: "stop token" in screen_text(pilot))
         assert "NaN" in screen_text(pilot)
         strips = pilot.app.screen._compositor.render_strips()
-        styles = {segment.style for strip in strips for segment in strip.apply_filter(pilot.app._filters[-1], None)}
+        black, line_filter = Color(0, 0, 0), pilot.app._filters[-1]
+        styles = {segment.style for strip in strips for segment in strip.apply_filter(line_filter, black)}
         assert {style.color for style in styles if style} == {style.bgcolor for style in styles if style}
 
 
@@ -298,6 +302,7 @@ async def test_whole_way_with_a_real_engine_process() -> None:
             await pilot.press("p")
             await until(pilot, lambda: "‖ paused" in screen_text(pilot))
             assert "fake" in screen_text(pilot)
+            assert source._process is not None
             source._process.kill()
             await until(pilot, lambda: "ended by signal 9 (SIGKILL)" in screen_text(pilot))
             await pilot.press("r")

@@ -25,7 +25,7 @@ from aprtui.tui.screens.live.settings import Choice, LiveSettingsScreen
 from aprtui.tui.widgets.bar_list import BarList
 from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.text_stream import TextStream
-from tests.tui.driver import Driver, drag, screen_text, told, until
+from tests.tui.driver import Driver, drag, screen_text, told, until, until_shown
 from tests.tui.screens.recorded import PIECES, RecordedSource
 from tests.tui.screens.test_live import live
 
@@ -133,7 +133,7 @@ async def test_every_statistic_comes_to_the_grid_in_turn() -> None:
         await finished(pilot)
         for statistic in [*list(Statistic)[1:], Statistic.RMS]:
             await pilot.press("m")
-            await until(pilot, lambda words=statistic.words: f" {words}: pass at" in screen_text(pilot))
+            await until_shown(pilot, f" {statistic.words}: pass at")
         await pilot.press("m", "m", "m", "m", "m")
         await until(pilot, lambda: "←" in screen_text(pilot))
         assert "short" in screen_text(pilot) and "long" in screen_text(pilot)
@@ -157,8 +157,7 @@ async def test_every_signal_tints_the_text_in_turn_and_flip_risk_is_measured_whe
         assert "flip risk not measured" in screen_text(pilot)
         for signal in [*list(Signal)[1:], Signal.PROBABILITY]:
             await pilot.press("t")
-            words = "no tint" if signal is Signal.NONE else f"{signal} {signal.ends[0]} "
-            await until(pilot, lambda words=words: words in screen_text(pilot))
+            await until_shown(pilot, "no tint" if signal is Signal.NONE else f"{signal} {signal.ends[0]} ")
         assert source.calls.count("noise") == 1
         assert "× noise" in screen_text(pilot) and "(estimate)" in screen_text(pilot)
 

@@ -24,9 +24,9 @@ from aprtui.tui.draw.colours import TINTS, tint_styles
 from aprtui.tui.draw.figures import Statistic
 from aprtui.tui.draw.signals import Signal, TokenFigures, flip_risk, in_words, percent, tint
 from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state
-from aprtui.tui.screens.live.beginning import begins_with, live_state
 from aprtui.tui.screens.live.commands import free_directory, run_command, trace_command
 from aprtui.tui.screens.live.settings_form import LiveSettings, form_texts, parse_form
+from aprtui.tui.screens.live.state import begins_with, live_state
 from aprtui.tui.screens.live.timeline import Timeline
 from tests.tui.screens.recorded import example_info, example_record
 

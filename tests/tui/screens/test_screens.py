@@ -17,7 +17,7 @@ from aprtui.tui.frame import ascii_filter
 from aprtui.tui.frame.ascii_filter import to_ascii
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
-from aprtui.tui.widgets.quick_lines import QuickLines
+from aprtui.tui.widgets.line_widget import LineWidget
 from tests.compare.synthetic import changed
 from tests.tui.driver import Driver, screen_text, showing, until, until_shown
 from tests.tui.screens.diff_recorded import FAULT, playing, screen_playing, two_captures
@@ -130,7 +130,7 @@ async def test_lines_stand_in_their_borders_as_textual_draws_them(
         for key in ("j", "l", "j", "l", "k"):
             await pilot.press(key)
             await looked_at(pilot)
-        widgets = [widget for widget in pilot.app.screen.query(Widget) if isinstance(widget, QuickLines)]
+        widgets = [widget for widget in pilot.app.screen.query(Widget) if isinstance(widget, LineWidget)]
         assert len(widgets) > 3
         for widget in widgets:
             whole = widget.outer_size.region

@@ -9,12 +9,13 @@ from textual.color import Color
 from aprtui.tui.draw.colours import ColourMap, level_colours
 from aprtui.tui.draw.levels import Mark
 from aprtui.tui.widgets.heatmap import UPPER, Heatmap
+from aprtui.tui.widgets.line_widget import PLAIN
 
 
 class HeatmapApp(App[None]):
     def __init__(self, plain: bool = False) -> None:
         super().__init__()
-        self.plain = plain
+        self.set_class(plain, PLAIN)
 
     def compose(self) -> ComposeResult:
         yield Heatmap()
@@ -22,14 +23,14 @@ class HeatmapApp(App[None]):
 
 def cells(heatmap: Heatmap, y: int) -> list[tuple[str, tuple[int, ...] | None, tuple[int, ...] | None]]:
     """Glyph, colour and background of each cell of a line."""
-    found = []
+    found: list[tuple[str, tuple[int, ...] | None, tuple[int, ...] | None]] = []
     for segment in heatmap.render_line(y):
         assert segment.style is not None
-        colours = [
+        foreground, background = (
             None if colour is None else tuple(colour.get_truecolor())
             for colour in (segment.style.color, segment.style.bgcolor)
-        ]
-        found += [(character, *colours) for character in segment.text]
+        )
+        found += [(character, foreground, background) for character in segment.text]
     return found
 
 

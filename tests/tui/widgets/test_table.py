@@ -105,11 +105,11 @@ async def test_the_cursor_stays_on_its_row_when_rows_come_and_go() -> None:
         table.show(rows(20))
         assert table.point(7) and not table.point("nowhere")
         table.show(rows(20)[5:])
-        assert table.key == 7
-        table.show(rows(3))
-        assert table.key == 2
-        table.show([])
-        assert table.key is None
+        keys = [table.key]
+        for remaining in (rows(3), []):
+            table.show(remaining)
+            keys.append(table.key)
+        assert keys == [7, 2, None]
         await pilot.press("down", "enter")
 
 

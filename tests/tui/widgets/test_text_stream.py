@@ -5,9 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from textual.app import App, ComposeResult
+from textual.geometry import Size
 from textual.screen import Screen
 
 from aprtui.tui.widgets.text_stream import TextStream, Wrapper, printable
+
+CHARACTERS = st.characters(codec="utf-8", exclude_categories=["Cs"])
 
 
 def rows(width: int, *pieces: str) -> list[str]:
@@ -41,13 +44,13 @@ def test_control_characters_become_visible_and_harmless() -> None:
     assert printable("a\x1b[31m\tb\r\nc\x7f\x9b\u202e") == "a␛[31m    b\nc␡��"
 
 
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=30)), st.integers(2, 40))
+@given(st.lists(st.text(CHARACTERS, max_size=30)), st.integers(2, 40))
 def test_wrapping_piece_by_piece_is_wrapping_at_once(pieces: list[str], width: int) -> None:
     pieces = [printable(piece) for piece in pieces]
     assert rows(width, *pieces) == rows(width, "".join(pieces))
 
 
-@given(st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=200), st.integers(2, 40))
+@given(st.text(CHARACTERS, max_size=200), st.integers(2, 40))
 def test_no_row_is_wider_than_the_screen_and_no_character_is_lost(text: str, width: int) -> None:
     text = printable(text)
     wrapped = rows(width, text)
@@ -63,7 +66,12 @@ class StreamApp(App[None]):
 async def test_rows_come_without_another_layout_and_the_scroll_bar_knows_them(monkeypatch: pytest.MonkeyPatch) -> None:
     layouts: list[bool] = []
     refresh = Screen._refresh_layout
-    monkeypatch.setattr(Screen, "_refresh_layout", lambda *a, **k: (layouts.append(True), refresh(*a, **k))[1])
+
+    def counted(screen: Screen[object], size: Size | None = None, scroll: bool = False) -> None:
+        layouts.append(True)
+        refresh(screen, size, scroll)
+
+    monkeypatch.setattr(Screen, "_refresh_layout", counted)
     async with StreamApp().run_test(size=(20, 8)) as pilot:
         stream = pilot.app.query_one(TextStream)
         stream.start("begin")

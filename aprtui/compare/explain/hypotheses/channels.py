@@ -6,7 +6,15 @@ from itertools import permutations
 
 import numpy as np
 
-from aprtui.compare.explain.hypotheses.evidence import SAME, Evidence, Hypothesis, Support, Wide, relative, supported_if
+from aprtui.compare.explain.hypotheses.evidence import (
+    SAME,
+    Hypothesis,
+    StageEvidence,
+    Support,
+    Wide,
+    relative,
+    supported_if,
+)
 from aprtui.trace.graph import Op, RopeLayout
 
 _MOST_HEADS = 6
@@ -14,7 +22,7 @@ _MOST_HEADS = 6
 _BLOCKS = (256, 32)
 
 
-def one_head(evidence: Evidence) -> Hypothesis:
+def one_head(evidence: StageEvidence) -> Hypothesis:
     """One head wrong, or the query heads of one K/V head, the others right."""
     name, cause = "one head", "the mapping of heads, or one head's part of a weight or buffer"
     a, b = evidence.heads(evidence.a), evidence.heads(evidence.b)
@@ -30,7 +38,7 @@ def one_head(evidence: Evidence) -> Hypothesis:
     return Hypothesis(name, supported_if(len(wrong) == 1 or bool(one_group)), text, cause)
 
 
-def heads_permuted(evidence: Evidence) -> Hypothesis:
+def heads_permuted(evidence: StageEvidence) -> Hypothesis:
     """The right heads in another order."""
     name, cause = "heads in another order", "the mapping of heads or of K/V groups"
     a, b = evidence.heads(evidence.a), evidence.heads(evidence.b)
@@ -52,7 +60,7 @@ def _order_of_heads(a: Wide, b: Wide) -> Wide:
     return np.array(best)
 
 
-def rope(evidence: Evidence) -> Hypothesis:
+def rope(evidence: StageEvidence) -> Hypothesis:
     """Pairs of channels keep their norm and are turned."""
     name, cause = "RoPE angle", "position, base or scaling of RoPE"
     a, b = evidence.heads(evidence.a), evidence.heads(evidence.b)
@@ -71,7 +79,7 @@ def _pair_norms(values: Wide, layout: RopeLayout) -> Wide:
     return np.hypot(values[..., :half], values[..., half:])
 
 
-def rope_layout(evidence: Evidence) -> Hypothesis:
+def rope_layout(evidence: StageEvidence) -> Hypothesis:
     """Pairs of the other RoPE layout were turned: norms over both kinds of pairs differ, those of heads agree."""
     name, cause = "the other RoPE layout", "channels 2i and 2i + 1 turned together instead of i and i + d/2, or back"
     a, b = evidence.heads(evidence.a), evidence.heads(evidence.b)
@@ -84,7 +92,7 @@ def rope_layout(evidence: Evidence) -> Hypothesis:
     return Hypothesis(name, supported_if(small and own > 0.1 * evidence.error), text, cause)
 
 
-def every_kth(evidence: Evidence) -> Hypothesis:
+def every_kth(evidence: StageEvidence) -> Hypothesis:
     """Every k-th channel wrong, the others right."""
     name, cause = "every k-th channel", "interleaving, or a stride"
     wrong = _wrong_channels(evidence)
@@ -98,7 +106,7 @@ def every_kth(evidence: Evidence) -> Hypothesis:
     return Hypothesis(name, Support.REFUTED, f"{int(wrong.sum())} of {wrong.size} channels, in no such order", cause)
 
 
-def few_channels(evidence: Evidence) -> Hypothesis:
+def few_channels(evidence: StageEvidence) -> Hypothesis:
     """Single output channels wrong at all tokens: rows of a weight."""
     name = "single output channels"
     cause = "a row of the weight: one quantisation scale, or a loop that ends too early"
@@ -110,7 +118,7 @@ def few_channels(evidence: Evidence) -> Hypothesis:
     return Hypothesis(name, supported_if(0 < places.size <= max(1, wrong.size // 128)), text, cause)
 
 
-def block(evidence: Evidence) -> Hypothesis:
+def block(evidence: StageEvidence) -> Hypothesis:
     """The wrong channels are one run, or whole blocks of 32 or 256."""
     name, cause = "a block of channels", "a tile of a weight: transposed, not loaded, or its quantisation scales"
     wrong = _wrong_channels(evidence)
@@ -132,7 +140,7 @@ def _is_whole_blocks(wrong: Wide, size: int) -> bool:
     return bool(((blocks == 0) | (blocks > 0.9)).all() and 0 < (blocks > 0).sum() <= blocks.size / 2)
 
 
-def _wrong_channels(evidence: Evidence) -> Wide:
+def _wrong_channels(evidence: StageEvidence) -> Wide:
     """Which channels are beyond the bound over all tokens, held against the rms of a channel."""
     if evidence.expected.ndim == 3:
         return np.zeros(0, np.bool_)

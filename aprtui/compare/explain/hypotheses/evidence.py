@@ -45,7 +45,7 @@ class Hypothesis:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class StageEvidence:
     """The blamed stage: what it should have been, what was found, and what else is known.
 
     `expected` and `found` are `[T, W]`, or `[heads, T, T]` of which key ≤ query counts. `bound` is what a token's

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from aprtui.compare.explain.hypotheses import channels, tokens, values
-from aprtui.compare.explain.hypotheses.evidence import Evidence, Hypothesis, Support
+from aprtui.compare.explain.hypotheses.evidence import Hypothesis, StageEvidence, Support
 
-SIGNATURES: tuple[Callable[[Evidence], Hypothesis], ...] = (
+SIGNATURES: tuple[Callable[[StageEvidence], Hypothesis], ...] = (
     values.not_finite,
     values.another_tensor,
     values.scaled,
@@ -32,7 +32,7 @@ SIGNATURES: tuple[Callable[[Evidence], Hypothesis], ...] = (
 _ORDER = tuple(Support)
 
 
-def hypothesise(evidence: Evidence) -> tuple[Hypothesis, ...]:
+def hypothesise(evidence: StageEvidence) -> tuple[Hypothesis, ...]:
     """Every signature held against the evidence; what is supported first. None of them changes a verdict."""
     found = [signature(evidence) for signature in SIGNATURES]
     return tuple(sorted(found, key=lambda hypothesis: _ORDER.index(hypothesis.support)))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from aprtui.compare.explain.hypotheses.evidence import SAME, Evidence, Hypothesis, Support, relative, supported_if
+from aprtui.compare.explain.hypotheses.evidence import SAME, Hypothesis, StageEvidence, Support, relative, supported_if
 
 
-def later_tokens(evidence: Evidence) -> Hypothesis:
+def later_tokens(evidence: StageEvidence) -> Hypothesis:
     """Token 0 right, most later ones wrong."""
     name, cause = (
         "positions, mask or K/V cache",
@@ -21,7 +21,7 @@ def later_tokens(evidence: Evidence) -> Hypothesis:
     return Hypothesis(name, supported_if(not wrong[0] and share > 0.5), text, cause)
 
 
-def last_token(evidence: Evidence) -> Hypothesis:
+def last_token(evidence: StageEvidence) -> Hypothesis:
     """Only the last token wrong."""
     name, cause = "the last token only", "a path for the last position of its own, or an end that is off by one"
     wrong = evidence.wrong_tokens
@@ -31,7 +31,7 @@ def last_token(evidence: Evidence) -> Hypothesis:
     return Hypothesis(name, supported_if(bool(wrong[-1]) and not wrong[:-1].any()), text.rstrip(), cause)
 
 
-def stale_token(evidence: Evidence) -> Hypothesis:
+def stale_token(evidence: StageEvidence) -> Hypothesis:
     """Each token holds what belongs to the one before."""
     name, cause = "stale token", "a buffer that is read before the new value is written"
     if len(evidence.rows) < 3 or evidence.expected.ndim == 3 or np.any(np.diff(evidence.rows) != 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from aprtui.compare.explain.hypotheses.evidence import SAME, Evidence, Hypothesis, Support, relative, supported_if
+from aprtui.compare.explain.hypotheses.evidence import SAME, Hypothesis, StageEvidence, Support, relative, supported_if
 
 _SIXTEEN_BITS = {"bfloat16": 0xFFFF, "float16": 0x1FFF}
 """Mantissa bits that a type leaves zero; what leaves more of them zero comes first."""
@@ -12,7 +12,7 @@ _MOST = 0.9
 """Share of the channels that a signature of all channels must show in."""
 
 
-def scaled(evidence: Evidence) -> Hypothesis:
+def scaled(evidence: StageEvidence) -> Hypothesis:
     """Found is a constant times expected."""
     name, cause = "a constant factor", "a scale that is missing or applied twice"
     norm = float((evidence.a**2).sum())
@@ -24,7 +24,7 @@ def scaled(evidence: Evidence) -> Hypothesis:
     return Hypothesis(name, supported_if(rest < 0.1 * evidence.error), text, cause)
 
 
-def scaled_per_token(evidence: Evidence) -> Hypothesis:
+def scaled_per_token(evidence: StageEvidence) -> Hypothesis:
     """Found is expected times a factor of each token's own."""
     name, cause = "a factor for each token", "a normalisation: its epsilon, or the mean that it divides by"
     norms = (evidence.a**2).sum(1)
@@ -37,7 +37,7 @@ def scaled_per_token(evidence: Evidence) -> Hypothesis:
     return Hypothesis(name, supported_if(rest < 0.1 * evidence.error and spread > 0.1 * evidence.error), text, cause)
 
 
-def scaled_per_channel(evidence: Evidence) -> Hypothesis:
+def scaled_per_channel(evidence: StageEvidence) -> Hypothesis:
     """Found is expected times a factor of each channel's own, in most channels."""
     name, cause = "a factor for each channel", "the weight of a normalisation: missing, applied twice, another layer's"
     norms = (evidence.a**2).sum(0)
@@ -51,7 +51,7 @@ def scaled_per_channel(evidence: Evidence) -> Hypothesis:
     return Hypothesis(name, supported_if(rest < 0.1 * evidence.error and spread and moved > _MOST), text, cause)
 
 
-def same_vector(evidence: Evidence) -> Hypothesis:
+def same_vector(evidence: StageEvidence) -> Hypothesis:
     """The error is one vector, the same at every token."""
     name, cause = "one vector at all tokens", "a bias that is dropped, doubled, or another layer's"
     if evidence.expected.ndim == 3 or len(evidence.rows) < 3 or not evidence.error:
@@ -66,7 +66,7 @@ def same_vector(evidence: Evidence) -> Hypothesis:
     return Hypothesis(name, supported_if(rest < 0.1), text, cause)
 
 
-def another_tensor(evidence: Evidence) -> Hypothesis:
+def another_tensor(evidence: StageEvidence) -> Hypothesis:
     """Found is another tensor that is known."""
     name, cause = "another tensor", "swapped weights, an op left out, a residual not added, a wrong buffer"
     if not evidence.siblings:
@@ -77,7 +77,7 @@ def another_tensor(evidence: Evidence) -> Hypothesis:
     return Hypothesis(name, supported_if(errors[label] < SAME and errors[label] < 0.1 * evidence.error), text, cause)
 
 
-def zeros(evidence: Evidence) -> Hypothesis:
+def zeros(evidence: StageEvidence) -> Hypothesis:
     """Zeros where none should be."""
     name, cause = "zeros", "memory that was never written, or a loop that ends early"
     lost = (evidence.b == 0) & (evidence.a != 0)
@@ -87,7 +87,7 @@ def zeros(evidence: Evidence) -> Hypothesis:
     return Hypothesis(name, supported_if(bool(lost.any()) and left < 0.1 * evidence.error), text, cause)
 
 
-def not_finite(evidence: Evidence) -> Hypothesis:
+def not_finite(evidence: StageEvidence) -> Hypothesis:
     """NaN or Inf appears."""
     name, cause = "NaN or Inf", "a division by zero, an overflow, or memory that was never written"
     a, b = evidence.chosen(evidence.expected), evidence.chosen(evidence.found)
@@ -105,7 +105,7 @@ def not_finite(evidence: Evidence) -> Hypothesis:
     return Hypothesis(name, supported_if(count > 0), text, cause)
 
 
-def sixteen_bits(evidence: Evidence) -> Hypothesis:
+def sixteen_bits(evidence: StageEvidence) -> Hypothesis:
     """Found holds values of a 16-bit type, expected does not."""
     name, cause = "16-bit values", "a buffer or accumulator of 16 bits"
     for kind, mask in _SIXTEEN_BITS.items():
@@ -122,7 +122,7 @@ def _share_without(values: np.ndarray, mask: int) -> float:
     return float(np.mean((some.view(np.uint32) & np.uint32(mask)) == 0)) if some.size else 0.0
 
 
-def noise(evidence: Evidence) -> Hypothesis:
+def noise(evidence: StageEvidence) -> Hypothesis:
     """The error is spread over all tokens and channels and goes along with nothing."""
     name, cause = "noise", "arithmetic (rounding, order of sums), other weights, or a race"
     norm_a, norm_d = float(np.linalg.norm(evidence.a)), float(np.linalg.norm(evidence.d))

@@ -15,7 +15,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from aprtui.engine.protocol import Mode
-from aprtui.model.weights import WeightType
+from aprtui.model.weight_types import InputRounding, WeightType
 
 GROUP = 256
 """Columns of a record; sums of products are formed per group, then added up group by group."""
@@ -38,22 +38,18 @@ class ActivationKind(IntEnum):
     BF16 = 4
 
 
-_Q8_KINDS = {
-    WeightType.Q4_K: ActivationKind.Q8_K,
-    WeightType.Q5_K: ActivationKind.Q8_K,
-    WeightType.Q6_K: ActivationKind.Q8_K,
-    WeightType.Q4_0: ActivationKind.Q8_0,
-    WeightType.Q5_0: ActivationKind.Q8_0,
-    WeightType.Q8_0: ActivationKind.Q8_0,
-    WeightType.F16: ActivationKind.F16,
-    WeightType.BF16: ActivationKind.BF16,
-    WeightType.F32: ActivationKind.F32,
+_KIND_OF_ROUNDING = {
+    InputRounding.NONE: ActivationKind.F32,
+    InputRounding.Q8_K: ActivationKind.Q8_K,
+    InputRounding.Q8_0: ActivationKind.Q8_0,
+    InputRounding.F16: ActivationKind.F16,
+    InputRounding.BF16: ActivationKind.BF16,
 }
 
 
 def activation_kind(weight_type: WeightType, mode: Mode) -> ActivationKind:
     """What activations are rounded to before they meet weights of that type; `q8` as llama.cpp's CPU backend does."""
-    return ActivationKind.F32 if mode is Mode.EXACT else _Q8_KINDS[weight_type]
+    return ActivationKind.F32 if mode is Mode.EXACT else _KIND_OF_ROUNDING[weight_type.format.cpu_input]
 
 
 def activation_bytes(kind: ActivationKind, columns: int) -> int:

@@ -13,7 +13,7 @@ from aprtui.engine.cpu.matmul.emit import I32, I64, Emitter, Value, constant
 from aprtui.engine.cpu.matmul.formats import FORMATS, Format, for_format
 from aprtui.engine.cpu.matmul.inlining import inlined
 from aprtui.engine.cpu.matmul.scalars import bits_float, half_at, load_f32, load_i16, store_f32
-from aprtui.model.weights import WeightType
+from aprtui.model.weight_types import WeightType
 
 _F32, _F16, _BF16 = (int(WeightType[name]) for name in ("F32", "F16", "BF16"))
 _K_TYPES = tuple(int(f.type) for f in FORMATS.values() if f.columns == GROUP)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from aprtui.engine.cpu.matmul.emit import I1, I8, I16, I32, Emitter, Value, constant, vector
-from aprtui.model.weights import WeightType
+from aprtui.model.weight_types import WeightType
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,13 @@ class Unpacked:
     minimums: Value | None = None
 
 
+Unpack = Callable[[Emitter, Value], Unpacked]
+"""Emits the code that unpacks the block at an address."""
+
+
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A quantised weight type: sizes, the range of its quants, and the code that unpacks a block at an address."""
+    """A quantised weight type as kernels are built for it: its row of `weight_types`, and how a block is unpacked."""
 
     type: WeightType
     columns: int
@@ -46,7 +50,7 @@ class Format:
     """What is subtracted from every quant; 0 where there are minimums, or where quants are signed."""
     signed: bool
     """Whether quants are signed bytes."""
-    unpack: Callable[[Emitter, Value], Unpacked]
+    unpack: Unpack
 
 
 def _nibbles(e: Emitter, packed: Value) -> tuple[Value, Value]:
@@ -135,17 +139,25 @@ def _unpack_q8_0(e: Emitter, w: Value) -> Unpacked:
     return Unpacked([e.load(e.at(w, 2), vector(I8, 32))], _two_halves_at(e, w)[0])
 
 
-FORMATS: dict[WeightType, Format] = {
-    f.type: f
-    for f in (
-        Format(WeightType.Q4_K, 256, 144, 32, 15, 0, False, _unpack_q4_k),
-        Format(WeightType.Q5_K, 256, 176, 32, 31, 0, False, _unpack_q5_k),
-        Format(WeightType.Q6_K, 256, 210, 16, 63, 32, False, _unpack_q6_k),
-        Format(WeightType.Q4_0, 32, 18, 32, 15, 8, False, _unpack_q4_0),
-        Format(WeightType.Q5_0, 32, 22, 32, 31, 16, False, _unpack_q5_0),
-        Format(WeightType.Q8_0, 32, 34, 32, 128, 0, True, _unpack_q8_0),
-    )
+_UNPACK: dict[WeightType, Unpack] = {
+    WeightType.Q4_K: _unpack_q4_k,
+    WeightType.Q5_K: _unpack_q5_k,
+    WeightType.Q6_K: _unpack_q6_k,
+    WeightType.Q4_0: _unpack_q4_0,
+    WeightType.Q5_0: _unpack_q5_0,
+    WeightType.Q8_0: _unpack_q8_0,
 }
+
+
+def _format(kind: WeightType, unpack: Unpack) -> Format:
+    row, (lowest, highest) = kind.format, kind.format.levels
+    return Format(
+        kind, row.block_values, row.block_bytes, row.sub_block, max(-lowest, highest), row.offset, lowest < 0, unpack
+    )
+
+
+FORMATS: dict[WeightType, Format] = {kind: _format(kind, unpack) for kind, unpack in _UNPACK.items()}
+"""The quantised weight types that the kernels read."""
 
 
 def for_format(e: Emitter, weight_type: Value, emit: Callable[[Format], Value | None]) -> Value | None:

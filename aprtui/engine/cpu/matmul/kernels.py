@@ -7,8 +7,10 @@ from aprtui.engine.cpu.matmul.dequantize import dequantize_row
 from aprtui.engine.cpu.matmul.formats import FORMATS
 from aprtui.engine.cpu.matmul.panel import SCRATCH_BYTES, matmul_float
 from aprtui.engine.cpu.matmul.quantized import STRIP_TOKENS, matmul_rows_q8, matmul_strips_q8, scratch_bytes_q8
+from aprtui.model.weight_types import InputRounding
 
-_QUANTIZED = tuple(int(weight_type) for weight_type in FORMATS)
+_QUANTIZED = tuple(int(kind) for kind in FORMATS if kind.format.cpu_input is not InputRounding.NONE)
+"""Types with kernels for 8-bit activations."""
 
 
 @kernel

@@ -16,9 +16,10 @@ from aprtui.engine.cpu.jit import intrinsic
 from aprtui.engine.cpu.matmul.activations import RECORD, SCALE_K, SUMS_32
 from aprtui.engine.cpu.matmul.emit import F32, I8, I16, I32, I64, Emitter, Value, constant, vector
 from aprtui.engine.cpu.matmul.formats import FORMATS, Format, split_scales
-from aprtui.model.weights import WeightType
 
-SEQUENCE_TYPES = (int(WeightType.Q4_K), int(WeightType.Q5_K))
+_FORMATS = tuple(f for f in FORMATS.values() if f.type.format.has_six_bit_scales)
+SEQUENCE_TYPES = tuple(int(f.type) for f in _FORMATS)
+"""Types whose rows are read as a sequence of blocks: Q4_K and Q5_K, whose minimums and scales are packed alike."""
 BLOCKS = 8
 """Blocks that are worked on together."""
 _AHEAD = 1024
@@ -115,7 +116,7 @@ def multiply_blocks(
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e = Emitter(builder)
         number, *operands = args
-        e.switch(number, {t: partial(_multiply, e, FORMATS[WeightType(t)], *operands) for t in SEQUENCE_TYPES})
+        e.switch(number, {int(f.type): partial(_multiply, e, f, *operands) for f in _FORMATS})
         return context.get_dummy_value()
 
     return types.none(*[types.int64] * 7), emit

@@ -9,7 +9,7 @@ from textual.message import Message
 from textual.widgets import Input
 
 from aprtui.trace.graph import Node
-from aprtui.tui.draw.levels import grid_layout
+from aprtui.tui.draw.grid_layout import grid_layout
 from aprtui.tui.widgets.stage_grid import StageGrid
 
 EXPLANATION = """\

@@ -17,7 +17,7 @@ from aprtui.model.tensor_table import TensorInfo, TensorSummary
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.stats import StageStats
-from aprtui.tui.draw.readout import SEPARATOR
+from aprtui.tui.draw.text import SEPARATOR
 from aprtui.tui.screens.browse.artifacts import Found, Kind
 from aprtui.tui.widgets.table import Column, Row, Tone
 

@@ -15,8 +15,7 @@ from textual.worker import get_current_worker
 from aprtui.compare.wording import counted
 from aprtui.errors import AprtuiError
 from aprtui.trace.graph import Node
-from aprtui.tui.draw.figures import Statistic, figures
-from aprtui.tui.draw.readout import first_bad
+from aprtui.tui.draw.figures import Statistic, figures, first_bad
 from aprtui.tui.frame.recent import recent_paths
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState

@@ -20,7 +20,7 @@ from textual.worker import get_current_worker
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.documents.document import Document
 from aprtui.contracts.documents.loading import Documents, load_documents
-from aprtui.contracts.evidence.backing import NO_LEDGER, stamps
+from aprtui.contracts.evidence.assessment import NO_LEDGER, stamps
 from aprtui.contracts.panel import PanelRow, panel
 from aprtui.errors import AprtuiError
 from aprtui.trace.capture import Capture
@@ -121,7 +121,7 @@ class ContractsScreen(ToolScreen):
     def __init__(self, session: Session, state: ScreenState) -> None:
         super().__init__(session, state)
         self._given = state.path("path")
-        self._paths = contract_paths(session, self._given)
+        self._paths = contract_paths(session.paths) if self._given is None else (self._given.absolute(),)
         self._documents: Documents | None = None
         self._document: Document | None = None
         self._rows: tuple[PanelRow, ...] = ()

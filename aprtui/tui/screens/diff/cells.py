@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
 
-from aprtui.compare.explain.classify import State
+from aprtui.compare.explain.classify import ErrorState
 from aprtui.compare.metrics.measure import Metric, PairMetrics
 from aprtui.compare.report.grid import error_step
 from aprtui.compare.verdict import ROUNDING_REL_L2, StageVerdict
@@ -112,7 +112,7 @@ def _cell(stage: Stage, metric: Metric, scale: Greys, before: Judgement | None) 
     if metrics.mismatches:
         nan = metrics.nan_a != metrics.nan_b
         mark = Mark.NAN if nan else Mark.INF
-        return Cell(mark if stage.state is State.INJECTED else None, mark, Sign.NAN if nan else Sign.INF)
+        return Cell(mark if stage.state is ErrorState.INJECTED else None, mark, Sign.NAN if nan else Sign.INF)
     if any(stage.injected):
         return _replayed(stage, metrics, before)
     if verdict.bound is None and stage.alike:
@@ -123,13 +123,13 @@ def _cell(stage: Stage, metric: Metric, scale: Greys, before: Judgement | None) 
     if verdict.metric is not metric and verdict.metric is not Metric.INDICES:
         return Cell(scale.level(metrics), scale.level(metrics), sign, grey=True)
     level = _level(verdict)
-    return Cell(level if stage.state in (State.CLEAN, State.INJECTED) else None, level, sign)
+    return Cell(level if stage.state in (ErrorState.CLEAN, ErrorState.INJECTED) else None, level, sign)
 
 
 def _sign(stage: Stage) -> Sign:
     if not stage.beyond:
         return Sign.NONE
-    return Sign.ADDS if stage.state is State.INJECTED else Sign.BEYOND
+    return Sign.ADDS if stage.state is ErrorState.INJECTED else Sign.BEYOND
 
 
 def _level(verdict: StageVerdict | None) -> int | None:

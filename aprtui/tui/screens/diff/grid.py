@@ -11,15 +11,13 @@ from textual.events import Click, MouseScrollDown, MouseScrollUp, Resize
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.strip import Strip
-from textual.widget import Widget
 
 from aprtui.trace.graph import Node
-from aprtui.tui.draw.stage_header import header_rows
-from aprtui.tui.frame.jump import JumpPlace, JumpTargets
+from aprtui.tui.draw.grid_layout import header_rows
 from aprtui.tui.screens.diff.cells import Cell, Greys, Layout, Row, Sign
 from aprtui.tui.screens.diff.model import Stage
 from aprtui.tui.screens.diff.paint import DiffPaint
-from aprtui.tui.widgets.kept_styles import KeptStyles
+from aprtui.tui.widgets.jump_targets import JumpPlace, JumpTargets
 
 LABEL = 4
 """Cells of the layer numbers, with the space after them."""
@@ -30,7 +28,7 @@ WIDEST, NARROWEST = 9, 2
 NOTHING = Cell(None, None, Sign.NONE)
 
 
-class DiffGrid(JumpTargets, KeptStyles, Widget, can_focus=True):
+class DiffGrid(JumpTargets, can_focus=True):
     """Draws a line for each row, and below them one for the stages that the model has once; scrolls with the cursor."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -78,11 +76,6 @@ class DiffGrid(JumpTargets, KeptStyles, Widget, can_focus=True):
         self._painter: DiffPaint | None = None
         self._head: list[Strip] | None = None
         self._told_view = ""
-
-    @property
-    def plain(self) -> bool:
-        """Whether values are glyphs: without colours or block characters."""
-        return bool(getattr(self.app, "plain", False))
 
     @property
     def node(self) -> Node | None:

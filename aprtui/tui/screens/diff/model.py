@@ -13,7 +13,7 @@ from typing import Any
 
 from aprtui.compare.conclusion import overall, unknown_reasons
 from aprtui.compare.explain.ancestors import nearest
-from aprtui.compare.explain.classify import State
+from aprtui.compare.explain.classify import ErrorState
 from aprtui.compare.metrics.measure import Metric, PairMetrics
 from aprtui.compare.verdict import ROUNDING_REL_L2, StageVerdict, Tolerance, Verdict, judge, smallest_tolerance
 from aprtui.trace.graph import Node, StageGraph, graph_from_names
@@ -42,7 +42,7 @@ class Stage:
 
     node: Node
     verdict: StageVerdict | None
-    state: State
+    state: ErrorState
     reason: str
     metrics: PairMetrics | None = None
     injected: tuple[StageVerdict | None, StageVerdict | None] = (None, None)
@@ -165,13 +165,13 @@ def _compared(record: Fields) -> Stage:
     }
     metrics = PairMetrics(**numbers)
     return Stage(
-        node, verdict, State(record["state"]), record["reason"], metrics,
+        node, verdict, ErrorState(record["state"]), record["reason"], metrics,
         (injected("injected_a"), injected("injected_b")), shape=tuple(record["shape"]), matched=record["matched"],
     )  # fmt: skip
 
 
 def _skipped(record: Fields) -> Stage:
-    return Stage(_node(record), None, State.UNKNOWN, record["reason"], side=record["side"])
+    return Stage(_node(record), None, ErrorState.UNKNOWN, record["reason"], side=record["side"])
 
 
 def _element(top: Fields) -> Element:
@@ -242,7 +242,7 @@ def by_bound(told: Told, bound: Tolerance) -> Judgement:
     )  # fmt: skip
     whole = overall([found.verdict for found in verdicts.values()], header["tokens_differ"], reasons)
     failed = [stage for stage in stages.values() if stage.beyond]
-    first = next((stage for stage in failed if stage.state is State.INJECTED), failed[0] if failed else None)
+    first = next((stage for stage in failed if stage.state is ErrorState.INJECTED), failed[0] if failed else None)
     smallest = smallest_tolerance((metrics for _, _, metrics in told.compared), bound.metric)
     blamed = first if whole is Verdict.FAIL else None
     return Judgement(
@@ -252,19 +252,19 @@ def by_bound(told: Told, bound: Tolerance) -> Judgement:
     )  # fmt: skip
 
 
-def _rejudged(stage: Stage, verdict: StageVerdict, state: State) -> Stage:
+def _rejudged(stage: Stage, verdict: StageVerdict, state: ErrorState) -> Stage:
     return replace(stage, verdict=verdict, state=state, reason=verdict.reason, injected=(None, None))
 
 
-def _state(graph: StageGraph, node: Node, verdicts: Mapping[Node, StageVerdict]) -> State:
+def _state(graph: StageGraph, node: Node, verdicts: Mapping[Node, StageVerdict]) -> ErrorState:
     """Whether a stage is to blame itself, told from whole stages: records do not hold the error of each token."""
     own = verdicts[node].verdict
     if own is not Verdict.FAIL:
-        return State.CLEAN if own is Verdict.PASS else State.UNKNOWN
+        return ErrorState.CLEAN if own is Verdict.PASS else ErrorState.UNKNOWN
     sources = [verdicts[source].verdict for source in nearest(graph, node, verdicts)] if node.stage in graph else []
     if Verdict.UNKNOWN in sources:
-        return State.UNKNOWN
-    return State.INHERITED if Verdict.FAIL in sources else State.INJECTED
+        return ErrorState.UNKNOWN
+    return ErrorState.INHERITED if Verdict.FAIL in sources else ErrorState.INJECTED
 
 
 def moved_bound(judgement: Judgement, metric: Metric, steps: int) -> Tolerance | None:

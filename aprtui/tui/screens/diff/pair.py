@@ -23,14 +23,14 @@ from aprtui.tui.draw.tiles import (
     Scale,
     ScaleKind,
     Size,
-    Viewport,
+    Tiling,
     finite_range,
     largest,
     magnitudes,
     reduced,
     scale_for,
 )
-from aprtui.tui.draw.viewport import View
+from aprtui.tui.draw.viewport import Viewport
 from aprtui.tui.screens.diff.sides import Sides
 
 Values = NDArray[np.float32]
@@ -72,7 +72,7 @@ class StagePair:
         """Heads of an attention map, else 1."""
         return self._readers[0].planes
 
-    def beginning(self, view: View, cancelled: Cancelled = never) -> tuple[int, View, PairTiles]:
+    def beginning(self, view: Viewport, cancelled: Cancelled = never) -> tuple[int, Viewport, PairTiles]:
         """The plane of the value that differs most, `view` with the cursor on it, and its tiles.
 
         `view` is of all values: each is read once.
@@ -83,19 +83,19 @@ class StagePair:
         if not differences.size:
             return 0, view, _levels(found[plane])
         down, right = divmod(int(differences.argmax()), differences.shape[1])
-        row, column, _ = largest(self._difference(plane), *view.viewport.values(down, right, self.shape))
+        row, column, _ = largest(self._difference(plane), *view.tiling.values(down, right, self.shape))
         return plane, view.at(row, column), _levels(found[plane])
 
-    def tiles(self, view: View, plane: int, cancelled: Cancelled = never) -> PairTiles:
+    def tiles(self, view: Viewport, plane: int, cancelled: Cancelled = never) -> PairTiles:
         """The tiles of what `view` shows."""
         return _levels(self._reduced(view, plane, cancelled))
 
-    def _reduced(self, view: View, plane: int, cancelled: Cancelled) -> tuple[Values, Values, Values]:
+    def _reduced(self, view: Viewport, plane: int, cancelled: Cancelled) -> tuple[Values, Values, Values]:
         """A, B and B − A reduced in one pass: the three lie side by side, each filled up to whole cells."""
-        viewport = view.viewport
-        rows, columns = viewport.cells(self.shape, view.room)
-        seen = slice(viewport.column, min(viewport.column + columns * viewport.columns_per_cell, self.shape[1]))
-        width, filled = seen.stop - seen.start, columns * viewport.columns_per_cell
+        tiling = view.tiling
+        rows, columns = tiling.cells(self.shape, view.room)
+        seen = slice(tiling.column, min(tiling.column + columns * tiling.columns_per_cell, self.shape[1]))
+        width, filled = seen.stop - seen.start, columns * tiling.columns_per_cell
 
         def read(lines: slice, _: slice) -> Values:
             a, b = (reader.values(lines, seen, plane) for reader in self._readers)
@@ -105,12 +105,12 @@ class StagePair:
                 np.subtract(b, a, out=joined[:, 2, :width])
             return joined.reshape(a.shape[0], 3 * filled)
 
-        side_by_side = Viewport(viewport.row, 0, viewport.rows_per_cell, viewport.columns_per_cell)
+        side_by_side = Tiling(tiling.row, 0, tiling.rows_per_cell, tiling.columns_per_cell)
         tile = reduced(read, (self.shape[0], 3 * filled), side_by_side, (rows, 3 * columns), cancelled)
         a, b, difference = tile.reshape(rows, 3, columns).swapaxes(0, 1)
         return a, b, difference
 
-    def words(self, view: View, plane: int) -> str:
+    def words(self, view: Viewport, plane: int) -> str:
         """The value under the cursor on both sides, with its bits."""
         if not all(self.shape):
             return "no values"

@@ -18,7 +18,7 @@ from textual.worker import get_current_worker
 from aprtui.errors import AprtuiError
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.tiles import Size
-from aprtui.tui.draw.viewport import View
+from aprtui.tui.draw.viewport import Viewport
 from aprtui.tui.screens.diff.pair import PairTiles, StagePair, open_files, open_pair
 from aprtui.tui.screens.diff.sides import Sides
 from aprtui.tui.widgets.heatmap import Heatmap
@@ -41,7 +41,7 @@ class Wanted:
     size: Size
     plain: bool
     place: Place | None = None
-    view: View | None = None
+    view: Viewport | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +50,7 @@ class Found:
 
     pair: StagePair
     plane: int
-    view: View
+    view: Viewport
     tiles: PairTiles
 
 
@@ -100,7 +100,7 @@ class DiffPanes(Widget, can_focus=True):
         self._sides: Sides | None = None
         self._node: Node | None = None
         self._place: Place | None = None
-        self._view: View | None = None
+        self._view: Viewport | None = None
         self._wanted: Wanted | None = None
         self._found: Found | None = None
         self._words = ""
@@ -115,7 +115,7 @@ class DiffPanes(Widget, can_focus=True):
         yield Static("", markup=False)
 
     @property
-    def view(self) -> View | None:
+    def view(self) -> Viewport | None:
         """What is seen; None until the stage has been read."""
         return self._view
 
@@ -179,7 +179,7 @@ class DiffPanes(Widget, can_focus=True):
             self._draw(found, self._view)
             self._tell_value(found, self._view)
 
-    def _draw(self, found: Found, view: View) -> None:
+    def _draw(self, found: Found, view: Viewport) -> None:
         pair, tiles = found.pair, found.tiles
         for name, tile, scale in zip(NAMES, tiles.tiles, (tiles.scale, tiles.scale, tiles.difference), strict=True):
             self.query_one(f"#{name}", Heatmap).show(view.enlarged(tile), scale.colour_map, view.cursor)
@@ -188,7 +188,7 @@ class DiffPanes(Widget, can_focus=True):
         self.border_title = f"{self._node}{head}, {rows} × {columns}: A │ B │ B − A"
         self.border_subtitle = f"A, B up to {tiles.scale.high:.3g}, B − A up to {tiles.difference.high:.3g}"
 
-    def _turn(self, view: View) -> None:
+    def _turn(self, view: Viewport) -> None:
         """Another view; where no other values are seen, the cursor alone is drawn anew."""
         before, found = self._view, self._found
         if before is None or found is None:
@@ -202,7 +202,7 @@ class DiffPanes(Widget, can_focus=True):
             self.query_one(f"#{name}", Heatmap).move_cursor(view.cursor)
         self._tell_value(found, view)
 
-    def _tell_value(self, found: Found, view: View) -> None:
+    def _tell_value(self, found: Found, view: Viewport) -> None:
         try:
             self._tell(found.pair.words(view, found.plane))
         except (AprtuiError, OSError) as error:
@@ -270,7 +270,7 @@ def read(wanted: Wanted, cancelled: Callable[[], bool]) -> Found:
     files = wanted.sides.files
     pair = open_files(*files) if files is not None else open_pair(wanted.sides, wanted.node)
     try:
-        view = wanted.view or View.of(pair.shape, *wanted.size, plain=wanted.plain)
+        view = wanted.view or Viewport.of(pair.shape, *wanted.size, plain=wanted.plain)
         if wanted.place is None:
             plane, view, tiles = pair.beginning(view, cancelled)
         else:

@@ -8,9 +8,9 @@ from typing import ClassVar
 from rich.segment import Segment
 from textual.reactive import reactive
 from textual.strip import Strip
-from textual.widget import Widget
 
-from aprtui.tui.widgets.kept_styles import KeptStyles
+from aprtui.tui.draw.text import clipped
+from aprtui.tui.widgets.line_widget import LineWidget
 
 COLUMN = 10
 """Cells of the word and the space around it."""
@@ -24,7 +24,7 @@ class Shown:
     lines: tuple[str, ...] = ()
 
 
-class VerdictLines(KeptStyles, Widget):
+class VerdictLines(LineWidget):
     """Shows a `Shown`."""
 
     PREFIX = "verdict"
@@ -52,9 +52,11 @@ class VerdictLines(KeptStyles, Widget):
         name = shown.word.lower() if shown.word in ("PASS", "FAIL", "UNKNOWN") else "other"
         word = shown.word if y == 0 else ""
         style = self.style(name) if word else self.style()
-        text = shown.lines[y] if y < len(shown.lines) else ""
-        room = max(width - COLUMN, 0)
-        text = text if len(text) <= room else text[: max(room - 1, 0)] + "…"
+        text = clipped(shown.lines[y] if y < len(shown.lines) else "", max(width - COLUMN, 0))
         rest = self.style("first" if y == 0 else "rest")
-        segments = [Segment(f" {word} ".center(COLUMN - 1), style), Segment(" ", self.style()), Segment(text, rest)]
+        segments = [
+            Segment(f" {word} ".center(COLUMN - 1), style),
+            Segment(" ", self.style()),
+            Segment(text, rest),
+        ]
         return Strip(segments).adjust_cell_length(width, self.style())

@@ -135,7 +135,7 @@ class DiffView(ToolScreen):
             with Container(id="lists"):
                 yield Table(HYPOTHESIS_COLUMNS, NO_HYPOTHESES, id="hypotheses")
                 yield Table(ELEMENT_COLUMNS, NO_ELEMENTS, id="elements")
-                yield ContractsDock(self.session, id="dock")
+                yield ContractsDock(self.session.paths, id="dock")
 
     def captures(self) -> tuple[Path, ...]:
         """Both sides, the reference first."""

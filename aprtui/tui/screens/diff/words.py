@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from aprtui.compare.explain.classify import State
+from aprtui.compare.explain.classify import ErrorState
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import ROUNDING_REL_L2
 from aprtui.compare.wording import counted
@@ -38,10 +38,10 @@ def verdict_lines(judgement: Judgement, request: DiffRequest) -> tuple[str, str,
         what, rest, why = "nothing is beyond its bound", _worst_words(judgement), ""
     smallest = judgement.smallest or "none"
     rest += f"{SEPARATOR}smallest tolerance {smallest}" if _differs(judgement) else ""
-    return what, rest, SEPARATOR.join(_grounds(judgement, request)), why
+    return what, rest, SEPARATOR.join(_criteria(judgement, request)), why
 
 
-def _grounds(judgement: Judgement, request: DiffRequest) -> list[str]:
+def _criteria(judgement: Judgement, request: DiffRequest) -> list[str]:
     summary = judgement.told.summary
     tokens = summary["aligned_tokens"]
     words = [judged_by(judgement, request), f"{summary['compared']} of {summary['expected']} stages compared"]
@@ -103,7 +103,11 @@ def stage_words(stage: Stage, metric: Metric) -> str:
     if any(stage.injected):
         words.append(f"observed {number(metrics.token_rel_l2)} (rounding {ROUNDING_REL_L2:g})")
     words += (
-        [] if stage.state is State.UNKNOWN else [f"error is {stage.state}"] if stage.state is not State.CLEAN else []
+        []
+        if stage.state is ErrorState.UNKNOWN
+        else [f"error is {stage.state}"]
+        if stage.state is not ErrorState.CLEAN
+        else []
     )
     return SEPARATOR.join([*words, stage.reason])
 

@@ -11,11 +11,11 @@ from aprtui.engine.process.messages import EngineInfo, Started, TokenText
 from aprtui.engine.process.slots import TokenRecord
 from aprtui.trace.graph import Node, graph_for
 from aprtui.tui.draw.bars import candidate_bars, lens_bars
-from aprtui.tui.draw.figures import figures
-from aprtui.tui.draw.readout import describe, first_bad, pass_title
+from aprtui.tui.draw.figures import figures, first_bad
 from aprtui.tui.frame.session import Session
-from aprtui.tui.screens.live.beginning import Beginning
+from aprtui.tui.screens.live.readout import describe, pass_title
 from aprtui.tui.screens.live.run import LiveRun
+from aprtui.tui.screens.live.state import Beginning
 from aprtui.tui.screens.live.token_line import TokenLine
 from aprtui.tui.widgets.bar_list import BarList
 from aprtui.tui.widgets.contracts.dock import ContractsDock
@@ -63,7 +63,7 @@ class LiveBody(Container):
         self._text = TextStream(classes="pane")
         self._candidates = BarList("likeliest tokens", id="candidates", classes="pane")
         self._lens = BarList("logit lens", id="lens", classes="pane")
-        self._dock = ContractsDock(session, id="dock")
+        self._dock = ContractsDock(session.paths, id="dock")
         self._dock.can_focus = False  # enter goes to the prompt here; 5 opens the contracts
         self._grid = StageGrid(classes="pane")
         self._line = TokenLine()

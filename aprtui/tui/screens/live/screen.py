@@ -23,22 +23,22 @@ from aprtui.engine.process.messages import (
     Loaded,
     NoiseMeasured,
     Paused,
-    Progress,
     Reopening,
     Resumed,
     Started,
+    StepProgress,
     TokenNames,
     TokenText,
 )
 from aprtui.engine.sampling import Sampling
-from aprtui.tui.draw.readout import sampling_title
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
-from aprtui.tui.screens.live.beginning import live_state
 from aprtui.tui.screens.live.commands import free_directory, run_command, trace_command
 from aprtui.tui.screens.live.help_text import EXPLANATION
+from aprtui.tui.screens.live.readout import sampling_title
 from aprtui.tui.screens.live.settings import LiveSettingsScreen
 from aprtui.tui.screens.live.settings_form import LiveSettings
+from aprtui.tui.screens.live.state import live_state
 from aprtui.tui.screens.live.status_bar import Status, StatusBar
 from aprtui.tui.screens.live.view import LiveView
 from aprtui.tui.widgets.stage_grid import StageGrid
@@ -310,7 +310,7 @@ class LiveScreen(LiveView):
     def _follow(self, event: Event) -> None:
         body, run = self._body, self._run
         match event:
-            case Progress(what, done, total):
+            case StepProgress(what, done, total):
                 self._say(f"{what} {done}/{total}")
             case Reopening():
                 self._moved = time.monotonic()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from textual.reactive import reactive
 from textual.strip import Strip
-from textual.widget import Widget
 
 from aprtui.engine.process.engine_process import EngineState
 from aprtui.engine.process.messages import EngineInfo
 from aprtui.engine.process.slots import TokenRecord
-from aprtui.tui.draw.readout import SEPARATOR, engine_line, fit, speed_line
-from aprtui.tui.widgets.kept_styles import KeptStyles
+from aprtui.tui.draw.text import SEPARATOR, joined
+from aprtui.tui.frame.chrome import LEAST_COLUMNS
+from aprtui.tui.screens.live.readout import duration
+from aprtui.tui.widgets.line_widget import LineWidget
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ GLYPHS = {
 }
 
 
-class StatusBar(KeptStyles, Widget):
+class StatusBar(LineWidget):
     """Shows a `Status`."""
 
     PREFIX = "status-bar"
@@ -69,7 +72,53 @@ class StatusBar(KeptStyles, Widget):
             return Strip([Segment(first, style), Segment(separator + rest, base)]).adjust_cell_length(width, base)
         name = "failure" if status.state is EngineState.CRASHED else "state"
         style = self.style(name)
-        state = fit([f"{GLYPHS[status.state]} {status.state}", *([status.note] if status.note else [])], width)
-        speed = speed_line(status.info, status.record, status.pace, max(width - len(state) - len(SEPARATOR), 0))
+        state = joined([f"{GLYPHS[status.state]} {status.state}", *([status.note] if status.note else [])], width)
+        speed = speed_line(status.info, status.record, status.pace, max(width - cell_len(state) - len(SEPARATOR), 0))
         segments = [Segment(state, style), Segment(SEPARATOR + speed if speed else "", base)]
         return Strip(segments).adjust_cell_length(width, base)
+
+
+def engine_line(info: EngineInfo | None, width: int) -> str:
+    """What is loaded and what it runs on; a screen too narrow for the rest says so first."""
+    narrow = [f"made for {LEAST_COLUMNS} columns, this screen has {width}"] if width < LEAST_COLUMNS - 2 else []
+    if info is None:
+        return joined([*narrow, "aprtui", "no model loaded yet"], width)
+    fields = [
+        info.model, f"{info.graph.architecture} {info.quantization}", f"mode {info.mode}", f"K/V {info.kv}",
+        f"{info.backend} ({info.code_path})",
+    ]  # fmt: skip
+    if info.chosen:
+        fields.append(f"auto: {info.chosen}")
+    if info.faults:
+        fields.insert(1, "1 fault injected" if len(info.faults) == 1 else f"{len(info.faults)} faults injected")
+    return joined([*narrow, *fields], width)
+
+
+def speed_line(info: EngineInfo | None, record: TokenRecord | None, pace: float | None, width: int) -> str:
+    """How fast the engine is by its own clock, what pace is asked of it, and how much of the context is used."""
+    if info is None or record is None:
+        return ""
+    speed = f"{_rate(record.tokens_per_second)} tok/s" if record.tokens_per_second else "first token"
+    paced = pace is not None and record.tokens_per_second > pace
+    return joined(
+        [
+            f"{speed}, shown at {pace:g}" if paced else speed,
+            f"context {record.position}/{info.context}",
+            *device_fields(record),
+            f"first token {duration(record.time_to_first_token)}",
+            f"prefill {_rate(record.prefill_tokens_per_second)} tok/s",
+        ],
+        width,
+    )
+
+
+def device_fields(record: TokenRecord) -> list[str]:
+    """How much of a GPU is in use, where the engine runs on one: of its memory, and its load where that is known."""
+    if math.isnan(record.device_memory):
+        return []
+    load = "" if math.isnan(record.device_load) else f", {record.device_load:.0%} busy"
+    return [f"GPU {record.device_memory_used / 1e9:.1f}/{record.device_memory / 1e9:.1f} GB{load}"]
+
+
+def _rate(value: float) -> str:
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"

@@ -6,16 +6,15 @@ from typing import ClassVar
 
 from rich.segment import Segment
 from textual.strip import Strip
-from textual.widget import Widget
 
 from aprtui.engine.logit_noise import LogitNoise
 from aprtui.tui.draw.colours import tint_styles
-from aprtui.tui.draw.readout import fit
 from aprtui.tui.draw.signals import Signal, TokenFigures, in_words
-from aprtui.tui.widgets.kept_styles import KeptStyles
+from aprtui.tui.draw.text import joined
+from aprtui.tui.widgets.line_widget import LineWidget
 
 
-class TokenLine(KeptStyles, Widget):
+class TokenLine(LineWidget):
     """The legend of a signal, and a token in words."""
 
     PREFIX = "token-line"
@@ -43,8 +42,8 @@ class TokenLine(KeptStyles, Widget):
         """Legend first, words after it as far as there is room."""
         width, base = self.size.width, self.style()
         legend = self._legend()
-        room = width - sum(len(segment.text) for segment in legend)
-        words = fit(self._words, room) if self._words and room > 0 else ""
+        room = width - sum(segment.cell_length for segment in legend)
+        words = joined(self._words, room) if self._words and room > 0 else ""
         name, gap, rest = words.partition(" id ")
         segments = [Segment(name, self.style("name")), Segment(gap + rest, base)]
         return Strip([*legend, *segments]).adjust_cell_length(width, base)
@@ -54,7 +53,7 @@ class TokenLine(KeptStyles, Widget):
         if self._signal is Signal.NONE:
             return [Segment("no tint  ", base)]
         sure, unsure = self._signal.ends
-        if getattr(self.app, "plain", False):
+        if self.plain:
             return [Segment(f"{self._signal}  ", base)]
         steps = [Segment(" ", base + style) for style in tint_styles(self.background)]
         return [Segment(f"{self._signal} {sure} ", base), *steps, Segment(f" {unsure}   ", base)]

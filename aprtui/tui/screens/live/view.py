@@ -11,9 +11,9 @@ from aprtui.tui.draw.signals import Signal
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenState
 from aprtui.tui.frame.tool_screen import ToolScreen
-from aprtui.tui.screens.live.beginning import begins_with
 from aprtui.tui.screens.live.body import LiveBody
 from aprtui.tui.screens.live.run import LiveRun
+from aprtui.tui.screens.live.state import begins_with
 from aprtui.tui.screens.live.timeline import Timeline
 from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.text_stream import TextStream

@@ -18,8 +18,8 @@ from aprtui.resources import embedded_model
 from aprtui.trace.aprt import HEADER_BYTES
 from aprtui.trace.capture import Capture
 from aprtui.trace.profile import Profile, profile
-from aprtui.tui.draw.tiles import Viewport, reduced
-from aprtui.tui.draw.viewport import View
+from aprtui.tui.draw.tiles import Tiling, reduced
+from aprtui.tui.draw.viewport import Viewport
 from aprtui.tui.screens.tensor.source import StageSource, TensorSource
 from aprtui.tui.screens.tensor.text import token_text
 
@@ -38,29 +38,29 @@ class Glimpse:
 
     source: TensorSource
     plane: int
-    viewport: Viewport
+    tiling: Tiling
     numbers: bool
     values: NDArray[np.float32]
     known: int
 
 
-def glimpses(source: TensorSource, plane: int, view: View, cancelled: Cancelled) -> Iterator[Glimpse]:
+def glimpses(source: TensorSource, plane: int, view: Viewport, cancelled: Cancelled) -> Iterator[Glimpse]:
     """The tile of a view; where it takes long, also the part of it that is known so far."""
-    read, viewport, room = partial(source.read, plane), view.viewport, view.room
-    rows, columns = viewport.cells(source.shape, room)
+    read, tiling, room = partial(source.read, plane), view.tiling, view.room
+    rows, columns = tiling.cells(source.shape, room)
     values = np.zeros((rows, columns), np.float32)
     told = time.monotonic()
     for first in range(0, rows, _BAND):
         count = min(_BAND, rows - first)
-        top = viewport.row + first * viewport.rows_per_cell
-        band = Viewport(top, viewport.column, viewport.rows_per_cell, viewport.columns_per_cell)
+        top = tiling.row + first * tiling.rows_per_cell
+        band = Tiling(top, tiling.column, tiling.rows_per_cell, tiling.columns_per_cell)
         values[first : first + count] = reduced(read, source.shape, band, (count, columns), cancelled)
         if cancelled():
             return
         if time.monotonic() - told > BATCH_SECONDS and first + count < rows:
-            yield Glimpse(source, plane, viewport, view.numbers, values.copy(), first + count)
+            yield Glimpse(source, plane, tiling, view.numbers, values.copy(), first + count)
             told = time.monotonic()
-    yield Glimpse(source, plane, viewport, view.numbers, values, rows)
+    yield Glimpse(source, plane, tiling, view.numbers, values, rows)
 
 
 def whole_profile(source: TensorSource, plane: int, cancelled: Cancelled) -> Profile | None:

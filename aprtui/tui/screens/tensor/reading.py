@@ -13,13 +13,14 @@ from aprtui.errors import AprtuiError
 from aprtui.trace.capture import Capture
 from aprtui.trace.profile import Profile
 from aprtui.tui.draw.tiles import ScaleKind
-from aprtui.tui.draw.viewport import View
+from aprtui.tui.draw.viewport import Viewport
 from aprtui.tui.frame.recent import recent_paths
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen, as_typed
 from aprtui.tui.screens.tensor.body import TensorBody
 from aprtui.tui.screens.tensor.load import Glimpse, checksum_problem, glimpses, token_texts, whole_profile
+from aprtui.tui.screens.tensor.map import TensorMap
 from aprtui.tui.screens.tensor.messages import Failed, Glimpsed, Profiled, Worded
 from aprtui.tui.screens.tensor.shown import Shown
 from aprtui.tui.screens.tensor.side import Pointed, in_words, pointed
@@ -42,7 +43,7 @@ class TensorReading(ToolScreen):
         self._source: TensorSource | None = open_source(state)
         self._wanted: ScreenState | None = state
         self._plane = 0
-        self._view: View | None = None
+        self._view: Viewport | None = None
         self._glimpse: Glimpse | None = None
         self._profile: Profile | None = None
         self._pointed: Pointed | None = None
@@ -63,8 +64,8 @@ class TensorReading(ToolScreen):
             return ScreenState(self.NAME)
         fields: dict[str, object] = dict(source.state().fields)
         if view is not None:
-            viewport = view.viewport
-            zoom = "numbers" if view.numbers else f"{viewport.rows_per_cell},{viewport.columns_per_cell}"
+            tiling = view.tiling
+            zoom = "numbers" if view.numbers else f"{tiling.rows_per_cell},{tiling.columns_per_cell}"
             fields |= {"at": f"{view.row},{view.column}", "zoom": None if view.is_whole and not view.numbers else zoom}
         head = self._plane if source.planes > 1 else None
         clip = None if self._clip == CLIPS[0] else f"{self._clip:g}"
@@ -88,8 +89,8 @@ class TensorReading(ToolScreen):
     def on_glimpsed(self, message: Glimpsed) -> None:
         """Draw a tile, if it is still the one that is wanted."""
         glimpse, view = message.glimpse, self._view
-        wanted = None if view is None else (self._source, self._plane, view.viewport, view.numbers)
-        if (glimpse.source, glimpse.plane, glimpse.viewport, glimpse.numbers) == wanted:
+        wanted = None if view is None else (self._source, self._plane, view.tiling, view.numbers)
+        if (glimpse.source, glimpse.plane, glimpse.tiling, glimpse.numbers) == wanted:
             self._glimpse = glimpse
             self._draw_map()
 
@@ -114,7 +115,7 @@ class TensorReading(ToolScreen):
 
     # With descriptions, since Textual would else write out all arguments for one: captures, among others.
     @work(thread=True, group="tile", exclusive=True, description="tile")
-    def _read_tile(self, source: TensorSource, plane: int, view: View) -> None:
+    def _read_tile(self, source: TensorSource, plane: int, view: Viewport) -> None:
         worker = get_current_worker()
         try:
             for glimpse in glimpses(source, plane, view, lambda: worker.is_cancelled):
@@ -184,13 +185,13 @@ class TensorReading(ToolScreen):
         self._read_profile(source, self._plane)
         self._draw_side()
 
-    def _first_view(self, source: TensorSource, lines: int, cells: int) -> View:
+    def _first_view(self, source: TensorSource, lines: int, cells: int) -> Viewport:
         """All of the tensor, or what the state says; else the cursor and the zoom stay where they were."""
-        plain, before, wanted = self.program.plain, self._view, self._wanted
+        plain, before, wanted = self.query_one(TensorMap).plain, self._view, self._wanted
         self._wanted = None
         if wanted is None and before is not None and before.shape == source.shape:
             return before
-        view = View.of(source.shape, lines, cells, plain=plain)
+        view = Viewport.of(source.shape, lines, cells, plain=plain)
         if wanted is None:
             return view if before is None else view.at(before.row, before.column)
         if wanted.text("at"):
@@ -209,10 +210,10 @@ class TensorReading(ToolScreen):
             self._read_profile(self._source, plane)
             self._draw_side()
 
-    def _turn(self, view: View) -> None:
+    def _turn(self, view: Viewport) -> None:
         """Another view; where no other values are wanted, only the cursor is drawn anew."""
         before, self._view = self._view, view
-        same = before is not None and (before.viewport, before.numbers) == (view.viewport, view.numbers)
+        same = before is not None and (before.tiling, before.numbers) == (view.tiling, view.numbers)
         shown = self._shown
         if same and self._glimpse is not None and shown is not None:
             self._body.move_cursor(shown)

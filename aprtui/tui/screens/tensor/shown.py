@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from aprtui.trace.profile import Profile
 from aprtui.tui.draw.levels import Mark
-from aprtui.tui.draw.tiles import Scale, ScaleKind, Viewport, finite_range, scale_for
-from aprtui.tui.draw.viewport import View, zoom_words
+from aprtui.tui.draw.tiles import Scale, ScaleKind, Tiling, finite_range, scale_for
+from aprtui.tui.draw.viewport import Viewport, zoom_words
 from aprtui.tui.screens.tensor.load import Glimpse
 from aprtui.tui.screens.tensor.source import TensorSource
 from aprtui.tui.screens.tensor.text import RowLabels
@@ -25,7 +25,7 @@ class Shown:
 
     source: TensorSource
     plane: int
-    view: View
+    view: Viewport
     labels: RowLabels
     kind: ScaleKind
     clip: float
@@ -61,15 +61,15 @@ class Shown:
     def tile(self, glimpse: Glimpse, scale: Scale) -> NDArray[np.uint8]:
         """Levels and marks as the heatmap draws them."""
         levels = scale.levels(glimpse.values)
-        return self.view.enlarged(with_meaningless(levels, glimpse.viewport, glimpse.known, self.source.causal))
+        return self.view.enlarged(with_meaningless(levels, glimpse.tiling, glimpse.known, self.source.causal))
 
 
-def with_meaningless(tile: NDArray[np.uint8], viewport: Viewport, known: int, causal: bool) -> NDArray[np.uint8]:
+def with_meaningless(tile: NDArray[np.uint8], tiling: Tiling, known: int, causal: bool) -> NDArray[np.uint8]:
     """`tile` with cells marked as missing that are not known yet, and those of an attention map with key > query."""
     tile = tile.copy()
     tile[known:] = Mark.MISSING
     if causal:
-        last_row = viewport.row + (np.arange(tile.shape[0]) + 1) * viewport.rows_per_cell - 1
-        first_column = viewport.column + np.arange(tile.shape[1]) * viewport.columns_per_cell
+        last_row = tiling.row + (np.arange(tile.shape[0]) + 1) * tiling.rows_per_cell - 1
+        first_column = tiling.column + np.arange(tile.shape[1]) * tiling.columns_per_cell
         tile[first_column[None, :] > last_row[:, None]] = Mark.MISSING
     return tile

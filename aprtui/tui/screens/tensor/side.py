@@ -10,9 +10,9 @@ import numpy as np
 
 from aprtui.trace.profile import Profile
 from aprtui.tui.draw.bars import bar_text
-from aprtui.tui.draw.readout import SEPARATOR
+from aprtui.tui.draw.text import SEPARATOR
 from aprtui.tui.draw.tiles import Scale, ScaleKind, Size, largest
-from aprtui.tui.draw.viewport import View, rows_of_line
+from aprtui.tui.draw.viewport import Viewport, rows_of_line
 from aprtui.tui.screens.tensor.source import Place, TensorSource
 from aprtui.tui.screens.tensor.text import (
     BYTES_A_LINE,
@@ -54,9 +54,9 @@ class Pointed:
     place: Place
 
 
-def pointed(source: TensorSource, plane: int, view: View) -> Pointed:
+def pointed(source: TensorSource, plane: int, view: Viewport) -> Pointed:
     """The value under the cursor. Raises `UnreadableError`."""
-    rows, columns = view.viewport.values(*view.cursor_cell, view.shape)
+    rows, columns = view.tiling.values(*view.cursor_cell, view.shape)
     count = (rows.stop - rows.start) * (columns.stop - columns.start)
     if count == 1:
         rows, columns = slice(view.row, view.row + 1), slice(view.column, view.column + 1)
@@ -145,14 +145,14 @@ def without_empty(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[list[
     return [Row(row.key, row.cells[:-1], row.tone) for row in rows], list(columns[:-1])
 
 
-def label_width(view: View, labels: RowLabels) -> int:
+def label_width(view: Viewport, labels: RowLabels) -> int:
     """Cells that the labels of rows take."""
     digits = len(str(max(view.shape[0] - 1 + labels.first, 0)))
     return digits + 1 + (_TEXT + 1 if labels.texts or labels.ids else 0) + BAR + 1
 
 
 def label_lines(
-    view: View, labels: RowLabels, profile: Profile | None, height: int, *, plain: bool
+    view: Viewport, labels: RowLabels, profile: Profile | None, height: int, *, plain: bool
 ) -> list[list[Piece]]:
     """For each line what its row is called, and a bar of its rms; above them what they are."""
     digits = len(str(max(view.shape[0] - 1 + labels.first, 0)))

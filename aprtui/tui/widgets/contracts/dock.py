@@ -10,13 +10,12 @@ from textual.message import Message
 from textual.worker import get_current_worker
 
 from aprtui.contracts.documents.loading import Documents, load_documents
-from aprtui.contracts.evidence.backing import NO_LEDGER
+from aprtui.contracts.evidence.assessment import NO_LEDGER
 from aprtui.contracts.panel import PanelRow, panel
 from aprtui.errors import AprtuiError
 from aprtui.resources import contracts as own_contracts
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
-from aprtui.tui.frame.session import Session
 from aprtui.tui.widgets.contracts.rows import dock_rows
 from aprtui.tui.widgets.table import Column, Table
 
@@ -28,17 +27,18 @@ READING, SILENT = "Reading…", "No contract speaks of this stage."
 Sides = tuple[Path | None, Path | None]
 
 
-def contract_paths(session: Session, given: Path | None = None) -> tuple[Path, ...]:
-    """Where contracts are read from: the path given, else those of the command line, our own, and ./contracts."""
-    if given is not None:
-        return (given.absolute(),)
-    named = [path for path in session.paths if path.suffix in (".yaml", ".yml")]
+def contract_paths(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """Where contracts are read from: those of `paths`, given on the command line, our own, and ./contracts."""
+    named = [path for path in paths if path.suffix in (".yaml", ".yml")]
     folders = [path for path in (own_contracts(), Path("contracts")) if path.is_dir()]
     return tuple(dict.fromkeys(path.absolute() for path in (*named, *folders)))
 
 
 class ContractsDock(Table):
-    """The falsifiers that are about one stage, judged on the captures at hand; enter opens one of them."""
+    """The falsifiers that are about one stage, judged on the captures at hand; enter opens one of them.
+
+    `paths` are those given on the command line.
+    """
 
     class Judged(Message):
         """All falsifiers, judged."""
@@ -47,9 +47,9 @@ class ContractsDock(Table):
             super().__init__()
             self.rows, self.sides = rows, sides
 
-    def __init__(self, session: Session, *, id: str | None = None) -> None:
+    def __init__(self, paths: Sequence[Path], *, id: str | None = None) -> None:
         super().__init__(COLUMNS, READING, id=id)
-        self._session = session
+        self._paths = paths
         self._documents: Documents | None = None
         self._judged: Sequence[tuple[str, PanelRow]] = ()
         self._node: Node | None = None
@@ -80,7 +80,7 @@ class ContractsDock(Table):
     def _judge(self) -> None:
         worker, (reference, capture) = get_current_worker(), self._sides
         before = self._documents
-        documents = load_documents(contract_paths(self._session)) if before is None else before.refreshed()
+        documents = load_documents(contract_paths(self._paths)) if before is None else before.refreshed()
         try:
             a, b = (None if path is None else Capture.open(path) for path in (reference, capture))
         except AprtuiError:

@@ -8,14 +8,13 @@ from pathlib import Path
 
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
-from aprtui.contracts.documents.document import Falsifier
+from aprtui.contracts.checks.judgement import Judgement
+from aprtui.contracts.documents.document import NAMES, Falsifier
 from aprtui.contracts.documents.loading import Loaded
-from aprtui.contracts.documents.maturity import NAMES
-from aprtui.contracts.evidence.backing import Backing
-from aprtui.contracts.judgement import Judgement
+from aprtui.contracts.evidence.assessment import Backing
 from aprtui.contracts.panel import PanelRow
 from aprtui.trace.graph import Node
-from aprtui.tui.draw.readout import SEPARATOR
+from aprtui.tui.draw.text import SEPARATOR, clipped
 from aprtui.tui.widgets.table import Column, Row, Tone
 
 DOCUMENT_COLUMNS = (
@@ -115,8 +114,7 @@ def row_words(row: PanelRow | None, width: int) -> str:
     if row is None:
         return ""
     reason = row.judgement.reason if row.judgement is not None else "no built-in check is bound to it"
-    text = SEPARATOR.join([row.falsifier.id, result_word(row), reason])
-    return text if len(text) <= width else text[: max(width - 1, 0)] + "…"
+    return clipped(SEPARATOR.join([row.falsifier.id, result_word(row), reason]), width)
 
 
 MOST_RECORDED = 5

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from aprtui.resources import embedded_model
+from aprtui.trace.manifest import Manifest, read_manifest
 from aprtui.tui.screens.browse import artifacts as browse_find
 from aprtui.tui.screens.browse.artifacts import DEPTH, Finder, Kind
 from aprtui.tui.screens.browse.rows import age_text, place_text, size_text
@@ -37,9 +38,14 @@ def test_a_capture_given_twice_is_found_once_and_foreign_manifests_are_none(tmp_
 
 def test_what_has_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     capture = write_capture(tmp_path / "one")
-    finder, reads = Finder(), []
-    real = browse_find.read_manifest
-    monkeypatch.setattr(browse_find, "read_manifest", lambda path: reads.append(path) or real(path))
+    finder = Finder()
+    reads: list[Path] = []
+
+    def counted(path: Path) -> Manifest | None:
+        reads.append(path)
+        return read_manifest(path)
+
+    monkeypatch.setattr(browse_find, "read_manifest", counted)
     first = finder.look([tmp_path])
     assert finder.look([tmp_path]) == first and len(reads) == 1
     write_capture(capture, complete=False)

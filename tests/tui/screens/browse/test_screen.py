@@ -20,7 +20,7 @@ from aprtui.tui.screens.browse import view as browse_view
 from aprtui.tui.screens.browse.screen import BrowseScreen
 from aprtui.tui.widgets.table import Table
 from tests.compare.synthetic import changed, write_capture
-from tests.tui.driver import Driver, screen_text, showing, told, until, until_shown
+from tests.tui.driver import Driver, screen_text, showing, told, tool_screen, until, until_shown
 
 BROWSE = ScreenState(ScreenName.BROWSE)
 
@@ -160,7 +160,7 @@ async def test_filter_leaves_what_contains_its_words_and_escape_ends_it(folder: 
         await pilot.press("enter", "slash", *"ffn_up", "enter")
         table = pilot.app.screen.query_one("#stages", Table)
         assert [row.key for row in table.rows] == [Node(layer, "ffn_up") for layer in range(3)]
-        assert "stages=ffn_up" in str(pilot.app.screen.state())
+        assert "stages=ffn_up" in str(tool_screen(pilot).state())
         await pilot.press("slash", *"zzz")
         await until_shown(pilot, "Nothing matches the filter.")
 
@@ -239,7 +239,7 @@ async def test_given_paths_and_those_opened_lately_are_listed(folder: Path, tmp_
         await until_shown(pilot, "one: statistics of each stage")
         await pilot.press("enter")
         assert recent_paths() == (given, lately)
-        assert f"at={given}" in str(pilot.app.screen.state())
+        assert f"at={given}" in str(tool_screen(pilot).state())
 
 
 async def test_unwritable_state_folder_is_no_trouble(
@@ -262,8 +262,8 @@ async def test_state_is_shown_again(folder: Path) -> None:
         await until_shown(pilot, "good: statistics", "ffn_silu", "●")
         await pilot.press("enter", "v")
         await pilot.pause()
-        assert dict(pilot.app.screen.state().fields) == {name: str(value) for name, value in fields.items()}
-        assert [*pilot.app.screen.command()] == ["aprtui", "diff", "good", "half"]
+        assert dict(tool_screen(pilot).state().fields) == {name: str(value) for name, value in fields.items()}
+        assert [*tool_screen(pilot).command()] == ["aprtui", "diff", "good", "half"]
         await pilot.press("escape", "space", "k")
         await until_shown(pilot, "good: statistics", "ffn_silu")
         await pilot.press("enter", "y")

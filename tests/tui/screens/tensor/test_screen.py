@@ -21,8 +21,9 @@ from aprtui.tui.screens.tensor.screen import TensorScreen
 from aprtui.tui.screens.tensor.source import open_source
 from aprtui.tui.widgets.heatmap import Heatmap
 from aprtui.tui.widgets.lines import Lines
+from aprtui.tui.widgets.table import Table
 from tests.compare.synthetic import CONFIG, changed, stage_values, with_config, write_capture
-from tests.tui.driver import Driver, drag, screen_text, showing, told, until, until_shown
+from tests.tui.driver import Driver, drag, screen_text, showing, told, tool_screen, until, until_shown
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +96,7 @@ async def test_every_key_of_the_cursor_moves_it(folder: Path) -> None:
             ("pagedown", "4,0"), ("pageup", "0,0"), ("end", "0,11"), ("home", "0,0"),
         ]:  # fmt: skip
             await pilot.press(key)
-            assert pilot.app.screen.state().text("at") == place, key
+            assert tool_screen(pilot).state().text("at") == place, key
 
 
 async def test_zooming_writes_the_numbers_out_and_back(folder: Path) -> None:
@@ -105,7 +106,7 @@ async def test_zooming_writes_the_numbers_out_and_back(folder: Path) -> None:
         await pilot.press("plus")
         number = f"{values()[2, 7]:.4g}".replace("-", "−")
         await until(pilot, lambda: pilot.app.screen.query_one(TensorMap).render_line(2).text.count(number) == 1)
-        assert pilot.app.screen.state().text("zoom") == "numbers"
+        assert tool_screen(pilot).state().text("zoom") == "numbers"
         await pilot.press("minus")
         await until_shown(pilot, "whole, a cell a value")
         await pilot.press("enter", "f")
@@ -123,7 +124,7 @@ async def test_a_large_tensor_shows_its_wrong_number_at_any_zoom_and_enter_goes_
         await until_shown(pilot, "row 123  value 777  NaN")
         await pilot.press("enter")
         await until_shown(pilot, "numbers", "       NaN ")
-        assert pilot.app.screen.state().text("at") == "123,777"
+        assert tool_screen(pilot).state().text("at") == "123,777"
 
 
 async def test_scales_and_clipping_go_round_and_are_told(folder: Path) -> None:
@@ -140,7 +141,7 @@ async def test_scales_and_clipping_go_round_and_are_told(folder: Path) -> None:
         await pilot.press("C", "C")
         assert "linear scale of 99 % of the values" in bar.text and "1e+06" not in bar.text
         assert "+" in pilot.app.screen.query_one(TensorMap).render_line(0).text
-        assert "clip=0.99" in str(pilot.app.screen.state())
+        assert "clip=0.99" in str(tool_screen(pilot).state())
         await pilot.press("C")
         assert "of the values" not in bar.text
 
@@ -156,7 +157,7 @@ async def test_stages_and_layers_are_walked(folder: Path) -> None:
                 *({"]": "right_square_bracket", "[": "left_square_bracket"}.get(key, key) for key in keys)
             )
             await until_shown(pilot, f"{title}: tokens × channels")
-            assert pilot.app.screen.state().text("at") == "3,2"
+            assert tool_screen(pilot).state().text("at") == "3,2"
         await pilot.press("N", "N")
         await until(pilot, lambda: "No other layer there." in told(pilot))
 
@@ -184,9 +185,9 @@ async def test_outliers_are_listed_and_jump(folder: Path) -> None:
         await until_read(pilot)
         await pilot.press("o")
         await until_shown(pilot, "channels with the largest rms")
-        assert pilot.app.screen.query_one("#outliers").key == 9
+        assert pilot.app.screen.query_one("#outliers", Table).key == 9
         await pilot.press("enter")
-        assert pilot.app.screen.state().text("at") == "0,9"
+        assert tool_screen(pilot).state().text("at") == "0,9"
         assert isinstance(pilot.app.screen.focused, TensorMap)
         await pilot.press("v")
         await until_shown(pilot, "bytes of ffn_up.bin")
@@ -237,7 +238,7 @@ async def test_state_is_shown_again(folder: Path) -> None:
     async with showing(parse_state(state)) as pilot:
         await until_read(pilot)
         await until_shown(pilot, "head 1 of 2", "numbers", "log scale of 99 % of the values", "query 3 id 1  key 2")
-        assert str(pilot.app.screen.state()) == state
+        assert str(tool_screen(pilot).state()) == state
 
 
 async def test_without_a_tensor_it_says_what_to_do() -> None:
@@ -329,7 +330,7 @@ async def test_the_mouse_points_and_frames(folder: Path) -> None:
         before, grain = screen.state().text("at"), screen._view.grain
         await pilot.click(TensorMap, offset=(grain.cells * 3 + 1, 9))
         row, column = screen.state().text("at").split(",")
-        assert (row, int(column)) != tuple(before.split(",")) and int(column) in (3, 4)
+        assert [row, column] != before.split(",") and int(column) in (3, 4)
         screen.query_one(TensorMap).post_message(Heatmap.Pointed(screen.query_one(TensorMap), 0, 0))
         await pilot.pause()
         assert screen.state().text("at") == "0,0"
@@ -344,8 +345,8 @@ async def test_the_mouse_frames_what_it_is_dragged_over(folder: Path) -> None:
         await drag(pilot, screen.query_one(TensorMap), (20, 1), (29, 6))
         view, per_cell = screen._view, 4000 // screen._view.cells
         assert pilot.app.clipboard == ""
-        assert not view.is_whole and view.viewport.columns_per_cell < per_cell
-        assert view.viewport.column <= 21 * per_cell and 20 * per_cell <= view.column <= 32 * (per_cell + 1)
+        assert not view.is_whole and view.tiling.columns_per_cell < per_cell
+        assert view.tiling.column <= 21 * per_cell and 20 * per_cell <= view.column <= 32 * (per_cell + 1)
 
 
 async def test_a_click_points_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,7 +368,7 @@ async def test_a_resize_storm_leaves_the_screen_whole(folder: Path) -> None:
             await pilot.resize_terminal(columns, rows)
         await pilot.resize_terminal(120, 40)
         await until_shown(pilot, "layer 1 ffn_up: tokens × channels", "token 2 id 9")
-        assert pilot.app.screen.state().text("at") == "2,7"
+        assert tool_screen(pilot).state().text("at") == "2,7"
 
 
 async def test_without_colour_there_are_glyphs(folder: Path) -> None:

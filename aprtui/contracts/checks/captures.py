@@ -1,0 +1,309 @@
+"""Checks of one capture: its bytes, the layers and stages in it, its text, and whether its stages replay."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.compare.align.coverage import Selection
+from aprtui.compare.comparison import Comparison
+from aprtui.compare.report.apr_diff import apr_stage_diff
+from aprtui.compare.survey import tensor_stats
+from aprtui.compare.verdict import StageVerdict, Verdict
+from aprtui.compare.wording import counted
+from aprtui.contracts.checks.arguments import LAYERS, OnCapture, layers_text, named_stages, wanted_nodes
+from aprtui.contracts.checks.judgement import Judgement, counted_wrong, not_testable, unknown
+from aprtui.engine.replay.evaluators import Evaluators
+from aprtui.engine.replay.replay import ReplayOptions, replay_capture
+from aprtui.errors import UnreadableError
+from aprtui.trace.aprt import read_aprt
+from aprtui.trace.capture import Capture, claimed_files
+from aprtui.trace.graph import ENTRY, Node, Op, Part
+
+_ELEMENTWISE = (Op.ADD, Op.BIAS, Op.SILU, Op.MULTIPLY)
+"""Ops whose element [token, channel] depends on that element of the inputs alone: a NaN in an input must stay."""
+
+
+def byte_format(asked: OnCapture) -> Judgement:
+    """Magic, layer and count in the header of each file, and as many bytes as it declares."""
+    wrong, first = [], ""
+    for node in asked.nodes:
+        problem = _format_problem(asked.capture, node)
+        if problem:
+            wrong.append(node)
+            first = first or f"{node}: {problem}"
+    return counted_wrong(
+        "wrong files", tuple(wrong), asked.nodes, first or f"{counted(len(asked.nodes), 'file')}, all as declared"
+    )
+
+
+def _format_problem(capture: Capture, node: Node) -> str:
+    try:
+        file = read_aprt(capture.files[node].path)
+    except UnreadableError as error:
+        return str(error)
+    own = capture.files[node].node
+    if file.layer != own.layer and not (own == Node(0, ENTRY) and file.layer is None):
+        return f"its header says layer {'of the whole model' if file.layer is None else file.layer}"
+    return f"{file.trailing} bytes after the declared values" if file.trailing else ""
+
+
+def header_arithmetic(asked: OnCapture) -> Judgement:
+    """The count in each header is the product of the dimensions that the stage must have."""
+    wrong, judged, first = [], [], ""
+    for node in asked.nodes:
+        shape = asked.capture.files[node].shape
+        if shape is None:
+            continue
+        count = read_aprt(asked.capture.files[node].path).values.size
+        judged.append(node)
+        if count != int(np.prod(shape)) or not count:
+            wrong.append(node)
+            first = first or f"{node}: {count} values, its shape {list(shape)} has {int(np.prod(shape))}"
+    if not judged:
+        return unknown("the shapes are not known: nothing says how many tokens were captured")
+    return counted_wrong(
+        "wrong counts", tuple(wrong), tuple(judged), first or f"{counted(len(judged), 'count')} as the shapes say"
+    )
+
+
+def whole_model_file(asked: OnCapture) -> Judgement:
+    """A stage of the whole model lies at the root of the capture, says so in its header, and has the model's width."""
+    wrong, first = [], ""
+    for node in asked.nodes:
+        entry = asked.capture.files[node]
+        file = read_aprt(entry.path)
+        config = asked.capture.graph.config
+        width = asked.capture.graph[node.stage].width if config is not None else 0
+        problems = [
+            (entry.path.parent != asked.capture.path, "it lies in a folder of a layer"),
+            (file.layer is not None, f"its header says layer {file.layer}"),
+            (
+                bool(width) and file.values.size % max(width, 1) != 0,
+                f"{file.values.size} values, no multiple of {width}",
+            ),
+        ]
+        found = next((text for is_so, text in problems if is_so), "")
+        if found:
+            wrong.append(node)
+            first = first or f"{node}: {found}"
+    return counted_wrong("wrong files", tuple(wrong), asked.nodes, first or "at the root, marked as the whole model's")
+
+
+def nan_preservation(asked: OnCapture) -> Judgement:
+    """A NaN that went in is in the file where it belongs.
+
+    Where it went in is known from the faults that the capture records. Beyond that, a NaN must still be there at the
+    same element of every captured stage that is made element by element, and as often as the capture's own statistics
+    say. A capture that no NaN went into proves nothing.
+    """
+    capture = asked.capture
+    injected = [node for node in _injected_nan(capture) if node in asked.nodes or not asked.names_stages]
+    missing = [node for node in injected if node not in capture.files]
+    if missing:
+        return not_testable(f"{missing[0]}, where the NaN went in")
+    holding = [node for node in asked.nodes if _nan_count(capture, node)]
+    if not injected and not holding:
+        return unknown("no NaN went in: capture with --inject …,kind=nan")
+    lost = [node for node in injected if node not in holding]
+    lost += [node for node in asked.nodes if node not in lost and _recorded_otherwise(capture, node)]
+    lost += [node for node in _dropped(capture, holding) if node not in lost]
+    if lost:
+        return counted_wrong("stages that lost a NaN", tuple(lost), (), f"{lost[0]} lost its NaN")
+    where = f"injected at {injected[0]}" if injected else f"first at {holding[0]}"
+    return counted_wrong(
+        "stages that lost a NaN",
+        (),
+        tuple(holding),
+        f"NaN in {counted(len(holding), 'stage tensor')}, {where}, none lost",
+    )
+
+
+def _injected_nan(capture: Capture) -> Iterator[Node]:
+    for fault in () if capture.manifest is None else capture.manifest.engine.faults:
+        fields = dict(piece.partition("=")[::2] for piece in fault.split(","))
+        if fields.get("kind") == "nan":
+            layer = fields.get("layer")
+            yield Node(int(layer) if layer and layer.isdecimal() else None, fields.get("stage", ""))
+
+
+def _recorded_nan(capture: Capture, node: Node) -> int | None:
+    """How many NaN the writer counted; None where nothing says."""
+    if capture.manifest is None:
+        return None
+    info = next((info for info in capture.manifest.files.values() if info.node == node), None)
+    return info.stats.nan if info is not None and info.stats is not None else None
+
+
+def _nan_count(capture: Capture, node: Node) -> int:
+    """NaN in the file of `node`; a file whose writer counted none is not read."""
+    if _recorded_nan(capture, node) == 0:
+        return 0
+    values = capture.values(node)
+    causal = capture.graph[node.stage].is_attention_map and values.ndim == 3
+    return tensor_stats(values, causal=causal).nan
+
+
+def _recorded_otherwise(capture: Capture, node: Node) -> bool:
+    recorded = _recorded_nan(capture, node)
+    return recorded is not None and recorded != _nan_count(capture, node)
+
+
+def _dropped(capture: Capture, holding: list[Node]) -> Iterator[Node]:
+    """Captured stages without a NaN at an element where an input, from which that element alone is made, has one."""
+    for node in capture.files:
+        stage = capture.graph[node.stage]
+        if stage.op not in _ELEMENTWISE:
+            continue
+        for entry, source in zip(stage.inputs, capture.graph.inputs(node), strict=False):
+            if entry.part is Part.WHOLE and source in holding and not _keeps_nan(capture, source, node):
+                yield node
+                break
+
+
+def _keeps_nan(capture: Capture, source: Node, node: Node) -> bool:
+    before, after = _flat(capture, source), _flat(capture, node)
+    # A stage between them may not have been captured, and then widths say nothing of one another.
+    return before.size != after.size or not bool((np.isnan(before) & ~np.isnan(after)).any())
+
+
+def _flat(capture: Capture, node: Node) -> NDArray[np.float32]:
+    return capture.values(node).reshape(-1)
+
+
+def diff_identity(asked: OnCapture) -> Judgement:
+    """The diff of a stage file with itself is 0, 0 and 1. Files with NaN or of zeros alone are left out."""
+    wrong, judged, largest = [], [], 0.0
+    for node in asked.nodes:
+        file = asked.capture.read(node)
+        record = apr_stage_diff(file, file, 1, Verdict.PASS)
+        if record["rms_diff"] is None or not record["cosine_sim"]:
+            continue
+        judged.append(node)
+        error = max(record["max_abs_diff"], record["rms_diff"], abs(1 - record["cosine_sim"]))
+        largest = max(largest, error)
+        if error > _IDENTITY:
+            wrong.append(node)
+    if not judged:
+        return unknown("no file holds finite values other than zero")
+    verdict = Verdict.FAIL if wrong else Verdict.PASS
+    reason = f"{wrong[0]} differs from itself" if wrong else f"{counted(len(judged), 'file')}, each equal to itself"
+    return Judgement(verdict, reason, "largest of max, rms, 1 − cosine", largest, _IDENTITY, tuple(wrong or judged))
+
+
+_IDENTITY = 1e-9
+
+
+def completion_parses(asked: OnCapture) -> Judgement:
+    """The prompt and what the captured run generated of it are together Python without a syntax error."""
+    import ast
+
+    manifest = asked.capture.manifest
+    if manifest is None or manifest.text is None or manifest.completion is None:
+        return unknown("the capture records no text that was generated: capture with -p and --generate")
+    try:
+        nodes = sum(1 for _ in ast.walk(ast.parse(manifest.text + manifest.completion)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None)
+        return Judgement(
+            Verdict.FAIL, f"line {line}: {error.args[0] if error.args else error}", "syntax errors", 1.0, 0.0
+        )
+    return Judgement(
+        Verdict.PASS, f"parses to {counted(nodes, 'syntax node')}", "syntax errors", 0.0, 0.0, _logits(asked)
+    )
+
+
+def _logits(asked: OnCapture) -> tuple[Node, ...]:
+    return tuple(node for node in asked.nodes if asked.capture.graph[node.stage].holds_logits)
+
+
+def layer_subset(asked: OnCapture) -> Judgement:
+    """The files are those of the stages and layers asked for, and no other layer has any.
+
+    Asked for is what the manifest lists. A capture of all layers is no subset; where the parameters name one, any other
+    proves nothing either. Without a manifest only the parameters say what was asked for, and what they do not fit may
+    have been asked for all the same.
+    """
+    capture = asked.capture
+    claimed = frozenset(wanted_nodes(capture.graph, asked.parameters)[0]) if LAYERS in asked.parameters else None
+    present = _on_disk(capture)
+    expected = claimed if capture.manifest is None else capture.promised
+    if expected is None:
+        return unknown("nothing says which layers were asked for: no manifest, and the contract names none")
+    layers = {node.layer for node in expected if node.layer is not None}
+    if claimed is not None and (expected if capture.manifest is not None else present) != claimed:
+        return unknown("other stages or layers were captured than those that the contract names")
+    if len(layers) == capture.graph.layers and capture.manifest is not None:
+        return unknown("every layer was asked for: capture some of them with --save-tensor-layers")
+    wrong = tuple(sorted(present ^ expected, key=str))
+    reason = f"{counted(len(expected), 'file')}, of {_layers_text(layers)} alone"
+    if wrong:
+        reason = f"{wrong[0]} {'was not asked for' if wrong[0] in present else 'is missing'}"
+    return counted_wrong("files too many or too few", wrong, tuple(sorted(expected, key=str)), reason)
+
+
+def _on_disk(capture: Capture) -> set[Node]:
+    """What lies in the directory, stale files too."""
+    return {node for node, _ in claimed_files(capture.path)}
+
+
+def _layers_text(layers: set[int]) -> str:
+    return f"{'layer' if len(layers) == 1 else 'layers'} {', '.join(str(layer) for layer in sorted(layers))}"
+
+
+def multi_stage(asked: OnCapture) -> Judgement:
+    """Several stages asked for in one run are all there, in every captured layer that has them."""
+    stages = {node.stage for node in asked.nodes}
+    if len(stages) < 2:
+        return unknown("one stage was captured: capture several in one run")
+    capture = asked.capture
+    layers = {node.layer for node in capture.files}
+    expected = (
+        tuple(node for node in capture.graph.nodes if node in capture.promised and node.stage in stages)
+        if capture.manifest is not None
+        else tuple(node for node in capture.graph.nodes if node.stage in stages and node.layer in layers)
+    )
+    missing = tuple(node for node in expected if node not in capture.files)
+    files = counted(len(expected), "file")
+    reason = f"{missing[0]} is missing" if missing else f"{len(stages)} stages, {files}, none missing"
+    return counted_wrong("missing files", missing, expected, reason)
+
+
+def replay_holds(asked: OnCapture) -> Judgement:
+    """Every stage in question, computed again from its captured inputs, is within the bound of an honest engine."""
+    model = asked.require_model()
+    names = named_stages(asked.parameters)
+    selection = Selection(
+        stages=",".join(names) if names else None,
+        layers=_layers(asked) if LAYERS in asked.parameters else None,
+    )
+    with Evaluators(model) as evaluators:
+        comparison = replay_capture(asked.capture, model, ReplayOptions(selection), evaluators)
+    if comparison.verdict is Verdict.UNKNOWN:
+        return unknown("; ".join(comparison.reasons))
+    if comparison.first_divergence is None:
+        return _held(comparison)
+    found = comparison.first_divergence.verdict
+    blamed = tuple(node for node in comparison.first_divergence.segment if node in asked.nodes) or (found.node,)
+    return Judgement(
+        Verdict.FAIL, f"first at {found.node}: {found.reason}", found.metric, found.error, found.bound, blamed
+    )
+
+
+def _layers(asked: OnCapture) -> str:
+    value = asked.parameters[LAYERS]
+    return ",".join(map(str, value)) if isinstance(value, list) else layers_text(asked.parameters)
+
+
+def _held(comparison: Comparison) -> Judgement:
+    """The stage that comes nearest to its bound; where all are equal to the bit, any."""
+    worst = max((stage.verdict for stage in comparison.stages), key=_share)
+    reason = f"{counted(comparison.compared, 'stage')} replayed, nearest to its bound: {worst.node}"
+    nodes = tuple(stage.node for stage in comparison.stages)
+    return Judgement(Verdict.PASS, reason, worst.metric, worst.error or 0.0, worst.bound or 0.0, nodes)
+
+
+def _share(verdict: StageVerdict) -> float:
+    return (verdict.error or 0.0) / verdict.bound if verdict.bound else 0.0

@@ -1,0 +1,52 @@
+"""Mapping files: which check judges which falsifier of somebody else's contract.
+
+    FALSIFY-X-001: {check: cosine_floor, stages: [lm_head], at_least: 0.99}
+
+One for aprender's falsifiers comes with the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from aprtui.contracts.documents.document import CheckCall, ContractError, Falsifier
+from aprtui.yaml_file import YamlMapping, plain, read_yaml, text
+
+CheckMap = Mapping[str, CheckCall]
+"""The check that judges a falsifier of somebody else's contract, by the falsifier's id."""
+
+_CHECK = "check"
+
+
+def read_mapping(path: Path) -> dict[str, CheckCall]:
+    """The checks by falsifier id. Raises `ContractError` for an entry that names no check, or an id given twice."""
+    file = read_yaml(path)
+    root = file.mapping("a mapping from the ids of falsifiers to their checks")
+    for duplicate in file.duplicates:
+        raise ContractError(path, duplicate.line, f"{duplicate.key!r} is there since line {duplicate.first}")
+    found = {}
+    for name, entry in root.fields.items():
+        line = root.lines[name]
+        check = text(entry.fields.get(_CHECK)) if isinstance(entry, YamlMapping) else text(entry)
+        if not check:
+            raise ContractError(path, line, f"{name}: names no check: write {{check: NAME}}")
+        parameters = (
+            {key: plain(value) for key, value in entry.fields.items() if key != _CHECK}
+            if isinstance(entry, YamlMapping)
+            else {}
+        )
+        found[name] = CheckCall(check, parameters, line)
+    return found
+
+
+@cache
+def own_mapping() -> dict[str, CheckCall]:
+    """The mapping that comes with the program."""
+    return read_mapping(Path(__file__).parent / "data" / "aprender.yaml")
+
+
+def check_of(falsifier: Falsifier, mapping: CheckMap) -> CheckCall | None:
+    """The check that the contract names, else the one that `mapping` gives for its id; None where neither does."""
+    return falsifier.check or mapping.get(falsifier.id)

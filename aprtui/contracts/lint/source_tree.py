@@ -1,0 +1,141 @@
+"""A source tree: whether the files, names and tests that a contract mentions exist in it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from aprtui.contracts.evidence.project import BUILD_FOLDERS
+from aprtui.errors import UsageError
+
+_MOST_BYTES = 4 << 20
+
+# What is no code. Each pattern takes what is not closed up to the end, so that scanning never goes back over a file.
+_PYTHON = re.compile(
+    rb"#[^\n]*"
+    rb'|"""(?:\\.|[^\\])*?(?:"""|\Z)' rb"|'''(?:\\.|[^\\])*?(?:'''|\Z)"
+    rb'|"(?:\\.|[^"\\\n])*"?' rb"|'(?:\\.|[^'\\\n])*'?",
+    re.DOTALL,
+)  # fmt: skip
+_BRACES = re.compile(
+    rb"//[^\n]*|/\*.*?(?:\*/|\Z)"
+    rb'|R"(?P<mark>[^()\\\s]{0,16})\(.*?(?:\)(?P=mark)"|\Z)'
+    rb'|\br(?P<fence>\#{1,8})".*?(?:"(?P=fence)|\Z)|\br"[^"]*"?'
+    rb"|'(?:\\[^\n]{1,8}|[^'\\\n])'" rb'|"(?:\\.|[^"\\])*(?:"|\Z)',
+    re.DOTALL,
+)  # fmt: skip
+"""Rust, C and C++: a quote that ends after one character is a character, else it is Rust's mark of a lifetime."""
+_HASH = re.compile(rb"(?:^|(?<=\s))#[^\n]*", re.MULTILINE)
+"""Shell and TOML: what stands in quotes may be a command, or the name of a test."""
+
+_NO_CODE = {
+    ".py": _PYTHON, ".sh": _HASH, ".toml": _HASH,
+    **dict.fromkeys((".rs", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu", ".cuh"), _BRACES),
+}  # fmt: skip
+_WORD = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*")
+_CARGO = re.compile(r"\bcargo\s+(?:nextest\s+run|test)\b([^\n;|&`]*)")
+_PYTEST = re.compile(r"\bpytest\b([^\n;|&`]*)")
+_PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:::[A-Za-z_][A-Za-z0-9_]*)*")
+_WITH_VALUE = frozenset({
+    "-p", "--package", "--features", "--bin", "--example", "--bench", "--target", "--manifest-path", "--profile", "-j",
+})  # fmt: skip
+
+
+class SourceTree:
+    """Files below `root`. Every word of its sources is collected once, on the first question about a name."""
+
+    def __init__(self, root: Path) -> None:
+        """Raises `UsageError` where there is no such directory."""
+        if not root.is_dir():
+            raise UsageError(f"{root}: is not a directory: give the root of a source tree")
+        self.root = root
+        self._words: frozenset[bytes] | None = None
+        self._joined = b""
+        self._stems: frozenset[str] = frozenset()
+
+    def has_file(self, path: str) -> bool:
+        """Whether `path`, relative to the root, is a file or folder in the tree."""
+        try:
+            found = (self.root / path).resolve()
+            return found.exists() and found.is_relative_to(self.root.resolve())
+        except (OSError, ValueError):
+            return False
+
+    def has_name(self, name: str) -> bool:
+        """Whether the code of some source below the root contains `name` as a whole word.
+
+        Comments and texts in quotes are no code.
+        """
+        return name.encode() in self._read()
+
+    def has_name_with(self, part: str) -> bool:
+        """Whether such a name contains `part`."""
+        self._read()
+        return part.encode() in self._joined
+
+    def has_stem(self, stem: str) -> bool:
+        """Whether some source below the root is called `stem`, its suffix aside."""
+        self._read()
+        return stem in self._stems
+
+    def _read(self) -> frozenset[bytes]:
+        if self._words is None:
+            paths = tuple(self._sources())
+            self._stems = frozenset(path.stem for path in paths)
+            self._words = frozenset(word for path in paths for word in _words_of(path))
+            self._joined = b"\n".join(self._words)
+        return self._words
+
+    def _sources(self) -> Iterator[Path]:
+        for folder, folders, files in os.walk(self.root):
+            folders[:] = [name for name in folders if not name.startswith(".") and name not in BUILD_FOLDERS]
+            for name in files:
+                path = Path(folder, name)
+                if path.suffix in _NO_CODE and not path.is_symlink():
+                    yield path
+
+
+def _words_of(path: Path) -> list[bytes]:
+    try:
+        with path.open("rb") as file:
+            return _WORD.findall(_NO_CODE[path.suffix].sub(b" ", file.read(_MOST_BYTES)))
+    except OSError:
+        return []
+
+
+def missing_tests(text: str, source: SourceTree) -> Iterator[str]:
+    """What `text` names as a test and `source` lacks, each in words."""
+    for match in _CARGO.finditer(text):
+        yield from _missing_of_cargo(match[1].split(), source)
+    for match in _PYTEST.finditer(text):
+        for word in match[1].split():
+            path, *names = word.strip("'\"").split("::")
+            if not path.endswith(".py"):
+                continue
+            if not source.has_file(path):
+                yield f"there is no test file {path:.80}"
+                continue
+            for name in (name.partition("[")[0] for name in names):
+                if not source.has_name(name):
+                    yield f"no code names the test {name:.80}"
+
+
+def _missing_of_cargo(words: list[str], source: SourceTree) -> Iterator[str]:
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            return
+        if word == "--test":
+            name = next(rest, "")
+            if not source.has_stem(name):
+                yield f"there is no integration test {name:.80}"
+        elif word in _WITH_VALUE:
+            next(rest, None)
+        elif not word.startswith("-"):
+            # One filter; what follows it, and a word that is no path, is prose.
+            part = word.rpartition("::")[2]
+            if _PATH.fullmatch(word) and not source.has_name_with(part) and not source.has_stem(part):
+                yield f"no code names a test with {part:.80}"
+            return

@@ -1,0 +1,83 @@
+"""Opening the engine of an engine process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from aprtui.engine.faults.faults import Fault, FaultInjector, parse_fault
+from aprtui.engine.opening import open_engine
+from aprtui.engine.process.messages import EngineInfo, EngineSettings
+from aprtui.engine.process.slots import StatsTable
+from aprtui.engine.protocol import Engine
+from aprtui.machine import default_threads
+from aprtui.model.model import Model, load_model
+from aprtui.model.tokenizer import Tokenizer
+from aprtui.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedEngine:
+    """What an opener gives: an engine, its model and tokenizer, and what to call it."""
+
+    engine: Engine
+    model: Model
+    tokenizer: Tokenizer
+    info: EngineInfo
+    settings: EngineSettings
+    """What was asked for, with the threads and the context that were chosen."""
+    faults: tuple[Fault, ...] = ()
+
+
+Opener = Callable[[Progress, EngineSettings], LoadedEngine]
+"""Opens an engine as asked for, telling how far it is; must pickle."""
+
+LARGEST_DEFAULT_CONTEXT = 4096
+"""Models that could take 128,000 positions get this many unless more are asked for: the K/V cache takes memory."""
+
+
+def open_model(progress: Progress, settings: EngineSettings, path: Path) -> LoadedEngine:
+    """Open the model file `path`; the opener of the app, with `path` bound.
+
+    Without `threads`, one core is left to the screen. Raises `UsageError` for a fault that the model cannot have.
+    """
+    model = load_model(path)
+    faults = tuple(parse_fault(text, model) for text in settings.faults)
+    threads = settings.threads or max(1, default_threads() - 1)
+    context = settings.context or min(model.config.context, LARGEST_DEFAULT_CONTEXT)
+    chosen = EngineSettings(settings.backend, settings.mode, settings.kv, threads, context, tuple(map(str, faults)))
+    reasons: list[str] = []
+    engine = open_for(model, chosen, faults, progress, reasons.append)
+    _first_passes(engine, progress)
+    info = EngineInfo(
+        model.name, model.quantization, model.config.graph, engine.backend, engine.code_path,
+        engine.mode, engine.kv, engine.context, model.sampling_temperature, chosen.faults, path,
+        "".join(reasons),
+    )  # fmt: skip
+    return LoadedEngine(engine, model, model.tokenizer, info, chosen, faults)
+
+
+def open_for(
+    model: Model,
+    settings: EngineSettings,
+    faults: tuple[Fault, ...],
+    progress: Progress | None = None,
+    told: Callable[[str], None] | None = None,
+) -> Engine:
+    """An engine with these settings; `faults` are those of the settings, parsed; `told` hears what `auto` chose."""
+    injector = FaultInjector(model, settings.mode, faults) if faults else None
+    return open_engine(
+        model, backend=settings.backend, mode=settings.mode, kv=settings.kv, threads=settings.threads,
+        context=settings.context, intervention=injector, progress=progress, told=told,
+    )  # fmt: skip
+
+
+def _first_passes(engine: Engine, progress: Progress) -> None:
+    """Prefill and decode once: what is compiled or read on first use delays the loading, not the first token."""
+    taps, tokens = StatsTable(engine.graph).taps, min(2, engine.context)
+    for done, count in enumerate((tokens, 1)):
+        progress("compiling kernels, first passes", done, 2)
+        engine.reset()
+        engine.forward([0] * count, taps)
+    engine.reset()

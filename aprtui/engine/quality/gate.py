@@ -1,0 +1,74 @@
+"""The model under test and the engines that the gates share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from aprtui.engine.generation import Generation, generate
+from aprtui.engine.opening import open_engine
+from aprtui.engine.protocol import Engine, Mode
+from aprtui.engine.sampling import GREEDY, Sampling
+from aprtui.model.model import Model
+
+CONTEXT = 256
+"""Positions that the gates need at most: a prompt and its completion."""
+
+PROMPT = "def fib(n):\n    if n < 2:\n        return n\n"
+"""What is run where only the run matters."""
+
+
+@dataclass(frozen=True, slots=True)
+class QualityOptions:
+    """How gates are run: `golden` is a file of prompts (None: the one that comes with the program), `tokens_per_second`
+    the least that passes, `baseline` where the speed of earlier runs is kept (None: nowhere)."""
+
+    backend: str = "auto"
+    threads: int | None = None
+    golden: Path | None = None
+    tokens_per_second: float = 10.0
+    baseline: Path | None = None
+    save_baseline: bool = False
+
+
+class Subject:
+    """A model, and one engine for each mode, opened when a gate first needs it."""
+
+    def __init__(self, model: Model, options: QualityOptions) -> None:
+        self.model = model
+        self.options = options
+        self.speed: float | None = None
+        """Tokens a second, once the throughput gate has measured them."""
+        self._engines: dict[Mode, Engine] = {}
+
+    def engine(self, mode: Mode) -> Engine:
+        """The engine of `mode`."""
+        if mode not in self._engines:
+            context = min(CONTEXT, self.model.config.context)
+            self._engines[mode] = open_engine(
+                self.model, backend=self.options.backend, mode=mode, threads=self.options.threads, context=context
+            )
+        return self._engines[mode]
+
+    def prompt(self, text: str = PROMPT) -> list[int]:
+        """Token ids of `text`, short enough to leave room for a completion."""
+        return self.model.tokenizer.encode(text)[: CONTEXT // 2]
+
+    def generate(self, ids: Sequence[int], tokens: int, *, mode: Mode = Mode.Q8, greedy: bool = True) -> Generation:
+        """A generation as `aprtui run` makes it: greedy, or with the sampling that the model recommends."""
+        sampling = GREEDY if greedy else Sampling(temperature=self.model.sampling_temperature or 0.0)
+        return generate(
+            self.engine(mode), self.model.tokenizer, ids,
+            max_tokens=tokens, sampling=sampling, stop_ids=self.model.tokenizer.stop_ids,
+        )  # fmt: skip
+
+    def __enter__(self) -> Subject:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for engine in self._engines.values():
+            engine.close()

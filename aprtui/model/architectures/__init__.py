@@ -1,0 +1,1 @@
+"""Architectures: a file each, and the list of them."""

@@ -1,0 +1,79 @@
+"""A grid of layers: a row for each layer, a column for each stage that layers have, and headers over the columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.trace.graph import Node, Scope, Stage, StageGraph
+
+
+@dataclass(frozen=True, slots=True)
+class GridLayout:
+    """Where each node of a graph stands: layers × columns, and the stages that the model has once."""
+
+    stages: tuple[Stage, ...]
+    groups: tuple[tuple[str, int], ...]
+    """Names of the column groups and their numbers of columns."""
+    rows: NDArray[np.int64]
+    """Index of each cell's node in execution order, `[layers, columns]`; −1 where a layer lacks the stage."""
+    model_nodes: tuple[Node, ...]
+    model_rows: NDArray[np.int64]
+    """Index of each of `model_nodes` in execution order."""
+
+    @property
+    def layers(self) -> int:
+        """Rows of the grid."""
+        return int(self.rows.shape[0])
+
+    @property
+    def columns(self) -> int:
+        """Columns of the grid."""
+        return len(self.stages)
+
+
+def grid_layout(graph: StageGraph) -> GridLayout:
+    """The layout for `graph`."""
+    stages = tuple(stage for stage in graph.stages if stage.scope is Scope.LAYER)
+    groups = tuple((name, len(list(members))) for name, members in groupby(stages, lambda stage: stage.column))
+    rows = np.array(
+        [[graph.order.get(Node(layer, stage.name), -1) for stage in stages] for layer in range(graph.layers)], np.int64
+    ).reshape(graph.layers, len(stages))
+    once = tuple(node for node in graph.nodes if graph[node.stage].scope is not Scope.LAYER)
+    return GridLayout(stages, groups, rows, once, np.array([graph.order[node] for node in once], np.int64))
+
+
+def wrapped_name(name: str, width: int) -> list[str]:
+    """`name` in rows of at most `width` characters; the `_` at a break is left out."""
+    rows: list[str] = []
+    for word in name.split("_"):
+        if rows and len(rows[-1]) + 1 + len(word) <= width:
+            rows[-1] += f"_{word}"
+        else:
+            rows.extend(_even_parts(word, width))
+    return rows
+
+
+def _even_parts(word: str, width: int) -> list[str]:
+    """`word` in as few parts as fit in `width`, as long as each other: `matmul` at width 4 is `mat` and `mul`."""
+    parts = max(1, -(-len(word) // width))
+    length = -(-len(word) // parts)
+    return [word[start : start + length] for start in range(0, len(word), length)]
+
+
+def header_rows(names: Sequence[str], width: int) -> list[list[str]]:
+    """Rows of header texts, one text of exactly `width` characters for each name; the names stand at the bottom.
+
+    No rows where columns are narrower than 4: names of two letters a line cannot be read.
+    """
+    if width < 4:
+        return []
+    room = width if width < 6 else width - 1
+    wrapped = [wrapped_name(name, room) for name in names]
+    height = max((len(rows) for rows in wrapped), default=0)
+    padded = [[""] * (height - len(rows)) + rows for rows in wrapped]
+    return [[column[row].ljust(width) for column in padded] for row in range(height)]

@@ -1,0 +1,42 @@
+"""Text in terminal cells: clipped, padded, and joined as far as there is room. A wide character takes two cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len, set_cell_size
+
+SEPARATOR = "  "
+"""Between the fields of a line of words."""
+
+
+def clipped(text: str, width: int, sign: str = "…") -> str:
+    """`text` in at most `width` cells; `sign`, one cell wide, stands for an end that is left out."""
+    if cell_len(text) <= width:
+        return text
+    return set_cell_size(text, width - 1) + sign if width > 0 else ""
+
+
+def clipped_start(text: str, width: int) -> str:
+    """`text` in at most `width` cells; `…` stands for a beginning that is left out."""
+    if cell_len(text) <= width:
+        return text
+    if width < 1:
+        return ""
+    first = len(text) - width + 1 if text.isascii() else 0
+    return "…" + next(text[start:] for start in range(first, len(text) + 1) if cell_len(text[start:]) < width)
+
+
+def padded(text: str, width: int, *, right: bool = False) -> str:
+    """`text`, which is not wider, in exactly `width` cells; at their right end where it is to stand `right`."""
+    return " " * (width - cell_len(text)) + text if right else set_cell_size(text, width)
+
+
+def joined(fields: Sequence[str], width: int) -> str:
+    """As many of `fields` as fit in `width` cells, the first ones first; `…` where some are left out."""
+    text = SEPARATOR.join(fields)
+    count = len(fields)
+    while cell_len(text) > width and count > 1:
+        count -= 1
+        text = SEPARATOR.join([*fields[:count], "…"])
+    return clipped(text, width)

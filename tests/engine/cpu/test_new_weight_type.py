@@ -1,0 +1,124 @@
+"""The steps that add a weight type, taken in a copy of the package: a row, and a function that unpacks a block.
+
+Q4_1 is the example: float16 scale and minimum, then 16 bytes of quants, `value = scale · quant + minimum`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT
+
+ROW = """\
+    Q4_1 = 3, WeightFormat(
+        32, 20, InputRounding.NONE, None, sub_block=32, levels=(0, 15),
+        fields=(_SCALE, _MINIMUM, _quants(16)),
+    )  # fmt: skip
+"""
+ONLY_COMPARED = """\
+        "Q4_1": WeightFormat(
+            32, 20, InputRounding.NONE, None, sub_block=32, levels=(0, 15),
+            fields=(_SCALE, _MINIMUM, _quants(16)),
+        ),
+"""
+UNPACK = '''\
+def _unpack_q4_1(e: Emitter, w: Value) -> Unpacked:
+    """d, m (f16), 16 bytes as in Q4_0. What is added is a minimum below zero, once for the whole block."""
+    d, m = _two_halves_at(e, w)
+    low, high = _nibbles(e, e.load(e.at(w, 4), vector(I8, 16)))
+    return Unpacked([e.concatenate(low, high)], d, dmin=e.builder.fneg(m), minimums=constant(vector(I16, 2), 1))
+
+
+'''
+
+# (file, text that stands there, what stands there afterwards)
+STEPS = (
+    ("model/weight_types.py", ONLY_COMPARED, ""),
+    ("model/weight_types.py", "    Q5_0 = 6, WeightFormat(\n", ROW + "    Q5_0 = 6, WeightFormat(\n"),
+    ("engine/cpu/matmul/formats.py", "_UNPACK: dict[", UNPACK + "_UNPACK: dict["),
+    (
+        "engine/cpu/matmul/formats.py",
+        "Q4_0: _unpack_q4_0,\n",
+        "Q4_0: _unpack_q4_0,\n    WeightType.Q4_1: _unpack_q4_1,\n",
+    ),
+)
+
+VALUES = """
+import numpy as np, gguf
+from aprtui.engine.opening import open_engine
+from aprtui.engine.cpu.decoding import decoded_rows
+from aprtui.model.weight_types import WeightType
+from aprtui.model.weights import Weight
+blocks = np.random.default_rng(0).integers(0, 256, (8, 3 * 20), np.uint8)
+blocks.reshape(-1, 20)[:, :4] = np.random.default_rng(1).normal(0, 1, (24, 2)).astype(np.float16).view(np.uint8)
+weight = Weight("w", WeightType.Q4_1, 8, 96, blocks)
+expected = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType.Q4_1)
+assert expected.tobytes() == weight.dequantize().tobytes() == decoded_rows(weight, 0, 8).tobytes()
+"""
+
+ENGINES = """
+import sys
+import gguf, numpy as np, pytest
+from aprtui.engine.cuda.sizes import require_supported
+from aprtui.engine.protocol import Mode
+from aprtui.errors import EngineError
+from aprtui.model.model import load_model
+from aprtui.model.weight_types import WeightType
+from tests.model import gguf_files
+def blocks(kind, rows, columns, generator):
+    values = generator.standard_normal((rows, columns), np.float32) * columns**-0.5
+    return gguf.quants.quantize(values, gguf.GGMLQuantizationType(kind))
+gguf_files.random_blocks = blocks
+model = load_model(gguf_files.write_model(sys.argv[1], weight_type=WeightType.Q4_1))
+assert model.quantization == "Q4_1"
+for mode in Mode:
+    logits = []
+    for backend in ("numpy", "cpu"):
+        engine = open_engine(model, backend=backend, mode=mode, context=64)
+        assert engine.rounding.matmul_input == "none"
+        logits.append([engine.forward(range(1, 12)), engine.forward([7])])
+        engine.close()
+    for expected, found in zip(*logits):
+        assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)
+with pytest.raises(EngineError, match="stored as Q4_1"):
+    require_supported(model)
+"""
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A checkout in which the steps have been taken."""
+    for folder in ("aprtui", "tests"):
+        shutil.copytree(CHECKOUT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "data"))
+    for file, before, after in STEPS:
+        path = tmp_path / "aprtui" / file
+        text = path.read_text()
+        assert text.count(before) == 1, f"{file}: {before}"
+        path.write_text(text.replace(before, after))
+    return tmp_path
+
+
+def run(copy: Path, script: str, *arguments: str) -> None:
+    environment = os.environ | {"PYTHONPATH": str(copy), "APRTUI_CACHE_DIR": str(copy / "cache")}
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_weight_type_takes_a_row_and_a_function_in_two_files() -> None:
+    assert len({file for file, _, _ in STEPS}) == 2
+
+
+def test_both_decoders_give_the_values_of_the_reference(copy: Path) -> None:
+    run(copy, VALUES)
+
+
+@pytest.mark.slow
+def test_the_engines_of_the_cpu_agree_and_cuda_refuses_it_by_name(copy: Path) -> None:
+    run(copy, ENGINES, str(copy / "model.gguf"))

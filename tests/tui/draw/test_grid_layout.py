@@ -1,0 +1,56 @@
+"""Where stages stand in a grid of layers, and the headers of its columns."""
+
+from __future__ import annotations
+
+import pytest
+
+from aprtui.trace.graph import Node, graph_for, known_names
+from aprtui.tui.draw.grid_layout import grid_layout, header_rows, wrapped_name
+from tests.engine.fake_engine import CONFIG
+
+GRAPH = graph_for(CONFIG)
+LAYOUT = grid_layout(GRAPH)
+
+
+def column(name: str) -> int:
+    return [stage.name for stage in LAYOUT.stages].index(name)
+
+
+def test_layout_has_a_row_for_each_layer_and_columns_in_graph_order() -> None:
+    assert LAYOUT.layers == CONFIG.layers
+    names = [stage.name for stage in LAYOUT.stages]
+    assert names == [name for name in GRAPH.names if name not in ("embedding", "final_norm", "lm_head")]
+    assert [name for name, _ in LAYOUT.groups] == ["attention", "feed-forward"]
+    assert sum(members for _, members in LAYOUT.groups) == LAYOUT.columns
+
+
+def test_every_node_stands_in_exactly_one_place() -> None:
+    placed = sorted([*LAYOUT.rows.reshape(-1).tolist(), *LAYOUT.model_rows.tolist()])
+    assert placed == list(range(len(GRAPH.nodes)))
+
+
+def test_layout_finds_nodes_where_the_graph_has_them() -> None:
+    assert GRAPH.nodes[LAYOUT.rows[2, column("ffn_up")]] == Node(2, "ffn_up")
+    assert [GRAPH.nodes[row] for row in LAYOUT.model_rows] == list(LAYOUT.model_nodes)
+
+
+@pytest.mark.parametrize("width", [4, 5, 6, 8, 20])
+@pytest.mark.parametrize("name", known_names())
+def test_no_letter_of_a_stage_name_is_lost(name: str, width: int) -> None:
+    rows = wrapped_name(name, width)
+    assert all(len(row) <= width for row in rows)
+    assert "".join(rows).replace("_", "") == name.replace("_", "")
+
+
+def test_long_words_are_broken_into_even_parts() -> None:
+    assert wrapped_name("qkv_matmul", 4) == ["qkv", "mat", "mul"]
+    assert wrapped_name("attention", 8) == ["atten", "tion"]
+
+
+def test_header_texts_stand_at_the_bottom_and_fill_their_columns() -> None:
+    assert header_rows(["ffn_up", "attn_out"], 4) == [["ffn ", "attn"], ["up  ", "out "]]
+    assert header_rows(["ffn_up", "q_post_rope"], 8) == [["        ", "q_post  "], ["ffn_up  ", "rope    "]]
+
+
+def test_columns_too_narrow_for_words_have_no_header() -> None:
+    assert header_rows(["ffn_up"], 3) == []
