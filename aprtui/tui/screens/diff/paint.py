@@ -11,7 +11,8 @@ from textual.strip import Strip
 
 from aprtui.compare.metrics.measure import Metric
 from aprtui.tui.draw.colours import ColourMap, level_colours
-from aprtui.tui.draw.levels import glyph, short
+from aprtui.tui.draw.levels import glyph
+from aprtui.tui.draw.numbers import short_number
 from aprtui.tui.screens.diff.cells import SIGN_TEXTS, STEP_TEXTS, STEPS, Cell, Greys, Sign, lack, step_level
 from aprtui.tui.screens.diff.model import Stage
 from aprtui.tui.widgets.heatmap import UPPER
@@ -49,7 +50,7 @@ class DiffPaint:
             error = stage.verdict.error
             if cell.grey and stage.metrics is not None:
                 error = lack(self._greys.metric, stage.metrics)
-            text = "" if error is None else short(abs(error), width - 1)
+            text = "" if error is None else short_number(abs(error), width - 1)
         return Segment(f"{text:>{width - 1}}{cell.sign.value}", self._cursor)
 
     def legend(self, width: int) -> list[Strip]:

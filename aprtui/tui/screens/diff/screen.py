@@ -17,9 +17,9 @@ from textual.widgets import Input, Static
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Tolerance
 from aprtui.errors import UsageError
+from aprtui.tui.draw.paths import as_typed
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
-from aprtui.tui.frame.tool_screen import as_typed
 from aprtui.tui.screens.diff.grid import DiffGrid
 from aprtui.tui.screens.diff.help_text import EXPLANATION
 from aprtui.tui.screens.diff.model import METRICS, Fields, Judgement, Told, as_told, by_bound, moved_bound, told

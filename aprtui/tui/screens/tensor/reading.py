@@ -12,12 +12,13 @@ from textual.worker import get_current_worker
 from aprtui.errors import AprtuiError
 from aprtui.trace.capture import Capture
 from aprtui.trace.profile import Profile
+from aprtui.tui.draw.paths import as_typed
 from aprtui.tui.draw.tiles import ScaleKind
 from aprtui.tui.draw.viewport import Viewport
 from aprtui.tui.frame.recent import recent_paths
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
-from aprtui.tui.frame.tool_screen import ToolScreen, as_typed
+from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.tensor.body import TensorBody
 from aprtui.tui.screens.tensor.load import Glimpse, checksum_problem, glimpses, token_texts, whole_profile
 from aprtui.tui.screens.tensor.map import TensorMap

@@ -20,9 +20,9 @@ from aprtui.trace.manifest import relative_path
 from aprtui.trace.positional import PositionalFile
 from aprtui.trace.stage_reader import StageReader
 from aprtui.trace.stats import StageStats
+from aprtui.tui.draw.paths import as_typed
 from aprtui.tui.draw.tiles import Size
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
-from aprtui.tui.frame.tool_screen import as_typed
 
 FOLDED = 256
 """Values in a row of a file whose shape nothing tells."""
