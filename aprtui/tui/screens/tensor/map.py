@@ -15,8 +15,8 @@ from textual.strip import Strip
 
 from aprtui.tui.draw.colours import ColourMap, level_colours, level_styles
 from aprtui.tui.draw.levels import LEVELS, Mark, glyph
+from aprtui.tui.draw.numbers import number
 from aprtui.tui.draw.viewport import NUMBER_CELLS
-from aprtui.tui.screens.tensor.text import signed_number
 from aprtui.tui.widgets.heatmap import Heatmap, Tile
 from aprtui.tui.widgets.line_widget import LineWidget
 
@@ -120,7 +120,7 @@ class TensorMap(Heatmap):
             style = base if self.plain else base + styles[level]
             if self._cursor == (y, column):
                 style = self.style("cursor") + Style(reverse=self.plain)
-            text = "·" if level == Mark.MISSING else signed_number(value)
+            text = "·" if level == Mark.MISSING else number(value, 4)
             segments.append(Segment(f"{text:>{NUMBER_CELLS - 1}} ", style))
         return Strip(segments).adjust_cell_length(width, base)
 
