@@ -91,7 +91,7 @@ async def test_a_label_leads_to_its_row(sides: tuple[Path, Path], monkeypatch: p
     monkeypatch.chdir(sides[0].parent)
     async with showing(ScreenState(ScreenName.BROWSE)) as pilot:
         await until_shown(pilot, "good", "bad")
-        table = pilot.app.screen.query_one("#found", Table)
+        table = pilot.app.screen.query_one("#artifacts", Table)
         table.focus()
         await pilot.press("J", "b")
         assert table.key == table.rows[1].key

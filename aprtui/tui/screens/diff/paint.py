@@ -13,7 +13,8 @@ from aprtui.compare.align.pairing import Unpaired
 from aprtui.compare.comparison import StageComparison
 from aprtui.compare.metrics.measure import Metric
 from aprtui.tui.draw.colours import ColourMap, level_colours
-from aprtui.tui.draw.levels import glyph, short
+from aprtui.tui.draw.levels import glyph
+from aprtui.tui.draw.numbers import short_number
 from aprtui.tui.screens.diff.cells import SIGN_TEXTS, STEP_TEXTS, STEPS, DiffCell, Greys, Sign, step_level
 from aprtui.tui.widgets.heatmap import UPPER
 
@@ -48,7 +49,7 @@ class DiffPaint:
         text = ""
         if isinstance(stage, StageComparison) and cell.sign not in (Sign.NAN, Sign.INF):
             error = stage.metrics.deviation(self._greys.metric) if cell.grey else stage.verdict.error
-            text = "" if error is None else short(abs(error), width - 1)
+            text = "" if error is None else short_number(abs(error), width - 1)
         return Segment(f"{text:>{width - 1}}{cell.sign.value}", self._cursor)
 
     def legend(self, width: int) -> list[Strip]:

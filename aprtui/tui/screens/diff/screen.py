@@ -25,10 +25,11 @@ from aprtui.compare.report.records import read_comparison
 from aprtui.compare.verdict import Tolerance, moved_bound
 from aprtui.errors import UsageError
 from aprtui.trace.graph import Node
+from aprtui.tui.draw.paths import as_typed
 from aprtui.tui.frame.keymap import Chord
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
-from aprtui.tui.frame.tool_screen import ToolScreen, as_typed
+from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.diff.cells import METRICS, cells, greys, layout, rows
 from aprtui.tui.screens.diff.grid import DiffGrid
 from aprtui.tui.screens.diff.panes import DiffPanes, Place
@@ -58,7 +59,7 @@ from aprtui.tui.screens.diff.words import (
     stage_words,
     verdict_lines,
 )
-from aprtui.tui.widgets.contracts_dock import ContractsDock
+from aprtui.tui.widgets.contracts.dock import ContractsDock
 from aprtui.tui.widgets.table import Table
 
 POLLS_PER_SECOND = 20

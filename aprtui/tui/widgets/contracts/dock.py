@@ -16,7 +16,7 @@ from aprtui.errors import AprtuiError
 from aprtui.resources import contracts as own_contracts
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
-from aprtui.tui.widgets.contracts_rows import dock_rows
+from aprtui.tui.widgets.contracts.rows import dock_rows
 from aprtui.tui.widgets.table import Column, Table
 
 COLUMNS = (

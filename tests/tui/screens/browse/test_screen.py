@@ -16,7 +16,7 @@ from aprtui.tui.app import AprtuiApp
 from aprtui.tui.frame.keymap import clashes
 from aprtui.tui.frame.recent import recent_paths, remember
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
-from aprtui.tui.screens.browse import view as browse_view
+from aprtui.tui.screens.browse import screen as browse_screen
 from aprtui.tui.screens.browse.screen import BrowseScreen
 from aprtui.tui.widgets.table import Table
 from tests.compare.synthetic import changed, write_capture
@@ -28,7 +28,7 @@ BROWSE = ScreenState(ScreenName.BROWSE)
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("APRTUI_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setattr(browse_view, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(browse_screen, "SECONDS_BETWEEN_LOOKS", 0.05)
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -60,7 +60,7 @@ def captures(folder: Path) -> None:
 
 
 def found(pilot: Driver) -> Table:
-    return pilot.app.screen.query_one("#found", Table)
+    return pilot.app.screen.query_one("#artifacts", Table)
 
 
 def test_no_key_means_two_things() -> None:
@@ -290,7 +290,7 @@ async def test_tab_goes_round_and_letters_are_letters_in_the_filter(folder: Path
         for _ in range(3):
             await pilot.press("tab")
             names.append(pilot.app.screen.focused.id if pilot.app.screen.focused else None)
-        assert names == ["grid", "stages", "found"]
+        assert names == ["grid", "stages", "artifacts"]
         await pilot.press("shift+tab")
         assert pilot.app.screen.focused is pilot.app.screen.query_one("#stages")
         await pilot.press("slash", "d", "space", "v", "q")

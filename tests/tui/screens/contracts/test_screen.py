@@ -110,7 +110,7 @@ async def test_captures_come_from_the_screen_before(folder: Path) -> None:
     async with showing(
         screen_state(ScreenName.BROWSE, path=folder, a="good", b="bad"), paths=(folder / "alpha-v1.yaml",)
     ) as pilot:
-        await until(pilot, lambda: len(pilot.app.screen.query_one("#found", Table).rows) == 2)
+        await until(pilot, lambda: len(pilot.app.screen.query_one("#artifacts", Table).rows) == 2)
         await pilot.press("5")
         await judged(pilot)
         assert results(pilot)["ALPHA-2"] == "FAIL"

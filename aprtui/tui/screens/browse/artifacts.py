@@ -1,4 +1,4 @@
-"""Captures and models in some folders: what lies there, looked at again and again without reading it anew."""
+"""Artifacts: the captures and models in some folders, searched again and again, read again only when they change."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from aprtui.trace.capture import claimed_files, is_layer_directory
 from aprtui.trace.manifest import FILE_NAME, FORMAT, read_manifest
 
 DEPTH = 4
-"""Folders below a given one that are looked into."""
+"""Levels of folders below a given one that are searched."""
 
 MOST_FOLDERS = 2000
-"""Folders that are looked into in all: a home directory must not keep the disk busy for ever."""
+"""Folders that are searched in all: a home directory must not keep the disk busy for ever."""
 
-MOST_FOUND = 500
+MOST_ARTIFACTS = 500
 
 _SKIPPED = frozenset({"node_modules", "__pycache__", "site-packages"})
-_PEEK = 256
+_MANIFEST_START = 256
 
 
-class Kind(StrEnum):
-    """What can be opened."""
+class ArtifactKind(StrEnum):
+    """What an artifact is."""
 
     CAPTURE = "capture"
     MODEL = "model"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A capture or a model. What nothing tells is None or empty; `problem` says why it cannot be read."""
+class Artifact:
+    """A capture or a model. What is not known is None or empty; `problem` says why it cannot be read."""
 
     path: Path
-    kind: Kind
+    kind: ArtifactKind
     modified: float
     model: str = ""
     engine: str = ""
@@ -49,12 +49,17 @@ class Found:
     complete: bool | None = None
     problem: str = ""
 
+    @property
+    def is_model(self) -> bool:
+        """Whether it is a model; else it is a capture."""
+        return self.kind is ArtifactKind.MODEL
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Everything found, in the order of the folders; what could not be looked into, and what was left out, in words."""
+    """The artifacts in the order of the folders; folders that cannot be read, and what was left out, in words."""
 
-    found: tuple[Found, ...] = ()
+    artifacts: tuple[Artifact, ...] = ()
     problems: tuple[str, ...] = ()
     left_out: str = ""
 
@@ -63,54 +68,56 @@ _Signature = tuple[int, ...]
 
 
 class Finder:
-    """Looks into folders; what has not changed since the last look is not read again."""
+    """Searches folders; an artifact that has not changed since the last search is not read again."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, tuple[_Signature, Found]] = {}
+        self._known: dict[Path, tuple[_Signature, Artifact]] = {}
 
-    def look(self, roots: Iterable[Path], cancelled: Callable[[], bool] = lambda: False) -> Listing:
-        """The captures and models at and below `roots`, each once."""
-        found: dict[Path, Found] = {}
+    def search(self, roots: Iterable[Path], cancelled: Callable[[], bool] = lambda: False) -> Listing:
+        """The artifacts at and below `roots`, each once."""
+        artifacts: dict[Path, Artifact] = {}
         problems: list[str] = []
         folders, left_out = 0, ""
-        for path, kind, problem in (place for root in roots for place in places(root)):
+        for path, kind, problem in (step for root in roots for step in walk(root)):
             folders += kind is None and not problem
             if problem:
                 problems.append(problem)
             if cancelled():
                 break
-            if folders > MOST_FOLDERS or len(found) >= MOST_FOUND:
-                what = f"{MOST_FOLDERS} folders" if folders > MOST_FOLDERS else f"{MOST_FOUND} captures and models"
+            if folders > MOST_FOLDERS or len(artifacts) >= MOST_ARTIFACTS:
+                what = f"{MOST_FOLDERS} folders" if folders > MOST_FOLDERS else f"{MOST_ARTIFACTS} captures and models"
                 left_out = f"looked at {what}, there are more: name a folder with `aprtui open FOLDER`"
                 break
-            if kind is not None and path.absolute() not in found:
-                entry = self._describe(path, kind)
-                if entry is not None:
-                    found[path.absolute()] = entry
+            if kind is not None and path.absolute() not in artifacts:
+                artifact = self._describe(path, kind)
+                if artifact is not None:
+                    artifacts[path.absolute()] = artifact
         return Listing(
-            tuple(sorted(found.values(), key=lambda entry: entry.kind)), tuple(dict.fromkeys(problems)), left_out
+            tuple(sorted(artifacts.values(), key=lambda artifact: artifact.kind)),
+            tuple(dict.fromkeys(problems)),
+            left_out,
         )
 
-    def _describe(self, path: Path, kind: Kind) -> Found | None:
-        """What lies at `path`; None where it has gone in the meantime."""
+    def _describe(self, path: Path, kind: ArtifactKind) -> Artifact | None:
+        """The artifact at `path`; None if it has gone in the meantime."""
         try:
             signature = _signature(path, kind)
             known = self._known.get(path)
             if known is None or known[0] != signature:
-                describe = _capture if kind is Kind.CAPTURE else _model
+                describe = _capture if kind is ArtifactKind.CAPTURE else _model
                 known = self._known[path] = signature, describe(path, max(signature[0], 0) / 1e9)
         except FileNotFoundError:
             return None
         except OSError as error:
-            return Found(path, kind, 0, problem=f"cannot be read: {error.strerror or error}")
+            return Artifact(path, kind, 0, problem=f"cannot be read: {error.strerror or error}")
         return known[1]
 
 
-def places(root: Path, depth: int = DEPTH) -> Iterator[tuple[Path, Kind | None, str]]:
-    """What lies at and below `root`, sorted by name: captures, models, other folders (None), and what went wrong."""
+def walk(root: Path, depth: int = DEPTH) -> Iterator[tuple[Path, ArtifactKind | None, str]]:
+    """What is at and below `root`, sorted by name: its path, its kind (None for a folder), and a problem in words."""
     try:
         if root.suffix == ".gguf" and root.is_file():
-            yield root, Kind.MODEL, ""
+            yield root, ArtifactKind.MODEL, ""
             return
         with os.scandir(root) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)
@@ -120,20 +127,20 @@ def places(root: Path, depth: int = DEPTH) -> Iterator[tuple[Path, Kind | None, 
         yield root, None, f"{root}: cannot be looked into: {error.strerror or error}"
         return
     if _is_capture(root, listed):
-        yield root, Kind.CAPTURE, ""
+        yield root, ArtifactKind.CAPTURE, ""
         return
     yield root, None, ""
     for entry in listed:
         if entry.name.endswith(".gguf") and os.path.isfile(entry.path):
-            yield root / entry.name, Kind.MODEL, ""
+            yield root / entry.name, ArtifactKind.MODEL, ""
     for entry in listed:
         hidden = entry.name.startswith(".") or entry.name in _SKIPPED
         if depth and not hidden and entry.is_dir(follow_symlinks=False):
-            yield from places(root / entry.name, depth - 1)
+            yield from walk(root / entry.name, depth - 1)
 
 
 def _is_capture(folder: Path, entries: Iterable[os.DirEntry[str]]) -> bool:
-    """Whether `folder` is a capture: a manifest of ours, or files where the naming rule has stages."""
+    """Whether `folder` is a capture: it has a manifest of ours, or files named as stages are."""
     stages = False
     for entry in entries:
         if entry.name == FILE_NAME and FORMAT.encode() in _beginning(folder / FILE_NAME):
@@ -148,14 +155,14 @@ def _is_capture(folder: Path, entries: Iterable[os.DirEntry[str]]) -> bool:
 def _beginning(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
-            return file.read(_PEEK)
+            return file.read(_MANIFEST_START)
     except OSError:
         return b""
 
 
-def _signature(path: Path, kind: Kind) -> _Signature:
-    """Changes when what is told of `path` may have changed; its first number is the time of the last change in ns."""
-    if kind is Kind.MODEL:
+def _signature(path: Path, kind: ArtifactKind) -> _Signature:
+    """Numbers that change if the artifact has changed; the first one is the time of its last change in ns."""
+    if kind is ArtifactKind.MODEL:
         status = path.stat()
         return status.st_mtime_ns, status.st_size, status.st_ino
     try:
@@ -167,18 +174,18 @@ def _signature(path: Path, kind: Kind) -> _Signature:
         return max(times), *times
 
 
-def _capture(path: Path, modified: float) -> Found:
+def _capture(path: Path, modified: float) -> Artifact:
     try:
         manifest = read_manifest(path)
     except UnreadableError as error:
-        return Found(path, Kind.CAPTURE, modified, problem=str(error).removeprefix(f"{path}{os.sep}"))
+        return Artifact(path, ArtifactKind.CAPTURE, modified, problem=str(error).removeprefix(f"{path}{os.sep}"))
     if manifest is None:
         files = [file for _, file in claimed_files(path)]
-        return Found(path, Kind.CAPTURE, modified, files=len(files), bytes=sum(map(_size, files)))
+        return Artifact(path, ArtifactKind.CAPTURE, modified, files=len(files), bytes=sum(map(_size, files)))
     sizes = (info.bytes or _size(path / name) for name, info in manifest.files.items())
     engine = manifest.engine
-    return Found(
-        path, Kind.CAPTURE, modified, manifest.model.name,
+    return Artifact(
+        path, ArtifactKind.CAPTURE, modified, manifest.model.name,
         engine.name if engine.backend in engine.name else f"{engine.name} {engine.backend}",
         engine.mode, len(manifest.tokens), len(manifest.files), sum(sizes), manifest.complete,
     )  # fmt: skip
@@ -192,11 +199,13 @@ def _size(path: Path) -> int:
     return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
-def _model(path: Path, modified: float) -> Found:
+def _model(path: Path, modified: float) -> Artifact:
     try:
         file = GgufFile(path)
     except UnreadableError as error:
-        return Found(path, Kind.MODEL, modified, bytes=_size(path), problem=str(error).removeprefix(f"{path}: "))
+        return Artifact(
+            path, ArtifactKind.MODEL, modified, bytes=_size(path), problem=str(error).removeprefix(f"{path}: ")
+        )
     architecture, name = (file.metadata.get(f"general.{key}") for key in ("architecture", "name"))
     words = " ".join(word for word in (name, architecture) if isinstance(word, str) and word)
-    return Found(path, Kind.MODEL, modified, words, files=len(file.tensors), bytes=file.size)
+    return Artifact(path, ArtifactKind.MODEL, modified, words, files=len(file.tensors), bytes=file.size)

@@ -1,6 +1,6 @@
-"""What the browse screen's threads do: open a capture or a model, and fill in statistics that no manifest states.
+"""What is in a capture or a model: its stages or tensors, and their statistics, computed where no manifest states them.
 
-Nothing here maps a file: what is being looked at may be written again at any time.
+No file is mapped into memory here: the files of a capture may be written again at any time.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from aprtui.model.tensor_table import TensorInfo, TensorSummary, summarise, tens
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.trace.stage_reader import StageReader, reader_stats
-from aprtui.tui.screens.browse.find import Found, Kind
+from aprtui.tui.screens.browse.artifacts import Artifact
 
 Cancelled = Callable[[], bool]
 T = TypeVar("T")
 
 BATCH_SECONDS = 0.2
-"""Results that come in quick succession are handed out together."""
+"""Results of this time are yielded together."""
 
 
 @dataclass(frozen=True, slots=True)
 class CaptureContents:
-    """A capture, and what is known of its stages so far."""
+    """A capture, and what has been read of its stages so far."""
 
     capture: Capture
     entries: Mapping[Node, Entry]
@@ -36,7 +36,7 @@ class CaptureContents:
 
 @dataclass(frozen=True, slots=True)
 class ModelContents:
-    """The tensors of a model, and what is known of them so far."""
+    """The tensors of a model, and what has been read of them so far."""
 
     tensors: tuple[TensorInfo, ...]
     summaries: Mapping[str, TensorSummary]
@@ -45,15 +45,15 @@ class ModelContents:
 Contents = CaptureContents | ModelContents
 
 
-def contents(found: Found, cancelled: Cancelled) -> Iterator[Contents]:
-    """What is in a capture or a model: at first what can be told at once, then more and more until all is known.
+def read_contents(artifact: Artifact, cancelled: Cancelled) -> Iterator[Contents]:
+    """What is in a capture or a model: first what is known without reading values, then more, until all is read.
 
-    Raises `UnreadableError` where it cannot be opened.
+    Raises `UnreadableError` if it cannot be opened.
     """
-    if found.kind is Kind.CAPTURE:
-        yield from _capture_contents(Capture.open(found.path), cancelled)
+    if artifact.is_model:
+        yield from _model_contents(artifact.path, cancelled)
     else:
-        yield from _model_contents(found.path, cancelled)
+        yield from _capture_contents(Capture.open(artifact.path), cancelled)
 
 
 def _capture_contents(capture: Capture, cancelled: Cancelled) -> Iterator[CaptureContents]:

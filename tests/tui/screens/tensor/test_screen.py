@@ -15,7 +15,7 @@ from aprtui.trace.aprt import write_aprt
 from aprtui.trace.graph import Node
 from aprtui.tui.frame.keymap import clashes
 from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state, screen_state
-from aprtui.tui.screens.tensor import reading as tensor_reading
+from aprtui.tui.screens.tensor import screen as tensor_screen
 from aprtui.tui.screens.tensor.map import ColourBar, TensorMap
 from aprtui.tui.screens.tensor.screen import TensorScreen
 from aprtui.tui.screens.tensor.source import open_source
@@ -29,7 +29,7 @@ from tests.tui.driver import Driver, drag, screen_text, showing, told, tool_scre
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("APRTUI_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setattr(tensor_reading, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(tensor_screen, "SECONDS_BETWEEN_LOOKS", 0.05)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -326,8 +326,8 @@ async def test_the_mouse_points_and_frames(folder: Path) -> None:
     async with showing(stage()) as pilot:
         await until_read(pilot)
         screen = pilot.app.screen
-        assert isinstance(screen, TensorScreen) and screen._view is not None
-        before, grain = screen.state().text("at"), screen._view.grain
+        assert isinstance(screen, TensorScreen) and screen._viewport is not None
+        before, grain = screen.state().text("at"), screen._viewport.grain
         await pilot.click(TensorMap, offset=(grain.cells * 3 + 1, 9))
         row, column = screen.state().text("at").split(",")
         assert [row, column] != before.split(",") and int(column) in (3, 4)
@@ -341,9 +341,9 @@ async def test_the_mouse_frames_what_it_is_dragged_over(folder: Path) -> None:
     async with showing(stage()) as pilot:
         await until_read(pilot)
         screen = pilot.app.screen
-        assert isinstance(screen, TensorScreen) and screen._view is not None and screen._view.is_whole
+        assert isinstance(screen, TensorScreen) and screen._viewport is not None and screen._viewport.is_whole
         await drag(pilot, screen.query_one(TensorMap), (20, 1), (29, 6))
-        view, per_cell = screen._view, 4000 // screen._view.cells
+        view, per_cell = screen._viewport, 4000 // screen._viewport.cells
         assert pilot.app.clipboard == ""
         assert not view.is_whole and view.tiling.columns_per_cell < per_cell
         assert view.tiling.column <= 21 * per_cell and 20 * per_cell <= view.column <= 32 * (per_cell + 1)
