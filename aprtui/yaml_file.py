@@ -185,10 +185,10 @@ def fields_of(
         raise UsageError(f"{path}: {where}: expected the fields {', '.join(sorted(known))}")
     unknown = value.keys() - set(known)
     if unknown:
-        raise UsageError(f"{path}: {where}: no field {sorted(unknown)[0]!r}: there are {', '.join(sorted(known))}")
+        raise UsageError(f"{path}: {where}: no field {min(unknown)!r}: there are {', '.join(sorted(known))}")
     missing = set(needed) - value.keys()
     if missing:
-        raise UsageError(f"{path}: {where}: the field {sorted(missing)[0]} is missing")
+        raise UsageError(f"{path}: {where}: the field {min(missing)} is missing")
     return value
 
 

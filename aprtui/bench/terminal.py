@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 from aprtui.errors import EngineError
 
@@ -142,7 +143,7 @@ class PseudoTerminal:
         self._reader.join(2)
         os.close(self._master)
 
-    def __enter__(self) -> PseudoTerminal:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except MemoryError as error:
         click.echo(f"aprtui: does not fit in memory: {error}: use a smaller model or --context", err=True)
         code = ExitCode.ENGINE
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a bug: it is reported, with exit code 70
         code = _unexpected(error)
     sys.exit(_for_bisect(int(code or 0)) if BISECT in words else int(code or 0))
 

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from types import TracebackType
+from typing import Self
 
 from aprtui.progress import RECORDS_VARIABLE, progress_record
 
@@ -29,7 +30,7 @@ class ProgressLine:
         self._since, self._last = self._started, (0, 0)
         self._written = -_SECONDS_A_LINE
 
-    def __enter__(self) -> ProgressLine:
+    def __enter__(self) -> Self:
         return self
 
     def __call__(self, what: str, done: int, total: int) -> None:

@@ -49,7 +49,7 @@ def bind(document: Document, falsifier: Falsifier, check: CheckCall | None) -> B
     if stages:
         return Binding(stages, None, inferred=False)
     equations = [equation.formula for equation in document.equations if equation.name in falsifier.binds_to]
-    own = "\n".join((falsifier.rule, falsifier.name, falsifier.prediction, falsifier.test))
+    own = f"{falsifier.rule}\n{falsifier.name}\n{falsifier.prediction}\n{falsifier.test}"
     stages = _mentioned(own) or _mentioned("\n".join(equations))
     return Binding(stages, _layers_in(own), inferred=True)
 

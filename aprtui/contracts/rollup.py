@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -102,7 +103,7 @@ def waits(documents: Sequence[Document]) -> tuple[Wait, ...]:
     return tuple(sorted(found, key=lambda wait: (wait.kind is WaitKind.CONTRACT, -len(wait.waiting), wait.name)))
 
 
-def _blocked(documents: Iterable[Document], known: Set[str]) -> Mapping[str, list[Waiting]]:
+def _blocked(documents: Iterable[Document], known: AbstractSet[str]) -> Mapping[str, list[Waiting]]:
     found: dict[str, list[Waiting]] = defaultdict(list)
     for document in documents:
         for test in document.falsifiers:

@@ -181,21 +181,18 @@ def _misplaced_requires(document: Document) -> Breaches:
 def _misplaced_phase(document: Document) -> Breaches:
     for number, obligation in enumerate(document.obligations, 1):
         if obligation.phase is not None and not obligation.type.startswith("loop_"):
+            message = "applies_to_phase is for loop_invariant and loop_variant, this is of type"
             yield (
                 obligation.line_of("applies_to_phase"),
-                f"{_called(obligation, number)}: applies_to_phase is for loop_invariant and loop_variant, this is of "
-                f"type {obligation.type!r}",
+                f"{_called(obligation, number)}: {message} {obligation.type!r}",
             )
 
 
 def _misplaced_parent(document: Document) -> Breaches:
     for number, obligation in enumerate(document.obligations, 1):
         if obligation.parent is not None and obligation.type != "subcontract":
-            yield (
-                obligation.line_of("parent_contract"),
-                f"{_called(obligation, number)}: parent_contract is for subcontracts, this is of type "
-                f"{obligation.type!r}",
-            )
+            message = "parent_contract is for subcontracts, this is of type"
+            yield obligation.line_of("parent_contract"), f"{_called(obligation, number)}: {message} {obligation.type!r}"
 
 
 def _unknown_parent(document: Document) -> Breaches:

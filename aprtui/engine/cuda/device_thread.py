@@ -41,7 +41,7 @@ class DeviceThread:
         def job() -> None:
             try:
                 outcome.set_result(function(*args, **kwargs))
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - raised again where the result is waited for
                 outcome.set_exception(error)
 
         self._jobs.put(job)

@@ -184,7 +184,7 @@ class ToolScreen(Screen[None]):
 
     def action_save_picture(self) -> None:
         """Write the screen as SVG into the working directory."""
-        path = Path(f"aprtui-{self.NAME}-{datetime.now():%Y%m%d-%H%M%S}.svg")
+        path = Path(f"aprtui-{self.NAME}-{datetime.now().astimezone():%Y%m%d-%H%M%S}.svg")
         try:
             path.write_text(picture(self.app.export_screenshot(title="aprtui")), encoding="utf-8")
         except OSError as error:

@@ -54,7 +54,8 @@ class HelpScreen(ModalScreen[None]):
 
     def _keys(self) -> Table:
         table = Table.grid(padding=(0, 2))
-        remapped, ascii_only = self.app._keymap, self.app.has_class("-ascii")
+        remapped = self.app._keymap  # noqa: SLF001 - Textual has no other way to ask for it
+        ascii_only = self.app.has_class("-ascii")
         rows = [
             (remapped.get(binding.id or "", binding.key), binding.description, binding.id)
             for binding in self._explained_bindings
