@@ -91,11 +91,11 @@ def _found(falsifier_id: str, paths: tuple[Path, ...]) -> tuple[Document, Falsif
         raise UsageError(f"promote: no falsifier is called {falsifier_id!r:.60}: see aprtui contracts status")
     if len(found) > 1:
         places = ", ".join(f"{document.path}:{test.line}" for document, test in found[:3])
-        raise UsageError(f"promote: {falsifier_id!r:.60} is there {len(found)} times ({places}): name one contract")
+        raise UsageError(f"promote: {falsifier_id!r:.60} occurs {len(found)} times ({places}): name one contract")
     document, falsifier = found[0]
     if document.duplicates:
         first = document.duplicates[0]
-        raise ContractError(document.path, first.line, f"the key {first.key!r:.60} is there twice: correct it first")
+        raise ContractError(document.path, first.line, f"the key {first.key!r:.60} occurs twice: correct it first")
     return document, falsifier
 
 

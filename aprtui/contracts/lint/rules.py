@@ -62,7 +62,7 @@ def _orphan_binding(document: Document, context: LintContext) -> Breaches:
     for test in document.falsifiers:
         for name in test.binds_to:
             if name not in names:
-                yield test.line_of("binds_to"), f"{test.id}: binds to {name!r}, no equation is called so"
+                yield test.line_of("binds_to"), f"{test.id}: binds to {name!r}, but no equation has that name"
 
 
 def _orphan_harness(document: Document, context: LintContext) -> Breaches:
@@ -264,7 +264,7 @@ def _odd_file(document: Document, context: LintContext) -> Breaches:
     known = {test.id for test in document.falsifiers}
     for name, files in ledger.recorded.files.items():
         if name not in known:
-            yield document.line, f"{files[-1].path}: is evidence for {name!r:.60}, no falsifier is called so"
+            yield document.line, f"{files[-1].path}: is evidence for {name!r:.60}, but no falsifier has that id"
 
 
 _E, _W = Severity.ERROR, Severity.WARN
