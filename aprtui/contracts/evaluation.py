@@ -25,13 +25,10 @@ from aprtui.contracts.checks.judgement import Judgement, no_device, not_testable
 from aprtui.contracts.checks.mapping import CheckMap, check_of
 from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, ContractCheck, ModelCheck, PairCheck
 from aprtui.contracts.documents.document import CheckCall, Document, Falsifier
-from aprtui.engine.cuda import detect
+from aprtui.engine.backends.registry import device_backends, is_host
 from aprtui.errors import AprtuiError
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
-
-CUDA, ON_CPU = "cuda", ("cpu", "numpy")
-"""Backends, as captures name them: that of a CUDA device, and those of the CPU."""
 
 _COMMON: Mapping[type, frozenset[str]] = {
     ContractCheck: frozenset(),
@@ -101,7 +98,7 @@ def _on_captures(check: CaptureCheck | PairCheck, call: CheckCall, subject: Chec
 def _of_other_backends(sides: list[Capture], parameters: Mapping[str, Any]) -> Judgement | None:
     """UNKNOWN for captures of other backends than the claim is about; None where they fit."""
     backends = [side.manifest.engine.backend if side.manifest else None for side in sides]
-    devices = {"cpu" if backend in ON_CPU else backend for backend in backends}
+    devices = {"the processor" if is_host(backend) else backend for backend in backends}
     if parameters.get(DEVICES_DIFFER) and len(devices) == 1 and None not in devices:
         named = " and ".join(map(str, backends))
         return unknown(f"the captures are of {named}, one device: the claim is about two")
@@ -117,10 +114,10 @@ def _of_other_backends(sides: list[Capture], parameters: Mapping[str, Any]) -> J
 def _missing_device(backends: tuple[str, ...], subject: CheckSubject) -> Judgement | None:
     """UNKNOWN for a claim about a device that this machine lacks and no capture comes from; None otherwise."""
     sides = [side.manifest.engine.backend for side in (subject.capture, subject.reference) if side and side.manifest]
-    if CUDA not in backends or CUDA in sides:
-        return None
-    found = detect.detect()
-    return no_device(found.problem) if found.obstacle is not None else None
+    for device in device_backends():
+        if device.name in backends and device.name not in sides and (obstacle := device.obstacle()) is not None:
+            return no_device(obstacle.problem)
+    return None
 
 
 def _not_captured(

@@ -169,9 +169,9 @@ def test_an_automatic_choice_with_a_wrong_reason_fails(
 ) -> None:
     honest = opening.open_engine
 
-    def silent(model: Model, context: int, told: Callable[[str], None], lines: tuple[str, ...] = reasons) -> Engine:
+    def silent(model: Model, context: int, announce: Callable[[str], None], lines: tuple[str, ...] = reasons) -> Engine:
         for line in lines:
-            told(line)
+            announce(line)
         return honest(model, backend="numpy", context=context)
 
     monkeypatch.setattr(opening, "open_engine", silent)
@@ -307,9 +307,9 @@ def test_a_prompt_that_a_template_may_take_says_nothing(model: Model) -> None:
         ("throughput_floor", {"tokens": 0}, "expected a whole number, 1 … 128"),
         ("throughput_floor", {"tokens": 1000}, "expected a whole number"),
         ("throughput_floor", {"at_least": "fast"}, "is not a number"),
-        ("throughput_floor", {"backend": "vulkan"}, "expected one of auto, cuda, cpu, numpy"),
+        ("throughput_floor", {"backend": "vulkan"}, "expected one of auto, cpu, cuda, numpy"),
         ("throughput_floor", {"layers": 1}, "takes no 'layers'"),
-        ("forced_backend", {"backend": "auto"}, "expected one of cuda, cpu, numpy"),
+        ("forced_backend", {"backend": "auto"}, "expected one of cpu, cuda, numpy"),
         ("quality_gate", {}, "expected one of tensor_contract, "),
         ("qa_aggregate", {"require": "golden_output"}, "expected a list of texts"),
         ("chat_template_bytes", {"messages": HELLO}, "give messages and the text"),

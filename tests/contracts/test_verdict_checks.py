@@ -14,7 +14,7 @@ from aprtui.contracts.checks import verdicts
 from aprtui.contracts.checks.judgement import Judgement
 from aprtui.engine.cpu import decoding
 from aprtui.engine.evaluation import false_alarms, fault_matrix
-from aprtui.engine.evaluation.false_alarms import Judged
+from aprtui.engine.evaluation.false_alarms import JudgedCapture
 from aprtui.engine.evaluation.fault_detection import Tally
 from aprtui.engine.faults.faults import FaultInjector, parse_fault
 from aprtui.engine.opening import open_engine
@@ -102,7 +102,7 @@ def test_a_run_that_is_blamed_fails(model: Model, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.usefixtures("two_runs")
 def test_a_run_that_cannot_be_judged_makes_the_whole_unknown(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    doubt = Judged("q8", "replay", Verdict.UNKNOWN, "no tokens")
+    doubt = JudgedCapture("q8", "replay", Verdict.UNKNOWN, "no tokens")
     monkeypatch.setattr(verdicts, "judge_replays", lambda *args: [doubt])
     judgement = judge("false_alarms", model)
     assert (judgement.verdict, judgement.reason) == (Verdict.UNKNOWN, "q8 cannot be judged: no tokens")

@@ -12,7 +12,7 @@ from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
 from aprtui.contracts.checks.arguments import CheckArguments
 from aprtui.contracts.checks.judgement import Judgement, unknown
-from aprtui.engine.opening import numba_missing
+from aprtui.engine.backends.cpu import CPU
 from aprtui.errors import UsageError
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
@@ -53,8 +53,8 @@ def block_decoding(arguments: CheckArguments) -> Judgement:
     weights = _weights(arguments, kind)
     if not weights:
         return unknown(f"the model has no tensor of type {kind.name}")
-    if (missing := numba_missing()) is not None:
-        return unknown(f"the compiled kernels cannot run here: {missing}")
+    if (obstacle := CPU.obstacle()) is not None:
+        return unknown(f"the compiled kernels cannot run here: {obstacle.problem}: {obstacle.advice}")
     wrong, compared, first = 0, 0, ""
     for weight in weights:
         if weight.data.shape[1] * columns != weight.columns * size:
@@ -77,7 +77,7 @@ def _differing(weight: Weight) -> Iterator[int]:
 def _decoders(weight: Weight, begin: int, end: int) -> Mapping[str, Values]:
     """Rows of `weight` from each decoder that can run here, shape `[rows, columns]`."""
     found = {"the reference": weight.dequantize(slice(begin, end))}
-    if numba_missing() is None:
+    if CPU.obstacle() is None:
         from aprtui.engine.cpu.decoding import decoded_rows
 
         found["the kernels"] = decoded_rows(weight, begin, end)

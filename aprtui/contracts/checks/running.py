@@ -12,21 +12,30 @@ from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks.arguments import CheckArguments
 from aprtui.contracts.checks.judgement import Judgement, no_device, unknown
 from aprtui.engine import opening
-from aprtui.engine.cuda import detect
+from aprtui.engine.backends.backend import Backend
+from aprtui.engine.backends.registry import (
+    AUTO,
+    BACKENDS,
+    backend_choices,
+    backend_names,
+    device_backends,
+    host_backends,
+    named_backend,
+)
 from aprtui.engine.parity.gate import LOGITS_BOUND, POSITIONS, parity_gate
 from aprtui.engine.protocol import Engine, Mode
 from aprtui.engine.quality import gate as quality
 from aprtui.engine.quality import repeat_gates
-from aprtui.engine.quality.finding import Finding, Outcome
+from aprtui.engine.quality.gate import GateFinding, Outcome
 from aprtui.engine.quality.gates import GATES, run_quality
 from aprtui.engine.quality.run_gates import TOKENS, decode_speeds
 from aprtui.errors import AprtuiError, ExitCode
 from aprtui.machine import default_threads
+from aprtui.progress import no_progress
 
 BACKEND = "backend"
-AUTO, CUDA = "auto", "cuda"
-FORCED = (CUDA, "cpu", "numpy")
-"""Backends that can be requested by name."""
+DEVICE = device_backends()[0].name
+"""What claims about a backend are about by default."""
 
 _VERDICTS = {Outcome.PASSED: Verdict.PASS, Outcome.FAILED: Verdict.FAIL, Outcome.SKIPPED: Verdict.UNKNOWN}
 
@@ -38,7 +47,9 @@ _SHORT = 16
 def throughput_floor(arguments: CheckArguments) -> Judgement:
     """The median of five runs decodes at least `at_least` tokens a second, each run up to `tokens` long."""
     bound, tokens = arguments.number("at_least", 10.0), arguments.count("tokens", TOKENS, _MOST_TOKENS)
-    with quality.Subject(arguments.require_model(), quality.QualityOptions(backend=_backend(arguments))) as subject:
+    with quality.ModelUnderTest(
+        arguments.require_model(), quality.QualityOptions(backend=_backend(arguments))
+    ) as subject:
         speeds = decode_speeds(subject, tokens)
         where = f"{subject.model.name}, {subject.engine(Mode.Q8).backend} in mode {Mode.Q8}, {tokens} tokens a run"
     if not speeds:
@@ -60,14 +71,18 @@ def quality_gate(arguments: CheckArguments) -> Judgement:
     return _of_gate(arguments, gates[name], name)
 
 
-def _of_gate(arguments: CheckArguments, gate: Callable[[quality.Subject], Finding], metric: str) -> Judgement:
-    with quality.Subject(arguments.require_model(), quality.QualityOptions(backend=_backend(arguments))) as subject:
+def _of_gate(
+    arguments: CheckArguments, gate: Callable[[quality.ModelUnderTest], GateFinding], metric: str
+) -> Judgement:
+    with quality.ModelUnderTest(
+        arguments.require_model(), quality.QualityOptions(backend=_backend(arguments))
+    ) as subject:
         finding = gate(subject)
     return Judgement(_VERDICTS[finding.outcome], finding.message, metric, finding.value, finding.threshold)
 
 
 def _backend(arguments: CheckArguments) -> str:
-    return arguments.one_of(BACKEND, AUTO, (AUTO, *FORCED))
+    return arguments.one_of(BACKEND, AUTO, backend_choices())
 
 
 def forced_backend(arguments: CheckArguments) -> Judgement:
@@ -75,12 +90,12 @@ def forced_backend(arguments: CheckArguments) -> Judgement:
 
     Where there is no CUDA device, the message must hold what `aprtui doctor` says about it.
     """
-    backend = arguments.one_of(BACKEND, CUDA, FORCED)
+    backend = arguments.one_of(BACKEND, DEVICE, backend_names())
     model = arguments.require_model()
     try:
         engine = opening.open_engine(model, backend=backend, context=min(_SHORT, model.config.context))
     except AprtuiError as error:
-        return _refused(backend, error)
+        return _refused(named_backend(backend), error)
     opened = engine.backend
     engine.close()
     verdict = Verdict.PASS if opened == backend else Verdict.FAIL
@@ -89,10 +104,10 @@ def forced_backend(arguments: CheckArguments) -> Judgement:
     )
 
 
-def _refused(backend: str, error: AprtuiError) -> Judgement:
-    found = detect.detect() if backend == CUDA else None
-    if found is not None and found.obstacle is not None and found.problem not in str(error):
-        reason = f"the message does not say why: {error}: expected {found.problem}"
+def _refused(backend: Backend, error: AprtuiError) -> Judgement:
+    obstacle = backend.obstacle()
+    if obstacle is not None and obstacle.problem not in str(error):
+        reason = f"the message does not say why: {error}: expected {obstacle.problem}"
         return Judgement(Verdict.FAIL, reason, "reasons missing", 1.0, 0.0)
     code = error.exit_code
     verdict = Verdict.PASS if code == ExitCode.ENGINE else Verdict.FAIL
@@ -100,18 +115,19 @@ def _refused(backend: str, error: AprtuiError) -> Judgement:
 
 
 def automatic_choice(arguments: CheckArguments) -> Judgement:
-    """`auto` opens an engine and says once which one and why; without a device, in the words of `aprtui doctor`."""
+    """`auto` opens an engine and says which, and why it is that one: once, and in the words of `aprtui doctor` where
+    there is no device."""
     reasons: list[str] = []
     model = arguments.require_model()
-    engine = opening.open_engine(model, context=min(_SHORT, model.config.context), told=reasons.append)
+    engine = opening.open_engine(model, context=min(_SHORT, model.config.context), announce=reasons.append)
     opened = engine.backend
     engine.close()
-    found = detect.detect()
+    missing = [obstacle.problem for device in device_backends() if (obstacle := device.obstacle()) is not None]
     said = reasons[0] if reasons else "nothing is said"
     problems = [
         (len(reasons) != 1, f"{len(reasons)} reasons are given, not one"),
         (not said.startswith(f"backend {opened}: "), f"{opened} was opened, and {said}"),
-        (found.obstacle is not None and found.problem not in said, f"{said}: expected {found.problem}"),
+        *((problem not in said, f"{said}: expected {problem}") for problem in missing),
     ]
     wrong = [text for is_so, text in problems if is_so]
     verdict = Verdict.FAIL if wrong else Verdict.PASS
@@ -119,20 +135,22 @@ def automatic_choice(arguments: CheckArguments) -> Judgement:
 
 
 def parity_with_cpu(arguments: CheckArguments) -> Judgement:
-    """The parity gate of `auto`: logits in mode `exact`, then a replay of mode `q8`, against the CPU."""
-    backend, model = arguments.one_of(BACKEND, CUDA, (CUDA, "numpy")), arguments.require_model()
-    found = detect.detect() if backend == CUDA else None
-    if found is not None and found.obstacle is not None:
-        return no_device(found.problem)
-    if (missing := opening.numba_missing()) is not None:
-        return unknown(f"no CPU engine to hold it against: {missing}")
+    """The gate that `auto` asks before it takes a device: logits in mode `exact`, then a replay of mode `q8`."""
+    host = host_backends()[0]
+    others = [backend for backend in BACKENDS if backend is not host]
+    backend, model = arguments.one_of(BACKEND, DEVICE, backend_names(others)), arguments.require_model()
+    obstacle = named_backend(backend).obstacle()
+    if obstacle is not None:
+        return no_device(obstacle.problem)
+    if (missing := host.obstacle()) is not None:
+        return unknown(f"no {host.title} to hold it against: {missing.problem}: {missing.advice}")
     threads = default_threads()
 
     def opened(name: str, mode: Mode) -> Engine:
         return opening.open_engine(model, backend=name, mode=mode, threads=threads, context=POSITIONS)
 
     parity = parity_gate(
-        model, lambda mode: opened(backend, mode), lambda: opened("cpu", Mode.EXACT), threads, lambda *_: None
+        model, lambda mode: opened(backend, mode), lambda: opened(host.name, Mode.EXACT), threads, no_progress
     )
     if parity.passed or not parity.logits <= LOGITS_BOUND:
         verdict = Verdict.PASS if parity.passed else Verdict.FAIL

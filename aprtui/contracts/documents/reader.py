@@ -213,7 +213,7 @@ def _is_claim(key: str) -> bool:
 
 
 def _is_evidence(key: str) -> bool:
-    return key == "live_discharge" or key == "evidence" or key.endswith("_evidence") or key.startswith("evidence_")
+    return key in ("live_discharge", "evidence") or key.endswith("_evidence") or key.startswith("evidence_")
 
 
 def _evidence(key: str, tree: YamlNode, line: int) -> StatedEvidence:

@@ -8,8 +8,6 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.widgets import Input
 
-from aprtui.trace.graph import Node
-from aprtui.tui.draw.grid_layout import grid_layout
 from aprtui.tui.widgets.stage_grid import StageGrid
 
 EXPLANATION = """\
@@ -46,12 +44,6 @@ class CaptureGrid(StageGrid):
 
     class Chosen(Message):
         """The stage under the cursor was chosen."""
-
-    def point(self, node: Node) -> None:
-        """Put the cursor on a stage, if the grid has a cell for it."""
-        stages = [] if self.graph is None else [stage.name for stage in grid_layout(self.graph).stages]
-        if node.layer is not None and node.stage in stages:
-            self._put_cursor(node.layer, stages.index(node.stage))
 
     def action_choose(self) -> None:
         """Open the stage under the cursor."""

@@ -62,7 +62,7 @@ class BrowseScreen(BrowseView):
             self._look_at_cursor()
         elif message.table is self.focused and isinstance(message.table.key, Node):
             self._wanted_node = message.table.key
-            self.query_one(CaptureGrid).point(message.table.key)
+            self.query_one(CaptureGrid).put_cursor(message.table.key)
         self._say_focused()
 
     def on_table_chosen(self, message: Table.Chosen) -> None:

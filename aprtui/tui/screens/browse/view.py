@@ -259,7 +259,7 @@ class BrowseView(ToolScreen):
     def _point(self, node: Node | None) -> None:
         if node is not None:
             self._table("stages").point(node)
-            self.query_one(CaptureGrid).point(node)
+            self.query_one(CaptureGrid).put_cursor(node)
 
     def _say_focused(self) -> None:
         """Put the row under the cursor of the focused pane into words."""
