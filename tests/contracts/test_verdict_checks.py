@@ -12,7 +12,7 @@ import pytest
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks import verdicts
 from aprtui.contracts.checks.judgement import Judgement
-from aprtui.engine.cpu import decoding
+from aprtui.engine.cpu import matmul
 from aprtui.engine.evaluation import false_alarms, fault_matrix
 from aprtui.engine.evaluation.false_alarms import JudgedCapture
 from aprtui.engine.evaluation.fault_detection import Tally
@@ -129,14 +129,14 @@ def test_kernels_that_decode_as_the_reference_pass(model: Model) -> None:
 
 
 def test_a_kernel_that_is_one_bit_off_fails(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = decoding.decoded_rows
+    honest = matmul.decoded_rows
 
     def off(weight: object, begin: int, end: int) -> np.ndarray:
         values = honest(weight, begin, end)  # type: ignore[arg-type]
         values[0, 0] = np.nextafter(values[0, 0], np.float32(np.inf))
         return values
 
-    monkeypatch.setattr(decoding, "decoded_rows", off)
+    monkeypatch.setattr(matmul, "decoded_rows", off)
     judgement = judge("block_decoding", model)
     assert judgement.verdict is Verdict.FAIL and judgement.number is not None and judgement.number > 0
     assert "blk.0." in judgement.reason

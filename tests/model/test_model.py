@@ -12,7 +12,7 @@ import pytest
 
 from aprtui.errors import UnreadableError
 from aprtui.model import model as model_module
-from aprtui.model.architectures.base import ARCHITECTURES
+from aprtui.model.architectures.registry import ARCHITECTURES
 from aprtui.model.config import Rope, RopeAngles
 from aprtui.model.model import load_model
 from aprtui.model.weight_types import WeightType

@@ -78,7 +78,7 @@ def _decoders(weight: Weight, begin: int, end: int) -> Mapping[str, Values]:
     """Rows of `weight` from each decoder that can run here, shape `[rows, columns]`."""
     found = {"the reference": weight.dequantize(slice(begin, end))}
     if CPU.obstacle() is None:
-        from aprtui.engine.cpu.decoding import decoded_rows
+        from aprtui.engine.cpu.matmul import decoded_rows
 
         found["the kernels"] = decoded_rows(weight, begin, end)
     return found

@@ -18,7 +18,7 @@ from aprtui.tui.screens.live.run import LiveRun
 from aprtui.tui.screens.live.state import InitialState
 from aprtui.tui.screens.live.token_line import TokenLine
 from aprtui.tui.widgets.bar_list import BarList
-from aprtui.tui.widgets.contracts_dock import ContractsDock
+from aprtui.tui.widgets.contracts.dock import ContractsDock
 from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.text_stream import TextStream
 
