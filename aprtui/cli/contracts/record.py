@@ -125,9 +125,7 @@ def _evidence(
     revision = revision_at(document, row.falsifier, project)
     known, reason = (None, revision) if isinstance(revision, str) else (revision, "")
     command = request.command(_portable(document.path, project), name)
-    evidence = evidence_of(
-        document, row.falsifier, check, row.judgement, subject, project, known, command, output
-    )  # fmt: skip
+    evidence = evidence_of(document, row.falsifier, check, row.judgement, subject, project, known, command, output)
     return evidence, reason
 
 

@@ -41,9 +41,7 @@ def block_values(arguments: CheckArguments) -> Judgement:
         if np.float32(value).tobytes() != values[0, column].tobytes()
     ]
     reason = wrong[0] if wrong else f"{counted(len(expected), 'column')} as expected, by {' and '.join(decoders)}"
-    return Judgement(
-        Verdict.FAIL if wrong else Verdict.PASS, reason, "columns that differ", float(len(wrong)), 0.0
-    )  # fmt: skip
+    return Judgement(Verdict.FAIL if wrong else Verdict.PASS, reason, "columns that differ", float(len(wrong)), 0.0)
 
 
 def block_decoding(arguments: CheckArguments) -> Judgement:

@@ -278,8 +278,7 @@ def replay_holds(arguments: CaptureArguments) -> Judgement:
     model = arguments.require_model()
     names = named_stages(arguments.parameters)
     selection = Selection(
-        stages=",".join(names) if names else None,
-        layers=_layers(arguments) if LAYERS in arguments.parameters else None,
+        stages=",".join(names) if names else None, layers=_layers(arguments) if LAYERS in arguments.parameters else None
     )
     with Evaluators(model) as evaluators:
         comparison = replay_capture(arguments.capture, model, ReplayOptions(selection), evaluators)
