@@ -15,7 +15,7 @@ PyYAML is imported on first use: `--help` needs no YAML.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,8 +80,6 @@ class YamlScalar:
 
 @dataclass(frozen=True, slots=True)
 class YamlList:
-    """A list."""
-
     items: tuple[YamlNode, ...]
     line: int
     size: int
@@ -225,14 +223,9 @@ def text(node: YamlNode | None) -> str:
         return ""
     if isinstance(node, YamlScalar):
         return "" if node.value is None else node.text.strip()
-    return "\n".join(_lines(node))
-
-
-def _lines(node: YamlList | YamlMapping) -> Iterator[str]:
     if isinstance(node, YamlList):
-        yield from map(text, node.items)
-    else:
-        yield from (f"{key}: {text(value)}" for key, value in node.fields.items())
+        return "\n".join(map(text, node.items))
+    return "\n".join(f"{key}: {text(value)}" for key, value in node.fields.items())
 
 
 @dataclass(slots=True)

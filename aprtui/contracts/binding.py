@@ -12,7 +12,6 @@ from aprtui.contracts.checks.arguments import named_layers, named_stages
 from aprtui.contracts.documents.document import CheckCall, Document, Falsifier
 from aprtui.errors import UsageError
 from aprtui.trace.graph import ALIASES, Node, Scope, StageGraph, canonical_name, known_names
-from aprtui.trace.select import ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,6 @@ class Binding:
     inferred: bool
 
     def nodes(self, graph: StageGraph) -> tuple[Node, ...]:
-        """The nodes of `graph` that the falsifier is about."""
         return tuple(
             node
             for node in graph.nodes
@@ -91,12 +89,3 @@ def _layers_in(text: str) -> frozenset[int] | None:
     """Layers named one by one, as `layer 3`, `layer-0/`, `layer[3]`."""
     found = frozenset(int(number) for number in _LAYER.findall(text))
     return found or None
-
-
-def describe(binding: Binding) -> str:
-    """The binding in words, as `layer 3 ffn_gate (inferred)`."""
-    if not binding.stages:
-        return "no stage"
-    layers = ALL if binding.layers is None else ", ".join(str(layer) for layer in sorted(binding.layers))
-    where = "" if binding.layers is None else f"layer {layers} "
-    return f"{where}{', '.join(binding.stages)}{' (inferred)' if binding.inferred else ''}"

@@ -16,7 +16,6 @@ from aprtui.contracts.checks.arguments import (
     CheckArguments,
     CheckSubject,
     PairArguments,
-    demands_every_layer,
     layers_text,
     named_stages,
     wanted_nodes,
@@ -137,8 +136,8 @@ def _not_captured(
 def _of_a_part(
     judged: Judgement, nodes: tuple[Node, ...], held: tuple[Node, ...], parameters: Mapping[str, Any]
 ) -> Judgement:
-    """`judged`, but UNKNOWN for a PASS on only some of the cells that the claim is about."""
-    if judged.verdict is not Verdict.PASS or not demands_every_layer(parameters) or len(held) == len(nodes):
+    """`judged`, but UNKNOWN for a PASS on only some cells of a claim that names layers, by number or as `all`."""
+    if judged.verdict is not Verdict.PASS or LAYERS not in parameters or len(held) == len(nodes):
         return judged
     return replace(
         judged, verdict=Verdict.UNKNOWN, testable=False,

@@ -12,7 +12,6 @@ import click
 from aprtui.cli.contracts.shared import evidence_dir_option, paths_argument, print_line, read_documents
 from aprtui.contracts.documents.document import (
     BLOCKER,
-    NAMES,
     ContractError,
     Document,
     Falsifier,
@@ -52,7 +51,7 @@ def command(falsifier_id: str, level: str, paths: tuple[Path, ...], evidence_dir
     assessment = ledger_of(document, evidence_dir).assess(falsifier, check_of(falsifier, own_mapping()))
     missing = missing_evidence(assessment, maturity_of(status))
     if missing:
-        carried = NAMES[assessment.now]
+        carried = assessment.now.label
         print_line(
             f"aprtui: {falsifier_id} stays {_was(falsifier)}: evidence carries {carried}, not {status}", err=True
         )
@@ -71,7 +70,7 @@ def _was(falsifier: Falsifier) -> str:
 
 def _status(level: str) -> str:
     word = level.upper()
-    levels = ["PROPOSED", *(NAMES[name] for name in (Maturity.ALGORITHM, Maturity.FUNCTIONAL, Maturity.DISCHARGED))]
+    levels = ["PROPOSED", *(claim.label for claim in (Maturity.ALGORITHM, Maturity.FUNCTIONAL, Maturity.DISCHARGED))]
     blocked = word.startswith(BLOCKER) and word.removeprefix(BLOCKER).replace("_", "").isalnum() and word.isascii()
     if word not in levels and not blocked:
         raise UsageError(f"promote: no level is called {level!r:.60}: expected {', '.join(levels)} or {BLOCKER}…")

@@ -18,7 +18,7 @@ from aprtui.cli.contracts.shared import (
     read_documents,
 )
 from aprtui.cli.json_lines import write_record
-from aprtui.contracts.documents.document import NAMES, Document, Maturity
+from aprtui.contracts.documents.document import Document, Maturity
 from aprtui.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _ladder(found: Sequence[AssessedFalsifier]) -> Iterator[str]:
     yield f"  {'level':<24}{'claimed':>9}{'carried':>9}{'ever carried':>14}"
     for level in levels(found):
         if level.level is not Maturity.UNRANKED or level.claimed:
-            yield f"  {NAMES[level.level]:<24}{level.claimed:>9}{level.carried:>9}{level.ever:>14}"
+            yield f"  {level.level.label:<24}{level.claimed:>9}{level.carried:>9}{level.ever:>14}"
 
 
 def _life_cycles(documents: Sequence[Document]) -> Iterator[str]:
@@ -146,7 +146,7 @@ def _write_json(documents: Sequence[Document], found: Sequence[AssessedFalsifier
             "life_cycles": Counter(document.life_cycle or "" for document in documents),
             "falsifiers": len(found),
             "levels": {
-                NAMES[level.level]: {
+                level.level.label: {
                     "claimed": level.claimed, "carried": level.carried, "ever_carried": level.ever,
                 }
                 for level in levels(found)
@@ -167,7 +167,7 @@ def _record(assessed: AssessedFalsifier) -> dict[str, Any]:
         "id": falsifier.id,
         "claims": [{"key": claim.key, "status": claim.status} for claim in falsifier.claims],
         "status": falsifier.status,
-        "level": NAMES[falsifier.maturity],
+        "level": falsifier.maturity.label,
         "evidence": assessment_record(assessed.assessment),
     }
 

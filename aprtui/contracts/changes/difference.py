@@ -30,8 +30,6 @@ _MOST = frozenset({"below", "ceiling", "high", "max", "maximum", "most", "tolera
 
 
 class ChangeKind(StrEnum):
-    """The kind of a change."""
-
     ADDED = "added"
     REMOVED = "removed"
     CHANGED = "changed"
@@ -98,7 +96,7 @@ def _items(old: tuple[str, ...], new: tuple[str, ...]) -> Iterator[_Pair]:
         yield gone[0], come[0]
         return
     for item in gone:
-        twin = next((other for other in come if _same_but_numbers(item, other)), None)
+        twin = next((other for other in come if _masked(other) == _masked(item)), None)
         if twin is not None:
             come.remove(twin)
         yield item, twin
@@ -144,12 +142,8 @@ def moved_in_text(old: str, new: str) -> ChangeKind | None:
     return moves.pop() if len(moves) == 1 else None
 
 
-def _same_but_numbers(old: str, new: str) -> bool:
-    """Whether two texts differ only in numbers."""
-    return old != new and _masked(old) == _masked(new)
-
-
 def _masked(text: str) -> str:
+    """`text` without its numbers."""
     return _NUMBER.sub("#", text)
 
 

@@ -22,7 +22,6 @@ _ABOUT_THE_DOCUMENT = frozenset(
 )
 _LONGEST_NAME = 60
 STATUS = "status"
-LIFE_CYCLE = "life cycle"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,7 @@ def _named(
 def _metadata(document: Document) -> dict[str, Value]:
     metadata = document.metadata
     fields = {
-        LIFE_CYCLE: document.life_cycle, "kind": metadata.kind, "registry": metadata.registry or None,
+        "life cycle": document.life_cycle, "kind": metadata.kind, "registry": metadata.registry or None,
         "depends_on": metadata.depends_on, "binds_to": metadata.binds_to,
         "vouches_for": metadata.vouches_for, **_extras(metadata),
     }  # fmt: skip

@@ -38,7 +38,6 @@ class EditableYaml:
 
     @property
     def newline(self) -> str:
-        """The line ending of the text."""
         return "\r\n" if "\r\n" in self.text else "\n"
 
     def refuse(self, node: Node, problem: str) -> ContractError:
@@ -85,7 +84,6 @@ def entry(mapping: MappingNode, key: str) -> tuple[ScalarNode, Node]:
 
 
 def has(mapping: MappingNode, key: str) -> bool:
-    """Whether `mapping` has an entry `key`."""
     return any(isinstance(found, ScalarNode) and found.value == key for found, _ in mapping.value)
 
 

@@ -38,9 +38,6 @@ _BLOCKS_ON = "full_discharge_blocks_on"
 _VOUCHES_FOR = "vouches_for"
 
 
-_EXPECTED = "a mapping with metadata, equations, falsification_tests, …"
-
-
 def read_document(path: Path) -> Document:
     """The contract in `path`. Raises `YamlError`, naming file and line."""
     return document_of(read_yaml(path))
@@ -48,7 +45,7 @@ def read_document(path: Path) -> Document:
 
 def document_of(file: YamlFile) -> Document:
     """The contract that `file` holds. Raises `YamlError` where the file, or a section of it, is of the wrong kind."""
-    root = file.mapping(_EXPECTED)
+    root = file.mapping("a mapping with metadata, equations, falsification_tests, …")
     entries = _Sections(file.path, root)
     metadata = _metadata(entries.mapping(METADATA))
     default = metadata.vouches_for

@@ -213,8 +213,7 @@ def _type(obligation: Obligation) -> str:
 
 
 def _unknown_parent(document: Document) -> Breaches:
-    # An entry may carry a remark: `name-v1 (parent contract)`.
-    known = {entry.split()[0] for entry in document.metadata.depends_on if entry.split()}
+    known = document.metadata.dependencies
     for name, obligation in _obligations(document):
         if obligation.parent is not None and obligation.type == "subcontract" and obligation.parent not in known:
             yield (

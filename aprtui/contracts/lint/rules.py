@@ -14,7 +14,7 @@ from pathlib import Path
 
 from aprtui.contracts.checks.mapping import check_of, own_mapping
 from aprtui.contracts.checks.registry import CHECKS
-from aprtui.contracts.documents.document import NAMES, Claim, Document, Falsifier, Maturity
+from aprtui.contracts.documents.document import Claim, Document, Falsifier, Maturity
 from aprtui.contracts.documents.validation import Breaches, Finding, Severity
 from aprtui.contracts.evidence.assessment import ALGORITHM_EVIDENCE, Assessment, Ledger, Standing
 from aprtui.contracts.lint.source_tree import SourceTree, missing_tests
@@ -217,7 +217,7 @@ def _overclaimed(document: Document, context: LintContext) -> Breaches:
     for test, assessment, claim in _claims(document, context):
         if claim.maturity > assessment.ever:
             carried = (
-                f"no evidence ever carried more than {NAMES[assessment.ever]}" if assessment.evidence else "no evidence"
+                f"no evidence ever carried more than {assessment.ever.label}" if assessment.evidence else "no evidence"
             )
             yield claim.line, f"{test.id}: {claim.key} {claim.status}, {carried}"
 
@@ -230,7 +230,7 @@ def _stale(document: Document, context: LintContext) -> Breaches:
         if newest.standing is not Standing.FRESH:
             yield claim.line, f"{test.id}: evidence of {newest.record.date[:10]} is {newest.words}"
         else:
-            held = NAMES[assessment.now]
+            held = assessment.now.label
             yield claim.line, f"{test.id}: a part of the evidence is stale, the rest carries {held}: record it again"
 
 
