@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aprtui.compare.verdict import Verdict
@@ -50,3 +51,9 @@ def counted_wrong(metric: str, wrong: tuple[Node, ...], judged: tuple[Node, ...]
     """PASS where none of the `judged` nodes is `wrong`, else FAIL; the number is the count of wrong ones."""
     verdict = Verdict.FAIL if wrong else Verdict.PASS
     return Judgement(verdict, reason, metric, float(len(wrong)), 0.0, wrong or judged)
+
+
+def judged_by_node(metric: str, problems: Mapping[Node, str], reason: str) -> Judgement:
+    """`counted_wrong` of nodes with their problem, empty for a sound one: the first problem takes `reason`'s place."""
+    wrong = tuple(node for node, problem in problems.items() if problem)
+    return counted_wrong(metric, wrong, tuple(problems), f"{wrong[0]}: {problems[wrong[0]]}" if wrong else reason)

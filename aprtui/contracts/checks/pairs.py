@@ -18,7 +18,7 @@ from aprtui.compare.comparison import StageComparison
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
 from aprtui.contracts.checks.arguments import PairArguments
-from aprtui.contracts.checks.judgement import Judgement, counted_wrong, unknown
+from aprtui.contracts.checks.judgement import Judgement, counted_wrong, judged_by_node, unknown
 from aprtui.errors import UsageError
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
@@ -76,18 +76,11 @@ def _same_bits(a: Capture, b: Capture, node: Node) -> bool:
 
 def count_parity(arguments: PairArguments) -> Judgement:
     """Both captures hold equally many values of each stage: statistics over different samples must not be compared."""
-    wrong, first = [], ""
+    problems = {}
     for node in arguments.nodes:
-        sizes = arguments.reference.read(node).values.size, arguments.capture.read(node).values.size
-        if sizes[0] != sizes[1]:
-            wrong.append(node)
-            first = first or f"{node}: {sizes[1]} values, the reference has {sizes[0]}"
-    return counted_wrong(
-        "counts that differ",
-        tuple(wrong),
-        arguments.nodes,
-        first or f"{counted(len(arguments.nodes), 'count')}, all alike",
-    )
+        reference, own = arguments.reference.read(node).values.size, arguments.capture.read(node).values.size
+        problems[node] = "" if own == reference else f"{own} values, the reference has {reference}"
+    return judged_by_node("counts that differ", problems, f"{counted(len(problems), 'count')}, all alike")
 
 
 def _cosine(stage: StageComparison) -> float:
