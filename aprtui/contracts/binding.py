@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cache
 
-from aprtui.contracts.checks.arguments import named_layers, named_stages
+from aprtui.contracts.checks.arguments import known_stages, named_layers, named_stages
 from aprtui.contracts.documents.document import CheckCall, Document, Falsifier
 from aprtui.errors import UsageError
 from aprtui.trace.graph import ALIASES, Node, Scope, StageGraph, canonical_name, known_names
@@ -38,24 +36,18 @@ def bind(document: Document, falsifier: Falsifier, check: CheckCall | None) -> B
     """The stages and layers of `falsifier`, which `check` judges."""
     if check is not None:
         try:
-            stages = _known(named_stages(check.parameters))
+            stages = known_stages(named_stages(check.parameters))
             if stages:
                 return Binding(stages, named_layers(check.parameters), inferred=False)
         except UsageError:
             pass  # evaluation reports what is wrong with the parameters
-    stages = _known(canonical_name(name) for name in falsifier.binds_to)
+    stages = known_stages([canonical_name(name) for name in falsifier.binds_to])
     if stages:
         return Binding(stages, None, inferred=False)
     equations = [equation.formula for equation in document.equations if equation.name in falsifier.binds_to]
     own = "\n".join((falsifier.rule, falsifier.name, falsifier.prediction, falsifier.test))
     stages = _mentioned(own) or _mentioned("\n".join(equations))
     return Binding(stages, _layers_in(own), inferred=True)
-
-
-def _known(names: Iterable[str]) -> tuple[str, ...]:
-    """Every known stage that matches one of `names`, which may be globs."""
-    patterns = tuple(names)
-    return tuple(stage for stage in known_names() if any(fnmatchcase(stage, name) for name in patterns))
 
 
 def _mentioned(text: str) -> tuple[str, ...]:

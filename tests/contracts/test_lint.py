@@ -15,8 +15,7 @@ from aprtui.contracts.documents.loading import load_documents
 from aprtui.contracts.documents.reader import read_document
 from aprtui.contracts.documents.validation import Severity
 from aprtui.contracts.evidence.assessment import ledger_of
-from aprtui.contracts.lint.reverse_coverage import COMMAND, STAGE, reverse_coverage
-from aprtui.contracts.lint.rules import LINT_RULES, LintContext, lint
+from aprtui.contracts.lint.rules import COMMAND, LINT_RULES, STAGE, LintContext, lint, reverse_coverage
 from aprtui.contracts.lint.source_tree import SourceTree, missing_tests
 from aprtui.errors import UsageError
 from aprtui.resources import contracts

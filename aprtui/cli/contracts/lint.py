@@ -44,8 +44,7 @@ def command(
     Exit code 0: no errors; 1: errors (with --strict: or warnings); 3: a contract cannot be read.
     """
     from aprtui.contracts.evidence.assessment import ledger_of
-    from aprtui.contracts.lint.reverse_coverage import reverse_coverage
-    from aprtui.contracts.lint.rules import LintContext, lint
+    from aprtui.contracts.lint.rules import LintContext, lint, reverse_coverage
     from aprtui.contracts.lint.source_tree import SourceTree
 
     documents, broken = read_documents(paths)
@@ -118,8 +117,7 @@ def _escaped(text: str) -> str:
 
 def _write_sarif(findings: Sequence[Finding]) -> None:
     from aprtui import __version__
-    from aprtui.contracts.lint.reverse_coverage import COVERAGE_RULES
-    from aprtui.contracts.lint.rules import LINT_RULES
+    from aprtui.contracts.lint.rules import COVERAGE_RULES, LINT_RULES
 
     states = {rule.code: rule.states for rule in LINT_RULES} | COVERAGE_RULES
     rules = [{"id": code, "shortDescription": {"text": text}} for code, text in states.items()]

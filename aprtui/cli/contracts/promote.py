@@ -19,6 +19,7 @@ from aprtui.contracts.documents.document import (
     maturity_of,
 )
 from aprtui.errors import EngineError, ExitCode, UnreadableError, UsageError
+from aprtui.resources import is_packaged
 
 if TYPE_CHECKING:
     from aprtui.contracts.evidence.assessment import Assessment
@@ -49,7 +50,7 @@ def command(falsifier_id: str, level: str, paths: tuple[Path, ...], evidence_dir
         print_line(f"{document.path}: {falsifier_id} is {status} already")
         return ExitCode.PASS
     assessment = ledger_of(document, evidence_dir).assess(falsifier, check_of(falsifier, own_mapping()))
-    missing = missing_evidence(assessment, maturity_of(status))
+    missing = tuple(missing_evidence(assessment, maturity_of(status)))
     if missing:
         carried = assessment.now.label
         print_line(
@@ -78,8 +79,6 @@ def _status(level: str) -> str:
 
 
 def _found(falsifier_id: str, paths: tuple[Path, ...]) -> tuple[Document, Falsifier]:
-    from aprtui.resources import is_packaged
-
     if not paths and is_packaged():
         raise UsageError("promote: aprtui's own contracts are part of the installed program: name a contract of yours")
     documents, broken = read_documents(paths)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aprtui.cli.contracts.shared import print_line
+from aprtui.compare.wording import counted
 from aprtui.contracts.documents.document import Document, Falsifier
 
 if TYPE_CHECKING:
@@ -130,8 +131,6 @@ def _evidence(
 
 
 def _report(doubts: Mapping[str, Sequence[str]], count: int, places: Collection[Path]) -> None:
-    from aprtui.compare.wording import counted
-
     for doubt, names in doubts.items():
         print_line(f"aprtui: {', '.join(names)}: {doubt}", err=True)
     where = f" below {', '.join(sorted(map(str, places)))}" if places else ""

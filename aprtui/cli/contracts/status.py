@@ -18,6 +18,7 @@ from aprtui.cli.contracts.shared import (
     read_documents,
 )
 from aprtui.cli.json_lines import write_record
+from aprtui.compare.wording import counted
 from aprtui.contracts.documents.document import Document, Maturity
 from aprtui.errors import ExitCode
 
@@ -52,7 +53,6 @@ def _write_text(documents: Sequence[Document], found: Sequence[AssessedFalsifier
 
 
 def _ladder(found: Sequence[AssessedFalsifier]) -> Iterator[str]:
-    from aprtui.compare.wording import counted
     from aprtui.contracts.rollup import levels
 
     yield f"maturity of {counted(len(found), 'falsifier')}"
@@ -63,8 +63,6 @@ def _ladder(found: Sequence[AssessedFalsifier]) -> Iterator[str]:
 
 
 def _life_cycles(documents: Sequence[Document]) -> Iterator[str]:
-    from aprtui.compare.wording import counted
-
     counts = Counter(document.life_cycle or _NO_LIFE_CYCLE for document in documents)
     listed = ", ".join(f"{word} {count}" for word, count in counts.most_common())
     yield f"life cycle of {counted(len(documents), 'document')}: {listed or 'none'}"
@@ -78,11 +76,9 @@ def _falsifiers(documents: Sequence[Document], found: Sequence[AssessedFalsifier
         words = [(assessed.falsifier.id, assessed.falsifier.status or "no status") for assessed in own]
         widths = [max(map(len, column)) for column in zip(*words, strict=True)]
         for (name, status), assessed in zip(words, own, strict=True):
-            yield f"  {name:<{widths[0]}}  {status:<{widths[1]}}  evidence: {_evidence_text(assessed)}"
-
-
-def _evidence_text(assessed: AssessedFalsifier) -> str:
-    return assessment_text(assessed.assessment) + (f": {_excess(assessed)}" if _excess(assessed) else "")
+            excess = _excess(assessed)
+            evidence = assessment_text(assessed.assessment) + (f": {excess}" if excess else "")
+            yield f"  {name:<{widths[0]}}  {status:<{widths[1]}}  evidence: {evidence}"
 
 
 def _excess(assessed: AssessedFalsifier) -> str:
@@ -111,7 +107,6 @@ def _waits(waited: Sequence[Wait]) -> Iterator[str]:
 
 
 def _how_many(wait: Wait) -> str:
-    from aprtui.compare.wording import counted
     from aprtui.contracts.rollup import WaitKind
 
     if wait.kind is WaitKind.BLOCKER:

@@ -19,12 +19,10 @@ STATUS, DISCHARGE_STATUS, VERSION, CHANGELOG = "status", "discharge_status", "ve
 _VERSION = re.compile(r"(\d{1,6})\.(\d{1,6})(\.\d{1,6})?")
 
 
-def missing_evidence(assessment: Assessment, level: Maturity) -> tuple[str, ...]:
+def missing_evidence(assessment: Assessment, level: Maturity) -> Iterator[str]:
     """What is missing for evidence to carry `level`; nothing where it does, or where the level claims nothing."""
-    return () if level < Maturity.ALGORITHM or assessment.now >= level else tuple(_missing_evidence(assessment, level))
-
-
-def _missing_evidence(assessment: Assessment, level: Maturity) -> Iterator[str]:
+    if level < Maturity.ALGORITHM or assessment.now >= level:
+        return
     newest = assessment.newest
     if newest is None:
         yield "a PASS that is recorded: aprtui contracts check --id ID --record"
@@ -65,7 +63,9 @@ def promoted(text: str, document: Document, falsifier: Falsifier, status: str, d
     version = next_version(document)
     source = parsed(text, document.path)
     test = _test_node(source, falsifier)
-    metadata = _mapping(source, entry(source.root, METADATA)[1])
+    metadata = entry(source.root, METADATA)[1]
+    if not isinstance(metadata, MappingNode):
+        raise source.refuse(metadata, f"{METADATA} is no mapping")
     key = status_key(falsifier)
     edits = [
         source.replaced(entry(test, key)[1], status)
@@ -107,12 +107,6 @@ def _entries(section: Node) -> Iterator[tuple[str, Node]]:
 
 def _id_of(name: str, node: MappingNode) -> str:
     return str(entry(node, "id")[1].value).strip() if has(node, "id") else name
-
-
-def _mapping(source: EditableYaml, node: Node) -> MappingNode:
-    if not isinstance(node, MappingNode):
-        raise source.refuse(node, f"{METADATA} is no mapping")
-    return node
 
 
 def _verify(source: EditableYaml, result: str, falsifier: Falsifier, status: str, version: str) -> None:

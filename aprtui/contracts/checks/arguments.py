@@ -10,7 +10,7 @@ from typing import Any
 from aprtui.errors import UsageError
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import MAX_LAYERS, Node, Scope, StageGraph, canonical_name
+from aprtui.trace.graph import MAX_LAYERS, Node, Scope, StageGraph, canonical_name, known_names
 from aprtui.trace.select import ALL, parse_layers
 
 STAGES, LAYERS, BACKENDS, DEVICES_DIFFER = "stages", "layers", "backends", "devices_differ"
@@ -111,6 +111,11 @@ def named_stages(parameters: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(entries, list) or not all(isinstance(entry, str) and entry.strip() for entry in entries):
         raise UsageError(f"check parameter stages: {value!r:.60}: expected names of stages, as [ffn_gate, ffn_up]")
     return tuple(canonical_name(entry) for entry in entries)
+
+
+def known_stages(names: Sequence[str]) -> tuple[str, ...]:
+    """The known stages that match one of `names`, which may be globs, in execution order."""
+    return tuple(stage for stage in known_names() if any(fnmatchcase(stage, name) for name in names))
 
 
 def named_layers(parameters: Mapping[str, Any]) -> frozenset[int] | None:

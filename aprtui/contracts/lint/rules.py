@@ -1,4 +1,5 @@
-"""Drift that validation cannot see: names of things that do not exist, and claims without evidence.
+"""Drift that validation cannot see: names of things that do not exist, claims without evidence, and (reverse coverage)
+our commands and stages that no falsifier binds, and that therefore never fail.
 
 The caller passes in everything outside of the contract: a source tree, the options of our commands, and the evidence.
 """
@@ -8,16 +9,20 @@ from __future__ import annotations
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from os.path import commonpath
 from pathlib import Path
 
+from aprtui.contracts.checks.arguments import known_stages, named_stages
 from aprtui.contracts.checks.mapping import check_of, own_mapping
-from aprtui.contracts.checks.registry import CHECKS
+from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, PairCheck
 from aprtui.contracts.documents.document import Claim, Document, Falsifier, Maturity
 from aprtui.contracts.documents.validation import Breaches, Finding, Severity
 from aprtui.contracts.evidence.assessment import ALGORITHM_EVIDENCE, Assessment, Ledger, Standing
 from aprtui.contracts.lint.source_tree import SourceTree, missing_tests
+from aprtui.errors import UsageError
+from aprtui.trace.graph import known_names
 
 PROGRAM = "aprtui"
 _EVIDENCE_FILE = "evidence_file"
@@ -92,7 +97,7 @@ def _gap_in_ids(document: Document, context: LintContext) -> Breaches:
 
 def _claims_too_much(document: Document, context: LintContext) -> Breaches:
     recorded = {
-        test.id for test, assessment in assessments(document, context) if assessment.ever >= Maturity.FUNCTIONAL
+        test.id for test, assessment in _assessments(document, context) if assessment.ever >= Maturity.FUNCTIONAL
     }
     for test in document.falsifiers:
         if test.id in recorded:
@@ -117,10 +122,10 @@ def _missing_option(document: Document, context: LintContext) -> Breaches:
 
 
 def _option_problems(line: str, context: LintContext) -> Iterator[str]:
-    words = words_of_ours(line)
+    words = _words_of_ours(line)
     if words is None or not context.options:
         return
-    name = command_of_ours(words, context.options)
+    name = _command_of_ours(words, context.options)
     if name is None:
         yield f"{PROGRAM} has no command {' '.join(words[:1])!r:.40}"
         return
@@ -130,7 +135,7 @@ def _option_problems(line: str, context: LintContext) -> Iterator[str]:
             yield f"{PROGRAM} {name} has no option {option:.40}"
 
 
-def words_of_ours(line: str) -> list[str] | None:
+def _words_of_ours(line: str) -> list[str] | None:
     """The words after `aprtui` in a command line of ours; None for any other line."""
     try:
         written = shlex.split(line)
@@ -139,7 +144,7 @@ def words_of_ours(line: str) -> list[str] | None:
     return written[1:] if written[:1] == [PROGRAM] else None
 
 
-def command_of_ours(words: list[str], commands: Collection[str]) -> str | None:
+def _command_of_ours(words: list[str], commands: Collection[str]) -> str | None:
     """The one of `commands` (`trace`, `contracts check`) that the words begin with."""
     return next((name for count in (2, 1) if (name := " ".join(words[:count])) in commands), None)
 
@@ -180,7 +185,7 @@ def _missing_test(document: Document, context: LintContext) -> Breaches:
             yield test.line_of("test", "command"), f"{test.id}: {problem}"
 
 
-def assessments(document: Document, context: LintContext) -> Iterator[tuple[Falsifier, Assessment]]:
+def _assessments(document: Document, context: LintContext) -> Iterator[tuple[Falsifier, Assessment]]:
     """The assessment of each falsifier's evidence; nothing where no ledger is given."""
     ledger = context.ledgers.get(document.path)
     if ledger is not None:
@@ -190,7 +195,7 @@ def assessments(document: Document, context: LintContext) -> Iterator[tuple[Fals
 
 def _claims(document: Document, context: LintContext) -> Iterator[tuple[Falsifier, Assessment, Claim]]:
     """The highest claim of each falsifier that claims anything and needs, or has, evidence files."""
-    for test, assessment in assessments(document, context):
+    for test, assessment in _assessments(document, context):
         claim = max(test.claims, key=lambda claim: claim.maturity, default=None)
         if claim and claim.maturity >= Maturity.ALGORITHM and (test.check is not None or assessment.evidence):
             yield test, assessment, claim
@@ -289,3 +294,54 @@ LINT_RULES: tuple[LintRule, ...] = (
 """Rules about evidence files apply only where the contract itself names the check that would write them: contracts of
 others keep their evidence in their own ways. Stale evidence is a warning, so that work can go on; a claim that no
 evidence ever carried is an error."""
+
+
+COMMAND, STAGE = "LINT-101", "LINT-102"
+
+COVERAGE_RULES = {
+    COMMAND: "every command of ours is run by the test of a falsifier",
+    STAGE: "every stage is bound by the check of a falsifier",
+}
+"""What each code demands."""
+
+
+def reverse_coverage(documents: Sequence[Document], commands: Collection[str]) -> tuple[Finding, ...]:
+    """Those of `commands` and of the stages that no falsifier of `documents` binds.
+
+    A falsifier binds a command where its test runs it, and stages where its check names them; a check of captures that
+    names no stages binds all of them. A finding is about all of the documents: it points at the folder that holds
+    them, or at the only file.
+    """
+    if not documents:
+        return ()
+    falsifiers = [test for document in documents for test in document.falsifiers]
+    run = {command for test in falsifiers for command in _commands_run(test, commands)}
+    bound = {stage for test in falsifiers for stage in _stages_bound(test)}
+    missing = [(COMMAND, f"no falsifier runs {PROGRAM} {command}") for command in commands if command not in run]
+    missing += [(STAGE, f"no falsifier binds the stage {stage}") for stage in known_names() if stage not in bound]
+    place = _common([document.path for document in documents])
+    return tuple(Finding(code, Severity.INFO, message, place, 1) for code, message in missing)
+
+
+def _common(paths: list[Path]) -> Path:
+    mixed = len({path.is_absolute() for path in paths}) > 1
+    return Path(commonpath([path.absolute() for path in paths] if mixed else paths))
+
+
+def _commands_run(test: Falsifier, commands: Collection[str]) -> Iterator[str]:
+    for line in test.test.splitlines():
+        words = _words_of_ours(line)
+        command = None if words is None else _command_of_ours(words, commands)
+        if command is not None:
+            yield command
+
+
+def _stages_bound(test: Falsifier) -> Iterator[str]:
+    check = None if test.check is None else CHECKS.get(test.check.name)
+    if test.check is None or not isinstance(check, CaptureCheck | PairCheck):
+        return
+    try:
+        names = named_stages(test.check.parameters) or check.stages or ("*",)
+    except UsageError:
+        return  # evaluation reports what is wrong with the parameters
+    yield from known_stages(names)
