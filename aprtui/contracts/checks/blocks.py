@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
 from aprtui.contracts.checks.arguments import CheckArguments
-from aprtui.contracts.checks.judgement import Judgement, unknown
+from aprtui.contracts.checks.judgement import Judgement, passed_if, unknown
 from aprtui.engine.backends.cpu import CPU
 from aprtui.errors import UsageError
 from aprtui.model.weight_types import WeightType
@@ -41,7 +40,7 @@ def block_values(arguments: CheckArguments) -> Judgement:
         if np.float32(value).tobytes() != values[0, column].tobytes()
     ]
     reason = wrong[0] if wrong else f"{counted(len(expected), 'column')} as expected, by {' and '.join(decoders)}"
-    return Judgement(Verdict.FAIL if wrong else Verdict.PASS, reason, "columns that differ", float(len(wrong)), 0.0)
+    return passed_if(not wrong, reason, "columns that differ", len(wrong), 0)
 
 
 def block_decoding(arguments: CheckArguments) -> Judgement:
@@ -63,7 +62,7 @@ def block_decoding(arguments: CheckArguments) -> Judgement:
         wrong, compared = wrong + found, compared + weight.rows * weight.columns
         first = first or (f"{weight.name}: {counted(found, 'value')}" if found else "")
     reason = first or f"{counted(len(weights), 'tensor')}, {counted(compared, 'value')}, the same to the bit"
-    return Judgement(Verdict.FAIL if wrong else Verdict.PASS, reason, "values that differ", float(wrong), 0.0)
+    return passed_if(not wrong, reason, "values that differ", wrong, 0)
 
 
 def _differing(weight: Weight) -> Iterator[int]:

@@ -13,7 +13,7 @@ from aprtui.compare.survey import tensor_stats
 from aprtui.compare.verdict import StageVerdict, Verdict
 from aprtui.compare.wording import counted
 from aprtui.contracts.checks.arguments import LAYERS, CaptureArguments, layers_text, named_stages, wanted_nodes
-from aprtui.contracts.checks.judgement import Judgement, counted_wrong, judged_by_node, not_testable, unknown
+from aprtui.contracts.checks.judgement import Judgement, counted_wrong, judged_by_node, not_testable, passed_if, unknown
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.errors import UnreadableError
@@ -164,9 +164,9 @@ def diff_identity(arguments: CaptureArguments) -> Judgement:
             wrong.append(node)
     if not judged:
         return unknown("no file holds finite values other than zero")
-    verdict = Verdict.FAIL if wrong else Verdict.PASS
     reason = f"{wrong[0]} differs from itself" if wrong else f"{counted(len(judged), 'file')}, each equal to itself"
-    return Judgement(verdict, reason, "largest of max, rms, 1 − cosine", largest, _IDENTITY, tuple(wrong or judged))
+    nodes = tuple(wrong or judged)
+    return passed_if(not wrong, reason, "largest of max, rms, 1 − cosine", largest, _IDENTITY, nodes)
 
 
 def completion_parses(arguments: CaptureArguments) -> Judgement:
@@ -180,16 +180,9 @@ def completion_parses(arguments: CaptureArguments) -> Judgement:
         nodes = sum(1 for _ in ast.walk(ast.parse(manifest.text + manifest.completion)))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None)
-        return Judgement(
-            Verdict.FAIL, f"line {line}: {error.args[0] if error.args else error}", "syntax errors", 1.0, 0.0
-        )
-    return Judgement(
-        Verdict.PASS, f"parses to {counted(nodes, 'syntax node')}", "syntax errors", 0.0, 0.0, _logits(arguments)
-    )
-
-
-def _logits(arguments: CaptureArguments) -> tuple[Node, ...]:
-    return tuple(node for node in arguments.nodes if arguments.capture.graph[node.stage].holds_logits)
+        return passed_if(False, f"line {line}: {error.args[0] if error.args else error}", "syntax errors", 1, 0)
+    logits = tuple(node for node in arguments.nodes if arguments.capture.graph[node.stage].holds_logits)
+    return passed_if(True, f"parses to {counted(nodes, 'syntax node')}", "syntax errors", 0, 0, logits)
 
 
 def layer_subset(arguments: CaptureArguments) -> Judgement:

@@ -47,10 +47,16 @@ def no_device(problem: str) -> Judgement:
     return Judgement(Verdict.UNKNOWN, f"{NO_DEVICE}: {problem}", testable=False)
 
 
+def passed_if(
+    holds: bool, reason: str, metric: str, number: float, bound: float, nodes: tuple[Node, ...] = ()
+) -> Judgement:
+    """PASS where the claim `holds`, else FAIL."""
+    return Judgement(Verdict.PASS if holds else Verdict.FAIL, reason, metric, float(number), float(bound), nodes)
+
+
 def counted_wrong(metric: str, wrong: tuple[Node, ...], judged: tuple[Node, ...], reason: str) -> Judgement:
     """PASS where none of the `judged` nodes is `wrong`, else FAIL; the number is the count of wrong ones."""
-    verdict = Verdict.FAIL if wrong else Verdict.PASS
-    return Judgement(verdict, reason, metric, float(len(wrong)), 0.0, wrong or judged)
+    return passed_if(not wrong, reason, metric, len(wrong), 0, wrong or judged)
 
 
 def judged_by_node(metric: str, problems: Mapping[Node, str], reason: str) -> Judgement:

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks import blocks, captures, chat, pairs, running, verdicts
 from aprtui.contracts.checks.arguments import CaptureArguments, CheckArguments, PairArguments
-from aprtui.contracts.checks.judgement import Judgement
+from aprtui.contracts.checks.judgement import Judgement, passed_if
 from aprtui.contracts.checks.running import BACKEND
 from aprtui.contracts.documents.document import Document
 from aprtui.contracts.documents.validation import Severity, validate
@@ -56,7 +55,7 @@ def _contract_valid(document: Document) -> Judgement:
     """The contract has no error by the rules of `validate`."""
     errors = [finding for finding in validate(document) if finding.severity is Severity.ERROR]
     reason = f"{errors[0].code} at line {errors[0].line}: {errors[0].message}" if errors else "no error"
-    return Judgement(Verdict.FAIL if errors else Verdict.PASS, reason, "errors", float(len(errors)), 0.0)
+    return passed_if(not errors, reason, "errors", len(errors), 0)
 
 
 def _compared(judge: pairs.Judge, *parameters: str, stages: tuple[str, ...] = ()) -> PairCheck:
