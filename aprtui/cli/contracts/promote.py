@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aprtui.cli.contracts.shared import evidence_dir_option, paths_argument, print_line, read_documents
-from aprtui.contracts.documents.document import (
-    BLOCKER,
-    ContractError,
-    Document,
-    Falsifier,
-    Maturity,
-    maturity_of,
-)
+from aprtui.contracts.documents.document import BLOCKER, ContractError, Document, Falsifier, Maturity, maturity_of
 from aprtui.errors import EngineError, ExitCode, UnreadableError, UsageError
 from aprtui.resources import is_packaged
 

@@ -51,7 +51,6 @@ def print_line(line: str, *, err: bool = False) -> None:
 
 
 def write_finding(finding: Finding) -> None:
-    """Write a finding as a JSON line."""
     write_record(
         {
             "record": "finding", "path": str(finding.path), "line": finding.line, "code": finding.code,

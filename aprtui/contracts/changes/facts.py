@@ -43,7 +43,7 @@ def facts_of(document: Document) -> Mapping[Key, Facts]:
     found: dict[Key, Facts] = {}
     for section, entries in _sections(document):
         for name, title, line, fields in entries:
-            found[_unused(found, section, _folded(name))] = Facts(section, _folded(name), title, line, fields)
+            found[_unused(found, section, _folded(name))] = Facts(section, _folded(name), title, line, _flat(fields))
     return found
 
 
@@ -55,7 +55,7 @@ def _unused(taken: Mapping[Key, Facts], section: str, name: str) -> Key:
     return section, free
 
 
-_Found = tuple[str, str, int, dict[str, Value]]
+_Found = tuple[str, str, int, dict[str, Any]]
 
 
 def _sections(document: Document) -> Iterable[tuple[str, list[_Found]]]:
@@ -69,45 +69,42 @@ def _sections(document: Document) -> Iterable[tuple[str, list[_Found]]]:
         yield "qa_gate", [(gate.id, gate.name, gate.line, _qa_gate(gate))]
     for name, value in document.extras.items():
         if name not in (*_ABOUT_THE_DOCUMENT, STATUS):
-            yield name, [("", "", document.line_of(name), _flat({"": value}))]
+            yield name, [("", "", document.line_of(name), {"": value})]
 
 
 def _named(
-    entries: Iterable[Any], title: Callable[[Any], str], fields: Callable[[Any], dict[str, Value]]
+    entries: Iterable[Any], title: Callable[[Any], str], fields: Callable[[Any], dict[str, Any]]
 ) -> list[_Found]:
     """Entries by id; an entry without one is named by its title."""
     return [(found.id or title(found), title(found), found.line, fields(found)) for found in entries]
 
 
-def _metadata(document: Document) -> dict[str, Value]:
+def _metadata(document: Document) -> dict[str, Any]:
     metadata = document.metadata
-    fields = {
+    return {
         "life cycle": document.life_cycle, "kind": metadata.kind, "registry": metadata.registry or None,
         "depends_on": metadata.depends_on, "binds_to": metadata.binds_to,
         "vouches_for": metadata.vouches_for, **_extras(metadata),
     }  # fmt: skip
-    return _flat(fields)
 
 
-def _equation(equation: Equation) -> dict[str, Value]:
-    fields = {
+def _equation(equation: Equation) -> dict[str, Any]:
+    return {
         "formula": equation.formula, "domain": equation.domain, "codomain": equation.codomain,
         "invariants": equation.invariants, **_extras(equation),
     }  # fmt: skip
-    return _flat(fields)
 
 
-def _obligation(obligation: Obligation) -> dict[str, Value]:
-    fields = {
+def _obligation(obligation: Obligation) -> dict[str, Any]:
+    return {
         "type": obligation.type, "property": obligation.property, "formal": obligation.formal,
         "applies_to": obligation.applies_to, "requires": obligation.requires, "applies_to_phase": obligation.phase,
         "parent_contract": obligation.parent, "na_reason": obligation.na_reason, "na_owner": obligation.na_owner,
         **_extras(obligation),
     }  # fmt: skip
-    return _flat(fields)
 
 
-def _falsifier(document: Document, falsifier: Falsifier) -> dict[str, Value]:
+def _falsifier(document: Document, falsifier: Falsifier) -> dict[str, Any]:
     check = falsifier.check
     is_own = falsifier.vouches_for != document.metadata.vouches_for
     blocks_on = tuple(found.text for found in falsifier.blockers if found.key == "full_discharge_blocks_on")
@@ -119,16 +116,15 @@ def _falsifier(document: Document, falsifier: Falsifier) -> dict[str, Value]:
     }  # fmt: skip
     parameters = {} if check is None else {f"check.{name}": value for name, value in check.parameters.items()}
     evidence = {found.key: found.texts or dict(found.parts) for found in falsifier.evidence}
-    return _flat({**fields, **parameters, **evidence})
+    return {**fields, **parameters, **evidence}
 
 
-def _harness(harness: Harness) -> dict[str, Value]:
-    return _flat({"obligation": harness.obligation, "bound": harness.bound, **_extras(harness)})
+def _harness(harness: Harness) -> dict[str, Any]:
+    return {"obligation": harness.obligation, "bound": harness.bound, **_extras(harness)}
 
 
-def _qa_gate(gate: QaGate) -> dict[str, Value]:
-    fields = {"name": gate.name, "checks": gate.checks, "pass_criteria": gate.pass_criteria, **_extras(gate)}
-    return _flat(fields)
+def _qa_gate(gate: QaGate) -> dict[str, Any]:
+    return {"name": gate.name, "checks": gate.checks, "pass_criteria": gate.pass_criteria, **_extras(gate)}
 
 
 def _extras(entry: Entry) -> dict[str, Any]:

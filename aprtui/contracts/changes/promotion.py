@@ -9,7 +9,7 @@ from typing import Any
 
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from aprtui.contracts.changes.yaml_edit import Edit, EditableYaml, edited, entry, has, is_block, parsed, quoted
+from aprtui.contracts.changes.yaml_edit import Edit, EditableYaml, edited, entry, has, parsed, quoted
 from aprtui.contracts.documents.document import ContractError, Document, Falsifier, Maturity
 from aprtui.contracts.documents.reader import LEGACY_TESTS, METADATA, TESTS
 from aprtui.contracts.evidence.assessment import Assessment, Standing, missing_provenance
@@ -126,9 +126,8 @@ def _with(before: Any, falsifier: Falsifier, status: str, version: str, changelo
     expected[METADATA][VERSION] = version
     expected[METADATA][CHANGELOG] = changelog
     section = expected[LEGACY_TESTS if falsifier.legacy else TESTS]
-    tests = section if isinstance(section, list) else list(section.values())
-    names = [""] * len(section) if isinstance(section, list) else list(section)
-    for name, test in zip(names, tests, strict=True):
+    named = [("", test) for test in section] if isinstance(section, list) else list(section.items())
+    for name, test in named:
         if isinstance(test, dict) and str(test.get("id", name)).strip() == falsifier.id:
             test[status_key(falsifier)] = status
     return expected
@@ -150,9 +149,8 @@ def _changelog_entry(source: EditableYaml, metadata: MappingNode, version: str, 
         dated = quoted(f"{date}: {change}")
         return source.added_after(metadata, "version", [f"{CHANGELOG}:", f"  {quoted(version)}:", f"    - {dated}"])
     key, value = entry(metadata, CHANGELOG)
-    if not is_block(value):
+    if not isinstance(value, MappingNode | SequenceNode) or value.flow_style or not value.value:
         raise source.refuse(key, f"metadata.{CHANGELOG} has no line an entry")
-    assert isinstance(value, MappingNode | SequenceNode)
     lines = (
         _in_mapping(value, version, date, change)
         if isinstance(value, MappingNode)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yaml import SafeLoader, compose
-from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from yaml.nodes import MappingNode, Node, ScalarNode
 
 from aprtui.contracts.documents.document import ContractError
 
@@ -85,11 +85,6 @@ def entry(mapping: MappingNode, key: str) -> tuple[ScalarNode, Node]:
 
 def has(mapping: MappingNode, key: str) -> bool:
     return any(isinstance(found, ScalarNode) and found.value == key for found, _ in mapping.value)
-
-
-def is_block(node: Node) -> bool:
-    """Whether a list or mapping has a line for each entry."""
-    return isinstance(node, SequenceNode | MappingNode) and not node.flow_style and bool(node.value)
 
 
 def edited(text: str, edits: Iterable[Edit]) -> str:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from aprtui.compare.verdict import Verdict
 from aprtui.trace.graph import Node
 
-NOT_CAPTURED = "not testable: stage not captured"
 NO_DEVICE = "not testable: no CUDA device"
 
 
@@ -39,7 +38,7 @@ def unknown(reason: str) -> Judgement:
 
 def not_testable(what: str) -> Judgement:
     """UNKNOWN because the capture lacks `what`, which the falsifier is about."""
-    return Judgement(Verdict.UNKNOWN, f"{NOT_CAPTURED}: {what}", testable=False)
+    return Judgement(Verdict.UNKNOWN, f"not testable: stage not captured: {what}", testable=False)
 
 
 def no_device(problem: str) -> Judgement:

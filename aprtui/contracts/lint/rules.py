@@ -25,7 +25,6 @@ from aprtui.errors import UsageError
 from aprtui.trace.graph import known_names
 
 PROGRAM = "aprtui"
-_EVIDENCE_FILE = "evidence_file"
 _NUMBERED = re.compile(r"(.*\D)(\d+)")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:::[A-Za-z_][A-Za-z0-9_]*)*")
 
@@ -252,7 +251,7 @@ def _missing_evidence_file(document: Document, context: LintContext) -> Breaches
         return
     for test in document.falsifiers:
         for entry in test.evidence:
-            for name in entry.parts.get(_EVIDENCE_FILE, ()):
+            for name in entry.parts.get("evidence_file", ()):
                 if ledger.project.digest(name) is None:
                     yield entry.line, f"{test.id}: there is no evidence file {name:.80}"
     for test, assessment, claim in _claims(document, context):
