@@ -36,7 +36,7 @@ _CORE_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "f
 _STRING = "tag:yaml.org,2002:str"
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_WORDS: Mapping[str, Any] = {
+_WORDS: Mapping[str, bool | None] = {
     "": None, "~": None, "null": None, "Null": None, "NULL": None,
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
 }  # fmt: skip
@@ -71,8 +71,7 @@ class YamlScalar:
         if not self.plain or len(self.text) > _LONGEST_NUMBER:
             return self.text
         if self.text in _WORDS:
-            word: bool | None = _WORDS[self.text]
-            return word
+            return _WORDS[self.text]
         if _INTEGER.fullmatch(self.text):
             return int(self.text)
         return float(self.text) if _FLOAT.fullmatch(self.text) else self.text

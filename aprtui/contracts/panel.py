@@ -64,7 +64,7 @@ def panel_row(
 ) -> PanelRow:
     check = check_of(falsifier, mapping)
     binding = bind(document, falsifier, check)
-    judgement = evaluate(document, falsifier, subject, mapping)
+    judgement = None if check is None else evaluate(document, check, subject)
     nodes = judgement.nodes if judgement is not None else ()
     if not nodes and subject.capture is not None:
         nodes = binding.nodes(subject.capture.graph)

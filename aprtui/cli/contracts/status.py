@@ -87,11 +87,7 @@ def _excess(assessed: AssessedFalsifier) -> str:
     needs_evidence = falsifier.check is not None or assessment.evidence
     if not needs_evidence or falsifier.maturity < Maturity.ALGORITHM or falsifier.maturity <= assessment.now:
         return ""
-    return (
-        "the status claims more than any evidence gave"
-        if falsifier.maturity > assessment.ever
-        else "the status claims more"
-    )
+    return "the status claims more" + (" than any evidence gave" if falsifier.maturity > assessment.ever else "")
 
 
 def _waits(waited: Sequence[Wait]) -> Iterator[str]:

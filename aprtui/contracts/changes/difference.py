@@ -77,7 +77,7 @@ def _fields(then: Facts, now: Facts) -> Iterator[Change]:
         old, new = then.fields.get(field), now.fields.get(field)
         if old == new and isinstance(old, bool) == isinstance(new, bool):
             continue
-        pairs = [(old, new)]
+        pairs: list[tuple[Value | None, Value | None]] = [(old, new)]
         if isinstance(old, tuple) and isinstance(new, tuple):
             pairs = list(_items(old, new))
         for one, other in pairs:
@@ -85,10 +85,7 @@ def _fields(then: Facts, now: Facts) -> Iterator[Change]:
             yield Change(kind, now.section, now.name, field, one, other, then.line, now.line)
 
 
-_Pair = tuple[Value | None, Value | None]
-
-
-def _items(old: tuple[str, ...], new: tuple[str, ...]) -> Iterator[_Pair]:
+def _items(old: tuple[str, ...], new: tuple[str, ...]) -> Iterator[tuple[str | None, str | None]]:
     """The items removed from and added to a list; paired where one replaces one, or only numbers differ."""
     gone = [item for item in old if item not in new]
     come = [item for item in new if item not in old]

@@ -16,8 +16,6 @@ from aprtui.errors import UsageError
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
 
-Values = NDArray[np.float32]
-
 ROWS = 64
 """Rows of a tensor that are decoded together."""
 
@@ -71,7 +69,7 @@ def _differing(weight: Weight) -> Iterator[int]:
         yield int((reference.view(np.uint32) != kernels.view(np.uint32)).sum())
 
 
-def _decoders(weight: Weight, begin: int, end: int) -> Mapping[str, Values]:
+def _decoders(weight: Weight, begin: int, end: int) -> Mapping[str, NDArray[np.float32]]:
     """Rows of `weight` from each decoder that can run here, shape `[rows, columns]`."""
     found = {"the reference": weight.dequantize(slice(begin, end))}
     if CPU.obstacle() is None:

@@ -101,7 +101,7 @@ class Equation(Entry):
 
 @dataclass(frozen=True, slots=True)
 class Obligation(Entry):
-    """Something to be proved. `requires`, `phase` and `parent` are None where they are not written."""
+    """Something to be proved. Fields that may be None are not written then."""
 
     id: str
     type: str
@@ -109,8 +109,8 @@ class Obligation(Entry):
     formal: str
     applies_to: str
     requires: str | None
-    phase: str | None
-    parent: str | None
+    applies_to_phase: str | None
+    parent_contract: str | None
     lean_status: str | None
     na_reason: str | None
     na_owner: str | None

@@ -183,43 +183,33 @@ def _no_gate(document: Document) -> Breaches:
         yield document.line, "a kernel has a qa_gate"
 
 
-def _misplaced_requires(document: Document) -> Breaches:
+def _misplaced(document: Document, field: str, place: str, fits: Callable[[str], bool]) -> Breaches:
+    """Obligations that have `field`, and whose type is not one that it `fits`."""
     for name, obligation in _obligations(document):
-        if obligation.requires is not None and obligation.type != "postcondition":
-            yield obligation.line_of("requires"), f"{name}: requires is for postconditions, {_type(obligation)}"
+        if getattr(obligation, field) is not None and not fits(obligation.type):
+            yield obligation.line_of(field), f"{name}: {field} is for {place}, this is of type {obligation.type!r}"
+
+
+def _misplaced_requires(document: Document) -> Breaches:
+    return _misplaced(document, "requires", "postconditions", lambda kind: kind == "postcondition")
 
 
 def _misplaced_phase(document: Document) -> Breaches:
-    for name, obligation in _obligations(document):
-        if obligation.phase is not None and not obligation.type.startswith("loop_"):
-            place = "loop_invariant and loop_variant"
-            yield (
-                obligation.line_of("applies_to_phase"),
-                f"{name}: applies_to_phase is for {place}, {_type(obligation)}",
-            )
+    place = "loop_invariant and loop_variant"
+    return _misplaced(document, "applies_to_phase", place, lambda kind: kind.startswith("loop_"))
 
 
 def _misplaced_parent(document: Document) -> Breaches:
-    for name, obligation in _obligations(document):
-        if obligation.parent is not None and obligation.type != "subcontract":
-            yield (
-                obligation.line_of("parent_contract"),
-                f"{name}: parent_contract is for subcontracts, {_type(obligation)}",
-            )
-
-
-def _type(obligation: Obligation) -> str:
-    return f"this is of type {obligation.type!r}"
+    return _misplaced(document, "parent_contract", "subcontracts", lambda kind: kind == "subcontract")
 
 
 def _unknown_parent(document: Document) -> Breaches:
     known = document.metadata.dependencies
     for name, obligation in _obligations(document):
-        if obligation.parent is not None and obligation.type == "subcontract" and obligation.parent not in known:
-            yield (
-                obligation.line_of("parent_contract"),
-                f"{name}: parent_contract {obligation.parent!r} is not in metadata.depends_on",
-            )
+        parent = obligation.parent_contract
+        if parent is not None and obligation.type == "subcontract" and parent not in known:
+            problem = f"parent_contract {parent!r} is not in metadata.depends_on"
+            yield obligation.line_of("parent_contract"), f"{name}: {problem}"
 
 
 def _top_level_kind(document: Document) -> Breaches:
@@ -262,10 +252,8 @@ def _no_owner(document: Document) -> Breaches:
 def _needless_reason(document: Document) -> Breaches:
     for name, obligation in _obligations(document):
         if (obligation.na_reason or obligation.na_owner) and not _not_applicable(obligation):
-            yield (
-                obligation.line_of("na_reason", "na_owner"),
-                f"{name}: na_reason and na_owner are for lean.status not-applicable",
-            )
+            problem = "na_reason and na_owner are for lean.status not-applicable"
+            yield obligation.line_of("na_reason", "na_owner"), f"{name}: {problem}"
 
 
 def _not_provable(document: Document) -> Breaches:
@@ -279,10 +267,8 @@ def _not_provable(document: Document) -> Breaches:
             yield document.line_of(section), f"a kernel has at least one entry in {section}"
     obligations, tests = (len(entries) for _, entries in sections[:2])
     if 0 < tests < obligations:
-        yield (
-            document.line_of("falsification_tests"),
-            f"a kernel has at least as many falsification tests as proof obligations, found {tests} for {obligations}",
-        )
+        rule = "a kernel has at least as many falsification tests as proof obligations"
+        yield document.line_of("falsification_tests"), f"{rule}, found {tests} for {obligations}"
 
 
 _E, _W = Severity.ERROR, Severity.WARN

@@ -11,6 +11,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from os.path import commonpath
 from pathlib import Path
 
@@ -20,13 +21,12 @@ from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, PairCheck
 from aprtui.contracts.documents.document import Claim, Document, Falsifier, Maturity
 from aprtui.contracts.documents.validation import Breaches, Finding, Severity
 from aprtui.contracts.evidence.assessment import ALGORITHM_EVIDENCE, Assessment, Ledger, Standing
-from aprtui.contracts.lint.source_tree import SourceTree, missing_tests
+from aprtui.contracts.lint.source_tree import NAME_PATH, SourceTree, missing_tests
 from aprtui.errors import UsageError
 from aprtui.trace.graph import known_names
 
 PROGRAM = "aprtui"
 _NUMBERED = re.compile(r"(.*\D)(\d+)")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:::[A-Za-z_][A-Za-z0-9_]*)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +84,10 @@ def _gap_in_ids(document: Document, context: LintContext) -> Breaches:
         if match and len(match[2]) <= 4:
             numbers[match[1]][int(match[2])] = test
     for prefix, found in numbers.items():
-        before = None
-        for number in sorted(found):
-            if before is not None and number > before + 1:
-                yield (
-                    found[number].line_of("id"),
-                    f"{prefix}{before:03d} is followed by {found[number].id}: the ids between are not explained",
-                )
-            before = number
+        for before, number in pairwise(sorted(found)):
+            if number > before + 1:
+                gap = f"{prefix}{before:03d} is followed by {found[number].id}"
+                yield found[number].line_of("id"), f"{gap}: the ids between are not explained"
 
 
 def _claims_too_much(document: Document, context: LintContext) -> Breaches:
@@ -170,7 +166,7 @@ def _missing_function(document: Document, context: LintContext) -> Breaches:
     for test in document.falsifiers:
         for entry in test.evidence:
             for name in entry.parts.get("function_names", ()):
-                match = _NAME.match(name.strip())
+                match = NAME_PATH.match(name.strip())
                 last = match[0].rpartition("::")[2] if match else ""
                 if last and not context.source.has_name(last):
                     yield entry.line, f"{test.id}: no code names {last:.80}"
@@ -220,10 +216,8 @@ def _missing_source(document: Document, context: LintContext) -> Breaches:
 def _overclaimed(document: Document, context: LintContext) -> Breaches:
     for test, assessment, claim in _claims(document, context):
         if claim.maturity > assessment.ever:
-            carried = (
-                f"no evidence ever carried more than {assessment.ever.label}" if assessment.evidence else "no evidence"
-            )
-            yield claim.line, f"{test.id}: {claim.key} {claim.status}, {carried}"
+            more = f" ever carried more than {assessment.ever.label}" if assessment.evidence else ""
+            yield claim.line, f"{test.id}: {claim.key} {claim.status}, no evidence{more}"
 
 
 def _stale(document: Document, context: LintContext) -> Breaches:
