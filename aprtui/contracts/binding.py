@@ -47,12 +47,13 @@ def bind(document: Document, falsifier: Falsifier, check: CheckCall | None) -> B
     equations = [equation.formula for equation in document.equations if equation.name in falsifier.binds_to]
     own = "\n".join((falsifier.rule, falsifier.name, falsifier.prediction, falsifier.test))
     stages = _mentioned(own) or _mentioned("\n".join(equations))
-    return Binding(stages, _layers_in(own), inferred=True)
+    layers = frozenset(int(number) for number in _LAYER.findall(own))
+    return Binding(stages, layers or None, inferred=True)
 
 
 def _mentioned(text: str) -> tuple[str, ...]:
     found = {_spellings()[word] for word in re.findall(r"[A-Za-z_][A-Za-z0-9_]*", text) if word in _spellings()}
-    found |= {_words()[word] for word in _WORD_AS_NAME.findall(text) if word in _words()}
+    found |= _words().intersection(_WORD_AS_NAME.findall(text))
     return tuple(stage for stage in known_names() if stage in found)
 
 
@@ -66,18 +67,13 @@ def _spellings() -> dict[str, str]:
 
 
 @cache
-def _words() -> dict[str, str]:
+def _words() -> frozenset[str]:
     """Names that are English words too: `embedding`, `attention`."""
-    return {name: name for name in known_names() if "_" not in name}
+    return frozenset(name for name in known_names() if "_" not in name)
 
 
 _WORD_AS_NAME = re.compile(r"(?:(?<=[`/.,\[({'\"])|(?<=--save-tensor ))([a-z]+)(?=[`,\])}'\"]|\.bin)")
 """An English word counts as a stage only between the marks of code: `embedding.bin`, `attention`, [a,attention]."""
 
 _LAYER = re.compile(r"\blayers?[-_ \[]+(\d{1,4})\b", re.IGNORECASE)
-
-
-def _layers_in(text: str) -> frozenset[int] | None:
-    """Layers named one by one, as `layer 3`, `layer-0/`, `layer[3]`."""
-    found = frozenset(int(number) for number in _LAYER.findall(text))
-    return found or None
+"""A layer that is named alone, as `layer 3`, `layer-0/`, `layer[3]`."""

@@ -187,11 +187,6 @@ def _overall(counts: Counter[str]) -> str:
     return "PASS" if counts["PASS"] and not counts["UNKNOWN"] else "UNKNOWN"
 
 
-def _head(document: Document) -> str:
-    life_cycle = f"  document {document.life_cycle}" if document.life_cycle else ""
-    return f"{document.name} {document.metadata.version}{life_cycle}"
-
-
 def _lines(row: PanelRow) -> Iterator[str]:
     judgement = row.judgement
     claim = row.falsifier.status or "no status"
@@ -219,7 +214,8 @@ def _write_text(results: Sequence[Result], counts: Counter[str], verdict: str) -
     last: Path | None = None
     for document, row in results:
         if document.path != last:
-            print_line(_head(document))
+            life_cycle = f"  document {document.life_cycle}" if document.life_cycle else ""
+            print_line(f"{document.name} {document.metadata.version}{life_cycle}")
             last = document.path
         for line in (*_lines(row), *_doubts(row)):
             print_line(line)

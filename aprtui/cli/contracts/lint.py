@@ -83,13 +83,9 @@ def options_by_command(group: click.Group, words: tuple[str, ...] = ()) -> dict[
 def _write_text(findings: Sequence[Finding]) -> None:
     for finding in findings:
         print_line(str(finding))
-    click.echo(_counts(findings))
-
-
-def _counts(findings: Sequence[Finding]) -> str:
     counts = _counted(findings)
     notes = f", {counts['notes']} note(s)" if counts["notes"] else ""
-    return f"{counts['errors']} error(s), {counts['warnings']} warning(s){notes}"
+    click.echo(f"{counts['errors']} error(s), {counts['warnings']} warning(s){notes}")
 
 
 def _counted(findings: Sequence[Finding]) -> dict[str, int]:

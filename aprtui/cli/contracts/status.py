@@ -137,13 +137,11 @@ def _write_json(documents: Sequence[Document], found: Sequence[AssessedFalsifier
             "life_cycles": Counter(document.life_cycle or "" for document in documents),
             "falsifiers": len(found),
             "levels": {
-                level.level.label: {
-                    "claimed": level.claimed, "carried": level.carried, "ever_carried": level.ever,
-                }
+                level.level.label: {"claimed": level.claimed, "carried": level.carried, "ever_carried": level.ever}
                 for level in levels(found)
             },
         }
-    )  # fmt: skip
+    )
 
 
 def _record(assessed: AssessedFalsifier) -> dict[str, Any]:
