@@ -1,4 +1,4 @@
-"""What a user can be told went wrong, and the exit code that goes with it.
+"""Errors that are reported to the user in one line, and the exit code that goes with each.
 
 Every error a user may cause derives from `AprtuiError` and reads as one line: what is wrong, where, what was expected
 and what to do. Anything else that escapes is a bug, and the command line reports it as one.

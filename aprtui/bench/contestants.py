@@ -114,7 +114,7 @@ class PageCacheContestant:
         self._data = np.random.default_rng(0).bytes(max(spec.sizes))
 
     def prefill(self, tokens: Sequence[int]) -> None:
-        """Write every file anew."""
+        """Write every file again."""
         shutil.rmtree(self._spec.directory, ignore_errors=True)
         self._spec.directory.mkdir(parents=True)
         view = memoryview(self._data)

@@ -104,16 +104,16 @@ def gpu(
     detect().require()
     records: list[dict[str, object]] = []
 
-    def told(setting: MeasurementSetup) -> None:
-        records.append(setup_record(setting))
+    def announce(setup: MeasurementSetup) -> None:
+        records.append(setup_record(setup))
         if as_json:
             write_record(records[-1])
         else:
-            click.echo("\n".join(f"{name:10} {value}" for name, value in asdict(setting).items() if value))
+            click.echo("\n".join(f"{name:10} {value}" for name, value in asdict(setup).items() if value))
 
     options = GpuOptions(model or _random_model(shape, directory), rounds, prompt, decode, soak, llama_bench)
     with ProgressLine() as progress:
-        for figure in run_gpu(options, told, progress):
+        for figure in run_gpu(options, announce, progress):
             records.append({"record": "figure", **asdict(figure)})
             if as_json:
                 write_record(records[-1])

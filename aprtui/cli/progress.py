@@ -60,7 +60,7 @@ class ProgressLine:
 
 
 def _pace(done: int, total: int, seconds: float) -> str:
-    """Steps a second and seconds left, once there is something to tell them from."""
+    """Steps a second and seconds left, once enough has been done to estimate them."""
     if not done or seconds < _PATIENCE_SECONDS:
         return ""
     rate = done / seconds

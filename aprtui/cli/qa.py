@@ -79,7 +79,7 @@ def command(
 
 
 def _baseline(model: Path) -> Path:
-    """Where the baseline of a model is kept on this machine, by its bytes: a file of another name is no other model."""
+    """Where the baseline of a model lies, named by the bytes of its file: a renamed model keeps its baseline."""
     from aprtui.model.digest import file_digest
     from aprtui.resources import quality_baselines
 

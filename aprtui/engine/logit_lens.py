@@ -1,7 +1,7 @@
 """The logit lens: what a model would say if it ended after each of its layers (nostalgebraist 2020).
 
-The last norm and the head of the model are applied to the output of every layer at one position. They are computed in
-float32 activations whatever the engine rounds, and without the faults that are injected into it.
+The last norm and the head of the model are applied to the output of every layer at one position, in float32
+activations: without the roundings of the engine and without the faults that are injected into it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The noise at the logits: how far apart the two modes of a backend are on one model, measured once and kept.
+"""The noise at the logits: how far apart the two modes of a backend are on one model, measured once and cached.
 
-A token whose margin (largest logit less second largest) is within that noise may come out differently in an engine that
+A token whose margin (largest logit less second largest) is within that noise may be another one in an engine that
 rounds otherwise. The measurement compares `q8` with `exact` on the same tokens, at the likeliest tokens of every
 position, without the shift that all of them share: a shift changes no probability. It is a figure of the model, not of
 the position; a position whose margin is much larger may still flip where its own error happens to be large.

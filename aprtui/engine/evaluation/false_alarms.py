@@ -1,5 +1,5 @@
-"""False alarms: captures of honest engines, judged alone by replay and in pairs by the measured floor. None may be
-called a divergence."""
+"""False alarms: captures of honest engines, judged alone by replay and in pairs by the measured floor. None of them may
+be called a divergence."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from aprtui.trace.capture import Capture
 
 @dataclass(frozen=True, slots=True)
 class JudgedCapture:
-    """One judgement: of what, by which signal, the verdict and what was said with it. `right` is None where only the
-    verdict counts; else whether the named stage is one of the right answers."""
+    """One judgement: its object, the signal, the verdict and its reason (`said`). `right` is whether the named stage is
+    one of the right answers, None where only the verdict counts."""
 
     what: str
     signal: str

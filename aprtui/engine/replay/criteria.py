@@ -32,7 +32,7 @@ def criteria_by_replay(a: Comparison | None, b: Comparison | None) -> Criteria:
 
 
 def _verdicts(name: str, side: Comparison | None) -> dict[Node, StageVerdict]:
-    """The verdict on each stage of one side; what fails says whose it is."""
+    """The verdict on each stage of one side; the reason of a failure names the side."""
     if side is None or side.verdict is Verdict.UNKNOWN:
         return {}
     return {stage.node: _of_side(name, stage.verdict) for stage in side.stages}
