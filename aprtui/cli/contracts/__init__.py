@@ -12,7 +12,7 @@ from aprtui.cli.lazy_group import LazyGroup
 SUBCOMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "validate": "Check that contracts are well formed, by the codes of pv validate.",
-        "lint": "Find what contracts name and is not there, and claims without evidence.",
+        "lint": "Find things that contracts name and that do not exist, and claims without evidence.",
         "check": "Judge what contracts claim on the captures at hand.",
         "status": "Say how far claims go, what evidence carries, and what waits for what.",
         "promote": "Raise the status of a falsifier as far as its evidence carries.",

@@ -1,6 +1,6 @@
-"""Checks that run a model: how fast it is, what capturing adds to a run, which backend is opened, its quality gates.
+"""Checks that run a model: its speed, what capturing changes, the backend that is opened, its quality gates.
 
-What they say is about this engine: a claim of another engine's contract is judged by what ours does with the model.
+They run this engine: a claim of another engine's contract is judged by what ours does with the model.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable
 
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.checks.arguments import Asked
+from aprtui.contracts.checks.arguments import CheckArguments
 from aprtui.contracts.checks.judgement import Judgement, no_device, unknown
 from aprtui.engine import opening
 from aprtui.engine.backends.backend import Backend
@@ -41,13 +41,15 @@ _VERDICTS = {Outcome.PASSED: Verdict.PASS, Outcome.FAILED: Verdict.FAIL, Outcome
 
 _MOST_TOKENS = quality.CONTEXT // 2
 _SHORT = 16
-"""Positions that an engine which is only opened has room for."""
+"""The context of an engine that is only opened."""
 
 
-def throughput_floor(asked: Asked) -> Judgement:
+def throughput_floor(arguments: CheckArguments) -> Judgement:
     """The median of five runs decodes at least `at_least` tokens a second, each run up to `tokens` long."""
-    bound, tokens = asked.number("at_least", 10.0), asked.count("tokens", TOKENS, _MOST_TOKENS)
-    with quality.ModelUnderTest(asked.require_model(), quality.QualityOptions(backend=_backend(asked))) as subject:
+    bound, tokens = arguments.number("at_least", 10.0), arguments.count("tokens", TOKENS, _MOST_TOKENS)
+    with quality.ModelUnderTest(
+        arguments.require_model(), quality.QualityOptions(backend=_backend(arguments))
+    ) as subject:
         speeds = decode_speeds(subject, tokens)
         where = f"{subject.model.name}, {subject.engine(Mode.Q8).backend} in mode {Mode.Q8}, {tokens} tokens a run"
     if not speeds:
@@ -57,35 +59,39 @@ def throughput_floor(asked: Asked) -> Judgement:
     return Judgement(Verdict.PASS if speed >= bound else Verdict.FAIL, reason, "tokens/s", speed, bound)
 
 
-def additive_capture(asked: Asked) -> Judgement:
+def additive_capture(arguments: CheckArguments) -> Judgement:
     """The gate of `aprtui qa` with this name: capturing changes no token and no logit, and writes no other files."""
-    return _of_gate(asked, repeat_gates.additive_capture, "differences from a plain run")
+    return _of_gate(arguments, repeat_gates.additive_capture, "differences from a plain run")
 
 
-def quality_gate(asked: Asked) -> Judgement:
+def quality_gate(arguments: CheckArguments) -> Judgement:
     """One gate of `aprtui qa`, named by `gate`."""
     gates = dict(GATES)
-    name = asked.one_of("gate", "", tuple(gates))
-    return _of_gate(asked, gates[name], name)
+    name = arguments.one_of("gate", "", tuple(gates))
+    return _of_gate(arguments, gates[name], name)
 
 
-def _of_gate(asked: Asked, gate: Callable[[quality.ModelUnderTest], GateFinding], metric: str) -> Judgement:
-    with quality.ModelUnderTest(asked.require_model(), quality.QualityOptions(backend=_backend(asked))) as subject:
+def _of_gate(
+    arguments: CheckArguments, gate: Callable[[quality.ModelUnderTest], GateFinding], metric: str
+) -> Judgement:
+    with quality.ModelUnderTest(
+        arguments.require_model(), quality.QualityOptions(backend=_backend(arguments))
+    ) as subject:
         finding = gate(subject)
     return Judgement(_VERDICTS[finding.outcome], finding.message, metric, finding.value, finding.threshold)
 
 
-def _backend(asked: Asked) -> str:
-    return asked.one_of(BACKEND, AUTO, backend_choices())
+def _backend(arguments: CheckArguments) -> str:
+    return arguments.one_of(BACKEND, AUTO, backend_choices())
 
 
-def forced_backend(asked: Asked) -> Judgement:
-    """A backend that is asked for by name is the one that is opened, or the run ends with exit code 4.
+def forced_backend(arguments: CheckArguments) -> Judgement:
+    """A backend that is requested by name is the one that is opened, or the run ends with exit code 4.
 
-    Where there is no CUDA device, what `aprtui doctor` says about it must be in the message.
+    Where there is no CUDA device, the message must hold what `aprtui doctor` says about it.
     """
-    backend = asked.one_of(BACKEND, DEVICE, backend_names())
-    model = asked.require_model()
+    backend = arguments.one_of(BACKEND, DEVICE, backend_names())
+    model = arguments.require_model()
     try:
         engine = opening.open_engine(model, backend=backend, context=min(_SHORT, model.config.context))
     except AprtuiError as error:
@@ -108,18 +114,18 @@ def _refused(backend: Backend, error: AprtuiError) -> Judgement:
     return Judgement(verdict, f"not opened: {error}", "exit code", float(code), float(ExitCode.ENGINE))
 
 
-def automatic_choice(asked: Asked) -> Judgement:
+def automatic_choice(arguments: CheckArguments) -> Judgement:
     """`auto` opens an engine and says which, and why it is that one: once, and in the words of `aprtui doctor` where
     there is no device."""
-    told: list[str] = []
-    model = asked.require_model()
-    engine = opening.open_engine(model, context=min(_SHORT, model.config.context), announce=told.append)
+    reasons: list[str] = []
+    model = arguments.require_model()
+    engine = opening.open_engine(model, context=min(_SHORT, model.config.context), announce=reasons.append)
     opened = engine.backend
     engine.close()
     missing = [obstacle.problem for device in device_backends() if (obstacle := device.obstacle()) is not None]
-    said = told[0] if told else "nothing is said"
+    said = reasons[0] if reasons else "nothing is said"
     problems = [
-        (len(told) != 1, f"{len(told)} reasons are told, not one"),
+        (len(reasons) != 1, f"{len(reasons)} reasons are given, not one"),
         (not said.startswith(f"backend {opened}: "), f"{opened} was opened, and {said}"),
         *((problem not in said, f"{said}: expected {problem}") for problem in missing),
     ]
@@ -128,11 +134,11 @@ def automatic_choice(asked: Asked) -> Judgement:
     return Judgement(verdict, wrong[0] if wrong else said, "reasons missing", float(bool(wrong)), 0.0)
 
 
-def parity_with_cpu(asked: Asked) -> Judgement:
+def parity_with_cpu(arguments: CheckArguments) -> Judgement:
     """The gate that `auto` asks before it takes a device: logits in mode `exact`, then a replay of mode `q8`."""
     host = host_backends()[0]
     others = [backend for backend in BACKENDS if backend is not host]
-    backend, model = asked.one_of(BACKEND, DEVICE, backend_names(others)), asked.require_model()
+    backend, model = arguments.one_of(BACKEND, DEVICE, backend_names(others)), arguments.require_model()
     obstacle = named_backend(backend).obstacle()
     if obstacle is not None:
         return no_device(obstacle.problem)
@@ -152,12 +158,14 @@ def parity_with_cpu(asked: Asked) -> Judgement:
     return Judgement(Verdict.FAIL, f"{backend}: {parity.reason}", "native modes that do not hold", 1.0, 0.0)
 
 
-def qa_aggregate(asked: Asked) -> Judgement:
-    """Every quality gate that is run passes, and those in `require` are run; `min_executed` of them at least."""
-    required = asked.texts("require")
-    least = asked.count("min_executed", 1, 100)
-    options = quality.QualityOptions(backend=_backend(asked), tokens_per_second=asked.number("tokens_per_second", 10.0))
-    report = run_quality(asked.require_model().path, options, required=required, least=least)
+def qa_aggregate(arguments: CheckArguments) -> Judgement:
+    """Every quality gate that runs passes, those in `require` run, and at least `min_executed` run in total."""
+    required = arguments.texts("require")
+    least = arguments.count("min_executed", 1, 100)
+    options = quality.QualityOptions(
+        backend=_backend(arguments), tokens_per_second=arguments.number("tokens_per_second", 10.0)
+    )
+    report = run_quality(arguments.require_model().path, options, required=required, least=least)
     wrong = [gate.name for gate in report.gates if gate.finding.outcome is Outcome.FAILED]
     wrong += [gate.name for gate in report.gates if gate.finding.outcome is Outcome.SKIPPED and gate.name in required]
     skipped = [gate.name for gate in report.gates if gate.finding.outcome is Outcome.SKIPPED]

@@ -7,10 +7,10 @@ import statistics
 from dataclasses import replace
 from pathlib import Path
 
-from aprtui.demo.quality import repeated_lines
 from aprtui.engine.backends.registry import device_backends, host_backends
 from aprtui.engine.quality.gate import GateFinding, ModelUnderTest
 from aprtui.engine.quality.golden import GoldenPrompt, golden_prompts
+from aprtui.engine.quality.text import repeated_lines
 from aprtui.errors import AprtuiError, EngineError, UnreadableError
 from aprtui.model.prompt import encode_prompt
 from aprtui.trace.aprt import write_atomically

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +13,9 @@ from aprtui.engine.reference.evaluate import evaluate
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
 from aprtui.engine.rounding import ARITHMETIC, round_f16
 from aprtui.machine import processor_name
+from aprtui.model.model import Model
 from aprtui.trace.graph import Node, Op
 from aprtui.trace.stats import accumulate, causal
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 Array = NDArray[np.float32]
 

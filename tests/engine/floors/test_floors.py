@@ -28,7 +28,7 @@ Q8 = Rounding("q8", "f32", "f32-recurrence")
 
 @pytest.fixture(autouse=True)
 def no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Floors are measured anew in every test."""
+    """Floors are measured again in every test."""
     monkeypatch.setattr("aprtui.engine.floors.criteria.floor_cache", lambda: tmp_path / "floors")
 
 

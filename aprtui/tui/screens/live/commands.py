@@ -46,7 +46,7 @@ def _model(info: EngineDescription | None) -> list[str]:
 
 
 def _engine(info: EngineDescription | None, settings: EngineSettings) -> list[str]:
-    """Spelt out: the defaults of the commands are not those of the app."""
+    """Every option is spelt out: the defaults of the commands are not those of the app."""
     backend = settings.backend if info is None else info.backend
     words = ["--backend", backend, "--mode", str(settings.mode), "--kv", str(settings.kv)]
     words += [] if settings.context is None else ["--context", str(settings.context)]

@@ -1,4 +1,4 @@
-"""Two lines about the engine: what it is, and what it is doing."""
+"""Two lines about the engine: what is loaded, and what it is doing, how fast."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from aprtui.tui.widgets.line_widget import LineWidget
 class Status:
     """What the status bar says.
 
-    `note` is the latest word of the engine: progress, or why it stopped. `pace` is the limit of tokens/s that was set.
+    `note` is the engine's latest message: progress, or why it stopped. `pace` is the limit of tokens/s that was set.
     """
 
     info: EngineDescription | None = None
@@ -79,7 +79,7 @@ class StatusBar(LineWidget):
 
 
 def engine_line(info: EngineDescription | None, width: int) -> str:
-    """What is loaded and what it runs on; a screen too narrow for the rest says so first."""
+    """What is loaded and what it runs on; on a screen that is too narrow, that comes first."""
     narrow = [f"made for {LEAST_COLUMNS} columns, this screen has {width}"] if width < LEAST_COLUMNS - 2 else []
     if info is None:
         return joined([*narrow, "aprtui", "no model loaded yet"], width)
