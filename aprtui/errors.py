@@ -4,7 +4,9 @@ Every error a user may cause derives from `AprtuiError` and reads as one line: w
 and what to do. Anything else that escapes is a bug, and the command line reports it as one.
 """
 
+from collections.abc import Mapping
 from enum import IntEnum
+from types import MappingProxyType
 
 
 class ExitCode(IntEnum):
@@ -18,6 +20,12 @@ class ExitCode(IntEnum):
     INTERNAL = 70
     UNKNOWN = 125
     INTERRUPTED = 130
+
+
+VERDICT_CODES: Mapping[str, ExitCode] = MappingProxyType(
+    {"PASS": ExitCode.PASS, "FAIL": ExitCode.DIVERGENCE, "UNKNOWN": ExitCode.UNKNOWN}
+)
+"""The exit code of a verdict."""
 
 
 def printable(text: str) -> str:

@@ -25,6 +25,7 @@ from aprtui.bench.contestants import Discard
 from aprtui.bench.cpu import Figure
 from aprtui.bench.worker import PROMPT_SEED, resident_bytes
 from aprtui.contracts.evidence.project import revision_of
+from aprtui.engine.backends.cuda import CUDA
 from aprtui.engine.cuda.detect import detect
 from aprtui.engine.cuda.device import Device
 from aprtui.engine.cuda.driver import Driver, Launch
@@ -106,7 +107,7 @@ def _opened(model: Model, mode: Mode, options: GpuOptions, progress: Progress) -
     context = options.prompt + options.decoded + 1
     kv = KvType.F32 if mode is Mode.EXACT else KvType.F16  # exact is the reference; float16 is llama.cpp's default
     return open_engine(  # type: ignore[return-value]
-        model, backend="cuda", mode=mode, kv=kv, context=context, progress=progress
+        model, backend=CUDA.name, mode=mode, kv=kv, context=context, progress=progress
     )
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from aprtui.cli.json_lines import write_file, write_record
-from aprtui.engine.backends.registry import backend_names, fast_backends, host_backends
+from aprtui.engine.backends.cuda import CUDA
+from aprtui.engine.backends.registry import backend_names, fast_backends, host_backends, require_available
 from aprtui.progress import Progress
 
 if TYPE_CHECKING:
@@ -99,9 +100,8 @@ def gpu(
     """The CUDA engine: kernels and decode against a copy on the device, prefill, llama.cpp, cost of taps, memory."""
     from aprtui.bench.gpu import GpuOptions, MeasurementSetup, run_gpu, setup_record
     from aprtui.cli.progress import ProgressLine
-    from aprtui.engine.cuda.detect import detect
 
-    detect().require()
+    require_available(CUDA)
     records: list[dict[str, object]] = []
 
     def announce(setup: MeasurementSetup) -> None:

@@ -11,7 +11,7 @@ import click
 from aprtui.cli.json_lines import write_record
 from aprtui.cli.options import MODEL_ARGUMENT
 from aprtui.engine.backends.registry import AUTO, backend_choices
-from aprtui.errors import ExitCode
+from aprtui.errors import VERDICT_CODES
 
 if TYPE_CHECKING:
     from aprtui.engine.quality.gates import GateResult, QualityReport
@@ -74,8 +74,7 @@ def command(
         write_record(_document(report, started))
     else:
         click.echo(f"{report.verdict.value}: {report.reason}")
-    codes = {"PASS": ExitCode.PASS, "FAIL": ExitCode.DIVERGENCE, "UNKNOWN": ExitCode.UNKNOWN}
-    return codes[report.verdict.value]
+    return VERDICT_CODES[report.verdict.value]
 
 
 def _baseline(model: Path) -> Path:
