@@ -79,7 +79,7 @@ class PseudoTerminal:
             self._changed.notify_all()
 
     def text(self) -> str:
-        """The end of what was sent, without escape sequences: words of one run stand together, positions are lost."""
+        """The end of the output, without escape sequences: words of one run stand together, positions are lost."""
         with self._changed:
             sent = bytes(self._text)
         return _ESCAPES.sub(b"\n", sent).decode(errors="replace")

@@ -26,7 +26,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class CaptureRequest:
-    """What to capture. `prefill` tokens are evaluated at once, the rest one by one; then `generate` more, greedily."""
+    """A capture to make: `prefill` tokens are evaluated at once, the rest one by one, then `generate` greedy ones added."""
 
     tokens: Sequence[int]
     text: str | None

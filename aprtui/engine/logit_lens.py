@@ -17,7 +17,7 @@ from aprtui.trace.graph import Node, StageGraph
 
 
 def layer_outputs(graph: StageGraph) -> tuple[Node, ...]:
-    """The nodes that the lens looks through: what the last norm reads, in every layer."""
+    """The nodes that the lens looks at: the input of the last norm, and the same stage in every layer."""
     (norm,) = graph.inputs(graph.nodes[-1])
     (last,) = graph.inputs(norm)
     return tuple(node for node in graph.nodes if node.stage == last.stage)

@@ -1,4 +1,4 @@
-"""What every backend offers: one forward pass at a time, with taps on the stages.
+"""The protocol of every backend: one forward pass at a time, with taps on the stages.
 
 Shapes: T = positions known to the engine after the call, n = positions evaluated by the call, V = vocabulary.
 """
@@ -42,7 +42,7 @@ class Logits(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """What an engine rounds where; stated in manifests so that a replay can model it."""
+    """The roundings of an engine; stated in manifests so that a replay can model them."""
 
     matmul_input: str
     kv_cache: str
@@ -108,14 +108,11 @@ class Intervention(Protocol):
     nodes: frozenset[Node]
 
     def __call__(self, call: NodeCall) -> NDArray[np.float32]:
-        """The stage tensor to go on with, in the shape of `call.output` (which may be returned, and not changed)."""
+        """The stage tensor that the engine goes on with, in the shape of `call.output`, which must not be changed."""
 
 
 class NodeEvaluator(Protocol):
-    """Computes one node from given inputs, in float32 activations: what a replay does with every stage."""
-
-    backend: str
-    code_path: str
+    """Computes one node from given inputs, in float32 activations, as a replay does with every stage."""
 
     def evaluate(
         self, node: Node, inputs: Sequence[NDArray[np.float32]], *, tokens: Sequence[int], position: int
@@ -137,10 +134,10 @@ class Engine(Protocol):
     device: str
     """Name of the processor or GPU that computes."""
     threads: int | None
-    """Threads of the processor that compute; None where it is not the processor's cores that do."""
+    """Threads of the processor that compute; None for other devices."""
     rounding: Rounding
     context: int
-    """Positions that the K/V cache has room for."""
+    """Positions that the K/V cache holds at most."""
 
     @property
     def code_path(self) -> str:

@@ -4,6 +4,7 @@ be called a divergence."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,12 +62,9 @@ def own_captures(model: Model, tokens: Sequence[int], folder: Path) -> Iterator[
         for kv in KvType:
             for prefill in (None, max(1, len(tokens) // 2)):
                 path = folder / f"aprtui-{mode}-{kv}{'' if prefill is None else '-decode'}"
-                engine = open_engine(model, mode=mode, kv=kv, context=len(tokens))
-                try:
-                    nodes = frozenset(model.graph.nodes)
+                nodes = frozenset(model.graph.nodes)
+                with closing(open_engine(model, mode=mode, kv=kv, context=len(tokens))) as engine:
                     write_capture(engine, model, CaptureRequest(tokens, None, nodes, prefill=prefill), path)
-                finally:
-                    engine.close()
                 yield Capture.open(path)
 
 

@@ -11,7 +11,7 @@ from aprtui.trace.graph import Node
 
 
 def criteria_by_replay(a: Comparison | None, b: Comparison | None) -> Criteria:
-    """What the replays of A and B found; None for a side without a model, whose stages stay unjudged.
+    """The results of the replays of A and B; None for a side without a model, whose stages stay unjudged.
 
     A side whose replay cannot be judged makes the comparison UNKNOWN.
     """
