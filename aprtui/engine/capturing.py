@@ -26,7 +26,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class CaptureRequest:
-    """A capture to make: `prefill` tokens are evaluated at once, the rest one by one, then `generate` greedy ones added."""
+    """A capture: `prefill` tokens are evaluated at once, the rest one by one, then `generate` greedy ones are added."""
 
     tokens: Sequence[int]
     text: str | None
