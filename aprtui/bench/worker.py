@@ -124,5 +124,11 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def private_bytes(process: int | str = "self") -> int:
+    """Bytes that a process has for itself: `RssAnon` + `RssShmem`, without the mapped pages of files."""
+    lines = (line.split() for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    return sum(1024 * int(fields[1]) for fields in lines if fields and fields[0] in ("RssAnon:", "RssShmem:"))
+
+
 def _memory() -> Memory:
     return Memory(resident_bytes(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

@@ -96,12 +96,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _for_bisect(code: int) -> int:
-    """What `git bisect run` takes for skip is every code but pass, divergence and interrupt; usage errors too."""
+    """The code for `git bisect run`: all but pass, divergence and interrupt, usage errors too, become its skip."""
     return code if code in (ExitCode.PASS, ExitCode.DIVERGENCE, ExitCode.INTERRUPTED) else ExitCode.UNKNOWN
 
 
 def _unexpected(error: Exception) -> ExitCode:
-    """Say what nothing else has caught: a failure of stdout (the only output that has no name), or a bug."""
+    """Report an exception that nothing else has caught: stdout failed (the only output without a name), or a bug."""
     if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF):
         click.echo(f"aprtui: stdout cannot be written: {error.strerror}: free space or choose another output", err=True)
         # What is left in the buffer would fail again when the interpreter ends.

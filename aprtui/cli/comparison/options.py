@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from aprtui.cli.json_lines import write_record
-from aprtui.errors import EngineError, ExitCode, UsageError
+from aprtui.errors import VERDICT_CODES, EngineError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from aprtui.compare.align.coverage import Selection
@@ -170,7 +170,7 @@ def report(
 
 def exit_code(verdict: Verdict) -> ExitCode:
     """The exit code of a verdict."""
-    return {"PASS": ExitCode.PASS, "FAIL": ExitCode.DIVERGENCE, "UNKNOWN": ExitCode.UNKNOWN}[verdict.value]
+    return VERDICT_CODES[verdict.value]
 
 
 def _print(sides: tuple[str, str], context: Context | None, comparison: Comparison, steps: Iterable[str]) -> None:

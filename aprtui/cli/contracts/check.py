@@ -26,7 +26,7 @@ from aprtui.cli.contracts.shared import (
 )
 from aprtui.cli.json_lines import write_record
 from aprtui.contracts.documents.document import Document, Falsifier
-from aprtui.errors import ExitCode, UsageError
+from aprtui.errors import VERDICT_CODES, ExitCode, UsageError
 from aprtui.resources import contracts, embedded_model
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def command(
         _write_text(results, counts, verdict)
     if broken:
         return ExitCode.UNREADABLE
-    return {"PASS": ExitCode.PASS, "FAIL": ExitCode.DIVERGENCE, "UNKNOWN": ExitCode.UNKNOWN}[verdict]
+    return VERDICT_CODES[verdict]
 
 
 def _judged(
