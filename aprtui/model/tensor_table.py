@@ -139,7 +139,7 @@ class TensorReader:
 
 
 def summarise(path: Path, info: TensorInfo, cancelled: Callable[[], bool] = lambda: False) -> TensorSummary:
-    """Scales and statistics of one tensor, in bounded memory; what `cancelled` ends covers a part of it."""
+    """Scales and statistics of one tensor, in bounded memory; of a part of it where `cancelled` ended the pass."""
     reader = TensorReader(path, info)
     ranges: dict[str, tuple[float, float]] = {}
     total: Accumulator | None = Accumulator()

@@ -86,7 +86,7 @@ def test_what_has_become_of_an_open_file_is_told(tmp_path: Path) -> None:
     written(path, MAPS)
     assert "has been replaced" in file.changed()
     path.unlink()
-    assert "has gone" in file.changed()
+    assert "has been deleted" in file.changed()
     assert len(file.read(0, 1000)) == 12 + 4 * VALUES.size
 
 

@@ -193,7 +193,7 @@ class Emitter:
         return self.call(f"llvm.abs.v{value.type.count}i8", value.type, value, ir.Constant(I1, 0))
 
     def with_sign_of(self, value: Value, sign: Value) -> Value:
-        """Signed bytes, negated where `sign` is negative; where it is zero, whatever (the product is zero)."""
+        """Signed bytes, negated where `sign` is negative; undefined where it is zero (the product is zero)."""
         if TIER is not Tier.PLAIN and value.type.count == 32:
             return self.call("llvm.x86.avx2.psign.b", value.type, value, sign)
         negative = self.builder.icmp_signed("<", sign, constant(sign.type, 0))

@@ -36,7 +36,7 @@ from aprtui.trace.stats import Accumulator
 Array = NDArray[np.float32]
 
 _PLANS = 8
-"""Plans that are kept: a session uses one for the prompt, one for decoding, one for what is on the screen."""
+"""Plans that are cached: a session uses one for the prompt, one for decoding, one for what is on the screen."""
 
 
 class CpuEngine:
@@ -132,18 +132,18 @@ class CpuEngine:
             begin = segment.end
 
     def _intervene(self, node: Node, ids: NDArray[np.int64], position: int) -> None:
-        """Put what the intervention makes of `node` in its place."""
+        """Replace the tensor of `node` by the one that the intervention returns."""
         assert self._intervention is not None
         output, inputs = self._runner.tensor(node), self._runner.inputs(node)
         if not output.size:
-            return  # logits of a chunk that nobody wants
+            return  # logits of a chunk that are not wanted
         op = self.graph[node.stage].op
         if (op, 1) in ATTENTION_HISTORY:
             assert node.layer is not None
             inputs[1] = self._runner.storage.cached(op, node.layer, position + ids.size)
         first = ids.size - output.shape[-2]
-        shown = tuple(_read_only(values) for values in inputs)
-        call = NodeCall(node, shown, _read_only(output), ids[first:].tolist(), position + first)
+        views = tuple(_read_only(values) for values in inputs)
+        call = NodeCall(node, views, _read_only(output), ids[first:].tolist(), position + first)
         replacement = self._intervention(call)
         assert replacement.shape == output.shape, f"{node}: an intervention must keep the shape"
         output[...] = replacement

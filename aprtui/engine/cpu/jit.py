@@ -1,4 +1,4 @@
-"""numba's decorators with types, and one set of options for every kernel of this room.
+"""numba's decorators with types, and one set of options for every kernel of the CPU backend.
 
 Kernels take raw addresses and int64 sizes, so that each has one specialisation only, and never touch a Python object,
 so that they run without the interpreter lock. Floating-point errors give Inf and NaN, as the hardware does, and raise

@@ -48,7 +48,7 @@ def lower(
     """The program for `model` that leaves the nodes `full` in their buffers and computes the statistics of `stats`.
 
     It can be stopped after each of the nodes `cuts`, whose inputs and output are then there to be read and replaced.
-    What is tapped or cut decides which tokens and maps are there, and changes no value.
+    Taps and cuts decide which tokens and maps are computed; they change no value.
     """
     return _Lowering(model, mode, kv, storage, full | stats, stats, cuts).lower()
 

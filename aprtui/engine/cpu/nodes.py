@@ -66,7 +66,7 @@ class CpuNodes:
     def evaluate(self, node: Node, inputs: Sequence[Array], *, tokens: Sequence[int], position: int) -> Array:
         """The stage tensor of `node`; see `NodeEvaluator.evaluate`.
 
-        Attention looks at key ≤ query only: what the maps hold above the diagonal changes nothing. Raises `UsageError`
+        Attention looks at key ≤ query only: values of the maps above the diagonal have no effect. Raises `UsageError`
         for token ids that are not in the vocabulary.
         """
         stage = self._graph[node.stage]

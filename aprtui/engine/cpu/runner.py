@@ -1,4 +1,4 @@
-"""What programs run on: storage, threads and the control record, and where the tensors of the chunk in hand lie."""
+"""What programs run on: storage, threads and the control record, and where the tensors of the current chunk lie."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAP_BYTES = 64 << 20
 
 
 class Runner:
-    """Runs parts of a program on chunks of tokens, for all of which `storage` holds the tensors."""
+    """Runs parts of a program on chunks of tokens, whose tensors lie in `storage`."""
 
     def __init__(self, model: Model, storage: CpuStorage, threads: int, progress: Progress | None = None) -> None:
         self.storage = storage
@@ -58,9 +58,10 @@ class Runner:
         return max(1, min(self.storage.chunk, _MAP_BYTES // (8 * self._config.heads * positions)))
 
     def load(self, plan: TapPlan, ids: NDArray[np.int64], position: int, logits: Array, *, maps: bool) -> None:
-        """Make the tokens `ids` at `position …` the chunk in hand; `logits` are the rows of the last that are wanted.
+        """Make the tokens `ids` at `position …` the current chunk; `logits` are the rows of the last that are wanted.
 
-        `maps`: attention maps are touched and have to be materialised. The arrays have to live until the last `run`.
+        `maps` says that attention maps are read or written and have to be materialised. The arrays must live until the
+        last `run`.
         """
         control, tokens = self._control, ids.size
         self._tokens, self._position, self._logits = tokens, position, logits
@@ -84,13 +85,13 @@ class Runner:
         self._control["softmax"] = self._maps[Op.SOFTMAX].ctypes.data
 
     def run(self, begin: int, end: int) -> None:
-        """Execute the instructions `begin … end - 1` on the chunk in hand."""
+        """Execute the instructions `begin … end - 1` on the current chunk."""
         if begin < end:
             self._control["begin"], self._control["end"] = begin, end
             self._team.run()
 
     def tensor(self, node: Node) -> Array:
-        """The stage tensor of the chunk in hand, where the program reads and leaves it; of logits, the wanted rows."""
+        """The stage tensor of the current chunk, where the program reads and leaves it; of logits, the wanted rows."""
         stage = self._graph[node.stage]
         if stage.holds_logits:
             return self._logits
@@ -100,7 +101,7 @@ class Runner:
         return self._maps[stage.op][: np.prod(shape)].reshape(shape)
 
     def inputs(self, node: Node) -> list[Array]:
-        """Where the inputs of `node` lie, cut to the part that it uses; keys and values of the chunk in hand only."""
+        """Where the inputs of `node` lie, cut to the part that it uses; keys and values of the current chunk only."""
         stage, found = self._graph[node.stage], []
         first = self._tokens - self._logits.shape[0] if stage.holds_logits else 0
         for entry, source in zip(stage.inputs, self._graph.inputs(node), strict=True):

@@ -30,8 +30,8 @@ _STAGE_BYTES = 128 << 20
 class CpuStorage:
     """Memory of one engine. Each stage of one layer has its own buffer `[chunk, width]`, used layer after layer.
 
-    So a tapped stage is there when its layer is done, whether anybody asks for it or not. The K/V cache has room for
-    `cached_layers`, the model's or fewer that the layers take in turn.
+    So every stage can be tapped when its layer is done. The K/V cache has room for `cached_layers`: as many as the
+    model has, or fewer, which its layers use in turn.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class CpuStorage:
     ) -> None:
         config = model.config.graph
         self.context = context
-        # Attention maps and logits would be too large: they exist as far as a call asks for them.
+        # Attention maps and logits would be too large: they are allocated only as far as a call needs them.
         widths = {
             stage.name: stage.width
             for stage in model.graph.stages

@@ -53,7 +53,7 @@ def _combination(rows: int) -> Callable[..., Any]:
 combine = _combination(1)
 """`combine(factors, factor_stride, count, vectors, vector_stride, target, target_stride)`: add `count` vectors of 16
 float32, `vector_stride` bytes apart, each times its factor, to the vector at `target`, one after the other. (The other
-strides are not looked at.)"""
+strides are not used.)"""
 
 combine_four = _combination(4)
 """The same for four rows of factors `factor_stride` bytes apart and four targets `target_stride` bytes apart."""

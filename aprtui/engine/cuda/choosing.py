@@ -1,7 +1,7 @@
 """The next token, chosen on the device: its figures come to the host, the logits need not.
 
-Choices go into rings, so that passes can follow one another while nobody looks at each; the numbers that they are drawn
-with come out of one.
+Choices are written to rings, so that several passes can be queued before the host reads them; the random numbers come
+from a ring as well.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from aprtui.engine.cuda.storage import DeviceStorage
 from aprtui.engine.sampling import Choice
 
 RING = 16
-"""Choices that are kept: two batches, one that is read while the other one is made."""
+"""Choices that a ring holds: two batches, one that is read while the other is made."""
 
 MOST_CANDIDATES = 64
 

@@ -65,7 +65,7 @@ class CudaEngine:
         self._vocabulary = model.config.graph.vocabulary
         self._position = 0
         self._epoch = 0
-        """Which call has told the device where it is: choices go on only from the last one."""
+        """Number of the call that set the device's position last: older iterators of choices end."""
         self._thread = thread
         made: list[Device] = []
         try:
@@ -124,7 +124,7 @@ class CudaEngine:
         return sampling.temperature == 0 or (sampling.top_k == 0 and sampling.top_p == 1)
 
     def choose(self, token: int, sampler: Sampler, taps: Taps = NO_TAPS) -> Iterator[Choice]:
-        """See `ChoosingEngine`. Where nobody taps, passes are queued, a batch while the one before is looked at."""
+        """See `ChoosingEngine`. Without taps, a batch of passes is queued while the one before it is read."""
         require_known(np.asarray([token], np.int64), self._vocabulary)
         self._epoch += 1
         epoch, candidates = self._epoch, min(sampler.candidates, MOST_CANDIDATES, self._vocabulary)
@@ -189,7 +189,7 @@ class CudaEngine:
         return self._thread.run(self._on_device.use)
 
     def on_device(self, function: Callable[[Device], T]) -> T:
-        """What `function` makes of the device, on its thread: for benchmarks, which look at single kernels."""
+        """The result of `function` for the device, on its thread: benchmarks measure single kernels so."""
         self._epoch += 1
         return self._thread.run(function, self._on_device)
 

@@ -1,7 +1,8 @@
 """From the stage graph to launches: a layer's nodes in the graph's order, dispatched on their ops.
 
 Kernels compute several stages at once. The last node of such a run makes the launch and looks back along the graph for
-the others; those make none. What nobody reads and nobody taps is not stored: then a kernel gets null for its address.
+the others; those make none. A stage that is neither read nor tapped is not stored: the kernel gets null as its
+address.
 """
 
 from __future__ import annotations
@@ -138,18 +139,18 @@ class _Emitters:
         }
 
     def _tap(self, node: Node) -> int:
-        """Where `node` goes if somebody taps it, else null."""
+        """The address of `node` if it is tapped, else null."""
         return self.places.of(node) if node in self.run.tapped else 0
 
     def _stored(self, node: Node) -> int:
-        """Where `node` goes if it is tapped or read in float32 by a matrix product, else null."""
+        """The address of `node` if it is tapped or read in float32 by a matrix product, else null."""
         return self.places.of(node) if node in self.run.tapped or self.low.values_read(node) else 0
 
     def _q8_of(self, node: Node) -> args.Q8Output:
         return self.storage.q8(node.stage) if self.low.q8_read(node) else args.Q8Output()
 
     def _activations(self, node: Node, first: int = 0) -> args.Activations:
-        """`node` from token `first` on, in whatever forms matrix products read it."""
+        """`node` from token `first` on, in the forms in which matrix products read it."""
         width, found = self.graph[node.stage].width, args.Activations()
         if self.low.values_read(node):
             found.values = self.places.of(node) + 4 * first * width
@@ -258,7 +259,7 @@ class _Emitters:
         return [self.low.launches.attend_one(one, self.low.splits), *([] if in_one else self._rounded(node, q8))]
 
     def _rounded(self, node: Node, q8: args.Q8Output) -> list[Launch]:
-        """`node` to Q8_1, where its own kernel does not do that, and somebody reads it."""
+        """Rounds `node` to Q8_1 where it is read so and its own kernel does not round it."""
         if not q8.levels:
             return []
         blocks = self.run.tokens * self.graph[node.stage].width // 32

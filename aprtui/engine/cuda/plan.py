@@ -15,7 +15,7 @@ from aprtui.engine.cuda.statistics import CountedNodes, Counting, StatisticsTabl
 from aprtui.engine.protocol import Taps
 from aprtui.trace.graph import Node, StageGraph
 
-_GAP = 1 << 14  # bytes that are copied in vain rather than by a second copy
+_GAP = 1 << 14  # unneeded bytes that cost less to copy than a second copy
 _ALIGNED = 16  # values at which tensors begin in the host's memory
 
 

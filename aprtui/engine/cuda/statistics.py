@@ -1,4 +1,4 @@
-"""Statistics of stages: what is to be counted, in a table on the device, and what came of it.
+"""Statistics of stages: a table on the device of what is to be counted, and the sums.
 
 Small tensors are counted by a block each, large ones by several whose sums are merged here. The table is the engine's,
 not a pass's: a pass that differs from the one before puts its own records there first.
@@ -70,7 +70,7 @@ class StatisticsTable:
         self._records = driver.allocate(nodes * RECORD.itemsize)
         self._sums = driver.allocate(nodes * _PARTS * BLOCK_SUMS.itemsize)
         self.sums: list[NDArray[np.void]] = [driver.pinned(nodes * _PARTS, BLOCK_SUMS) for _ in range(2)]
-        """On the host, in two halves: one is looked at while the other one is filled."""
+        """On the host, in two halves: one is read while the other is filled."""
 
     def install(self, records: NDArray[np.void]) -> None:
         """Put the records of a pass on the device."""

@@ -41,7 +41,7 @@ def _rows(model: Model, node: Node, stage: Stage) -> bool:
 
 
 def _layer_rows(model: Model, node: Node, stage: Stage) -> bool:
-    """Stages that are there for every token, whatever logits are wanted."""
+    """Stages that are computed for every token, also where few logits are wanted."""
     return not stage.is_attention_map and node.layer is not None
 
 

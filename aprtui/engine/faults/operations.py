@@ -1,4 +1,4 @@
-"""Kinds of faults that compute the op otherwise: other positions, angles, masks, heads, weights, inputs left out."""
+"""Faults that compute the op in another way: with other positions, angles, masks, heads, weights, without an input."""
 
 from __future__ import annotations
 

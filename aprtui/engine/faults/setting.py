@@ -1,4 +1,4 @@
-"""What a kind of fault has to work with: the evaluation it takes part in, and the parameters it was given."""
+"""What a fault computes with: the model, the node, the arithmetic of the run, and its own parameters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class _ConfiguredModel:
-    """A model with another configuration, as far as `evaluate` looks at one."""
+    """A model with another configuration; it has what `evaluate` reads of a model."""
 
     config: ModelConfig
     graph: StageGraph
@@ -35,7 +35,7 @@ class _ConfiguredModel:
 
 @dataclass(slots=True)
 class FaultSetting:
-    """One fault in one run. `memory` is what it remembers from the positions before."""
+    """One fault in one run. `memory` holds rows of earlier positions."""
 
     model: Model
     arithmetic: Arithmetic

@@ -53,9 +53,8 @@ _MEGABYTE = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class TensorDifference:
-    """One tensor that both files have. `bytes` is None where they are equal, or not comparable for want of one type and
-    shape; `metrics` is None where the bytes are equal or there are no values to compare. `findings` say what a
-    difference looks like."""
+    """One tensor that both files have. `bytes` is None where they are equal, or where type or shape differ; `metrics`
+    is None where the bytes are equal or there are no values to compare. `findings` say what a difference looks like."""
 
     name: str
     nodes: tuple[Node, ...]
@@ -90,7 +89,7 @@ class SkippedTensor:
 
 @dataclass(frozen=True, slots=True)
 class ModelDifference:
-    """Everything that a comparison of two model files says; `notes` say what could not be found out about a file."""
+    """Everything that a comparison of two model files says; `notes` say what is not known of a file."""
 
     verdict: Verdict
     reasons: tuple[str, ...]
@@ -122,7 +121,7 @@ def compare_models(
     tolerances: Sequence[Tolerance] = (),
     progress: Progress | None = None,
 ) -> ModelDifference:
-    """Compare the GGUF file `path_b` with the reference `path_a`; takes some 30 MB of memory whatever their size.
+    """Compare the GGUF file `path_b` with the reference `path_a`; takes about 30 MB of memory for files of any size.
 
     `selection` leaves out the tensors that none of the selected stages uses; the metadata are compared all the same.
     Raises `UnreadableError` for a file that is no GGUF file or is damaged, `UsageError` for a selection that has no

@@ -6,7 +6,7 @@ The rules, strongest first:
 3. Where nothing is stated, rounding to the two storage types is the floor: an error beyond `LIMIT` times what that
    rounding typically costs, over the whole tensor or in one group of 32 values, is FAIL.
 4. Within it, two different types are PASS: that is what an honest quantisation looks like. One type on both sides is
-   UNKNOWN: two quantisers can part like that, and so can a bug.
+   UNKNOWN: two quantisers can differ by as much, and so can a bug.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ def _by_tolerance(metrics: WeightMetrics, tolerances: Sequence[Tolerance]) -> We
             return WeightJudgement(
                 Verdict.FAIL, tolerance.metric.value, error, metrics.expected_rel_l2, tolerance.bound, reason
             )
-    shown = tolerances[0]
+    first = tolerances[0]
     return WeightJudgement(
-        Verdict.PASS, shown.metric.value, metrics.value(shown.metric), metrics.expected_rel_l2, shown.bound,
-        f"within {shown.basis}",
+        Verdict.PASS, first.metric.value, metrics.value(first.metric), metrics.expected_rel_l2, first.bound,
+        f"within {first.basis}",
     )  # fmt: skip
 
 

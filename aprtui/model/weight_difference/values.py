@@ -46,7 +46,7 @@ class WeightMetrics:
     """The numbers of one pair; a metric is None where no value is finite on both sides.
 
     `equal_values` is the share of values that are equal; `norm_ratio` is the norm of B over that of A.
-    `expected_rel_l2` is what rounding to the two types typically costs, None for types it is not known of.
+    `expected_rel_l2` is what rounding to the two types typically costs, None for types without a row.
     `step_ratio` is the worst group of 32 values in units of that rounding error (its upper quartile, because an
     importance matrix makes quantisers clip single values by any amount; for two float types the worst value),
     `step_place` where it is. `mismatches` counts values that are NaN or Inf and not alike on the other side.
@@ -76,7 +76,7 @@ class WeightMetrics:
 
 
 def weight_metrics(a: StoredTensor, b: StoredTensor, advance: Callable[[int], None]) -> WeightMetrics:
-    """Metrics of `b` against `a`, of one shape; `advance` is told the bytes of A as they are done.
+    """Metrics of `b` against `a`, of one shape; `advance` takes the bytes of A that were compared since its last call.
 
     Raises `NotImplementedError` for a type that `gguf` cannot dequantise.
     """

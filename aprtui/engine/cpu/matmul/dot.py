@@ -85,7 +85,7 @@ def _group(e: Emitter, f: Format, w: Value, x: Value, blocks: Value) -> Value:
 def dot_group(typing_context: Any, weight_type: Any, w: Any, x: Any, blocks: Any) -> Any:
     """The product of one group of columns: weights of that type at `w` and the activation record at `x`, float32.
 
-    `blocks` is the number of 32-column blocks in the group (8 but at the end of a row; not looked at for K-quants).
+    `blocks` is the number of 32-column blocks in the group (8 but at the end of a row; not used for K-quants).
     """
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:

@@ -1,8 +1,8 @@
 """Float32 products: rows of weights dequantised into a panel, times float32 activations.
 
 The columns are taken in chunks. Inside a chunk products are summed in 16 lanes (lane = column modulo 16) in column
-order, then the lanes by halves; chunks are added in column order. So the order depends on the columns alone, whatever
-the tile.
+order, then the lanes by halves; chunks are added in column order. So the order depends on the columns alone, and not
+on the tile.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _WIDE = vector(F32, _LANES)
 
 
 def _sum_rows(e: Emitter, rows: list[Value]) -> Value:
-    """The sums of 16-lane vectors as one vector; each is summed as halves of halves, whatever its neighbours."""
+    """The sums of 16-lane vectors as one vector; each is summed as halves of halves, independently of the others."""
     count, width = len(rows), _LANES
     while width > 1:
         if len(rows) == 1:
