@@ -23,7 +23,7 @@ from aprtui.engine.protocol import (
     Taps,
     TapSink,
     require_known,
-    require_room,
+    require_positions,
 )
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
 from aprtui.engine.rounding import ARITHMETIC
@@ -85,7 +85,7 @@ class CpuEngine:
 
     def forward(self, tokens: Sequence[int], taps: Taps = NO_TAPS, logits: Logits = Logits.LAST) -> Array:
         """Evaluate `tokens`; see `Engine.forward`."""
-        require_room(self, len(tokens))
+        require_positions(self, len(tokens))
         ids = np.asarray(tokens, np.int64)
         require_known(ids, self._config.vocabulary)
         plan = self._timed = self._plan(taps)

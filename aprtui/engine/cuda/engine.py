@@ -23,7 +23,7 @@ from aprtui.engine.protocol import (
     Taps,
     TapSink,
     require_known,
-    require_room,
+    require_positions,
 )
 from aprtui.engine.rounding import DEVICE_ARITHMETIC
 from aprtui.engine.sampling import Choice, Sampler, Sampling
@@ -103,7 +103,7 @@ class CudaEngine:
 
     def forward(self, tokens: Sequence[int], taps: Taps = NO_TAPS, logits: Logits = Logits.LAST) -> Array:
         """Evaluate `tokens`; see `Engine.forward`."""
-        require_room(self, len(tokens))
+        require_positions(self, len(tokens))
         ids = np.asarray(tokens, np.int64)
         require_known(ids, self._vocabulary)
         self._epoch += 1

@@ -15,8 +15,9 @@ from aprtui.tui.screens.diff.grid import DiffGrid
 from aprtui.tui.widgets.jump_targets import JumpPlace, labelled
 from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.table import Table
+from tests.compare.recorded import FAULT, two_captures
 from tests.tui.driver import Driver, screen_text, showing, told, until, until_shown
-from tests.tui.screens.diff_recorded import FAULT, playing, screen_playing, two_captures
+from tests.tui.screens.diff_recorded import playing, screen_playing
 
 
 @pytest.fixture
@@ -79,18 +80,18 @@ async def test_a_label_leads_to_its_layer_and_stage_while_tokens_come() -> None:
         grid = pilot.app.screen.query_one(StageGrid)
         await until(pilot, lambda: grid._tile is not None)
         await pilot.press("J")
-        label = label_of(pilot, (3, 5))
+        label = label_of(pilot, Node(3, "attn_scores"))
         await pilot.pause(0.1)
         assert label in screen_text(pilot)
         await pilot.press(*label)
-        assert grid.cursor == (3, 5) and grid.has_focus
+        assert grid.node == Node(3, "attn_scores") and grid.has_focus
 
 
 async def test_a_label_leads_to_its_row(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(sides[0].parent)
     async with showing(ScreenState(ScreenName.BROWSE)) as pilot:
         await until_shown(pilot, "good", "bad")
-        table = pilot.app.screen.query_one("#found", Table)
+        table = pilot.app.screen.query_one("#artifacts", Table)
         table.focus()
         await pilot.press("J", "b")
         assert table.key == table.rows[1].key

@@ -1,18 +1,28 @@
-"""Lines of a screen as text, held against files in tests/data/screens: glyphs, and the colour of each run by its index.
+"""What is drawn, as text, held against files in tests/data/screens.
 
-`▀▀[e13/e50]` are two half blocks, the upper one of colour 13 of the map `error`, the lower one of 50; `1.5[c7]` is text
-on colour 7 of `cividis`; `-` is a colour of no map. Reversed text, as under the cursor, stands in `‹ ›`.
+A widget is its lines, with the colour of each run by its index: `▀▀[e13/e50]` are two half blocks, the upper one of
+colour 13 of the map `error`, the lower one of 50; `1.5[c7]` is text on colour 7 of `cividis`; `-` is a colour of no
+map. Reversed text, as under the cursor, stands in `‹ ›`.
 
-`APRTUI_WRITE_GOLDEN=1` writes the files anew; look at what has changed before you commit them.
+A whole screen is its lines of text, and below them the styles of each line from left to right: `12 #e0e0e0/e13 bold`
+are twelve cells of bold text in that grey on colour 13 of the map `error`.
+
+`APRTUI_WRITE_GOLDEN=1 pytest FILE` writes the files of its tests again; look at what has changed before you commit
+them.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from rich.color import Color
 from rich.segment import Segment
+from rich.style import Style
+from textual.strip import Strip
 from textual.widget import Widget
 
 from aprtui.tui.draw.colours import ColourMap, level_colours
@@ -30,12 +40,48 @@ for _map in ColourMap:
 def check_golden(name: str, widget: Widget) -> None:
     """Hold the lines of `widget` against the file `name`."""
     lines = [widget.render_line(y) for y in range(widget.size.height)]
-    text = "".join("".join(map(_run, line)).rstrip() + "\n" for line in lines)
+    check_lines(name, ["".join(map(_run, line)).rstrip() for line in lines])
+
+
+def check_lines(name: str, lines: Sequence[str]) -> None:
+    """Hold `lines` against the file `name`; where they differ, fail with the lines that do."""
     file = FOLDER / f"{name}.txt"
     if os.environ.get("APRTUI_WRITE_GOLDEN"):
         FOLDER.mkdir(exist_ok=True)
-        file.write_text(text, encoding="utf-8")
-    assert text == file.read_text(encoding="utf-8")
+        file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    expected = file.read_text(encoding="utf-8").splitlines()
+    difference = [*difflib.unified_diff(expected, list(lines), file.name, "drawn now", n=0, lineterm="")]
+    assert not difference, "\n".join(difference)
+
+
+def screen_lines(strips: Iterable[Strip]) -> list[str]:
+    """The lines of a screen: text, then styles, each line of them with the number of the line that it is about."""
+    rows = [[segment for segment in strip if segment.text] for strip in strips]
+    texts = ["".join(segment.text for segment in row).rstrip() for row in rows]
+    return [*texts, "", *(f"{number:>2}: {_styles(row)}".rstrip() for number, row in enumerate(rows, 1))]
+
+
+def _styles(row: Iterable[Segment]) -> str:
+    """Every run of one style: how many cells it is wide, and the style."""
+    runs = groupby(row, lambda segment: _style_text(segment.style or Style.null()))
+    return " | ".join(f"{sum(segment.cell_length for segment in run)} {style}".rstrip() for style, run in runs)
+
+
+def _style_text(style: Style) -> str:
+    names = ("bold", "dim", "italic", "underline", "strike", "reverse")
+    return " ".join(
+        [
+            f"{_colour_text(style.color)}/{_colour_text(style.bgcolor)}",
+            *(name for name in names if getattr(style, name)),
+        ]
+    )
+
+
+def _colour_text(colour: Color | None) -> str:
+    if colour is None or colour.is_default:
+        return "-"
+    number = _number(colour)
+    return colour.get_truecolor().hex if number == "-" else number
 
 
 def _run(segment: Segment) -> str:

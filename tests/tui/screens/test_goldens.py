@@ -1,0 +1,180 @@
+"""Every screen as a whole, text and styles, as it was when its file in tests/data/screens was written.
+
+`APRTUI_WRITE_GOLDEN=1 python -m pytest tests/tui/screens/test_goldens.py` writes the files again, for a change that is
+meant to be seen.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from textual.widgets import Input
+
+from aprtui.resources import embedded_model
+from aprtui.trace.aprt import write_aprt
+from aprtui.trace.graph import Node
+from aprtui.tui import app as app_module
+from aprtui.tui.app import SCREENS
+from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
+from tests.compare.recorded import EDITS, FAULT, two_captures
+from tests.compare.synthetic import changed, write_capture
+from tests.tui.driver import Driver, screen_text, showing, until, until_shown
+from tests.tui.screens.diff_recorded import playing, screen_playing
+from tests.tui.widgets.golden import check_lines, screen_lines
+
+SIZES = ((80, 24), (120, 40))
+
+CONTRACT = """\
+metadata:
+  version: 1.0.0
+  status: PROPOSED
+  kind: schema
+  references: [none]
+equations:
+  bytes: {formula: "count = product of the shape"}
+falsification_tests:
+  - id: ALPHA-1
+    rule: every header is right
+    prediction: the count is the product
+    test: read them
+    if_fails: the writer is wrong
+    status: FUNCTIONAL
+    check: header_arithmetic
+  - id: ALPHA-2
+    rule: gates are alike
+    prediction: cosine of ffn_gate is 1
+    check: {name: cosine_floor, stages: [ffn_gate], at_least: 0.999999}
+    status: BLOCKER_FIXTURE_ABSENT
+  - id: ALPHA-3
+    rule: experts are chosen alike
+    prediction: the same
+    check: {name: count_parity, stages: [moe_router]}
+"""
+
+
+WAIT = "wait:"
+"""Among the keys of a scene: wait until the words behind it are on the screen."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A screen to look at: where the app opens, the words there, keys, and the words that are there then, or gone."""
+
+    state: ScreenState
+    opened: Sequence[str] = ()
+    keys: Sequence[str] = ()
+    then: Sequence[str] = ()
+    gone: Sequence[str] = ("being read", "Reading", "reading", "Looking")
+
+
+LIVE = ScreenState(ScreenName.LIVE)
+RUN = ("e", *"def", "enter")
+BOTH = {"a": "good", "b": "bad"}
+CHECKED = screen_state(
+    ScreenName.CONTRACTS, path="contracts", document="alpha-v1", reference="good", capture="bad", falsifier="ALPHA-2"
+)
+GATE = screen_state(ScreenName.TENSOR, capture="bad", layer=1, stage="ffn_gate", at="2,7")
+DIFF = screen_state(ScreenName.DIFF, **BOTH)
+BOUND = screen_state(ScreenName.DIFF, **BOTH, metric="rel_l2", bound=0.01, layer=1, stage="ffn_gate")
+
+SCENES = {
+    "live": Scene(LIVE, ["Press e,"], [*RUN, f"{WAIT}stop token", "left_square_bracket", "j", "l"], ["token 16 of 17"]),
+    "live-lens": Scene(LIVE, ["Press e,"], ["v", *RUN], ["stop token", "logit lens"]),
+    "live-settings": Scene(LIVE, ["Press e,"], ["o"], ["Settings", "fault"]),
+    "live-help": Scene(LIVE, ["Press e,"], ["question_mark"], ["escape closes"]),
+    "palette": Scene(LIVE, ["Press e,"], ["ctrl+p"], ["Keys:"]),
+    "browse": Scene(screen_state(ScreenName.BROWSE, **BOTH), ["3 captures", "rms"], ["tab", "j", "l"], ["layer 1"]),
+    "browse-numbers": Scene(
+        screen_state(ScreenName.BROWSE, at="bad"), ["3 captures", "rms"], ["enter", "v", *"jjj"], ["layer 0 q"]
+    ),
+    "browse-model": Scene(
+        screen_state(ScreenName.BROWSE, at="demo.gguf"), ["1 model"], ["enter", "j"], ["Q4_K"], ["…  ", "being read"]
+    ),
+    "browse-filter": Scene(screen_state(ScreenName.BROWSE), ["3 captures"], ["slash", *"half"], ["half"]),
+    "tensor": Scene(GATE, ["layer 1 ffn_gate", "channel 7"], ["l"], ["channel 8"]),
+    "tensor-numbers": Scene(GATE, ["channel 7"], ["c", "c", "enter"], ["numbers", "symmetric"]),
+    "tensor-attention": Scene(
+        screen_state(ScreenName.TENSOR, capture="bad", layer=1, stage="attn_softmax"),
+        ["head 0 of 2"], ["right_square_bracket", "h", "v"], ["head 1 of 2"],
+    ),
+    "tensor-large": Scene(screen_state(ScreenName.TENSOR, path="large.bin", width=1024), ["300×1024"], ["o"], ["X"]),
+    "tensor-nothing": Scene(ScreenState(ScreenName.TENSOR), ["No tensor is open."]),
+    "diff": Scene(DIFF, ["FAIL"], ["g", "d", "j"], ["layer 2 ffn_up"]),
+    "diff-bound": Scene(BOUND, ["first divergence: layer 1 ffn_gate"], ["plus"], ["0.0178"]),
+    "diff-channels": Scene(BOUND, ["first divergence: layer 1 ffn_gate"], ["v"], ["layer 1 ffn_gate"]),
+    "diff-help": Scene(DIFF, ["FAIL"], ["question_mark"], ["escape closes"]),
+    "diff-chord": Scene(DIFF, ["FAIL"], ["g"], ["g d"]),
+    "diff-nothing": Scene(ScreenState(ScreenName.DIFF), ["captures"]),
+    "contracts": Scene(CHECKED, ["1 FAIL"], [], ["ALPHA-2  FAIL"]),
+    "contracts-cells": Scene(CHECKED, ["1 FAIL"], ["c"], ["ALPHA-2  FAIL"]),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with captures, a model, a stage file and a contract, all a week old."""
+    working = tmp_path_factory.mktemp("goldens") / "work"
+    two_captures(working, {**EDITS, FAULT: changed((2, 7), 40.0), Node(2, "ffn_up"): changed((0, 2), np.inf)})
+    write_capture(working / "half", complete=False)
+    shutil.copy(embedded_model(), working / "demo.gguf")
+    large = np.random.default_rng(0).standard_normal((300, 1024)).astype(np.float32)
+    large[:, 600] *= 50
+    large[123, 777] = np.nan
+    write_aprt(working / "large.bin", 0, large)
+    (working / "contracts").mkdir()
+    (working / "contracts" / "alpha-v1.yaml").write_text(CONTRACT)
+    week_ago = time.time() - 7.25 * 86400
+    for path in (*working.glob("*/manifest.json"), working / "demo.gguf"):
+        os.utime(path, (week_ago, week_ago))
+    return working
+
+
+@pytest.fixture
+def working(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """`files` as the working directory of the app, with a comparison that was recorded."""
+    monkeypatch.chdir(files)
+    monkeypatch.setenv("APRTUI_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(
+        app_module, "SCREENS", {**SCREENS, ScreenName.DIFF: screen_playing(playing(Path("good"), Path("bad")))}
+    )
+    return files
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("name", SCENES)
+async def test_the_screen_is_drawn_as_it_was(working: Path, name: str, size: tuple[int, int]) -> None:
+    scene = SCENES[name]
+    async with showing(scene.state, size) as pilot:
+        await until_shown(pilot, *scene.opened)
+        for key in scene.keys:
+            if key.startswith(WAIT):
+                await until_shown(pilot, key.removeprefix(WAIT))
+            else:
+                await pilot.press(key)
+        await until_shown(pilot, *scene.then)
+        await until(pilot, lambda: not any(word in screen_text(pilot) for word in scene.gone))
+        check_lines(f"{name}-{size[0]}x{size[1]}", await lines_at_rest(pilot))
+
+
+async def lines_at_rest(pilot: Driver) -> list[str]:
+    """The screen once nothing has changed for a while, without the blinking of a cursor in text."""
+    for box in pilot.app.screen.query(Input):
+        box.cursor_blink = False
+    before: list[str] = []
+    same = 0
+    for _ in range(200):
+        await pilot.pause(0.04)
+        drawn = screen_lines(pilot.app.screen._compositor.render_strips())
+        same = same + 1 if drawn == before else 0
+        if same == 4:
+            return drawn
+        before = drawn
+    raise AssertionError("never the same twice:\n" + screen_text(pilot))
