@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.model.weight_difference.stored import StoredTensor
+from aprtui.model.stored_tensor import StoredTensor
 from aprtui.model.weight_types import BlockPart, ScalePacking, WeightFormat, format_named
 
 
