@@ -19,14 +19,8 @@ from aprtui.compare.wording import counted
 from aprtui.errors import UsageError
 from aprtui.model.architectures.base import TIED_HEAD
 from aprtui.model.gguf_file import GgufFile
-from aprtui.model.stored_tensor import (
-    BytesDifference,
-    StoredTensor,
-    bytes_difference,
-    equal_bytes,
-    same_layout,
-    stored_tensor,
-)
+from aprtui.model.stored_tensor import StoredTensor, stored_tensor
+from aprtui.model.weight_difference.bytes_difference import BytesDifference, bytes_difference, equal_bytes, same_layout
 from aprtui.model.weight_difference.findings import (
     Tensors,
     few_blocks,

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.metrics.measure import Metric, cosine_of_sums
-from aprtui.model.stored_tensor import StoredTensor, same_layout
+from aprtui.model.stored_tensor import StoredTensor
+from aprtui.model.weight_difference.bytes_difference import same_layout
 from aprtui.model.weight_difference.step import expected_squares, is_float
 
 F64 = NDArray[np.float64]
