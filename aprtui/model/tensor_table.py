@@ -56,7 +56,7 @@ class TensorSummary:
 
 
 def tensor_table(path: Path) -> tuple[TensorInfo, ...]:
-    """All tensors of the GGUF file at `path`, in file order. Raises `UnreadableError` where it is none."""
+    """All tensors of the GGUF file at `path`, in file order. Raises `UnreadableError` for another kind of file."""
     file = GgufFile(path)
     return tuple(_info(file, name) for name in file.tensors)
 

@@ -290,7 +290,7 @@ def graph_from_names(names: Iterable[str], layers: int) -> StageGraph:
             return (Input(entry.stage, part, crossed),)
         # What a bias is added to has its columns; a matrix product makes them from all of its input.
         inner_part = part if full[entry.stage].op is Op.BIAS else Part.WHOLE
-        # A path that would cross a second layer boundary ends: with no residual stage captured, nothing is known there.
+        # A path ends before a second layer boundary: without a captured residual stage, nothing is known beyond.
         return tuple(
             found
             for inner in full[entry.stage].inputs

@@ -107,7 +107,7 @@ def test_a_fault_of_values_acts_on_what_one_that_computes_again_made(model: Mode
     alone = tensors(model, [eps], "cpu", len(TOKENS))[node]
     for faults in ([eps, scale], [scale, eps]):
         np.testing.assert_array_equal(tensors(model, faults, "cpu", len(TOKENS))[node], 2 * alone)
-    with pytest.raises(UsageError, match="compute one stage otherwise"):
+    with pytest.raises(UsageError, match="compute one stage again"):
         FaultInjector(model, Mode.EXACT, [eps, Fault("eps", node, {"epsilon": 2.0})])
 
 

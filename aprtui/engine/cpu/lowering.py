@@ -20,7 +20,7 @@ from aprtui.trace.graph import Input, Node, Op, RopeLayout
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Instructions, and where each layer's end: `ends[layer]`, with None for the stages of the model.
+    """Instructions; those of a layer end at `ends[layer]`, with None for the stages of the model.
 
     `cuts` says the same of the nodes that it was cut at, in execution order: instructions of two nodes are not mixed
     there, so that with a cut at every node each can be run alone. `maps`: some attention maps are materialised.

@@ -87,7 +87,7 @@ class CpuStorage:
         return int(self._values[layer % len(self._values)].ctypes.data)
 
     def cached(self, op: Op, layer: int, positions: int) -> Array:
-        """What the scores (keys) or the attention (values) of a layer meet: `[positions, kv_width]` from 0, a copy."""
+        """A copy of a layer's keys (for the scores) or values (for the attention), `[positions, kv_width]` from 0."""
         view = self._cached_rows(op, layer, positions)
         return view.reshape(-1, view.shape[-2] * view.shape[-1])[:positions].astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""The next token, chosen on the device: its figures come to the host, the logits need not.
+"""Choosing the next token on the device: the host gets the figures of the choice and needs no logits.
 
 Choices are written to rings, so that several passes can be queued before the host reads them; the random numbers come
 from a ring as well.
@@ -73,7 +73,7 @@ def drawn_choice(drawn: np.void, chosen: np.void, candidates: NDArray[np.void], 
 
 @dataclass(frozen=True, slots=True)
 class ChoiceRule:
-    """How the device chooses, and how many candidates it names: what is the same for all passes of a generation."""
+    """How the device chooses, and how many candidates it names; the same for all passes of a generation."""
 
     candidates: int = 0
     temperature: float = 0.0
@@ -82,13 +82,13 @@ class ChoiceRule:
 
     @property
     def draws(self) -> bool:
-        """Whether each choice takes a number."""
+        """Whether each choice takes a random number."""
         return self.temperature > 0
 
 
 @dataclass(frozen=True, slots=True)
 class Rings:
-    """What the device left of its last choices: most probable tokens and draws `[RING]`, `[RING · candidates]`."""
+    """The device's last choices: most probable tokens and draws `[RING]`, candidates `[RING · candidates]`."""
 
     rule: ChoiceRule
     chosen: NDArray[np.void]
@@ -97,7 +97,7 @@ class Rings:
     vocabulary: int
 
     def __getitem__(self, ordinal: int) -> Choice:
-        """Choice number `ordinal` since the host told the device where to begin.
+        """Choice number `ordinal` since `begin`.
 
         Raises `EngineError` where the logits were no distribution.
         """
@@ -109,7 +109,7 @@ class Rings:
 
 
 class Choosing:
-    """Rings of choices on the device and on the host, and what fills them."""
+    """Rings of choices on the device and on the host, with the launches and copies that fill them."""
 
     def __init__(self, driver: Driver, launches: Launches, storage: DeviceStorage, vocabulary: int) -> None:
         self._driver, self._launches, self._storage, self._vocabulary = driver, launches, storage, vocabulary
@@ -153,14 +153,14 @@ class Choosing:
         self._sent = 0
 
     def send_uniforms(self, uniforms: NDArray[np.float64]) -> None:
-        """Queue the copy of what the next choices draw with; numbers of choices that are not made yet stay in place."""
+        """Queue the copy of the next choices' random numbers; those of choices not made yet stay in place."""
         if uniforms.size:
             self._host_uniforms[(self._sent + np.arange(uniforms.size)) % RING] = uniforms
             self._sent += uniforms.size
             self._driver.copy_in(self._uniforms, self._host_uniforms)
 
     def fetch(self, rule: ChoiceRule) -> None:
-        """Queue the copies of what choices leave."""
+        """Queue the copies of the rings to the host."""
         self._driver.copy_out(self._host_chosen, self._chosen)
         if rule.draws:
             self._driver.copy_out(self._host_drawn, self._drawn)
@@ -168,6 +168,6 @@ class Choosing:
             self._driver.copy_out(self._host_candidates[: RING * rule.candidates], self._candidates)
 
     def found(self, rule: ChoiceRule) -> Rings:
-        """A copy of what was fetched."""
+        """A copy of the rings that were fetched."""
         candidates = self._host_candidates[: RING * rule.candidates].copy()
         return Rings(rule, self._host_chosen.copy(), self._host_drawn.copy(), candidates, self._vocabulary)

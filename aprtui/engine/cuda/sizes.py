@@ -87,7 +87,7 @@ class MemoryNeed:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Bytes in all."""
         return self.weights + self.per_position * self.context + self.stages + _SPARE
 
     def __str__(self) -> str:
@@ -97,7 +97,7 @@ class MemoryNeed:
 
 
 def memory_need(model: Model, mode: Mode, kv: KvType, context: int) -> MemoryNeed:
-    """What `model` needs."""
+    """The memory that `model` needs on the device."""
     graph, config = model.graph, model.config.graph
     widths, chunk = stage_widths(graph), chunk_tokens(graph, context)
     of_tokens = sum(aligned(4 * widths.get(node.stage, 0)) for node in graph.nodes)

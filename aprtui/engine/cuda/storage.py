@@ -64,14 +64,14 @@ class Weights:
     vectors: dict[str, int]
 
     def matrix(self, weight: Weight) -> Matrix:
-        """As kernels take it."""
+        """The weight's matrix, as kernels take it."""
         return Matrix(self.matrices[weight.name], int(weight.type), weight.rows, weight.columns)
 
 
 def load_weights(driver: Driver, model: Model, progress: Progress) -> Weights:
     """Put all weights on the device: types without aligned blocks as planes, vectors in float32.
 
-    In one allocation: a driver rounds large ones up by up to 2 MB, which would lose 200 MB of a 7B model.
+    They share one allocation: the driver rounds each one up by up to 2 MB, which would waste 200 MB for a 7B model.
     """
     uploader, loaded = Uploader(driver), Weights({}, {})
     place = driver.allocate(weight_bytes(model))
@@ -94,7 +94,9 @@ def load_weights(driver: Driver, model: Model, progress: Progress) -> Weights:
 
 
 class DeviceStorage:
-    """Everything but the weights. Stages of one token have a place a node, those of a chunk one a stage."""
+    """The engine's memory on the device but for the weights.
+
+    One token has a buffer for each node, a chunk one for each stage."""
 
     def __init__(self, driver: Driver, model: Model, mode: Mode, kv: KvType, context: int, splits: int) -> None:
         config, graph = model.config.graph, model.graph
@@ -122,7 +124,7 @@ class DeviceStorage:
         self._chunk_maps = 0
 
     def _place_nodes(self, widths: dict[str, int]) -> dict[Node, int]:
-        """One after the other, so that neighbours can be copied out together."""
+        """Addresses of the nodes, one after the other, so that neighbours can be copied to the host together."""
         offsets: dict[Node, int] = {}
         end = 0
         for node in self._graph.nodes:
@@ -137,15 +139,15 @@ class DeviceStorage:
         return self._keys + layer * self._plane
 
     def values(self, layer: int) -> int:
-        """A layer's values, as the keys."""
+        """A layer's values, in the layout of the keys."""
         return self._values + layer * self._plane
 
     def of_token(self, node: Node) -> int:
-        """`[width]` of a node that is no map: its place while single tokens are evaluated."""
+        """Address of `[width]` of a node that is no map, while single tokens are evaluated."""
         return self._of_token[node]
 
     def of_chunk(self, stage: str) -> int:
-        """`[chunk, width]` of a stage, used layer after layer."""
+        """Address of `[chunk, width]` of a stage, used layer after layer."""
         return self._of_chunk[stage]
 
     def q8(self, stage: str) -> Q8Output:
