@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.cpu.lowering import Program
+from aprtui.engine.cpu.lowering import KernelProgram
 from aprtui.engine.protocol import Taps
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.stats import SUMS, Accumulator
@@ -54,7 +54,7 @@ class ProgramSegment:
 class TapPlan:
     """One set of taps: its program, cut into segments. `table` takes a `SUMS` record for each node with statistics."""
 
-    program: Program
+    program: KernelProgram
     counters: NDArray[np.int64]
     """Two an instruction, see `CONTROL`."""
     durations: NDArray[np.int64]
@@ -96,7 +96,7 @@ class TapPlan:
         ]
 
 
-def plan_for(program: Program, graph: StageGraph, taps: Taps) -> TapPlan:
+def plan_for(program: KernelProgram, graph: StageGraph, taps: Taps) -> TapPlan:
     """The plan for `taps`, whose statistics `program` computes in the order of the graph."""
     rows = {node: row for row, node in enumerate(node for node in graph.nodes if node in taps.stats)}
     layers: list[ProgramSegment] = []
