@@ -117,9 +117,9 @@ class HeadCase:
         tokens = len(product)
         places = slice(position, position + tokens)
         for cache, values in ((key_cache, k_turned), (value_cache, v)):
-            kept = values.reshape(tokens, graph.kv_heads, -1).transpose(1, 0, 2)
+            expected = values.reshape(tokens, graph.kv_heads, -1).transpose(1, 0, 2)
             # A value next to a rounding boundary of float16 may fall to the other side of it.
-            assert relative(cache[:, places].astype(np.float32), round_f16(kept) if half else kept) <= (
+            assert relative(cache[:, places].astype(np.float32), round_f16(expected) if half else expected) <= (
                 5e-5 if half else 3e-7
             )
             assert (np.delete(cache, np.arange(position, position + tokens), axis=1) == 9).all(), (
