@@ -208,6 +208,13 @@ class StageGraph:
         return tuple(self._by_name)
 
     @cached_property
+    def row_widths(self) -> Mapping[str, int]:
+        """Widths of the stages that hold channels of tokens: all but attention maps and logits."""
+        return MappingProxyType(
+            {stage.name: stage.width for stage in self.stages if not stage.is_attention_map and not stage.holds_logits}
+        )
+
+    @cached_property
     def nodes(self) -> tuple[Node, ...]:
         """All nodes in execution order: layer by layer, then the stages of the model."""
         return tuple(self._walk())

@@ -40,11 +40,7 @@ class CpuStorage:
         config = model.config.graph
         self.context = context
         # Attention maps and logits would be too large: they are allocated only as far as a call needs them.
-        widths = {
-            stage.name: stage.width
-            for stage in model.graph.stages
-            if not stage.is_attention_map and not stage.holds_logits
-        }
+        widths = model.graph.row_widths
         row_bytes = 4 * sum(widths.values())
         self.chunk = max(1, min(MOST_TOKENS, context, _STAGE_BYTES // row_bytes))
         self._stages = {name: np.empty((self.chunk, width), np.float32) for name, width in widths.items()}

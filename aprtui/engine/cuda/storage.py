@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,6 @@ from aprtui.engine.cuda.sizes import (
     chunk_map_bytes,
     chunk_tokens,
     matmul_inputs,
-    stage_widths,
     weight_bytes,
 )
 from aprtui.engine.protocol import KvType, Mode
@@ -108,7 +108,7 @@ class DeviceStorage:
         _fill_turns(driver, self.turns, model, context)
         self.step = driver.allocate(_STEP_BYTES + 4 * self.chunk)
         self.tokens = self.step + _STEP_BYTES
-        widths = stage_widths(graph)
+        widths = graph.row_widths
         self._of_chunk = {name: driver.allocate(4 * self.chunk * width) for name, width in widths.items()}
         self._of_token = self._place_nodes(widths)
         self._q8 = {
@@ -123,7 +123,7 @@ class DeviceStorage:
         self._maps = self._map_stride = 0
         self._chunk_maps = 0
 
-    def _place_nodes(self, widths: dict[str, int]) -> dict[Node, int]:
+    def _place_nodes(self, widths: Mapping[str, int]) -> dict[Node, int]:
         """Addresses of the nodes, one after the other, so that neighbours can be copied to the host together."""
         offsets: dict[Node, int] = {}
         end = 0
