@@ -57,6 +57,11 @@ def kernel_image_cache() -> Path:
     return _cache() / "cuda"
 
 
+def digest_cache() -> Path:
+    """The folder where the SHA-256 of model files is remembered between runs."""
+    return _cache() / "sha256"
+
+
 def parity_cache() -> Path:
     """The folder of the parity gate's results."""
     return _cache() / "parity"
