@@ -29,6 +29,7 @@ class CellsGrid(LayerGrid):
     }
     """
     WIDEST = 7
+    LABEL_STYLE = "label"
     EMPTY = "no capture at hand: mark one in Browse, or open two in Diff"
     EMPTY_HEIGHT = 1
 
@@ -68,7 +69,7 @@ class CellsGrid(LayerGrid):
         """The cells of a layer."""
         width = self._cell_width(self.size.width)
         cells = [self._cell(Node(row, name), width) for name in self._columns]
-        return Strip(self._separated(f"{row:>{LABEL - 1}} ", [cells], "label"))
+        return Strip(self._separated(f"{row:>{LABEL - 1}} ", [cells]))
 
     def draw_below(self, line: int) -> Strip:
         """The stages of the model."""

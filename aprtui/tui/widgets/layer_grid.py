@@ -63,6 +63,7 @@ class LayerGrid(JumpTargets):
     """Narrower cells have no room for what they show."""
 
     LINES_ABOVE: ClassVar[int] = 0
+    LABEL_STYLE: ClassVar[str] = "group"
     EMPTY: ClassVar[str] = ""
     """What a grid without cells says."""
 
@@ -222,9 +223,9 @@ class LayerGrid(JumpTargets):
             yield items[at : at + members]
             at += members
 
-    def _separated(self, label: str, groups: Iterable[Sequence[Segment]], style: str = "group") -> list[Segment]:
+    def _separated(self, label: str, groups: Iterable[Sequence[Segment]]) -> list[Segment]:
         """A row: its label, and its groups with separators between them."""
-        ink = self.style(style)
+        ink = self.style(self.LABEL_STYLE)
         segments = [Segment(label, ink)]
         for number, group in enumerate(groups):
             if number:
