@@ -7,7 +7,9 @@ from pathlib import Path
 import click
 
 from aprtui.cli.comparison.options import ComparisonOptions, comparison_options, report
-from aprtui.cli.options import open_model
+from aprtui.cli.comparison.warnings import warn_about
+from aprtui.cli.options import requested_model
+from aprtui.engine.backends.registry import AUTO, backend_choices, evaluating_backends
 
 
 @click.command()
@@ -24,7 +26,7 @@ from aprtui.cli.options import open_model
     default="",
     help="What the capture's engine rounds, as matmul_input=q8_k,kv_cache=f16; found by trying where not given.",
 )
-@click.option("--backend", type=click.Choice(["auto", "cpu", "numpy"]), default="auto", show_default=True)
+@click.option("--backend", type=click.Choice(backend_choices(evaluating_backends())), default=AUTO, show_default=True)
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads; all available cores by default.")
 @comparison_options
 def command(
@@ -37,15 +39,14 @@ def command(
 ) -> int:
     """Recompute each stage of CAPTURE from its captured inputs, and name the one that injects error.
 
-    One capture and its model suffice, whoever wrote it. A stage whose inputs were not captured is computed from the
-    nearest ones that were, and the verdict names the whole segment. Side A of the report is what the model gives, side
-    B what was captured.
+    One capture and its model suffice, whichever engine wrote it. A stage whose inputs were not captured is computed
+    from the nearest ones that were, and the verdict names the whole segment. Side A of the report is what the model
+    gives, side B what was captured.
 
     Exit codes: 0 pass, 1 divergence, 2 usage, 3 unreadable input, 4 output failed, 70 internal error, 125 cannot be
     judged, 130 interrupted.
     """
     from aprtui.cli.comparison.next_steps import replay_steps
-    from aprtui.cli.diff import warn_about
     from aprtui.cli.progress import ProgressLine
     from aprtui.engine.replay.arithmetic import parse_rounding
     from aprtui.engine.replay.evaluators import Evaluators
@@ -61,7 +62,7 @@ def command(
         tokens=options.token_ids,
         limit=options.limit,
     )
-    loaded, opened = open_model(model), Capture.open(capture)
+    loaded, opened = requested_model(model), Capture.open(capture)
     warn_about(opened)
     with ProgressLine() as progress, Evaluators(loaded, backend, threads, progress) as evaluators:
         comparison = replay_capture(opened, loaded, replayed, evaluators, progress)

@@ -18,7 +18,7 @@ from textual.filter import LineFilter
 from textual.screen import Screen
 
 from aprtui.engine.process.engine_process import EngineProcess, EngineState
-from aprtui.engine.process.loading import open_model
+from aprtui.engine.process.loading import load_engine
 from aprtui.engine.process.messages import EngineSettings
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import Sampling
@@ -233,7 +233,7 @@ def run_app(
     path = live.model or embedded_model()
     load_model(path)
     settings = EngineSettings(live.backend, live.mode, live.kv, live.threads, live.context)
-    source = EngineProcess(partial(open_model, path=path), settings, _log_file())
+    source = EngineProcess(partial(load_engine, path=path), settings, _log_file())
     app = AprtuiApp(Session(source, live.prompt, live.sampling, paths), state, config)
     # Imported objects stay alive: searching them for garbage took a third of the time of a frame. Full collections,
     # which held keys up for 80 ms every two seconds, are rare.

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aprtui.engine.process.slots import NO_TOKEN, TokenRecord
+from aprtui.engine.process.slots import TokenRecord
+from aprtui.engine.sampling import NO_TOKEN
 from aprtui.tui.draw.signals import percent, quoted
 from aprtui.tui.draw.text import clipped, padded
 

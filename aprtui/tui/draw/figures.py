@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from aprtui.trace.graph import StageGraph
 from aprtui.tui.draw.colours import ColourMap
 from aprtui.tui.draw.grid_layout import GridLayout
-from aprtui.tui.draw.levels import LEAST_SPAN, LEVELS, Mark, short, signed
+from aprtui.tui.draw.levels import LEAST_SPAN, LEVELS, Mark
+from aprtui.tui.draw.numbers import short_number, signed_short_number
 
 FULL_CHANGE = 4.0
 """A change by this factor, up or down, has the full colour."""
@@ -108,7 +109,7 @@ class Figures:
             wide, narrow = names[Mark(mark)]
             return wide if width >= 3 else narrow
         value = float(self.values[node])
-        return signed(value, width) if self.statistic.is_signed else short(value, width)
+        return signed_short_number(value, width) if self.statistic.is_signed else short_number(value, width)
 
 
 def figures(

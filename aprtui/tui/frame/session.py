@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from aprtui.engine.process.engine_process import EngineState
-from aprtui.engine.process.messages import EngineInfo, EngineSettings, Event
+from aprtui.engine.process.messages import EngineDescription, EngineSettings, Event
 from aprtui.engine.process.slots import TokenRecord
 from aprtui.engine.sampling import Sampling
 
@@ -16,7 +16,7 @@ class LiveSource(Protocol):
     """What `EngineProcess` offers to a screen. No call blocks."""
 
     @property
-    def info(self) -> EngineInfo | None:
+    def info(self) -> EngineDescription | None:
         """What is loaded; None before that."""
 
     @property

@@ -217,9 +217,3 @@ def _declared(kind: type) -> Iterator[Binding]:
 def picture(svg: str) -> str:
     """An exported screen without the random number in its style names: it changes only where the picture does."""
     return re.sub(r"terminal-\d+", "terminal", svg)
-
-
-def as_typed(path: Path) -> str:
-    """A path as a person would type it here: relative where it lies below the working directory."""
-    absolute = path.absolute()
-    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(path)

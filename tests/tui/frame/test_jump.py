@@ -15,8 +15,9 @@ from aprtui.tui.screens.diff.grid import DiffGrid
 from aprtui.tui.widgets.jump_targets import JumpPlace, labelled
 from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.table import Table
+from tests.compare.recorded import FAULT, two_captures
 from tests.tui.driver import Driver, screen_text, showing, told, until, until_shown
-from tests.tui.screens.diff_recorded import FAULT, playing, screen_playing, two_captures
+from tests.tui.screens.diff_recorded import playing, screen_playing
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ async def test_a_label_leads_to_its_row(sides: tuple[Path, Path], monkeypatch: p
     monkeypatch.chdir(sides[0].parent)
     async with showing(ScreenState(ScreenName.BROWSE)) as pilot:
         await until_shown(pilot, "good", "bad")
-        table = pilot.app.screen.query_one("#found", Table)
+        table = pilot.app.screen.query_one("#artifacts", Table)
         table.focus()
         await pilot.press("J", "b")
         assert table.key == table.rows[1].key

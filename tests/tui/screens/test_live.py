@@ -23,7 +23,7 @@ from aprtui.tui.frame.session import LiveSource, Session
 from aprtui.tui.screens.help.screen import HelpScreen
 from aprtui.tui.screens.live.screen import PACE, LiveScreen
 from aprtui.tui.widgets.bar_list import BarList
-from aprtui.tui.widgets.contracts_dock import ContractsDock
+from aprtui.tui.widgets.contracts.dock import ContractsDock
 from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.text_stream import TextStream
 from tests.engine.fake_engine import open_fake
@@ -84,7 +84,7 @@ async def test_what_nobody_reads_so_fast_is_drawn_less_often_than_the_grid_and_i
 ) -> None:
     drawn: Counter[type] = Counter()
 
-    def count(kind: type[StageGrid] | type[BarList]) -> None:
+    def count(kind: type[StageGrid | BarList]) -> None:
         show = kind.show
 
         def counted(self: object, *arguments: object, **options: object) -> None:

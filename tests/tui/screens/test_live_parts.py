@@ -13,9 +13,9 @@ from rich.cells import cell_len
 
 from aprtui.engine.logit_noise import LogitNoise
 from aprtui.engine.process.messages import EngineSettings
-from aprtui.engine.process.slots import CANDIDATES, NO_TOKEN, RING, candidates
+from aprtui.engine.process.slots import CANDIDATES, RING, candidates
 from aprtui.engine.protocol import KvType, Mode
-from aprtui.engine.sampling import Candidate, Sampling
+from aprtui.engine.sampling import NO_TOKEN, Candidate, Sampling
 from aprtui.errors import UsageError
 from aprtui.resources import embedded_model
 from aprtui.trace.graph import Node

@@ -1,28 +1,89 @@
-"""The browse screen: captures and models that lie about, and what is in the one under the cursor."""
+"""The browse screen: captures and models on this machine, and what is in the one under the cursor."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import ClassVar
 
+from textual import work
 from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.message import Message
+from textual.widget import Widget
 from textual.widgets import Input
+from textual.worker import get_current_worker
 
+from aprtui.compare.wording import counted
+from aprtui.errors import AprtuiError
 from aprtui.trace.graph import Node
-from aprtui.tui.frame.recent import remember
+from aprtui.tui.draw.figures import Statistic, figures, first_bad
+from aprtui.tui.draw.paths import as_typed, short_path
+from aprtui.tui.frame.recent import recent_paths, remember
+from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
-from aprtui.tui.frame.tool_screen import as_typed
-from aprtui.tui.screens.browse.find import Kind
-from aprtui.tui.screens.browse.load import CaptureContents, ModelContents
-from aprtui.tui.screens.browse.parts import EXPLANATION, CaptureGrid, FilterInput
-from aprtui.tui.screens.browse.view import BrowseView
-from aprtui.tui.widgets.table import Table
+from aprtui.tui.frame.tool_screen import ToolScreen
+from aprtui.tui.screens.browse.artifacts import Artifact, ArtifactKind, Finder, Listing
+from aprtui.tui.screens.browse.capture_grid import CaptureGrid
+from aprtui.tui.screens.browse.contents import CaptureContents, Contents, ModelContents, read_contents
+from aprtui.tui.screens.browse.rows import (
+    ARTIFACT_COLUMNS,
+    STAGE_COLUMNS,
+    TENSOR_COLUMNS,
+    artifact_rows,
+    artifact_words,
+    grid_stats,
+    stage_rows,
+    stage_words,
+    tensor_rows,
+    tensor_words,
+)
+from aprtui.tui.widgets.stage_grid import StageGrid
+from aprtui.tui.widgets.table import Row, Table
+
+SECONDS_BETWEEN_LOOKS = 1.0
+
+WIDE = 160
+"""From this width on, the list stands beside what is in the capture."""
+
+HIGH = 34
+"""From this height on, grid and table of statistics are seen together."""
+
+EXPLANATION = """\
+Above (on wide screens at the left) are the captures and models below the working directory, those given on the \
+command line, and those opened lately. New ones appear by themselves.
+
+Below is what is in the one under the cursor. Of a capture: the stage grid, in which a row is a layer, a column a \
+stage, the number the rms of its values, and the colour compares layers; and a table with a line for each stage. The \
+numbers come from the manifest; without one they are computed, and fill in. Of a model: its tensors, with the smallest \
+and the largest block scale (d, dmin) and the range of the dequantised values.
+
+Mark two captures with space, then d compares them: the first one marked is the reference.
+"""
+
+NOTHING_FOUND = """\
+No captures or models here yet.
+`aprtui trace -p TEXT` writes a capture into this folder; it appears here by itself.
+`aprtui open FOLDER` looks somewhere else."""
 
 
-class BrowseScreen(BrowseView):
+class FilterInput(Input):
+    """The filter of the table that had the focus."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "submit", "Keep"),
+        Binding("escape", "screen.end_filter", "No filter"),
+    ]
+
+
+class BrowseScreen(ToolScreen):
     """Find captures and models, look into them, choose two for a comparison."""
 
+    NAME = ScreenName.BROWSE
     EXPLANATION = EXPLANATION
+    WIDGETS = (Table, CaptureGrid, StageGrid)
+    AUTO_FOCUS = "#artifacts"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "mark", "Mark", id="browse.mark"),
         Binding("d", "compare", "Diff marked", id="browse.diff"),
@@ -31,43 +92,169 @@ class BrowseScreen(BrowseView):
         Binding("tab", "app.focus_next", "Next pane", show=False),
         Binding("shift+tab", "app.focus_previous", "Pane before", show=False),
     ]
+    HORIZONTAL_BREAKPOINTS = [(0, "-stacked"), (WIDE, "-wide")]  # noqa: RUF012  # Textual declares it per instance
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (HIGH, "-high")]  # noqa: RUF012
+    DEFAULT_CSS = """
+    BrowseScreen {
+        #body { height: 1fr; }
+        #artifacts { height: auto; min-height: 6; max-height: 33%; }
+        #contents { height: 1fr; }
+        .-absent { display: none; }
+        #grid { height: auto; max-height: 50%; }
+        #stages, #tensors { height: 1fr; }
+        #filter { border: none; height: 1; padding: 0 1; background: $panel; display: none; }
+    }
+    BrowseScreen.-low.-stacked #artifacts { max-height: 8; }
+    BrowseScreen.-low.-stacked #grid { max-height: 100%; height: 1fr; }
+    BrowseScreen.-low.-stacked.-of-numbers #grid { display: none; }
+    BrowseScreen.-low.-stacked.-of-grid #stages { display: none; }
+    BrowseScreen.-wide {
+        #body { layout: horizontal; }
+        #artifacts { width: 2fr; height: 100%; max-height: 100%; }
+        #contents { width: 3fr; height: 100%; }
+    }
+    """
+
+    class Listed(Message):
+        """A search has ended."""
+
+        def __init__(self, listing: Listing) -> None:
+            super().__init__()
+            self.listing = listing
+
+    class ContentsRead(Message):
+        """What is in a capture or a model, as far as it has been read; or why it cannot be opened."""
+
+        def __init__(self, artifact: Artifact, contents: Contents | None, problem: str = "") -> None:
+            super().__init__()
+            self.artifact, self.contents, self.problem = artifact, contents, problem
+
+    def __init__(self, session: Session, state: ScreenState) -> None:
+        super().__init__(session, state)
+        given = state.path("path")
+        self._given = given
+        self._roots = (given,) if given is not None else (*session.paths, Path())
+        self._listing = Listing()
+        self._searched = False
+        self._path_to_show: Path | None = state.path("at") or given
+        self._stage_to_show = Node(state.number("layer"), state.text("stage")) if state.text("stage") else None
+        self._marked = [Path(text) for text in (state.text("a"), state.text("b")) if text]
+        self._filters = {
+            "artifacts": state.text("filter"),
+            "stages": state.text("stages"),
+            "tensors": state.text("tensors"),
+        }
+        self._filtered = "artifacts"
+        self._artifact: Artifact | None = None
+        self._contents: Contents | None = None
+        self._problem = ""
+        self._reported_problems: frozenset[str] = frozenset()
+
+    def compose_body(self) -> Iterable[Widget]:
+        """The list, and beside or below it what is in the capture or model under its cursor."""
+        with Container(id="body"):
+            yield Table(ARTIFACT_COLUMNS, "Looking…", id="artifacts")
+            with Container(id="contents"):
+                yield CaptureGrid(id="grid")
+                yield Table(STAGE_COLUMNS, id="stages")
+                yield Table(TENSOR_COLUMNS, id="tensors")
+        yield FilterInput(placeholder="show what contains this", id="filter")
+
+    def on_mount(self) -> None:
+        """Begin to search."""
+        self.add_class("-of-grid")
+        self.query_one("#grid").add_class("pane")
+        self._show_contents()
+        self.detail(short_path(self._roots[0], Path.cwd()))
+        self._watch()
+
+    def captures(self) -> tuple[Path, ...]:
+        """The marked captures, else the one under the cursor."""
+        if len(self._marked) == 2:
+            return tuple(self._marked)
+        return () if self._artifact is None or self._artifact.is_model else (self._artifact.path,)
+
+    @work(thread=True, group="watch")
+    def _watch(self) -> None:
+        """Search again and again, in a thread of its own."""
+        worker, finder, last = get_current_worker(), Finder(), None
+        while not worker.is_cancelled:
+            if self.is_current or last is None:
+                listing = finder.search((*self._roots, *recent_paths()), lambda: worker.is_cancelled)
+                if listing != last and not worker.is_cancelled:
+                    self.post_message(self.Listed(listing))
+                    last = listing
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    @work(thread=True, group="contents", exclusive=True)
+    def _read(self, artifact: Artifact) -> None:
+        """Read what is in a capture or a model; reading another one ends this."""
+        worker = get_current_worker()
+        try:
+            for contents in read_contents(artifact, lambda: worker.is_cancelled):
+                if worker.is_cancelled:
+                    return
+                self.post_message(self.ContentsRead(artifact, contents))
+        except (AprtuiError, OSError) as error:
+            self.post_message(self.ContentsRead(artifact, None, str(error)))
+
+    def on_browse_screen_listed(self, message: Listed) -> None:
+        """Show what was found; an artifact that has changed is read again."""
+        self._listing, self._searched = message.listing, True
+        self._table("artifacts").empty = NOTHING_FOUND
+        self._show_list()
+        problems = (*message.listing.problems, *filter(None, [message.listing.left_out]))
+        for problem in problems:
+            if problem not in self._reported_problems:
+                self.notify(problem, severity="warning", markup=False)
+        self._reported_problems = frozenset(problems)
+
+    def on_browse_screen_contents_read(self, message: ContentsRead) -> None:
+        """Show what has been read by now."""
+        if message.artifact == self._artifact:
+            self._contents, self._problem = message.contents, message.problem
+            self._show_contents()
 
     def state(self) -> ScreenState:
-        """Where one looks, what the cursors stand on, what is marked and filtered."""
-        at = self._shown
-        node = self._node if isinstance(self._known, CaptureContents) else None
+        """The folder, what the cursors are on, the marks and the filters."""
+        artifact = self._artifact
+        node = self._node if isinstance(self._contents, CaptureContents) else None
         marks = dict(zip("ab", self._marked, strict=False))
         return screen_state(
-            self.NAME, path=self._given, at=None if at is None else as_typed(at.path),
+            self.NAME, path=self._given, at=None if artifact is None else as_typed(artifact.path),
             layer=None if node is None else node.layer, stage=None if node is None else node.stage, **marks,
-            filter=self._filters["found"], stages=self._filters["stages"], tensors=self._filters["tensors"],
+            filter=self._filters["artifacts"], stages=self._filters["stages"], tensors=self._filters["tensors"],
         )  # fmt: skip
 
     def command(self) -> Sequence[str]:
         """The comparison of the marked captures, else the statistics of what is under the cursor."""
         if len(self._marked) == 2:
             return ["aprtui", "diff", *map(as_typed, self._marked)]
-        if self._shown is None:
+        if self._artifact is None:
             return []
-        words = ["aprtui", "stats", as_typed(self._shown.path)]
+        words = ["aprtui", "stats", as_typed(self._artifact.path)]
         node = self._node
-        if isinstance(self._known, CaptureContents) and node is not None and self.focused is not self._table("found"):
+        if (
+            isinstance(self._contents, CaptureContents)
+            and node is not None
+            and self.focused is not self._table("artifacts")
+        ):
             words += ["--stage", node.stage]
             words += [] if node.layer is None else ["--layers", f"{node.layer}..{node.layer + 1}"]
         return words
 
     def on_table_pointed(self, message: Table.Pointed) -> None:
-        """Another row."""
-        if message.table.id == "found":
-            self._look_at_cursor()
+        """Show what is in the artifact under the cursor; the grid follows the table of its stages."""
+        if message.table.id == "artifacts":
+            self._open_under_cursor()
         elif message.table is self.focused and isinstance(message.table.key, Node):
-            self._wanted_node = message.table.key
+            self._stage_to_show = message.table.key
             self.query_one(CaptureGrid).put_cursor(message.table.key)
         self._say_focused()
 
     def on_table_chosen(self, message: Table.Chosen) -> None:
         """Go into what was chosen: from the list to its contents, from there to the tensor screen."""
-        if message.table.id == "found":
+        if message.table.id == "artifacts":
             self._enter()
         else:
             self._open_tensor()
@@ -80,44 +267,43 @@ class BrowseScreen(BrowseView):
         """The table follows the grid."""
         node = self.query_one(CaptureGrid).node
         if self.focused is self.query_one(CaptureGrid) and node is not None:
-            self._wanted_node = node
+            self._stage_to_show = node
             self._table("stages").point(node)
         self._say_focused()
 
     def on_descendant_focus(self) -> None:
-        """Other words for another pane; the table goes where the grid's cursor is."""
+        """Describe the pane that has the focus; the table of stages goes to the cursor of the grid."""
         self.on_stage_grid_pointed()
 
     def on_input_changed(self, message: Input.Changed) -> None:
-        """Filter while it is being typed."""
-        self._filters[self._filtered] = message.value
-        self._show_list() if self._filtered == "found" else self._show_contents()
+        """Filter while the user types."""
+        self._set_filter(message.value)
 
     def on_input_submitted(self) -> None:
         """Keep the filter."""
         self._leave_filter()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Keys of the screen are letters in the filter."""
+        """While a filter is typed, the keys of the screen are letters."""
         if action in ("mark", "compare", "filter") and isinstance(self.focused, Input):
             return False
         return super().check_action(action, parameters)
 
     def action_mark(self) -> None:
-        """Mark the capture under the cursor, or unmark it; of three the first one goes."""
-        if self._shown is None:
+        """Mark the capture under the cursor, or remove its mark; a third mark replaces the first one."""
+        if self._artifact is None:
             return
-        if self._shown.kind is not Kind.CAPTURE:
+        if self._artifact.is_model:
             self.notify("Only captures can be marked: `aprtui diff --weights` compares models.", severity="warning")
             return
-        path = self._shown.path
+        path = self._artifact.path
         self._marked = [other for other in self._marked if other != path] + [path] * (path not in self._marked)
         self._marked = self._marked[-2:]
         self._show_list()
-        self._table("found").action_move(1)
+        self._table("artifacts").action_move(1)
 
     def action_compare(self) -> None:
-        """Open the two marked captures side by side."""
+        """Open the two marked captures in the diff screen."""
         if len(self._marked) != 2:
             self.notify(f"Mark two captures with space, then press d: {len(self._marked)} marked.", severity="warning")
             return
@@ -125,9 +311,9 @@ class BrowseScreen(BrowseView):
         self.program.open_state(screen_state(ScreenName.DIFF, a=as_typed(a), b=as_typed(b)))
 
     def action_filter(self) -> None:
-        """Type a filter for the table in focus; for the stages where the grid has it."""
+        """Type a filter for the focused table; with the grid focused, for the table of stages."""
         focused = self.focused.id if self.focused is not None else None
-        self._filtered = focused if focused in ("found", "tensors") else "stages"
+        self._filtered = focused if focused in ("artifacts", "tensors") else "stages"
         box = self.query_one(FilterInput)
         box.display = True
         box.value = self._filters[self._filtered]
@@ -138,50 +324,162 @@ class BrowseScreen(BrowseView):
     def action_end_filter(self) -> None:
         """Show everything again."""
         self.query_one(FilterInput).value = ""
-        self._filters[self._filtered] = ""
-        self._show_list() if self._filtered == "found" else self._show_contents()
+        self._set_filter("")
         self._leave_filter()
 
     def action_turn_view(self) -> None:
         """From the grid to the table, and back."""
-        if isinstance(self._known, CaptureContents):
+        if isinstance(self._contents, CaptureContents):
             to_grid = self.focused is not self.query_one(CaptureGrid)
-            if self.has_class("-of-grid") and self.focused is self._table("found"):
+            if self.has_class("-of-grid") and self.focused is self._table("artifacts"):
                 to_grid = False
             self._turn("-of-grid" if to_grid else "-of-numbers")
             self.set_focus(self.query_one(CaptureGrid) if to_grid else self._table("stages"))
 
     def action_back(self) -> None:
         """From the contents to the list; from there to the screen before."""
-        if self.focused is not self._table("found"):
-            self.set_focus(self._table("found"))
+        if self.focused is not self._table("artifacts"):
+            self.set_focus(self._table("artifacts"))
         else:
             super().action_back()
+
+    def _table(self, name: str) -> Table:
+        return self.query_one(f"#{name}", Table)
+
+    @property
+    def _node(self) -> Node | None:
+        """The stage under the cursor of the contents."""
+        if self.focused is self.query_one(CaptureGrid):
+            return self.query_one(CaptureGrid).node
+        key = self._table("stages").key
+        return key if isinstance(key, Node) else None
+
+    def _show_list(self) -> None:
+        """Show the artifacts that match the filter."""
+        table, working = self._table("artifacts"), Path.cwd()
+        rows = artifact_rows(self._listing.artifacts, self._marked, time.time(), working)
+        counts = [sum(artifact.kind is kind for artifact in self._listing.artifacts) for kind in ArtifactKind]
+        title = ", ".join(counted(count, kind) for count, kind in zip(counts, ArtifactKind, strict=True))
+        unread = len(self._listing.problems)
+        title += f", {counted(unread, 'folder')} not readable" if unread else ""
+        table.border_title = title if self._searched else "captures and models"
+        table.show(_matching(rows, self._filters["artifacts"]))
+        if self._path_to_show is not None:
+            wanted, self._path_to_show = self._path_to_show, None
+            for row in rows:
+                if isinstance(row.key, Path) and row.key.absolute() == wanted.absolute():
+                    table.point(row.key)
+        self._open_under_cursor()
+
+    def _open_under_cursor(self) -> None:
+        """Read what is in the artifact under the cursor, unless it is already shown or being read."""
+        key = self._table("artifacts").key
+        artifact = next((other for other in self._listing.artifacts if other.path == key), None)
+        if artifact == self._artifact:
+            return
+        if artifact is None or self._artifact is None or artifact.path != self._artifact.path:
+            self._contents = None
+        self._artifact, self._problem = artifact, "" if artifact is None else artifact.problem
+        self.workers.cancel_group(self, "contents")
+        if artifact is not None and not artifact.problem:
+            self._read(artifact)
+        self._show_contents()
+
+    def _show_contents(self) -> None:
+        """Show what has been read of the artifact under the cursor."""
+        contents, stages, tensors = self._contents, self._table("stages"), self._table("tensors")
+        grid = self.query_one(CaptureGrid)
+        is_model = self._artifact is not None and self._artifact.is_model
+        grid.set_class(not isinstance(contents, CaptureContents), "-absent")
+        stages.set_class(is_model, "-absent")
+        tensors.set_class(not is_model, "-absent")
+        name = "" if self._artifact is None else self._artifact.path.absolute().name
+        self._title(tensors if is_model else stages, name)
+        match contents:
+            case CaptureContents(capture=capture, entries=entries):
+                stages.show(_matching(stage_rows(capture, entries), self._filters["stages"]))
+                if grid.graph is not capture.graph:
+                    grid.open_graph(capture.graph)
+                    self._point(self._stage_to_show)
+                stats = grid_stats(capture.graph, entries)
+                grid.show(figures(Statistic.RMS, stats), first_bad(capture.graph, stats))
+                grid.border_title = f"{name}: rms of each stage, v: all statistics"
+            case ModelContents(tensors=infos, summaries=summaries):
+                tensors.show(_matching(tensor_rows(infos, summaries), self._filters["tensors"]))
+            case None:
+                stages.show(())
+                tensors.show(())
+        self._say_focused()
+
+    def _title(self, table: Table, name: str) -> None:
+        """The title of the table of contents, and its text where it has no rows."""
+        what = "tensors" if table.id == "tensors" else "statistics of each stage"
+        table.border_title = f"{name}: {what}" if name else "contents"
+        if self._problem:
+            table.empty = self._problem
+        elif self._artifact is None:
+            table.empty = "What is in a capture or a model stands here." if self._listing.artifacts else ""
+        else:
+            table.empty = "Nothing matches the filter." if self._contents is not None else "Reading…"
+
+    def _point(self, node: Node | None) -> None:
+        if node is not None:
+            self._table("stages").point(node)
+            self.query_one(CaptureGrid).put_cursor(node)
+
+    def _say_focused(self) -> None:
+        """Describe the row under the cursor of the focused pane."""
+        contents = self._contents
+        focused = self.focused.id if self.focused is not None else "artifacts"
+        if focused in ("stages", "grid") and isinstance(contents, CaptureContents) and self._node is not None:
+            self.say(stage_words(self._node, contents.entries.get(self._node)))
+        elif focused == "tensors" and isinstance(contents, ModelContents):
+            name = self._table("tensors").key
+            info = next((info for info in contents.tensors if info.name == name), None)
+            self.say("" if info is None else tensor_words(info, contents.summaries.get(info.name)))
+        elif self._artifact is not None:
+            warnings = contents.capture.warnings if isinstance(contents, CaptureContents) else ()
+            self.say(artifact_words(self._artifact, warnings))
+        else:
+            self.say("nothing found yet" if not self._searched else "no captures or models here")
 
     def _turn(self, view: str) -> None:
         self.set_class(view == "-of-grid", "-of-grid")
         self.set_class(view == "-of-numbers", "-of-numbers")
+
+    def _set_filter(self, text: str) -> None:
+        self._filters[self._filtered] = text
+        if self._filtered == "artifacts":
+            self._show_list()
+        else:
+            self._show_contents()
 
     def _leave_filter(self) -> None:
         self.query_one(FilterInput).display = False
         self.set_focus(self._table(self._filtered))
 
     def _enter(self) -> None:
-        """Into the contents of the entry under the cursor."""
-        if self._shown is None or self._problem:
+        """Focus the contents of the artifact under the cursor."""
+        if self._artifact is None or self._problem:
             return
-        remember(self._shown.path)
-        if self._shown.kind is Kind.MODEL:
+        remember(self._artifact.path)
+        if self._artifact.is_model:
             self.set_focus(self._table("tensors"))
         else:
             self.set_focus(self.query_one(CaptureGrid) if self.has_class("-of-grid") else self._table("stages"))
 
     def _open_tensor(self) -> None:
         """Show the stage or the tensor under the cursor in full."""
-        if self._shown is None:
+        if self._artifact is None:
             return
-        place, node = as_typed(self._shown.path), self._node
-        if isinstance(self._known, ModelContents):
+        place, node = as_typed(self._artifact.path), self._node
+        if isinstance(self._contents, ModelContents):
             self.program.open_state(screen_state(ScreenName.TENSOR, model=place, tensor=self._table("tensors").key))
         elif node is not None:
             self.program.open_state(screen_state(ScreenName.TENSOR, capture=place, layer=node.layer, stage=node.stage))
+
+
+def _matching(rows: Sequence[Row], text: str) -> list[Row]:
+    """The rows whose cells contain every word of `text`; case does not matter."""
+    words = text.lower().split()
+    return [row for row in rows if all(word in " ".join(row.cells).lower() for word in words)]

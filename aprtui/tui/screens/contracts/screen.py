@@ -24,12 +24,13 @@ from aprtui.contracts.evidence.assessment import NO_LEDGER, stamps
 from aprtui.contracts.panel import PanelRow, panel
 from aprtui.errors import AprtuiError
 from aprtui.trace.capture import Capture
+from aprtui.tui.draw.paths import as_typed
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
-from aprtui.tui.frame.tool_screen import ToolScreen, as_typed
+from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.widgets.cells_grid import CellsGrid
-from aprtui.tui.widgets.contracts_dock import contract_paths
-from aprtui.tui.widgets.contracts_rows import (
+from aprtui.tui.widgets.contracts.dock import contract_paths
+from aprtui.tui.widgets.contracts.rows import (
     DOCUMENT_COLUMNS,
     FALSIFIER_COLUMNS,
     counts_title,

@@ -1,7 +1,7 @@
-"""Where the diff screen gets its comparison: the headless command itself, run in a process of its own.
+"""The source of the diff screen's comparison: the headless command, run in a process of its own.
 
-What the screen shows is what `aprtui diff … --json` prints, so the command that the screen copies says the same. A
-crash ends the child and never the screen, the memory of a comparison is not the screen's, and killing it cancels it.
+The screen shows what `aprtui diff … --json` prints, so the command that the screen copies says the same. A crash ends
+the child and never the screen, the child's memory is freed when it ends, and killing it cancels the comparison.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from aprtui.errors import ExitCode
+from aprtui.progress import RECORDS_VARIABLE, parse_progress_record
 
 BYTES_A_POLL = 1 << 18
 """Read at once: records of 200 stages, 5 ms of parsing."""
 
 _DONE = (ExitCode.PASS, ExitCode.DIVERGENCE, ExitCode.UNKNOWN)
 _NAME = "aprtui: "
-_GOING_ON = "…"
-"""Ends the lines of progress on stderr."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +60,14 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """What is going on."""
+    """A line of progress."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """What the command found odd about its input, or why it gave up."""
+    """A warning of the command about its input, or the error that ended it."""
 
     text: str
 
@@ -113,7 +112,7 @@ class ChildSource:
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", *request.words(), "--json"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": paths}, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": paths, RECORDS_VARIABLE: "1"}, start_new_session=True,
         )  # fmt: skip
         self._rests = {}
         for pipe in (self._process.stdout, self._process.stderr):
@@ -171,8 +170,9 @@ class ChildSource:
 
     def _of_error(self, line: bytes) -> Event:
         text = line.decode(errors="replace").strip().removeprefix(_NAME)
-        if text.endswith(_GOING_ON):
-            return Progressed(text)
+        progress = parse_progress_record(text)
+        if progress is not None:
+            return Progressed(progress)
         self._last_remark = text or self._last_remark
         return Remark(text)
 

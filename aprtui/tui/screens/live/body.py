@@ -7,7 +7,7 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.containers import Container
 
-from aprtui.engine.process.messages import EngineInfo, Started, TokenText
+from aprtui.engine.process.messages import EngineDescription, Started, TokenText
 from aprtui.engine.process.slots import TokenRecord
 from aprtui.trace.graph import Node, graph_for
 from aprtui.tui.draw.bars import candidate_bars, lens_bars
@@ -18,7 +18,7 @@ from aprtui.tui.screens.live.run import LiveRun
 from aprtui.tui.screens.live.state import InitialState
 from aprtui.tui.screens.live.token_line import TokenLine
 from aprtui.tui.widgets.bar_list import BarList
-from aprtui.tui.widgets.contracts_dock import ContractsDock
+from aprtui.tui.widgets.contracts.dock import ContractsDock
 from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.text_stream import TextStream
 
@@ -101,7 +101,7 @@ class LiveBody(Container):
         """Show what contracts say about the stage under the cursor."""
         self._dock.point_at(self._grid.node)
 
-    def open(self, info: EngineInfo) -> None:
+    def open(self, info: EngineDescription) -> None:
         """Lay out the grid for a model, unless it is laid out already."""
         if self._grid.graph is None or self._grid.graph.config != info.graph:
             self._grid.open_graph(graph_for(info.graph), self._first_node)

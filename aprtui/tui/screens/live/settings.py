@@ -17,12 +17,11 @@ from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Footer, Input, Label, Static
 
+from aprtui.engine.backends.registry import backend_choices
 from aprtui.engine.process.messages import EngineSettings
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import Sampling
 from aprtui.errors import UsageError
-
-BACKENDS = ("auto", "cpu", "cuda", "numpy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,7 @@ SAMPLING_FIELDS = (
 )
 ENGINE_FIELDS = (
     FormField("mode", "", tuple(Mode)),
-    FormField("backend", "", BACKENDS),
+    FormField("backend", "", backend_choices()),
     FormField("K/V cache", "", tuple(KvType)),
     FormField("fault", "layer=1,stage=ffn_gate,kind=scale,magnitude=0.5"),
 )

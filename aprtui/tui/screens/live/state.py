@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
 
-from aprtui.engine.process.messages import EngineInfo, EngineSettings
+from aprtui.engine.process.messages import EngineDescription, EngineSettings
 from aprtui.engine.sampling import Sampling
 from aprtui.errors import UsageError
 from aprtui.trace.graph import Node
@@ -38,7 +38,7 @@ class InitialState:
 
 
 def live_state(
-    info: EngineInfo | None,
+    info: EngineDescription | None,
     settings: LiveSettings,
     prompt: str,
     node: Node | None,

@@ -12,7 +12,7 @@ from textual.reactive import reactive
 from textual.strip import Strip
 
 from aprtui.engine.process.engine_process import EngineState
-from aprtui.engine.process.messages import EngineInfo
+from aprtui.engine.process.messages import EngineDescription
 from aprtui.engine.process.slots import TokenRecord
 from aprtui.tui.draw.text import SEPARATOR, joined
 from aprtui.tui.frame.chrome import LEAST_COLUMNS
@@ -27,7 +27,7 @@ class Status:
     `note` is the engine's latest message: progress, or why it stopped. `pace` is the limit of tokens/s that was set.
     """
 
-    info: EngineInfo | None = None
+    info: EngineDescription | None = None
     state: EngineState = EngineState.CLOSED
     record: TokenRecord | None = None
     note: str = ""
@@ -78,7 +78,7 @@ class StatusBar(LineWidget):
         return Strip(segments).adjust_cell_length(width, base)
 
 
-def engine_line(info: EngineInfo | None, width: int) -> str:
+def engine_line(info: EngineDescription | None, width: int) -> str:
     """What is loaded and what it runs on; on a screen that is too narrow, that comes first."""
     narrow = [f"made for {LEAST_COLUMNS} columns, this screen has {width}"] if width < LEAST_COLUMNS - 2 else []
     if info is None:
@@ -94,7 +94,7 @@ def engine_line(info: EngineInfo | None, width: int) -> str:
     return joined([*narrow, *fields], width)
 
 
-def speed_line(info: EngineInfo | None, record: TokenRecord | None, pace: float | None, width: int) -> str:
+def speed_line(info: EngineDescription | None, record: TokenRecord | None, pace: float | None, width: int) -> str:
     """How fast the engine is by its own clock, what pace is asked of it, and how much of the context is used."""
     if info is None or record is None:
         return ""

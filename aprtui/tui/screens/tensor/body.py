@@ -2,34 +2,105 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 from textual.app import ComposeResult
 from textual.containers import Container, Horizontal, Vertical
 from textual.widget import Widget
 from textual.widgets import Static
 
+from aprtui.trace.profile import Profile
 from aprtui.tui.draw.levels import Mark
-from aprtui.tui.draw.viewport import ruler
-from aprtui.tui.screens.tensor.help_text import NOTHING_OPEN
+from aprtui.tui.draw.numbers import number
+from aprtui.tui.draw.tiles import Scale, ScaleKind, Tiling, finite_range, scale_for
+from aprtui.tui.draw.viewport import Viewport, ruler, zoom_words
+from aprtui.tui.screens.tensor.load import TileValues
 from aprtui.tui.screens.tensor.map import ColourBar, TensorMap
-from aprtui.tui.screens.tensor.shown import Shown
-from aprtui.tui.screens.tensor.side import (
+from aprtui.tui.screens.tensor.source import TensorSource
+from aprtui.tui.screens.tensor.text import (
     OUTLIER_COLUMNS,
-    Pointed,
+    CursorValue,
+    RowLabels,
     byte_pane,
+    drop_empty_column,
     histogram_pane,
     label_lines,
     label_width,
     outlier_rows,
     value_lines,
-    without_empty,
 )
-from aprtui.tui.screens.tensor.text import signed_number
 from aprtui.tui.widgets.lines import Ink, Lines, Piece
 from aprtui.tui.widgets.table import Table
 
+NOTHING_OPEN = """\
+No tensor is open.
+Press 2 for Browse, choose a capture, and in it a stage, each with enter.
+`aprtui open FILE` opens a stage file."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DisplayedPlane:
+    """All that the screen shows of one plane of a source; `values` and `profile` are None until a thread has read them.
+
+    The scale covers the share `clip` of the values.
+    """
+
+    source: TensorSource
+    plane: int
+    viewport: Viewport
+    labels: RowLabels
+    kind: ScaleKind
+    clip: float
+    values: TileValues | None = None
+    profile: Profile | None = None
+
+    def scale(self) -> Scale:
+        """The scale: over all values if they have been read, else over those in the viewport."""
+        stats = self.source.stats if self.profile is None else self.profile.stats
+        if stats is not None and stats.min is not None and stats.max is not None:
+            low, high = stats.min, stats.max
+        else:
+            low, high = (0.0, 0.0) if self.values is None else finite_range(self.values.values)
+        if self.profile is not None and self.clip < 1:
+            most = self.profile.magnitude_below(self.clip)
+            low, high = max(low, -most), min(high, most)
+        return scale_for(self.kind, low, high)
+
+    def scale_words(self) -> str:
+        """The scale in words."""
+        return f"{self.kind} scale" + ("" if self.clip == 1 else f" of {100 * self.clip:g} % of the values")
+
+    def title(self) -> str:
+        """What is plane."""
+        rows, columns = ("queries" if axis == "query" else f"{axis}s" for axis in self.source.axes)
+        heads = f", head {self.plane} of {self.source.planes}" if self.source.planes > 1 else ""
+        return f"{self.source.title}{heads}: {rows} × {columns}"
+
+    def zoom_words(self) -> str:
+        """How much of it is plane."""
+        return zoom_words(self.viewport)
+
+    def levels(self, values: TileValues, scale: Scale) -> NDArray[np.uint8]:
+        """Levels and marks of `values`, as the heatmap draws them."""
+        levels = scale.levels(values.values)
+        return self.viewport.enlarged(mark_missing(levels, values.tiling, values.known, self.source.causal))
+
+
+def mark_missing(tile: NDArray[np.uint8], tiling: Tiling, known: int, causal: bool) -> NDArray[np.uint8]:
+    """`tile` with marks for cells that have not been read and, in an attention map, for cells with key > query."""
+    tile = tile.copy()
+    tile[known:] = Mark.MISSING
+    if causal:
+        last_row = tiling.row + (np.arange(tile.shape[0]) + 1) * tiling.rows_per_cell - 1
+        first_column = tiling.column + np.arange(tile.shape[1]) * tiling.columns_per_cell
+        tile[first_column[None, :] > last_row[:, None]] = Mark.MISSING
+    return tile
+
 
 class TensorBody(Container):
-    """Draws what it is given."""
+    """Draws a `DisplayedPlane`."""
 
     DEFAULT_CSS = """
     TensorBody {
@@ -68,7 +139,7 @@ class TensorBody(Container):
             yield Table(OUTLIER_COLUMNS, "being read…", id="outliers")
 
     def on_mount(self) -> None:
-        """Name the panes."""
+        """Set the titles of the panes."""
         self._lines("value").border_title = "value"
         self._lines("histogram").border_title = "all values, log of the counts"
 
@@ -82,60 +153,60 @@ class TensorBody(Container):
         """The list of outlier channels."""
         return self.query_one("#outliers", Table)
 
-    def draw_map(self, shown: Shown) -> None:
+    def draw_map(self, plane: DisplayedPlane) -> None:
         """The tile, its labels and its scale."""
-        glimpse = shown.glimpse
-        if glimpse is None:
+        values = plane.values
+        if values is None:
             return
-        scale = shown.scale()
-        tile = shown.tile(glimpse, scale)
-        if shown.view.numbers:
-            self.heat.write_out(glimpse.values, tile, scale.colour_map, shown.view.cursor)
+        scale = plane.scale()
+        tile = plane.levels(values, scale)
+        if plane.viewport.numbers:
+            self.heat.write_out(values.values, tile, scale.colour_map, plane.viewport.cursor)
         else:
-            self.heat.show(tile, scale.colour_map, shown.view.cursor)
+            self.heat.show(tile, scale.colour_map, plane.viewport.cursor)
         low, high = scale.ends()
-        words = shown.scale_words() + (", + beyond it" if (tile == Mark.ABOVE).any() else "")
-        self.query_one(ColourBar).show(scale.colour_map, (signed_number(low, 3), signed_number(high, 3)), words)
+        words = plane.scale_words() + (", + beyond it" if (tile == Mark.ABOVE).any() else "")
+        self.query_one(ColourBar).show(scale.colour_map, (number(low, 3), number(high, 3)), words)
         pane = self.query_one("#map", Widget)
-        pane.border_title, pane.border_subtitle = shown.title(), shown.zoom_words()
-        self.draw_labels(shown)
+        pane.border_title, pane.border_subtitle = plane.title(), plane.zoom_words()
+        self.draw_labels(plane)
 
-    def move_cursor(self, shown: Shown) -> None:
+    def move_cursor(self, plane: DisplayedPlane) -> None:
         """The cursor on another value of the same tile."""
-        self.heat.move_cursor(shown.view.cursor)
-        self.draw_labels(shown)
+        self.heat.move_cursor(plane.viewport.cursor)
+        self.draw_labels(plane)
 
-    def draw_labels(self, shown: Shown) -> None:
+    def draw_labels(self, plane: DisplayedPlane) -> None:
         """Names of the rows, numbers of the columns."""
-        view, labels = shown.view, self._lines("labels")
-        width = label_width(view, shown.labels) + 1
+        viewport, labels = plane.viewport, self._lines("labels")
+        width = label_width(viewport, plane.labels) + 1
         if labels.styles.width is None or labels.styles.width.value != width:
             labels.styles.width = width
-        labels.show(label_lines(view, shown.labels, shown.profile, view.lines, plain=view.plain))
-        self._lines("ruler").show([[(ruler(view, view.cells), Ink.MUTED)]])
+        labels.show(label_lines(viewport, plane.labels, plane.profile, viewport.lines, plain=viewport.plain))
+        self._lines("ruler").show([[(ruler(viewport, viewport.cells), Ink.MUTED)]])
 
-    def draw_value(self, shown: Shown, found: Pointed | None) -> None:
+    def draw_value(self, plane: DisplayedPlane, value: CursorValue | None) -> None:
         """The value under the cursor, and its bytes."""
         lines: list[list[Piece]] = []
-        if found is not None:
-            lines = value_lines(shown.source, shown.labels, found, shown.profile)
+        if value is not None:
+            lines = value_lines(plane.source, plane.labels, value, plane.profile)
             pane = self._lines("bytes")
             if pane.size.height:
-                pane.border_title, dump = byte_pane(shown.source, found, pane.size.height)
+                pane.border_title, dump = byte_pane(plane.source, value, pane.size.height)
                 pane.show(dump)
         self._lines("value").show(lines)
 
-    def draw_whole(self, shown: Shown) -> None:
+    def draw_whole(self, plane: DisplayedPlane) -> None:
         """Histogram and outliers."""
         pane = self._lines("histogram")
         size = pane.size.height, pane.size.width
-        pane.show(histogram_pane(shown.profile, shown.scale(), size, plain=shown.view.plain))
+        pane.show(histogram_pane(plane.profile, plane.scale(), size, plain=plane.viewport.plain))
         table = self.outliers
-        table.border_title = f"{shown.source.axes[1]}s with the largest rms"
-        if shown.profile is not None:
+        table.border_title = f"{plane.source.axes[1]}s with the largest rms"
+        if plane.profile is not None:
             table.empty = "no finite values"
-        rows = outlier_rows(shown.source, shown.profile, shown.labels)
-        table.show(*without_empty(rows, OUTLIER_COLUMNS))
+        rows = outlier_rows(plane.source, plane.profile, plane.labels)
+        table.show(*drop_empty_column(rows, OUTLIER_COLUMNS))
 
     def _lines(self, name: str) -> Lines:
         return self.query_one(f"#{name}", Lines)

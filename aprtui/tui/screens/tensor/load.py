@@ -1,4 +1,4 @@
-"""What the tensor screen's threads do: read a tile, look at a tensor as a whole, find the texts of tokens."""
+"""What the threads of the tensor screen read: a tile, a whole plane, a checksum, the texts of tokens."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from aprtui.tui.screens.tensor.text import token_text
 Cancelled = Callable[[], bool]
 
 BATCH_SECONDS = 0.15
-"""What takes longer is shown in parts."""
+"""A tile that takes longer to read is shown in parts."""
 
 _CRC_CHUNK = 1 << 20
 _BAND = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Glimpse:
-    """A tile of values of one plane of a source; of its rows so many are known by now."""
+class TileValues:
+    """The values `[rows, columns]` of the cells of a tiling of one plane; the first `known` rows have been read."""
 
     source: TensorSource
     plane: int
@@ -44,12 +44,12 @@ class Glimpse:
     known: int
 
 
-def glimpses(source: TensorSource, plane: int, view: Viewport, cancelled: Cancelled) -> Iterator[Glimpse]:
-    """The tile of a view; where it takes long, also the part of it that is known so far."""
-    read, tiling, room = partial(source.read, plane), view.tiling, view.room
+def read_tile(source: TensorSource, plane: int, viewport: Viewport, cancelled: Cancelled) -> Iterator[TileValues]:
+    """The tile that a viewport shows; if it takes long, also the part of it that has been read so far."""
+    read, tiling, room = partial(source.read, plane), viewport.tiling, viewport.room
     rows, columns = tiling.cells(source.shape, room)
     values = np.zeros((rows, columns), np.float32)
-    told = time.monotonic()
+    last_shown = time.monotonic()
     for first in range(0, rows, _BAND):
         count = min(_BAND, rows - first)
         top = tiling.row + first * tiling.rows_per_cell
@@ -57,20 +57,20 @@ def glimpses(source: TensorSource, plane: int, view: Viewport, cancelled: Cancel
         values[first : first + count] = reduced(read, source.shape, band, (count, columns), cancelled)
         if cancelled():
             return
-        if time.monotonic() - told > BATCH_SECONDS and first + count < rows:
-            yield Glimpse(source, plane, tiling, view.numbers, values.copy(), first + count)
-            told = time.monotonic()
-    yield Glimpse(source, plane, tiling, view.numbers, values, rows)
+        if time.monotonic() - last_shown > BATCH_SECONDS and first + count < rows:
+            yield TileValues(source, plane, tiling, viewport.numbers, values.copy(), first + count)
+            last_shown = time.monotonic()
+    yield TileValues(source, plane, tiling, viewport.numbers, values, rows)
 
 
-def whole_profile(source: TensorSource, plane: int, cancelled: Cancelled) -> Profile | None:
-    """A plane as a whole; None where `cancelled` ended it."""
+def plane_profile(source: TensorSource, plane: int, cancelled: Cancelled) -> Profile | None:
+    """Statistics of a whole plane; None if it was cancelled."""
     found = profile(partial(source.read, plane), source.shape, source.causal, cancelled)
     return None if cancelled() else found
 
 
 def checksum_problem(source: TensorSource, cancelled: Cancelled) -> str:
-    """Whether a stage file is still the one that its manifest describes; empty where it is, or where nothing tells."""
+    """A problem in words if a stage file is not the one that its manifest describes; else empty."""
     if not isinstance(source, StageSource) or source.crc32 is None:
         return ""
     crc, at, end = 0, 0, HEADER_BYTES + 4 * source.count
@@ -88,7 +88,7 @@ def checksum_problem(source: TensorSource, cancelled: Cancelled) -> str:
 
 
 def token_texts(capture: Capture, models: Iterable[Path]) -> tuple[str, ...]:
-    """The texts of a capture's tokens, by the tokenizer of its own model; empty where that is not at hand."""
+    """The texts of a capture's tokens, by the tokenizer of its own model; empty if none of `models` is that model."""
     if capture.tokens is None or capture.manifest is None or capture.manifest.model.sha256 is None:
         return ()
     for path in (embedded_model(), *models):

@@ -16,8 +16,8 @@ from textual.widget import Widget
 
 from aprtui.tui.draw.colours import ColourMap, level_colours, level_styles
 from aprtui.tui.draw.levels import LEVELS, Mark, glyph
+from aprtui.tui.draw.numbers import number
 from aprtui.tui.draw.viewport import NUMBER_CELLS
-from aprtui.tui.screens.tensor.text import signed_number
 from aprtui.tui.widgets.heatmap import Heatmap, Tile
 from aprtui.tui.widgets.line_widget import PLAIN
 
@@ -121,7 +121,7 @@ class TensorMap(Heatmap):
             style = base if self.plain else base + styles[level]
             if self._cursor == (y, column):
                 style = self.style("cursor") + Style(reverse=self.plain)
-            text = "·" if level == Mark.MISSING else signed_number(value)
+            text = "·" if level == Mark.MISSING else number(value, 4)
             segments.append(Segment(f"{text:>{NUMBER_CELLS - 1}} ", style))
         return Strip(segments).adjust_cell_length(width, base)
 
@@ -129,7 +129,15 @@ class TensorMap(Heatmap):
 class ColourBar(Widget):
     """The colours from one end of the scale to the other, with the numbers of both and what the marks mean."""
 
-    DEFAULT_CSS = "ColourBar { height: 1; }"
+    PREFIX = "colour-bar"
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"colour-bar--words"}
+    DEFAULT_CSS = """
+    ColourBar {
+        height: 1;
+        .colour-bar--words { color: $foreground 66%; }
+        &:nocolor .colour-bar--words { text-style: dim; }
+    }
+    """
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -162,5 +170,5 @@ class ColourBar(Widget):
                 segments.append(Segment(glyph(level), base))
             else:
                 segments.append(Segment(" ", Style(bgcolor="rgb({},{},{})".format(*(colours[level] or (0, 0, 0))))))
-        segments += [Segment(right, base), Segment(self._words, base + Style(dim=True))]
+        segments += [Segment(right, base), Segment(self._words, self.style("words"))]
         return Strip(segments).adjust_cell_length(width, base)

@@ -2,27 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
+from textual import work
 from textual.binding import Binding, BindingType
+from textual.message import Message
 from textual.widget import Widget
-from textual.widgets import Input
+from textual.widgets import Input, Static
+from textual.worker import get_current_worker
 
 from aprtui.errors import AprtuiError, UsageError
+from aprtui.trace.capture import Capture
+from aprtui.trace.profile import Profile
+from aprtui.tui.draw.numbers import shape_text
+from aprtui.tui.draw.paths import as_typed
 from aprtui.tui.draw.tiles import ScaleKind
+from aprtui.tui.draw.viewport import Viewport
 from aprtui.tui.frame.keymap import Chord
-from aprtui.tui.screens.tensor.help_text import EXPLANATION
+from aprtui.tui.frame.recent import recent_paths
+from aprtui.tui.frame.session import Session
+from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
+from aprtui.tui.frame.tool_screen import ToolScreen
+from aprtui.tui.screens.tensor.body import DisplayedPlane, TensorBody
+from aprtui.tui.screens.tensor.load import TileValues, checksum_problem, plane_profile, read_tile, token_texts
 from aprtui.tui.screens.tensor.map import TensorMap
-from aprtui.tui.screens.tensor.reading import CLIPS, TensorReading, shape_words
-from aprtui.tui.screens.tensor.source import open_neighbour, open_source
-from aprtui.tui.screens.tensor.text import parse_place
+from aprtui.tui.screens.tensor.source import StageSource, TensorSource, open_neighbour, open_source
+from aprtui.tui.screens.tensor.text import CursorValue, RowLabels, cursor_words, parse_place, value_at_cursor
 from aprtui.tui.widgets.heatmap import Heatmap
 from aprtui.tui.widgets.table import Table
 
+CLIPS = (1.0, 0.999, 0.99)
+"""Shares of the values that the scale covers, the largest magnitudes left out."""
+
+SECONDS_BETWEEN_LOOKS = 1.0
+
+EXPLANATION = """\
+A row is a token, a column a channel; of an attention map a row is a query, a column a key, and one head is shown at a \
+time. Where there is no room for all values, a cell shows the one of largest magnitude among its own: a single wrong \
+number is seen. NaN (X) wins over Inf (I), and Inf over any number; + lies beyond the scale. Zoomed in, values are \
+written out.
+
+The bars beside the rows show the rms of each token over three powers of ten. The scale is linear, logarithmic (the \
+magnitude; exact zeros stay empty) or symmetric (blue below zero, orange above); clipping leaves the largest values \
+out of it, so that the others can be told apart.
+
+At the right (on small screens with v): the value under the cursor with its bits, a histogram of all values with \
+logarithmic bars, and the channels with the largest rms, with how many times the median that is. Below: the bytes of \
+the file around the value.
+"""
+
 
 class PlaceInput(Input):
-    """Where to go."""
+    """The input of a value to go to."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "submit", "Go"),
@@ -30,9 +62,10 @@ class PlaceInput(Input):
     ]
 
 
-class TensorScreen(TensorReading):
-    """Go through one tensor."""
+class TensorScreen(ToolScreen):
+    """Shows one plane of a tensor in a viewport, as far as it has been read."""
 
+    NAME = ScreenName.TENSOR
     EXPLANATION = EXPLANATION
     WIDGETS = (TensorMap, Table)
     AUTO_FOCUS = "TensorMap"
@@ -76,50 +109,180 @@ class TensorScreen(TensorReading):
     }
     """
 
+    class TileRead(Message):
+        """A tile was read."""
+
+        def __init__(self, values: TileValues) -> None:
+            super().__init__()
+            self.values = values
+
+    class PlaneRead(Message):
+        """A plane was read as a whole."""
+
+        def __init__(self, source: TensorSource, plane: int, profile: Profile) -> None:
+            super().__init__()
+            self.source, self.plane, self.profile = source, plane, profile
+
+    class TokensDecoded(Message):
+        """The texts of the tokens were found."""
+
+        def __init__(self, capture: Capture, texts: tuple[str, ...]) -> None:
+            super().__init__()
+            self.capture, self.texts = capture, texts
+
+    class ReadFailed(Message):
+        """A file cannot be read any more, or is not the one that its manifest describes."""
+
+        def __init__(self, source: TensorSource, problem: str) -> None:
+            super().__init__()
+            self.source, self.problem = source, problem
+
+    def __init__(self, session: Session, state: ScreenState) -> None:
+        super().__init__(session, state)
+        self._source: TensorSource | None = open_source(state)
+        self._state_to_restore: ScreenState | None = state
+        self._plane = 0
+        self._viewport: Viewport | None = None
+        self._values: TileValues | None = None
+        self._profile: Profile | None = None
+        self._cursor_value: CursorValue | None = None
+        self._token_texts: tuple[str, ...] = ()
+        self._reported_change = ""
+        self._scale_kind = ScaleKind(state.text("scale")) if state.text("scale") in set(ScaleKind) else ScaleKind.LINEAR
+        self._clip = next((share for share in CLIPS if f"{share:g}" == state.text("clip")), CLIPS[0])
+
     def compose_body(self) -> Iterable[Widget]:
-        """What is shown, and where to go."""
-        yield from super().compose_body()
+        """What is wrong, the panes, and where to go."""
+        yield Static(id="problem", markup=False)
+        yield TensorBody()
         yield PlaceInput(id="place")
 
+    def state(self) -> ScreenState:
+        """The tensor, the cursor, the zoom and the scale."""
+        source, viewport = self._source, self._viewport
+        if source is None:
+            return ScreenState(self.NAME)
+        fields: dict[str, object] = dict(source.state().fields)
+        if viewport is not None:
+            tiling = viewport.tiling
+            zoom = "numbers" if viewport.numbers else f"{tiling.rows_per_cell},{tiling.columns_per_cell}"
+            fields |= {
+                "at": f"{viewport.row},{viewport.column}",
+                "zoom": None if viewport.is_whole and not viewport.numbers else zoom,
+            }
+        head = self._plane if source.planes > 1 else None
+        clip = None if self._clip == CLIPS[0] else f"{self._clip:g}"
+        return screen_state(self.NAME, **fields, head=head, scale=self._scale_kind, clip=clip)
+
+    def command(self) -> Sequence[str]:
+        """The statistics of the tensor, and the value under the cursor."""
+        if self._source is None:
+            return []
+        value = self._cursor_value
+        index = [] if value is None else [value.row, value.column]
+        if value is not None and self._source.planes > 1:
+            index.insert(0, value.plane)
+        return self._source.command(index)
+
+    def on_mount(self) -> None:
+        """Show what there is."""
+        self.set_interval(SECONDS_BETWEEN_LOOKS, self._check_file)
+        self._open()
+
+    def on_tensor_screen_tile_read(self, message: TileRead) -> None:
+        """Draw a tile, if the viewport still shows it."""
+        values, viewport = message.values, self._viewport
+        wanted = None if viewport is None else (self._source, self._plane, viewport.tiling, viewport.numbers)
+        if (values.source, values.plane, values.tiling, values.numbers) == wanted:
+            self._values = values
+            self._draw_map()
+
+    def on_tensor_screen_plane_read(self, message: PlaneRead) -> None:
+        """Draw scale, bars, histogram and outliers."""
+        if (message.source, message.plane) == (self._source, self._plane):
+            self._profile = message.profile
+            self._draw_map()
+            self._draw_side()
+
+    def on_tensor_screen_tokens_decoded(self, message: TokensDecoded) -> None:
+        """Draw the texts of the tokens beside their rows."""
+        if isinstance(self._source, StageSource) and message.capture is self._source.capture:
+            self._token_texts = message.texts
+            self._draw_map()
+            self._draw_side()
+
+    def on_tensor_screen_read_failed(self, message: ReadFailed) -> None:
+        """Show what is wrong."""
+        if message.source is self._source:
+            self._show_problem(message.problem)
+
+    # Without a description, Textual would describe a worker by all its arguments, captures among them.
+    @work(thread=True, group="tile", exclusive=True, description="tile")
+    def _read_tile(self, source: TensorSource, plane: int, viewport: Viewport) -> None:
+        worker = get_current_worker()
+        try:
+            for values in read_tile(source, plane, viewport, lambda: worker.is_cancelled):
+                self.post_message(self.TileRead(values))
+        except AprtuiError as error:
+            self.post_message(self.ReadFailed(source, str(error)))
+
+    @work(thread=True, group="profile", exclusive=True, description="profile")
+    def _read_profile(self, source: TensorSource, plane: int) -> None:
+        worker = get_current_worker()
+        try:
+            profile = plane_profile(source, plane, lambda: worker.is_cancelled)
+            if profile is not None:
+                self.post_message(self.PlaneRead(source, plane, profile))
+            problem = checksum_problem(source, lambda: worker.is_cancelled)
+        except AprtuiError as error:
+            problem = str(error)
+        if problem:
+            self.post_message(self.ReadFailed(source, problem))
+
+    @work(thread=True, group="words", exclusive=True, description="texts of tokens")
+    def _read_token_texts(self, capture: Capture) -> None:
+        models = [path for path in (*self.session.paths, *recent_paths()) if path.suffix == ".gguf"]
+        self.post_message(self.TokensDecoded(capture, token_texts(capture, models)))
+
     def on_heatmap_resized(self, message: Heatmap.Resized) -> None:
-        """Another room for the heatmap."""
+        """Fit the viewport to the heatmap."""
         size = self._body.heat.size
         if self._source is None or not size.height or not size.width:
             return
-        if self._view is None or self._wanted is not None:
-            self._view = self._first_view(self._source, size.height, size.width)
+        if self._viewport is None or self._state_to_restore is not None:
+            self._viewport = self._first_viewport(self._source, size.height, size.width)
         else:
-            self._view = self._view.resized(size.height, size.width)
-        self._wish()
+            self._viewport = self._viewport.resized(size.height, size.width)
+        self._request_tile()
         self.call_after_refresh(self._draw_side)
 
     def on_heatmap_pointed(self, message: Heatmap.Pointed) -> None:
         """A click puts the cursor on a cell."""
-        if self._view is not None:
-            self._turn(self._view.pointed(message.row, message.column))
+        if self._viewport is not None:
+            self._set_viewport(self._viewport.pointed(message.row, message.column))
 
     def on_tensor_map_moved(self, message: TensorMap.Moved) -> None:
         """The cursor moves."""
-        view = self._view
-        if view is not None and message.end is not None:
-            self._turn(view.at(view.row, 0 if message.end == 0 else view.shape[1] - 1))
-        elif view is not None:
-            self._turn(view.moved(message.rows, message.columns))
+        viewport = self._viewport
+        if viewport is not None and message.end is not None:
+            self._set_viewport(viewport.at(viewport.row, 0 if message.end == 0 else viewport.shape[1] - 1))
+        elif viewport is not None:
+            self._set_viewport(viewport.moved(message.rows, message.columns))
 
     def on_tensor_map_chosen(self) -> None:
-        """Zoom to the value that the cursor stands for."""
-        if self._view is not None and self._pointed is not None:
-            self._turn(self._view.at(self._pointed.row, self._pointed.column).written_out())
+        """Zoom to the value under the cursor."""
+        if self._viewport is not None and self._cursor_value is not None:
+            self._set_viewport(self._viewport.at(self._cursor_value.row, self._cursor_value.column).written_out())
 
     def on_heatmap_selected(self, message: Heatmap.Selected) -> None:
         """Zoom into what was selected with the mouse."""
-        if self._view is not None:
-            self._turn(self._view.framed(message.first, message.last))
+        if self._viewport is not None:
+            self._set_viewport(self._viewport.framed(message.first, message.last))
 
     def on_table_pointed(self, message: Table.Pointed) -> None:
         """The cursor goes to the outlier channel."""
-        if self.focused is message.table and self._view is not None and isinstance(message.table.key, int):
-            self._turn(self._view.at(self._view.row, message.table.key))
+        if self.focused is message.table and self._viewport is not None and isinstance(message.table.key, int):
+            self._set_viewport(self._viewport.at(self._viewport.row, message.table.key))
 
     def on_table_chosen(self, message: Table.Chosen) -> None:
         """Back to the heatmap, at the outlier channel."""
@@ -128,23 +291,23 @@ class TensorScreen(TensorReading):
 
     def on_input_submitted(self, message: Input.Submitted) -> None:
         """Go there."""
-        source, view = self._source, self._view
-        if source is None or view is None:
+        source, viewport = self._source, self._viewport
+        if source is None or viewport is None:
             return
         try:
             plane, row, column = parse_place(message.value, source.planes)
-            if row >= view.shape[0] or column >= view.shape[1] or (plane or 0) >= source.planes:
+            if row >= viewport.shape[0] or column >= viewport.shape[1] or (plane or 0) >= source.planes:
                 raise UsageError(f"{message.value}: beyond the end: there are {shape_words(source)} values")
         except UsageError as error:
             self.notify(str(error), severity="warning", markup=False)
             return
         self._leave_place()
         if plane is not None and plane != self._plane:
-            self._take_plane(plane)
-        self._turn(view.at(row, column))
+            self._open_plane(plane)
+        self._set_viewport(viewport.at(row, column))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Where text is typed and where no tensor is open, the keys of the screen are none."""
+        """While text is typed, and while no tensor is open, the keys of the screen do nothing."""
         own = action in ("zoom", "fit", "scale", "clip", "go", "step", "head", "outliers", "read_again", "turn_view")
         if own and (self._source is None or isinstance(self.focused, Input)):
             return False
@@ -152,18 +315,18 @@ class TensorScreen(TensorReading):
 
     def action_zoom(self, closer: bool) -> None:
         """Fewer values a cell, or more."""
-        if self._view is not None:
-            self._turn(self._view.closer() if closer else self._view.farther())
+        if self._viewport is not None:
+            self._set_viewport(self._viewport.closer() if closer else self._viewport.farther())
 
     def action_fit(self) -> None:
         """All of the tensor."""
-        if self._view is not None:
-            self._turn(self._view.fitted())
+        if self._viewport is not None:
+            self._set_viewport(self._viewport.fitted())
 
     def action_scale(self) -> None:
         """The next kind of scale."""
         kinds = list(ScaleKind)
-        self._kind = kinds[(kinds.index(self._kind) + 1) % len(kinds)]
+        self._scale_kind = kinds[(kinds.index(self._scale_kind) + 1) % len(kinds)]
         self._draw_map()
         self._draw_side()
 
@@ -200,32 +363,32 @@ class TensorScreen(TensorReading):
         if self._source is None or self._source.planes == 1:
             self.notify("Only attention maps have heads.", severity="warning")
         else:
-            self._take_plane((self._plane + step) % self._source.planes)
-            self._wish()
+            self._open_plane((self._plane + step) % self._source.planes)
+            self._request_tile()
 
     def action_step(self, step: int, same: str) -> None:
-        """The stage before or after, or the same stage in another layer; broken ones are told and passed by."""
+        """The stage before or after, or the same stage in another layer; broken ones are reported and skipped."""
         if self._source is None:
             return
-        found, problems = open_neighbour(self._source, step, same)
+        source, problems = open_neighbour(self._source, step, same)
         for problem in problems:
             self.notify(problem, severity="error", markup=False, timeout=15)
-        if found is not None:
-            self._source = found
-            self._begin()
+        if source is not None:
+            self._source = source
+            self._open()
         else:
             self.notify(f"No other {'stage' if same == 'layer' else 'layer'} there.", severity="warning")
 
     def action_read_again(self) -> None:
-        """Open what is shown anew."""
+        """Open the tensor again, with the same cursor, zoom and scale."""
         wanted = self.state()
         try:
             self._source = open_source(wanted)
         except AprtuiError as error:
-            self._tell(str(error))
+            self._show_problem(str(error))
         else:
-            self._wanted = wanted
-            self._begin()
+            self._state_to_restore = wanted
+            self._open()
 
     def action_back(self) -> None:
         """From the other panes to the heatmap; from there to the screen before."""
@@ -236,6 +399,139 @@ class TensorScreen(TensorReading):
         else:
             super().action_back()
 
+    @property
+    def _body(self) -> TensorBody:
+        return self.query_one(TensorBody)
+
+    @property
+    def _displayed(self) -> DisplayedPlane | None:
+        """All that is shown; None if there is nothing yet."""
+        if self._source is None or self._viewport is None:
+            return None
+        return DisplayedPlane(
+            self._source, self._plane, self._viewport, self._labels(self._source), self._scale_kind, self._clip,
+            self._values, self._profile,
+        )  # fmt: skip
+
+    def _labels(self, source: TensorSource) -> RowLabels:
+        if not isinstance(source, StageSource) or source.folded:
+            return RowLabels(source.axes[0], (), ())
+        tokens = source.capture.tokens or ()
+        return RowLabels(
+            source.axes[0], self._token_texts, tokens, max(len(tokens) - source.shape[0], 0) if tokens else 0
+        )
+
+    def _open(self) -> None:
+        """Show the source."""
+        source, size = self._source, self._body.heat.size
+        self._body.set_class(source is None, "-empty")
+        self._show_problem("")
+        if source is None:
+            self.say("no tensor is open")
+            return
+        self._plane = min(self._plane, source.planes - 1)
+        if self._state_to_restore is not None:
+            self._plane = min(max(self._state_to_restore.number("head") or 0, 0), source.planes - 1)
+        self._values = self._profile = self._cursor_value = None
+        if size.height and size.width:
+            self._viewport = self._first_viewport(source, size.height, size.width)
+            self._request_tile()
+        where = source.file.path.name
+        if isinstance(source, StageSource):
+            where = as_typed(source.capture.path)
+            if source.capture.tokens and not self._token_texts:
+                self._read_token_texts(source.capture)
+        self.detail(f"{where}  {shape_words(source)}")
+        self._read_profile(source, self._plane)
+        self._draw_side()
+
+    def _first_viewport(self, source: TensorSource, lines: int, cells: int) -> Viewport:
+        """All of the tensor, or what the state says; after a tensor of the same shape, the same viewport."""
+        plain, before, wanted = self.query_one(TensorMap).plain, self._viewport, self._state_to_restore
+        self._state_to_restore = None
+        if wanted is None and before is not None and before.shape == source.shape:
+            return before
+        viewport = Viewport.of(source.shape, lines, cells, plain=plain)
+        if wanted is None:
+            return viewport if before is None else viewport.at(before.row, before.column)
+        if wanted.text("at"):
+            _, row, column = parse_place(wanted.text("at"), 1)
+            viewport = viewport.at(row, column)
+        if wanted.text("zoom") == "numbers":
+            return viewport.written_out()
+        if wanted.text("zoom"):
+            _, rows, columns = parse_place(wanted.text("zoom"), 1)
+            return viewport.with_zoom(rows, columns)
+        return viewport
+
+    def _open_plane(self, plane: int) -> None:
+        if self._source is not None:
+            self._plane, self._values, self._profile = plane, None, None
+            self._read_profile(self._source, plane)
+            self._draw_side()
+
+    def _set_viewport(self, viewport: Viewport) -> None:
+        """Take another viewport; if it shows the same values, draw only the cursor again."""
+        before, self._viewport = self._viewport, viewport
+        same = before is not None and (before.tiling, before.numbers) == (viewport.tiling, viewport.numbers)
+        displayed = self._displayed
+        if same and self._values is not None and displayed is not None:
+            self._body.move_cursor(displayed)
+            self._show_value()
+        else:
+            self._request_tile()
+
+    def _request_tile(self) -> None:
+        """Ask for the tile of the viewport."""
+        if self._source is not None and self._viewport is not None:
+            self._read_tile(self._source, self._plane, self._viewport)
+            self._show_value()
+
+    def _show_value(self) -> None:
+        """Find the value under the cursor, and show it."""
+        displayed = self._displayed
+        if displayed is None:
+            return
+        self._cursor_value = None
+        try:
+            if displayed.viewport.shape[0] and displayed.viewport.shape[1]:
+                self._cursor_value = value_at_cursor(displayed.source, displayed.plane, displayed.viewport)
+            self._body.draw_value(displayed, self._cursor_value)
+        except AprtuiError as error:
+            self._show_problem(str(error))
+        self.say(f"{displayed.source.title}  no values" if self._cursor_value is None else (
+            cursor_words(displayed.source, displayed.labels, self._cursor_value)
+        ))  # fmt: skip
+
+    def _draw_map(self) -> None:
+        displayed = self._displayed
+        if displayed is not None:
+            self._body.draw_map(displayed)
+
+    def _draw_side(self) -> None:
+        displayed = self._displayed
+        if displayed is not None:
+            self._body.draw_whole(displayed)
+            self._show_value()
+
+    def _check_file(self) -> None:
+        """Report a file that has changed or gone."""
+        if self._source is not None and self.is_current:
+            changed = self._source.file.changed()
+            if changed and changed != self._reported_change:
+                self._show_problem(f"{changed}; r reads it again")
+            self._reported_change = changed
+
+    def _show_problem(self, problem: str) -> None:
+        box = self.query_one("#problem", Static)
+        box.update(problem)
+        box.display = bool(problem)
+
     def _leave_place(self) -> None:
         self.query_one(PlaceInput).display = False
         self.set_focus(self._body.heat)
+
+
+def shape_words(source: TensorSource) -> str:
+    """`4×9×9`."""
+    return shape_text(((source.planes,) if source.planes > 1 else ()) + source.shape)

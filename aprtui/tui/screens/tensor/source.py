@@ -1,4 +1,4 @@
-"""What the tensor screen looks at: a stage of a capture, a stage file by itself, or a weight of a model."""
+"""What the tensor screen shows: a stage of a capture, a stage file by itself, or a weight of a model."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from aprtui.trace.manifest import relative_path
 from aprtui.trace.positional import PositionalFile
 from aprtui.trace.stage_reader import StageReader
 from aprtui.trace.stats import StageStats
+from aprtui.tui.draw.paths import as_typed
 from aprtui.tui.draw.tiles import Size
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
-from aprtui.tui.frame.tool_screen import as_typed
 
 FOLDED = 256
-"""Values in a row of a file whose shape nothing tells."""
+"""Values in a row of a file whose shape is not known."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a value lies in its file: a float32 by itself, or a block that holds others too."""
+class FileLocation:
+    """Where a value is in its file: a float32 by itself, or a block that holds other values too."""
 
     offset: int
     bytes: int
@@ -38,7 +38,7 @@ class Place:
 
 
 class TensorSource(Protocol):
-    """Planes `[rows, columns]` of values, read by position; raises `UnreadableError` where a file cannot be read."""
+    """Planes `[rows, columns]` of values, read by position. Methods raise `UnreadableError` for an unreadable file."""
 
     file: PositionalFile
     title: str
@@ -47,30 +47,30 @@ class TensorSource(Protocol):
     shape: Size
     causal: bool
     stats: StageStats | None
-    """Statistics of all planes, where somebody has stated them."""
+    """Statistics of all planes, if the manifest states them."""
 
     def read(self, plane: int, rows: slice, columns: slice) -> NDArray[np.float32]:
         """Some values of a plane."""
         ...
 
-    def place(self, plane: int, row: int, column: int) -> Place:
-        """Where a value lies."""
+    def locate(self, plane: int, row: int, column: int) -> FileLocation:
+        """Where a value is in the file."""
         ...
 
     def column_words(self, column: int) -> str:
-        """What a column is beyond its number: a head and a channel in it; empty where that is nothing."""
+        """What a column is beyond its number, as the head and the channel in it; empty if it is nothing more."""
         ...
 
     def state(self) -> ScreenState:
-        """The fields of the state that lead here again."""
+        """The state that opens this tensor."""
         ...
 
-    def command(self, place: Sequence[int]) -> list[str]:
-        """The headless command that tells of this tensor, and of the value at `place`, where one is given."""
+    def command(self, index: Sequence[int]) -> list[str]:
+        """The headless command that describes this tensor, and the value at `index` if one is given."""
         ...
 
     def neighbour(self, step: int, same: str) -> ScreenState | None:
-        """The tensor before or after it: of the same layer's stages, the same stage's layers (`same` is "stage")."""
+        """The tensor `step` places on in execution order; with `same` "stage", among the layers of the same stage."""
         ...
 
 
@@ -107,9 +107,9 @@ class StageSource:
         """Some values of a plane."""
         return self._reader.values(rows, columns, plane)
 
-    def place(self, plane: int, row: int, column: int) -> Place:
-        """Where a value lies."""
-        return Place(self._reader.place(row, column, plane), 4, is_block=False)
+    def locate(self, plane: int, row: int, column: int) -> FileLocation:
+        """Where a value is in the file."""
+        return FileLocation(self._reader.place(row, column, plane), 4, is_block=False)
 
     def column_words(self, column: int) -> str:
         """Head, and channel in head."""
@@ -119,12 +119,12 @@ class StageSource:
         """Capture, layer and stage."""
         return _stage_state(self.capture, self.node)
 
-    def command(self, place: Sequence[int]) -> list[str]:
+    def command(self, index: Sequence[int]) -> list[str]:
         """The statistics of this stage."""
         words = ["aprtui", "stats", as_typed(self.capture.path), "--stage", self.node.stage]
         layer = self.node.layer
         words += [] if layer is None else ["--layers", f"{layer}..{layer + 1}"]
-        return [*words, *_values(place if not self.folded else place[:0])]
+        return [*words, *_values(index if not self.folded else index[:0])]
 
     def neighbour(self, step: int, same: str) -> ScreenState | None:
         """The stage before or after in execution order, or the same stage in another layer."""
@@ -136,7 +136,7 @@ class StageSource:
 
 
 class FileSource:
-    """A stage file by itself: nothing tells its shape, so its values stand in rows of a fixed width."""
+    """A stage file by itself: its shape is not known, so its values are shown in rows of a fixed width."""
 
     causal: bool = False
     stats: StageStats | None = None
@@ -160,19 +160,19 @@ class FileSource:
         """Some values."""
         return self._reader.values(rows, columns)
 
-    def place(self, plane: int, row: int, column: int) -> Place:
-        """Where a value lies."""
-        return Place(self._reader.place(row, column), 4, is_block=False)
+    def locate(self, plane: int, row: int, column: int) -> FileLocation:
+        """Where a value is in the file."""
+        return FileLocation(self._reader.place(row, column), 4, is_block=False)
 
     def column_words(self, column: int) -> str:
-        """Nothing is known."""
+        """Empty: nothing is known."""
         return ""
 
     def state(self) -> ScreenState:
         """The path."""
         return screen_state(ScreenName.TENSOR, path=as_typed(self._path), width=self._width)
 
-    def command(self, place: Sequence[int]) -> list[str]:
+    def command(self, index: Sequence[int]) -> list[str]:
         """The statistics of this file."""
         return ["aprtui", "stats", as_typed(self._path)]
 
@@ -182,7 +182,7 @@ class FileSource:
 
 
 class WeightSource:
-    """A tensor of a model, dequantised as it is looked at."""
+    """A tensor of a model, dequantised as it is read."""
 
     planes: int = 1
     causal: bool = False
@@ -205,20 +205,20 @@ class WeightSource:
         """Some values, dequantised."""
         return self._reader.values(rows, columns)
 
-    def place(self, plane: int, row: int, column: int) -> Place:
-        """Where the block of a value lies."""
+    def locate(self, plane: int, row: int, column: int) -> FileLocation:
+        """Where the block of a value is in the file."""
         offset, size = self._reader.place(row, column)
-        return Place(offset, size, is_block=True)
+        return FileLocation(offset, size, is_block=True)
 
     def column_words(self, column: int) -> str:
-        """Nothing beyond the number."""
+        """Empty: a column of a weight has only its number."""
         return ""
 
     def state(self) -> ScreenState:
         """Model and tensor."""
         return screen_state(ScreenName.TENSOR, model=as_typed(self._path), tensor=self._name)
 
-    def command(self, place: Sequence[int]) -> list[str]:
+    def command(self, index: Sequence[int]) -> list[str]:
         """The tensors of the model."""
         return ["aprtui", "stats", as_typed(self._path)]
 
@@ -235,7 +235,7 @@ class WeightSource:
 
 
 def open_source(state: ScreenState) -> TensorSource | None:
-    """What `state` says is to be looked at; None where it says nothing. Raises `UnreadableError` and `UsageError`."""
+    """The tensor that `state` names; None if it names none. Raises `UnreadableError` and `UsageError`."""
     model, capture, path = state.path("model"), state.path("capture"), state.path("path")
     if model is not None:
         return WeightSource(model, state.text("tensor"))
@@ -243,12 +243,12 @@ def open_source(state: ScreenState) -> TensorSource | None:
         return stage_source(Capture.open(capture), state)
     if path is None:
         return None
-    found = _in_capture(path)
-    return FileSource(path, state.number("width")) if found is None else StageSource(*found)
+    in_capture = _in_capture(path)
+    return FileSource(path, state.number("width")) if in_capture is None else StageSource(*in_capture)
 
 
 def stage_source(capture: Capture, state: ScreenState) -> StageSource:
-    """The stage of an open capture that `state` names; without a name, the first one that there is."""
+    """The stage of an open capture that `state` names; without a name, the first one of the capture."""
     if state.text("stage"):
         name = canonical_name(state.text("stage"))
         if name not in capture.graph:
@@ -261,7 +261,7 @@ def stage_source(capture: Capture, state: ScreenState) -> StageSource:
 
 
 def open_neighbour(source: TensorSource, step: int, same: str) -> tuple[TensorSource | None, list[str]]:
-    """The next tensor that can be read in the direction of `step`, and what is wrong with those before it."""
+    """The next tensor in the direction of `step` that can be read, and what is wrong with those before it."""
     problems: list[str] = []
     distance = step
     while (state := source.neighbour(distance, same)) is not None:
@@ -275,12 +275,12 @@ def open_neighbour(source: TensorSource, step: int, same: str) -> tuple[TensorSo
     return None, problems
 
 
-def _values(place: Sequence[int]) -> list[str]:
-    return ["--values", ",".join(map(str, place))] if place else []
+def _values(index: Sequence[int]) -> list[str]:
+    return ["--values", ",".join(map(str, index))] if index else []
 
 
 def _in_capture(path: Path) -> tuple[Capture, Node] | None:
-    """The capture that a stage file belongs to, and its node there; None where it belongs to none."""
+    """The capture that a stage file belongs to, and its node there; None if it belongs to none."""
     for folder in (path.absolute().parent, path.absolute().parent.parent):
         try:
             capture = Capture.open(folder)
@@ -293,7 +293,7 @@ def _in_capture(path: Path) -> tuple[Capture, Node] | None:
 
 
 def _reader(path: Path, shape: tuple[int, ...] | None) -> StageReader:
-    """Where nothing tells the shape, values stand in rows of a fixed width if they fill them."""
+    """A reader of a stage file; without a shape, its values are in rows of a fixed width if they fill them."""
     reader = StageReader(path, shape)
     if shape is None and reader.count and reader.count % FOLDED == 0:
         count = reader.count

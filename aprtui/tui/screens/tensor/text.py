@@ -1,16 +1,36 @@
-"""What the tensor screen says in words and characters: the value under the cursor, histograms, bytes, tokens."""
+"""What the panes of the tensor screen say: the value under the cursor, labels of rows, histogram, outliers, bytes."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.errors import UsageError
 from aprtui.trace.aprt import HEADER_BYTES
+from aprtui.trace.profile import Profile
+from aprtui.tui.draw.bars import bar_text
+from aprtui.tui.draw.numbers import number
+from aprtui.tui.draw.text import SEPARATOR
+from aprtui.tui.draw.tiles import Scale, ScaleKind, Size, largest
+from aprtui.tui.draw.viewport import Viewport, rows_of_line
+from aprtui.tui.screens.tensor.source import FileLocation, TensorSource
+from aprtui.tui.widgets.lines import Ink, Piece
+from aprtui.tui.widgets.table import Column, Row
+
+OUTLIERS = 40
+OUTLIER_COLUMNS = (
+    Column("place", right=True), Column("rms", right=True), Column("× median", right=True),
+    Column("which", grows=True, rank=1),
+)  # fmt: skip
+
+BAR = 5
+"""Cells of the bar that shows the rms of a row."""
+
+_TEXT = 9
 
 _HEADER_FIELDS = ((0, 4, "magic"), (4, 8, "layer"), (8, 12, "number of values"))
 _HEIGHTS = " ▁▂▃▄▅▆▇█"
@@ -18,21 +38,12 @@ _PLAIN_HEIGHTS = " ..::||##"
 BYTES_A_LINE = 16
 
 _DWARFING = 20
-"""A row with so many times the median rms makes linear bars of the others too short to see."""
-
-
-def signed_number(value: float, digits: int = 4) -> str:
-    """A value with so many significant digits; NaN and Inf by name."""
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "Inf" if value > 0 else "−Inf"
-    return f"{value:.{digits}g}".replace("-", "−")
+"""If a row has more than this many times the median rms, linear bars of the others would be too short to see."""
 
 
 def exact_number(value: np.float32) -> str:
-    """A float32 with as few digits as tell it from its neighbours."""
-    return signed_number(float(value)) if not np.isfinite(value) else str(value).replace("-", "−")
+    """A float32 with the fewest digits that tell it from its neighbours."""
+    return number(float(value), 4) if not np.isfinite(value) else str(value).replace("-", "−")
 
 
 def bits_text(value: np.float32) -> str:
@@ -41,14 +52,14 @@ def bits_text(value: np.float32) -> str:
 
 
 def token_text(data: bytes) -> str:
-    """The bytes of a token so that all of them are seen: spaces as `·`, line breaks as `⏎`, tabs as `⇥`."""
+    """The bytes of a token as visible characters: spaces as `·`, line breaks as `⏎`, tabs as `⇥`."""
     text = data.decode(errors="replace").replace(" ", "·").replace("\r\n", "⏎").replace("\n", "⏎").replace("\t", "⇥")
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
 @dataclass(frozen=True, slots=True)
 class RowLabels:
-    """What rows are called: their numbers, and the texts of tokens where they are known."""
+    """The names of rows: their numbers, and the texts of their tokens if they are known."""
 
     axis: str
     texts: Sequence[str]
@@ -57,7 +68,7 @@ class RowLabels:
     """The token that the first row is: logits may be of the last position alone."""
 
     def words(self, row: int) -> str:
-        """A row in words."""
+        """The name of a row in words."""
         place = row + self.first
         if place < len(self.texts):
             return f"{self.axis} {place} {self.texts[place]}"
@@ -66,7 +77,7 @@ class RowLabels:
         return f"{self.axis} {place}"
 
     def short(self, row: int, width: int, digits: int) -> str:
-        """A row in `width` cells: its number, and as much of its text as has room."""
+        """The name of a row in `width` cells: its number, and as much of its text as fits."""
         place = row + self.first
         text = self.texts[place] if place < len(self.texts) else ""
         if not text and place < len(self.ids):
@@ -77,7 +88,7 @@ class RowLabels:
 def rms_shares(rms: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
     """Lengths of bars from 0 to 1 for the rms of rows, and whether they are logarithmic.
 
-    They are where single rows dwarf all others, as the first token of many models does: then over three powers of ten.
+    They are logarithmic, over three powers of ten, if a row dwarfs all others, as the first token of many models does.
     """
     known = np.nan_to_num(rms, nan=0.0, posinf=0.0)
     top, positive = known.max(initial=0), known[known > 0]
@@ -87,12 +98,12 @@ def rms_shares(rms: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
         return known / top, False
     with np.errstate(divide="ignore"):
         shares = 1 + np.log10(known / top) / 3
-    # What is there at all is seen.
+    # A row that is not zero is visible.
     return np.where(known > 0, np.maximum(shares, 0.05), 0.0), True
 
 
 def histogram_lines(counts: NDArray[np.int64], height: int, *, plain: bool) -> list[str]:
-    """Bars of the logarithm of the counts, `height` lines high; a count of one is seen."""
+    """Bars of the logarithm of the counts, `height` lines high; a count of 1 is visible."""
     if not counts.size or not counts.max():
         return [" " * counts.size] * height
     levels = np.log1p(counts) / np.log1p(counts.max()) * height * 8
@@ -104,7 +115,7 @@ def histogram_lines(counts: NDArray[np.int64], height: int, *, plain: bool) -> l
 
 
 def between(left: str, right: str, width: int, middle: str = "") -> str:
-    """`left` at the left, `right` at the right, `middle` in between if it has room."""
+    """`left` at the left, `right` at the right, `middle` between them if it fits."""
     room = width - len(left) - len(right)
     if room < 1:
         return f"{left} {right}"[:width]
@@ -113,21 +124,21 @@ def between(left: str, right: str, width: int, middle: str = "") -> str:
 
 @dataclass(frozen=True, slots=True)
 class ByteLine:
-    """A line of a byte pane; `marked` are the places of the bytes that are meant, in the hex and in the text part."""
+    """A line of the byte pane; `marked` are the parts of `text` that show the bytes of the value."""
 
     text: str
     marked: tuple[slice, ...] = ()
 
 
-def byte_lines(data: bytes, start: int, meant: slice) -> list[ByteLine]:
-    """Bytes from offset `start` on (a multiple of 16), 16 a line: offset, hexadecimal, ASCII; `meant` are offsets."""
+def byte_lines(data: bytes, start: int, of_value: slice) -> list[ByteLine]:
+    """Bytes from offset `start` (a multiple of 16) on, 16 a line: offset, hexadecimal, ASCII; `of_value` are marked."""
     lines = []
     for at in range(0, len(data), BYTES_A_LINE):
         part = data[at : at + BYTES_A_LINE]
         hexadecimal = " ".join(f"{byte:02x}" for byte in part).ljust(3 * BYTES_A_LINE - 1)
         text = "".join(chr(byte) if 32 <= byte < 127 else "·" for byte in part)
         offset = f"{start + at:08x}  "
-        first, last = max(meant.start - start - at, 0), min(meant.stop - start - at, len(part))
+        first, last = max(of_value.start - start - at, 0), min(of_value.stop - start - at, len(part))
         marked: tuple[slice, ...] = ()
         if first < last:
             left, right = len(offset), len(offset) + 3 * BYTES_A_LINE + 1
@@ -137,23 +148,23 @@ def byte_lines(data: bytes, start: int, meant: slice) -> list[ByteLine]:
 
 
 def first_byte(offset: int, lines: int) -> int:
-    """Where a byte pane of so many lines begins, so that `offset` is in its middle."""
+    """The first offset of a byte pane of `lines` lines that has `offset` in its middle."""
     line = offset // BYTES_A_LINE - (lines - 1) // 2
     return max(line, 0) * BYTES_A_LINE
 
 
 def header_words(data: bytes, start: int) -> str:
-    """The fields of a stage file's header that lie in `data`, named with what they say."""
+    """The names and values of the header fields of a stage file that are in `data`, which begins at offset `start`."""
     if start >= HEADER_BYTES:
         return ""
-    found = []
+    words = []
     for first, last, name in _HEADER_FIELDS:
         field = data[first - start : last - start] if first >= start else b""
         if len(field) == last - first:
-            number = int.from_bytes(field, "little")
-            text = field.decode("ascii", "replace") if name == "magic" else str(number)
-            found.append(f"{name} {'of the whole model' if name == 'layer' and number == 0xFFFFFFFF else text}")
-    return ", ".join(found)
+            count = int.from_bytes(field, "little")
+            text = field.decode("ascii", "replace") if name == "magic" else str(count)
+            words.append(f"{name} {'of the whole model' if name == 'layer' and count == 0xFFFFFFFF else text}")
+    return ", ".join(words)
 
 
 def parse_place(text: str, planes: int) -> tuple[int | None, int, int]:
@@ -164,3 +175,158 @@ def parse_place(text: str, planes: int) -> tuple[int | None, int, int]:
     if len(numbers) != len([part for part in parts if part]) or len(numbers) not in ((2, 3) if planes > 1 else (2,)):
         raise UsageError(f"{text!r}: expected {expected}, as in {'0,5,3' if planes > 1 else '5,17'}")
     return (numbers[0] if len(numbers) == 3 else None), numbers[-2], numbers[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class CursorValue:
+    """The value under the cursor: of the `count` values of its cell the one of largest magnitude."""
+
+    plane: int
+    row: int
+    column: int
+    value: np.float32
+    count: int
+    location: FileLocation
+
+
+def value_at_cursor(source: TensorSource, plane: int, viewport: Viewport) -> CursorValue:
+    """The value under the cursor. Raises `UnreadableError`."""
+    rows, columns = viewport.tiling.values(*viewport.cursor_cell, viewport.shape)
+    count = (rows.stop - rows.start) * (columns.stop - columns.start)
+    if count == 1:
+        rows, columns = slice(viewport.row, viewport.row + 1), slice(viewport.column, viewport.column + 1)
+    row, column, value = largest(partial(source.read, plane), rows, columns)
+    return CursorValue(plane, row, column, value, count, source.locate(plane, row, column))
+
+
+def place_words(source: TensorSource, labels: RowLabels, value: CursorValue) -> list[str]:
+    """The row, the column and, if there are several planes, the head of a value, in words."""
+    words = [f"head {value.plane}"] if source.planes > 1 else []
+    words.append(labels.words(value.row))
+    if source.axes[1] == "key":
+        return [*words, RowLabels("key", labels.texts, labels.ids).words(value.column)]
+    inner = source.column_words(value.column)
+    return [*words, f"{source.axes[1]} {value.column}" + (f" ({inner})" if inner else "")]
+
+
+def cursor_words(source: TensorSource, labels: RowLabels, value: CursorValue) -> str:
+    """The value under the cursor in one line of words."""
+    fields = [*place_words(source, labels, value), exact_number(value.value), bits_text(value.value)]
+    if value.count > 1:
+        fields.append(f"largest of the {value.count} values of this cell")
+    if source.causal and value.column > value.row:
+        fields.append("key > query: of no meaning")
+    return SEPARATOR.join([*fields, source.title])
+
+
+def value_lines(
+    source: TensorSource, labels: RowLabels, value: CursorValue, profile: Profile | None
+) -> list[list[Piece]]:
+    """The pane about the value under the cursor."""
+    lines: list[list[Piece]] = [[(words, Ink.PLAIN)] for words in place_words(source, labels, value)]
+    lines.append([(exact_number(value.value), Ink.STRONG), (f"  {bits_text(value.value)}", Ink.MUTED)])
+    where = f"block of {value.location.bytes} bytes" if value.location.is_block else "byte"
+    lines.append([(f"{where} at {value.location.offset}", Ink.MUTED)])
+    if profile is not None and value.row < profile.row_rms.size and value.column < profile.column_rms.size:
+        row, column = profile.row_rms[value.row], profile.column_rms[value.column]
+        rms = f"rms of its {source.axes[0]} {number(row, 3)}, {source.axes[1]} {number(column, 3)}"
+        lines.append([(rms, Ink.MUTED)])
+    if value.count > 1:
+        lines.append([(f"largest of {value.count} values in the cell", Ink.ACCENT)])
+    return lines
+
+
+def histogram_pane(profile: Profile | None, scale: Scale, size: Size, *, plain: bool) -> list[list[Piece]]:
+    """The pane of the histogram: bars, the ends of the scale, counts, rms and mean."""
+    height, width = size
+    if profile is None:
+        return [[("being read…", Ink.MUTED)]]
+    low, high = scale.ends()
+    is_log = scale.kind is ScaleKind.LOG
+    counts = profile.histogram(low, high, max(width, 1), log=is_log)
+    lines: list[list[Piece]] = [
+        [(line, Ink.ACCENT)] for line in histogram_lines(counts, max(height - 3, 1), plain=plain)
+    ]
+    middle = "log of the magnitude" if is_log else "0" if low < 0 < high else ""
+    lines.append([(between(number(low, 3), number(high, 3), width, middle), Ink.MUTED)])
+    stats = profile.stats
+    bad = f"{stats.nan} NaN  {stats.inf} Inf"
+    lines.append([(bad, Ink.BAD if stats.nan or stats.inf else Ink.MUTED), (f"  {stats.count} values", Ink.MUTED)])
+    beyond = stats.count - stats.nan - stats.inf - int(counts.sum())
+    figures = f"rms {number(stats.rms or 0, 3)}  mean {number(stats.mean or 0, 3)}"
+    lines.append([(figures, Ink.MUTED), (f"  {beyond} beyond the scale" if beyond else "", Ink.ACCENT)])
+    return lines
+
+
+def outlier_rows(source: TensorSource, profile: Profile | None, labels: RowLabels) -> list[Row]:
+    """The columns with the largest rms."""
+    keys = RowLabels("key", labels.texts, labels.ids)
+    return [
+        Row(
+            column,
+            (
+                str(column), number(rms, 3), f"{factor:.3g}",
+                keys.words(column).partition(" ")[2].partition(" ")[2]
+                if source.axes[1] == "key"
+                else source.column_words(column),
+            ),
+        )
+        for column, rms, factor in ([] if profile is None else profile.outliers(OUTLIERS))
+    ]  # fmt: skip
+
+
+def drop_empty_column(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[list[Row], list[Column]]:
+    """Rows and columns of a table, without its last column if that is empty in all rows."""
+    if any(row.cells[-1] for row in rows):
+        return list(rows), list(columns)
+    return [Row(row.key, row.cells[:-1], row.tone) for row in rows], list(columns[:-1])
+
+
+def label_width(viewport: Viewport, labels: RowLabels) -> int:
+    """The width of the labels of rows in cells."""
+    digits = len(str(max(viewport.shape[0] - 1 + labels.first, 0)))
+    return digits + 1 + (_TEXT + 1 if labels.texts or labels.ids else 0) + BAR + 1
+
+
+def label_lines(
+    viewport: Viewport, labels: RowLabels, profile: Profile | None, height: int, *, plain: bool
+) -> list[list[Piece]]:
+    """A heading, and for each line the name of its row and a bar of its rms."""
+    digits = len(str(max(viewport.shape[0] - 1 + labels.first, 0)))
+    width = label_width(viewport, labels) - BAR - 1
+    shares, is_log = (np.zeros(0), False) if profile is None else rms_shares(profile.row_rms)
+    title = "log" if is_log else "rms"
+    lines: list[list[Piece]] = [[(labels.axis[:width].ljust(width), Ink.MUTED), (title, Ink.MUTED)]]
+    lines_a_row = max(viewport.grain.lines, 1)
+    for line in range(height):
+        rows = rows_of_line(viewport, line)
+        if rows.start >= rows.stop:
+            break
+        if line % lines_a_row:
+            lines.append([])
+            continue
+        ink = Ink.MARKED if rows.start <= viewport.row < rows.stop else Ink.MUTED
+        bar = bar_text(float(shares[rows].max(initial=0)), BAR, plain)
+        name = labels.short(rows.start, width - 1, digits)
+        lines.append([(name, ink), (" ", Ink.PLAIN), (bar, Ink.ACCENT)])
+    return lines
+
+
+def byte_pane(source: TensorSource, value: CursorValue, height: int) -> tuple[str, list[list[Piece]]]:
+    """The title and the lines of the pane of the bytes around a value. Raises `UnreadableError`."""
+    start = first_byte(value.location.offset, height)
+    data = source.file.read(start, height * BYTES_A_LINE)
+    of_value = slice(value.location.offset, value.location.offset + value.location.bytes)
+    lines = [_marked(line.text, line.marked) for line in byte_lines(data, start, of_value)]
+    words = f"bytes of {source.file.path.name}, {source.file.size} in all"
+    header = "" if value.location.is_block else header_words(data, start)
+    return (f"{words}: {header}" if header else words), lines
+
+
+def _marked(text: str, parts: Sequence[slice]) -> list[Piece]:
+    pieces: list[Piece] = []
+    at = 0
+    for part in parts:
+        pieces += [(text[at : part.start], Ink.MUTED), (text[part], Ink.MARKED)]
+        at = part.stop
+    return [*pieces, (text[at:], Ink.MUTED)]

@@ -1,0 +1,120 @@
+"""Criteria from the model: first what differs between two captures is found out, then the floor of that is measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from aprtui.compare.captures import Criteria
+from aprtui.compare.floor import floor_bounds
+from aprtui.engine.floors.measure import arithmetic_floor, weight_floor
+from aprtui.engine.protocol import Rounding
+from aprtui.engine.replay.arithmetic import UNROUNDED, NodeEvaluators, Recomputation, rounding_text
+from aprtui.engine.replay.captured import CapturedStages
+from aprtui.engine.replay.layouts import find_layouts
+from aprtui.engine.replay.recompute import Recomputer
+from aprtui.engine.replay.replay import identify, misfit
+from aprtui.engine.result_cache import cached, python_digest
+from aprtui.model.model import Model
+from aprtui.progress import Progress
+from aprtui.resources import floor_cache
+from aprtui.trace.capture import Capture
+from aprtui.trace.graph import Node
+
+Floors = dict[Node, float]
+
+SOURCES = (
+    "engine/floors",
+    "engine/replay",
+    "engine/rounding.py",
+    "engine/cpu",
+    "engine/reference",
+    "compare/metrics",
+    "model/weights.py",
+    "model/weight_types.py",
+)
+"""What measures floors: what other versions of these measured is no floor of this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    name: str
+    rounding: Rounding
+    own_weights: bool
+
+
+def criteria_by_model(
+    a: Capture,
+    b: Capture,
+    model: Model,
+    tokens: Sequence[int],
+    evaluators: NodeEvaluators,
+    progress: Progress | None = None,
+) -> Criteria:
+    """The floor between the engines of `a` and `b` on `model`, which at least one of them must have run.
+
+    Weights that differ give an estimated floor, arithmetic that differs a measured one; the statements say which.
+    """
+    problems = [(name, misfit(capture, model, tokens)) for name, capture in (("A", a), ("B", b))]
+    doubts = tuple(f"MODEL is not that of {name}: {problem}" for name, problem in problems if problem)
+    if doubts:
+        return Criteria(doubts=doubts, unjudgeable=True)
+    sides = tuple(_side(name, capture, model, tokens, evaluators) for name, capture in (("A", a), ("B", b)))
+    foreign = [side.name for side in sides if not side.own_weights]
+    statements = [f"{side.name}: {_weights_text(side)}, rounding {rounding_text(side.rounding)}" for side in sides]
+    if len(foreign) == 2:
+        doubt = "neither side has the weights of MODEL: give each its own with --model-a and --model-b"
+        return Criteria(statements=tuple(statements), doubts=(doubt,), unjudgeable=True)
+    roundings = (sides[0].rounding, sides[1].rounding)
+    floors = _arithmetic(model, tokens, roundings, evaluators, progress)
+    basis = "the floor of this arithmetic"
+    if foreign:
+        weights = _weights(model, tokens, progress)
+        floors = {node: math.hypot(floor, weights[node]) for node, floor in floors.items()}
+        basis = "the estimated floor of other weights of this quantization"
+        statements.append(
+            f"what differs: the weights ({foreign[0]}'s are not MODEL's); floor: estimated, exact runs with weights "
+            "disturbed within their quantisation step, 8 seeds, 95th percentile"
+        )
+    else:
+        what = "the arithmetic" if roundings[0] != roundings[1] else "nothing but the order of sums"
+        statements.append(f"what differs: {what}; floor: our own runs of MODEL on these tokens under both roundings")
+    return Criteria(bounds=floor_bounds(floors, basis), statements=tuple(statements))
+
+
+def _side(name: str, capture: Capture, model: Model, tokens: Sequence[int], evaluators: NodeEvaluators) -> _Side:
+    recomputer = Recomputer(model, CapturedStages(capture, model, tokens))
+    for _ in find_layouts(recomputer, Recomputation(model, UNROUNDED, evaluators)):
+        pass
+    found = identify(recomputer, {}, evaluators)
+    return _Side(name, found.rounding, found.own_weights) if found.own_weights else _Side(name, UNROUNDED, False)
+
+
+def _weights_text(side: _Side) -> str:
+    return "the weights of MODEL" if side.own_weights else "other weights than MODEL's"
+
+
+def _arithmetic(
+    model: Model, tokens: Sequence[int], roundings: tuple[Rounding, Rounding], evaluators: NodeEvaluators,
+    progress: Progress | None,
+) -> Floors:  # fmt: skip
+    texts = (rounding_text(rounding) for rounding in roundings)
+    return _cached(
+        ("arithmetic", *texts), model, tokens,
+        lambda: arithmetic_floor(model, tokens, roundings, evaluators, progress),
+    )  # fmt: skip
+
+
+def _weights(model: Model, tokens: Sequence[int], progress: Progress | None) -> Floors:
+    return _cached(("weights",), model, tokens, lambda: weight_floor(model, tokens, progress))
+
+
+def _cached(of: tuple[str, ...], model: Model, tokens: Sequence[int], measure: Callable[[], Floors]) -> Floors:
+    """The floors of `model` on `tokens`, measured where they are not known yet: that costs several forward passes."""
+    key = (python_digest(*SOURCES), *of, model.sha256(), ",".join(map(str, tokens)))
+    return cached(
+        floor_cache(), key, measure,
+        encode=lambda floors: [[node.layer, node.stage, floor] for node, floor in floors.items()],
+        decode=lambda rows: {Node(layer, stage): float(floor) for layer, stage, floor in rows},
+    )  # fmt: skip

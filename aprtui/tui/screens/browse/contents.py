@@ -1,0 +1,113 @@
+"""What is in a capture or a model: its stages or tensors, and their statistics, computed where no manifest states them.
+
+No file is mapped into memory here: the files of a capture may be written again at any time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from aprtui.compare.survey import BrokenStage, Entry, StageSummary, UnwrittenStage, is_unfinished, stated
+from aprtui.errors import UnreadableError
+from aprtui.model.tensor_table import TensorInfo, TensorSummary, summarise, tensor_table
+from aprtui.trace.capture import Capture
+from aprtui.trace.graph import Node
+from aprtui.trace.stage_reader import StageReader, reader_stats
+from aprtui.tui.screens.browse.artifacts import Artifact
+
+Cancelled = Callable[[], bool]
+T = TypeVar("T")
+
+BATCH_SECONDS = 0.2
+"""Results of this time are yielded together."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureContents:
+    """A capture, and what has been read of its stages so far."""
+
+    capture: Capture
+    entries: Mapping[Node, Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelContents:
+    """The tensors of a model, and what has been read of them so far."""
+
+    tensors: tuple[TensorInfo, ...]
+    summaries: Mapping[str, TensorSummary]
+
+
+Contents = CaptureContents | ModelContents
+
+
+def read_contents(artifact: Artifact, cancelled: Cancelled) -> Iterator[Contents]:
+    """What is in a capture or a model: first what is known without reading values, then more, until all is read.
+
+    Raises `UnreadableError` if it cannot be opened.
+    """
+    if artifact.is_model:
+        yield from _model_contents(artifact.path, cancelled)
+    else:
+        yield from _capture_contents(Capture.open(artifact.path), cancelled)
+
+
+def _capture_contents(capture: Capture, cancelled: Cancelled) -> Iterator[CaptureContents]:
+    entries = stated(capture)
+    yield CaptureContents(capture, dict(entries))
+    missing = [node for node in capture.graph.nodes if node in capture.files and node not in entries]
+    for more in _batches((node, stage_entry(capture, node, cancelled)) for node in _until(cancelled, missing)):
+        entries |= more
+        yield CaptureContents(capture, dict(entries))
+
+
+def stage_entry(capture: Capture, node: Node, cancelled: Cancelled = lambda: False) -> Entry:
+    """Statistics of one stage, read from its file."""
+    file = capture.files[node]
+    try:
+        reader = StageReader(file.path, file.shape)
+        try:
+            causal = capture.graph[node.stage].is_attention_map and len(reader.shape) == 3
+            stats = reader_stats(reader, causal, cancelled)
+        finally:
+            reader.close()
+    except UnreadableError as error:
+        return UnwrittenStage(node) if is_unfinished(capture) else BrokenStage(node, error)
+    return StageSummary(node, reader.shape, causal, stats)
+
+
+def _model_contents(path: Path, cancelled: Cancelled) -> Iterator[ModelContents]:
+    tensors = tensor_table(path)
+    summaries: dict[str, TensorSummary] = {}
+    yield ModelContents(tensors, {})
+    readable = [info for info in tensors if info.stored is not None]
+    for more in _batches((info.name, summarise(path, info, cancelled)) for info in _until(cancelled, readable)):
+        summaries |= more
+        yield ModelContents(tensors, dict(summaries))
+
+
+def _until(cancelled: Cancelled, items: Iterable[T]) -> Iterator[T]:
+    for item in items:
+        if cancelled():
+            return
+        yield item
+
+
+K = TypeVar("K")
+
+
+def _batches(pairs: Iterable[tuple[K, T]]) -> Iterator[dict[K, T]]:
+    """`pairs` in dictionaries, one for about each `BATCH_SECONDS`."""
+    batch: dict[K, T] = {}
+    begun = time.monotonic()
+    for key, value in pairs:
+        batch[key] = value
+        if time.monotonic() - begun > BATCH_SECONDS:
+            yield batch
+            batch, begun = {}, time.monotonic()
+    if batch:
+        yield batch

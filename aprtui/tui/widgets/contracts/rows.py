@@ -1,0 +1,185 @@
+"""What the contracts screen says, as rows and lines of text: documents, falsifiers, and all that is known of one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from aprtui.compare.verdict import Verdict
+from aprtui.compare.wording import counted
+from aprtui.contracts.checks.judgement import Judgement
+from aprtui.contracts.documents.document import NAMES, Falsifier
+from aprtui.contracts.documents.loading import LoadedContract
+from aprtui.contracts.evidence.assessment import Assessment
+from aprtui.contracts.panel import PanelRow
+from aprtui.trace.graph import Node
+from aprtui.tui.draw.text import SEPARATOR, clipped
+from aprtui.tui.widgets.table import Column, Row, Tone
+
+DOCUMENT_COLUMNS = (
+    Column("contract", grows=True), Column("life cycle", rank=1), Column("falsifiers", right=True, rank=2),
+)  # fmt: skip
+FALSIFIER_COLUMNS = (
+    Column("result"), Column("falsifier", grows=True, end_matters=True), Column("maturity", rank=1),
+    Column("evidence", rank=2), Column("number", right=True), Column("bound", right=True, rank=2),
+    Column("rule", grows=True, rank=3),
+)  # fmt: skip
+
+NOT_TESTABLE = "not testable"
+NOT_BOUND = "no check"
+WAITING = "…"
+
+
+def document_rows(files: Sequence[LoadedContract]) -> list[Row]:
+    """A row a file; one that cannot be read says so."""
+    return [_document_row(loaded) for loaded in files]
+
+
+def _document_row(loaded: LoadedContract) -> Row:
+    document = loaded.document
+    if document is None:
+        return Row(loaded.path, (loaded.path.stem, "cannot be read", ""), Tone.BAD)
+    return Row(loaded.path, (document.name, document.life_cycle or "–", str(len(document.falsifiers))))
+
+
+def falsifier_rows(rows: Sequence[PanelRow], judged: bool) -> list[Row]:
+    """A row a falsifier; before it was `judged`, its result is awaited."""
+    return [_falsifier_row(row, judged) for row in rows]
+
+
+def _falsifier_row(row: PanelRow, judged: bool) -> Row:
+    falsifier, judgement = row.falsifier, row.judgement
+    number, bound = ("", "") if judgement is None else (_number(judgement.number), _number(judgement.bound))
+    result = result_word(row) if judged else WAITING
+    tone = {"FAIL": Tone.BAD, "PASS": Tone.PLAIN}.get(result, Tone.MUTED)
+    evidence = evidence_word(row.assessment) if judged else WAITING
+    cells = (result, falsifier.id or "–", falsifier.status or "–", evidence, number, bound, falsifier.title)
+    return Row(falsifier.id or falsifier.line, cells, tone)
+
+
+def dock_rows(rows: Sequence[PanelRow], node: Node | None) -> list[Row]:
+    """The falsifiers that are about `node`, those that fail first."""
+    about = [row for row in rows if node is not None and _is_about(row, node)]
+    order = ("FAIL", "PASS", "UNKNOWN", NOT_TESTABLE, NOT_BOUND)
+    about.sort(key=lambda row: order.index(result_word(row)))
+    shown = (_falsifier_row(row, judged=True) for row in about)
+    return [Row(row.key, row.cells[:3], row.tone) for row in shown]
+
+
+def _is_about(row: PanelRow, node: Node) -> bool:
+    layers = row.binding.layers
+    bound = node.stage in row.binding.stages and (layers is None or node.layer is None or node.layer in layers)
+    return bound or node in row.nodes
+
+
+def result_word(row: PanelRow) -> str:
+    """The live result of a falsifier: PASS, FAIL, UNKNOWN, `not testable`, `no check`."""
+    if row.judgement is None:
+        return NOT_BOUND
+    return row.judgement.verdict.value if row.judgement.testable else NOT_TESTABLE
+
+
+def evidence_word(assessment: Assessment) -> str:
+    """Whether recorded evidence holds: fresh, stale, unbound, refuted; a dash where nothing is recorded."""
+    if assessment.newest is None:
+        return "–"
+    return "refuted" if assessment.refuted else str(assessment.newest.standing)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def counts_title(rows: Sequence[PanelRow], judged: bool, sides: str) -> str:
+    """How many falsifiers came to what, and on which captures."""
+    if not rows:
+        return f"falsifiers, {sides}"
+    if not judged:
+        return f"{counted(len(rows), 'falsifier')}, being {sides}"
+    counts = Counter(result_word(row) for row in rows)
+    order = [verdict.value for verdict in (Verdict.FAIL, Verdict.PASS, Verdict.UNKNOWN)] + [NOT_TESTABLE, NOT_BOUND]
+    return ", ".join(f"{counts[word]} {word}" for word in order if counts[word]) + f", {sides}"
+
+
+def sides_title(reference: Path | None, capture: Path | None) -> str:
+    """On which captures the falsifiers are judged."""
+    if capture is None:
+        return "judged without a capture"
+    return f"judged on {capture.name}" + (f" against {reference.name}" if reference is not None else "")
+
+
+def row_words(row: PanelRow | None, width: int) -> str:
+    """One falsifier in a line."""
+    if row is None:
+        return ""
+    reason = row.judgement.reason if row.judgement is not None else "no built-in check is bound to it"
+    return clipped(SEPARATOR.join([row.falsifier.id, result_word(row), reason]), width)
+
+
+MOST_RECORDED = 5
+"""Of more evidence files, the newest are told."""
+
+
+def falsifier_lines(row: PanelRow) -> list[tuple[str, str]]:
+    """All that is known of a falsifier: a name and a text a line, names empty where a text goes on."""
+    return [
+        (name if index == 0 else "", text)
+        for name, texts in _paragraphs(row)
+        for index, text in enumerate(texts)
+        if text
+    ]
+
+
+def _paragraphs(row: PanelRow) -> Iterator[tuple[str, list[str]]]:
+    falsifier = row.falsifier
+    yield "rule", [falsifier.title]
+    yield "predicts", [falsifier.prediction]
+    yield "result", _result(row.judgement)
+    yield "recorded", list(_recorded(row.assessment))
+    yield "if it fails", [falsifier.if_fails]
+    yield "binds to", [_binding(row)]
+    yield "document", [f"life cycle {row.life_cycle or 'not stated'}"]
+    yield "maturity", [f"{claim.status} ({claim.key})" for claim in falsifier.claims] or ["nothing is claimed"]
+    yield "evidence", list(_evidence(falsifier))
+    yield "waits for", [f"{blocker.text} ({blocker.key})" for blocker in falsifier.blockers]
+    yield "test", falsifier.test.strip().splitlines()
+    check = row.check
+    yield "check", [f"{check.name} {dict(check.parameters) or ''}".strip()] if check is not None else ["none is bound"]
+
+
+def _result(judgement: Judgement | None) -> list[str]:
+    if judgement is None:
+        return ["nothing here judges it"]
+    verdict = judgement.verdict.value if judgement.testable else f"{judgement.verdict.value}, {NOT_TESTABLE}"
+    held = "" if judgement.number is None else f" ({judgement.metric} {judgement.number:.4g}"
+    held += "" if not held else f", bound {judgement.bound:.4g})" if judgement.bound is not None else ")"
+    return [f"{verdict}{held}: {judgement.reason}"]
+
+
+def _binding(row: PanelRow) -> str:
+    if not row.binding.stages:
+        return "no stage"
+    layers = row.binding.layers
+    where = "" if layers is None else f", layers {', '.join(map(str, sorted(layers)))}"
+    inferred = " (read out of its text)" if row.binding.inferred else ""
+    return f"{', '.join(row.binding.stages)}{where}{inferred}"
+
+
+def _evidence(falsifier: Falsifier) -> Iterator[str]:
+    for evidence in falsifier.evidence:
+        yield from (f"{text} ({evidence.key})" for text in evidence.texts)
+        for part, texts in evidence.parts.items():
+            yield f"{evidence.key} {part}: {', '.join(texts)}"
+
+
+def _recorded(assessment: Assessment) -> Iterator[str]:
+    """The level that evidence files carry, and the files, the newest first."""
+    if assessment.evidence:
+        fell = f", gave {NAMES[assessment.ever]}" if assessment.ever > assessment.now else ""
+        yield f"carries {NAMES[assessment.now]}{fell}"
+    for piece in assessment.evidence[:MOST_RECORDED]:
+        evidence = piece.record
+        yield f"{evidence.verdict} of {evidence.date[:10]} on {evidence.host.name}, {piece.words} ({piece.path.name})"
+    if len(assessment.evidence) > MOST_RECORDED:
+        yield f"and {counted(len(assessment.evidence) - MOST_RECORDED, 'older file')}"

@@ -1,0 +1,64 @@
+"""What is found where, and what is not read again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from aprtui.resources import embedded_model
+from aprtui.trace.manifest import Manifest, read_manifest
+from aprtui.tui.screens.browse import artifacts
+from aprtui.tui.screens.browse.artifacts import DEPTH, ArtifactKind, Finder
+from tests.compare.synthetic import write_capture
+
+
+def test_captures_and_models_are_found_as_deep_as_told_and_hidden_folders_are_not_looked_into(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*"abcd")
+    for folder in (tmp_path / "one", deep, tmp_path.joinpath(*"abce", "f", "g"), tmp_path / ".hidden"):
+        write_capture(folder)
+    (tmp_path / "model.gguf").symlink_to(embedded_model())
+    found = Finder().search([tmp_path]).artifacts
+    assert [(entry.path.relative_to(tmp_path), entry.kind) for entry in found] == [
+        (Path("a/b/c/d"), ArtifactKind.CAPTURE),
+        (Path("one"), ArtifactKind.CAPTURE),
+        (Path("model.gguf"), ArtifactKind.MODEL),
+    ]
+    assert len(deep.relative_to(tmp_path).parts) == DEPTH
+
+
+def test_a_capture_given_twice_is_found_once_and_foreign_manifests_are_none(tmp_path: Path) -> None:
+    capture = write_capture(tmp_path / "one")
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "manifest.json").write_text('{"name": "an app"}')
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "weights.bin").write_bytes(bytes(10))
+    assert [entry.path for entry in Finder().search([tmp_path, capture, tmp_path / "gone"]).artifacts] == [capture]
+
+
+def test_what_has_not_changed_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    capture = write_capture(tmp_path / "one")
+    finder = Finder()
+    reads: list[Path] = []
+
+    def counted(path: Path) -> Manifest | None:
+        reads.append(path)
+        return read_manifest(path)
+
+    monkeypatch.setattr(artifacts, "read_manifest", counted)
+    first = finder.search([tmp_path])
+    assert finder.search([tmp_path]) == first and len(reads) == 1
+    write_capture(capture, complete=False)
+    os.utime(capture / "manifest.json", (1, 1))
+    assert finder.search([tmp_path]).artifacts[0].complete is False
+
+
+def test_there_is_an_end_to_looking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index in range(6):
+        write_capture(tmp_path / f"capture-{index}")
+    monkeypatch.setattr(artifacts, "MOST_ARTIFACTS", 3)
+    listing = Finder().search([tmp_path])
+    assert len(listing.artifacts) == 3 and "there are more" in listing.left_out
+    monkeypatch.setattr(artifacts, "MOST_FOLDERS", 0)
+    assert "looked at 0 folders" in Finder().search([tmp_path]).left_out

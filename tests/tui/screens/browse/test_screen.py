@@ -1,0 +1,307 @@
+"""The browse screen as a person drives it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from textual.widgets import Input
+
+from aprtui.resources import embedded_model
+from aprtui.trace.graph import Node
+from aprtui.tui.app import AprtuiApp
+from aprtui.tui.frame.keymap import clashes
+from aprtui.tui.frame.recent import recent_paths, remember
+from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
+from aprtui.tui.screens.browse import screen as browse_screen
+from aprtui.tui.screens.browse.screen import BrowseScreen
+from aprtui.tui.widgets.table import Table
+from tests.compare.synthetic import changed, write_capture
+from tests.tui.driver import Driver, screen_text, showing, told, tool_screen, until, until_shown
+
+BROWSE = ScreenState(ScreenName.BROWSE)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("APRTUI_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setattr(browse_screen, "SECONDS_BETWEEN_LOOKS", 0.05)
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """States of other screens that were asked for."""
+    states: list[str] = []
+    real = AprtuiApp.open_state
+
+    def open_state(app: AprtuiApp, state: ScreenState) -> None:
+        if state.screen is ScreenName.BROWSE:
+            real(app, state)
+        else:
+            states.append(str(state))
+
+    monkeypatch.setattr(AprtuiApp, "open_state", open_state)
+    return states
+
+
+def captures(folder: Path) -> None:
+    write_capture(folder / "good")
+    write_capture(folder / "runs" / "bad", edits={Node(1, "ffn_out"): changed((0, 0), np.nan)})
+    write_capture(folder / "half", complete=False)
+    write_capture(folder / "foreign", manifest=False)
+    shutil.copy(embedded_model(), folder / "demo.gguf")
+
+
+def found(pilot: Driver) -> Table:
+    return pilot.app.screen.query_one("#artifacts", Table)
+
+
+def test_no_key_means_two_things() -> None:
+    assert not clashes(BrowseScreen.all_bindings(), BrowseScreen.CHORDS)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
+async def test_captures_and_models_are_found_with_what_they_are(folder: Path, size: tuple[int, int]) -> None:
+    captures(folder)
+    async with showing(BROWSE, size) as pilot:
+        await until_shown(pilot, "4 captures, 1 model", "good", "runs/bad", "foreign", "no manifest", "unfinished")
+        words = ["age", "size"] if size[0] == 80 else ["exact", "aprtui cpu"]
+        assert all(word in screen_text(pilot) for word in words)
+        keys = pilot.app.screen.active_bindings.values()
+        assert len([key for key in keys if key.binding.show]) <= 6
+
+
+async def test_empty_folder_says_what_to_do() -> None:
+    async with showing(BROWSE, (80, 24)) as pilot:
+        await until_shown(pilot, "No captures or models here yet.", "aprtui trace -p TEXT", "0 captures")
+        await pilot.press("enter", "space", "v", "y")
+        assert told(pilot)[-1] == "Nothing here to give headless yet."
+
+
+async def test_grid_and_statistics_of_the_capture_under_the_cursor_are_shown(folder: Path) -> None:
+    captures(folder)
+    async with showing(screen_state(ScreenName.BROWSE, at="runs/bad")) as pilot:
+        await until_shown(pilot, "bad: statistics of each stage", "first NaN: layer 1 ffn_out", "ffn_silu")
+        await pilot.press("enter")
+        await until_shown(pilot, "layer 0 attn_norm  all finite")
+        await pilot.press(*"jlllllllllllllll")
+        await until_shown(pilot, "layer 1 ffn_out  1 NaN, 0 Inf")
+        assert pilot.app.screen.query_one("#stages", Table).key == Node(1, "ffn_out")
+
+
+async def test_statistics_that_no_manifest_states_fill_in(folder: Path) -> None:
+    write_capture(folder / "good")
+    write_capture(folder / "foreign", manifest=False)
+    async with showing(screen_state(ScreenName.BROWSE, at="foreign", stage="ffn_up", layer=2)) as pilot:
+        await until(pilot, lambda: "…" not in screen_text(pilot) and "layer 2 ffn_up" not in screen_text(pilot))
+        await pilot.press("enter", "v")
+        await until_shown(pilot, "layer 2 ffn_up  all finite", "60 values  5×12")
+
+
+async def test_a_stage_opens_from_the_grid_and_from_the_table(folder: Path, opened: list[str]) -> None:
+    write_capture(folder / "good")
+    async with showing(BROWSE) as pilot:
+        await until_shown(pilot, "good: statistics of each stage", "attn_norm")
+        await pilot.press("enter")
+        await until_shown(pilot, "layer 0 attn_norm  all finite")
+        await pilot.press("enter", "v", "end", "enter")
+        assert opened == [
+            "aprtui:tensor?capture=good&layer=0&stage=attn_norm",
+            "aprtui:tensor?capture=good&stage=lm_head",
+        ]
+
+
+async def test_a_model_is_a_list_of_tensors_with_scales_and_ranges(folder: Path, opened: list[str]) -> None:
+    shutil.copy(embedded_model(), folder / "demo.gguf")
+    async with showing(BROWSE) as pilot:
+        await until_shown(pilot, "demo.gguf: tensors", "blk.0.attn_q.weight", "Q4_K", "dmin")
+        await pilot.press("enter", "down", "enter")
+        assert opened == ["aprtui:tensor?model=demo.gguf&tensor=token_embd.weight"] or "tensor=" in opened[0]
+        await until(pilot, lambda: " d " in screen_text(pilot) and "being read" not in screen_text(pilot))
+        await pilot.press("y")
+        assert pilot.app.clipboard == "aprtui stats demo.gguf"
+        await pilot.press("escape", "space")
+        assert "Only captures can be marked" in told(pilot)[-1]
+
+
+async def test_two_marked_captures_open_the_diff(folder: Path, opened: list[str]) -> None:
+    for name in ("a", "b", "c"):
+        write_capture(folder / name)
+    async with showing(BROWSE) as pilot:
+        await until_shown(pilot, "3 captures")
+        await pilot.press("d")
+        assert "0 marked" in told(pilot)[-1]
+        await pilot.press("space", "space", "y")
+        assert pilot.app.clipboard == "aprtui diff a b"
+        await pilot.press("d")
+        assert opened[-1] == "aprtui:diff?a=a&b=b"
+        await pilot.press("space")
+        await until_shown(pilot, "●  b", "●  c")
+        await pilot.press("d", "space", "d")
+        assert opened[-1] == "aprtui:diff?a=b&b=c" and "1 marked" in told(pilot)[-1]
+
+
+async def test_filter_leaves_what_contains_its_words_and_escape_ends_it(folder: Path) -> None:
+    captures(folder)
+    async with showing(BROWSE) as pilot:
+        await until_shown(pilot, "4 captures")
+        await pilot.press("slash", *"bad d", "enter")
+        assert [row.key for row in found(pilot).rows] == [Path("runs/bad")]
+        await until_shown(pilot, "bad: statistics of each stage", "ffn_silu")
+        await pilot.press("slash", "escape")
+        assert len(found(pilot).rows) == 5
+        await pilot.press("enter", "slash", *"ffn_up", "enter")
+        table = pilot.app.screen.query_one("#stages", Table)
+        assert [row.key for row in table.rows] == [Node(layer, "ffn_up") for layer in range(3)]
+        assert "stages=ffn_up" in str(tool_screen(pilot).state())
+        await pilot.press("slash", *"zzz")
+        await until_shown(pilot, "Nothing matches the filter.")
+
+
+async def test_new_captures_appear_changed_ones_are_read_again_and_vanished_ones_go(folder: Path) -> None:
+    write_capture(folder / "a")
+    async with showing(BROWSE) as pilot:
+        await until_shown(pilot, "1 capture", "a: statistics")
+        write_capture(folder / "b", complete=False)
+        await until_shown(pilot, "2 captures", "unfinished")
+        assert found(pilot).key == Path("a")
+        write_capture(folder / "a", edits={Node(0, "ffn_up"): changed((0, 0), np.inf)})
+        await until_shown(pilot, "first Inf: layer 0 ffn_up")
+        shutil.rmtree(folder / "a")
+        await until_shown(pilot, "1 capture", "b: statistics")
+        shutil.rmtree(folder / "b")
+        await until_shown(pilot, "0 captures", "No captures or models here yet.")
+
+
+async def test_damaged_files_among_good_ones_are_named(folder: Path) -> None:
+    capture = write_capture(folder / "a")
+    (capture / "layer-0/ffn_up.bin").write_bytes(b"APRT")
+    (capture / "layer-1/ffn_up.bin").unlink()
+    write_capture(folder / "b")
+    (folder / "b" / "manifest.json").write_text('{"format": "aprtui-capture", "version": 1}')
+    (folder / "c.gguf").write_bytes(b"GGUF" + bytes(100))
+    async with showing(BROWSE) as pilot:
+        await until_shown(pilot, "2 captures, 1 model", "damaged")
+        await until_shown(pilot, "a: statistics", "unreadable")
+        await pilot.press("enter", "v", "slash", *"ffn_up", "enter")
+        await until_shown(pilot, "unreadable", "gone", "header ends after 4 of 12 bytes")
+        await pilot.press("j")
+        await until_shown(pilot, "layer 1 ffn_up  its file is gone")
+        await pilot.press("escape", "j", "enter")
+        await until_shown(pilot, "not a manifest of this format")
+        await pilot.press("j")
+        await until_shown(pilot, "GGUF version 0")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look everywhere")
+async def test_folder_without_permission_is_named_and_the_rest_is_shown(folder: Path) -> None:
+    write_capture(folder / "a")
+    closed = folder / "closed"
+    closed.mkdir(mode=0o000)
+    try:
+        async with showing(BROWSE) as pilot:
+            await until_shown(pilot, "1 capture, 0 models, 1 folder not readable")
+            assert told(pilot) == ["closed: cannot be looked into: Permission denied"]
+    finally:
+        closed.chmod(0o700)
+
+
+async def test_folders_without_permission_do_not_hide_the_rest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_capture(folder / "a")
+    (folder / "closed").mkdir()
+    real = os.scandir
+
+    def scandir(path: str | Path) -> object:
+        if Path(path).name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    async with showing(BROWSE) as pilot:
+        await until_shown(pilot, "1 capture, 0 models, 1 folder not readable", "a: statistics")
+        assert told(pilot) == ["closed: cannot be looked into: Permission denied"]
+
+
+async def test_given_paths_and_those_opened_lately_are_listed(folder: Path, tmp_path: Path) -> None:
+    lately = write_capture(tmp_path / "elsewhere" / "lately")
+    given = write_capture(tmp_path / "given" / "one")
+    remember(lately)
+    async with showing(BROWSE, paths=(tmp_path / "given",)) as pilot:
+        await until_shown(pilot, "2 captures", "elsewhere/lately", "given/one")
+    async with showing(screen_state(ScreenName.BROWSE, path=given)) as pilot:
+        await until_shown(pilot, "one: statistics of each stage")
+        await pilot.press("enter")
+        assert recent_paths() == (given, lately)
+        assert f"at={given}" in str(tool_screen(pilot).state())
+
+
+async def test_unwritable_state_folder_is_no_trouble(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("APRTUI_STATE_DIR", str(tmp_path / "file"))
+    write_capture(folder / "a")
+    async with showing(BROWSE) as pilot:
+        await until_shown(pilot, "a: statistics", "attn_norm")
+        await pilot.press("enter")
+        await pilot.pause()
+        assert not told(pilot)
+
+
+async def test_state_is_shown_again(folder: Path) -> None:
+    captures(folder)
+    fields = {"at": "good", "layer": 1, "stage": "ffn_up", "a": "good", "b": "half", "stages": "ffn"}
+    async with showing(screen_state(ScreenName.BROWSE, **fields)) as pilot:
+        await until_shown(pilot, "good: statistics", "ffn_silu", "●")
+        await pilot.press("enter", "v")
+        await pilot.pause()
+        assert dict(tool_screen(pilot).state().fields) == {name: str(value) for name, value in fields.items()}
+        assert [*tool_screen(pilot).command()] == ["aprtui", "diff", "good", "half"]
+        await pilot.press("escape", "space", "k")
+        await until_shown(pilot, "good: statistics", "ffn_silu")
+        await pilot.press("enter", "y")
+        assert pilot.app.clipboard == "aprtui stats good --stage ffn_up --layers 1..2"
+
+
+async def test_narrow_screens_show_the_grid_or_the_table(folder: Path) -> None:
+    write_capture(folder / "a")
+    async with showing(BROWSE, (80, 24)) as pilot:
+        await until_shown(pilot, "a: rms of each stage", "feed-forward")
+        assert "statistics of each stage" not in screen_text(pilot)
+        await pilot.press("v")
+        await until_shown(pilot, "a: statistics of each stage", "post_attn_residual")
+        assert "feed-forward" not in screen_text(pilot)
+        await pilot.press("v")
+        await until_shown(pilot, "feed-forward")
+
+
+async def test_tab_goes_round_and_letters_are_letters_in_the_filter(folder: Path) -> None:
+    write_capture(folder / "a")
+    async with showing(BROWSE) as pilot:
+        await until_shown(pilot, "a: statistics", "attn_norm")
+        names = []
+        for _ in range(3):
+            await pilot.press("tab")
+            names.append(pilot.app.screen.focused.id if pilot.app.screen.focused else None)
+        assert names == ["grid", "stages", "artifacts"]
+        await pilot.press("shift+tab")
+        assert pilot.app.screen.focused is pilot.app.screen.query_one("#stages")
+        await pilot.press("slash", "d", "space", "v", "q")
+        assert pilot.app.screen.query_one(Input).value == "d vq"
+
+
+async def test_a_resize_storm_leaves_the_screen_whole(folder: Path) -> None:
+    captures(folder)
+    async with showing(BROWSE) as pilot:
+        await until_shown(pilot, "4 captures")
+        for columns, rows in [(80, 24), (10, 5), (200, 60), (1, 1), (120, 40), (60, 10)] * 3:
+            await pilot.resize_terminal(columns, rows)
+        await pilot.resize_terminal(120, 40)
+        await until_shown(pilot, "4 captures", "foreign: statistics of each stage")

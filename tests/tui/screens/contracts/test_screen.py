@@ -1,0 +1,196 @@
+"""The contracts screen as a person drives it."""
+
+from __future__ import annotations
+
+import shutil
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from aprtui.compare.verdict import Verdict
+from aprtui.contracts.evidence.files import CheckRun, write_evidence
+from aprtui.trace.graph import Node
+from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state, screen_state
+from aprtui.tui.screens.contracts import screen as contracts_module
+from aprtui.tui.screens.contracts.screen import ContractsScreen
+from aprtui.tui.widgets.cells_grid import CellsGrid
+from aprtui.tui.widgets.table import Table
+from tests.compare.synthetic import changed, write_capture
+from tests.contracts.evidence_samples import evidence
+from tests.tui.driver import Driver, screen_text, showing, until
+
+CONTRACT = """\
+metadata:
+  version: 1.0.0
+  status: PROPOSED
+  kind: schema
+  references: [none]
+equations:
+  bytes: {formula: "count = product of the shape"}
+falsification_tests:
+  - id: ALPHA-1
+    rule: every header is right
+    prediction: the count is the product
+    test: read them
+    if_fails: the writer is wrong
+    status: FUNCTIONAL
+    check: header_arithmetic
+  - id: ALPHA-2
+    rule: gates are alike
+    prediction: cosine of ffn_gate is 1
+    check: {name: cosine_floor, stages: [ffn_gate], at_least: 0.999999}
+    status: BLOCKER_FIXTURE_ABSENT
+  - id: ALPHA-3
+    rule: experts are chosen alike
+    prediction: the same
+    check: {name: count_parity, stages: [moe_router]}
+  - id: ALPHA-4
+    rule: people are happy
+    prediction: they say so
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("APRTUI_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setattr(contracts_module, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "alpha-v1.yaml").write_text(CONTRACT)
+    (tmp_path / "broken-v1.yaml").write_text("metadata: [")
+    write_capture(tmp_path / "good")
+    write_capture(tmp_path / "bad", edits={Node(1, "ffn_gate"): changed((0, 0), 99.0)})
+    return tmp_path
+
+
+def on(folder: Path, **fields: object) -> ScreenState:
+    return screen_state(ScreenName.CONTRACTS, path=folder, document="alpha-v1", **fields)
+
+
+def results(pilot: Driver) -> dict[object, str]:
+    return {row.key: row.cells[0] for row in pilot.app.screen.query_one("#falsifiers", Table).rows}
+
+
+async def judged(pilot: Driver) -> None:
+    await until(pilot, lambda: bool(results(pilot)) and "…" not in results(pilot).values())
+
+
+async def test_falsifiers_are_judged_on_two_captures_and_states_stay_apart(folder: Path) -> None:
+    async with showing(on(folder, capture="bad", reference="good")) as pilot:
+        await judged(pilot)
+        assert results(pilot) == {
+            "ALPHA-1": "PASS", "ALPHA-2": "FAIL", "ALPHA-3": "not testable", "ALPHA-4": "no check",
+        }  # fmt: skip
+        text = screen_text(pilot)
+        for words in ("1 FAIL, 1 PASS, 1 not testable, 1 no check, judged on bad against good", "PROPOSED"):
+            assert words in text
+        for status in ("FUNCTIONAL", "BLOCKER_FIXTURE_ABSENT"):
+            assert status in text, "statuses stand as they are written"
+
+
+async def test_choosing_a_falsifier_lights_its_cells_and_puts_it_into_words(folder: Path) -> None:
+    async with showing(on(folder, capture="bad", reference="good")) as pilot:
+        await judged(pilot)
+        await pilot.press("j")
+        grid = pilot.app.screen.query_one(CellsGrid)
+        await until(pilot, lambda: grid.lit == {Node(1, "ffn_gate")})
+        assert "ALPHA-2  FAIL" in screen_text(pilot)
+        assert "life cycle PROPOSED" in screen_text(pilot)
+
+
+async def test_without_captures_nothing_is_claimed(folder: Path) -> None:
+    async with showing(on(folder)) as pilot:
+        await judged(pilot)
+        assert results(pilot)["ALPHA-1"] == "UNKNOWN"
+        assert "judged without a capture" in screen_text(pilot)
+        assert "no capture at hand" in screen_text(pilot)
+
+
+async def test_captures_come_from_the_screen_before(folder: Path) -> None:
+    async with showing(
+        screen_state(ScreenName.BROWSE, path=folder, a="good", b="bad"), paths=(folder / "alpha-v1.yaml",)
+    ) as pilot:
+        await until(pilot, lambda: len(pilot.app.screen.query_one("#artifacts", Table).rows) == 2)
+        await pilot.press("5")
+        await judged(pilot)
+        assert results(pilot)["ALPHA-2"] == "FAIL"
+
+
+async def test_a_contract_that_is_edited_is_read_again(folder: Path) -> None:
+    async with showing(on(folder, capture="bad", reference="good")) as pilot:
+        await judged(pilot)
+        (folder / "alpha-v1.yaml").write_text(CONTRACT.replace("0.999999", "-1"))
+        await until(pilot, lambda: results(pilot).get("ALPHA-2") == "PASS")
+        (folder / "alpha-v1.yaml").unlink()
+        await until(pilot, lambda: "alpha-v1" not in screen_text(pilot))
+
+
+async def test_files_and_captures_that_cannot_be_read_are_told(folder: Path) -> None:
+    async with showing(on(folder, capture="bad", reference="good")) as pilot:
+        await judged(pilot)
+        assert "cannot be read" in screen_text(pilot)
+        pilot.app.screen.query_one("#documents", Table).focus()
+        await pilot.press("end")
+        await until(pilot, lambda: "broken-v1.yaml:2" in screen_text(pilot))
+        await pilot.press("home")
+        shutil.rmtree(folder / "bad")
+        await pilot.press("r")
+        await judged(pilot)
+        assert results(pilot)["ALPHA-2"] == "UNKNOWN"
+
+
+async def test_state_and_command_give_the_same_again(folder: Path) -> None:
+    async with showing(on(folder, capture="bad", reference="good", falsifier="ALPHA-3")) as pilot:
+        await judged(pilot)
+        screen = pilot.app.screen
+        assert isinstance(screen, ContractsScreen)
+        assert parse_state(str(screen.state())).fields == {
+            "path": str(folder), "document": "alpha-v1", "falsifier": "ALPHA-3", "reference": "good", "capture": "bad",
+        }  # fmt: skip
+        words = "aprtui contracts check alpha-v1.yaml --capture bad --reference good"
+        assert " ".join(screen.command()) == words
+
+
+async def test_recorded_evidence_is_shown_with_whether_it_still_holds(folder: Path) -> None:
+    def record(**changed: object) -> None:
+        check = CheckRun("header_arithmetic", {})
+        write_evidence(folder / "evidence", evidence(contract="alpha-v1", falsifier="ALPHA-1", check=check, **changed))
+
+    def told(pilot: Driver) -> str:
+        row = next(row for row in pilot.app.screen.query_one("#falsifiers", Table).rows if row.key == "ALPHA-1")
+        return row.cells[3]
+
+    source = folder / "engine.py"
+    source.write_text("engine")
+    (folder / "alpha-v1.yaml").write_text(
+        CONTRACT.replace("  kind: schema", "  kind: schema\n  vouches_for: engine.py")
+    )
+    record(sources={"engine.py": sha256(b"engine").hexdigest()})
+    async with showing(on(folder, capture="good"), size=(200, 60)) as pilot:
+        await judged(pilot)
+        assert told(pilot) == "fresh"
+        assert "PASS of 2026-11-20 on here, fresh" in screen_text(pilot) and "carries FUNCTIONAL" in screen_text(pilot)
+        source.write_text("another")
+        await pilot.press("r")
+        await until(pilot, lambda: told(pilot) == "stale")
+        assert "stale: engine.py changed" in screen_text(pilot)
+        assert "carries PARTIAL_ALGORITHM_LEVEL, gave FUNCTIONAL" in screen_text(pilot)
+        record(verdict=Verdict.FAIL, date="2026-11-21T10:00:00Z")  # read again by itself
+        await until(pilot, lambda: told(pilot) == "refuted")
+        assert results(pilot)["ALPHA-1"] == "PASS", "what holds now is apart from what was recorded"
+
+
+async def test_words_and_cells_share_their_place_on_a_small_screen(folder: Path) -> None:
+    async with showing(on(folder, capture="bad", reference="good"), size=(80, 24)) as pilot:
+        await judged(pilot)
+        details, cells = pilot.app.screen.query_one("#details"), pilot.app.screen.query_one("#cells")
+        assert details.display and not cells.display
+        await pilot.press("c")
+        assert cells.display and not details.display
+        await pilot.press("c", "enter")
+        assert details.has_focus
+
+
+async def test_a_folder_without_contracts_says_what_to_do(tmp_path: Path) -> None:
+    async with showing(screen_state(ScreenName.CONTRACTS, path=tmp_path)) as pilot:
+        await until(pilot, lambda: "holds no .yaml file" in screen_text(pilot))

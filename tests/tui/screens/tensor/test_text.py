@@ -1,0 +1,92 @@
+"""What the panes of the tensor screen say: bytes, histograms, labels, heads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from aprtui.errors import UsageError
+from aprtui.trace.aprt import header
+from aprtui.trace.graph import graph_for
+from aprtui.tui.draw.levels import Mark
+from aprtui.tui.draw.tiles import Tiling
+from aprtui.tui.screens.tensor.body import mark_missing
+from aprtui.tui.screens.tensor.source import channel_words
+from aprtui.tui.screens.tensor.text import (
+    RowLabels,
+    between,
+    bits_text,
+    byte_lines,
+    exact_number,
+    first_byte,
+    header_words,
+    histogram_lines,
+    parse_place,
+    rms_shares,
+    token_text,
+)
+from tests.compare.synthetic import with_config
+
+
+def test_bytes_are_shown_with_offset_hex_and_text_and_the_value_marked() -> None:
+    data = header(3, 7) + np.array([1.0, -2.5], "<f4").tobytes()
+    lines = byte_lines(data, 0, slice(12, 16))
+    assert lines[0].text == "00000000  41 50 52 54 03 00 00 00 07 00 00 00 00 00 80 3f  APRT···········?"
+    assert [lines[0].text[part] for part in lines[0].marked] == ["00 00 80 3f", "···?"]
+    assert lines[1].marked == ()
+    across = byte_lines(bytes(32), 0x40, slice(0x4E, 0x52))
+    assert [across[0].text[part] for part in across[0].marked] == ["00 00", "··"]
+    assert [across[1].text[part] for part in across[1].marked] == ["00 00", "··"]
+    assert header_words(data, 0) == "magic APRT, layer 3, number of values 7"
+    assert header_words(header(None, 7), 0) == "magic APRT, layer of the whole model, number of values 7"
+    assert header_words(data, 16) == ""
+    assert (first_byte(5, 7), first_byte(1000, 7)) == (0, 0x3B0)
+
+
+def test_histograms_show_single_values_beside_millions() -> None:
+    lines = histogram_lines(np.array([0, 1, 1_000_000]), 4, plain=False)
+    assert [len(line) for line in lines] == [3] * 4
+    assert lines[-1][0] == " " and lines[-1][1] != " " and [line[2] for line in lines] == ["█"] * 4
+    assert histogram_lines(np.zeros(3, np.int64), 2, plain=True) == ["   ", "   "]
+
+
+def test_bars_are_linear_until_a_row_dwarfs_the_others() -> None:
+    shares, is_log = rms_shares(np.array([1.0, 2.0, np.nan, 4.0]))
+    assert shares.tolist() == [0.25, 0.5, 0.0, 1.0] and not is_log
+    shares, is_log = rms_shares(np.array([1000.0, 1.0, 10.0, 1.0, 0.0]))
+    assert is_log and shares.tolist() == pytest.approx([1.0, 0.05, 1 / 3, 0.05, 0.0])
+    assert rms_shares(np.zeros(0))[0].size == 0
+
+
+def test_tokens_and_numbers_are_seen_whatever_they_are() -> None:
+    assert token_text(b" a\n\t") == "·a⏎⇥"
+    assert token_text(b"\xff\x00") == "��"
+    assert (exact_number(np.float32(-0.1)), exact_number(np.float32("nan"))) == ("−0.1", "NaN")
+    assert (bits_text(np.float32(-0.0)), bits_text(np.float32("inf"))) == ("0x80000000", "0x7f800000")
+    labels = RowLabels("token", ("def", "·f"), (7, 8, 9))
+    assert [labels.words(row) for row in (1, 2, 3)] == ["token 1 ·f", "token 2 id 9", "token 3"]
+    assert labels.short(2, 8, 2) == " 2 #9   "
+    assert between("a", "b", 9, "mid") == "a  mid  b" and between("aaaa", "bbbb", 7, "mid") == "aaaa bb"
+
+
+def test_a_place_is_row_and_column_or_head_row_and_column() -> None:
+    assert parse_place("5,17", 1) == (None, 5, 17)
+    assert parse_place("2:5 17", 4) == (2, 5, 17)
+    for text, planes in (("5", 1), ("1,2,3", 1), ("a,b", 1), ("-1,2", 1), ("", 4)):
+        with pytest.raises(UsageError, match="expected"):
+            parse_place(text, planes)
+
+
+def test_a_channel_is_told_with_its_head() -> None:
+    graph = graph_for(with_config(heads=2, kv_heads=1, head_dim=4, qk_norm=True))
+    assert channel_words(graph, graph["q_post_rope"], 5) == "head 1, 1 in head"
+    assert channel_words(graph, graph["qkv_matmul"], 9) == "K head 0, 1 in head"
+    assert channel_words(graph, graph["qkv_matmul"], 15) == "V head 0, 3 in head"
+    assert channel_words(graph, graph["attention"], 4) == "head 1, 0 in head"
+    assert channel_words(graph, graph["ffn_gate"], 4) == ""
+
+
+def test_cells_above_the_diagonal_and_unread_ones_have_no_level() -> None:
+    tile = mark_missing(np.zeros((3, 3), np.uint8), Tiling(0, 0, 2, 2), 2, causal=True)
+    missing = int(Mark.MISSING)
+    assert tile.tolist() == [[0, missing, missing], [0, 0, missing], [missing] * 3]
