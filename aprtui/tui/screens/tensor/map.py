@@ -12,14 +12,13 @@ from textual.binding import Binding, BindingType
 from textual.events import Click, MouseScrollDown, MouseScrollUp
 from textual.message import Message
 from textual.strip import Strip
-from textual.widget import Widget
 
 from aprtui.tui.draw.colours import ColourMap, level_colours, level_styles
 from aprtui.tui.draw.levels import LEVELS, Mark, glyph
 from aprtui.tui.draw.numbers import number
 from aprtui.tui.draw.viewport import NUMBER_CELLS
 from aprtui.tui.widgets.heatmap import Heatmap, Tile
-from aprtui.tui.widgets.line_widget import PLAIN
+from aprtui.tui.widgets.line_widget import LineWidget
 
 
 class TensorMap(Heatmap):
@@ -126,7 +125,7 @@ class TensorMap(Heatmap):
         return Strip(segments).adjust_cell_length(width, base)
 
 
-class ColourBar(Widget):
+class ColourBar(LineWidget):
     """The colours from one end of the scale to the other, with the numbers of both and what the marks mean."""
 
     PREFIX = "colour-bar"
@@ -157,7 +156,7 @@ class ColourBar(Widget):
 
     def render_line(self, y: int) -> Strip:
         """Number, colours, number, words."""
-        width, base = self.size.width, self.rich_style
+        width, base = self.size.width, self.style()
         if not self._ends[0]:
             return Strip.blank(width, base)
         left, right = f"{self._ends[0]} ", f" {self._ends[1]}  "
@@ -166,7 +165,7 @@ class ColourBar(Widget):
         segments = [Segment(left, base)]
         for cell in range(room):
             level = cell * (LEVELS - 1) // max(room - 1, 1)
-            if self.app.has_class(PLAIN):
+            if self.plain:
                 segments.append(Segment(glyph(level), base))
             else:
                 segments.append(Segment(" ", Style(bgcolor="rgb({},{},{})".format(*(colours[level] or (0, 0, 0))))))
