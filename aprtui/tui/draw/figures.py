@@ -64,7 +64,6 @@ class Statistic(StrEnum):
 
     @property
     def following(self) -> Statistic:
-        """The next statistic in turn."""
         every = list(Statistic)
         return every[(every.index(self) + 1) % len(every)]
 

@@ -27,7 +27,6 @@ class TintSignal(StrEnum):
 
     @property
     def following(self) -> TintSignal:
-        """The next signal in turn."""
         every = list(TintSignal)
         return every[(every.index(self) + 1) % len(every)]
 

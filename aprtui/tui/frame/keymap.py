@@ -1,4 +1,4 @@
-"""Keys: chords of two of them, keys that the user has remapped, and keys that clash.
+"""Keys: chords of two of them, and keys that the user has remapped.
 
 Single keys are Textual's bindings and are remapped by their id. A *chord* is two keys in turn, as in `g d`: its first
 key, the prefix, does nothing by itself, so no key is both a command and a prefix.
@@ -78,23 +78,3 @@ def check_remapping(keys: Mapping[str, str], bindings: Iterable[Binding], chords
         if not value or any(len(keys.split()) != expected for keys in value.split(",")):
             example = "two keys with a space between them, as in 'g d'" if expected == 2 else "keys as in 'j,down'"
             raise UsageError(f"{where}: [keys] {name} = {value!r}: expected {example}")
-
-
-def clashes(bindings: Iterable[Binding], chords: Iterable[Chord]) -> list[str]:
-    """Keys that mean two things on one screen, in words; a key with priority may stand for another one of a widget."""
-    actions: dict[str, str] = {}
-    clashing = []
-    for binding in bindings:
-        for key in map(key_name, binding.key.split(",")):
-            if actions.get(key, binding.action) != binding.action:
-                clashing.append(f"{key}: {actions[key]} and {binding.action}")
-            actions[key] = binding.action
-    pairs: dict[str, str] = {}
-    for chord in chords:
-        if chord.prefix in actions:
-            clashing.append(f"{chord.prefix}: prefix of {chord.keys!r}, and {actions[chord.prefix]}")
-        both = f"{chord.prefix} {chord.last}"
-        if pairs.get(both, chord.action) != chord.action:
-            clashing.append(f"{both}: {pairs[both]} and {chord.action}")
-        pairs[both] = chord.action
-    return clashing

@@ -94,7 +94,6 @@ class Table(JumpTargets, can_focus=True):
 
         @property
         def control(self) -> Table:
-            """The table."""
             return self.table
 
     class Chosen(Pointed):
@@ -112,7 +111,6 @@ class Table(JumpTargets, can_focus=True):
 
     @property
     def rows(self) -> Sequence[Row]:
-        """What is shown."""
         return self._rows
 
     @property
@@ -158,12 +156,10 @@ class Table(JumpTargets, can_focus=True):
             self.post_message(self.Pointed(self))
 
     def action_choose(self) -> None:
-        """Choose the row under the cursor."""
         if self._rows:
             self.post_message(self.Chosen(self))
 
     def jump_places(self) -> list[JumpPlace]:
-        """The rows in view."""
         shown = range(self._first, min(self._first + self._height, len(self._rows)))
         return [JumpPlace(row - self._first + 1, 0, self.size.width, row) for row in shown]
 
@@ -177,11 +173,9 @@ class Table(JumpTargets, can_focus=True):
         return max(len(self._rows) + 1, 4)
 
     def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
-        """The wheel moves by rows."""
         self.action_move(1)
 
     def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
-        """The wheel moves by rows."""
         self.action_move(-1)
 
     def on_click(self, event: Click) -> None:
@@ -221,7 +215,6 @@ class Table(JumpTargets, can_focus=True):
 
     @property
     def _height(self) -> int:
-        """Rows in view below the titles."""
         return max(self.size.height - 1, 1)
 
     def _put(self, row: int) -> None:

@@ -89,7 +89,6 @@ class LiveBody(Container):
 
     @property
     def node(self) -> Node | None:
-        """The node under the cursor."""
         return self._grid.node
 
     def words(self, width: int) -> str:

@@ -58,7 +58,6 @@ def _number(value: float) -> str:
 
 
 def duration(value: float) -> str:
-    """A duration with three digits."""
     if value < 1e-6:
         return f"{value * 1e9:.3g} ns"
     if value < 1e-3:

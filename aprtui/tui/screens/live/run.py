@@ -54,7 +54,6 @@ class Timeline:
         return replace(self, at=None if index >= self.tokens - 1 else max(index, self.oldest))
 
     def to_live(self) -> Timeline:
-        """Look at the newest token."""
         return replace(self, at=None)
 
     @property
@@ -88,7 +87,6 @@ class LiveRun:
         self.prompt, self.tokens, self.timeline = (), [], Timeline()
 
     def add(self, event: TokenText) -> None:
-        """Add a token."""
         name = self.names.get(event.id, event.text)
         self.tokens.append(TokenFigures(name, event.id, event.logprob, event.entropy, event.margin))
 
@@ -104,9 +102,7 @@ class LiveRun:
         return [*self.prompt, *(token.id for token in self.tokens)]
 
     def tint(self, signal: TintSignal, index: int = -1) -> int | None:
-        """The tint of a token, of the newest by default."""
         return tint(signal, self.tokens[index], self.noise)
 
     def tints(self, signal: TintSignal) -> list[int | None]:
-        """The tints of all tokens."""
         return [tint(signal, token, self.noise) for token in self.tokens]

@@ -45,8 +45,6 @@ GLYPHS = {
 
 
 class StatusBar(LineWidget):
-    """Shows a `Status`."""
-
     PREFIX = "status-bar"
     COMPONENT_CLASSES: ClassVar[set[str]] = {"status-bar--engine", "status-bar--state", "status-bar--failure"}
     DEFAULT_CSS = """

@@ -13,7 +13,6 @@ from textual.widgets import Input
 from aprtui.resources import embedded_model
 from aprtui.trace.graph import Node
 from aprtui.tui.app import AprtuiApp
-from aprtui.tui.frame.keymap import clashes
 from aprtui.tui.frame.recent import recent_paths, remember
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.screens.browse import screen as browse_screen
@@ -21,6 +20,7 @@ from aprtui.tui.screens.browse.screen import BrowseScreen
 from aprtui.tui.widgets.table import Table
 from tests.compare.synthetic import changed, write_capture
 from tests.tui.driver import Driver, screen_text, showing, told, tool_screen, until, until_shown
+from tests.tui.frame.key_clashes import clashes
 
 BROWSE = ScreenState(ScreenName.BROWSE)
 

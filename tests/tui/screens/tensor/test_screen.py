@@ -13,7 +13,6 @@ from aprtui.errors import UnreadableError, UsageError
 from aprtui.resources import embedded_model
 from aprtui.trace.aprt import write_aprt
 from aprtui.trace.graph import Node
-from aprtui.tui.frame.keymap import clashes
 from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state, screen_state
 from aprtui.tui.screens.tensor import screen as tensor_screen
 from aprtui.tui.screens.tensor.map import ColourBar, TensorMap
@@ -24,6 +23,7 @@ from aprtui.tui.widgets.lines import Lines
 from aprtui.tui.widgets.table import Table
 from tests.compare.synthetic import CONFIG, changed, stage_values, with_config, write_capture
 from tests.tui.driver import Driver, drag, screen_text, showing, told, tool_screen, until, until_shown
+from tests.tui.frame.key_clashes import clashes
 
 
 @pytest.fixture(autouse=True)
