@@ -1,7 +1,8 @@
-"""Text in terminal cells: clipped, padded, and joined as far as there is room. A wide character takes two cells."""
+"""Text in terminal cells: clipped, padded, joined as far as there is room, quoted. A wide character takes two cells."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
@@ -40,3 +41,8 @@ def joined(fields: Sequence[str], width: int) -> str:
         count -= 1
         text = SEPARATOR.join([*fields[:count], "…"])
     return clipped(text, width)
+
+
+def quoted(name: str) -> str:
+    """A token's text with its line breaks and blanks told apart: `"\\n"`, `" return"`."""
+    return json.dumps(name, ensure_ascii=False)

@@ -6,10 +6,10 @@ key, the prefix, does nothing by itself, so no key is both a command and a prefi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from textual.binding import Binding, BindingType
+from textual.binding import Binding
 from textual.keys import _character_to_key, format_key
 
 from aprtui.errors import UsageError
@@ -38,13 +38,6 @@ class Chord:
 def key_name(key: str) -> str:
     """Textual's name of a key that may be given as its character: `]` is `right_square_bracket`."""
     return _character_to_key(key) if len(key) == 1 else key
-
-
-def bindings_of(bindings: Iterable[BindingType]) -> Iterator[Binding]:
-    """The bindings among Textual's shorthands."""
-    for binding in bindings:
-        if isinstance(binding, Binding):
-            yield binding
 
 
 def displayed_keys(keys: str, ascii_only: bool = False) -> str:

@@ -19,7 +19,7 @@ from aprtui.tui.frame.chords import ChordScreen
 from aprtui.tui.frame.chrome import ReadoutLine, TabBar
 from aprtui.tui.frame.config import Config
 from aprtui.tui.frame.jump import JumpScreen
-from aprtui.tui.frame.keymap import Chord, bindings_of, key_name, remapped
+from aprtui.tui.frame.keymap import Chord, key_name, remapped
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState
 from aprtui.tui.widgets.jump_targets import JumpTargets
@@ -198,7 +198,7 @@ class ToolScreen(Screen[None]):
 def _declared(kind: type) -> Iterator[Binding]:
     """Bindings that `kind` itself declares, if it is one of ours."""
     if kind.__module__.startswith("aprtui."):
-        yield from bindings_of(kind.__dict__.get("BINDINGS", ()))
+        yield from (each for each in kind.__dict__.get("BINDINGS", ()) if isinstance(each, Binding))
 
 
 def picture(svg: str) -> str:

@@ -22,7 +22,8 @@ from aprtui.trace.graph import Node
 from aprtui.tui.draw.bars import bar_cells, bar_text, candidate_bars, lens_bars, token_text
 from aprtui.tui.draw.colours import TINTS, tint_styles
 from aprtui.tui.draw.figures import Statistic
-from aprtui.tui.draw.signals import TintSignal, TokenFigures, flip_risk, percent, tint, token_words
+from aprtui.tui.draw.numbers import percent
+from aprtui.tui.draw.signals import TintSignal, TokenFigures, flip_risk, tint, token_words
 from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state
 from aprtui.tui.screens.live.commands import free_directory, run_command, trace_command
 from aprtui.tui.screens.live.run import Timeline

@@ -9,7 +9,8 @@ import numpy as np
 from aprtui.trace.graph import Node, graph_for
 from aprtui.tui.draw.figures import Statistic, figures, first_bad
 from aprtui.tui.draw.grid_layout import grid_layout
-from aprtui.tui.screens.live.readout import describe, duration, pass_title
+from aprtui.tui.draw.numbers import duration
+from aprtui.tui.screens.live.readout import describe, pass_title
 from aprtui.tui.screens.live.status_bar import engine_line, speed_line
 from aprtui.tui.widgets.stage_grid import model_strip
 from tests.tui.screens.recorded import example_info, example_record

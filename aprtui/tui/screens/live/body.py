@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -12,7 +14,6 @@ from aprtui.engine.process.slots import TokenRecord
 from aprtui.trace.graph import Node, graph_for
 from aprtui.tui.draw.bars import candidate_bars, lens_bars
 from aprtui.tui.draw.figures import figures, first_bad
-from aprtui.tui.frame.session import Session
 from aprtui.tui.screens.live.readout import describe, pass_title
 from aprtui.tui.screens.live.run import LiveRun
 from aprtui.tui.screens.live.state import InitialState
@@ -26,7 +27,10 @@ NO_LENS = "Not computed for this token.\nn makes the next one,\ng starts the run
 
 
 class LiveBody(Container):
-    """Shows a `LiveRun` and the passes that the screen gives it, by the statistic, the signal and the lens chosen."""
+    """Shows a `LiveRun` and the passes that the screen gives it, by the statistic, the signal and the lens chosen.
+
+    `paths` are those given on the command line: contracts may be among them.
+    """
 
     SCOPED_CSS: ClassVar[bool] = False  # the width of the screen, an ancestor, decides
     DEFAULT_CSS: ClassVar[str] = """
@@ -53,7 +57,7 @@ class LiveBody(Container):
     }
     """
 
-    def __init__(self, run: LiveRun, initial: InitialState, session: Session) -> None:
+    def __init__(self, run: LiveRun, initial: InitialState, paths: Sequence[Path]) -> None:
         super().__init__()
         self._run = run
         self._first_node = initial.node
@@ -63,7 +67,7 @@ class LiveBody(Container):
         self._text = TextStream(classes="pane")
         self._candidates = BarList("likeliest tokens", id="candidates", classes="pane")
         self._lens = BarList("logit lens", id="lens", classes="pane")
-        self._dock = ContractsDock(session.paths, id="dock")
+        self._dock = ContractsDock(paths, id="dock")
         self._dock.can_focus = False  # enter goes to the prompt here; 5 opens the contracts
         self._grid = StageGrid(classes="pane")
         self._line = TokenLine()

@@ -145,7 +145,7 @@ class LiveScreen(ToolScreen):
         self._prompt = state.text("prompt", session.prompt)
         self._sampling = self._initial.sampling
         self._run = LiveRun()
-        self._body = LiveBody(self._run, self._initial, session)
+        self._body = LiveBody(self._run, self._initial, session.paths)
         self._generate_when_loaded = bool(self._prompt)
         self._generation = 0
         self._records_shown = 0
