@@ -89,7 +89,7 @@ class StageGrid(LayerGrid, can_focus=True):
         self.refresh()
 
     def on_resize(self, event: Resize) -> None:
-        """Say it again: there is another room for words."""
+        """Announce the cursor again: the words about it may have more or less room."""
         if self._graph is not None:
             self.post_message(self.Pointed())
 

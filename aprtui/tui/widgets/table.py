@@ -160,8 +160,8 @@ class Table(JumpTargets, can_focus=True):
             self.post_message(self.Chosen(self))
 
     def jump_places(self) -> list[JumpPlace]:
-        shown = range(self._first, min(self._first + self._height, len(self._rows)))
-        return [JumpPlace(row - self._first + 1, 0, self.size.width, row) for row in shown]
+        in_view = range(self._first, min(self._first + self._height, len(self._rows)))
+        return [JumpPlace(row - self._first + 1, 0, self.size.width, row) for row in in_view]
 
     def jump_to(self, target: Hashable) -> None:
         """Put the cursor on a row, by its number."""
@@ -258,8 +258,8 @@ def column_widths(columns: Sequence[Column], needed: Sequence[int], room: int) -
 
 
 def _total(widths: Sequence[int]) -> int:
-    shown = [width for width in widths if width]
-    return sum(shown) + GAP * (len(shown) - 1)
+    used = [width for width in widths if width]
+    return sum(used) + GAP * (len(used) - 1)
 
 
 def _fitted(text: str, width: int, column: Column) -> str:

@@ -13,7 +13,7 @@ from aprtui.engine.process.messages import EngineDescription, Started, TokenText
 from aprtui.engine.process.slots import TokenRecord
 from aprtui.trace.graph import Node, graph_for
 from aprtui.tui.draw.bars import candidate_bars, lens_bars
-from aprtui.tui.draw.figures import figures, first_bad
+from aprtui.tui.draw.figures import figures_of, first_bad
 from aprtui.tui.screens.live.readout import describe, pass_title
 from aprtui.tui.screens.live.run import LiveRun
 from aprtui.tui.screens.live.state import InitialState
@@ -137,8 +137,8 @@ class LiveBody(Container):
         self._grid.border_title = pass_title(self.statistic, record)
         if record is not None and graph is not None:
             before = None if self._before is None else self._before.stats
-            shown = figures(self.statistic, record.stats, record.stage_seconds, before)
-            self._grid.show(shown, first_bad(graph, record.stats), notify=False)
+            figures = figures_of(self.statistic, record.stats, record.stage_seconds, before)
+            self._grid.show(figures, first_bad(graph, record.stats), notify=False)
 
     def show_lens(self) -> None:
         """Draw the lens, with the layer under the cursor marked."""
@@ -157,9 +157,9 @@ class LiveBody(Container):
         if title != self._text_title:
             self._text_title = self._text.border_title = title
         self._text.mark(timeline.at)
-        self._line.show(self.signal, self._run.shown, self._run.noise)
+        self._line.show(self.signal, self._run.token, self._run.noise)
 
     def show_tints(self) -> None:
         """Tint the text by the chosen signal."""
         self._text.tint(self._run.tints(self.signal))
-        self._line.show(self.signal, self._run.shown, self._run.noise)
+        self._line.show(self.signal, self._run.token, self._run.noise)

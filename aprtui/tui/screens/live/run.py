@@ -27,14 +27,14 @@ class Timeline:
         return self.at is None
 
     @property
-    def shown(self) -> int:
+    def index(self) -> int:
         """Index of the token that is looked at; −1 before the first."""
         return self.tokens - 1 if self.at is None else self.at
 
     @property
     def record(self) -> int:
         """Record number of the token that is looked at."""
-        return self.first_record + self.shown
+        return self.first_record + self.index
 
     @property
     def oldest(self) -> int:
@@ -47,7 +47,7 @@ class Timeline:
 
     def moved(self, by: int) -> Timeline:
         """Look at another token; beyond the newest one lies the present."""
-        return self.at_token(self.shown + by) if self.tokens else self
+        return self.at_token(self.index + by) if self.tokens else self
 
     def at_token(self, index: int) -> Timeline:
         """Look at token `index`, or at the nearest one that is kept; the newest one means the present."""
@@ -59,7 +59,7 @@ class Timeline:
     @property
     def place(self) -> str:
         """Where in the run this is: `token 17 of 40`."""
-        return f"token {self.shown + 1} of {self.tokens}" if self.tokens else "no token yet"
+        return f"token {self.index + 1} of {self.tokens}" if self.tokens else "no token yet"
 
     def words(self) -> str:
         """The same, and in the past how much of it can be looked at."""
@@ -91,9 +91,9 @@ class LiveRun:
         self.tokens.append(TokenFigures(name, event.id, event.logprob, event.entropy, event.margin))
 
     @property
-    def shown(self) -> TokenFigures | None:
+    def token(self) -> TokenFigures | None:
         """The token that is looked at; None where there is none, or the pass gave none."""
-        index = self.timeline.shown
+        index = self.timeline.index
         return self.tokens[index] if 0 <= index < len(self.tokens) else None
 
     @property

@@ -190,7 +190,7 @@ class LiveScreen(ToolScreen):
         """`aprtui run` with this prompt."""
         if not self.prompt:
             return []
-        tokens = self._run.timeline.shown + 1
+        tokens = self._run.timeline.index + 1
         return run_command(self._source.info, self._source.settings, self.prompt, self.sampling, tokens)
 
     def on_mount(self) -> None:
@@ -291,8 +291,8 @@ class LiveScreen(ToolScreen):
 
     def action_settings(self, focused: str = "temperature", fault: str = "") -> None:
         engine = self._source.settings
-        shown = replace(engine, faults=(*engine.faults, fault)) if fault else engine
-        dialog = LiveSettingsScreen(LiveSettings(self.sampling, shown), focused)
+        edited = replace(engine, faults=(*engine.faults, fault)) if fault else engine
+        dialog = LiveSettingsScreen(LiveSettings(self.sampling, edited), focused)
         self.app.push_screen(dialog, self._apply_settings)
 
     def action_inject(self) -> None:
