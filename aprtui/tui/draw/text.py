@@ -29,8 +29,8 @@ def clipped_start(text: str, width: int) -> str:
 
 
 def padded(text: str, width: int, *, right: bool = False) -> str:
-    """`text`, which is not wider, in exactly `width` cells; at their right end where it is to stand `right`."""
-    return " " * (width - cell_len(text)) + text if right else set_cell_size(text, width)
+    """`text` in exactly `width` cells, cut off where it is longer; `right` puts it at their right end."""
+    return set_cell_size(" " * (width - cell_len(text)) + text if right else text, width)
 
 
 def joined(fields: Sequence[str], width: int) -> str:
