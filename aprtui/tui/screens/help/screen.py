@@ -41,7 +41,6 @@ class HelpScreen(ModalScreen[None]):
         self._chords = chords
 
     def compose(self) -> ComposeResult:
-        """Explanation above, keys below."""
         with VerticalScroll(classes="pane", can_focus=False) as box:
             box.border_title = self._title
             box.border_subtitle = "j k scroll, escape closes"
@@ -49,7 +48,6 @@ class HelpScreen(ModalScreen[None]):
             yield Static(self._keys())
 
     def action_scroll_by(self, lines: int) -> None:
-        """Scroll the text."""
         self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
 
     def _keys(self) -> Table:
