@@ -12,18 +12,13 @@ from aprtui.compare.context import Context
 from aprtui.compare.explain.focus import error_of
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict, alike_text
-from aprtui.compare.wording import counted, first_tokens
+from aprtui.compare.wording import counted, figures_text, first_tokens, number_text
 from aprtui.trace.graph import Node
 
 _WIDTH = 80
 _SHORT = {Metric.TOKEN_REL_L2: "worst l2"}
 """Column heads of metrics whose name is wider than the column."""
 _ORDINARY = ("from captured inputs", "all tokens", "all tokens, key ≤ query", "element by element")
-
-
-def number(value: float | None) -> str:
-    """Three significant digits; – for what is not known."""
-    return "–" if value is None else f"{value:.3g}"
 
 
 def header_lines(a: Path | str, b: Path | str, context: Context | None, comparison: Comparison) -> Iterator[str]:
@@ -105,7 +100,7 @@ def _row(layers: Sequence[StageComparison], metric: Metric) -> str:
     odd = sum(stage.metrics.count - stage.metrics.compared for stage in layers)
     return (
         f"{worst.node.stage:<18} {verdict.value:<7}{_layer(first):>6}{_layer(worst):>6}"
-        f"{number(numbers.value(metric)):>9}{number(numbers.max_abs):>9}{number(numbers.deviation(Metric.COSINE)):>9}{odd:>9}{equal:>6}"
+        f"{number_text(numbers.value(metric)):>9}{number_text(numbers.max_abs):>9}{number_text(numbers.deviation(Metric.COSINE)):>9}{odd:>9}{equal:>6}"
     )
 
 
@@ -191,8 +186,8 @@ def verdict_lines(comparison: Comparison, steps: Iterable[str]) -> Iterator[str]
     differing = [stage for stage in comparison.stages if stage.metrics.compared and not stage.metrics.equal]
     if differing and comparison.first_divergence is None:
         worst = _worst(differing, comparison.metric).verdict
-        numbers = f"{worst.metric} {number(worst.error)}, floor {number(worst.floor)}, bound {number(worst.bound)}"
-        yield from wrapped("worst", f"{worst.node}: {numbers}")
+        figures = figures_text(worst.metric, worst.error, worst.floor, worst.bound)
+        yield from wrapped("worst", f"{worst.node}: {figures}")
     yield from _hypothesis_lines(comparison)
     yield from _element_lines(comparison)
     yield from _step_lines(comparison)
@@ -281,8 +276,8 @@ def _divergence_text(divergence: Divergence) -> str:
     verdict = divergence.verdict
     place = ", ".join(f"{name} {index}" for name, index in divergence.place.items())
     text = (
-        f"first divergence: {verdict.node}, {place}: {verdict.metric} {number(verdict.error)}: {verdict.reason} "
-        f"(floor {number(verdict.floor)}, bound {number(verdict.bound)})"
+        f"first divergence: {verdict.node}, {place}: {verdict.metric} {number_text(verdict.error)}: {verdict.reason} "
+        f"(floor {number_text(verdict.floor)}, bound {number_text(verdict.bound)})"
     )
     others = [node for node in divergence.segment if node != verdict.node]
     if others:
