@@ -37,8 +37,8 @@ def diff_weights(
     from aprtui.model.weight_difference.records import weight_records
 
     with ProgressLine() as progress:
-        shown = progress if sys.stderr.isatty() else None
-        difference = compare_models(a, b, selection, tolerances, shown)
+        progress_on_terminal = progress if sys.stderr.isatty() else None
+        difference = compare_models(a, b, selection, tolerances, progress_on_terminal)
     if as_json:
         for record in weight_records(a, b, difference):
             write_record(record)

@@ -493,8 +493,8 @@ class DiffScreen(ToolScreen):
         views = ["", "-of-panes", "-of-lists", "-of-contracts"]
         if self.has_class("-high") or self.has_class("-wide"):
             views = ["", "-of-contracts"]
-        shown = next((view for view in views[1:] if self.has_class(view)), "")
-        self._see(views[(views.index(shown) + 1) % len(views)])
+        current = next((view for view in views[1:] if self.has_class(view)), "")
+        self._see(views[(views.index(current) + 1) % len(views)])
 
     def _see(self, view: str) -> None:
         for other in ("-of-panes", "-of-lists", "-of-contracts"):
@@ -595,10 +595,10 @@ class DiffScreen(ToolScreen):
         model = request.model or self._embedded
         if model is None:
             self.set_class(True, "-asks")
-            asked = self.query_one(ModelInput)
+            model_input = self.query_one(ModelInput)
             name = self._sides.model_name
-            asked.placeholder = f"path of the model to replay with{f' ({name})' if name else ''}"
-            asked.focus()
+            model_input.placeholder = f"path of the model to replay with{f' ({name})' if name else ''}"
+            model_input.focus()
         else:
             self._replay(model)
 
