@@ -123,7 +123,7 @@ def _diff_captures(
     from aprtui.cli.comparison.next_steps import diff_steps
     from aprtui.cli.progress import ProgressLine
     from aprtui.compare.captures import compare_captures
-    from aprtui.compare.context import state_context
+    from aprtui.compare.manifests import state_context
     from aprtui.trace.capture import Capture
 
     for path, other in ((a, b), (b, a)):

@@ -9,7 +9,7 @@ from typing import Any
 
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
-from aprtui.compare.context import state_context
+from aprtui.compare.manifests import state_context
 from aprtui.compare.report.records import comparison_records, read_comparison
 from aprtui.compare.verdict import parse_tolerance
 from aprtui.trace.capture import Capture

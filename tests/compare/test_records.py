@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from aprtui.compare.captures import Criteria, DiffOptions, compare_captures
-from aprtui.compare.context import state_context
 from aprtui.compare.files import compare_files
+from aprtui.compare.manifests import state_context
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.report.records import SCHEMA, comparison_records, read_comparison
 from aprtui.compare.verdict import Signal, StageVerdict, Verdict, parse_tolerance

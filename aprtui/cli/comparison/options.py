@@ -16,7 +16,7 @@ from aprtui.errors import EngineError, ExitCode, UsageError
 if TYPE_CHECKING:
     from aprtui.compare.align.coverage import Selection
     from aprtui.compare.comparison import Comparison
-    from aprtui.compare.context import Context
+    from aprtui.compare.manifests import Context
     from aprtui.compare.policy import Policy
     from aprtui.compare.verdict import Tolerance, Verdict
 

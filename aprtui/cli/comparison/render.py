@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from aprtui.compare.comparison import Comparison, Divergence, FocusKind, StageComparison, Support
-from aprtui.compare.context import Context
 from aprtui.compare.explain.focus import error_of
+from aprtui.compare.manifests import Context
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict, alike_text
 from aprtui.compare.wording import counted, figures_text, first_tokens, number_text

@@ -29,8 +29,8 @@ from aprtui.compare.comparison import (
     StageComparison,
     Support,
 )
-from aprtui.compare.context import Context
 from aprtui.compare.explain.focus import choose_focus
+from aprtui.compare.manifests import Context
 from aprtui.compare.metrics.extras import UlpHistogram
 from aprtui.compare.metrics.logits import Flip, LogitMetrics
 from aprtui.compare.metrics.measure import Metric, PairMetrics
