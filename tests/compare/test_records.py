@@ -14,7 +14,7 @@ import pytest
 
 from aprtui.compare.captures import Criteria, DiffOptions, compare_captures
 from aprtui.compare.files import compare_files
-from aprtui.compare.manifests import state_context
+from aprtui.compare.manifests import compare_manifests
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.report.records import SCHEMA, comparison_records, read_comparison
 from aprtui.compare.verdict import Signal, StageVerdict, Verdict, parse_tolerance
@@ -43,7 +43,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     edits = reordered((1, 2)) | {Node(0, "ffn_up"): scaled(2)}
     b = Capture.open(write_capture(folder / "b", config=HEADS_OF_16, edits=edits, unplanned=["attn_out"]))
     options = DiffOptions(tolerances=(parse_tolerance("rel_l2=0.1"),), extras=True)
-    return list(comparison_records("a", "b", state_context(a, b), compare_captures(a, b, options)))
+    return list(comparison_records("a", "b", compare_manifests(a, b), compare_captures(a, b, options)))
 
 
 @pytest.mark.parametrize("kind", ["header", "comparison", "skip", "hint", "hypothesis", "extras", "summary"])
@@ -89,9 +89,9 @@ def test_what_is_read_back_is_written_as_the_same_records(
     )
     a, b = map(Capture.open, paths)
     options = DiffOptions(tolerances=(parse_tolerance(tolerance),) if tolerance else (), extras=True)
-    context = state_context(a, b)
-    written = printed(comparison_records(*paths, context, compare_captures(a, b, options)))
-    assert printed(comparison_records(*paths, context, read_comparison(written))) == written
+    manifests = compare_manifests(a, b)
+    written = printed(comparison_records(*paths, manifests, compare_captures(a, b, options)))
+    assert printed(comparison_records(*paths, manifests, read_comparison(written))) == written
 
 
 def test_a_comparison_of_two_stage_files_is_read_back(tmp_path: Path) -> None:

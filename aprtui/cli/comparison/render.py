@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aprtui.compare.comparison import Comparison, Divergence, FocusKind, StageComparison, Support
 from aprtui.compare.explain.focus import error_of
-from aprtui.compare.manifests import Context
+from aprtui.compare.manifests import ManifestDifferences
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict, alike_text
 from aprtui.compare.wording import counted, figures_text, first_tokens, number_text
@@ -21,12 +21,14 @@ _SHORT = {Metric.TOKEN_REL_L2: "worst l2"}
 _ORDINARY = ("from captured inputs", "all tokens", "all tokens, key ≤ query", "element by element")
 
 
-def header_lines(a: Path | str, b: Path | str, context: Context | None, comparison: Comparison) -> Iterator[str]:
+def header_lines(
+    a: Path | str, b: Path | str, manifests: ManifestDifferences | None, comparison: Comparison
+) -> Iterator[str]:
     """The two sides, what their manifests state differently (None for stage files), and what aligns their positions."""
     yield f"A  {a}"
     yield f"B  {b}"
-    if context is not None:
-        yield from _context_lines(context)
+    if manifests is not None:
+        yield from _manifest_lines(manifests)
     for statement in comparison.statements:
         yield from wrapped("", statement)
     alignment = comparison.alignment
@@ -39,15 +41,15 @@ def header_lines(a: Path | str, b: Path | str, context: Context | None, comparis
         yield "tokens  stage files record none: element by element, as named"
 
 
-def _context_lines(context: Context) -> Iterator[str]:
-    if not context.without_manifest:
-        for difference in context.differences:
+def _manifest_lines(manifests: ManifestDifferences) -> Iterator[str]:
+    if not manifests.without_manifest:
+        for difference in manifests.differences:
             yield f"   {difference.what}: A {_fact(difference.a)} · B {_fact(difference.b)}"
-        if not context.differences:
+        if not manifests.differences:
             yield "   the manifests state the same model, engine, mode and rounding"
         return
-    yield f"   no manifest in {' and '.join(context.without_manifest)}: model, engine and mode not known"
-    stated = [f"{entry.what} {_fact(entry.a or entry.b)}" for entry in context.differences]
+    yield f"   no manifest in {' and '.join(manifests.without_manifest)}: model, engine and mode not known"
+    stated = [f"{entry.what} {_fact(entry.a or entry.b)}" for entry in manifests.differences]
     if stated:
         yield from wrapped("   the other states", ", ".join(stated))
 

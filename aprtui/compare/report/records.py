@@ -30,7 +30,7 @@ from aprtui.compare.comparison import (
     Support,
 )
 from aprtui.compare.explain.focus import choose_focus
-from aprtui.compare.manifests import Context
+from aprtui.compare.manifests import ManifestDifferences
 from aprtui.compare.metrics.extras import UlpHistogram
 from aprtui.compare.metrics.logits import Flip, LogitMetrics
 from aprtui.compare.metrics.measure import Metric, PairMetrics
@@ -46,17 +46,17 @@ _METRICS = frozenset(field.name for field in fields(PairMetrics))
 
 
 def comparison_records(
-    a: Path | str, b: Path | str, context: Context | None, comparison: Comparison
+    a: Path | str, b: Path | str, manifests: ManifestDifferences | None, comparison: Comparison
 ) -> Iterator[Record]:
-    """All records of a comparison of `a` and `b`, the summary last; `context` is None where no two manifests differ."""
+    """All records of a comparison of `a` and `b`, the summary last; `manifests` is None for stage files."""
     alignment = comparison.alignment
     yield {
         "record": "header",
         "schema": SCHEMA,
         "path_a": str(a),
         "path_b": str(b),
-        "differences": [asdict(difference) for difference in context.differences] if context else [],
-        "without_manifest": list(context.without_manifest) if context else [],
+        "differences": [asdict(difference) for difference in manifests.differences] if manifests else [],
+        "without_manifest": list(manifests.without_manifest) if manifests else [],
         "token_source_a": alignment.sources[0],
         "token_source_b": alignment.sources[1],
         "token_problem": alignment.problem,
