@@ -22,7 +22,7 @@ from aprtui.trace.aprt import read_aprt, write_aprt
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.trace.json_value import json_value
-from tests.compare.recorded import FAULT, two_captures
+from tests.compare.recorded import FAULT, records_of, two_captures
 from tests.compare.synthetic import HEADS_OF_16, Edit, changed, reordered, scaled, write_capture
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "diff-json.md").read_text()
@@ -123,3 +123,13 @@ def test_what_a_replay_found_of_each_side_is_read_back(tmp_path: Path) -> None:
     stage = next(stage for stage in found.stages if stage.node == FAULT)
     assert stage.injected == (clean, added) and stage.verdict.signal is Signal.INJECTED
     assert found.first_divergence is not None and found.first_divergence.verdict == stage.verdict
+
+
+def test_fields_that_a_later_version_adds_are_ignored(tmp_path: Path) -> None:
+    a, b = two_captures(tmp_path)
+    written = records_of(a, b)
+    later = [
+        {**record, "added": 1, "logits": record.get("logits") and {**record["logits"], "added": 1}}
+        for record in written
+    ]
+    assert printed(comparison_records(a, b, None, read_comparison(later)))[1:] == written[1:]

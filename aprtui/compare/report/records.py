@@ -42,7 +42,10 @@ Record = dict[str, Any]
 SCHEMA = "aprtui-diff-v1"
 """Fields are added under this name, never changed or taken away."""
 
+# By name: records of a later version have further fields.
 _METRICS = frozenset(field.name for field in fields(PairMetrics))
+_LOGITS = frozenset(field.name for field in fields(LogitMetrics)) - {"flips"}
+_FLIPS = frozenset(field.name for field in fields(Flip))
 
 
 def comparison_records(
@@ -246,8 +249,8 @@ def _read_verdict(node: Node, record: Mapping[str, Any], metric: Metric, signal:
 
 
 def _read_logits(record: Mapping[str, Any]) -> LogitMetrics:
-    flips = tuple(Flip(**{name: _number(value) for name, value in flip.items()}) for flip in record["flips"])
-    return LogitMetrics(**{name: _number(value) for name, value in record.items() if name != "flips"}, flips=flips)
+    flips = tuple(Flip(**{name: _number(flip[name]) for name in _FLIPS}) for flip in record["flips"])
+    return LogitMetrics(**{name: _number(record[name]) for name in _LOGITS}, flips=flips)
 
 
 def _read_element(record: Mapping[str, Any]) -> Element:
