@@ -2,11 +2,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Exact versions for whoever works on the project; /dev/null takes the newest that pyproject.toml allows.
+CONSTRAINTS ?= constraints.txt
 
-.PHONY: run test test-slow wheel evidence clean
+.PHONY: run setup test test-slow wheel evidence constraints clean
 
 run: $(VENV)/installed
 	@$(BIN)/aprtui
+
+# What tests and contributors need, into the virtual environment.
+setup: $(VENV)/installed-dev
 
 test: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -28,12 +33,17 @@ wheel: $(VENV)/installed-dev
 evidence: $(VENV)/installed-dev
 	$(BIN)/python -m tests.contracts.record_evidence $(IDS)
 
+# The versions that are installed, after a gate that passed with them: see CONTRIBUTING.md.
+constraints:
+	echo '# Renewed by: make clean; CONSTRAINTS=/dev/null .ci/run && make constraints   (Linux, Python 3.11)' >constraints.txt
+	$(BIN)/python -m pip list --format=freeze --exclude-editable --exclude pip >>constraints.txt
+
 $(VENV)/installed: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-$(VENV)/installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+$(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	touch $@ $(VENV)/installed
 
 $(BIN)/python:

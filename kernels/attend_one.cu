@@ -6,8 +6,8 @@
 // [heads, splits, head_dim + 2]; counters [kv_heads * ceil(heads / kv_heads / 8)], 0 before and left at 0.
 //
 // A block of 128 threads takes a K/V head, up to eight of its query heads, and a run of keys, 64 at a time with a running
-// maximum (Milakov & Gimelshein 2018, arXiv:1805.02867); the last block of a K/V head joins the runs. Runs are at least 64
-// keys long, so that blocks have none where the context is short, and one graph serves all lengths.
+// maximum (Milakov & Gimelshein 2018, arXiv:1805.02867); the last block of a K/V head combines the runs. Runs are at least
+// 64 keys long, so in a short context some blocks have no keys, and one graph serves all lengths.
 // Launch: grid (splits, kv_heads, ceil(heads / kv_heads / 8)). Must move: keys and values of all positions once (for each
 // eight heads), 4 bytes a value of q and out; taps 4 bytes a key and head, twice.
 #include "attention.cuh"
@@ -48,7 +48,7 @@ INLINE void score_tile(const Attention& a, const Run& run, int start, Shared<flo
   }
 }
 
-// Scores to powers of the running maximum, which the sums so far are reduced to.
+// Turns scores into exponentials relative to the running maximum, and rescales the sums so far to it.
 INLINE void raise_tile(const Run& run, Shared<float> scores, Shared<float> largest, Shared<float> sums, Shared<float> factors) {
   for (int g = warp_index(); g < run.heads; g += THREADS / WARP) {
     const float first = scores[g * TILE + lane_index()], second = scores[g * TILE + WARP + lane_index()];
@@ -77,7 +77,7 @@ INLINE void add_values(const Attention& a, const Run& run, int start, Shared<flo
 #pragma unroll
     for (int g = 0; g < AT_ONCE; ++g)
       if (g < run.heads) sums[g][j] *= factors[g];
-    // Four keys at a time: their powers come in one load, and their values are in flight together.
+    // Four keys at a time: one load reads their exponentials, and the loads of their values overlap.
     for (int i = 0; i < count; i += 4) {
       float value[4];
 #pragma unroll
@@ -116,7 +116,7 @@ INLINE void join_runs(const Attention& a, const Run& run, const float* partial, 
   }
   __syncthreads();
   if (!a.q8.levels) return;
-  // All heads of the block lie side by side: a multiple of 32 values, one block of Q8_1 a warp.
+  // All heads of the block are adjacent: a multiple of 32 values, one block of Q8_1 for each warp.
   for (int i = threadIdx.x; i < run.heads * a.head_dim; i += THREADS)
     quantize_block(weights[i / a.head_dim * MAX_DIM + i % a.head_dim], a.q8, (run.first_head * a.head_dim + i) / 32);
 }

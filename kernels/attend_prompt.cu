@@ -3,21 +3,21 @@
 //   attend_prompt(Attention a, const Step* step)
 //
 // Shapes: see Attention; a.q8 is not written (use `quantize`). A block of 128 threads takes a head and 16 queries, four a warp,
-// and walks over the keys 32 at a time with a running maximum; a lane has a key, then channels.
+// and walks over the keys 32 at a time with a running maximum; a lane has one key, then channels.
 // Launch: grid (ceil(tokens / 16), heads); dynamic shared memory 4 * (16 * head_dim + 32 * min(head_dim, 128) + 544) bytes, at
-// most 35 KB: of wider heads 128 channels at a time. Must move: for each 16 queries the keys and values up to the last of them (from L2 mostly), 4 bytes a
-// value of q and out; taps 4 bytes a map entry, three times.
+// most 35 KB: wider heads take 128 channels at a time. Must move: for each 16 queries the keys and values up to the last of
+// them (mostly from L2), 4 bytes a value of q and out; taps 4 bytes a map entry, three times.
 #include "attention.cuh"
 
 constexpr int QUERIES = 16, KEYS = 32, OF_WARP = 4, SLICE = 128, SLICES = 2, PARTS = SLICE / WARP;
 
-// Some channels of 32 rows of a cache; rows lie a slice and 1 apart, so that lanes meet no bank twice.
+// Some channels of 32 rows of a cache; rows are a slice and 1 apart, so that no two lanes use the same bank.
 struct KeyTile {
   Shared<float> values;
   int pitch;
 };
 
-// Rows from `start`, those from `end` on as zeros; channels from SLICE * slice. Returns how many channels there are.
+// Loads rows from `start`, with zeros from `end` on, and channels from SLICE * slice. Returns the number of channels.
 template <class T>
 INLINE int load_tile(const void* cache, const Attention& a, int kv_head, int start, int end, int slice, const KeyTile& tile) {
   const T* rows = static_cast<const T*>(cache) + (static_cast<size_t>(kv_head) * a.context + start) * a.head_dim + SLICE * slice;
@@ -86,7 +86,7 @@ INLINE void attend(const Attention& a, const Step* step, Shared<float> memory) {
         for (int j = 0; j < PARTS; ++j) {
           if (lane + j * WARP >= channels) break;
           const float value = tile.values[i * pitch + lane + j * WARP];
-          // Not a product with the power 0 of what a query does not see: a NaN or Inf there would go back in time.
+          // Keys that a query does not see are skipped, not multiplied by 0: a NaN or Inf there would reach earlier tokens.
 #pragma unroll
           for (int r = 0; r < OF_WARP; ++r)
             if (start + i <= step->position + first + own + r)
@@ -104,7 +104,7 @@ INLINE void attend(const Attention& a, const Step* step, Shared<float> memory) {
       if (lane + j * WARP < dim) a.out[static_cast<size_t>(token) * width + head * dim + lane + j * WARP] = sums[r][j] / total_power[r];
     if (!a.scores) continue;
     for (int key = lane; key < total; key += WARP) {
-      // A lane reads back what it wrote itself: keys fall to the same lanes as above.
+      // A lane reads back only its own writes: it has the same keys as above.
       const size_t at = (static_cast<size_t>(head) * tokens + token) * a.map_stride + key;
       const bool seen = key <= step->position + token;
       if (!seen) a.scores[at] = 0.0f;

@@ -1,13 +1,13 @@
-// What the attention kernels are told. Maps are [heads, tokens, map_stride]; of each row the first
+// Arguments of the attention kernels. Maps are [heads, tokens, map_stride]; of each row the first
 // step->position + step->tokens entries are written, zero where key > query.
 #pragma once
 
 #include "quantize.cuh"
 
 struct Attention {
-  const float* q;                             // [tokens, heads * head_dim], turned
+  const float* q;                             // [tokens, heads * head_dim], rotated
   const void *key_cache, *value_cache;        // [kv_heads, context, head_dim], float32 or half
-  float *scores, *softmax;                    // taps, null where not wanted; softmax wants scores too
+  float *scores, *softmax;                    // taps, or null; softmax needs scores too
   float* out;                                 // [tokens, heads * head_dim]
   Q8Output q8;                                // of out, or null
   int heads, kv_heads, head_dim, context;     // head_dim a multiple of 4, at most 256
@@ -25,5 +25,5 @@ INLINE float4 load_four(const half* at) {
 INLINE float load_one(const float* at) { return *at; }
 INLINE float load_one(const half* at) { return __half2float(*at); }
 
-// exp(value - largest), 0 where everything so far was -Inf.
+// exp(value - largest); 0 while all values so far are -Inf.
 INLINE float power(float value, float largest) { return expf(value - (largest == -INFINITY ? 0.0f : largest)); }

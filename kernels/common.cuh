@@ -1,4 +1,4 @@
-// What every kernel file includes: CUDA, or its emulation on the host, and reductions over a warp.
+// Included by every kernel file: CUDA, or its emulation on the host, and reductions over a warp.
 #pragma once
 
 #ifdef APRTUI_EMULATOR
@@ -16,10 +16,10 @@ using Shared = emulator::SharedArray<T>;
   extern __shared__ __align__(16) unsigned char name##_bytes[]; \
   type* const name = reinterpret_cast<type*>(name##_bytes)
 template <class T>
-using Shared = T*;  // how functions take them
+using Shared = T*;  // as a function parameter
 #endif
 
-// The shared array behind the first `offset` values of another.
+// The shared array after the first `offset` values of another.
 #ifdef APRTUI_EMULATOR
 template <class T>
 Shared<T> part_of(Shared<T> whole, size_t offset) {
@@ -72,7 +72,7 @@ INLINE T warp_min(T value) {
   return value;
 }
 
-// The sum over a block of `WARPS` warps, for every thread; `scratch` holds WARPS values and may be reused after it.
+// The sum over a block of `WARPS` warps, for every thread; `scratch` holds WARPS values and may be reused afterwards.
 template <int WARPS, class T>
 INLINE T block_sum(T value, Shared<T> scratch) {
   value = warp_sum(value);
@@ -95,8 +95,8 @@ INLINE T load_through_l2(const T* place) {
 #endif
 }
 
-// Whether the calling block is the last of `blocks` that come here with this counter: then it sees everything that
-// the others wrote to global memory before. Leaves the counter at 0 for the next launch.
+// Whether the calling block is the last of `blocks` to get here with this counter: then it sees everything that the
+// others wrote to global memory before. Leaves the counter at 0 for the next launch.
 INLINE bool last_block(unsigned* counter, unsigned blocks) {
   SHARED(unsigned, before, 1);
   __threadfence();

@@ -1,15 +1,15 @@
 // Rows of a weight matrix times up to eight columns of activations, by one warp.
 //
-// Lane l takes units l, l + 32, … of each row; sums of lanes are joined as a tree. So the result of a row and a column
-// depends on nothing else: not on how many rows or columns are computed together, nor by which block.
+// Lane l takes units l, l + 32, … of each row; the lanes' sums are added as a tree. So the result of a row and a column
+// depends on nothing else: neither on how many rows or columns are computed together, nor on the block.
 #pragma once
 
 #include "formats.cuh"
 
 enum class Mode { EXACT, Q8 };
 
-// Four products added to `total`. Multiplications and additions are joined by hand here and below, so that every
-// instantiation rounds alike.
+// Four products added to `total`. Multiplications and additions are fused by hand here and below, so that every
+// instantiation rounds in the same way.
 INLINE float dot4(const float* weights, float4 x, float total) {
   total = fmaf(weights[0], x.x, total);
   total = fmaf(weights[1], x.y, total);
@@ -79,8 +79,8 @@ struct Q8Column {
 
 INLINE int half_sum(const Q8Scale& x, int column) { return column % 32 ? x.high_sum : x.low_sum; }
 
-// `total` and the product of what a lane takes at a time: integer products, one float32 term for each scale that they have.
-// OFFSET is what the levels of the weights are too large by.
+// `total` plus the product of a lane's weights: integer products, with one float32 term for each of their scales. OFFSET is
+// the amount by which the levels of the weights are too large.
 template <int OFFSET>
 INLINE float add_product(const Unit& w, const Q8Column& x, float total) {
   const Q8Scale p = x.scales[w.low_column / 32], q = x.scales[w.high_column / 32];
@@ -99,7 +99,7 @@ INLINE float add_product(const Pair& w, const Q8Column& x, float total) {
   return fmaf(p.scale, low_term, fmaf(q.scale, high_term, total));
 }
 
-// What a lane takes at a time in q8: 64 weights where they share a header, which takes as long to read as 32 weights.
+// The weights that a lane takes at a time in q8: 64 if they share a header, which takes as long to read as 32 weights.
 template <class Format, bool MINIMUM>
 struct Q8Part {
   static constexpr int SPAN = UNIT;
@@ -134,7 +134,7 @@ INLINE void accumulate_q8(const Format& format, const Matrix& matrix, int row, c
   }
 }
 
-// What meets what: float formats have no use for 8-bit activations and meet float32 ones in both modes.
+// The activations for each format: float formats cannot use 8-bit ones and take float32 in both modes.
 template <Mode MODE, bool QUANTISED>
 struct Accumulate {
   template <int ROWS, int COLUMNS, class Format>
@@ -161,7 +161,7 @@ struct Accumulate<Mode::Q8, true> {
 };
 
 // sums[r][c] = row (row + r) times column (column + c) of the activations, in every lane. Of the columns the first `given`
-// exist, the sums of others are 0; behind the last row its sums are repeated.
+// exist, and the sums of others are 0; rows after the last repeat its sums.
 template <Mode MODE, int ROWS, int COLUMNS>
 INLINE void dot_rows(const Matrix& matrix, int row, const Activations& x, int column, int given,
                      float (&sums)[ROWS][COLUMNS]) {

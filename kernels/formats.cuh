@@ -1,17 +1,17 @@
 // Weight formats, taken apart a unit at a time.
 //
-// A unit is 32 weights of a row that lie together in memory: 16 that multiply activations low_column … low_column + 15,
+// A unit is 32 weights of a row that are adjacent in memory: 16 that multiply activations low_column … low_column + 15,
 // and 16 that multiply high_column … . Both halves have one scale each (and Q4_K, Q5_K one minimum; these span 32 columns
 // but in Q6_K, where they span 16), so that
 //
 //     weight = scale * level - minimum,      level a signed byte, four of them in an int
 //
 // which gives the values of gguf.quants.dequantize to the bit: scale and scale * level are exact in float32. Formats without a
-// minimum store level + OFFSET; load<false> leaves it in, for products that take it off the sum.
+// minimum store level + OFFSET; load<false> leaves it in, for products that subtract it from the sum.
 //
-// Q4_K and Q5_K lie as in the file: their blocks are multiples of 16 bytes. The others have blocks of 18, 22, 34 and 210
-// bytes, which no vector load can take; they are laid out as planes by aprtui/engine/cuda/planes.py, whole matrix by
-// whole matrix, in the order of the members below. Each plane but the scales starts at a multiple of 16 bytes.
+// Q4_K and Q5_K are stored as in the file: their blocks are multiples of 16 bytes. The others have blocks of 18, 22, 34 and 210
+// bytes, which no vector load can take; aprtui/engine/cuda/planes.py lays them out as planes, matrix by matrix, in the
+// order of the members below. Each plane but the scales starts at a multiple of 16 bytes.
 #pragma once
 
 #include "types.cuh"
@@ -47,7 +47,7 @@ INLINE void load16(int (&words)[4], const unsigned char* bytes) {
 struct Pair {
   int low[8], high[8];
   float low_scale, high_scale, low_minimum, high_minimum;
-  int column;  // of the first; the high ones start 32 behind it
+  int column;  // of the first; the high ones start 32 columns later
 };
 
 // Shared by Q4_K and Q5_K: a block starts with half scale, half minimum scale, 12 bytes; the unit holds the same 16 bytes'

@@ -15,7 +15,7 @@ INLINE void gate_up(const Matrix& gate, const Matrix& up, const Activations& x, 
   const int first = blockIdx.x * 32;
 #pragma unroll 1
   for (int part = 0; part < 8 / ROWS; ++part) {
-    // Gate and up in turn through one copy of the code, which has a case for each format.
+    // Gate and up go one after the other through one copy of the code, which has a case for each format.
     const bool is_gate = part % 2 == 0;
     const int row = warp_index() * 4 + part / 2 * ROWS;
     const Matrix w = is_gate ? gate : up;

@@ -1,8 +1,8 @@
-// Bias, norm of each head, RoPE and K/V write behind the matrix products of a prompt.
+// Bias, norm of each head, RoPE and K/V write after the matrix products of a prompt.
 //
 //   heads(Heads h, const Step* step)
 //
-// Shapes: see Heads. Token t of the pass stands at step->position + t. Launch: a block of 128 threads a head and token; grid
+// Shapes: see Heads. Token t of the pass is at step->position + t. Launch: a block of 128 threads a head and token; grid
 // (heads + 2 kv_heads, tokens). Must move: 4 bytes a value of h.product in, of q_turned and the cache (2 where it is half)
 // out, and of each tap.
 #include "heads.cuh"

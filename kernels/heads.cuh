@@ -1,9 +1,9 @@
-// What happens to a head of Q, K or V between its matrix product and attention: bias, norm of the head, RoPE, K/V cache.
+// The steps of a head of Q, K or V between its matrix product and attention: bias, norm of the head, RoPE, K/V cache.
 #pragma once
 
 #include "types.cuh"
 
-// Null: biases and norms that the model lacks, taps that nobody wants. Widths: q = heads * head_dim,
+// Biases and norms that the model lacks are null, and so are unused taps. Widths: q = heads * head_dim,
 // kv = kv_heads * head_dim, qkv = q + 2 kv. The cache is [kv_heads, context, head_dim], float32 or half.
 struct Heads {
   const float *q_bias, *k_bias, *v_bias;  // [q], [kv], [kv]: all or none
@@ -17,7 +17,7 @@ struct Heads {
   float* k_turned;           // [tokens, kv]: k_post_rope, a tap
   float epsilon;
   int heads, kv_heads, head_dim, context;
-  int interleaved;  // RoPE turns 2i with 2i + 1; otherwise i with i + head_dim / 2
+  int interleaved;  // RoPE rotates 2i with 2i + 1; otherwise i with i + head_dim / 2
   int half_cache;
 };
 static_assert(sizeof(Heads) == 144, "the host packs this");
@@ -40,7 +40,7 @@ INLINE void finish_head(const Heads& h, int head, int token, int position, Share
   const size_t fused = static_cast<size_t>(token) * width + static_cast<size_t>(head) * dim;
   const float* bias = is_q ? h.q_bias : is_k ? h.k_bias : h.v_bias;
   for (int i = threadIdx.x; i < dim; i += 128) {
-    // Through L2: another block may have written it in this very launch.
+    // Through L2: another block may have written it in this launch.
     const float value = load_through_l2(h.product + fused + i) + (bias ? bias[own * dim + i] : 0.0f);
     values[i] = value;
     if (h.biased) h.biased[fused + i] = value;

@@ -1,4 +1,4 @@
-// Matrix-vector products: y = W x for 1 to 8 columns at a time, with the residual added where one is given.
+// Matrix-vector products: y = W x for 1 to 8 columns at a time, with the residual added if one is given.
 //
 //   matvec_exact_1, matvec_q8_1    one column at a time; the fast way for one token
 //   matvec_exact_8, matvec_q8_8    eight columns at a time; short prompts, and every prompt in `exact`
@@ -6,12 +6,12 @@
 //   (Matrix w, Activations x, const float* residual, float* product, float* sum, int tokens, int stride)
 //
 // Shapes: x [tokens, w.columns]; product, residual, sum [tokens, w.rows] with rows `stride` apart. product = W x;
-// sum = residual + W x, added in float32. Pointers that are not wanted are null; without residual, without sum.
+// sum = residual + W x, added in float32. Unused pointers are null; without residual there is no sum.
 // exact reads x.values; q8 reads x.levels and x.scales, but x.values where w has a float format.
 //
 // Launch: blocks of 256 threads; grid (ceil(w.rows / rows), ceil(tokens / columns)), rows = 16 for matvec_q8_1,
-// 8 for the others. One warp a row, two for matvec_q8_1: their loads are in flight together. Must move: the bytes of W once for each group of
-// columns, 4 bytes a value of x (1.25 in q8) and of each output.
+// 8 for the others. One warp a row, two for matvec_q8_1: their loads overlap. Must move: the bytes of W once for each group
+// of columns, 4 bytes a value of x (1.25 in q8) and of each output.
 #include "dot.cuh"
 
 template <Mode MODE, int ROWS, int COLUMNS>
@@ -34,7 +34,7 @@ INLINE void matvec(const Matrix& w, const Activations& x, const float* residual,
     }
 }
 
-// The second launch bound, blocks that a multiprocessor should hold, bounds the registers: 64 at four, 128 at two.
+// The second launch bound, blocks that a multiprocessor should hold, limits the registers: 64 at four, 128 at two.
 KERNEL __launch_bounds__(256, 3) matvec_exact_1(Matrix w, Activations x, const float* residual, float* product, float* sum,
                                                 int tokens, int stride) {
   matvec<Mode::EXACT, 1, 1>(w, x, residual, product, sum, tokens, stride);

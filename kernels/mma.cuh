@@ -1,6 +1,6 @@
-// Products of small int8 tiles on tensor cores: all PTX that the kernels use, and its twin in the emulator.
+// Products of small int8 tiles on tensor cores: all PTX that the kernels use, and its counterpart in the emulator.
 //
-// A warp gives 16 rows of A and 8 columns of B and gets their 16 x 8 dot products in int32, exact. Lane l holds, with
+// A warp supplies 16 rows of A and 8 columns of B and gets their exact 16 x 8 dot products in int32. Lane l holds, with
 // g = l / 4 and t = l % 4, each int four bytes of k: of A rows g and g + 8, of B column g, and of the products
 // (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1): the fragments of the PTX ISA's mma.m16n8k16 and mma.m16n8k32.
 #pragma once
@@ -12,7 +12,7 @@
 #else
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
-// Turing has eight rows and a depth of 16 at a time.
+// Turing takes eight rows and a depth of 16 at a time.
 INLINE void mma_8x8x16(int& first, int& second, int a, int b) {
   asm("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};"
       : "+r"(first), "+r"(second)

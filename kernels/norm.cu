@@ -1,4 +1,4 @@
-// RMSNorm of rows, and their rounding to Q8_1 on the way.
+// RMSNorm of rows, and their rounding to Q8_1 in the same launch.
 //
 //   rms_norm(const float* x, const float* weight, float* out, Q8Output q8, int columns, float epsilon)
 //
@@ -16,7 +16,7 @@ KERNEL __launch_bounds__(256) rms_norm(const float* x, const float* weight, floa
   float squares = 0.0f;
   for (int i = threadIdx.x; i < columns; i += 256) squares = fmaf(x[start + i], x[start + i], squares);
   const float scale = 1.0f / sqrtf(block_sum<8>(squares, scratch) / static_cast<float>(columns) + epsilon);
-  // Columns are a multiple of 32: a warp is inside or outside as a whole, and holds one block of Q8_1.
+  // Columns are a multiple of 32: a whole warp is inside or outside, and holds one block of Q8_1.
   for (int i = threadIdx.x; i < columns; i += 256) {
     const float value = x[start + i] * scale * weight[i];
     if (out) out[start + i] = value;

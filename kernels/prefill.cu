@@ -1,26 +1,27 @@
-// Matrix products of prompts in q8: Y = X W^T on int8 tensor cores, with the residual added where one is given.
+// Matrix products of prompts in q8: Y = X W^T on int8 tensor cores, with the residual added if one is given.
 //
 //   matmul_q8(Matrix w, Activations x, const float* residual, float* product, float* sum, int tokens, int stride)
 //
 // Arguments and shapes are those of matvec_q8_8: x [tokens, w.columns] in Q8_1; product, residual, sum [tokens, w.rows] with
-// rows `stride` apart; pointers that are not wanted are null. w has a quantised format (float formats: matvec_q8_8).
+// rows `stride` apart; unused pointers are null. w has a quantised format (float formats: matvec_q8_8).
 //
-// Numerics: dot products of levels over 32 columns (of Q6_K over 16, as far as its scales reach) are exact integers. Four
+// Numerics: dot products of levels over 32 columns (in Q6_K over 16, the reach of its scales) are exact integers. Four
 // blocks of 32 columns at a time are summed in float32 (sum = fma(x scale, term, sum), term = scale * dot - minimum * x sum),
-// and these sums one after the other. So a value depends on its row and token alone; it differs from matvec_q8_8 by the order of the sum only.
+// and these sums one after the other. So a value depends on its row and token alone; it differs from matvec_q8_8 only by
+// the order of the sum.
 //
 // Launch: blocks of 256 threads, grid (ceil(w.rows / 128), ceil(tokens / 64)). A block has 128 rows and 64 tokens, and walks
 // over the columns 128 at a time; a warp has 32 rows and 32 tokens of it. 40 KB of shared memory, two blocks at a time on a
 // multiprocessor. Must move: W once, and 1.25 bytes a value of x, 4 a value of each output; reads W once for each 64 tokens
-// and x once for each 128 rows, from L2 mostly. Must compute: 2 operations a weight and token.
+// and x once for each 128 rows, mostly from L2. Must compute: 2 operations a weight and token.
 #include "formats.cuh"
 #include "mma.cuh"
 
 constexpr int THREADS = 256, ROWS = 128, TOKENS = 64, BLOCKS = 4, OF_WARP = 32;
 constexpr int PITCH = 8 * BLOCKS + 8;  // ints of a row of levels; the last eight keep rows in different banks
 
-// 128 columns of the block's rows and tokens. The eight words of 32 levels lie as 0, 4, 1, 5, 2, 6, 3, 7: a lane's words of
-// both halves side by side.
+// 128 columns of the block's rows and tokens. The eight words of 32 levels are in the order 0, 4, 1, 5, 2, 6, 3, 7, so that
+// a lane's words of both halves are adjacent.
 struct Tile {
   Shared<int> weights, levels;        // [ROWS, PITCH], [TOKENS, PITCH]
   Shared<float> scales, minima;       // of weights: [2 * BLOCKS, ROWS] (each 16 columns), [BLOCKS, ROWS]
@@ -36,7 +37,7 @@ INLINE void store_half(const Tile& tile, int row, int column, const int (&words)
   if (MINIMUM) tile.minima[block * ROWS + row] = minimum;  // both halves have the same
 }
 
-// Of 128 columns the first `blocks` blocks of 32 exist. Rows behind the last repeat it.
+// Of 128 columns the first `blocks` blocks of 32 exist. Rows after the last repeat it.
 template <class Format>
 INLINE void load_weights(const Format& format, const Matrix& w, int chunk, int blocks, const Tile& tile) {
   const int part = threadIdx.x % BLOCKS;
@@ -68,7 +69,7 @@ INLINE void load_tokens(const Activations& x, int tokens, int columns, int chunk
 INLINE int2 two_ints(Shared<int> array, int at) { return *reinterpret_cast<const int2*>(&array[at]); }
 INLINE float2 two_floats(Shared<float> array, int at) { return *reinterpret_cast<const float2*>(&array[at]); }
 
-// What a lane needs of its two rows of weights, g and g + 8 of 16, over the tile's columns.
+// The data that a lane needs of its two rows of weights, g and g + 8 of 16, over the tile's columns.
 template <class Format>
 struct Weights {
   int2 levels[2][BLOCKS];
@@ -99,7 +100,7 @@ struct Products {
       low = mma_16x8x32(make_int2(first.x, second.x), make_int2(first.y, second.y), x);
     }
   }
-  // One of them, in the scale of its row of weights.
+  // One product, in the scale of its row of weights.
   INLINE float scaled(int at_low, int at_high, const Weights<Format>& w, int down, int block, float x_sum) const {
     float term = w.low[down][block] * static_cast<float>(at_low);
     if (Format::SCALES_16) term = fmaf(w.high[down][block], static_cast<float>(at_high), term);

@@ -1,4 +1,4 @@
-// The Q, K and V products of one token and all that follows them up to attention, in one launch.
+// The Q, K and V products of one token and every step after them up to attention, in one launch.
 //
 //   qkv_exact, qkv_q8 (Matrix q, Matrix k, Matrix v, Activations x, Heads h, const Step* step, unsigned* counters)
 //
@@ -6,7 +6,7 @@
 // (heads + 2 kv_heads), 0 before the first launch and left at 0.
 //
 // A block of 128 threads makes 16 rows of one head into h.product (4 rows a warp); the last block of a head to finish then
-// adds its bias, norms, turns and caches it: norms need the whole head, and rows by head alone would be too few blocks.
+// adds its bias, normalises, rotates and caches it: norms need the whole head, and one block a head would be too few.
 // Launch: grid (ceil(head_dim / 16), heads + 2 kv_heads). Must move: the three matrices, 4 bytes (1.25 in q8) a value of x;
 // the rest is small.
 #include "dot.cuh"

@@ -1,4 +1,4 @@
-// Activations to Q8_1, where no kernel before does it on the way.
+// Activations to Q8_1, where no earlier kernel has rounded them.
 //
 //   quantize(const float* x, Q8Output out, int blocks)
 //

@@ -1,18 +1,18 @@
 // Rounding 32 values to one block of Q8_1: scale = absmax / 127 in float32, levels = nearest integers (ties to even).
 //
-// Equal to the bit to `round_q8_1` of aprtui/engine/rounding.py. A block that holds NaN or Inf gets the scale NaN, which
-// every product of it becomes.
+// Equal to the bit to `round_q8_1` of aprtui/engine/rounding.py. A block that holds NaN or Inf gets the scale NaN, and
+// so does every product of it.
 #pragma once
 
 #include "types.cuh"
 
 // A warp's block, one value a lane; `block` counts blocks of 32 from the start of the output.
 INLINE void quantize_block(float value, const Q8Output& out, size_t block) {
-  // Magnitudes order as their bits do, and NaN above Inf: fmaxf would drop a NaN.
+  // Magnitudes have the order of their bits, with NaN above Inf: fmaxf would drop a NaN.
   const unsigned largest = warp_max(__float_as_uint(value) & MAGNITUDE_BITS);
   const bool finite = largest < INFINITY_BITS;
   const float scale = finite ? __uint_as_float(largest) / 127.0f : __uint_as_float(NAN_BITS);
-  // Subnormal scales are too coarse to keep a level below 128.
+  // Subnormal scales are too coarse to keep levels below 128.
   const int level = finite && scale > 0.0f ? max(-127, min(127, __float2int_rn(value / scale))) : 0;
   int half_sum = level;
 #pragma unroll

@@ -8,24 +8,24 @@
 //        Step* step, int* token, Drawn* ring, int ring_size, double* sums, unsigned* counter)
 //
 // Shapes: logits [vocabulary], of the last token of the pass. All write entry step->ordinal % ring_size of their rings:
-// Candidate [ring_size, count], the likeliest first; Chosen [ring_size]; Drawn [ring_size]. keys [blocks, count], parts
+// Candidate [ring_size, count], the most likely first; Chosen [ring_size]; Drawn [ring_size]. keys [blocks, count], parts
 // [blocks] and sums [blocks] are working memory; counter is 0 before the first launch and left at 0, one each. vocabulary 1 to
 // 2^24, count 1 to 1024.
 //
-// Order: the larger logit first, of equals (-0 and 0 are) the lower id; NaN before all, as numpy.argmax has it. greedy
-// and top_candidates are functions of the bits of the logits. Candidates behind the last token have id -1.
+// Order: the larger logit first, of equal ones (as -0 and 0) the lower id; NaN before all, as in numpy.argmax. greedy
+// and top_candidates are functions of the bits of the logits. Candidates after the last token have id -1.
 //
-// The last launch of a pass, behind top_candidates and stage_statistics, stores its choice in *token, where `embed` reads it in
-// the next pass, and moves the step on: position += tokens, tokens = 1, ordinal += 1. That is greedy; or draw, in front of
-// which greedy runs with a null token and then writes nothing but its ring. Figures are in float64, as aprtui/engine/sampling.py
-// has them: logprob of the likeliest = -log(total), entropy = log(total) - weighted / total, margin = largest - second. They
-// say something where largest is finite; otherwise no token can be chosen: NaN, id the first of `nan` of them; +Inf, id where;
-// -Inf everywhere. Then draw chooses as greedy does.
+// The last launch of a pass, after top_candidates and stage_statistics, stores its choice in *token, where `embed` reads it in
+// the next pass, and advances the step: position += tokens, tokens = 1, ordinal += 1. It is greedy; or draw, and then greedy
+// runs before it with a null token and writes only its ring. Figures are in float64, as in aprtui/engine/sampling.py:
+// logprob of the most likely token = -log(total), entropy = log(total) - weighted / total, margin = largest - second. They
+// are valid if largest is finite. Otherwise no token can be chosen: with NaN, id is the first of `nan` of them; with +Inf,
+// id is its place; or all are -Inf. Then draw chooses as greedy does.
 //
 // draw: a token weighs w = exp((logit - largest) / temperature), or nothing where w < min_p; temperature > 0, min_p 0 to 1.
 // The choice is the first, in order of ids, at which the running sum of the weights exceeds uniforms[step->ordinal % ring_size]
-// (0 to below 1) times their total. `likeliest` is the ring of greedy. Sums are formed in one fixed order, which is not that of
-// aprtui/engine/sampling.py: where the two sides differ by rounding only, the neighbour may be chosen instead.
+// (0 to below 1) times their total. `likeliest` is the ring of greedy. Sums have one fixed order, which is not that of
+// aprtui/engine/sampling.py: where only rounding decides, the neighbouring token may be chosen instead.
 //
 // Launch: blocks of 256 threads; greedy, draw: grid (ceil(vocabulary / 1024)); top_candidates: grid (ceil(vocabulary / 2048)).
 // Must move: 4 bytes a logit.
@@ -37,11 +37,11 @@ struct Candidate {
 };
 struct Chosen {
   double total, weighted;  // sums of exp(d) and d * exp(d), d = logit - largest
-  float largest, second;   // -Inf where the vocabulary is one token
+  float largest, second;   // second is -Inf if the vocabulary is one token
   int id;
   int position;  // of the chosen token
   int ordinal;   // of the choice
-  int nan;       // how many logits
+  int nan;       // number of logits that are NaN
 };
 struct Drawn {
   double probability;  // that the token was drawn with
@@ -60,7 +60,8 @@ using Key = unsigned long long;
 constexpr int THREADS = 256, OF_THREAD = 4, SORTED = 2048;
 constexpr unsigned SIGN_BIT = 0x80000000u, NAN_ORDER = 0xFFFFFFFFu;
 
-// Larger for what comes first: the logit's bits in an order of unsigned numbers, above the id's complement; 0 for none.
+// A key that is larger for an earlier token: the logit's bits in the order of unsigned numbers, above the complement of the
+// id; 0 for none.
 INLINE Key key_of(float logit, int id) {
   const unsigned bits = __float_as_uint(logit + 0.0f);  // -0 to 0
   unsigned order = bits & SIGN_BIT ? ~bits : bits | SIGN_BIT;
@@ -80,7 +81,7 @@ struct Top {
 };
 INLINE Top joined(Top a, Top b) { return {max(a.first, b.first), max(min(a.first, b.first), max(a.second, b.second))}; }
 
-// Of the block, for every thread; `scratch` may be reused after it.
+// The same over the block, for every thread; `scratch` may be reused afterwards.
 INLINE Top block_top(Top own, Shared<Top> scratch) {
 #pragma unroll
   for (int distance = WARP / 2; distance > 0; distance /= 2)
@@ -93,8 +94,8 @@ INLINE Top block_top(Top own, Shared<Top> scratch) {
   return own;
 }
 
-// Adds sums that are relative to a largest logit, which lies `difference` above that of the totals. What weighs nothing is
-// left out, and so is the difference of equal infinities.
+// Adds sums that are relative to a largest logit, `difference` above that of the totals. Terms without weight are skipped,
+// and so is the difference of equal infinities.
 INLINE void add(double difference, double sum, double weighted_sum, double& total, double& weighted) {
   const double weight = exp(difference);
   if (!(weight > 0.0)) return;
@@ -145,7 +146,7 @@ KERNEL __launch_bounds__(256) greedy(const float* logits, int vocabulary, Step* 
 }
 
 // The first of `count` values, none of them negative, at which their running sum exceeds `target`; the last positive one if
-// rounding kept it from that, 0 if there is none. `before` is what was summed in front of the values, then of the one found.
+// rounding prevents that, 0 if there is none. `before` is the sum in front of the values, then in front of the one found.
 template <class Values>
 INLINE int first_over(int count, const Values& values, double target, double& before) {
   int found = 0;
@@ -159,7 +160,7 @@ INLINE int first_over(int count, const Values& values, double target, double& be
   return found;
 }
 
-// The same of one value a thread, in the order of threads; for every thread.
+// The same for one value a thread, in the order of threads; the result is for every thread.
 INLINE int thread_over(double own, double target, double& before, Shared<double> of_threads, Shared<double> of_warps) {
   of_threads[threadIdx.x] = own;
   own = warp_sum(own);
@@ -178,12 +179,12 @@ KERNEL __launch_bounds__(256) draw(const float* logits, int vocabulary, double t
   SHARED(double, of_warps, THREADS / WARP);
   const int ordinal = step->ordinal, entry = ordinal % ring_size, blocks = gridDim.x;
   const double largest = likeliest[entry].largest;
-  // 0 for all where the logits are no distribution.
+  // 0 for all tokens if the logits are no distribution.
   const auto weight = [&](int id) {
     const double of_all = id < vocabulary ? exp((logits[id] - largest) / temperature) : 0.0;
     return of_all >= min_p ? of_all : 0.0;
   };
-  // Of the ids of a thread in a block's run of ids.
+  // The sum over a thread's ids, in a block's run of ids.
   const auto weights = [&](int first) {
     double sum = 0.0;
 #pragma unroll
@@ -193,7 +194,7 @@ KERNEL __launch_bounds__(256) draw(const float* logits, int vocabulary, double t
   double sum = block_sum<8>(weights((blockIdx.x * THREADS + threadIdx.x) * OF_THREAD), of_warps);
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
   if (!last_block(counter, blocks)) return;
-  // Each thread has a run of blocks; then the one whose run it is finds the block, and all its threads the id.
+  // Each thread has a run of blocks; the thread whose run holds the target finds the block, then all threads find the id.
   const auto sum_of = [&](int block) { return block < blocks ? load_through_l2(sums + block) : 0.0; };
   const int run = (blocks + THREADS - 1) / THREADS;
   sum = 0.0;
@@ -237,7 +238,7 @@ KERNEL __launch_bounds__(256) top_candidates(const float* logits, int vocabulary
   sort(sorted);
   for (int i = threadIdx.x; i < count; i += THREADS) keys[static_cast<size_t>(blockIdx.x) * count + i] = sorted[i];
   if (!last_block(counter, gridDim.x)) return;
-  // The best so far stay in front, the best of other blocks fill the room behind them.
+  // The best so far stay in front, and the best of other blocks fill the rest.
   const int all = gridDim.x * count;
   for (int i = threadIdx.x; i < count; i += THREADS) sorted[i] = 0;
   for (int start = 0; start < all; start += SORTED - count) {

@@ -3,7 +3,7 @@
 
 #include "quantize.cuh"
 
-// Null: stages that nobody wants. All [tokens, ffn].
+// Unused stages are null. All are [tokens, ffn].
 struct FeedForward {
   float *gate, *up, *silu;  // ffn_gate, ffn_up, ffn_silu: taps
   float* out;               // ffn_swigl: for `exact`, and a tap in q8
@@ -11,7 +11,7 @@ struct FeedForward {
 };
 static_assert(sizeof(FeedForward) == 48, "the host packs this");
 
-// silu(gate) * up of value `at`, stored where it is wanted; returned.
+// silu(gate) * up of value `at`, stored in the taps in use, and returned.
 INLINE float swiglu_value(const FeedForward& f, size_t at, float gate, float up) {
   const float silu = gate / (1.0f + expf(-gate));
   const float value = silu * up;

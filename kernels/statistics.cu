@@ -1,10 +1,10 @@
-// Statistics of stages: one launch behind a forward pass, over the arrays that its kernels left.
+// Statistics of stages: one launch after a forward pass, over the arrays that its kernels wrote.
 //
 //   stage_statistics(const StageRecord* records, const Step* step, StageSums* sums)
 //
-// Shapes: records [grid.x], sums [grid.x, grid.y]; the values of a record are shared out among grid.y blocks, whose sums the
+// Shapes: records [grid.x], sums [grid.x, grid.y]; the values of a record are divided among grid.y blocks, whose sums the
 // host merges. They are the fields of aprtui.trace.stats.Accumulator, in float64 as there: over finite values, +Inf and -Inf for
-// minimum and maximum where there is none. Of an attention map only key <= query counts.
+// minimum and maximum if there is none. In an attention map only key <= query counts.
 //
 // Launch: blocks of 256 threads, grid (records, parts). Must move: 4 bytes a value.
 #include "types.cuh"

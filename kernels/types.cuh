@@ -1,13 +1,13 @@
-// Structures that the host passes to kernels: arguments lie at their natural alignment, as in C.
+// Structures that the host passes to kernels: arguments are at their natural alignment, as in C.
 #pragma once
 
 #include "common.cuh"
 
-// What a forward pass is told through device memory, so that one CUDA graph serves all tokens.
+// The state of a forward pass in device memory, so that one CUDA graph serves all tokens.
 struct Step {
   int position;  // of the first token of the pass
   int tokens;    // of the pass
-  int ordinal;   // choices made so far: where in the ring the next one goes
+  int ordinal;   // choices made so far: the next one's place in the ring
   int reserved;
 };
 
@@ -31,7 +31,7 @@ struct Activations {
   const Q8Scale* scales;
 };
 
-// Where Q8_1 activations are written.
+// Destination of Q8_1 activations.
 struct Q8Output {
   signed char* levels;
   Q8Scale* scales;

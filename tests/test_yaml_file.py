@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
 
 from aprtui.errors import UsageError
 from aprtui.yaml_file import YamlError, YamlMapping, parse_yaml, plain, read_settings, read_yaml
+from tests.hangs import no_hang
 
 PATH = Path("x.yaml")
 
@@ -77,12 +77,10 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_a_hostile_file_is_one_clear_error_within_a_second(case: str) -> None:
+def test_a_hostile_file_is_one_clear_error(case: str) -> None:
     text, expected = HOSTILE[case]
-    started = time.perf_counter()
-    with pytest.raises(YamlError, match=expected) as caught:
+    with no_hang(), pytest.raises(YamlError, match=expected) as caught:
         mapping(text)
-    assert time.perf_counter() - started < 1
     assert "\n" not in str(caught.value) and str(caught.value).startswith("x.yaml")
     assert len(str(caught.value)) < 300
 

@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,17 +26,15 @@ from aprtui.bench.cpu import Figure
 from aprtui.bench.worker import PROMPT_SEED, resident_bytes
 from aprtui.contracts.evidence.project import revision_of
 from aprtui.engine.cuda.detect import detect
+from aprtui.engine.cuda.device import Device
+from aprtui.engine.cuda.driver import Driver, Launch
+from aprtui.engine.cuda.engine import CudaEngine
 from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import NO_TAPS, KvType, Mode, Taps
 from aprtui.engine.sampling import GREEDY, Sampler, Sampling
 from aprtui.errors import EngineError
 from aprtui.model.model import Model, load_model
 from aprtui.progress import Progress
-
-if TYPE_CHECKING:
-    from aprtui.engine.cuda.device import Device
-    from aprtui.engine.cuda.driver import Driver, Launch
-    from aprtui.engine.cuda.engine import CudaEngine
 
 _COPY = 1 << 29
 _REPLAYS = 20
@@ -56,7 +53,7 @@ class GpuOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class MeasurementSetup:
     """Where and by what figures were measured."""
 
     date: str
@@ -69,14 +66,14 @@ class Setting:
     peer: str
 
 
-def run_gpu(options: GpuOptions, told: Callable[[Setting], None], progress: Progress) -> Iterator[Figure]:
+def run_gpu(options: GpuOptions, told: Callable[[MeasurementSetup], None], progress: Progress) -> Iterator[Figure]:
     """Measure, part by part; `told` hears first where. Raises `EngineError` where there is no device."""
     model = load_model(options.model)
     peer = _Peer(options)
     tokens = np.random.default_rng(PROMPT_SEED).integers(0, model.config.graph.vocabulary, options.prompt).tolist()
     llama = peer.measure(progress)
     with closing(_opened(model, Mode.Q8, options, progress)) as engine:
-        told(_setting(engine, options, peer))
+        told(_setup(engine, options, peer))
         bandwidth = engine.on_device(lambda device: _copy_speed(device, options))
         yield bandwidth
         kernels, moved = engine.on_device(lambda device: _kernels(device, options, bandwidth.value * 1e9))
@@ -113,12 +110,12 @@ def _opened(model: Model, mode: Mode, options: GpuOptions, progress: Progress) -
     )
 
 
-def _setting(engine: CudaEngine, options: GpuOptions, peer: _Peer) -> Setting:
+def _setup(engine: CudaEngine, options: GpuOptions, peer: _Peer) -> MeasurementSetup:
     driver = detect().driver
     assert driver is not None
     revision = revision_of(Path(aprtui.__file__).parents[1], ())
     told = revision if isinstance(revision, str) else revision.commit + ("-dirty" if revision.dirty else "")
-    return Setting(
+    return MeasurementSetup(
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
         device=engine.device,
         driver=f"CUDA {driver[0]}.{driver[1]}",
@@ -130,7 +127,7 @@ def _setting(engine: CudaEngine, options: GpuOptions, peer: _Peer) -> Setting:
     )
 
 
-def setting_record(setting: Setting) -> dict[str, object]:
+def setup_record(setting: MeasurementSetup) -> dict[str, object]:
     """As a JSON object."""
     return {"record": "setting", **asdict(setting)}
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from aprtui.engine.evaluation.false_alarms import Judged, judge_pairs, judge_replays, judged, own_captures
+from aprtui.engine.evaluation.false_alarms import JudgedCapture, judge_pairs, judge_replays, judged, own_captures
 from aprtui.engine.evaluation.fault_detection import REPLAY
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
@@ -28,7 +28,7 @@ from aprtui.trace.graph import Node
 FAULTS = "faults"
 
 
-def judge_honest(folder: Path, progress: Progress | None = None) -> Iterator[Judged]:
+def judge_honest(folder: Path, progress: Progress | None = None) -> Iterator[JudgedCapture]:
     """Every honest capture below `folder` by replay, and every pair of the same model and tokens by diff."""
     models = sorted(path.parent for path in folder.glob("*/model.gguf"))
     for done, home in enumerate(models):
@@ -48,7 +48,7 @@ def _captures(home: Path) -> list[Capture]:
     return found
 
 
-def _of_model(model: Model, foreign: Sequence[Capture], own: Path, name: str) -> Iterator[Judged]:
+def _of_model(model: Model, foreign: Sequence[Capture], own: Path, name: str) -> Iterator[JudgedCapture]:
     groups: dict[tuple[int, ...], list[Capture]] = {}
     for capture in foreign:
         tokens = known_tokens(capture, capture, model, None)
@@ -62,7 +62,7 @@ def _of_model(model: Model, foreign: Sequence[Capture], own: Path, name: str) ->
             yield from judge_pairs(model, tokens, combinations(everyone, 2), evaluators, where)
 
 
-def judge_outside_faults(folder: Path, progress: Progress | None = None) -> Iterator[Judged]:
+def judge_outside_faults(folder: Path, progress: Progress | None = None) -> Iterator[JudgedCapture]:
     """Every capture of an edited model below `folder`, replayed with the original."""
     expected = sorted((folder / FAULTS).glob("*/expected.json"))
     for done, path in enumerate(expected):

@@ -24,6 +24,7 @@ from aprtui.bench.cpu import Figure
 from aprtui.bench.noise_capture import SEVEN_BILLION, TWO_THOUSAND_FILES, write_noise_capture
 from aprtui.bench.random_model import SHAPES, write_random_model
 from aprtui.bench.terminal import PseudoTerminal
+from aprtui.engine.backends.registry import host_backends, is_host
 from aprtui.errors import EngineError
 from aprtui.progress import Progress
 from aprtui.resources import embedded_model
@@ -54,7 +55,7 @@ class TuiOptions:
 
     directory: Path
     rounds: int = 3
-    backend: str = "cpu"
+    backend: str = host_backends()[0].name
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def run_live(options: TuiOptions, progress: Progress) -> Iterator[Figure]:
             progress("live screen", turn * len(SIZES) + SIZES.index(size), options.rounds * len(SIZES))
             headless.append(_headless(model, threads, options.backend))
             rounds[size].append(_live(model, size, options.backend))
-    engine = f"{threads} engine threads" if options.backend == "cpu" else options.backend
+    engine = f"{threads} engine threads" if is_host(options.backend) else options.backend
     yield _figure(f"aprtui run, {engine}", headless, "tokens/s")
     for size, measured in rounds.items():
         yield from _live_figures(size, measured, headless)

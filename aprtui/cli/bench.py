@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from aprtui.cli.json_lines import write_file, write_record
+from aprtui.engine.backends.registry import backend_names, fast_backends, host_backends
+from aprtui.progress import Progress
 
 if TYPE_CHECKING:
     from aprtui.bench.cpu import Figure
+    from aprtui.engine.evaluation.false_alarms import JudgedCapture
+    from aprtui.engine.evaluation.fault_detection import Tally
+    from aprtui.model.model import Model
 
 
 @click.group()
@@ -44,8 +52,6 @@ def cpu(
     as_json: bool,
 ) -> None:
     """The CPU engine: decode and prefill against llama.cpp, cost of taps and captures, memory."""
-    from dataclasses import asdict
-
     from aprtui.bench.cpu import Options, run_cpu
     from aprtui.cli.progress import ProgressLine
     from aprtui.machine import default_threads
@@ -60,7 +66,7 @@ def cpu(
             if as_json:
                 write_record(asdict(figure))
             else:
-                click.echo(figure_line(figure))
+                click.echo(_figure_line(figure))
 
 
 @command.command()
@@ -91,17 +97,15 @@ def gpu(
     as_json: bool,
 ) -> None:
     """The CUDA engine: kernels and decode against a copy on the device, prefill, llama.cpp, cost of taps, memory."""
-    from dataclasses import asdict
-
-    from aprtui.bench.gpu import GpuOptions, Setting, run_gpu, setting_record
+    from aprtui.bench.gpu import GpuOptions, MeasurementSetup, run_gpu, setup_record
     from aprtui.cli.progress import ProgressLine
     from aprtui.engine.cuda.detect import detect
 
     detect().require()
     records: list[dict[str, object]] = []
 
-    def told(setting: Setting) -> None:
-        records.append(setting_record(setting))
+    def told(setting: MeasurementSetup) -> None:
+        records.append(setup_record(setting))
         if as_json:
             write_record(records[-1])
         else:
@@ -114,7 +118,7 @@ def gpu(
             if as_json:
                 write_record(records[-1])
             else:
-                click.echo(figure_line(figure))
+                click.echo(_figure_line(figure))
     if out is not None:
         write_file(out, records)
 
@@ -135,17 +139,16 @@ def verdicts(model: Path | None, captures: Path | None, every: int, part: str | 
 
     Faults are planted in MODEL (the embedded one by default). Honest engines are our own runs, and those of --captures.
     """
-    from aprtui.cli import bench_verdicts
-    from aprtui.cli.options import open_model
+    from aprtui.cli.options import requested_model
     from aprtui.cli.progress import ProgressLine
 
     with ProgressLine() as progress:
         if part in (None, "detection"):
-            bench_verdicts.detection(open_model(model), every, as_json, progress)
+            _detection(requested_model(model), every, as_json, progress)
         if captures is not None and part in (None, "honest"):
-            bench_verdicts.honest(captures, as_json, progress)
+            _honest(captures, as_json, progress)
         if part in (None, "speed"):
-            bench_verdicts.speed(as_json, progress)
+            _speed(as_json, progress)
 
 
 @command.command()
@@ -159,8 +162,8 @@ def verdicts(model: Path | None, captures: Path | None, every: int, part: str | 
 @click.option("--part", type=click.Choice(["live", "keys"]), help="Measure this part only.")
 @click.option(
     "--backend",
-    type=click.Choice(["cpu", "cuda"]),
-    default="cpu",
+    type=click.Choice(backend_names(fast_backends())),
+    default=host_backends()[0].name,
     show_default=True,
     help="The engine beside the live screen.",
 )
@@ -171,7 +174,6 @@ def tui(rounds: int, directory: Path | None, part: str | None, backend: str, as_
     Each figure says how it stands to its limit. Measure on a machine that does nothing else.
     """
     import tempfile
-    from dataclasses import asdict
 
     from aprtui.bench.tui import TuiOptions, run_keys, run_live
     from aprtui.cli.progress import ProgressLine
@@ -184,7 +186,7 @@ def tui(rounds: int, directory: Path | None, part: str | None, backend: str, as_
                 if as_json:
                     write_record(asdict(figure))
                 else:
-                    click.echo(figure_line(figure))
+                    click.echo(_figure_line(figure))
 
 
 def _random_model(shape: str, directory: Path | None) -> Path:
@@ -202,8 +204,78 @@ def _random_model(shape: str, directory: Path | None) -> Path:
     return path
 
 
-def figure_line(figure: Figure) -> str:
+def _figure_line(figure: Figure) -> str:
     """A figure as text."""
     low, high = figure.spread
     judged = "" if figure.ratio is None else f"  {figure.ratio:.2f} of {figure.against} ({figure.target})"
     return f"{figure.what:38} {figure.value:9.2f} {figure.unit} [{low:.2f} … {high:.2f}]{judged}"
+
+
+def _detection(model: Model, every: int, as_json: bool, progress: Progress) -> None:
+    """Faults planted and named, for each kind and signal."""
+    from aprtui.engine.evaluation.fault_detection import SIGNALS, run_detection
+
+    tallies = []
+    for tally in run_detection(model, progress, every=every):
+        tallies.append(tally)
+        if as_json:
+            write_record({"record": "detection", **asdict(tally)})
+    if not as_json:
+        click.echo("\n".join(_detection_lines(tallies, SIGNALS)))
+
+
+def _detection_lines(tallies: Sequence[Tally], signals: Sequence[str]) -> Iterator[str]:
+    """A row for each kind, then the sum of each signal, then what was missed."""
+    yield f"{'faults planted':<22}" + "".join(f"{signal:>8} named of   below" for signal in signals)
+    for kind in dict.fromkeys(tally.kind for tally in tallies):
+        yield f"{kind:<22}" + "".join(_cells([t for t in tallies if (t.kind, t.signal) == (kind, s)]) for s in signals)
+    yield f"{'all':<22}" + "".join(_cells([t for t in tallies if t.signal == signal]) for signal in signals)
+    yield "right answer: the stage where the fault is, whatever its kind"
+    yield "below: plants that change their stage by less than the signal's bound, or no bit: in no rate"
+    for tally in tallies:
+        yield from (f"missed by {tally.signal}: {miss}" for miss in tally.missed)
+
+
+def _cells(tallies: Sequence[Tally]) -> str:
+    planted, named = sum(t.planted for t in tallies), sum(t.named for t in tallies)
+    share = f"{100 * named / planted:.1f}%" if planted else "–"
+    return f"{share:>8}{named:>6}{planted:>6}{sum(t.below + t.unchanged for t in tallies):>6}"
+
+
+def _honest(folder: Path, as_json: bool, progress: Progress) -> None:
+    """Honest captures judged, and captures of edited models."""
+    from aprtui.bench.honest import judge_honest, judge_outside_faults
+
+    parts = (("honest", judge_honest), ("outside fault", judge_outside_faults))
+    for name, judge in parts:
+        found = list(judge(folder, progress))
+        for judged in found if as_json else ():
+            write_record({"record": name, **asdict(judged)})
+        if not as_json:
+            click.echo("\n".join(_judged_lines(name, found)))
+
+
+def _judged_lines(name: str, found: Sequence[JudgedCapture]) -> Iterator[str]:
+    """Verdicts by signal; each honest one that is not PASS, and each fault that was not named."""
+    for signal in dict.fromkeys(judged.signal for judged in found):
+        of_signal = [judged for judged in found if judged.signal == signal]
+        counts = Counter(judged.verdict.value for judged in of_signal)
+        text = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
+        right = sum(bool(judged.right) for judged in of_signal)
+        named = "" if of_signal[0].right is None else f"; {right} of {len(of_signal)} at their own stage"
+        yield f"{name}, judged by {signal}: {text}{named}"
+    for judged in found:
+        wrong = judged.verdict.value != "PASS" if judged.right is None else not judged.right
+        if wrong:
+            yield f"   {judged.what}, {judged.signal}: {judged.verdict.value}: {judged.said}"
+
+
+def _speed(as_json: bool, progress: Progress) -> None:
+    """Rate and memory of the default metrics."""
+    from aprtui.bench.metrics import MetricsOptions, run_metrics
+
+    for figure in run_metrics(MetricsOptions(), progress):
+        if as_json:
+            write_record({"record": "speed", **asdict(figure)})
+        else:
+            click.echo(_figure_line(figure))

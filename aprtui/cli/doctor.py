@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
@@ -15,10 +15,12 @@ import click
 
 from aprtui import __version__
 from aprtui.cli.json_lines import write_record
+from aprtui.engine.backends.backend import Backend
+from aprtui.engine.backends.registry import device_backends, host_backends
 
 
-class State(StrEnum):
-    """How a finding stands: there, missing but not needed for the core, or missing and needed."""
+class LineState(StrEnum):
+    """How a line stands: there, missing but not needed for the core, or missing and needed."""
 
     OK = "ok"
     OPTIONAL = "optional"
@@ -26,11 +28,11 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DoctorLine:
     """One line of the report; `advice` says how to get what is missing."""
 
     what: str
-    state: State
+    state: LineState
     found: str
     advice: str = ""
 
@@ -45,104 +47,94 @@ def command(as_json: bool) -> int:
     from aprtui.errors import ExitCode
 
     worst = ExitCode.PASS
-    for finding in _findings():
+    for line in _lines():
         if as_json:
-            write_record(asdict(finding))
+            write_record(asdict(line))
         else:
-            click.echo(f"{finding.state:8} {finding.what:14} {finding.found}")
-            if finding.advice:
-                click.echo(f"{'':24}→ {finding.advice}")
-        if finding.state is State.MISSING:
+            click.echo(f"{line.state:8} {line.what:14} {line.found}")
+            if line.advice:
+                click.echo(f"{'':24}→ {line.advice}")
+        if line.state is LineState.MISSING:
             worst = ExitCode.ENGINE
     return worst
 
 
-def _findings() -> Iterator[Finding]:
-    yield Finding(
+def _lines() -> Iterator[DoctorLine]:
+    yield DoctorLine(
         "aprtui",
-        State.OK,
+        LineState.OK,
         f"{__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
     )
     yield from _libraries()
-    yield _processor()
+    yield from _backends(host_backends())
     yield _kernel_cache()
     yield _embedded_model()
-    yield _cuda()
+    yield from _backends(device_backends())
     yield from _parities()
     yield _terminal()
 
 
-def _libraries() -> Iterator[Finding]:
+def _libraries() -> Iterator[DoctorLine]:
     for name in ("numpy", "numba", "gguf", "tokenizers", "jinja2", "textual"):
         try:
-            yield Finding(name, State.OK, importlib.metadata.version(name))
+            yield DoctorLine(name, LineState.OK, importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
-            yield Finding(name, State.MISSING, "not installed", f"pip install {name}")
+            yield DoctorLine(name, LineState.MISSING, "not installed", f"pip install {name}")
 
 
-def _processor() -> Finding:
-    from aprtui.engine.opening import numba_missing
-    from aprtui.machine import default_threads, memory_bytes, processor_name
+def _backends(backends: Sequence[Backend]) -> Iterator[DoctorLine]:
+    """Backends that `doctor` describes: what they run on, or why they cannot run."""
+    for backend in backends:
+        if backend.description is None:
+            continue
+        obstacle = backend.obstacle()
+        if obstacle is None:
+            yield DoctorLine(backend.title, LineState.OK, backend.description())
+        else:
+            yield DoctorLine(backend.title, LineState.OPTIONAL, obstacle.problem, obstacle.advice)
 
-    described = f"{processor_name()}, {default_threads()} cores, {memory_bytes() / 1e9:.0f} GB memory"
-    missing = numba_missing()
-    if missing:
-        return Finding("CPU engine", State.OPTIONAL, f"{described}; numpy only, slow", missing)
-    from aprtui.engine.cpu.matmul import TIER
 
-    return Finding("CPU engine", State.OK, f"{described}; kernels: {TIER}")
-
-
-def _kernel_cache() -> Finding:
+def _kernel_cache() -> DoctorLine:
     from aprtui.resources import kernel_cache
 
     folder = kernel_cache()
     parent = next(path for path in (folder, *folder.parents) if path.exists())
     if os.access(parent, os.W_OK):
-        return Finding("kernel cache", State.OK, str(folder))
-    return Finding(
-        "kernel cache", State.OPTIONAL, f"{folder} cannot be written", "set APRTUI_CACHE_DIR to a folder that can"
+        return DoctorLine("kernel cache", LineState.OK, str(folder))
+    return DoctorLine(
+        "kernel cache", LineState.OPTIONAL, f"{folder} cannot be written", "set APRTUI_CACHE_DIR to a folder that can"
     )
 
 
-def _embedded_model() -> Finding:
+def _embedded_model() -> DoctorLine:
     from aprtui.resources import embedded_model
 
     path = embedded_model()
     if path.is_file():
-        return Finding("embedded model", State.OK, f"{path.name}, {path.stat().st_size / 1e6:.1f} MB")
-    return Finding("embedded model", State.MISSING, "not in this installation", "install aprtui from a wheel again")
+        return DoctorLine("embedded model", LineState.OK, f"{path.name}, {path.stat().st_size / 1e6:.1f} MB")
+    return DoctorLine(
+        "embedded model", LineState.MISSING, "not in this installation", "install aprtui from a wheel again"
+    )
 
 
-def _cuda() -> Finding:
-    from aprtui.engine.cuda.detect import detect
+def _parities() -> Iterator[DoctorLine]:
+    """Which models a device was found to compute as the CPU does, by earlier runs."""
+    for backend in device_backends():
+        if backend.identity is None or backend.obstacle() is not None:
+            continue
+        from aprtui.engine.parity.cache import known_parities
 
-    found = detect()
-    if found.obstacle is not None:
-        return Finding("CUDA", State.OPTIONAL, found.problem, found.advice)
-    assert found.driver is not None
-    devices, (major, minor) = ", ".join(map(str, found.devices)), found.driver
-    described = f"{devices}; driver for CUDA {major}.{minor}; PyCUDA {importlib.metadata.version('pycuda')}"
-    return Finding("CUDA", State.OK, described)
-
-
-def _parities() -> Iterator[Finding]:
-    """Which models the GPU was found to compute as the CPU does, by earlier runs."""
-    from aprtui.engine.cuda.detect import detect
-
-    device = detect().device
-    if device is None:
-        return
-    from aprtui.engine.parity.cache import kept_parities
-
-    for kept in kept_parities(device):
-        state, advice = (State.OK, "") if kept.parity.passed else (State.OPTIONAL, "auto takes the CPU for this model")
-        yield Finding("CUDA parity", state, f"{kept.model}, {kept.date}: {kept.parity.reason}", advice)
+        for found in known_parities(backend.identity()):
+            passed = found.parity.passed
+            state, advice = (LineState.OK, "") if passed else (LineState.OPTIONAL, "auto takes the CPU for this model")
+            yield DoctorLine(
+                f"{backend.title} parity", state, f"{found.model}, {found.date}: {found.parity.reason}", advice
+            )
 
 
-def _terminal() -> Finding:
+def _terminal() -> DoctorLine:
     if not sys.stdout.isatty():
-        return Finding("terminal", State.OPTIONAL, "stdout is no terminal: screens cannot open")
+        return DoctorLine("terminal", LineState.OPTIONAL, "stdout is no terminal: screens cannot open")
     columns, rows = shutil.get_terminal_size()
     colours = (
         "no colour (NO_COLOR)"
@@ -150,4 +142,4 @@ def _terminal() -> Finding:
         else os.environ.get("COLORTERM") or os.environ.get("TERM", "")
     )
     advice = "" if columns >= 80 and rows >= 24 else "screens are made for 80 × 24 and more"
-    return Finding("terminal", State.OK, f"{columns} × {rows}, {colours}", advice)
+    return DoctorLine("terminal", LineState.OK, f"{columns} × {rows}, {colours}", advice)

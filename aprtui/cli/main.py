@@ -7,7 +7,6 @@ need them: `--help` answers at once, and Textual never loads for a headless comm
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import NoReturn
 import click
 
 from aprtui import __version__
+from aprtui.cli.lazy_group import LazyGroup
 from aprtui.errors import AprtuiError, ExitCode
 
 COMMANDS: Mapping[str, str] = MappingProxyType(
@@ -40,27 +40,13 @@ BISECT = "--bisect"
 """Looked for among all words: a command line that cannot be parsed must not look like a verdict either."""
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported on use."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order of the table."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command's module; None for an unknown name."""
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = importlib.import_module(f"aprtui.cli.{cmd_name}").command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-
-@click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    package="aprtui.cli",
+    summaries=COMMANDS,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, "-V", "--version", message="aprtui %(version)s")
 @click.pass_context
 def cli(ctx: click.Context) -> int | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from aprtui.engine.backends.registry import AUTO, backend_choices, backend_help, find_backend
 from aprtui.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,10 +64,10 @@ def engine_options(default_mode: str) -> Callable[[Command], Command]:
     def decorate(function: Command) -> Command:
         @click.option(
             "--backend",
-            type=click.Choice(["auto", "cpu", "cuda", "numpy"]),
-            default="auto",
+            type=click.Choice(backend_choices()),
+            default=AUTO,
             show_default=True,
-            help="cpu: compiled kernels; cuda: an NVIDIA GPU; numpy: slow reference; auto: the best one here.",
+            help=backend_help(),
         )
         @click.option(
             "--mode",
@@ -108,7 +109,7 @@ def engine_options(default_mode: str) -> Callable[[Command], Command]:
     return decorate  # fmt: skip
 
 
-def open_model(path: Path | None) -> Model:
+def requested_model(path: Path | None) -> Model:
     """The model at `path`, or the embedded one."""
     from aprtui.model.model import load_model
     from aprtui.resources import embedded_model
@@ -140,10 +141,14 @@ def open_engine(model: Model, options: EngineOptions, needed: int) -> Engine:
             model, backend=options.backend, mode=Mode(options.mode), kv=KvType(options.kv),
             threads=options.threads, context=context, fit=options.fit,
             intervention=_injector(model, options, faults), progress=progress,
-            told=lambda text: click.echo(f"aprtui: {text}", err=True),
+            announce=lambda text: click.echo(f"aprtui: {text}", err=True),
         )  # fmt: skip
-    if options.backend == "auto" and engine.backend == "numpy":
-        click.echo("aprtui: the compiled kernels are not available here, running on numpy (slow): see doctor", err=True)
+    opened = find_backend(engine.backend)
+    if options.backend == AUTO and opened is not None and opened.is_slow:
+        click.echo(
+            f"aprtui: the compiled kernels are not available here, running on {opened.name} (slow): see doctor",
+            err=True,
+        )
     return engine
 
 

@@ -1,14 +1,18 @@
 """Progress of what a user waits for, on stderr: a line that rewrites itself on a terminal, plain lines elsewhere.
 
 Nothing is shown in the first second: what is done by then needs no progress. Elsewhere there is a line every two
-seconds at most, so that a log stays short and whoever reads the lines as they come knows that something goes on.
+seconds at most: a log stays short, and a reader of the lines knows that the command is alive. A program that asks for
+records (see `aprtui.progress`) gets the same lines as JSON.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
+
+from aprtui.progress import RECORDS_VARIABLE, progress_record
 
 _PATIENCE_SECONDS = 1.0
 _SECONDS_A_LINE = 2.0
@@ -19,6 +23,7 @@ class ProgressLine:
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
+        self._records = RECORDS_VARIABLE in os.environ
         self._shown = ""
         self._started = time.monotonic()
         self._since, self._last = self._started, (0, 0)
@@ -35,13 +40,14 @@ class ProgressLine:
         self._last = (done, total)
         if now - self._started < _PATIENCE_SECONDS:
             return
-        text = f"aprtui: {what} {done}/{total}{_pace(done, total, now - self._since)}"
+        text = f"{what} {done}/{total}{_pace(done, total, now - self._since)}"
         if self._terminal:
             self._shown = text
-            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.write(f"\r\x1b[Kaprtui: {text}")
         elif now - self._written >= _SECONDS_A_LINE:
             self._written = now
-            sys.stderr.write(f"{text} …\n")
+            line = progress_record(f"{text} …") if self._records else f"aprtui: {text} …"
+            sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
 
     def __exit__(

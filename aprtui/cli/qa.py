@@ -10,6 +10,7 @@ import click
 
 from aprtui.cli.json_lines import write_record
 from aprtui.cli.options import MODEL_ARGUMENT
+from aprtui.engine.backends.registry import AUTO, backend_choices
 from aprtui.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 )
 @click.option("--baseline", type=click.Path(path_type=Path), metavar="FILE", help="Where the speed of earlier runs is.")
 @click.option("--save-baseline", is_flag=True, help="Store the speed of this run as the baseline.")
-@click.option("--backend", type=click.Choice(["auto", "cpu", "cuda", "numpy"]), default="auto", show_default=True)
+@click.option("--backend", type=click.Choice(backend_choices()), default=AUTO, show_default=True)
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads; all available cores by default.")
 @click.option("--json", "as_json", is_flag=True, help="The report as one JSON object.")
 @click.option("--bisect", is_flag=True, help="Exit codes for git bisect run: 125 for all but pass and fail.")

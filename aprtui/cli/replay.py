@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from aprtui.cli.comparison.options import ComparisonOptions, comparison_options, report
-from aprtui.cli.options import open_model
+from aprtui.cli.options import requested_model
+from aprtui.engine.backends.registry import AUTO, backend_choices, evaluating_backends
 
 
 @click.command()
@@ -24,7 +25,7 @@ from aprtui.cli.options import open_model
     default="",
     help="What the capture's engine rounds, as matmul_input=q8_k,kv_cache=f16; found by trying where not given.",
 )
-@click.option("--backend", type=click.Choice(["auto", "cpu", "numpy"]), default="auto", show_default=True)
+@click.option("--backend", type=click.Choice(backend_choices(evaluating_backends())), default=AUTO, show_default=True)
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads; all available cores by default.")
 @comparison_options
 def command(
@@ -61,7 +62,7 @@ def command(
         tokens=options.token_ids,
         limit=options.limit,
     )
-    loaded, opened = open_model(model), Capture.open(capture)
+    loaded, opened = requested_model(model), Capture.open(capture)
     warn_about(opened)
     with ProgressLine() as progress, Evaluators(loaded, backend, threads, progress) as evaluators:
         comparison = replay_capture(opened, loaded, replayed, evaluators, progress)

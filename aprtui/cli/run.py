@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from aprtui.cli.json_lines import write_record
-from aprtui.cli.options import MODEL_ARGUMENT, EngineOptions, engine_options, open_engine, open_model, prompt_tokens
+from aprtui.cli.options import (
+    MODEL_ARGUMENT,
+    EngineOptions,
+    engine_options,
+    open_engine,
+    prompt_tokens,
+    requested_model,
+)
 from aprtui.errors import UnreadableError
 
 if TYPE_CHECKING:
@@ -61,7 +68,7 @@ def command(
     from aprtui.engine.generation import generate
     from aprtui.engine.sampling import Sampling
 
-    loaded = open_model(model)
+    loaded = requested_model(model)
     text, ids = prompt_tokens(loaded, prompt, tokens, special=not no_special, chat=chat)
     sampling = Sampling(
         temperature=(loaded.sampling_temperature or 0.0) if temp is None else temp,

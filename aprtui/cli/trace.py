@@ -16,8 +16,8 @@ from aprtui.cli.options import (
     engine_options,
     injected_faults,
     open_engine,
-    open_model,
     prompt_tokens,
+    requested_model,
 )
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def command(
     from aprtui.trace.select import parse_layers, select_nodes, select_stages
     from aprtui.trace.writer import require_usable
 
-    loaded = open_model(model)
+    loaded = requested_model(model)
     graph = loaded.graph
     nodes = select_nodes(graph, select_stages(stages, graph), parse_layers(layers, graph.layers))
     text, ids = prompt_tokens(loaded, prompt, tokens, special=not no_special, chat=chat)

@@ -1,4 +1,4 @@
-"""Which stages and layers a falsifier speaks of: as its check says, as it binds itself, else as its text reads."""
+"""The stages and layers that a falsifier is about: those of its check, else of its `binds_to`, else of its text."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from aprtui.trace.select import ALL
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """Stages that a falsifier is about, in execution order, and layers, None where no layer is named.
+    """The stages that a falsifier is about, in execution order, and its layers; None where it names no layer.
 
-    `inferred` says that the stages were read out of its text: they may be mentioned for another reason.
+    `inferred` says that the stages were read from its text, which may mention them for another reason.
     """
 
     stages: tuple[str, ...]
@@ -27,7 +27,7 @@ class Binding:
     inferred: bool
 
     def nodes(self, graph: StageGraph) -> tuple[Node, ...]:
-        """The nodes of `graph` that are meant."""
+        """The nodes of `graph` that the falsifier is about."""
         return tuple(
             node
             for node in graph.nodes
@@ -37,14 +37,14 @@ class Binding:
 
 
 def bind(document: Document, falsifier: Falsifier, check: CheckCall | None) -> Binding:
-    """What `falsifier` is about, `check` being the one that judges it."""
+    """The stages and layers of `falsifier`, which `check` judges."""
     if check is not None:
         try:
             stages = _known(named_stages(check.parameters))
             if stages:
                 return Binding(stages, named_layers(check.parameters), inferred=False)
         except UsageError:
-            pass  # whoever evaluates the check says what is wrong with its parameters
+            pass  # evaluation reports what is wrong with the parameters
     stages = _known(canonical_name(name) for name in falsifier.binds_to)
     if stages:
         return Binding(stages, None, inferred=False)
@@ -55,7 +55,7 @@ def bind(document: Document, falsifier: Falsifier, check: CheckCall | None) -> B
 
 
 def _known(names: Iterable[str]) -> tuple[str, ...]:
-    """Every known stage that one of `names` means; they may be globs."""
+    """Every known stage that matches one of `names`, which may be globs."""
     patterns = tuple(names)
     return tuple(stage for stage in known_names() if any(fnmatchcase(stage, name) for name in patterns))
 
@@ -68,7 +68,7 @@ def _mentioned(text: str) -> tuple[str, ...]:
 
 @cache
 def _spellings() -> dict[str, str]:
-    """Names that are no English words, as they stand in files (`ffn_gate`) and in code (`FfnGate`)."""
+    """Names that are no English words, as files spell them (`ffn_gate`) and as code does (`FfnGate`)."""
     names = {name: name for name in known_names()} | dict(ALIASES)
     spelt = {name: stage for name, stage in names.items() if "_" in name}
     spelt |= {"".join(part.capitalize() for part in name.split("_")): stage for name, stage in names.items()}
@@ -77,12 +77,12 @@ def _spellings() -> dict[str, str]:
 
 @cache
 def _words() -> dict[str, str]:
-    """Names that are words of English too: `embedding`, `attention`."""
+    """Names that are English words too: `embedding`, `attention`."""
     return {name: name for name in known_names() if "_" not in name}
 
 
 _WORD_AS_NAME = re.compile(r"(?:(?<=[`/.,\[({'\"])|(?<=--save-tensor ))([a-z]+)(?=[`,\])}'\"]|\.bin)")
-"""Such a word counts as a stage between marks of code: `embedding.bin`, `attention`, [a,attention]."""
+"""An English word counts as a stage only between the marks of code: `embedding.bin`, `attention`, [a,attention]."""
 
 _LAYER = re.compile(r"\blayers?[-_ \[]+(\d{1,4})\b", re.IGNORECASE)
 

@@ -1,6 +1,7 @@
-"""Running the command that a falsifier gives as its test: only when asked for by id, without a shell, with a timeout.
+"""Running the command that a falsifier gives as its test: only when the user names the falsifier, without a shell, and
+with a timeout.
 
-A contract is somebody's text. Nothing in it is run because it stands there.
+A contract may come from anyone: nothing in it is run merely because it is written there.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from aprtui.contracts.checks.judgement import Judgement, unknown
 from aprtui.contracts.documents.document import Falsifier
 
 _SHELL = frozenset("|&;<>()$`*?[]#~{}\n")
-"""What a shell would give a meaning to: such a test is not one command."""
+"""Characters with a meaning to a shell: a test that holds one is not a single command."""
 
-_MOST_KEPT = 8192
-_SECONDS_FOR_THE_REST = 1.0
+_OUTPUT_BYTES = 8192
+_SECONDS_TO_DRAIN = 1.0
 
 
 def command_words(falsifier: Falsifier) -> tuple[str, ...] | str:
-    """The words of the one command that `test` is, or why it is none."""
+    """The words of the command in `test`, or a text that says why it is not a single command."""
     text = falsifier.test.strip()
     if not text:
         return "it gives no test"
@@ -42,10 +43,10 @@ def command_words(falsifier: Falsifier) -> tuple[str, ...] | str:
 
 
 def run_command(words: tuple[str, ...], timeout: float) -> Judgement:
-    """PASS where the command exits with 0, FAIL where with another code.
+    """PASS where the command exits with 0, FAIL where it exits with another code.
 
-    Its output goes to our stderr, and the end of it into the judgement. UNKNOWN where it cannot be started or does not
-    end in `timeout` seconds; its whole session is then killed.
+    Its output goes to our stderr, and the last `_OUTPUT_BYTES` of it into the judgement. UNKNOWN where the command
+    cannot be started, or does not end within `timeout` seconds: then its whole session is killed.
     """
     try:
         process = subprocess.Popen(
@@ -54,8 +55,8 @@ def run_command(words: tuple[str, ...], timeout: float) -> Judgement:
     except (OSError, ValueError) as error:
         return unknown(f"cannot be started: {getattr(error, 'strerror', None) or error}")
     assert process.stdout is not None
-    kept = bytearray()
-    echo = Thread(target=_echo, args=(process.stdout, kept), daemon=True)
+    tail = bytearray()
+    echo = Thread(target=_echo, args=(process.stdout, tail), daemon=True)
     echo.start()
     try:
         code = process.wait(timeout)
@@ -65,18 +66,18 @@ def run_command(words: tuple[str, ...], timeout: float) -> Judgement:
         if isinstance(ended, subprocess.TimeoutExpired):
             return unknown(f"did not end within {timeout:g} s")
         raise
-    # What the command left running may hold its output open: that is not waited for.
-    echo.join(_SECONDS_FOR_THE_REST)
+    # A process that the command left running may hold the output open: we do not wait for it.
+    echo.join(_SECONDS_TO_DRAIN)
     if code < 0:
         return unknown(f"was ended by signal {-code}")
     verdict = Verdict.FAIL if code else Verdict.PASS
-    output = bytes(kept).decode(errors="replace")
+    output = bytes(tail).decode(errors="replace")
     return Judgement(verdict, f"{words[0]} exited with {code}", "exit code", float(code), 0.0, output=output)
 
 
-def _echo(output: IO[bytes], kept: bytearray) -> None:
-    """Pass `output` on to our stderr, and keep its end."""
+def _echo(output: IO[bytes], tail: bytearray) -> None:
+    """Copy `output` to our stderr, and its end to `tail`."""
     while chunk := os.read(output.fileno(), 1 << 14):
         os.write(sys.stderr.fileno(), chunk)
-        kept += chunk
-        del kept[:-_MOST_KEPT]
+        tail += chunk
+        del tail[:-_OUTPUT_BYTES]

@@ -1,4 +1,4 @@
-"""Judging a falsifier: finding its check, the cells it is about, and what stands in the way."""
+"""Judging a falsifier: find its check and the cells it is about, and say why it cannot be judged."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from aprtui.contracts.checks.arguments import (
     DEVICES_DIFFER,
     LAYERS,
     STAGES,
-    Asked,
-    OnCapture,
-    OnContract,
-    OnPair,
-    Subject,
+    CaptureArguments,
+    CheckArguments,
+    CheckSubject,
+    PairArguments,
     demands_every_layer,
     layers_text,
     named_stages,
@@ -26,12 +25,10 @@ from aprtui.contracts.checks.judgement import Judgement, no_device, not_testable
 from aprtui.contracts.checks.mapping import CheckMap, check_of
 from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, ContractCheck, ModelCheck, PairCheck
 from aprtui.contracts.documents.document import CheckCall, Document, Falsifier
+from aprtui.engine.backends.registry import device_backends, is_host
 from aprtui.errors import AprtuiError
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
-
-CUDA, ON_CPU = "cuda", ("cpu", "numpy")
-"""Backends, as captures name them: the one of a device, and those of the CPU."""
 
 _COMMON: Mapping[type, frozenset[str]] = {
     ContractCheck: frozenset(),
@@ -42,11 +39,10 @@ _COMMON: Mapping[type, frozenset[str]] = {
 """Parameters that every check of a kind takes beside its own."""
 
 
-def evaluate(document: Document, falsifier: Falsifier, subject: Subject, mapping: CheckMap) -> Judgement | None:
+def evaluate(document: Document, falsifier: Falsifier, subject: CheckSubject, mapping: CheckMap) -> Judgement | None:
     """The judgement on one falsifier; None where no check is bound to it.
 
-    Never raises for what a contract or a capture holds: what is wrong there makes the verdict UNKNOWN and is its
-    reason.
+    Nothing that a contract or a capture holds makes this raise: an error there is the reason of a verdict UNKNOWN.
     """
     call = check_of(falsifier, mapping)
     if call is None:
@@ -59,26 +55,26 @@ def evaluate(document: Document, falsifier: Falsifier, subject: Subject, mapping
     if odd:
         return unknown(f"check {call.name} takes no {odd[0]!r}: it takes {', '.join(sorted(takes)) or 'nothing'}")
     if isinstance(check, ContractCheck):
-        return check.judge(OnContract(document))
+        return check.judge(document)
     try:
         if isinstance(check, ModelCheck):
-            return check.judge(Asked(call.parameters, subject.model))
+            return check.judge(CheckArguments(call.parameters, subject.model))
         return _on_captures(check, call, subject)
     except AprtuiError as error:
         return unknown(str(error))
 
 
-def _on_captures(check: CaptureCheck | PairCheck, call: CheckCall, subject: Subject) -> Judgement:
+def _on_captures(check: CaptureCheck | PairCheck, call: CheckCall, subject: CheckSubject) -> Judgement:
     parameters: Mapping[str, Any] = call.parameters
-    lacking_device = _without_device(Asked(parameters, None).texts(BACKENDS), subject)
-    if lacking_device is not None:
-        return lacking_device
+    no_cuda = _missing_device(CheckArguments(parameters, None).texts(BACKENDS), subject)
+    if no_cuda is not None:
+        return no_cuda
     capture = subject.capture
     if capture is None:
         return unknown("no capture is at hand: make one as the test says, and give it as --capture")
     if check.stages and STAGES not in parameters:
         parameters = {**parameters, STAGES: list(check.stages)}
-    nodes, lacking = wanted_nodes(capture.graph, parameters)
+    nodes, missing = wanted_nodes(capture.graph, parameters)
     sides = [capture]
     if isinstance(check, PairCheck):
         if subject.reference is None:
@@ -86,52 +82,50 @@ def _on_captures(check: CaptureCheck | PairCheck, call: CheckCall, subject: Subj
         sides.append(subject.reference)
     problem = _of_other_backends(sides, parameters)
     for side in sides:
-        problem = problem or _lack(side, nodes, lacking, parameters)
+        problem = problem or _not_captured(side, nodes, missing, parameters)
     if problem is not None:
         return problem
     held = tuple(node for node in nodes if all(node in side.files for side in sides))
     names_stages = bool(named_stages(parameters))
     if isinstance(check, PairCheck):
         assert subject.reference is not None
-        judged = check.judge(OnPair(parameters, subject.model, capture, held, names_stages, subject.reference))
+        judged = check.judge(PairArguments(parameters, subject.model, capture, held, names_stages, subject.reference))
     else:
-        judged = check.judge(OnCapture(parameters, subject.model, capture, held, names_stages))
+        judged = check.judge(CaptureArguments(parameters, subject.model, capture, held, names_stages))
     return _of_a_part(judged, nodes, held, parameters)
 
 
 def _of_other_backends(sides: list[Capture], parameters: Mapping[str, Any]) -> Judgement | None:
-    """The judgement on captures that are not of the backends that the claim is about."""
+    """UNKNOWN for captures of other backends than the claim is about; None where they fit."""
     backends = [side.manifest.engine.backend if side.manifest else None for side in sides]
-    devices = {"cpu" if backend in ON_CPU else backend for backend in backends}
+    devices = {"the processor" if is_host(backend) else backend for backend in backends}
     if parameters.get(DEVICES_DIFFER) and len(devices) == 1 and None not in devices:
-        told = " and ".join(map(str, backends))
-        return unknown(f"the captures are of {told}, one device: the claim is about two")
+        named = " and ".join(map(str, backends))
+        return unknown(f"the captures are of {named}, one device: the claim is about two")
     if BACKENDS not in parameters or sorted(map(str, backends)) == sorted(parameters[BACKENDS]):
         return None
-    told = " and ".join(backend or "an unknown one" for backend in backends)
+    named = " and ".join(backend or "an unknown one" for backend in backends)
     about = " and ".join(parameters[BACKENDS])
     return unknown(
-        f"{'the captures are' if len(sides) > 1 else 'the capture is'} of {told}: the claim is about {about}"
+        f"{'the captures are' if len(sides) > 1 else 'the capture is'} of {named}: the claim is about {about}"
     )
 
 
-def _without_device(backends: tuple[str, ...], subject: Subject) -> Judgement | None:
-    """The judgement on a claim about a device that this machine does not have, and no capture is of."""
+def _missing_device(backends: tuple[str, ...], subject: CheckSubject) -> Judgement | None:
+    """UNKNOWN for a claim about a device that this machine lacks and no capture comes from; None otherwise."""
     sides = [side.manifest.engine.backend for side in (subject.capture, subject.reference) if side and side.manifest]
-    if CUDA not in backends or CUDA in sides:
-        return None
-    from aprtui.engine.cuda.detect import detect
-
-    found = detect()
-    return no_device(found.problem) if found.obstacle is not None else None
+    for device in device_backends():
+        if device.name in backends and device.name not in sides and (obstacle := device.obstacle()) is not None:
+            return no_device(obstacle.problem)
+    return None
 
 
-def _lack(
-    capture: Capture, nodes: tuple[Node, ...], lacking: tuple[str, ...], parameters: Mapping[str, Any]
+def _not_captured(
+    capture: Capture, nodes: tuple[Node, ...], missing: tuple[str, ...], parameters: Mapping[str, Any]
 ) -> Judgement | None:
-    """Why nothing can be judged on `capture`: a stage that the falsifier names is in none of the layers in question."""
-    if lacking:
-        return not_testable(lacking[0])
+    """UNKNOWN where `capture` lacks a stage that the falsifier names, in all of its layers; None otherwise."""
+    if missing:
+        return not_testable(missing[0])
     if any(node in capture.files for node in nodes):
         stages = {node.stage for node in nodes if node in capture.files}
         absent = [node.stage for node in nodes if node.stage not in stages]
@@ -143,7 +137,7 @@ def _lack(
 def _of_a_part(
     judged: Judgement, nodes: tuple[Node, ...], held: tuple[Node, ...], parameters: Mapping[str, Any]
 ) -> Judgement:
-    """A PASS on some of the cells that a claim is about is no PASS."""
+    """`judged`, but UNKNOWN for a PASS on only some of the cells that the claim is about."""
     if judged.verdict is not Verdict.PASS or not demands_every_layer(parameters) or len(held) == len(nodes):
         return judged
     return replace(

@@ -1,13 +1,13 @@
-"""What a panel of a contract shows, as plain data: a row a falsifier, judged on the capture at hand.
+"""The contents of a panel about a contract, as plain data: a row for each falsifier, judged on the current capture.
 
     rows = panel(document, capture)
     rows[0].falsifier.claims        # status chips: words as written, with their rank
     rows[0].binding                 # stages and layers, marked where inferred
-    rows[0].nodes                   # cells to light
-    rows[0].judgement               # PASS, FAIL, UNKNOWN with number and bound; None: nothing judges it
-    rows[0].backing                 # recorded evidence, whether it holds, and the level that it carries
+    rows[0].nodes                   # cells to highlight
+    rows[0].judgement               # PASS, FAIL, UNKNOWN with number and bound; None: no check judges it
+    rows[0].assessment                 # recorded evidence, whether it holds, and the level that it carries
 
-Judging reads the values that a check needs: call it outside of the thread that draws.
+Judging reads the values that a check needs, so call it outside of the thread that draws.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aprtui.contracts.binding import Binding, bind
-from aprtui.contracts.checks.arguments import Subject
+from aprtui.contracts.checks.arguments import CheckSubject
 from aprtui.contracts.checks.judgement import Judgement
 from aprtui.contracts.checks.mapping import CheckMap, check_of, own_mapping
 from aprtui.contracts.documents.document import CheckCall, Document, Falsifier
 from aprtui.contracts.evaluation import evaluate
-from aprtui.contracts.evidence.assessment import Backing, Ledger, ledger_of
+from aprtui.contracts.evidence.assessment import Assessment, Ledger, ledger_of
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 
@@ -28,8 +28,8 @@ from aprtui.trace.graph import Node
 @dataclass(frozen=True, slots=True)
 class PanelRow:
     """One falsifier. `nodes` are cells of the capture: those that the judgement is about, else those of the binding;
-    empty without a capture. `life_cycle` is the document's and says nothing about the falsifier. `backing` is what was
-    recorded about it, which is apart from the judgement: that is of now."""
+    empty without a capture. `life_cycle` is the document's and says nothing about the falsifier. `assessment` is about
+    earlier, recorded judgements; `judgement` is the one made now."""
 
     falsifier: Falsifier
     life_cycle: str
@@ -37,7 +37,7 @@ class PanelRow:
     binding: Binding
     nodes: tuple[Node, ...]
     judgement: Judgement | None
-    backing: Backing
+    assessment: Assessment
 
 
 def panel(
@@ -49,27 +49,25 @@ def panel(
 ) -> tuple[PanelRow, ...]:
     """A row for each falsifier of `document`, in its order.
 
-    `reference` is the other capture where two are open. `mapping` binds checks to falsifiers that name none; the one
-    that comes with the program where it is None. `ledger` is the contract's recorded evidence, which is read where it
-    is None. Raises nothing for what a contract, a capture or evidence holds.
+    `reference` is the other capture where two are open. `mapping` binds checks to falsifiers that name none; None means
+    the mapping that comes with the program. `ledger` is the contract's recorded evidence; None means that it is read
+    here. Nothing that a contract, a capture or evidence holds makes this raise.
     """
-    subject = Subject(capture, reference)
+    subject = CheckSubject(capture, reference)
     ledger = ledger_of(document) if ledger is None else ledger
+    mapping = own_mapping() if mapping is None else mapping
     return tuple(panel_row(document, falsifier, subject, mapping, ledger) for falsifier in document.falsifiers)
 
 
 def panel_row(
-    document: Document, falsifier: Falsifier, subject: Subject, mapping: CheckMap | None = None,
-    ledger: Ledger | None = None,
-) -> PanelRow:  # fmt: skip
-    """The row of one falsifier; `mapping` and `ledger` as of `panel`."""
-    ledger = ledger_of(document) if ledger is None else ledger
-    mapping = own_mapping() if mapping is None else mapping
+    document: Document, falsifier: Falsifier, subject: CheckSubject, mapping: CheckMap, ledger: Ledger
+) -> PanelRow:
+    """The row of one falsifier of `document`."""
     check = check_of(falsifier, mapping)
     binding = bind(document, falsifier, check)
     judgement = evaluate(document, falsifier, subject, mapping)
     nodes = judgement.nodes if judgement is not None else ()
     if not nodes and subject.capture is not None:
         nodes = binding.nodes(subject.capture.graph)
-    backing = ledger.backing(falsifier, check)
-    return PanelRow(falsifier, document.life_cycle, check, binding, nodes, judgement, backing)
+    assessment = ledger.assess(falsifier, check)
+    return PanelRow(falsifier, document.life_cycle, check, binding, nodes, judgement, assessment)

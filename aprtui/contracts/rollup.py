@@ -1,4 +1,4 @@
-"""Where contracts stand as a whole: how many falsifiers are at which level, and what waits for what.
+"""All contracts together: how many falsifiers are at which level, and what waits for what.
 
 The maturity of falsifiers and the life cycle of documents are counted apart: a document of one life cycle may hold
 falsifiers of every maturity.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from aprtui.contracts.checks.mapping import check_of, own_mapping
 from aprtui.contracts.documents.document import Blocker, Document, Falsifier, Maturity
-from aprtui.contracts.evidence.assessment import Backing, Ledger
+from aprtui.contracts.evidence.assessment import Assessment, Ledger
 
 _LONGEST_NAME = 60
 _ID = re.compile(r"\b[A-Z][A-Z0-9]*(?:-[A-Z0-9]+)*-\d{3,}\b|\b[A-Z][A-Z0-9]*(?:-[A-Z0-9]+){2,}\b|(?<!\w)#\d+\b")
@@ -23,17 +23,17 @@ _ID = re.compile(r"\b[A-Z][A-Z0-9]*(?:-[A-Z0-9]+)*-\d{3,}\b|\b[A-Z][A-Z0-9]*(?:-
 
 
 @dataclass(frozen=True, slots=True)
-class Backed:
-    """A falsifier of a contract with what backs it."""
+class AssessedFalsifier:
+    """A falsifier of a contract, and what its evidence carries."""
 
     document: Document
     falsifier: Falsifier
-    backing: Backing
+    assessment: Assessment
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """How many falsifiers claim a level, and how many have evidence that carries it now, or ever did, and no more."""
+    """How many falsifiers claim exactly this level, have evidence that carries it now, and ever had such evidence."""
 
     level: Maturity
     claimed: int
@@ -42,7 +42,7 @@ class Level:
 
 
 class WaitKind(StrEnum):
-    """What is waited for: something that a blocker names, or a contract that another depends on."""
+    """The kind of thing that is waited for: one that a blocker names, or a contract that another depends on."""
 
     BLOCKER = "blocker"
     CONTRACT = "contract"
@@ -50,7 +50,7 @@ class WaitKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Who waits: a falsifier of a contract because of a blocker, or a contract that depends on another."""
+    """One that waits: a falsifier of a contract because of a blocker, or a contract that depends on another."""
 
     document: Document
     falsifier: Falsifier | None
@@ -59,10 +59,10 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Something that is waited for, and by whom.
+    """Something that is waited for, and everything that waits for it.
 
-    `document` is the contract that it is or belongs to, `falsifier` the falsifier; None where it is neither of those at
-    hand.
+    `document` is the contract that it is or belongs to, `falsifier` the falsifier that it is; None where it is not
+    among the contracts given.
     """
 
     name: str
@@ -72,25 +72,25 @@ class Wait:
     waiting: tuple[Waiting, ...]
 
 
-def backed_falsifiers(documents: Iterable[Document], ledgers: Mapping[Path, Ledger]) -> tuple[Backed, ...]:
-    """Every falsifier with its backing; `ledgers` by the contract's path."""
+def assess_falsifiers(documents: Iterable[Document], ledgers: Mapping[Path, Ledger]) -> tuple[AssessedFalsifier, ...]:
+    """Every falsifier with the assessment of its evidence; `ledgers` by the contract's path."""
     return tuple(
-        Backed(document, test, ledgers[document.path].backing(test, check_of(test, own_mapping())))
+        AssessedFalsifier(document, test, ledgers[document.path].assess(test, check_of(test, own_mapping())))
         for document in documents
         for test in document.falsifiers
     )
 
 
-def levels(found: Sequence[Backed]) -> tuple[Level, ...]:
-    """The ladder, highest level first; words that have no rank come last."""
-    claimed = Counter(backed.falsifier.maturity for backed in found)
-    carried = Counter(backed.backing.now for backed in found)
-    ever = Counter(backed.backing.ever for backed in found)
+def levels(found: Sequence[AssessedFalsifier]) -> tuple[Level, ...]:
+    """The counts of each level, the highest first; statuses without a rank come last."""
+    claimed = Counter(assessed.falsifier.maturity for assessed in found)
+    carried = Counter(assessed.assessment.now for assessed in found)
+    ever = Counter(assessed.assessment.ever for assessed in found)
     return tuple(Level(level, claimed[level], carried[level], ever[level]) for level in sorted(Maturity, reverse=True))
 
 
 def waits(documents: Sequence[Document]) -> tuple[Wait, ...]:
-    """What is waited for: blockers before contracts, that with most waiting first."""
+    """Everything that is waited for: blockers before contracts, and those that most wait for first."""
     contracts = {document.name: document for document in documents}
     tests = {test.id: (document, test) for document in documents for test in document.falsifiers if test.id}
     found = []
@@ -106,12 +106,12 @@ def _blocked(documents: Iterable[Document], known: Set[str]) -> Mapping[str, lis
     found: dict[str, list[Waiting]] = defaultdict(list)
     for document in documents:
         for test in document.falsifiers:
-            told = [
+            reasons = [
                 (name, blocker)
                 for blocker in test.blockers
                 for name in _names_in(blocker, known - {test.id, document.name})
             ]
-            for name, blocker in dict(reversed(told)).items():  # a claim waits once, for the first reason given
+            for name, blocker in dict(reversed(reasons)).items():  # a claim waits once, for the first reason given
                 found[name].append(Waiting(document, test, blocker))
     return found
 
@@ -119,14 +119,14 @@ def _blocked(documents: Iterable[Document], known: Set[str]) -> Mapping[str, lis
 def _depended_on(documents: Iterable[Document]) -> Mapping[str, list[Waiting]]:
     found: dict[str, list[Waiting]] = defaultdict(list)
     for document in documents:
-        # What is depended on may carry a remark: `name-v1 (parent contract)`.
+        # An entry may carry a remark: `name-v1 (parent contract)`.
         for name in dict.fromkeys(entry.split()[0] for entry in document.metadata.depends_on if entry.split()):
             found[name].append(Waiting(document, None, None))
     return found
 
 
 def _names_in(blocker: Blocker, known: Iterable[str]) -> Iterator[str]:
-    """What a blocker waits for: the falsifiers, contracts and tickets that it names, else its own words."""
+    """The falsifiers, contracts and tickets that a blocker names; its own words where it names none."""
     words = " ".join(blocker.text.split())
     if len(words.split()) == 1:
         yield words

@@ -40,7 +40,7 @@ _GENERATED = re.compile(r"(?i)auto-?generated|generated (by|from|automatically)|
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class CorpusDocument:
     """One source file: its path relative to the library's root (with `/`), and its text."""
 
     path: str
@@ -56,8 +56,8 @@ class Document:
 class Split:
     """The two sides of the corpus, each sorted by path; no text is on both."""
 
-    train: tuple[Document, ...]
-    held_out: tuple[Document, ...]
+    train: tuple[CorpusDocument, ...]
+    held_out: tuple[CorpusDocument, ...]
 
 
 def standard_library() -> Path:
@@ -65,9 +65,9 @@ def standard_library() -> Path:
     return Path(sysconfig.get_path("stdlib"))
 
 
-def collect(root: Path) -> list[Document]:
+def collect(root: Path) -> list[CorpusDocument]:
     """Read every usable `.py` file below `root`, sorted by path, each distinct text once."""
-    documents: dict[str, Document] = {}
+    documents: dict[str, CorpusDocument] = {}
     for path in sorted(root.rglob("*.py")):
         relative = path.relative_to(root)
         if _DROPPED_DIRECTORIES.intersection(relative.parts) or relative.name.startswith(_DROPPED_PREFIXES):
@@ -76,7 +76,7 @@ def collect(root: Path) -> list[Document]:
             text = path.read_bytes().decode("utf-8")
         except UnicodeDecodeError:
             continue
-        document = Document(relative.as_posix(), text.replace("\r\n", "\n"))
+        document = CorpusDocument(relative.as_posix(), text.replace("\r\n", "\n"))
         if is_plain_source(document.text):
             documents.setdefault(document.digest, document)
     return sorted(documents.values(), key=lambda document: document.path)
@@ -110,14 +110,14 @@ def _literal_characters(tree: ast.AST) -> int:
     return max(total, 0)
 
 
-def split(documents: list[Document]) -> Split:
+def split(documents: list[CorpusDocument]) -> Split:
     """Put about one file in `HELD_OUT_ONE_IN` aside, chosen by its content hash alone."""
     held_out = tuple(d for d in documents if int(d.digest[:8], 16) % HELD_OUT_ONE_IN == 0)
     train = tuple(d for d in documents if int(d.digest[:8], 16) % HELD_OUT_ONE_IN != 0)
     return Split(train, held_out)
 
 
-def training_texts(documents: tuple[Document, ...], seed: int) -> list[str]:
+def training_texts(documents: tuple[CorpusDocument, ...], seed: int) -> list[str]:
     """Texts between `END_OF_TEXT` marks: files, sometimes cut at top-level definitions, and chat turns made of them.
 
     The cuts let a text begin with a bare `def f(x):`, as a prompt does; the turns give the chat template a meaning, and
@@ -132,7 +132,7 @@ def training_texts(documents: tuple[Document, ...], seed: int) -> list[str]:
     return texts
 
 
-def bare_texts(documents: tuple[Document, ...], seed: int) -> list[str]:
+def bare_texts(documents: tuple[CorpusDocument, ...], seed: int) -> list[str]:
     """What `training_texts` gives, without docstrings and comments, and cut more often: code that follows on code."""
     generator = random.Random(seed)
     texts: list[str] = []

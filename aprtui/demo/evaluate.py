@@ -1,6 +1,6 @@
 """Measure an exported embedded model with PyTorch: `python -m aprtui.demo.evaluate MODEL.gguf --work DIR --out FILE`.
 
-The figures are those of `aprtui.demo.quality`, on the quantised weights; the JSON written here is what
+The figures are those of `aprtui.engine.quality.text`, on the quantised weights; the JSON written here is what
 `aprtui.demo.export --quality` puts into the model's metadata.
 """
 
@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import lzma
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from aprtui.demo.corpus import Document, Split, collect, split, standard_library
+from aprtui.demo.corpus import CorpusDocument, Split, collect, split, standard_library
 from aprtui.demo.network import NetworkShape, Weights, load_torch, make_forward, rotary_tables
 from aprtui.demo.prompts import PROMPTS, SEED, TEMPERATURE, TOKENS
-from aprtui.demo.quality import MOST_REPEATS, draw, parses, primed_xz_bits_per_byte, repeated_lines
-from aprtui.demo.vocabulary import Vocabulary, load_vocabulary
+from aprtui.demo.vocabulary import TrainedVocabulary, load_vocabulary
+from aprtui.engine.quality.text import parses, repeated_lines
 
 SCORING_CONTEXT = 1024
+MOST_REPEATS = 2
+"""How often a line may occur in a completion that passes."""
 _BATCH = 8
 
 
@@ -62,7 +66,7 @@ def read_weights(model: Path) -> Weights:
 
 
 def held_out_bits(
-    shape: NetworkShape, weights: Weights, vocabulary: Vocabulary, documents: tuple[Document, ...]
+    shape: NetworkShape, weights: Weights, vocabulary: TrainedVocabulary, documents: tuple[CorpusDocument, ...]
 ) -> float:
     """Bits the model needs for the documents' tokens, each document after an end-of-text mark.
 
@@ -92,7 +96,7 @@ def held_out_bits(
     return bits / math.log(2.0)
 
 
-def complete(shape: NetworkShape, weights: Weights, vocabulary: Vocabulary, prompt: str) -> Sample:
+def complete(shape: NetworkShape, weights: Weights, vocabulary: TrainedVocabulary, prompt: str) -> Sample:
     """Sample up to `TOKENS` tokens after `prompt` (an end-of-text mark before it); a special token ends the text."""
     torch = load_torch()
     forward, generator = make_forward(shape), np.random.Generator(np.random.PCG64(SEED))
@@ -108,6 +112,32 @@ def complete(shape: NetworkShape, weights: Weights, vocabulary: Vocabulary, prom
     completion = vocabulary.decode(ids[start:])
     text = prompt + completion
     return Sample(prompt, completion, len(ids) - start, repeated_lines(text), parses(text))
+
+
+def primed_xz_bits_per_byte(primer: bytes, text: bytes) -> float:
+    """Bits `xz` adds for each byte of `text` when it follows `primer`: preset 9 | EXTREME, one dictionary over both.
+
+    The preset's own 64 MiB dictionary is enlarged where the texts are longer, so that none of the primer is forgotten.
+    Raises ValueError for an empty `text`.
+    """
+    if not text:
+        raise ValueError("bits per byte of an empty text are undefined")
+    preset = 9 | lzma.PRESET_EXTREME
+    dictionary = max(64 << 20, 1 << (len(primer) + len(text) - 1).bit_length())
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": preset, "dict_size": dictionary}]
+
+    def size(content: bytes) -> int:
+        return len(lzma.compress(content, format=lzma.FORMAT_XZ, filters=filters))
+
+    return 8.0 * (size(primer + text) - size(primer)) / len(text)
+
+
+def draw(logits: npt.NDArray[np.floating], temperature: float, generator: np.random.Generator) -> int:
+    """One token id from `logits` [vocabulary]: softmax of logits / temperature in float64, inverse CDF in id order."""
+    scaled = logits.astype(np.float64) / temperature
+    weights = np.exp(scaled - scaled.max())
+    cumulative = np.cumsum(weights / weights.sum())
+    return min(int(np.searchsorted(cumulative, generator.random(), side="right")), len(cumulative) - 1)
 
 
 def primed_xz(sides: Split, cache: Path) -> float:

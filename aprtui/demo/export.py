@@ -16,7 +16,7 @@ from aprtui.demo.corpus import END_OF_TEXT, SPECIAL_TOKENS, TURN_END
 from aprtui.demo.network import NetworkShape, load_torch
 from aprtui.demo.prompts import TEMPERATURE
 from aprtui.demo.quantize import quantize_q4_k, quantize_q6_k
-from aprtui.demo.vocabulary import Vocabulary, load_vocabulary
+from aprtui.demo.vocabulary import TrainedVocabulary, load_vocabulary
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' "
@@ -29,7 +29,9 @@ _LICENSE_LINK = "https://docs.python.org/3/license.html"
 _SOURCE = "https://github.com/python/cpython"
 
 
-def export(checkpoint: dict[str, Any], vocabulary: Vocabulary, quality: dict[str, Any] | None, out: Path) -> None:
+def export(
+    checkpoint: dict[str, Any], vocabulary: TrainedVocabulary, quality: dict[str, Any] | None, out: Path
+) -> None:
     """Quantise the checkpoint's weights and write `out` atomically."""
     import gguf
 
@@ -94,7 +96,7 @@ def _add_shape(writer: Any, shape: NetworkShape, context: int) -> None:
     writer.add_vocab_size(shape.vocabulary)
 
 
-def _add_tokenizer(writer: Any, vocabulary: Vocabulary) -> None:
+def _add_tokenizer(writer: Any, vocabulary: TrainedVocabulary) -> None:
     import gguf
 
     kinds = [

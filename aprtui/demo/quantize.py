@@ -31,8 +31,8 @@ def quantize_q4_k(values: F32, importance: F32 | None = None) -> Bytes:
     scale_NS, minimum_NS = _search_affine(x_NSL, w_NSL)
     d_N1 = _to_half(scale_NS.max(1, keepdims=True) / 63.0)
     m_N1 = _to_half(minimum_NS.max(1, keepdims=True) / 63.0)
-    sc_NS = _steps(scale_NS, d_N1, 63)
-    mn_NS = _steps(minimum_NS, m_N1, 63)
+    sc_NS = _steps(scale_NS, d_N1, 0, 63)
+    mn_NS = _steps(minimum_NS, m_N1, 0, 63)
     best = _affine_error(x_NSL, w_NSL, d_N1 * sc_NS, m_N1 * mn_NS).sum(1, keepdims=True)
     for _ in range(3):
         sc_new, mn_new = _refine_affine(x_NSL, w_NSL, d_N1, m_N1, sc_NS, mn_NS)
@@ -52,7 +52,7 @@ def quantize_q6_k(values: F32, importance: F32 | None = None) -> Bytes:
     scale_NS = _search_symmetric(x_NSL, w_NSL)
     widest = np.take_along_axis(scale_NS, np.abs(scale_NS).argmax(1, keepdims=True), 1)
     d_N1 = _to_half(widest / -128.0)
-    sc_NS = _signed_steps(scale_NS, d_N1)
+    sc_NS = _steps(scale_NS, d_N1, -128, 127)
     for _ in range(2):
         sc_NS = _refine_symmetric(x_NSL, w_NSL, d_N1, sc_NS)
         unit_NSL = sc_NS[:, :, None] * _symmetric_levels(x_NSL, d_N1 * sc_NS)
@@ -86,14 +86,9 @@ def _to_half(values: F32) -> F32:
     return np.clip(values, -65504.0, 65504.0).astype(np.float16).astype(np.float32)
 
 
-def _steps(values: F32, unit: F32, most: int) -> F32:
+def _steps(values: F32, unit: F32, least: int, most: int) -> F32:
     divisor = np.where(unit == 0.0, 1.0, unit)
-    return np.where(unit == 0.0, 0.0, np.clip(np.rint(values / divisor), 0, most)).astype(np.float32)
-
-
-def _signed_steps(values: F32, unit: F32) -> F32:
-    divisor = np.where(unit == 0.0, 1.0, unit)
-    return np.where(unit == 0.0, 0.0, np.clip(np.rint(values / divisor), -128, 127)).astype(np.float32)
+    return np.where(unit == 0.0, 0.0, np.clip(np.rint(values / divisor), least, most)).astype(np.float32)
 
 
 def _affine_levels(x_NSL: F32, scale_NS: F32, minimum_NS: F32) -> F32:

@@ -20,7 +20,7 @@ QWEN2_SPLIT = (
 
 
 @dataclass(frozen=True, slots=True)
-class Vocabulary:
+class TrainedVocabulary:
     """A trained tokenizer with what a GGUF needs of it: tokens in id order (GPT-2 byte alphabet) and ranked merges."""
 
     tokenizer: Any
@@ -62,7 +62,7 @@ def train_vocabulary(texts: Iterable[str], size: int) -> Any:
     return tokenizer
 
 
-def load_vocabulary(path: Path) -> Vocabulary:
+def load_vocabulary(path: Path) -> TrainedVocabulary:
     """Read a `tokenizer.json` written by `train_vocabulary(...).save`."""
     from tokenizers import Tokenizer
 
@@ -70,4 +70,4 @@ def load_vocabulary(path: Path) -> Vocabulary:
     ids: dict[str, int] = dict(model["vocab"])
     tokens = [*sorted(ids, key=ids.__getitem__), *SPECIAL_TOKENS]
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-    return Vocabulary(Tokenizer.from_file(str(path)), tuple(tokens), tuple(merges))
+    return TrainedVocabulary(Tokenizer.from_file(str(path)), tuple(tokens), tuple(merges))

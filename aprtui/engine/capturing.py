@@ -5,25 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui import __version__
+from aprtui.engine.faults.faults import Fault
 from aprtui.engine.generation import evaluate, generate
 from aprtui.engine.protocol import Engine, Logits, Taps, TapSink
 from aprtui.errors import EngineError, UsageError
+from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.graph import Node
 from aprtui.trace.manifest import EngineInfo, Manifest, ModelInfo
 from aprtui.trace.stats import Accumulator
 from aprtui.trace.writer import CaptureWriter, planned_files
-
-if TYPE_CHECKING:
-    from aprtui.engine.faults.faults import Fault
-    from aprtui.model.model import Model
-
 
 Array = NDArray[np.float32]
 

@@ -6,19 +6,14 @@ float32 activations whatever the engine rounds, and without the faults that are 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.process.slots import NO_TOKEN
 from aprtui.engine.replay.evaluators import Evaluators
-from aprtui.engine.sampling import Candidate
+from aprtui.engine.sampling import NO_TOKEN, Candidate
 from aprtui.model.config import RopeAngles
+from aprtui.model.model import Model
 from aprtui.trace.graph import Node, StageGraph
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 
 def layer_outputs(graph: StageGraph) -> tuple[Node, ...]:
@@ -49,7 +44,7 @@ class LogitLens:
 
     def close(self) -> None:
         """End the evaluator; a second call does nothing."""
-        self._evaluators.__exit__(None, None, None)
+        self._evaluators.close()
 
 
 def _likeliest(logits: NDArray[np.float32]) -> Candidate:

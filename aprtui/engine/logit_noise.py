@@ -8,27 +8,20 @@ the position; a position whose margin is much larger may still flip where its ow
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.likeliest import likeliest
 from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Logits, Mode
-from aprtui.engine.result_cache import keep
+from aprtui.engine.result_cache import cached, python_digest
+from aprtui.engine.sampling import top_tokens
 from aprtui.errors import UsageError
+from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.resources import floor_cache
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 LIKELIEST = 10
 """Tokens of each position whose logits are compared: only they can become the first."""
@@ -36,6 +29,9 @@ FEWEST_TOKENS = 8
 MOST_TOKENS = 32
 _CHUNK = 4
 """Tokens between two reports of progress."""
+
+SOURCES = ("engine/logit_noise.py", "engine/rounding.py", "engine/cpu", "engine/cuda", "engine/reference")
+"""What the noise is measured by, in every backend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +48,7 @@ def logit_deviation(exact: NDArray[np.float32], rounded: NDArray[np.float32]) ->
     The mean of a row's differences is taken off first, and paid for as one degree of freedom. NaN where a logit that
     is looked at is not finite.
     """
-    best = np.stack([likeliest(row, LIKELIEST) for row in exact])
+    best = np.stack([top_tokens(row, LIKELIEST) for row in exact])
     errors = np.take_along_axis(rounded, best, 1).astype(np.float64) - np.take_along_axis(exact, best, 1)
     return float(np.sqrt(np.mean(np.var(errors, axis=1, ddof=1))))
 
@@ -60,13 +56,18 @@ def logit_deviation(exact: NDArray[np.float32], rounded: NDArray[np.float32]) ->
 def measure_logit_noise(
     model: Model, tokens: Sequence[int], backend: str, threads: int | None, progress: Progress
 ) -> LogitNoise:
-    """The noise of `model`: remembered from an earlier measurement, or measured on the first of `tokens`.
+    """The noise of `model` in `backend`: from an earlier measurement, or measured on the first of `tokens`.
 
     Raises `UsageError` where it has to be measured and the tokens are too few.
     """
-    path = _place(model)
-    with suppress(OSError, ValueError, TypeError):
-        return LogitNoise(**json.loads(path.read_text()))
+    key = ("logit noise", python_digest(*SOURCES), backend, model.sha256())
+    return cached(
+        floor_cache(), key, lambda: _measure(model, tokens, backend, threads, progress),
+        encode=asdict, decode=lambda fields: LogitNoise(**fields),
+    )  # fmt: skip
+
+
+def _measure(model: Model, tokens: Sequence[int], backend: str, threads: int | None, progress: Progress) -> LogitNoise:
     if len(tokens) < FEWEST_TOKENS:
         raise UsageError(
             f"the noise at the logits is measured on {FEWEST_TOKENS} tokens or more, there are {len(tokens)}: "
@@ -77,14 +78,7 @@ def measure_logit_noise(
         _logits(model, used, mode, backend, threads, lambda done: progress("measuring the noise at the logits", *done))
         for mode in Mode
     ]
-    noise = LogitNoise(logit_deviation(*logits), len(used))
-    keep(path, asdict(noise))
-    return noise
-
-
-def _place(model: Model) -> Path:
-    sources = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    return floor_cache() / f"logits-{hashlib.sha256((sources + model.sha256()).encode()).hexdigest()[:32]}.json"
+    return LogitNoise(logit_deviation(*logits), len(used))
 
 
 def _logits(

@@ -1,31 +1,23 @@
-"""Choosing a backend and opening it."""
+"""Opening an engine: in the backend that is asked for, or in the best one that can be used here."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
+from aprtui.engine.backends.backend import Backend, EngineRequest
+from aprtui.engine.backends.registry import AUTO, BACKENDS, host_backends, named_backend, require_available
 from aprtui.engine.protocol import Engine, Intervention, KvType, Mode
 from aprtui.errors import EngineError, UsageError
-from aprtui.machine import available_memory, default_threads
-from aprtui.progress import Progress
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
-
-
-def numba_missing() -> str | None:
-    """Why the compiled CPU kernels cannot run here, or None."""
-    if importlib.util.find_spec("numba") is None:
-        return "numba is not installed: pip install numba"
-    return None
+from aprtui.machine import default_threads
+from aprtui.model.model import Model
+from aprtui.progress import Progress, no_progress
 
 
 def open_engine(
     model: Model,
     *,
-    backend: str = "auto",
+    backend: str = AUTO,
     mode: Mode = Mode.EXACT,
     kv: KvType = KvType.F32,
     threads: int | None = None,
@@ -33,113 +25,85 @@ def open_engine(
     fit: bool = False,
     intervention: Intervention | None = None,
     progress: Progress | None = None,
-    told: Callable[[str], None] | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> Engine:
-    """Open `model` in `backend` (`auto`, `cpu`, `cuda` or `numpy`).
+    """Open `model` in `backend`: `auto`, or a name of `backends.registry`.
 
-    `auto` takes the GPU where one computes what the CPU computes (see `parity`), else the CPU, else numpy; `told` hears
-    which and why. `context` defaults to the model's own; with `fit` it is reduced to what there is memory for. Raises
-    `EngineError` for a backend that cannot run here; a backend asked for by name is never replaced.
+    `auto` takes a device that computes what the CPU computes (see `parity`), else the first backend of the processor
+    that can run; `announce` is told which and why. `context` defaults to the model's own; with `fit` it is reduced to
+    what there is memory for. Raises `EngineError` for a backend that cannot run here; a backend asked for by name is
+    never replaced.
     """
-    context = model.config.context if context is None else context
-    progress = progress or (lambda what, done, total: None)
-    if backend == "cuda":
-        return _open_cuda(model, mode, kv, context, progress, intervention, fit=fit)
-    if backend == "auto":
-        try:
-            why = _parity_with_cuda(model, kv, threads or default_threads(), progress, intervention)
-            engine = _open_cuda(model, mode, kv, context, progress, intervention, fit=fit)
-        except EngineError as error:
-            why = _without_cure(str(error).removeprefix("backend cuda: "))
-            engine = _open_cpu(model, backend, mode, kv, threads, context, progress, intervention, fit=fit)
-        if told is not None:
-            told(f"backend {engine.backend}: {why}")
+    request = EngineRequest(
+        model, mode, kv, threads or default_threads(), model.config.context if context is None else context, fit,
+        intervention, progress or no_progress,
+    )  # fmt: skip
+    if backend == AUTO:
+        return _open_best(request, announce)
+    chosen = named_backend(backend)
+    if intervention is not None and chosen.interventions_problem:
+        usable = next(other.name for other in BACKENDS if not other.interventions_problem)
+        raise UsageError(f"backend {backend}: {chosen.interventions_problem}: use --backend {usable}")
+    require_available(chosen)
+    return chosen.open(request)
+
+
+def _open_best(request: EngineRequest, announce: Callable[[str], None] | None) -> Engine:
+    reasons = []
+    for backend in BACKENDS:
+        if backend.is_device:
+            try:
+                reason = _parity(backend, request)
+                engine = backend.open(request)
+            except EngineError as error:
+                reasons.append(_without_advice(str(error).removeprefix(f"backend {backend.name}: ")))
+                continue
+        else:
+            obstacle = backend.obstacle()
+            if obstacle is not None:
+                reasons.append(obstacle.problem)
+                continue
+            engine, reason = backend.open(request), "; ".join(reasons)
+        if announce is not None:
+            announce(f"backend {backend.name}: {reason}")
         return engine
-    return _open_cpu(model, backend, mode, kv, threads, context, progress, intervention, fit=fit)
+    raise EngineError(f"no backend can run here: {'; '.join(reasons)}: see aprtui doctor")
 
 
-def _without_cure(text: str) -> str:
-    """What is wrong, without what to do about it: who asked for `auto` has got another engine."""
+def _without_advice(text: str) -> str:
+    """What is wrong, without what to do about it: the caller of `auto` gets another engine."""
     return text.rpartition(": use ")[0] or text
 
 
-def _parity_with_cuda(
-    model: Model, kv: KvType, threads: int, progress: Progress, intervention: Intervention | None
-) -> str:
-    """Why the GPU can be taken. Raises `EngineError` that says why it cannot."""
-    from aprtui.engine.cuda.detect import detect
-
-    found = detect()
-    if found.problem or found.device is None or found.driver is None:
-        raise EngineError(found.problem)
-    if intervention is not None:
-        raise EngineError("faults are injected on the CPU only")
-    if numba_missing():
-        raise EngineError(f"no CPU engine to hold {found.device} against: {numba_missing()}")
-    from aprtui.engine.parity.cache import remembered
+def _parity(backend: Backend, request: EngineRequest) -> str:
+    """Why a device can be taken. Raises `EngineError` that says why it cannot."""
+    # Imported here because most runs do without: replay and its comparison take a third of the time to load.
+    from aprtui.engine.parity import cache
     from aprtui.engine.parity.gate import POSITIONS, parity_gate
 
-    def opened(name: str, mode: Mode) -> Engine:
-        return open_engine(
-            model, backend=name, mode=mode, kv=kv if mode is Mode.Q8 else KvType.F32, threads=threads,
-            context=POSITIONS, progress=progress,
-        )  # fmt: skip
+    assert backend.identity is not None
+    obstacle = backend.obstacle()
+    if obstacle is not None:
+        raise EngineError(obstacle.problem)
+    if request.intervention is not None and backend.interventions_problem:
+        raise EngineError(f"faults cannot be injected on {backend.name}")
+    identity, host = backend.identity(), host_backends()[0]
+    missing = host.obstacle()
+    if missing is not None:
+        raise EngineError(f"no {host.title} to hold {identity.device} against: {missing.problem}: {missing.advice}")
 
-    parity = remembered(
-        model, found.device, found.driver, kv,
+    def opened(by: Backend, mode: Mode) -> Engine:
+        kv = request.kv if mode is Mode.Q8 else KvType.F32
+        return by.open(replace(request, mode=mode, kv=kv, context=POSITIONS, fit=False, intervention=None))
+
+    parity = cache.cached_parity(
+        request.model, identity, request.kv,
         lambda: parity_gate(
-            model, lambda mode: opened("cuda", mode), lambda: opened("cpu", Mode.EXACT), threads, progress
+            request.model, lambda mode: opened(backend, mode), lambda: opened(host, Mode.EXACT), request.threads,
+            request.progress,
         ),
     )  # fmt: skip
-    told = f"{found.device}: {parity.reason}"
+    reason = f"{identity.device}: {parity.reason}"
     if not parity.passed:
-        raise EngineError(told)
-    return told
-
-
-def _open_cuda(
-    model: Model, mode: Mode, kv: KvType, context: int, progress: Progress, intervention: Intervention | None,
-    *, fit: bool,
-) -> Engine:  # fmt: skip
-    if intervention is not None:
-        raise UsageError(
-            "backend cuda: its kernels compute several stages at once, so no fault can be injected between them: "
-            "use --backend cpu"
-        )
-    from aprtui.engine.cuda.opening import open_cuda
-
-    return open_cuda(model, mode, kv, context, progress, fit=fit)
-
-
-def _open_cpu(
-    model: Model, backend: str, mode: Mode, kv: KvType, threads: int | None, context: int, progress: Progress,
-    intervention: Intervention | None, *, fit: bool,
-) -> Engine:  # fmt: skip
-    context = _with_memory(model, kv, context, fit=fit)
-    missing = numba_missing()
-    if backend == "numpy" or (backend == "auto" and missing):
-        from aprtui.engine.reference.engine import NumpyEngine
-
-        return NumpyEngine(model, mode, kv, context, intervention)
-    if missing:
-        raise EngineError(f"backend cpu: {missing}, or use --backend numpy")
-    from aprtui.engine.cpu.engine import CpuEngine
-
-    return CpuEngine(model, mode, kv, threads or default_threads(), context, progress, intervention)
-
-
-def _with_memory(model: Model, kv: KvType, context: int, *, fit: bool) -> int:
-    """The context, reduced to what fits if asked to. Raises `EngineError` if the K/V cache alone takes more memory than
-    is available."""
-    graph = model.config.graph
-    position = 2 * (2 if kv is KvType.F16 else 4) * graph.layers * graph.kv_width
-    available = available_memory()
-    if available is None or position * context <= available:
-        return context
-    fits = available // position
-    if fit and fits:
-        return fits
-    raise EngineError(
-        f"a K/V cache of {context} positions needs {position * context / 1e9:.1f} GB, {available / 1e9:.1f} GB are "
-        "available: use a smaller --context (or --context fit), or --kv f16"
-    )
+        raise EngineError(reason)
+    return reason

@@ -8,17 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.engine.sampling import Choice, Sampler, Sampling
 from aprtui.errors import EngineError, UsageError
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.stats import Accumulator
-
-if TYPE_CHECKING:
-    from aprtui.engine.sampling import Choice, Sampler, Sampling
 
 
 class Mode(StrEnum):
@@ -212,7 +210,7 @@ class MeteredEngine(Protocol):
         """What is in use now, or was half a second ago."""
 
 
-def require_room(engine: Engine, tokens: int) -> None:
+def require_positions(engine: Engine, tokens: int) -> None:
     """Raise `EngineError` if `tokens` more positions do not fit into the context."""
     if engine.position + tokens > engine.context:
         raise EngineError(

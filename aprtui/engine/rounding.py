@@ -9,19 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.protocol import KvType, Mode, Rounding
 from aprtui.model.config import RopeAngles
+from aprtui.model.model import Model
 from aprtui.model.weight_types import InputRounding, WeightType
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import Op
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 Array = NDArray[np.float32]
 

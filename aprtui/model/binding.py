@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,6 @@ from aprtui.trace.graph import GraphConfig, Node, Op, Part, Scope, Stage, StageG
 
 ROPE_FACTORS = "rope_freqs.weight"
 """The one tensor that belongs to no node: it is part of the RoPE configuration."""
-
-_TIED_TO = {"output.weight": "token_embd.weight"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +60,12 @@ def _row_counts(config: GraphConfig, stage: Stage) -> tuple[int, ...]:
     return tuple(columns.stop - columns.start for columns in fused)
 
 
-def bind(file: GgufFile, graph: StageGraph) -> tuple[dict[str, Weight], dict[Node, tuple[Weight, ...]]]:
+def bind(
+    file: GgufFile, graph: StageGraph, tied: Mapping[str, str]
+) -> tuple[dict[str, Weight], dict[Node, tuple[Weight, ...]]]:
     """All weights by tensor name, and the weights of each node that has any.
 
+    `tied` maps tensors that the file may leave out to those that are used in their place.
     Raises `UnreadableError` for a tensor that is missing, has another shape, an unsupported type or lies outside the
     file, and for a tensor of the file that no node uses.
     """
@@ -77,7 +78,7 @@ def bind(file: GgufFile, graph: StageGraph) -> tuple[dict[str, Weight], dict[Nod
     weights: dict[str, Weight] = {}
     bound: dict[Node, tuple[Weight, ...]] = {}
     for node in graph.nodes:
-        found = tuple(_weight(file, parameter, weights) for parameter in parameters(graph, node))
+        found = tuple(_weight(file, parameter, tied, weights) for parameter in parameters(graph, node))
         if found:
             bound[node] = found
     for name in file.tensors:
@@ -89,9 +90,14 @@ def bind(file: GgufFile, graph: StageGraph) -> tuple[dict[str, Weight], dict[Nod
     return weights, bound
 
 
-def _weight(file: GgufFile, parameter: Parameter, weights: dict[str, Weight]) -> Weight:
-    """The weight of `parameter`, made once and kept in `weights` under the name of its tensor."""
-    name = parameter.name if parameter.name in file.tensors else _TIED_TO.get(parameter.name, parameter.name)
+def stored_name(file: GgufFile, parameter: Parameter, tied: Mapping[str, str]) -> str:
+    """The name of the tensor that holds `parameter` in the file."""
+    return parameter.name if parameter.name in file.tensors else tied.get(parameter.name, parameter.name)
+
+
+def _weight(file: GgufFile, parameter: Parameter, tied: Mapping[str, str], weights: dict[str, Weight]) -> Weight:
+    """The weight of `parameter`, read once and then taken from `weights`, where it has the name of its tensor."""
+    name = stored_name(file, parameter, tied)
     if name not in weights:
         if name not in file.tensors:
             raise UnreadableError(

@@ -33,7 +33,7 @@ PATTERNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """Patterns by pre-tokenizer; each splits the pieces that the one before it left, into matches and what lies between."""
 
 _WHOLE_WORDS_FIRST = frozenset({"llama-bpe", "llama3", "llama-v3"})
-"""Pre-tokenizers whose vocabularies take a piece that is a token whole, whatever the merges say (`ignore_merges`)."""
+"""Pre-tokenizers whose vocabularies take a piece that is a token as a whole, without the merges (`ignore_merges`)."""
 
 
 def build_encoder(vocabulary: Vocabulary, merges: list[str], pre_tokenizer: str) -> Callable[[str], list[int]]:

@@ -106,11 +106,11 @@ def _generation_extension() -> type[Any]:
     from jinja2.ext import Extension
     from jinja2.parser import Parser
 
-    class Generation(Extension):
+    class GenerationTag(Extension):
         tags = {"generation"}  # noqa: RUF012 – jinja2 declares it as an instance attribute
 
         def parse(self, parser: Parser) -> list[nodes.Node]:
             next(parser.stream)
             return list(parser.parse_statements(("name:endgeneration",), drop_needle=True))
 
-    return Generation
+    return GenerationTag

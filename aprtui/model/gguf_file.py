@@ -2,7 +2,7 @@
 
 Format: `docs/gguf.md` of ggml, versions 2 and 3, little-endian. The `gguf` package supplies types, block sizes and
 names, but not the reader: `GGUFReader` makes two numpy views for every token, which takes 3 to 10 seconds for a
-vocabulary of 152 000, and it believes the counts it reads. Here an array of strings stays bytes until it is asked for,
+vocabulary of 152 000, and it believes the counts it reads. Here an array of strings stays bytes until it is read,
 and every count is held against the bytes that are left in the file.
 """
 

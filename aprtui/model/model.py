@@ -10,8 +10,8 @@ from types import MappingProxyType
 
 import numpy as np
 
-from aprtui.model.architectures.base import architecture_of, read_config
-from aprtui.model.binding import bind, rope_factors
+from aprtui.model.architectures.registry import architecture_of
+from aprtui.model.binding import bind
 from aprtui.model.chat import ChatTemplate
 from aprtui.model.config import ModelConfig
 from aprtui.model.digest import file_digest
@@ -122,23 +122,8 @@ def load_model(path: Path) -> Model:
     """
     path = Path(path)
     file = GgufFile(path)
-    architecture_of(path, file.metadata)
-    config = read_config(
-        path,
-        file.metadata,
-        vocabulary=_vocabulary(file),
-        qkv_bias="blk.0.attn_q.bias" in file.tensors,
-        rope_factors=rope_factors(file),
-    )
+    architecture = architecture_of(file)
+    config = architecture.read_config(file)
     graph = graph_for(config.graph)
-    weights, bound = bind(file, graph)
+    weights, bound = bind(file, graph, architecture.tied)
     return Model(file, config, graph, weights, bound)
-
-
-def _vocabulary(file: GgufFile) -> int:
-    """Number of tokens: the rows of the embedding table, which every other statement of it must equal."""
-    tokens = file.metadata.get("tokenizer.ggml.tokens")
-    if isinstance(tokens, StringArray):
-        return len(tokens)
-    table = file.tensors.get("token_embd.weight")
-    return table.dimensions[-1] if table is not None else 1

@@ -1,6 +1,6 @@
 """The tensors of a GGUF file, of any architecture: what each is stored as, its scales, its values.
 
-Values are read by position, never through the memory map: a model may be fetched anew while it is looked at.
+Values are read by position, never through the memory map: a model may be fetched again while it is displayed.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class TensorReader:
 
 
 def summarise(path: Path, info: TensorInfo, cancelled: Callable[[], bool] = lambda: False) -> TensorSummary:
-    """Scales and statistics of one tensor, in bounded memory; what `cancelled` ends covers a part of it."""
+    """Scales and statistics of one tensor, in bounded memory; of a part of it where `cancelled` ended the pass."""
     reader = TensorReader(path, info)
     ranges: dict[str, tuple[float, float]] = {}
     total: Accumulator | None = Accumulator()

@@ -52,7 +52,7 @@ _INFILL_STOPS = frozenset(
         "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>",
     }
 )  # fmt: skip
-"""Texts that part files in infill training; a model that writes one has finished."""
+"""Texts that separate files in infill training; a model that writes one has finished."""
 
 _INFILL = frozenset(
     {
@@ -61,7 +61,7 @@ _INFILL = frozenset(
         "<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<MID>", "▁<MID>", "<|code_middle|>",
     }
 )  # fmt: skip
-"""Texts that are control tokens whatever type the file gives them, as all of the above are."""
+"""Texts that are control tokens even where the file gives them another type, as all of the above are."""
 
 _STOP_KEYS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 _LLAMA3_PRE_TOKENIZERS = frozenset({"llama3", "llama-v3", "llama-bpe"})

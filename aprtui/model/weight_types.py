@@ -1,4 +1,4 @@
-"""The weight types of GGUF, one row each: how a block lies in memory, what its values mean, who computes with it.
+"""The weight types of GGUF, one row each: the layout of a block, what its values mean, which backends compute with it.
 
 Everything that depends on a weight type reads it here. Block layouts and numbers are those of `ggml-common.h` and
 `ggml.h`; the input roundings are those of llama.cpp's CPU backend (`ggml-cpu.c`, `vec_dot_type`).

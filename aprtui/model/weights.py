@@ -1,4 +1,4 @@
-"""Weights as they lie in the file: memory-mapped blocks, dequantised only where values are asked for."""
+"""Weights as they lie in the file: memory-mapped blocks, dequantised only where values are needed."""
 
 from __future__ import annotations
 

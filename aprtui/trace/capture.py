@@ -229,7 +229,7 @@ def _provenance_tokens(path: Path) -> tuple[int, ...] | None:
 
 
 def _read_or_none(path: Path) -> AprtFile | None:
-    """The stage file at `path`, or None where it cannot be read: whoever needs its values will be told why."""
+    """The stage file at `path`, or None where it cannot be read: reading its values raises the error."""
     try:
         return read_aprt(path)
     except UnreadableError:

@@ -269,7 +269,7 @@ class StageGraph:
 
 
 def graph_for(config: GraphConfig) -> StageGraph:
-    """The stage graph of a dense decoder (`qwen2`, `qwen3`, `llama`) with the dimensions of `config`."""
+    """The stage graph of a dense decoder with the dimensions and options of `config`."""
     return StageGraph(_dense_stages(config), config.layers, config)
 
 

@@ -1,5 +1,7 @@
-"""Reading a file by position. A mapped file that somebody shortens ends the process that looks at it (SIGBUS); this one
-says what has happened."""
+"""Reading a file by position.
+
+When a mapped file is shortened, the process that reads it is killed (SIGBUS). Here an error says what has happened.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from aprtui.errors import UnreadableError
 
 
 class PositionalFile:
-    """A file that stays open, whatever becomes of its name; raises `UnreadableError` where it cannot be read."""
+    """A file that stays open when it is replaced or deleted; raises `UnreadableError` where it cannot be read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -58,9 +60,9 @@ class PositionalFile:
         try:
             now = os.stat(self.path)
         except OSError:
-            return f"{self.path} has gone: shown is what it held"
+            return f"{self.path} has been deleted: its former contents are shown"
         if now.st_ino != self._opened.st_ino or now.st_dev != self._opened.st_dev:
-            return f"{self.path} has been replaced: shown is what it held before"
+            return f"{self.path} has been replaced: its former contents are shown"
         if now.st_mtime_ns != self._opened.st_mtime_ns or now.st_size != self._opened.st_size:
             return f"{self.path} has changed since it was opened"
         return ""

@@ -83,7 +83,7 @@ def profile(
 ) -> Profile:
     """Look at all values of a tensor `[rows, columns]`; `causal` counts column ≤ row.
 
-    What `cancelled` ends covers a part of it.
+    Where `cancelled` ends the pass, the profile covers a part of it.
     """
     rows, columns = shape
     total, counts = Accumulator(), np.zeros(_HALF_WORDS, np.int64)

@@ -1,4 +1,4 @@
-"""Reading a stage file by position, a part at a time: for whoever looks at files that may change under their eyes."""
+"""Reading a stage file by position, a part at a time, for files that may change while they are read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BLOCK_VALUES = 1 << 18
 class StageReader:
     """A stage file as planes `[rows, columns]`: one of tokens × channels, or one of queries × keys for each head.
 
-    Raises `UnreadableError` for a file that is no stage file, is cut, or gets cut later.
+    Raises `UnreadableError` for a file that is no stage file, is truncated, or is truncated later.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...] | None) -> None:
@@ -79,7 +79,7 @@ class StageReader:
 
 
 def reader_stats(reader: StageReader, causal: bool, cancelled: Callable[[], bool] = lambda: False) -> StageStats:
-    """Statistics of a whole file; `causal` counts key ≤ query. What `cancelled` ends covers a part of it."""
+    """Statistics of a whole file; `causal` counts key ≤ query. `cancelled` may end it early."""
     total = Accumulator()
     for _, first, block in reader.blocks():
         if cancelled():

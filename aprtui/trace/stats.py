@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 class StageStats:
     """Statistics over the finite values of a stage tensor; None where there is no finite value.
 
-    `count` counts all values that were looked at, NaN and Inf included; for attention maps those with key ≤ query.
+    `count` counts all values, NaN and Inf included; for attention maps those with key ≤ query.
     """
 
     count: int

@@ -1,7 +1,7 @@
 """Writing capture directories: planned first, streamed while the engine runs, whole only at the end.
 
-Until `finish`, the manifest says `"complete": false` and no stage file has its header: whatever dies in between leaves
-nothing that reads as a whole capture or a whole stage file.
+Until `finish`, the manifest says `"complete": false` and no stage file has its header: a process that dies in between
+leaves nothing that could pass for a whole capture or a whole stage file.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ def require_usable(path: Path, overwrite: bool) -> None:
 def _prepare_directory(path: Path, needed: int) -> None:
     """Make `path` an empty capture directory with room for `needed` bytes.
 
-    Removes what a manifest or the naming rule claims and nothing else. Raises `EngineError` for a directory that
-    cannot be written or has too little free space.
+    Removes the files that a manifest or the naming rule claims, and nothing else. Raises `EngineError` for a directory
+    that cannot be written or has too little free space.
     """
     if path.is_dir():
         _remove_capture(path)
@@ -95,11 +95,11 @@ def _lock(path: Path) -> int:
 
 
 def _remove_capture(path: Path) -> None:
-    doomed = {file for _, file in claimed_files(path)}
+    claimed = {file for _, file in claimed_files(path)}
     manifest = read_manifest(path)
     if manifest:
-        doomed |= {path / name for name in manifest.files}
-    for file in doomed:
+        claimed |= {path / name for name in manifest.files}
+    for file in claimed:
         file.unlink(missing_ok=True)
         if file.parent != path and not any(file.parent.iterdir()):
             file.parent.rmdir()
@@ -126,7 +126,7 @@ def _open_file(path: Path, info: FileInfo) -> _OpenFile:
 class CaptureWriter:
     """Takes stage tensors from taps (it is a `TapSink`) and writes them where the manifest has planned them.
 
-    Works on the calling thread, so an engine is held back rather than a tensor lost. Raises `EngineError` for output
+    It works on the calling thread: the engine waits, and no tensor is lost. Raises `EngineError` for output
     that fails.
     """
 
@@ -213,7 +213,7 @@ class CaptureWriter:
         file.appended = start + values.size
         view = values.reshape(-1).view(np.uint8).data
         half = len(view) // 2
-        # Two threads share the checksum while this one writes: the engine waits for less.
+        # Two threads share the checksum while this one writes: the engine waits for a shorter time.
         sums = [self._pool.submit(zlib.crc32, part) for part in (view[:half], view[half:]) if file.in_order]
         with open(file.path, "r+b", buffering=0) as handle:
             _write_all(handle.fileno(), values, HEADER_BYTES + 4 * start)
@@ -224,8 +224,8 @@ class CaptureWriter:
     def finish(self, manifest: Manifest, wall_seconds: float | None = None) -> Manifest:
         """Give every file its header and the manifest its figures; returns the manifest as written.
 
-        `manifest` is the planned one with what only the run knew, such as generated tokens; fewer tokens than planned
-        shorten the files. Raises `EngineError` if a planned file did not get all its values.
+        `manifest` is the planned one with what is known only after the run, such as generated tokens; fewer tokens than
+        planned shorten the files. Raises `EngineError` if a planned file did not get all its values.
         """
         tokens = len(manifest.tokens)
         done = {relative_path(node): self._finish_file(file, tokens) for node, file in self._files.items()}

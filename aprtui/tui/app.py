@@ -1,4 +1,4 @@
-"""The app: its screens and the way between them, themes, the way in and the way out."""
+"""The app: its screens and the ways between them, themes, start and exit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from textual.filter import LineFilter
 from textual.screen import Screen
 
 from aprtui.engine.process.engine_process import EngineProcess, EngineState
-from aprtui.engine.process.loading import open_model
+from aprtui.engine.process.loading import load_engine
 from aprtui.engine.process.messages import EngineSettings
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import Sampling
@@ -28,7 +28,7 @@ from aprtui.resources import embedded_model
 from aprtui.tui.draw.colours import DARK, LIGHT
 from aprtui.tui.frame.ascii_filter import AsciiFilter
 from aprtui.tui.frame.config import Config, config_path, read_config
-from aprtui.tui.frame.keymap import check_remapping, key_name, shown_keys
+from aprtui.tui.frame.keymap import check_remapping, displayed_keys, key_name
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState
 from aprtui.tui.frame.tool_screen import ToolScreen
@@ -51,7 +51,7 @@ SCREENS: Mapping[ScreenName, type[ToolScreen]] = {
 
 
 class AprtuiApp(App[ExitCode]):
-    """Opens on the screen of `state`. Each screen is made when it is first wanted, and kept."""
+    """Opens on the screen of `state`. Each screen is created when it is first shown, and stays."""
 
     TITLE = "aprtui"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -72,9 +72,10 @@ class AprtuiApp(App[ExitCode]):
         # Without colour (no-color.org), Textual would still send greys unless the terminal's own colours are used.
         super().__init__(ansi_color=True if os.environ.get("NO_COLOR") else None)
         self.session = session
-        self._first = state or ScreenState(ScreenName.LIVE)
-        self._shown: list[ScreenName] = []
-        self._kept: dict[ScreenName, ToolScreen] = {}
+        self._initial_state = state or ScreenState(ScreenName.LIVE)
+        self._history: list[ScreenName] = []
+        """The screens that were shown, each once, the current one last."""
+        self._screens: dict[ScreenName, ToolScreen] = {}
         self._ascii = (AsciiFilter(),) if self.config.ascii else ()
         self.set_class(self.config.ascii, "-ascii")
         self.set_class(self.config.ascii or bool(os.environ.get("NO_COLOR")), PLAIN)
@@ -97,65 +98,65 @@ class AprtuiApp(App[ExitCode]):
                 if " " not in keys
             }
         )
-        self.open_state(self._first)
+        self.open_state(self._initial_state)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        """Textual's own filters; where ASCII alone is wanted, one that lets nothing else through."""
+        """Textual's own filters, and the one that lets only ASCII through where that is configured."""
         return [*super().get_line_filters(), *self._ascii]
 
     def get_key_display(self, binding: Binding) -> str:
-        """A key in the footer."""
+        """The name of a key in the footer."""
         text = super().get_key_display(binding)
-        return text if text.isascii() or not self.config.ascii else shown_keys(binding.key, ascii_only=True)
+        return text if text.isascii() or not self.config.ascii else displayed_keys(binding.key, ascii_only=True)
 
     def open_state(self, state: ScreenState) -> None:
-        """Show what `state` says; a state that cannot be shown is told in one line."""
+        """Show the screen that `state` describes; one that cannot be shown is reported in a line."""
         try:
-            fresh = SCREENS[state.screen](self.session, state)
+            screen = SCREENS[state.screen](self.session, state)
         except KeyError:
             self.notify(f"There is no {state.screen} screen in this release.", severity="warning")
         except AprtuiError as error:
             self.notify(str(error), severity="error", markup=False, timeout=15)
-            if not self._shown:
+            if not self._history:
                 self.action_go(ScreenName.LIVE)
         else:
-            self._keep(fresh)
+            self._add(screen)
             self.action_go(state.screen)
 
-    def _keep(self, screen: ToolScreen) -> None:
-        """Make `screen` the one of its name, in place of an older one."""
-        older = self._kept.pop(screen.NAME, None)
+    def _add(self, screen: ToolScreen) -> None:
+        """Let `screen` take the place of an older one of its name."""
+        older = self._screens.pop(screen.NAME, None)
         if older is not None:
             self.uninstall_screen(older)
             if older is not self.screen:
                 older.remove()
-        self._kept[screen.NAME] = screen
+        self._screens[screen.NAME] = screen
         self.install_screen(screen, screen.NAME)
 
     def action_go(self, name: str) -> None:
-        """Show a screen as it was left; for the first time, as it begins."""
+        """Show a screen as it was left; the first time, as it begins."""
         wanted = ScreenName(name)
-        if wanted not in self._kept:
+        if wanted not in self._screens:
             self.open_state(ScreenState(wanted))
             return
-        if self._kept[wanted] is self.screen:
+        if self._screens[wanted] is self.screen:
             return
-        self._shown = [*(shown for shown in self._shown if shown is not wanted), wanted]
-        if len(self._shown) == 1:
-            self.push_screen(self._kept[wanted])
+        self._history = [*(name for name in self._history if name is not wanted), wanted]
+        if len(self._history) == 1:
+            self.push_screen(self._screens[wanted])
         else:
-            self.switch_screen(self._kept[wanted])
+            self.switch_screen(self._screens[wanted])
 
     def back(self) -> None:
-        """Show the screen that was shown before this one."""
-        if len(self._shown) > 1:
-            self._shown.pop()
-            self.action_go(self._shown[-1])
+        """Show the previous screen."""
+        if len(self._history) > 1:
+            self._history.pop()
+            self.action_go(self._history[-1])
 
     def captures_at_hand(self) -> tuple[Path, ...]:
         """The captures on the screen that was shown last of those that show some."""
-        for name in reversed(self._shown):
-            if name is not ScreenName.CONTRACTS and (found := self._kept[name].captures()):
+        for name in reversed(self._history):
+            if name is not ScreenName.CONTRACTS and (found := self._screens[name].captures()):
                 return found
         return ()
 
@@ -167,18 +168,18 @@ class AprtuiApp(App[ExitCode]):
             self.push_screen(HelpScreen(title, screen.EXPLANATION, screen.all_bindings(), screen.chords))
 
     def action_turn_theme(self) -> None:
-        """From dark to light, and back."""
+        """Switch between the dark and the light theme."""
         self.theme = LIGHT.name if self.current_theme.dark else DARK.name
 
     async def action_quit(self) -> None:
-        """Leave; a generation that is going on ends."""
+        """Leave the app; a running generation ends."""
         crashed = self.session.source.state is EngineState.CRASHED
         self.exit(ExitCode.ENGINE if crashed else ExitCode.PASS)
 
     @property
     def failure(self) -> str:
-        """What the engine last failed with; empty while all is well."""
-        live = self._kept.get(ScreenName.LIVE)
+        """What the engine last failed with; empty if it has not."""
+        live = self._screens.get(ScreenName.LIVE)
         return live.failure if isinstance(live, LiveScreen) else ""
 
     def action_interrupt(self) -> None:
@@ -197,7 +198,7 @@ class AprtuiApp(App[ExitCode]):
         commands += [(chord.description, chord.keys, chord.action) for chord in screen.chords if "*" not in chord.keys]
         for description, keys, action in commands:
             yield SystemCommand(
-                description, f"Keys: {shown_keys(keys, self.config.ascii)}", partial(screen.run_action, action)
+                description, f"Keys: {displayed_keys(keys, self.config.ascii)}", partial(screen.run_action, action)
             )
 
 
@@ -223,8 +224,8 @@ def run_app(
 ) -> ExitCode:
     """Open the app on `state`; the engine starts when the live screen is shown.
 
-    Raises `UnreadableError` before the screen opens where the model cannot be used, `UsageError` for a configuration
-    that makes no sense, and `EngineError` after it where the engine had crashed and was not started anew.
+    Raises `UnreadableError` before the screen opens if the model cannot be used, `UsageError` for a configuration
+    that makes no sense, and `EngineError` after it if the engine had crashed and was not restarted.
     """
     config = read_config(config_path())
     if ascii_only or not _has_unicode():
@@ -232,10 +233,10 @@ def run_app(
     path = live.model or embedded_model()
     load_model(path)
     settings = EngineSettings(live.backend, live.mode, live.kv, live.threads, live.context)
-    source = EngineProcess(partial(open_model, path=path), settings, _log_file())
+    source = EngineProcess(partial(load_engine, path=path), settings, _log_file())
     app = AprtuiApp(Session(source, live.prompt, live.sampling, paths), state, config)
-    # What was imported stays: looking through it for garbage took a third of the time in which a frame was drawn. And
-    # all that lives is looked through seldom: that held keys up for 80 ms every two seconds.
+    # Imported objects stay alive: searching them for garbage took a third of the time of a frame. Full collections,
+    # which held keys up for 80 ms every two seconds, are rare.
     gc.freeze()
     gc.set_threshold(10_000, 5, 100)
     try:
@@ -248,12 +249,12 @@ def run_app(
 
 
 def _has_unicode() -> bool:
-    """Whether the terminal's encoding, as the locale tells it, has block characters."""
+    """Whether the encoding of the locale has block characters."""
     return "utf" in locale.getencoding().lower()
 
 
 def _log_file() -> Path | None:
-    """Where the engine process writes what it prints; nowhere where the user's log folder cannot be written."""
+    """Where the engine process writes what it prints; None if the user's log folder cannot be written."""
     try:
         folder = platformdirs.user_log_path("aprtui", ensure_exists=True)
     except OSError:

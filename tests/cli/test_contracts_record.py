@@ -158,8 +158,8 @@ def test_recorded_evidence_is_told_beside_the_judgement_and_its_doubts_in_words(
     (tmp_path / "engine.py").write_text("another engine")
     done = aprtui(*words)
     assert done.code == 0, "what was recorded is apart from what is judged now"
-    told = " ".join(done.out.split())
-    assert "stale: engine.py changed; carries PARTIAL_ALGORITHM_LEVEL" in told
+    report = " ".join(done.out.split())
+    assert "stale: engine.py changed; carries PARTIAL_ALGORITHM_LEVEL" in report
     found = json.loads(aprtui(*words, "--json").out.splitlines()[0])["evidence"]
     assert found["changes"] == ["engine.py changed"] and found["ever_carried"] == "FUNCTIONAL"
     assert json.loads(aprtui(*words, "--json", "--evidence-dir", tmp_path / "no").out.splitlines()[0])["evidence"][

@@ -64,14 +64,14 @@ def test_levels_and_life_cycles_are_counted_apart(aprtui: Run, folder: Path) -> 
 
 
 def test_evidence_and_what_is_claimed_beyond_it_are_told(aprtui: Run, folder: Path) -> None:
-    def told() -> str:
+    def reported() -> str:
         lines = aprtui("contracts", "status", folder).out.splitlines()
         return next(line for line in lines if line.startswith("  FALSIFY-1  "))
 
-    assert told().endswith("evidence: none recorded: the status claims more than any evidence gave")
+    assert reported().endswith("evidence: none recorded: the status claims more than any evidence gave")
     write_evidence(folder / "evidence", evidence(sources={"engine.py": "0" * 64}))
     expected = "PASS of 2026-11-20, stale: engine.py changed; carries PARTIAL_ALGORITHM_LEVEL: the status claims more"
-    assert told().endswith(expected)
+    assert reported().endswith(expected)
     found = records(aprtui("contracts", "status", folder, "--json"), "falsifier")[0]
     assert found["level"] == "FUNCTIONAL" and found["evidence"]["carries"] == "PARTIAL_ALGORITHM_LEVEL"  # type: ignore[index]
     elsewhere = aprtui("contracts", "status", folder, "--evidence-dir", folder / "none", "--json")

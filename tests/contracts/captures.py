@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aprtui.contracts.checks.arguments import Subject
+from aprtui.contracts.checks.arguments import CheckSubject
 from aprtui.contracts.checks.judgement import Judgement
 from aprtui.contracts.documents.document import CheckCall
 from aprtui.contracts.evaluation import evaluate
@@ -42,7 +42,7 @@ def nan_capture(path: Path, nodes: tuple[Node, ...], **options: object) -> Captu
 
 
 def of_layers(path: Path, layers: tuple[int, ...]) -> Path:
-    """The capture in `path` as if only the stages of `layers` had been asked for."""
+    """The capture in `path` as if only the stages of `layers` had been requested."""
     manifest = path / "manifest.json"
     written = json.loads(manifest.read_text())
     dropped = [name for name, info in written["files"].items() if info["layer"] not in layers]
@@ -60,6 +60,6 @@ def judged(
     """What a check says of captures, or of a model."""
     contract = document("falsification_tests: [{id: X}]\n")
     mapping: Mapping[str, CheckCall] = {"X": CheckCall(check, parameters)}
-    judgement = evaluate(contract, contract.falsifiers[0], Subject(capture, reference, model), mapping)
+    judgement = evaluate(contract, contract.falsifiers[0], CheckSubject(capture, reference, model), mapping)
     assert judgement is not None
     return judgement

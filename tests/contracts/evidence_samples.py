@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.evidence.files import CheckRun, Evidence, Host, JudgedOn, Revision
+from aprtui.contracts.evidence.files import CheckRun, EvidenceRecord, Host, JudgedOn, Revision
 
 CAPTURE = JudgedOn("capture", "m", "a" * 64, "aprtui", "0.1.0", "cpu", "a processor", "exact", 4, ())
 ORACLE = replace(CAPTURE, role="reference", engine="transformers")
 
-PASSED = Evidence(
+PASSED = EvidenceRecord(
     contract="sample", contract_version="1.0", falsifier="FALSIFY-1", date="2026-11-20T10:00:00Z",
     host=Host("here", "Linux 6", "x86_64", "a processor"), program_version="0.1.0",
     revision=Revision("c" * 40, dirty=False), sources={}, judged_on=(CAPTURE,), live=True,
@@ -21,6 +21,6 @@ PASSED = Evidence(
 )  # fmt: skip
 
 
-def evidence(**changed: Any) -> Evidence:
+def evidence(**changed: Any) -> EvidenceRecord:
     """A live PASS with provenance, with some fields changed."""
     return replace(PASSED, **changed)

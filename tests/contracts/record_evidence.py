@@ -23,7 +23,7 @@ WORK = Path("build") / "evidence"
 
 
 def record(document: Document, falsifier: Falsifier) -> int:
-    """Make the captures of one falsifier and record what its check says of them; gives the exit code."""
+    """Make the captures of one falsifier and record the judgement of its check; returns the exit code."""
     sides: list[str] = []
     for side, words in captures_of(falsifier.test):
         directory = WORK / falsifier.id / side.lower()
@@ -38,8 +38,8 @@ def record(document: Document, falsifier: Falsifier) -> int:
 
 def is_fresh(document: Document, falsifier: Falsifier) -> bool:
     """Whether the newest evidence is a PASS that still holds."""
-    backing = ledger_of(document).backing(falsifier, falsifier.check)
-    return backing.newest is not None and backing.newest.standing is Standing.FRESH and not backing.refuted
+    assessment = ledger_of(document).assess(falsifier, falsifier.check)
+    return assessment.newest is not None and assessment.newest.standing is Standing.FRESH and not assessment.refuted
 
 
 def _aprtui(*words: str) -> int:
@@ -47,7 +47,7 @@ def _aprtui(*words: str) -> int:
 
 
 def main(globs: list[str]) -> int:
-    """Record the falsifiers that are meant; 1 where one that claims to work does not hold."""
+    """Record the selected falsifiers; returns 1 where one that claims to work does not hold."""
     found = [
         (document, test)
         for document in load_documents([CHECKOUT / "contracts"]).readable

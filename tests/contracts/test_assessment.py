@@ -9,8 +9,8 @@ import pytest
 
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.documents.document import CheckCall, Maturity
-from aprtui.contracts.evidence.assessment import Backing, Ledger, Standing
-from aprtui.contracts.evidence.files import Evidence, EvidenceFile, Recorded, Revision
+from aprtui.contracts.evidence.assessment import Assessment, Ledger, Standing
+from aprtui.contracts.evidence.files import EvidenceFile, EvidenceRecord, RecordedEvidence, Revision
 from aprtui.contracts.evidence.project import Project
 from tests.contracts.evidence_samples import CAPTURE, ORACLE, evidence
 from tests.contracts.samples import document, edited
@@ -29,46 +29,46 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path, tmp_path / "evidence")
 
 
-def backing(project: Project, *found: Evidence, check: CheckCall | None = CHECK) -> Backing:
+def assess(project: Project, *found: EvidenceRecord, check: CheckCall | None = CHECK) -> Assessment:
     files = tuple(EvidenceFile(Path(f"{number}.json"), one) for number, one in enumerate(found))
-    return Ledger(project, Recorded({"FALSIFY-1": files})).backing(FALSIFIER, check)
+    return Ledger(project, RecordedEvidence({"FALSIFY-1": files})).assess(FALSIFIER, check)
 
 
-def fresh(project: Project, **changed: object) -> Evidence:
+def fresh(project: Project, **changed: object) -> EvidenceRecord:
     digest = project.digest("engine.py")
     assert digest is not None
     return evidence(**{"sources": {"engine.py": digest}, **changed})
 
 
-def stale(**changed: object) -> Evidence:
+def stale(**changed: object) -> EvidenceRecord:
     return evidence(**{"sources": {"engine.py": "0" * 64}, **changed})
 
 
-def levels(found: Backing) -> tuple[Maturity, Maturity]:
+def levels(found: Assessment) -> tuple[Maturity, Maturity]:
     return found.now, found.ever
 
 
 def test_nothing_recorded_carries_nothing(project: Project) -> None:
-    found = backing(project)
+    found = assess(project)
     assert (levels(found), found.newest, found.refuted) == ((NONE, NONE), None, False)
 
 
 def test_a_live_pass_carries_functional_and_any_other_the_algorithm(project: Project) -> None:
-    assert levels(backing(project, fresh(project))) == (FUNCTIONAL, FUNCTIONAL)
-    assert levels(backing(project, fresh(project, live=False, judged_on=()))) == (ALGORITHM, ALGORITHM)
+    assert levels(assess(project, fresh(project))) == (FUNCTIONAL, FUNCTIONAL)
+    assert levels(assess(project, fresh(project, live=False, judged_on=()))) == (ALGORITHM, ALGORITHM)
 
 
 def test_stale_evidence_counts_one_level_lower_and_is_not_forgotten(project: Project) -> None:
-    found = backing(project, stale())
+    found = assess(project, stale())
     assert levels(found) == (ALGORITHM, FUNCTIONAL)
     assert found.newest is not None and found.newest.words == "stale: engine.py changed"
-    assert levels(backing(project, stale(live=False, judged_on=()))) == (NONE, ALGORITHM)
-    assert levels(backing(project, stale(), stale(date=DAY_2))) == (FUNCTIONAL, DISCHARGED)
+    assert levels(assess(project, stale(live=False, judged_on=()))) == (NONE, ALGORITHM)
+    assert levels(assess(project, stale(), stale(date=DAY_2))) == (FUNCTIONAL, DISCHARGED)
 
 
 def test_fresh_evidence_beside_stale_carries_what_it_carries_alone(project: Project) -> None:
-    assert levels(backing(project, stale(), fresh(project, date=DAY_2, live=False))) == (ALGORITHM, FUNCTIONAL)
-    assert levels(backing(project, stale(), fresh(project, date=DAY_2))) == (FUNCTIONAL, DISCHARGED)
+    assert levels(assess(project, stale(), fresh(project, date=DAY_2, live=False))) == (ALGORITHM, FUNCTIONAL)
+    assert levels(assess(project, stale(), fresh(project, date=DAY_2))) == (FUNCTIONAL, DISCHARGED)
 
 
 @pytest.mark.parametrize(
@@ -79,63 +79,66 @@ def test_fresh_evidence_beside_stale_carries_what_it_carries_alone(project: Proj
     ],
 )
 def test_repeated_on_another_day_or_host_is_discharged(project: Project, second: dict[str, object]) -> None:
-    assert levels(backing(project, fresh(project), fresh(project, **second))) == (DISCHARGED, DISCHARGED)
+    assert levels(assess(project, fresh(project), fresh(project, **second))) == (DISCHARGED, DISCHARGED)
 
 
 def test_repeated_within_a_day_on_one_host_is_not(project: Project) -> None:
     again = fresh(project, date="2026-11-20T11:00:00Z")
-    assert levels(backing(project, fresh(project), again)) == (FUNCTIONAL, FUNCTIONAL)
+    assert levels(assess(project, fresh(project), again)) == (FUNCTIONAL, FUNCTIONAL)
 
 
 def test_against_another_engine_is_discharged(project: Project) -> None:
-    assert levels(backing(project, fresh(project, judged_on=(CAPTURE, ORACLE)))) == (DISCHARGED, DISCHARGED)
+    assert levels(assess(project, fresh(project, judged_on=(CAPTURE, ORACLE)))) == (DISCHARGED, DISCHARGED)
 
 
 @pytest.mark.parametrize(
-    "lack",
+    "missing",
     [
         {"revision": None},
         {"revision": Revision("c" * 40, dirty=True)},
         {"judged_on": (replace(CAPTURE, model_sha256=None), ORACLE)},
     ],
 )
-def test_without_provenance_nothing_is_discharged(project: Project, lack: dict[str, object]) -> None:
-    one = fresh(project, **{"judged_on": (CAPTURE, ORACLE), **lack})
-    assert levels(backing(project, one)) == (FUNCTIONAL, FUNCTIONAL)
-    assert levels(backing(project, one, replace(one, date=DAY_2))) == (FUNCTIONAL, FUNCTIONAL)
+def test_without_provenance_nothing_is_discharged(project: Project, missing: dict[str, object]) -> None:
+    one = fresh(project, **{"judged_on": (CAPTURE, ORACLE), **missing})
+    assert levels(assess(project, one)) == (FUNCTIONAL, FUNCTIONAL)
+    assert levels(assess(project, one, replace(one, date=DAY_2))) == (FUNCTIONAL, FUNCTIONAL)
 
 
 def test_a_fail_refutes_what_came_before_it_and_is_made_good_by_a_later_pass(project: Project) -> None:
     failed = fresh(project, verdict=Verdict.FAIL, date=DAY_2)
-    found = backing(project, fresh(project), failed)
+    found = assess(project, fresh(project), failed)
     assert (levels(found), found.refuted) == ((NONE, FUNCTIONAL), True)
-    found = backing(project, fresh(project), failed, fresh(project, date=DAY_3))
+    found = assess(project, fresh(project), failed, fresh(project, date=DAY_3))
     assert (levels(found), found.refuted) == ((FUNCTIONAL, DISCHARGED), False)
-    assert levels(backing(project, failed)) == (NONE, NONE)
+    assert levels(assess(project, failed)) == (NONE, NONE)
 
 
 def test_algorithm_evidence_in_the_contract_carries_the_algorithm_until_a_fail(project: Project) -> None:
     stated = document(edited("    status: FUNCTIONAL", "    algorithm_evidence: [a unit test]")).falsifiers[0]
-    nothing, failed = Recorded({}), Recorded({"FALSIFY-1": (EvidenceFile(Path("x"), evidence(verdict=Verdict.FAIL)),)})
-    assert levels(Ledger(project, nothing).backing(stated, CHECK)) == (ALGORITHM, ALGORITHM)
-    assert levels(Ledger(project, failed).backing(stated, CHECK)) == (NONE, ALGORITHM)
+    nothing, failed = (
+        RecordedEvidence({}),
+        RecordedEvidence({"FALSIFY-1": (EvidenceFile(Path("x"), evidence(verdict=Verdict.FAIL)),)}),
+    )
+    assert levels(Ledger(project, nothing).assess(stated, CHECK)) == (ALGORITHM, ALGORITHM)
+    assert levels(Ledger(project, failed).assess(stated, CHECK)) == (NONE, ALGORITHM)
 
 
 def test_another_check_or_bound_makes_evidence_stale(project: Project) -> None:
     for check in (CheckCall("determinism", {}), CheckCall("byte_format", {"layers": 1})):
-        found = backing(project, fresh(project), check=check)
+        found = assess(project, fresh(project), check=check)
         assert found.newest is not None and found.newest.words == "stale: the check changed"
     command = fresh(project, check=None, live=False)
-    assert levels(backing(project, command)) == (ALGORITHM, ALGORITHM)
-    found = backing(project, replace(command, test=("run that",)))
+    assert levels(assess(project, command)) == (ALGORITHM, ALGORITHM)
+    found = assess(project, replace(command, test=("run that",)))
     assert found.newest is not None and found.newest.words == "stale: the test changed"
 
 
 def test_evidence_that_vouches_for_nothing_or_not_for_all_does_not_hold(project: Project) -> None:
-    found = backing(project, evidence())
-    assert found.newest is not None and found.newest.words == "stale: engine.py is vouched for since"
+    found = assess(project, evidence())
+    assert found.newest is not None and found.newest.words == "stale: engine.py was added to vouches_for"
     without = document().falsifiers[0]
-    ledger = Ledger(project, Recorded({"FALSIFY-1": (EvidenceFile(Path("x"), evidence()),)}))
-    unbound = ledger.backing(without, CHECK)
+    ledger = Ledger(project, RecordedEvidence({"FALSIFY-1": (EvidenceFile(Path("x"), evidence()),)}))
+    unbound = ledger.assess(without, CHECK)
     assert levels(unbound) == (ALGORITHM, FUNCTIONAL)
     assert unbound.newest is not None and unbound.newest.standing is Standing.UNBOUND

@@ -10,7 +10,7 @@ import pytest
 from aprtui.compare.report.apr_diff import apr_stage_diff
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks import captures
-from aprtui.contracts.checks.arguments import Subject
+from aprtui.contracts.checks.arguments import CheckSubject
 from aprtui.contracts.checks.judgement import Judgement
 from aprtui.contracts.documents.document import CheckCall
 from aprtui.contracts.evaluation import evaluate
@@ -32,7 +32,7 @@ def sound(tmp_path: Path) -> Capture:
 def of_contract(text: str, **parameters: object) -> Judgement:
     contract = document(text)
     found = evaluate(
-        contract, contract.falsifiers[0], Subject(), {"FALSIFY-1": CheckCall("contract_valid", parameters)}
+        contract, contract.falsifiers[0], CheckSubject(), {"FALSIFY-1": CheckCall("contract_valid", parameters)}
     )
     assert found is not None
     return found

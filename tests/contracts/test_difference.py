@@ -1,4 +1,4 @@
-"""What changed in meaning is told by its kind; formatting is not a change."""
+"""A change in meaning is reported with its kind; formatting is no change."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def edited(*edits: tuple[str, str]) -> list[Change]:
     return list(changes(document(OLD), document(text)))
 
 
-def told(change: Change) -> tuple[str, str, str, str]:
+def summary(change: Change) -> tuple[str, str, str, str]:
     return str(change.kind), change.section, change.name, change.field
 
 
@@ -59,12 +59,12 @@ def told(change: Change) -> tuple[str, str, str, str]:
     ],
 )  # fmt: skip
 def test_a_change_of_meaning_is_told_by_its_kind(old: str, new: str, expected: tuple[str, str, str, str]) -> None:
-    assert [told(change) for change in edited((old, new))] == [expected]
+    assert [summary(change) for change in edited((old, new))] == [expected]
 
 
 def test_entries_that_go_and_come_are_told_with_their_lines() -> None:
     (gone, come) = edited(("id: FALSIFY-2", "id: FALSIFY-3"))
-    assert (told(gone), told(come)) == (
+    assert (summary(gone), summary(come)) == (
         ("removed", "falsifier", "FALSIFY-2", ""), ("added", "falsifier", "FALSIFY-3", "")
     )  # fmt: skip
     assert gone.old == come.new == "scaled"
@@ -163,11 +163,11 @@ def test_bounds_in_claims_move_and_numbers_elsewhere_change() -> None:
 def test_entries_without_ids_are_told_apart_by_what_they_say() -> None:
     old = document("proof_obligations: [{property: a}, {property: b}]\n")
     new = document("proof_obligations: [{property: b}, {property: c}]\n")
-    assert [told(change) for change in changes(old, new)] == [
+    assert [summary(change) for change in changes(old, new)] == [
         ("removed", "obligation", "a", ""), ("added", "obligation", "c", ""),
     ]  # fmt: skip
     twice = document("proof_obligations: [{property: a}, {property: a}]\n")
-    assert [told(change) for change in changes(old, twice)] == [
+    assert [summary(change) for change in changes(old, twice)] == [
         ("removed", "obligation", "b", ""), ("added", "obligation", "a #2", ""),
     ]  # fmt: skip
 
@@ -175,4 +175,4 @@ def test_entries_without_ids_are_told_apart_by_what_they_say() -> None:
 def test_what_the_schema_has_no_field_for_is_compared_too() -> None:
     old, new = OLD + "enforcement: {a: {severity: low}}\n", OLD + "enforcement: {a: {severity: high}}\n"
     (change,) = changes(document(old), document(new))
-    assert told(change) == ("changed", "enforcement", "", "a.severity")
+    assert summary(change) == ("changed", "enforcement", "", "a.severity")

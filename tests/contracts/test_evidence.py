@@ -1,4 +1,4 @@
-"""Evidence files: what is written is read again, nothing is overwritten, and what is broken is told."""
+"""Evidence files: what is written reads back, nothing is overwritten, and broken files are reported."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         read = read_evidence(path)
         assert str(read) == str(written), number  # NaN is not equal to itself
     recorded = read_recorded(tmp_path, "sample")
-    assert [file.evidence.date[:10] for file in recorded.files["FALSIFY-1"]] == [f"2026-11-2{n}" for n in range(4)]
+    assert [file.record.date[:10] for file in recorded.files["FALSIFY-1"]] == [f"2026-11-2{n}" for n in range(4)]
     assert recorded.broken == ()
 
 

@@ -18,18 +18,18 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aprtui.cli.contracts.lint import own_options
+from aprtui.cli.contracts.lint import options_by_command
 from aprtui.contracts.changes.difference import changes
 from aprtui.contracts.changes.promotion import promoted
 from aprtui.contracts.documents.document import Document
 from aprtui.contracts.documents.reader import document_of
 from aprtui.contracts.documents.validation import validate
 from aprtui.contracts.evidence.assessment import Ledger
-from aprtui.contracts.evidence.files import FORMAT, VERSION, EvidenceFile, Recorded, read_evidence
+from aprtui.contracts.evidence.files import FORMAT, VERSION, EvidenceFile, RecordedEvidence, read_evidence
 from aprtui.contracts.evidence.project import Project
 from aprtui.contracts.lint.rules import LintContext, lint
 from aprtui.contracts.panel import panel
-from aprtui.contracts.rollup import backed_falsifiers, levels, waits
+from aprtui.contracts.rollup import assess_falsifiers, levels, waits
 from aprtui.errors import AprtuiError, UnreadableError
 from aprtui.trace.json_value import json_value
 from aprtui.yaml_file import YamlError, parse_yaml
@@ -47,7 +47,7 @@ FIELDS = """    status: FUNCTIONAL
 """
 FULL = SOUND.replace("    status: FUNCTIONAL\n", FIELDS, 1)
 OLD = document(FULL)
-OPTIONS = dict(own_options())
+OPTIONS = dict(options_by_command())
 YAML_PIECES = st.sampled_from(
     [
         "metadata:", "equations:", "proof_obligations:", "falsification_tests:", "falsification:", "kani_harnesses:",
@@ -104,7 +104,7 @@ def read_by_all(text: str, ledger: Ledger) -> None:
     validate(read)
     lint(read, LintContext(options=OPTIONS, ledgers={read.path: ledger}))
     panel(read, ledger=ledger)
-    levels(backed_falsifiers([read], {read.path: ledger}))
+    levels(assess_falsifiers([read], {read.path: ledger}))
     waits([read, OLD])
     changes(OLD, read)
     assert changes(read, read) == ()
@@ -127,7 +127,7 @@ def promote_all(read: Document, text: str) -> None:
 @pytest.fixture(scope="module")
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
     files = (EvidenceFile(Path("x.json"), PASSED),)
-    return Ledger(Project(tmp_path_factory.mktemp("project"), Path("evidence")), Recorded({"FALSIFY-1": files}))
+    return Ledger(Project(tmp_path_factory.mktemp("project"), Path("evidence")), RecordedEvidence({"FALSIFY-1": files}))
 
 
 LOOSE = settings(max_examples=150, deadline=3000, suppress_health_check=[HealthCheck.too_slow])
@@ -164,8 +164,8 @@ def test_an_evidence_file_with_an_odd_value_is_read_or_refused(
     except UnreadableError as error:
         assert "\n" not in str(error)
         return
-    recorded = Recorded({"FALSIFY-1": (EvidenceFile(path, evidence),)})
-    Ledger(ledger.project, recorded).backing(OLD.falsifiers[0], OLD.falsifiers[0].check)
+    recorded = RecordedEvidence({"FALSIFY-1": (EvidenceFile(path, evidence),)})
+    Ledger(ledger.project, recorded).assess(OLD.falsifiers[0], OLD.falsifiers[0].check)
 
 
 @pytest.mark.parametrize("case", HOSTILE)

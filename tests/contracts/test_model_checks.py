@@ -9,7 +9,7 @@ import pytest
 
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks import chat, running
-from aprtui.contracts.checks.arguments import Subject
+from aprtui.contracts.checks.arguments import CheckSubject
 from aprtui.contracts.checks.judgement import Judgement
 from aprtui.contracts.checks.mapping import own_mapping
 from aprtui.contracts.checks.registry import CHECKS, ModelCheck
@@ -45,7 +45,7 @@ def plain_model(tmp_path: Path) -> Model:
     return load_model(write_plain_model(tmp_path / "plain.gguf"))
 
 
-def asked(check: str, model: Model, **parameters: object) -> Judgement:
+def judge(check: str, model: Model, **parameters: object) -> Judgement:
     return judged(check, None, None, model, **parameters)
 
 
@@ -63,20 +63,20 @@ def test_without_a_model_nothing_is_run(check: str) -> None:
 
 
 def test_a_model_that_is_fast_enough_passes_with_its_speed(model: Model) -> None:
-    judgement = asked("throughput_floor", model, at_least=1, tokens=8)
+    judgement = judge("throughput_floor", model, at_least=1, tokens=8)
     assert (judgement.verdict, judgement.metric, judgement.bound) == (Verdict.PASS, "tokens/s", 1)
     assert judgement.number is not None and judgement.number > 1 and "in mode q8, 8 tokens a run" in judgement.reason
 
 
 def test_a_model_that_is_too_slow_fails_with_its_speed(model: Model) -> None:
-    judgement = asked("throughput_floor", model, at_least=1e9, tokens=8)
+    judgement = judge("throughput_floor", model, at_least=1e9, tokens=8)
     assert (judgement.verdict, judgement.bound) == (Verdict.FAIL, 1e9)
     assert judgement.number is not None and 0 < judgement.number < 1e9
 
 
 def test_a_model_that_ends_at_once_has_no_speed(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "decode_speeds", lambda subject, tokens: [])
-    assert asked("throughput_floor", model).verdict is Verdict.UNKNOWN
+    assert judge("throughput_floor", model).verdict is Verdict.UNKNOWN
 
 
 def test_the_speed_of_a_backend_that_cannot_run_here_is_unknown(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +84,7 @@ def test_the_speed_of_a_backend_that_cannot_run_here_is_unknown(model: Model, mo
         raise EngineError(f"backend {options['backend']}: no device")
 
     monkeypatch.setattr(quality, "open_engine", refuse)
-    judgement = asked("throughput_floor", model, backend="cuda")
+    judgement = judge("throughput_floor", model, backend="cuda")
     assert (judgement.verdict, judgement.reason) == (Verdict.UNKNOWN, "backend cuda: no device")
 
 
@@ -92,14 +92,14 @@ def test_the_speed_of_a_backend_that_cannot_run_here_is_unknown(model: Model, mo
 
 
 def test_capturing_that_only_adds_passes(model: Model) -> None:
-    judgement = asked("additive_capture", model)
+    judgement = judge("additive_capture", model)
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.PASS, 0, 0)
 
 
 def test_capturing_that_changes_the_tokens_fails(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = open_engine
     monkeypatch.setattr(quality, "open_engine", lambda *args, **options: TouchedByTaps(honest(*args, **options)))
-    judgement = asked("additive_capture", model)
+    judgement = judge("additive_capture", model)
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 1, 0)
     assert "the captured run chose" in judgement.reason
 
@@ -108,7 +108,7 @@ def test_capturing_that_changes_the_tokens_fails(model: Model, monkeypatch: pyte
 
 
 def test_a_backend_by_name_is_opened_or_the_run_ends(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    judgement = asked("forced_backend", model, backend="numpy")
+    judgement = judge("forced_backend", model, backend="numpy")
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.PASS, 0, 0)
 
     def refuse(model: Model, **options: object) -> Engine:
@@ -116,7 +116,7 @@ def test_a_backend_by_name_is_opened_or_the_run_ends(model: Model, monkeypatch: 
 
     monkeypatch.setattr(opening, "open_engine", refuse)
     monkeypatch.setattr(cuda, "detect", lambda: Detection(obstacle=Obstacle.NO_DEVICE, problem="no device"))
-    judgement = asked("forced_backend", model)
+    judgement = judge("forced_backend", model)
     assert (judgement.verdict, judgement.metric, judgement.number) == (Verdict.PASS, "exit code", 4)
     assert judgement.reason == "not opened: backend cuda: no device"
 
@@ -127,14 +127,14 @@ def test_a_refusal_that_does_not_say_why_fails(model: Model, monkeypatch: pytest
 
     monkeypatch.setattr(opening, "open_engine", refuse)
     monkeypatch.setattr(cuda, "detect", lambda: Detection(obstacle=Obstacle.NO_DEVICE, problem="no device"))
-    judgement = asked("forced_backend", model)
+    judgement = judge("forced_backend", model)
     assert (judgement.verdict, judgement.metric, judgement.number) == (Verdict.FAIL, "reasons missing", 1)
 
 
 def test_a_backend_that_is_replaced_by_another_fails(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     honest = opening.open_engine
     monkeypatch.setattr(opening, "open_engine", lambda model, backend, context: honest(model, backend="numpy"))
-    judgement = asked("forced_backend", model, backend="cuda")
+    judgement = judge("forced_backend", model, backend="cuda")
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 1, 0)
     assert judgement.reason == "cuda was asked for, numpy was opened"
 
@@ -145,38 +145,38 @@ def test_a_refusal_with_another_exit_code_fails(model: Model, monkeypatch: pytes
 
     monkeypatch.setattr(opening, "open_engine", refuse)
     monkeypatch.setattr(cuda, "detect", Detection)
-    judgement = asked("forced_backend", model)
+    judgement = judge("forced_backend", model)
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 2, 4)
 
 
 def test_what_auto_takes_is_told_once_with_its_reason(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    judgement = asked("automatic_choice", model)
+    judgement = judge("automatic_choice", model)
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.PASS, 0, 0)
     assert judgement.reason.startswith("backend ")
 
 
 @pytest.mark.parametrize(
-    ("told", "words"),
+    ("reasons", "words"),
     [
-        ((), "0 reasons are told"),
-        (("backend numpy: x", "backend numpy: y"), "2 reasons are told"),
+        ((), "0 reasons are given"),
+        (("backend numpy: x", "backend numpy: y"), "2 reasons are given"),
         (("backend cpu: no driver",), "numpy was opened, and backend cpu: no driver"),
         (("backend numpy: because",), "expected no driver"),
     ],
 )
-def test_an_automatic_choice_that_is_told_wrongly_fails(
-    model: Model, monkeypatch: pytest.MonkeyPatch, told: tuple[str, ...], words: str
+def test_an_automatic_choice_with_a_wrong_reason_fails(
+    model: Model, monkeypatch: pytest.MonkeyPatch, reasons: tuple[str, ...], words: str
 ) -> None:
     honest = opening.open_engine
 
-    def silent(model: Model, context: int, told: Callable[[str], None], lines: tuple[str, ...] = told) -> Engine:
+    def silent(model: Model, context: int, announce: Callable[[str], None], lines: tuple[str, ...] = reasons) -> Engine:
         for line in lines:
-            told(line)
+            announce(line)
         return honest(model, backend="numpy", context=context)
 
     monkeypatch.setattr(opening, "open_engine", silent)
     monkeypatch.setattr(cuda, "detect", lambda: Detection(obstacle=Obstacle.NO_DRIVER, problem="no driver"))
-    judgement = asked("automatic_choice", model)
+    judgement = judge("automatic_choice", model)
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 1, 0)
     assert words in judgement.reason
 
@@ -184,7 +184,7 @@ def test_an_automatic_choice_that_is_told_wrongly_fails(
 def test_an_honest_engine_passes_the_gate_and_one_with_a_fault_does_not(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judgement = asked("parity_with_cpu", model, backend="numpy")
+    judgement = judge("parity_with_cpu", model, backend="numpy")
     assert (judgement.verdict, judgement.bound) == (Verdict.PASS, 1e-4)
     assert judgement.number is not None and 0 < judgement.number < 1e-5
 
@@ -197,14 +197,14 @@ def test_an_honest_engine_passes_the_gate_and_one_with_a_fault_does_not(
             return honest(model, intervention=fault if is_wrong else None, **options)  # type: ignore[arg-type]
 
         monkeypatch.setattr(opening, "open_engine", faulty)
-        judgement = asked("parity_with_cpu", model, backend="numpy")
+        judgement = judge("parity_with_cpu", model, backend="numpy")
         assert (judgement.verdict, judgement.metric) == (Verdict.FAIL, metric)
         assert judgement.number is not None and judgement.bound is not None and judgement.number > judgement.bound
 
 
 def test_the_gate_of_a_device_that_is_not_there_is_not_testable(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "detect", lambda: Detection(obstacle=Obstacle.NO_DRIVER, problem="no driver"))
-    judgement = asked("parity_with_cpu", model)
+    judgement = judge("parity_with_cpu", model)
     assert (judgement.verdict, judgement.testable) == (Verdict.UNKNOWN, False)
     assert judgement.reason == "not testable: no CUDA device: no driver"
 
@@ -220,48 +220,48 @@ def two_gates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("two_gates")
 def test_gates_that_all_pass_pass(model: Model) -> None:
-    judgement = asked("qa_aggregate", model, require=["tensor_contract"], min_executed=3)
+    judgement = judge("qa_aggregate", model, require=["tensor_contract"], min_executed=3)
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.PASS, 0, 0)
 
 
 @pytest.mark.usefixtures("two_gates")
 def test_one_gate_that_fails_fails_them_all(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(file_gates, "LARGEST", 1e-3)
-    judgement = asked("qa_aggregate", model)
+    judgement = judge("qa_aggregate", model)
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 1, 0)
     assert judgement.reason == "failed: tensor_contract"
 
 
 def test_a_required_gate_that_is_skipped_fails(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gates, "GATES", tuple(gate for gate in gates.GATES if gate[0] == "gpu_speedup"))
-    judgement = asked("qa_aggregate", model, require=["gpu_speedup"])
+    judgement = judge("qa_aggregate", model, require=["gpu_speedup"])
     assert (judgement.verdict, judgement.number) == (Verdict.FAIL, 1) and "required but skipped" in judgement.reason
 
 
 @pytest.mark.usefixtures("two_gates")
 def test_too_few_gates_are_unknown_and_so_is_a_gate_that_does_not_exist(model: Model) -> None:
-    assert "at least 4" in asked("qa_aggregate", model, min_executed=4).reason
+    assert "at least 4" in judge("qa_aggregate", model, min_executed=4).reason
     for parameters in ({"min_executed": 4}, {"require": ["golden"]}):
-        assert asked("qa_aggregate", model, **parameters).verdict is Verdict.UNKNOWN
+        assert judge("qa_aggregate", model, **parameters).verdict is Verdict.UNKNOWN
 
 
 def test_one_gate_is_judged_by_its_own_number(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    judgement = asked("quality_gate", model, gate="tensor_contract")
+    judgement = judge("quality_gate", model, gate="tensor_contract")
     assert (judgement.verdict, judgement.metric, judgement.number) == (Verdict.PASS, "tensor_contract", 0)
     monkeypatch.setattr(file_gates, "LARGEST", 1e-3)
-    judgement = asked("quality_gate", model, gate="tensor_contract")
+    judgement = judge("quality_gate", model, gate="tensor_contract")
     assert judgement.verdict is Verdict.FAIL and judgement.number is not None and judgement.number > 0
-    assert asked("quality_gate", model, gate="gpu_speedup").verdict is Verdict.UNKNOWN
+    assert judge("quality_gate", model, gate="gpu_speedup").verdict is Verdict.UNKNOWN
 
 
 # --- chat ---
 
 
 def test_a_template_that_renders_the_expected_bytes_passes(model: Model) -> None:
-    judgement = asked("chat_template_bytes", model, messages=HELLO, expected=RENDERED, family="<|im_start|>")
+    judgement = judge("chat_template_bytes", model, messages=HELLO, expected=RENDERED, family="<|im_start|>")
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.PASS, 0, 0)
     closed = RENDERED.removesuffix("<|im_start|>assistant\n")
-    judgement = asked("chat_template_bytes", model, messages=HELLO, expected=closed, generation_prompt=False)
+    judgement = judge("chat_template_bytes", model, messages=HELLO, expected=closed, generation_prompt=False)
     assert judgement.verdict is Verdict.PASS
 
 
@@ -270,35 +270,35 @@ def test_a_template_that_renders_the_expected_bytes_passes(model: Model) -> None
     [(RENDERED[:-1], 1, 54), (RENDERED.replace("user", "User"), 1, 12), (RENDERED + "é", 2, 55), ("x", 55, 0)],
 )
 def test_a_single_byte_that_differs_fails_with_its_place(model: Model, expected: str, number: int, at: int) -> None:
-    judgement = asked("chat_template_bytes", model, messages=HELLO, expected=expected)
+    judgement = judge("chat_template_bytes", model, messages=HELLO, expected=expected)
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, number, 0)
     assert judgement.reason.startswith(f"from byte {at} on ")
 
 
 def test_a_template_of_another_kind_or_none_is_unknown(model: Model, plain_model: Model) -> None:
-    other = asked("chat_template_bytes", model, messages=HELLO, expected="x", family="[INST]")
+    other = judge("chat_template_bytes", model, messages=HELLO, expected="x", family="[INST]")
     assert other.verdict is Verdict.UNKNOWN and "another kind" in other.reason
-    none = asked("chat_template_bytes", plain_model, messages=HELLO, expected="x")
+    none = judge("chat_template_bytes", plain_model, messages=HELLO, expected="x")
     assert (none.verdict, none.reason) == (Verdict.UNKNOWN, "the model has no chat template")
 
 
 def test_text_with_control_tokens_and_models_without_a_template_are_refused(model: Model, plain_model: Model) -> None:
     for subject, prompt in ((model, "<|im_start|>user\nHello"), (plain_model, "Hello")):
-        judgement = asked("chat_refusal", subject, prompt=prompt)
+        judgement = judge("chat_refusal", subject, prompt=prompt)
         assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.PASS, 0, 0)
 
 
 def test_a_prompt_that_is_let_through_fails(plain_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chat, "encode_prompt", lambda *args, **options: [1, 2, 3])
-    judgement = asked("chat_refusal", plain_model)
+    judgement = judge("chat_refusal", plain_model)
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 1, 0)
 
 
 def test_a_prompt_that_a_template_may_take_says_nothing(model: Model) -> None:
-    assert asked("chat_refusal", model, prompt="Hello").verdict is Verdict.UNKNOWN
+    assert judge("chat_refusal", model, prompt="Hello").verdict is Verdict.UNKNOWN
 
 
-# --- asked wrongly ---
+# --- wrong parameters ---
 
 
 @pytest.mark.parametrize(
@@ -307,9 +307,9 @@ def test_a_prompt_that_a_template_may_take_says_nothing(model: Model) -> None:
         ("throughput_floor", {"tokens": 0}, "expected a whole number, 1 … 128"),
         ("throughput_floor", {"tokens": 1000}, "expected a whole number"),
         ("throughput_floor", {"at_least": "fast"}, "is not a number"),
-        ("throughput_floor", {"backend": "vulkan"}, "expected one of auto, cuda, cpu, numpy"),
+        ("throughput_floor", {"backend": "vulkan"}, "expected one of auto, cpu, cuda, numpy"),
         ("throughput_floor", {"layers": 1}, "takes no 'layers'"),
-        ("forced_backend", {"backend": "auto"}, "expected one of cuda, cpu, numpy"),
+        ("forced_backend", {"backend": "auto"}, "expected one of cpu, cuda, numpy"),
         ("quality_gate", {}, "expected one of tensor_contract, "),
         ("qa_aggregate", {"require": "golden_output"}, "expected a list of texts"),
         ("chat_template_bytes", {"messages": HELLO}, "give messages and the text"),
@@ -319,10 +319,10 @@ def test_a_prompt_that_a_template_may_take_says_nothing(model: Model) -> None:
         ("chat_refusal", {"prompt": None}, "is not a text"),
     ],
 )
-def test_a_check_that_is_asked_wrongly_says_so(
+def test_a_check_with_a_wrong_parameter_says_so(
     model: Model, check: str, parameters: dict[str, object], reason: str
 ) -> None:
-    judgement = asked(check, model, **parameters)
+    judgement = judge(check, model, **parameters)
     assert judgement.verdict is Verdict.UNKNOWN and reason in judgement.reason
 
 
@@ -336,7 +336,7 @@ def test_claims_of_aprender_about_a_model_are_judged_with_one_and_unknown_withou
     for falsifier in contract.falsifiers:
         found = {
             subject.model: evaluate(contract, falsifier, subject, mapping)
-            for subject in (Subject(model=model), Subject())
+            for subject in (CheckSubject(model=model), CheckSubject())
         }
         assert [judgement and judgement.verdict for judgement in found.values()] == [Verdict.PASS, Verdict.UNKNOWN]
 

@@ -1,4 +1,4 @@
-"""Our own contracts are well formed, and every falsifier of theirs is judged on the captures that its test makes."""
+"""Our own contracts are well formed, and each of their falsifiers is judged on the captures that its test makes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 
 from aprtui.cli.main import main
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.checks.arguments import Subject
+from aprtui.contracts.checks.arguments import CheckSubject
 from aprtui.contracts.checks.judgement import NO_DEVICE
 from aprtui.contracts.documents.document import Document, Falsifier, Maturity
 from aprtui.contracts.documents.loading import load_documents
 from aprtui.contracts.documents.validation import validate
-from aprtui.contracts.panel import panel_row
+from aprtui.contracts.evaluation import evaluate
 from aprtui.engine.cuda import detect
 from aprtui.errors import ExitCode
 from aprtui.model.model import Model, load_model
@@ -73,8 +73,8 @@ def test_what_claims_to_work_holds_and_what_waits_is_unknown(  # type: ignore[no
     document: Document, falsifier: Falsifier, made, models: Callable[[str], Model]
 ) -> None:
     captures = {side: Capture.open(path) for side, path in made(falsifier.test).items()}
-    subject = Subject(captures.get("CAPTURE"), captures.get("REFERENCE"), models(falsifier.test))
-    judgement = panel_row(document, falsifier, subject, mapping={}).judgement
+    subject = CheckSubject(captures.get("CAPTURE"), captures.get("REFERENCE"), models(falsifier.test))
+    judgement = evaluate(document, falsifier, subject, {})
     if falsifier.maturity >= Maturity.FUNCTIONAL:
         assert judgement is not None, "no check is bound"
         if judgement.reason.startswith(NO_DEVICE):
@@ -85,4 +85,4 @@ def test_what_claims_to_work_holds_and_what_waits_is_unknown(  # type: ignore[no
         # It waited for such a machine; evidence that is recorded here can raise it.
         warnings.warn(f"{falsifier.id} {falsifier.status} holds here: make evidence IDS={falsifier.id}", stacklevel=1)
     else:
-        assert judgement is None or judgement.verdict is Verdict.UNKNOWN, f"{judgement}: raise the status, or mend it"
+        assert judgement is None or judgement.verdict is Verdict.UNKNOWN, f"{judgement}: raise the status, or fix it"

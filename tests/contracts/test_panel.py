@@ -1,4 +1,4 @@
-"""A panel's rows: claims as written, stages that are meant, and what the capture at hand says."""
+"""A panel's rows: claims as written, the stages they are about, and the judgement on the current capture."""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from aprtui.contracts.documents.reader import document_of
 from aprtui.contracts.documents.validation import validate
 from aprtui.yaml_file import MOST_BYTES, YamlError, read_yaml
 from tests.contracts.samples import SOUND, document, edited, line_of
+from tests.hangs import no_hang
 
 
 def test_a_contract_is_read_with_the_line_of_each_entry() -> None:
@@ -108,14 +108,13 @@ def test_a_section_of_another_shape_is_an_error_with_its_line(text: str) -> None
         document("x: 1\n" + text)
 
 
-def test_a_text_of_a_megabyte_is_read_or_refused_within_a_second(tmp_path: Path) -> None:
+def test_a_text_of_a_megabyte_is_read_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "long.yaml"
-    started = time.perf_counter()
-    path.write_text(SOUND.replace("A sample", "x" * (MOST_BYTES - len(SOUND))))
-    validate(document_of(read_yaml(path)))
-    path.write_text(SOUND.replace("A sample", "x" * MOST_BYTES))
-    with pytest.raises(YamlError, match="larger than"):
-        read_yaml(path)
-    path.write_text(f"? {'x' * 500_000}\n: 1\n? {'y' * 400_000}\n: 1\n")
-    validate(document_of(read_yaml(path)))
-    assert time.perf_counter() - started < 1
+    with no_hang():
+        path.write_text(SOUND.replace("A sample", "x" * (MOST_BYTES - len(SOUND))))
+        validate(document_of(read_yaml(path)))
+        path.write_text(SOUND.replace("A sample", "x" * MOST_BYTES))
+        with pytest.raises(YamlError, match="larger than"):
+            read_yaml(path)
+        path.write_text(f"? {'x' * 500_000}\n: 1\n? {'y' * 400_000}\n: 1\n")
+        validate(document_of(read_yaml(path)))

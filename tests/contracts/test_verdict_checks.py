@@ -12,9 +12,9 @@ import pytest
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks import verdicts
 from aprtui.contracts.checks.judgement import Judgement
-from aprtui.engine.cpu import decoding
+from aprtui.engine.cpu import matmul
 from aprtui.engine.evaluation import false_alarms, fault_matrix
-from aprtui.engine.evaluation.false_alarms import Judged
+from aprtui.engine.evaluation.false_alarms import JudgedCapture
 from aprtui.engine.evaluation.fault_detection import Tally
 from aprtui.engine.faults.faults import FaultInjector, parse_fault
 from aprtui.engine.opening import open_engine
@@ -39,7 +39,7 @@ def model() -> Model:
     return load_model(embedded_model())
 
 
-def asked(check: str, model: Model, **parameters: object) -> Judgement:
+def judge(check: str, model: Model, **parameters: object) -> Judgement:
     return judged(check, None, None, model, **parameters)
 
 
@@ -47,21 +47,21 @@ def asked(check: str, model: Model, **parameters: object) -> Judgement:
 
 
 def test_faults_that_are_named_at_their_stage_pass_with_their_share(model: Model) -> None:
-    judgement = asked("detection_rate", model, every=331)
+    judgement = judge("detection_rate", model, every=331)
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.PASS, 1, 0.99)
     assert "3 of 3 faults named" in judgement.reason and "one in 331 of the matrix" in judgement.reason
 
 
 def test_faults_that_are_named_elsewhere_fail(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fault_matrix, "accepted_answers", lambda fault: frozenset())
-    judgement = asked("detection_rate", model, every=662, at_least=0.5)
+    judgement = judge("detection_rate", model, every=662, at_least=0.5)
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 0, 0.5)
     assert "the first that is missed: " in judgement.reason
 
 
 def test_no_fault_above_the_bound_is_no_detection(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verdicts, "run_detection", lambda model, **options: [Tally("nan", "diff", below=3)])
-    assert asked("detection_rate", model, signal="diff").verdict is Verdict.UNKNOWN
+    assert judge("detection_rate", model, signal="diff").verdict is Verdict.UNKNOWN
 
 
 # --- false alarms ---
@@ -81,13 +81,13 @@ def two_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("two_runs")
 @pytest.mark.parametrize("signal", ["replay", "diff"])
 def test_honest_runs_that_are_not_blamed_pass(model: Model, signal: str) -> None:
-    judgement = asked("false_alarms", model, signal=signal)
+    judgement = judge("false_alarms", model, signal=signal)
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.PASS, 0, 0)
 
 
 @pytest.mark.usefixtures("two_runs")
 def test_a_run_that_is_blamed_fails(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the judges are told is honest has a fault, so that they call it one."""
+    """The runs that the judges take for honest have a fault, so the judges must blame them."""
     honest = open_engine
     fault = parse_fault("layer=1,stage=ffn_up,kind=scale,magnitude=0.5", model)
 
@@ -95,16 +95,16 @@ def test_a_run_that_is_blamed_fails(model: Model, monkeypatch: pytest.MonkeyPatc
         return honest(model, mode=mode, intervention=FaultInjector(model, mode, [fault]), **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(false_alarms, "open_engine", faulty)
-    judgement = asked("false_alarms", model)
+    judgement = judge("false_alarms", model)
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 2, 0)
     assert "layer 1 ffn_up" in judgement.reason
 
 
 @pytest.mark.usefixtures("two_runs")
 def test_a_run_that_cannot_be_judged_makes_the_whole_unknown(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    doubt = Judged("q8", "replay", Verdict.UNKNOWN, "no tokens")
+    doubt = JudgedCapture("q8", "replay", Verdict.UNKNOWN, "no tokens")
     monkeypatch.setattr(verdicts, "judge_replays", lambda *args: [doubt])
-    judgement = asked("false_alarms", model)
+    judgement = judge("false_alarms", model)
     assert (judgement.verdict, judgement.reason) == (Verdict.UNKNOWN, "q8 cannot be judged: no tokens")
 
 
@@ -112,32 +112,32 @@ def test_a_run_that_cannot_be_judged_makes_the_whole_unknown(model: Model, monke
 
 
 def test_a_block_that_decodes_to_the_given_values_passes(model: Model) -> None:
-    judgement = asked("block_values", model, block=BLOCK, values=VALUES)
+    judgement = judge("block_values", model, block=BLOCK, values=VALUES)
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.PASS, 0, 0)
     assert judgement.reason == "6 columns as expected, by the reference and the kernels"
 
 
 def test_a_value_that_is_another_fails_with_its_column(model: Model) -> None:
-    judgement = asked("block_values", model, block=BLOCK, values={**VALUES, "255": -15.5})
+    judgement = judge("block_values", model, block=BLOCK, values={**VALUES, "255": -15.5})
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 2, 0)
     assert judgement.reason == "column 255 is -15.75 to the reference, expected -15.5"
 
 
 def test_kernels_that_decode_as_the_reference_pass(model: Model) -> None:
-    judgement = asked("block_decoding", model)
+    judgement = judge("block_decoding", model)
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.PASS, 0, 0)
 
 
 def test_a_kernel_that_is_one_bit_off_fails(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = decoding.decoded_rows
+    honest = matmul.decoded_rows
 
     def off(weight: object, begin: int, end: int) -> np.ndarray:
         values = honest(weight, begin, end)  # type: ignore[arg-type]
         values[0, 0] = np.nextafter(values[0, 0], np.float32(np.inf))
         return values
 
-    monkeypatch.setattr(decoding, "decoded_rows", off)
-    judgement = asked("block_decoding", model)
+    monkeypatch.setattr(matmul, "decoded_rows", off)
+    judgement = judge("block_decoding", model)
     assert judgement.verdict is Verdict.FAIL and judgement.number is not None and judgement.number > 0
     assert "blk.0." in judgement.reason
 
@@ -145,7 +145,7 @@ def test_a_kernel_that_is_one_bit_off_fails(model: Model, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("check", ["block_values", "block_decoding"])
 def test_blocks_of_a_type_that_the_model_lacks_are_not_judged(model: Model, check: str) -> None:
     parameters = {"block": BLOCK, "values": VALUES} if check == "block_values" else {}
-    judgement = asked(check, model, type="Q5_0", **parameters)
+    judgement = judge(check, model, type="Q5_0", **parameters)
     assert (judgement.verdict, judgement.reason) == (Verdict.UNKNOWN, "the model has no tensor of type Q5_0")
 
 
@@ -164,8 +164,8 @@ def test_blocks_of_a_type_that_the_model_lacks_are_not_judged(model: Model, chec
         ("false_alarms", {"every": 2}, "takes no 'every'"),
     ],
 )
-def test_a_check_that_is_asked_wrongly_says_so(
+def test_a_check_with_a_wrong_parameter_says_so(
     model: Model, check: str, parameters: dict[str, object], reason: str
 ) -> None:
-    judgement = asked(check, model, **parameters)
+    judgement = judge(check, model, **parameters)
     assert judgement.verdict is Verdict.UNKNOWN and reason in judgement.reason

@@ -12,7 +12,7 @@ from tokenize import COMMENT
 import pytest
 
 from aprtui.demo.corpus import (
-    Document,
+    CorpusDocument,
     chat_prompt,
     chat_turns,
     collect,
@@ -36,7 +36,7 @@ FUNCTION = '''class Shelf:
 
 
 @pytest.fixture(scope="module")
-def documents() -> list[Document]:
+def documents() -> list[CorpusDocument]:
     """A part of the standard library that is quick to read."""
     root = standard_library()
     return [document for name in ("json", "email", "asyncio", "unittest") for document in collect(root / name)]
@@ -46,15 +46,15 @@ def test_the_standard_library_is_the_running_interpreter_s() -> None:
     assert standard_library() == Path(sysconfig.get_path("stdlib"))
 
 
-def test_the_sides_are_disjoint_and_complete(documents: list[Document]) -> None:
+def test_the_sides_are_disjoint_and_complete(documents: list[CorpusDocument]) -> None:
     sides = split(documents)
     assert sides.held_out and sides.train
     assert not {d.digest for d in sides.train} & {d.digest for d in sides.held_out}
     assert len(sides.train) + len(sides.held_out) == len(documents)
 
 
-def test_the_split_depends_on_content_alone(documents: list[Document]) -> None:
-    moved = [Document(f"elsewhere/{document.path}", document.text) for document in reversed(documents)]
+def test_the_split_depends_on_content_alone(documents: list[CorpusDocument]) -> None:
+    moved = [CorpusDocument(f"elsewhere/{document.path}", document.text) for document in reversed(documents)]
     assert {d.text for d in split(documents).held_out} == {d.text for d in split(moved).held_out}
 
 
@@ -85,7 +85,7 @@ def test_text_that_contains_a_special_token_is_no_training_text() -> None:
     assert not is_plain_source("MARK = '<|endoftext|>'  # would end a document in the middle\n")
 
 
-def test_pieces_join_to_the_file_and_begin_at_top_level(documents: list[Document]) -> None:
+def test_pieces_join_to_the_file_and_begin_at_top_level(documents: list[CorpusDocument]) -> None:
     document = max(documents, key=lambda document: len(document.text))
     pieces = [text for text in training_texts((document,), seed=0) if not text.startswith("<|im_start|>")]
     assert len(pieces) > 1
@@ -120,7 +120,7 @@ def f(x="# no comment"):
     )
 
 
-def test_what_is_left_is_python_without_comments(documents: list[Document]) -> None:
+def test_what_is_left_is_python_without_comments(documents: list[CorpusDocument]) -> None:
     bare = [without_comments(document.text) for document in documents]
     assert all(ast.parse(text) for text in bare)
     remarks = [t for text in bare for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == COMMENT]
@@ -128,7 +128,7 @@ def test_what_is_left_is_python_without_comments(documents: list[Document]) -> N
     assert sum(map(len, bare)) < 0.8 * sum(len(document.text) for document in documents)
 
 
-def test_the_same_seed_gives_the_same_training_text(documents: list[Document]) -> None:
+def test_the_same_seed_gives_the_same_training_text(documents: list[CorpusDocument]) -> None:
     some = tuple(documents[:20])
     assert training_texts(some, seed=1) == training_texts(some, seed=1)
     assert training_texts(some, seed=1) != training_texts(some, seed=2)

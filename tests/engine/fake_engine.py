@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.process.loading import LoadedEngine
-from aprtui.engine.process.messages import EngineInfo, EngineSettings
+from aprtui.engine.process.messages import EngineDescription, EngineSettings
 from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Rounding, Taps
 from aprtui.errors import EngineError
 from aprtui.progress import Progress
@@ -101,7 +101,7 @@ def open_fake(progress: Progress, settings: EngineSettings, **options: Any) -> L
     """Opener of a fake engine for an engine process; bind `options` of `FakeEngine` with `functools.partial`."""
     progress("compiling kernels", 1, 2)
     engine = FakeEngine(**options)
-    info = EngineInfo(
+    info = EngineDescription(
         "fake", "F32", CONFIG, engine.backend, engine.code_path, engine.mode, engine.kv, engine.context, None
     )
     return LoadedEngine(engine, None, LetterTokenizer(), info, settings)  # type: ignore[arg-type]

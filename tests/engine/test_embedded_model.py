@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from aprtui.demo.corpus import collect, split, standard_library
+from aprtui.demo.evaluate import MOST_REPEATS
 from aprtui.demo.prompts import PROMPTS, SEED, TEMPERATURE, TOKENS
-from aprtui.demo.quality import MOST_REPEATS, parses, repeated_lines
 from aprtui.engine.generation import generate
 from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Engine, Logits, Mode
+from aprtui.engine.quality.text import parses, repeated_lines
 from aprtui.engine.sampling import Sampling
 from aprtui.model.model import Model, load_model
 from aprtui.resources import embedded_model

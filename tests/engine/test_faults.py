@@ -101,7 +101,7 @@ def test_several_faults_act_together(model: Model, honest: Tensors) -> None:
     assert not faulty[:, 5].any() and honest[Node(0, "ffn_out")][:, 5].any()
 
 
-def test_a_fault_of_values_acts_on_what_one_that_computes_anew_made(model: Model, honest: Tensors) -> None:
+def test_a_fault_of_values_acts_on_what_one_that_computes_again_made(model: Model, honest: Tensors) -> None:
     node = Node(1, "ffn_norm")
     eps, scale = Fault("eps", node, {"epsilon": 1.0}), Fault("scale", node, {"magnitude": 1.0})
     alone = tensors(model, [eps], "cpu", len(TOKENS))[node]

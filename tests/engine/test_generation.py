@@ -115,8 +115,8 @@ def test_speed_counts_decode_passes_and_leaves_pauses_out() -> None:
     timing = generation.timing
     assert (timing.prompt_tokens, timing.decoded_tokens) == (2, 3)
     assert timing.time_to_first_token >= 0.02
-    assert 1 < timing.tokens_per_second <= 100
-    assert 1 < timing.prefill_tokens_per_second <= 100
+    assert 0 < timing.tokens_per_second <= 100
+    assert 0 < timing.prefill_tokens_per_second <= 100
 
 
 @pytest.mark.parametrize("prefill", [1, 3, 5])

@@ -7,8 +7,8 @@ import pytest
 
 from aprtui.engine.logit_lens import LogitLens, layer_outputs
 from aprtui.engine.opening import open_engine
-from aprtui.engine.process.slots import NO_TOKEN, StatsTable
-from aprtui.engine.sampling import GREEDY, Sampler
+from aprtui.engine.process.slots import StatsTable
+from aprtui.engine.sampling import GREEDY, NO_TOKEN, Sampler
 from aprtui.model.model import Model, load_model
 from aprtui.resources import embedded_model
 

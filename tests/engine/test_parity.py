@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from aprtui.engine import opening
+from aprtui.engine.backends.backend import DeviceIdentity
 from aprtui.engine.cuda import detect
 from aprtui.engine.cuda.detect import CudaDevice, Detection
 from aprtui.engine.parity import gate as parity
-from aprtui.engine.parity.cache import kept_parities, remembered
+from aprtui.engine.parity.cache import cached_parity, known_parities
 from aprtui.engine.parity.gate import Parity, parity_gate, prompt_of
 from aprtui.engine.protocol import Engine, KvType, Mode, NodeCall
 from aprtui.errors import EngineError, UsageError
 from aprtui.model.model import Model
+from aprtui.progress import no_progress
 from aprtui.trace.graph import Node
 
 DEVICE = CudaDevice(0, "a GPU", (9, 0), 80_000_000_000)
@@ -45,7 +48,7 @@ def judged(model: Model, faults: dict[Mode, Fault]) -> Parity:
     def reference() -> Engine:
         return opening.open_engine(model, backend="cpu", threads=1, context=parity.POSITIONS)
 
-    return parity_gate(model, device, reference, 1, lambda *_: None)
+    return parity_gate(model, device, reference, 1, no_progress)
 
 
 def test_an_honest_engine_passes_with_its_figures(model: Model) -> None:
@@ -95,17 +98,22 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_result_is_measured_once_for_a_device_a_driver_and_a_model(model: Model, own_cache: Path) -> None:
     results = iter([Parity(True, "one", 1e-7, 1.0), Parity(False, "two", 1.0, 0.5), Parity(True, "f16", 0.0, 1.0)])
-    first = remembered(model, DEVICE, (13, 0), KvType.F32, lambda: next(results))
-    assert remembered(model, DEVICE, (13, 0), KvType.F32, lambda: next(results)) == first
-    assert remembered(model, DEVICE, (13, 1), KvType.F32, lambda: next(results)).reason == "two"
-    assert remembered(model, DEVICE, (13, 0), KvType.F16, lambda: next(results)).reason == "f16"
-    assert {(kept.driver, kept.parity.reason, kept.model) for kept in kept_parities(DEVICE)} == {
+    older, newer = (DeviceIdentity(str(DEVICE), driver, "kernels") for driver in ("13.0", "13.1"))
+
+    def found(device: DeviceIdentity, kv: KvType = KvType.F32) -> Parity:
+        return cached_parity(model, device, kv, lambda: next(results))
+
+    first = found(older)
+    assert found(older) == first
+    assert found(newer).reason == "two"
+    assert found(older, KvType.F16).reason == "f16"
+    assert {(known.driver, known.parity.reason, known.model) for known in known_parities(older)} == {
         ("13.0", "one", model.name), ("13.1", "two", model.name), ("13.0", "f16", model.name),
     }  # fmt: skip
-    assert list(kept_parities(CudaDevice(0, "another", (9, 0), 1))) == []
+    assert list(known_parities(replace(older, device="another"))) == []
     for path in own_cache.glob("*"):
         path.write_text("{")
-    assert list(kept_parities(DEVICE)) == []
+    assert list(known_parities(older)) == []
 
 
 class Auto:
@@ -131,12 +139,12 @@ class Auto:
             return OnDevice()
 
         monkeypatch.setattr(detect, "detect", lambda: found)
-        monkeypatch.setattr(parity_cache, "remembered", said)
+        monkeypatch.setattr(parity_cache, "cached_parity", said)
         monkeypatch.setattr(opening, "open_cuda", open_cuda)
 
     def open(self, model: Model, backend: str = "auto", intervention: Fault | None = None) -> Engine:
         return opening.open_engine(
-            model, backend=backend, context=8, threads=1, told=self.told.append, intervention=intervention
+            model, backend=backend, context=8, threads=1, announce=self.told.append, intervention=intervention
         )
 
 
@@ -177,7 +185,7 @@ def test_faults_go_to_the_cpu_and_a_backend_by_name_is_never_replaced(
     engine = auto.open(model, intervention=Fault(Node(0, "ffn_up")))
     assert engine.backend == "cpu"
     engine.close()
-    assert auto.told == ["backend cpu: faults are injected on the CPU only"]
+    assert auto.told == ["backend cpu: faults cannot be injected on cuda"]
     with pytest.raises(UsageError, match="no fault can be injected"):
         auto.open(model, "cuda", Fault(Node(0, "ffn_up")))
     failing = Auto(monkeypatch, FOUND, Parity(False, "off", 1.0, 0.0))

@@ -10,8 +10,7 @@ import pytest
 
 from aprtui import resources
 from aprtui.engine.cuda.choices import CANDIDATE, CHOSEN, DRAWN, drawn_choice, greedy_choice
-from aprtui.engine.likeliest import likeliest
-from aprtui.engine.sampling import GREEDY, Choice, Sampler, Sampling
+from aprtui.engine.sampling import GREEDY, Choice, Sampler, Sampling, top_tokens
 from aprtui.errors import EngineError
 from tests.kernels.cases import STEP, step
 from tests.kernels.emulated import Images, InOut, Kernels, Out
@@ -281,7 +280,7 @@ def test_candidates_are_the_likeliest_in_order(image_of: Images, vocabulary: int
     logits = np.round(logits_of(vocabulary)) if few_values else logits_of(vocabulary)
     found = candidates(image_of("sample"), logits, count, ordinal=5)
     real = found[: min(vocabulary, count)]
-    np.testing.assert_array_equal(real["id"], likeliest(logits, count))
+    np.testing.assert_array_equal(real["id"], top_tokens(logits, count))
     np.testing.assert_array_equal(real["logit"], logits[real["id"]])
     assert (found[real.size :]["id"] == -1).all()
 

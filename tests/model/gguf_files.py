@@ -11,6 +11,7 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.model.architectures.registry import ARCHITECTURES
 from aprtui.model.byte_pair import byte_of_character
 from aprtui.model.vocabulary import TokenType
 from aprtui.model.weight_types import WeightType
@@ -125,7 +126,7 @@ def model_file(
         "attention.head_count": heads, "attention.head_count_kv": kv_heads,
         "attention.layer_norm_rms_epsilon": 1e-6, "rope.freq_base": 10000.0,
     }  # fmt: skip
-    if width * heads != hidden or architecture == "qwen3":
+    if width * heads != hidden or ARCHITECTURES[architecture].qk_norm:
         values |= {"attention.key_length": width, "attention.value_length": width}
     file.metadata = {"general.name": f"random-{architecture}"} | {f"{architecture}.{k}": v for k, v in values.items()}
     if tokenizer:
@@ -163,7 +164,7 @@ def _add_tensors(
             matrix(f"{block}.attn_{part}", width, hidden)
             if file.architecture == "qwen2":
                 vector(f"{block}.attn_{part}.bias", width, 0.0)
-        if file.architecture == "qwen3":
+        if ARCHITECTURES[file.architecture].qk_norm:
             vector(f"{block}.attn_q_norm.weight", head_dim)
             vector(f"{block}.attn_k_norm.weight", head_dim)
         matrix(f"{block}.attn_output", hidden, q_width)

@@ -40,7 +40,7 @@ def test_loop_controls_json_time_and_generation_tags_work() -> None:
     assert render("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}") == "01"
     assert render("{{ messages[0] | tojson }}") == '{"role": "user", "content": "Hello <b>日本</b>"}'
     assert render("{{ {'b': 1, 'a': 2} | tojson(indent=1, sort_keys=true) }}") == '{\n "a": 2,\n "b": 1\n}'
-    assert render("{{ strftime_now('%Y') }}") == str(datetime.now().year)
+    assert render("{{ strftime_now('%Y') }}") == str(datetime.now().astimezone().year)
     assert render("{% generation %}x{% endgeneration %}") == "x"
 
 

@@ -129,8 +129,8 @@ class Peers:
         self.hf: Any
         self.maker, self.llama, self.hf = map(importlib.import_module, ("make_model", "llama_stages", "hf_stages"))
         self.maker.FTYPES["BF16"] = _BF16_FILE_TYPE
-        opened = self.llama.open_model
-        self.llama.open_model = lambda *a, **k: opened(*a, **{"n_ctx": CONTEXT, "n_ubatch": CONTEXT} | k)
+        opened = self.llama.load_engine
+        self.llama.load_engine = lambda *a, **k: opened(*a, **{"n_ctx": CONTEXT, "n_ubatch": CONTEXT} | k)
 
     def make(self, recipe: Recipe, to: Path) -> None:
         """Write the model file of `recipe`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from pathlib import Path
 
@@ -102,7 +101,7 @@ def test_failed_write_leaves_no_file_behind(tmp_path: Path) -> None:
     (tmp_path / "occupied").write_text("")
     with pytest.raises(EngineError, match="cannot be written"):
         write_aprt(tmp_path / "occupied" / "stage.bin", 0, np.zeros(1, np.float32))
-    assert os.listdir(tmp_path) == ["occupied"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "occupied"]
 
 
 def test_too_many_values_are_refused() -> None:

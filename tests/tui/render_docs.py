@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from aprtui.engine.process.engine_process import EngineProcess, EngineState
-from aprtui.engine.process.loading import open_model
+from aprtui.engine.process.loading import load_engine
 from aprtui.engine.process.messages import EngineSettings
 from aprtui.resources import contracts, embedded_model
 from aprtui.tui.app import AprtuiApp
@@ -112,7 +112,7 @@ def captures() -> Iterator[None]:
 async def render(name: ScreenName, size: tuple[int, int], theme: str) -> None:
     """Draw one screen."""
     state, scene = SCENES[name]
-    source = EngineProcess(partial(open_model, path=embedded_model()), EngineSettings(threads=1))
+    source = EngineProcess(partial(load_engine, path=embedded_model()), EngineSettings(threads=1))
     app = AprtuiApp(Session(source, PROMPT), state, Config(Path("config.toml"), theme=f"aprtui-{theme}"))
     try:
         async with app.run_test(size=size) as pilot:

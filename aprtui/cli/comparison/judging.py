@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aprtui.cli.options import open_model
+from aprtui.cli.options import requested_model
 from aprtui.errors import UsageError
 from aprtui.progress import Progress
 
@@ -80,24 +80,24 @@ class Judging:
 
     def _by_model(self, a: Capture, b: Capture, asked: DiffOptions, progress: Progress) -> tuple[Criteria, Tokens]:
         from aprtui.compare.captures import Criteria
-        from aprtui.engine.floors.grounds import grounds_by_model
+        from aprtui.engine.floors.criteria import criteria_by_model
         from aprtui.engine.replay.evaluators import Evaluators
         from aprtui.engine.replay.token_ids import known_tokens
 
-        model = open_model(self.model)
+        model = requested_model(self.model)
         tokens = known_tokens(a, b, model, asked.tokens)
         if tokens is None:
             return Criteria(), asked.tokens
         with Evaluators(model, progress=progress) as evaluators:
-            return grounds_by_model(a, b, model, tokens, evaluators, progress), tokens
+            return criteria_by_model(a, b, model, tokens, evaluators, progress), tokens
 
     def _by_replay(self, a: Capture, b: Capture, asked: DiffOptions, progress: Progress) -> tuple[Criteria, Tokens]:
-        from aprtui.engine.replay.grounds import grounds_by_replay
+        from aprtui.engine.replay.criteria import criteria_by_replay
 
         of_a = self._replayed(a, self.model_a, other=self.model_b, asked=asked, progress=progress)
         of_b = self._replayed(b, self.model_b, other=self.model_a, asked=asked, progress=progress)
         tokens = next((side.tokens for side in (of_a, of_b) if side is not None and side.tokens), asked.tokens)
-        return grounds_by_replay(of_a.comparison if of_a else None, of_b.comparison if of_b else None), tokens
+        return criteria_by_replay(of_a.comparison if of_a else None, of_b.comparison if of_b else None), tokens
 
     def _replayed(
         self, capture: Capture, own: Path | None, *, other: Path | None, asked: DiffOptions, progress: Progress
@@ -110,7 +110,7 @@ class Judging:
         from aprtui.engine.replay.replay import ReplayOptions, replay_capture
         from aprtui.engine.replay.token_ids import known_tokens
 
-        model = open_model(own or self.model)
+        model = requested_model(own or self.model)
         options = ReplayOptions(
             selection=asked.selection,
             rounding=parse_rounding(self.rounding) if self.rounding else {},

@@ -13,38 +13,46 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aprtui.cli.contracts.backing import backing_record, backing_words
-from aprtui.cli.contracts.record import Asked, projects_to_record, record
-from aprtui.cli.contracts.shared import paths_argument, read_documents, say
+from aprtui.cli.contracts.record import RecordRequest, projects_to_record, record
+from aprtui.cli.contracts.shared import (
+    assessment_record,
+    assessment_text,
+    evidence_dir_option,
+    path_type,
+    paths_argument,
+    print_line,
+    read_documents,
+)
 from aprtui.cli.json_lines import write_record
+from aprtui.contracts.documents.document import Document, Falsifier
 from aprtui.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from aprtui.contracts.checks.arguments import Subject
+    from aprtui.contracts.checks.arguments import CheckSubject
     from aprtui.contracts.checks.judgement import Judgement
     from aprtui.contracts.checks.mapping import CheckMap
-    from aprtui.contracts.documents.document import Document, Falsifier
     from aprtui.contracts.evidence.assessment import Ledger
     from aprtui.contracts.panel import PanelRow
     from aprtui.model.model import Model
     from aprtui.trace.capture import Capture
 
-_PATH = click.Path(path_type=Path)
 _NOT_JUDGED = "NONE"
 
-Result = tuple["Document", "PanelRow"]
+Result = tuple[Document, "PanelRow"]
 
 
 @click.command()
 @paths_argument
-@click.option("--capture", "capture_path", metavar="DIR", type=_PATH, help="The capture to judge.")
-@click.option("--reference", "reference_path", metavar="DIR", type=_PATH, help="The capture to hold it against.")
+@click.option("--capture", "capture_path", metavar="DIR", type=path_type, help="The capture to judge.")
+@click.option("--reference", "reference_path", metavar="DIR", type=path_type, help="The capture to hold it against.")
 @click.option(
-    "--model", "model_path", metavar="MODEL", type=_PATH,
+    "--model", "model_path", metavar="MODEL", type=path_type,
     help="The model to run for claims about one; the embedded model by default for aprtui's own contracts.",
 )  # fmt: skip
 @click.option("--id", "ids", metavar="GLOB", multiple=True, help="Only falsifiers with such an id; may be repeated.")
-@click.option("--mapping", "mapping_file", metavar="FILE", type=_PATH, help="More checks for falsifiers, by their ids.")
+@click.option(
+    "--mapping", "mapping_file", metavar="FILE", type=path_type, help="More checks for falsifiers, by their ids."
+)
 @click.option(
     "--run-commands", "to_run", metavar="ID", multiple=True,
     help="Run the test of this falsifier, without a shell; may be repeated.",
@@ -52,8 +60,7 @@ Result = tuple["Document", "PanelRow"]
 @click.option("--timeout", metavar="SECONDS", type=click.FloatRange(0, 86400, min_open=True), default=60.0,
               show_default=True, help="How long such a command may take.")  # fmt: skip
 @click.option("--record", "to_record", is_flag=True, help="Write an evidence file for each PASS and FAIL.")
-@click.option("--evidence-dir", metavar="DIR", type=_PATH,
-              help="Where evidence lies.  [default: contracts/evidence of the contract's project]")  # fmt: skip
+@evidence_dir_option
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a falsifier, and a summary.")
 @click.option("--bisect", is_flag=True, help="Exit 125 on anything but pass, failure and interrupt: git bisect run.")
 def command(
@@ -63,8 +70,7 @@ def command(
 ) -> int:  # fmt: skip
     """Judge the falsifiers of contracts by built-in checks; aprtui's own contracts where no PATH is given.
 
-    Nothing that stands in a contract is run, unless --run-commands names the falsifier; claims about a model run the
-    model.
+    A command in a contract is run only where --run-commands names its falsifier; claims about a model run the model.
 
     Exit code 0: some falsifier was judged, and all that were hold; 1: one fails; 3: a contract, a capture or the model
     cannot be read; 125: one cannot be judged, or none has a check.
@@ -79,19 +85,19 @@ def command(
             raise UsageError(f"--run-commands {name!r}: no falsifier has this id: see aprtui contracts check --json")
     if ids and not chosen:
         raise UsageError(f"--id {' '.join(ids)}: no falsifier has such an id")
-    from aprtui.contracts.checks.arguments import Subject
+    from aprtui.contracts.checks.arguments import CheckSubject
     from aprtui.contracts.evidence.assessment import ledger_of
 
     projects = projects_to_record(chosen, evidence_dir) if to_record else {}
-    subject_of = partial(_subject_of, Subject(_opened(capture_path), _opened(reference_path), _model(model_path)))
+    subject_of = partial(_subject_of, CheckSubject(_opened(capture_path), _opened(reference_path), _model(model_path)))
     ledgers = {document.path: ledger_of(document, evidence_dir) for document in documents}
     results = _judged(chosen, subject_of, ledgers, _mapping(mapping_file), dict.fromkeys(to_run, timeout))
     counts = Counter(_word(row) for _, row in results)
     verdict = _overall(counts)
     recorded = {}
     if to_record:
-        asked = Asked(capture_path, reference_path, model_path, mapping_file, to_run, timeout)
-        recorded = record([(read, row, tuple(_lines(row))) for read, row in results], projects, subject_of, asked)
+        request = RecordRequest(capture_path, reference_path, model_path, mapping_file, to_run, timeout)
+        recorded = record([(read, row, tuple(_lines(row))) for read, row in results], projects, subject_of, request)
     if as_json:
         _write_json(results, counts, verdict, recorded)
     else:
@@ -102,7 +108,7 @@ def command(
 
 
 def _judged(
-    chosen: Sequence[tuple[Document, Falsifier]], subject_of: Callable[[Document], Subject],
+    chosen: Sequence[tuple[Document, Falsifier]], subject_of: Callable[[Document], CheckSubject],
     ledgers: Mapping[Path, Ledger], mapping: CheckMap, timeouts: Mapping[str, float],
 ) -> list[Result]:  # fmt: skip
     """A row for each falsifier; the commands of those in `timeouts` are run."""
@@ -129,7 +135,7 @@ def _model(path: Path | None) -> Model | None:
     return load_model(path)
 
 
-def _subject_of(subject: Subject, document: Document) -> Subject:
+def _subject_of(subject: CheckSubject, document: Document) -> CheckSubject:
     """`subject`, with the embedded model where a contract of our own is judged and no model is given."""
     from aprtui.resources import contracts, embedded_model
 
@@ -168,7 +174,7 @@ def _run(falsifier: Falsifier, timeout: float) -> Judgement:
     words = command_words(falsifier)
     if isinstance(words, str):
         return unknown(words)
-    say(f"aprtui: {falsifier.id}: running: {shlex.join(words)}", err=True)
+    print_line(f"aprtui: {falsifier.id}: running: {shlex.join(words)}", err=True)
     return run_command(words, timeout)
 
 
@@ -205,20 +211,20 @@ def _wrapped(text: str) -> list[str]:
 
 
 def _doubts(row: PanelRow) -> Iterator[str]:
-    """What makes recorded evidence carry less than it gave."""
-    newest = row.backing.newest
-    if newest is not None and (newest.standing != "fresh" or row.backing.refuted):
-        yield from _wrapped(f"evidence: {backing_words(row.backing)}")
+    """Why recorded evidence carries less than it once did."""
+    newest = row.assessment.newest
+    if newest is not None and (newest.standing != "fresh" or row.assessment.refuted):
+        yield from _wrapped(f"evidence: {assessment_text(row.assessment)}")
 
 
 def _write_text(results: Sequence[Result], counts: Counter[str], verdict: str) -> None:
-    shown: Path | None = None
+    last: Path | None = None
     for document, row in results:
-        if document.path != shown:
-            say(_head(document))
-            shown = document.path
+        if document.path != last:
+            print_line(_head(document))
+            last = document.path
         for line in (*_lines(row), *_doubts(row)):
-            say(line)
+            print_line(line)
     click.echo(
         f"{verdict}: {counts['PASS']} hold, {counts['FAIL']} fail, {counts['UNKNOWN']} unknown, "
         f"{counts[_NOT_JUDGED]} without a check"
@@ -262,5 +268,5 @@ def _record(document: Document, row: PanelRow) -> dict[str, Any]:
         "number": None if judgement is None else judgement.number,
         "bound": None if judgement is None else judgement.bound,
         "nodes": [{"layer": node.layer, "stage": node.stage} for node in row.nodes],
-        "evidence": backing_record(row.backing),
+        "evidence": assessment_record(row.assessment),
     }

@@ -5,34 +5,30 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from aprtui.cli.contracts.shared import say
+from aprtui.cli.contracts.shared import path_type, print_line
 from aprtui.cli.json_lines import write_record
+from aprtui.contracts.changes.difference import Change, changes
+from aprtui.contracts.changes.facts import Value
+from aprtui.contracts.documents.document import Document
+from aprtui.contracts.documents.reader import read_document
 from aprtui.errors import ExitCode
-
-if TYPE_CHECKING:
-    from aprtui.contracts.changes.difference import Change
-    from aprtui.contracts.changes.facts import Value
-    from aprtui.contracts.documents.document import Document
 
 _WIDTH = 72
 
 
 @click.command()
-@click.argument("old", type=click.Path(path_type=Path))
-@click.argument("new", type=click.Path(path_type=Path))
+@click.argument("old", type=path_type)
+@click.argument("new", type=path_type)
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a change, and a summary.")
 def command(old: Path, new: Path, as_json: bool) -> int:
     """Say what changed in meaning from contract OLD to NEW: equations, falsifiers, bounds, statuses; not formatting.
 
     Exit code 0: nothing changed in meaning; 1: something did; 3: a contract cannot be read.
     """
-    from aprtui.contracts.changes.difference import changes
-    from aprtui.contracts.documents.reader import read_document
-
     before, after = read_document(old), read_document(new)
     found = changes(before, after)
     (_write_json if as_json else _write_text)(before, after, found)
@@ -40,9 +36,9 @@ def command(old: Path, new: Path, as_json: bool) -> int:
 
 
 def _write_text(old: Document, new: Document, found: Sequence[Change]) -> None:
-    say(f"{old.name} {old.metadata.version} to {new.name} {new.metadata.version}")
+    print_line(f"{old.name} {old.metadata.version} to {new.name} {new.metadata.version}")
     for change in found:
-        say(f"  {change.kind:<9}  {_called(change)}{_values(change)}")
+        print_line(f"  {change.kind:<9}  {_called(change)}{_values(change)}")
     click.echo(_counts(found) or "nothing changed in meaning")
     if found and old.metadata.version == new.metadata.version:
         click.echo("the version is the same")
@@ -55,9 +51,9 @@ def _called(change: Change) -> str:
 def _values(change: Change) -> str:
     old, new = _text(change.old), _text(change.new)
     parts = [index for index, (one, other) in enumerate(zip(old, new, strict=False)) if one != other]
-    told = " → ".join(_window(text, parts[0] if parts else 0) for text in (old, new) if text)
+    values = " → ".join(_window(text, parts[0] if parts else 0) for text in (old, new) if text)
     line = change.old_line if change.new_line is None else change.new_line
-    return f"{f': {told}' if told else ''} (line {line})"
+    return f"{f': {values}' if values else ''} (line {line})"
 
 
 def _text(value: Value | None) -> str:

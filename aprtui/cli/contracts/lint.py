@@ -1,29 +1,33 @@
-"""`aprtui contracts lint`: drift between contracts and what they speak of."""
+"""`aprtui contracts lint`: drift between contracts and the things that they name."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from aprtui.cli.contracts.shared import paths_argument, read_documents, say
+from aprtui.cli.contracts.shared import (
+    evidence_dir_option,
+    path_type,
+    paths_argument,
+    print_line,
+    read_documents,
+    write_finding,
+)
 from aprtui.cli.json_lines import write_record
+from aprtui.contracts.documents.validation import Finding, Severity
 from aprtui.errors import ExitCode
-
-if TYPE_CHECKING:
-    from aprtui.contracts.documents.validation import Finding
 
 _SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
 @click.command()
 @paths_argument
-@click.option("--source", metavar="DIR", type=click.Path(path_type=Path), help="The source tree that evidence names.")
-@click.option("--evidence-dir", metavar="DIR", type=click.Path(path_type=Path),
-              help="Where evidence lies.  [default: contracts/evidence of the contract's project]")  # fmt: skip
+@click.option("--source", metavar="DIR", type=path_type, help="The source tree that evidence names.")
+@evidence_dir_option
 @click.option("--strict", is_flag=True, help="Warnings make exit code 1 too.")
 @click.option("--coverage", is_flag=True, help="List commands and stages of aprtui that no falsifier binds, too.")
 @click.option(
@@ -34,11 +38,11 @@ def command(
     paths: tuple[Path, ...], source: Path | None, evidence_dir: Path | None, strict: bool, coverage: bool, form: str,
     as_json: bool,
 ) -> int:  # fmt: skip
-    """Find what contracts name and is not there, and claims without evidence; aprtui's own contracts without PATH.
+    """Find things that contracts name and that do not exist, and claims without evidence; aprtui's own contracts
+    without PATH.
 
     Exit code 0: no errors; 1: errors (with --strict: or warnings); 3: a contract cannot be read.
     """
-    from aprtui.contracts.documents.validation import Severity
     from aprtui.contracts.evidence.assessment import ledger_of
     from aprtui.contracts.lint.reverse_coverage import reverse_coverage
     from aprtui.contracts.lint.rules import LintContext, lint
@@ -46,7 +50,7 @@ def command(
 
     documents, broken = read_documents(paths)
     ledgers = {document.path: ledger_of(document, evidence_dir) for document in documents}
-    surroundings = LintContext(SourceTree(source) if source else None, dict(own_options()), ledgers)
+    surroundings = LintContext(SourceTree(source) if source else None, dict(options_by_command()), ledgers)
     findings = tuple(finding for document in documents for finding in lint(document, surroundings))
     if coverage:
         findings += reverse_coverage(documents, tuple(surroundings.options))
@@ -59,7 +63,7 @@ def command(
     return ExitCode.DIVERGENCE if any(finding.severity in wrong for finding in findings) else ExitCode.PASS
 
 
-def own_options() -> Iterator[tuple[str, frozenset[str]]]:
+def options_by_command() -> Iterator[tuple[str, frozenset[str]]]:
     """Every command of this program by its words, with its options."""
     from aprtui.cli.main import cli
 
@@ -81,7 +85,7 @@ def _options_below(group: click.Group, words: tuple[str, ...]) -> Iterator[tuple
 
 def _write_text(findings: Sequence[Finding]) -> None:
     for finding in findings:
-        say(str(finding))
+        print_line(str(finding))
     click.echo(_counts(findings))
 
 
@@ -98,12 +102,7 @@ def _counted(findings: Sequence[Finding]) -> dict[str, int]:
 
 def _write_json(findings: Sequence[Finding]) -> None:
     for finding in findings:
-        write_record(
-            {
-                "record": "finding", "path": str(finding.path), "line": finding.line, "code": finding.code,
-                "severity": str(finding.severity), "message": finding.message,
-            }
-        )  # fmt: skip
+        write_finding(finding)
     write_record({"record": "summary", **_counted(findings)})
 
 

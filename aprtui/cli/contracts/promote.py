@@ -9,20 +9,27 @@ from typing import TYPE_CHECKING
 
 import click
 
-from aprtui.cli.contracts.shared import paths_argument, read_documents, say
+from aprtui.cli.contracts.shared import evidence_dir_option, paths_argument, print_line, read_documents
+from aprtui.contracts.documents.document import (
+    BLOCKER,
+    NAMES,
+    ContractError,
+    Document,
+    Falsifier,
+    Maturity,
+    maturity_of,
+)
 from aprtui.errors import EngineError, ExitCode, UnreadableError, UsageError
 
 if TYPE_CHECKING:
-    from aprtui.contracts.documents.document import Document, Falsifier
-    from aprtui.contracts.evidence.assessment import Backing
+    from aprtui.contracts.evidence.assessment import Assessment
 
 
 @click.command()
 @click.argument("falsifier_id", metavar="ID")
 @click.argument("level", metavar="LEVEL")
 @paths_argument
-@click.option("--evidence-dir", metavar="DIR", type=click.Path(path_type=Path),
-              help="Where evidence lies.  [default: contracts/evidence of the contract's project]")  # fmt: skip
+@evidence_dir_option
 def command(falsifier_id: str, level: str, paths: tuple[Path, ...], evidence_dir: Path | None) -> int:
     """Set the status of a falsifier to LEVEL, where its evidence carries that: PARTIAL_ALGORITHM_LEVEL, FUNCTIONAL or
     DISCHARGED; PROPOSED and BLOCKER_… always may be set. aprtui's own contracts without PATH.
@@ -33,27 +40,28 @@ def command(falsifier_id: str, level: str, paths: tuple[Path, ...], evidence_dir
     Exit code 0: done, or the status was so already; 1: the evidence does not carry it, stderr says what is lacking;
     2: no such falsifier or level; 3: the contract cannot be read, or not be edited in place; 4: it cannot be written.
     """
-    from aprtui.contracts.changes.promotion import lacks
+    from aprtui.contracts.changes.promotion import missing_evidence
     from aprtui.contracts.checks.mapping import check_of, own_mapping
-    from aprtui.contracts.documents.document import NAMES, maturity_of
     from aprtui.contracts.evidence.assessment import ledger_of
 
     status = _status(level)
     document, falsifier = _found(falsifier_id, paths)
     if falsifier.status == status:
-        say(f"{document.path}: {falsifier_id} is {status} already")
+        print_line(f"{document.path}: {falsifier_id} is {status} already")
         return ExitCode.PASS
-    backing = ledger_of(document, evidence_dir).backing(falsifier, check_of(falsifier, own_mapping()))
-    lacking = lacks(backing, maturity_of(status))
-    if lacking:
-        carried = NAMES[backing.now]
-        say(f"aprtui: {falsifier_id} stays {_was(falsifier)}: evidence carries {carried}, not {status}", err=True)
-        for line in lacking:
-            say(f"  lacking: {line}", err=True)
+    assessment = ledger_of(document, evidence_dir).assess(falsifier, check_of(falsifier, own_mapping()))
+    missing = missing_evidence(assessment, maturity_of(status))
+    if missing:
+        carried = NAMES[assessment.now]
+        print_line(
+            f"aprtui: {falsifier_id} stays {_was(falsifier)}: evidence carries {carried}, not {status}", err=True
+        )
+        for line in missing:
+            print_line(f"  lacking: {line}", err=True)
         return ExitCode.DIVERGENCE
-    version = _write(document, falsifier, status, backing)
+    version = _write(document, falsifier, status, assessment)
     before = document.metadata.version
-    say(f"{document.path}: {falsifier_id} {_was(falsifier)} to {status}, version {before} to {version}")
+    print_line(f"{document.path}: {falsifier_id} {_was(falsifier)} to {status}, version {before} to {version}")
     return ExitCode.PASS
 
 
@@ -62,8 +70,6 @@ def _was(falsifier: Falsifier) -> str:
 
 
 def _status(level: str) -> str:
-    from aprtui.contracts.documents.document import BLOCKER, NAMES, Maturity
-
     word = level.upper()
     levels = ["PROPOSED", *(NAMES[name] for name in (Maturity.ALGORITHM, Maturity.FUNCTIONAL, Maturity.DISCHARGED))]
     blocked = word.startswith(BLOCKER) and word.removeprefix(BLOCKER).replace("_", "").isalnum() and word.isascii()
@@ -73,7 +79,6 @@ def _status(level: str) -> str:
 
 
 def _found(falsifier_id: str, paths: tuple[Path, ...]) -> tuple[Document, Falsifier]:
-    from aprtui.contracts.documents.document import ContractError
     from aprtui.resources import is_packaged
 
     if not paths and is_packaged():
@@ -94,10 +99,9 @@ def _found(falsifier_id: str, paths: tuple[Path, ...]) -> tuple[Document, Falsif
     return document, falsifier
 
 
-def _write(document: Document, falsifier: Falsifier, status: str, backing: Backing) -> str:
-    """Write the contract anew, and give its version. Raises `ContractError` and `EngineError`."""
+def _write(document: Document, falsifier: Falsifier, status: str, assessment: Assessment) -> str:
+    """Write the contract with the new status, and give its new version. Raises `ContractError` and `EngineError`."""
     from aprtui.contracts.changes.promotion import next_version, promoted
-    from aprtui.contracts.documents.document import Maturity, maturity_of
     from aprtui.trace.aprt import write_atomically
 
     path = document.path.resolve()
@@ -109,7 +113,7 @@ def _write(document: Document, falsifier: Falsifier, status: str, backing: Backi
     except OSError as error:
         raise EngineError(f"{path}: cannot be edited: {error.strerror}: make it writable") from error
     claims = maturity_of(status) >= Maturity.ALGORITHM
-    by = f", by {backing.newest.path.name}" if claims and backing.newest is not None else ""
+    by = f", by {assessment.newest.path.name}" if claims and assessment.newest is not None else ""
     change = f"{falsifier.id} {_was(falsifier)} to {status}{by}"
     result = promoted(text, document, falsifier, status, datetime.now(UTC).strftime("%Y-%m-%d"), change)
     write_atomically(path, result.encode("utf-8"), mode=mode)

@@ -9,24 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aprtui.cli.contracts.shared import say
+from aprtui.cli.contracts.shared import print_line
+from aprtui.contracts.documents.document import Document, Falsifier
 
 if TYPE_CHECKING:
-    from aprtui.contracts.checks.arguments import Subject
-    from aprtui.contracts.documents.document import Document, Falsifier
-    from aprtui.contracts.evidence.files import Evidence
+    from aprtui.contracts.checks.arguments import CheckSubject
+    from aprtui.contracts.evidence.files import EvidenceRecord
     from aprtui.contracts.evidence.project import Project
     from aprtui.contracts.panel import PanelRow
 
-_UNBOUND = "vouches for no source file: say in vouches_for what it speaks of, else its evidence counts one level lower"
+_UNBOUND = "vouches for no source file: say in vouches_for what it covers, else its evidence counts one level lower"
 
-Judged = tuple["Document", "PanelRow", tuple[str, ...]]
+Judged = tuple[Document, "PanelRow", tuple[str, ...]]
 """A contract, a row of it, and the lines that were printed about it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What was asked for; `commands` are the ids of falsifiers whose command is run."""
+class RecordRequest:
+    """The options of a check that its evidence names; `commands` are the ids of falsifiers whose command is run."""
 
     capture: Path | None
     reference: Path | None
@@ -48,7 +48,7 @@ class Asked:
 
 
 def projects_to_record(chosen: Sequence[tuple[Document, Falsifier]], evidence_dir: Path | None) -> dict[Path, Project]:
-    """The project of each contract, by the contract's path, once it is sure that evidence can be written.
+    """The project of each contract, by the contract's path, after a test that evidence can be written there.
 
     Raises `UsageError` for the installed program's own contracts, `ContractError` for sources that are not there, and
     `EngineError` for a place that cannot be written.
@@ -72,7 +72,10 @@ def projects_to_record(chosen: Sequence[tuple[Document, Falsifier]], evidence_di
 
 
 def record(
-    judged: Sequence[Judged], projects: Mapping[Path, Project], subject_of: Callable[[Document], Subject], asked: Asked
+    judged: Sequence[Judged],
+    projects: Mapping[Path, Project],
+    subject_of: Callable[[Document], CheckSubject],
+    request: RecordRequest,
 ) -> dict[tuple[Path, str], Path]:
     """Write an evidence file for each PASS and FAIL, and say on stderr what was written and what was not.
 
@@ -92,47 +95,52 @@ def record(
         elif not row.falsifier.id:
             doubts.setdefault("has no id: not recorded", []).append(name)
         else:
-            evidence, reason = _evidence(document, row, lines, projects[document.path], subject_of(document), asked)
+            evidence, reason = _evidence(document, row, lines, projects[document.path], subject_of(document), request)
             if reason:
                 doubts.setdefault(f"recorded without a git revision: {reason}", []).append(name)
             if not evidence.sources:
                 doubts.setdefault(_UNBOUND, []).append(name)
             written[document.path, name] = write_evidence(projects[document.path].evidence, evidence)
-    _tell(doubts, len(written), {projects[path].evidence for path, _ in written})
+    _report(doubts, len(written), {projects[path].evidence for path, _ in written})
     return written
 
 
 def _evidence(
-    document: Document, row: PanelRow, lines: tuple[str, ...], project: Project, subject: Subject, asked: Asked
-) -> tuple[Evidence, str]:
-    """The evidence of a row that was judged, and why it has no git revision, empty where it has one."""
+    document: Document,
+    row: PanelRow,
+    lines: tuple[str, ...],
+    project: Project,
+    subject: CheckSubject,
+    request: RecordRequest,
+) -> tuple[EvidenceRecord, str]:
+    """The evidence of a row that was judged, and why it has no git revision (empty if it has one)."""
     from aprtui.contracts.evidence.project import revision_at
     from aprtui.contracts.evidence.recording import evidence_of
 
     assert row.judgement is not None
     name = row.falsifier.id
     check, output = row.check, lines
-    if name in asked.commands:
+    if name in request.commands:
         check, output = None, tuple(row.judgement.output.splitlines())
     revision = revision_at(document, row.falsifier, project)
     known, reason = (None, revision) if isinstance(revision, str) else (revision, "")
-    command = asked.command(_shown(document.path, project), name)
+    command = request.command(_portable(document.path, project), name)
     evidence = evidence_of(
         document, row.falsifier, check, row.judgement, subject, project, known, command, output
     )  # fmt: skip
     return evidence, reason
 
 
-def _tell(doubts: Mapping[str, Sequence[str]], count: int, places: Collection[Path]) -> None:
+def _report(doubts: Mapping[str, Sequence[str]], count: int, places: Collection[Path]) -> None:
     from aprtui.compare.wording import counted
 
     for doubt, names in doubts.items():
-        say(f"aprtui: {', '.join(names)}: {doubt}", err=True)
+        print_line(f"aprtui: {', '.join(names)}: {doubt}", err=True)
     where = f" below {', '.join(sorted(map(str, places)))}" if places else ""
-    say(f"aprtui: {counted(count, 'evidence file')} written{where}", err=True)
+    print_line(f"aprtui: {counted(count, 'evidence file')} written{where}", err=True)
 
 
-def _shown(path: Path, project: Project) -> Path:
-    """The contract's path without what is of this machine alone."""
+def _portable(path: Path, project: Project) -> Path:
+    """The contract's path relative to its project, which is the same on every machine."""
     inside = path.is_absolute() and path.is_relative_to(project.root)
     return path.relative_to(project.root) if inside else path

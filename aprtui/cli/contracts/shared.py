@@ -1,37 +1,42 @@
-"""What the commands of `aprtui contracts` share: which contracts are meant, and what is said of those unreadable."""
+"""What the commands of `aprtui contracts` share: their arguments, reading contracts, and how findings and evidence are
+reported."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from aprtui.cli.json_lines import write_record
+from aprtui.contracts.documents.document import NAMES, Document, Maturity
+from aprtui.contracts.documents.loading import contract_files
+from aprtui.contracts.documents.reader import read_document
+from aprtui.contracts.documents.validation import Finding
 from aprtui.errors import UnreadableError, printable
+from aprtui.resources import contracts
 
 if TYPE_CHECKING:
-    from aprtui.contracts.documents.document import Document
+    from aprtui.contracts.evidence.assessment import Assessment
 
-paths_argument = click.argument("paths", nargs=-1, metavar="[PATH…]", type=click.Path(path_type=Path))
+path_type = click.Path(path_type=Path)
+paths_argument = click.argument("paths", nargs=-1, metavar="[PATH…]", type=path_type)
+evidence_dir_option = click.option(
+    "--evidence-dir", metavar="DIR", type=path_type,
+    help="Where evidence lies.  [default: contracts/evidence of the contract's project]",
+)  # fmt: skip
 
 
-def meant(paths: tuple[Path, ...]) -> tuple[Path, ...]:
-    """The paths given; aprtui's own contracts where none is."""
-    from aprtui.resources import contracts
-
+def paths_or_own(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """`paths`, or aprtui's own contracts where there are none."""
     return paths or (contracts(),)
 
 
 def read_documents(paths: tuple[Path, ...]) -> tuple[tuple[Document, ...], bool]:
-    """The contracts that are meant and can be read, and whether some cannot: stderr says which.
-
-    Raises `ContractError` for a folder without contracts.
-    """
-    from aprtui.contracts.documents.loading import contract_files
-    from aprtui.contracts.documents.reader import read_document
-
+    """The contracts below `paths` (aprtui's own by default) that can be read, and whether some cannot: stderr says
+    which. Raises `ContractError` for a folder without contracts."""
     documents, broken = [], False
-    for path in contract_files(meant(paths)):
+    for path in contract_files(paths_or_own(paths)):
         try:
             documents.append(read_document(path))
         except UnreadableError as error:
@@ -40,6 +45,41 @@ def read_documents(paths: tuple[Path, ...]) -> tuple[tuple[Document, ...], bool]
     return tuple(documents), broken
 
 
-def say(line: str, *, err: bool = False) -> None:
+def print_line(line: str, *, err: bool = False) -> None:
     """Print a line that may hold words of a contract, which must not move the cursor."""
     click.echo(printable(line), err=err)
+
+
+def write_finding(finding: Finding) -> None:
+    """Write a finding as a JSON line."""
+    write_record(
+        {
+            "record": "finding", "path": str(finding.path), "line": finding.line, "code": finding.code,
+            "severity": str(finding.severity), "message": finding.message,
+        }
+    )  # fmt: skip
+
+
+def assessment_record(assessment: Assessment) -> dict[str, Any]:
+    """The newest evidence, whether it still holds, and the levels, for JSON."""
+    newest = assessment.newest
+    return {
+        "carries": NAMES[assessment.now],
+        "ever_carried": NAMES[assessment.ever],
+        "files": len(assessment.evidence),
+        "file": None if newest is None else str(newest.path),
+        "date": None if newest is None else newest.record.date,
+        "verdict": None if newest is None else str(newest.record.verdict),
+        "standing": None if newest is None else str(newest.standing),
+        "changes": [] if newest is None else newest.changes,
+    }
+
+
+def assessment_text(assessment: Assessment) -> str:
+    """The newest evidence in a line: `PASS of 2026-11-27, stale: engine.py changed; carries FUNCTIONAL`."""
+    newest, carried = assessment.newest, NAMES[assessment.now]
+    if newest is None:
+        return "none recorded" + (
+            f", what the contract states carries {carried}" if assessment.now > Maturity.NONE else ""
+        )
+    return f"{newest.record.verdict} of {newest.record.date[:10]}, {newest.words}; carries {carried}"

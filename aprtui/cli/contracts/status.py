@@ -1,4 +1,4 @@
-"""`aprtui contracts status`: how far claims go, what backs them, and what waits for what."""
+"""`aprtui contracts status`: how far claims go, what evidence carries, and what waits for what."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from aprtui.cli.contracts.backing import backing_record, backing_words
-from aprtui.cli.contracts.shared import paths_argument, read_documents, say
+from aprtui.cli.contracts.shared import (
+    assessment_record,
+    assessment_text,
+    evidence_dir_option,
+    paths_argument,
+    print_line,
+    read_documents,
+)
 from aprtui.cli.json_lines import write_record
+from aprtui.contracts.documents.document import NAMES, Document, Maturity
 from aprtui.errors import ExitCode
 
 if TYPE_CHECKING:
-    from aprtui.contracts.documents.document import Document
-    from aprtui.contracts.rollup import Backed, Wait
+    from aprtui.contracts.rollup import AssessedFalsifier, Wait
 
 _NO_LIFE_CYCLE = "not stated"
 
 
 @click.command()
 @paths_argument
-@click.option("--evidence-dir", metavar="DIR", type=click.Path(path_type=Path),
-              help="Where evidence lies.  [default: contracts/evidence of the contract's project]")  # fmt: skip
+@evidence_dir_option
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a falsifier, one a wait, and a summary.")
 def command(paths: tuple[Path, ...], evidence_dir: Path | None, as_json: bool) -> int:
     """Say how far claims go, what evidence carries, and what waits for what; aprtui's own contracts without PATH.
@@ -32,23 +37,22 @@ def command(paths: tuple[Path, ...], evidence_dir: Path | None, as_json: bool) -
     Nothing is judged here: check judges, lint says what is wrong. Exit code 0; 3: a contract cannot be read.
     """
     from aprtui.contracts.evidence.assessment import ledger_of
-    from aprtui.contracts.rollup import backed_falsifiers, waits
+    from aprtui.contracts.rollup import assess_falsifiers, waits
 
     documents, broken = read_documents(paths)
-    found = backed_falsifiers(documents, {document.path: ledger_of(document, evidence_dir) for document in documents})
+    found = assess_falsifiers(documents, {document.path: ledger_of(document, evidence_dir) for document in documents})
     (_write_json if as_json else _write_text)(documents, found, waits(documents))
     return ExitCode.UNREADABLE if broken else ExitCode.PASS
 
 
-def _write_text(documents: Sequence[Document], found: Sequence[Backed], waited: Sequence[Wait]) -> None:
+def _write_text(documents: Sequence[Document], found: Sequence[AssessedFalsifier], waited: Sequence[Wait]) -> None:
     for lines in (_ladder(found), _life_cycles(documents), _falsifiers(documents, found), _waits(waited)):
         for line in lines:
-            say(line)
+            print_line(line)
 
 
-def _ladder(found: Sequence[Backed]) -> Iterator[str]:
+def _ladder(found: Sequence[AssessedFalsifier]) -> Iterator[str]:
     from aprtui.compare.wording import counted
-    from aprtui.contracts.documents.document import NAMES, Maturity
     from aprtui.contracts.rollup import levels
 
     yield f"maturity of {counted(len(found), 'falsifier')}"
@@ -66,32 +70,30 @@ def _life_cycles(documents: Sequence[Document]) -> Iterator[str]:
     yield f"life cycle of {counted(len(documents), 'document')}: {listed or 'none'}"
 
 
-def _falsifiers(documents: Sequence[Document], found: Sequence[Backed]) -> Iterator[str]:
+def _falsifiers(documents: Sequence[Document], found: Sequence[AssessedFalsifier]) -> Iterator[str]:
     for document in documents:
         yield ""
         yield f"{document.name} {document.metadata.version}, document {document.life_cycle or _NO_LIFE_CYCLE}"
-        own = [backed for backed in found if backed.document is document]
-        words = [(backed.falsifier.id, backed.falsifier.status or "no status") for backed in own]
+        own = [assessed for assessed in found if assessed.document is document]
+        words = [(assessed.falsifier.id, assessed.falsifier.status or "no status") for assessed in own]
         widths = [max(map(len, column)) for column in zip(*words, strict=True)]
-        for (name, status), backed in zip(words, own, strict=True):
-            yield f"  {name:<{widths[0]}}  {status:<{widths[1]}}  evidence: {_told(backed)}"
+        for (name, status), assessed in zip(words, own, strict=True):
+            yield f"  {name:<{widths[0]}}  {status:<{widths[1]}}  evidence: {_evidence_text(assessed)}"
 
 
-def _told(backed: Backed) -> str:
-    return backing_words(backed.backing) + (f": {_excess(backed)}" if _excess(backed) else "")
+def _evidence_text(assessed: AssessedFalsifier) -> str:
+    return assessment_text(assessed.assessment) + (f": {_excess(assessed)}" if _excess(assessed) else "")
 
 
-def _excess(backed: Backed) -> str:
-    """How much more is claimed than files of evidence carry; empty where nothing is, or none are asked for."""
-    from aprtui.contracts.documents.document import Maturity
-
-    falsifier, backing = backed.falsifier, backed.backing
-    asked = falsifier.check is not None or backing.backers
-    if not asked or falsifier.maturity < Maturity.ALGORITHM or falsifier.maturity <= backing.now:
+def _excess(assessed: AssessedFalsifier) -> str:
+    """Says that the status claims more than the evidence carries; empty where it does not, or needs no evidence."""
+    falsifier, assessment = assessed.falsifier, assessed.assessment
+    needs_evidence = falsifier.check is not None or assessment.evidence
+    if not needs_evidence or falsifier.maturity < Maturity.ALGORITHM or falsifier.maturity <= assessment.now:
         return ""
     return (
         "the status claims more than any evidence gave"
-        if falsifier.maturity > backing.ever
+        if falsifier.maturity > assessment.ever
         else "the status claims more"
     )
 
@@ -118,7 +120,7 @@ def _how_many(wait: Wait) -> str:
 
 
 def _state(wait: Wait) -> str:
-    """Where that which is waited for stands itself, as far as it is at hand."""
+    """The state of the falsifier or contract that is waited for, if it is among these contracts."""
     from aprtui.contracts.rollup import WaitKind
 
     if wait.falsifier is not None:
@@ -130,12 +132,11 @@ def _state(wait: Wait) -> str:
     return " (not among these contracts)" if wait.kind is WaitKind.CONTRACT else ""
 
 
-def _write_json(documents: Sequence[Document], found: Sequence[Backed], waited: Sequence[Wait]) -> None:
-    from aprtui.contracts.documents.document import NAMES
+def _write_json(documents: Sequence[Document], found: Sequence[AssessedFalsifier], waited: Sequence[Wait]) -> None:
     from aprtui.contracts.rollup import levels
 
-    for backed in found:
-        write_record(_record(backed))
+    for assessed in found:
+        write_record(_record(assessed))
     for wait in waited:
         write_record(_wait_record(wait))
     write_record(
@@ -154,10 +155,8 @@ def _write_json(documents: Sequence[Document], found: Sequence[Backed], waited: 
     )  # fmt: skip
 
 
-def _record(backed: Backed) -> dict[str, Any]:
-    from aprtui.contracts.documents.document import NAMES
-
-    document, falsifier = backed.document, backed.falsifier
+def _record(assessed: AssessedFalsifier) -> dict[str, Any]:
+    document, falsifier = assessed.document, assessed.falsifier
     return {
         "record": "falsifier",
         "path": str(document.path),
@@ -169,7 +168,7 @@ def _record(backed: Backed) -> dict[str, Any]:
         "claims": [{"key": claim.key, "status": claim.status} for claim in falsifier.claims],
         "status": falsifier.status,
         "level": NAMES[falsifier.maturity],
-        "evidence": backing_record(backed.backing),
+        "evidence": assessment_record(assessed.assessment),
     }
 
 

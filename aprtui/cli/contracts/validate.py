@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from aprtui.cli.contracts.shared import meant, paths_argument, say
+from aprtui.cli.contracts.shared import paths_argument, paths_or_own, print_line, write_finding
 from aprtui.cli.json_lines import write_record
+from aprtui.contracts.documents.loading import contract_files
+from aprtui.contracts.documents.reader import read_document
+from aprtui.contracts.documents.validation import Finding, validate
 from aprtui.errors import AprtuiError, ExitCode, UnreadableError
-
-if TYPE_CHECKING:
-    from aprtui.contracts.documents.validation import Finding
 
 PV_DECLINED, PV_REFUSED = 2, 3
 
@@ -30,10 +29,8 @@ def command(paths: tuple[Path, ...], pv_exit_codes: bool, as_json: bool) -> int:
 
     Exit code 0: no errors; 1: errors; 3: a file cannot be read.
     """
-    from aprtui.contracts.documents.loading import contract_files
-
     try:
-        files = contract_files(meant(paths))
+        files = contract_files(paths_or_own(paths))
     except UnreadableError as error:
         if pv_exit_codes:
             click.echo(f"aprtui: {error}", err=True)
@@ -50,9 +47,6 @@ def command(paths: tuple[Path, ...], pv_exit_codes: bool, as_json: bool) -> int:
 
 
 def _validated(files: Sequence[Path]) -> Iterator[Result]:
-    from aprtui.contracts.documents.reader import read_document
-    from aprtui.contracts.documents.validation import validate
-
     for path in files:
         try:
             yield path, validate(read_document(path))
@@ -76,7 +70,7 @@ def _write_text(results: Sequence[Result]) -> None:
         if len(results) > 1:
             click.echo(f"{path}:")
         for finding in found:
-            say(str(finding))
+            print_line(str(finding))
         counts = _count(found)
         click.echo(f"\n{counts['ERROR']} error(s), {counts['WARN']} warning(s)")
         if not counts["ERROR"]:
@@ -93,12 +87,7 @@ def _write_json(results: Sequence[Result]) -> None:
             write_record({"record": "file", "path": str(path), "valid": None, "error": str(found)})
             continue
         for finding in found:
-            write_record(
-                {
-                    "record": "finding", "path": str(path), "line": finding.line, "code": finding.code,
-                    "severity": str(finding.severity), "message": finding.message,
-                }
-            )  # fmt: skip
+            write_finding(finding)
         counts = _count(found)
         total += counts
         write_record(

@@ -1,1 +1,1 @@
-"""Changes of contracts: the difference of two versions, and promotion."""
+"""Changes of contracts: the difference between two versions, and promotion."""

@@ -1,7 +1,10 @@
-"""What changed in meaning between two versions of a contract.
+"""The changes in meaning between two versions of a contract.
 
-Entries and fields come and go; statuses are raised and lowered by the ladder of maturity; bounds are loosened and
-tightened. The life cycle of a document has no order: it changes.
+Entries and fields are added and removed; statuses are raised and lowered on the ladder of maturity; bounds are loosened
+and tightened. The life cycle of a document has no order: it only changes.
+
+The direction of a bound is read from the words beside the number (`>= 0.99`, `0.9 <= x`, `at most 3`) or from the name
+of a parameter (`at_least`, `tolerance`). Where it cannot be read, the bound counts as changed.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from aprtui.contracts.changes.facts import STATUS, Facts, Value, facts_of
 from aprtui.contracts.documents.document import Document, Maturity, maturity_of
 
 _CLAIMS = frozenset({"formula", "invariants", "prediction", "property", "formal", "rule", "pass_criteria"})
-"""Fields whose text says what must hold: a bound in them is one of the claim. Elsewhere a number may mean anything."""
+"""Fields whose text says what must hold: a bound in them belongs to the claim. Elsewhere a number may mean anything."""
 
 
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w.]*\w)")
@@ -28,7 +31,7 @@ _MOST = frozenset({"below", "ceiling", "high", "max", "maximum", "most", "tolera
 
 
 class ChangeKind(StrEnum):
-    """What happened."""
+    """The kind of a change."""
 
     ADDED = "added"
     REMOVED = "removed"
@@ -43,8 +46,8 @@ class ChangeKind(StrEnum):
 class Change:
     """One change of a `field` of an entry; of the entry itself where `field` is empty.
 
-    `old` and `new` are the values, None where there was none; of an entry its title. `old_line` and `new_line` are
-    where the entry stands.
+    `old` and `new` are the values, None where there was none; for an entry, its title. `old_line` and `new_line` are
+    the lines of the entry.
     """
 
     kind: ChangeKind
@@ -58,7 +61,7 @@ class Change:
 
 
 def changes(old: Document, new: Document) -> tuple[Change, ...]:
-    """What changed from `old` to `new`: in the order of `old`, what was added last."""
+    """The changes from `old` to `new` in the order of `old`; additions come last."""
     before, after = facts_of(old), facts_of(new)
     found: list[Change] = []
     for key in dict.fromkeys((*before, *after)):
@@ -89,7 +92,7 @@ _Pair = tuple[Value | None, Value | None]
 
 
 def _items(old: tuple[str, ...], new: tuple[str, ...]) -> Iterator[_Pair]:
-    """What of two lists came and went; what was replaced alone, or differs in numbers alone, is one that changed."""
+    """The items removed from and added to a list; paired where one replaces one, or only numbers differ."""
     gone = [item for item in old if item not in new]
     come = [item for item in new if item not in old]
     if len(gone) == len(come) == 1:
@@ -127,7 +130,7 @@ def _of_status(old: str, new: str) -> ChangeKind:
 
 
 def moved(field: str, old: float, new: float) -> ChangeKind | None:
-    """What became of the number in `field`, told by the words of its name."""
+    """Whether a changed number in `field` loosens or tightens the claim, by the words of the field's name."""
     words = set(re.split(r"[^a-z]+", field.lower()))
     if bool(words & _LEAST) == bool(words & _MOST) or old == new:
         return None
@@ -135,7 +138,7 @@ def moved(field: str, old: float, new: float) -> ChangeKind | None:
 
 
 def moved_in_text(old: str, new: str) -> ChangeKind | None:
-    """What became of the bounds in a text that is otherwise the same; None where they did not all go one way."""
+    """Whether changed bounds in an otherwise equal text loosen or tighten it; None where they do not all agree."""
     if _masked(old) != _masked(new):
         return None
     moves = set(_moves(old, new))
@@ -143,7 +146,7 @@ def moved_in_text(old: str, new: str) -> ChangeKind | None:
 
 
 def _same_but_numbers(old: str, new: str) -> bool:
-    """Whether two texts differ in numbers alone."""
+    """Whether two texts differ only in numbers."""
     return old != new and _masked(old) == _masked(new)
 
 
@@ -159,7 +162,7 @@ def _moves(old: str, new: str) -> Iterator[ChangeKind | None]:
 
 
 def _is_least(left: str, right: str) -> bool | None:
-    """Whether a number between two texts is the least that is allowed, or the most; None where neither says so."""
+    """True for a number that is the least allowed, False for the most; None where the texts around it do not say."""
     least = bool(_AT_LEAST_BEFORE.search(left) or _AT_LEAST_AFTER.match(right))
     most = bool(_AT_MOST_BEFORE.search(left) or _AT_MOST_AFTER.match(right))
     return None if least == most else least

@@ -1,7 +1,7 @@
-"""What a contract says, as facts that can be compared: by section, entry and field, without its formatting.
+"""The statements of a contract as facts that can be compared: by section, entry and field, without formatting.
 
-White space, quoting, comments, the order of entries and of lists do not count, nor do words about the document itself
-(its version, dates, authors, references, changelog, descriptions and notes).
+White space, quoting, comments, and the order of entries and of lists do not count, nor do fields about the document
+itself (its version, dates, authors, references, changelog, descriptions and notes).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LIFE_CYCLE = "life cycle"
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """One entry of a section: its fields, and the line where it stands. `title` is what it says, for people."""
+    """One entry of a section: its fields, its line, and a `title` for people."""
 
     section: str
     name: str
@@ -44,11 +44,11 @@ def facts_of(document: Document) -> Mapping[Key, Facts]:
     found: dict[Key, Facts] = {}
     for section, entries in _sections(document):
         for name, title, line, fields in entries:
-            found[_free(found, section, _folded(name))] = Facts(section, _folded(name), title, line, fields)
+            found[_unused(found, section, _folded(name))] = Facts(section, _folded(name), title, line, fields)
     return found
 
 
-def _free(taken: Mapping[Key, Facts], section: str, name: str) -> Key:
+def _unused(taken: Mapping[Key, Facts], section: str, name: str) -> Key:
     number, free = 1, name
     while (section, free) in taken:
         number += 1
@@ -74,45 +74,45 @@ def _sections(document: Document) -> Iterable[tuple[str, list[_Found]]]:
 
 
 def _named(
-    entries: Iterable[Any], says: Callable[[Any], str], fields: Callable[[Any], dict[str, Value]]
+    entries: Iterable[Any], title: Callable[[Any], str], fields: Callable[[Any], dict[str, Value]]
 ) -> list[_Found]:
-    """Entries by id; one without is called by what it says."""
-    return [(found.id or says(found), says(found), found.line, fields(found)) for found in entries]
+    """Entries by id; an entry without one is named by its title."""
+    return [(found.id or title(found), title(found), found.line, fields(found)) for found in entries]
 
 
 def _metadata(document: Document) -> dict[str, Value]:
     metadata = document.metadata
-    told = {
+    fields = {
         LIFE_CYCLE: document.life_cycle, "kind": metadata.kind, "registry": metadata.registry or None,
         "depends_on": metadata.depends_on, "binds_to": metadata.binds_to,
         "vouches_for": metadata.vouches_for, **_extras(metadata),
     }  # fmt: skip
-    return _flat(told)
+    return _flat(fields)
 
 
 def _equation(equation: Equation) -> dict[str, Value]:
-    told = {
+    fields = {
         "formula": equation.formula, "domain": equation.domain, "codomain": equation.codomain,
         "invariants": equation.invariants, **_extras(equation),
     }  # fmt: skip
-    return _flat(told)
+    return _flat(fields)
 
 
 def _obligation(obligation: Obligation) -> dict[str, Value]:
-    told = {
+    fields = {
         "type": obligation.type, "property": obligation.property, "formal": obligation.formal,
         "applies_to": obligation.applies_to, "requires": obligation.requires, "applies_to_phase": obligation.phase,
         "parent_contract": obligation.parent, "na_reason": obligation.na_reason, "na_owner": obligation.na_owner,
         **_extras(obligation),
     }  # fmt: skip
-    return _flat(told)
+    return _flat(fields)
 
 
 def _falsifier(document: Document, falsifier: Falsifier) -> dict[str, Value]:
     check = falsifier.check
     is_own = falsifier.vouches_for != document.metadata.vouches_for
     blocks_on = tuple(found.text for found in falsifier.blockers if found.key == "full_discharge_blocks_on")
-    told = {
+    fields = {
         "rule": falsifier.rule, "name": falsifier.name, "prediction": falsifier.prediction, "test": falsifier.test,
         "if_fails": falsifier.if_fails, STATUS: falsifier.status, "binds_to": falsifier.binds_to,
         "check": None if check is None else check.name, "full_discharge_blocks_on": blocks_on,
@@ -120,7 +120,7 @@ def _falsifier(document: Document, falsifier: Falsifier) -> dict[str, Value]:
     }  # fmt: skip
     parameters = {} if check is None else {f"check.{name}": value for name, value in check.parameters.items()}
     evidence = {found.key: found.texts or dict(found.parts) for found in falsifier.evidence}
-    return _flat({**told, **parameters, **evidence})
+    return _flat({**fields, **parameters, **evidence})
 
 
 def _harness(harness: Harness) -> dict[str, Value]:
@@ -128,8 +128,8 @@ def _harness(harness: Harness) -> dict[str, Value]:
 
 
 def _qa_gate(gate: QaGate) -> dict[str, Value]:
-    told = {"name": gate.name, "checks": gate.checks, "pass_criteria": gate.pass_criteria, **_extras(gate)}
-    return _flat(told)
+    fields = {"name": gate.name, "checks": gate.checks, "pass_criteria": gate.pass_criteria, **_extras(gate)}
+    return _flat(fields)
 
 
 def _extras(entry: Entry) -> dict[str, Any]:
@@ -137,10 +137,10 @@ def _extras(entry: Entry) -> dict[str, Any]:
     return {name: value for name, value in entry.extras.items() if name not in known}
 
 
-def _flat(told: Mapping[str, Any], prefix: str = "") -> dict[str, Value]:
-    """Mappings as fields with dots; what says nothing is left out."""
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Value]:
+    """Nested mappings as fields with dotted names; empty fields are left out."""
     found: dict[str, Value] = {}
-    for name, value in told.items():
+    for name, value in fields.items():
         path = ".".join(part for part in (prefix, name) if part)
         if isinstance(value, Mapping):
             found |= _flat(value, path)
@@ -154,7 +154,7 @@ def _flat(told: Mapping[str, Any], prefix: str = "") -> dict[str, Value]:
 
 
 def _item(value: Any) -> str:
-    """An entry of a list as a text; of a list or mapping in it, as JSON with sorted keys."""
+    """An item of a list as a text; a list or mapping as JSON with sorted keys."""
     if isinstance(value, list | Mapping):
         return _folded(json.dumps(value, sort_keys=True, ensure_ascii=False).replace("\\n", " "))
     return _folded(str(value))

@@ -12,42 +12,42 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from aprtui.contracts.changes.yaml_edit import Edit, EditableYaml, edited, entry, has, is_block, parsed, quoted
 from aprtui.contracts.documents.document import ContractError, Document, Falsifier, Maturity
 from aprtui.contracts.documents.reader import LEGACY_TESTS, METADATA, TESTS
-from aprtui.contracts.evidence.assessment import Backing, Standing, provenance_lacks
+from aprtui.contracts.evidence.assessment import Assessment, Standing, missing_provenance
 from aprtui.yaml_file import YamlError, parse_yaml, plain
 
 STATUS, DISCHARGE_STATUS, VERSION, CHANGELOG = "status", "discharge_status", "version", "changelog"
 _VERSION = re.compile(r"(\d{1,6})\.(\d{1,6})(\.\d{1,6})?")
 
 
-def lacks(backing: Backing, level: Maturity) -> tuple[str, ...]:
-    """What evidence lacks to carry `level`; nothing where it does, or where the level claims nothing."""
-    return () if level < Maturity.ALGORITHM or backing.now >= level else tuple(_lacks(backing, level))
+def missing_evidence(assessment: Assessment, level: Maturity) -> tuple[str, ...]:
+    """What is missing for evidence to carry `level`; nothing where it does, or where the level claims nothing."""
+    return () if level < Maturity.ALGORITHM or assessment.now >= level else tuple(_missing_evidence(assessment, level))
 
 
-def _lacks(backing: Backing, level: Maturity) -> Iterator[str]:
-    newest = backing.newest
+def _missing_evidence(assessment: Assessment, level: Maturity) -> Iterator[str]:
+    newest = assessment.newest
     if newest is None:
         yield "a PASS that is recorded: aprtui contracts check --id ID --record"
         return
-    if backing.refuted:
-        yield f"a PASS after the FAIL of {newest.evidence.date[:10]}: {newest.evidence.reason}"
+    if assessment.refuted:
+        yield f"a PASS after the FAIL of {newest.record.date[:10]}: {newest.record.reason}"
         return
-    fresh = [backer.evidence for backer in backing.backers if backer.standing is Standing.FRESH]
-    for backer in backing.backers:
-        if backer.standing is not Standing.FRESH:
-            yield f"evidence that holds: that of {backer.evidence.date[:10]} is {backer.words}"
+    fresh = [piece.record for piece in assessment.evidence if piece.standing is Standing.FRESH]
+    for piece in assessment.evidence:
+        if piece.standing is not Standing.FRESH:
+            yield f"evidence that holds: that of {piece.record.date[:10]} is {piece.words}"
     live = [evidence for evidence in fresh if evidence.live]
     if level >= Maturity.FUNCTIONAL and not live:
         yield "a PASS on what an engine produced"
     if level >= Maturity.DISCHARGED:
         for evidence in live:
-            if lacking := provenance_lacks(evidence):
-                yield f"provenance of the evidence of {evidence.date[:10]}: {lacking}"
+            if missing := missing_provenance(evidence):
+                yield f"provenance of the evidence of {evidence.date[:10]}: {missing}"
         yield "a PASS against another engine, or PASSes on two days or hosts; with clean revisions and known models"
 
 
 def next_version(document: Document) -> str:
-    """The version after a promotion: the second number is one higher. Raises `ContractError`."""
+    """The version after a promotion: the second number grows by one. Raises `ContractError`."""
     match = _VERSION.fullmatch(document.metadata.version)
     if match is None:
         line = document.metadata.line_of(VERSION)
@@ -60,7 +60,7 @@ def next_version(document: Document) -> str:
 def promoted(text: str, document: Document, falsifier: Falsifier, status: str, date: str, change: str) -> str:
     """The contract's `text` with the new `status`, the next version and a changelog entry on top.
 
-    Raises `ContractError` where that cannot be done without touching anything else.
+    Raises `ContractError` where that is impossible without changing anything else.
     """
     version = next_version(document)
     source = parsed(text, document.path)
@@ -80,7 +80,7 @@ def promoted(text: str, document: Document, falsifier: Falsifier, status: str, d
 
 
 def status_key(falsifier: Falsifier) -> str:
-    """The key under which the status is written: of `status` and `discharge_status` the one that claims more."""
+    """The field to write the status to: of `status` and `discharge_status` the one that claims more."""
     claims = [claim for claim in falsifier.claims if claim.key in (STATUS, DISCHARGE_STATUS)]
     return max(claims, key=lambda claim: (claim.maturity, claim.key == STATUS)).key if claims else STATUS
 
@@ -94,7 +94,7 @@ def _test_node(source: EditableYaml, falsifier: Falsifier) -> MappingNode:
 
 
 def _first_key(test: MappingNode) -> str:
-    """The entry that a new one goes after: `id`, or what stands first where a section names its entries itself."""
+    """The key to insert a new one after: `id`, or the first key where the section is a mapping from names."""
     return "id" if has(test, "id") or not test.value else str(test.value[0][0].value)
 
 
@@ -116,7 +116,7 @@ def _mapping(source: EditableYaml, node: Node) -> MappingNode:
 
 
 def _verify(source: EditableYaml, result: str, falsifier: Falsifier, status: str, version: str) -> None:
-    """Read the result again: it must say what was meant, and everything else as before."""
+    """Read the result back: only what was to change may differ. Raises `ContractError`."""
     before = plain(parse_yaml(source.text, source.path).root)
     try:
         after = plain(parse_yaml(result, source.path).root)
@@ -141,16 +141,16 @@ def _with(before: Any, falsifier: Falsifier, status: str, version: str, changelo
 
 
 def _grew_on_top(before: Any, after: Any) -> bool:
-    """Whether a changelog is as it was but for one entry on top."""
+    """Whether a changelog is unchanged but for one entry on top."""
     if isinstance(after, list):
         return bool(after[1:] == before)
     return list(after.items())[1:] == list((before or {}).items())
 
 
 def _changelog_entry(source: EditableYaml, metadata: MappingNode, version: str, date: str, change: str) -> Edit:
-    """An entry for `version` before all others, in the form of those; a mapping from versions where there is none.
+    """An entry for `version` before all others, in their form; a mapping from versions where there is no changelog.
 
-    Raises `ContractError` for a changelog that has no line an entry.
+    Raises `ContractError` for a changelog whose entries do not have lines of their own.
     """
     if not has(metadata, CHANGELOG):
         dated = quoted(f"{date}: {change}")

@@ -1,7 +1,7 @@
-"""Edits of a YAML text in place: single values are replaced and single lines added, every other byte stays.
+"""Edits of a YAML text in place: single values are replaced and lines added, and every other byte stays.
 
-A dumper that keeps comments still reflows what it read (of the real contracts at hand it would change three in 45, one
-in 59 lines), so texts are cut at the marks of PyYAML's nodes instead. What cannot be edited so is refused.
+A dumper that keeps comments still reflows the text (it would change three of 45 real contracts, one of them in 59
+lines), so texts are cut at the marks of PyYAML's nodes instead. Edits that this cannot do are refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _STYLES = {None: "{}", "'": "'{}'", '"': '"{}"'}
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """What stands at `start` up to `end` (in characters) becomes `text`."""
+    """The characters from `start` up to `end` become `text`."""
 
     start: int
     end: int
@@ -38,15 +38,15 @@ class EditableYaml:
 
     @property
     def newline(self) -> str:
-        """How its lines end."""
+        """The line ending of the text."""
         return "\r\n" if "\r\n" in self.text else "\n"
 
     def refuse(self, node: Node, problem: str) -> ContractError:
-        """The error for what cannot be edited in place."""
+        """The error for a node that cannot be edited in place."""
         return ContractError(self.path, node.start_mark.line + 1, f"{problem}: edit it by hand")
 
     def replaced(self, node: Node, word: str) -> Edit:
-        """A value replaced by a `word` without quotes and backslashes, in the quotes that it has."""
+        """Replace a value by `word`, which holds no quotes or backslashes, in the quotes that the value has."""
         if not isinstance(node, ScalarNode) or node.style not in _STYLES:
             raise self.refuse(node, "the value is not written in one line")
         start, end = node.start_mark.index, node.end_mark.index
@@ -54,7 +54,7 @@ class EditableYaml:
         return Edit(start, end, quoted if end > start else f" {quoted}")
 
     def added_after(self, mapping: MappingNode, key: str, lines: Iterable[str]) -> Edit:
-        """`lines`, indented as the keys of `mapping`, after its entry `key`, which is a value in one line."""
+        """Add `lines`, indented as the keys of `mapping`, after its entry `key`, whose value is in one line."""
         if not has(mapping, key):
             raise self.refuse(mapping, f"the entry {key} is not there")
         key_node, value = entry(mapping, key)
@@ -63,14 +63,14 @@ class EditableYaml:
         return self.line_after(value.end_mark.index, " " * key_node.start_mark.column, lines)
 
     def line_after(self, index: int, indent: str, lines: Iterable[str]) -> Edit:
-        """`lines` after the line that `index` is in."""
+        """Add `lines` after the line that holds `index`."""
         end = self.text.find("\n", index)
         added = "".join(f"{indent}{line}{self.newline}" for line in lines)
         return Edit(len(self.text), len(self.text), self.newline + added) if end < 0 else Edit(end + 1, end + 1, added)
 
 
 def parsed(text: str, path: Path) -> EditableYaml:
-    """A text that is known to be one bounded YAML mapping."""
+    """Parse a text that the reader has accepted as one bounded YAML mapping."""
     root = compose(text, Loader=SafeLoader)
     assert isinstance(root, MappingNode), "the reader has read it as a mapping"
     return EditableYaml(path, text, root)
@@ -90,7 +90,7 @@ def has(mapping: MappingNode, key: str) -> bool:
 
 
 def is_block(node: Node) -> bool:
-    """Whether a list or mapping has a line an entry."""
+    """Whether a list or mapping has a line for each entry."""
     return isinstance(node, SequenceNode | MappingNode) and not node.flow_style and bool(node.value)
 
 

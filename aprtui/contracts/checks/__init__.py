@@ -1,4 +1,4 @@
-"""Built-in checks: what judges a falsifier by machine, on a capture, on a pair of captures, or on the contract itself.
+"""Built-in checks, which judge a falsifier on a capture, a pair of captures, a model, or the contract itself.
 
 `registry.CHECKS` lists them all.
 """

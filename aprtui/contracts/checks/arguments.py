@@ -1,28 +1,28 @@
-"""What a check is asked: the contract, the captures, the cells in question, and its parameters."""
+"""The arguments of a check: the captures, the cells in question, the model, and the parameters of the contract."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from aprtui.contracts.documents.document import Document
 from aprtui.errors import UsageError
+from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import MAX_LAYERS, Node, Scope, StageGraph, canonical_name
 from aprtui.trace.select import ALL, parse_layers
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 STAGES, LAYERS, BACKENDS, DEVICES_DIFFER = "stages", "layers", "backends", "devices_differ"
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """What falsifiers are judged on. `reference` is the other capture of claims about two of them; `model` is run for
-    claims about a model: None where nothing may be run, as in a screen."""
+class CheckSubject:
+    """The captures and the model that falsifiers are judged on.
+
+    `reference` is the other capture of claims about two of them. `model` is run for claims about a model; None where
+    nothing may be run, as in a screen.
+    """
 
     capture: Capture | None = None
     reference: Capture | None = None
@@ -30,17 +30,10 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class OnContract:
-    """A check of the contract itself is asked this."""
+class CheckArguments:
+    """Arguments of a check: the parameters that the contract gives it, and the model that it may run.
 
-    document: Document
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What every check is asked: the parameters that the contract gives it, and the model that it may run.
-
-    Reading a parameter raises `UsageError` where it is not what it must be.
+    Reading a parameter of the wrong kind raises `UsageError`.
     """
 
     parameters: Mapping[str, Any]
@@ -81,7 +74,7 @@ class Asked:
         return value
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """A parameter that is a list of texts; none where it is missing."""
+        """A parameter that is a list of texts; empty where it is missing."""
         value = self.parameters.get(name, [])
         if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
             raise UsageError(f"check parameter {name}: {value!r:.60}: expected a list of texts")
@@ -96,11 +89,11 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class OnCapture(Asked):
-    """A check on a capture is asked this.
+class CaptureArguments(CheckArguments):
+    """Arguments of a check of one capture.
 
     `nodes` are the captured cells in question, in execution order: those of the stages and layers that the contract
-    names, or all. `names_stages` says that it does name some.
+    names, or all. `names_stages` says whether it names stages.
     """
 
     capture: Capture
@@ -109,14 +102,14 @@ class OnCapture(Asked):
 
 
 @dataclass(frozen=True, slots=True)
-class OnPair(OnCapture):
-    """A check on a capture against a reference is asked this; both hold every one of `nodes`."""
+class PairArguments(CaptureArguments):
+    """Arguments of a check of a capture against a reference; both hold every one of `nodes`."""
 
     reference: Capture
 
 
 def named_stages(parameters: Mapping[str, Any]) -> tuple[str, ...]:
-    """The stage names and globs of parameter `stages`, in its order; none where it is missing. Raises `UsageError`."""
+    """The stage names and globs of parameter `stages`, in its order; empty where it is missing. Raises `UsageError`."""
     value = parameters.get(STAGES)
     entries = value.split(",") if isinstance(value, str) else [] if value is None else value
     if not isinstance(entries, list) or not all(isinstance(entry, str) and entry.strip() for entry in entries):
@@ -137,24 +130,24 @@ def named_layers(parameters: Mapping[str, Any]) -> frozenset[int] | None:
 
 
 def wanted_nodes(graph: StageGraph, parameters: Mapping[str, Any]) -> tuple[tuple[Node, ...], tuple[str, ...]]:
-    """The nodes of `graph` that the parameters speak of, in execution order, and what they name that it lacks.
+    """The nodes of `graph` that the parameters select, in execution order, and the stages and layers it does not have.
 
-    `layers` selects among the stages of layers; those of the model are always meant. Raises `UsageError`.
+    `layers` selects among the stages of layers; stages of the whole model are always selected. Raises `UsageError`.
     """
     names, layers = named_stages(parameters), named_layers(parameters)
-    lacking = [name for name in names if not any(fnmatchcase(stage, name) for stage in graph.names)]
-    lacking += [f"layer {layer}" for layer in sorted(layers or ()) if layer >= graph.layers]
+    missing = [name for name in names if not any(fnmatchcase(stage, name) for stage in graph.names)]
+    missing += [f"layer {layer}" for layer in sorted(layers or ()) if layer >= graph.layers]
     nodes = tuple(
         node
         for node in graph.nodes
         if (not names or any(fnmatchcase(node.stage, name) for name in names))
         and (layers is None or graph[node.stage].scope is Scope.MODEL or node.layer in layers)
     )
-    return nodes, tuple(lacking)
+    return nodes, tuple(missing)
 
 
 def demands_every_layer(parameters: Mapping[str, Any]) -> bool:
-    """Whether a claim is about layers that must all be captured: those it names, by number or as `all`."""
+    """Whether all layers of the claim must be captured: so it is where it names layers, by number or as `all`."""
     return LAYERS in parameters
 
 

@@ -1,4 +1,4 @@
-"""Checks of quantised blocks: what given bytes mean, and that the compiled kernels read a model's blocks so."""
+"""Checks of quantised blocks: the values of given bytes, and that the compiled kernels decode a model's blocks."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
-from aprtui.contracts.checks.arguments import Asked
+from aprtui.contracts.checks.arguments import CheckArguments
 from aprtui.contracts.checks.judgement import Judgement, unknown
-from aprtui.engine.opening import numba_missing
+from aprtui.engine.backends.cpu import CPU
 from aprtui.errors import UsageError
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
@@ -23,15 +23,15 @@ ROWS = 64
 """Rows of a tensor that are decoded together."""
 
 
-def block_values(asked: Asked) -> Judgement:
+def block_values(arguments: CheckArguments) -> Judgement:
     """A block of the bytes in `block` (hexadecimal) decodes to the numbers in `values`, by column, to the bit.
 
-    Both decoders are asked: the reference, which the numpy backend uses, and the compiled kernels.
+    Both decoders are tested: the reference, which the numpy backend uses, and the compiled kernels.
     """
-    kind, columns, size = _type(asked)
-    if not _weights(asked, kind):
+    kind, columns, size = _type(arguments)
+    if not _weights(arguments, kind):
         return unknown(f"the model has no tensor of type {kind.name}")
-    data, expected = _bytes(asked.text("block"), size), _expected(asked.parameters.get("values"), columns)
+    data, expected = _bytes(arguments.text("block"), size), _expected(arguments.parameters.get("values"), columns)
     weight = Weight("block", kind, 1, columns, np.frombuffer(data, np.uint8).reshape(1, size))
     decoders = _decoders(weight, 0, 1)
     wrong = [
@@ -46,15 +46,15 @@ def block_values(asked: Asked) -> Judgement:
     )  # fmt: skip
 
 
-def block_decoding(asked: Asked) -> Judgement:
+def block_decoding(arguments: CheckArguments) -> Judgement:
     """Every tensor of the type is made of whole blocks, and the compiled kernels decode each value to the reference's
     bits."""
-    kind, columns, size = _type(asked)
-    weights = _weights(asked, kind)
+    kind, columns, size = _type(arguments)
+    weights = _weights(arguments, kind)
     if not weights:
         return unknown(f"the model has no tensor of type {kind.name}")
-    if (missing := numba_missing()) is not None:
-        return unknown(f"the compiled kernels cannot run here: {missing}")
+    if (obstacle := CPU.obstacle()) is not None:
+        return unknown(f"the compiled kernels cannot run here: {obstacle.problem}: {obstacle.advice}")
     wrong, compared, first = 0, 0, ""
     for weight in weights:
         if weight.data.shape[1] * columns != weight.columns * size:
@@ -75,22 +75,22 @@ def _differing(weight: Weight) -> Iterator[int]:
 
 
 def _decoders(weight: Weight, begin: int, end: int) -> Mapping[str, Values]:
-    """Rows of `weight` as each decoder that can run here gives them."""
+    """Rows of `weight` from each decoder that can run here, shape `[rows, columns]`."""
     found = {"the reference": weight.dequantize(slice(begin, end))}
-    if numba_missing() is None:
-        from aprtui.engine.cpu.decoding import decoded_rows
+    if CPU.obstacle() is None:
+        from aprtui.engine.cpu.matmul import decoded_rows
 
         found["the kernels"] = decoded_rows(weight, begin, end)
     return found
 
 
-def _weights(asked: Asked, kind: WeightType) -> list[Weight]:
-    return [weight for weight in asked.require_model().weights.values() if weight.type is kind]
+def _weights(arguments: CheckArguments, kind: WeightType) -> list[Weight]:
+    return [weight for weight in arguments.require_model().weights.values() if weight.type is kind]
 
 
-def _type(asked: Asked) -> tuple[WeightType, int, int]:
-    """The type, and values and bytes of its blocks."""
-    kind = WeightType[asked.one_of("type", WeightType.Q4_K.name, [kind.name for kind in WeightType])]
+def _type(arguments: CheckArguments) -> tuple[WeightType, int, int]:
+    """The type, and the numbers of values and bytes in its blocks."""
+    kind = WeightType[arguments.one_of("type", WeightType.Q4_K.name, [kind.name for kind in WeightType])]
     return kind, kind.format.block_values, kind.format.block_bytes
 
 

@@ -13,7 +13,7 @@ from aprtui.compare.report.apr_diff import apr_stage_diff
 from aprtui.compare.survey import tensor_stats
 from aprtui.compare.verdict import StageVerdict, Verdict
 from aprtui.compare.wording import counted
-from aprtui.contracts.checks.arguments import LAYERS, OnCapture, layers_text, named_stages, wanted_nodes
+from aprtui.contracts.checks.arguments import LAYERS, CaptureArguments, layers_text, named_stages, wanted_nodes
 from aprtui.contracts.checks.judgement import Judgement, counted_wrong, not_testable, unknown
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
@@ -26,16 +26,19 @@ _ELEMENTWISE = (Op.ADD, Op.BIAS, Op.SILU, Op.MULTIPLY)
 """Ops whose element [token, channel] depends on that element of the inputs alone: a NaN in an input must stay."""
 
 
-def byte_format(asked: OnCapture) -> Judgement:
-    """Magic, layer and count in the header of each file, and as many bytes as it declares."""
+def byte_format(arguments: CaptureArguments) -> Judgement:
+    """Each file has the magic, layer and count of its header right, and as many bytes as the header declares."""
     wrong, first = [], ""
-    for node in asked.nodes:
-        problem = _format_problem(asked.capture, node)
+    for node in arguments.nodes:
+        problem = _format_problem(arguments.capture, node)
         if problem:
             wrong.append(node)
             first = first or f"{node}: {problem}"
     return counted_wrong(
-        "wrong files", tuple(wrong), asked.nodes, first or f"{counted(len(asked.nodes), 'file')}, all as declared"
+        "wrong files",
+        tuple(wrong),
+        arguments.nodes,
+        first or f"{counted(len(arguments.nodes), 'file')}, all as declared",
     )
 
 
@@ -50,14 +53,14 @@ def _format_problem(capture: Capture, node: Node) -> str:
     return f"{file.trailing} bytes after the declared values" if file.trailing else ""
 
 
-def header_arithmetic(asked: OnCapture) -> Judgement:
+def header_arithmetic(arguments: CaptureArguments) -> Judgement:
     """The count in each header is the product of the dimensions that the stage must have."""
     wrong, judged, first = [], [], ""
-    for node in asked.nodes:
-        shape = asked.capture.files[node].shape
+    for node in arguments.nodes:
+        shape = arguments.capture.files[node].shape
         if shape is None:
             continue
-        count = read_aprt(asked.capture.files[node].path).values.size
+        count = read_aprt(arguments.capture.files[node].path).values.size
         judged.append(node)
         if count != int(np.prod(shape)) or not count:
             wrong.append(node)
@@ -69,16 +72,16 @@ def header_arithmetic(asked: OnCapture) -> Judgement:
     )
 
 
-def whole_model_file(asked: OnCapture) -> Judgement:
+def whole_model_file(arguments: CaptureArguments) -> Judgement:
     """A stage of the whole model lies at the root of the capture, says so in its header, and has the model's width."""
     wrong, first = [], ""
-    for node in asked.nodes:
-        entry = asked.capture.files[node]
+    for node in arguments.nodes:
+        entry = arguments.capture.files[node]
         file = read_aprt(entry.path)
-        config = asked.capture.graph.config
-        width = asked.capture.graph[node.stage].width if config is not None else 0
+        config = arguments.capture.graph.config
+        width = arguments.capture.graph[node.stage].width if config is not None else 0
         problems = [
-            (entry.path.parent != asked.capture.path, "it lies in a folder of a layer"),
+            (entry.path.parent != arguments.capture.path, "it lies in a folder of a layer"),
             (file.layer is not None, f"its header says layer {file.layer}"),
             (
                 bool(width) and file.values.size % max(width, 1) != 0,
@@ -89,26 +92,28 @@ def whole_model_file(asked: OnCapture) -> Judgement:
         if found:
             wrong.append(node)
             first = first or f"{node}: {found}"
-    return counted_wrong("wrong files", tuple(wrong), asked.nodes, first or "at the root, marked as the whole model's")
+    return counted_wrong(
+        "wrong files", tuple(wrong), arguments.nodes, first or "at the root, marked as the whole model's"
+    )
 
 
-def nan_preservation(asked: OnCapture) -> Judgement:
-    """A NaN that went in is in the file where it belongs.
+def nan_preservation(arguments: CaptureArguments) -> Judgement:
+    """A NaN that was injected is in the file where it belongs.
 
-    Where it went in is known from the faults that the capture records. Beyond that, a NaN must still be there at the
-    same element of every captured stage that is made element by element, and as often as the capture's own statistics
-    say. A capture that no NaN went into proves nothing.
+    The faults that the capture records say where it was injected. A NaN must also be at the same element of every
+    captured stage that is computed element by element, and as often as the capture's own statistics say. A capture
+    without any NaN proves nothing.
     """
-    capture = asked.capture
-    injected = [node for node in _injected_nan(capture) if node in asked.nodes or not asked.names_stages]
+    capture = arguments.capture
+    injected = [node for node in _injected_nan(capture) if node in arguments.nodes or not arguments.names_stages]
     missing = [node for node in injected if node not in capture.files]
     if missing:
         return not_testable(f"{missing[0]}, where the NaN went in")
-    holding = [node for node in asked.nodes if _nan_count(capture, node)]
+    holding = [node for node in arguments.nodes if _nan_count(capture, node)]
     if not injected and not holding:
         return unknown("no NaN went in: capture with --inject …,kind=nan")
     lost = [node for node in injected if node not in holding]
-    lost += [node for node in asked.nodes if node not in lost and _recorded_otherwise(capture, node)]
+    lost += [node for node in arguments.nodes if node not in lost and _recorded_otherwise(capture, node)]
     lost += [node for node in _dropped(capture, holding) if node not in lost]
     if lost:
         return counted_wrong("stages that lost a NaN", tuple(lost), (), f"{lost[0]} lost its NaN")
@@ -130,7 +135,7 @@ def _injected_nan(capture: Capture) -> Iterator[Node]:
 
 
 def _recorded_nan(capture: Capture, node: Node) -> int | None:
-    """How many NaN the writer counted; None where nothing says."""
+    """The count of NaN that the writer recorded; None where it recorded none."""
     if capture.manifest is None:
         return None
     info = next((info for info in capture.manifest.files.values() if info.node == node), None)
@@ -138,7 +143,7 @@ def _recorded_nan(capture: Capture, node: Node) -> int | None:
 
 
 def _nan_count(capture: Capture, node: Node) -> int:
-    """NaN in the file of `node`; a file whose writer counted none is not read."""
+    """The count of NaN in the file of `node`; a file whose writer counted 0 is not read."""
     if _recorded_nan(capture, node) == 0:
         return 0
     values = capture.values(node)
@@ -152,7 +157,7 @@ def _recorded_otherwise(capture: Capture, node: Node) -> bool:
 
 
 def _dropped(capture: Capture, holding: list[Node]) -> Iterator[Node]:
-    """Captured stages without a NaN at an element where an input, from which that element alone is made, has one."""
+    """Captured elementwise stages without a NaN at an element where one of their inputs has one."""
     for node in capture.files:
         stage = capture.graph[node.stage]
         if stage.op not in _ELEMENTWISE:
@@ -165,7 +170,7 @@ def _dropped(capture: Capture, holding: list[Node]) -> Iterator[Node]:
 
 def _keeps_nan(capture: Capture, source: Node, node: Node) -> bool:
     before, after = _flat(capture, source), _flat(capture, node)
-    # A stage between them may not have been captured, and then widths say nothing of one another.
+    # Where a stage between the two was not captured, their sizes may differ, and nothing can be compared.
     return before.size != after.size or not bool((np.isnan(before) & ~np.isnan(after)).any())
 
 
@@ -173,11 +178,11 @@ def _flat(capture: Capture, node: Node) -> NDArray[np.float32]:
     return capture.values(node).reshape(-1)
 
 
-def diff_identity(asked: OnCapture) -> Judgement:
-    """The diff of a stage file with itself is 0, 0 and 1. Files with NaN or of zeros alone are left out."""
+def diff_identity(arguments: CaptureArguments) -> Judgement:
+    """The diff of a stage file with itself is 0, 0 and 1. Files with NaN, and files of zeros alone, are left out."""
     wrong, judged, largest = [], [], 0.0
-    for node in asked.nodes:
-        file = asked.capture.read(node)
+    for node in arguments.nodes:
+        file = arguments.capture.read(node)
         record = apr_stage_diff(file, file, 1, Verdict.PASS)
         if record["rms_diff"] is None or not record["cosine_sim"]:
             continue
@@ -196,11 +201,11 @@ def diff_identity(asked: OnCapture) -> Judgement:
 _IDENTITY = 1e-9
 
 
-def completion_parses(asked: OnCapture) -> Judgement:
-    """The prompt and what the captured run generated of it are together Python without a syntax error."""
+def completion_parses(arguments: CaptureArguments) -> Judgement:
+    """The prompt and the text that the captured run generated from it are, together, valid Python."""
     import ast
 
-    manifest = asked.capture.manifest
+    manifest = arguments.capture.manifest
     if manifest is None or manifest.text is None or manifest.completion is None:
         return unknown("the capture records no text that was generated: capture with -p and --generate")
     try:
@@ -211,24 +216,26 @@ def completion_parses(asked: OnCapture) -> Judgement:
             Verdict.FAIL, f"line {line}: {error.args[0] if error.args else error}", "syntax errors", 1.0, 0.0
         )
     return Judgement(
-        Verdict.PASS, f"parses to {counted(nodes, 'syntax node')}", "syntax errors", 0.0, 0.0, _logits(asked)
+        Verdict.PASS, f"parses to {counted(nodes, 'syntax node')}", "syntax errors", 0.0, 0.0, _logits(arguments)
     )
 
 
-def _logits(asked: OnCapture) -> tuple[Node, ...]:
-    return tuple(node for node in asked.nodes if asked.capture.graph[node.stage].holds_logits)
+def _logits(arguments: CaptureArguments) -> tuple[Node, ...]:
+    return tuple(node for node in arguments.nodes if arguments.capture.graph[node.stage].holds_logits)
 
 
-def layer_subset(asked: OnCapture) -> Judgement:
-    """The files are those of the stages and layers asked for, and no other layer has any.
+def layer_subset(arguments: CaptureArguments) -> Judgement:
+    """The files are those of the requested stages and layers, and no other layer has any.
 
-    Asked for is what the manifest lists. A capture of all layers is no subset; where the parameters name one, any other
-    proves nothing either. Without a manifest only the parameters say what was asked for, and what they do not fit may
-    have been asked for all the same.
+    The manifest lists what was requested. A capture of all layers proves nothing, nor does one of another selection
+    than the parameters name. Without a manifest only the parameters tell what was requested, and a capture that does
+    not fit them may have been requested as it is.
     """
-    capture = asked.capture
-    claimed = frozenset(wanted_nodes(capture.graph, asked.parameters)[0]) if LAYERS in asked.parameters else None
-    present = _on_disk(capture)
+    capture = arguments.capture
+    claimed = (
+        frozenset(wanted_nodes(capture.graph, arguments.parameters)[0]) if LAYERS in arguments.parameters else None
+    )
+    present = {node for node, _ in claimed_files(capture.path)}  # stale files too
     expected = claimed if capture.manifest is None else capture.promised
     if expected is None:
         return unknown("nothing says which layers were asked for: no manifest, and the contract names none")
@@ -244,21 +251,16 @@ def layer_subset(asked: OnCapture) -> Judgement:
     return counted_wrong("files too many or too few", wrong, tuple(sorted(expected, key=str)), reason)
 
 
-def _on_disk(capture: Capture) -> set[Node]:
-    """What lies in the directory, stale files too."""
-    return {node for node, _ in claimed_files(capture.path)}
-
-
 def _layers_text(layers: set[int]) -> str:
     return f"{'layer' if len(layers) == 1 else 'layers'} {', '.join(str(layer) for layer in sorted(layers))}"
 
 
-def multi_stage(asked: OnCapture) -> Judgement:
-    """Several stages asked for in one run are all there, in every captured layer that has them."""
-    stages = {node.stage for node in asked.nodes}
+def multi_stage(arguments: CaptureArguments) -> Judgement:
+    """Several stages requested in one run were all captured, in every captured layer that has them."""
+    stages = {node.stage for node in arguments.nodes}
     if len(stages) < 2:
         return unknown("one stage was captured: capture several in one run")
-    capture = asked.capture
+    capture = arguments.capture
     layers = {node.layer for node in capture.files}
     expected = (
         tuple(node for node in capture.graph.nodes if node in capture.promised and node.stage in stages)
@@ -271,34 +273,34 @@ def multi_stage(asked: OnCapture) -> Judgement:
     return counted_wrong("missing files", missing, expected, reason)
 
 
-def replay_holds(asked: OnCapture) -> Judgement:
+def replay_holds(arguments: CaptureArguments) -> Judgement:
     """Every stage in question, computed again from its captured inputs, is within the bound of an honest engine."""
-    model = asked.require_model()
-    names = named_stages(asked.parameters)
+    model = arguments.require_model()
+    names = named_stages(arguments.parameters)
     selection = Selection(
         stages=",".join(names) if names else None,
-        layers=_layers(asked) if LAYERS in asked.parameters else None,
+        layers=_layers(arguments) if LAYERS in arguments.parameters else None,
     )
     with Evaluators(model) as evaluators:
-        comparison = replay_capture(asked.capture, model, ReplayOptions(selection), evaluators)
+        comparison = replay_capture(arguments.capture, model, ReplayOptions(selection), evaluators)
     if comparison.verdict is Verdict.UNKNOWN:
         return unknown("; ".join(comparison.reasons))
     if comparison.first_divergence is None:
         return _held(comparison)
     found = comparison.first_divergence.verdict
-    blamed = tuple(node for node in comparison.first_divergence.segment if node in asked.nodes) or (found.node,)
+    blamed = tuple(node for node in comparison.first_divergence.segment if node in arguments.nodes) or (found.node,)
     return Judgement(
         Verdict.FAIL, f"first at {found.node}: {found.reason}", found.metric, found.error, found.bound, blamed
     )
 
 
-def _layers(asked: OnCapture) -> str:
-    value = asked.parameters[LAYERS]
-    return ",".join(map(str, value)) if isinstance(value, list) else layers_text(asked.parameters)
+def _layers(arguments: CaptureArguments) -> str:
+    value = arguments.parameters[LAYERS]
+    return ",".join(map(str, value)) if isinstance(value, list) else layers_text(arguments.parameters)
 
 
 def _held(comparison: Comparison) -> Judgement:
-    """The stage that comes nearest to its bound; where all are equal to the bit, any."""
+    """PASS with the stage that comes nearest to its bound; any stage where all are equal to the bit."""
     worst = max((stage.verdict for stage in comparison.stages), key=_share)
     reason = f"{counted(comparison.compared, 'stage')} replayed, nearest to its bound: {worst.node}"
     nodes = tuple(stage.node for stage in comparison.stages)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.checks.arguments import Asked
+from aprtui.contracts.checks.arguments import CheckArguments
 from aprtui.contracts.checks.judgement import Judgement, unknown
 from aprtui.errors import UsageError
 from aprtui.model.chat import looks_templated
@@ -14,20 +14,20 @@ from aprtui.model.prompt import encode_prompt
 _FIELDS = {"role", "content"}
 
 
-def chat_template_bytes(asked: Asked) -> Judgement:
+def chat_template_bytes(arguments: CheckArguments) -> Judgement:
     """The model's own template renders `messages` to the bytes of `expected`.
 
-    `family` is a mark that templates of the kind hold, as `<|im_start|>`: the claim is not about a model without it.
+    `family` is a marker of one kind of template, as `<|im_start|>`: the claim is not about a model without it.
     """
-    messages, expected = _messages(asked), asked.text("expected")
-    family, template = asked.text("family", ""), asked.require_model().chat_template
+    messages, expected = _messages(arguments), arguments.text("expected")
+    family, template = arguments.text("family", ""), arguments.require_model().chat_template
     if not messages or not expected:
         raise UsageError("check chat_template_bytes: give messages and the text that is expected")
     if template is None:
         return unknown("the model has no chat template")
     if family not in template.source:
         return unknown(f"the model's chat template is of another kind: it holds no {family!r:.40}")
-    rendered = template.render(messages, add_generation_prompt=asked.flag("generation_prompt", True))
+    rendered = template.render(messages, add_generation_prompt=arguments.flag("generation_prompt", True))
     got, want = rendered.encode(), expected.encode()
     wrong = sum(a != b for a, b in zip(got, want, strict=False)) + abs(len(got) - len(want))
     if not wrong:
@@ -37,8 +37,8 @@ def chat_template_bytes(asked: Asked) -> Judgement:
     return Judgement(Verdict.FAIL, reason, "bytes that differ", float(wrong), 0.0)
 
 
-def _messages(asked: Asked) -> list[dict[str, str]]:
-    value: Any = asked.parameters.get("messages", [])
+def _messages(arguments: CheckArguments) -> list[dict[str, str]]:
+    value: Any = arguments.parameters.get("messages", [])
     if not isinstance(value, list) or not all(
         isinstance(entry, dict) and set(entry) == _FIELDS and all(isinstance(text, str) for text in entry.values())
         for entry in value
@@ -47,10 +47,10 @@ def _messages(asked: Asked) -> list[dict[str, str]]:
     return value
 
 
-def chat_refusal(asked: Asked) -> Judgement:
-    """What must not go through a template is refused: `prompt` where it holds control tokens of the model, and any
-    prompt where the model has no template."""
-    model, prompt = asked.require_model(), asked.text("prompt", "Hello")
+def chat_refusal(arguments: CheckArguments) -> Judgement:
+    """A prompt that must not go through a template is refused: `prompt` where it holds control tokens of the model, and
+    any prompt where the model has no template."""
+    model, prompt = arguments.require_model(), arguments.text("prompt", "Hello")
     if model.chat_template is not None and not looks_templated(prompt, model.tokenizer):
         return unknown("the model has a chat template and the prompt no control tokens: nothing is to be refused")
     try:

@@ -1,4 +1,4 @@
-"""What a check says of a falsifier: PASS, FAIL or UNKNOWN, with its number, its bound and the cells it is about."""
+"""The result of a check: PASS, FAIL or UNKNOWN, with its number, its bound and the cells that it is about."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ NO_DEVICE = "not testable: no CUDA device"
 class Judgement:
     """A verdict on one falsifier.
 
-    `number` is what `metric` came to and `bound` what it was held against; both None where nothing was measured.
-    `nodes` are the stage tensors that the result is about: those at fault of a FAIL, else those that were judged.
-    `testable` is False where the verdict is UNKNOWN because the capture lacks what the falsifier speaks of. `output` is
-    what a command printed.
+    `number` is the value of `metric` and `bound` what it was compared with; both None where nothing was measured.
+    `nodes` are the stage tensors that the result is about: those at fault in a FAIL, else those that were judged.
+    `testable` is False where the verdict is UNKNOWN because the capture, or the machine, lacks what the falsifier is
+    about. `output` is what a command printed.
     """
 
     verdict: Verdict
@@ -32,21 +32,21 @@ class Judgement:
 
 
 def unknown(reason: str) -> Judgement:
-    """Nothing can be said, for a `reason` that is not the capture's lack of a stage."""
+    """UNKNOWN for a `reason` other than a stage that was not captured or a missing device."""
     return Judgement(Verdict.UNKNOWN, reason)
 
 
 def not_testable(what: str) -> Judgement:
-    """The capture lacks what the falsifier speaks of: `what` names it."""
+    """UNKNOWN because the capture lacks `what`, which the falsifier is about."""
     return Judgement(Verdict.UNKNOWN, f"{NOT_CAPTURED}: {what}", testable=False)
 
 
 def no_device(problem: str) -> Judgement:
-    """The claim is about a CUDA device, and there is none: `problem` says why."""
+    """UNKNOWN because the claim is about a CUDA device and there is none: `problem` says why."""
     return Judgement(Verdict.UNKNOWN, f"{NO_DEVICE}: {problem}", testable=False)
 
 
 def counted_wrong(metric: str, wrong: tuple[Node, ...], judged: tuple[Node, ...], reason: str) -> Judgement:
-    """PASS where none of the `judged` is `wrong`, else FAIL; the number is how many are."""
+    """PASS where none of the `judged` nodes is `wrong`, else FAIL; the number is the count of wrong ones."""
     verdict = Verdict.FAIL if wrong else Verdict.PASS
     return Judgement(verdict, reason, metric, float(len(wrong)), 0.0, wrong or judged)

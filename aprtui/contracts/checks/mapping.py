@@ -1,8 +1,8 @@
-"""Mapping files: which check judges which falsifier of somebody else's contract.
+"""Check mappings: files that say which check judges which falsifier of somebody else's contract.
 
     FALSIFY-X-001: {check: cosine_floor, stages: [lm_head], at_least: 0.99}
 
-One for aprender's falsifiers comes with the program.
+A mapping for aprender's falsifiers comes with the program.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def read_mapping(path: Path) -> dict[str, CheckCall]:
     file = read_yaml(path)
     root = file.mapping("a mapping from the ids of falsifiers to their checks")
     for duplicate in file.duplicates:
-        raise ContractError(path, duplicate.line, f"{duplicate.key!r} is there since line {duplicate.first}")
+        raise ContractError(path, duplicate.line, f"{duplicate.key!r} is already at line {duplicate.first}")
     found = {}
     for name, entry in root.fields.items():
         line = root.lines[name]

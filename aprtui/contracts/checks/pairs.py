@@ -17,7 +17,7 @@ from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import StageComparison
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
-from aprtui.contracts.checks.arguments import OnPair
+from aprtui.contracts.checks.arguments import PairArguments
 from aprtui.contracts.checks.judgement import Judgement, counted_wrong, unknown
 from aprtui.errors import UsageError
 from aprtui.trace.capture import Capture
@@ -26,25 +26,25 @@ from aprtui.trace.graph import Node
 MAX_POSITIONS = 1 << 20
 
 COSINE = 0.999
-"""From here on two stages count as the same direction; below, the stage is looked at."""
+"""The default bound: two stages with at least this cosine count as the same direction."""
 
-Judge = Callable[[OnPair, tuple[StageComparison, ...]], Judgement]
+Judge = Callable[[PairArguments, tuple[StageComparison, ...]], Judgement]
 
 
-def on_compared(judge: Judge) -> Callable[[OnPair], Judgement]:
-    """A check that first compares the nodes in question; UNKNOWN where one of them cannot be compared."""
+def on_compared(judge: Judge) -> Callable[[PairArguments], Judgement]:
+    """A check that compares the nodes in question and then calls `judge`; UNKNOWN where one cannot be compared."""
 
-    def check(asked: OnPair) -> Judgement:
-        names = ",".join(dict.fromkeys(node.stage for node in asked.nodes))
-        comparison = compare_captures(asked.reference, asked.capture, DiffOptions(Selection(stages=names)))
+    def check(arguments: PairArguments) -> Judgement:
+        names = ",".join(dict.fromkeys(node.stage for node in arguments.nodes))
+        comparison = compare_captures(arguments.reference, arguments.capture, DiffOptions(Selection(stages=names)))
         if comparison.alignment.problem:
             return unknown(comparison.alignment.problem)
         found = {stage.node: stage for stage in comparison.stages}
         skipped = {entry.node: entry.reason for entry in comparison.skipped}
-        for node in asked.nodes:
+        for node in arguments.nodes:
             if node not in found:
                 return unknown(f"{node} was not compared: {skipped.get(node, 'not in both captures')}")
-        stages = tuple(found[node] for node in asked.nodes)
+        stages = tuple(found[node] for node in arguments.nodes)
         mixed = tuple(stage.node for stage in stages if stage.metrics.mismatches)
         if mixed:
             return Judgement(
@@ -52,21 +52,21 @@ def on_compared(judge: Judge) -> Callable[[OnPair], Judgement]:
                 float(sum(stage.metrics.mismatches for stage in stages)), 0.0, mixed,
             )  # fmt: skip
         empty = next((stage.node for stage in stages if not stage.metrics.compared), None)
-        return unknown(f"{empty} holds no finite value") if empty is not None else judge(asked, stages)
+        return unknown(f"{empty} holds no finite value") if empty is not None else judge(arguments, stages)
 
     return check
 
 
-def determinism(asked: OnPair) -> Judgement:
+def determinism(arguments: PairArguments) -> Judgement:
     """Two runs on the same tokens wrote the same bytes."""
-    if asked.capture.path.resolve() == asked.reference.path.resolve():
+    if arguments.capture.path.resolve() == arguments.reference.path.resolve():
         return unknown("both are one capture: give the capture of another run")
-    alignment = align_tokens(asked.reference, asked.capture)
+    alignment = align_tokens(arguments.reference, arguments.capture)
     if alignment.proven_different:
         return unknown(f"{alignment.problem}: give two runs on the same tokens")
-    wrong = tuple(node for node in asked.nodes if not _same_bits(asked.reference, asked.capture, node))
-    reason = f"{wrong[0]} differs" if wrong else f"{counted(len(asked.nodes), 'file')}, the same to the bit"
-    return counted_wrong("files that differ", wrong, asked.nodes, reason)
+    wrong = tuple(node for node in arguments.nodes if not _same_bits(arguments.reference, arguments.capture, node))
+    reason = f"{wrong[0]} differs" if wrong else f"{counted(len(arguments.nodes), 'file')}, the same to the bit"
+    return counted_wrong("files that differ", wrong, arguments.nodes, reason)
 
 
 def _same_bits(a: Capture, b: Capture, node: Node) -> bool:
@@ -74,16 +74,19 @@ def _same_bits(a: Capture, b: Capture, node: Node) -> bool:
     return left.layer == right.layer and np.array_equal(left.values.view(np.uint32), right.values.view(np.uint32))
 
 
-def count_parity(asked: OnPair) -> Judgement:
-    """Both captures hold as many values of each stage: statistics over other samples must not be compared."""
+def count_parity(arguments: PairArguments) -> Judgement:
+    """Both captures hold equally many values of each stage: statistics over different samples must not be compared."""
     wrong, first = [], ""
-    for node in asked.nodes:
-        sizes = asked.reference.read(node).values.size, asked.capture.read(node).values.size
+    for node in arguments.nodes:
+        sizes = arguments.reference.read(node).values.size, arguments.capture.read(node).values.size
         if sizes[0] != sizes[1]:
             wrong.append(node)
             first = first or f"{node}: {sizes[1]} values, the reference has {sizes[0]}"
     return counted_wrong(
-        "counts that differ", tuple(wrong), asked.nodes, first or f"{counted(len(asked.nodes), 'count')}, all alike"
+        "counts that differ",
+        tuple(wrong),
+        arguments.nodes,
+        first or f"{counted(len(arguments.nodes), 'count')}, all alike",
     )
 
 
@@ -92,9 +95,9 @@ def _cosine(stage: StageComparison) -> float:
     return stage.metrics.cosine
 
 
-def cosine_floor(asked: OnPair, stages: tuple[StageComparison, ...]) -> Judgement:
+def cosine_floor(arguments: PairArguments, stages: tuple[StageComparison, ...]) -> Judgement:
     """The cosine of every stage is at least `at_least`."""
-    bound = asked.number("at_least", COSINE)
+    bound = arguments.number("at_least", COSINE)
     below = tuple(stage.node for stage in stages if _cosine(stage) < bound)
     worst = min(stages, key=_cosine)
     stated = counted(len(stages), "stage")
@@ -104,17 +107,17 @@ def cosine_floor(asked: OnPair, stages: tuple[StageComparison, ...]) -> Judgemen
     )
 
 
-def rel_l2_ceiling(asked: OnPair, stages: tuple[StageComparison, ...]) -> Judgement:
+def rel_l2_ceiling(arguments: PairArguments, stages: tuple[StageComparison, ...]) -> Judgement:
     """No token of a stage is farther from the reference than `at_most`, in relative L2.
 
-    UNKNOWN on fewer than `positions` positions, or on fewer than `decoded` of them through decode on either side.
+    UNKNOWN with fewer than `positions` positions, or with fewer than `decoded` of them decoded on either side.
     """
-    bound, least = asked.number("at_most", 1e-4), asked.count("positions", 1, MAX_POSITIONS)
+    bound, least = arguments.number("at_most", 1e-4), arguments.count("positions", 1, MAX_POSITIONS)
     few = next((stage for stage in stages if len(stage.tokens) < least), None)
     if few is not None:
         return unknown(f"{few.node}: {counted(len(few.tokens), 'position')}, at least {least} are asked for")
-    decoded = asked.number("decoded", 0)
-    for side in (asked.capture, asked.reference):
+    decoded = arguments.number("decoded", 0)
+    for side in (arguments.capture, arguments.reference):
         paths = () if side.manifest is None else side.manifest.code_paths
         if paths.count("decode") < decoded:
             return unknown(f"{side.path}: fewer than {decoded:g} positions through decode: capture with --decode-from")
@@ -130,21 +133,21 @@ def rel_l2_ceiling(asked: OnPair, stages: tuple[StageComparison, ...]) -> Judgem
     )
 
 
-def divergence_localised(asked: OnPair, stages: tuple[StageComparison, ...]) -> Judgement:
-    """Some stage falls below a cosine of `below`: the first that does is where to look. UNKNOWN where none does."""
-    bound = asked.number("below", COSINE)
+def divergence_localised(arguments: PairArguments, stages: tuple[StageComparison, ...]) -> Judgement:
+    """Some stage has a cosine below `below`: the first such stage is where to look. UNKNOWN where there is none."""
+    bound = arguments.number("below", COSINE)
     first = next((stage for stage in stages if _cosine(stage) < bound), None)
     if first is None:
         return unknown(f"no cosine is below {bound:g}: there is no divergence to localise")
     return Judgement(Verdict.PASS, f"first at {first.node}", "cosine", _cosine(first), bound, (first.node,))
 
 
-def one_adjacent_pair(asked: OnPair, stages: tuple[StageComparison, ...]) -> Judgement:
+def one_adjacent_pair(arguments: PairArguments, stages: tuple[StageComparison, ...]) -> Judgement:
     """The cosine falls from at least `at_least` to below it just once between neighbouring stages of a layer.
 
-    UNKNOWN where it never is below: there is no divergence that could lie between two stages.
+    UNKNOWN where it never is below: there is no divergence to place between two stages.
     """
-    bound = asked.number("at_least", COSINE)
+    bound = arguments.number("at_least", COSINE)
     if len({stage.node.layer for stage in stages}) != 1:
         raise UsageError("check one_adjacent_pair: the stages of one layer are a chain: give layers as one number")
     if all(_cosine(stage) >= bound for stage in stages):
@@ -159,9 +162,9 @@ def one_adjacent_pair(asked: OnPair, stages: tuple[StageComparison, ...]) -> Jud
     return Judgement(Verdict.FAIL, reason, "falls", float(len(falls)), 1.0, nodes)
 
 
-def sigma_band(asked: OnPair, stages: tuple[StageComparison, ...]) -> Judgement:
-    """The standard deviation of every stage over the reference's lies from `low` to `high`."""
-    low, high = asked.number("low", 0.5), asked.number("high", 2.0)
+def sigma_band(arguments: PairArguments, stages: tuple[StageComparison, ...]) -> Judgement:
+    """The standard deviation of every stage, divided by the reference's, is between `low` and `high`."""
+    low, high = arguments.number("low", 0.5), arguments.number("high", 2.0)
     if not 0 < low < high:
         raise UsageError(f"check sigma_band: low {low:g} and high {high:g} are no band: give 0 < low < high")
     ratios = {stage.node: stage.metrics.sigma_ratio or 0.0 for stage in stages}
@@ -174,16 +177,16 @@ def sigma_band(asked: OnPair, stages: tuple[StageComparison, ...]) -> Judgement:
     return Judgement(verdict, reason, "σ ratio", ratios[worst], bound, outside or _nodes(stages))
 
 
-def argmax_parity(asked: OnPair, stages: tuple[StageComparison, ...]) -> Judgement:
-    """The first token is the same in every row of logits; with `cosine_at_least`, their cosine is at least that too."""
-    logits = [stage for stage in stages if asked.capture.graph[stage.node.stage].holds_logits]
+def argmax_parity(arguments: PairArguments, stages: tuple[StageComparison, ...]) -> Judgement:
+    """The most probable token of every row of logits is the same, and their cosine is at least `cosine_at_least`."""
+    logits = [stage for stage in stages if arguments.capture.graph[stage.node.stage].holds_logits]
     if not logits:
         raise UsageError("check argmax_parity: is about logits: give stages: lm_head")
     (stage, *_) = logits
     if stage.logits is None or stage.logits.skipped:
         return unknown(f"{stage.node}: rows without a softmax")
     flips = stage.logits.flips
-    least = asked.number("cosine_at_least", -1.0)
+    least = arguments.number("cosine_at_least", -1.0)
     if flips or _cosine(stage) >= least:
         reason = (
             f"row {flips[0].row}: token {flips[0].token_b}, the reference puts {flips[0].token_a} first"

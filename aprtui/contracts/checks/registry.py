@@ -1,30 +1,31 @@
-"""The list of built-in checks, by the names that contracts call them."""
+"""All built-in checks, by the names that contracts give them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from aprtui.contracts.checks import blocks, captures, chat, contract, pairs, running, verdicts
-from aprtui.contracts.checks.arguments import Asked, OnCapture, OnContract, OnPair
+from aprtui.contracts.checks.arguments import CaptureArguments, CheckArguments, PairArguments
 from aprtui.contracts.checks.judgement import Judgement
 from aprtui.contracts.checks.running import BACKEND
+from aprtui.contracts.documents.document import Document
 
 
 @dataclass(frozen=True, slots=True)
 class ContractCheck:
     """Judges the contract alone."""
 
-    judge: Callable[[OnContract], Judgement]
+    judge: Callable[[Document], Judgement]
     parameters: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class CaptureCheck:
-    """Judges a capture. `stages` are those it is about where the contract names none; all where it is empty."""
+    """Judges a capture. `stages` are the stages that it is about where the contract names none; all where empty."""
 
-    judge: Callable[[OnCapture], Judgement]
+    judge: Callable[[CaptureArguments], Judgement]
     parameters: frozenset[str] = frozenset()
     stages: tuple[str, ...] = ()
 
@@ -33,16 +34,16 @@ class CaptureCheck:
 class PairCheck:
     """Judges a capture against a reference. `stages` as of `CaptureCheck`."""
 
-    judge: Callable[[OnPair], Judgement]
+    judge: Callable[[PairArguments], Judgement]
     parameters: frozenset[str] = frozenset()
-    stages: tuple[str, ...] = field(default=())
+    stages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCheck:
     """Runs a model and judges what it does."""
 
-    judge: Callable[[Asked], Judgement]
+    judge: Callable[[CheckArguments], Judgement]
     parameters: frozenset[str] = frozenset()
 
 
@@ -92,4 +93,4 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "chat_refusal": ModelCheck(chat.chat_refusal, frozenset({"prompt"})),
     }
 )
-"""Checks on captures take `stages` and `layers` too."""
+"""Checks of captures take `stages`, `layers` and `backends` too."""

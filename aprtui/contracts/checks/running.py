@@ -1,6 +1,6 @@
-"""Checks that run a model: how fast it is, what capturing adds to a run, which backend is opened, its quality gates.
+"""Checks that run a model: its speed, what capturing changes, the backend that is opened, its quality gates.
 
-What they say is about this engine: a claim of another engine's contract is judged by what ours does with the model.
+They run this engine: a claim of another engine's contract is judged by what ours does with the model.
 """
 
 from __future__ import annotations
@@ -9,36 +9,47 @@ import statistics
 from collections.abc import Callable
 
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.checks.arguments import Asked
+from aprtui.contracts.checks.arguments import CheckArguments
 from aprtui.contracts.checks.judgement import Judgement, no_device, unknown
 from aprtui.engine import opening
-from aprtui.engine.cuda import detect
+from aprtui.engine.backends.backend import Backend
+from aprtui.engine.backends.registry import (
+    AUTO,
+    BACKENDS,
+    backend_choices,
+    backend_names,
+    device_backends,
+    host_backends,
+    named_backend,
+)
 from aprtui.engine.parity.gate import LOGITS_BOUND, POSITIONS, parity_gate
 from aprtui.engine.protocol import Engine, Mode
 from aprtui.engine.quality import gate as quality
 from aprtui.engine.quality import repeat_gates
-from aprtui.engine.quality.finding import Finding, Outcome
+from aprtui.engine.quality.gate import GateFinding, Outcome
 from aprtui.engine.quality.gates import GATES, run_quality
 from aprtui.engine.quality.run_gates import TOKENS, decode_speeds
 from aprtui.errors import AprtuiError, ExitCode
 from aprtui.machine import default_threads
+from aprtui.progress import no_progress
 
 BACKEND = "backend"
-AUTO, CUDA = "auto", "cuda"
-FORCED = (CUDA, "cpu", "numpy")
-"""Backends that can be asked for by name."""
+DEVICE = device_backends()[0].name
+"""What claims about a backend are about by default."""
 
 _VERDICTS = {Outcome.PASSED: Verdict.PASS, Outcome.FAILED: Verdict.FAIL, Outcome.SKIPPED: Verdict.UNKNOWN}
 
 _MOST_TOKENS = quality.CONTEXT // 2
 _SHORT = 16
-"""Positions that an engine which is only opened has room for."""
+"""The context of an engine that is only opened."""
 
 
-def throughput_floor(asked: Asked) -> Judgement:
+def throughput_floor(arguments: CheckArguments) -> Judgement:
     """The median of five runs decodes at least `at_least` tokens a second, each run up to `tokens` long."""
-    bound, tokens = asked.number("at_least", 10.0), asked.count("tokens", TOKENS, _MOST_TOKENS)
-    with quality.Subject(asked.require_model(), quality.QualityOptions(backend=_backend(asked))) as subject:
+    bound, tokens = arguments.number("at_least", 10.0), arguments.count("tokens", TOKENS, _MOST_TOKENS)
+    with quality.ModelUnderTest(
+        arguments.require_model(), quality.QualityOptions(backend=_backend(arguments))
+    ) as subject:
         speeds = decode_speeds(subject, tokens)
         where = f"{subject.model.name}, {subject.engine(Mode.Q8).backend} in mode {Mode.Q8}, {tokens} tokens a run"
     if not speeds:
@@ -48,39 +59,43 @@ def throughput_floor(asked: Asked) -> Judgement:
     return Judgement(Verdict.PASS if speed >= bound else Verdict.FAIL, reason, "tokens/s", speed, bound)
 
 
-def additive_capture(asked: Asked) -> Judgement:
+def additive_capture(arguments: CheckArguments) -> Judgement:
     """The gate of `aprtui qa` with this name: capturing changes no token and no logit, and writes no other files."""
-    return _of_gate(asked, repeat_gates.additive_capture, "differences from a plain run")
+    return _of_gate(arguments, repeat_gates.additive_capture, "differences from a plain run")
 
 
-def quality_gate(asked: Asked) -> Judgement:
+def quality_gate(arguments: CheckArguments) -> Judgement:
     """One gate of `aprtui qa`, named by `gate`."""
     gates = dict(GATES)
-    name = asked.one_of("gate", "", tuple(gates))
-    return _of_gate(asked, gates[name], name)
+    name = arguments.one_of("gate", "", tuple(gates))
+    return _of_gate(arguments, gates[name], name)
 
 
-def _of_gate(asked: Asked, gate: Callable[[quality.Subject], Finding], metric: str) -> Judgement:
-    with quality.Subject(asked.require_model(), quality.QualityOptions(backend=_backend(asked))) as subject:
+def _of_gate(
+    arguments: CheckArguments, gate: Callable[[quality.ModelUnderTest], GateFinding], metric: str
+) -> Judgement:
+    with quality.ModelUnderTest(
+        arguments.require_model(), quality.QualityOptions(backend=_backend(arguments))
+    ) as subject:
         finding = gate(subject)
     return Judgement(_VERDICTS[finding.outcome], finding.message, metric, finding.value, finding.threshold)
 
 
-def _backend(asked: Asked) -> str:
-    return asked.one_of(BACKEND, AUTO, (AUTO, *FORCED))
+def _backend(arguments: CheckArguments) -> str:
+    return arguments.one_of(BACKEND, AUTO, backend_choices())
 
 
-def forced_backend(asked: Asked) -> Judgement:
-    """A backend that is asked for by name is the one that is opened, or the run ends with exit code 4.
+def forced_backend(arguments: CheckArguments) -> Judgement:
+    """A backend that is requested by name is the one that is opened, or the run ends with exit code 4.
 
-    Where there is no CUDA device, what `aprtui doctor` says about it must be in the message.
+    Where there is no CUDA device, the message must hold what `aprtui doctor` says about it.
     """
-    backend = asked.one_of(BACKEND, CUDA, FORCED)
-    model = asked.require_model()
+    backend = arguments.one_of(BACKEND, DEVICE, backend_names())
+    model = arguments.require_model()
     try:
         engine = opening.open_engine(model, backend=backend, context=min(_SHORT, model.config.context))
     except AprtuiError as error:
-        return _refused(backend, error)
+        return _refused(named_backend(backend), error)
     opened = engine.backend
     engine.close()
     verdict = Verdict.PASS if opened == backend else Verdict.FAIL
@@ -89,51 +104,53 @@ def forced_backend(asked: Asked) -> Judgement:
     )
 
 
-def _refused(backend: str, error: AprtuiError) -> Judgement:
-    found = detect.detect() if backend == CUDA else None
-    if found is not None and found.obstacle is not None and found.problem not in str(error):
-        reason = f"the message does not say why: {error}: expected {found.problem}"
+def _refused(backend: Backend, error: AprtuiError) -> Judgement:
+    obstacle = backend.obstacle()
+    if obstacle is not None and obstacle.problem not in str(error):
+        reason = f"the message does not say why: {error}: expected {obstacle.problem}"
         return Judgement(Verdict.FAIL, reason, "reasons missing", 1.0, 0.0)
     code = error.exit_code
     verdict = Verdict.PASS if code == ExitCode.ENGINE else Verdict.FAIL
     return Judgement(verdict, f"not opened: {error}", "exit code", float(code), float(ExitCode.ENGINE))
 
 
-def automatic_choice(asked: Asked) -> Judgement:
+def automatic_choice(arguments: CheckArguments) -> Judgement:
     """`auto` opens an engine and says which, and why it is that one: once, and in the words of `aprtui doctor` where
     there is no device."""
-    told: list[str] = []
-    model = asked.require_model()
-    engine = opening.open_engine(model, context=min(_SHORT, model.config.context), told=told.append)
+    reasons: list[str] = []
+    model = arguments.require_model()
+    engine = opening.open_engine(model, context=min(_SHORT, model.config.context), announce=reasons.append)
     opened = engine.backend
     engine.close()
-    found = detect.detect()
-    said = told[0] if told else "nothing is said"
+    missing = [obstacle.problem for device in device_backends() if (obstacle := device.obstacle()) is not None]
+    said = reasons[0] if reasons else "nothing is said"
     problems = [
-        (len(told) != 1, f"{len(told)} reasons are told, not one"),
+        (len(reasons) != 1, f"{len(reasons)} reasons are given, not one"),
         (not said.startswith(f"backend {opened}: "), f"{opened} was opened, and {said}"),
-        (found.obstacle is not None and found.problem not in said, f"{said}: expected {found.problem}"),
+        *((problem not in said, f"{said}: expected {problem}") for problem in missing),
     ]
     wrong = [text for is_so, text in problems if is_so]
     verdict = Verdict.FAIL if wrong else Verdict.PASS
     return Judgement(verdict, wrong[0] if wrong else said, "reasons missing", float(bool(wrong)), 0.0)
 
 
-def parity_with_cpu(asked: Asked) -> Judgement:
+def parity_with_cpu(arguments: CheckArguments) -> Judgement:
     """The gate that `auto` asks before it takes a device: logits in mode `exact`, then a replay of mode `q8`."""
-    backend, model = asked.one_of(BACKEND, CUDA, (CUDA, "numpy")), asked.require_model()
-    found = detect.detect() if backend == CUDA else None
-    if found is not None and found.obstacle is not None:
-        return no_device(found.problem)
-    if (missing := opening.numba_missing()) is not None:
-        return unknown(f"no CPU engine to hold it against: {missing}")
+    host = host_backends()[0]
+    others = [backend for backend in BACKENDS if backend is not host]
+    backend, model = arguments.one_of(BACKEND, DEVICE, backend_names(others)), arguments.require_model()
+    obstacle = named_backend(backend).obstacle()
+    if obstacle is not None:
+        return no_device(obstacle.problem)
+    if (missing := host.obstacle()) is not None:
+        return unknown(f"no {host.title} to hold it against: {missing.problem}: {missing.advice}")
     threads = default_threads()
 
     def opened(name: str, mode: Mode) -> Engine:
         return opening.open_engine(model, backend=name, mode=mode, threads=threads, context=POSITIONS)
 
     parity = parity_gate(
-        model, lambda mode: opened(backend, mode), lambda: opened("cpu", Mode.EXACT), threads, lambda *_: None
+        model, lambda mode: opened(backend, mode), lambda: opened(host.name, Mode.EXACT), threads, no_progress
     )
     if parity.passed or not parity.logits <= LOGITS_BOUND:
         verdict = Verdict.PASS if parity.passed else Verdict.FAIL
@@ -141,12 +158,14 @@ def parity_with_cpu(asked: Asked) -> Judgement:
     return Judgement(Verdict.FAIL, f"{backend}: {parity.reason}", "native modes that do not hold", 1.0, 0.0)
 
 
-def qa_aggregate(asked: Asked) -> Judgement:
-    """Every quality gate that is run passes, and those in `require` are run; `min_executed` of them at least."""
-    required = asked.texts("require")
-    least = asked.count("min_executed", 1, 100)
-    options = quality.QualityOptions(backend=_backend(asked), tokens_per_second=asked.number("tokens_per_second", 10.0))
-    report = run_quality(asked.require_model().path, options, required=required, least=least)
+def qa_aggregate(arguments: CheckArguments) -> Judgement:
+    """Every quality gate that runs passes, those in `require` run, and at least `min_executed` run in total."""
+    required = arguments.texts("require")
+    least = arguments.count("min_executed", 1, 100)
+    options = quality.QualityOptions(
+        backend=_backend(arguments), tokens_per_second=arguments.number("tokens_per_second", 10.0)
+    )
+    report = run_quality(arguments.require_model().path, options, required=required, least=least)
     wrong = [gate.name for gate in report.gates if gate.finding.outcome is Outcome.FAILED]
     wrong += [gate.name for gate in report.gates if gate.finding.outcome is Outcome.SKIPPED and gate.name in required]
     skipped = [gate.name for gate in report.gates if gate.finding.outcome is Outcome.SKIPPED]

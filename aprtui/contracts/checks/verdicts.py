@@ -1,4 +1,4 @@
-"""Checks of verdicts themselves: planted faults must be named at their own stage, honest runs must not be blamed."""
+"""Checks of the verdicts: injected faults must be named at their own stage, and honest runs must not be blamed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
-from aprtui.contracts.checks.arguments import Asked
+from aprtui.contracts.checks.arguments import CheckArguments
 from aprtui.contracts.checks.judgement import Judgement, unknown
 from aprtui.engine.evaluation.false_alarms import judge_pairs, judge_replays, own_captures
 from aprtui.engine.evaluation.fault_detection import PROMPT, REPLAY, SIGNALS, run_detection
@@ -17,14 +17,14 @@ from aprtui.errors import UsageError
 _MOST = 10_000
 
 
-def detection_rate(asked: Asked) -> Judgement:
-    """Of every `every`-th fault of the matrix that is above the bound of `signal`, at least `at_least` are named at the
-    stage where they are."""
-    signal, bound = asked.one_of("signal", REPLAY, SIGNALS), asked.number("at_least", 0.99)
-    every = asked.count("every", 1, _MOST)
+def detection_rate(arguments: CheckArguments) -> Judgement:
+    """Of every `every`-th fault of the matrix that is above the bound of `signal`, a share of at least `at_least` is
+    named at its own stage."""
+    signal, bound = arguments.one_of("signal", REPLAY, SIGNALS), arguments.number("at_least", 0.99)
+    every = arguments.count("every", 1, _MOST)
     if not 0 < bound <= 1:
         raise UsageError(f"check parameter at_least: {bound:g} is no share: give more than 0, at most 1")
-    tallies = list(run_detection(asked.require_model(), every=every, signals=(signal,)))
+    tallies = list(run_detection(arguments.require_model(), every=every, signals=(signal,)))
     planted, named = sum(tally.planted for tally in tallies), sum(tally.named for tally in tallies)
     if not planted:
         return unknown(f"no fault was planted that is above the bound of {signal}: plant more, with a smaller every")
@@ -36,10 +36,10 @@ def detection_rate(asked: Asked) -> Judgement:
     return Judgement(Verdict.PASS if share >= bound else Verdict.FAIL, reason, "share named", share, bound)
 
 
-def false_alarms(asked: Asked) -> Judgement:
-    """No honest run of the model fails: each is replayed, or held against the first (`exact`, float32) by the measured
-    floor. The runs are of both modes and both types of K/V, the prompt at once and in part token by token."""
-    signal, model = asked.one_of("signal", REPLAY, SIGNALS), asked.require_model()
+def false_alarms(arguments: CheckArguments) -> Judgement:
+    """No honest run of the model fails. Each is replayed, or compared with the first (`exact`, float32) by the measured
+    floor. The runs have both modes and both types of K/V, and take the prompt at once or partly token by token."""
+    signal, model = arguments.one_of("signal", REPLAY, SIGNALS), arguments.require_model()
     tokens = tuple(model.tokenizer.encode(PROMPT, special=True))
     with tempfile.TemporaryDirectory(prefix="aprtui-honest-") as folder, Evaluators(model) as evaluators:
         first, *others = own_captures(model, tokens, Path(folder))

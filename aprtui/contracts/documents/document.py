@@ -69,7 +69,7 @@ class Entry:
     extras: Extras
 
     def line_of(self, *fields: str) -> int:
-        """The line of the first of `fields` that is written; of the record itself where none is."""
+        """The line of the first of `fields` that is written, else the line of the record itself."""
         return next((self.lines[field] for field in fields if field in self.lines), self.line)
 
 
@@ -77,7 +77,7 @@ class Entry:
 class Metadata(Entry):
     """The head of a contract; `status` is the document's life cycle, which says nothing about its falsifiers.
 
-    `vouches_for` holds for the falsifiers that have none of their own.
+    `vouches_for` applies to the falsifiers that have none of their own.
     """
 
     version: str
@@ -104,7 +104,7 @@ class Equation(Entry):
 
 @dataclass(frozen=True, slots=True)
 class Obligation(Entry):
-    """What is to be proved. `requires`, `phase` and `parent` are None where they are not written."""
+    """Something to be proved. `requires`, `phase` and `parent` are None where they are not written."""
 
     id: str
     type: str
@@ -121,7 +121,7 @@ class Obligation(Entry):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A status of a falsifier, under the `key` it was written (`status`, `discharge_status`, `status_v1_2_0`)."""
+    """A status of a falsifier; `key` is the field that holds it (`status`, `discharge_status`, `status_v1_2_0`)."""
 
     key: str
     status: str
@@ -135,7 +135,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class StatedEvidence:
-    """What is said to back a claim, under the `key` it was written: texts, or a mapping of lists (`parts`)."""
+    """Evidence that the contract states in its field `key`: texts, or a mapping of lists (`parts`)."""
 
     key: str
     texts: tuple[str, ...]
@@ -154,7 +154,7 @@ class CheckCall:
 
 @dataclass(frozen=True, slots=True)
 class Blocker:
-    """Something that must happen first: a `BLOCKER_*` status, or the text of a field that names what is waited for."""
+    """Something that a falsifier waits for: a `BLOCKER_*` status, or the text of a field that says so."""
 
     key: str
     text: str
@@ -165,7 +165,7 @@ class Blocker:
 class Falsifier(Entry):
     """One falsification test. `legacy` marks entries of the older `falsification` list, which has other fields.
 
-    `vouches_for` are the source files and folders that evidence for it speaks of, relative to the project.
+    `vouches_for` are the source files and folders that evidence for it covers, relative to the project.
     """
 
     id: str
@@ -194,7 +194,7 @@ class Falsifier(Entry):
 
     @property
     def status(self) -> str:
-        """The claim as written, the highest where several are; empty where nothing is claimed."""
+        """The claim as written, the highest of several; empty where nothing is claimed."""
         return max(self.claims, key=lambda claim: claim.maturity).status if self.claims else ""
 
     @property
@@ -214,7 +214,7 @@ class Harness(Entry):
 
 @dataclass(frozen=True, slots=True)
 class QaGate(Entry):
-    """The quality gate; every field may be empty, since free forms are in use."""
+    """The quality gate; any field may be empty, since free forms are in use."""
 
     id: str
     name: str
@@ -238,7 +238,7 @@ class Document(Entry):
 
     @property
     def name(self) -> str:
-        """What the contract is called: its file's stem."""
+        """The contract's name: the stem of its file."""
         return self.path.stem
 
     @property
@@ -248,5 +248,5 @@ class Document(Entry):
 
     @property
     def is_kernel(self) -> bool:
-        """Whether it is held to the rules of kernels: so is what names no kind, unless it is of the registry."""
+        """Whether the rules of kernels apply; without a kind they do, unless the contract is of the registry."""
         return not self.metadata.registry and self.metadata.kind in (None, KERNEL)

@@ -1,7 +1,7 @@
-"""Contracts on disk: the files that paths mean, read once, and read again after a file changed.
+"""Contracts on disk: the files below given paths, read once, and read again after they change.
 
 documents = load_documents([folder])
-documents = documents.refreshed()      # cheap: only what changed is read
+documents = documents.refreshed()      # cheap: only files that changed are read
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from aprtui.errors import AprtuiError
 SUFFIXES = (".yaml", ".yml")
 
 Stamp = tuple[int, int, int]
-"""Modification time in ns, size and inode: an editor that replaces a file within a tick changes one of them."""
+"""Modification time in ns, size and inode: an editor that replaces a file within a clock tick changes one of them."""
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """One file: its document, or the one-line `error` that kept it from being read."""
+class LoadedContract:
+    """One file: its document, or the one-line `error` that says why it cannot be read."""
 
     path: Path
     document: Document | None
@@ -32,10 +32,10 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """Contracts below some `paths`. `error` says what is wrong with the paths themselves."""
+    """The contracts below `paths`. `error` says what is wrong with the paths themselves."""
 
     paths: tuple[Path, ...]
-    files: tuple[Loaded, ...]
+    files: tuple[LoadedContract, ...]
     error: str | None = None
 
     @property
@@ -44,18 +44,18 @@ class Documents:
         return tuple(loaded.document for loaded in self.files if loaded.document is not None)
 
     def refreshed(self) -> Documents:
-        """What the disk holds now: files that came, went or changed are read. The same object where nothing did."""
+        """The contracts on disk now: only new and changed files are read. The same object where nothing changed."""
         now = _load(self.paths, {loaded.path: loaded for loaded in self.files})
         return self if now == self else now
 
 
 def load_documents(paths: Iterable[Path]) -> Documents:
-    """The contracts among and below `paths`. Raises nothing: what cannot be read is told in `Loaded.error`."""
+    """The contracts among and below `paths`. Raises nothing: a file that cannot be read has an `error`."""
     return _load(tuple(paths), {})
 
 
-def _load(paths: tuple[Path, ...], before: Mapping[Path, Loaded]) -> Documents:
-    files: list[Loaded] = []
+def _load(paths: tuple[Path, ...], before: Mapping[Path, LoadedContract]) -> Documents:
+    files: list[LoadedContract] = []
     problems: list[str] = []
     for path in paths:
         try:
@@ -68,16 +68,18 @@ def _load(paths: tuple[Path, ...], before: Mapping[Path, Loaded]) -> Documents:
     return Documents(paths, tuple(files), "; ".join(problems) or None)
 
 
-def _loaded(path: Path, before: Loaded | None) -> Loaded:
+def _loaded(path: Path, before: LoadedContract | None) -> LoadedContract:
     stamp = _stamp(path)
     if before is not None and before.stamp == stamp and stamp is not None:
         return before
     try:
-        return Loaded(path, read_document(path), None, stamp)
+        return LoadedContract(path, read_document(path), None, stamp)
     except AprtuiError as error:
         unchanged = before is not None and before.error == str(error)
         return (
-            replace(before, stamp=stamp) if unchanged and before is not None else Loaded(path, None, str(error), stamp)
+            replace(before, stamp=stamp)
+            if unchanged and before is not None
+            else LoadedContract(path, None, str(error), stamp)
         )
 
 
@@ -92,8 +94,8 @@ def _stamp(path: Path) -> Stamp | None:
 def contract_files(paths: Iterable[Path]) -> tuple[Path, ...]:
     """The files among `paths`, and the YAML files below the directories among them, sorted, each once.
 
-    Hidden directories are left out. A path that is not there is kept: reading it says so. Raises `ContractError` for a
-    directory without YAML files: nothing read must not look like nothing wrong.
+    Hidden files and directories are left out. A path that does not exist is included: reading it reports that. Raises
+    `ContractError` for a directory without YAML files: "nothing read" must not look like "nothing wrong".
     """
     found: dict[Path, None] = {}
     for path in paths:

@@ -1,8 +1,8 @@
 """From a YAML file to a `Document`: both shapes of every section, the aliases of fields, the older dialect.
 
-A section may be a list of entries, or a mapping from their names; an entry may be a text alone. What a field should
-hold and does not (a list where a text is due) is read as text, so that it can be shown; a section that is neither list
-nor mapping cannot be read at all.
+A section may be a list of entries, or a mapping from their names; an entry may be a text alone. A field of the wrong
+kind (a list instead of a text) is read as text, so that it can be displayed; a section that is neither list nor mapping
+is an error.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def document_of(file: YamlFile) -> Document:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """An entry of a section, with the name it has there (empty in a list)."""
+    """An entry of a section, with its name there (empty in a list)."""
 
     name: str
     tree: YamlMapping
@@ -213,7 +213,7 @@ def _is_claim(key: str) -> bool:
 
 
 def _is_evidence(key: str) -> bool:
-    return key == "live_discharge" or key == "evidence" or key.endswith("_evidence") or key.startswith("evidence_")
+    return key in ("live_discharge", "evidence") or key.endswith("_evidence") or key.startswith("evidence_")
 
 
 def _evidence(key: str, tree: YamlNode, line: int) -> StatedEvidence:

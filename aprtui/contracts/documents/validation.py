@@ -1,8 +1,8 @@
 """Whether a contract is well formed: the rules, codes and severities of `pv validate`.
 
-Rules about what a contract must have (equations, obligations, tests, harnesses, a gate) are for kernels; what names no
-kind is one, unless it is of the registry. Rules about an entry are for every contract. Entries of the older
-`falsification` list have other fields and are not held to those of falsification tests.
+Rules about the sections of a contract (equations, obligations, tests, harnesses, a gate) apply to kernels; a contract
+without a kind is one, unless it is of the registry. Rules about an entry apply to every contract. Entries of the older
+`falsification` list have other fields, and the rules for falsification tests do not apply to them.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ _SECTIONS = (
     "verification_summary", "kernel_structure", "simd_dispatch", "type_invariants", "coq_spec", "obligation_coverage",
 )  # fmt: skip
 _NEAR = 0.88
-"""Alike by this much, a key is a section misspelt: one letter wrong, missing or too many gives 0.9 and more; the names
-of sections that people add of their own stay below 0.75."""
+"""A key that resembles a section's name this much is misspelt: one letter wrong, missing or too many gives 0.9 or more;
+names that people give to sections of their own stay below 0.75."""
 
 _LONGEST_KEY = 40
-"""What is longer is no misspelling of a section, and would take long to compare."""
+"""A longer key is no misspelling of a section, and would take long to compare."""
 
 _NO_KIND = " (no metadata.kind: judged as a kernel)"
 
 
 class Severity(StrEnum):
-    """Errors make a contract invalid; warnings do not; what is only good to know is no fault at all."""
+    """Errors make a contract invalid; warnings do not; information is no fault at all."""
 
     ERROR = "ERROR"
     WARN = "WARN"
@@ -39,7 +39,7 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong: `code` names the rule, `line` counts from 1."""
+    """A fault in a contract: `code` names the rule, `line` counts from 1."""
 
     code: str
     severity: Severity
@@ -57,7 +57,7 @@ Breaches = Iterator[tuple[int, str]]
 
 @dataclass(frozen=True, slots=True)
 class SchemaRule:
-    """A rule: `find` yields line and message for every breach. `of_kernels` holds kernels only to it."""
+    """A rule: `find` yields line and message of every breach. With `of_kernels` it applies to kernels only."""
 
     code: str
     severity: Severity
@@ -67,7 +67,7 @@ class SchemaRule:
 
 
 def validate(document: Document) -> tuple[Finding, ...]:
-    """Every breach of a rule, in the order of `RULES`, within a rule in that of the file."""
+    """Every breach of a rule, in the order of `RULES`; breaches of one rule in the order of the file."""
     findings = []
     to_note = document.metadata.kind is None
     for rule in RULES:
@@ -199,7 +199,7 @@ def _misplaced_parent(document: Document) -> Breaches:
 
 
 def _unknown_parent(document: Document) -> Breaches:
-    # What is depended on may carry a remark: `name-v1 (parent contract)`.
+    # An entry may carry a remark: `name-v1 (parent contract)`.
     known = {name.split()[0] for name in document.metadata.depends_on if name.split()}
     for number, obligation in enumerate(document.obligations, 1):
         if obligation.parent is not None and obligation.type == "subcontract" and obligation.parent not in known:
@@ -211,7 +211,7 @@ def _unknown_parent(document: Document) -> Breaches:
 
 def _top_level_kind(document: Document) -> Breaches:
     if "kind" in document.keys:
-        yield document.line_of("kind"), "kind stands at the top level: it belongs into metadata"
+        yield document.line_of("kind"), "kind is at the top level: it belongs in metadata"
 
 
 def _misspelt_section(document: Document) -> Breaches:
@@ -227,7 +227,7 @@ def _misspelt_section(document: Document) -> Breaches:
 
 def _duplicate_key(document: Document) -> Breaches:
     for duplicate in document.duplicates:
-        yield duplicate.line, f"the key {duplicate.key!r} is there since line {duplicate.first}"
+        yield duplicate.line, f"the key {duplicate.key!r} is already at line {duplicate.first}"
 
 
 def _not_applicable(obligation: Obligation) -> bool:
@@ -302,12 +302,12 @@ RULES: tuple[SchemaRule, ...] = (
     SchemaRule("SCHEMA-015", _E, "applies_to_phase is for loops", _misplaced_phase),
     SchemaRule("SCHEMA-016", _E, "parent_contract is for subcontracts", _misplaced_parent),
     SchemaRule("SCHEMA-017", _E, "a parent contract is depended on", _unknown_parent),
-    SchemaRule("SCHEMA-018", _E, "kind stands in metadata", _top_level_kind),
+    SchemaRule("SCHEMA-018", _E, "kind is in metadata", _top_level_kind),
     SchemaRule("SCHEMA-019", _E, "no section is misspelt", _misspelt_section),
     SchemaRule("SCHEMA-020", _E, "no key occurs twice", _duplicate_key),
-    SchemaRule("SCHEMA-021", _E, "what is not applicable says why", _no_reason),
-    SchemaRule("SCHEMA-022", _E, "what is not applicable says who decided", _no_owner),
+    SchemaRule("SCHEMA-021", _E, "an obligation that is not applicable says why", _no_reason),
+    SchemaRule("SCHEMA-022", _E, "an obligation that is not applicable says who decided", _no_owner),
     SchemaRule("SCHEMA-023", _E, "a reason for not applicable is given only there", _needless_reason),
     SchemaRule("PROVABILITY-001", _E, "a kernel can be proved", _not_provable, of_kernels=True),
 )
-"""The codes are pv's. Of 021 to 023 only the fields that they are about are known; what they ask of them is ours."""
+"""The codes are those of `pv`. Of 021 to 023 only the fields are known from `pv`; the rules about them are ours."""

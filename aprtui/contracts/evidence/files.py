@@ -1,8 +1,8 @@
-"""Evidence files: what was judged, by what, on what, and what came out. Written once, never changed.
+"""Evidence files: a judgement with the check, captures and sources that it came from. Files are never changed.
 
     contracts/evidence/<contract>/<falsifier>-<date>.json
 
-A file a judgement: recording adds files, so that histories merge, and what any evidence ever gave can be read off. Keys
+Each judgement has its own file: recording only adds files, so branches merge, and the whole history can be read. Keys
 are sorted. A judgement of UNKNOWN is evidence of nothing and has no file.
 """
 
@@ -28,7 +28,7 @@ MOST_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """Where it was judged."""
+    """The machine that judged."""
 
     name: str
     system: str
@@ -38,7 +38,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """The commit that was checked out; `dirty` where the contract, a source or a tracked file was not as committed."""
+    """The commit that was checked out; `dirty` where the contract, a source or a tracked file differed from it."""
 
     commit: str
     dirty: bool
@@ -54,8 +54,8 @@ class CheckRun:
 
 @dataclass(frozen=True, slots=True)
 class JudgedOn:
-    """A capture that was judged, or a model that was run for it; `role` is `capture`, `reference` or `model`. What a
-    manifest does not say is None."""
+    """A capture that was judged, or a model that was run; `role` is `capture`, `reference` or `model`. A value that the
+    manifest does not give is None."""
 
     role: str
     model: str | None
@@ -70,12 +70,13 @@ class JudgedOn:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
+class EvidenceRecord:
     """One judgement with its provenance.
 
-    `date` is UTC, ISO 8601. `sources` are the digests of what the falsifier vouches for. `check` is None where the
-    falsifier's own command was run. `live` says that what an engine produced was judged, not the contract or a command.
-    `revision` is None outside of a git checkout. `test` is the falsifier's own, `output` what was printed, by lines.
+    `date` is UTC, ISO 8601. `sources` are the digests of the sources that the falsifier vouches for. `check` is None
+    where the falsifier's own command was run. `live` says that output of an engine was judged, not the contract or a
+    command. `revision` is None outside of a git checkout. `test` is the falsifier's test and `output` the printed text,
+    both by lines.
     """
 
     contract: str
@@ -101,22 +102,22 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class EvidenceFile:
-    """A file and what it holds."""
+    """An evidence file and its record."""
 
     path: Path
-    evidence: Evidence
+    record: EvidenceRecord
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
-    """What was recorded for one contract: files by falsifier id, oldest first; `broken` says what cannot be read."""
+class RecordedEvidence:
+    """The evidence of one contract: files by falsifier id, oldest first; `broken` are unreadable files, and why."""
 
     files: Mapping[str, tuple[EvidenceFile, ...]]
     broken: tuple[tuple[Path, str], ...] = ()
 
 
-def write_evidence(folder: Path, evidence: Evidence) -> Path:
-    """Write an evidence file below `folder` under a name that was free. Raises `EngineError`."""
+def write_evidence(folder: Path, evidence: EvidenceRecord) -> Path:
+    """Write an evidence file below `folder` under an unused name. Raises `EngineError`."""
     stem = f"{_as_name(evidence.falsifier)}-{evidence.date.replace('-', '').replace(':', '')}"
     directory = folder / _as_name(evidence.contract)
     number, path = 1, directory / f"{stem}{SUFFIX}"
@@ -129,14 +130,14 @@ def write_evidence(folder: Path, evidence: Evidence) -> Path:
     return path
 
 
-def read_recorded(folder: Path, contract: str) -> Recorded:
-    """What was recorded below `folder` for `contract`. Raises nothing: files that cannot be read are told."""
+def read_recorded(folder: Path, contract: str) -> RecordedEvidence:
+    """The evidence below `folder` for `contract`. Raises nothing: `broken` lists files that cannot be read."""
     found: dict[str, list[EvidenceFile]] = {}
     broken = []
     try:
         paths = sorted((folder / _as_name(contract)).glob(f"*{SUFFIX}"))
     except OSError as error:
-        return Recorded({}, ((folder, f"cannot be read: {error.strerror or error}"),))
+        return RecordedEvidence({}, ((folder, f"cannot be read: {error.strerror or error}"),))
     for path in paths:
         try:
             evidence = read_evidence(path)
@@ -147,23 +148,22 @@ def read_recorded(folder: Path, contract: str) -> Recorded:
             found.setdefault(evidence.falsifier, []).append(EvidenceFile(path, evidence))
         else:
             broken.append((path, f"{path}: is evidence of contract {evidence.contract!r:.60}: move it to its folder"))
-    # A name sorts after those that it begins like, so the second file of a second is after the first.
+    # A name sorts after its own prefixes, so the second file of the same second comes after the first.
     ordered = {
-        name: tuple(sorted(files, key=lambda file: (file.evidence.date, file.path.stem)))
-        for name, files in found.items()
+        name: tuple(sorted(files, key=lambda file: (file.record.date, file.path.stem))) for name, files in found.items()
     }
-    return Recorded(ordered, tuple(broken))
+    return RecordedEvidence(ordered, tuple(broken))
 
 
 def stamp(folder: Path, contract: str) -> int | None:
-    """What changes when evidence for `contract` comes or goes below `folder`; None where there is none."""
+    """A value that changes when evidence for `contract` comes or goes below `folder`; None where there is none."""
     try:
         return (folder / _as_name(contract)).stat().st_mtime_ns
     except OSError:
         return None
 
 
-def read_evidence(path: Path) -> Evidence:
+def read_evidence(path: Path) -> EvidenceRecord:
     """The evidence in a file. Raises `UnreadableError`."""
     try:
         with path.open("rb") as file:
@@ -180,7 +180,7 @@ def read_evidence(path: Path) -> Evidence:
     for name in ("number", "bound"):
         document[name] = json_number(document.get(name))
     try:
-        evidence = decode(Evidence, document)
+        evidence = decode(EvidenceRecord, document)
     except DecodeError as error:
         raise UnreadableError(f"{path}: {error}: delete it and record again") from error
     if evidence.verdict is Verdict.UNKNOWN:
@@ -189,5 +189,5 @@ def read_evidence(path: Path) -> Evidence:
 
 
 def _as_name(text: str) -> str:
-    """`text` as the name of a file: what might mean something to a file system is replaced."""
+    """`text` as a file name: characters with a meaning to a file system are replaced."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", text).lstrip(".") or "_"

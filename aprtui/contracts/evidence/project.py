@@ -17,7 +17,7 @@ from aprtui.errors import UsageError
 FOLDER = "contracts"
 EVIDENCE = "evidence"
 MOST_FILES = 5000
-"""Of a folder that a contract vouches for: more is no part of an engine."""
+"""Limit on the files of a folder that a contract vouches for: a larger one is no part of an engine."""
 
 BUILD_FOLDERS = frozenset({"target", "node_modules", "__pycache__", "build", "dist"})
 """Folders that build tools write, and that hold no sources."""
@@ -29,7 +29,7 @@ _GENERATED_SUFFIXES = frozenset({".pyc", ".pyo", ".nbi", ".nbc"})
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """What a contract belongs to.
+    """The project that a contract belongs to.
 
     Sources are named relative to `root`: the folder that holds the nearest folder called `contracts` above the
     contract, or else the contract's own. `evidence` is the folder of evidence files, `contracts/evidence` by default.
@@ -44,23 +44,23 @@ class Project:
     def digest(self, source: str) -> str | None:
         """SHA-256 in hexadecimal of a file, or of a folder's files with their names.
 
-        None where it is not there, lies outside of the project, or holds more than `MOST_FILES`. Hidden files, links to
-        folders, and files that interpreters and build tools leave behind do not count. Read once.
+        None where it does not exist, is outside of the project, or holds more than `MOST_FILES`. Hidden files, links to
+        folders, and files that interpreters and build tools generate do not count. Computed once.
         """
         if source not in self._digests:
-            self._digests[source] = None if _leaves(source) else _digest(self._place(source))
+            self._digests[source] = None if _is_outside(source) else _digest(self._place(source))
         return self._digests[source]
 
     def _place(self, source: str) -> Path:
         return resources.own_source(source) if self.packaged else self.root / source
 
 
-def _leaves(source: str) -> bool:
+def _is_outside(source: str) -> bool:
     return Path(source).is_absolute() or ".." in Path(source).parts
 
 
 def project_of(contract: Path, evidence: Path | None = None) -> Project:
-    """The project of the contract in file `contract`; its evidence lies in `evidence` where that is given."""
+    """The project of the contract in file `contract`; its evidence is in `evidence` where that is given."""
     folder = contract.absolute().parent
     if resources.is_packaged() and folder.is_relative_to(resources.contracts().absolute()):
         return Project(folder, evidence or resources.contracts() / EVIDENCE, packaged=True)
@@ -70,7 +70,7 @@ def project_of(contract: Path, evidence: Path | None = None) -> Project:
 
 
 def place_to_record(project: Project, contract: Path) -> Path:
-    """The folder that evidence is written to. Raises `UsageError` where that is inside of the installed program."""
+    """The folder to write evidence to. Raises `UsageError` where it is inside of the installed program."""
     if project.packaged and project.evidence.is_relative_to(resources.contracts()):
         raise UsageError(
             f"{contract}: belongs to the installed program: say with --evidence-dir where evidence is to go"
@@ -111,7 +111,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def revision_at(document: Document, falsifier: Falsifier, project: Project) -> Revision | str:
-    """The git revision of the contract and of what the falsifier vouches for; a text that says why there is none."""
+    """The git revision of the contract and of the sources that the falsifier vouches for, or why there is none."""
     if project.packaged:
         return "the program is installed, not checked out"
     contract = document.path.absolute()
@@ -121,9 +121,9 @@ def revision_at(document: Document, falsifier: Falsifier, project: Project) -> R
 
 
 def revision_of(root: Path, files: Sequence[str]) -> Revision | str:
-    """The commit checked out at `root`; a text that says why there is none.
+    """The commit checked out at `root`, or a text that says why there is none.
 
-    Dirty where a tracked file was changed, or one of `files` (relative to `root`) is not committed at all.
+    It is dirty where a tracked file was changed, or one of `files` (relative to `root`) is not committed at all.
     """
     try:
         commit = _git(root, "rev-parse", "--verify", "HEAD").strip()

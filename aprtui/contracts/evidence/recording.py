@@ -1,4 +1,4 @@
-"""Making evidence of a judgement: what was judged, where, by which program, on which sources and captures."""
+"""Making the evidence record of a judgement: the falsifier, host, program, sources and captures."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from aprtui import __version__
-from aprtui.contracts.checks.arguments import Subject
+from aprtui.contracts.checks.arguments import CheckSubject
 from aprtui.contracts.checks.judgement import Judgement
 from aprtui.contracts.checks.registry import CHECKS, ContractCheck, ModelCheck, PairCheck
 from aprtui.contracts.documents.document import CheckCall, ContractError, Document, Falsifier
-from aprtui.contracts.evidence.files import CheckRun, Evidence, Host, JudgedOn, Revision
+from aprtui.contracts.evidence.files import CheckRun, EvidenceRecord, Host, JudgedOn, Revision
 from aprtui.contracts.evidence.project import Project
 from aprtui.machine import processor_name
 from aprtui.trace.capture import Capture
 
 
 def evidence_of(
-    document: Document, falsifier: Falsifier, check: CheckCall | None, judgement: Judgement, subject: Subject,
+    document: Document, falsifier: Falsifier, check: CheckCall | None, judgement: Judgement, subject: CheckSubject,
     project: Project, revision: Revision | None, command: str, output: tuple[str, ...],
-) -> Evidence:  # fmt: skip
-    """The evidence that `judgement`, PASS or FAIL, gives; `check` is None where a command was run.
+) -> EvidenceRecord:  # fmt: skip
+    """The record of `judgement`, a PASS or FAIL; `check` is None where a command was run.
 
-    Raises `ContractError` where a source that the falsifier vouches for is not there.
+    Raises `ContractError` where a source that the falsifier vouches for does not exist.
     """
-    return Evidence(
+    return EvidenceRecord(
         contract=document.name,
         contract_version=document.metadata.version,
         falsifier=falsifier.id,
@@ -49,12 +49,12 @@ def evidence_of(
 
 
 def is_live(check: CheckCall | None) -> bool:
-    """Whether a check judges what an engine produced, rather than the contract; a command may do anything."""
+    """Whether a check judges output of an engine rather than the contract; None, a command, may do anything."""
     return check is not None and not isinstance(CHECKS.get(check.name), ContractCheck)
 
 
 def digests(document: Document, falsifier: Falsifier, project: Project) -> dict[str, str]:
-    """The digest of each source that `falsifier` vouches for. Raises `ContractError` where one is not there."""
+    """The digest of each source that `falsifier` vouches for. Raises `ContractError` where one does not exist."""
     found = {}
     for source in falsifier.vouches_for:
         digest = project.digest(source)
@@ -66,23 +66,24 @@ def digests(document: Document, falsifier: Falsifier, project: Project) -> dict[
     return found
 
 
-def _judged_on(check: CheckCall | None, subject: Subject) -> Iterator[JudgedOn]:
+def _judged_on(check: CheckCall | None, subject: CheckSubject) -> Iterator[JudgedOn]:
     if not is_live(check) or check is None:
         return
     kind = CHECKS.get(check.name)
     if isinstance(kind, ModelCheck):
         if (model := subject.model) is not None:
-            told = ("aprtui", __version__, None, processor_name(), None, None, ())
-            yield JudgedOn("model", model.name, model.sha256(), *told)
+            yield JudgedOn(
+                "model", model.name, model.sha256(), "aprtui", __version__, None, processor_name(), None, None, ()
+            )
         return
     if subject.capture is not None:
-        yield _told("capture", subject.capture)
+        yield _side("capture", subject.capture)
     if subject.reference is not None and isinstance(kind, PairCheck):
-        yield _told("reference", subject.reference)
+        yield _side("reference", subject.reference)
 
 
-def _told(role: str, capture: Capture) -> JudgedOn:
-    """What a capture says of itself."""
+def _side(role: str, capture: Capture) -> JudgedOn:
+    """A capture with what its manifest says of it."""
     manifest = capture.manifest
     if manifest is None:
         return JudgedOn(role, None, None, None, None, None, None, None, capture.token_count, ())

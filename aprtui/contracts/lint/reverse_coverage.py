@@ -1,7 +1,7 @@
-"""The other way round: commands of ours, and stages, that no falsifier binds. What nobody claims never fails.
+"""Reverse coverage: our commands and stages that no falsifier binds, and that therefore never fail.
 
-A falsifier binds a command where its test runs it, and stages where its check names them; a check on captures that
-names none is about every stage.
+A falsifier binds a command where its test runs it, and stages where its check names them; a check of captures that
+names no stages binds all of them.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ COVERAGE_RULES = {
     COMMAND: "every command of ours is run by the test of a falsifier",
     STAGE: "every stage is bound by the check of a falsifier",
 }
-"""What each code asks for."""
+"""What each code demands."""
 
 
 def reverse_coverage(documents: Sequence[Document], commands: Collection[str]) -> tuple[Finding, ...]:
-    """What none of the falsifiers of `documents` binds, of `commands` and of the stages.
+    """Those of `commands` and of the stages that no falsifier of `documents` binds.
 
-    A finding is about all of the documents: it points at the folder that holds them, or at the one file.
+    A finding is about all of the documents: it points at the folder that holds them, or at the only file.
     """
     if not documents:
         return ()
@@ -64,5 +64,5 @@ def _stages(test: Falsifier) -> Iterator[str]:
     try:
         names = named_stages(test.check.parameters) or check.stages or ("*",)
     except UsageError:
-        return  # whoever evaluates the check says what is wrong with its parameters
+        return  # evaluation reports what is wrong with the parameters
     yield from (stage for stage in known_names() if any(fnmatchcase(stage, name) for name in names))

@@ -16,7 +16,7 @@ from aprtui.contracts.checks.mapping import check_of, own_mapping
 from aprtui.contracts.checks.registry import CHECKS
 from aprtui.contracts.documents.document import NAMES, Claim, Document, Falsifier, Maturity
 from aprtui.contracts.documents.validation import Breaches, Finding, Severity
-from aprtui.contracts.evidence.assessment import ALGORITHM_EVIDENCE, Backing, Ledger, Standing
+from aprtui.contracts.evidence.assessment import ALGORITHM_EVIDENCE, Assessment, Ledger, Standing
 from aprtui.contracts.lint.source_tree import SourceTree, missing_tests
 
 PROGRAM = "aprtui"
@@ -27,10 +27,10 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:::[A-Za-z_][A-Za-z0-9_]*)*")
 
 @dataclass(frozen=True, slots=True)
 class LintContext:
-    """What a contract is held against.
+    """Everything outside of a contract that rules compare it with.
 
-    `options` are those of each command of ours, by its words (`trace`, `contracts check`). `ledgers` are the recorded
-    evidence, by the contract's path. Rules about what is not given are silent.
+    `options` are the options of each of our commands, by its words (`trace`, `contracts check`). `ledgers` are the
+    recorded evidence, by the contract's path. Rules about a thing that is not given find nothing.
     """
 
     source: SourceTree | None = None
@@ -85,13 +85,15 @@ def _gap_in_ids(document: Document, context: LintContext) -> Breaches:
             if before is not None and number > before + 1:
                 yield (
                     found[number].line_of("id"),
-                    f"{prefix}{before:03d} is followed by {found[number].id}: what lay between is not told",
+                    f"{prefix}{before:03d} is followed by {found[number].id}: the ids between are not explained",
                 )
             before = number
 
 
 def _claims_too_much(document: Document, context: LintContext) -> Breaches:
-    recorded = {test.id for test, backing in backings(document, context) if backing.ever >= Maturity.FUNCTIONAL}
+    recorded = {
+        test.id for test, assessment in assessments(document, context) if assessment.ever >= Maturity.FUNCTIONAL
+    }
     for test in document.falsifiers:
         if test.id in recorded:
             continue
@@ -129,7 +131,7 @@ def _option_problems(line: str, context: LintContext) -> Iterator[str]:
 
 
 def words_of_ours(line: str) -> list[str] | None:
-    """The words after `aprtui` where `line` is a command line of ours; None where it is something else."""
+    """The words after `aprtui` in a command line of ours; None for any other line."""
     try:
         written = shlex.split(line)
     except ValueError:
@@ -138,7 +140,7 @@ def words_of_ours(line: str) -> list[str] | None:
 
 
 def command_of_ours(words: list[str], commands: Collection[str]) -> str | None:
-    """Which of `commands` (`trace`, `contracts check`) the words begin with."""
+    """The one of `commands` (`trace`, `contracts check`) that the words begin with."""
     return next((name for count in (2, 1) if (name := " ".join(words[:count])) in commands), None)
 
 
@@ -178,20 +180,20 @@ def _missing_test(document: Document, context: LintContext) -> Breaches:
             yield test.line_of("test", "command"), f"{test.id}: {problem}"
 
 
-def backings(document: Document, context: LintContext) -> Iterator[tuple[Falsifier, Backing]]:
-    """What backs each falsifier; nothing where no ledger is at hand."""
+def assessments(document: Document, context: LintContext) -> Iterator[tuple[Falsifier, Assessment]]:
+    """The assessment of each falsifier's evidence; nothing where no ledger is given."""
     ledger = context.ledgers.get(document.path)
     if ledger is not None:
         for test in document.falsifiers:
-            yield test, ledger.backing(test, check_of(test, own_mapping()))
+            yield test, ledger.assess(test, check_of(test, own_mapping()))
 
 
-def _claims(document: Document, context: LintContext) -> Iterator[tuple[Falsifier, Backing, Claim]]:
-    """The highest claim of each falsifier that claims anything, where files of evidence are asked for or there."""
-    for test, backing in backings(document, context):
+def _claims(document: Document, context: LintContext) -> Iterator[tuple[Falsifier, Assessment, Claim]]:
+    """The highest claim of each falsifier that claims anything and needs, or has, evidence files."""
+    for test, assessment in assessments(document, context):
         claim = max(test.claims, key=lambda claim: claim.maturity, default=None)
-        if claim and claim.maturity >= Maturity.ALGORITHM and (test.check is not None or backing.backers):
-            yield test, backing, claim
+        if claim and claim.maturity >= Maturity.ALGORITHM and (test.check is not None or assessment.evidence):
+            yield test, assessment, claim
 
 
 def _missing_source(document: Document, context: LintContext) -> Breaches:
@@ -212,28 +214,30 @@ def _missing_source(document: Document, context: LintContext) -> Breaches:
 
 
 def _overclaimed(document: Document, context: LintContext) -> Breaches:
-    for test, backing, claim in _claims(document, context):
-        if claim.maturity > backing.ever:
-            carried = f"no evidence ever carried more than {NAMES[backing.ever]}" if backing.backers else "no evidence"
+    for test, assessment, claim in _claims(document, context):
+        if claim.maturity > assessment.ever:
+            carried = (
+                f"no evidence ever carried more than {NAMES[assessment.ever]}" if assessment.evidence else "no evidence"
+            )
             yield claim.line, f"{test.id}: {claim.key} {claim.status}, {carried}"
 
 
 def _stale(document: Document, context: LintContext) -> Breaches:
-    for test, backing, claim in _claims(document, context):
-        newest = backing.newest
-        if newest is None or backing.refuted or not backing.now < claim.maturity <= backing.ever:
+    for test, assessment, claim in _claims(document, context):
+        newest = assessment.newest
+        if newest is None or assessment.refuted or not assessment.now < claim.maturity <= assessment.ever:
             continue
         if newest.standing is not Standing.FRESH:
-            yield claim.line, f"{test.id}: evidence of {newest.evidence.date[:10]} is {newest.words}"
+            yield claim.line, f"{test.id}: evidence of {newest.record.date[:10]} is {newest.words}"
         else:
-            held = NAMES[backing.now]
+            held = NAMES[assessment.now]
             yield claim.line, f"{test.id}: a part of the evidence is stale, the rest carries {held}: record it again"
 
 
 def _refuted(document: Document, context: LintContext) -> Breaches:
-    for test, backing, claim in _claims(document, context):
-        if backing.refuted and backing.newest is not None:
-            evidence = backing.newest.evidence
+    for test, assessment, claim in _claims(document, context):
+        if assessment.refuted and assessment.newest is not None:
+            evidence = assessment.newest.record
             yield claim.line, f"{test.id}: {claim.status}, but FAIL on {evidence.date[:10]}: {evidence.reason:.120}"
 
 
@@ -246,8 +250,8 @@ def _missing_evidence_file(document: Document, context: LintContext) -> Breaches
             for name in entry.parts.get(_EVIDENCE_FILE, ()):
                 if ledger.project.digest(name) is None:
                     yield entry.line, f"{test.id}: there is no evidence file {name:.80}"
-    for test, backing, claim in _claims(document, context):
-        if not backing.backers and claim.maturity <= backing.ever:
+    for test, assessment, claim in _claims(document, context):
+        if not assessment.evidence and claim.maturity <= assessment.ever:
             yield claim.line, f"{test.id}: nothing is recorded: aprtui contracts check --id {test.id} --record"
 
 
@@ -275,11 +279,11 @@ LINT_RULES: tuple[LintRule, ...] = (
     LintRule("LINT-007", _E, "files of the evidence are in the source tree", _missing_file),
     LintRule("LINT-008", _E, "functions of the evidence are named in the code of the source tree", _missing_function),
     LintRule("LINT-015", _W, "tests of cargo and pytest that a falsifier runs are in the source tree", _missing_test),
-    LintRule("LINT-009", _E, "sources that evidence vouches for are there", _missing_source),
+    LintRule("LINT-009", _E, "sources that evidence vouches for exist", _missing_source),
     LintRule("LINT-010", _E, "a status claims no more than some evidence gave", _overclaimed),
     LintRule("LINT-011", _W, "evidence that a status rests on still holds", _stale),
     LintRule("LINT-012", _W, "the newest evidence of a claim is no FAIL", _refuted),
-    LintRule("LINT-013", _W, "evidence files are there", _missing_evidence_file),
+    LintRule("LINT-013", _W, "evidence files exist", _missing_evidence_file),
     LintRule("LINT-014", _W, "evidence files can be read and belong to a falsifier", _odd_file),
 )
 """Rules about evidence files apply only where the contract itself names the check that would write them: contracts of

@@ -12,7 +12,8 @@ from aprtui.errors import UsageError
 
 _MOST_BYTES = 4 << 20
 
-# What is no code. Each pattern takes what is not closed up to the end, so that scanning never goes back over a file.
+# Patterns of text that is no code. Each takes an unclosed quote or comment up to the end, so that scanning never
+# goes back over a file.
 _PYTHON = re.compile(
     rb"#[^\n]*"
     rb'|"""(?:\\.|[^\\])*?(?:"""|\Z)' rb"|'''(?:\\.|[^\\])*?(?:'''|\Z)"
@@ -26,9 +27,9 @@ _BRACES = re.compile(
     rb"|'(?:\\[^\n]{1,8}|[^'\\\n])'" rb'|"(?:\\.|[^"\\])*(?:"|\Z)',
     re.DOTALL,
 )  # fmt: skip
-"""Rust, C and C++: a quote that ends after one character is a character, else it is Rust's mark of a lifetime."""
+"""Rust, C and C++: a single quote that closes after one character is a character, else the mark of a Rust lifetime."""
 _HASH = re.compile(rb"(?:^|(?<=\s))#[^\n]*", re.MULTILINE)
-"""Shell and TOML: what stands in quotes may be a command, or the name of a test."""
+"""Shell and TOML: a text in quotes may be a command, or the name of a test, so it counts as code."""
 
 _NO_CODE = {
     ".py": _PYTHON, ".sh": _HASH, ".toml": _HASH,
@@ -44,7 +45,7 @@ _WITH_VALUE = frozenset({
 
 
 class SourceTree:
-    """Files below `root`. Every word of its sources is collected once, on the first question about a name."""
+    """The files below `root`. Every word of its sources is collected once, on the first question about a name."""
 
     def __init__(self, root: Path) -> None:
         """Raises `UsageError` where there is no such directory."""
@@ -71,12 +72,12 @@ class SourceTree:
         return name.encode() in self._read()
 
     def has_name_with(self, part: str) -> bool:
-        """Whether such a name contains `part`."""
+        """Whether some name in the code contains `part`."""
         self._read()
         return part.encode() in self._joined
 
     def has_stem(self, stem: str) -> bool:
-        """Whether some source below the root is called `stem`, its suffix aside."""
+        """Whether some source below the root has this stem."""
         self._read()
         return stem in self._stems
 
@@ -106,7 +107,11 @@ def _words_of(path: Path) -> list[bytes]:
 
 
 def missing_tests(text: str, source: SourceTree) -> Iterator[str]:
-    """What `text` names as a test and `source` lacks, each in words."""
+    """The tests that `text` names and `source` lacks, each in words.
+
+    Of `cargo test` these are the filter (any test or module whose name contains it) and the integration test that
+    `--test` names; of `pytest` the files and the names behind `::`. Other commands and prose are skipped.
+    """
     for match in _CARGO.finditer(text):
         yield from _missing_of_cargo(match[1].split(), source)
     for match in _PYTEST.finditer(text):
@@ -134,7 +139,7 @@ def _missing_of_cargo(words: list[str], source: SourceTree) -> Iterator[str]:
         elif word in _WITH_VALUE:
             next(rest, None)
         elif not word.startswith("-"):
-            # One filter; what follows it, and a word that is no path, is prose.
+            # Only the first word is a filter: words after it, and a word that is no path, are prose.
             part = word.rpartition("::")[2]
             if _PATH.fullmatch(word) and not source.has_name_with(part) and not source.has_stem(part):
                 yield f"no code names a test with {part:.80}"

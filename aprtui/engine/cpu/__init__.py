@@ -1,9 +1,9 @@
 """The CPU backend: the stage graph lowered to a program that compiled kernels run without the interpreter lock.
 
 Compiled kernels are kept on disk. numba notices changes of a cached function's own file only, not of the files it
-calls or of the tier chosen at import, so the folder is named by a digest of all of these. numba reads the folder's name
-when it is first imported, hence here, before any module of this room can import it; where another room has imported it
-already, it is told.
+calls, of the table of weight types or of the tier chosen at import, so the folder is named by a digest of all of these.
+numba reads the folder's name when it is first imported. So it is set here, before any module of this package imports
+numba; where another package has imported numba already, its configuration is changed.
 """
 
 import hashlib
@@ -12,11 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from aprtui.model import weight_types
 from aprtui.resources import kernel_cache
 
 
 def _digest() -> str:
-    sources = sorted(Path(__file__).parent.rglob("*.py"))
+    sources = [*sorted(Path(__file__).parent.rglob("*.py")), Path(weight_types.__file__)]
     digest = hashlib.sha256(os.environ.get("APRTUI_CPU_TIER", "").encode())
     for source in sources:
         digest.update(source.read_bytes())

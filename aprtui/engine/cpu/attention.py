@@ -1,7 +1,7 @@
 """Causal attention with grouped queries: scores, softmax and the weighted sum of values, for one block of queries.
 
 The three stages run as one instruction because their maps `[heads, queries, keys]` are large: they exist in full only
-where they are tapped, otherwise only for the block in hand. Where a stage is replaced or evaluated alone, instructions
+where they are tapped, otherwise only for the current block. Where a stage is replaced or evaluated alone, instructions
 do one or two of them and read the map before. The arithmetic is the same in all cases.
 
 The cache holds keys as tiles `[16 keys][channel][key]`, so that 16 scores are formed at a time without sums across
@@ -146,7 +146,7 @@ def _span(row: int, count: int, queries: int, first: int) -> Any:
 
 @kernel
 def _score(step: Any, cache: int, shape: Any, first: int, places: Any) -> None:
-    """Products of all rows with the keys that they see. What comes out for keys that a row does not see means nothing.
+    """Products of all rows with the keys that they see. Products with keys that a row does not see are meaningless.
 
     `shape` is (rows, queries, bytes of a row of scores), `places` the addresses of tile, query rows, sums and scores.
     """
@@ -209,7 +209,7 @@ def _weigh_one(softmax: int, keys: int, tile: int, width: int, sums: int) -> Non
 def _finish_row(parts: int, row: int, keys: int, visible: int, scale: Any, scores_map: int, softmax_map: int) -> None:
     """Turn a row of products into softmax in place, or as far as `parts` goes; a row of a map stands for what it skips.
 
-    The addresses of the maps are looked at only where `parts` reads or materialises them.
+    The addresses of the maps are used only where `parts` reads or materialises the maps.
     """
     values = float32s(row, visible)
     if parts & _SCORES:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.cpu.lowering import lower
 from aprtui.engine.cpu.matmul import TIER
-from aprtui.engine.cpu.plan import Delivery, Plan, Segment, plan_for
+from aprtui.engine.cpu.plan import Delivery, ProgramSegment, TapPlan, plan_for
 from aprtui.engine.cpu.runner import Runner
-from aprtui.engine.cpu.storage import Storage
+from aprtui.engine.cpu.storage import CpuStorage
 from aprtui.engine.protocol import (
     NO_TAPS,
     Intervention,
@@ -24,22 +23,20 @@ from aprtui.engine.protocol import (
     Taps,
     TapSink,
     require_known,
-    require_room,
+    require_positions,
 )
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
 from aprtui.engine.rounding import ARITHMETIC
 from aprtui.machine import processor_name
+from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.graph import Node
 from aprtui.trace.stats import Accumulator
 
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
-
 Array = NDArray[np.float32]
 
 _PLANS = 8
-"""Plans that are kept: a session uses one for the prompt, one for decoding, one for what is on the screen."""
+"""Plans that are cached: a session uses one for the prompt, one for decoding, one for what is on the screen."""
 
 
 class CpuEngine:
@@ -68,9 +65,9 @@ class CpuEngine:
         self._model, self._config = model, model.config.graph
         self._intervention = intervention
         self._position = 0
-        storage = Storage(model, mode, kv, context, ARITHMETIC[mode].rope_angles, self._config.layers)
-        self._plans: dict[tuple[frozenset[Node], frozenset[Node]], Plan] = {}
-        self._timed: Plan | None = None
+        storage = CpuStorage(model, mode, kv, context, ARITHMETIC[mode].rope_angles, self._config.layers)
+        self._plans: dict[tuple[frozenset[Node], frozenset[Node]], TapPlan] = {}
+        self._timed: TapPlan | None = None
         self._runner = Runner(model, storage, threads, progress)
 
     @property
@@ -88,7 +85,7 @@ class CpuEngine:
 
     def forward(self, tokens: Sequence[int], taps: Taps = NO_TAPS, logits: Logits = Logits.LAST) -> Array:
         """Evaluate `tokens`; see `Engine.forward`."""
-        require_room(self, len(tokens))
+        require_positions(self, len(tokens))
         ids = np.asarray(tokens, np.int64)
         require_known(ids, self._config.vocabulary)
         plan = self._timed = self._plan(taps)
@@ -110,7 +107,7 @@ class CpuEngine:
         nodes = len(self.graph.nodes)
         return np.full(nodes, np.nan, np.float32) if self._timed is None else self._timed.node_seconds(nodes)
 
-    def _plan(self, taps: Taps) -> Plan:
+    def _plan(self, taps: Taps) -> TapPlan:
         key = (taps.full, taps.stats)
         if key not in self._plans:
             if len(self._plans) == _PLANS:
@@ -120,7 +117,9 @@ class CpuEngine:
             self._plans[key] = plan_for(program, self.graph, taps)
         return self._plans[key]
 
-    def _evaluate(self, ids: NDArray[np.int64], position: int, logits: Array, plan: Plan, sink: TapSink | None) -> None:
+    def _evaluate(
+        self, ids: NDArray[np.int64], position: int, logits: Array, plan: TapPlan, sink: TapSink | None
+    ) -> None:
         """Run one chunk; `logits` are the rows of its last tokens that are wanted."""
         self._runner.load(plan, ids, position, logits, maps=plan.program.maps)
         begin = 0
@@ -133,23 +132,25 @@ class CpuEngine:
             begin = segment.end
 
     def _intervene(self, node: Node, ids: NDArray[np.int64], position: int) -> None:
-        """Put what the intervention makes of `node` in its place."""
+        """Replace the tensor of `node` by the one that the intervention returns."""
         assert self._intervention is not None
         output, inputs = self._runner.tensor(node), self._runner.inputs(node)
         if not output.size:
-            return  # logits of a chunk that nobody wants
+            return  # logits of a chunk that are not wanted
         op = self.graph[node.stage].op
         if (op, 1) in ATTENTION_HISTORY:
             assert node.layer is not None
             inputs[1] = self._runner.storage.cached(op, node.layer, position + ids.size)
         first = ids.size - output.shape[-2]
-        shown = tuple(_read_only(values) for values in inputs)
-        call = NodeCall(node, shown, _read_only(output), ids[first:].tolist(), position + first)
+        views = tuple(_read_only(values) for values in inputs)
+        call = NodeCall(node, views, _read_only(output), ids[first:].tolist(), position + first)
         replacement = self._intervention(call)
         assert replacement.shape == output.shape, f"{node}: an intervention must keep the shape"
         output[...] = replacement
 
-    def _deliver(self, segment: Segment, plan: Plan, position: int, tokens: int, logits: Array, sink: TapSink) -> None:
+    def _deliver(
+        self, segment: ProgramSegment, plan: TapPlan, position: int, tokens: int, logits: Array, sink: TapSink
+    ) -> None:
         first_logits = position + tokens - logits.shape[0]
         if isinstance(sink, StatsSink):
             sink.put_sums(*plan.sums(segment, logits=bool(logits.size)))

@@ -1,8 +1,8 @@
 """The program's interpreter: every thread runs it over the same instructions and takes pieces of each.
 
 Threads draw pieces from an atomic counter; which thread computes a piece changes no bit. Dependent instructions wait
-for the pieces before them, not for the threads: a busy machine may put a thread aside for milliseconds. Who waits spins
-for a few microseconds and then gives up its time slice again and again.
+for the pieces before them, not for the threads: a busy machine may suspend a thread for milliseconds. A waiting thread
+spins for a few microseconds and then yields its time slice again and again.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _wait_until(place: int, count: int) -> None:
 def _charge(control: Any, index: int, since: int) -> int:
     """Add the nanoseconds since `since` to the duration of instruction `index` (−1: of none); returns the time.
 
-    One look at the clock takes about 25 ns.
+    Reading the clock takes about 25 ns.
     """
     place = control.waits + 16
     _clock_gettime(_CLOCK, place)
@@ -104,8 +104,8 @@ def _treat(address: int, control: Any, begin: int, end: int, scratch: int) -> No
 def _execute(control: Any, thread: int) -> None:
     """Interpret the instructions `begin … end` as thread number `thread`; returns when all threads are done.
 
-    An instruction with a barrier starts when all pieces of those before it are done. A thread that the system has put
-    aside holds up the others only while it has a piece in hand, and at the end of the run.
+    An instruction with a barrier starts when all pieces of those before it are done. A thread that the system has
+    suspended delays the others only while it owns a piece, and at the end of the run.
 
     Thread 0 takes the time. An instruction lasts until the next one starts, with the wait for its last piece;
     where two need no barrier between them, the first ends when thread 0 finds no more pieces of it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 from aprtui.engine.cpu.matmul import ActivationKind, activation_bytes, activation_kind
 from aprtui.engine.cpu.operations import operation_address
 from aprtui.engine.cpu.program import DESCRIPTOR, INSTRUCTION, AttentionPart, Opcode, Where
-from aprtui.engine.cpu.storage import Storage
+from aprtui.engine.cpu.storage import CpuStorage
 from aprtui.engine.protocol import KvType, Mode
+from aprtui.model.model import Model
 from aprtui.trace.graph import Input, Node, Op, RopeLayout
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ def lower(
     model: Model,
     mode: Mode,
     kv: KvType,
-    storage: Storage,
+    storage: CpuStorage,
     full: frozenset[Node] = frozenset(),
     stats: frozenset[Node] = frozenset(),
     cuts: frozenset[Node] = frozenset(),
@@ -50,14 +48,14 @@ def lower(
     """The program for `model` that leaves the nodes `full` in their buffers and computes the statistics of `stats`.
 
     It can be stopped after each of the nodes `cuts`, whose inputs and output are then there to be read and replaced.
-    What is tapped or cut decides which tokens and maps are there, and changes no value.
+    Taps and cuts decide which tokens and maps are computed; they change no value.
     """
     return _Lowering(model, mode, kv, storage, full | stats, stats, cuts).lower()
 
 
 class _Lowering:
     def __init__(
-        self, model: Model, mode: Mode, kv: KvType, storage: Storage,
+        self, model: Model, mode: Mode, kv: KvType, storage: CpuStorage,
         tapped: frozenset[Node], stats: frozenset[Node], cuts: frozenset[Node],
     ) -> None:  # fmt: skip
         assert model.graph.config is not None

@@ -6,7 +6,6 @@ The program is the engine's, cut at every node; a node is evaluated by laying it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +14,13 @@ from aprtui.engine.cpu.lowering import lower
 from aprtui.engine.cpu.matmul import TIER
 from aprtui.engine.cpu.plan import plan_for
 from aprtui.engine.cpu.runner import Runner
-from aprtui.engine.cpu.storage import Storage
+from aprtui.engine.cpu.storage import CpuStorage
 from aprtui.engine.protocol import NO_TAPS, KvType, Mode, require_known
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
 from aprtui.model.config import RopeAngles
+from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.graph import Node, Op
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 Array = NDArray[np.float32]
 
@@ -54,7 +51,7 @@ class CpuNodes:
         self._open(_POSITIONS, progress)
 
     def _open(self, context: int, progress: Progress | None = None) -> None:
-        storage = Storage(self._model, Mode.EXACT, KvType.F32, context, self._rope_angles, cached_layers=1)
+        storage = CpuStorage(self._model, Mode.EXACT, KvType.F32, context, self._rope_angles, cached_layers=1)
         cuts = frozenset(self._graph.nodes)
         program = lower(self._model, Mode.EXACT, KvType.F32, storage, cuts=cuts)
         self._plan = plan_for(program, self._graph, NO_TAPS)
@@ -69,7 +66,7 @@ class CpuNodes:
     def evaluate(self, node: Node, inputs: Sequence[Array], *, tokens: Sequence[int], position: int) -> Array:
         """The stage tensor of `node`; see `NodeEvaluator.evaluate`.
 
-        Attention looks at key ≤ query only: what the maps hold above the diagonal changes nothing. Raises `UsageError`
+        Attention looks at key ≤ query only: values of the maps above the diagonal have no effect. Raises `UsageError`
         for token ids that are not in the vocabulary.
         """
         stage = self._graph[node.stage]

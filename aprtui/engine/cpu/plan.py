@@ -28,7 +28,7 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class ProgramSegment:
     """Instructions up to `end`, run without a break, after which `deliveries` are handed out.
 
     With `cut`, they end with this node.
@@ -43,7 +43,7 @@ class Segment:
     """Of those with statistics, `[n, 3]`: place in execution order, row of the table, whether it is one of logits."""
 
     @classmethod
-    def of(cls, end: int, deliveries: Sequence[Delivery], cut: Node | None = None) -> Segment:
+    def of(cls, end: int, deliveries: Sequence[Delivery], cut: Node | None = None) -> ProgramSegment:
         """The segment that hands out `deliveries`."""
         counted = [(one.place, one.row, one.logits) for one in deliveries if one.row >= 0]
         full = tuple(one for one in deliveries if one.full)
@@ -51,7 +51,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TapPlan:
     """What one set of taps needs. `table` takes a `SUMS` record for each node with statistics."""
 
     program: Program
@@ -60,13 +60,13 @@ class Plan:
     durations: NDArray[np.int64]
     """Nanoseconds that each instruction took since `clear_durations`."""
     table: NDArray[np.void]
-    layers: tuple[Segment, ...]
+    layers: tuple[ProgramSegment, ...]
     """A segment a layer, so that a prompt can be interrupted, one for the stages of the model, one up to each cut."""
-    steps: tuple[Segment, ...]
+    steps: tuple[ProgramSegment, ...]
     """The same with fewer breaks: only where full tensors have to be handed out before a buffer is used again."""
 
     def clear_durations(self) -> None:
-        """Begin to take the time anew."""
+        """Start measuring from zero."""
         self.durations[:] = 0
 
     def node_seconds(self, nodes: int) -> NDArray[np.float32]:
@@ -77,14 +77,14 @@ class Plan:
         sums[np.bincount(owners, minlength=nodes) == 0] = np.nan
         return sums.astype(np.float32)
 
-    def sums(self, segment: Segment, *, logits: bool) -> tuple[NDArray[np.int64], NDArray[np.void]]:
+    def sums(self, segment: ProgramSegment, *, logits: bool) -> tuple[NDArray[np.int64], NDArray[np.void]]:
         """Places in execution order and records of `SUMS` of what `segment` counted, of logits where there are any."""
         counted = segment.counted if logits else segment.counted[segment.counted[:, 2] == 0]
         # As plain numbers: numpy takes records one by one, 0.3 ms for 80 layers.
         records = self.table.view(np.int64).reshape(self.table.size, -1)[counted[:, 1]]
         return counted[:, 0], records.view(SUMS).reshape(-1)
 
-    def accumulators(self, segment: Segment) -> list[Accumulator | None]:
+    def accumulators(self, segment: ProgramSegment) -> list[Accumulator | None]:
         """What the statistics of each delivery of `segment` came to."""
         counted = [delivery.row for delivery in segment.deliveries if delivery.row >= 0]
         if not counted:
@@ -96,29 +96,29 @@ class Plan:
         ]
 
 
-def plan_for(program: Program, graph: StageGraph, taps: Taps) -> Plan:
+def plan_for(program: Program, graph: StageGraph, taps: Taps) -> TapPlan:
     """The plan for `taps`, whose statistics `program` computes in the order of the graph."""
     rows = {node: row for row, node in enumerate(node for node in graph.nodes if node in taps.stats)}
-    layers: list[Segment] = []
+    layers: list[ProgramSegment] = []
     for layer, end in program.ends.items():
-        layers += [Segment.of(cut, (), node) for node, cut in program.cuts.items() if node.layer == layer]
+        layers += [ProgramSegment.of(cut, (), node) for node, cut in program.cuts.items() if node.layer == layer]
         deliveries = tuple(
             Delivery(node, graph.order[node], node in taps.full, rows.get(node, -1), graph[node.stage].holds_logits)
             for node in graph.nodes
             if node.layer == layer and (node in taps.full or node in taps.stats)
         )
-        layers.append(Segment.of(end, deliveries))
+        layers.append(ProgramSegment.of(end, deliveries))
     table, count = np.zeros(len(rows), SUMS), len(program.instructions)
     counters, durations = np.zeros(2 * count, np.int64), np.zeros(count, np.int64)
-    return Plan(program, counters, durations, table, tuple(layers), _joined(layers))
+    return TapPlan(program, counters, durations, table, tuple(layers), _joined(layers))
 
 
-def _joined(layers: Sequence[Segment]) -> tuple[Segment, ...]:
-    segments: list[Segment] = []
+def _joined(layers: Sequence[ProgramSegment]) -> tuple[ProgramSegment, ...]:
+    segments: list[ProgramSegment] = []
     waiting: list[Delivery] = []
     for segment in layers:
         waiting += segment.deliveries
         if segment.cut or segment is layers[-1] or any(delivery.full for delivery in segment.deliveries):
-            segments.append(Segment.of(segment.end, waiting, segment.cut))
+            segments.append(ProgramSegment.of(segment.end, waiting, segment.cut))
             waiting = []
     return tuple(segments)

@@ -1,8 +1,6 @@
-"""What programs run on: storage, threads and the control record, and where the tensors of the chunk in hand lie."""
+"""What programs run on: storage, threads and the control record, and where the tensors of the current chunk lie."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,15 +8,13 @@ from numpy.typing import NDArray
 from aprtui.engine.cpu.attention import scratch_bytes as attention_scratch_bytes
 from aprtui.engine.cpu.matmul import scratch_bytes as matmul_scratch_bytes
 from aprtui.engine.cpu.operations import compile_operations
-from aprtui.engine.cpu.plan import Plan
+from aprtui.engine.cpu.plan import TapPlan
 from aprtui.engine.cpu.program import CONTROL
-from aprtui.engine.cpu.storage import Storage
+from aprtui.engine.cpu.storage import CpuStorage
 from aprtui.engine.cpu.threads import ThreadTeam
+from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.graph import Node, Op
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 Array = NDArray[np.float32]
 _MAP_BYTES = 64 << 20
@@ -26,9 +22,9 @@ _MAP_BYTES = 64 << 20
 
 
 class Runner:
-    """Runs parts of a program on chunks of tokens, for all of which `storage` holds the tensors."""
+    """Runs parts of a program on chunks of tokens, whose tensors lie in `storage`."""
 
-    def __init__(self, model: Model, storage: Storage, threads: int, progress: Progress | None = None) -> None:
+    def __init__(self, model: Model, storage: CpuStorage, threads: int, progress: Progress | None = None) -> None:
         self.storage = storage
         self._graph, self._config = model.graph, model.config.graph
         self._maps = {op: np.zeros(0, np.float32) for op in (Op.SCORES, Op.SOFTMAX)}
@@ -61,10 +57,11 @@ class Runner:
             return self.storage.chunk
         return max(1, min(self.storage.chunk, _MAP_BYTES // (8 * self._config.heads * positions)))
 
-    def load(self, plan: Plan, ids: NDArray[np.int64], position: int, logits: Array, *, maps: bool) -> None:
-        """Make the tokens `ids` at `position …` the chunk in hand; `logits` are the rows of the last that are wanted.
+    def load(self, plan: TapPlan, ids: NDArray[np.int64], position: int, logits: Array, *, maps: bool) -> None:
+        """Make the tokens `ids` at `position …` the current chunk; `logits` are the rows of the last that are wanted.
 
-        `maps`: attention maps are touched and have to be materialised. The arrays have to live until the last `run`.
+        `maps` says that attention maps are read or written and have to be materialised. The arrays must live until the
+        last `run`.
         """
         control, tokens = self._control, ids.size
         self._tokens, self._position, self._logits = tokens, position, logits
@@ -88,13 +85,13 @@ class Runner:
         self._control["softmax"] = self._maps[Op.SOFTMAX].ctypes.data
 
     def run(self, begin: int, end: int) -> None:
-        """Execute the instructions `begin … end - 1` on the chunk in hand."""
+        """Execute the instructions `begin … end - 1` on the current chunk."""
         if begin < end:
             self._control["begin"], self._control["end"] = begin, end
             self._team.run()
 
     def tensor(self, node: Node) -> Array:
-        """The stage tensor of the chunk in hand, where the program reads and leaves it; of logits, the wanted rows."""
+        """The stage tensor of the current chunk, where the program reads and leaves it; of logits, the wanted rows."""
         stage = self._graph[node.stage]
         if stage.holds_logits:
             return self._logits
@@ -104,7 +101,7 @@ class Runner:
         return self._maps[stage.op][: np.prod(shape)].reshape(shape)
 
     def inputs(self, node: Node) -> list[Array]:
-        """Where the inputs of `node` lie, cut to the part that it uses; keys and values of the chunk in hand only."""
+        """Where the inputs of `node` lie, cut to the part that it uses; keys and values of the current chunk only."""
         stage, found = self._graph[node.stage], []
         first = self._tokens - self._logits.shape[0] if stage.holds_logits else 0
         for entry, source in zip(stage.inputs, self._graph.inputs(node), strict=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +13,8 @@ from aprtui.engine.cpu.vectors import LANES
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.errors import EngineError
 from aprtui.model.config import RopeAngles
+from aprtui.model.model import Model
 from aprtui.trace.graph import Node, Op
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 Array = NDArray[np.float32]
 
@@ -30,11 +27,11 @@ _STAGE_BYTES = 128 << 20
 """Stage buffers take no more than this; models with wide stages get smaller chunks."""
 
 
-class Storage:
+class CpuStorage:
     """Memory of one engine. Each stage of one layer has its own buffer `[chunk, width]`, used layer after layer.
 
-    So a tapped stage is there when its layer is done, whether anybody asks for it or not. The K/V cache has room for
-    `cached_layers`, the model's or fewer that the layers take in turn.
+    So every stage can be tapped when its layer is done. The K/V cache has room for `cached_layers`: as many as the
+    model has, or fewer, which its layers use in turn.
     """
 
     def __init__(
@@ -42,7 +39,7 @@ class Storage:
     ) -> None:
         config = model.config.graph
         self.context = context
-        # Attention maps and logits would be too large: they exist as far as a call asks for them.
+        # Attention maps and logits would be too large: they are allocated only as far as a call needs them.
         widths = {
             stage.name: stage.width
             for stage in model.graph.stages

@@ -1,4 +1,4 @@
-"""What `kernels/sample.cu` leaves about a choice made on the device, read on the host."""
+"""Reading, on the host, what `kernels/sample.cu` has written about a choice made on the device."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CANDIDATE = np.dtype([("id", "<i4"), ("logit", "<f4")])
 
 
 def greedy_choice(chosen: np.void, candidates: NDArray[np.void], vocabulary: int) -> Choice:
-    """The choice that `chosen` (of type `CHOSEN`) tells of, with `candidates` `[count]` (of type `CANDIDATE`).
+    """The choice that `chosen` (of type `CHOSEN`) describes, with `candidates` `[count]` (of type `CANDIDATE`).
 
     What `Sampler(GREEDY, count).choose` says of the same logits; raises its `EngineError` for logits that are no
     distribution.
@@ -47,7 +47,7 @@ def greedy_choice(chosen: np.void, candidates: NDArray[np.void], vocabulary: int
 
 
 def drawn_choice(drawn: np.void, chosen: np.void, candidates: NDArray[np.void], vocabulary: int) -> Choice:
-    """The choice that `drawn` (of type `DRAWN`) tells of, with the rest as in `greedy_choice`.
+    """The choice that `drawn` (of type `DRAWN`) describes, with the rest as in `greedy_choice`.
 
     What `Sampler.choose` says of the same logits at the same temperature.
     """

@@ -1,7 +1,7 @@
 """The next token, chosen on the device: its figures come to the host, the logits need not.
 
-Choices go into rings, so that passes can follow one another while nobody looks at each; the numbers that they are drawn
-with come out of one.
+Choices are written to rings, so that several passes can be queued before the host reads them; the random numbers come
+from a ring as well.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from aprtui.engine.cuda.arguments import Draw, Greedy, TopCandidates
 from aprtui.engine.cuda.choices import CANDIDATE, CHOSEN, DRAWN, drawn_choice, greedy_choice
 from aprtui.engine.cuda.driver import Driver, Launch
 from aprtui.engine.cuda.launches import Launches, blocks_of_choice
-from aprtui.engine.cuda.storage import Storage
+from aprtui.engine.cuda.storage import DeviceStorage
 from aprtui.engine.sampling import Choice
 
 RING = 16
-"""Choices that are kept: two batches, one that is read while the other one is made."""
+"""Choices that a ring holds: two batches, one that is read while the other is made."""
 
 MOST_CANDIDATES = 64
 
@@ -27,7 +27,7 @@ _PART = 40  # bytes of `Part` in sample.cu
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class ChoiceRule:
     """How the device chooses, and how many candidates it names: what is the same for all passes of a generation."""
 
     candidates: int = 0
@@ -45,7 +45,7 @@ class Rule:
 class Rings:
     """What the device left of its last choices: most probable tokens and draws `[RING]`, `[RING · candidates]`."""
 
-    rule: Rule
+    rule: ChoiceRule
     chosen: NDArray[np.void]
     drawn: NDArray[np.void]
     candidates: NDArray[np.void]
@@ -66,7 +66,7 @@ class Rings:
 class Choosing:
     """Rings of choices on the device and on the host, and what fills them."""
 
-    def __init__(self, driver: Driver, launches: Launches, storage: Storage, vocabulary: int) -> None:
+    def __init__(self, driver: Driver, launches: Launches, storage: DeviceStorage, vocabulary: int) -> None:
         self._driver, self._launches, self._storage, self._vocabulary = driver, launches, storage, vocabulary
         of_greedy, of_candidates = blocks_of_choice(vocabulary)
         self._parts = driver.allocate(_PART * of_greedy)
@@ -79,9 +79,9 @@ class Choosing:
         self._host_drawn: NDArray[np.void] = driver.pinned(RING, DRAWN)
         self._host_candidates: NDArray[np.void] = driver.pinned(RING * MOST_CANDIDATES, CANDIDATE)
         self._host_uniforms: NDArray[np.float64] = driver.pinned(RING, np.float64)
-        self._told = 0
+        self._sent = 0
 
-    def launches(self, rule: Rule) -> list[Launch]:
+    def launches(self, rule: ChoiceRule) -> list[Launch]:
         """The end of a pass: name candidates, choose, and make the choice the token of the next pass."""
         storage, counter, named = self._storage, self._storage.counters, list[Launch]()
         if rule.candidates:
@@ -105,16 +105,16 @@ class Choosing:
 
     def begin(self) -> None:
         """The next choice has the ordinal 0."""
-        self._told = 0
+        self._sent = 0
 
-    def tell(self, uniforms: NDArray[np.float64]) -> None:
+    def send_uniforms(self, uniforms: NDArray[np.float64]) -> None:
         """Queue the copy of what the next choices draw with; numbers of choices that are not made yet stay in place."""
         if uniforms.size:
-            self._host_uniforms[(self._told + np.arange(uniforms.size)) % RING] = uniforms
-            self._told += uniforms.size
+            self._host_uniforms[(self._sent + np.arange(uniforms.size)) % RING] = uniforms
+            self._sent += uniforms.size
             self._driver.copy_in(self._uniforms, self._host_uniforms)
 
-    def fetch(self, rule: Rule) -> None:
+    def fetch(self, rule: ChoiceRule) -> None:
         """Queue the copies of what choices leave."""
         self._driver.copy_out(self._host_chosen, self._chosen)
         if rule.draws:
@@ -122,7 +122,7 @@ class Choosing:
         if rule.candidates:
             self._driver.copy_out(self._host_candidates[: RING * rule.candidates], self._candidates)
 
-    def found(self, rule: Rule) -> Rings:
+    def found(self, rule: ChoiceRule) -> Rings:
         """A copy of what was fetched."""
         candidates = self._host_candidates[: RING * rule.candidates].copy()
         return Rings(rule, self._host_chosen.copy(), self._host_drawn.copy(), candidates, self._vocabulary)

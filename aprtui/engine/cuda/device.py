@@ -9,27 +9,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.cuda.choosing import Choosing, Rings, Rule
+from aprtui.engine.cuda.choosing import ChoiceRule, Choosing, Rings
 from aprtui.engine.cuda.driver import Driver, Launch
 from aprtui.engine.cuda.launches import Launches, load_kernels, splits_for
 from aprtui.engine.cuda.lowering import Lowering, Pass
-from aprtui.engine.cuda.plan import Plan, Segment, plan_for
+from aprtui.engine.cuda.plan import PassPlan, PassSegment, plan_for
 from aprtui.engine.cuda.sizes import LOGIT_ROWS
 from aprtui.engine.cuda.sources import KernelImages
 from aprtui.engine.cuda.statistics import StatisticsTable
-from aprtui.engine.cuda.storage import Storage, load_weights
+from aprtui.engine.cuda.storage import DeviceStorage, load_weights
 from aprtui.engine.cuda.usage import UsageMeter
 from aprtui.engine.protocol import NO_TAPS, DeviceUse, KvType, Mode, Taps
+from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.graph import Node
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 _PLANS = 12
 """Plans of one token that are kept: one while nobody looks, one for what is on the screen, some in reserve."""
@@ -41,11 +39,11 @@ _STEP_INTS = 4  # of `Step` in types.cuh; the ids of the tokens lie behind it
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class FinishedSegment:
     """A segment that is done, with the host's copies of its tapped stages and of what the blocks of its statistics
     came to; valid until the next but one is asked for."""
 
-    segment: Segment
+    segment: PassSegment
     staging: NDArray[np.float32]
     sums: NDArray[np.void]
 
@@ -54,17 +52,17 @@ class Finished:
 class _TokenPlan:
     """A plan of one token; without a `rule` the host chooses the next one."""
 
-    plan: Plan
-    rule: Rule | None
+    plan: PassPlan
+    rule: ChoiceRule | None
     half: int
     graph: Any | None = None
 
-    def finished(self, staging: NDArray[np.float32], sums: NDArray[np.void]) -> Finished:
+    def finished(self, staging: NDArray[np.float32], sums: NDArray[np.void]) -> FinishedSegment:
         """Its only segment."""
-        return Finished(self.plan.segments[0], staging, sums)
+        return FinishedSegment(self.plan.segments[0], staging, sums)
 
 
-_Key = tuple[frozenset[Node], frozenset[Node], int, Rule | None, int]
+_Key = tuple[frozenset[Node], frozenset[Node], int, ChoiceRule | None, int]
 _ChunkKey = tuple[int, int, int, bool, frozenset[Node], frozenset[Node]]
 
 
@@ -86,7 +84,7 @@ class Device:
         launches = Launches(load_kernels(driver, images), mode)
         splits = splits_for(driver.multiprocessors, config.heads, config.kv_heads, context)
         weights = load_weights(driver, model, progress)
-        self.storage = Storage(driver, model, mode, kv, context, splits)
+        self.storage = DeviceStorage(driver, model, mode, kv, context, splits)
         self._lowering = Lowering(model, kv, mode, weights, self.storage, launches, splits)
         self._table = StatisticsTable(driver, launches, model.graph, self.storage.step)
         self._control = driver.pinned(_STEP_INTS + self.storage.chunk, np.int32)
@@ -95,11 +93,11 @@ class Device:
         self._staging: list[NDArray[np.float32]] = [driver.pinned(1, np.float32) for _ in range(2)]
         self._choosing = Choosing(driver, launches, self.storage, config.vocabulary)
         self._plans: dict[_Key, _TokenPlan] = {}
-        self._chunk: tuple[_ChunkKey, Plan] | None = None
+        self._chunk: tuple[_ChunkKey, PassPlan] | None = None
         self._retired: list[NDArray[np.float32]] = []
         self.launched: set[str] = set()
         """How passes of one token were launched so far: in graphs, or plainly where the driver refused to capture."""
-        self._installed: Plan | None = None
+        self._installed: PassPlan | None = None
         self._meter = UsageMeter(driver)
         self._one_token(NO_TAPS, 0)  # says how launches are made before anything is asked for
 
@@ -107,11 +105,11 @@ class Device:
         """Free everything."""
         self._driver.close()
 
-    def decode(self, token: int, position: int, taps: Taps) -> Finished:
+    def decode(self, token: int, position: int, taps: Taps) -> FinishedSegment:
         """Evaluate one token."""
         self._free_retired()
         plan = self._one_token(taps, position)
-        self._tell([token], position)
+        self._set_input([token], position)
         self._run_token(plan)
         self._driver.synchronize()
         return plan.finished(self._staging[0], self._table.sums[0])
@@ -119,20 +117,20 @@ class Device:
     def begin_choosing(self, token: int, position: int) -> None:
         """Make `token` the one that the next pass of `queue_choices` evaluates; its choice has the ordinal 0."""
         self._free_retired()
-        self._tell([token], position)
+        self._set_input([token], position)
         self._choosing.begin()
         self._driver.copy_in(self.storage.step, self._control[: _STEP_INTS + 1])
         self._driver.synchronize()  # what is told next must not be read instead
 
-    def queue_choices(self, count: int, rule: Rule, uniforms: NDArray[np.float64]) -> None:
+    def queue_choices(self, count: int, rule: ChoiceRule, uniforms: NDArray[np.float64]) -> None:
         """Queue `count` passes, each of which evaluates what the one before it has chosen; `uniforms` if it draws."""
         plan = self._one_token(NO_TAPS, 0, rule)
-        self._choosing.tell(uniforms)
+        self._choosing.send_uniforms(uniforms)
         for _ in range(count):
             self._run_token(plan)
         self._choosing.fetch(rule)
 
-    def choices(self, more: int, rule: Rule, uniforms: NDArray[np.float64]) -> Rings:
+    def choices(self, more: int, rule: ChoiceRule, uniforms: NDArray[np.float64]) -> Rings:
         """Wait for the choices that were queued, and queue `more`."""
         self._driver.synchronize()
         found = self._choosing.found(rule)
@@ -140,21 +138,25 @@ class Device:
             self.queue_choices(more, rule, uniforms)
         return found
 
-    def queue_tapped(self, turn: int, position: int, taps: Taps, rule: Rule, uniforms: NDArray[np.float64]) -> Finished:
+    def queue_tapped(
+        self, turn: int, position: int, taps: Taps, rule: ChoiceRule, uniforms: NDArray[np.float64]
+    ) -> FinishedSegment:
         """Queue pass number `turn` behind `begin_choosing`; its stages, once `tapped` has waited for them."""
         plan = self._one_token(taps, position, rule, turn % 2)
-        self._choosing.tell(uniforms)
+        self._choosing.send_uniforms(uniforms)
         self._run_token(plan)
         self._choosing.fetch(rule)
         self._driver.mark(turn % 2)
         return plan.finished(self._staging[turn % 2], self._table.sums[turn % 2])
 
-    def tapped(self, turn: int, rule: Rule) -> Rings:
+    def tapped(self, turn: int, rule: ChoiceRule) -> Rings:
         """Wait for that pass, not for the one queued behind it; what was chosen in it and before."""
         self._driver.wait(turn % 2)
         return self._choosing.found(rule)
 
-    def prefill(self, tokens: list[int], position: int, wanted: int, taps: Taps, *, few: bool) -> Iterator[Finished]:
+    def prefill(
+        self, tokens: list[int], position: int, wanted: int, taps: Taps, *, few: bool
+    ) -> Iterator[FinishedSegment]:
         """Evaluate tokens of a prompt, segment by segment. `wanted` tokens at the end have logits.
 
         `few`: the whole prompt is this short.
@@ -162,9 +164,9 @@ class Device:
         self._free_retired()
         plan = self._chunk_plan(len(tokens), position, wanted, taps, few=few)
         self._install(plan)
-        self._tell(tokens, position)
+        self._set_input(tokens, position)
         self._driver.copy_in(self.storage.step, self._control[: _STEP_INTS + len(tokens)])
-        waiting: Finished | None = None
+        waiting: FinishedSegment | None = None
         for index, segment in enumerate(plan.segments):
             half = index % 2
             segment.queue(self._driver, self._table, self._staging[half], self._table.sums[half])
@@ -173,11 +175,11 @@ class Device:
             if waiting is not None:
                 yield waiting
             self._driver.synchronize()
-            waiting = Finished(segment, self._staging[half], self._table.sums[half])
+            waiting = FinishedSegment(segment, self._staging[half], self._table.sums[half])
         assert waiting is not None
         yield waiting
 
-    def _chunk_plan(self, tokens: int, position: int, wanted: int, taps: Taps, *, few: bool) -> Plan:
+    def _chunk_plan(self, tokens: int, position: int, wanted: int, taps: Taps, *, few: bool) -> PassPlan:
         """The plan of a chunk; the last one is kept: the chunks of a long prompt are alike unless maps are tapped."""
         stride = position + tokens if self._has_maps(taps) else 0
         key = tokens, wanted, stride, few, taps.full, taps.stats
@@ -191,11 +193,11 @@ class Device:
     def _has_maps(self, taps: Taps) -> bool:
         return any(self._graph[node.stage].is_attention_map for node in taps.full | taps.stats)
 
-    def _tell(self, tokens: list[int], position: int) -> None:
+    def _set_input(self, tokens: list[int], position: int) -> None:
         self._control[:_STEP_INTS] = position, len(tokens), 0, 0
         self._control[_STEP_INTS : _STEP_INTS + len(tokens)] = tokens
 
-    def _install(self, plan: Plan) -> None:
+    def _install(self, plan: PassPlan) -> None:
         if self._installed is not plan:
             self._table.install(plan.records)
             self._installed = plan
@@ -212,7 +214,7 @@ class Device:
             self._driver.unpin(staging)
         self._retired.clear()
 
-    def _one_token(self, taps: Taps, position: int, rule: Rule | None = None, half: int = 0) -> _TokenPlan:
+    def _one_token(self, taps: Taps, position: int, rule: ChoiceRule | None = None, half: int = 0) -> _TokenPlan:
         """The plan of one token, with a graph where the driver captures. With a `rule` the device chooses.
 
         `half` says to which half of the host's memory its results go.
@@ -231,7 +233,7 @@ class Device:
             self._plans[key] = plan
         return self._plans[key]
 
-    def _token_plan(self, taps: Taps, stride: int) -> Plan:
+    def _token_plan(self, taps: Taps, stride: int) -> PassPlan:
         """The one that both halves, and all ways to choose, have in common: its records are put on the device once."""
         for (full, stats, known_stride, *_), known in self._plans.items():
             if (full, stats, known_stride) == (taps.full, taps.stats, stride):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.cuda.choosing import MOST_CANDIDATES, RING, Rule
-from aprtui.engine.cuda.device import Device, Finished
+from aprtui.engine.cuda.choosing import MOST_CANDIDATES, RING, ChoiceRule
+from aprtui.engine.cuda.device import Device, FinishedSegment
 from aprtui.engine.cuda.device_thread import DeviceThread
 from aprtui.engine.cuda.sizes import LOGIT_ROWS
 from aprtui.engine.protocol import (
@@ -23,15 +23,13 @@ from aprtui.engine.protocol import (
     Taps,
     TapSink,
     require_known,
-    require_room,
+    require_positions,
 )
 from aprtui.engine.rounding import DEVICE_ARITHMETIC
 from aprtui.engine.sampling import Choice, Sampler, Sampling
+from aprtui.model.model import Model
 from aprtui.trace.graph import Node
 from aprtui.trace.stats import Accumulator
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 Array = NDArray[np.float32]
 T = TypeVar("T")
@@ -67,7 +65,7 @@ class CudaEngine:
         self._vocabulary = model.config.graph.vocabulary
         self._position = 0
         self._epoch = 0
-        """Which call has told the device where it is: choices go on only from the last one."""
+        """Number of the call that set the device's position last: older iterators of choices end."""
         self._thread = thread
         made: list[Device] = []
         try:
@@ -105,7 +103,7 @@ class CudaEngine:
 
     def forward(self, tokens: Sequence[int], taps: Taps = NO_TAPS, logits: Logits = Logits.LAST) -> Array:
         """Evaluate `tokens`; see `Engine.forward`."""
-        require_room(self, len(tokens))
+        require_positions(self, len(tokens))
         ids = np.asarray(tokens, np.int64)
         require_known(ids, self._vocabulary)
         self._epoch += 1
@@ -126,11 +124,11 @@ class CudaEngine:
         return sampling.temperature == 0 or (sampling.top_k == 0 and sampling.top_p == 1)
 
     def choose(self, token: int, sampler: Sampler, taps: Taps = NO_TAPS) -> Iterator[Choice]:
-        """See `ChoosingEngine`. Where nobody taps, passes are queued, a batch while the one before is looked at."""
+        """See `ChoosingEngine`. Without taps, a batch of passes is queued while the one before it is read."""
         require_known(np.asarray([token], np.int64), self._vocabulary)
         self._epoch += 1
         epoch, candidates = self._epoch, min(sampler.candidates, MOST_CANDIDATES, self._vocabulary)
-        rule = Rule(candidates, sampler.sampling.temperature, sampler.sampling.min_p)
+        rule = ChoiceRule(candidates, sampler.sampling.temperature, sampler.sampling.min_p)
         self._thread.run(self._on_device.begin_choosing, token, self._position)
         choices = self._batches(rule, sampler) if taps.sink is None else self._tapped(taps, rule, sampler)
         for choice in choices:
@@ -139,7 +137,7 @@ class CudaEngine:
             if epoch != self._epoch:
                 return
 
-    def _batches(self, rule: Rule, sampler: Sampler) -> Iterator[Choice]:
+    def _batches(self, rule: ChoiceRule, sampler: Sampler) -> Iterator[Choice]:
         room = self.context - self._position
         batches = [min(_BATCH, room - begin) for begin in range(0, room, _BATCH)]
         if batches:
@@ -153,11 +151,11 @@ class CudaEngine:
                 yield found[ordinal]
                 ordinal += 1
 
-    def _tapped(self, taps: Taps, rule: Rule, sampler: Sampler) -> Iterator[Choice]:
+    def _tapped(self, taps: Taps, rule: ChoiceRule, sampler: Sampler) -> Iterator[Choice]:
         """One pass is always queued ahead: the device works at it while this one's stages are handed out."""
         room = self.context - self._position
 
-        def queue(turn: int) -> Finished:
+        def queue(turn: int) -> FinishedSegment:
             position = first + turn
             uniforms = sampler.uniforms(position - self._position, 1)
             return self._thread.run(self._on_device.queue_tapped, turn, position, taps, rule, uniforms)
@@ -191,7 +189,7 @@ class CudaEngine:
         return self._thread.run(self._on_device.use)
 
     def on_device(self, function: Callable[[Device], T]) -> T:
-        """What `function` makes of the device, on its thread: for benchmarks, which look at single kernels."""
+        """The result of `function` for the device, on its thread: benchmarks measure single kernels so."""
         self._epoch += 1
         return self._thread.run(function, self._on_device)
 
@@ -202,7 +200,9 @@ class CudaEngine:
         chunk = storage.tokens_with_maps(positions) if has_maps else storage.chunk
         return min(chunk, LOGIT_ROWS) if logits is Logits.ALL else chunk
 
-    def _deliver(self, finished: Finished, sink: TapSink | None, position: int, tokens: int, wanted: int) -> None:
+    def _deliver(
+        self, finished: FinishedSegment, sink: TapSink | None, position: int, tokens: int, wanted: int
+    ) -> None:
         """Hand out the tapped stages of a segment, in execution order."""
         segment, sums = finished.segment, finished.sums
         if sink is None or not segment.nodes:

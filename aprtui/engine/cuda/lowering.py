@@ -1,26 +1,25 @@
 """From the stage graph to launches: a layer's nodes in the graph's order, dispatched on their ops.
 
 Kernels compute several stages at once. The last node of such a run makes the launch and looks back along the graph for
-the others; those make none. What nobody reads and nobody taps is not stored: then a kernel gets null for its address.
+the others; those make none. A stage that is neither read nor tapped is not stored: the kernel gets null as its
+address.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from aprtui.engine.cuda import arguments as args
 from aprtui.engine.cuda.driver import Launch
 from aprtui.engine.cuda.launches import Launches
-from aprtui.engine.cuda.storage import Storage, Weights
+from aprtui.engine.cuda.storage import DeviceStorage, Weights
 from aprtui.engine.protocol import KvType, Mode
+from aprtui.model.model import Model
 from aprtui.model.weight_types import InputRounding, WeightType
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import Node, Op, RopeLayout, StageGraph
 
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 Q8_TYPES = frozenset(kind for kind in WeightType if kind.format.cuda_input is InputRounding.Q8_1)
 """Weights that meet Q8_1 activations in `q8` mode; all others meet float32."""
 
@@ -45,7 +44,7 @@ class Places:
     """Where the stage tensors of a pass lie on the device."""
 
     graph: StageGraph
-    storage: Storage
+    storage: DeviceStorage
     run: Pass
 
     def of(self, node: Node) -> int:
@@ -70,7 +69,14 @@ class Lowering:
     """Makes the launches of one pass of a model."""
 
     def __init__(
-        self, model: Model, kv: KvType, mode: Mode, weights: Weights, storage: Storage, launches: Launches, splits: int
+        self,
+        model: Model,
+        kv: KvType,
+        mode: Mode,
+        weights: Weights,
+        storage: DeviceStorage,
+        launches: Launches,
+        splits: int,
     ) -> None:
         self.model, self.graph, self.config = model, model.graph, model.config.graph
         self.half, self.mode, self.splits = int(kv is KvType.F16), mode, splits
@@ -133,18 +139,18 @@ class _Emitters:
         }
 
     def _tap(self, node: Node) -> int:
-        """Where `node` goes if somebody taps it, else null."""
+        """The address of `node` if it is tapped, else null."""
         return self.places.of(node) if node in self.run.tapped else 0
 
-    def _kept(self, node: Node) -> int:
-        """Where `node` goes if it is tapped or read in float32 by a matrix product, else null."""
+    def _stored(self, node: Node) -> int:
+        """The address of `node` if it is tapped or read in float32 by a matrix product, else null."""
         return self.places.of(node) if node in self.run.tapped or self.low.values_read(node) else 0
 
     def _q8_of(self, node: Node) -> args.Q8Output:
         return self.storage.q8(node.stage) if self.low.q8_read(node) else args.Q8Output()
 
     def _activations(self, node: Node, first: int = 0) -> args.Activations:
-        """`node` from token `first` on, in whatever forms matrix products read it."""
+        """`node` from token `first` on, in the forms in which matrix products read it."""
         width, found = self.graph[node.stage].width, args.Activations()
         if self.low.values_read(node):
             found.values = self.places.of(node) + 4 * first * width
@@ -166,7 +172,7 @@ class _Emitters:
 
     def _norm(self, node: Node) -> list[Launch]:
         arguments = args.RmsNorm(
-            self.places.of(self.low.source(node)), self._vector(node), self._kept(node), self._q8_of(node),
+            self.places.of(self.low.source(node)), self._vector(node), self._stored(node), self._q8_of(node),
             self.graph[node.stage].width, self.low.model.config.norm_epsilon,
         )  # fmt: skip
         return [self.low.launches.rms_norm(arguments, self.run.tokens)]
@@ -253,7 +259,7 @@ class _Emitters:
         return [self.low.launches.attend_one(one, self.low.splits), *([] if in_one else self._rounded(node, q8))]
 
     def _rounded(self, node: Node, q8: args.Q8Output) -> list[Launch]:
-        """`node` to Q8_1, where its own kernel does not do that, and somebody reads it."""
+        """Rounds `node` to Q8_1 where it is read so and its own kernel does not round it."""
         if not q8.levels:
             return []
         blocks = self.run.tokens * self.graph[node.stage].width // 32
@@ -276,7 +282,7 @@ class _Emitters:
         gate = self.low.source(silu)
         (gate_matrix,), (up_matrix,) = self._matrices(gate), self._matrices(up)
         x, tokens = self._activations(self.low.source(gate)), self.run.tokens
-        out = args.FeedForward(silu=self._tap(silu), out=self._kept(node), q8=self._q8_of(node))
+        out = args.FeedForward(silu=self._tap(silu), out=self._stored(node), q8=self._q8_of(node))
         if self.run.decode:
             out.gate, out.up = self._tap(gate), self._tap(up)
             return [self.low.launches.gate_up(args.GateUp(gate_matrix, up_matrix, x, out))]

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from aprtui.engine.cuda import detect
-from aprtui.engine.cuda.detect import CudaDevice, Detection
+from aprtui.engine.cuda.device import Device
 from aprtui.engine.cuda.device_thread import DeviceThread
+from aprtui.engine.cuda.engine import CudaEngine
 from aprtui.engine.cuda.images import kernel_images
 from aprtui.engine.cuda.sizes import fitting_context, memory_need, require_fits, require_supported
 from aprtui.engine.cuda.sources import KernelImages
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.errors import EngineError
+from aprtui.model.model import Model
 from aprtui.progress import Progress
-
-if TYPE_CHECKING:
-    from aprtui.engine.cuda.device import Device
-    from aprtui.engine.cuda.engine import CudaEngine
-    from aprtui.engine.cuda.pycuda_driver import PyCudaDriver
-    from aprtui.model.model import Model
 
 
 def open_cuda(model: Model, mode: Mode, kv: KvType, context: int, progress: Progress, *, fit: bool) -> CudaEngine:
@@ -29,12 +23,11 @@ def open_cuda(model: Model, mode: Mode, kv: KvType, context: int, progress: Prog
     found = detect.detect()
     device = found.require()
     require_supported(model)
-    images = _images(found, device, progress)
-    from aprtui.engine.cuda.engine import CudaEngine
-
+    assert found.driver is not None
+    images = kernel_images(device.capability, found.driver, progress)
     thread = DeviceThread()
 
-    def told(what: str, done: int, total: int) -> None:
+    def report(what: str, done: int, total: int) -> None:
         if thread.cancelled.is_set():
             raise EngineError("opening the engine was interrupted")
         progress(what, done, total)
@@ -42,23 +35,17 @@ def open_cuda(model: Model, mode: Mode, kv: KvType, context: int, progress: Prog
     return CudaEngine(
         model, mode, kv,
         device=str(device), code_path=f"sm_{device.capability[0]}{device.capability[1]}, kernels {images.digest}",
-        thread=thread, opened=lambda: _opened(model, mode, kv, context, device.ordinal, images, told, fit=fit),
+        thread=thread, opened=lambda: _opened(model, mode, kv, context, device.ordinal, images, report, fit=fit),
     )  # fmt: skip
-
-
-def _images(found: Detection, device: CudaDevice, progress: Progress) -> KernelImages:
-    assert found.driver is not None
-    return kernel_images(device.capability, found.driver, progress)
 
 
 def _opened(
     model: Model, mode: Mode, kv: KvType, context: int, ordinal: int, images: KernelImages, progress: Progress,
     *, fit: bool,
 ) -> Device:  # fmt: skip
-    from aprtui.engine.cuda.device import Device
     from aprtui.engine.cuda.pycuda_driver import PyCudaDriver
 
-    driver: PyCudaDriver = PyCudaDriver(ordinal)
+    driver = PyCudaDriver(ordinal)
     try:
         free = driver.free_memory()
         if fit:

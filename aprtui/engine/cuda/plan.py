@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from aprtui.engine.cuda.driver import Driver, Launch
 from aprtui.engine.cuda.lowering import Lowering, Pass, Places
-from aprtui.engine.cuda.statistics import Count, Counting, StatisticsTable
+from aprtui.engine.cuda.statistics import CountedNodes, Counting, StatisticsTable
 from aprtui.engine.protocol import Taps
 from aprtui.trace.graph import Node, StageGraph
 
-_GAP = 1 << 14  # bytes that are copied in vain rather than by a second copy
+_GAP = 1 << 14  # unneeded bytes that cost less to copy than a second copy
 _ALIGNED = 16  # values at which tensors begin in the host's memory
 
 
@@ -42,12 +42,12 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class PassSegment:
     """Part of a pass after which its tapped stages are handed out, in the order of `nodes`."""
 
     launches: tuple[Launch, ...]
     nodes: tuple[Node, ...]
-    counts: tuple[Count, ...]
+    counts: tuple[CountedNodes, ...]
     tensors: tuple[Tensor, ...]
     copies: tuple[Copy, ...]
     staged: int
@@ -66,21 +66,21 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PassPlan:
     """A pass in segments, and the records of all statistics in it."""
 
     run: Pass
-    segments: tuple[Segment, ...]
+    segments: tuple[PassSegment, ...]
     records: NDArray[np.void]
 
 
-def plan_for(lowering: Lowering, table: StatisticsTable, run: Pass, taps: Taps) -> Plan:
+def plan_for(lowering: Lowering, table: StatisticsTable, run: Pass, taps: Taps) -> PassPlan:
     """The plan of a pass: in one segment, or one a layer where stages are tapped that layers compute in turn."""
     graph, layers = lowering.graph, [*range(lowering.graph.layers), None]
     places = Places(graph, lowering.storage, run)
     counting = Counting(graph, places)
 
-    def segment(of: Sequence[int | None]) -> Segment:
+    def segment(of: Sequence[int | None]) -> PassSegment:
         launches = [launch for layer in of for launch in lowering.layer(layer, run)]
         nodes = [node for node in graph.nodes if node.layer in of and _exists(graph, node, run)]
         counts = counting.add([node for node in nodes if node in taps.stats])
@@ -88,11 +88,11 @@ def plan_for(lowering: Lowering, table: StatisticsTable, run: Pass, taps: Taps) 
         tensors, copies = _copies(graph, places, [node for node in nodes if node in taps.full])
         tapped = tuple(node for node in nodes if node in taps.full or node in taps.stats)
         staged = max((copy.offset + copy.count for copy in copies), default=0)
-        return Segment(tuple(launches), tapped, counts, tuple(tensors), tuple(copies), staged)
+        return PassSegment(tuple(launches), tapped, counts, tuple(tensors), tuple(copies), staged)
 
     at_once = run.decode or not run.tapped
     segments = (segment(layers),) if at_once else tuple(segment((layer,)) for layer in layers)
-    return Plan(run, segments, counting.records())
+    return PassPlan(run, segments, counting.records())
 
 
 def _exists(graph: StageGraph, node: Node, run: Pass) -> bool:

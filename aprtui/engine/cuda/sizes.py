@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.errors import EngineError
+from aprtui.model.model import Model
 from aprtui.trace.graph import Op, StageGraph
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 LOGIT_ROWS = 64
 """Most tokens of a pass whose logits are wanted: for more, the prompt is evaluated in smaller chunks."""
@@ -28,7 +25,7 @@ _SPARE = 64 << 20
 _ALIGNED = 256  # bytes at which weights and the stages of a token begin
 
 VECTORS = frozenset({Op.RMS_NORM, Op.HEAD_RMS_NORM, Op.BIAS})
-"""Ops whose parameters are kept as float32 vectors."""
+"""Ops whose parameters are stored as float32 vectors."""
 
 
 def stage_widths(graph: StageGraph) -> dict[str, int]:
@@ -55,7 +52,7 @@ def cache_bytes(model: Model, kv: KvType) -> int:
 
 
 def chunk_map_bytes(graph: StageGraph, heads: int, context: int) -> int:
-    """Bytes of both attention maps of a chunk: of one token at least, whatever the context."""
+    """Bytes of both attention maps of a chunk: of at least one token, for any context."""
     a_token = 8 * heads * context
     return max(min(MAP_BYTES, a_token * chunk_tokens(graph, context)), a_token)
 
@@ -79,8 +76,8 @@ def weight_bytes(model: Model) -> int:
 class MemoryNeed:
     """Bytes on the device: of the weights, of each position of the context, and of everything else.
 
-    A position takes its keys and values, its RoPE angles, and a column of every layer's attention maps, which are made
-    room for when they are first tapped.
+    A position takes its keys and values, its RoPE angles, and a column of every layer's attention maps, which are
+    allocated when they are first tapped.
     """
 
     weights: int

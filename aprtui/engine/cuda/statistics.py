@@ -1,4 +1,4 @@
-"""Statistics of stages: what is to be counted, in a table on the device, and what came of it.
+"""Statistics of stages: a table on the device of what is to be counted, and the sums.
 
 Small tensors are counted by a block each, large ones by several whose sums are merged here. The table is the engine's,
 not a pass's: a pass that differs from the one before puts its own records there first.
@@ -36,7 +36,7 @@ _MERGE = {"min": np.minimum, "max": np.maximum}
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
+class CountedNodes:
     """Nodes that one launch counts, `parts` blocks each."""
 
     nodes: tuple[Node, ...]
@@ -70,26 +70,26 @@ class StatisticsTable:
         self._records = driver.allocate(nodes * RECORD.itemsize)
         self._sums = driver.allocate(nodes * _PARTS * BLOCK_SUMS.itemsize)
         self.sums: list[NDArray[np.void]] = [driver.pinned(nodes * _PARTS, BLOCK_SUMS) for _ in range(2)]
-        """On the host, in two halves: one is looked at while the other one is filled."""
+        """On the host, in two halves: one is read while the other is filled."""
 
     def install(self, records: NDArray[np.void]) -> None:
         """Put the records of a pass on the device."""
         if records.size:
             self._driver.upload(self._records, records)
 
-    def launch(self, count: Count) -> Launch:
+    def launch(self, count: CountedNodes) -> Launch:
         """What counts `count`."""
         arguments = StageStatistics(
             self._records + count.first_record * RECORD.itemsize, self._step, self._address(count)
         )
         return self._launches.stage_statistics(arguments, len(count.nodes), count.parts)
 
-    def fetch(self, count: Count, sums: NDArray[np.void]) -> None:
+    def fetch(self, count: CountedNodes, sums: NDArray[np.void]) -> None:
         """Queue the copy of what `count` came to, to its place in `sums`."""
         region = sums[count.first_sum : count.first_sum + len(count.nodes) * count.parts]
         self._driver.copy_out(region, self._address(count))
 
-    def _address(self, count: Count) -> int:
+    def _address(self, count: CountedNodes) -> int:
         return self._sums + count.first_sum * BLOCK_SUMS.itemsize
 
 
@@ -101,7 +101,7 @@ class Counting:
         self._records: list[tuple[int, int, int, int, int]] = []
         self._sums = 0
 
-    def add(self, nodes: Sequence[Node]) -> tuple[Count, ...]:
+    def add(self, nodes: Sequence[Node]) -> tuple[CountedNodes, ...]:
         """The counts that cover `nodes`."""
         records = {node: self._record(node) for node in nodes}
         is_large = {node: rows * width > _LARGE for node, (_, rows, width, _, _) in records.items()}
@@ -114,9 +114,9 @@ class Counting:
 
     def _count(
         self, nodes: Sequence[Node], parts: int, records: dict[Node, tuple[int, int, int, int, int]]
-    ) -> Count:  # fmt: skip
+    ) -> CountedNodes:  # fmt: skip
         places = np.array([self._graph.order[node] for node in nodes], np.int64)
-        count = Count(tuple(nodes), places, len(self._records), self._sums, parts)
+        count = CountedNodes(tuple(nodes), places, len(self._records), self._sums, parts)
         self._records += [records[node] for node in nodes]
         self._sums += parts * len(nodes)
         return count

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +23,10 @@ from aprtui.engine.cuda.sizes import (
     weight_bytes,
 )
 from aprtui.engine.protocol import KvType, Mode
+from aprtui.model.model import Model
 from aprtui.model.weights import Weight
 from aprtui.progress import Progress
 from aprtui.trace.graph import Node
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 _STAGING = 16 << 20
 _STEP_BYTES = 16  # of `Step` in types.cuh
@@ -43,7 +40,7 @@ class Uploader:
         self._halves = [driver.pinned(_STAGING, np.uint8) for _ in range(2)]
 
     def upload(self, address: int, values: NDArray[np.uint8]) -> None:
-        """Copy `values` `[bytes]`; they are there, or on their way in the order of the stream, afterwards."""
+        """Copy `values` `[bytes]`; afterwards they are copied, or queued in the order of the stream."""
         for piece, start in enumerate(range(0, values.size, _STAGING)):
             half = self._halves[piece % 2]
             if piece % 2 == 0:
@@ -72,7 +69,7 @@ class Weights:
 
 
 def load_weights(driver: Driver, model: Model, progress: Progress) -> Weights:
-    """Put all weights on the device, those that lie badly in planes, vectors in float32.
+    """Put all weights on the device: types without aligned blocks as planes, vectors in float32.
 
     In one allocation: a driver rounds large ones up by up to 2 MB, which would lose 200 MB of a 7B model.
     """
@@ -82,12 +79,12 @@ def load_weights(driver: Driver, model: Model, progress: Progress) -> Weights:
     done = 0
     for node in model.graph.nodes:
         is_vector = model.graph[node.stage].op in VECTORS
-        kept = loaded.vectors if is_vector else loaded.matrices
+        addresses = loaded.vectors if is_vector else loaded.matrices
         for weight in model.params(node):
-            if weight.name in kept:
+            if weight.name in addresses:
                 continue  # an embedding table may be the head's matrix too
             values = weight.dequantize().reshape(-1).view(np.uint8) if is_vector else planes(weight.type, weight.data)
-            kept[weight.name] = place
+            addresses[weight.name] = place
             uploader.upload(place, values)
             place += aligned(values.size)
             done += weight.data.nbytes
@@ -96,7 +93,7 @@ def load_weights(driver: Driver, model: Model, progress: Progress) -> Weights:
     return loaded
 
 
-class Storage:
+class DeviceStorage:
     """Everything but the weights. Stages of one token have a place a node, those of a chunk one a stage."""
 
     def __init__(self, driver: Driver, model: Model, mode: Mode, kv: KvType, context: int, splits: int) -> None:
@@ -156,7 +153,7 @@ class Storage:
         return self._q8[stage]
 
     def reserve_token_maps(self, stride: int) -> bool:
-        """Have room for both attention maps of one token in all layers, rows of `stride` keys; whether they moved."""
+        """Reserve both attention maps of one token in all layers, rows of `stride` keys; returns whether they moved."""
         if stride <= self._map_stride:
             return False
         if self._maps:
@@ -167,17 +164,17 @@ class Storage:
         return True
 
     def token_maps(self, layer: int) -> int:
-        """Both attention maps of one token in a layer, as far as room was reserved."""
+        """Address of both attention maps of one token in a layer, as `reserve_token_maps` left them."""
         return self._maps + layer * 8 * self._config.heads * self._map_stride
 
     def chunk_maps(self) -> int:
-        """Room for both attention maps of a chunk; made when it is first asked for."""
+        """Address of both attention maps of a chunk; allocated on first use."""
         if not self._chunk_maps:
             self._chunk_maps = self._driver.allocate(chunk_map_bytes(self._graph, self._config.heads, self.context))
         return self._chunk_maps
 
     def tokens_with_maps(self, positions: int) -> int:
-        """Tokens of a chunk whose maps have room where there will be `positions` in all."""
+        """Tokens of a chunk whose maps fit where there will be `positions` in all."""
         return max(1, min(self.chunk, MAP_BYTES // (8 * self._config.heads * positions)))
 
 

@@ -6,27 +6,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.evaluation.fault_detection import DIFF, REPLAY
-from aprtui.engine.floors.grounds import grounds_by_model
+from aprtui.engine.floors.criteria import criteria_by_model
 from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.engine.replay.token_ids import TABLE_SOURCE
+from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedCapture:
     """One judgement: of what, by which signal, the verdict and what was said with it. `right` is None where only the
     verdict counts; else whether the named stage is one of the right answers."""
 
@@ -39,7 +36,7 @@ class Judged:
 
 def judge_replays(
     model: Model, captures: Sequence[Capture], evaluators: Evaluators, where: str = ""
-) -> Iterator[Judged]:
+) -> Iterator[JudgedCapture]:
     """Each of `captures` of `model`, replayed; `where` goes before its name."""
     for capture in captures:
         comparison = replay_capture(capture, model, ReplayOptions(), evaluators)
@@ -49,10 +46,10 @@ def judge_replays(
 def judge_pairs(
     model: Model, tokens: Sequence[int], pairs: Iterable[tuple[Capture, Capture]], evaluators: Evaluators,
     where: str = "",
-) -> Iterator[Judged]:  # fmt: skip
+) -> Iterator[JudgedCapture]:  # fmt: skip
     """Each pair of captures of `model` on `tokens`, by the measured floor."""
     for a, b in pairs:
-        criteria = grounds_by_model(a, b, model, tokens, evaluators)
+        criteria = criteria_by_model(a, b, model, tokens, evaluators)
         options = DiffOptions(tokens=tuple(tokens), token_source=TABLE_SOURCE)
         what = f"{where}{a.path.name} and {b.path.name}"
         yield judged(what, DIFF, compare_captures(a, b, options, None, criteria))
@@ -73,11 +70,11 @@ def own_captures(model: Model, tokens: Sequence[int], folder: Path) -> Iterator[
                 yield Capture.open(path)
 
 
-def judged(what: str, signal: str, comparison: Comparison, right: bool | None = None) -> Judged:
+def judged(what: str, signal: str, comparison: Comparison, right: bool | None = None) -> JudgedCapture:
     """`comparison` in short."""
     divergence = comparison.first_divergence
     said = "; ".join(comparison.reasons)
     if divergence is not None:
         verdict = divergence.verdict
         said = f"{verdict.node}: {verdict.metric} {verdict.error:.3g}, bound {verdict.bound:.3g}"
-    return Judged(what, signal, comparison.verdict, said, right)
+    return JudgedCapture(what, signal, comparison.verdict, said, right)

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from aprtui.compare.captures import Criteria, DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
@@ -21,19 +20,17 @@ from aprtui.compare.verdict import Verdict
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.evaluation.fault_matrix import Case, MeteredFault, cases
 from aprtui.engine.faults.kinds import KINDS
-from aprtui.engine.floors.grounds import grounds_by_model
+from aprtui.engine.floors.criteria import criteria_by_model
 from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Engine, KvType, Mode, Rounding
 from aprtui.engine.replay.bounds import replay_tolerance
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.machine import default_threads
+from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 PROMPT = "def fibonacci(n):\n    if n < 2:\n        return n\n    return fib"
 REPLAY, DIFF = "replay", "diff"
@@ -110,7 +107,7 @@ class _Workplace:
     def _criteria(self) -> Criteria:
         """The measured floor between an honest `q8` and an honest `exact` capture."""
         honest = self.capture("q8", Mode.Q8)
-        return grounds_by_model(self._exact, honest, self.model, self.tokens, self._evaluators)
+        return criteria_by_model(self._exact, honest, self.model, self.tokens, self._evaluators)
 
     def signal(self, name: str) -> tuple[Callable[[Capture], Comparison], Mode, Callable[[Node], float]]:
         """The judge of a signal, the mode of the faulty run, and the signal's bound at a node."""

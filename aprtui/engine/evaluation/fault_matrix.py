@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +12,8 @@ from aprtui.compare.metrics.measure import measure
 from aprtui.engine.faults.faults import Fault, FaultInjector
 from aprtui.engine.faults.kinds import KINDS, applies
 from aprtui.engine.protocol import Mode, NodeCall
+from aprtui.model.model import Model
 from aprtui.trace.graph import Node, Scope
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 MULTIPLES = (2, 10, 100)
 """Of the bound: what kinds with a magnitude change their stage by."""

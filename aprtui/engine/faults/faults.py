@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from aprtui.engine.faults.kinds import KINDS, applies
-from aprtui.engine.faults.setting import Array, Setting
+from aprtui.engine.faults.setting import Array, FaultSetting
 from aprtui.engine.protocol import Mode, NodeCall
 from aprtui.engine.rounding import ARITHMETIC
 from aprtui.errors import UsageError
+from aprtui.model.model import Model
 from aprtui.trace.graph import Node, Scope, canonical_name
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 _COUNTS = frozenset({"token", "channel", "head", "seed"})
 _POSITIVE = frozenset({"limit", "epsilon", "factor"})
@@ -113,18 +110,18 @@ def _number(name: str, value: str, text: str) -> float:
 
 class FaultInjector:
     """`Intervention` that makes some faults in one engine; several at one node act one after the other, one that
-    computes the op anew first."""
+    computes the op again first."""
 
     def __init__(self, model: Model, mode: Mode, faults: Sequence[Fault]) -> None:
-        """Raises `UsageError` for two faults that compute one node anew: the second would undo the first."""
+        """Raises `UsageError` for two faults that compute one node again: the second would undo the first."""
         self.nodes = frozenset(fault.node for fault in faults)
-        anew = [fault.node for fault in faults if KINDS[fault.kind].anew]
-        if len(set(anew)) < len(anew):
+        recomputed = [fault.node for fault in faults if KINDS[fault.kind].recomputes]
+        if len(set(recomputed)) < len(recomputed):
             raise UsageError("--inject: two faults compute one stage otherwise: plant them one at a time")
-        faults = sorted(faults, key=lambda fault: not KINDS[fault.kind].anew)
-        self._faults: dict[Node, list[tuple[Fault, Setting]]] = {}
+        faults = sorted(faults, key=lambda fault: not KINDS[fault.kind].recomputes)
+        self._faults: dict[Node, list[tuple[Fault, FaultSetting]]] = {}
         for fault in faults:
-            setting = Setting(model, ARITHMETIC[mode], fault.node, fault.parameters)
+            setting = FaultSetting(model, ARITHMETIC[mode], fault.node, fault.parameters)
             self._faults.setdefault(fault.node, []).append((fault, setting))
 
     def __call__(self, call: NodeCall) -> Array:

@@ -5,34 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from aprtui.engine.faults import operations, values
-from aprtui.engine.faults.setting import Array, Setting
+from aprtui.engine.faults.setting import Array, FaultSetting
 from aprtui.engine.protocol import NodeCall
+from aprtui.model.model import Model
 from aprtui.model.weight_types import WeightType
 from aprtui.trace.graph import Node, Op, Stage
 
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
-
-Applies = Callable[["Model", Node, Stage], bool]
+Applies = Callable[[Model, Node, Stage], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class FaultKind:
     """A kind of fault. `parameters` are the names it takes beside layer, stage and kind.
 
     `scales` says that its `magnitude` is the change at the stage, in relative L2.
     """
 
     imitates: str
-    compute: Callable[[Setting, NodeCall], Array]
+    compute: Callable[[FaultSetting, NodeCall], Array]
     applies: Applies
     parameters: tuple[str, ...] = ()
     scales: bool = False
-    anew: bool = False
-    """Whether the op is computed anew, so that what another fault made of its result is lost."""
+    recomputes: bool = False
+    """Whether the op is computed again, so that what another fault made of its result is lost."""
 
 
 def _everywhere(model: Model, node: Node, stage: Stage) -> bool:
@@ -44,7 +41,7 @@ def _rows(model: Model, node: Node, stage: Stage) -> bool:
 
 
 def _layer_rows(model: Model, node: Node, stage: Stage) -> bool:
-    """Stages that are there for every token, whatever logits are wanted."""
+    """Stages that are computed for every token, also where few logits are wanted."""
     return not stage.is_attention_map and node.layer is not None
 
 
@@ -75,36 +72,48 @@ def _block(model: Model, node: Node, stage: Stage) -> bool:
     return stage.op is Op.MATMUL and min(model.params(node)[0].rows, model.params(node)[0].columns) >= operations.BLOCK
 
 
-KINDS: Mapping[str, Kind] = MappingProxyType(
+KINDS: Mapping[str, FaultKind] = MappingProxyType(
     {
-        "scale": Kind("a missing or doubled factor", values.scale, _everywhere, ("magnitude",), scales=True),
-        "noise": Kind(
+        "scale": FaultKind("a missing or doubled factor", values.scale, _everywhere, ("magnitude",), scales=True),
+        "noise": FaultKind(
             "a race, or memory that is not there", values.noise, _everywhere, ("magnitude", "seed"), scales=True
         ),
-        "nan": Kind("a division by zero", values.nan, _everywhere, ("token", "channel", "head")),
-        "inf": Kind("an overflow", values.inf, _everywhere, ("token", "channel", "head")),
-        "zero-channel": Kind("a loop that ends one channel early", values.zero_channel, _rows, ("channel",)),
-        "stale-token": Kind("a buffer that is read before it is written", values.stale_token, _layer_rows),
-        "fp16-overflow": Kind("float16 where float32 is needed", values.fp16_overflow, _rows, ("limit",)),
-        "head-swap": Kind("heads in another order", values.head_swap, _heads),
-        "bias-dropped": Kind("a bias that is not added", operations.first_input, _ops(Op.BIAS), anew=True),
-        "residual-dropped": Kind("a residual that is not added", operations.second_input, _ops(Op.ADD), anew=True),
-        "eps": Kind("another epsilon", operations.eps, _ops(Op.RMS_NORM, Op.HEAD_RMS_NORM), ("epsilon",), anew=True),
-        "rope-interleaved": Kind("the other RoPE layout", operations.rope_interleaved, _ops(Op.ROPE), anew=True),
-        "rope-theta": Kind("another RoPE base", operations.rope_theta, _ops(Op.ROPE), ("factor",), anew=True),
-        "position-off-by-one": Kind(
-            "positions that start at 1", operations.position_off_by_one, _ops(Op.ROPE), anew=True
+        "nan": FaultKind("a division by zero", values.nan, _everywhere, ("token", "channel", "head")),
+        "inf": FaultKind("an overflow", values.inf, _everywhere, ("token", "channel", "head")),
+        "zero-channel": FaultKind("a loop that ends one channel early", values.zero_channel, _rows, ("channel",)),
+        "stale-token": FaultKind("a buffer that is read before it is written", values.stale_token, _layer_rows),
+        "fp16-overflow": FaultKind("float16 where float32 is needed", values.fp16_overflow, _rows, ("limit",)),
+        "head-swap": FaultKind("heads in another order", values.head_swap, _heads),
+        "bias-dropped": FaultKind("a bias that is not added", operations.first_input, _ops(Op.BIAS), recomputes=True),
+        "residual-dropped": FaultKind(
+            "a residual that is not added", operations.second_input, _ops(Op.ADD), recomputes=True
         ),
-        "kv-head-map": Kind(
-            "query heads that meet another group's K/V head", operations.kv_head_map, _kv_heads, anew=True
+        "eps": FaultKind(
+            "another epsilon", operations.eps, _ops(Op.RMS_NORM, Op.HEAD_RMS_NORM), ("epsilon",), recomputes=True
         ),
-        "mask-off-by-one": Kind("keys < query instead of ≤", operations.mask_off_by_one, _ops(Op.SOFTMAX), anew=True),
-        "transpose-block": Kind(
-            "a tile of a weight read along the wrong axis", operations.transpose_block, _block, anew=True
+        "rope-interleaved": FaultKind(
+            "the other RoPE layout", operations.rope_interleaved, _ops(Op.ROPE), recomputes=True
         ),
-        "block-scale": Kind("one scale of a Q4_K block unpacked wrongly", operations.block_scale, _q4_k, anew=True),
-        "gate-up-swap": Kind(
-            "the weights of two products exchanged", operations.gate_up_swap, _with_sibling, anew=True
+        "rope-theta": FaultKind(
+            "another RoPE base", operations.rope_theta, _ops(Op.ROPE), ("factor",), recomputes=True
+        ),
+        "position-off-by-one": FaultKind(
+            "positions that start at 1", operations.position_off_by_one, _ops(Op.ROPE), recomputes=True
+        ),
+        "kv-head-map": FaultKind(
+            "query heads that meet another group's K/V head", operations.kv_head_map, _kv_heads, recomputes=True
+        ),
+        "mask-off-by-one": FaultKind(
+            "keys < query instead of ≤", operations.mask_off_by_one, _ops(Op.SOFTMAX), recomputes=True
+        ),
+        "transpose-block": FaultKind(
+            "a tile of a weight read along the wrong axis", operations.transpose_block, _block, recomputes=True
+        ),
+        "block-scale": FaultKind(
+            "one scale of a Q4_K block unpacked wrongly", operations.block_scale, _q4_k, recomputes=True
+        ),
+        "gate-up-swap": FaultKind(
+            "the weights of two products exchanged", operations.gate_up_swap, _with_sibling, recomputes=True
         ),
     }
 )

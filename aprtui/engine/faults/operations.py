@@ -1,4 +1,4 @@
-"""Kinds of faults that compute the op otherwise: other positions, angles, masks, heads, weights, inputs left out."""
+"""Faults that compute the op in another way: with other positions, angles, masks, heads, weights, without an input."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from aprtui.engine.faults.setting import Array, Setting
+from aprtui.engine.faults.setting import Array, FaultSetting
 from aprtui.engine.protocol import NodeCall
 from aprtui.model.weight_types import BlockPart, WeightType
 from aprtui.model.weights import Weight
@@ -20,23 +20,23 @@ _SCALE_BIT = 0x10
 """Of a Q4_K block's 6-bit scales, this bit of the first byte is worth 16 of the 63 of sub-block 0."""
 
 
-def first_input(setting: Setting, call: NodeCall) -> Array:
+def first_input(setting: FaultSetting, call: NodeCall) -> Array:
     """Without its bias: what came in goes out."""
     return call.inputs[0].copy()
 
 
-def second_input(setting: Setting, call: NodeCall) -> Array:
+def second_input(setting: FaultSetting, call: NodeCall) -> Array:
     """Without the residual: only what was to be added to it."""
     return call.inputs[1].copy()
 
 
-def eps(setting: Setting, call: NodeCall) -> Array:
+def eps(setting: FaultSetting, call: NodeCall) -> Array:
     """Another epsilon: 1000 times the model's, or `epsilon`."""
     epsilon = setting.number("epsilon", 1000 * setting.model.config.norm_epsilon)
     return setting.evaluated(call, config=setting.configured(norm_epsilon=epsilon))
 
 
-def rope_interleaved(setting: Setting, call: NodeCall) -> Array:
+def rope_interleaved(setting: FaultSetting, call: NodeCall) -> Array:
     """The other RoPE layout: 2i with 2i + 1 instead of i with i + d/2, or the other way round."""
     graph = setting.model.config.graph
     interleaved = graph.rope_layout is RopeLayout.INTERLEAVED
@@ -44,19 +44,19 @@ def rope_interleaved(setting: Setting, call: NodeCall) -> Array:
     return setting.evaluated(call, config=setting.configured(graph=replace(graph, rope_layout=other)))
 
 
-def rope_theta(setting: Setting, call: NodeCall) -> Array:
+def rope_theta(setting: FaultSetting, call: NodeCall) -> Array:
     """The RoPE base times `factor` (2)."""
     rope = setting.model.config.rope
     changed = replace(rope, theta=rope.theta * setting.number("factor", 2))
     return setting.evaluated(call, config=setting.configured(rope=changed))
 
 
-def position_off_by_one(setting: Setting, call: NodeCall) -> Array:
+def position_off_by_one(setting: FaultSetting, call: NodeCall) -> Array:
     """Turned as if one position later."""
     return setting.evaluated(call, shift=1)
 
 
-def kv_head_map(setting: Setting, call: NodeCall) -> Array:
+def kv_head_map(setting: FaultSetting, call: NodeCall) -> Array:
     """Each group of query heads meets the K/V head of the next group."""
     dim = setting.model.config.graph.head_dim
     cached = call.inputs[1]
@@ -64,7 +64,7 @@ def kv_head_map(setting: Setting, call: NodeCall) -> Array:
     return setting.evaluated(call, inputs=(call.inputs[0], rolled))
 
 
-def mask_off_by_one(setting: Setting, call: NodeCall) -> Array:
+def mask_off_by_one(setting: FaultSetting, call: NodeCall) -> Array:
     """Keys < query instead of ≤, but for the first query."""
     scores = call.inputs[0].copy()
     queries = np.arange(scores.shape[1]) + setting.positions(call).start
@@ -74,7 +74,7 @@ def mask_off_by_one(setting: Setting, call: NodeCall) -> Array:
     return setting.evaluated(call, inputs=(scores,))
 
 
-def transpose_block(setting: Setting, call: NodeCall) -> Array:
+def transpose_block(setting: FaultSetting, call: NodeCall) -> Array:
     """The first block of a weight (32 × 32) transposed, as a tile read along the wrong axis is."""
     weight = setting.model.params(call.node)[0]
     rows = weight.dequantize(slice(0, BLOCK))
@@ -82,7 +82,7 @@ def transpose_block(setting: Setting, call: NodeCall) -> Array:
     return setting.with_rows(call, weight, 0, rows)
 
 
-def block_scale(setting: Setting, call: NodeCall) -> Array:
+def block_scale(setting: FaultSetting, call: NodeCall) -> Array:
     """One 6-bit scale of a Q4_K block wrong: the first sub-block of the first row."""
     offset = 0
     for weight in setting.model.params(call.node):
@@ -95,7 +95,7 @@ def block_scale(setting: Setting, call: NodeCall) -> Array:
     raise AssertionError("applies to Q4_K weights only")
 
 
-def gate_up_swap(setting: Setting, call: NodeCall) -> Array:
+def gate_up_swap(setting: FaultSetting, call: NodeCall) -> Array:
     """The weights of the matrix product beside it, which reads the same input and is as wide."""
     sibling = sibling_of(setting.model.graph, call.node)
     assert sibling is not None, "applies where there is a sibling only"

@@ -1,11 +1,11 @@
-"""What a kind of fault has to work with: the evaluation it takes part in, and the parameters it was given."""
+"""What a fault computes with: the model, the node, the arithmetic of the run, and its own parameters."""
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,18 +14,16 @@ from aprtui.engine.protocol import NodeCall
 from aprtui.engine.reference.evaluate import evaluate
 from aprtui.engine.rounding import ROUND, Arithmetic
 from aprtui.model.config import ModelConfig
+from aprtui.model.model import Model
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import Node, StageGraph
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class _ConfiguredModel:
-    """A model with another configuration, as far as `evaluate` looks at one."""
+    """A model with another configuration; it has what `evaluate` reads of a model."""
 
     config: ModelConfig
     graph: StageGraph
@@ -36,14 +34,14 @@ class _ConfiguredModel:
 
 
 @dataclass(slots=True)
-class Setting:
-    """One fault in one run. `kept` is what it remembers from the positions before."""
+class FaultSetting:
+    """One fault in one run. `memory` holds rows of earlier positions."""
 
     model: Model
     arithmetic: Arithmetic
     node: Node
     parameters: Mapping[str, float]
-    kept: dict[str, Array] = field(default_factory=dict)
+    memory: dict[str, Array] = field(default_factory=dict)
 
     def number(self, name: str, default: float) -> float:
         """A parameter, or its default."""
@@ -63,7 +61,7 @@ class Setting:
         node: Node | None = None, shift: int = 0,
     ) -> Array:  # fmt: skip
         """The op of the node computed otherwise: with another configuration, inputs, weights or positions."""
-        model = self.model if config is None else cast("Model", _ConfiguredModel(config, self.model.graph, self.model))
+        model = self.model if config is None else cast(Model, _ConfiguredModel(config, self.model.graph, self.model))
         with np.errstate(invalid="ignore", over="ignore"):
             return evaluate(
                 model, node or call.node, inputs or call.inputs,

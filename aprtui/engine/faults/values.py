@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from aprtui.engine.faults.setting import Array, Setting
+from aprtui.engine.faults.setting import Array, FaultSetting
 from aprtui.engine.protocol import NodeCall
 
 
-def scale(setting: Setting, call: NodeCall) -> Array:
+def scale(setting: FaultSetting, call: NodeCall) -> Array:
     """The stage times 1 + magnitude."""
     return np.asarray(call.output * np.float32(1 + setting.number("magnitude", 1.0)), np.float32)
 
 
-def noise(setting: Setting, call: NodeCall) -> Array:
+def noise(setting: FaultSetting, call: NodeCall) -> Array:
     """Normal noise of `magnitude` times each token's rms; of maps only where key ≤ query."""
     out, magnitude = call.output.copy(), setting.number("magnitude", 0.1)
     for row, position in enumerate(setting.positions(call)):
@@ -26,17 +26,17 @@ def noise(setting: Setting, call: NodeCall) -> Array:
     return out
 
 
-def nan(setting: Setting, call: NodeCall) -> Array:
+def nan(setting: FaultSetting, call: NodeCall) -> Array:
     """One value NaN."""
     return _one_value(setting, call, np.float32(np.nan))
 
 
-def inf(setting: Setting, call: NodeCall) -> Array:
+def inf(setting: FaultSetting, call: NodeCall) -> Array:
     """One value Inf."""
     return _one_value(setting, call, np.float32(np.inf))
 
 
-def _one_value(setting: Setting, call: NodeCall, value: np.float32) -> Array:
+def _one_value(setting: FaultSetting, call: NodeCall, value: np.float32) -> Array:
     """`value` at `token` and `channel` (of maps: `head`, query `token`, key 0).
 
     Stages of the whole model may be computed for the last tokens only: without a `token` all that are have it.
@@ -52,28 +52,28 @@ def _one_value(setting: Setting, call: NodeCall, value: np.float32) -> Array:
     return out
 
 
-def zero_channel(setting: Setting, call: NodeCall) -> Array:
+def zero_channel(setting: FaultSetting, call: NodeCall) -> Array:
     """One channel 0 at all tokens."""
     out = call.output.copy()
     out[:, setting.index("channel", out.shape[1])] = 0
     return out
 
 
-def stale_token(setting: Setting, call: NodeCall) -> Array:
+def stale_token(setting: FaultSetting, call: NodeCall) -> Array:
     """Each token has what belongs to the one before it; the first one its own."""
-    before = setting.kept.get("row", call.output[:1]) if call.position else call.output[:1]
-    setting.kept["row"] = call.output[-1:].copy()
+    before = setting.memory.get("row", call.output[:1]) if call.position else call.output[:1]
+    setting.memory["row"] = call.output[-1:].copy()
     return np.concatenate([before, call.output[:-1]])
 
 
-def fp16_overflow(setting: Setting, call: NodeCall) -> Array:
+def fp16_overflow(setting: FaultSetting, call: NodeCall) -> Array:
     """Kept in float16: rounded, and Inf beyond `limit` (65504 unless an accumulator is scaled)."""
     gain = np.float32(65504 / setting.number("limit", 65504))
     with np.errstate(over="ignore"):
         return np.asarray((call.output * gain).astype(np.float16).astype(np.float32) / gain, np.float32)
 
 
-def head_swap(setting: Setting, call: NodeCall) -> Array:
+def head_swap(setting: FaultSetting, call: NodeCall) -> Array:
     """Two heads in each other's place."""
     out = call.output.copy()
     dim = setting.model.config.graph.head_dim

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.replay.arithmetic import Recomputation
+from aprtui.model.model import Model
 from aprtui.trace.graph import Node, Op
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 Array = NDArray[np.float32]
 Disturb = Callable[[Node, Array], Array]

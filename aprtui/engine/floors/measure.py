@@ -9,8 +9,7 @@ own quantisation step, against the undisturbed one; that is an estimate, and mar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,17 +19,14 @@ from aprtui.engine.floors.forward import Disturb, run_forward
 from aprtui.engine.floors.perturbed import perturbed
 from aprtui.engine.protocol import NodeEvaluator, Rounding
 from aprtui.engine.reference.nodes import NumpyNodes
-from aprtui.engine.replay.arithmetic import UNROUNDED, Recomputation
+from aprtui.engine.replay.arithmetic import UNROUNDED, NodeEvaluators, Recomputation
 from aprtui.engine.replay.bounds import ANGLE_ERROR, flip_error
 from aprtui.model.config import RopeAngles
+from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.graph import Node, Op
 
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
-
 Array = NDArray[np.float32]
-Evaluators = Callable[[RopeAngles], NodeEvaluator]
 Runs = Sequence[Iterator[tuple[Node, Array]]]
 
 DISTURBED_RUNS = 3
@@ -46,7 +42,7 @@ def arithmetic_floor(
     model: Model,
     tokens: Sequence[int],
     roundings: tuple[Rounding, Rounding],
-    evaluators: Evaluators,
+    evaluators: NodeEvaluators,
     progress: Progress | None = None,
 ) -> dict[Node, float]:
     """For each node the largest error of a token (`token_rel_l2`) between engines of the two `roundings`."""
@@ -65,7 +61,7 @@ def arithmetic_floor(
 
 
 def _saturated(
-    model: Model, tokens: Sequence[int], roundings: tuple[Rounding, Rounding], evaluators: Evaluators,
+    model: Model, tokens: Sequence[int], roundings: tuple[Rounding, Rounding], evaluators: NodeEvaluators,
     progress: Progress | None,
 ) -> dict[Node, float]:  # fmt: skip
     """Where both engines round, half of what rounding costs against float32; nothing where one does not.
@@ -110,7 +106,7 @@ def weight_floor(model: Model, tokens: Sequence[int], progress: Progress | None 
     return {node: float(np.percentile(found, WEIGHT_PERCENTILE)) for node, found in errors.items()}
 
 
-def _always(evaluator: NodeEvaluator) -> Evaluators:
+def _always(evaluator: NodeEvaluator) -> NodeEvaluators:
     return lambda angles: evaluator
 
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.model.config import ModelConfig
+from aprtui.model.model import Model
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Node
-
-if TYPE_CHECKING:
-    from aprtui.model.config import ModelConfig
-    from aprtui.model.model import Model
-    from aprtui.trace.graph import StageGraph
+from aprtui.trace.graph import Node, StageGraph
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,4 +73,4 @@ class PerturbedModel:
 
 def perturbed(model: Model, seed: int) -> Model:
     """`model` with disturbed weights, for evaluators that ask for `config`, `graph` and `params` only."""
-    return cast("Model", PerturbedModel(model.config, model.graph, model, seed))
+    return cast(Model, PerturbedModel(model.config, model.graph, model, seed))

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import Any
 
 from aprtui import __version__
-from aprtui.engine.cuda.sources import source_digest
+from aprtui.engine.backends.backend import DeviceIdentity
 from aprtui.engine.parity.gate import Parity
 from aprtui.engine.protocol import KvType
-from aprtui.engine.result_cache import keep
+from aprtui.engine.result_cache import all_cached, cached
+from aprtui.model.model import Model
 from aprtui.resources import parity_cache
-
-if TYPE_CHECKING:
-    from aprtui.engine.cuda.detect import CudaDevice
-    from aprtui.model.model import Model
 
 
 @dataclass(frozen=True, slots=True)
-class KeptParity:
+class ParityRecord:
     """A result with what it holds for."""
 
     device: str
@@ -36,37 +31,22 @@ class KeptParity:
     parity: Parity
 
 
-def remembered(
-    model: Model, device: CudaDevice, driver: tuple[int, int], kv: KvType, measure: Callable[[], Parity]
-) -> Parity:  # fmt: skip
-    """The parity of `model` on `device`, whose native mode has a cache of `kv`, measured where nobody has yet.
+def cached_parity(model: Model, device: DeviceIdentity, kv: KvType, measure: Callable[[], Parity]) -> Parity:
+    """The parity of `model` on `device`, whose native mode has a cache of `kv`; measured where it is not known yet."""
+    key = (device.device, device.driver, model.name, model.sha256(), __version__, device.kernels, str(kv))
 
-    A cache that cannot be read or written is done without.
-    """
-    key = (str(device), f"{driver[0]}.{driver[1]}", model.name, model.sha256(), __version__, source_digest(), str(kv))
-    path = parity_cache() / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
-    try:
-        return _read(path.read_text()).parity
-    except (OSError, ValueError, TypeError, KeyError):
-        pass
-    parity = measure()
-    kept = KeptParity(*key, datetime.now(UTC).strftime("%Y-%m-%d"), parity)
-    keep(path, asdict(kept))
-    return parity
+    def measured() -> ParityRecord:
+        return ParityRecord(*key, datetime.now(UTC).strftime("%Y-%m-%d"), measure())
+
+    return cached(parity_cache(), key, measured, encode=asdict, decode=_decode).parity
 
 
-def kept_parities(device: CudaDevice) -> Iterator[KeptParity]:
-    """What is kept about `device` and this version's kernels."""
-    kernels = source_digest()
-    for path in sorted(parity_cache().glob("*.json")):
-        try:
-            kept = _read(path.read_text())
-        except (OSError, ValueError, TypeError, KeyError):
-            continue
-        if (kept.device, kept.version, kept.kernels) == (str(device), __version__, kernels):
-            yield kept
+def known_parities(device: DeviceIdentity) -> Iterator[ParityRecord]:
+    """What is known of `device` with this version and its kernels, under any driver."""
+    for record in all_cached(parity_cache(), _decode):
+        if (record.device, record.version, record.kernels) == (device.device, __version__, device.kernels):
+            yield record
 
 
-def _read(text: str) -> KeptParity:
-    fields = json.loads(text)
-    return KeptParity(**{**fields, "parity": Parity(**fields["parity"])})
+def _decode(fields: dict[str, Any]) -> ParityRecord:
+    return ParityRecord(**{**fields, "parity": Parity(**fields["parity"])})

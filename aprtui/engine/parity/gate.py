@@ -14,7 +14,6 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +26,10 @@ from aprtui.engine.protocol import Engine, Logits, Mode
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.errors import UnreadableError
+from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 POSITIONS = 96
 """Of the prompt: more keys than one block of a kernel takes, so that joining them is seen too."""

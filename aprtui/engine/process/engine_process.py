@@ -22,7 +22,7 @@ from aprtui.engine.process.loading import Opener
 from aprtui.engine.process.messages import (
     Command,
     Control,
-    EngineInfo,
+    EngineDescription,
     EngineSettings,
     Event,
     Failed,
@@ -60,11 +60,11 @@ class EngineState(StrEnum):
 class EngineProcess:
     """Client side of an engine process. `opener` runs inside it with `settings`; its output goes to `log`, or nowhere.
 
-    `settings` are those of the engine that was loaded last, with which it is started anew.
+    `settings` are those of the engine that was loaded last, with which it is started again.
     """
 
     def __init__(self, opener: Opener, settings: EngineSettings | None = None, log: Path | None = None) -> None:
-        self.settings = self._asked = settings or EngineSettings()
+        self.settings = self._requested = settings or EngineSettings()
         self._opener = opener
         self._log = log
         self._run = 0
@@ -72,7 +72,7 @@ class EngineProcess:
         self._connection: Connection | None = None
         self._memory = -1
         self._slots: Slots | None = None
-        self.info: EngineInfo | None = None
+        self.info: EngineDescription | None = None
         self.state = EngineState.CLOSED
 
     def start(self, settings: EngineSettings | None = None) -> None:
@@ -93,7 +93,7 @@ class EngineProcess:
             )  # fmt: skip
         self._connection = Connection(ours.detach())
         self.state = EngineState.LOADING
-        self._asked = self.settings
+        self._requested = self.settings
         self._connection.send((self._opener, self.settings))
 
     def restart(self) -> None:
@@ -140,15 +140,15 @@ class EngineProcess:
         return self._run
 
     def reopen(self, settings: EngineSettings) -> None:
-        """Open the model anew with other settings; `Loaded` comes again, or `Failed` and the engine stays as it is.
+        """Open the model again with other settings; `Loaded` comes again, or `Failed` and the engine stays as it is.
 
-        A process that has died is started anew with them.
+        A process that has died is started again with them.
         """
         if self.state is EngineState.CRASHED:
             self.settings = settings
             self.restart()
         else:
-            self._asked = settings
+            self._requested = settings
             self._send(Reopen(settings))
 
     def set_lens(self, on: bool) -> None:
@@ -156,15 +156,15 @@ class EngineProcess:
         self._send(SetLens(on))
 
     def measure_noise(self) -> None:
-        """Ask how far apart `q8` and `exact` are at the logits: `NoiseMeasured` or `Declined` will tell."""
+        """Ask how far apart `q8` and `exact` are at the logits: answered by `NoiseMeasured` or `Declined`."""
         self._send(Control.MEASURE_NOISE)
 
     def write_capture(self, directory: Path) -> None:
-        """Write the run so far as a capture, between two tokens: `Captured` or `Declined` will tell."""
+        """Write the run so far as a capture, between two tokens: answered by `Captured` or `Declined`."""
         self._send(WriteCapture(directory.absolute()))
 
     def pause(self) -> None:
-        """Let the engine rest after the token at hand."""
+        """Let the engine rest after the current token."""
         self._send(Control.PAUSE)
 
     def resume(self) -> None:
@@ -172,7 +172,7 @@ class EngineProcess:
         self._send(Control.RESUME)
 
     def set_pace(self, tokens_per_second: float | None) -> None:
-        """Make no more tokens a second than this, so that an eye can follow; the engine's own tokens/s tell its speed.
+        """Make no more tokens a second than this, so that an eye can follow; the engine's own tokens/s do not change.
 
         None lifts the limit. Lasts until the next `start`.
         """
@@ -183,7 +183,7 @@ class EngineProcess:
         self._send(Control.STEP)
 
     def cancel(self) -> None:
-        """End the capture or the measurement that is going on, else the generation after the token at hand."""
+        """End the capture or measurement that is going on, else the generation, after the current token."""
         self._send(Control.CANCEL)
 
     @property
@@ -211,7 +211,7 @@ class EngineProcess:
     def _follow(self, event: Event) -> None:
         match event:
             case Loaded(info):
-                self.info, self.settings = info, self._asked
+                self.info, self.settings = info, self._requested
                 graph = graph_for(info.graph)
                 self._slots = Slots(self._memory, len(graph.nodes), graph.layers, create=False)
                 self.state = EngineState.READY

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aprtui.engine.faults.faults import Fault, FaultInjector, parse_fault
 from aprtui.engine.opening import open_engine
-from aprtui.engine.process.messages import EngineInfo, EngineSettings
+from aprtui.engine.process.messages import EngineDescription, EngineSettings
 from aprtui.engine.process.slots import StatsTable
 from aprtui.engine.protocol import Engine
 from aprtui.machine import default_threads
@@ -24,7 +24,7 @@ class LoadedEngine:
     engine: Engine
     model: Model
     tokenizer: Tokenizer
-    info: EngineInfo
+    info: EngineDescription
     settings: EngineSettings
     """What was asked for, with the threads and the context that were chosen."""
     faults: tuple[Fault, ...] = ()
@@ -37,7 +37,7 @@ LARGEST_DEFAULT_CONTEXT = 4096
 """Models that could take 128,000 positions get this many unless more are asked for: the K/V cache takes memory."""
 
 
-def open_model(progress: Progress, settings: EngineSettings, path: Path) -> LoadedEngine:
+def load_engine(progress: Progress, settings: EngineSettings, path: Path) -> LoadedEngine:
     """Open the model file `path`; the opener of the app, with `path` bound.
 
     Without `threads`, one core is left to the screen. Raises `UsageError` for a fault that the model cannot have.
@@ -48,9 +48,9 @@ def open_model(progress: Progress, settings: EngineSettings, path: Path) -> Load
     context = settings.context or min(model.config.context, LARGEST_DEFAULT_CONTEXT)
     chosen = EngineSettings(settings.backend, settings.mode, settings.kv, threads, context, tuple(map(str, faults)))
     reasons: list[str] = []
-    engine = open_for(model, chosen, faults, progress, reasons.append)
+    engine = engine_for(model, chosen, faults, progress, reasons.append)
     _first_passes(engine, progress)
-    info = EngineInfo(
+    info = EngineDescription(
         model.name, model.quantization, model.config.graph, engine.backend, engine.code_path,
         engine.mode, engine.kv, engine.context, model.sampling_temperature, chosen.faults, path,
         "".join(reasons),
@@ -58,18 +58,18 @@ def open_model(progress: Progress, settings: EngineSettings, path: Path) -> Load
     return LoadedEngine(engine, model, model.tokenizer, info, chosen, faults)
 
 
-def open_for(
+def engine_for(
     model: Model,
     settings: EngineSettings,
     faults: tuple[Fault, ...],
     progress: Progress | None = None,
-    told: Callable[[str], None] | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> Engine:
-    """An engine with these settings; `faults` are those of the settings, parsed; `told` hears what `auto` chose."""
+    """An engine with these settings; `faults` are theirs, parsed; `announce` is told what `auto` chose."""
     injector = FaultInjector(model, settings.mode, faults) if faults else None
     return open_engine(
         model, backend=settings.backend, mode=settings.mode, kv=settings.kv, threads=settings.threads,
-        context=settings.context, intervention=injector, progress=progress, told=told,
+        context=settings.context, intervention=injector, progress=progress, announce=announce,
     )  # fmt: skip
 
 

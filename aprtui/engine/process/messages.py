@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from aprtui.engine.backends.registry import AUTO
 from aprtui.engine.generation import StopReason
 from aprtui.engine.logit_noise import LogitNoise
 from aprtui.engine.protocol import KvType, Mode
@@ -31,7 +32,7 @@ class EngineSettings:
     Without `threads` or `context` the opener chooses.
     """
 
-    backend: str = "auto"
+    backend: str = AUTO
     mode: Mode = Mode.Q8
     kv: KvType = KvType.F32
     threads: int | None = None
@@ -51,7 +52,7 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Reopen:
-    """Open the model anew with other settings; ends a generation. Where that fails, the engine stays what it was."""
+    """Open the model again with other settings; ends a generation. If that fails, the engine stays as it is."""
 
     settings: EngineSettings
 
@@ -81,7 +82,7 @@ Command = Generate | Reopen | SetPace | SetLens | WriteCapture | Control
 
 
 @dataclass(frozen=True, slots=True)
-class EngineInfo:
+class EngineDescription:
     """What was loaded, and what it runs on."""
 
     model: str
@@ -113,14 +114,14 @@ class StepProgress:
 
 @dataclass(frozen=True, slots=True)
 class Reopening:
-    """The engine is being opened anew."""
+    """The engine is being opened again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """The engine can take commands."""
 
-    info: EngineInfo
+    info: EngineDescription
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,7 @@ class NoiseMeasured:
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """Something that was asked for beside the generation could not be done, in one line; all else goes on."""
+    """A side task could not be done, for a reason in one line; everything else goes on."""
 
     message: str
 

@@ -1,4 +1,4 @@
-"""Token records as an engine process makes them: what a pass left behind, put together and written to the slots."""
+"""Token records: the results of a pass, put together and written to the slots."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 from aprtui.engine.generation import Generation
 from aprtui.engine.logit_lens import LogitLens, layer_outputs
 from aprtui.engine.process.loading import LoadedEngine
-from aprtui.engine.process.slots import CANDIDATES, NO_CHOICE, NO_TOKEN, Slots, StatsTable, TokenRecord, candidates
+from aprtui.engine.process.slots import CANDIDATES, NO_CHOICE, Slots, StatsTable, TokenRecord, candidates
 from aprtui.engine.protocol import MeteredEngine, Taps, TimedEngine
-from aprtui.engine.sampling import Candidate, Choice
+from aprtui.engine.sampling import NO_TOKEN, Candidate, Choice
 
-TellNames = Callable[[Iterable[tuple[int, str]]], None]
+SendNames = Callable[[Iterable[tuple[int, str]]], None]
 
 
 class Recorder:
-    """Writes the records of one engine, and tells the names of the tokens that they mention."""
+    """Writes the records of one engine, and sends the names of the tokens that they mention."""
 
-    def __init__(self, loaded: LoadedEngine, slots: Slots, tell_names: TellNames) -> None:
+    def __init__(self, loaded: LoadedEngine, slots: Slots, send_names: SendNames) -> None:
         self._loaded = loaded
         self._slots = slots
-        self._tell_names = tell_names
+        self._send_names = send_names
         self._named: set[int] = {NO_TOKEN}
         graph = loaded.engine.graph
         self._table = StatsTable(graph)
@@ -47,17 +47,17 @@ class Recorder:
         return self._lens_taps if lens else self._table.taps
 
     def name(self, ids: Iterable[int]) -> None:
-        """Tell the names of those ids that are mentioned for the first time."""
+        """Send the names of those ids that are mentioned for the first time."""
         new = [token for token in dict.fromkeys(ids) if token not in self._named]
         self._named.update(new)
         if new:
             decode = self._loaded.tokenizer.token_bytes
-            self._tell_names((token, decode(token).decode(errors="replace")) for token in new)
+            self._send_names((token, decode(token).decode(errors="replace")) for token in new)
 
     def write(
         self, run: int, index: int, choice: Choice, position: int, seconds: float, generation: Generation
     ) -> None:
-        """Write the record of a token that was chosen; the names of its tokens are told first."""
+        """Write the record of a token that was chosen; the names of its tokens are sent first."""
         looked = self._look()
         self.name([choice.id, *(token.id for token in choice.candidates), *(token.id for token in looked)])
         timing, evaluated = generation.timing, position if index == 0 else 1

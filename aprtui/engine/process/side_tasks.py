@@ -1,7 +1,7 @@
-"""What an engine process does between two tokens: write the run as a capture, measure the noise at the logits.
+"""Tasks that an engine process does between two tokens: write the run as a capture, measure the noise at the logits.
 
-Both use engines of their own, so that the generation goes on as if nothing had happened. What goes wrong is told and
-ends the errand only.
+Both use engines of their own, so that the generation goes on as if nothing had happened. A failure is reported and ends
+the task only.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.logit_noise import measure_logit_noise
-from aprtui.engine.process.command_state import Errand, Orders
-from aprtui.engine.process.loading import LoadedEngine, open_for
+from aprtui.engine.process.command_state import CommandState, SideTask
+from aprtui.engine.process.loading import LoadedEngine, engine_for
 from aprtui.engine.process.messages import (
     Captured,
     Declined,
@@ -28,24 +28,24 @@ from aprtui.engine.protocol import Logits
 from aprtui.errors import AprtuiError, EngineError, UsageError
 
 REPORT_SECONDS = 0.1
-"""Progress is told no more often than this: a pipe that fills up would hold the engine back."""
+"""Progress is reported no more often than this: a pipe that fills up would hold the engine back."""
 
 
-class Errands:
-    """The errands of one engine."""
+class SideTasks:
+    """Runs the side tasks of one engine."""
 
-    def __init__(self, loaded: LoadedEngine, orders: Orders, send: Callable[[Event], None]) -> None:
+    def __init__(self, loaded: LoadedEngine, commands: CommandState, send: Callable[[Event], None]) -> None:
         self._loaded = loaded
-        self._orders = orders
+        self._commands = commands
         self._send = send
-        self._told = 0.0
+        self._reported = 0.0
 
-    def run(self, errand: Errand, tokens: Sequence[int], prompt_tokens: int) -> None:
-        """Do one errand on the `tokens` of the run so far, the first `prompt_tokens` of which are the prompt."""
-        self._orders.begin_errand()
+    def run(self, side_task: SideTask, tokens: Sequence[int], prompt_tokens: int) -> None:
+        """Do one side task on the `tokens` of the run so far, the first `prompt_tokens` of which are the prompt."""
+        self._commands.begin_side_task()
         try:
-            if isinstance(errand, WriteCapture):
-                self._send(self._capture(errand.directory, tokens, prompt_tokens))
+            if isinstance(side_task, WriteCapture):
+                self._send(self._capture(side_task.directory, tokens, prompt_tokens))
             else:
                 info, threads = self._loaded.info, self._loaded.settings.threads
                 noise = measure_logit_noise(self._loaded.model, tokens, info.backend, threads, self._progress)
@@ -53,17 +53,17 @@ class Errands:
         except AprtuiError as error:
             self._send(Declined(str(error)))
         finally:
-            self._orders.end_errand()
+            self._commands.end_side_task()
 
     def _progress(self, what: str, done: int, total: int) -> None:
-        if self._orders.errand_cancelled():
+        if self._commands.side_task_cancelled():
             raise EngineError(f"{what}: cancelled")
-        if time.monotonic() - self._told > REPORT_SECONDS:
-            self._told = time.monotonic()
+        if time.monotonic() - self._reported > REPORT_SECONDS:
+            self._reported = time.monotonic()
             self._send(StepProgress(what, done, total))
 
     def _capture(self, directory: Path, tokens: Sequence[int], prompt_tokens: int) -> Captured:
-        """Evaluate the tokens again as the run did, the prompt at once and the rest one by one, with every tap."""
+        """Evaluate the tokens as the run did, the prompt at once and the rest one by one, with every tap."""
         if not tokens:
             raise UsageError("there is no run to capture: enter a prompt first")
         if directory.exists():
@@ -73,14 +73,14 @@ class Errands:
             tuple(tokens), loaded.tokenizer.decode(tokens), frozenset(loaded.engine.graph.nodes), Logits.ALL,
             prefill=prompt_tokens,
         )  # fmt: skip
-        engine = open_for(loaded.model, replace(loaded.settings, context=len(tokens)), loaded.faults)
+        engine = engine_for(loaded.model, replace(loaded.settings, context=len(tokens)), loaded.faults)
         try:
             manifest = write_capture(
                 engine, loaded.model, request, directory,
                 faults=loaded.faults, progress=self._progress,
             )  # fmt: skip
         except AprtuiError:
-            # A capture that died is worth nothing here, and may have filled the disk.
+            # An incomplete capture is useless here, and may have filled the disk.
             shutil.rmtree(directory, ignore_errors=True)
             raise
         finally:

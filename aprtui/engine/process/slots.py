@@ -2,22 +2,26 @@
 
 Layout: one `uint64` (records written so far), then `RING` records. Record i lies at i mod RING. Its two counters
 `begin` and `end` hold i + 1 when it is whole; while it is written they differ, so a reader that finds them equal before
-and after its copy has a record that is not torn (a seqlock; x86-64 makes stores visible in program order).
+and after its copy has a record that is not torn (a seqlock). That rests on stores that become visible in program order,
+as x86-64 promises. Other processors may reorder them, so there writer and reader lock the file as well.
 """
 
 from __future__ import annotations
 
+import fcntl
 import math
 import mmap
 import os
-from collections.abc import Iterable, Sequence
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.protocol import Taps
-from aprtui.engine.sampling import Candidate, Choice
+from aprtui.engine.sampling import NO_TOKEN, Candidate, Choice
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.stats import SUMS, Accumulator
 
@@ -36,10 +40,10 @@ CANDIDATE = np.dtype([("token", np.int32), ("probability", np.float32)])
 CANDIDATES = 10
 """Likeliest tokens that a record keeps."""
 
-NO_TOKEN = -1
-"""Token of a pass that no token could be chosen from."""
-
 _NOT_COMPUTED = -2
+
+_ORDERED = ("x86_64", "AMD64")
+"""Machines, as `platform.machine` names them, that make stores visible to other processors in program order."""
 
 _HEADER_BYTES = 64
 _FIGURES = [
@@ -114,6 +118,8 @@ class Slots:
         if create:
             os.ftruncate(descriptor, size)
         self._memory = mmap.mmap(descriptor, size)
+        self._descriptor = descriptor
+        self._stores_in_order = platform.machine() in _ORDERED
         self._written: NDArray[np.uint64] = np.frombuffer(self._memory, np.uint64, 1)
         self._records: NDArray[np.void] = np.frombuffer(self._memory, record, RING, _HEADER_BYTES)
 
@@ -124,7 +130,10 @@ class Slots:
 
     def write(self, record: TokenRecord) -> None:
         """Append a record, over the oldest one where the ring is full."""
-        number = self.written
+        with self._locked(fcntl.LOCK_EX):
+            self._write(self.written, record)
+
+    def _write(self, number: int, record: TokenRecord) -> None:
         slot = self._records[number % RING]
         slot["begin"] = number + 1
         for name, _ in _FIGURES:
@@ -140,16 +149,29 @@ class Slots:
         if not max(0, self.written - RING) <= number < self.written:
             return None
         slot = self._records[number % RING]
-        # The writer sets `begin` first and `end` last: read them the other way round.
-        end = int(slot["end"])
-        copy = slot.copy()
-        if end != number + 1 or int(slot["begin"]) != end:
-            return None
+        with self._locked(fcntl.LOCK_SH):
+            # The writer sets `begin` first and `end` last: read them the other way round.
+            end = int(slot["end"])
+            copy = slot.copy()
+            if end != number + 1 or int(slot["begin"]) != end:
+                return None
         return TokenRecord(
             **{name: copy[name].item() for name, _ in _FIGURES},
             stats=copy["stats"], stage_seconds=copy["stage_seconds"], candidates=copy["candidates"],
             lens=None if copy["lens"]["token"][0] == _NOT_COMPUTED else copy["lens"],
         )  # fmt: skip
+
+    @contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        """Hold the file's lock where the order of stores cannot be relied on; a process that dies gives it back."""
+        if self._stores_in_order:
+            yield
+            return
+        fcntl.lockf(self._descriptor, how)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
 
     def latest(self) -> TokenRecord | None:
         """The newest whole record; None before the first one."""

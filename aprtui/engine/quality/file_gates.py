@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from aprtui.engine.quality.finding import Finding
-from aprtui.engine.quality.gate import Subject
+from aprtui.engine.quality.gate import GateFinding, ModelUnderTest
 from aprtui.errors import UnreadableError, UsageError
 from aprtui.model.model import Model
 from aprtui.model.tensor_table import TensorInfo, summarise, tensor_table
@@ -27,11 +26,13 @@ _RANGES = {
 """What the published models of the supported architectures lie well within."""
 
 
-def tensor_contract(subject: Subject) -> Finding:
+def tensor_contract(subject: ModelUnderTest) -> GateFinding:
     """Every tensor can be read, is finite, of plausible size and not all zero; shapes were held against the graph."""
     table = tensor_table(subject.model.path)
     problems = [problem for info in table if (problem := _problem(subject.model, info))]
-    return Finding.of_problems(problems, f"{len(table)} tensors are finite, of plausible size, and of the right shape")
+    return GateFinding.of_problems(
+        problems, f"{len(table)} tensors are finite, of plausible size, and of the right shape"
+    )
 
 
 def _problem(model: Model, info: TensorInfo) -> str:
@@ -55,10 +56,10 @@ def _problem(model: Model, info: TensorInfo) -> str:
     return ""
 
 
-def metadata_plausibility(subject: Subject) -> Finding:
+def metadata_plausibility(subject: ModelUnderTest) -> GateFinding:
     """Sizes, constants, special tokens and the chat template are what a working model has."""
     problems = [*_numbers(subject.model), *_tokens(subject.model), *_template(subject.model)]
-    return Finding.of_problems(problems, "sizes, constants, special tokens and chat template are plausible")
+    return GateFinding.of_problems(problems, "sizes, constants, special tokens and chat template are plausible")
 
 
 def _numbers(model: Model) -> Iterator[str]:

@@ -1,12 +1,14 @@
-"""The model under test and the engines that the gates share."""
+"""What a quality gate is given, the model under test with its engines, and what it finds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 
+from aprtui.engine.backends.registry import AUTO
 from aprtui.engine.generation import Generation, generate
 from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Engine, Mode
@@ -20,12 +22,58 @@ PROMPT = "def fib(n):\n    if n < 2:\n        return n\n"
 """What is run where only the run matters."""
 
 
+class Outcome(StrEnum):
+    """How a gate ended."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class GateFinding:
+    """The outcome in words, and the number that it stands on with its threshold, where there is one."""
+
+    outcome: Outcome
+    message: str
+    value: float | None = None
+    threshold: float | None = None
+
+    @classmethod
+    def passed(cls, message: str, value: float | None = None, threshold: float | None = None) -> GateFinding:
+        """A gate that holds."""
+        return cls(Outcome.PASSED, message, value, threshold)
+
+    @classmethod
+    def failed(cls, message: str, value: float | None = None, threshold: float | None = None) -> GateFinding:
+        """A gate that does not hold."""
+        return cls(Outcome.FAILED, message, value, threshold)
+
+    @classmethod
+    def skipped(cls, message: str) -> GateFinding:
+        """A gate that was not run, and why."""
+        return cls(Outcome.SKIPPED, message)
+
+    @classmethod
+    def of(cls, holds: bool, message: str, value: float | None = None, threshold: float | None = None) -> GateFinding:
+        """Passed where `holds`."""
+        return (cls.passed if holds else cls.failed)(message, value, threshold)
+
+    @classmethod
+    def of_problems(cls, problems: list[str], fine: str, most: int = 3) -> GateFinding:
+        """Passed without `problems`; else failed, with the first `most` of them."""
+        if not problems:
+            return cls.passed(fine, 0, 0)
+        rest = f"; and {len(problems) - most} more" if len(problems) > most else ""
+        return cls.failed("; ".join(problems[:most]) + rest, len(problems), 0)
+
+
 @dataclass(frozen=True, slots=True)
 class QualityOptions:
     """How gates are run: `golden` is a file of prompts (None: the one that comes with the program), `tokens_per_second`
     the least that passes, `baseline` where the speed of earlier runs is kept (None: nowhere)."""
 
-    backend: str = "auto"
+    backend: str = AUTO
     threads: int | None = None
     golden: Path | None = None
     tokens_per_second: float = 10.0
@@ -33,7 +81,7 @@ class QualityOptions:
     save_baseline: bool = False
 
 
-class Subject:
+class ModelUnderTest:
     """A model, and one engine for each mode, opened when a gate first needs it."""
 
     def __init__(self, model: Model, options: QualityOptions) -> None:
@@ -64,7 +112,7 @@ class Subject:
             max_tokens=tokens, sampling=sampling, stop_ids=self.model.tokenizer.stop_ids,
         )  # fmt: skip
 
-    def __enter__(self) -> Subject:
+    def __enter__(self) -> ModelUnderTest:
         return self
 
     def __exit__(

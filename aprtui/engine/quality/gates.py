@@ -14,8 +14,7 @@ from pathlib import Path
 
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.quality import file_gates, repeat_gates, run_gates
-from aprtui.engine.quality.finding import Finding, Outcome
-from aprtui.engine.quality.gate import QualityOptions, Subject
+from aprtui.engine.quality.gate import GateFinding, ModelUnderTest, Outcome, QualityOptions
 from aprtui.engine.quality.golden import golden_prompts
 from aprtui.errors import AprtuiError, UnreadableError, UsageError
 from aprtui.model.gguf_file import GgufFile
@@ -23,7 +22,7 @@ from aprtui.model.model import Model, load_model
 
 CAPABILITY = "capability_match"
 
-GATES: Sequence[tuple[str, Callable[[Subject], Finding]]] = (
+GATES: Sequence[tuple[str, Callable[[ModelUnderTest], GateFinding]]] = (
     ("tensor_contract", file_gates.tensor_contract),
     ("metadata_plausibility", file_gates.metadata_plausibility),
     ("golden_output", run_gates.golden_output),
@@ -45,7 +44,7 @@ class GateResult:
     """One gate: what it found, and how long it took."""
 
     name: str
-    finding: Finding
+    finding: GateFinding
     seconds: float
 
 
@@ -92,9 +91,9 @@ def run_quality(
     finished(result)
     if model is None:
         for name, _ in GATES:
-            finished(GateResult(name, Finding.skipped("the model cannot be opened"), 0.0))
+            finished(GateResult(name, GateFinding.skipped("the model cannot be opened"), 0.0))
     else:
-        with Subject(model, options) as subject:
+        with ModelUnderTest(model, options) as subject:
             for name, gate in GATES:
                 finished(_run(name, gate, subject))
     return QualityReport(path, tuple(results), *_conclude(results, required, least))
@@ -106,18 +105,18 @@ def _open(path: Path) -> tuple[Model | None, GateResult]:
         model = load_model(path)
         tokens = len(model.tokenizer.encode("a", special=False))
     except UnreadableError as error:
-        return None, GateResult(CAPABILITY, Finding.failed(str(error)), time.perf_counter() - started)
+        return None, GateResult(CAPABILITY, GateFinding.failed(str(error)), time.perf_counter() - started)
     types = sorted({weight.type.name for weight in model.weights.values()})
     message = f"{model.architecture} with {', '.join(types)} is supported; its tokenizer works ({tokens} token for 'a')"
-    return model, GateResult(CAPABILITY, Finding.passed(message), time.perf_counter() - started)
+    return model, GateResult(CAPABILITY, GateFinding.passed(message), time.perf_counter() - started)
 
 
-def _run(name: str, gate: Callable[[Subject], Finding], subject: Subject) -> GateResult:
+def _run(name: str, gate: Callable[[ModelUnderTest], GateFinding], subject: ModelUnderTest) -> GateResult:
     started = time.perf_counter()
     try:
         finding = gate(subject)
     except AprtuiError as error:
-        finding = Finding.failed(str(error))
+        finding = GateFinding.failed(str(error))
     return GateResult(name, finding, time.perf_counter() - started)
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from aprtui.engine.backends.registry import host_backends, is_host
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.generation import evaluate
 from aprtui.engine.protocol import Logits, Mode
-from aprtui.engine.quality.finding import Finding
-from aprtui.engine.quality.gate import Subject
+from aprtui.engine.quality.gate import GateFinding, ModelUnderTest
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.trace.capture import Capture
@@ -23,18 +23,18 @@ TOKENS = 8
 RUNS = 3
 
 
-def capture_determinism(subject: Subject) -> Finding:
+def capture_determinism(subject: ModelUnderTest) -> GateFinding:
     """Two captures of one prompt hold the same bytes."""
     with tempfile.TemporaryDirectory(prefix="aprtui-qa-") as folder:
         first, second = (_capture(subject, Path(folder) / name, Mode.Q8) for name in ("first", "second"))
     different = [name for name, info in first.files.items() if info.crc32 != second.files[name].crc32]
     if different:
         message = f"{len(different)} of {len(first.files)} files differ, the first is {different[0]}"
-        return Finding.failed(message, len(different), 0)
-    return Finding.passed(f"{len(first.files)} files of two captures are equal", 0, 0)
+        return GateFinding.failed(message, len(different), 0)
+    return GateFinding.passed(f"{len(first.files)} files of two captures are equal", 0, 0)
 
 
-def additive_capture(subject: Subject) -> Finding:
+def additive_capture(subject: ModelUnderTest) -> GateFinding:
     """A run with every stage captured chooses the tokens of a plain run, to the bit of its logits, and writes its files
     and nothing beside them."""
     with tempfile.TemporaryDirectory(prefix="aprtui-qa-") as folder:
@@ -58,10 +58,10 @@ def additive_capture(subject: Subject) -> Finding:
     fine = (
         f"{len(manifest.tokens)} tokens and their logits are those of a plain run, {len(manifest.files)} files written"
     )
-    return Finding.of_problems(problems, fine)
+    return GateFinding.of_problems(problems, fine)
 
 
-def _capture(subject: Subject, path: Path, mode: Mode) -> Manifest:
+def _capture(subject: ModelUnderTest, path: Path, mode: Mode) -> Manifest:
     """A capture of the prompt and a few tokens more, so that both code paths are in it."""
     engine = subject.engine(mode)
     prompt = subject.prompt()[:TOKENS]
@@ -70,7 +70,7 @@ def _capture(subject: Subject, path: Path, mode: Mode) -> Manifest:
     return write_capture(engine, subject.model, request, path)
 
 
-def backend_state_isolation(subject: Subject) -> Finding:
+def backend_state_isolation(subject: ModelUnderTest) -> GateFinding:
     """One prompt gives the same logits and tokens three times, other prompts between them or not."""
     engine, prompt = subject.engine(Mode.Q8), subject.prompt()
     other = subject.prompt("import os\nfor name in os.listdir('.'):\n")
@@ -85,28 +85,30 @@ def backend_state_isolation(subject: Subject) -> Finding:
         list(subject.generate(other, turn * TOKENS))
         if once() != first:
             message = f"run {turn + 1} of the same prompt, after another one, gives other logits or tokens"
-            return Finding.failed(message, 1, 0)
-    return Finding.passed(f"{RUNS} runs of one prompt with another between them are equal to the bit", 0, 0)
+            return GateFinding.failed(message, 1, 0)
+    return GateFinding.passed(f"{RUNS} runs of one prompt with another between them are equal to the bit", 0, 0)
 
 
-def replay_control(subject: Subject) -> Finding:
+def replay_control(subject: ModelUnderTest) -> GateFinding:
     """A capture of our own in `exact` mode, replayed by the same backend, shows no error at all.
 
     What a GPU captured is replayed by the CPU's kernels, to within a bound: the control is the CPU's own then.
     """
-    if subject.engine(Mode.EXACT).backend == "cuda":
-        with Subject(subject.model, replace(subject.options, backend="cpu")) as on_cpu:
-            return replay_control(on_cpu)
+    if not is_host(subject.engine(Mode.EXACT).backend):
+        with ModelUnderTest(subject.model, replace(subject.options, backend=host_backends()[0].name)) as on_host:
+            return replay_control(on_host)
     with tempfile.TemporaryDirectory(prefix="aprtui-qa-") as folder:
         path = Path(folder) / "exact"
         _capture(subject, path, Mode.EXACT)
         with Evaluators(subject.model, subject.options.backend, subject.options.threads) as evaluators:
             replayed = replay_capture(Capture.open(path), subject.model, ReplayOptions(), evaluators)
     if replayed.compared != replayed.expected or not replayed.compared:
-        return Finding.failed(f"{replayed.compared} of {replayed.expected} stages were replayed")
+        return GateFinding.failed(f"{replayed.compared} of {replayed.expected} stages were replayed")
     errors = {
         stage.node: math.inf if stage.metrics.max_abs is None else stage.metrics.max_abs for stage in replayed.stages
     }
     node, error = max(errors.items(), key=lambda found: found[1])
     where = f", the worst at {node}" if error else ""
-    return Finding.of(error == 0, f"{replayed.compared} stages replayed, largest error {error:.3g}{where}", error, 0.0)
+    return GateFinding.of(
+        error == 0, f"{replayed.compared} stages replayed, largest error {error:.3g}{where}", error, 0.0
+    )

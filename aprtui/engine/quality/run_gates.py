@@ -7,11 +7,10 @@ import statistics
 from dataclasses import replace
 from pathlib import Path
 
-from aprtui.demo.quality import repeated_lines
-from aprtui.engine.cuda import detect
-from aprtui.engine.quality.finding import Finding
-from aprtui.engine.quality.gate import Subject
+from aprtui.engine.backends.registry import device_backends, host_backends
+from aprtui.engine.quality.gate import GateFinding, ModelUnderTest
 from aprtui.engine.quality.golden import GoldenPrompt, golden_prompts
+from aprtui.engine.quality.text import repeated_lines
 from aprtui.errors import AprtuiError, EngineError, UnreadableError
 from aprtui.model.prompt import encode_prompt
 from aprtui.trace.aprt import write_atomically
@@ -28,7 +27,7 @@ SLOWER = 0.75
 """Of the stored speed: less is a regression, and more the spread of a busy machine."""
 
 
-def golden_output(subject: Subject) -> Finding:
+def golden_output(subject: ModelUnderTest) -> GateFinding:
     """Completions of known prompts hold what they must, raw and through the model's own chat template."""
     problems, judged = [], 0
     for prompt in golden_prompts(subject.options.golden, subject.model.path):
@@ -39,11 +38,11 @@ def golden_output(subject: Subject) -> Finding:
             problem = _judge(subject, prompt, expected, chat=way == "chat")
             problems += [f"{prompt.text!r:.40} {way}: {problem}"] if problem else []
     if not judged:
-        return Finding.skipped("the file of prompts has none")
-    return Finding.of_problems(problems, f"{judged} completions hold what they must and do not run in circles")
+        return GateFinding.skipped("the file of prompts has none")
+    return GateFinding.of_problems(problems, f"{judged} completions hold what they must and do not run in circles")
 
 
-def _judge(subject: Subject, prompt: GoldenPrompt, expected: tuple[str, ...], *, chat: bool) -> str:
+def _judge(subject: ModelUnderTest, prompt: GoldenPrompt, expected: tuple[str, ...], *, chat: bool) -> str:
     """What is wrong with one completion; empty where nothing is."""
     ids = encode_prompt(subject.model, prompt.text, special=True, chat=chat)
     generation = subject.generate(ids, prompt.tokens, greedy=False)
@@ -59,18 +58,18 @@ def _judge(subject: Subject, prompt: GoldenPrompt, expected: tuple[str, ...], *,
     return ""
 
 
-def throughput(subject: Subject) -> Finding:
+def throughput(subject: ModelUnderTest) -> GateFinding:
     """Tokens decoded a second, median of five runs of 32 tokens after one to warm up."""
     speeds = decode_speeds(subject, TOKENS)
     if not speeds:
-        return Finding.failed("the model ends at once: nothing to measure")
+        return GateFinding.failed("the model ends at once: nothing to measure")
     subject.speed = statistics.median(speeds)
     least = subject.options.tokens_per_second
     message = f"{subject.speed:.1f} tokens/s, median of {len(speeds)} runs [{min(speeds):.1f} … {max(speeds):.1f}]"
-    return Finding.of(subject.speed >= least, message, subject.speed, least)
+    return GateFinding.of(subject.speed >= least, message, subject.speed, least)
 
 
-def decode_speeds(subject: Subject, tokens: int) -> list[float]:
+def decode_speeds(subject: ModelUnderTest, tokens: int) -> list[float]:
     """Tokens decoded a second in each of five runs of up to `tokens` tokens, after one to warm up; fewer where a run
     ended before its second token."""
     ids, speeds = subject.prompt(), []
@@ -83,37 +82,38 @@ def decode_speeds(subject: Subject, tokens: int) -> list[float]:
     return speeds
 
 
-def gpu_speedup(subject: Subject) -> Finding:
+def gpu_speedup(subject: ModelUnderTest) -> GateFinding:
     """Decode on the GPU against the CPU, median against median."""
-    found = detect.detect()
-    if found.problem:
-        return Finding.skipped(found.problem)
-    medians = {}
-    for backend in ("cuda", "cpu"):
-        with Subject(subject.model, replace(subject.options, backend=backend)) as other:
+    device, host = device_backends()[0], host_backends()[0]
+    obstacle = device.obstacle()
+    if obstacle is not None:
+        return GateFinding.skipped(obstacle.problem)
+    medians = []
+    for backend in (device, host):
+        with ModelUnderTest(subject.model, replace(subject.options, backend=backend.name)) as other:
             speeds = decode_speeds(other, TOKENS)
         if not speeds:
-            return Finding.skipped("the model ends at once: nothing to measure")
-        medians[backend] = statistics.median(speeds)
-    ratio = medians["cuda"] / medians["cpu"]
-    message = f"{medians['cuda']:.1f} tokens/s on the GPU, {medians['cpu']:.1f} on the CPU: {ratio:.2f} times"
-    return Finding.of(ratio >= SPEEDUP, message, ratio, SPEEDUP)
+            return GateFinding.skipped("the model ends at once: nothing to measure")
+        medians.append(statistics.median(speeds))
+    ratio = medians[0] / medians[1]
+    message = f"{medians[0]:.1f} tokens/s on the GPU, {medians[1]:.1f} on the CPU: {ratio:.2f} times"
+    return GateFinding.of(ratio >= SPEEDUP, message, ratio, SPEEDUP)
 
 
-def performance_regression(subject: Subject) -> Finding:
+def performance_regression(subject: ModelUnderTest) -> GateFinding:
     """The speed against the one stored for this model, backend and machine."""
     path = subject.options.baseline
     if subject.speed is None or path is None:
-        return Finding.skipped("no speed was measured" if path else "no place to keep a baseline")
+        return GateFinding.skipped("no speed was measured" if path else "no place to keep a baseline")
     stored = _stored(path)
     if subject.options.save_baseline:
         _store(path, subject.speed)
     if stored is None:
         kept = "stored as the first" if subject.options.save_baseline else "--save-baseline stores one"
-        return Finding.skipped(f"no baseline in {path}: {kept}")
+        return GateFinding.skipped(f"no baseline in {path}: {kept}")
     ratio = subject.speed / stored
     message = f"{subject.speed:.1f} tokens/s, {ratio:.2f} of the stored {stored:.1f}"
-    return Finding.of(ratio >= SLOWER, message, ratio, SLOWER)
+    return GateFinding.of(ratio >= SLOWER, message, ratio, SLOWER)
 
 
 def _stored(path: Path) -> float | None:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.protocol import NO_TAPS, Intervention, KvType, Logits, Mode, NodeCall, Taps, require_room
+from aprtui.engine.protocol import NO_TAPS, Intervention, KvType, Logits, Mode, NodeCall, Taps, require_positions
 from aprtui.engine.reference.evaluate import evaluate
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
 from aprtui.engine.rounding import ARITHMETIC, round_f16
 from aprtui.machine import processor_name
+from aprtui.model.model import Model
 from aprtui.trace.graph import Node, Op
 from aprtui.trace.stats import accumulate, causal
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 Array = NDArray[np.float32]
 
@@ -58,7 +55,7 @@ class NumpyEngine:
 
     def forward(self, tokens: Sequence[int], taps: Taps = NO_TAPS, logits: Logits = Logits.LAST) -> Array:
         """Evaluate `tokens`; see `Engine.forward`."""
-        require_room(self, len(tokens))
+        require_positions(self, len(tokens))
         tensors: dict[Node, Array] = {}
         history = dict(self._history)
         with np.errstate(invalid="ignore", over="ignore"):

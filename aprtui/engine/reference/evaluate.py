@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.reference import ops
+from aprtui.engine.rounding import Arithmetic
+from aprtui.model.model import Model
 from aprtui.trace.graph import Node, Op
-
-if TYPE_CHECKING:
-    from aprtui.engine.rounding import Arithmetic
-    from aprtui.model.model import Model
 
 Array = NDArray[np.float32]
 

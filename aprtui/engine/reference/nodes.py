@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +10,8 @@ from numpy.typing import NDArray
 from aprtui.engine.reference.evaluate import evaluate
 from aprtui.engine.rounding import Arithmetic, unrounded_input
 from aprtui.model.config import RopeAngles
+from aprtui.model.model import Model
 from aprtui.trace.graph import Node
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 
 class NumpyNodes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +17,14 @@ from aprtui.engine.protocol import NodeEvaluator, Rounding
 from aprtui.engine.rounding import ROUND
 from aprtui.errors import UsageError
 from aprtui.model.config import RopeAngles
+from aprtui.model.model import Model
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import Node, Op
 
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
-
 Array = NDArray[np.float32]
+
+NodeEvaluators = Callable[[RopeAngles], NodeEvaluator]
+"""Gives the evaluator that computes RoPE angles in that way."""
 
 BY_WEIGHT = "q8"
 """As a matmul input: what llama.cpp's CPU backend rounds to, by the type of the weights."""
@@ -73,11 +73,11 @@ def matmul_rounding(stated: str, weight: Weight) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Recomputation:
-    """Computes nodes of `model` under `rounding`; `evaluators` holds one for each way of computing RoPE angles."""
+    """Computes nodes of `model` under `rounding`; `evaluators` gives one for each way of computing RoPE angles."""
 
     model: Model
     rounding: Rounding
-    evaluators: Callable[[RopeAngles], NodeEvaluator]
+    evaluators: NodeEvaluators
 
     def evaluate(self, node: Node, inputs: Sequence[Array], tokens: Sequence[int], position: int = 0) -> Array:
         """The stage tensor of `node` from its inputs, as in `NodeEvaluator`."""

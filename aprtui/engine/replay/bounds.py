@@ -11,16 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Tolerance
 from aprtui.engine.protocol import Rounding
 from aprtui.engine.replay.arithmetic import matmul_rounding
+from aprtui.model.model import Model
 from aprtui.trace.graph import Node, Op
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 FLOAT32 = 3e-7
 LEAST_BOUND = 2e-6

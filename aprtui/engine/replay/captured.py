@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.align.layout import Layout
 from aprtui.compare.align.reading import NOT_WRITTEN, written_values
+from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 Array = NDArray[np.float32]
 

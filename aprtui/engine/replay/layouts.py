@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from aprtui.compare.align.layout import Layout, agreed, legal_layouts, solve_layout
 from aprtui.engine.replay.arithmetic import Recomputation
 from aprtui.engine.replay.captured import CapturedStages, Misfit
 from aprtui.engine.replay.recompute import Recomputer
+from aprtui.model.model import Model
 from aprtui.trace.graph import Node, Stage
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 
 def find_layouts(recomputer: Recomputer, recomputation: Recomputation) -> Iterator[str]:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.replay.arithmetic import Recomputation
 from aprtui.engine.replay.captured import CapturedStages
+from aprtui.model.model import Model
 from aprtui.trace.graph import Node, Op, Part, Stage
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 Array = NDArray[np.float32]
 

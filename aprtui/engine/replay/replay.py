@@ -6,9 +6,8 @@ each stage injects. One capture and its model suffice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +22,8 @@ from aprtui.compare.conclusion import Findings, conclude
 from aprtui.compare.metrics.measure import Metric, measure
 from aprtui.compare.verdict import Signal, StageVerdict, Verdict, judge
 from aprtui.compare.wording import counted
-from aprtui.engine.protocol import NodeEvaluator, Rounding
-from aprtui.engine.replay.arithmetic import Recomputation
+from aprtui.engine.protocol import Rounding
+from aprtui.engine.replay.arithmetic import NodeEvaluators, Recomputation
 from aprtui.engine.replay.bounds import replay_tolerance
 from aprtui.engine.replay.captured import CapturedStages, Misfit
 from aprtui.engine.replay.layouts import find_layouts
@@ -32,14 +31,10 @@ from aprtui.engine.replay.recompute import Recomputed, Recomputer
 from aprtui.engine.replay.rounding_search import FoundEngine, identify_engine
 from aprtui.engine.replay.token_ids import TABLE_SOURCE, tokens_of
 from aprtui.model.config import RopeAngles
+from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import ENTRY, Node, Op
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
-
-Evaluators = Callable[[RopeAngles], NodeEvaluator]
 
 _FOREIGN_WEIGHTS = 0.9
 """Share of the matrix products that must be off, and nothing without weights, to say that the weights are others."""
@@ -62,7 +57,7 @@ def replay_capture(
     capture: Capture,
     model: Model,
     options: ReplayOptions,
-    evaluators: Evaluators,
+    evaluators: NodeEvaluators,
     progress: Progress | None = None,
 ) -> Comparison:
     """Replay every selected stage of `capture` with the weights of `model`.
@@ -113,7 +108,7 @@ def _unfinished(capture: Capture) -> tuple[str, ...]:
     return ("the capture",) if is_unfinished(capture) else ()
 
 
-def identify(recomputer: Recomputer, stated: Mapping[str, str], evaluators: Evaluators) -> FoundEngine:
+def identify(recomputer: Recomputer, stated: Mapping[str, str], evaluators: NodeEvaluators) -> FoundEngine:
     """The engine of a capture: what the user states first, then what its manifest does, the rest found by trying."""
     manifest = recomputer.stages.capture.manifest
     names = {entry.name for entry in fields(Rounding)}
@@ -127,7 +122,7 @@ def identify(recomputer: Recomputer, stated: Mapping[str, str], evaluators: Eval
 
 class _Replay:
     def __init__(
-        self, capture: Capture, model: Model, options: ReplayOptions, evaluators: Evaluators, coverage: Coverage,
+        self, capture: Capture, model: Model, options: ReplayOptions, evaluators: NodeEvaluators, coverage: Coverage,
         tokens: tuple[int, ...], source: str,
     ) -> None:  # fmt: skip
         self.capture, self.model, self.options, self.coverage = capture, model, options, coverage

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.align.reading import written_values
 from aprtui.compare.align.tokens import EMBEDDING_REL_L2
+from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import ENTRY, Node
-
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
 
 TABLE_SOURCE = "embedding, found in the model's table"
 

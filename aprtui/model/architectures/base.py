@@ -1,7 +1,8 @@
-"""GGUF metadata → `ModelConfig`: every key that could change a result is honoured or refused by name.
+"""What all architectures have in common: a dense decoder, whose GGUF metadata become a `ModelConfig`.
 
-Keys of the architecture (`qwen2.…`) are read here, or listed as harmless, or must hold the value that changes nothing;
-a key in none of these lists is refused, because an engine that ignores it computes another model.
+Every key that could change a result is honoured or refused by name, because an engine that ignores it computes another
+model. The keys of an architecture (`qwen2.…`) are read, or ignored as without effect, or must hold the value that
+changes nothing; any other key is refused.
 """
 
 from __future__ import annotations
@@ -16,50 +17,142 @@ from typing import Any
 import numpy as np
 
 from aprtui.errors import UnreadableError
+from aprtui.model.binding import rope_factors
 from aprtui.model.config import ModelConfig, Rope
+from aprtui.model.gguf_file import GgufFile, StringArray
 from aprtui.trace.graph import GraphConfig, RopeLayout
 
-ARCHITECTURES: Mapping[str, RopeLayout] = MappingProxyType(
-    {"llama": RopeLayout.INTERLEAVED, "qwen2": RopeLayout.HALF_SPLIT, "qwen3": RopeLayout.HALF_SPLIT}
-)
-"""Supported architectures and which channels of theirs RoPE turns together."""
+WITHOUT_EFFECT = frozenset({"vocab_size", "tensor_data_layout", "pooling_type"})
+"""Keys that no computation reads, whatever the architecture."""
 
-_HONOURED = frozenset(
-    {
-        "block_count", "context_length", "embedding_length", "feed_forward_length",
-        "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length",
-        "attention.layer_norm_rms_epsilon", "attention.sliding_window",
-        "rope.freq_base", "rope.dimension_count", "rope.scale_linear", "rope.scaling.type", "rope.scaling.factor",
-    }
-)  # fmt: skip
 
-# What llama.cpp reads for these architectures only to print it, or does not read at all.
-_HARMLESS = frozenset(
-    {
-        "vocab_size", "tensor_data_layout", "pooling_type",
+@dataclass(frozen=True, slots=True)
+class KeyRules:
+    """The metadata keys that an architecture accepts, without its prefix."""
+
+    read: frozenset[str]
+    ignored: frozenset[str]
+    """llama.cpp reads these only to print them, or not at all."""
+    required: Mapping[str, tuple[object, ...]]
+    """Keys of features that are not supported, with the values that leave a feature out."""
+
+
+DENSE_KEYS = KeyRules(
+    read=frozenset(
+        {
+            "block_count", "context_length", "embedding_length", "feed_forward_length",
+            "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length",
+            "attention.layer_norm_rms_epsilon", "attention.sliding_window",
+            "rope.freq_base", "rope.dimension_count", "rope.scale_linear", "rope.scaling.type", "rope.scaling.factor",
+        }
+    ),
+    ignored=WITHOUT_EFFECT
+    | {
         "rope.scaling.original_context_length", "rope.scaling.finetuned",
         "expert_feed_forward_length", "attention.layer_norm_epsilon",
-    }
+    },
+    required=MappingProxyType(
+        {
+            "expert_count": (0,),
+            "expert_used_count": (0,),
+            "use_parallel_residual": (False,),
+            "hidden_activation": ("silu",),
+            "logit_scale": (0.0, 1.0),
+            "residual_scale": (0.0, 1.0),
+            "embedding_scale": (0.0, 1.0),
+            "attn_logit_softcapping": (0.0,),
+            "final_logit_softcapping": (0.0,),
+            "attention.causal": (True,),
+            "attention.scale": (0.0,),
+            "attention.clamp_kqv": (0.0,),
+            "attention.max_alibi_bias": (0.0,),
+            "rope.scaling.attn_factor": (1.0,),
+        }
+    ),
 )  # fmt: skip
+"""The keys of a dense decoder: grouped-query attention with RoPE, RMSNorm, a gated feed-forward block."""
 
-_NEUTRAL: Mapping[str, tuple[object, ...]] = MappingProxyType(
+TIED_HEAD: Mapping[str, str] = MappingProxyType({"output.weight": "token_embd.weight"})
+"""Tensors that a file may leave out, with those that are used in their place."""
+
+DENSE_MODULES: Mapping[str, str] = MappingProxyType(
     {
-        "expert_count": (0,),
-        "expert_used_count": (0,),
-        "use_parallel_residual": (False,),
-        "hidden_activation": ("silu",),
-        "logit_scale": (0.0, 1.0),
-        "residual_scale": (0.0, 1.0),
-        "embedding_scale": (0.0, 1.0),
-        "attn_logit_softcapping": (0.0,),
-        "final_logit_softcapping": (0.0,),
-        "attention.causal": (True,),
-        "attention.scale": (0.0,),
-        "attention.clamp_kqv": (0.0,),
-        "attention.max_alibi_bias": (0.0,),
-        "rope.scaling.attn_factor": (1.0,),
+        "token_embd": "model.embed_tokens",
+        "attn_norm": "model.layers.{layer}.input_layernorm",
+        "attn_q": "model.layers.{layer}.self_attn.q_proj",
+        "attn_k": "model.layers.{layer}.self_attn.k_proj",
+        "attn_v": "model.layers.{layer}.self_attn.v_proj",
+        "attn_q_norm": "model.layers.{layer}.self_attn.q_norm",
+        "attn_k_norm": "model.layers.{layer}.self_attn.k_norm",
+        "attn_output": "model.layers.{layer}.self_attn.o_proj",
+        "ffn_norm": "model.layers.{layer}.post_attention_layernorm",
+        "ffn_gate": "model.layers.{layer}.mlp.gate_proj",
+        "ffn_up": "model.layers.{layer}.mlp.up_proj",
+        "ffn_down": "model.layers.{layer}.mlp.down_proj",
+        "output_norm": "model.norm",
+        "output": "lm_head",
     }
 )
+"""The modules of transformers that hold the parameters of a dense decoder, by their names in the stage graph."""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What sets an architecture apart from other dense decoders."""
+
+    name: str
+    """As `general.architecture` and the prefix of its metadata keys have it."""
+    keys: KeyRules
+    rope_layout: RopeLayout
+    qk_norm: bool
+    """Whether the heads of Q and K are normalised before RoPE."""
+    tied: Mapping[str, str]
+    transformers_class: str
+    transformers_modules: Mapping[str, str]
+
+    def read_config(self, file: GgufFile) -> ModelConfig:
+        """The configuration of the model in `file`.
+
+        Raises `UnreadableError` for a key that is missing, malformed or not supported.
+        """
+        factors = rope_factors(file)
+        keys = _Keys(file.path, self.name, file.metadata)
+        _check_every_key(keys, self.keys)
+        heads = keys.integer("attention.head_count")
+        hidden = keys.integer("embedding_length")
+        head_dim = _head_dim(keys, hidden, heads)
+        kv_heads = keys.integer("attention.head_count_kv", heads)
+        if heads % kv_heads:
+            raise keys.refuse("attention.head_count_kv", f"a divisor of the {heads} query heads")
+        context = keys.integer("context_length")
+        _check_sliding_window(keys, context)
+        graph = GraphConfig(
+            architecture=self.name,
+            layers=keys.integer("block_count"),
+            hidden=hidden,
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            ffn=keys.integer("feed_forward_length"),
+            vocabulary=_vocabulary(file),
+            # Converters write biases where a model has them, whatever its architecture.
+            qkv_bias="blk.0.attn_q.bias" in file.tensors,
+            qk_norm=self.qk_norm,
+            rope_layout=self.rope_layout,
+        )
+        epsilon = keys.number("attention.layer_norm_rms_epsilon")
+        if epsilon < 0:
+            raise keys.refuse("attention.layer_norm_rms_epsilon", "a number ≥ 0")
+        return ModelConfig(graph, context, epsilon, _rope(keys, head_dim, factors))
+
+
+def _vocabulary(file: GgufFile) -> int:
+    """Number of tokens: the rows of the embedding table, which every other statement of it must equal."""
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, StringArray):
+        return len(tokens)
+    table = file.tensors.get("token_embd.weight")
+    return table.dimensions[-1] if table is not None else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,64 +191,16 @@ class _Keys:
         return float(value)
 
 
-def architecture_of(path: Path, metadata: Mapping[str, Any]) -> str:
-    """The file's architecture, if it is supported."""
-    architecture = metadata.get("general.architecture")
-    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
-        raise UnreadableError(
-            f"{path}: general.architecture is {reprlib.repr(architecture)}, supported are {', '.join(ARCHITECTURES)}"
-        )
-    return architecture
-
-
-def read_config(
-    path: Path, metadata: Mapping[str, Any], *, vocabulary: int, qkv_bias: bool, rope_factors: Sequence[float] | None
-) -> ModelConfig:
-    """The configuration of the model in `metadata`.
-
-    `vocabulary` is the number of tokens, `qkv_bias` whether the file holds bias vectors for Q, K and V, `rope_factors`
-    the values of `rope_freqs.weight`. Raises `UnreadableError` for a key that is missing, malformed or not supported.
-    """
-    architecture = architecture_of(path, metadata)
-    keys = _Keys(path, architecture, metadata)
-    _check_every_key(keys)
-    heads = keys.integer("attention.head_count")
-    hidden = keys.integer("embedding_length")
-    head_dim = _head_dim(keys, hidden, heads)
-    kv_heads = keys.integer("attention.head_count_kv", heads)
-    if heads % kv_heads:
-        raise keys.refuse("attention.head_count_kv", f"a divisor of the {heads} query heads")
-    context = keys.integer("context_length")
-    _check_sliding_window(keys, context)
-    graph = GraphConfig(
-        architecture=architecture,
-        layers=keys.integer("block_count"),
-        hidden=hidden,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        ffn=keys.integer("feed_forward_length"),
-        vocabulary=vocabulary,
-        qkv_bias=qkv_bias,
-        qk_norm=architecture == "qwen3",
-        rope_layout=ARCHITECTURES[architecture],
-    )
-    epsilon = keys.number("attention.layer_norm_rms_epsilon")
-    if epsilon < 0:
-        raise keys.refuse("attention.layer_norm_rms_epsilon", "a number ≥ 0")
-    return ModelConfig(graph, context, epsilon, _rope(keys, head_dim, rope_factors))
-
-
-def _check_every_key(keys: _Keys) -> None:
+def _check_every_key(keys: _Keys, rules: KeyRules) -> None:
     prefix = f"{keys.architecture}."
     for full_name, value in keys.metadata.items():
         if not full_name.startswith(prefix):
             continue
         key = full_name.removeprefix(prefix)
-        if key in _NEUTRAL:
-            if not any(type(value) is not np.ndarray and value == neutral for neutral in _NEUTRAL[key]):
-                raise keys.refuse(key, f"{_NEUTRAL[key][0]!r}: this feature is not supported")
-        elif key not in _HONOURED and key not in _HARMLESS:
+        if key in rules.required:
+            if not any(type(value) is not np.ndarray and value == required for required in rules.required[key]):
+                raise keys.refuse(key, f"{rules.required[key][0]!r}: this feature is not supported")
+        elif key not in rules.read and key not in rules.ignored:
             raise UnreadableError(
                 f"{keys.path}: metadata key {full_name} is not supported, and ignoring it could change the results; "
                 "convert the model without it"

@@ -17,6 +17,7 @@ from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import DEFAULT_METRIC, Tolerance, Verdict
 from aprtui.compare.wording import counted
 from aprtui.errors import UsageError
+from aprtui.model.architectures.base import TIED_HEAD
 from aprtui.model.gguf_file import GgufFile
 from aprtui.model.weight_difference.findings import (
     Tensors,
@@ -28,13 +29,13 @@ from aprtui.model.weight_difference.findings import (
 )
 from aprtui.model.weight_difference.judgement import (
     BIT_EQUAL,
-    Judgement,
+    WeightJudgement,
     judge,
     judge_bytes_only,
     judge_shapes,
 )
 from aprtui.model.weight_difference.metadata import MetadataDifference, metadata_differences
-from aprtui.model.weight_difference.nodes import layout_of, nodes_by_tensor, same_config, selected_nodes
+from aprtui.model.weight_difference.nodes import graph_of, nodes_by_tensor, same_config, selected_nodes
 from aprtui.model.weight_difference.stored import (
     BytesDifference,
     StoredTensor,
@@ -48,20 +49,18 @@ from aprtui.progress import Progress
 from aprtui.trace.graph import Node
 
 _MEGABYTE = 1_000_000
-_TIED = "token_embd.weight"
 
 
 @dataclass(frozen=True, slots=True)
 class TensorDifference:
-    """One tensor that both files have. `bytes` is None where they are equal, or not comparable for want of one type and
-    shape; `metrics` is None where the bytes are equal or there are no values to compare. `findings` say what a
-    difference looks like."""
+    """One tensor that both files have. `bytes` is None where they are equal, or where type or shape differ; `metrics`
+    is None where the bytes are equal or there are no values to compare. `findings` say what a difference looks like."""
 
     name: str
     nodes: tuple[Node, ...]
     types: tuple[str, str]
     shapes: tuple[tuple[int, ...], tuple[int, ...]]
-    judgement: Judgement
+    judgement: WeightJudgement
     bytes: BytesDifference | None
     metrics: WeightMetrics | None
     findings: tuple[str, ...]
@@ -90,7 +89,7 @@ class SkippedTensor:
 
 @dataclass(frozen=True, slots=True)
 class ModelDifference:
-    """Everything that a comparison of two model files says; `notes` say what could not be found out about a file."""
+    """Everything that a comparison of two model files says; `notes` say what is not known of a file."""
 
     verdict: Verdict
     reasons: tuple[str, ...]
@@ -122,16 +121,16 @@ def compare_models(
     tolerances: Sequence[Tolerance] = (),
     progress: Progress | None = None,
 ) -> ModelDifference:
-    """Compare the GGUF file `path_b` with the reference `path_a`; takes some 30 MB of memory whatever their size.
+    """Compare the GGUF file `path_b` with the reference `path_a`; takes about 30 MB of memory for files of any size.
 
     `selection` leaves out the tensors that none of the selected stages uses; the metadata are compared all the same.
     Raises `UnreadableError` for a file that is no GGUF file or is damaged, `UsageError` for a selection that has no
     tensors.
     """
     a, b = GgufFile(path_a), GgufFile(path_b)
-    layouts = layout_of(a), layout_of(b)
-    users = nodes_by_tensor(a, b, layouts)
-    chosen = selected_nodes(layouts, selection.stages, selection.layers)
+    graphs = graph_of(a), graph_of(b)
+    users = nodes_by_tensor(a, b, graphs)
+    chosen = selected_nodes(graphs, selection.stages, selection.layers)
     names = _in_order({**a.tensors, **b.tensors}, users)
     if chosen is not None:
         names = [name for name in names if chosen.intersection(users.get(name, ()))]
@@ -139,9 +138,9 @@ def compare_models(
             raise UsageError("--stage, --layers: no tensor belongs to what they select: leave them out")
     comparer = _Comparer(_stored(a), _stored(b), users, tolerances, progress)
     tensors, skipped = comparer.compare(a, b, names)
-    metadata = metadata_differences(a, b, same_config=same_config(*layouts))
+    metadata = metadata_differences(a, b, same_config=same_config(*graphs))
     verdict, reasons = _conclude(tensors, skipped, metadata)
-    notes = tuple(layout.problem for layout in layouts if layout.problem)
+    notes = tuple(own.problem for own in graphs if own.problem)
     return ModelDifference(verdict, reasons, notes, metadata, tensors, skipped)
 
 
@@ -187,7 +186,7 @@ class _Comparer:
         same_as = twins(own[name], other) if name in own else ()
         reason = f"only in {side}"
         # Without a head of its own the other file uses its embedding table.
-        tied = name == "output.weight" and _TIED in same_as
+        tied = TIED_HEAD.get(name) in same_as
         return SkippedTensor(name, nodes, side, reason, same_as, harmless=tied)
 
     def _advance(self, size: int) -> None:

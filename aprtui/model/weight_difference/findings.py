@@ -28,7 +28,7 @@ _CORNER = 64
 def twins(tensor: StoredTensor, others: Tensors) -> tuple[str, ...]:
     """Names of tensors of the other file, under another name, whose bytes are the same.
 
-    A tensor of one repeated value, as a bias of zeros or a norm of ones, has none: it would be everybody's twin.
+    A tensor of one repeated value, as a bias of zeros or a norm of ones, has none: all of them would be twins.
     """
     candidates = [name for name, other in others.items() if name != tensor.name and equal_bytes(tensor, other)]
     return tuple(candidates) if candidates and not _is_constant(tensor) else ()

@@ -6,7 +6,7 @@ The rules, strongest first:
 3. Where nothing is stated, rounding to the two storage types is the floor: an error beyond `LIMIT` times what that
    rounding typically costs, over the whole tensor or in one group of 32 values, is FAIL.
 4. Within it, two different types are PASS: that is what an honest quantisation looks like. One type on both sides is
-   UNKNOWN: two quantisers can part like that, and so can a bug.
+   UNKNOWN: two quantisers can differ by as much, and so can a bug.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STEP_RATIO = "step_ratio"
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class WeightJudgement:
     """A verdict with its number: `error` of `metric` was held against `bound`, which was made from `floor`."""
 
     verdict: Verdict
@@ -45,7 +45,7 @@ class Judgement:
     reason: str
 
 
-BIT_EQUAL = Judgement(Verdict.PASS, DEFAULT_METRIC.value, 0.0, None, None, "bit-equal")
+BIT_EQUAL = WeightJudgement(Verdict.PASS, DEFAULT_METRIC.value, 0.0, None, None, "bit-equal")
 
 
 def shape_text(shape: Sequence[int]) -> str:
@@ -53,64 +53,64 @@ def shape_text(shape: Sequence[int]) -> str:
     return f"[{', '.join(str(extent) for extent in shape)}]"
 
 
-def judge_shapes(a: StoredTensor, b: StoredTensor) -> Judgement:
+def judge_shapes(a: StoredTensor, b: StoredTensor) -> WeightJudgement:
     """The verdict on two tensors of different shapes."""
     reason = f"shape {shape_text(a.shape)} in A, {shape_text(b.shape)} in B"
-    return Judgement(Verdict.FAIL, "shape", None, None, None, reason)
+    return WeightJudgement(Verdict.FAIL, "shape", None, None, None, reason)
 
 
-def judge_bytes_only(a: StoredTensor, b: StoredTensor) -> Judgement:
+def judge_bytes_only(a: StoredTensor, b: StoredTensor) -> WeightJudgement:
     """The verdict on tensors that differ where a side cannot be dequantised."""
     reason = f"bytes differ, and {' or '.join(dict.fromkeys((a.type, b.type)))} cannot be dequantised here"
-    return Judgement(Verdict.UNKNOWN, DEFAULT_METRIC.value, None, None, None, reason)
+    return WeightJudgement(Verdict.UNKNOWN, DEFAULT_METRIC.value, None, None, None, reason)
 
 
-def judge(a: StoredTensor, b: StoredTensor, metrics: WeightMetrics, tolerances: Sequence[Tolerance]) -> Judgement:
+def judge(a: StoredTensor, b: StoredTensor, metrics: WeightMetrics, tolerances: Sequence[Tolerance]) -> WeightJudgement:
     """The verdict on the numbers of two tensors whose bytes differ. Of several tolerances all must hold."""
     if metrics.mismatches:
         count = metrics.mismatches
         reason = f"{counted(count, 'value')} NaN or Inf on one side, not alike on the other"
-        return Judgement(Verdict.FAIL, Metric.NON_FINITE.value, float(count), None, 0.0, reason)
+        return WeightJudgement(Verdict.FAIL, Metric.NON_FINITE.value, float(count), None, 0.0, reason)
     if not metrics.compared:
-        return Judgement(
+        return WeightJudgement(
             Verdict.UNKNOWN, DEFAULT_METRIC.value, None, None, None, "bytes differ, no finite value on either side"
         )
     if metrics.max_abs == 0:
-        return Judgement(Verdict.PASS, DEFAULT_METRIC.value, 0.0, None, None, "equal values, other bytes")
+        return WeightJudgement(Verdict.PASS, DEFAULT_METRIC.value, 0.0, None, None, "equal values, other bytes")
     return _by_tolerance(metrics, tolerances) if tolerances else _by_step(a, b, metrics)
 
 
-def _by_tolerance(metrics: WeightMetrics, tolerances: Sequence[Tolerance]) -> Judgement:
+def _by_tolerance(metrics: WeightMetrics, tolerances: Sequence[Tolerance]) -> WeightJudgement:
     for tolerance in tolerances:
         error = metrics.value(tolerance.metric)
         assert error is not None, "a metric is None only where nothing was compared"
         if not tolerance.admits(error):
             beyond = "below" if tolerance.metric.is_similarity else "above"
             reason = f"{beyond} {tolerance.basis}"
-            return Judgement(
+            return WeightJudgement(
                 Verdict.FAIL, tolerance.metric.value, error, metrics.expected_rel_l2, tolerance.bound, reason
             )
-    shown = tolerances[0]
-    return Judgement(
-        Verdict.PASS, shown.metric.value, metrics.value(shown.metric), metrics.expected_rel_l2, shown.bound,
-        f"within {shown.basis}",
+    first = tolerances[0]
+    return WeightJudgement(
+        Verdict.PASS, first.metric.value, metrics.value(first.metric), metrics.expected_rel_l2, first.bound,
+        f"within {first.basis}",
     )  # fmt: skip
 
 
-def _by_step(a: StoredTensor, b: StoredTensor, metrics: WeightMetrics) -> Judgement:
+def _by_step(a: StoredTensor, b: StoredTensor, metrics: WeightMetrics) -> WeightJudgement:
     types = a.type if a.type == b.type else f"{a.type} and {b.type}"
     error, floor, ratio = metrics.rel_l2, metrics.expected_rel_l2, metrics.step_ratio
     name = DEFAULT_METRIC.value
     if error is None or floor is None or ratio is None:
         reason = f"differs, the rounding error of {types} is not known: no tolerance applies"
-        return Judgement(Verdict.UNKNOWN, name, error, None, None, reason)
+        return WeightJudgement(Verdict.UNKNOWN, name, error, None, None, reason)
     bound = LIMIT * floor
     if error > bound:
-        return Judgement(Verdict.FAIL, name, error, floor, bound, f"more than rounding to {types} explains")
+        return WeightJudgement(Verdict.FAIL, name, error, floor, bound, f"more than rounding to {types} explains")
     if ratio > LIMIT:
         reason = f"{metrics.step_place}: {ratio:.3g} times the rounding error of {types}"
-        return Judgement(Verdict.FAIL, STEP_RATIO, ratio, 1.0, LIMIT, reason)
+        return WeightJudgement(Verdict.FAIL, STEP_RATIO, ratio, 1.0, LIMIT, reason)
     if a.type != b.type:
-        return Judgement(Verdict.PASS, name, error, floor, bound, f"within what rounding to {types} explains")
+        return WeightJudgement(Verdict.PASS, name, error, floor, bound, f"within what rounding to {types} explains")
     reason = f"bytes differ, by no more than rounding to {types} explains: no tolerance applies"
-    return Judgement(Verdict.UNKNOWN, name, error, floor, bound, reason)
+    return WeightJudgement(Verdict.UNKNOWN, name, error, floor, bound, reason)

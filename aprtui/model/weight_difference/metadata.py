@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from aprtui.model.architectures.base import WITHOUT_EFFECT
 from aprtui.model.gguf_file import GgufFile, StringArray
 
 _MOST_CHARACTERS = 48
 
-# Keys of an architecture that no computation reads; all others of it count as changing numbers.
-_WITHOUT_EFFECT = frozenset({"context_length", "vocab_size", "tensor_data_layout", "pooling_type"})
+_NOT_COMPUTED_WITH = WITHOUT_EFFECT | {"context_length"}
+"""All other keys of an architecture count as changing numbers."""
 
 # What a wrong port gets wrong most often comes first.
 _FIRST = (
@@ -64,7 +65,7 @@ def _computed_with(key: str, architectures: tuple[Any, Any]) -> bool:
     if key == "general.architecture":
         return True
     prefix, _, rest = key.partition(".")
-    return prefix in ("*", *architectures) and rest not in _WITHOUT_EFFECT
+    return prefix in ("*", *architectures) and rest not in _NOT_COMPUTED_WITH
 
 
 def _rank(difference: MetadataDifference) -> tuple[bool, int, str]:

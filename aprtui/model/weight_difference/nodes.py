@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from aprtui.errors import UnreadableError, UsageError
-from aprtui.model.architectures.base import architecture_of, read_config
-from aprtui.model.binding import parameters, rope_factors
+from aprtui.model.architectures.registry import architecture_of
+from aprtui.model.binding import parameters, stored_name
 from aprtui.model.config import ModelConfig
 from aprtui.model.gguf_file import GgufFile
 from aprtui.trace.graph import Node, StageGraph, graph_for
@@ -14,35 +15,33 @@ from aprtui.trace.select import ALL, parse_layers, select_nodes, select_stages
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """A file's configuration and stage graph; both None with the `problem` where they cannot be made."""
+class FileGraph:
+    """A file's configuration and stage graph; both None with the `problem` where they cannot be made.
+
+    `tied` maps tensors that the file may leave out to those that are used in their place.
+    """
 
     config: ModelConfig | None
     graph: StageGraph | None
+    tied: Mapping[str, str]
     problem: str | None
 
 
-def layout_of(file: GgufFile) -> Layout:
+def graph_of(file: GgufFile) -> FileGraph:
     """What the file's metadata say of its graph; never raises for an architecture that is not supported."""
     try:
-        architecture_of(file.path, file.metadata)
-        table = file.tensors.get("token_embd.weight")
-        config = read_config(
-            file.path,
-            file.metadata,
-            vocabulary=1 if table is None else table.dimensions[-1],
-            qkv_bias="blk.0.attn_q.bias" in file.tensors,
-            rope_factors=rope_factors(file),
-        )
+        architecture = architecture_of(file)
+        config = architecture.read_config(file)
     except UnreadableError as error:
-        return Layout(None, None, str(error))
+        return FileGraph(None, None, {}, str(error))
     # A hostile layer count must not make a graph of that size.
     if config.graph.layers > len(file.tensors):
-        return Layout(None, None, f"{file.path}: the metadata say {config.graph.layers} layers, more than tensors")
-    return Layout(config, graph_for(config.graph), None)
+        problem = f"{file.path}: the metadata say {config.graph.layers} layers, more than tensors"
+        return FileGraph(None, None, {}, problem)
+    return FileGraph(config, graph_for(config.graph), architecture.tied, None)
 
 
-def same_config(a: Layout, b: Layout) -> bool:
+def same_config(a: FileGraph, b: FileGraph) -> bool:
     """Whether both files configure the same computation; which tensors they hold does not count, nor the context."""
     return None not in (a.config, b.config) and _computed(a.config) == _computed(b.config)
 
@@ -51,32 +50,33 @@ def _computed(config: ModelConfig | None) -> ModelConfig | None:
     return config and replace(config, context=0, graph=replace(config.graph, qkv_bias=False, vocabulary=0))
 
 
-def nodes_by_tensor(a: GgufFile, b: GgufFile, layouts: tuple[Layout, Layout]) -> dict[str, tuple[Node, ...]]:
+def nodes_by_tensor(a: GgufFile, b: GgufFile, graphs: tuple[FileGraph, FileGraph]) -> dict[str, tuple[Node, ...]]:
     """The nodes that use each tensor, by its name, in execution order of the two graphs, A's first.
 
-    A file without `output.weight` uses the embedding table in its place.
+    A file without a tensor that may be tied uses another in its place.
     """
     users: dict[str, dict[Node, None]] = {}
-    for file, layout in zip((a, b), layouts, strict=True):
-        for node in layout.graph.nodes if layout.graph else ():
-            assert layout.graph is not None
-            for parameter in parameters(layout.graph, node):
-                tied = parameter.name == "output.weight" and parameter.name not in file.tensors
-                users.setdefault("token_embd.weight" if tied else parameter.name, {})[node] = None
+    for file, own in zip((a, b), graphs, strict=True):
+        for node in own.graph.nodes if own.graph else ():
+            assert own.graph is not None
+            for parameter in parameters(own.graph, node):
+                users.setdefault(stored_name(file, parameter, own.tied), {})[node] = None
     return {name: tuple(nodes) for name, nodes in users.items()}
 
 
-def selected_nodes(layouts: tuple[Layout, Layout], stages: str | None, layers: str | None) -> frozenset[Node] | None:
+def selected_nodes(
+    graphs: tuple[FileGraph, FileGraph], stages: str | None, layers: str | None
+) -> frozenset[Node] | None:
     """The nodes that `--stage` and `--layers` ask for; None where all tensors are meant.
 
     Raises `UsageError` for a selection that means nothing, or where the architecture is not known here.
     """
     if stages is None and layers is None:
         return None
-    graphs = [layout.graph for layout in layouts if layout.graph]
-    if not graphs:
+    known = [own.graph for own in graphs if own.graph]
+    if not known:
         raise UsageError(
-            f"--stage, --layers: need an architecture that is known here, leave them out: {layouts[0].problem}"
+            f"--stage, --layers: need an architecture that is known here, leave them out: {graphs[0].problem}"
         )
-    graph = max(graphs, key=lambda graph: graph.layers)
+    graph = max(known, key=lambda graph: graph.layers)
     return select_nodes(graph, select_stages(stages or ALL, graph), parse_layers(layers or ALL, graph.layers))

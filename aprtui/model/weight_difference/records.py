@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aprtui.model.weight_difference.compare import ModelDifference, TensorDifference
-from aprtui.model.weight_difference.values import Place
+from aprtui.model.weight_difference.values import WeightRange
 from aprtui.trace.graph import Node
 
 Record = dict[str, Any]
@@ -96,7 +96,7 @@ def _divergence_record(tensor: TensorDifference) -> Record:
     }
 
 
-def place_of(tensor: TensorDifference) -> Place | None:
+def place_of(tensor: TensorDifference) -> WeightRange | None:
     """Where to look: the group that is worst against its rounding error, else the largest difference."""
     numbers = tensor.metrics
     return None if numbers is None else numbers.step_place or numbers.max_abs_place

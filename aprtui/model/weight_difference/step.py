@@ -24,7 +24,7 @@ def is_float(kind: str) -> bool:
 
 
 def expected_squares(tensor: StoredTensor, rows: slice, values: NDArray[np.float32]) -> NDArray[np.float64] | None:
-    """The mean square of the rounding error of each value, `[rows, columns]`; None for types it is not known of.
+    """The mean square of the rounding error of each value, `[rows, columns]`; None for types without a row.
 
     `values` are the values of `rows`.
     """

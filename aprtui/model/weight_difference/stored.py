@@ -18,7 +18,7 @@ from aprtui.model.weight_types import BlockPart, format_named
 from aprtui.model.weights import dequantized
 
 BLOCK_VALUES = 1 << 15
-"""Values of a tensor that are looked at together, so that all scratch arrays stay in the cache.
+"""Values of a tensor that are compared together, so that all scratch arrays stay in the cache.
 
 A Q4_K against a Q8_0 tensor, interleaved on a shared core: 2¹⁵ takes 17 ns a value, 2¹⁴ 22, 2¹⁶ 35, 2¹⁷ 42.
 """

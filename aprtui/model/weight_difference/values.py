@@ -28,7 +28,7 @@ _RANK = 23
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WeightRange:
     """`length` values of one row, from `column` on."""
 
     row: int
@@ -46,7 +46,7 @@ class WeightMetrics:
     """The numbers of one pair; a metric is None where no value is finite on both sides.
 
     `equal_values` is the share of values that are equal; `norm_ratio` is the norm of B over that of A.
-    `expected_rel_l2` is what rounding to the two types typically costs, None for types it is not known of.
+    `expected_rel_l2` is what rounding to the two types typically costs, None for types without a row.
     `step_ratio` is the worst group of 32 values in units of that rounding error (its upper quartile, because an
     importance matrix makes quantisers clip single values by any amount; for two float types the worst value),
     `step_place` where it is. `mismatches` counts values that are NaN or Inf and not alike on the other side.
@@ -55,7 +55,7 @@ class WeightMetrics:
     count: int
     compared: int
     max_abs: float | None
-    max_abs_place: Place | None
+    max_abs_place: WeightRange | None
     mean_abs: float | None
     rms: float | None
     rel_l2: float | None
@@ -64,7 +64,7 @@ class WeightMetrics:
     norm_ratio: float | None
     expected_rel_l2: float | None
     step_ratio: float | None
-    step_place: Place | None
+    step_place: WeightRange | None
     mismatches: int
 
     def value(self, metric: Metric) -> float | None:
@@ -76,7 +76,7 @@ class WeightMetrics:
 
 
 def weight_metrics(a: StoredTensor, b: StoredTensor, advance: Callable[[int], None]) -> WeightMetrics:
-    """Metrics of `b` against `a`, of one shape; `advance` is told the bytes of A as they are done.
+    """Metrics of `b` against `a`, of one shape; `advance` takes the bytes of A that were compared since its last call.
 
     Raises `NotImplementedError` for a type that `gguf` cannot dequantise.
     """
@@ -105,13 +105,13 @@ class _Sums:
     equal: int = 0
     mismatches: int = 0
     max_abs: float = -1.0
-    max_abs_place: Place | None = None
+    max_abs_place: WeightRange | None = None
     total_abs: float = 0.0
     squares: F64 = field(default_factory=lambda: np.zeros(3))
     dot: float = 0.0
     expected: float | None = 0.0
     step_ratio: float = -1.0
-    step_place: Place | None = None
+    step_place: WeightRange | None = None
 
     def add(self, a: NDArray[np.float32], b: NDArray[np.float32], expected: F64 | None, first_row: int) -> None:
         self.count += a.size
@@ -155,9 +155,9 @@ class _Sums:
             self.step_ratio = ratio
             self.step_place = self._place(worst, first_row, length)
 
-    def _place(self, index: int, first_row: int, length: int = 1) -> Place:
+    def _place(self, index: int, first_row: int, length: int = 1) -> WeightRange:
         row, column = divmod(index, self.columns)
-        return Place(first_row + row, column, length)
+        return WeightRange(first_row + row, column, length)
 
     def finish(self) -> WeightMetrics:
         n = self.compared

@@ -1,4 +1,4 @@
-"""Tokens with their probabilities as rows with bars: candidates of a token, and what each layer would say next."""
+"""Tokens with their probabilities as rows with bars: candidates for a token, and the likeliest token of each layer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aprtui.engine.process.slots import NO_TOKEN, TokenRecord
+from aprtui.engine.process.slots import TokenRecord
+from aprtui.engine.sampling import NO_TOKEN
 from aprtui.tui.draw.signals import percent, quoted
 from aprtui.tui.draw.text import clipped, padded
 
@@ -24,7 +25,7 @@ class Bar:
 
 
 def candidate_bars(record: TokenRecord, names: Mapping[int, str]) -> list[Bar]:
-    """The likeliest tokens, the chosen one marked; it comes last where it is not among them."""
+    """The likeliest tokens, the chosen one marked; it comes last if it is not among them."""
     bars = [
         Bar("", token_text(int(token), names), float(probability), int(token) == record.token)
         for token, probability in record.candidates.tolist()
@@ -36,7 +37,7 @@ def candidate_bars(record: TokenRecord, names: Mapping[int, str]) -> list[Bar]:
 
 
 def lens_bars(record: TokenRecord, names: Mapping[int, str], layer: int) -> list[Bar]:
-    """The likeliest token after each layer, `layer` marked; none where the lens was not on."""
+    """The likeliest token after each layer, `layer` marked; none if the lens was off."""
     if record.lens is None:
         return []
     return [
@@ -46,7 +47,7 @@ def lens_bars(record: TokenRecord, names: Mapping[int, str], layer: int) -> list
 
 
 def token_text(token: int, names: Mapping[int, str]) -> str:
-    """A token as it is shown: its text in quotes; its id until its text is known."""
+    """A token in words: its text in quotes; its id until its text is known."""
     if token == NO_TOKEN:
         return "not finite"
     return quoted(names[token]) if token in names else f"#{token}"
@@ -67,7 +68,7 @@ def bar_text(share: float, width: int, ascii_only: bool) -> str:
 def bar_cells(bar: Bar, label_width: int, width: int, ascii_only: bool) -> tuple[str, str, str]:
     """A row of `width` cells in three parts: mark, label and token; probability; bar.
 
-    The token gets two fifths of the room, cut where it is longer.
+    The token gets two fifths of the room, and is clipped there.
     """
     mark = (">" if ascii_only else "▸") if bar.marked else " "
     head = f"{mark}{bar.label:>{label_width}} " if label_width else mark

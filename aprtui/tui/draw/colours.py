@@ -69,10 +69,10 @@ CURSOR = {
     True: Style(reverse=True, bold=True, color="#ffffff", bgcolor="#000000"),
     False: Style(reverse=True, bold=True, color="#000000", bgcolor="#ffffff"),
 }
-"""The cell under the cursor by whether the theme is dark: against its background, and reversed without colours, too."""
+"""The style of the cell under the cursor, by whether the theme is dark; without colours it is still reversed."""
 
 TINTS = 8
-"""Tints of text; more are not told apart, and equal neighbours are drawn in one go."""
+"""Tints of text; more could not be told apart, and equal neighbours are drawn as one segment."""
 
 
 class ColourMap(StrEnum):

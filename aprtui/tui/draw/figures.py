@@ -23,10 +23,10 @@ FULL_CHANGE = 4.0
 """A change by this factor, up or down, has the full colour."""
 
 SHARED = "←"
-"""In place of a time: computed together with the stage before it."""
+"""Stands for a time that is part of the stage before: both were computed together."""
 
 _DIGITS = 4
-"""More digits than are ever shown; fewer different numbers, whose texts can be remembered."""
+"""More digits than are ever shown, but few enough different numbers to cache their texts."""
 
 _NUMBER = 255
 """In `Figures.marks`: no mark, the value counts."""
@@ -59,12 +59,12 @@ class Statistic(StrEnum):
 
     @property
     def ends(self) -> tuple[str, str]:
-        """What the ends of the scale of colours mean; empty where there is none."""
+        """What the ends of the colour scale mean; empty where there is none."""
         return _ENDS.get(self, ("", ""))
 
     @property
     def following(self) -> Statistic:
-        """The next one in turn."""
+        """The next statistic in turn."""
         every = list(Statistic)
         return every[(every.index(self) + 1) % len(every)]
 
@@ -118,7 +118,7 @@ def figures(
     seconds: NDArray[np.float32] | None = None,
     before: NDArray[np.void] | None = None,
 ) -> Figures:
-    """The figures of `stats` `[nodes]` (the fields of `process_slots.STATS`).
+    """The figures of `stats` `[nodes]` (the fields of `process.slots.STATS`).
 
     `seconds` `[nodes]` are needed for times, the statistics of the pass `before` for changes; without them, those are
     missing. NaN wins over Inf, and Inf over any number, but for the times.
@@ -217,7 +217,7 @@ _SCALES = {
 
 
 def first_nonfinite(stats: NDArray[np.void]) -> tuple[int, Mark] | None:
-    """Index in execution order of the first node that holds NaN or Inf, and which of them; None where none does."""
+    """Index in execution order of the first node that holds NaN or Inf, and which of them; None if none does."""
     bad = np.flatnonzero((stats["nan"] > 0) | (stats["inf"] > 0))
     if not bad.size:
         return None
@@ -226,7 +226,7 @@ def first_nonfinite(stats: NDArray[np.void]) -> tuple[int, Mark] | None:
 
 
 def first_bad(graph: StageGraph, stats: NDArray[np.void]) -> str:
-    """Which stage is the first to hold NaN or Inf; empty where none does."""
+    """Which stage is the first to hold NaN or Inf, in words; empty if none does."""
     found = first_nonfinite(stats)
     if found is None:
         return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 LEVELS = 64
-"""Colour levels; more are not told apart, and few styles mean few colour changes to send."""
+"""Colour levels; more could not be told apart, and few styles mean few colour changes to send."""
 
 LEAST_SPAN = 10.0
 """A column's scale covers at least this factor, so that a stage that hardly varies looks even."""

@@ -13,10 +13,10 @@ from aprtui.tui.draw.colours import TINTS
 MOST_ENTROPY = 5.0
 MOST_MARGIN = 8.0
 LEAST_RISK = 5e-5
-"""Ends of the scales: nats, logits, and the flip risk that has no colour any more."""
+"""Ends of the scales: nats, logits, and the flip risk below which there is no colour."""
 
 
-class Signal(StrEnum):
+class TintSignal(StrEnum):
     """What tints the tokens."""
 
     PROBABILITY = "probability"
@@ -26,23 +26,23 @@ class Signal(StrEnum):
     NONE = "none"
 
     @property
-    def following(self) -> Signal:
-        """The next one in turn."""
-        every = list(Signal)
+    def following(self) -> TintSignal:
+        """The next signal in turn."""
+        every = list(TintSignal)
         return every[(every.index(self) + 1) % len(every)]
 
     @property
     def ends(self) -> tuple[str, str]:
-        """What the sure and the unsure end of the scale of colours mean."""
+        """What the sure and the unsure end of the colour scale mean."""
         return _ENDS[self]
 
 
 _ENDS = {
-    Signal.PROBABILITY: ("100 %", "0 %"),
-    Signal.ENTROPY: ("0", f"{MOST_ENTROPY:g} nats"),
-    Signal.MARGIN: (f"{MOST_MARGIN:g}", "0"),
-    Signal.FLIP_RISK: (f"{100 * LEAST_RISK:g} %", "50 %"),
-    Signal.NONE: ("", ""),
+    TintSignal.PROBABILITY: ("100 %", "0 %"),
+    TintSignal.ENTROPY: ("0", f"{MOST_ENTROPY:g} nats"),
+    TintSignal.MARGIN: (f"{MOST_MARGIN:g}", "0"),
+    TintSignal.FLIP_RISK: (f"{100 * LEAST_RISK:g} %", "50 %"),
+    TintSignal.NONE: ("", ""),
 }
 
 
@@ -58,7 +58,7 @@ class TokenFigures:
 
 
 def flip_risk(margin: float, noise: LogitNoise) -> float:
-    """How probable it is that an engine that rounds otherwise would find another token likeliest.
+    """The probability that an engine that rounds differently would find another token likeliest.
 
     Two logits, each with an independent normal error of the measured deviation, change places. It is an estimate: the
     noise is that of the model as a whole, not of this position. 0 for an infinite margin, NaN where the noise is.
@@ -68,7 +68,7 @@ def flip_risk(margin: float, noise: LogitNoise) -> float:
     return 0.5 * math.erfc(margin / (2 * noise.deviation))
 
 
-def tint(signal: Signal, token: TokenFigures, noise: LogitNoise | None) -> int | None:
+def tint(signal: TintSignal, token: TokenFigures, noise: LogitNoise | None) -> int | None:
     """The tint of a token, 0 (sure) … TINTS - 1 (unsure); None where there is nothing to show."""
     unsure = _unsure(signal, token, noise)
     if unsure is None or math.isnan(unsure):
@@ -76,15 +76,15 @@ def tint(signal: Signal, token: TokenFigures, noise: LogitNoise | None) -> int |
     return min(int(min(max(unsure, 0.0), 1.0) * TINTS), TINTS - 1)
 
 
-def _unsure(signal: Signal, token: TokenFigures, noise: LogitNoise | None) -> float | None:
+def _unsure(signal: TintSignal, token: TokenFigures, noise: LogitNoise | None) -> float | None:
     match signal:
-        case Signal.PROBABILITY:
+        case TintSignal.PROBABILITY:
             return 1 - math.exp(token.logprob)
-        case Signal.ENTROPY:
+        case TintSignal.ENTROPY:
             return token.entropy / MOST_ENTROPY
-        case Signal.MARGIN:
+        case TintSignal.MARGIN:
             return 1 - token.margin / MOST_MARGIN
-        case Signal.FLIP_RISK if noise is not None:
+        case TintSignal.FLIP_RISK if noise is not None:
             risk = max(flip_risk(token.margin, noise), LEAST_RISK)
             return 1 - math.log(0.5 / risk) / math.log(0.5 / LEAST_RISK)
     return None
@@ -95,18 +95,18 @@ def quoted(name: str) -> str:
     return json.dumps(name, ensure_ascii=False)
 
 
-def in_words(token: TokenFigures, noise: LogitNoise | None, first: Signal = Signal.PROBABILITY) -> list[str]:
+def token_words(token: TokenFigures, noise: LogitNoise | None, first: TintSignal = TintSignal.PROBABILITY) -> list[str]:
     """A token, and what is known of it, the signal `first` before the others."""
     fields = {
-        Signal.PROBABILITY: f"probability {percent(math.exp(token.logprob))}",
-        Signal.ENTROPY: f"entropy {token.entropy:.2f} nats",
-        Signal.MARGIN: f"margin {token.margin:.2f}",
-        Signal.FLIP_RISK: "flip risk not measured",
+        TintSignal.PROBABILITY: f"probability {percent(math.exp(token.logprob))}",
+        TintSignal.ENTROPY: f"entropy {token.entropy:.2f} nats",
+        TintSignal.MARGIN: f"margin {token.margin:.2f}",
+        TintSignal.FLIP_RISK: "flip risk not measured",
     }
     if noise is not None:
         times = token.margin / noise.deviation if noise.deviation else math.inf
-        fields[Signal.MARGIN] += f" = {times:.3g} × noise"
-        fields[Signal.FLIP_RISK] = f"flip risk {percent(flip_risk(token.margin, noise))} (estimate)"
+        fields[TintSignal.MARGIN] += f" = {times:.3g} × noise"
+        fields[TintSignal.FLIP_RISK] = f"flip risk {percent(flip_risk(token.margin, noise))} (estimate)"
     order = sorted(fields, key=lambda signal: signal is not first)
     return [f"{quoted(token.name)} id {token.id}", *(fields[signal] for signal in order)]
 

@@ -1,4 +1,4 @@
-"""Arrays → tiles of levels for a heatmap: what is seen, what stands for the values of a cell, and what its level is.
+"""Arrays → tiles of levels for a heatmap: how values share cells, what stands for those of a cell, and its level.
 
 Where a cell stands for several values, it shows the one of largest magnitude, never the mean: a single wrong number
 must be seen in a tensor of millions. NaN wins over Inf, and Inf over any number. With the bits of a float32 as an
@@ -29,7 +29,7 @@ CHUNK = 1 << 18
 """Values that are asked for at once: 1 MB, which stays in the cache between the two maxima."""
 
 LOG_DECADES = 6
-"""A logarithmic scale begins so many powers of ten below its end, unless it is told otherwise."""
+"""A logarithmic scale begins so many powers of ten below its end, unless the caller says otherwise."""
 
 _SIGN = np.uint32(1 << 31)
 _INFINITE = np.uint32(0x7F800000)

@@ -1,4 +1,4 @@
-"""What screens look like in ASCII alone: every character that they draw, cell for cell."""
+"""Screens in ASCII alone: a stand-in for every character that they draw, cell for cell."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from textual.color import Color
 from textual.filter import LineFilter
 
 STAND_IN = "?"
-"""Stands for each cell of a character that ASCII lacks and that no screen draws itself: one of a token or a name."""
+"""Stands for each cell of a non-ASCII character that no screen draws itself: it comes from a token or a name."""
 
-# Where a character means something it has one of its own; frames and bars share theirs.
+# Characters with a meaning have stand-ins of their own; those of frames and bars share theirs.
 _MEANINGS = {
     "−": "-", "–": "-", "…": "~", "×": "x", "÷": "/", "·": ".", "µ": "u", "≥": ">",
     "↑": "^", "↓": "v", "←": "<", "→": ">", "↔": "|", "⏎": "$", "⇥": ">", "⋯": "~",
@@ -35,7 +35,7 @@ def to_ascii(text: str) -> str:
 
 
 class AsciiFilter(LineFilter):
-    """Lets nothing but ASCII through to the terminal, whoever has drawn it."""
+    """Lets nothing but ASCII through to the terminal."""
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         """The same line in ASCII."""

@@ -1,4 +1,4 @@
-"""What stands around every screen: the line of screens above it, and the line of words for the focused cell below."""
+"""The lines around every screen: the tabs above it, and a line of words about the focused cell below."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LEAST_COLUMNS, LEAST_ROWS = 80, 24
 
 
 class TabBar(LineWidget):
-    """The screens with their keys, the one that is shown marked; `detail` at the right says what it shows."""
+    """The screens with their keys, the current one marked; `detail` at the right says what it shows."""
 
     PREFIX = "tab-bar"
     COMPONENT_CLASSES: ClassVar[set[str]] = {"tab-bar--name", "tab-bar--current", "tab-bar--warning"}
@@ -66,13 +66,13 @@ class TabBar(LineWidget):
 
 
 class ReadoutLine(LineWidget):
-    """One line that says in plain words what the focused cell says: for screen readers, logs, and without colour."""
+    """One line that describes the focused cell in plain words: for screen readers, logs, and screens without colour."""
 
     DEFAULT_CSS = "ReadoutLine { height: 1; padding: 0 1; background: $panel; color: $foreground; }"
 
     text: reactive[str] = reactive("")
 
     def render_line(self, y: int) -> Strip:
-        """The words, cut at the end where there is no room."""
+        """The words, clipped at the end."""
         width, base = self.size.width, self.style()
         return Strip([Segment(clipped(self.text, width), base)]).adjust_cell_length(width, base)

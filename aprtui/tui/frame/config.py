@@ -44,20 +44,20 @@ def read_config(path: Path) -> Config:
     except FileNotFoundError:
         return Config(path)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: {error}: mend or remove the file") from error
-    keys = _taken(document, "keys", dict, {}, path)
+        raise UsageError(f"{path}: {error}: fix or remove the file") from error
+    keys = _pop(document, "keys", dict, {}, path)
     for name, value in keys.items():
         if not isinstance(value, str):
             raise UsageError(f"{path}: [keys] {name}: expected keys as a string, as in 'j,down'")
     config = Config(
-        path, _taken(document, "theme", str, None, path), _taken(document, "ascii", bool, False, path), dict(keys)
+        path, _pop(document, "theme", str, None, path), _pop(document, "ascii", bool, False, path), dict(keys)
     )
     if document:
         raise UsageError(f"{path}: {next(iter(document))}: no such setting: expected theme, ascii and [keys]")
     return config
 
 
-def _taken(document: dict[str, Any], name: str, kind: type, default: Any, path: Path) -> Any:
+def _pop(document: dict[str, Any], name: str, kind: type, default: Any, path: Path) -> Any:
     value = document.pop(name, default)
     if value is not default and not isinstance(value, kind):
         raise UsageError(f"{path}: {name}: expected a {kind.__name__}, found {value!r}")

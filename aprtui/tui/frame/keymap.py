@@ -1,4 +1,4 @@
-"""Keys: sequences of two of them, what the user has remapped, and which keys would clash.
+"""Keys: chords of two of them, keys that the user has remapped, and keys that clash.
 
 Single keys are Textual's bindings and are remapped by their id. A *chord* is two keys in turn, as in `g d`: its first
 key, the prefix, does nothing by itself, so no key is both a command and a prefix.
@@ -47,13 +47,13 @@ def bindings_of(bindings: Iterable[BindingType]) -> Iterator[Binding]:
             yield binding
 
 
-def shown_keys(keys: str, ascii_only: bool = False) -> str:
+def displayed_keys(keys: str, ascii_only: bool = False) -> str:
     """The keys of a binding ("down,j") or a chord ("g d") as a person calls them; names for arrows in ASCII."""
-    parts = ([_shown(key, ascii_only) for key in sequence.split()] for sequence in keys.split(","))
+    parts = ([_displayed(key, ascii_only) for key in sequence.split()] for sequence in keys.split(","))
     return " ".join("".join(part) for part in parts)
 
 
-def _shown(key: str, ascii_only: bool) -> str:
+def _displayed(key: str, ascii_only: bool) -> str:
     if key == "*":
         return "a-z" if ascii_only else "a…z"
     text = format_key(key)
@@ -61,12 +61,12 @@ def _shown(key: str, ascii_only: bool) -> str:
 
 
 def remapped(chords: Iterable[Chord], keys: Mapping[str, str]) -> tuple[Chord, ...]:
-    """The chords with what the user has chosen for them by id."""
+    """The chords with the keys that the user has chosen for them by id."""
     return tuple(replace(chord, keys=keys[chord.id]) if chord.id in keys else chord for chord in chords)
 
 
 def check_remapping(keys: Mapping[str, str], bindings: Iterable[Binding], chords: Iterable[Chord], where: str) -> None:
-    """Hold remapped keys against the commands that there are. Raises `UsageError`, naming the file `where`."""
+    """Check remapped keys against the commands that exist. Raises `UsageError`, naming the file `where`."""
     chord_ids = {chord.id for chord in chords}
     known = chord_ids | {binding.id for binding in bindings if binding.id}
     for name, value in keys.items():
@@ -82,19 +82,19 @@ def check_remapping(keys: Mapping[str, str], bindings: Iterable[Binding], chords
 
 def clashes(bindings: Iterable[Binding], chords: Iterable[Chord]) -> list[str]:
     """Keys that mean two things on one screen, in words; a key with priority may stand for another one of a widget."""
-    taken: dict[str, str] = {}
-    found = []
+    actions: dict[str, str] = {}
+    clashing = []
     for binding in bindings:
         for key in map(key_name, binding.key.split(",")):
-            if taken.get(key, binding.action) != binding.action:
-                found.append(f"{key}: {taken[key]} and {binding.action}")
-            taken[key] = binding.action
+            if actions.get(key, binding.action) != binding.action:
+                clashing.append(f"{key}: {actions[key]} and {binding.action}")
+            actions[key] = binding.action
     pairs: dict[str, str] = {}
     for chord in chords:
-        if chord.prefix in taken:
-            found.append(f"{chord.prefix}: prefix of {chord.keys!r}, and {taken[chord.prefix]}")
+        if chord.prefix in actions:
+            clashing.append(f"{chord.prefix}: prefix of {chord.keys!r}, and {actions[chord.prefix]}")
         both = f"{chord.prefix} {chord.last}"
         if pairs.get(both, chord.action) != chord.action:
-            found.append(f"{both}: {pairs[both]} and {chord.action}")
+            clashing.append(f"{both}: {pairs[both]} and {chord.action}")
         pairs[both] = chord.action
-    return found
+    return clashing

@@ -1,6 +1,6 @@
 """Captures and models that were opened lately, remembered between runs in the user's state folder.
 
-A folder that cannot be read or written means that nothing is remembered: no reason to trouble anybody.
+If the folder cannot be read or written, nothing is remembered; that is no error.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import platformdirs
 from aprtui.errors import AprtuiError
 from aprtui.trace.aprt import write_atomically
 
-MOST = 20
+MOST_REMEMBERED = 20
 
 
 def recent_file() -> Path:
@@ -28,13 +28,14 @@ def recent_paths() -> tuple[Path, ...]:
     with suppress(OSError, ValueError):
         paths = json.loads(recent_file().read_text(encoding="utf-8"))
         if isinstance(paths, list):
-            return tuple(Path(path) for path in paths[:MOST] if isinstance(path, str) and os.path.exists(path))
+            texts = [path for path in paths[:MOST_REMEMBERED] if isinstance(path, str)]
+            return tuple(Path(path) for path in texts if os.path.exists(path))
     return ()
 
 
 def remember(path: Path) -> None:
-    """`path` was opened."""
+    """Remember that `path` was opened."""
     opened = path.absolute()
-    paths = [opened, *(path for path in recent_paths() if path != opened)][:MOST]
+    paths = [opened, *(path for path in recent_paths() if path != opened)][:MOST_REMEMBERED]
     with suppress(OSError, AprtuiError):
         write_atomically(recent_file(), json.dumps([str(path) for path in paths]).encode())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from aprtui.engine.process.engine_process import EngineState
-from aprtui.engine.process.messages import EngineInfo, EngineSettings, Event
+from aprtui.engine.process.messages import EngineDescription, EngineSettings, Event
 from aprtui.engine.process.slots import TokenRecord
 from aprtui.engine.sampling import Sampling
 
@@ -16,7 +16,7 @@ class LiveSource(Protocol):
     """What `EngineProcess` offers to a screen. No call blocks."""
 
     @property
-    def info(self) -> EngineInfo | None:
+    def info(self) -> EngineDescription | None:
         """What is loaded; None before that."""
 
     @property
@@ -32,13 +32,13 @@ class LiveSource(Protocol):
         """Which engine was asked for."""
 
     def start(self, settings: EngineSettings | None = None) -> None:
-        """Begin loading, with other settings where some are given."""
+        """Begin to load, with other settings if some are given."""
 
     def reopen(self, settings: EngineSettings) -> None:
-        """Open the model anew with other settings."""
+        """Open the model again with other settings."""
 
     def set_lens(self, on: bool) -> None:
-        """Compute the logit lens of every token from now on, or no longer."""
+        """Compute the logit lens of every token from now on, or stop computing it."""
 
     def measure_noise(self) -> None:
         """Ask how far apart the two modes are at the logits."""
@@ -47,7 +47,7 @@ class LiveSource(Protocol):
         """Write the run so far as a capture."""
 
     def restart(self) -> None:
-        """Begin again, after a crash or in the middle of anything."""
+        """Restart the engine, after a crash or in the middle of anything."""
 
     def close(self) -> None:
         """End the engine."""
@@ -59,25 +59,25 @@ class LiveSource(Protocol):
         """The newest token record."""
 
     def record(self, number: int) -> TokenRecord | None:
-        """Token record `number`, where it is still kept."""
+        """Token record `number`; None if it has been overwritten."""
 
     def generate(self, prompt: str, sampling: Sampling, max_tokens: int) -> int:
-        """Start a generation, in place of one that is going on."""
+        """Start a generation, in place of a running one; returns its number."""
 
     def pause(self) -> None:
-        """Rest after the token at hand."""
+        """Pause after the current token."""
 
     def resume(self) -> None:
         """End a pause."""
 
     def set_pace(self, tokens_per_second: float | None) -> None:
-        """Make no more tokens a second than this; None lifts the limit."""
+        """Generate at most so many tokens a second; None lifts the limit."""
 
     def step(self) -> None:
-        """Make one more token while paused."""
+        """Generate one more token while paused."""
 
     def cancel(self) -> None:
-        """End the capture or the measurement that is going on, else the generation after the token at hand."""
+        """End a running capture or measurement, else the generation after the current token."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The base of all screens: what every one of them has around it and can do."""
+"""The base of all screens: what stands around each of them, and what each can do."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class Program(Protocol):
 
 
 class ToolScreen(Screen[None]):
-    """A screen with a line of screens above it, a line of words and the keys below it.
+    """A screen with tabs above its body, and a line of words and the keys below.
 
-    A subclass gives `compose_body`, `state` and `command`, and tells by `say` what the focused cell says. It begins as
-    `state` says, and raises an `AprtuiError` where that cannot be shown.
+    A subclass gives `compose_body`, `state` and `command`, and describes the focused cell by `say`. It begins as
+    `state` says, and raises an `AprtuiError` if that cannot be shown.
     """
 
     NAME: ClassVar[ScreenName]
@@ -99,7 +99,7 @@ class ToolScreen(Screen[None]):
         raise NotImplementedError
 
     def command(self) -> Sequence[str]:
-        """The headless command, as words, that gives what is shown; empty where there is nothing to give."""
+        """The headless command, as words, for what is shown; empty where there is none."""
         raise NotImplementedError
 
     def captures(self) -> tuple[Path, ...]:
@@ -107,7 +107,7 @@ class ToolScreen(Screen[None]):
         return ()
 
     def say(self, text: str) -> None:
-        """Put into words what the focused cell says."""
+        """Describe the focused cell in words."""
         self.query_one(ReadoutLine).text = text
 
     def detail(self, text: str) -> None:
@@ -115,37 +115,37 @@ class ToolScreen(Screen[None]):
         self.query_one(TabBar).detail = text
 
     def on_mount(self) -> None:
-        """Listen to the first keys of chords, as the user has mapped them."""
+        """Bind the first keys of chords, as the user has mapped them."""
         self.chords = remapped(self.CHORDS, self.program.config.keys)
         for prefix in dict.fromkeys(chord.prefix for chord in self.chords):
             self._bindings.bind(prefix, f"chord('{prefix}')", show=False, priority=True)
 
     def on_text_selected(self) -> None:
-        """Copy the text that was selected with the mouse: ctrl+c, which does so elsewhere, leaves."""
-        # Widgets that draw line by line have no text that Textual could select; it would give their names.
-        found = [widget.get_selection(part) for widget, part in self.selections.items() if isinstance(widget, Static)]
-        text = "".join(text + end for text, end in filter(None, found)).rstrip()
+        """Copy the text that was selected with the mouse: ctrl+c, which copies elsewhere, leaves the app here."""
+        # Widgets that draw line by line have no text that Textual could select; it would return their names.
+        parts = [widget.get_selection(area) for widget, area in self.selections.items() if isinstance(widget, Static)]
+        text = "".join(text + end for text, end in filter(None, parts)).rstrip()
         if text:
             self.copy_text(text)
         self.clear_selection()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Where text is typed, the first key of a chord is a letter."""
+        """In an input, the first key of a chord is a letter."""
         return not (action == "chord" and isinstance(self.focused, Input))
 
     def action_chord(self, prefix: str) -> None:
         """Wait for the second key."""
         chords = [chord for chord in self.chords if chord.prefix == prefix]
-        self.app.push_screen(ChordScreen(prefix, chords), self._take)
+        self.app.push_screen(ChordScreen(prefix, chords), self._run_chord)
 
-    async def _take(self, taken: tuple[Chord, str] | None) -> None:
-        if taken is not None:
-            chord, key = taken
+    async def _run_chord(self, typed: tuple[Chord, str] | None) -> None:
+        if typed is not None:
+            chord, key = typed
             action = chord.action.replace("*", key)
             await self.run_action(action)
 
     def action_jump_to_label(self) -> None:
-        """Label what the focused grid or list shows, and go to the label that is typed."""
+        """Label the cells or rows of the focused widget, and go to the one whose label is typed."""
         widget = self.focused
         if not isinstance(widget, JumpTargets) or not widget.jump_places():
             self.notify("Nothing to jump to here: grids and lists have labels.", severity="warning")
@@ -158,7 +158,7 @@ class ToolScreen(Screen[None]):
         self.app.push_screen(JumpScreen(widget), jump)
 
     def action_back(self) -> None:
-        """The screen that was shown before."""
+        """Go to the previous screen."""
         self.program.back()
 
     def action_copy_command(self) -> None:
@@ -170,7 +170,7 @@ class ToolScreen(Screen[None]):
             self.notify("Nothing here to give headless yet.", severity="warning")
 
     def action_copy_state(self) -> None:
-        """Copy the command that opens this screen as it is."""
+        """Copy the command that opens this screen as it stands."""
         self.copy(["aprtui", "open", str(self.state())])
 
     def copy(self, words: Sequence[str]) -> None:
@@ -183,7 +183,7 @@ class ToolScreen(Screen[None]):
         self.notify(text, title="Copied", markup=False, timeout=10)
 
     def action_save_picture(self) -> None:
-        """Write what is on the screen as SVG into the working directory."""
+        """Write the screen as SVG into the working directory."""
         path = Path(f"aprtui-{self.NAME}-{datetime.now():%Y%m%d-%H%M%S}.svg")
         try:
             path.write_text(picture(self.app.export_screenshot(title="aprtui")), encoding="utf-8")

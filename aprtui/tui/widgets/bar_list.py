@@ -1,4 +1,4 @@
-"""A pane of rows with bars, of which the marked one is always in view."""
+"""A pane of rows with bars; the marked row is always in view."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aprtui.tui.widgets.line_widget import LineWidget
 
 
 class BarList(LineWidget):
-    """Shows `Bar`s, or in their place a text that says why there are none and what to do."""
+    """Shows `Bar`s; where there are none, a text that says why, and what to do."""
 
     PREFIX = "bar-list"
     COMPONENT_CLASSES: ClassVar[set[str]] = {"bar-list--token", "bar-list--marked", "bar-list--bar", "bar-list--empty"}
@@ -68,15 +68,15 @@ class BarList(LineWidget):
         return Strip(segments).adjust_cell_length(width, base)
 
     def on_resize(self) -> None:
-        """Other rows may be in view."""
+        """Keep the marked row in view."""
         self._keep_marked_in_view()
 
     def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
-        """Further rows."""
+        """Scroll down by a row."""
         self._scroll(1)
 
     def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
-        """Earlier rows."""
+        """Scroll up by a row."""
         self._scroll(-1)
 
     def _scroll(self, by: int) -> None:

@@ -1,8 +1,8 @@
 """A heatmap: a tile of levels, two rows to a line of the terminal by half blocks, and a cursor on one of its values.
 
-The widget knows nothing of tensors: its owner gives it a tile as large as `room`, made by maximum where values are more
-than cells. Lines are built from a table of segments and kept: noise of 200 × 50 cells takes 3 ms where a style for each
-cell takes 170.
+The widget knows nothing of tensors: its owner gives it a tile as large as `room`, reduced by maximum where there are
+more values than cells. Lines are built from a table of segments and cached: noise of 200 × 50 cells takes 3 ms; with a
+new style for each cell it took 170.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from aprtui.tui.widgets.line_widget import LineWidget
 Tile = NDArray[np.uint8]
 
 UPPER = "▀"
-KEPT_LINES = 512
+CACHED_LINES = 512
 _MARK_GLYPHS = {Mark.NAN: "X", Mark.INF: "I", Mark.ABOVE: "+"}
 
 
@@ -55,7 +55,7 @@ class Heatmap(LineWidget, can_focus=True):
             self.heatmap, self.first, self.last = heatmap, first, last
 
     class Resized(Message):
-        """There is room for another number of values; a tile of that size is wanted."""
+        """The size has changed: the owner should give a tile that fits."""
 
         def __init__(self, heatmap: Heatmap) -> None:
             super().__init__()
@@ -69,8 +69,8 @@ class Heatmap(LineWidget, can_focus=True):
         self._version = 0
         self._pressed: tuple[int, int] | None = None
         self.dragged = False
-        """Whether the mouse was moved between its last press and release: that is no click."""
-        self._lines: LRUCache[tuple[int, int, tuple[int, int] | None, int], Strip] = LRUCache(KEPT_LINES)
+        """Whether the mouse was moved between its last press and release; then the release is no click."""
+        self._lines: LRUCache[tuple[int, int, tuple[int, int] | None, int], Strip] = LRUCache(CACHED_LINES)
         self._segments: dict[tuple[int, int], tuple[str, Style]] = {}
 
     @property
@@ -124,7 +124,7 @@ class Heatmap(LineWidget, can_focus=True):
                 self.post_message(self.Pointed(self, row, offset.x))
 
     def notify_style_update(self) -> None:
-        """The theme has changed: what was drawn with it is out of date."""
+        """Forget what was drawn: the theme has changed."""
         super().notify_style_update()
         self._version += 1
 
@@ -150,7 +150,7 @@ class Heatmap(LineWidget, can_focus=True):
         return strip.adjust_cell_length(self.size.width, self.style())
 
     def _runs(self, upper: Tile, lower: Tile | None) -> list[Segment]:
-        """A segment for each run of equal pairs; 255 stands for a lower row that is not there."""
+        """A segment for each run of equal pairs; 255 stands for a missing lower row."""
         pairs = upper.astype(np.int32) << 8 | (255 if lower is None else lower)
         starts = [0, *(np.flatnonzero(np.diff(pairs)) + 1).tolist()]
         segments = []
@@ -163,10 +163,10 @@ class Heatmap(LineWidget, can_focus=True):
         """Glyph and style of a pair of levels; a mark that must be seen without colour takes the whole cell."""
         found = self._segments.get((upper, lower))
         if found is None:
-            found = self._segments[upper, lower] = self._made(upper, lower)
+            found = self._segments[upper, lower] = self._new_cell(upper, lower)
         return found
 
-    def _made(self, upper: int, lower: int) -> tuple[str, Style]:
+    def _new_cell(self, upper: int, lower: int) -> tuple[str, Style]:
         if self.plain:
             return glyph(upper), self.style()
         for mark, text in _MARK_GLYPHS.items():
@@ -175,12 +175,12 @@ class Heatmap(LineWidget, can_focus=True):
         return UPPER, Style(color=self._colour(upper), bgcolor=self._colour(lower))
 
     def _colour(self, level: int) -> Color | None:
-        """The colour of a level; where there is nothing to show, that of the background."""
+        """The colour of a level; the background's where there is nothing to show."""
         rgb = level_colours(self._map)[level] if level < LEVELS else None
         return self.style().bgcolor if rgb is None else Color.from_rgb(*rgb)
 
     def _with_cursor(self, strip: Strip, upper: Tile, lower: Tile | None, cursor: tuple[int, int]) -> Strip:
-        """The cell under the cursor, black on white; which of its halves is meant is the half that is black."""
+        """The line with the cell under the cursor black on white; the black half is the one that is meant."""
         column, second = cursor[1], not self.plain and cursor[0] % 2
         level = int(lower[column] if second and lower is not None else upper[column])
         text = _MARK_GLYPHS.get(cast(Mark, level)) or (glyph(level) if self.plain else "▄" if second else UPPER)

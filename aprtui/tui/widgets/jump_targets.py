@@ -16,7 +16,7 @@ from aprtui.tui.widgets.line_widget import LineWidget
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 LABEL_STYLE = Style(reverse=True, bold=True, color="#ffd75f", bgcolor="#000000")
-"""Black on yellow, and still reversed where no colours are sent."""
+"""Black on yellow; reversed, so that it stands out without colours too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class JumpPlace:
 
 
 class JumpTargets(LineWidget):
-    """A widget that draws line by line, and over its lines the labels that it is given.
+    """A widget that draws the labels it is given over its lines.
 
     A subclass gives `draw_line`, `jump_places` and `jump_to`.
     """
@@ -42,7 +42,7 @@ class JumpTargets(LineWidget):
         raise NotImplementedError
 
     def jump_places(self) -> list[JumpPlace]:
-        """What can be jumped to, as far as it is in view, in the order of reading."""
+        """The places in view that can be jumped to, in reading order."""
         raise NotImplementedError
 
     def jump_to(self, target: Hashable) -> None:
@@ -50,7 +50,7 @@ class JumpTargets(LineWidget):
         raise NotImplementedError
 
     def show_labels(self, labels: Mapping[str, JumpPlace]) -> None:
-        """Draw labels at their places, in place of those before."""
+        """Draw these labels, and no others."""
         lines = defaultdict(list)
         for label, place in labels.items():
             lines[place.line].append((place.at, label))
@@ -70,7 +70,7 @@ class JumpTargets(LineWidget):
 
 
 def labelled(places: Iterable[JumpPlace]) -> dict[str, JumpPlace]:
-    """A label for each place, all as long as each other, so that none begins another; none for what lacks the room."""
+    """A label for each place, all of the same length, so that none begins another; places without room get none."""
     places = list(places)
     length = 1
     while len(LETTERS) ** length < len(places):

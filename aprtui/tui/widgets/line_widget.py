@@ -1,4 +1,4 @@
-"""The base of widgets that draw themselves line by line, twenty times a second: what Textual looks up anew is cached.
+"""The base of widgets that draw themselves line by line, twenty times a second: it caches what Textual does not.
 
 Textual computes component styles at 0.1 ms a call, computes the border's colours and characters again for each line,
 and passes each segment through a filter that replaces the colours of 16-colour themes: of 7.2 ms for a stage grid of

@@ -27,8 +27,8 @@ GAP = 2
 class Column:
     """A column.
 
-    Where there is no room for all, those with the highest `rank` are left out; one that `grows` is cut, at its
-    beginning where its end tells more.
+    If there is no room for all, those with the highest `rank` are left out; one that `grows` is clipped, at its
+    beginning if its end matters more.
     """
 
     title: str
@@ -57,11 +57,11 @@ class Row:
 
 
 class Table(JumpTargets, can_focus=True):
-    """Shows rows below a line of titles; says what to do where there is none."""
+    """Shows rows below a line of titles; where there are none, it says what to do."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "choose", "Open"),
-        # The same actions as those of a stage grid, which has columns too: the same keys stand for one thing.
+        # The same actions as those of a stage grid, which has columns too: a key means one thing.
         Binding("up,k", "move(-1, 0)", "Row above", show=False),
         Binding("down,j", "move(1, 0)", "Row below", show=False),
         Binding("pageup", "move(-10, 0)", "Ten rows up", show=False),
@@ -132,12 +132,12 @@ class Table(JumpTargets, can_focus=True):
         self._put(places[0] if places else min(self._cursor, max(len(rows) - 1, 0)))
         if self.key != before:
             self.post_message(self.Pointed(self))
-        # Where the height is not that of the rows, their number changes nothing of the layout.
+        # Unless the height is that of the rows, their number does not change the layout.
         grows = self.styles.height is not None and self.styles.height.is_auto
         self.refresh(layout=grows and len(rows) != height)
 
     def point(self, key: Hashable) -> bool:
-        """Put the cursor on the row with `key`, without a message; says whether there is one."""
+        """Put the cursor on the row with `key`, without a message; returns whether there is one."""
         places = [index for index, row in enumerate(self._rows) if row.key == key]
         if places:
             self._put(places[0])
@@ -173,7 +173,7 @@ class Table(JumpTargets, can_focus=True):
         self.action_move_to(target)
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        """All rows and their titles; at least room for what is said where there is none."""
+        """All rows and their titles; at least the lines of the text for an empty table."""
         return max(len(self._rows) + 1, 4)
 
     def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
@@ -196,7 +196,7 @@ class Table(JumpTargets, can_focus=True):
             self.action_move_to(row)
 
     def on_resize(self, event: Resize) -> None:
-        """Columns have other widths."""
+        """Fit the columns to the new width."""
         self._widths = None
         self._put(self._cursor)
 
@@ -228,20 +228,20 @@ class Table(JumpTargets, can_focus=True):
         self._cursor = row
         first = min(max(self._first, row - self._height + 1), row)
         self._first = max(0, min(first, len(self._rows) - self._height))
-        shown = f"{row + 1} of {len(self._rows)}" if self._rows else ""
-        if self.border_subtitle != shown:
-            self.border_subtitle = shown
+        place = f"{row + 1} of {len(self._rows)}" if self._rows else ""
+        if self.border_subtitle != place:
+            self.border_subtitle = place
         self.refresh()
 
     def _line(self, cells: Sequence[str]) -> str:
-        widths = self._shown_widths()
+        widths = self._column_widths()
         return (" " * GAP).join(
             _fitted(text, width, column)
             for text, width, column in zip(cells, widths, self._columns, strict=True)
             if width
         )
 
-    def _shown_widths(self) -> list[int]:
+    def _column_widths(self) -> list[int]:
         """The width of each column; 0 where there is no room for it."""
         if self._widths is None:
             self._widths = column_widths(self._columns, self._needed, self.size.width)

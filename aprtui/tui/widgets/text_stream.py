@@ -1,4 +1,4 @@
-"""The token stream: prompt and generated text, wrapped as it comes."""
+"""The token stream: the prompt and the generated text, wrapped as it comes."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class TextStream(ScrollView, LineWidget, can_focus=False):
             self.token = token
 
     class Selected(Message):
-        """The mouse was dragged over text: that of all tokens, and of the prompt, that it came over."""
+        """The mouse was dragged over text, of tokens or of the prompt."""
 
         def __init__(self, text: str) -> None:
             super().__init__()
@@ -152,11 +152,11 @@ class TextStream(ScrollView, LineWidget, can_focus=False):
         self._show(0, at_end=True)
 
     def add(self, text: str, tint: int | None) -> None:
-        """Append the text of the next token, keeping the end in view unless somebody has scrolled back."""
+        """Append the text of the next token; the end stays in view unless the user has scrolled back."""
         self._show(self._append(text, tint), self._following)
 
     def finish(self, tail: str) -> None:
-        """Append what an unfinished character at the end stands for; it belongs to the last token."""
+        """Append the stand-in for an unfinished character at the end; it belongs to the last token."""
         if tail and self._pieces:
             tail, last = printable(tail), len(self._pieces) - 1
             self._pieces[last].text += tail
@@ -183,28 +183,28 @@ class TextStream(ScrollView, LineWidget, can_focus=False):
         self.refresh()
 
     def on_resize(self, event: Resize) -> None:
-        """Wrap anew where the width has changed."""
+        """Wrap the text again if the width has changed."""
         if self.scrollable_content_region.width != self._wrapper.width:
             self._rewrap()
             self._show(0, at_end=False)
             if self._following and self._marked < 0:
-                # Where the end lies is known when the new size has been laid out.
+                # The end is known once the new size has been laid out.
                 self.call_after_refresh(self.scroll_end, animate=False, immediate=True)
 
     def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
-        """Who scrolls back does not want to be carried on."""
+        """Stop following the text: the user has scrolled back."""
         self._following = False
 
     def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
-        """At the end again, the text is followed again."""
+        """Follow the text again from its end on."""
         self._following = self.scroll_offset.y >= self.max_scroll_y - 1
 
     def on_mouse_down(self, event: MouseDown) -> None:
-        """A token may be chosen, or a selection begin."""
+        """Remember where a click or a selection begins."""
         self._pressed = self._piece_at(event)
 
     def on_mouse_up(self, event: MouseUp) -> None:
-        """Choose the token under the mouse; where it was dragged, select the text on its way."""
+        """Choose the token under the mouse, or select the text that the mouse was dragged over."""
         first, last = self._pressed, self._piece_at(event)
         self._pressed = None
         if first is None or last is None:
@@ -277,9 +277,9 @@ class TextStream(ScrollView, LineWidget, can_focus=False):
             self.refresh()
 
     def _grow(self, size: Size) -> None:
-        """Take another virtual size. Where there was and is a scroll bar, or none, the layout stays as it is.
+        """Take another virtual size. Unless a scroll bar appears or goes, the layout stays as it is.
 
-        Textual would lay out and draw the whole screen anew with each row: 17 ms, a fifth of the live screen's time.
+        Textual would lay out and draw the whole screen again with each row: 17 ms, a fifth of the live screen's time.
         """
         before, height = self.virtual_size, self.scrollable_content_region.height
         if size.width != before.width or (size.height > height) != (before.height > height):

@@ -77,7 +77,7 @@ def render(source: str, conversation: str, add_generation_prompt: bool) -> dict[
             eos_token=EOS,
             tools=None,
         )
-    except Exception as error:  # what a template raises depends on the template
+    except Exception as error:
         record |= {"error": type(error).__name__, "message": str(error)}
     return record
 

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from aprtui.engine.cpu import matmul
-from aprtui.engine.cpu.matmul.tier import Tier, choose_tier, supported_tiers
+from aprtui.engine.cpu.tier import Tier, choose_tier, supported_tiers
 from aprtui.engine.protocol import Mode
 from aprtui.errors import EngineError
 from aprtui.model.weight_types import WeightType

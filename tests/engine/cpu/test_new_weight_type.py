@@ -5,15 +5,11 @@ Q4_1 is the example: float16 scale and minimum, then 16 bytes of quants, `value 
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import CHECKOUT
+from tests.worked_example import Step, copy_with, run_in
 
 ROW = """\
     Q4_1 = 3, WeightFormat(
@@ -37,22 +33,21 @@ def _unpack_q4_1(e: Emitter, w: Value) -> Unpacked:
 
 '''
 
-# (file, text that stands there, what stands there afterwards)
 STEPS = (
-    ("model/weight_types.py", ONLY_COMPARED, ""),
-    ("model/weight_types.py", "    Q5_0 = 6, WeightFormat(\n", ROW + "    Q5_0 = 6, WeightFormat(\n"),
-    ("engine/cpu/matmul/formats.py", "_UNPACK: dict[", UNPACK + "_UNPACK: dict["),
-    (
-        "engine/cpu/matmul/formats.py",
-        "Q4_0: _unpack_q4_0,\n",
-        "Q4_0: _unpack_q4_0,\n    WeightType.Q4_1: _unpack_q4_1,\n",
+    Step("aprtui/model/weight_types.py", ONLY_COMPARED, ""),
+    Step("aprtui/model/weight_types.py", "    Q5_0 = 6, WeightFormat(\n", f"{ROW}    Q5_0 = 6, WeightFormat(\n"),
+    Step("aprtui/engine/cpu/matmul/formats.py", "_UNPACK: dict[", f"{UNPACK}_UNPACK: dict["),
+    Step(
+        "aprtui/engine/cpu/matmul/formats.py",
+        "    WeightType.Q5_0: _unpack_q5_0,\n",
+        "    WeightType.Q4_1: _unpack_q4_1,\n    WeightType.Q5_0: _unpack_q5_0,\n",
     ),
 )
 
 VALUES = """
 import numpy as np, gguf
 from aprtui.engine.opening import open_engine
-from aprtui.engine.cpu.decoding import decoded_rows
+from aprtui.engine.cpu.matmul import decoded_rows
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
 blocks = np.random.default_rng(0).integers(0, 256, (8, 3 * 20), np.uint8)
@@ -66,6 +61,7 @@ ENGINES = """
 import sys
 import gguf, numpy as np, pytest
 from aprtui.engine.cuda.sizes import require_supported
+from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Mode
 from aprtui.errors import EngineError
 from aprtui.model.model import load_model
@@ -91,34 +87,14 @@ with pytest.raises(EngineError, match="stored as Q4_1"):
 """
 
 
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    """A checkout in which the steps have been taken."""
-    for folder in ("aprtui", "tests"):
-        shutil.copytree(CHECKOUT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "data"))
-    for file, before, after in STEPS:
-        path = tmp_path / "aprtui" / file
-        text = path.read_text()
-        assert text.count(before) == 1, f"{file}: {before}"
-        path.write_text(text.replace(before, after))
-    return tmp_path
-
-
-def run(copy: Path, script: str, *arguments: str) -> None:
-    environment = os.environ | {"PYTHONPATH": str(copy), "APRTUI_CACHE_DIR": str(copy / "cache")}
-    command = [sys.executable, "-c", script, *arguments]
-    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
 def test_a_weight_type_takes_a_row_and_a_function_in_two_files() -> None:
-    assert len({file for file, _, _ in STEPS}) == 2
+    assert len({step.file for step in STEPS}) == 2
 
 
-def test_both_decoders_give_the_values_of_the_reference(copy: Path) -> None:
-    run(copy, VALUES)
+def test_both_decoders_give_the_values_of_the_reference(tmp_path: Path) -> None:
+    run_in(copy_with(STEPS, tmp_path), VALUES)
 
 
 @pytest.mark.slow
-def test_the_engines_of_the_cpu_agree_and_cuda_refuses_it_by_name(copy: Path) -> None:
-    run(copy, ENGINES, str(copy / "model.gguf"))
+def test_the_engines_of_the_cpu_agree_and_cuda_refuses_it_by_name(tmp_path: Path) -> None:
+    run_in(copy_with(STEPS, tmp_path), ENGINES, str(tmp_path / "model.gguf"))

@@ -22,7 +22,7 @@ from aprtui.engine.cuda import device as device_module
 from aprtui.engine.cuda import sizes
 from aprtui.engine.opening import open_engine
 from aprtui.engine.process.engine_process import EngineState
-from aprtui.engine.process.loading import Opener, open_model
+from aprtui.engine.process.loading import Opener, load_engine
 from aprtui.engine.process.messages import EngineSettings, Event, Failed, Finished, Loaded, TokenText
 from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Taps
 from aprtui.engine.reference.evaluate import evaluate
@@ -417,7 +417,7 @@ def test_a_kernel_that_traps_is_told_and_a_new_engine_process_is_right() -> None
     assert isinstance(failed, Failed)
     assert (failed.fatal, state) == (True, EngineState.CRASHED)
     assert re.fullmatch(r"the device failed .*: open the engine again in a new process", failed.message)
-    right, finished, _ = texts(partial(open_model, path=embedded_model()))
+    right, finished, _ = texts(partial(load_engine, path=embedded_model()))
     assert isinstance(finished, Finished)
     assert (len(told), len(right), told) == (2, 5, right[:2])
 

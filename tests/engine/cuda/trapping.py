@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aprtui.engine.cuda.engine import CudaEngine
-from aprtui.engine.process.loading import LoadedEngine, open_model
+from aprtui.engine.process.loading import LoadedEngine, load_engine
 from aprtui.engine.process.messages import EngineSettings
 from aprtui.progress import Progress
 from aprtui.resources import embedded_model
@@ -33,6 +33,6 @@ def trapping_engines(passes: int) -> None:
 
 def open_and_trap(progress: Progress, settings: EngineSettings) -> LoadedEngine:
     """Opens the embedded model; the third pass after that traps."""
-    loaded = open_model(progress, settings, embedded_model())
+    loaded = load_engine(progress, settings, embedded_model())
     trapping_engines(2)
     return loaded

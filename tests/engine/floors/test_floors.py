@@ -12,7 +12,7 @@ from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.floor import reference_criteria
 from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict
-from aprtui.engine.floors.grounds import grounds_by_model
+from aprtui.engine.floors.criteria import criteria_by_model
 from aprtui.engine.floors.measure import arithmetic_floor, flip_floors, weight_floor
 from aprtui.engine.floors.perturbed import perturbed
 from aprtui.engine.protocol import KvType, Mode, Rounding
@@ -28,13 +28,13 @@ Q8 = Rounding("q8", "f32", "f32-recurrence")
 
 @pytest.fixture(autouse=True)
 def no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Floors are measured anew in every test."""
-    monkeypatch.setattr("aprtui.engine.floors.cache.floor_cache", lambda: tmp_path / "floors")
+    """Floors are measured again in every test."""
+    monkeypatch.setattr("aprtui.engine.floors.criteria.floor_cache", lambda: tmp_path / "floors")
 
 
 def by_model(a: Path, b: Path, model: Model, evaluators: Evaluators) -> Comparison:
     left, right = Capture.open(a), Capture.open(b)
-    criteria = grounds_by_model(left, right, model, TOKENS, evaluators)
+    criteria = criteria_by_model(left, right, model, TOKENS, evaluators)
     return compare_captures(left, right, DiffOptions(tokens=TOKENS), None, criteria)
 
 
@@ -148,7 +148,7 @@ def test_a_capture_of_another_shape_cannot_be_judged_by_the_model(
     assert other.manifest is not None
     graph = replace(other.manifest.graph, vocabulary=100)
     other = replace(other, manifest=replace(other.manifest, graph=graph))
-    criteria = grounds_by_model(Capture.open(exact), other, model, TOKENS, evaluators)
+    criteria = criteria_by_model(Capture.open(exact), other, model, TOKENS, evaluators)
     assert criteria.unjudgeable and "MODEL is not that of B" in criteria.doubts[0]
 
 

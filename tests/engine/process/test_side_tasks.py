@@ -15,11 +15,11 @@ import pytest
 
 from aprtui.cli.main import main
 from aprtui.engine.process.engine_process import EngineProcess, EngineState
-from aprtui.engine.process.loading import open_model
+from aprtui.engine.process.loading import load_engine
 from aprtui.engine.process.messages import (
     Captured,
     Declined,
-    EngineInfo,
+    EngineDescription,
     EngineSettings,
     Failed,
     Finished,
@@ -40,7 +40,7 @@ from aprtui.trace.graph import graph_for
 from tests.engine.fake_engine import open_fake
 from tests.engine.process.test_engine_process import E, pid, running, until
 
-OPENER = partial(open_model, path=embedded_model())
+OPENER = partial(load_engine, path=embedded_model())
 SETTINGS = EngineSettings("numpy", Mode.Q8, KvType.F16, threads=1, context=48)
 PROMPT = "def fib("
 
@@ -74,7 +74,7 @@ def record_of(process: EngineProcess, number: int) -> TokenRecord:
     return found
 
 
-def info_of(process: EngineProcess) -> EngineInfo:
+def info_of(process: EngineProcess) -> EngineDescription:
     assert process.info is not None
     return process.info
 

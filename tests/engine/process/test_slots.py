@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import fcntl
 import os
+import platform
+import select
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,7 +16,6 @@ import pytest
 from aprtui.engine.process.slots import (
     CANDIDATES,
     NO_CHOICE,
-    NO_TOKEN,
     RING,
     STATS,
     Slots,
@@ -19,7 +23,7 @@ from aprtui.engine.process.slots import (
     TokenRecord,
     candidates,
 )
-from aprtui.engine.sampling import Candidate
+from aprtui.engine.sampling import NO_TOKEN, Candidate
 from aprtui.trace.graph import Node
 from aprtui.trace.stats import Accumulator, StageStats, accumulate
 from tests.engine.fake_engine import FakeEngine
@@ -123,6 +127,32 @@ def test_reader_beside_a_busy_writer_never_sees_a_mixed_record(pair: tuple[Slots
     finally:
         stop.set()
         thread.join()
+
+
+READER = """
+import sys
+from aprtui.engine.process import slots
+slots._ORDERED = ()
+reader = slots.Slots(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), create=False)
+print("looks", flush=True)
+print(reader.read(0).token, flush=True)
+"""
+
+
+def test_where_stores_may_be_reordered_reader_and_writer_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    descriptor = os.memfd_create("test")
+    writer = Slots(descriptor, NODES, LAYERS, create=True)
+    writer.write(record(0))
+    words = [sys.executable, "-c", READER, *map(str, (descriptor, NODES, LAYERS))]
+    with writer._locked(fcntl.LOCK_EX):
+        reader = subprocess.Popen(words, stdout=subprocess.PIPE, pass_fds=[descriptor], text=True)
+        assert reader.stdout is not None and reader.stdout.readline() == "looks\n"
+        assert select.select([reader.stdout], [], [], 0.2)[0] == []
+    assert int(reader.stdout.readline()) == record(0).token
+    assert reader.wait() == 0
+    reader.stdout.close()
+    os.close(descriptor)
 
 
 def test_table_holds_the_same_figures_as_the_accumulators() -> None:

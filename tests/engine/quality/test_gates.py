@@ -18,8 +18,7 @@ from aprtui.engine.faults.faults import FaultInjector, parse_fault
 from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import NO_TAPS, Engine, Logits, Mode, Taps, TapSink
 from aprtui.engine.quality import file_gates, repeat_gates, run_gates
-from aprtui.engine.quality.finding import Finding, Outcome
-from aprtui.engine.quality.gate import CONTEXT, QualityOptions, Subject
+from aprtui.engine.quality.gate import CONTEXT, GateFinding, ModelUnderTest, Outcome, QualityOptions
 from aprtui.engine.quality.gates import NAMES, GateResult, run_quality
 from aprtui.errors import UnreadableError, UsageError
 from aprtui.model.model import Model, load_model
@@ -32,8 +31,8 @@ from tests.engine.quality.engines import TouchedByTaps
 
 
 @pytest.fixture
-def subject() -> Iterator[Subject]:
-    with Subject(load_model(embedded_model()), QualityOptions(threads=1)) as opened:
+def subject() -> Iterator[ModelUnderTest]:
+    with ModelUnderTest(load_model(embedded_model()), QualityOptions(threads=1)) as opened:
         yield opened
 
 
@@ -45,8 +44,8 @@ def edited(folder: Path, edit: Callable[[gguf.GGUFReader], None]) -> Path:
     return path
 
 
-def finding_of(path: Path, gate: Callable[[Subject], Finding], **options: object) -> Finding:
-    with Subject(load_model(path), QualityOptions(threads=1, **options)) as subject:  # type: ignore[arg-type]
+def finding_of(path: Path, gate: Callable[[ModelUnderTest], GateFinding], **options: object) -> GateFinding:
+    with ModelUnderTest(load_model(path), QualityOptions(threads=1, **options)) as subject:  # type: ignore[arg-type]
         return gate(subject)
 
 
@@ -180,16 +179,16 @@ def test_a_model_that_runs_in_circles_fails_golden_output(tmp_path: Path) -> Non
     assert finding_of(edited(tmp_path, edit), run_gates.golden_output, golden=path).outcome is Outcome.FAILED
 
 
-def test_throughput_fails_below_its_threshold(subject: Subject) -> None:
+def test_throughput_fails_below_its_threshold(subject: ModelUnderTest) -> None:
     assert run_gates.throughput(subject).outcome is Outcome.PASSED
     assert subject.speed is not None
-    slow = Subject(subject.model, QualityOptions(threads=1, tokens_per_second=1e9))
+    slow = ModelUnderTest(subject.model, QualityOptions(threads=1, tokens_per_second=1e9))
     with slow:
         finding = run_gates.throughput(slow)
     assert finding.outcome is Outcome.FAILED and finding.threshold == 1e9
 
 
-def test_performance_regression_holds_the_speed_against_a_stored_one(tmp_path: Path, subject: Subject) -> None:
+def test_performance_regression_holds_the_speed_against_a_stored_one(tmp_path: Path, subject: ModelUnderTest) -> None:
     path = tmp_path / "baseline.json"
     subject.speed = 100.0
     subject.options = QualityOptions(baseline=path)
@@ -235,7 +234,7 @@ class _Shifted:
 
 
 def test_an_engine_that_keeps_something_between_runs_is_caught(
-    subject: Subject, monkeypatch: pytest.MonkeyPatch
+    subject: ModelUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert repeat_gates.backend_state_isolation(subject).outcome is Outcome.PASSED
     assert repeat_gates.capture_determinism(subject).outcome is Outcome.PASSED
@@ -252,7 +251,7 @@ def test_an_engine_that_keeps_something_between_runs_is_caught(
 
 
 def test_a_capture_that_changes_what_the_model_says_is_no_addition(
-    subject: Subject, monkeypatch: pytest.MonkeyPatch
+    subject: ModelUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert repeat_gates.additive_capture(subject).value == 0
     touched = TouchedByTaps(open_engine(subject.model, mode=Mode.Q8, threads=1, context=CONTEXT))
@@ -262,7 +261,7 @@ def test_a_capture_that_changes_what_the_model_says_is_no_addition(
 
 
 def test_logits_that_are_others_in_a_captured_run_are_found_even_where_the_tokens_agree(
-    subject: Subject, monkeypatch: pytest.MonkeyPatch
+    subject: ModelUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leaky = Leaky(open_engine(subject.model, mode=Mode.Q8, threads=1, context=CONTEXT))
     leaky._calls = 10
@@ -271,7 +270,9 @@ def test_logits_that_are_others_in_a_captured_run_are_found_even_where_the_token
     assert (finding.outcome, finding.message) == (Outcome.FAILED, "the captured run has other logits than a plain one")
 
 
-def test_a_file_beside_those_of_the_plan_is_no_addition(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_beside_those_of_the_plan_is_no_addition(
+    subject: ModelUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def untidy(engine: Engine, model: Model, request: CaptureRequest, path: Path, **options: object) -> Manifest:
         manifest = write_capture(engine, model, request, path, **options)  # type: ignore[arg-type]
         (path / "layer-0" / "notes.txt").write_text("left behind")
@@ -282,14 +283,14 @@ def test_a_file_beside_those_of_the_plan_is_no_addition(subject: Subject, monkey
     assert (finding.outcome, finding.message) == (Outcome.FAILED, "layer-0/notes.txt was not planned")
 
 
-def test_replay_control_shows_the_stage_that_is_not_what_its_inputs_give(subject: Subject) -> None:
+def test_replay_control_shows_the_stage_that_is_not_what_its_inputs_give(subject: ModelUnderTest) -> None:
     model = subject.model
     assert repeat_gates.replay_control(subject).value == 0
     fault = parse_fault("layer=1,stage=ffn_up,kind=scale", model)
     faulty = open_engine(
         model, mode=Mode.EXACT, threads=1, context=CONTEXT, intervention=FaultInjector(model, Mode.EXACT, [fault])
     )
-    with Subject(model, QualityOptions(threads=1)) as other:
+    with ModelUnderTest(model, QualityOptions(threads=1)) as other:
         other._engines[Mode.EXACT] = faulty
         finding = repeat_gates.replay_control(other)
     assert finding.outcome is Outcome.FAILED and "layer 1 ffn_up" in finding.message

@@ -7,7 +7,7 @@ import pytest
 from aprtui.errors import UsageError
 from aprtui.tui.app import SCREENS, AprtuiApp
 from aprtui.tui.frame.config import Config, read_config
-from aprtui.tui.frame.keymap import Chord, clashes, shown_keys
+from aprtui.tui.frame.keymap import Chord, clashes, displayed_keys
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName
 from tests.tui.screens.recorded import RecordedSource
@@ -26,7 +26,7 @@ def test_settings_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("theme = ", "mend or remove"),
+        ("theme = ", "fix or remove"),
         ("theme = 3", "theme: expected a str"),
         ("color = true", "color: no such setting"),
         ("[keys]\nhelp = 3", r"\[keys\] help"),
@@ -69,6 +69,6 @@ def test_a_clash_is_found() -> None:
 
 
 def test_keys_are_shown_as_a_person_calls_them() -> None:
-    assert shown_keys("down,j") == "↓ j"
-    assert shown_keys("] d") == "]d"
-    assert shown_keys("m *") == "ma…z"
+    assert displayed_keys("down,j") == "↓ j"
+    assert displayed_keys("] d") == "]d"
+    assert displayed_keys("m *") == "ma…z"

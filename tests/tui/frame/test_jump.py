@@ -79,11 +79,11 @@ async def test_a_label_leads_to_its_layer_and_stage_while_tokens_come() -> None:
         grid = pilot.app.screen.query_one(StageGrid)
         await until(pilot, lambda: grid._tile is not None)
         await pilot.press("J")
-        label = label_of(pilot, (3, 5))
+        label = label_of(pilot, Node(3, "attn_scores"))
         await pilot.pause(0.1)
         assert label in screen_text(pilot)
         await pilot.press(*label)
-        assert grid.cursor == (3, 5) and grid.has_focus
+        assert grid.node == Node(3, "attn_scores") and grid.has_focus
 
 
 async def test_a_label_leads_to_its_row(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:

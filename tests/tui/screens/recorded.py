@@ -13,7 +13,7 @@ from aprtui.engine.logit_noise import LogitNoise
 from aprtui.engine.process.engine_process import EngineState
 from aprtui.engine.process.messages import (
     Captured,
-    EngineInfo,
+    EngineDescription,
     EngineSettings,
     Event,
     Failed,
@@ -54,13 +54,13 @@ PIECES = (
 )
 
 
-def example_info(layers: int = 4) -> EngineInfo:
+def example_info(layers: int = 4) -> EngineDescription:
     config = GraphConfig("qwen2", layers, 256, 4, 2, 64, 768, 2048, qkv_bias=True)
-    return EngineInfo("example", "Q4_K_M", config, "cpu", "numba-avx2", Mode.Q8, KvType.F32, 1024, 0.7)
+    return EngineDescription("example", "Q4_K_M", config, "cpu", "numba-avx2", Mode.Q8, KvType.F32, 1024, 0.7)
 
 
 def example_record(
-    info: EngineInfo, index: int, bad: Node | None = None, prompt_tokens: int = 5, lens: bool = False
+    info: EngineDescription, index: int, bad: Node | None = None, prompt_tokens: int = 5, lens: bool = False
 ) -> TokenRecord:
     """A plausible record: rms grows with the layer, differs between stages, and wanders from token to token."""
     graph = graph_for(info.graph)
@@ -101,7 +101,7 @@ class RecordedSource:
         per_poll: int = 1,
     ) -> None:
         self.recorded_info = example_info(layers)
-        self.info: EngineInfo | None = None
+        self.info: EngineDescription | None = None
         self.state = EngineState.CLOSED
         self.written = 0
         self.loading_polls = 0

@@ -84,7 +84,7 @@ async def test_what_nobody_reads_so_fast_is_drawn_less_often_than_the_grid_and_i
 ) -> None:
     drawn: Counter[type] = Counter()
 
-    def count(kind: type[StageGrid] | type[BarList]) -> None:
+    def count(kind: type[StageGrid | BarList]) -> None:
         show = kind.show
 
         def counted(self: object, *arguments: object, **options: object) -> None:

@@ -17,11 +17,11 @@ from aprtui.engine.sampling import Sampling
 from aprtui.trace.graph import Node
 from aprtui.tui.app import AprtuiApp
 from aprtui.tui.draw.figures import Statistic
-from aprtui.tui.draw.signals import Signal
+from aprtui.tui.draw.signals import TintSignal
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import parse_state
 from aprtui.tui.screens.live.screen import LiveScreen
-from aprtui.tui.screens.live.settings import Choice, LiveSettingsScreen
+from aprtui.tui.screens.live.settings import LiveSettingsScreen, OptionInput
 from aprtui.tui.widgets.bar_list import BarList
 from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.text_stream import TextStream
@@ -155,9 +155,9 @@ async def test_every_signal_tints_the_text_in_turn_and_flip_risk_is_measured_whe
     async with live(source, size=(150, 40)) as pilot:
         await finished(pilot)
         assert "flip risk not measured" in screen_text(pilot)
-        for signal in [*list(Signal)[1:], Signal.PROBABILITY]:
+        for signal in [*list(TintSignal)[1:], TintSignal.PROBABILITY]:
             await pilot.press("t")
-            await until_shown(pilot, "no tint" if signal is Signal.NONE else f"{signal} {signal.ends[0]} ")
+            await until_shown(pilot, "no tint" if signal is TintSignal.NONE else f"{signal} {signal.ends[0]} ")
         assert source.calls.count("noise") == 1
         assert "× noise" in screen_text(pilot) and "(estimate)" in screen_text(pilot)
 
@@ -234,7 +234,7 @@ async def test_another_mode_opens_the_model_anew_and_starts_the_prompt_again() -
         await finished(pilot)
         await pilot.press("o")
         await until(pilot, lambda: isinstance(pilot.app.screen, LiveSettingsScreen))
-        pilot.app.screen.query_one("#mode", Choice).focus()
+        pilot.app.screen.query_one("#mode", OptionInput).focus()
         await pilot.press("left", "enter")
         await until(pilot, lambda: len(source.prompts) == 2)
         assert source.settings.mode is Mode.EXACT
@@ -273,7 +273,7 @@ async def test_choices_of_the_dialog_turn_by_keys_and_by_mouse() -> None:
         await finished(pilot)
         await pilot.press("o")
         await until(pilot, lambda: isinstance(pilot.app.screen, LiveSettingsScreen))
-        backend = pilot.app.screen.query_one("#backend", Choice)
+        backend = pilot.app.screen.query_one("#backend", OptionInput)
         backend.focus()
         await pilot.press("right")
         assert backend.value == "cpu"

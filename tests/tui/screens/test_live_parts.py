@@ -13,21 +13,21 @@ from rich.cells import cell_len
 
 from aprtui.engine.logit_noise import LogitNoise
 from aprtui.engine.process.messages import EngineSettings
-from aprtui.engine.process.slots import CANDIDATES, NO_TOKEN, RING, candidates
+from aprtui.engine.process.slots import CANDIDATES, RING, candidates
 from aprtui.engine.protocol import KvType, Mode
-from aprtui.engine.sampling import Candidate, Sampling
+from aprtui.engine.sampling import NO_TOKEN, Candidate, Sampling
 from aprtui.errors import UsageError
 from aprtui.resources import embedded_model
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.bars import bar_cells, bar_text, candidate_bars, lens_bars, token_text
 from aprtui.tui.draw.colours import TINTS, tint_styles
 from aprtui.tui.draw.figures import Statistic
-from aprtui.tui.draw.signals import Signal, TokenFigures, flip_risk, in_words, percent, tint
+from aprtui.tui.draw.signals import TintSignal, TokenFigures, flip_risk, percent, tint, token_words
 from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state
 from aprtui.tui.screens.live.commands import free_directory, run_command, trace_command
-from aprtui.tui.screens.live.settings_form import LiveSettings, form_texts, parse_form
-from aprtui.tui.screens.live.state import begins_with, live_state
-from aprtui.tui.screens.live.timeline import Timeline
+from aprtui.tui.screens.live.run import Timeline
+from aprtui.tui.screens.live.settings import LiveSettings, form_texts, parse_form
+from aprtui.tui.screens.live.state import initial_state, live_state
 from tests.tui.screens.recorded import example_info, example_record
 
 INFO = example_info()
@@ -36,16 +36,16 @@ UNSURE = TokenFigures("\n", 8, -4.0, 4.9, 0.05)
 NOISE = LogitNoise(0.15, 32)
 
 
-@pytest.mark.parametrize("signal", [s for s in Signal if s is not Signal.NONE])
-def test_every_signal_tints_the_unsure_token_brighter_than_the_sure_one(signal: Signal) -> None:
+@pytest.mark.parametrize("signal", [s for s in TintSignal if s is not TintSignal.NONE])
+def test_every_signal_tints_the_unsure_token_brighter_than_the_sure_one(signal: TintSignal) -> None:
     assert tint(signal, SURE, NOISE) == 0
     assert tint(signal, UNSURE, NOISE) == TINTS - 1
 
 
 def test_what_is_not_known_has_no_tint() -> None:
-    assert tint(Signal.FLIP_RISK, SURE, None) is None
-    assert tint(Signal.NONE, SURE, NOISE) is None
-    assert tint(Signal.PROBABILITY, replace(SURE, logprob=math.nan), NOISE) is None
+    assert tint(TintSignal.FLIP_RISK, SURE, None) is None
+    assert tint(TintSignal.NONE, SURE, NOISE) is None
+    assert tint(TintSignal.PROBABILITY, replace(SURE, logprob=math.nan), NOISE) is None
 
 
 def test_flip_risk_is_that_of_two_independent_normal_errors() -> None:
@@ -57,11 +57,11 @@ def test_flip_risk_is_that_of_two_independent_normal_errors() -> None:
 
 
 def test_token_in_words_says_everything_and_admits_what_was_not_measured() -> None:
-    assert in_words(UNSURE, None) == [
+    assert token_words(UNSURE, None) == [
         '"\\n" id 8', "probability 1.83 %", "entropy 4.90 nats", "margin 0.05", "flip risk not measured"
     ]  # fmt: skip
-    assert in_words(UNSURE, NOISE)[3:] == ["margin 0.05 = 0.333 × noise", "flip risk 40.7 % (estimate)"]
-    assert in_words(UNSURE, NOISE, Signal.FLIP_RISK)[1] == "flip risk 40.7 % (estimate)"
+    assert token_words(UNSURE, NOISE)[3:] == ["margin 0.05 = 0.333 × noise", "flip risk 40.7 % (estimate)"]
+    assert token_words(UNSURE, NOISE, TintSignal.FLIP_RISK)[1] == "flip risk 40.7 % (estimate)"
     assert (percent(1e-6), percent(0.0), percent(1.0), percent(math.nan)) == ("<0.01 %", "0 %", "100 %", "unknown")
 
 
@@ -212,23 +212,23 @@ def test_directories_of_captures_are_numbered(tmp_path: Path) -> None:
 def test_state_of_the_screen_survives_its_string() -> None:
     state = live_state(
         replace(INFO, path=Path("m.gguf")), SETTINGS, "def f():\n", Node(2, "ffn_gate"),
-        Statistic.TIME, Signal.FLIP_RISK, True, 17,
+        Statistic.TIME, TintSignal.FLIP_RISK, True, 17,
     )  # fmt: skip
     read = parse_state(str(state))
-    begin = begins_with(read, EngineSettings(threads=3, context=99), None)
+    begin = initial_state(read, EngineSettings(threads=3, context=99), None)
     assert begin.engine == SETTINGS.engine
     assert begin.sampling == SETTINGS.sampling
-    assert (begin.statistic, begin.signal, begin.lens) == (Statistic.TIME, Signal.FLIP_RISK, True)
+    assert (begin.statistic, begin.signal, begin.lens) == (Statistic.TIME, TintSignal.FLIP_RISK, True)
     assert (begin.node, begin.token) == (Node(2, "ffn_gate"), 17)
     assert (read.text("prompt"), read.text("model")) == ("def f():\n", "m.gguf")
 
 
 def test_state_that_says_nothing_leaves_all_as_it_was() -> None:
     engine = EngineSettings("numpy", Mode.EXACT)
-    begin = begins_with(ScreenState(ScreenName.LIVE), engine, None)
+    begin = initial_state(ScreenState(ScreenName.LIVE), engine, None)
     assert begin.engine == engine
     assert begin.sampling is None
-    assert (begin.statistic, begin.signal, begin.token) == (Statistic.RMS, Signal.PROBABILITY, None)
+    assert (begin.statistic, begin.signal, begin.token) == (Statistic.RMS, TintSignal.PROBABILITY, None)
 
 
 @pytest.mark.parametrize(
@@ -236,5 +236,5 @@ def test_state_that_says_nothing_leaves_all_as_it_was() -> None:
 )
 def test_state_that_makes_no_sense_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(UsageError) as refused:
-        begins_with(parse_state(text), EngineSettings(), None)
+        initial_state(parse_state(text), EngineSettings(), None)
     assert "\n" not in str(refused.value)

@@ -7,9 +7,9 @@ Kernels are called from compiled code, with raw addresses as int64; `activation_
 from __future__ import annotations
 
 from aprtui.engine.cpu.matmul.activations import ActivationKind, activation_bytes, activation_kind
-from aprtui.engine.cpu.matmul.kernels import dequantize_rows, matmul_rows, scratch_bytes
+from aprtui.engine.cpu.matmul.kernels import decoded_rows, dequantize_rows, matmul_rows, scratch_bytes
 from aprtui.engine.cpu.matmul.quantize import quantize_rows
-from aprtui.engine.cpu.matmul.tier import TIER, Tier
+from aprtui.engine.cpu.tier import TIER, Tier
 
 __all__ = [
     "TIER",
@@ -17,6 +17,7 @@ __all__ = [
     "Tier",
     "activation_bytes",
     "activation_kind",
+    "decoded_rows",
     "dequantize_rows",
     "matmul_rows",
     "quantize_rows",

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from aprtui.engine.cpu.jit import intrinsic
+from aprtui.engine.cpu.emit import I32, I64, Emitter, Value, constant
+from aprtui.engine.cpu.jit import inlined, intrinsic
 from aprtui.engine.cpu.matmul.activations import GROUP
-from aprtui.engine.cpu.matmul.emit import I32, I64, Emitter, Value, constant
 from aprtui.engine.cpu.matmul.formats import FORMATS, Format, for_format
-from aprtui.engine.cpu.matmul.inlining import inlined
-from aprtui.engine.cpu.matmul.scalars import bits_float, half_at, load_f32, load_i16, store_f32
+from aprtui.engine.cpu.matmul.scalars import half_at, load_f32, load_i16, store_f32
+from aprtui.engine.cpu.memory import bits_float
 from aprtui.model.weight_types import WeightType
 
 _F32, _F16, _BF16 = (int(WeightType[name]) for name in ("F32", "F16", "BF16"))

@@ -12,11 +12,11 @@ from typing import Any
 
 from numba import types
 
+from aprtui.engine.cpu.emit import F32, I8, I16, I32, I64, Emitter, Value, constant, vector
 from aprtui.engine.cpu.jit import intrinsic
 from aprtui.engine.cpu.matmul.activations import GROUP, SCALE_K, SCALES_0, SUMS_0, SUMS_16
-from aprtui.engine.cpu.matmul.emit import F32, I8, I16, I32, I64, Emitter, Value, constant, vector
 from aprtui.engine.cpu.matmul.formats import FORMATS, Format
-from aprtui.engine.cpu.matmul.tier import TIER, Tier
+from aprtui.engine.cpu.tier import TIER, Tier
 
 WITHOUT_MINIMUMS = tuple(f for f in FORMATS.values() if f.offset or f.signed)
 
@@ -85,7 +85,7 @@ def _group(e: Emitter, f: Format, w: Value, x: Value, blocks: Value) -> Value:
 def dot_group(typing_context: Any, weight_type: Any, w: Any, x: Any, blocks: Any) -> Any:
     """The product of one group of columns: weights of that type at `w` and the activation record at `x`, float32.
 
-    `blocks` is the number of 32-column blocks in the group (8 but at the end of a row; not looked at for K-quants).
+    `blocks` is the number of 32-column blocks in the group (8 but at the end of a row; not used for K-quants).
     """
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from aprtui.engine.cpu.matmul.emit import I1, I8, I16, I32, Emitter, Value, constant, vector
+from aprtui.engine.cpu.emit import I1, I8, I16, I32, Emitter, Value, constant, vector
 from aprtui.model.weight_types import WeightType
 
 

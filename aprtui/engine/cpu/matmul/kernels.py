@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
+
 from aprtui.engine.cpu.jit import kernel
 from aprtui.engine.cpu.matmul.dequantize import dequantize_row
 from aprtui.engine.cpu.matmul.formats import FORMATS
 from aprtui.engine.cpu.matmul.panel import SCRATCH_BYTES, matmul_float
 from aprtui.engine.cpu.matmul.quantized import STRIP_TOKENS, matmul_rows_q8, matmul_strips_q8, scratch_bytes_q8
 from aprtui.model.weight_types import InputRounding
+from aprtui.model.weights import Weight
 
 _QUANTIZED = tuple(int(kind) for kind in FORMATS if kind.format.cpu_input is not InputRounding.NONE)
 """Types with kernels for 8-bit activations."""
@@ -50,6 +54,14 @@ def dequantize_rows(
     """Rows `row_begin … row_end - 1` as contiguous float32 `[rows, columns]` at `dst`; bits as `gguf.quants` gives."""
     for row in range(row_begin, row_end):
         dequantize_row(weight_type, weights + row * row_bytes, columns, dst + 4 * columns * (row - row_begin))
+
+
+def decoded_rows(weight: Weight, begin: int, end: int) -> NDArray[np.float32]:
+    """Rows `begin … end - 1` of `weight` as `dequantize_rows` gives them, float32 `[rows, columns]`."""
+    values = np.empty((end - begin, weight.columns), np.float32)
+    data = np.ascontiguousarray(weight.data)
+    dequantize_rows(int(weight.type), data.ctypes.data, data.shape[1], weight.columns, begin, end, values.ctypes.data)
+    return values
 
 
 def scratch_bytes(columns: int) -> int:

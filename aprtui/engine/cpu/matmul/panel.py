@@ -1,8 +1,8 @@
 """Float32 products: rows of weights dequantised into a panel, times float32 activations.
 
 The columns are taken in chunks. Inside a chunk products are summed in 16 lanes (lane = column modulo 16) in column
-order, then the lanes by halves; chunks are added in column order. So the order depends on the columns alone, whatever
-the tile.
+order, then the lanes by halves; chunks are added in column order. So the order depends on the columns alone, and not
+on the tile.
 """
 
 from __future__ import annotations
@@ -14,12 +14,11 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from aprtui.engine.cpu.jit import intrinsic
+from aprtui.engine.cpu.emit import F32, I64, Emitter, Value, constant, vector
+from aprtui.engine.cpu.jit import inlined, intrinsic
 from aprtui.engine.cpu.matmul.dequantize import dequantize_row
-from aprtui.engine.cpu.matmul.emit import F32, I64, Emitter, Value, constant, vector
-from aprtui.engine.cpu.matmul.inlining import inlined
 from aprtui.engine.cpu.matmul.scalars import load_f32, prefetch, store_f32
-from aprtui.engine.cpu.matmul.tier import TIER, Tier
+from aprtui.engine.cpu.tier import TIER, Tier
 
 _LANES = 16
 _CHUNK = 512
@@ -32,7 +31,7 @@ _WIDE = vector(F32, _LANES)
 
 
 def _sum_rows(e: Emitter, rows: list[Value]) -> Value:
-    """The sums of 16-lane vectors as one vector; each is summed as halves of halves, whatever its neighbours."""
+    """The sums of 16-lane vectors as one vector; each is summed as halves of halves, independently of the others."""
     count, width = len(rows), _LANES
     while width > 1:
         if len(rows) == 1:

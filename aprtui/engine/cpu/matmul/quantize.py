@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from aprtui.engine.cpu.jit import kernel
+from aprtui.engine.cpu.jit import inlined, kernel
 from aprtui.engine.cpu.matmul.activations import (
     GROUP,
     RECORD,
@@ -20,10 +20,7 @@ from aprtui.engine.cpu.matmul.activations import (
     SUMS_32,
     ActivationKind,
 )
-from aprtui.engine.cpu.matmul.inlining import inlined
 from aprtui.engine.cpu.matmul.scalars import (
-    bits_float,
-    float_bits,
     load_f32,
     load_i32,
     store_f32,
@@ -31,6 +28,7 @@ from aprtui.engine.cpu.matmul.scalars import (
     store_i16,
     store_i32,
 )
+from aprtui.engine.cpu.memory import bits_float, float_bits
 
 _F32, _Q8_K, _Q8_0, _F16 = (int(ActivationKind[name]) for name in ("F32", "Q8_K", "Q8_0", "F16"))
 _MAGNITUDE = np.int32(0x7FFFFFFF)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from aprtui.engine.cpu.jit import inlined
 from aprtui.engine.cpu.matmul.activations import GROUP, RECORD
 from aprtui.engine.cpu.matmul.dot import dot_group
-from aprtui.engine.cpu.matmul.inlining import inlined
 from aprtui.engine.cpu.matmul.scalars import load_f32, store_f32
 from aprtui.engine.cpu.matmul.sequence import BLOCKS, SEQUENCE_TYPES, multiply_blocks
-from aprtui.engine.cpu.matmul.tier import TIER, Tier
 from aprtui.engine.cpu.matmul.tile import LANES, STRIP_RECORD, TOKENS, multiply_group, pack_group
+from aprtui.engine.cpu.tier import TIER, Tier
 
 STRIP_TOKENS = 6 if TIER is not Tier.PLAIN else 1 << 62
 """Tokens from which unpacking a strip pays for itself (measured); never without fast multiply-adds."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from numba import types
 
+from aprtui.engine.cpu.emit import F32, I8, I16, I32, Emitter
 from aprtui.engine.cpu.jit import intrinsic
-from aprtui.engine.cpu.matmul.emit import F32, I8, I16, I32, Emitter
 
 
 def _loader(element: Any, result: Any) -> Callable[..., Any]:
@@ -54,20 +54,6 @@ def half_at(typing_context: Any, base: Any, index: Any) -> Any:
         return Emitter(builder).half_to_float(builder.load(pointer, align=1))
 
     return types.float32(types.int64, types.int64), emit
-
-
-def _bitcaster(source: Any, target: Any, kind: Any) -> Callable[..., Any]:
-    def cast(typing_context: Any, value: Any) -> Any:
-        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return builder.bitcast(args[0], kind)
-
-        return target(source), emit
-
-    return intrinsic(cast)
-
-
-float_bits = _bitcaster(types.float32, types.int32, I32)
-bits_float = _bitcaster(types.int32, types.float32, F32)
 
 
 @intrinsic

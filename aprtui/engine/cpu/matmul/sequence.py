@@ -12,9 +12,9 @@ from typing import Any
 
 from numba import types
 
+from aprtui.engine.cpu.emit import F32, I8, I16, I32, I64, Emitter, Value, constant, vector
 from aprtui.engine.cpu.jit import intrinsic
 from aprtui.engine.cpu.matmul.activations import RECORD, SCALE_K, SUMS_32
-from aprtui.engine.cpu.matmul.emit import F32, I8, I16, I32, I64, Emitter, Value, constant, vector
 from aprtui.engine.cpu.matmul.formats import FORMATS, Format, split_scales
 
 _FORMATS = tuple(f for f in FORMATS.values() if f.type.format.has_six_bit_scales)

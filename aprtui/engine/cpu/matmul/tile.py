@@ -19,11 +19,11 @@ from typing import Any
 
 from numba import types
 
+from aprtui.engine.cpu.emit import F32, I8, I16, I32, I64, Emitter, Value, constant, vector
 from aprtui.engine.cpu.jit import intrinsic
 from aprtui.engine.cpu.matmul.activations import GROUP, SCALE_K, SCALES_0, SUMS_0, SUMS_16, SUMS_32
-from aprtui.engine.cpu.matmul.emit import F32, I8, I16, I32, I64, Emitter, Value, constant, vector
 from aprtui.engine.cpu.matmul.formats import Format, for_format
-from aprtui.engine.cpu.matmul.tier import TIER, Tier
+from aprtui.engine.cpu.tier import TIER, Tier
 
 _VNNI = TIER is Tier.AVX512
 LANES, TOKENS = (16, 8) if _VNNI else (8, 4)

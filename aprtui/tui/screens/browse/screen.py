@@ -25,7 +25,6 @@ from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.browse.artifacts import Artifact, ArtifactKind, Finder, Listing
-from aprtui.tui.screens.browse.capture_grid import CaptureGrid
 from aprtui.tui.screens.browse.contents import CaptureContents, Contents, ModelContents, read_contents
 from aprtui.tui.screens.browse.rows import (
     ARTIFACT_COLUMNS,
@@ -75,6 +74,19 @@ class FilterInput(Input):
         Binding("enter", "submit", "Keep"),
         Binding("escape", "screen.end_filter", "No filter"),
     ]
+
+
+class CaptureGrid(StageGrid):
+    """The stage grid of a capture: enter opens the stage under the cursor."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "choose", "Open")]
+
+    class Chosen(Message):
+        """The stage under the cursor was chosen."""
+
+    def action_choose(self) -> None:
+        """Open the stage under the cursor."""
+        self.post_message(self.Chosen())
 
 
 class BrowseScreen(ToolScreen):
@@ -249,7 +261,7 @@ class BrowseScreen(ToolScreen):
             self._open_under_cursor()
         elif message.table is self.focused and isinstance(message.table.key, Node):
             self._stage_to_show = message.table.key
-            self.query_one(CaptureGrid).point(message.table.key)
+            self.query_one(CaptureGrid).put_cursor(message.table.key)
         self._say_focused()
 
     def on_table_chosen(self, message: Table.Chosen) -> None:
@@ -425,7 +437,7 @@ class BrowseScreen(ToolScreen):
     def _point(self, node: Node | None) -> None:
         if node is not None:
             self._table("stages").point(node)
-            self.query_one(CaptureGrid).point(node)
+            self.query_one(CaptureGrid).put_cursor(node)
 
     def _say_focused(self) -> None:
         """Describe the row under the cursor of the focused pane."""

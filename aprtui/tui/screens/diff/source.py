@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from aprtui.errors import ExitCode
+from aprtui.progress import RECORDS_VARIABLE, parse_progress_record
 
 BYTES_A_POLL = 1 << 18
 """Read at once: records of 200 stages, 5 ms of parsing."""
 
 _DONE = (ExitCode.PASS, ExitCode.DIVERGENCE, ExitCode.UNKNOWN)
 _NAME = "aprtui: "
-_GOING_ON = "…"
-"""Ends the lines of progress on stderr."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,7 @@ class ChildSource:
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", *request.words(), "--json"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": paths}, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": paths, RECORDS_VARIABLE: "1"}, start_new_session=True,
         )  # fmt: skip
         self._rests = {}
         for pipe in (self._process.stdout, self._process.stderr):
@@ -171,8 +170,9 @@ class ChildSource:
 
     def _of_error(self, line: bytes) -> Event:
         text = line.decode(errors="replace").strip().removeprefix(_NAME)
-        if text.endswith(_GOING_ON):
-            return Progressed(text)
+        progress = parse_progress_record(text)
+        if progress is not None:
+            return Progressed(progress)
         self._last_remark = text or self._last_remark
         return Remark(text)
 

@@ -13,11 +13,11 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from aprtui.tui.frame.keymap import Chord, shown_keys
+from aprtui.tui.frame.keymap import Chord, displayed_keys
 
 
 class HelpScreen(ModalScreen[None]):
-    """Shows keys and an explanation over the screen that asked for it; the ids are what a configuration remaps."""
+    """Shows an explanation of a screen and its keys; a configuration remaps keys by the ids."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,q,question_mark", "dismiss", "Close help"),
@@ -37,8 +37,8 @@ class HelpScreen(ModalScreen[None]):
         super().__init__()
         self._title = title
         self._explanation = explanation
-        self._bindings_shown = list(bindings)
-        self._chords_shown = chords
+        self._explained_bindings = list(bindings)
+        self._chords = chords
 
     def compose(self) -> ComposeResult:
         """Explanation above, keys below."""
@@ -54,12 +54,13 @@ class HelpScreen(ModalScreen[None]):
 
     def _keys(self) -> Table:
         table = Table.grid(padding=(0, 2))
-        chosen, ascii_only = self.app._keymap, self.app.has_class("-ascii")
+        remapped, ascii_only = self.app._keymap, self.app.has_class("-ascii")
         rows = [
-            (chosen.get(binding.id or "", binding.key), binding.description, binding.id)
-            for binding in self._bindings_shown
+            (remapped.get(binding.id or "", binding.key), binding.description, binding.id)
+            for binding in self._explained_bindings
         ]
-        rows += [(chord.keys, chord.description, chord.id) for chord in self._chords_shown]
+        rows += [(chord.keys, chord.description, chord.id) for chord in self._chords]
         for keys, description, name in rows:
-            table.add_row(Text(shown_keys(keys, ascii_only), style="bold"), description, Text(name or "", style="dim"))
+            words = Text(displayed_keys(keys, ascii_only), style="bold")
+            table.add_row(words, description, Text(name or "", style="dim"))
         return table

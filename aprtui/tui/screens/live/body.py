@@ -1,4 +1,4 @@
-"""The body of the live screen: text, likeliest tokens, logit lens and stage grid of the token that is looked at."""
+"""The body of the live screen: text, likeliest tokens, logit lens and stage grid of the token looked at."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.containers import Container
 
-from aprtui.engine.process.messages import EngineInfo, Started, TokenText
+from aprtui.engine.process.messages import EngineDescription, Started, TokenText
 from aprtui.engine.process.slots import TokenRecord
 from aprtui.trace.graph import Node, graph_for
 from aprtui.tui.draw.bars import candidate_bars, lens_bars
@@ -15,7 +15,7 @@ from aprtui.tui.draw.figures import figures, first_bad
 from aprtui.tui.frame.session import Session
 from aprtui.tui.screens.live.readout import describe, pass_title
 from aprtui.tui.screens.live.run import LiveRun
-from aprtui.tui.screens.live.state import Beginning
+from aprtui.tui.screens.live.state import InitialState
 from aprtui.tui.screens.live.token_line import TokenLine
 from aprtui.tui.widgets.bar_list import BarList
 from aprtui.tui.widgets.contracts.dock import ContractsDock
@@ -53,11 +53,11 @@ class LiveBody(Container):
     }
     """
 
-    def __init__(self, run: LiveRun, begin: Beginning, session: Session) -> None:
+    def __init__(self, run: LiveRun, initial: InitialState, session: Session) -> None:
         super().__init__()
         self._run = run
-        self._first_node = begin.node
-        self.statistic, self.signal, self.lens = begin.statistic, begin.signal, begin.lens
+        self._first_node = initial.node
+        self.statistic, self.signal, self.lens = initial.statistic, initial.signal, initial.lens
         self.record: TokenRecord | None = None
         self._before: TokenRecord | None = None
         self._text = TextStream(classes="pane")
@@ -81,7 +81,7 @@ class LiveBody(Container):
         yield self._line
 
     def on_mount(self) -> None:
-        """Nothing is known yet."""
+        """Show titles; nothing else is known yet."""
         self._text.border_title = self._text_title
         self._grid.border_title = pass_title(self.statistic, None)
         self._candidates.show([], "No token yet.")
@@ -93,16 +93,16 @@ class LiveBody(Container):
         return self._grid.node
 
     def words(self, width: int) -> str:
-        """What is known of the node under the cursor, as far as it fits."""
+        """What is known of the stage under the cursor, as far as it fits."""
         graph = self._grid.graph
         return "" if graph is None else describe(graph, self._grid.node, self.record, self._before, width)
 
     def point_contracts(self) -> None:
-        """Show what contracts say about the node under the cursor."""
+        """Show what contracts say about the stage under the cursor."""
         self._dock.point_at(self._grid.node)
 
-    def open(self, info: EngineInfo) -> None:
-        """Lay the grid out for a model, unless it is already."""
+    def open(self, info: EngineDescription) -> None:
+        """Lay out the grid for a model, unless it is laid out already."""
         if self._grid.graph is None or self._grid.graph.config != info.graph:
             self._grid.open_graph(graph_for(info.graph), self._first_node)
 
@@ -120,7 +120,7 @@ class LiveBody(Container):
         self._text.finish(tail)
 
     def show_pass(self, record: TokenRecord, before: TokenRecord | None, grid_alone: bool = False) -> None:
-        """Draw a pass and its token, or for now the grid alone; `before` is the pass of the token before."""
+        """Draw a pass and its token, or only its grid; `before` is the pass of the token before."""
         self.record, self._before = record, before
         self.show_grid()
         if grid_alone:
@@ -129,13 +129,13 @@ class LiveBody(Container):
         self.show_lens()
 
     def show_grid(self) -> None:
-        """Draw the grid by the statistic that is chosen."""
+        """Draw the grid by the chosen statistic."""
         record, graph = self.record, self._grid.graph
         self._grid.border_title = pass_title(self.statistic, record)
         if record is not None and graph is not None:
             before = None if self._before is None else self._before.stats
             shown = figures(self.statistic, record.stats, record.stage_seconds, before)
-            self._grid.show(shown, first_bad(graph, record.stats), tell=False)
+            self._grid.show(shown, first_bad(graph, record.stats), notify=False)
 
     def show_lens(self) -> None:
         """Draw the lens, with the layer under the cursor marked."""
@@ -147,9 +147,9 @@ class LiveBody(Container):
             self._lens.show(bars, NO_LENS)
 
     def show_place(self) -> None:
-        """Say where in the run one looks."""
+        """Say which token of the run is shown."""
         timeline = self._run.timeline
-        # While tokens come the count stands in the line of screens: setting a title draws the whole pane anew.
+        # While tokens come, the count stands in the line of screens: setting a title draws the whole pane again.
         title = "text" if timeline.live else f"text: {timeline.words()}"
         if title != self._text_title:
             self._text_title = self._text.border_title = title
@@ -157,6 +157,6 @@ class LiveBody(Container):
         self._line.show(self.signal, self._run.shown, self._run.noise)
 
     def show_tints(self) -> None:
-        """Tint the text by the signal that is chosen."""
+        """Tint the text by the chosen signal."""
         self._text.tint(self._run.tints(self.signal))
         self._line.show(self.signal, self._run.shown, self._run.noise)

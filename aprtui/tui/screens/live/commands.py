@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from aprtui.engine.process.messages import EngineInfo, EngineSettings
+from aprtui.engine.process.messages import EngineDescription, EngineSettings
 from aprtui.engine.sampling import Sampling
 from aprtui.resources import embedded_model
 
 
 def run_command(
-    info: EngineInfo | None, settings: EngineSettings, prompt: str, sampling: Sampling, tokens: int
+    info: EngineDescription | None, settings: EngineSettings, prompt: str, sampling: Sampling, tokens: int
 ) -> list[str]:
     """`aprtui run` of the same prompt: `tokens` tokens, at least one."""
     words = ["aprtui", "run", *_model(info), "-p", prompt, "-n", str(max(tokens, 1))]
@@ -29,7 +29,7 @@ def run_command(
 
 
 def trace_command(
-    info: EngineInfo | None, settings: EngineSettings, tokens: Sequence[int], prompt_tokens: int, directory: Path
+    info: EngineDescription | None, settings: EngineSettings, tokens: Sequence[int], prompt_tokens: int, directory: Path
 ) -> list[str]:
     """`aprtui trace` of the same tokens, evaluated as the run did: the prompt at once, the rest one by one."""
     return [
@@ -39,14 +39,14 @@ def trace_command(
     ]  # fmt: skip
 
 
-def _model(info: EngineInfo | None) -> list[str]:
+def _model(info: EngineDescription | None) -> list[str]:
     if info is None or info.path is None or info.path == embedded_model():
         return []
     return [str(info.path)]
 
 
-def _engine(info: EngineInfo | None, settings: EngineSettings) -> list[str]:
-    """Spelt out: the defaults of the commands are not those of the app."""
+def _engine(info: EngineDescription | None, settings: EngineSettings) -> list[str]:
+    """Every option is spelt out: the defaults of the commands are not those of the app."""
     backend = settings.backend if info is None else info.backend
     words = ["--backend", backend, "--mode", str(settings.mode), "--kv", str(settings.kv)]
     words += [] if settings.context is None else ["--context", str(settings.context)]

@@ -1,18 +1,76 @@
-"""What a live screen knows of the run it shows: its tokens with their figures, their names, and where one looks."""
+"""A run as the live screen knows it: its tokens with their figures, their names, and which of them is looked at."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aprtui.engine.logit_noise import LogitNoise
 from aprtui.engine.process.messages import Started, TokenText
-from aprtui.tui.draw.signals import Signal, TokenFigures, tint
-from aprtui.tui.screens.live.timeline import Timeline
+from aprtui.engine.process.slots import RING
+from aprtui.tui.draw.signals import TintSignal, TokenFigures, tint
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Which token of a run is looked at, and which can be.
+
+    `first_record` is the record number of the first token, `at` the index of the token looked at; None is the newest.
+    """
+
+    first_record: int = 0
+    tokens: int = 0
+    at: int | None = None
+
+    @property
+    def live(self) -> bool:
+        """Whether the newest token is looked at, whichever that is."""
+        return self.at is None
+
+    @property
+    def shown(self) -> int:
+        """Index of the token that is looked at; −1 before the first."""
+        return self.tokens - 1 if self.at is None else self.at
+
+    @property
+    def record(self) -> int:
+        """Record number of the token that is looked at."""
+        return self.first_record + self.shown
+
+    @property
+    def oldest(self) -> int:
+        """Index of the oldest token whose record is kept."""
+        return max(0, self.tokens - RING)
+
+    def grown(self, records: int) -> Timeline:
+        """The same run once `records` have been written in all."""
+        return replace(self, tokens=max(records - self.first_record, 0))
+
+    def moved(self, by: int) -> Timeline:
+        """Look at another token; beyond the newest one lies the present."""
+        return self.at_token(self.shown + by) if self.tokens else self
+
+    def at_token(self, index: int) -> Timeline:
+        """Look at token `index`, or at the nearest one that is kept; the newest one means the present."""
+        return replace(self, at=None if index >= self.tokens - 1 else max(index, self.oldest))
+
+    def to_live(self) -> Timeline:
+        """Look at the newest token."""
+        return replace(self, at=None)
+
+    @property
+    def place(self) -> str:
+        """Where in the run this is: `token 17 of 40`."""
+        return f"token {self.shown + 1} of {self.tokens}" if self.tokens else "no token yet"
+
+    def words(self) -> str:
+        """The same, and in the past how much of it can be looked at."""
+        available = f", the last {RING} kept" if self.tokens > RING else ", all kept"
+        return self.place if self.live else self.place + available
 
 
 @dataclass(slots=True)
 class LiveRun:
-    """One run. Names and noise outlive it: they belong to the model."""
+    """The run on the screen. Names and noise outlive it: they belong to the model."""
 
     names: dict[int, str] = field(default_factory=dict)
     noise: LogitNoise | None = None
@@ -21,16 +79,16 @@ class LiveRun:
     timeline: Timeline = field(default_factory=Timeline)
 
     def begin(self, event: Started) -> None:
-        """Forget the run before."""
+        """A run begins; the one before is forgotten."""
         self.prompt, self.tokens = event.tokens, []
         self.timeline = Timeline(event.first_record)
 
     def forget(self) -> None:
-        """No run any more: the process that made it is gone."""
+        """There is no run any more: the process that made it is gone."""
         self.prompt, self.tokens, self.timeline = (), [], Timeline()
 
     def add(self, event: TokenText) -> None:
-        """One more token."""
+        """Add a token."""
         name = self.names.get(event.id, event.text)
         self.tokens.append(TokenFigures(name, event.id, event.logprob, event.entropy, event.margin))
 
@@ -45,10 +103,10 @@ class LiveRun:
         """All token ids of the run so far."""
         return [*self.prompt, *(token.id for token in self.tokens)]
 
-    def tint(self, signal: Signal, index: int = -1) -> int | None:
+    def tint(self, signal: TintSignal, index: int = -1) -> int | None:
         """The tint of a token, of the newest by default."""
         return tint(signal, self.tokens[index], self.noise)
 
-    def tints(self, signal: Signal) -> list[int | None]:
+    def tints(self, signal: TintSignal) -> list[int | None]:
         """The tints of all tokens."""
         return [tint(signal, token, self.noise) for token in self.tokens]

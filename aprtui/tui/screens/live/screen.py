@@ -1,4 +1,4 @@
-"""The live screen: a model while it talks: its text as it comes, what it might have said, and every stage of a pass."""
+"""The live screen: a model while it generates. Its text, its likeliest tokens, and every stage of a forward pass."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from textual.containers import Horizontal
 from textual.widget import Widget
 from textual.widgets import Input, Label, Static
 
+from aprtui.engine.logit_noise import FEWEST_TOKENS
 from aprtui.engine.process.engine_process import EngineState
 from aprtui.engine.process.messages import (
     Captured,
@@ -31,23 +32,51 @@ from aprtui.engine.process.messages import (
     TokenText,
 )
 from aprtui.engine.sampling import Sampling
+from aprtui.tui.draw.signals import TintSignal
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
+from aprtui.tui.frame.tool_screen import ToolScreen
+from aprtui.tui.screens.live.body import LiveBody
 from aprtui.tui.screens.live.commands import free_directory, run_command, trace_command
-from aprtui.tui.screens.live.help_text import EXPLANATION
 from aprtui.tui.screens.live.readout import sampling_title
-from aprtui.tui.screens.live.settings import LiveSettingsScreen
-from aprtui.tui.screens.live.settings_form import LiveSettings
-from aprtui.tui.screens.live.state import live_state
+from aprtui.tui.screens.live.run import LiveRun, Timeline
+from aprtui.tui.screens.live.settings import LiveSettings, LiveSettingsScreen
+from aprtui.tui.screens.live.state import initial_state, live_state
 from aprtui.tui.screens.live.status_bar import Status, StatusBar
-from aprtui.tui.screens.live.view import LiveView
 from aprtui.tui.widgets.stage_grid import StageGrid
+from aprtui.tui.widgets.text_stream import TextStream
+
+EXPLANATION = """\
+The text is what the model says, special tokens included. Each token is tinted by a signal (t): dark where the model \
+was sure, bright where it was not; the line above the prompt says what the ends mean, and puts the token into words. \
+Flip risk is the chance that an engine that rounds otherwise would find another token likeliest: an estimate from \
+the margin between the two largest logits and the noise at the logits, which is measured once for each model (q8 \
+against exact on the tokens of the run) when the signal is first chosen.
+
+The grid shows one forward pass: the one that chose the token. A row is a layer, a column is a stage in the order in \
+which stages are computed. The statistic is one of six (m). m after a number is thousandths, k thousands.
+
+Colours of rms, absmax and mean compare layers: each column has a scale of its own. Those of change and time compare \
+all cells. Change is that of the rms against the token before, in per cent. Stages that a kernel computes in one go \
+have their time at the first of them, and ← at the others. NaN (X) and Inf (I) have colours of their own and win \
+over every number; the lower border names the first stage that holds one. The line at the bottom says all that is \
+known of the stage under the cursor.
+
+Time travel: [ and ] (or shift with an arrow key) move the whole screen to another token of the run, as far back as \
+records are kept (256); G returns to the present. The engine goes on meanwhile unless it is paused.
+
+The logit lens (v) says for each layer what the model would say next if it ended there: the last norm and the head, \
+applied to the layer's output. It costs time for every token.
+
+A capture (w) evaluates the tokens of the run again with every tap and writes all stage tensors; W copies the \
+headless command for the same.
+"""
 
 POLLS_PER_SECOND = 21
-"""A frame begins at a poll: a little more than the 20 frames a second that are wanted."""
+"""Each poll begins a frame: a little more than the 20 frames a second that are wanted."""
 
 PACE = 20.0
-"""Tokens a second at which a text can be followed; small models make thousands, and would be done in a blink."""
+"""Tokens a second at which a text can be followed; small models generate thousands."""
 
 NEWLINE = "⏎"
 """Stands for a line break in the prompt's single line."""
@@ -56,7 +85,7 @@ PATIENCE = 3.0
 """Seconds without a token after which the screen says so."""
 
 STACKED, WIDE = 120, 160
-"""From these widths on, candidates and lens stand beside each other, and text and grid do."""
+"""From these widths on, candidates and lens stand side by side, and so do text and grid."""
 
 
 class PromptInput(Input):
@@ -68,14 +97,15 @@ class PromptInput(Input):
     ]
 
 
-class LiveScreen(LiveView):
+class LiveScreen(ToolScreen):
     """Watch a generation. All data come from a source; the screen polls it and computes nothing itself."""
 
     NAME = ScreenName.LIVE
     EXPLANATION = EXPLANATION
+    WIDGETS = (StageGrid,)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p,space", "pause", "Pause/resume", id="live.pause"),
-        # With priority, so that what is typed right after it reaches the prompt and not the grid.
+        # With priority, so that keys typed right after it reach the prompt and not the grid.
         Binding("e,enter", "edit", "Prompt", priority=True, id="live.prompt"),
         Binding("o", "settings", "Settings", id="live.settings"),
         Binding("w", "capture", "Capture", id="live.capture"),
@@ -87,6 +117,15 @@ class LiveScreen(LiveView):
         Binding("f", "full_speed", "Full speed or easy pace", show=False, id="live.pace"),
         Binding("r", "restart", "Restart engine", show=False, id="live.restart"),
         Binding("W", "copy_trace", "Copy the trace command of this run", show=False, id="live.trace"),
+        Binding("left_square_bracket,shift+left", "travel(-1)", "Token before", show=False, id="live.before"),
+        Binding("right_square_bracket,shift+right", "travel(1)", "Token after", show=False, id="live.after"),
+        Binding("left_curly_bracket", "travel(-10)", "Ten tokens before", show=False, id="live.before10"),
+        Binding("right_curly_bracket", "travel(10)", "Ten tokens after", show=False, id="live.after10"),
+        Binding("home", "oldest", "Oldest token that is kept", show=False, id="live.oldest"),
+        Binding("end,G", "newest", "Newest token, as it comes", show=False, id="live.newest"),
+        Binding("m", "statistic", "Next statistic of the grid", show=False, id="live.statistic"),
+        Binding("t", "tint", "Next signal that tints the text", show=False, id="live.tint"),
+        Binding("v", "lens", "Logit lens on or off", show=False, id="live.lens"),
     ]
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (STACKED, "-stacked"), (WIDE, "-wide")]  # noqa: RUF012  # as Textual does
     DEFAULT_CSS = """
@@ -100,17 +139,23 @@ class LiveScreen(LiveView):
 
     def __init__(self, session: Session, state: ScreenState) -> None:
         super().__init__(session, state)
+        self._source = session.source
+        self._initial = initial_state(state, session.source.settings, session.sampling)
+        self._wanted_token = self._initial.token
         self._prompt = state.text("prompt", session.prompt)
-        self._sampling = self._begin.sampling
-        self._wanted = bool(self._prompt)
-        self._number = 0
-        self._seen = 0
+        self._sampling = self._initial.sampling
+        self._run = LiveRun()
+        self._body = LiveBody(self._run, self._initial, session)
+        self._generate_when_loaded = bool(self._prompt)
+        self._generation = 0
+        self._records_shown = 0
         self._note = ""
         self.failure = ""
-        self._moved = time.monotonic()
+        self._last_progress = time.monotonic()
+        self._noise_requested = False
         self._pace: float | None = PACE
         self._grid_alone = False
-        """Whether the last poll drew the grid alone: what nobody can read so fast is drawn at every second one."""
+        """Whether the last poll drew only the grid: texts that change too fast to be read are drawn at every second."""
 
     def compose_body(self) -> Iterable[Widget]:
         """Status above; text, candidates, lens and grid; prompt below."""
@@ -129,12 +174,12 @@ class LiveScreen(LiveView):
 
     @property
     def sampling(self) -> Sampling:
-        """How tokens are chosen: as asked for, else at the temperature that the model recommends."""
+        """How tokens are chosen: as the user said, else at the temperature that the model recommends."""
         info = self._source.info
         return self._sampling or Sampling(temperature=(info.temperature if info else None) or 0.0)
 
     def state(self) -> ScreenState:
-        """Prompt, settings, and what is looked at."""
+        """Prompt, settings, and the token and stage that are shown."""
         body, settings = self._body, LiveSettings(self.sampling, self._source.settings)
         return live_state(
             self._source.info, settings, self.prompt,
@@ -142,16 +187,16 @@ class LiveScreen(LiveView):
         )  # fmt: skip
 
     def command(self) -> Sequence[str]:
-        """The run of this prompt."""
+        """`aprtui run` with this prompt."""
         if not self.prompt:
             return []
         tokens = self._run.timeline.shown + 1
         return run_command(self._source.info, self._source.settings, self.prompt, self.sampling, tokens)
 
     def on_mount(self) -> None:
-        """Begin to load, and to look at what comes."""
+        """Start the engine and the polling."""
         self.set_focus(self.query_one(StageGrid))
-        self._source.start(self._begin.engine)
+        self._source.start(self._initial.engine)
         self.set_interval(1 / POLLS_PER_SECOND, self._poll)
 
     def on_input_submitted(self) -> None:
@@ -164,6 +209,54 @@ class LiveScreen(LiveView):
             return not isinstance(self.focused, Input)
         return super().check_action(action, parameters)
 
+    def on_stage_grid_pointed(self) -> None:
+        """Describe the stage under the cursor, and mark its layer in the lens."""
+        self._show_words()
+        self._body.show_lens()
+        self._body.point_contracts()
+
+    def action_contracts(self) -> None:
+        """Show or hide what contracts say about the stage; a wide screen always shows it."""
+        self._body.toggle_class("-contracts")
+
+    def on_text_stream_pointed(self, event: TextStream.Pointed) -> None:
+        """Look at the token that was clicked on."""
+        self._travel_to(self._run.timeline.at_token(event.token))
+
+    def on_text_stream_selected(self, event: TextStream.Selected) -> None:
+        """Copy the text that the mouse was dragged over."""
+        self.copy_text(event.text)
+
+    def action_travel(self, by: int) -> None:
+        """Look at an earlier or later token."""
+        self._travel_to(self._run.timeline.moved(by))
+
+    def action_oldest(self) -> None:
+        """Look at the oldest token whose record is kept."""
+        self._travel_to(self._run.timeline.at_token(0))
+
+    def action_newest(self) -> None:
+        """Look at the newest token, whichever it is."""
+        self._travel_to(self._run.timeline.to_live())
+
+    def action_statistic(self) -> None:
+        """Show another statistic."""
+        self._body.statistic = self._body.statistic.following
+        self._body.show_grid()
+        self._show_words()
+
+    def action_tint(self) -> None:
+        """Tint the text by another signal."""
+        self._body.signal = self._body.signal.following
+        self._request_noise()
+        self._body.show_tints()
+
+    def action_lens(self) -> None:
+        """Compute the logit lens, or no longer."""
+        self._body.lens = not self._body.lens
+        self._source.set_lens(self._body.lens)
+        self._body.show_lens()
+
     def action_pause(self) -> None:
         """Pause, or go on."""
         if self._source.state is EngineState.PAUSED:
@@ -173,7 +266,7 @@ class LiveScreen(LiveView):
 
     def action_step(self) -> None:
         """One more token; pauses first where the engine is running."""
-        self._look(self._run.timeline.to_live())
+        self._travel_to(self._run.timeline.to_live())
         if self._source.state is EngineState.PAUSED:
             self._source.step()
         else:
@@ -193,7 +286,7 @@ class LiveScreen(LiveView):
         self.set_focus(self.query_one(Input))
 
     def action_back(self) -> None:
-        """From the prompt to the grid, from an older token to the newest; else to the screen that was shown before."""
+        """Go from the prompt to the grid, from an older token to the newest, else to the previous screen."""
         if isinstance(self.focused, Input):
             self.set_focus(self.query_one(StageGrid))
         elif not self._run.timeline.live:
@@ -202,18 +295,18 @@ class LiveScreen(LiveView):
             super().action_back()
 
     def action_restart(self) -> None:
-        """Start the engine anew."""
+        """Restart the engine."""
         self._source.restart()
         self._run.forget()
-        self._seen, self._moved = 0, time.monotonic()
-        self._say("")
+        self._records_shown, self._last_progress = 0, time.monotonic()
+        self._show_note("")
 
     def action_settings(self, focused: str = "temperature", fault: str = "") -> None:
         """Edit sampling, engine and faults."""
         engine = self._source.settings
         shown = replace(engine, faults=(*engine.faults, fault)) if fault else engine
         dialog = LiveSettingsScreen(LiveSettings(self.sampling, shown), focused)
-        self.app.push_screen(dialog, self._use)
+        self.app.push_screen(dialog, self._apply_settings)
 
     def action_inject(self) -> None:
         """Edit the settings with a fault at the stage under the cursor."""
@@ -222,12 +315,12 @@ class LiveScreen(LiveView):
             self.action_settings("fault", f"layer={node.layer},stage={node.stage},kind=scale,magnitude=0.5")
 
     def action_again(self) -> None:
-        """The same prompt with another seed."""
+        """Generate from the same prompt with another seed."""
         self._sampling = replace(self.sampling, seed=self.sampling.seed + 1)
         self._generate()
 
     def action_capture(self) -> None:
-        """Write the run so far as a capture, and open it when it is there."""
+        """Write the run so far as a capture, and open it once it is written."""
         if not self._run.tokens:
             self.notify("There is no run to capture yet: press e and enter a prompt.", severity="warning")
             return
@@ -245,117 +338,156 @@ class LiveScreen(LiveView):
         info = self._source.info
         return free_directory("run" if info is None or info.path is None else info.path.stem, Path.cwd())
 
-    def _use(self, settings: LiveSettings | None) -> None:
-        """What the dialog gave: the model is opened anew only where the engine is another one."""
+    def _apply_settings(self, settings: LiveSettings | None) -> None:
+        """Use what the dialog returned; the model is opened again only for another engine."""
         if settings is None:
             return
         self._sampling = settings.sampling
         if settings.engine == self._source.settings:
             self._generate()
         else:
-            self._wanted = bool(self.prompt)
+            self._generate_when_loaded = bool(self.prompt)
             self._source.reopen(settings.engine)
 
     def _generate(self) -> None:
         info = self._source.info
-        self._wanted = bool(self.prompt)
+        self._generate_when_loaded = bool(self.prompt)
         if not self.prompt:
             self.notify("Type a prompt first.", severity="warning")
         elif self._source.state is EngineState.CRASHED:
             self.notify("The engine has crashed; press escape, then r to restart it.", severity="warning")
         elif info is None:
-            # What is wanted starts as soon as the engine is loaded.
+            # The generation starts as soon as the engine is loaded.
             self.set_focus(self.query_one(StageGrid))
         else:
-            self._number = self._source.generate(self.prompt, self.sampling, max_tokens=info.context)
+            self._generation = self._source.generate(self.prompt, self.sampling, max_tokens=info.context)
             self.set_focus(self.query_one(StageGrid))
+
+    def _stop_at_wanted_token(self) -> None:
+        """Pause at the token that the screen's state asked for."""
+        if self._wanted_token is not None and self._run.timeline.tokens > self._wanted_token + 1:
+            self._source.pause()
+            self._travel_to(self._run.timeline.at_token(self._wanted_token))
+            self._wanted_token = None
+
+    def _show_words(self) -> None:
+        self.say(self._body.words(self.size.width - 2))
+
+    def _travel_to(self, timeline: Timeline) -> None:
+        """Look at another token of the run."""
+        self._run.timeline = timeline
+        self._show()
+
+    def _show(self, grid_alone: bool = False) -> None:
+        """Draw the token looked at. If its record was overwritten since, the screen stays as it was."""
+        timeline = self._run.timeline
+        record = self._source.latest() if timeline.live else self._source.record(timeline.record)
+        if record is not None and timeline.tokens:
+            before = self._source.record(timeline.first_record + record.index - 1) if record.index else None
+            self._body.show_pass(record, before, grid_alone)
+            if not grid_alone:
+                self._show_words()
+        if not grid_alone:
+            self._show_place()
+
+    def _show_place(self) -> None:
+        """Say which token of the run is shown."""
+        self._body.show_place()
+        self.detail(self._run.timeline.place)
+
+    def _request_noise(self) -> None:
+        """Have the noise measured once it is needed and the run is long enough."""
+        needed = self._body.signal is TintSignal.FLIP_RISK and self._run.noise is None
+        if needed and len(self._run.ids) >= FEWEST_TOKENS and not self._noise_requested:
+            self._noise_requested = True
+            self._source.measure_noise()
 
     def _poll(self) -> None:
         for event in self._source.poll():
-            self._follow(event)
-        if self._source.written != self._seen:
-            several = self._source.written - self._seen > 1
-            self._seen, self._moved = self._source.written, time.monotonic()
-            self._run.timeline = self._run.timeline.grown(self._seen)
-            self._ask_noise()
+            self._handle(event)
+        if self._source.written != self._records_shown:
+            several = self._source.written - self._records_shown > 1
+            self._records_shown, self._last_progress = self._source.written, time.monotonic()
+            self._run.timeline = self._run.timeline.grown(self._records_shown)
+            self._request_noise()
             self._grid_alone = several and not self._grid_alone
             self._show(self._grid_alone) if self._run.timeline.live else self._show_place()
-            self._reach_wanted_token()
+            self._stop_at_wanted_token()
         elif self._grid_alone:
             self._grid_alone = False
             self._show()
         if not self._grid_alone:
             self.query_one(StatusBar).status = Status(
-                self._source.info, self._source.state, self._body.record, self._waiting(), self._pace
+                self._source.info, self._source.state, self._body.record, self._status_note(), self._pace
             )
 
-    def _waiting(self) -> str:
-        """The latest note; where one has to wait, for how long already."""
-        silent = time.monotonic() - self._moved
+    def _status_note(self) -> str:
+        """The latest note; while the user waits, with the time waited so far."""
+        silent = time.monotonic() - self._last_progress
         if self._source.state is EngineState.LOADING:
             return f"{self._note or 'opening the model'}, {silent:.0f} s"
         if self._source.state is not EngineState.RUNNING or silent < PATIENCE:
             return self._note
         return f"{self._note or 'no token'} for {silent:.0f} s, r restarts"
 
-    def _say(self, note: str, failure: str = "", restart: bool = False) -> None:
+    def _show_note(self, note: str, failure: str = "", restart: bool = False) -> None:
         self._note = note
         if failure == self.failure:
-            return  # an update of the box lays the whole screen out anew, and would do so with every token
+            return  # an update of the box lays out the whole screen again, and would do so with every token
         self.failure = failure
         box = self.query_one("#failure", Static)
         box.update(f"{failure}\nPress r to restart the engine." if restart else failure)
         box.display = bool(failure)
 
-    def _follow(self, event: Event) -> None:
+    def _handle(self, event: Event) -> None:
         body, run = self._body, self._run
         match event:
             case StepProgress(what, done, total):
-                self._say(f"{what} {done}/{total}")
+                self._show_note(f"{what} {done}/{total}")
             case Reopening():
-                self._moved = time.monotonic()
-                self._say("")
+                self._last_progress = time.monotonic()
+                self._show_note("")
             case Loaded(info):
                 body.open(info)
                 self._loaded()
-            case Started(number, _, tokens) if number == self._number:
-                self._say(f"evaluating {len(tokens)} prompt tokens")
-                self._moved, self._asked_noise = time.monotonic(), False
+            case Started(number, _, tokens) if number == self._generation:
+                self._show_note(f"evaluating {len(tokens)} prompt tokens")
+                self._last_progress, self._noise_requested = time.monotonic(), False
                 run.begin(event)
                 body.start(event, sampling_title(self.sampling))
             case TokenNames(names):
                 run.names.update(names)
-            case TokenText(run=number) if number == self._number:
-                self._say("")
+            case TokenText(run=number) if number == self._generation:
+                self._show_note("")
                 run.add(event)
                 body.add(event)
             case Paused() | Resumed():
-                self._say("")
-            case Finished(number, reason, tail) if number == self._number:
+                self._show_note("")
+            case Finished(number, reason, tail) if number == self._generation:
                 body.finish(tail)
-                self._say(reason)
+                self._show_note(reason)
             case Captured(directory):
-                self._say("")
+                self._show_note("")
                 self._captured(directory)
             case NoiseMeasured(noise):
-                self._say("")
+                self._show_note("")
                 run.noise = noise
                 body.show_tints()
             case Declined(message):
-                self._say("")
+                self._show_note("")
                 self.notify(message, severity="warning", markup=False, timeout=10)
             case Failed(message, fatal):
-                self._say("", message, restart=fatal)
+                self._show_note("", message, restart=fatal)
             case _:
                 # An event of a generation that a newer one has replaced.
                 return
 
     def _loaded(self) -> None:
-        """An engine is there, the first one or another."""
-        self._say("")
+        """An engine is loaded, the first one or another."""
+        self._show_note("")
         self._source.set_pace(self._pace)
         self._source.set_lens(self._body.lens)
-        if self._wanted and not isinstance(self.focused, Input):
+        if self._generate_when_loaded and not isinstance(self.focused, Input):
             self._generate()
 
     def _captured(self, directory: Path) -> None:

@@ -1,8 +1,9 @@
-"""The dialog for sampling, engine and faults of the live screen."""
+"""The settings of a run: sampling, engine and faults as texts that a person edits, and the dialog for them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -16,30 +17,118 @@ from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Footer, Input, Label, Static
 
+from aprtui.engine.backends.registry import backend_choices
+from aprtui.engine.process.messages import EngineSettings
+from aprtui.engine.protocol import KvType, Mode
+from aprtui.engine.sampling import Sampling
 from aprtui.errors import UsageError
-from aprtui.tui.screens.live.settings_form import (
-    ENGINE_FIELDS,
-    SAMPLING_FIELDS,
-    Field,
-    LiveSettings,
-    form_texts,
-    parse_form,
+
+
+@dataclass(frozen=True, slots=True)
+class FormField:
+    """One line of the form: its name, a hint at what may be entered, and the options where there are only a few."""
+
+    name: str
+    hint: str
+    options: tuple[str, ...] = ()
+
+
+SAMPLING_FIELDS = (
+    FormField("temperature", "0 takes the likeliest token"),
+    FormField("top-k", "0 keeps all tokens"),
+    FormField("top-p", "1 keeps all"),
+    FormField("min-p", "0 keeps all"),
+    FormField("repeat penalty", "1 is none"),
+    FormField("seed", "a whole number"),
+)
+ENGINE_FIELDS = (
+    FormField("mode", "", tuple(Mode)),
+    FormField("backend", "", backend_choices()),
+    FormField("K/V cache", "", tuple(KvType)),
+    FormField("fault", "layer=1,stage=ffn_gate,kind=scale,magnitude=0.5"),
 )
 
-NOTE = "Other sampling starts the prompt again; another engine or fault opens the model anew first."
+
+@dataclass(frozen=True, slots=True)
+class LiveSettings:
+    """How tokens are chosen, and by which engine."""
+
+    sampling: Sampling
+    engine: EngineSettings
 
 
-class Choice(Widget, can_focus=True):
-    """One of a few values; left and right take the next one."""
+def form_texts(settings: LiveSettings) -> dict[str, str]:
+    """The texts of all fields."""
+    sampling, engine = settings.sampling, settings.engine
+    return {
+        "temperature": f"{sampling.temperature:g}",
+        "top-k": str(sampling.top_k),
+        "top-p": f"{sampling.top_p:g}",
+        "min-p": f"{sampling.min_p:g}",
+        "repeat penalty": f"{sampling.repeat_penalty:g}",
+        "seed": str(sampling.seed),
+        "mode": str(engine.mode),
+        "backend": engine.backend,
+        "K/V cache": str(engine.kv),
+        "fault": " ".join(engine.faults),
+    }
+
+
+def parse_form(texts: Mapping[str, str], before: LiveSettings) -> LiveSettings:
+    """The settings that the texts ask for; what the form does not have stays as in `before`. Raises `UsageError`.
+
+    Faults are separated by blanks; the engine checks whether the model can have them.
+    """
+    sampling = replace(
+        before.sampling,
+        temperature=_decimal(texts, "temperature"),
+        top_k=_whole(texts, "top-k"),
+        top_p=_decimal(texts, "top-p"),
+        min_p=_decimal(texts, "min-p"),
+        repeat_penalty=_decimal(texts, "repeat penalty"),
+        seed=_whole(texts, "seed"),
+    )
+    engine = replace(
+        before.engine,
+        mode=Mode(texts["mode"]),
+        backend=texts["backend"],
+        kv=KvType(texts["K/V cache"]),
+        faults=tuple(texts["fault"].split()),
+    )
+    return LiveSettings(sampling, engine)
+
+
+def _decimal(texts: Mapping[str, str], name: str) -> float:
+    try:
+        return float(texts[name])
+    except ValueError:
+        raise UsageError(f"{name} is {texts[name]!r}: expected a number") from None
+
+
+def _whole(texts: Mapping[str, str], name: str) -> int:
+    text = texts[name].strip()
+    if not text.isdecimal() or len(text) > 18:
+        raise UsageError(f"{name} is {texts[name]!r}: expected a whole number, 0 or larger")
+    return int(text)
+
+
+NOTE = "Other sampling starts the prompt again; another engine or fault opens the model again first."
+
+
+class OptionInput(Widget, can_focus=True):
+    """One of a few values; the left and right keys take another."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("left", "turn(-1)", "Value before", show=False),
         Binding("right,space", "turn(1)", "Next value", show=False),
     ]
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"choice--chosen"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"option-input--chosen"}
     DEFAULT_CSS = """
-    Choice { height: 1; width: 1fr; color: $text-muted; .choice--chosen { color: $accent; text-style: bold reverse; } }
-    Choice:focus { background: $boost; }
+    OptionInput {
+        height: 1; width: 1fr; color: $text-muted;
+        .option-input--chosen { color: $accent; text-style: bold reverse; }
+        &:focus { background: $boost; }
+    }
     """
 
     value: reactive[str] = reactive("")
@@ -51,7 +140,7 @@ class Choice(Widget, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         """All values, the chosen one marked."""
-        base, chosen = self.rich_style, self.get_component_rich_style("choice--chosen")
+        base, chosen = self.rich_style, self.get_component_rich_style("option-input--chosen")
         segments = [Segment(f" {value} ", chosen if value == self.value else base) for value in self._values]
         return Strip(segments).adjust_cell_length(self.size.width, base)
 
@@ -70,7 +159,7 @@ class Choice(Widget, can_focus=True):
 
 
 class LiveSettingsScreen(ModalScreen[LiveSettings | None]):
-    """Gives the settings that were asked for, or None where they were left as they are."""
+    """Returns the settings that were entered, or None if nothing is to change."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "apply", "Use", priority=True),
@@ -119,7 +208,7 @@ class LiveSettingsScreen(ModalScreen[LiveSettings | None]):
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
-        """Begin in the line that was asked for."""
+        """Begin in the line that the caller named."""
         self.query_one(f"#{_id(self._first)}").focus()
 
     def action_apply(self) -> None:
@@ -138,12 +227,12 @@ class LiveSettingsScreen(ModalScreen[LiveSettings | None]):
         """Change nothing."""
         self.dismiss(None)
 
-    def _line(self, field: Field) -> ComposeResult:
+    def _line(self, field: FormField) -> ComposeResult:
         with Horizontal(classes="line"):
             yield Label(field.name)
             text = self._texts[field.name]
-            if field.choices:
-                yield Choice(field.choices, text, id=_id(field.name))
+            if field.options:
+                yield OptionInput(field.options, text, id=_id(field.name))
             else:
                 wide = field.name == "fault"
                 yield Input(text, placeholder=field.hint if wide else "", id=_id(field.name), select_on_focus=False)
@@ -152,7 +241,7 @@ class LiveSettingsScreen(ModalScreen[LiveSettings | None]):
 
     def _value(self, name: str) -> str:
         widget = self.query_one(f"#{_id(name)}")
-        assert isinstance(widget, Input | Choice)
+        assert isinstance(widget, Input | OptionInput)
         return widget.value
 
 

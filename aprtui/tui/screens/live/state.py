@@ -6,48 +6,48 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
 
-from aprtui.engine.process.messages import EngineInfo, EngineSettings
+from aprtui.engine.process.messages import EngineDescription, EngineSettings
 from aprtui.engine.sampling import Sampling
 from aprtui.errors import UsageError
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.figures import Statistic
-from aprtui.tui.draw.signals import Signal
+from aprtui.tui.draw.signals import TintSignal
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
-from aprtui.tui.screens.live.settings_form import LiveSettings, form_texts, parse_form
+from aprtui.tui.screens.live.settings import LiveSettings, form_texts, parse_form
 
-_Choice = TypeVar("_Choice", bound=StrEnum)
+_Option = TypeVar("_Option", bound=StrEnum)
 
 _FORM = {
     "temp": "temperature", "top_k": "top-k", "top_p": "top-p", "min_p": "min-p", "repeat_penalty": "repeat penalty",
     "seed": "seed", "mode": "mode", "backend": "backend", "kv": "K/V cache", "inject": "fault",
 }  # fmt: skip
-"""Fields of the state, and what the settings form calls them."""
+"""The fields of the state that are settings, with their names in the form."""
 
 
 @dataclass(frozen=True, slots=True)
-class Beginning:
+class InitialState:
     """How a live screen begins. Without `sampling`, the model's recommendation counts."""
 
     engine: EngineSettings
     sampling: Sampling | None
     statistic: Statistic
-    signal: Signal
+    signal: TintSignal
     lens: bool
     node: Node | None
     token: int | None
 
 
 def live_state(
-    info: EngineInfo | None,
+    info: EngineDescription | None,
     settings: LiveSettings,
     prompt: str,
     node: Node | None,
     statistic: Statistic,
-    signal: Signal,
+    signal: TintSignal,
     lens: bool,
     token: int | None,
 ) -> ScreenState:
-    """All that is needed to show the same again; `token` counts from 0, None is the newest."""
+    """All that is needed to show the same screen again; `token` counts from 0, None is the newest."""
     texts = form_texts(settings)
     return screen_state(
         ScreenName.LIVE,
@@ -63,8 +63,8 @@ def live_state(
     )
 
 
-def begins_with(state: ScreenState, engine: EngineSettings, sampling: Sampling | None) -> Beginning:
-    """What `state` asks for, and `engine` and `sampling` for what it leaves open. Raises `UsageError`."""
+def initial_state(state: ScreenState, engine: EngineSettings, sampling: Sampling | None) -> InitialState:
+    """What `state` asks for; `engine` and `sampling` fill in what it leaves open. Raises `UsageError`."""
     before = LiveSettings(sampling or Sampling(), engine)
     given = {_FORM[name]: text for name, text in state.fields.items() if name in _FORM}
     try:
@@ -73,18 +73,18 @@ def begins_with(state: ScreenState, engine: EngineSettings, sampling: Sampling |
         raise UsageError(f"{state}: {error}") from None
     chosen = sampling is not None or any(name in given for name in ("temperature", "seed", "top-k", "top-p", "min-p"))
     layer, stage = state.number("layer"), state.text("stage")
-    return Beginning(
+    return InitialState(
         replace(settings.engine, threads=engine.threads, context=engine.context),
         settings.sampling if chosen else None,
         _one_of(Statistic, state, "statistic", Statistic.RMS),
-        _one_of(Signal, state, "tint", Signal.PROBABILITY),
+        _one_of(TintSignal, state, "tint", TintSignal.PROBABILITY),
         state.text("lens") == "on",
         Node(layer, stage) if stage and layer is not None else None,
         state.number("token"),
     )
 
 
-def _one_of(kind: type[_Choice], state: ScreenState, name: str, default: _Choice) -> _Choice:
+def _one_of(kind: type[_Option], state: ScreenState, name: str, default: _Option) -> _Option:
     text = state.text(name, default)
     try:
         return kind(text)

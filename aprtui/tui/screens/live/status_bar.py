@@ -1,4 +1,4 @@
-"""Two lines about the engine: what it is, and what it is doing."""
+"""Two lines about the engine: what is loaded, and what it is doing, how fast."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from textual.reactive import reactive
 from textual.strip import Strip
 
 from aprtui.engine.process.engine_process import EngineState
-from aprtui.engine.process.messages import EngineInfo
+from aprtui.engine.process.messages import EngineDescription
 from aprtui.engine.process.slots import TokenRecord
 from aprtui.tui.draw.text import SEPARATOR, joined
 from aprtui.tui.frame.chrome import LEAST_COLUMNS
@@ -24,10 +24,10 @@ from aprtui.tui.widgets.line_widget import LineWidget
 class Status:
     """What the status bar says.
 
-    `note` is the latest word of the engine: progress, or why it stopped. `pace` is the limit of tokens/s that was set.
+    `note` is the engine's latest message: progress, or why it stopped. `pace` is the limit of tokens/s that was set.
     """
 
-    info: EngineInfo | None = None
+    info: EngineDescription | None = None
     state: EngineState = EngineState.CLOSED
     record: TokenRecord | None = None
     note: str = ""
@@ -78,8 +78,8 @@ class StatusBar(LineWidget):
         return Strip(segments).adjust_cell_length(width, base)
 
 
-def engine_line(info: EngineInfo | None, width: int) -> str:
-    """What is loaded and what it runs on; a screen too narrow for the rest says so first."""
+def engine_line(info: EngineDescription | None, width: int) -> str:
+    """What is loaded and what it runs on; on a screen that is too narrow, that comes first."""
     narrow = [f"made for {LEAST_COLUMNS} columns, this screen has {width}"] if width < LEAST_COLUMNS - 2 else []
     if info is None:
         return joined([*narrow, "aprtui", "no model loaded yet"], width)
@@ -94,7 +94,7 @@ def engine_line(info: EngineInfo | None, width: int) -> str:
     return joined([*narrow, *fields], width)
 
 
-def speed_line(info: EngineInfo | None, record: TokenRecord | None, pace: float | None, width: int) -> str:
+def speed_line(info: EngineDescription | None, record: TokenRecord | None, pace: float | None, width: int) -> str:
     """How fast the engine is by its own clock, what pace is asked of it, and how much of the context is used."""
     if info is None or record is None:
         return ""

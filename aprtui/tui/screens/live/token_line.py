@@ -1,4 +1,4 @@
-"""One line about the token that is looked at: what its tint means, and all that is known of it in words."""
+"""One line about the token looked at: what its tint means, and the token in words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from textual.strip import Strip
 
 from aprtui.engine.logit_noise import LogitNoise
 from aprtui.tui.draw.colours import tint_styles
-from aprtui.tui.draw.signals import Signal, TokenFigures, in_words
+from aprtui.tui.draw.signals import TintSignal, TokenFigures, token_words
 from aprtui.tui.draw.text import joined
 from aprtui.tui.widgets.line_widget import LineWidget
 
@@ -28,12 +28,12 @@ class TokenLine(LineWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._signal = Signal.PROBABILITY
+        self._signal = TintSignal.PROBABILITY
         self._words: list[str] = []
 
-    def show(self, signal: Signal, token: TokenFigures | None, noise: LogitNoise | None) -> None:
+    def show(self, signal: TintSignal, token: TokenFigures | None, noise: LogitNoise | None) -> None:
         """Explain `signal` and describe `token`."""
-        words = [] if token is None else in_words(token, noise, signal)
+        words = [] if token is None else token_words(token, noise, signal)
         if (signal, words) != (self._signal, self._words):
             self._signal, self._words = signal, words
             self.refresh()
@@ -50,7 +50,7 @@ class TokenLine(LineWidget):
 
     def _legend(self) -> list[Segment]:
         base = self.style()
-        if self._signal is Signal.NONE:
+        if self._signal is TintSignal.NONE:
             return [Segment("no tint  ", base)]
         sure, unsure = self._signal.ends
         if self.plain:

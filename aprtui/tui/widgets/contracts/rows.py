@@ -10,8 +10,8 @@ from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
 from aprtui.contracts.checks.judgement import Judgement
 from aprtui.contracts.documents.document import NAMES, Falsifier
-from aprtui.contracts.documents.loading import Loaded
-from aprtui.contracts.evidence.assessment import Backing
+from aprtui.contracts.documents.loading import LoadedContract
+from aprtui.contracts.evidence.assessment import Assessment
 from aprtui.contracts.panel import PanelRow
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.text import SEPARATOR, clipped
@@ -31,12 +31,12 @@ NOT_BOUND = "no check"
 WAITING = "…"
 
 
-def document_rows(files: Sequence[Loaded]) -> list[Row]:
+def document_rows(files: Sequence[LoadedContract]) -> list[Row]:
     """A row a file; one that cannot be read says so."""
     return [_document_row(loaded) for loaded in files]
 
 
-def _document_row(loaded: Loaded) -> Row:
+def _document_row(loaded: LoadedContract) -> Row:
     document = loaded.document
     if document is None:
         return Row(loaded.path, (loaded.path.stem, "cannot be read", ""), Tone.BAD)
@@ -53,7 +53,7 @@ def _falsifier_row(row: PanelRow, judged: bool) -> Row:
     number, bound = ("", "") if judgement is None else (_number(judgement.number), _number(judgement.bound))
     result = result_word(row) if judged else WAITING
     tone = {"FAIL": Tone.BAD, "PASS": Tone.PLAIN}.get(result, Tone.MUTED)
-    evidence = evidence_word(row.backing) if judged else WAITING
+    evidence = evidence_word(row.assessment) if judged else WAITING
     cells = (result, falsifier.id or "–", falsifier.status or "–", evidence, number, bound, falsifier.title)
     return Row(falsifier.id or falsifier.line, cells, tone)
 
@@ -80,11 +80,11 @@ def result_word(row: PanelRow) -> str:
     return row.judgement.verdict.value if row.judgement.testable else NOT_TESTABLE
 
 
-def evidence_word(backing: Backing) -> str:
+def evidence_word(assessment: Assessment) -> str:
     """Whether recorded evidence holds: fresh, stale, unbound, refuted; a dash where nothing is recorded."""
-    if backing.newest is None:
+    if assessment.newest is None:
         return "–"
-    return "refuted" if backing.refuted else str(backing.newest.standing)
+    return "refuted" if assessment.refuted else str(assessment.newest.standing)
 
 
 def _number(value: float | None) -> str:
@@ -136,7 +136,7 @@ def _paragraphs(row: PanelRow) -> Iterator[tuple[str, list[str]]]:
     yield "rule", [falsifier.title]
     yield "predicts", [falsifier.prediction]
     yield "result", _result(row.judgement)
-    yield "recorded", list(_recorded(row.backing))
+    yield "recorded", list(_recorded(row.assessment))
     yield "if it fails", [falsifier.if_fails]
     yield "binds to", [_binding(row)]
     yield "document", [f"life cycle {row.life_cycle or 'not stated'}"]
@@ -173,13 +173,13 @@ def _evidence(falsifier: Falsifier) -> Iterator[str]:
             yield f"{evidence.key} {part}: {', '.join(texts)}"
 
 
-def _recorded(backing: Backing) -> Iterator[str]:
+def _recorded(assessment: Assessment) -> Iterator[str]:
     """The level that evidence files carry, and the files, the newest first."""
-    if backing.backers:
-        fell = f", gave {NAMES[backing.ever]}" if backing.ever > backing.now else ""
-        yield f"carries {NAMES[backing.now]}{fell}"
-    for backer in backing.backers[:MOST_RECORDED]:
-        evidence = backer.evidence
-        yield f"{evidence.verdict} of {evidence.date[:10]} on {evidence.host.name}, {backer.words} ({backer.path.name})"
-    if len(backing.backers) > MOST_RECORDED:
-        yield f"and {counted(len(backing.backers) - MOST_RECORDED, 'older file')}"
+    if assessment.evidence:
+        fell = f", gave {NAMES[assessment.ever]}" if assessment.ever > assessment.now else ""
+        yield f"carries {NAMES[assessment.now]}{fell}"
+    for piece in assessment.evidence[:MOST_RECORDED]:
+        evidence = piece.record
+        yield f"{evidence.verdict} of {evidence.date[:10]} on {evidence.host.name}, {piece.words} ({piece.path.name})"
+    if len(assessment.evidence) > MOST_RECORDED:
+        yield f"and {counted(len(assessment.evidence) - MOST_RECORDED, 'older file')}"

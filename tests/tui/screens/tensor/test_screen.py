@@ -265,7 +265,7 @@ async def test_a_file_that_shrinks_or_goes_is_told_and_the_screen_stays(folder: 
         await pilot.press("j")
         await until_shown(pilot, "token 2 id 9")
         path.unlink()
-        await until_shown(pilot, "has gone: shown is what it held")
+        await until_shown(pilot, "has been deleted: its former contents are shown")
         await pilot.press("r")
         await until_shown(pilot, "has no file of layer 1 ffn_up")
 

@@ -5,27 +5,36 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from aprtui.compare.captures import Criteria
 from aprtui.compare.floor import floor_bounds
-from aprtui.engine.floors.cache import Floors, remembered
 from aprtui.engine.floors.measure import arithmetic_floor, weight_floor
-from aprtui.engine.protocol import NodeEvaluator, Rounding
-from aprtui.engine.replay.arithmetic import UNROUNDED, Recomputation, rounding_text
+from aprtui.engine.protocol import Rounding
+from aprtui.engine.replay.arithmetic import UNROUNDED, NodeEvaluators, Recomputation, rounding_text
 from aprtui.engine.replay.captured import CapturedStages
 from aprtui.engine.replay.layouts import find_layouts
 from aprtui.engine.replay.recompute import Recomputer
 from aprtui.engine.replay.replay import identify, misfit
-from aprtui.model.config import RopeAngles
+from aprtui.engine.result_cache import cached, python_digest
+from aprtui.model.model import Model
 from aprtui.progress import Progress
+from aprtui.resources import floor_cache
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 
-if TYPE_CHECKING:
-    from aprtui.model.model import Model
+Floors = dict[Node, float]
 
-Evaluators = Callable[[RopeAngles], NodeEvaluator]
+SOURCES = (
+    "engine/floors",
+    "engine/replay",
+    "engine/rounding.py",
+    "engine/cpu",
+    "engine/reference",
+    "compare/metrics",
+    "model/weights.py",
+    "model/weight_types.py",
+)
+"""What measures floors: what other versions of these measured is no floor of this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +44,12 @@ class _Side:
     own_weights: bool
 
 
-def grounds_by_model(
+def criteria_by_model(
     a: Capture,
     b: Capture,
     model: Model,
     tokens: Sequence[int],
-    evaluators: Evaluators,
+    evaluators: NodeEvaluators,
     progress: Progress | None = None,
 ) -> Criteria:
     """The floor between the engines of `a` and `b` on `model`, which at least one of them must have run.
@@ -74,7 +83,7 @@ def grounds_by_model(
     return Criteria(bounds=floor_bounds(floors, basis), statements=tuple(statements))
 
 
-def _side(name: str, capture: Capture, model: Model, tokens: Sequence[int], evaluators: Evaluators) -> _Side:
+def _side(name: str, capture: Capture, model: Model, tokens: Sequence[int], evaluators: NodeEvaluators) -> _Side:
     recomputer = Recomputer(model, CapturedStages(capture, model, tokens))
     for _ in find_layouts(recomputer, Recomputation(model, UNROUNDED, evaluators)):
         pass
@@ -87,16 +96,25 @@ def _weights_text(side: _Side) -> str:
 
 
 def _arithmetic(
-    model: Model, tokens: Sequence[int], roundings: tuple[Rounding, Rounding], evaluators: Evaluators,
+    model: Model, tokens: Sequence[int], roundings: tuple[Rounding, Rounding], evaluators: NodeEvaluators,
     progress: Progress | None,
 ) -> Floors:  # fmt: skip
-    key = ("arithmetic", *_key(model, tokens), *(rounding_text(rounding) for rounding in roundings))
-    return remembered(key, lambda: arithmetic_floor(model, tokens, roundings, evaluators, progress))
+    texts = (rounding_text(rounding) for rounding in roundings)
+    return _cached(
+        ("arithmetic", *texts), model, tokens,
+        lambda: arithmetic_floor(model, tokens, roundings, evaluators, progress),
+    )  # fmt: skip
 
 
-def _weights(model: Model, tokens: Sequence[int], progress: Progress | None) -> dict[Node, float]:
-    return remembered(("weights", *_key(model, tokens)), lambda: weight_floor(model, tokens, progress))
+def _weights(model: Model, tokens: Sequence[int], progress: Progress | None) -> Floors:
+    return _cached(("weights",), model, tokens, lambda: weight_floor(model, tokens, progress))
 
 
-def _key(model: Model, tokens: Sequence[int]) -> tuple[str, str]:
-    return model.sha256(), ",".join(str(token) for token in tokens)
+def _cached(of: tuple[str, ...], model: Model, tokens: Sequence[int], measure: Callable[[], Floors]) -> Floors:
+    """The floors of `model` on `tokens`, measured where they are not known yet: that costs several forward passes."""
+    key = (python_digest(*SOURCES), *of, model.sha256(), ",".join(map(str, tokens)))
+    return cached(
+        floor_cache(), key, measure,
+        encode=lambda floors: [[node.layer, node.stage, floor] for node, floor in floors.items()],
+        decode=lambda rows: {Node(layer, stage): float(floor) for layer, stage, floor in rows},
+    )  # fmt: skip

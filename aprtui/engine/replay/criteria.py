@@ -10,7 +10,7 @@ from aprtui.compare.verdict import StageVerdict, Verdict
 from aprtui.trace.graph import Node
 
 
-def grounds_by_replay(a: Comparison | None, b: Comparison | None) -> Criteria:
+def criteria_by_replay(a: Comparison | None, b: Comparison | None) -> Criteria:
     """What the replays of A and B found; None for a side without a model, whose stages stay unjudged.
 
     A side whose replay cannot be judged makes the comparison UNKNOWN.

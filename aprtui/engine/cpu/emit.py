@@ -13,7 +13,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-from aprtui.engine.cpu.matmul.tier import TIER, Tier
+from aprtui.engine.cpu.tier import TIER, Tier
 
 I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 F16, F32 = ir.HalfType(), ir.FloatType()
@@ -193,7 +193,7 @@ class Emitter:
         return self.call(f"llvm.abs.v{value.type.count}i8", value.type, value, ir.Constant(I1, 0))
 
     def with_sign_of(self, value: Value, sign: Value) -> Value:
-        """Signed bytes, negated where `sign` is negative; where it is zero, whatever (the product is zero)."""
+        """Signed bytes, negated where `sign` is negative; undefined where it is zero (the product is zero)."""
         if TIER is not Tier.PLAIN and value.type.count == 32:
             return self.call("llvm.x86.avx2.psign.b", value.type, value, sign)
         negative = self.builder.icmp_signed("<", sign, constant(sign.type, 0))

@@ -1,0 +1,34 @@
+"""Groups of commands that are imported when they are called: `--help` of a group imports none of them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+
+class LazyGroup(click.Group):
+    """A group whose commands live in `package`, each in the module of its name as `command`. `summaries` are their help
+    in one line, so that they can be listed without being imported."""
+
+    def __init__(self, *args: Any, package: str, summaries: Mapping[str, str], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._package, self._summaries = package, summaries
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of the summaries."""
+        return list(self._summaries)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module; None for an unknown name."""
+        if cmd_name not in self._summaries:
+            return None
+        command: click.Command = importlib.import_module(f"{self._package}.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self._summaries.items()))

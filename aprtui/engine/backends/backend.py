@@ -1,0 +1,77 @@
+"""What a backend says of itself: how it opens, why it may be missing here, and what it can do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aprtui.progress import Progress
+
+if TYPE_CHECKING:
+    from aprtui.engine.protocol import Engine, Intervention, KvType, Mode, NodeEvaluator
+    from aprtui.model.config import RopeAngles
+    from aprtui.model.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
+    """The engine that a backend is asked for. With `fit` the context is reduced to what there is memory for."""
+
+    model: Model
+    mode: Mode
+    kv: KvType
+    threads: int
+    context: int
+    fit: bool
+    intervention: Intervention | None
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class BackendObstacle:
+    """Why a backend cannot run here, and what to do about it."""
+
+    problem: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceIdentity:
+    """All that the results of a device depend on beside the model and our own version."""
+
+    device: str
+    driver: str
+    kernels: str
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A row of the registry. What an engine offers beyond the `Engine` protocol (times of its stages, choosing tokens
+    by itself, the load of its device) the engine shows by the protocols that it implements."""
+
+    name: str
+    """As `--backend` and manifests name it."""
+    title: str
+    """As `doctor` names it."""
+    summary: str
+    """What it is, for the help of `--backend`."""
+    obstacle: Callable[[], BackendObstacle | None]
+    open: Callable[[EngineRequest], Engine]
+    """Called where there is no obstacle. Raises `EngineError` where the model does not fit."""
+    description: Callable[[], str] | None = None
+    """What it runs on here, for `doctor`, which leaves out backends without one."""
+    evaluator: Callable[[Model, RopeAngles, int, Progress], NodeEvaluator] | None = None
+    """Opens an evaluator of single nodes on so many threads, for replays and floors; None where there is none."""
+    identity: Callable[[], DeviceIdentity] | None = None
+    """Of a backend that computes on a device of its own. `auto` takes it only once it computes what the processor does,
+    and remembers that by this identity."""
+    interventions_problem: str = ""
+    """Why no faults can be injected; empty where they can."""
+    is_slow: bool = False
+    """Whether it is there to be believed rather than to be fast."""
+
+    @property
+    def is_device(self) -> bool:
+        """Whether it computes on a device of its own, and not on the processor."""
+        return self.identity is not None

@@ -1,0 +1,393 @@
+"""The base of grids of layers × stages: rows, columns, headers, a cursor, and the ways to move it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, TypeVar
+
+from rich.segment import Segment
+from textual.events import Click, MouseScrollDown, MouseScrollUp, Resize
+from textual.geometry import Region, Size
+from textual.message import Message
+from textual.strip import Strip
+
+from aprtui.trace.graph import Node
+from aprtui.tui.draw.grid_layout import header_rows
+from aprtui.tui.widgets.jump_targets import JumpPlace, JumpTargets
+
+LABEL = 4
+"""Cells of the layer numbers, with the space after them."""
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class GridLines:
+    """What stands on which line of a grid of this size: headers, rows from `top` to `bottom`, other lines to `end`."""
+
+    size: Size
+    drawn: bool
+    """Whether there are cells, and room for them."""
+
+    head: list[Strip]
+    top: int
+    bottom: int
+    end: int
+
+
+class LayerGrid(JumpTargets):
+    """A line for each row of cells, below headers that stay in view; the rows scroll with the cursor.
+
+    A row shows a layer, or nothing that the cursor can stand on. Lines above and below the rows have room for the
+    stages that a model has once, and for a legend. A subclass calls `set_shape`, gives `draw_row`, `draw_above` and
+    `draw_below`, and says how many lines there are below (`lines_below`) and at most above (`LINES_ABOVE`).
+    """
+
+    PREFIX = "layer-grid"
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        f"layer-grid--{name}" for name in ("label", "other-label", "group", "cursor-label")
+    }
+    DEFAULT_CSS = """
+    LayerGrid {
+        .layer-grid--label { color: $foreground; }
+        .layer-grid--other-label, .layer-grid--group { color: $text-muted; }
+        .layer-grid--cursor-label { color: $accent; text-style: bold; }
+    }
+    """
+
+    WIDEST: ClassVar[int] = 9
+    """Cells are never wider, since the eye has to compare them."""
+
+    NARROWEST: ClassVar[int] = 2
+    """Narrower cells have no room for what they show."""
+
+    LINES_ABOVE: ClassVar[int] = 0
+    EMPTY: ClassVar[str] = ""
+    """What a grid without cells says."""
+
+    EMPTY_HEIGHT: ClassVar[int] = 3
+
+    class Pointed(Message):
+        """The cursor stands on another stage."""
+
+    def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
+        super().__init__(id=id, classes=classes)
+        self._columns: Sequence[str] = ()
+        self._groups: Sequence[tuple[str, int]] = ()
+        self._row_count = 0
+        self._layers: Sequence[int] = ()
+        self._row_of_layer: dict[int, int] = {}
+        self._below: Sequence[Node] = ()
+        self._cursor: Node | None = None
+        self._column = 0
+        self._first_row = 0
+        self._cached_lines: GridLines | None = None
+        self._subtitle = ""
+
+    @property
+    def node(self) -> Node | None:
+        """The stage under the cursor."""
+        return self._cursor
+
+    def set_shape(
+        self,
+        columns: Sequence[str],
+        groups: Sequence[tuple[str, int]],
+        layers: Sequence[int | None],
+        below: Sequence[Node] = (),
+    ) -> None:
+        """Take other rows and columns.
+
+        `columns` are stages and `groups` the names of neighbouring ones with their numbers of columns, `layers` is the
+        layer of each row (None: the row has no cells), `below` are stages below the rows that the cursor can go to.
+        """
+        self._columns, self._groups, self._below = columns, groups, below
+        self._row_count = len(layers)
+        self._row_of_layer = {layer: row for row, layer in enumerate(layers) if layer is not None}
+        self._layers = tuple(self._row_of_layer)
+        self.forget_lines()
+
+    def draw_row(self, row: int) -> Strip:
+        """A row of cells."""
+        raise NotImplementedError
+
+    def draw_above(self, line: int) -> Strip:
+        """A line between the headers and the rows."""
+        raise NotImplementedError
+
+    def draw_below(self, line: int) -> Strip:
+        """A line below the rows."""
+        raise NotImplementedError
+
+    def lines_below(self, width: int) -> int:
+        """How many lines there are below the rows of a grid of this width."""
+        raise NotImplementedError
+
+    def places_below(self) -> Iterator[tuple[Node, int, int]]:
+        """Each stage in the first line below that the cursor can go to, with its first cell and its length."""
+        yield from ()
+
+    def view_words(self, first: int, last: int) -> str:
+        """What the lower border says while the rows from `first` to `last` are in view."""
+        return ""
+
+    def click_on_cursor(self) -> None:
+        """Do what a click on the cursor means."""
+
+    # Drawing
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        """Headers, all rows, and the lines above and below them."""
+        if not self._has_cells:
+            return self.EMPTY_HEIGHT
+        if not self._fits(width):
+            return 3
+        head = len(self._draw_head(self._cell_width(width)))
+        return head + self.LINES_ABOVE + self._row_count + self.lines_below(width)
+
+    def draw_line(self, y: int) -> Strip:
+        """Line `y`: headers, lines above, rows, lines below."""
+        lines = self._lines
+        width, base = lines.size.width, self.style()
+        if not lines.drawn:
+            text, style = (self._size_words(width), base) if self._has_cells else (self.EMPTY, self.style("label"))
+            return Strip([Segment(text if y == 0 else "", style)]).adjust_cell_length(width, base)
+        if y < len(lines.head):
+            strip = lines.head[y]
+        elif y < lines.top:
+            strip = self.draw_above(y - len(lines.head))
+        elif y < lines.bottom and (row := self._first_row + y - lines.top) < self._row_count:
+            strip = self.draw_row(row)
+        elif lines.bottom <= y < lines.end:
+            strip = self.draw_below(y - lines.bottom)
+        else:
+            strip = Strip.blank(width, base)
+        return strip.adjust_cell_length(width, base)
+
+    @property
+    def _has_cells(self) -> bool:
+        return bool(self._columns)
+
+    def _fits(self, width: int) -> bool:
+        return self._cell_width(width) >= self.NARROWEST
+
+    def _size_words(self, width: int) -> str:
+        needed = LABEL + self.NARROWEST * len(self._columns) + max(len(self._groups) - 1, 0)
+        return f"the grid needs {needed} columns, there are {width}"
+
+    def _cell_width(self, width: int) -> int:
+        """The width of a cell; a separator stands between groups."""
+        room = width - LABEL - max(len(self._groups) - 1, 0)
+        return min(room // max(len(self._columns), 1), self.WIDEST)
+
+    @property
+    def _lines(self) -> GridLines:
+        """What stands where, cached until size, cursor, theme or rows change.
+
+        The lines above the rows stand there if all rows have room as well.
+        """
+        size = self.size
+        if self._cached_lines is None or self._cached_lines.size != size:
+            drawn = self._has_cells and self._fits(size.width)
+            head = self._draw_head(self._cell_width(size.width)) if drawn else []
+            below = self.lines_below(size.width)
+            has_room = len(head) + self.LINES_ABOVE + self._row_count + below <= size.height
+            top = len(head) + (self.LINES_ABOVE if has_room else 0)
+            bottom = min(size.height - below, top + self._row_count)
+            self._cached_lines = GridLines(size, drawn, head, top, bottom, bottom + below)
+        return self._cached_lines
+
+    def forget_lines(self) -> None:
+        """What is drawn around the rows has changed."""
+        self._cached_lines = None
+
+    @property
+    def _rows_in_view(self) -> int:
+        return max(self.size.height - self._lines.top - self.lines_below(self.size.width), 1)
+
+    def _column_starts(self) -> list[int]:
+        """The first cell of each column."""
+        width = self._cell_width(self.size.width)
+        starts, at = [], LABEL
+        for members in self._by_group(self._columns):
+            starts += [at + width * index for index in range(len(members))]
+            at += width * len(members) + 1
+        return starts
+
+    def _by_group(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+        """One item a column, group by group; all of them where there are no groups."""
+        at = 0
+        for _, members in self._groups or (("", len(self._columns)),):
+            yield items[at : at + members]
+            at += members
+
+    def _separated(self, label: str, groups: Iterable[Sequence[Segment]], style: str = "group") -> list[Segment]:
+        """A row: its label, and its groups with separators between them."""
+        ink = self.style(style)
+        segments = [Segment(label, ink)]
+        for number, group in enumerate(groups):
+            if number:
+                segments.append(Segment("│", ink))
+            segments += group
+        return segments
+
+    def _draw_head(self, width: int) -> list[Strip]:
+        """Names of groups, if there are any, and of stages, over cells of this width."""
+        lines = [self._group_line(width)] if self._groups else []
+        return [Strip(line) for line in (*lines, *map(self._header_line, self._header_segments(width)))]
+
+    def _group_line(self, width: int) -> list[Segment]:
+        group = self.style("group")
+        line = "│".join(f" {name} ".center(width * members, "─") for name, members in self._groups)
+        return [Segment(" " * LABEL, group), Segment(line, group)]
+
+    def _header_segments(self, width: int) -> list[list[Segment]]:
+        """The rows of the stage names. Neighbours differ, since narrow ones touch."""
+        current = self._cursor.stage if self._cursor else ""
+        styles = [
+            self.style("cursor-label" if name == current else "other-label" if column % 2 else "label")
+            for column, name in enumerate(self._columns)
+        ]
+        return [
+            [Segment(text, style) for text, style in zip(texts, styles, strict=True)]
+            for texts in header_rows(self._columns, width)
+        ]
+
+    def _header_line(self, segments: Sequence[Segment]) -> list[Segment]:
+        return self._separated(" " * LABEL, self._by_group(segments))
+
+    def notify_style_update(self) -> None:
+        """Forget what was drawn: the theme or the focus has changed."""
+        super().notify_style_update()
+        self.forget_lines()
+
+    # The cursor
+
+    def put_cursor(self, node: Node | None) -> None:
+        """Put the cursor on a stage, in the nearest row where its own is not there; not on one without a cell."""
+        if node is not None and node not in self._below:
+            if node.stage not in self._columns:
+                return
+            layer = node.layer or 0
+            nearest = min(self._layers, key=lambda other: abs(other - layer), default=None)
+            if nearest is None:
+                node = next(iter(self._below), None)
+            else:
+                node = Node(nearest, node.stage)
+                self._column = self._columns.index(node.stage)
+        before, first, head = self._cursor, self._first_row, len(self._lines.head)
+        self._cursor = node
+        self.forget_lines()
+        self._scroll()
+        self.post_message(self.Pointed())
+        if self._first_row != first or len(self._lines.head) != head:
+            self.refresh()
+        else:
+            changed = [*range(head), *(self._line_of(node) for node in (before, self._cursor) if node is not None)]
+            self.refresh(*(Region(0, line, self.size.width, 1) for line in changed))
+
+    def action_move(self, rows: int, columns: int) -> None:
+        """Move the cursor, within the grid; rows without cells are stepped over."""
+        if self._cursor is None:
+            return
+        if self._cursor in self._below:
+            self._move_below(rows, columns)
+            return
+        place = self._layers.index(self._cursor.layer or 0) + rows
+        column = min(max(self._column + columns, 0), len(self._columns) - 1)
+        if place >= len(self._layers) and rows == 1 and self._below:
+            self.put_cursor(self._below[-1 if column > len(self._columns) // 2 else 0])
+        else:
+            layer = self._layers[min(max(place, 0), len(self._layers) - 1)]
+            self.put_cursor(Node(layer, self._columns[column]))
+
+    def _move_below(self, rows: int, columns: int) -> None:
+        """Move the cursor from one of the stages below the rows."""
+        assert self._cursor is not None
+        if rows < 0 and self._layers:
+            layer = self._layers[max(len(self._layers) + rows, 0)]
+            self.put_cursor(Node(layer, self._columns[self._column]))
+        else:
+            place = self._below.index(self._cursor) + columns
+            self.put_cursor(self._below[min(max(place, 0), len(self._below) - 1)])
+
+    def _scroll(self) -> None:
+        """Bring the row of the cursor into view, and say which rows are."""
+        row, height = self._row_of(self._cursor), self._rows_in_view
+        if row is not None:
+            self._first_row = min(max(self._first_row, row - height + 1), row)
+        self._first_row = max(0, min(self._first_row, self._row_count - height))
+        self.update_subtitle()
+
+    def update_subtitle(self) -> None:
+        """Say in the lower border what is in view; Textual would draw everything again for the same words."""
+        last = min(self._first_row + self._rows_in_view, self._row_count) - 1
+        words = self.view_words(self._first_row, last) if self._has_cells else ""
+        if words != self._subtitle:
+            self._subtitle = self.border_subtitle = words
+
+    def _row_of(self, node: Node | None) -> int | None:
+        """The row of a stage; None where it stands below the rows, or its layer has no row."""
+        if node is None or node.layer is None or node in self._below:
+            return None
+        return self._row_of_layer.get(node.layer)
+
+    def _line_of(self, node: Node) -> int:
+        """The line that shows a stage, if it is in view."""
+        row, lines = self._row_of(node), self._lines
+        return lines.bottom if row is None else lines.top + row - self._first_row
+
+    def jump_places(self) -> list[JumpPlace]:
+        """The cells of the rows in view, then the stages below."""
+        if not self._has_cells or not self._fits(self.size.width):
+            return []
+        starts, width, lines = self._column_starts(), self._cell_width(self.size.width), self._lines
+        last = self._first_row + self._rows_in_view
+        places = [
+            JumpPlace(lines.top + row - self._first_row, start, width, Node(layer, name))
+            for layer, row in self._row_of_layer.items()
+            if self._first_row <= row < last
+            for start, name in zip(starts, self._columns, strict=True)
+        ]
+        return places + [JumpPlace(lines.bottom, start, length, node) for node, start, length in self.places_below()]
+
+    def jump_to(self, target: Hashable) -> None:
+        """Put the cursor on a stage."""
+        assert isinstance(target, Node)
+        self.put_cursor(target)
+
+    def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
+        """The wheel moves by layers."""
+        self.action_move(1, 0)
+
+    def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
+        """The wheel moves by layers."""
+        self.action_move(-1, 0)
+
+    def on_click(self, event: Click) -> None:
+        """Put the cursor under the mouse."""
+        offset = event.get_content_offset(self)
+        node = None if offset is None else self._node_at(offset.x, offset.y)
+        if node is None or self._cursor is None:
+            return
+        if node == self._cursor:
+            self.click_on_cursor()
+        else:
+            self.put_cursor(node)
+
+    def _node_at(self, x: int, y: int) -> Node | None:
+        lines = self._lines
+        if y == lines.bottom:
+            return next((node for node, start, length in self.places_below() if start <= x < start + length), None)
+        if not lines.top <= y < lines.bottom:
+            return None
+        row = self._first_row + y - lines.top
+        layer = next((layer for layer, number in self._row_of_layer.items() if number == row), None)
+        column = max((number for number, start in enumerate(self._column_starts()) if start <= x), default=0)
+        return None if layer is None else Node(layer, self._columns[column])
+
+    def on_resize(self, event: Resize) -> None:
+        """Wrap the headers for the new width, and keep the cursor in view."""
+        self.forget_lines()
+        self._scroll()
