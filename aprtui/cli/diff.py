@@ -10,13 +10,12 @@ import click
 
 from aprtui.cli.comparison.judging import Judging
 from aprtui.cli.comparison.options import ComparisonOptions, comparison_options, exit_code, report
+from aprtui.cli.comparison.warnings import warn_about, warn_about_trailing
 from aprtui.cli.json_lines import write_record
 from aprtui.errors import UsageError
 
 if TYPE_CHECKING:
     from aprtui.compare.captures import DiffOptions
-    from aprtui.trace.aprt import AprtFile
-    from aprtui.trace.capture import Capture
 
 _APR_FORMAT = "apr-stage-diff-v1"
 _PATH = click.Path(path_type=Path)
@@ -69,9 +68,9 @@ def command(
         raise UsageError("--json and --format: choose one of them")
     judging = Judging(floor, model, model_a, model_b, replay, rounding)
     if weights:
-        return _diff_weights(a, b, options, judging.asked or mapping is not None or file_format is not None)
+        return _diff_weights(a, b, options, judging.given or mapping is not None or file_format is not None)
     if a.is_file() and b.is_file():
-        if judging.asked or mapping or not options.plain:
+        if judging.given or mapping or not options.plain:
             raise UsageError(
                 "two stage files record neither tokens nor stage: only --tolerance, --limit and the report can be given"
             )
@@ -108,7 +107,7 @@ def _diff_files(a: Path, b: Path, options: ComparisonOptions, as_apr: bool) -> i
 
 
 def _remark_on_names(a: Path, b: Path) -> None:
-    """Say on stderr where two files are named after different stages; which stage a file holds, only its name tells."""
+    """Say on stderr that two files are named after different stages: only its name says which stage a file holds."""
     from aprtui.trace.graph import canonical_name, known_names
 
     left, right = canonical_name(a.stem), canonical_name(b.stem)
@@ -116,15 +115,6 @@ def _remark_on_names(a: Path, b: Path) -> None:
         click.echo(
             f"aprtui: A is named {left}, B {right}: two stages, compared element by element all the same", err=True
         )
-
-
-def warn_about_trailing(file: AprtFile) -> None:
-    """Say on stderr that a stage file holds more than it declares."""
-    if file.trailing:
-        from aprtui.compare.wording import counted
-
-        extra = counted(file.trailing, "byte")
-        click.echo(f"aprtui: {file.path}: {extra} after the declared values ignored", err=True)
 
 
 def _diff_captures(
@@ -142,22 +132,22 @@ def _diff_captures(
     left, right = Capture.open(a), Capture.open(b)
     for capture in dict.fromkeys((a, b)):
         warn_about(left if capture == a else right)
-    asked = _diff_options(options, mapping, extras)
+    given = _diff_options(options, mapping, extras)
     with ProgressLine() as progress:
-        criteria, tokens = judging.criteria(left, right, asked, options.policy, progress)
-        comparison = compare_captures(left, right, _with_tokens(asked, tokens), progress, criteria)
+        criteria, tokens = judging.criteria(left, right, given, options.policy, progress)
+        comparison = compare_captures(left, right, _with_tokens(given, tokens), progress, criteria)
     context = state_context(left, right)
     steps = diff_steps(comparison, a, b, options, judging.words())
     return report((str(a), str(b)), context, comparison, options, steps)
 
 
-def _with_tokens(asked: DiffOptions, tokens: tuple[int, ...] | None) -> DiffOptions:
-    """The options with ids that the model told, where the user gave none."""
-    if asked.tokens is not None or tokens is None:
-        return asked
+def _with_tokens(options: DiffOptions, tokens: tuple[int, ...] | None) -> DiffOptions:
+    """The options with the token ids that were found by the model, where the user gave none."""
+    if options.tokens is not None or tokens is None:
+        return options
     from aprtui.engine.replay.token_ids import TABLE_SOURCE
 
-    return replace(asked, tokens=tokens, token_source=TABLE_SOURCE)
+    return replace(options, tokens=tokens, token_source=TABLE_SOURCE)
 
 
 def _diff_options(options: ComparisonOptions, mapping: Path | None, extras: bool) -> DiffOptions:
@@ -174,11 +164,3 @@ def _diff_options(options: ComparisonOptions, mapping: Path | None, extras: bool
         extras=extras,
         mapping=StageMapping() if mapping is None else read_mapping(mapping),
     )
-
-
-def warn_about(capture: Capture) -> None:
-    """Say on stderr what is odd about a capture: its warnings, and files that are none of its own."""
-    for warning in capture.warnings:
-        click.echo(f"aprtui: {warning}", err=True)
-    for path in capture.stale:
-        click.echo(f"aprtui: {path}: stale: not this capture's own file, not read", err=True)

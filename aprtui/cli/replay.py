@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from aprtui.cli.comparison.options import ComparisonOptions, comparison_options, report
+from aprtui.cli.comparison.warnings import warn_about
 from aprtui.cli.options import requested_model
 from aprtui.engine.backends.registry import AUTO, backend_choices, evaluating_backends
 
@@ -38,15 +39,14 @@ def command(
 ) -> int:
     """Recompute each stage of CAPTURE from its captured inputs, and name the one that injects error.
 
-    One capture and its model suffice, whoever wrote it. A stage whose inputs were not captured is computed from the
-    nearest ones that were, and the verdict names the whole segment. Side A of the report is what the model gives, side
-    B what was captured.
+    One capture and its model suffice, whichever engine wrote it. A stage whose inputs were not captured is computed
+    from the nearest ones that were, and the verdict names the whole segment. Side A of the report is what the model
+    gives, side B what was captured.
 
     Exit codes: 0 pass, 1 divergence, 2 usage, 3 unreadable input, 4 output failed, 70 internal error, 125 cannot be
     judged, 130 interrupted.
     """
     from aprtui.cli.comparison.next_steps import replay_steps
-    from aprtui.cli.diff import warn_about
     from aprtui.cli.progress import ProgressLine
     from aprtui.engine.replay.arithmetic import parse_rounding
     from aprtui.engine.replay.evaluators import Evaluators

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from aprtui.cli.json_lines import write_record
-from aprtui.errors import ExitCode, UsageError
+from aprtui.errors import ExitCode, UnreadableError, UsageError
 
 if TYPE_CHECKING:
     from aprtui.compare.survey import Entry, StageSummary
+    from aprtui.model.tensor_table import TensorInfo, TensorSummary
+    from aprtui.trace.capture import StageFile
+    from aprtui.trace.graph import Node
+    from aprtui.trace.stats import StageStats
 
 
 @click.command()
@@ -37,20 +41,15 @@ def command(path: Path, stages: str | None, layers: str | None, place: str | Non
     calls them), and statistics of its dequantised values.
     """
     from aprtui.cli.comparison.render import grouped_lines
-    from aprtui.compare.align.reading import NOT_WRITTEN
-    from aprtui.compare.survey import BrokenStage, UnwrittenStage
+    from aprtui.compare.survey import NOT_WRITTEN, BrokenStage, UnwrittenStage
     from aprtui.model.gguf_file import is_gguf
 
     if path.is_file() and is_gguf(path):
-        from aprtui.cli.stats_model import print_tensors
-
         _only_captures(stages, layers)
         _only_captures(place, None, "--values")
-        return print_tensors(path, as_json)
+        return _print_tensors(path, as_json)
     if place is not None:
-        from aprtui.cli.stats_values import print_values
-
-        return print_values(path, stages, layers, place, as_json)
+        return _print_values(path, stages, layers, place, as_json)
     broken = False
     unwritten = []
     if not as_json:
@@ -73,7 +72,7 @@ def command(path: Path, stages: str | None, layers: str | None, place: str | Non
 
 
 def _summaries(path: Path, stages: str | None, layers: str | None) -> Iterator[Entry]:
-    from aprtui.cli.diff import warn_about, warn_about_trailing
+    from aprtui.cli.comparison.warnings import warn_about, warn_about_trailing
     from aprtui.compare.survey import StageSummary, survey, tensor_stats
     from aprtui.trace.aprt import read_aprt
     from aprtui.trace.capture import Capture
@@ -107,7 +106,111 @@ def _line(summary: StageSummary) -> str:
     layer = "–" if node.layer is None else str(node.layer)
     shape = "×".join(str(size) for size in summary.shape)
     numbers = "".join(f"{number(value):>10}" for value in (stats.min, stats.max, stats.mean, stats.rms))
-    odd = (
-        f"\n{'':>6}of {stats.count} values, left out: NaN {stats.nan} Inf {stats.inf}" if stats.nan or stats.inf else ""
-    )
-    return f"{layer:>5} {node.stage:<18} {shape:<15}{numbers}{odd}"
+    return f"{layer:>5} {node.stage:<18} {shape:<15}{numbers}{_left_out(stats)}"
+
+
+def _left_out(stats: StageStats) -> str:
+    """A line of its own for values that are not finite; nothing where all are."""
+    if not stats.nan and not stats.inf:
+        return ""
+    return f"\n{'':>6}of {stats.count} values, left out: NaN {stats.nan} Inf {stats.inf}"
+
+
+def _print_tensors(path: Path, as_json: bool) -> int:
+    """Print the tensors of the GGUF file at `path` in file order; those that cannot be read are named on stderr."""
+    from aprtui.model.tensor_table import summarise, tensor_table
+
+    broken = False
+    if not as_json:
+        click.echo(
+            f"{'tensor':<25} {'type':<5} {'shape':<11}{'d max':>9}{'dmin max':>9}{'absmax':>9}{'rms':>9}".rstrip()
+        )
+    for info in tensor_table(path):
+        if info.stored is None:
+            click.echo(f"aprtui: {path}: tensor {info.name}: {info.problem}", err=True)
+            broken = True
+            continue
+        summary = summarise(path, info)
+        if as_json:
+            write_record(_tensor_record(info, summary))
+        else:
+            click.echo(_tensor_line(info, summary))
+    return ExitCode.UNREADABLE if broken else ExitCode.PASS
+
+
+def _tensor_record(info: TensorInfo, summary: TensorSummary) -> dict[str, object]:
+    stats = {} if summary.stats is None else summary.stats.as_dict()
+    scales = {name: list(ends) for name, ends in summary.scales.items()}
+    return {
+        "tensor": info.name, "type": info.type, "shape": info.shape, "bytes": info.bytes, "scales": scales, **stats
+    }  # fmt: skip
+
+
+def _tensor_line(info: TensorInfo, summary: TensorSummary) -> str:
+    from aprtui.cli.comparison.render import number
+
+    shape = "×".join(map(str, info.shape))
+    ends = [number(summary.scales[name][1]) if name in summary.scales else "" for name in ("d", "dmin")]
+    stats = summary.stats
+    figures = ["–", "–"] if stats is None else [number(stats.absmax), number(stats.rms)]
+    numbers = "".join(f"{text:>9}" for text in (*ends, *figures))
+    left_out = "" if stats is None else _left_out(stats)
+    return f"{info.name:<25} {info.type:<5} {shape:<11}{numbers}{left_out}"
+
+
+def _print_values(path: Path, stages: str | None, layers: str | None, place: str, as_json: bool) -> int:
+    """Print the value at `place` of each selected stage that has one there."""
+    from aprtui.trace.capture import Capture
+    from aprtui.trace.select import ALL, parse_layers, select_nodes, select_stages
+
+    if path.is_file():
+        raise UsageError("--values is for captures, whose stages have a shape: leave it out for a file")
+    index = _parsed_place(place)
+    capture = Capture.open(path)
+    names = select_stages(ALL if stages is None else stages, capture.graph)
+    chosen = select_nodes(capture.graph, names, parse_layers(ALL if layers is None else layers, capture.graph.layers))
+    broken = printed = False
+    for node in capture.graph.nodes:
+        if node not in chosen or node not in capture.files:
+            continue
+        try:
+            printed |= _print_value(node, capture.files[node], index, as_json)
+        except UnreadableError as error:
+            click.echo(f"aprtui: {error}", err=True)
+            broken = True
+    if not printed and not broken:
+        raise UsageError(f"--values {place}: no selected stage has a value there: see the shapes with `aprtui stats`")
+    return ExitCode.UNREADABLE if broken else ExitCode.PASS
+
+
+def _print_value(node: Node, file: StageFile, index: tuple[int, ...], as_json: bool) -> bool:
+    """Print the value of one stage; False where its shape has no value there."""
+    import numpy as np
+
+    from aprtui.trace.stage_reader import StageReader
+
+    reader = StageReader(file.path, file.shape)
+    try:
+        shape = reader.shape
+        if len(shape) != len(index) or any(at >= size for at, size in zip(index, shape, strict=True)):
+            return False
+        *head, row, column = index
+        plane = head[0] if head else 0
+        value = reader.values(slice(row, row + 1), slice(column, column + 1), plane)[0, 0]
+        offset = reader.place(row, column, plane)
+    finally:
+        reader.close()
+    bits = f"0x{int(value.view(np.uint32)):08x}"
+    if as_json:
+        record = {"layer": node.layer, "stage": node.stage, "index": index, "value": float(value)}
+        write_record({**record, "bits": bits, "file": str(file.path), "offset": offset})
+    else:
+        click.echo(f"{node!s:<28} {','.join(map(str, index)):<12} {value!s:>14}  {bits}  byte {offset}")
+    return True
+
+
+def _parsed_place(place: str) -> tuple[int, ...]:
+    parts = place.split(",")
+    if len(parts) not in (2, 3) or not all(part.strip().isdecimal() and len(part) < 10 for part in parts):
+        raise UsageError(f"--values {place!r:.40}: expected TOKEN,CHANNEL or HEAD,QUERY,KEY, as in 5,17")
+    return tuple(int(part) for part in parts)

@@ -9,27 +9,27 @@ from aprtui.compare.align.coverage import Coverage, Selection, plan_coverage
 from aprtui.compare.align.mapping import StageMapping, mapped
 from aprtui.compare.align.pair_layouts import find_pair_layouts, find_swaps, in_layout_of_a
 from aprtui.compare.align.pairing import StagePair, Unpaired, pair_stage
-from aprtui.compare.align.reading import NOT_WRITTEN, is_unfinished
 from aprtui.compare.align.tokens import USER_SOURCE, TokenAlignment, align_tokens
 from aprtui.compare.comparison import Comparison, StageComparison
 from aprtui.compare.conclusion import Findings, conclude
 from aprtui.compare.metrics.logits import LogitMetrics, measure_indices, measure_logits
 from aprtui.compare.metrics.measure import Metric, PairMetrics, measure
+from aprtui.compare.survey import NOT_WRITTEN, is_unfinished
 from aprtui.compare.verdict import DEFAULT_METRIC, StageVerdict, Tolerance, Verdict, is_plausible, judge, judge_indices
 from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Axis, Node, Stage, StageGraph
 
 Bounds = Callable[[Node], Sequence[Tolerance]]
-"""What each stage is held against; none where nothing says how far it may differ."""
+"""The bounds of each stage; none for a stage where nothing says how far it may differ."""
 Gate = Callable[[StagePair, PairMetrics], str | None]
-"""A further look at a stage that is within its bounds: why it fails all the same, or None."""
+"""A further test of a stage that is within its bounds: the reason why it fails all the same, or None."""
 
 
 @dataclass(frozen=True, slots=True)
 class DiffOptions:
-    """What the user asked for. `tokens` are for sides that record none, from `token_source`; `limit` is the number of
-    elements shown of the first stage in question."""
+    """What the user asked for. `tokens`, from `token_source`, are for sides that record none; `limit` is the number of
+    elements listed of the stage to look at first."""
 
     selection: Selection = field(default_factory=Selection)
     tolerances: tuple[Tolerance, ...] = ()
@@ -43,9 +43,12 @@ class DiffOptions:
 
 @dataclass(frozen=True, slots=True)
 class Criteria:
-    """What a comparison is judged by beyond the user's tolerances: bounds from floors or a policy and a `gate` behind
-    them, or what a replay found of each stage (`injected`, of side A and B), which then decides.
-    `statements` tell the reader what it is."""
+    """What a comparison is judged by beyond the user's tolerances.
+
+    Either `bounds` from floors or a policy, with a `gate` behind them, or the verdicts of a replay on each stage
+    (`injected`, of side A and B), which then decide. `statements` tell the reader what was taken. `doubts` are reasons
+    for UNKNOWN; an `unjudgeable` comparison cannot FAIL either.
+    """
 
     bounds: Bounds | None = None
     gate: Gate | None = None
@@ -61,7 +64,7 @@ NO_CRITERIA = Criteria()
 def compare_captures(
     a: Capture, b: Capture, options: DiffOptions, progress: Progress | None = None, criteria: Criteria = NO_CRITERIA
 ) -> Comparison:
-    """Compare capture `b` with the reference `a`; `progress` is told what is done, how much of it, out of how many.
+    """Compare capture `b` with the reference `a`.
 
     Raises `UsageError` for a request that fits neither capture, and `UnreadableError` for broken files.
     """
@@ -100,7 +103,7 @@ def compare_captures(
 def _swaps(
     stages: Sequence[StageComparison], graph: StageGraph, pair_of: Callable[[Node], StagePair | Unpaired]
 ) -> Iterator[str]:
-    """Exchanged stages, looked for only among those that are far apart."""
+    """Stages whose names may be exchanged; only those that are far apart are looked at."""
     far = [stage.node for stage in stages if not is_plausible(stage.metrics)]
     return find_swaps(graph, far, pair_of)
 
@@ -161,7 +164,7 @@ def _logits(pair: StagePair) -> LogitMetrics | None:
 
 
 def _decisive(injected: tuple[StageVerdict | None, StageVerdict | None]) -> StageVerdict | None:
-    """The verdict of the side that settles the stage: a FAIL of either, an UNKNOWN of either, else that of B."""
+    """The verdict of the side that decides: a FAIL of either side, then an UNKNOWN of either side, else that of B."""
     for verdict in (Verdict.FAIL, Verdict.UNKNOWN):
         for side in reversed(injected):
             if side is not None and side.verdict is verdict:

@@ -1,7 +1,8 @@
-"""What a comparison says: records that a report writes down in its own form."""
+"""What a comparison says, as records: `explain` and `conclusion` make them, a report writes them down."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -10,24 +11,30 @@ from numpy.typing import NDArray
 
 from aprtui.compare.align.pairing import Unpaired
 from aprtui.compare.align.tokens import TokenAlignment
-from aprtui.compare.explain.classify import ErrorState
-from aprtui.compare.explain.hypotheses import Hypothesis
-from aprtui.compare.explain.locate import Element
 from aprtui.compare.metrics.extras import UlpHistogram
-from aprtui.compare.metrics.logits import LogitMetrics
+from aprtui.compare.metrics.logits import Flip, LogitMetrics
 from aprtui.compare.metrics.measure import Metric, PairMetrics
 from aprtui.compare.verdict import StageVerdict, Tolerance, Verdict, is_plausible
-from aprtui.trace.graph import Node
+from aprtui.trace.graph import Node, StageGraph
+
+
+class ErrorState(StrEnum):
+    """What a stage does with error."""
+
+    CLEAN = "clean"
+    INHERITED = "inherited"
+    INJECTED = "injected"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
 class StageComparison:
     """One compared stage: its numbers, its verdict, how the sides were matched and in which shape.
 
-    `tokens` is rel_l2 of each token from `first_token` on (one number where no shape is known). `injected` are the
-    verdicts on the error that A and B add at this stage themselves, None where no replay found it. `segment` are the
-    stages before it that were evaluated through because the capture lacks them. `logits` say what differs in what the
-    model says next, where the stage is that.
+    `tokens` is rel_l2 of each token from `first_token` on (one number where no shape is known); it is empty in a
+    comparison that was read back from its records, which do not hold it. `injected` are the verdicts on the error that
+    A and B add at this stage themselves, None without a replay. `segment` are the stages before it that a replay had to
+    evaluate because the capture lacks them. `logits` is None for every stage but the logits.
     """
 
     node: Node
@@ -45,16 +52,16 @@ class StageComparison:
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """The first divergent stage and where in it.
+    """The first divergent stage and where in it; `place` is empty where the values were not at hand.
 
-    `segment` are the stages that could be to blame for it: itself, and on the way to it those that a capture lacks.
+    `segment` are the stages that could be to blame: itself, and on the way to it those that a capture lacks.
     `not_selected` are stages before it that both captures hold and the selection left out. `state` says how it was
     found: an injected error is the stage's own. `certainty` says in words how sure that is, `settled_by` what would
     settle it, None where nothing is left to settle.
     """
 
     verdict: StageVerdict
-    place: dict[str, int]
+    place: Mapping[str, int]
     segment: tuple[Node, ...]
     not_selected: tuple[Node, ...] = ()
     state: ErrorState = ErrorState.UNKNOWN
@@ -79,8 +86,35 @@ class Focus:
 
 
 @dataclass(frozen=True, slots=True)
+class Element:
+    """One pair of values; `place` names the coordinates (token and channel; head, query and key)."""
+
+    place: Mapping[str, int]
+    a: float
+    b: float
+
+
+class Support(StrEnum):
+    """What the values say of a hypothesis."""
+
+    SUPPORTED = "supported"
+    REFUTED = "refuted"
+    UNTESTED = "untested"
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """A signature of a common bug held against the values: its name, the numbers that decide, its usual cause."""
+
+    name: str
+    support: Support
+    evidence: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
 class Hint:
-    """A pattern in the numbers that has a common cause: the stages that show it, and what it looks like."""
+    """A pattern in the numbers that has a known cause: the stages that show it, and a description."""
 
     nodes: tuple[Node, ...]
     text: str
@@ -88,7 +122,7 @@ class Hint:
 
 @dataclass(frozen=True, slots=True)
 class FloatSteps:
-    """How many float32 numbers lie between the sides of the stage in focus, and what it took to count them."""
+    """How many float32 numbers lie between the sides of the stage in focus, and how long the counting took."""
 
     histogram: UlpHistogram
     seconds: float
@@ -98,14 +132,16 @@ class FloatSteps:
 class Comparison:
     """Everything that a comparison says; a report is a way to write it down.
 
-    `metric` is the one that stages are ranked by, `smallest` the smallest tolerance of it that would pass all of them.
-    `elements` are of the stage in `focus`. `reasons` say why the verdict is UNKNOWN, `unfinished` names the sides (A,
-    B) whose run did not finish. `expected` stages must not be missing; `allowed_missing` more are, by permission.
-    `statements` say what was found out before judging: what differs between the sides, which rounding was found, where
-    the floor comes from. `hypotheses` are about the stage in `focus` where it diverges, those supported first. `steps`
-    are there where they were asked for.
+    `graph` has the stages of both sides; `stages` and `skipped` are in its order. `metric` is the one that stages are
+    ranked by, `smallest` the smallest tolerance of it that would pass all of them. `elements` are of the stage in
+    `focus`. `reasons` say why the verdict is UNKNOWN, `unfinished` names the sides (A, B) whose run did not finish.
+    `expected` stages must not be missing; `allowed_missing` more are, by permission. `statements` say what was found
+    out before judging: what differs between the sides, which rounding was found, where the floor comes from.
+    `hypotheses` are about the stage in `focus` where it diverges, those supported first. `steps` is None unless the
+    user asked for it.
     """
 
+    graph: StageGraph
     verdict: Verdict
     reasons: tuple[str, ...]
     alignment: TokenAlignment
@@ -124,6 +160,27 @@ class Comparison:
     statements: tuple[str, ...] = ()
     hypotheses: tuple[Hypothesis, ...] = ()
     steps: FloatSteps | None = None
+
+    @property
+    def by_node(self) -> dict[Node, StageComparison | Unpaired]:
+        """Every stage, compared or not, in execution order; those that the graph does not know come last."""
+        order = self.graph.order
+        entries: list[StageComparison | Unpaired] = [*self.stages, *self.skipped]
+        entries.sort(key=lambda entry: order.get(entry.node, len(order)))
+        return {entry.node: entry for entry in entries}
+
+    @property
+    def flips(self) -> tuple[Flip, ...] | None:
+        """The tokens after which the sides would say different tokens; None without logits of all tokens."""
+        logits = next((stage.logits for stage in self.stages if stage.logits is not None), None)
+        if logits is None or (logits.rows == 1 and self.alignment.aligned != 1):
+            return None
+        return logits.flips
+
+    @property
+    def divergent(self) -> tuple[StageComparison, ...]:
+        """The stages beyond their bound, in execution order."""
+        return tuple(stage for stage in self.stages if stage.verdict.verdict is Verdict.FAIL)
 
     @property
     def alike(self) -> tuple[StageComparison, ...]:

@@ -1,4 +1,4 @@
-"""From judged stages to one conclusion: the verdict of the whole, the first divergence, what to look at first."""
+"""From judged stages to one conclusion: the verdict of the whole, the first divergence, the stage to look at first."""
 
 from __future__ import annotations
 
@@ -9,18 +9,27 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.compare.align.coverage import blame
 from aprtui.compare.align.pairing import StagePair, Unpaired
 from aprtui.compare.align.tokens import TokenAlignment
-from aprtui.compare.comparison import Comparison, Divergence, FloatSteps, Focus, FocusKind, StageComparison
-from aprtui.compare.explain.classify import ErrorState, TokenJudgement, classify, tokens_beyond
-from aprtui.compare.explain.focus import choose_focus
+from aprtui.compare.comparison import (
+    Comparison,
+    Divergence,
+    ErrorState,
+    FloatSteps,
+    Focus,
+    FocusKind,
+    Hypothesis,
+    StageComparison,
+)
+from aprtui.compare.explain.classify import TokenJudgement, classify, tokens_beyond
+from aprtui.compare.explain.focus import blame, choose_focus, first_failed
 from aprtui.compare.explain.hints import find_hints
-from aprtui.compare.explain.hypotheses import Hypothesis, StageEvidence, hypothesise
+from aprtui.compare.explain.hypotheses.evidence import StageEvidence
+from aprtui.compare.explain.hypotheses.registry import hypothesise
 from aprtui.compare.explain.locate import first_failing_place, top_elements
 from aprtui.compare.metrics.extras import ulp_histogram
 from aprtui.compare.metrics.measure import Metric
-from aprtui.compare.verdict import ROUNDING_REL_L2, Signal, Verdict, smallest_tolerance
+from aprtui.compare.verdict import ROUNDING_REL_L2, Signal, Tolerance, Verdict, judge, smallest_tolerance
 from aprtui.compare.wording import counted
 from aprtui.trace.graph import Node, StageGraph
 
@@ -29,11 +38,11 @@ from aprtui.trace.graph import Node, StageGraph
 class Findings:
     """What a comparison found, stage by stage, before anything is concluded.
 
-    `expected` nodes must not be missing, `allowed` may be. `unfinished` names the sides whose run did not finish.
-    `not_selected` nodes could have been compared and were not asked for. `doubts` are further reasons for UNKNOWN, and
-    where `unjudgeable` they keep a FAIL from being said too. `statements` are told to the reader as they are. `known`
-    gives vectors that a stage is made with, as its bias, where somebody has them. `extras` asks for the slower looks at
-    the stage in focus.
+    `expected` nodes must not be missing, `allowed` nodes may be. `unfinished` names the sides whose run did not finish.
+    `not_selected` nodes could have been compared and were not asked for. `doubts` are further reasons for UNKNOWN; an
+    `unjudgeable` comparison cannot FAIL either. `statements` go to the reader as they are. `known`, where given,
+    returns the vectors that a stage is made with, as its bias. `extras` asks for the slower metrics of the stage in
+    focus.
     """
 
     graph: StageGraph
@@ -54,17 +63,19 @@ class Findings:
 
 
 def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]) -> Comparison:
-    """The conclusion; `pair_of` opens the stage in focus once more, for its largest differences."""
-    stages = _with_states(findings)
+    """The conclusion from `findings`; `pair_of` opens the stage in focus again, for its largest differences."""
+    stages = _with_states(findings.graph, findings.stages)
     expected = len(findings.expected.union(stage.node for stage in stages))
-    reasons = _unknown_reasons(findings, stages, expected)
-    verdict = _overall(findings, stages, reasons)
+    alignment = findings.alignment
+    reasons = _unknown_reasons(alignment, findings.doubts, findings.unfinished, expected, stages)
+    verdict = _overall(stages, alignment.proven_different or findings.unjudgeable, reasons)
     focus = choose_focus(findings.graph, stages, verdict)
     pair = pair_of(focus.node) if focus else None
     return Comparison(
+        graph=findings.graph,
         verdict=verdict,
         reasons=() if verdict is Verdict.FAIL else reasons,
-        alignment=findings.alignment,
+        alignment=alignment,
         stages=stages,
         skipped=tuple(findings.skipped),
         compared=len(stages),
@@ -83,6 +94,40 @@ def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]
     )
 
 
+def judge_by_bound(comparison: Comparison, bound: Tolerance) -> Comparison:
+    """`comparison` judged again by one `bound` on the difference of all stages, as `--tolerance` does.
+
+    Nothing is measured. In a comparison that was read back from its records, the tokens are not known, and every stage
+    is judged as a whole. What depends on the values stays as it is: focus, elements, hints and hypotheses.
+    """
+    stages = _with_states(comparison.graph, [_by_bound(stage, bound) for stage in comparison.stages])
+    alignment = comparison.alignment
+    reasons = _unknown_reasons(alignment, (), comparison.unfinished, comparison.expected, stages)
+    verdict = _overall(stages, alignment.proven_different, reasons)
+    divergence = None
+    if verdict is Verdict.FAIL:
+        failed = first_failed(stages)
+        divergence = Divergence(
+            failed.verdict, {}, (failed.node,), (), failed.state, "likely: judged here by whole stages",
+            "comparing again by this bound, which judges each token",
+        )  # fmt: skip
+    return replace(
+        comparison,
+        verdict=verdict,
+        reasons=() if verdict is Verdict.FAIL else reasons,
+        stages=stages,
+        first_divergence=divergence,
+        metric=bound.metric,
+        smallest=smallest_tolerance((stage.metrics for stage in stages), bound.metric),
+    )
+
+
+def _by_bound(stage: StageComparison, bound: Tolerance) -> StageComparison:
+    if stage.verdict.metric is Metric.INDICES:
+        return replace(stage, injected=(None, None))
+    return replace(stage, verdict=judge(stage.node, stage.metrics, (bound,)), injected=(None, None))
+
+
 def _steps(pair: StagePair) -> FloatSteps:
     begin = time.perf_counter()
     histogram = ulp_histogram(pair.a, pair.b, causal=pair.causal)
@@ -95,7 +140,7 @@ def _hypotheses(
     focus: Focus | None,
     pair_of: Callable[[Node], StagePair | Unpaired],
 ) -> tuple[Hypothesis, ...]:
-    """What the error at the stage in focus looks like; nothing where its shape is unknown."""
+    """The signatures that the error at the stage in focus shows; none where its shape is unknown."""
     node = focus.node if focus else None
     pair = pair_of(node) if node else None
     if node is None or not isinstance(pair, StagePair) or not pair.axes or not pair.a.size:
@@ -125,59 +170,52 @@ def _worst(stage: StageComparison) -> tuple[int, ...]:
 
 
 def _related(graph: StageGraph, node: Node) -> Iterator[Node]:
-    """What a stage could be confused with: its inputs, the products beside it, itself in the layer before."""
+    """The stages that a stage could be confused with: its inputs, its siblings, itself in the layer before."""
     yield from graph.inputs(node)
     yield from (Node(node.layer, stage.name) for stage in graph.siblings(node.stage))
     if node.layer:
         yield Node(node.layer - 1, node.stage)
 
 
-def _with_states(findings: Findings) -> tuple[StageComparison, ...]:
-    judged = {stage.node: _judgement(stage) for stage in findings.stages}
-    states = classify(findings.graph, judged)
-    return tuple(replace(stage, state=states[stage.node]) for stage in findings.stages)
+def _with_states(graph: StageGraph, stages: Sequence[StageComparison]) -> tuple[StageComparison, ...]:
+    states = classify(graph, {stage.node: _judgement(stage) for stage in stages})
+    return tuple(replace(stage, state=states[stage.node]) for stage in stages)
 
 
 def _judgement(stage: StageComparison) -> TokenJudgement:
     verdict = stage.verdict
     if verdict.signal is Signal.INJECTED:
-        # Between two captures, what a replay does not find injected and is there was inherited; in a replay of one
-        # capture all that is there was injected.
+        # Between two captures, an error that the replay does not find injected was inherited. In a replay of one
+        # capture, all of the error was injected.
         inherited = stage.tokens > (ROUNDING_REL_L2 if any(stage.injected) else np.inf)
         beyond = None if verdict.verdict is Verdict.UNKNOWN else inherited
         return TokenJudgement(stage.first_token, beyond, injects=verdict.verdict is Verdict.FAIL)
+    if not stage.tokens.size and verdict.verdict is not Verdict.UNKNOWN:
+        # Read back from records: the whole stage counts as one token.
+        return TokenJudgement(0, np.array([verdict.verdict is Verdict.FAIL]))
     return TokenJudgement(stage.first_token, tokens_beyond(verdict, stage.tokens))
 
 
-def _unknown_reasons(findings: Findings, stages: Sequence[StageComparison], expected: int) -> tuple[str, ...]:
-    judged = [(stage.verdict.verdict, stage.metrics.compared > 0) for stage in stages]
-    return unknown_reasons(findings.alignment.problem, findings.doubts, findings.unfinished, expected, judged)
-
-
-def unknown_reasons(
-    problem: str | None,
+def _unknown_reasons(
+    alignment: TokenAlignment,
     doubts: Sequence[str],
     unfinished: Sequence[str],
     expected: int,
-    judged: Sequence[tuple[Verdict, bool]],
+    stages: Sequence[StageComparison],
 ) -> tuple[str, ...]:
-    """Every reason that keeps a verdict from PASS, the one that settles most first.
-
-    `problem` is of the alignment, `unfinished` are sides; `judged` are of each stage its verdict and whether it holds
-    anything to compare.
-    """
-    reasons = [problem] if problem else []
+    """Every reason that keeps a verdict from PASS, the one that settles most first."""
+    reasons = [alignment.problem] if alignment.problem else []
     reasons += doubts
-    if not judged:
+    if not stages:
         reasons.append("nothing was compared")
     reasons += [f"{side} is incomplete: its run did not finish" for side in unfinished]
-    missing = expected - len(judged)
+    missing = expected - len(stages)
     if missing:
         reasons.append(f"{missing} of {counted(expected, 'expected stage')} could not be compared")
-    unjudged = [comparable for verdict, comparable in judged if verdict is Verdict.UNKNOWN]
+    unjudged = [stage.metrics.compared > 0 for stage in stages if stage.verdict.verdict is Verdict.UNKNOWN]
     differing = sum(unjudged)
     if differing:
-        of = f"{differing} of {counted(len(judged), 'stage')}"
+        of = f"{differing} of {counted(len(stages), 'stage')}"
         reasons.append(f"values differ in {of}, and nothing says how far they may: no floor, policy or tolerance")
     if differing < len(unjudged):
         silent = len(unjudged) - differing
@@ -185,14 +223,9 @@ def unknown_reasons(
     return tuple(reasons)
 
 
-def _overall(findings: Findings, stages: Sequence[StageComparison], reasons: Sequence[str]) -> Verdict:
-    unjudgeable = findings.alignment.proven_different or findings.unjudgeable
-    return overall((stage.verdict.verdict for stage in stages), unjudgeable, reasons)
-
-
-def overall(verdicts: Iterable[Verdict], unjudgeable: bool, reasons: Sequence[str]) -> Verdict:
+def _overall(stages: Iterable[StageComparison], unjudgeable: bool, reasons: Sequence[str]) -> Verdict:
     """The verdict of the whole; where it is `unjudgeable`, as of different tokens, it cannot be FAIL."""
-    if Verdict.FAIL in verdicts and not unjudgeable:
+    if not unjudgeable and any(stage.verdict.verdict is Verdict.FAIL for stage in stages):
         return Verdict.FAIL
     return Verdict.UNKNOWN if reasons else Verdict.PASS
 
@@ -207,7 +240,7 @@ def _divergence(
     blamed = blame(findings.graph, focus.node, {stage.node for stage in stages}, findings.not_selected)
     segment, not_selected = blamed.segment, blamed.not_selected
     if failed.verdict.signal is Signal.INJECTED:
-        # A replay evaluated through exactly what the capture lacks: nothing else can be to blame.
+        # The replay evaluated exactly the stages that the capture lacks: nothing else can be to blame.
         segment, not_selected = (*failed.segment, failed.node), ()
     certainty, settled_by = _certainty(failed, segment)
     return Divergence(

@@ -1,4 +1,4 @@
-"""What differs between two captures before any number is read: model, engine, mode, rounding."""
+"""The differences between two captures that their manifests state: model, engine, mode, rounding."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Context:
 
 
 def state_context(a: Capture, b: Capture) -> Context:
-    """What differs between two captures; where one has no manifest, all that the other one states."""
+    """What the manifests of two captures state differently; everything that one states where the other is missing."""
     facts_a, facts_b = _facts(a.manifest), _facts(b.manifest)
     differing = tuple(
         Difference(name, facts_a.get(name), facts_b.get(name))
@@ -37,7 +37,7 @@ def state_context(a: Capture, b: Capture) -> Context:
 
 
 def _facts(manifest: Manifest | None) -> dict[str, str]:
-    """What decides about values, in the order in which a reader asks for it."""
+    """The facts that decide about values, the most important first."""
     if manifest is None:
         return {}
     model, engine = manifest.model, manifest.engine

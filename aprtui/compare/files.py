@@ -1,7 +1,7 @@
 """Comparing two single stage files, element by element.
 
-A stage file records neither shape nor tokens: whoever names two files says that they belong together, so nothing is
-aligned here. A layer or a size that differs is refused.
+A stage file records neither shape nor tokens. The user who names two files says that they belong together, so nothing
+is aligned here; files of different layers or sizes are refused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aprtui.compare.verdict import DEFAULT_METRIC, Tolerance, Verdict, judge, sm
 from aprtui.compare.wording import counted
 from aprtui.errors import UsageError
 from aprtui.trace.aprt import AprtFile
-from aprtui.trace.graph import Node, canonical_name
+from aprtui.trace.graph import Node, canonical_name, graph_from_names
 
 
 def compare_files(a: AprtFile, b: AprtFile, tolerances: Sequence[Tolerance], limit: int) -> Comparison:
@@ -38,6 +38,7 @@ def compare_files(a: AprtFile, b: AprtFile, tolerances: Sequence[Tolerance], lim
         kind = FocusKind.DIVERGENCE
         divergence = Divergence(verdict, first_failing_place(pair, metrics, verdict), (node,))
     return Comparison(
+        graph=graph_from_names([node.stage], 1 if node.layer is None else node.layer + 1),
         verdict=verdict.verdict,
         reasons=(verdict.reason,) if verdict.verdict is Verdict.UNKNOWN else (),
         alignment=TokenAlignment(None, (None, None), (None, None)),
@@ -65,8 +66,7 @@ def check_comparable(a: AprtFile, b: AprtFile) -> None:
         )
     if a.values.size != b.values.size:
         raise UsageError(
-            f"APRT dim_product mismatch: {a.path} holds {counted(a.values.size, 'value')}, {b.path} "
-            f"{b.values.size}: "
+            f"APRT dim_product mismatch: {a.path} holds {counted(a.values.size, 'value')}, {b.path} {b.values.size}: "
             "compare captures of the same model and tokens"
         )
 

@@ -1,4 +1,4 @@
-"""Bounds from noise floors: what honest engines differ by at a stage, and how much more is a divergence.
+"""Bounds from noise floors: how much honest engines differ at a stage, and from where on it is a divergence.
 
 A floor comes from a third capture of the reference's own kind (`--floor REF`), or from runs of the model. The bound is
 three times the floor, as in the three-way gate of AWS Neuron's accuracy debugger; float32 rounding is always admitted.
@@ -26,8 +26,8 @@ LINF_RATIO = 5.0
 LEAST_OVERLAP = 0.99
 """Bhattacharyya coefficient from which two distributions of errors count as one."""
 MOST_BINS, VALUES_A_BIN, LEAST_VALUES, LEAST_TOKENS = 256, 100, 1000, 16
-"""Two samples of one distribution overlap by about 1 − bins / 4 values: so many values a bin keep that at 0.9975. The
-errors of one token have one cause (a flipped rounding, say): of few values or tokens no distribution can be told."""
+"""Two samples of one distribution overlap by about 1 − bins / 4 values: with so many values a bin that is 0.9975. The
+errors of one token have one cause (a flipped rounding, say): few values or tokens do not show a distribution."""
 
 
 def floor_tolerance(floor: float, basis: str) -> Tolerance:
@@ -92,9 +92,9 @@ def _ratios(pair: StagePair) -> tuple[Tolerance, ...]:
 
 
 def _distribution_gate(candidate: StagePair, metrics: PairMetrics, reference: StagePair | None) -> str | None:
-    """The gate's third way: where the candidate errs more than the reference, by the shape of its errors.
+    """The third part of the gate: a candidate that errs more than the reference is judged by the shape of its errors.
 
-    Passes float32 rounding, a σ-ratio of at most 1, and distributions of errors that are alike.
+    float32 rounding passes, and so do a σ-ratio of at most 1 and distributions of errors that are alike.
     """
     if reference is None or reference.a.shape != candidate.a.shape or not candidate.axes:
         return None

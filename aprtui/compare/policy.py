@@ -29,7 +29,7 @@ BASIS = "the policy"
 
 @dataclass(frozen=True, slots=True)
 class PolicyRule:
-    """Bounds for the stages that match `stage`; `layers` is None where all layers, and stages outside of layers, do."""
+    """Bounds for the stages that match the glob `stage`; `layers` is None for every layer and stages outside layers."""
 
     stage: str
     layers: frozenset[int] | None

@@ -1,4 +1,8 @@
-"""Statistics of the stage tensors of a capture, one stage at a time."""
+"""What one capture holds, stage by stage: the values that were written, and statistics of them.
+
+Until a run has finished, the files of its capture have no header or are not there yet. That is no corruption, and what
+was written can still be read.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,32 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aprtui.compare.align.reading import is_unfinished, written_values
 from aprtui.compare.metrics.blocks import Values, blocks
 from aprtui.errors import UnreadableError
-from aprtui.trace.aprt import read_aprt
+from aprtui.trace.aprt import AprtError, read_aprt
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.trace.stats import Accumulator, StageStats, accumulate
+
+NOT_WRITTEN = "not written: the run did not finish"
+
+
+def is_unfinished(capture: Capture) -> bool:
+    """Whether the manifest says anything but that the run finished; a capture without a manifest counts as finished."""
+    return capture.complete is not None and capture.complete is not True
+
+
+def written_values(capture: Capture, node: Node) -> Values | None:
+    """The values of `node`, None where the run ended before they were written.
+
+    Raises `KeyError` for a node without a file, `AprtError` for a broken file of a capture that did finish.
+    """
+    try:
+        return capture.values(node)
+    except AprtError:
+        if is_unfinished(capture):
+            return None
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +51,7 @@ class StageSummary:
 
 @dataclass(frozen=True, slots=True)
 class BrokenStage:
-    """A stage whose file cannot be read; `error` is None where the file is gone, which the capture itself warns of."""
+    """A stage whose file cannot be read; `error` is None where the file is gone: the capture itself warns of that."""
 
     node: Node
     error: UnreadableError | None
@@ -36,7 +59,7 @@ class BrokenStage:
 
 @dataclass(frozen=True, slots=True)
 class UnwrittenStage:
-    """A stage that the run of an unfinished capture did not come to write."""
+    """A stage that an unfinished run has not written."""
 
     node: Node
 
@@ -45,7 +68,7 @@ Entry = StageSummary | BrokenStage | UnwrittenStage
 
 
 def survey(capture: Capture, nodes: Sequence[Node]) -> Iterator[Entry]:
-    """What is known of those `nodes` that the capture holds or promises, in order; a broken file does not end it."""
+    """An entry for each of `nodes` that the capture holds or promises, in order; a broken file does not end it."""
     owed = capture.promised | capture.files.keys()
     for node in nodes:
         if node in owed:
@@ -53,9 +76,9 @@ def survey(capture: Capture, nodes: Sequence[Node]) -> Iterator[Entry]:
 
 
 def stated(capture: Capture) -> dict[Node, Entry]:
-    """What the manifest says of each stage, without reading any values; a file that is gone or cut is told.
+    """The entry of each stage from the manifest, without reading values; a file that is gone or cut is a broken stage.
 
-    Stages that the manifest has no statistics of are left out.
+    Stages without statistics in the manifest are left out.
     """
     known: dict[Node, Entry] = {}
     for info in capture.manifest.files.values() if capture.manifest else ():

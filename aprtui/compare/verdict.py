@@ -19,7 +19,7 @@ from enum import StrEnum
 
 from aprtui.compare.metrics.logits import IndexMetrics
 from aprtui.compare.metrics.measure import Metric, PairMetrics
-from aprtui.compare.wording import alike_text, counted
+from aprtui.compare.wording import counted
 from aprtui.errors import UsageError
 from aprtui.trace.graph import Node
 
@@ -33,7 +33,14 @@ PLAUSIBLE_REL_L2 = 0.1
 PLAUSIBLE_COSINE = 0.995
 """Beyond these, neither rounding nor 4-bit weights (8 %, cosine 0.997) explain a difference: it is no noise."""
 
-_TOLERABLE = tuple(metric for metric in Metric if metric not in (Metric.NON_FINITE, Metric.INDICES))
+TOLERABLE = tuple(metric for metric in Metric if metric not in (Metric.NON_FINITE, Metric.INDICES))
+"""The metrics that a bound can be put on."""
+
+BOUND_STEP = 10**0.25
+"""A step of a bound that is moved: four of them are a factor of 10."""
+
+ERROR_STEPS = (0.1, 0.5, 1.0, 3.0, 30.0)
+"""Of an error over its bound: where the next step of `error_step` begins."""
 
 
 class Verdict(StrEnum):
@@ -78,8 +85,8 @@ class Tolerance:
 def parse_tolerance(text: str) -> Tolerance:
     """The tolerance meant by `METRIC=X`, as `rel_l2=1e-5`. Raises `UsageError`."""
     name, equals, number = (part.strip() for part in text.partition("="))
-    if not equals or name not in _TOLERABLE:
-        raise UsageError(f"tolerance {text!r}: expected METRIC=X with METRIC one of {', '.join(_TOLERABLE)}")
+    if not equals or name not in TOLERABLE:
+        raise UsageError(f"tolerance {text!r}: expected METRIC=X with METRIC one of {', '.join(TOLERABLE)}")
     try:
         bound = float(number)
     except ValueError:
@@ -145,6 +152,13 @@ def _judge(node: Node, metrics: PairMetrics, tolerances: Sequence[Tolerance]) ->
     )
 
 
+def alike_text(metrics: PairMetrics) -> str | None:
+    """How many values are NaN or Inf alike on both sides, and so in no metric; None where there are none."""
+    if not metrics.excluded:
+        return None
+    return f"{metrics.nan_both} NaN, {metrics.inf_both} Inf on both sides"
+
+
 def judge_indices(node: Node, metrics: IndexMetrics) -> StageVerdict:
     """The verdict on indices, as of experts: equal or not, whatever is tolerated."""
     differing = metrics.count - metrics.equal
@@ -181,6 +195,30 @@ def smallest_tolerance(pairs: Iterable[PairMetrics], metric: Metric) -> Toleranc
     if metric.is_similarity:
         return Tolerance(metric, _rounded(min(numbers), 6, ROUND_FLOOR))
     return Tolerance(metric, _rounded(max(numbers), 3, ROUND_CEILING))
+
+
+def moved_bound(bound: Tolerance | None, pairs: Iterable[PairMetrics], metric: Metric, steps: int) -> Tolerance:
+    """`bound` on `metric`, `steps` of `BOUND_STEP` wider (narrower where negative).
+
+    Without a bound on `metric` it begins at the smallest one that every pair passes, at 0.1 (cosine 0.99) where none
+    does, and only narrower steps count.
+    """
+    if bound is None or bound.metric is not metric:
+        bound = smallest_tolerance(pairs, metric)
+        if bound is None:
+            return Tolerance(metric, 0.99 if metric.is_similarity else 0.1)
+        steps = min(steps, 0)
+    factor = BOUND_STEP**steps
+    if metric.is_similarity:
+        return Tolerance(metric, max(float(f"{1 - (1 - bound.bound) * factor:.6g}"), -1.0))
+    return Tolerance(metric, float(f"{(bound.bound or ROUNDING_REL_L2) * factor:.3g}"))
+
+
+def error_step(metric: Metric, error: float, bound: float) -> int:
+    """How far an error is from its bound, from 0 (far below) by 2 (up to it) to 5 (more than 30 × as large)."""
+    error, bound = metric.deviation(error), metric.deviation(bound)
+    ratio = 0.0 if error == 0 else error / bound if bound else math.inf
+    return sum(ratio > limit for limit in ERROR_STEPS)
 
 
 def _rounded(number: float, digits: int, rounding: str) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.compare.explain.classify import ErrorState, TokenJudgement, classify, tokens_beyond
+from aprtui.compare.comparison import ErrorState
+from aprtui.compare.explain.classify import TokenJudgement, classify, tokens_beyond
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import StageVerdict, Verdict
 from aprtui.trace.graph import Node, graph_for

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from aprtui.compare.captures import DiffOptions, compare_captures
+from aprtui.compare.captures import Criteria, DiffOptions, compare_captures
 from aprtui.compare.context import state_context
-from aprtui.compare.report.records import SCHEMA, comparison_records
-from aprtui.compare.verdict import parse_tolerance
+from aprtui.compare.files import compare_files
+from aprtui.compare.metrics.measure import Metric
+from aprtui.compare.report.records import SCHEMA, comparison_records, read_comparison
+from aprtui.compare.verdict import Signal, StageVerdict, Verdict, parse_tolerance
+from aprtui.trace.aprt import read_aprt, write_aprt
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
-from tests.compare.synthetic import HEADS_OF_16, reordered, scaled, write_capture
+from aprtui.trace.json_value import json_value
+from tests.compare.recorded import FAULT, two_captures
+from tests.compare.synthetic import HEADS_OF_16, Edit, changed, reordered, scaled, write_capture
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "diff-json.md").read_text()
 
@@ -54,3 +63,63 @@ def test_the_schema_is_named_first_and_the_summary_comes_last(records: list[dict
     assert records[0]["schema"] == SCHEMA
     assert SCHEMA in DOCUMENT
     assert records[-1]["record"] == "summary"
+
+
+def printed(records: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """Records as they come out of a JSON reader: `"nan"` and `"inf"` for numbers that are not finite."""
+    return [json.loads(json.dumps(json_value(record))) for record in records]
+
+
+@pytest.mark.parametrize("tolerance", ["rel_l2=0.1", "cosine=0.5", None])
+@pytest.mark.parametrize(
+    "edits",
+    [
+        {},
+        reordered((1, 2)) | {Node(0, "ffn_up"): scaled(2)},
+        {Node(1, "attn_scores"): changed((0, 3, 2), np.inf), Node(2, "ffn_up"): changed((1, 2), np.nan)},
+        {Node(0, "embedding"): scaled(0.0), Node(None, "lm_head"): changed((2, 5), 50.0)},
+    ],
+)
+def test_what_is_read_back_is_written_as_the_same_records(
+    tmp_path: Path, edits: dict[Node, Edit], tolerance: str | None
+) -> None:
+    paths = (
+        write_capture(tmp_path / "a", config=HEADS_OF_16, all_logits=True),
+        write_capture(tmp_path / "b", config=HEADS_OF_16, all_logits=True, edits=edits, unplanned=["attn_out"]),
+    )
+    a, b = map(Capture.open, paths)
+    options = DiffOptions(tolerances=(parse_tolerance(tolerance),) if tolerance else (), extras=True)
+    context = state_context(a, b)
+    written = printed(comparison_records(*paths, context, compare_captures(a, b, options)))
+    assert printed(comparison_records(*paths, context, read_comparison(written))) == written
+
+
+def test_a_comparison_of_two_stage_files_is_read_back(tmp_path: Path) -> None:
+    for name, values in (("a", [1.0, 2.0, np.nan]), ("b", [1.0, np.inf, np.nan])):
+        write_aprt(tmp_path / f"{name}.aprt", 3, np.array(values, np.float32))
+    a, b = read_aprt(tmp_path / "a.aprt"), read_aprt(tmp_path / "b.aprt")
+    written = printed(comparison_records("a", "b", None, compare_files(a, b, (), 5)))
+    comparison = read_comparison(written)
+    assert comparison.verdict is Verdict.FAIL
+    assert printed(comparison_records("a", "b", None, comparison)) == written
+
+
+def test_a_record_that_lacks_a_field_or_is_missing_is_a_key_error(records: list[dict[str, Any]]) -> None:
+    with pytest.raises(KeyError):
+        read_comparison(records[1:])
+    with pytest.raises(KeyError):
+        read_comparison([{**record, "state": None} for record in records if record["record"] != "summary"])
+
+
+def test_what_a_replay_found_of_each_side_is_read_back(tmp_path: Path) -> None:
+    a, b = two_captures(tmp_path)
+    added = StageVerdict(FAULT, Verdict.FAIL, Metric.TOKEN_REL_L2, 0.5, 3e-7, 2e-6, "", Signal.INJECTED)
+    clean = replace(added, verdict=Verdict.PASS, error=0.0)
+    criteria = Criteria(injected={FAULT: (clean, added), Node(1, "ffn_silu"): (clean, clean)})
+    comparison = compare_captures(Capture.open(a), Capture.open(b), DiffOptions(), None, criteria)
+    written = printed(comparison_records(a, b, None, comparison))
+    found = read_comparison(written)
+    assert printed(comparison_records(a, b, None, found)) == written
+    stage = next(stage for stage in found.stages if stage.node == FAULT)
+    assert stage.injected == (clean, added) and stage.verdict.signal is Signal.INJECTED
+    assert found.first_divergence is not None and found.first_divergence.verdict == stage.verdict

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aprtui.compare.comparison import Comparison
-from aprtui.compare.explain.hypotheses import Support
+from aprtui.compare.comparison import Comparison, Support
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.faults.faults import FaultInjector, parse_fault
 from aprtui.engine.opening import open_engine

@@ -1,4 +1,4 @@
-"""By what `aprtui diff` judges: the options that say so, and the criteria that follow from them."""
+"""How `aprtui diff` judges: the options of the command line, and the criteria that follow from them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Tokens = tuple[int, ...] | None
 
 @dataclass(frozen=True, slots=True)
 class Judging:
-    """What the command line says; at most one way of judging beside the user's own bounds."""
+    """The options of the command line; at most one way of judging beside the user's own bounds."""
 
     floor: Path | None
     model: Path | None
@@ -31,7 +31,7 @@ class Judging:
     rounding: str
 
     @property
-    def asked(self) -> bool:
+    def given(self) -> bool:
         """Whether any of the options was given."""
         return bool(self.floor or self.model or self.model_a or self.model_b or self.replay or self.rounding)
 
@@ -42,24 +42,24 @@ class Judging:
         return words + (["--replay"] if self.replay else []) + (["--rounding", self.rounding] if self.rounding else [])
 
     def criteria(
-        self, a: Capture, b: Capture, asked: DiffOptions, policy: Policy | None, progress: Progress
+        self, a: Capture, b: Capture, options: DiffOptions, policy: Policy | None, progress: Progress
     ) -> tuple[Criteria, Tokens]:
-        """What the comparison is judged by, and the token ids if they had to be found.
+        """The criteria of the comparison, and the token ids: the user's, or those that were found by the model.
 
         Raises `UsageError` for options that contradict each other.
         """
         from aprtui.compare.captures import Criteria
 
-        self._check(policy is not None or bool(asked.tolerances))
+        self._check(policy is not None or bool(options.tolerances))
         if policy is not None:
-            return Criteria(bounds=policy.tolerances), asked.tokens
+            return Criteria(bounds=policy.tolerances), options.tokens
         if self.floor is not None:
-            return self._by_reference(a, asked, progress), asked.tokens
+            return self._by_reference(a, options, progress), options.tokens
         if self.replay or self.model_a or self.model_b:
-            return self._by_replay(a, b, asked, progress)
+            return self._by_replay(a, b, options, progress)
         if self.model is not None:
-            return self._by_model(a, b, asked, progress)
-        return Criteria(), asked.tokens
+            return self._by_model(a, b, options, progress)
+        return Criteria(), options.tokens
 
     def _check(self, bounded: bool) -> None:
         if self.model and (self.model_a or self.model_b):
@@ -71,36 +71,36 @@ class Judging:
         if self.rounding and not (self.replay or self.model_a or self.model_b):
             raise UsageError("--rounding says how to replay: give --replay as well")
 
-    def _by_reference(self, a: Capture, asked: DiffOptions, progress: Progress) -> Criteria:
+    def _by_reference(self, a: Capture, options: DiffOptions, progress: Progress) -> Criteria:
         from aprtui.compare.floor import reference_criteria
         from aprtui.trace.capture import Capture
 
         assert self.floor is not None
-        return reference_criteria(a, Capture.open(self.floor), asked.tokens, progress)
+        return reference_criteria(a, Capture.open(self.floor), options.tokens, progress)
 
-    def _by_model(self, a: Capture, b: Capture, asked: DiffOptions, progress: Progress) -> tuple[Criteria, Tokens]:
+    def _by_model(self, a: Capture, b: Capture, options: DiffOptions, progress: Progress) -> tuple[Criteria, Tokens]:
         from aprtui.compare.captures import Criteria
         from aprtui.engine.floors.criteria import criteria_by_model
         from aprtui.engine.replay.evaluators import Evaluators
         from aprtui.engine.replay.token_ids import known_tokens
 
         model = requested_model(self.model)
-        tokens = known_tokens(a, b, model, asked.tokens)
+        tokens = known_tokens(a, b, model, options.tokens)
         if tokens is None:
-            return Criteria(), asked.tokens
+            return Criteria(), options.tokens
         with Evaluators(model, progress=progress) as evaluators:
             return criteria_by_model(a, b, model, tokens, evaluators, progress), tokens
 
-    def _by_replay(self, a: Capture, b: Capture, asked: DiffOptions, progress: Progress) -> tuple[Criteria, Tokens]:
+    def _by_replay(self, a: Capture, b: Capture, options: DiffOptions, progress: Progress) -> tuple[Criteria, Tokens]:
         from aprtui.engine.replay.criteria import criteria_by_replay
 
-        of_a = self._replayed(a, self.model_a, other=self.model_b, asked=asked, progress=progress)
-        of_b = self._replayed(b, self.model_b, other=self.model_a, asked=asked, progress=progress)
-        tokens = next((side.tokens for side in (of_a, of_b) if side is not None and side.tokens), asked.tokens)
+        of_a = self._replayed(a, self.model_a, other=self.model_b, options=options, progress=progress)
+        of_b = self._replayed(b, self.model_b, other=self.model_a, options=options, progress=progress)
+        tokens = next((side.tokens for side in (of_a, of_b) if side is not None and side.tokens), options.tokens)
         return criteria_by_replay(of_a.comparison if of_a else None, of_b.comparison if of_b else None), tokens
 
     def _replayed(
-        self, capture: Capture, own: Path | None, *, other: Path | None, asked: DiffOptions, progress: Progress
+        self, capture: Capture, own: Path | None, *, other: Path | None, options: DiffOptions, progress: Progress
     ) -> Replayed | None:
         """The replay of one side with its own model; None where only the other side's was given."""
         if own is None and other is not None:
@@ -111,18 +111,18 @@ class Judging:
         from aprtui.engine.replay.token_ids import known_tokens
 
         model = requested_model(own or self.model)
-        options = ReplayOptions(
-            selection=asked.selection,
+        replay_options = ReplayOptions(
+            selection=options.selection,
             rounding=parse_rounding(self.rounding) if self.rounding else {},
-            bounds=(lambda node: asked.tolerances) if asked.tolerances else None,
-            allow_missing=asked.allow_missing,
-            tokens=asked.tokens,
-            limit=asked.limit,
+            bounds=(lambda node: options.tolerances) if options.tolerances else None,
+            allow_missing=options.allow_missing,
+            tokens=options.tokens,
+            limit=options.limit,
         )
         with Evaluators(model, progress=progress) as evaluators:
             return Replayed(
-                replay_capture(capture, model, options, evaluators, progress),
-                known_tokens(capture, capture, model, asked.tokens),
+                replay_capture(capture, model, replay_options, evaluators, progress),
+                known_tokens(capture, capture, model, options.tokens),
             )
 
 

@@ -1,4 +1,4 @@
-"""What to do after a comparison: commands that settle an UNKNOWN or look closer at a FAIL, ready to be pasted."""
+"""What to do after a comparison: commands that settle an UNKNOWN or look closer at a FAIL, ready to paste."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LIMIT = 10
 def diff_steps(
     comparison: Comparison, a: Path, b: Path, options: ComparisonOptions, judging: list[str]
 ) -> Iterator[str]:
-    """What would settle an UNKNOWN, or look closer at a FAIL; commands stand whole on their line, to be pasted."""
+    """Commands that would settle an UNKNOWN, or look closer at a FAIL; each is whole on one line."""
     if comparison.verdict is Verdict.PASS:
         return
     if comparison.first_divergence and comparison.first_divergence.not_selected:
@@ -50,7 +50,7 @@ def diff_steps(
 
 
 def _judged_lines(a: Path, b: Path, judging: list[str]) -> Iterator[str]:
-    """What would judge two captures, where nothing does yet."""
+    """Commands that would judge two captures, where nothing does yet."""
     if not judging and a.is_dir():
         yield "next  name the stage that injects error, or judge by a measured noise floor:"
         yield shlex.join(["aprtui", "replay", str(b), "--model", "MODEL"])
@@ -78,7 +78,7 @@ def _closer_lines(
 
 
 def _command(a: Path, b: Path, options: ComparisonOptions, judging: list[str]) -> str:
-    """The command line that makes this comparison, to be pasted into a shell."""
+    """The command line that makes this comparison, for a shell."""
     limit = ["--limit", str(options.limit)] if options.limit != _LIMIT else []
     return shlex.join(["aprtui", "diff", str(a), str(b), *judging, *options.words(), *limit])
 

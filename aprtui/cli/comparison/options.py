@@ -1,4 +1,4 @@
-"""Options and output that the commands with a comparison share: what is compared, judged by what, reported how."""
+"""Options and output that the commands with a comparison share: what is compared, how it is judged and reported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PATH = click.Path(path_type=Path)
 
 @dataclass(frozen=True, slots=True)
 class ComparisonOptions:
-    """What the command line says about a comparison, as written; None where it says nothing."""
+    """The options of a comparison, as written on the command line; None for those that are not given."""
 
     stages: str | None
     layers: str | None
@@ -76,7 +76,7 @@ class ComparisonOptions:
 
     @property
     def plain(self) -> bool:
-        """Whether nothing is asked for that needs captures: stages, layers, tokens, a policy."""
+        """Whether no option is given that needs captures: stages, layers, tokens, a policy."""
         selects = self.stages is not None or self.layers is not None or self.tokens is not None
         return not (selects or self.allow_missing or self.policy_file)
 
@@ -187,14 +187,18 @@ def _print(sides: tuple[str, str], context: Context | None, comparison: Comparis
 
 
 def _write_files(records: list[dict[str, Any]], options: ComparisonOptions) -> None:
-    for path, render_name in ((options.html, "html"), (options.svg, "svg")):
-        if path is None:
-            continue
-        if render_name == "html":
-            from aprtui.compare.report.html import render_html as rendered
-        else:
-            from aprtui.compare.report.svg import render_svg as rendered
-        try:
-            path.write_text(rendered(records), encoding="utf-8")
-        except OSError as error:
-            raise EngineError(f"{path}: cannot be written: {error.strerror}: choose another file") from error
+    if options.html:
+        from aprtui.compare.report.html import render_html
+
+        _write(options.html, render_html(records))
+    if options.svg:
+        from aprtui.compare.report.svg import render_svg
+
+        _write(options.svg, render_svg(records))
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise EngineError(f"{path}: cannot be written: {error.strerror}: choose another file") from error

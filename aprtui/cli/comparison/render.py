@@ -1,4 +1,4 @@
-"""The text of a comparison, for 80 columns without colour: what differs, a row for each stage, then the verdict."""
+"""The text of a comparison, for 80 columns without colour: the sides, a row for each stage, then the verdict."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from aprtui.compare.comparison import Comparison, Divergence, FocusKind, StageComparison
+from aprtui.compare.comparison import Comparison, Divergence, FocusKind, StageComparison, Support
 from aprtui.compare.context import Context
 from aprtui.compare.explain.focus import error_of
-from aprtui.compare.explain.hypotheses import Support
 from aprtui.compare.metrics.measure import Metric
-from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict
-from aprtui.compare.wording import alike_text, counted, first_tokens
+from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict, alike_text
+from aprtui.compare.wording import counted, first_tokens
 from aprtui.trace.graph import Node
 
 _WIDTH = 80
@@ -59,7 +58,7 @@ def _context_lines(context: Context) -> Iterator[str]:
 
 
 def _fact(text: str | None) -> str:
-    """What a side states, shortened: checksums are told apart by their first digits."""
+    """What a side states, shortened: the first digits of a checksum are enough."""
     return "unknown" if text is None else text if len(text) <= 24 else f"{text[:23]}…"
 
 
@@ -101,13 +100,12 @@ def _row(layers: Sequence[StageComparison], metric: Metric) -> str:
     first = next((stage for stage in layers if _is_beyond(stage)), None)
     worst = _worst(layers, metric)
     numbers = worst.metrics
-    cosine = None if numbers.cosine is None else 1 - numbers.cosine
     # Rounded down: 100 % must mean that every bit is equal.
     equal = "–" if numbers.equal_bits is None else f"{int(100 * numbers.equal_bits)}%"
     odd = sum(stage.metrics.count - stage.metrics.compared for stage in layers)
     return (
         f"{worst.node.stage:<18} {verdict.value:<7}{_layer(first):>6}{_layer(worst):>6}"
-        f"{number(numbers.value(metric)):>9}{number(numbers.max_abs):>9}{number(cosine):>9}{odd:>9}{equal:>6}"
+        f"{number(numbers.value(metric)):>9}{number(numbers.max_abs):>9}{number(numbers.deviation(Metric.COSINE)):>9}{odd:>9}{equal:>6}"
     )
 
 
@@ -125,15 +123,14 @@ def _worst(stages: Sequence[StageComparison], metric: Metric) -> StageComparison
     """The first stage with NaN or Inf on one side only, else the one that is worst by `metric`."""
 
     def badness(stage: StageComparison) -> tuple[bool, float]:
-        value = stage.metrics.value(metric)
-        ranked = -math.inf if value is None else -value if metric.is_similarity else value
-        return stage.metrics.mismatches > 0, ranked
+        deviation = stage.metrics.deviation(metric)
+        return stage.metrics.mismatches > 0, -math.inf if deviation is None else deviation
 
     return max(stages, key=badness)
 
 
 def note_lines(comparison: Comparison) -> Iterator[str]:
-    """What the table does not show: NaN and Inf, unusual matches, stages that were not compared."""
+    """Notes on NaN and Inf, on unusual matches, and on stages that were not compared."""
     odd = [stage for stage in comparison.stages if stage.metrics.mismatches or stage.metrics.excluded]
     for name in dict.fromkeys(stage.node.stage for stage in odd):
         layers = [stage for stage in odd if stage.node.stage == name]
@@ -145,7 +142,7 @@ def note_lines(comparison: Comparison) -> Iterator[str]:
 
 
 def grouped_lines(entries: Iterable[tuple[Node, str]]) -> Iterator[str]:
-    """A line for each text that is said of a stage, with all the layers that it is said of."""
+    """A line for each stage and text, with all the layers that the text is about."""
     for stage_name, text, nodes in _grouped(entries):
         yield from wrapped(f"{_layers_text(nodes)}{stage_name}:", text)
 
@@ -210,7 +207,7 @@ def verdict_lines(comparison: Comparison, steps: Iterable[str]) -> Iterator[str]
 
 
 def _hypothesis_lines(comparison: Comparison) -> Iterator[str]:
-    """What the error looks like; of what it does not look like only the number."""
+    """The supported hypotheses; of the others only how many there are."""
     if not comparison.hypotheses:
         return
     by_support = {
@@ -225,7 +222,7 @@ def _hypothesis_lines(comparison: Comparison) -> Iterator[str]:
 
 
 def _step_lines(comparison: Comparison) -> Iterator[str]:
-    """How many float32 numbers lie between the sides, where somebody asked."""
+    """How many float32 numbers lie between the sides, where the user asked for it."""
     if comparison.steps is None or comparison.focus is None:
         return
     yield f"float32 steps in {comparison.focus.node}, counted in {comparison.steps.seconds:.2f} s:"
@@ -235,14 +232,14 @@ def _step_lines(comparison: Comparison) -> Iterator[str]:
 
 
 def _sureness_lines(divergence: Divergence) -> Iterator[str]:
-    """How sure the blame is, and what would settle it."""
+    """How certain it is that the stage is to blame, and what would settle it."""
     yield from wrapped("sure", f"{divergence.state}: {divergence.certainty}")
     if divergence.settled_by:
         yield from wrapped("settle", divergence.settled_by)
 
 
 def _verdict_texts(comparison: Comparison) -> Iterator[str]:
-    """Why the verdict is what it is; NaN and Inf on both sides are said whatever it is."""
+    """The reasons of the verdict; NaN and Inf on both sides are named whatever it is."""
     alike = _alike_text(comparison)
     if comparison.first_divergence:
         yield _divergence_text(comparison.first_divergence)

@@ -5,29 +5,23 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from aprtui.cli.comparison.render import number
+from aprtui.cli.comparison.options import exit_code
+from aprtui.cli.comparison.render import number, wrapped
 from aprtui.compare.align.coverage import Selection
 from aprtui.compare.verdict import DEFAULT_METRIC, Tolerance, Verdict
 from aprtui.compare.wording import counted
-from aprtui.errors import ExitCode, printable
+from aprtui.errors import printable
 
 if TYPE_CHECKING:
     from aprtui.model.weight_difference.compare import ModelDifference, TensorDifference
 
-_WIDTH = 80
 _LAYER = re.compile(r"^blk\.(\d+)\.")
-_EXIT_CODES = {
-    Verdict.PASS: ExitCode.PASS,
-    Verdict.FAIL: ExitCode.DIVERGENCE,
-    Verdict.UNKNOWN: ExitCode.UNKNOWN,
-}
 
 
 def diff_weights(
@@ -57,17 +51,17 @@ def diff_weights(
         )
         blocks = ["\n".join(lines) for lines in sections]
         click.echo("\n\n".join(block for block in blocks if block))
-    return _EXIT_CODES[difference.verdict]
+    return exit_code(difference.verdict)
 
 
 def _header_lines(a: Path, b: Path, difference: ModelDifference, limit: int) -> Iterator[str]:
     yield f"A  {a}"
     yield f"B  {b}"
     for note in difference.notes:
-        yield from _wrapped("   note", printable(note))
+        yield from wrapped("   note", printable(note))
     for entry in difference.metadata[: max(limit, len(difference.number_changing))]:
         mark = "changes numbers: " if entry.changes_numbers else ""
-        yield from _wrapped(f"   {printable(entry.key)}:", f"{mark}A {_side(entry.a)} · B {_side(entry.b)}")
+        yield from wrapped(f"   {printable(entry.key)}:", f"{mark}A {_side(entry.a)} · B {_side(entry.b)}")
     more = len(difference.metadata) - max(limit, len(difference.number_changing))
     if more > 0:
         yield f"   and {counted(more, 'more key')} that do not change numbers"
@@ -130,17 +124,17 @@ def _layer(tensor: TensorDifference | None) -> str:
 
 
 def _detail_lines(difference: ModelDifference, limit: int) -> Iterator[str]:
-    """What is known of each tensor that does not pass, and the tensors that were not compared."""
+    """A description of each tensor that does not pass, and the tensors that were not compared."""
     for verdict in (Verdict.FAIL, Verdict.UNKNOWN):
         found = [tensor for tensor in difference.tensors if tensor.judgement.verdict is verdict]
         for tensor in found[:limit]:
-            yield from _wrapped(printable(f"{_stages(tensor)}{tensor.name}:"), "; ".join(_texts(tensor)))
+            yield from wrapped(printable(f"{_stages(tensor)}{tensor.name}:"), "; ".join(_texts(tensor)))
         if len(found) > limit:
             yield f"and {counted(len(found) - limit, 'more tensor')}: {verdict.value}; see them all with --limit"
     for skip in difference.skipped[:limit]:
         held = f"; its bytes are those of {', '.join(skip.same_as[:3])} in the other file" if skip.same_as else ""
         used = ", which is used in its place" if skip.harmless else ""
-        yield from _wrapped(printable(f"{skip.name}:"), printable(f"not compared: {skip.reason}{held}{used}"))
+        yield from wrapped(printable(f"{skip.name}:"), printable(f"not compared: {skip.reason}{held}{used}"))
     if len(difference.skipped) > limit:
         yield f"and {counted(len(difference.skipped) - limit, 'more tensor')} not compared; see them with --limit"
 
@@ -174,19 +168,19 @@ def _verdict_lines(
 
     word = difference.verdict.value
     for index, text in enumerate(difference.reasons or (_pass_text(difference, tolerances),)):
-        yield from _wrapped(word if index == 0 else " " * len(word), printable(text))
+        yield from wrapped(word if index == 0 else " " * len(word), printable(text))
     equal = sum(tensor.bit_equal for tensor in difference.tensors)
     compared = f"{len(difference.tensors)} of {counted(difference.expected, 'tensor')} compared"
-    yield from _wrapped("coverage", f"{compared}, {equal} of them bit-equal")
+    yield from wrapped("coverage", f"{compared}, {equal} of them bit-equal")
     first = difference.first
     if first and first.judgement.error is not None:
         judged = first.judgement
         numbers = f"{judged.metric} {number(judged.error)}, floor {number(judged.floor)}, bound {number(judged.bound)}"
-        yield from _wrapped("first", printable(f"{first.name}: {numbers}"))
+        yield from wrapped("first", printable(f"{first.name}: {numbers}"))
     if any(tensor.metrics and tensor.metrics.max_abs != 0 for tensor in difference.tensors):
         tolerance = smallest_tolerance(difference, tolerances[0].metric if tolerances else DEFAULT_METRIC)
         yield f"smallest  tolerance that passes: {tolerance or 'none would'}"
-        # A failure is no noise to accept; what cannot be judged may be.
+        # A failure is no noise to accept; a difference that cannot be judged may be.
         if tolerance and difference.verdict is Verdict.UNKNOWN and not tolerances:
             yield "next  accept these differences:"
             yield _command(a, b, selection, tolerance)
@@ -204,10 +198,3 @@ def _command(a: Path, b: Path, selection: Selection, tolerance: Tolerance) -> st
     words += ["--stage", selection.stages] if selection.stages is not None else []
     words += ["--layers", selection.layers] if selection.layers is not None else []
     return shlex.join([*words, "--tolerance", str(tolerance)])
-
-
-def _wrapped(label: str, text: str) -> list[str]:
-    indent = " " * min(len(label) + 2, 10)
-    return textwrap.wrap(
-        f"{label}  {text}", _WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )

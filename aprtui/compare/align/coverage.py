@@ -1,13 +1,13 @@
-"""Which stages a comparison of two captures owes an answer about, and in which order they are executed."""
+"""Which stages a comparison of two captures has to cover, in the order in which they are executed."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import GraphConfig, Node, StageGraph, canonical_name, graph_for, graph_from_names
+from aprtui.trace.graph import Node, StageGraph, canonical_name, graph_from_names
 from aprtui.trace.select import ALL, parse_layers, select_nodes, select_stages
 
 
@@ -21,7 +21,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """The nodes in question, in execution order; of them those that must not be missing, and those that only may be
+    """The nodes in question, in execution order. The `expected` ones must not be missing; the `allowed` ones may be,
     because the user allows it."""
 
     graph: StageGraph
@@ -67,41 +67,10 @@ def _is_allowed(node: Node, allowed: Iterable[str]) -> bool:
 
 
 def joint_graph(a: Capture, b: Capture) -> StageGraph:
-    """The graph of everything that either capture knows of: that of a manifest where it says it all."""
+    """The graph of everything that either capture holds: that of a manifest where it has all the stages."""
     names = {name for side in (a, b) for name in side.graph.names}
     layers = max(a.graph.layers, b.graph.layers)
     for graph in (a.graph, b.graph):
         if graph.config is not None and graph.layers == layers and names <= set(graph.names):
             return graph
     return graph_from_names(names, layers)
-
-
-@dataclass(frozen=True, slots=True)
-class Blame:
-    """What could be to blame for a divergent stage, in execution order: `segment` holds itself and what a capture
-    lacks on the way to it; `not_selected` are stages before those that could have been compared."""
-
-    segment: tuple[Node, ...]
-    not_selected: tuple[Node, ...]
-
-
-def blame(graph: StageGraph, divergent: Node, compared: Collection[Node], not_selected: Collection[Node]) -> Blame:
-    """What could be to blame for `divergent`: just itself where all its inputs were `compared`."""
-    graph = graph if graph.config is not None else _with_dense_stages(graph)
-    blamed: set[Node] = set()
-    stopped: set[Node] = set()
-    pending = [divergent]
-    while pending:
-        node = pending.pop()
-        if node in not_selected:
-            stopped.add(node)
-        elif node not in blamed:
-            blamed.add(node)
-            pending += [source for source in graph.inputs(node) if source not in compared]
-    return Blame(*(tuple(node for node in graph.nodes if node in found) for found in (blamed, stopped)))
-
-
-def _with_dense_stages(graph: StageGraph) -> StageGraph:
-    """`graph` with the stages that every dense model has, so that those in neither capture can be named too."""
-    dense = graph_for(GraphConfig("unknown", graph.layers, 0, 0, 0, 0, 0, 0))
-    return graph_from_names({*graph.names, *dense.names}, graph.layers)

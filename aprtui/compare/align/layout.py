@@ -11,7 +11,7 @@ layer alone would need is a fault, and stays one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -25,7 +25,7 @@ from aprtui.trace.graph import GraphConfig, Op, Part, RopeLayout, Stage
 Order = NDArray[np.intp]
 
 REORDERED = 0.1
-"""An error that no rounding of float32 engines explains: below it nobody asks for another order."""
+"""An error that no rounding of float32 engines explains; below it no other order is tried."""
 SAMPLE_TOKENS = 8
 _CLEARLY = 0.5
 """The right order leaves less than this share of the error that the stated order has, and of any other's."""
@@ -33,8 +33,8 @@ _CLEARLY = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How B's values lie. `rows`: how tokens and channels lie in memory; `order`: the channel of B that is A's channel
-    0, 1, …, or for attention maps the head, None where it is A's order."""
+    """How B's values are laid out. `rows` says how tokens and channels lie in memory; `order` lists the channel of B
+    that is A's channel 0, 1, … (of attention maps: the head), None where B has A's order."""
 
     text: str
     rows: str = "token-major"
@@ -147,15 +147,24 @@ def _rope_orders(
     stage: Stage, parts: Mapping[str, frozenset[Part]], config: GraphConfig
 ) -> Iterator[tuple[str, Order]]:
     """B's channels in the other RoPE layout, whichever of the two A has."""
+    if stage.name in parts:
+        for layout in (RopeLayout.INTERLEAVED, RopeLayout.HALF_SPLIT):
+            yield f"RoPE pairs {layout}", rope_order(parts[stage.name], stage.width, config, layout)
+
+
+def rope_order(parts: Iterable[Part], width: int, config: GraphConfig, layout: RopeLayout) -> Order:
+    """For each channel of `parts` in the other RoPE layout, the channel in `layout` that holds the same value.
+
+    Half-split turns i with i + d/2, interleaved 2i with 2i + 1, in each head of d channels.
+    """
     d = config.head_dim
     pairs = np.concatenate([np.arange(0, d, 2), np.arange(1, d, 2)])
-    for name, head in ((RopeLayout.INTERLEAVED, pairs), (RopeLayout.HALF_SPLIT, np.argsort(pairs))):
-        order = np.arange(stage.width)
-        for part in parts.get(stage.name, ()):
-            heads = order[config.part(part)].reshape(-1, d)
-            order[config.part(part)] = heads[:, head].reshape(-1)
-        if stage.name in parts:
-            yield f"RoPE pairs {name}", order
+    head = pairs if layout is RopeLayout.INTERLEAVED else np.argsort(pairs)
+    order = np.arange(width)
+    for part in parts:
+        heads = order[config.part(part)].reshape(-1, d)
+        order[config.part(part)] = heads[:, head].reshape(-1)
+    return order
 
 
 def _fused_orders(config: GraphConfig) -> Iterator[tuple[str, Order]]:

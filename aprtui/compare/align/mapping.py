@@ -17,7 +17,7 @@ from aprtui.trace.graph import MAX_LAYERS, Node, StageGraph, canonical_name, gra
 from aprtui.yaml_file import fields_of, read_settings
 
 STATED = "stated"
-"""The layout of a stage that is to be compared as it lies."""
+"""The layout of a stage that is to be compared as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,8 @@ def _named(value: object, path: Path, where: str) -> dict[str, str]:
 def mapped(b: Capture, graph: StageGraph, mapping: StageMapping) -> Capture:
     """Capture `b` with its files under the names and layers of side A, whose stages `graph` lists.
 
-    A file that the mapping names and that is not there is no file of that stage, and is listed as missing. Raises
-    `UsageError` for a capture whose manifest says what its files are.
+    A stage whose mapped file does not exist is listed as missing. Raises `UsageError` for a capture whose manifest says
+    what its files are.
     """
     if b.manifest is not None:
         raise UsageError(f"--mapping: {b.path} states its stages in a manifest: leave it out")

@@ -1,7 +1,7 @@
 """Finding the stages that two captures have in different orders, so that they are compared in one.
 
-Captures that both state their layout in a manifest of this format are compared as they are: an order that one of them
-alone would need is a fault there.
+Two captures that both state their layout in a manifest of this format are compared as they are: if one of them has
+another order, that is a fault.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _named(text: str, candidates: Sequence[Layout], stage: Stage) -> Layout | No
 
 
 def in_layout_of_a(pair: StagePair, layouts: Mapping[str, Layout]) -> StagePair:
-    """`pair` with B's values in A's order, said in `matched`."""
+    """`pair` with B's values in A's order; `matched` says so."""
     layout = layouts.get(pair.node.stage)
     if layout is None or not pair.axes:
         return pair
@@ -80,7 +80,7 @@ def in_layout_of_a(pair: StagePair, layouts: Mapping[str, Layout]) -> StagePair:
 
 
 def find_swaps(graph: StageGraph, both: Sequence[Node], pair_of: PairOf) -> Iterator[str]:
-    """Stages whose values B holds under each other's name in most layers, in words: it is said, and not undone."""
+    """A sentence for each two stages whose values B holds under each other's name in most layers. It is not undone."""
     for stage in graph.stages:
         for other in graph.siblings(stage.name):
             if graph.names.index(other.name) < graph.names.index(stage.name):
@@ -103,7 +103,7 @@ def _swapped(first: StagePair | Unpaired, second: StagePair | Unpaired) -> bool:
 
 
 def _inferred_config(graph: StageGraph, both: list[Node], pair_of: PairOf) -> GraphConfig | None:
-    """What the shapes of a layer tell of heads: maps count them, the attention's channels are shared out to them."""
+    """The dimensions that the shapes of a layer imply: a map has the number of heads, which share the channels."""
     widths: dict[Op, int] = {}
     rotated: list[int] = []
     for stage in graph.stages:

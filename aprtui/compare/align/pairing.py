@@ -1,22 +1,19 @@
 """Bringing one stage of two captures into one shape: the same rows, the same channel order.
 
-How a pair was matched is said in words, because a number on rows that do not belong together is worse than none.
+Every pair says in words how it was matched, because a number on rows that do not belong together is worse than none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from aprtui.compare.align.reading import NOT_WRITTEN, written_values
+from aprtui.compare.align.layout import rope_order
 from aprtui.compare.align.tokens import TokenAlignment
 from aprtui.compare.metrics.blocks import Values, unravel
+from aprtui.compare.survey import NOT_WRITTEN, written_values
 from aprtui.compare.wording import counted, first_tokens
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Axis, GraphConfig, Node, Part, RopeLayout, Stage
+from aprtui.trace.graph import Axis, Node, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,21 +169,6 @@ def _in_layout_of_a(pair: StagePair, a: Capture, b: Capture) -> StagePair:
     layout_a, layout_b = a.manifest.graph.rope_layout, b.manifest.graph.rope_layout
     if layout_a is layout_b or not pair.axes:
         return pair
-    order = _channel_order(b.manifest.graph, parts, pair.b.shape[1], layout_a)
+    order = rope_order(parts, pair.b.shape[1], b.manifest.graph, layout_b)
     matched = f"{pair.matched}; B's {layout_b} RoPE channels put in A's {layout_a} order"
     return StagePair(pair.node, pair.a, pair.b[:, order], pair.axes, pair.first_token, matched)
-
-
-def _channel_order(config: GraphConfig, parts: Iterable[Part], width: int, wanted: RopeLayout) -> NDArray[np.intp]:
-    """For each channel of the `wanted` layout, the channel of the other layout that holds the same value.
-
-    Half-split turns i with i + d/2, interleaved 2i with 2i + 1, in each head of d channels.
-    """
-    d = config.head_dim
-    of_half_split = np.concatenate([np.arange(0, d, 2), np.arange(1, d, 2)])
-    head = of_half_split if wanted is RopeLayout.HALF_SPLIT else np.argsort(of_half_split)
-    order = np.arange(width)
-    for part in parts:
-        heads = order[config.part(part)].reshape(-1, d)
-        order[config.part(part)] = heads[:, head].reshape(-1)
-    return order

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from aprtui.compare.align.reading import written_values
 from aprtui.compare.metrics.blocks import Values
 from aprtui.compare.metrics.measure import compare_values
+from aprtui.compare.survey import written_values
 from aprtui.compare.wording import counted, first_tokens
 from aprtui.errors import UsageError
 from aprtui.trace.capture import Capture
@@ -27,7 +27,7 @@ EMBEDDING_SOURCE = "embedding"
 
 @dataclass(frozen=True, slots=True)
 class TokenAlignment:
-    """What is known about the positions of two captures, A and B.
+    """How the positions of two captures, A and B, correspond.
 
     `aligned` positions from the start may be compared: None means all, their number being unknown; 0 means none.
     `counts` are the positions each side holds, None where unknown. `problem` says why the verdict cannot be PASS, and

@@ -1,20 +1,19 @@
-"""Telling injected from inherited error: which divergent stages add error themselves, and which only hand it on.
+"""Telling injected from inherited error: which divergent stages add error themselves, and which only pass it on.
 
-Judged per token, along the graph: parallel branches (Q and K, gate and up) do not taint each other. A stage that is
-beyond its bound while all that it is computed from is within theirs injects error. Beyond the bound behind something
-beyond its own, it inherits; whether it adds some of its own as well, only a replay can tell.
+Stages are judged per token, along the graph: parallel branches (Q and K, gate and up) do not taint each other. A stage
+that is beyond its bound while all of its inputs are within theirs injects error. A stage beyond its bound with an input
+beyond its own inherits error; whether it adds some as well, only a replay can tell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.compare.explain.ancestors import nearest
+from aprtui.compare.comparison import ErrorState
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import StageVerdict, Verdict
 from aprtui.trace.graph import Node, Op, StageGraph
@@ -23,20 +22,11 @@ _MIXES_TOKENS = frozenset({Op.SCORES, Op.SOFTMAX, Op.ATTEND})
 """Ops whose result at one token depends on earlier ones."""
 
 
-class ErrorState(StrEnum):
-    """What a stage does with error."""
-
-    CLEAN = "clean"
-    INHERITED = "inherited"
-    INJECTED = "injected"
-    UNKNOWN = "unknown"
-
-
 @dataclass(frozen=True, slots=True)
 class TokenJudgement:
-    """Which tokens of a stage are beyond its bound: `beyond[i]` is of token `first + i`, None where nothing judges it.
+    """Which tokens of a stage are beyond its bound: `beyond[i]` is for token `first + i`, None where nothing judges it.
 
-    `injects` is the same of the error that a replay found the stage to add itself, None without a replay.
+    `injects` says whether a replay found that the stage itself adds error, None without a replay.
     """
 
     first: int
@@ -53,10 +43,28 @@ class TokenJudgement:
         return self.beyond is not None and 0 <= index < self.beyond.size and bool(self.beyond[index])
 
 
-def tokens_beyond(verdict: StageVerdict, tokens: NDArray[np.float64]) -> NDArray[np.bool_] | None:
-    """Which of `tokens` (rel_l2 of each) make the verdict what it is; None where it is UNKNOWN.
+def nearest_compared(graph: StageGraph, node: Node, compared: Collection[Node]) -> Iterator[Node]:
+    """The nearest ancestors of `node` that were compared: its inputs, and beyond those that were not, their inputs.
 
-    A bound on another metric than rel_l2 says nothing about single tokens: all that differ count.
+    None for a stage that the graph does not know.
+    """
+    seen: set[Node] = set()
+    pending = list(graph.inputs(node)) if node.stage in graph else []
+    while pending:
+        source = pending.pop()
+        if source in seen:
+            continue
+        seen.add(source)
+        if source in compared:
+            yield source
+        else:
+            pending += graph.inputs(source)
+
+
+def tokens_beyond(verdict: StageVerdict, tokens: NDArray[np.float64]) -> NDArray[np.bool_] | None:
+    """Which of `tokens` (rel_l2 of each) decide the verdict; None where it is UNKNOWN.
+
+    A bound on a metric other than rel_l2 says nothing about single tokens: all tokens that differ count.
     """
     if verdict.verdict is Verdict.UNKNOWN:
         return None
@@ -67,7 +75,7 @@ def tokens_beyond(verdict: StageVerdict, tokens: NDArray[np.float64]) -> NDArray
         beyond = tokens > (bound or 0.0)
         if verdict.metric is Metric.NON_FINITE:
             beyond = np.isinf(tokens)
-    # Where the tensor as a whole is beyond and no token alone, all that differ are.
+    # The tensor as a whole can be beyond its bound without any single token: then all tokens that differ count.
     return np.asarray(beyond if beyond.any() else tokens > 0)
 
 
@@ -86,9 +94,11 @@ def _state(graph: StageGraph, node: Node, judged: Mapping[Node, TokenJudgement])
         return ErrorState.CLEAN
     if own.injects is not None:
         return ErrorState.INHERITED
-    sources = [judged[source] for source in nearest(graph, node, judged)]
+    sources = [judged[source] for source in nearest_compared(graph, node, judged)]
     if any(source.beyond is None for source in sources):
         return ErrorState.UNKNOWN
+    if not sources:
+        return ErrorState.INJECTED
     direct = set(graph.inputs(node)) <= judged.keys()
     mixes = graph[node.stage].op in _MIXES_TOKENS or not direct
     for index in np.flatnonzero(own.beyond):

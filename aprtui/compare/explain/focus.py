@@ -1,23 +1,23 @@
-"""Which stage to look at first.
+"""Which stage to look at first, and which could be to blame.
 
-Where the verdict is FAIL, the first that injects error; the first divergent one if nothing tells which do. Else the
-first stage where the error jumps: the first that differs at all is often only the first rounding, long before what
-matters. Where nothing jumps, the stage that differs most.
+Where the verdict is FAIL, it is the first stage that injects error, or the first divergent one if none is known to.
+Else it is the first stage where the error jumps: the first that differs at all is often only the first rounding, long
+before the stage that matters. Where no error jumps, it is the stage that differs most.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
-from aprtui.compare.comparison import Focus, FocusKind, StageComparison
-from aprtui.compare.explain.ancestors import nearest
-from aprtui.compare.explain.classify import ErrorState
+from aprtui.compare.comparison import ErrorState, Focus, FocusKind, StageComparison
+from aprtui.compare.explain.classify import nearest_compared
 from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict
-from aprtui.trace.graph import StageGraph
+from aprtui.trace.graph import GraphConfig, Node, StageGraph, graph_for, graph_from_names
 
 JUMP = 10.0
-"""An honest stage adds noise of the order of its inputs' noise; what multiplies it by this does something else."""
+"""An honest stage adds noise of the order of its inputs' noise; a stage that multiplies it by this does more."""
 
 
 def error_of(stage: StageComparison) -> float:
@@ -27,16 +27,54 @@ def error_of(stage: StageComparison) -> float:
     return stage.metrics.rel_l2 or 0.0
 
 
+def first_failed(stages: Sequence[StageComparison]) -> StageComparison:
+    """The stage to blame: the first of those that fail that injects error, else the first that fails.
+
+    At least one of `stages` must fail.
+    """
+    failed = [stage for stage in stages if stage.verdict.verdict is Verdict.FAIL]
+    return next((stage for stage in failed if stage.state is ErrorState.INJECTED), failed[0])
+
+
 def choose_focus(graph: StageGraph, stages: Sequence[StageComparison], verdict: Verdict) -> Focus | None:
     """The stage to look at first; None where no value differs."""
     if verdict is Verdict.FAIL:
-        failed = [stage for stage in stages if stage.verdict.verdict is Verdict.FAIL]
-        own = next((stage for stage in failed if stage.state is ErrorState.INJECTED), failed[0])
-        return Focus(own.node, FocusKind.DIVERGENCE)
+        return Focus(first_failed(stages).node, FocusKind.DIVERGENCE)
     errors = {stage.node: error_of(stage) for stage in stages}
     for node, error in errors.items():
-        inherited = max((errors[source] for source in nearest(graph, node, errors)), default=0.0)
+        inherited = max((errors[source] for source in nearest_compared(graph, node, errors)), default=0.0)
         if error > ROUNDING_REL_L2 and error >= JUMP * inherited:
             return Focus(node, FocusKind.JUMP)
     worst = max(errors, key=lambda node: errors[node], default=None)
     return Focus(worst, FocusKind.WORST) if worst is not None and errors[worst] else None
+
+
+@dataclass(frozen=True, slots=True)
+class Blame:
+    """The stages that could be to blame for a divergent stage, in execution order: `segment` holds the stage itself and
+    those before it that a capture lacks; `not_selected` are stages before those that could have been compared."""
+
+    segment: tuple[Node, ...]
+    not_selected: tuple[Node, ...]
+
+
+def blame(graph: StageGraph, divergent: Node, compared: Collection[Node], not_selected: Collection[Node]) -> Blame:
+    """The stages that could be to blame for `divergent`: just itself where all its inputs were `compared`."""
+    graph = graph if graph.config is not None else _with_dense_stages(graph)
+    blamed: set[Node] = set()
+    stopped: set[Node] = set()
+    pending = [divergent]
+    while pending:
+        node = pending.pop()
+        if node in not_selected:
+            stopped.add(node)
+        elif node not in blamed:
+            blamed.add(node)
+            pending += [source for source in graph.inputs(node) if source not in compared]
+    return Blame(*(tuple(node for node in graph.nodes if node in found) for found in (blamed, stopped)))
+
+
+def _with_dense_stages(graph: StageGraph) -> StageGraph:
+    """`graph` with the stages that every dense model has, so that stages in neither capture can be named too."""
+    dense = graph_for(GraphConfig("unknown", graph.layers, 0, 0, 0, 0, 0, 0))
+    return graph_from_names({*graph.names, *dense.names}, graph.layers)

@@ -1,4 +1,4 @@
-"""Patterns in the numbers of a comparison that have a common cause, told by name. None of them changes a verdict."""
+"""Patterns in the numbers of a comparison that have a known cause. None of them changes a verdict."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from aprtui.compare.comparison import Hint, StageComparison
-from aprtui.compare.explain.ancestors import nearest
+from aprtui.compare.explain.classify import nearest_compared
 from aprtui.compare.metrics.measure import PairMetrics
 from aprtui.compare.verdict import PLAUSIBLE_REL_L2, is_plausible
 from aprtui.trace.graph import Node, Op, StageGraph
 
 _REORDERED = (1.0, 1.6)
-"""rel_l2 of a stage against itself in another order: √2, less what stays in place (2 channels of each head) and what
-the channels have in common."""
+"""rel_l2 of a stage against itself in another order: √2, less the channels that stay in place (2 of each head) and what
+all channels have in common."""
 
 _EQUAL_NORMS = 0.1
 """How far rel_l2² may be from 2·(1 − cosine), which it equals where both sides have the same norm."""
@@ -44,7 +44,7 @@ def _in_other_rope_order(graph: StageGraph, metrics: Mapping[Node, PairMetrics])
         sources = {
             source
             for node in ordered
-            for source in nearest(graph, node, metrics)
+            for source in nearest_compared(graph, node, metrics)
             if source.stage not in graph.rope_parts
         }
         if (

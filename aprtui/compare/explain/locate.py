@@ -1,25 +1,15 @@
-"""Where in a stage the first wrong number is: the first token that breaks the bound, and in it the worst channel."""
+"""Where the first wrong number of a stage is: the first token that breaks the bound, and in it the worst channel."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.align.pairing import StagePair
+from aprtui.compare.comparison import Element
 from aprtui.compare.metrics.blocks import Rows, Values, blocks
 from aprtui.compare.metrics.measure import Metric, PairMetrics, token_values
 from aprtui.compare.verdict import StageVerdict, Tolerance
-
-
-@dataclass(frozen=True, slots=True)
-class Element:
-    """One pair of values; `place` names the coordinates."""
-
-    place: dict[str, int]
-    a: float
-    b: float
 
 
 def first_failing_place(pair: StagePair, metrics: PairMetrics, verdict: StageVerdict) -> dict[str, int]:

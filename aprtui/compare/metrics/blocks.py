@@ -50,7 +50,7 @@ def unravel(index: int, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 FLAT_ROW = 1 << 16
-"""Values in a row of a tensor whose shape is unknown: what one thread takes at a time."""
+"""Values in a row of a tensor whose shape is unknown; a thread takes one row at a time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""Slower looks at a pair, asked for by name: how many float32 steps apart the sides are, and how alike two errors are.
+"""Slower metrics of a pair, on request: how many float32 steps the sides are apart, and how alike two errors are.
 
-Both walk in blocks, so memory stays bounded, and both are numpy: they are timed apart from the default metrics.
+Both walk in blocks, so memory stays bounded. They are written in numpy and timed apart from the default metrics.
 """
 
 from __future__ import annotations

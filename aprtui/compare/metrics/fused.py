@@ -3,8 +3,8 @@
 Imports numba: only `passes` imports this module, when a pair is large enough. Rows that have channels are taken
 in groups of `ROWS`, of a group blocks of `_BLOCK` columns, and of a block two rows at a time, so that the sums of the
 block's channels stay in the nearest cache and are read and written once for two rows. Each loop is simple enough for
-the compiler to use vectors. Rows so far apart are no pattern that the processor would follow by itself: what comes two
-rows later is fetched by instructions.
+the compiler to use vectors. The processor does not prefetch rows that lie so far apart, so instructions fetch what
+comes two rows later.
 """
 
 from __future__ import annotations

@@ -73,10 +73,14 @@ class Metric(StrEnum):
         """Whether higher is better, so that a bound is a least value."""
         return self is Metric.COSINE
 
+    def deviation(self, number: float) -> float:
+        """How far two sides with this `number` are apart: a similarity counts as what it lacks of 1."""
+        return 1 - number if self.is_similarity else number
+
 
 @dataclass(frozen=True, slots=True)
 class PairMetrics:
-    """All metrics of one pair. Indices are flat, row-major, into the compared shape.
+    """All metrics of one pair. Indices are flat, row-major, in the compared shape.
 
     `count` is all elements looked at, `compared` those finite on both sides; `equal_bits` is a share of `count`.
     `nan_both` and `inf_both` are NaN, or Inf of one sign, at the same place on both sides. `first_nan_a` and the like
@@ -129,9 +133,14 @@ class PairMetrics:
         if metric is Metric.NON_FINITE:
             return float(self.mismatches)
         if metric is Metric.INDICES:
-            return None  # told by `logits.measure_indices` alone
+            return None  # `logits.measure_indices` alone has it
         number: float | None = getattr(self, metric.value)
         return number
+
+    def deviation(self, metric: Metric) -> float | None:
+        """How far the sides are apart by `metric`, 0 where they are alike; None where nothing was compared."""
+        number = self.value(metric)
+        return None if number is None else metric.deviation(number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +251,7 @@ def _numbers(sums: NDArray[np.float64]) -> dict[str, float]:
         "rms": math.sqrt(d2 / n),
         "rel_l2": math.sqrt(_ratio(d2, a2)),
         "rel_linf": _ratio(max_d, max_a),
-        "cosine": 1.0 if max_d == 0 else _cosine(ab, a2, b2),
+        "cosine": 1.0 if max_d == 0 else cosine_of_sums(ab, a2, b2),
         "sigma_ratio": 1.0 if max_d == 0 else _sigma_ratio(a2 / n, mean_a, b2 / n, mean_b),
         "bias": total_d / n,
     }
@@ -310,7 +319,8 @@ def _ratio(numerator: float, denominator: float) -> float:
     return numerator / denominator if denominator else math.inf
 
 
-def _cosine(dot: float, squares_a: float, squares_b: float) -> float:
+def cosine_of_sums(dot: float, squares_a: float, squares_b: float) -> float:
+    """a·b over the product of the norms, from Σ a·b, Σ a² and Σ b²; 1 where both sides are zero, 0 where one is."""
     if squares_a == 0 and squares_b == 0:
         return 1.0
     if squares_a == 0 or squares_b == 0:
@@ -329,7 +339,7 @@ def _cosine_without_top(channels: NDArray[np.float64], whole: NDArray[np.float64
     energy = channels[0] + channels[1]
     kept = np.sort(np.argsort(-energy, kind="stable")[dropped:])
     squares_a, squares_b, dot = channels[:, kept].sum(1).tolist()
-    return _cosine(dot, squares_a, squares_b)
+    return cosine_of_sums(dot, squares_a, squares_b)
 
 
 def _sigma_ratio(square_a: float, mean_a: float, square_b: float, mean_b: float) -> float:

@@ -27,7 +27,7 @@ SMALL = 200_000
 """Values below which numpy's pass is taken: it needs 25 ns a value, numba 0.3 s to load and once 3 s to compile."""
 
 PIECE = 1 << 21
-"""Values in one call of a kernel: some milliseconds, after which progress is told and an interrupt is heard."""
+"""Values in one call of a kernel: some milliseconds, after which progress is reported and an interrupt is handled."""
 
 MEASURING = "measuring values"
 
@@ -51,7 +51,7 @@ def most_threads() -> int:
 def add_compiled(a: Values, b: Values, totals: Totals, threads: int, progress: Progress | None = None) -> None:
     """Add all of `a` and `b` to `totals` by compiled kernels in `threads` threads.
 
-    Whatever ends the wait, an interrupt too, ends the threads after the piece they are at.
+    An exception while it waits, an interrupt included, ends the threads after their current piece.
     """
     from aprtui.compare.metrics.fused import PartWorkspace, add_rows
 
@@ -97,9 +97,9 @@ _PAGE = 4096
 
 
 def _map_pages(memory: Values) -> None:
-    """Have the pages of a mapped file entered into the page table in one call, where the system (Linux 5.14) can.
+    """Enter the pages of a mapped file into the page table in one call, where the system (Linux 5.14) can.
 
-    Else every 64 kB cost an exception, for which two threads wait for each other.
+    Otherwise every 64 kB cost a page fault, and two threads wait for each other at each.
     """
     advise = _madvise()
     if advise is not None and memory.size:

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aprtui.compare.report.grid import draw_grid, shown
-from aprtui.compare.report.svg import verdict_text
+from aprtui.compare.report.svg import draw_grid, number_text, verdict_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -15,24 +14,24 @@ TEMPLATES = Path(__file__).parent / "templates"
 def render_html(records: Iterable[Mapping[str, Any]]) -> str:
     """The page, from all the records of a comparison, its header and summary among them.
 
-    Everything that comes from outside is escaped; records of other kinds than those known are left out.
+    All text of the records is escaped; records of unknown kinds are left out.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    kept = list(records)
-    header, summary = (next(r for r in kept if r["record"] == kind) for kind in ("header", "summary"))
+    listed = list(records)
+    header, summary = (next(r for r in listed if r["record"] == kind) for kind in ("header", "summary"))
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["number"] = shown
+    environment.filters["number"] = number_text
     return environment.get_template("report.html").render(
         header=header,
         summary=summary,
         verdict=verdict_text(summary),
-        grid=Markup(draw_grid(kept)),  # noqa: S704 - a picture whose texts are escaped where it is drawn
-        comparisons=[record for record in kept if record["record"] == "comparison"],
-        skips=[record for record in kept if record["record"] == "skip"],
-        hypotheses=[record for record in kept if record["record"] == "hypothesis"],
-        top=next((record for record in kept if record.get("top")), None),
+        grid=Markup(draw_grid(listed)),  # noqa: S704 - a picture whose texts are escaped where it is drawn
+        comparisons=[record for record in listed if record["record"] == "comparison"],
+        skips=[record for record in listed if record["record"] == "skip"],
+        hypotheses=[record for record in listed if record["record"] == "hypothesis"],
+        top=next((record for record in listed if record.get("top")), None),
     )

@@ -1,28 +1,48 @@
-"""A comparison as records for programs: `header`, a `comparison` or `skip` for each stage, `hint` and `hypothesis`
-records, a last `summary`.
+"""A comparison as records for programs, and back: `header`, a `comparison` or `skip` for each stage, `hint` and
+`hypothesis` records, a last `summary`.
 
-The comparison of the stage in question carries its `top` elements. Numbers are plain Python numbers, non-finite ones
-included: whoever writes them down decides how.
+The comparison of the stage in focus carries its `top` elements. Numbers are plain Python numbers, non-finite ones
+included: the caller that prints them decides how. docs/diff-json.md says what each field means.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from aprtui.compare.comparison import Comparison, Divergence, StageComparison
+import numpy as np
+
+from aprtui.compare.align.pairing import Unpaired
+from aprtui.compare.align.tokens import TokenAlignment
+from aprtui.compare.comparison import (
+    Comparison,
+    Divergence,
+    Element,
+    ErrorState,
+    FloatSteps,
+    Focus,
+    FocusKind,
+    Hint,
+    Hypothesis,
+    StageComparison,
+    Support,
+)
 from aprtui.compare.context import Context
-from aprtui.compare.explain.locate import Element
-from aprtui.compare.verdict import StageVerdict
-from aprtui.trace.graph import Node
+from aprtui.compare.explain.focus import choose_focus
+from aprtui.compare.metrics.extras import UlpHistogram
+from aprtui.compare.metrics.logits import Flip, LogitMetrics
+from aprtui.compare.metrics.measure import Metric, PairMetrics
+from aprtui.compare.verdict import DEFAULT_METRIC, TOLERABLE, Signal, StageVerdict, Verdict, parse_tolerance
+from aprtui.trace.graph import Node, graph_from_names
 
 Record = dict[str, Any]
 
-
 SCHEMA = "aprtui-diff-v1"
-"""Fields are added under this name, never changed or taken away; docs/diff-json.md says what each means."""
+"""Fields are added under this name, never changed or taken away."""
+
+_METRICS = frozenset(field.name for field in fields(PairMetrics))
 
 
 def comparison_records(
@@ -139,3 +159,123 @@ def _divergence_record(divergence: Divergence) -> Record:
     if divergence.not_selected:
         record["not_selected"] = [_node(node) for node in divergence.not_selected]
     return record
+
+
+def read_comparison(records: Iterable[Mapping[str, Any]]) -> Comparison:
+    """The comparison that was written as `records`; their non-finite numbers may be strings, as JSON has them.
+
+    What the records do not hold is left out: the errors of single tokens, the token counts of the sides, the reason of
+    an injected verdict. Raises `KeyError` where a record or a field is missing.
+    """
+    by_kind: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        by_kind.setdefault(record["record"], []).append(record)
+    header, summary = by_kind["header"][0], by_kind["summary"][0]
+    compared = by_kind.get("comparison", [])
+    stages = tuple(_read_stage(record) for record in compared)
+    skipped = tuple(Unpaired(_read_node(entry), entry["side"], entry["reason"]) for entry in by_kind.get("skip", []))
+    nodes = [*(stage.node for stage in stages), *(unpaired.node for unpaired in skipped)]
+    layers = 1 + max((node.layer for node in nodes if node.layer is not None), default=-1)
+    graph = graph_from_names({node.stage for node in nodes}, layers)
+    verdict = Verdict(summary["verdict"])
+    listed = next((record for record in compared if record["top"]), None)
+    smallest = summary["smallest_tolerance"]
+    ranked = (stage.verdict.metric for stage in stages if not stage.metrics.mismatches)
+    return Comparison(
+        graph=graph,
+        verdict=verdict,
+        reasons=tuple(summary["reasons"]),
+        alignment=TokenAlignment(
+            summary["aligned_tokens"], (None, None), (header["token_source_a"], header["token_source_b"]),
+            header["token_problem"], header["tokens_differ"],
+        ),
+        stages=stages,
+        skipped=skipped,
+        compared=summary["compared"],
+        expected=summary["expected"],
+        allowed_missing=summary["allowed_missing"],
+        unfinished=tuple(header["unfinished"]),
+        first_divergence=_read_divergence(summary["first_divergence"], stages),
+        focus=None if listed is None else _focus_at(_read_node(listed), choose_focus(graph, stages, verdict)),
+        elements=() if listed is None else tuple(_read_element(element) for element in listed["top"]),
+        hints=tuple(Hint(tuple(map(_read_node, hint["nodes"])), hint["text"]) for hint in by_kind.get("hint", [])),
+        metric=next((metric for metric in ranked if metric in TOLERABLE), DEFAULT_METRIC),
+        smallest=None if smallest is None else parse_tolerance(smallest),
+        statements=tuple(header["statements"]),
+        hypotheses=tuple(
+            Hypothesis(entry["name"], Support(entry["state"]), entry["evidence"], entry["cause"])
+            for entry in by_kind.get("hypothesis", [])
+        ),
+        steps=next((_read_steps(record) for record in by_kind.get("extras", [])), None),
+    )  # fmt: skip
+
+
+def _read_node(record: Mapping[str, Any]) -> Node:
+    return Node(record["layer"], record["stage"])
+
+
+def _number(value: Any) -> Any:
+    """The number that JSON has no number for, `"nan"`, `"inf"` or `"-inf"`; any other value as it is."""
+    return float(value) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+def _read_stage(record: Mapping[str, Any]) -> StageComparison:
+    node = _read_node(record)
+    metric, signal = Metric(record["metric"]), Signal(record["signal"])
+    sides = tuple(
+        None if side is None else _read_verdict(node, side, Metric.TOKEN_REL_L2, Signal.INJECTED, "")
+        for side in (record["injected_a"], record["injected_b"])
+    )
+    return StageComparison(
+        node,
+        PairMetrics(**{name: _number(record[name]) for name in _METRICS}),
+        np.empty(0),
+        _read_verdict(node, record, metric, signal, record["reason"]),
+        record["matched"],
+        tuple(record["shape"]),
+        state=ErrorState(record["state"]),
+        injected=(sides[0], sides[1]),
+        segment=tuple(map(_read_node, record["segment"])),
+        logits=None if record["logits"] is None else _read_logits(record["logits"]),
+    )
+
+
+def _read_verdict(node: Node, record: Mapping[str, Any], metric: Metric, signal: Signal, reason: str) -> StageVerdict:
+    error, floor, bound = (_number(record[name]) for name in ("error", "floor", "bound"))
+    return StageVerdict(node, Verdict(record["verdict"]), metric, error, floor, bound, reason, signal)
+
+
+def _read_logits(record: Mapping[str, Any]) -> LogitMetrics:
+    flips = tuple(Flip(**{name: _number(value) for name, value in flip.items()}) for flip in record["flips"])
+    return LogitMetrics(**{name: _number(value) for name, value in record.items() if name != "flips"}, flips=flips)
+
+
+def _read_element(record: Mapping[str, Any]) -> Element:
+    place = {name: value for name, value in record.items() if name not in ("a", "b")}
+    return Element(place, _number(record["a"]), _number(record["b"]))
+
+
+def _read_divergence(record: Mapping[str, Any] | None, stages: Iterable[StageComparison]) -> Divergence | None:
+    if record is None:
+        return None
+    node = _read_node(record)
+    place = {name: record[name] for name in ("token", "channel") if name in record}
+    return Divergence(
+        next(stage.verdict for stage in stages if stage.node == node),
+        place or record["index"],
+        tuple(map(_read_node, record.get("segment", [record]))),
+        tuple(map(_read_node, record.get("not_selected", []))),
+        ErrorState(record["state"]),
+        record["certainty"],
+        record["settled_by"],
+    )
+
+
+def _focus_at(node: Node, chosen: Focus | None) -> Focus:
+    """The focus at the `node` whose elements are listed: why it is that one follows from the numbers."""
+    return chosen if chosen is not None and chosen.node == node else Focus(node, FocusKind.WORST)
+
+
+def _read_steps(record: Mapping[str, Any]) -> FloatSteps:
+    histogram = UlpHistogram(tuple(record["ulp_counts"]), record["ulp_excluded"], record["ulp_largest"])
+    return FloatSteps(histogram, record["seconds"])

@@ -1,11 +1,49 @@
-"""A comparison as a picture of its own: the grid of stages with the verdict above it."""
+"""A comparison as a picture: the grid of layers × stages, how far each stage is from its bound, in colour and in words.
+
+It is drawn from the records of a comparison, so that the JSON alone is enough to draw it again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
 from typing import Any
 
-from aprtui.compare.report.grid import draw_grid, shown
+from aprtui.compare.metrics.measure import Metric
+from aprtui.compare.verdict import error_step
+
+Record = Mapping[str, Any]
+
+CELL, GAP, LEFT, HEAD = 22, 2, 74, 118
+_STEPS = ("#dce9f5", "#b9d4ea", "#8fbbdc", "#fbd9a5", "#f4a259", "#d1495b")
+"""For each `error_step`: three below the bound, three above it; light enough for dark marks on them."""
+_MISSING, _UNKNOWN, _NOT_FINITE = "#e3e3e3", "#c9c4d6", "#3d2b56"
+LEGEND = (
+    (_STEPS[0], "far below the bound"), (_STEPS[2], "up to the bound"), (_STEPS[3], "up to 3 × the bound"),
+    (_STEPS[4], "up to 30 ×"), (_STEPS[5], "more than 30 ×"), (_NOT_FINITE, "NaN or Inf on one side"),
+    (_UNKNOWN, "not judged"), (_MISSING, "not compared"),
+)  # fmt: skip
+MARKS = "× beyond its bound · outlined: adds error itself · N NaN or Inf · ? not judged"
+
+
+@dataclass(frozen=True, slots=True)
+class SvgCell:
+    """One stage of one layer: its colour, and what a tooltip says of it. `mark` is a sign that needs no colour."""
+
+    colour: str
+    text: str
+    mark: str = ""
+    outlined: bool = False
+
+
+def render_svg(records: Iterable[Mapping[str, Any]]) -> str:
+    """An SVG document from all the records of a comparison, its summary among them."""
+    listed = list(records)
+    summary = next(record for record in listed if record["record"] == "summary")
+    drawing = draw_grid(listed, title=verdict_text(summary))
+    alone = drawing.replace("<style>", "<style>svg{color:#222;background:#fff}", 1)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{alone}'
 
 
 def verdict_text(summary: Mapping[str, Any]) -> str:
@@ -15,14 +53,89 @@ def verdict_text(summary: Mapping[str, Any]) -> str:
         reasons = "; ".join(summary["reasons"])
         return f"{summary['verdict']}{': ' if reasons else ''}{reasons}"
     place = found["stage"] if found["layer"] is None else f"layer {found['layer']} {found['stage']}"
-    numbers = f"{found['metric']} {shown(found['error'])}, floor {shown(found['floor'])}, bound {shown(found['bound'])}"
+    error, floor, bound = (number_text(found[name]) for name in ("error", "floor", "bound"))
+    numbers = f"{found['metric']} {error}, floor {floor}, bound {bound}"
     return f"{summary['verdict']}: first divergence at {place}: {numbers}"
 
 
-def render_svg(records: Iterable[Mapping[str, Any]]) -> str:
-    """An SVG document from all the records of a comparison, its summary among them."""
-    kept = list(records)
-    summary = next(record for record in kept if record["record"] == "summary")
-    drawing = draw_grid(kept, title=verdict_text(summary))
-    alone = drawing.replace("<style>", "<style>svg{color:#222;background:#fff}", 1)
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{alone}'
+def draw_grid(records: Sequence[Record], *, title: str = "") -> str:
+    """The SVG element; `title` is drawn above the grid where given. Stages that the model has once stand below it."""
+    stages, layers = _axes(records)
+    cells = {(record["layer"], record["stage"]): _cell(record) for record in records if record["record"] in _DRAWN}
+    top = HEAD + (30 if title else 0)
+    width = LEFT + len(stages) * (CELL + GAP) + 150
+    height = top + len(layers) * (CELL + GAP) + 52 + 18 * ((len(LEGEND) + 2) // 3)
+    parts = list(_labels(stages, layers, top, title))
+    for row, layer in enumerate(layers):
+        for column, stage in enumerate(stages):
+            cell = cells.get((layer, stage))
+            if cell is not None:
+                parts.append(_rectangle(LEFT + column * (CELL + GAP), top + row * (CELL + GAP), cell))
+    parts += _legend(top + len(layers) * (CELL + GAP) + 24)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {max(width, 560)} {height}" width="{max(width, 560)}" '
+        f'height="{height}" role="img" aria-label="error of each stage against its bound">'
+        f"<style>text{{font:12px system-ui,sans-serif;fill:currentColor}}</style>{''.join(parts)}</svg>"
+    )
+
+
+_DRAWN = ("comparison", "skip")
+
+
+def _axes(records: Sequence[Record]) -> tuple[list[str], list[int | None]]:
+    """Stages in the order of their first appearance, which is that of execution; layers, the model's own row last."""
+    drawn = [record for record in records if record["record"] in _DRAWN]
+    stages = list(dict.fromkeys(record["stage"] for record in drawn))
+    layers = {record["layer"] for record in drawn}
+    numbered: list[int | None] = sorted(layer for layer in layers if layer is not None)
+    return stages, numbered + ([None] if None in layers else [])
+
+
+def _cell(record: Record) -> SvgCell:
+    where = record["stage"] if record["layer"] is None else f"layer {record['layer']} {record['stage']}"
+    if record["record"] == "skip":
+        return SvgCell(_MISSING, f"{where}: not compared: {record['reason']}", "·")
+    text = f"{where}: {record['verdict']}, {record['metric']} {number_text(record['error'])}"
+    text += f", floor {number_text(record['floor'])}, bound {number_text(record['bound'])}: {record['reason']}"
+    if record["metric"] == "non_finite":
+        return SvgCell(_NOT_FINITE, text, "N", record["state"] == "injected")
+    if record["bound"] is None or record["error"] is None:
+        return SvgCell(_UNKNOWN, text, "?")
+    mark = "×" if record["verdict"] == "FAIL" else ""
+    outlined = bool(mark) and record["state"] == "injected"
+    step = error_step(Metric(record["metric"]), float(record["error"]), float(record["bound"]))
+    return SvgCell(_STEPS[step], text, mark, outlined)
+
+
+def number_text(number: float | None) -> str:
+    """Three digits; – for what is not known."""
+    return "–" if number is None else f"{float(number):.3g}"
+
+
+def _labels(stages: Sequence[str], layers: Sequence[int | None], top: int, title: str) -> Iterator[str]:
+    if title:
+        yield f'<text x="4" y="18" style="font-weight:600">{escape(title)}</text>'
+    for column, stage in enumerate(stages):
+        x = LEFT + column * (CELL + GAP) + CELL / 2 + 4
+        yield f'<text x="{x}" y="{top - 6}" transform="rotate(-55 {x} {top - 6})">{escape(stage)}</text>'
+    for row, layer in enumerate(layers):
+        y = top + row * (CELL + GAP) + CELL - 6
+        yield f'<text x="{LEFT - 8}" y="{y}" text-anchor="end">{"model" if layer is None else f"layer {layer}"}</text>'
+
+
+def _rectangle(x: float, y: float, cell: SvgCell) -> str:
+    light = "#fff" if cell.colour in (_NOT_FINITE, _STEPS[5]) else "#222"
+    mark = f'<text x="{x + CELL / 2}" y="{y + CELL - 6}" text-anchor="middle" style="fill:{light}">{cell.mark}</text>'
+    outline = ' stroke="currentColor" stroke-width="2.5"' if cell.outlined else ""
+    return (
+        f'<g><title>{escape(cell.text)}</title><rect x="{x}" y="{y}" width="{CELL}" height="{CELL}" rx="3" '
+        f'fill="{cell.colour}"{outline}/>{mark if cell.mark else ""}</g>'
+    )
+
+
+def _legend(top: float) -> Iterator[str]:
+    for index, (colour, text) in enumerate(LEGEND):
+        x, y = 4 + (index % 3) * 185, top + (index // 3) * 18
+        yield f'<rect x="{x}" y="{y - 10}" width="12" height="12" rx="2" fill="{colour}"/>'
+        yield f'<text x="{x + 18}" y="{y}">{escape(text)}</text>'
+    yield f'<text x="4" y="{top + ((len(LEGEND) + 2) // 3) * 18}">{MARKS}</text>'

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.align.layout import Layout
-from aprtui.compare.align.reading import NOT_WRITTEN, written_values
+from aprtui.compare.survey import NOT_WRITTEN, written_values
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node

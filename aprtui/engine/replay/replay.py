@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from aprtui.compare.align.coverage import Coverage, Selection, plan_coverage
 from aprtui.compare.align.pairing import StagePair, Unpaired
-from aprtui.compare.align.reading import is_unfinished
 from aprtui.compare.align.tokens import USER_SOURCE, TokenAlignment
 from aprtui.compare.captures import Bounds
 from aprtui.compare.comparison import Comparison, StageComparison
 from aprtui.compare.conclusion import Findings, conclude
 from aprtui.compare.metrics.measure import Metric, measure
+from aprtui.compare.survey import is_unfinished
 from aprtui.compare.verdict import Signal, StageVerdict, Verdict, judge
 from aprtui.compare.wording import counted
 from aprtui.engine.protocol import Rounding

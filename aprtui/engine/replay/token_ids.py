@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.compare.align.reading import written_values
 from aprtui.compare.align.tokens import EMBEDDING_REL_L2
+from aprtui.compare.survey import written_values
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import ENTRY, Node

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.compare.metrics.measure import cosine_of_sums
 from aprtui.model.weight_difference.judgement import LIMIT
 from aprtui.model.weight_difference.stored import BytesDifference, StoredTensor, equal_bytes
 from aprtui.model.weight_difference.values import WeightMetrics
@@ -132,5 +133,5 @@ def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     """Of the finite values of both; 0 where a side is zero."""
     finite = np.isfinite(a) & np.isfinite(b)
     left, right = a[finite].astype(np.float64), b[finite].astype(np.float64)
-    norms = math.sqrt(float((left * left).sum()) * float((right * right).sum()))
-    return float((left * right).sum()) / norms if norms else 0.0
+    squares = float((left * left).sum()), float((right * right).sum())
+    return cosine_of_sums(float((left * right).sum()), *squares) if all(squares) else 0.0

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.compare.metrics.measure import Metric
+from aprtui.compare.metrics.measure import Metric, cosine_of_sums
 from aprtui.model.weight_difference.step import expected_squares, is_float
 from aprtui.model.weight_difference.stored import StoredTensor, same_layout
 
@@ -171,7 +171,7 @@ class _Sums:
             mean_abs=self.total_abs / n if n else None,
             rms=math.sqrt(squares_d / n) if n else None,
             rel_l2=_root_of_ratio(squares_d, squares_a) if n else None,
-            cosine=_cosine(self.dot, squares_a, squares_b) if n else None,
+            cosine=cosine_of_sums(self.dot, squares_a, squares_b) if n else None,
             equal_values=self.equal / self.count,
             norm_ratio=math.sqrt(squares_b / squares_a) if squares_a else None,
             expected_rel_l2=_root_of_ratio(self.expected or 0.0, squares_a) if known else None,
@@ -190,11 +190,3 @@ def _root_of_ratio(squares: float, reference: float) -> float:
     if squares == 0:
         return 0.0
     return math.sqrt(squares / reference) if reference else math.inf
-
-
-def _cosine(dot: float, squares_a: float, squares_b: float) -> float:
-    if squares_a == 0 and squares_b == 0:
-        return 1.0
-    if squares_a == 0 or squares_b == 0:
-        return 0.0
-    return max(-1.0, min(1.0, dot / math.sqrt(squares_a * squares_b)))

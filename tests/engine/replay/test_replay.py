@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from aprtui.compare.align.coverage import Selection
-from aprtui.compare.comparison import Comparison
-from aprtui.compare.explain.classify import ErrorState
+from aprtui.compare.comparison import Comparison, ErrorState
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.floors.perturbed import perturbed

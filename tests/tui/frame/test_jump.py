@@ -15,8 +15,9 @@ from aprtui.tui.screens.diff.grid import DiffGrid
 from aprtui.tui.widgets.jump_targets import JumpPlace, labelled
 from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.table import Table
+from tests.compare.recorded import FAULT, two_captures
 from tests.tui.driver import Driver, screen_text, showing, told, until, until_shown
-from tests.tui.screens.diff_recorded import FAULT, playing, screen_playing, two_captures
+from tests.tui.screens.diff_recorded import playing, screen_playing
 
 
 @pytest.fixture

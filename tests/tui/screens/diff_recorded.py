@@ -1,54 +1,22 @@
-"""Recorded comparisons: small captures compared once, and a source that plays the records."""
+"""The diff screen on recorded comparisons: a source that plays their records."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from aprtui.compare.captures import DiffOptions, compare_captures
-from aprtui.compare.context import state_context
-from aprtui.compare.report.records import comparison_records
-from aprtui.compare.verdict import parse_tolerance
-from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
-from aprtui.trace.json_value import json_value
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenState
-from aprtui.tui.screens.diff.model import Fields
 from aprtui.tui.screens.diff.screen import DiffScreen
 from aprtui.tui.screens.diff.source import DiffRequest, Ended, Event, Progressed, Record, Remark
-from tests.compare.synthetic import Edit, scaled, write_capture
-
-FAULT = Node(1, "ffn_gate")
-
-EDITS: dict[Node, Edit] = {
-    FAULT: scaled(1.5),
-    Node(1, "ffn_silu"): scaled(1.4),
-    Node(1, "post_ffn_residual"): scaled(1.1),
-    Node(2, "attn_norm"): scaled(1.1),
-    Node(2, "qkv_matmul"): scaled(1.0001),
-}
-
-
-def two_captures(folder: Path, edits: dict[Node, Edit] | None = None, **options: object) -> tuple[Path, Path]:
-    """A good capture and one whose layer 1 ffn_gate is wrong, and some of what follows from it."""
-    a = write_capture(folder / "good")
-    return a, write_capture(folder / "bad", edits=EDITS if edits is None else edits, **options)  # type: ignore[arg-type]
-
-
-def records_of(a: Path, b: Path, *tolerances: str) -> list[Fields]:
-    """What `diff --json` writes of two captures, as a reader gets it."""
-    left, right = Capture.open(a), Capture.open(b)
-    options = DiffOptions(tolerances=tuple(parse_tolerance(text) for text in tolerances))
-    found = comparison_records(a, b, state_context(left, right), compare_captures(left, right, options))
-    return [json.loads(json.dumps(json_value(record))) for record in found]
+from tests.compare import recorded
+from tests.compare.recorded import records_of
 
 
 class RecordedDiff:
     """Plays records for each request, a poll later; `problem` instead of them where it is set."""
 
-    def __init__(self, records: Callable[[DiffRequest], Sequence[Fields]]) -> None:
+    def __init__(self, records: Callable[[DiffRequest], Sequence[recorded.Record]]) -> None:
         self.requests: list[DiffRequest] = []
         self.cancelled = 0
         self.problem = ""
@@ -82,7 +50,7 @@ class RecordedDiff:
 def playing(a: Path, b: Path) -> RecordedDiff:
     """A source that compares as asked, by `--tolerance` and by nothing else."""
 
-    def records(request: DiffRequest) -> list[Fields]:
+    def records(request: DiffRequest) -> list[recorded.Record]:
         sides = (a, b) if request.a == a else (b, a)
         return records_of(*sides, *([request.tolerance] if request.tolerance else []))
 

@@ -14,17 +14,17 @@ from pathlib import Path
 
 import pytest
 
+from aprtui.compare.report.records import read_comparison
 from aprtui.trace.graph import Node
 from aprtui.tui.app import AprtuiApp
 from aprtui.tui.frame.config import Config
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, screen_state
 from aprtui.tui.screens.diff.grid import DiffGrid
-from aprtui.tui.screens.diff.model import as_told, told
 from aprtui.tui.screens.diff.screen import DiffScreen
 from aprtui.tui.screens.diff.source import ChildSource, DiffRequest, Ended, Event, Progressed, Record
 from aprtui.tui.screens.diff.verdict import VerdictLines
-from tests.tui.screens.diff_recorded import records_of, two_captures
+from tests.compare.recorded import records_of, two_captures
 from tests.tui.screens.recorded import RecordedSource
 
 SECONDS = 120.0
@@ -117,7 +117,7 @@ async def test_a_planted_fault_is_reached_and_the_copied_commands_give_the_same_
             while time.monotonic() < end:
                 await pilot.pause(0.05)
                 if isinstance(app.screen, DiffScreen) and not app.screen.comparing:
-                    shown = app.screen.query_one(VerdictLines).shown
+                    shown = app.screen.query_one(VerdictLines).text
                     if holds(shown.word, "\n".join(shown.lines)):
                         return shown.word, "\n".join(shown.lines)
             raise AssertionError("no verdict")
@@ -144,9 +144,10 @@ async def test_a_planted_fault_is_reached_and_the_copied_commands_give_the_same_
         await same_headless(word)
 
 
-def test_records_of_a_child_make_a_judgement(tmp_path: Path) -> None:
+def test_records_of_a_child_make_a_comparison(tmp_path: Path) -> None:
     a, b = two_captures(tmp_path)
     source = ChildSource()
     source.start(DiffRequest(a, b))
-    judged = as_told(told([event.fields for event in all_events(source) if isinstance(event, Record)]))
-    assert judged.verdict == "UNKNOWN" and judged.told.focus == Node(1, "ffn_gate")
+    comparison = read_comparison([event.fields for event in all_events(source) if isinstance(event, Record)])
+    assert comparison.verdict == "UNKNOWN"
+    assert comparison.focus is not None and comparison.focus.node == Node(1, "ffn_gate")

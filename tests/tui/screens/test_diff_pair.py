@@ -15,7 +15,7 @@ from aprtui.trace.graph import Node
 from aprtui.tui.draw.levels import LEVELS, Mark
 from aprtui.tui.draw.tiles import Tiling, reduced
 from aprtui.tui.draw.viewport import Viewport
-from aprtui.tui.screens.diff.pair import StagePair, open_files, open_pair
+from aprtui.tui.screens.diff.pair import PairReader, open_files, open_pair
 from aprtui.tui.screens.diff.sides import open_sides
 from tests.compare.synthetic import changed, write_capture
 
@@ -29,7 +29,7 @@ def sides(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "a", tmp_path / "b"
 
 
-def seen(pair: StagePair, lines: int, cells: int) -> Viewport:
+def seen(pair: PairReader, lines: int, cells: int) -> Viewport:
     """All of a stage in so much room."""
     return Viewport.of(pair.shape, lines, cells)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from aprtui.compare.metrics.logits import Flip
 from aprtui.compare.metrics.measure import Metric
 from aprtui.trace.graph import Node
 from aprtui.tui import app as app_module
@@ -20,15 +21,15 @@ from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state, screen_state
 from aprtui.tui.screens.diff.cells import SIGN_TEXTS, STEP_TEXTS, Sign
 from aprtui.tui.screens.diff.grid import DiffGrid
-from aprtui.tui.screens.diff.model import Flip
 from aprtui.tui.screens.diff.panes import DiffPanes
 from aprtui.tui.screens.diff.screen import DiffScreen, ModelInput
 from aprtui.tui.screens.diff.verdict import VerdictLines
 from aprtui.tui.screens.live.screen import LiveScreen
 from aprtui.tui.widgets.heatmap import Heatmap
 from aprtui.tui.widgets.table import Table
+from tests.compare.recorded import FAULT, records_of, two_captures
 from tests.tui.driver import Driver, drag, screen_text, told, until
-from tests.tui.screens.diff_recorded import FAULT, RecordedDiff, playing, records_of, screen_playing, two_captures
+from tests.tui.screens.diff_recorded import RecordedDiff, playing, screen_playing
 from tests.tui.screens.recorded import RecordedSource
 from tests.tui.widgets.golden import check_golden
 
@@ -64,7 +65,7 @@ def screen(pilot: Driver) -> DiffScreen:
 
 
 def settled(pilot: Driver) -> bool:
-    return bool(screen(pilot).query_one(VerdictLines).shown.lines) and not screen(pilot).comparing
+    return bool(screen(pilot).query_one(VerdictLines).text.lines) and not screen(pilot).comparing
 
 
 def node(pilot: Driver) -> Node | None:
@@ -72,7 +73,7 @@ def node(pilot: Driver) -> Node | None:
 
 
 def verdict(pilot: Driver) -> str:
-    shown = screen(pilot).query_one(VerdictLines).shown
+    shown = screen(pilot).query_one(VerdictLines).text
     return "\n".join((shown.word, *shown.lines))
 
 
@@ -443,17 +444,20 @@ async def test_supported_hypotheses_come_first(sides: tuple[Path, Path], monkeyp
 
 async def test_tokens_that_flip_are_gone_through(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(between(*sides), playing(*sides), monkeypatch) as pilot:
-        comparison = screen(pilot)._told
+        comparison = screen(pilot)._comparison
         assert comparison is not None
+        *others, head = comparison.stages
+        assert head.logits is not None
         flips = [Flip(2, 5, 7, 0.25), Flip(4, 1, 3, 1.5)]
-        screen(pilot)._told = replace(comparison, flips=tuple(flips))
+        all_logits = replace(head, logits=replace(head.logits, rows=5, flips=tuple(flips)))
+        screen(pilot)._comparison = replace(comparison, stages=(*others, all_logits))
         for keys, flip in (("]t", flips[0]), ("]t", flips[1]), ("[t", flips[0])):
             await pilot.press(*map(key_name, keys))
-            assert f"after token {flip.token} A says id {flip.id_a}" in screen(pilot).query_one(ReadoutLine).text
+            assert f"after token {flip.row} A says id {flip.token_a}" in screen(pilot).query_one(ReadoutLine).text
             assert node(pilot) == Node(None, "lm_head")
         await pilot.press(key_name("["), "t")
         assert "No token before" in str(told(pilot))
-        screen(pilot)._told = replace(comparison, flips=None)
+        screen(pilot)._comparison = comparison
         await pilot.press(key_name("]"), "t")
         assert "--logits all" in str(told(pilot))
 

@@ -23,9 +23,10 @@ from aprtui.trace.graph import Node
 from aprtui.tui import app as app_module
 from aprtui.tui.app import SCREENS
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
+from tests.compare.recorded import EDITS, FAULT, two_captures
 from tests.compare.synthetic import changed, write_capture
 from tests.tui.driver import Driver, screen_text, showing, until, until_shown
-from tests.tui.screens.diff_recorded import EDITS, FAULT, playing, screen_playing, two_captures
+from tests.tui.screens.diff_recorded import playing, screen_playing
 from tests.tui.widgets.golden import check_lines, screen_lines
 
 SIZES = ((80, 24), (120, 40))

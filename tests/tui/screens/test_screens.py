@@ -18,9 +18,10 @@ from aprtui.tui.frame.ascii_filter import to_ascii
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.widgets.line_widget import LineWidget
+from tests.compare.recorded import FAULT, two_captures
 from tests.compare.synthetic import changed
 from tests.tui.driver import Driver, screen_text, showing, until, until_shown
-from tests.tui.screens.diff_recorded import FAULT, playing, screen_playing, two_captures
+from tests.tui.screens.diff_recorded import playing, screen_playing
 
 
 @pytest.mark.parametrize("name", SCREENS)

@@ -1,52 +1,29 @@
-"""What a hypothesis is tested on, and what it says. T = tokens, W = width; maps are laid out as rows of queries."""
+"""The values that a hypothesis is tested on. T = tokens, W = width; maps are laid out as rows of queries."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, wraps
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.compare.comparison import Hypothesis, Support
 from aprtui.trace.graph import GraphConfig, Stage
 
 Array = NDArray[np.float32]
 Wide = NDArray[np.float64]
 
 MOST_VALUES = 1_000_000
-"""Values that are looked at: of larger stages evenly spaced tokens. Some ten float64 tensors of them are alive."""
+"""The most values that are looked at: of larger stages, evenly spaced tokens. About ten float64 copies are alive."""
 SAME = 0.02
 """Two tensors count as the same where this much relative L2 is between them, the error being far larger."""
 
 
-class Support(StrEnum):
-    """What the values say of a hypothesis."""
-
-    SUPPORTED = "supported"
-    REFUTED = "refuted"
-    UNTESTED = "untested"
-
-
-def supported_if(holds: bool) -> Support:
-    """Supported or refuted."""
-    return Support.SUPPORTED if holds else Support.REFUTED
-
-
-@dataclass(frozen=True, slots=True)
-class Hypothesis:
-    """A signature held against the values: what it says, by which numbers, what usually causes it."""
-
-    name: str
-    support: Support
-    evidence: str
-    cause: str
-
-
 @dataclass(frozen=True)
 class StageEvidence:
-    """The blamed stage: what it should have been, what was found, and what else is known.
+    """The values of the blamed stage: what it should have been, what was found, and what else is known.
 
     `expected` and `found` are `[T, W]`, or `[heads, T, T]` of which key ≤ query counts. `bound` is what a token's
     relative error may be. `siblings` are other tensors of the same shape by what they are: inputs of the stage, the
@@ -101,7 +78,7 @@ class StageEvidence:
 
     @cached_property
     def d(self) -> Wide:
-        """Found less expected."""
+        """`b` − `a`."""
         return self.b - self.a
 
     @cached_property
@@ -141,3 +118,29 @@ def relative(b: Wide, a: Wide) -> float:
     """|b − a| / |a|; 0 where both are zero, inf where only a is."""
     distance, norm = float(np.linalg.norm(b - a)), float(np.linalg.norm(a))
     return 0.0 if distance == 0 else distance / norm if norm else float("inf")
+
+
+Outcome = tuple[Support, str]
+"""What the values say of a signature, and the numbers that say so."""
+
+Test = Callable[[StageEvidence], Outcome]
+Signature = Callable[[StageEvidence], Hypothesis]
+
+
+def supported_if(holds: bool) -> Support:
+    """Supported or refuted."""
+    return Support.SUPPORTED if holds else Support.REFUTED
+
+
+def signature(name: str, cause: str) -> Callable[[Test], Signature]:
+    """Makes a test of the values into the signature `name`; `cause` is what usually causes it."""
+
+    def decorate(test: Test) -> Signature:
+        @wraps(test)
+        def hypothesis(evidence: StageEvidence) -> Hypothesis:
+            support, text = test(evidence)
+            return Hypothesis(name, support, text, cause)
+
+        return hypothesis
+
+    return decorate

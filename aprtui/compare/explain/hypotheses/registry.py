@@ -1,13 +1,12 @@
-"""All signatures, in the order in which they are told."""
+"""All signatures, in the order in which they are listed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from aprtui.compare.comparison import Hypothesis, Support
 from aprtui.compare.explain.hypotheses import channels, tokens, values
-from aprtui.compare.explain.hypotheses.evidence import Hypothesis, StageEvidence, Support
+from aprtui.compare.explain.hypotheses.evidence import Signature, StageEvidence
 
-SIGNATURES: tuple[Callable[[StageEvidence], Hypothesis], ...] = (
+SIGNATURES: tuple[Signature, ...] = (
     values.not_finite,
     values.another_tensor,
     values.scaled,
@@ -33,6 +32,6 @@ _ORDER = tuple(Support)
 
 
 def hypothesise(evidence: StageEvidence) -> tuple[Hypothesis, ...]:
-    """Every signature held against the evidence; what is supported first. None of them changes a verdict."""
+    """Every signature held against the evidence, those supported first. None of them changes a verdict."""
     found = [signature(evidence) for signature in SIGNATURES]
     return tuple(sorted(found, key=lambda hypothesis: _ORDER.index(hypothesis.support)))

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from aprtui.compare.align.reading import is_unfinished
-from aprtui.compare.survey import BrokenStage, Entry, StageSummary, UnwrittenStage, stated
+from aprtui.compare.survey import BrokenStage, Entry, StageSummary, UnwrittenStage, is_unfinished, stated
 from aprtui.errors import UnreadableError
 from aprtui.model.tensor_table import TensorInfo, TensorSummary, summarise, tensor_table
 from aprtui.trace.capture import Capture

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.compare.align.reading import NOT_WRITTEN
-from aprtui.compare.survey import BrokenStage, Entry, StageSummary
+from aprtui.compare.survey import NOT_WRITTEN, BrokenStage, Entry, StageSummary
 from aprtui.engine.process.slots import STATS
 from aprtui.model.tensor_table import TensorInfo, TensorSummary
 from aprtui.trace.capture import Capture

@@ -1,4 +1,4 @@
-"""What the grid of a comparison shows: two signals a cell, signs that need no colour, rows that fold; without a screen.
+"""The contents of the grid of a comparison: two signals a cell, signs that need no colour, folded rows.
 
 The upper half of a cell is the error that the stage adds itself, the lower half the difference of the sides as it is
 observed there, with all that was inherited. Without a replay what a stage adds is known only where all that it is
@@ -13,17 +13,21 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
 
-from aprtui.compare.explain.classify import ErrorState
+from aprtui.compare.align.pairing import Unpaired
+from aprtui.compare.comparison import Comparison, ErrorState, StageComparison
 from aprtui.compare.metrics.measure import Metric, PairMetrics
-from aprtui.compare.report.grid import error_step
-from aprtui.compare.verdict import ROUNDING_REL_L2, StageVerdict
+from aprtui.compare.verdict import ROUNDING_REL_L2, StageVerdict, Verdict, error_step
 from aprtui.trace.graph import Node, Scope
 from aprtui.tui.draw.levels import LEVELS, Mark
-from aprtui.tui.screens.diff.model import Judgement, Stage, Told
+
+METRICS = (
+    Metric.TOKEN_REL_L2, Metric.REL_L2, Metric.REL_LINF, Metric.MAX_ABS, Metric.MEAN_ABS, Metric.RMS, Metric.COSINE
+)  # fmt: skip
+"""Those that can be shown and bounded, in the order in which M goes through them."""
 
 STEPS = 6
 STEP_TEXTS = ("far below its bound", "below", "up to it", "up to 3 ×", "up to 30 ×", "more")
-"""What the steps of the error scale mean."""
+"""The meaning of each `error_step`."""
 
 
 class Sign(StrEnum):
@@ -53,7 +57,7 @@ SIGN_TEXTS: Mapping[Sign, str] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class DiffCell:
     """Levels or marks of the two halves (None: nothing is known), in greys where no bound is on what is shown."""
 
     upper: int | None
@@ -69,7 +73,7 @@ def step_level(step: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Greys:
-    """The scale of what is shown without a bound: logarithmic, from the smallest number of all stages on."""
+    """The logarithmic scale of numbers without a bound, from the smallest to the largest of all stages."""
 
     metric: Metric
     low: float
@@ -77,7 +81,7 @@ class Greys:
 
     def level(self, metrics: PairMetrics) -> int:
         """The level of one stage."""
-        value = lack(self.metric, metrics)
+        value = metrics.deviation(self.metric)
         if not value or math.isnan(value):
             return 0
         span = math.log(self.high / self.low) if self.high > self.low else 0.0
@@ -85,49 +89,52 @@ class Greys:
         return round(max(share, 0.0) * (LEVELS - 1))
 
 
-def lack(metric: Metric, metrics: PairMetrics) -> float | None:
-    """The number as an error: what a similarity lacks of 1."""
-    value = metrics.value(metric)
-    return value if value is None or not metric.is_similarity else 1 - value
-
-
-def greys(told: Told, metric: Metric) -> Greys:
+def greys(comparison: Comparison, metric: Metric) -> Greys:
     """The scale of `metric` over all stages."""
-    values = [lack(metric, metrics) for _, _, metrics in told.compared]
+    values = [stage.metrics.deviation(metric) for stage in comparison.stages]
     usable = [value for value in values if value and 0 < value < math.inf]
     return Greys(metric, min(usable, default=1.0), max(usable, default=1.0))
 
 
-def cells(judgement: Judgement, metric: Metric, before: Judgement | None = None) -> dict[Node, Cell]:
-    """The cell of each stage, by `metric`; `before` has the bounds of what is observed, which a replay knows not."""
-    scale = greys(judgement.told, metric)
-    return {node: _cell(stage, metric, scale, before) for node, stage in judgement.stages.items()}
+def cells(comparison: Comparison, metric: Metric, before: Comparison | None = None) -> dict[Node, DiffCell]:
+    """The cell of each stage, by `metric`.
+
+    A replay has no bound on the difference that is observed: `before` is the comparison before it, which may have one.
+    """
+    scale = greys(comparison, metric)
+    observed = {} if before is None else {stage.node: stage.verdict for stage in before.stages}
+    return {
+        node: _skipped(entry) if isinstance(entry, Unpaired) else _cell(entry, metric, scale, observed.get(node))
+        for node, entry in comparison.by_node.items()
+    }
 
 
-def _cell(stage: Stage, metric: Metric, scale: Greys, before: Judgement | None) -> Cell:
+def _skipped(unpaired: Unpaired) -> DiffCell:
+    only = {"a": Sign.ONLY_A, "b": Sign.ONLY_B}
+    return DiffCell(None, None, only.get(unpaired.side or "", Sign.SKIPPED))
+
+
+def _cell(stage: StageComparison, metric: Metric, scale: Greys, observed: StageVerdict | None) -> DiffCell:
     verdict, metrics = stage.verdict, stage.metrics
-    if verdict is None or metrics is None:
-        only = {"a": Sign.ONLY_A, "b": Sign.ONLY_B}
-        return Cell(None, None, only.get(stage.side or "", Sign.SKIPPED))
     if metrics.mismatches:
         nan = metrics.nan_a != metrics.nan_b
         mark = Mark.NAN if nan else Mark.INF
-        return Cell(mark if stage.state is ErrorState.INJECTED else None, mark, Sign.NAN if nan else Sign.INF)
+        return DiffCell(mark if stage.state is ErrorState.INJECTED else None, mark, Sign.NAN if nan else Sign.INF)
     if any(stage.injected):
-        return _replayed(stage, metrics, before)
-    if verdict.bound is None and stage.alike:
-        return Cell(step_level(0), step_level(0), Sign.NONE)
+        return _replayed(stage, observed)
+    if verdict.bound is None and verdict.verdict is Verdict.PASS:
+        return DiffCell(step_level(0), step_level(0), Sign.NONE)
     if verdict.bound is None or verdict.error is None:
-        return Cell(scale.level(metrics), scale.level(metrics), Sign.UNJUDGED, grey=True)
+        return DiffCell(scale.level(metrics), scale.level(metrics), Sign.UNJUDGED, grey=True)
     sign = _sign(stage)
     if verdict.metric is not metric and verdict.metric is not Metric.INDICES:
-        return Cell(scale.level(metrics), scale.level(metrics), sign, grey=True)
+        return DiffCell(scale.level(metrics), scale.level(metrics), sign, grey=True)
     level = _level(verdict)
-    return Cell(level if stage.state in (ErrorState.CLEAN, ErrorState.INJECTED) else None, level, sign)
+    return DiffCell(level if stage.state in (ErrorState.CLEAN, ErrorState.INJECTED) else None, level, sign)
 
 
-def _sign(stage: Stage) -> Sign:
-    if not stage.beyond:
+def _sign(stage: StageComparison) -> Sign:
+    if stage.verdict.verdict is not Verdict.FAIL:
         return Sign.NONE
     return Sign.ADDS if stage.state is ErrorState.INJECTED else Sign.BEYOND
 
@@ -138,20 +145,19 @@ def _level(verdict: StageVerdict | None) -> int | None:
     return step_level(error_step(verdict.metric, verdict.error, verdict.bound))
 
 
-def _replayed(stage: Stage, metrics: PairMetrics, before: Judgement | None) -> Cell:
+def _replayed(stage: StageComparison, before: StageVerdict | None) -> DiffCell:
     """Of a replay: what either side adds; the observed difference over the floor if one was measured, or rounding."""
     added = [level for level in map(_level, stage.injected) if level is not None]
-    floor = before.stages.get(stage.node) if before is not None else None
-    observed = None if floor is None else _level(floor.verdict)
-    if observed is None and metrics.token_rel_l2 is not None:
-        observed = step_level(error_step(Metric.TOKEN_REL_L2, metrics.token_rel_l2, ROUNDING_REL_L2))
-    unjudged = not added or (not stage.beyond and not stage.alike)
-    return Cell(max(added, default=None), observed, Sign.UNJUDGED if unjudged else _sign(stage))
+    observed, token_rel_l2 = _level(before), stage.metrics.token_rel_l2
+    if observed is None and token_rel_l2 is not None:
+        observed = step_level(error_step(Metric.TOKEN_REL_L2, token_rel_l2, ROUNDING_REL_L2))
+    unjudged = not added or stage.verdict.verdict is Verdict.UNKNOWN
+    return DiffCell(max(added, default=None), observed, Sign.UNJUDGED if unjudged else _sign(stage))
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """Which stages are columns, in named groups; which stand below the grid since the model has them once."""
+class DiffLayout:
+    """Stages as columns in named groups; those that the model has `once` stand below the grid."""
 
     columns: tuple[str, ...]
     groups: tuple[tuple[str, int], ...]
@@ -159,18 +165,19 @@ class Layout:
     once: tuple[Node, ...]
 
 
-def layout(told: Told) -> Layout:
+def layout(comparison: Comparison) -> DiffLayout:
     """The layout for the stages of a comparison."""
-    in_layers = [stage for stage in told.graph.stages if stage.scope is Scope.LAYER]
+    in_layers = [stage for stage in comparison.graph.stages if stage.scope is Scope.LAYER]
     columns = tuple(stage.name for stage in in_layers)
     groups = tuple((name, len(list(members))) for name, members in groupby(in_layers, lambda stage: stage.column))
-    nodes = [node for node in told.stages if node.stage in columns and node.layer is not None]
-    layers = sorted({node.layer for node in nodes if node.layer is not None})
-    return Layout(columns, groups, tuple(layers), tuple(node for node in told.stages if node not in set(nodes)))
+    nodes = comparison.by_node
+    once = tuple(node for node in nodes if node.layer is None or node.stage not in columns)
+    layers = sorted({node.layer for node in nodes if node.layer is not None and node.stage in columns})
+    return DiffLayout(columns, groups, tuple(layers), once)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class DiffRow:
     """A row of the grid: a layer, or the fold of several that are alike."""
 
     layers: tuple[int, ...]
@@ -184,13 +191,14 @@ class Row:
         return f"{place}: {count} {'layer' if count == 1 else 'layers'} alike, nothing beyond the bound"
 
 
-def rows(judgement: Judgement, shape: Layout, folded: bool) -> tuple[Row, ...]:
+def rows(comparison: Comparison, shape: DiffLayout, folded: bool) -> tuple[DiffRow, ...]:
     """The rows; `folded` puts neighbouring layers in which every stage is within its bound into one."""
     if not folded:
-        return tuple(Row((layer,)) for layer in shape.layers)
-    differing = {node.layer for node, stage in judgement.stages.items() if not stage.alike}
-    found: list[Row] = []
+        return tuple(DiffRow((layer,)) for layer in shape.layers)
+    passed = {stage.node for stage in comparison.stages if stage.verdict.verdict is Verdict.PASS}
+    differing = {node.layer for node in comparison.by_node if node not in passed}
+    found: list[DiffRow] = []
     for alike, layers in groupby(shape.layers, lambda layer: layer not in differing):
         members = tuple(layers)
-        found += [Row(members, True)] if alike else [Row((layer,)) for layer in members]
+        found += [DiffRow(members, True)] if alike else [DiffRow((layer,)) for layer in members]
     return tuple(found)

@@ -10,13 +10,14 @@ from textual.binding import Binding, BindingType
 from textual.message import Message
 from textual.strip import Strip
 
+from aprtui.compare.align.pairing import Unpaired
+from aprtui.compare.comparison import StageComparison
 from aprtui.trace.graph import Node
-from aprtui.tui.screens.diff.cells import Cell, Greys, Layout, Row, Sign
-from aprtui.tui.screens.diff.model import Stage
+from aprtui.tui.screens.diff.cells import DiffCell, DiffLayout, DiffRow, Greys, Sign
 from aprtui.tui.screens.diff.paint import DiffPaint
 from aprtui.tui.widgets.layer_grid import LABEL, LayerGrid
 
-NOTHING = Cell(None, None, Sign.NONE)
+NOTHING = DiffCell(None, None, Sign.NONE)
 
 
 class DiffGrid(LayerGrid, can_focus=True):
@@ -51,15 +52,15 @@ class DiffGrid(LayerGrid, can_focus=True):
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id, classes="pane")
-        self._rows: tuple[Row, ...] = ()
-        self._cells: Mapping[Node, Cell] = {}
-        self._stages: Mapping[Node, Stage] = {}
+        self._rows: tuple[DiffRow, ...] = ()
+        self._cells: Mapping[Node, DiffCell] = {}
+        self._stages: Mapping[Node, StageComparison | Unpaired] = {}
         self._greys: Greys | None = None
         self._painter: DiffPaint | None = None
 
     def show(
-        self, layout: Layout, rows: tuple[Row, ...], cells: Mapping[Node, Cell], stages: Mapping[Node, Stage],
-        greys: Greys,
+        self, layout: DiffLayout, rows: tuple[DiffRow, ...], cells: Mapping[Node, DiffCell],
+        stages: Mapping[Node, StageComparison | Unpaired], greys: Greys,
     ) -> None:  # fmt: skip
         """Draw other cells; the cursor stays on its stage where that is to be seen."""
         resized = (len(rows), layout.columns) != (len(self._rows), self._columns)

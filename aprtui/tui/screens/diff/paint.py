@@ -9,12 +9,13 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 
+from aprtui.compare.align.pairing import Unpaired
+from aprtui.compare.comparison import StageComparison
 from aprtui.compare.metrics.measure import Metric
 from aprtui.tui.draw.colours import ColourMap, level_colours
 from aprtui.tui.draw.levels import glyph
 from aprtui.tui.draw.numbers import short_number
-from aprtui.tui.screens.diff.cells import SIGN_TEXTS, STEP_TEXTS, STEPS, Cell, Greys, Sign, lack, step_level
-from aprtui.tui.screens.diff.model import Stage
+from aprtui.tui.screens.diff.cells import SIGN_TEXTS, STEP_TEXTS, STEPS, DiffCell, Greys, Sign, step_level
 from aprtui.tui.widgets.heatmap import UPPER
 
 
@@ -26,30 +27,28 @@ class DiffPaint:
     """
 
     def __init__(
-        self, style: Callable[[str], Style], cursor: Style, cells: Collection[Cell], greys: Greys, *, plain: bool
+        self, style: Callable[[str], Style], cursor: Style, cells: Collection[DiffCell], greys: Greys, *, plain: bool
     ) -> None:
         self._style = style
         self._cursor = style("") + cursor
         self._cells = cells
         self._greys = greys
         self._plain = plain
-        self._made: dict[tuple[Cell, int], list[Segment]] = {}
+        self._made: dict[tuple[DiffCell, int], list[Segment]] = {}
         self._legends: dict[int, list[Strip]] = {}
 
-    def cell(self, cell: Cell, width: int) -> list[Segment]:
+    def cell(self, cell: DiffCell, width: int) -> list[Segment]:
         """The two halves, then the sign."""
         key = (cell, width)
         if key not in self._made:
             self._made[key] = list(self._drawn(cell, width))
         return self._made[key]
 
-    def under_cursor(self, cell: Cell, stage: Stage | None, width: int) -> Segment:
+    def under_cursor(self, cell: DiffCell, stage: StageComparison | Unpaired | None, width: int) -> Segment:
         """The cell under the cursor: the number of the stage, where there is room, and the sign."""
         text = ""
-        if stage is not None and stage.verdict is not None and cell.sign not in (Sign.NAN, Sign.INF):
-            error = stage.verdict.error
-            if cell.grey and stage.metrics is not None:
-                error = lack(self._greys.metric, stage.metrics)
+        if isinstance(stage, StageComparison) and cell.sign not in (Sign.NAN, Sign.INF):
+            error = stage.metrics.deviation(self._greys.metric) if cell.grey else stage.verdict.error
             text = "" if error is None else short_number(abs(error), width - 1)
         return Segment(f"{text:>{width - 1}}{cell.sign.value}", self._cursor)
 
@@ -59,7 +58,7 @@ class DiffPaint:
             self._legends[width] = [Strip(line) for line in self._legend(width)]
         return self._legends[width]
 
-    def _drawn(self, cell: Cell, width: int) -> Iterator[Segment]:
+    def _drawn(self, cell: DiffCell, width: int) -> Iterator[Segment]:
         sign = Segment(cell.sign.value, self._style("sign"))
         if self._plain:
             yield Segment(_glyphs(cell, width - 1), self._style(""))
@@ -102,7 +101,7 @@ class DiffPaint:
             return [[Segment(f"greys: {less}{self._greys.metric}, no bound: {low} … {high}  ", muted)]]
         levels = [step_level(step) for step in range(STEPS)]
         return [
-            [next(self._drawn(Cell(level, level, Sign.NONE), 3)), Segment(f" {text}  ", muted)]
+            [next(self._drawn(DiffCell(level, level, Sign.NONE), 3)), Segment(f" {text}  ", muted)]
             for level, text in zip(levels, STEP_TEXTS, strict=True)
         ]
 
@@ -117,7 +116,7 @@ def _length(segments: list[Segment]) -> int:
     return sum(segment.cell_length for segment in segments)
 
 
-def _glyphs(cell: Cell, width: int) -> str:
+def _glyphs(cell: DiffCell, width: int) -> str:
     """The halves as glyphs side by side; the lower one alone where there is room for one."""
     upper, lower = (" " if level is None else glyph(level) for level in (cell.upper, cell.lower))
     return (lower if width < 2 else upper + lower).ljust(width)

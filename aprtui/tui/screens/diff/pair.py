@@ -1,6 +1,6 @@
 """A stage of both sides as three tiles, A, B and B − A, of the same values at the same places; without a screen.
 
-Values are read by position, a part at a time: a capture may be written anew while it is looked at, and a stage may be
+Values are read by position, a part at a time: a capture may be written again while it is shown, and a stage may be
 larger than the memory that a screen should take.
 """
 
@@ -37,8 +37,8 @@ Values = NDArray[np.float32]
 Cancelled = Callable[[], bool]
 
 
-def never() -> bool:
-    """Nobody cancels."""
+def not_cancelled() -> bool:
+    """For a caller that never cancels."""
     return False
 
 
@@ -51,8 +51,8 @@ class PairTiles:
     difference: Scale
 
 
-class StagePair:
-    """One stage of both sides. Raises `UnreadableError` where the two cannot be laid side by side."""
+class PairReader:
+    """Reads one stage of both sides. Raises `UnreadableError` where the two have different shapes."""
 
     def __init__(self, a: StageReader, b: StageReader, axes: tuple[str, ...]) -> None:
         if a.shape != b.shape:
@@ -72,7 +72,7 @@ class StagePair:
         """Heads of an attention map, else 1."""
         return self._readers[0].planes
 
-    def beginning(self, view: Viewport, cancelled: Cancelled = never) -> tuple[int, Viewport, PairTiles]:
+    def beginning(self, view: Viewport, cancelled: Cancelled = not_cancelled) -> tuple[int, Viewport, PairTiles]:
         """The plane of the value that differs most, `view` with the cursor on it, and its tiles.
 
         `view` is of all values: each is read once.
@@ -86,7 +86,7 @@ class StagePair:
         row, column, _ = largest(self._difference(plane), *view.tiling.values(down, right, self.shape))
         return plane, view.at(row, column), _levels(found[plane])
 
-    def tiles(self, view: Viewport, plane: int, cancelled: Cancelled = never) -> PairTiles:
+    def tiles(self, view: Viewport, plane: int, cancelled: Cancelled = not_cancelled) -> PairTiles:
         """The tiles of what `view` shows."""
         return _levels(self._reduced(view, plane, cancelled))
 
@@ -140,13 +140,13 @@ class StagePair:
         return read
 
 
-def open_pair(sides: Sides, node: Node) -> StagePair:
+def open_pair(sides: Sides, node: Node) -> PairReader:
     """The stage `node` of both sides. Raises `UnreadableError`."""
     if sides.a is None or sides.b is None:
         raise UnreadableError("two stage files are compared as they lie: enter opens B's alone")
     a = _reader(sides.a, node)
     try:
-        return StagePair(a, _reader(sides.b, node), tuple(str(axis) for axis in sides.a.graph[node.stage].axes))
+        return PairReader(a, _reader(sides.b, node), tuple(str(axis) for axis in sides.a.graph[node.stage].axes))
     except BaseException:
         a.close()
         raise
@@ -159,11 +159,11 @@ def _reader(capture: Capture, node: Node) -> StageReader:
     return StageReader(file.path, file.shape)
 
 
-def open_files(a: Path, b: Path) -> StagePair:
+def open_files(a: Path, b: Path) -> PairReader:
     """Two stage files as one row of values each. Raises `UnreadableError`."""
     left = StageReader(a, None)
     try:
-        return StagePair(left, StageReader(b, None), ())
+        return PairReader(left, StageReader(b, None), ())
     except BaseException:
         left.close()
         raise

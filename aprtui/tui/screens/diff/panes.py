@@ -19,7 +19,7 @@ from aprtui.errors import AprtuiError
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.tiles import Size
 from aprtui.tui.draw.viewport import Viewport
-from aprtui.tui.screens.diff.pair import PairTiles, StagePair, open_files, open_pair
+from aprtui.tui.screens.diff.pair import PairReader, PairTiles, open_files, open_pair
 from aprtui.tui.screens.diff.sides import Sides
 from aprtui.tui.widgets.heatmap import Heatmap
 
@@ -30,10 +30,10 @@ Place = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Wanted:
-    """What is to be read: a stage of both sides, for heatmaps of so many lines and cells.
+class PaneRequest:
+    """A stage of both sides that is to be read, for heatmaps of `size` lines and cells.
 
-    The cursor is to stand on the value at `place`, else on the one that differs most; what is seen is `view`, else all.
+    The cursor is put on the value at `place`, else on the one that differs most; `view` is shown, else all values.
     """
 
     sides: Sides
@@ -45,17 +45,17 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
-    """What was read of it."""
+class PaneContents:
+    """The stage as it was read."""
 
-    pair: StagePair
+    pair: PairReader
     plane: int
     view: Viewport
     tiles: PairTiles
 
 
 class DiffPanes(Widget, can_focus=True):
-    """Shows one stage of both sides. Reading is done by a thread; what is shown stays until the new is there."""
+    """Shows one stage of both sides. A thread reads it; the stage before stays on the screen until then."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1, 0)", "Token before", show=False),
@@ -89,11 +89,11 @@ class DiffPanes(Widget, can_focus=True):
         """The stage is to be opened."""
 
     class Loaded(Message):
-        """What was found, or why nothing was."""
+        """A stage was read, or could not be read for a reason."""
 
-        def __init__(self, wanted: Wanted, found: Found | str) -> None:
+        def __init__(self, request: PaneRequest, contents: PaneContents | str) -> None:
             super().__init__()
-            self.wanted, self.found = wanted, found
+            self.request, self.contents = request, contents
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id, classes="pane")
@@ -101,8 +101,8 @@ class DiffPanes(Widget, can_focus=True):
         self._node: Node | None = None
         self._place: Place | None = None
         self._view: Viewport | None = None
-        self._wanted: Wanted | None = None
-        self._found: Found | None = None
+        self._request: PaneRequest | None = None
+        self._contents: PaneContents | None = None
         self._words = ""
 
     def compose(self) -> ComposeResult:
@@ -116,15 +116,15 @@ class DiffPanes(Widget, can_focus=True):
 
     @property
     def view(self) -> Viewport | None:
-        """What is seen; None until the stage has been read."""
+        """The values in view; None until the stage has been read."""
         return self._view
 
     @property
     def place(self) -> Place | None:
         """Where the cursor stands, or will when the stage has been read; None where that is not known yet."""
-        if self._view is None or self._found is None:
+        if self._view is None or self._contents is None:
             return self._place
-        return self._found.plane, self._view.row, self._view.column
+        return self._contents.plane, self._view.row, self._view.column
 
     @property
     def words(self) -> str:
@@ -138,77 +138,77 @@ class DiffPanes(Widget, can_focus=True):
             self._ask()
 
     def _ask(self) -> None:
-        """Have what is wanted read, where there is room for it."""
+        """Start reading the stage, if the heatmaps have any room."""
         heatmap = self.query_one("#difference", Heatmap)
         size = heatmap.size.height, heatmap.size.width
         if self._sides is not None and self._node is not None and all(size):
-            self._wanted = Wanted(self._sides, self._node, size, heatmap.plain, self._place, self._view)
-            self._read(self._wanted)
+            self._request = PaneRequest(self._sides, self._node, size, heatmap.plain, self._place, self._view)
+            self._read(self._request)
 
     # Without a description Textual writes out all arguments as one, two captures among them: 15 ms with each key.
     @work(thread=True, exclusive=True, group="pair", description="stage of both sides")
-    def _read(self, wanted: Wanted) -> None:
+    def _read(self, request: PaneRequest) -> None:
         worker = get_current_worker()
         try:
-            found: Found | str = read(wanted, lambda: worker.is_cancelled)
+            contents: PaneContents | str = read(request, lambda: worker.is_cancelled)
         except (AprtuiError, OSError) as error:
-            found = str(error)
+            contents = str(error)
         if not worker.is_cancelled:
-            self.post_message(self.Loaded(wanted, found))
-        elif isinstance(found, Found):
-            found.pair.close()
+            self.post_message(self.Loaded(request, contents))
+        elif isinstance(contents, PaneContents):
+            contents.pair.close()
 
     def on_diff_panes_loaded(self, message: Loaded) -> None:
-        """Show what was read, unless something else is wanted by now."""
-        wanted, found = message.wanted, message.found
-        if wanted is not self._wanted:
-            if isinstance(found, Found):
-                found.pair.close()
+        """Show what was read, unless another stage was requested meanwhile."""
+        request, contents = message.request, message.contents
+        if request is not self._request:
+            if isinstance(contents, PaneContents):
+                contents.pair.close()
             return
-        if self._found is not None:
-            self._found.pair.close()
-        self.set_class(isinstance(found, str), "-silent")
-        if isinstance(found, str):
-            self._found = self._view = None
-            self.query_one(Static).update(found)
-            self.border_title, self.border_subtitle = str(wanted.node), ""
-            self._tell(found)
+        if self._contents is not None:
+            self._contents.pair.close()
+        self.set_class(isinstance(contents, str), "-silent")
+        if isinstance(contents, str):
+            self._contents = self._view = None
+            self.query_one(Static).update(contents)
+            self.border_title, self.border_subtitle = str(request.node), ""
+            self._say(contents)
         else:
             # The cursor may have moved meanwhile.
-            self._found, self._view = found, self._view or found.view
-            self._draw(found, self._view)
-            self._tell_value(found, self._view)
+            self._contents, self._view = contents, self._view or contents.view
+            self._draw(contents, self._view)
+            self._say_value(contents, self._view)
 
-    def _draw(self, found: Found, view: Viewport) -> None:
-        pair, tiles = found.pair, found.tiles
+    def _draw(self, contents: PaneContents, view: Viewport) -> None:
+        pair, tiles = contents.pair, contents.tiles
         for name, tile, scale in zip(NAMES, tiles.tiles, (tiles.scale, tiles.scale, tiles.difference), strict=True):
             self.query_one(f"#{name}", Heatmap).show(view.enlarged(tile), scale.colour_map, view.cursor)
-        head = f", head {found.plane} of {pair.planes}" if pair.planes > 1 else ""
+        head = f", head {contents.plane} of {pair.planes}" if pair.planes > 1 else ""
         rows, columns = pair.shape
         self.border_title = f"{self._node}{head}, {rows} × {columns}: A │ B │ B − A"
         self.border_subtitle = f"A, B up to {tiles.scale.high:.3g}, B − A up to {tiles.difference.high:.3g}"
 
     def _turn(self, view: Viewport) -> None:
-        """Another view; where no other values are seen, the cursor alone is drawn anew."""
-        before, found = self._view, self._found
-        if before is None or found is None:
+        """Show another view; where the same values stay in view, only the cursor is drawn again."""
+        before, contents = self._view, self._contents
+        if before is None or contents is None:
             return
         self._view = view
         if replace(view, row=0, column=0) != replace(before, row=0, column=0):
-            self._place = found.plane, view.row, view.column
+            self._place = contents.plane, view.row, view.column
             self._ask()
             return
         for name in NAMES:
             self.query_one(f"#{name}", Heatmap).move_cursor(view.cursor)
-        self._tell_value(found, view)
+        self._say_value(contents, view)
 
-    def _tell_value(self, found: Found, view: Viewport) -> None:
+    def _say_value(self, contents: PaneContents, view: Viewport) -> None:
         try:
-            self._tell(found.pair.words(view, found.plane))
+            self._say(contents.pair.words(view, contents.plane))
         except (AprtuiError, OSError) as error:
-            self._tell(str(error))
+            self._say(str(error))
 
-    def _tell(self, words: str) -> None:
+    def _say(self, words: str) -> None:
         self._words = words
         self.post_message(self.Pointed(words))
 
@@ -225,9 +225,9 @@ class DiffPanes(Widget, can_focus=True):
 
     def action_head(self, step: int) -> None:
         """Another head of an attention map."""
-        view, found = self._view, self._found
-        if view is not None and found is not None and found.pair.planes > 1:
-            self._place = (found.plane + step) % found.pair.planes, view.row, view.column
+        view, contents = self._view, self._contents
+        if view is not None and contents is not None and contents.pair.planes > 1:
+            self._place = (contents.plane + step) % contents.pair.planes, view.row, view.column
             self._ask()
 
     def action_open(self) -> None:
@@ -235,7 +235,7 @@ class DiffPanes(Widget, can_focus=True):
         self.post_message(self.Opened())
 
     def on_heatmap_resized(self, event: Heatmap.Resized) -> None:
-        """Another number of values has room."""
+        """Fit the view to the new size."""
         event.stop()
         heatmap = event.heatmap
         if heatmap.id != "difference" or not heatmap.size.height or not heatmap.size.width:
@@ -261,23 +261,23 @@ class DiffPanes(Widget, can_focus=True):
 
     def on_unmount(self) -> None:
         """Leave no file open."""
-        if self._found is not None:
-            self._found.pair.close()
+        if self._contents is not None:
+            self._contents.pair.close()
 
 
-def read(wanted: Wanted, cancelled: Callable[[], bool]) -> Found:
-    """Read what is wanted; the files stay open for the words of other values. Raises `UnreadableError`."""
-    files = wanted.sides.files
-    pair = open_files(*files) if files is not None else open_pair(wanted.sides, wanted.node)
+def read(request: PaneRequest, cancelled: Callable[[], bool]) -> PaneContents:
+    """Read the stage; its files stay open, to say other values. Raises `UnreadableError`."""
+    files = request.sides.files
+    pair = open_files(*files) if files is not None else open_pair(request.sides, request.node)
     try:
-        view = wanted.view or Viewport.of(pair.shape, *wanted.size, plain=wanted.plain)
-        if wanted.place is None:
+        view = request.view or Viewport.of(pair.shape, *request.size, plain=request.plain)
+        if request.place is None:
             plane, view, tiles = pair.beginning(view, cancelled)
         else:
-            plane, row, column = wanted.place
+            plane, row, column = request.place
             plane, view = min(plane, pair.planes - 1), view.at(row, column)
             tiles = pair.tiles(view, plane, cancelled)
-        return Found(pair, plane, view, tiles)
+        return PaneContents(pair, plane, view, tiles)
     except BaseException:
         pair.close()
         raise

@@ -43,7 +43,7 @@ class Sides:
 
 
 def open_sides(a: Path, b: Path) -> Sides:
-    """Both captures, or both stage files. What cannot be opened, the comparison itself tells."""
+    """Both captures, or both stage files. The comparison itself reports a side that cannot be opened."""
     if a.is_file() and b.is_file():
         return Sides(None, None, (a, b))
     return Sides(_opened(a), _opened(b))

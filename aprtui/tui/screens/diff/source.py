@@ -1,7 +1,7 @@
-"""Where the diff screen gets its comparison: the headless command itself, run in a process of its own.
+"""The source of the diff screen's comparison: the headless command, run in a process of its own.
 
-What the screen shows is what `aprtui diff … --json` prints, so the command that the screen copies says the same. A
-crash ends the child and never the screen, the memory of a comparison is not the screen's, and killing it cancels it.
+The screen shows what `aprtui diff … --json` prints, so the command that the screen copies says the same. A crash ends
+the child and never the screen, the child's memory is freed when it ends, and killing it cancels the comparison.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """What is going on."""
+    """A line of progress."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Remark:
-    """What the command found odd about its input, or why it gave up."""
+    """A warning of the command about its input, or the error that ended it."""
 
     text: str
 

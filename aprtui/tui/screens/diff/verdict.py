@@ -17,7 +17,7 @@ COLUMN = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class VerdictText:
     """A word (PASS, FAIL, UNKNOWN, or what is going on) and lines beside it."""
 
     word: str = ""
@@ -25,7 +25,7 @@ class Shown:
 
 
 class VerdictLines(LineWidget):
-    """Shows a `Shown`."""
+    """Shows a `VerdictText`."""
 
     PREFIX = "verdict"
     COMPONENT_CLASSES: ClassVar[set[str]] = {
@@ -44,11 +44,11 @@ class VerdictLines(LineWidget):
     }
     """
 
-    shown: reactive[Shown] = reactive(Shown())
+    text: reactive[VerdictText] = reactive(VerdictText())
 
     def render_line(self, y: int) -> Strip:
         """Line `y`; what has no room is cut."""
-        width, shown = self.size.width, self.shown
+        width, shown = self.size.width, self.text
         name = shown.word.lower() if shown.word in ("PASS", "FAIL", "UNKNOWN") else "other"
         word = shown.word if y == 0 else ""
         style = self.style(name) if word else self.style()

@@ -1,0 +1,94 @@
+"""What the grid of a comparison shows: two signals a cell, signs, folded rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aprtui.compare.align.pairing import Unpaired
+from aprtui.compare.comparison import Comparison, ErrorState, StageComparison
+from aprtui.compare.conclusion import judge_by_bound
+from aprtui.compare.metrics.measure import Metric
+from aprtui.compare.report.records import read_comparison
+from aprtui.compare.verdict import TOLERABLE, Tolerance
+from aprtui.trace.graph import Node
+from aprtui.tui.screens.diff.cells import METRICS, Sign, cells, layout, rows, step_level
+from tests.compare.recorded import EDITS, FAULT, read_back, records_of, two_captures
+from tests.compare.synthetic import changed, write_capture
+
+
+@pytest.fixture(scope="module")
+def sides(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return two_captures(tmp_path_factory.mktemp("sides"))
+
+
+@pytest.fixture(scope="module")
+def plain(sides: tuple[Path, Path]) -> Comparison:
+    return read_back(*sides)
+
+
+def test_cells_show_what_a_stage_adds_above_and_what_is_observed_below(plain: Comparison) -> None:
+    found = cells(judge_by_bound(plain, Tolerance(Metric.REL_L2, 0.01)), Metric.REL_L2)
+    assert found[FAULT].sign is Sign.ADDS
+    assert found[FAULT].upper == found[FAULT].lower == step_level(5), "0.5 over 0.01 is more than 30 ×"
+    inherited = found[Node(1, "ffn_silu")]
+    assert inherited.sign is Sign.BEYOND and inherited.upper is None and inherited.lower == step_level(5)
+    clean = found[Node(0, "ffn_gate")]
+    assert clean.sign is Sign.NONE and clean.upper == clean.lower == step_level(0)
+
+
+def test_without_a_bound_cells_are_greys_and_say_that_nothing_judges_them(plain: Comparison) -> None:
+    found = cells(plain, Metric.REL_L2)
+    assert found[FAULT].grey and found[FAULT].sign is Sign.UNJUDGED
+    less = found[Node(2, "qkv_matmul")]
+    lower = found[FAULT].lower
+    assert less.lower is not None and lower is not None and less.lower < lower
+    assert not found[Node(0, "ffn_gate")].grey, "what is equal needs no bound"
+
+
+def test_a_stage_that_one_side_lacks_has_a_sign_of_its_own(tmp_path: Path) -> None:
+    a = write_capture(tmp_path / "a")
+    b = write_capture(tmp_path / "b", without=[FAULT])
+    comparison = read_back(a, b)
+    assert cells(comparison, Metric.REL_L2)[FAULT].sign is Sign.ONLY_A
+    assert isinstance(comparison.by_node[FAULT], Unpaired)
+
+
+def test_folding_hides_the_layers_in_which_nothing_is_beyond_the_bound(plain: Comparison) -> None:
+    judged = judge_by_bound(plain, Tolerance(Metric.REL_L2, 0.2))
+    folded = rows(judged, layout(plain), True)
+    assert [(row.layers, row.folded) for row in folded] == [((0,), True), ((1,), False), ((2,), True)]
+    assert folded[0].text == "layer 0: 1 layer alike, nothing beyond the bound"
+    assert [row.layers for row in rows(judged, layout(plain), False)] == [(0,), (1,), (2,)]
+
+
+def test_a_replay_shows_what_each_side_adds_over_what_is_observed(plain: Comparison, sides: tuple[Path, Path]) -> None:
+    records = [dict(record) for record in records_of(*sides)]
+    for record in records:
+        if record["record"] == "comparison":
+            own = (record["layer"], record["stage"]) == (FAULT.layer, FAULT.stage)
+            added = {"verdict": "FAIL" if own else "PASS", "error": 0.5 if own else 0.0, "floor": 3e-7, "bound": 2e-6}
+            record |= {"injected_a": {**added, "verdict": "PASS", "error": 0.0}, "injected_b": added}
+            record |= {name: added[name] for name in ("verdict", "error", "floor", "bound")}
+            record |= {"metric": "token_rel_l2", "state": "injected" if own else "inherited"}
+    judged = read_comparison(records)
+    found = cells(judged, Metric.TOKEN_REL_L2)
+    assert found[FAULT].upper == step_level(5) and found[FAULT].sign is Sign.ADDS
+    silu = found[Node(1, "ffn_silu")]
+    assert silu.upper == step_level(0) and silu.lower == step_level(5) and silu.sign is Sign.NONE
+    before = judge_by_bound(plain, Tolerance(Metric.REL_L2, 0.3))
+    assert cells(judged, Metric.TOKEN_REL_L2, before)[Node(1, "ffn_silu")].lower == step_level(3)
+    blamed = judged.by_node[FAULT]
+    assert isinstance(blamed, StageComparison) and blamed.state is ErrorState.INJECTED
+    assert set(EDITS) <= set(judged.by_node)
+
+
+def test_nan_on_one_side_has_a_sign_of_its_own(tmp_path: Path) -> None:
+    comparison = read_back(*two_captures(tmp_path, {FAULT: changed((2, 3), np.nan)}))
+    assert cells(judge_by_bound(comparison, Tolerance(Metric.REL_L2, 1e9)), Metric.REL_L2)[FAULT].sign is Sign.NAN
+
+
+def test_every_metric_that_can_be_bounded_can_be_shown() -> None:
+    assert set(METRICS) == set(TOLERABLE)
