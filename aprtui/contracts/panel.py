@@ -5,7 +5,7 @@
     rows[0].binding                 # stages and layers, marked where inferred
     rows[0].nodes                   # cells to highlight
     rows[0].judgement               # PASS, FAIL, UNKNOWN with number and bound; None: no check judges it
-    rows[0].assessment                 # recorded evidence, whether it holds, and the level that it carries
+    rows[0].assessment              # recorded evidence, whether it holds, and the level that it carries
 
 Judging reads the values that a check needs, so call it outside of the thread that draws.
 """
