@@ -1,4 +1,4 @@
-"""The contracts screen: what is claimed, how far each claim goes, and whether it holds for the capture at hand."""
+"""The contracts screen: what is claimed, how well it is backed, and whether it holds for the capture at hand."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from aprtui.tui.widgets.table import Table
 
 SECONDS_BETWEEN_LOOKS = 1.0
 BESIDE, WIDE = 110, 160
-"""From these widths on, a falsifier's cells stand beside its words, and both beside the lists."""
+"""From these widths on, the cells of a falsifier are beside its text, and both are beside the lists."""
 
 EXPLANATION = """\
 A contract says what must hold of an engine, how it could be shown false (its falsifiers), and what backs each claim. \
@@ -147,7 +147,6 @@ class ContractsScreen(ToolScreen):
                     yield CellsGrid()
 
     def on_mount(self) -> None:
-        """Begin to read."""
         self.query_one("#documents", Table).border_title = "contracts"
         self.query_one("#details").border_title = "falsifier"
         self.query_one("#cells").border_title = "what it is about"
@@ -252,7 +251,6 @@ class ContractsScreen(ToolScreen):
         self._judge()
 
     def on_contracts_screen_judged(self, message: Judged) -> None:
-        """Show the results."""
         if message.document is self._document:
             self._rows, self._judged, self._capture = message.rows, True, message.capture
             if message.problem:

@@ -57,7 +57,6 @@ class ContractsDock(Table):
         self._capture_paths: CapturePaths = (None, None)
 
     def on_mount(self) -> None:
-        """Begin to read."""
         self.border_title = "contracts"
         self._judge()
 
@@ -94,7 +93,6 @@ class ContractsDock(Table):
             self.post_message(self.Judged(rows, (reference, capture)))
 
     def on_contracts_dock_judged(self, message: Judged) -> None:
-        """Show the results."""
         if message.capture_paths == self._capture_paths:
             self._judged, self.empty = message.rows, SILENT
             self._show()
