@@ -10,7 +10,6 @@ from aprtui.compare.metrics.logits import Flip
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import ROUNDING_REL_L2, StageVerdict, Tolerance
 from aprtui.compare.wording import counted
-from aprtui.tui.draw.numbers import number
 from aprtui.tui.screens.diff.source import DiffRequest
 from aprtui.tui.widgets.table import Column, Row, Tone
 
@@ -49,6 +48,11 @@ SUPPORT_TEXTS: Mapping[Support, str] = {Support.SUPPORTED: "yes", Support.REFUTE
 
 NO_HYPOTHESES = "Nothing diverges: there is no error to look at."
 NO_ELEMENTS = "No stage differs."
+
+
+def number(value: float | None) -> str:
+    """Three digits; – for what is not known."""
+    return "–" if value is None else f"{value:.3g}"
 
 
 def place_words(place: Mapping[str, int]) -> str:
@@ -159,7 +163,7 @@ def element_rows(comparison: Comparison) -> list[Row]:
     return [
         Row(
             place_of(element),
-            (place_words(element.place), number(element.a, 6), number(element.b, 6), number(element.b - element.a)),
+            (place_words(element.place), f"{element.a:.6g}", f"{element.b:.6g}", number(element.b - element.a)),
         )
         for element in comparison.elements
     ]

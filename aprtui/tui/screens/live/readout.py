@@ -10,7 +10,6 @@ from aprtui.engine.process.slots import TokenRecord
 from aprtui.engine.sampling import Sampling
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.tui.draw.figures import Statistic
-from aprtui.tui.draw.numbers import number
 from aprtui.tui.draw.text import SEPARATOR, joined
 
 
@@ -55,7 +54,7 @@ def _time(record: TokenRecord, place: int) -> str:
 
 
 def _number(value: float) -> str:
-    return "none finite" if math.isnan(value) else number(value)
+    return "none finite" if math.isnan(value) else f"{value:.3g}".replace("-", "−")
 
 
 def duration(value: float) -> str:
