@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.cells import set_cell_size
 
 from aprtui.errors import UsageError
 from aprtui.trace.aprt import HEADER_BYTES
@@ -83,7 +82,7 @@ class RowLabels:
         text = self.texts[place] if place < len(self.texts) else ""
         if not text and place < len(self.ids):
             text = f"#{self.ids[place]}"
-        return set_cell_size(f"{place:>{digits}} {text}", width)
+        return f"{place:>{digits}} {text}"[:width].ljust(width)
 
 
 def rms_shares(rms: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
