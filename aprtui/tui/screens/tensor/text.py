@@ -168,7 +168,7 @@ def header_words(data: bytes, start: int) -> str:
 
 
 def parse_place(text: str, planes: int) -> tuple[int | None, int, int]:
-    """Head (None where none is given), row and column of "5,17" or "2,5,17". Raises `UsageError`."""
+    """Head (None if there is none), row and column of "5,17" or "2,5,17". Raises `UsageError`."""
     parts = text.replace(":", ",").replace(" ", ",").split(",")
     numbers = [int(part) for part in parts if part.isdecimal()]
     expected = "row,column" + (" or head,row,column" if planes > 1 else "")
