@@ -6,6 +6,9 @@ from collections.abc import Callable
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and out of how many. What it raises ends the work."""
 
+Cancelled = Callable[[], bool]
+"""Called now and then during long work; True ends it, and its result is then worth nothing."""
+
 RECORDS_VARIABLE = "APRTUI_PROGRESS_RECORDS"
 """Environment variable of a program that starts a command and reads its stderr: progress comes as records there."""
 

@@ -28,8 +28,9 @@ def command(what: tuple[str, ...], ascii_only: bool) -> int:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise EngineError("open: needs a terminal: use diff, stats, replay or run, which need none")
     from aprtui.tui.app import run_app
+    from aprtui.tui.frame.state import ScreenName
 
-    paths = () if state.screen == "live" else tuple(Path(text) for text in what if Path(text).exists())
+    paths = () if state.screen is ScreenName.LIVE else tuple(Path(text) for text in what if Path(text).exists())
     return run_app(state, live, paths=paths, ascii_only=ascii_only)
 
 

@@ -5,7 +5,7 @@
     rows[0].binding                 # stages and layers, marked where inferred
     rows[0].nodes                   # cells to highlight
     rows[0].judgement               # PASS, FAIL, UNKNOWN with number and bound; None: no check judges it
-    rows[0].assessment                 # recorded evidence, whether it holds, and the level that it carries
+    rows[0].assessment              # recorded evidence, whether it holds, and the level that it carries
 
 Judging reads the values that a check needs, so call it outside of the thread that draws.
 """
@@ -62,10 +62,9 @@ def panel(
 def panel_row(
     document: Document, falsifier: Falsifier, subject: CheckSubject, mapping: CheckMap, ledger: Ledger
 ) -> PanelRow:
-    """The row of one falsifier of `document`."""
     check = check_of(falsifier, mapping)
     binding = bind(document, falsifier, check)
-    judgement = evaluate(document, falsifier, subject, mapping)
+    judgement = None if check is None else evaluate(document, check, subject)
     nodes = judgement.nodes if judgement is not None else ()
     if not nodes and subject.capture is not None:
         nodes = binding.nodes(subject.capture.graph)

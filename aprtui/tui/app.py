@@ -86,7 +86,6 @@ class AprtuiApp(App[ExitCode]):
         )
 
     def on_mount(self) -> None:
-        """Show the first screen."""
         for theme in (DARK, LIGHT):
             self.register_theme(theme)
         self.theme = self.config.theme if self.config.theme in self.available_themes else DARK.name
@@ -167,7 +166,6 @@ class AprtuiApp(App[ExitCode]):
             self.push_screen(HelpScreen(title, screen.EXPLANATION, screen.all_bindings(), screen.chords))
 
     def action_turn_theme(self) -> None:
-        """Switch between the dark and the light theme."""
         self.theme = LIGHT.name if self.current_theme.dark else DARK.name
 
     async def action_quit(self) -> None:
@@ -182,7 +180,6 @@ class AprtuiApp(App[ExitCode]):
         return live.failure if isinstance(live, LiveScreen) else ""
 
     def action_interrupt(self) -> None:
-        """Ctrl-C."""
         self.exit(ExitCode.INTERRUPTED)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:

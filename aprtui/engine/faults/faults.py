@@ -52,7 +52,7 @@ def parse_fault(text: str, model: Model) -> Fault:
     unknown = fields.keys() - set(KINDS[kind].parameters)
     if unknown:
         takes = ", ".join(KINDS[kind].parameters) or "no more"
-        raise UsageError(f"--inject {text!r}: {kind} takes no {sorted(unknown)[0]!r}: it takes {takes}")
+        raise UsageError(f"--inject {text!r}: {kind} takes no {min(unknown)!r}: it takes {takes}")
     parameters = {name: _number(name, value, text) for name, value in fields.items()}
     stage = model.graph[node.stage]
     heads = stage.width if stage.is_attention_map else 1

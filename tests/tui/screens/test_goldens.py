@@ -26,37 +26,11 @@ from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from tests.compare.recorded import EDITS, FAULT, two_captures
 from tests.compare.synthetic import changed, write_capture
 from tests.tui.driver import Driver, screen_text, showing, until, until_shown
+from tests.tui.screens.contracts.example import CONTRACT
 from tests.tui.screens.diff_recorded import playing, screen_playing
 from tests.tui.widgets.golden import check_lines, screen_lines
 
 SIZES = ((80, 24), (120, 40))
-
-CONTRACT = """\
-metadata:
-  version: 1.0.0
-  status: PROPOSED
-  kind: schema
-  references: [none]
-equations:
-  bytes: {formula: "count = product of the shape"}
-falsification_tests:
-  - id: ALPHA-1
-    rule: every header is right
-    prediction: the count is the product
-    test: read them
-    if_fails: the writer is wrong
-    status: FUNCTIONAL
-    check: header_arithmetic
-  - id: ALPHA-2
-    rule: gates are alike
-    prediction: cosine of ffn_gate is 1
-    check: {name: cosine_floor, stages: [ffn_gate], at_least: 0.999999}
-    status: BLOCKER_FIXTURE_ABSENT
-  - id: ALPHA-3
-    rule: experts are chosen alike
-    prediction: the same
-    check: {name: count_parity, stages: [moe_router]}
-"""
 
 
 WAIT = "wait:"

@@ -63,18 +63,18 @@ def screen_lines(strips: Iterable[Strip]) -> list[str]:
 
 def _styles(row: Iterable[Segment]) -> str:
     """Every run of one style: how many cells it is wide, and the style."""
-    runs = groupby(row, lambda segment: _style_text(segment.style or Style.null()))
-    return " | ".join(f"{sum(segment.cell_length for segment in run)} {style}".rstrip() for style, run in runs)
+    runs = groupby(row, _style_text)
+    return " | ".join(f"{sum(segment.cell_length for segment in run)} {style}" for style, run in runs)
 
 
-def _style_text(style: Style) -> str:
+def _style_text(segment: Segment) -> str:
+    """Colours and attributes; of spaces only what is seen of them."""
+    style = segment.style or Style.null()
+    background = _colour_text(style.bgcolor)
+    if not segment.text.strip(" ") and not (style.reverse or style.underline or style.strike):
+        return f"-/{background}"
     names = ("bold", "dim", "italic", "underline", "strike", "reverse")
-    return " ".join(
-        [
-            f"{_colour_text(style.color)}/{_colour_text(style.bgcolor)}",
-            *(name for name in names if getattr(style, name)),
-        ]
-    )
+    return " ".join([f"{_colour_text(style.color)}/{background}", *(name for name in names if getattr(style, name))])
 
 
 def _colour_text(colour: Color | None) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from aprtui.errors import UnreadableError
 from aprtui.model.gguf_file import GgufFile
+from aprtui.progress import Cancelled
 from aprtui.trace.capture import claimed_files, is_layer_directory
 from aprtui.trace.manifest import FILE_NAME, FORMAT, read_manifest
 
@@ -73,7 +74,7 @@ class Finder:
     def __init__(self) -> None:
         self._known: dict[Path, tuple[_Signature, Artifact]] = {}
 
-    def search(self, roots: Iterable[Path], cancelled: Callable[[], bool] = lambda: False) -> Listing:
+    def search(self, roots: Iterable[Path], cancelled: Cancelled = lambda: False) -> Listing:
         """The artifacts at and below `roots`, each once."""
         artifacts: dict[Path, Artifact] = {}
         problems: list[str] = []

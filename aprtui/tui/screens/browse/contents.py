@@ -6,7 +6,7 @@ No file is mapped into memory here: the files of a capture may be written again 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -14,12 +14,12 @@ from typing import TypeVar
 from aprtui.compare.survey import BrokenStage, Entry, StageSummary, UnwrittenStage, is_unfinished, stated
 from aprtui.errors import UnreadableError
 from aprtui.model.tensor_table import TensorInfo, TensorSummary, summarise, tensor_table
+from aprtui.progress import Cancelled
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.trace.stage_reader import StageReader, reader_stats
 from aprtui.tui.screens.browse.artifacts import Artifact
 
-Cancelled = Callable[[], bool]
 T = TypeVar("T")
 
 BATCH_SECONDS = 0.2

@@ -18,14 +18,13 @@ from textual.worker import get_current_worker
 from aprtui.compare.wording import counted
 from aprtui.errors import AprtuiError
 from aprtui.trace.graph import Node
-from aprtui.tui.draw.figures import Statistic, figures, first_bad
+from aprtui.tui.draw.figures import Statistic, figures_of, first_bad
 from aprtui.tui.draw.paths import as_typed, short_path
 from aprtui.tui.frame.recent import recent_paths, remember
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.browse.artifacts import Artifact, ArtifactKind, Finder, Listing
-from aprtui.tui.screens.browse.capture_grid import CaptureGrid
 from aprtui.tui.screens.browse.contents import CaptureContents, Contents, ModelContents, read_contents
 from aprtui.tui.screens.browse.rows import (
     ARTIFACT_COLUMNS,
@@ -45,10 +44,10 @@ from aprtui.tui.widgets.table import Row, Table
 SECONDS_BETWEEN_LOOKS = 1.0
 
 WIDE = 160
-"""From this width on, the list stands beside what is in the capture."""
+"""From this width on, the list is beside the contents of the artifact."""
 
 HIGH = 34
-"""From this height on, grid and table of statistics are seen together."""
+"""From this height on, the grid and the table of statistics are shown together."""
 
 EXPLANATION = """\
 Above (on wide screens at the left) are the captures and models below the working directory, those given on the \
@@ -75,6 +74,18 @@ class FilterInput(Input):
         Binding("enter", "submit", "Keep"),
         Binding("escape", "screen.end_filter", "No filter"),
     ]
+
+
+class CaptureGrid(StageGrid):
+    """The stage grid of a capture: enter opens the stage under the cursor."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "choose", "Open")]
+
+    class Chosen(Message):
+        """The stage under the cursor was chosen."""
+
+    def action_choose(self) -> None:
+        self.post_message(self.Chosen())
 
 
 class BrowseScreen(ToolScreen):
@@ -161,7 +172,6 @@ class BrowseScreen(ToolScreen):
         yield FilterInput(placeholder="show what contains this", id="filter")
 
     def on_mount(self) -> None:
-        """Begin to search."""
         self.add_class("-of-grid")
         self.query_one("#grid").add_class("pane")
         self._show_contents()
@@ -253,18 +263,17 @@ class BrowseScreen(ToolScreen):
         self._say_focused()
 
     def on_table_chosen(self, message: Table.Chosen) -> None:
-        """Go into what was chosen: from the list to its contents, from there to the tensor screen."""
+        """Go from the list to the contents of an artifact, and from there to the tensor screen."""
         if message.table.id == "artifacts":
             self._enter()
         else:
             self._open_tensor()
 
     def on_capture_grid_chosen(self) -> None:
-        """Open the stage under the cursor."""
         self._open_tensor()
 
     def on_stage_grid_pointed(self) -> None:
-        """The table follows the grid."""
+        """Let the table follow the cursor of the grid."""
         node = self.query_one(CaptureGrid).node
         if self.focused is self.query_one(CaptureGrid) and node is not None:
             self._stage_to_show = node
@@ -280,7 +289,6 @@ class BrowseScreen(ToolScreen):
         self._set_filter(message.value)
 
     def on_input_submitted(self) -> None:
-        """Keep the filter."""
         self._leave_filter()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -322,13 +330,13 @@ class BrowseScreen(ToolScreen):
         self.set_focus(box)
 
     def action_end_filter(self) -> None:
-        """Show everything again."""
+        """Remove the filter."""
         self.query_one(FilterInput).value = ""
         self._set_filter("")
         self._leave_filter()
 
     def action_turn_view(self) -> None:
-        """From the grid to the table, and back."""
+        """Show the table in place of the grid, or the grid again."""
         if isinstance(self._contents, CaptureContents):
             to_grid = self.focused is not self.query_one(CaptureGrid)
             if self.has_class("-of-grid") and self.focused is self._table("artifacts"):
@@ -337,7 +345,7 @@ class BrowseScreen(ToolScreen):
             self.set_focus(self.query_one(CaptureGrid) if to_grid else self._table("stages"))
 
     def action_back(self) -> None:
-        """From the contents to the list; from there to the screen before."""
+        """Return from the contents to the list, and from the list to the screen before."""
         if self.focused is not self._table("artifacts"):
             self.set_focus(self._table("artifacts"))
         else:
@@ -402,7 +410,7 @@ class BrowseScreen(ToolScreen):
                     grid.open_graph(capture.graph)
                     self._point(self._stage_to_show)
                 stats = grid_stats(capture.graph, entries)
-                grid.show(figures(Statistic.RMS, stats), first_bad(capture.graph, stats))
+                grid.show(figures_of(Statistic.RMS, stats), first_bad(capture.graph, stats))
                 grid.border_title = f"{name}: rms of each stage, v: all statistics"
             case ModelContents(tensors=infos, summaries=summaries):
                 tensors.show(_matching(tensor_rows(infos, summaries), self._filters["tensors"]))

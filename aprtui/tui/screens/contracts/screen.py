@@ -1,4 +1,4 @@
-"""The contracts screen: what is claimed, how far each claim goes, and whether it holds for the capture at hand."""
+"""The contracts screen: what is claimed, how well it is backed, and whether it holds for the capture at hand."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.widgets.cells_grid import CellsGrid
-from aprtui.tui.widgets.contracts.dock import contract_paths
+from aprtui.tui.widgets.contracts.dock import CapturePaths, contract_paths
 from aprtui.tui.widgets.contracts.rows import (
     DOCUMENT_COLUMNS,
     FALSIFIER_COLUMNS,
+    captures_title,
     counts_title,
     document_rows,
     falsifier_lines,
     falsifier_rows,
     row_words,
-    sides_title,
 )
 from aprtui.tui.widgets.table import Table
 
 SECONDS_BETWEEN_LOOKS = 1.0
 BESIDE, WIDE = 110, 160
-"""From these widths on, a falsifier's cells stand beside its words, and both beside the lists."""
+"""From these widths on, the cells of a falsifier are beside its text, and both are beside the lists."""
 
 EXPLANATION = """\
 A contract says what must hold of an engine, how it could be shown false (its falsifiers), and what backs each claim. \
@@ -102,38 +102,40 @@ class ContractsScreen(ToolScreen):
     }
     """
 
-    class Read(Message):
-        """What lies on disk now."""
+    class DocumentsRead(Message):
+        """The contracts on disk were read, or read again after a change."""
 
         def __init__(self, documents: Documents) -> None:
             super().__init__()
             self.documents = documents
 
-    class Recorded(Message):
-        """Evidence came or went."""
+    class EvidenceChanged(Message):
+        """Evidence was recorded, changed or removed."""
 
     class Judged(Message):
-        """The rows of one document, judged on the captures at hand; `problem` tells why a capture could not be read."""
+        """The falsifiers of a document were judged; `problem` says why a capture could not be read."""
 
-        def __init__(self, document: Document, rows: tuple[PanelRow, ...], graph: Capture | None, problem: str) -> None:
+        def __init__(
+            self, document: Document, rows: tuple[PanelRow, ...], capture: Capture | None, problem: str
+        ) -> None:
             super().__init__()
-            self.document, self.rows, self.capture, self.problem = document, rows, graph, problem
+            self.document, self.rows, self.capture, self.problem = document, rows, capture, problem
 
     def __init__(self, session: Session, state: ScreenState) -> None:
         super().__init__(session, state)
-        self._given = state.path("path")
-        self._paths = contract_paths(session.paths) if self._given is None else (self._given.absolute(),)
+        self._given_path = state.path("path")
+        self._paths = contract_paths(session.paths) if self._given_path is None else (self._given_path.absolute(),)
         self._documents: Documents | None = None
         self._document: Document | None = None
         self._rows: tuple[PanelRow, ...] = ()
         self._judged = False
         self._capture: Capture | None = None
-        self._sides = (state.path("reference"), state.path("capture"))
-        self._fixed = any(self._sides)
-        self._wanted = (state.text("document"), state.text("falsifier"))
+        self._capture_paths = (state.path("reference"), state.path("capture"))
+        self._captures_given = any(self._capture_paths)
+        self._cursors_to_restore = (state.text("document"), state.text("falsifier"))
 
     def compose_body(self) -> Iterable[Widget]:
-        """Documents and falsifiers; what is known of one, and its cells."""
+        """Lists of documents and falsifiers; the text about one falsifier, and its cells."""
         with Container(id="body"):
             with Container(id="lists"):
                 yield Table(DOCUMENT_COLUMNS, "Reading…", id="documents")
@@ -145,28 +147,27 @@ class ContractsScreen(ToolScreen):
                     yield CellsGrid()
 
     def on_mount(self) -> None:
-        """Begin to read."""
         self.query_one("#documents", Table).border_title = "contracts"
         self.query_one("#details").border_title = "falsifier"
         self.query_one("#cells").border_title = "what it is about"
-        self._take_sides()
+        self._take_captures()
         self._watch()
 
     def on_screen_resume(self) -> None:
-        """Judge on what was looked at meanwhile."""
+        """Judge on the captures that other screens have shown meanwhile."""
         if self.is_mounted:
-            self._take_sides()
+            self._take_captures()
 
     def captures(self) -> tuple[Path, ...]:
-        """The captures at hand stay those that they are."""
-        return tuple(path for path in self._sides if path is not None)
+        """The captures that the falsifiers are judged on."""
+        return tuple(path for path in self._capture_paths if path is not None)
 
     def state(self) -> ScreenState:
-        """Where contracts are read from, what the cursors stand on, and the captures."""
+        """Where contracts are read from, what the cursors are on, and the captures."""
         row = self._row
-        reference, capture = self._sides
+        reference, capture = self._capture_paths
         return screen_state(
-            self.NAME, path=self._given, document=self._document.name if self._document else None,
+            self.NAME, path=self._given_path, document=self._document.name if self._document else None,
             falsifier=row.falsifier.id if row else None, reference=reference, capture=capture,
         )  # fmt: skip
 
@@ -174,7 +175,7 @@ class ContractsScreen(ToolScreen):
         """The check of this document on the same captures; without a capture its validation."""
         if self._document is None:
             return []
-        reference, capture = self._sides
+        reference, capture = self._capture_paths
         path = as_typed(self._document.path)
         if capture is None:
             return ["aprtui", "contracts", "validate", path]
@@ -182,30 +183,30 @@ class ContractsScreen(ToolScreen):
         return words + (["--reference", as_typed(reference)] if reference is not None else [])
 
     def action_turn_cells(self) -> None:
-        """From the words about a falsifier to its cells and back, where they share their place."""
+        """On a narrow screen: show the cells of a falsifier in place of its text, or the text again."""
         self.toggle_class("-of-cells")
 
     def action_judge(self) -> None:
         """Read the captures again."""
-        self._take_sides(again=True)
+        self._take_captures(again=True)
 
-    def _take_sides(self, again: bool = False) -> None:
-        """Take the captures that another screen shows, unless the state named some."""
-        sides = self._sides if self._fixed else self._at_hand()
-        if sides != self._sides or again:
-            self._sides = sides
+    def _take_captures(self, again: bool = False) -> None:
+        """Take the captures of another screen, unless the state named some; judge if they are others, or `again`."""
+        paths = self._capture_paths if self._captures_given else self._at_hand()
+        if paths != self._capture_paths or again:
+            self._capture_paths = paths
             self._judge()
 
-    def _at_hand(self) -> tuple[Path | None, Path | None]:
+    def _at_hand(self) -> CapturePaths:
         shown = self.program.captures_at_hand()
         return (shown[0], shown[1]) if len(shown) > 1 else (None, shown[0] if shown else None)
 
     @work(thread=True, group="read")
     def _watch(self) -> None:
-        """Read the contracts, and again whatever changes, evidence too."""
+        """Read the contracts, and again those that change; watch the evidence, too."""
         worker, documents = get_current_worker(), load_documents(self._paths)
         before = stamps(documents.readable)
-        self.post_message(self.Read(documents))
+        self.post_message(self.DocumentsRead(documents))
         while not worker.is_cancelled:
             time.sleep(SECONDS_BETWEEN_LOOKS)
             if not self.is_current:
@@ -215,42 +216,41 @@ class ContractsScreen(ToolScreen):
                 return
             if fresh is not documents:
                 documents, recorded = fresh, stamps(fresh.readable)
-                self.post_message(self.Read(documents))
+                self.post_message(self.DocumentsRead(documents))
             elif recorded != before:
-                self.post_message(self.Recorded())
+                self.post_message(self.EvidenceChanged())
             before = recorded
 
     @work(thread=True, group="judge", exclusive=True, description="document")
-    def _judge_in_thread(self, document: Document, sides: tuple[Path | None, Path | None]) -> None:
-        """Judge the falsifiers of `document`; a newer wish makes the result void."""
+    def _judge_in_thread(self, document: Document, paths: CapturePaths) -> None:
+        """Judge the falsifiers of `document`; judging again ends this."""
         worker = get_current_worker()
         reference, capture, problem = None, None, ""
         try:
-            reference, capture = (None if path is None else Capture.open(path) for path in sides)
+            reference, capture = (None if path is None else Capture.open(path) for path in paths)
         except AprtuiError as error:
             problem = str(error)
         rows = panel(document, capture, reference)
         if not worker.is_cancelled:
             self.post_message(self.Judged(document, rows, capture, problem))
 
-    def on_contracts_screen_read(self, message: Read) -> None:
-        """Show the documents; the one that is open is judged again where it has changed."""
+    def on_contracts_screen_documents_read(self, message: DocumentsRead) -> None:
+        """Show the documents; the open one is judged again if it has changed."""
         self._documents = message.documents
         table = self.query_one("#documents", Table)
         table.empty = message.documents.error or NO_CONTRACTS
         table.show(document_rows(message.documents.files))
-        name, self._wanted = self._wanted[0], ("", self._wanted[1])
+        name, self._cursors_to_restore = self._cursors_to_restore[0], ("", self._cursors_to_restore[1])
         for loaded in message.documents.files:
             if name and loaded.path.stem == name:
                 table.point(loaded.path)
         self._open_document()
 
-    def on_contracts_screen_recorded(self) -> None:
-        """Read the evidence again."""
+    def on_contracts_screen_evidence_changed(self) -> None:
+        """Judge again, which reads the evidence."""
         self._judge()
 
     def on_contracts_screen_judged(self, message: Judged) -> None:
-        """Show the results."""
         if message.document is self._document:
             self._rows, self._judged, self._capture = message.rows, True, message.capture
             if message.problem:
@@ -258,14 +258,14 @@ class ContractsScreen(ToolScreen):
             self._show_rows()
 
     def on_table_pointed(self, message: Table.Pointed) -> None:
-        """Another document, or another falsifier."""
+        """Open the document or show the falsifier under the cursor."""
         if message.table.id == "documents":
             self._open_document()
         else:
             self._show_one()
 
     def on_table_chosen(self, message: Table.Chosen) -> None:
-        """From documents to falsifiers, from there to all the words about one."""
+        """Focus the falsifiers of a document, or the text about a falsifier."""
         documents = message.table.id == "documents"
         self.set_focus(self.query_one("#falsifiers" if documents else "#details"))
 
@@ -282,19 +282,19 @@ class ContractsScreen(ToolScreen):
             self.query_one("#falsifiers", Table).show([])
 
     def _judge(self) -> None:
-        """Show the falsifiers without their results, and begin to judge them."""
+        """Show the falsifiers without results, and begin to judge them."""
         self._judged = False
         self._rows = () if self._document is None else panel(self._document, mapping={}, ledger=NO_LEDGER)
         self._show_rows()
         if self._document is not None:
-            self._judge_in_thread(self._document, self._sides)
+            self._judge_in_thread(self._document, self._capture_paths)
 
     def _show_rows(self) -> None:
         table = self.query_one("#falsifiers", Table)
-        table.border_title = counts_title(self._rows, self._judged, sides_title(*self._sides))
+        table.border_title = counts_title(self._rows, self._judged, captures_title(*self._capture_paths))
         table.show(falsifier_rows(self._rows, self._judged))
-        if self._wanted[1] and table.point(self._wanted[1]):
-            self._wanted = ("", "")
+        if self._cursors_to_restore[1] and table.point(self._cursors_to_restore[1]):
+            self._cursors_to_restore = ("", "")
         self._show_one()
 
     @property

@@ -7,7 +7,6 @@ larger than the memory that a screen should take.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.errors import UnreadableError
+from aprtui.progress import Cancelled
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.trace.stage_reader import StageReader
@@ -34,7 +34,6 @@ from aprtui.tui.draw.viewport import Viewport
 from aprtui.tui.screens.diff.sides import Sides
 
 Values = NDArray[np.float32]
-Cancelled = Callable[[], bool]
 
 
 def not_cancelled() -> bool:

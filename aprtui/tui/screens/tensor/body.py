@@ -73,14 +73,10 @@ class DisplayedPlane:
         return f"{self.kind} scale" + ("" if self.clip == 1 else f" of {100 * self.clip:g} % of the values")
 
     def title(self) -> str:
-        """What is plane."""
+        """What is shown."""
         rows, columns = ("queries" if axis == "query" else f"{axis}s" for axis in self.source.axes)
         heads = f", head {self.plane} of {self.source.planes}" if self.source.planes > 1 else ""
         return f"{self.source.title}{heads}: {rows} × {columns}"
-
-    def zoom_words(self) -> str:
-        """How much of it is plane."""
-        return zoom_words(self.viewport)
 
     def levels(self, values: TileValues, scale: Scale) -> NDArray[np.uint8]:
         """Levels and marks of `values`, as the heatmap draws them."""
@@ -122,7 +118,6 @@ class TensorBody(Container):
     """
 
     def compose(self) -> ComposeResult:
-        """All panes."""
         yield Static(NOTHING_OPEN, id="nothing", classes="pane", markup=False)
         with Vertical(id="main"):
             with Vertical(id="map", classes="pane"):
@@ -145,7 +140,6 @@ class TensorBody(Container):
 
     @property
     def heat(self) -> TensorMap:
-        """The heatmap."""
         return self.query_one(TensorMap)
 
     @property
@@ -154,7 +148,7 @@ class TensorBody(Container):
         return self.query_one("#outliers", Table)
 
     def draw_map(self, plane: DisplayedPlane) -> None:
-        """The tile, its labels and its scale."""
+        """Draw the tile, its labels and its scale."""
         values = plane.values
         if values is None:
             return
@@ -168,16 +162,16 @@ class TensorBody(Container):
         words = plane.scale_words() + (", + beyond it" if (tile == Mark.ABOVE).any() else "")
         self.query_one(ColourBar).show(scale.colour_map, (number(low, 3), number(high, 3)), words)
         pane = self.query_one("#map", Widget)
-        pane.border_title, pane.border_subtitle = plane.title(), plane.zoom_words()
+        pane.border_title, pane.border_subtitle = plane.title(), zoom_words(plane.viewport)
         self.draw_labels(plane)
 
     def move_cursor(self, plane: DisplayedPlane) -> None:
-        """The cursor on another value of the same tile."""
+        """Draw the cursor on another value of the same tile."""
         self.heat.move_cursor(plane.viewport.cursor)
         self.draw_labels(plane)
 
     def draw_labels(self, plane: DisplayedPlane) -> None:
-        """Names of the rows, numbers of the columns."""
+        """Draw the names of the rows and the numbers of the columns."""
         viewport, labels = plane.viewport, self._lines("labels")
         width = label_width(viewport, plane.labels) + 1
         if labels.styles.width is None or labels.styles.width.value != width:
@@ -186,7 +180,7 @@ class TensorBody(Container):
         self._lines("ruler").show([[(ruler(viewport, viewport.cells), Ink.MUTED)]])
 
     def draw_value(self, plane: DisplayedPlane, value: CursorValue | None) -> None:
-        """The value under the cursor, and its bytes."""
+        """Draw the value under the cursor, and its bytes."""
         lines: list[list[Piece]] = []
         if value is not None:
             lines = value_lines(plane.source, plane.labels, value, plane.profile)
@@ -197,7 +191,6 @@ class TensorBody(Container):
         self._lines("value").show(lines)
 
     def draw_whole(self, plane: DisplayedPlane) -> None:
-        """Histogram and outliers."""
         pane = self._lines("histogram")
         size = pane.size.height, pane.size.width
         pane.show(histogram_pane(plane.profile, plane.scale(), size, plain=plane.viewport.plain))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from aprtui.errors import AprtuiError
 from aprtui.model.model import load_model
+from aprtui.progress import Cancelled
 from aprtui.resources import embedded_model
 from aprtui.trace.aprt import HEADER_BYTES
 from aprtui.trace.capture import Capture
@@ -22,8 +23,6 @@ from aprtui.tui.draw.tiles import Tiling, reduced
 from aprtui.tui.draw.viewport import Viewport
 from aprtui.tui.screens.tensor.source import StageSource, TensorSource
 from aprtui.tui.screens.tensor.text import token_text
-
-Cancelled = Callable[[], bool]
 
 BATCH_SECONDS = 0.15
 """A tile that takes longer to read is shown in parts."""

@@ -22,7 +22,7 @@ from aprtui.tui.widgets.line_widget import LineWidget
 
 
 class TensorMap(Heatmap):
-    """Draws levels, or the values themselves on the colours of their levels; tells where the cursor is sent."""
+    """Draws levels, or the values themselves on the colours of their levels, and posts the moves of the cursor."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "choose", "Zoom to value"),
@@ -40,7 +40,7 @@ class TensorMap(Heatmap):
     ]
 
     class Moved(Message):
-        """The cursor is sent by so many cells; `column` is 0 or −1 where it is sent to an end of its row."""
+        """The user moves the cursor by so many cells; `end` is 0 or −1 for the first or the last column."""
 
         def __init__(self, rows: int, columns: int, end: int | None = None) -> None:
             super().__init__()
@@ -74,15 +74,12 @@ class TensorMap(Heatmap):
             self.refresh()
 
     def action_move(self, rows: int, columns: int) -> None:
-        """Send the cursor by cells."""
         self.post_message(self.Moved(rows, columns))
 
     def action_move_to(self, end: int) -> None:
-        """Send the cursor to an end of its row."""
         self.post_message(self.Moved(0, 0, end))
 
     def action_choose(self) -> None:
-        """Choose the value under the cursor."""
         self.post_message(self.Chosen())
 
     def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
@@ -145,17 +142,15 @@ class ColourBar(LineWidget):
         self._words = ""
 
     def show(self, colour_map: ColourMap, ends: tuple[str, str], words: str) -> None:
-        """Show another scale."""
         self._map, self._ends, self._words = colour_map, ends, words
         self.refresh()
 
     @property
     def text(self) -> str:
-        """What is written."""
         return f"{self._ends[0]} … {self._ends[1]}  {self._words}"
 
     def render_line(self, y: int) -> Strip:
-        """Number, colours, number, words."""
+        """The number of one end, the colours, the number of the other end, the words."""
         width, base = self.size.width, self.style()
         if not self._ends[0]:
             return Strip.blank(width, base)

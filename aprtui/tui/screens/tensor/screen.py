@@ -152,7 +152,7 @@ class TensorScreen(ToolScreen):
         self._clip = next((share for share in CLIPS if f"{share:g}" == state.text("clip")), CLIPS[0])
 
     def compose_body(self) -> Iterable[Widget]:
-        """What is wrong, the panes, and where to go."""
+        """A line for problems, the panes, and the input of a value to go to."""
         yield Static(id="problem", markup=False)
         yield TensorBody()
         yield PlaceInput(id="place")
@@ -185,7 +185,6 @@ class TensorScreen(ToolScreen):
         return self._source.command(index)
 
     def on_mount(self) -> None:
-        """Show what there is."""
         self.set_interval(SECONDS_BETWEEN_LOOKS, self._check_file)
         self._open()
 
@@ -212,7 +211,6 @@ class TensorScreen(ToolScreen):
             self._draw_side()
 
     def on_tensor_screen_read_failed(self, message: ReadFailed) -> None:
-        """Show what is wrong."""
         if message.source is self._source:
             self._show_problem(message.problem)
 
@@ -257,12 +255,10 @@ class TensorScreen(ToolScreen):
         self.call_after_refresh(self._draw_side)
 
     def on_heatmap_pointed(self, message: Heatmap.Pointed) -> None:
-        """A click puts the cursor on a cell."""
         if self._viewport is not None:
             self._set_viewport(self._viewport.pointed(message.row, message.column))
 
     def on_tensor_map_moved(self, message: TensorMap.Moved) -> None:
-        """The cursor moves."""
         viewport = self._viewport
         if viewport is not None and message.end is not None:
             self._set_viewport(viewport.at(viewport.row, 0 if message.end == 0 else viewport.shape[1] - 1))
@@ -280,7 +276,7 @@ class TensorScreen(ToolScreen):
             self._set_viewport(self._viewport.framed(message.first, message.last))
 
     def on_table_pointed(self, message: Table.Pointed) -> None:
-        """The cursor goes to the outlier channel."""
+        """Put the cursor on the outlier channel."""
         if self.focused is message.table and self._viewport is not None and isinstance(message.table.key, int):
             self._set_viewport(self._viewport.at(self._viewport.row, message.table.key))
 
@@ -290,7 +286,6 @@ class TensorScreen(ToolScreen):
         self.set_focus(self._body.heat)
 
     def on_input_submitted(self, message: Input.Submitted) -> None:
-        """Go there."""
         source, viewport = self._source, self._viewport
         if source is None or viewport is None:
             return
@@ -314,17 +309,16 @@ class TensorScreen(ToolScreen):
         return super().check_action(action, parameters)
 
     def action_zoom(self, closer: bool) -> None:
-        """Fewer values a cell, or more."""
+        """Show fewer values in a cell, or more."""
         if self._viewport is not None:
             self._set_viewport(self._viewport.closer() if closer else self._viewport.farther())
 
     def action_fit(self) -> None:
-        """All of the tensor."""
         if self._viewport is not None:
             self._set_viewport(self._viewport.fitted())
 
     def action_scale(self) -> None:
-        """The next kind of scale."""
+        """Use the next kind of scale."""
         kinds = list(ScaleKind)
         self._scale_kind = kinds[(kinds.index(self._scale_kind) + 1) % len(kinds)]
         self._draw_map()
@@ -337,7 +331,7 @@ class TensorScreen(ToolScreen):
         self._draw_side()
 
     def action_go(self) -> None:
-        """Ask where to go."""
+        """Ask for the value to go to."""
         box = self.query_one(PlaceInput)
         if self._source is not None:
             axes = ("head", *self._source.axes) if self._source.planes > 1 else self._source.axes
@@ -346,7 +340,6 @@ class TensorScreen(ToolScreen):
         self.set_focus(box)
 
     def action_outliers(self) -> None:
-        """To the list of outlier channels."""
         self.add_class("-show-side")
         self.call_after_refresh(self.set_focus, self._body.outliers)
 
@@ -359,7 +352,7 @@ class TensorScreen(ToolScreen):
         self.call_after_refresh(self._draw_side)
 
     def action_head(self, step: int) -> None:
-        """Another head of an attention map."""
+        """Show another head of an attention map."""
         if self._source is None or self._source.planes == 1:
             self.notify("Only attention maps have heads.", severity="warning")
         else:
@@ -367,7 +360,7 @@ class TensorScreen(ToolScreen):
             self._request_tile()
 
     def action_step(self, step: int, same: str) -> None:
-        """The stage before or after, or the same stage in another layer; broken ones are reported and skipped."""
+        """Open the stage before or after, or the same stage in another layer; broken ones are reported and skipped."""
         if self._source is None:
             return
         source, problems = open_neighbour(self._source, step, same)
@@ -391,7 +384,7 @@ class TensorScreen(ToolScreen):
             self._open()
 
     def action_back(self) -> None:
-        """From the other panes to the heatmap; from there to the screen before."""
+        """Return from another pane to the heatmap, and from the heatmap to the screen before."""
         if isinstance(self.focused, Input):
             self._leave_place()
         elif self._source is not None and self.focused is self._body.outliers:
@@ -482,7 +475,7 @@ class TensorScreen(ToolScreen):
             self._request_tile()
 
     def _request_tile(self) -> None:
-        """Ask for the tile of the viewport."""
+        """Begin to read the tile of the viewport."""
         if self._source is not None and self._viewport is not None:
             self._read_tile(self._source, self._plane, self._viewport)
             self._show_value()

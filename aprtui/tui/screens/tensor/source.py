@@ -50,7 +50,7 @@ class TensorSource(Protocol):
     """Statistics of all planes, if the manifest states them."""
 
     def read(self, plane: int, rows: slice, columns: slice) -> NDArray[np.float32]:
-        """Some values of a plane."""
+        """Values of a plane."""
         ...
 
     def locate(self, plane: int, row: int, column: int) -> FileLocation:
@@ -104,11 +104,9 @@ class StageSource:
         self.count = self._reader.count
 
     def read(self, plane: int, rows: slice, columns: slice) -> NDArray[np.float32]:
-        """Some values of a plane."""
         return self._reader.values(rows, columns, plane)
 
     def locate(self, plane: int, row: int, column: int) -> FileLocation:
-        """Where a value is in the file."""
         return FileLocation(self._reader.place(row, column, plane), 4, is_block=False)
 
     def column_words(self, column: int) -> str:
@@ -116,11 +114,9 @@ class StageSource:
         return channel_words(self.capture.graph, self.stage, column)
 
     def state(self) -> ScreenState:
-        """Capture, layer and stage."""
         return _stage_state(self.capture, self.node)
 
     def command(self, index: Sequence[int]) -> list[str]:
-        """The statistics of this stage."""
         words = ["aprtui", "stats", as_typed(self.capture.path), "--stage", self.node.stage]
         layer = self.node.layer
         words += [] if layer is None else ["--layers", f"{layer}..{layer + 1}"]
@@ -157,11 +153,9 @@ class FileSource:
         self.planes, self.shape = 1, self._reader.plane_shape
 
     def read(self, plane: int, rows: slice, columns: slice) -> NDArray[np.float32]:
-        """Some values."""
         return self._reader.values(rows, columns)
 
     def locate(self, plane: int, row: int, column: int) -> FileLocation:
-        """Where a value is in the file."""
         return FileLocation(self._reader.place(row, column), 4, is_block=False)
 
     def column_words(self, column: int) -> str:
@@ -169,11 +163,9 @@ class FileSource:
         return ""
 
     def state(self) -> ScreenState:
-        """The path."""
         return screen_state(ScreenName.TENSOR, path=as_typed(self._path), width=self._width)
 
     def command(self, index: Sequence[int]) -> list[str]:
-        """The statistics of this file."""
         return ["aprtui", "stats", as_typed(self._path)]
 
     def neighbour(self, step: int, same: str) -> ScreenState | None:
@@ -202,7 +194,6 @@ class WeightSource:
         self.shape = self._reader.shape
 
     def read(self, plane: int, rows: slice, columns: slice) -> NDArray[np.float32]:
-        """Some values, dequantised."""
         return self._reader.values(rows, columns)
 
     def locate(self, plane: int, row: int, column: int) -> FileLocation:
@@ -215,11 +206,9 @@ class WeightSource:
         return ""
 
     def state(self) -> ScreenState:
-        """Model and tensor."""
         return screen_state(ScreenName.TENSOR, model=as_typed(self._path), tensor=self._name)
 
     def command(self, index: Sequence[int]) -> list[str]:
-        """The tensors of the model."""
         return ["aprtui", "stats", as_typed(self._path)]
 
     def neighbour(self, step: int, same: str) -> ScreenState | None:

@@ -24,7 +24,8 @@ COLUMNS = (
 )  # fmt: skip
 READING, SILENT = "Reading…", "No contract speaks of this stage."
 
-Sides = tuple[Path | None, Path | None]
+CapturePaths = tuple[Path | None, Path | None]
+"""The reference and the capture that falsifiers are judged on."""
 
 
 def contract_paths(paths: Sequence[Path]) -> tuple[Path, ...]:
@@ -41,11 +42,11 @@ class ContractsDock(Table):
     """
 
     class Judged(Message):
-        """All falsifiers, judged."""
+        """All falsifiers were judged."""
 
-        def __init__(self, rows: Sequence[tuple[str, PanelRow]], sides: Sides) -> None:
+        def __init__(self, rows: Sequence[tuple[str, PanelRow]], capture_paths: CapturePaths) -> None:
             super().__init__()
-            self.rows, self.sides = rows, sides
+            self.rows, self.capture_paths = rows, capture_paths
 
     def __init__(self, paths: Sequence[Path], *, id: str | None = None) -> None:
         super().__init__(COLUMNS, READING, id=id)
@@ -53,21 +54,20 @@ class ContractsDock(Table):
         self._documents: Documents | None = None
         self._judged: Sequence[tuple[str, PanelRow]] = ()
         self._node: Node | None = None
-        self._sides: Sides = (None, None)
+        self._capture_paths: CapturePaths = (None, None)
 
     def on_mount(self) -> None:
-        """Begin to read."""
         self.border_title = "contracts"
         self._judge()
 
     def judge(self, reference: Path | None, capture: Path | None) -> None:
-        """Judge on other captures, or on none."""
-        if (reference, capture) != self._sides:
-            self._sides = (reference, capture)
+        """Judge on these captures; without a capture, nothing is testable."""
+        if (reference, capture) != self._capture_paths:
+            self._capture_paths = (reference, capture)
             self._judge()
 
     def point_at(self, node: Node | None) -> None:
-        """Show what is about `node`."""
+        """Show the falsifiers that are about `node`."""
         if node != self._node:
             self._node = node
             self._show()
@@ -78,13 +78,13 @@ class ContractsDock(Table):
 
     @work(thread=True, exclusive=True)
     def _judge(self) -> None:
-        worker, (reference, capture) = get_current_worker(), self._sides
+        worker, (reference, capture) = get_current_worker(), self._capture_paths
         before = self._documents
         documents = load_documents(contract_paths(self._paths)) if before is None else before.refreshed()
         try:
             a, b = (None if path is None else Capture.open(path) for path in (reference, capture))
         except AprtuiError:
-            a = b = None  # the screen beside says what is wrong with them
+            a = b = None  # the screen that shows the captures says what is wrong with them
         rows = [
             (document.name, row) for document in documents.readable for row in panel(document, b, a, ledger=NO_LEDGER)
         ]
@@ -93,8 +93,7 @@ class ContractsDock(Table):
             self.post_message(self.Judged(rows, (reference, capture)))
 
     def on_contracts_dock_judged(self, message: Judged) -> None:
-        """Show the results."""
-        if message.sides == self._sides:
+        if message.capture_paths == self._capture_paths:
             self._judged, self.empty = message.rows, SILENT
             self._show()
 

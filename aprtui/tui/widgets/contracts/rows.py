@@ -1,4 +1,4 @@
-"""What the contracts screen says, as rows and lines of text: documents, falsifiers, and all that is known of one."""
+"""Contracts as rows and lines of text: documents, falsifiers, and all that is known of one falsifier."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
 from aprtui.contracts.checks.judgement import Judgement
-from aprtui.contracts.documents.document import NAMES, Falsifier
+from aprtui.contracts.documents.document import Falsifier
 from aprtui.contracts.documents.loading import LoadedContract
 from aprtui.contracts.evidence.assessment import Assessment
 from aprtui.contracts.panel import PanelRow
 from aprtui.trace.graph import Node
+from aprtui.tui.draw.numbers import UNKNOWN, number
 from aprtui.tui.draw.text import SEPARATOR, clipped
 from aprtui.tui.widgets.table import Column, Row, Tone
 
@@ -32,7 +33,7 @@ WAITING = "…"
 
 
 def document_rows(files: Sequence[LoadedContract]) -> list[Row]:
-    """A row a file; one that cannot be read says so."""
+    """A row for each file; a file that cannot be read says so."""
     return [_document_row(loaded) for loaded in files]
 
 
@@ -40,26 +41,26 @@ def _document_row(loaded: LoadedContract) -> Row:
     document = loaded.document
     if document is None:
         return Row(loaded.path, (loaded.path.stem, "cannot be read", ""), Tone.BAD)
-    return Row(loaded.path, (document.name, document.life_cycle or "–", str(len(document.falsifiers))))
+    return Row(loaded.path, (document.name, document.life_cycle or UNKNOWN, str(len(document.falsifiers))))
 
 
 def falsifier_rows(rows: Sequence[PanelRow], judged: bool) -> list[Row]:
-    """A row a falsifier; before it was `judged`, its result is awaited."""
+    """A row for each falsifier; until they are `judged`, `…` stands for their results."""
     return [_falsifier_row(row, judged) for row in rows]
 
 
 def _falsifier_row(row: PanelRow, judged: bool) -> Row:
     falsifier, judgement = row.falsifier, row.judgement
-    number, bound = ("", "") if judgement is None else (_number(judgement.number), _number(judgement.bound))
+    figures = ("", "") if judgement is None else (_number(judgement.number), _number(judgement.bound))
     result = result_word(row) if judged else WAITING
     tone = {"FAIL": Tone.BAD, "PASS": Tone.PLAIN}.get(result, Tone.MUTED)
     evidence = evidence_word(row.assessment) if judged else WAITING
-    cells = (result, falsifier.id or "–", falsifier.status or "–", evidence, number, bound, falsifier.title)
+    cells = (result, falsifier.id or UNKNOWN, falsifier.status or UNKNOWN, evidence, *figures, falsifier.title)
     return Row(falsifier.id or falsifier.line, cells, tone)
 
 
 def dock_rows(rows: Sequence[PanelRow], node: Node | None) -> list[Row]:
-    """The falsifiers that are about `node`, those that fail first."""
+    """The falsifiers that are about `node`; those that fail come first."""
     about = [row for row in rows if node is not None and _is_about(row, node)]
     order = ("FAIL", "PASS", "UNKNOWN", NOT_TESTABLE, NOT_BOUND)
     about.sort(key=lambda row: order.index(result_word(row)))
@@ -81,28 +82,28 @@ def result_word(row: PanelRow) -> str:
 
 
 def evidence_word(assessment: Assessment) -> str:
-    """Whether recorded evidence holds: fresh, stale, unbound, refuted; a dash where nothing is recorded."""
+    """Whether recorded evidence holds: fresh, stale, unbound, refuted; `–` if nothing is recorded."""
     if assessment.newest is None:
-        return "–"
+        return UNKNOWN
     return "refuted" if assessment.refuted else str(assessment.newest.standing)
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    return "" if value is None else number(value, 4)
 
 
-def counts_title(rows: Sequence[PanelRow], judged: bool, sides: str) -> str:
-    """How many falsifiers came to what, and on which captures."""
+def counts_title(rows: Sequence[PanelRow], judged: bool, captures: str) -> str:
+    """How many falsifiers have which result, and on which captures."""
     if not rows:
-        return f"falsifiers, {sides}"
+        return f"falsifiers, {captures}"
     if not judged:
-        return f"{counted(len(rows), 'falsifier')}, being {sides}"
+        return f"{counted(len(rows), 'falsifier')}, being {captures}"
     counts = Counter(result_word(row) for row in rows)
     order = [verdict.value for verdict in (Verdict.FAIL, Verdict.PASS, Verdict.UNKNOWN)] + [NOT_TESTABLE, NOT_BOUND]
-    return ", ".join(f"{counts[word]} {word}" for word in order if counts[word]) + f", {sides}"
+    return ", ".join(f"{counts[word]} {word}" for word in order if counts[word]) + f", {captures}"
 
 
-def sides_title(reference: Path | None, capture: Path | None) -> str:
+def captures_title(reference: Path | None, capture: Path | None) -> str:
     """On which captures the falsifiers are judged."""
     if capture is None:
         return "judged without a capture"
@@ -118,11 +119,11 @@ def row_words(row: PanelRow | None, width: int) -> str:
 
 
 MOST_RECORDED = 5
-"""Of more evidence files, the newest are told."""
+"""Of more evidence files, only the newest are shown."""
 
 
 def falsifier_lines(row: PanelRow) -> list[tuple[str, str]]:
-    """All that is known of a falsifier: a name and a text a line, names empty where a text goes on."""
+    """All that is known of a falsifier: lines of a name and a text; the name is empty where a text continues."""
     return [
         (name if index == 0 else "", text)
         for name, texts in _paragraphs(row)
@@ -176,8 +177,8 @@ def _evidence(falsifier: Falsifier) -> Iterator[str]:
 def _recorded(assessment: Assessment) -> Iterator[str]:
     """The level that evidence files carry, and the files, the newest first."""
     if assessment.evidence:
-        fell = f", gave {NAMES[assessment.ever]}" if assessment.ever > assessment.now else ""
-        yield f"carries {NAMES[assessment.now]}{fell}"
+        fell = f", gave {assessment.ever.label}" if assessment.ever > assessment.now else ""
+        yield f"carries {assessment.now.label}{fell}"
     for piece in assessment.evidence[:MOST_RECORDED]:
         evidence = piece.record
         yield f"{evidence.verdict} of {evidence.date[:10]} on {evidence.host.name}, {piece.words} ({piece.path.name})"

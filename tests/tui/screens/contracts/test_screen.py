@@ -19,36 +19,7 @@ from aprtui.tui.widgets.table import Table
 from tests.compare.synthetic import changed, write_capture
 from tests.contracts.evidence_samples import evidence
 from tests.tui.driver import Driver, screen_text, showing, until
-
-CONTRACT = """\
-metadata:
-  version: 1.0.0
-  status: PROPOSED
-  kind: schema
-  references: [none]
-equations:
-  bytes: {formula: "count = product of the shape"}
-falsification_tests:
-  - id: ALPHA-1
-    rule: every header is right
-    prediction: the count is the product
-    test: read them
-    if_fails: the writer is wrong
-    status: FUNCTIONAL
-    check: header_arithmetic
-  - id: ALPHA-2
-    rule: gates are alike
-    prediction: cosine of ffn_gate is 1
-    check: {name: cosine_floor, stages: [ffn_gate], at_least: 0.999999}
-    status: BLOCKER_FIXTURE_ABSENT
-  - id: ALPHA-3
-    rule: experts are chosen alike
-    prediction: the same
-    check: {name: count_parity, stages: [moe_router]}
-  - id: ALPHA-4
-    rule: people are happy
-    prediction: they say so
-"""
+from tests.tui.screens.contracts.example import CONTRACT
 
 
 @pytest.fixture
