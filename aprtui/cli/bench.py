@@ -44,13 +44,7 @@ def command() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a figure.")
 def cpu(
-    model: Path | None,
-    shape: str,
-    threads: int | None,
-    rounds: int,
-    peer: bool,
-    directory: Path | None,
-    as_json: bool,
+    model: Path | None, shape: str, threads: int | None, rounds: int, peer: bool, directory: Path | None, as_json: bool
 ) -> None:
     """The CPU engine: decode and prefill against llama.cpp, cost of taps and captures, memory."""
     from aprtui.bench.cpu import Options, run_cpu

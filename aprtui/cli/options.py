@@ -63,11 +63,7 @@ def engine_options(default_mode: str) -> Callable[[Command], Command]:
 
     def decorate(function: Command) -> Command:
         @click.option(
-            "--backend",
-            type=click.Choice(backend_choices()),
-            default=AUTO,
-            show_default=True,
-            help=backend_help(),
+            "--backend", type=click.Choice(backend_choices()), default=AUTO, show_default=True, help=backend_help()
         )
         @click.option(
             "--mode",

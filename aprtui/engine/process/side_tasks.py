@@ -16,14 +16,7 @@ from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.logit_noise import measure_logit_noise
 from aprtui.engine.process.command_state import CommandState, SideTask
 from aprtui.engine.process.loading import LoadedEngine, engine_for
-from aprtui.engine.process.messages import (
-    Captured,
-    Declined,
-    Event,
-    NoiseMeasured,
-    StepProgress,
-    WriteCapture,
-)
+from aprtui.engine.process.messages import Captured, Declined, Event, NoiseMeasured, StepProgress, WriteCapture
 from aprtui.engine.protocol import Logits
 from aprtui.errors import AprtuiError, EngineError, UsageError
 

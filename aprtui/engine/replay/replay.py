@@ -54,11 +54,7 @@ class ReplayOptions:
 
 
 def replay_capture(
-    capture: Capture,
-    model: Model,
-    options: ReplayOptions,
-    evaluators: NodeEvaluators,
-    progress: Progress | None = None,
+    capture: Capture, model: Model, options: ReplayOptions, evaluators: NodeEvaluators, progress: Progress | None = None
 ) -> Comparison:
     """Replay every selected stage of `capture` with the weights of `model`.
 
