@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Exact versions for whoever works on the project; /dev/null takes the newest that pyproject.toml allows.
+# Exact versions for `setup` and `test`; /dev/null takes the newest that pyproject.toml allows.
 CONSTRAINTS ?= constraints.txt
 
 .PHONY: run setup test test-slow wheel evidence constraints clean
@@ -29,7 +29,7 @@ wheel: $(VENV)/installed-dev
 	$(BIN)/python -m aprtui.engine.cuda.packaged
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
-# Evidence files of our own contracts, made anew: see contracts/README.md.
+# Records the evidence of our own contracts again: see contracts/README.md.
 evidence: $(VENV)/installed-dev
 	$(BIN)/python -m tests.contracts.record_evidence $(IDS)
 

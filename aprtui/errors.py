@@ -1,10 +1,12 @@
-"""What a user can be told went wrong, and the exit code that goes with it.
+"""Errors that are reported to the user in one line, and the exit code that goes with each.
 
 Every error a user may cause derives from `AprtuiError` and reads as one line: what is wrong, where, what was expected
 and what to do. Anything else that escapes is a bug, and the command line reports it as one.
 """
 
+from collections.abc import Mapping
 from enum import IntEnum
+from types import MappingProxyType
 
 
 class ExitCode(IntEnum):
@@ -18,6 +20,12 @@ class ExitCode(IntEnum):
     INTERNAL = 70
     UNKNOWN = 125
     INTERRUPTED = 130
+
+
+VERDICT_CODES: Mapping[str, ExitCode] = MappingProxyType(
+    {"PASS": ExitCode.PASS, "FAIL": ExitCode.DIVERGENCE, "UNKNOWN": ExitCode.UNKNOWN}
+)
+"""The exit code of a verdict."""
 
 
 def printable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Where the files lie that are not code: kernels, contracts and the embedded model.
+"""Where files other than code lie: kernels, contracts and the embedded model.
 
 In a checkout they are folders beside the package; in a wheel they are package data.
 """
@@ -43,30 +43,35 @@ def embedded_model() -> Path:
 
 
 def _cache() -> Path:
-    """Where things are kept between runs: `APRTUI_CACHE_DIR`, or the user's cache folder."""
+    """The folder of everything that is cached between runs: `APRTUI_CACHE_DIR`, or the user's cache folder."""
     return Path(os.environ.get("APRTUI_CACHE_DIR") or platformdirs.user_cache_dir("aprtui"))
 
 
 def kernel_cache() -> Path:
-    """The folder where compiled CPU kernels are kept between runs."""
+    """The folder of compiled CPU kernels."""
     return _cache() / "kernels"
 
 
 def kernel_image_cache() -> Path:
-    """The folder where compiled CUDA kernels are kept between runs."""
+    """The folder of compiled CUDA kernels."""
     return _cache() / "cuda"
 
 
+def digest_cache() -> Path:
+    """The folder where the SHA-256 of model files is remembered between runs."""
+    return _cache() / "sha256"
+
+
 def parity_cache() -> Path:
-    """The folder where it is kept which devices compute what the CPU computes."""
+    """The folder of the parity gate's results."""
     return _cache() / "parity"
 
 
 def floor_cache() -> Path:
-    """The folder where measured noise floors are kept between runs."""
+    """The folder of measured noise floors."""
     return _cache() / "floors"
 
 
 def quality_baselines() -> Path:
-    """The folder where the speeds of models are kept that later runs are held against."""
+    """The folder of the speeds that later quality gates compare with."""
     return _cache() / "quality"

@@ -15,7 +15,7 @@ PyYAML is imported on first use: `--help` needs no YAML.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ _CORE_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "f
 _STRING = "tag:yaml.org,2002:str"
 _INTEGER = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_WORDS: Mapping[str, Any] = {
+_WORDS: Mapping[str, bool | None] = {
     "": None, "~": None, "null": None, "Null": None, "NULL": None,
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
 }  # fmt: skip
@@ -71,8 +71,7 @@ class YamlScalar:
         if not self.plain or len(self.text) > _LONGEST_NUMBER:
             return self.text
         if self.text in _WORDS:
-            word: bool | None = _WORDS[self.text]
-            return word
+            return _WORDS[self.text]
         if _INTEGER.fullmatch(self.text):
             return int(self.text)
         return float(self.text) if _FLOAT.fullmatch(self.text) else self.text
@@ -80,8 +79,6 @@ class YamlScalar:
 
 @dataclass(frozen=True, slots=True)
 class YamlList:
-    """A list."""
-
     items: tuple[YamlNode, ...]
     line: int
     size: int
@@ -185,10 +182,10 @@ def fields_of(
         raise UsageError(f"{path}: {where}: expected the fields {', '.join(sorted(known))}")
     unknown = value.keys() - set(known)
     if unknown:
-        raise UsageError(f"{path}: {where}: no field {sorted(unknown)[0]!r}: there are {', '.join(sorted(known))}")
+        raise UsageError(f"{path}: {where}: no field {min(unknown)!r}: there are {', '.join(sorted(known))}")
     missing = set(needed) - value.keys()
     if missing:
-        raise UsageError(f"{path}: {where}: the field {sorted(missing)[0]} is missing")
+        raise UsageError(f"{path}: {where}: the field {min(missing)} is missing")
     return value
 
 
@@ -225,14 +222,9 @@ def text(node: YamlNode | None) -> str:
         return ""
     if isinstance(node, YamlScalar):
         return "" if node.value is None else node.text.strip()
-    return "\n".join(_lines(node))
-
-
-def _lines(node: YamlList | YamlMapping) -> Iterator[str]:
     if isinstance(node, YamlList):
-        yield from map(text, node.items)
-    else:
-        yield from (f"{key}: {text(value)}" for key, value in node.fields.items())
+        return "\n".join(map(text, node.items))
+    return "\n".join(f"{key}: {text(value)}" for key, value in node.fields.items())
 
 
 @dataclass(slots=True)

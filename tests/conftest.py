@@ -113,9 +113,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The groups that were skipped, from the reports: with several workers nobody else knows all of them."""
-    told = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", ())]
-    groups = Counter(reason.partition(_REASON)[2] for reason in told if _REASON in reason)
+    """List the groups that were skipped. With several workers only the reports know all of them."""
+    reasons = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", ())]
+    groups = Counter(reason.partition(_REASON)[2] for reason in reasons if _REASON in reason)
     if groups:
         terminalreporter.section("skipped groups")
     for reason, count in sorted(groups.items()):

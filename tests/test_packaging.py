@@ -38,17 +38,17 @@ def test_wheel_carries_its_data_and_runs_away_from_the_checkout(tmp_path: Path) 
 
 
 def contracts_of_the_wheel(folder: Path) -> None:
-    """The installed program tells the same of its contracts' evidence as the checkout, and adds none to itself."""
+    """The installed program says the same of its contracts' evidence as the checkout, and adds none to itself."""
 
     def aprtui(site: Path, *words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", "from aprtui.cli.main import main; main()", "contracts", *words]
         environment = os.environ | {"PYTHONPATH": str(site)}
         return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
-    def told(site: Path) -> list[tuple[str, str]]:
+    def standings(site: Path) -> list[tuple[str, str]]:
         records = [json.loads(line) for line in aprtui(site, "status", "--json").stdout.splitlines()]
         return [(record["id"], record["evidence"]["standing"]) for record in records if record["record"] == "falsifier"]
 
-    assert told(folder / "site") == told(CHECKOUT) and len(told(CHECKOUT)) > 10
+    assert standings(folder / "site") == standings(CHECKOUT) and len(standings(CHECKOUT)) > 10
     refused = aprtui(folder / "site", "check", "--record")
     assert refused.returncode == 2 and "--evidence-dir" in refused.stderr

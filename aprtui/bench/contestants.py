@@ -5,15 +5,18 @@ from __future__ import annotations
 import ctypes
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.engine.backends.cpu import CPU
+from aprtui.engine.capturing import CaptureRequest, write_capture
+from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Taps
 from aprtui.errors import EngineError
+from aprtui.model.model import load_model
 from aprtui.trace.graph import Node
 from aprtui.trace.stats import Accumulator
 
@@ -25,35 +28,16 @@ class Discard:
         """Take one stage tensor."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ours:
-    """Builds this project's CPU engine; `stats` taps the statistics of every stage."""
-
-    model: Path
-    mode: Mode
-    threads: int
-    context: int
-    stats: bool = False
-
-    def __call__(self) -> OurContestant:
-        """Load the model."""
-        return OurContestant(self)
-
-
 class OurContestant:
-    """This project's engine. `capture` evaluates a prompt and writes every stage of every layer."""
+    """This project's CPU engine; with `stats` the statistics of every stage are tapped."""
 
-    def __init__(self, spec: Ours) -> None:
-        from aprtui.engine.opening import open_engine
-        from aprtui.model.model import load_model
-
-        self._spec = spec
-        self._model = load_model(spec.model)
+    def __init__(self, model: Path, mode: Mode, threads: int, context: int, *, stats: bool = False) -> None:
+        self._model = load_model(model)
         self._engine = open_engine(
-            self._model, backend="cpu", mode=spec.mode, kv=KvType.F32, threads=spec.threads, context=spec.context
+            self._model, backend=CPU.name, mode=mode, kv=KvType.F32, threads=threads, context=context
         )
         nodes = frozenset(self._model.graph.nodes)
-        self._taps = Taps(Discard(), stats=nodes) if spec.stats else NO_TAPS
+        self._taps = Taps(Discard(), stats=nodes) if stats else NO_TAPS
 
     def prefill(self, tokens: Sequence[int]) -> None:
         """Evaluate `tokens` from an empty context."""
@@ -66,60 +50,34 @@ class OurContestant:
             self._engine.forward([token], self._taps)
 
 
-@dataclass(frozen=True, slots=True)
-class OursCapturing:
-    """Builds this project's engine such that a prefill also writes a full capture to `directory`."""
-
-    spec: Ours
-    directory: Path
-
-    def __call__(self) -> CapturingContestant:
-        """Load the model."""
-        return CapturingContestant(self)
-
-
 class CapturingContestant(OurContestant):
-    """`prefill` evaluates the prompt and writes every stage of every layer."""
+    """The same engine, whose `prefill` also writes every stage of every layer to `directory`."""
 
-    def __init__(self, spec: OursCapturing) -> None:
-        super().__init__(spec.spec)
-        self._directory = spec.directory
+    def __init__(self, model: Path, mode: Mode, threads: int, context: int, directory: Path) -> None:
+        super().__init__(model, mode, threads, context)
+        self._directory = directory
         self._model.sha256()
 
     def prefill(self, tokens: Sequence[int]) -> None:
-        """Capture `tokens`; what was in the directory goes first."""
-        from aprtui.engine.capturing import CaptureRequest, write_capture
-
+        """Capture `tokens`, in place of what was in the directory."""
         request = CaptureRequest(tokens, None, frozenset(self._model.graph.nodes), Logits.LAST)
         write_capture(self._engine, self._model, request, self._directory, overwrite=True)
 
 
-@dataclass(frozen=True, slots=True)
-class PageCache:
-    """Builds the limit of a capture: writes files of the given sizes, and does nothing else."""
-
-    sizes: tuple[int, ...]
-    directory: Path
-
-    def __call__(self) -> PageCacheContestant:
-        """Make the data."""
-        return PageCacheContestant(self)
-
-
 class PageCacheContestant:
-    """`prefill` writes the files."""
+    """The limit of a capture: `prefill` writes files of the given sizes, and does nothing else."""
 
-    def __init__(self, spec: PageCache) -> None:
-        self._spec = spec
-        self._data = np.random.default_rng(0).bytes(max(spec.sizes))
+    def __init__(self, sizes: Sequence[int], directory: Path) -> None:
+        self._sizes, self._directory = sizes, directory
+        self._data = np.random.default_rng(0).bytes(max(sizes))
 
     def prefill(self, tokens: Sequence[int]) -> None:
-        """Write every file anew."""
-        shutil.rmtree(self._spec.directory, ignore_errors=True)
-        self._spec.directory.mkdir(parents=True)
+        """Write every file again."""
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory.mkdir(parents=True)
         view = memoryview(self._data)
-        for index, size in enumerate(self._spec.sizes):
-            with open(self._spec.directory / str(index), "wb", buffering=0) as file:
+        for index, size in enumerate(self._sizes):
+            with open(self._directory / str(index), "wb", buffering=0) as file:
                 written = 0
                 while written < size:
                     written += file.write(view[written:size])
@@ -129,23 +87,10 @@ class PageCacheContestant:
         raise EngineError("the page cache decodes nothing")
 
 
-@dataclass(frozen=True, slots=True)
-class LlamaCpp:
-    """Builds llama.cpp through llama-cpp-python, with its own defaults (repacking, flash attention as it chooses)."""
-
-    model: Path
-    threads: int
-    context: int
-
-    def __call__(self) -> LlamaCppContestant:
-        """Load the model."""
-        return LlamaCppContestant(self)
-
-
 class LlamaCppContestant:
-    """llama.cpp on the CPU."""
+    """llama.cpp on the CPU through llama-cpp-python, with its own defaults (repacking, flash attention)."""
 
-    def __init__(self, spec: LlamaCpp) -> None:
+    def __init__(self, model: Path, threads: int, context: int) -> None:
         try:
             import llama_cpp
         except ImportError as error:
@@ -156,15 +101,15 @@ class LlamaCppContestant:
         llama_cpp.llama_backend_init()
         parameters = llama_cpp.llama_model_default_params()
         parameters.n_gpu_layers = 0
-        model = llama_cpp.llama_model_load_from_file(str(spec.model).encode(), parameters)
-        if not model:
-            raise EngineError(f"{spec.model}: llama.cpp does not load it")
+        loaded = llama_cpp.llama_model_load_from_file(str(model).encode(), parameters)
+        if not loaded:
+            raise EngineError(f"{model}: llama.cpp does not load it")
         options = llama_cpp.llama_context_default_params()
-        options.n_ctx, options.n_batch, options.n_ubatch = spec.context, 2048, 512
-        options.n_threads = options.n_threads_batch = spec.threads
-        self._context = llama_cpp.llama_init_from_model(model, options)
+        options.n_ctx, options.n_batch, options.n_ubatch = context, 2048, 512
+        options.n_threads = options.n_threads_batch = threads
+        self._context = llama_cpp.llama_init_from_model(loaded, options)
         if not self._context:
-            raise EngineError(f"{spec.model}: llama.cpp cannot make a context of {spec.context}")
+            raise EngineError(f"{model}: llama.cpp cannot make a context of {context}")
         self._position = 0
 
     def prefill(self, tokens: Sequence[int]) -> None:

@@ -10,9 +10,10 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from aprtui.bench.contestants import LlamaCpp, Ours, OursCapturing, PageCache
+from aprtui.bench.contestants import CapturingContestant, LlamaCppContestant, OurContestant, PageCacheContestant
 from aprtui.bench.worker import Contestant, Job, Worker
 from aprtui.engine.protocol import Mode
 from aprtui.model.model import load_model
@@ -89,12 +90,12 @@ def _against_peer(options: Options, progress: Progress) -> Iterator[Figure]:
     context = PROMPT + DECODED
     size = options.model.stat().st_size
     for mode in (Mode.Q8, Mode.EXACT):
-        ours = Ours(options.model, mode, options.threads, context)
+        ours = partial(OurContestant, options.model, mode, options.threads, context)
         for work, tokens, target in (("decode", DECODED, 1.0), ("prefill", PROMPT, 0.5)):
             job = Job(work, tokens)
             builders: dict[str, tuple[Callable[[], Contestant], Job]] = {"ours": (ours, job)}
             if options.peer and mode is Mode.Q8:
-                builders["llama.cpp"] = (LlamaCpp(options.model, options.threads, context), job)
+                builders["llama.cpp"] = (partial(LlamaCppContestant, options.model, options.threads, context), job)
             seconds = _rounds(builders, options, vocabulary, progress, f"{work} {mode}")
             if "llama.cpp" in seconds:
                 yield _rate(f"{work}, llama.cpp", tokens, seconds["llama.cpp"])
@@ -104,12 +105,13 @@ def _against_peer(options: Options, progress: Progress) -> Iterator[Figure]:
                 )
             else:
                 yield _rate(f"{work}, {mode}", tokens, seconds["ours"])
-    yield from _memory(Ours(options.model, Mode.Q8, options.threads, context), size, vocabulary)
+    yield from _memory(options, context, size, vocabulary)
 
 
-def _memory(ours: Ours, size: int, vocabulary: int) -> Iterator[Figure]:
-    config = load_model(ours.model).config.graph
-    cache = 2 * 4 * config.layers * config.kv_width * ours.context
+def _memory(options: Options, context: int, size: int, vocabulary: int) -> Iterator[Figure]:
+    config = load_model(options.model).config.graph
+    cache = 2 * 4 * config.layers * config.kv_width * context
+    ours = partial(OurContestant, options.model, Mode.Q8, options.threads, context)
     with Worker(ours, vocabulary) as worker:
         worker.measure(Job("prefill", PROMPT))
         worker.measure(Job("decode", DECODED))
@@ -124,8 +126,8 @@ def _memory(ours: Ours, size: int, vocabulary: int) -> Iterator[Figure]:
 def _taps(options: Options, progress: Progress) -> Iterator[Figure]:
     vocabulary = load_model(options.model).config.graph.vocabulary
     job = Job("decode", DECODED)
-    plain = Ours(options.model, Mode.Q8, options.threads, PROMPT)
-    tapped = Ours(options.model, Mode.Q8, options.threads, PROMPT, stats=True)
+    plain = partial(OurContestant, options.model, Mode.Q8, options.threads, PROMPT)
+    tapped = partial(plain, stats=True)
     seconds = _rounds({"plain": (plain, job), "tapped": (tapped, job)}, options, vocabulary, progress, "taps")
     yield _rate(
         "decode, q8, statistics of all stages", DECODED, seconds["tapped"],
@@ -140,11 +142,11 @@ def _capture(options: Options, progress: Progress) -> Iterator[Figure]:
     files = planned_files(model.graph, model.graph.nodes, PROMPT, 1)
     sizes = tuple(int(_size(info.shape)) for info in files.values())
     with tempfile.TemporaryDirectory(prefix="aprtui-bench-", dir=options.directory) as folder:
-        ours = Ours(options.model, Mode.Q8, options.threads, PROMPT + 1)
+        arguments = (options.model, Mode.Q8, options.threads, PROMPT + 1)
         builders: dict[str, tuple[Callable[[], Contestant], Job]] = {
-            "plain": (ours, job),
-            "capture": (OursCapturing(ours, Path(folder) / "capture"), job),
-            "write": (PageCache(sizes, Path(folder) / "write"), job),
+            "plain": (partial(OurContestant, *arguments), job),
+            "capture": (partial(CapturingContestant, *arguments, Path(folder) / "capture"), job),
+            "write": (partial(PageCacheContestant, sizes, Path(folder) / "write"), job),
         }
         seconds = _rounds(builders, options, vocabulary, progress, "capture")
     median = {name: statistics.median(taken) for name, taken in seconds.items()}

@@ -25,6 +25,7 @@ from aprtui.bench.contestants import Discard
 from aprtui.bench.cpu import Figure
 from aprtui.bench.worker import PROMPT_SEED, resident_bytes
 from aprtui.contracts.evidence.project import revision_of
+from aprtui.engine.backends.cuda import CUDA
 from aprtui.engine.cuda.detect import detect
 from aprtui.engine.cuda.device import Device
 from aprtui.engine.cuda.driver import Driver, Launch
@@ -54,7 +55,7 @@ class GpuOptions:
 
 @dataclass(frozen=True, slots=True)
 class MeasurementSetup:
-    """Where and by what figures were measured."""
+    """The machine and the versions that figures were measured with."""
 
     date: str
     device: str
@@ -66,14 +67,14 @@ class MeasurementSetup:
     peer: str
 
 
-def run_gpu(options: GpuOptions, told: Callable[[MeasurementSetup], None], progress: Progress) -> Iterator[Figure]:
-    """Measure, part by part; `told` hears first where. Raises `EngineError` where there is no device."""
+def run_gpu(options: GpuOptions, announce: Callable[[MeasurementSetup], None], progress: Progress) -> Iterator[Figure]:
+    """Measure, part by part; `announce` is first given the set-up. Raises `EngineError` where there is no device."""
     model = load_model(options.model)
     peer = _Peer(options)
     tokens = np.random.default_rng(PROMPT_SEED).integers(0, model.config.graph.vocabulary, options.prompt).tolist()
     llama = peer.measure(progress)
     with closing(_opened(model, Mode.Q8, options, progress)) as engine:
-        told(_setup(engine, options, peer))
+        announce(_setup(engine, options, peer))
         bandwidth = engine.on_device(lambda device: _copy_speed(device, options))
         yield bandwidth
         kernels, moved = engine.on_device(lambda device: _kernels(device, options, bandwidth.value * 1e9))
@@ -106,7 +107,7 @@ def _opened(model: Model, mode: Mode, options: GpuOptions, progress: Progress) -
     context = options.prompt + options.decoded + 1
     kv = KvType.F32 if mode is Mode.EXACT else KvType.F16  # exact is the reference; float16 is llama.cpp's default
     return open_engine(  # type: ignore[return-value]
-        model, backend="cuda", mode=mode, kv=kv, context=context, progress=progress
+        model, backend=CUDA.name, mode=mode, kv=kv, context=context, progress=progress
     )
 
 
@@ -114,13 +115,13 @@ def _setup(engine: CudaEngine, options: GpuOptions, peer: _Peer) -> MeasurementS
     driver = detect().driver
     assert driver is not None
     revision = revision_of(Path(aprtui.__file__).parents[1], ())
-    told = revision if isinstance(revision, str) else revision.commit + ("-dirty" if revision.dirty else "")
+    text = revision if isinstance(revision, str) else revision.commit + ("-dirty" if revision.dirty else "")
     return MeasurementSetup(
         date=datetime.now(UTC).strftime("%Y-%m-%d"),
         device=engine.device,
         driver=f"CUDA {driver[0]}.{driver[1]}",
         version=aprtui.__version__,
-        revision=told,
+        revision=text,
         code_path=engine.code_path,
         model=f"{options.model.name}, {options.model.stat().st_size / 1e6:.0f} MB",
         peer=peer.name,

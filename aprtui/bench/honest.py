@@ -1,6 +1,6 @@
 """False alarms: captures of honest engines, judged alone and in pairs. None may be called a divergence.
 
-A folder holds `<model>/model.gguf` and captures of it in `<model>/<name>/`, by whatever engine; our own runs of the
+A folder holds `<model>/model.gguf` and captures of it by any engine in `<model>/<name>/`; our own runs of the
 model on the same tokens join them. Captures of the same tokens are judged in pairs by the measured floor, and each
 alone by a replay. `faults/<name>/` hold captures of engines that ran an edited model: `expected.json` names the
 original (`model`, relative to the folder) and the stages that are right answers (`accepted`).

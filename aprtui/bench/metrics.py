@@ -1,6 +1,6 @@
 """The default metrics over two memory-mapped captures in page cache, against `numpy.sum` over one of them.
 
-A process of its own measures both in turns, and maps the files anew for every turn, as a comparison does, so that both
+A process of its own measures both in turns, and maps the files again for every turn, as a comparison does, so that both
 pay for mapping. Rates are bytes read a second: of both captures for the metrics, of one for the sum. Memory is what the
 process has for itself, `RssAnon` + `RssShmem`, at most while it measures; mapped pages of files are not counted.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from aprtui.bench.cpu import Figure
+from aprtui.bench.worker import private_bytes
 from aprtui.compare.metrics.measure import measure
 from aprtui.errors import EngineError
 from aprtui.progress import Progress
@@ -130,7 +131,7 @@ def _measure_once(pairs: list[tuple[Path, Path]]) -> int:
     def watch() -> None:
         nonlocal most
         while True:
-            most = max(most, _private_bytes())
+            most = max(most, private_bytes())
             if done.wait(0.02):
                 return
 
@@ -144,13 +145,3 @@ def _measure_once(pairs: list[tuple[Path, Path]]) -> int:
         done.set()
         watcher.join()
     return most
-
-
-def _private_bytes() -> int:
-    """`RssAnon` + `RssShmem` of this process; 0 where the system does not tell."""
-    try:
-        text = Path("/proc/self/status").read_text()
-    except OSError:
-        return 0
-    lines = (line.split() for line in text.splitlines())
-    return sum(1024 * int(fields[1]) for fields in lines if fields and fields[0] in ("RssAnon:", "RssShmem:"))

@@ -1,4 +1,4 @@
-"""Captures of noise in real shapes: what the speed of a screen depends on, without an engine that takes minutes."""
+"""Captures of noise in real shapes: as slow for a screen as real ones, without an engine that takes minutes."""
 
 from __future__ import annotations
 

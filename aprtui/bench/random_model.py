@@ -1,4 +1,4 @@
-"""Q4_K_M files of real shapes with random weights: what speed depends on, and nothing to download.
+"""Q4_K_M files of real shapes with random weights: as fast as real ones, and nothing to download.
 
 The mix of types is that of llama.cpp's Q4_K_M (`use_more_bits`: Q6_K for the values and the down projections of half
 the layers, and for the head). Without a vocabulary, as engines are driven by token ids, or with that of another file.

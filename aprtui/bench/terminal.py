@@ -17,7 +17,9 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
+from aprtui.bench.worker import private_bytes
 from aprtui.errors import EngineError
 
 FRAME_END = b"\x1b[?2026l"
@@ -29,7 +31,7 @@ QUIET = 0.06
 
 
 def _take_terminal() -> None:
-    """Make the terminal the session's own: should this process be killed, the program is told that it has gone."""
+    """Make the terminal the session's own: if this process is killed, the program gets a hang-up signal."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
@@ -78,7 +80,7 @@ class PseudoTerminal:
             self._changed.notify_all()
 
     def text(self) -> str:
-        """The end of what was sent, without escape sequences: words of one run stand together, positions are lost."""
+        """The end of the output, without escape sequences: words of one run stand together, positions are lost."""
         with self._changed:
             sent = bytes(self._text)
         return _ESCAPES.sub(b"\n", sent).decode(errors="replace")
@@ -98,7 +100,7 @@ class PseudoTerminal:
         return repr(" ".join(self.text().split())[-300:])
 
     def forget(self) -> None:
-        """Let `text` begin anew."""
+        """Forget the text so far."""
         with self._changed:
             self._text.clear()
 
@@ -127,9 +129,8 @@ class PseudoTerminal:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def private_bytes(self) -> int:
-        """`RssAnon` + `RssShmem` of the program's own process."""
-        lines = (line.split() for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines())
-        return sum(1024 * int(fields[1]) for fields in lines if fields and fields[0] in ("RssAnon:", "RssShmem:"))
+        """Memory that the program's own process has for itself."""
+        return private_bytes(self._process.pid)
 
     def close(self) -> None:
         """End the program."""
@@ -142,7 +143,7 @@ class PseudoTerminal:
         self._reader.join(2)
         os.close(self._master)
 
-    def __enter__(self) -> PseudoTerminal:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""`aprtui bench tui`: what the screens cost, measured from outside on the program in a pseudo-terminal.
+"""`aprtui bench tui`: the costs of the screens, measured from outside on the program in a pseudo-terminal.
 
 Keys: the diff and the tensor screen on captures of 8 GB, and a capture of 2,000 files in the browse screen. An answer
 is timed twice: its first frame, with cursor and words, and its last, when the values that a thread has read are there.
@@ -163,7 +163,7 @@ class _Moment:
 
     @classmethod
     def of(cls, terminal: PseudoTerminal) -> _Moment:
-        """What has been shown so far; waits for the next frame that tells the position, and takes the time then."""
+        """The output so far; waits for the next frame that shows the position, and takes the time then."""
         terminal.forget()
         position = int(terminal.wait_for(r"context (\d+)/")[1])
         return cls(time.perf_counter(), len(terminal.frames), terminal.processor_seconds(), position, terminal.received)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class Worker:
         self._process.start()
         child.close()
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> Self:
         self._receive()
         return self
 
@@ -104,7 +104,7 @@ def _serve(pipe: Connection, build: Callable[[], Contestant], vocabulary: int) -
             pipe.send(_memory() if job is None else _timed(contestant, job, vocabulary))
     except (EOFError, KeyboardInterrupt):
         return
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the benchmark says what happened here, whatever it was
         pipe.send(f"benchmark worker: {type(error).__name__}: {error}")
 
 
@@ -122,6 +122,12 @@ def _timed(contestant: Contestant, job: Job, vocabulary: int) -> float:
 def resident_bytes() -> int:
     """Bytes of this process that are resident."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def private_bytes(process: int | str = "self") -> int:
+    """Bytes that a process has for itself: `RssAnon` + `RssShmem`, without the mapped pages of files."""
+    lines = (line.split() for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    return sum(1024 * int(fields[1]) for fields in lines if fields and fields[0] in ("RssAnon:", "RssShmem:"))
 
 
 def _memory() -> Memory:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from aprtui.cli.json_lines import write_file, write_record
-from aprtui.engine.backends.registry import backend_names, fast_backends, host_backends
+from aprtui.engine.backends.cuda import CUDA
+from aprtui.engine.backends.registry import backend_names, fast_backends, host_backends, require_available
 from aprtui.progress import Progress
 
 if TYPE_CHECKING:
@@ -99,21 +100,20 @@ def gpu(
     """The CUDA engine: kernels and decode against a copy on the device, prefill, llama.cpp, cost of taps, memory."""
     from aprtui.bench.gpu import GpuOptions, MeasurementSetup, run_gpu, setup_record
     from aprtui.cli.progress import ProgressLine
-    from aprtui.engine.cuda.detect import detect
 
-    detect().require()
+    require_available(CUDA)
     records: list[dict[str, object]] = []
 
-    def told(setting: MeasurementSetup) -> None:
-        records.append(setup_record(setting))
+    def announce(setup: MeasurementSetup) -> None:
+        records.append(setup_record(setup))
         if as_json:
             write_record(records[-1])
         else:
-            click.echo("\n".join(f"{name:10} {value}" for name, value in asdict(setting).items() if value))
+            click.echo("\n".join(f"{name:10} {value}" for name, value in asdict(setup).items() if value))
 
     options = GpuOptions(model or _random_model(shape, directory), rounds, prompt, decode, soak, llama_bench)
     with ProgressLine() as progress:
-        for figure in run_gpu(options, told, progress):
+        for figure in run_gpu(options, announce, progress):
             records.append({"record": "figure", **asdict(figure)})
             if as_json:
                 write_record(records[-1])

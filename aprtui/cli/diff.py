@@ -123,7 +123,7 @@ def _diff_captures(
     from aprtui.cli.comparison.next_steps import diff_steps
     from aprtui.cli.progress import ProgressLine
     from aprtui.compare.captures import compare_captures
-    from aprtui.compare.context import state_context
+    from aprtui.compare.manifests import compare_manifests
     from aprtui.trace.capture import Capture
 
     for path, other in ((a, b), (b, a)):
@@ -136,9 +136,9 @@ def _diff_captures(
     with ProgressLine() as progress:
         criteria, tokens = judging.criteria(left, right, given, options.policy, progress)
         comparison = compare_captures(left, right, _with_tokens(given, tokens), progress, criteria)
-    context = state_context(left, right)
+    manifests = compare_manifests(left, right)
     steps = diff_steps(comparison, a, b, options, judging.words())
-    return report((str(a), str(b)), context, comparison, options, steps)
+    return report((str(a), str(b)), manifests, comparison, options, steps)
 
 
 def _with_tokens(options: DiffOptions, tokens: tuple[int, ...] | None) -> DiffOptions:

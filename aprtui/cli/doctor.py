@@ -1,4 +1,4 @@
-"""`aprtui doctor`: what was found here, and how to get what is missing."""
+"""`aprtui doctor`: what was found on this machine, and how to get what is missing."""
 
 from __future__ import annotations
 

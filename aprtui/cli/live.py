@@ -1,4 +1,4 @@
-"""What `aprtui` without a command does: the live view, or a streamed completion where there is no terminal."""
+"""`aprtui` without a command: the live view, or a streamed completion where there is no terminal."""
 
 from __future__ import annotations
 

@@ -90,18 +90,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except MemoryError as error:
         click.echo(f"aprtui: does not fit in memory: {error}: use a smaller model or --context", err=True)
         code = ExitCode.ENGINE
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a bug: it is reported, with exit code 70
         code = _unexpected(error)
     sys.exit(_for_bisect(int(code or 0)) if BISECT in words else int(code or 0))
 
 
 def _for_bisect(code: int) -> int:
-    """What `git bisect run` takes for skip is every code but pass, divergence and interrupt; usage errors too."""
+    """The code for `git bisect run`: all but pass, divergence and interrupt, usage errors too, become its skip."""
     return code if code in (ExitCode.PASS, ExitCode.DIVERGENCE, ExitCode.INTERRUPTED) else ExitCode.UNKNOWN
 
 
 def _unexpected(error: Exception) -> ExitCode:
-    """Say what nothing else has caught: a failure of stdout (the only output that has no name), or a bug."""
+    """Report an exception that nothing else has caught: stdout failed (the only output without a name), or a bug."""
     if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF):
         click.echo(f"aprtui: stdout cannot be written: {error.strerror}: free space or choose another output", err=True)
         # What is left in the buffer would fail again when the interpreter ends.

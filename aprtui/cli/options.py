@@ -109,6 +109,19 @@ def engine_options(default_mode: str) -> Callable[[Command], Command]:
     return decorate  # fmt: skip
 
 
+def prompt_options(function: Command) -> Command:
+    """Add `-p --tokens --chat --no-special`, which `prompt_tokens` takes."""
+    options = (
+        click.option("-p", "--prompt", help="The prompt; - reads stdin."),
+        click.option("--tokens", metavar="1,2,3", help="The prompt as token ids."),
+        click.option("--chat", is_flag=True, help="Send the prompt through the model's chat template."),
+        click.option("--no-special", is_flag=True, help="Take special tokens in the prompt as plain text."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 def requested_model(path: Path | None) -> Model:
     """The model at `path`, or the embedded one."""
     from aprtui.model.model import load_model
@@ -171,7 +184,7 @@ def injected_faults(model: Model, options: EngineOptions) -> tuple[Fault, ...]:
 
 
 def read_prompt(text: str) -> str:
-    """The prompt: `text` itself, or stdin for `-`; UTF-8 whatever the locale says."""
+    """The prompt: `text` itself, or stdin for `-`; UTF-8 in every locale."""
     data = sys.stdin.buffer.read() if text == "-" else os.fsencode(text)
     try:
         return data.decode()

@@ -1,6 +1,6 @@
-"""Progress of what a user waits for, on stderr: a line that rewrites itself on a terminal, plain lines elsewhere.
+"""Progress of long work on stderr: a line that rewrites itself on a terminal, plain lines elsewhere.
 
-Nothing is shown in the first second: what is done by then needs no progress. Elsewhere there is a line every two
+Nothing is shown in the first second: short work needs no progress. Elsewhere there is a line every two
 seconds at most: a log stays short, and a reader of the lines knows that the command is alive. A program that asks for
 records (see `aprtui.progress`) gets the same lines as JSON.
 """
@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from types import TracebackType
+from typing import Self
 
 from aprtui.progress import RECORDS_VARIABLE, progress_record
 
@@ -29,7 +30,7 @@ class ProgressLine:
         self._since, self._last = self._started, (0, 0)
         self._written = -_SECONDS_A_LINE
 
-    def __enter__(self) -> ProgressLine:
+    def __enter__(self) -> Self:
         return self
 
     def __call__(self, what: str, done: int, total: int) -> None:
@@ -60,7 +61,7 @@ class ProgressLine:
 
 
 def _pace(done: int, total: int, seconds: float) -> str:
-    """Steps a second and seconds left, once there is something to tell them from."""
+    """Steps a second and seconds left, once enough has been done to estimate them."""
     if not done or seconds < _PATIENCE_SECONDS:
         return ""
     rate = done / seconds

@@ -11,7 +11,7 @@ import click
 from aprtui.cli.json_lines import write_record
 from aprtui.cli.options import MODEL_ARGUMENT
 from aprtui.engine.backends.registry import AUTO, backend_choices
-from aprtui.errors import ExitCode
+from aprtui.errors import VERDICT_CODES
 
 if TYPE_CHECKING:
     from aprtui.engine.quality.gates import GateResult, QualityReport
@@ -74,12 +74,11 @@ def command(
         write_record(_document(report, started))
     else:
         click.echo(f"{report.verdict.value}: {report.reason}")
-    codes = {"PASS": ExitCode.PASS, "FAIL": ExitCode.DIVERGENCE, "UNKNOWN": ExitCode.UNKNOWN}
-    return codes[report.verdict.value]
+    return VERDICT_CODES[report.verdict.value]
 
 
 def _baseline(model: Path) -> Path:
-    """Where the baseline of a model is kept on this machine, by its bytes: a file of another name is no other model."""
+    """Where the baseline of a model lies, named by the bytes of its file: a renamed model keeps its baseline."""
     from aprtui.model.digest import file_digest
     from aprtui.resources import quality_baselines
 

@@ -14,6 +14,7 @@ from aprtui.cli.options import (
     EngineOptions,
     engine_options,
     open_engine,
+    prompt_options,
     prompt_tokens,
     requested_model,
 )
@@ -28,11 +29,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @MODEL_ARGUMENT
-@click.option("-p", "--prompt", help="The prompt; - reads stdin.")
-@click.option("--tokens", metavar="1,2,3", help="The prompt as token ids.")
+@prompt_options
 @click.option("-n", "--max-tokens", type=click.IntRange(1), default=128, show_default=True, help="Tokens to generate.")
-@click.option("--chat", is_flag=True, help="Send the prompt through the model's chat template.")
-@click.option("--no-special", is_flag=True, help="Take special tokens in the prompt as plain text.")
 @click.option("--temp", type=float, help="Temperature; 0 is greedy. What the model recommends by default, else 0.")
 @click.option("--top-k", type=int, default=0, show_default=True, help="Keep the K most probable tokens; 0 keeps all.")
 @click.option("--top-p", type=float, default=1.0, show_default=True, help="Keep this much probability.")

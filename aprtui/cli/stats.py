@@ -100,12 +100,12 @@ def _only_captures(stages: str | None, layers: str | None, options: str = "--sta
 
 
 def _line(summary: StageSummary) -> str:
-    from aprtui.cli.comparison.render import number
+    from aprtui.compare.wording import number_text
 
     node, stats = summary.node, summary.stats
     layer = "–" if node.layer is None else str(node.layer)
     shape = "×".join(str(size) for size in summary.shape)
-    numbers = "".join(f"{number(value):>10}" for value in (stats.min, stats.max, stats.mean, stats.rms))
+    numbers = "".join(f"{number_text(value):>10}" for value in (stats.min, stats.max, stats.mean, stats.rms))
     return f"{layer:>5} {node.stage:<18} {shape:<15}{numbers}{_left_out(stats)}"
 
 
@@ -147,12 +147,12 @@ def _tensor_record(info: TensorInfo, summary: TensorSummary) -> dict[str, object
 
 
 def _tensor_line(info: TensorInfo, summary: TensorSummary) -> str:
-    from aprtui.cli.comparison.render import number
+    from aprtui.compare.wording import number_text
 
     shape = "×".join(map(str, info.shape))
-    ends = [number(summary.scales[name][1]) if name in summary.scales else "" for name in ("d", "dmin")]
+    ends = [number_text(summary.scales[name][1]) if name in summary.scales else "" for name in ("d", "dmin")]
     stats = summary.stats
-    figures = ["–", "–"] if stats is None else [number(stats.absmax), number(stats.rms)]
+    figures = ["–", "–"] if stats is None else [number_text(stats.absmax), number_text(stats.rms)]
     numbers = "".join(f"{text:>9}" for text in (*ends, *figures))
     left_out = "" if stats is None else _left_out(stats)
     return f"{info.name:<25} {info.type:<5} {shape:<11}{numbers}{left_out}"

@@ -16,6 +16,7 @@ from aprtui.cli.options import (
     engine_options,
     injected_faults,
     open_engine,
+    prompt_options,
     prompt_tokens,
     requested_model,
 )
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @MODEL_ARGUMENT
-@click.option("-p", "--prompt", help="The prompt; - reads stdin.")
-@click.option("--tokens", metavar="1,2,3", help="The prompt as token ids.")
+@prompt_options
 @click.option(
     "--save-tensor",
     "stages",
@@ -68,8 +68,6 @@ if TYPE_CHECKING:
     show_default=True,
     help="Positions that lm_head holds.",
 )
-@click.option("--chat", is_flag=True, help="Send the prompt through the model's chat template.")
-@click.option("--no-special", is_flag=True, help="Take special tokens in the prompt as plain text.")
 @click.option("--overwrite", is_flag=True, help="Replace the capture in DIR.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a file, then a summary.")
 @engine_options(default_mode="exact")

@@ -93,7 +93,7 @@ def compare_captures(
     findings = Findings(
         coverage.graph, alignment, stages, skipped, coverage.expected, coverage.allowed, _unfinished(a, b),
         frozenset((a.files.keys() & b.files.keys()).difference(coverage.nodes)),
-        stages[0].verdict.metric if stages and criteria.bounds else _shown_metric(options), options.limit,
+        stages[0].verdict.metric if stages and criteria.bounds else _ranking_metric(options), options.limit,
         (*criteria.statements, *_swaps(stages, coverage.graph, pair_of)), criteria.doubts, criteria.unjudgeable,
         extras=options.extras,
     )  # fmt: skip
@@ -114,7 +114,7 @@ def _aligned(a: Capture, b: Capture, options: DiffOptions) -> TokenAlignment:
     return replace(alignment, sources=(left, right))
 
 
-def _shown_metric(options: DiffOptions) -> Metric:
+def _ranking_metric(options: DiffOptions) -> Metric:
     return options.tolerances[0].metric if options.tolerances else DEFAULT_METRIC
 
 

@@ -127,15 +127,14 @@ def _judge(node: Node, metrics: PairMetrics, tolerances: Sequence[Tolerance]) ->
         count = metrics.mismatches
         reason = f"{counted(count, 'value')} NaN or Inf on one side, not alike on the other"
         return StageVerdict(node, Verdict.FAIL, Metric.NON_FINITE, float(count), None, 0.0, reason)
-    shown = tolerances[0] if tolerances else None
-    metric = shown.metric if shown else DEFAULT_METRIC
-    bound = shown.bound if shown else None
+    first = tolerances[0] if tolerances else None
+    metric = first.metric if first else DEFAULT_METRIC
+    bound, floor = (first.bound, first.floor) if first else (None, None)
     if metrics.compared == 0:
         reason = "no finite value on either side" if metrics.count else "empty on both sides"
-        return StageVerdict(node, Verdict.UNKNOWN, metric, None, shown.floor if shown else None, bound, reason)
+        return StageVerdict(node, Verdict.UNKNOWN, metric, None, floor, bound, reason)
     if metrics.equal:
         reason = "bit-equal" if metrics.equal_bits == 1 else "equal values"
-        floor = shown.floor if shown else None
         return StageVerdict(node, Verdict.PASS, metric, metrics.value(metric), floor, bound, reason)
     for tolerance in tolerances:
         error = metrics.value(tolerance.metric)
@@ -144,12 +143,10 @@ def _judge(node: Node, metrics: PairMetrics, tolerances: Sequence[Tolerance]) ->
             beyond = "below" if tolerance.metric.is_similarity else "above"
             reason = f"{beyond} {tolerance.basis}"
             return StageVerdict(node, Verdict.FAIL, tolerance.metric, error, tolerance.floor, tolerance.bound, reason)
-    if shown:
-        reason = f"within {shown.basis}"
-        return StageVerdict(node, Verdict.PASS, metric, metrics.value(metric), shown.floor, bound, reason)
-    return StageVerdict(
-        node, Verdict.UNKNOWN, metric, metrics.value(metric), None, None, "differs, no tolerance applies"
-    )
+    verdict, reason = Verdict.UNKNOWN, "differs, no tolerance applies"
+    if first:
+        verdict, reason = Verdict.PASS, f"within {first.basis}"
+    return StageVerdict(node, verdict, metric, metrics.value(metric), floor, bound, reason)
 
 
 def alike_text(metrics: PairMetrics) -> str | None:

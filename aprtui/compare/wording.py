@@ -11,3 +11,13 @@ def counted(count: int, noun: str) -> str:
 def first_tokens(count: int) -> str:
     """The first `count` tokens, in words."""
     return "the first token" if count == 1 else f"the first {count} tokens"
+
+
+def number_text(number: float | str | None) -> str:
+    """Three significant digits; – for what is not known. Numbers that are not finite may be strings, as in JSON."""
+    return "–" if number is None else f"{float(number):.3g}"
+
+
+def figures_text(metric: str, error: float | None, floor: float | None, bound: float | None) -> str:
+    """What was judged, and what it was held against."""
+    return f"{metric} {number_text(error)}, floor {number_text(floor)}, bound {number_text(bound)}"

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cache
 
-from aprtui.contracts.checks.arguments import named_layers, named_stages
+from aprtui.contracts.checks.arguments import known_stages, named_layers, named_stages
 from aprtui.contracts.documents.document import CheckCall, Document, Falsifier
 from aprtui.errors import UsageError
 from aprtui.trace.graph import ALIASES, Node, Scope, StageGraph, canonical_name, known_names
-from aprtui.trace.select import ALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +24,6 @@ class Binding:
     inferred: bool
 
     def nodes(self, graph: StageGraph) -> tuple[Node, ...]:
-        """The nodes of `graph` that the falsifier is about."""
         return tuple(
             node
             for node in graph.nodes
@@ -40,29 +36,24 @@ def bind(document: Document, falsifier: Falsifier, check: CheckCall | None) -> B
     """The stages and layers of `falsifier`, which `check` judges."""
     if check is not None:
         try:
-            stages = _known(named_stages(check.parameters))
+            stages = known_stages(named_stages(check.parameters))
             if stages:
                 return Binding(stages, named_layers(check.parameters), inferred=False)
         except UsageError:
             pass  # evaluation reports what is wrong with the parameters
-    stages = _known(canonical_name(name) for name in falsifier.binds_to)
+    stages = known_stages([canonical_name(name) for name in falsifier.binds_to])
     if stages:
         return Binding(stages, None, inferred=False)
     equations = [equation.formula for equation in document.equations if equation.name in falsifier.binds_to]
-    own = "\n".join((falsifier.rule, falsifier.name, falsifier.prediction, falsifier.test))
+    own = f"{falsifier.rule}\n{falsifier.name}\n{falsifier.prediction}\n{falsifier.test}"
     stages = _mentioned(own) or _mentioned("\n".join(equations))
-    return Binding(stages, _layers_in(own), inferred=True)
-
-
-def _known(names: Iterable[str]) -> tuple[str, ...]:
-    """Every known stage that matches one of `names`, which may be globs."""
-    patterns = tuple(names)
-    return tuple(stage for stage in known_names() if any(fnmatchcase(stage, name) for name in patterns))
+    layers = frozenset(int(number) for number in _LAYER.findall(own))
+    return Binding(stages, layers or None, inferred=True)
 
 
 def _mentioned(text: str) -> tuple[str, ...]:
     found = {_spellings()[word] for word in re.findall(r"[A-Za-z_][A-Za-z0-9_]*", text) if word in _spellings()}
-    found |= {_words()[word] for word in _WORD_AS_NAME.findall(text) if word in _words()}
+    found |= _words().intersection(_WORD_AS_NAME.findall(text))
     return tuple(stage for stage in known_names() if stage in found)
 
 
@@ -76,27 +67,13 @@ def _spellings() -> dict[str, str]:
 
 
 @cache
-def _words() -> dict[str, str]:
+def _words() -> frozenset[str]:
     """Names that are English words too: `embedding`, `attention`."""
-    return {name: name for name in known_names() if "_" not in name}
+    return frozenset(name for name in known_names() if "_" not in name)
 
 
 _WORD_AS_NAME = re.compile(r"(?:(?<=[`/.,\[({'\"])|(?<=--save-tensor ))([a-z]+)(?=[`,\])}'\"]|\.bin)")
 """An English word counts as a stage only between the marks of code: `embedding.bin`, `attention`, [a,attention]."""
 
 _LAYER = re.compile(r"\blayers?[-_ \[]+(\d{1,4})\b", re.IGNORECASE)
-
-
-def _layers_in(text: str) -> frozenset[int] | None:
-    """Layers named one by one, as `layer 3`, `layer-0/`, `layer[3]`."""
-    found = frozenset(int(number) for number in _LAYER.findall(text))
-    return found or None
-
-
-def describe(binding: Binding) -> str:
-    """The binding in words, as `layer 3 ffn_gate (inferred)`."""
-    if not binding.stages:
-        return "no stage"
-    layers = ALL if binding.layers is None else ", ".join(str(layer) for layer in sorted(binding.layers))
-    where = "" if binding.layers is None else f"layer {layers} "
-    return f"{where}{', '.join(binding.stages)}{' (inferred)' if binding.inferred else ''}"
+"""A layer that is named alone, as `layer 3`, `layer-0/`, `layer[3]`."""

@@ -1,4 +1,4 @@
-"""Judging a falsifier: find its check and the cells it is about, and say why it cannot be judged."""
+"""Judging a falsifier by its check: find the cells that it is about, and say why it cannot be judged."""
 
 from __future__ import annotations
 
@@ -16,15 +16,13 @@ from aprtui.contracts.checks.arguments import (
     CheckArguments,
     CheckSubject,
     PairArguments,
-    demands_every_layer,
     layers_text,
     named_stages,
     wanted_nodes,
 )
 from aprtui.contracts.checks.judgement import Judgement, no_device, not_testable, unknown
-from aprtui.contracts.checks.mapping import CheckMap, check_of
 from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, ContractCheck, ModelCheck, PairCheck
-from aprtui.contracts.documents.document import CheckCall, Document, Falsifier
+from aprtui.contracts.documents.document import CheckCall, Document
 from aprtui.engine.backends.registry import device_backends, is_host
 from aprtui.errors import AprtuiError
 from aprtui.trace.capture import Capture
@@ -39,14 +37,11 @@ _COMMON: Mapping[type, frozenset[str]] = {
 """Parameters that every check of a kind takes beside its own."""
 
 
-def evaluate(document: Document, falsifier: Falsifier, subject: CheckSubject, mapping: CheckMap) -> Judgement | None:
-    """The judgement on one falsifier; None where no check is bound to it.
+def evaluate(document: Document, call: CheckCall, subject: CheckSubject) -> Judgement:
+    """The judgement on the falsifier of `document` that is bound to the check `call`.
 
     Nothing that a contract or a capture holds makes this raise: an error there is the reason of a verdict UNKNOWN.
     """
-    call = check_of(falsifier, mapping)
-    if call is None:
-        return None
     check = CHECKS.get(call.name)
     if check is None:
         return unknown(f"no check is called {call.name!r}: there are {', '.join(CHECKS)}")
@@ -137,8 +132,8 @@ def _not_captured(
 def _of_a_part(
     judged: Judgement, nodes: tuple[Node, ...], held: tuple[Node, ...], parameters: Mapping[str, Any]
 ) -> Judgement:
-    """`judged`, but UNKNOWN for a PASS on only some of the cells that the claim is about."""
-    if judged.verdict is not Verdict.PASS or not demands_every_layer(parameters) or len(held) == len(nodes):
+    """`judged`, but UNKNOWN for a PASS on only some cells of a claim that names layers, by number or as `all`."""
+    if judged.verdict is not Verdict.PASS or LAYERS not in parameters or len(held) == len(nodes):
         return judged
     return replace(
         judged, verdict=Verdict.UNKNOWN, testable=False,

@@ -62,10 +62,9 @@ def panel(
 def panel_row(
     document: Document, falsifier: Falsifier, subject: CheckSubject, mapping: CheckMap, ledger: Ledger
 ) -> PanelRow:
-    """The row of one falsifier of `document`."""
     check = check_of(falsifier, mapping)
     binding = bind(document, falsifier, check)
-    judgement = evaluate(document, falsifier, subject, mapping)
+    judgement = None if check is None else evaluate(document, check, subject)
     nodes = judgement.nodes if judgement is not None else ()
     if not nodes and subject.capture is not None:
         nodes = binding.nodes(subject.capture.graph)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -24,8 +25,6 @@ _ID = re.compile(r"\b[A-Z][A-Z0-9]*(?:-[A-Z0-9]+)*-\d{3,}\b|\b[A-Z][A-Z0-9]*(?:-
 
 @dataclass(frozen=True, slots=True)
 class AssessedFalsifier:
-    """A falsifier of a contract, and what its evidence carries."""
-
     document: Document
     falsifier: Falsifier
     assessment: Assessment
@@ -102,7 +101,7 @@ def waits(documents: Sequence[Document]) -> tuple[Wait, ...]:
     return tuple(sorted(found, key=lambda wait: (wait.kind is WaitKind.CONTRACT, -len(wait.waiting), wait.name)))
 
 
-def _blocked(documents: Iterable[Document], known: Set[str]) -> Mapping[str, list[Waiting]]:
+def _blocked(documents: Iterable[Document], known: AbstractSet[str]) -> Mapping[str, list[Waiting]]:
     found: dict[str, list[Waiting]] = defaultdict(list)
     for document in documents:
         for test in document.falsifiers:
@@ -119,8 +118,7 @@ def _blocked(documents: Iterable[Document], known: Set[str]) -> Mapping[str, lis
 def _depended_on(documents: Iterable[Document]) -> Mapping[str, list[Waiting]]:
     found: dict[str, list[Waiting]] = defaultdict(list)
     for document in documents:
-        # An entry may carry a remark: `name-v1 (parent contract)`.
-        for name in dict.fromkeys(entry.split()[0] for entry in document.metadata.depends_on if entry.split()):
+        for name in document.metadata.dependencies:
             found[name].append(Waiting(document, None, None))
     return found
 

@@ -1,4 +1,4 @@
-"""Writing a capture: plan, run with taps, finish. What `aprtui trace` does, and what a screen does to capture now."""
+"""Writing a capture: plan, run with taps, finish. `aprtui trace` does it, and the live screen."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class CaptureRequest:
-    """What to capture. `prefill` tokens are evaluated at once, the rest one by one; then `generate` more, greedily."""
+    """A capture: `prefill` tokens are evaluated at once, the rest one by one, then `generate` greedy ones are added."""
 
     tokens: Sequence[int]
     text: str | None
@@ -52,17 +52,17 @@ def write_capture(
     progress: Progress | None = None,
 ) -> Manifest:
     """Run `request` on `engine` and write what it taps to `directory`; return the manifest as written, which names the
-    `faults` that the engine was opened with. What `progress` raises ends the run.
+    `faults` that the engine was opened with. An exception of `progress` ends the run.
 
-    Raises `UsageError` or `EngineError` before anything is written if the request or the directory will not do. If
-    the run dies on the way, the manifest still says `"complete": false`.
+    Raises `UsageError` or `EngineError` before anything is written if the request or the directory cannot be used. A
+    run that ends early leaves a manifest with `"complete": false`.
     """
     require_possible(request, engine.context)
     manifest = _planned(engine, model, request, tuple(str(fault) for fault in faults))
     writer = CaptureWriter(directory, manifest, overwrite=overwrite)
     try:
         sink = writer if progress is None else _Reporting(writer, request, progress)
-        # The engine counts statistics on all its threads while the values are at hand.
+        # The engine counts statistics on all its threads while the values are in cache.
         tokens, completion = _run(engine, model, request, Taps(sink, full=request.nodes, stats=request.nodes))
         positions = tuple(range(len(tokens)))
         return writer.finish(replace(manifest, tokens=tokens, positions=positions, completion=completion))
@@ -72,7 +72,7 @@ def write_capture(
 
 @dataclass(slots=True)
 class _Reporting:
-    """A `TapSink` that tells how much of a request has arrived, in stage tensors of one position."""
+    """A `TapSink` that reports how much of a request has arrived, in stage tensors of one position."""
 
     sink: TapSink
     request: CaptureRequest

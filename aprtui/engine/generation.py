@@ -1,6 +1,7 @@
 """The generation loop: prefill, choose, decode, until something ends it; and teacher-forced evaluation.
 
-The loop is an iterator that does one forward pass for each token asked of it: who stops asking pauses it, at no cost.
+The loop is an iterator that does one forward pass for each token taken from it: a caller that takes no more pauses it,
+at no cost.
 Shape letters: T = tokens, V = vocabulary.
 """
 
@@ -157,7 +158,7 @@ class _Steps:
     tapped: Taps = NO_TAPS
 
     def next(self) -> tuple[Choice | None, float]:
-        """The next choice and the seconds it took; no choice where `cancelled` said so."""
+        """The next choice and the seconds it took; no choice where the generation was cancelled."""
         started = time.perf_counter()
         prefill = self.pending < 0
         choice = self._prefill() if prefill else self._decode()
@@ -191,7 +192,7 @@ class _Steps:
         return self.sampler.choose(self._forward(self.history[self.pending :])[-1], self.history)
 
     def _chosen_by(self, engine: ChoosingEngine) -> Choice:
-        """What the engine chooses; it begins anew where the taps have changed."""
+        """The engine's own choice; it starts again where the taps have changed."""
         taps = self.generation.taps
         if self.choices is None or self.tapped != taps:
             self.choices, self.tapped = engine.choose(self.history[-1], self.sampler, taps), taps

@@ -1,7 +1,7 @@
 """The logit lens: what a model would say if it ended after each of its layers (nostalgebraist 2020).
 
-The last norm and the head of the model are applied to the output of every layer at one position. They are computed in
-float32 activations whatever the engine rounds, and without the faults that are injected into it.
+The last norm and the head of the model are applied to the output of every layer at one position, in float32
+activations: without the roundings of the engine and without the faults that are injected into it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aprtui.trace.graph import Node, StageGraph
 
 
 def layer_outputs(graph: StageGraph) -> tuple[Node, ...]:
-    """The nodes that the lens looks through: what the last norm reads, in every layer."""
+    """The nodes that the lens looks at: the input of the last norm, and the same stage in every layer."""
     (norm,) = graph.inputs(graph.nodes[-1])
     (last,) = graph.inputs(norm)
     return tuple(node for node in graph.nodes if node.stage == last.stage)

@@ -1,6 +1,6 @@
-"""The noise at the logits: how far apart the two modes of a backend are on one model, measured once and kept.
+"""The noise at the logits: how far apart the two modes of a backend are on one model, measured once and cached.
 
-A token whose margin (largest logit less second largest) is within that noise may come out differently in an engine that
+A token whose margin (largest logit less second largest) is within that noise may be another one in an engine that
 rounds otherwise. The measurement compares `q8` with `exact` on the same tokens, at the likeliest tokens of every
 position, without the shift that all of them share: a shift changes no probability. It is a figure of the model, not of
 the position; a position whose margin is much larger may still flip where its own error happens to be large.
@@ -9,6 +9,7 @@ the position; a position whose margin is much larger may still flip where its ow
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -31,7 +32,7 @@ _CHUNK = 4
 """Tokens between two reports of progress."""
 
 SOURCES = ("engine/logit_noise.py", "engine/rounding.py", "engine/cpu", "engine/cuda", "engine/reference")
-"""What the noise is measured by, in every backend."""
+"""The code that determines the noise, in all backends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +87,9 @@ def _logits(
     done: Callable[[tuple[int, int]], None],
 ) -> NDArray[np.float32]:  # fmt: skip
     """Logits `[T, V]` of a fresh engine."""
-    engine = open_engine(model, backend=backend, mode=mode, threads=threads, context=len(tokens))
-    try:
-        parts = []
+    parts = []
+    with closing(open_engine(model, backend=backend, mode=mode, threads=threads, context=len(tokens))) as engine:
         for begin in range(0, len(tokens), _CHUNK):
             done((list(Mode).index(mode) * len(tokens) + begin, len(Mode) * len(tokens)))
             parts.append(engine.forward(tokens[begin : begin + _CHUNK], logits=Logits.ALL))
-        return np.concatenate(parts)
-    finally:
-        engine.close()
+    return np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""Opening an engine: in the backend that is asked for, or in the best one that can be used here."""
+"""Opening an engine: in a named backend, or in the best one that can be used here."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def open_engine(
 
     `auto` takes a device that computes what the CPU computes (see `parity`), else the first backend of the processor
     that can run; `announce` is told which and why. `context` defaults to the model's own; with `fit` it is reduced to
-    what there is memory for. Raises `EngineError` for a backend that cannot run here; a backend asked for by name is
-    never replaced.
+    what there is memory for. Raises `EngineError` for a backend that cannot run here; a named backend is never
+    replaced.
     """
     request = EngineRequest(
         model, mode, kv, threads or default_threads(), model.config.context if context is None else context, fit,

@@ -1,4 +1,4 @@
-"""What every backend offers: one forward pass at a time, with taps on the stages.
+"""The protocol of every backend: one forward pass at a time, with taps on the stages.
 
 Shapes: T = positions known to the engine after the call, n = positions evaluated by the call, V = vocabulary.
 """
@@ -42,7 +42,7 @@ class Logits(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """What an engine rounds where; stated in manifests so that a replay can model it."""
+    """The roundings of an engine; stated in manifests so that a replay can model them."""
 
     matmul_input: str
     kv_cache: str
@@ -64,10 +64,10 @@ class TapSink(Protocol):
 
 @runtime_checkable
 class StatsSink(TapSink, Protocol):
-    """A sink that takes the statistics of many nodes in one call, where an engine can give them so.
+    """A sink that takes the statistics of many nodes in one call, if the engine can give them so.
 
-    One by one they cost 2.3 ms a token on 80 layers, in one call 0.6 ms. An engine that knows nothing of it gives them
-    to `put`.
+    One by one they cost 2.3 ms a token on 80 layers, in one call 0.6 ms. Other engines give them to
+    `put`.
     """
 
     def put_sums(self, places: NDArray[np.int64], sums: NDArray[np.void]) -> None:
@@ -76,7 +76,7 @@ class StatsSink(TapSink, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Taps:
-    """Which nodes are handed out in full and of which only the statistics, and to whom."""
+    """Which nodes are handed out in full, of which only statistics, and the sink that gets them."""
 
     sink: TapSink | None = None
     full: frozenset[Node] = field(default_factory=frozenset)
@@ -108,14 +108,11 @@ class Intervention(Protocol):
     nodes: frozenset[Node]
 
     def __call__(self, call: NodeCall) -> NDArray[np.float32]:
-        """The stage tensor to go on with, in the shape of `call.output` (which may be returned, and not changed)."""
+        """The stage tensor that the engine goes on with, in the shape of `call.output`, which must not be changed."""
 
 
 class NodeEvaluator(Protocol):
-    """Computes one node from given inputs, in float32 activations: what a replay does with every stage."""
-
-    backend: str
-    code_path: str
+    """Computes one node from given inputs, in float32 activations, as a replay does with every stage."""
 
     def evaluate(
         self, node: Node, inputs: Sequence[NDArray[np.float32]], *, tokens: Sequence[int], position: int
@@ -137,10 +134,10 @@ class Engine(Protocol):
     device: str
     """Name of the processor or GPU that computes."""
     threads: int | None
-    """Threads of the processor that compute; None where it is not the processor's cores that do."""
+    """Threads of the processor that compute; None for other devices."""
     rounding: Rounding
     context: int
-    """Positions that the K/V cache has room for."""
+    """Positions that the K/V cache holds at most."""
 
     @property
     def code_path(self) -> str:
@@ -167,7 +164,7 @@ class Engine(Protocol):
 
 @runtime_checkable
 class ChoosingEngine(Protocol):
-    """What an engine offers that can choose the next token by itself, without its logits coming to the host."""
+    """An engine that can choose the next token by itself, without its logits coming to the host."""
 
     def can_choose(self, sampling: Sampling) -> bool:
         """Whether `choose` can follow these settings."""
@@ -184,7 +181,7 @@ class ChoosingEngine(Protocol):
 
 @runtime_checkable
 class TimedEngine(Protocol):
-    """What an engine offers that knows how long its stages took."""
+    """An engine that measures how long its stages took."""
 
     def stage_seconds(self) -> NDArray[np.float32]:
         """Wall seconds `[nodes]` of each node in the last call of `forward`, in execution order.
@@ -195,7 +192,7 @@ class TimedEngine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DeviceUse:
-    """How much of a device is in use: bytes of its memory, by whomever, and its load from 0 to 1 (NaN: not known)."""
+    """How much of a device all processes use: bytes of its memory, and its load from 0 to 1 (NaN: not known)."""
 
     memory_used: int
     memory: int
@@ -204,10 +201,10 @@ class DeviceUse:
 
 @runtime_checkable
 class MeteredEngine(Protocol):
-    """What an engine offers that runs on a device with a memory of its own."""
+    """An engine that runs on a device with a memory of its own."""
 
     def device_use(self) -> DeviceUse:
-        """What is in use now, or was half a second ago."""
+        """What is in use now, at most half a second old."""
 
 
 def require_positions(engine: Engine, tokens: int) -> None:

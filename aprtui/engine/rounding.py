@@ -90,7 +90,7 @@ def unrounded_input(kind: WeightType) -> InputRounding:
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
-    """What an engine does that float64 would not: which of the roundings above it makes, and how it turns RoPE."""
+    """What an engine rounds: the inputs of matmuls, and the angles of RoPE."""
 
     input_rounding: Callable[[WeightType], InputRounding]
     rope_angles: RopeAngles

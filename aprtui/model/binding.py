@@ -9,6 +9,7 @@ import numpy as np
 
 from aprtui.errors import UnreadableError
 from aprtui.model.gguf_file import GgufFile, TensorEntry
+from aprtui.model.stored_tensor import stored_tensor
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import GraphConfig, Node, Op, Part, Scope, Stage, StageGraph
@@ -125,15 +126,9 @@ def read_weight(file: GgufFile, entry: TensorEntry) -> Weight:
         raise UnreadableError(
             f"{file.path}: tensor {entry.name} has {len(entry.dimensions)} dimensions, expected at most 2"
         )
-    columns, rows = (*entry.dimensions, 1)[:2]
-    block_values = kind.format.block_values
-    if columns % block_values:
-        raise UnreadableError(
-            f"{file.path}: tensor {entry.name} has rows of {columns} values, expected a multiple of {block_values} for "
-            f"{kind.name}"
-        )
-    row_bytes = columns // block_values * kind.format.block_bytes
-    return Weight(entry.name, kind, rows, columns, file.tensor_bytes(entry, rows * row_bytes).reshape(rows, row_bytes))
+    stored = stored_tensor(file, entry)
+    assert stored is not None, "gguf knows the types that engines compute with"
+    return Weight(entry.name, kind, stored.rows, stored.columns, stored.data)
 
 
 def _type_name(number: int) -> str:

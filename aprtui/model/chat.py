@@ -96,7 +96,7 @@ def _environment() -> Any:
     )
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda layout: datetime.now().strftime(layout)
+    environment.globals["strftime_now"] = lambda layout: datetime.now().astimezone().strftime(layout)
     return environment
 
 

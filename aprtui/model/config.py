@@ -12,7 +12,7 @@ from aprtui.trace.graph import GraphConfig
 
 
 class RopeAngles(StrEnum):
-    """How the angles are computed, which matters at positions in the hundreds: 1e-5 between the two at 600.
+    """How the angles are computed. At position 600 the two differ by 1e-5.
 
     `f32-recurrence` is ggml's way (`ggml_rope_cache_init`): the position times theta^(−2/d) once a pair, in float32.
     """

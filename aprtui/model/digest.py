@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from aprtui.errors import UnreadableError
-
-
-def cache_folder() -> Path:
-    """Folder of the remembered digests, below the user's cache directory."""
-    from platformdirs import user_cache_dir
-
-    return Path(user_cache_dir("aprtui")) / "sha256"
+from aprtui.errors import EngineError, UnreadableError
+from aprtui.resources import digest_cache
+from aprtui.trace.aprt import write_atomically
 
 
 def file_digest(path: Path, folder: Path | None = None) -> str:
     """SHA-256 of the file in hexadecimal.
 
-    Remembered in `folder` (default: `cache_folder()`) under the file's path, size, modification time and inode. A cache
+    Remembered in `folder` (default: `digest_cache()`) under the file's path, size, modification time and inode. A cache
     that cannot be read or written is ignored. Raises `UnreadableError` where the file cannot be read.
     """
-    folder = cache_folder() if folder is None else folder
+    folder = digest_cache() if folder is None else folder
     try:
         resolved = path.resolve(strict=True)
         status = resolved.stat()
@@ -38,7 +31,8 @@ def file_digest(path: Path, folder: Path | None = None) -> str:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
-    _write(entry, {"key": key, "sha256": digest})
+    with suppress(EngineError):
+        write_atomically(entry, json.dumps({"key": key, "sha256": digest}).encode())
     return digest
 
 
@@ -50,16 +44,3 @@ def _read(entry: Path, key: list[str | int]) -> str | None:
             if isinstance(digest, str) and len(digest) == 64 and set(digest) <= set("0123456789abcdef"):
                 return digest
     return None
-
-
-def _write(entry: Path, record: dict[str, object]) -> None:
-    """Write atomically, so that two runs at once never leave half an entry."""
-    with suppress(OSError):
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=entry.parent, suffix=".part")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump(record, file)
-            os.replace(name, entry)
-        except OSError:
-            os.unlink(name)

@@ -173,13 +173,13 @@ class _Header:
         try:
             return str(data, "utf-8")
         except UnicodeDecodeError as error:
-            # Values can be cut texts of foreign writers; a name that is no text means that the header is damaged.
+            # Other writers may truncate a value within a character; a name that is not UTF-8 means a damaged header.
             if limit is None:
                 return str(data, "utf-8", errors="replace")
             raise self.error(f"{what} is not UTF-8; the file is damaged", start) from error
 
     def check_magic_and_version(self) -> None:
-        """Pass over the first eight bytes, or say what the file is instead."""
+        """Read the first eight bytes; the error says what the file is instead."""
         magic = bytes(self.take(4, "the magic"))
         if magic != MAGIC:
             raise self.error(f"not a GGUF file: it begins with {magic!r}, expected {MAGIC!r}", 0)

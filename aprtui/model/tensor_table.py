@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from aprtui.errors import UnreadableError
 from aprtui.model.gguf_file import GgufFile
-from aprtui.model.weight_difference.stored import StoredTensor, stored_tensor
+from aprtui.model.stored_tensor import StoredTensor, stored_tensor
 from aprtui.model.weight_types import BlockPart
 from aprtui.trace.positional import PositionalFile
 from aprtui.trace.stats import Accumulator, StageStats, accumulate
@@ -56,7 +56,7 @@ class TensorSummary:
 
 
 def tensor_table(path: Path) -> tuple[TensorInfo, ...]:
-    """All tensors of the GGUF file at `path`, in file order. Raises `UnreadableError` where it is none."""
+    """All tensors of the GGUF file at `path`, in file order. Raises `UnreadableError` for another kind of file."""
     file = GgufFile(path)
     return tuple(_info(file, name) for name in file.tensors)
 

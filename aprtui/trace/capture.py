@@ -38,7 +38,7 @@ _LAYER_DIRECTORY = re.compile(r"layer-(0|[1-9][0-9]{0,8})")
 
 @dataclass(frozen=True, slots=True)
 class StageFile:
-    """A stage file of a capture; `shape` is None where nothing tells it, `inferred` where no manifest states it.
+    """A stage file of a capture; `shape` is None where it is not known, `inferred` where no manifest states it.
 
     `node` is where the file itself says it belongs, which a mapping may overrule.
     """
@@ -88,7 +88,7 @@ class Capture:
         return frozenset(info.node for info in self.manifest.files.values())
 
     def read(self, node: Node) -> AprtFile:
-        """The stage file of `node`, held against what the manifest says of it.
+        """The stage file of `node`, checked against the manifest.
 
         Raises `KeyError` for a node without a file, `AprtError` for a broken file and for one that is not the
         manifest's. Bytes after the declared values are left to the caller (`AprtFile.trailing`).

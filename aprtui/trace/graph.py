@@ -208,6 +208,13 @@ class StageGraph:
         return tuple(self._by_name)
 
     @cached_property
+    def row_widths(self) -> Mapping[str, int]:
+        """Widths of the stages that hold channels of tokens: all but attention maps and logits."""
+        return MappingProxyType(
+            {stage.name: stage.width for stage in self.stages if not stage.is_attention_map and not stage.holds_logits}
+        )
+
+    @cached_property
     def nodes(self) -> tuple[Node, ...]:
         """All nodes in execution order: layer by layer, then the stages of the model."""
         return tuple(self._walk())
@@ -290,7 +297,7 @@ def graph_from_names(names: Iterable[str], layers: int) -> StageGraph:
             return (Input(entry.stage, part, crossed),)
         # What a bias is added to has its columns; a matrix product makes them from all of its input.
         inner_part = part if full[entry.stage].op is Op.BIAS else Part.WHOLE
-        # A path that would cross a second layer boundary ends: with no residual stage captured, nothing is known there.
+        # A path ends before a second layer boundary: without a captured residual stage, nothing is known beyond.
         return tuple(
             found
             for inner in full[entry.stage].inputs

@@ -68,7 +68,7 @@ class PositionalFile:
         return ""
 
     def __del__(self) -> None:
-        # Threads may be reading when the last owner lets go: a number that is closed too early may be another file's.
+        # Threads may still be reading when the last owner is gone: a descriptor that is closed too early may be reused.
         self.close()
 
     def close(self) -> None:

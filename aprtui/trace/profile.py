@@ -1,4 +1,4 @@
-"""What a tensor looks like as a whole: a histogram, the rms of each row and of each column, outlier columns.
+"""A tensor as a whole: a histogram, the rms of each row and of each column, outlier columns.
 
 One pass in bounded memory: values are counted by the upper half of their bits (sign, exponent, seven bits of mantissa),
 from which a histogram of any range and any scale is made afterwards, to within one part in 128.

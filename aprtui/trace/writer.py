@@ -108,7 +108,7 @@ def _remove_capture(path: Path) -> None:
 
 @dataclass(slots=True)
 class _OpenFile:
-    """A file on its way. `crc` covers the planned header and the first `appended` values, while `in_order` holds."""
+    """A file that is being written. While `in_order`, `crc` covers the header and the first `appended` values."""
 
     info: FileInfo
     path: Path
@@ -124,7 +124,7 @@ def _open_file(path: Path, info: FileInfo) -> _OpenFile:
 
 
 class CaptureWriter:
-    """Takes stage tensors from taps (it is a `TapSink`) and writes them where the manifest has planned them.
+    """Takes stage tensors from taps (it is a `TapSink`) and writes them to the files that the manifest plans.
 
     It works on the calling thread: the engine waits, and no tensor is lost. Raises `EngineError` for output
     that fails.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import locale
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,21 +33,19 @@ from aprtui.tui.frame.keymap import check_remapping, displayed_keys, key_name
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState
 from aprtui.tui.frame.tool_screen import ToolScreen
-from aprtui.tui.screens.browse.screen import BrowseScreen
-from aprtui.tui.screens.contracts.screen import ContractsScreen
-from aprtui.tui.screens.diff.screen import DiffScreen
 from aprtui.tui.screens.help.screen import HelpScreen
 from aprtui.tui.screens.live.screen import LiveScreen
-from aprtui.tui.screens.tensor.screen import TensorScreen
 from aprtui.tui.widgets.line_widget import PLAIN
 
-SCREENS: Mapping[ScreenName, type[ToolScreen]] = {
-    ScreenName.LIVE: LiveScreen,
-    ScreenName.BROWSE: BrowseScreen,
-    ScreenName.TENSOR: TensorScreen,
-    ScreenName.DIFF: DiffScreen,
-    ScreenName.CONTRACTS: ContractsScreen,
-}
+
+def _class_of(name: ScreenName) -> type[ToolScreen]:
+    """The screen class in the folder of that name."""
+    module = importlib.import_module(f"aprtui.tui.screens.{name}.screen")
+    found: type[ToolScreen] = getattr(module, f"{name.capitalize()}Screen")
+    return found
+
+
+SCREENS: Mapping[ScreenName, type[ToolScreen]] = {name: _class_of(name) for name in ScreenName}
 """The class of each screen."""
 
 
@@ -87,7 +86,6 @@ class AprtuiApp(App[ExitCode]):
         )
 
     def on_mount(self) -> None:
-        """Show the first screen."""
         for theme in (DARK, LIGHT):
             self.register_theme(theme)
         self.theme = self.config.theme if self.config.theme in self.available_themes else DARK.name
@@ -168,7 +166,6 @@ class AprtuiApp(App[ExitCode]):
             self.push_screen(HelpScreen(title, screen.EXPLANATION, screen.all_bindings(), screen.chords))
 
     def action_turn_theme(self) -> None:
-        """Switch between the dark and the light theme."""
         self.theme = LIGHT.name if self.current_theme.dark else DARK.name
 
     async def action_quit(self) -> None:
@@ -183,7 +180,6 @@ class AprtuiApp(App[ExitCode]):
         return live.failure if isinstance(live, LiveScreen) else ""
 
     def action_interrupt(self) -> None:
-        """Ctrl-C."""
         self.exit(ExitCode.INTERRUPTED)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:

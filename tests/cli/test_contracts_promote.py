@@ -113,7 +113,7 @@ def test_an_id_that_is_nowhere_or_in_two_contracts_is_refused(aprtui: Run, path:
     assert aprtui("contracts", "promote", "FALSIFY-9", "PROPOSED", path).code == 2
     (path.parent / "other.yaml").write_text(SOUND)
     done = aprtui("contracts", "promote", "FALSIFY-1", "PROPOSED", path.parent)
-    assert done.code == 2 and "is there 2 times" in done.err and "name one contract" in done.err
+    assert done.code == 2 and "occurs 2 times" in done.err and "name one contract" in done.err
     (path.parent / "broken.yaml").write_text("a: [")
     assert aprtui("contracts", "promote", "FALSIFY-9", "PROPOSED", path.parent).code == 3
     assert aprtui("contracts", "promote", "FALSIFY-1", "PROPOSED", path.parent / "gone.yaml").code == 3
@@ -122,7 +122,7 @@ def test_an_id_that_is_nowhere_or_in_two_contracts_is_refused(aprtui: Run, path:
 def test_a_key_that_is_there_twice_is_to_be_corrected_first(aprtui: Run, path: Path) -> None:
     path.write_text(path.read_text().replace("    rule: finite\n", "    rule: finite\n    rule: infinite\n"))
     done = aprtui("contracts", "promote", "FALSIFY-1", "PROPOSED", path)
-    assert done.code == 3 and "the key 'rule' is there twice" in done.err
+    assert done.code == 3 and "the key 'rule' occurs twice" in done.err
 
 
 def test_a_file_keeps_its_mode_and_a_link_its_target(aprtui: Run, path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
-from aprtui.compare.context import state_context
+from aprtui.compare.manifests import compare_manifests
 from aprtui.compare.report.records import comparison_records, read_comparison
 from aprtui.compare.verdict import parse_tolerance
 from aprtui.trace.capture import Capture
@@ -40,7 +40,7 @@ def records_of(a: Path, b: Path, *tolerances: str) -> list[Record]:
     """What `diff --json` writes of two captures, as a reader gets it."""
     left, right = Capture.open(a), Capture.open(b)
     options = DiffOptions(tolerances=tuple(parse_tolerance(text) for text in tolerances))
-    found = comparison_records(a, b, state_context(left, right), compare_captures(left, right, options))
+    found = comparison_records(a, b, compare_manifests(left, right), compare_captures(left, right, options))
     return [json.loads(json.dumps(json_value(record))) for record in found]
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from aprtui.compare.captures import Criteria, DiffOptions, compare_captures
-from aprtui.compare.context import state_context
 from aprtui.compare.files import compare_files
+from aprtui.compare.manifests import compare_manifests
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.report.records import SCHEMA, comparison_records, read_comparison
 from aprtui.compare.verdict import Signal, StageVerdict, Verdict, parse_tolerance
@@ -22,7 +22,7 @@ from aprtui.trace.aprt import read_aprt, write_aprt
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.trace.json_value import json_value
-from tests.compare.recorded import FAULT, two_captures
+from tests.compare.recorded import FAULT, records_of, two_captures
 from tests.compare.synthetic import HEADS_OF_16, Edit, changed, reordered, scaled, write_capture
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "diff-json.md").read_text()
@@ -43,7 +43,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     edits = reordered((1, 2)) | {Node(0, "ffn_up"): scaled(2)}
     b = Capture.open(write_capture(folder / "b", config=HEADS_OF_16, edits=edits, unplanned=["attn_out"]))
     options = DiffOptions(tolerances=(parse_tolerance("rel_l2=0.1"),), extras=True)
-    return list(comparison_records("a", "b", state_context(a, b), compare_captures(a, b, options)))
+    return list(comparison_records("a", "b", compare_manifests(a, b), compare_captures(a, b, options)))
 
 
 @pytest.mark.parametrize("kind", ["header", "comparison", "skip", "hint", "hypothesis", "extras", "summary"])
@@ -89,9 +89,9 @@ def test_what_is_read_back_is_written_as_the_same_records(
     )
     a, b = map(Capture.open, paths)
     options = DiffOptions(tolerances=(parse_tolerance(tolerance),) if tolerance else (), extras=True)
-    context = state_context(a, b)
-    written = printed(comparison_records(*paths, context, compare_captures(a, b, options)))
-    assert printed(comparison_records(*paths, context, read_comparison(written))) == written
+    manifests = compare_manifests(a, b)
+    written = printed(comparison_records(*paths, manifests, compare_captures(a, b, options)))
+    assert printed(comparison_records(*paths, manifests, read_comparison(written))) == written
 
 
 def test_a_comparison_of_two_stage_files_is_read_back(tmp_path: Path) -> None:
@@ -123,3 +123,13 @@ def test_what_a_replay_found_of_each_side_is_read_back(tmp_path: Path) -> None:
     stage = next(stage for stage in found.stages if stage.node == FAULT)
     assert stage.injected == (clean, added) and stage.verdict.signal is Signal.INJECTED
     assert found.first_divergence is not None and found.first_divergence.verdict == stage.verdict
+
+
+def test_fields_that_a_later_version_adds_are_ignored(tmp_path: Path) -> None:
+    a, b = two_captures(tmp_path)
+    written = records_of(a, b)
+    later = [
+        {**record, "added": 1, "logits": record.get("logits") and {**record["logits"], "added": 1}}
+        for record in written
+    ]
+    assert printed(comparison_records(a, b, None, read_comparison(later)))[1:] == written[1:]

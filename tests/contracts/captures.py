@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,7 +58,4 @@ def judged(
 ) -> Judgement:  # fmt: skip
     """What a check says of captures, or of a model."""
     contract = document("falsification_tests: [{id: X}]\n")
-    mapping: Mapping[str, CheckCall] = {"X": CheckCall(check, parameters)}
-    judgement = evaluate(contract, contract.falsifiers[0], CheckSubject(capture, reference, model), mapping)
-    assert judgement is not None
-    return judgement
+    return evaluate(contract, CheckCall(check, parameters), CheckSubject(capture, reference, model))

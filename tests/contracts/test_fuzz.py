@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aprtui.cli.contracts.lint import options_by_command
+from aprtui.cli.main import cli
 from aprtui.contracts.changes.difference import changes
 from aprtui.contracts.changes.promotion import promoted
 from aprtui.contracts.documents.document import Document
@@ -47,7 +48,7 @@ FIELDS = """    status: FUNCTIONAL
 """
 FULL = SOUND.replace("    status: FUNCTIONAL\n", FIELDS, 1)
 OLD = document(FULL)
-OPTIONS = dict(options_by_command())
+OPTIONS = options_by_command(cli)
 YAML_PIECES = st.sampled_from(
     [
         "metadata:", "equations:", "proof_obligations:", "falsification_tests:", "falsification:", "kani_harnesses:",

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from aprtui.cli.contracts.lint import options_by_command
+from aprtui.cli.main import cli
 from aprtui.contracts.documents.loading import load_documents
 from aprtui.contracts.documents.reader import read_document
 from aprtui.contracts.documents.validation import Severity
 from aprtui.contracts.evidence.assessment import ledger_of
-from aprtui.contracts.lint.reverse_coverage import COMMAND, STAGE, reverse_coverage
-from aprtui.contracts.lint.rules import LINT_RULES, LintContext, lint
+from aprtui.contracts.lint.rules import COMMAND, LINT_RULES, STAGE, LintContext, lint, reverse_coverage
 from aprtui.contracts.lint.source_tree import SourceTree, missing_tests
 from aprtui.errors import UsageError
 from aprtui.resources import contracts
@@ -56,14 +56,14 @@ MUTANTS = {
 
 
 @pytest.fixture
-def surroundings(tmp_path: Path) -> LintContext:
+def context(tmp_path: Path) -> LintContext:
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "scale.rs").write_text("struct Scale;\nfn run_scaled() {}\nfn twice_the_input() {}\n")
-    return LintContext(SourceTree(tmp_path), dict(options_by_command()))
+    return LintContext(SourceTree(tmp_path), options_by_command(cli))
 
 
-def test_the_untouched_contract_has_no_finding(surroundings: LintContext) -> None:
-    assert lint(document(CLEAN), surroundings) == ()
+def test_the_untouched_contract_has_no_finding(context: LintContext) -> None:
+    assert lint(document(CLEAN), context) == ()
 
 
 def test_every_rule_has_its_mutant() -> None:
@@ -71,8 +71,8 @@ def test_every_rule_has_its_mutant() -> None:
 
 
 @pytest.mark.parametrize("code", MUTANTS)
-def test_a_rule_catches_its_mutant_at_its_line(code: str, surroundings: LintContext) -> None:
-    (finding,) = lint(document(MUTANTS[code]), surroundings)
+def test_a_rule_catches_its_mutant_at_its_line(code: str, context: LintContext) -> None:
+    (finding,) = lint(document(MUTANTS[code]), context)
     assert (finding.code, finding.line, finding.path) == (code, line_of(MUTANTS[code], HERE), PATH)
 
 
@@ -182,15 +182,15 @@ def test_our_own_contracts_are_about_every_stage(aprtui: Callable[..., object]) 
     assert "LINT-102" not in out and "no falsifier runs aprtui trace" not in out
 
 
-def test_a_harness_may_name_a_property(surroundings: LintContext) -> None:
-    assert lint(document(edited("obligation: OB-1", "obligation: y is finite")), surroundings) == ()
+def test_a_harness_may_name_a_property(context: LintContext) -> None:
+    assert lint(document(edited("obligation: OB-1", "obligation: y is finite")), context) == ()
 
 
-def test_an_unknown_command_of_ours_is_found_and_others_are_not_looked_at(surroundings: LintContext) -> None:
-    (finding,) = lint(document(edited("aprtui stats X --json", "aprtui statz X")), surroundings)
+def test_an_unknown_command_of_ours_is_found_and_others_are_not_looked_at(context: LintContext) -> None:
+    (finding,) = lint(document(edited("aprtui stats X --json", "aprtui statz X")), context)
     assert "no command 'statz'" in finding.message
     for test in ("apr trace --no-such", "aprtui contracts check X --id A", "aprtui trace -n -1 --tokens=1", "'open"):
-        found = lint(document(edited("test: aprtui stats X --json", f"test: {json.dumps(test)}")), surroundings)
+        found = lint(document(edited("test: aprtui stats X --json", f"test: {json.dumps(test)}")), context)
         assert [finding.message for finding in found] == (
             ["FALSIFY-1: aprtui trace has no option -n"] if "-n" in test and "aprtui" in test else []
         )
@@ -214,8 +214,8 @@ def test_a_source_tree_tells_only_what_is_in_it(tmp_path: Path) -> None:
 def test_our_own_contracts_claim_what_evidence_gave_and_have_no_finding_but_stale_evidence() -> None:
     documents = load_documents([contracts()]).readable
     ledgers = {read.path: ledger_of(read) for read in documents}
-    surroundings = LintContext(SourceTree(contracts().parent), dict(options_by_command()), ledgers)
-    findings = [finding for read in documents for finding in lint(read, surroundings)]
+    context = LintContext(SourceTree(contracts().parent), options_by_command(cli), ledgers)
+    findings = [finding for read in documents for finding in lint(read, context)]
     for stale in (finding for finding in findings if finding.code == "LINT-011"):
         warnings.warn(f"{stale}: `make evidence` records again", stacklevel=1)
     assert documents and [finding for finding in findings if finding.code != "LINT-011"] == []

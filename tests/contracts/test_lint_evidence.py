@@ -133,7 +133,7 @@ def test_an_evidence_file_that_the_contract_names_and_one_of_nobody_are_found(pl
     codes = {finding.code: finding.message for finding in findings(place)}
     assert set(codes) == {"LINT-013", "LINT-014"}
     assert codes["LINT-013"].endswith("there is no evidence file evidence/run/discharge-evidence-v1.json")
-    assert "no falsifier is called so" in codes["LINT-014"]
+    assert "but no falsifier has that id" in codes["LINT-014"]
 
 
 def test_recorded_evidence_is_evidence_of_a_live_run(place: Place) -> None:

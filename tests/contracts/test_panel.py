@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.binding import bind, describe
+from aprtui.contracts.binding import bind
 from aprtui.contracts.checks.mapping import own_mapping, read_mapping
 from aprtui.contracts.documents.document import CheckCall, ContractError
 from aprtui.contracts.documents.loading import load_documents
@@ -25,7 +25,11 @@ SAVE_TENSOR = "apr-cli-trace-save-tensor-v1.yaml"
 
 def bound(fields: str, equations: str = "", check: CheckCall | None = None) -> str:
     read = document(f"falsification_tests:\n- id: X\n{fields}\nequations: {{{equations}}}\n")
-    return describe(bind(read, read.falsifiers[0], check))
+    binding = bind(read, read.falsifiers[0], check)
+    if not binding.stages:
+        return "no stage"
+    layers = f"layer {', '.join(map(str, sorted(binding.layers)))} " if binding.layers is not None else ""
+    return f"{layers}{', '.join(binding.stages)}{' (inferred)' if binding.inferred else ''}"
 
 
 @pytest.mark.parametrize(

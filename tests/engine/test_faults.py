@@ -107,7 +107,7 @@ def test_a_fault_of_values_acts_on_what_one_that_computes_again_made(model: Mode
     alone = tensors(model, [eps], "cpu", len(TOKENS))[node]
     for faults in ([eps, scale], [scale, eps]):
         np.testing.assert_array_equal(tensors(model, faults, "cpu", len(TOKENS))[node], 2 * alone)
-    with pytest.raises(UsageError, match="compute one stage otherwise"):
+    with pytest.raises(UsageError, match="compute one stage again"):
         FaultInjector(model, Mode.EXACT, [eps, Fault("eps", node, {"epsilon": 2.0})])
 
 
@@ -119,7 +119,7 @@ def test_logits_are_poisoned_at_every_token_that_has_them(model: Model) -> None:
 
 
 def test_a_run_without_taps_has_the_same_fault(model: Model) -> None:
-    """The captured run is the run, though what nobody taps may be computed for fewer tokens."""
+    """The captured run is the run, though what is not tapped may be computed for fewer tokens."""
     for kind in KINDS:
         last = model.graph.layers - 1
         places = [node for node in model.graph.nodes if node.layer == last and applies(kind, model, node)]

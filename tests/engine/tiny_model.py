@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aprtui.model.config import ModelConfig, Rope
-from aprtui.model.weight_types import WeightType
+from aprtui.model.weight_types import BlockPart, WeightType
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import GraphConfig, Node, Op, RopeLayout, StageGraph, graph_for
 
@@ -17,16 +18,6 @@ TINY = GraphConfig(
     architecture="qwen2", layers=2, hidden=256, heads=4, kv_heads=2, head_dim=64, ffn=512, vocabulary=300,
     qkv_bias=True,
 )  # fmt: skip
-
-# (columns of a block, bytes of a block, offsets of its float16 scales)
-_BLOCKS = {
-    WeightType.Q4_K: (256, 144, (0, 2)),
-    WeightType.Q5_K: (256, 176, (0, 2)),
-    WeightType.Q6_K: (256, 210, (208,)),
-    WeightType.Q4_0: (32, 18, (0,)),
-    WeightType.Q5_0: (32, 22, (0,)),
-    WeightType.Q8_0: (32, 34, (0,)),
-}
 
 
 @dataclass
@@ -51,6 +42,19 @@ class TinyModel:
         return self.bound.get(node, ())
 
 
+def half_offsets(kind: WeightType) -> tuple[int, ...]:
+    """Where the float16 scale and minimum of a block lie."""
+    parts = kind.format.parts
+    return tuple(parts[part].start for part in (BlockPart.SCALE, BlockPart.MINIMUM) if part in parts)
+
+
+def set_halves(kind: WeightType, data: NDArray[np.uint8], value: float) -> None:
+    """Make the scales and minimums of all blocks in `data` `[rows, row_bytes]` this number."""
+    blocks = data.reshape(-1, kind.format.block_bytes)
+    for offset in half_offsets(kind):
+        blocks[:, offset : offset + 2] = np.array([value], np.float16).view(np.uint8)
+
+
 def random_weight(rng: np.random.Generator, name: str, kind: WeightType, rows: int, columns: int) -> Weight:
     """Random blocks of `kind`, scaled so that a row's product with values of rms 1 has an rms near 1."""
     spread = np.float32(columns**-0.5)
@@ -62,8 +66,9 @@ def random_weight(rng: np.random.Generator, name: str, kind: WeightType, rows: i
         wide = (rng.standard_normal((rows, columns), np.float32) * spread).view(np.uint32)
         data = (wide >> 16).astype(np.uint16).view(np.uint8)
     else:
-        size, width, scales = _BLOCKS[kind]
-        blocks = rng.integers(0, 256, (rows, columns // size, width), np.uint8)
+        row = kind.format
+        scales = half_offsets(kind)
+        blocks = rng.integers(0, 256, (rows, columns // row.block_values, row.block_bytes), np.uint8)
         for offset in scales:
             scale = rng.uniform(0.5, 1.0, blocks.shape[:2]).astype(np.float32)
             blocks[..., offset : offset + 2] = scale.astype(np.float16)[..., None].view(np.uint8)

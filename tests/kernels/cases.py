@@ -9,6 +9,7 @@ from aprtui.engine.cuda.planes import planes
 from aprtui.engine.rounding import round_q8_1
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
+from tests.engine.tiny_model import random_weight
 from tests.kernels.emulated import Out, Struct
 
 F32 = NDArray[np.float32]
@@ -16,7 +17,14 @@ F32 = NDArray[np.float32]
 Q8_SCALE = np.dtype([("scale", "<f4"), ("low_sum", "<i2"), ("high_sum", "<i2")])
 STEP = np.dtype([("position", "<i4"), ("tokens", "<i4"), ("ordinal", "<i4"), ("reserved", "<i4")])
 
-FLOAT_TYPES = frozenset({WeightType.F32, WeightType.F16, WeightType.BF16})
+KINDS = tuple(kind for kind in WeightType if kind.format.cuda_struct)
+"""Types that the kernels read."""
+FLOAT_TYPES = frozenset(kind for kind in KINDS if not kind.format.is_quantised)
+
+
+def weight_of(kind: WeightType, rows: int, columns: int, seed: int = 3) -> Weight:
+    """Random blocks."""
+    return random_weight(np.random.default_rng([seed, kind]), "w", kind, rows, columns)
 
 
 def matrix(weight: Weight) -> Struct:

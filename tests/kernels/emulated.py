@@ -132,7 +132,7 @@ class Image:
         for other in results[1:]:
             for place, (first, second) in enumerate(zip(results[0], other, strict=True)):
                 assert first.tobytes() == second.tobytes(), (
-                    f"{kernel}: output {place} depends on the order of threads, or on memory that nobody wrote"
+                    f"{kernel}: output {place} depends on the order of threads, or on memory that was never written"
                 )
         return results[0]
 

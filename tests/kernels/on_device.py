@@ -1,6 +1,6 @@
 """The kernels on a device, called with numpy arrays as `emulated.Image` is: the same tests run on either.
 
-Each call launches twice, with other fillings of memory that nobody wrote, and demands the same bytes; each array lies
+Each call launches twice, with other fillings of unwritten memory, and demands the same bytes; each array lies
 between guard bytes that must stay as they are.
 """
 
@@ -46,7 +46,7 @@ class DeviceKernels:
         results = [self._thread.run(self._launch, kernel, grid, block, arguments, shared, fill) for fill in fillings]
         for place, found in enumerate(zip(*results, strict=True)):
             assert len({array.tobytes() for array in found}) == 1, (
-                f"{kernel}: output {place} differs from run to run, or depends on memory that nobody wrote"
+                f"{kernel}: output {place} differs from run to run, or depends on memory that was never written"
             )
         return results[0]
 

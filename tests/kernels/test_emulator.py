@@ -57,12 +57,12 @@ def test_lane_that_returned_before_a_shuffle_is_found(planted: Image) -> None:
 
 
 def test_uninitialised_shared_memory_is_found_even_where_no_nan_shows(planted: Image) -> None:
-    with pytest.raises(AssertionError, match="memory that nobody wrote"):
+    with pytest.raises(AssertionError, match="memory that was never written"):
         planted.run("uninitialised_shared", (1,), 32, Out((32,)))
 
 
 def test_gap_in_an_output_is_found(planted: Image) -> None:
-    with pytest.raises(AssertionError, match="memory that nobody wrote"):
+    with pytest.raises(AssertionError, match="memory that was never written"):
         planted.run("clean_barrier", (1,), 128, X, Out((129,)))
 
 

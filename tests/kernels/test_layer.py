@@ -11,9 +11,9 @@ from aprtui.model.config import ModelConfig, Rope, RopeAngles
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import GraphConfig, RopeLayout
-from tests.engine.tiny_model import random_weight
 from tests.kernels.cases import (
     FLOAT_TYPES,
+    KINDS,
     NO_Q8,
     activations,
     assert_q8_of,
@@ -22,6 +22,7 @@ from tests.kernels.cases import (
     relative,
     rounded,
     step,
+    weight_of,
     wide,
 )
 from tests.kernels.emulated import Images, InOut, Out, Struct
@@ -39,10 +40,6 @@ def vector(values: np.ndarray) -> Weight:
     return Weight("v", WeightType.F32, 1, values.size, values.reshape(1, -1).view(np.uint8))
 
 
-def weight_of(kind: WeightType, rows: int, columns: int, seed: int = 3) -> Weight:
-    return random_weight(np.random.default_rng([seed, kind]), "w", kind, rows, columns)
-
-
 @pytest.mark.parametrize("columns", [32, 320, 1536])
 def test_rms_norm_and_its_q8_are_those_of_the_reference(image_of: Images, columns: int) -> None:
     x, weight = normal(3, columns) * 5, normal(columns)
@@ -55,7 +52,7 @@ def test_rms_norm_and_its_q8_are_those_of_the_reference(image_of: Images, column
     np.testing.assert_array_equal(alone, out)
 
 
-@pytest.mark.parametrize("kind", list(WeightType))
+@pytest.mark.parametrize("kind", KINDS)
 def test_embedding_rows_are_bit_equal_to_gguf(image_of: Images, kind: WeightType) -> None:
     table, tokens = weight_of(kind, 9, 768), np.array([8, 0, 3, 3], np.int32)
     (rows,) = image_of("embedding").run("embed", (4,), 128, matrix(table), tokens, Out((4, 768)))
@@ -120,9 +117,9 @@ class HeadCase:
         tokens = len(product)
         places = slice(position, position + tokens)
         for cache, values in ((key_cache, k_turned), (value_cache, v)):
-            kept = values.reshape(tokens, graph.kv_heads, -1).transpose(1, 0, 2)
+            expected = values.reshape(tokens, graph.kv_heads, -1).transpose(1, 0, 2)
             # A value next to a rounding boundary of float16 may fall to the other side of it.
-            assert relative(cache[:, places].astype(np.float32), round_f16(kept) if half else kept) <= (
+            assert relative(cache[:, places].astype(np.float32), round_f16(expected) if half else expected) <= (
                 5e-5 if half else 3e-7
             )
             assert (np.delete(cache, np.arange(position, position + tokens), axis=1) == 9).all(), (

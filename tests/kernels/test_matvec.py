@@ -11,18 +11,14 @@ import pytest
 
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
-from tests.engine.tiny_model import random_weight
-from tests.kernels.cases import FLOAT_TYPES, activations, matrix, rounded, wide
+from tests.engine.tiny_model import set_halves
+from tests.kernels.cases import FLOAT_TYPES, KINDS, activations, matrix, rounded, weight_of, wide
 from tests.kernels.emulated import Images, InOut, Out
 
 pytestmark = pytest.mark.group("emulator")
 
 K_TYPES = (WeightType.Q4_K, WeightType.Q5_K, WeightType.Q6_K)
 BOUND = 4e-7
-
-
-def weight_of(kind: WeightType, rows: int, columns: int, seed: int = 3) -> Weight:
-    return random_weight(np.random.default_rng([seed, kind]), "w", kind, rows, columns)
 
 
 def run(
@@ -66,7 +62,7 @@ def error(found: np.ndarray, weight: Weight, x: np.ndarray, mode: str) -> float:
 
 @pytest.mark.parametrize("mode", ["exact", "q8"])
 @pytest.mark.parametrize("at_once", [1, 8])
-@pytest.mark.parametrize("kind", list(WeightType))
+@pytest.mark.parametrize("kind", KINDS)
 def test_product_equals_float64(image_of: Images, kind: WeightType, mode: str, at_once: int) -> None:
     columns = 1280 if kind in K_TYPES else 1120  # 40 and 35 units: some lanes have two
     weight = weight_of(kind, 19, columns)
@@ -75,7 +71,7 @@ def test_product_equals_float64(image_of: Images, kind: WeightType, mode: str, a
 
 
 @pytest.mark.parametrize("mode", ["exact", "q8"])
-@pytest.mark.parametrize("kind", list(WeightType))
+@pytest.mark.parametrize("kind", KINDS)
 def test_bits_depend_on_row_and_token_alone(image_of: Images, kind: WeightType, mode: str) -> None:
     weight = weight_of(kind, 11, 512)
     x = np.random.default_rng(6).standard_normal((9, 512), np.float32)
@@ -118,17 +114,12 @@ def test_a_bad_activation_spoils_its_own_token_only(image_of: Images, mode: str,
 def extreme(kind: WeightType) -> Weight:
     """Rows of the largest and the smallest levels that there are, with scales of 1."""
     weight = weight_of(kind, 4, 256)
-    scales = {WeightType.Q6_K: (208,), WeightType.Q4_K: (0, 2), WeightType.Q5_K: (0, 2)}.get(kind, (0,))
-    size = {WeightType.Q4_0: 18, WeightType.Q5_0: 22, WeightType.Q8_0: 34}.get(kind, int(weight.data.shape[1]))
-    for row, fill in enumerate((0x00, 0xFF, 0x80, 0x7F)):
-        weight.data[row] = fill
-        for start in range(0, weight.data.shape[1], size):
-            for offset in scales:
-                weight.data[row, start + offset : start + offset + 2] = np.array([1.0], np.float16).view(np.uint8)
+    weight.data[:] = np.array([[0x00], [0xFF], [0x80], [0x7F]], np.uint8)
+    set_halves(kind, weight.data, 1.0)
     return weight
 
 
-@pytest.mark.parametrize("kind", [kind for kind in WeightType if kind not in FLOAT_TYPES])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in FLOAT_TYPES])
 def test_extreme_levels_do_not_overflow(image_of: Images, kind: WeightType) -> None:
     weight, x = extreme(kind), np.ones((2, 256), np.float32)
     x[1] = -1

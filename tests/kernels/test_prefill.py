@@ -13,14 +13,14 @@ import pytest
 from aprtui import resources
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
-from tests.kernels.cases import FLOAT_TYPES, activations, matrix, wide
+from tests.kernels.cases import FLOAT_TYPES, KINDS, activations, matrix, weight_of, wide
 from tests.kernels.emulated import Images, InOut, Kernels, Out
-from tests.kernels.test_matvec import K_TYPES, error, extreme, weight_of
+from tests.kernels.test_matvec import K_TYPES, error, extreme
 from tests.kernels.test_matvec import run as matvec
 
 pytestmark = pytest.mark.group("emulator")
 
-QUANTISED = [kind for kind in WeightType if kind not in FLOAT_TYPES]
+QUANTISED = [kind for kind in KINDS if kind not in FLOAT_TYPES]
 
 
 def normal(*shape: int, seed: int = 5) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from aprtui import resources
-from aprtui.engine.cuda.choices import CANDIDATE, CHOSEN, DRAWN, drawn_choice, greedy_choice
+from aprtui.engine.cuda.choosing import CANDIDATE, CHOSEN, DRAWN, drawn_choice, greedy_choice
 from aprtui.engine.sampling import GREEDY, Choice, Sampler, Sampling, top_tokens
 from aprtui.errors import EngineError
 from tests.kernels.cases import STEP, step

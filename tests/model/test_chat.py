@@ -22,9 +22,9 @@ def render(source: str, **options: bool) -> str:
 def test_template_of_a_model_renders_with_and_without_generation_prompt(tmp_path: Path) -> None:
     template = load_model(write_model(tmp_path / "model.gguf")).chat_template
     assert template is not None
-    asked = "<|im_start|>user\nHello <b>日本</b><|im_end|>\n"
-    assert template.render(HELLO, add_generation_prompt=False) == asked
-    assert template.render(HELLO) == asked + "<|im_start|>assistant\n"
+    question = "<|im_start|>user\nHello <b>日本</b><|im_end|>\n"
+    assert template.render(HELLO, add_generation_prompt=False) == question
+    assert template.render(HELLO) == question + "<|im_start|>assistant\n"
 
 
 def test_special_tokens_of_the_model_reach_the_template() -> None:

@@ -89,7 +89,7 @@ def test_a_tensor_beyond_the_end_is_listed_with_its_problem(tmp_path: Path) -> N
         TensorReader(path, info)
 
 
-def test_a_model_that_is_cut_while_it_is_open_is_told(tmp_path: Path) -> None:
+def test_a_model_that_is_truncated_while_it_is_open_is_reported(tmp_path: Path) -> None:
     path = odd_file(tmp_path / "a.gguf", np.ones((4, 128), np.uint8), gguf.GGMLQuantizationType.F32)
     (info,) = tensor_table(path)
     reader = TensorReader(path, info)

@@ -142,7 +142,7 @@ def test_sentence_piece_merges_characters_that_are_no_tokens_themselves(tmp_path
     assert tokenizer.decode(tokenizer.encode("日", bos=False)) == "日"
 
 
-def test_sentence_piece_puts_a_space_before_each_text_unless_told_not_to(tmp_path: Path) -> None:
+def test_sentence_piece_puts_a_space_before_each_text_unless_the_file_says_not_to(tmp_path: Path) -> None:
     metadata = sentence_piece_vocabulary({"▁": -1.0, "a": -2.0, "▁a": -1.5})
     tokenizer = build(tmp_path, metadata)
     assert [tokenizer.token_bytes(token) for token in tokenizer.encode("a</s>a")] == [b"<s>", b" a", b"</s>", b" a"]

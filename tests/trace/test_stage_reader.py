@@ -68,7 +68,7 @@ def test_cancelled_statistics_read_no_more(tmp_path: Path) -> None:
     assert reader_stats(reader, False, lambda: True).count == 0
 
 
-def test_a_file_that_is_cut_while_it_is_open_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_truncated_while_it_is_open_is_reported(tmp_path: Path) -> None:
     path = written(tmp_path / "a.bin", VALUES)
     reader = StageReader(path, VALUES.shape)
     with path.open("r+b") as file:
@@ -79,14 +79,14 @@ def test_a_file_that_is_cut_while_it_is_open_is_told(tmp_path: Path) -> None:
     assert "has changed" in reader.file.changed()
 
 
-def test_what_has_become_of_an_open_file_is_told(tmp_path: Path) -> None:
+def test_changes_of_an_open_file_are_reported(tmp_path: Path) -> None:
     path = written(tmp_path / "a.bin", VALUES)
     file = PositionalFile(path)
     assert file.changed() == ""
     written(path, MAPS)
     assert "has been replaced" in file.changed()
     path.unlink()
-    assert "has gone" in file.changed()
+    assert "has been deleted" in file.changed()
     assert len(file.read(0, 1000)) == 12 + 4 * VALUES.size
 
 
@@ -94,13 +94,13 @@ def test_what_has_become_of_an_open_file_is_told(tmp_path: Path) -> None:
     ("content", "words"),
     [(b"", "header ends"), (b"GGUF", "expected the magic"), (b"APRT" + bytes(8), "needs 60")],
 )
-def test_what_is_no_stage_file_of_this_shape_is_told(tmp_path: Path, content: bytes, words: str) -> None:
+def test_a_file_that_is_no_stage_file_of_this_shape_is_reported(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(content)
     with pytest.raises(AprtError, match=words):
         StageReader(path, (6, 10))
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UnreadableError, match="cannot be read: No such file"):
         StageReader(tmp_path / "a.bin", None)

@@ -56,8 +56,8 @@ async def until_shown(pilot: Driver, *words: str) -> None:
     await until(pilot, lambda: all(word in screen_text(pilot) for word in words))
 
 
-def told(pilot: Driver) -> list[str]:
-    """What the app has told in passing."""
+def notifications(pilot: Driver) -> list[str]:
+    """The notifications that the app has shown."""
     return [note.message for note in pilot.app._notifications]
 
 

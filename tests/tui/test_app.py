@@ -18,7 +18,7 @@ from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.live.screen import LiveScreen
-from tests.tui.driver import drag, screen_text, told
+from tests.tui.driver import drag, notifications, screen_text
 from tests.tui.screens.live.recorded import RecordedSource
 
 
@@ -80,7 +80,7 @@ async def test_a_screen_that_is_not_there_is_told() -> None:
         await pilot.press("5")
         await pilot.pause()
         assert isinstance(pilot.app.screen, LiveScreen)
-        assert told(pilot) == ["There is no contracts screen in this release."]
+        assert notifications(pilot) == ["There is no contracts screen in this release."]
 
 
 async def test_chords_take_two_keys_and_other_keys_leave_them() -> None:
@@ -129,9 +129,9 @@ async def test_command_and_state_are_copied_as_a_shell_takes_them_and_shown() ->
 async def test_text_that_is_selected_with_the_mouse_is_copied() -> None:
     async with app(ScreenState(ScreenName.DIFF)).run_test(size=(80, 24), notifications=True) as pilot:
         await drag(pilot, pilot.app.screen.query_one(Static), (0, 0), (3, 0))
-        assert pilot.app.clipboard == "note" and told(pilot) == ["note"]
+        assert pilot.app.clipboard == "note" and notifications(pilot) == ["note"]
         await pilot.click(Static)
-        assert len(told(pilot)) == 1
+        assert len(notifications(pilot)) == 1
 
 
 async def test_the_screen_is_saved_as_svg_and_a_folder_without_permission_is_told(
@@ -149,7 +149,7 @@ async def test_the_screen_is_saved_as_svg_and_a_folder_without_permission_is_tol
 
         monkeypatch.setattr(Path, "write_text", refuse)
         await pilot.press("s")
-        assert "cannot be written: Permission denied" in told(pilot)[-1]
+        assert "cannot be written: Permission denied" in notifications(pilot)[-1]
 
 
 async def test_a_terminal_that_is_too_small_is_told() -> None:

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from aprtui.cli.comparison.options import ComparisonOptions
-from aprtui.cli.comparison.render import number, wrapped
+from aprtui.cli.comparison.render import wrapped
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import PLAUSIBLE_COSINE, PLAUSIBLE_REL_L2, Verdict
-from aprtui.compare.wording import counted
+from aprtui.compare.wording import counted, number_text
 
 _LIMIT = 10
 """The default of --limit, which a command need not repeat."""
@@ -60,7 +60,7 @@ def _judged_lines(a: Path, b: Path, judging: list[str]) -> Iterator[str]:
 def _implausible_text(comparison: Comparison) -> str:
     first, *more = comparison.implausible
     others = f" and {counted(len(more), 'stage')} after it" if more else ""
-    numbers = f"rel_l2 {number(first.metrics.rel_l2)}, cosine {number(first.metrics.cosine)}"
+    numbers = f"rel_l2 {number_text(first.metrics.rel_l2)}, cosine {number_text(first.metrics.cosine)}"
     return (
         f"this is no noise to accept: {first.node} ({numbers}){others} differ{'' if more else 's'} by more than "
         f"rounding and 4-bit weights explain (rel_l2 {PLAUSIBLE_REL_L2:g}, cosine {PLAUSIBLE_COSINE:g})"

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from aprtui.cli.json_lines import write_record
-from aprtui.errors import EngineError, ExitCode, UsageError
+from aprtui.errors import VERDICT_CODES, EngineError, ExitCode, UsageError
 
 if TYPE_CHECKING:
     from aprtui.compare.align.coverage import Selection
     from aprtui.compare.comparison import Comparison
-    from aprtui.compare.context import Context
+    from aprtui.compare.manifests import ManifestDifferences
     from aprtui.compare.policy import Policy
     from aprtui.compare.verdict import Tolerance, Verdict
 
@@ -146,7 +146,7 @@ def comparison_options(function: Command) -> Command:
 
 def report(
     sides: tuple[str, str],
-    context: Context | None,
+    manifests: ManifestDifferences | None,
     comparison: Comparison,
     options: ComparisonOptions,
     steps: Iterable[str],
@@ -158,26 +158,28 @@ def report(
     if options.as_json or options.html or options.svg:
         from aprtui.compare.report.records import comparison_records
 
-        records = list(comparison_records(*sides, context, comparison))
+        records = list(comparison_records(*sides, manifests, comparison))
         _write_files(records, options)
         if options.as_json:
             for record in records:
                 write_record(record)
     if not options.as_json:
-        _print(sides, context, comparison, steps)
+        _print(sides, manifests, comparison, steps)
     return exit_code(comparison.verdict)
 
 
 def exit_code(verdict: Verdict) -> ExitCode:
     """The exit code of a verdict."""
-    return {"PASS": ExitCode.PASS, "FAIL": ExitCode.DIVERGENCE, "UNKNOWN": ExitCode.UNKNOWN}[verdict.value]
+    return VERDICT_CODES[verdict.value]
 
 
-def _print(sides: tuple[str, str], context: Context | None, comparison: Comparison, steps: Iterable[str]) -> None:
+def _print(
+    sides: tuple[str, str], manifests: ManifestDifferences | None, comparison: Comparison, steps: Iterable[str]
+) -> None:
     from aprtui.cli.comparison import render
 
     sections = (
-        render.header_lines(*sides, context, comparison),
+        render.header_lines(*sides, manifests, comparison),
         render.table_lines(comparison),
         render.note_lines(comparison),
         render.verdict_lines(comparison, steps),

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from aprtui.compare.comparison import Comparison, Divergence, FocusKind, StageComparison, Support
-from aprtui.compare.context import Context
 from aprtui.compare.explain.focus import error_of
+from aprtui.compare.manifests import ManifestDifferences
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict, alike_text
-from aprtui.compare.wording import counted, first_tokens
+from aprtui.compare.wording import counted, figures_text, first_tokens, number_text
 from aprtui.trace.graph import Node
 
 _WIDTH = 80
@@ -21,17 +21,14 @@ _SHORT = {Metric.TOKEN_REL_L2: "worst l2"}
 _ORDINARY = ("from captured inputs", "all tokens", "all tokens, key ≤ query", "element by element")
 
 
-def number(value: float | None) -> str:
-    """Three significant digits; – for what is not known."""
-    return "–" if value is None else f"{value:.3g}"
-
-
-def header_lines(a: Path | str, b: Path | str, context: Context | None, comparison: Comparison) -> Iterator[str]:
+def header_lines(
+    a: Path | str, b: Path | str, manifests: ManifestDifferences | None, comparison: Comparison
+) -> Iterator[str]:
     """The two sides, what their manifests state differently (None for stage files), and what aligns their positions."""
     yield f"A  {a}"
     yield f"B  {b}"
-    if context is not None:
-        yield from _context_lines(context)
+    if manifests is not None:
+        yield from _manifest_lines(manifests)
     for statement in comparison.statements:
         yield from wrapped("", statement)
     alignment = comparison.alignment
@@ -44,15 +41,15 @@ def header_lines(a: Path | str, b: Path | str, context: Context | None, comparis
         yield "tokens  stage files record none: element by element, as named"
 
 
-def _context_lines(context: Context) -> Iterator[str]:
-    if not context.without_manifest:
-        for difference in context.differences:
+def _manifest_lines(manifests: ManifestDifferences) -> Iterator[str]:
+    if not manifests.without_manifest:
+        for difference in manifests.differences:
             yield f"   {difference.what}: A {_fact(difference.a)} · B {_fact(difference.b)}"
-        if not context.differences:
+        if not manifests.differences:
             yield "   the manifests state the same model, engine, mode and rounding"
         return
-    yield f"   no manifest in {' and '.join(context.without_manifest)}: model, engine and mode not known"
-    stated = [f"{entry.what} {_fact(entry.a or entry.b)}" for entry in context.differences]
+    yield f"   no manifest in {' and '.join(manifests.without_manifest)}: model, engine and mode not known"
+    stated = [f"{entry.what} {_fact(entry.a or entry.b)}" for entry in manifests.differences]
     if stated:
         yield from wrapped("   the other states", ", ".join(stated))
 
@@ -105,7 +102,7 @@ def _row(layers: Sequence[StageComparison], metric: Metric) -> str:
     odd = sum(stage.metrics.count - stage.metrics.compared for stage in layers)
     return (
         f"{worst.node.stage:<18} {verdict.value:<7}{_layer(first):>6}{_layer(worst):>6}"
-        f"{number(numbers.value(metric)):>9}{number(numbers.max_abs):>9}{number(numbers.deviation(Metric.COSINE)):>9}{odd:>9}{equal:>6}"
+        f"{number_text(numbers.value(metric)):>9}{number_text(numbers.max_abs):>9}{number_text(numbers.deviation(Metric.COSINE)):>9}{odd:>9}{equal:>6}"
     )
 
 
@@ -191,8 +188,8 @@ def verdict_lines(comparison: Comparison, steps: Iterable[str]) -> Iterator[str]
     differing = [stage for stage in comparison.stages if stage.metrics.compared and not stage.metrics.equal]
     if differing and comparison.first_divergence is None:
         worst = _worst(differing, comparison.metric).verdict
-        numbers = f"{worst.metric} {number(worst.error)}, floor {number(worst.floor)}, bound {number(worst.bound)}"
-        yield from wrapped("worst", f"{worst.node}: {numbers}")
+        figures = figures_text(worst.metric, worst.error, worst.floor, worst.bound)
+        yield from wrapped("worst", f"{worst.node}: {figures}")
     yield from _hypothesis_lines(comparison)
     yield from _element_lines(comparison)
     yield from _step_lines(comparison)
@@ -281,8 +278,8 @@ def _divergence_text(divergence: Divergence) -> str:
     verdict = divergence.verdict
     place = ", ".join(f"{name} {index}" for name, index in divergence.place.items())
     text = (
-        f"first divergence: {verdict.node}, {place}: {verdict.metric} {number(verdict.error)}: {verdict.reason} "
-        f"(floor {number(verdict.floor)}, bound {number(verdict.bound)})"
+        f"first divergence: {verdict.node}, {place}: {verdict.metric} {number_text(verdict.error)}: {verdict.reason} "
+        f"(floor {number_text(verdict.floor)}, bound {number_text(verdict.bound)})"
     )
     others = [node for node in divergence.segment if node != verdict.node]
     if others:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import click
 
 from aprtui.cli.comparison.options import exit_code
-from aprtui.cli.comparison.render import number, wrapped
+from aprtui.cli.comparison.render import wrapped
 from aprtui.compare.align.coverage import Selection
 from aprtui.compare.verdict import DEFAULT_METRIC, Tolerance, Verdict
-from aprtui.compare.wording import counted
+from aprtui.compare.wording import counted, figures_text, number_text
 from aprtui.errors import printable
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def diff_weights(
     from aprtui.model.weight_difference.records import weight_records
 
     with ProgressLine() as progress:
-        shown = progress if sys.stderr.isatty() else None
-        difference = compare_models(a, b, selection, tolerances, shown)
+        progress_on_terminal = progress if sys.stderr.isatty() else None
+        difference = compare_models(a, b, selection, tolerances, progress_on_terminal)
     if as_json:
         for record in weight_records(a, b, difference):
             write_record(record)
@@ -103,7 +103,8 @@ def _row(kind: str, layers: Sequence[TensorDifference]) -> str:
     steps = None if numbers.step_ratio is None else float(f"{numbers.step_ratio:.2g}")
     # Rounded down: 100 % must mean that every value is equal.
     equal = f"{int(100 * numbers.equal_values)}%"
-    return f"{head}{number(numbers.rel_l2):>9}{number(numbers.expected_rel_l2):>9}{number(steps):>6}{equal:>6}"
+    rel_l2, expected = number_text(numbers.rel_l2), number_text(numbers.expected_rel_l2)
+    return f"{head}{rel_l2:>9}{expected:>9}{number_text(steps):>6}{equal:>6}"
 
 
 def _badness(tensor: TensorDifference) -> tuple[int, bool, float, float]:
@@ -155,8 +156,8 @@ def _texts(tensor: TensorDifference) -> Iterator[str]:
         )
     if numbers and numbers.max_abs is not None:
         yield (
-            f"rel_l2 {number(numbers.rel_l2)}, cosine {number(numbers.cosine)}, "
-            f"max abs {number(numbers.max_abs)} at {numbers.max_abs_place}"
+            f"rel_l2 {number_text(numbers.rel_l2)}, cosine {number_text(numbers.cosine)}, "
+            f"max abs {number_text(numbers.max_abs)} at {numbers.max_abs_place}"
         )
     yield from (printable(finding) for finding in tensor.findings)
 
@@ -175,8 +176,8 @@ def _verdict_lines(
     first = difference.first
     if first and first.judgement.error is not None:
         judged = first.judgement
-        numbers = f"{judged.metric} {number(judged.error)}, floor {number(judged.floor)}, bound {number(judged.bound)}"
-        yield from wrapped("first", printable(f"{first.name}: {numbers}"))
+        figures = figures_text(judged.metric, judged.error, judged.floor, judged.bound)
+        yield from wrapped("first", printable(f"{first.name}: {figures}"))
     if any(tensor.metrics and tensor.metrics.max_abs != 0 for tensor in difference.tensors):
         tolerance = smallest_tolerance(difference, tolerances[0].metric if tolerances else DEFAULT_METRIC)
         yield f"smallest  tolerance that passes: {tolerance or 'none would'}"

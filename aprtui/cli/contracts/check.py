@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +26,8 @@ from aprtui.cli.contracts.shared import (
 )
 from aprtui.cli.json_lines import write_record
 from aprtui.contracts.documents.document import Document, Falsifier
-from aprtui.errors import ExitCode, UsageError
+from aprtui.errors import VERDICT_CODES, ExitCode, UsageError
+from aprtui.resources import contracts, embedded_model
 
 if TYPE_CHECKING:
     from aprtui.contracts.checks.arguments import CheckSubject
@@ -104,7 +106,7 @@ def command(
         _write_text(results, counts, verdict)
     if broken:
         return ExitCode.UNREADABLE
-    return {"PASS": ExitCode.PASS, "FAIL": ExitCode.DIVERGENCE, "UNKNOWN": ExitCode.UNKNOWN}[verdict]
+    return VERDICT_CODES[verdict]
 
 
 def _judged(
@@ -137,8 +139,6 @@ def _model(path: Path | None) -> Model | None:
 
 def _subject_of(subject: CheckSubject, document: Document) -> CheckSubject:
     """`subject`, with the embedded model where a contract of our own is judged and no model is given."""
-    from aprtui.resources import contracts, embedded_model
-
     if subject.model is not None or not document.path.resolve().is_relative_to(contracts().resolve()):
         return subject
     return replace(subject, model=_model(embedded_model()))
@@ -166,8 +166,6 @@ def _mapping(path: Path | None) -> CheckMap:
 
 
 def _run(falsifier: Falsifier, timeout: float) -> Judgement:
-    import shlex
-
     from aprtui.contracts.checks.judgement import unknown
     from aprtui.contracts.commands import command_words, run_command
 
@@ -187,11 +185,6 @@ def _overall(counts: Counter[str]) -> str:
     if counts["FAIL"]:
         return "FAIL"
     return "PASS" if counts["PASS"] and not counts["UNKNOWN"] else "UNKNOWN"
-
-
-def _head(document: Document) -> str:
-    life_cycle = f"  document {document.life_cycle}" if document.life_cycle else ""
-    return f"{document.name} {document.metadata.version}{life_cycle}"
 
 
 def _lines(row: PanelRow) -> Iterator[str]:
@@ -221,7 +214,8 @@ def _write_text(results: Sequence[Result], counts: Counter[str], verdict: str) -
     last: Path | None = None
     for document, row in results:
         if document.path != last:
-            print_line(_head(document))
+            life_cycle = f"  document {document.life_cycle}" if document.life_cycle else ""
+            print_line(f"{document.name} {document.metadata.version}{life_cycle}")
             last = document.path
         for line in (*_lines(row), *_doubts(row)):
             print_line(line)

@@ -38,14 +38,12 @@ def command(old: Path, new: Path, as_json: bool) -> int:
 def _write_text(old: Document, new: Document, found: Sequence[Change]) -> None:
     print_line(f"{old.name} {old.metadata.version} to {new.name} {new.metadata.version}")
     for change in found:
-        print_line(f"  {change.kind:<9}  {_called(change)}{_values(change)}")
-    click.echo(_counts(found) or "nothing changed in meaning")
+        place = " ".join(part for part in (change.section, change.name, change.field) if part)
+        print_line(f"  {change.kind:<9}  {place}{_values(change)}")
+    counts = Counter(change.kind for change in found)
+    click.echo(", ".join(f"{count} {kind}" for kind, count in counts.items()) or "nothing changed in meaning")
     if found and old.metadata.version == new.metadata.version:
         click.echo("the version is the same")
-
-
-def _called(change: Change) -> str:
-    return " ".join(part for part in (change.section, change.name, change.field) if part)
 
 
 def _values(change: Change) -> str:
@@ -65,10 +63,6 @@ def _window(text: str, at: int) -> str:
     start = max(0, at - _WIDTH // 4) if len(text) > _WIDTH else 0
     part = text[start : start + _WIDTH]
     return f"{'…' if start else ''}{part}{'…' if start + _WIDTH < len(text) else ''}"
-
-
-def _counts(found: Sequence[Change]) -> str:
-    return ", ".join(f"{count} {kind}" for kind, count in Counter(change.kind for change in found).items())
 
 
 def _write_json(old: Document, new: Document, found: Sequence[Change]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +44,17 @@ def command(
     Exit code 0: no errors; 1: errors (with --strict: or warnings); 3: a contract cannot be read.
     """
     from aprtui.contracts.evidence.assessment import ledger_of
-    from aprtui.contracts.lint.reverse_coverage import reverse_coverage
-    from aprtui.contracts.lint.rules import LintContext, lint
+    from aprtui.contracts.lint.rules import LintContext, lint, reverse_coverage
     from aprtui.contracts.lint.source_tree import SourceTree
 
     documents, broken = read_documents(paths)
     ledgers = {document.path: ledger_of(document, evidence_dir) for document in documents}
-    surroundings = LintContext(SourceTree(source) if source else None, dict(options_by_command()), ledgers)
-    findings = tuple(finding for document in documents for finding in lint(document, surroundings))
+    program = click.get_current_context().find_root().command
+    assert isinstance(program, click.Group), "the root of every command line is the program itself"
+    context = LintContext(SourceTree(source) if source else None, options_by_command(program), ledgers)
+    findings = tuple(finding for document in documents for finding in lint(document, context))
     if coverage:
-        findings += reverse_coverage(documents, tuple(surroundings.options))
+        findings += reverse_coverage(documents, tuple(context.options))
     {"json": _write_json, "sarif": _write_sarif, "github": _write_github, "text": _write_text}[
         "json" if as_json else form
     ](findings)
@@ -63,36 +64,28 @@ def command(
     return ExitCode.DIVERGENCE if any(finding.severity in wrong for finding in findings) else ExitCode.PASS
 
 
-def options_by_command() -> Iterator[tuple[str, frozenset[str]]]:
-    """Every command of this program by its words, with its options."""
-    from aprtui.cli.main import cli
-
-    yield from _options_below(cli, ())
-
-
-def _options_below(group: click.Group, words: tuple[str, ...]) -> Iterator[tuple[str, frozenset[str]]]:
+def options_by_command(group: click.Group, words: tuple[str, ...] = ()) -> dict[str, frozenset[str]]:
+    """The options of each command below `group`, by the words of the command after `words`."""
     context = click.Context(group, info_name=words[-1] if words else "aprtui")
     context.help_option_names = ["-h", "--help"]
+    found: dict[str, frozenset[str]] = {}
     for name in group.list_commands(context):
-        found = group.get_command(context, name)
-        if isinstance(found, click.Group):
-            yield from _options_below(found, (*words, name))
-        elif found is not None:
-            inner = click.Context(found, parent=context)
-            options = {text for param in found.get_params(inner) for text in (*param.opts, *param.secondary_opts)}
-            yield " ".join((*words, name)), frozenset(options)
+        subcommand = group.get_command(context, name)
+        if isinstance(subcommand, click.Group):
+            found |= options_by_command(subcommand, (*words, name))
+        elif subcommand is not None:
+            inner = click.Context(subcommand, parent=context)
+            options = (text for param in subcommand.get_params(inner) for text in (*param.opts, *param.secondary_opts))
+            found[" ".join((*words, name))] = frozenset(options)
+    return found
 
 
 def _write_text(findings: Sequence[Finding]) -> None:
     for finding in findings:
         print_line(str(finding))
-    click.echo(_counts(findings))
-
-
-def _counts(findings: Sequence[Finding]) -> str:
     counts = _counted(findings)
     notes = f", {counts['notes']} note(s)" if counts["notes"] else ""
-    return f"{counts['errors']} error(s), {counts['warnings']} warning(s){notes}"
+    click.echo(f"{counts['errors']} error(s), {counts['warnings']} warning(s){notes}")
 
 
 def _counted(findings: Sequence[Finding]) -> dict[str, int]:
@@ -120,8 +113,7 @@ def _escaped(text: str) -> str:
 
 def _write_sarif(findings: Sequence[Finding]) -> None:
     from aprtui import __version__
-    from aprtui.contracts.lint.reverse_coverage import COVERAGE_RULES
-    from aprtui.contracts.lint.rules import LINT_RULES
+    from aprtui.contracts.lint.rules import COVERAGE_RULES, LINT_RULES
 
     states = {rule.code: rule.states for rule in LINT_RULES} | COVERAGE_RULES
     rules = [{"id": code, "shortDescription": {"text": text}} for code, text in states.items()]

@@ -10,16 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from aprtui.cli.contracts.shared import evidence_dir_option, paths_argument, print_line, read_documents
-from aprtui.contracts.documents.document import (
-    BLOCKER,
-    NAMES,
-    ContractError,
-    Document,
-    Falsifier,
-    Maturity,
-    maturity_of,
-)
+from aprtui.contracts.documents.document import BLOCKER, ContractError, Document, Falsifier, Maturity, maturity_of
 from aprtui.errors import EngineError, ExitCode, UnreadableError, UsageError
+from aprtui.resources import is_packaged
 
 if TYPE_CHECKING:
     from aprtui.contracts.evidence.assessment import Assessment
@@ -50,9 +43,9 @@ def command(falsifier_id: str, level: str, paths: tuple[Path, ...], evidence_dir
         print_line(f"{document.path}: {falsifier_id} is {status} already")
         return ExitCode.PASS
     assessment = ledger_of(document, evidence_dir).assess(falsifier, check_of(falsifier, own_mapping()))
-    missing = missing_evidence(assessment, maturity_of(status))
+    missing = tuple(missing_evidence(assessment, maturity_of(status)))
     if missing:
-        carried = NAMES[assessment.now]
+        carried = assessment.now.label
         print_line(
             f"aprtui: {falsifier_id} stays {_was(falsifier)}: evidence carries {carried}, not {status}", err=True
         )
@@ -71,7 +64,7 @@ def _was(falsifier: Falsifier) -> str:
 
 def _status(level: str) -> str:
     word = level.upper()
-    levels = ["PROPOSED", *(NAMES[name] for name in (Maturity.ALGORITHM, Maturity.FUNCTIONAL, Maturity.DISCHARGED))]
+    levels = ["PROPOSED", *(claim.label for claim in (Maturity.ALGORITHM, Maturity.FUNCTIONAL, Maturity.DISCHARGED))]
     blocked = word.startswith(BLOCKER) and word.removeprefix(BLOCKER).replace("_", "").isalnum() and word.isascii()
     if word not in levels and not blocked:
         raise UsageError(f"promote: no level is called {level!r:.60}: expected {', '.join(levels)} or {BLOCKER}…")
@@ -79,8 +72,6 @@ def _status(level: str) -> str:
 
 
 def _found(falsifier_id: str, paths: tuple[Path, ...]) -> tuple[Document, Falsifier]:
-    from aprtui.resources import is_packaged
-
     if not paths and is_packaged():
         raise UsageError("promote: aprtui's own contracts are part of the installed program: name a contract of yours")
     documents, broken = read_documents(paths)
@@ -91,11 +82,11 @@ def _found(falsifier_id: str, paths: tuple[Path, ...]) -> tuple[Document, Falsif
         raise UsageError(f"promote: no falsifier is called {falsifier_id!r:.60}: see aprtui contracts status")
     if len(found) > 1:
         places = ", ".join(f"{document.path}:{test.line}" for document, test in found[:3])
-        raise UsageError(f"promote: {falsifier_id!r:.60} is there {len(found)} times ({places}): name one contract")
+        raise UsageError(f"promote: {falsifier_id!r:.60} occurs {len(found)} times ({places}): name one contract")
     document, falsifier = found[0]
     if document.duplicates:
         first = document.duplicates[0]
-        raise ContractError(document.path, first.line, f"the key {first.key!r:.60} is there twice: correct it first")
+        raise ContractError(document.path, first.line, f"the key {first.key!r:.60} occurs twice: correct it first")
     return document, falsifier
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aprtui.cli.contracts.shared import print_line
+from aprtui.compare.wording import counted
 from aprtui.contracts.documents.document import Document, Falsifier
 
 if TYPE_CHECKING:
@@ -124,23 +125,16 @@ def _evidence(
         check, output = None, tuple(row.judgement.output.splitlines())
     revision = revision_at(document, row.falsifier, project)
     known, reason = (None, revision) if isinstance(revision, str) else (revision, "")
-    command = request.command(_portable(document.path, project), name)
-    evidence = evidence_of(
-        document, row.falsifier, check, row.judgement, subject, project, known, command, output
-    )  # fmt: skip
+    path = document.path
+    if path.is_absolute() and path.is_relative_to(project.root):
+        path = path.relative_to(project.root)  # the same on every machine
+    command = request.command(path, name)
+    evidence = evidence_of(document, row.falsifier, check, row.judgement, subject, project, known, command, output)
     return evidence, reason
 
 
 def _report(doubts: Mapping[str, Sequence[str]], count: int, places: Collection[Path]) -> None:
-    from aprtui.compare.wording import counted
-
     for doubt, names in doubts.items():
         print_line(f"aprtui: {', '.join(names)}: {doubt}", err=True)
     where = f" below {', '.join(sorted(map(str, places)))}" if places else ""
     print_line(f"aprtui: {counted(count, 'evidence file')} written{where}", err=True)
-
-
-def _portable(path: Path, project: Project) -> Path:
-    """The contract's path relative to its project, which is the same on every machine."""
-    inside = path.is_absolute() and path.is_relative_to(project.root)
-    return path.relative_to(project.root) if inside else path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aprtui.cli.json_lines import write_record
-from aprtui.contracts.documents.document import NAMES, Document, Maturity
+from aprtui.contracts.documents.document import Document, Maturity
 from aprtui.contracts.documents.loading import contract_files
 from aprtui.contracts.documents.reader import read_document
 from aprtui.contracts.documents.validation import Finding
@@ -51,7 +51,6 @@ def print_line(line: str, *, err: bool = False) -> None:
 
 
 def write_finding(finding: Finding) -> None:
-    """Write a finding as a JSON line."""
     write_record(
         {
             "record": "finding", "path": str(finding.path), "line": finding.line, "code": finding.code,
@@ -64,8 +63,8 @@ def assessment_record(assessment: Assessment) -> dict[str, Any]:
     """The newest evidence, whether it still holds, and the levels, for JSON."""
     newest = assessment.newest
     return {
-        "carries": NAMES[assessment.now],
-        "ever_carried": NAMES[assessment.ever],
+        "carries": assessment.now.label,
+        "ever_carried": assessment.ever.label,
         "files": len(assessment.evidence),
         "file": None if newest is None else str(newest.path),
         "date": None if newest is None else newest.record.date,
@@ -77,7 +76,7 @@ def assessment_record(assessment: Assessment) -> dict[str, Any]:
 
 def assessment_text(assessment: Assessment) -> str:
     """The newest evidence in a line: `PASS of 2026-11-27, stale: engine.py changed; carries FUNCTIONAL`."""
-    newest, carried = assessment.newest, NAMES[assessment.now]
+    newest, carried = assessment.newest, assessment.now.label
     if newest is None:
         return "none recorded" + (
             f", what the contract states carries {carried}" if assessment.now > Maturity.NONE else ""

@@ -18,7 +18,8 @@ from aprtui.cli.contracts.shared import (
     read_documents,
 )
 from aprtui.cli.json_lines import write_record
-from aprtui.contracts.documents.document import NAMES, Document, Maturity
+from aprtui.compare.wording import counted
+from aprtui.contracts.documents.document import Document, Maturity
 from aprtui.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -52,19 +53,16 @@ def _write_text(documents: Sequence[Document], found: Sequence[AssessedFalsifier
 
 
 def _ladder(found: Sequence[AssessedFalsifier]) -> Iterator[str]:
-    from aprtui.compare.wording import counted
     from aprtui.contracts.rollup import levels
 
     yield f"maturity of {counted(len(found), 'falsifier')}"
     yield f"  {'level':<24}{'claimed':>9}{'carried':>9}{'ever carried':>14}"
     for level in levels(found):
         if level.level is not Maturity.UNRANKED or level.claimed:
-            yield f"  {NAMES[level.level]:<24}{level.claimed:>9}{level.carried:>9}{level.ever:>14}"
+            yield f"  {level.level.label:<24}{level.claimed:>9}{level.carried:>9}{level.ever:>14}"
 
 
 def _life_cycles(documents: Sequence[Document]) -> Iterator[str]:
-    from aprtui.compare.wording import counted
-
     counts = Counter(document.life_cycle or _NO_LIFE_CYCLE for document in documents)
     listed = ", ".join(f"{word} {count}" for word, count in counts.most_common())
     yield f"life cycle of {counted(len(documents), 'document')}: {listed or 'none'}"
@@ -78,11 +76,9 @@ def _falsifiers(documents: Sequence[Document], found: Sequence[AssessedFalsifier
         words = [(assessed.falsifier.id, assessed.falsifier.status or "no status") for assessed in own]
         widths = [max(map(len, column)) for column in zip(*words, strict=True)]
         for (name, status), assessed in zip(words, own, strict=True):
-            yield f"  {name:<{widths[0]}}  {status:<{widths[1]}}  evidence: {_evidence_text(assessed)}"
-
-
-def _evidence_text(assessed: AssessedFalsifier) -> str:
-    return assessment_text(assessed.assessment) + (f": {_excess(assessed)}" if _excess(assessed) else "")
+            excess = _excess(assessed)
+            evidence = assessment_text(assessed.assessment) + (f": {excess}" if excess else "")
+            yield f"  {name:<{widths[0]}}  {status:<{widths[1]}}  evidence: {evidence}"
 
 
 def _excess(assessed: AssessedFalsifier) -> str:
@@ -91,11 +87,7 @@ def _excess(assessed: AssessedFalsifier) -> str:
     needs_evidence = falsifier.check is not None or assessment.evidence
     if not needs_evidence or falsifier.maturity < Maturity.ALGORITHM or falsifier.maturity <= assessment.now:
         return ""
-    return (
-        "the status claims more than any evidence gave"
-        if falsifier.maturity > assessment.ever
-        else "the status claims more"
-    )
+    return "the status claims more" + (" than any evidence gave" if falsifier.maturity > assessment.ever else "")
 
 
 def _waits(waited: Sequence[Wait]) -> Iterator[str]:
@@ -111,7 +103,6 @@ def _waits(waited: Sequence[Wait]) -> Iterator[str]:
 
 
 def _how_many(wait: Wait) -> str:
-    from aprtui.compare.wording import counted
     from aprtui.contracts.rollup import WaitKind
 
     if wait.kind is WaitKind.BLOCKER:
@@ -146,13 +137,11 @@ def _write_json(documents: Sequence[Document], found: Sequence[AssessedFalsifier
             "life_cycles": Counter(document.life_cycle or "" for document in documents),
             "falsifiers": len(found),
             "levels": {
-                NAMES[level.level]: {
-                    "claimed": level.claimed, "carried": level.carried, "ever_carried": level.ever,
-                }
+                level.level.label: {"claimed": level.claimed, "carried": level.carried, "ever_carried": level.ever}
                 for level in levels(found)
             },
         }
-    )  # fmt: skip
+    )
 
 
 def _record(assessed: AssessedFalsifier) -> dict[str, Any]:
@@ -167,7 +156,7 @@ def _record(assessed: AssessedFalsifier) -> dict[str, Any]:
         "id": falsifier.id,
         "claims": [{"key": claim.key, "status": claim.status} for claim in falsifier.claims],
         "status": falsifier.status,
-        "level": NAMES[falsifier.maturity],
+        "level": falsifier.maturity.label,
         "evidence": assessment_record(assessed.assessment),
     }
 

@@ -48,7 +48,7 @@ def _named(value: object, path: Path, where: str) -> dict[str, str]:
     named = {canonical_name(str(stage)): entry for stage, entry in value.items()}
     unknown = named.keys() - set(known_names())
     if unknown:
-        raise UsageError(f"{path}: {where}: no stage {sorted(unknown)[0]!r}: there are {', '.join(known_names())}")
+        raise UsageError(f"{path}: {where}: no stage {min(unknown)!r}: there are {', '.join(known_names())}")
     return named
 
 

@@ -103,9 +103,9 @@ def _pair_flat(a: Values, b: Values, stage: Stage, node: Node, tokens: TokenAlig
             node, None, f"A holds {counted(a.size, 'value')}, B {b.size}, and no token count tells how they correspond"
         )
     if stage.is_attention_map:
-        return Unpaired(node, None, "the token count is unknown, so key ≤ query cannot be told: give --tokens")
+        return Unpaired(node, None, "the token count is unknown, so key ≤ query is not known: give --tokens")
     if tokens.problem:
-        return Unpaired(node, None, "its shape is unknown, so the positions that are aligned cannot be told")
+        return Unpaired(node, None, "its shape is unknown, so the positions that are aligned are not known")
     return StagePair(node, a, b, (), 0, "element by element, shape unknown")
 
 

@@ -337,8 +337,8 @@ def _cosine_without_top(channels: NDArray[np.float64], whole: NDArray[np.float64
     if whole[RowSum.MAX_D] == 0:
         return 1.0
     energy = channels[0] + channels[1]
-    kept = np.sort(np.argsort(-energy, kind="stable")[dropped:])
-    squares_a, squares_b, dot = channels[:, kept].sum(1).tolist()
+    remaining = np.sort(np.argsort(-energy, kind="stable")[dropped:])
+    squares_a, squares_b, dot = channels[:, remaining].sum(1).tolist()
     return cosine_of_sums(dot, squares_a, squares_b)
 
 

@@ -64,14 +64,14 @@ def _add_rows(a: Values, b: Values, wanted: Mask | None, totals: Totals, part: i
     equal = a.view(np.uint32) == b.view(np.uint32)
     finite = np.isfinite(a) & np.isfinite(b)
     whole = bool(finite.all())
-    kept = finite if wanted is None else finite & wanted
+    compared = finite if wanted is None else finite & wanted
     totals.counts[part, PartCount.EQUAL_BITS] += np.count_nonzero(equal if wanted is None else equal & wanted)
     if not whole:
         _add_non_finite(a, b, (~finite if wanted is None else wanted & ~finite), totals, part, first)
     if whole and wanted is None:
         wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
     else:
-        wide_a, wide_b = np.where(kept, a, 0).astype(np.float64), np.where(kept, b, 0).astype(np.float64)
+        wide_a, wide_b = np.where(compared, a, 0).astype(np.float64), np.where(compared, b, 0).astype(np.float64)
     d = wide_b - wide_a
     for column, left, right in (
         (RowSum.D2, d, d), (RowSum.A2, wide_a, wide_a), (RowSum.B2, wide_b, wide_b), (RowSum.AB, wide_a, wide_b)
@@ -81,13 +81,13 @@ def _add_rows(a: Values, b: Values, wanted: Mask | None, totals: Totals, part: i
         sums[:, column] = np.einsum("ij,ij->i", left, right)
     sums[:, RowSum.D] = d.sum(1)
     sums[:, RowSum.A] = wide_a.sum(1)
-    sums[:, RowSum.COMPARED] = kept.sum(1)
+    sums[:, RowSum.COMPARED] = compared.sum(1)
     np.abs(d, out=d)
     sums[:, RowSum.ABS_D] = d.sum(1)
     sums[:, RowSum.MAX_D] = d.max(1, initial=0.0)
     sums[:, RowSum.MAX_A] = np.abs(wide_a).max(1, initial=0.0)
     with np.errstate(over="ignore"):
-        bins = (d[kept] if not whole or wanted is not None else d.reshape(-1)).astype(np.float32).view(np.int32)
+        bins = (d[compared] if not whole or wanted is not None else d.reshape(-1)).astype(np.float32).view(np.int32)
     totals.histogram[part] += np.bincount(bins >> BIN_SHIFT, minlength=BINS)
     if totals.channels.shape[2]:
         totals.channels[part, 0] += np.einsum("ij,ij->j", wide_a, wide_a)
@@ -109,10 +109,10 @@ def _add_non_finite(a: Values, b: Values, special: Mask, totals: Totals, part: i
     for count, mask in found.items():
         rows, columns = np.nonzero(mask & special)
         totals.counts[part, count] += rows.size
-        kept = totals.first[part, count]
-        room = int(np.count_nonzero(kept < 0))
+        places = totals.first[part, count]
+        room = int(np.count_nonzero(places < 0))
         positions = ((rows + first) * totals.rows.width + columns)[:room]
-        kept[FIRST - room : FIRST - room + positions.size] = positions
+        places[FIRST - room : FIRST - room + positions.size] = positions
     totals.sums[first : first + a.shape[0], RowSum.MISMATCHES] = ((kind_a != kind_b) & special).sum(1)
 
 

@@ -21,7 +21,7 @@ ROWS = 16
 """Rows that the compiled pass takes together. Pieces of a part are whole groups, so that their size changes no bit."""
 
 FIRST = 3
-"""Positions of NaN and of Inf that are kept for each side."""
+"""Positions of NaN and of Inf that are recorded for each side."""
 
 BINS = 16384
 BIN_SHIFT = 17

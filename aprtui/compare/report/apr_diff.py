@@ -1,7 +1,7 @@
-"""The record `apr-stage-diff-v1` of two stage files, as `apr diff --values --json` gives it, with what it lacks.
+"""The record `apr-stage-diff-v1` of two stage files, as `apr diff --values --json` prints it, and a few more fields.
 
-Its definitions are not those of `metrics`: differences are taken in float32, a NaN poisons rms and cosine, and the
-cosine of a zero vector is 0. They are kept so that scripts written for `apr` read the same numbers here.
+Its definitions are not those of `metrics`: differences are taken in float32, a NaN makes rms and cosine NaN, and the
+cosine of a zero vector is 0. They stay as they are, so that scripts written for `apr` read the same numbers here.
 """
 
 from __future__ import annotations

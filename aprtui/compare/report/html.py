@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from aprtui.compare.report.svg import draw_grid, number_text, verdict_text
+from aprtui.compare.report.svg import draw_grid, verdict_text
+from aprtui.compare.wording import number_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -29,8 +29,8 @@ from aprtui.compare.comparison import (
     StageComparison,
     Support,
 )
-from aprtui.compare.context import Context
 from aprtui.compare.explain.focus import choose_focus
+from aprtui.compare.manifests import ManifestDifferences
 from aprtui.compare.metrics.extras import UlpHistogram
 from aprtui.compare.metrics.logits import Flip, LogitMetrics
 from aprtui.compare.metrics.measure import Metric, PairMetrics
@@ -42,21 +42,24 @@ Record = dict[str, Any]
 SCHEMA = "aprtui-diff-v1"
 """Fields are added under this name, never changed or taken away."""
 
+# By name: records of a later version have further fields.
 _METRICS = frozenset(field.name for field in fields(PairMetrics))
+_LOGITS = frozenset(field.name for field in fields(LogitMetrics)) - {"flips"}
+_FLIPS = frozenset(field.name for field in fields(Flip))
 
 
 def comparison_records(
-    a: Path | str, b: Path | str, context: Context | None, comparison: Comparison
+    a: Path | str, b: Path | str, manifests: ManifestDifferences | None, comparison: Comparison
 ) -> Iterator[Record]:
-    """All records of a comparison of `a` and `b`, the summary last; `context` is None where no two manifests differ."""
+    """All records of a comparison of `a` and `b`, the summary last; `manifests` is None for stage files."""
     alignment = comparison.alignment
     yield {
         "record": "header",
         "schema": SCHEMA,
         "path_a": str(a),
         "path_b": str(b),
-        "differences": [asdict(difference) for difference in context.differences] if context else [],
-        "without_manifest": list(context.without_manifest) if context else [],
+        "differences": [asdict(difference) for difference in manifests.differences] if manifests else [],
+        "without_manifest": list(manifests.without_manifest) if manifests else [],
         "token_source_a": alignment.sources[0],
         "token_source_b": alignment.sources[1],
         "token_problem": alignment.problem,
@@ -246,8 +249,8 @@ def _read_verdict(node: Node, record: Mapping[str, Any], metric: Metric, signal:
 
 
 def _read_logits(record: Mapping[str, Any]) -> LogitMetrics:
-    flips = tuple(Flip(**{name: _number(value) for name, value in flip.items()}) for flip in record["flips"])
-    return LogitMetrics(**{name: _number(value) for name, value in record.items() if name != "flips"}, flips=flips)
+    flips = tuple(Flip(**{name: _number(flip[name]) for name in _FLIPS}) for flip in record["flips"])
+    return LogitMetrics(**{name: _number(record[name]) for name in _LOGITS}, flips=flips)
 
 
 def _read_element(record: Mapping[str, Any]) -> Element:

@@ -12,6 +12,7 @@ from typing import Any
 
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import error_step
+from aprtui.compare.wording import figures_text
 
 Record = Mapping[str, Any]
 
@@ -53,9 +54,11 @@ def verdict_text(summary: Mapping[str, Any]) -> str:
         reasons = "; ".join(summary["reasons"])
         return f"{summary['verdict']}{': ' if reasons else ''}{reasons}"
     place = found["stage"] if found["layer"] is None else f"layer {found['layer']} {found['stage']}"
-    error, floor, bound = (number_text(found[name]) for name in ("error", "floor", "bound"))
-    numbers = f"{found['metric']} {error}, floor {floor}, bound {bound}"
-    return f"{summary['verdict']}: first divergence at {place}: {numbers}"
+    return f"{summary['verdict']}: first divergence at {place}: {_figures(found)}"
+
+
+def _figures(record: Record) -> str:
+    return figures_text(record["metric"], record["error"], record["floor"], record["bound"])
 
 
 def draw_grid(records: Sequence[Record], *, title: str = "") -> str:
@@ -95,8 +98,7 @@ def _cell(record: Record) -> SvgCell:
     where = record["stage"] if record["layer"] is None else f"layer {record['layer']} {record['stage']}"
     if record["record"] == "skip":
         return SvgCell(_MISSING, f"{where}: not compared: {record['reason']}", "·")
-    text = f"{where}: {record['verdict']}, {record['metric']} {number_text(record['error'])}"
-    text += f", floor {number_text(record['floor'])}, bound {number_text(record['bound'])}: {record['reason']}"
+    text = f"{where}: {record['verdict']}, {_figures(record)}: {record['reason']}"
     if record["metric"] == "non_finite":
         return SvgCell(_NOT_FINITE, text, "N", record["state"] == "injected")
     if record["bound"] is None or record["error"] is None:
@@ -105,11 +107,6 @@ def _cell(record: Record) -> SvgCell:
     outlined = bool(mark) and record["state"] == "injected"
     step = error_step(Metric(record["metric"]), float(record["error"]), float(record["bound"]))
     return SvgCell(_STEPS[step], text, mark, outlined)
-
-
-def number_text(number: float | None) -> str:
-    """Three digits; – for what is not known."""
-    return "–" if number is None else f"{float(number):.3g}"
 
 
 def _labels(stages: Sequence[str], layers: Sequence[int | None], top: int, title: str) -> Iterator[str]:

@@ -20,7 +20,6 @@ from aprtui.contracts.documents.document import Document, Maturity, maturity_of
 _CLAIMS = frozenset({"formula", "invariants", "prediction", "property", "formal", "rule", "pass_criteria"})
 """Fields whose text says what must hold: a bound in them belongs to the claim. Elsewhere a number may mean anything."""
 
-
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?![\w.]*\w)")
 _AT_LEAST_BEFORE = re.compile(r"(?:>=|>|≥|at least|no less than|minimum(?: of)?)\s*$", re.IGNORECASE)
 _AT_MOST_BEFORE = re.compile(r"(?:<=|<|≤|±|\+/-|at most|no more than|within|up to|maximum(?: of)?)\s*$", re.IGNORECASE)
@@ -31,8 +30,6 @@ _MOST = frozenset({"below", "ceiling", "high", "max", "maximum", "most", "tolera
 
 
 class ChangeKind(StrEnum):
-    """The kind of a change."""
-
     ADDED = "added"
     REMOVED = "removed"
     CHANGED = "changed"
@@ -80,7 +77,7 @@ def _fields(then: Facts, now: Facts) -> Iterator[Change]:
         old, new = then.fields.get(field), now.fields.get(field)
         if old == new and isinstance(old, bool) == isinstance(new, bool):
             continue
-        pairs = [(old, new)]
+        pairs: list[tuple[Value | None, Value | None]] = [(old, new)]
         if isinstance(old, tuple) and isinstance(new, tuple):
             pairs = list(_items(old, new))
         for one, other in pairs:
@@ -88,10 +85,7 @@ def _fields(then: Facts, now: Facts) -> Iterator[Change]:
             yield Change(kind, now.section, now.name, field, one, other, then.line, now.line)
 
 
-_Pair = tuple[Value | None, Value | None]
-
-
-def _items(old: tuple[str, ...], new: tuple[str, ...]) -> Iterator[_Pair]:
+def _items(old: tuple[str, ...], new: tuple[str, ...]) -> Iterator[tuple[str | None, str | None]]:
     """The items removed from and added to a list; paired where one replaces one, or only numbers differ."""
     gone = [item for item in old if item not in new]
     come = [item for item in new if item not in old]
@@ -99,7 +93,7 @@ def _items(old: tuple[str, ...], new: tuple[str, ...]) -> Iterator[_Pair]:
         yield gone[0], come[0]
         return
     for item in gone:
-        twin = next((other for other in come if _same_but_numbers(item, other)), None)
+        twin = next((other for other in come if _masked(other) == _masked(item)), None)
         if twin is not None:
             come.remove(twin)
         yield item, twin
@@ -145,12 +139,8 @@ def moved_in_text(old: str, new: str) -> ChangeKind | None:
     return moves.pop() if len(moves) == 1 else None
 
 
-def _same_but_numbers(old: str, new: str) -> bool:
-    """Whether two texts differ only in numbers."""
-    return old != new and _masked(old) == _masked(new)
-
-
 def _masked(text: str) -> str:
+    """`text` without its numbers."""
     return _NUMBER.sub("#", text)
 
 

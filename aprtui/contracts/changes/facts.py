@@ -7,12 +7,11 @@ itself (its version, dates, authors, references, changelog, descriptions and not
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from aprtui.contracts.documents.document import Document, Entry, Equation, Falsifier, Harness, Obligation, QaGate
+from aprtui.contracts.documents.document import Document, Entry, Falsifier
 
 Value = str | int | float | bool | tuple[str, ...]
 """A text with single spaces, a number, a truth value, or a list of texts, sorted."""
@@ -22,7 +21,10 @@ _ABOUT_THE_DOCUMENT = frozenset(
 )
 _LONGEST_NAME = 60
 STATUS = "status"
-LIFE_CYCLE = "life cycle"
+_OF_OBLIGATIONS = (
+    "type", "property", "formal", "applies_to", "requires", "applies_to_phase", "parent_contract", "na_reason",
+    "na_owner",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +44,8 @@ Key = tuple[str, str]
 def facts_of(document: Document) -> Mapping[Key, Facts]:
     """Every entry of `document` by section and name."""
     found: dict[Key, Facts] = {}
-    for section, entries in _sections(document):
-        for name, title, line, fields in entries:
-            found[_unused(found, section, _folded(name))] = Facts(section, _folded(name), title, line, fields)
+    for section, name, title, line, fields in _entries(document):
+        found[_unused(found, section, _folded(name))] = Facts(section, _folded(name), title, line, _flat(fields))
     return found
 
 
@@ -56,59 +57,38 @@ def _unused(taken: Mapping[Key, Facts], section: str, name: str) -> Key:
     return section, free
 
 
-_Found = tuple[str, str, int, dict[str, Value]]
-
-
-def _sections(document: Document) -> Iterable[tuple[str, list[_Found]]]:
+def _entries(document: Document) -> Iterator[tuple[str, str, str, int, dict[str, Any]]]:
+    """Section, name, title, line and fields of every entry; an entry without an id is named by its title."""
     metadata, gate = document.metadata, document.qa_gate
-    yield "metadata", [("", "", metadata.line, _metadata(document))]
-    yield "equation", [(found.name, found.formula, found.line, _equation(found)) for found in document.equations]
-    yield "obligation", _named(document.obligations, lambda found: found.property, _obligation)
-    yield "falsifier", _named(document.falsifiers, lambda found: found.title, partial(_falsifier, document))
-    yield "harness", _named(document.harnesses, lambda found: found.obligation, _harness)
+    yield "metadata", "", "", metadata.line, _metadata(document)
+    for equation in document.equations:
+        fields = _fields(equation, "formula", "domain", "codomain", "invariants")
+        yield "equation", equation.name, equation.formula, equation.line, fields
+    for obligation in document.obligations:
+        fields = _fields(obligation, *_OF_OBLIGATIONS)
+        yield "obligation", obligation.id or obligation.property, obligation.property, obligation.line, fields
+    for test in document.falsifiers:
+        yield "falsifier", test.id or test.title, test.title, test.line, _falsifier(document, test)
+    for harness in document.harnesses:
+        fields = _fields(harness, "obligation", "bound")
+        yield "harness", harness.id or harness.obligation, harness.obligation, harness.line, fields
     if gate is not None:
-        yield "qa_gate", [(gate.id, gate.name, gate.line, _qa_gate(gate))]
+        yield "qa_gate", gate.id, gate.name, gate.line, _fields(gate, "name", "checks", "pass_criteria")
     for name, value in document.extras.items():
         if name not in (*_ABOUT_THE_DOCUMENT, STATUS):
-            yield name, [("", "", document.line_of(name), _flat({"": value}))]
+            yield name, "", "", document.line_of(name), {"": value}
 
 
-def _named(
-    entries: Iterable[Any], title: Callable[[Any], str], fields: Callable[[Any], dict[str, Value]]
-) -> list[_Found]:
-    """Entries by id; an entry without one is named by its title."""
-    return [(found.id or title(found), title(found), found.line, fields(found)) for found in entries]
-
-
-def _metadata(document: Document) -> dict[str, Value]:
+def _metadata(document: Document) -> dict[str, Any]:
     metadata = document.metadata
-    fields = {
-        LIFE_CYCLE: document.life_cycle, "kind": metadata.kind, "registry": metadata.registry or None,
+    return {
+        "life cycle": document.life_cycle, "kind": metadata.kind, "registry": metadata.registry or None,
         "depends_on": metadata.depends_on, "binds_to": metadata.binds_to,
         "vouches_for": metadata.vouches_for, **_extras(metadata),
     }  # fmt: skip
-    return _flat(fields)
 
 
-def _equation(equation: Equation) -> dict[str, Value]:
-    fields = {
-        "formula": equation.formula, "domain": equation.domain, "codomain": equation.codomain,
-        "invariants": equation.invariants, **_extras(equation),
-    }  # fmt: skip
-    return _flat(fields)
-
-
-def _obligation(obligation: Obligation) -> dict[str, Value]:
-    fields = {
-        "type": obligation.type, "property": obligation.property, "formal": obligation.formal,
-        "applies_to": obligation.applies_to, "requires": obligation.requires, "applies_to_phase": obligation.phase,
-        "parent_contract": obligation.parent, "na_reason": obligation.na_reason, "na_owner": obligation.na_owner,
-        **_extras(obligation),
-    }  # fmt: skip
-    return _flat(fields)
-
-
-def _falsifier(document: Document, falsifier: Falsifier) -> dict[str, Value]:
+def _falsifier(document: Document, falsifier: Falsifier) -> dict[str, Any]:
     check = falsifier.check
     is_own = falsifier.vouches_for != document.metadata.vouches_for
     blocks_on = tuple(found.text for found in falsifier.blockers if found.key == "full_discharge_blocks_on")
@@ -120,16 +100,12 @@ def _falsifier(document: Document, falsifier: Falsifier) -> dict[str, Value]:
     }  # fmt: skip
     parameters = {} if check is None else {f"check.{name}": value for name, value in check.parameters.items()}
     evidence = {found.key: found.texts or dict(found.parts) for found in falsifier.evidence}
-    return _flat({**fields, **parameters, **evidence})
+    return {**fields, **parameters, **evidence}
 
 
-def _harness(harness: Harness) -> dict[str, Value]:
-    return _flat({"obligation": harness.obligation, "bound": harness.bound, **_extras(harness)})
-
-
-def _qa_gate(gate: QaGate) -> dict[str, Value]:
-    fields = {"name": gate.name, "checks": gate.checks, "pass_criteria": gate.pass_criteria, **_extras(gate)}
-    return _flat(fields)
+def _fields(entry: Entry, *names: str) -> dict[str, Any]:
+    """The fields `names` of an entry, and those that its record has no field for."""
+    return {**{name: getattr(entry, name) for name in names}, **_extras(entry)}
 
 
 def _extras(entry: Entry) -> dict[str, Any]:

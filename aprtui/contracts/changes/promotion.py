@@ -9,7 +9,7 @@ from typing import Any
 
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from aprtui.contracts.changes.yaml_edit import Edit, EditableYaml, edited, entry, has, is_block, parsed, quoted
+from aprtui.contracts.changes.yaml_edit import Edit, EditableYaml, edited, entry, has, parsed, quoted
 from aprtui.contracts.documents.document import ContractError, Document, Falsifier, Maturity
 from aprtui.contracts.documents.reader import LEGACY_TESTS, METADATA, TESTS
 from aprtui.contracts.evidence.assessment import Assessment, Standing, missing_provenance
@@ -19,12 +19,10 @@ STATUS, DISCHARGE_STATUS, VERSION, CHANGELOG = "status", "discharge_status", "ve
 _VERSION = re.compile(r"(\d{1,6})\.(\d{1,6})(\.\d{1,6})?")
 
 
-def missing_evidence(assessment: Assessment, level: Maturity) -> tuple[str, ...]:
+def missing_evidence(assessment: Assessment, level: Maturity) -> Iterator[str]:
     """What is missing for evidence to carry `level`; nothing where it does, or where the level claims nothing."""
-    return () if level < Maturity.ALGORITHM or assessment.now >= level else tuple(_missing_evidence(assessment, level))
-
-
-def _missing_evidence(assessment: Assessment, level: Maturity) -> Iterator[str]:
+    if level < Maturity.ALGORITHM or assessment.now >= level:
+        return
     newest = assessment.newest
     if newest is None:
         yield "a PASS that is recorded: aprtui contracts check --id ID --record"
@@ -65,7 +63,9 @@ def promoted(text: str, document: Document, falsifier: Falsifier, status: str, d
     version = next_version(document)
     source = parsed(text, document.path)
     test = _test_node(source, falsifier)
-    metadata = _mapping(source, entry(source.root, METADATA)[1])
+    metadata = entry(source.root, METADATA)[1]
+    if not isinstance(metadata, MappingNode):
+        raise source.refuse(metadata, f"{METADATA} is no mapping")
     key = status_key(falsifier)
     edits = [
         source.replaced(entry(test, key)[1], status)
@@ -109,12 +109,6 @@ def _id_of(name: str, node: MappingNode) -> str:
     return str(entry(node, "id")[1].value).strip() if has(node, "id") else name
 
 
-def _mapping(source: EditableYaml, node: Node) -> MappingNode:
-    if not isinstance(node, MappingNode):
-        raise source.refuse(node, f"{METADATA} is no mapping")
-    return node
-
-
 def _verify(source: EditableYaml, result: str, falsifier: Falsifier, status: str, version: str) -> None:
     """Read the result back: only what was to change may differ. Raises `ContractError`."""
     before = plain(parse_yaml(source.text, source.path).root)
@@ -132,9 +126,8 @@ def _with(before: Any, falsifier: Falsifier, status: str, version: str, changelo
     expected[METADATA][VERSION] = version
     expected[METADATA][CHANGELOG] = changelog
     section = expected[LEGACY_TESTS if falsifier.legacy else TESTS]
-    tests = section if isinstance(section, list) else list(section.values())
-    names = [""] * len(section) if isinstance(section, list) else list(section)
-    for name, test in zip(names, tests, strict=True):
+    named = [("", test) for test in section] if isinstance(section, list) else list(section.items())
+    for name, test in named:
         if isinstance(test, dict) and str(test.get("id", name)).strip() == falsifier.id:
             test[status_key(falsifier)] = status
     return expected
@@ -156,9 +149,8 @@ def _changelog_entry(source: EditableYaml, metadata: MappingNode, version: str, 
         dated = quoted(f"{date}: {change}")
         return source.added_after(metadata, "version", [f"{CHANGELOG}:", f"  {quoted(version)}:", f"    - {dated}"])
     key, value = entry(metadata, CHANGELOG)
-    if not is_block(value):
+    if not isinstance(value, MappingNode | SequenceNode) or value.flow_style or not value.value:
         raise source.refuse(key, f"metadata.{CHANGELOG} has no line an entry")
-    assert isinstance(value, MappingNode | SequenceNode)
     lines = (
         _in_mapping(value, version, date, change)
         if isinstance(value, MappingNode)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yaml import SafeLoader, compose
-from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from yaml.nodes import MappingNode, Node, ScalarNode
 
 from aprtui.contracts.documents.document import ContractError
 
@@ -38,7 +38,6 @@ class EditableYaml:
 
     @property
     def newline(self) -> str:
-        """The line ending of the text."""
         return "\r\n" if "\r\n" in self.text else "\n"
 
     def refuse(self, node: Node, problem: str) -> ContractError:
@@ -85,13 +84,7 @@ def entry(mapping: MappingNode, key: str) -> tuple[ScalarNode, Node]:
 
 
 def has(mapping: MappingNode, key: str) -> bool:
-    """Whether `mapping` has an entry `key`."""
     return any(isinstance(found, ScalarNode) and found.value == key for found, _ in mapping.value)
-
-
-def is_block(node: Node) -> bool:
-    """Whether a list or mapping has a line for each entry."""
-    return isinstance(node, SequenceNode | MappingNode) and not node.flow_style and bool(node.value)
 
 
 def edited(text: str, edits: Iterable[Edit]) -> str:

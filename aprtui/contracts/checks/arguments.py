@@ -10,7 +10,7 @@ from typing import Any
 from aprtui.errors import UsageError
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import MAX_LAYERS, Node, Scope, StageGraph, canonical_name
+from aprtui.trace.graph import MAX_LAYERS, Node, Scope, StageGraph, canonical_name, known_names
 from aprtui.trace.select import ALL, parse_layers
 
 STAGES, LAYERS, BACKENDS, DEVICES_DIFFER = "stages", "layers", "backends", "devices_differ"
@@ -46,7 +46,6 @@ class CheckArguments:
         return self.model
 
     def number(self, name: str, default: float) -> float:
-        """A parameter that is a number."""
         value = self.parameters.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UsageError(f"check parameter {name}: {value!r:.40} is not a number: give one, as {default!r}")
@@ -60,14 +59,12 @@ class CheckArguments:
         return value
 
     def text(self, name: str, default: str = "") -> str:
-        """A parameter that is a text."""
         value = self.parameters.get(name, default)
         if not isinstance(value, str):
             raise UsageError(f"check parameter {name}: {value!r:.40} is not a text: put it in quotes")
         return value
 
     def flag(self, name: str, default: bool) -> bool:
-        """A parameter that is true or false."""
         value = self.parameters.get(name, default)
         if not isinstance(value, bool):
             raise UsageError(f"check parameter {name}: {value!r:.40}: expected true or false")
@@ -81,7 +78,6 @@ class CheckArguments:
         return tuple(value)
 
     def one_of(self, name: str, default: str, words: Sequence[str]) -> str:
-        """A parameter that is one of `words`."""
         value = self.text(name, default)
         if value not in words:
             raise UsageError(f"check parameter {name}: {value!r:.40}: expected one of {', '.join(words)}")
@@ -117,6 +113,11 @@ def named_stages(parameters: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(canonical_name(entry) for entry in entries)
 
 
+def known_stages(names: Sequence[str]) -> tuple[str, ...]:
+    """The known stages that match one of `names`, which may be globs, in execution order."""
+    return tuple(stage for stage in known_names() if any(fnmatchcase(stage, name) for name in names))
+
+
 def named_layers(parameters: Mapping[str, Any]) -> frozenset[int] | None:
     """The layers of parameter `layers` (`0..2`, `3`, `[0, 3]`); None for `all` and where it is missing.
 
@@ -144,11 +145,6 @@ def wanted_nodes(graph: StageGraph, parameters: Mapping[str, Any]) -> tuple[tupl
         and (layers is None or graph[node.stage].scope is Scope.MODEL or node.layer in layers)
     )
     return nodes, tuple(missing)
-
-
-def demands_every_layer(parameters: Mapping[str, Any]) -> bool:
-    """Whether all layers of the claim must be captured: so it is where it names layers, by number or as `all`."""
-    return LAYERS in parameters
 
 
 def layers_text(parameters: Mapping[str, Any]) -> str:

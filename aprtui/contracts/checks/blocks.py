@@ -8,16 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
 from aprtui.contracts.checks.arguments import CheckArguments
-from aprtui.contracts.checks.judgement import Judgement, unknown
+from aprtui.contracts.checks.judgement import Judgement, passed_if, unknown
 from aprtui.engine.backends.cpu import CPU
 from aprtui.errors import UsageError
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
-
-Values = NDArray[np.float32]
 
 ROWS = 64
 """Rows of a tensor that are decoded together."""
@@ -41,9 +38,7 @@ def block_values(arguments: CheckArguments) -> Judgement:
         if np.float32(value).tobytes() != values[0, column].tobytes()
     ]
     reason = wrong[0] if wrong else f"{counted(len(expected), 'column')} as expected, by {' and '.join(decoders)}"
-    return Judgement(
-        Verdict.FAIL if wrong else Verdict.PASS, reason, "columns that differ", float(len(wrong)), 0.0
-    )  # fmt: skip
+    return passed_if(not wrong, reason, "columns that differ", len(wrong), 0)
 
 
 def block_decoding(arguments: CheckArguments) -> Judgement:
@@ -65,7 +60,7 @@ def block_decoding(arguments: CheckArguments) -> Judgement:
         wrong, compared = wrong + found, compared + weight.rows * weight.columns
         first = first or (f"{weight.name}: {counted(found, 'value')}" if found else "")
     reason = first or f"{counted(len(weights), 'tensor')}, {counted(compared, 'value')}, the same to the bit"
-    return Judgement(Verdict.FAIL if wrong else Verdict.PASS, reason, "values that differ", float(wrong), 0.0)
+    return passed_if(not wrong, reason, "values that differ", wrong, 0)
 
 
 def _differing(weight: Weight) -> Iterator[int]:
@@ -74,7 +69,7 @@ def _differing(weight: Weight) -> Iterator[int]:
         yield int((reference.view(np.uint32) != kernels.view(np.uint32)).sum())
 
 
-def _decoders(weight: Weight, begin: int, end: int) -> Mapping[str, Values]:
+def _decoders(weight: Weight, begin: int, end: int) -> Mapping[str, NDArray[np.float32]]:
     """Rows of `weight` from each decoder that can run here, shape `[rows, columns]`."""
     found = {"the reference": weight.dequantize(slice(begin, end))}
     if CPU.obstacle() is None:

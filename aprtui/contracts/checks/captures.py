@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from aprtui.compare.align.coverage import Selection
 from aprtui.compare.comparison import Comparison
@@ -14,7 +13,7 @@ from aprtui.compare.survey import tensor_stats
 from aprtui.compare.verdict import StageVerdict, Verdict
 from aprtui.compare.wording import counted
 from aprtui.contracts.checks.arguments import LAYERS, CaptureArguments, layers_text, named_stages, wanted_nodes
-from aprtui.contracts.checks.judgement import Judgement, counted_wrong, not_testable, unknown
+from aprtui.contracts.checks.judgement import Judgement, counted_wrong, judged_by_node, not_testable, passed_if, unknown
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.errors import UnreadableError
@@ -25,21 +24,13 @@ from aprtui.trace.graph import ENTRY, Node, Op, Part
 _ELEMENTWISE = (Op.ADD, Op.BIAS, Op.SILU, Op.MULTIPLY)
 """Ops whose element [token, channel] depends on that element of the inputs alone: a NaN in an input must stay."""
 
+_IDENTITY = 1e-9
+
 
 def byte_format(arguments: CaptureArguments) -> Judgement:
     """Each file has the magic, layer and count of its header right, and as many bytes as the header declares."""
-    wrong, first = [], ""
-    for node in arguments.nodes:
-        problem = _format_problem(arguments.capture, node)
-        if problem:
-            wrong.append(node)
-            first = first or f"{node}: {problem}"
-    return counted_wrong(
-        "wrong files",
-        tuple(wrong),
-        arguments.nodes,
-        first or f"{counted(len(arguments.nodes), 'file')}, all as declared",
-    )
+    problems = {node: _format_problem(arguments.capture, node) for node in arguments.nodes}
+    return judged_by_node("wrong files", problems, f"{counted(len(problems), 'file')}, all as declared")
 
 
 def _format_problem(capture: Capture, node: Node) -> str:
@@ -55,46 +46,34 @@ def _format_problem(capture: Capture, node: Node) -> str:
 
 def header_arithmetic(arguments: CaptureArguments) -> Judgement:
     """The count in each header is the product of the dimensions that the stage must have."""
-    wrong, judged, first = [], [], ""
+    problems = {}
     for node in arguments.nodes:
         shape = arguments.capture.files[node].shape
         if shape is None:
             continue
-        count = read_aprt(arguments.capture.files[node].path).values.size
-        judged.append(node)
-        if count != int(np.prod(shape)) or not count:
-            wrong.append(node)
-            first = first or f"{node}: {count} values, its shape {list(shape)} has {int(np.prod(shape))}"
-    if not judged:
+        count, expected = read_aprt(arguments.capture.files[node].path).values.size, int(np.prod(shape))
+        sound = count == expected and count > 0
+        problems[node] = "" if sound else f"{count} values, its shape {list(shape)} has {expected}"
+    if not problems:
         return unknown("the shapes are not known: nothing says how many tokens were captured")
-    return counted_wrong(
-        "wrong counts", tuple(wrong), tuple(judged), first or f"{counted(len(judged), 'count')} as the shapes say"
-    )
+    return judged_by_node("wrong counts", problems, f"{counted(len(problems), 'count')} as the shapes say")
 
 
 def whole_model_file(arguments: CaptureArguments) -> Judgement:
     """A stage of the whole model lies at the root of the capture, says so in its header, and has the model's width."""
-    wrong, first = [], ""
-    for node in arguments.nodes:
-        entry = arguments.capture.files[node]
-        file = read_aprt(entry.path)
-        config = arguments.capture.graph.config
-        width = arguments.capture.graph[node.stage].width if config is not None else 0
-        problems = [
-            (entry.path.parent != arguments.capture.path, "it lies in a folder of a layer"),
-            (file.layer is not None, f"its header says layer {file.layer}"),
-            (
-                bool(width) and file.values.size % max(width, 1) != 0,
-                f"{file.values.size} values, no multiple of {width}",
-            ),
-        ]
-        found = next((text for is_so, text in problems if is_so), "")
-        if found:
-            wrong.append(node)
-            first = first or f"{node}: {found}"
-    return counted_wrong(
-        "wrong files", tuple(wrong), arguments.nodes, first or "at the root, marked as the whole model's"
-    )
+    problems = {node: _root_problem(arguments.capture, node) for node in arguments.nodes}
+    return judged_by_node("wrong files", problems, "at the root, marked as the whole model's")
+
+
+def _root_problem(capture: Capture, node: Node) -> str:
+    entry = capture.files[node]
+    file = read_aprt(entry.path)
+    if entry.path.parent != capture.path:
+        return "it lies in a folder of a layer"
+    if file.layer is not None:
+        return f"its header says layer {file.layer}"
+    width = capture.graph[node.stage].width if capture.graph.config is not None else 0
+    return f"{file.values.size} values, no multiple of {width}" if width and file.values.size % width else ""
 
 
 def nan_preservation(arguments: CaptureArguments) -> Judgement:
@@ -118,12 +97,8 @@ def nan_preservation(arguments: CaptureArguments) -> Judgement:
     if lost:
         return counted_wrong("stages that lost a NaN", tuple(lost), (), f"{lost[0]} lost its NaN")
     where = f"injected at {injected[0]}" if injected else f"first at {holding[0]}"
-    return counted_wrong(
-        "stages that lost a NaN",
-        (),
-        tuple(holding),
-        f"NaN in {counted(len(holding), 'stage tensor')}, {where}, none lost",
-    )
+    reason = f"NaN in {counted(len(holding), 'stage tensor')}, {where}, none lost"
+    return counted_wrong("stages that lost a NaN", (), tuple(holding), reason)
 
 
 def _injected_nan(capture: Capture) -> Iterator[Node]:
@@ -169,13 +144,9 @@ def _dropped(capture: Capture, holding: list[Node]) -> Iterator[Node]:
 
 
 def _keeps_nan(capture: Capture, source: Node, node: Node) -> bool:
-    before, after = _flat(capture, source), _flat(capture, node)
+    before, after = capture.values(source).reshape(-1), capture.values(node).reshape(-1)
     # Where a stage between the two was not captured, their sizes may differ, and nothing can be compared.
     return before.size != after.size or not bool((np.isnan(before) & ~np.isnan(after)).any())
-
-
-def _flat(capture: Capture, node: Node) -> NDArray[np.float32]:
-    return capture.values(node).reshape(-1)
 
 
 def diff_identity(arguments: CaptureArguments) -> Judgement:
@@ -193,12 +164,9 @@ def diff_identity(arguments: CaptureArguments) -> Judgement:
             wrong.append(node)
     if not judged:
         return unknown("no file holds finite values other than zero")
-    verdict = Verdict.FAIL if wrong else Verdict.PASS
     reason = f"{wrong[0]} differs from itself" if wrong else f"{counted(len(judged), 'file')}, each equal to itself"
-    return Judgement(verdict, reason, "largest of max, rms, 1 − cosine", largest, _IDENTITY, tuple(wrong or judged))
-
-
-_IDENTITY = 1e-9
+    nodes = tuple(wrong or judged)
+    return passed_if(not wrong, reason, "largest of max, rms, 1 − cosine", largest, _IDENTITY, nodes)
 
 
 def completion_parses(arguments: CaptureArguments) -> Judgement:
@@ -212,16 +180,9 @@ def completion_parses(arguments: CaptureArguments) -> Judgement:
         nodes = sum(1 for _ in ast.walk(ast.parse(manifest.text + manifest.completion)))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None)
-        return Judgement(
-            Verdict.FAIL, f"line {line}: {error.args[0] if error.args else error}", "syntax errors", 1.0, 0.0
-        )
-    return Judgement(
-        Verdict.PASS, f"parses to {counted(nodes, 'syntax node')}", "syntax errors", 0.0, 0.0, _logits(arguments)
-    )
-
-
-def _logits(arguments: CaptureArguments) -> tuple[Node, ...]:
-    return tuple(node for node in arguments.nodes if arguments.capture.graph[node.stage].holds_logits)
+        return passed_if(False, f"line {line}: {error.args[0] if error.args else error}", "syntax errors", 1, 0)
+    logits = tuple(node for node in arguments.nodes if arguments.capture.graph[node.stage].holds_logits)
+    return passed_if(True, f"parses to {counted(nodes, 'syntax node')}", "syntax errors", 0, 0, logits)
 
 
 def layer_subset(arguments: CaptureArguments) -> Judgement:
@@ -278,8 +239,7 @@ def replay_holds(arguments: CaptureArguments) -> Judgement:
     model = arguments.require_model()
     names = named_stages(arguments.parameters)
     selection = Selection(
-        stages=",".join(names) if names else None,
-        layers=_layers(arguments) if LAYERS in arguments.parameters else None,
+        stages=",".join(names) if names else None, layers=_layers(arguments) if LAYERS in arguments.parameters else None
     )
     with Evaluators(model) as evaluators:
         comparison = replay_capture(arguments.capture, model, ReplayOptions(selection), evaluators)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks.arguments import CheckArguments
-from aprtui.contracts.checks.judgement import Judgement, unknown
+from aprtui.contracts.checks.judgement import Judgement, passed_if, unknown
 from aprtui.errors import UsageError
 from aprtui.model.chat import looks_templated
 from aprtui.model.prompt import encode_prompt
@@ -31,10 +30,10 @@ def chat_template_bytes(arguments: CheckArguments) -> Judgement:
     got, want = rendered.encode(), expected.encode()
     wrong = sum(a != b for a, b in zip(got, want, strict=False)) + abs(len(got) - len(want))
     if not wrong:
-        return Judgement(Verdict.PASS, f"{len(want)} bytes, all as expected", "bytes that differ", 0.0, 0.0)
+        return passed_if(True, f"{len(want)} bytes, all as expected", "bytes that differ", 0, 0)
     at = next((at for at, (a, b) in enumerate(zip(got, want, strict=False)) if a != b), min(len(got), len(want)))
     reason = f"from byte {at} on {got[at : at + 24]!r}, expected {want[at : at + 24]!r}"
-    return Judgement(Verdict.FAIL, reason, "bytes that differ", float(wrong), 0.0)
+    return passed_if(False, reason, "bytes that differ", wrong, 0)
 
 
 def _messages(arguments: CheckArguments) -> list[dict[str, str]]:
@@ -56,5 +55,5 @@ def chat_refusal(arguments: CheckArguments) -> Judgement:
     try:
         ids = encode_prompt(model, prompt, special=True, chat=True)
     except UsageError as error:
-        return Judgement(Verdict.PASS, f"refused: {error}", "prompts let through", 0.0, 0.0)
-    return Judgement(Verdict.FAIL, f"{len(ids)} tokens were made of it", "prompts let through", 1.0, 0.0)
+        return passed_if(True, f"refused: {error}", "prompts let through", 0, 0)
+    return passed_if(False, f"{len(ids)} tokens were made of it", "prompts let through", 1, 0)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aprtui.compare.verdict import Verdict
 from aprtui.trace.graph import Node
 
-NOT_CAPTURED = "not testable: stage not captured"
 NO_DEVICE = "not testable: no CUDA device"
 
 
@@ -38,7 +38,7 @@ def unknown(reason: str) -> Judgement:
 
 def not_testable(what: str) -> Judgement:
     """UNKNOWN because the capture lacks `what`, which the falsifier is about."""
-    return Judgement(Verdict.UNKNOWN, f"{NOT_CAPTURED}: {what}", testable=False)
+    return Judgement(Verdict.UNKNOWN, f"not testable: stage not captured: {what}", testable=False)
 
 
 def no_device(problem: str) -> Judgement:
@@ -46,7 +46,19 @@ def no_device(problem: str) -> Judgement:
     return Judgement(Verdict.UNKNOWN, f"{NO_DEVICE}: {problem}", testable=False)
 
 
+def passed_if(
+    holds: bool, reason: str, metric: str, number: float, bound: float, nodes: tuple[Node, ...] = ()
+) -> Judgement:
+    """PASS where the claim `holds`, else FAIL."""
+    return Judgement(Verdict.PASS if holds else Verdict.FAIL, reason, metric, float(number), float(bound), nodes)
+
+
 def counted_wrong(metric: str, wrong: tuple[Node, ...], judged: tuple[Node, ...], reason: str) -> Judgement:
     """PASS where none of the `judged` nodes is `wrong`, else FAIL; the number is the count of wrong ones."""
-    verdict = Verdict.FAIL if wrong else Verdict.PASS
-    return Judgement(verdict, reason, metric, float(len(wrong)), 0.0, wrong or judged)
+    return passed_if(not wrong, reason, metric, len(wrong), 0, wrong or judged)
+
+
+def judged_by_node(metric: str, problems: Mapping[Node, str], reason: str) -> Judgement:
+    """`counted_wrong` of nodes with their problem, empty for a sound one: the first problem takes `reason`'s place."""
+    wrong = tuple(node for node, problem in problems.items() if problem)
+    return counted_wrong(metric, wrong, tuple(problems), f"{wrong[0]}: {problems[wrong[0]]}" if wrong else reason)

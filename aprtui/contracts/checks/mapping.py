@@ -17,8 +17,6 @@ from aprtui.yaml_file import YamlMapping, plain, read_yaml, text
 CheckMap = Mapping[str, CheckCall]
 """The check that judges a falsifier of somebody else's contract, by the falsifier's id."""
 
-_CHECK = "check"
-
 
 def read_mapping(path: Path) -> dict[str, CheckCall]:
     """The checks by falsifier id. Raises `ContractError` for an entry that names no check, or an id given twice."""
@@ -28,22 +26,17 @@ def read_mapping(path: Path) -> dict[str, CheckCall]:
         raise ContractError(path, duplicate.line, f"{duplicate.key!r} is already at line {duplicate.first}")
     found = {}
     for name, entry in root.fields.items():
-        line = root.lines[name]
-        check = text(entry.fields.get(_CHECK)) if isinstance(entry, YamlMapping) else text(entry)
+        fields = entry.fields if isinstance(entry, YamlMapping) else {"check": entry}
+        check = text(fields.get("check"))
         if not check:
-            raise ContractError(path, line, f"{name}: names no check: write {{check: NAME}}")
-        parameters = (
-            {key: plain(value) for key, value in entry.fields.items() if key != _CHECK}
-            if isinstance(entry, YamlMapping)
-            else {}
-        )
-        found[name] = CheckCall(check, parameters, line)
+            raise ContractError(path, root.lines[name], f"{name}: names no check: write {{check: NAME}}")
+        parameters = {key: plain(value) for key, value in fields.items() if key != "check"}
+        found[name] = CheckCall(check, parameters, root.lines[name])
     return found
 
 
 @cache
 def own_mapping() -> dict[str, CheckCall]:
-    """The mapping that comes with the program."""
     return read_mapping(Path(__file__).parent / "data" / "aprender.yaml")
 
 

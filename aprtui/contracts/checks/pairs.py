@@ -15,10 +15,9 @@ from aprtui.compare.align.coverage import Selection
 from aprtui.compare.align.tokens import align_tokens
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import StageComparison
-from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
 from aprtui.contracts.checks.arguments import PairArguments
-from aprtui.contracts.checks.judgement import Judgement, counted_wrong, unknown
+from aprtui.contracts.checks.judgement import Judgement, counted_wrong, judged_by_node, passed_if, unknown
 from aprtui.errors import UsageError
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
@@ -47,10 +46,8 @@ def on_compared(judge: Judge) -> Callable[[PairArguments], Judgement]:
         stages = tuple(found[node] for node in arguments.nodes)
         mixed = tuple(stage.node for stage in stages if stage.metrics.mismatches)
         if mixed:
-            return Judgement(
-                Verdict.FAIL, f"{mixed[0]}: NaN or Inf on one side only", "values NaN or Inf on one side",
-                float(sum(stage.metrics.mismatches for stage in stages)), 0.0, mixed,
-            )  # fmt: skip
+            count, metric = sum(stage.metrics.mismatches for stage in stages), "values NaN or Inf on one side"
+            return passed_if(False, f"{mixed[0]}: NaN or Inf on one side only", metric, count, 0, mixed)
         empty = next((stage.node for stage in stages if not stage.metrics.compared), None)
         return unknown(f"{empty} holds no finite value") if empty is not None else judge(arguments, stages)
 
@@ -76,18 +73,11 @@ def _same_bits(a: Capture, b: Capture, node: Node) -> bool:
 
 def count_parity(arguments: PairArguments) -> Judgement:
     """Both captures hold equally many values of each stage: statistics over different samples must not be compared."""
-    wrong, first = [], ""
+    problems = {}
     for node in arguments.nodes:
-        sizes = arguments.reference.read(node).values.size, arguments.capture.read(node).values.size
-        if sizes[0] != sizes[1]:
-            wrong.append(node)
-            first = first or f"{node}: {sizes[1]} values, the reference has {sizes[0]}"
-    return counted_wrong(
-        "counts that differ",
-        tuple(wrong),
-        arguments.nodes,
-        first or f"{counted(len(arguments.nodes), 'count')}, all alike",
-    )
+        reference, own = arguments.reference.read(node).values.size, arguments.capture.read(node).values.size
+        problems[node] = "" if own == reference else f"{own} values, the reference has {reference}"
+    return judged_by_node("counts that differ", problems, f"{counted(len(problems), 'count')}, all alike")
 
 
 def _cosine(stage: StageComparison) -> float:
@@ -102,9 +92,7 @@ def cosine_floor(arguments: PairArguments, stages: tuple[StageComparison, ...]) 
     worst = min(stages, key=_cosine)
     stated = counted(len(stages), "stage")
     reason = f"{below[0]} is the first of {len(below)} below" if below else f"{stated}, least at {worst.node}"
-    return Judgement(
-        Verdict.FAIL if below else Verdict.PASS, reason, "cosine", _cosine(worst), bound, below or _nodes(stages)
-    )
+    return passed_if(not below, reason, "cosine", _cosine(worst), bound, below or _nodes(stages))
 
 
 def rel_l2_ceiling(arguments: PairArguments, stages: tuple[StageComparison, ...]) -> Judgement:
@@ -128,9 +116,7 @@ def rel_l2_ceiling(arguments: PairArguments, stages: tuple[StageComparison, ...]
         f"{over[0]} is the first of {len(over)} beyond" if over else f"{counted(len(stages), 'stage')}, most at {worst}"
     )
     reason += f"; cosine {min(map(_cosine, stages)):.7f} at least"
-    return Judgement(
-        Verdict.FAIL if over else Verdict.PASS, reason, "token_rel_l2", errors[worst], bound, over or _nodes(stages)
-    )
+    return passed_if(not over, reason, "token_rel_l2", errors[worst], bound, over or _nodes(stages))
 
 
 def divergence_localised(arguments: PairArguments, stages: tuple[StageComparison, ...]) -> Judgement:
@@ -139,7 +125,7 @@ def divergence_localised(arguments: PairArguments, stages: tuple[StageComparison
     first = next((stage for stage in stages if _cosine(stage) < bound), None)
     if first is None:
         return unknown(f"no cosine is below {bound:g}: there is no divergence to localise")
-    return Judgement(Verdict.PASS, f"first at {first.node}", "cosine", _cosine(first), bound, (first.node,))
+    return passed_if(True, f"first at {first.node}", "cosine", _cosine(first), bound, (first.node,))
 
 
 def one_adjacent_pair(arguments: PairArguments, stages: tuple[StageComparison, ...]) -> Judgement:
@@ -156,10 +142,10 @@ def one_adjacent_pair(arguments: PairArguments, stages: tuple[StageComparison, .
     if len(falls) == 1:
         (before, after), *_ = falls
         reason = f"between {before.node} ({_cosine(before):.6f}) and {after.node} ({_cosine(after):.6f})"
-        return Judgement(Verdict.PASS, reason, "falls", 1.0, 1.0, (before.node, after.node))
+        return passed_if(True, reason, "falls", 1, 1, (before.node, after.node))
     reason = f"{len(falls)} falls, not one" if falls else f"{stages[0].node}, the first, is below already"
     nodes = tuple(stage.node for fall in falls for stage in fall) or _nodes(stages)
-    return Judgement(Verdict.FAIL, reason, "falls", float(len(falls)), 1.0, nodes)
+    return passed_if(False, reason, "falls", len(falls), 1, nodes)
 
 
 def sigma_band(arguments: PairArguments, stages: tuple[StageComparison, ...]) -> Judgement:
@@ -173,8 +159,7 @@ def sigma_band(arguments: PairArguments, stages: tuple[StageComparison, ...]) ->
     bound = low if ratios[worst] < 1 else high
     stated = f"{counted(len(stages), 'stage')}, farthest from 1 at {worst}"
     reason = f"{outside[0]} is the first of {len(outside)} outside" if outside else stated
-    verdict = Verdict.FAIL if outside else Verdict.PASS
-    return Judgement(verdict, reason, "σ ratio", ratios[worst], bound, outside or _nodes(stages))
+    return passed_if(not outside, reason, "σ ratio", ratios[worst], bound, outside or _nodes(stages))
 
 
 def argmax_parity(arguments: PairArguments, stages: tuple[StageComparison, ...]) -> Judgement:
@@ -193,9 +178,8 @@ def argmax_parity(arguments: PairArguments, stages: tuple[StageComparison, ...])
             if flips
             else f"{counted(stage.logits.rows, 'row')} alike, cosine {_cosine(stage):.6f}"
         )
-        verdict = Verdict.FAIL if flips else Verdict.PASS
-        return Judgement(verdict, reason, "rows with another first token", float(len(flips)), 0.0, (stage.node,))
-    return Judgement(Verdict.FAIL, "the first tokens agree", "cosine", _cosine(stage), least, (stage.node,))
+        return passed_if(not flips, reason, "rows with another first token", len(flips), 0, (stage.node,))
+    return passed_if(False, "the first tokens agree", "cosine", _cosine(stage), least, (stage.node,))
 
 
 def _nodes(stages: tuple[StageComparison, ...]) -> tuple[Node, ...]:

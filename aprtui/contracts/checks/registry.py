@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from aprtui.contracts.checks import blocks, captures, chat, contract, pairs, running, verdicts
+from aprtui.contracts.checks import blocks, captures, chat, pairs, running, verdicts
 from aprtui.contracts.checks.arguments import CaptureArguments, CheckArguments, PairArguments
-from aprtui.contracts.checks.judgement import Judgement
+from aprtui.contracts.checks.judgement import Judgement, passed_if
 from aprtui.contracts.checks.running import BACKEND
 from aprtui.contracts.documents.document import Document
+from aprtui.contracts.documents.validation import Severity, validate
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +51,20 @@ class ModelCheck:
 Check = ContractCheck | CaptureCheck | PairCheck | ModelCheck
 
 
+def _contract_valid(document: Document) -> Judgement:
+    """The contract has no error by the rules of `validate`."""
+    errors = [finding for finding in validate(document) if finding.severity is Severity.ERROR]
+    reason = f"{errors[0].code} at line {errors[0].line}: {errors[0].message}" if errors else "no error"
+    return passed_if(not errors, reason, "errors", len(errors), 0)
+
+
 def _compared(judge: pairs.Judge, *parameters: str, stages: tuple[str, ...] = ()) -> PairCheck:
     return PairCheck(pairs.on_compared(judge), frozenset(parameters), stages)
 
 
 CHECKS: Mapping[str, Check] = MappingProxyType(
     {
-        "contract_valid": ContractCheck(contract.contract_valid),
+        "contract_valid": ContractCheck(_contract_valid),
         "byte_format": CaptureCheck(captures.byte_format),
         "header_arithmetic": CaptureCheck(captures.header_arithmetic),
         "whole_model_file": CaptureCheck(captures.whole_model_file, stages=("lm_head",)),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks.arguments import CheckArguments
-from aprtui.contracts.checks.judgement import Judgement, no_device, unknown
+from aprtui.contracts.checks.judgement import Judgement, no_device, passed_if, unknown
 from aprtui.engine import opening
 from aprtui.engine.backends.backend import Backend
 from aprtui.engine.backends.registry import (
@@ -47,16 +47,14 @@ _SHORT = 16
 def throughput_floor(arguments: CheckArguments) -> Judgement:
     """The median of five runs decodes at least `at_least` tokens a second, each run up to `tokens` long."""
     bound, tokens = arguments.number("at_least", 10.0), arguments.count("tokens", TOKENS, _MOST_TOKENS)
-    with quality.ModelUnderTest(
-        arguments.require_model(), quality.QualityOptions(backend=_backend(arguments))
-    ) as subject:
+    with _under_test(arguments) as subject:
         speeds = decode_speeds(subject, tokens)
         where = f"{subject.model.name}, {subject.engine(Mode.Q8).backend} in mode {Mode.Q8}, {tokens} tokens a run"
     if not speeds:
         return unknown("the model ends at once: nothing to measure")
     speed = statistics.median(speeds)
     reason = f"{where}, {len(speeds)} runs [{min(speeds):.1f} … {max(speeds):.1f}]"
-    return Judgement(Verdict.PASS if speed >= bound else Verdict.FAIL, reason, "tokens/s", speed, bound)
+    return passed_if(speed >= bound, reason, "tokens/s", speed, bound)
 
 
 def additive_capture(arguments: CheckArguments) -> Judgement:
@@ -74,11 +72,13 @@ def quality_gate(arguments: CheckArguments) -> Judgement:
 def _of_gate(
     arguments: CheckArguments, gate: Callable[[quality.ModelUnderTest], GateFinding], metric: str
 ) -> Judgement:
-    with quality.ModelUnderTest(
-        arguments.require_model(), quality.QualityOptions(backend=_backend(arguments))
-    ) as subject:
+    with _under_test(arguments) as subject:
         finding = gate(subject)
     return Judgement(_VERDICTS[finding.outcome], finding.message, metric, finding.value, finding.threshold)
+
+
+def _under_test(arguments: CheckArguments) -> quality.ModelUnderTest:
+    return quality.ModelUnderTest(arguments.require_model(), quality.QualityOptions(backend=_backend(arguments)))
 
 
 def _backend(arguments: CheckArguments) -> str:
@@ -98,20 +98,17 @@ def forced_backend(arguments: CheckArguments) -> Judgement:
         return _refused(named_backend(backend), error)
     opened = engine.backend
     engine.close()
-    verdict = Verdict.PASS if opened == backend else Verdict.FAIL
-    return Judgement(
-        verdict, f"{backend} was asked for, {opened} was opened", "other backends", float(opened != backend), 0.0
-    )
+    reason = f"{backend} was asked for, {opened} was opened"
+    return passed_if(opened == backend, reason, "other backends", opened != backend, 0)
 
 
 def _refused(backend: Backend, error: AprtuiError) -> Judgement:
     obstacle = backend.obstacle()
     if obstacle is not None and obstacle.problem not in str(error):
         reason = f"the message does not say why: {error}: expected {obstacle.problem}"
-        return Judgement(Verdict.FAIL, reason, "reasons missing", 1.0, 0.0)
+        return passed_if(False, reason, "reasons missing", 1, 0)
     code = error.exit_code
-    verdict = Verdict.PASS if code == ExitCode.ENGINE else Verdict.FAIL
-    return Judgement(verdict, f"not opened: {error}", "exit code", float(code), float(ExitCode.ENGINE))
+    return passed_if(code == ExitCode.ENGINE, f"not opened: {error}", "exit code", code, ExitCode.ENGINE)
 
 
 def automatic_choice(arguments: CheckArguments) -> Judgement:
@@ -130,8 +127,7 @@ def automatic_choice(arguments: CheckArguments) -> Judgement:
         *((problem not in said, f"{said}: expected {problem}") for problem in missing),
     ]
     wrong = [text for is_so, text in problems if is_so]
-    verdict = Verdict.FAIL if wrong else Verdict.PASS
-    return Judgement(verdict, wrong[0] if wrong else said, "reasons missing", float(bool(wrong)), 0.0)
+    return passed_if(not wrong, wrong[0] if wrong else said, "reasons missing", bool(wrong), 0)
 
 
 def parity_with_cpu(arguments: CheckArguments) -> Judgement:
@@ -152,10 +148,10 @@ def parity_with_cpu(arguments: CheckArguments) -> Judgement:
     parity = parity_gate(
         model, lambda mode: opened(backend, mode), lambda: opened(host.name, Mode.EXACT), threads, no_progress
     )
+    reason = f"{backend}: {parity.reason}"
     if parity.passed or not parity.logits <= LOGITS_BOUND:
-        verdict = Verdict.PASS if parity.passed else Verdict.FAIL
-        return Judgement(verdict, f"{backend}: {parity.reason}", "relative L2 of logits", parity.logits, LOGITS_BOUND)
-    return Judgement(Verdict.FAIL, f"{backend}: {parity.reason}", "native modes that do not hold", 1.0, 0.0)
+        return passed_if(parity.passed, reason, "relative L2 of logits", parity.logits, LOGITS_BOUND)
+    return passed_if(False, reason, "native modes that do not hold", 1, 0)
 
 
 def qa_aggregate(arguments: CheckArguments) -> Judgement:

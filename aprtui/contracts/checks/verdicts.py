@@ -8,7 +8,7 @@ from pathlib import Path
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
 from aprtui.contracts.checks.arguments import CheckArguments
-from aprtui.contracts.checks.judgement import Judgement, unknown
+from aprtui.contracts.checks.judgement import Judgement, passed_if, unknown
 from aprtui.engine.evaluation.false_alarms import judge_pairs, judge_replays, own_captures
 from aprtui.engine.evaluation.fault_detection import PROMPT, REPLAY, SIGNALS, run_detection
 from aprtui.engine.replay.evaluators import Evaluators
@@ -33,7 +33,7 @@ def detection_rate(arguments: CheckArguments) -> Judgement:
     reason = f"{named} of {planted} faults named at their own stage by {signal}, {sample}"
     reason += f"; the first that is missed: {missed[0]}" if missed else ""
     share = named / planted
-    return Judgement(Verdict.PASS if share >= bound else Verdict.FAIL, reason, "share named", share, bound)
+    return passed_if(share >= bound, reason, "share named", share, bound)
 
 
 def false_alarms(arguments: CheckArguments) -> Judgement:
@@ -53,4 +53,4 @@ def false_alarms(arguments: CheckArguments) -> Judgement:
         return unknown(f"{doubts[0].what} cannot be judged: {doubts[0].said}")
     reason = f"{counted(len(judged), 'judgement')} by {signal} of honest runs"
     reason += f"; the first that is blamed: {alarms[0].what}, {alarms[0].said}" if alarms else ", none blamed"
-    return Judgement(Verdict.FAIL if alarms else Verdict.PASS, reason, "false alarms", float(len(alarms)), 0.0)
+    return passed_if(not alarms, reason, "false alarms", len(alarms), 0)

@@ -1,1 +1,1 @@
-"""Contract documents: YAML with positions, the reader, validation, and edits that keep comments."""
+"""Contract documents: their records, the reader, the files on disk, and validation."""

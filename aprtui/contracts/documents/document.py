@@ -14,7 +14,6 @@ from typing import Any
 
 from aprtui.yaml_file import DuplicateKey, YamlError
 
-KERNEL = "kernel"
 BLOCKER = "BLOCKER_"
 
 Extras = Mapping[str, Any]
@@ -34,16 +33,11 @@ class Maturity(IntEnum):
     FUNCTIONAL = 3
     DISCHARGED = 4
 
+    @property
+    def label(self) -> str:
+        """The name in our output; for the three highest it is also the word that a status takes."""
+        return "PARTIAL_ALGORITHM_LEVEL" if self is Maturity.ALGORITHM else self.name
 
-NAMES = {
-    Maturity.UNRANKED: "UNRANKED",
-    Maturity.NONE: "NONE",
-    Maturity.BLOCKED: "BLOCKED",
-    Maturity.ALGORITHM: "PARTIAL_ALGORITHM_LEVEL",
-    Maturity.FUNCTIONAL: "FUNCTIONAL",
-    Maturity.DISCHARGED: "DISCHARGED",
-}
-"""The name of each level in our output; for the three highest it is also the word that a status takes."""
 
 _RANKS = {
     "": Maturity.NONE, "PROPOSED": Maturity.NONE, "PLANNED": Maturity.NONE, "PENDING": Maturity.NONE,
@@ -90,11 +84,14 @@ class Metadata(Entry):
     binds_to: tuple[str, ...]
     vouches_for: tuple[str, ...]
 
+    @property
+    def dependencies(self) -> tuple[str, ...]:
+        """The contracts in `depends_on`, each once, without the remark that may follow: `name-v1 (parent contract)`."""
+        return tuple(dict.fromkeys(entry.split()[0] for entry in self.depends_on if entry.split()))
+
 
 @dataclass(frozen=True, slots=True)
 class Equation(Entry):
-    """A named rule."""
-
     name: str
     formula: str
     domain: str
@@ -104,7 +101,7 @@ class Equation(Entry):
 
 @dataclass(frozen=True, slots=True)
 class Obligation(Entry):
-    """Something to be proved. `requires`, `phase` and `parent` are None where they are not written."""
+    """Something to be proved. Fields that may be None are not written then."""
 
     id: str
     type: str
@@ -112,8 +109,8 @@ class Obligation(Entry):
     formal: str
     applies_to: str
     requires: str | None
-    phase: str | None
-    parent: str | None
+    applies_to_phase: str | None
+    parent_contract: str | None
     lean_status: str | None
     na_reason: str | None
     na_owner: str | None
@@ -129,7 +126,6 @@ class Claim:
 
     @property
     def maturity(self) -> Maturity:
-        """The rank of the status."""
         return maturity_of(self.status)
 
 
@@ -184,7 +180,6 @@ class Falsifier(Entry):
 
     @property
     def test_lines(self) -> tuple[str, ...]:
-        """The lines of `test`."""
         return tuple(self.test.strip().splitlines())
 
     @property
@@ -199,7 +194,6 @@ class Falsifier(Entry):
 
     @property
     def maturity(self) -> Maturity:
-        """The rank of `status`."""
         return maturity_of(self.status)
 
 
@@ -249,4 +243,4 @@ class Document(Entry):
     @property
     def is_kernel(self) -> bool:
         """Whether the rules of kernels apply; without a kind they do, unless the contract is of the registry."""
-        return not self.metadata.registry and self.metadata.kind in (None, KERNEL)
+        return not self.metadata.registry and self.metadata.kind in (None, "kernel")

@@ -7,7 +7,7 @@ documents = documents.refreshed()      # cheap: only files that changed are read
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from aprtui.contracts.documents.document import ContractError, Document
@@ -75,12 +75,7 @@ def _loaded(path: Path, before: LoadedContract | None) -> LoadedContract:
     try:
         return LoadedContract(path, read_document(path), None, stamp)
     except AprtuiError as error:
-        unchanged = before is not None and before.error == str(error)
-        return (
-            replace(before, stamp=stamp)
-            if unchanged and before is not None
-            else LoadedContract(path, None, str(error), stamp)
-        )
+        return LoadedContract(path, None, str(error), stamp)
 
 
 def _stamp(path: Path) -> Stamp | None:

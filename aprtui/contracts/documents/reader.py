@@ -38,9 +38,6 @@ _BLOCKS_ON = "full_discharge_blocks_on"
 _VOUCHES_FOR = "vouches_for"
 
 
-_EXPECTED = "a mapping with metadata, equations, falsification_tests, …"
-
-
 def read_document(path: Path) -> Document:
     """The contract in `path`. Raises `YamlError`, naming file and line."""
     return document_of(read_yaml(path))
@@ -48,7 +45,7 @@ def read_document(path: Path) -> Document:
 
 def document_of(file: YamlFile) -> Document:
     """The contract that `file` holds. Raises `YamlError` where the file, or a section of it, is of the wrong kind."""
-    root = file.mapping(_EXPECTED)
+    root = file.mapping("a mapping with metadata, equations, falsification_tests, …")
     entries = _Sections(file.path, root)
     metadata = _metadata(entries.mapping(METADATA))
     default = metadata.vouches_for
@@ -174,8 +171,8 @@ def _obligation(found: _Found) -> Obligation:
         formal=found.first("formal", "verification"),
         applies_to=found.first("applies_to"),
         requires=found.written("requires"),
-        phase=found.written("applies_to_phase"),
-        parent=found.written("parent_contract"),
+        applies_to_phase=found.written("applies_to_phase"),
+        parent_contract=found.written("parent_contract"),
         lean_status=text(lean.fields.get("status")) if isinstance(lean, YamlMapping) else None,
         na_reason=found.written("na_reason"),
         na_owner=found.written("na_owner"),

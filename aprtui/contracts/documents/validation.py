@@ -13,7 +13,7 @@ from difflib import SequenceMatcher
 from enum import StrEnum
 from pathlib import Path
 
-from aprtui.contracts.documents.document import Document, Entry, Falsifier, Obligation
+from aprtui.contracts.documents.document import Document, Falsifier, Harness, Obligation
 
 _SECTIONS = (
     "metadata", "equations", "proof_obligations", "falsification_tests", "kani_harnesses", "qa_gate", "enforcement",
@@ -103,65 +103,79 @@ def _empty_formula(document: Document) -> Breaches:
             yield equation.line_of("formula"), f"equation {equation.name!r}: the formula is empty"
 
 
-def _empty_property(document: Document) -> Breaches:
+def _obligations(document: Document) -> Iterator[tuple[str, Obligation]]:
+    """Each obligation, and its name for messages."""
     for number, obligation in enumerate(document.obligations, 1):
+        yield f"obligation {obligation.id or number}", obligation
+
+
+def _tests(document: Document) -> Iterator[tuple[str, Falsifier]]:
+    """Each falsification test of the newer dialect, and its name for messages."""
+    for number, test in enumerate(document.falsifiers, 1):
+        if not test.legacy:
+            yield test.id or f"test {number}", test
+
+
+def _harnesses(document: Document) -> Iterator[tuple[str, Harness]]:
+    """Each harness, and its name for messages."""
+    for number, harness in enumerate(document.harnesses, 1):
+        yield harness.id or f"harness {number}", harness
+
+
+def _empty_property(document: Document) -> Breaches:
+    for name, obligation in _obligations(document):
         if not obligation.property:
-            yield obligation.line_of("property", "statement"), f"{_called(obligation, number)}: the property is empty"
+            yield obligation.line_of("property", "statement"), f"{name}: the property is empty"
 
 
 def _same_formal(document: Document) -> Breaches:
     seen: dict[str, int] = {}
-    for number, obligation in enumerate(document.obligations, 1):
+    for name, obligation in _obligations(document):
         line = obligation.line_of("formal", "verification")
         if obligation.formal and obligation.formal in seen:
-            first = seen[obligation.formal]
-            yield line, f"{_called(obligation, number)}: the same formal statement as at line {first}"
+            yield line, f"{name}: the same formal statement as at line {seen[obligation.formal]}"
         seen.setdefault(obligation.formal, line)
 
 
-def _tests(document: Document) -> Iterator[tuple[int, Falsifier]]:
-    return ((number, test) for number, test in enumerate(document.falsifiers, 1) if not test.legacy)
-
-
 def _same_test_id(document: Document) -> Breaches:
-    yield from _same_id("falsification test", ((test.id, test) for _, test in _tests(document)))
+    yield from _same_id("falsification test", (test for _, test in _tests(document)))
 
 
 def _same_harness_id(document: Document) -> Breaches:
-    yield from _same_id("harness", ((harness.id, harness) for harness in document.harnesses))
+    yield from _same_id("harness", document.harnesses)
 
 
-def _same_id(what: str, named: Iterable[tuple[str, Entry]]) -> Breaches:
+def _same_id(what: str, entries: Iterable[Falsifier | Harness]) -> Breaches:
     seen: dict[str, int] = {}
-    for name, entry in named:
+    for entry in entries:
         line = entry.line_of("id")
-        if name in seen:
-            yield line, f"{what} id {name!r} is taken since line {seen[name]}"
-        seen.setdefault(name, line)
+        if entry.id in seen:
+            yield line, f"{what} id {entry.id!r} is taken since line {seen[entry.id]}"
+        seen.setdefault(entry.id, line)
 
 
 def _no_prediction(document: Document) -> Breaches:
-    for number, test in _tests(document):
+    for name, test in _tests(document):
         if not test.prediction:
-            yield test.line_of("prediction", "expected"), f"{test.id or f'test {number}'}: the prediction is empty"
+            yield test.line_of("prediction", "expected"), f"{name}: the prediction is empty"
 
 
 def _no_if_fails(document: Document) -> Breaches:
-    for number, test in _tests(document):
+    for name, test in _tests(document):
         if not test.if_fails:
-            yield test.line_of("if_fails", "fails_if"), f"{test.id or f'test {number}'}: if_fails is empty"
+            yield test.line_of("if_fails", "fails_if"), f"{name}: if_fails is empty"
 
 
 def _no_harness_obligation(document: Document) -> Breaches:
-    for number, harness in enumerate(document.harnesses, 1):
+    for name, harness in _harnesses(document):
         if not harness.obligation:
-            yield harness.line_of("obligation"), f"{harness.id or f'harness {number}'}: the obligation is empty"
+            yield harness.line_of("obligation"), f"{name}: the obligation is empty"
 
 
 def _no_bound(document: Document) -> Breaches:
-    for number, harness in enumerate(document.harnesses, 1):
+    for name, harness in _harnesses(document):
         if not harness.bound:
-            yield harness.line_of("bound"), f"{harness.id or f'harness {number}'}: no bound is given"
+            yield harness.line_of("bound"), f"{name}: no bound is given"
 
 
 def _no_gate(document: Document) -> Breaches:
@@ -169,44 +183,33 @@ def _no_gate(document: Document) -> Breaches:
         yield document.line, "a kernel has a qa_gate"
 
 
+def _misplaced(document: Document, field: str, place: str, fits: Callable[[str], bool]) -> Breaches:
+    """Obligations that have `field`, and whose type is not one that it `fits`."""
+    for name, obligation in _obligations(document):
+        if getattr(obligation, field) is not None and not fits(obligation.type):
+            yield obligation.line_of(field), f"{name}: {field} is for {place}, this is of type {obligation.type!r}"
+
+
 def _misplaced_requires(document: Document) -> Breaches:
-    for number, obligation in enumerate(document.obligations, 1):
-        if obligation.requires is not None and obligation.type != "postcondition":
-            yield (
-                obligation.line_of("requires"),
-                f"{_called(obligation, number)}: requires is for postconditions, this is of type {obligation.type!r}",
-            )
+    return _misplaced(document, "requires", "postconditions", lambda kind: kind == "postcondition")
 
 
 def _misplaced_phase(document: Document) -> Breaches:
-    for number, obligation in enumerate(document.obligations, 1):
-        if obligation.phase is not None and not obligation.type.startswith("loop_"):
-            yield (
-                obligation.line_of("applies_to_phase"),
-                f"{_called(obligation, number)}: applies_to_phase is for loop_invariant and loop_variant, this is of "
-                f"type {obligation.type!r}",
-            )
+    place = "loop_invariant and loop_variant"
+    return _misplaced(document, "applies_to_phase", place, lambda kind: kind.startswith("loop_"))
 
 
 def _misplaced_parent(document: Document) -> Breaches:
-    for number, obligation in enumerate(document.obligations, 1):
-        if obligation.parent is not None and obligation.type != "subcontract":
-            yield (
-                obligation.line_of("parent_contract"),
-                f"{_called(obligation, number)}: parent_contract is for subcontracts, this is of type "
-                f"{obligation.type!r}",
-            )
+    return _misplaced(document, "parent_contract", "subcontracts", lambda kind: kind == "subcontract")
 
 
 def _unknown_parent(document: Document) -> Breaches:
-    # An entry may carry a remark: `name-v1 (parent contract)`.
-    known = {name.split()[0] for name in document.metadata.depends_on if name.split()}
-    for number, obligation in enumerate(document.obligations, 1):
-        if obligation.parent is not None and obligation.type == "subcontract" and obligation.parent not in known:
-            yield (
-                obligation.line_of("parent_contract"),
-                f"{_called(obligation, number)}: parent_contract {obligation.parent!r} is not in metadata.depends_on",
-            )
+    known = document.metadata.dependencies
+    for name, obligation in _obligations(document):
+        parent = obligation.parent_contract
+        if parent is not None and obligation.type == "subcontract" and parent not in known:
+            problem = f"parent_contract {parent!r} is not in metadata.depends_on"
+            yield obligation.line_of("parent_contract"), f"{name}: {problem}"
 
 
 def _top_level_kind(document: Document) -> Breaches:
@@ -235,30 +238,22 @@ def _not_applicable(obligation: Obligation) -> bool:
 
 
 def _no_reason(document: Document) -> Breaches:
-    for number, obligation in enumerate(document.obligations, 1):
+    for name, obligation in _obligations(document):
         if not obligation.na_reason and (_not_applicable(obligation) or obligation.na_reason is not None):
-            yield (
-                obligation.line_of("na_reason", "lean"),
-                f"{_called(obligation, number)}: not applicable, but na_reason is empty",
-            )
+            yield obligation.line_of("na_reason", "lean"), f"{name}: not applicable, but na_reason is empty"
 
 
 def _no_owner(document: Document) -> Breaches:
-    for number, obligation in enumerate(document.obligations, 1):
+    for name, obligation in _obligations(document):
         if obligation.na_reason and not obligation.na_owner:
-            yield (
-                obligation.line_of("na_owner", "na_reason"),
-                f"{_called(obligation, number)}: na_reason is given, na_owner is not",
-            )
+            yield obligation.line_of("na_owner", "na_reason"), f"{name}: na_reason is given, na_owner is not"
 
 
 def _needless_reason(document: Document) -> Breaches:
-    for number, obligation in enumerate(document.obligations, 1):
+    for name, obligation in _obligations(document):
         if (obligation.na_reason or obligation.na_owner) and not _not_applicable(obligation):
-            yield (
-                obligation.line_of("na_reason", "na_owner"),
-                f"{_called(obligation, number)}: na_reason and na_owner are for lean.status not-applicable",
-            )
+            problem = "na_reason and na_owner are for lean.status not-applicable"
+            yield obligation.line_of("na_reason", "na_owner"), f"{name}: {problem}"
 
 
 def _not_provable(document: Document) -> Breaches:
@@ -272,14 +267,8 @@ def _not_provable(document: Document) -> Breaches:
             yield document.line_of(section), f"a kernel has at least one entry in {section}"
     obligations, tests = (len(entries) for _, entries in sections[:2])
     if 0 < tests < obligations:
-        yield (
-            document.line_of("falsification_tests"),
-            f"a kernel has at least as many falsification tests as proof obligations, found {tests} for {obligations}",
-        )
-
-
-def _called(obligation: Obligation, number: int) -> str:
-    return f"obligation {obligation.id or number}"
+        rule = "a kernel has at least as many falsification tests as proof obligations"
+        yield document.line_of("falsification_tests"), f"{rule}, found {tests} for {obligations}"
 
 
 _E, _W = Severity.ERROR, Severity.WARN

@@ -25,10 +25,7 @@ from aprtui.contracts.evidence.files import EvidenceFile, EvidenceRecord, Record
 from aprtui.contracts.evidence.project import Project, project_of
 
 ALGORITHM_EVIDENCE = "algorithm_evidence"
-_ONE_LOWER = {
-    Maturity.DISCHARGED: Maturity.FUNCTIONAL,
-    Maturity.FUNCTIONAL: Maturity.ALGORITHM,
-}
+_ONE_LOWER = {Maturity.DISCHARGED: Maturity.FUNCTIONAL, Maturity.FUNCTIONAL: Maturity.ALGORITHM}
 
 
 class Standing(StrEnum):

@@ -102,8 +102,6 @@ class EvidenceRecord:
 
 @dataclass(frozen=True, slots=True)
 class EvidenceFile:
-    """An evidence file and its record."""
-
     path: Path
     record: EvidenceRecord
 

@@ -14,7 +14,6 @@ from aprtui.contracts.documents.document import Document, Falsifier
 from aprtui.contracts.evidence.files import Revision
 from aprtui.errors import UsageError
 
-FOLDER = "contracts"
 EVIDENCE = "evidence"
 MOST_FILES = 5000
 """Limit on the files of a folder that a contract vouches for: a larger one is no part of an engine."""
@@ -48,15 +47,10 @@ class Project:
         folders, and files that interpreters and build tools generate do not count. Computed once.
         """
         if source not in self._digests:
-            self._digests[source] = None if _is_outside(source) else _digest(self._place(source))
+            outside = Path(source).is_absolute() or ".." in Path(source).parts
+            place = resources.own_source(source) if self.packaged else self.root / source
+            self._digests[source] = None if outside else _digest(place)
         return self._digests[source]
-
-    def _place(self, source: str) -> Path:
-        return resources.own_source(source) if self.packaged else self.root / source
-
-
-def _is_outside(source: str) -> bool:
-    return Path(source).is_absolute() or ".." in Path(source).parts
 
 
 def project_of(contract: Path, evidence: Path | None = None) -> Project:
@@ -64,7 +58,7 @@ def project_of(contract: Path, evidence: Path | None = None) -> Project:
     folder = contract.absolute().parent
     if resources.is_packaged() and folder.is_relative_to(resources.contracts().absolute()):
         return Project(folder, evidence or resources.contracts() / EVIDENCE, packaged=True)
-    home = next((above for above in (folder, *folder.parents) if above.name == FOLDER), None)
+    home = next((above for above in (folder, *folder.parents) if above.name == "contracts"), None)
     root = folder if home is None else home.parent
     return Project(root, evidence or (home or folder) / EVIDENCE)
 

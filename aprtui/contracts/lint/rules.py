@@ -1,4 +1,5 @@
-"""Drift that validation cannot see: names of things that do not exist, and claims without evidence.
+"""Drift that validation cannot see: names of things that do not exist, claims without evidence, and (reverse coverage)
+our commands and stages that no falsifier binds, and that therefore never fail.
 
 The caller passes in everything outside of the contract: a source tree, the options of our commands, and the evidence.
 """
@@ -8,21 +9,24 @@ from __future__ import annotations
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
+from os.path import commonpath
 from pathlib import Path
 
+from aprtui.contracts.checks.arguments import known_stages, named_stages
 from aprtui.contracts.checks.mapping import check_of, own_mapping
-from aprtui.contracts.checks.registry import CHECKS
-from aprtui.contracts.documents.document import NAMES, Claim, Document, Falsifier, Maturity
+from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, PairCheck
+from aprtui.contracts.documents.document import Claim, Document, Falsifier, Maturity
 from aprtui.contracts.documents.validation import Breaches, Finding, Severity
 from aprtui.contracts.evidence.assessment import ALGORITHM_EVIDENCE, Assessment, Ledger, Standing
-from aprtui.contracts.lint.source_tree import SourceTree, missing_tests
+from aprtui.contracts.lint.source_tree import NAME_PATH, SourceTree, missing_tests
+from aprtui.errors import UsageError
+from aprtui.trace.graph import known_names
 
 PROGRAM = "aprtui"
-_EVIDENCE_FILE = "evidence_file"
 _NUMBERED = re.compile(r"(.*\D)(\d+)")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:::[A-Za-z_][A-Za-z0-9_]*)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ def _orphan_binding(document: Document, context: LintContext) -> Breaches:
     for test in document.falsifiers:
         for name in test.binds_to:
             if name not in names:
-                yield test.line_of("binds_to"), f"{test.id}: binds to {name!r}, no equation is called so"
+                yield test.line_of("binds_to"), f"{test.id}: binds to {name!r}, but no equation has that name"
 
 
 def _orphan_harness(document: Document, context: LintContext) -> Breaches:
@@ -80,19 +84,15 @@ def _gap_in_ids(document: Document, context: LintContext) -> Breaches:
         if match and len(match[2]) <= 4:
             numbers[match[1]][int(match[2])] = test
     for prefix, found in numbers.items():
-        before = None
-        for number in sorted(found):
-            if before is not None and number > before + 1:
-                yield (
-                    found[number].line_of("id"),
-                    f"{prefix}{before:03d} is followed by {found[number].id}: the ids between are not explained",
-                )
-            before = number
+        for before, number in pairwise(sorted(found)):
+            if number > before + 1:
+                gap = f"{prefix}{before:03d} is followed by {found[number].id}"
+                yield found[number].line_of("id"), f"{gap}: the ids between are not explained"
 
 
 def _claims_too_much(document: Document, context: LintContext) -> Breaches:
     recorded = {
-        test.id for test, assessment in assessments(document, context) if assessment.ever >= Maturity.FUNCTIONAL
+        test.id for test, assessment in _assessments(document, context) if assessment.ever >= Maturity.FUNCTIONAL
     }
     for test in document.falsifiers:
         if test.id in recorded:
@@ -117,10 +117,10 @@ def _missing_option(document: Document, context: LintContext) -> Breaches:
 
 
 def _option_problems(line: str, context: LintContext) -> Iterator[str]:
-    words = words_of_ours(line)
+    words = _words_of_ours(line)
     if words is None or not context.options:
         return
-    name = command_of_ours(words, context.options)
+    name = _command_of_ours(words, context.options)
     if name is None:
         yield f"{PROGRAM} has no command {' '.join(words[:1])!r:.40}"
         return
@@ -130,7 +130,7 @@ def _option_problems(line: str, context: LintContext) -> Iterator[str]:
             yield f"{PROGRAM} {name} has no option {option:.40}"
 
 
-def words_of_ours(line: str) -> list[str] | None:
+def _words_of_ours(line: str) -> list[str] | None:
     """The words after `aprtui` in a command line of ours; None for any other line."""
     try:
         written = shlex.split(line)
@@ -139,7 +139,7 @@ def words_of_ours(line: str) -> list[str] | None:
     return written[1:] if written[:1] == [PROGRAM] else None
 
 
-def command_of_ours(words: list[str], commands: Collection[str]) -> str | None:
+def _command_of_ours(words: list[str], commands: Collection[str]) -> str | None:
     """The one of `commands` (`trace`, `contracts check`) that the words begin with."""
     return next((name for count in (2, 1) if (name := " ".join(words[:count])) in commands), None)
 
@@ -166,7 +166,7 @@ def _missing_function(document: Document, context: LintContext) -> Breaches:
     for test in document.falsifiers:
         for entry in test.evidence:
             for name in entry.parts.get("function_names", ()):
-                match = _NAME.match(name.strip())
+                match = NAME_PATH.match(name.strip())
                 last = match[0].rpartition("::")[2] if match else ""
                 if last and not context.source.has_name(last):
                     yield entry.line, f"{test.id}: no code names {last:.80}"
@@ -180,7 +180,7 @@ def _missing_test(document: Document, context: LintContext) -> Breaches:
             yield test.line_of("test", "command"), f"{test.id}: {problem}"
 
 
-def assessments(document: Document, context: LintContext) -> Iterator[tuple[Falsifier, Assessment]]:
+def _assessments(document: Document, context: LintContext) -> Iterator[tuple[Falsifier, Assessment]]:
     """The assessment of each falsifier's evidence; nothing where no ledger is given."""
     ledger = context.ledgers.get(document.path)
     if ledger is not None:
@@ -190,7 +190,7 @@ def assessments(document: Document, context: LintContext) -> Iterator[tuple[Fals
 
 def _claims(document: Document, context: LintContext) -> Iterator[tuple[Falsifier, Assessment, Claim]]:
     """The highest claim of each falsifier that claims anything and needs, or has, evidence files."""
-    for test, assessment in assessments(document, context):
+    for test, assessment in _assessments(document, context):
         claim = max(test.claims, key=lambda claim: claim.maturity, default=None)
         if claim and claim.maturity >= Maturity.ALGORITHM and (test.check is not None or assessment.evidence):
             yield test, assessment, claim
@@ -216,10 +216,8 @@ def _missing_source(document: Document, context: LintContext) -> Breaches:
 def _overclaimed(document: Document, context: LintContext) -> Breaches:
     for test, assessment, claim in _claims(document, context):
         if claim.maturity > assessment.ever:
-            carried = (
-                f"no evidence ever carried more than {NAMES[assessment.ever]}" if assessment.evidence else "no evidence"
-            )
-            yield claim.line, f"{test.id}: {claim.key} {claim.status}, {carried}"
+            more = f" ever carried more than {assessment.ever.label}" if assessment.evidence else ""
+            yield claim.line, f"{test.id}: {claim.key} {claim.status}, no evidence{more}"
 
 
 def _stale(document: Document, context: LintContext) -> Breaches:
@@ -230,7 +228,7 @@ def _stale(document: Document, context: LintContext) -> Breaches:
         if newest.standing is not Standing.FRESH:
             yield claim.line, f"{test.id}: evidence of {newest.record.date[:10]} is {newest.words}"
         else:
-            held = NAMES[assessment.now]
+            held = assessment.now.label
             yield claim.line, f"{test.id}: a part of the evidence is stale, the rest carries {held}: record it again"
 
 
@@ -247,7 +245,7 @@ def _missing_evidence_file(document: Document, context: LintContext) -> Breaches
         return
     for test in document.falsifiers:
         for entry in test.evidence:
-            for name in entry.parts.get(_EVIDENCE_FILE, ()):
+            for name in entry.parts.get("evidence_file", ()):
                 if ledger.project.digest(name) is None:
                     yield entry.line, f"{test.id}: there is no evidence file {name:.80}"
     for test, assessment, claim in _claims(document, context):
@@ -264,7 +262,7 @@ def _odd_file(document: Document, context: LintContext) -> Breaches:
     known = {test.id for test in document.falsifiers}
     for name, files in ledger.recorded.files.items():
         if name not in known:
-            yield document.line, f"{files[-1].path}: is evidence for {name!r:.60}, no falsifier is called so"
+            yield document.line, f"{files[-1].path}: is evidence for {name!r:.60}, but no falsifier has that id"
 
 
 _E, _W = Severity.ERROR, Severity.WARN
@@ -289,3 +287,54 @@ LINT_RULES: tuple[LintRule, ...] = (
 """Rules about evidence files apply only where the contract itself names the check that would write them: contracts of
 others keep their evidence in their own ways. Stale evidence is a warning, so that work can go on; a claim that no
 evidence ever carried is an error."""
+
+
+COMMAND, STAGE = "LINT-101", "LINT-102"
+
+COVERAGE_RULES = {
+    COMMAND: "every command of ours is run by the test of a falsifier",
+    STAGE: "every stage is bound by the check of a falsifier",
+}
+"""What each code demands."""
+
+
+def reverse_coverage(documents: Sequence[Document], commands: Collection[str]) -> tuple[Finding, ...]:
+    """Those of `commands` and of the stages that no falsifier of `documents` binds.
+
+    A falsifier binds a command where its test runs it, and stages where its check names them; a check of captures that
+    names no stages binds all of them. A finding is about all of the documents: it points at the folder that holds
+    them, or at the only file.
+    """
+    if not documents:
+        return ()
+    falsifiers = [test for document in documents for test in document.falsifiers]
+    run = {command for test in falsifiers for command in _commands_run(test, commands)}
+    bound = {stage for test in falsifiers for stage in _stages_bound(test)}
+    missing = [(COMMAND, f"no falsifier runs {PROGRAM} {command}") for command in commands if command not in run]
+    missing += [(STAGE, f"no falsifier binds the stage {stage}") for stage in known_names() if stage not in bound]
+    place = _common([document.path for document in documents])
+    return tuple(Finding(code, Severity.INFO, message, place, 1) for code, message in missing)
+
+
+def _common(paths: list[Path]) -> Path:
+    mixed = len({path.is_absolute() for path in paths}) > 1
+    return Path(commonpath([path.absolute() for path in paths] if mixed else paths))
+
+
+def _commands_run(test: Falsifier, commands: Collection[str]) -> Iterator[str]:
+    for line in test.test.splitlines():
+        words = _words_of_ours(line)
+        command = None if words is None else _command_of_ours(words, commands)
+        if command is not None:
+            yield command
+
+
+def _stages_bound(test: Falsifier) -> Iterator[str]:
+    check = None if test.check is None else CHECKS.get(test.check.name)
+    if test.check is None or not isinstance(check, CaptureCheck | PairCheck):
+        return
+    try:
+        names = named_stages(test.check.parameters) or check.stages or ("*",)
+    except UsageError:
+        return  # evaluation reports what is wrong with the parameters
+    yield from known_stages(names)

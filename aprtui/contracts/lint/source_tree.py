@@ -38,7 +38,7 @@ _NO_CODE = {
 _WORD = re.compile(rb"[A-Za-z_][A-Za-z0-9_]*")
 _CARGO = re.compile(r"\bcargo\s+(?:nextest\s+run|test)\b([^\n;|&`]*)")
 _PYTEST = re.compile(r"\bpytest\b([^\n;|&`]*)")
-_PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:::[A-Za-z_][A-Za-z0-9_]*)*")
+NAME_PATH = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:::[A-Za-z_][A-Za-z0-9_]*)*")
 _WITH_VALUE = frozenset({
     "-p", "--package", "--features", "--bin", "--example", "--bench", "--target", "--manifest-path", "--profile", "-j",
 })  # fmt: skip
@@ -141,6 +141,6 @@ def _missing_of_cargo(words: list[str], source: SourceTree) -> Iterator[str]:
         elif not word.startswith("-"):
             # Only the first word is a filter: words after it, and a word that is no path, are prose.
             part = word.rpartition("::")[2]
-            if _PATH.fullmatch(word) and not source.has_name_with(part) and not source.has_stem(part):
+            if NAME_PATH.fullmatch(word) and not source.has_name_with(part) and not source.has_stem(part):
                 yield f"no code names a test with {part:.80}"
             return

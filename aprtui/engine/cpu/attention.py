@@ -207,7 +207,7 @@ def _weigh_one(softmax: int, keys: int, tile: int, width: int, sums: int) -> Non
 
 @kernel
 def _finish_row(parts: int, row: int, keys: int, visible: int, scale: Any, scores_map: int, softmax_map: int) -> None:
-    """Turn a row of products into softmax in place, or as far as `parts` goes; a row of a map stands for what it skips.
+    """Turn a row of products into softmax in place, or as far as `parts` goes; skipped stages are read from a map.
 
     The addresses of the maps are used only where `parts` reads or materialises the maps.
     """

@@ -88,7 +88,7 @@ def _cut(address: int, control: Any) -> Any:
 
 @kernel
 def _treat(address: int, control: Any, begin: int, end: int, scratch: int) -> None:
-    """One piece of the instruction at `address`; of `ROWS`, through all instructions that follow it."""
+    """Execute one piece of the instruction at `address`; of `ROWS`, through all instructions that follow it."""
     step = instruction(address)[0]
     if step.opcode == Opcode.ROWS:
         for part in range(1, step.count + 1):
@@ -142,7 +142,7 @@ def _execute(control: Any, thread: int) -> None:
 
 @kernel
 def wake(address: int, descriptor: int) -> None:
-    """Let every worker take one turn, by as many messages of 8 bytes to the channel `descriptor`."""
+    """Wake every worker once, with a message of 8 bytes each on the channel `descriptor`."""
     control = control_record(address)[0]
     left = control.threads - 1
     while left > 0:
@@ -153,7 +153,8 @@ def wake(address: int, descriptor: int) -> None:
 def enter(address: int, thread: int, descriptor: int) -> None:
     """Thread 0: one run of the instructions that the control record names, with the workers woken at its beginning.
 
-    Any other: a worker's life. A message on the channel `descriptor` starts a run, or ends the thread if `quit` is set.
+    Any other: the loop of a worker. A message on the channel `descriptor` starts a run, or ends the thread if `quit` is
+    set.
     """
     control = control_record(address)[0]
     if thread == 0:

@@ -19,8 +19,8 @@ from aprtui.trace.graph import Input, Node, Op, RopeLayout
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
-    """Instructions, and where each layer's end: `ends[layer]`, with None for the stages of the model.
+class KernelProgram:
+    """Instructions; those of a layer end at `ends[layer]`, with None for the stages of the model.
 
     `cuts` says the same of the nodes that it was cut at, in execution order: instructions of two nodes are not mixed
     there, so that with a cut at every node each can be run alone. `maps`: some attention maps are materialised.
@@ -44,7 +44,7 @@ def lower(
     full: frozenset[Node] = frozenset(),
     stats: frozenset[Node] = frozenset(),
     cuts: frozenset[Node] = frozenset(),
-) -> Program:
+) -> KernelProgram:
     """The program for `model` that leaves the nodes `full` in their buffers and computes the statistics of `stats`.
 
     It can be stopped after each of the nodes `cuts`, whose inputs and output are then there to be read and replaced.
@@ -106,7 +106,7 @@ class _Lowering:
             return frozenset(logits)
         return frozenset(nodes[last[Op.ATTEND] :])
 
-    def lower(self) -> Program:
+    def lower(self) -> KernelProgram:
         ends: dict[int | None, int] = {}
         cuts: dict[Node, int] = {}
         for layer in [*range(self.graph.layers), None]:
@@ -130,7 +130,7 @@ class _Lowering:
             for name, value in fields.items():
                 row[name] = value
         owners = np.array(self.owners, np.int64)
-        return Program(table, owners, ends, cuts, bool(self.mapped), self.descriptors)
+        return KernelProgram(table, owners, ends, cuts, bool(self.mapped), self.descriptors)
 
     def _phase(self, opcode: Opcode, **fields: Any) -> dict[str, Any]:
         """An instruction whose pieces the threads share out. Matmuls in a row are independent: their inputs are

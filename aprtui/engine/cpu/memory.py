@@ -50,7 +50,7 @@ def control_record(address: int) -> Any:
 
 @kernel
 def first_token(step_address: int, control: Any) -> int:
-    """The first token of the chunk that an instruction has to treat."""
+    """The first token of the chunk that an instruction computes."""
     return int(control.wanted) if instruction(step_address)[0].wanted else 0
 
 
@@ -98,7 +98,7 @@ def atomic_add(typing_context: Any, address: Any, amount: Any) -> Any:
 
 @intrinsic
 def atomic_load(typing_context: Any, address: Any) -> Any:
-    """The int64 at `address`; what its writer wrote before it is visible afterwards (acquire)."""
+    """The int64 at `address`; everything that its writer wrote earlier is visible afterwards (acquire)."""
 
     def emit(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         return builder.load_atomic(builder.inttoptr(args[0], _I64.as_pointer()), "acquire", 8)

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.cpu.lowering import lower
-from aprtui.engine.cpu.matmul import TIER
 from aprtui.engine.cpu.plan import plan_for
 from aprtui.engine.cpu.runner import Runner
 from aprtui.engine.cpu.storage import CpuStorage
@@ -35,8 +34,6 @@ class CpuNodes:
     two attention maps of one chunk (64 MB in all, or one row of queries where that is more).
     """
 
-    backend = "cpu"
-
     def __init__(
         self,
         model: Model,
@@ -45,7 +42,6 @@ class CpuNodes:
         rope_angles: RopeAngles = RopeAngles.F64,
         progress: Progress | None = None,
     ) -> None:
-        self.code_path = f"numba-{TIER}"
         self._model, self._graph, self._config = model, model.graph, model.config.graph
         self._threads, self._rope_angles = threads, rope_angles
         self._open(_POSITIONS, progress)

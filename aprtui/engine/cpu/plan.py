@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.cpu.lowering import Program
+from aprtui.engine.cpu.lowering import KernelProgram
 from aprtui.engine.protocol import Taps
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.stats import SUMS, Accumulator
@@ -52,9 +52,9 @@ class ProgramSegment:
 
 @dataclass(frozen=True, slots=True)
 class TapPlan:
-    """What one set of taps needs. `table` takes a `SUMS` record for each node with statistics."""
+    """One set of taps: its program, cut into segments. `table` takes a `SUMS` record for each node with statistics."""
 
-    program: Program
+    program: KernelProgram
     counters: NDArray[np.int64]
     """Two an instruction, see `CONTROL`."""
     durations: NDArray[np.int64]
@@ -78,14 +78,14 @@ class TapPlan:
         return sums.astype(np.float32)
 
     def sums(self, segment: ProgramSegment, *, logits: bool) -> tuple[NDArray[np.int64], NDArray[np.void]]:
-        """Places in execution order and records of `SUMS` of what `segment` counted, of logits where there are any."""
+        """Places in execution order and records of `SUMS` of what `segment` counts; logits only with `logits`."""
         counted = segment.counted if logits else segment.counted[segment.counted[:, 2] == 0]
         # As plain numbers: numpy takes records one by one, 0.3 ms for 80 layers.
         records = self.table.view(np.int64).reshape(self.table.size, -1)[counted[:, 1]]
         return counted[:, 0], records.view(SUMS).reshape(-1)
 
     def accumulators(self, segment: ProgramSegment) -> list[Accumulator | None]:
-        """What the statistics of each delivery of `segment` came to."""
+        """The statistics of each delivery of `segment`."""
         counted = [delivery.row for delivery in segment.deliveries if delivery.row >= 0]
         if not counted:
             return [None] * len(segment.deliveries)
@@ -96,7 +96,7 @@ class TapPlan:
         ]
 
 
-def plan_for(program: Program, graph: StageGraph, taps: Taps) -> TapPlan:
+def plan_for(program: KernelProgram, graph: StageGraph, taps: Taps) -> TapPlan:
     """The plan for `taps`, whose statistics `program` computes in the order of the graph."""
     rows = {node: row for row, node in enumerate(node for node in graph.nodes if node in taps.stats)}
     layers: list[ProgramSegment] = []

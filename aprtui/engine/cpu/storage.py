@@ -40,11 +40,7 @@ class CpuStorage:
         config = model.config.graph
         self.context = context
         # Attention maps and logits would be too large: they are allocated only as far as a call needs them.
-        widths = {
-            stage.name: stage.width
-            for stage in model.graph.stages
-            if not stage.is_attention_map and not stage.holds_logits
-        }
+        widths = model.graph.row_widths
         row_bytes = 4 * sum(widths.values())
         self.chunk = max(1, min(MOST_TOKENS, context, _STAGE_BYTES // row_bytes))
         self._stages = {name: np.empty((self.chunk, width), np.float32) for name, width in widths.items()}
@@ -87,7 +83,7 @@ class CpuStorage:
         return int(self._values[layer % len(self._values)].ctypes.data)
 
     def cached(self, op: Op, layer: int, positions: int) -> Array:
-        """What the scores (keys) or the attention (values) of a layer meet: `[positions, kv_width]` from 0, a copy."""
+        """A copy of a layer's keys (for the scores) or values (for the attention), `[positions, kv_width]` from 0."""
         view = self._cached_rows(op, layer, positions)
         return view.reshape(-1, view.shape[-2] * view.shape[-1])[:positions].astype(np.float32)
 

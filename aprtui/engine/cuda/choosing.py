@@ -1,4 +1,4 @@
-"""The next token, chosen on the device: its figures come to the host, the logits need not.
+"""Choosing the next token on the device: the host gets the figures of the choice and needs no logits.
 
 Choices are written to rings, so that several passes can be queued before the host reads them; the random numbers come
 from a ring as well.
@@ -6,29 +6,74 @@ from a ring as well.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.cuda.arguments import Draw, Greedy, TopCandidates
-from aprtui.engine.cuda.choices import CANDIDATE, CHOSEN, DRAWN, drawn_choice, greedy_choice
 from aprtui.engine.cuda.driver import Driver, Launch
 from aprtui.engine.cuda.launches import Launches, blocks_of_choice
 from aprtui.engine.cuda.storage import DeviceStorage
-from aprtui.engine.sampling import Choice
+from aprtui.engine.sampling import Candidate, Choice, no_distribution
 
 RING = 16
 """Choices that a ring holds: two batches, one that is read while the other is made."""
 
 MOST_CANDIDATES = 64
 
+CHOSEN = np.dtype(
+    [
+        ("total", "<f8"),
+        ("weighted", "<f8"),
+        ("largest", "<f4"),
+        ("second", "<f4"),
+        ("id", "<i4"),
+        ("position", "<i4"),
+        ("ordinal", "<i4"),
+        ("nan", "<i4"),
+    ]
+)
+"""`Chosen` of sample.cu, an entry of the ring that `greedy` writes."""
+DRAWN = np.dtype([("probability", "<f8"), ("logit", "<f4"), ("id", "<i4")])
+"""`Drawn` of sample.cu, an entry of the ring that `draw` writes."""
+CANDIDATE = np.dtype([("id", "<i4"), ("logit", "<f4")])
+"""`Candidate` of sample.cu; the ring that `top_candidates` writes is `[ring_size, count]` of them."""
+
 _PART = 40  # bytes of `Part` in sample.cu
+
+
+def greedy_choice(chosen: np.void, candidates: NDArray[np.void], vocabulary: int) -> Choice:
+    """The choice that `chosen` (of type `CHOSEN`) describes, with `candidates` `[count]` (of type `CANDIDATE`).
+
+    What `Sampler(GREEDY, count).choose` says of the same logits; raises its `EngineError` for logits that are no
+    distribution.
+    """
+    largest, total = float(chosen["largest"]), float(chosen["total"])
+    if not math.isfinite(largest):
+        raise no_distribution(largest, int(chosen["id"]), int(chosen["nan"]), vocabulary)
+    logprob = -math.log(total)
+    entropy = max(float(chosen["weighted"]) / -total - logprob, 0.0)
+    real = candidates[candidates["id"] >= 0]
+    probabilities = np.exp(real["logit"].astype(np.float64) - largest) / total
+    found = tuple(map(Candidate, real["id"].tolist(), probabilities.tolist()))
+    return Choice(int(chosen["id"]), logprob, 1.0, entropy, largest - float(chosen["second"]), found)
+
+
+def drawn_choice(drawn: np.void, chosen: np.void, candidates: NDArray[np.void], vocabulary: int) -> Choice:
+    """The choice that `drawn` (of type `DRAWN`) describes, with the rest as in `greedy_choice`.
+
+    What `Sampler.choose` says of the same logits at the same temperature.
+    """
+    likeliest = greedy_choice(chosen, candidates, vocabulary)
+    logprob = float(drawn["logit"]) - float(chosen["largest"]) + likeliest.logprob
+    return replace(likeliest, id=int(drawn["id"]), logprob=logprob, probability=float(drawn["probability"]))
 
 
 @dataclass(frozen=True, slots=True)
 class ChoiceRule:
-    """How the device chooses, and how many candidates it names: what is the same for all passes of a generation."""
+    """How the device chooses, and how many candidates it names; the same for all passes of a generation."""
 
     candidates: int = 0
     temperature: float = 0.0
@@ -37,13 +82,13 @@ class ChoiceRule:
 
     @property
     def draws(self) -> bool:
-        """Whether each choice takes a number."""
+        """Whether each choice takes a random number."""
         return self.temperature > 0
 
 
 @dataclass(frozen=True, slots=True)
 class Rings:
-    """What the device left of its last choices: most probable tokens and draws `[RING]`, `[RING · candidates]`."""
+    """The device's last choices: most probable tokens and draws `[RING]`, candidates `[RING · candidates]`."""
 
     rule: ChoiceRule
     chosen: NDArray[np.void]
@@ -52,7 +97,7 @@ class Rings:
     vocabulary: int
 
     def __getitem__(self, ordinal: int) -> Choice:
-        """Choice number `ordinal` since the host told the device where to begin.
+        """Choice number `ordinal` since `begin`.
 
         Raises `EngineError` where the logits were no distribution.
         """
@@ -64,7 +109,7 @@ class Rings:
 
 
 class Choosing:
-    """Rings of choices on the device and on the host, and what fills them."""
+    """Rings of choices on the device and on the host, with the launches and copies that fill them."""
 
     def __init__(self, driver: Driver, launches: Launches, storage: DeviceStorage, vocabulary: int) -> None:
         self._driver, self._launches, self._storage, self._vocabulary = driver, launches, storage, vocabulary
@@ -108,14 +153,14 @@ class Choosing:
         self._sent = 0
 
     def send_uniforms(self, uniforms: NDArray[np.float64]) -> None:
-        """Queue the copy of what the next choices draw with; numbers of choices that are not made yet stay in place."""
+        """Queue the copy of the next choices' random numbers; those of choices not made yet stay in place."""
         if uniforms.size:
             self._host_uniforms[(self._sent + np.arange(uniforms.size)) % RING] = uniforms
             self._sent += uniforms.size
             self._driver.copy_in(self._uniforms, self._host_uniforms)
 
     def fetch(self, rule: ChoiceRule) -> None:
-        """Queue the copies of what choices leave."""
+        """Queue the copies of the rings to the host."""
         self._driver.copy_out(self._host_chosen, self._chosen)
         if rule.draws:
             self._driver.copy_out(self._host_drawn, self._drawn)
@@ -123,6 +168,6 @@ class Choosing:
             self._driver.copy_out(self._host_candidates[: RING * rule.candidates], self._candidates)
 
     def found(self, rule: ChoiceRule) -> Rings:
-        """A copy of what was fetched."""
+        """A copy of the rings that were fetched."""
         candidates = self._host_candidates[: RING * rule.candidates].copy()
         return Rings(rule, self._host_chosen.copy(), self._host_drawn.copy(), candidates, self._vocabulary)

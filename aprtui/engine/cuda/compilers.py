@@ -1,4 +1,4 @@
-"""Compilers that turn a kernel file into code for a device: nvcc, and NVRTC where there is only the library.
+"""Compilers that turn a kernel file into code for a device: nvcc, or NVRTC where only the library is installed.
 
 Both take the same flags. Fast mathematics stays off: `exact` mode promises float32, and replays are held to it.
 """
@@ -76,8 +76,8 @@ def find_nvcc() -> Nvcc:
     roots = [Path(root) for name in ("CUDA_HOME", "CUDA_PATH") if (root := os.environ.get(name))]
     candidates = [shutil.which("nvcc"), *(shutil.which("nvcc", path=root / "bin") for root in (*roots, *_packages()))]
     for path in filter(None, candidates):
-        told = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-        found = re.search(r"release (\d+)\.(\d+)", told)
+        output = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+        found = re.search(r"release (\d+)\.(\d+)", output)
         if found:
             return Nvcc(Path(path), (int(found[1]), int(found[2])))
     raise CompilerError("nvcc is not on PATH, in CUDA_HOME or installed from PyPI")

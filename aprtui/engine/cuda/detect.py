@@ -1,8 +1,8 @@
-"""Whether the CUDA engine can run here, and if not, which of the possible reasons it is and how to mend it.
+"""Whether the CUDA engine can run here, and if not, for which reason and how to fix it.
 
 The driver library is asked directly, through ctypes: on a machine without one that costs a failed `dlopen` and nothing
 else, and PyCUDA is imported only where a device is there that it could drive. Initialising a real driver takes tenths
-of a second: ask where nobody waits for a frame.
+of a second: not a thing to do between two frames.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DRIVER_MISMATCH = 803
 
 
 class Obstacle(StrEnum):
-    """Why the CUDA engine cannot run here; each has its own sentence and its own cure."""
+    """Why the CUDA engine cannot run here; each has its own sentence and its own advice."""
 
     NO_DRIVER = "no driver"
     DRIVER_FAILS = "driver fails"
@@ -73,7 +73,7 @@ class Detection:
         return next((device for device in self.devices if device.supported), None)
 
     def require(self) -> CudaDevice:
-        """The device to run on. Raises `EngineError` with the problem and its cure where there is none."""
+        """The device to run on. Raises `EngineError` with the problem and advice where there is none."""
         if self.obstacle is not None or self.device is None:
             raise EngineError(f"backend cuda: {self.problem}: {self.advice}, or use --backend cpu")
         return self.device
@@ -146,8 +146,8 @@ def _without_driver(message: str) -> Detection:
     )
 
 
-def _too_old(driver: tuple[int, int] | None, lacking: str = "") -> Detection:
-    found = f"it lacks a function ({lacking})" if driver is None else f"it supports CUDA {_dotted(driver)}"
+def _too_old(driver: tuple[int, int] | None, missing: str = "") -> Detection:
+    found = f"it lacks a function ({missing})" if driver is None else f"it supports CUDA {_dotted(driver)}"
     return Detection(
         driver,
         obstacle=Obstacle.DRIVER_TOO_OLD,

@@ -1,7 +1,7 @@
-"""One thread that owns a device: whatever touches it is done there, from the first call to the last.
+"""One thread that owns a device: every call that touches it runs there, from the first to the last.
 
 PyCUDA keeps the current context on a stack of each thread, aborts the process when a thread ends that still has one,
-and leaks what is freed elsewhere. So one thread makes the context, allocates, frees and pops it, whoever asks.
+and leaks what is freed elsewhere. So one thread makes the context, allocates, frees and pops it, for all callers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class DeviceThread:
         self._closed = False
         self._thread.start()
         self.cancelled = threading.Event()
-        """Set where nobody wants any more what a long call is making."""
+        """Set once the result of a long call is no longer wanted."""
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `function` on the thread; its result, or what it raises. Raises `EngineError` once it is closed."""
@@ -41,7 +41,7 @@ class DeviceThread:
         def job() -> None:
             try:
                 outcome.set_result(function(*args, **kwargs))
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - raised again where the result is waited for
                 outcome.set_exception(error)
 
         self._jobs.put(job)

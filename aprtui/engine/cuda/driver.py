@@ -88,7 +88,7 @@ class Driver(Protocol):
         """Put mark `number` behind all that was queued so far; it was somewhere else before."""
 
     def wait(self, number: int) -> None:
-        """Wait until all in front of mark `number` is done, whatever was queued behind it. Raises as `synchronize`."""
+        """Wait until all work queued before mark `number` is done, and for none after it. Raises as `synchronize`."""
 
     def synchronize(self) -> None:
         """Wait until all that was queued is done. Raises `EngineError` if some of it failed."""

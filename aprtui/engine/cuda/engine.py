@@ -58,7 +58,7 @@ class CudaEngine:
         thread: DeviceThread,
         opened: Callable[[], Device],
     ) -> None:
-        """`opened` makes the `Device` on `thread`, which ends with the engine, or where that fails."""
+        """`opened` makes the `Device` on `thread`; the thread ends with the engine, or when opening fails."""
         self.graph = model.graph
         self.mode, self.kv, self.device = mode, kv, device
         self.rounding = DEVICE_ARITHMETIC[mode].stated(model, kv)
@@ -71,7 +71,7 @@ class CudaEngine:
         try:
             thread.run(lambda: made.append(opened()))
         except BaseException:
-            # An interrupt leaves the thread at work: what it has made by then has to be closed there.
+            # An interrupt leaves the thread at work: a device that it has opened by then must be closed there.
             thread.cancelled.set()
             thread.run(_close_all, made)
             thread.close()

@@ -69,7 +69,7 @@ def _captured(stream: ctypes.c_void_p, work: Callable[[], None]) -> ctypes.c_voi
     try:
         work()
     except BaseException:
-        # The stream has to leave its capture, whatever became of the work.
+        # The stream has to leave its capture, also when the work failed.
         _driver().cuStreamEndCapture(stream, ctypes.byref(graph))
         if graph.value:
             _driver().cuGraphDestroy(graph)

@@ -75,17 +75,17 @@ class Launches:
         )  # fmt: skip
 
     def heads(self, arguments: args.HeadsOfPrompt, tokens: int) -> Launch:
-        """What follows the Q, K and V products of a prompt."""
+        """Biases, norms, RoPE and cache of a prompt, after its Q, K and V products."""
         heads = arguments.heads
         return self._launch("heads", (heads.heads + 2 * heads.kv_heads, tokens), 128, arguments)
 
     def gate_up(self, arguments: args.GateUp) -> Launch:
-        """Gate, up and what is made of them, of one token."""
+        """Gate, up and silu(gate) · up of one token."""
         grid = (arguments.gate.rows // 32,)
         return self._launch(f"gate_up_{self._mode}", grid, 256, arguments, reads=[arguments.gate, arguments.up])
 
     def swiglu(self, arguments: args.Swiglu) -> Launch:
-        """What is made of gate and up of a prompt."""
+        """silu(gate) · up of a prompt, after its two products."""
         return self._launch("swiglu", (_groups(arguments.blocks, 8),), 256, arguments)
 
     def attend_one(self, arguments: args.AttendOne, splits: int) -> Launch:
@@ -131,7 +131,7 @@ def blocks_of_choice(vocabulary: int) -> tuple[int, int]:
 
 
 def splits_for(multiprocessors: int, heads: int, kv_heads: int, context: int) -> int:
-    """Runs of keys that `attend_one` shares the context out to: two blocks a multiprocessor, runs not too short."""
+    """Runs of keys into which `attend_one` splits the context: two blocks a multiprocessor, but no run too short."""
     blocks_a_run = kv_heads * _groups(heads // kv_heads, AT_ONCE)
     return max(1, min(2 * multiprocessors // blocks_a_run, _groups(context, _SHORTEST_RUN)))
 

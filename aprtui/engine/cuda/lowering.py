@@ -107,7 +107,7 @@ class Lowering:
         return self.mode is Mode.Q8 and any(weight.type in Q8_TYPES for weight in readers)
 
     def op(self, node: Node) -> Op:
-        """What makes `node`."""
+        """The op of `node`."""
         return self.graph[node.stage].op
 
     def source(self, node: Node, index: int = 0) -> Node:
@@ -188,7 +188,7 @@ class _Emitters:
         return self.low.launches.product(arguments, decode=self.run.decode)
 
     def _logits(self, node: Node) -> list[Launch]:
-        """Other products are made with what is added to them, or made of them."""
+        """The product that makes the logits; other products are launched with the node that reads them."""
         if not self.graph[node.stage].holds_logits or not self.run.wanted:
             return []
         (matrix,) = self._matrices(node)
@@ -196,7 +196,7 @@ class _Emitters:
         return [self._product(matrix, x, self.run.wanted, matrix.rows, product=self.places.of(node))]
 
     def _heads(self, scores: Node) -> list[Launch]:
-        """From the input of Q, K and V to queries and keys turned and cached, and values cached."""
+        """Q, K and V, biases and norms, RoPE, and the keys and values put into the cache."""
         q_turned, k_turned = self.graph.inputs(scores)
         heads = self._head_arguments(scores.layer, q_turned, k_turned)
         product = self._fused_product(q_turned)
@@ -240,7 +240,7 @@ class _Emitters:
         scores = self.low.source(softmax)
         assert node.layer is not None
         config, storage = self.config, self.storage
-        # A run of keys leaves its scores for the softmax that is made of all of them.
+        # Each run of keys stores its scores; the softmax needs those of all runs.
         keeps_scores = self.run.tapped & {scores, softmax}
         attention = args.Attention(
             q=self.places.of(self.low.source(scores)), key_cache=storage.keys(node.layer),

@@ -28,7 +28,7 @@ class Tensor:
     shape: tuple[int, ...]
 
     def view(self, staging: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Its values."""
+        """The tensor's values in the host's copy."""
         return staging[self.offset : self.offset + prod(self.shape)].reshape(self.shape)
 
 
@@ -56,7 +56,7 @@ class PassSegment:
     def queue(
         self, driver: Driver, table: StatisticsTable, staging: NDArray[np.float32], sums: NDArray[np.void]
     ) -> None:
-        """Queue all of it; results go to `staging` and `sums`."""
+        """Queue launches and copies; results go to `staging` and `sums`."""
         for launch in self.launches:
             driver.launch(launch)
         for copy in self.copies:
@@ -101,7 +101,7 @@ def _exists(graph: StageGraph, node: Node, run: Pass) -> bool:
 
 
 def _copies(graph: StageGraph, places: Places, nodes: Sequence[Node]) -> tuple[list[Tensor], list[Copy]]:
-    """Tensors and the copies that bring them: those of one token lie side by side, and neighbours come together."""
+    """Tensors, and the copies that fetch them: those of one token lie side by side, and neighbours share a copy."""
     tensors, copies = list[Tensor](), list[Copy]()
     together = False
     for node in nodes:

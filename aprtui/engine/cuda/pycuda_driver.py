@@ -123,7 +123,7 @@ class PyCudaDriver:
         """See `Driver`."""
         # Not `prepared_async_call`: with packed arguments this one takes 0.5 µs instead of 3 to 6.
         with _told("launching a kernel"):
-            self._functions[launch.kernel]._launch_kernel(
+            self._functions[launch.kernel]._launch_kernel(  # noqa: SLF001
                 launch.grid, launch.block, launch.arguments, launch.shared_bytes, self._stream
             )  # fmt: skip
 

@@ -28,14 +28,9 @@ VECTORS = frozenset({Op.RMS_NORM, Op.HEAD_RMS_NORM, Op.BIAS})
 """Ops whose parameters are stored as float32 vectors."""
 
 
-def stage_widths(graph: StageGraph) -> dict[str, int]:
-    """Channels of the stages that always have a buffer: all but attention maps and logits."""
-    return {s.name: s.width for s in graph.stages if not s.is_attention_map and not s.holds_logits}
-
-
 def chunk_tokens(graph: StageGraph, context: int) -> int:
     """Tokens of a prompt evaluated at a time."""
-    row = 4 * sum(stage_widths(graph).values())
+    row = 4 * sum(graph.row_widths.values())
     fitting = max(1, min(_MOST_TOKENS, _STAGE_BYTES // row))
     whole_tiles = fitting // _TILE * _TILE or fitting
     return min(whole_tiles, context)
@@ -87,7 +82,7 @@ class MemoryNeed:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Bytes in all."""
         return self.weights + self.per_position * self.context + self.stages + _SPARE
 
     def __str__(self) -> str:
@@ -97,9 +92,9 @@ class MemoryNeed:
 
 
 def memory_need(model: Model, mode: Mode, kv: KvType, context: int) -> MemoryNeed:
-    """What `model` needs."""
+    """The memory that `model` needs on the device."""
     graph, config = model.graph, model.config.graph
-    widths, chunk = stage_widths(graph), chunk_tokens(graph, context)
+    widths, chunk = graph.row_widths, chunk_tokens(graph, context)
     of_tokens = sum(aligned(4 * widths.get(node.stage, 0)) for node in graph.nodes)
     of_chunk = chunk * sum(widths.values())
     q8 = 0 if mode is Mode.EXACT else chunk * sum(5 * widths[name] // 4 for name in matmul_inputs(graph))

@@ -78,14 +78,14 @@ class StatisticsTable:
             self._driver.upload(self._records, records)
 
     def launch(self, count: CountedNodes) -> Launch:
-        """What counts `count`."""
+        """The launch that counts `count`."""
         arguments = StageStatistics(
             self._records + count.first_record * RECORD.itemsize, self._step, self._address(count)
         )
         return self._launches.stage_statistics(arguments, len(count.nodes), count.parts)
 
     def fetch(self, count: CountedNodes, sums: NDArray[np.void]) -> None:
-        """Queue the copy of what `count` came to, to its place in `sums`."""
+        """Queue the copy of the sums of `count` to their place in `sums`."""
         region = sums[count.first_sum : count.first_sum + len(count.nodes) * count.parts]
         self._driver.copy_out(region, self._address(count))
 
@@ -109,7 +109,7 @@ class Counting:
         return tuple(self._count(group, parts, records) for group, parts in ((small, 1), (large, _PARTS)) if group)
 
     def records(self) -> NDArray[np.void]:
-        """All that was added."""
+        """The records of all counts that were added."""
         return np.array(self._records, RECORD)
 
     def _count(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,6 @@ from aprtui.engine.cuda.sizes import (
     chunk_map_bytes,
     chunk_tokens,
     matmul_inputs,
-    stage_widths,
     weight_bytes,
 )
 from aprtui.engine.protocol import KvType, Mode
@@ -64,14 +64,14 @@ class Weights:
     vectors: dict[str, int]
 
     def matrix(self, weight: Weight) -> Matrix:
-        """As kernels take it."""
+        """The weight's matrix, as kernels take it."""
         return Matrix(self.matrices[weight.name], int(weight.type), weight.rows, weight.columns)
 
 
 def load_weights(driver: Driver, model: Model, progress: Progress) -> Weights:
     """Put all weights on the device: types without aligned blocks as planes, vectors in float32.
 
-    In one allocation: a driver rounds large ones up by up to 2 MB, which would lose 200 MB of a 7B model.
+    They share one allocation: the driver rounds each one up by up to 2 MB, which would waste 200 MB for a 7B model.
     """
     uploader, loaded = Uploader(driver), Weights({}, {})
     place = driver.allocate(weight_bytes(model))
@@ -94,7 +94,9 @@ def load_weights(driver: Driver, model: Model, progress: Progress) -> Weights:
 
 
 class DeviceStorage:
-    """Everything but the weights. Stages of one token have a place a node, those of a chunk one a stage."""
+    """The engine's memory on the device but for the weights.
+
+    One token has a buffer for each node, a chunk one for each stage."""
 
     def __init__(self, driver: Driver, model: Model, mode: Mode, kv: KvType, context: int, splits: int) -> None:
         config, graph = model.config.graph, model.graph
@@ -106,7 +108,7 @@ class DeviceStorage:
         _fill_turns(driver, self.turns, model, context)
         self.step = driver.allocate(_STEP_BYTES + 4 * self.chunk)
         self.tokens = self.step + _STEP_BYTES
-        widths = stage_widths(graph)
+        widths = graph.row_widths
         self._of_chunk = {name: driver.allocate(4 * self.chunk * width) for name, width in widths.items()}
         self._of_token = self._place_nodes(widths)
         self._q8 = {
@@ -121,8 +123,8 @@ class DeviceStorage:
         self._maps = self._map_stride = 0
         self._chunk_maps = 0
 
-    def _place_nodes(self, widths: dict[str, int]) -> dict[Node, int]:
-        """One after the other, so that neighbours can be copied out together."""
+    def _place_nodes(self, widths: Mapping[str, int]) -> dict[Node, int]:
+        """Addresses of the nodes, one after the other, so that neighbours can be copied to the host together."""
         offsets: dict[Node, int] = {}
         end = 0
         for node in self._graph.nodes:
@@ -137,15 +139,15 @@ class DeviceStorage:
         return self._keys + layer * self._plane
 
     def values(self, layer: int) -> int:
-        """A layer's values, as the keys."""
+        """A layer's values, in the layout of the keys."""
         return self._values + layer * self._plane
 
     def of_token(self, node: Node) -> int:
-        """`[width]` of a node that is no map: its place while single tokens are evaluated."""
+        """Address of `[width]` of a node that is no map, while single tokens are evaluated."""
         return self._of_token[node]
 
     def of_chunk(self, stage: str) -> int:
-        """`[chunk, width]` of a stage, used layer after layer."""
+        """Address of `[chunk, width]` of a stage, used layer after layer."""
         return self._of_chunk[stage]
 
     def q8(self, stage: str) -> Q8Output:

@@ -1,6 +1,6 @@
-"""How much of a GPU is in use: its memory as the driver tells it, its load as NVIDIA's management library does.
+"""How much of a GPU is in use: its memory by the driver, its load by NVIDIA's management library.
 
-Asked between two tokens; so it is asked at most twice a second, however many tokens there are.
+The engine asks between two tokens, so the figures are taken at most twice a second.
 """
 
 from __future__ import annotations

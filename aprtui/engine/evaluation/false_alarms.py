@@ -1,9 +1,10 @@
-"""False alarms: captures of honest engines, judged alone by replay and in pairs by the measured floor. None may be
-called a divergence."""
+"""False alarms: captures of honest engines, judged alone by replay and in pairs by the measured floor. None of them may
+be called a divergence."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +25,8 @@ from aprtui.trace.capture import Capture
 
 @dataclass(frozen=True, slots=True)
 class JudgedCapture:
-    """One judgement: of what, by which signal, the verdict and what was said with it. `right` is None where only the
-    verdict counts; else whether the named stage is one of the right answers."""
+    """One judgement: its object, the signal, the verdict and its reason (`said`). `right` is whether the named stage is
+    one of the right answers, None where only the verdict counts."""
 
     what: str
     signal: str
@@ -61,12 +62,9 @@ def own_captures(model: Model, tokens: Sequence[int], folder: Path) -> Iterator[
         for kv in KvType:
             for prefill in (None, max(1, len(tokens) // 2)):
                 path = folder / f"aprtui-{mode}-{kv}{'' if prefill is None else '-decode'}"
-                engine = open_engine(model, mode=mode, kv=kv, context=len(tokens))
-                try:
-                    nodes = frozenset(model.graph.nodes)
+                nodes = frozenset(model.graph.nodes)
+                with closing(open_engine(model, mode=mode, kv=kv, context=len(tokens))) as engine:
                     write_capture(engine, model, CaptureRequest(tokens, None, nodes, prefill=prefill), path)
-                finally:
-                    engine.close()
                 yield Capture.open(path)
 
 

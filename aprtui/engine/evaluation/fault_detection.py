@@ -1,15 +1,15 @@
 """Detection: how often a planted fault is named at its own stage. The other half is `false_alarms`.
 
-Every fault of the matrix is planted in a run, captured, and judged in two ways: by a replay of the faulty
-capture alone, and by a diff of a faulty `q8` capture against an honest `exact` one with the measured floor. A plant
-whose change at its own stage is below the bound of the signal is counted apart: nothing could see it by that signal.
+Every fault of the matrix is planted in a run, captured, and judged in two ways: by a replay of the faulty capture
+alone, and by a diff of a faulty `q8` capture against an honest `exact` one with the measured floor. A plant whose
+change at its own stage is below the bound of the signal is counted apart: that signal cannot see it.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,11 +22,10 @@ from aprtui.engine.evaluation.fault_matrix import Case, MeteredFault, cases
 from aprtui.engine.faults.kinds import KINDS
 from aprtui.engine.floors.criteria import criteria_by_model
 from aprtui.engine.opening import open_engine
-from aprtui.engine.protocol import Engine, KvType, Mode, Rounding
+from aprtui.engine.protocol import Mode, Rounding
 from aprtui.engine.replay.bounds import replay_tolerance
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
-from aprtui.machine import default_threads
 from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
@@ -54,7 +53,8 @@ def run_detection(
     model: Model, progress: Progress | None = None, *, every: int = 1, signals: Sequence[str] = SIGNALS
 ) -> Iterator[Tally]:
     """A tally for each kind and signal, on every `every`-th case of the matrix."""
-    with _workplace(model) as place:
+    with tempfile.TemporaryDirectory(prefix="aprtui-verdicts-") as folder, Evaluators(model) as evaluators:
+        place = _Workplace(model, Path(folder), evaluators)
         tallies = {(kind, signal): Tally(kind, signal) for kind in KINDS for signal in signals}
         for signal in signals:
             judge, mode, bound_of = place.signal(signal)
@@ -62,33 +62,27 @@ def run_detection(
             for done, case in enumerate(planned):
                 if progress:
                     progress(f"planting faults, judged by {signal},", done, len(planned))
-                _count(tallies[case.fault.kind, signal], case, place.plant(case, mode), judge, bound_of)
+                capture, change = place.plant(case, mode)
+                _count(tallies[case.fault.kind, signal], case, capture, change, judge, bound_of(case.fault.node))
         yield from tallies.values()
 
 
 def _count(
-    tally: Tally, case: Case, planted: _Planted, judge: Callable[[Capture], Comparison],
-    bound_of: Callable[[Node], float],
-) -> None:  # fmt: skip
-    if planted.change == 0:
+    tally: Tally, case: Case, capture: Capture, change: float, judge: Callable[[Capture], Comparison], bound: float
+) -> None:
+    if change == 0:
         tally.unchanged += 1
-    elif planted.change < bound_of(case.fault.node):
+    elif change < bound:
         tally.below += 1
     else:
         tally.planted += 1
-        comparison = judge(planted.capture)
+        comparison = judge(capture)
         divergence = comparison.first_divergence
         if comparison.verdict is Verdict.FAIL and divergence and divergence.verdict.node in case.accepted:
             tally.named += 1
         else:
             named = divergence.verdict.node if divergence else "; ".join(comparison.reasons) or "nothing"
             tally.missed.append(f"{case.fault}: {comparison.verdict.value}, {named}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Planted:
-    capture: Capture
-    change: float
 
 
 class _Workplace:
@@ -132,30 +126,15 @@ class _Workplace:
         """The diff of one capture against the honest exact one."""
         return compare_captures(self._exact, capture, DiffOptions(), None, self._criteria)
 
-    def plant(self, case: Case, mode: Mode) -> _Planted:
-        """A capture of a run with the fault, and what the fault changed."""
+    def plant(self, case: Case, mode: Mode) -> tuple[Capture, float]:
+        """A capture of a run with the fault, and how much the fault changed its stage."""
         meter = MeteredFault(self.model, mode, case.fault)
-        return _Planted(self.capture("faulty", mode, meter=meter), meter.change)
+        return self.capture("faulty", mode, meter), meter.change
 
-    def capture(
-        self, name: str, mode: Mode, kv: KvType = KvType.F32, *, prefill: int | None = None,
-        meter: MeteredFault | None = None,
-    ) -> Capture:  # fmt: skip
+    def capture(self, name: str, mode: Mode, meter: MeteredFault | None = None) -> Capture:
         """A capture of every stage, written to the folder under `name`."""
-        engine = _open(self.model, mode, kv, len(self.tokens), meter)
-        try:
-            request = CaptureRequest(self.tokens, None, frozenset(self.model.graph.nodes), prefill=prefill)
+        engine = open_engine(self.model, mode=mode, context=len(self.tokens), intervention=meter)
+        with closing(engine):
+            request = CaptureRequest(self.tokens, None, frozenset(self.model.graph.nodes))
             write_capture(engine, self.model, request, self._folder / name, overwrite=True)
-        finally:
-            engine.close()
         return Capture.open(self._folder / name)
-
-
-def _open(model: Model, mode: Mode, kv: KvType, context: int, meter: MeteredFault | None) -> Engine:
-    return open_engine(model, mode=mode, kv=kv, context=context, threads=default_threads(), intervention=meter)
-
-
-@contextmanager
-def _workplace(model: Model) -> Iterator[_Workplace]:
-    with tempfile.TemporaryDirectory(prefix="aprtui-verdicts-") as folder, Evaluators(model) as evaluators:
-        yield _Workplace(model, Path(folder), evaluators)

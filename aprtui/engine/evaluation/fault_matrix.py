@@ -1,4 +1,4 @@
-"""Every fault that is worth planting in a model, and planting it: what detection is measured on."""
+"""The faults that detection is measured on: every fault that is worth planting in a model."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Fault:
 
 
 def parse_fault(text: str, model: Model) -> Fault:
-    """The fault that `text` asks for. Raises `UsageError`, saying what there is instead."""
+    """The fault that `text` asks for. Raises `UsageError`, which lists what there is."""
     pieces = [_field(piece, text) for piece in text.split(",")]
     fields = dict(pieces)
     if len(fields) < len(pieces):
@@ -52,7 +52,7 @@ def parse_fault(text: str, model: Model) -> Fault:
     unknown = fields.keys() - set(KINDS[kind].parameters)
     if unknown:
         takes = ", ".join(KINDS[kind].parameters) or "no more"
-        raise UsageError(f"--inject {text!r}: {kind} takes no {sorted(unknown)[0]!r}: it takes {takes}")
+        raise UsageError(f"--inject {text!r}: {kind} takes no {min(unknown)!r}: it takes {takes}")
     parameters = {name: _number(name, value, text) for name, value in fields.items()}
     stage = model.graph[node.stage]
     heads = stage.width if stage.is_attention_map else 1
@@ -109,15 +109,15 @@ def _number(name: str, value: str, text: str) -> float:
 
 
 class FaultInjector:
-    """`Intervention` that makes some faults in one engine; several at one node act one after the other, one that
-    computes the op again first."""
+    """`Intervention` that makes faults in one engine. Several at one node act one after the other; first the one that
+    computes the op again."""
 
     def __init__(self, model: Model, mode: Mode, faults: Sequence[Fault]) -> None:
         """Raises `UsageError` for two faults that compute one node again: the second would undo the first."""
         self.nodes = frozenset(fault.node for fault in faults)
         recomputed = [fault.node for fault in faults if KINDS[fault.kind].recomputes]
         if len(set(recomputed)) < len(recomputed):
-            raise UsageError("--inject: two faults compute one stage otherwise: plant them one at a time")
+            raise UsageError("--inject: two faults compute one stage again: use one of them at a time")
         faults = sorted(faults, key=lambda fault: not KINDS[fault.kind].recomputes)
         self._faults: dict[Node, list[tuple[Fault, FaultSetting]]] = {}
         for fault in faults:

@@ -60,7 +60,7 @@ class FaultSetting:
         self, call: NodeCall, *, config: ModelConfig | None = None, inputs: tuple[Array, ...] | None = None,
         node: Node | None = None, shift: int = 0,
     ) -> Array:  # fmt: skip
-        """The op of the node computed otherwise: with another configuration, inputs, weights or positions."""
+        """The op of the node computed in another way: with another configuration, inputs, weights or positions."""
         model = self.model if config is None else cast(Model, _ConfiguredModel(config, self.model.graph, self.model))
         with np.errstate(invalid="ignore", over="ignore"):
             return evaluate(

@@ -39,7 +39,7 @@ def inf(setting: FaultSetting, call: NodeCall) -> Array:
 def _one_value(setting: FaultSetting, call: NodeCall, value: np.float32) -> Array:
     """`value` at `token` and `channel` (of maps: `head`, query `token`, key 0).
 
-    Stages of the whole model may be computed for the last tokens only: without a `token` all that are have it.
+    Stages of the whole model may be computed for the last tokens only: without a `token`, all computed tokens have it.
     """
     out, positions = call.output.copy(), setting.positions(call)
     everywhere = call.node.layer is None and "token" not in setting.parameters

@@ -1,4 +1,4 @@
-"""Criteria from the model: first what differs between two captures is found out, then the floor of that is measured."""
+"""Criteria from the model: the difference between two engines is found out first, then its floor is measured."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SOURCES = (
     "model/weights.py",
     "model/weight_types.py",
 )
-"""What measures floors: what other versions of these measured is no floor of this one."""
+"""The code that measures floors: floors that other versions of it measured are not valid."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ def _saturated(
 
 
 def flip_floors(model: Model, roundings: Sequence[Rounding]) -> dict[Node, float]:
-    """What flips cost at each node if every rounded tensor on the way to it had one: 0 before the first of them.
+    """The error of flips at each node if every rounded tensor on the way to it had one: 0 before the first of them.
 
     Independent errors, so the root of the sum of their squares. A run may see fewer flips than another pair of engines.
     """
@@ -94,7 +94,7 @@ def flip_floors(model: Model, roundings: Sequence[Rounding]) -> dict[Node, float
 
 
 def weight_floor(model: Model, tokens: Sequence[int], progress: Progress | None = None) -> dict[Node, float]:
-    """For each node what other weights of this quantisation would make of it: the 95th percentile over 8 seeds."""
+    """For each node the error that other weights of this quantisation would make: the 95th percentile over 8 seeds."""
     exact = Recomputation(model, UNROUNDED, lambda angles: NumpyNodes(model, angles))
     reference = run_forward(model, tokens, exact)
     runs = []

@@ -39,11 +39,11 @@ class PerturbedWeight(Weight):
 def _steps(kind: WeightType, exact: NDArray[np.float32]) -> NDArray[np.float32]:
     """The distance between neighbouring levels around each value.
 
-    Of a block its smallest gap between different values is a whole number of steps, nearly always one.
+    The smallest gap between different values of a block is a whole number of steps, nearly always one.
     """
     row = kind.format
     if row.float_step is not None:
-        # Weights in float32 were not quantised: nothing would be rounded in another way.
+        # Float32 weights were not quantised, so another quantisation does not change them.
         relative = 0.0 if kind is WeightType.F32 else row.float_step[0]
         return np.asarray(np.abs(exact) * np.float32(relative), np.float32)
     blocks = np.sort(exact.reshape(exact.shape[0], -1, row.sub_block), axis=-1)

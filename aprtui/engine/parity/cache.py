@@ -1,4 +1,4 @@
-"""What the parity gate found, kept between runs: it depends on device, driver, model, kernels and version alone."""
+"""Results of the parity gate, cached between runs: they depend on device, driver, model, kernels and version alone."""
 
 from __future__ import annotations
 

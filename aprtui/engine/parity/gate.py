@@ -1,4 +1,4 @@
-"""Whether a device computes what the CPU computes: what `--backend auto` asks before it takes a GPU.
+"""Whether a device computes what the CPU computes: `--backend auto` takes a GPU only if it does.
 
 Two questions. `exact` mode: are the logits of a real prompt those of the CPU, the last ones through decode? Then the
 native mode, whose roundings make logits incomparable: is every stage of the first, the middle and the last layer what
@@ -81,7 +81,7 @@ def parity_gate(
 ) -> Parity:
     """Hold the engine that `device` opens against that of `reference`, which is in `exact` mode. Both are closed.
 
-    The device comes first: where the model does not fit there, nobody waits for the CPU.
+    The device comes first: if the model does not fit there, no time is spent on the CPU.
     """
     tokens, prefill = prompt_of(model), POSITIONS - DECODED
     progress("parity with the CPU: logits", 0, 3)

@@ -48,7 +48,7 @@ class EngineThread:
                 loaded = self._serve(loaded, Recorder(loaded, slots, self._send_names))
         except AprtuiError as error:
             self._end(str(error), error.exit_code)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a bug: the app is told before the process ends
             traceback.print_exc()
             self._end(f"internal error in the engine: {type(error).__name__}: {error}", ExitCode.INTERNAL)
 

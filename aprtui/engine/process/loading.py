@@ -19,19 +19,19 @@ from aprtui.progress import Progress
 
 @dataclass(frozen=True, slots=True)
 class LoadedEngine:
-    """What an opener gives: an engine, its model and tokenizer, and what to call it."""
+    """The result of an opener: an engine, its model and tokenizer, and how to describe them."""
 
     engine: Engine
     model: Model
     tokenizer: Tokenizer
     info: EngineDescription
     settings: EngineSettings
-    """What was asked for, with the threads and the context that were chosen."""
+    """The settings requested, with the threads and the context that were chosen."""
     faults: tuple[Fault, ...] = ()
 
 
 Opener = Callable[[Progress, EngineSettings], LoadedEngine]
-"""Opens an engine as asked for, telling how far it is; must pickle."""
+"""Opens an engine with these settings and reports progress; must pickle."""
 
 LARGEST_DEFAULT_CONTEXT = 4096
 """Models that could take 128,000 positions get this many unless more are asked for: the K/V cache takes memory."""

@@ -26,7 +26,7 @@ from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.stats import SUMS, Accumulator
 
 RING = 256
-"""Token records that are kept: how far back a screen can go."""
+"""Token records in the ring: how far back a screen can go."""
 
 STATS = np.dtype(
     [(name, np.uint32) for name in ("count", "nan", "inf")]
@@ -64,7 +64,7 @@ class TokenRecord:
     tokens/s are the engine's. `token` is NO_TOKEN where the pass gave no usable logits. `stats` is `[nodes]` of STATS,
     in the execution order of the graph; `stage_seconds` `[nodes]` as in `TimedEngine`, NaN throughout where the engine
     takes no times. `candidates` are the likeliest tokens, `[CANDIDATES]` of CANDIDATE; `lens` is the likeliest token
-    after each layer, `[layers]` of CANDIDATE, or None where nobody asked for it. What is in use of a GPU is as in
+    after each layer, `[layers]` of CANDIDATE, or None where it was not computed. What is in use of a GPU is as in
     `DeviceUse`, NaN where the engine runs on none.
     """
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from aprtui.engine.backends.registry import AUTO
 from aprtui.engine.generation import Generation, generate
@@ -112,7 +113,7 @@ class ModelUnderTest:
             max_tokens=tokens, sampling=sampling, stop_ids=self.model.tokenizer.stop_ids,
         )  # fmt: skip
 
-    def __enter__(self) -> ModelUnderTest:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -1,8 +1,8 @@
 """The gates of `aprtui qa` in their order, and the report that they make.
 
 The names and their order follow `apr qa` where a gate has the same meaning; `capture_determinism`, `additive_capture`,
-`backend_state_isolation` and `replay_control` are this engine's own. A gate that cannot be run is skipped: it is not
-passed, and it says why.
+`backend_state_isolation` and `replay_control` are this engine's own. A gate that cannot be run is skipped, with the
+reason: it is not passed.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def run_quality(
     least: int = 1,
     each: Callable[[GateResult], None] = lambda gate: None,
 ) -> QualityReport:
-    """Run every gate on the model file `path`, telling `each` as it ends.
+    """Run every gate on the model file `path`, calling `each` with every result.
 
     FAIL where a gate fails or a `required` one is skipped; UNKNOWN where fewer than `least` were run. Raises
     `UnreadableError` for a file that is no GGUF file, `UsageError` for an unknown gate and a broken file of prompts.

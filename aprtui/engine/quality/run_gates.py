@@ -1,4 +1,4 @@
-"""Gates that let the model run: what it says, and how fast."""
+"""Gates that run the model: on its output, and on its speed."""
 
 from __future__ import annotations
 

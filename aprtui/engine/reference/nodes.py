@@ -17,9 +17,6 @@ from aprtui.trace.graph import Node
 class NumpyNodes:
     """`NodeEvaluator` in float64 inside and float32 outside."""
 
-    backend = "numpy"
-    code_path = "numpy"
-
     def __init__(self, model: Model, rope_angles: RopeAngles = RopeAngles.F64) -> None:
         self._model = model
         self._arithmetic = Arithmetic(unrounded_input, rope_angles)

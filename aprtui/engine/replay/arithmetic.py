@@ -1,6 +1,6 @@
 """One node computed as the engine of a capture would have: in float32, with that engine's roundings put around it.
 
-What is rounded where, by the op: the input of a matrix product (by the type of its weights, or alike for all), query
+The roundings by op: the input of a matrix product (by the type of its weights, or alike for all), query
 and keys of the scores, probabilities and values of the attention, and what leaves every stage.
 """
 
@@ -41,11 +41,11 @@ CHOICES: Mapping[str, Sequence[str]] = MappingProxyType(
         "softmax": _HALVES[:2],
     }
 )
-"""What can be rounded, and to what."""
+"""The types that each rounding can have."""
 
 
 def parse_rounding(text: str) -> dict[str, str]:
-    """What `--rounding` states, as `matmul_input=q8_k,kv_cache=f16`. Raises `UsageError`."""
+    """The roundings that `--rounding` states, as `matmul_input=q8_k,kv_cache=f16`. Raises `UsageError`."""
     stated: dict[str, str] = {}
     for piece in text.split(","):
         name, _, value = (part.strip() for part in piece.partition("="))
@@ -58,7 +58,7 @@ def parse_rounding(text: str) -> dict[str, str]:
 
 
 def rounding_text(rounding: Rounding) -> str:
-    """All that is stated, as `--rounding` takes it."""
+    """All roundings, as `--rounding` takes them."""
     return ", ".join(f"{field.name}={getattr(rounding, field.name)}" for field in fields(Rounding))
 
 

@@ -33,7 +33,7 @@ ANGLE_ERROR = 2.0**-26
 
 
 def replay_tolerance(model: Model, node: Node, segment: Sequence[Node], rounding: Rounding, tokens: int) -> Tolerance:
-    """What is held against the error that `node` injects when recomputed through `segment`, for the worst token."""
+    """The bound of the error that `node` injects when recomputed through `segment`, for the worst token."""
     evaluated = (*segment, node)
     floor = FLOAT32 * math.sqrt(len(evaluated))
     floor += _OUTPUT[rounding.stage_output] * math.sqrt(len(evaluated))
@@ -50,7 +50,7 @@ def _fed_by(model: Model, nodes: Iterable[Node], segment: set[Node]) -> list[Nod
 
 
 def flip_error(model: Model, node: Node, rounding: Rounding) -> float:
-    """What one flipped rounding of an input costs at `node`, relative L2 of a token; 0 where no input is rounded."""
+    """The error of one flipped rounding of an input at `node`, relative L2 of a token; 0 where no input is rounded."""
     op = model.graph[node.stage].op
     if op in (Op.SCORES, Op.ATTEND):
         kinds = {rounding.kv_cache, rounding.softmax}

@@ -22,14 +22,14 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Misfit:
-    """Why a captured stage is not what the model has at that node."""
+    """A captured stage that does not fit the model at its node, and why."""
 
     reason: str
 
 
 @dataclass(slots=True)
 class CapturedStages:
-    """Captured tensors by node. `layouts` are the orders that were found to be other than the model's."""
+    """Captured tensors by node; `layouts` holds the nodes whose order differs from the model's."""
 
     capture: Capture
     model: Model
@@ -38,7 +38,7 @@ class CapturedStages:
     _misfits: dict[Node, Misfit] = field(default_factory=dict)
 
     def rows(self, node: Node) -> int:
-        """How many positions of `node` the capture holds: T, 1 for the last, or 0 for none that can be used."""
+        """Positions of `node` that the capture holds: T, 1 for the last, or 0 where none can be used."""
         if node not in self.capture.files or node in self._misfits:
             return 0
         raw = self.raw(node)

@@ -11,7 +11,7 @@ from aprtui.trace.graph import Node
 
 
 def criteria_by_replay(a: Comparison | None, b: Comparison | None) -> Criteria:
-    """What the replays of A and B found; None for a side without a model, whose stages stay unjudged.
+    """The results of the replays of A and B; None for a side without a model, whose stages stay unjudged.
 
     A side whose replay cannot be judged makes the comparison UNKNOWN.
     """
@@ -32,7 +32,7 @@ def criteria_by_replay(a: Comparison | None, b: Comparison | None) -> Criteria:
 
 
 def _verdicts(name: str, side: Comparison | None) -> dict[Node, StageVerdict]:
-    """The verdict on each stage of one side; what fails says whose it is."""
+    """The verdict on each stage of one side; the reason of a failure names the side."""
     if side is None or side.verdict is Verdict.UNKNOWN:
         return {}
     return {stage.node: _of_side(name, stage.verdict) for stage in side.stages}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Self
 
 from aprtui.engine.backends.backend import Backend
 from aprtui.engine.backends.registry import AUTO, evaluating_backends, find_backend, require_available
@@ -37,7 +38,7 @@ class Evaluators:
         for evaluator in self._opened.values():
             evaluator.close()
 
-    def __enter__(self) -> Evaluators:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""What a stage should be, given what a capture holds before it: what it lacks is evaluated through."""
+"""Computing a stage from the nearest captured stages before it: stages between them are evaluated on the way."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Recomputed:
 
 @dataclass(slots=True)
 class Recomputer:
-    """Recomputes nodes in graph order; what was evaluated through is kept while it may be needed again."""
+    """Recomputes nodes in graph order; stages evaluated on the way are cached while they may be needed again."""
 
     model: Model
     stages: CapturedStages
-    _kept: dict[Node, tuple[Array, frozenset[Node]]] = field(default_factory=dict)
+    _cached: dict[Node, tuple[Array, frozenset[Node]]] = field(default_factory=dict)
 
     def recompute(self, node: Node, recomputation: Recomputation, rows: int) -> Recomputed:
         """The last `rows` rows of `node`; of attention maps all."""
@@ -39,9 +39,9 @@ class Recomputer:
         return Recomputed(values, tuple(sorted(through, key=lambda found: order[found])))
 
     def forget_before(self, layer: int) -> None:
-        """Drop what was kept of layers before `layer`; its output, which enters the next one, stays."""
-        for node in [n for n in self._kept if n.layer is not None and n.layer < layer - 1]:
-            del self._kept[node]
+        """Drop cached stages of layers before `layer`, except the output that enters it."""
+        for node in [n for n in self._cached if n.layer is not None and n.layer < layer - 1]:
+            del self._cached[node]
 
     def _evaluate(self, node: Node, recomputation: Recomputation, rows: int) -> tuple[Array, frozenset[Node]]:
         stage, graph = self.model.graph[node.stage], self.model.graph
@@ -59,10 +59,10 @@ class Recomputer:
         total = len(self.stages.tokens)
         if self.stages.rows(source) == total:
             return self.stages.values(source), frozenset()
-        if source not in self._kept:
+        if source not in self._cached:
             values, through = self._evaluate(source, recomputation, total)
-            self._kept[source] = values, through | {source}
-        return self._kept[source]
+            self._cached[source] = values, through | {source}
+        return self._cached[source]
 
     def _columns(self, part: Part) -> slice:
         config = self.model.graph.config

@@ -42,7 +42,7 @@ _FOREIGN_WEIGHTS = 0.9
 
 @dataclass(frozen=True, slots=True)
 class ReplayOptions:
-    """What the user asked for; `rounding` is what `--rounding` states, the rest is found out. `bounds` are the user's
+    """The options of a replay; `rounding` is what `--rounding` states, the rest is found out. `bounds` are the user's
     own; where they give none for a stage, what honest engines inject is its bound."""
 
     selection: Selection = field(default_factory=Selection)
@@ -109,7 +109,7 @@ def _unfinished(capture: Capture) -> tuple[str, ...]:
 
 
 def identify(recomputer: Recomputer, stated: Mapping[str, str], evaluators: NodeEvaluators) -> FoundEngine:
-    """The engine of a capture: what the user states first, then what its manifest does, the rest found by trying."""
+    """The engine of a capture: as the user states it, else as its manifest does; the rest is found by trying."""
     manifest = recomputer.stages.capture.manifest
     names = {entry.name for entry in fields(Rounding)}
     recorded = {} if manifest is None else {k: v for k, v in manifest.engine.rounding.items() if k in names}

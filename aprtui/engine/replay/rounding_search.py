@@ -1,4 +1,4 @@
-"""Finding out what the engine of a capture rounds where, from the capture alone.
+"""Finding out what the engine of a capture rounds, and where, from the capture alone.
 
 Of each kind of op some nodes are recomputed under every rounding in question; the right one is closer by orders of
 magnitude (8-bit inputs: 1e-7 against 7e-3). Medians over several layers, so that one faulty stage decides nothing.
@@ -41,8 +41,8 @@ _KEPT_BITS: Mapping[str, int] = MappingProxyType({"bf16": 0x0000FFFF, "f16": 0x0
 
 @dataclass(frozen=True, slots=True)
 class FoundEngine:
-    """What is known of the engine of a capture: its rounding, in words what that rests on, and whether most of the
-    matrix products that were tried are the model's (`own_weights`; so where none could be tried)."""
+    """What is known of the engine of a capture: its rounding, a statement of what that rests on, and whether most of
+    the matrix products that were tried are the model's (`own_weights`, which is true where none could be tried)."""
 
     rounding: Rounding
     statement: str
@@ -52,7 +52,7 @@ class FoundEngine:
 def identify_engine(
     recomputer: Recomputer, stated: Mapping[str, str], source: str | None, recompute: Recompute
 ) -> FoundEngine:
-    """What is not `stated` (by `source`) about rounding is found by trying."""
+    """The roundings that are `stated` (by `source`), and the rest found by trying."""
     search = _Search(recomputer, recompute, _sample(recomputer.stages))
     rounding = _found_by_trying(search, replace(UNROUNDED, **stated), frozenset(stated))
     unstated = {entry.name for entry in fields(Rounding)} - stated.keys()

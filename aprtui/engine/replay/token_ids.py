@@ -39,9 +39,9 @@ def tokens_of(capture: Capture, model: Model) -> tuple[int, ...] | None:
 
 
 def known_tokens(a: Capture, b: Capture, model: Model, given: tuple[int, ...] | None) -> tuple[int, ...] | None:
-    """The token ids of two captures: as each records them, as the user gives them, or as its embedding tells them.
+    """The token ids of two captures: as each records them, as the user gives them, or as its embedding shows them.
 
-    None where those of a side cannot be known, or are not the other's.
+    None where those of a side cannot be known, or differ from the other's.
     """
     ids_a, ids_b = (side.tokens or given or tokens_of(side, model) for side in (a, b))
     return ids_a if ids_a == ids_b else None

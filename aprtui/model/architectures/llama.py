@@ -8,7 +8,7 @@ from __future__ import annotations
 from aprtui.model.architectures.base import DENSE_KEYS, DENSE_MODULES, TIED_HEAD, Architecture
 from aprtui.trace.graph import RopeLayout
 
-LLAMA = Architecture(
+ARCHITECTURE = Architecture(
     name="llama",
     keys=DENSE_KEYS,
     rope_layout=RopeLayout.INTERLEAVED,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aprtui.model.architectures.base import DENSE_KEYS, DENSE_MODULES, TIED_HEAD, Architecture
 from aprtui.trace.graph import RopeLayout
 
-QWEN2 = Architecture(
+ARCHITECTURE = Architecture(
     name="qwen2",
     keys=DENSE_KEYS,
     rope_layout=RopeLayout.HALF_SPLIT,

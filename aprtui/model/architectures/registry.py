@@ -1,28 +1,28 @@
-"""The supported architectures. A new one is a file of its own, an import and an entry of the list here."""
+"""The supported architectures: every module of this folder that has an `ARCHITECTURE`."""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from aprtui.errors import UnreadableError
+from aprtui.model import architectures
 from aprtui.model.architectures.base import Architecture
-from aprtui.model.architectures.llama import LLAMA
-from aprtui.model.architectures.qwen2 import QWEN2
-from aprtui.model.architectures.qwen3 import QWEN3
 from aprtui.model.gguf_file import GgufFile
 
-ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
-    {
-        architecture.name: architecture
-        for architecture in (
-            LLAMA,
-            QWEN2,
-            QWEN3,
-        )
-    }
-)  # fmt: skip
+
+def _found() -> Iterator[Architecture]:
+    for module in pkgutil.iter_modules(architectures.__path__, f"{architectures.__name__}."):
+        if module.name != __name__:
+            found = getattr(importlib.import_module(module.name), "ARCHITECTURE", None)
+            if found is not None:
+                yield found
+
+
+ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({found.name: found for found in _found()})
 """By the name that GGUF gives them."""
 
 

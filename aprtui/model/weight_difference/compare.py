@@ -19,6 +19,8 @@ from aprtui.compare.wording import counted
 from aprtui.errors import UsageError
 from aprtui.model.architectures.base import TIED_HEAD
 from aprtui.model.gguf_file import GgufFile
+from aprtui.model.stored_tensor import StoredTensor, stored_tensor
+from aprtui.model.weight_difference.bytes_difference import BytesDifference, bytes_difference, equal_bytes, same_layout
 from aprtui.model.weight_difference.findings import (
     Tensors,
     few_blocks,
@@ -36,14 +38,6 @@ from aprtui.model.weight_difference.judgement import (
 )
 from aprtui.model.weight_difference.metadata import MetadataDifference, metadata_differences
 from aprtui.model.weight_difference.nodes import graph_of, nodes_by_tensor, same_config, selected_nodes
-from aprtui.model.weight_difference.stored import (
-    BytesDifference,
-    StoredTensor,
-    bytes_difference,
-    equal_bytes,
-    same_layout,
-    stored_tensor,
-)
 from aprtui.model.weight_difference.values import WeightMetrics, weight_metrics
 from aprtui.progress import Progress
 from aprtui.trace.graph import Node

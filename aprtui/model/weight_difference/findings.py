@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.metrics.measure import cosine_of_sums
+from aprtui.model.stored_tensor import StoredTensor
+from aprtui.model.weight_difference.bytes_difference import BytesDifference, equal_bytes
 from aprtui.model.weight_difference.judgement import LIMIT
-from aprtui.model.weight_difference.stored import BytesDifference, StoredTensor, equal_bytes
 from aprtui.model.weight_difference.values import WeightMetrics
 
 Tensors = Mapping[str, StoredTensor]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import DEFAULT_METRIC, Tolerance, Verdict
 from aprtui.compare.wording import counted
-from aprtui.model.weight_difference.stored import StoredTensor
+from aprtui.model.stored_tensor import StoredTensor
 from aprtui.model.weight_difference.values import WeightMetrics
 
 LIMIT = 4.0

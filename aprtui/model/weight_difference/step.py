@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.model.weight_difference.stored import StoredTensor
+from aprtui.model.stored_tensor import StoredTensor
 from aprtui.model.weight_types import BlockPart, ScalePacking, WeightFormat, format_named
 
 
@@ -42,15 +42,16 @@ def expected_squares(tensor: StoredTensor, rows: slice, values: NDArray[np.float
 
 def _block_squares(row: WeightFormat, blocks: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Mean squares of each sub-block, `[rows, blocks, sub-blocks]`."""
-    unit = _halves(blocks[..., row.parts[BlockPart.SCALE]])
+    parts = row.parts
+    unit = _halves(blocks[..., parts[BlockPart.SCALE]])
     if row.scale_packing is None:
         return np.square(unit) / 12
-    scales = _SCALES[row.scale_packing](blocks[..., row.parts[BlockPart.SUB_BLOCK_SCALES]]).astype(np.float64)
+    scales = _SCALES[row.scale_packing](blocks[..., parts[BlockPart.SUB_BLOCK_SCALES]]).astype(np.float64)
     # A rounded scale is multiplied with quants, whose root mean square is this where they are uniform.
     quants = max(abs(level - row.offset) for level in row.levels) / 3**0.5
     squares = np.square(unit) * (np.square(scales) + quants**2)
-    if BlockPart.MINIMUM in row.parts:
-        squares += np.square(_halves(blocks[..., row.parts[BlockPart.MINIMUM]]))
+    if BlockPart.MINIMUM in parts:
+        squares += np.square(_halves(blocks[..., parts[BlockPart.MINIMUM]]))
     return np.asarray(squares / 12, np.float64)
 
 

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.metrics.measure import Metric, cosine_of_sums
+from aprtui.model.stored_tensor import StoredTensor
+from aprtui.model.weight_difference.bytes_difference import same_layout
 from aprtui.model.weight_difference.step import expected_squares, is_float
-from aprtui.model.weight_difference.stored import StoredTensor, same_layout
 
 F64 = NDArray[np.float64]
 

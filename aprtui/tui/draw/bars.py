@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from aprtui.engine.process.slots import TokenRecord
 from aprtui.engine.sampling import NO_TOKEN
-from aprtui.tui.draw.signals import percent, quoted
-from aprtui.tui.draw.text import clipped, padded
+from aprtui.tui.draw.numbers import percent
+from aprtui.tui.draw.text import clipped, padded, quoted
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 

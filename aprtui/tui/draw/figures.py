@@ -64,7 +64,6 @@ class Statistic(StrEnum):
 
     @property
     def following(self) -> Statistic:
-        """The next statistic in turn."""
         every = list(Statistic)
         return every[(every.index(self) + 1) % len(every)]
 
@@ -112,7 +111,7 @@ class Figures:
         return signed_short_number(value, width) if self.statistic.is_signed else short_number(value, width)
 
 
-def figures(
+def figures_of(
     statistic: Statistic,
     stats: NDArray[np.void],
     seconds: NDArray[np.float32] | None = None,
@@ -159,11 +158,11 @@ def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(np.isfinite(values), np.rint(values / units) * units, values)
 
 
-def grid_tile(layout: GridLayout, shown: Figures) -> NDArray[np.uint8]:
+def grid_tile(layout: GridLayout, figures: Figures) -> NDArray[np.uint8]:
     """Levels 0 … 63 or marks `[layers, columns]`."""
-    marks = np.where(layout.rows < 0, Mark.MISSING, shown.marks[layout.rows])
-    values = np.where(marks == _NUMBER, shown.values[layout.rows], np.nan)
-    shares = _SCALES[shown.statistic](values)
+    marks = np.where(layout.rows < 0, Mark.MISSING, figures.marks[layout.rows])
+    values = np.where(marks == _NUMBER, figures.values[layout.rows], np.nan)
+    shares = _SCALES[figures.statistic](values)
     with np.errstate(invalid="ignore"):
         levels = np.clip(np.nan_to_num(shares), 0, 1) * (LEVELS - 1) + 0.5
     return np.where(marks == _NUMBER, levels, marks).astype(np.uint8)

@@ -27,7 +27,6 @@ RAMP = " `,:~=*%#@"
 
 
 def glyph(level: int) -> str:
-    """The glyph of a level or mark."""
     marks = {
         Mark.MISSING: "·", Mark.ZERO: "0", Mark.INF: "I", Mark.NAN: "X", Mark.ABOVE: "+", Mark.BELOW: "-"
     }  # fmt: skip

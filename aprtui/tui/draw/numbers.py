@@ -1,4 +1,4 @@
-"""Numbers as text: values, values in a few cells, sizes, ages and shapes."""
+"""Numbers as text: values, values in a few cells, shares, sizes, durations, ages and shapes."""
 
 from __future__ import annotations
 
@@ -86,3 +86,21 @@ def age_text(seconds: float) -> str:
 def shape_text(shape: Iterable[int]) -> str:
     """`22×256`."""
     return "×".join(map(str, shape))
+
+
+def percent(share: float) -> str:
+    """A share in three digits: `71.2 %`, `<0.01 %`."""
+    if math.isnan(share):
+        return "unknown"
+    if 0 < share < 1e-4:
+        return "<0.01 %"
+    return f"{100 * share:.3g} %"
+
+
+def duration(value: float) -> str:
+    """`value` seconds with three digits: `2.5 µs`, `48.1 ms`, `2.00 s`."""
+    if value < 1e-6:
+        return f"{value * 1e9:.3g} ns"
+    if value < 1e-3:
+        return f"{value * 1e6:.3g} µs"
+    return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.2f} s"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from enum import StrEnum
 
 from aprtui.engine.logit_noise import LogitNoise
 from aprtui.tui.draw.colours import TINTS
+from aprtui.tui.draw.numbers import percent
+from aprtui.tui.draw.text import quoted
 
 MOST_ENTROPY = 5.0
 MOST_MARGIN = 8.0
@@ -27,7 +28,6 @@ class TintSignal(StrEnum):
 
     @property
     def following(self) -> TintSignal:
-        """The next signal in turn."""
         every = list(TintSignal)
         return every[(every.index(self) + 1) % len(every)]
 
@@ -90,11 +90,6 @@ def _unsure(signal: TintSignal, token: TokenFigures, noise: LogitNoise | None) -
     return None
 
 
-def quoted(name: str) -> str:
-    """A token's text with its line breaks and blanks told apart: `"\\n"`, `" return"`."""
-    return json.dumps(name, ensure_ascii=False)
-
-
 def token_words(token: TokenFigures, noise: LogitNoise | None, first: TintSignal = TintSignal.PROBABILITY) -> list[str]:
     """A token, and what is known of it, the signal `first` before the others."""
     fields = {
@@ -109,12 +104,3 @@ def token_words(token: TokenFigures, noise: LogitNoise | None, first: TintSignal
         fields[TintSignal.FLIP_RISK] = f"flip risk {percent(flip_risk(token.margin, noise))} (estimate)"
     order = sorted(fields, key=lambda signal: signal is not first)
     return [f"{quoted(token.name)} id {token.id}", *(fields[signal] for signal in order)]
-
-
-def percent(share: float) -> str:
-    """A share in three digits: `71.2 %`, `<0.01 %`."""
-    if math.isnan(share):
-        return "unknown"
-    if 0 < share < 1e-4:
-        return "<0.01 %"
-    return f"{100 * share:.3g} %"

@@ -1,7 +1,8 @@
-"""Text in terminal cells: clipped, padded, and joined as far as there is room. A wide character takes two cells."""
+"""Text in terminal cells: clipped, padded, joined as far as there is room, quoted. A wide character takes two cells."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
@@ -28,8 +29,8 @@ def clipped_start(text: str, width: int) -> str:
 
 
 def padded(text: str, width: int, *, right: bool = False) -> str:
-    """`text`, which is not wider, in exactly `width` cells; at their right end where it is to stand `right`."""
-    return " " * (width - cell_len(text)) + text if right else set_cell_size(text, width)
+    """`text` in exactly `width` cells, cut off where it is longer; `right` puts it at their right end."""
+    return set_cell_size(" " * (width - cell_len(text)) + text if right else text, width)
 
 
 def joined(fields: Sequence[str], width: int) -> str:
@@ -40,3 +41,8 @@ def joined(fields: Sequence[str], width: int) -> str:
         count -= 1
         text = SEPARATOR.join([*fields[:count], "…"])
     return clipped(text, width)
+
+
+def quoted(name: str) -> str:
+    """A token's text with its line breaks and blanks told apart: `"\\n"`, `" return"`."""
+    return json.dumps(name, ensure_ascii=False)

@@ -38,5 +38,4 @@ class AsciiFilter(LineFilter):
     """Lets nothing but ASCII through to the terminal."""
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
-        """The same line in ASCII."""
         return [Segment(to_ascii(text), style, control) for text, style, control in segments]

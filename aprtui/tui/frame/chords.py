@@ -26,7 +26,6 @@ class ChordScreen(KeyOverlay[tuple[Chord, str]]):
         self._chords = chords
 
     def compose(self) -> ComposeResult:
-        """A line for each chord."""
         table, ascii_only = Table.grid(padding=(0, 2)), self.app.has_class("-ascii")
         for chord in self._chords:
             last = "a letter" if chord.last == "*" else displayed_keys(chord.last, ascii_only)

@@ -38,7 +38,6 @@ class TabBar(LineWidget):
         self._current = current
 
     def render_line(self, y: int) -> Strip:
-        """The one line."""
         width, base = self.size.width, self.style()
         segments = [Segment("aprtui", self.style("name")), Segment("  ", base)]
         for number, name in enumerate(ScreenName, 1):
@@ -56,7 +55,6 @@ class TabBar(LineWidget):
         return Strip([*segments, Segment(padded(detail, room, right=True), style)]).adjust_cell_length(width, base)
 
     async def on_click(self, event: Click) -> None:
-        """Go to the screen that was clicked on."""
         at = 8  # behind the padding and the program's name
         for name in ScreenName:
             width = len(f" 1 {name} ")
@@ -73,6 +71,5 @@ class ReadoutLine(LineWidget):
     text: reactive[str] = reactive("")
 
     def render_line(self, y: int) -> Strip:
-        """The words, clipped at the end."""
         width, base = self.size.width, self.style()
         return Strip([Segment(clipped(self.text, width), base)]).adjust_cell_length(width, base)

@@ -33,7 +33,6 @@ class Config:
 
 
 def config_path() -> Path:
-    """Where the configuration lies."""
     return Path(os.environ.get("APRTUI_CONFIG") or platformdirs.user_config_path("aprtui") / "config.toml")
 
 

@@ -24,15 +24,12 @@ class JumpScreen(KeyOverlay[Hashable]):
         self._bindings.bind("backspace", "delete_letter", show=False, priority=True)
 
     def compose(self) -> ComposeResult:
-        """Say what to do."""
         yield Static("Type a label to go there; escape stays.", markup=False)
 
     def on_mount(self) -> None:
-        """Show all labels."""
         self._show()
 
     def on_unmount(self) -> None:
-        """Remove the labels."""
         self._widget.show_labels({})
 
     def action_type(self, letter: str) -> None:
@@ -45,7 +42,6 @@ class JumpScreen(KeyOverlay[Hashable]):
             self._show()
 
     def action_delete_letter(self) -> None:
-        """Take the last letter back."""
         self._typed = self._typed[:-1]
         self._show()
 

@@ -1,4 +1,4 @@
-"""Keys: chords of two of them, keys that the user has remapped, and keys that clash.
+"""Keys: chords of two of them, and keys that the user has remapped.
 
 Single keys are Textual's bindings and are remapped by their id. A *chord* is two keys in turn, as in `g d`: its first
 key, the prefix, does nothing by itself, so no key is both a command and a prefix.
@@ -6,10 +6,10 @@ key, the prefix, does nothing by itself, so no key is both a command and a prefi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from textual.binding import Binding, BindingType
+from textual.binding import Binding
 from textual.keys import _character_to_key, format_key
 
 from aprtui.errors import UsageError
@@ -38,13 +38,6 @@ class Chord:
 def key_name(key: str) -> str:
     """Textual's name of a key that may be given as its character: `]` is `right_square_bracket`."""
     return _character_to_key(key) if len(key) == 1 else key
-
-
-def bindings_of(bindings: Iterable[BindingType]) -> Iterator[Binding]:
-    """The bindings among Textual's shorthands."""
-    for binding in bindings:
-        if isinstance(binding, Binding):
-            yield binding
 
 
 def displayed_keys(keys: str, ascii_only: bool = False) -> str:
@@ -78,23 +71,3 @@ def check_remapping(keys: Mapping[str, str], bindings: Iterable[Binding], chords
         if not value or any(len(keys.split()) != expected for keys in value.split(",")):
             example = "two keys with a space between them, as in 'g d'" if expected == 2 else "keys as in 'j,down'"
             raise UsageError(f"{where}: [keys] {name} = {value!r}: expected {example}")
-
-
-def clashes(bindings: Iterable[Binding], chords: Iterable[Chord]) -> list[str]:
-    """Keys that mean two things on one screen, in words; a key with priority may stand for another one of a widget."""
-    actions: dict[str, str] = {}
-    clashing = []
-    for binding in bindings:
-        for key in map(key_name, binding.key.split(",")):
-            if actions.get(key, binding.action) != binding.action:
-                clashing.append(f"{key}: {actions[key]} and {binding.action}")
-            actions[key] = binding.action
-    pairs: dict[str, str] = {}
-    for chord in chords:
-        if chord.prefix in actions:
-            clashing.append(f"{chord.prefix}: prefix of {chord.keys!r}, and {actions[chord.prefix]}")
-        both = f"{chord.prefix} {chord.last}"
-        if pairs.get(both, chord.action) != chord.action:
-            clashing.append(f"{both}: {pairs[both]} and {chord.action}")
-        pairs[both] = chord.action
-    return clashing

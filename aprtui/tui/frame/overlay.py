@@ -28,7 +28,6 @@ class KeyOverlay(ModalScreen[Result | None]):
         self._bindings.bind("escape", "leave", show=False, priority=True)
 
     def action_leave(self) -> None:
-        """Do nothing after all."""
         self.dismiss(None)
 
     def on_key(self, event: Key) -> None:

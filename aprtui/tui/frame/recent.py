@@ -34,7 +34,6 @@ def recent_paths() -> tuple[Path, ...]:
 
 
 def remember(path: Path) -> None:
-    """Remember that `path` was opened."""
     opened = path.absolute()
     paths = [opened, *(path for path in recent_paths() if path != opened)][:MOST_REMEMBERED]
     with suppress(OSError, AprtuiError):

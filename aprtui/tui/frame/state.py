@@ -37,7 +37,6 @@ class ScreenState:
         return f"{SCHEME}{self.screen}" + (f"?{query}" if query else "")
 
     def text(self, name: str, default: str = "") -> str:
-        """Field `name`."""
         return self.fields.get(name, default)
 
     def path(self, name: str) -> Path | None:

@@ -19,7 +19,7 @@ from aprtui.tui.frame.chords import ChordScreen
 from aprtui.tui.frame.chrome import ReadoutLine, TabBar
 from aprtui.tui.frame.config import Config
 from aprtui.tui.frame.jump import JumpScreen
-from aprtui.tui.frame.keymap import Chord, bindings_of, key_name, remapped
+from aprtui.tui.frame.keymap import Chord, key_name, remapped
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState
 from aprtui.tui.widgets.jump_targets import JumpTargets
@@ -80,11 +80,9 @@ class ToolScreen(Screen[None]):
 
     @property
     def program(self) -> Program:
-        """The app."""
         return cast(Program, self.app)
 
     def compose(self) -> ComposeResult:
-        """The frame around the body."""
         yield TabBar(self.NAME)
         yield from self.compose_body()
         yield ReadoutLine()
@@ -134,7 +132,6 @@ class ToolScreen(Screen[None]):
         return not (action == "chord" and isinstance(self.focused, Input))
 
     def action_chord(self, prefix: str) -> None:
-        """Wait for the second key."""
         chords = [chord for chord in self.chords if chord.prefix == prefix]
         self.app.push_screen(ChordScreen(prefix, chords), self._run_chord)
 
@@ -174,17 +171,15 @@ class ToolScreen(Screen[None]):
         self.copy(["aprtui", "open", str(self.state())])
 
     def copy(self, words: Sequence[str]) -> None:
-        """Copy a command, and show it."""
         self.copy_text(shlex.join(words))
 
     def copy_text(self, text: str) -> None:
-        """Copy a text, and show it."""
         self.app.copy_to_clipboard(text)
         self.notify(text, title="Copied", markup=False, timeout=10)
 
     def action_save_picture(self) -> None:
         """Write the screen as SVG into the working directory."""
-        path = Path(f"aprtui-{self.NAME}-{datetime.now():%Y%m%d-%H%M%S}.svg")
+        path = Path(f"aprtui-{self.NAME}-{datetime.now().astimezone():%Y%m%d-%H%M%S}.svg")
         try:
             path.write_text(picture(self.app.export_screenshot(title="aprtui")), encoding="utf-8")
         except OSError as error:
@@ -193,25 +188,17 @@ class ToolScreen(Screen[None]):
             self.notify(str(path.absolute()), title="Saved", markup=False)
 
     @classmethod
-    def all_bindings(cls) -> list[Binding]:
-        """The keys of the screen, of its widgets, and of all screens, in this order."""
-        return cls._bindings_with(cls.WIDGETS)
-
-    @classmethod
-    def bindings_at_once(cls) -> list[list[Binding]]:
-        """The keys that can be pressed at one time: one widget has the focus, or none."""
-        return [cls._bindings_with(widgets) for widgets in ((), *((widget,) for widget in cls.WIDGETS))]
-
-    @classmethod
-    def _bindings_with(cls, widgets: Iterable[type[Widget]]) -> list[Binding]:
+    def all_bindings(cls, widgets: Iterable[type[Widget]] | None = None) -> list[Binding]:
+        """The keys of the screen, of its widgets, or of those given, and of all screens, in this order."""
         own = [binding for kind in cls.__mro__ if kind is not ToolScreen for binding in _declared(kind)]
-        return [*own, *(binding for widget in widgets for binding in _declared(widget)), *_declared(ToolScreen)]
+        of_widgets = [binding for kind in (cls.WIDGETS if widgets is None else widgets) for binding in _declared(kind)]
+        return [*own, *of_widgets, *_declared(ToolScreen)]
 
 
 def _declared(kind: type) -> Iterator[Binding]:
     """Bindings that `kind` itself declares, if it is one of ours."""
     if kind.__module__.startswith("aprtui."):
-        yield from bindings_of(kind.__dict__.get("BINDINGS", ()))
+        yield from (each for each in kind.__dict__.get("BINDINGS", ()) if isinstance(each, Binding))
 
 
 def picture(svg: str) -> str:

@@ -37,7 +37,6 @@ class BarList(LineWidget):
 
     @property
     def bars(self) -> Sequence[Bar]:
-        """What is shown."""
         return self._bars
 
     def show(self, bars: Sequence[Bar], empty: str = "") -> None:
@@ -51,7 +50,6 @@ class BarList(LineWidget):
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
-        """One row."""
         width, base = self.size.width, self.style()
         if not self._bars:
             text = self._empty[y] if y < len(self._empty) else ""
@@ -72,11 +70,9 @@ class BarList(LineWidget):
         self._keep_marked_in_view()
 
     def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
-        """Scroll down by a row."""
         self._scroll(1)
 
     def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
-        """Scroll up by a row."""
         self._scroll(-1)
 
     def _scroll(self, by: int) -> None:

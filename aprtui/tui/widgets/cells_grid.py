@@ -29,6 +29,7 @@ class CellsGrid(LayerGrid):
     }
     """
     WIDEST = 7
+    LABEL_STYLE = "label"
     EMPTY = "no capture at hand: mark one in Browse, or open two in Diff"
     EMPTY_HEIGHT = 1
 
@@ -40,7 +41,6 @@ class CellsGrid(LayerGrid):
 
     @property
     def lit(self) -> frozenset[Node]:
-        """The nodes whose cells are lit."""
         return self._lit
 
     @property
@@ -65,13 +65,11 @@ class CellsGrid(LayerGrid):
         return 1
 
     def draw_row(self, row: int) -> Strip:
-        """The cells of a layer."""
         width = self._cell_width(self.size.width)
         cells = [self._cell(Node(row, name), width) for name in self._columns]
-        return Strip(self._separated(f"{row:>{LABEL - 1}} ", [cells], "label"))
+        return Strip(self._separated(f"{row:>{LABEL - 1}} ", [cells]))
 
     def draw_below(self, line: int) -> Strip:
-        """The stages of the model."""
         segments = [Segment(" " * LABEL, self.style("label"))]
         for node in self._model_nodes:
             segments += [self._cell(node, 2), Segment(f"{node.stage}  ", self.style("label"))]

@@ -80,7 +80,6 @@ class Heatmap(LineWidget, can_focus=True):
 
     @property
     def tile(self) -> Tile:
-        """What is shown."""
         return self._tile
 
     def show(self, tile: Tile, colour_map: ColourMap, cursor: tuple[int, int] | None = None) -> None:
@@ -99,11 +98,9 @@ class Heatmap(LineWidget, can_focus=True):
                 self.refresh(Region(0, place[0] // (1 if self.plain else 2), self.size.width, 1))
 
     def on_resize(self, event: Resize) -> None:
-        """Ask for a tile that fits."""
         self.post_message(self.Resized(self))
 
     def on_mouse_down(self, event: MouseDown) -> None:
-        """A selection may begin."""
         offset = event.get_content_offset(self)
         self._pressed, self.dragged = None if offset is None else (offset.y, offset.x), False
 
@@ -116,7 +113,6 @@ class Heatmap(LineWidget, can_focus=True):
             self.post_message(self.Selected(self, pressed, (offset.y, offset.x)))
 
     def on_click(self, event: Click) -> None:
-        """Point at a value."""
         offset = event.get_content_offset(self)
         if offset is not None and not self.dragged:
             row = offset.y * (1 if self.plain else 2)

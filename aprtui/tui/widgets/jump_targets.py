@@ -58,7 +58,6 @@ class JumpTargets(LineWidget):
         self.refresh()
 
     def render_line(self, y: int) -> Strip:
-        """Line `y`."""
         strip = self.draw_line(y)
         if self._labels is None or y not in self._labels:
             return strip

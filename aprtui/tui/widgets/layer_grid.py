@@ -63,6 +63,7 @@ class LayerGrid(JumpTargets):
     """Narrower cells have no room for what they show."""
 
     LINES_ABOVE: ClassVar[int] = 0
+    LABEL_STYLE: ClassVar[str] = "group"
     EMPTY: ClassVar[str] = ""
     """What a grid without cells says."""
 
@@ -87,7 +88,6 @@ class LayerGrid(JumpTargets):
 
     @property
     def node(self) -> Node | None:
-        """The stage under the cursor."""
         return self._cursor
 
     def set_shape(
@@ -207,7 +207,6 @@ class LayerGrid(JumpTargets):
         return max(self.size.height - self._lines.top - self.lines_below(self.size.width), 1)
 
     def _column_starts(self) -> list[int]:
-        """The first cell of each column."""
         width = self._cell_width(self.size.width)
         starts, at = [], LABEL
         for members in self._by_group(self._columns):
@@ -222,9 +221,9 @@ class LayerGrid(JumpTargets):
             yield items[at : at + members]
             at += members
 
-    def _separated(self, label: str, groups: Iterable[Sequence[Segment]], style: str = "group") -> list[Segment]:
+    def _separated(self, label: str, groups: Iterable[Sequence[Segment]]) -> list[Segment]:
         """A row: its label, and its groups with separators between them."""
-        ink = self.style(style)
+        ink = self.style(self.LABEL_STYLE)
         segments = [Segment(label, ink)]
         for number, group in enumerate(groups):
             if number:
@@ -353,16 +352,13 @@ class LayerGrid(JumpTargets):
         return places + [JumpPlace(lines.bottom, start, length, node) for node, start, length in self.places_below()]
 
     def jump_to(self, target: Hashable) -> None:
-        """Put the cursor on a stage."""
         assert isinstance(target, Node)
         self.put_cursor(target)
 
     def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
-        """The wheel moves by layers."""
         self.action_move(1, 0)
 
     def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
-        """The wheel moves by layers."""
         self.action_move(-1, 0)
 
     def on_click(self, event: Click) -> None:

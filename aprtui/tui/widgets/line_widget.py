@@ -80,7 +80,6 @@ class BorderCache(StylesCache):
     _sides: tuple[list[Segment], list[Segment]] | None = None
 
     def render(self, *args: Any, **kwargs: Any) -> list[Strip]:
-        """Lines for a frame."""
         self._sides = None
         return super().render(*args, **kwargs)
 

@@ -53,13 +53,11 @@ class Lines(LineWidget):
         return "\n".join("".join(text for text, _ in line) for line in self._lines)
 
     def show(self, lines: Sequence[Sequence[Piece]]) -> None:
-        """Show other lines."""
         if lines != self._lines:
             self._lines = lines
             self.refresh()
 
     def render_line(self, y: int) -> Strip:
-        """Line `y`."""
         line = self._lines[y] if y < len(self._lines) else ()
         segments = [Segment(text, self.style(ink)) for text, ink in line]
         return Strip(segments).adjust_cell_length(self.size.width, self.style())

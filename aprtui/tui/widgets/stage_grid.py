@@ -59,7 +59,6 @@ class StageGrid(LayerGrid, can_focus=True):
 
     @property
     def graph(self) -> StageGraph | None:
-        """The graph whose stages are shown."""
         return self._graph
 
     def open_graph(self, graph: StageGraph, node: Node | None = None) -> None:
@@ -90,7 +89,7 @@ class StageGrid(LayerGrid, can_focus=True):
         self.refresh()
 
     def on_resize(self, event: Resize) -> None:
-        """Say it again: there is another room for words."""
+        """Announce the cursor again: the words about it may have more or less room."""
         if self._graph is not None:
             self.post_message(self.Pointed())
 
@@ -105,7 +104,6 @@ class StageGrid(LayerGrid, can_focus=True):
         return 1
 
     def draw_above(self, line: int) -> Strip:
-        """The stages before the layers."""
         return Strip(self._model_segments(before=True, after=False))
 
     def draw_below(self, line: int) -> Strip:

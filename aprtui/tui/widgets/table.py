@@ -94,7 +94,6 @@ class Table(JumpTargets, can_focus=True):
 
         @property
         def control(self) -> Table:
-            """The table."""
             return self.table
 
     class Chosen(Pointed):
@@ -112,7 +111,6 @@ class Table(JumpTargets, can_focus=True):
 
     @property
     def rows(self) -> Sequence[Row]:
-        """What is shown."""
         return self._rows
 
     @property
@@ -158,14 +156,12 @@ class Table(JumpTargets, can_focus=True):
             self.post_message(self.Pointed(self))
 
     def action_choose(self) -> None:
-        """Choose the row under the cursor."""
         if self._rows:
             self.post_message(self.Chosen(self))
 
     def jump_places(self) -> list[JumpPlace]:
-        """The rows in view."""
-        shown = range(self._first, min(self._first + self._height, len(self._rows)))
-        return [JumpPlace(row - self._first + 1, 0, self.size.width, row) for row in shown]
+        in_view = range(self._first, min(self._first + self._height, len(self._rows)))
+        return [JumpPlace(row - self._first + 1, 0, self.size.width, row) for row in in_view]
 
     def jump_to(self, target: Hashable) -> None:
         """Put the cursor on a row, by its number."""
@@ -177,11 +173,9 @@ class Table(JumpTargets, can_focus=True):
         return max(len(self._rows) + 1, 4)
 
     def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
-        """The wheel moves by rows."""
         self.action_move(1)
 
     def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
-        """The wheel moves by rows."""
         self.action_move(-1)
 
     def on_click(self, event: Click) -> None:
@@ -221,7 +215,6 @@ class Table(JumpTargets, can_focus=True):
 
     @property
     def _height(self) -> int:
-        """Rows in view below the titles."""
         return max(self.size.height - 1, 1)
 
     def _put(self, row: int) -> None:
@@ -265,8 +258,8 @@ def column_widths(columns: Sequence[Column], needed: Sequence[int], room: int) -
 
 
 def _total(widths: Sequence[int]) -> int:
-    shown = [width for width in widths if width]
-    return sum(shown) + GAP * (len(shown) - 1)
+    used = [width for width in widths if width]
+    return sum(used) + GAP * (len(used) - 1)
 
 
 def _fitted(text: str, width: int, column: Column) -> str:

@@ -216,7 +216,6 @@ class TextStream(ScrollView, LineWidget, can_focus=False):
             self.post_message(self.Selected("".join(piece.text for piece in pieces)))
 
     def _piece_at(self, event: MouseEvent) -> int | None:
-        """The piece of text under the mouse."""
         offset = event.get_content_offset(self)
         if offset is None:
             return None
@@ -228,7 +227,6 @@ class TextStream(ScrollView, LineWidget, can_focus=False):
         return None
 
     def render_line(self, y: int) -> Strip:
-        """Row `y` of what is in view."""
         width = self.scrollable_content_region.width
         number = y + self.scroll_offset.y
         if not self._pieces:

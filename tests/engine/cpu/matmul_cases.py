@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 from numpy.typing import NDArray
 
@@ -13,13 +13,11 @@ from aprtui.engine.cpu import matmul
 from aprtui.engine.cpu.matmul.activations import GROUP, RECORD, SCALE_K, SCALES_0
 from aprtui.engine.protocol import Mode
 from aprtui.model.weight_types import WeightType
+from tests.engine.tiny_model import half_offsets
 
 K_TYPES = (WeightType.Q4_K, WeightType.Q5_K, WeightType.Q6_K)
 LEGACY_TYPES = (WeightType.Q4_0, WeightType.Q5_0, WeightType.Q8_0)
 FLOAT_TYPES = (WeightType.F16, WeightType.BF16, WeightType.F32)
-
-_SCALE_OFFSETS = {WeightType.Q4_K: (0, 2), WeightType.Q5_K: (0, 2), WeightType.Q6_K: (208,)}
-"""Where the float16 scales of a block lie (0 for the other types)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +44,9 @@ def random_rows(weight_type: WeightType, rows: int, columns: int, seed: int = 0)
             halves = (values.view(np.uint32) >> 16).astype(np.uint16)
             return Rows(weight_type, columns, halves.view(np.uint8).reshape(rows, -1))
         return Rows(weight_type, columns, values.view(np.uint8))
-    block_columns, size = GGML_QUANT_SIZES[GGMLQuantizationType(weight_type)]
+    block_columns, size = weight_type.format.block_values, weight_type.format.block_bytes
     blocks = rng.integers(0, 256, (rows * columns // block_columns, size), np.uint8)
-    for offset in _SCALE_OFFSETS.get(weight_type, (0,)):
+    for offset in half_offsets(weight_type):
         scales = rng.uniform(0.5, 2.0, len(blocks)).astype(np.float16)
         blocks[:, offset : offset + 2] = scales.view(np.uint8).reshape(-1, 2)
     return Rows(weight_type, columns, blocks.reshape(rows, -1))

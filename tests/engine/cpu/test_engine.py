@@ -268,7 +268,7 @@ def test_an_engine_that_is_dropped_ends_its_threads(qwen2: TinyModel) -> None:
 
 
 @pytest.mark.parametrize("tapped", ["attn_scores", "attn_softmax", "attention", "ffn_norm", "final_norm", "lm_head"])
-def test_the_tokens_nobody_asks_for_change_no_bit(model: TinyModel, tapped: str) -> None:
+def test_tokens_that_are_not_wanted_change_no_bit(model: TinyModel, tapped: str) -> None:
     """Only the last logits are wanted: the end of the last layer is computed for one token, or for all if tapped."""
     node = next(node for node in reversed(model.graph.nodes) if node.stage == tapped)
     recorder, whole = Recorder(), Recorder()

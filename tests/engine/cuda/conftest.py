@@ -84,15 +84,15 @@ def _run_elsewhere(item: pytest.Function, mark: pytest.Mark) -> None:
     reports = cache / f"reports-{os.getpid()}"
     reports.unlink(missing_ok=True)
     ours = {INSIDE: str(reports), "LD_LIBRARY_PATH": str(build_fake_driver(cache)), "APRTUI_CACHE_DIR": str(cache)}
-    asked = {name: value for name, value in mark.kwargs.items() if name != "together"}
+    settings = {name: value for name, value in mark.kwargs.items() if name != "together"}
     command = [sys.executable, "-m", "pytest", "-q", *(companions or [item.nodeid])]
     done = subprocess.run(
-        command, cwd=CHECKOUT, env=os.environ | asked | ours, capture_output=True, text=True, check=False
+        command, cwd=CHECKOUT, env=os.environ | settings | ours, capture_output=True, text=True, check=False
     )
     for line in reports.read_text().splitlines() if reports.exists() else ():
-        told = json.loads(line)
-        before = _outcomes.get(told["nodeid"], Outcome(True, ""))
-        _outcomes[told["nodeid"]] = Outcome(before.passed and told["passed"], before.text + told["text"])
+        outcome = json.loads(line)
+        before = _outcomes.get(outcome["nodeid"], Outcome(True, ""))
+        _outcomes[outcome["nodeid"]] = Outcome(before.passed and outcome["passed"], before.text + outcome["text"])
     reports.unlink(missing_ok=True)
     died = Outcome(False, f"exit code {done.returncode}:\n{done.stdout}{done.stderr}")
     _outcomes.setdefault(item.nodeid, died)
@@ -101,6 +101,6 @@ def _run_elsewhere(item: pytest.Function, mark: pytest.Mark) -> None:
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if INSIDE not in os.environ or (report.when != "call" and report.passed):
         return
-    told = {"nodeid": report.nodeid, "passed": report.passed, "text": report.longreprtext}
+    outcome = {"nodeid": report.nodeid, "passed": report.passed, "text": report.longreprtext}
     with open(os.environ[INSIDE], "a") as file:
-        file.write(json.dumps(told) + "\n")
+        file.write(json.dumps(outcome) + "\n")

@@ -314,7 +314,7 @@ def test_a_generation_on_the_device_is_the_one_on_the_host() -> None:
         assert stopped == (ahead[0][:at], StopReason.STOP_TOKEN, len(PROMPT) + at)
 
 
-def test_tokens_that_the_device_draws_are_those_that_the_host_draws_whoever_taps_when(
+def test_tokens_that_the_device_draws_are_those_that_the_host_draws_with_taps_or_without(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from aprtui.engine.generation import GeneratedToken, generate
@@ -378,7 +378,7 @@ def test_settings_that_need_the_host_are_known() -> None:
         assert not any(engine.can_choose(sampling) for sampling in (*of_host, Sampling(repeat_penalty=1.1)))
 
 
-def test_logits_that_are_no_distribution_are_told_after_their_stages() -> None:
+def test_logits_that_are_no_distribution_are_reported_after_their_stages() -> None:
     from aprtui.engine.generation import generate
 
     qwen2 = MODELS["qwen2"]()
@@ -397,7 +397,7 @@ def test_logits_that_are_no_distribution_are_told_after_their_stages() -> None:
             assert taps.sink.stats[node][0].nan == TINY.hidden
 
 
-def test_a_kernel_that_traps_is_told_and_a_new_engine_process_is_right() -> None:
+def test_a_kernel_that_traps_is_reported_and_a_new_engine_process_is_right() -> None:
     settings = EngineSettings("cuda", Mode.Q8, KvType.F32, context=32)
     sampling = Sampling(repeat_penalty=1.01)  # the host chooses, so that every token is a pass of its own
 
@@ -413,16 +413,16 @@ def test_a_kernel_that_traps_is_told_and_a_new_engine_process_is_right() -> None
             assert record is None or 0 < record.device_memory_used < record.device_memory
             return [e.text for e in events if isinstance(e, TokenText)], events[-1], process.state
 
-    told, failed, state = texts(open_and_trap)
+    streamed, failed, state = texts(open_and_trap)
     assert isinstance(failed, Failed)
     assert (failed.fatal, state) == (True, EngineState.CRASHED)
     assert re.fullmatch(r"the device failed .*: open the engine again in a new process", failed.message)
     right, finished, _ = texts(partial(load_engine, path=embedded_model()))
     assert isinstance(finished, Finished)
-    assert (len(told), len(right), told) == (2, 5, right[:2])
+    assert (len(streamed), len(right), streamed) == (2, 5, right[:2])
 
 
-def test_an_engine_that_nobody_closed_ends_with_its_process() -> None:
+def test_an_engine_that_was_not_closed_ends_with_its_process() -> None:
     lines = (
         "from aprtui.engine.opening import open_engine",
         "from tests.engine.tiny_model import MODELS",

@@ -18,8 +18,10 @@ def _undefined_functions() -> set[str]:
     spec = importlib.util.find_spec("pycuda")
     assert spec is not None and spec.origin is not None
     (library,) = Path(spec.origin).parent.glob("_driver*.so")
-    told = subprocess.run(["nm", "-D", "--undefined-only", library], capture_output=True, text=True, check=True).stdout
-    return set(re.findall(r"\bcu[A-Z]\w+", told))
+    symbols = subprocess.run(
+        ["nm", "-D", "--undefined-only", library], capture_output=True, text=True, check=True
+    ).stdout
+    return set(re.findall(r"\bcu[A-Z]\w+", symbols))
 
 
 def build_fake_driver(cache: Path) -> Path:

@@ -46,13 +46,13 @@ def test_the_command_line_runs_traces_and_replays_on_the_device(
     assert (cuda["state"], cuda["found"][:15]) == ("ok", "emulated device")
 
 
-def test_the_benchmark_measures_and_writes_what_it_told(
+def test_the_benchmark_measures_and_writes_what_it_printed(
     aprtui: Callable[..., Outcome],  # noqa: F811
     tmp_path: Path,
 ) -> None:
     peer = tmp_path / "llama-bench"
-    told = {"build_commit": "abc", "build_number": 7, "samples_ts": [1.0, 3.0, 2.0]}
-    results = [told | {"n_prompt": 6, "n_gen": 0}, told | {"n_prompt": 0, "n_gen": 2}]
+    build = {"build_commit": "abc", "build_number": 7, "samples_ts": [1.0, 3.0, 2.0]}
+    results = [build | {"n_prompt": 6, "n_gen": 0}, build | {"n_prompt": 0, "n_gen": 2}]
     peer.write_text(f"#!/bin/sh\necho '{json.dumps(results)}'\n")
     peer.chmod(0o755)
     sizes = ("--rounds", "1", "--prompt", "6", "--decode", "2", "--soak", "2", "--llama-bench", peer)
@@ -77,8 +77,8 @@ def test_the_benchmark_measures_and_writes_what_it_told(
 def test_auto_takes_the_device_once_it_has_shown_what_it_computes(
     aprtui: Callable[..., Outcome],  # noqa: F811
 ) -> None:
-    for kept in parity_cache().glob("*"):
-        kept.unlink()
+    for cached in parity_cache().glob("*"):
+        cached.unlink()
     words = ("run", "--tokens", "1,2,3", "-n", "3", "--mode", "exact")
     first = aprtui(*words)
     assert (first.code, first.out) == (0, aprtui(*words, "--backend", "cpu").out)

@@ -100,7 +100,7 @@ def test_each_obstacle_has_its_own_sentence_and_cure(
 
 
 @needs_gcc
-def test_hidden_devices_are_told_by_the_variable_that_hides_them(tmp_path: Path) -> None:
+def test_hidden_devices_are_explained_by_the_variable_that_hides_them(tmp_path: Path) -> None:
     record = found_with(tmp_path, "INIT=100", CUDA_VISIBLE_DEVICES="7")
     assert "CUDA_VISIBLE_DEVICES='7'" in record["problem"]
     assert "unset CUDA_VISIBLE_DEVICES" in record["advice"]

@@ -20,10 +20,10 @@ class Compiler:
 
     def __init__(self, name: str, version: tuple[int, int]) -> None:
         self.name, self.version = name, version
-        self.asked: list[str] = []
+        self.compiled: list[str] = []
 
     def compile(self, source: Path, architecture: str) -> bytes:
-        self.asked.append(source.stem)
+        self.compiled.append(source.stem)
         return f"{self.name} {source.stem} {architecture}".encode()
 
 
@@ -68,7 +68,7 @@ def test_compiled_once_then_cached_for_this_architecture_only(monkeypatch: pytes
     first = found()
     assert first.code == {"first": b"nvcc first sm_90", "second": b"nvcc second sm_90"}
     assert found() == first
-    assert nvcc.asked == ["first", "second"]
+    assert nvcc.compiled == ["first", "second"]
     assert found(capability=(8, 6)).code["first"] == b"nvcc first sm_86"
 
 
@@ -97,7 +97,7 @@ def test_a_damaged_cache_is_compiled_again(monkeypatch: pytest.MonkeyPatch, tmp_
     (cached,) = (tmp_path / "cache").rglob("second.cubin")
     cached.unlink()
     assert found().code["second"] == b"nvcc second sm_90"
-    assert len(nvcc.asked) == 4
+    assert len(nvcc.compiled) == 4
     assert cached.exists()
 
 

@@ -74,7 +74,7 @@ def counted(what: str) -> int:
     return int(getattr(ctypes.CDLL("libcuda.so.1"), f"fake_driver_{what}")())
 
 
-def test_launches_and_copies_wait_for_nobody_and_keep_their_order(on_device: Callable[..., Any]) -> None:
+def test_launches_and_copies_do_not_wait_and_keep_their_order(on_device: Callable[..., Any]) -> None:
     def work(setting: Setting) -> None:
         setting.add(2.0)
         setting.add(3.0)
@@ -107,7 +107,7 @@ def test_a_graph_holds_what_was_queued_and_runs_it_as_often_as_asked(on_device: 
 
 
 @pytest.mark.fake_driver(FAKE_CUDA_NO_CAPTURE="1")
-def test_a_driver_that_refuses_to_capture_is_told_and_still_launches(on_device: Callable[..., Any]) -> None:
+def test_a_driver_that_refuses_to_capture_is_reported_and_still_launches(on_device: Callable[..., Any]) -> None:
     def work(setting: Setting) -> None:
         assert setting.driver.capture(lambda: setting.add(1.0)) is None
         setting.add(1.0)
@@ -147,7 +147,7 @@ def test_an_error_inside_a_capture_leaves_a_stream_that_works(on_device: Callabl
     on_device(work)
 
 
-def test_a_launch_that_the_driver_refuses_is_told(on_device: Callable[..., Any]) -> None:
+def test_a_launch_that_the_driver_refuses_is_reported(on_device: Callable[..., Any]) -> None:
     def work(setting: Setting) -> None:
         packed = struct.pack("PP", setting.y, setting.x)
         launch = Launch(setting.kernels["sum_block"], (1, 1, 1), (100, 1, 1), packed, 48 << 10)

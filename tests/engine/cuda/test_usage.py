@@ -1,4 +1,4 @@
-"""What is in use of a GPU: from the driver and from NVIDIA's management library, asked at most twice a second."""
+"""What is in use of a GPU: from the driver and from NVIDIA's management library, queried at most twice a second."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Driver:
     memory, bus_id = 100, "0000:01:00.0"
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.queries = 0
 
     def free_memory(self) -> int:
-        self.asked += 1
-        return 100 - 10 * self.asked
+        self.queries += 1
+        return 100 - 10 * self.queries
 
 
 class Clock:
@@ -69,7 +69,7 @@ def test_memory_and_load_are_asked_for_at_most_twice_a_second(monkeypatch: pytes
     assert meter.take().memory_used == 10
     clock.now += 0.01
     assert meter.take().memory_used == 20
-    assert driver.asked == 2
+    assert driver.queries == 2
 
 
 @pytest.mark.parametrize("refuses", ["nvmlInit", "nvmlDeviceGetHandleByPciBusId", "nvmlDeviceGetUtilizationRates"])

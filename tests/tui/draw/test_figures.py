@@ -11,7 +11,7 @@ import pytest
 
 from aprtui.engine.process.slots import STATS
 from aprtui.trace.graph import GraphConfig, Node, graph_for
-from aprtui.tui.draw.figures import FULL_CHANGE, SHARED, Statistic, figures, first_nonfinite, grid_tile
+from aprtui.tui.draw.figures import FULL_CHANGE, SHARED, Statistic, figures_of, first_nonfinite, grid_tile
 from aprtui.tui.draw.grid_layout import grid_layout
 from aprtui.tui.draw.levels import LEVELS, Mark
 from tests.engine.fake_engine import CONFIG
@@ -30,7 +30,7 @@ def stats_with(values: dict[Node, float] | None = None, *, name: str = "rms", ot
 
 
 def tile(stats: np.ndarray, statistic: Statistic = Statistic.RMS, **more: np.ndarray) -> np.ndarray:
-    return grid_tile(LAYOUT, figures(statistic, stats, **more))
+    return grid_tile(LAYOUT, figures_of(statistic, stats, **more))
 
 
 def column(name: str) -> int:
@@ -95,45 +95,45 @@ def test_means_lie_about_zero_as_far_as_the_largest_of_their_column() -> None:
 def test_change_is_told_in_per_cent_of_the_token_before_on_one_scale_for_all() -> None:
     before = stats_with({Node(0, "ffn_up"): 4.0, Node(1, "ffn_up"): 1.0, Node(2, "ffn_up"): 0.0})
     now = stats_with({Node(0, "ffn_up"): 1.0, Node(1, "ffn_up"): FULL_CHANGE})
-    shown = figures(Statistic.CHANGE, now, before=before)
-    assert [shown.text(at(Node(layer, "ffn_up")), 4) for layer in range(3)] == ["−75", "+300", "·"]
-    levels = grid_tile(LAYOUT, shown)
+    figures = figures_of(Statistic.CHANGE, now, before=before)
+    assert [figures.text(at(Node(layer, "ffn_up")), 4) for layer in range(3)] == ["−75", "+300", "·"]
+    levels = grid_tile(LAYOUT, figures)
     assert levels[:, column("ffn_up")].tolist() == [0, LEVELS - 1, Mark.MISSING]
     assert levels[0, column("ffn_gate")] == Mark.ZERO
 
 
 def test_change_of_the_first_token_is_missing() -> None:
-    assert (figures(Statistic.CHANGE, stats_with()).marks == Mark.MISSING).all()
+    assert (figures_of(Statistic.CHANGE, stats_with()).marks == Mark.MISSING).all()
 
 
 def test_times_compare_all_cells_and_stages_computed_together_say_so() -> None:
     seconds = np.full(len(GRAPH.nodes), 1e-5, np.float32)
     seconds[at(Node(1, "ffn_up"))] = 1e-3
     seconds[at(Node(1, "attn_softmax"))] = np.nan
-    shown = figures(Statistic.TIME, stats_with(), seconds)
-    assert shown.text(at(Node(1, "ffn_up")), 5) == "1.00m"
-    assert shown.text(at(Node(1, "attn_softmax")), 5) == SHARED
-    levels = grid_tile(LAYOUT, shown)
+    figures = figures_of(Statistic.TIME, stats_with(), seconds)
+    assert figures.text(at(Node(1, "ffn_up")), 5) == "1.00m"
+    assert figures.text(at(Node(1, "attn_softmax")), 5) == SHARED
+    levels = grid_tile(LAYOUT, figures)
     assert levels[1, column("ffn_up")] == LEVELS - 1
     assert levels[0, column("ffn_up")] == 0
     assert levels[1, column("attn_softmax")] == Mark.MISSING
 
 
 def test_engine_without_times_shows_none() -> None:
-    shown = figures(Statistic.TIME, stats_with(), np.full(len(GRAPH.nodes), np.nan, np.float32))
-    assert shown.text(at(Node(1, "ffn_up")), 5) == "·"
-    assert not shown.shared.any()
+    figures = figures_of(Statistic.TIME, stats_with(), np.full(len(GRAPH.nodes), np.nan, np.float32))
+    assert figures.text(at(Node(1, "ffn_up")), 5) == "·"
+    assert not figures.shared.any()
 
 
 def test_cells_name_nan_inf_and_what_was_not_tapped() -> None:
     stats = stats_with()
-    assert figures(Statistic.RMS, stats).text(0, 3) == "1.0"
+    assert figures_of(Statistic.RMS, stats).text(0, 3) == "1.0"
     stats["inf"][0] = 1
-    assert [figures(Statistic.RMS, stats).text(0, width) for width in (3, 1)] == ["Inf", "I"]
+    assert [figures_of(Statistic.RMS, stats).text(0, width) for width in (3, 1)] == ["Inf", "I"]
     stats["nan"][0] = 1
-    assert [figures(Statistic.RMS, stats).text(0, width) for width in (3, 1)] == ["NaN", "X"]
+    assert [figures_of(Statistic.RMS, stats).text(0, width) for width in (3, 1)] == ["NaN", "X"]
     stats["count"][0] = 0
-    assert figures(Statistic.RMS, stats).text(0, 3) == "·"
+    assert figures_of(Statistic.RMS, stats).text(0, 3) == "·"
 
 
 def test_every_statistic_comes_in_turn() -> None:
@@ -152,12 +152,12 @@ def calls_for_a_grid_of(layers: int) -> int:
     layout, random = grid_layout(graph), np.random.default_rng(0)
     stats = np.zeros(len(graph.nodes), STATS)
     stats["count"], stats["rms"] = 8, random.lognormal(size=len(graph.nodes))
-    grid_tile(layout, figures(Statistic.RMS, stats))
+    grid_tile(layout, figures_of(Statistic.RMS, stats))
     calls: Counter[str] = Counter()
     before = sys.getprofile()
     sys.setprofile(lambda frame, event, argument: calls.update([event]))
     try:
-        grid_tile(layout, figures(Statistic.RMS, stats))
+        grid_tile(layout, figures_of(Statistic.RMS, stats))
     finally:
         sys.setprofile(before)
     return calls["call"] + calls["c_call"]

@@ -31,6 +31,7 @@ def test_a_wide_character_takes_two_cells_and_is_never_cut_in_half() -> None:
         "…",
         "",
     ]
+    assert padded("日本語", 5) == "日本 "
     assert padded("日", 4) == "日  " and padded("日", 4, right=True) == "  日"
     assert joined(["日本", "語"], 7) == "日本  …"
 

@@ -7,9 +7,10 @@ import pytest
 from aprtui.errors import UsageError
 from aprtui.tui.app import SCREENS, AprtuiApp
 from aprtui.tui.frame.config import Config, read_config
-from aprtui.tui.frame.keymap import Chord, clashes, displayed_keys
+from aprtui.tui.frame.keymap import Chord, displayed_keys
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName
+from tests.tui.frame.key_clashes import bindings_at_once, clashes
 from tests.tui.screens.live.recorded import RecordedSource
 
 
@@ -58,7 +59,7 @@ async def test_a_remapped_key_does_what_the_old_one_did_and_the_old_one_nothing(
 
 def test_no_key_is_both_a_command_and_a_prefix_on_any_screen() -> None:
     for name, screen in SCREENS.items():
-        for bindings in screen.bindings_at_once():
+        for bindings in bindings_at_once(screen):
             assert not clashes(bindings, screen.CHORDS), name
 
 

@@ -16,7 +16,7 @@ from aprtui.tui.widgets.jump_targets import JumpPlace, labelled
 from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.table import Table
 from tests.compare.recorded import FAULT, two_captures
-from tests.tui.driver import Driver, screen_text, showing, told, until, until_shown
+from tests.tui.driver import Driver, notifications, screen_text, showing, until, until_shown
 from tests.tui.screens.diff.recorded import playing, screen_playing
 
 
@@ -102,4 +102,4 @@ async def test_a_label_leads_to_its_row(sides: tuple[Path, Path], monkeypatch: p
 async def test_where_nothing_has_a_label_that_is_told() -> None:
     async with showing(ScreenState(ScreenName.TENSOR)) as pilot:
         await pilot.press("J")
-        assert told(pilot) == ["Nothing to jump to here: grids and lists have labels."]
+        assert notifications(pilot) == ["Nothing to jump to here: grids and lists have labels."]

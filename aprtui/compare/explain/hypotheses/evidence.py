@@ -91,7 +91,7 @@ class StageEvidence:
         """Relative L2 of each row."""
         norms = np.linalg.norm(self.a, axis=1)
         floor = 1e-3 * np.sqrt(np.mean(norms**2)) if norms.size else 0.0
-        divisor = np.maximum(norms, floor if floor else 1.0)
+        divisor = np.maximum(norms, floor or 1.0)
         return np.asarray(np.linalg.norm(self.d, axis=1) / divisor)
 
     @property

@@ -81,7 +81,7 @@ def matmul_strips_q8(
     strip = scratch + 4 * LANES * TOKENS
     for first in range(row_begin, row_end, LANES):
         rows = min(LANES, row_end - first)
-        for lane in range(LANES):  # missing rows repeat the last one; what they give is dropped
+        for lane in range(LANES):  # missing rows repeat the last one; their products are dropped
             w = weights + (first + min(lane, rows - 1)) * row_bytes
             for group in range(groups):
                 blocks = min(8, (columns - GROUP * group) // 32)

@@ -54,7 +54,7 @@ def _multiply(
 
 
 def _offsets(e: Emitter, f: Format, count: Value) -> list[Value]:
-    """Byte offsets of `BLOCKS` blocks; the last one stands in for those that are not there."""
+    """Byte offsets of `BLOCKS` blocks; the last one stands in for missing ones."""
     b, last = e.builder, e.builder.mul(e.builder.sub(count, constant(I64, 1)), constant(I64, f.size))
     offsets = [constant(I64, f.size * k) for k in range(BLOCKS)]
     return [b.select(b.icmp_unsigned("<", offset, last), offset, last) for offset in offsets]
@@ -73,7 +73,7 @@ def _records(e: Emitter, x: Value, column: Value, blocks: Value, places: Value) 
 
 
 def _headers(e: Emitter, at: list[Value], records: list[Value], scale: Value, words: Value) -> tuple[Value, Value]:
-    """d of the blocks, and what their minimums take away; scales go to `words` as i16 pairs, `[sub-block, block]`."""
+    """d of the blocks, and the products of their minimums; scales go to `words` as i16 pairs, `[sub-block, block]`."""
     b, half = e.builder, vector(I16, BLOCKS)
     halves, *packed = _transpose(e, [e.load(address, vector(I32, 4)) for address in at])
     d, dmin = (e.half_to_float(b.trunc(bits, half)) for bits in (halves, e.shifted(halves, -16)))

@@ -18,7 +18,7 @@ from textual.worker import get_current_worker
 from aprtui.compare.wording import counted
 from aprtui.errors import AprtuiError
 from aprtui.trace.graph import Node
-from aprtui.tui.draw.figures import Statistic, figures, first_bad
+from aprtui.tui.draw.figures import Statistic, figures_of, first_bad
 from aprtui.tui.draw.paths import as_typed, short_path
 from aprtui.tui.frame.recent import recent_paths, remember
 from aprtui.tui.frame.session import Session
@@ -410,7 +410,7 @@ class BrowseScreen(ToolScreen):
                     grid.open_graph(capture.graph)
                     self._point(self._stage_to_show)
                 stats = grid_stats(capture.graph, entries)
-                grid.show(figures(Statistic.RMS, stats), first_bad(capture.graph, stats))
+                grid.show(figures_of(Statistic.RMS, stats), first_bad(capture.graph, stats))
                 grid.border_title = f"{name}: rms of each stage, v: all statistics"
             case ModelContents(tensors=infos, summaries=summaries):
                 tensors.show(_matching(tensor_rows(infos, summaries), self._filters["tensors"]))

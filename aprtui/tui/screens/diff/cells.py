@@ -16,14 +16,13 @@ from itertools import groupby
 from aprtui.compare.align.pairing import Unpaired
 from aprtui.compare.comparison import Comparison, ErrorState, StageComparison
 from aprtui.compare.metrics.measure import Metric, PairMetrics
-from aprtui.compare.verdict import ROUNDING_REL_L2, StageVerdict, Verdict, error_step
+from aprtui.compare.verdict import ROUNDING_REL_L2, TOLERABLE, StageVerdict, Verdict, error_step
 from aprtui.trace.graph import Node, Scope
 from aprtui.tui.draw.levels import LEVELS, Mark
 
-METRICS = (
-    Metric.TOKEN_REL_L2, Metric.REL_L2, Metric.REL_LINF, Metric.MAX_ABS, Metric.MEAN_ABS, Metric.RMS, Metric.COSINE
-)  # fmt: skip
-"""Those that can be shown and bounded, in the order in which M goes through them."""
+_FIRST = (Metric.TOKEN_REL_L2, Metric.REL_L2, Metric.REL_LINF)
+METRICS = (*_FIRST, *(metric for metric in TOLERABLE if metric not in _FIRST))
+"""The metrics that can be shown and bounded, in the order in which M goes through them."""
 
 STEPS = 6
 STEP_TEXTS = ("far below its bound", "below", "up to it", "up to 3 ×", "up to 30 ×", "more")

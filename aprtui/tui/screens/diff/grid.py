@@ -72,11 +72,9 @@ class DiffGrid(LayerGrid, can_focus=True):
         self.refresh(layout=resized)
 
     def action_open(self) -> None:
-        """Open the stage under the cursor."""
         self.post_message(self.Opened())
 
     def click_on_cursor(self) -> None:
-        """Open the stage."""
         self.action_open()
 
     def notify_style_update(self) -> None:

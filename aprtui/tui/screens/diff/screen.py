@@ -153,7 +153,7 @@ class DiffScreen(ToolScreen):
     """
 
     class SidesOpened(Message):
-        """Both captures were looked at."""
+        """Both captures were opened; `model` is the embedded one where both are of it."""
 
         def __init__(self, sides: Sides, model: Path | None) -> None:
             super().__init__()
@@ -171,7 +171,8 @@ class DiffScreen(ToolScreen):
         self._wanted_place = _place(state)
         self._metric = _metric(state)
         self._sides = Sides(None, None)
-        self._made: Comparison | None = None
+        # As the command reported it; as it is displayed, judged again where the bound was moved; before a replay.
+        self._reported: Comparison | None = None
         self._comparison: Comparison | None = None
         self._before: Comparison | None = None
         self._entries: Mapping[Node, StageComparison | Unpaired] = {}
@@ -235,7 +236,7 @@ class DiffScreen(ToolScreen):
         return DiffRequest(request.a, request.b, tolerance=str(self._bound))
 
     def on_mount(self) -> None:
-        """Look at both sides, then compare them."""
+        """Open both sides, then compare them."""
         self.query_one(DiffGrid).border_title = "Stages"
         self.set_class(self._request is None, "-empty")
         if self._request is None:
@@ -247,7 +248,7 @@ class DiffScreen(ToolScreen):
         self._open_sides(self._request)
 
     def on_unmount(self) -> None:
-        """Nothing outlives the screen."""
+        """End the comparison with the screen."""
         self._source.cancel()
 
     @work(thread=True, exclusive=True, group="sides")
@@ -256,7 +257,7 @@ class DiffScreen(ToolScreen):
         self.post_message(self.SidesOpened(sides, sides.embedded))
 
     def on_diff_screen_sides_opened(self, message: SidesOpened) -> None:
-        """Judge by the embedded model where both sides are of it and nothing else was asked for."""
+        """Judge by the embedded model where both sides are captures of it and the state asks for nothing else."""
         self._sides, self._embedded = message.sides, message.model
         request = self._request
         assert request is not None
@@ -289,20 +290,20 @@ class DiffScreen(ToolScreen):
                 self._finish(problem)
 
     def _finish(self, problem: str) -> None:
-        """Show what was found; what was shown before stays where nothing was."""
+        """Show the comparison; the one before stays on the screen where there is a problem."""
         self.comparing, self._progress, self._problem = False, "", problem
-        self._tell_remarks()
+        self._notify_remarks()
         if not problem:
             replayed = self._ran is not None and self._ran.replay
-            if replayed and self._comparison is not None and self._comparison is self._made:
+            if replayed and self._comparison is not None and self._comparison is self._reported:
                 self._before = self._before or self._comparison
-            self._made = read_comparison(self._records)
-            self._metric = self._metric or self._made.metric
-            self._show_comparison(self._judged(self._made))
+            self._reported = read_comparison(self._records)
+            self._metric = self._metric or self._reported.metric
+            self._show_comparison(self._judged(self._reported))
         self._show_verdict()
 
-    def _tell_remarks(self) -> None:
-        """Say what the command has warned of; its last line may be the problem, which has its own place."""
+    def _notify_remarks(self) -> None:
+        """Show the warnings of the command; its last line may be the problem, which has its own place."""
         remarks = [text for text in self._remarks if text and text != self._problem]
         if len(remarks) > MOST_REMARKS:
             more = len(remarks) - MOST_REMARKS
@@ -347,7 +348,7 @@ class DiffScreen(ToolScreen):
         self._judge_when_idle()
 
     def _judge_when_idle(self) -> None:
-        """Judge contracts on both sides once nobody walks through the grid: it may read gigabytes."""
+        """Judge contracts on both sides once the cursor rests: it may read gigabytes."""
         if self._idle is not None:
             self._idle.stop()
         self._idle = self.set_timer(IDLE_SECONDS, self._judge_contracts)
@@ -367,12 +368,12 @@ class DiffScreen(ToolScreen):
         elif self._comparison is None or self._ran is None:
             lines.text = VerdictText("–", ("no verdict", "r compares again"))
         else:
-            bound = None if self._comparison is self._made else self._bound
+            bound = None if self._comparison is self._reported else self._bound
             words = verdict_lines(self._comparison, self._ran, bound)
             lines.text = VerdictText(str(self._comparison.verdict), words)
 
     def on_diff_grid_pointed(self) -> None:
-        """Say what the stage under the cursor says; panes and contracts follow it."""
+        """Describe the stage under the cursor; panes and contracts follow it."""
         node = self.query_one(DiffGrid).node
         if self._idle is not None:
             self._judge_when_idle()
@@ -387,25 +388,25 @@ class DiffScreen(ToolScreen):
             self.say(stage_words(self._entries[node], self._metric))
 
     def on_diff_panes_pointed(self, message: DiffPanes.Pointed) -> None:
-        """Say the value under the cursor of the panes, while they are walked through."""
+        """Describe the value under the cursor of the panes, while they have the focus."""
         if self.query_one(DiffPanes).has_focus:
             self.say(message.words)
 
     def on_descendant_focus(self) -> None:
-        """Other words for another pane."""
+        """Describe what the cursor of the focused pane stands on."""
         if self.query_one(DiffPanes).has_focus:
             self.say(self.query_one(DiffPanes).words)
         elif self.query_one(DiffGrid).has_focus:
             self.on_diff_grid_pointed()
 
     def on_table_pointed(self, message: Table.Pointed) -> None:
-        """Say the row in full: there may be no room for all of it."""
+        """Show the row in full: the table may have no room for all of it."""
         row = next((row for row in message.table.rows if row.key == message.table.key), None)
         if message.table.has_focus and row is not None:
             self.say(SEPARATOR.join(cell for cell in row.cells if cell))
 
     def on_table_chosen(self, message: Table.Chosen) -> None:
-        """Jump to a value that differs most; open a falsifier."""
+        """Jump to the chosen value, or open the chosen falsifier."""
         key = message.table.key
         focus = None if self._comparison is None else self._comparison.focus
         if message.table.id == "elements" and isinstance(key, tuple) and focus is not None:
@@ -492,8 +493,8 @@ class DiffScreen(ToolScreen):
         views = ["", "-of-panes", "-of-lists", "-of-contracts"]
         if self.has_class("-high") or self.has_class("-wide"):
             views = ["", "-of-contracts"]
-        shown = next((view for view in views[1:] if self.has_class(view)), "")
-        self._see(views[(views.index(shown) + 1) % len(views)])
+        current = next((view for view in views[1:] if self.has_class(view)), "")
+        self._see(views[(views.index(current) + 1) % len(views)])
 
     def _see(self, view: str) -> None:
         for other in ("-of-panes", "-of-lists", "-of-contracts"):
@@ -529,7 +530,7 @@ class DiffScreen(ToolScreen):
 
     def action_turn_metric(self) -> None:
         """Show the next metric; a bound on another one is dropped."""
-        if self._made is None or self._metric is None:
+        if self._reported is None or self._metric is None:
             return
         place = METRICS.index(self._metric) if self._metric in METRICS else -1
         self._metric = METRICS[(place + 1) % len(METRICS)]
@@ -539,7 +540,7 @@ class DiffScreen(ToolScreen):
         """Judge by a bound of the user's own, a step wider or narrower."""
         if self._comparison is None or self._metric is None:
             return
-        bound = None if self._comparison is self._made else self._bound
+        bound = None if self._comparison is self._reported else self._bound
         metrics = (stage.metrics for stage in self._comparison.stages)
         self._rejudge(moved_bound(bound, metrics, self._metric, step))
 
@@ -548,13 +549,13 @@ class DiffScreen(ToolScreen):
         self._rejudge(None)
 
     def _rejudge(self, bound: Tolerance | None) -> None:
-        if self._made is None or self._request is None or self._ran is None:
+        if self._reported is None or self._request is None or self._ran is None:
             return
         self._bound = bound
         if bound is None and self._ran.tolerance:
             self._compare(self._request)
             return
-        self._comparison = self._judged(self._made)
+        self._comparison = self._judged(self._reported)
         self._show_grid()
         self._show_verdict()
 
@@ -594,10 +595,10 @@ class DiffScreen(ToolScreen):
         model = request.model or self._embedded
         if model is None:
             self.set_class(True, "-asks")
-            asked = self.query_one(ModelInput)
+            model_input = self.query_one(ModelInput)
             name = self._sides.model_name
-            asked.placeholder = f"path of the model to replay with{f' ({name})' if name else ''}"
-            asked.focus()
+            model_input.placeholder = f"path of the model to replay with{f' ({name})' if name else ''}"
+            model_input.focus()
         else:
             self._replay(model)
 
@@ -611,7 +612,7 @@ class DiffScreen(ToolScreen):
         self._replay(path)
 
     def action_leave_model(self) -> None:
-        """No replay after all."""
+        """Hide the line that asks for a model."""
         self.set_class(False, "-asks")
         self.query_one(DiffGrid).focus()
 

@@ -108,7 +108,7 @@ class ChildSource:
         """Begin a comparison, in place of one that is going on."""
         self.cancel()
         # The child finds the modules that this process finds. A session of its own keeps Ctrl-C in the terminal away.
-        paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", *request.words(), "--json"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

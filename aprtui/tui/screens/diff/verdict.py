@@ -48,11 +48,11 @@ class VerdictLines(LineWidget):
 
     def render_line(self, y: int) -> Strip:
         """Line `y`; what has no room is cut."""
-        width, shown = self.size.width, self.text
-        name = shown.word.lower() if shown.word in ("PASS", "FAIL", "UNKNOWN") else "other"
-        word = shown.word if y == 0 else ""
+        width, content = self.size.width, self.text
+        name = content.word.lower() if content.word in ("PASS", "FAIL", "UNKNOWN") else "other"
+        word = content.word if y == 0 else ""
         style = self.style(name) if word else self.style()
-        text = clipped(shown.lines[y] if y < len(shown.lines) else "", max(width - COLUMN, 0))
+        text = clipped(content.lines[y] if y < len(content.lines) else "", max(width - COLUMN, 0))
         rest = self.style("first" if y == 0 else "rest")
         segments = [
             Segment(f" {word} ".center(COLUMN - 1), style),

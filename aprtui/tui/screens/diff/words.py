@@ -9,7 +9,7 @@ from aprtui.compare.comparison import Comparison, Element, ErrorState, StageComp
 from aprtui.compare.metrics.logits import Flip
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import ROUNDING_REL_L2, StageVerdict, Tolerance
-from aprtui.compare.wording import counted
+from aprtui.compare.wording import counted, figures_text, number_text
 from aprtui.tui.screens.diff.source import DiffRequest
 from aprtui.tui.widgets.table import Column, Row, Tone
 
@@ -48,11 +48,6 @@ SUPPORT_TEXTS: Mapping[Support, str] = {Support.SUPPORTED: "yes", Support.REFUTE
 
 NO_HYPOTHESES = "Nothing diverges: there is no error to look at."
 NO_ELEMENTS = "No stage differs."
-
-
-def number(value: float | None) -> str:
-    """Three digits; – for what is not known."""
-    return "–" if value is None else f"{value:.3g}"
 
 
 def place_words(place: Mapping[str, int]) -> str:
@@ -104,7 +99,7 @@ def judged_by(request: DiffRequest, bound: Tolerance | None) -> str:
 def _numbers(verdict: StageVerdict) -> str:
     if verdict.metric is Metric.NON_FINITE:
         return f"{counted(int(verdict.error or 0), 'value')} NaN or Inf on one side only"
-    return f"{verdict.metric} {number(verdict.error)}, floor {number(verdict.floor)}, bound {number(verdict.bound)}"
+    return figures_text(verdict.metric, verdict.error, verdict.floor, verdict.bound)
 
 
 def _worst_words(comparison: Comparison) -> str:
@@ -118,7 +113,7 @@ def _worst_words(comparison: Comparison) -> str:
     if not found:
         return "every compared stage is equal" if comparison.compared else ""
     _, worst = max(found, key=lambda pair: pair[0])
-    return f"differs most: {worst.node}, {metric} {number(worst.metrics.value(metric))}"
+    return f"differs most: {worst.node}, {metric} {number_text(worst.metrics.value(metric))}"
 
 
 def stage_words(entry: StageComparison | Unpaired, metric: Metric) -> str:
@@ -128,11 +123,11 @@ def stage_words(entry: StageComparison | Unpaired, metric: Metric) -> str:
     verdict, metrics = entry.verdict, entry.metrics
     words = [f"{entry.node}: {verdict.verdict}", _numbers(verdict)]
     if verdict.metric is not metric and metrics.value(metric) is not None:
-        words.append(f"{metric} {number(metrics.value(metric))}")
+        words.append(f"{metric} {number_text(metrics.value(metric))}")
     for side, injected in zip("AB", entry.injected, strict=True):
-        words += [] if injected is None else [f"{side} adds {number(injected.error)}"]
+        words += [] if injected is None else [f"{side} adds {number_text(injected.error)}"]
     if any(entry.injected):
-        words.append(f"observed {number(metrics.token_rel_l2)} (rounding {ROUNDING_REL_L2:g})")
+        words.append(f"observed {number_text(metrics.token_rel_l2)} (rounding {ROUNDING_REL_L2:g})")
     if entry.state in (ErrorState.INHERITED, ErrorState.INJECTED):
         words.append(f"error is {entry.state}")
     return SEPARATOR.join([*words, verdict.reason])
@@ -142,7 +137,7 @@ def flip_words(flip: Flip) -> str:
     """A token after which the sides would go on differently."""
     return (
         f"after token {flip.row} A says id {flip.token_a}, B id {flip.token_b}; A's lead over its second is "
-        f"{number(flip.margin_a)} logits"
+        f"{number_text(flip.margin_a)} logits"
     )
 
 
@@ -163,7 +158,7 @@ def element_rows(comparison: Comparison) -> list[Row]:
     return [
         Row(
             place_of(element),
-            (place_words(element.place), f"{element.a:.6g}", f"{element.b:.6g}", number(element.b - element.a)),
+            (place_words(element.place), f"{element.a:.6g}", f"{element.b:.6g}", number_text(element.b - element.a)),
         )
         for element in comparison.elements
     ]

@@ -41,7 +41,6 @@ class HelpScreen(ModalScreen[None]):
         self._chords = chords
 
     def compose(self) -> ComposeResult:
-        """Explanation above, keys below."""
         with VerticalScroll(classes="pane", can_focus=False) as box:
             box.border_title = self._title
             box.border_subtitle = "j k scroll, escape closes"
@@ -49,12 +48,12 @@ class HelpScreen(ModalScreen[None]):
             yield Static(self._keys())
 
     def action_scroll_by(self, lines: int) -> None:
-        """Scroll the text."""
         self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
 
     def _keys(self) -> Table:
         table = Table.grid(padding=(0, 2))
-        remapped, ascii_only = self.app._keymap, self.app.has_class("-ascii")
+        remapped = self.app._keymap  # noqa: SLF001 - Textual has no other way to ask for it
+        ascii_only = self.app.has_class("-ascii")
         rows = [
             (remapped.get(binding.id or "", binding.key), binding.description, binding.id)
             for binding in self._explained_bindings

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -11,8 +13,7 @@ from aprtui.engine.process.messages import EngineDescription, Started, TokenText
 from aprtui.engine.process.slots import TokenRecord
 from aprtui.trace.graph import Node, graph_for
 from aprtui.tui.draw.bars import candidate_bars, lens_bars
-from aprtui.tui.draw.figures import figures, first_bad
-from aprtui.tui.frame.session import Session
+from aprtui.tui.draw.figures import figures_of, first_bad
 from aprtui.tui.screens.live.readout import describe, pass_title
 from aprtui.tui.screens.live.run import LiveRun
 from aprtui.tui.screens.live.state import InitialState
@@ -26,7 +27,10 @@ NO_LENS = "Not computed for this token.\nn makes the next one,\ng starts the run
 
 
 class LiveBody(Container):
-    """Shows a `LiveRun` and the passes that the screen gives it, by the statistic, the signal and the lens chosen."""
+    """Shows a `LiveRun` and the passes that the screen gives it, by the statistic, the signal and the lens chosen.
+
+    `paths` are those given on the command line: contracts may be among them.
+    """
 
     SCOPED_CSS: ClassVar[bool] = False  # the width of the screen, an ancestor, decides
     DEFAULT_CSS: ClassVar[str] = """
@@ -53,7 +57,7 @@ class LiveBody(Container):
     }
     """
 
-    def __init__(self, run: LiveRun, initial: InitialState, session: Session) -> None:
+    def __init__(self, run: LiveRun, initial: InitialState, paths: Sequence[Path]) -> None:
         super().__init__()
         self._run = run
         self._first_node = initial.node
@@ -63,7 +67,7 @@ class LiveBody(Container):
         self._text = TextStream(classes="pane")
         self._candidates = BarList("likeliest tokens", id="candidates", classes="pane")
         self._lens = BarList("logit lens", id="lens", classes="pane")
-        self._dock = ContractsDock(session.paths, id="dock")
+        self._dock = ContractsDock(paths, id="dock")
         self._dock.can_focus = False  # enter goes to the prompt here; 5 opens the contracts
         self._grid = StageGrid(classes="pane")
         self._line = TokenLine()
@@ -89,7 +93,6 @@ class LiveBody(Container):
 
     @property
     def node(self) -> Node | None:
-        """The node under the cursor."""
         return self._grid.node
 
     def words(self, width: int) -> str:
@@ -134,8 +137,8 @@ class LiveBody(Container):
         self._grid.border_title = pass_title(self.statistic, record)
         if record is not None and graph is not None:
             before = None if self._before is None else self._before.stats
-            shown = figures(self.statistic, record.stats, record.stage_seconds, before)
-            self._grid.show(shown, first_bad(graph, record.stats), notify=False)
+            figures = figures_of(self.statistic, record.stats, record.stage_seconds, before)
+            self._grid.show(figures, first_bad(graph, record.stats), notify=False)
 
     def show_lens(self) -> None:
         """Draw the lens, with the layer under the cursor marked."""
@@ -154,9 +157,9 @@ class LiveBody(Container):
         if title != self._text_title:
             self._text_title = self._text.border_title = title
         self._text.mark(timeline.at)
-        self._line.show(self.signal, self._run.shown, self._run.noise)
+        self._line.show(self.signal, self._run.token, self._run.noise)
 
     def show_tints(self) -> None:
         """Tint the text by the chosen signal."""
         self._text.tint(self._run.tints(self.signal))
-        self._line.show(self.signal, self._run.shown, self._run.noise)
+        self._line.show(self.signal, self._run.token, self._run.noise)

@@ -10,6 +10,7 @@ from aprtui.engine.process.slots import TokenRecord
 from aprtui.engine.sampling import Sampling
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.tui.draw.figures import Statistic
+from aprtui.tui.draw.numbers import duration, number
 from aprtui.tui.draw.text import SEPARATOR, joined
 
 
@@ -25,7 +26,7 @@ def describe(
     row = record.stats[place]
     if not row["count"]:
         return joined([str(node), "not tapped"], width)
-    figures = [f"{name} {_number(float(row[name]))}" for name in ("rms", "min", "max", "mean", "absmax")]
+    figures = [f"{name} {_finite(float(row[name]))}" for name in ("rms", "min", "max", "mean", "absmax")]
     bad = f"{row['nan']} NaN, {row['inf']} Inf" if row["nan"] or row["inf"] else "all finite"
     fields = [str(node), figures[0], bad, *_change(row, before, place), _time(record, place)]
     return joined([*fields, *figures[1:], f"{row['count']} values"], width)
@@ -53,17 +54,8 @@ def _time(record: TokenRecord, place: int) -> str:
     return took if count == 1 else f"{took} with {count - 1} more"
 
 
-def _number(value: float) -> str:
-    return "none finite" if math.isnan(value) else f"{value:.3g}".replace("-", "−")
-
-
-def duration(value: float) -> str:
-    """A duration with three digits."""
-    if value < 1e-6:
-        return f"{value * 1e9:.3g} ns"
-    if value < 1e-3:
-        return f"{value * 1e6:.3g} µs"
-    return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.2f} s"
+def _finite(value: float) -> str:
+    return "none finite" if math.isnan(value) else number(value)
 
 
 def pass_title(statistic: Statistic, record: TokenRecord | None) -> str:

@@ -27,14 +27,14 @@ class Timeline:
         return self.at is None
 
     @property
-    def shown(self) -> int:
+    def index(self) -> int:
         """Index of the token that is looked at; −1 before the first."""
         return self.tokens - 1 if self.at is None else self.at
 
     @property
     def record(self) -> int:
         """Record number of the token that is looked at."""
-        return self.first_record + self.shown
+        return self.first_record + self.index
 
     @property
     def oldest(self) -> int:
@@ -47,20 +47,19 @@ class Timeline:
 
     def moved(self, by: int) -> Timeline:
         """Look at another token; beyond the newest one lies the present."""
-        return self.at_token(self.shown + by) if self.tokens else self
+        return self.at_token(self.index + by) if self.tokens else self
 
     def at_token(self, index: int) -> Timeline:
         """Look at token `index`, or at the nearest one that is kept; the newest one means the present."""
         return replace(self, at=None if index >= self.tokens - 1 else max(index, self.oldest))
 
     def to_live(self) -> Timeline:
-        """Look at the newest token."""
         return replace(self, at=None)
 
     @property
     def place(self) -> str:
         """Where in the run this is: `token 17 of 40`."""
-        return f"token {self.shown + 1} of {self.tokens}" if self.tokens else "no token yet"
+        return f"token {self.index + 1} of {self.tokens}" if self.tokens else "no token yet"
 
     def words(self) -> str:
         """The same, and in the past how much of it can be looked at."""
@@ -88,14 +87,13 @@ class LiveRun:
         self.prompt, self.tokens, self.timeline = (), [], Timeline()
 
     def add(self, event: TokenText) -> None:
-        """Add a token."""
         name = self.names.get(event.id, event.text)
         self.tokens.append(TokenFigures(name, event.id, event.logprob, event.entropy, event.margin))
 
     @property
-    def shown(self) -> TokenFigures | None:
+    def token(self) -> TokenFigures | None:
         """The token that is looked at; None where there is none, or the pass gave none."""
-        index = self.timeline.shown
+        index = self.timeline.index
         return self.tokens[index] if 0 <= index < len(self.tokens) else None
 
     @property
@@ -104,9 +102,7 @@ class LiveRun:
         return [*self.prompt, *(token.id for token in self.tokens)]
 
     def tint(self, signal: TintSignal, index: int = -1) -> int | None:
-        """The tint of a token, of the newest by default."""
         return tint(signal, self.tokens[index], self.noise)
 
     def tints(self, signal: TintSignal) -> list[int | None]:
-        """The tints of all tokens."""
         return [tint(signal, token, self.noise) for token in self.tokens]

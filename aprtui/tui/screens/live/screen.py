@@ -145,7 +145,7 @@ class LiveScreen(ToolScreen):
         self._prompt = state.text("prompt", session.prompt)
         self._sampling = self._initial.sampling
         self._run = LiveRun()
-        self._body = LiveBody(self._run, self._initial, session)
+        self._body = LiveBody(self._run, self._initial, session.paths)
         self._generate_when_loaded = bool(self._prompt)
         self._generation = 0
         self._records_shown = 0
@@ -190,7 +190,7 @@ class LiveScreen(ToolScreen):
         """`aprtui run` with this prompt."""
         if not self.prompt:
             return []
-        tokens = self._run.timeline.shown + 1
+        tokens = self._run.timeline.index + 1
         return run_command(self._source.info, self._source.settings, self.prompt, self.sampling, tokens)
 
     def on_mount(self) -> None:
@@ -200,7 +200,6 @@ class LiveScreen(ToolScreen):
         self.set_interval(1 / POLLS_PER_SECOND, self._poll)
 
     def on_input_submitted(self) -> None:
-        """Enter in the prompt starts a generation."""
         self._generate()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -220,45 +219,36 @@ class LiveScreen(ToolScreen):
         self._body.toggle_class("-contracts")
 
     def on_text_stream_pointed(self, event: TextStream.Pointed) -> None:
-        """Look at the token that was clicked on."""
         self._travel_to(self._run.timeline.at_token(event.token))
 
     def on_text_stream_selected(self, event: TextStream.Selected) -> None:
-        """Copy the text that the mouse was dragged over."""
         self.copy_text(event.text)
 
     def action_travel(self, by: int) -> None:
-        """Look at an earlier or later token."""
         self._travel_to(self._run.timeline.moved(by))
 
     def action_oldest(self) -> None:
-        """Look at the oldest token whose record is kept."""
         self._travel_to(self._run.timeline.at_token(0))
 
     def action_newest(self) -> None:
-        """Look at the newest token, whichever it is."""
         self._travel_to(self._run.timeline.to_live())
 
     def action_statistic(self) -> None:
-        """Show another statistic."""
         self._body.statistic = self._body.statistic.following
         self._body.show_grid()
         self._show_words()
 
     def action_tint(self) -> None:
-        """Tint the text by another signal."""
         self._body.signal = self._body.signal.following
         self._request_noise()
         self._body.show_tints()
 
     def action_lens(self) -> None:
-        """Compute the logit lens, or no longer."""
         self._body.lens = not self._body.lens
         self._source.set_lens(self._body.lens)
         self._body.show_lens()
 
     def action_pause(self) -> None:
-        """Pause, or go on."""
         if self._source.state is EngineState.PAUSED:
             self._source.resume()
         else:
@@ -282,7 +272,6 @@ class LiveScreen(ToolScreen):
         self._source.cancel()
 
     def action_edit(self) -> None:
-        """Go to the prompt."""
         self.set_focus(self.query_one(Input))
 
     def action_back(self) -> None:
@@ -295,17 +284,15 @@ class LiveScreen(ToolScreen):
             super().action_back()
 
     def action_restart(self) -> None:
-        """Restart the engine."""
         self._source.restart()
         self._run.forget()
         self._records_shown, self._last_progress = 0, time.monotonic()
         self._show_note("")
 
     def action_settings(self, focused: str = "temperature", fault: str = "") -> None:
-        """Edit sampling, engine and faults."""
         engine = self._source.settings
-        shown = replace(engine, faults=(*engine.faults, fault)) if fault else engine
-        dialog = LiveSettingsScreen(LiveSettings(self.sampling, shown), focused)
+        edited = replace(engine, faults=(*engine.faults, fault)) if fault else engine
+        dialog = LiveSettingsScreen(LiveSettings(self.sampling, edited), focused)
         self.app.push_screen(dialog, self._apply_settings)
 
     def action_inject(self) -> None:
@@ -327,7 +314,6 @@ class LiveScreen(ToolScreen):
         self._source.write_capture(self._free_directory())
 
     def action_copy_trace(self) -> None:
-        """Copy the headless command that writes the same capture."""
         if not self._run.tokens:
             self.notify("There is no run to capture yet: press e and enter a prompt.", severity="warning")
             return

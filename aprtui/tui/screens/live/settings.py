@@ -58,7 +58,6 @@ class LiveSettings:
 
 
 def form_texts(settings: LiveSettings) -> dict[str, str]:
-    """The texts of all fields."""
     sampling, engine = settings.sampling, settings.engine
     return {
         "temperature": f"{sampling.temperature:g}",
@@ -145,11 +144,9 @@ class OptionInput(Widget, can_focus=True):
         return Strip(segments).adjust_cell_length(self.size.width, base)
 
     def action_turn(self, by: int) -> None:
-        """Take another value."""
         self.value = self._values[(self._values.index(self.value) + by) % len(self._values)]
 
     def on_click(self, event: Click) -> None:
-        """Take the value under the mouse."""
         at = 0
         for value in self._values:
             at += len(value) + 2
@@ -192,7 +189,6 @@ class LiveSettingsScreen(ModalScreen[LiveSettings | None]):
         self._first = focused
 
     def compose(self) -> ComposeResult:
-        """Sampling above, the engine below."""
         with VerticalScroll(classes="pane", can_focus=False) as box:
             box.border_title = "Settings"
             box.border_subtitle = "enter uses them, escape leaves all as it is"
@@ -224,7 +220,6 @@ class LiveSettingsScreen(ModalScreen[LiveSettings | None]):
             self.dismiss(settings)
 
     def action_leave(self) -> None:
-        """Change nothing."""
         self.dismiss(None)
 
     def _line(self, field: FormField) -> ComposeResult:

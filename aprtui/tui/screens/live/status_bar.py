@@ -14,9 +14,9 @@ from textual.strip import Strip
 from aprtui.engine.process.engine_process import EngineState
 from aprtui.engine.process.messages import EngineDescription
 from aprtui.engine.process.slots import TokenRecord
+from aprtui.tui.draw.numbers import duration
 from aprtui.tui.draw.text import SEPARATOR, joined
 from aprtui.tui.frame.chrome import LEAST_COLUMNS
-from aprtui.tui.screens.live.readout import duration
 from aprtui.tui.widgets.line_widget import LineWidget
 
 
@@ -45,8 +45,6 @@ GLYPHS = {
 
 
 class StatusBar(LineWidget):
-    """Shows a `Status`."""
-
     PREFIX = "status-bar"
     COMPONENT_CLASSES: ClassVar[set[str]] = {"status-bar--engine", "status-bar--state", "status-bar--failure"}
     DEFAULT_CSS = """

@@ -32,7 +32,6 @@ class TokenLine(LineWidget):
         self._words: list[str] = []
 
     def show(self, signal: TintSignal, token: TokenFigures | None, noise: LogitNoise | None) -> None:
-        """Explain `signal` and describe `token`."""
         words = [] if token is None else token_words(token, noise, signal)
         if (signal, words) != (self._signal, self._words):
             self._signal, self._words = signal, words

@@ -14,7 +14,7 @@ from aprtui.trace.aprt import HEADER_BYTES
 from aprtui.trace.profile import Profile
 from aprtui.tui.draw.bars import bar_text
 from aprtui.tui.draw.numbers import number
-from aprtui.tui.draw.text import SEPARATOR
+from aprtui.tui.draw.text import SEPARATOR, padded
 from aprtui.tui.draw.tiles import Scale, ScaleKind, Size, largest
 from aprtui.tui.draw.viewport import Viewport, rows_of_line
 from aprtui.tui.screens.tensor.source import FileLocation, TensorSource
@@ -82,7 +82,7 @@ class RowLabels:
         text = self.texts[place] if place < len(self.texts) else ""
         if not text and place < len(self.ids):
             text = f"#{self.ids[place]}"
-        return f"{place:>{digits}} {text}"[:width].ljust(width)
+        return padded(f"{place:>{digits}} {text}", width)
 
 
 def rms_shares(rms: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
@@ -296,7 +296,7 @@ def label_lines(
     width = label_width(viewport, labels) - BAR - 1
     shares, is_log = (np.zeros(0), False) if profile is None else rms_shares(profile.row_rms)
     title = "log" if is_log else "rms"
-    lines: list[list[Piece]] = [[(labels.axis[:width].ljust(width), Ink.MUTED), (title, Ink.MUTED)]]
+    lines: list[list[Piece]] = [[(padded(labels.axis, width), Ink.MUTED), (title, Ink.MUTED)]]
     lines_a_row = max(viewport.grain.lines, 1)
     for line in range(height):
         rows = rows_of_line(viewport, line)

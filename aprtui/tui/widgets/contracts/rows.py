@@ -9,7 +9,7 @@ from pathlib import Path
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
 from aprtui.contracts.checks.judgement import Judgement
-from aprtui.contracts.documents.document import NAMES, Falsifier
+from aprtui.contracts.documents.document import Falsifier
 from aprtui.contracts.documents.loading import LoadedContract
 from aprtui.contracts.evidence.assessment import Assessment
 from aprtui.contracts.panel import PanelRow
@@ -177,8 +177,8 @@ def _evidence(falsifier: Falsifier) -> Iterator[str]:
 def _recorded(assessment: Assessment) -> Iterator[str]:
     """The level that evidence files carry, and the files, the newest first."""
     if assessment.evidence:
-        fell = f", gave {NAMES[assessment.ever]}" if assessment.ever > assessment.now else ""
-        yield f"carries {NAMES[assessment.now]}{fell}"
+        fell = f", gave {assessment.ever.label}" if assessment.ever > assessment.now else ""
+        yield f"carries {assessment.now.label}{fell}"
     for piece in assessment.evidence[:MOST_RECORDED]:
         evidence = piece.record
         yield f"{evidence.verdict} of {evidence.date[:10]} on {evidence.host.name}, {piece.words} ({piece.path.name})"

@@ -13,14 +13,14 @@ from textual.widgets import Input
 from aprtui.resources import embedded_model
 from aprtui.trace.graph import Node
 from aprtui.tui.app import AprtuiApp
-from aprtui.tui.frame.keymap import clashes
 from aprtui.tui.frame.recent import recent_paths, remember
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.screens.browse import screen as browse_screen
 from aprtui.tui.screens.browse.screen import BrowseScreen
 from aprtui.tui.widgets.table import Table
 from tests.compare.synthetic import changed, write_capture
-from tests.tui.driver import Driver, screen_text, showing, told, tool_screen, until, until_shown
+from tests.tui.driver import Driver, notifications, screen_text, showing, tool_screen, until, until_shown
+from tests.tui.frame.key_clashes import clashes
 
 BROWSE = ScreenState(ScreenName.BROWSE)
 
@@ -82,7 +82,7 @@ async def test_empty_folder_says_what_to_do() -> None:
     async with showing(BROWSE, (80, 24)) as pilot:
         await until_shown(pilot, "No captures or models here yet.", "aprtui trace -p TEXT", "0 captures")
         await pilot.press("enter", "space", "v", "y")
-        assert told(pilot)[-1] == "Nothing here to give headless yet."
+        assert notifications(pilot)[-1] == "Nothing here to give headless yet."
 
 
 async def test_grid_and_statistics_of_the_capture_under_the_cursor_are_shown(folder: Path) -> None:
@@ -128,7 +128,7 @@ async def test_a_model_is_a_list_of_tensors_with_scales_and_ranges(folder: Path,
         await pilot.press("y")
         assert pilot.app.clipboard == "aprtui stats demo.gguf"
         await pilot.press("escape", "space")
-        assert "Only captures can be marked" in told(pilot)[-1]
+        assert "Only captures can be marked" in notifications(pilot)[-1]
 
 
 async def test_two_marked_captures_open_the_diff(folder: Path, opened: list[str]) -> None:
@@ -137,7 +137,7 @@ async def test_two_marked_captures_open_the_diff(folder: Path, opened: list[str]
     async with showing(BROWSE) as pilot:
         await until_shown(pilot, "3 captures")
         await pilot.press("d")
-        assert "0 marked" in told(pilot)[-1]
+        assert "0 marked" in notifications(pilot)[-1]
         await pilot.press("space", "space", "y")
         assert pilot.app.clipboard == "aprtui diff a b"
         await pilot.press("d")
@@ -145,7 +145,7 @@ async def test_two_marked_captures_open_the_diff(folder: Path, opened: list[str]
         await pilot.press("space")
         await until_shown(pilot, "●  b", "●  c")
         await pilot.press("d", "space", "d")
-        assert opened[-1] == "aprtui:diff?a=b&b=c" and "1 marked" in told(pilot)[-1]
+        assert opened[-1] == "aprtui:diff?a=b&b=c" and "1 marked" in notifications(pilot)[-1]
 
 
 async def test_filter_leaves_what_contains_its_words_and_escape_ends_it(folder: Path) -> None:
@@ -208,7 +208,7 @@ async def test_folder_without_permission_is_named_and_the_rest_is_shown(folder: 
     try:
         async with showing(BROWSE) as pilot:
             await until_shown(pilot, "1 capture, 0 models, 1 folder not readable")
-            assert told(pilot) == ["closed: cannot be looked into: Permission denied"]
+            assert notifications(pilot) == ["closed: cannot be looked into: Permission denied"]
     finally:
         closed.chmod(0o700)
 
@@ -226,7 +226,7 @@ async def test_folders_without_permission_do_not_hide_the_rest(folder: Path, mon
     monkeypatch.setattr(os, "scandir", scandir)
     async with showing(BROWSE) as pilot:
         await until_shown(pilot, "1 capture, 0 models, 1 folder not readable", "a: statistics")
-        assert told(pilot) == ["closed: cannot be looked into: Permission denied"]
+        assert notifications(pilot) == ["closed: cannot be looked into: Permission denied"]
 
 
 async def test_given_paths_and_those_opened_lately_are_listed(folder: Path, tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ async def test_unwritable_state_folder_is_no_trouble(
         await until_shown(pilot, "a: statistics", "attn_norm")
         await pilot.press("enter")
         await pilot.pause()
-        assert not told(pilot)
+        assert not notifications(pilot)
 
 
 async def test_state_is_shown_again(folder: Path) -> None:

@@ -28,7 +28,7 @@ from aprtui.tui.screens.live.screen import LiveScreen
 from aprtui.tui.widgets.heatmap import Heatmap
 from aprtui.tui.widgets.table import Table
 from tests.compare.recorded import FAULT, records_of, two_captures
-from tests.tui.driver import Driver, drag, screen_text, told, until
+from tests.tui.driver import Driver, drag, notifications, screen_text, until
 from tests.tui.screens.diff.recorded import RecordedDiff, playing, screen_playing
 from tests.tui.screens.live.recorded import RecordedSource
 from tests.tui.widgets.golden import check_golden
@@ -87,7 +87,7 @@ async def test_without_captures_it_says_what_to_do(monkeypatch: pytest.MonkeyPat
         assert "aprtui open A B" in screen_text(pilot) and "space" in screen_text(pilot)
         await pilot.press("R", "x", "r", "plus", "minus", "M", "c", "enter", "j", "g", "d", "right_square_bracket", "t")
         await pilot.press("y")
-        assert "Nothing here to give headless yet." in told(pilot)
+        assert "Nothing here to give headless yet." in notifications(pilot)
         assert not source.requests
 
 
@@ -126,7 +126,7 @@ async def test_a_bound_is_moved_dropped_and_walked_through(
         assert node(pilot) == Node(1, "ffn_silu")
         await pilot.press("right_square_bracket", "d", "right_square_bracket", "d", "right_square_bracket", "d")
         assert node(pilot) == Node(2, "attn_norm")
-        assert told(pilot)[-1] == "No divergent stage after this one."
+        assert notifications(pilot)[-1] == "No divergent stage after this one."
         await pilot.press("left_square_bracket", "d", "left_square_bracket", "d", "left_square_bracket", "d")
         assert node(pilot) == FAULT
         await pilot.press("y")
@@ -213,7 +213,7 @@ async def test_marks_are_set_and_found_again(sides: tuple[Path, Path], monkeypat
         await pilot.press("home", "l", "m", "a", "j", "j", "apostrophe", "a")
         assert node(pilot) == Node(0, "qkv_matmul")
         await pilot.press("apostrophe", "b")
-        assert "There is no mark b" in told(pilot)[-1]
+        assert "There is no mark b" in notifications(pilot)[-1]
 
 
 async def test_sides_are_swapped(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +237,7 @@ async def test_a_replay_asks_for_the_model_where_it_is_not_known(
         asked = screen(pilot).query_one(ModelInput)
         assert asked.has_focus and "tiny" in asked.placeholder
         await pilot.press(*"nothing", "enter")
-        assert "is no file" in told(pilot)[-1]
+        assert "is no file" in notifications(pilot)[-1]
         await pilot.press("escape")
         assert screen(pilot).query_one(DiffGrid).has_focus and isinstance(pilot.app.screen, DiffScreen)
         await pilot.press("R")
@@ -264,7 +264,7 @@ async def test_a_state_of_a_stage_that_is_not_there_is_told(
     sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, stage: dict[str, object]
 ) -> None:
     async with opened(between(*sides, **stage), playing(*sides), monkeypatch) as pilot:
-        assert "is not in this comparison" in told(pilot)[-1] and node(pilot) == Node(0, "embedding")
+        assert "is not in this comparison" in notifications(pilot)[-1] and node(pilot) == Node(0, "embedding")
 
 
 async def test_the_cursor_among_the_values_is_restored(
@@ -294,12 +294,14 @@ async def test_what_the_command_warns_of_is_shown(sides: tuple[Path, Path], monk
     source.remarks = ["a: [b]no manifest[/b]: inferred", "", *(f"warning {number}" for number in range(9))]
     async with opened(between(*sides), source, monkeypatch) as pilot:
         await until(pilot, lambda: "a: [b]no manifest[/b]: inferred" in screen_text(pilot))
-        assert told(pilot)[-1].endswith("and 4 lines more: y copies the command that writes them all")
+        assert notifications(pilot)[-1].endswith("and 4 lines more: y copies the command that writes them all")
         source.remarks, source.problem = ["b: cannot be read"], "b: cannot be read"
-        before = len(told(pilot))
+        before = len(notifications(pilot))
         await pilot.press("r")
         await until(pilot, lambda: settled(pilot))
-        assert len(told(pilot)) == before and "b: cannot be read" in screen_text(pilot), "a problem is told once"
+        assert len(notifications(pilot)) == before and "b: cannot be read" in screen_text(pilot), (
+            "a problem is told once"
+        )
 
 
 @pytest.mark.parametrize(
@@ -319,7 +321,7 @@ async def test_a_state_that_makes_no_sense_is_told(
     async with opened(ScreenState(ScreenName.DIFF), source, monkeypatch) as pilot:
         pilot.app.open_state(between(*sides, **fields))  # type: ignore[attr-defined]
         await pilot.pause()
-        assert "expected" in told(pilot)[-1] and not source.requests
+        assert "expected" in notifications(pilot)[-1] and not source.requests
 
 
 async def test_a_comparison_that_fails_is_told_in_one_line_and_can_be_made_again(
@@ -456,10 +458,10 @@ async def test_tokens_that_flip_are_gone_through(sides: tuple[Path, Path], monke
             assert f"after token {flip.row} A says id {flip.token_a}" in screen(pilot).query_one(ReadoutLine).text
             assert node(pilot) == Node(None, "lm_head")
         await pilot.press(key_name("["), "t")
-        assert "No token before" in str(told(pilot))
+        assert "No token before" in str(notifications(pilot))
         screen(pilot)._comparison = comparison
         await pilot.press(key_name("]"), "t")
-        assert "--logits all" in str(told(pilot))
+        assert "--logits all" in str(notifications(pilot))
 
 
 async def test_a_small_screen_shows_one_view_at_a_time(

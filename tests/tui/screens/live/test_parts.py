@@ -22,7 +22,8 @@ from aprtui.trace.graph import Node
 from aprtui.tui.draw.bars import bar_cells, bar_text, candidate_bars, lens_bars, token_text
 from aprtui.tui.draw.colours import TINTS, tint_styles
 from aprtui.tui.draw.figures import Statistic
-from aprtui.tui.draw.signals import TintSignal, TokenFigures, flip_risk, percent, tint, token_words
+from aprtui.tui.draw.numbers import percent
+from aprtui.tui.draw.signals import TintSignal, TokenFigures, flip_risk, tint, token_words
 from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state
 from aprtui.tui.screens.live.commands import free_directory, run_command, trace_command
 from aprtui.tui.screens.live.run import Timeline
@@ -73,12 +74,12 @@ def test_tints_leave_sure_text_plain_and_are_all_different() -> None:
 
 def test_time_travel_moves_within_the_run_and_beyond_its_end_lies_the_present() -> None:
     line = Timeline(first_record=100).grown(140)
-    assert (line.tokens, line.shown, line.record, line.live) == (40, 39, 139, True)
+    assert (line.tokens, line.index, line.record, line.live) == (40, 39, 139, True)
     back = line.moved(-3)
-    assert (back.shown, back.record, back.live) == (36, 136, False)
+    assert (back.index, back.record, back.live) == (36, 136, False)
     assert back.words() == "token 37 of 40, all kept"
-    assert back.moved(-100).shown == 0
-    assert back.moved(2).shown == 38
+    assert back.moved(-100).index == 0
+    assert back.moved(2).index == 38
     assert back.moved(3).live
     assert back.to_live().live
     assert line.words() == "token 40 of 40"
@@ -86,19 +87,19 @@ def test_time_travel_moves_within_the_run_and_beyond_its_end_lies_the_present() 
 
 def test_time_travel_ends_where_records_are_no_longer_kept_and_says_so() -> None:
     line = Timeline(first_record=7).grown(7 + RING + 50)
-    assert line.moved(-10000).shown == 50
+    assert line.moved(-10000).index == 50
     assert line.at_token(3).words() == f"token 51 of {RING + 50}, the last {RING} kept"
 
 
 def test_a_place_stays_where_it_is_while_tokens_come() -> None:
     line = Timeline().grown(10).moved(-4)
-    assert line.grown(20).shown == line.shown == 5
+    assert line.grown(20).index == line.index == 5
 
 
 def test_before_the_first_token_there_is_nowhere_to_go() -> None:
     line = Timeline()
     assert line.moved(-1) == line
-    assert (line.shown, line.words()) == (-1, "no token yet")
+    assert (line.index, line.words()) == (-1, "no token yet")
 
 
 def test_candidates_are_named_and_the_chosen_one_is_marked() -> None:

@@ -7,9 +7,10 @@ import dataclasses
 import numpy as np
 
 from aprtui.trace.graph import Node, graph_for
-from aprtui.tui.draw.figures import Statistic, figures, first_bad
+from aprtui.tui.draw.figures import Statistic, figures_of, first_bad
 from aprtui.tui.draw.grid_layout import grid_layout
-from aprtui.tui.screens.live.readout import describe, duration, pass_title
+from aprtui.tui.draw.numbers import duration
+from aprtui.tui.screens.live.readout import describe, pass_title
 from aprtui.tui.screens.live.status_bar import engine_line, speed_line
 from aprtui.tui.widgets.stage_grid import model_strip
 from tests.tui.screens.live.recorded import example_info, example_record
@@ -54,11 +55,11 @@ def test_readout_before_any_token_says_so() -> None:
 
 def test_stages_of_the_model_stand_above_and_below_its_layers() -> None:
     layout = grid_layout(GRAPH)
-    shown = figures(Statistic.RMS, example_record(INFO, 3).stats)
-    above, below = (model_strip(layout, shown, before=before, after=not before) for before in (True, False))
+    figures = figures_of(Statistic.RMS, example_record(INFO, 3).stats)
+    above, below = (model_strip(layout, figures, before=before, after=not before) for before in (True, False))
     assert above.split()[::2] == ["embedding"]
     assert below.split()[::2] == ["final_norm", "lm_head"]
-    both = model_strip(layout, shown, before=True, after=True)
+    both = model_strip(layout, figures, before=True, after=True)
     assert both.split() == above.split() + below.split()
     assert "embedding ·" in model_strip(layout, None, before=True, after=False)
 

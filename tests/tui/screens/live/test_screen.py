@@ -16,7 +16,7 @@ from aprtui.engine.sampling import GREEDY, Sampling
 from aprtui.errors import ExitCode
 from aprtui.trace.graph import Node
 from aprtui.tui.app import AprtuiApp
-from aprtui.tui.draw.figures import Statistic, figures
+from aprtui.tui.draw.figures import Statistic, figures_of
 from aprtui.tui.draw.grid_layout import grid_layout
 from aprtui.tui.frame.chrome import ReadoutLine
 from aprtui.tui.frame.session import LiveSource, Session
@@ -54,9 +54,9 @@ async def test_text_grid_and_speed_of_the_recording_are_on_screen(size: tuple[in
         graph, record = pilot.app.screen.query_one(StageGrid)._graph, source.latest()
         assert graph is not None and record is not None
         layout = grid_layout(graph)
-        shown, width = figures(Statistic.RMS, record.stats), {80: 4, 120: 6, 200: 7}[size[0]]
+        figures, width = figures_of(Statistic.RMS, record.stats), {80: 4, 120: 6, 200: 7}[size[0]]
         for layer in range(4):
-            row = [shown.text(node, width - 1).rjust(width - 1) + " " for node in layout.rows[layer]]
+            row = [figures.text(node, width - 1).rjust(width - 1) + " " for node in layout.rows[layer]]
             split = layout.groups[0][1]
             assert f"{layer:>3} " + "".join(row[:split]) + "│" + "".join(row[split:]) in text
 

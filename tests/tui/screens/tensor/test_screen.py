@@ -13,7 +13,6 @@ from aprtui.errors import UnreadableError, UsageError
 from aprtui.resources import embedded_model
 from aprtui.trace.aprt import write_aprt
 from aprtui.trace.graph import Node
-from aprtui.tui.frame.keymap import clashes
 from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state, screen_state
 from aprtui.tui.screens.tensor import screen as tensor_screen
 from aprtui.tui.screens.tensor.map import ColourBar, TensorMap
@@ -23,7 +22,8 @@ from aprtui.tui.widgets.heatmap import Heatmap
 from aprtui.tui.widgets.lines import Lines
 from aprtui.tui.widgets.table import Table
 from tests.compare.synthetic import CONFIG, changed, stage_values, with_config, write_capture
-from tests.tui.driver import Driver, drag, screen_text, showing, told, tool_screen, until, until_shown
+from tests.tui.driver import Driver, drag, notifications, screen_text, showing, tool_screen, until, until_shown
+from tests.tui.frame.key_clashes import clashes
 
 
 @pytest.fixture(autouse=True)
@@ -159,7 +159,7 @@ async def test_stages_and_layers_are_walked(folder: Path) -> None:
             await until_shown(pilot, f"{title}: tokens × channels")
             assert tool_screen(pilot).state().text("at") == "3,2"
         await pilot.press("N", "N")
-        await until(pilot, lambda: "No other layer there." in told(pilot))
+        await until(pilot, lambda: "No other layer there." in notifications(pilot))
 
 
 async def test_attention_maps_have_heads_queries_and_keys(folder: Path) -> None:
@@ -245,7 +245,7 @@ async def test_without_a_tensor_it_says_what_to_do() -> None:
     async with showing(ScreenState(ScreenName.TENSOR), (80, 24)) as pilot:
         await until_shown(pilot, "No tensor is open.", "Press 2 for Browse")
         await pilot.press("plus", "c", "n", "g", "v", "y", "r", "enter", "j")
-        assert told(pilot) == ["Nothing here to give headless yet."]
+        assert notifications(pilot) == ["Nothing here to give headless yet."]
         assert not pilot.app.screen.query_one(Input).display
 
 
@@ -277,7 +277,7 @@ async def test_a_broken_stage_among_good_ones_is_told_and_passed_by(folder: Path
         await until_read(pilot)
         await pilot.press("n")
         await until_shown(pilot, "layer 1 ffn_swigl: tokens × channels")
-        assert "header ends after 0 of 12 bytes" in told(pilot)[0]
+        assert "header ends after 0 of 12 bytes" in notifications(pilot)[0]
 
 
 async def test_a_file_that_is_not_the_manifests_is_told(folder: Path) -> None:
@@ -310,7 +310,7 @@ async def test_what_cannot_be_shown_is_told_in_one_line(folder: Path, state: Scr
         open_source(state)
     async with showing(state) as pilot:
         await pilot.pause()
-        assert told(pilot) == [str(caught.value)] and "\n" not in str(caught.value)
+        assert notifications(pilot) == [str(caught.value)] and "\n" not in str(caught.value)
 
 
 async def test_an_empty_file_is_shown_as_such(folder: Path) -> None:
@@ -318,7 +318,7 @@ async def test_an_empty_file_is_shown_as_such(folder: Path) -> None:
     async with showing(screen_state(ScreenName.TENSOR, path="empty.bin")) as pilot:
         await until_shown(pilot, "no values", "0×1")
         await pilot.press("j", "l", "plus", "enter", "c", "C", "o", "end", "minus", "f")
-        assert not told(pilot)
+        assert not notifications(pilot)
 
 
 async def test_the_mouse_points_and_frames(folder: Path) -> None:

@@ -66,6 +66,7 @@ def test_tokens_and_numbers_are_seen_whatever_they_are() -> None:
     labels = RowLabels("token", ("def", "·f"), (7, 8, 9))
     assert [labels.words(row) for row in (1, 2, 3)] == ["token 1 ·f", "token 2 id 9", "token 3"]
     assert labels.short(2, 8, 2) == " 2 #9   "
+    assert RowLabels("token", ("日本語",), ()).short(0, 7, 1) == "0 日本 ", "a wide character takes two cells"
     assert between("a", "b", 9, "mid") == "a  mid  b" and between("aaaa", "bbbb", 7, "mid") == "aaaa bb"
 
 

@@ -9,7 +9,7 @@ from aprtui.trace.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class StatedDifference:
     """One thing that the sides state differently; None where a side does not state it."""
 
     what: str
@@ -18,22 +18,24 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class ManifestDifferences:
     """What the manifests state differently, and which sides (A, B) have none."""
 
-    differences: tuple[Difference, ...]
+    differences: tuple[StatedDifference, ...]
     without_manifest: tuple[str, ...]
 
 
-def state_context(a: Capture, b: Capture) -> Context:
+def compare_manifests(a: Capture, b: Capture) -> ManifestDifferences:
     """What the manifests of two captures state differently; everything that one states where the other is missing."""
     facts_a, facts_b = _facts(a.manifest), _facts(b.manifest)
     differing = tuple(
-        Difference(name, facts_a.get(name), facts_b.get(name))
+        StatedDifference(name, facts_a.get(name), facts_b.get(name))
         for name in dict.fromkeys([*facts_a, *facts_b])
         if facts_a.get(name) != facts_b.get(name)
     )
-    return Context(differing, tuple(side for side, capture in (("A", a), ("B", b)) if capture.manifest is None))
+    return ManifestDifferences(
+        differing, tuple(side for side, capture in (("A", a), ("B", b)) if capture.manifest is None)
+    )
 
 
 def _facts(manifest: Manifest | None) -> dict[str, str]:
