@@ -24,13 +24,14 @@ DOCUMENTS = sorted(
 
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(CHECKOUT)))
 
-NOT_YET_WRAPPED = ("CHANGELOG.md", "architecture.md")
-
 _FENCE = re.compile(r"^ *```")
 _LONG_SPAN = re.compile(r"`[^`]{60,}`")  # code that cannot be broken
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _SPAN = re.compile(r"`([^`\n]+)`")
 _COMMAND = re.compile(r"(?:^|[|;(]|&&|\s)aprtui((?: [a-z][a-z-]*)+)")
+_PATH = re.compile(r"(?:aprtui|tests|kernels|contracts|docs)/[\w./-]+")
+_ROOMS = ("", "aprtui", "aprtui/tui", "aprtui/compare", "aprtui/engine", "aprtui/engine/cpu", "aprtui/engine/process")
+"""Where paths in `docs/architecture.md` begin: at the top, or in the room of their paragraph."""
 _MODULE = re.compile(r"python3? -m ([a-z_][\w.]*)")
 _MAKE = re.compile(r"^make ([a-z][a-z-]*)")
 
@@ -59,8 +60,6 @@ def anchors(document: Path) -> set[str]:
 
 @every_document
 def test_prose_is_wrapped(document: Path) -> None:
-    if document.name in NOT_YET_WRAPPED:
-        return
     long = [
         f"{document.name}:{number}: {len(line)} characters"
         for number, line, code in lines(document)
@@ -107,6 +106,16 @@ def test_commands_that_are_named_exist(document: Path) -> None:
         missing += [found for found in _MODULE.findall(code) if importlib.util.find_spec(found) is None]
         missing += [found for found in _MAKE.findall(code) if found not in targets]
     assert not missing
+
+
+def test_files_of_the_code_that_are_named_exist() -> None:
+    for document in DOCUMENTS:
+        if document.name not in ("extending.md", "CHANGELOG.md"):
+            named = [span for span in code_of(document) if _PATH.fullmatch(span) and "/data/" not in span]
+            assert [path for path in named if not (CHECKOUT / path).exists()] == [], document.name
+    walks = [span for span in code_of(CHECKOUT / "docs" / "architecture.md") if re.fullmatch(r"[\w/]+\.py", span)]
+    assert len(walks) > 30
+    assert [path for path in walks if not any((CHECKOUT / room / path).exists() for room in _ROOMS)] == []
 
 
 def test_every_document_of_the_checkout_is_looked_at() -> None:
