@@ -40,12 +40,10 @@ class OurContestant:
         self._taps = Taps(Discard(), stats=nodes) if stats else NO_TAPS
 
     def prefill(self, tokens: Sequence[int]) -> None:
-        """Evaluate `tokens` from an empty context."""
         self._engine.reset()
         self._engine.forward(tokens, self._taps)
 
     def decode(self, tokens: Sequence[int]) -> None:
-        """Evaluate `tokens` one by one."""
         for token in tokens:
             self._engine.forward([token], self._taps)
 
@@ -59,7 +57,6 @@ class CapturingContestant(OurContestant):
         self._model.sha256()
 
     def prefill(self, tokens: Sequence[int]) -> None:
-        """Capture `tokens`, in place of what was in the directory."""
         request = CaptureRequest(tokens, None, frozenset(self._model.graph.nodes), Logits.LAST)
         write_capture(self._engine, self._model, request, self._directory, overwrite=True)
 
@@ -72,7 +69,6 @@ class PageCacheContestant:
         self._data = np.random.default_rng(0).bytes(max(sizes))
 
     def prefill(self, tokens: Sequence[int]) -> None:
-        """Write every file again."""
         shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.mkdir(parents=True)
         view = memoryview(self._data)
@@ -83,7 +79,6 @@ class PageCacheContestant:
                     written += file.write(view[written:size])
 
     def decode(self, tokens: Sequence[int]) -> None:
-        """There is nothing to decode."""
         raise EngineError("the page cache decodes nothing")
 
 
@@ -113,13 +108,11 @@ class LlamaCppContestant:
         self._position = 0
 
     def prefill(self, tokens: Sequence[int]) -> None:
-        """Evaluate `tokens` from an empty context."""
         self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), True)
         self._position = 0
         self._evaluate(tokens)
 
     def decode(self, tokens: Sequence[int]) -> None:
-        """Evaluate `tokens` one by one."""
         for token in tokens:
             self._evaluate([token])
 

@@ -49,7 +49,6 @@ class Options:
 
 
 def run_cpu(options: Options, progress: Progress) -> Iterator[Figure]:
-    """Measure, part by part."""
     yield from _against_peer(options, progress)
     yield from _taps(options, progress)
     yield from _capture(options, progress)

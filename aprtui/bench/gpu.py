@@ -129,7 +129,6 @@ def _setup(engine: CudaEngine, options: GpuOptions, peer: _Peer) -> MeasurementS
 
 
 def setup_record(setting: MeasurementSetup) -> dict[str, object]:
-    """As a JSON object."""
     return {"record": "setting", **asdict(setting)}
 
 
@@ -182,8 +181,6 @@ def _queue(launches: Sequence[Launch], driver: Driver) -> None:
 
 
 class _Measured:
-    """Figures of one engine."""
-
     def __init__(self, engine: CudaEngine, tokens: list[int], options: GpuOptions, progress: Progress) -> None:
         self._engine, self._tokens, self._options, self._progress = engine, tokens, options, progress
 
@@ -192,11 +189,9 @@ class _Measured:
         return self._rate(what, self._options.decoded, lambda: self._decode(self._options.decoded, taps, sampling))
 
     def prefill(self, mode: str) -> Figure:
-        """Tokens a second of the prompt."""
         return self._rate(f"prefill, {mode}", len(self._tokens), self._prefill)
 
     def soak(self) -> Iterator[Figure]:
-        """Memory before and after many tokens."""
         if not self._options.soak:
             return
         before = self._free(), resident_bytes()
@@ -253,7 +248,6 @@ class _Peer:
         return found
 
     def better(self, one: dict[str, Figure], other: dict[str, Figure]) -> dict[str, Figure]:
-        """The faster figure of each kind."""
         both = {name: [found[name] for found in (one, other) if name in found] for name in {**one, **other}}
         return {name: max(figures, key=lambda figure: figure.value) for name, figures in both.items()}
 

@@ -100,12 +100,10 @@ class PseudoTerminal:
         return repr(" ".join(self.text().split())[-300:])
 
     def forget(self) -> None:
-        """Forget the text so far."""
         with self._changed:
             self._text.clear()
 
     def press(self, keys: str) -> None:
-        """Send keys as a terminal does."""
         os.write(self._master, keys.encode())
 
     def time_key(self, keys: str, seconds: float = 10.0, quiet: float = QUIET) -> tuple[float, float]:
@@ -133,7 +131,6 @@ class PseudoTerminal:
         return private_bytes(self._process.pid)
 
     def close(self) -> None:
-        """End the program."""
         self._process.terminate()
         try:
             self._process.wait(5)

@@ -71,7 +71,6 @@ class Worker:
         return seconds
 
     def memory(self) -> Memory:
-        """Memory of the process."""
         self._pipe.send(None)
         memory = self._receive()
         assert isinstance(memory, Memory)
@@ -89,7 +88,6 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the process."""
         self._pipe.close()
         self._process.join(5)
         self._process.kill()
@@ -120,7 +118,6 @@ def _timed(contestant: Contestant, job: Job, vocabulary: int) -> float:
 
 
 def resident_bytes() -> int:
-    """Bytes of this process that are resident."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 

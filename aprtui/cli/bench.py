@@ -199,14 +199,12 @@ def _random_model(shape: str, directory: Path | None) -> Path:
 
 
 def _figure_line(figure: Figure) -> str:
-    """A figure as text."""
     low, high = figure.spread
     judged = "" if figure.ratio is None else f"  {figure.ratio:.2f} of {figure.against} ({figure.target})"
     return f"{figure.what:38} {figure.value:9.2f} {figure.unit} [{low:.2f} … {high:.2f}]{judged}"
 
 
 def _detection(model: Model, every: int, as_json: bool, progress: Progress) -> None:
-    """Faults planted and named, for each kind and signal."""
     from aprtui.engine.evaluation.fault_detection import SIGNALS, run_detection
 
     tallies = []
@@ -237,8 +235,7 @@ def _cells(tallies: Sequence[Tally]) -> str:
 
 
 def _honest(folder: Path, as_json: bool, progress: Progress) -> None:
-    """Honest captures judged, and captures of edited models."""
-    from aprtui.bench.honest import judge_honest, judge_outside_faults
+    from aprtui.engine.evaluation.false_alarms import judge_honest, judge_outside_faults
 
     parts = (("honest", judge_honest), ("outside fault", judge_outside_faults))
     for name, judge in parts:
@@ -265,7 +262,6 @@ def _judged_lines(name: str, found: Sequence[JudgedCapture]) -> Iterator[str]:
 
 
 def _speed(as_json: bool, progress: Progress) -> None:
-    """Rate and memory of the default metrics."""
     from aprtui.bench.metrics import MetricsOptions, run_metrics
 
     for figure in run_metrics(MetricsOptions(), progress):

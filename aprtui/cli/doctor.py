@@ -122,7 +122,7 @@ def _parities() -> Iterator[DoctorLine]:
     for backend in device_backends():
         if backend.identity is None or backend.obstacle() is not None:
             continue
-        from aprtui.engine.parity.cache import known_parities
+        from aprtui.engine.parity import known_parities
 
         for found in known_parities(backend.identity()):
             passed = found.parity.passed

@@ -33,7 +33,6 @@ _FIT = 0
 
 
 def _positions(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    """A number of positions, or `fit`."""
     if value is None:
         return None
     if value == "fit":

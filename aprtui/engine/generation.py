@@ -26,8 +26,6 @@ PREFILL_CHUNK = 512
 
 
 class StopReason(StrEnum):
-    """Why a generation ended."""
-
     STOP_TOKEN = "stop token"
     LENGTH = "length"
     CONTEXT_FULL = "context full"

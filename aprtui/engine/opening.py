@@ -78,8 +78,7 @@ def _without_advice(text: str) -> str:
 def _parity(backend: Backend, request: EngineRequest) -> str:
     """Why a device can be taken. Raises `EngineError` that says why it cannot."""
     # Imported here because most runs do without: replay and its comparison take a third of the time to load.
-    from aprtui.engine.parity import cache
-    from aprtui.engine.parity.gate import POSITIONS, parity_gate
+    from aprtui.engine.parity import POSITIONS, cached_parity, parity_gate
 
     assert backend.identity is not None
     obstacle = backend.obstacle()
@@ -96,7 +95,7 @@ def _parity(backend: Backend, request: EngineRequest) -> str:
         kv = request.kv if mode is Mode.Q8 else KvType.F32
         return by.open(replace(request, mode=mode, kv=kv, context=POSITIONS, fit=False, intervention=None))
 
-    parity = cache.cached_parity(
+    parity = cached_parity(
         request.model, identity, request.kv,
         lambda: parity_gate(
             request.model, lambda mode: opened(backend, mode), lambda: opened(host, Mode.EXACT), request.threads,

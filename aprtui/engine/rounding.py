@@ -84,7 +84,6 @@ ROUND: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
 
 
 def unrounded_input(kind: WeightType) -> InputRounding:
-    """No rounding of any matmul's input."""
     return InputRounding.NONE
 
 
@@ -96,7 +95,6 @@ class Arithmetic:
     rope_angles: RopeAngles
 
     def matmul_input(self, weight: Weight) -> InputRounding:
-        """Name of the rounding of a matmul's input."""
         return self.input_rounding(weight.type)
 
     def stated(self, model: Model, kv: KvType) -> Rounding:

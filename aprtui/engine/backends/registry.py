@@ -60,7 +60,6 @@ def require_available(backend: Backend) -> None:
 
 
 def device_backends() -> list[Backend]:
-    """Backends that compute on a device of their own."""
     return [backend for backend in BACKENDS if backend.is_device]
 
 

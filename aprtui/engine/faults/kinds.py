@@ -120,5 +120,4 @@ KINDS: Mapping[str, FaultKind] = MappingProxyType(
 
 
 def applies(kind: str, model: Model, node: Node) -> bool:
-    """Whether a fault of `kind` can be made at `node`."""
     return KINDS[kind].applies(model, node, model.graph[node.stage])

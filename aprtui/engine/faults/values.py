@@ -27,12 +27,10 @@ def noise(setting: FaultSetting, call: NodeCall) -> Array:
 
 
 def nan(setting: FaultSetting, call: NodeCall) -> Array:
-    """One value NaN."""
     return _one_value(setting, call, np.float32(np.nan))
 
 
 def inf(setting: FaultSetting, call: NodeCall) -> Array:
-    """One value Inf."""
     return _one_value(setting, call, np.float32(np.inf))
 
 

@@ -11,10 +11,9 @@ from aprtui.compare.floor import floor_bounds
 from aprtui.engine.floors.measure import arithmetic_floor, weight_floor
 from aprtui.engine.protocol import Rounding
 from aprtui.engine.replay.arithmetic import UNROUNDED, NodeEvaluators, Recomputation, rounding_text
-from aprtui.engine.replay.captured import CapturedStages
-from aprtui.engine.replay.layouts import find_layouts
-from aprtui.engine.replay.recompute import Recomputer
-from aprtui.engine.replay.replay import identify, misfit
+from aprtui.engine.replay.identify import find_layouts, identify
+from aprtui.engine.replay.recompute import CapturedStages, Recomputer
+from aprtui.engine.replay.replay import misfit
 from aprtui.engine.result_cache import cached, python_digest
 from aprtui.model.model import Model
 from aprtui.progress import Progress

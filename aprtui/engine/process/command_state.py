@@ -18,8 +18,6 @@ SideTask = messages.WriteCapture | messages.Control
 
 
 class CommandState:
-    """The commands of the app as a state that two threads share."""
-
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._jobs: deque[Job] = deque()
@@ -35,7 +33,6 @@ class CommandState:
         """Whether the logit lens is wanted."""
 
     def take(self, command: messages.Command) -> None:
-        """Note a command of the app."""
         with self._changed:
             match command:
                 case messages.Generate():
@@ -75,7 +72,6 @@ class CommandState:
             return self._jobs.popleft()
 
     def next_side_task(self) -> SideTask | None:
-        """The next side task, if there is one."""
         with self._changed:
             return self._side_tasks.popleft() if self._side_tasks else None
 
@@ -90,11 +86,9 @@ class CommandState:
             self._in_side_task = False
 
     def cancelled(self) -> bool:
-        """Whether the current generation is to end."""
         return self._cancelled
 
     def side_task_cancelled(self) -> bool:
-        """Whether the current side task is to end."""
         return self._side_task_cancelled
 
     def keep_pace(self) -> None:

@@ -47,8 +47,6 @@ QUIT_SECONDS = 1.0
 
 
 class EngineState(StrEnum):
-    """What an engine process is doing."""
-
     LOADING = "loading"
     READY = "ready"
     RUNNING = "running"
@@ -168,7 +166,6 @@ class EngineProcess:
         self._send(Control.PAUSE)
 
     def resume(self) -> None:
-        """End a pause."""
         self._send(Control.RESUME)
 
     def set_pace(self, tokens_per_second: float | None) -> None:
@@ -196,7 +193,6 @@ class EngineProcess:
         return None if self._slots is None else self._slots.read(number)
 
     def latest(self) -> TokenRecord | None:
-        """The newest token record."""
         return None if self._slots is None else self._slots.latest()
 
     def _send(self, command: Command) -> None:

@@ -169,8 +169,6 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The engine goes on."""
-
     run: int
 
 

@@ -34,7 +34,6 @@ class Recorder:
 
     @property
     def written(self) -> int:
-        """Records written by this process."""
         return self._slots.written
 
     def close(self) -> None:

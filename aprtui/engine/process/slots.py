@@ -125,7 +125,6 @@ class Slots:
 
     @property
     def written(self) -> int:
-        """Records written since the engine was loaded."""
         return int(self._written[0])
 
     def write(self, record: TokenRecord) -> None:
@@ -200,7 +199,6 @@ class StatsTable:
             self.put_sums(np.array([self._order[node]]), np.array([astuple(stats)], SUMS))
 
     def put_sums(self, places: NDArray[np.int64], sums: NDArray[np.void]) -> None:
-        """See `StatsSink`."""
         self._places.append(places)
         self._sums.append(sums)
 

@@ -41,8 +41,6 @@ NAMES = (CAPABILITY, *(name for name, _ in GATES))
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """One gate: what it found, and how long it took."""
-
     name: str
     finding: GateFinding
     seconds: float
@@ -59,7 +57,6 @@ class QualityReport:
 
     @property
     def executed(self) -> int:
-        """Gates that were run."""
         return sum(gate.finding.outcome is not Outcome.SKIPPED for gate in self.gates)
 
 
