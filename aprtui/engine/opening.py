@@ -56,7 +56,9 @@ def _open_best(request: EngineRequest, announce: Callable[[str], None] | None) -
                 reason = _parity(backend, request)
                 engine = backend.open(request)
             except EngineError as error:
-                reasons.append(_without_advice(str(error).removeprefix(f"backend {backend.name}: ")))
+                # Without what to do about it: the caller of `auto` gets another engine.
+                text = str(error).removeprefix(f"backend {backend.name}: ")
+                reasons.append(text.rpartition(": use ")[0] or text)
                 continue
         else:
             obstacle = backend.obstacle()
@@ -68,11 +70,6 @@ def _open_best(request: EngineRequest, announce: Callable[[str], None] | None) -
             announce(f"backend {backend.name}: {reason}")
         return engine
     raise EngineError(f"no backend can run here: {'; '.join(reasons)}: see aprtui doctor")
-
-
-def _without_advice(text: str) -> str:
-    """What is wrong, without what to do about it: the caller of `auto` gets another engine."""
-    return text.rpartition(": use ")[0] or text
 
 
 def _parity(backend: Backend, request: EngineRequest) -> str:

@@ -32,8 +32,6 @@ class EngineRequest:
 
 @dataclass(frozen=True, slots=True)
 class BackendObstacle:
-    """Why a backend cannot run here, and what to do about it."""
-
     problem: str
     advice: str
 

@@ -64,7 +64,6 @@ def device_backends() -> list[Backend]:
 
 
 def host_backends() -> list[Backend]:
-    """Backends that compute on the processor."""
     return [backend for backend in BACKENDS if not backend.is_device]
 
 

@@ -89,12 +89,11 @@ def judged(what: str, signal: str, comparison: Comparison, right: bool | None = 
     return JudgedCapture(what, signal, comparison.verdict, said, right)
 
 
-def judge_honest(folder: Path, progress: Progress | None = None) -> Iterator[JudgedCapture]:
+def judge_honest(folder: Path, progress: Progress) -> Iterator[JudgedCapture]:
     """Every honest capture below `folder` by replay, and every pair of the same model and tokens by diff."""
     models = sorted(path.parent for path in folder.glob("*/model.gguf"))
     for done, home in enumerate(models):
-        if progress:
-            progress(f"judging honest captures of {home.name},", done, len(models))
+        progress(f"judging honest captures of {home.name},", done, len(models))
         with tempfile.TemporaryDirectory(prefix="aprtui-honest-") as own:
             yield from _of_model(load_model(home / "model.gguf"), _captures(home), Path(own), home.name)
 
@@ -123,12 +122,11 @@ def _of_model(model: Model, foreign: Sequence[Capture], own: Path, name: str) ->
             yield from judge_pairs(model, tokens, combinations(everyone, 2), evaluators, where)
 
 
-def judge_outside_faults(folder: Path, progress: Progress | None = None) -> Iterator[JudgedCapture]:
+def judge_outside_faults(folder: Path, progress: Progress) -> Iterator[JudgedCapture]:
     """Every capture of an edited model below `folder`, replayed with the original."""
     expected = sorted((folder / "faults").glob("*/expected.json"))
     for done, path in enumerate(expected):
-        if progress:
-            progress("replaying captures of edited models,", done, len(expected))
+        progress("replaying captures of edited models,", done, len(expected))
         stated = json.loads(path.read_text())
         accepted = {Node(answer["layer"], answer["stage"]) for answer in stated["accepted"]}
         model = load_model(folder / stated["model"])

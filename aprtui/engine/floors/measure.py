@@ -9,7 +9,7 @@ own quantisation step, against the undisturbed one; that is an estimate, and mar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,12 @@ from aprtui.trace.graph import Node, Op
 
 Array = NDArray[np.float32]
 Disturb = Callable[[Node, Array], Array]
+Run = Iterator[tuple[Node, Array]]
 
 
 def run_forward(
     model: Model, tokens: Sequence[int], recomputation: Recomputation, disturb: Disturb | None = None
-) -> Iterator[tuple[Node, Array]]:
+) -> Run:
     """Each node of the graph with its stage tensor for all `tokens`, in execution order; logits of the last position.
 
     `disturb` changes each tensor before it is given out and used. Keeps the tensors of two layers.
@@ -44,10 +45,10 @@ def run_forward(
         for entry, source in zip(stage.inputs, graph.inputs(node), strict=True):
             tensor = recent[source]
             inputs.append(tensor if tensor.ndim == 3 else tensor[:, config.part(entry.part)])
-        last = node == graph.nodes[-1]
-        rows = inputs[0][-1:] if last else None
-        values = recomputation.evaluate(
-            node, inputs if rows is None else [rows], tokens[-1:] if last else tokens, len(tokens) - 1 if last else 0
+        values = (
+            recomputation.evaluate(node, [inputs[0][-1:]], tokens[-1:], len(tokens) - 1)
+            if node == graph.nodes[-1]
+            else recomputation.evaluate(node, inputs, tokens)
         )
         recent[node] = values if disturb is None else disturb(node, values)
         yield node, recent[node]
@@ -74,12 +75,9 @@ WEIGHT_PERCENTILE = 95
 
 
 def arithmetic_floor(
-    model: Model,
-    tokens: Sequence[int],
-    roundings: tuple[Rounding, Rounding],
-    evaluators: NodeEvaluators,
+    model: Model, tokens: Sequence[int], roundings: tuple[Rounding, Rounding], evaluators: NodeEvaluators,
     progress: Progress | None = None,
-) -> dict[Node, float]:
+) -> dict[Node, float]:  # fmt: skip
     """For each node the largest error of a token (`token_rel_l2`) between engines of the two `roundings`."""
     first, second = roundings
     if first == second and first.stage_output != "f32":
@@ -145,12 +143,7 @@ def _always(evaluator: NodeEvaluator) -> NodeEvaluators:
     return lambda angles: evaluator
 
 
-def _errors(
-    model: Model,
-    reference: Iterator[tuple[Node, Array]],
-    runs: Sequence[Iterator[tuple[Node, Array]]],
-    progress: Progress | None,
-) -> Mapping[Node, list[float]]:
+def _errors(model: Model, reference: Run, runs: Sequence[Run], progress: Progress | None) -> dict[Node, list[float]]:
     """The worst token of every node in each of `runs`, all walked side by side so that no run is kept whole."""
     nodes = model.graph.nodes
     errors: dict[Node, list[float]] = {}

@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,7 +23,6 @@ from aprtui.engine.logit_noise import measure_logit_noise
 from aprtui.engine.process import messages
 from aprtui.engine.process.command_state import CommandState, SideTask
 from aprtui.engine.process.loading import LoadedEngine, Opener, engine_for
-from aprtui.engine.process.messages import Captured, Declined, Event, NoiseMeasured, StepProgress, WriteCapture
 from aprtui.engine.process.records import Recorder
 from aprtui.engine.process.slots import CANDIDATES, Slots
 from aprtui.engine.protocol import Logits
@@ -40,7 +39,7 @@ class SideTasks:
     ends the task only.
     """
 
-    def __init__(self, loaded: LoadedEngine, commands: CommandState, send: Callable[[Event], None]) -> None:
+    def __init__(self, loaded: LoadedEngine, commands: CommandState, send: Callable[[messages.Event], None]) -> None:
         self._loaded = loaded
         self._commands = commands
         self._send = send
@@ -50,25 +49,25 @@ class SideTasks:
         """Do one side task on the `tokens` of the run so far, the first `prompt_tokens` of which are the prompt."""
         self._commands.begin_side_task()
         try:
-            if isinstance(side_task, WriteCapture):
+            if isinstance(side_task, messages.WriteCapture):
                 self._send(self._capture(side_task.directory, tokens, prompt_tokens))
             else:
                 info, threads = self._loaded.info, self._loaded.settings.threads
                 noise = measure_logit_noise(self._loaded.model, tokens, info.backend, threads, self._progress)
-                self._send(NoiseMeasured(noise))
+                self._send(messages.NoiseMeasured(noise))
         except AprtuiError as error:
-            self._send(Declined(str(error)))
+            self._send(messages.Declined(str(error)))
         finally:
             self._commands.end_side_task()
 
     def _progress(self, what: str, done: int, total: int) -> None:
-        if self._commands.side_task_cancelled():
+        if self._commands.side_task_cancelled:
             raise EngineError(f"{what}: cancelled")
         if time.monotonic() - self._reported > REPORT_SECONDS:
             self._reported = time.monotonic()
-            self._send(StepProgress(what, done, total))
+            self._send(messages.StepProgress(what, done, total))
 
-    def _capture(self, directory: Path, tokens: Sequence[int], prompt_tokens: int) -> Captured:
+    def _capture(self, directory: Path, tokens: Sequence[int], prompt_tokens: int) -> messages.Captured:
         """Evaluate the tokens as the run did, the prompt at once and the rest one by one, with every tap."""
         if not tokens:
             raise UsageError("there is no run to capture: enter a prompt first")
@@ -92,7 +91,7 @@ class SideTasks:
         finally:
             engine.close()
         size = sum(info.bytes or 0 for info in manifest.files.values())
-        return Captured(directory, len(tokens), len(manifest.files), size)
+        return messages.Captured(directory, len(tokens), len(manifest.files), size)
 
 
 class EngineThread:
@@ -117,7 +116,7 @@ class EngineThread:
             slots = Slots(self._descriptor, len(graph.nodes), graph.layers, create=True)
             self._send(messages.Loaded(loaded.info))
             while True:
-                loaded = self._serve(loaded, Recorder(loaded, slots, self._send_names))
+                loaded = self._serve(loaded, Recorder(loaded, slots, self._send))
         except AprtuiError as error:
             self._end(str(error), error.exit_code)
         except Exception as error:  # noqa: BLE001 - a bug: the app is told before the process ends
@@ -126,9 +125,6 @@ class EngineThread:
 
     def _progress(self, what: str, done: int, total: int) -> None:
         self._send(messages.StepProgress(what, done, total))
-
-    def _send_names(self, names: Iterable[tuple[int, str]]) -> None:
-        self._send(messages.TokenNames(tuple(names)))
 
     def _end(self, message: str, code: ExitCode) -> None:
         with contextlib.suppress(OSError):

@@ -23,12 +23,12 @@ class CommandState:
         self._jobs: deque[Job] = deque()
         self._side_tasks: deque[SideTask] = deque()
         self._in_side_task = False
-        self._side_task_cancelled = False
         self._paused = False
         self._steps = 0
         self._cancelled = False
         self._token_seconds = 0.0
         self._due = 0.0
+        self.side_task_cancelled = False
         self.lens = False
         """Whether the logit lens is wanted."""
 
@@ -49,7 +49,7 @@ class CommandState:
                 case messages.SetLens(on):
                     self.lens = on
                 case messages.Control.CANCEL if self._in_side_task:
-                    self._side_task_cancelled = True
+                    self.side_task_cancelled = True
                 case messages.Control.CANCEL:
                     self._cancelled = True
                 case messages.Control.STEP:
@@ -78,7 +78,7 @@ class CommandState:
     def begin_side_task(self) -> None:
         """From now on a cancel ends the side task, not the generation."""
         with self._changed:
-            self._in_side_task, self._side_task_cancelled = True, False
+            self._in_side_task, self.side_task_cancelled = True, False
 
     def end_side_task(self) -> None:
         """From now on a cancel ends the generation."""
@@ -87,9 +87,6 @@ class CommandState:
 
     def cancelled(self) -> bool:
         return self._cancelled
-
-    def side_task_cancelled(self) -> bool:
-        return self._side_task_cancelled
 
     def keep_pace(self) -> None:
         """Wait until the next token is due, or a command has come."""

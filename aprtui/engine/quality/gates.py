@@ -61,13 +61,9 @@ class QualityReport:
 
 
 def run_quality(
-    path: Path,
-    options: QualityOptions,
-    *,
-    required: Sequence[str] = (),
-    least: int = 1,
+    path: Path, options: QualityOptions, *, required: Sequence[str] = (), least: int = 1,
     each: Callable[[GateResult], None] = lambda gate: None,
-) -> QualityReport:
+) -> QualityReport:  # fmt: skip
     """Run every gate on the model file `path`, calling `each` with every result.
 
     FAIL where a gate fails or a `required` one is skipped; UNKNOWN where fewer than `least` were run. Raises

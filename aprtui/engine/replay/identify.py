@@ -12,7 +12,6 @@ from statistics import median
 from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from aprtui.compare.align.layout import Layout, agreed, legal_layouts, solve_layout
 from aprtui.compare.metrics.measure import compare_values
@@ -144,13 +143,9 @@ def _output_type(search: _Search) -> str:
     tensors = [search.recomputer.stages.raw(node) for node in search.of(Op.MATMUL)]
     bits = [np.ascontiguousarray(raw).view(np.uint32) for raw in tensors if not isinstance(raw, Misfit)]
     for name, unused in _KEPT_BITS.items():
-        if bits and all(_all_zero(values, unused) for values in bits):
+        if bits and all(np.any(values) and not np.any(values & np.uint32(unused)) for values in bits):
             return name
     return "f32"
-
-
-def _all_zero(bits: NDArray[np.uint32], mask: int) -> bool:
-    return bool(np.any(bits)) and not bool(np.any(bits & np.uint32(mask)))
 
 
 def find_layouts(recomputer: Recomputer, recomputation: Recomputation) -> Iterator[str]:

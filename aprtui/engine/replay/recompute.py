@@ -17,7 +17,7 @@ from aprtui.compare.survey import NOT_WRITTEN, written_values
 from aprtui.engine.replay.arithmetic import Recomputation
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node, Op, Part, Stage
+from aprtui.trace.graph import Node, Op, Stage
 
 Array = NDArray[np.float32]
 
@@ -108,7 +108,8 @@ class Recomputer:
         through: frozenset[Node] = frozenset()
         for entry, source in zip(stage.inputs, graph.inputs(node), strict=True):
             tensor, passed = self._input(source, recomputation)
-            inputs.append(_cut(tensor, stage, self._columns(entry.part), rows, is_history=_is_history(stage, inputs)))
+            columns = self.model.config.graph.part(entry.part)
+            inputs.append(_cut(tensor, stage, columns, rows, is_history=_is_history(stage, inputs)))
             through |= passed
         tokens = self.stages.tokens
         position = len(tokens) - rows
@@ -122,11 +123,6 @@ class Recomputer:
             values, through = self._evaluate(source, recomputation, total)
             self._cached[source] = values, through | {source}
         return self._cached[source]
-
-    def _columns(self, part: Part) -> slice:
-        config = self.model.graph.config
-        assert config is not None
-        return config.part(part)
 
 
 def _is_history(stage: Stage, before: Sequence[Array]) -> bool:
