@@ -54,8 +54,6 @@ class GpuOptions:
 
 @dataclass(frozen=True, slots=True)
 class MeasurementSetup:
-    """The machine and the versions that figures were measured with."""
-
     date: str
     device: str
     driver: str

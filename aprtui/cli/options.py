@@ -44,8 +44,6 @@ def _positions(context: click.Context, parameter: click.Parameter, value: str | 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """Which engine to open, as asked for on the command line."""
-
     backend: str
     mode: str
     kv: str

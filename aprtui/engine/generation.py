@@ -76,7 +76,6 @@ class Generation(Iterator[GeneratedToken]):
         self, engine: Engine, tokenizer: Tokenizer | None, prompt: list[int], sampler: Sampler, max_tokens: int,
         taps: Taps, logits: Logits, stop_ids: Collection[int], cancelled: Callable[[], bool],
     ) -> None:  # fmt: skip
-        """See `generate`."""
         self.stop_reason: StopReason | None = None
         self.timing = Timing()
         self.tail = ""

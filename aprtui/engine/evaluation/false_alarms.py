@@ -80,7 +80,6 @@ def own_captures(model: Model, tokens: Sequence[int], folder: Path) -> Iterator[
 
 
 def judged(what: str, signal: str, comparison: Comparison, right: bool | None = None) -> JudgedCapture:
-    """`comparison` in short."""
     divergence = comparison.first_divergence
     said = "; ".join(comparison.reasons)
     if divergence is not None:
