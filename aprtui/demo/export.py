@@ -143,7 +143,6 @@ def _add_quality(writer: Any, quality: dict[str, Any]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line of the export."""
     parser = argparse.ArgumentParser(prog="python -m aprtui.demo.export", description="Write the embedded model.")
     parser.add_argument("--work", type=Path, required=True, help="folder of the training")
     parser.add_argument("--checkpoint", default="checkpoint.pt", help="checkpoint file in that folder")

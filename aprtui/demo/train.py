@@ -63,7 +63,6 @@ class TrainingProgress:
 
     @property
     def polishing(self) -> bool:
-        """Whether the decay is over."""
         return self.steps is not None and self.step >= self.steps
 
 
@@ -208,7 +207,6 @@ def train(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line of the training script."""
     parser = argparse.ArgumentParser(prog="python -m aprtui.demo.train", description="Train the embedded model.")
     parser.add_argument("--work", type=Path, required=True, help="folder for tokenizer, token stream, checkpoints")
     parser.add_argument("--minutes", type=float, default=80.0, help="training time; sets when the decay starts")

@@ -29,7 +29,6 @@ class TrainedVocabulary:
 
     @property
     def end_of_text(self) -> int:
-        """Id of the mark between texts."""
         return self.tokens.index(END_OF_TEXT)
 
     def encode(self, text: str) -> list[int]:

@@ -28,8 +28,6 @@ _MANIFEST_START = 256
 
 
 class ArtifactKind(StrEnum):
-    """What an artifact is."""
-
     CAPTURE = "capture"
     MODEL = "model"
 
@@ -52,7 +50,6 @@ class Artifact:
 
     @property
     def is_model(self) -> bool:
-        """Whether it is a model; else it is a capture."""
         return self.kind is ArtifactKind.MODEL
 
 

@@ -66,7 +66,6 @@ def _capture_contents(capture: Capture, cancelled: Cancelled) -> Iterator[Captur
 
 
 def stage_entry(capture: Capture, node: Node, cancelled: Cancelled = lambda: False) -> Entry:
-    """Statistics of one stage, read from its file."""
     file = capture.files[node]
     try:
         reader = StageReader(file.path, file.shape)

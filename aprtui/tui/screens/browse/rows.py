@@ -43,7 +43,6 @@ _PENDING = "…"
 
 
 def state_text(artifact: Artifact) -> str:
-    """Whether a capture is complete."""
     if artifact.problem:
         return "damaged"
     if artifact.is_model:
@@ -112,7 +111,6 @@ def _stage_row(capture: Capture, node: Node, entry: Entry | None) -> Row:
 
 
 def stage_words(node: Node, entry: Entry | None) -> str:
-    """One stage of a capture in words."""
     match entry:
         case None:
             return SEPARATOR.join([str(node), "being read"])
@@ -125,7 +123,6 @@ def stage_words(node: Node, entry: Entry | None) -> str:
 
 
 def stats_words(stats: StageStats) -> list[str]:
-    """Statistics in words."""
     bad = f"{stats.nan} NaN, {stats.inf} Inf" if stats.nan or stats.inf else "all finite"
     names = ("rms", "min", "max", "mean", "absmax")
     return [bad, *(f"{name} {number(getattr(stats, name))}" for name in names), f"{stats.count} values"]
@@ -164,7 +161,6 @@ def _tensor_row(info: TensorInfo, summary: TensorSummary | None) -> Row:
 
 
 def tensor_words(info: TensorInfo, summary: TensorSummary | None) -> str:
-    """One tensor of a model in words."""
     fields = [info.name, info.type, shape_text(info.shape)]
     if info.stored is None:
         return SEPARATOR.join([*fields, info.problem])

@@ -103,8 +103,6 @@ class ContractsScreen(ToolScreen):
     """
 
     class DocumentsRead(Message):
-        """The contracts on disk were read, or read again after a change."""
-
         def __init__(self, documents: Documents) -> None:
             super().__init__()
             self.documents = documents
@@ -135,7 +133,6 @@ class ContractsScreen(ToolScreen):
         self._cursors_to_restore = (state.text("document"), state.text("falsifier"))
 
     def compose_body(self) -> Iterable[Widget]:
-        """Lists of documents and falsifiers; the text about one falsifier, and its cells."""
         with Container(id="body"):
             with Container(id="lists"):
                 yield Table(DOCUMENT_COLUMNS, "Reading…", id="documents")
@@ -159,11 +156,9 @@ class ContractsScreen(ToolScreen):
             self._take_captures()
 
     def captures(self) -> tuple[Path, ...]:
-        """The captures that the falsifiers are judged on."""
         return tuple(path for path in self._capture_paths if path is not None)
 
     def state(self) -> ScreenState:
-        """Where contracts are read from, what the cursors are on, and the captures."""
         row = self._row
         reference, capture = self._capture_paths
         return screen_state(
@@ -187,7 +182,6 @@ class ContractsScreen(ToolScreen):
         self.toggle_class("-of-cells")
 
     def action_judge(self) -> None:
-        """Read the captures again."""
         self._take_captures(again=True)
 
     def _take_captures(self, again: bool = False) -> None:
@@ -223,7 +217,6 @@ class ContractsScreen(ToolScreen):
 
     @work(thread=True, group="judge", exclusive=True, description="document")
     def _judge_in_thread(self, document: Document, paths: CapturePaths) -> None:
-        """Judge the falsifiers of `document`; judging again ends this."""
         worker = get_current_worker()
         reference, capture, problem = None, None, ""
         try:
@@ -258,14 +251,12 @@ class ContractsScreen(ToolScreen):
             self._show_rows()
 
     def on_table_pointed(self, message: Table.Pointed) -> None:
-        """Open the document or show the falsifier under the cursor."""
         if message.table.id == "documents":
             self._open_document()
         else:
             self._show_one()
 
     def on_table_chosen(self, message: Table.Chosen) -> None:
-        """Focus the falsifiers of a document, or the text about a falsifier."""
         documents = message.table.id == "documents"
         self.set_focus(self.query_one("#falsifiers" if documents else "#details"))
 

@@ -73,7 +73,6 @@ class DisplayedPlane:
         return f"{self.kind} scale" + ("" if self.clip == 1 else f" of {100 * self.clip:g} % of the values")
 
     def title(self) -> str:
-        """What is shown."""
         rows, columns = ("queries" if axis == "query" else f"{axis}s" for axis in self.source.axes)
         heads = f", head {self.plane} of {self.source.planes}" if self.source.planes > 1 else ""
         return f"{self.source.title}{heads}: {rows} × {columns}"
@@ -134,7 +133,6 @@ class TensorBody(Container):
             yield Table(OUTLIER_COLUMNS, "being read…", id="outliers")
 
     def on_mount(self) -> None:
-        """Set the titles of the panes."""
         self._lines("value").border_title = "value"
         self._lines("histogram").border_title = "all values, log of the counts"
 
@@ -144,11 +142,9 @@ class TensorBody(Container):
 
     @property
     def outliers(self) -> Table:
-        """The list of outlier channels."""
         return self.query_one("#outliers", Table)
 
     def draw_map(self, plane: DisplayedPlane) -> None:
-        """Draw the tile, its labels and its scale."""
         values = plane.values
         if values is None:
             return
@@ -166,12 +162,10 @@ class TensorBody(Container):
         self.draw_labels(plane)
 
     def move_cursor(self, plane: DisplayedPlane) -> None:
-        """Draw the cursor on another value of the same tile."""
         self.heat.move_cursor(plane.viewport.cursor)
         self.draw_labels(plane)
 
     def draw_labels(self, plane: DisplayedPlane) -> None:
-        """Draw the names of the rows and the numbers of the columns."""
         viewport, labels = plane.viewport, self._lines("labels")
         width = label_width(viewport, plane.labels) + 1
         if labels.styles.width is None or labels.styles.width.value != width:
@@ -180,7 +174,6 @@ class TensorBody(Container):
         self._lines("ruler").show([[(ruler(viewport, viewport.cells), Ink.MUTED)]])
 
     def draw_value(self, plane: DisplayedPlane, value: CursorValue | None) -> None:
-        """Draw the value under the cursor, and its bytes."""
         lines: list[list[Piece]] = []
         if value is not None:
             lines = value_lines(plane.source, plane.labels, value, plane.profile)

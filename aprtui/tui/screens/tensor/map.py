@@ -54,7 +54,6 @@ class TensorMap(Heatmap):
         self._numbers: NDArray[np.float32] | None = None
 
     def show(self, tile: Tile, colour_map: ColourMap, cursor: tuple[int, int] | None = None) -> None:
-        """Draw levels."""
         self._numbers = None
         super().show(tile, colour_map, cursor)
 
@@ -66,7 +65,6 @@ class TensorMap(Heatmap):
         self._numbers = values
 
     def move_cursor(self, cursor: tuple[int, int] | None) -> None:
-        """Put the cursor on another value of the same tile."""
         if self._numbers is None:
             super().move_cursor(cursor)
         else:
@@ -83,12 +81,10 @@ class TensorMap(Heatmap):
         self.post_message(self.Chosen())
 
     def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
-        """The wheel moves the cursor."""
         event.stop()
         self.action_move(1, 0)
 
     def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
-        """The wheel moves the cursor."""
         event.stop()
         self.action_move(-1, 0)
 
@@ -104,7 +100,6 @@ class TensorMap(Heatmap):
                 self.post_message(self.Pointed(self, row, column))
 
     def render_line(self, y: int) -> Strip:
-        """A line of colours, or of numbers."""
         return super().render_line(y) if self._numbers is None else self._number_line(self._numbers, y)
 
     def _number_line(self, numbers: NDArray[np.float32], y: int) -> Strip:
@@ -150,7 +145,6 @@ class ColourBar(LineWidget):
         return f"{self._ends[0]} … {self._ends[1]}  {self._words}"
 
     def render_line(self, y: int) -> Strip:
-        """The number of one end, the colours, the number of the other end, the words."""
         width, base = self.size.width, self.style()
         if not self._ends[0]:
             return Strip.blank(width, base)

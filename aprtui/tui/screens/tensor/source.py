@@ -75,8 +75,6 @@ class TensorSource(ABC):
 
 
 class StageSource(TensorSource):
-    """A stage of a capture."""
-
     def __init__(self, capture: Capture, node: Node) -> None:
         if node not in capture.files:
             raise UnreadableError(f"{capture.path}: has no file of {node}: choose a stage that it holds")
@@ -110,7 +108,6 @@ class StageSource(TensorSource):
         return FileLocation(self._reader.place(row, column, plane), 4, is_block=False)
 
     def column_words(self, column: int) -> str:
-        """Head, and channel in head."""
         return channel_words(self.capture.graph, self.stage, column)
 
     def state(self) -> ScreenState:
@@ -123,7 +120,6 @@ class StageSource(TensorSource):
         return [*words, *_values(index if not self.folded else index[:0])]
 
     def neighbour(self, step: int, same: str) -> ScreenState | None:
-        """The stage before or after in execution order, or the same stage in another layer."""
         nodes = [node for node in self.capture.graph.nodes if node in self.capture.files]
         if same == "stage":
             nodes = [node for node in nodes if node.stage == self.node.stage]
@@ -182,7 +178,6 @@ class WeightSource(TensorSource):
         return self._reader.values(rows, columns)
 
     def locate(self, plane: int, row: int, column: int) -> FileLocation:
-        """Where the block of a value is in the file."""
         offset, size = self._reader.place(row, column)
         return FileLocation(offset, size, is_block=True)
 
@@ -193,7 +188,6 @@ class WeightSource(TensorSource):
         return ["aprtui", "stats", as_typed(self._path)]
 
     def neighbour(self, step: int, same: str) -> ScreenState | None:
-        """The tensor before or after in the file, or the same one in another layer."""
         names = list(self._tensors)
         if same == "stage":
             kind = _without_layer(self._name)

@@ -47,7 +47,6 @@ def exact_number(value: np.float32) -> str:
 
 
 def bits_text(value: np.float32) -> str:
-    """The bits of a float32."""
     return f"0x{int(np.float32(value).view(np.uint32)):08x}"
 
 
@@ -68,7 +67,6 @@ class RowLabels:
     """The token that the first row is: logits may be of the last position alone."""
 
     def words(self, row: int) -> str:
-        """The name of a row in words."""
         place = row + self.first
         if place < len(self.texts):
             return f"{self.axis} {place} {self.texts[place]}"
@@ -210,7 +208,6 @@ def place_words(source: TensorSource, labels: RowLabels, value: CursorValue) -> 
 
 
 def cursor_words(source: TensorSource, labels: RowLabels, value: CursorValue) -> str:
-    """The value under the cursor in one line of words."""
     fields = [*place_words(source, labels, value), exact_number(value.value), bits_text(value.value)]
     if value.count > 1:
         fields.append(f"largest of the {value.count} values of this cell")
@@ -222,7 +219,6 @@ def cursor_words(source: TensorSource, labels: RowLabels, value: CursorValue) ->
 def value_lines(
     source: TensorSource, labels: RowLabels, value: CursorValue, profile: Profile | None
 ) -> list[list[Piece]]:
-    """The pane about the value under the cursor."""
     lines: list[list[Piece]] = [[(words, Ink.PLAIN)] for words in place_words(source, labels, value)]
     lines.append([(exact_number(value.value), Ink.STRONG), (f"  {bits_text(value.value)}", Ink.MUTED)])
     where = f"block of {value.location.bytes} bytes" if value.location.is_block else "byte"
@@ -259,7 +255,6 @@ def histogram_pane(profile: Profile | None, scale: Scale, size: Size, *, plain: 
 
 
 def outlier_rows(source: TensorSource, profile: Profile | None, labels: RowLabels) -> list[Row]:
-    """The columns with the largest rms."""
     keys = RowLabels("key", labels.texts, labels.ids)
     return [
         Row(
