@@ -90,11 +90,8 @@ class Finder:
                 artifact = self._describe(path, kind)
                 if artifact is not None:
                     artifacts[path.absolute()] = artifact
-        return Listing(
-            tuple(sorted(artifacts.values(), key=lambda artifact: artifact.kind)),
-            tuple(dict.fromkeys(problems)),
-            left_out,
-        )
+        captures_first = sorted(artifacts.values(), key=lambda artifact: artifact.kind)
+        return Listing(tuple(captures_first), tuple(dict.fromkeys(problems)), left_out)
 
     def _describe(self, path: Path, kind: ArtifactKind) -> Artifact | None:
         """The artifact at `path`; None if it has gone in the meantime."""

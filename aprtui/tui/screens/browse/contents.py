@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +22,7 @@ from aprtui.trace.graph import Node
 from aprtui.trace.stage_reader import StageReader, reader_stats
 from aprtui.tui.screens.browse.artifacts import Artifact
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 BATCH_SECONDS = 0.2
@@ -60,20 +63,18 @@ def _capture_contents(capture: Capture, cancelled: Cancelled) -> Iterator[Captur
     entries = stated(capture)
     yield CaptureContents(capture, dict(entries))
     missing = [node for node in capture.graph.nodes if node in capture.files and node not in entries]
-    for more in _batches((node, stage_entry(capture, node, cancelled)) for node in _until(cancelled, missing)):
+    wanted = takewhile(lambda _: not cancelled(), missing)
+    for more in _batches((node, _stage_entry(capture, node, cancelled)) for node in wanted):
         entries |= more
         yield CaptureContents(capture, dict(entries))
 
 
-def stage_entry(capture: Capture, node: Node, cancelled: Cancelled = lambda: False) -> Entry:
+def _stage_entry(capture: Capture, node: Node, cancelled: Cancelled) -> Entry:
     file = capture.files[node]
     try:
-        reader = StageReader(file.path, file.shape)
-        try:
+        with closing(StageReader(file.path, file.shape)) as reader:
             causal = capture.graph[node.stage].is_attention_map and len(reader.shape) == 3
             stats = reader_stats(reader, causal, cancelled)
-        finally:
-            reader.close()
     except UnreadableError as error:
         return UnwrittenStage(node) if is_unfinished(capture) else BrokenStage(node, error)
     return StageSummary(node, reader.shape, causal, stats)
@@ -84,19 +85,10 @@ def _model_contents(path: Path, cancelled: Cancelled) -> Iterator[ModelContents]
     summaries: dict[str, TensorSummary] = {}
     yield ModelContents(tensors, {})
     readable = [info for info in tensors if info.stored is not None]
-    for more in _batches((info.name, summarise(path, info, cancelled)) for info in _until(cancelled, readable)):
+    wanted = takewhile(lambda _: not cancelled(), readable)
+    for more in _batches((info.name, summarise(path, info, cancelled)) for info in wanted):
         summaries |= more
         yield ModelContents(tensors, dict(summaries))
-
-
-def _until(cancelled: Cancelled, items: Iterable[T]) -> Iterator[T]:
-    for item in items:
-        if cancelled():
-            return
-        yield item
-
-
-K = TypeVar("K")
 
 
 def _batches(pairs: Iterable[tuple[K, T]]) -> Iterator[dict[K, T]]:

@@ -30,12 +30,12 @@ from aprtui.tui.screens.browse.rows import (
     ARTIFACT_COLUMNS,
     STAGE_COLUMNS,
     TENSOR_COLUMNS,
-    artifact_rows,
+    artifact_row,
     artifact_words,
     grid_stats,
     stage_rows,
     stage_words,
-    tensor_rows,
+    tensor_row,
     tensor_words,
 )
 from aprtui.tui.widgets.stage_grid import StageGrid
@@ -148,11 +148,8 @@ class BrowseScreen(ToolScreen):
         self._path_to_show: Path | None = state.path("at") or given
         self._stage_to_show = Node(state.number("layer"), state.text("stage")) if state.text("stage") else None
         self._marked = [Path(text) for text in (state.text("a"), state.text("b")) if text]
-        self._filters = {
-            "artifacts": state.text("filter"),
-            "stages": state.text("stages"),
-            "tensors": state.text("tensors"),
-        }
+        fields = {"artifacts": "filter", "stages": "stages", "tensors": "tensors"}
+        self._filters = {table: state.text(field) for table, field in fields.items()}
         self._filtered = "artifacts"
         self._artifact: Artifact | None = None
         self._contents: Contents | None = None
@@ -237,11 +234,8 @@ class BrowseScreen(ToolScreen):
             return []
         words = ["aprtui", "stats", as_typed(self._artifact.path)]
         node = self._node
-        if (
-            isinstance(self._contents, CaptureContents)
-            and node is not None
-            and self.focused is not self._table("artifacts")
-        ):
+        in_contents = isinstance(self._contents, CaptureContents) and self.focused is not self._table("artifacts")
+        if in_contents and node is not None:
             words += ["--stage", node.stage]
             words += [] if node.layer is None else ["--layers", f"{node.layer}..{node.layer + 1}"]
         return words
@@ -351,7 +345,8 @@ class BrowseScreen(ToolScreen):
 
     def _show_list(self) -> None:
         table, working = self._table("artifacts"), Path.cwd()
-        rows = artifact_rows(self._listing.artifacts, self._marked, time.time(), working)
+        now = time.time()
+        rows = [artifact_row(artifact, self._marked, now, working) for artifact in self._listing.artifacts]
         counts = [sum(artifact.kind is kind for artifact in self._listing.artifacts) for kind in ArtifactKind]
         title = ", ".join(counted(count, kind) for count, kind in zip(counts, ArtifactKind, strict=True))
         unread = len(self._listing.problems)
@@ -393,12 +388,15 @@ class BrowseScreen(ToolScreen):
                 stages.show(_matching(stage_rows(capture, entries), self._filters["stages"]))
                 if grid.graph is not capture.graph:
                     grid.open_graph(capture.graph)
-                    self._point(self._stage_to_show)
+                    if self._stage_to_show is not None:
+                        stages.point(self._stage_to_show)
+                        grid.put_cursor(self._stage_to_show)
                 stats = grid_stats(capture.graph, entries)
                 grid.show(figures_of(Statistic.RMS, stats), first_bad(capture.graph, stats))
                 grid.border_title = f"{name}: rms of each stage, v: all statistics"
             case ModelContents(tensors=infos, summaries=summaries):
-                tensors.show(_matching(tensor_rows(infos, summaries), self._filters["tensors"]))
+                rows = [tensor_row(info, summaries.get(info.name)) for info in infos]
+                tensors.show(_matching(rows, self._filters["tensors"]))
             case None:
                 stages.show(())
                 tensors.show(())
@@ -414,11 +412,6 @@ class BrowseScreen(ToolScreen):
             table.empty = "What is in a capture or a model stands here." if self._listing.artifacts else ""
         else:
             table.empty = "Nothing matches the filter." if self._contents is not None else "Reading…"
-
-    def _point(self, node: Node | None) -> None:
-        if node is not None:
-            self._table("stages").point(node)
-            self.query_one(CaptureGrid).put_cursor(node)
 
     def _say_focused(self) -> None:
         contents = self._contents

@@ -35,9 +35,9 @@ from aprtui.tui.widgets.contracts.rows import (
     FALSIFIER_COLUMNS,
     captures_title,
     counts_title,
-    document_rows,
+    document_row,
     falsifier_lines,
-    falsifier_rows,
+    falsifier_row,
     row_words,
 )
 from aprtui.tui.widgets.table import Table
@@ -106,9 +106,6 @@ class ContractsScreen(ToolScreen):
         def __init__(self, documents: Documents) -> None:
             super().__init__()
             self.documents = documents
-
-    class EvidenceChanged(Message):
-        """Evidence was recorded, changed or removed."""
 
     class Judged(Message):
         """The falsifiers of a document were judged; `problem` says why a capture could not be read."""
@@ -186,14 +183,12 @@ class ContractsScreen(ToolScreen):
 
     def _take_captures(self, again: bool = False) -> None:
         """Take the captures of another screen, unless the state named some; judge if they are others, or `again`."""
-        paths = self._capture_paths if self._captures_given else self._at_hand()
-        if paths != self._capture_paths or again:
-            self._capture_paths = paths
+        before = self._capture_paths
+        if not self._captures_given:
+            found = self.program.captures_at_hand()
+            self._capture_paths = (found[0], found[1]) if len(found) > 1 else (None, found[0] if found else None)
+        if self._capture_paths != before or again:
             self._judge()
-
-    def _at_hand(self) -> CapturePaths:
-        shown = self.program.captures_at_hand()
-        return (shown[0], shown[1]) if len(shown) > 1 else (None, shown[0] if shown else None)
 
     @work(thread=True, group="read")
     def _watch(self) -> None:
@@ -212,7 +207,7 @@ class ContractsScreen(ToolScreen):
                 documents, recorded = fresh, stamps(fresh.readable)
                 self.post_message(self.DocumentsRead(documents))
             elif recorded != before:
-                self.post_message(self.EvidenceChanged())
+                self.call_later(self._judge)  # which reads the evidence again
             before = recorded
 
     @work(thread=True, group="judge", exclusive=True, description="document")
@@ -232,16 +227,12 @@ class ContractsScreen(ToolScreen):
         self._documents = message.documents
         table = self.query_one("#documents", Table)
         table.empty = message.documents.error or NO_CONTRACTS
-        table.show(document_rows(message.documents.files))
+        table.show([document_row(loaded) for loaded in message.documents.files])
         name, self._cursors_to_restore = self._cursors_to_restore[0], ("", self._cursors_to_restore[1])
         for loaded in message.documents.files:
             if name and loaded.path.stem == name:
                 table.point(loaded.path)
         self._open_document()
-
-    def on_contracts_screen_evidence_changed(self) -> None:
-        """Judge again, which reads the evidence."""
-        self._judge()
 
     def on_contracts_screen_judged(self, message: Judged) -> None:
         if message.document is self._document:
@@ -283,7 +274,7 @@ class ContractsScreen(ToolScreen):
     def _show_rows(self) -> None:
         table = self.query_one("#falsifiers", Table)
         table.border_title = counts_title(self._rows, self._judged, captures_title(*self._capture_paths))
-        table.show(falsifier_rows(self._rows, self._judged))
+        table.show([falsifier_row(row, self._judged) for row in self._rows])
         if self._cursors_to_restore[1] and table.point(self._cursors_to_restore[1]):
             self._cursors_to_restore = ("", "")
         self._show_one()

@@ -68,19 +68,10 @@ class DisplayedPlane:
             low, high = max(low, -most), min(high, most)
         return scale_for(self.kind, low, high)
 
-    def scale_words(self) -> str:
-        """The scale in words."""
-        return f"{self.kind} scale" + ("" if self.clip == 1 else f" of {100 * self.clip:g} % of the values")
-
     def title(self) -> str:
         rows, columns = ("queries" if axis == "query" else f"{axis}s" for axis in self.source.axes)
         heads = f", head {self.plane} of {self.source.planes}" if self.source.planes > 1 else ""
         return f"{self.source.title}{heads}: {rows} × {columns}"
-
-    def levels(self, values: TileValues, scale: Scale) -> NDArray[np.uint8]:
-        """Levels and marks of `values`, as the heatmap draws them."""
-        levels = scale.levels(values.values)
-        return self.viewport.enlarged(mark_missing(levels, values.tiling, values.known, self.source.causal))
 
 
 def mark_missing(tile: NDArray[np.uint8], tiling: Tiling, known: int, causal: bool) -> NDArray[np.uint8]:
@@ -149,13 +140,15 @@ class TensorBody(Container):
         if values is None:
             return
         scale = plane.scale()
-        tile = plane.levels(values, scale)
+        levels = mark_missing(scale.levels(values.values), values.tiling, values.known, plane.source.causal)
+        tile = plane.viewport.enlarged(levels)
         if plane.viewport.numbers:
             self.heat.write_out(values.values, tile, scale.colour_map, plane.viewport.cursor)
         else:
             self.heat.show(tile, scale.colour_map, plane.viewport.cursor)
         low, high = scale.ends()
-        words = plane.scale_words() + (", + beyond it" if (tile == Mark.ABOVE).any() else "")
+        words = f"{plane.kind} scale" + ("" if plane.clip == 1 else f" of {100 * plane.clip:g} % of the values")
+        words += ", + beyond it" if (tile == Mark.ABOVE).any() else ""
         self.query_one(ColourBar).show(scale.colour_map, (number(low, 3), number(high, 3)), words)
         pane = self.query_one("#map", Widget)
         pane.border_title, pane.border_subtitle = plane.title(), zoom_words(plane.viewport)

@@ -100,9 +100,9 @@ class TensorMap(Heatmap):
                 self.post_message(self.Pointed(self, row, column))
 
     def render_line(self, y: int) -> Strip:
-        return super().render_line(y) if self._numbers is None else self._number_line(self._numbers, y)
-
-    def _number_line(self, numbers: NDArray[np.float32], y: int) -> Strip:
+        numbers = self._numbers
+        if numbers is None:
+            return super().render_line(y)
         width, base = self.size.width, self.style()
         if y >= numbers.shape[0]:
             return Strip.blank(width, base)
