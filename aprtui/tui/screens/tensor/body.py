@@ -142,10 +142,8 @@ class TensorBody(Container):
         scale = plane.scale()
         levels = mark_missing(scale.levels(values.values), values.tiling, values.known, plane.source.causal)
         tile = plane.viewport.enlarged(levels)
-        if plane.viewport.numbers:
-            self.heat.write_out(values.values, tile, scale.colour_map, plane.viewport.cursor)
-        else:
-            self.heat.show(tile, scale.colour_map, plane.viewport.cursor)
+        numbers = values.values if plane.viewport.numbers else None
+        self.heat.show(tile, scale.colour_map, plane.viewport.cursor, numbers)
         low, high = scale.ends()
         words = f"{plane.kind} scale" + ("" if plane.clip == 1 else f" of {100 * plane.clip:g} % of the values")
         words += ", + beyond it" if (tile == Mark.ABOVE).any() else ""

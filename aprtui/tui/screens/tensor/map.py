@@ -53,16 +53,16 @@ class TensorMap(Heatmap):
         super().__init__(id=id)
         self._numbers: NDArray[np.float32] | None = None
 
-    def show(self, tile: Tile, colour_map: ColourMap, cursor: tuple[int, int] | None = None) -> None:
-        self._numbers = None
-        super().show(tile, colour_map, cursor)
-
-    def write_out(
-        self, values: NDArray[np.float32], tile: Tile, colour_map: ColourMap, cursor: tuple[int, int]
+    def show(
+        self,
+        tile: Tile,
+        colour_map: ColourMap,
+        cursor: tuple[int, int] | None = None,
+        numbers: NDArray[np.float32] | None = None,
     ) -> None:
-        """Draw `values` on the colours of their levels `tile`; the cursor is a row and a column of both."""
+        """Draw levels, or `numbers` of the same shape on the colours of their levels."""
+        self._numbers = numbers
         super().show(tile, colour_map, cursor)
-        self._numbers = values
 
     def move_cursor(self, cursor: tuple[int, int] | None) -> None:
         if self._numbers is None:

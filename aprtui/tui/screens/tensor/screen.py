@@ -158,10 +158,8 @@ class TensorScreen(ToolScreen):
         if viewport is not None:
             tiling = viewport.tiling
             zoom = "numbers" if viewport.numbers else f"{tiling.rows_per_cell},{tiling.columns_per_cell}"
-            fields |= {
-                "at": f"{viewport.row},{viewport.column}",
-                "zoom": None if viewport.is_whole and not viewport.numbers else zoom,
-            }
+            fields["at"] = f"{viewport.row},{viewport.column}"
+            fields["zoom"] = None if viewport.is_whole and not viewport.numbers else zoom
         head = self._plane if source.planes > 1 else None
         clip = None if self._clip == CLIPS[0] else f"{self._clip:g}"
         return screen_state(self.NAME, **fields, head=head, scale=self._scale_kind, clip=clip)
@@ -389,9 +387,7 @@ class TensorScreen(ToolScreen):
         if not isinstance(source, StageSource) or source.folded:
             return RowLabels(source.axes[0], (), ())
         tokens = source.capture.tokens or ()
-        return RowLabels(
-            source.axes[0], self._token_texts, tokens, max(len(tokens) - source.shape[0], 0) if tokens else 0
-        )
+        return RowLabels(source.axes[0], self._token_texts, tokens, max(len(tokens) - source.shape[0], 0))
 
     def _open(self) -> None:
         source, size = self._source, self._body.heat.size
