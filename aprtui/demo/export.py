@@ -97,13 +97,11 @@ def _add_shape(writer: Any, shape: NetworkShape, context: int) -> None:
 def _add_tokenizer(writer: Any, vocabulary: TrainedVocabulary) -> None:
     import gguf
 
-    kinds = [
-        gguf.TokenType.CONTROL if token in SPECIAL_TOKENS else gguf.TokenType.NORMAL for token in vocabulary.tokens
-    ]
+    control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(list(vocabulary.tokens))
-    writer.add_token_types(kinds)
+    writer.add_token_types([control if token in SPECIAL_TOKENS else normal for token in vocabulary.tokens])
     writer.add_token_merges(list(vocabulary.merges))
     writer.add_bos_token_id(vocabulary.end_of_text)
     writer.add_eos_token_id(vocabulary.end_of_text)
