@@ -143,7 +143,6 @@ class _Header:
         return UnreadableError(f"{self.path}: byte {self.offset if offset is None else offset}: {found}")
 
     def take(self, size: int, what: str) -> memoryview:
-        """The next `size` bytes."""
         start, end = self.offset, self.offset + size
         if end > len(self.data):
             raise self.error(

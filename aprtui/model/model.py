@@ -43,7 +43,6 @@ class Model:
 
     @property
     def architecture(self) -> str:
-        """Architecture as GGUF names it."""
         return self.config.graph.architecture
 
     @property
@@ -98,7 +97,6 @@ class Model:
 
     @cached_property
     def chat_template(self) -> ChatTemplate | None:
-        """The chat template, or None where the file has none."""
         source = self._file.metadata.get("tokenizer.chat_template")
         if not isinstance(source, str):
             return None

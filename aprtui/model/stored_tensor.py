@@ -41,12 +41,10 @@ class StoredTensor:
 
     @property
     def rows(self) -> int:
-        """All dimensions but the fastest, together."""
         return int(self.data.shape[0])
 
     @property
     def columns(self) -> int:
-        """Values of a row."""
         return self.shape[-1]
 
     @property

@@ -130,7 +130,6 @@ class TensorReader:
         return self.info.offset + row * stored.data.shape[1] + block * stored.block_bytes, stored.block_bytes
 
     def row_ranges(self) -> Iterator[slice]:
-        """The rows in ranges that are convenient to read."""
         return self._stored.row_ranges()
 
     def close(self) -> None:

@@ -14,30 +14,24 @@ from aprtui.model.vocabulary import TokenType, Vocabulary, VocabularyKind, read_
 
 
 class Tokenizer:
-    """The tokenizer of one model."""
-
     def __init__(self, vocabulary: Vocabulary, encode: Callable[[str], list[int]]) -> None:
         self.vocabulary = vocabulary
         self._encode = encode
 
     @property
     def size(self) -> int:
-        """Number of tokens."""
         return len(self.vocabulary.texts)
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """Tokens that end a generation."""
         return self.vocabulary.stop_ids
 
     @property
     def bos_text(self) -> str | None:
-        """Text of the token that begins a text, if there is one."""
         return self._text(self.vocabulary.bos)
 
     @property
     def eos_text(self) -> str | None:
-        """Text of the token that ends a text, if there is one."""
         return self._text(self.vocabulary.eos)
 
     def _text(self, token: int | None) -> str | None:

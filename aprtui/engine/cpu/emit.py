@@ -23,7 +23,6 @@ Value = Any
 
 
 def vector(element: Any, lanes: int) -> Any:
-    """The vector type of `lanes` elements."""
     return ir.VectorType(element, lanes)
 
 
@@ -84,7 +83,6 @@ class Emitter:
         return self.builder.shuffle_vector(value, other, mask)
 
     def lane(self, value: Value, index: int) -> Value:
-        """One element of a vector."""
         return self.builder.extract_element(value, constant(I32, index))
 
     def gather(self, scalars: Sequence[Value]) -> Value:
@@ -105,7 +103,6 @@ class Emitter:
 
     # Integers.
     def masked(self, value: Value, mask: int) -> Value:
-        """Bitwise and with a constant."""
         return self.builder.and_(value, constant(value.type, mask))
 
     def shifted(self, value: Value, left: int) -> Value:

@@ -72,11 +72,9 @@ class CpuEngine:
 
     @property
     def position(self) -> int:
-        """Positions evaluated since the last reset."""
         return self._position
 
     def reset(self) -> None:
-        """Forget all positions."""
         self._position = 0
 
     def close(self) -> None:
@@ -84,7 +82,6 @@ class CpuEngine:
         self._runner.close()
 
     def forward(self, tokens: Sequence[int], taps: Taps = NO_TAPS, logits: Logits = Logits.LAST) -> Array:
-        """Evaluate `tokens`; see `Engine.forward`."""
         require_positions(self, len(tokens))
         ids = np.asarray(tokens, np.int64)
         require_known(ids, self._config.vocabulary)

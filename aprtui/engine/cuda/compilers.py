@@ -52,7 +52,6 @@ class Nvcc:
     name: str = "nvcc"
 
     def compile(self, source: Path, architecture: str) -> bytes:
-        """See `Compiler`."""
         return self._run(source, "-cubin", f"-arch={architecture}")
 
     def fat_binary(self, source: Path, capabilities: Sequence[int]) -> bytes:
@@ -96,7 +95,6 @@ class Nvrtc:
         self.version: Version = (major.value, minor.value)
 
     def compile(self, source: Path, architecture: str) -> bytes:
-        """See `Compiler`."""
         folders = [source.parent, *(root / "include" for root in _toolkits())]
         # It takes lambdas for functions of the host otherwise; nvcc asks about calls and sees that they are not.
         options = [f"-arch={architecture}", "-default-device", *FLAGS]

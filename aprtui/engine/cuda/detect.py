@@ -49,7 +49,6 @@ class CudaDevice:
 
     @property
     def supported(self) -> bool:
-        """Whether kernels can be compiled for it."""
         return self.capability >= OLDEST_CAPABILITY
 
     def __str__(self) -> str:

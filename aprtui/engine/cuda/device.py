@@ -102,11 +102,9 @@ class Device:
         self._one_token(NO_TAPS, 0)  # says how launches are made before anything is asked for
 
     def close(self) -> None:
-        """Free everything."""
         self._driver.close()
 
     def decode(self, token: int, position: int, taps: Taps) -> FinishedSegment:
-        """Evaluate one token."""
         self._free_retired()
         plan = self._one_token(taps, position)
         self._set_input([token], position)
@@ -300,5 +298,4 @@ class Device:
         return self._driver
 
     def use(self) -> DeviceUse:
-        """How much of the device is in use."""
         return self._meter.take()

@@ -89,11 +89,9 @@ class CudaEngine:
 
     @property
     def position(self) -> int:
-        """Positions evaluated since the last reset."""
         return self._position
 
     def reset(self) -> None:
-        """Forget all positions."""
         self._position = 0
         self._epoch += 1
 
@@ -102,7 +100,6 @@ class CudaEngine:
         self._closing()
 
     def forward(self, tokens: Sequence[int], taps: Taps = NO_TAPS, logits: Logits = Logits.LAST) -> Array:
-        """Evaluate `tokens`; see `Engine.forward`."""
         require_positions(self, len(tokens))
         ids = np.asarray(tokens, np.int64)
         require_known(ids, self._vocabulary)
@@ -185,7 +182,6 @@ class CudaEngine:
                 out[row : row + wanted] = self._on_device.logits[:wanted]
 
     def device_use(self) -> DeviceUse:
-        """See `MeteredEngine`."""
         return self._thread.run(self._on_device.use)
 
     def on_device(self, function: Callable[[Device], T]) -> T:

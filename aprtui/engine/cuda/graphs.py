@@ -46,7 +46,6 @@ class Graph:
             _driver().cuGraphDestroy(graph)
 
     def launch(self) -> None:
-        """Queue it."""
         status = _driver().cuGraphLaunch(self._executable, self._stream)
         if status:
             raise DeviceError(

@@ -107,11 +107,9 @@ class Lowering:
         return self.mode is Mode.Q8 and any(weight.type in Q8_TYPES for weight in readers)
 
     def op(self, node: Node) -> Op:
-        """The op of `node`."""
         return self.graph[node.stage].op
 
     def source(self, node: Node, index: int = 0) -> Node:
-        """An input of `node`."""
         return self.graph.inputs(node)[index]
 
 

@@ -50,24 +50,20 @@ class PyCudaDriver:
             raise
 
     def free_memory(self) -> int:
-        """See `Driver`."""
         with _told("asking for free memory"):
             return int(cuda.mem_get_info()[0])
 
     def allocate(self, size: int) -> int:
-        """See `Driver`."""
         with _told(f"allocating {size / 1e6:.1f} MB"):
             allocation = cuda.mem_alloc(size)
         self._memory[int(allocation)] = allocation
         return int(allocation)
 
     def free(self, address: int) -> None:
-        """See `Driver`."""
         with _told("freeing memory"):
             self._memory.pop(address).free()
 
     def pinned(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """See `Driver`."""
         try:
             with _told("allocating pinned memory"):
                 array: NDArray[Any] = cuda.pagelocked_empty(shape, dtype)
@@ -83,14 +79,12 @@ class PyCudaDriver:
         return array
 
     def unpin(self, values: NDArray[Any]) -> None:
-        """See `Driver`."""
         memory: Any = values.base
         self._pinned.remove(memory)
         with _told("freeing pinned memory"):
             memory.free()
 
     def kernels(self, image: bytes, names: tuple[str, ...]) -> dict[str, int]:
-        """See `Driver`."""
         first = len(self._functions)
         with _told("loading kernels"):
             module = cuda.module_from_buffer(image)
@@ -98,29 +92,24 @@ class PyCudaDriver:
         return {name: first + index for index, name in enumerate(names)}
 
     def upload(self, address: int, values: NDArray[Any]) -> None:
-        """See `Driver`."""
         # On the stream: a copy outside of it may still be under way when the call returns, and order nothing here.
         whole = np.ascontiguousarray(values)  # named: it has to live until the copy is done
         self.copy_in(address, whole)
         self.synchronize()
 
     def copy_in(self, address: int, values: NDArray[Any]) -> None:
-        """See `Driver`."""
         with _told("copying to the device"):
             cuda.memcpy_htod_async(address, values, self._stream)
 
     def copy_out(self, values: NDArray[Any], address: int) -> None:
-        """See `Driver`."""
         with _told("copying from the device"):
             cuda.memcpy_dtoh_async(values, address, self._stream)
 
     def copy_within(self, target: int, source: int, size: int) -> None:
-        """See `Driver`."""
         with _told("copying on the device"):
             cuda.memcpy_dtod_async(target, source, size, self._stream)
 
     def launch(self, launch: Launch) -> None:
-        """See `Driver`."""
         # Not `prepared_async_call`: with packed arguments this one takes 0.5 µs instead of 3 to 6.
         with _told("launching a kernel"):
             self._functions[launch.kernel]._launch_kernel(  # noqa: SLF001
@@ -128,7 +117,6 @@ class PyCudaDriver:
             )  # fmt: skip
 
     def capture(self, work: Callable[[], None]) -> Graph | None:
-        """See `Driver`."""
         try:
             graph = Graph(self._stream.handle, work)
         except CaptureRefusedError:
@@ -137,33 +125,27 @@ class PyCudaDriver:
         return graph
 
     def replay(self, graph: Graph) -> None:
-        """See `Driver`."""
         graph.launch()
 
     def discard(self, graph: Graph) -> None:
-        """See `Driver`."""
         self._graphs.remove(graph)
         graph.close()
 
     def mark(self, number: int) -> None:
-        """See `Driver`."""
         with _told("recording an event"):
             if number not in self._events:
                 self._events[number] = cuda.Event(cuda.event_flags.DISABLE_TIMING)
             self._events[number].record(self._stream)
 
     def wait(self, number: int) -> None:
-        """See `Driver`."""
         with _told("waiting for kernels"):
             self._events[number].synchronize()
 
     def synchronize(self) -> None:
-        """See `Driver`."""
         with _told("waiting for kernels"):
             self._stream.synchronize()
 
     def close(self) -> None:
-        """See `Driver`."""
         if not self._open:
             return
         self._open = False

@@ -82,7 +82,6 @@ class MemoryNeed:
 
     @property
     def total(self) -> int:
-        """Bytes in all."""
         return self.weights + self.per_position * self.context + self.stages + _SPARE
 
     def __str__(self) -> str:

@@ -78,7 +78,6 @@ class StatisticsTable:
             self._driver.upload(self._records, records)
 
     def launch(self, count: CountedNodes) -> Launch:
-        """The launch that counts `count`."""
         arguments = StageStatistics(
             self._records + count.first_record * RECORD.itemsize, self._step, self._address(count)
         )
@@ -109,7 +108,6 @@ class Counting:
         return tuple(self._count(group, parts, records) for group, parts in ((small, 1), (large, _PARTS)) if group)
 
     def records(self) -> NDArray[np.void]:
-        """The records of all counts that were added."""
         return np.array(self._records, RECORD)
 
     def _count(

@@ -45,16 +45,13 @@ class NumpyEngine:
 
     @property
     def position(self) -> int:
-        """Positions evaluated since the last reset."""
         return self._position
 
     def reset(self) -> None:
-        """Forget all positions."""
         self._position = 0
         self._history.clear()
 
     def forward(self, tokens: Sequence[int], taps: Taps = NO_TAPS, logits: Logits = Logits.LAST) -> Array:
-        """Evaluate `tokens`; see `Engine.forward`."""
         require_positions(self, len(tokens))
         tensors: dict[Node, Array] = {}
         history = dict(self._history)
@@ -76,7 +73,6 @@ class NumpyEngine:
         return tensors[self.graph.nodes[-1]]
 
     def stage_seconds(self) -> NDArray[np.float32]:
-        """See `TimedEngine`."""
         return self._seconds.copy()
 
     def _inputs(

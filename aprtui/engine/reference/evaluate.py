@@ -16,13 +16,7 @@ Array = NDArray[np.float32]
 
 
 def evaluate(
-    model: Model,
-    node: Node,
-    inputs: Sequence[Array],
-    *,
-    tokens: Sequence[int],
-    position: int,
-    arithmetic: Arithmetic,
+    model: Model, node: Node, inputs: Sequence[Array], *, tokens: Sequence[int], position: int, arithmetic: Arithmetic
 ) -> Array:
     """The stage tensor of `node` for the positions `position …`, given the tensors of its input nodes.
 

@@ -24,7 +24,6 @@ class NumpyNodes:
     def evaluate(
         self, node: Node, inputs: Sequence[NDArray[np.float32]], *, tokens: Sequence[int], position: int
     ) -> NDArray[np.float32]:
-        """See `NodeEvaluator.evaluate`."""
         with np.errstate(invalid="ignore", over="ignore"):
             return evaluate(self._model, node, inputs, tokens=tokens, position=position, arithmetic=self._arithmetic)
 

@@ -182,7 +182,6 @@ class _Keys:
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A finite number."""
         value = self.metadata.get(self.name(key), default)
         if value is None:
             raise UnreadableError(f"{self.path}: metadata key {self.name(key)} is missing; convert the model again")

@@ -29,13 +29,7 @@ from aprtui.model.weight_difference.findings import (
     twins,
     value_findings,
 )
-from aprtui.model.weight_difference.judgement import (
-    BIT_EQUAL,
-    WeightJudgement,
-    judge,
-    judge_bytes_only,
-    judge_shapes,
-)
+from aprtui.model.weight_difference.judgement import BIT_EQUAL, WeightJudgement, judge, judge_bytes_only, judge_shapes
 from aprtui.model.weight_difference.metadata import MetadataDifference, metadata_differences
 from aprtui.model.weight_difference.nodes import graph_of, nodes_by_tensor, same_config, selected_nodes
 from aprtui.model.weight_difference.values import WeightMetrics, weight_metrics
@@ -99,7 +93,6 @@ class ModelDifference:
 
     @property
     def number_changing(self) -> tuple[MetadataDifference, ...]:
-        """The metadata that change what the forward pass computes."""
         return tuple(entry for entry in self.metadata if entry.changes_numbers)
 
     @property

@@ -54,7 +54,6 @@ def shape_text(shape: Sequence[int]) -> str:
 
 
 def judge_shapes(a: StoredTensor, b: StoredTensor) -> WeightJudgement:
-    """The verdict on two tensors of different shapes."""
     reason = f"shape {shape_text(a.shape)} in A, {shape_text(b.shape)} in B"
     return WeightJudgement(Verdict.FAIL, "shape", None, None, None, reason)
 

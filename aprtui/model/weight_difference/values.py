@@ -69,7 +69,6 @@ class WeightMetrics:
     mismatches: int
 
     def value(self, metric: Metric) -> float | None:
-        """The number that `metric` has on this pair."""
         if metric is Metric.NON_FINITE:
             return float(self.mismatches)
         number: float | None = getattr(self, metric.value)
