@@ -9,9 +9,8 @@ import numpy as np
 
 from aprtui.errors import UnreadableError
 from aprtui.model.gguf_file import GgufFile, TensorEntry
-from aprtui.model.stored_tensor import stored_tensor
 from aprtui.model.weight_types import WeightType
-from aprtui.model.weights import Weight
+from aprtui.model.weights import Weight, stored_tensor
 from aprtui.trace.graph import GraphConfig, Node, Op, Part, Scope, Stage, StageGraph
 
 ROPE_FACTORS = "rope_freqs.weight"

@@ -51,11 +51,6 @@ class Model:
         name = self._file.metadata.get("general.name")
         return name if isinstance(name, str) and name else self.path.stem
 
-    @property
-    def file_size(self) -> int:
-        """Bytes of the file."""
-        return self._file.size
-
     @cached_property
     def quantization(self) -> str:
         """File type as llama.cpp names it (`Q4_K_M`), or the type that holds most of the weights' bytes."""

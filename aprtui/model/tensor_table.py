@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from aprtui.errors import UnreadableError
 from aprtui.model.gguf_file import GgufFile
-from aprtui.model.stored_tensor import StoredTensor, stored_tensor
 from aprtui.model.weight_types import BlockPart
+from aprtui.model.weights import StoredTensor, stored_tensor
 from aprtui.trace.positional import PositionalFile
 from aprtui.trace.stats import Accumulator, StageStats, accumulate
 

@@ -29,7 +29,7 @@ def _description() -> str:
 
 
 def _open(request: EngineRequest) -> Engine:
-    from aprtui.engine.cuda.opening import open_cuda
+    from aprtui.engine.cuda.engine import open_cuda
 
     return open_cuda(request.model, request.mode, request.kv, request.context, request.progress, fit=request.fit)
 

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.cpu.lowering import lower
-from aprtui.engine.cpu.matmul import TIER
 from aprtui.engine.cpu.plan import Delivery, ProgramSegment, TapPlan, plan_for
 from aprtui.engine.cpu.runner import Runner
 from aprtui.engine.cpu.storage import CpuStorage
+from aprtui.engine.cpu.tier import TIER
 from aprtui.engine.protocol import (
     NO_TAPS,
     Intervention,

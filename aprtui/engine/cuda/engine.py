@@ -1,4 +1,4 @@
-"""The CUDA backend: a model on a device behind the `Engine` protocol."""
+"""The CUDA backend: a model on a device behind the `Engine` protocol, and how it is opened."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.engine.cuda import detect
 from aprtui.engine.cuda.choosing import MOST_CANDIDATES, RING, ChoiceRule
 from aprtui.engine.cuda.device import Device, FinishedSegment
 from aprtui.engine.cuda.device_thread import DeviceThread
-from aprtui.engine.cuda.sizes import LOGIT_ROWS
+from aprtui.engine.cuda.images import kernel_images
+from aprtui.engine.cuda.sizes import LOGIT_ROWS, fitting_context, memory_need, require_fits, require_supported
+from aprtui.engine.cuda.sources import KernelImages
 from aprtui.engine.protocol import (
     NO_TAPS,
     DeviceUse,
@@ -27,7 +30,9 @@ from aprtui.engine.protocol import (
 )
 from aprtui.engine.rounding import DEVICE_ARITHMETIC
 from aprtui.engine.sampling import Choice, Sampler, Sampling
+from aprtui.errors import EngineError
 from aprtui.model.model import Model
+from aprtui.progress import Progress
 from aprtui.trace.graph import Node
 from aprtui.trace.stats import Accumulator
 
@@ -228,3 +233,50 @@ def _close_all(devices: list[Device]) -> None:
 def _close(thread: DeviceThread, device: Device) -> None:
     thread.run(device.close)
     thread.close()
+
+
+def open_cuda(model: Model, mode: Mode, kv: KvType, context: int, progress: Progress, *, fit: bool) -> CudaEngine:
+    """`model` on the first device that can run it; with `fit`, with as many positions up to `context` as fit.
+
+    Raises `EngineError` where no device can, or the model does not fit.
+    """
+    found = detect.detect()
+    device = found.require()
+    require_supported(model)
+    assert found.driver is not None
+    images = kernel_images(device.capability, found.driver, progress)
+    thread = DeviceThread()
+
+    def report(what: str, done: int, total: int) -> None:
+        if thread.cancelled.is_set():
+            raise EngineError("opening the engine was interrupted")
+        progress(what, done, total)
+
+    return CudaEngine(
+        model, mode, kv,
+        device=str(device), code_path=f"sm_{device.capability[0]}{device.capability[1]}, kernels {images.digest}",
+        thread=thread, opened=lambda: _opened(model, mode, kv, context, device.ordinal, images, report, fit=fit),
+    )  # fmt: skip
+
+
+def _opened(
+    model: Model, mode: Mode, kv: KvType, context: int, ordinal: int, images: KernelImages, progress: Progress,
+    *, fit: bool,
+) -> Device:  # fmt: skip
+    from aprtui.engine.cuda.pycuda_driver import PyCudaDriver
+
+    driver = PyCudaDriver(ordinal)
+    try:
+        free = driver.free_memory()
+        if fit:
+            context = fitting_context(model, mode, kv, context, free) or context
+        require_fits(model, mode, kv, context, free)
+        need = memory_need(model, mode, kv, context)
+
+        def loading(what: str, done: int, total: int) -> None:
+            progress(f"{what}, needs {need}", done, total)
+
+        return Device(driver, images, model, mode, kv, context, loading)
+    except BaseException:
+        driver.close()
+        raise

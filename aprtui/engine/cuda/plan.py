@@ -69,7 +69,6 @@ class PassSegment:
 class PassPlan:
     """A pass in segments, and the records of all statistics in it."""
 
-    run: Pass
     segments: tuple[PassSegment, ...]
     records: NDArray[np.void]
 
@@ -92,7 +91,7 @@ def plan_for(lowering: Lowering, table: StatisticsTable, run: Pass, taps: Taps) 
 
     at_once = run.decode or not run.tapped
     segments = (segment(layers),) if at_once else tuple(segment((layer,)) for layer in layers)
-    return PassPlan(run, segments, counting.records())
+    return PassPlan(segments, counting.records())
 
 
 def _exists(graph: StageGraph, node: Node, run: Pass) -> bool:

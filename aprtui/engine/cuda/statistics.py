@@ -65,7 +65,7 @@ class StatisticsTable:
     """The records on the device, and the sums on both sides."""
 
     def __init__(self, driver: Driver, launches: Launches, graph: StageGraph, step: int) -> None:
-        self._driver, self._launches, self._graph, self._step = driver, launches, graph, step
+        self._driver, self._launches, self._step = driver, launches, step
         nodes = len(graph.nodes)
         self._records = driver.allocate(nodes * RECORD.itemsize)
         self._sums = driver.allocate(nodes * _PARTS * BLOCK_SUMS.itemsize)

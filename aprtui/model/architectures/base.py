@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -102,13 +102,12 @@ class Architecture:
 
     name: str
     """As `general.architecture` and the prefix of its metadata keys have it."""
-    keys: KeyRules
     rope_layout: RopeLayout
     qk_norm: bool
     """Whether the heads of Q and K are normalised before RoPE."""
-    tied: Mapping[str, str]
-    transformers_class: str
-    transformers_modules: Mapping[str, str]
+    keys: KeyRules = DENSE_KEYS
+    tied: Mapping[str, str] = field(default_factory=lambda: TIED_HEAD)
+    transformers_modules: Mapping[str, str] = field(default_factory=lambda: DENSE_MODULES)
 
     def read_config(self, file: GgufFile) -> ModelConfig:
         """The configuration of the model in `file`.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aprtui.model.stored_tensor import StoredTensor
+from aprtui.model.weights import StoredTensor
 
 
 def same_layout(a: StoredTensor, b: StoredTensor) -> bool:

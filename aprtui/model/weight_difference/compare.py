@@ -19,7 +19,6 @@ from aprtui.compare.wording import counted
 from aprtui.errors import UsageError
 from aprtui.model.architectures.base import TIED_HEAD
 from aprtui.model.gguf_file import GgufFile
-from aprtui.model.stored_tensor import StoredTensor, stored_tensor
 from aprtui.model.weight_difference.bytes_difference import BytesDifference, bytes_difference, equal_bytes, same_layout
 from aprtui.model.weight_difference.findings import (
     Tensors,
@@ -33,6 +32,7 @@ from aprtui.model.weight_difference.judgement import BIT_EQUAL, WeightJudgement,
 from aprtui.model.weight_difference.metadata import MetadataDifference, metadata_differences
 from aprtui.model.weight_difference.nodes import graph_of, nodes_by_tensor, same_config, selected_nodes
 from aprtui.model.weight_difference.values import WeightMetrics, weight_metrics
+from aprtui.model.weights import StoredTensor, stored_tensor
 from aprtui.progress import Progress
 from aprtui.trace.graph import Node
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.metrics.measure import cosine_of_sums
-from aprtui.model.stored_tensor import StoredTensor
 from aprtui.model.weight_difference.bytes_difference import BytesDifference, equal_bytes
 from aprtui.model.weight_difference.judgement import LIMIT
 from aprtui.model.weight_difference.values import WeightMetrics
+from aprtui.model.weights import StoredTensor
 
 Tensors = Mapping[str, StoredTensor]
 

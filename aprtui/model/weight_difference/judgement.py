@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import DEFAULT_METRIC, Tolerance, Verdict
 from aprtui.compare.wording import counted
-from aprtui.model.stored_tensor import StoredTensor
 from aprtui.model.weight_difference.values import WeightMetrics
+from aprtui.model.weights import StoredTensor
 
 LIMIT = 4.0
 """How many times the typical rounding error an honest quantisation may err.
