@@ -91,7 +91,6 @@ def bind(
 
 
 def stored_name(file: GgufFile, parameter: Parameter, tied: Mapping[str, str]) -> str:
-    """The name of the tensor that holds `parameter` in the file."""
     return parameter.name if parameter.name in file.tensors else tied.get(parameter.name, parameter.name)
 
 

@@ -80,7 +80,6 @@ class StoredTensor:
 
     @property
     def parts(self) -> Mapping[BlockPart, slice]:
-        """Bytes of each part of a block; empty for types without parts."""
         row = format_named(self.type)
         return {} if row is None else row.parts
 

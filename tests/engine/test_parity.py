@@ -120,7 +120,7 @@ class Auto:
     """`auto` on a machine with `DEVICE`, whose gate says `parity`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, found: Detection, gate: Parity | EngineError) -> None:
-        from aprtui.engine.cuda import opening
+        from aprtui.engine.cuda import engine
         from aprtui.engine.parity import cache as parity_cache
 
         self.told: list[str] = []
@@ -140,7 +140,7 @@ class Auto:
 
         monkeypatch.setattr(detect, "detect", lambda: found)
         monkeypatch.setattr(parity_cache, "cached_parity", said)
-        monkeypatch.setattr(opening, "open_cuda", open_cuda)
+        monkeypatch.setattr(engine, "open_cuda", open_cuda)
 
     def open(self, model: Model, backend: str = "auto", intervention: Fault | None = None) -> Engine:
         return opening.open_engine(

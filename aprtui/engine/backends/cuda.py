@@ -36,7 +36,7 @@ def _open(request: EngineRequest) -> Engine:
 
 def _identity() -> DeviceIdentity:
     from aprtui.engine.cuda import detect
-    from aprtui.engine.cuda.sources import source_digest
+    from aprtui.engine.cuda.images import source_digest
 
     found = detect.detect()
     device = found.require()

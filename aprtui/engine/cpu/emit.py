@@ -51,7 +51,6 @@ class Emitter:
         return self.builder.load(self.builder.inttoptr(address, type_.as_pointer()), align=1)
 
     def store(self, value: Value, address: Value) -> None:
-        """Write a value at an address of any alignment."""
         self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer()), align=1)
 
     def room(self, type_: Any) -> Value:
@@ -86,18 +85,15 @@ class Emitter:
         return self.builder.extract_element(value, constant(I32, index))
 
     def gather(self, scalars: Sequence[Value]) -> Value:
-        """A vector of these lanes."""
         result = ir.Constant(vector(scalars[0].type, len(scalars)), ir.Undefined)
         for i, scalar in enumerate(scalars):
             result = self.builder.insert_element(result, scalar, constant(I32, i))
         return result
 
     def concatenate(self, low: Value, high: Value) -> Value:
-        """Two vectors of one type, end to end."""
         return self.shuffle(low, range(2 * low.type.count), high)
 
     def halve(self, value: Value) -> tuple[Value, Value]:
-        """The lower and the upper half of a vector."""
         n = value.type.count
         return self.shuffle(value, range(n // 2)), self.shuffle(value, range(n // 2, n))
 
@@ -113,7 +109,6 @@ class Emitter:
         return shift(value, constant(value.type, abs(left)))
 
     def widen(self, value: Value, element: Any, signed: bool) -> Value:
-        """Lanes widened to a larger integer type."""
         extend = self.builder.sext if signed else self.builder.zext
         return extend(value, vector(element, value.type.count))
 
@@ -146,7 +141,6 @@ class Emitter:
         return b.bitcast(b.or_(body, sign), float_)
 
     def sum_integer(self, value: Value) -> Value:
-        """The sum of all lanes of an integer vector."""
         while value.type.count > 1:
             value = self.builder.add(*self.halve(value))
         return self.lane(value, 0)

@@ -129,7 +129,6 @@ class CpuEngine:
             begin = segment.end
 
     def _intervene(self, node: Node, ids: NDArray[np.int64], position: int) -> None:
-        """Replace the tensor of `node` by the one that the intervention returns."""
         assert self._intervention is not None
         output, inputs = self._runner.tensor(node), self._runner.inputs(node)
         if not output.size:

@@ -48,13 +48,11 @@ def halves(address: int, count: int) -> Any:
 
 @kernel
 def instruction(address: int) -> Any:
-    """The program's instruction at `address`, as an array of one record."""
     return carray(pointer(address), (1,), INSTRUCTION)
 
 
 @kernel
 def control_record(address: int) -> Any:
-    """The control record at `address`, as an array of one record."""
     return carray(pointer(address), (1,), CONTROL)
 
 

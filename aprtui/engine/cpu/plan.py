@@ -83,7 +83,6 @@ class TapPlan:
         return counted[:, 0], records.view(SUMS).reshape(-1)
 
     def accumulators(self, segment: ProgramSegment) -> list[Accumulator | None]:
-        """The statistics of each delivery of `segment`."""
         counted = [delivery.row for delivery in segment.deliveries if delivery.row >= 0]
         if not counted:
             return [None] * len(segment.deliveries)

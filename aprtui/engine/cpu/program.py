@@ -15,8 +15,6 @@ import numpy as np
 
 
 class Opcode(IntEnum):
-    """Kinds of instructions."""
-
     ROWS = 0
     EMBED = 1
     RMS_NORM = 2

@@ -68,7 +68,6 @@ class Detection:
 
     @property
     def device(self) -> CudaDevice | None:
-        """The first supported device."""
         return next((device for device in self.devices if device.supported), None)
 
     def require(self) -> CudaDevice:

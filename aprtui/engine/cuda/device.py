@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from aprtui.engine.cuda.choosing import ChoiceRule, Choosing, Rings
 from aprtui.engine.cuda.driver import Driver, Launch
+from aprtui.engine.cuda.images import KernelImages
 from aprtui.engine.cuda.launches import Launches, load_kernels, splits_for
 from aprtui.engine.cuda.lowering import Lowering, Pass
 from aprtui.engine.cuda.plan import PassPlan, PassSegment, plan_for
 from aprtui.engine.cuda.sizes import LOGIT_ROWS
-from aprtui.engine.cuda.sources import KernelImages
 from aprtui.engine.cuda.statistics import StatisticsTable
 from aprtui.engine.cuda.storage import DeviceStorage, load_weights
 from aprtui.engine.cuda.usage import UsageMeter
@@ -58,7 +58,6 @@ class _TokenPlan:
     graph: Any | None = None
 
     def finished(self, staging: NDArray[np.float32], sums: NDArray[np.void]) -> FinishedSegment:
-        """Its only segment."""
         return FinishedSegment(self.plan.segments[0], staging, sums)
 
 

@@ -13,9 +13,8 @@ from aprtui.engine.cuda import detect
 from aprtui.engine.cuda.choosing import MOST_CANDIDATES, RING, ChoiceRule
 from aprtui.engine.cuda.device import Device, FinishedSegment
 from aprtui.engine.cuda.device_thread import DeviceThread
-from aprtui.engine.cuda.images import kernel_images
+from aprtui.engine.cuda.images import KernelImages, kernel_images
 from aprtui.engine.cuda.sizes import LOGIT_ROWS, fitting_context, memory_need, require_fits, require_supported
-from aprtui.engine.cuda.sources import KernelImages
 from aprtui.engine.protocol import (
     NO_TAPS,
     DeviceUse,

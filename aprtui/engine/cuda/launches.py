@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from aprtui.engine.cuda import arguments as args
 from aprtui.engine.cuda.driver import Driver, Launch
-from aprtui.engine.cuda.sources import KernelImages, entry_points, kernel_files
+from aprtui.engine.cuda.images import KernelImages, entry_points, kernel_files
 from aprtui.engine.protocol import Mode
 from aprtui.model.weight_types import WeightType
 

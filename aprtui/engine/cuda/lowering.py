@@ -66,8 +66,6 @@ class Places:
 
 
 class Lowering:
-    """Makes the launches of one pass of a model."""
-
     def __init__(
         self,
         model: Model,
@@ -275,7 +273,6 @@ class _Emitters:
         ]  # fmt: skip
 
     def _feed_forward(self, node: Node) -> list[Launch]:
-        """Gate, up, and silu(gate) · up."""
         silu, up = self.graph.inputs(node)
         gate = self.low.source(silu)
         (gate_matrix,), (up_matrix,) = self._matrices(gate), self._matrices(up)

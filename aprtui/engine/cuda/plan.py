@@ -28,7 +28,6 @@ class Tensor:
     shape: tuple[int, ...]
 
     def view(self, staging: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The tensor's values in the host's copy."""
         return staging[self.offset : self.offset + prod(self.shape)].reshape(self.shape)
 
 

@@ -57,7 +57,6 @@ class CountedNodes:
         return found
 
     def accumulators(self, sums: NDArray[np.void]) -> dict[Node, Accumulator]:
-        """The same, one by one."""
         return {node: Accumulator(*row) for node, row in zip(self.nodes, self.merged(sums).tolist(), strict=True)}
 
 
@@ -101,7 +100,6 @@ class Counting:
         self._sums = 0
 
     def add(self, nodes: Sequence[Node]) -> tuple[CountedNodes, ...]:
-        """The counts that cover `nodes`."""
         records = {node: self._record(node) for node in nodes}
         is_large = {node: rows * width > _LARGE for node, (_, rows, width, _, _) in records.items()}
         small, large = ([node for node in nodes if is_large[node] is wanted] for wanted in (False, True))

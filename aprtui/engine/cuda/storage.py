@@ -101,7 +101,6 @@ class Weights:
     vectors: dict[str, int]
 
     def matrix(self, weight: Weight) -> Matrix:
-        """The weight's matrix, as kernels take it."""
         return Matrix(self.matrices[weight.name], int(weight.type), weight.rows, weight.columns)
 
 

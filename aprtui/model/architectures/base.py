@@ -169,11 +169,15 @@ class _Keys:
         value = self.metadata.get(self.name(key))
         return UnreadableError(f"{self.path}: {self.name(key)} is {reprlib.repr(value)}, expected {expected}")
 
-    def integer(self, key: str, default: int | None = None, *, least: int = 1) -> int:
-        """A positive integer; an array of equal ones (per-layer values) counts as one."""
+    def _value(self, key: str, default: float | None) -> Any:
         value = self.metadata.get(self.name(key), default)
         if value is None:
             raise UnreadableError(f"{self.path}: metadata key {self.name(key)} is missing; convert the model again")
+        return value
+
+    def integer(self, key: str, default: int | None = None, *, least: int = 1) -> int:
+        """A positive integer; an array of equal ones (per-layer values) counts as one."""
+        value = self._value(key, default)
         if isinstance(value, np.ndarray) and value.size and (value == value[0]).all():
             value = value[0].item()
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 1 << 31:
@@ -181,9 +185,7 @@ class _Keys:
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        value = self.metadata.get(self.name(key), default)
-        if value is None:
-            raise UnreadableError(f"{self.path}: metadata key {self.name(key)} is missing; convert the model again")
+        value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
             raise self.refuse(key, "a finite number")
         return float(value)

@@ -59,7 +59,6 @@ def judge_shapes(a: StoredTensor, b: StoredTensor) -> WeightJudgement:
 
 
 def judge_bytes_only(a: StoredTensor, b: StoredTensor) -> WeightJudgement:
-    """The verdict on tensors that differ where a side cannot be dequantised."""
     reason = f"bytes differ, and {' or '.join(dict.fromkeys((a.type, b.type)))} cannot be dequantised here"
     return WeightJudgement(Verdict.UNKNOWN, DEFAULT_METRIC.value, None, None, None, reason)
 
