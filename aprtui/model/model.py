@@ -37,13 +37,9 @@ class Model:
         self._file = file
         self._bound = bound
         self.path = file.path
-        self.config = config
+        self.config, self.architecture = config, config.graph.architecture
         self.graph = graph
         self.weights: Mapping[str, Weight] = MappingProxyType(dict(weights))
-
-    @property
-    def architecture(self) -> str:
-        return self.config.graph.architecture
 
     @property
     def name(self) -> str:

@@ -16,16 +16,8 @@ from aprtui.model.vocabulary import TokenType, Vocabulary, VocabularyKind, read_
 
 class Tokenizer:
     def __init__(self, vocabulary: Vocabulary, encode: Callable[[str], list[int]]) -> None:
-        self.vocabulary = vocabulary
+        self.vocabulary, self.size, self.stop_ids = vocabulary, len(vocabulary.texts), vocabulary.stop_ids
         self._encode = encode
-
-    @property
-    def size(self) -> int:
-        return len(self.vocabulary.texts)
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        return self.vocabulary.stop_ids
 
     @property
     def bos_text(self) -> str | None:

@@ -83,6 +83,16 @@ class StoredTensor:
         row = format_named(self.type)
         return {} if row is None else row.parts
 
+    def has_layout_of(self, other: StoredTensor) -> bool:
+        """Whether the two have one type and one shape, so that their bytes can be compared."""
+        return self.type == other.type and self.shape == other.shape
+
+    def has_bytes_of(self, other: StoredTensor) -> bool:
+        """Whether the two have one layout and the same bytes; stops at the first range that differs."""
+        return self.has_layout_of(other) and all(
+            np.array_equal(self.data[rows], other.data[rows]) for rows in self.row_ranges()
+        )
+
     def row_ranges(self) -> Iterator[slice]:
         """The rows in ranges of about `BLOCK_VALUES` values."""
         step = max(1, BLOCK_VALUES // self.columns)

@@ -64,18 +64,15 @@ class CpuEngine:
         self.rounding = ARITHMETIC[mode].stated(model, kv)
         self._model, self._config = model, model.config.graph
         self._intervention = intervention
-        self._position = 0
+        self.position = 0
+        """Positions evaluated since the last reset."""
         storage = CpuStorage(model, mode, kv, context, ARITHMETIC[mode].rope_angles, self._config.layers)
         self._plans: dict[tuple[frozenset[Node], frozenset[Node]], TapPlan] = {}
         self._timed: TapPlan | None = None
         self._runner = Runner(model, storage, threads, progress)
 
-    @property
-    def position(self) -> int:
-        return self._position
-
     def reset(self) -> None:
-        self._position = 0
+        self.position = 0
 
     def close(self) -> None:
         """End the threads; a second call does nothing."""
@@ -88,15 +85,15 @@ class CpuEngine:
         plan = self._timed = self._plan(taps)
         plan.clear_durations()
         out = np.empty((ids.size if logits is Logits.ALL else 1, self._config.vocabulary), np.float32)
-        chunk = self._runner.chunk(self._position + ids.size, maps=plan.program.maps)
+        chunk = self._runner.chunk(self.position + ids.size, maps=plan.program.maps)
         for begin in range(0, ids.size, chunk):
             part = ids[begin : begin + chunk]
             if logits is Logits.ALL:
                 rows = out[begin : begin + part.size]
             else:
                 rows = out if begin + part.size == ids.size else out[:0]
-            self._evaluate(part, self._position + begin, rows, plan, taps.sink)
-        self._position += ids.size
+            self._evaluate(part, self.position + begin, rows, plan, taps.sink)
+        self.position += ids.size
         return out
 
     def stage_seconds(self) -> NDArray[np.float32]:

@@ -67,7 +67,8 @@ class CudaEngine:
         self.mode, self.kv, self.device = mode, kv, device
         self.rounding = DEVICE_ARITHMETIC[mode].stated(model, kv)
         self._vocabulary = model.config.graph.vocabulary
-        self._position = 0
+        self.position = 0
+        """Positions evaluated since the last reset."""
         self._epoch = 0
         """Number of the call that set the device's position last: older iterators of choices end."""
         self._thread = thread
@@ -91,12 +92,8 @@ class CudaEngine:
         """The device's architecture, the kernels' digest, and how passes of one token were launched so far."""
         return f"{self._kernels}, {' and '.join(sorted(self._on_device.launched))}"
 
-    @property
-    def position(self) -> int:
-        return self._position
-
     def reset(self) -> None:
-        self._position = 0
+        self.position = 0
         self._epoch += 1
 
     def close(self) -> None:
@@ -110,12 +107,12 @@ class CudaEngine:
         self._epoch += 1
         out = np.empty((ids.size if logits is Logits.ALL else 1, self._vocabulary), np.float32)
         if ids.size == 1:
-            finished = self._thread.run(self._on_device.decode, int(ids[0]), self._position, taps)
-            self._deliver(finished, taps.sink, self._position, 1, 1)
+            finished = self._thread.run(self._on_device.decode, int(ids[0]), self.position, taps)
+            self._deliver(finished, taps.sink, self.position, 1, 1)
             out[:] = self._on_device.logits[:1]
         else:
             self._prefill(ids.tolist(), taps, logits, out)
-        self._position += ids.size
+        self.position += ids.size
         return out
 
     def can_choose(self, sampling: Sampling) -> bool:
@@ -130,7 +127,7 @@ class CudaEngine:
         self._epoch += 1
         epoch, candidates = self._epoch, min(sampler.candidates, MOST_CANDIDATES, self._vocabulary)
         rule = ChoiceRule(candidates, sampler.sampling.temperature, sampler.sampling.min_p)
-        self._thread.run(self._on_device.begin_choosing, token, self._position)
+        self._thread.run(self._on_device.begin_choosing, token, self.position)
         choices = self._batches(rule, sampler) if taps.sink is None else self._tapped(taps, rule, sampler)
         for choice in choices:
             sampler.chosen_elsewhere()
@@ -139,7 +136,7 @@ class CudaEngine:
                 return
 
     def _batches(self, rule: ChoiceRule, sampler: Sampler) -> Iterator[Choice]:
-        room = self.context - self._position
+        room = self.context - self.position
         batches = [min(_BATCH, room - begin) for begin in range(0, room, _BATCH)]
         if batches:
             self._thread.run(self._on_device.queue_choices, batches[0], rule, sampler.uniforms(0, batches[0]))
@@ -148,36 +145,36 @@ class CudaEngine:
             uniforms = sampler.uniforms(batch, following)
             found = self._thread.run(self._on_device.choices, following, rule, uniforms)
             for _ in range(batch):
-                self._position += 1
+                self.position += 1
                 yield found[ordinal]
                 ordinal += 1
 
     def _tapped(self, taps: Taps, rule: ChoiceRule, sampler: Sampler) -> Iterator[Choice]:
         """One pass is always queued ahead: the device works at it while this one's stages are handed out."""
-        room = self.context - self._position
+        room = self.context - self.position
 
         def queue(turn: int) -> FinishedSegment:
             position = first + turn
-            uniforms = sampler.uniforms(position - self._position, 1)
+            uniforms = sampler.uniforms(position - self.position, 1)
             return self._thread.run(self._on_device.queue_tapped, turn, position, taps, rule, uniforms)
 
-        first = self._position
+        first = self.position
         following = queue(0) if room else None
         for ordinal in range(room):
             stages, following = following, queue(ordinal + 1) if ordinal + 1 < room else None
             assert stages is not None
             found = self._thread.run(self._on_device.tapped, ordinal, rule)
-            self._deliver(stages, taps.sink, self._position, 1, 1)
-            self._position += 1
+            self._deliver(stages, taps.sink, self.position, 1, 1)
+            self.position += 1
             yield found[ordinal]
 
     def _prefill(self, ids: list[int], taps: Taps, logits: Logits, out: Array) -> None:
-        chunk, few = self._chunk(self._position + len(ids), taps, logits), len(ids) <= _FEW
+        chunk, few = self._chunk(self.position + len(ids), taps, logits), len(ids) <= _FEW
         for begin in range(0, len(ids), chunk):
             part = ids[begin : begin + chunk]
             is_last = begin + len(part) == len(ids)
             wanted = len(part) if logits is Logits.ALL else int(is_last)
-            position = self._position + begin
+            position = self.position + begin
             passes = self._thread.run(self._on_device.prefill, part, position, wanted, taps, few=few)
             while (finished := self._thread.run(next, passes, None)) is not None:
                 self._deliver(finished, taps.sink, position, len(part), wanted)

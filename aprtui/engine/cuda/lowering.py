@@ -53,7 +53,7 @@ class Places:
         if stage.holds_logits:
             return self.storage.logits
         if not stage.is_attention_map:
-            return self.storage.of_token(node) if self.run.decode else self.storage.of_chunk(node.stage)
+            return self.storage.of_token[node] if self.run.decode else self.storage.of_chunk[node.stage]
         assert node.layer is not None
         both = self.storage.token_maps(node.layer) if self.run.decode else self.storage.chunk_maps()
         first = stage.op is Op.SCORES
@@ -143,7 +143,7 @@ class _Emitters:
         return self.places.of(node) if node in self.run.tapped or self.low.values_read(node) else 0
 
     def _q8_of(self, node: Node) -> args.Q8Output:
-        return self.storage.q8(node.stage) if self.low.q8_read(node) else args.Q8Output()
+        return self.storage.q8[node.stage] if self.low.q8_read(node) else args.Q8Output()
 
     def _activations(self, node: Node, first: int = 0) -> args.Activations:
         """`node` from token `first` on, in the forms in which matrix products read it."""
@@ -151,7 +151,7 @@ class _Emitters:
         if self.low.values_read(node):
             found.values = self.places.of(node) + 4 * first * width
         if self.low.q8_read(node):
-            q8 = self.storage.q8(node.stage)
+            q8 = self.storage.q8[node.stage]
             found.levels, found.scales = q8.levels + first * width, q8.scales + first * width // 4
         return found
 

@@ -145,12 +145,15 @@ class DeviceStorage:
         self.step = driver.allocate(_STEP_BYTES + 4 * self.chunk)
         self.tokens = self.step + _STEP_BYTES
         widths = graph.row_widths
-        self._of_chunk = {name: driver.allocate(4 * self.chunk * width) for name, width in widths.items()}
-        self._of_token = self._place_nodes(widths)
-        self._q8 = {
+        self.of_chunk = {name: driver.allocate(4 * self.chunk * width) for name, width in widths.items()}
+        """Addresses of `[chunk, width]` of the stages, used layer after layer."""
+        self.of_token = self._place_nodes(widths)
+        """Addresses of `[width]` of the nodes that are no maps, while single tokens are evaluated."""
+        self.q8 = {
             name: Q8Output(driver.allocate(self.chunk * widths[name]), driver.allocate(self.chunk * widths[name] // 4))
             for name in (matmul_inputs(graph) if mode is Mode.Q8 else ())
         }
+        """`[chunk, width]` of the stages that matrix products read, in Q8_1."""
         self.logits = driver.allocate(4 * LOGIT_ROWS * config.vocabulary)
         self.partial = driver.allocate(4 * config.heads * splits * (config.head_dim + 2))
         counters = np.zeros(config.heads + 2 * config.kv_heads, np.uint32)
@@ -177,18 +180,6 @@ class DeviceStorage:
     def values(self, layer: int) -> int:
         """A layer's values, in the layout of the keys."""
         return self._values + layer * self._plane
-
-    def of_token(self, node: Node) -> int:
-        """Address of `[width]` of a node that is no map, while single tokens are evaluated."""
-        return self._of_token[node]
-
-    def of_chunk(self, stage: str) -> int:
-        """Address of `[chunk, width]` of a stage, used layer after layer."""
-        return self._of_chunk[stage]
-
-    def q8(self, stage: str) -> Q8Output:
-        """`[chunk, width]` of a stage that matrix products read, in Q8_1."""
-        return self._q8[stage]
 
     def reserve_token_maps(self, stride: int) -> bool:
         """Reserve both attention maps of one token in all layers, rows of `stride` keys; returns whether they moved."""

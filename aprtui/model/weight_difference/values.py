@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.metrics.measure import Metric, cosine_of_sums
-from aprtui.model.weight_difference.bytes_difference import same_layout
 from aprtui.model.weight_types import BlockPart, ScalePacking, WeightFormat, format_named
 from aprtui.model.weights import StoredTensor
 
@@ -90,7 +89,7 @@ def weight_metrics(a: StoredTensor, b: StoredTensor, advance: Callable[[int], No
         values_a = a.values(rows)
         expected_a = _expected_squares(a, rows, values_a)
         # Dequantising is two thirds of the time, and where one block is wrong nearly all others are equal.
-        if same_layout(a, b) and np.array_equal(a.data[rows], b.data[rows]):
+        if a.has_layout_of(b) and np.array_equal(a.data[rows], b.data[rows]):
             values_b, expected_b = values_a, expected_a
         else:
             values_b = b.values(rows)
