@@ -13,19 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.engine.cuda import sizes
 from aprtui.engine.cuda.arguments import Matrix, Q8Output
 from aprtui.engine.cuda.driver import Driver
-from aprtui.engine.cuda.sizes import (
-    LOGIT_ROWS,
-    MAP_BYTES,
-    VECTORS,
-    aligned,
-    cache_bytes,
-    chunk_map_bytes,
-    chunk_tokens,
-    matmul_inputs,
-    weight_bytes,
-)
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.model.model import Model
 from aprtui.model.weight_types import WeightType
@@ -110,11 +100,11 @@ def load_weights(driver: Driver, model: Model, progress: Progress) -> Weights:
     They share one allocation: the driver rounds each one up by up to 2 MB, which would waste 200 MB for a 7B model.
     """
     uploader, loaded = Uploader(driver), Weights({}, {})
-    place = driver.allocate(weight_bytes(model))
+    place = driver.allocate(sizes.weight_bytes(model))
     total = sum(weight.data.nbytes for weight in model.weights.values()) >> 20
     done = 0
     for node in model.graph.nodes:
-        is_vector = model.graph[node.stage].op in VECTORS
+        is_vector = model.graph[node.stage].op in sizes.VECTORS
         addresses = loaded.vectors if is_vector else loaded.matrices
         for weight in model.params(node):
             if weight.name in addresses:
@@ -122,7 +112,7 @@ def load_weights(driver: Driver, model: Model, progress: Progress) -> Weights:
             values = weight.dequantize().reshape(-1).view(np.uint8) if is_vector else planes(weight.type, weight.data)
             addresses[weight.name] = place
             uploader.upload(place, values)
-            place += aligned(values.size)
+            place += sizes.aligned(values.size)
             done += weight.data.nbytes
             progress("loading weights, MB", done >> 20, total)
     uploader.close()
@@ -137,8 +127,8 @@ class DeviceStorage:
     def __init__(self, driver: Driver, model: Model, mode: Mode, kv: KvType, context: int, splits: int) -> None:
         config, graph = model.config.graph, model.graph
         self._driver, self._graph, self._config = driver, graph, config
-        self.context, self.chunk = context, chunk_tokens(graph, context)
-        self._plane = cache_bytes(model, kv) * context
+        self.context, self.chunk = context, sizes.chunk_tokens(graph, context)
+        self._plane = sizes.cache_bytes(model, kv) * context
         self._keys, self._values = (driver.allocate(self._plane * config.layers) for _ in range(2))
         self.turns = driver.allocate(4 * context * config.head_dim)
         _fill_turns(driver, self.turns, model, context)
@@ -151,10 +141,10 @@ class DeviceStorage:
         """Addresses of `[width]` of the nodes that are no maps, while single tokens are evaluated."""
         self.q8 = {
             name: Q8Output(driver.allocate(self.chunk * widths[name]), driver.allocate(self.chunk * widths[name] // 4))
-            for name in (matmul_inputs(graph) if mode is Mode.Q8 else ())
+            for name in (sizes.matmul_inputs(graph) if mode is Mode.Q8 else ())
         }
         """`[chunk, width]` of the stages that matrix products read, in Q8_1."""
-        self.logits = driver.allocate(4 * LOGIT_ROWS * config.vocabulary)
+        self.logits = driver.allocate(4 * sizes.LOGIT_ROWS * config.vocabulary)
         self.partial = driver.allocate(4 * config.heads * splits * (config.head_dim + 2))
         counters = np.zeros(config.heads + 2 * config.kv_heads, np.uint32)
         self.counters = driver.allocate(counters.nbytes)
@@ -169,7 +159,7 @@ class DeviceStorage:
         for node in self._graph.nodes:
             if node.stage in widths:
                 offsets[node] = end
-                end += aligned(4 * widths[node.stage])
+                end += sizes.aligned(4 * widths[node.stage])
         base = self._driver.allocate(end)
         return {node: base + offset for node, offset in offsets.items()}
 
@@ -199,12 +189,14 @@ class DeviceStorage:
     def chunk_maps(self) -> int:
         """Address of both attention maps of a chunk; allocated on first use."""
         if not self._chunk_maps:
-            self._chunk_maps = self._driver.allocate(chunk_map_bytes(self._graph, self._config.heads, self.context))
+            self._chunk_maps = self._driver.allocate(
+                sizes.chunk_map_bytes(self._graph, self._config.heads, self.context)
+            )
         return self._chunk_maps
 
     def tokens_with_maps(self, positions: int) -> int:
         """Tokens of a chunk whose maps fit where there will be `positions` in all."""
-        return max(1, min(self.chunk, MAP_BYTES // (8 * self._config.heads * positions)))
+        return max(1, min(self.chunk, sizes.MAP_BYTES // (8 * self._config.heads * positions)))
 
 
 def _fill_turns(driver: Driver, address: int, model: Model, context: int) -> None:

@@ -247,10 +247,6 @@ def _six_bit_scales(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.concatenate((low, high), axis=-1)
 
 
-def _signed_bytes(packed: NDArray[np.uint8]) -> NDArray[np.int8]:
-    return packed.view(np.int8)
-
-
 _SCALES: Mapping[ScalePacking, Callable[[NDArray[np.uint8]], NDArray[np.uint8] | NDArray[np.int8]]] = MappingProxyType(
-    {ScalePacking.SIX_BITS: _six_bit_scales, ScalePacking.SIGNED_BYTES: _signed_bytes}
+    {ScalePacking.SIX_BITS: _six_bit_scales, ScalePacking.SIGNED_BYTES: lambda packed: packed.view(np.int8)}
 )
