@@ -73,12 +73,9 @@ def _environment() -> Any:
         raise TemplateError(message)
 
     def tojson(
-        value: Any,
-        ensure_ascii: bool = False,
-        indent: int | None = None,
-        separators: tuple[str, str] | None = None,
+        value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: tuple[str, str] | None = None,
         sort_keys: bool = False,
-    ) -> str:
+    ) -> str:  # fmt: skip
         # Jinja's own filter escapes HTML.
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 

@@ -27,13 +27,9 @@ class Model:
     """A model file with its weights memory-mapped; nothing is dequantised, and the tokenizer is built on first use."""
 
     def __init__(
-        self,
-        file: GgufFile,
-        config: ModelConfig,
-        graph: StageGraph,
-        weights: Mapping[str, Weight],
+        self, file: GgufFile, config: ModelConfig, graph: StageGraph, weights: Mapping[str, Weight],
         bound: Mapping[Node, tuple[Weight, ...]],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._file = file
         self._bound = bound
         self.path = file.path

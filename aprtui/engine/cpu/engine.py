@@ -48,15 +48,9 @@ class CpuEngine:
     backend = "cpu"
 
     def __init__(
-        self,
-        model: Model,
-        mode: Mode,
-        kv: KvType,
-        threads: int,
-        context: int,
-        progress: Progress | None = None,
+        self, model: Model, mode: Mode, kv: KvType, threads: int, context: int, progress: Progress | None = None,
         intervention: Intervention | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.graph = model.graph
         self.mode, self.kv, self.context = mode, kv, context
         self.threads: int | None = threads

@@ -37,14 +37,9 @@ class KernelProgram:
 
 
 def lower(
-    model: Model,
-    mode: Mode,
-    kv: KvType,
-    storage: CpuStorage,
-    full: frozenset[Node] = frozenset(),
-    stats: frozenset[Node] = frozenset(),
-    cuts: frozenset[Node] = frozenset(),
-) -> KernelProgram:
+    model: Model, mode: Mode, kv: KvType, storage: CpuStorage, full: frozenset[Node] = frozenset(),
+    stats: frozenset[Node] = frozenset(), cuts: frozenset[Node] = frozenset(),
+) -> KernelProgram:  # fmt: skip
     """The program for `model` that leaves the nodes `full` in their buffers and computes the statistics of `stats`.
 
     It can be stopped after each of the nodes `cuts`, whose inputs and output are then there to be read and replaced.

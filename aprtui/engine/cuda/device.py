@@ -69,15 +69,9 @@ class Device:
     """All that one engine has on its device. Every method belongs to the thread that owns the device."""
 
     def __init__(
-        self,
-        driver: Driver,
-        images: KernelImages,
-        model: Model,
-        mode: Mode,
-        kv: KvType,
-        context: int,
+        self, driver: Driver, images: KernelImages, model: Model, mode: Mode, kv: KvType, context: int,
         progress: Progress,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.driver, self._graph = driver, model.graph
         config = model.config.graph
         launches = Launches(load_kernels(driver, images), mode)

@@ -52,16 +52,9 @@ class CudaEngine:
     threads: int | None = None
 
     def __init__(
-        self,
-        model: Model,
-        mode: Mode,
-        kv: KvType,
-        *,
-        device: str,
-        code_path: str,
-        thread: DeviceThread,
+        self, model: Model, mode: Mode, kv: KvType, *, device: str, code_path: str, thread: DeviceThread,
         opened: Callable[[], Device],
-    ) -> None:
+    ) -> None:  # fmt: skip
         """`opened` makes the `Device` on `thread`; the thread ends with the engine, or when opening fails."""
         self.graph = model.graph
         self.mode, self.kv, self.device = mode, kv, device

@@ -67,15 +67,9 @@ class Places:
 
 class Lowering:
     def __init__(
-        self,
-        model: Model,
-        kv: KvType,
-        mode: Mode,
-        weights: Weights,
-        storage: DeviceStorage,
-        launches: Launches,
+        self, model: Model, kv: KvType, mode: Mode, weights: Weights, storage: DeviceStorage, launches: Launches,
         splits: int,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.model, self.graph, self.config = model, model.graph, model.config.graph
         self.half, self.mode, self.splits = int(kv is KvType.F16), mode, splits
         self.weights, self.storage, self.launches = weights, storage, launches
