@@ -156,7 +156,7 @@ def _kernels(device: Device, options: GpuOptions, bandwidth: float) -> tuple[lis
     for (name, moved), launches in groups.items():
         read = moved + (options.prompt + 1) * launches[0].moved_a_position
         total += read * len(launches)
-        device.stand_at(options.prompt)
+        device.begin_choosing(0, options.prompt)  # the position at which the kernels work
         taken = [s / len(launches) for s in _seconds(device, partial(_queue, launches), options.rounds)]
         figure = Figure.of(f"{name} × {len(launches)}", [seconds * 1e6 for seconds in taken], "µs")
         if read:

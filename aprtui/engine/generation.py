@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from aprtui.engine.protocol import NO_TAPS, ChoosingEngine, Engine, Logits, Taps
 from aprtui.engine.sampling import GREEDY, Choice, Sampler, Sampling
 from aprtui.errors import UsageError
-from aprtui.model.stream import StreamDecoder
-from aprtui.model.tokenizer import Tokenizer
+from aprtui.model.tokenizer import StreamDecoder, Tokenizer
 
 PREFILL_CHUNK = 512
 """Most prompt tokens evaluated between two looks at `cancelled`."""

@@ -119,7 +119,7 @@ class Auto:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, found: Detection, gate: Parity | EngineError) -> None:
         from aprtui.engine import parity as parity_cache
-        from aprtui.engine.cuda import opening
+        from aprtui.engine.cuda import engine
 
         self.told: list[str] = []
         self.opened: list[Mode] = []
@@ -138,7 +138,7 @@ class Auto:
 
         monkeypatch.setattr(detect, "detect", lambda: found)
         monkeypatch.setattr(parity_cache, "cached_parity", said)
-        monkeypatch.setattr(opening, "open_cuda", open_cuda)
+        monkeypatch.setattr(engine, "open_cuda", open_cuda)
 
     def open(self, model: Model, backend: str = "auto", intervention: Fault | None = None) -> Engine:
         return opening.open_engine(

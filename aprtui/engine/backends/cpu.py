@@ -22,7 +22,7 @@ def _obstacle() -> BackendObstacle | None:
 
 
 def _description() -> str:
-    from aprtui.engine.cpu.matmul import TIER
+    from aprtui.engine.cpu.tier import TIER
 
     memory = f"{memory_bytes() / 1e9:.0f} GB memory"
     return f"{processor_name()}, {default_threads()} cores, {memory}; kernels: {TIER}"

@@ -21,7 +21,7 @@ def _open(request: EngineRequest) -> Engine:
 
 
 def _evaluator(model: Model, angles: RopeAngles, threads: int, progress: Progress) -> NodeEvaluator:
-    from aprtui.engine.reference.nodes import NumpyNodes
+    from aprtui.engine.reference.evaluate import NumpyNodes
 
     return NumpyNodes(model, angles)
 

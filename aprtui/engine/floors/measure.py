@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from aprtui.compare.metrics.measure import measure
 from aprtui.engine.floors.perturbed import perturbed
 from aprtui.engine.protocol import NodeEvaluator, Rounding
-from aprtui.engine.reference.nodes import NumpyNodes
+from aprtui.engine.reference.evaluate import NumpyNodes
 from aprtui.engine.replay.arithmetic import UNROUNDED, NodeEvaluators, Recomputation
 from aprtui.engine.replay.bounds import ANGLE_ERROR, flip_error
 from aprtui.model.config import RopeAngles
