@@ -19,8 +19,6 @@ from aprtui.trace.graph import Node, StageGraph
 
 
 class ErrorState(StrEnum):
-    """What a stage does with error."""
-
     CLEAN = "clean"
     INHERITED = "inherited"
     INJECTED = "injected"
@@ -79,8 +77,6 @@ class FocusKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Focus:
-    """The stage to look at first, and why it is that one."""
-
     node: Node
     kind: FocusKind
 
@@ -95,8 +91,6 @@ class Element:
 
 
 class Support(StrEnum):
-    """What the values say of a hypothesis."""
-
     SUPPORTED = "supported"
     REFUTED = "refuted"
     UNTESTED = "untested"

@@ -36,14 +36,11 @@ class PolicyRule:
     bounds: tuple[Tolerance, ...]
 
     def matches(self, node: Node) -> bool:
-        """Whether the rule is for `node`."""
         return fnmatchcase(node.stage, self.stage) and (self.layers is None or node.layer in self.layers)
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A policy as read."""
-
     path: Path
     rules: tuple[PolicyRule, ...]
     allow_missing: tuple[str, ...]

@@ -26,8 +26,6 @@ class Scope(StrEnum):
 
 
 class Axis(StrEnum):
-    """Names of the axes of stage tensors."""
-
     TOKEN = "token"
     CHANNEL = "channel"
     HEAD = "head"
@@ -87,12 +85,10 @@ class GraphConfig:
 
     @property
     def q_width(self) -> int:
-        """Channels of all query heads."""
         return self.heads * self.head_dim
 
     @property
     def kv_width(self) -> int:
-        """Channels of all key (or value) heads."""
         return self.kv_heads * self.head_dim
 
     @property
@@ -155,7 +151,6 @@ class Stage:
         return (self.width, tokens, tokens) if self.is_attention_map else (tokens, self.width)
 
     def size(self, tokens: int) -> int:
-        """Number of values for `tokens` positions."""
         return self.width * tokens * (tokens if self.is_attention_map else 1)
 
 

@@ -62,7 +62,6 @@ class FileInfo:
 
     @property
     def node(self) -> Node:
-        """The node of the stage graph that the file holds."""
         return Node(self.layer, self.stage)
 
 

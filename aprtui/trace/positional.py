@@ -72,7 +72,6 @@ class PositionalFile:
         self.close()
 
     def close(self) -> None:
-        """Close the file."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

@@ -74,7 +74,6 @@ class StageReader:
                 yield plane, first, self.values(slice(first, min(first + step, rows)), slice(0, columns), plane)
 
     def close(self) -> None:
-        """Close the file."""
         self.file.close()
 
 

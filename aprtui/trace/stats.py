@@ -50,7 +50,6 @@ class Accumulator:
     squares: float = 0.0
 
     def merge(self, other: Accumulator) -> None:
-        """Add the values that `other` has seen."""
         self.count += other.count
         self.nan += other.nan
         self.inf += other.inf
@@ -60,7 +59,6 @@ class Accumulator:
         self.squares += other.squares
 
     def finish(self) -> StageStats:
-        """The statistics of everything seen so far."""
         finite = self.count - self.nan - self.inf
         if finite <= 0:
             return StageStats(self.count, self.nan, self.inf, None, None, None, None, None)

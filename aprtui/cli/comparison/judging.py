@@ -32,7 +32,6 @@ class Judging:
 
     @property
     def given(self) -> bool:
-        """Whether any of the options was given."""
         return bool(self.floor or self.model or self.model_a or self.model_b or self.replay or self.rounding)
 
     def words(self) -> list[str]:

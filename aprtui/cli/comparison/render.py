@@ -229,7 +229,6 @@ def _step_lines(comparison: Comparison) -> Iterator[str]:
 
 
 def _sureness_lines(divergence: Divergence) -> Iterator[str]:
-    """How certain it is that the stage is to blame, and what would settle it."""
     yield from wrapped("sure", f"{divergence.state}: {divergence.certainty}")
     if divergence.settled_by:
         yield from wrapped("settle", divergence.settled_by)

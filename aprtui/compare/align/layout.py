@@ -129,7 +129,6 @@ def _head_orders(heads: int, config: GraphConfig) -> Iterator[tuple[str, Order]]
 
 
 def _orders(stage: Stage, parts: Mapping[str, frozenset[Part]], config: GraphConfig) -> Iterator[tuple[str, Order]]:
-    """Orders of the channels of one token."""
     rope = dict(_rope_orders(stage, parts, config))
     yield from rope.items()
     if _has_heads(stage, config):

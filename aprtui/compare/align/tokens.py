@@ -42,7 +42,6 @@ class TokenAlignment:
 
     @property
     def comparable(self) -> bool:
-        """Whether any position may be compared."""
         return self.aligned != 0
 
 
@@ -53,10 +52,7 @@ def align_tokens(a: Capture, b: Capture, given: Sequence[int] | None = None) -> 
     """
     ids_a, source_a = _token_ids(a, given)
     ids_b, source_b = _token_ids(b, given)
-    counts = (
-        len(ids_a) if ids_a is not None else a.token_count,
-        len(ids_b) if ids_b is not None else b.token_count,
-    )
+    counts = (len(ids_a) if ids_a is not None else a.token_count, len(ids_b) if ids_b is not None else b.token_count)
     if ids_a is None or ids_b is None:
         return _align_by_embedding(a, b, counts)
     sources = (source_a, source_b)

@@ -44,7 +44,6 @@ def _causal_blocks(maps: Values) -> Iterator[tuple[Values, Positions]]:
 
 
 def unravel(index: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Coordinates of the flat `index` in `shape`."""
     coordinates: tuple[Any, ...] = np.unravel_index(index, shape)
     return tuple(int(coordinate) for coordinate in coordinates)
 
@@ -81,7 +80,6 @@ class Rows:
 
     @property
     def count(self) -> int:
-        """Number of rows in all groups."""
         return self.groups * self.rows
 
     @property
@@ -90,7 +88,6 @@ class Rows:
         return 1 if self.flat else self.rows
 
     def lengths(self) -> NDArray[np.int64]:
-        """Number of values of each row."""
         if self.causal:
             return np.tile(np.minimum(np.arange(1, self.rows + 1), self.width), self.groups)
         lengths = np.full(self.count, self.width)

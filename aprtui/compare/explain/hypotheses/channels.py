@@ -41,7 +41,6 @@ def one_head(evidence: StageEvidence) -> Outcome:
 
 @signature("heads in another order", "the mapping of heads or of K/V groups")
 def heads_permuted(evidence: StageEvidence) -> Outcome:
-    """The right heads in another order."""
     a, b = evidence.heads(evidence.a), evidence.heads(evidence.b)
     if a is None or b is None:
         return Support.UNTESTED, "the stage has no heads, or their number is not known"
@@ -95,7 +94,6 @@ def rope_layout(evidence: StageEvidence) -> Outcome:
 
 @signature("every k-th channel", "interleaving, or a stride")
 def every_kth(evidence: StageEvidence) -> Outcome:
-    """Every k-th channel wrong, the others right."""
     wrong = _wrong_channels(evidence)
     if evidence.expected.ndim == 3 or not wrong.any():
         return Support.UNTESTED, "no channel of its own is wrong"
@@ -109,7 +107,6 @@ def every_kth(evidence: StageEvidence) -> Outcome:
 
 @signature("single output channels", "a row of the weight: one quantisation scale, or a loop that ends too early")
 def few_channels(evidence: StageEvidence) -> Outcome:
-    """Single output channels wrong at all tokens: rows of a weight."""
     wrong = _wrong_channels(evidence)
     if evidence.expected.ndim == 3:
         return Support.UNTESTED, "maps have no channels"

@@ -78,7 +78,6 @@ class StageEvidence:
 
     @cached_property
     def d(self) -> Wide:
-        """`b` − `a`."""
         return self.b - self.a
 
     @cached_property
@@ -96,7 +95,6 @@ class StageEvidence:
 
     @property
     def wrong_tokens(self) -> NDArray[np.bool_]:
-        """Rows beyond the bound."""
         return np.asarray(self.token_errors > self.bound)
 
     def heads(self, values: Wide) -> Wide | None:
@@ -110,7 +108,6 @@ class StageEvidence:
 
     @property
     def by_head(self) -> bool:
-        """Whether the channels of the stage are those of heads."""
         return self.config is not None and self.stage.width in (self.config.q_width, self.config.kv_width)
 
 
@@ -128,7 +125,6 @@ Signature = Callable[[StageEvidence], Hypothesis]
 
 
 def supported_if(holds: bool) -> Support:
-    """Supported or refuted."""
     return Support.SUPPORTED if holds else Support.REFUTED
 
 

@@ -21,7 +21,6 @@ def later_tokens(evidence: StageEvidence) -> Outcome:
 
 @signature("the last token only", "a path for the last position of its own, or an end that is off by one")
 def last_token(evidence: StageEvidence) -> Outcome:
-    """Only the last token wrong."""
     wrong = evidence.wrong_tokens
     if wrong.size < 3:
         return Support.UNTESTED, "needs three tokens at least"

@@ -15,7 +15,6 @@ _MOST = 0.9
 
 @signature("a constant factor", "a scale that is missing or applied twice")
 def scaled(evidence: StageEvidence) -> Outcome:
-    """Found is a constant times expected."""
     norm = float((evidence.a**2).sum())
     if not norm:
         return Support.UNTESTED, "all expected values are zero"
@@ -27,7 +26,6 @@ def scaled(evidence: StageEvidence) -> Outcome:
 
 @signature("a factor for each token", "a normalisation: its epsilon, or the mean that it divides by")
 def scaled_per_token(evidence: StageEvidence) -> Outcome:
-    """Found is expected times a factor of each token's own."""
     norms = (evidence.a**2).sum(1)
     if evidence.expected.ndim == 3 or not norms.all() or len(norms) < 3:
         return Support.UNTESTED, "needs three tokens other than zero, and no maps"
@@ -54,7 +52,6 @@ def scaled_per_channel(evidence: StageEvidence) -> Outcome:
 
 @signature("one vector at all tokens", "a bias that is dropped, doubled, or another layer's")
 def same_vector(evidence: StageEvidence) -> Outcome:
-    """The error is one vector, the same at every token."""
     if evidence.expected.ndim == 3 or len(evidence.rows) < 3 or not evidence.error:
         return Support.UNTESTED, "needs an error at three tokens of a stage without maps"
     mean = evidence.d.mean(0)
@@ -69,7 +66,6 @@ def same_vector(evidence: StageEvidence) -> Outcome:
 
 @signature("another tensor", "swapped weights, an op left out, a residual not added, a wrong buffer")
 def another_tensor(evidence: StageEvidence) -> Outcome:
-    """Found is another tensor that is known."""
     if not evidence.siblings:
         return Support.UNTESTED, "no other tensor of this shape is at hand"
     errors = {label: relative(evidence.b, evidence.matrix(other)) for label, other in evidence.siblings.items()}
@@ -80,7 +76,6 @@ def another_tensor(evidence: StageEvidence) -> Outcome:
 
 @signature("zeros", "memory that was never written, or a loop that ends early")
 def zeros(evidence: StageEvidence) -> Outcome:
-    """Zeros where none should be."""
     lost = (evidence.b == 0) & (evidence.a != 0)
     share = float(lost.mean()) if lost.size else 0.0
     left = relative(evidence.b[~lost], evidence.a[~lost])
@@ -90,7 +85,6 @@ def zeros(evidence: StageEvidence) -> Outcome:
 
 @signature("NaN or Inf", "a division by zero, an overflow, or memory that was never written")
 def not_finite(evidence: StageEvidence) -> Outcome:
-    """NaN or Inf appears."""
     a, b = evidence.chosen(evidence.expected), evidence.chosen(evidence.found)
     found = ~np.isfinite(b) & np.isfinite(a)
     count = int(found.sum())

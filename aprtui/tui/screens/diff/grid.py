@@ -78,16 +78,13 @@ class DiffGrid(LayerGrid, can_focus=True):
         self.action_open()
 
     def notify_style_update(self) -> None:
-        """Forget what was drawn: the theme or the focus has changed."""
         super().notify_style_update()
         self._painter = None
 
     def lines_below(self, width: int) -> int:
-        """One for the stages that the model has once, and those of the legend."""
         return bool(self._below) + len(self._legend(width))
 
     def draw_row(self, row: int) -> Strip:
-        """The cells of a layer, or what a fold says."""
         shown = self._rows[row]
         if shown.folded:
             return Strip([Segment(f"  ⋯ {shown.text}", self.style("fold"))])
@@ -97,13 +94,11 @@ class DiffGrid(LayerGrid, can_focus=True):
         return Strip(self._separated(f"{layer:>{LABEL - 1}} ", groups))
 
     def draw_below(self, line: int) -> Strip:
-        """The stages that the model has once, then the legend."""
         if self._below and line == 0:
             return Strip(list(self._once_segments()))
         return self._legend(self.size.width)[line - bool(self._below)]
 
     def places_below(self) -> Iterator[tuple[Node, int, int]]:
-        """The stages that the model has once."""
         at, width = LABEL, self._cell_width(self.size.width)
         for node in self._below:
             length = len(node.stage) + 2 + width
@@ -111,7 +106,6 @@ class DiffGrid(LayerGrid, can_focus=True):
             at += length
 
     def view_words(self, first: int, last: int) -> str:
-        """Which layers are in view, unless all are."""
         if last - first + 1 == len(self._rows):
             return ""
         layers = sum(len(row.layers) for row in self._rows)

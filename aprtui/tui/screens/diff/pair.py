@@ -63,12 +63,10 @@ class PairReader:
 
     @property
     def shape(self) -> Size:
-        """Rows and columns of a plane."""
         return self._readers[0].plane_shape
 
     @property
     def planes(self) -> int:
-        """Heads of an attention map, else 1."""
         return self._readers[0].planes
 
     def beginning(self, view: Viewport, cancelled: Cancelled = not_cancelled) -> tuple[int, Viewport, PairTiles]:
@@ -86,7 +84,6 @@ class PairReader:
         return plane, view.at(row, column), _levels(found[plane])
 
     def tiles(self, view: Viewport, plane: int, cancelled: Cancelled = not_cancelled) -> PairTiles:
-        """The tiles of what `view` shows."""
         return _levels(self._reduced(view, plane, cancelled))
 
     def _reduced(self, view: Viewport, plane: int, cancelled: Cancelled) -> tuple[Values, Values, Values]:
@@ -121,7 +118,6 @@ class PairReader:
         return f"{place}: A {a:.6g} ({_bits(a)}), B {b:.6g} ({_bits(b)}), B − A {b - a:.3g}"
 
     def close(self) -> None:
-        """Close both files."""
         for reader in self._readers:
             reader.close()
 

@@ -46,8 +46,6 @@ class PaneRequest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PaneContents:
-    """The stage as it was read."""
-
     pair: PairReader
     plane: int
     view: Viewport
@@ -79,8 +77,6 @@ class DiffPanes(Widget, can_focus=True):
     """
 
     class Pointed(Message):
-        """The cursor stands on another value."""
-
         def __init__(self, words: str) -> None:
             super().__init__()
             self.words = words
@@ -106,7 +102,6 @@ class DiffPanes(Widget, can_focus=True):
         self._words = ""
 
     def compose(self) -> ComposeResult:
-        """Three heatmaps, or a word instead."""
         with Horizontal():
             for name in NAMES:
                 heatmap = Heatmap(id=name)
@@ -116,7 +111,6 @@ class DiffPanes(Widget, can_focus=True):
 
     @property
     def view(self) -> Viewport | None:
-        """The values in view; None until the stage has been read."""
         return self._view
 
     @property
@@ -128,7 +122,6 @@ class DiffPanes(Widget, can_focus=True):
 
     @property
     def words(self) -> str:
-        """The value under the cursor."""
         return self._words
 
     def open(self, sides: Sides, node: Node | None, place: Place | None = None) -> None:
@@ -213,29 +206,24 @@ class DiffPanes(Widget, can_focus=True):
         self.post_message(self.Pointed(words))
 
     def action_move(self, rows: int, columns: int) -> None:
-        """Move the cursor by cells."""
         if self._view is not None:
             self._turn(self._view.moved(rows, columns))
 
     def action_zoom(self, inwards: bool) -> None:
-        """Fewer values a cell, down to single ones, or more."""
         view = self._view
         if view is not None and not (inwards and view.is_closest):
             self._turn(view.closer() if inwards else view.farther())
 
     def action_head(self, step: int) -> None:
-        """Another head of an attention map."""
         view, contents = self._view, self._contents
         if view is not None and contents is not None and contents.pair.planes > 1:
             self._place = (contents.plane + step) % contents.pair.planes, view.row, view.column
             self._ask()
 
     def action_open(self) -> None:
-        """Open the stage in the tensor screen."""
         self.post_message(self.Opened())
 
     def on_heatmap_resized(self, event: Heatmap.Resized) -> None:
-        """Fit the view to the new size."""
         event.stop()
         heatmap = event.heatmap
         if heatmap.id != "difference" or not heatmap.size.height or not heatmap.size.width:
@@ -246,21 +234,18 @@ class DiffPanes(Widget, can_focus=True):
             self._turn(self._view.resized(heatmap.size.height, heatmap.size.width))
 
     def on_heatmap_pointed(self, event: Heatmap.Pointed) -> None:
-        """The mouse chose a value."""
         event.stop()
         self.focus()
         if self._view is not None:
             self._turn(self._view.pointed(event.row, event.column))
 
     def on_heatmap_selected(self, event: Heatmap.Selected) -> None:
-        """Zoom into what was selected with the mouse, on all sides."""
         event.stop()
         self.focus()
         if self._view is not None:
             self._turn(self._view.framed(event.first, event.last))
 
     def on_unmount(self) -> None:
-        """Leave no file open."""
         if self._contents is not None:
             self._contents.pair.close()
 

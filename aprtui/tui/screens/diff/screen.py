@@ -77,8 +77,6 @@ MOST_REMARKS = 6
 
 
 class ModelInput(Input):
-    """The path of the model to replay with."""
-
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "submit", "Replay"),
         Binding("escape", "screen.leave_model", "Leave"),
@@ -191,7 +189,6 @@ class DiffScreen(ToolScreen):
         self.comparing = False
 
     def compose_body(self) -> Iterable[Widget]:
-        """Verdict, grid, panes, lists, and the line that asks for a model."""
         yield VerdictLines()
         yield Static(id="problem", markup=False)
         yield Static(NOTHING_TO_COMPARE, id="nothing", markup=False)
@@ -210,7 +207,6 @@ class DiffScreen(ToolScreen):
         return () if self._request is None else (self._request.a, self._request.b)
 
     def state(self) -> ScreenState:
-        """The sides, what judges them, and where the cursor stands."""
         request = self._request
         if request is None:
             return ScreenState(self.NAME)
@@ -224,19 +220,16 @@ class DiffScreen(ToolScreen):
         )  # fmt: skip
 
     def command(self) -> Sequence[str]:
-        """The comparison, with the bound where it was moved."""
         if self._request is None:
             return []
         return self._bounded(self._request).words()
 
     def _bounded(self, request: DiffRequest) -> DiffRequest:
-        """The request by the user's own bound, if there is one."""
         if self._bound is None:
             return request
         return DiffRequest(request.a, request.b, tolerance=str(self._bound))
 
     def on_mount(self) -> None:
-        """Open both sides, then compare them."""
         self.query_one(DiffGrid).border_title = "Stages"
         self.set_class(self._request is None, "-empty")
         if self._request is None:
@@ -248,7 +241,6 @@ class DiffScreen(ToolScreen):
         self._open_sides(self._request)
 
     def on_unmount(self) -> None:
-        """End the comparison with the screen."""
         self._source.cancel()
 
     @work(thread=True, exclusive=True, group="sides")
@@ -373,7 +365,6 @@ class DiffScreen(ToolScreen):
             lines.text = VerdictText(str(self._comparison.verdict), words)
 
     def on_diff_grid_pointed(self) -> None:
-        """Describe the stage under the cursor; panes and contracts follow it."""
         node = self.query_one(DiffGrid).node
         if self._idle is not None:
             self._judge_when_idle()
@@ -388,12 +379,10 @@ class DiffScreen(ToolScreen):
             self.say(stage_words(self._entries[node], self._metric))
 
     def on_diff_panes_pointed(self, message: DiffPanes.Pointed) -> None:
-        """Describe the value under the cursor of the panes, while they have the focus."""
         if self.query_one(DiffPanes).has_focus:
             self.say(message.words)
 
     def on_descendant_focus(self) -> None:
-        """Describe what the cursor of the focused pane stands on."""
         if self.query_one(DiffPanes).has_focus:
             self.say(self.query_one(DiffPanes).words)
         elif self.query_one(DiffGrid).has_focus:
@@ -406,7 +395,6 @@ class DiffScreen(ToolScreen):
             self.say(SEPARATOR.join(cell for cell in row.cells if cell))
 
     def on_table_chosen(self, message: Table.Chosen) -> None:
-        """Jump to the chosen value, or open the chosen falsifier."""
         key = message.table.key
         focus = None if self._comparison is None else self._comparison.focus
         if message.table.id == "elements" and isinstance(key, tuple) and focus is not None:
@@ -424,7 +412,6 @@ class DiffScreen(ToolScreen):
             )  # fmt: skip
 
     def on_diff_panes_opened(self) -> None:
-        """Open the stage in the tensor screen."""
         self.on_diff_grid_opened()
 
     def on_diff_grid_opened(self) -> None:
@@ -440,7 +427,6 @@ class DiffScreen(ToolScreen):
             self.program.open_state(screen_state(ScreenName.TENSOR, capture=side, layer=node.layer, stage=node.stage))
 
     def _go(self, node: Node, place: Place | None = None) -> None:
-        """To a stage, and there to a value where one is meant."""
         self.query_one(DiffGrid).put_cursor(node)
         if place is not None:
             self.query_one(DiffPanes).open(self._sides, node, place)
@@ -458,7 +444,6 @@ class DiffScreen(ToolScreen):
             self.notify("No stage is beyond its bound.")
 
     def action_divergence(self, step: int) -> None:
-        """The next stage beyond its bound, or the one before."""
         comparison, node = self._comparison, self.query_one(DiffGrid).node
         if comparison is None or node is None:
             return
@@ -470,7 +455,6 @@ class DiffScreen(ToolScreen):
             self.notify(f"No divergent stage {'after' if step > 0 else 'before'} this one.")
 
     def action_flip(self, step: int) -> None:
-        """The next token after which the sides would say another token, or the one before; at the logits."""
         comparison = self._comparison
         if comparison is None:
             return
@@ -510,19 +494,16 @@ class DiffScreen(ToolScreen):
             self._see("")
 
     def action_fold(self, folded: bool) -> None:
-        """Fold the layers that are alike, or unfold all."""
         self._folded = folded
         self._show_grid()
 
     def action_mark(self, letter: str) -> None:
-        """Mark the stage under the cursor."""
         node = self.query_one(DiffGrid).node
         if node is not None:
             self._marks[letter] = node
             self.notify(f"mark {letter}: {node}", timeout=3)
 
     def action_jump(self, letter: str) -> None:
-        """Go to a marked stage."""
         if letter in self._marks:
             self._go(self._marks[letter])
         else:
@@ -537,7 +518,6 @@ class DiffScreen(ToolScreen):
         self._rejudge(None)
 
     def action_move_bound(self, step: int) -> None:
-        """Judge by a bound of the user's own, a step wider or narrower."""
         if self._comparison is None or self._metric is None:
             return
         bound = None if self._comparison is self._reported else self._bound
@@ -545,7 +525,6 @@ class DiffScreen(ToolScreen):
         self._rejudge(moved_bound(bound, metrics, self._metric, step))
 
     def action_drop_bound(self) -> None:
-        """Judge as the comparison did."""
         self._rejudge(None)
 
     def _rejudge(self, bound: Tolerance | None) -> None:
@@ -571,13 +550,11 @@ class DiffScreen(ToolScreen):
             self._compare(self._bounded(self._request))
 
     def action_cancel(self) -> None:
-        """End the comparison that is going on."""
         if self.comparing:
             self._source.cancel()
             self._finish("cancelled: r compares again")
 
     def action_swap(self) -> None:
-        """Make B the reference."""
         request = self._request
         if request is None:
             return
@@ -603,7 +580,6 @@ class DiffScreen(ToolScreen):
             self._replay(model)
 
     def on_input_submitted(self, message: Input.Submitted) -> None:
-        """Replay with the model that was named."""
         path = Path(message.value).expanduser()
         if not path.is_file():
             self.notify(f"{path}: is no file: expected a GGUF model", severity="error", markup=False)
@@ -612,7 +588,6 @@ class DiffScreen(ToolScreen):
         self._replay(path)
 
     def action_leave_model(self) -> None:
-        """Hide the line that asks for a model."""
         self.set_class(False, "-asks")
         self.query_one(DiffGrid).focus()
 

@@ -25,8 +25,6 @@ class VerdictText:
 
 
 class VerdictLines(LineWidget):
-    """Shows a `VerdictText`."""
-
     PREFIX = "verdict"
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         f"verdict--{name}" for name in ("pass", "fail", "unknown", "other", "first", "rest")
@@ -47,16 +45,11 @@ class VerdictLines(LineWidget):
     text: reactive[VerdictText] = reactive(VerdictText())
 
     def render_line(self, y: int) -> Strip:
-        """Line `y`; what has no room is cut."""
         width, content = self.size.width, self.text
         name = content.word.lower() if content.word in ("PASS", "FAIL", "UNKNOWN") else "other"
         word = content.word if y == 0 else ""
         style = self.style(name) if word else self.style()
         text = clipped(content.lines[y] if y < len(content.lines) else "", max(width - COLUMN, 0))
         rest = self.style("first" if y == 0 else "rest")
-        segments = [
-            Segment(f" {word} ".center(COLUMN - 1), style),
-            Segment(" ", self.style()),
-            Segment(text, rest),
-        ]
+        segments = [Segment(f" {word} ".center(COLUMN - 1), style), Segment(" ", self.style()), Segment(text, rest)]
         return Strip(segments).adjust_cell_length(width, self.style())
