@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aprtui.compare.comparison import Hypothesis, Support
-from aprtui.compare.explain.hypotheses import channels, tokens, values
+from aprtui.compare.explain.hypotheses import signatures, tokens, values
 from aprtui.compare.explain.hypotheses.evidence import Signature, StageEvidence
 
 SIGNATURES: tuple[Signature, ...] = (
@@ -16,13 +16,13 @@ SIGNATURES: tuple[Signature, ...] = (
     tokens.stale_token,
     tokens.later_tokens,
     tokens.last_token,
-    channels.rope,
-    channels.rope_layout,
-    channels.heads_permuted,
-    channels.one_head,
-    channels.every_kth,
-    channels.few_channels,
-    channels.block,
+    signatures.rope,
+    signatures.rope_layout,
+    signatures.heads_permuted,
+    signatures.one_head,
+    signatures.every_kth,
+    signatures.few_channels,
+    signatures.block,
     values.zeros,
     values.sixteen_bits,
     values.noise,
