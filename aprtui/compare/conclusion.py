@@ -24,7 +24,7 @@ from aprtui.compare.comparison import (
 from aprtui.compare.explain.classify import TokenJudgement, classify, tokens_beyond
 from aprtui.compare.explain.focus import blame, choose_focus, first_failed
 from aprtui.compare.explain.hints import find_hints
-from aprtui.compare.explain.hypotheses.signatures import StageEvidence, hypothesise
+from aprtui.compare.explain.hypotheses import StageEvidence, hypothesise
 from aprtui.compare.explain.locate import first_failing_place, top_elements
 from aprtui.compare.metrics.extras import ulp_histogram
 from aprtui.compare.metrics.measure import Metric
