@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,6 @@ class StageStats:
     absmax: float | None
     mean: float | None
     rms: float | None
-
-    def as_dict(self) -> dict[str, int | float | None]:
-        """Plain values under the names of the vocabulary."""
-        return asdict(self)
 
 
 SUMS = np.dtype(
