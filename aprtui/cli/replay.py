@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from aprtui.cli.comparison.options import ComparisonOptions, comparison_options, report
-from aprtui.cli.comparison.warnings import warn_about
+from aprtui.cli.comparison.options import ComparisonOptions, comparison_options, report, warn_about
 from aprtui.cli.options import requested_model
 from aprtui.engine.backends.registry import AUTO, backend_choices, evaluating_backends
 

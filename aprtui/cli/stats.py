@@ -73,7 +73,7 @@ def command(path: Path, stages: str | None, layers: str | None, place: str | Non
 
 
 def _summaries(path: Path, stages: str | None, layers: str | None) -> Iterator[Entry]:
-    from aprtui.cli.comparison.warnings import warn_about, warn_about_trailing
+    from aprtui.cli.comparison.options import warn_about, warn_about_trailing
     from aprtui.compare.survey import StageSummary, survey, tensor_stats
     from aprtui.trace.aprt import read_aprt
     from aprtui.trace.capture import Capture

@@ -95,13 +95,14 @@ class Judging:
 
         of_a = self._replayed(a, self.model_a, other=self.model_b, options=options, progress=progress)
         of_b = self._replayed(b, self.model_b, other=self.model_a, options=options, progress=progress)
-        tokens = next((side.tokens for side in (of_a, of_b) if side is not None and side.tokens), options.tokens)
-        return criteria_by_replay(of_a.comparison if of_a else None, of_b.comparison if of_b else None), tokens
+        tokens = next((side[1] for side in (of_a, of_b) if side is not None and side[1]), options.tokens)
+        return criteria_by_replay(of_a[0] if of_a else None, of_b[0] if of_b else None), tokens
 
     def _replayed(
         self, capture: Capture, own: Path | None, *, other: Path | None, options: DiffOptions, progress: Progress
-    ) -> Replayed | None:
-        """The replay of one side with its own model; None where only the other side's was given."""
+    ) -> tuple[Comparison, Tokens] | None:
+        """The replay of one side with its own model, and the token ids that were used; None where only the other
+        side's model was given."""
         if own is None and other is not None:
             return None
         from aprtui.engine.replay.arithmetic import parse_rounding
@@ -119,15 +120,5 @@ class Judging:
             limit=options.limit,
         )
         with Evaluators(model, progress=progress) as evaluators:
-            return Replayed(
-                replay_capture(capture, model, replay_options, evaluators, progress),
-                known_tokens(capture, capture, model, options.tokens),
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class Replayed:
-    """A side that was replayed, with the token ids that were used."""
-
-    comparison: Comparison
-    tokens: Tokens
+            comparison = replay_capture(capture, model, replay_options, evaluators, progress)
+            return comparison, known_tokens(capture, capture, model, options.tokens)

@@ -9,14 +9,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
-from aprtui.cli.comparison.options import exit_code
+from aprtui.cli.comparison.options import print_sections
 from aprtui.cli.comparison.render import wrapped
 from aprtui.compare.align.coverage import Selection
 from aprtui.compare.verdict import DEFAULT_METRIC, Tolerance, Verdict
 from aprtui.compare.wording import counted, figures_text, number_text
-from aprtui.errors import printable
+from aprtui.errors import VERDICT_CODES, printable
 
 if TYPE_CHECKING:
     from aprtui.model.weight_difference.compare import ModelDifference, TensorDifference
@@ -43,15 +41,13 @@ def diff_weights(
         for record in weight_records(a, b, difference):
             write_record(record)
     else:
-        sections = (
+        print_sections(
             _header_lines(a, b, difference, limit),
             _table_lines(difference),
             _detail_lines(difference, limit),
             _verdict_lines(difference, a, b, selection, tolerances),
         )
-        blocks = ["\n".join(lines) for lines in sections]
-        click.echo("\n\n".join(block for block in blocks if block))
-    return exit_code(difference.verdict)
+    return VERDICT_CODES[difference.verdict]
 
 
 def _header_lines(a: Path, b: Path, difference: ModelDifference, limit: int) -> Iterator[str]:
