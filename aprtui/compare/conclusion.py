@@ -236,8 +236,8 @@ def _divergence(
         return None
     assert isinstance(pair, StagePair), "a stage that failed was compared"
     failed = next(stage for stage in stages if stage.node == focus.node)
-    blamed = blame(findings.graph, focus.node, {stage.node for stage in stages}, findings.not_selected)
-    segment, not_selected = blamed.segment, blamed.not_selected
+    compared = {stage.node for stage in stages}
+    segment, not_selected = blame(findings.graph, focus.node, compared, findings.not_selected)
     if failed.verdict.signal is Signal.INJECTED:
         # The replay evaluated exactly the stages that the capture lacks: nothing else can be to blame.
         segment, not_selected = (*failed.segment, failed.node), ()

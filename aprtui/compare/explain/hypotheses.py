@@ -112,14 +112,11 @@ class StageEvidence:
         """`[rows, heads, channels]`; None where the stage has no heads."""
         if self.expected.ndim == 3:
             return values.reshape(len(values), self.expected.shape[0], -1)
-        dim = self.config.head_dim if self.config else 0
-        if not dim or self.stage.width % dim or self.stage.width == dim or not self.by_head:
+        config, width = self.config, self.stage.width
+        if config is None or width not in (config.q_width, config.kv_width):
             return None
-        return values.reshape(len(values), -1, dim)
-
-    @property
-    def by_head(self) -> bool:
-        return self.config is not None and self.stage.width in (self.config.q_width, self.config.kv_width)
+        dim = config.head_dim
+        return None if not dim or width % dim or width == dim else values.reshape(len(values), -1, dim)
 
 
 def relative(b: Wide, a: Wide) -> float:
