@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from textual import work
+from textual import on, work
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.message import Message
@@ -32,8 +32,8 @@ from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.diff.cells import METRICS, cells, greys, layout, rows
 from aprtui.tui.screens.diff.grid import DiffGrid
+from aprtui.tui.screens.diff.pair import Sides, open_sides
 from aprtui.tui.screens.diff.panes import DiffPanes, Place
-from aprtui.tui.screens.diff.sides import Sides, open_sides
 from aprtui.tui.screens.diff.source import (
     ChildSource,
     DiffRequest,
@@ -411,10 +411,9 @@ class DiffScreen(ToolScreen):
                 )
             )  # fmt: skip
 
-    def on_diff_panes_opened(self) -> None:
-        self.on_diff_grid_opened()
-
-    def on_diff_grid_opened(self) -> None:
+    @on(DiffGrid.Opened)
+    @on(DiffPanes.Opened)
+    def open_tensor(self) -> None:
         """Open the stage under the cursor in the Tensor screen: side B's, or A's where only A has it."""
         node, request = self.query_one(DiffGrid).node, self._request
         if node is None or request is None or self._comparison is None:
