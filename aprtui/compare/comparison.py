@@ -140,17 +140,17 @@ class Comparison:
     reasons: tuple[str, ...]
     alignment: TokenAlignment
     stages: tuple[StageComparison, ...]
-    skipped: tuple[Unpaired, ...]
     compared: int
     expected: int
-    allowed_missing: int
-    unfinished: tuple[str, ...]
     first_divergence: Divergence | None
     focus: Focus | None
     elements: tuple[Element, ...]
-    hints: tuple[Hint, ...]
     metric: Metric
     smallest: Tolerance | None
+    skipped: tuple[Unpaired, ...] = ()
+    allowed_missing: int = 0
+    unfinished: tuple[str, ...] = ()
+    hints: tuple[Hint, ...] = ()
     statements: tuple[str, ...] = ()
     hypotheses: tuple[Hypothesis, ...] = ()
     steps: FloatSteps | None = None

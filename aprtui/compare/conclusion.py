@@ -88,7 +88,7 @@ def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]
         metric=findings.metric,
         smallest=smallest_tolerance((stage.metrics for stage in stages), findings.metric),
         statements=findings.statements,
-        hypotheses=_hypotheses(findings, stages, focus, pair_of) if verdict is Verdict.FAIL else (),
+        hypotheses=_hypotheses(findings, stages, pair, pair_of) if verdict is Verdict.FAIL else (),
         steps=_steps(pair) if findings.extras and isinstance(pair, StagePair) else None,
     )
 
@@ -134,16 +134,13 @@ def _steps(pair: StagePair) -> FloatSteps:
 
 
 def _hypotheses(
-    findings: Findings,
-    stages: Sequence[StageComparison],
-    focus: Focus | None,
+    findings: Findings, stages: Sequence[StageComparison], pair: StagePair | Unpaired | None,
     pair_of: Callable[[Node], StagePair | Unpaired],
-) -> tuple[Hypothesis, ...]:
-    """The signatures that the error at the stage in focus shows; none where its shape is unknown."""
-    node = focus.node if focus else None
-    pair = pair_of(node) if node else None
-    if node is None or not isinstance(pair, StagePair) or not pair.axes or not pair.a.size:
+) -> tuple[Hypothesis, ...]:  # fmt: skip
+    """The signatures that the error of the `pair` in focus shows; none where its shape is unknown."""
+    if not isinstance(pair, StagePair) or not pair.axes or not pair.a.size:
         return ()
+    node = pair.node
     stage = findings.graph[node.stage]
     entry = next(entry for entry in stages if entry.node == node)
     judged = entry.verdict
@@ -155,11 +152,8 @@ def _hypotheses(
     }
     sized = replace(stage, width=pair.a.shape[0] if pair.causal else pair.a.shape[1])
     known = findings.known(node) if findings.known else {}
-    return hypothesise(
-        StageEvidence(
-            sized, findings.graph.config, pair.a, pair.b, bound or ROUNDING_REL_L2, siblings, known, _worst(entry)
-        )
-    )
+    config, rows = findings.graph.config, _worst(entry)
+    return hypothesise(StageEvidence(sized, config, pair.a, pair.b, bound or ROUNDING_REL_L2, siblings, known, rows))
 
 
 def _worst(stage: StageComparison) -> tuple[int, ...]:

@@ -125,7 +125,8 @@ def _detail_lines(difference: ModelDifference, limit: int) -> Iterator[str]:
     for verdict in (Verdict.FAIL, Verdict.UNKNOWN):
         found = [tensor for tensor in difference.tensors if tensor.judgement.verdict is verdict]
         for tensor in found[:limit]:
-            yield from wrapped(printable(f"{_stages(tensor)}{tensor.name}:"), "; ".join(_texts(tensor)))
+            label = ", ".join([*map(str, tensor.nodes), tensor.name])
+            yield from wrapped(printable(f"{label}:"), "; ".join(_texts(tensor)))
         if len(found) > limit:
             yield f"and {counted(len(found) - limit, 'more tensor')}: {verdict.value}; see them all with --limit"
     for skip in difference.skipped[:limit]:
@@ -134,10 +135,6 @@ def _detail_lines(difference: ModelDifference, limit: int) -> Iterator[str]:
         yield from wrapped(printable(f"{skip.name}:"), printable(f"not compared: {skip.reason}{held}{used}"))
     if len(difference.skipped) > limit:
         yield f"and {counted(len(difference.skipped) - limit, 'more tensor')} not compared; see them with --limit"
-
-
-def _stages(tensor: TensorDifference) -> str:
-    return "".join(f"{node}, " for node in tensor.nodes)
 
 
 def _texts(tensor: TensorDifference) -> Iterator[str]:

@@ -24,10 +24,9 @@ def blocks(values: Values, causal: bool) -> Iterator[tuple[Values, Positions]]:
 
     `causal` walks `[heads, query, key]` where key ≤ query; else any shape, all elements in row-major order.
     """
-    yield from _causal_blocks(values) if causal else _flat_blocks(values)
-
-
-def _flat_blocks(values: Values) -> Iterator[tuple[Values, Positions]]:
+    if causal:
+        yield from _causal_blocks(values)
+        return
     flat = values.reshape(-1)
     for start in range(0, flat.size, BLOCK_VALUES):
         stop = min(start + BLOCK_VALUES, flat.size)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rich.segment import Segment
 from textual import on, work
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.message import Message
+from textual.reactive import reactive
+from textual.strip import Strip
 from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import Input, Static
@@ -26,6 +29,7 @@ from aprtui.compare.verdict import Tolerance, moved_bound
 from aprtui.errors import UsageError
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.paths import as_typed
+from aprtui.tui.draw.text import clipped
 from aprtui.tui.frame.keymap import Chord
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
@@ -44,7 +48,6 @@ from aprtui.tui.screens.diff.source import (
     Record,
     Remark,
 )
-from aprtui.tui.screens.diff.verdict import VerdictLines, VerdictText
 from aprtui.tui.screens.diff.words import (
     ELEMENT_COLUMNS,
     EXPLANATION,
@@ -60,6 +63,7 @@ from aprtui.tui.screens.diff.words import (
     verdict_lines,
 )
 from aprtui.tui.widgets.contracts.dock import ContractsDock
+from aprtui.tui.widgets.line_widget import LineWidget
 from aprtui.tui.widgets.table import Table
 
 POLLS_PER_SECOND = 20
@@ -74,6 +78,54 @@ HIGH = 34
 
 MOST_REMARKS = 6
 """Lines of warnings that are shown at once."""
+
+VERDICT_COLUMN = 10
+"""Cells of the verdict's word and the space around it."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictText:
+    """A word (PASS, FAIL, UNKNOWN, or what is going on) and lines beside it, what it rests on."""
+
+    word: str = ""
+    lines: tuple[str, ...] = ()
+
+
+class VerdictLines(LineWidget):
+    """The verdict of a comparison on four lines, the last of which can be done without."""
+
+    PREFIX = "verdict"
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        f"verdict--{name}" for name in ("pass", "fail", "unknown", "other", "first", "rest")
+    }
+    DEFAULT_CSS = """
+    VerdictLines {
+        height: 4; padding: 0 1; background: $panel;
+        .verdict--pass { color: $background; background: $accent; text-style: bold; }
+        .verdict--fail { color: $background; background: $error; text-style: bold; }
+        .verdict--unknown { color: $background; background: $foreground; text-style: bold; }
+        .verdict--other { color: $accent; text-style: bold; }
+        .verdict--first { color: $foreground; text-style: bold; }
+        .verdict--rest { color: $text-muted; }
+        &:nocolor .verdict--pass, &:nocolor .verdict--fail, &:nocolor .verdict--unknown { text-style: reverse bold; }
+    }
+    """
+
+    text: reactive[VerdictText] = reactive(VerdictText())
+
+    def render_line(self, y: int) -> Strip:
+        width, content = self.size.width, self.text
+        name = content.word.lower() if content.word in ("PASS", "FAIL", "UNKNOWN") else "other"
+        word = content.word if y == 0 else ""
+        style = self.style(name) if word else self.style()
+        text = clipped(content.lines[y] if y < len(content.lines) else "", max(width - VERDICT_COLUMN, 0))
+        rest = self.style("first" if y == 0 else "rest")
+        segments = [
+            Segment(f" {word} ".center(VERDICT_COLUMN - 1), style),
+            Segment(" ", self.style()),
+            Segment(text, rest),
+        ]
+        return Strip(segments).adjust_cell_length(width, self.style())
 
 
 class ModelInput(Input):
