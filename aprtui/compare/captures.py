@@ -71,7 +71,9 @@ def compare_captures(
     if options.mapping != StageMapping():
         b = mapped(b, a.graph, options.mapping)
     coverage = plan_coverage(a, b, options.selection, options.allow_missing)
-    alignment = _aligned(a, b, options)
+    alignment = align_tokens(a, b, options.tokens)
+    left, right = (options.token_source if source == USER_SOURCE else source for source in alignment.sources)
+    alignment = replace(alignment, sources=(left, right))
     layouts = find_pair_layouts(
         a, b, coverage.graph, lambda node: _pair(a, b, node, coverage, alignment), options.mapping.layouts
     )
@@ -102,12 +104,6 @@ def compare_captures(
         extras=options.extras,
     )  # fmt: skip
     return conclude(findings, pair_of)
-
-
-def _aligned(a: Capture, b: Capture, options: DiffOptions) -> TokenAlignment:
-    alignment = align_tokens(a, b, options.tokens)
-    left, right = (options.token_source if source == USER_SOURCE else source for source in alignment.sources)
-    return replace(alignment, sources=(left, right))
 
 
 def _pair(a: Capture, b: Capture, node: Node, coverage: Coverage, alignment: TokenAlignment) -> StagePair | Unpaired:

@@ -78,6 +78,9 @@ def accumulate(values: NDArray[np.float32]) -> Accumulator:
 
 def causal(maps: NDArray[np.float32], position: int = 0) -> NDArray[np.float32]:
     """The values with key ≤ query of `maps` `[heads, n, keys]` whose first query stands at `position`; 1-D."""
-    queries = np.arange(position, position + maps.shape[1])[:, None]
-    mask = np.arange(maps.shape[2])[None, :] <= queries
-    return np.asarray(maps[:, mask].reshape(-1), np.float32)
+    return np.asarray(maps[:, causal_mask(position, *maps.shape[1:])].reshape(-1), np.float32)
+
+
+def causal_mask(first: int, queries: int, keys: int) -> NDArray[np.bool_]:
+    """Where key ≤ query, `[queries, keys]`, for queries from `first` on."""
+    return np.arange(keys)[None, :] <= np.arange(first, first + queries)[:, None]

@@ -53,7 +53,10 @@ class Judging:
         if policy is not None:
             return Criteria(bounds=policy.tolerances), options.tokens
         if self.floor is not None:
-            return self._by_reference(a, options, progress), options.tokens
+            from aprtui.compare.floor import reference_criteria
+            from aprtui.trace.capture import Capture
+
+            return reference_criteria(a, Capture.open(self.floor), options.tokens, progress), options.tokens
         if self.replay or self.model_a or self.model_b:
             return self._by_replay(a, b, options, progress)
         if self.model is not None:
@@ -69,13 +72,6 @@ class Judging:
             raise UsageError("--tolerance and --policy are bounds of your own: leave out --floor and --model")
         if self.rounding and not (self.replay or self.model_a or self.model_b):
             raise UsageError("--rounding says how to replay: give --replay as well")
-
-    def _by_reference(self, a: Capture, options: DiffOptions, progress: Progress) -> Criteria:
-        from aprtui.compare.floor import reference_criteria
-        from aprtui.trace.capture import Capture
-
-        assert self.floor is not None
-        return reference_criteria(a, Capture.open(self.floor), options.tokens, progress)
 
     def _by_model(self, a: Capture, b: Capture, options: DiffOptions, progress: Progress) -> tuple[Criteria, Tokens]:
         from aprtui.compare.captures import Criteria

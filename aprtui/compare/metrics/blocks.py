@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.trace.stats import causal_mask
+
 BLOCK_VALUES = 1 << 15
 """Values a block holds at most (a row of an attention map may be longer): 256 kB as float64, so a few stay in cache."""
 
@@ -38,7 +40,7 @@ def _causal_blocks(maps: Values) -> Iterator[tuple[Values, Positions]]:
     rows = max(1, BLOCK_VALUES // max(1, keys))
     for head in range(heads):
         for first in range(0, queries, rows):
-            query, key = np.nonzero(np.arange(keys) <= np.arange(first, min(first + rows, queries))[:, None])
+            query, key = np.nonzero(causal_mask(first, min(rows, queries - first), keys))
             yield maps[head, query + first, key], (head * queries + query + first) * keys + key
 
 
