@@ -134,7 +134,6 @@ class TensorReader:
         return self._stored.row_ranges()
 
     def close(self) -> None:
-        """Close the file."""
         self.file.close()
 
 

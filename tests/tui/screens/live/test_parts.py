@@ -29,7 +29,7 @@ from aprtui.tui.screens.live.commands import free_directory, run_command, trace_
 from aprtui.tui.screens.live.run import Timeline
 from aprtui.tui.screens.live.settings import LiveSettings, form_texts, parse_form
 from aprtui.tui.screens.live.state import initial_state, live_state
-from tests.tui.screens.recorded import example_info, example_record
+from tests.tui.screens.live.recorded import example_info, example_record
 
 INFO = example_info()
 SURE = TokenFigures(" return", 7, -0.001, 0.01, 12.0)
