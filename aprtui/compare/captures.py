@@ -118,7 +118,7 @@ def _pair(a: Capture, b: Capture, node: Node, coverage: Coverage, alignment: Tok
         if lost:
             return Unpaired(node, side, f"{NOT_WRITTEN} ({' and '.join(lost)})")
         return Unpaired(node, side, f"in {side.upper()} only" if side else "promised, in neither capture")
-    if not alignment.comparable:
+    if alignment.aligned == 0:
         return Unpaired(node, None, "positions are not aligned")
     return pair_stage(a, b, coverage.graph[node.stage], node, alignment)
 

@@ -24,8 +24,6 @@ from aprtui.trace.graph import MAX_LAYERS, Node, canonical_name
 from aprtui.trace.select import parse_layers
 from aprtui.yaml_file import fields_of, read_settings, texts_of
 
-BASIS = "the policy"
-
 
 @dataclass(frozen=True, slots=True)
 class PolicyRule:
@@ -84,4 +82,4 @@ def _bound(metric: Any, number: Any, path: Path, where: str) -> Tolerance:
         tolerance = parse_tolerance(f"{metric}={number}")
     except UsageError as error:
         raise UsageError(f"{path}: {where}: {error}") from error
-    return Tolerance(tolerance.metric, tolerance.bound, basis=BASIS)
+    return Tolerance(tolerance.metric, tolerance.bound, basis="the policy")

@@ -40,10 +40,6 @@ class TokenAlignment:
     problem: str | None = None
     proven_different: bool = False
 
-    @property
-    def comparable(self) -> bool:
-        return self.aligned != 0
-
 
 def align_tokens(a: Capture, b: Capture, given: Sequence[int] | None = None) -> TokenAlignment:
     """Align the positions of two captures; `given` are ids that the user states for sides that record none.
