@@ -16,13 +16,8 @@ from aprtui.errors import AprtuiError
 from aprtui.resources import contracts as own_contracts
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
-from aprtui.tui.widgets.contracts.rows import dock_rows
-from aprtui.tui.widgets.table import Column, Table
-
-COLUMNS = (
-    Column("result"), Column("falsifier", grows=True, end_matters=True), Column("maturity", rank=1),
-)  # fmt: skip
-READING, SILENT = "Reading…", "No contract speaks of this stage."
+from aprtui.tui.widgets.contracts.rows import DOCK_COLUMNS, dock_rows
+from aprtui.tui.widgets.table import Table
 
 CapturePaths = tuple[Path | None, Path | None]
 """The reference and the capture that falsifiers are judged on."""
@@ -42,14 +37,12 @@ class ContractsDock(Table):
     """
 
     class Judged(Message):
-        """All falsifiers were judged."""
-
         def __init__(self, rows: Sequence[tuple[str, PanelRow]], capture_paths: CapturePaths) -> None:
             super().__init__()
             self.rows, self.capture_paths = rows, capture_paths
 
     def __init__(self, paths: Sequence[Path], *, id: str | None = None) -> None:
-        super().__init__(COLUMNS, READING, id=id)
+        super().__init__(DOCK_COLUMNS, "Reading…", id=id)
         self._paths = paths
         self._documents: Documents | None = None
         self._judged: Sequence[tuple[str, PanelRow]] = ()
@@ -94,7 +87,7 @@ class ContractsDock(Table):
 
     def on_contracts_dock_judged(self, message: Judged) -> None:
         if message.capture_paths == self._capture_paths:
-            self._judged, self.empty = message.rows, SILENT
+            self._judged, self.empty = message.rows, "No contract speaks of this stage."
             self._show()
 
     def _show(self) -> None:

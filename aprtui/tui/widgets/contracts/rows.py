@@ -26,30 +26,23 @@ FALSIFIER_COLUMNS = (
     Column("evidence", rank=2), Column("number", right=True), Column("bound", right=True, rank=2),
     Column("rule", grows=True, rank=3),
 )  # fmt: skip
+DOCK_COLUMNS = FALSIFIER_COLUMNS[:3]
 
 NOT_TESTABLE = "not testable"
 NOT_BOUND = "no check"
 WAITING = "…"
 
 
-def document_rows(files: Sequence[LoadedContract]) -> list[Row]:
-    """A row for each file; a file that cannot be read says so."""
-    return [_document_row(loaded) for loaded in files]
-
-
-def _document_row(loaded: LoadedContract) -> Row:
+def document_row(loaded: LoadedContract) -> Row:
+    """A contract file in the list; one that cannot be read says so."""
     document = loaded.document
     if document is None:
         return Row(loaded.path, (loaded.path.stem, "cannot be read", ""), Tone.BAD)
     return Row(loaded.path, (document.name, document.life_cycle or UNKNOWN, str(len(document.falsifiers))))
 
 
-def falsifier_rows(rows: Sequence[PanelRow], judged: bool) -> list[Row]:
-    """A row for each falsifier; until they are `judged`, `…` stands for their results."""
-    return [_falsifier_row(row, judged) for row in rows]
-
-
-def _falsifier_row(row: PanelRow, judged: bool) -> Row:
+def falsifier_row(row: PanelRow, judged: bool) -> Row:
+    """A falsifier in the list; until it is `judged`, `…` stands for its result."""
     falsifier, judgement = row.falsifier, row.judgement
     figures = ("", "") if judgement is None else (_number(judgement.number), _number(judgement.bound))
     result = result_word(row) if judged else WAITING
@@ -64,8 +57,8 @@ def dock_rows(rows: Sequence[PanelRow], node: Node | None) -> list[Row]:
     about = [row for row in rows if node is not None and _is_about(row, node)]
     order = ("FAIL", "PASS", "UNKNOWN", NOT_TESTABLE, NOT_BOUND)
     about.sort(key=lambda row: order.index(result_word(row)))
-    shown = (_falsifier_row(row, judged=True) for row in about)
-    return [Row(row.key, row.cells[:3], row.tone) for row in shown]
+    whole = (falsifier_row(row, judged=True) for row in about)
+    return [Row(row.key, row.cells[: len(DOCK_COLUMNS)], row.tone) for row in whole]
 
 
 def _is_about(row: PanelRow, node: Node) -> bool:
@@ -93,7 +86,6 @@ def _number(value: float | None) -> str:
 
 
 def counts_title(rows: Sequence[PanelRow], judged: bool, captures: str) -> str:
-    """How many falsifiers have which result, and on which captures."""
     if not rows:
         return f"falsifiers, {captures}"
     if not judged:
@@ -104,14 +96,12 @@ def counts_title(rows: Sequence[PanelRow], judged: bool, captures: str) -> str:
 
 
 def captures_title(reference: Path | None, capture: Path | None) -> str:
-    """On which captures the falsifiers are judged."""
     if capture is None:
         return "judged without a capture"
     return f"judged on {capture.name}" + (f" against {reference.name}" if reference is not None else "")
 
 
 def row_words(row: PanelRow | None, width: int) -> str:
-    """One falsifier in a line."""
     if row is None:
         return ""
     reason = row.judgement.reason if row.judgement is not None else "no built-in check is bound to it"
