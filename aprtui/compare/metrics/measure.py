@@ -211,10 +211,17 @@ def _metrics(
     return PairMetrics(
         count=size,
         compared=compared,
-        **{name: numbers.get(name) for name in _OF_SUMS},
+        max_abs=numbers.get("max_abs"),
         max_abs_index=_largest(a, b, totals) if compared else None,
+        mean_abs=numbers.get("mean_abs"),
+        rms=numbers.get("rms"),
+        rel_l2=numbers.get("rel_l2"),
+        rel_linf=numbers.get("rel_linf"),
         token_rel_l2=float(np.nanmax(tokens)) if compared else None,
+        cosine=numbers.get("cosine"),
         cosine_without_top=_cosine_without_top(totals.channels.sum(0), whole) if compared else None,
+        sigma_ratio=numbers.get("sigma_ratio"),
+        bias=numbers.get("bias"),
         **_quantiles(totals.histogram.sum(0), whole[RowSum.MAX_D]),
         equal_bits=int(counts[PartCount.EQUAL_BITS]) / size if size else None,
         nan_a=int(counts[PartCount.NAN_A]),
@@ -232,11 +239,8 @@ def _metrics(
     )
 
 
-_OF_SUMS = ("max_abs", "mean_abs", "rms", "rel_l2", "rel_linf", "cosine", "sigma_ratio", "bias")
-
-
 def _numbers(sums: NDArray[np.float64]) -> dict[str, float]:
-    """The metrics `_OF_SUMS`, which follow from row sums; none where nothing was compared."""
+    """The metrics that follow from row sums; none where nothing was compared."""
     d2, a2, b2, ab, total_abs, total_d, total_a, max_d, max_a, n, _ = sums.tolist()
     if not n:
         return {}
