@@ -26,7 +26,7 @@ test-slow: $(VENV)/installed-dev
 # A wheel with kernel images of all targets in it; needs nvcc (CUDA 13) and g++. Without images, kernels are compiled
 # where they are first used.
 wheel: $(VENV)/installed-dev
-	$(BIN)/python -m aprtui.engine.cuda.packaged
+	$(BIN)/python -m aprtui.engine.cuda.images
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 # Records the evidence of our own contracts again: see contracts/README.md.

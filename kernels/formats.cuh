@@ -10,7 +10,7 @@
 // minimum store level + OFFSET; load<false> leaves it in, for products that subtract it from the sum.
 //
 // Q4_K and Q5_K are stored as in the file: their blocks are multiples of 16 bytes. The others have blocks of 18, 22, 34 and 210
-// bytes, which no vector load can take; aprtui/engine/cuda/planes.py lays them out as planes, matrix by matrix, in the
+// bytes, which no vector load can take; aprtui/engine/cuda/storage.py lays them out as planes, matrix by matrix, in the
 // order of the members below. Each plane but the scales starts at a multiple of 16 bytes.
 #pragma once
 

@@ -9,9 +9,8 @@ import numpy as np
 
 from aprtui.errors import UnreadableError
 from aprtui.model.gguf_file import GgufFile, TensorEntry
-from aprtui.model.stored_tensor import stored_tensor
 from aprtui.model.weight_types import WeightType
-from aprtui.model.weights import Weight
+from aprtui.model.weights import Weight, stored_tensor
 from aprtui.trace.graph import GraphConfig, Node, Op, Part, Scope, Stage, StageGraph
 
 ROPE_FACTORS = "rope_freqs.weight"
@@ -92,7 +91,6 @@ def bind(
 
 
 def stored_name(file: GgufFile, parameter: Parameter, tied: Mapping[str, str]) -> str:
-    """The name of the tensor that holds `parameter` in the file."""
     return parameter.name if parameter.name in file.tensors else tied.get(parameter.name, parameter.name)
 
 

@@ -10,13 +10,9 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from aprtui.errors import UnreadableError, UsageError
-from aprtui.model.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 
 class ChatTemplate:
@@ -32,12 +28,11 @@ class ChatTemplate:
         self._origin = origin
 
     @cached_property
-    def _template(self) -> Template:
+    def _template(self) -> Any:
         from jinja2 import TemplateError
 
         try:
-            template: Template = _environment().from_string(self.source)
-            return template
+            return _environment().from_string(self.source)
         except (TemplateError, RecursionError) as error:
             raise UnreadableError(f"{self._origin}: the chat template cannot be read: {_one_line(error)}") from error
 
@@ -52,20 +47,16 @@ class ChatTemplate:
         template = self._template
         copies = [dict(message) for message in messages]
         try:
-            return template.render(
+            text: str = template.render(
                 messages=copies, add_generation_prompt=add_generation_prompt, tools=None, **self._tokens
             )
+            return text
         except TemplateError as error:
             raise UsageError(f"{self._origin}: the chat template refuses the messages: {_one_line(error)}") from error
         except Exception as error:  # A template can divide by zero, index a None, recurse without end, …
             raise UsageError(
                 f"{self._origin}: the chat template fails on the messages: {type(error).__name__}: {_one_line(error)}"
             ) from error
-
-
-def looks_templated(text: str, tokenizer: Tokenizer) -> bool:
-    """Whether `text` already holds control tokens, so that a template must not be put around it."""
-    return tokenizer.has_special(text)
 
 
 def _one_line(error: Exception) -> str:
@@ -82,12 +73,9 @@ def _environment() -> Any:
         raise TemplateError(message)
 
     def tojson(
-        value: Any,
-        ensure_ascii: bool = False,
-        indent: int | None = None,
-        separators: tuple[str, str] | None = None,
+        value: Any, ensure_ascii: bool = False, indent: int | None = None, separators: tuple[str, str] | None = None,
         sort_keys: bool = False,
-    ) -> str:
+    ) -> str:  # fmt: skip
         # Jinja's own filter escapes HTML.
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 

@@ -56,8 +56,6 @@ class Rope:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Configuration of a dense decoder."""
-
     graph: GraphConfig
     context: int
     norm_epsilon: float

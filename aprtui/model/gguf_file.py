@@ -139,11 +139,9 @@ class _Header:
         self.offset = 0
 
     def error(self, found: str, offset: int | None = None) -> UnreadableError:
-        """An error that names the file and the offset."""
         return UnreadableError(f"{self.path}: byte {self.offset if offset is None else offset}: {found}")
 
     def take(self, size: int, what: str) -> memoryview:
-        """The next `size` bytes."""
         start, end = self.offset, self.offset + size
         if end > len(self.data):
             raise self.error(
@@ -153,7 +151,6 @@ class _Header:
         return self.data[start:end]
 
     def unsigned(self, size: int, what: str) -> int:
-        """The next unsigned integer of `size` bytes."""
         return int.from_bytes(self.take(size, what), "little")
 
     def count(self, what: str, limit: int) -> int:

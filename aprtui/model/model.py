@@ -27,35 +27,21 @@ class Model:
     """A model file with its weights memory-mapped; nothing is dequantised, and the tokenizer is built on first use."""
 
     def __init__(
-        self,
-        file: GgufFile,
-        config: ModelConfig,
-        graph: StageGraph,
-        weights: Mapping[str, Weight],
+        self, file: GgufFile, config: ModelConfig, graph: StageGraph, weights: Mapping[str, Weight],
         bound: Mapping[Node, tuple[Weight, ...]],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._file = file
         self._bound = bound
         self.path = file.path
-        self.config = config
+        self.config, self.architecture = config, config.graph.architecture
         self.graph = graph
         self.weights: Mapping[str, Weight] = MappingProxyType(dict(weights))
-
-    @property
-    def architecture(self) -> str:
-        """Architecture as GGUF names it."""
-        return self.config.graph.architecture
 
     @property
     def name(self) -> str:
         """`general.name`, or the stem of the file name."""
         name = self._file.metadata.get("general.name")
         return name if isinstance(name, str) and name else self.path.stem
-
-    @property
-    def file_size(self) -> int:
-        """Bytes of the file."""
-        return self._file.size
 
     @cached_property
     def quantization(self) -> str:
@@ -98,7 +84,6 @@ class Model:
 
     @cached_property
     def chat_template(self) -> ChatTemplate | None:
-        """The chat template, or None where the file has none."""
         source = self._file.metadata.get("tokenizer.chat_template")
         if not isinstance(source, str):
             return None

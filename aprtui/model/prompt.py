@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from aprtui.errors import UsageError
-from aprtui.model.chat import looks_templated
 from aprtui.model.model import Model
 
 
@@ -17,7 +16,7 @@ def encode_prompt(model: Model, text: str, *, special: bool, chat: bool) -> list
     template = model.chat_template
     if template is None:
         raise UsageError(f"{model.path}: the model has no chat template: leave out --chat")
-    if looks_templated(text, model.tokenizer):
+    if model.tokenizer.has_special(text):
         raise UsageError("--chat: the prompt holds control tokens already: leave out --chat, or give plain text")
     rendered = template.render([{"role": "user", "content": text}])
     # A template that writes BOS itself must not get a second one.

@@ -68,7 +68,6 @@ def _merge(text: str, ids: dict[str, int], scores: list[float]) -> list[str]:
 
 
 def token_bytes(text: str, kind: TokenType) -> bytes:
-    """The bytes that a token stands for."""
     if kind is TokenType.BYTE and (number := _BYTE_TOKEN.fullmatch(text)):
         return bytes.fromhex(number[1])
     return (text.replace(SPACE, " ") if kind is TokenType.NORMAL else text).encode()

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from aprtui.errors import UnreadableError
 from aprtui.model.gguf_file import GgufFile
-from aprtui.model.stored_tensor import StoredTensor, stored_tensor
 from aprtui.model.weight_types import BlockPart
+from aprtui.model.weights import StoredTensor, stored_tensor
 from aprtui.trace.positional import PositionalFile
 from aprtui.trace.stats import Accumulator, StageStats, accumulate
 
@@ -130,7 +130,6 @@ class TensorReader:
         return self.info.offset + row * stored.data.shape[1] + block * stored.block_bytes, stored.block_bytes
 
     def row_ranges(self) -> Iterator[slice]:
-        """The rows in ranges that are convenient to read."""
         return self._stored.row_ranges()
 
     def close(self) -> None:

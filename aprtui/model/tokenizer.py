@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,30 +15,16 @@ from aprtui.model.vocabulary import TokenType, Vocabulary, VocabularyKind, read_
 
 
 class Tokenizer:
-    """The tokenizer of one model."""
-
     def __init__(self, vocabulary: Vocabulary, encode: Callable[[str], list[int]]) -> None:
-        self.vocabulary = vocabulary
+        self.vocabulary, self.size, self.stop_ids = vocabulary, len(vocabulary.texts), vocabulary.stop_ids
         self._encode = encode
 
     @property
-    def size(self) -> int:
-        """Number of tokens."""
-        return len(self.vocabulary.texts)
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        """Tokens that end a generation."""
-        return self.vocabulary.stop_ids
-
-    @property
     def bos_text(self) -> str | None:
-        """Text of the token that begins a text, if there is one."""
         return self._text(self.vocabulary.bos)
 
     @property
     def eos_text(self) -> str | None:
-        """Text of the token that ends a text, if there is one."""
         return self._text(self.vocabulary.eos)
 
     def _text(self, token: int | None) -> str | None:
@@ -116,6 +103,27 @@ class Tokenizer:
     def _check(self, token: int) -> None:
         if not 0 <= token < self.size:
             raise UsageError(f"token id {token} does not exist; the vocabulary has 0 to {self.size - 1}")
+
+
+class StreamDecoder:
+    """Text of a growing sequence of tokens, without ever half a character.
+
+    Bytes that may still become a character are held back; bytes that no longer can become U+FFFD at that point.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, token: int) -> str:
+        """The text that `token` completes; empty while a character is unfinished."""
+        return self._decoder.decode(self._tokenizer.token_bytes(token))
+
+    def finish(self) -> str:
+        """What is left at the end: nothing, or U+FFFD for an unfinished character. A new text may follow."""
+        rest = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        return rest
 
 
 def _cut(part: str | int, name: str, token: int) -> Iterator[str | int]:

@@ -63,7 +63,7 @@ _INFILL = frozenset(
 )  # fmt: skip
 """Texts that are control tokens even where the file gives them another type, as all of the above are."""
 
-_STOP_KEYS = ("eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep")
+_STOP_KEYS = ("eot", "eom", "fim_pad", "fim_rep", "fim_sep")
 _LLAMA3_PRE_TOKENIZERS = frozenset({"llama3", "llama-v3", "llama-bpe"})
 
 
@@ -88,7 +88,6 @@ class Vocabulary:
     splitting: tuple[int, ...]
 
     def is_special(self, token: int) -> bool:
-        """Whether the token steers the model rather than standing for text."""
         return self.types[token] in (TokenType.CONTROL, TokenType.UNKNOWN)
 
 
@@ -98,11 +97,9 @@ def read_vocabulary(path: Path, metadata: Mapping[str, Any]) -> Vocabulary:
     texts = _texts(path, metadata)
     types = _types(path, metadata, texts)
     is_sentence_piece = kind is VocabularyKind.SENTENCE_PIECE
-    ids = {
-        name: _special_id(metadata, name, len(texts), default)
-        for name, default in (("bos", 1 if is_sentence_piece else None), ("eos", 2 if is_sentence_piece else None))
-    }
-    known = {_special_id(metadata, name, len(texts), ids.get(name)) for name in _STOP_KEYS}
+    bos = _special_id(metadata, "bos", len(texts), 1 if is_sentence_piece else None)
+    eos = _special_id(metadata, "eos", len(texts), 2 if is_sentence_piece else None)
+    known = {eos, *(_special_id(metadata, name, len(texts), None) for name in _STOP_KEYS)}
     by_text = {token for token, text in enumerate(texts) if text in _STOPS or text in _INFILL_STOPS}
     adds_bos = is_sentence_piece or str(metadata.get("tokenizer.ggml.pre")) in _LLAMA3_PRE_TOKENIZERS
     split = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
@@ -111,10 +108,10 @@ def read_vocabulary(path: Path, metadata: Mapping[str, Any]) -> Vocabulary:
         kind=kind,
         texts=texts,
         types=types,
-        bos=ids["bos"],
-        eos=ids["eos"],
-        add_bos=_flag(metadata, "add_bos_token", adds_bos) and ids["bos"] is not None,
-        add_eos=_flag(metadata, "add_eos_token", False) and ids["eos"] is not None,
+        bos=bos,
+        eos=eos,
+        add_bos=_flag(metadata, "add_bos_token", adds_bos) and bos is not None,
+        add_eos=_flag(metadata, "add_eos_token", False) and eos is not None,
         add_space_prefix=is_sentence_piece and _flag(metadata, "add_space_prefix", True),
         stop_ids=frozenset(token for token in known | by_text if token is not None),
         splitting=tuple(

@@ -92,11 +92,6 @@ class WeightFormat:
             found[field.part] = slice(first, start)
         return found
 
-    @property
-    def has_six_bit_scales(self) -> bool:
-        """Whether blocks are built as those of Q4_K and Q5_K are."""
-        return self.scale_packing is ScalePacking.SIX_BITS
-
 
 _SCALE, _MINIMUM = Field(BlockPart.SCALE, 2), Field(BlockPart.MINIMUM, 2)
 

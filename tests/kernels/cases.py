@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.cuda.planes import planes
+from aprtui.engine.cuda.storage import planes
 from aprtui.engine.rounding import round_q8_1
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight

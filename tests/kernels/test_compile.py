@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from aprtui import resources
-from aprtui.engine.cuda import packaged
+from aprtui.engine.cuda import images
 from aprtui.engine.cuda.compilers import Nvrtc
 from tests.kernels.emulated import kernel_names
 
-TARGETS = [str(capability) for capability in packaged.TARGETS]
+TARGETS = [str(capability) for capability in images.TARGETS]
 SOURCES = sorted(resources.kernels().glob("*.cu"))
 REGISTERS = 128
 _ENTRY = re.compile(r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores.*?Used (\d+) registers", re.DOTALL)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from aprtui.engine.cuda.planes import in_planes
+from aprtui.engine.cuda.storage import in_planes
 from aprtui.model.weight_types import BlockPart, WeightType
 from aprtui.resources import kernels
 

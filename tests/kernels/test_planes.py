@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aprtui.engine.cuda.planes import in_planes, planes
+from aprtui.engine.cuda.storage import in_planes, planes
 from aprtui.model.weight_types import WeightType
 
 

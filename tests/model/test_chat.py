@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aprtui.errors import UnreadableError, UsageError
-from aprtui.model.chat import ChatTemplate, looks_templated
+from aprtui.model.chat import ChatTemplate
 from aprtui.model.model import load_model
 from tests.model.gguf_files import write_model
 
@@ -77,5 +77,5 @@ def test_sandbox_refuses_internals_and_changes(source: str) -> None:
 
 def test_text_with_control_tokens_counts_as_templated(tmp_path: Path) -> None:
     tokenizer = load_model(write_model(tmp_path / "model.gguf")).tokenizer
-    assert looks_templated("<|im_start|>user\nhello", tokenizer)
-    assert not looks_templated("a < b | c > d im_start", tokenizer)
+    assert tokenizer.has_special("<|im_start|>user\nhello")
+    assert not tokenizer.has_special("a < b | c > d im_start")

@@ -8,8 +8,7 @@ from typing import cast
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aprtui.model.stream import StreamDecoder
-from aprtui.model.tokenizer import Tokenizer
+from aprtui.model.tokenizer import StreamDecoder, Tokenizer
 
 
 class Chunks:

@@ -16,11 +16,11 @@ from aprtui.compare.align.coverage import Selection
 from aprtui.compare.verdict import Tolerance, Verdict, parse_tolerance
 from aprtui.demo.quantize import quantize_q4_k, quantize_q6_k
 from aprtui.errors import UnreadableError, UsageError
-from aprtui.model.stored_tensor import StoredTensor
 from aprtui.model.weight_difference.compare import ModelDifference, TensorDifference, compare_models, smallest_tolerance
 from aprtui.model.weight_difference.judgement import LIMIT, STEP_RATIO
 from aprtui.model.weight_difference.values import weight_metrics
 from aprtui.model.weight_types import WeightType
+from aprtui.model.weights import StoredTensor
 from aprtui.trace.graph import Node
 from tests.model.gguf_files import ModelFile, Tensor, model_file
 

@@ -7,7 +7,6 @@ from typing import Any
 from aprtui.contracts.checks.arguments import CheckArguments
 from aprtui.contracts.checks.judgement import Judgement, passed_if, unknown
 from aprtui.errors import UsageError
-from aprtui.model.chat import looks_templated
 from aprtui.model.prompt import encode_prompt
 
 _FIELDS = {"role", "content"}
@@ -50,7 +49,7 @@ def chat_refusal(arguments: CheckArguments) -> Judgement:
     """A prompt that must not go through a template is refused: `prompt` where it holds control tokens of the model, and
     any prompt where the model has no template."""
     model, prompt = arguments.require_model(), arguments.text("prompt", "Hello")
-    if model.chat_template is not None and not looks_templated(prompt, model.tokenizer):
+    if model.chat_template is not None and not model.tokenizer.has_special(prompt):
         return unknown("the model has a chat template and the prompt no control tokens: nothing is to be refused")
     try:
         ids = encode_prompt(model, prompt, special=True, chat=True)

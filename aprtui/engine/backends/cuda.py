@@ -29,14 +29,14 @@ def _description() -> str:
 
 
 def _open(request: EngineRequest) -> Engine:
-    from aprtui.engine.cuda.opening import open_cuda
+    from aprtui.engine.cuda.engine import open_cuda
 
     return open_cuda(request.model, request.mode, request.kv, request.context, request.progress, fit=request.fit)
 
 
 def _identity() -> DeviceIdentity:
     from aprtui.engine.cuda import detect
-    from aprtui.engine.cuda.sources import source_digest
+    from aprtui.engine.cuda.images import source_digest
 
     found = detect.detect()
     device = found.require()

@@ -16,9 +16,18 @@ from typing import Any
 import numpy as np
 from numba import float32, int32
 
-from aprtui.engine.cpu.float16 import float_from_half, half_from_float
 from aprtui.engine.cpu.jit import kernel, reduction
-from aprtui.engine.cpu.memory import bits_float, control_record, first_token, float32s, float_bits, halves, instruction
+from aprtui.engine.cpu.memory import (
+    bits_float,
+    control_record,
+    first_token,
+    float32s,
+    float_bits,
+    float_from_half,
+    half_from_float,
+    halves,
+    instruction,
+)
 from aprtui.engine.cpu.program import AttentionPart
 from aprtui.engine.cpu.rows import copy, exponential
 from aprtui.engine.cpu.vectors import LANES, combine, combine_four

@@ -23,7 +23,6 @@ Value = Any
 
 
 def vector(element: Any, lanes: int) -> Any:
-    """The vector type of `lanes` elements."""
     return ir.VectorType(element, lanes)
 
 
@@ -52,7 +51,6 @@ class Emitter:
         return self.builder.load(self.builder.inttoptr(address, type_.as_pointer()), align=1)
 
     def store(self, value: Value, address: Value) -> None:
-        """Write a value at an address of any alignment."""
         self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer()), align=1)
 
     def room(self, type_: Any) -> Value:
@@ -84,28 +82,23 @@ class Emitter:
         return self.builder.shuffle_vector(value, other, mask)
 
     def lane(self, value: Value, index: int) -> Value:
-        """One element of a vector."""
         return self.builder.extract_element(value, constant(I32, index))
 
     def gather(self, scalars: Sequence[Value]) -> Value:
-        """A vector of these lanes."""
         result = ir.Constant(vector(scalars[0].type, len(scalars)), ir.Undefined)
         for i, scalar in enumerate(scalars):
             result = self.builder.insert_element(result, scalar, constant(I32, i))
         return result
 
     def concatenate(self, low: Value, high: Value) -> Value:
-        """Two vectors of one type, end to end."""
         return self.shuffle(low, range(2 * low.type.count), high)
 
     def halve(self, value: Value) -> tuple[Value, Value]:
-        """The lower and the upper half of a vector."""
         n = value.type.count
         return self.shuffle(value, range(n // 2)), self.shuffle(value, range(n // 2, n))
 
     # Integers.
     def masked(self, value: Value, mask: int) -> Value:
-        """Bitwise and with a constant."""
         return self.builder.and_(value, constant(value.type, mask))
 
     def shifted(self, value: Value, left: int) -> Value:
@@ -116,7 +109,6 @@ class Emitter:
         return shift(value, constant(value.type, abs(left)))
 
     def widen(self, value: Value, element: Any, signed: bool) -> Value:
-        """Lanes widened to a larger integer type."""
         extend = self.builder.sext if signed else self.builder.zext
         return extend(value, vector(element, value.type.count))
 
@@ -149,7 +141,6 @@ class Emitter:
         return b.bitcast(b.or_(body, sign), float_)
 
     def sum_integer(self, value: Value) -> Value:
-        """The sum of all lanes of an integer vector."""
         while value.type.count > 1:
             value = self.builder.add(*self.halve(value))
         return self.lane(value, 0)

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.cpu.lowering import lower
-from aprtui.engine.cpu.matmul import TIER
 from aprtui.engine.cpu.plan import Delivery, ProgramSegment, TapPlan, plan_for
 from aprtui.engine.cpu.runner import Runner
 from aprtui.engine.cpu.storage import CpuStorage
+from aprtui.engine.cpu.tier import TIER
 from aprtui.engine.protocol import (
     NO_TAPS,
     Intervention,
@@ -48,15 +48,9 @@ class CpuEngine:
     backend = "cpu"
 
     def __init__(
-        self,
-        model: Model,
-        mode: Mode,
-        kv: KvType,
-        threads: int,
-        context: int,
-        progress: Progress | None = None,
+        self, model: Model, mode: Mode, kv: KvType, threads: int, context: int, progress: Progress | None = None,
         intervention: Intervention | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.graph = model.graph
         self.mode, self.kv, self.context = mode, kv, context
         self.threads: int | None = threads
@@ -64,42 +58,36 @@ class CpuEngine:
         self.rounding = ARITHMETIC[mode].stated(model, kv)
         self._model, self._config = model, model.config.graph
         self._intervention = intervention
-        self._position = 0
+        self.position = 0
+        """Positions evaluated since the last reset."""
         storage = CpuStorage(model, mode, kv, context, ARITHMETIC[mode].rope_angles, self._config.layers)
         self._plans: dict[tuple[frozenset[Node], frozenset[Node]], TapPlan] = {}
         self._timed: TapPlan | None = None
         self._runner = Runner(model, storage, threads, progress)
 
-    @property
-    def position(self) -> int:
-        """Positions evaluated since the last reset."""
-        return self._position
-
     def reset(self) -> None:
-        """Forget all positions."""
-        self._position = 0
+        self.position = 0
 
     def close(self) -> None:
         """End the threads; a second call does nothing."""
         self._runner.close()
 
     def forward(self, tokens: Sequence[int], taps: Taps = NO_TAPS, logits: Logits = Logits.LAST) -> Array:
-        """Evaluate `tokens`; see `Engine.forward`."""
         require_positions(self, len(tokens))
         ids = np.asarray(tokens, np.int64)
         require_known(ids, self._config.vocabulary)
         plan = self._timed = self._plan(taps)
         plan.clear_durations()
         out = np.empty((ids.size if logits is Logits.ALL else 1, self._config.vocabulary), np.float32)
-        chunk = self._runner.chunk(self._position + ids.size, maps=plan.program.maps)
+        chunk = self._runner.chunk(self.position + ids.size, maps=plan.program.maps)
         for begin in range(0, ids.size, chunk):
             part = ids[begin : begin + chunk]
             if logits is Logits.ALL:
                 rows = out[begin : begin + part.size]
             else:
                 rows = out if begin + part.size == ids.size else out[:0]
-            self._evaluate(part, self._position + begin, rows, plan, taps.sink)
-        self._position += ids.size
+            self._evaluate(part, self.position + begin, rows, plan, taps.sink)
+        self.position += ids.size
         return out
 
     def stage_seconds(self) -> NDArray[np.float32]:
@@ -132,7 +120,6 @@ class CpuEngine:
             begin = segment.end
 
     def _intervene(self, node: Node, ids: NDArray[np.int64], position: int) -> None:
-        """Replace the tensor of `node` by the one that the intervention returns."""
         assert self._intervention is not None
         output, inputs = self._runner.tensor(node), self._runner.inputs(node)
         if not output.size:

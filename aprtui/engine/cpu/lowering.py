@@ -37,14 +37,9 @@ class KernelProgram:
 
 
 def lower(
-    model: Model,
-    mode: Mode,
-    kv: KvType,
-    storage: CpuStorage,
-    full: frozenset[Node] = frozenset(),
-    stats: frozenset[Node] = frozenset(),
-    cuts: frozenset[Node] = frozenset(),
-) -> KernelProgram:
+    model: Model, mode: Mode, kv: KvType, storage: CpuStorage, full: frozenset[Node] = frozenset(),
+    stats: frozenset[Node] = frozenset(), cuts: frozenset[Node] = frozenset(),
+) -> KernelProgram:  # fmt: skip
     """The program for `model` that leaves the nodes `full` in their buffers and computes the statistics of `stats`.
 
     It can be stopped after each of the nodes `cuts`, whose inputs and output are then there to be read and replaced.
@@ -155,7 +150,7 @@ class _Lowering:
     def _source(self, node: Node, index: int = 0, prefix: str = "source") -> dict[str, int]:
         """Fields `source`, `source_stride` (or those of another prefix) for input number `index` of `node`."""
         entry: Input = self.graph[node.stage].inputs[index]
-        buffer = self.storage.stage(self.graph.inputs(node)[index].stage)
+        buffer = self.storage.stages[self.graph.inputs(node)[index].stage]
         begin = self.config.part(entry.part).start or 0
         return {prefix: buffer.ctypes.data + 4 * begin, f"{prefix}_stride": buffer.shape[1]}
 
@@ -163,7 +158,7 @@ class _Lowering:
         stage = self.graph[node.stage]
         if stage.holds_logits:
             return {"target": 0, "target_stride": stage.width}
-        buffer = self.storage.stage(node.stage)
+        buffer = self.storage.stages[node.stage]
         return {"target": buffer.ctypes.data, "target_stride": buffer.shape[1]}
 
     def _embed(self, node: Node) -> None:
@@ -277,7 +272,7 @@ class _Lowering:
         for node in nodes:
             stage = self.graph[node.stage]
             where = _WHERE.get(stage.op, Where.LOGITS if stage.holds_logits else Where.STAGE)
-            source = self.storage.stage(stage.name).ctypes.data if where is Where.STAGE else 0
+            source = self.storage.stages[stage.name].ctypes.data if where is Where.STAGE else 0
             self.descriptors[self.described] = (source, where, stage.width, self.described)
             self.described += 1
         self._phase(Opcode.STATISTICS, parameter=self.descriptors[begin:].ctypes.data, count=self.described - begin)

@@ -35,12 +35,7 @@ class CpuNodes:
     """
 
     def __init__(
-        self,
-        model: Model,
-        threads: int,
-        *,
-        rope_angles: RopeAngles = RopeAngles.F64,
-        progress: Progress | None = None,
+        self, model: Model, threads: int, *, rope_angles: RopeAngles = RopeAngles.F64, progress: Progress | None = None
     ) -> None:
         self._model, self._graph, self._config = model, model.graph, model.config.graph
         self._threads, self._rope_angles = threads, rope_angles

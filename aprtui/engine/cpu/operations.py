@@ -1,5 +1,7 @@
 """The kernel of each opcode, compiled when a program first needs it, to be called by address.
 
+Those that touch weights stand here: matrix products, what their inputs are rounded to, and the embedding's rows.
+
 Called by name, all kernels would be optimised once more inside every function above them: 26 s at a first start.
 """
 
@@ -11,9 +13,12 @@ from types import MappingProxyType
 from typing import Any
 
 import numba
-from numba import types
+import numpy as np
+from numba import carray, types
 
-from aprtui.engine.cpu import attention, products, rows, statistics
+from aprtui.engine.cpu import attention, rows, statistics
+from aprtui.engine.cpu.matmul import dequantize_rows, matmul_rows, quantize_rows
+from aprtui.engine.cpu.memory import control_record, first_token, instruction, pointer
 from aprtui.engine.cpu.program import Opcode
 from aprtui.progress import Progress
 
@@ -23,9 +28,42 @@ Operation = Callable[[int, int, int, int, int], None]
 Pieces are tokens, weight rows, attention blocks or stage tensors, as the opcode cuts them; `scratch` is the thread's.
 """
 
+
+def embed(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """Dequantise the embedding rows of the tokens `begin … end - 1`."""
+    step = instruction(step_address)[0]
+    control = control_record(control_address)[0]
+    ids = carray(pointer(control.ids), (control.tokens,), np.int64)
+    for token in range(begin, end):
+        target = step.target + 4 * token * step.target_stride
+        dequantize_rows(step.kind, step.other, step.other_stride, step.width, ids[token], ids[token] + 1, target)
+
+
+def quantize(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """Round the rows `begin … end - 1` of a matmul's input, as far as they are wanted."""
+    step = instruction(step_address)[0]
+    control = control_record(control_address)[0]
+    first = max(begin, first_token(step_address, control))
+    quantize_rows(step.kind, step.source, step.width, first, end, step.target)
+
+
+def matmul(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """Weight rows `begin … end - 1` times all tokens, or those that are wanted; logits go where the caller has them."""
+    step = instruction(step_address)[0]
+    control = control_record(control_address)[0]
+    first = first_token(step_address, control)
+    source = step.source + first * step.source_stride
+    target = step.target + 4 * first * step.target_stride if step.target else control.logits
+    if first < control.tokens:
+        matmul_rows(
+            step.kind, step.count, step.other, step.other_stride, step.width, source, step.source_stride,
+            control.tokens - first, target, step.target_stride, begin, end, scratch,
+        )  # fmt: skip
+
+
 OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
     {
-        Opcode.EMBED: products.embed,
+        Opcode.EMBED: embed,
         Opcode.RMS_NORM: rows.rms_norm,
         Opcode.BIAS: rows.bias,
         Opcode.ROPE: rows.rope,
@@ -34,8 +72,8 @@ OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
         Opcode.MULTIPLY: rows.multiply,
         Opcode.STORE_KEYS: attention.store_keys,
         Opcode.STORE_VALUES: attention.store_values,
-        Opcode.QUANTIZE: products.quantize,
-        Opcode.MATMUL: products.matmul,
+        Opcode.QUANTIZE: quantize,
+        Opcode.MATMUL: matmul,
         Opcode.ATTENTION: attention.attention,
         Opcode.STATISTICS: statistics.statistics,
     }

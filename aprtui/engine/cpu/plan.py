@@ -44,7 +44,6 @@ class ProgramSegment:
 
     @classmethod
     def of(cls, end: int, deliveries: Sequence[Delivery], cut: Node | None = None) -> ProgramSegment:
-        """The segment that hands out `deliveries`."""
         counted = [(one.place, one.row, one.logits) for one in deliveries if one.row >= 0]
         full = tuple(one for one in deliveries if one.full)
         return cls(end, tuple(deliveries), cut, full, np.array(counted, np.int64).reshape(-1, 3))
@@ -66,7 +65,6 @@ class TapPlan:
     """The same with fewer breaks: only where full tensors have to be handed out before a buffer is used again."""
 
     def clear_durations(self) -> None:
-        """Start measuring from zero."""
         self.durations[:] = 0
 
     def node_seconds(self, nodes: int) -> NDArray[np.float32]:
@@ -85,7 +83,6 @@ class TapPlan:
         return counted[:, 0], records.view(SUMS).reshape(-1)
 
     def accumulators(self, segment: ProgramSegment) -> list[Accumulator | None]:
-        """The statistics of each delivery of `segment`."""
         counted = [delivery.row for delivery in segment.deliveries if delivery.row >= 0]
         if not counted:
             return [None] * len(segment.deliveries)

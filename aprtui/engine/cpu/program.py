@@ -15,8 +15,6 @@ import numpy as np
 
 
 class Opcode(IntEnum):
-    """Kinds of instructions."""
-
     ROWS = 0
     EMBED = 1
     RMS_NORM = 2
@@ -105,10 +103,7 @@ CONTROL = np.dtype(
         ("statistics", np.int64),
         ("counters", np.int64),  # two int64 an instruction: next piece to be taken, pieces done since the last barrier
         ("durations", np.int64),  # nanoseconds of each instruction, added to by every run
-        (
-            "waits",
-            np.int64,
-        ),  # 64 bytes a thread: arrivals that the end of its run waits for, a message, a clock
+        ("waits", np.int64),  # 64 bytes a thread: arrivals that the end of its run waits for, a message, a clock
         ("scratch", np.int64),
         ("scratch_bytes", np.int64),  # for each thread
         ("attention_scratch", np.int64),  # bytes into a thread's scratch where attention's part begins

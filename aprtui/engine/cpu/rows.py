@@ -89,7 +89,6 @@ def bias(step_address: int, control_address: int, begin: int, end: int, scratch:
 
 
 def add(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
-    """Add two stages."""
     step = instruction(step_address)[0]
     for token in range(begin, end):
         first = float32s(step.source + 4 * token * step.source_stride, step.width)
@@ -100,7 +99,6 @@ def add(step_address: int, control_address: int, begin: int, end: int, scratch: 
 
 
 def multiply(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
-    """Multiply two stages, channel by channel."""
     step = instruction(step_address)[0]
     for token in range(begin, end):
         first = float32s(step.source + 4 * token * step.source_stride, step.width)

@@ -96,7 +96,7 @@ class Runner:
         if stage.holds_logits:
             return self._logits
         if not stage.is_attention_map:
-            return self.storage.stage(stage.name)[: self._tokens]
+            return self.storage.stages[stage.name][: self._tokens]
         shape = (stage.width, self._tokens, self._position + self._tokens)
         return self._maps[stage.op][: np.prod(shape)].reshape(shape)
 

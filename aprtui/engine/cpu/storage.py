@@ -43,7 +43,7 @@ class CpuStorage:
         widths = model.graph.row_widths
         row_bytes = 4 * sum(widths.values())
         self.chunk = max(1, min(MOST_TOKENS, context, _STAGE_BYTES // row_bytes))
-        self._stages = {name: np.empty((self.chunk, width), np.float32) for name, width in widths.items()}
+        self.stages = {name: np.empty((self.chunk, width), np.float32) for name, width in widths.items()}
         self._quantized = {kind: _aligned(self.chunk * size) for kind, size in _quantized_bytes(model, mode).items()}
         dtype = np.float16 if kv is KvType.F16 else np.float32
         self.plane = padded(context)
@@ -65,10 +65,6 @@ class CpuStorage:
         self._rope_angles = partial(model.config.rope.angles, head_dim=config.head_dim, arithmetic=rope_angles)
         self._rope = np.zeros((context, 2, config.head_dim // 2), np.float32)
         self._rope_filled = 0
-
-    def stage(self, name: str) -> Array:
-        """Buffer `[chunk, width]` of a stage."""
-        return self._stages[name]
 
     def quantized(self, kind: ActivationKind) -> int:
         """Address of the buffer for matmul inputs of an activation kind."""

@@ -25,16 +25,10 @@ MOST_CANDIDATES = 64
 
 CHOSEN = np.dtype(
     [
-        ("total", "<f8"),
-        ("weighted", "<f8"),
-        ("largest", "<f4"),
-        ("second", "<f4"),
-        ("id", "<i4"),
-        ("position", "<i4"),
-        ("ordinal", "<i4"),
-        ("nan", "<i4"),
+        ("total", "<f8"), ("weighted", "<f8"), ("largest", "<f4"), ("second", "<f4"),
+        ("id", "<i4"), ("position", "<i4"), ("ordinal", "<i4"), ("nan", "<i4"),
     ]
-)
+)  # fmt: skip
 """`Chosen` of sample.cu, an entry of the ring that `greedy` writes."""
 DRAWN = np.dtype([("probability", "<f8"), ("logit", "<f4"), ("id", "<i4")])
 """`Drawn` of sample.cu, an entry of the ring that `draw` writes."""

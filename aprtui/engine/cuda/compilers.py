@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 FLAGS = ("-std=c++17",)
 
@@ -26,21 +25,6 @@ Version = tuple[int, int]
 
 class CompilerError(Exception):
     """A compiler is missing or does not take a source; says which and why."""
-
-
-class Compiler(Protocol):
-    """Makes code for one architecture out of one source file."""
-
-    @property
-    def name(self) -> str:
-        """What to call it."""
-
-    @property
-    def version(self) -> Version:
-        """The version of CUDA that it belongs to."""
-
-    def compile(self, source: Path, architecture: str) -> bytes:
-        """A cubin for e.g. `sm_90`. Raises `CompilerError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +36,7 @@ class Nvcc:
     name: str = "nvcc"
 
     def compile(self, source: Path, architecture: str) -> bytes:
-        """See `Compiler`."""
+        """A cubin for e.g. `sm_90`. Raises `CompilerError`."""
         return self._run(source, "-cubin", f"-arch={architecture}")
 
     def fat_binary(self, source: Path, capabilities: Sequence[int]) -> bytes:
@@ -96,7 +80,7 @@ class Nvrtc:
         self.version: Version = (major.value, minor.value)
 
     def compile(self, source: Path, architecture: str) -> bytes:
-        """See `Compiler`."""
+        """A cubin for e.g. `sm_90`. Raises `CompilerError`."""
         folders = [source.parent, *(root / "include" for root in _toolkits())]
         # It takes lambdas for functions of the host otherwise; nvcc asks about calls and sees that they are not.
         options = [f"-arch={architecture}", "-default-device", *FLAGS]
@@ -124,6 +108,9 @@ class Nvrtc:
         status = getattr(self._library, name)(*arguments)
         if status:
             raise CompilerError(f"{name}: {self._library.nvrtcGetErrorString(status).decode()}")
+
+
+Compiler = Nvcc | Nvrtc
 
 
 def _load_nvrtc() -> ctypes.CDLL:

@@ -49,7 +49,6 @@ class CudaDevice:
 
     @property
     def supported(self) -> bool:
-        """Whether kernels can be compiled for it."""
         return self.capability >= OLDEST_CAPABILITY
 
     def __str__(self) -> str:
@@ -69,7 +68,6 @@ class Detection:
 
     @property
     def device(self) -> CudaDevice | None:
-        """The first supported device."""
         return next((device for device in self.devices if device.supported), None)
 
     def require(self) -> CudaDevice:

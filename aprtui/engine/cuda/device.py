@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from aprtui.engine.cuda.choosing import ChoiceRule, Choosing, Rings
 from aprtui.engine.cuda.driver import Driver, Launch
+from aprtui.engine.cuda.images import KernelImages
 from aprtui.engine.cuda.launches import Launches, load_kernels, splits_for
 from aprtui.engine.cuda.lowering import Lowering, Pass
 from aprtui.engine.cuda.plan import PassPlan, PassSegment, plan_for
 from aprtui.engine.cuda.sizes import LOGIT_ROWS
-from aprtui.engine.cuda.sources import KernelImages
 from aprtui.engine.cuda.statistics import StatisticsTable
 from aprtui.engine.cuda.storage import DeviceStorage, load_weights
 from aprtui.engine.cuda.usage import UsageMeter
@@ -58,7 +58,6 @@ class _TokenPlan:
     graph: Any | None = None
 
     def finished(self, staging: NDArray[np.float32], sums: NDArray[np.void]) -> FinishedSegment:
-        """Its only segment."""
         return FinishedSegment(self.plan.segments[0], staging, sums)
 
 
@@ -70,16 +69,10 @@ class Device:
     """All that one engine has on its device. Every method belongs to the thread that owns the device."""
 
     def __init__(
-        self,
-        driver: Driver,
-        images: KernelImages,
-        model: Model,
-        mode: Mode,
-        kv: KvType,
-        context: int,
+        self, driver: Driver, images: KernelImages, model: Model, mode: Mode, kv: KvType, context: int,
         progress: Progress,
-    ) -> None:
-        self._driver, self._graph = driver, model.graph
+    ) -> None:  # fmt: skip
+        self.driver, self._graph = driver, model.graph
         config = model.config.graph
         launches = Launches(load_kernels(driver, images), mode)
         splits = splits_for(driver.multiprocessors, config.heads, config.kv_heads, context)
@@ -102,16 +95,14 @@ class Device:
         self._one_token(NO_TAPS, 0)  # says how launches are made before anything is asked for
 
     def close(self) -> None:
-        """Free everything."""
-        self._driver.close()
+        self.driver.close()
 
     def decode(self, token: int, position: int, taps: Taps) -> FinishedSegment:
-        """Evaluate one token."""
         self._free_retired()
         plan = self._one_token(taps, position)
         self._set_input([token], position)
         self._run_token(plan)
-        self._driver.synchronize()
+        self.driver.synchronize()
         return plan.finished(self._staging[0], self._table.sums[0])
 
     def begin_choosing(self, token: int, position: int) -> None:
@@ -119,8 +110,8 @@ class Device:
         self._free_retired()
         self._set_input([token], position)
         self._choosing.begin()
-        self._driver.copy_in(self.storage.step, self._control[: _STEP_INTS + 1])
-        self._driver.synchronize()  # what is told next must not be read instead
+        self.driver.copy_in(self.storage.step, self._control[: _STEP_INTS + 1])
+        self.driver.synchronize()  # what is told next must not be read instead
 
     def queue_choices(self, count: int, rule: ChoiceRule, uniforms: NDArray[np.float64]) -> None:
         """Queue `count` passes, each of which evaluates what the one before it has chosen; `uniforms` if it draws."""
@@ -132,7 +123,7 @@ class Device:
 
     def choices(self, more: int, rule: ChoiceRule, uniforms: NDArray[np.float64]) -> Rings:
         """Wait for the choices that were queued, and queue `more`."""
-        self._driver.synchronize()
+        self.driver.synchronize()
         found = self._choosing.found(rule)
         if more:
             self.queue_choices(more, rule, uniforms)
@@ -146,12 +137,12 @@ class Device:
         self._choosing.send_uniforms(uniforms)
         self._run_token(plan)
         self._choosing.fetch(rule)
-        self._driver.mark(turn % 2)
+        self.driver.mark(turn % 2)
         return plan.finished(self._staging[turn % 2], self._table.sums[turn % 2])
 
     def tapped(self, turn: int, rule: ChoiceRule) -> Rings:
         """Wait for that pass, not for the one queued behind it; what was chosen in it and before."""
-        self._driver.wait(turn % 2)
+        self.driver.wait(turn % 2)
         return self._choosing.found(rule)
 
     def prefill(
@@ -165,16 +156,16 @@ class Device:
         plan = self._chunk_plan(len(tokens), position, wanted, taps, few=few)
         self._install(plan)
         self._set_input(tokens, position)
-        self._driver.copy_in(self.storage.step, self._control[: _STEP_INTS + len(tokens)])
+        self.driver.copy_in(self.storage.step, self._control[: _STEP_INTS + len(tokens)])
         waiting: FinishedSegment | None = None
         for index, segment in enumerate(plan.segments):
             half = index % 2
-            segment.queue(self._driver, self._table, self._staging[half], self._table.sums[half])
+            segment.queue(self.driver, self._table, self._staging[half], self._table.sums[half])
             if segment is plan.segments[-1] and wanted:
-                self._driver.copy_out(self.logits[:wanted], self.storage.logits)
+                self.driver.copy_out(self.logits[:wanted], self.storage.logits)
             if waiting is not None:
                 yield waiting
-            self._driver.synchronize()
+            self.driver.synchronize()
             waiting = FinishedSegment(segment, self._staging[half], self._table.sums[half])
         assert waiting is not None
         yield waiting
@@ -207,11 +198,11 @@ class Device:
         if self._staging[0].size < values:
             self._drop_plans()
             self._retired += self._staging  # somebody may still be looking at what a pass left there
-            self._staging = [self._driver.pinned(values, np.float32) for _ in range(2)]
+            self._staging = [self.driver.pinned(values, np.float32) for _ in range(2)]
 
     def _free_retired(self) -> None:
         for staging in self._retired:
-            self._driver.unpin(staging)
+            self.driver.unpin(staging)
         self._retired.clear()
 
     def _one_token(self, taps: Taps, position: int, rule: ChoiceRule | None = None, half: int = 0) -> _TokenPlan:
@@ -228,7 +219,7 @@ class Device:
                 self._drop_plans()
             plan = _TokenPlan(self._token_plan(taps, stride), rule, half)
             self._stage(plan.plan.segments[0].staged)
-            plan = replace(plan, graph=self._driver.capture(lambda: self._queue_token(plan)))
+            plan = replace(plan, graph=self.driver.capture(lambda: self._queue_token(plan)))
             self.launched.add("plain launches" if plan.graph is None else "graphs")
             self._plans[key] = plan
         return self._plans[key]
@@ -242,10 +233,10 @@ class Device:
         return plan_for(self._lowering, self._table, run, taps)
 
     def _drop_plans(self) -> None:
-        self._driver.synchronize()  # a graph may be under way, and its memory is reused
+        self.driver.synchronize()  # a graph may be under way, and its memory is reused
         for plan in self._plans.values():
             if plan.graph is not None:
-                self._driver.discard(plan.graph)
+                self.driver.discard(plan.graph)
         self._plans.clear()
 
     def _run_token(self, plan: _TokenPlan) -> None:
@@ -253,19 +244,19 @@ class Device:
         if plan.graph is None:
             self._queue_token(plan)
         else:
-            self._driver.replay(plan.graph)
+            self.driver.replay(plan.graph)
 
     def _queue_token(self, plan: _TokenPlan) -> None:
         """What the graph holds. The token is what the host tells, or what the pass before has chosen."""
         if plan.rule is None:
-            self._driver.copy_in(self.storage.step, self._control[: _STEP_INTS + 1])
+            self.driver.copy_in(self.storage.step, self._control[: _STEP_INTS + 1])
         half = plan.half
-        plan.plan.segments[0].queue(self._driver, self._table, self._staging[half], self._table.sums[half])
+        plan.plan.segments[0].queue(self.driver, self._table, self._staging[half], self._table.sums[half])
         if plan.rule is None:
-            self._driver.copy_out(self.logits[:1], self.storage.logits)
+            self.driver.copy_out(self.logits[:1], self.storage.logits)
         else:
             for launch in self._choosing.launches(plan.rule):
-                self._driver.launch(launch)
+                self.driver.launch(launch)
 
     def token_launches(self) -> tuple[Launch, ...]:
         """What one token takes while nobody taps, the choice left out."""
@@ -273,32 +264,22 @@ class Device:
 
     def seconds(self, work: Callable[[Driver], None], times: int) -> float:
         """Wall seconds of one `work`, which queues something, of `times` in a row; in a graph where the driver can."""
-        graph = self._driver.capture(lambda: work(self._driver))
-        self._driver.synchronize()
+        graph = self.driver.capture(lambda: work(self.driver))
+        self.driver.synchronize()
         started = 0.0
         for turn in range(times + 1):  # the first one warms up
             if turn == 1:
-                self._driver.synchronize()
+                self.driver.synchronize()
                 started = time.perf_counter()
             if graph is None:
-                work(self._driver)
+                work(self.driver)
             else:
-                self._driver.replay(graph)
-        self._driver.synchronize()
+                self.driver.replay(graph)
+        self.driver.synchronize()
         taken = time.perf_counter() - started
         if graph is not None:
-            self._driver.discard(graph)
+            self.driver.discard(graph)
         return taken / times
 
-    def stand_at(self, position: int) -> None:
-        """Make single kernels that are run work at `position`."""
-        self.begin_choosing(0, position)
-
-    @property
-    def driver(self) -> Driver:
-        """The device itself."""
-        return self._driver
-
     def use(self) -> DeviceUse:
-        """How much of the device is in use."""
         return self._meter.take()

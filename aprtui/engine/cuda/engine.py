@@ -1,4 +1,4 @@
-"""The CUDA backend: a model on a device behind the `Engine` protocol."""
+"""The CUDA backend: a model on a device behind the `Engine` protocol, and how it is opened."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.engine.cuda import detect
 from aprtui.engine.cuda.choosing import MOST_CANDIDATES, RING, ChoiceRule
 from aprtui.engine.cuda.device import Device, FinishedSegment
 from aprtui.engine.cuda.device_thread import DeviceThread
-from aprtui.engine.cuda.sizes import LOGIT_ROWS
+from aprtui.engine.cuda.images import KernelImages, kernel_images
+from aprtui.engine.cuda.sizes import LOGIT_ROWS, fitting_context, memory_need, require_fits, require_supported
 from aprtui.engine.protocol import (
     NO_TAPS,
     DeviceUse,
@@ -27,7 +29,9 @@ from aprtui.engine.protocol import (
 )
 from aprtui.engine.rounding import DEVICE_ARITHMETIC
 from aprtui.engine.sampling import Choice, Sampler, Sampling
+from aprtui.errors import EngineError
 from aprtui.model.model import Model
+from aprtui.progress import Progress
 from aprtui.trace.graph import Node
 from aprtui.trace.stats import Accumulator
 
@@ -48,22 +52,16 @@ class CudaEngine:
     threads: int | None = None
 
     def __init__(
-        self,
-        model: Model,
-        mode: Mode,
-        kv: KvType,
-        *,
-        device: str,
-        code_path: str,
-        thread: DeviceThread,
+        self, model: Model, mode: Mode, kv: KvType, *, device: str, code_path: str, thread: DeviceThread,
         opened: Callable[[], Device],
-    ) -> None:
+    ) -> None:  # fmt: skip
         """`opened` makes the `Device` on `thread`; the thread ends with the engine, or when opening fails."""
         self.graph = model.graph
         self.mode, self.kv, self.device = mode, kv, device
         self.rounding = DEVICE_ARITHMETIC[mode].stated(model, kv)
         self._vocabulary = model.config.graph.vocabulary
-        self._position = 0
+        self.position = 0
+        """Positions evaluated since the last reset."""
         self._epoch = 0
         """Number of the call that set the device's position last: older iterators of choices end."""
         self._thread = thread
@@ -87,14 +85,8 @@ class CudaEngine:
         """The device's architecture, the kernels' digest, and how passes of one token were launched so far."""
         return f"{self._kernels}, {' and '.join(sorted(self._on_device.launched))}"
 
-    @property
-    def position(self) -> int:
-        """Positions evaluated since the last reset."""
-        return self._position
-
     def reset(self) -> None:
-        """Forget all positions."""
-        self._position = 0
+        self.position = 0
         self._epoch += 1
 
     def close(self) -> None:
@@ -102,19 +94,18 @@ class CudaEngine:
         self._closing()
 
     def forward(self, tokens: Sequence[int], taps: Taps = NO_TAPS, logits: Logits = Logits.LAST) -> Array:
-        """Evaluate `tokens`; see `Engine.forward`."""
         require_positions(self, len(tokens))
         ids = np.asarray(tokens, np.int64)
         require_known(ids, self._vocabulary)
         self._epoch += 1
         out = np.empty((ids.size if logits is Logits.ALL else 1, self._vocabulary), np.float32)
         if ids.size == 1:
-            finished = self._thread.run(self._on_device.decode, int(ids[0]), self._position, taps)
-            self._deliver(finished, taps.sink, self._position, 1, 1)
+            finished = self._thread.run(self._on_device.decode, int(ids[0]), self.position, taps)
+            self._deliver(finished, taps.sink, self.position, 1, 1)
             out[:] = self._on_device.logits[:1]
         else:
             self._prefill(ids.tolist(), taps, logits, out)
-        self._position += ids.size
+        self.position += ids.size
         return out
 
     def can_choose(self, sampling: Sampling) -> bool:
@@ -129,7 +120,7 @@ class CudaEngine:
         self._epoch += 1
         epoch, candidates = self._epoch, min(sampler.candidates, MOST_CANDIDATES, self._vocabulary)
         rule = ChoiceRule(candidates, sampler.sampling.temperature, sampler.sampling.min_p)
-        self._thread.run(self._on_device.begin_choosing, token, self._position)
+        self._thread.run(self._on_device.begin_choosing, token, self.position)
         choices = self._batches(rule, sampler) if taps.sink is None else self._tapped(taps, rule, sampler)
         for choice in choices:
             sampler.chosen_elsewhere()
@@ -138,7 +129,7 @@ class CudaEngine:
                 return
 
     def _batches(self, rule: ChoiceRule, sampler: Sampler) -> Iterator[Choice]:
-        room = self.context - self._position
+        room = self.context - self.position
         batches = [min(_BATCH, room - begin) for begin in range(0, room, _BATCH)]
         if batches:
             self._thread.run(self._on_device.queue_choices, batches[0], rule, sampler.uniforms(0, batches[0]))
@@ -147,36 +138,36 @@ class CudaEngine:
             uniforms = sampler.uniforms(batch, following)
             found = self._thread.run(self._on_device.choices, following, rule, uniforms)
             for _ in range(batch):
-                self._position += 1
+                self.position += 1
                 yield found[ordinal]
                 ordinal += 1
 
     def _tapped(self, taps: Taps, rule: ChoiceRule, sampler: Sampler) -> Iterator[Choice]:
         """One pass is always queued ahead: the device works at it while this one's stages are handed out."""
-        room = self.context - self._position
+        room = self.context - self.position
 
         def queue(turn: int) -> FinishedSegment:
             position = first + turn
-            uniforms = sampler.uniforms(position - self._position, 1)
+            uniforms = sampler.uniforms(position - self.position, 1)
             return self._thread.run(self._on_device.queue_tapped, turn, position, taps, rule, uniforms)
 
-        first = self._position
+        first = self.position
         following = queue(0) if room else None
         for ordinal in range(room):
             stages, following = following, queue(ordinal + 1) if ordinal + 1 < room else None
             assert stages is not None
             found = self._thread.run(self._on_device.tapped, ordinal, rule)
-            self._deliver(stages, taps.sink, self._position, 1, 1)
-            self._position += 1
+            self._deliver(stages, taps.sink, self.position, 1, 1)
+            self.position += 1
             yield found[ordinal]
 
     def _prefill(self, ids: list[int], taps: Taps, logits: Logits, out: Array) -> None:
-        chunk, few = self._chunk(self._position + len(ids), taps, logits), len(ids) <= _FEW
+        chunk, few = self._chunk(self.position + len(ids), taps, logits), len(ids) <= _FEW
         for begin in range(0, len(ids), chunk):
             part = ids[begin : begin + chunk]
             is_last = begin + len(part) == len(ids)
             wanted = len(part) if logits is Logits.ALL else int(is_last)
-            position = self._position + begin
+            position = self.position + begin
             passes = self._thread.run(self._on_device.prefill, part, position, wanted, taps, few=few)
             while (finished := self._thread.run(next, passes, None)) is not None:
                 self._deliver(finished, taps.sink, position, len(part), wanted)
@@ -185,7 +176,6 @@ class CudaEngine:
                 out[row : row + wanted] = self._on_device.logits[:wanted]
 
     def device_use(self) -> DeviceUse:
-        """See `MeteredEngine`."""
         return self._thread.run(self._on_device.use)
 
     def on_device(self, function: Callable[[Device], T]) -> T:
@@ -232,3 +222,50 @@ def _close_all(devices: list[Device]) -> None:
 def _close(thread: DeviceThread, device: Device) -> None:
     thread.run(device.close)
     thread.close()
+
+
+def open_cuda(model: Model, mode: Mode, kv: KvType, context: int, progress: Progress, *, fit: bool) -> CudaEngine:
+    """`model` on the first device that can run it; with `fit`, with as many positions up to `context` as fit.
+
+    Raises `EngineError` where no device can, or the model does not fit.
+    """
+    found = detect.detect()
+    device = found.require()
+    require_supported(model)
+    assert found.driver is not None
+    images = kernel_images(device.capability, found.driver, progress)
+    thread = DeviceThread()
+
+    def report(what: str, done: int, total: int) -> None:
+        if thread.cancelled.is_set():
+            raise EngineError("opening the engine was interrupted")
+        progress(what, done, total)
+
+    return CudaEngine(
+        model, mode, kv,
+        device=str(device), code_path=f"sm_{device.capability[0]}{device.capability[1]}, kernels {images.digest}",
+        thread=thread, opened=lambda: _opened(model, mode, kv, context, device.ordinal, images, report, fit=fit),
+    )  # fmt: skip
+
+
+def _opened(
+    model: Model, mode: Mode, kv: KvType, context: int, ordinal: int, images: KernelImages, progress: Progress,
+    *, fit: bool,
+) -> Device:  # fmt: skip
+    from aprtui.engine.cuda.pycuda_driver import PyCudaDriver
+
+    driver = PyCudaDriver(ordinal)
+    try:
+        free = driver.free_memory()
+        if fit:
+            context = fitting_context(model, mode, kv, context, free) or context
+        require_fits(model, mode, kv, context, free)
+        need = memory_need(model, mode, kv, context)
+
+        def loading(what: str, done: int, total: int) -> None:
+            progress(f"{what}, needs {need}", done, total)
+
+        return Device(driver, images, model, mode, kv, context, loading)
+    except BaseException:
+        driver.close()
+        raise

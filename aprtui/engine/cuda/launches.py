@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from aprtui.engine.cuda import arguments as args
 from aprtui.engine.cuda.driver import Driver, Launch
-from aprtui.engine.cuda.sources import KernelImages, entry_points, kernel_files
+from aprtui.engine.cuda.images import KernelImages, entry_points, kernel_files
 from aprtui.engine.protocol import Mode
 from aprtui.model.weight_types import WeightType
 
@@ -20,7 +20,6 @@ _SHORTEST_RUN = 64
 
 
 def load_kernels(driver: Driver, images: KernelImages) -> dict[str, int]:
-    """All our kernels by name, on the device."""
     return {
         name: kernel
         for path in kernel_files()
@@ -43,11 +42,9 @@ class Launches:
         return Launch(self._kernels[name], (x, y, z), (block, 1, 1), packed, shared, name, moved)
 
     def embed(self, arguments: args.Embed, tokens: int) -> Launch:
-        """Rows of the embedding table."""
         return self._launch("embed", (tokens,), 128, arguments)
 
     def rms_norm(self, arguments: args.RmsNorm, tokens: int) -> Launch:
-        """RMSNorm of each token's channels."""
         return self._launch("rms_norm", (tokens,), 256, arguments)
 
     def quantize(self, arguments: args.Quantize) -> Launch:
@@ -89,32 +86,26 @@ class Launches:
         return self._launch("swiglu", (_groups(arguments.blocks, 8),), 256, arguments)
 
     def attend_one(self, arguments: args.AttendOne, splits: int) -> Launch:
-        """Attention of one token."""
         attention = arguments.attention
         grid = splits, attention.kv_heads, _groups(attention.heads // attention.kv_heads, AT_ONCE)
         keys = (2 if attention.half_cache else 4) * attention.kv_heads * attention.head_dim
         return replace(self._launch("attend_one", grid, 128, arguments), moved_a_position=2 * keys)
 
     def attend_prompt(self, arguments: args.AttendPrompt, tokens: int) -> Launch:
-        """Attention of a prompt."""
         attention = arguments.attention
         shared = 4 * (16 * attention.head_dim + 32 * min(attention.head_dim, 128) + 544)
         return self._launch("attend_prompt", (_groups(tokens, 16), attention.heads), 128, arguments, shared)
 
     def stage_statistics(self, arguments: args.StageStatistics, records: int, parts: int) -> Launch:
-        """Statistics of stages."""
         return self._launch("stage_statistics", (records, parts), 256, arguments)
 
     def top_candidates(self, arguments: args.TopCandidates) -> Launch:
-        """The likeliest tokens."""
         return self._launch("top_candidates", (blocks_of_choice(arguments.vocabulary)[1],), 256, arguments)
 
     def greedy(self, arguments: args.Greedy) -> Launch:
-        """The most probable token."""
         return self._launch("greedy", (blocks_of_choice(arguments.vocabulary)[0],), 256, arguments)
 
     def draw(self, arguments: args.Draw) -> Launch:
-        """A token drawn at a temperature."""
         return self._launch("draw", (blocks_of_choice(arguments.vocabulary)[0],), 256, arguments)
 
 

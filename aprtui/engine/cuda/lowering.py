@@ -53,7 +53,7 @@ class Places:
         if stage.holds_logits:
             return self.storage.logits
         if not stage.is_attention_map:
-            return self.storage.of_token(node) if self.run.decode else self.storage.of_chunk(node.stage)
+            return self.storage.of_token[node] if self.run.decode else self.storage.of_chunk[node.stage]
         assert node.layer is not None
         both = self.storage.token_maps(node.layer) if self.run.decode else self.storage.chunk_maps()
         first = stage.op is Op.SCORES
@@ -66,18 +66,10 @@ class Places:
 
 
 class Lowering:
-    """Makes the launches of one pass of a model."""
-
     def __init__(
-        self,
-        model: Model,
-        kv: KvType,
-        mode: Mode,
-        weights: Weights,
-        storage: DeviceStorage,
-        launches: Launches,
+        self, model: Model, kv: KvType, mode: Mode, weights: Weights, storage: DeviceStorage, launches: Launches,
         splits: int,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.model, self.graph, self.config = model, model.graph, model.config.graph
         self.half, self.mode, self.splits = int(kv is KvType.F16), mode, splits
         self.weights, self.storage, self.launches = weights, storage, launches
@@ -107,11 +99,9 @@ class Lowering:
         return self.mode is Mode.Q8 and any(weight.type in Q8_TYPES for weight in readers)
 
     def op(self, node: Node) -> Op:
-        """The op of `node`."""
         return self.graph[node.stage].op
 
     def source(self, node: Node, index: int = 0) -> Node:
-        """An input of `node`."""
         return self.graph.inputs(node)[index]
 
 
@@ -147,7 +137,7 @@ class _Emitters:
         return self.places.of(node) if node in self.run.tapped or self.low.values_read(node) else 0
 
     def _q8_of(self, node: Node) -> args.Q8Output:
-        return self.storage.q8(node.stage) if self.low.q8_read(node) else args.Q8Output()
+        return self.storage.q8[node.stage] if self.low.q8_read(node) else args.Q8Output()
 
     def _activations(self, node: Node, first: int = 0) -> args.Activations:
         """`node` from token `first` on, in the forms in which matrix products read it."""
@@ -155,7 +145,7 @@ class _Emitters:
         if self.low.values_read(node):
             found.values = self.places.of(node) + 4 * first * width
         if self.low.q8_read(node):
-            q8 = self.storage.q8(node.stage)
+            q8 = self.storage.q8[node.stage]
             found.levels, found.scales = q8.levels + first * width, q8.scales + first * width // 4
         return found
 
@@ -277,7 +267,6 @@ class _Emitters:
         ]  # fmt: skip
 
     def _feed_forward(self, node: Node) -> list[Launch]:
-        """Gate, up, and silu(gate) · up."""
         silu, up = self.graph.inputs(node)
         gate = self.low.source(silu)
         (gate_matrix,), (up_matrix,) = self._matrices(gate), self._matrices(up)

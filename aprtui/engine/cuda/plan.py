@@ -28,7 +28,6 @@ class Tensor:
     shape: tuple[int, ...]
 
     def view(self, staging: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The tensor's values in the host's copy."""
         return staging[self.offset : self.offset + prod(self.shape)].reshape(self.shape)
 
 
@@ -69,7 +68,6 @@ class PassSegment:
 class PassPlan:
     """A pass in segments, and the records of all statistics in it."""
 
-    run: Pass
     segments: tuple[PassSegment, ...]
     records: NDArray[np.void]
 
@@ -82,7 +80,10 @@ def plan_for(lowering: Lowering, table: StatisticsTable, run: Pass, taps: Taps) 
 
     def segment(of: Sequence[int | None]) -> PassSegment:
         launches = [launch for layer in of for launch in lowering.layer(layer, run)]
-        nodes = [node for node in graph.nodes if node.layer in of and _exists(graph, node, run)]
+        has_logits = bool(run.wanted)
+        nodes = [
+            node for node in graph.nodes if node.layer in of and (has_logits or not graph[node.stage].holds_logits)
+        ]
         counts = counting.add([node for node in nodes if node in taps.stats])
         launches += [table.launch(count) for count in counts]
         tensors, copies = _copies(graph, places, [node for node in nodes if node in taps.full])
@@ -92,12 +93,7 @@ def plan_for(lowering: Lowering, table: StatisticsTable, run: Pass, taps: Taps) 
 
     at_once = run.decode or not run.tapped
     segments = (segment(layers),) if at_once else tuple(segment((layer,)) for layer in layers)
-    return PassPlan(run, segments, counting.records())
-
-
-def _exists(graph: StageGraph, node: Node, run: Pass) -> bool:
-    """Whether the pass computes `node`: logits only where they are wanted."""
-    return bool(run.wanted) or not graph[node.stage].holds_logits
+    return PassPlan(segments, counting.records())
 
 
 def _copies(graph: StageGraph, places: Places, nodes: Sequence[Node]) -> tuple[list[Tensor], list[Copy]]:

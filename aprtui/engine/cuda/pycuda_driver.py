@@ -1,13 +1,17 @@
 """The driver behind the CUDA engine: PyCUDA. Nothing else in the project imports it.
 
-PyCUDA keeps its stack of contexts by thread: make, use and close a driver on one thread (`device_thread`).
+PyCUDA keeps its stack of contexts by thread: make, use and close a driver on one thread (`device_thread`). It offers no
+CUDA graphs: those are made by ctypes, on the driver library that it has loaded. Their capture is *relaxed*: the other
+modes forbid the capturing thread to free device memory, which a garbage collection may do at any time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,11 +19,97 @@ import pycuda.driver as cuda
 from numpy.typing import DTypeLike, NDArray
 
 from aprtui.engine.cuda.driver import Launch
-from aprtui.engine.cuda.graphs import CaptureRefusedError, Graph
 from aprtui.errors import DeviceError, EngineError
 
 _NON_BLOCKING = 1
 """Flag of a stream that does not wait for the null stream, which nothing of ours uses."""
+
+_RELAXED = 2
+_POINTER = ctypes.c_void_p
+_SIGNATURES = {
+    "cuStreamBeginCapture_v2": (_POINTER, ctypes.c_int),
+    "cuStreamEndCapture": (_POINTER, ctypes.POINTER(_POINTER)),
+    "cuGraphInstantiateWithFlags": (ctypes.POINTER(_POINTER), _POINTER, ctypes.c_ulonglong),
+    "cuGraphLaunch": (_POINTER, _POINTER),
+    "cuGraphExecDestroy": (_POINTER,),
+    "cuGraphDestroy": (_POINTER,),
+    "cuGetErrorString": (ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)),
+}
+
+
+class CaptureRefusedError(Exception):
+    """The driver does not capture here; says which call it refused and why."""
+
+
+class Graph:
+    """What `work` queued on `stream` (a raw handle), to be launched there again and again.
+
+    Raises `CaptureRefusedError` where the driver refuses; the stream is then as before.
+    """
+
+    def __init__(self, stream: int, work: Callable[[], None]) -> None:
+        self._stream = _POINTER(stream)
+        self._executable = _POINTER()
+        graph = _captured(self._stream, work)
+        try:
+            _require("cuGraphInstantiateWithFlags", ctypes.byref(self._executable), graph, 0)
+        finally:
+            _driver().cuGraphDestroy(graph)
+
+    def launch(self) -> None:
+        status = _driver().cuGraphLaunch(self._executable, self._stream)
+        if status:
+            raise DeviceError(
+                f"the device failed (launching a graph): cuGraphLaunch failed: {_text(status)}: open the engine again "
+                "in a new process"
+            )
+
+    def close(self) -> None:
+        """Free it; a second call does nothing."""
+        if self._executable.value:
+            _driver().cuGraphExecDestroy(self._executable)
+            self._executable = _POINTER()
+
+
+def _captured(stream: ctypes.c_void_p, work: Callable[[], None]) -> ctypes.c_void_p:
+    _require("cuStreamBeginCapture_v2", stream, _RELAXED)
+    graph = _POINTER()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        work()
+    except BaseException:
+        # The stream has to leave its capture, also when the work failed.
+        _driver().cuStreamEndCapture(stream, ctypes.byref(graph))
+        if graph.value:
+            _driver().cuGraphDestroy(graph)
+        raise
+    finally:
+        if collecting:
+            gc.enable()
+    _require("cuStreamEndCapture", stream, ctypes.byref(graph))
+    return graph
+
+
+@cache
+def _driver() -> ctypes.CDLL:
+    library = ctypes.CDLL("libcuda.so.1")
+    for name, arguments in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, ctypes.c_int
+    return library
+
+
+def _require(name: str, *arguments: object) -> None:
+    status = getattr(_driver(), name)(*arguments)
+    if status:
+        raise CaptureRefusedError(f"{name}: {_text(status)}")
+
+
+def _text(status: int) -> str:
+    text = ctypes.c_char_p()
+    _driver().cuGetErrorString(status, ctypes.byref(text))
+    return text.value.decode(errors="replace") if text.value else f"error {status}"
 
 
 class PyCudaDriver:
@@ -50,24 +140,20 @@ class PyCudaDriver:
             raise
 
     def free_memory(self) -> int:
-        """See `Driver`."""
         with _told("asking for free memory"):
             return int(cuda.mem_get_info()[0])
 
     def allocate(self, size: int) -> int:
-        """See `Driver`."""
         with _told(f"allocating {size / 1e6:.1f} MB"):
             allocation = cuda.mem_alloc(size)
         self._memory[int(allocation)] = allocation
         return int(allocation)
 
     def free(self, address: int) -> None:
-        """See `Driver`."""
         with _told("freeing memory"):
             self._memory.pop(address).free()
 
     def pinned(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """See `Driver`."""
         try:
             with _told("allocating pinned memory"):
                 array: NDArray[Any] = cuda.pagelocked_empty(shape, dtype)
@@ -83,14 +169,12 @@ class PyCudaDriver:
         return array
 
     def unpin(self, values: NDArray[Any]) -> None:
-        """See `Driver`."""
         memory: Any = values.base
         self._pinned.remove(memory)
         with _told("freeing pinned memory"):
             memory.free()
 
     def kernels(self, image: bytes, names: tuple[str, ...]) -> dict[str, int]:
-        """See `Driver`."""
         first = len(self._functions)
         with _told("loading kernels"):
             module = cuda.module_from_buffer(image)
@@ -98,29 +182,24 @@ class PyCudaDriver:
         return {name: first + index for index, name in enumerate(names)}
 
     def upload(self, address: int, values: NDArray[Any]) -> None:
-        """See `Driver`."""
         # On the stream: a copy outside of it may still be under way when the call returns, and order nothing here.
         whole = np.ascontiguousarray(values)  # named: it has to live until the copy is done
         self.copy_in(address, whole)
         self.synchronize()
 
     def copy_in(self, address: int, values: NDArray[Any]) -> None:
-        """See `Driver`."""
         with _told("copying to the device"):
             cuda.memcpy_htod_async(address, values, self._stream)
 
     def copy_out(self, values: NDArray[Any], address: int) -> None:
-        """See `Driver`."""
         with _told("copying from the device"):
             cuda.memcpy_dtoh_async(values, address, self._stream)
 
     def copy_within(self, target: int, source: int, size: int) -> None:
-        """See `Driver`."""
         with _told("copying on the device"):
             cuda.memcpy_dtod_async(target, source, size, self._stream)
 
     def launch(self, launch: Launch) -> None:
-        """See `Driver`."""
         # Not `prepared_async_call`: with packed arguments this one takes 0.5 µs instead of 3 to 6.
         with _told("launching a kernel"):
             self._functions[launch.kernel]._launch_kernel(  # noqa: SLF001
@@ -128,7 +207,6 @@ class PyCudaDriver:
             )  # fmt: skip
 
     def capture(self, work: Callable[[], None]) -> Graph | None:
-        """See `Driver`."""
         try:
             graph = Graph(self._stream.handle, work)
         except CaptureRefusedError:
@@ -137,33 +215,27 @@ class PyCudaDriver:
         return graph
 
     def replay(self, graph: Graph) -> None:
-        """See `Driver`."""
         graph.launch()
 
     def discard(self, graph: Graph) -> None:
-        """See `Driver`."""
         self._graphs.remove(graph)
         graph.close()
 
     def mark(self, number: int) -> None:
-        """See `Driver`."""
         with _told("recording an event"):
             if number not in self._events:
                 self._events[number] = cuda.Event(cuda.event_flags.DISABLE_TIMING)
             self._events[number].record(self._stream)
 
     def wait(self, number: int) -> None:
-        """See `Driver`."""
         with _told("waiting for kernels"):
             self._events[number].synchronize()
 
     def synchronize(self) -> None:
-        """See `Driver`."""
         with _told("waiting for kernels"):
             self._stream.synchronize()
 
     def close(self) -> None:
-        """See `Driver`."""
         if not self._open:
             return
         self._open = False

@@ -82,7 +82,6 @@ class MemoryNeed:
 
     @property
     def total(self) -> int:
-        """Bytes in all."""
         return self.weights + self.per_position * self.context + self.stages + _SPARE
 
     def __str__(self) -> str:
@@ -92,7 +91,6 @@ class MemoryNeed:
 
 
 def memory_need(model: Model, mode: Mode, kv: KvType, context: int) -> MemoryNeed:
-    """The memory that `model` needs on the device."""
     graph, config = model.graph, model.config.graph
     widths, chunk = graph.row_widths, chunk_tokens(graph, context)
     of_tokens = sum(aligned(4 * widths.get(node.stage, 0)) for node in graph.nodes)

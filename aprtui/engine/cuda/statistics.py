@@ -57,7 +57,6 @@ class CountedNodes:
         return found
 
     def accumulators(self, sums: NDArray[np.void]) -> dict[Node, Accumulator]:
-        """The same, one by one."""
         return {node: Accumulator(*row) for node, row in zip(self.nodes, self.merged(sums).tolist(), strict=True)}
 
 
@@ -65,7 +64,7 @@ class StatisticsTable:
     """The records on the device, and the sums on both sides."""
 
     def __init__(self, driver: Driver, launches: Launches, graph: StageGraph, step: int) -> None:
-        self._driver, self._launches, self._graph, self._step = driver, launches, graph, step
+        self._driver, self._launches, self._step = driver, launches, step
         nodes = len(graph.nodes)
         self._records = driver.allocate(nodes * RECORD.itemsize)
         self._sums = driver.allocate(nodes * _PARTS * BLOCK_SUMS.itemsize)
@@ -78,7 +77,6 @@ class StatisticsTable:
             self._driver.upload(self._records, records)
 
     def launch(self, count: CountedNodes) -> Launch:
-        """The launch that counts `count`."""
         arguments = StageStatistics(
             self._records + count.first_record * RECORD.itemsize, self._step, self._address(count)
         )
@@ -102,14 +100,12 @@ class Counting:
         self._sums = 0
 
     def add(self, nodes: Sequence[Node]) -> tuple[CountedNodes, ...]:
-        """The counts that cover `nodes`."""
         records = {node: self._record(node) for node in nodes}
         is_large = {node: rows * width > _LARGE for node, (_, rows, width, _, _) in records.items()}
         small, large = ([node for node in nodes if is_large[node] is wanted] for wanted in (False, True))
         return tuple(self._count(group, parts, records) for group, parts in ((small, 1), (large, _PARTS)) if group)
 
     def records(self) -> NDArray[np.void]:
-        """The records of all counts that were added."""
         return np.array(self._records, RECORD)
 
     def _count(

@@ -1,4 +1,9 @@
-"""What an engine keeps on its device: weights, K/V cache, the stages of a token and of a chunk of a prompt."""
+"""What an engine keeps on its device: weights, K/V cache, the stages of a token and of a chunk of a prompt.
+
+Weights are rearranged where no vector load can take the blocks: those of 18, 22, 34 and 210 bytes put every field at an
+odd address. A matrix of such blocks is stored as planes, field by field: all of its first fields, then all of its
+second ones, and so on, in as many bytes as before. `kernels/formats.cuh` reads them.
+"""
 
 from __future__ import annotations
 
@@ -8,28 +13,50 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.engine.cuda import sizes
 from aprtui.engine.cuda.arguments import Matrix, Q8Output
 from aprtui.engine.cuda.driver import Driver
-from aprtui.engine.cuda.planes import planes
-from aprtui.engine.cuda.sizes import (
-    LOGIT_ROWS,
-    MAP_BYTES,
-    VECTORS,
-    aligned,
-    cache_bytes,
-    chunk_map_bytes,
-    chunk_tokens,
-    matmul_inputs,
-    weight_bytes,
-)
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.model.model import Model
+from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
 from aprtui.progress import Progress
 from aprtui.trace.graph import Node
 
 _STAGING = 16 << 20
 _STEP_BYTES = 16  # of `Step` in types.cuh
+_LOAD = 16  # bytes of a vector load
+
+
+def in_planes(kind: WeightType) -> bool:
+    """Whether matrices of `kind` are rearranged; the others are copied as they lie in the file."""
+    return kind.format.is_quantised and kind.format.block_bytes % _LOAD != 0
+
+
+def _fields(kind: WeightType) -> list[slice]:
+    """The bytes of each field of a block in the order of the planes: the widest first, so that all are aligned."""
+    found: list[slice] = []
+    for field in kind.format.fields:
+        start = found[-1].stop if found else 0
+        found.append(slice(start, start + field.size))
+    return sorted(found, key=lambda bytes_: bytes_.start - bytes_.stop)
+
+
+def planes(kind: WeightType, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The rows `data` `[rows, row_bytes]` of a matrix of `kind` as the kernels want them, `[rows · row_bytes]`.
+
+    A whole matrix must be given: planes span all of its rows.
+    """
+    if not in_planes(kind):
+        return data.reshape(-1)
+    out = np.empty(data.size, np.uint8)
+    blocks = data.reshape(-1, kind.format.block_bytes)
+    start = 0
+    for field in _fields(kind):
+        plane = out[start : start + len(blocks) * (field.stop - field.start)].reshape(len(blocks), -1)
+        plane[:] = blocks[:, field]
+        start += plane.size
+    return out
 
 
 class Uploader:
@@ -64,7 +91,6 @@ class Weights:
     vectors: dict[str, int]
 
     def matrix(self, weight: Weight) -> Matrix:
-        """The weight's matrix, as kernels take it."""
         return Matrix(self.matrices[weight.name], int(weight.type), weight.rows, weight.columns)
 
 
@@ -74,11 +100,11 @@ def load_weights(driver: Driver, model: Model, progress: Progress) -> Weights:
     They share one allocation: the driver rounds each one up by up to 2 MB, which would waste 200 MB for a 7B model.
     """
     uploader, loaded = Uploader(driver), Weights({}, {})
-    place = driver.allocate(weight_bytes(model))
+    place = driver.allocate(sizes.weight_bytes(model))
     total = sum(weight.data.nbytes for weight in model.weights.values()) >> 20
     done = 0
     for node in model.graph.nodes:
-        is_vector = model.graph[node.stage].op in VECTORS
+        is_vector = model.graph[node.stage].op in sizes.VECTORS
         addresses = loaded.vectors if is_vector else loaded.matrices
         for weight in model.params(node):
             if weight.name in addresses:
@@ -86,7 +112,7 @@ def load_weights(driver: Driver, model: Model, progress: Progress) -> Weights:
             values = weight.dequantize().reshape(-1).view(np.uint8) if is_vector else planes(weight.type, weight.data)
             addresses[weight.name] = place
             uploader.upload(place, values)
-            place += aligned(values.size)
+            place += sizes.aligned(values.size)
             done += weight.data.nbytes
             progress("loading weights, MB", done >> 20, total)
     uploader.close()
@@ -101,21 +127,24 @@ class DeviceStorage:
     def __init__(self, driver: Driver, model: Model, mode: Mode, kv: KvType, context: int, splits: int) -> None:
         config, graph = model.config.graph, model.graph
         self._driver, self._graph, self._config = driver, graph, config
-        self.context, self.chunk = context, chunk_tokens(graph, context)
-        self._plane = cache_bytes(model, kv) * context
+        self.context, self.chunk = context, sizes.chunk_tokens(graph, context)
+        self._plane = sizes.cache_bytes(model, kv) * context
         self._keys, self._values = (driver.allocate(self._plane * config.layers) for _ in range(2))
         self.turns = driver.allocate(4 * context * config.head_dim)
         _fill_turns(driver, self.turns, model, context)
         self.step = driver.allocate(_STEP_BYTES + 4 * self.chunk)
         self.tokens = self.step + _STEP_BYTES
         widths = graph.row_widths
-        self._of_chunk = {name: driver.allocate(4 * self.chunk * width) for name, width in widths.items()}
-        self._of_token = self._place_nodes(widths)
-        self._q8 = {
+        self.of_chunk = {name: driver.allocate(4 * self.chunk * width) for name, width in widths.items()}
+        """Addresses of `[chunk, width]` of the stages, used layer after layer."""
+        self.of_token = self._place_nodes(widths)
+        """Addresses of `[width]` of the nodes that are no maps, while single tokens are evaluated."""
+        self.q8 = {
             name: Q8Output(driver.allocate(self.chunk * widths[name]), driver.allocate(self.chunk * widths[name] // 4))
-            for name in (matmul_inputs(graph) if mode is Mode.Q8 else ())
+            for name in (sizes.matmul_inputs(graph) if mode is Mode.Q8 else ())
         }
-        self.logits = driver.allocate(4 * LOGIT_ROWS * config.vocabulary)
+        """`[chunk, width]` of the stages that matrix products read, in Q8_1."""
+        self.logits = driver.allocate(4 * sizes.LOGIT_ROWS * config.vocabulary)
         self.partial = driver.allocate(4 * config.heads * splits * (config.head_dim + 2))
         counters = np.zeros(config.heads + 2 * config.kv_heads, np.uint32)
         self.counters = driver.allocate(counters.nbytes)
@@ -130,7 +159,7 @@ class DeviceStorage:
         for node in self._graph.nodes:
             if node.stage in widths:
                 offsets[node] = end
-                end += aligned(4 * widths[node.stage])
+                end += sizes.aligned(4 * widths[node.stage])
         base = self._driver.allocate(end)
         return {node: base + offset for node, offset in offsets.items()}
 
@@ -141,18 +170,6 @@ class DeviceStorage:
     def values(self, layer: int) -> int:
         """A layer's values, in the layout of the keys."""
         return self._values + layer * self._plane
-
-    def of_token(self, node: Node) -> int:
-        """Address of `[width]` of a node that is no map, while single tokens are evaluated."""
-        return self._of_token[node]
-
-    def of_chunk(self, stage: str) -> int:
-        """Address of `[chunk, width]` of a stage, used layer after layer."""
-        return self._of_chunk[stage]
-
-    def q8(self, stage: str) -> Q8Output:
-        """`[chunk, width]` of a stage that matrix products read, in Q8_1."""
-        return self._q8[stage]
 
     def reserve_token_maps(self, stride: int) -> bool:
         """Reserve both attention maps of one token in all layers, rows of `stride` keys; returns whether they moved."""
@@ -172,12 +189,14 @@ class DeviceStorage:
     def chunk_maps(self) -> int:
         """Address of both attention maps of a chunk; allocated on first use."""
         if not self._chunk_maps:
-            self._chunk_maps = self._driver.allocate(chunk_map_bytes(self._graph, self._config.heads, self.context))
+            self._chunk_maps = self._driver.allocate(
+                sizes.chunk_map_bytes(self._graph, self._config.heads, self.context)
+            )
         return self._chunk_maps
 
     def tokens_with_maps(self, positions: int) -> int:
         """Tokens of a chunk whose maps fit where there will be `positions` in all."""
-        return max(1, min(self.chunk, MAP_BYTES // (8 * self._config.heads * positions)))
+        return max(1, min(self.chunk, sizes.MAP_BYTES // (8 * self._config.heads * positions)))
 
 
 def _fill_turns(driver: Driver, address: int, model: Model, context: int) -> None:

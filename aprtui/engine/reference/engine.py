@@ -39,22 +39,16 @@ class NumpyEngine:
         self.rounding = self._arithmetic.stated(model, kv)
         self._model = model
         self._intervention = intervention
-        self._position = 0
+        self.position = 0
+        """Positions evaluated since the last reset."""
         self._history: dict[tuple[Node, int], Array] = {}
         self._seconds = np.full(len(self.graph.nodes), np.nan, np.float32)
 
-    @property
-    def position(self) -> int:
-        """Positions evaluated since the last reset."""
-        return self._position
-
     def reset(self) -> None:
-        """Forget all positions."""
-        self._position = 0
+        self.position = 0
         self._history.clear()
 
     def forward(self, tokens: Sequence[int], taps: Taps = NO_TAPS, logits: Logits = Logits.LAST) -> Array:
-        """Evaluate `tokens`; see `Engine.forward`."""
         require_positions(self, len(tokens))
         tensors: dict[Node, Array] = {}
         history = dict(self._history)
@@ -64,19 +58,18 @@ class NumpyEngine:
                 inputs = self._inputs(node, tensors, history, logits)
                 tensor = evaluate(
                     self._model, node, inputs,
-                    tokens=tokens, position=self._position, arithmetic=self._arithmetic,
+                    tokens=tokens, position=self.position, arithmetic=self._arithmetic,
                 )  # fmt: skip
                 if self._intervention is not None and node in self._intervention.nodes:
-                    tensor = self._intervention(NodeCall(node, tuple(inputs), tensor, tokens, self._position))
+                    tensor = self._intervention(NodeCall(node, tuple(inputs), tensor, tokens, self.position))
                 tensors[node] = tensor
                 self._seconds[place] = time.perf_counter() - started
                 self._tap(node, tensors[node], len(tokens), taps)
         self._history = history
-        self._position += len(tokens)
+        self.position += len(tokens)
         return tensors[self.graph.nodes[-1]]
 
     def stage_seconds(self) -> NDArray[np.float32]:
-        """See `TimedEngine`."""
         return self._seconds.copy()
 
     def _inputs(
@@ -105,7 +98,7 @@ class NumpyEngine:
         if taps.sink is None or not (node in taps.full or node in taps.stats):
             return
         stage = self.graph[node.stage]
-        position = self._position + count - (count if stage.is_attention_map else tensor.shape[0])
+        position = self.position + count - (count if stage.is_attention_map else tensor.shape[0])
         values = tensor if node in taps.full else None
         counted = causal(tensor, position) if stage.is_attention_map else tensor
         taps.sink.put(node, position, values, accumulate(counted))

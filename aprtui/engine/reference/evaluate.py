@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.reference import ops
-from aprtui.engine.rounding import Arithmetic
+from aprtui.engine.rounding import Arithmetic, unrounded_input
+from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.trace.graph import Node, Op
 
@@ -16,13 +17,7 @@ Array = NDArray[np.float32]
 
 
 def evaluate(
-    model: Model,
-    node: Node,
-    inputs: Sequence[Array],
-    *,
-    tokens: Sequence[int],
-    position: int,
-    arithmetic: Arithmetic,
+    model: Model, node: Node, inputs: Sequence[Array], *, tokens: Sequence[int], position: int, arithmetic: Arithmetic
 ) -> Array:
     """The stage tensor of `node` for the positions `position …`, given the tensors of its input nodes.
 
@@ -56,3 +51,18 @@ def evaluate(
             return ops.silu(inputs[0])
         case Op.MULTIPLY:
             return ops.multiply(inputs[0], inputs[1])
+
+
+class NumpyNodes:
+    """The reference as a `NodeEvaluator`, in float64 inside and float32 outside."""
+
+    def __init__(self, model: Model, rope_angles: RopeAngles = RopeAngles.F64) -> None:
+        self._model = model
+        self._arithmetic = Arithmetic(unrounded_input, rope_angles)
+
+    def evaluate(self, node: Node, inputs: Sequence[Array], *, tokens: Sequence[int], position: int) -> Array:
+        with np.errstate(invalid="ignore", over="ignore"):
+            return evaluate(self._model, node, inputs, tokens=tokens, position=position, arithmetic=self._arithmetic)
+
+    def close(self) -> None:
+        """Nothing to release."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -102,13 +102,14 @@ class Architecture:
 
     name: str
     """As `general.architecture` and the prefix of its metadata keys have it."""
-    keys: KeyRules
     rope_layout: RopeLayout
     qk_norm: bool
     """Whether the heads of Q and K are normalised before RoPE."""
-    tied: Mapping[str, str]
     transformers_class: str
-    transformers_modules: Mapping[str, str]
+    """The class of transformers that runs such a model."""
+    keys: KeyRules = DENSE_KEYS
+    tied: Mapping[str, str] = field(default_factory=lambda: TIED_HEAD)
+    transformers_modules: Mapping[str, str] = field(default_factory=lambda: DENSE_MODULES)
 
     def read_config(self, file: GgufFile) -> ModelConfig:
         """The configuration of the model in `file`.
@@ -170,11 +171,15 @@ class _Keys:
         value = self.metadata.get(self.name(key))
         return UnreadableError(f"{self.path}: {self.name(key)} is {reprlib.repr(value)}, expected {expected}")
 
-    def integer(self, key: str, default: int | None = None, *, least: int = 1) -> int:
-        """A positive integer; an array of equal ones (per-layer values) counts as one."""
+    def _value(self, key: str, default: float | None) -> Any:
         value = self.metadata.get(self.name(key), default)
         if value is None:
             raise UnreadableError(f"{self.path}: metadata key {self.name(key)} is missing; convert the model again")
+        return value
+
+    def integer(self, key: str, default: int | None = None, *, least: int = 1) -> int:
+        """A positive integer; an array of equal ones (per-layer values) counts as one."""
+        value = self._value(key, default)
         if isinstance(value, np.ndarray) and value.size and (value == value[0]).all():
             value = value[0].item()
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 1 << 31:
@@ -182,10 +187,7 @@ class _Keys:
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A finite number."""
-        value = self.metadata.get(self.name(key), default)
-        if value is None:
-            raise UnreadableError(f"{self.path}: metadata key {self.name(key)} is missing; convert the model again")
+        value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
             raise self.refuse(key, "a finite number")
         return float(value)

@@ -5,15 +5,12 @@ Converters reorder the rows of Q and K so that RoPE turns neighbouring channels 
 
 from __future__ import annotations
 
-from aprtui.model.architectures.base import DENSE_KEYS, DENSE_MODULES, TIED_HEAD, Architecture
+from aprtui.model.architectures.base import Architecture
 from aprtui.trace.graph import RopeLayout
 
 ARCHITECTURE = Architecture(
     name="llama",
-    keys=DENSE_KEYS,
     rope_layout=RopeLayout.INTERLEAVED,
     qk_norm=False,
-    tied=TIED_HEAD,
     transformers_class="LlamaForCausalLM",
-    transformers_modules=DENSE_MODULES,
 )

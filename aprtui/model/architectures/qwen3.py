@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from aprtui.model.architectures.base import DENSE_KEYS, DENSE_MODULES, TIED_HEAD, Architecture
+from aprtui.model.architectures.base import Architecture
 from aprtui.trace.graph import RopeLayout
 
 ARCHITECTURE = Architecture(
     name="qwen3",
-    keys=DENSE_KEYS,
     rope_layout=RopeLayout.HALF_SPLIT,
     qk_norm=True,
-    tied=TIED_HEAD,
     transformers_class="Qwen3ForCausalLM",
-    transformers_modules=DENSE_MODULES,
 )

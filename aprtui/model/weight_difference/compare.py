@@ -19,26 +19,21 @@ from aprtui.compare.wording import counted
 from aprtui.errors import UsageError
 from aprtui.model.architectures.base import TIED_HEAD
 from aprtui.model.gguf_file import GgufFile
-from aprtui.model.stored_tensor import StoredTensor, stored_tensor
-from aprtui.model.weight_difference.bytes_difference import BytesDifference, bytes_difference, equal_bytes, same_layout
 from aprtui.model.weight_difference.findings import (
+    BytesDifference,
     Tensors,
+    bytes_difference,
     few_blocks,
     stored_findings,
     transposed,
     twins,
     value_findings,
 )
-from aprtui.model.weight_difference.judgement import (
-    BIT_EQUAL,
-    WeightJudgement,
-    judge,
-    judge_bytes_only,
-    judge_shapes,
-)
+from aprtui.model.weight_difference.judgement import BIT_EQUAL, WeightJudgement, judge, judge_bytes_only, judge_shapes
 from aprtui.model.weight_difference.metadata import MetadataDifference, metadata_differences
 from aprtui.model.weight_difference.nodes import graph_of, nodes_by_tensor, same_config, selected_nodes
 from aprtui.model.weight_difference.values import WeightMetrics, weight_metrics
+from aprtui.model.weights import StoredTensor, stored_tensor
 from aprtui.progress import Progress
 from aprtui.trace.graph import Node
 
@@ -99,7 +94,6 @@ class ModelDifference:
 
     @property
     def number_changing(self) -> tuple[MetadataDifference, ...]:
-        """The metadata that change what the forward pass computes."""
         return tuple(entry for entry in self.metadata if entry.changes_numbers)
 
     @property
@@ -194,10 +188,10 @@ class _Comparer:
             self._advance(a.data.nbytes)
             found = (*stored_findings(a, b, self.a, self.b), *transposed(a, b))
             return TensorDifference(name, nodes, types, shapes, judge_shapes(a, b), None, None, found)
-        if equal_bytes(a, b):
+        if a.has_bytes_of(b):
             self._advance(a.data.nbytes)
             return TensorDifference(name, nodes, types, shapes, BIT_EQUAL, None, None, ())
-        where = bytes_difference(a, b) if same_layout(a, b) else None
+        where = bytes_difference(a, b) if a.has_layout_of(b) else None
         findings = (*stored_findings(a, b, self.a, self.b), *(few_blocks(a, where) if where else ()))
         try:
             metrics = weight_metrics(a, b, self._advance)

@@ -1,19 +1,19 @@
-"""What a tensor that differs looks like: another one of the file, its transpose, a multiple, zero, its rows moved."""
+"""Where a tensor differs, and what it looks like: another one, its transpose, a multiple, zero, its rows moved."""
 
 from __future__ import annotations
 
 import math
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.metrics.measure import cosine_of_sums
-from aprtui.model.stored_tensor import StoredTensor
-from aprtui.model.weight_difference.bytes_difference import BytesDifference, equal_bytes
 from aprtui.model.weight_difference.judgement import LIMIT
 from aprtui.model.weight_difference.values import WeightMetrics
+from aprtui.model.weights import StoredTensor
 
 Tensors = Mapping[str, StoredTensor]
 
@@ -27,12 +27,50 @@ _SAMPLE = 4096
 _CORNER = 64
 
 
+@dataclass(frozen=True, slots=True)
+class BytesDifference:
+    """Where the bytes of two tensors of one type and shape differ.
+
+    `first_block` counts blocks within `first_row`; `parts` counts for each part of a quantised block in how many blocks
+    it differs, and is empty for types that have no parts.
+    """
+
+    rows: int
+    blocks: int
+    first_row: int
+    first_block: int
+    parts: Mapping[str, int]
+
+
+def bytes_difference(a: StoredTensor, b: StoredTensor) -> BytesDifference | None:
+    """Where the bytes differ, or None where they are equal; the two must have one type and shape."""
+    layout = a.parts
+    row_count = block_count = 0
+    first: tuple[int, int] | None = None
+    parts = dict.fromkeys(layout, 0)
+    for rows in a.row_ranges():
+        if np.array_equal(a.data[rows], b.data[rows]):
+            continue
+        differs = a.blocks(rows) != b.blocks(rows)
+        differing_blocks = differs.any(axis=2)
+        row_count += int(np.count_nonzero(differing_blocks.any(axis=1)))
+        block_count += int(np.count_nonzero(differing_blocks))
+        for name, part in layout.items():
+            parts[name] += int(np.count_nonzero(differs[:, :, part].any(axis=2)))
+        if first is None:
+            row, block = divmod(int(differing_blocks.argmax()), differing_blocks.shape[1])
+            first = rows.start + row, block
+    if first is None:
+        return None
+    return BytesDifference(row_count, block_count, *first, {name: count for name, count in parts.items() if count})
+
+
 def twins(tensor: StoredTensor, others: Tensors) -> tuple[str, ...]:
     """Names of tensors of the other file, under another name, whose bytes are the same.
 
     A tensor of one repeated value, as a bias of zeros or a norm of ones, has none: all of them would be twins.
     """
-    candidates = [name for name, other in others.items() if name != tensor.name and equal_bytes(tensor, other)]
+    candidates = [name for name, other in others.items() if name != tensor.name and tensor.has_bytes_of(other)]
     return tuple(candidates) if candidates and not _is_constant(tensor) else ()
 
 
@@ -54,7 +92,7 @@ def stored_findings(a: StoredTensor, b: StoredTensor, all_a: Tensors, all_b: Ten
             yield f"A's bytes are those of {in_b[0]} in B"
         if in_a:
             yield f"B's bytes are those of {in_a[0]} in A"
-    if a.type == b.type and a.shape == b.shape and a.rows > 1 and not in_a:
+    if a.has_layout_of(b) and a.rows > 1 and not in_a:
         yield from _moved_rows(a, b)
 
 

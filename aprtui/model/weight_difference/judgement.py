@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import DEFAULT_METRIC, Tolerance, Verdict
 from aprtui.compare.wording import counted
-from aprtui.model.stored_tensor import StoredTensor
 from aprtui.model.weight_difference.values import WeightMetrics
+from aprtui.model.weights import StoredTensor
 
 LIMIT = 4.0
 """How many times the typical rounding error an honest quantisation may err.
@@ -54,13 +54,11 @@ def shape_text(shape: Sequence[int]) -> str:
 
 
 def judge_shapes(a: StoredTensor, b: StoredTensor) -> WeightJudgement:
-    """The verdict on two tensors of different shapes."""
     reason = f"shape {shape_text(a.shape)} in A, {shape_text(b.shape)} in B"
     return WeightJudgement(Verdict.FAIL, "shape", None, None, None, reason)
 
 
 def judge_bytes_only(a: StoredTensor, b: StoredTensor) -> WeightJudgement:
-    """The verdict on tensors that differ where a side cannot be dequantised."""
     reason = f"bytes differ, and {' or '.join(dict.fromkeys((a.type, b.type)))} cannot be dequantised here"
     return WeightJudgement(Verdict.UNKNOWN, DEFAULT_METRIC.value, None, None, None, reason)
 

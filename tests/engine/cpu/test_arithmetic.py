@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aprtui.engine.cpu.float16 import float_from_half, half_from_float
 from aprtui.engine.cpu.jit import kernel
+from aprtui.engine.cpu.memory import float_from_half, half_from_float
 from aprtui.engine.cpu.rows import exponential
 from aprtui.engine.cpu.vectors import combine, combine_four
 

@@ -13,7 +13,7 @@ from aprtui.engine.cpu import runner as runner_module
 from aprtui.engine.cpu.engine import CpuEngine
 from aprtui.engine.cpu.nodes import CpuNodes
 from aprtui.engine.protocol import KvType, Logits, Mode, Taps
-from aprtui.engine.reference.nodes import NumpyNodes
+from aprtui.engine.reference.evaluate import NumpyNodes
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
 from aprtui.errors import UsageError
 from aprtui.model.config import RopeAngles

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from aprtui.engine.cuda.sources import kernel_files, source_digest
+from aprtui.engine.cuda.images import kernel_files, source_digest
 from aprtui.resources import kernel_cache
 from tests.conftest import CHECKOUT
 from tests.engine.cuda.fake_driver import build_fake_driver

@@ -68,7 +68,7 @@ def test_what_is_allocated_is_what_was_planned() -> None:
         need = sizes.memory_need(model, mode, KvType.F16, 128)  # type: ignore[arg-type]
         with opened(model, mode, KvType.F16, 128) as engine:
             run(engine, everything(model, Recorder()))  # makes room for attention maps
-            driver = engine._on_device._driver
+            driver = engine._on_device.driver
             used = 82_000_000 - engine._thread.run(driver.free_memory)
         # Counters, records of statistics, partial sums of attention: small, and not in the plan.
         assert need.total - sizes._SPARE <= used <= need.total - sizes._SPARE + 500_000

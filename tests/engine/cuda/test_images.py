@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aprtui.engine.cuda import images, packaged, sources
+from aprtui.engine.cuda import images
 from aprtui.engine.cuda.compilers import CompilerError, Nvrtc, find_nvcc
 from aprtui.errors import EngineError
 
@@ -39,15 +39,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (kernels / "factor.cuh").write_text("#define FACTOR 2.0f\n")
     for name in ("first", "second"):
         (kernels / f"{name}.cu").write_text('#include "factor.cuh"\n' + KERNEL)
-    for module in (sources, packaged):
-        monkeypatch.setattr(module, "kernels", lambda: kernels)
+    monkeypatch.setattr(images, "kernels", lambda: kernels)
     monkeypatch.setenv("APRTUI_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(images, "find_nvcc", missing)
     monkeypatch.setattr(images, "Nvrtc", missing)
     return kernels
 
 
-def found(driver: tuple[int, int] = (13, 0), capability: tuple[int, int] = (9, 0)) -> sources.KernelImages:
+def found(driver: tuple[int, int] = (13, 0), capability: tuple[int, int] = (9, 0)) -> images.KernelImages:
     return images.kernel_images(capability, driver, lambda what, done, total: None)
 
 
@@ -115,10 +114,11 @@ def test_the_wheels_images_come_before_compilers_if_they_are_of_these_sources(
         def fat_binary(self, source: Path, capabilities: tuple[int, ...]) -> bytes:
             return f"{source.stem} for {capabilities}".encode()
 
-    monkeypatch.setattr(packaged, "find_nvcc", lambda: Fat("nvcc", (13, 0)))
-    packaged.write_packaged_images()
+    with monkeypatch.context() as compiling:
+        compiling.setattr(images, "find_nvcc", lambda: Fat("nvcc", (13, 0)))
+        images.write_packaged_images()
     assert found().origin == "wheel, nvcc 13.0"
-    assert found().code["first"] == f"first for {packaged.TARGETS}".encode()
+    assert found().code["first"] == f"first for {images.TARGETS}".encode()
     with pytest.raises(EngineError, match="no kernels"):
         found(driver=(12, 9))
     (folder / "first.cu").write_text("// another")
@@ -134,8 +134,9 @@ def test_images_that_a_wheel_brings_damaged_are_passed_over(
         def fat_binary(self, source: Path, capabilities: tuple[int, ...]) -> bytes:
             return b"fat"
 
-    monkeypatch.setattr(packaged, "find_nvcc", lambda: Fat("nvcc", (13, 0)))
-    packaged.write_packaged_images()
+    with monkeypatch.context() as compiling:
+        compiling.setattr(images, "find_nvcc", lambda: Fat("nvcc", (13, 0)))
+        images.write_packaged_images()
     if damage == "a file less":
         (folder / "images" / "first.fatbin").unlink()
     else:

@@ -14,7 +14,7 @@ from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.floors.perturbed import perturbed
 from aprtui.engine.protocol import KvType, Mode
-from aprtui.engine.reference.nodes import NumpyNodes
+from aprtui.engine.reference.evaluate import NumpyNodes
 from aprtui.engine.replay.arithmetic import matmul_rounding
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model

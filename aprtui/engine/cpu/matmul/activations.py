@@ -29,8 +29,6 @@ SCALES_0 = 288
 
 
 class ActivationKind(IntEnum):
-    """What the activations of a matmul are rounded to."""
-
     F32 = 0
     Q8_K = 1
     Q8_0 = 2

@@ -20,14 +20,7 @@ from aprtui.engine.cpu.matmul.activations import (
     SUMS_32,
     ActivationKind,
 )
-from aprtui.engine.cpu.matmul.scalars import (
-    load_f32,
-    load_i32,
-    store_f32,
-    store_i8,
-    store_i16,
-    store_i32,
-)
+from aprtui.engine.cpu.matmul.scalars import load_f32, load_i32, store_f32, store_i8, store_i16, store_i32
 from aprtui.engine.cpu.memory import bits_float, float_bits
 
 _F32, _Q8_K, _Q8_0, _F16 = (int(ActivationKind[name]) for name in ("F32", "Q8_K", "Q8_0", "F16"))

@@ -16,8 +16,9 @@ from aprtui.engine.cpu.emit import F32, I8, I16, I32, I64, Emitter, Value, const
 from aprtui.engine.cpu.jit import intrinsic
 from aprtui.engine.cpu.matmul.activations import RECORD, SCALE_K, SUMS_32
 from aprtui.engine.cpu.matmul.formats import FORMATS, Format, split_scales
+from aprtui.model.weight_types import ScalePacking
 
-_FORMATS = tuple(f for f in FORMATS.values() if f.type.format.has_six_bit_scales)
+_FORMATS = tuple(f for f in FORMATS.values() if f.type.format.scale_packing is ScalePacking.SIX_BITS)
 SEQUENCE_TYPES = tuple(int(f.type) for f in _FORMATS)
 """Types whose rows are read as a sequence of blocks: Q4_K and Q5_K, whose minimums and scales are packed alike."""
 BLOCKS = 8
