@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from aprtui.cli.comparison.judging import Judging
-from aprtui.cli.comparison.options import ComparisonOptions, comparison_options, exit_code, report
-from aprtui.cli.comparison.warnings import warn_about, warn_about_trailing
+from aprtui.cli.comparison.options import ComparisonOptions, comparison_options, report, warn_about, warn_about_trailing
 from aprtui.cli.json_lines import write_record
-from aprtui.errors import UsageError
-
-if TYPE_CHECKING:
-    from aprtui.compare.captures import DiffOptions
+from aprtui.errors import VERDICT_CODES, UsageError
 
 _APR_FORMAT = "apr-stage-diff-v1"
 _PATH = click.Path(path_type=Path)
@@ -38,20 +33,10 @@ _PATH = click.Path(path_type=Path)
 )
 @comparison_options
 def command(
-    a: Path,
-    b: Path,
-    floor: Path | None,
-    model: Path | None,
-    model_a: Path | None,
-    model_b: Path | None,
-    replay: bool,
-    rounding: str,
-    mapping: Path | None,
-    extras: bool,
-    weights: bool,
-    file_format: str | None,
+    a: Path, b: Path, floor: Path | None, model: Path | None, model_a: Path | None, model_b: Path | None, replay: bool,
+    rounding: str, mapping: Path | None, extras: bool, weights: bool, file_format: str | None,
     options: ComparisonOptions,
-) -> int:
+) -> int:  # fmt: skip
     """Compare B with the reference A: two captures, two APRT stage files, or two models (--weights).
 
     Names the first divergent stage. Equal values pass; values that differ are judged by a noise floor (--model,
@@ -102,7 +87,7 @@ def _diff_files(a: Path, b: Path, options: ComparisonOptions, as_apr: bool) -> i
     comparison = compare_files(left, right, options.parsed_tolerances, options.limit)
     if as_apr:
         write_record(apr_stage_diff(left, right, options.limit, comparison.verdict))
-        return exit_code(comparison.verdict)
+        return VERDICT_CODES[comparison.verdict]
     return report((str(a), str(b)), None, comparison, options, diff_steps(comparison, a, b, options, []))
 
 
@@ -122,7 +107,8 @@ def _diff_captures(
 ) -> int:
     from aprtui.cli.comparison.next_steps import diff_steps
     from aprtui.cli.progress import ProgressLine
-    from aprtui.compare.captures import compare_captures
+    from aprtui.compare.align.mapping import StageMapping, read_mapping
+    from aprtui.compare.captures import DiffOptions, compare_captures
     from aprtui.compare.manifests import compare_manifests
     from aprtui.trace.capture import Capture
 
@@ -132,30 +118,8 @@ def _diff_captures(
     left, right = Capture.open(a), Capture.open(b)
     for capture in dict.fromkeys((a, b)):
         warn_about(left if capture == a else right)
-    given = _diff_options(options, mapping, extras)
-    with ProgressLine() as progress:
-        criteria, tokens = judging.criteria(left, right, given, options.policy, progress)
-        comparison = compare_captures(left, right, _with_tokens(given, tokens), progress, criteria)
-    manifests = compare_manifests(left, right)
-    steps = diff_steps(comparison, a, b, options, judging.words())
-    return report((str(a), str(b)), manifests, comparison, options, steps)
-
-
-def _with_tokens(options: DiffOptions, tokens: tuple[int, ...] | None) -> DiffOptions:
-    """The options with the token ids that were found by the model, where the user gave none."""
-    if options.tokens is not None or tokens is None:
-        return options
-    from aprtui.engine.replay.token_ids import TABLE_SOURCE
-
-    return replace(options, tokens=tokens, token_source=TABLE_SOURCE)
-
-
-def _diff_options(options: ComparisonOptions, mapping: Path | None, extras: bool) -> DiffOptions:
-    from aprtui.compare.align.mapping import StageMapping, read_mapping
-    from aprtui.compare.captures import DiffOptions
-
     policy = options.policy
-    return DiffOptions(
+    given = DiffOptions(
         selection=options.selection,
         tolerances=options.parsed_tolerances,
         allow_missing=(*options.allow_missing, *(policy.allow_missing if policy else ())),
@@ -164,3 +128,13 @@ def _diff_options(options: ComparisonOptions, mapping: Path | None, extras: bool
         extras=extras,
         mapping=StageMapping() if mapping is None else read_mapping(mapping),
     )
+    with ProgressLine() as progress:
+        criteria, tokens = judging.criteria(left, right, given, policy, progress)
+        if given.tokens is None and tokens is not None:
+            from aprtui.engine.replay.token_ids import TABLE_SOURCE
+
+            given = replace(given, tokens=tokens, token_source=TABLE_SOURCE)
+        comparison = compare_captures(left, right, given, progress, criteria)
+    manifests = compare_manifests(left, right)
+    steps = diff_steps(comparison, a, b, options, judging.words())
+    return report((str(a), str(b)), manifests, comparison, options, steps)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from aprtui.cli.comparison.options import ComparisonOptions, comparison_options, report
-from aprtui.cli.comparison.warnings import warn_about
+from aprtui.cli.comparison.options import ComparisonOptions, comparison_options, report, warn_about
 from aprtui.cli.options import requested_model
 from aprtui.engine.backends.registry import AUTO, backend_choices, evaluating_backends
 
@@ -15,10 +14,7 @@ from aprtui.engine.backends.registry import AUTO, backend_choices, evaluating_ba
 @click.command()
 @click.argument("capture", type=click.Path(path_type=Path))
 @click.option(
-    "--model",
-    type=click.Path(path_type=Path),
-    metavar="MODEL",
-    help="The capture's GGUF file; embedded by default.",
+    "--model", type=click.Path(path_type=Path), metavar="MODEL", help="The capture's GGUF file; embedded by default."
 )
 @click.option(
     "--rounding",
@@ -30,12 +26,7 @@ from aprtui.engine.backends.registry import AUTO, backend_choices, evaluating_ba
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads; all available cores by default.")
 @comparison_options
 def command(
-    capture: Path,
-    model: Path | None,
-    rounding: str,
-    backend: str,
-    threads: int | None,
-    options: ComparisonOptions,
+    capture: Path, model: Path | None, rounding: str, backend: str, threads: int | None, options: ComparisonOptions
 ) -> int:
     """Recompute each stage of CAPTURE from its captured inputs, and name the one that injects error.
 

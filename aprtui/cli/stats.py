@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,7 @@ def command(path: Path, stages: str | None, layers: str | None, place: str | Non
             unwritten.append((entry.node, NOT_WRITTEN))
         elif as_json:
             node = entry.node
-            write_record({"layer": node.layer, "stage": node.stage, "shape": entry.shape, **entry.stats.as_dict()})
+            write_record({"layer": node.layer, "stage": node.stage, "shape": entry.shape, **asdict(entry.stats)})
         else:
             click.echo(_line(entry))
     for line in grouped_lines(unwritten):
@@ -72,7 +73,7 @@ def command(path: Path, stages: str | None, layers: str | None, place: str | Non
 
 
 def _summaries(path: Path, stages: str | None, layers: str | None) -> Iterator[Entry]:
-    from aprtui.cli.comparison.warnings import warn_about, warn_about_trailing
+    from aprtui.cli.comparison.options import warn_about, warn_about_trailing
     from aprtui.compare.survey import StageSummary, survey, tensor_stats
     from aprtui.trace.aprt import read_aprt
     from aprtui.trace.capture import Capture
@@ -139,7 +140,7 @@ def _print_tensors(path: Path, as_json: bool) -> int:
 
 
 def _tensor_record(info: TensorInfo, summary: TensorSummary) -> dict[str, object]:
-    stats = {} if summary.stats is None else summary.stats.as_dict()
+    stats = {} if summary.stats is None else asdict(summary.stats)
     scales = {name: list(ends) for name, ends in summary.scales.items()}
     return {
         "tensor": info.name, "type": info.type, "shape": info.shape, "bytes": info.bytes, "scales": scales, **stats

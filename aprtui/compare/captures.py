@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from aprtui.compare.align.coverage import Coverage, Selection, plan_coverage
@@ -12,13 +12,13 @@ from aprtui.compare.align.pairing import StagePair, Unpaired, pair_stage
 from aprtui.compare.align.tokens import USER_SOURCE, TokenAlignment, align_tokens
 from aprtui.compare.comparison import Comparison, StageComparison
 from aprtui.compare.conclusion import Findings, conclude
-from aprtui.compare.metrics.logits import LogitMetrics, measure_indices, measure_logits
-from aprtui.compare.metrics.measure import Metric, PairMetrics, measure
+from aprtui.compare.metrics.logits import measure_indices, measure_logits
+from aprtui.compare.metrics.measure import PairMetrics, measure
 from aprtui.compare.survey import NOT_WRITTEN, is_unfinished
 from aprtui.compare.verdict import DEFAULT_METRIC, StageVerdict, Tolerance, Verdict, is_plausible, judge, judge_indices
 from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Axis, Node, Stage, StageGraph
+from aprtui.trace.graph import Axis, Node, Stage
 
 Bounds = Callable[[Node], Sequence[Tolerance]]
 """The bounds of each stage; none for a stage where nothing says how far it may differ."""
@@ -71,7 +71,9 @@ def compare_captures(
     if options.mapping != StageMapping():
         b = mapped(b, a.graph, options.mapping)
     coverage = plan_coverage(a, b, options.selection, options.allow_missing)
-    alignment = _aligned(a, b, options)
+    alignment = align_tokens(a, b, options.tokens)
+    left, right = (options.token_source if source == USER_SOURCE else source for source in alignment.sources)
+    alignment = replace(alignment, sources=(left, right))
     layouts = find_pair_layouts(
         a, b, coverage.graph, lambda node: _pair(a, b, node, coverage, alignment), options.mapping.layouts
     )
@@ -90,49 +92,35 @@ def compare_captures(
             skipped.append(pair)
         else:
             stages.append(_compare(pair, coverage.graph[node.stage], options.tolerances, criteria))
+    metric = options.tolerances[0].metric if options.tolerances else DEFAULT_METRIC
+    # Names may be exchanged only where sides are far apart.
+    far = [stage.node for stage in stages if not is_plausible(stage.metrics)]
     findings = Findings(
-        coverage.graph, alignment, stages, skipped, coverage.expected, coverage.allowed, _unfinished(a, b),
+        coverage.graph, alignment, stages, skipped, coverage.expected, coverage.allowed,
+        tuple(side for side, capture in (("A", a), ("B", b)) if is_unfinished(capture)),
         frozenset((a.files.keys() & b.files.keys()).difference(coverage.nodes)),
-        stages[0].verdict.metric if stages and criteria.bounds else _ranking_metric(options), options.limit,
-        (*criteria.statements, *_swaps(stages, coverage.graph, pair_of)), criteria.doubts, criteria.unjudgeable,
+        stages[0].verdict.metric if stages and criteria.bounds else metric, options.limit,
+        (*criteria.statements, *find_swaps(coverage.graph, far, pair_of)), criteria.doubts, criteria.unjudgeable,
         extras=options.extras,
     )  # fmt: skip
     return conclude(findings, pair_of)
-
-
-def _swaps(
-    stages: Sequence[StageComparison], graph: StageGraph, pair_of: Callable[[Node], StagePair | Unpaired]
-) -> Iterator[str]:
-    """Stages whose names may be exchanged; only those that are far apart are looked at."""
-    far = [stage.node for stage in stages if not is_plausible(stage.metrics)]
-    return find_swaps(graph, far, pair_of)
-
-
-def _aligned(a: Capture, b: Capture, options: DiffOptions) -> TokenAlignment:
-    alignment = align_tokens(a, b, options.tokens)
-    left, right = (options.token_source if source == USER_SOURCE else source for source in alignment.sources)
-    return replace(alignment, sources=(left, right))
-
-
-def _ranking_metric(options: DiffOptions) -> Metric:
-    return options.tolerances[0].metric if options.tolerances else DEFAULT_METRIC
 
 
 def _pair(a: Capture, b: Capture, node: Node, coverage: Coverage, alignment: TokenAlignment) -> StagePair | Unpaired:
     in_a, in_b = node in a.files, node in b.files
     if not in_a or not in_b:
         side = "a" if in_a else "b" if in_b else None
-        lost = [name for name, capture in (("A", a), ("B", b)) if _is_lost(capture, node)]
+        lost = [
+            name
+            for name, capture in (("A", a), ("B", b))
+            if node not in capture.files and is_unfinished(capture) and node in capture.promised
+        ]
         if lost:
             return Unpaired(node, side, f"{NOT_WRITTEN} ({' and '.join(lost)})")
         return Unpaired(node, side, f"in {side.upper()} only" if side else "promised, in neither capture")
-    if not alignment.comparable:
+    if alignment.aligned == 0:
         return Unpaired(node, None, "positions are not aligned")
     return pair_stage(a, b, coverage.graph[node.stage], node, alignment)
-
-
-def _is_lost(capture: Capture, node: Node) -> bool:
-    return node not in capture.files and is_unfinished(capture) and node in capture.promised
 
 
 def _compare(pair: StagePair, stage: Stage, tolerances: Sequence[Tolerance], criteria: Criteria) -> StageComparison:
@@ -147,7 +135,7 @@ def _compare(pair: StagePair, stage: Stage, tolerances: Sequence[Tolerance], cri
         verdict = _decisive(injected) or verdict
     return StageComparison(
         pair.node, measured.metrics, measured.tokens, verdict, pair.matched, pair.a.shape, pair.first_token,
-        injected=injected, logits=_logits(pair),
+        injected=injected, logits=measure_logits(pair.a, pair.b) if Axis.VOCABULARY in pair.axes else None,
     )  # fmt: skip
 
 
@@ -159,10 +147,6 @@ def _judged(pair: StagePair, metrics: PairMetrics, bounds: Sequence[Tolerance], 
     return verdict if failure is None else replace(verdict, verdict=Verdict.FAIL, reason=failure)
 
 
-def _logits(pair: StagePair) -> LogitMetrics | None:
-    return measure_logits(pair.a, pair.b) if Axis.VOCABULARY in pair.axes else None
-
-
 def _decisive(injected: tuple[StageVerdict | None, StageVerdict | None]) -> StageVerdict | None:
     """The verdict of the side that decides: a FAIL of either side, then an UNKNOWN of either side, else that of B."""
     for verdict in (Verdict.FAIL, Verdict.UNKNOWN):
@@ -170,7 +154,3 @@ def _decisive(injected: tuple[StageVerdict | None, StageVerdict | None]) -> Stag
             if side is not None and side.verdict is verdict:
                 return side
     return injected[1] or injected[0]
-
-
-def _unfinished(a: Capture, b: Capture) -> tuple[str, ...]:
-    return tuple(side for side, capture in (("A", a), ("B", b)) if is_unfinished(capture))

@@ -19,8 +19,6 @@ from aprtui.trace.graph import Node, StageGraph
 
 
 class ErrorState(StrEnum):
-    """What a stage does with error."""
-
     CLEAN = "clean"
     INHERITED = "inherited"
     INJECTED = "injected"
@@ -79,8 +77,6 @@ class FocusKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Focus:
-    """The stage to look at first, and why it is that one."""
-
     node: Node
     kind: FocusKind
 
@@ -95,8 +91,6 @@ class Element:
 
 
 class Support(StrEnum):
-    """What the values say of a hypothesis."""
-
     SUPPORTED = "supported"
     REFUTED = "refuted"
     UNTESTED = "untested"
@@ -146,17 +140,17 @@ class Comparison:
     reasons: tuple[str, ...]
     alignment: TokenAlignment
     stages: tuple[StageComparison, ...]
-    skipped: tuple[Unpaired, ...]
     compared: int
     expected: int
-    allowed_missing: int
-    unfinished: tuple[str, ...]
     first_divergence: Divergence | None
     focus: Focus | None
     elements: tuple[Element, ...]
-    hints: tuple[Hint, ...]
     metric: Metric
     smallest: Tolerance | None
+    skipped: tuple[Unpaired, ...] = ()
+    allowed_missing: int = 0
+    unfinished: tuple[str, ...] = ()
+    hints: tuple[Hint, ...] = ()
     statements: tuple[str, ...] = ()
     hypotheses: tuple[Hypothesis, ...] = ()
     steps: FloatSteps | None = None

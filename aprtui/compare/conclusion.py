@@ -24,8 +24,7 @@ from aprtui.compare.comparison import (
 from aprtui.compare.explain.classify import TokenJudgement, classify, tokens_beyond
 from aprtui.compare.explain.focus import blame, choose_focus, first_failed
 from aprtui.compare.explain.hints import find_hints
-from aprtui.compare.explain.hypotheses.evidence import StageEvidence
-from aprtui.compare.explain.hypotheses.registry import hypothesise
+from aprtui.compare.explain.hypotheses import StageEvidence, hypothesise
 from aprtui.compare.explain.locate import first_failing_place, top_elements
 from aprtui.compare.metrics.extras import ulp_histogram
 from aprtui.compare.metrics.measure import Metric
@@ -89,7 +88,7 @@ def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]
         metric=findings.metric,
         smallest=smallest_tolerance((stage.metrics for stage in stages), findings.metric),
         statements=findings.statements,
-        hypotheses=_hypotheses(findings, stages, focus, pair_of) if verdict is Verdict.FAIL else (),
+        hypotheses=_hypotheses(findings, stages, pair, pair_of) if verdict is Verdict.FAIL else (),
         steps=_steps(pair) if findings.extras and isinstance(pair, StagePair) else None,
     )
 
@@ -135,16 +134,13 @@ def _steps(pair: StagePair) -> FloatSteps:
 
 
 def _hypotheses(
-    findings: Findings,
-    stages: Sequence[StageComparison],
-    focus: Focus | None,
+    findings: Findings, stages: Sequence[StageComparison], pair: StagePair | Unpaired | None,
     pair_of: Callable[[Node], StagePair | Unpaired],
-) -> tuple[Hypothesis, ...]:
-    """The signatures that the error at the stage in focus shows; none where its shape is unknown."""
-    node = focus.node if focus else None
-    pair = pair_of(node) if node else None
-    if node is None or not isinstance(pair, StagePair) or not pair.axes or not pair.a.size:
+) -> tuple[Hypothesis, ...]:  # fmt: skip
+    """The signatures that the error of the `pair` in focus shows; none where its shape is unknown."""
+    if not isinstance(pair, StagePair) or not pair.axes or not pair.a.size:
         return ()
+    node = pair.node
     stage = findings.graph[node.stage]
     entry = next(entry for entry in stages if entry.node == node)
     judged = entry.verdict
@@ -156,11 +152,8 @@ def _hypotheses(
     }
     sized = replace(stage, width=pair.a.shape[0] if pair.causal else pair.a.shape[1])
     known = findings.known(node) if findings.known else {}
-    return hypothesise(
-        StageEvidence(
-            sized, findings.graph.config, pair.a, pair.b, bound or ROUNDING_REL_L2, siblings, known, _worst(entry)
-        )
-    )
+    config, rows = findings.graph.config, _worst(entry)
+    return hypothesise(StageEvidence(sized, config, pair.a, pair.b, bound or ROUNDING_REL_L2, siblings, known, rows))
 
 
 def _worst(stage: StageComparison) -> tuple[int, ...]:
@@ -237,8 +230,8 @@ def _divergence(
         return None
     assert isinstance(pair, StagePair), "a stage that failed was compared"
     failed = next(stage for stage in stages if stage.node == focus.node)
-    blamed = blame(findings.graph, focus.node, {stage.node for stage in stages}, findings.not_selected)
-    segment, not_selected = blamed.segment, blamed.not_selected
+    compared = {stage.node for stage in stages}
+    segment, not_selected = blame(findings.graph, focus.node, compared, findings.not_selected)
     if failed.verdict.signal is Signal.INJECTED:
         # The replay evaluated exactly the stages that the capture lacks: nothing else can be to blame.
         segment, not_selected = (*failed.segment, failed.node), ()

@@ -24,8 +24,6 @@ from aprtui.trace.graph import MAX_LAYERS, Node, canonical_name
 from aprtui.trace.select import parse_layers
 from aprtui.yaml_file import fields_of, read_settings, texts_of
 
-BASIS = "the policy"
-
 
 @dataclass(frozen=True, slots=True)
 class PolicyRule:
@@ -36,14 +34,11 @@ class PolicyRule:
     bounds: tuple[Tolerance, ...]
 
     def matches(self, node: Node) -> bool:
-        """Whether the rule is for `node`."""
         return fnmatchcase(node.stage, self.stage) and (self.layers is None or node.layer in self.layers)
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A policy as read."""
-
     path: Path
     rules: tuple[PolicyRule, ...]
     allow_missing: tuple[str, ...]
@@ -87,4 +82,4 @@ def _bound(metric: Any, number: Any, path: Path, where: str) -> Tolerance:
         tolerance = parse_tolerance(f"{metric}={number}")
     except UsageError as error:
         raise UsageError(f"{path}: {where}: {error}") from error
-    return Tolerance(tolerance.metric, tolerance.bound, basis=BASIS)
+    return Tolerance(tolerance.metric, tolerance.bound, basis="the policy")

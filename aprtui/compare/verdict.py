@@ -44,8 +44,6 @@ ERROR_STEPS = (0.1, 0.5, 1.0, 3.0, 30.0)
 
 
 class Verdict(StrEnum):
-    """What a comparison says."""
-
     PASS = "PASS"
     FAIL = "FAIL"
     UNKNOWN = "UNKNOWN"

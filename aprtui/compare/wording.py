@@ -9,7 +9,6 @@ def counted(count: int, noun: str) -> str:
 
 
 def first_tokens(count: int) -> str:
-    """The first `count` tokens, in words."""
     return "the first token" if count == 1 else f"the first {count} tokens"
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
 from types import MappingProxyType
 
 
@@ -26,8 +26,6 @@ class Scope(StrEnum):
 
 
 class Axis(StrEnum):
-    """Names of the axes of stage tensors."""
-
     TOKEN = "token"
     CHANNEL = "channel"
     HEAD = "head"
@@ -87,12 +85,10 @@ class GraphConfig:
 
     @property
     def q_width(self) -> int:
-        """Channels of all query heads."""
         return self.heads * self.head_dim
 
     @property
     def kv_width(self) -> int:
-        """Channels of all key (or value) heads."""
         return self.kv_heads * self.head_dim
 
     @property
@@ -131,10 +127,10 @@ class Stage:
     name: str
     op: Op
     inputs: tuple[Input, ...]
-    scope: Scope
-    axes: tuple[Axis, ...]
     width: int
     params: tuple[str, ...] = ()
+    scope: Scope = Scope.LAYER
+    axes: tuple[Axis, ...] = (Axis.TOKEN, Axis.CHANNEL)
     extension: bool = False
     column: str = "feed-forward"
     holds_indices: bool = False
@@ -155,7 +151,6 @@ class Stage:
         return (self.width, tokens, tokens) if self.is_attention_map else (tokens, self.width)
 
     def size(self, tokens: int) -> int:
-        """Number of values for `tokens` positions."""
         return self.width * tokens * (tokens if self.is_attention_map else 1)
 
 
@@ -307,13 +302,11 @@ def graph_from_names(names: Iterable[str], layers: int) -> StageGraph:
 
     def thinned(stage: Stage) -> Stage:
         inputs = tuple(dict.fromkeys(found for entry in stage.inputs for found in nearest(entry)))
-        return Stage(stage.name, stage.op, inputs, stage.scope, stage.axes, 0, (), stage.extension, stage.column)
+        return replace(stage, inputs=inputs, width=0, params=())
 
     stages = [thinned(stage) for stage in full.values() if stage.name in present]
     foreign = [
-        replace(_per_token(name, Op.MATMUL, (), 0), holds_indices=name == _FOREIGN_INDICES)
-        for name in _FOREIGN
-        if name in present
+        Stage(name, Op.MATMUL, (), 0, holds_indices=name == _FOREIGN_INDICES) for name in _FOREIGN if name in present
     ]
     return StageGraph([*stages, *foreign], layers, None)
 
@@ -330,47 +323,25 @@ def known_names() -> tuple[str, ...]:
     return (*(stage.name for stage in _dense_stages(config)), *_FOREIGN)
 
 
-def _per_token(
-    name: str,
-    op: Op,
-    inputs: tuple[Input, ...],
-    width: int,
-    params: tuple[str, ...] = (),
-    *,
-    scope: Scope = Scope.LAYER,
-    extension: bool = False,
-    column: str = "feed-forward",
-) -> Stage:
-    return Stage(name, op, inputs, scope, (Axis.TOKEN, Axis.CHANNEL), width, params, extension, column)
-
-
-def _attention_map(name: str, op: Op, inputs: tuple[Input, ...], heads: int) -> Stage:
-    return Stage(name, op, inputs, Scope.LAYER, (Axis.HEAD, Axis.QUERY, Axis.KEY), heads, column="attention")
-
-
 def _dense_stages(config: GraphConfig) -> Iterator[Stage]:
-    yield _per_token(ENTRY, Op.EMBED, (), config.hidden, ("token_embd",), scope=Scope.FIRST_LAYER, column="model")
+    yield Stage(ENTRY, Op.EMBED, (), config.hidden, ("token_embd",), scope=Scope.FIRST_LAYER, column="model")
     yield from _attention_stages(config)
     yield from _feed_forward_stages(config)
-    yield _per_token(
+    yield Stage(
         "final_norm", Op.RMS_NORM, (Input(LAYER_OUTPUT),), config.hidden, ("output_norm",),
         scope=Scope.MODEL, column="model",
     )  # fmt: skip
     yield Stage(
-        "lm_head", Op.MATMUL, (Input("final_norm"),), Scope.MODEL, (Axis.TOKEN, Axis.VOCABULARY),
-        config.vocabulary, ("output",), column="model",
+        "lm_head", Op.MATMUL, (Input("final_norm"),), config.vocabulary, ("output",),
+        scope=Scope.MODEL, axes=(Axis.TOKEN, Axis.VOCABULARY), column="model",
     )  # fmt: skip
 
 
 def _attention_stages(config: GraphConfig) -> Iterator[Stage]:
     residual = Input(LAYER_OUTPUT, previous_layer=True)
     q, k, v = "attn_q", "attn_k", "attn_v"
-
-    def per_token(
-        name: str, op: Op, inputs: tuple[Input, ...], width: int, params: tuple[str, ...] = (), extension: bool = False
-    ) -> Stage:
-        return _per_token(name, op, inputs, width, params, extension=extension, column="attention")
-
+    per_token = partial(Stage, column="attention")
+    attention_map = partial(Stage, column="attention", axes=(Axis.HEAD, Axis.QUERY, Axis.KEY))
     yield per_token("attn_norm", Op.RMS_NORM, (residual,), config.hidden, ("attn_norm",))
     yield per_token("qkv_matmul", Op.MATMUL, (Input("attn_norm"),), config.qkv_width, (q, k, v))
     fused = "qkv_matmul"
@@ -384,18 +355,18 @@ def _attention_stages(config: GraphConfig) -> Iterator[Stage]:
         q_rope, k_rope = Input("q_norm"), Input("k_norm")
     yield per_token("q_post_rope", Op.ROPE, (q_rope,), config.q_width)
     yield per_token("k_post_rope", Op.ROPE, (k_rope,), config.kv_width)
-    yield _attention_map("attn_scores", Op.SCORES, (Input("q_post_rope"), Input("k_post_rope")), config.heads)
-    yield _attention_map("attn_softmax", Op.SOFTMAX, (Input("attn_scores"),), config.heads)
+    yield attention_map("attn_scores", Op.SCORES, (Input("q_post_rope"), Input("k_post_rope")), config.heads)
+    yield attention_map("attn_softmax", Op.SOFTMAX, (Input("attn_scores"),), config.heads)
     yield per_token("attention", Op.ATTEND, (Input("attn_softmax"), Input(fused, Part.V)), config.q_width)
     yield per_token("attn_out", Op.MATMUL, (Input("attention"),), config.hidden, ("attn_output",))
     yield per_token("post_attn_residual", Op.ADD, (residual, Input("attn_out")), config.hidden)
 
 
 def _feed_forward_stages(config: GraphConfig) -> Iterator[Stage]:
-    yield _per_token("ffn_norm", Op.RMS_NORM, (Input("post_attn_residual"),), config.hidden, ("ffn_norm",))
-    yield _per_token("ffn_gate", Op.MATMUL, (Input("ffn_norm"),), config.ffn, ("ffn_gate",))
-    yield _per_token("ffn_up", Op.MATMUL, (Input("ffn_norm"),), config.ffn, ("ffn_up",))
-    yield _per_token("ffn_silu", Op.SILU, (Input("ffn_gate"),), config.ffn)
-    yield _per_token("ffn_swigl", Op.MULTIPLY, (Input("ffn_silu"), Input("ffn_up")), config.ffn)
-    yield _per_token("ffn_out", Op.MATMUL, (Input("ffn_swigl"),), config.hidden, ("ffn_down",))
-    yield _per_token(LAYER_OUTPUT, Op.ADD, (Input("post_attn_residual"), Input("ffn_out")), config.hidden)
+    yield Stage("ffn_norm", Op.RMS_NORM, (Input("post_attn_residual"),), config.hidden, ("ffn_norm",))
+    yield Stage("ffn_gate", Op.MATMUL, (Input("ffn_norm"),), config.ffn, ("ffn_gate",))
+    yield Stage("ffn_up", Op.MATMUL, (Input("ffn_norm"),), config.ffn, ("ffn_up",))
+    yield Stage("ffn_silu", Op.SILU, (Input("ffn_gate"),), config.ffn)
+    yield Stage("ffn_swigl", Op.MULTIPLY, (Input("ffn_silu"), Input("ffn_up")), config.ffn)
+    yield Stage("ffn_out", Op.MATMUL, (Input("ffn_swigl"),), config.hidden, ("ffn_down",))
+    yield Stage(LAYER_OUTPUT, Op.ADD, (Input("post_attn_residual"), Input("ffn_out")), config.hidden)

@@ -62,7 +62,6 @@ class FileInfo:
 
     @property
     def node(self) -> Node:
-        """The node of the stage graph that the file holds."""
         return Node(self.layer, self.stage)
 
 
@@ -149,11 +148,6 @@ def _from_document(document: Any, path: Path) -> Manifest:
         manifest = decode(Manifest, document)
     except DecodeError as error:
         raise UnreadableError(f"{path}: {error}: not a manifest of this format: capture again") from error
-    _check(manifest, path)
-    return manifest
-
-
-def _check(manifest: Manifest, path: Path) -> None:
     graph = manifest.graph
     sizes = (graph.hidden, graph.heads, graph.kv_heads, graph.head_dim, graph.ffn, graph.vocabulary)
     if not 0 < graph.layers <= MAX_LAYERS or not all(sizes) or graph.heads % graph.kv_heads or graph.head_dim % 2:
@@ -162,3 +156,4 @@ def _check(manifest: Manifest, path: Path) -> None:
     for name, info in manifest.files.items():
         if info.node not in nodes or name != relative_path(info.node):
             raise UnreadableError(f"{path}: file {name!r} is listed as {info.node}: capture again")
+    return manifest

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.trace.stage_reader import BLOCK_VALUES, causal_mask
-from aprtui.trace.stats import Accumulator, StageStats, accumulate
+from aprtui.trace.stage_reader import BLOCK_VALUES
+from aprtui.trace.stats import Accumulator, StageStats, accumulate, causal_mask
 
 Read = Callable[[slice, slice], NDArray[np.float32]]
 """Gives the values of some rows and columns."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from aprtui.trace.aprt import HEADER_BYTES, AprtError, parse_header
 from aprtui.trace.positional import PositionalFile
-from aprtui.trace.stats import Accumulator, StageStats, accumulate
+from aprtui.trace.stats import Accumulator, StageStats, accumulate, causal_mask
 
 BLOCK_VALUES = 1 << 18
 """Values that are read at once where all of a file is: 1 MB."""
@@ -85,8 +85,3 @@ def reader_stats(reader: StageReader, causal: bool, cancelled: Callable[[], bool
             break
         total.merge(accumulate(block[causal_mask(first, *block.shape)] if causal else block))
     return total.finish()
-
-
-def causal_mask(first: int, queries: int, keys: int) -> NDArray[np.bool_]:
-    """Where key ≤ query, `[queries, keys]`, for queries from `first` on."""
-    return np.arange(keys)[None, :] <= np.arange(first, first + queries)[:, None]

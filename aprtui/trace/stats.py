@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,6 @@ class StageStats:
     absmax: float | None
     mean: float | None
     rms: float | None
-
-    def as_dict(self) -> dict[str, int | float | None]:
-        """Plain values under the names of the vocabulary."""
-        return asdict(self)
 
 
 SUMS = np.dtype(
@@ -50,7 +46,6 @@ class Accumulator:
     squares: float = 0.0
 
     def merge(self, other: Accumulator) -> None:
-        """Add the values that `other` has seen."""
         self.count += other.count
         self.nan += other.nan
         self.inf += other.inf
@@ -60,7 +55,6 @@ class Accumulator:
         self.squares += other.squares
 
     def finish(self) -> StageStats:
-        """The statistics of everything seen so far."""
         finite = self.count - self.nan - self.inf
         if finite <= 0:
             return StageStats(self.count, self.nan, self.inf, None, None, None, None, None)
@@ -84,6 +78,9 @@ def accumulate(values: NDArray[np.float32]) -> Accumulator:
 
 def causal(maps: NDArray[np.float32], position: int = 0) -> NDArray[np.float32]:
     """The values with key ≤ query of `maps` `[heads, n, keys]` whose first query stands at `position`; 1-D."""
-    queries = np.arange(position, position + maps.shape[1])[:, None]
-    mask = np.arange(maps.shape[2])[None, :] <= queries
-    return np.asarray(maps[:, mask].reshape(-1), np.float32)
+    return np.asarray(maps[:, causal_mask(position, *maps.shape[1:])].reshape(-1), np.float32)
+
+
+def causal_mask(first: int, queries: int, keys: int) -> NDArray[np.bool_]:
+    """Where key ≤ query, `[queries, keys]`, for queries from `first` on."""
+    return np.arange(keys)[None, :] <= np.arange(first, first + queries)[:, None]

@@ -37,12 +37,10 @@ def planned_files(graph: StageGraph, nodes: Iterable[Node], tokens: int, logits:
     chosen = frozenset(nodes)
     return {
         relative_path(node): FileInfo(
-            node.layer, node.stage, _shape(graph[node.stage], tokens, logits),
-            tuple(str(axis) for axis in graph[node.stage].axes),
+            node.layer, node.stage, stage.shape(logits if stage.holds_logits else tokens), tuple(map(str, stage.axes))
         )
-        for node in graph.nodes
-        if node in chosen
-    }  # fmt: skip
+        for node, stage in ((node, graph[node.stage]) for node in graph.nodes if node in chosen)
+    }
 
 
 def planned_bytes(files: Iterable[FileInfo]) -> int:
@@ -118,9 +116,9 @@ class _OpenFile:
     rows: int = 0
     sums: Accumulator = field(default_factory=Accumulator)
 
-
-def _open_file(path: Path, info: FileInfo) -> _OpenFile:
-    return _OpenFile(info, path, zlib.crc32(header(info.layer, int(np.prod(info.shape, dtype=np.int64)))))
+    @classmethod
+    def planned(cls, path: Path, info: FileInfo) -> _OpenFile:
+        return cls(info, path, zlib.crc32(header(info.layer, int(np.prod(info.shape, dtype=np.int64)))))
 
 
 class CaptureWriter:
@@ -134,7 +132,7 @@ class CaptureWriter:
         self.path = path
         self.manifest = replace(manifest, complete=False)
         self._graph = graph_for(manifest.graph)
-        self._files = {info.node: _open_file(path / name, info) for name, info in manifest.files.items()}
+        self._files = {info.node: _OpenFile.planned(path / name, info) for name, info in manifest.files.items()}
         self._pool = ThreadPoolExecutor(2, "capture-crc")
         self._directory = -1
         self._started = time.perf_counter()
@@ -263,10 +261,6 @@ class CaptureWriter:
         if self._directory >= 0:
             os.close(self._directory)
             self._directory = -1
-
-
-def _shape(stage: Stage, tokens: int, logits: int) -> tuple[int, ...]:
-    return stage.shape(logits if stage.holds_logits else tokens)
 
 
 def _is_last_row(stage: Stage, info: FileInfo) -> bool:

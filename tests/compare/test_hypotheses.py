@@ -10,8 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from aprtui.compare.comparison import Support
-from aprtui.compare.explain.hypotheses.evidence import StageEvidence
-from aprtui.compare.explain.hypotheses.registry import SIGNATURES, hypothesise
+from aprtui.compare.explain.hypotheses import SIGNATURES, StageEvidence, hypothesise
 from aprtui.trace.graph import GraphConfig, graph_for
 
 CONFIG = GraphConfig("qwen2", 3, 256, 8, 4, 32, 512, 40, qkv_bias=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def test_statistics_are_those_of_the_mapped_file(tmp_path: Path, causal: bool, m
     maps = MAPS.copy()
     maps[0, 0, 4], maps[1, 3, 3] = np.nan, np.inf
     reader = StageReader(written(tmp_path / "a.bin", maps), maps.shape)
-    expected, found = tensor_stats(maps, causal=causal).as_dict(), reader_stats(reader, causal).as_dict()
+    expected, found = asdict(tensor_stats(maps, causal=causal)), asdict(reader_stats(reader, causal))
     assert found == pytest.approx(expected, rel=1e-12)
     assert found["nan"] == (0 if causal else 1)
 

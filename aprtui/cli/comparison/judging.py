@@ -32,7 +32,6 @@ class Judging:
 
     @property
     def given(self) -> bool:
-        """Whether any of the options was given."""
         return bool(self.floor or self.model or self.model_a or self.model_b or self.replay or self.rounding)
 
     def words(self) -> list[str]:
@@ -54,7 +53,10 @@ class Judging:
         if policy is not None:
             return Criteria(bounds=policy.tolerances), options.tokens
         if self.floor is not None:
-            return self._by_reference(a, options, progress), options.tokens
+            from aprtui.compare.floor import reference_criteria
+            from aprtui.trace.capture import Capture
+
+            return reference_criteria(a, Capture.open(self.floor), options.tokens, progress), options.tokens
         if self.replay or self.model_a or self.model_b:
             return self._by_replay(a, b, options, progress)
         if self.model is not None:
@@ -70,13 +72,6 @@ class Judging:
             raise UsageError("--tolerance and --policy are bounds of your own: leave out --floor and --model")
         if self.rounding and not (self.replay or self.model_a or self.model_b):
             raise UsageError("--rounding says how to replay: give --replay as well")
-
-    def _by_reference(self, a: Capture, options: DiffOptions, progress: Progress) -> Criteria:
-        from aprtui.compare.floor import reference_criteria
-        from aprtui.trace.capture import Capture
-
-        assert self.floor is not None
-        return reference_criteria(a, Capture.open(self.floor), options.tokens, progress)
 
     def _by_model(self, a: Capture, b: Capture, options: DiffOptions, progress: Progress) -> tuple[Criteria, Tokens]:
         from aprtui.compare.captures import Criteria
@@ -96,13 +91,14 @@ class Judging:
 
         of_a = self._replayed(a, self.model_a, other=self.model_b, options=options, progress=progress)
         of_b = self._replayed(b, self.model_b, other=self.model_a, options=options, progress=progress)
-        tokens = next((side.tokens for side in (of_a, of_b) if side is not None and side.tokens), options.tokens)
-        return criteria_by_replay(of_a.comparison if of_a else None, of_b.comparison if of_b else None), tokens
+        tokens = next((side[1] for side in (of_a, of_b) if side is not None and side[1]), options.tokens)
+        return criteria_by_replay(of_a[0] if of_a else None, of_b[0] if of_b else None), tokens
 
     def _replayed(
         self, capture: Capture, own: Path | None, *, other: Path | None, options: DiffOptions, progress: Progress
-    ) -> Replayed | None:
-        """The replay of one side with its own model; None where only the other side's was given."""
+    ) -> tuple[Comparison, Tokens] | None:
+        """The replay of one side with its own model, and the token ids that were used; None where only the other
+        side's model was given."""
         if own is None and other is not None:
             return None
         from aprtui.engine.replay.arithmetic import parse_rounding
@@ -120,15 +116,5 @@ class Judging:
             limit=options.limit,
         )
         with Evaluators(model, progress=progress) as evaluators:
-            return Replayed(
-                replay_capture(capture, model, replay_options, evaluators, progress),
-                known_tokens(capture, capture, model, options.tokens),
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class Replayed:
-    """A side that was replayed, with the token ids that were used."""
-
-    comparison: Comparison
-    tokens: Tokens
+            comparison = replay_capture(capture, model, replay_options, evaluators, progress)
+            return comparison, known_tokens(capture, capture, model, options.tokens)

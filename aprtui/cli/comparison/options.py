@@ -1,9 +1,10 @@
-"""Options and output that the commands with a comparison share: what is compared, how it is judged and reported."""
+"""Options and output that the commands with a comparison share: what is compared, how it is judged and reported, and
+warnings about what was read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,14 +12,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from aprtui.cli.json_lines import write_record
-from aprtui.errors import VERDICT_CODES, EngineError, ExitCode, UsageError
+from aprtui.compare.wording import counted
+from aprtui.errors import VERDICT_CODES, EngineError, UsageError
 
 if TYPE_CHECKING:
     from aprtui.compare.align.coverage import Selection
     from aprtui.compare.comparison import Comparison
     from aprtui.compare.manifests import ManifestDifferences
     from aprtui.compare.policy import Policy
-    from aprtui.compare.verdict import Tolerance, Verdict
+    from aprtui.compare.verdict import Tolerance
+    from aprtui.trace.aprt import AprtFile
+    from aprtui.trace.capture import Capture
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -131,15 +135,9 @@ def comparison_options(function: Command) -> Command:
         "--bisect", is_flag=True, help="Exit 125 on anything but pass, divergence and interrupt: git bisect run."
     )
     @wraps(function)
-    def command(
-        *args: Any, stages: str | None, layers: str | None, tolerances: tuple[str, ...], policy_file: Path | None,
-        allow_missing: tuple[str, ...], tokens: str | None, limit: int, as_json: bool, html: Path | None,
-        svg: Path | None, bisect: bool, **kwargs: Any,
-    ) -> Any:  # fmt: skip
-        options = ComparisonOptions(
-            stages, layers, tolerances, policy_file, allow_missing, tokens, limit, as_json, html, svg, bisect
-        )
-        return function(*args, options=options, **kwargs)
+    def command(**arguments: Any) -> Any:
+        shared = {field.name: arguments.pop(field.name) for field in fields(ComparisonOptions)}
+        return function(**arguments, options=ComparisonOptions(**shared))
 
     return command  # type: ignore[return-value]  # click's decorators keep the call signature, mypy cannot see it
 
@@ -159,44 +157,33 @@ def report(
         from aprtui.compare.report.records import comparison_records
 
         records = list(comparison_records(*sides, manifests, comparison))
-        _write_files(records, options)
+        if options.html:
+            from aprtui.compare.report.html import render_html
+
+            _write(options.html, render_html(records))
+        if options.svg:
+            from aprtui.compare.report.svg import render_svg
+
+            _write(options.svg, render_svg(records))
         if options.as_json:
             for record in records:
                 write_record(record)
     if not options.as_json:
-        _print(sides, manifests, comparison, steps)
-    return exit_code(comparison.verdict)
+        from aprtui.cli.comparison import render
+
+        print_sections(
+            render.header_lines(*sides, manifests, comparison),
+            render.table_lines(comparison),
+            render.note_lines(comparison),
+            render.verdict_lines(comparison, steps),
+        )
+    return VERDICT_CODES[comparison.verdict]
 
 
-def exit_code(verdict: Verdict) -> ExitCode:
-    """The exit code of a verdict."""
-    return VERDICT_CODES[verdict.value]
-
-
-def _print(
-    sides: tuple[str, str], manifests: ManifestDifferences | None, comparison: Comparison, steps: Iterable[str]
-) -> None:
-    from aprtui.cli.comparison import render
-
-    sections = (
-        render.header_lines(*sides, manifests, comparison),
-        render.table_lines(comparison),
-        render.note_lines(comparison),
-        render.verdict_lines(comparison, steps),
-    )
+def print_sections(*sections: Iterable[str]) -> None:
+    """Print sections of lines with an empty line between them; those without lines are left out."""
     blocks = ["\n".join(lines) for lines in sections]
     click.echo("\n\n".join(block for block in blocks if block))
-
-
-def _write_files(records: list[dict[str, Any]], options: ComparisonOptions) -> None:
-    if options.html:
-        from aprtui.compare.report.html import render_html
-
-        _write(options.html, render_html(records))
-    if options.svg:
-        from aprtui.compare.report.svg import render_svg
-
-        _write(options.svg, render_svg(records))
 
 
 def _write(path: Path, text: str) -> None:
@@ -204,3 +191,18 @@ def _write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise EngineError(f"{path}: cannot be written: {error.strerror}: choose another file") from error
+
+
+def warn_about(capture: Capture) -> None:
+    """Print the warnings of a capture on stderr, and the files in its folder that are not its own."""
+    for warning in capture.warnings:
+        click.echo(f"aprtui: {warning}", err=True)
+    for path in capture.stale:
+        click.echo(f"aprtui: {path}: stale: not this capture's own file, not read", err=True)
+
+
+def warn_about_trailing(file: AprtFile) -> None:
+    """Say on stderr that a stage file holds more than it declares."""
+    if file.trailing:
+        extra = counted(file.trailing, "byte")
+        click.echo(f"aprtui: {file.path}: {extra} after the declared values ignored", err=True)

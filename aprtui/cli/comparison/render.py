@@ -33,7 +33,9 @@ def header_lines(
         yield from wrapped("", statement)
     alignment = comparison.alignment
     if alignment.problem:
-        yield from wrapped("tokens", f"{alignment.problem}{_prefix_note(comparison)}")
+        aligned = alignment.aligned if comparison.stages else None
+        only = f"; the numbers below are of {first_tokens(aligned)} only" if aligned else ""
+        yield from wrapped("tokens", f"{alignment.problem}{only}")
     elif alignment.sources[0] is not None:
         count = "all tokens" if alignment.aligned is None else counted(alignment.aligned, "token")
         yield f"tokens  {count} aligned, {_source_text(alignment.sources)}"
@@ -59,11 +61,6 @@ def _fact(text: str | None) -> str:
     return "unknown" if text is None else text if len(text) <= 24 else f"{text[:23]}…"
 
 
-def _prefix_note(comparison: Comparison) -> str:
-    aligned = comparison.alignment.aligned
-    return f"; the numbers below are of {first_tokens(aligned)} only" if comparison.stages and aligned else ""
-
-
 def _source_text(sources: tuple[str | None, str | None]) -> str:
     left, right = sources
     if left == right == "embedding":
@@ -83,12 +80,9 @@ def table_lines(comparison: Comparison) -> Iterator[str]:
     yield f"{'stage':<18} {'verdict':<7}{'first':>6}{'worst':>6}{columns}"
     for name in dict.fromkeys(stage.node.stage for stage in comparison.stages):
         yield _row([stage for stage in comparison.stages if stage.node.stage == name], comparison.metric)
-    beyond = "beyond its bound" if _has_bound(comparison) else f"with rel_l2 above {ROUNDING_REL_L2:g}"
+    bounded = any(stage.verdict.bound is not None for stage in comparison.stages if not stage.metrics.mismatches)
+    beyond = "beyond its bound" if bounded else f"with rel_l2 above {ROUNDING_REL_L2:g}"
     yield f"first: first layer {beyond}; worst: layer of these numbers"
-
-
-def _has_bound(comparison: Comparison) -> bool:
-    return any(stage.verdict.bound is not None for stage in comparison.stages if not stage.metrics.mismatches)
 
 
 def _row(layers: Sequence[StageComparison], metric: Metric) -> str:
@@ -140,8 +134,11 @@ def note_lines(comparison: Comparison) -> Iterator[str]:
 
 def grouped_lines(entries: Iterable[tuple[Node, str]]) -> Iterator[str]:
     """A line for each stage and text, with all the layers that the text is about."""
-    for stage_name, text, nodes in _grouped(entries):
-        yield from wrapped(f"{_layers_text(nodes)}{stage_name}:", text)
+    groups: dict[tuple[str, str], list[Node]] = {}
+    for node, text in entries:
+        groups.setdefault((node.stage, text), []).append(node)
+    for (stage, text), nodes in groups.items():
+        yield from wrapped(f"{_layers_text(nodes)}{stage}:", text)
 
 
 def _non_finite_text(layers: Sequence[StageComparison]) -> str:
@@ -157,14 +154,6 @@ def _non_finite_text(layers: Sequence[StageComparison]) -> str:
         f"{sum(m.mismatches for m in numbers)} on one side only, {sum(m.excluded for m in numbers)} alike, left out"
     )
     return f"{nan}; {inf}; {places}"
-
-
-def _grouped(entries: Iterable[tuple[Node, str]]) -> Iterator[tuple[str, str, list[Node]]]:
-    groups: dict[tuple[str, str], list[Node]] = {}
-    for node, text in entries:
-        groups.setdefault((node.stage, text), []).append(node)
-    for (stage, text), nodes in groups.items():
-        yield stage, text, nodes
 
 
 def _layers_text(nodes: Sequence[Node]) -> str:
@@ -183,10 +172,13 @@ def verdict_lines(comparison: Comparison, steps: Iterable[str]) -> Iterator[str]
     word = comparison.verdict.value
     for index, text in enumerate(_verdict_texts(comparison)):
         yield from wrapped(word if index == 0 else " " * len(word), text)
-    if comparison.first_divergence:
-        yield from _sureness_lines(comparison.first_divergence)
+    divergence = comparison.first_divergence
+    if divergence:
+        yield from wrapped("sure", f"{divergence.state}: {divergence.certainty}")
+        if divergence.settled_by:
+            yield from wrapped("settle", divergence.settled_by)
     differing = [stage for stage in comparison.stages if stage.metrics.compared and not stage.metrics.equal]
-    if differing and comparison.first_divergence is None:
+    if differing and divergence is None:
         worst = _worst(differing, comparison.metric).verdict
         figures = figures_text(worst.metric, worst.error, worst.floor, worst.bound)
         yield from wrapped("worst", f"{worst.node}: {figures}")
@@ -226,13 +218,6 @@ def _step_lines(comparison: Comparison) -> Iterator[str]:
     for exponent, count in enumerate(comparison.steps.histogram.counts):
         if count:
             yield f"   {'0' if not exponent else f'{2 ** (exponent - 1)} … {2**exponent - 1}':>24}  {count}"
-
-
-def _sureness_lines(divergence: Divergence) -> Iterator[str]:
-    """How certain it is that the stage is to blame, and what would settle it."""
-    yield from wrapped("sure", f"{divergence.state}: {divergence.certainty}")
-    if divergence.settled_by:
-        yield from wrapped("settle", divergence.settled_by)
 
 
 def _verdict_texts(comparison: Comparison) -> Iterator[str]:

@@ -9,14 +9,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
-from aprtui.cli.comparison.options import exit_code
+from aprtui.cli.comparison.options import print_sections
 from aprtui.cli.comparison.render import wrapped
 from aprtui.compare.align.coverage import Selection
 from aprtui.compare.verdict import DEFAULT_METRIC, Tolerance, Verdict
 from aprtui.compare.wording import counted, figures_text, number_text
-from aprtui.errors import printable
+from aprtui.errors import VERDICT_CODES, printable
 
 if TYPE_CHECKING:
     from aprtui.model.weight_difference.compare import ModelDifference, TensorDifference
@@ -43,15 +41,13 @@ def diff_weights(
         for record in weight_records(a, b, difference):
             write_record(record)
     else:
-        sections = (
+        print_sections(
             _header_lines(a, b, difference, limit),
             _table_lines(difference),
             _detail_lines(difference, limit),
             _verdict_lines(difference, a, b, selection, tolerances),
         )
-        blocks = ["\n".join(lines) for lines in sections]
-        click.echo("\n\n".join(block for block in blocks if block))
-    return exit_code(difference.verdict)
+    return VERDICT_CODES[difference.verdict]
 
 
 def _header_lines(a: Path, b: Path, difference: ModelDifference, limit: int) -> Iterator[str]:
@@ -129,7 +125,8 @@ def _detail_lines(difference: ModelDifference, limit: int) -> Iterator[str]:
     for verdict in (Verdict.FAIL, Verdict.UNKNOWN):
         found = [tensor for tensor in difference.tensors if tensor.judgement.verdict is verdict]
         for tensor in found[:limit]:
-            yield from wrapped(printable(f"{_stages(tensor)}{tensor.name}:"), "; ".join(_texts(tensor)))
+            label = ", ".join([*map(str, tensor.nodes), tensor.name])
+            yield from wrapped(printable(f"{label}:"), "; ".join(_texts(tensor)))
         if len(found) > limit:
             yield f"and {counted(len(found) - limit, 'more tensor')}: {verdict.value}; see them all with --limit"
     for skip in difference.skipped[:limit]:
@@ -138,10 +135,6 @@ def _detail_lines(difference: ModelDifference, limit: int) -> Iterator[str]:
         yield from wrapped(printable(f"{skip.name}:"), printable(f"not compared: {skip.reason}{held}{used}"))
     if len(difference.skipped) > limit:
         yield f"and {counted(len(difference.skipped) - limit, 'more tensor')} not compared; see them with --limit"
-
-
-def _stages(tensor: TensorDifference) -> str:
-    return "".join(f"{node}, " for node in tensor.nodes)
 
 
 def _texts(tensor: TensorDifference) -> Iterator[str]:

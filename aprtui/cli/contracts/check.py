@@ -151,7 +151,7 @@ def _is_chosen(name: str, ids: tuple[str, ...]) -> bool:
 def _opened(path: Path | None) -> Capture | None:
     if path is None:
         return None
-    from aprtui.cli.comparison.warnings import warn_about
+    from aprtui.cli.comparison.options import warn_about
     from aprtui.trace.capture import Capture
 
     capture = Capture.open(path)

@@ -93,7 +93,8 @@ def agreed(found: Sequence[Layout | None]) -> Layout | None:
 def legal_layouts(stage: Stage, parts: Mapping[str, frozenset[Part]], config: GraphConfig) -> tuple[Layout, ...]:
     """Every legal order of `stage` but the stated one; `parts` are the graph's `rope_parts`."""
     if stage.is_attention_map:
-        return tuple(_map_layouts(config))
+        by_head = (Layout(text, order=tuple(order.tolist())) for text, order in _head_orders(config.heads, config))
+        return Layout("key-major [heads, key, query]", rows="key-major"), *by_head
     width = stage.width
     orders = {
         text: order for text, order in _orders(stage, parts, config) if not np.array_equal(order, np.arange(width))
@@ -113,12 +114,6 @@ def _has_heads(stage: Stage, config: GraphConfig) -> bool:
     return stage.op in (Op.ROPE, Op.HEAD_RMS_NORM, Op.ATTEND) and stage.width > config.head_dim
 
 
-def _map_layouts(config: GraphConfig) -> Iterator[Layout]:
-    yield Layout("key-major [heads, key, query]", rows="key-major")
-    for text, order in _head_orders(config.heads, config):
-        yield Layout(text, order=tuple(order.tolist()))
-
-
 def _head_orders(heads: int, config: GraphConfig) -> Iterator[tuple[str, Order]]:
     """Query heads counted through the groups instead of group by group, and back."""
     groups = config.kv_heads
@@ -129,7 +124,6 @@ def _head_orders(heads: int, config: GraphConfig) -> Iterator[tuple[str, Order]]
 
 
 def _orders(stage: Stage, parts: Mapping[str, frozenset[Part]], config: GraphConfig) -> Iterator[tuple[str, Order]]:
-    """Orders of the channels of one token."""
     rope = dict(_rope_orders(stage, parts, config))
     yield from rope.items()
     if _has_heads(stage, config):

@@ -40,11 +40,6 @@ class TokenAlignment:
     problem: str | None = None
     proven_different: bool = False
 
-    @property
-    def comparable(self) -> bool:
-        """Whether any position may be compared."""
-        return self.aligned != 0
-
 
 def align_tokens(a: Capture, b: Capture, given: Sequence[int] | None = None) -> TokenAlignment:
     """Align the positions of two captures; `given` are ids that the user states for sides that record none.
@@ -53,10 +48,7 @@ def align_tokens(a: Capture, b: Capture, given: Sequence[int] | None = None) -> 
     """
     ids_a, source_a = _token_ids(a, given)
     ids_b, source_b = _token_ids(b, given)
-    counts = (
-        len(ids_a) if ids_a is not None else a.token_count,
-        len(ids_b) if ids_b is not None else b.token_count,
-    )
+    counts = (len(ids_a) if ids_a is not None else a.token_count, len(ids_b) if ids_b is not None else b.token_count)
     if ids_a is None or ids_b is None:
         return _align_by_embedding(a, b, counts)
     sources = (source_a, source_b)

@@ -34,7 +34,6 @@ class TokenJudgement:
     injects: bool | None = None
 
     def any_until(self, token: int) -> bool:
-        """Whether any token up to `token` is beyond the bound."""
         return self.beyond is not None and bool(self.beyond[: max(0, token + 1 - self.first)].any())
 
     def at(self, token: int) -> bool:
@@ -80,7 +79,6 @@ def tokens_beyond(verdict: StageVerdict, tokens: NDArray[np.float64]) -> NDArray
 
 
 def classify(graph: StageGraph, judged: Mapping[Node, TokenJudgement]) -> dict[Node, ErrorState]:
-    """The state of every judged node."""
     return {node: _state(graph, node, judged) for node in judged}
 
 

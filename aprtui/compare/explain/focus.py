@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 from aprtui.compare.comparison import ErrorState, Focus, FocusKind, StageComparison
 from aprtui.compare.explain.classify import nearest_compared
@@ -49,17 +48,11 @@ def choose_focus(graph: StageGraph, stages: Sequence[StageComparison], verdict: 
     return Focus(worst, FocusKind.WORST) if worst is not None and errors[worst] else None
 
 
-@dataclass(frozen=True, slots=True)
-class Blame:
-    """The stages that could be to blame for a divergent stage, in execution order: `segment` holds the stage itself and
-    those before it that a capture lacks; `not_selected` are stages before those that could have been compared."""
-
-    segment: tuple[Node, ...]
-    not_selected: tuple[Node, ...]
-
-
-def blame(graph: StageGraph, divergent: Node, compared: Collection[Node], not_selected: Collection[Node]) -> Blame:
-    """The stages that could be to blame for `divergent`: just itself where all its inputs were `compared`."""
+def blame(
+    graph: StageGraph, divergent: Node, compared: Collection[Node], not_selected: Collection[Node]
+) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
+    """The stages that could be to blame for `divergent`, in execution order: itself and those before it that a capture
+    lacks, just itself where all its inputs were `compared`; then the `not_selected` stages right before those."""
     graph = graph if graph.config is not None else _with_dense_stages(graph)
     blamed: set[Node] = set()
     stopped: set[Node] = set()
@@ -71,7 +64,7 @@ def blame(graph: StageGraph, divergent: Node, compared: Collection[Node], not_se
         elif node not in blamed:
             blamed.add(node)
             pending += [source for source in graph.inputs(node) if source not in compared]
-    return Blame(*(tuple(node for node in graph.nodes if node in found) for found in (blamed, stopped)))
+    return tuple(n for n in graph.nodes if n in blamed), tuple(n for n in graph.nodes if n in stopped)
 
 
 def _with_dense_stages(graph: StageGraph) -> StageGraph:

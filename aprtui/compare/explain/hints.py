@@ -20,7 +20,6 @@ _EQUAL_NORMS = 0.1
 
 
 def find_hints(graph: StageGraph, stages: Sequence[StageComparison]) -> tuple[Hint, ...]:
-    """Every pattern that is found in `stages`."""
     nodes = tuple(_in_other_rope_order(graph, {stage.node: stage.metrics for stage in stages}))
     if not nodes:
         return ()

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.trace.stats import causal_mask
+
 BLOCK_VALUES = 1 << 15
 """Values a block holds at most (a row of an attention map may be longer): 256 kB as float64, so a few stay in cache."""
 
@@ -24,10 +26,9 @@ def blocks(values: Values, causal: bool) -> Iterator[tuple[Values, Positions]]:
 
     `causal` walks `[heads, query, key]` where key ≤ query; else any shape, all elements in row-major order.
     """
-    yield from _causal_blocks(values) if causal else _flat_blocks(values)
-
-
-def _flat_blocks(values: Values) -> Iterator[tuple[Values, Positions]]:
+    if causal:
+        yield from _causal_blocks(values)
+        return
     flat = values.reshape(-1)
     for start in range(0, flat.size, BLOCK_VALUES):
         stop = min(start + BLOCK_VALUES, flat.size)
@@ -39,12 +40,11 @@ def _causal_blocks(maps: Values) -> Iterator[tuple[Values, Positions]]:
     rows = max(1, BLOCK_VALUES // max(1, keys))
     for head in range(heads):
         for first in range(0, queries, rows):
-            query, key = np.nonzero(np.arange(keys) <= np.arange(first, min(first + rows, queries))[:, None])
+            query, key = np.nonzero(causal_mask(first, min(rows, queries - first), keys))
             yield maps[head, query + first, key], (head * queries + query + first) * keys + key
 
 
 def unravel(index: int, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Coordinates of the flat `index` in `shape`."""
     coordinates: tuple[Any, ...] = np.unravel_index(index, shape)
     return tuple(int(coordinate) for coordinate in coordinates)
 
@@ -81,7 +81,6 @@ class Rows:
 
     @property
     def count(self) -> int:
-        """Number of rows in all groups."""
         return self.groups * self.rows
 
     @property
@@ -90,7 +89,6 @@ class Rows:
         return 1 if self.flat else self.rows
 
     def lengths(self) -> NDArray[np.int64]:
-        """Number of values of each row."""
         if self.causal:
             return np.tile(np.minimum(np.arange(1, self.rows + 1), self.width), self.groups)
         lengths = np.full(self.count, self.width)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from aprtui.compare.metrics import blocks
 from aprtui.compare.metrics.blocks import Values
 from aprtui.compare.metrics.totals import BIN_SHIFT, BINS, FIRST, PartCount, RowSum, Totals
+from aprtui.trace.stats import causal_mask
 
 Mask = NDArray[np.bool_]
 
@@ -38,24 +39,20 @@ def _rows(a: Values, b: Values, totals: Totals, first: int, stop: int) -> tuple[
         begin, end = first * rows.width, min(stop * rows.width, rows.size)
         if end - begin == (stop - first) * rows.width:
             return a[begin:end].reshape(-1, rows.width), b[begin:end].reshape(-1, rows.width), None
-        return _padded(a[begin:end], rows.width), _padded(b[begin:end], rows.width), _mask(end - begin, rows.width)
+        counted = (np.arange((stop - first) * rows.width) < end - begin).reshape(-1, rows.width)
+        return _padded(a[begin:end], rows.width), _padded(b[begin:end], rows.width), counted
     if not rows.causal:
         return a[first:stop], b[first:stop], None
     head, query = divmod(first, rows.rows)
     after = query + stop - first
     keys = min(after, rows.width)
-    mask = np.arange(keys) <= np.arange(query, after)[:, None]
-    return a[head, query:after, :keys], b[head, query:after, :keys], mask
+    return a[head, query:after, :keys], b[head, query:after, :keys], causal_mask(query, after - query, keys)
 
 
 def _padded(values: Values, width: int) -> Values:
     out = np.zeros((-(-values.size // width), width), np.float32)
     out.reshape(-1)[: values.size] = values
     return out
-
-
-def _mask(count: int, width: int) -> Mask:
-    return (np.arange(-(-count // width) * width) < count).reshape(-1, width)
 
 
 def _add_rows(a: Values, b: Values, wanted: Mask | None, totals: Totals, part: int, first: int) -> None:

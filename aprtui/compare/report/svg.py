@@ -13,6 +13,7 @@ from typing import Any
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import error_step
 from aprtui.compare.wording import figures_text
+from aprtui.trace.graph import Node
 
 Record = Mapping[str, Any]
 
@@ -53,8 +54,7 @@ def verdict_text(summary: Mapping[str, Any]) -> str:
     if found is None:
         reasons = "; ".join(summary["reasons"])
         return f"{summary['verdict']}{': ' if reasons else ''}{reasons}"
-    place = found["stage"] if found["layer"] is None else f"layer {found['layer']} {found['stage']}"
-    return f"{summary['verdict']}: first divergence at {place}: {_figures(found)}"
+    return f"{summary['verdict']}: first divergence at {Node(found['layer'], found['stage'])}: {_figures(found)}"
 
 
 def _figures(record: Record) -> str:
@@ -95,7 +95,7 @@ def _axes(records: Sequence[Record]) -> tuple[list[str], list[int | None]]:
 
 
 def _cell(record: Record) -> SvgCell:
-    where = record["stage"] if record["layer"] is None else f"layer {record['layer']} {record['stage']}"
+    where = Node(record["layer"], record["stage"])
     if record["record"] == "skip":
         return SvgCell(_MISSING, f"{where}: not compared: {record['reason']}", "·")
     text = f"{where}: {record['verdict']}, {_figures(record)}: {record['reason']}"

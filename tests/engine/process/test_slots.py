@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -178,7 +178,7 @@ def test_table_holds_the_same_figures_as_the_accumulators() -> None:
 
 
 def assert_same(row: np.void, stats: StageStats) -> None:
-    for name, value in stats.as_dict().items():
+    for name, value in asdict(stats).items():
         expected = np.nan if value is None else np.float32(value)
         assert np.array_equal(row[name], expected, equal_nan=True), name
 

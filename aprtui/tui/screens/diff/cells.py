@@ -79,7 +79,6 @@ class Greys:
     high: float
 
     def level(self, metrics: PairMetrics) -> int:
-        """The level of one stage."""
         value = metrics.deviation(self.metric)
         if not value or math.isnan(value):
             return 0
@@ -89,7 +88,6 @@ class Greys:
 
 
 def greys(comparison: Comparison, metric: Metric) -> Greys:
-    """The scale of `metric` over all stages."""
     values = [stage.metrics.deviation(metric) for stage in comparison.stages]
     usable = [value for value in values if value and 0 < value < math.inf]
     return Greys(metric, min(usable, default=1.0), max(usable, default=1.0))
@@ -165,7 +163,6 @@ class DiffLayout:
 
 
 def layout(comparison: Comparison) -> DiffLayout:
-    """The layout for the stages of a comparison."""
     in_layers = [stage for stage in comparison.graph.stages if stage.scope is Scope.LAYER]
     columns = tuple(stage.name for stage in in_layers)
     groups = tuple((name, len(list(members))) for name, members in groupby(in_layers, lambda stage: stage.column))
@@ -184,7 +181,6 @@ class DiffRow:
 
     @property
     def text(self) -> str:
-        """What a fold says."""
         count = len(self.layers)
         place = f"layer {self.layers[0]}" if count == 1 else f"layers {self.layers[0]}–{self.layers[-1]}"
         return f"{place}: {count} {'layer' if count == 1 else 'layers'} alike, nothing beyond the bound"

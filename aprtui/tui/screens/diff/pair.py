@@ -1,4 +1,4 @@
-"""A stage of both sides as three tiles, A, B and B − A, of the same values at the same places; without a screen.
+"""The two sides of a comparison, and a stage of both as three tiles: A, B and B − A, of the same values. No screen.
 
 Values are read by position, a part at a time: a capture may be written again while it is shown, and a stage may be
 larger than the memory that a screen should take.
@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.errors import UnreadableError
+from aprtui.errors import AprtuiError, UnreadableError
+from aprtui.model.digest import file_digest
 from aprtui.progress import Cancelled
+from aprtui.resources import embedded_model
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.trace.stage_reader import StageReader
@@ -31,14 +33,53 @@ from aprtui.tui.draw.tiles import (
     scale_for,
 )
 from aprtui.tui.draw.viewport import Viewport
-from aprtui.tui.screens.diff.sides import Sides
 
 Values = NDArray[np.float32]
 
 
-def not_cancelled() -> bool:
-    """For a caller that never cancels."""
-    return False
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Both captures; None for two stage files, and where one cannot be opened."""
+
+    a: Capture | None
+    b: Capture | None
+    files: tuple[Path, Path] | None = None
+    """Two stage files, where these are compared."""
+
+    @property
+    def model_name(self) -> str:
+        """The model as the manifests name it; empty where none does."""
+        names = [
+            side.manifest.model.name for side in (self.a, self.b) if side is not None and side.manifest is not None
+        ]
+        return names[0] if names else ""
+
+    @property
+    def embedded(self) -> Path | None:
+        """The embedded model, where both sides are captures of it."""
+        manifests = [side.manifest for side in (self.a, self.b) if side is not None]
+        named = {manifest.model.sha256 for manifest in manifests if manifest is not None}
+        if len(manifests) < 2 or None in manifests or len(named) != 1:
+            return None
+        path = embedded_model()
+        try:
+            return path if named == {file_digest(path)} else None
+        except AprtuiError:
+            return None
+
+
+def open_sides(a: Path, b: Path) -> Sides:
+    """Both captures, or both stage files. The comparison itself reports a side that cannot be opened."""
+    if a.is_file() and b.is_file():
+        return Sides(None, None, (a, b))
+    return Sides(_opened(a), _opened(b))
+
+
+def _opened(path: Path) -> Capture | None:
+    try:
+        return Capture.open(path)
+    except (AprtuiError, OSError):
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +104,13 @@ class PairReader:
 
     @property
     def shape(self) -> Size:
-        """Rows and columns of a plane."""
         return self._readers[0].plane_shape
 
     @property
     def planes(self) -> int:
-        """Heads of an attention map, else 1."""
         return self._readers[0].planes
 
-    def beginning(self, view: Viewport, cancelled: Cancelled = not_cancelled) -> tuple[int, Viewport, PairTiles]:
+    def beginning(self, view: Viewport, cancelled: Cancelled = lambda: False) -> tuple[int, Viewport, PairTiles]:
         """The plane of the value that differs most, `view` with the cursor on it, and its tiles.
 
         `view` is of all values: each is read once.
@@ -85,8 +124,7 @@ class PairReader:
         row, column, _ = largest(self._difference(plane), *view.tiling.values(down, right, self.shape))
         return plane, view.at(row, column), _levels(found[plane])
 
-    def tiles(self, view: Viewport, plane: int, cancelled: Cancelled = not_cancelled) -> PairTiles:
-        """The tiles of what `view` shows."""
+    def tiles(self, view: Viewport, plane: int, cancelled: Cancelled = lambda: False) -> PairTiles:
         return _levels(self._reduced(view, plane, cancelled))
 
     def _reduced(self, view: Viewport, plane: int, cancelled: Cancelled) -> tuple[Values, Values, Values]:
@@ -121,7 +159,6 @@ class PairReader:
         return f"{place}: A {a:.6g} ({_bits(a)}), B {b:.6g} ({_bits(b)}), B − A {b - a:.3g}"
 
     def close(self) -> None:
-        """Close both files."""
         for reader in self._readers:
             reader.close()
 
@@ -140,32 +177,28 @@ class PairReader:
 
 
 def open_pair(sides: Sides, node: Node) -> PairReader:
-    """The stage `node` of both sides. Raises `UnreadableError`."""
-    if sides.a is None or sides.b is None:
+    """The stage `node` of both sides; of two stage files all values as one row. Raises `UnreadableError`."""
+    axes: tuple[str, ...] = ()
+    if sides.files is not None:
+        (a, shape_a), (b, shape_b) = ((path, None) for path in sides.files)
+    elif sides.a is None or sides.b is None:
         raise UnreadableError("two stage files are compared as they lie: enter opens B's alone")
-    a = _reader(sides.a, node)
+    else:
+        (a, shape_a), (b, shape_b) = (_file_of(capture, node) for capture in (sides.a, sides.b))
+        axes = tuple(str(axis) for axis in sides.a.graph[node.stage].axes)
+    left = StageReader(a, shape_a)
     try:
-        return PairReader(a, _reader(sides.b, node), tuple(str(axis) for axis in sides.a.graph[node.stage].axes))
-    except BaseException:
-        a.close()
-        raise
-
-
-def _reader(capture: Capture, node: Node) -> StageReader:
-    file = capture.files.get(node)
-    if file is None:
-        raise UnreadableError(f"{capture.path.name} has no {node}")
-    return StageReader(file.path, file.shape)
-
-
-def open_files(a: Path, b: Path) -> PairReader:
-    """Two stage files as one row of values each. Raises `UnreadableError`."""
-    left = StageReader(a, None)
-    try:
-        return PairReader(left, StageReader(b, None), ())
+        return PairReader(left, StageReader(b, shape_b), axes)
     except BaseException:
         left.close()
         raise
+
+
+def _file_of(capture: Capture, node: Node) -> tuple[Path, tuple[int, ...] | None]:
+    file = capture.files.get(node)
+    if file is None:
+        raise UnreadableError(f"{capture.path.name} has no {node}")
+    return file.path, file.shape
 
 
 def _levels(values: tuple[Values, Values, Values]) -> PairTiles:

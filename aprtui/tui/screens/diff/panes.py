@@ -19,8 +19,7 @@ from aprtui.errors import AprtuiError
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.tiles import Size
 from aprtui.tui.draw.viewport import Viewport
-from aprtui.tui.screens.diff.pair import PairReader, PairTiles, open_files, open_pair
-from aprtui.tui.screens.diff.sides import Sides
+from aprtui.tui.screens.diff.pair import PairReader, PairTiles, Sides, open_pair
 from aprtui.tui.widgets.heatmap import Heatmap
 
 NAMES = ("a", "b", "difference")
@@ -46,8 +45,6 @@ class PaneRequest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PaneContents:
-    """The stage as it was read."""
-
     pair: PairReader
     plane: int
     view: Viewport
@@ -79,8 +76,6 @@ class DiffPanes(Widget, can_focus=True):
     """
 
     class Pointed(Message):
-        """The cursor stands on another value."""
-
         def __init__(self, words: str) -> None:
             super().__init__()
             self.words = words
@@ -100,13 +95,13 @@ class DiffPanes(Widget, can_focus=True):
         self._sides: Sides | None = None
         self._node: Node | None = None
         self._place: Place | None = None
-        self._view: Viewport | None = None
+        self.view: Viewport | None = None
+        """The values in view; None until the stage has been read."""
         self._request: PaneRequest | None = None
         self._contents: PaneContents | None = None
-        self._words = ""
+        self.words = ""
 
     def compose(self) -> ComposeResult:
-        """Three heatmaps, or a word instead."""
         with Horizontal():
             for name in NAMES:
                 heatmap = Heatmap(id=name)
@@ -115,26 +110,16 @@ class DiffPanes(Widget, can_focus=True):
         yield Static("", markup=False)
 
     @property
-    def view(self) -> Viewport | None:
-        """The values in view; None until the stage has been read."""
-        return self._view
-
-    @property
     def place(self) -> Place | None:
         """Where the cursor stands, or will when the stage has been read; None where that is not known yet."""
-        if self._view is None or self._contents is None:
+        if self.view is None or self._contents is None:
             return self._place
-        return self._contents.plane, self._view.row, self._view.column
-
-    @property
-    def words(self) -> str:
-        """The value under the cursor."""
-        return self._words
+        return self._contents.plane, self.view.row, self.view.column
 
     def open(self, sides: Sides, node: Node | None, place: Place | None = None) -> None:
         """Show `node` of both sides, the cursor on a value or on the one that differs most."""
         if node != self._node or sides is not self._sides or place is not None:
-            self._sides, self._node, self._place, self._view = sides, node, place, None
+            self._sides, self._node, self._place, self.view = sides, node, place, None
             self._ask()
 
     def _ask(self) -> None:
@@ -142,7 +127,7 @@ class DiffPanes(Widget, can_focus=True):
         heatmap = self.query_one("#difference", Heatmap)
         size = heatmap.size.height, heatmap.size.width
         if self._sides is not None and self._node is not None and all(size):
-            self._request = PaneRequest(self._sides, self._node, size, heatmap.plain, self._place, self._view)
+            self._request = PaneRequest(self._sides, self._node, size, heatmap.plain, self._place, self.view)
             self._read(self._request)
 
     # Without a description Textual writes out all arguments as one, two captures among them: 15 ms with each key.
@@ -169,15 +154,15 @@ class DiffPanes(Widget, can_focus=True):
             self._contents.pair.close()
         self.set_class(isinstance(contents, str), "-silent")
         if isinstance(contents, str):
-            self._contents = self._view = None
+            self._contents = self.view = None
             self.query_one(Static).update(contents)
             self.border_title, self.border_subtitle = str(request.node), ""
             self._say(contents)
         else:
             # The cursor may have moved meanwhile.
-            self._contents, self._view = contents, self._view or contents.view
-            self._draw(contents, self._view)
-            self._say_value(contents, self._view)
+            self._contents, self.view = contents, self.view or contents.view
+            self._draw(contents, self.view)
+            self._say_value(contents, self.view)
 
     def _draw(self, contents: PaneContents, view: Viewport) -> None:
         pair, tiles = contents.pair, contents.tiles
@@ -190,10 +175,10 @@ class DiffPanes(Widget, can_focus=True):
 
     def _turn(self, view: Viewport) -> None:
         """Show another view; where the same values stay in view, only the cursor is drawn again."""
-        before, contents = self._view, self._contents
+        before, contents = self.view, self._contents
         if before is None or contents is None:
             return
-        self._view = view
+        self.view = view
         if replace(view, row=0, column=0) != replace(before, row=0, column=0):
             self._place = contents.plane, view.row, view.column
             self._ask()
@@ -209,66 +194,57 @@ class DiffPanes(Widget, can_focus=True):
             self._say(str(error))
 
     def _say(self, words: str) -> None:
-        self._words = words
+        self.words = words
         self.post_message(self.Pointed(words))
 
     def action_move(self, rows: int, columns: int) -> None:
-        """Move the cursor by cells."""
-        if self._view is not None:
-            self._turn(self._view.moved(rows, columns))
+        if self.view is not None:
+            self._turn(self.view.moved(rows, columns))
 
     def action_zoom(self, inwards: bool) -> None:
-        """Fewer values a cell, down to single ones, or more."""
-        view = self._view
+        view = self.view
         if view is not None and not (inwards and view.is_closest):
             self._turn(view.closer() if inwards else view.farther())
 
     def action_head(self, step: int) -> None:
-        """Another head of an attention map."""
-        view, contents = self._view, self._contents
+        view, contents = self.view, self._contents
         if view is not None and contents is not None and contents.pair.planes > 1:
             self._place = (contents.plane + step) % contents.pair.planes, view.row, view.column
             self._ask()
 
     def action_open(self) -> None:
-        """Open the stage in the tensor screen."""
         self.post_message(self.Opened())
 
     def on_heatmap_resized(self, event: Heatmap.Resized) -> None:
-        """Fit the view to the new size."""
         event.stop()
         heatmap = event.heatmap
         if heatmap.id != "difference" or not heatmap.size.height or not heatmap.size.width:
             return
-        if self._view is None:
+        if self.view is None:
             self._ask()
         else:
-            self._turn(self._view.resized(heatmap.size.height, heatmap.size.width))
+            self._turn(self.view.resized(heatmap.size.height, heatmap.size.width))
 
     def on_heatmap_pointed(self, event: Heatmap.Pointed) -> None:
-        """The mouse chose a value."""
         event.stop()
         self.focus()
-        if self._view is not None:
-            self._turn(self._view.pointed(event.row, event.column))
+        if self.view is not None:
+            self._turn(self.view.pointed(event.row, event.column))
 
     def on_heatmap_selected(self, event: Heatmap.Selected) -> None:
-        """Zoom into what was selected with the mouse, on all sides."""
         event.stop()
         self.focus()
-        if self._view is not None:
-            self._turn(self._view.framed(event.first, event.last))
+        if self.view is not None:
+            self._turn(self.view.framed(event.first, event.last))
 
     def on_unmount(self) -> None:
-        """Leave no file open."""
         if self._contents is not None:
             self._contents.pair.close()
 
 
 def read(request: PaneRequest, cancelled: Callable[[], bool]) -> PaneContents:
     """Read the stage; its files stay open, to say other values. Raises `UnreadableError`."""
-    files = request.sides.files
-    pair = open_files(*files) if files is not None else open_pair(request.sides, request.node)
+    pair = open_pair(request.sides, request.node)
     try:
         view = request.view or Viewport.of(pair.shape, *request.size, plain=request.plain)
         if request.place is None:

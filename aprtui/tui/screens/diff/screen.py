@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from textual import work
+from rich.segment import Segment
+from textual import on, work
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.message import Message
+from textual.reactive import reactive
+from textual.strip import Strip
 from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import Input, Static
@@ -26,14 +29,15 @@ from aprtui.compare.verdict import Tolerance, moved_bound
 from aprtui.errors import UsageError
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.paths import as_typed
+from aprtui.tui.draw.text import clipped
 from aprtui.tui.frame.keymap import Chord
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.diff.cells import METRICS, cells, greys, layout, rows
 from aprtui.tui.screens.diff.grid import DiffGrid
+from aprtui.tui.screens.diff.pair import Sides, open_sides
 from aprtui.tui.screens.diff.panes import DiffPanes, Place
-from aprtui.tui.screens.diff.sides import Sides, open_sides
 from aprtui.tui.screens.diff.source import (
     ChildSource,
     DiffRequest,
@@ -44,7 +48,6 @@ from aprtui.tui.screens.diff.source import (
     Record,
     Remark,
 )
-from aprtui.tui.screens.diff.verdict import VerdictLines, VerdictText
 from aprtui.tui.screens.diff.words import (
     ELEMENT_COLUMNS,
     EXPLANATION,
@@ -60,6 +63,7 @@ from aprtui.tui.screens.diff.words import (
     verdict_lines,
 )
 from aprtui.tui.widgets.contracts.dock import ContractsDock
+from aprtui.tui.widgets.line_widget import LineWidget
 from aprtui.tui.widgets.table import Table
 
 POLLS_PER_SECOND = 20
@@ -75,10 +79,56 @@ HIGH = 34
 MOST_REMARKS = 6
 """Lines of warnings that are shown at once."""
 
+VERDICT_COLUMN = 10
+"""Cells of the verdict's word and the space around it."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictText:
+    """A word (PASS, FAIL, UNKNOWN, or what is going on) and lines beside it, what it rests on."""
+
+    word: str = ""
+    lines: tuple[str, ...] = ()
+
+
+class VerdictLines(LineWidget):
+    """The verdict of a comparison on four lines, the last of which can be done without."""
+
+    PREFIX = "verdict"
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        f"verdict--{name}" for name in ("pass", "fail", "unknown", "other", "first", "rest")
+    }
+    DEFAULT_CSS = """
+    VerdictLines {
+        height: 4; padding: 0 1; background: $panel;
+        .verdict--pass { color: $background; background: $accent; text-style: bold; }
+        .verdict--fail { color: $background; background: $error; text-style: bold; }
+        .verdict--unknown { color: $background; background: $foreground; text-style: bold; }
+        .verdict--other { color: $accent; text-style: bold; }
+        .verdict--first { color: $foreground; text-style: bold; }
+        .verdict--rest { color: $text-muted; }
+        &:nocolor .verdict--pass, &:nocolor .verdict--fail, &:nocolor .verdict--unknown { text-style: reverse bold; }
+    }
+    """
+
+    text: reactive[VerdictText] = reactive(VerdictText())
+
+    def render_line(self, y: int) -> Strip:
+        width, content = self.size.width, self.text
+        name = content.word.lower() if content.word in ("PASS", "FAIL", "UNKNOWN") else "other"
+        word = content.word if y == 0 else ""
+        style = self.style(name) if word else self.style()
+        text = clipped(content.lines[y] if y < len(content.lines) else "", max(width - VERDICT_COLUMN, 0))
+        rest = self.style("first" if y == 0 else "rest")
+        segments = [
+            Segment(f" {word} ".center(VERDICT_COLUMN - 1), style),
+            Segment(" ", self.style()),
+            Segment(text, rest),
+        ]
+        return Strip(segments).adjust_cell_length(width, self.style())
+
 
 class ModelInput(Input):
-    """The path of the model to replay with."""
-
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "submit", "Replay"),
         Binding("escape", "screen.leave_model", "Leave"),
@@ -191,7 +241,6 @@ class DiffScreen(ToolScreen):
         self.comparing = False
 
     def compose_body(self) -> Iterable[Widget]:
-        """Verdict, grid, panes, lists, and the line that asks for a model."""
         yield VerdictLines()
         yield Static(id="problem", markup=False)
         yield Static(NOTHING_TO_COMPARE, id="nothing", markup=False)
@@ -210,7 +259,6 @@ class DiffScreen(ToolScreen):
         return () if self._request is None else (self._request.a, self._request.b)
 
     def state(self) -> ScreenState:
-        """The sides, what judges them, and where the cursor stands."""
         request = self._request
         if request is None:
             return ScreenState(self.NAME)
@@ -224,19 +272,16 @@ class DiffScreen(ToolScreen):
         )  # fmt: skip
 
     def command(self) -> Sequence[str]:
-        """The comparison, with the bound where it was moved."""
         if self._request is None:
             return []
         return self._bounded(self._request).words()
 
     def _bounded(self, request: DiffRequest) -> DiffRequest:
-        """The request by the user's own bound, if there is one."""
         if self._bound is None:
             return request
         return DiffRequest(request.a, request.b, tolerance=str(self._bound))
 
     def on_mount(self) -> None:
-        """Open both sides, then compare them."""
         self.query_one(DiffGrid).border_title = "Stages"
         self.set_class(self._request is None, "-empty")
         if self._request is None:
@@ -248,7 +293,6 @@ class DiffScreen(ToolScreen):
         self._open_sides(self._request)
 
     def on_unmount(self) -> None:
-        """End the comparison with the screen."""
         self._source.cancel()
 
     @work(thread=True, exclusive=True, group="sides")
@@ -373,7 +417,6 @@ class DiffScreen(ToolScreen):
             lines.text = VerdictText(str(self._comparison.verdict), words)
 
     def on_diff_grid_pointed(self) -> None:
-        """Describe the stage under the cursor; panes and contracts follow it."""
         node = self.query_one(DiffGrid).node
         if self._idle is not None:
             self._judge_when_idle()
@@ -388,12 +431,10 @@ class DiffScreen(ToolScreen):
             self.say(stage_words(self._entries[node], self._metric))
 
     def on_diff_panes_pointed(self, message: DiffPanes.Pointed) -> None:
-        """Describe the value under the cursor of the panes, while they have the focus."""
         if self.query_one(DiffPanes).has_focus:
             self.say(message.words)
 
     def on_descendant_focus(self) -> None:
-        """Describe what the cursor of the focused pane stands on."""
         if self.query_one(DiffPanes).has_focus:
             self.say(self.query_one(DiffPanes).words)
         elif self.query_one(DiffGrid).has_focus:
@@ -406,7 +447,6 @@ class DiffScreen(ToolScreen):
             self.say(SEPARATOR.join(cell for cell in row.cells if cell))
 
     def on_table_chosen(self, message: Table.Chosen) -> None:
-        """Jump to the chosen value, or open the chosen falsifier."""
         key = message.table.key
         focus = None if self._comparison is None else self._comparison.focus
         if message.table.id == "elements" and isinstance(key, tuple) and focus is not None:
@@ -423,11 +463,9 @@ class DiffScreen(ToolScreen):
                 )
             )  # fmt: skip
 
-    def on_diff_panes_opened(self) -> None:
-        """Open the stage in the tensor screen."""
-        self.on_diff_grid_opened()
-
-    def on_diff_grid_opened(self) -> None:
+    @on(DiffGrid.Opened)
+    @on(DiffPanes.Opened)
+    def open_tensor(self) -> None:
         """Open the stage under the cursor in the Tensor screen: side B's, or A's where only A has it."""
         node, request = self.query_one(DiffGrid).node, self._request
         if node is None or request is None or self._comparison is None:
@@ -440,7 +478,6 @@ class DiffScreen(ToolScreen):
             self.program.open_state(screen_state(ScreenName.TENSOR, capture=side, layer=node.layer, stage=node.stage))
 
     def _go(self, node: Node, place: Place | None = None) -> None:
-        """To a stage, and there to a value where one is meant."""
         self.query_one(DiffGrid).put_cursor(node)
         if place is not None:
             self.query_one(DiffPanes).open(self._sides, node, place)
@@ -458,7 +495,6 @@ class DiffScreen(ToolScreen):
             self.notify("No stage is beyond its bound.")
 
     def action_divergence(self, step: int) -> None:
-        """The next stage beyond its bound, or the one before."""
         comparison, node = self._comparison, self.query_one(DiffGrid).node
         if comparison is None or node is None:
             return
@@ -470,7 +506,6 @@ class DiffScreen(ToolScreen):
             self.notify(f"No divergent stage {'after' if step > 0 else 'before'} this one.")
 
     def action_flip(self, step: int) -> None:
-        """The next token after which the sides would say another token, or the one before; at the logits."""
         comparison = self._comparison
         if comparison is None:
             return
@@ -510,19 +545,16 @@ class DiffScreen(ToolScreen):
             self._see("")
 
     def action_fold(self, folded: bool) -> None:
-        """Fold the layers that are alike, or unfold all."""
         self._folded = folded
         self._show_grid()
 
     def action_mark(self, letter: str) -> None:
-        """Mark the stage under the cursor."""
         node = self.query_one(DiffGrid).node
         if node is not None:
             self._marks[letter] = node
             self.notify(f"mark {letter}: {node}", timeout=3)
 
     def action_jump(self, letter: str) -> None:
-        """Go to a marked stage."""
         if letter in self._marks:
             self._go(self._marks[letter])
         else:
@@ -537,7 +569,6 @@ class DiffScreen(ToolScreen):
         self._rejudge(None)
 
     def action_move_bound(self, step: int) -> None:
-        """Judge by a bound of the user's own, a step wider or narrower."""
         if self._comparison is None or self._metric is None:
             return
         bound = None if self._comparison is self._reported else self._bound
@@ -545,7 +576,6 @@ class DiffScreen(ToolScreen):
         self._rejudge(moved_bound(bound, metrics, self._metric, step))
 
     def action_drop_bound(self) -> None:
-        """Judge as the comparison did."""
         self._rejudge(None)
 
     def _rejudge(self, bound: Tolerance | None) -> None:
@@ -571,13 +601,11 @@ class DiffScreen(ToolScreen):
             self._compare(self._bounded(self._request))
 
     def action_cancel(self) -> None:
-        """End the comparison that is going on."""
         if self.comparing:
             self._source.cancel()
             self._finish("cancelled: r compares again")
 
     def action_swap(self) -> None:
-        """Make B the reference."""
         request = self._request
         if request is None:
             return
@@ -603,7 +631,6 @@ class DiffScreen(ToolScreen):
             self._replay(model)
 
     def on_input_submitted(self, message: Input.Submitted) -> None:
-        """Replay with the model that was named."""
         path = Path(message.value).expanduser()
         if not path.is_file():
             self.notify(f"{path}: is no file: expected a GGUF model", severity="error", markup=False)
@@ -612,7 +639,6 @@ class DiffScreen(ToolScreen):
         self._replay(path)
 
     def action_leave_model(self) -> None:
-        """Hide the line that asks for a model."""
         self.set_class(False, "-asks")
         self.query_one(DiffGrid).focus()
 

@@ -60,8 +60,6 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """A line of progress."""
-
     text: str
 
 
@@ -105,7 +103,6 @@ class ChildSource:
         self._whole = False
 
     def start(self, request: DiffRequest) -> None:
-        """Begin a comparison, in place of one that is going on."""
         self.cancel()
         # The child finds the modules that this process finds. A session of its own keeps Ctrl-C in the terminal away.
         paths = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
@@ -122,7 +119,6 @@ class ChildSource:
         self._last_remark, self._whole = "", False
 
     def poll(self) -> list[Event]:
-        """What has happened since the last call; returns at once."""
         process = self._process
         if process is None:
             return []
@@ -135,7 +131,6 @@ class ChildSource:
         return events
 
     def cancel(self) -> None:
-        """End the child, if there is one."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -177,7 +172,6 @@ class ChildSource:
         return Remark(text)
 
     def _cause(self, code: int) -> str:
-        """Why there is no verdict."""
         if code >= 0 and self._last_remark:
             return self._last_remark
         if code >= 0:

@@ -86,7 +86,6 @@ def _criteria(comparison: Comparison, request: DiffRequest, bound: Tolerance | N
 
 
 def judged_by(request: DiffRequest, bound: Tolerance | None) -> str:
-    """What the verdict rests on."""
     if bound is not None or request.tolerance:
         return f"by your bound {bound or request.tolerance}"
     if request.replay:

@@ -15,8 +15,7 @@ from aprtui.trace.graph import Node
 from aprtui.tui.draw.levels import LEVELS, Mark
 from aprtui.tui.draw.tiles import Tiling, reduced
 from aprtui.tui.draw.viewport import Viewport
-from aprtui.tui.screens.diff.pair import PairReader, open_files, open_pair
-from aprtui.tui.screens.diff.sides import open_sides
+from aprtui.tui.screens.diff.pair import PairReader, open_pair, open_sides
 from tests.compare.synthetic import changed, write_capture
 
 GATE, SOFTMAX = Node(1, "ffn_gate"), Node(1, "attn_softmax")
@@ -73,7 +72,7 @@ def test_what_cannot_lie_side_by_side_is_told(sides: tuple[Path, Path], tmp_path
     write_aprt(tmp_path / "x.bin", 0, np.zeros(8, np.float32))
     write_aprt(tmp_path / "y.bin", 0, np.zeros(9, np.float32))
     with pytest.raises(UnreadableError, match="A is 1×8, B 1×9"):
-        open_files(tmp_path / "x.bin", tmp_path / "y.bin")
+        open_pair(open_sides(tmp_path / "x.bin", tmp_path / "y.bin"), GATE)
 
 
 def block(values: np.ndarray, rows: slice, columns: slice) -> np.ndarray:

@@ -22,8 +22,7 @@ from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state, screen_
 from aprtui.tui.screens.diff.cells import SIGN_TEXTS, STEP_TEXTS, Sign
 from aprtui.tui.screens.diff.grid import DiffGrid
 from aprtui.tui.screens.diff.panes import DiffPanes
-from aprtui.tui.screens.diff.screen import DiffScreen, ModelInput
-from aprtui.tui.screens.diff.verdict import VerdictLines
+from aprtui.tui.screens.diff.screen import DiffScreen, ModelInput, VerdictLines
 from aprtui.tui.screens.live.screen import LiveScreen
 from aprtui.tui.widgets.heatmap import Heatmap
 from aprtui.tui.widgets.table import Table

@@ -1,1 +1,0 @@
-"""What the error at a blamed stage looks like: signatures of common bugs, each held against the values."""
