@@ -14,10 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.trace.graph import StageGraph
-from aprtui.tui.draw.colours import ColourMap
+from aprtui.tui.draw.colours import LEVELS, ColourMap, Mark
 from aprtui.tui.draw.grid_layout import GridLayout
-from aprtui.tui.draw.levels import LEAST_SPAN, LEVELS, Mark
 from aprtui.tui.draw.numbers import short_number, signed_short_number
+
+LEAST_SPAN = 10.0
+"""A column's scale covers at least this factor, so that a stage that hardly varies looks even."""
 
 FULL_CHANGE = 4.0
 """A change by this factor, up or down, has the full colour."""

@@ -16,8 +16,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.tui.draw.colours import ColourMap
-from aprtui.tui.draw.levels import LEVELS, Mark
+from aprtui.tui.draw.colours import LEVELS, ColourMap, Mark
 
 Read = Callable[[slice, slice], NDArray[np.float32]]
 """Gives the values of some rows and columns; of an array, `lambda rows, columns: array[rows, columns]`."""

@@ -15,11 +15,10 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Footer, Input, Static
 
-from aprtui.tui.frame.chords import ChordScreen
 from aprtui.tui.frame.chrome import ReadoutLine, TabBar
 from aprtui.tui.frame.config import Config
-from aprtui.tui.frame.jump import JumpScreen
 from aprtui.tui.frame.keymap import Chord, key_name, remapped
+from aprtui.tui.frame.overlay import ChordScreen, JumpScreen
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState
 from aprtui.tui.widgets.jump_targets import JumpTargets

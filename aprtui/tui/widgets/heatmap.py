@@ -20,8 +20,7 @@ from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
 
-from aprtui.tui.draw.colours import ColourMap, level_colours, level_styles
-from aprtui.tui.draw.levels import LEVELS, Mark, glyph
+from aprtui.tui.draw.colours import LEVELS, ColourMap, Mark, glyph, level_colours, level_styles
 from aprtui.tui.widgets.line_widget import LineWidget
 
 Tile = NDArray[np.uint8]
@@ -32,7 +31,7 @@ _MARK_GLYPHS = {Mark.NAN: "X", Mark.INF: "I", Mark.ABOVE: "+"}
 
 
 class Heatmap(LineWidget, can_focus=True):
-    """Draws a tile `[rows, columns]` of levels 0 … 63 and marks (`levels.Mark`)."""
+    """Draws a tile `[rows, columns]` of levels 0 … 63 and marks (`Mark`)."""
 
     PREFIX = "heatmap"
     COMPONENT_CLASSES: ClassVar[set[str]] = {"heatmap--cursor"}

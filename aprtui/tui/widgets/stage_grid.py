@@ -14,10 +14,9 @@ from textual.events import Resize
 from textual.strip import Strip
 
 from aprtui.trace.graph import Node, StageGraph
-from aprtui.tui.draw.colours import level_styles
+from aprtui.tui.draw.colours import LEVELS, glyph, level_styles
 from aprtui.tui.draw.figures import Figures, grid_tile
 from aprtui.tui.draw.grid_layout import GridLayout, grid_layout
-from aprtui.tui.draw.levels import LEVELS, glyph
 from aprtui.tui.draw.text import SEPARATOR
 from aprtui.tui.widgets.layer_grid import LABEL, LayerGrid
 

@@ -11,9 +11,9 @@ import pytest
 
 from aprtui.engine.process.slots import STATS
 from aprtui.trace.graph import GraphConfig, Node, graph_for
+from aprtui.tui.draw.colours import LEVELS, Mark
 from aprtui.tui.draw.figures import FULL_CHANGE, SHARED, Statistic, figures_of, first_nonfinite, grid_tile
 from aprtui.tui.draw.grid_layout import grid_layout
-from aprtui.tui.draw.levels import LEVELS, Mark
 from tests.engine.fake_engine import CONFIG
 
 GRAPH = graph_for(CONFIG)

@@ -24,7 +24,7 @@ from aprtui.contracts.evidence.assessment import NO_LEDGER, stamps
 from aprtui.contracts.panel import PanelRow, panel
 from aprtui.errors import AprtuiError
 from aprtui.trace.capture import Capture
-from aprtui.tui.draw.paths import as_typed
+from aprtui.tui.draw.text import as_typed
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen

@@ -12,8 +12,7 @@ from textual.strip import Strip
 from aprtui.compare.align.pairing import Unpaired
 from aprtui.compare.comparison import StageComparison
 from aprtui.compare.metrics.measure import Metric
-from aprtui.tui.draw.colours import ColourMap, level_colours
-from aprtui.tui.draw.levels import glyph
+from aprtui.tui.draw.colours import ColourMap, glyph, level_colours
 from aprtui.tui.draw.numbers import short_number
 from aprtui.tui.screens.diff.cells import SIGN_TEXTS, STEP_TEXTS, STEPS, DiffCell, Greys, Sign, step_level
 from aprtui.tui.widgets.heatmap import UPPER

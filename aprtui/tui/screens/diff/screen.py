@@ -25,7 +25,7 @@ from aprtui.compare.report.records import read_comparison
 from aprtui.compare.verdict import Tolerance, moved_bound
 from aprtui.errors import UsageError
 from aprtui.trace.graph import Node
-from aprtui.tui.draw.paths import as_typed
+from aprtui.tui.draw.text import as_typed
 from aprtui.tui.frame.keymap import Chord
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state

@@ -6,20 +6,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from rich.segment import Segment
 from textual.app import ComposeResult
 from textual.containers import Container
+from textual.strip import Strip
 
+from aprtui.engine.logit_noise import LogitNoise
 from aprtui.engine.process.messages import EngineDescription, Started, TokenText
 from aprtui.engine.process.slots import TokenRecord
 from aprtui.trace.graph import Node, graph_for
 from aprtui.tui.draw.bars import candidate_bars, lens_bars
+from aprtui.tui.draw.colours import tint_styles
 from aprtui.tui.draw.figures import figures_of, first_bad
+from aprtui.tui.draw.signals import TintSignal, TokenFigures, token_words
+from aprtui.tui.draw.text import joined
 from aprtui.tui.screens.live.readout import describe, pass_title
 from aprtui.tui.screens.live.run import LiveRun
 from aprtui.tui.screens.live.state import InitialState
-from aprtui.tui.screens.live.token_line import TokenLine
 from aprtui.tui.widgets.bar_list import BarList
 from aprtui.tui.widgets.contracts.dock import ContractsDock
+from aprtui.tui.widgets.line_widget import LineWidget
 from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.text_stream import TextStream
 
@@ -163,3 +169,47 @@ class LiveBody(Container):
         """Tint the text by the chosen signal."""
         self._text.tint(self._run.tints(self.signal))
         self._line.show(self.signal, self._run.token, self._run.noise)
+
+
+class TokenLine(LineWidget):
+    """The legend of a signal, and a token in words."""
+
+    PREFIX = "token-line"
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"token-line--name"}
+    DEFAULT_CSS = """
+    TokenLine {
+        height: 1; padding: 0 1; color: $text-muted;
+        .token-line--name { color: $accent; text-style: bold; }
+    }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._signal = TintSignal.PROBABILITY
+        self._words: list[str] = []
+
+    def show(self, signal: TintSignal, token: TokenFigures | None, noise: LogitNoise | None) -> None:
+        words = [] if token is None else token_words(token, noise, signal)
+        if (signal, words) != (self._signal, self._words):
+            self._signal, self._words = signal, words
+            self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        """Legend first, words after it as far as there is room."""
+        width, base = self.size.width, self.style()
+        legend = self._legend()
+        room = width - sum(segment.cell_length for segment in legend)
+        words = joined(self._words, room) if self._words and room > 0 else ""
+        name, gap, rest = words.partition(" id ")
+        segments = [Segment(name, self.style("name")), Segment(gap + rest, base)]
+        return Strip([*legend, *segments]).adjust_cell_length(width, base)
+
+    def _legend(self) -> list[Segment]:
+        base = self.style()
+        if self._signal is TintSignal.NONE:
+            return [Segment("no tint  ", base)]
+        sure, unsure = self._signal.ends
+        if self.plain:
+            return [Segment(f"{self._signal}  ", base)]
+        steps = [Segment(" ", base + style) for style in tint_styles(self.background)]
+        return [Segment(f"{self._signal} {sure} ", base), *steps, Segment(f" {unsure}   ", base)]
