@@ -12,10 +12,10 @@ PROMPT = "def fib(n):"
 def open_live() -> int:
     """Open the live view on the embedded model; off a terminal, stream a completion to stdout and say so."""
     if sys.stdin.isatty() and sys.stdout.isatty():
-        from aprtui.tui.app import LiveOptions, run_app
-        from aprtui.tui.frame.state import ScreenName, ScreenState
+        from aprtui.tui.app import run_app
+        from aprtui.tui.frame.state import ScreenName, screen_state
 
-        return run_app(ScreenState(ScreenName.LIVE), LiveOptions(prompt=PROMPT))
+        return run_app(screen_state(ScreenName.LIVE, prompt=PROMPT))
     from aprtui.cli.run import command
 
     click.echo(f"aprtui: no terminal for the live view, streaming a completion of {PROMPT!r} instead", err=True)

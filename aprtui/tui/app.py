@@ -7,7 +7,6 @@ import importlib
 import locale
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -20,9 +19,6 @@ from textual.screen import Screen
 
 from aprtui.engine.process.engine_process import EngineProcess, EngineState
 from aprtui.engine.process.loading import load_engine
-from aprtui.engine.process.messages import EngineSettings
-from aprtui.engine.protocol import KvType, Mode
-from aprtui.engine.sampling import Sampling
 from aprtui.errors import AprtuiError, EngineError, ExitCode
 from aprtui.model.model import load_model
 from aprtui.resources import embedded_model
@@ -99,11 +95,9 @@ class AprtuiApp(App[ExitCode]):
         self.open_state(self._initial_state)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        """Textual's own filters, and the one that lets only ASCII through where that is configured."""
         return [*super().get_line_filters(), *self._ascii]
 
     def get_key_display(self, binding: Binding) -> str:
-        """The name of a key in the footer."""
         text = super().get_key_display(binding)
         return text if text.isascii() or not self.config.ascii else displayed_keys(binding.key, ascii_only=True)
 
@@ -146,7 +140,6 @@ class AprtuiApp(App[ExitCode]):
             self.switch_screen(self._screens[wanted])
 
     def back(self) -> None:
-        """Show the previous screen."""
         if len(self._history) > 1:
             self._history.pop()
             self.action_go(self._history[-1])
@@ -159,7 +152,6 @@ class AprtuiApp(App[ExitCode]):
         return ()
 
     def action_help(self) -> None:
-        """Show what the screen means, and its keys."""
         screen = self.screen
         if isinstance(screen, ToolScreen):
             title = screen.NAME.capitalize()
@@ -183,7 +175,6 @@ class AprtuiApp(App[ExitCode]):
         self.exit(ExitCode.INTERRUPTED)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """Textual's own commands, and the keys and chords of the screen."""
         yield from super().get_system_commands(screen)
         if not isinstance(screen, ToolScreen):
             return
@@ -198,27 +189,10 @@ class AprtuiApp(App[ExitCode]):
             )
 
 
-@dataclass(frozen=True, slots=True)
-class LiveOptions:
-    """Which model the live screen runs (None: the embedded one), and how.
-
-    Without `threads`, one core is left to the screen; without `sampling`, the model's recommended temperature is used.
-    """
-
-    model: Path | None = None
-    prompt: str = ""
-    mode: Mode = Mode.Q8
-    backend: str = "auto"
-    kv: KvType = KvType.F32
-    threads: int | None = None
-    context: int | None = None
-    sampling: Sampling | None = None
-
-
-def run_app(
-    state: ScreenState, live: LiveOptions, *, paths: tuple[Path, ...] = (), ascii_only: bool = False
-) -> ExitCode:
+def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: bool = False) -> ExitCode:
     """Open the app on `state`; the engine starts when the live screen is shown.
+
+    The model is the one that a state of the live screen names, else the embedded one.
 
     Raises `UnreadableError` before the screen opens if the model cannot be used, `UsageError` for a configuration
     that makes no sense, and `EngineError` after it if the engine had crashed and was not restarted.
@@ -226,11 +200,10 @@ def run_app(
     config = read_config(config_path())
     if ascii_only or not _has_unicode():
         config = Config(config.path, config.theme, True, config.keys)
-    path = live.model or embedded_model()
+    path = (state.path("model") if state.screen is ScreenName.LIVE else None) or embedded_model()
     load_model(path)
-    settings = EngineSettings(live.backend, live.mode, live.kv, live.threads, live.context)
-    source = EngineProcess(partial(load_engine, path=path), settings, _log_file())
-    app = AprtuiApp(Session(source, live.prompt, live.sampling, paths), state, config)
+    source = EngineProcess(partial(load_engine, path=path), log=_log_file())
+    app = AprtuiApp(Session(source, paths=paths), state, config)
     # Imported objects stay alive: searching them for garbage took a third of the time of a frame. Full collections,
     # which held keys up for 80 ms every two seconds, are rare.
     gc.freeze()
@@ -245,7 +218,6 @@ def run_app(
 
 
 def _has_unicode() -> bool:
-    """Whether the encoding of the locale has block characters."""
     return "utf" in locale.getencoding().lower()
 
 

@@ -46,17 +46,14 @@ class Statistic(StrEnum):
 
     @property
     def words(self) -> str:
-        """What the numbers are."""
         return _WORDS[self]
 
     @property
     def is_signed(self) -> bool:
-        """Whether the sign of a number matters."""
         return self in (Statistic.MEAN, Statistic.CHANGE)
 
     @property
     def colour_map(self) -> ColourMap:
-        """What the levels look like."""
         return ColourMap.DIVERGING if self.is_signed else ColourMap.CIVIDIS
 
     @property
@@ -176,7 +173,6 @@ def _each_column(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _all_cells(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The same on one scale for all cells."""
     return _logarithmic(values, axis=None)
 
 

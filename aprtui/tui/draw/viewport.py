@@ -60,13 +60,11 @@ class Viewport:
 
     @classmethod
     def of(cls, shape: Size, lines: int, cells: int, *, plain: bool = False) -> Viewport:
-        """All of a tensor."""
         grain = grain_for(shape, lines, cells, numbers=False, plain=plain)
         return cls(shape, lines, cells, whole(shape, grain.room(lines, cells)), plain=plain)
 
     @property
     def grain(self) -> Grain:
-        """How values are drawn."""
         return grain_for(self.shape, self.lines, self.cells, numbers=self.numbers, plain=self.plain)
 
     @property
@@ -77,7 +75,6 @@ class Viewport:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of the tensor is in view."""
         rows, columns = self.tiling.cells(self.shape, self.room)
         return rows * self.tiling.rows_per_cell >= self.shape[0] and (
             columns * self.tiling.columns_per_cell >= self.shape[1]
@@ -90,7 +87,6 @@ class Viewport:
 
     @property
     def cursor_cell(self) -> Size:
-        """The cell that the cursor is in."""
         return self.tiling.cell(self.row, self.column)
 
     @property
@@ -159,7 +155,6 @@ class Viewport:
         return replace(self, tiling=zoomed(self.tiling, self.shape, self.room, 2, self.row, self.column))
 
     def fitted(self) -> Viewport:
-        """All of the tensor."""
         view = Viewport.of(self.shape, self.lines, self.cells, plain=self.plain)
         return replace(view, row=self.row, column=self.column)
 

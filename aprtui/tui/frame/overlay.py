@@ -38,7 +38,6 @@ class KeyOverlay(ModalScreen[Result | None]):
         self.dismiss(None)
 
     def on_key(self, event: Key) -> None:
-        """Leave."""
         event.stop()
         event.prevent_default()
         self.dismiss(None)
@@ -63,7 +62,6 @@ class ChordScreen(KeyOverlay[tuple[Chord, str]]):
         yield Static(table)
 
     def action_take(self, key: str) -> None:
-        """Return the chord that the key completes."""
         self.dismiss((next(chord for chord in self._chords if chord.last in (key, "*")), key))
 
 

@@ -88,7 +88,6 @@ class ToolScreen(Screen[None]):
         yield Footer(show_command_palette=False)
 
     def compose_body(self) -> Iterable[Widget]:
-        """What the screen itself shows."""
         raise NotImplementedError
 
     def state(self) -> ScreenState:
@@ -112,7 +111,6 @@ class ToolScreen(Screen[None]):
         self.query_one(TabBar).detail = text
 
     def on_mount(self) -> None:
-        """Bind the first keys of chords, as the user has mapped them."""
         self.chords = remapped(self.CHORDS, self.program.config.keys)
         for prefix in dict.fromkeys(chord.prefix for chord in self.chords):
             self._bindings.bind(prefix, f"chord('{prefix}')", show=False, priority=True)
@@ -141,7 +139,6 @@ class ToolScreen(Screen[None]):
             await self.run_action(action)
 
     def action_jump_to_label(self) -> None:
-        """Label the cells or rows of the focused widget, and go to the one whose label is typed."""
         widget = self.focused
         if not isinstance(widget, JumpTargets) or not widget.jump_places():
             self.notify("Nothing to jump to here: grids and lists have labels.", severity="warning")
@@ -154,7 +151,6 @@ class ToolScreen(Screen[None]):
         self.app.push_screen(JumpScreen(widget), jump)
 
     def action_back(self) -> None:
-        """Go to the previous screen."""
         self.program.back()
 
     def action_copy_command(self) -> None:
@@ -166,7 +162,6 @@ class ToolScreen(Screen[None]):
             self.notify("Nothing here to give headless yet.", severity="warning")
 
     def action_copy_state(self) -> None:
-        """Copy the command that opens this screen as it stands."""
         self.copy(["aprtui", "open", str(self.state())])
 
     def copy(self, words: Sequence[str]) -> None:
@@ -177,7 +172,6 @@ class ToolScreen(Screen[None]):
         self.notify(text, title="Copied", markup=False, timeout=10)
 
     def action_save_picture(self) -> None:
-        """Write the screen as SVG into the working directory."""
         path = Path(f"aprtui-{self.NAME}-{datetime.now().astimezone():%Y%m%d-%H%M%S}.svg")
         try:
             path.write_text(picture(self.app.export_screenshot(title="aprtui")), encoding="utf-8")

@@ -66,7 +66,6 @@ class BarList(LineWidget):
         return Strip(segments).adjust_cell_length(width, base)
 
     def on_resize(self) -> None:
-        """Keep the marked row in view."""
         self._keep_marked_in_view()
 
     def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:

@@ -61,7 +61,6 @@ class CellsGrid(LayerGrid):
         self.refresh(layout=True)
 
     def lines_below(self, width: int) -> int:
-        """One, for the stages of the model."""
         return 1
 
     def draw_row(self, row: int) -> Strip:

@@ -104,7 +104,6 @@ class Heatmap(LineWidget, can_focus=True):
         self._pressed, self.dragged = None if offset is None else (offset.y, offset.x), False
 
     def on_mouse_up(self, event: MouseUp) -> None:
-        """A selection ends, if the mouse was dragged."""
         offset, pressed = event.get_content_offset(self), self._pressed
         self._pressed = None
         if offset is not None and pressed is not None and pressed != (offset.y, offset.x):
@@ -119,12 +118,10 @@ class Heatmap(LineWidget, can_focus=True):
                 self.post_message(self.Pointed(self, row, offset.x))
 
     def notify_style_update(self) -> None:
-        """Forget what was drawn: the theme has changed."""
         super().notify_style_update()
         self._version += 1
 
     def render_line(self, y: int) -> Strip:
-        """Line `y`: one row of glyphs, or two rows of half blocks."""
         cursor = self._cursor if self._cursor is not None and self._cursor[0] // (1 if self.plain else 2) == y else None
         key = (y, self._version, cursor, self.size.width)
         if key not in self._lines:

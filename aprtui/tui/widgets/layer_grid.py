@@ -109,15 +109,12 @@ class LayerGrid(JumpTargets):
         self.forget_lines()
 
     def draw_row(self, row: int) -> Strip:
-        """A row of cells."""
         raise NotImplementedError
 
     def draw_above(self, line: int) -> Strip:
-        """A line between the headers and the rows."""
         raise NotImplementedError
 
     def draw_below(self, line: int) -> Strip:
-        """A line below the rows."""
         raise NotImplementedError
 
     def lines_below(self, width: int) -> int:
@@ -138,7 +135,6 @@ class LayerGrid(JumpTargets):
     # Drawing
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        """Headers, all rows, and the lines above and below them."""
         if not self._has_cells:
             return self.EMPTY_HEIGHT
         if not self._fits(width):
@@ -147,7 +143,6 @@ class LayerGrid(JumpTargets):
         return head + self.LINES_ABOVE + self._row_count + self.lines_below(width)
 
     def draw_line(self, y: int) -> Strip:
-        """Line `y`: headers, lines above, rows, lines below."""
         lines = self._lines
         width, base = lines.size.width, self.style()
         if not lines.drawn:
@@ -199,7 +194,6 @@ class LayerGrid(JumpTargets):
         return self._cached_lines
 
     def forget_lines(self) -> None:
-        """What is drawn around the rows has changed."""
         self._cached_lines = None
 
     @property
@@ -257,7 +251,6 @@ class LayerGrid(JumpTargets):
         return self._separated(" " * LABEL, self._by_group(segments))
 
     def notify_style_update(self) -> None:
-        """Forget what was drawn: the theme or the focus has changed."""
         super().notify_style_update()
         self.forget_lines()
 
@@ -302,7 +295,6 @@ class LayerGrid(JumpTargets):
             self.put_cursor(Node(layer, self._columns[column]))
 
     def _move_below(self, rows: int, columns: int) -> None:
-        """Move the cursor from one of the stages below the rows."""
         assert self._cursor is not None
         if rows < 0 and self._layers:
             layer = self._layers[max(len(self._layers) + rows, 0)]
@@ -338,7 +330,6 @@ class LayerGrid(JumpTargets):
         return lines.bottom if row is None else lines.top + row - self._first_row
 
     def jump_places(self) -> list[JumpPlace]:
-        """The cells of the rows in view, then the stages below."""
         if not self._has_cells or not self._fits(self.size.width):
             return []
         starts, width, lines = self._column_starts(), self._cell_width(self.size.width), self._lines
@@ -362,7 +353,6 @@ class LayerGrid(JumpTargets):
         self.action_move(-1, 0)
 
     def on_click(self, event: Click) -> None:
-        """Put the cursor under the mouse."""
         offset = event.get_content_offset(self)
         node = None if offset is None else self._node_at(offset.x, offset.y)
         if node is None or self._cursor is None:
@@ -384,6 +374,5 @@ class LayerGrid(JumpTargets):
         return None if layer is None else Node(layer, self._columns[column])
 
     def on_resize(self, event: Resize) -> None:
-        """Wrap the headers for the new width, and keep the cursor in view."""
         self.forget_lines()
         self._scroll()

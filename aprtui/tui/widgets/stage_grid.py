@@ -93,13 +93,11 @@ class StageGrid(LayerGrid, can_focus=True):
             self.post_message(self.Pointed())
 
     def notify_style_update(self) -> None:
-        """Forget what was drawn: the theme or the focus has changed."""
         super().notify_style_update()
         self._version += 1
         self._level_styles.clear()
 
     def lines_below(self, width: int) -> int:
-        """One, for the stages after the layers and the legend."""
         return 1
 
     def draw_above(self, line: int) -> Strip:
@@ -125,7 +123,6 @@ class StageGrid(LayerGrid, can_focus=True):
         return self._strips[key]
 
     def view_words(self, first: int, last: int) -> str:
-        """Which layers are in view, and the first node that holds NaN or Inf wherever it is."""
         view = f"{self._row_count} layers"
         if last - first + 1 < self._row_count:
             view = f"layers {first}–{last} of {view}, more with ↑ ↓"
@@ -157,7 +154,6 @@ class StageGrid(LayerGrid, can_focus=True):
         return merged
 
     def _layer_segments(self, layer: int, width: int, cursor: int | None) -> list[Segment]:
-        """A row of cells, each `width` wide."""
         base = self.style()
         styles = self._styles_of_levels()
         if self._layout is None or self._figures is None or self._tile is None:

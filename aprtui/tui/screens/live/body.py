@@ -80,7 +80,6 @@ class LiveBody(Container):
         self._text_title = "text"
 
     def compose(self) -> ComposeResult:
-        """Text and bars above or beside the grid; the line of words below."""
         with Container(id="panes"):
             yield self._text
             yield self._grid
@@ -91,7 +90,6 @@ class LiveBody(Container):
         yield self._line
 
     def on_mount(self) -> None:
-        """Show titles; nothing else is known yet."""
         self._text.border_title = self._text_title
         self._grid.border_title = pass_title(self.statistic, None)
         self._candidates.show([], "No token yet.")
@@ -116,16 +114,13 @@ class LiveBody(Container):
             self._grid.open_graph(graph_for(info.graph), self._first_node)
 
     def start(self, event: Started, sampling: str) -> None:
-        """A run begins: its prompt, and how its tokens are chosen."""
         self._text.border_subtitle = sampling
         self._text.start(event.prompt)
 
     def add(self, event: TokenText) -> None:
-        """The text of one more token."""
         self._text.add(event.text, self._run.tint(self.signal))
 
     def finish(self, tail: str) -> None:
-        """The run has ended."""
         self._text.finish(tail)
 
     def show_pass(self, record: TokenRecord, before: TokenRecord | None, grid_alone: bool = False) -> None:
@@ -138,7 +133,6 @@ class LiveBody(Container):
         self.show_lens()
 
     def show_grid(self) -> None:
-        """Draw the grid by the chosen statistic."""
         record, graph = self.record, self._grid.graph
         self._grid.border_title = pass_title(self.statistic, record)
         if record is not None and graph is not None:
@@ -156,7 +150,6 @@ class LiveBody(Container):
             self._lens.show(bars, NO_LENS)
 
     def show_place(self) -> None:
-        """Say which token of the run is shown."""
         timeline = self._run.timeline
         # While tokens come, the count stands in the line of screens: setting a title draws the whole pane again.
         title = "text" if timeline.live else f"text: {timeline.words()}"
@@ -166,7 +159,6 @@ class LiveBody(Container):
         self._line.show(self.signal, self._run.token, self._run.noise)
 
     def show_tints(self) -> None:
-        """Tint the text by the chosen signal."""
         self._text.tint(self._run.tints(self.signal))
         self._line.show(self.signal, self._run.token, self._run.noise)
 
@@ -195,7 +187,6 @@ class TokenLine(LineWidget):
             self.refresh()
 
     def render_line(self, y: int) -> Strip:
-        """Legend first, words after it as far as there is room."""
         width, base = self.size.width, self.style()
         legend = self._legend()
         room = width - sum(segment.cell_length for segment in legend)

@@ -33,7 +33,6 @@ class Timeline:
 
     @property
     def record(self) -> int:
-        """Record number of the token that is looked at."""
         return self.first_record + self.index
 
     @property
@@ -78,7 +77,6 @@ class LiveRun:
     timeline: Timeline = field(default_factory=Timeline)
 
     def begin(self, event: Started) -> None:
-        """A run begins; the one before is forgotten."""
         self.prompt, self.tokens = event.tokens, []
         self.timeline = Timeline(event.first_record)
 
@@ -98,7 +96,6 @@ class LiveRun:
 
     @property
     def ids(self) -> list[int]:
-        """All token ids of the run so far."""
         return [*self.prompt, *(token.id for token in self.tokens)]
 
     def tint(self, signal: TintSignal, index: int = -1) -> int | None:

@@ -14,23 +14,8 @@ from textual.widget import Widget
 from textual.widgets import Input, Label, Static
 
 from aprtui.engine.logit_noise import FEWEST_TOKENS
+from aprtui.engine.process import messages
 from aprtui.engine.process.engine_process import EngineState
-from aprtui.engine.process.messages import (
-    Captured,
-    Declined,
-    Event,
-    Failed,
-    Finished,
-    Loaded,
-    NoiseMeasured,
-    Paused,
-    Reopening,
-    Resumed,
-    Started,
-    StepProgress,
-    TokenNames,
-    TokenText,
-)
 from aprtui.engine.sampling import Sampling
 from aprtui.tui.draw.signals import TintSignal
 from aprtui.tui.frame.session import Session
@@ -158,7 +143,6 @@ class LiveScreen(ToolScreen):
         """Whether the last poll drew only the grid: texts that change too fast to be read are drawn at every second."""
 
     def compose_body(self) -> Iterable[Widget]:
-        """Status above; text, candidates, lens and grid; prompt below."""
         yield StatusBar()
         yield Static(id="failure", markup=False)
         yield self._body
@@ -169,7 +153,6 @@ class LiveScreen(ToolScreen):
 
     @property
     def prompt(self) -> str:
-        """The prompt as it stands in its line."""
         return self.query_one(Input).value.replace(NEWLINE, "\n")
 
     @property
@@ -179,7 +162,6 @@ class LiveScreen(ToolScreen):
         return self._sampling or Sampling(temperature=(info.temperature if info else None) or 0.0)
 
     def state(self) -> ScreenState:
-        """Prompt, settings, and the token and stage that are shown."""
         body, settings = self._body, LiveSettings(self.sampling, self._source.settings)
         return live_state(
             self._source.info, settings, self.prompt,
@@ -187,14 +169,12 @@ class LiveScreen(ToolScreen):
         )  # fmt: skip
 
     def command(self) -> Sequence[str]:
-        """`aprtui run` with this prompt."""
         if not self.prompt:
             return []
         tokens = self._run.timeline.index + 1
         return run_command(self._source.info, self._source.settings, self.prompt, self.sampling, tokens)
 
     def on_mount(self) -> None:
-        """Start the engine and the polling."""
         self.set_focus(self.query_one(StageGrid))
         self._source.start(self._initial.engine)
         self.set_interval(1 / POLLS_PER_SECOND, self._poll)
@@ -209,7 +189,6 @@ class LiveScreen(ToolScreen):
         return super().check_action(action, parameters)
 
     def on_stage_grid_pointed(self) -> None:
-        """Describe the stage under the cursor, and mark its layer in the lens."""
         self._show_words()
         self._body.show_lens()
         self._body.point_contracts()
@@ -263,7 +242,6 @@ class LiveScreen(ToolScreen):
             self._source.pause()
 
     def action_full_speed(self) -> None:
-        """Let the engine run as fast as it can, or at a pace that the eye can follow."""
         self._pace = None if self._pace else PACE
         self._source.set_pace(self._pace)
 
@@ -296,18 +274,15 @@ class LiveScreen(ToolScreen):
         self.app.push_screen(dialog, self._apply_settings)
 
     def action_inject(self) -> None:
-        """Edit the settings with a fault at the stage under the cursor."""
         node = self._body.node
         if node is not None:
             self.action_settings("fault", f"layer={node.layer},stage={node.stage},kind=scale,magnitude=0.5")
 
     def action_again(self) -> None:
-        """Generate from the same prompt with another seed."""
         self._sampling = replace(self.sampling, seed=self.sampling.seed + 1)
         self._generate()
 
     def action_capture(self) -> None:
-        """Write the run so far as a capture, and open it once it is written."""
         if not self._run.tokens:
             self.notify("There is no run to capture yet: press e and enter a prompt.", severity="warning")
             return
@@ -360,7 +335,6 @@ class LiveScreen(ToolScreen):
         self.say(self._body.words(self.size.width - 2))
 
     def _travel_to(self, timeline: Timeline) -> None:
-        """Look at another token of the run."""
         self._run.timeline = timeline
         self._show()
 
@@ -377,7 +351,6 @@ class LiveScreen(ToolScreen):
             self._show_place()
 
     def _show_place(self) -> None:
-        """Say which token of the run is shown."""
         self._body.show_place()
         self.detail(self._run.timeline.place)
 
@@ -425,51 +398,50 @@ class LiveScreen(ToolScreen):
         box.update(f"{failure}\nPress r to restart the engine." if restart else failure)
         box.display = bool(failure)
 
-    def _handle(self, event: Event) -> None:
+    def _handle(self, event: messages.Event) -> None:
         body, run = self._body, self._run
         match event:
-            case StepProgress(what, done, total):
+            case messages.StepProgress(what, done, total):
                 self._show_note(f"{what} {done}/{total}")
-            case Reopening():
+            case messages.Reopening():
                 self._last_progress = time.monotonic()
                 self._show_note("")
-            case Loaded(info):
+            case messages.Loaded(info):
                 body.open(info)
                 self._loaded()
-            case Started(number, _, tokens) if number == self._generation:
+            case messages.Started(number, _, tokens) if number == self._generation:
                 self._show_note(f"evaluating {len(tokens)} prompt tokens")
                 self._last_progress, self._noise_requested = time.monotonic(), False
                 run.begin(event)
                 body.start(event, sampling_title(self.sampling))
-            case TokenNames(names):
+            case messages.TokenNames(names):
                 run.names.update(names)
-            case TokenText(run=number) if number == self._generation:
+            case messages.TokenText(run=number) if number == self._generation:
                 self._show_note("")
                 run.add(event)
                 body.add(event)
-            case Paused() | Resumed():
+            case messages.Paused() | messages.Resumed():
                 self._show_note("")
-            case Finished(number, reason, tail) if number == self._generation:
+            case messages.Finished(number, reason, tail) if number == self._generation:
                 body.finish(tail)
                 self._show_note(reason)
-            case Captured(directory):
+            case messages.Captured(directory):
                 self._show_note("")
                 self._captured(directory)
-            case NoiseMeasured(noise):
+            case messages.NoiseMeasured(noise):
                 self._show_note("")
                 run.noise = noise
                 body.show_tints()
-            case Declined(message):
+            case messages.Declined(message):
                 self._show_note("")
                 self.notify(message, severity="warning", markup=False, timeout=10)
-            case Failed(message, fatal):
+            case messages.Failed(message, fatal):
                 self._show_note("", message, restart=fatal)
             case _:
                 # An event of a generation that a newer one has replaced.
                 return
 
     def _loaded(self) -> None:
-        """An engine is loaded, the first one or another."""
         self._show_note("")
         self._source.set_pace(self._pace)
         self._source.set_lens(self._body.lens)

@@ -62,7 +62,6 @@ class StatusBar(LineWidget):
     status: reactive[Status] = reactive(Status())
 
     def render_line(self, y: int) -> Strip:
-        """The engine above, its state below."""
         status, width, base = self.status, self.size.width, self.style()
         if y == 0:
             style = self.style("engine")

@@ -42,8 +42,6 @@ class ContractsDock(Table):
     """
 
     class Judged(Message):
-        """All falsifiers were judged."""
-
         def __init__(self, rows: Sequence[tuple[str, PanelRow]], capture_paths: CapturePaths) -> None:
             super().__init__()
             self.rows, self.capture_paths = rows, capture_paths

@@ -33,7 +33,6 @@ WAITING = "…"
 
 
 def document_rows(files: Sequence[LoadedContract]) -> list[Row]:
-    """A row for each file; a file that cannot be read says so."""
     return [_document_row(loaded) for loaded in files]
 
 
@@ -104,14 +103,12 @@ def counts_title(rows: Sequence[PanelRow], judged: bool, captures: str) -> str:
 
 
 def captures_title(reference: Path | None, capture: Path | None) -> str:
-    """On which captures the falsifiers are judged."""
     if capture is None:
         return "judged without a capture"
     return f"judged on {capture.name}" + (f" against {reference.name}" if reference is not None else "")
 
 
 def row_words(row: PanelRow | None, width: int) -> str:
-    """One falsifier in a line."""
     if row is None:
         return ""
     reason = row.judgement.reason if row.judgement is not None else "no built-in check is bound to it"
