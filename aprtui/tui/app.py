@@ -33,16 +33,10 @@ from aprtui.tui.screens.help.screen import HelpScreen
 from aprtui.tui.screens.live.screen import LiveScreen
 from aprtui.tui.widgets.line_widget import PLAIN
 
-
-def _class_of(name: ScreenName) -> type[ToolScreen]:
-    """The screen class in the folder of that name."""
-    module = importlib.import_module(f"aprtui.tui.screens.{name}.screen")
-    found: type[ToolScreen] = getattr(module, f"{name.capitalize()}Screen")
-    return found
-
-
-SCREENS: Mapping[ScreenName, type[ToolScreen]] = {name: _class_of(name) for name in ScreenName}
-"""The class of each screen."""
+SCREENS: Mapping[ScreenName, type[ToolScreen]] = {
+    name: getattr(importlib.import_module(f"aprtui.tui.screens.{name}.screen"), f"{name.capitalize()}Screen")
+    for name in ScreenName
+}
 
 
 class AprtuiApp(App[ExitCode]):

@@ -29,10 +29,6 @@ class GridLayout:
     def layers(self) -> int:
         return int(self.rows.shape[0])
 
-    @property
-    def columns(self) -> int:
-        return len(self.stages)
-
 
 def grid_layout(graph: StageGraph) -> GridLayout:
     stages = tuple(stage for stage in graph.stages if stage.scope is Scope.LAYER)

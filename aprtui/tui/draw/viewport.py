@@ -182,17 +182,14 @@ class Viewport:
         # The last line is in the frame with all of its rows.
         top, bottom = int(above / down), max(int((below + 1) / down) - 1, int(below / down))
         left, right = left // grain.cells, right // grain.cells
-        rows, columns = (slice(*ends) for ends in ((top, bottom + 1), (left, right + 1)))
-        begin, end = (
-            self.tiling.values(rows.start, columns.start, self.shape),
-            self.tiling.values(rows.stop - 1, columns.stop - 1, self.shape),
-        )
-        seen = begin[0].start, begin[1].start, end[0].stop, end[1].stop
-        if seen[0] >= seen[2] or seen[1] >= seen[3]:
+        first_rows, first_columns = self.tiling.values(top, left, self.shape)
+        last_rows, last_columns = self.tiling.values(bottom, right, self.shape)
+        rows, columns = slice(first_rows.start, last_rows.stop), slice(first_columns.start, last_columns.stop)
+        if rows.start >= rows.stop or columns.start >= columns.stop:
             return self
         # One cell less than there is room for: a tiling begins at a whole cell, which may lie before the frame.
-        fit = whole((seen[2] - seen[0], seen[3] - seen[1]), (self.room[0] - 1, self.room[1] - 1))
-        middle = self.at((seen[0] + seen[2]) // 2, (seen[1] + seen[3]) // 2)
+        fit = whole((rows.stop - rows.start, columns.stop - columns.start), (self.room[0] - 1, self.room[1] - 1))
+        middle = self.at((rows.start + rows.stop) // 2, (columns.start + columns.stop) // 2)
         return middle.with_zoom(fit.rows_per_cell, fit.columns_per_cell)
 
     def _in_view(self) -> Viewport:

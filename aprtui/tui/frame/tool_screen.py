@@ -25,18 +25,13 @@ from aprtui.tui.widgets.jump_targets import JumpTargets
 
 
 class Program(Protocol):
-    """What the app does for its screens."""
+    """What the app does for its screens; its methods are described there."""
 
     config: Config
 
-    def open_state(self, state: ScreenState) -> None:
-        """Show the screen that `state` describes."""
-
-    def back(self) -> None:
-        """Show the screen that was shown before this one."""
-
-    def captures_at_hand(self) -> tuple[Path, ...]:
-        """The captures on the screen that was shown last of those that show some."""
+    def open_state(self, state: ScreenState) -> None: ...
+    def back(self) -> None: ...
+    def captures_at_hand(self) -> tuple[Path, ...]: ...
 
 
 class ToolScreen(Screen[None]):
@@ -135,8 +130,7 @@ class ToolScreen(Screen[None]):
     async def _run_chord(self, typed: tuple[Chord, str] | None) -> None:
         if typed is not None:
             chord, key = typed
-            action = chord.action.replace("*", key)
-            await self.run_action(action)
+            await self.run_action(chord.action.replace("*", key))
 
     def action_jump_to_label(self) -> None:
         widget = self.focused

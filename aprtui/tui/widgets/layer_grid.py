@@ -227,13 +227,12 @@ class LayerGrid(JumpTargets):
 
     def _draw_head(self, width: int) -> list[Strip]:
         """Names of groups, if there are any, and of stages, over cells of this width."""
-        lines = [self._group_line(width)] if self._groups else []
-        return [Strip(line) for line in (*lines, *map(self._header_line, self._header_segments(width)))]
-
-    def _group_line(self, width: int) -> list[Segment]:
-        group = self.style("group")
-        line = "│".join(f" {name} ".center(width * members, "─") for name, members in self._groups)
-        return [Segment(" " * LABEL, group), Segment(line, group)]
+        lines = [self._header_line(row) for row in self._header_segments(width)]
+        if self._groups:
+            names = "│".join(f" {name} ".center(width * members, "─") for name, members in self._groups)
+            group = self.style("group")
+            lines.insert(0, [Segment(" " * LABEL, group), Segment(names, group)])
+        return [Strip(line) for line in lines]
 
     def _header_segments(self, width: int) -> list[list[Segment]]:
         """The rows of the stage names. Neighbours differ, since narrow ones touch."""

@@ -51,7 +51,7 @@ def test_column_spans_from_its_smallest_to_its_largest_value_on_a_log_scale(stat
 def test_columns_do_not_disturb_each_other() -> None:
     alone = tile(stats_with())
     beside = tile(stats_with({Node(0, "ffn_up"): 1e6}))
-    kept = [index for index in range(LAYOUT.columns) if index != column("ffn_up")]
+    kept = [index for index in range(len(LAYOUT.stages)) if index != column("ffn_up")]
     assert np.array_equal(alone[:, kept], beside[:, kept])
 
 

@@ -12,9 +12,9 @@ from textual.containers import Container
 from textual.strip import Strip
 
 from aprtui.engine.logit_noise import LogitNoise
-from aprtui.engine.process.messages import EngineDescription, Started, TokenText
+from aprtui.engine.process.messages import EngineDescription, Started
 from aprtui.engine.process.slots import TokenRecord
-from aprtui.trace.graph import Node, graph_for
+from aprtui.trace.graph import graph_for
 from aprtui.tui.draw.bars import candidate_bars, lens_bars
 from aprtui.tui.draw.colours import tint_styles
 from aprtui.tui.draw.figures import figures_of, first_bad
@@ -70,58 +70,44 @@ class LiveBody(Container):
         self.statistic, self.signal, self.lens = initial.statistic, initial.signal, initial.lens
         self.record: TokenRecord | None = None
         self._before: TokenRecord | None = None
-        self._text = TextStream(classes="pane")
+        self.text = TextStream(classes="pane")
         self._candidates = BarList("likeliest tokens", id="candidates", classes="pane")
         self._lens = BarList("logit lens", id="lens", classes="pane")
-        self._dock = ContractsDock(paths, id="dock")
-        self._dock.can_focus = False  # enter goes to the prompt here; 5 opens the contracts
-        self._grid = StageGrid(classes="pane")
+        self.dock = ContractsDock(paths, id="dock")
+        self.dock.can_focus = False  # enter goes to the prompt here; 5 opens the contracts
+        self.grid = StageGrid(classes="pane")
         self._line = TokenLine()
         self._text_title = "text"
 
     def compose(self) -> ComposeResult:
         with Container(id="panes"):
-            yield self._text
-            yield self._grid
+            yield self.text
+            yield self.grid
             with Container(id="side"):
                 yield self._candidates
                 yield self._lens
-                yield self._dock
+                yield self.dock
         yield self._line
 
     def on_mount(self) -> None:
-        self._text.border_title = self._text_title
-        self._grid.border_title = pass_title(self.statistic, None)
+        self.text.border_title = self._text_title
+        self.grid.border_title = pass_title(self.statistic, None)
         self._candidates.show([], "No token yet.")
         self.set_class(self.lens, "-lens")
 
-    @property
-    def node(self) -> Node | None:
-        return self._grid.node
-
     def words(self, width: int) -> str:
         """What is known of the stage under the cursor, as far as it fits."""
-        graph = self._grid.graph
-        return "" if graph is None else describe(graph, self._grid.node, self.record, self._before, width)
-
-    def point_contracts(self) -> None:
-        """Show what contracts say about the stage under the cursor."""
-        self._dock.point_at(self._grid.node)
+        graph = self.grid.graph
+        return "" if graph is None else describe(graph, self.grid.node, self.record, self._before, width)
 
     def open(self, info: EngineDescription) -> None:
         """Lay out the grid for a model, unless it is laid out already."""
-        if self._grid.graph is None or self._grid.graph.config != info.graph:
-            self._grid.open_graph(graph_for(info.graph), self._first_node)
+        if self.grid.graph is None or self.grid.graph.config != info.graph:
+            self.grid.open_graph(graph_for(info.graph), self._first_node)
 
     def start(self, event: Started, sampling: str) -> None:
-        self._text.border_subtitle = sampling
-        self._text.start(event.prompt)
-
-    def add(self, event: TokenText) -> None:
-        self._text.add(event.text, self._run.tint(self.signal))
-
-    def finish(self, tail: str) -> None:
-        self._text.finish(tail)
+        self.text.border_subtitle = sampling
+        self.text.start(event.prompt)
 
     def show_pass(self, record: TokenRecord, before: TokenRecord | None, grid_alone: bool = False) -> None:
         """Draw a pass and its token, or only its grid; `before` is the pass of the token before."""
@@ -133,18 +119,18 @@ class LiveBody(Container):
         self.show_lens()
 
     def show_grid(self) -> None:
-        record, graph = self.record, self._grid.graph
-        self._grid.border_title = pass_title(self.statistic, record)
+        record, graph = self.record, self.grid.graph
+        self.grid.border_title = pass_title(self.statistic, record)
         if record is not None and graph is not None:
             before = None if self._before is None else self._before.stats
             figures = figures_of(self.statistic, record.stats, record.stage_seconds, before)
-            self._grid.show(figures, first_bad(graph, record.stats), notify=False)
+            self.grid.show(figures, first_bad(graph, record.stats), notify=False)
 
     def show_lens(self) -> None:
         """Draw the lens, with the layer under the cursor marked."""
         self.set_class(self.lens, "-lens")
         if self.lens:
-            node = self._grid.node
+            node = self.grid.node
             layer = -1 if node is None or node.layer is None else node.layer
             bars = [] if self.record is None else lens_bars(self.record, self._run.names, layer)
             self._lens.show(bars, NO_LENS)
@@ -154,12 +140,12 @@ class LiveBody(Container):
         # While tokens come, the count stands in the line of screens: setting a title draws the whole pane again.
         title = "text" if timeline.live else f"text: {timeline.words()}"
         if title != self._text_title:
-            self._text_title = self._text.border_title = title
-        self._text.mark(timeline.at)
+            self._text_title = self.text.border_title = title
+        self.text.mark(timeline.at)
         self._line.show(self.signal, self._run.token, self._run.noise)
 
     def show_tints(self) -> None:
-        self._text.tint(self._run.tints(self.signal))
+        self.text.tint(self._run.tints(self.signal))
         self._line.show(self.signal, self._run.token, self._run.noise)
 
 

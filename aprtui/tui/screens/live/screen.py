@@ -165,7 +165,7 @@ class LiveScreen(ToolScreen):
         body, settings = self._body, LiveSettings(self.sampling, self._source.settings)
         return live_state(
             self._source.info, settings, self.prompt,
-            body.node, body.statistic, body.signal, body.lens, self._run.timeline.at,
+            body.grid.node, body.statistic, body.signal, body.lens, self._run.timeline.at,
         )  # fmt: skip
 
     def command(self) -> Sequence[str]:
@@ -191,7 +191,7 @@ class LiveScreen(ToolScreen):
     def on_stage_grid_pointed(self) -> None:
         self._show_words()
         self._body.show_lens()
-        self._body.point_contracts()
+        self._body.dock.point_at(self._body.grid.node)
 
     def action_contracts(self) -> None:
         """Show or hide what contracts say about the stage; a wide screen always shows it."""
@@ -274,7 +274,7 @@ class LiveScreen(ToolScreen):
         self.app.push_screen(dialog, self._apply_settings)
 
     def action_inject(self) -> None:
-        node = self._body.node
+        node = self._body.grid.node
         if node is not None:
             self.action_settings("fault", f"layer={node.layer},stage={node.stage},kind=scale,magnitude=0.5")
 
@@ -419,11 +419,11 @@ class LiveScreen(ToolScreen):
             case messages.TokenText(run=number) if number == self._generation:
                 self._show_note("")
                 run.add(event)
-                body.add(event)
+                body.text.add(event.text, run.tint(body.signal))
             case messages.Paused() | messages.Resumed():
                 self._show_note("")
             case messages.Finished(number, reason, tail) if number == self._generation:
-                body.finish(tail)
+                body.text.finish(tail)
                 self._show_note(reason)
             case messages.Captured(directory):
                 self._show_note("")
