@@ -9,25 +9,30 @@ from pathlib import Path
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal
+from textual.containers import Container, Horizontal
 from textual.widget import Widget
 from textual.widgets import Input, Label, Static
 
 from aprtui.engine.logit_noise import FEWEST_TOKENS
 from aprtui.engine.process import messages
 from aprtui.engine.process.engine_process import EngineState
+from aprtui.engine.process.slots import TokenRecord
 from aprtui.engine.sampling import Sampling
+from aprtui.trace.graph import graph_for
+from aprtui.tui.draw.bars import candidate_bars, lens_bars
+from aprtui.tui.draw.figures import figures_of, first_bad
 from aprtui.tui.draw.signals import TintSignal
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
-from aprtui.tui.screens.live.body import LiveBody
 from aprtui.tui.screens.live.commands import free_directory, run_command, trace_command
-from aprtui.tui.screens.live.readout import sampling_title
+from aprtui.tui.screens.live.readout import describe, pass_title, sampling_title
 from aprtui.tui.screens.live.run import LiveRun, Timeline
 from aprtui.tui.screens.live.settings import LiveSettings, LiveSettingsScreen
 from aprtui.tui.screens.live.state import initial_state, live_state
-from aprtui.tui.screens.live.status_bar import Status, StatusBar
+from aprtui.tui.screens.live.status_lines import Status, StatusBar, TokenLine
+from aprtui.tui.widgets.bar_list import BarList
+from aprtui.tui.widgets.contracts.dock import ContractsDock
 from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.text_stream import TextStream
 
@@ -68,6 +73,8 @@ NEWLINE = "⏎"
 
 PATIENCE = 3.0
 """Seconds without a token after which the screen says so."""
+
+NO_LENS = "Not computed for this token.\nn makes the next one,\ng starts the run again."
 
 STACKED, WIDE = 120, 160
 """From these widths on, candidates and lens stand side by side, and so do text and grid."""
@@ -119,6 +126,24 @@ class LiveScreen(ToolScreen):
         #prompt-line { height: 1; padding: 0 1; background: $panel; }
         #prompt-line Label { width: auto; color: $accent; text-style: bold; }
         #prompt-line Input { border: none; height: 1; padding: 0; background: $panel; }
+        #panes { layout: horizontal; height: 1fr; }
+        #side { layout: horizontal; height: 100%; width: auto; }
+        TextStream { width: 1fr; height: 100%; }
+        BarList { width: 32; height: 100%; }
+        #lens, #dock { display: none; }
+        #dock { width: 44; height: 100%; }
+        &.-narrow StageGrid, &.-stacked StageGrid { dock: bottom; width: 100%; height: auto; max-height: 70%; }
+        &.-lens #lens { display: block; }
+        &.-narrow.-lens #candidates { display: none; }
+        &.-contracts #dock, &.-wide #dock { display: block; }
+        &.-narrow.-contracts #candidates, &.-narrow.-contracts #lens { display: none; }
+    }
+    LiveScreen.-wide {
+        #panes { layout: grid; grid-size: 2 2; grid-columns: 1fr 2fr; grid-rows: auto 1fr; }
+        #side { width: 100%; min-height: 13; }
+        TextStream { row-span: 2; width: 100%; }
+        BarList, #dock { width: 1fr; }
+        StageGrid { height: auto; max-height: 66vh; }
     }
     """
 
@@ -130,7 +155,18 @@ class LiveScreen(ToolScreen):
         self._prompt = state.text("prompt", session.prompt)
         self._sampling = self._initial.sampling
         self._run = LiveRun()
-        self._body = LiveBody(self._run, self._initial, session.paths)
+        self._statistic, self._signal, self._lens = self._initial.statistic, self._initial.signal, self._initial.lens
+        self._record: TokenRecord | None = None
+        self._before: TokenRecord | None = None
+        """The pass that is shown, and that of the token before."""
+        self._text = TextStream(classes="pane")
+        self._text_title = "text"
+        self._candidates = BarList("likeliest tokens", id="candidates", classes="pane")
+        self._lens_bars = BarList("logit lens", id="lens", classes="pane")
+        self._dock = ContractsDock(session.paths, id="dock")
+        self._dock.can_focus = False  # enter goes to the prompt here; 5 opens the contracts
+        self._grid = StageGrid(classes="pane")
+        self._token_line = TokenLine()
         self._generate_when_loaded = bool(self._prompt)
         self._generation = 0
         self._records_shown = 0
@@ -145,7 +181,14 @@ class LiveScreen(ToolScreen):
     def compose_body(self) -> Iterable[Widget]:
         yield StatusBar()
         yield Static(id="failure", markup=False)
-        yield self._body
+        with Container(id="panes"):
+            yield self._text
+            yield self._grid
+            with Container(id="side"):
+                yield self._candidates
+                yield self._lens_bars
+                yield self._dock
+        yield self._token_line
         with Horizontal(id="prompt-line"):
             yield Label("prompt ❯ ")
             value = self._prompt.replace("\n", NEWLINE)
@@ -162,10 +205,9 @@ class LiveScreen(ToolScreen):
         return self._sampling or Sampling(temperature=(info.temperature if info else None) or 0.0)
 
     def state(self) -> ScreenState:
-        body, settings = self._body, LiveSettings(self.sampling, self._source.settings)
         return live_state(
-            self._source.info, settings, self.prompt,
-            body.grid.node, body.statistic, body.signal, body.lens, self._run.timeline.at,
+            self._source.info, LiveSettings(self.sampling, self._source.settings), self.prompt,
+            self._grid.node, self._statistic, self._signal, self._lens, self._run.timeline.at,
         )  # fmt: skip
 
     def command(self) -> Sequence[str]:
@@ -175,7 +217,11 @@ class LiveScreen(ToolScreen):
         return run_command(self._source.info, self._source.settings, self.prompt, self.sampling, tokens)
 
     def on_mount(self) -> None:
-        self.set_focus(self.query_one(StageGrid))
+        self._text.border_title = self._text_title
+        self._grid.border_title = pass_title(self._statistic, None)
+        self._candidates.show([], "No token yet.")
+        self.set_class(self._lens, "-lens")
+        self.set_focus(self._grid)
         self._source.start(self._initial.engine)
         self.set_interval(1 / POLLS_PER_SECOND, self._poll)
 
@@ -190,12 +236,12 @@ class LiveScreen(ToolScreen):
 
     def on_stage_grid_pointed(self) -> None:
         self._show_words()
-        self._body.show_lens()
-        self._body.dock.point_at(self._body.grid.node)
+        self._show_lens()
+        self._dock.point_at(self._grid.node)
 
     def action_contracts(self) -> None:
         """Show or hide what contracts say about the stage; a wide screen always shows it."""
-        self._body.toggle_class("-contracts")
+        self.toggle_class("-contracts")
 
     def on_text_stream_pointed(self, event: TextStream.Pointed) -> None:
         self._travel_to(self._run.timeline.at_token(event.token))
@@ -213,19 +259,19 @@ class LiveScreen(ToolScreen):
         self._travel_to(self._run.timeline.to_live())
 
     def action_statistic(self) -> None:
-        self._body.statistic = self._body.statistic.following
-        self._body.show_grid()
+        self._statistic = self._statistic.following
+        self._show_grid()
         self._show_words()
 
     def action_tint(self) -> None:
-        self._body.signal = self._body.signal.following
+        self._signal = self._signal.following
         self._request_noise()
-        self._body.show_tints()
+        self._show_tints()
 
     def action_lens(self) -> None:
-        self._body.lens = not self._body.lens
-        self._source.set_lens(self._body.lens)
-        self._body.show_lens()
+        self._lens = not self._lens
+        self._source.set_lens(self._lens)
+        self._show_lens()
 
     def action_pause(self) -> None:
         if self._source.state is EngineState.PAUSED:
@@ -255,7 +301,7 @@ class LiveScreen(ToolScreen):
     def action_back(self) -> None:
         """Go from the prompt to the grid, from an older token to the newest, else to the previous screen."""
         if isinstance(self.focused, Input):
-            self.set_focus(self.query_one(StageGrid))
+            self.set_focus(self._grid)
         elif not self._run.timeline.live:
             self.action_newest()
         else:
@@ -274,7 +320,7 @@ class LiveScreen(ToolScreen):
         self.app.push_screen(dialog, self._apply_settings)
 
     def action_inject(self) -> None:
-        node = self._body.grid.node
+        node = self._grid.node
         if node is not None:
             self.action_settings("fault", f"layer={node.layer},stage={node.stage},kind=scale,magnitude=0.5")
 
@@ -319,10 +365,10 @@ class LiveScreen(ToolScreen):
             self.notify("The engine has crashed; press escape, then r to restart it.", severity="warning")
         elif info is None:
             # The generation starts as soon as the engine is loaded.
-            self.set_focus(self.query_one(StageGrid))
+            self.set_focus(self._grid)
         else:
             self._generation = self._source.generate(self.prompt, self.sampling, max_tokens=info.context)
-            self.set_focus(self.query_one(StageGrid))
+            self.set_focus(self._grid)
 
     def _stop_at_wanted_token(self) -> None:
         """Pause at the token that the screen's state asked for."""
@@ -332,7 +378,9 @@ class LiveScreen(ToolScreen):
             self._wanted_token = None
 
     def _show_words(self) -> None:
-        self.say(self._body.words(self.size.width - 2))
+        graph = self._grid.graph
+        if graph is not None:
+            self.say(describe(graph, self._grid.node, self._record, self._before, self.size.width - 2))
 
     def _travel_to(self, timeline: Timeline) -> None:
         self._run.timeline = timeline
@@ -343,20 +391,50 @@ class LiveScreen(ToolScreen):
         timeline = self._run.timeline
         record = self._source.latest() if timeline.live else self._source.record(timeline.record)
         if record is not None and timeline.tokens:
-            before = self._source.record(timeline.first_record + record.index - 1) if record.index else None
-            self._body.show_pass(record, before, grid_alone)
+            self._record = record
+            self._before = self._source.record(timeline.first_record + record.index - 1) if record.index else None
+            self._show_grid()
             if not grid_alone:
+                self._candidates.show(candidate_bars(record, self._run.names), "No token could be chosen.")
+                self._show_lens()
                 self._show_words()
         if not grid_alone:
             self._show_place()
 
+    def _show_grid(self) -> None:
+        record, graph = self._record, self._grid.graph
+        self._grid.border_title = pass_title(self._statistic, record)
+        if record is not None and graph is not None:
+            before = None if self._before is None else self._before.stats
+            figures = figures_of(self._statistic, record.stats, record.stage_seconds, before)
+            self._grid.show(figures, first_bad(graph, record.stats), notify=False)
+
+    def _show_lens(self) -> None:
+        """Show or hide the logit lens, with the layer under the cursor marked."""
+        self.set_class(self._lens, "-lens")
+        if self._lens:
+            node = self._grid.node
+            layer = -1 if node is None or node.layer is None else node.layer
+            bars = [] if self._record is None else lens_bars(self._record, self._run.names, layer)
+            self._lens_bars.show(bars, NO_LENS)
+
     def _show_place(self) -> None:
-        self._body.show_place()
-        self.detail(self._run.timeline.place)
+        timeline = self._run.timeline
+        # While tokens come, the count stands in the line of screens: setting a title draws the whole pane again.
+        title = "text" if timeline.live else f"text: {timeline.words()}"
+        if title != self._text_title:
+            self._text_title = self._text.border_title = title
+        self._text.mark(timeline.at)
+        self._token_line.show(self._signal, self._run.token, self._run.noise)
+        self.detail(timeline.place)
+
+    def _show_tints(self) -> None:
+        self._text.tint(self._run.tints(self._signal))
+        self._token_line.show(self._signal, self._run.token, self._run.noise)
 
     def _request_noise(self) -> None:
         """Have the noise measured once it is needed and the run is long enough."""
-        needed = self._body.signal is TintSignal.FLIP_RISK and self._run.noise is None
+        needed = self._signal is TintSignal.FLIP_RISK and self._run.noise is None
         if needed and len(self._run.ids) >= FEWEST_TOKENS and not self._noise_requested:
             self._noise_requested = True
             self._source.measure_noise()
@@ -377,7 +455,7 @@ class LiveScreen(ToolScreen):
             self._show()
         if not self._grid_alone:
             self.query_one(StatusBar).status = Status(
-                self._source.info, self._source.state, self._body.record, self._status_note(), self._pace
+                self._source.info, self._source.state, self._record, self._status_note(), self._pace
             )
 
     def _status_note(self) -> str:
@@ -399,7 +477,7 @@ class LiveScreen(ToolScreen):
         box.display = bool(failure)
 
     def _handle(self, event: messages.Event) -> None:
-        body, run = self._body, self._run
+        run = self._run
         match event:
             case messages.StepProgress(what, done, total):
                 self._show_note(f"{what} {done}/{total}")
@@ -407,23 +485,23 @@ class LiveScreen(ToolScreen):
                 self._last_progress = time.monotonic()
                 self._show_note("")
             case messages.Loaded(info):
-                body.open(info)
-                self._loaded()
+                self._loaded(info)
             case messages.Started(number, _, tokens) if number == self._generation:
                 self._show_note(f"evaluating {len(tokens)} prompt tokens")
                 self._last_progress, self._noise_requested = time.monotonic(), False
                 run.begin(event)
-                body.start(event, sampling_title(self.sampling))
+                self._text.border_subtitle = sampling_title(self.sampling)
+                self._text.start(event.prompt)
             case messages.TokenNames(names):
                 run.names.update(names)
             case messages.TokenText(run=number) if number == self._generation:
                 self._show_note("")
                 run.add(event)
-                body.text.add(event.text, run.tint(body.signal))
+                self._text.add(event.text, run.tint(self._signal))
             case messages.Paused() | messages.Resumed():
                 self._show_note("")
             case messages.Finished(number, reason, tail) if number == self._generation:
-                body.text.finish(tail)
+                self._text.finish(tail)
                 self._show_note(reason)
             case messages.Captured(directory):
                 self._show_note("")
@@ -431,7 +509,7 @@ class LiveScreen(ToolScreen):
             case messages.NoiseMeasured(noise):
                 self._show_note("")
                 run.noise = noise
-                body.show_tints()
+                self._show_tints()
             case messages.Declined(message):
                 self._show_note("")
                 self.notify(message, severity="warning", markup=False, timeout=10)
@@ -441,10 +519,12 @@ class LiveScreen(ToolScreen):
                 # An event of a generation that a newer one has replaced.
                 return
 
-    def _loaded(self) -> None:
+    def _loaded(self, info: messages.EngineDescription) -> None:
+        if self._grid.graph is None or self._grid.graph.config != info.graph:
+            self._grid.open_graph(graph_for(info.graph), self._initial.node)
         self._show_note("")
         self._source.set_pace(self._pace)
-        self._source.set_lens(self._body.lens)
+        self._source.set_lens(self._lens)
         if self._generate_when_loaded and not isinstance(self.focused, Input):
             self._generate()
 
