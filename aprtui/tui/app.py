@@ -148,14 +148,12 @@ class AprtuiApp(App[ExitCode]):
     def action_help(self) -> None:
         screen = self.screen
         if isinstance(screen, ToolScreen):
-            title = screen.NAME.capitalize()
-            self.push_screen(HelpScreen(title, screen.EXPLANATION, screen.all_bindings(), screen.chords))
+            self.push_screen(HelpScreen(screen))
 
     def action_turn_theme(self) -> None:
         self.theme = LIGHT.name if self.current_theme.dark else DARK.name
 
     async def action_quit(self) -> None:
-        """Leave the app; a running generation ends."""
         crashed = self.session.source.state is EngineState.CRASHED
         self.exit(ExitCode.ENGINE if crashed else ExitCode.PASS)
 
@@ -192,7 +190,7 @@ def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: boo
     that makes no sense, and `EngineError` after it if the engine had crashed and was not restarted.
     """
     config = read_config(config_path())
-    if ascii_only or not _has_unicode():
+    if ascii_only or "utf" not in locale.getencoding().lower():  # block characters cannot be written
         config = Config(config.path, config.theme, True, config.keys)
     path = (state.path("model") if state.screen is ScreenName.LIVE else None) or embedded_model()
     load_model(path)
@@ -209,10 +207,6 @@ def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: boo
     if code is ExitCode.ENGINE:
         raise EngineError(app.failure)
     return code
-
-
-def _has_unicode() -> bool:
-    return "utf" in locale.getencoding().lower()
 
 
 def _log_file() -> Path | None:

@@ -40,7 +40,6 @@ class BarList(LineWidget):
         return self._bars
 
     def show(self, bars: Sequence[Bar], empty: str = "") -> None:
-        """Draw `bars`; where there are none, the words `empty`, line by line."""
         lines = empty.splitlines()
         if bars == self._bars and lines == self._empty:
             return

@@ -226,7 +226,6 @@ class LayerGrid(JumpTargets):
         return segments
 
     def _draw_head(self, width: int) -> list[Strip]:
-        """Names of groups, if there are any, and of stages, over cells of this width."""
         lines = [self._header_line(row) for row in self._header_segments(width)]
         if self._groups:
             names = "│".join(f" {name} ".center(width * members, "─") for name, members in self._groups)
@@ -303,7 +302,6 @@ class LayerGrid(JumpTargets):
             self.put_cursor(self._below[min(max(place, 0), len(self._below) - 1)])
 
     def _scroll(self) -> None:
-        """Bring the row of the cursor into view, and say which rows are."""
         row, height = self._row_of(self._cursor), self._rows_in_view
         if row is not None:
             self._first_row = min(max(self._first_row, row - height + 1), row)

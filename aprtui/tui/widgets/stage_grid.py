@@ -37,9 +37,7 @@ class StageGrid(LayerGrid, can_focus=True):
         Binding("pageup", "move(-10, 0)", "Ten layers up", show=False),
         Binding("pagedown", "move(10, 0)", "Ten layers down", show=False),
     ]
-    DEFAULT_CSS = """
-    StageGrid:nocolor .layer-grid--other-label { text-style: dim; }
-    """
+    DEFAULT_CSS = "StageGrid:nocolor .layer-grid--other-label { text-style: dim; }"
     LINES_ABOVE = 1
 
     class Pointed(LayerGrid.Pointed):

@@ -178,7 +178,6 @@ class Table(JumpTargets, can_focus=True):
         self.action_move(-1)
 
     def on_click(self, event: Click) -> None:
-        """A click puts the cursor under the mouse; on the cursor it chooses."""
         offset = event.get_content_offset(self)
         if offset is None or not 1 <= offset.y <= min(self._height, len(self._rows) - self._first):
             return

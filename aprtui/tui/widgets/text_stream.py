@@ -144,7 +144,6 @@ class TextStream(ScrollView, LineWidget, can_focus=False):
         return "".join(piece.text for piece in self._pieces)
 
     def start(self, prompt: str) -> None:
-        """Show nothing but a prompt."""
         self._pieces.clear()
         self._marked, self._following = -1, True
         self._rewrap()
@@ -199,7 +198,6 @@ class TextStream(ScrollView, LineWidget, can_focus=False):
         self._pressed = self._piece_at(event)
 
     def on_mouse_up(self, event: MouseUp) -> None:
-        """Choose the token under the mouse, or select the text that the mouse was dragged over."""
         first, last = self._pressed, self._piece_at(event)
         self._pressed = None
         if first is None or last is None:
@@ -260,7 +258,6 @@ class TextStream(ScrollView, LineWidget, can_focus=False):
             piece.row = self._wrapper.add(piece.text, number)
 
     def _show(self, changed: int, at_end: bool) -> None:
-        """Draw the rows from `changed` on."""
         rows = len(self._wrapper.rows)
         self._grow(Size(self._wrapper.width, rows))
         if at_end and self._marked < 0:

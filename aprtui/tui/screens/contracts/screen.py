@@ -29,11 +29,12 @@ from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.widgets.cells_grid import CellsGrid
-from aprtui.tui.widgets.contracts.dock import CapturePaths, contract_paths
-from aprtui.tui.widgets.contracts.rows import (
+from aprtui.tui.widgets.contracts import (
     DOCUMENT_COLUMNS,
     FALSIFIER_COLUMNS,
+    CapturePaths,
     captures_title,
+    contract_paths,
     counts_title,
     document_rows,
     falsifier_lines,

@@ -59,7 +59,7 @@ from aprtui.tui.screens.diff.words import (
     stage_words,
     verdict_lines,
 )
-from aprtui.tui.widgets.contracts.dock import ContractsDock
+from aprtui.tui.widgets.contracts import ContractsDock
 from aprtui.tui.widgets.table import Table
 
 POLLS_PER_SECOND = 20

@@ -81,7 +81,6 @@ class LiveRun:
         self.timeline = Timeline(event.first_record)
 
     def forget(self) -> None:
-        """There is no run any more: the process that made it is gone."""
         self.prompt, self.tokens, self.timeline = (), [], Timeline()
 
     def add(self, event: TokenText) -> None:
@@ -97,9 +96,6 @@ class LiveRun:
     @property
     def ids(self) -> list[int]:
         return [*self.prompt, *(token.id for token in self.tokens)]
-
-    def tint(self, signal: TintSignal, index: int = -1) -> int | None:
-        return tint(signal, self.tokens[index], self.noise)
 
     def tints(self, signal: TintSignal) -> list[int | None]:
         return [tint(signal, token, self.noise) for token in self.tokens]

@@ -21,18 +21,17 @@ from aprtui.engine.sampling import Sampling
 from aprtui.trace.graph import graph_for
 from aprtui.tui.draw.bars import candidate_bars, lens_bars
 from aprtui.tui.draw.figures import figures_of, first_bad
-from aprtui.tui.draw.signals import TintSignal
+from aprtui.tui.draw.signals import TintSignal, tint
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
-from aprtui.tui.screens.live.commands import free_directory, run_command, trace_command
 from aprtui.tui.screens.live.readout import describe, pass_title, sampling_title
 from aprtui.tui.screens.live.run import LiveRun, Timeline
 from aprtui.tui.screens.live.settings import LiveSettings, LiveSettingsScreen
-from aprtui.tui.screens.live.state import initial_state, live_state
+from aprtui.tui.screens.live.state import free_directory, initial_state, live_state, run_command, trace_command
 from aprtui.tui.screens.live.status_lines import Status, StatusBar, TokenLine
 from aprtui.tui.widgets.bar_list import BarList
-from aprtui.tui.widgets.contracts.dock import ContractsDock
+from aprtui.tui.widgets.contracts import ContractsDock
 from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.text_stream import TextStream
 
@@ -280,7 +279,6 @@ class LiveScreen(ToolScreen):
             self._source.pause()
 
     def action_step(self) -> None:
-        """One more token; pauses first where the engine is running."""
         self._travel_to(self._run.timeline.to_live())
         if self._source.state is EngineState.PAUSED:
             self._source.step()
@@ -497,7 +495,7 @@ class LiveScreen(ToolScreen):
             case messages.TokenText(run=number) if number == self._generation:
                 self._show_note("")
                 run.add(event)
-                self._text.add(event.text, run.tint(self._signal))
+                self._text.add(event.text, tint(self._signal, run.tokens[-1], run.noise))
             case messages.Paused() | messages.Resumed():
                 self._show_note("")
             case messages.Finished(number, reason, tail) if number == self._generation:

@@ -25,10 +25,9 @@ from aprtui.tui.draw.figures import Statistic
 from aprtui.tui.draw.numbers import percent
 from aprtui.tui.draw.signals import TintSignal, TokenFigures, flip_risk, tint, token_words
 from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state
-from aprtui.tui.screens.live.commands import free_directory, run_command, trace_command
 from aprtui.tui.screens.live.run import Timeline
 from aprtui.tui.screens.live.settings import LiveSettings, form_texts, parse_form
-from aprtui.tui.screens.live.state import initial_state, live_state
+from aprtui.tui.screens.live.state import free_directory, initial_state, live_state, run_command, trace_command
 from tests.tui.screens.recorded import example_info, example_record
 
 INFO = example_info()

@@ -23,7 +23,7 @@ from aprtui.tui.frame.session import LiveSource, Session
 from aprtui.tui.screens.help.screen import HelpScreen
 from aprtui.tui.screens.live.screen import PACE, LiveScreen
 from aprtui.tui.widgets.bar_list import BarList
-from aprtui.tui.widgets.contracts.dock import ContractsDock
+from aprtui.tui.widgets.contracts import ContractsDock
 from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.text_stream import TextStream
 from tests.engine.fake_engine import open_fake
