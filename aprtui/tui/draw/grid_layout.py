@@ -25,10 +25,6 @@ class GridLayout:
     model_rows: NDArray[np.int64]
     """Index of each of `model_nodes` in execution order."""
 
-    @property
-    def layers(self) -> int:
-        return int(self.rows.shape[0])
-
 
 def grid_layout(graph: StageGraph) -> GridLayout:
     stages = tuple(stage for stage in graph.stages if stage.scope is Scope.LAYER)

@@ -96,17 +96,13 @@ def _inside(tiling: Tiling, shape: Size, room: Size) -> Tiling:
     """`tiling` without empty space that values could fill."""
     last_row = max(_up(shape[0], tiling.rows_per_cell) - room[0], 0) * tiling.rows_per_cell
     last_column = max(_up(shape[1], tiling.columns_per_cell) - room[1], 0) * tiling.columns_per_cell
-    row = _multiple(min(max(tiling.row, 0), last_row), tiling.rows_per_cell)
-    column = _multiple(min(max(tiling.column, 0), last_column), tiling.columns_per_cell)
-    return replace(tiling, row=row, column=column)
+    row, column = min(max(tiling.row, 0), last_row), min(max(tiling.column, 0), last_column)
+    # A tiling begins at a whole cell.
+    return replace(tiling, row=row - row % tiling.rows_per_cell, column=column - column % tiling.columns_per_cell)
 
 
 def _up(value: int, divisor: int) -> int:
     return -(-value // divisor)
-
-
-def _multiple(value: int, of: int) -> int:
-    return value // of * of
 
 
 def reduced(

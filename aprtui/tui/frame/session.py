@@ -43,9 +43,7 @@ class LiveSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """Where the live screen gets its data, how it begins, and the paths given to look in."""
+    """Where the live screen gets its data, and the paths given to look in."""
 
     source: LiveSource
-    prompt: str = ""
-    sampling: Sampling | None = None
     paths: tuple[Path, ...] = ()

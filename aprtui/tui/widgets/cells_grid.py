@@ -54,7 +54,7 @@ class CellsGrid(LayerGrid):
         if layout is None:
             self.set_shape((), (), ())
         else:
-            self.set_shape([stage.name for stage in layout.stages], (), range(layout.layers))
+            self.set_shape([stage.name for stage in layout.stages], (), range(len(layout.rows)))
         self._model_nodes = () if layout is None else layout.model_nodes
         self._lit, self._bad = frozenset(lit), bad
         self.refresh(layout=True)

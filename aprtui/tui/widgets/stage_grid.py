@@ -64,7 +64,7 @@ class StageGrid(LayerGrid, can_focus=True):
         self._figures, self._tile, self._first_bad = None, None, ""
         self._version += 1
         columns = [stage.name for stage in self._layout.stages]
-        self.set_shape(columns, self._layout.groups, range(self._layout.layers))
+        self.set_shape(columns, self._layout.groups, range(len(self._layout.rows)))
         self._cursor, self._column, self._first_row = Node(0, columns[0]), 0, 0
         if node is not None:
             self.put_cursor(node)

@@ -149,9 +149,9 @@ class LiveScreen(ToolScreen):
     def __init__(self, session: Session, state: ScreenState) -> None:
         super().__init__(session, state)
         self._source = session.source
-        self._initial = initial_state(state, session.source.settings, session.sampling)
+        self._initial = initial_state(state, session.source.settings)
         self._wanted_token = self._initial.token
-        self._prompt = state.text("prompt", session.prompt)
+        self._prompt = state.text("prompt")
         self._sampling = self._initial.sampling
         self._run = LiveRun()
         self._statistic, self._signal, self._lens = self._initial.statistic, self._initial.signal, self._initial.lens

@@ -66,15 +66,15 @@ def live_state(
     )
 
 
-def initial_state(state: ScreenState, engine: EngineSettings, sampling: Sampling | None) -> InitialState:
-    """What `state` asks for; `engine` and `sampling` fill in what it leaves open. Raises `UsageError`."""
-    before = LiveSettings(sampling or Sampling(), engine)
+def initial_state(state: ScreenState, engine: EngineSettings) -> InitialState:
+    """What `state` asks for; `engine` fills in what it leaves open. Raises `UsageError`."""
+    before = LiveSettings(Sampling(), engine)
     given = {_FORM[name]: text for name, text in state.fields.items() if name in _FORM}
     try:
         settings = parse_form(form_texts(before) | given, before)
     except ValueError as error:
         raise UsageError(f"{state}: {error}") from None
-    chosen = sampling is not None or any(name in given for name in ("temperature", "seed", "top-k", "top-p", "min-p"))
+    chosen = any(name in given for name in ("temperature", "seed", "top-k", "top-p", "min-p"))
     layer, stage = state.number("layer"), state.text("stage")
     return InitialState(
         replace(settings.engine, threads=engine.threads, context=engine.context),

@@ -19,7 +19,7 @@ from aprtui.tui.draw.colours import tint_styles
 from aprtui.tui.draw.numbers import duration
 from aprtui.tui.draw.signals import TintSignal, TokenFigures, token_words
 from aprtui.tui.draw.text import SEPARATOR, joined
-from aprtui.tui.frame.chrome import LEAST_COLUMNS
+from aprtui.tui.frame.tool_screen import LEAST_COLUMNS
 from aprtui.tui.widgets.line_widget import LineWidget
 
 
@@ -38,13 +38,9 @@ class Status:
 
 
 GLYPHS = {
-    EngineState.LOADING: "…",
-    EngineState.READY: "■",
-    EngineState.RUNNING: "▶",
-    EngineState.PAUSED: "‖",
-    EngineState.CRASHED: "✗",
-    EngineState.CLOSED: "■",
-}
+    EngineState.LOADING: "…", EngineState.READY: "■", EngineState.RUNNING: "▶",
+    EngineState.PAUSED: "‖", EngineState.CRASHED: "✗", EngineState.CLOSED: "■",
+}  # fmt: skip
 
 
 class StatusBar(LineWidget):

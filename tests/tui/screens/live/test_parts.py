@@ -215,7 +215,7 @@ def test_state_of_the_screen_survives_its_string() -> None:
         Statistic.TIME, TintSignal.FLIP_RISK, True, 17,
     )  # fmt: skip
     read = parse_state(str(state))
-    begin = initial_state(read, EngineSettings(threads=3, context=99), None)
+    begin = initial_state(read, EngineSettings(threads=3, context=99))
     assert begin.engine == SETTINGS.engine
     assert begin.sampling == SETTINGS.sampling
     assert (begin.statistic, begin.signal, begin.lens) == (Statistic.TIME, TintSignal.FLIP_RISK, True)
@@ -225,7 +225,7 @@ def test_state_of_the_screen_survives_its_string() -> None:
 
 def test_state_that_says_nothing_leaves_all_as_it_was() -> None:
     engine = EngineSettings("numpy", Mode.EXACT)
-    begin = initial_state(ScreenState(ScreenName.LIVE), engine, None)
+    begin = initial_state(ScreenState(ScreenName.LIVE), engine)
     assert begin.engine == engine
     assert begin.sampling is None
     assert (begin.statistic, begin.signal, begin.token) == (Statistic.RMS, TintSignal.PROBABILITY, None)
@@ -236,5 +236,5 @@ def test_state_that_says_nothing_leaves_all_as_it_was() -> None:
 )
 def test_state_that_makes_no_sense_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(UsageError) as refused:
-        initial_state(parse_state(text), EngineSettings(), None)
+        initial_state(parse_state(text), EngineSettings())
     assert "\n" not in str(refused.value)
