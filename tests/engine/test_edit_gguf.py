@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from aprtui.model.model import load_model
+from aprtui.model.weight_types import WeightType
 from tests.engine import edit_gguf as edit
 from tests.model.gguf_files import write_model
 
@@ -102,7 +103,7 @@ def test_the_hyperparameters_are_changed_by_their_factors(source: Path, tmp_path
 
 
 def test_a_transposed_matrix_is_the_transpose_and_quantised_ones_are_refused(source: Path, tmp_path: Path) -> None:
-    plain = write_model(tmp_path / "plain.gguf", weight_type=1)
+    plain = write_model(tmp_path / "plain.gguf", weight_type=WeightType.F16)
     copy = edited(plain, tmp_path, partial(edit.transpose, layer=0))
     name = "blk.0.attn_output.weight"
     assert np.array_equal(dequantized(copy, name), dequantized(plain, name).T)

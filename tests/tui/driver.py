@@ -15,7 +15,7 @@ from aprtui.tui.frame.config import Config
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenState
 from aprtui.tui.frame.tool_screen import ToolScreen
-from tests.tui.screens.recorded import RecordedSource
+from tests.tui.screens.live.recorded import RecordedSource
 
 Driver = Pilot[ExitCode]
 

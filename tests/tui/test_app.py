@@ -19,7 +19,7 @@ from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.live.screen import LiveScreen
 from tests.tui.driver import drag, notifications, screen_text
-from tests.tui.screens.recorded import RecordedSource
+from tests.tui.screens.live.recorded import RecordedSource
 
 
 class NotesScreen(ToolScreen):

@@ -11,7 +11,7 @@ from aprtui.tui.frame.keymap import Chord, displayed_keys
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName
 from tests.tui.frame.key_clashes import bindings_at_once, clashes
-from tests.tui.screens.recorded import RecordedSource
+from tests.tui.screens.live.recorded import RecordedSource
 
 
 def test_without_a_file_the_configuration_is_the_default(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.table import Table
 from tests.compare.recorded import FAULT, two_captures
 from tests.tui.driver import Driver, notifications, screen_text, showing, until, until_shown
-from tests.tui.screens.diff_recorded import playing, screen_playing
+from tests.tui.screens.diff.recorded import playing, screen_playing
 
 
 @pytest.fixture

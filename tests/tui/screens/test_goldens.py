@@ -27,7 +27,7 @@ from tests.compare.recorded import EDITS, FAULT, two_captures
 from tests.compare.synthetic import changed, write_capture
 from tests.tui.driver import Driver, screen_text, showing, until, until_shown
 from tests.tui.screens.contracts.example import CONTRACT
-from tests.tui.screens.diff_recorded import playing, screen_playing
+from tests.tui.screens.diff.recorded import playing, screen_playing
 from tests.tui.widgets.golden import check_lines, screen_lines
 
 SIZES = ((80, 24), (120, 40))

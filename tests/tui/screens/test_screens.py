@@ -21,7 +21,7 @@ from aprtui.tui.widgets.line_widget import LineWidget
 from tests.compare.recorded import FAULT, two_captures
 from tests.compare.synthetic import changed
 from tests.tui.driver import Driver, screen_text, showing, until, until_shown
-from tests.tui.screens.diff_recorded import playing, screen_playing
+from tests.tui.screens.diff.recorded import playing, screen_playing
 
 
 @pytest.mark.parametrize("name", SCREENS)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,44 +37,44 @@ class FileLocation:
     is_block: bool
 
 
-class TensorSource(Protocol):
+class TensorSource(ABC):
     """Planes `[rows, columns]` of values, read by position. Methods raise `UnreadableError` for an unreadable file."""
 
     file: PositionalFile
     title: str
     axes: tuple[str, str]
-    planes: int
     shape: Size
-    causal: bool
-    stats: StageStats | None
+    planes: int = 1
+    causal: bool = False
+    stats: StageStats | None = None
     """Statistics of all planes, if the manifest states them."""
 
+    @abstractmethod
     def read(self, plane: int, rows: slice, columns: slice) -> NDArray[np.float32]:
         """Values of a plane."""
-        ...
 
+    @abstractmethod
     def locate(self, plane: int, row: int, column: int) -> FileLocation:
         """Where a value is in the file."""
-        ...
+
+    @abstractmethod
+    def state(self) -> ScreenState:
+        """The state that opens this tensor."""
+
+    @abstractmethod
+    def command(self, index: Sequence[int]) -> list[str]:
+        """The headless command that describes this tensor, and the value at `index` if one is given."""
 
     def column_words(self, column: int) -> str:
         """What a column is beyond its number, as the head and the channel in it; empty if it is nothing more."""
-        ...
-
-    def state(self) -> ScreenState:
-        """The state that opens this tensor."""
-        ...
-
-    def command(self, index: Sequence[int]) -> list[str]:
-        """The headless command that describes this tensor, and the value at `index` if one is given."""
-        ...
+        return ""
 
     def neighbour(self, step: int, same: str) -> ScreenState | None:
         """The tensor `step` places on in execution order; with `same` "stage", among the layers of the same stage."""
-        ...
+        return None
 
 
-class StageSource:
+class StageSource(TensorSource):
     """A stage of a capture."""
 
     def __init__(self, capture: Capture, node: Node) -> None:
@@ -131,11 +131,8 @@ class StageSource:
         return _stage_state(self.capture, nodes[place]) if 0 <= place < len(nodes) else None
 
 
-class FileSource:
+class FileSource(TensorSource):
     """A stage file by itself: its shape is not known, so its values are shown in rows of a fixed width."""
-
-    causal: bool = False
-    stats: StageStats | None = None
 
     def __init__(self, path: Path, width: int | None = None) -> None:
         self._path = path
@@ -150,7 +147,7 @@ class FileSource:
         self.file = self._reader.file
         self.title = f"{canonical_name(path.stem)} of {path.name}"
         self.axes = ("row", "value")
-        self.planes, self.shape = 1, self._reader.plane_shape
+        self.shape = self._reader.plane_shape
 
     def read(self, plane: int, rows: slice, columns: slice) -> NDArray[np.float32]:
         return self._reader.values(rows, columns)
@@ -158,27 +155,15 @@ class FileSource:
     def locate(self, plane: int, row: int, column: int) -> FileLocation:
         return FileLocation(self._reader.place(row, column), 4, is_block=False)
 
-    def column_words(self, column: int) -> str:
-        """Empty: nothing is known."""
-        return ""
-
     def state(self) -> ScreenState:
         return screen_state(ScreenName.TENSOR, path=as_typed(self._path), width=self._width)
 
     def command(self, index: Sequence[int]) -> list[str]:
         return ["aprtui", "stats", as_typed(self._path)]
 
-    def neighbour(self, step: int, same: str) -> ScreenState | None:
-        """A file by itself has none."""
-        return None
 
-
-class WeightSource:
+class WeightSource(TensorSource):
     """A tensor of a model, dequantised as it is read."""
-
-    planes: int = 1
-    causal: bool = False
-    stats: StageStats | None = None
 
     def __init__(self, path: Path, name: str, tensors: Sequence[TensorInfo] | None = None) -> None:
         self._tensors: Mapping[str, TensorInfo] = {info.name: info for info in tensors or tensor_table(path)}
@@ -200,10 +185,6 @@ class WeightSource:
         """Where the block of a value is in the file."""
         offset, size = self._reader.place(row, column)
         return FileLocation(offset, size, is_block=True)
-
-    def column_words(self, column: int) -> str:
-        """Empty: a column of a weight has only its number."""
-        return ""
 
     def state(self) -> ScreenState:
         return screen_state(ScreenName.TENSOR, model=as_typed(self._path), tensor=self._name)

@@ -26,8 +26,8 @@ from aprtui.tui.widgets.bar_list import BarList
 from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.text_stream import TextStream
 from tests.tui.driver import Driver, drag, notifications, screen_text, until, until_shown
+from tests.tui.screens.live.recorded import PIECES, RecordedSource
 from tests.tui.screens.live.test_screen import live
-from tests.tui.screens.recorded import PIECES, RecordedSource
 
 MANY = [f" w{number}" for number in range(RING + 40)]
 

@@ -28,7 +28,7 @@ from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state
 from aprtui.tui.screens.live.run import Timeline
 from aprtui.tui.screens.live.settings import LiveSettings, form_texts, parse_form
 from aprtui.tui.screens.live.state import free_directory, initial_state, live_state, run_command, trace_command
-from tests.tui.screens.recorded import example_info, example_record
+from tests.tui.screens.live.recorded import example_info, example_record
 
 INFO = example_info()
 SURE = TokenFigures(" return", 7, -0.001, 0.01, 12.0)

@@ -13,7 +13,7 @@ from aprtui.tui.draw.numbers import duration
 from aprtui.tui.screens.live.readout import describe, pass_title
 from aprtui.tui.screens.live.status_lines import engine_line, speed_line
 from aprtui.tui.widgets.stage_grid import model_strip
-from tests.tui.screens.recorded import example_info, example_record
+from tests.tui.screens.live.recorded import example_info, example_record
 
 INFO = example_info()
 GRAPH = graph_for(INFO.graph)

@@ -29,7 +29,7 @@ from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.text_stream import TextStream
 from tests.engine.fake_engine import open_fake
 from tests.tui.driver import Driver, screen_text, until
-from tests.tui.screens.recorded import PIECES, RecordedSource
+from tests.tui.screens.live.recorded import PIECES, RecordedSource
 from tests.tui.widgets.golden import check_golden
 
 

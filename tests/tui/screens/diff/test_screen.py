@@ -29,8 +29,8 @@ from aprtui.tui.widgets.heatmap import Heatmap
 from aprtui.tui.widgets.table import Table
 from tests.compare.recorded import FAULT, records_of, two_captures
 from tests.tui.driver import Driver, drag, notifications, screen_text, until
-from tests.tui.screens.diff_recorded import RecordedDiff, playing, screen_playing
-from tests.tui.screens.recorded import RecordedSource
+from tests.tui.screens.diff.recorded import RecordedDiff, playing, screen_playing
+from tests.tui.screens.live.recorded import RecordedSource
 from tests.tui.widgets.golden import check_golden
 
 

@@ -25,7 +25,7 @@ from aprtui.tui.screens.diff.screen import DiffScreen
 from aprtui.tui.screens.diff.source import ChildSource, DiffRequest, Ended, Event, Progressed, Record
 from aprtui.tui.screens.diff.verdict import VerdictLines
 from tests.compare.recorded import records_of, two_captures
-from tests.tui.screens.recorded import RecordedSource
+from tests.tui.screens.live.recorded import RecordedSource
 
 SECONDS = 120.0
 
