@@ -13,7 +13,7 @@ from aprtui.engine.sampling import Sampling
 
 
 class LiveSource(Protocol):
-    """What `EngineProcess` offers to a screen; its methods are described there. No call blocks."""
+    """What `EngineProcess`, which describes its methods, offers to a screen. No call blocks."""
 
     @property
     def info(self) -> EngineDescription | None: ...

@@ -91,7 +91,7 @@ class ReadoutLine(LineWidget):
 
 
 class Program(Protocol):
-    """What the app does for its screens; its methods are described there."""
+    """What the app does for its screens; `AprtuiApp` describes its methods."""
 
     config: Config
 
