@@ -8,7 +8,6 @@ from pathlib import Path
 
 @cache
 def processor_name() -> str:
-    """The processor's name as the system gives it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -28,17 +28,14 @@ def own_source(path: str) -> Path:
 
 
 def kernels() -> Path:
-    """The folder of the CUDA kernels."""
     return _folder("kernels")
 
 
 def contracts() -> Path:
-    """The folder of our own contracts."""
     return _folder("contracts")
 
 
 def embedded_model() -> Path:
-    """The GGUF file of the embedded model."""
     return _PACKAGE / "demo" / "data" / "demo-qwen2-q4km.gguf"
 
 
@@ -63,12 +60,10 @@ def digest_cache() -> Path:
 
 
 def parity_cache() -> Path:
-    """The folder of the parity gate's results."""
     return _cache() / "parity"
 
 
 def floor_cache() -> Path:
-    """The folder of measured noise floors."""
     return _cache() / "floors"
 
 

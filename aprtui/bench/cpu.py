@@ -5,6 +5,9 @@ Everything that is compared is measured in turns in one run, each engine in its 
 
 from __future__ import annotations
 
+import ctypes
+import math
+import shutil
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,13 +15,135 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from aprtui.bench.contestants import CapturingContestant, LlamaCppContestant, OurContestant, PageCacheContestant
+import numpy as np
+from numpy.typing import NDArray
+
 from aprtui.bench.worker import Contestant, Job, Worker
-from aprtui.engine.protocol import Mode
+from aprtui.engine.backends.cpu import CPU
+from aprtui.engine.capturing import CaptureRequest, write_capture
+from aprtui.engine.opening import open_engine
+from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Taps
+from aprtui.errors import EngineError
 from aprtui.model.model import load_model
 from aprtui.progress import Progress
+from aprtui.trace.aprt import HEADER_BYTES
+from aprtui.trace.graph import Node
+from aprtui.trace.stats import Accumulator
 from aprtui.trace.writer import planned_files
+
+
+class Discard:
+    """A tap sink that takes everything and keeps nothing."""
+
+    def put(self, node: Node, position: int, values: NDArray[np.float32] | None, stats: Accumulator | None) -> None:
+        """Take one stage tensor."""
+
+
+class OurContestant:
+    """This project's CPU engine; with `stats` the statistics of every stage are tapped."""
+
+    def __init__(self, model: Path, mode: Mode, threads: int, context: int, *, stats: bool = False) -> None:
+        self._model = load_model(model)
+        self._engine = open_engine(
+            self._model, backend=CPU.name, mode=mode, kv=KvType.F32, threads=threads, context=context
+        )
+        nodes = frozenset(self._model.graph.nodes)
+        self._taps = Taps(Discard(), stats=nodes) if stats else NO_TAPS
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        self._engine.reset()
+        self._engine.forward(tokens, self._taps)
+
+    def decode(self, tokens: Sequence[int]) -> None:
+        for token in tokens:
+            self._engine.forward([token], self._taps)
+
+
+class CapturingContestant(OurContestant):
+    """The same engine, whose `prefill` also writes every stage of every layer to `directory`."""
+
+    def __init__(self, model: Path, mode: Mode, threads: int, context: int, directory: Path) -> None:
+        super().__init__(model, mode, threads, context)
+        self._directory = directory
+        self._model.sha256()
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        request = CaptureRequest(tokens, None, frozenset(self._model.graph.nodes), Logits.LAST)
+        write_capture(self._engine, self._model, request, self._directory, overwrite=True)
+
+
+class PageCacheContestant:
+    """The limit of a capture: `prefill` writes files of the given sizes, and does nothing else."""
+
+    def __init__(self, sizes: Sequence[int], directory: Path) -> None:
+        self._sizes, self._directory = sizes, directory
+        self._data = np.random.default_rng(0).bytes(max(sizes))
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory.mkdir(parents=True)
+        view = memoryview(self._data)
+        for index, size in enumerate(self._sizes):
+            with open(self._directory / str(index), "wb", buffering=0) as file:
+                written = 0
+                while written < size:
+                    written += file.write(view[written:size])
+
+    def decode(self, tokens: Sequence[int]) -> None:
+        raise EngineError("the page cache decodes nothing")
+
+
+class LlamaCppContestant:
+    """llama.cpp on the CPU through llama-cpp-python, with its own defaults (repacking, flash attention)."""
+
+    def __init__(self, model: Path, threads: int, context: int) -> None:
+        try:
+            import llama_cpp
+        except ImportError as error:
+            raise EngineError("llama-cpp-python is not installed: pip install 'aprtui[oracle]'") from error
+        self._llama: Any = llama_cpp
+        self._silence = llama_cpp.llama_log_callback(lambda *_: None)  # kept: a collected callback crashes
+        llama_cpp.llama_log_set(self._silence, ctypes.c_void_p(0))
+        llama_cpp.llama_backend_init()
+        parameters = llama_cpp.llama_model_default_params()
+        parameters.n_gpu_layers = 0
+        loaded = llama_cpp.llama_model_load_from_file(str(model).encode(), parameters)
+        if not loaded:
+            raise EngineError(f"{model}: llama.cpp does not load it")
+        options = llama_cpp.llama_context_default_params()
+        options.n_ctx, options.n_batch, options.n_ubatch = context, 2048, 512
+        options.n_threads = options.n_threads_batch = threads
+        self._context = llama_cpp.llama_init_from_model(loaded, options)
+        if not self._context:
+            raise EngineError(f"{model}: llama.cpp cannot make a context of {context}")
+        self._position = 0
+
+    def prefill(self, tokens: Sequence[int]) -> None:
+        self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), True)
+        self._position = 0
+        self._evaluate(tokens)
+
+    def decode(self, tokens: Sequence[int]) -> None:
+        for token in tokens:
+            self._evaluate([token])
+
+    def _evaluate(self, tokens: Sequence[int]) -> None:
+        batch = self._llama.llama_batch_init(len(tokens), 0, 1)
+        batch.n_tokens = len(tokens)
+        for index, token in enumerate(tokens):
+            batch.token[index] = token
+            batch.pos[index] = self._position + index
+            batch.n_seq_id[index] = 1
+            batch.seq_id[index][0] = 0
+            batch.logits[index] = index == len(tokens) - 1
+        status = self._llama.llama_decode(self._context, batch)
+        self._llama.llama_batch_free(batch)
+        if status:
+            raise EngineError(f"llama.cpp: llama_decode answers {status}")
+        self._position += len(tokens)
+
 
 PROMPT = 512
 DECODED = 64
@@ -36,6 +161,14 @@ class Figure:
     against: str = ""
     target: str = ""
 
+    @classmethod
+    def of(
+        cls, what: str, values: Sequence[float], unit: str, ratio: float | None = None, against: str = "",
+        target: str = "",
+    ) -> Figure:  # fmt: skip
+        """The median of `values`, which lie in its spread."""
+        return cls(what, statistics.median(values), unit, (min(values), max(values)), ratio, against, target)
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -49,35 +182,32 @@ class Options:
 
 
 def run_cpu(options: Options, progress: Progress) -> Iterator[Figure]:
-    """Measure, part by part."""
     yield from _against_peer(options, progress)
     yield from _taps(options, progress)
     yield from _capture(options, progress)
 
 
 def _rounds(
-    builders: Mapping[str, tuple[Callable[[], Contestant], Job]],
-    options: Options,
-    vocabulary: int,
-    progress: Progress,
-    what: str,
+    builders: Mapping[str, Callable[[], Contestant]], job: Job, options: Options, progress: Progress, what: str
 ) -> dict[str, list[float]]:
-    """Seconds of each contestant in each round, measured in turns after one warm-up each."""
+    """Seconds of each contestant for `job` in each round, measured in turns after one warm-up each."""
+    vocabulary = load_model(options.model).config.graph.vocabulary
     seconds: dict[str, list[float]] = {name: [] for name in builders}
     with ExitStack() as stack:
-        workers = {name: stack.enter_context(Worker(build, vocabulary)) for name, (build, _) in builders.items()}
+        workers = {name: stack.enter_context(Worker(build, vocabulary)) for name, build in builders.items()}
         for turn in range(options.rounds + 1):
             progress(what, turn, options.rounds + 1)
-            for name, (_, job) in builders.items():
-                taken = workers[name].measure(job)
+            for name, worker in workers.items():
+                taken = worker.measure(job)
                 if turn:
                     seconds[name].append(taken)
     return seconds
 
 
-def _rate(name: str, tokens: int, seconds: Sequence[float], **judged: object) -> Figure:
-    rates = sorted(tokens / taken for taken in seconds)
-    return Figure(name, statistics.median(rates), "tokens/s", (rates[0], rates[-1]), **judged)  # type: ignore[arg-type]
+def _rate(
+    name: str, tokens: int, seconds: Sequence[float], ratio: float | None = None, against: str = "", target: str = ""
+) -> Figure:
+    return Figure.of(name, [tokens / taken for taken in seconds], "tokens/s", ratio, against, target)
 
 
 def _paired(numerator: Sequence[float], denominator: Sequence[float]) -> float:
@@ -86,85 +216,59 @@ def _paired(numerator: Sequence[float], denominator: Sequence[float]) -> float:
 
 
 def _against_peer(options: Options, progress: Progress) -> Iterator[Figure]:
-    vocabulary = load_model(options.model).config.graph.vocabulary
     context = PROMPT + DECODED
-    size = options.model.stat().st_size
     for mode in (Mode.Q8, Mode.EXACT):
         ours = partial(OurContestant, options.model, mode, options.threads, context)
         for work, tokens, target in (("decode", DECODED, 1.0), ("prefill", PROMPT, 0.5)):
-            job = Job(work, tokens)
-            builders: dict[str, tuple[Callable[[], Contestant], Job]] = {"ours": (ours, job)}
+            builders: dict[str, Callable[[], Contestant]] = {"ours": ours}
             if options.peer and mode is Mode.Q8:
-                builders["llama.cpp"] = (partial(LlamaCppContestant, options.model, options.threads, context), job)
-            seconds = _rounds(builders, options, vocabulary, progress, f"{work} {mode}")
+                builders["llama.cpp"] = partial(LlamaCppContestant, options.model, options.threads, context)
+            seconds = _rounds(builders, Job(work, tokens), options, progress, f"{work} {mode}")
             if "llama.cpp" in seconds:
                 yield _rate(f"{work}, llama.cpp", tokens, seconds["llama.cpp"])
                 ratio = _paired(seconds["llama.cpp"], seconds["ours"])
-                yield _rate(
-                    f"{work}, {mode}", tokens, seconds["ours"], ratio=ratio, against="llama.cpp", target=f"≥ {target}"
-                )
+                yield _rate(f"{work}, {mode}", tokens, seconds["ours"], ratio, "llama.cpp", f"≥ {target}")
             else:
                 yield _rate(f"{work}, {mode}", tokens, seconds["ours"])
-    yield from _memory(options, context, size, vocabulary)
+    yield _memory(options, context)
 
 
-def _memory(options: Options, context: int, size: int, vocabulary: int) -> Iterator[Figure]:
+def _memory(options: Options, context: int) -> Figure:
     config = load_model(options.model).config.graph
     cache = 2 * 4 * config.layers * config.kv_width * context
     ours = partial(OurContestant, options.model, Mode.Q8, options.threads, context)
-    with Worker(ours, vocabulary) as worker:
+    with Worker(ours, config.vocabulary) as worker:
         worker.measure(Job("prefill", PROMPT))
         worker.measure(Job("decode", DECODED))
-        peak = worker.memory().peak
-    allowed = 1.2 * size + cache + 250e6
-    yield Figure(
-        "memory, q8", peak / 1e6, "MB resident at most", (peak / 1e6, peak / 1e6),
-        peak / allowed, "1.2 × file + K/V + 250 MB", "≤ 1.0",
-    )  # fmt: skip
+        peak = worker.peak_memory() / 1e6
+    allowed = (1.2 * options.model.stat().st_size + cache) / 1e6 + 250
+    return Figure.of("memory, q8", [peak], "MB resident at most", peak / allowed, "1.2 × file + K/V + 250 MB", "≤ 1.0")
 
 
 def _taps(options: Options, progress: Progress) -> Iterator[Figure]:
-    vocabulary = load_model(options.model).config.graph.vocabulary
-    job = Job("decode", DECODED)
     plain = partial(OurContestant, options.model, Mode.Q8, options.threads, PROMPT)
     tapped = partial(plain, stats=True)
-    seconds = _rounds({"plain": (plain, job), "tapped": (tapped, job)}, options, vocabulary, progress, "taps")
-    yield _rate(
-        "decode, q8, statistics of all stages", DECODED, seconds["tapped"],
-        ratio=_paired(seconds["tapped"], seconds["plain"]), against="time without taps", target="≤ 1.10",
-    )  # fmt: skip
+    seconds = _rounds({"plain": plain, "tapped": tapped}, Job("decode", DECODED), options, progress, "taps")
+    name, ratio = "decode, q8, statistics of all stages", _paired(seconds["tapped"], seconds["plain"])
+    yield _rate(name, DECODED, seconds["tapped"], ratio, "time without taps", "≤ 1.10")
 
 
 def _capture(options: Options, progress: Progress) -> Iterator[Figure]:
     model = load_model(options.model)
-    vocabulary = model.config.graph.vocabulary
-    job = Job("prefill", PROMPT)
     files = planned_files(model.graph, model.graph.nodes, PROMPT, 1)
-    sizes = tuple(int(_size(info.shape)) for info in files.values())
+    sizes = tuple(HEADER_BYTES + 4 * math.prod(info.shape) for info in files.values())
     with tempfile.TemporaryDirectory(prefix="aprtui-bench-", dir=options.directory) as folder:
         arguments = (options.model, Mode.Q8, options.threads, PROMPT + 1)
-        builders: dict[str, tuple[Callable[[], Contestant], Job]] = {
-            "plain": (partial(OurContestant, *arguments), job),
-            "capture": (partial(CapturingContestant, *arguments, Path(folder) / "capture"), job),
-            "write": (partial(PageCacheContestant, sizes, Path(folder) / "write"), job),
+        builders: dict[str, Callable[[], Contestant]] = {
+            "plain": partial(OurContestant, *arguments),
+            "capture": partial(CapturingContestant, *arguments, Path(folder) / "capture"),
+            "write": partial(PageCacheContestant, sizes, Path(folder) / "write"),
         }
-        seconds = _rounds(builders, options, vocabulary, progress, "capture")
-    median = {name: statistics.median(taken) for name, taken in seconds.items()}
-    yield Figure("write of the same bytes", median["write"], "s", _range(seconds["write"]))
-    yield Figure("prefill of 512 tokens, q8", median["plain"], "s", _range(seconds["plain"]))
+        seconds = _rounds(builders, Job("prefill", PROMPT), options, progress, "capture")
+    yield Figure.of("write of the same bytes", seconds["write"], "s")
+    yield Figure.of("prefill of 512 tokens, q8", seconds["plain"], "s")
     limit = [plain + 2 * write for plain, write in zip(seconds["plain"], seconds["write"], strict=True)]
-    yield Figure(
-        f"full capture of it, {sum(sizes) / 1e6:.0f} MB", median["capture"], "s", _range(seconds["capture"]),
+    yield Figure.of(
+        f"full capture of it, {sum(sizes) / 1e6:.0f} MB", seconds["capture"], "s",
         _paired(seconds["capture"], limit), "prefill + 2 × write", "≤ 1.0",
     )  # fmt: skip
-
-
-def _size(shape: Sequence[int]) -> int:
-    count = 1
-    for axis in shape:
-        count *= axis
-    return 12 + 4 * count
-
-
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    return min(values), max(values)

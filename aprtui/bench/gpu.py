@@ -12,7 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
@@ -21,8 +21,7 @@ from pathlib import Path
 import numpy as np
 
 import aprtui
-from aprtui.bench.contestants import Discard
-from aprtui.bench.cpu import Figure
+from aprtui.bench.cpu import Discard, Figure
 from aprtui.bench.worker import PROMPT_SEED, resident_bytes
 from aprtui.contracts.evidence.project import revision_of
 from aprtui.engine.backends.cuda import CUDA
@@ -55,8 +54,6 @@ class GpuOptions:
 
 @dataclass(frozen=True, slots=True)
 class MeasurementSetup:
-    """The machine and the versions that figures were measured with."""
-
     date: str
     device: str
     driver: str
@@ -128,13 +125,8 @@ def _setup(engine: CudaEngine, options: GpuOptions, peer: _Peer) -> MeasurementS
     )
 
 
-def setup_record(setting: MeasurementSetup) -> dict[str, object]:
-    """As a JSON object."""
-    return {"record": "setting", **asdict(setting)}
-
-
 def _judged(figure: Figure, ratio: float, against: str, target: str) -> Figure:
-    return Figure(figure.what, figure.value, figure.unit, figure.spread, ratio, against, target)
+    return replace(figure, ratio=ratio, against=against, target=target)
 
 
 def _copy_speed(device: Device, options: GpuOptions) -> Figure:
@@ -145,12 +137,11 @@ def _copy_speed(device: Device, options: GpuOptions) -> Figure:
     seconds = _seconds(device, lambda driver: driver.copy_within(b, a, size), options.rounds)
     driver.free(a)
     driver.free(b)
-    rates = [2 * size / taken / 1e9 for taken in seconds]
-    return Figure("copy on the device", statistics.median(rates), "GB/s", (rates[-1], rates[0]))
+    return Figure.of("copy on the device", [2 * size / taken / 1e9 for taken in seconds], "GB/s")
 
 
 def _seconds(device: Device, work: Callable[[Driver], None], rounds: int) -> list[float]:
-    return sorted(device.seconds(work, _REPLAYS) for _ in range(rounds))
+    return [device.seconds(work, _REPLAYS) for _ in range(rounds)]
 
 
 def _kernels(device: Device, options: GpuOptions, bandwidth: float) -> tuple[list[Figure], int]:
@@ -167,11 +158,10 @@ def _kernels(device: Device, options: GpuOptions, bandwidth: float) -> tuple[lis
         total += read * len(launches)
         device.stand_at(options.prompt)
         taken = [s / len(launches) for s in _seconds(device, partial(_queue, launches), options.rounds)]
-        median = statistics.median(taken)
-        figure = Figure(f"{name} × {len(launches)}", median * 1e6, "µs", (taken[0] * 1e6, taken[-1] * 1e6))
+        figure = Figure.of(f"{name} × {len(launches)}", [seconds * 1e6 for seconds in taken], "µs")
         if read:
             floor = f"{read / 1e6:.2f} MB at the copy's speed"
-            figure = _judged(figure, read / median / bandwidth, floor, "1: the limit")
+            figure = _judged(figure, read / statistics.median(taken) / bandwidth, floor, "1: the limit")
         figures.append(figure)
     return figures, total
 
@@ -182,8 +172,6 @@ def _queue(launches: Sequence[Launch], driver: Driver) -> None:
 
 
 class _Measured:
-    """Figures of one engine."""
-
     def __init__(self, engine: CudaEngine, tokens: list[int], options: GpuOptions, progress: Progress) -> None:
         self._engine, self._tokens, self._options, self._progress = engine, tokens, options, progress
 
@@ -192,11 +180,9 @@ class _Measured:
         return self._rate(what, self._options.decoded, lambda: self._decode(self._options.decoded, taps, sampling))
 
     def prefill(self, mode: str) -> Figure:
-        """Tokens a second of the prompt."""
         return self._rate(f"prefill, {mode}", len(self._tokens), self._prefill)
 
     def soak(self) -> Iterator[Figure]:
-        """Memory before and after many tokens."""
         if not self._options.soak:
             return
         before = self._free(), resident_bytes()
@@ -207,10 +193,8 @@ class _Measured:
             self._progress("soak", done, self._options.soak)
         after = self._free(), resident_bytes()
         for where, lost in (("device", before[0] - after[0]), ("host", after[1] - before[1])):
-            yield Figure(
-                f"memory of the {where} after {done} tokens", lost / 1e6, "MB more", (lost / 1e6, lost / 1e6),
-                target="≤ 1" if where == "device" else "≤ 16",
-            )  # fmt: skip
+            target = "≤ 1" if where == "device" else "≤ 16"
+            yield Figure.of(f"memory of the {where} after {done} tokens", [lost / 1e6], "MB more", target=target)
 
     def _free(self) -> int:
         return self._engine.on_device(lambda device: device.driver.free_memory())
@@ -224,7 +208,7 @@ class _Measured:
             work()
             if turn:
                 rates.append(tokens / (time.perf_counter() - started))
-        return Figure(what, statistics.median(rates), "tokens/s", (min(rates), max(rates)))
+        return Figure.of(what, rates, "tokens/s")
 
     def _prefill(self) -> None:
         self._engine.reset()
@@ -253,7 +237,6 @@ class _Peer:
         return found
 
     def better(self, one: dict[str, Figure], other: dict[str, Figure]) -> dict[str, Figure]:
-        """The faster figure of each kind."""
         both = {name: [found[name] for found in (one, other) if name in found] for name in {**one, **other}}
         return {name: max(figures, key=lambda figure: figure.value) for name, figures in both.items()}
 
@@ -273,6 +256,4 @@ class _Peer:
         for prompt, build, rates in results:
             self.name = f"llama.cpp {build}"
             work = "prefill" if prompt else "decode"
-            yield Figure(
-                f"{work}, {self.name}, -fa {flash}", statistics.median(rates), "tokens/s", (min(rates), max(rates))
-            )
+            yield Figure.of(f"{work}, {self.name}, -fa {flash}", rates, "tokens/s")

@@ -29,7 +29,7 @@ from aprtui.trace.aprt import read_aprt, write_aprt
 WIDTH = 4096
 STAGE_BYTES = 256 << 20
 TARGET_RATIO = 0.5
-MEMORY_LIMIT = 200e6
+MEMORY_LIMIT = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +58,16 @@ def run_metrics(options: MetricsOptions, progress: Progress) -> Iterator[Figure]
         pairs = _write_captures(Path(folder), options.size, progress)
         size = sum(a.stat().st_size for a, _ in pairs)
         rounds = list(_measured(pairs, options, progress))
-    sums = sorted(size / taken.sum_seconds / 1e9 for taken in rounds)
-    rates = sorted(2 * size / taken.measure_seconds / 1e9 for taken in rounds)
+    sums = [size / taken.sum_seconds / 1e9 for taken in rounds]
+    rates = [2 * size / taken.measure_seconds / 1e9 for taken in rounds]
     # Round by round, which a drift of the machine's speed leaves alone.
     ratio = statistics.median(2 * taken.sum_seconds / taken.measure_seconds for taken in rounds)
-    yield Figure("numpy.sum of one capture", statistics.median(sums), "GB/s", (sums[0], sums[-1]))
-    yield Figure(
-        f"default metrics of two, {options.threads} threads", statistics.median(rates), "GB/s", (rates[0], rates[-1]),
-        ratio, "numpy.sum", f"≥ {TARGET_RATIO}",
-    )  # fmt: skip
-    private = max(taken.private for taken in rounds)
-    yield Figure(
-        f"private memory, 2 × {size / 1e9:.1f} GB", private / 1e6, "MB at most", (private / 1e6, private / 1e6),
-        private / MEMORY_LIMIT, "200 MB", "≤ 1.0",
-    )  # fmt: skip
+    yield Figure.of("numpy.sum of one capture", sums, "GB/s")
+    threads = f"{options.threads} threads"
+    yield Figure.of(f"default metrics of two, {threads}", rates, "GB/s", ratio, "numpy.sum", f"≥ {TARGET_RATIO}")
+    private = max(taken.private for taken in rounds) / 1e6
+    name = f"private memory, 2 × {size / 1e9:.1f} GB"
+    yield Figure.of(name, [private], "MB at most", private / MEMORY_LIMIT, "200 MB", "≤ 1.0")
 
 
 def _write_captures(folder: Path, size: int, progress: Progress) -> list[tuple[Path, Path]]:

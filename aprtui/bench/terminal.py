@@ -15,7 +15,7 @@ import subprocess
 import termios
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -38,15 +38,13 @@ def _take_terminal() -> None:
 class PseudoTerminal:
     """Runs `command` in a terminal of the given size; everything that it sends is read as fast as it comes."""
 
-    def __init__(
-        self, command: Sequence[str], columns: int, rows: int, environment: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, command: Sequence[str], columns: int, rows: int) -> None:
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self._process = subprocess.Popen(
             command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
             preexec_fn=_take_terminal,  # noqa: PLW1509  # no threads yet, and it makes one system call
-            env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", **(environment or {})},
+            env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"},
         )  # fmt: skip
         os.close(slave)
         self.frames: list[float] = []
@@ -93,19 +91,15 @@ class PseudoTerminal:
             if found:
                 return found[-1]
             if self._process.poll() is not None or time.perf_counter() > deadline:
-                raise EngineError(f"the app did not show {pattern!r} within {seconds:.0f} s: it showed {self._tail()}")
+                shown = " ".join(self.text().split())[-300:]
+                raise EngineError(f"the app did not show {pattern!r} within {seconds:.0f} s: it showed {shown!r}")
             time.sleep(0.01)
 
-    def _tail(self) -> str:
-        return repr(" ".join(self.text().split())[-300:])
-
     def forget(self) -> None:
-        """Forget the text so far."""
         with self._changed:
             self._text.clear()
 
     def press(self, keys: str) -> None:
-        """Send keys as a terminal does."""
         os.write(self._master, keys.encode())
 
     def time_key(self, keys: str, seconds: float = 10.0, quiet: float = QUIET) -> tuple[float, float]:
@@ -133,7 +127,6 @@ class PseudoTerminal:
         return private_bytes(self._process.pid)
 
     def close(self) -> None:
-        """End the program."""
         self._process.terminate()
         try:
             self._process.wait(5)

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aprtui.bench.cpu import Figure
-from aprtui.bench.noise_capture import SEVEN_BILLION, TWO_THOUSAND_FILES, write_noise_capture
-from aprtui.bench.random_model import SHAPES, write_random_model
+from aprtui.bench.random_data import SEVEN_BILLION, SHAPES, TWO_THOUSAND_FILES, write_noise_capture, write_random_model
 from aprtui.bench.terminal import PseudoTerminal
 from aprtui.engine.backends.registry import host_backends, is_host
 from aprtui.errors import EngineError
@@ -81,7 +80,7 @@ def run_live(options: TuiOptions, progress: Progress) -> Iterator[Figure]:
             headless.append(_headless(model, threads, options.backend))
             rounds[size].append(_live(model, size, options.backend))
     engine = f"{threads} engine threads" if is_host(options.backend) else options.backend
-    yield _figure(f"aprtui run, {engine}", headless, "tokens/s")
+    yield Figure.of(f"aprtui run, {engine}", headless, "tokens/s")
     for size, measured in rounds.items():
         yield from _live_figures(size, measured, headless)
 
@@ -89,30 +88,24 @@ def run_live(options: TuiOptions, progress: Progress) -> Iterator[Figure]:
 def _live_figures(size: tuple[int, int], measured: Sequence[_LiveRound], headless: Sequence[float]) -> Iterator[Figure]:
     name = f"live {size[0]}×{size[1]}"
     frames = [one.frames_a_second for one in measured]
-    yield _figure(
+    yield Figure.of(
         f"{name}, 80 layers redrawn", frames, "frames/s",
         statistics.median(frames) / FRAMES_A_SECOND, f"{FRAMES_A_SECOND} a second", "≥ 1.0",
     )  # fmt: skip
     share = [100 * one.processor_share for one in measured]
-    yield _figure(
+    yield Figure.of(
         f"{name}, processor time of the screen", share, "% of a core",
         statistics.median(share) / (100 * PROCESSOR_SHARE), "25 % of a core", "≤ 1.0",
     )  # fmt: skip
     tokens = [one.tokens_a_second for one in measured]
     # Of the medians: rounds of the two sizes share the runs that they are held against.
-    yield _figure(
+    yield Figure.of(
         f"{name}, decode beside the screen", tokens, "tokens/s",
         statistics.median(tokens) / statistics.median(headless), "aprtui run", f"≥ {TOKENS_KEPT}",
     )  # fmt: skip
-    yield _figure(f"{name}, sent to the terminal", [one.bytes_a_frame / 1e3 for one in measured], "kB a frame")
+    yield Figure.of(f"{name}, sent to the terminal", [one.bytes_a_frame / 1e3 for one in measured], "kB a frame")
     private = [one.private / 1e6 for one in measured]
-    yield _figure(f"{name}, private memory", private, "MB", max(private) * 1e6 / PRIVATE_BYTES, "250 MB", "≤ 1.0")
-
-
-def _figure(
-    what: str, values: Sequence[float], unit: str, ratio: float | None = None, against: str = "", target: str = ""
-) -> Figure:
-    return Figure(what, statistics.median(values), unit, (min(values), max(values)), ratio, against, target)
+    yield Figure.of(f"{name}, private memory", private, "MB", max(private) * 1e6 / PRIVATE_BYTES, "250 MB", "≤ 1.0")
 
 
 def _headless(model: Path, threads: int, backend: str) -> float:
@@ -188,9 +181,9 @@ def run_keys(options: TuiOptions, progress: Progress) -> Iterator[Figure]:
             progress("keys", SIZES.index(size) * len(places) + list(places).index(name), len(SIZES) * len(places))
             yield from _keys(name, state, shown, size, (good, bad))
     folder = options.directory / "many"
-    for name, config in (("a", TWO_THOUSAND_FILES), ("b", TWO_THOUSAND_FILES)):
+    for name in ("a", "b"):
         if not (folder / name).exists():
-            write_noise_capture(folder / name, config, 16, progress)
+            write_noise_capture(folder / name, TWO_THOUSAND_FILES, 16, progress)
     for size in SIZES:
         yield _first_paint(folder, size)
 
@@ -210,7 +203,7 @@ def _keys(name: str, state: str, shown: str, size: tuple[int, int], files: Seque
             high = ordered[int(0.95 * len(ordered))]
             judged = (high / (1e3 * KEY_SECONDS), "50 ms", target) if target and not which else (None, "", "")
             yield Figure(f"{title}, {what}, p95, {kind}", high, "ms", (ordered[0], ordered[-1]), *judged)
-    yield _figure(f"{title}, private memory", [private / 1e6], "MB", private / PRIVATE_BYTES, "250 MB", "≤ 1.0")
+    yield Figure.of(f"{title}, private memory", [private / 1e6], "MB", private / PRIVATE_BYTES, "250 MB", "≤ 1.0")
 
 
 def _drop_from_cache(folders: Sequence[Path]) -> None:
@@ -229,7 +222,7 @@ def _first_paint(folder: Path, size: tuple[int, int]) -> Figure:
         terminal.wait_for("2 captures")
         time.sleep(1.0)
         times = [terminal.time_key(key, quiet=FIRST_PAINT_SECONDS)[1] for key in "jkjkj"]
-    return _figure(
+    return Figure.of(
         f"browse {size[0]}×{size[1]}, 2,009 files painted", times, "s",
         statistics.median(times) / FIRST_PAINT_SECONDS, "1 s", "≤ 1.0",
     )  # fmt: skip

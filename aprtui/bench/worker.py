@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol, Self
 
 import numpy as np
@@ -41,14 +40,6 @@ class Job:
     tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Bytes resident at the end, and at most."""
-
-    resident: int
-    peak: int
-
-
 class Worker:
     """A process that holds the contestant which `build` makes; use as a context manager."""
 
@@ -70,12 +61,12 @@ class Worker:
         assert isinstance(seconds, float)
         return seconds
 
-    def memory(self) -> Memory:
-        """Memory of the process."""
+    def peak_memory(self) -> int:
+        """Bytes of the process that were resident at most."""
         self._pipe.send(None)
-        memory = self._receive()
-        assert isinstance(memory, Memory)
-        return memory
+        peak = self._receive()
+        assert isinstance(peak, int)
+        return peak
 
     def _receive(self) -> object:
         try:
@@ -86,10 +77,7 @@ class Worker:
             raise EngineError(answer)
         return answer
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End the process."""
+    def __exit__(self, *_: object) -> None:
         self._pipe.close()
         self._process.join(5)
         self._process.kill()
@@ -101,7 +89,7 @@ def _serve(pipe: Connection, build: Callable[[], Contestant], vocabulary: int) -
         pipe.send(True)
         while True:
             job = pipe.recv()
-            pipe.send(_memory() if job is None else _timed(contestant, job, vocabulary))
+            pipe.send(_peak_memory() if job is None else _timed(contestant, job, vocabulary))
     except (EOFError, KeyboardInterrupt):
         return
     except Exception as error:  # noqa: BLE001 - the benchmark says what happened here, whatever it was
@@ -120,7 +108,6 @@ def _timed(contestant: Contestant, job: Job, vocabulary: int) -> float:
 
 
 def resident_bytes() -> int:
-    """Bytes of this process that are resident."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -130,5 +117,5 @@ def private_bytes(process: int | str = "self") -> int:
     return sum(1024 * int(fields[1]) for fields in lines if fields and fields[0] in ("RssAnon:", "RssShmem:"))
 
 
-def _memory() -> Memory:
-    return Memory(resident_bytes(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+def _peak_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from aprtui.cli.json_lines import write_file, write_record
+from aprtui.cli.options import MODEL_ARGUMENT, requested_model
+from aprtui.cli.progress import ProgressLine
 from aprtui.engine.backends.cuda import CUDA
 from aprtui.engine.backends.registry import backend_names, fast_backends, host_backends, require_available
 from aprtui.progress import Progress
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from aprtui.engine.evaluation.fault_detection import Tally
     from aprtui.model.model import Model
 
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
 
 @click.group()
 def command() -> None:
@@ -29,32 +33,21 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("model", required=False, type=click.Path(path_type=Path))
+@MODEL_ARGUMENT
 @click.option(
-    "--shape",
-    default="0.57b",
-    show_default=True,
+    "--shape", default="0.57b", show_default=True,
     help="Without MODEL: random weights of this shape (tiny, 0.57b, 1.5b).",
-)
+)  # fmt: skip
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of each engine; all available cores by default.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds; figures are medians.")
 @click.option("--peer/--no-peer", default=True, help="Measure llama.cpp (llama-cpp-python) as well.")
-@click.option(
-    "--dir", "directory", type=click.Path(path_type=Path, file_okay=False), help="Where captures and random models go."
-)
+@click.option("--dir", "directory", type=_FOLDER, help="Where captures and random models go.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a figure.")
 def cpu(
-    model: Path | None,
-    shape: str,
-    threads: int | None,
-    rounds: int,
-    peer: bool,
-    directory: Path | None,
-    as_json: bool,
+    model: Path | None, shape: str, threads: int | None, rounds: int, peer: bool, directory: Path | None, as_json: bool
 ) -> None:
     """The CPU engine: decode and prefill against llama.cpp, cost of taps and captures, memory."""
     from aprtui.bench.cpu import Options, run_cpu
-    from aprtui.cli.progress import ProgressLine
     from aprtui.machine import default_threads
 
     path = model or _random_model(shape, directory)
@@ -64,14 +57,11 @@ def cpu(
     )
     with ProgressLine() as progress:
         for figure in run_cpu(options, progress):
-            if as_json:
-                write_record(asdict(figure))
-            else:
-                click.echo(_figure_line(figure))
+            _print(figure, as_json)
 
 
 @command.command()
-@click.argument("model", required=False, type=click.Path(path_type=Path))
+@MODEL_ARGUMENT
 @click.option("--shape", default="7b", show_default=True, help="Without MODEL: random weights (tiny, 1.5b, 7b).")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds; figures are medians.")
 @click.option("--prompt", type=click.IntRange(2), default=512, show_default=True, help="Tokens of the prompt.")
@@ -82,30 +72,21 @@ def cpu(
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="llama.cpp's llama-bench, built with CUDA, to measure as well.",
 )
-@click.option("--dir", "directory", type=click.Path(path_type=Path, file_okay=False), help="Where random models go.")
+@click.option("--dir", "directory", type=_FOLDER, help="Where random models go.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write setting and figures as JSON, too.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for the setting, then one a figure.")
 def gpu(
-    model: Path | None,
-    shape: str,
-    rounds: int,
-    prompt: int,
-    decode: int,
-    soak: int,
-    llama_bench: Path | None,
-    directory: Path | None,
-    out: Path | None,
-    as_json: bool,
-) -> None:
+    model: Path | None, shape: str, rounds: int, prompt: int, decode: int, soak: int, llama_bench: Path | None,
+    directory: Path | None, out: Path | None, as_json: bool,
+) -> None:  # fmt: skip
     """The CUDA engine: kernels and decode against a copy on the device, prefill, llama.cpp, cost of taps, memory."""
-    from aprtui.bench.gpu import GpuOptions, MeasurementSetup, run_gpu, setup_record
-    from aprtui.cli.progress import ProgressLine
+    from aprtui.bench.gpu import GpuOptions, MeasurementSetup, run_gpu
 
     require_available(CUDA)
     records: list[dict[str, object]] = []
 
     def announce(setup: MeasurementSetup) -> None:
-        records.append(setup_record(setup))
+        records.append({"record": "setting", **asdict(setup)})
         if as_json:
             write_record(records[-1])
         else:
@@ -115,22 +96,17 @@ def gpu(
     with ProgressLine() as progress:
         for figure in run_gpu(options, announce, progress):
             records.append({"record": "figure", **asdict(figure)})
-            if as_json:
-                write_record(records[-1])
-            else:
-                click.echo(_figure_line(figure))
+            _print(figure, as_json, record="figure")
     if out is not None:
         write_file(out, records)
 
 
 @command.command()
-@click.argument("model", required=False, type=click.Path(path_type=Path))
+@MODEL_ARGUMENT
 @click.option(
-    "--captures",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    metavar="DIR",
+    "--captures", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",
     help="<model>/model.gguf with captures of other engines beside it, and faults/<name>/expected.json.",
-)
+)  # fmt: skip
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Plant every Nth fault only.")
 @click.option("--part", type=click.Choice(["detection", "honest", "speed"]), help="Measure this part only.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line of the tables.")
@@ -139,8 +115,6 @@ def verdicts(model: Path | None, captures: Path | None, every: int, part: str | 
 
     Faults are planted in MODEL (the embedded one by default). Honest engines are our own runs, and those of --captures.
     """
-    from aprtui.cli.options import requested_model
-    from aprtui.cli.progress import ProgressLine
 
     with ProgressLine() as progress:
         if part in (None, "detection"):
@@ -154,19 +128,14 @@ def verdicts(model: Path | None, captures: Path | None, every: int, part: str | 
 @command.command()
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Rounds; figures are medians.")
 @click.option(
-    "--dir",
-    "directory",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    "--dir", "directory", type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Where the model and the captures go: 17 GB.",
-)
+)  # fmt: skip
 @click.option("--part", type=click.Choice(["live", "keys"]), help="Measure this part only.")
 @click.option(
-    "--backend",
-    type=click.Choice(backend_names(fast_backends())),
-    default=host_backends()[0].name,
-    show_default=True,
-    help="The engine beside the live screen.",
-)
+    "--backend", type=click.Choice(backend_names(fast_backends())), default=host_backends()[0].name,
+    show_default=True, help="The engine beside the live screen.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a figure.")
 def tui(rounds: int, directory: Path | None, part: str | None, backend: str, as_json: bool) -> None:
     """The screens in a pseudo-terminal: frames, processor time, memory, and what they cost the engine.
@@ -176,23 +145,19 @@ def tui(rounds: int, directory: Path | None, part: str | None, backend: str, as_
     import tempfile
 
     from aprtui.bench.tui import TuiOptions, run_keys, run_live
-    from aprtui.cli.progress import ProgressLine
 
     with tempfile.TemporaryDirectory(prefix="aprtui-bench-", dir=directory) as folder, ProgressLine() as progress:
         options = TuiOptions(Path(folder), rounds, backend)
         parts = {"live": run_live, "keys": run_keys}
         for measure in [parts[part]] if part else parts.values():
             for figure in measure(options, progress):
-                if as_json:
-                    write_record(asdict(figure))
-                else:
-                    click.echo(_figure_line(figure))
+                _print(figure, as_json)
 
 
 def _random_model(shape: str, directory: Path | None) -> Path:
     import platformdirs
 
-    from aprtui.bench.random_model import SHAPES, write_random_model
+    from aprtui.bench.random_data import SHAPES, write_random_model
     from aprtui.errors import UsageError
 
     if shape not in SHAPES:
@@ -204,15 +169,17 @@ def _random_model(shape: str, directory: Path | None) -> Path:
     return path
 
 
-def _figure_line(figure: Figure) -> str:
-    """A figure as text."""
+def _print(figure: Figure, as_json: bool, **kind: str) -> None:
+    """Print a figure as a line, or as a record with the fields of `kind` before its own."""
+    if as_json:
+        write_record({**kind, **asdict(figure)})
+        return
     low, high = figure.spread
     judged = "" if figure.ratio is None else f"  {figure.ratio:.2f} of {figure.against} ({figure.target})"
-    return f"{figure.what:38} {figure.value:9.2f} {figure.unit} [{low:.2f} … {high:.2f}]{judged}"
+    click.echo(f"{figure.what:38} {figure.value:9.2f} {figure.unit} [{low:.2f} … {high:.2f}]{judged}")
 
 
 def _detection(model: Model, every: int, as_json: bool, progress: Progress) -> None:
-    """Faults planted and named, for each kind and signal."""
     from aprtui.engine.evaluation.fault_detection import SIGNALS, run_detection
 
     tallies = []
@@ -243,11 +210,9 @@ def _cells(tallies: Sequence[Tally]) -> str:
 
 
 def _honest(folder: Path, as_json: bool, progress: Progress) -> None:
-    """Honest captures judged, and captures of edited models."""
-    from aprtui.bench.honest import judge_honest, judge_outside_faults
+    from aprtui.engine.evaluation.false_alarms import judge_honest, judge_outside_faults
 
-    parts = (("honest", judge_honest), ("outside fault", judge_outside_faults))
-    for name, judge in parts:
+    for name, judge in (("honest", judge_honest), ("outside fault", judge_outside_faults)):
         found = list(judge(folder, progress))
         for judged in found if as_json else ():
             write_record({"record": name, **asdict(judged)})
@@ -271,11 +236,7 @@ def _judged_lines(name: str, found: Sequence[JudgedCapture]) -> Iterator[str]:
 
 
 def _speed(as_json: bool, progress: Progress) -> None:
-    """Rate and memory of the default metrics."""
     from aprtui.bench.metrics import MetricsOptions, run_metrics
 
     for figure in run_metrics(MetricsOptions(), progress):
-        if as_json:
-            write_record({"record": "speed", **asdict(figure)})
-        else:
-            click.echo(_figure_line(figure))
+        _print(figure, as_json, record="speed")

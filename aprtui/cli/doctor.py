@@ -17,6 +17,8 @@ from aprtui import __version__
 from aprtui.cli.json_lines import write_record
 from aprtui.engine.backends.backend import Backend
 from aprtui.engine.backends.registry import device_backends, host_backends
+from aprtui.errors import ExitCode
+from aprtui.resources import embedded_model, kernel_cache
 
 
 class LineState(StrEnum):
@@ -44,8 +46,6 @@ def command(as_json: bool) -> int:
 
     Exit code 0 if everything that the core needs is there, else 4.
     """
-    from aprtui.errors import ExitCode
-
     worst = ExitCode.PASS
     for line in _lines():
         if as_json:
@@ -60,11 +60,8 @@ def command(as_json: bool) -> int:
 
 
 def _lines() -> Iterator[DoctorLine]:
-    yield DoctorLine(
-        "aprtui",
-        LineState.OK,
-        f"{__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
-    )
+    system = f"{platform.system()} {platform.machine()}"
+    yield DoctorLine("aprtui", LineState.OK, f"{__version__}, Python {platform.python_version()}, {system}")
     yield from _libraries()
     yield from _backends(host_backends())
     yield _kernel_cache()
@@ -95,8 +92,6 @@ def _backends(backends: Sequence[Backend]) -> Iterator[DoctorLine]:
 
 
 def _kernel_cache() -> DoctorLine:
-    from aprtui.resources import kernel_cache
-
     folder = kernel_cache()
     parent = next(path for path in (folder, *folder.parents) if path.exists())
     if os.access(parent, os.W_OK):
@@ -107,8 +102,6 @@ def _kernel_cache() -> DoctorLine:
 
 
 def _embedded_model() -> DoctorLine:
-    from aprtui.resources import embedded_model
-
     path = embedded_model()
     if path.is_file():
         return DoctorLine("embedded model", LineState.OK, f"{path.name}, {path.stat().st_size / 1e6:.1f} MB")
@@ -122,7 +115,7 @@ def _parities() -> Iterator[DoctorLine]:
     for backend in device_backends():
         if backend.identity is None or backend.obstacle() is not None:
             continue
-        from aprtui.engine.parity.cache import known_parities
+        from aprtui.engine.parity import known_parities
 
         for found in known_parities(backend.identity()):
             passed = found.parity.passed
@@ -136,10 +129,8 @@ def _terminal() -> DoctorLine:
     if not sys.stdout.isatty():
         return DoctorLine("terminal", LineState.OPTIONAL, "stdout is no terminal: screens cannot open")
     columns, rows = shutil.get_terminal_size()
-    colours = (
-        "no colour (NO_COLOR)"
-        if os.environ.get("NO_COLOR")
-        else os.environ.get("COLORTERM") or os.environ.get("TERM", "")
-    )
+    colours = os.environ.get("COLORTERM") or os.environ.get("TERM", "")
+    if os.environ.get("NO_COLOR"):
+        colours = "no colour (NO_COLOR)"
     advice = "" if columns >= 80 and rows >= 24 else "screens are made for 80 × 24 and more"
     return DoctorLine("terminal", LineState.OK, f"{columns} × {rows}, {colours}", advice)

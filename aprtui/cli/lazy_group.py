@@ -18,17 +18,14 @@ class LazyGroup(click.Group):
         self._package, self._summaries = package, summaries
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names in the order of the summaries."""
         return list(self._summaries)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the command's module; None for an unknown name."""
         if cmd_name not in self._summaries:
             return None
         command: click.Command = importlib.import_module(f"{self._package}.{cmd_name}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(self._summaries.items()))

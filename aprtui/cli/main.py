@@ -55,7 +55,7 @@ def cli(ctx: click.Context) -> int | None:
     Without a command, opens the live view on the embedded model.
     """
     if ctx.invoked_subcommand is None:
-        from aprtui.cli.live import open_live
+        from aprtui.cli.open import open_live
 
         return open_live()
     return None
@@ -107,7 +107,18 @@ def _unexpected(error: Exception) -> ExitCode:
         # What is left in the buffer would fail again when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return ExitCode.ENGINE
-    from aprtui.cli.report import write_report
-
-    click.echo(f"aprtui: internal error: {type(error).__name__}: {error}: report written to {write_report()}", err=True)
+    click.echo(f"aprtui: internal error: {type(error).__name__}: {error}: report written to {_report()}", err=True)
     return ExitCode.INTERNAL
+
+
+def _report() -> str:
+    """Write the exception being handled, with versions and arguments, to a new file; return its path."""
+    import platform
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="aprtui-report-", suffix=".txt", delete=False) as file:
+        file.write(f"aprtui {__version__}, Python {platform.python_version()}, {platform.platform()}\n")
+        file.write(f"arguments: {sys.argv[1:]}\n\n")
+        file.write(traceback.format_exc())
+    return file.name

@@ -1,4 +1,7 @@
-"""`aprtui open`: show a model, a capture, a stage file, a contract, two captures, or a screen as it was."""
+"""`aprtui open`: show a model, a capture, a stage file, a contract, two captures, or a screen as it was.
+
+And `aprtui` without a command: the live view, or a streamed completion where there is no terminal.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from aprtui.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from aprtui.tui.frame.state import ScreenState
+
+PROMPT = "def fib(n):"
 
 
 @click.command()
@@ -56,3 +61,18 @@ def _initial_state(what: tuple[str, ...]) -> ScreenState:
     if path.suffix in (".yaml", ".yml"):
         return screen_state(ScreenName.CONTRACTS, path=path)
     return screen_state(ScreenName.LIVE, model=path)
+
+
+def open_live() -> int:
+    """Open the live view on the embedded model; off a terminal, stream a completion to stdout and say so."""
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        from aprtui.tui.app import run_app
+        from aprtui.tui.frame.state import ScreenName, screen_state
+
+        return run_app(screen_state(ScreenName.LIVE, prompt=PROMPT))
+    from aprtui.cli.run import command
+
+    click.echo(f"aprtui: no terminal for the live view, streaming a completion of {PROMPT!r} instead", err=True)
+    click.echo(PROMPT, nl=False)
+    command.main(["--prompt", PROMPT], standalone_mode=False)
+    return 0

@@ -17,7 +17,7 @@ from aprtui.errors import UsageError
 
 if TYPE_CHECKING:
     from aprtui.engine.faults.faults import Fault
-    from aprtui.engine.protocol import Engine, Intervention
+    from aprtui.engine.protocol import Engine
     from aprtui.model.model import Model
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -25,15 +25,14 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _MOST_DIGITS = 10
 """Of a token id; Python refuses to convert thousands."""
 
-MODEL_ARGUMENT = click.argument("model", required=False, type=click.Path(path_type=Path))
-
+PATH = click.Path(path_type=Path)
+MODEL_ARGUMENT = click.argument("model", required=False, type=PATH)
 
 _FIT = 0
 """What `--context fit` is parsed to."""
 
 
 def _positions(context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
-    """A number of positions, or `fit`."""
     if value is None:
         return None
     if value == "fit":
@@ -45,8 +44,6 @@ def _positions(context: click.Context, parameter: click.Parameter, value: str | 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """Which engine to open, as asked for on the command line."""
-
     backend: str
     mode: str
     kv: str
@@ -63,39 +60,25 @@ def engine_options(default_mode: str) -> Callable[[Command], Command]:
 
     def decorate(function: Command) -> Command:
         @click.option(
-            "--backend",
-            type=click.Choice(backend_choices()),
-            default=AUTO,
-            show_default=True,
-            help=backend_help(),
+            "--backend", type=click.Choice(backend_choices()), default=AUTO, show_default=True, help=backend_help()
         )
         @click.option(
-            "--mode",
-            type=click.Choice(["exact", "q8"]),
-            default=default_mode,
-            show_default=True,
+            "--mode", type=click.Choice(["exact", "q8"]), default=default_mode, show_default=True,
             help="Activations in float32 (the reference), or in the backend's 8-bit scheme.",
-        )
+        )  # fmt: skip
         @click.option(
-            "--kv",
-            type=click.Choice(["f32", "f16"]),
-            default="f32",
-            show_default=True,
+            "--kv", type=click.Choice(["f32", "f16"]), default="f32", show_default=True,
             help="Element type of the K/V cache.",
-        )
+        )  # fmt: skip
         @click.option("--threads", type=click.IntRange(1, 1024), help="Threads; all available cores by default.")
         @click.option(
-            "--context",
-            metavar="N|fit",
-            callback=_positions,
+            "--context", metavar="N|fit", callback=_positions,
             help="Positions in the K/V cache, as many as needed by default; fit: the model's own, or what fits.",
-        )
+        )  # fmt: skip
         @click.option(
-            "--inject",
-            metavar="layer=N,stage=NAME,kind=KIND",
-            multiple=True,
+            "--inject", metavar="layer=N,stage=NAME,kind=KIND", multiple=True,
             help="Make a fault there, to see it found: kind=? lists the kinds. Repeatable.",
-        )
+        )  # fmt: skip
         @wraps(function)
         def command(
             *args: Any, backend: str, mode: str, kv: str, threads: int | None, context: int | None,
@@ -106,7 +89,7 @@ def engine_options(default_mode: str) -> Callable[[Command], Command]:
 
         return command  # type: ignore[return-value]  # click's decorators keep the call signature, mypy cannot see it
 
-    return decorate  # fmt: skip
+    return decorate
 
 
 def prompt_options(function: Command) -> Command:
@@ -146,14 +129,18 @@ def open_engine(model: Model, options: EngineOptions, needed: int) -> Engine:
         click.echo(
             f"aprtui: positions from {model.config.context} on are beyond what the model was trained for", err=True
         )
-    faults = injected_faults(model, options)
+    faults, injector = injected_faults(model, options), None
     for fault in faults:
         click.echo(f"aprtui: injected fault: {fault}", err=True)
+    if faults:
+        from aprtui.engine.faults.faults import FaultInjector
+
+        injector = FaultInjector(model, Mode(options.mode), faults)
     with ProgressLine() as progress:
         engine = opening.open_engine(
             model, backend=options.backend, mode=Mode(options.mode), kv=KvType(options.kv),
             threads=options.threads, context=context, fit=options.fit,
-            intervention=_injector(model, options, faults), progress=progress,
+            intervention=injector, progress=progress,
             announce=lambda text: click.echo(f"aprtui: {text}", err=True),
         )  # fmt: skip
     opened = find_backend(engine.backend)
@@ -163,15 +150,6 @@ def open_engine(model: Model, options: EngineOptions, needed: int) -> Engine:
             err=True,
         )
     return engine
-
-
-def _injector(model: Model, options: EngineOptions, faults: tuple[Fault, ...]) -> Intervention | None:
-    if not faults:
-        return None
-    from aprtui.engine.faults.faults import FaultInjector
-    from aprtui.engine.protocol import Mode
-
-    return FaultInjector(model, Mode(options.mode), faults)
 
 
 def injected_faults(model: Model, options: EngineOptions) -> tuple[Fault, ...]:

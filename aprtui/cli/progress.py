@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from types import TracebackType
 from typing import Self
 
 from aprtui.progress import RECORDS_VARIABLE, progress_record
@@ -51,10 +50,7 @@ class ProgressLine:
             sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Clear the line."""
+    def __exit__(self, *_: object) -> None:
         if self._terminal and self._shown:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()

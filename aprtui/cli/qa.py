@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aprtui.cli.json_lines import write_record
-from aprtui.cli.options import MODEL_ARGUMENT
+from aprtui.cli.options import MODEL_ARGUMENT, PATH
 from aprtui.engine.backends.registry import AUTO, backend_choices
 from aprtui.errors import VERDICT_CODES
 
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @MODEL_ARGUMENT
-@click.option(
-    "--golden", type=click.Path(path_type=Path), metavar="FILE", help="Prompts and what their completions must hold."
-)
+@click.option("--golden", type=PATH, metavar="FILE", help="Prompts and what their completions must hold.")
 @click.option("--require", metavar="GATE", multiple=True, help="Fail where this gate is skipped. Repeatable.")
 @click.option(
     "--min-executed", type=click.IntRange(1), default=1, show_default=True, help="UNKNOWN where fewer gates are run."
@@ -29,25 +27,16 @@ if TYPE_CHECKING:
 @click.option(
     "--assert-tps", type=click.FloatRange(0), default=10.0, show_default=True, help="Tokens a second that must be made."
 )
-@click.option("--baseline", type=click.Path(path_type=Path), metavar="FILE", help="Where the speed of earlier runs is.")
+@click.option("--baseline", type=PATH, metavar="FILE", help="Where the speed of earlier runs is.")
 @click.option("--save-baseline", is_flag=True, help="Store the speed of this run as the baseline.")
 @click.option("--backend", type=click.Choice(backend_choices()), default=AUTO, show_default=True)
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads; all available cores by default.")
 @click.option("--json", "as_json", is_flag=True, help="The report as one JSON object.")
 @click.option("--bisect", is_flag=True, help="Exit codes for git bisect run: 125 for all but pass and fail.")
 def command(
-    model: Path | None,
-    golden: Path | None,
-    require: tuple[str, ...],
-    min_executed: int,
-    assert_tps: float,
-    baseline: Path | None,
-    save_baseline: bool,
-    backend: str,
-    threads: int | None,
-    as_json: bool,
-    bisect: bool,
-) -> int:
+    model: Path | None, golden: Path | None, require: tuple[str, ...], min_executed: int, assert_tps: float,
+    baseline: Path | None, save_baseline: bool, backend: str, threads: int | None, as_json: bool, bisect: bool,
+) -> int:  # fmt: skip
     """Run the quality gates of MODEL (the embedded model by default), one line each as it ends.
 
     A gate that cannot be run here is skipped, which is not passed. Exit codes: 0 all gates that were run passed, 1 one
@@ -59,13 +48,9 @@ def command(
 
     path = embedded_model() if model is None else model
     options = QualityOptions(
-        backend=backend,
-        threads=threads,
-        golden=golden,
-        tokens_per_second=assert_tps,
-        baseline=baseline or _baseline(path),
-        save_baseline=save_baseline,
-    )
+        backend=backend, threads=threads, golden=golden, tokens_per_second=assert_tps,
+        baseline=baseline or _baseline(path), save_baseline=save_baseline,
+    )  # fmt: skip
     started = datetime.now(UTC)
     report = run_quality(
         path, options, required=require, least=min_executed, each=(lambda gate: None) if as_json else _print_gate

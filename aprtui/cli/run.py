@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,21 +45,10 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a token, then one with the speeds.")
 @engine_options(default_mode="q8")
 def command(
-    model: Path | None,
-    prompt: str | None,
-    tokens: str | None,
-    max_tokens: int,
-    chat: bool,
-    no_special: bool,
-    temp: float | None,
-    top_k: int,
-    top_p: float,
-    min_p: float,
-    repeat_penalty: float,
-    seed: int,
-    as_json: bool,
+    model: Path | None, prompt: str | None, tokens: str | None, max_tokens: int, chat: bool, no_special: bool,
+    temp: float | None, top_k: int, top_p: float, min_p: float, repeat_penalty: float, seed: int, as_json: bool,
     engine: EngineOptions,
-) -> None:
+) -> None:  # fmt: skip
     """Stream tokens from MODEL (a GGUF file; the embedded model by default).
 
     The completion goes to stdout, speeds to stderr.
@@ -73,18 +63,15 @@ def command(
         top_k=top_k, top_p=top_p, min_p=min_p, repeat_penalty=repeat_penalty, seed=seed,
     )  # fmt: skip
     tokenizer = _tokenizer(loaded, needed=text is not None)
-    opened = open_engine(loaded, engine, len(ids) + max_tokens)
-    generation = generate(
-        opened, tokenizer, ids,
-        max_tokens=max_tokens, sampling=sampling, stop_ids=tokenizer.stop_ids if tokenizer else frozenset(),
-    )  # fmt: skip
-    if text is not None and sys.stderr.isatty() and not as_json:
-        click.secho(text, err=True, dim=True, nl=False)
-    try:
+    with closing(open_engine(loaded, engine, len(ids) + max_tokens)) as opened:
+        generation = generate(
+            opened, tokenizer, ids,
+            max_tokens=max_tokens, sampling=sampling, stop_ids=tokenizer.stop_ids if tokenizer else frozenset(),
+        )  # fmt: skip
+        if text is not None and sys.stderr.isatty() and not as_json:
+            click.secho(text, err=True, dim=True, nl=False)
         _stream(generation, as_json, as_text=tokenizer is not None)
-        _close(generation, opened, as_json)
-    finally:
-        opened.close()
+        _print_end(generation, opened, as_json)
 
 
 def _tokenizer(model: Model, *, needed: bool) -> Tokenizer | None:
@@ -101,13 +88,13 @@ def _tokenizer(model: Model, *, needed: bool) -> Tokenizer | None:
 def _stream(generation: Generation, as_json: bool, as_text: bool) -> None:
     for token in generation:
         if as_json:
-            write_record({"id": token.id, "text": token.text, "logprob": token.logprob})
+            write_record({"id": token.id, "text": token.text, "logprob": token.choice.logprob})
         else:
             sys.stdout.write(token.text if as_text else f"{token.id} ")
             sys.stdout.flush()
 
 
-def _close(generation: Generation, engine: Engine, as_json: bool) -> None:
+def _print_end(generation: Generation, engine: Engine, as_json: bool) -> None:
     timing = generation.timing
     if as_json:
         write_record(

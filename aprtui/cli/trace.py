@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import click
 from aprtui.cli.json_lines import write_record
 from aprtui.cli.options import (
     MODEL_ARGUMENT,
+    PATH,
     EngineOptions,
     chosen_context,
     engine_options,
@@ -29,64 +31,34 @@ if TYPE_CHECKING:
 @MODEL_ARGUMENT
 @prompt_options
 @click.option(
-    "--save-tensor",
-    "stages",
-    metavar="STAGES",
-    default="all",
-    show_default=True,
+    "--save-tensor", "stages", metavar="STAGES", default="all", show_default=True,
     help="Comma list of stage names or globs.",
-)
+)  # fmt: skip
 @click.option(
-    "--save-tensor-layers",
-    "layers",
-    metavar="LAYERS",
-    default="all",
-    show_default=True,
+    "--save-tensor-layers", "layers", metavar="LAYERS", default="all", show_default=True,
     help="0..2 (END excluded), a list 0,3 or all.",
-)
+)  # fmt: skip
 @click.option(
-    "--save-tensor-dir",
-    "directory",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
+    "--save-tensor-dir", "directory", type=PATH, metavar="DIR",
     help="Where to write; ./<model stem>-trace by default.",
-)
+)  # fmt: skip
+@click.option("--generate", type=click.IntRange(1), metavar="N", help="Generate N tokens (greedy) as well.")
 @click.option(
-    "--generate", type=click.IntRange(1), default=None, metavar="N", help="Generate N tokens (greedy) as well."
-)
-@click.option(
-    "--decode-from",
-    type=click.IntRange(1),
-    default=None,
-    metavar="K",
+    "--decode-from", type=click.IntRange(1), metavar="K",
     help="Prefill the first K tokens and decode the rest one by one.",
-)
+)  # fmt: skip
 @click.option(
-    "--logits",
-    type=click.Choice(["last", "all"]),
-    default="last",
-    show_default=True,
+    "--logits", type=click.Choice(["last", "all"]), default="last", show_default=True,
     help="Positions that lm_head holds.",
-)
+)  # fmt: skip
 @click.option("--overwrite", is_flag=True, help="Replace the capture in DIR.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a file, then a summary.")
 @engine_options(default_mode="exact")
 def command(
-    model: Path | None,
-    prompt: str | None,
-    tokens: str | None,
-    stages: str,
-    layers: str,
-    directory: Path | None,
-    generate: int | None,
-    decode_from: int | None,
-    logits: str,
-    chat: bool,
-    no_special: bool,
-    overwrite: bool,
-    as_json: bool,
-    engine: EngineOptions,
-) -> None:
+    model: Path | None, prompt: str | None, tokens: str | None, stages: str, layers: str, directory: Path | None,
+    generate: int | None, decode_from: int | None, logits: str, chat: bool, no_special: bool, overwrite: bool,
+    as_json: bool, engine: EngineOptions,
+) -> None:  # fmt: skip
     """Write a capture of MODEL (a GGUF file; the embedded model by default).
 
     Every stage of every layer goes to DIR/layer-<N>/<stage>.bin, and DIR/manifest.json says what they are.
@@ -104,13 +76,9 @@ def command(
     target = directory or Path(f"{loaded.path.stem}-trace")
     require_possible(request, chosen_context(loaded, engine, request.positions))
     require_usable(target, overwrite)
-    opened = open_engine(loaded, engine, request.positions)
-    try:
-        manifest = write_capture(
-            opened, loaded, request, target, overwrite=overwrite, faults=injected_faults(loaded, engine)
-        )  # fmt: skip
-    finally:
-        opened.close()
+    faults = injected_faults(loaded, engine)
+    with closing(open_engine(loaded, engine, request.positions)) as opened:
+        manifest = write_capture(opened, loaded, request, target, overwrite=overwrite, faults=faults)
     _print(manifest, target, as_json)
 
 

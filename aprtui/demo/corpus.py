@@ -117,29 +117,21 @@ def split(documents: list[CorpusDocument]) -> Split:
     return Split(train, held_out)
 
 
-def training_texts(documents: tuple[CorpusDocument, ...], seed: int) -> list[str]:
+def training_texts(documents: tuple[CorpusDocument, ...], seed: int, *, bare: bool = False) -> list[str]:
     """Texts between `END_OF_TEXT` marks: files, sometimes cut at top-level definitions, and chat turns made of them.
 
     The cuts let a text begin with a bare `def f(x):`, as a prompt does; the turns give the chat template a meaning, and
-    are a share of those possible because their code repeats the files'.
+    are a share of those possible because their code repeats the files'. Files that are `bare` have no docstrings and
+    comments, and are cut more often: code that follows on code.
     """
     generator = random.Random(seed)
     texts: list[str] = []
     for document in documents:
-        texts.extend(_cut(document.text, generator, EXCERPT_SHARE))
+        text, share = (without_comments(document.text), BARE_EXCERPT_SHARE) if bare else (document.text, EXCERPT_SHARE)
+        texts.extend(_cut(text, generator, share))
         texts.extend(turn for turn in chat_turns(document.text) if generator.random() < CHAT_SHARE)
-    generator.shuffle(texts)
-    return texts
-
-
-def bare_texts(documents: tuple[CorpusDocument, ...], seed: int) -> list[str]:
-    """What `training_texts` gives, without docstrings and comments, and cut more often: code that follows on code."""
-    generator = random.Random(seed)
-    texts: list[str] = []
-    for document in documents:
-        texts.extend(_cut(without_comments(document.text), generator, BARE_EXCERPT_SHARE))
-        texts.extend(turn for turn in chat_turns(document.text) if generator.random() < CHAT_SHARE)
-    texts = [text for text in texts if text.strip()]
+    if bare:
+        texts = [text for text in texts if text.strip()]
     generator.shuffle(texts)
     return texts
 
@@ -168,15 +160,11 @@ def without_comments(text: str) -> str:
         if len(node.body) == 1 and not isinstance(node, ast.Module):
             lines[first.lineno - 1] = before + "pass"
     bare = re.sub(r"\n{4,}", "\n\n\n", "\n".join(line for line in lines if line is not None)).strip("\n") + "\n"
-    return bare if _is_code(bare) else text
-
-
-def _is_code(text: str) -> bool:
     try:
-        ast.parse(text)
+        ast.parse(bare)
     except SyntaxError:
-        return False
-    return True
+        return text
+    return bare
 
 
 def _cut(text: str, generator: random.Random, share: float) -> list[str]:

@@ -168,7 +168,6 @@ def measure(shape: NetworkShape, weights: Weights, work: Path) -> Quality:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line of the measurement."""
     parser = argparse.ArgumentParser(prog="python -m aprtui.demo.evaluate", description="Measure the embedded model.")
     parser.add_argument("model", type=Path, help="GGUF file, or a checkpoint of the training (*.pt)")
     parser.add_argument("--work", type=Path, required=True, help="folder of the training")

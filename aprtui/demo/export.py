@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from aprtui.demo.corpus import END_OF_TEXT, SPECIAL_TOKENS, TURN_END
+from aprtui.demo.corpus import SPECIAL_TOKENS, TURN_END
 from aprtui.demo.network import NetworkShape, load_torch
 from aprtui.demo.prompts import TEMPERATURE
 from aprtui.demo.quantize import quantize_q4_k, quantize_q6_k
@@ -25,8 +25,6 @@ CHAT_TEMPLATE = (
 # Where a rounding error costs most: the embedding (it is the output matrix too), queries, keys and values (one softmax
 # makes much of little), and the way back to the stream.
 Q6_K_TENSORS = ("token_embd.weight", "attn_q.weight", "attn_k.weight", "attn_v.weight", "ffn_down.weight")
-_LICENSE_LINK = "https://docs.python.org/3/license.html"
-_SOURCE = "https://github.com/python/cpython"
 
 
 def export(
@@ -72,12 +70,12 @@ def _add_general(writer: Any, checkpoint: dict[str, Any]) -> None:
     writer.add_size_label(f"{sum(weight.numel() for weight in checkpoint['weights'].values()) / 1e6:.1f}M")
     writer.add_license("PSF-2.0")
     writer.add_license_name("Python Software Foundation License 2.0 (the training text's)")
-    writer.add_license_link(_LICENSE_LINK)
+    writer.add_license_link("https://docs.python.org/3/license.html")
     writer.add_dataset_count(1)
     writer.add_dataset_name(0, "CPython standard library source")
     writer.add_dataset_version(0, python)
     writer.add_dataset_organization(0, "Python Software Foundation")
-    writer.add_dataset_url(0, _SOURCE)
+    writer.add_dataset_url(0, "https://github.com/python/cpython")
     writer.add_tags(["text-generation", "python"])
     writer.add_sampling_temp(TEMPERATURE)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_K_M)
@@ -99,18 +97,15 @@ def _add_shape(writer: Any, shape: NetworkShape, context: int) -> None:
 def _add_tokenizer(writer: Any, vocabulary: TrainedVocabulary) -> None:
     import gguf
 
-    kinds = [
-        gguf.TokenType.CONTROL if token in SPECIAL_TOKENS else gguf.TokenType.NORMAL for token in vocabulary.tokens
-    ]
+    control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(list(vocabulary.tokens))
-    writer.add_token_types(kinds)
+    writer.add_token_types([control if token in SPECIAL_TOKENS else normal for token in vocabulary.tokens])
     writer.add_token_merges(list(vocabulary.merges))
-    end_of_text = vocabulary.tokens.index(END_OF_TEXT)
-    writer.add_bos_token_id(end_of_text)
-    writer.add_eos_token_id(end_of_text)
-    writer.add_pad_token_id(end_of_text)
+    writer.add_bos_token_id(vocabulary.end_of_text)
+    writer.add_eos_token_id(vocabulary.end_of_text)
+    writer.add_pad_token_id(vocabulary.end_of_text)
     writer.add_eot_token_id(vocabulary.tokens.index(TURN_END))
     # In training every text follows an end-of-text mark, so a prompt should, too.
     writer.add_add_bos_token(True)
@@ -143,7 +138,6 @@ def _add_quality(writer: Any, quality: dict[str, Any]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line of the export."""
     parser = argparse.ArgumentParser(prog="python -m aprtui.demo.export", description="Write the embedded model.")
     parser.add_argument("--work", type=Path, required=True, help="folder of the training")
     parser.add_argument("--checkpoint", default="checkpoint.pt", help="checkpoint file in that folder")

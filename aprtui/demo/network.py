@@ -32,7 +32,6 @@ class NetworkShape:
 
     @property
     def head_dim(self) -> int:
-        """Values per attention head."""
         return self.hidden // self.heads
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -33,15 +33,13 @@ def quantize_q4_k(values: F32, importance: F32 | None = None) -> Bytes:
     m_N1 = _to_half(minimum_NS.max(1, keepdims=True) / 63.0)
     sc_NS = _steps(scale_NS, d_N1, 0, 63)
     mn_NS = _steps(minimum_NS, m_N1, 0, 63)
-    best = _affine_error(x_NSL, w_NSL, d_N1 * sc_NS, m_N1 * mn_NS).sum(1, keepdims=True)
+    error_N1 = _affine_error(x_NSL, w_NSL, d_N1 * sc_NS, m_N1 * mn_NS).sum(1, keepdims=True)
     for _ in range(3):
         sc_new, mn_new = _refine_affine(x_NSL, w_NSL, d_N1, m_N1, sc_NS, mn_NS)
         d_new, m_new = _fit_affine(x_NSL, w_NSL, d_N1, m_N1, sc_new, mn_new)
-        error = _affine_error(x_NSL, w_NSL, d_new * sc_new, m_new * mn_new).sum(1, keepdims=True)
-        better = error < best
-        best = np.where(better, error, best)
-        d_N1, m_N1 = np.where(better, d_new, d_N1), np.where(better, m_new, m_N1)
-        sc_NS, mn_NS = np.where(better, sc_new, sc_NS), np.where(better, mn_new, mn_NS)
+        error_new = _affine_error(x_NSL, w_NSL, d_new * sc_new, m_new * mn_new).sum(1, keepdims=True)
+        old, new = (error_N1, d_N1, m_N1, sc_NS, mn_NS), (error_new, d_new, m_new, sc_new, mn_new)
+        error_N1, d_N1, m_N1, sc_NS, mn_NS = _better(old, new)
     q_NSL = _affine_levels(x_NSL, d_N1 * sc_NS, m_N1 * mn_NS).astype(np.uint8)
     return _pack_q4_k(d_N1, m_N1, sc_NS.astype(np.uint8), mn_NS.astype(np.uint8), q_NSL).reshape(len(values), -1)
 
@@ -91,6 +89,12 @@ def _steps(values: F32, unit: F32, least: int, most: int) -> F32:
     return np.where(unit == 0.0, 0.0, np.clip(np.rint(values / divisor), least, most)).astype(np.float32)
 
 
+def _better(old: tuple[F32, ...], new: tuple[F32, ...]) -> tuple[F32, ...]:
+    """Arrays of `new` where its error, the first of them, is smaller than that of `old`; else those of `old`."""
+    smaller = new[0] < old[0]
+    return tuple(np.where(smaller, after, before) for before, after in zip(old, new, strict=True))
+
+
 def _affine_levels(x_NSL: F32, scale_NS: F32, minimum_NS: F32) -> F32:
     """Integers 0..15 nearest to x = scale * q - minimum."""
     scale = np.where(scale_NS == 0.0, np.inf, scale_NS)[:, :, None]
@@ -120,30 +124,23 @@ def _solve_affine(x_NSL: F32, w_NSL: F32, q_NSL: F32) -> tuple[F32, F32]:
 def _search_affine(x_NSL: F32, w_NSL: F32) -> tuple[F32, F32]:
     """Best real-valued scale and minimum of each sub-block over starts that use 11 to 18 levels of its range."""
     low, high = np.minimum(x_NSL.min(2), 0.0), np.maximum(x_NSL.max(2), 0.0)
-    best_scale, best_minimum = (high - low) / 15.0, -low
-    best = _affine_error(x_NSL, w_NSL, best_scale, best_minimum)
+    scale, minimum = (high - low) / 15.0, -low
+    best: tuple[F32, ...] = (_affine_error(x_NSL, w_NSL, scale, minimum), scale, minimum)
     for levels in np.arange(11.0, 18.01, 0.5, dtype=np.float32):
         scale, minimum = (high - low) / levels, -low
         for _ in range(3):
             scale, minimum = _solve_affine(x_NSL, w_NSL, _affine_levels(x_NSL, scale, minimum))
-            error = _affine_error(x_NSL, w_NSL, scale, minimum)
-            better = error < best
-            best = np.where(better, error, best)
-            best_scale, best_minimum = np.where(better, scale, best_scale), np.where(better, minimum, best_minimum)
-    return best_scale.astype(np.float32), best_minimum.astype(np.float32)
+            best = _better(best, (_affine_error(x_NSL, w_NSL, scale, minimum), scale, minimum))
+    return best[1].astype(np.float32), best[2].astype(np.float32)
 
 
 def _refine_affine(x_NSL: F32, w_NSL: F32, d_N1: F32, m_N1: F32, sc_NS: F32, mn_NS: F32) -> tuple[F32, F32]:
     """Move each sub-block's integer scale and minimum by up to one (scale) and two (minimum) steps where that helps."""
-    best_sc, best_mn = sc_NS, mn_NS
-    best = _affine_error(x_NSL, w_NSL, d_N1 * sc_NS, m_N1 * mn_NS)
+    best: tuple[F32, ...] = (_affine_error(x_NSL, w_NSL, d_N1 * sc_NS, m_N1 * mn_NS), sc_NS, mn_NS)
     for scale_step, minimum_step in itertools.product((-1, 0, 1), (-2, -1, 0, 1, 2)):
         sc, mn = np.clip(sc_NS + scale_step, 0, 63), np.clip(mn_NS + minimum_step, 0, 63)
-        error = _affine_error(x_NSL, w_NSL, d_N1 * sc, m_N1 * mn)
-        better = error < best
-        best = np.where(better, error, best)
-        best_sc, best_mn = np.where(better, sc, best_sc), np.where(better, mn, best_mn)
-    return best_sc, best_mn
+        best = _better(best, (_affine_error(x_NSL, w_NSL, d_N1 * sc, m_N1 * mn), sc, mn))
+    return best[1], best[2]
 
 
 def _fit_affine(x_NSL: F32, w_NSL: F32, d_N1: F32, m_N1: F32, sc_NS: F32, mn_NS: F32) -> tuple[F32, F32]:
@@ -176,26 +173,22 @@ def _symmetric_error(x_NSL: F32, w_NSL: F32, scale_NS: F32) -> F32:
 def _search_symmetric(x_NSL: F32, w_NSL: F32) -> F32:
     """Best real-valued scale of each sub-block; the extreme value starts at levels -36 to -28."""
     extreme = np.take_along_axis(x_NSL, np.abs(x_NSL).argmax(2)[:, :, None], 2)[:, :, 0]
-    best_scale = extreme / np.float32(-32.0)
-    best = _symmetric_error(x_NSL, w_NSL, best_scale)
+    scale = extreme / np.float32(-32.0)
+    best: tuple[F32, ...] = (_symmetric_error(x_NSL, w_NSL, scale), scale)
     for level in np.arange(-36.0, -27.9, 0.5, dtype=np.float32):
         q_NSL = _symmetric_levels(x_NSL, extreme / level)
         scale = (w_NSL * x_NSL * q_NSL).sum(2) / np.maximum((w_NSL * q_NSL * q_NSL).sum(2), _TINY)
-        error = _symmetric_error(x_NSL, w_NSL, scale)
-        better = error < best
-        best, best_scale = np.where(better, error, best), np.where(better, scale, best_scale)
-    return best_scale.astype(np.float32)
+        best = _better(best, (_symmetric_error(x_NSL, w_NSL, scale), scale))
+    return best[1].astype(np.float32)
 
 
 def _refine_symmetric(x_NSL: F32, w_NSL: F32, d_N1: F32, sc_NS: F32) -> F32:
     """Move each sub-block's integer scale by up to two steps where that lowers its error."""
-    best_sc, best = sc_NS, _symmetric_error(x_NSL, w_NSL, d_N1 * sc_NS)
+    best: tuple[F32, ...] = (_symmetric_error(x_NSL, w_NSL, d_N1 * sc_NS), sc_NS)
     for step in (-2, -1, 1, 2):
         sc = np.clip(sc_NS + step, -128, 127)
-        error = _symmetric_error(x_NSL, w_NSL, d_N1 * sc)
-        better = error < best
-        best, best_sc = np.where(better, error, best), np.where(better, sc, best_sc)
-    return best_sc
+        best = _better(best, (_symmetric_error(x_NSL, w_NSL, d_N1 * sc), sc))
+    return best[1]
 
 
 def _half_bytes(values_N1: F32) -> Bytes:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aprtui.demo.corpus import bare_texts, collect, split, standard_library, training_texts
+from aprtui.demo.corpus import collect, split, standard_library, training_texts
 from aprtui.demo.network import NetworkShape, initial_weights, load_torch, make_forward, rotary_tables
 from aprtui.demo.vocabulary import load_vocabulary, train_vocabulary
 
@@ -63,7 +63,6 @@ class TrainingProgress:
 
     @property
     def polishing(self) -> bool:
-        """Whether the decay is over."""
         return self.steps is not None and self.step >= self.steps
 
 
@@ -106,8 +105,8 @@ def prepare(work: Path, vocabulary_size: int, seed: int) -> tuple[Stream, Stream
         if not tokenizer_path.exists():
             train_vocabulary((document.text for document in train_side), vocabulary_size).save(str(tokenizer_path))
         vocabulary = load_vocabulary(tokenizer_path)
-        for path, texts in zip(paths, (training_texts(train_side, seed), bare_texts(train_side, seed)), strict=True):
-            encoded = vocabulary.tokenizer.encode_batch(texts)
+        for path, bare_code in zip(paths, (False, True), strict=True):
+            encoded = vocabulary.tokenizer.encode_batch(training_texts(train_side, seed, bare=bare_code))
             parts = [np.array([vocabulary.end_of_text, *one.ids], dtype=np.uint16) for one in encoded]
             with open(path.with_suffix(".part"), "wb") as file:
                 np.save(file, np.concatenate(parts))
@@ -208,7 +207,6 @@ def train(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line of the training script."""
     parser = argparse.ArgumentParser(prog="python -m aprtui.demo.train", description="Train the embedded model.")
     parser.add_argument("--work", type=Path, required=True, help="folder for tokenizer, token stream, checkpoints")
     parser.add_argument("--minutes", type=float, default=80.0, help="training time; sets when the decay starts")

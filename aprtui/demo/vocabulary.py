@@ -29,7 +29,6 @@ class TrainedVocabulary:
 
     @property
     def end_of_text(self) -> int:
-        """Id of the mark between texts."""
         return self.tokens.index(END_OF_TEXT)
 
     def encode(self, text: str) -> list[int]:
@@ -50,11 +49,9 @@ def train_vocabulary(texts: Iterable[str], size: int) -> Any:
     line_ends = pre_tokenizers.Split(Regex(r"[\r\n]+"), "isolated")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([as_qwen2, line_ends, as_bytes])
-    trainer = trainers.BpeTrainer(
-        vocab_size=size - len(SPECIAL_TOKENS),
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    learned = size - len(SPECIAL_TOKENS)
+    trainer = trainers.BpeTrainer(vocab_size=learned, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([as_qwen2, as_bytes])
     tokenizer.decoder = decoders.ByteLevel()

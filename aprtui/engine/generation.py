@@ -26,8 +26,6 @@ PREFILL_CHUNK = 512
 
 
 class StopReason(StrEnum):
-    """Why a generation ended."""
-
     STOP_TOKEN = "stop token"
     LENGTH = "length"
     CONTEXT_FULL = "context full"
@@ -49,11 +47,6 @@ class GeneratedToken:
     seconds: float
     choice: Choice
 
-    @property
-    def logprob(self) -> float:
-        """Natural logarithm of the token's probability in the model's own distribution."""
-        return self.choice.logprob
-
 
 @dataclass(slots=True)
 class Timing:
@@ -61,13 +54,9 @@ class Timing:
 
     prompt_tokens: int = 0
     prefill_seconds: float = 0.0
+    """Until the first token was chosen."""
     decoded_tokens: int = 0
     decode_seconds: float = 0.0
-
-    @property
-    def time_to_first_token(self) -> float:
-        """Seconds from the start until the first token was chosen."""
-        return self.prefill_seconds
 
     @property
     def prefill_tokens_per_second(self) -> float:
@@ -83,17 +72,87 @@ class Timing:
 class Generation(Iterator[GeneratedToken]):
     """A running generation: iterate for tokens; `stop_reason`, `tail` and `timing` are final once it is exhausted."""
 
-    def __init__(self, tokens: Callable[[Generation], Iterator[GeneratedToken]], taps: Taps) -> None:
+    def __init__(
+        self, engine: Engine, tokenizer: Tokenizer | None, prompt: list[int], sampler: Sampler, max_tokens: int,
+        taps: Taps, logits: Logits, stop_ids: Collection[int], cancelled: Callable[[], bool],
+    ) -> None:  # fmt: skip
         self.stop_reason: StopReason | None = None
         self.timing = Timing()
         self.tail = ""
         """Text of an incomplete character at the end, as U+FFFD; to be printed after the last token."""
         self.taps = taps
         """Of the passes from the next one on; may be changed between two tokens."""
-        self._tokens = tokens(self)
+        self._engine, self._sampler, self._logits, self._cancelled = engine, sampler, logits, cancelled
+        self._history = prompt
+        self._pending = -1
+        """History entries from here on are not evaluated yet; -1 before the first pass."""
+        self._choices: Iterator[Choice] | None = None
+        """Of an engine that chooses by itself, with the taps `_tapped`."""
+        self._tapped = NO_TAPS
+        self._tokens = self._run(tokenizer, max_tokens, stop_ids)
 
     def __next__(self) -> GeneratedToken:
         return next(self._tokens)
+
+    def _run(self, tokenizer: Tokenizer | None, max_tokens: int, stop_ids: Collection[int]) -> Iterator[GeneratedToken]:
+        decoder = None if tokenizer is None else StreamDecoder(tokenizer)
+        engine = self._engine
+        self.stop_reason = StopReason.LENGTH
+        for made in range(max_tokens):
+            if made and engine.position >= engine.context:
+                self.stop_reason = StopReason.CONTEXT_FULL
+                break
+            choice, seconds = self._step()
+            if choice is None or choice.id in stop_ids:
+                self.stop_reason = StopReason.CANCELLED if choice is None else StopReason.STOP_TOKEN
+                break
+            text = "" if decoder is None else decoder.push(choice.id)
+            yield GeneratedToken(choice.id, text, engine.position, seconds, choice)
+        self.tail = "" if decoder is None else decoder.finish()
+
+    def _step(self) -> tuple[Choice | None, float]:
+        """The next choice and the seconds it took; no choice where the generation was cancelled."""
+        started = time.perf_counter()
+        prefill = self._pending < 0
+        choice = self._prefill() if prefill else self._decode()
+        if choice is None:
+            return None, 0.0
+        self._pending = len(self._history)
+        self._history.append(choice.id)
+        seconds, timing = time.perf_counter() - started, self.timing
+        if prefill:
+            timing.prompt_tokens, timing.prefill_seconds = self._pending, seconds
+        else:
+            timing.decoded_tokens += 1
+            timing.decode_seconds += seconds
+        return choice, seconds
+
+    def _prefill(self) -> Choice | None:
+        self._engine.reset()
+        logits = None
+        for chunk in np.array_split(self._history, -(-len(self._history) // PREFILL_CHUNK)):
+            if self._cancelled():
+                return None
+            logits = self._forward(chunk.tolist())
+        assert logits is not None
+        return self._sampler.choose(logits[-1], self._history)
+
+    def _decode(self) -> Choice | None:
+        if self._cancelled():
+            return None
+        if isinstance(self._engine, ChoosingEngine) and self._engine.can_choose(self._sampler.sampling):
+            return self._chosen_by(self._engine)
+        return self._sampler.choose(self._forward(self._history[self._pending :])[-1], self._history)
+
+    def _chosen_by(self, engine: ChoosingEngine) -> Choice:
+        """The engine's own choice; it starts again where the taps have changed."""
+        taps = self.taps
+        if self._choices is None or self._tapped != taps:
+            self._choices, self._tapped = engine.choose(self._history[-1], self._sampler, taps), taps
+        return next(self._choices)
+
+    def _forward(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        return self._engine.forward(tokens, self.taps, self._logits)
 
 
 def generate(
@@ -121,85 +180,9 @@ def generate(
     _check_length(engine, prompt)
     if max_tokens < 1:
         raise UsageError(f"{max_tokens} tokens were asked for, expected at least 1")
-
-    def tokens(generation: Generation) -> Iterator[GeneratedToken]:
-        decoder = None if tokenizer is None else StreamDecoder(tokenizer)
-        steps = _Steps(engine, prompt, Sampler(sampling, candidates), generation, logits, cancelled)
-        generation.stop_reason = StopReason.LENGTH
-        for made in range(max_tokens):
-            if made and engine.position >= engine.context:
-                generation.stop_reason = StopReason.CONTEXT_FULL
-                break
-            choice, seconds = steps.next()
-            if choice is None or choice.id in stop_ids:
-                generation.stop_reason = StopReason.CANCELLED if choice is None else StopReason.STOP_TOKEN
-                break
-            text = "" if decoder is None else decoder.push(choice.id)
-            yield GeneratedToken(choice.id, text, engine.position, seconds, choice)
-        generation.tail = "" if decoder is None else decoder.finish()
-
-    return Generation(tokens, taps)
-
-
-@dataclass(slots=True)
-class _Steps:
-    """The passes of a generation, each with its choice and its time."""
-
-    engine: Engine
-    history: list[int]
-    sampler: Sampler
-    generation: Generation
-    computed: Logits
-    cancelled: Callable[[], bool]
-    pending: int = -1
-    """History entries from here on are not evaluated yet; -1 before the first pass."""
-    choices: Iterator[Choice] | None = None
-    """Of an engine that chooses by itself, with the taps `tapped`."""
-    tapped: Taps = NO_TAPS
-
-    def next(self) -> tuple[Choice | None, float]:
-        """The next choice and the seconds it took; no choice where the generation was cancelled."""
-        started = time.perf_counter()
-        prefill = self.pending < 0
-        choice = self._prefill() if prefill else self._decode()
-        if choice is None:
-            return None, 0.0
-        self.pending = len(self.history)
-        self.history.append(choice.id)
-        seconds, timing = time.perf_counter() - started, self.generation.timing
-        if prefill:
-            timing.prompt_tokens, timing.prefill_seconds = self.pending, seconds
-        else:
-            timing.decoded_tokens += 1
-            timing.decode_seconds += seconds
-        return choice, seconds
-
-    def _prefill(self) -> Choice | None:
-        self.engine.reset()
-        logits = None
-        for chunk in np.array_split(self.history, -(-len(self.history) // PREFILL_CHUNK)):
-            if self.cancelled():
-                return None
-            logits = self._forward(chunk.tolist())
-        assert logits is not None
-        return self.sampler.choose(logits[-1], self.history)
-
-    def _decode(self) -> Choice | None:
-        if self.cancelled():
-            return None
-        if isinstance(self.engine, ChoosingEngine) and self.engine.can_choose(self.sampler.sampling):
-            return self._chosen_by(self.engine)
-        return self.sampler.choose(self._forward(self.history[self.pending :])[-1], self.history)
-
-    def _chosen_by(self, engine: ChoosingEngine) -> Choice:
-        """The engine's own choice; it starts again where the taps have changed."""
-        taps = self.generation.taps
-        if self.choices is None or self.tapped != taps:
-            self.choices, self.tapped = engine.choose(self.history[-1], self.sampler, taps), taps
-        return next(self.choices)
-
-    def _forward(self, tokens: Sequence[int]) -> NDArray[np.float32]:
-        return self.engine.forward(tokens, self.generation.taps, self.computed)
+    return Generation(
+        engine, tokenizer, prompt, Sampler(sampling, candidates), max_tokens, taps, logits, stop_ids, cancelled
+    )
 
 
 def evaluate(

@@ -8,7 +8,7 @@ the position; a position whose margin is much larger may still flip where its ow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 
@@ -75,21 +75,12 @@ def _measure(model: Model, tokens: Sequence[int], backend: str, threads: int | N
             "ask again when there are more"
         )
     used = list(tokens[:MOST_TOKENS])
-    logits = [
-        _logits(model, used, mode, backend, threads, lambda done: progress("measuring the noise at the logits", *done))
-        for mode in Mode
-    ]
+    logits = []
+    for turn, mode in enumerate(Mode):
+        parts = []
+        with closing(open_engine(model, backend=backend, mode=mode, threads=threads, context=len(used))) as engine:
+            for begin in range(0, len(used), _CHUNK):
+                progress("measuring the noise at the logits", turn * len(used) + begin, len(Mode) * len(used))
+                parts.append(engine.forward(used[begin : begin + _CHUNK], logits=Logits.ALL))
+        logits.append(np.concatenate(parts))
     return LogitNoise(logit_deviation(*logits), len(used))
-
-
-def _logits(
-    model: Model, tokens: Sequence[int], mode: Mode, backend: str, threads: int | None,
-    done: Callable[[tuple[int, int]], None],
-) -> NDArray[np.float32]:  # fmt: skip
-    """Logits `[T, V]` of a fresh engine."""
-    parts = []
-    with closing(open_engine(model, backend=backend, mode=mode, threads=threads, context=len(tokens))) as engine:
-        for begin in range(0, len(tokens), _CHUNK):
-            done((list(Mode).index(mode) * len(tokens) + begin, len(Mode) * len(tokens)))
-            parts.append(engine.forward(tokens[begin : begin + _CHUNK], logits=Logits.ALL))
-    return np.concatenate(parts)

@@ -56,7 +56,9 @@ def _open_best(request: EngineRequest, announce: Callable[[str], None] | None) -
                 reason = _parity(backend, request)
                 engine = backend.open(request)
             except EngineError as error:
-                reasons.append(_without_advice(str(error).removeprefix(f"backend {backend.name}: ")))
+                # Without what to do about it: the caller of `auto` gets another engine.
+                text = str(error).removeprefix(f"backend {backend.name}: ")
+                reasons.append(text.rpartition(": use ")[0] or text)
                 continue
         else:
             obstacle = backend.obstacle()
@@ -70,16 +72,10 @@ def _open_best(request: EngineRequest, announce: Callable[[str], None] | None) -
     raise EngineError(f"no backend can run here: {'; '.join(reasons)}: see aprtui doctor")
 
 
-def _without_advice(text: str) -> str:
-    """What is wrong, without what to do about it: the caller of `auto` gets another engine."""
-    return text.rpartition(": use ")[0] or text
-
-
 def _parity(backend: Backend, request: EngineRequest) -> str:
     """Why a device can be taken. Raises `EngineError` that says why it cannot."""
     # Imported here because most runs do without: replay and its comparison take a third of the time to load.
-    from aprtui.engine.parity import cache
-    from aprtui.engine.parity.gate import POSITIONS, parity_gate
+    from aprtui.engine.parity import POSITIONS, cached_parity, parity_gate
 
     assert backend.identity is not None
     obstacle = backend.obstacle()
@@ -96,7 +92,7 @@ def _parity(backend: Backend, request: EngineRequest) -> str:
         kv = request.kv if mode is Mode.Q8 else KvType.F32
         return by.open(replace(request, mode=mode, kv=kv, context=POSITIONS, fit=False, intervention=None))
 
-    parity = cache.cached_parity(
+    parity = cached_parity(
         request.model, identity, request.kv,
         lambda: parity_gate(
             request.model, lambda mode: opened(backend, mode), lambda: opened(host, Mode.EXACT), request.threads,

@@ -24,13 +24,9 @@ _UNREADABLE = (OSError, ValueError, TypeError, KeyError)
 
 
 def cached(
-    folder: Path,
-    key: Sequence[str],
-    measure: Callable[[], T],
-    *,
-    encode: Callable[[T], Any],
+    folder: Path, key: Sequence[str], measure: Callable[[], T], *, encode: Callable[[T], Any],
     decode: Callable[[Any], T],
-) -> T:
+) -> T:  # fmt: skip
     """The result under `key` in `folder`, measured where there is none yet; `encode` makes JSON of it, `decode` reads
     that back."""
     path = folder / f"{hashlib.sha256(json.dumps(list(key)).encode()).hexdigest()[:32]}.json"

@@ -66,13 +66,9 @@ def round_bf16(x: Array) -> Array:
     return np.where(np.isnan(x), x, rounded.view(np.float32)).astype(np.float32)
 
 
-def _unrounded(x: Array) -> Array:
-    return x
-
-
 ROUND: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
     {
-        InputRounding.NONE: _unrounded,
+        InputRounding.NONE: lambda x: x,
         InputRounding.Q8_K: round_q8_k,
         InputRounding.Q8_0: round_q8_0,
         InputRounding.Q8_1: round_q8_1,
@@ -84,7 +80,6 @@ ROUND: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
 
 
 def unrounded_input(kind: WeightType) -> InputRounding:
-    """No rounding of any matmul's input."""
     return InputRounding.NONE
 
 
@@ -96,7 +91,6 @@ class Arithmetic:
     rope_angles: RopeAngles
 
     def matmul_input(self, weight: Weight) -> InputRounding:
-        """Name of the rounding of a matmul's input."""
         return self.input_rounding(weight.type)
 
     def stated(self, model: Model, kv: KvType) -> Rounding:

@@ -110,7 +110,8 @@ class Sampler:
             self._scratch = np.empty((3, logits.size))
         raw, work, sums = self._scratch
         raw[:] = logits.reshape(-1)
-        _check(raw)
+        if not math.isfinite(largest := float(raw.max())):
+            raise no_distribution(largest, int(np.argmax(raw)), int(np.isnan(raw).sum()), raw.size)
         work[:] = raw
         penalize(work, history, self.sampling)
         if self.sampling.temperature == 0:
@@ -218,11 +219,6 @@ def _nucleus(probabilities: NDArray[np.float64], top_p: float) -> NDArray[np.int
         if reached <= size:
             break
     return order[:reached]
-
-
-def _check(logits: NDArray[np.float64]) -> None:
-    if not math.isfinite(largest := float(logits.max())):
-        raise no_distribution(largest, int(np.argmax(logits)), int(np.isnan(logits).sum()), logits.size)
 
 
 def no_distribution(largest: float, at: int, nan: int, vocabulary: int) -> EngineError:

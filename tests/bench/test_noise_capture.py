@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aprtui.bench.noise_capture import write_noise_capture
+from aprtui.bench.random_data import write_noise_capture
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import GraphConfig, Node
 

@@ -13,7 +13,7 @@ from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks import verdicts
 from aprtui.contracts.checks.judgement import Judgement
 from aprtui.engine.cpu import matmul
-from aprtui.engine.evaluation import false_alarms, fault_matrix
+from aprtui.engine.evaluation import false_alarms, fault_detection
 from aprtui.engine.evaluation.false_alarms import JudgedCapture
 from aprtui.engine.evaluation.fault_detection import Tally
 from aprtui.engine.faults.faults import FaultInjector, parse_fault
@@ -53,7 +53,7 @@ def test_faults_that_are_named_at_their_stage_pass_with_their_share(model: Model
 
 
 def test_faults_that_are_named_elsewhere_fail(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fault_matrix, "accepted_answers", lambda fault: frozenset())
+    monkeypatch.setattr(fault_detection, "accepted_answers", lambda fault: frozenset())
     judgement = judge("detection_rate", model, every=662, at_least=0.5)
     assert (judgement.verdict, judgement.number, judgement.bound) == (Verdict.FAIL, 0, 0.5)
     assert "the first that is missed: " in judgement.reason

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from aprtui.engine.evaluation.fault_matrix import MeteredFault
+from aprtui.engine.evaluation.fault_detection import MeteredFault
 from aprtui.engine.faults.faults import Fault, FaultInjector, parse_fault
 from aprtui.engine.faults.kinds import KINDS, applies
 from aprtui.engine.opening import open_engine

@@ -10,13 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aprtui.engine import opening
+from aprtui.engine import opening, parity
 from aprtui.engine.backends.backend import DeviceIdentity
 from aprtui.engine.cuda import detect
 from aprtui.engine.cuda.detect import CudaDevice, Detection
-from aprtui.engine.parity import gate as parity
-from aprtui.engine.parity.cache import cached_parity, known_parities
-from aprtui.engine.parity.gate import Parity, parity_gate, prompt_of
+from aprtui.engine.parity import Parity, cached_parity, known_parities, parity_gate, prompt_of
 from aprtui.engine.protocol import Engine, KvType, Mode, NodeCall
 from aprtui.errors import EngineError, UsageError
 from aprtui.model.model import Model
@@ -90,7 +88,7 @@ def test_a_model_without_a_tokenizer_has_a_prompt_too(model: Model, monkeypatch:
 
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    from aprtui.engine.parity import cache as parity_cache
+    from aprtui.engine import parity as parity_cache
 
     monkeypatch.setattr(parity_cache, "parity_cache", lambda: tmp_path / "parity")
     return tmp_path / "parity"
@@ -120,8 +118,8 @@ class Auto:
     """`auto` on a machine with `DEVICE`, whose gate says `parity`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, found: Detection, gate: Parity | EngineError) -> None:
+        from aprtui.engine import parity as parity_cache
         from aprtui.engine.cuda import opening
-        from aprtui.engine.parity import cache as parity_cache
 
         self.told: list[str] = []
         self.opened: list[Mode] = []

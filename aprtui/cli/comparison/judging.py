@@ -92,7 +92,7 @@ class Judging:
             return criteria_by_model(a, b, model, tokens, evaluators, progress), tokens
 
     def _by_replay(self, a: Capture, b: Capture, options: DiffOptions, progress: Progress) -> tuple[Criteria, Tokens]:
-        from aprtui.engine.replay.criteria import criteria_by_replay
+        from aprtui.engine.replay.replay import criteria_by_replay
 
         of_a = self._replayed(a, self.model_a, other=self.model_b, options=options, progress=progress)
         of_b = self._replayed(b, self.model_b, other=self.model_a, options=options, progress=progress)

@@ -22,7 +22,7 @@ from aprtui.engine.backends.registry import (
     host_backends,
     named_backend,
 )
-from aprtui.engine.parity.gate import LOGITS_BOUND, POSITIONS, parity_gate
+from aprtui.engine.parity import LOGITS_BOUND, POSITIONS, parity_gate
 from aprtui.engine.protocol import Engine, Mode
 from aprtui.engine.quality import gate as quality
 from aprtui.engine.quality import repeat_gates

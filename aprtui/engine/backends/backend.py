@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aprtui.errors import EngineError
+from aprtui.machine import available_memory
 from aprtui.progress import Progress
 
 if TYPE_CHECKING:
@@ -30,8 +32,6 @@ class EngineRequest:
 
 @dataclass(frozen=True, slots=True)
 class BackendObstacle:
-    """Why a backend cannot run here, and what to do about it."""
-
     problem: str
     advice: str
 
@@ -75,3 +75,20 @@ class Backend:
     def is_device(self) -> bool:
         """Whether it computes on a device of its own, and not on the processor."""
         return self.identity is not None
+
+
+def context_in_memory(request: EngineRequest) -> int:
+    """The context of `request`, reduced to what fits if it asks for that. Raises `EngineError` if the K/V cache alone
+    takes more memory than is available."""
+    graph, context = request.model.config.graph, request.context
+    position = 2 * (2 if request.kv == "f16" else 4) * graph.layers * graph.kv_width
+    available = available_memory()
+    if available is None or position * context <= available:
+        return context
+    fits = available // position
+    if request.fit and fits:
+        return fits
+    raise EngineError(
+        f"a K/V cache of {context} positions needs {position * context / 1e9:.1f} GB, {available / 1e9:.1f} GB are "
+        "available: use a smaller --context (or --context fit), or --kv f16"
+    )

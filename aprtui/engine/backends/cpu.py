@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING
 
-from aprtui.engine.backends.backend import Backend, BackendObstacle, EngineRequest
-from aprtui.engine.backends.host_memory import context_in_memory
+from aprtui.engine.backends.backend import Backend, BackendObstacle, EngineRequest, context_in_memory
 from aprtui.machine import default_threads, memory_bytes, processor_name
 from aprtui.progress import Progress
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aprtui.engine.backends.backend import Backend, EngineRequest
-from aprtui.engine.backends.host_memory import context_in_memory
+from aprtui.engine.backends.backend import Backend, EngineRequest, context_in_memory
 from aprtui.progress import Progress
 
 if TYPE_CHECKING:

@@ -60,12 +60,10 @@ def require_available(backend: Backend) -> None:
 
 
 def device_backends() -> list[Backend]:
-    """Backends that compute on a device of their own."""
     return [backend for backend in BACKENDS if backend.is_device]
 
 
 def host_backends() -> list[Backend]:
-    """Backends that compute on the processor."""
     return [backend for backend in BACKENDS if not backend.is_device]
 
 

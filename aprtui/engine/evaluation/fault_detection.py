@@ -8,32 +8,96 @@ change at its own stage is below the bound of the signal is counted apart: that 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from aprtui.compare.captures import Criteria, DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
+from aprtui.compare.metrics.measure import measure
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.capturing import CaptureRequest, write_capture
-from aprtui.engine.evaluation.fault_matrix import Case, MeteredFault, cases
-from aprtui.engine.faults.kinds import KINDS
+from aprtui.engine.faults.faults import Fault, FaultInjector
+from aprtui.engine.faults.kinds import KINDS, applies
 from aprtui.engine.floors.criteria import criteria_by_model
 from aprtui.engine.opening import open_engine
-from aprtui.engine.protocol import Mode, Rounding
+from aprtui.engine.protocol import Mode, NodeCall
+from aprtui.engine.replay.arithmetic import UNROUNDED
 from aprtui.engine.replay.bounds import replay_tolerance
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph import Node, Scope
 
 PROMPT = "def fibonacci(n):\n    if n < 2:\n        return n\n    return fib"
 REPLAY, DIFF = "replay", "diff"
 SIGNALS = (REPLAY, DIFF)
+
+MULTIPLES = (2, 10, 100)
+"""Of the bound: what kinds with a magnitude change their stage by."""
+
+OVERFLOW_SHARE = 0.9
+"""The limit of `fp16-overflow`, as a share of the largest magnitude that the stage has in an honest run."""
+
+
+def accepted_answers(fault: Fault) -> frozenset[Node]:
+    """The stages that are right answers: the one where the fault is, whatever the kind; nothing before it is wrong."""
+    return frozenset({fault.node})
+
+
+def fault_matrix(model: Model, bound_of: Callable[[Node], float], largest: Mapping[Node, float]) -> Iterator[Fault]:
+    """Every kind at every stage that it applies to, in the first, the middle and the last layer.
+
+    `bound_of` gives the bound of the judged signal at a node, `largest` the absmax of each stage in an honest run.
+    """
+    for kind, found in KINDS.items():
+        for node in _nodes(model):
+            if not applies(kind, model, node):
+                continue
+            if found.scales:
+                for multiple in MULTIPLES:
+                    yield Fault(kind, node, {"magnitude": multiple * bound_of(node)})
+            elif "limit" in found.parameters:
+                yield Fault(kind, node, {"limit": OVERFLOW_SHARE * largest[node]})
+            else:
+                yield Fault(kind, node)
+
+
+def _nodes(model: Model) -> Iterator[Node]:
+    layers = model.graph.layers
+    chosen = {0, layers // 2, layers - 1}
+    for node in model.graph.nodes:
+        if model.graph[node.stage].scope is not Scope.LAYER or node.layer in chosen:
+            yield node
+
+
+class MeteredFault:
+    """`Intervention` that makes one fault and measures what it changes at its stage."""
+
+    def __init__(self, model: Model, mode: Mode, fault: Fault) -> None:
+        self.nodes = frozenset({fault.node})
+        self._injector = FaultInjector(model, mode, [fault])
+        self._graph = model.graph
+        self.change = 0.0
+        """The largest change of a token so far (`token_rel_l2`); inf where NaN or Inf appeared."""
+
+    def __call__(self, call: NodeCall) -> NDArray[np.float32]:
+        faulty = self._injector(call)
+        before, after = call.output, faulty
+        if self._graph[call.node.stage].is_attention_map:
+            # A call sees its own queries only; above the diagonal both are zero, so all of it can be measured.
+            before, after = (np.ascontiguousarray(maps.swapaxes(0, 1)) for maps in (before, after))
+            before, after = before.reshape(len(before), -1), after.reshape(len(after), -1)
+        tokens = measure(before, after).tokens
+        self.change = max(self.change, float(np.nanmax(tokens, initial=0.0)))
+        return faulty
 
 
 @dataclass(slots=True)
@@ -58,17 +122,17 @@ def run_detection(
         tallies = {(kind, signal): Tally(kind, signal) for kind in KINDS for signal in signals}
         for signal in signals:
             judge, mode, bound_of = place.signal(signal)
-            planned = list(cases(model, bound_of, place.largest))[::every]
-            for done, case in enumerate(planned):
+            planned = list(fault_matrix(model, bound_of, place.largest))[::every]
+            for done, fault in enumerate(planned):
                 if progress:
                     progress(f"planting faults, judged by {signal},", done, len(planned))
-                capture, change = place.plant(case, mode)
-                _count(tallies[case.fault.kind, signal], case, capture, change, judge, bound_of(case.fault.node))
+                capture, change = place.plant(fault, mode)
+                _count(tallies[fault.kind, signal], fault, capture, change, judge, bound_of(fault.node))
         yield from tallies.values()
 
 
 def _count(
-    tally: Tally, case: Case, capture: Capture, change: float, judge: Callable[[Capture], Comparison], bound: float
+    tally: Tally, fault: Fault, capture: Capture, change: float, judge: Callable[[Capture], Comparison], bound: float
 ) -> None:
     if change == 0:
         tally.unchanged += 1
@@ -78,11 +142,11 @@ def _count(
         tally.planted += 1
         comparison = judge(capture)
         divergence = comparison.first_divergence
-        if comparison.verdict is Verdict.FAIL and divergence and divergence.verdict.node in case.accepted:
+        if comparison.verdict is Verdict.FAIL and divergence and divergence.verdict.node in accepted_answers(fault):
             tally.named += 1
         else:
             named = divergence.verdict.node if divergence else "; ".join(comparison.reasons) or "nothing"
-            tally.missed.append(f"{case.fault}: {comparison.verdict.value}, {named}")
+            tally.missed.append(f"{fault}: {comparison.verdict.value}, {named}")
 
 
 class _Workplace:
@@ -105,10 +169,9 @@ class _Workplace:
 
     def signal(self, name: str) -> tuple[Callable[[Capture], Comparison], Mode, Callable[[Node], float]]:
         """The judge of a signal, the mode of the faulty run, and the signal's bound at a node."""
-        rounding = Rounding("none", "f32", "f64")
 
         def injected(node: Node) -> float:
-            return replay_tolerance(self.model, node, (), rounding, len(self.tokens)).bound
+            return replay_tolerance(self.model, node, (), UNROUNDED, len(self.tokens)).bound
 
         def difference(node: Node) -> float:
             assert self._criteria.bounds is not None
@@ -119,20 +182,17 @@ class _Workplace:
         return self.compared, Mode.Q8, difference
 
     def replayed(self, capture: Capture) -> Comparison:
-        """The replay of one capture."""
         return replay_capture(capture, self.model, ReplayOptions(), self._evaluators)
 
     def compared(self, capture: Capture) -> Comparison:
-        """The diff of one capture against the honest exact one."""
         return compare_captures(self._exact, capture, DiffOptions(), None, self._criteria)
 
-    def plant(self, case: Case, mode: Mode) -> tuple[Capture, float]:
+    def plant(self, fault: Fault, mode: Mode) -> tuple[Capture, float]:
         """A capture of a run with the fault, and how much the fault changed its stage."""
-        meter = MeteredFault(self.model, mode, case.fault)
+        meter = MeteredFault(self.model, mode, fault)
         return self.capture("faulty", mode, meter), meter.change
 
     def capture(self, name: str, mode: Mode, meter: MeteredFault | None = None) -> Capture:
-        """A capture of every stage, written to the folder under `name`."""
         engine = open_engine(self.model, mode=mode, context=len(self.tokens), intervention=meter)
         with closing(engine):
             request = CaptureRequest(self.tokens, None, frozenset(self.model.graph.nodes))

@@ -20,8 +20,6 @@ _POSITIVE = frozenset({"limit", "epsilon", "factor"})
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault at one node."""
-
     kind: str
     node: Node
     parameters: Mapping[str, float] = field(default_factory=dict)
@@ -125,7 +123,6 @@ class FaultInjector:
             self._faults.setdefault(fault.node, []).append((fault, setting))
 
     def __call__(self, call: NodeCall) -> Array:
-        """The stage tensor with the faults of its node."""
         for fault, setting in self._faults[call.node]:
             output = KINDS[fault.kind].compute(setting, call)
             call = NodeCall(call.node, call.inputs, output, call.tokens, call.position)

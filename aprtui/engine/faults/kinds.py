@@ -13,6 +13,7 @@ from aprtui.model.model import Model
 from aprtui.model.weight_types import WeightType
 from aprtui.trace.graph import Node, Op, Stage
 
+Compute = Callable[[FaultSetting, NodeCall], Array]
 Applies = Callable[[Model, Node, Stage], bool]
 
 
@@ -24,7 +25,7 @@ class FaultKind:
     """
 
     imitates: str
-    compute: Callable[[FaultSetting, NodeCall], Array]
+    compute: Compute
     applies: Applies
     parameters: tuple[str, ...] = ()
     scales: bool = False
@@ -72,6 +73,10 @@ def _block(model: Model, node: Node, stage: Stage) -> bool:
     return stage.op is Op.MATMUL and min(model.params(node)[0].rows, model.params(node)[0].columns) >= operations.BLOCK
 
 
+def _recomputing(imitates: str, compute: Compute, applies: Applies, parameters: tuple[str, ...] = ()) -> FaultKind:
+    return FaultKind(imitates, compute, applies, parameters, recomputes=True)
+
+
 KINDS: Mapping[str, FaultKind] = MappingProxyType(
     {
         "scale": FaultKind("a missing or doubled factor", values.scale, _everywhere, ("magnitude",), scales=True),
@@ -84,41 +89,24 @@ KINDS: Mapping[str, FaultKind] = MappingProxyType(
         "stale-token": FaultKind("a buffer that is read before it is written", values.stale_token, _layer_rows),
         "fp16-overflow": FaultKind("float16 where float32 is needed", values.fp16_overflow, _rows, ("limit",)),
         "head-swap": FaultKind("heads in another order", values.head_swap, _heads),
-        "bias-dropped": FaultKind("a bias that is not added", operations.first_input, _ops(Op.BIAS), recomputes=True),
-        "residual-dropped": FaultKind(
-            "a residual that is not added", operations.second_input, _ops(Op.ADD), recomputes=True
+        "bias-dropped": _recomputing("a bias that is not added", operations.first_input, _ops(Op.BIAS)),
+        "residual-dropped": _recomputing("a residual that is not added", operations.second_input, _ops(Op.ADD)),
+        "eps": _recomputing("another epsilon", operations.eps, _ops(Op.RMS_NORM, Op.HEAD_RMS_NORM), ("epsilon",)),
+        "rope-interleaved": _recomputing("the other RoPE layout", operations.rope_interleaved, _ops(Op.ROPE)),
+        "rope-theta": _recomputing("another RoPE base", operations.rope_theta, _ops(Op.ROPE), ("factor",)),
+        "position-off-by-one": _recomputing("positions that start at 1", operations.position_off_by_one, _ops(Op.ROPE)),
+        "kv-head-map": _recomputing(
+            "query heads that meet another group's K/V head", operations.kv_head_map, _kv_heads
         ),
-        "eps": FaultKind(
-            "another epsilon", operations.eps, _ops(Op.RMS_NORM, Op.HEAD_RMS_NORM), ("epsilon",), recomputes=True
+        "mask-off-by-one": _recomputing("keys < query instead of ≤", operations.mask_off_by_one, _ops(Op.SOFTMAX)),
+        "transpose-block": _recomputing(
+            "a tile of a weight read along the wrong axis", operations.transpose_block, _block
         ),
-        "rope-interleaved": FaultKind(
-            "the other RoPE layout", operations.rope_interleaved, _ops(Op.ROPE), recomputes=True
-        ),
-        "rope-theta": FaultKind(
-            "another RoPE base", operations.rope_theta, _ops(Op.ROPE), ("factor",), recomputes=True
-        ),
-        "position-off-by-one": FaultKind(
-            "positions that start at 1", operations.position_off_by_one, _ops(Op.ROPE), recomputes=True
-        ),
-        "kv-head-map": FaultKind(
-            "query heads that meet another group's K/V head", operations.kv_head_map, _kv_heads, recomputes=True
-        ),
-        "mask-off-by-one": FaultKind(
-            "keys < query instead of ≤", operations.mask_off_by_one, _ops(Op.SOFTMAX), recomputes=True
-        ),
-        "transpose-block": FaultKind(
-            "a tile of a weight read along the wrong axis", operations.transpose_block, _block, recomputes=True
-        ),
-        "block-scale": FaultKind(
-            "one scale of a Q4_K block unpacked wrongly", operations.block_scale, _q4_k, recomputes=True
-        ),
-        "gate-up-swap": FaultKind(
-            "the weights of two products exchanged", operations.gate_up_swap, _with_sibling, recomputes=True
-        ),
+        "block-scale": _recomputing("one scale of a Q4_K block unpacked wrongly", operations.block_scale, _q4_k),
+        "gate-up-swap": _recomputing("the weights of two products exchanged", operations.gate_up_swap, _with_sibling),
     }
 )
 
 
 def applies(kind: str, model: Model, node: Node) -> bool:
-    """Whether a fault of `kind` can be made at `node`."""
     return KINDS[kind].applies(model, node, model.graph[node.stage])

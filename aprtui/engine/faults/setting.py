@@ -44,7 +44,6 @@ class FaultSetting:
     memory: dict[str, Array] = field(default_factory=dict)
 
     def number(self, name: str, default: float) -> float:
-        """A parameter, or its default."""
         return self.parameters.get(name, default)
 
     def index(self, name: str, size: int) -> int:
@@ -83,5 +82,4 @@ class FaultSetting:
         return np.random.default_rng([int(self.number("seed", 0)), node, position])
 
     def configured(self, **changes: object) -> ModelConfig:
-        """The model's configuration with some fields changed."""
         return replace(self.model.config, **changes)  # type: ignore[arg-type]

@@ -27,12 +27,10 @@ def noise(setting: FaultSetting, call: NodeCall) -> Array:
 
 
 def nan(setting: FaultSetting, call: NodeCall) -> Array:
-    """One value NaN."""
     return _one_value(setting, call, np.float32(np.nan))
 
 
 def inf(setting: FaultSetting, call: NodeCall) -> Array:
-    """One value Inf."""
     return _one_value(setting, call, np.float32(np.inf))
 
 
@@ -53,7 +51,6 @@ def _one_value(setting: FaultSetting, call: NodeCall, value: np.float32) -> Arra
 
 
 def zero_channel(setting: FaultSetting, call: NodeCall) -> Array:
-    """One channel 0 at all tokens."""
     out = call.output.copy()
     out[:, setting.index("channel", out.shape[1])] = 0
     return out

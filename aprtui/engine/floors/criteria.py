@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 from aprtui.compare.captures import Criteria
 from aprtui.compare.floor import floor_bounds
 from aprtui.engine.floors.measure import arithmetic_floor, weight_floor
-from aprtui.engine.protocol import Rounding
 from aprtui.engine.replay.arithmetic import UNROUNDED, NodeEvaluators, Recomputation, rounding_text
-from aprtui.engine.replay.captured import CapturedStages
-from aprtui.engine.replay.layouts import find_layouts
-from aprtui.engine.replay.recompute import Recomputer
-from aprtui.engine.replay.replay import identify, misfit
+from aprtui.engine.replay.identify import FoundEngine, find_layouts, identify
+from aprtui.engine.replay.recompute import CapturedStages, Recomputer
+from aprtui.engine.replay.replay import misfit
 from aprtui.engine.result_cache import cached, python_digest
 from aprtui.model.model import Model
 from aprtui.progress import Progress
@@ -25,33 +23,16 @@ from aprtui.trace.graph import Node
 Floors = dict[Node, float]
 
 SOURCES = (
-    "engine/floors",
-    "engine/replay",
-    "engine/rounding.py",
-    "engine/cpu",
-    "engine/reference",
-    "compare/metrics",
-    "model/weights.py",
-    "model/weight_types.py",
-)
+    "engine/floors", "engine/replay", "engine/rounding.py", "engine/cpu", "engine/reference", "compare/metrics",
+    "model/weights.py", "model/weight_types.py",
+)  # fmt: skip
 """The code that measures floors: floors that other versions of it measured are not valid."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Side:
-    name: str
-    rounding: Rounding
-    own_weights: bool
-
-
 def criteria_by_model(
-    a: Capture,
-    b: Capture,
-    model: Model,
-    tokens: Sequence[int],
-    evaluators: NodeEvaluators,
+    a: Capture, b: Capture, model: Model, tokens: Sequence[int], evaluators: NodeEvaluators,
     progress: Progress | None = None,
-) -> Criteria:
+) -> Criteria:  # fmt: skip
     """The floor between the engines of `a` and `b` on `model`, which at least one of them must have run.
 
     Weights that differ give an estimated floor, arithmetic that differs a measured one; the statements say which.
@@ -60,18 +41,24 @@ def criteria_by_model(
     doubts = tuple(f"MODEL is not that of {name}: {problem}" for name, problem in problems if problem)
     if doubts:
         return Criteria(doubts=doubts, unjudgeable=True)
-    sides = tuple(_side(name, capture, model, tokens, evaluators) for name, capture in (("A", a), ("B", b)))
-    foreign = [side.name for side in sides if not side.own_weights]
-    statements = [f"{side.name}: {_weights_text(side)}, rounding {rounding_text(side.rounding)}" for side in sides]
+    sides = {name: _engine_of(capture, model, tokens, evaluators) for name, capture in (("A", a), ("B", b))}
+    foreign = [name for name, side in sides.items() if not side.own_weights]
+    statements = []
+    for name, side in sides.items():
+        weights = "the weights of MODEL" if side.own_weights else "other weights than MODEL's"
+        statements.append(f"{name}: {weights}, rounding {rounding_text(side.rounding)}")
     if len(foreign) == 2:
         doubt = "neither side has the weights of MODEL: give each its own with --model-a and --model-b"
         return Criteria(statements=tuple(statements), doubts=(doubt,), unjudgeable=True)
-    roundings = (sides[0].rounding, sides[1].rounding)
-    floors = _arithmetic(model, tokens, roundings, evaluators, progress)
+    roundings = (sides["A"].rounding, sides["B"].rounding)
+    floors = _cached(
+        ("arithmetic", *map(rounding_text, roundings)), model, tokens,
+        lambda: arithmetic_floor(model, tokens, roundings, evaluators, progress),
+    )  # fmt: skip
     basis = "the floor of this arithmetic"
     if foreign:
-        weights = _weights(model, tokens, progress)
-        floors = {node: math.hypot(floor, weights[node]) for node, floor in floors.items()}
+        of_weights = _cached(("weights",), model, tokens, lambda: weight_floor(model, tokens, progress))
+        floors = {node: math.hypot(floor, of_weights[node]) for node, floor in floors.items()}
         basis = "the estimated floor of other weights of this quantization"
         statements.append(
             f"what differs: the weights ({foreign[0]}'s are not MODEL's); floor: estimated, exact runs with weights "
@@ -83,31 +70,13 @@ def criteria_by_model(
     return Criteria(bounds=floor_bounds(floors, basis), statements=tuple(statements))
 
 
-def _side(name: str, capture: Capture, model: Model, tokens: Sequence[int], evaluators: NodeEvaluators) -> _Side:
+def _engine_of(capture: Capture, model: Model, tokens: Sequence[int], evaluators: NodeEvaluators) -> FoundEngine:
+    """The engine of a capture; one that has other weights than `model` counts as one that rounds nothing."""
     recomputer = Recomputer(model, CapturedStages(capture, model, tokens))
     for _ in find_layouts(recomputer, Recomputation(model, UNROUNDED, evaluators)):
         pass
     found = identify(recomputer, {}, evaluators)
-    return _Side(name, found.rounding, found.own_weights) if found.own_weights else _Side(name, UNROUNDED, False)
-
-
-def _weights_text(side: _Side) -> str:
-    return "the weights of MODEL" if side.own_weights else "other weights than MODEL's"
-
-
-def _arithmetic(
-    model: Model, tokens: Sequence[int], roundings: tuple[Rounding, Rounding], evaluators: NodeEvaluators,
-    progress: Progress | None,
-) -> Floors:  # fmt: skip
-    texts = (rounding_text(rounding) for rounding in roundings)
-    return _cached(
-        ("arithmetic", *texts), model, tokens,
-        lambda: arithmetic_floor(model, tokens, roundings, evaluators, progress),
-    )  # fmt: skip
-
-
-def _weights(model: Model, tokens: Sequence[int], progress: Progress | None) -> Floors:
-    return _cached(("weights",), model, tokens, lambda: weight_floor(model, tokens, progress))
+    return found if found.own_weights else replace(found, rounding=UNROUNDED)
 
 
 def _cached(of: tuple[str, ...], model: Model, tokens: Sequence[int], measure: Callable[[], Floors]) -> Floors:

@@ -9,13 +9,12 @@ own quantisation step, against the undisturbed one; that is an estimate, and mar
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.metrics.measure import measure
-from aprtui.engine.floors.forward import Disturb, run_forward
 from aprtui.engine.floors.perturbed import perturbed
 from aprtui.engine.protocol import NodeEvaluator, Rounding
 from aprtui.engine.reference.nodes import NumpyNodes
@@ -27,7 +26,44 @@ from aprtui.progress import Progress
 from aprtui.trace.graph import Node, Op
 
 Array = NDArray[np.float32]
-Runs = Sequence[Iterator[tuple[Node, Array]]]
+Disturb = Callable[[Node, Array], Array]
+Run = Iterator[tuple[Node, Array]]
+
+
+def run_forward(
+    model: Model, tokens: Sequence[int], recomputation: Recomputation, disturb: Disturb | None = None
+) -> Run:
+    """Each node of the graph with its stage tensor for all `tokens`, in execution order; logits of the last position.
+
+    `disturb` changes each tensor before it is given out and used. Keeps the tensors of two layers.
+    """
+    graph, config = model.graph, model.config.graph
+    recent: dict[Node, Array] = {}
+    for node in graph.nodes:
+        stage = graph[node.stage]
+        inputs = []
+        for entry, source in zip(stage.inputs, graph.inputs(node), strict=True):
+            tensor = recent[source]
+            inputs.append(tensor if tensor.ndim == 3 else tensor[:, config.part(entry.part)])
+        values = (
+            recomputation.evaluate(node, [inputs[0][-1:]], tokens[-1:], len(tokens) - 1)
+            if node == graph.nodes[-1]
+            else recomputation.evaluate(node, inputs, tokens)
+        )
+        recent[node] = values if disturb is None else disturb(node, values)
+        yield node, recent[node]
+        _forget(recent, node, graph[node.stage].op)
+
+
+def _forget(recent: dict[Node, Array], node: Node, op: Op) -> None:
+    """Maps are used once and large; of the layers before, only what entered this one is needed."""
+    if op is Op.ATTEND:
+        for found in [n for n, tensor in recent.items() if tensor.ndim == 3]:
+            del recent[found]
+    if node.layer is not None:
+        for found in [n for n in recent if n.layer is not None and n.layer < node.layer - 1]:
+            del recent[found]
+
 
 DISTURBED_RUNS = 3
 LAST_BITS = 2.0**-22
@@ -39,12 +75,9 @@ WEIGHT_PERCENTILE = 95
 
 
 def arithmetic_floor(
-    model: Model,
-    tokens: Sequence[int],
-    roundings: tuple[Rounding, Rounding],
-    evaluators: NodeEvaluators,
+    model: Model, tokens: Sequence[int], roundings: tuple[Rounding, Rounding], evaluators: NodeEvaluators,
     progress: Progress | None = None,
-) -> dict[Node, float]:
+) -> dict[Node, float]:  # fmt: skip
     """For each node the largest error of a token (`token_rel_l2`) between engines of the two `roundings`."""
     first, second = roundings
     if first == second and first.stage_output != "f32":
@@ -110,9 +143,7 @@ def _always(evaluator: NodeEvaluator) -> NodeEvaluators:
     return lambda angles: evaluator
 
 
-def _errors(
-    model: Model, reference: Iterator[tuple[Node, Array]], runs: Runs, progress: Progress | None
-) -> Mapping[Node, list[float]]:
+def _errors(model: Model, reference: Run, runs: Sequence[Run], progress: Progress | None) -> dict[Node, list[float]]:
     """The worst token of every node in each of `runs`, all walked side by side so that no run is kept whole."""
     nodes = model.graph.nodes
     errors: dict[Node, list[float]] = {}

@@ -24,7 +24,6 @@ class PerturbedWeight(Weight):
     seed: int = 0
 
     def dequantize(self, rows: slice | Sequence[int] = slice(None)) -> NDArray[np.float32]:
-        """The disturbed values of `rows`."""
         # Not `super()`: a slotted dataclass is a new class, which the implicit form does not know.
         exact = Weight.dequantize(self, rows)
         chosen = range(self.rows)[rows] if isinstance(rows, slice) else rows
@@ -64,7 +63,6 @@ class PerturbedModel:
     seed: int
 
     def params(self, node: Node) -> tuple[Weight, ...]:
-        """The weights of `node`, disturbed."""
         return tuple(
             PerturbedWeight(weight.name, weight.type, weight.rows, weight.columns, weight.data, seed=self.seed)
             for weight in self.original.params(node)

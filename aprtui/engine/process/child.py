@@ -8,19 +8,90 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import os
+import shutil
 import threading
+import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 
+from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.generation import Generation, generate
+from aprtui.engine.logit_noise import measure_logit_noise
 from aprtui.engine.process import messages
-from aprtui.engine.process.command_state import CommandState
-from aprtui.engine.process.loading import LoadedEngine, Opener
+from aprtui.engine.process.command_state import CommandState, SideTask
+from aprtui.engine.process.loading import LoadedEngine, Opener, engine_for
 from aprtui.engine.process.records import Recorder
-from aprtui.engine.process.side_tasks import SideTasks
 from aprtui.engine.process.slots import CANDIDATES, Slots
-from aprtui.errors import AprtuiError, DeviceError, ExitCode, UsageError
+from aprtui.engine.protocol import Logits
+from aprtui.errors import AprtuiError, DeviceError, EngineError, ExitCode, UsageError
+
+REPORT_SECONDS = 0.1
+"""Progress is reported no more often than this: a pipe that fills up would hold the engine back."""
+
+
+class SideTasks:
+    """Does the tasks between two tokens: writes the run as a capture, measures the noise at the logits.
+
+    Both use engines of their own, so that the generation goes on as if nothing had happened. A failure is reported and
+    ends the task only.
+    """
+
+    def __init__(self, loaded: LoadedEngine, commands: CommandState, send: Callable[[messages.Event], None]) -> None:
+        self._loaded = loaded
+        self._commands = commands
+        self._send = send
+        self._reported = 0.0
+
+    def run(self, side_task: SideTask, tokens: Sequence[int], prompt_tokens: int) -> None:
+        """Do one side task on the `tokens` of the run so far, the first `prompt_tokens` of which are the prompt."""
+        self._commands.begin_side_task()
+        try:
+            if isinstance(side_task, messages.WriteCapture):
+                self._send(self._capture(side_task.directory, tokens, prompt_tokens))
+            else:
+                info, threads = self._loaded.info, self._loaded.settings.threads
+                noise = measure_logit_noise(self._loaded.model, tokens, info.backend, threads, self._progress)
+                self._send(messages.NoiseMeasured(noise))
+        except AprtuiError as error:
+            self._send(messages.Declined(str(error)))
+        finally:
+            self._commands.end_side_task()
+
+    def _progress(self, what: str, done: int, total: int) -> None:
+        if self._commands.side_task_cancelled:
+            raise EngineError(f"{what}: cancelled")
+        if time.monotonic() - self._reported > REPORT_SECONDS:
+            self._reported = time.monotonic()
+            self._send(messages.StepProgress(what, done, total))
+
+    def _capture(self, directory: Path, tokens: Sequence[int], prompt_tokens: int) -> messages.Captured:
+        """Evaluate the tokens as the run did, the prompt at once and the rest one by one, with every tap."""
+        if not tokens:
+            raise UsageError("there is no run to capture: enter a prompt first")
+        if directory.exists():
+            raise UsageError(f"{directory}: exists: choose another directory")
+        loaded = self._loaded
+        request = CaptureRequest(
+            tuple(tokens), loaded.tokenizer.decode(tokens), frozenset(loaded.engine.graph.nodes), Logits.ALL,
+            prefill=prompt_tokens,
+        )  # fmt: skip
+        engine = engine_for(loaded.model, replace(loaded.settings, context=len(tokens)), loaded.faults)
+        try:
+            manifest = write_capture(
+                engine, loaded.model, request, directory,
+                faults=loaded.faults, progress=self._progress,
+            )  # fmt: skip
+        except AprtuiError:
+            # An incomplete capture is useless here, and may have filled the disk.
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        finally:
+            engine.close()
+        size = sum(info.bytes or 0 for info in manifest.files.values())
+        return messages.Captured(directory, len(tokens), len(manifest.files), size)
 
 
 class EngineThread:
@@ -45,7 +116,7 @@ class EngineThread:
             slots = Slots(self._descriptor, len(graph.nodes), graph.layers, create=True)
             self._send(messages.Loaded(loaded.info))
             while True:
-                loaded = self._serve(loaded, Recorder(loaded, slots, self._send_names))
+                loaded = self._serve(loaded, Recorder(loaded, slots, self._send))
         except AprtuiError as error:
             self._end(str(error), error.exit_code)
         except Exception as error:  # noqa: BLE001 - a bug: the app is told before the process ends
@@ -54,9 +125,6 @@ class EngineThread:
 
     def _progress(self, what: str, done: int, total: int) -> None:
         self._send(messages.StepProgress(what, done, total))
-
-    def _send_names(self, names: Iterable[tuple[int, str]]) -> None:
-        self._send(messages.TokenNames(tuple(names)))
 
     def _end(self, message: str, code: ExitCode) -> None:
         with contextlib.suppress(OSError):

@@ -18,24 +18,21 @@ SideTask = messages.WriteCapture | messages.Control
 
 
 class CommandState:
-    """The commands of the app as a state that two threads share."""
-
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._jobs: deque[Job] = deque()
         self._side_tasks: deque[SideTask] = deque()
         self._in_side_task = False
-        self._side_task_cancelled = False
         self._paused = False
         self._steps = 0
         self._cancelled = False
         self._token_seconds = 0.0
         self._due = 0.0
+        self.side_task_cancelled = False
         self.lens = False
         """Whether the logit lens is wanted."""
 
     def take(self, command: messages.Command) -> None:
-        """Note a command of the app."""
         with self._changed:
             match command:
                 case messages.Generate():
@@ -52,7 +49,7 @@ class CommandState:
                 case messages.SetLens(on):
                     self.lens = on
                 case messages.Control.CANCEL if self._in_side_task:
-                    self._side_task_cancelled = True
+                    self.side_task_cancelled = True
                 case messages.Control.CANCEL:
                     self._cancelled = True
                 case messages.Control.STEP:
@@ -75,14 +72,13 @@ class CommandState:
             return self._jobs.popleft()
 
     def next_side_task(self) -> SideTask | None:
-        """The next side task, if there is one."""
         with self._changed:
             return self._side_tasks.popleft() if self._side_tasks else None
 
     def begin_side_task(self) -> None:
         """From now on a cancel ends the side task, not the generation."""
         with self._changed:
-            self._in_side_task, self._side_task_cancelled = True, False
+            self._in_side_task, self.side_task_cancelled = True, False
 
     def end_side_task(self) -> None:
         """From now on a cancel ends the generation."""
@@ -90,12 +86,7 @@ class CommandState:
             self._in_side_task = False
 
     def cancelled(self) -> bool:
-        """Whether the current generation is to end."""
         return self._cancelled
-
-    def side_task_cancelled(self) -> bool:
-        """Whether the current side task is to end."""
-        return self._side_task_cancelled
 
     def keep_pace(self) -> None:
         """Wait until the next token is due, or a command has come."""

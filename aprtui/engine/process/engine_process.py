@@ -18,26 +18,8 @@ from enum import StrEnum
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from aprtui.engine.process import messages
 from aprtui.engine.process.loading import Opener
-from aprtui.engine.process.messages import (
-    Command,
-    Control,
-    EngineDescription,
-    EngineSettings,
-    Event,
-    Failed,
-    Finished,
-    Generate,
-    Loaded,
-    Paused,
-    Reopen,
-    Reopening,
-    Resumed,
-    SetLens,
-    SetPace,
-    Started,
-    WriteCapture,
-)
 from aprtui.engine.process.slots import Slots, TokenRecord
 from aprtui.engine.sampling import Sampling
 from aprtui.trace.graph import graph_for
@@ -47,8 +29,6 @@ QUIT_SECONDS = 1.0
 
 
 class EngineState(StrEnum):
-    """What an engine process is doing."""
-
     LOADING = "loading"
     READY = "ready"
     RUNNING = "running"
@@ -63,8 +43,10 @@ class EngineProcess:
     `settings` are those of the engine that was loaded last, with which it is started again.
     """
 
-    def __init__(self, opener: Opener, settings: EngineSettings | None = None, log: Path | None = None) -> None:
-        self.settings = self._requested = settings or EngineSettings()
+    def __init__(
+        self, opener: Opener, settings: messages.EngineSettings | None = None, log: Path | None = None
+    ) -> None:
+        self.settings = self._requested = settings or messages.EngineSettings()
         self._opener = opener
         self._log = log
         self._run = 0
@@ -72,10 +54,10 @@ class EngineProcess:
         self._connection: Connection | None = None
         self._memory = -1
         self._slots: Slots | None = None
-        self.info: EngineDescription | None = None
+        self.info: messages.EngineDescription | None = None
         self.state = EngineState.CLOSED
 
-    def start(self, settings: EngineSettings | None = None) -> None:
+    def start(self, settings: messages.EngineSettings | None = None) -> None:
         """Start the process, with other `settings` if given; the engine is there when `poll` gives `Loaded`."""
         self.settings = settings or self.settings
         ours, theirs = socket.socketpair()
@@ -106,7 +88,7 @@ class EngineProcess:
     def close(self) -> None:
         """End the process: politely, and after a second by force. A second call does nothing."""
         if self._connection is not None:
-            self._send(Control.QUIT)
+            self._send(messages.Control.QUIT)
             self._connection.close()
         if self._process is not None:
             try:
@@ -119,16 +101,16 @@ class EngineProcess:
         self._process, self._connection, self._memory, self._slots = None, None, -1, None
         self.info, self.state = None, EngineState.CLOSED
 
-    def poll(self) -> list[Event]:
+    def poll(self) -> list[messages.Event]:
         """The events since the last call; returns at once. A process that has died gives a fatal `Failed`."""
-        events: list[Event] = []
+        events: list[messages.Event] = []
         while self._connection is not None and self.state is not EngineState.CRASHED:
             try:
                 if not self._connection.poll():
                     break
                 event = self._connection.recv()
             except (EOFError, OSError, pickle.UnpicklingError):
-                event = Failed(self._cause_of_death(), fatal=True)
+                event = messages.Failed(self._cause_of_death(), fatal=True)
             self._follow(event)
             events.append(event)
         return events
@@ -136,10 +118,12 @@ class EngineProcess:
     def generate(self, prompt: str | Sequence[int], sampling: Sampling, max_tokens: int) -> int:
         """Ask for a generation, in place of one that is going on; returns its run number."""
         self._run += 1
-        self._send(Generate(self._run, prompt if isinstance(prompt, str) else tuple(prompt), max_tokens, sampling))
+        self._send(
+            messages.Generate(self._run, prompt if isinstance(prompt, str) else tuple(prompt), max_tokens, sampling)
+        )
         return self._run
 
-    def reopen(self, settings: EngineSettings) -> None:
+    def reopen(self, settings: messages.EngineSettings) -> None:
         """Open the model again with other settings; `Loaded` comes again, or `Failed` and the engine stays as it is.
 
         A process that has died is started again with them.
@@ -149,42 +133,41 @@ class EngineProcess:
             self.restart()
         else:
             self._requested = settings
-            self._send(Reopen(settings))
+            self._send(messages.Reopen(settings))
 
     def set_lens(self, on: bool) -> None:
         """Compute the logit lens of every token from now on, or no longer. Lasts until the next `start`."""
-        self._send(SetLens(on))
+        self._send(messages.SetLens(on))
 
     def measure_noise(self) -> None:
         """Ask how far apart `q8` and `exact` are at the logits: answered by `NoiseMeasured` or `Declined`."""
-        self._send(Control.MEASURE_NOISE)
+        self._send(messages.Control.MEASURE_NOISE)
 
     def write_capture(self, directory: Path) -> None:
         """Write the run so far as a capture, between two tokens: answered by `Captured` or `Declined`."""
-        self._send(WriteCapture(directory.absolute()))
+        self._send(messages.WriteCapture(directory.absolute()))
 
     def pause(self) -> None:
         """Let the engine rest after the current token."""
-        self._send(Control.PAUSE)
+        self._send(messages.Control.PAUSE)
 
     def resume(self) -> None:
-        """End a pause."""
-        self._send(Control.RESUME)
+        self._send(messages.Control.RESUME)
 
     def set_pace(self, tokens_per_second: float | None) -> None:
         """Make no more tokens a second than this, so that an eye can follow; the engine's own tokens/s do not change.
 
         None lifts the limit. Lasts until the next `start`.
         """
-        self._send(SetPace(tokens_per_second))
+        self._send(messages.SetPace(tokens_per_second))
 
     def step(self) -> None:
         """Make one more token while paused."""
-        self._send(Control.STEP)
+        self._send(messages.Control.STEP)
 
     def cancel(self) -> None:
         """End the capture or measurement that is going on, else the generation, after the current token."""
-        self._send(Control.CANCEL)
+        self._send(messages.Control.CANCEL)
 
     @property
     def written(self) -> int:
@@ -196,10 +179,9 @@ class EngineProcess:
         return None if self._slots is None else self._slots.read(number)
 
     def latest(self) -> TokenRecord | None:
-        """The newest token record."""
         return None if self._slots is None else self._slots.latest()
 
-    def _send(self, command: Command) -> None:
+    def _send(self, command: messages.Command) -> None:
         if self._connection is None:
             return
         try:
@@ -208,22 +190,22 @@ class EngineProcess:
             # The process is gone: the next poll reports it, with the reason.
             return
 
-    def _follow(self, event: Event) -> None:
+    def _follow(self, event: messages.Event) -> None:
         match event:
-            case Loaded(info):
+            case messages.Loaded(info):
                 self.info, self.settings = info, self._requested
                 graph = graph_for(info.graph)
                 self._slots = Slots(self._memory, len(graph.nodes), graph.layers, create=False)
                 self.state = EngineState.READY
-            case Reopening():
+            case messages.Reopening():
                 self.state = EngineState.LOADING
-            case Started() | Resumed():
+            case messages.Started() | messages.Resumed():
                 self.state = EngineState.RUNNING
-            case Paused():
+            case messages.Paused():
                 self.state = EngineState.PAUSED
-            case Finished() | Failed(fatal=False):
+            case messages.Finished() | messages.Failed(fatal=False):
                 self.state = EngineState.READY
-            case Failed(fatal=True):
+            case messages.Failed(fatal=True):
                 self.state = EngineState.CRASHED
 
     def _cause_of_death(self) -> str:

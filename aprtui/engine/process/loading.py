@@ -59,12 +59,9 @@ def load_engine(progress: Progress, settings: EngineSettings, path: Path) -> Loa
 
 
 def engine_for(
-    model: Model,
-    settings: EngineSettings,
-    faults: tuple[Fault, ...],
-    progress: Progress | None = None,
+    model: Model, settings: EngineSettings, faults: tuple[Fault, ...], progress: Progress | None = None,
     announce: Callable[[str], None] | None = None,
-) -> Engine:
+) -> Engine:  # fmt: skip
     """An engine with these settings; `faults` are theirs, parsed; `announce` is told what `auto` chose."""
     injector = FaultInjector(model, settings.mode, faults) if faults else None
     return open_engine(

@@ -105,8 +105,6 @@ class EngineDescription:
 
 @dataclass(frozen=True, slots=True)
 class StepProgress:
-    """A long step: `done` of `total` parts of `what`."""
-
     what: str
     done: int
     total: int
@@ -169,8 +167,6 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The engine goes on."""
-
     run: int
 
 

@@ -11,20 +11,19 @@ from numpy.typing import NDArray
 from aprtui.engine.generation import Generation
 from aprtui.engine.logit_lens import LogitLens, layer_outputs
 from aprtui.engine.process.loading import LoadedEngine
+from aprtui.engine.process.messages import Event, TokenNames
 from aprtui.engine.process.slots import CANDIDATES, NO_CHOICE, Slots, StatsTable, TokenRecord, candidates
 from aprtui.engine.protocol import MeteredEngine, Taps, TimedEngine
 from aprtui.engine.sampling import NO_TOKEN, Candidate, Choice
-
-SendNames = Callable[[Iterable[tuple[int, str]]], None]
 
 
 class Recorder:
     """Writes the records of one engine, and sends the names of the tokens that they mention."""
 
-    def __init__(self, loaded: LoadedEngine, slots: Slots, send_names: SendNames) -> None:
+    def __init__(self, loaded: LoadedEngine, slots: Slots, send: Callable[[Event], None]) -> None:
         self._loaded = loaded
         self._slots = slots
-        self._send_names = send_names
+        self._send = send
         self._named: set[int] = {NO_TOKEN}
         graph = loaded.engine.graph
         self._table = StatsTable(graph)
@@ -34,7 +33,6 @@ class Recorder:
 
     @property
     def written(self) -> int:
-        """Records written by this process."""
         return self._slots.written
 
     def close(self) -> None:
@@ -52,7 +50,7 @@ class Recorder:
         self._named.update(new)
         if new:
             decode = self._loaded.tokenizer.token_bytes
-            self._send_names((token, decode(token).decode(errors="replace")) for token in new)
+            self._send(TokenNames(tuple((token, decode(token).decode(errors="replace")) for token in new)))
 
     def write(
         self, run: int, index: int, choice: Choice, position: int, seconds: float, generation: Generation
@@ -66,7 +64,7 @@ class Recorder:
             TokenRecord(
                 run, index, choice.id, position, evaluated,
                 choice.logprob, choice.probability, choice.entropy, choice.margin,
-                seconds, timing.time_to_first_token, timing.prefill_tokens_per_second, timing.tokens_per_second,
+                seconds, timing.prefill_seconds, timing.prefill_tokens_per_second, timing.tokens_per_second,
                 self._table.take(), self._stage_seconds(), candidates(choice.candidates, CANDIDATES), lens,
                 *self._device_use(),
             )

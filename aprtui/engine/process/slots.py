@@ -15,7 +15,7 @@ import os
 import platform
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,13 +46,6 @@ _ORDERED = ("x86_64", "AMD64")
 """Machines, as `platform.machine` names them, that make stores visible to other processors in program order."""
 
 _HEADER_BYTES = 64
-_FIGURES = [
-    ("run", np.int64), ("index", np.int64), ("token", np.int64), ("position", np.int64), ("evaluated", np.int64),
-    ("logprob", np.float64), ("probability", np.float64), ("entropy", np.float64), ("margin", np.float64),
-    ("seconds", np.float64), ("time_to_first_token", np.float64),
-    ("prefill_tokens_per_second", np.float64), ("tokens_per_second", np.float64),
-    ("device_memory_used", np.float64), ("device_memory", np.float64), ("device_load", np.float64),
-]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,6 +83,9 @@ class TokenRecord:
     device_load: float = math.nan
 
 
+_FIGURES = [(entry.name, entry.type) for entry in fields(TokenRecord) if entry.type in ("int", "float")]
+"""The fields that are one number, with their types, which numpy takes by name as 64-bit ones."""
+
 NO_CHOICE = Choice(NO_TOKEN, float("nan"), float("nan"), float("nan"), float("nan"))
 
 
@@ -125,24 +121,21 @@ class Slots:
 
     @property
     def written(self) -> int:
-        """Records written since the engine was loaded."""
         return int(self._written[0])
 
     def write(self, record: TokenRecord) -> None:
         """Append a record, over the oldest one where the ring is full."""
         with self._locked(fcntl.LOCK_EX):
-            self._write(self.written, record)
-
-    def _write(self, number: int, record: TokenRecord) -> None:
-        slot = self._records[number % RING]
-        slot["begin"] = number + 1
-        for name, _ in _FIGURES:
-            slot[name] = getattr(record, name)
-        slot["stats"], slot["stage_seconds"] = record.stats, record.stage_seconds
-        slot["candidates"] = record.candidates
-        slot["lens"] = (_NOT_COMPUTED, 0) if record.lens is None else record.lens
-        slot["end"] = number + 1
-        self._written[0] = number + 1
+            number = self.written
+            slot = self._records[number % RING]
+            slot["begin"] = number + 1
+            for name, _ in _FIGURES:
+                slot[name] = getattr(record, name)
+            slot["stats"], slot["stage_seconds"] = record.stats, record.stage_seconds
+            slot["candidates"] = record.candidates
+            slot["lens"] = (_NOT_COMPUTED, 0) if record.lens is None else record.lens
+            slot["end"] = number + 1
+            self._written[0] = number + 1
 
     def read(self, number: int) -> TokenRecord | None:
         """Record `number` (0 is the first one written), or None where it is not written yet or no longer kept."""
@@ -200,7 +193,6 @@ class StatsTable:
             self.put_sums(np.array([self._order[node]]), np.array([astuple(stats)], SUMS))
 
     def put_sums(self, places: NDArray[np.int64], sums: NDArray[np.void]) -> None:
-        """See `StatsSink`."""
         self._places.append(places)
         self._sums.append(sums)
 

@@ -15,16 +15,6 @@ from aprtui.model.tensor_table import TensorInfo, summarise, tensor_table
 LARGEST = 1e4
 """Beyond every weight of a model that works; a scale that was read at the wrong place is."""
 
-_RANGES = {
-    "RoPE base": (1e3, 1e9),
-    "norm epsilon": (1e-8, 1e-3),
-    "context": (64, 1 << 24),
-    "layers": (1, 512),
-    "head dimension": (16, 512),
-    "vocabulary": (64, 1 << 21),
-}
-"""What the published models of the supported architectures lie well within."""
-
 
 def tensor_contract(subject: ModelUnderTest) -> GateFinding:
     """Every tensor can be read, is finite, of plausible size and not all zero; shapes were held against the graph."""
@@ -64,16 +54,16 @@ def metadata_plausibility(subject: ModelUnderTest) -> GateFinding:
 
 def _numbers(model: Model) -> Iterator[str]:
     config, graph = model.config, model.config.graph
-    found = {
-        "RoPE base": config.rope.theta,
-        "norm epsilon": config.norm_epsilon,
-        "context": config.context,
-        "layers": graph.layers,
-        "head dimension": graph.head_dim,
-        "vocabulary": graph.vocabulary,
-    }
-    for name, value in found.items():
-        low, high = _RANGES[name]
+    # The published models of the supported architectures lie well within these ranges.
+    ranges = (
+        ("RoPE base", config.rope.theta, 1e3, 1e9),
+        ("norm epsilon", config.norm_epsilon, 1e-8, 1e-3),
+        ("context", config.context, 64, 1 << 24),
+        ("layers", graph.layers, 1, 512),
+        ("head dimension", graph.head_dim, 16, 512),
+        ("vocabulary", graph.vocabulary, 64, 1 << 21),
+    )
+    for name, value, low, high in ranges:
         if not low <= value <= high:
             yield f"{name} is {value:g}, expected {low:g} … {high:g}"
     temperature = model.sampling_temperature

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from aprtui.engine.backends.registry import AUTO
@@ -24,8 +23,6 @@ PROMPT = "def fib(n):\n    if n < 2:\n        return n\n"
 
 
 class Outcome(StrEnum):
-    """How a gate ended."""
-
     PASSED = "passed"
     FAILED = "failed"
     SKIPPED = "skipped"
@@ -42,22 +39,18 @@ class GateFinding:
 
     @classmethod
     def passed(cls, message: str, value: float | None = None, threshold: float | None = None) -> GateFinding:
-        """A gate that holds."""
         return cls(Outcome.PASSED, message, value, threshold)
 
     @classmethod
     def failed(cls, message: str, value: float | None = None, threshold: float | None = None) -> GateFinding:
-        """A gate that does not hold."""
         return cls(Outcome.FAILED, message, value, threshold)
 
     @classmethod
     def skipped(cls, message: str) -> GateFinding:
-        """A gate that was not run, and why."""
         return cls(Outcome.SKIPPED, message)
 
     @classmethod
     def of(cls, holds: bool, message: str, value: float | None = None, threshold: float | None = None) -> GateFinding:
-        """Passed where `holds`."""
         return (cls.passed if holds else cls.failed)(message, value, threshold)
 
     @classmethod
@@ -93,7 +86,6 @@ class ModelUnderTest:
         self._engines: dict[Mode, Engine] = {}
 
     def engine(self, mode: Mode) -> Engine:
-        """The engine of `mode`."""
         if mode not in self._engines:
             context = min(CONTEXT, self.model.config.context)
             self._engines[mode] = open_engine(
@@ -116,8 +108,6 @@ class ModelUnderTest:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for engine in self._engines.values():
             engine.close()

@@ -41,8 +41,6 @@ NAMES = (CAPABILITY, *(name for name, _ in GATES))
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """One gate: what it found, and how long it took."""
-
     name: str
     finding: GateFinding
     seconds: float
@@ -59,18 +57,13 @@ class QualityReport:
 
     @property
     def executed(self) -> int:
-        """Gates that were run."""
         return sum(gate.finding.outcome is not Outcome.SKIPPED for gate in self.gates)
 
 
 def run_quality(
-    path: Path,
-    options: QualityOptions,
-    *,
-    required: Sequence[str] = (),
-    least: int = 1,
+    path: Path, options: QualityOptions, *, required: Sequence[str] = (), least: int = 1,
     each: Callable[[GateResult], None] = lambda gate: None,
-) -> QualityReport:
+) -> QualityReport:  # fmt: skip
     """Run every gate on the model file `path`, calling `each` with every result.
 
     FAIL where a gate fails or a `required` one is skipped; UNKNOWN where fewer than `least` were run. Raises

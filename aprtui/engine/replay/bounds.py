@@ -9,7 +9,7 @@ position times 2⁻²⁴), and what was evaluated through: a difference of 1e-7 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from aprtui.compare.metrics.measure import Metric
@@ -39,14 +39,11 @@ def replay_tolerance(model: Model, node: Node, segment: Sequence[Node], rounding
     floor += _OUTPUT[rounding.stage_output] * math.sqrt(len(evaluated))
     if any(model.graph[n.stage].op is Op.ROPE for n in evaluated):
         floor += ANGLE_ERROR * tokens
-    floor += math.sqrt(sum(flip_error(model, n, rounding) ** 2 for n in _fed_by(model, evaluated, set(segment))))
+    # Only an input that was evaluated through may flip.
+    fed = [n for n in evaluated if set(segment).intersection(model.graph.inputs(n))]
+    floor += math.sqrt(sum(flip_error(model, n, rounding) ** 2 for n in fed))
     basis = f"{MARGIN:g} × what honest engines of this rounding inject"
     return Tolerance(Metric.TOKEN_REL_L2, max(LEAST_BOUND, MARGIN * floor), floor, basis)
-
-
-def _fed_by(model: Model, nodes: Iterable[Node], segment: set[Node]) -> list[Node]:
-    """Nodes with an input that was evaluated through, so that its rounding may flip."""
-    return [node for node in nodes if segment.intersection(model.graph.inputs(node))]
 
 
 def flip_error(model: Model, node: Node, rounding: Rounding) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Self
 
 from aprtui.engine.backends.backend import Backend
@@ -27,7 +26,6 @@ class Evaluators:
         self._opened: dict[RopeAngles, NodeEvaluator] = {}
 
     def __call__(self, angles: RopeAngles) -> NodeEvaluator:
-        """The evaluator that computes angles that way."""
         if angles not in self._opened:
             assert self._backend.evaluator is not None
             self._opened[angles] = self._backend.evaluator(self._model, angles, self._threads, self._progress)
@@ -41,9 +39,7 @@ class Evaluators:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

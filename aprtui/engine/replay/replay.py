@@ -7,7 +7,7 @@ each stage injects. One capture and its model suffice.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from aprtui.compare.align.coverage import Coverage, Selection, plan_coverage
 from aprtui.compare.align.pairing import StagePair, Unpaired
 from aprtui.compare.align.tokens import USER_SOURCE, TokenAlignment
-from aprtui.compare.captures import Bounds
+from aprtui.compare.captures import Bounds, Criteria
 from aprtui.compare.comparison import Comparison, StageComparison
 from aprtui.compare.conclusion import Findings, conclude
 from aprtui.compare.metrics.measure import Metric, measure
@@ -23,14 +23,11 @@ from aprtui.compare.survey import is_unfinished
 from aprtui.compare.verdict import Signal, StageVerdict, Verdict, judge
 from aprtui.compare.wording import counted
 from aprtui.engine.protocol import Rounding
-from aprtui.engine.replay.arithmetic import NodeEvaluators, Recomputation
+from aprtui.engine.replay.arithmetic import UNROUNDED, NodeEvaluators, Recomputation
 from aprtui.engine.replay.bounds import replay_tolerance
-from aprtui.engine.replay.captured import CapturedStages, Misfit
-from aprtui.engine.replay.layouts import find_layouts
-from aprtui.engine.replay.recompute import Recomputed, Recomputer
-from aprtui.engine.replay.rounding_search import FoundEngine, identify_engine
+from aprtui.engine.replay.identify import find_layouts, identify
+from aprtui.engine.replay.recompute import CapturedStages, Misfit, Recomputed, Recomputer
 from aprtui.engine.replay.token_ids import TABLE_SOURCE, tokens_of
-from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
@@ -54,11 +51,7 @@ class ReplayOptions:
 
 
 def replay_capture(
-    capture: Capture,
-    model: Model,
-    options: ReplayOptions,
-    evaluators: NodeEvaluators,
-    progress: Progress | None = None,
+    capture: Capture, model: Model, options: ReplayOptions, evaluators: NodeEvaluators, progress: Progress | None = None
 ) -> Comparison:
     """Replay every selected stage of `capture` with the weights of `model`.
 
@@ -108,18 +101,6 @@ def _unfinished(capture: Capture) -> tuple[str, ...]:
     return ("the capture",) if is_unfinished(capture) else ()
 
 
-def identify(recomputer: Recomputer, stated: Mapping[str, str], evaluators: NodeEvaluators) -> FoundEngine:
-    """The engine of a capture: as the user states it, else as its manifest does; the rest is found by trying."""
-    manifest = recomputer.stages.capture.manifest
-    names = {entry.name for entry in fields(Rounding)}
-    recorded = {} if manifest is None else {k: v for k, v in manifest.engine.rounding.items() if k in names}
-    sources = [name for name, given in (("the manifest", recorded), ("--rounding", stated)) if given]
-    return identify_engine(
-        recomputer, {**recorded, **stated}, " and ".join(sources) or None,
-        lambda rounding: Recomputation(recomputer.model, rounding, evaluators),
-    )  # fmt: skip
-
-
 class _Replay:
     def __init__(
         self, capture: Capture, model: Model, options: ReplayOptions, evaluators: NodeEvaluators, coverage: Coverage,
@@ -129,7 +110,7 @@ class _Replay:
         self.tokens, self.source, self.evaluators = tokens, source, evaluators
         self.stages = CapturedStages(capture, model, tokens)
         self.recomputer = Recomputer(model, self.stages)
-        self.rounding = Rounding("none", "f32", str(RopeAngles.F64))
+        self.rounding = UNROUNDED
 
     def run(self, progress: Progress | None) -> Comparison:
         layouts = tuple(find_layouts(self.recomputer, self._recomputation(self.rounding)))
@@ -165,9 +146,9 @@ class _Replay:
         measured = measure(pair.a, pair.b, causal=pair.causal)
         given = self.options.bounds(node) if self.options.bounds else ()
         bounds = given or (replay_tolerance(self.model, node, recomputed.segment, self.rounding, len(self.tokens)),)
-        verdict = judge(node, measured.metrics, bounds)
+        verdict = replace(judge(node, measured.metrics, bounds), signal=Signal.INJECTED)
         return StageComparison(
-            node, measured.metrics, measured.tokens, _as_injected(verdict), pair.matched, pair.a.shape,
+            node, measured.metrics, measured.tokens, verdict, pair.matched, pair.a.shape,
             pair.first_token, segment=recomputed.segment,
         )  # fmt: skip
 
@@ -219,5 +200,34 @@ class _Replay:
         return any(self.model.params(node) for node in (*stage.segment, stage.node))
 
 
-def _as_injected(verdict: StageVerdict) -> StageVerdict:
-    return replace(verdict, signal=Signal.INJECTED)
+def criteria_by_replay(a: Comparison | None, b: Comparison | None) -> Criteria:
+    """The results of the replays of A and B; None for a side without a model, whose stages stay unjudged.
+
+    A side whose replay cannot be judged makes the comparison UNKNOWN.
+    """
+    sides = {"A": a, "B": b}
+    statements = [
+        f"{name}: {statement}" for name, side in sides.items() if side is not None for statement in side.statements
+    ]
+    doubts = [
+        f"the replay of {name}: {reason}"
+        for name, side in sides.items()
+        if side is not None and side.verdict is Verdict.UNKNOWN
+        for reason in side.reasons
+    ]
+    doubts += [f"{name} was not replayed: give its model" for name, side in sides.items() if side is None]
+    found_a, found_b = _verdicts("A", a), _verdicts("B", b)
+    injected = {node: (found_a.get(node), found_b.get(node)) for node in {**found_a, **found_b}}
+    return Criteria(injected=injected, statements=tuple(statements), doubts=tuple(doubts), unjudgeable=False)
+
+
+def _verdicts(name: str, side: Comparison | None) -> dict[Node, StageVerdict]:
+    """The verdict on each stage of one side; the reason of a failure names the side."""
+    if side is None or side.verdict is Verdict.UNKNOWN:
+        return {}
+    return {stage.node: _of_side(name, stage.verdict) for stage in side.stages}
+
+
+def _of_side(name: str, verdict: StageVerdict) -> StageVerdict:
+    failed = verdict.verdict is Verdict.FAIL
+    return replace(verdict, reason=f"injected in {name}, {verdict.reason}") if failed else verdict

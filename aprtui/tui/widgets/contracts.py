@@ -33,29 +33,23 @@ FALSIFIER_COLUMNS = (
     Column("evidence", rank=2), Column("number", right=True), Column("bound", right=True, rank=2),
     Column("rule", grows=True, rank=3),
 )  # fmt: skip
+DOCK_COLUMNS = FALSIFIER_COLUMNS[:3]
 
 NOT_TESTABLE = "not testable"
 NOT_BOUND = "no check"
 WAITING = "…"
 
 
-def document_rows(files: Sequence[LoadedContract]) -> list[Row]:
-    return [_document_row(loaded) for loaded in files]
-
-
-def _document_row(loaded: LoadedContract) -> Row:
+def document_row(loaded: LoadedContract) -> Row:
+    """A contract file in the list; one that cannot be read says so."""
     document = loaded.document
     if document is None:
         return Row(loaded.path, (loaded.path.stem, "cannot be read", ""), Tone.BAD)
     return Row(loaded.path, (document.name, document.life_cycle or UNKNOWN, str(len(document.falsifiers))))
 
 
-def falsifier_rows(rows: Sequence[PanelRow], judged: bool) -> list[Row]:
-    """A row for each falsifier; until they are `judged`, `…` stands for their results."""
-    return [_falsifier_row(row, judged) for row in rows]
-
-
-def _falsifier_row(row: PanelRow, judged: bool) -> Row:
+def falsifier_row(row: PanelRow, judged: bool) -> Row:
+    """A falsifier in the list; until it is `judged`, `…` stands for its result."""
     falsifier, judgement = row.falsifier, row.judgement
     figures = ("", "") if judgement is None else (_number(judgement.number), _number(judgement.bound))
     result = result_word(row) if judged else WAITING
@@ -70,8 +64,8 @@ def dock_rows(rows: Sequence[PanelRow], node: Node | None) -> list[Row]:
     about = [row for row in rows if node is not None and _is_about(row, node)]
     order = ("FAIL", "PASS", "UNKNOWN", NOT_TESTABLE, NOT_BOUND)
     about.sort(key=lambda row: order.index(result_word(row)))
-    shown = (_falsifier_row(row, judged=True) for row in about)
-    return [Row(row.key, row.cells[:3], row.tone) for row in shown]
+    whole = (falsifier_row(row, judged=True) for row in about)
+    return [Row(row.key, row.cells[: len(DOCK_COLUMNS)], row.tone) for row in whole]
 
 
 def _is_about(row: PanelRow, node: Node) -> bool:
@@ -189,11 +183,6 @@ def _recorded(assessment: Assessment) -> Iterator[str]:
         yield f"and {counted(len(assessment.evidence) - MOST_RECORDED, 'older file')}"
 
 
-DOCK_COLUMNS = (
-    Column("result"), Column("falsifier", grows=True, end_matters=True), Column("maturity", rank=1),
-)  # fmt: skip
-READING, SILENT = "Reading…", "No contract speaks of this stage."
-
 CapturePaths = tuple[Path | None, Path | None]
 """The reference and the capture that falsifiers are judged on."""
 
@@ -217,7 +206,7 @@ class ContractsDock(Table):
             self.rows, self.capture_paths = rows, capture_paths
 
     def __init__(self, paths: Sequence[Path], *, id: str | None = None) -> None:
-        super().__init__(DOCK_COLUMNS, READING, id=id)
+        super().__init__(DOCK_COLUMNS, "Reading…", id=id)
         self._paths = paths
         self._documents: Documents | None = None
         self._judged: Sequence[tuple[str, PanelRow]] = ()
@@ -261,7 +250,7 @@ class ContractsDock(Table):
 
     def on_contracts_dock_judged(self, message: Judged) -> None:
         if message.capture_paths == self._capture_paths:
-            self._judged, self.empty = message.rows, SILENT
+            self._judged, self.empty = message.rows, "No contract speaks of this stage."
             self._show()
 
     def _show(self) -> None:

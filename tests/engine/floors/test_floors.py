@@ -113,7 +113,7 @@ def test_other_weights_get_an_estimated_floor_of_their_own_kind(
 
 def forward_capture(model: Model, directory: Path) -> Path:
     """Stage files of an exact run of a model that has no file of its own."""
-    from aprtui.engine.floors.forward import run_forward
+    from aprtui.engine.floors.measure import run_forward
     from aprtui.engine.reference.nodes import NumpyNodes
     from aprtui.engine.replay.arithmetic import Recomputation
     from aprtui.trace.aprt import write_aprt

@@ -28,8 +28,6 @@ _MANIFEST_START = 256
 
 
 class ArtifactKind(StrEnum):
-    """What an artifact is."""
-
     CAPTURE = "capture"
     MODEL = "model"
 
@@ -52,7 +50,6 @@ class Artifact:
 
     @property
     def is_model(self) -> bool:
-        """Whether it is a model; else it is a capture."""
         return self.kind is ArtifactKind.MODEL
 
 
@@ -93,11 +90,8 @@ class Finder:
                 artifact = self._describe(path, kind)
                 if artifact is not None:
                     artifacts[path.absolute()] = artifact
-        return Listing(
-            tuple(sorted(artifacts.values(), key=lambda artifact: artifact.kind)),
-            tuple(dict.fromkeys(problems)),
-            left_out,
-        )
+        captures_first = sorted(artifacts.values(), key=lambda artifact: artifact.kind)
+        return Listing(tuple(captures_first), tuple(dict.fromkeys(problems)), left_out)
 
     def _describe(self, path: Path, kind: ArtifactKind) -> Artifact | None:
         """The artifact at `path`; None if it has gone in the meantime."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import takewhile
 from typing import TypeVar
 
 from aprtui.compare.survey import BrokenStage, Entry, StageSummary, UnwrittenStage, is_unfinished, stated
@@ -20,6 +21,7 @@ from aprtui.trace.graph import Node
 from aprtui.trace.stage_reader import StageReader, reader_stats
 from aprtui.tui.screens.browse.artifacts import Artifact
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 BATCH_SECONDS = 0.2
@@ -51,63 +53,41 @@ def read_contents(artifact: Artifact, cancelled: Cancelled) -> Iterator[Contents
     Raises `UnreadableError` if it cannot be opened.
     """
     if artifact.is_model:
-        yield from _model_contents(artifact.path, cancelled)
+        tensors = tensor_table(artifact.path)
+        readable = takewhile(lambda _: not cancelled(), (info for info in tensors if info.stored is not None))
+        summaries = ((info.name, summarise(artifact.path, info, cancelled)) for info in readable)
+        yield from (ModelContents(tensors, found) for found in _growing({}, summaries))
     else:
-        yield from _capture_contents(Capture.open(artifact.path), cancelled)
+        capture = Capture.open(artifact.path)
+        known = stated(capture)
+        missing = (node for node in capture.graph.nodes if node in capture.files and node not in known)
+        readable_nodes = takewhile(lambda _: not cancelled(), missing)
+        entries = ((node, _stage_entry(capture, node, cancelled)) for node in readable_nodes)
+        yield from (CaptureContents(capture, found) for found in _growing(known, entries))
 
 
-def _capture_contents(capture: Capture, cancelled: Cancelled) -> Iterator[CaptureContents]:
-    entries = stated(capture)
-    yield CaptureContents(capture, dict(entries))
-    missing = [node for node in capture.graph.nodes if node in capture.files and node not in entries]
-    for more in _batches((node, stage_entry(capture, node, cancelled)) for node in _until(cancelled, missing)):
-        entries |= more
-        yield CaptureContents(capture, dict(entries))
-
-
-def stage_entry(capture: Capture, node: Node, cancelled: Cancelled = lambda: False) -> Entry:
-    """Statistics of one stage, read from its file."""
+def _stage_entry(capture: Capture, node: Node, cancelled: Cancelled) -> Entry:
     file = capture.files[node]
     try:
-        reader = StageReader(file.path, file.shape)
-        try:
+        with closing(StageReader(file.path, file.shape)) as reader:
             causal = capture.graph[node.stage].is_attention_map and len(reader.shape) == 3
             stats = reader_stats(reader, causal, cancelled)
-        finally:
-            reader.close()
     except UnreadableError as error:
         return UnwrittenStage(node) if is_unfinished(capture) else BrokenStage(node, error)
     return StageSummary(node, reader.shape, causal, stats)
 
 
-def _model_contents(path: Path, cancelled: Cancelled) -> Iterator[ModelContents]:
-    tensors = tensor_table(path)
-    summaries: dict[str, TensorSummary] = {}
-    yield ModelContents(tensors, {})
-    readable = [info for info in tensors if info.stored is not None]
-    for more in _batches((info.name, summarise(path, info, cancelled)) for info in _until(cancelled, readable)):
-        summaries |= more
-        yield ModelContents(tensors, dict(summaries))
-
-
-def _until(cancelled: Cancelled, items: Iterable[T]) -> Iterator[T]:
-    for item in items:
-        if cancelled():
-            return
-        yield item
-
-
-K = TypeVar("K")
-
-
-def _batches(pairs: Iterable[tuple[K, T]]) -> Iterator[dict[K, T]]:
-    """`pairs` in dictionaries, one for about each `BATCH_SECONDS`."""
+def _growing(known: Mapping[K, T], pairs: Iterable[tuple[K, T]]) -> Iterator[dict[K, T]]:
+    """`known`, then the same with more and more of `pairs`, about each `BATCH_SECONDS`, until it has all."""
+    found = dict(known)
+    yield found
     batch: dict[K, T] = {}
     begun = time.monotonic()
     for key, value in pairs:
         batch[key] = value
         if time.monotonic() - begun > BATCH_SECONDS:
-            yield batch
+            found = found | batch
+            yield found
             batch, begun = {}, time.monotonic()
     if batch:
-        yield batch
+        yield found | batch

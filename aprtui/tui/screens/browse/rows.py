@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,6 @@ _PENDING = "…"
 
 
 def state_text(artifact: Artifact) -> str:
-    """Whether a capture is complete."""
     if artifact.problem:
         return "damaged"
     if artifact.is_model:
@@ -50,12 +49,8 @@ def state_text(artifact: Artifact) -> str:
     return {True: "complete", False: "unfinished", None: "no manifest"}[artifact.complete]
 
 
-def artifact_rows(artifacts: Iterable[Artifact], marked: Collection[Path], now: float, working: Path) -> list[Row]:
-    """A row for each artifact; those that are marked stand out."""
-    return [_artifact_row(artifact, marked, now, working) for artifact in artifacts]
-
-
-def _artifact_row(artifact: Artifact, marked: Collection[Path], now: float, working: Path) -> Row:
+def artifact_row(artifact: Artifact, marked: Collection[Path], now: float, working: Path) -> Row:
+    """An artifact in the list; it stands out if it is marked. `now` is in seconds, as its time of change is."""
     tone = Tone.BAD if artifact.problem else Tone.MARKED if artifact.path in marked else Tone.PLAIN
     if tone is Tone.PLAIN and artifact.complete is False:
         tone = Tone.MUTED
@@ -111,20 +106,19 @@ def _stage_row(capture: Capture, node: Node, entry: Entry | None) -> Row:
 
 
 def stage_words(node: Node, entry: Entry | None) -> str:
-    """One stage of a capture in words."""
     match entry:
         case None:
-            return SEPARATOR.join([str(node), "being read"])
+            words = ["being read"]
         case StageSummary():
-            return SEPARATOR.join([str(node), *stats_words(entry.stats), shape_text(entry.shape)])
+            words = [*stats_words(entry.stats), shape_text(entry.shape)]
         case BrokenStage(error=error):
-            return SEPARATOR.join([str(node), "its file is gone" if error is None else str(error)])
+            words = ["its file is gone" if error is None else str(error)]
         case _:
-            return SEPARATOR.join([str(node), NOT_WRITTEN])
+            words = [NOT_WRITTEN]
+    return SEPARATOR.join([str(node), *words])
 
 
 def stats_words(stats: StageStats) -> list[str]:
-    """Statistics in words."""
     bad = f"{stats.nan} NaN, {stats.inf} Inf" if stats.nan or stats.inf else "all finite"
     names = ("rms", "min", "max", "mean", "absmax")
     return [bad, *(f"{name} {number(getattr(stats, name))}" for name in names), f"{stats.count} values"]
@@ -144,12 +138,7 @@ def grid_stats(graph: StageGraph, entries: Mapping[Node, Entry]) -> NDArray[np.v
     return table
 
 
-def tensor_rows(tensors: Iterable[TensorInfo], summaries: Mapping[str, TensorSummary]) -> list[Row]:
-    """A row for each tensor of a model."""
-    return [_tensor_row(info, summaries.get(info.name)) for info in tensors]
-
-
-def _tensor_row(info: TensorInfo, summary: TensorSummary | None) -> Row:
+def tensor_row(info: TensorInfo, summary: TensorSummary | None) -> Row:
     size = UNKNOWN if info.bytes is None else size_text(info.bytes)
     head = (info.name, info.type, shape_text(info.shape), size)
     if info.stored is None:
@@ -163,7 +152,6 @@ def _tensor_row(info: TensorInfo, summary: TensorSummary | None) -> Row:
 
 
 def tensor_words(info: TensorInfo, summary: TensorSummary | None) -> str:
-    """One tensor of a model in words."""
     fields = [info.name, info.type, shape_text(info.shape)]
     if info.stored is None:
         return SEPARATOR.join([*fields, info.problem])

@@ -30,12 +30,12 @@ from aprtui.tui.screens.browse.rows import (
     ARTIFACT_COLUMNS,
     STAGE_COLUMNS,
     TENSOR_COLUMNS,
-    artifact_rows,
+    artifact_row,
     artifact_words,
     grid_stats,
     stage_rows,
     stage_words,
-    tensor_rows,
+    tensor_row,
     tensor_words,
 )
 from aprtui.tui.widgets.stage_grid import StageGrid
@@ -127,8 +127,6 @@ class BrowseScreen(ToolScreen):
     """
 
     class Listed(Message):
-        """A search has ended."""
-
         def __init__(self, listing: Listing) -> None:
             super().__init__()
             self.listing = listing
@@ -150,11 +148,8 @@ class BrowseScreen(ToolScreen):
         self._path_to_show: Path | None = state.path("at") or given
         self._stage_to_show = Node(state.number("layer"), state.text("stage")) if state.text("stage") else None
         self._marked = [Path(text) for text in (state.text("a"), state.text("b")) if text]
-        self._filters = {
-            "artifacts": state.text("filter"),
-            "stages": state.text("stages"),
-            "tensors": state.text("tensors"),
-        }
+        fields = {"artifacts": "filter", "stages": "stages", "tensors": "tensors"}
+        self._filters = {table: state.text(field) for table, field in fields.items()}
         self._filtered = "artifacts"
         self._artifact: Artifact | None = None
         self._contents: Contents | None = None
@@ -162,7 +157,6 @@ class BrowseScreen(ToolScreen):
         self._reported_problems: frozenset[str] = frozenset()
 
     def compose_body(self) -> Iterable[Widget]:
-        """The list, and beside or below it what is in the capture or model under its cursor."""
         with Container(id="body"):
             yield Table(ARTIFACT_COLUMNS, "Looking…", id="artifacts")
             with Container(id="contents"):
@@ -186,7 +180,6 @@ class BrowseScreen(ToolScreen):
 
     @work(thread=True, group="watch")
     def _watch(self) -> None:
-        """Search again and again, in a thread of its own."""
         worker, finder, last = get_current_worker(), Finder(), None
         while not worker.is_cancelled:
             if self.is_current or last is None:
@@ -198,7 +191,6 @@ class BrowseScreen(ToolScreen):
 
     @work(thread=True, group="contents", exclusive=True)
     def _read(self, artifact: Artifact) -> None:
-        """Read what is in a capture or a model; reading another one ends this."""
         worker = get_current_worker()
         try:
             for contents in read_contents(artifact, lambda: worker.is_cancelled):
@@ -220,13 +212,11 @@ class BrowseScreen(ToolScreen):
         self._reported_problems = frozenset(problems)
 
     def on_browse_screen_contents_read(self, message: ContentsRead) -> None:
-        """Show what has been read by now."""
         if message.artifact == self._artifact:
             self._contents, self._problem = message.contents, message.problem
             self._show_contents()
 
     def state(self) -> ScreenState:
-        """The folder, what the cursors are on, the marks and the filters."""
         artifact = self._artifact
         node = self._node if isinstance(self._contents, CaptureContents) else None
         marks = dict(zip("ab", self._marked, strict=False))
@@ -244,11 +234,8 @@ class BrowseScreen(ToolScreen):
             return []
         words = ["aprtui", "stats", as_typed(self._artifact.path)]
         node = self._node
-        if (
-            isinstance(self._contents, CaptureContents)
-            and node is not None
-            and self.focused is not self._table("artifacts")
-        ):
+        in_contents = isinstance(self._contents, CaptureContents) and self.focused is not self._table("artifacts")
+        if in_contents and node is not None:
             words += ["--stage", node.stage]
             words += [] if node.layer is None else ["--layers", f"{node.layer}..{node.layer + 1}"]
         return words
@@ -263,7 +250,6 @@ class BrowseScreen(ToolScreen):
         self._say_focused()
 
     def on_table_chosen(self, message: Table.Chosen) -> None:
-        """Go from the list to the contents of an artifact, and from there to the tensor screen."""
         if message.table.id == "artifacts":
             self._enter()
         else:
@@ -273,7 +259,6 @@ class BrowseScreen(ToolScreen):
         self._open_tensor()
 
     def on_stage_grid_pointed(self) -> None:
-        """Let the table follow the cursor of the grid."""
         node = self.query_one(CaptureGrid).node
         if self.focused is self.query_one(CaptureGrid) and node is not None:
             self._stage_to_show = node
@@ -285,7 +270,6 @@ class BrowseScreen(ToolScreen):
         self.on_stage_grid_pointed()
 
     def on_input_changed(self, message: Input.Changed) -> None:
-        """Filter while the user types."""
         self._set_filter(message.value)
 
     def on_input_submitted(self) -> None:
@@ -311,7 +295,6 @@ class BrowseScreen(ToolScreen):
         self._table("artifacts").action_move(1)
 
     def action_compare(self) -> None:
-        """Open the two marked captures in the diff screen."""
         if len(self._marked) != 2:
             self.notify(f"Mark two captures with space, then press d: {len(self._marked)} marked.", severity="warning")
             return
@@ -330,13 +313,11 @@ class BrowseScreen(ToolScreen):
         self.set_focus(box)
 
     def action_end_filter(self) -> None:
-        """Remove the filter."""
         self.query_one(FilterInput).value = ""
         self._set_filter("")
         self._leave_filter()
 
     def action_turn_view(self) -> None:
-        """Show the table in place of the grid, or the grid again."""
         if isinstance(self._contents, CaptureContents):
             to_grid = self.focused is not self.query_one(CaptureGrid)
             if self.has_class("-of-grid") and self.focused is self._table("artifacts"):
@@ -363,9 +344,9 @@ class BrowseScreen(ToolScreen):
         return key if isinstance(key, Node) else None
 
     def _show_list(self) -> None:
-        """Show the artifacts that match the filter."""
         table, working = self._table("artifacts"), Path.cwd()
-        rows = artifact_rows(self._listing.artifacts, self._marked, time.time(), working)
+        now = time.time()
+        rows = [artifact_row(artifact, self._marked, now, working) for artifact in self._listing.artifacts]
         counts = [sum(artifact.kind is kind for artifact in self._listing.artifacts) for kind in ArtifactKind]
         title = ", ".join(counted(count, kind) for count, kind in zip(counts, ArtifactKind, strict=True))
         unread = len(self._listing.problems)
@@ -394,7 +375,6 @@ class BrowseScreen(ToolScreen):
         self._show_contents()
 
     def _show_contents(self) -> None:
-        """Show what has been read of the artifact under the cursor."""
         contents, stages, tensors = self._contents, self._table("stages"), self._table("tensors")
         grid = self.query_one(CaptureGrid)
         is_model = self._artifact is not None and self._artifact.is_model
@@ -408,12 +388,15 @@ class BrowseScreen(ToolScreen):
                 stages.show(_matching(stage_rows(capture, entries), self._filters["stages"]))
                 if grid.graph is not capture.graph:
                     grid.open_graph(capture.graph)
-                    self._point(self._stage_to_show)
+                    if self._stage_to_show is not None:
+                        stages.point(self._stage_to_show)
+                        grid.put_cursor(self._stage_to_show)
                 stats = grid_stats(capture.graph, entries)
                 grid.show(figures_of(Statistic.RMS, stats), first_bad(capture.graph, stats))
                 grid.border_title = f"{name}: rms of each stage, v: all statistics"
             case ModelContents(tensors=infos, summaries=summaries):
-                tensors.show(_matching(tensor_rows(infos, summaries), self._filters["tensors"]))
+                rows = [tensor_row(info, summaries.get(info.name)) for info in infos]
+                tensors.show(_matching(rows, self._filters["tensors"]))
             case None:
                 stages.show(())
                 tensors.show(())
@@ -430,13 +413,7 @@ class BrowseScreen(ToolScreen):
         else:
             table.empty = "Nothing matches the filter." if self._contents is not None else "Reading…"
 
-    def _point(self, node: Node | None) -> None:
-        if node is not None:
-            self._table("stages").point(node)
-            self.query_one(CaptureGrid).put_cursor(node)
-
     def _say_focused(self) -> None:
-        """Describe the row under the cursor of the focused pane."""
         contents = self._contents
         focused = self.focused.id if self.focused is not None else "artifacts"
         if focused in ("stages", "grid") and isinstance(contents, CaptureContents) and self._node is not None:
@@ -467,7 +444,6 @@ class BrowseScreen(ToolScreen):
         self.set_focus(self._table(self._filtered))
 
     def _enter(self) -> None:
-        """Focus the contents of the artifact under the cursor."""
         if self._artifact is None or self._problem:
             return
         remember(self._artifact.path)
@@ -477,7 +453,6 @@ class BrowseScreen(ToolScreen):
             self.set_focus(self.query_one(CaptureGrid) if self.has_class("-of-grid") else self._table("stages"))
 
     def _open_tensor(self) -> None:
-        """Show the stage or the tensor under the cursor in full."""
         if self._artifact is None:
             return
         place, node = as_typed(self._artifact.path), self._node

@@ -36,9 +36,9 @@ from aprtui.tui.widgets.contracts import (
     captures_title,
     contract_paths,
     counts_title,
-    document_rows,
+    document_row,
     falsifier_lines,
-    falsifier_rows,
+    falsifier_row,
     row_words,
 )
 from aprtui.tui.widgets.table import Table
@@ -104,14 +104,9 @@ class ContractsScreen(ToolScreen):
     """
 
     class DocumentsRead(Message):
-        """The contracts on disk were read, or read again after a change."""
-
         def __init__(self, documents: Documents) -> None:
             super().__init__()
             self.documents = documents
-
-    class EvidenceChanged(Message):
-        """Evidence was recorded, changed or removed."""
 
     class Judged(Message):
         """The falsifiers of a document were judged; `problem` says why a capture could not be read."""
@@ -136,7 +131,6 @@ class ContractsScreen(ToolScreen):
         self._cursors_to_restore = (state.text("document"), state.text("falsifier"))
 
     def compose_body(self) -> Iterable[Widget]:
-        """Lists of documents and falsifiers; the text about one falsifier, and its cells."""
         with Container(id="body"):
             with Container(id="lists"):
                 yield Table(DOCUMENT_COLUMNS, "Reading…", id="documents")
@@ -160,11 +154,9 @@ class ContractsScreen(ToolScreen):
             self._take_captures()
 
     def captures(self) -> tuple[Path, ...]:
-        """The captures that the falsifiers are judged on."""
         return tuple(path for path in self._capture_paths if path is not None)
 
     def state(self) -> ScreenState:
-        """Where contracts are read from, what the cursors are on, and the captures."""
         row = self._row
         reference, capture = self._capture_paths
         return screen_state(
@@ -188,19 +180,16 @@ class ContractsScreen(ToolScreen):
         self.toggle_class("-of-cells")
 
     def action_judge(self) -> None:
-        """Read the captures again."""
         self._take_captures(again=True)
 
     def _take_captures(self, again: bool = False) -> None:
         """Take the captures of another screen, unless the state named some; judge if they are others, or `again`."""
-        paths = self._capture_paths if self._captures_given else self._at_hand()
-        if paths != self._capture_paths or again:
-            self._capture_paths = paths
+        before = self._capture_paths
+        if not self._captures_given:
+            found = self.program.captures_at_hand()
+            self._capture_paths = (found[0], found[1]) if len(found) > 1 else (None, found[0] if found else None)
+        if self._capture_paths != before or again:
             self._judge()
-
-    def _at_hand(self) -> CapturePaths:
-        shown = self.program.captures_at_hand()
-        return (shown[0], shown[1]) if len(shown) > 1 else (None, shown[0] if shown else None)
 
     @work(thread=True, group="read")
     def _watch(self) -> None:
@@ -219,12 +208,11 @@ class ContractsScreen(ToolScreen):
                 documents, recorded = fresh, stamps(fresh.readable)
                 self.post_message(self.DocumentsRead(documents))
             elif recorded != before:
-                self.post_message(self.EvidenceChanged())
+                self.call_later(self._judge)  # which reads the evidence again
             before = recorded
 
     @work(thread=True, group="judge", exclusive=True, description="document")
     def _judge_in_thread(self, document: Document, paths: CapturePaths) -> None:
-        """Judge the falsifiers of `document`; judging again ends this."""
         worker = get_current_worker()
         reference, capture, problem = None, None, ""
         try:
@@ -240,16 +228,12 @@ class ContractsScreen(ToolScreen):
         self._documents = message.documents
         table = self.query_one("#documents", Table)
         table.empty = message.documents.error or NO_CONTRACTS
-        table.show(document_rows(message.documents.files))
+        table.show([document_row(loaded) for loaded in message.documents.files])
         name, self._cursors_to_restore = self._cursors_to_restore[0], ("", self._cursors_to_restore[1])
         for loaded in message.documents.files:
             if name and loaded.path.stem == name:
                 table.point(loaded.path)
         self._open_document()
-
-    def on_contracts_screen_evidence_changed(self) -> None:
-        """Judge again, which reads the evidence."""
-        self._judge()
 
     def on_contracts_screen_judged(self, message: Judged) -> None:
         if message.document is self._document:
@@ -259,14 +243,12 @@ class ContractsScreen(ToolScreen):
             self._show_rows()
 
     def on_table_pointed(self, message: Table.Pointed) -> None:
-        """Open the document or show the falsifier under the cursor."""
         if message.table.id == "documents":
             self._open_document()
         else:
             self._show_one()
 
     def on_table_chosen(self, message: Table.Chosen) -> None:
-        """Focus the falsifiers of a document, or the text about a falsifier."""
         documents = message.table.id == "documents"
         self.set_focus(self.query_one("#falsifiers" if documents else "#details"))
 
@@ -293,7 +275,7 @@ class ContractsScreen(ToolScreen):
     def _show_rows(self) -> None:
         table = self.query_one("#falsifiers", Table)
         table.border_title = counts_title(self._rows, self._judged, captures_title(*self._capture_paths))
-        table.show(falsifier_rows(self._rows, self._judged))
+        table.show([falsifier_row(row, self._judged) for row in self._rows])
         if self._cursors_to_restore[1] and table.point(self._cursors_to_restore[1]):
             self._cursors_to_restore = ("", "")
         self._show_one()

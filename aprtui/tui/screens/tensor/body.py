@@ -68,20 +68,10 @@ class DisplayedPlane:
             low, high = max(low, -most), min(high, most)
         return scale_for(self.kind, low, high)
 
-    def scale_words(self) -> str:
-        """The scale in words."""
-        return f"{self.kind} scale" + ("" if self.clip == 1 else f" of {100 * self.clip:g} % of the values")
-
     def title(self) -> str:
-        """What is shown."""
         rows, columns = ("queries" if axis == "query" else f"{axis}s" for axis in self.source.axes)
         heads = f", head {self.plane} of {self.source.planes}" if self.source.planes > 1 else ""
         return f"{self.source.title}{heads}: {rows} × {columns}"
-
-    def levels(self, values: TileValues, scale: Scale) -> NDArray[np.uint8]:
-        """Levels and marks of `values`, as the heatmap draws them."""
-        levels = scale.levels(values.values)
-        return self.viewport.enlarged(mark_missing(levels, values.tiling, values.known, self.source.causal))
 
 
 def mark_missing(tile: NDArray[np.uint8], tiling: Tiling, known: int, causal: bool) -> NDArray[np.uint8]:
@@ -134,7 +124,6 @@ class TensorBody(Container):
             yield Table(OUTLIER_COLUMNS, "being read…", id="outliers")
 
     def on_mount(self) -> None:
-        """Set the titles of the panes."""
         self._lines("value").border_title = "value"
         self._lines("histogram").border_title = "all values, log of the counts"
 
@@ -144,34 +133,30 @@ class TensorBody(Container):
 
     @property
     def outliers(self) -> Table:
-        """The list of outlier channels."""
         return self.query_one("#outliers", Table)
 
     def draw_map(self, plane: DisplayedPlane) -> None:
-        """Draw the tile, its labels and its scale."""
         values = plane.values
         if values is None:
             return
         scale = plane.scale()
-        tile = plane.levels(values, scale)
-        if plane.viewport.numbers:
-            self.heat.write_out(values.values, tile, scale.colour_map, plane.viewport.cursor)
-        else:
-            self.heat.show(tile, scale.colour_map, plane.viewport.cursor)
+        levels = mark_missing(scale.levels(values.values), values.tiling, values.known, plane.source.causal)
+        tile = plane.viewport.enlarged(levels)
+        numbers = values.values if plane.viewport.numbers else None
+        self.heat.show(tile, scale.colour_map, plane.viewport.cursor, numbers)
         low, high = scale.ends()
-        words = plane.scale_words() + (", + beyond it" if (tile == Mark.ABOVE).any() else "")
+        words = f"{plane.kind} scale" + ("" if plane.clip == 1 else f" of {100 * plane.clip:g} % of the values")
+        words += ", + beyond it" if (tile == Mark.ABOVE).any() else ""
         self.query_one(ColourBar).show(scale.colour_map, (number(low, 3), number(high, 3)), words)
         pane = self.query_one("#map", Widget)
         pane.border_title, pane.border_subtitle = plane.title(), zoom_words(plane.viewport)
         self.draw_labels(plane)
 
     def move_cursor(self, plane: DisplayedPlane) -> None:
-        """Draw the cursor on another value of the same tile."""
         self.heat.move_cursor(plane.viewport.cursor)
         self.draw_labels(plane)
 
     def draw_labels(self, plane: DisplayedPlane) -> None:
-        """Draw the names of the rows and the numbers of the columns."""
         viewport, labels = plane.viewport, self._lines("labels")
         width = label_width(viewport, plane.labels) + 1
         if labels.styles.width is None or labels.styles.width.value != width:
@@ -180,7 +165,6 @@ class TensorBody(Container):
         self._lines("ruler").show([[(ruler(viewport, viewport.cells), Ink.MUTED)]])
 
     def draw_value(self, plane: DisplayedPlane, value: CursorValue | None) -> None:
-        """Draw the value under the cursor, and its bytes."""
         lines: list[list[Piece]] = []
         if value is not None:
             lines = value_lines(plane.source, plane.labels, value, plane.profile)

@@ -52,20 +52,18 @@ class TensorMap(Heatmap):
         super().__init__(id=id)
         self._numbers: NDArray[np.float32] | None = None
 
-    def show(self, tile: Tile, colour_map: ColourMap, cursor: tuple[int, int] | None = None) -> None:
-        """Draw levels."""
-        self._numbers = None
-        super().show(tile, colour_map, cursor)
-
-    def write_out(
-        self, values: NDArray[np.float32], tile: Tile, colour_map: ColourMap, cursor: tuple[int, int]
+    def show(
+        self,
+        tile: Tile,
+        colour_map: ColourMap,
+        cursor: tuple[int, int] | None = None,
+        numbers: NDArray[np.float32] | None = None,
     ) -> None:
-        """Draw `values` on the colours of their levels `tile`; the cursor is a row and a column of both."""
+        """Draw levels, or `numbers` of the same shape on the colours of their levels."""
+        self._numbers = numbers
         super().show(tile, colour_map, cursor)
-        self._numbers = values
 
     def move_cursor(self, cursor: tuple[int, int] | None) -> None:
-        """Put the cursor on another value of the same tile."""
         if self._numbers is None:
             super().move_cursor(cursor)
         else:
@@ -82,12 +80,10 @@ class TensorMap(Heatmap):
         self.post_message(self.Chosen())
 
     def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
-        """The wheel moves the cursor."""
         event.stop()
         self.action_move(1, 0)
 
     def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
-        """The wheel moves the cursor."""
         event.stop()
         self.action_move(-1, 0)
 
@@ -103,10 +99,9 @@ class TensorMap(Heatmap):
                 self.post_message(self.Pointed(self, row, column))
 
     def render_line(self, y: int) -> Strip:
-        """A line of colours, or of numbers."""
-        return super().render_line(y) if self._numbers is None else self._number_line(self._numbers, y)
-
-    def _number_line(self, numbers: NDArray[np.float32], y: int) -> Strip:
+        numbers = self._numbers
+        if numbers is None:
+            return super().render_line(y)
         width, base = self.size.width, self.style()
         if y >= numbers.shape[0]:
             return Strip.blank(width, base)
@@ -149,7 +144,6 @@ class ColourBar(LineWidget):
         return f"{self._ends[0]} … {self._ends[1]}  {self._words}"
 
     def render_line(self, y: int) -> Strip:
-        """The number of one end, the colours, the number of the other end, the words."""
         width, base = self.size.width, self.style()
         if not self._ends[0]:
             return Strip.blank(width, base)

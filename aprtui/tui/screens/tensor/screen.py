@@ -110,22 +110,16 @@ class TensorScreen(ToolScreen):
     """
 
     class TileRead(Message):
-        """A tile was read."""
-
         def __init__(self, values: TileValues) -> None:
             super().__init__()
             self.values = values
 
     class PlaneRead(Message):
-        """A plane was read as a whole."""
-
         def __init__(self, source: TensorSource, plane: int, profile: Profile) -> None:
             super().__init__()
             self.source, self.plane, self.profile = source, plane, profile
 
     class TokensDecoded(Message):
-        """The texts of the tokens were found."""
-
         def __init__(self, capture: Capture, texts: tuple[str, ...]) -> None:
             super().__init__()
             self.capture, self.texts = capture, texts
@@ -152,13 +146,11 @@ class TensorScreen(ToolScreen):
         self._clip = next((share for share in CLIPS if f"{share:g}" == state.text("clip")), CLIPS[0])
 
     def compose_body(self) -> Iterable[Widget]:
-        """A line for problems, the panes, and the input of a value to go to."""
         yield Static(id="problem", markup=False)
         yield TensorBody()
         yield PlaceInput(id="place")
 
     def state(self) -> ScreenState:
-        """The tensor, the cursor, the zoom and the scale."""
         source, viewport = self._source, self._viewport
         if source is None:
             return ScreenState(self.NAME)
@@ -166,16 +158,13 @@ class TensorScreen(ToolScreen):
         if viewport is not None:
             tiling = viewport.tiling
             zoom = "numbers" if viewport.numbers else f"{tiling.rows_per_cell},{tiling.columns_per_cell}"
-            fields |= {
-                "at": f"{viewport.row},{viewport.column}",
-                "zoom": None if viewport.is_whole and not viewport.numbers else zoom,
-            }
+            fields["at"] = f"{viewport.row},{viewport.column}"
+            fields["zoom"] = None if viewport.is_whole and not viewport.numbers else zoom
         head = self._plane if source.planes > 1 else None
         clip = None if self._clip == CLIPS[0] else f"{self._clip:g}"
         return screen_state(self.NAME, **fields, head=head, scale=self._scale_kind, clip=clip)
 
     def command(self) -> Sequence[str]:
-        """The statistics of the tensor, and the value under the cursor."""
         if self._source is None:
             return []
         value = self._cursor_value
@@ -189,7 +178,6 @@ class TensorScreen(ToolScreen):
         self._open()
 
     def on_tensor_screen_tile_read(self, message: TileRead) -> None:
-        """Draw a tile, if the viewport still shows it."""
         values, viewport = message.values, self._viewport
         wanted = None if viewport is None else (self._source, self._plane, viewport.tiling, viewport.numbers)
         if (values.source, values.plane, values.tiling, values.numbers) == wanted:
@@ -197,14 +185,12 @@ class TensorScreen(ToolScreen):
             self._draw_map()
 
     def on_tensor_screen_plane_read(self, message: PlaneRead) -> None:
-        """Draw scale, bars, histogram and outliers."""
         if (message.source, message.plane) == (self._source, self._plane):
             self._profile = message.profile
             self._draw_map()
             self._draw_side()
 
     def on_tensor_screen_tokens_decoded(self, message: TokensDecoded) -> None:
-        """Draw the texts of the tokens beside their rows."""
         if isinstance(self._source, StageSource) and message.capture is self._source.capture:
             self._token_texts = message.texts
             self._draw_map()
@@ -243,7 +229,6 @@ class TensorScreen(ToolScreen):
         self.post_message(self.TokensDecoded(capture, token_texts(capture, models)))
 
     def on_heatmap_resized(self, message: Heatmap.Resized) -> None:
-        """Fit the viewport to the heatmap."""
         size = self._body.heat.size
         if self._source is None or not size.height or not size.width:
             return
@@ -266,7 +251,6 @@ class TensorScreen(ToolScreen):
             self._set_viewport(viewport.moved(message.rows, message.columns))
 
     def on_tensor_map_chosen(self) -> None:
-        """Zoom to the value under the cursor."""
         if self._viewport is not None and self._cursor_value is not None:
             self._set_viewport(self._viewport.at(self._cursor_value.row, self._cursor_value.column).written_out())
 
@@ -276,12 +260,10 @@ class TensorScreen(ToolScreen):
             self._set_viewport(self._viewport.framed(message.first, message.last))
 
     def on_table_pointed(self, message: Table.Pointed) -> None:
-        """Put the cursor on the outlier channel."""
         if self.focused is message.table and self._viewport is not None and isinstance(message.table.key, int):
             self._set_viewport(self._viewport.at(self._viewport.row, message.table.key))
 
     def on_table_chosen(self, message: Table.Chosen) -> None:
-        """Back to the heatmap, at the outlier channel."""
         self.on_table_pointed(message)
         self.set_focus(self._body.heat)
 
@@ -309,7 +291,6 @@ class TensorScreen(ToolScreen):
         return super().check_action(action, parameters)
 
     def action_zoom(self, closer: bool) -> None:
-        """Show fewer values in a cell, or more."""
         if self._viewport is not None:
             self._set_viewport(self._viewport.closer() if closer else self._viewport.farther())
 
@@ -318,7 +299,6 @@ class TensorScreen(ToolScreen):
             self._set_viewport(self._viewport.fitted())
 
     def action_scale(self) -> None:
-        """Use the next kind of scale."""
         kinds = list(ScaleKind)
         self._scale_kind = kinds[(kinds.index(self._scale_kind) + 1) % len(kinds)]
         self._draw_map()
@@ -331,7 +311,6 @@ class TensorScreen(ToolScreen):
         self._draw_side()
 
     def action_go(self) -> None:
-        """Ask for the value to go to."""
         box = self.query_one(PlaceInput)
         if self._source is not None:
             axes = ("head", *self._source.axes) if self._source.planes > 1 else self._source.axes
@@ -352,7 +331,6 @@ class TensorScreen(ToolScreen):
         self.call_after_refresh(self._draw_side)
 
     def action_head(self, step: int) -> None:
-        """Show another head of an attention map."""
         if self._source is None or self._source.planes == 1:
             self.notify("Only attention maps have heads.", severity="warning")
         else:
@@ -398,7 +376,6 @@ class TensorScreen(ToolScreen):
 
     @property
     def _displayed(self) -> DisplayedPlane | None:
-        """All that is shown; None if there is nothing yet."""
         if self._source is None or self._viewport is None:
             return None
         return DisplayedPlane(
@@ -410,12 +387,9 @@ class TensorScreen(ToolScreen):
         if not isinstance(source, StageSource) or source.folded:
             return RowLabels(source.axes[0], (), ())
         tokens = source.capture.tokens or ()
-        return RowLabels(
-            source.axes[0], self._token_texts, tokens, max(len(tokens) - source.shape[0], 0) if tokens else 0
-        )
+        return RowLabels(source.axes[0], self._token_texts, tokens, max(len(tokens) - source.shape[0], 0))
 
     def _open(self) -> None:
-        """Show the source."""
         source, size = self._source, self._body.heat.size
         self._body.set_class(source is None, "-empty")
         self._show_problem("")
@@ -475,13 +449,11 @@ class TensorScreen(ToolScreen):
             self._request_tile()
 
     def _request_tile(self) -> None:
-        """Begin to read the tile of the viewport."""
         if self._source is not None and self._viewport is not None:
             self._read_tile(self._source, self._plane, self._viewport)
             self._show_value()
 
     def _show_value(self) -> None:
-        """Find the value under the cursor, and show it."""
         displayed = self._displayed
         if displayed is None:
             return
@@ -508,7 +480,6 @@ class TensorScreen(ToolScreen):
             self._show_value()
 
     def _check_file(self) -> None:
-        """Report a file that has changed or gone."""
         if self._source is not None and self.is_current:
             changed = self._source.file.changed()
             if changed and changed != self._reported_change:

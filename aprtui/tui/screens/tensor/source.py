@@ -61,9 +61,9 @@ class TensorSource(ABC):
     def state(self) -> ScreenState:
         """The state that opens this tensor."""
 
-    @abstractmethod
     def command(self, index: Sequence[int]) -> list[str]:
-        """The headless command that describes this tensor, and the value at `index` if one is given."""
+        """The headless command that describes this tensor, and the value at `index` if it can and one is given."""
+        return ["aprtui", "stats", as_typed(self.file.path)]
 
     def column_words(self, column: int) -> str:
         """What a column is beyond its number, as the head and the channel in it; empty if it is nothing more."""
@@ -74,9 +74,19 @@ class TensorSource(ABC):
         return None
 
 
-class StageSource(TensorSource):
-    """A stage of a capture."""
+class _StageFile(TensorSource):
+    """Float32 values of a stage file."""
 
+    _reader: StageReader
+
+    def read(self, plane: int, rows: slice, columns: slice) -> NDArray[np.float32]:
+        return self._reader.values(rows, columns, plane)
+
+    def locate(self, plane: int, row: int, column: int) -> FileLocation:
+        return FileLocation(self._reader.place(row, column, plane), 4, is_block=False)
+
+
+class StageSource(_StageFile):
     def __init__(self, capture: Capture, node: Node) -> None:
         if node not in capture.files:
             raise UnreadableError(f"{capture.path}: has no file of {node}: choose a stage that it holds")
@@ -94,7 +104,10 @@ class StageSource(TensorSource):
         self.file = self._reader.file
         self.title = str(node)
         self.folded = entry.shape is None
-        self.axes = _axes(self._reader, self.folded)
+        if self.folded:
+            self.axes = ("row", "value")
+        else:
+            self.axes = ("query", "key") if len(self._reader.shape) == 3 else ("token", "channel")
         self.planes = self._reader.planes
         self.shape = self._reader.plane_shape
         self.causal = self.stage.is_attention_map and self.planes > 0 and len(self._reader.shape) == 3
@@ -103,14 +116,7 @@ class StageSource(TensorSource):
         self.crc32 = None if info is None else info.crc32
         self.count = self._reader.count
 
-    def read(self, plane: int, rows: slice, columns: slice) -> NDArray[np.float32]:
-        return self._reader.values(rows, columns, plane)
-
-    def locate(self, plane: int, row: int, column: int) -> FileLocation:
-        return FileLocation(self._reader.place(row, column, plane), 4, is_block=False)
-
     def column_words(self, column: int) -> str:
-        """Head, and channel in head."""
         return channel_words(self.capture.graph, self.stage, column)
 
     def state(self) -> ScreenState:
@@ -120,10 +126,11 @@ class StageSource(TensorSource):
         words = ["aprtui", "stats", as_typed(self.capture.path), "--stage", self.node.stage]
         layer = self.node.layer
         words += [] if layer is None else ["--layers", f"{layer}..{layer + 1}"]
-        return [*words, *_values(index if not self.folded else index[:0])]
+        if not index or self.folded:
+            return words
+        return [*words, "--values", ",".join(map(str, index))]
 
     def neighbour(self, step: int, same: str) -> ScreenState | None:
-        """The stage before or after in execution order, or the same stage in another layer."""
         nodes = [node for node in self.capture.graph.nodes if node in self.capture.files]
         if same == "stage":
             nodes = [node for node in nodes if node.stage == self.node.stage]
@@ -131,7 +138,7 @@ class StageSource(TensorSource):
         return _stage_state(self.capture, nodes[place]) if 0 <= place < len(nodes) else None
 
 
-class FileSource(TensorSource):
+class FileSource(_StageFile):
     """A stage file by itself: its shape is not known, so its values are shown in rows of a fixed width."""
 
     def __init__(self, path: Path, width: int | None = None) -> None:
@@ -149,17 +156,8 @@ class FileSource(TensorSource):
         self.axes = ("row", "value")
         self.shape = self._reader.plane_shape
 
-    def read(self, plane: int, rows: slice, columns: slice) -> NDArray[np.float32]:
-        return self._reader.values(rows, columns)
-
-    def locate(self, plane: int, row: int, column: int) -> FileLocation:
-        return FileLocation(self._reader.place(row, column), 4, is_block=False)
-
     def state(self) -> ScreenState:
         return screen_state(ScreenName.TENSOR, path=as_typed(self._path), width=self._width)
-
-    def command(self, index: Sequence[int]) -> list[str]:
-        return ["aprtui", "stats", as_typed(self._path)]
 
 
 class WeightSource(TensorSource):
@@ -182,18 +180,13 @@ class WeightSource(TensorSource):
         return self._reader.values(rows, columns)
 
     def locate(self, plane: int, row: int, column: int) -> FileLocation:
-        """Where the block of a value is in the file."""
         offset, size = self._reader.place(row, column)
         return FileLocation(offset, size, is_block=True)
 
     def state(self) -> ScreenState:
         return screen_state(ScreenName.TENSOR, model=as_typed(self._path), tensor=self._name)
 
-    def command(self, index: Sequence[int]) -> list[str]:
-        return ["aprtui", "stats", as_typed(self._path)]
-
     def neighbour(self, step: int, same: str) -> ScreenState | None:
-        """The tensor before or after in the file, or the same one in another layer."""
         names = list(self._tensors)
         if same == "stage":
             kind = _without_layer(self._name)
@@ -245,10 +238,6 @@ def open_neighbour(source: TensorSource, step: int, same: str) -> tuple[TensorSo
     return None, problems
 
 
-def _values(index: Sequence[int]) -> list[str]:
-    return ["--values", ",".join(map(str, index))] if index else []
-
-
 def _in_capture(path: Path) -> tuple[Capture, Node] | None:
     """The capture that a stage file belongs to, and its node there; None if it belongs to none."""
     for folder in (path.absolute().parent, path.absolute().parent.parent):
@@ -270,12 +259,6 @@ def _reader(path: Path, shape: tuple[int, ...] | None) -> StageReader:
         reader.close()
         return StageReader(path, (count // FOLDED, FOLDED))
     return reader
-
-
-def _axes(reader: StageReader, folded: bool) -> tuple[str, str]:
-    if folded:
-        return "row", "value"
-    return ("query", "key") if len(reader.shape) == 3 else ("token", "channel")
 
 
 def _stage_state(capture: Capture, node: Node) -> ScreenState:

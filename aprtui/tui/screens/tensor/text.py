@@ -47,7 +47,6 @@ def exact_number(value: np.float32) -> str:
 
 
 def bits_text(value: np.float32) -> str:
-    """The bits of a float32."""
     return f"0x{int(np.float32(value).view(np.uint32)):08x}"
 
 
@@ -68,7 +67,6 @@ class RowLabels:
     """The token that the first row is: logits may be of the last position alone."""
 
     def words(self, row: int) -> str:
-        """The name of a row in words."""
         place = row + self.first
         if place < len(self.texts):
             return f"{self.axis} {place} {self.texts[place]}"
@@ -122,15 +120,7 @@ def between(left: str, right: str, width: int, middle: str = "") -> str:
     return left + (middle.center(room) if len(middle) + 2 <= room else " " * room) + right
 
 
-@dataclass(frozen=True, slots=True)
-class ByteLine:
-    """A line of the byte pane; `marked` are the parts of `text` that show the bytes of the value."""
-
-    text: str
-    marked: tuple[slice, ...] = ()
-
-
-def byte_lines(data: bytes, start: int, of_value: slice) -> list[ByteLine]:
+def byte_lines(data: bytes, start: int, of_value: slice) -> list[list[Piece]]:
     """Bytes from offset `start` (a multiple of 16) on, 16 a line: offset, hexadecimal, ASCII; `of_value` are marked."""
     lines = []
     for at in range(0, len(data), BYTES_A_LINE):
@@ -143,8 +133,17 @@ def byte_lines(data: bytes, start: int, of_value: slice) -> list[ByteLine]:
         if first < last:
             left, right = len(offset), len(offset) + 3 * BYTES_A_LINE + 1
             marked = slice(left + 3 * first, left + 3 * last - 1), slice(right + first, right + last)
-        lines.append(ByteLine(f"{offset}{hexadecimal}  {text}", marked))
+        lines.append(_marked(f"{offset}{hexadecimal}  {text}", marked))
     return lines
+
+
+def _marked(text: str, parts: Sequence[slice]) -> list[Piece]:
+    pieces: list[Piece] = []
+    at = 0
+    for part in parts:
+        pieces += [(text[at : part.start], Ink.MUTED), (text[part], Ink.MARKED)]
+        at = part.stop
+    return [*pieces, (text[at:], Ink.MUTED)]
 
 
 def first_byte(offset: int, lines: int) -> int:
@@ -210,7 +209,6 @@ def place_words(source: TensorSource, labels: RowLabels, value: CursorValue) -> 
 
 
 def cursor_words(source: TensorSource, labels: RowLabels, value: CursorValue) -> str:
-    """The value under the cursor in one line of words."""
     fields = [*place_words(source, labels, value), exact_number(value.value), bits_text(value.value)]
     if value.count > 1:
         fields.append(f"largest of the {value.count} values of this cell")
@@ -222,7 +220,6 @@ def cursor_words(source: TensorSource, labels: RowLabels, value: CursorValue) ->
 def value_lines(
     source: TensorSource, labels: RowLabels, value: CursorValue, profile: Profile | None
 ) -> list[list[Piece]]:
-    """The pane about the value under the cursor."""
     lines: list[list[Piece]] = [[(words, Ink.PLAIN)] for words in place_words(source, labels, value)]
     lines.append([(exact_number(value.value), Ink.STRONG), (f"  {bits_text(value.value)}", Ink.MUTED)])
     where = f"block of {value.location.bytes} bytes" if value.location.is_block else "byte"
@@ -259,7 +256,6 @@ def histogram_pane(profile: Profile | None, scale: Scale, size: Size, *, plain: 
 
 
 def outlier_rows(source: TensorSource, profile: Profile | None, labels: RowLabels) -> list[Row]:
-    """The columns with the largest rms."""
     keys = RowLabels("key", labels.texts, labels.ids)
     return [
         Row(
@@ -317,16 +313,6 @@ def byte_pane(source: TensorSource, value: CursorValue, height: int) -> tuple[st
     start = first_byte(value.location.offset, height)
     data = source.file.read(start, height * BYTES_A_LINE)
     of_value = slice(value.location.offset, value.location.offset + value.location.bytes)
-    lines = [_marked(line.text, line.marked) for line in byte_lines(data, start, of_value)]
     words = f"bytes of {source.file.path.name}, {source.file.size} in all"
     header = "" if value.location.is_block else header_words(data, start)
-    return (f"{words}: {header}" if header else words), lines
-
-
-def _marked(text: str, parts: Sequence[slice]) -> list[Piece]:
-    pieces: list[Piece] = []
-    at = 0
-    for part in parts:
-        pieces += [(text[at : part.start], Ink.MUTED), (text[part], Ink.MARKED)]
-        at = part.stop
-    return [*pieces, (text[at:], Ink.MUTED)]
+    return (f"{words}: {header}" if header else words), byte_lines(data, start, of_value)

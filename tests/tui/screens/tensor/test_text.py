@@ -25,18 +25,24 @@ from aprtui.tui.screens.tensor.text import (
     rms_shares,
     token_text,
 )
+from aprtui.tui.widgets.lines import Ink, Piece
 from tests.compare.synthetic import with_config
+
+
+def marked(line: list[Piece]) -> list[str]:
+    return [text for text, ink in line if ink is Ink.MARKED]
 
 
 def test_bytes_are_shown_with_offset_hex_and_text_and_the_value_marked() -> None:
     data = header(3, 7) + np.array([1.0, -2.5], "<f4").tobytes()
     lines = byte_lines(data, 0, slice(12, 16))
-    assert lines[0].text == "00000000  41 50 52 54 03 00 00 00 07 00 00 00 00 00 80 3f  APRT···········?"
-    assert [lines[0].text[part] for part in lines[0].marked] == ["00 00 80 3f", "···?"]
-    assert lines[1].marked == ()
+    words = "".join(text for text, _ in lines[0])
+    assert words == "00000000  41 50 52 54 03 00 00 00 07 00 00 00 00 00 80 3f  APRT···········?"
+    assert marked(lines[0]) == ["00 00 80 3f", "···?"]
+    assert marked(lines[1]) == []
     across = byte_lines(bytes(32), 0x40, slice(0x4E, 0x52))
-    assert [across[0].text[part] for part in across[0].marked] == ["00 00", "··"]
-    assert [across[1].text[part] for part in across[1].marked] == ["00 00", "··"]
+    assert marked(across[0]) == ["00 00", "··"]
+    assert marked(across[1]) == ["00 00", "··"]
     assert header_words(data, 0) == "magic APRT, layer 3, number of values 7"
     assert header_words(header(None, 7), 0) == "magic APRT, layer of the whole model, number of values 7"
     assert header_words(data, 16) == ""

@@ -1,4 +1,4 @@
-"""Finding out what the engine of a capture rounds, and where, from the capture alone.
+"""Finding out from a capture alone in which order its engine keeps channels, what it rounds, and where.
 
 Of each kind of op some nodes are recomputed under every rounding in question; the right one is closer by orders of
 magnitude (8-bit inputs: 1e-7 against 7e-3). Medians over several layers, so that one faulty stage decides nothing.
@@ -6,24 +6,22 @@ magnitude (8-bit inputs: 1e-7 against 7e-3). Medians over several layers, so tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from statistics import median
 from types import MappingProxyType
 
 import numpy as np
-from numpy.typing import NDArray
 
+from aprtui.compare.align.layout import Layout, agreed, legal_layouts, solve_layout
 from aprtui.compare.metrics.measure import compare_values
 from aprtui.engine.protocol import Rounding
-from aprtui.engine.replay.arithmetic import UNROUNDED, Recomputation, rounding_text
+from aprtui.engine.replay.arithmetic import UNROUNDED, NodeEvaluators, Recomputation, rounding_text
 from aprtui.engine.replay.bounds import replay_tolerance
-from aprtui.engine.replay.captured import CapturedStages, Misfit
-from aprtui.engine.replay.recompute import Recomputer
+from aprtui.engine.replay.recompute import CapturedStages, Misfit, Recomputer
 from aprtui.model.config import RopeAngles
-from aprtui.trace.graph import Node, Op
-
-Recompute = Callable[[Rounding], Recomputation]
+from aprtui.model.model import Model
+from aprtui.trace.graph import Node, Op, Stage
 
 _ROWS = 16
 _CLEARLY = 0.5
@@ -49,13 +47,16 @@ class FoundEngine:
     own_weights: bool
 
 
-def identify_engine(
-    recomputer: Recomputer, stated: Mapping[str, str], source: str | None, recompute: Recompute
-) -> FoundEngine:
-    """The roundings that are `stated` (by `source`), and the rest found by trying."""
-    search = _Search(recomputer, recompute, _sample(recomputer.stages))
-    rounding = _found_by_trying(search, replace(UNROUNDED, **stated), frozenset(stated))
-    unstated = {entry.name for entry in fields(Rounding)} - stated.keys()
+def identify(recomputer: Recomputer, stated: Mapping[str, str], evaluators: NodeEvaluators) -> FoundEngine:
+    """The engine of a capture: as the user states it, else as its manifest does; the rest is found by trying."""
+    manifest = recomputer.stages.capture.manifest
+    names = {entry.name for entry in fields(Rounding)}
+    recorded = {} if manifest is None else {k: v for k, v in manifest.engine.rounding.items() if k in names}
+    source = " and ".join(name for name, given in (("the manifest", recorded), ("--rounding", stated)) if given)
+    known = {**recorded, **stated}
+    search = _Search(recomputer, evaluators, _sample(recomputer.stages))
+    rounding = _found_by_trying(search, replace(UNROUNDED, **known), known)
+    unstated = names - known.keys()
     how = f"as {source} states" if not unstated else "found by trying"
     how += f", beyond what {source} states" if unstated and source else ""
     return FoundEngine(rounding, f"rounding ({how}): {rounding_text(rounding)}", search.weights_agree(rounding))
@@ -90,7 +91,7 @@ def _sample(stages: CapturedStages) -> list[Node]:
 @dataclass(frozen=True, slots=True)
 class _Search:
     recomputer: Recomputer
-    recompute: Recompute
+    evaluators: NodeEvaluators
     nodes: Sequence[Node]
 
     def best(self, base: Rounding, candidates: Sequence[Mapping[str, str]], *ops: Op) -> Rounding:
@@ -115,7 +116,6 @@ class _Search:
         return not ratios or median(ratios) <= 1
 
     def of(self, *ops: Op) -> Iterator[Node]:
-        """The sampled nodes of some ops."""
         graph = self.recomputer.model.graph
         return (node for node in self.nodes if graph[node.stage].op in ops)
 
@@ -124,7 +124,8 @@ class _Search:
 
     def _node_error(self, rounding: Rounding, node: Node) -> float:
         rows = min(_ROWS, self.recomputer.stages.rows(node))
-        expected = self.recomputer.recompute(node, self.recompute(rounding), rows).values
+        recomputation = Recomputation(self.recomputer.model, rounding, self.evaluators)
+        expected = self.recomputer.recompute(node, recomputation, rows).values
         found = self.recomputer.stages.values(node)
         error = compare_values(expected, np.ascontiguousarray(found[..., -rows:, :])).rel_l2
         return np.inf if error is None else error
@@ -142,10 +143,44 @@ def _output_type(search: _Search) -> str:
     tensors = [search.recomputer.stages.raw(node) for node in search.of(Op.MATMUL)]
     bits = [np.ascontiguousarray(raw).view(np.uint32) for raw in tensors if not isinstance(raw, Misfit)]
     for name, unused in _KEPT_BITS.items():
-        if bits and all(_all_zero(values, unused) for values in bits):
+        if bits and all(np.any(values) and not np.any(values & np.uint32(unused)) for values in bits):
             return name
     return "f32"
 
 
-def _all_zero(bits: NDArray[np.uint32], mask: int) -> bool:
-    return bool(np.any(bits)) and not bool(np.any(bits & np.uint32(mask)))
+def find_layouts(recomputer: Recomputer, recomputation: Recomputation) -> Iterator[str]:
+    """Set the layouts of a capture without a manifest, stage by stage in the graph's order; say each in words.
+
+    What a stage is computed from has its layout by then.
+    """
+    stages, model = recomputer.stages, recomputer.model
+    config = model.graph.config
+    if stages.capture.manifest is not None or config is None:
+        return
+    for stage in model.graph.stages:
+        candidates = legal_layouts(stage, model.graph.rope_parts, config)
+        sampled = _sampled(stage, model, stages)
+        layout = agreed([_layout_of(node, recomputer, recomputation, candidates) for node in sampled])
+        if layout is not None:
+            stages.layouts.update({node: layout for node in model.graph.nodes if node.stage == stage.name})
+            yield f"{stage.name} is in another order than the model's, and is put in it: {layout.text}"
+
+
+def _sampled(stage: Stage, model: Model, stages: CapturedStages) -> list[Node]:
+    """Up to three layers of a stage that holds all tokens, with all that it is computed from."""
+    total = len(stages.tokens)
+    held = [
+        node
+        for node in model.graph.nodes
+        if node.stage == stage.name and all(stages.rows(n) == total for n in (node, *model.graph.inputs(node)))
+    ]
+    return [held[index] for index in sorted({0, len(held) // 2, len(held) - 1})] if held else []
+
+
+def _layout_of(
+    node: Node, recomputer: Recomputer, recomputation: Recomputation, candidates: tuple[Layout, ...]
+) -> Layout | None:
+    raw = recomputer.stages.raw(node)
+    assert not isinstance(raw, Misfit)
+    expected = recomputer.recompute(node, recomputation, len(recomputer.stages.tokens)).values
+    return solve_layout(expected, raw, candidates)

@@ -10,24 +10,30 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui import __version__
 from aprtui.compare.align.coverage import Selection
 from aprtui.compare.verdict import Verdict
+from aprtui.engine.backends.backend import DeviceIdentity
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.generation import evaluate
-from aprtui.engine.protocol import Engine, Logits, Mode
+from aprtui.engine.protocol import Engine, KvType, Logits, Mode
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
+from aprtui.engine.result_cache import all_cached, cached
 from aprtui.errors import UnreadableError
 from aprtui.model.model import Model
 from aprtui.progress import Progress
+from aprtui.resources import parity_cache
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 
@@ -149,3 +155,39 @@ def _replayed(engine: Engine, model: Model, tokens: list[int], threads: int) -> 
     if first is None:
         return f"its mode q8 cannot be judged: {'; '.join(comparison.reasons)}"
     return f"its mode q8 adds an error of its own at {first.verdict.node}: {first.verdict.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class ParityRecord:
+    """A result with all that it depends on: device, driver, model, kernels and version."""
+
+    device: str
+    driver: str
+    model: str
+    sha256: str
+    version: str
+    kernels: str
+    kv: str
+    date: str
+    parity: Parity
+
+
+def cached_parity(model: Model, device: DeviceIdentity, kv: KvType, measure: Callable[[], Parity]) -> Parity:
+    """The parity of `model` on `device`, whose native mode has a cache of `kv`; measured where it is not known yet."""
+    key = (device.device, device.driver, model.name, model.sha256(), __version__, device.kernels, str(kv))
+
+    def measured() -> ParityRecord:
+        return ParityRecord(*key, datetime.now(UTC).strftime("%Y-%m-%d"), measure())
+
+    return cached(parity_cache(), key, measured, encode=asdict, decode=_decode).parity
+
+
+def known_parities(device: DeviceIdentity) -> Iterator[ParityRecord]:
+    """What is known of `device` with this version and its kernels, under any driver."""
+    for record in all_cached(parity_cache(), _decode):
+        if (record.device, record.version, record.kernels) == (device.device, __version__, device.kernels):
+            yield record
+
+
+def _decode(fields: dict[str, Any]) -> ParityRecord:
+    return ParityRecord(**{**fields, "parity": Parity(**fields["parity"])})
