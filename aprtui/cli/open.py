@@ -14,7 +14,6 @@ import click
 from aprtui.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
-    from aprtui.tui.app import LiveOptions
     from aprtui.tui.frame.state import ScreenState
 
 PROMPT = "def fib(n):"
@@ -29,51 +28,48 @@ def command(what: tuple[str, ...], ascii_only: bool) -> int:
     A state is what Y copies on any screen: aprtui:diff?a=good&b=bad. Without anything, opens the captures and models in
     the working directory.
     """
-    state, live = _beginning(what)
+    state = _initial_state(what)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise EngineError("open: needs a terminal: use diff, stats, replay or run, which need none")
     from aprtui.tui.app import run_app
     from aprtui.tui.frame.state import ScreenName
 
     paths = () if state.screen is ScreenName.LIVE else tuple(Path(text) for text in what if Path(text).exists())
-    return run_app(state, live, paths=paths, ascii_only=ascii_only)
+    return run_app(state, paths=paths, ascii_only=ascii_only)
 
 
-def _beginning(what: tuple[str, ...]) -> tuple[ScreenState, LiveOptions]:
-    """The screen to begin with, and the model of the live screen."""
+def _initial_state(what: tuple[str, ...]) -> ScreenState:
     from aprtui.trace.aprt import is_aprt
-    from aprtui.tui.app import LiveOptions
     from aprtui.tui.frame.state import ScreenName, ScreenState, is_state, parse_state, screen_state
 
     if len(what) == 1 and is_state(what[0]):
-        state = parse_state(what[0])
-        return state, LiveOptions(state.path("model") if state.screen is ScreenName.LIVE else None)
+        return parse_state(what[0])
     if len(what) > 2:
         raise UsageError(f"open: {len(what)} paths: expected a model, a stage file, a state, or one or two captures")
     for text in what:
         if not Path(text).exists():
             raise UsageError(f"{text}: does not exist: expected a model, a capture, a stage file or a state")
     if len(what) == 2:
-        return screen_state(ScreenName.DIFF, a=what[0], b=what[1]), LiveOptions()
+        return screen_state(ScreenName.DIFF, a=what[0], b=what[1])
     if not what:
-        return ScreenState(ScreenName.BROWSE), LiveOptions()
+        return ScreenState(ScreenName.BROWSE)
     path = Path(what[0])
     if path.is_dir():
-        return screen_state(ScreenName.BROWSE, path=path), LiveOptions()
+        return screen_state(ScreenName.BROWSE, path=path)
     if is_aprt(path):
-        return screen_state(ScreenName.TENSOR, path=path), LiveOptions()
+        return screen_state(ScreenName.TENSOR, path=path)
     if path.suffix in (".yaml", ".yml"):
-        return screen_state(ScreenName.CONTRACTS, path=path), LiveOptions()
-    return ScreenState(ScreenName.LIVE), LiveOptions(path)
+        return screen_state(ScreenName.CONTRACTS, path=path)
+    return screen_state(ScreenName.LIVE, model=path)
 
 
 def open_live() -> int:
     """Open the live view on the embedded model; off a terminal, stream a completion to stdout and say so."""
     if sys.stdin.isatty() and sys.stdout.isatty():
-        from aprtui.tui.app import LiveOptions, run_app
-        from aprtui.tui.frame.state import ScreenName, ScreenState
+        from aprtui.tui.app import run_app
+        from aprtui.tui.frame.state import ScreenName, screen_state
 
-        return run_app(ScreenState(ScreenName.LIVE), LiveOptions(prompt=PROMPT))
+        return run_app(screen_state(ScreenName.LIVE, prompt=PROMPT))
     from aprtui.cli.run import command
 
     click.echo(f"aprtui: no terminal for the live view, streaming a completion of {PROMPT!r} instead", err=True)

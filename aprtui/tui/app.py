@@ -7,7 +7,6 @@ import importlib
 import locale
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -20,9 +19,6 @@ from textual.screen import Screen
 
 from aprtui.engine.process.engine_process import EngineProcess, EngineState
 from aprtui.engine.process.loading import load_engine
-from aprtui.engine.process.messages import EngineSettings
-from aprtui.engine.protocol import KvType, Mode
-from aprtui.engine.sampling import Sampling
 from aprtui.errors import AprtuiError, EngineError, ExitCode
 from aprtui.model.model import load_model
 from aprtui.resources import embedded_model
@@ -37,16 +33,10 @@ from aprtui.tui.screens.help.screen import HelpScreen
 from aprtui.tui.screens.live.screen import LiveScreen
 from aprtui.tui.widgets.line_widget import PLAIN
 
-
-def _class_of(name: ScreenName) -> type[ToolScreen]:
-    """The screen class in the folder of that name."""
-    module = importlib.import_module(f"aprtui.tui.screens.{name}.screen")
-    found: type[ToolScreen] = getattr(module, f"{name.capitalize()}Screen")
-    return found
-
-
-SCREENS: Mapping[ScreenName, type[ToolScreen]] = {name: _class_of(name) for name in ScreenName}
-"""The class of each screen."""
+SCREENS: Mapping[ScreenName, type[ToolScreen]] = {
+    name: getattr(importlib.import_module(f"aprtui.tui.screens.{name}.screen"), f"{name.capitalize()}Screen")
+    for name in ScreenName
+}
 
 
 class AprtuiApp(App[ExitCode]):
@@ -99,11 +89,9 @@ class AprtuiApp(App[ExitCode]):
         self.open_state(self._initial_state)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        """Textual's own filters, and the one that lets only ASCII through where that is configured."""
         return [*super().get_line_filters(), *self._ascii]
 
     def get_key_display(self, binding: Binding) -> str:
-        """The name of a key in the footer."""
         text = super().get_key_display(binding)
         return text if text.isascii() or not self.config.ascii else displayed_keys(binding.key, ascii_only=True)
 
@@ -146,7 +134,6 @@ class AprtuiApp(App[ExitCode]):
             self.switch_screen(self._screens[wanted])
 
     def back(self) -> None:
-        """Show the previous screen."""
         if len(self._history) > 1:
             self._history.pop()
             self.action_go(self._history[-1])
@@ -159,17 +146,14 @@ class AprtuiApp(App[ExitCode]):
         return ()
 
     def action_help(self) -> None:
-        """Show what the screen means, and its keys."""
         screen = self.screen
         if isinstance(screen, ToolScreen):
-            title = screen.NAME.capitalize()
-            self.push_screen(HelpScreen(title, screen.EXPLANATION, screen.all_bindings(), screen.chords))
+            self.push_screen(HelpScreen(screen))
 
     def action_turn_theme(self) -> None:
         self.theme = LIGHT.name if self.current_theme.dark else DARK.name
 
     async def action_quit(self) -> None:
-        """Leave the app; a running generation ends."""
         crashed = self.session.source.state is EngineState.CRASHED
         self.exit(ExitCode.ENGINE if crashed else ExitCode.PASS)
 
@@ -183,7 +167,6 @@ class AprtuiApp(App[ExitCode]):
         self.exit(ExitCode.INTERRUPTED)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """Textual's own commands, and the keys and chords of the screen."""
         yield from super().get_system_commands(screen)
         if not isinstance(screen, ToolScreen):
             return
@@ -198,39 +181,21 @@ class AprtuiApp(App[ExitCode]):
             )
 
 
-@dataclass(frozen=True, slots=True)
-class LiveOptions:
-    """Which model the live screen runs (None: the embedded one), and how.
-
-    Without `threads`, one core is left to the screen; without `sampling`, the model's recommended temperature is used.
-    """
-
-    model: Path | None = None
-    prompt: str = ""
-    mode: Mode = Mode.Q8
-    backend: str = "auto"
-    kv: KvType = KvType.F32
-    threads: int | None = None
-    context: int | None = None
-    sampling: Sampling | None = None
-
-
-def run_app(
-    state: ScreenState, live: LiveOptions, *, paths: tuple[Path, ...] = (), ascii_only: bool = False
-) -> ExitCode:
+def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: bool = False) -> ExitCode:
     """Open the app on `state`; the engine starts when the live screen is shown.
+
+    The model is the one that a state of the live screen names, else the embedded one.
 
     Raises `UnreadableError` before the screen opens if the model cannot be used, `UsageError` for a configuration
     that makes no sense, and `EngineError` after it if the engine had crashed and was not restarted.
     """
     config = read_config(config_path())
-    if ascii_only or not _has_unicode():
+    if ascii_only or "utf" not in locale.getencoding().lower():  # block characters cannot be written
         config = Config(config.path, config.theme, True, config.keys)
-    path = live.model or embedded_model()
+    path = (state.path("model") if state.screen is ScreenName.LIVE else None) or embedded_model()
     load_model(path)
-    settings = EngineSettings(live.backend, live.mode, live.kv, live.threads, live.context)
-    source = EngineProcess(partial(load_engine, path=path), settings, _log_file())
-    app = AprtuiApp(Session(source, live.prompt, live.sampling, paths), state, config)
+    source = EngineProcess(partial(load_engine, path=path), log=_log_file())
+    app = AprtuiApp(Session(source, paths=paths), state, config)
     # Imported objects stay alive: searching them for garbage took a third of the time of a frame. Full collections,
     # which held keys up for 80 ms every two seconds, are rare.
     gc.freeze()
@@ -242,11 +207,6 @@ def run_app(
     if code is ExitCode.ENGINE:
         raise EngineError(app.failure)
     return code
-
-
-def _has_unicode() -> bool:
-    """Whether the encoding of the locale has block characters."""
-    return "utf" in locale.getencoding().lower()
 
 
 def _log_file() -> Path | None:

@@ -73,7 +73,7 @@ async def contracts_scene(pilot: Driver, source: EngineProcess) -> None:
 
 
 SCENES: dict[ScreenName, tuple[ScreenState, Scene]] = {
-    ScreenName.LIVE: (ScreenState(ScreenName.LIVE), live),
+    ScreenName.LIVE: (screen_state(ScreenName.LIVE, prompt=PROMPT), live),
     ScreenName.BROWSE: (screen_state(ScreenName.BROWSE, a="good", b="bad"), browse),
     ScreenName.TENSOR: (screen_state(ScreenName.TENSOR, capture="bad", layer=2, stage="ffn_gate"), tensor),
     ScreenName.DIFF: (
@@ -113,7 +113,7 @@ async def render(name: ScreenName, size: tuple[int, int], theme: str) -> None:
     """Draw one screen."""
     state, scene = SCENES[name]
     source = EngineProcess(partial(load_engine, path=embedded_model()), EngineSettings(threads=1))
-    app = AprtuiApp(Session(source, PROMPT), state, Config(Path("config.toml"), theme=f"aprtui-{theme}"))
+    app = AprtuiApp(Session(source), state, Config(Path("config.toml"), theme=f"aprtui-{theme}"))
     try:
         async with app.run_test(size=size) as pilot:
             await scene(pilot, source)

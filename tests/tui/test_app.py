@@ -12,8 +12,8 @@ from textual.widgets import Input, Static
 
 from aprtui.tui import app as app_module
 from aprtui.tui.app import AprtuiApp
-from aprtui.tui.frame.chords import ChordScreen
 from aprtui.tui.frame.keymap import Chord
+from aprtui.tui.frame.overlay import ChordScreen
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen

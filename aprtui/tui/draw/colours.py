@@ -1,48 +1,64 @@
-"""Colours: the themes of the app, and colour maps that read the same with and without colour-vision deficiency."""
+"""Levels of values, the glyphs and colours that stand for them, and the themes of the app.
+
+The colour maps read the same with and without colour-vision deficiency.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from functools import cache
 
 from rich.color import Color
 from rich.style import Style
 from textual.theme import Theme
 
-from aprtui.tui.draw.levels import LEVELS, Mark
+LEVELS = 64
+"""Colour levels; more could not be told apart, and few styles mean few colour changes to send."""
 
-DARK = Theme(
-    name="aprtui-dark",
-    primary="#e1cc55",
-    accent="#e1cc55",
-    secondary="#8a8678",
-    warning="#e1cc55",
-    error="#ff6b81",
-    success="#e1cc55",
-    foreground="#d8dce3",
-    background="#0e1116",
-    surface="#12161d",
-    panel="#1a1f29",
-    dark=True,
-    variables={"border": "#e1cc55", "border-blurred": "#343c49", "footer-key-foreground": "#e1cc55"},
-)
 
-LIGHT = Theme(
-    name="aprtui-light",
-    primary="#7a5c00",
-    accent="#7a5c00",
-    secondary="#6d6a5f",
-    warning="#7a5c00",
-    error="#b3113a",
-    success="#7a5c00",
-    foreground="#1d2129",
-    background="#fbfaf6",
-    surface="#f4f2ea",
-    panel="#e8e5da",
-    dark=False,
-    variables={"border": "#7a5c00", "border-blurred": "#c3bfb0", "footer-key-foreground": "#7a5c00"},
-)
+class Mark(IntEnum):
+    """Values of a level tile that are no level; `ABOVE` and `BELOW` lie beyond the ends of the scale."""
+
+    MISSING = 64
+    ZERO = 65
+    INF = 66
+    NAN = 67
+    ABOVE = 68
+    BELOW = 69
+
+
+RAMP = " `,:~=*%#@"
+"""Glyphs from the lowest to the highest level, for terminals without colour; `+` and `-` mean clipped, `.` missing."""
+
+
+def glyph(level: int) -> str:
+    marks = {
+        Mark.MISSING: "·", Mark.ZERO: "0", Mark.INF: "I", Mark.NAN: "X", Mark.ABOVE: "+", Mark.BELOW: "-"
+    }  # fmt: skip
+    return RAMP[level * len(RAMP) // LEVELS] if level < LEVELS else marks[Mark(level)]
+
+
+def _theme(
+    name: str, *, dark: bool, accent: str, muted: str, error: str, text: str, surfaces: tuple[str, str, str, str]
+) -> Theme:
+    """A theme with one colour for all that stands out; `surfaces` are background, surface, panel and border."""
+    background, surface, panel, border = surfaces
+    return Theme(
+        name, primary=accent, accent=accent, warning=accent, success=accent, secondary=muted, error=error,
+        foreground=text, background=background, surface=surface, panel=panel, dark=dark,
+        variables={"border": accent, "border-blurred": border, "footer-key-foreground": accent},
+    )  # fmt: skip
+
+
+DARK = _theme(
+    "aprtui-dark", dark=True, accent="#e1cc55", muted="#8a8678", error="#ff6b81", text="#d8dce3",
+    surfaces=("#0e1116", "#12161d", "#1a1f29", "#343c49"),
+)  # fmt: skip
+LIGHT = _theme(
+    "aprtui-light", dark=False, accent="#7a5c00", muted="#6d6a5f", error="#b3113a", text="#1d2129",
+    surfaces=("#fbfaf6", "#f4f2ea", "#e8e5da", "#c3bfb0"),
+)  # fmt: skip
 
 # Ten evenly spaced colours of cividis (Nuñez, Anderton and Renslow 2018, PLOS ONE 13(7) e0199239), which reads the same
 # with and without colour-vision deficiency.
@@ -63,7 +79,6 @@ _ERROR = ((38, 56, 77), (58, 93, 128), (143, 187, 220), (251, 217, 165), (244, 1
 _MARK_COLOURS = {Mark.NAN: (255, 45, 111), Mark.INF: (255, 138, 0)}
 
 Rgb = tuple[int, int, int]
-
 
 CURSOR = {
     True: Style(reverse=True, bold=True, color="#ffffff", bgcolor="#000000"),

@@ -7,17 +7,21 @@ all cells, on one scale. Everything is computed once for all cells of a frame.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.trace.graph import StageGraph
-from aprtui.tui.draw.colours import ColourMap
+from aprtui.tui.draw.colours import LEVELS, ColourMap, Mark
 from aprtui.tui.draw.grid_layout import GridLayout
-from aprtui.tui.draw.levels import LEAST_SPAN, LEVELS, Mark
 from aprtui.tui.draw.numbers import short_number, signed_short_number
+
+LEAST_SPAN = 10.0
+"""A column's scale covers at least this factor, so that a stage that hardly varies looks even."""
 
 FULL_CHANGE = 4.0
 """A change by this factor, up or down, has the full colour."""
@@ -44,17 +48,14 @@ class Statistic(StrEnum):
 
     @property
     def words(self) -> str:
-        """What the numbers are."""
         return _WORDS[self]
 
     @property
     def is_signed(self) -> bool:
-        """Whether the sign of a number matters."""
         return self in (Statistic.MEAN, Statistic.CHANGE)
 
     @property
     def colour_map(self) -> ColourMap:
-        """What the levels look like."""
         return ColourMap.DIVERGING if self.is_signed else ColourMap.CIVIDIS
 
     @property
@@ -168,17 +169,8 @@ def grid_tile(layout: GridLayout, figures: Figures) -> NDArray[np.uint8]:
     return np.where(marks == _NUMBER, levels, marks).astype(np.uint8)
 
 
-def _each_column(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """0 … 1 on a logarithmic scale from the smallest to the largest of a column, a factor of LEAST_SPAN at least."""
-    return _logarithmic(values, axis=0)
-
-
-def _all_cells(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The same on one scale for all cells."""
-    return _logarithmic(values, axis=None)
-
-
 def _logarithmic(values: NDArray[np.float64], axis: int | None) -> NDArray[np.float64]:
+    """0 … 1 from the smallest to the largest of a column (`axis` 0) or of all, a factor of LEAST_SPAN at least."""
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log10(values)
         usable = np.isfinite(logs)
@@ -201,17 +193,13 @@ def _factors(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return 0.5 + np.log(1 + values / 100) / math.log(FULL_CHANGE) / 2
 
 
-def _flat(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.ones_like(values)
-
-
-_SCALES = {
-    Statistic.RMS: _each_column,
-    Statistic.ABSMAX: _each_column,
+_SCALES: Mapping[Statistic, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    Statistic.RMS: partial(_logarithmic, axis=0),
+    Statistic.ABSMAX: partial(_logarithmic, axis=0),
     Statistic.MEAN: _about_zero,
     Statistic.CHANGE: _factors,
-    Statistic.NONFINITE: _flat,
-    Statistic.TIME: _all_cells,
+    Statistic.NONFINITE: np.ones_like,
+    Statistic.TIME: partial(_logarithmic, axis=None),
 }
 
 

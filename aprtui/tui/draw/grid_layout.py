@@ -25,19 +25,8 @@ class GridLayout:
     model_rows: NDArray[np.int64]
     """Index of each of `model_nodes` in execution order."""
 
-    @property
-    def layers(self) -> int:
-        """Rows of the grid."""
-        return int(self.rows.shape[0])
-
-    @property
-    def columns(self) -> int:
-        """Columns of the grid."""
-        return len(self.stages)
-
 
 def grid_layout(graph: StageGraph) -> GridLayout:
-    """The layout for `graph`."""
     stages = tuple(stage for stage in graph.stages if stage.scope is Scope.LAYER)
     groups = tuple((name, len(list(members))) for name, members in groupby(stages, lambda stage: stage.column))
     rows = np.array(

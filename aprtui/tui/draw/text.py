@@ -1,9 +1,14 @@
-"""Text in terminal cells: clipped, padded, joined as far as there is room, quoted. A wide character takes two cells."""
+"""Text in terminal cells: clipped, padded, joined as far as there is room, quoted; paths as text.
+
+A wide character takes two cells.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.cells import cell_len, set_cell_size
 
@@ -46,3 +51,18 @@ def joined(fields: Sequence[str], width: int) -> str:
 def quoted(name: str) -> str:
     """A token's text with its line breaks and blanks told apart: `"\\n"`, `" return"`."""
     return json.dumps(name, ensure_ascii=False)
+
+
+def as_typed(path: Path) -> str:
+    """A path as a person would type it here: relative where it lies below the working directory."""
+    absolute = path.absolute()
+    return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(path)
+
+
+def short_path(path: Path, working: Path) -> str:
+    """A path as short as it can be: relative to the folder `working`, or to the home of the user as `~`."""
+    absolute = path.absolute()
+    if absolute.is_relative_to(working):
+        return str(absolute.relative_to(working)) if absolute != working else f".{os.sep} ({working.name})"
+    home = Path.home()
+    return f"~{os.sep}{absolute.relative_to(home)}" if absolute.is_relative_to(home) else str(absolute)

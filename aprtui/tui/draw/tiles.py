@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.tui.draw.colours import ColourMap
-from aprtui.tui.draw.levels import LEVELS, Mark
+from aprtui.tui.draw.colours import LEVELS, ColourMap, Mark
 
 Read = Callable[[slice, slice], NDArray[np.float32]]
 """Gives the values of some rows and columns; of an array, `lambda rows, columns: array[rows, columns]`."""
@@ -76,25 +75,13 @@ def zoomed(tiling: Tiling, shape: Size, room: Size, factor: float, row: int, col
     fit = whole(shape, room)
     rows = min(max(math.ceil(tiling.rows_per_cell * factor), 1), fit.rows_per_cell)
     columns = min(max(math.ceil(tiling.columns_per_cell * factor), 1), fit.columns_per_cell)
-    return _inside(
-        Tiling(row - rows * room[0] // 2, column - columns * room[1] // 2, rows, columns),
-        shape,
-        room,
-    )
+    return _inside(Tiling(row - rows * room[0] // 2, column - columns * room[1] // 2, rows, columns), shape, room)
 
 
 def panned(tiling: Tiling, shape: Size, room: Size, rows: int, columns: int) -> Tiling:
     """`tiling` moved by cells, as far as there are values."""
-    return _inside(
-        Tiling(
-            tiling.row + rows * tiling.rows_per_cell,
-            tiling.column + columns * tiling.columns_per_cell,
-            tiling.rows_per_cell,
-            tiling.columns_per_cell,
-        ),
-        shape,
-        room,
-    )
+    row, column = tiling.row + rows * tiling.rows_per_cell, tiling.column + columns * tiling.columns_per_cell
+    return _inside(replace(tiling, row=row, column=column), shape, room)
 
 
 def showing(tiling: Tiling, shape: Size, room: Size, row: int, column: int) -> Tiling:
@@ -109,20 +96,13 @@ def _inside(tiling: Tiling, shape: Size, room: Size) -> Tiling:
     """`tiling` without empty space that values could fill."""
     last_row = max(_up(shape[0], tiling.rows_per_cell) - room[0], 0) * tiling.rows_per_cell
     last_column = max(_up(shape[1], tiling.columns_per_cell) - room[1], 0) * tiling.columns_per_cell
-    return Tiling(
-        _multiple(min(max(tiling.row, 0), last_row), tiling.rows_per_cell),
-        _multiple(min(max(tiling.column, 0), last_column), tiling.columns_per_cell),
-        tiling.rows_per_cell,
-        tiling.columns_per_cell,
-    )
+    row, column = min(max(tiling.row, 0), last_row), min(max(tiling.column, 0), last_column)
+    # A tiling begins at a whole cell.
+    return replace(tiling, row=row - row % tiling.rows_per_cell, column=column - column % tiling.columns_per_cell)
 
 
 def _up(value: int, divisor: int) -> int:
     return -(-value // divisor)
-
-
-def _multiple(value: int, of: int) -> int:
-    return value // of * of
 
 
 def reduced(

@@ -60,13 +60,11 @@ class Viewport:
 
     @classmethod
     def of(cls, shape: Size, lines: int, cells: int, *, plain: bool = False) -> Viewport:
-        """All of a tensor."""
         grain = grain_for(shape, lines, cells, numbers=False, plain=plain)
         return cls(shape, lines, cells, whole(shape, grain.room(lines, cells)), plain=plain)
 
     @property
     def grain(self) -> Grain:
-        """How values are drawn."""
         return grain_for(self.shape, self.lines, self.cells, numbers=self.numbers, plain=self.plain)
 
     @property
@@ -77,7 +75,6 @@ class Viewport:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of the tensor is in view."""
         rows, columns = self.tiling.cells(self.shape, self.room)
         return rows * self.tiling.rows_per_cell >= self.shape[0] and (
             columns * self.tiling.columns_per_cell >= self.shape[1]
@@ -90,7 +87,6 @@ class Viewport:
 
     @property
     def cursor_cell(self) -> Size:
-        """The cell that the cursor is in."""
         return self.tiling.cell(self.row, self.column)
 
     @property
@@ -159,7 +155,6 @@ class Viewport:
         return replace(self, tiling=zoomed(self.tiling, self.shape, self.room, 2, self.row, self.column))
 
     def fitted(self) -> Viewport:
-        """All of the tensor."""
         view = Viewport.of(self.shape, self.lines, self.cells, plain=self.plain)
         return replace(view, row=self.row, column=self.column)
 
@@ -187,17 +182,14 @@ class Viewport:
         # The last line is in the frame with all of its rows.
         top, bottom = int(above / down), max(int((below + 1) / down) - 1, int(below / down))
         left, right = left // grain.cells, right // grain.cells
-        rows, columns = (slice(*ends) for ends in ((top, bottom + 1), (left, right + 1)))
-        begin, end = (
-            self.tiling.values(rows.start, columns.start, self.shape),
-            self.tiling.values(rows.stop - 1, columns.stop - 1, self.shape),
-        )
-        seen = begin[0].start, begin[1].start, end[0].stop, end[1].stop
-        if seen[0] >= seen[2] or seen[1] >= seen[3]:
+        first_rows, first_columns = self.tiling.values(top, left, self.shape)
+        last_rows, last_columns = self.tiling.values(bottom, right, self.shape)
+        rows, columns = slice(first_rows.start, last_rows.stop), slice(first_columns.start, last_columns.stop)
+        if rows.start >= rows.stop or columns.start >= columns.stop:
             return self
         # One cell less than there is room for: a tiling begins at a whole cell, which may lie before the frame.
-        fit = whole((seen[2] - seen[0], seen[3] - seen[1]), (self.room[0] - 1, self.room[1] - 1))
-        middle = self.at((seen[0] + seen[2]) // 2, (seen[1] + seen[3]) // 2)
+        fit = whole((rows.stop - rows.start, columns.stop - columns.start), (self.room[0] - 1, self.room[1] - 1))
+        middle = self.at((rows.start + rows.stop) // 2, (columns.start + columns.stop) // 2)
         return middle.with_zoom(fit.rows_per_cell, fit.columns_per_cell)
 
     def _in_view(self) -> Viewport:

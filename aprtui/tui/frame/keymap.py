@@ -26,12 +26,10 @@ class Chord:
 
     @property
     def prefix(self) -> str:
-        """The first key."""
         return key_name(self.keys.split()[0])
 
     @property
     def last(self) -> str:
-        """The second key."""
         return self.keys.split()[1] if self.keys.endswith("*") else key_name(self.keys.split()[1])
 
 

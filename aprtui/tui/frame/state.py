@@ -32,7 +32,6 @@ class ScreenState:
     fields: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def __str__(self) -> str:
-        """The string: a URL whose path is the screen and whose query are the fields."""
         query = urlencode(self.fields, quote_via=quote, safe="/.:,")
         return f"{SCHEME}{self.screen}" + (f"?{query}" if query else "")
 

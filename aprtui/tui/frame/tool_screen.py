@@ -9,35 +9,95 @@ from datetime import datetime
 from pathlib import Path
 from typing import ClassVar, Protocol, cast
 
+from rich.segment import Segment
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.events import Click
+from textual.reactive import reactive
 from textual.screen import Screen
+from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Footer, Input, Static
 
-from aprtui.tui.frame.chords import ChordScreen
-from aprtui.tui.frame.chrome import ReadoutLine, TabBar
+from aprtui.tui.draw.text import clipped, clipped_start, padded
 from aprtui.tui.frame.config import Config
-from aprtui.tui.frame.jump import JumpScreen
 from aprtui.tui.frame.keymap import Chord, key_name, remapped
+from aprtui.tui.frame.overlay import ChordScreen, JumpScreen
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState
 from aprtui.tui.widgets.jump_targets import JumpTargets
+from aprtui.tui.widgets.line_widget import LineWidget
+
+LEAST_COLUMNS, LEAST_ROWS = 80, 24
+"""The smallest terminal that screens are made for."""
+
+
+class TabBar(LineWidget):
+    """The screens with their keys, the current one marked; `detail` at the right says what it shows."""
+
+    PREFIX = "tab-bar"
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"tab-bar--name", "tab-bar--current", "tab-bar--warning"}
+    DEFAULT_CSS = """
+    TabBar {
+        height: 1; background: $panel; color: $text-muted; padding: 0 1;
+        .tab-bar--name { color: $accent; text-style: bold; }
+        .tab-bar--current { color: $foreground; background: $background; text-style: bold underline; }
+        .tab-bar--warning { color: $error; text-style: bold; }
+    }
+    """
+
+    detail: reactive[str] = reactive("")
+
+    def __init__(self, current: ScreenName) -> None:
+        super().__init__()
+        self._current = current
+
+    def render_line(self, y: int) -> Strip:
+        width, base = self.size.width, self.style()
+        segments = [Segment("aprtui", self.style("name")), Segment("  ", base)]
+        for number, name in enumerate(ScreenName, 1):
+            style = self.style("current") if name is self._current else base
+            segments += [Segment(f" {number} {name.capitalize()} ", style), Segment(" ", base)]
+        room = width - sum(len(segment.text) for segment in segments)
+        detail, style = self.detail, base
+        columns, rows = self.app.size
+        if columns < LEAST_COLUMNS or rows < LEAST_ROWS:
+            detail = f"{columns}×{rows}: made for {LEAST_COLUMNS}×{LEAST_ROWS}"
+            style = self.style("warning")
+            if len(detail) > room:
+                return Strip([Segment(detail, style)]).adjust_cell_length(width, base)
+        detail = clipped_start(detail, room) if room > 8 else ""
+        return Strip([*segments, Segment(padded(detail, room, right=True), style)]).adjust_cell_length(width, base)
+
+    async def on_click(self, event: Click) -> None:
+        at = 8  # behind the padding and the program's name
+        for name in ScreenName:
+            width = len(f" 1 {name} ")
+            if at <= event.x - 1 < at + width:
+                await self.run_action(f"app.go('{name}')")
+            at += width + 1
+
+
+class ReadoutLine(LineWidget):
+    """One line that describes the focused cell in plain words: for screen readers, logs, and screens without colour."""
+
+    DEFAULT_CSS = "ReadoutLine { height: 1; padding: 0 1; background: $panel; color: $foreground; }"
+
+    text: reactive[str] = reactive("")
+
+    def render_line(self, y: int) -> Strip:
+        width, base = self.size.width, self.style()
+        return Strip([Segment(clipped(self.text, width), base)]).adjust_cell_length(width, base)
 
 
 class Program(Protocol):
-    """What the app does for its screens."""
+    """What the app does for its screens; `AprtuiApp` describes its methods."""
 
     config: Config
 
-    def open_state(self, state: ScreenState) -> None:
-        """Show the screen that `state` describes."""
-
-    def back(self) -> None:
-        """Show the screen that was shown before this one."""
-
-    def captures_at_hand(self) -> tuple[Path, ...]:
-        """The captures on the screen that was shown last of those that show some."""
+    def open_state(self, state: ScreenState) -> None: ...
+    def back(self) -> None: ...
+    def captures_at_hand(self) -> tuple[Path, ...]: ...
 
 
 class ToolScreen(Screen[None]):
@@ -89,7 +149,6 @@ class ToolScreen(Screen[None]):
         yield Footer(show_command_palette=False)
 
     def compose_body(self) -> Iterable[Widget]:
-        """What the screen itself shows."""
         raise NotImplementedError
 
     def state(self) -> ScreenState:
@@ -113,7 +172,6 @@ class ToolScreen(Screen[None]):
         self.query_one(TabBar).detail = text
 
     def on_mount(self) -> None:
-        """Bind the first keys of chords, as the user has mapped them."""
         self.chords = remapped(self.CHORDS, self.program.config.keys)
         for prefix in dict.fromkeys(chord.prefix for chord in self.chords):
             self._bindings.bind(prefix, f"chord('{prefix}')", show=False, priority=True)
@@ -138,11 +196,9 @@ class ToolScreen(Screen[None]):
     async def _run_chord(self, typed: tuple[Chord, str] | None) -> None:
         if typed is not None:
             chord, key = typed
-            action = chord.action.replace("*", key)
-            await self.run_action(action)
+            await self.run_action(chord.action.replace("*", key))
 
     def action_jump_to_label(self) -> None:
-        """Label the cells or rows of the focused widget, and go to the one whose label is typed."""
         widget = self.focused
         if not isinstance(widget, JumpTargets) or not widget.jump_places():
             self.notify("Nothing to jump to here: grids and lists have labels.", severity="warning")
@@ -155,7 +211,6 @@ class ToolScreen(Screen[None]):
         self.app.push_screen(JumpScreen(widget), jump)
 
     def action_back(self) -> None:
-        """Go to the previous screen."""
         self.program.back()
 
     def action_copy_command(self) -> None:
@@ -167,7 +222,6 @@ class ToolScreen(Screen[None]):
             self.notify("Nothing here to give headless yet.", severity="warning")
 
     def action_copy_state(self) -> None:
-        """Copy the command that opens this screen as it stands."""
         self.copy(["aprtui", "open", str(self.state())])
 
     def copy(self, words: Sequence[str]) -> None:
@@ -178,7 +232,6 @@ class ToolScreen(Screen[None]):
         self.notify(text, title="Copied", markup=False, timeout=10)
 
     def action_save_picture(self) -> None:
-        """Write the screen as SVG into the working directory."""
         path = Path(f"aprtui-{self.NAME}-{datetime.now().astimezone():%Y%m%d-%H%M%S}.svg")
         try:
             path.write_text(picture(self.app.export_screenshot(title="aprtui")), encoding="utf-8")

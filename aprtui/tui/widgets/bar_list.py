@@ -40,7 +40,6 @@ class BarList(LineWidget):
         return self._bars
 
     def show(self, bars: Sequence[Bar], empty: str = "") -> None:
-        """Draw `bars`; where there are none, the words `empty`, line by line."""
         lines = empty.splitlines()
         if bars == self._bars and lines == self._empty:
             return
@@ -66,7 +65,6 @@ class BarList(LineWidget):
         return Strip(segments).adjust_cell_length(width, base)
 
     def on_resize(self) -> None:
-        """Keep the marked row in view."""
         self._keep_marked_in_view()
 
     def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:

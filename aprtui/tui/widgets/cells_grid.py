@@ -28,7 +28,7 @@ class CellsGrid(LayerGrid):
         .layer-grid--dark { color: $text-muted; }
     }
     """
-    WIDEST = 7
+    NARROWEST, WIDEST = 1, 7
     LABEL_STYLE = "label"
     EMPTY = "no capture at hand: mark one in Browse, or open two in Diff"
     EMPTY_HEIGHT = 1
@@ -50,18 +50,16 @@ class CellsGrid(LayerGrid):
         return max(min(layers, default=0) - 1, 0)
 
     def show(self, graph: StageGraph | None, lit: Collection[Node] = (), *, bad: bool = False) -> None:
-        """Light the cells of `lit`; `bad` ones stand out."""
         layout = None if graph is None else grid_layout(graph)
         if layout is None:
             self.set_shape((), (), ())
         else:
-            self.set_shape([stage.name for stage in layout.stages], (), range(layout.layers))
+            self.set_shape([stage.name for stage in layout.stages], (), range(len(layout.rows)))
         self._model_nodes = () if layout is None else layout.model_nodes
         self._lit, self._bad = frozenset(lit), bad
         self.refresh(layout=True)
 
     def lines_below(self, width: int) -> int:
-        """One, for the stages of the model."""
         return 1
 
     def draw_row(self, row: int) -> Strip:
@@ -78,9 +76,6 @@ class CellsGrid(LayerGrid):
     def _cell_width(self, width: int) -> int:
         """At least 1: cells that have no room are cut off."""
         return max(super()._cell_width(width), 1)
-
-    def _fits(self, width: int) -> bool:
-        return True
 
     def _cell(self, node: Node, width: int) -> Segment:
         lit = node in self._lit

@@ -20,8 +20,7 @@ from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
 
-from aprtui.tui.draw.colours import ColourMap, level_colours, level_styles
-from aprtui.tui.draw.levels import LEVELS, Mark, glyph
+from aprtui.tui.draw.colours import LEVELS, ColourMap, Mark, glyph, level_colours, level_styles
 from aprtui.tui.widgets.line_widget import LineWidget
 
 Tile = NDArray[np.uint8]
@@ -32,7 +31,7 @@ _MARK_GLYPHS = {Mark.NAN: "X", Mark.INF: "I", Mark.ABOVE: "+"}
 
 
 class Heatmap(LineWidget, can_focus=True):
-    """Draws a tile `[rows, columns]` of levels 0 … 63 and marks (`levels.Mark`)."""
+    """Draws a tile `[rows, columns]` of levels 0 … 63 and marks (`Mark`)."""
 
     PREFIX = "heatmap"
     COMPONENT_CLASSES: ClassVar[set[str]] = {"heatmap--cursor"}
@@ -105,7 +104,6 @@ class Heatmap(LineWidget, can_focus=True):
         self._pressed, self.dragged = None if offset is None else (offset.y, offset.x), False
 
     def on_mouse_up(self, event: MouseUp) -> None:
-        """A selection ends, if the mouse was dragged."""
         offset, pressed = event.get_content_offset(self), self._pressed
         self._pressed = None
         if offset is not None and pressed is not None and pressed != (offset.y, offset.x):
@@ -120,12 +118,10 @@ class Heatmap(LineWidget, can_focus=True):
                 self.post_message(self.Pointed(self, row, offset.x))
 
     def notify_style_update(self) -> None:
-        """Forget what was drawn: the theme has changed."""
         super().notify_style_update()
         self._version += 1
 
     def render_line(self, y: int) -> Strip:
-        """Line `y`: one row of glyphs, or two rows of half blocks."""
         cursor = self._cursor if self._cursor is not None and self._cursor[0] // (1 if self.plain else 2) == y else None
         key = (y, self._version, cursor, self.size.width)
         if key not in self._lines:

@@ -50,7 +50,6 @@ class JumpTargets(LineWidget):
         raise NotImplementedError
 
     def show_labels(self, labels: Mapping[str, JumpPlace]) -> None:
-        """Draw these labels, and no others."""
         lines = defaultdict(list)
         for label, place in labels.items():
             lines[place.line].append((place.at, label))

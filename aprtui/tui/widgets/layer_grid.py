@@ -109,15 +109,12 @@ class LayerGrid(JumpTargets):
         self.forget_lines()
 
     def draw_row(self, row: int) -> Strip:
-        """A row of cells."""
         raise NotImplementedError
 
     def draw_above(self, line: int) -> Strip:
-        """A line between the headers and the rows."""
         raise NotImplementedError
 
     def draw_below(self, line: int) -> Strip:
-        """A line below the rows."""
         raise NotImplementedError
 
     def lines_below(self, width: int) -> int:
@@ -138,7 +135,6 @@ class LayerGrid(JumpTargets):
     # Drawing
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        """Headers, all rows, and the lines above and below them."""
         if not self._has_cells:
             return self.EMPTY_HEIGHT
         if not self._fits(width):
@@ -147,7 +143,6 @@ class LayerGrid(JumpTargets):
         return head + self.LINES_ABOVE + self._row_count + self.lines_below(width)
 
     def draw_line(self, y: int) -> Strip:
-        """Line `y`: headers, lines above, rows, lines below."""
         lines = self._lines
         width, base = lines.size.width, self.style()
         if not lines.drawn:
@@ -199,7 +194,6 @@ class LayerGrid(JumpTargets):
         return self._cached_lines
 
     def forget_lines(self) -> None:
-        """What is drawn around the rows has changed."""
         self._cached_lines = None
 
     @property
@@ -232,14 +226,12 @@ class LayerGrid(JumpTargets):
         return segments
 
     def _draw_head(self, width: int) -> list[Strip]:
-        """Names of groups, if there are any, and of stages, over cells of this width."""
-        lines = [self._group_line(width)] if self._groups else []
-        return [Strip(line) for line in (*lines, *map(self._header_line, self._header_segments(width)))]
-
-    def _group_line(self, width: int) -> list[Segment]:
-        group = self.style("group")
-        line = "│".join(f" {name} ".center(width * members, "─") for name, members in self._groups)
-        return [Segment(" " * LABEL, group), Segment(line, group)]
+        lines = [self._header_line(row) for row in self._header_segments(width)]
+        if self._groups:
+            names = "│".join(f" {name} ".center(width * members, "─") for name, members in self._groups)
+            group = self.style("group")
+            lines.insert(0, [Segment(" " * LABEL, group), Segment(names, group)])
+        return [Strip(line) for line in lines]
 
     def _header_segments(self, width: int) -> list[list[Segment]]:
         """The rows of the stage names. Neighbours differ, since narrow ones touch."""
@@ -257,7 +249,6 @@ class LayerGrid(JumpTargets):
         return self._separated(" " * LABEL, self._by_group(segments))
 
     def notify_style_update(self) -> None:
-        """Forget what was drawn: the theme or the focus has changed."""
         super().notify_style_update()
         self.forget_lines()
 
@@ -302,7 +293,6 @@ class LayerGrid(JumpTargets):
             self.put_cursor(Node(layer, self._columns[column]))
 
     def _move_below(self, rows: int, columns: int) -> None:
-        """Move the cursor from one of the stages below the rows."""
         assert self._cursor is not None
         if rows < 0 and self._layers:
             layer = self._layers[max(len(self._layers) + rows, 0)]
@@ -312,7 +302,6 @@ class LayerGrid(JumpTargets):
             self.put_cursor(self._below[min(max(place, 0), len(self._below) - 1)])
 
     def _scroll(self) -> None:
-        """Bring the row of the cursor into view, and say which rows are."""
         row, height = self._row_of(self._cursor), self._rows_in_view
         if row is not None:
             self._first_row = min(max(self._first_row, row - height + 1), row)
@@ -338,7 +327,6 @@ class LayerGrid(JumpTargets):
         return lines.bottom if row is None else lines.top + row - self._first_row
 
     def jump_places(self) -> list[JumpPlace]:
-        """The cells of the rows in view, then the stages below."""
         if not self._has_cells or not self._fits(self.size.width):
             return []
         starts, width, lines = self._column_starts(), self._cell_width(self.size.width), self._lines
@@ -362,7 +350,6 @@ class LayerGrid(JumpTargets):
         self.action_move(-1, 0)
 
     def on_click(self, event: Click) -> None:
-        """Put the cursor under the mouse."""
         offset = event.get_content_offset(self)
         node = None if offset is None else self._node_at(offset.x, offset.y)
         if node is None or self._cursor is None:
@@ -384,6 +371,5 @@ class LayerGrid(JumpTargets):
         return None if layer is None else Node(layer, self._columns[column])
 
     def on_resize(self, event: Resize) -> None:
-        """Wrap the headers for the new width, and keep the cursor in view."""
         self.forget_lines()
         self._scroll()

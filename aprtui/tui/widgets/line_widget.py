@@ -40,7 +40,6 @@ class LineWidget(Widget):
 
     @property
     def plain(self) -> bool:
-        """Whether values are shown as glyphs."""
         return self.app.has_class(PLAIN)
 
     def style(self, name: str = "", *, partial: bool = False) -> Style:
@@ -53,7 +52,6 @@ class LineWidget(Widget):
 
     @property
     def background(self) -> Rgb:
-        """The colour behind the text."""
         if self._background_behind_text is None:
             self._background_behind_text = self.background_colors[1].rgb
         return self._background_behind_text
@@ -70,7 +68,6 @@ class LineWidget(Widget):
         self._background_behind_text = None
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        """The filters of the app that change something here."""
         return [each for each in super().get_line_filters() if not isinstance(each, ANSIToTruecolor)]
 
 
@@ -87,7 +84,6 @@ class BorderCache(StylesCache):
         self, styles: StylesBase, y: int, size: Size, content_size: Size, padding: Spacing, base_background: Color,
         background: Color, render_content_line: Any, *rest: Any,
     ) -> Strip:  # fmt: skip
-        """Line `y` of the widget, border and padding included."""
         gutter = styles.gutter
         if not gutter.top <= y < min(size.height - gutter.bottom, gutter.top + content_size.height):
             return super().render_line(

@@ -14,10 +14,9 @@ from textual.events import Resize
 from textual.strip import Strip
 
 from aprtui.trace.graph import Node, StageGraph
-from aprtui.tui.draw.colours import level_styles
+from aprtui.tui.draw.colours import LEVELS, glyph, level_styles
 from aprtui.tui.draw.figures import Figures, grid_tile
 from aprtui.tui.draw.grid_layout import GridLayout, grid_layout
-from aprtui.tui.draw.levels import LEVELS, glyph
 from aprtui.tui.draw.text import SEPARATOR
 from aprtui.tui.widgets.layer_grid import LABEL, LayerGrid
 
@@ -38,9 +37,7 @@ class StageGrid(LayerGrid, can_focus=True):
         Binding("pageup", "move(-10, 0)", "Ten layers up", show=False),
         Binding("pagedown", "move(10, 0)", "Ten layers down", show=False),
     ]
-    DEFAULT_CSS = """
-    StageGrid:nocolor .layer-grid--other-label { text-style: dim; }
-    """
+    DEFAULT_CSS = "StageGrid:nocolor .layer-grid--other-label { text-style: dim; }"
     LINES_ABOVE = 1
 
     class Pointed(LayerGrid.Pointed):
@@ -67,7 +64,7 @@ class StageGrid(LayerGrid, can_focus=True):
         self._figures, self._tile, self._first_bad = None, None, ""
         self._version += 1
         columns = [stage.name for stage in self._layout.stages]
-        self.set_shape(columns, self._layout.groups, range(self._layout.layers))
+        self.set_shape(columns, self._layout.groups, range(len(self._layout.rows)))
         self._cursor, self._column, self._first_row = Node(0, columns[0]), 0, 0
         if node is not None:
             self.put_cursor(node)
@@ -94,13 +91,11 @@ class StageGrid(LayerGrid, can_focus=True):
             self.post_message(self.Pointed())
 
     def notify_style_update(self) -> None:
-        """Forget what was drawn: the theme or the focus has changed."""
         super().notify_style_update()
         self._version += 1
         self._level_styles.clear()
 
     def lines_below(self, width: int) -> int:
-        """One, for the stages after the layers and the legend."""
         return 1
 
     def draw_above(self, line: int) -> Strip:
@@ -126,7 +121,6 @@ class StageGrid(LayerGrid, can_focus=True):
         return self._strips[key]
 
     def view_words(self, first: int, last: int) -> str:
-        """Which layers are in view, and the first node that holds NaN or Inf wherever it is."""
         view = f"{self._row_count} layers"
         if last - first + 1 < self._row_count:
             view = f"layers {first}–{last} of {view}, more with ↑ ↓"
@@ -158,7 +152,6 @@ class StageGrid(LayerGrid, can_focus=True):
         return merged
 
     def _layer_segments(self, layer: int, width: int, cursor: int | None) -> list[Segment]:
-        """A row of cells, each `width` wide."""
         base = self.style()
         styles = self._styles_of_levels()
         if self._layout is None or self._figures is None or self._tile is None:

@@ -164,7 +164,6 @@ class Table(JumpTargets, can_focus=True):
         return [JumpPlace(row - self._first + 1, 0, self.size.width, row) for row in in_view]
 
     def jump_to(self, target: Hashable) -> None:
-        """Put the cursor on a row, by its number."""
         assert isinstance(target, int)
         self.action_move_to(target)
 
@@ -179,7 +178,6 @@ class Table(JumpTargets, can_focus=True):
         self.action_move(-1)
 
     def on_click(self, event: Click) -> None:
-        """A click puts the cursor under the mouse; on the cursor it chooses."""
         offset = event.get_content_offset(self)
         if offset is None or not 1 <= offset.y <= min(self._height, len(self._rows) - self._first):
             return
@@ -190,12 +188,10 @@ class Table(JumpTargets, can_focus=True):
             self.action_move_to(row)
 
     def on_resize(self, event: Resize) -> None:
-        """Fit the columns to the new width."""
         self._widths = None
         self._put(self._cursor)
 
     def draw_line(self, y: int) -> Strip:
-        """The titles, or a row."""
         width, base = self.size.width, self.style()
         if not self._rows:
             lines = [part for line in self.empty.splitlines() for part in textwrap.wrap(line, max(width, 10)) or [""]]

@@ -144,7 +144,6 @@ class TextStream(ScrollView, LineWidget, can_focus=False):
         return "".join(piece.text for piece in self._pieces)
 
     def start(self, prompt: str) -> None:
-        """Show nothing but a prompt."""
         self._pieces.clear()
         self._marked, self._following = -1, True
         self._rewrap()
@@ -177,13 +176,11 @@ class TextStream(ScrollView, LineWidget, can_focus=False):
             self.scroll_end(animate=False, immediate=True)
 
     def tint(self, tints: Sequence[int | None]) -> None:
-        """Give the tokens other tints."""
         for piece, tint in zip(self._pieces[1:], tints, strict=False):
             piece.tint = tint
         self.refresh()
 
     def on_resize(self, event: Resize) -> None:
-        """Wrap the text again if the width has changed."""
         if self.scrollable_content_region.width != self._wrapper.width:
             self._rewrap()
             self._show(0, at_end=False)
@@ -192,19 +189,15 @@ class TextStream(ScrollView, LineWidget, can_focus=False):
                 self.call_after_refresh(self.scroll_end, animate=False, immediate=True)
 
     def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
-        """Stop following the text: the user has scrolled back."""
         self._following = False
 
     def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
-        """Follow the text again from its end on."""
         self._following = self.scroll_offset.y >= self.max_scroll_y - 1
 
     def on_mouse_down(self, event: MouseDown) -> None:
-        """Remember where a click or a selection begins."""
         self._pressed = self._piece_at(event)
 
     def on_mouse_up(self, event: MouseUp) -> None:
-        """Choose the token under the mouse, or select the text that the mouse was dragged over."""
         first, last = self._pressed, self._piece_at(event)
         self._pressed = None
         if first is None or last is None:
@@ -265,7 +258,6 @@ class TextStream(ScrollView, LineWidget, can_focus=False):
             piece.row = self._wrapper.add(piece.text, number)
 
     def _show(self, changed: int, at_end: bool) -> None:
-        """Draw the rows from `changed` on."""
         rows = len(self._wrapper.rows)
         self._grow(Size(self._wrapper.width, rows))
         if at_end and self._marked < 0:

@@ -11,9 +11,9 @@ import pytest
 
 from aprtui.engine.process.slots import STATS
 from aprtui.trace.graph import GraphConfig, Node, graph_for
+from aprtui.tui.draw.colours import LEVELS, Mark
 from aprtui.tui.draw.figures import FULL_CHANGE, SHARED, Statistic, figures_of, first_nonfinite, grid_tile
 from aprtui.tui.draw.grid_layout import grid_layout
-from aprtui.tui.draw.levels import LEVELS, Mark
 from tests.engine.fake_engine import CONFIG
 
 GRAPH = graph_for(CONFIG)
@@ -51,7 +51,7 @@ def test_column_spans_from_its_smallest_to_its_largest_value_on_a_log_scale(stat
 def test_columns_do_not_disturb_each_other() -> None:
     alone = tile(stats_with())
     beside = tile(stats_with({Node(0, "ffn_up"): 1e6}))
-    kept = [index for index in range(LAYOUT.columns) if index != column("ffn_up")]
+    kept = [index for index in range(len(LAYOUT.stages)) if index != column("ffn_up")]
     assert np.array_equal(alone[:, kept], beside[:, kept])
 
 

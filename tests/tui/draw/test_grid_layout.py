@@ -17,11 +17,11 @@ def column(name: str) -> int:
 
 
 def test_layout_has_a_row_for_each_layer_and_columns_in_graph_order() -> None:
-    assert LAYOUT.layers == CONFIG.layers
+    assert len(LAYOUT.rows) == CONFIG.layers
     names = [stage.name for stage in LAYOUT.stages]
     assert names == [name for name in GRAPH.names if name not in ("embedding", "final_norm", "lm_head")]
     assert [name for name, _ in LAYOUT.groups] == ["attention", "feed-forward"]
-    assert sum(members for _, members in LAYOUT.groups) == LAYOUT.columns
+    assert sum(members for _, members in LAYOUT.groups) == len(LAYOUT.stages)
 
 
 def test_every_node_stands_in_exactly_one_place() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from aprtui.tui.draw.paths import short_path
+from aprtui.tui.draw.text import short_path
 
 
 def test_paths_are_relative_to_the_working_directory_or_the_home(

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from aprtui.tui.draw import tiles
-from aprtui.tui.draw.colours import ColourMap
-from aprtui.tui.draw.levels import LEVELS, Mark
+from aprtui.tui.draw.colours import LEVELS, ColourMap, Mark
 from aprtui.tui.draw.tiles import (
     Read,
     Scale,

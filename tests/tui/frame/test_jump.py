@@ -9,7 +9,7 @@ import pytest
 from aprtui.trace.graph import Node
 from aprtui.tui import app as app_module
 from aprtui.tui.app import SCREENS
-from aprtui.tui.frame.jump import JumpScreen
+from aprtui.tui.frame.overlay import JumpScreen
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.screens.diff.grid import DiffGrid
 from aprtui.tui.widgets.jump_targets import JumpPlace, labelled

@@ -6,8 +6,7 @@ import numpy as np
 from textual.app import App, ComposeResult
 from textual.color import Color
 
-from aprtui.tui.draw.colours import ColourMap, level_colours
-from aprtui.tui.draw.levels import Mark
+from aprtui.tui.draw.colours import ColourMap, Mark, level_colours
 from aprtui.tui.widgets.heatmap import UPPER, Heatmap
 from aprtui.tui.widgets.line_widget import PLAIN
 

@@ -16,8 +16,7 @@ from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.stats import StageStats
 from aprtui.tui.draw.numbers import UNKNOWN, age_text, number, range_text, shape_text, size_text
-from aprtui.tui.draw.paths import short_path
-from aprtui.tui.draw.text import SEPARATOR
+from aprtui.tui.draw.text import SEPARATOR, short_path
 from aprtui.tui.screens.browse.artifacts import Artifact
 from aprtui.tui.widgets.table import Column, Row, Tone
 

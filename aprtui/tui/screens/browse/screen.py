@@ -19,7 +19,7 @@ from aprtui.compare.wording import counted
 from aprtui.errors import AprtuiError
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.figures import Statistic, figures_of, first_bad
-from aprtui.tui.draw.paths import as_typed, short_path
+from aprtui.tui.draw.text import as_typed, short_path
 from aprtui.tui.frame.recent import recent_paths, remember
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state

@@ -24,16 +24,17 @@ from aprtui.contracts.evidence.assessment import NO_LEDGER, stamps
 from aprtui.contracts.panel import PanelRow, panel
 from aprtui.errors import AprtuiError
 from aprtui.trace.capture import Capture
-from aprtui.tui.draw.paths import as_typed
+from aprtui.tui.draw.text import as_typed
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.widgets.cells_grid import CellsGrid
-from aprtui.tui.widgets.contracts.dock import CapturePaths, contract_paths
-from aprtui.tui.widgets.contracts.rows import (
+from aprtui.tui.widgets.contracts import (
     DOCUMENT_COLUMNS,
     FALSIFIER_COLUMNS,
+    CapturePaths,
     captures_title,
+    contract_paths,
     counts_title,
     document_row,
     falsifier_lines,

@@ -18,7 +18,7 @@ from aprtui.compare.comparison import Comparison, ErrorState, StageComparison
 from aprtui.compare.metrics.measure import Metric, PairMetrics
 from aprtui.compare.verdict import ROUNDING_REL_L2, TOLERABLE, StageVerdict, Verdict, error_step
 from aprtui.trace.graph import Node, Scope
-from aprtui.tui.draw.levels import LEVELS, Mark
+from aprtui.tui.draw.colours import LEVELS, Mark
 
 _FIRST = (Metric.TOKEN_REL_L2, Metric.REL_L2, Metric.REL_LINF)
 METRICS = (*_FIRST, *(metric for metric in TOLERABLE if metric not in _FIRST))

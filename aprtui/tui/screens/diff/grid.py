@@ -16,8 +16,7 @@ from aprtui.compare.align.pairing import Unpaired
 from aprtui.compare.comparison import StageComparison
 from aprtui.compare.metrics.measure import Metric
 from aprtui.trace.graph import Node
-from aprtui.tui.draw.colours import ColourMap, level_colours
-from aprtui.tui.draw.levels import glyph
+from aprtui.tui.draw.colours import ColourMap, glyph, level_colours
 from aprtui.tui.draw.numbers import short_number
 from aprtui.tui.screens.diff.cells import (
     SIGN_TEXTS,

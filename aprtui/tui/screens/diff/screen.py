@@ -28,8 +28,7 @@ from aprtui.compare.report.records import read_comparison
 from aprtui.compare.verdict import Tolerance, moved_bound
 from aprtui.errors import UsageError
 from aprtui.trace.graph import Node
-from aprtui.tui.draw.paths import as_typed
-from aprtui.tui.draw.text import clipped
+from aprtui.tui.draw.text import as_typed, clipped
 from aprtui.tui.frame.keymap import Chord
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
@@ -62,7 +61,7 @@ from aprtui.tui.screens.diff.words import (
     stage_words,
     verdict_lines,
 )
-from aprtui.tui.widgets.contracts.dock import ContractsDock
+from aprtui.tui.widgets.contracts import ContractsDock
 from aprtui.tui.widgets.line_widget import LineWidget
 from aprtui.tui.widgets.table import Table
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from rich.table import Table
@@ -13,7 +12,8 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from aprtui.tui.frame.keymap import Chord, displayed_keys
+from aprtui.tui.frame.keymap import displayed_keys
+from aprtui.tui.frame.tool_screen import ToolScreen
 
 
 class HelpScreen(ModalScreen[None]):
@@ -33,18 +33,15 @@ class HelpScreen(ModalScreen[None]):
     }
     """
 
-    def __init__(self, title: str, explanation: str, bindings: Iterable[Binding], chords: Sequence[Chord] = ()) -> None:
+    def __init__(self, screen: ToolScreen) -> None:
         super().__init__()
-        self._title = title
-        self._explanation = explanation
-        self._explained_bindings = list(bindings)
-        self._chords = chords
+        self._explained = screen
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(classes="pane", can_focus=False) as box:
-            box.border_title = self._title
+            box.border_title = self._explained.NAME.capitalize()
             box.border_subtitle = "j k scroll, escape closes"
-            yield Static(self._explanation, markup=False)
+            yield Static(self._explained.EXPLANATION, markup=False)
             yield Static(self._keys())
 
     def action_scroll_by(self, lines: int) -> None:
@@ -56,9 +53,9 @@ class HelpScreen(ModalScreen[None]):
         ascii_only = self.app.has_class("-ascii")
         rows = [
             (remapped.get(binding.id or "", binding.key), binding.description, binding.id)
-            for binding in self._explained_bindings
+            for binding in self._explained.all_bindings()
         ]
-        rows += [(chord.keys, chord.description, chord.id) for chord in self._chords]
+        rows += [(chord.keys, chord.description, chord.id) for chord in self._explained.chords]
         for keys, description, name in rows:
             words = Text(displayed_keys(keys, ascii_only), style="bold")
             table.add_row(words, description, Text(name or "", style="dim"))

@@ -33,7 +33,6 @@ def describe(
 
 
 def _change(row: np.void, before: TokenRecord | None, place: int) -> list[str]:
-    """How the rms has changed, where there is a token before."""
     if before is None:
         return []
     old, new = float(before.stats["rms"][place]), float(row["rms"])
@@ -59,7 +58,6 @@ def _finite(value: float) -> str:
 
 
 def pass_title(statistic: Statistic, record: TokenRecord | None) -> str:
-    """Which statistic of which pass the grid shows."""
     if record is None:
         return statistic.words
     if record.index == 0:

@@ -33,7 +33,6 @@ class Timeline:
 
     @property
     def record(self) -> int:
-        """Record number of the token that is looked at."""
         return self.first_record + self.index
 
     @property
@@ -78,12 +77,10 @@ class LiveRun:
     timeline: Timeline = field(default_factory=Timeline)
 
     def begin(self, event: Started) -> None:
-        """A run begins; the one before is forgotten."""
         self.prompt, self.tokens = event.tokens, []
         self.timeline = Timeline(event.first_record)
 
     def forget(self) -> None:
-        """There is no run any more: the process that made it is gone."""
         self.prompt, self.tokens, self.timeline = (), [], Timeline()
 
     def add(self, event: TokenText) -> None:
@@ -98,11 +95,7 @@ class LiveRun:
 
     @property
     def ids(self) -> list[int]:
-        """All token ids of the run so far."""
         return [*self.prompt, *(token.id for token in self.tokens)]
-
-    def tint(self, signal: TintSignal, index: int = -1) -> int | None:
-        return tint(signal, self.tokens[index], self.noise)
 
     def tints(self, signal: TintSignal) -> list[int | None]:
         return [tint(signal, token, self.noise) for token in self.tokens]

@@ -9,40 +9,29 @@ from pathlib import Path
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal
+from textual.containers import Container, Horizontal
 from textual.widget import Widget
 from textual.widgets import Input, Label, Static
 
 from aprtui.engine.logit_noise import FEWEST_TOKENS
+from aprtui.engine.process import messages
 from aprtui.engine.process.engine_process import EngineState
-from aprtui.engine.process.messages import (
-    Captured,
-    Declined,
-    Event,
-    Failed,
-    Finished,
-    Loaded,
-    NoiseMeasured,
-    Paused,
-    Reopening,
-    Resumed,
-    Started,
-    StepProgress,
-    TokenNames,
-    TokenText,
-)
+from aprtui.engine.process.slots import TokenRecord
 from aprtui.engine.sampling import Sampling
-from aprtui.tui.draw.signals import TintSignal
+from aprtui.trace.graph import graph_for
+from aprtui.tui.draw.bars import candidate_bars, lens_bars
+from aprtui.tui.draw.figures import figures_of, first_bad
+from aprtui.tui.draw.signals import TintSignal, tint
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
-from aprtui.tui.screens.live.body import LiveBody
-from aprtui.tui.screens.live.commands import free_directory, run_command, trace_command
-from aprtui.tui.screens.live.readout import sampling_title
+from aprtui.tui.screens.live.readout import describe, pass_title, sampling_title
 from aprtui.tui.screens.live.run import LiveRun, Timeline
 from aprtui.tui.screens.live.settings import LiveSettings, LiveSettingsScreen
-from aprtui.tui.screens.live.state import initial_state, live_state
-from aprtui.tui.screens.live.status_bar import Status, StatusBar
+from aprtui.tui.screens.live.state import free_directory, initial_state, live_state, run_command, trace_command
+from aprtui.tui.screens.live.status_lines import Status, StatusBar, TokenLine
+from aprtui.tui.widgets.bar_list import BarList
+from aprtui.tui.widgets.contracts import ContractsDock
 from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.text_stream import TextStream
 
@@ -83,6 +72,8 @@ NEWLINE = "⏎"
 
 PATIENCE = 3.0
 """Seconds without a token after which the screen says so."""
+
+NO_LENS = "Not computed for this token.\nn makes the next one,\ng starts the run again."
 
 STACKED, WIDE = 120, 160
 """From these widths on, candidates and lens stand side by side, and so do text and grid."""
@@ -134,18 +125,47 @@ class LiveScreen(ToolScreen):
         #prompt-line { height: 1; padding: 0 1; background: $panel; }
         #prompt-line Label { width: auto; color: $accent; text-style: bold; }
         #prompt-line Input { border: none; height: 1; padding: 0; background: $panel; }
+        #panes { layout: horizontal; height: 1fr; }
+        #side { layout: horizontal; height: 100%; width: auto; }
+        TextStream { width: 1fr; height: 100%; }
+        BarList { width: 32; height: 100%; }
+        #lens, #dock { display: none; }
+        #dock { width: 44; height: 100%; }
+        &.-narrow StageGrid, &.-stacked StageGrid { dock: bottom; width: 100%; height: auto; max-height: 70%; }
+        &.-lens #lens { display: block; }
+        &.-narrow.-lens #candidates { display: none; }
+        &.-contracts #dock, &.-wide #dock { display: block; }
+        &.-narrow.-contracts #candidates, &.-narrow.-contracts #lens { display: none; }
+    }
+    LiveScreen.-wide {
+        #panes { layout: grid; grid-size: 2 2; grid-columns: 1fr 2fr; grid-rows: auto 1fr; }
+        #side { width: 100%; min-height: 13; }
+        TextStream { row-span: 2; width: 100%; }
+        BarList, #dock { width: 1fr; }
+        StageGrid { height: auto; max-height: 66vh; }
     }
     """
 
     def __init__(self, session: Session, state: ScreenState) -> None:
         super().__init__(session, state)
         self._source = session.source
-        self._initial = initial_state(state, session.source.settings, session.sampling)
+        self._initial = initial_state(state, session.source.settings)
         self._wanted_token = self._initial.token
-        self._prompt = state.text("prompt", session.prompt)
+        self._prompt = state.text("prompt")
         self._sampling = self._initial.sampling
         self._run = LiveRun()
-        self._body = LiveBody(self._run, self._initial, session.paths)
+        self._statistic, self._signal, self._lens = self._initial.statistic, self._initial.signal, self._initial.lens
+        self._record: TokenRecord | None = None
+        self._before: TokenRecord | None = None
+        """The pass that is shown, and that of the token before."""
+        self._text = TextStream(classes="pane")
+        self._text_title = "text"
+        self._candidates = BarList("likeliest tokens", id="candidates", classes="pane")
+        self._lens_bars = BarList("logit lens", id="lens", classes="pane")
+        self._dock = ContractsDock(session.paths, id="dock")
+        self._dock.can_focus = False  # enter goes to the prompt here; 5 opens the contracts
+        self._grid = StageGrid(classes="pane")
+        self._token_line = TokenLine()
         self._generate_when_loaded = bool(self._prompt)
         self._generation = 0
         self._records_shown = 0
@@ -158,10 +178,16 @@ class LiveScreen(ToolScreen):
         """Whether the last poll drew only the grid: texts that change too fast to be read are drawn at every second."""
 
     def compose_body(self) -> Iterable[Widget]:
-        """Status above; text, candidates, lens and grid; prompt below."""
         yield StatusBar()
         yield Static(id="failure", markup=False)
-        yield self._body
+        with Container(id="panes"):
+            yield self._text
+            yield self._grid
+            with Container(id="side"):
+                yield self._candidates
+                yield self._lens_bars
+                yield self._dock
+        yield self._token_line
         with Horizontal(id="prompt-line"):
             yield Label("prompt ❯ ")
             value = self._prompt.replace("\n", NEWLINE)
@@ -169,7 +195,6 @@ class LiveScreen(ToolScreen):
 
     @property
     def prompt(self) -> str:
-        """The prompt as it stands in its line."""
         return self.query_one(Input).value.replace(NEWLINE, "\n")
 
     @property
@@ -179,23 +204,23 @@ class LiveScreen(ToolScreen):
         return self._sampling or Sampling(temperature=(info.temperature if info else None) or 0.0)
 
     def state(self) -> ScreenState:
-        """Prompt, settings, and the token and stage that are shown."""
-        body, settings = self._body, LiveSettings(self.sampling, self._source.settings)
         return live_state(
-            self._source.info, settings, self.prompt,
-            body.node, body.statistic, body.signal, body.lens, self._run.timeline.at,
+            self._source.info, LiveSettings(self.sampling, self._source.settings), self.prompt,
+            self._grid.node, self._statistic, self._signal, self._lens, self._run.timeline.at,
         )  # fmt: skip
 
     def command(self) -> Sequence[str]:
-        """`aprtui run` with this prompt."""
         if not self.prompt:
             return []
         tokens = self._run.timeline.index + 1
         return run_command(self._source.info, self._source.settings, self.prompt, self.sampling, tokens)
 
     def on_mount(self) -> None:
-        """Start the engine and the polling."""
-        self.set_focus(self.query_one(StageGrid))
+        self._text.border_title = self._text_title
+        self._grid.border_title = pass_title(self._statistic, None)
+        self._candidates.show([], "No token yet.")
+        self.set_class(self._lens, "-lens")
+        self.set_focus(self._grid)
         self._source.start(self._initial.engine)
         self.set_interval(1 / POLLS_PER_SECOND, self._poll)
 
@@ -209,14 +234,13 @@ class LiveScreen(ToolScreen):
         return super().check_action(action, parameters)
 
     def on_stage_grid_pointed(self) -> None:
-        """Describe the stage under the cursor, and mark its layer in the lens."""
         self._show_words()
-        self._body.show_lens()
-        self._body.point_contracts()
+        self._show_lens()
+        self._dock.point_at(self._grid.node)
 
     def action_contracts(self) -> None:
         """Show or hide what contracts say about the stage; a wide screen always shows it."""
-        self._body.toggle_class("-contracts")
+        self.toggle_class("-contracts")
 
     def on_text_stream_pointed(self, event: TextStream.Pointed) -> None:
         self._travel_to(self._run.timeline.at_token(event.token))
@@ -234,19 +258,19 @@ class LiveScreen(ToolScreen):
         self._travel_to(self._run.timeline.to_live())
 
     def action_statistic(self) -> None:
-        self._body.statistic = self._body.statistic.following
-        self._body.show_grid()
+        self._statistic = self._statistic.following
+        self._show_grid()
         self._show_words()
 
     def action_tint(self) -> None:
-        self._body.signal = self._body.signal.following
+        self._signal = self._signal.following
         self._request_noise()
-        self._body.show_tints()
+        self._show_tints()
 
     def action_lens(self) -> None:
-        self._body.lens = not self._body.lens
-        self._source.set_lens(self._body.lens)
-        self._body.show_lens()
+        self._lens = not self._lens
+        self._source.set_lens(self._lens)
+        self._show_lens()
 
     def action_pause(self) -> None:
         if self._source.state is EngineState.PAUSED:
@@ -255,7 +279,6 @@ class LiveScreen(ToolScreen):
             self._source.pause()
 
     def action_step(self) -> None:
-        """One more token; pauses first where the engine is running."""
         self._travel_to(self._run.timeline.to_live())
         if self._source.state is EngineState.PAUSED:
             self._source.step()
@@ -263,7 +286,6 @@ class LiveScreen(ToolScreen):
             self._source.pause()
 
     def action_full_speed(self) -> None:
-        """Let the engine run as fast as it can, or at a pace that the eye can follow."""
         self._pace = None if self._pace else PACE
         self._source.set_pace(self._pace)
 
@@ -277,7 +299,7 @@ class LiveScreen(ToolScreen):
     def action_back(self) -> None:
         """Go from the prompt to the grid, from an older token to the newest, else to the previous screen."""
         if isinstance(self.focused, Input):
-            self.set_focus(self.query_one(StageGrid))
+            self.set_focus(self._grid)
         elif not self._run.timeline.live:
             self.action_newest()
         else:
@@ -296,18 +318,15 @@ class LiveScreen(ToolScreen):
         self.app.push_screen(dialog, self._apply_settings)
 
     def action_inject(self) -> None:
-        """Edit the settings with a fault at the stage under the cursor."""
-        node = self._body.node
+        node = self._grid.node
         if node is not None:
             self.action_settings("fault", f"layer={node.layer},stage={node.stage},kind=scale,magnitude=0.5")
 
     def action_again(self) -> None:
-        """Generate from the same prompt with another seed."""
         self._sampling = replace(self.sampling, seed=self.sampling.seed + 1)
         self._generate()
 
     def action_capture(self) -> None:
-        """Write the run so far as a capture, and open it once it is written."""
         if not self._run.tokens:
             self.notify("There is no run to capture yet: press e and enter a prompt.", severity="warning")
             return
@@ -344,10 +363,10 @@ class LiveScreen(ToolScreen):
             self.notify("The engine has crashed; press escape, then r to restart it.", severity="warning")
         elif info is None:
             # The generation starts as soon as the engine is loaded.
-            self.set_focus(self.query_one(StageGrid))
+            self.set_focus(self._grid)
         else:
             self._generation = self._source.generate(self.prompt, self.sampling, max_tokens=info.context)
-            self.set_focus(self.query_one(StageGrid))
+            self.set_focus(self._grid)
 
     def _stop_at_wanted_token(self) -> None:
         """Pause at the token that the screen's state asked for."""
@@ -357,10 +376,11 @@ class LiveScreen(ToolScreen):
             self._wanted_token = None
 
     def _show_words(self) -> None:
-        self.say(self._body.words(self.size.width - 2))
+        graph = self._grid.graph
+        if graph is not None:
+            self.say(describe(graph, self._grid.node, self._record, self._before, self.size.width - 2))
 
     def _travel_to(self, timeline: Timeline) -> None:
-        """Look at another token of the run."""
         self._run.timeline = timeline
         self._show()
 
@@ -369,21 +389,50 @@ class LiveScreen(ToolScreen):
         timeline = self._run.timeline
         record = self._source.latest() if timeline.live else self._source.record(timeline.record)
         if record is not None and timeline.tokens:
-            before = self._source.record(timeline.first_record + record.index - 1) if record.index else None
-            self._body.show_pass(record, before, grid_alone)
+            self._record = record
+            self._before = self._source.record(timeline.first_record + record.index - 1) if record.index else None
+            self._show_grid()
             if not grid_alone:
+                self._candidates.show(candidate_bars(record, self._run.names), "No token could be chosen.")
+                self._show_lens()
                 self._show_words()
         if not grid_alone:
             self._show_place()
 
+    def _show_grid(self) -> None:
+        record, graph = self._record, self._grid.graph
+        self._grid.border_title = pass_title(self._statistic, record)
+        if record is not None and graph is not None:
+            before = None if self._before is None else self._before.stats
+            figures = figures_of(self._statistic, record.stats, record.stage_seconds, before)
+            self._grid.show(figures, first_bad(graph, record.stats), notify=False)
+
+    def _show_lens(self) -> None:
+        """Show or hide the logit lens, with the layer under the cursor marked."""
+        self.set_class(self._lens, "-lens")
+        if self._lens:
+            node = self._grid.node
+            layer = -1 if node is None or node.layer is None else node.layer
+            bars = [] if self._record is None else lens_bars(self._record, self._run.names, layer)
+            self._lens_bars.show(bars, NO_LENS)
+
     def _show_place(self) -> None:
-        """Say which token of the run is shown."""
-        self._body.show_place()
-        self.detail(self._run.timeline.place)
+        timeline = self._run.timeline
+        # While tokens come, the count stands in the line of screens: setting a title draws the whole pane again.
+        title = "text" if timeline.live else f"text: {timeline.words()}"
+        if title != self._text_title:
+            self._text_title = self._text.border_title = title
+        self._text.mark(timeline.at)
+        self._token_line.show(self._signal, self._run.token, self._run.noise)
+        self.detail(timeline.place)
+
+    def _show_tints(self) -> None:
+        self._text.tint(self._run.tints(self._signal))
+        self._token_line.show(self._signal, self._run.token, self._run.noise)
 
     def _request_noise(self) -> None:
         """Have the noise measured once it is needed and the run is long enough."""
-        needed = self._body.signal is TintSignal.FLIP_RISK and self._run.noise is None
+        needed = self._signal is TintSignal.FLIP_RISK and self._run.noise is None
         if needed and len(self._run.ids) >= FEWEST_TOKENS and not self._noise_requested:
             self._noise_requested = True
             self._source.measure_noise()
@@ -404,7 +453,7 @@ class LiveScreen(ToolScreen):
             self._show()
         if not self._grid_alone:
             self.query_one(StatusBar).status = Status(
-                self._source.info, self._source.state, self._body.record, self._status_note(), self._pace
+                self._source.info, self._source.state, self._record, self._status_note(), self._pace
             )
 
     def _status_note(self) -> str:
@@ -425,54 +474,55 @@ class LiveScreen(ToolScreen):
         box.update(f"{failure}\nPress r to restart the engine." if restart else failure)
         box.display = bool(failure)
 
-    def _handle(self, event: Event) -> None:
-        body, run = self._body, self._run
+    def _handle(self, event: messages.Event) -> None:
+        run = self._run
         match event:
-            case StepProgress(what, done, total):
+            case messages.StepProgress(what, done, total):
                 self._show_note(f"{what} {done}/{total}")
-            case Reopening():
+            case messages.Reopening():
                 self._last_progress = time.monotonic()
                 self._show_note("")
-            case Loaded(info):
-                body.open(info)
-                self._loaded()
-            case Started(number, _, tokens) if number == self._generation:
+            case messages.Loaded(info):
+                self._loaded(info)
+            case messages.Started(number, _, tokens) if number == self._generation:
                 self._show_note(f"evaluating {len(tokens)} prompt tokens")
                 self._last_progress, self._noise_requested = time.monotonic(), False
                 run.begin(event)
-                body.start(event, sampling_title(self.sampling))
-            case TokenNames(names):
+                self._text.border_subtitle = sampling_title(self.sampling)
+                self._text.start(event.prompt)
+            case messages.TokenNames(names):
                 run.names.update(names)
-            case TokenText(run=number) if number == self._generation:
+            case messages.TokenText(run=number) if number == self._generation:
                 self._show_note("")
                 run.add(event)
-                body.add(event)
-            case Paused() | Resumed():
+                self._text.add(event.text, tint(self._signal, run.tokens[-1], run.noise))
+            case messages.Paused() | messages.Resumed():
                 self._show_note("")
-            case Finished(number, reason, tail) if number == self._generation:
-                body.finish(tail)
+            case messages.Finished(number, reason, tail) if number == self._generation:
+                self._text.finish(tail)
                 self._show_note(reason)
-            case Captured(directory):
+            case messages.Captured(directory):
                 self._show_note("")
                 self._captured(directory)
-            case NoiseMeasured(noise):
+            case messages.NoiseMeasured(noise):
                 self._show_note("")
                 run.noise = noise
-                body.show_tints()
-            case Declined(message):
+                self._show_tints()
+            case messages.Declined(message):
                 self._show_note("")
                 self.notify(message, severity="warning", markup=False, timeout=10)
-            case Failed(message, fatal):
+            case messages.Failed(message, fatal):
                 self._show_note("", message, restart=fatal)
             case _:
                 # An event of a generation that a newer one has replaced.
                 return
 
-    def _loaded(self) -> None:
-        """An engine is loaded, the first one or another."""
+    def _loaded(self, info: messages.EngineDescription) -> None:
+        if self._grid.graph is None or self._grid.graph.config != info.graph:
+            self._grid.open_graph(graph_for(info.graph), self._initial.node)
         self._show_note("")
         self._source.set_pace(self._pace)
-        self._source.set_lens(self._body.lens)
+        self._source.set_lens(self._lens)
         if self._generate_when_loaded and not isinstance(self.focused, Input):
             self._generate()
 

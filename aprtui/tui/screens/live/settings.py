@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rich.segment import Segment
 from textual.app import ComposeResult
@@ -25,31 +25,6 @@ from aprtui.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
-class FormField:
-    """One line of the form: its name, a hint at what may be entered, and the options where there are only a few."""
-
-    name: str
-    hint: str
-    options: tuple[str, ...] = ()
-
-
-SAMPLING_FIELDS = (
-    FormField("temperature", "0 takes the likeliest token"),
-    FormField("top-k", "0 keeps all tokens"),
-    FormField("top-p", "1 keeps all"),
-    FormField("min-p", "0 keeps all"),
-    FormField("repeat penalty", "1 is none"),
-    FormField("seed", "a whole number"),
-)
-ENGINE_FIELDS = (
-    FormField("mode", "", tuple(Mode)),
-    FormField("backend", "", backend_choices()),
-    FormField("K/V cache", "", tuple(KvType)),
-    FormField("fault", "layer=1,stage=ffn_gate,kind=scale,magnitude=0.5"),
-)
-
-
-@dataclass(frozen=True, slots=True)
 class LiveSettings:
     """How tokens are chosen, and by which engine."""
 
@@ -57,20 +32,62 @@ class LiveSettings:
     engine: EngineSettings
 
 
+def _decimal(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{name} is {text!r}: expected a number") from None
+
+
+def _whole(name: str, text: str) -> int:
+    digits = text.strip()
+    if not digits.isdecimal() or len(digits) > 18:
+        raise UsageError(f"{name} is {text!r}: expected a whole number, 0 or larger")
+    return int(digits)
+
+
+@dataclass(frozen=True, slots=True)
+class FormField:
+    """One line of the form: an attribute of `Sampling` or `EngineSettings`, and how its text is parsed.
+
+    `hint` says what may be entered; `options` are given where there are only a few.
+    """
+
+    name: str
+    attribute: str
+    parse: Callable[[str, str], Any]
+    """Takes the name and the text. Raises `UsageError`; `ValueError` for a text that is no option."""
+    hint: str = ""
+    options: tuple[str, ...] = ()
+
+
+SAMPLING_FIELDS = (
+    FormField("temperature", "temperature", _decimal, "0 takes the likeliest token"),
+    FormField("top-k", "top_k", _whole, "0 keeps all tokens"),
+    FormField("top-p", "top_p", _decimal, "1 keeps all"),
+    FormField("min-p", "min_p", _decimal, "0 keeps all"),
+    FormField("repeat penalty", "repeat_penalty", _decimal, "1 is none"),
+    FormField("seed", "seed", _whole, "a whole number"),
+)
+ENGINE_FIELDS = (
+    FormField("mode", "mode", lambda _, text: Mode(text), options=tuple(Mode)),
+    FormField("backend", "backend", lambda _, text: text, options=backend_choices()),
+    FormField("K/V cache", "kv", lambda _, text: KvType(text), options=tuple(KvType)),
+    FormField(
+        "fault", "faults", lambda _, text: tuple(text.split()), "layer=1,stage=ffn_gate,kind=scale,magnitude=0.5"
+    ),
+)
+
+
 def form_texts(settings: LiveSettings) -> dict[str, str]:
-    sampling, engine = settings.sampling, settings.engine
-    return {
-        "temperature": f"{sampling.temperature:g}",
-        "top-k": str(sampling.top_k),
-        "top-p": f"{sampling.top_p:g}",
-        "min-p": f"{sampling.min_p:g}",
-        "repeat penalty": f"{sampling.repeat_penalty:g}",
-        "seed": str(sampling.seed),
-        "mode": str(engine.mode),
-        "backend": engine.backend,
-        "K/V cache": str(engine.kv),
-        "fault": " ".join(engine.faults),
-    }
+    parts = ((settings.sampling, SAMPLING_FIELDS), (settings.engine, ENGINE_FIELDS))
+    return {field.name: _text(getattr(part, field.attribute)) for part, fields in parts for field in fields}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def parse_form(texts: Mapping[str, str], before: LiveSettings) -> LiveSettings:
@@ -78,37 +95,11 @@ def parse_form(texts: Mapping[str, str], before: LiveSettings) -> LiveSettings:
 
     Faults are separated by blanks; the engine checks whether the model can have them.
     """
-    sampling = replace(
-        before.sampling,
-        temperature=_decimal(texts, "temperature"),
-        top_k=_whole(texts, "top-k"),
-        top_p=_decimal(texts, "top-p"),
-        min_p=_decimal(texts, "min-p"),
-        repeat_penalty=_decimal(texts, "repeat penalty"),
-        seed=_whole(texts, "seed"),
+    sampling, engine = (
+        {field.attribute: field.parse(field.name, texts[field.name]) for field in fields}
+        for fields in (SAMPLING_FIELDS, ENGINE_FIELDS)
     )
-    engine = replace(
-        before.engine,
-        mode=Mode(texts["mode"]),
-        backend=texts["backend"],
-        kv=KvType(texts["K/V cache"]),
-        faults=tuple(texts["fault"].split()),
-    )
-    return LiveSettings(sampling, engine)
-
-
-def _decimal(texts: Mapping[str, str], name: str) -> float:
-    try:
-        return float(texts[name])
-    except ValueError:
-        raise UsageError(f"{name} is {texts[name]!r}: expected a number") from None
-
-
-def _whole(texts: Mapping[str, str], name: str) -> int:
-    text = texts[name].strip()
-    if not text.isdecimal() or len(text) > 18:
-        raise UsageError(f"{name} is {texts[name]!r}: expected a whole number, 0 or larger")
-    return int(text)
+    return LiveSettings(replace(before.sampling, **sampling), replace(before.engine, **engine))
 
 
 NOTE = "Other sampling starts the prompt again; another engine or fault opens the model again first."
@@ -138,7 +129,6 @@ class OptionInput(Widget, can_focus=True):
         self.value = value if value in values else values[0]
 
     def render_line(self, y: int) -> Strip:
-        """All values, the chosen one marked."""
         base, chosen = self.rich_style, self.get_component_rich_style("option-input--chosen")
         segments = [Segment(f" {value} ", chosen if value == self.value else base) for value in self._values]
         return Strip(segments).adjust_cell_length(self.size.width, base)
@@ -204,11 +194,9 @@ class LiveSettingsScreen(ModalScreen[LiveSettings | None]):
         yield Footer(show_command_palette=False)
 
     def on_mount(self) -> None:
-        """Begin in the line that the caller named."""
         self.query_one(f"#{_id(self._first)}").focus()
 
     def action_apply(self) -> None:
-        """Use what was entered, if it makes sense."""
         fields = [field.name for field in (*SAMPLING_FIELDS, *ENGINE_FIELDS)]
         try:
             settings = parse_form({name: self._value(name) for name in fields}, self._settings)

@@ -12,7 +12,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from aprtui.trace.profile import Profile
-from aprtui.tui.draw.levels import Mark
+from aprtui.tui.draw.colours import Mark
 from aprtui.tui.draw.numbers import number
 from aprtui.tui.draw.tiles import Scale, ScaleKind, Tiling, finite_range, scale_for
 from aprtui.tui.draw.viewport import Viewport, ruler, zoom_words

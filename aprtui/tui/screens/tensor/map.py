@@ -13,8 +13,7 @@ from textual.events import Click, MouseScrollDown, MouseScrollUp
 from textual.message import Message
 from textual.strip import Strip
 
-from aprtui.tui.draw.colours import ColourMap, level_colours, level_styles
-from aprtui.tui.draw.levels import LEVELS, Mark, glyph
+from aprtui.tui.draw.colours import LEVELS, ColourMap, Mark, glyph, level_colours, level_styles
 from aprtui.tui.draw.numbers import number
 from aprtui.tui.draw.viewport import NUMBER_CELLS
 from aprtui.tui.widgets.heatmap import Heatmap, Tile

@@ -16,7 +16,7 @@ from aprtui.errors import AprtuiError, UsageError
 from aprtui.trace.capture import Capture
 from aprtui.trace.profile import Profile
 from aprtui.tui.draw.numbers import shape_text
-from aprtui.tui.draw.paths import as_typed
+from aprtui.tui.draw.text import as_typed
 from aprtui.tui.draw.tiles import ScaleKind
 from aprtui.tui.draw.viewport import Viewport
 from aprtui.tui.frame.keymap import Chord

@@ -20,7 +20,7 @@ from aprtui.trace.manifest import relative_path
 from aprtui.trace.positional import PositionalFile
 from aprtui.trace.stage_reader import StageReader
 from aprtui.trace.stats import StageStats
-from aprtui.tui.draw.paths import as_typed
+from aprtui.tui.draw.text import as_typed
 from aprtui.tui.draw.tiles import Size
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 

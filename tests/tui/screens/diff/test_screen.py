@@ -14,11 +14,11 @@ from aprtui.compare.metrics.measure import Metric
 from aprtui.trace.graph import Node
 from aprtui.tui import app as app_module
 from aprtui.tui.app import AprtuiApp
-from aprtui.tui.frame.chrome import ReadoutLine
 from aprtui.tui.frame.config import Config
 from aprtui.tui.frame.keymap import key_name
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state, screen_state
+from aprtui.tui.frame.tool_screen import ReadoutLine
 from aprtui.tui.screens.diff.cells import SIGN_TEXTS, STEP_TEXTS, Sign
 from aprtui.tui.screens.diff.grid import DiffGrid
 from aprtui.tui.screens.diff.panes import DiffPanes

@@ -341,7 +341,7 @@ async def test_state_opens_the_screen_as_it_was() -> None:
         await pilot.press("m", "t", "v", "down", "right", "right", *["shift+left"] * 3)
         state = body(pilot).state()
     again = RecordedSource()
-    app = AprtuiApp(Session(again, "another prompt"), parse_state(str(state)))
+    app = AprtuiApp(Session(again), parse_state(str(state)))
     async with app.run_test(size=(120, 40)) as pilot:
         await until(pilot, lambda: again.state is EngineState.PAUSED)
         await until(pilot, lambda: f"token {len(PIECES) - 3} of" in screen_text(pilot))

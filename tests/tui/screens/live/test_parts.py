@@ -25,10 +25,9 @@ from aprtui.tui.draw.figures import Statistic
 from aprtui.tui.draw.numbers import percent
 from aprtui.tui.draw.signals import TintSignal, TokenFigures, flip_risk, tint, token_words
 from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state
-from aprtui.tui.screens.live.commands import free_directory, run_command, trace_command
 from aprtui.tui.screens.live.run import Timeline
 from aprtui.tui.screens.live.settings import LiveSettings, form_texts, parse_form
-from aprtui.tui.screens.live.state import initial_state, live_state
+from aprtui.tui.screens.live.state import free_directory, initial_state, live_state, run_command, trace_command
 from tests.tui.screens.live.recorded import example_info, example_record
 
 INFO = example_info()
@@ -216,7 +215,7 @@ def test_state_of_the_screen_survives_its_string() -> None:
         Statistic.TIME, TintSignal.FLIP_RISK, True, 17,
     )  # fmt: skip
     read = parse_state(str(state))
-    begin = initial_state(read, EngineSettings(threads=3, context=99), None)
+    begin = initial_state(read, EngineSettings(threads=3, context=99))
     assert begin.engine == SETTINGS.engine
     assert begin.sampling == SETTINGS.sampling
     assert (begin.statistic, begin.signal, begin.lens) == (Statistic.TIME, TintSignal.FLIP_RISK, True)
@@ -226,7 +225,7 @@ def test_state_of_the_screen_survives_its_string() -> None:
 
 def test_state_that_says_nothing_leaves_all_as_it_was() -> None:
     engine = EngineSettings("numpy", Mode.EXACT)
-    begin = initial_state(ScreenState(ScreenName.LIVE), engine, None)
+    begin = initial_state(ScreenState(ScreenName.LIVE), engine)
     assert begin.engine == engine
     assert begin.sampling is None
     assert (begin.statistic, begin.signal, begin.token) == (Statistic.RMS, TintSignal.PROBABILITY, None)
@@ -237,5 +236,5 @@ def test_state_that_says_nothing_leaves_all_as_it_was() -> None:
 )
 def test_state_that_makes_no_sense_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(UsageError) as refused:
-        initial_state(parse_state(text), EngineSettings(), None)
+        initial_state(parse_state(text), EngineSettings())
     assert "\n" not in str(refused.value)

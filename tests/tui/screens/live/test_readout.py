@@ -11,7 +11,7 @@ from aprtui.tui.draw.figures import Statistic, figures_of, first_bad
 from aprtui.tui.draw.grid_layout import grid_layout
 from aprtui.tui.draw.numbers import duration
 from aprtui.tui.screens.live.readout import describe, pass_title
-from aprtui.tui.screens.live.status_bar import engine_line, speed_line
+from aprtui.tui.screens.live.status_lines import engine_line, speed_line
 from aprtui.tui.widgets.stage_grid import model_strip
 from tests.tui.screens.live.recorded import example_info, example_record
 

@@ -18,12 +18,13 @@ from aprtui.trace.graph import Node
 from aprtui.tui.app import AprtuiApp
 from aprtui.tui.draw.figures import Statistic, figures_of
 from aprtui.tui.draw.grid_layout import grid_layout
-from aprtui.tui.frame.chrome import ReadoutLine
 from aprtui.tui.frame.session import LiveSource, Session
+from aprtui.tui.frame.state import ScreenName, screen_state
+from aprtui.tui.frame.tool_screen import ReadoutLine
 from aprtui.tui.screens.help.screen import HelpScreen
 from aprtui.tui.screens.live.screen import PACE, LiveScreen
 from aprtui.tui.widgets.bar_list import BarList
-from aprtui.tui.widgets.contracts.dock import ContractsDock
+from aprtui.tui.widgets.contracts import ContractsDock
 from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.text_stream import TextStream
 from tests.engine.fake_engine import open_fake
@@ -36,7 +37,9 @@ from tests.tui.widgets.golden import check_golden
 async def live(
     source: LiveSource, prompt: str = "def fib(n):", size: tuple[int, int] = (80, 24), sampling: Sampling | None = None
 ) -> AsyncIterator[Driver]:
-    app = AprtuiApp(Session(source, prompt, sampling))
+    names = () if sampling is None else ("temperature", "top_k", "seed")
+    fields = {name.replace("temperature", "temp"): getattr(sampling, name) for name in names}
+    app = AprtuiApp(Session(source), screen_state(ScreenName.LIVE, prompt=prompt, **fields))
     async with app.run_test(size=size) as pilot:
         yield pilot
 

@@ -8,7 +8,7 @@ import pytest
 from aprtui.errors import UsageError
 from aprtui.trace.aprt import header
 from aprtui.trace.graph import graph_for
-from aprtui.tui.draw.levels import Mark
+from aprtui.tui.draw.colours import Mark
 from aprtui.tui.draw.tiles import Tiling
 from aprtui.tui.screens.tensor.body import mark_missing
 from aprtui.tui.screens.tensor.source import channel_words

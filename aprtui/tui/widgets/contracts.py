@@ -1,4 +1,4 @@
-"""Contracts as rows and lines of text: documents, falsifiers, and all that is known of one falsifier."""
+"""Contracts as rows and lines of text, and the table of what they say about one stage of another screen."""
 
 from __future__ import annotations
 
@@ -6,17 +6,24 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from textual import work
+from textual.message import Message
+from textual.worker import get_current_worker
+
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
 from aprtui.contracts.checks.judgement import Judgement
 from aprtui.contracts.documents.document import Falsifier
-from aprtui.contracts.documents.loading import LoadedContract
-from aprtui.contracts.evidence.assessment import Assessment
-from aprtui.contracts.panel import PanelRow
+from aprtui.contracts.documents.loading import Documents, LoadedContract, load_documents
+from aprtui.contracts.evidence.assessment import NO_LEDGER, Assessment
+from aprtui.contracts.panel import PanelRow, panel
+from aprtui.errors import AprtuiError
+from aprtui.resources import contracts as own_contracts
+from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.numbers import UNKNOWN, number
 from aprtui.tui.draw.text import SEPARATOR, clipped
-from aprtui.tui.widgets.table import Column, Row, Tone
+from aprtui.tui.widgets.table import Column, Row, Table, Tone
 
 DOCUMENT_COLUMNS = (
     Column("contract", grows=True), Column("life cycle", rank=1), Column("falsifiers", right=True, rank=2),
@@ -174,3 +181,79 @@ def _recorded(assessment: Assessment) -> Iterator[str]:
         yield f"{evidence.verdict} of {evidence.date[:10]} on {evidence.host.name}, {piece.words} ({piece.path.name})"
     if len(assessment.evidence) > MOST_RECORDED:
         yield f"and {counted(len(assessment.evidence) - MOST_RECORDED, 'older file')}"
+
+
+CapturePaths = tuple[Path | None, Path | None]
+"""The reference and the capture that falsifiers are judged on."""
+
+
+def contract_paths(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """Where contracts are read from: those of `paths`, given on the command line, our own, and ./contracts."""
+    named = [path for path in paths if path.suffix in (".yaml", ".yml")]
+    folders = [path for path in (own_contracts(), Path("contracts")) if path.is_dir()]
+    return tuple(dict.fromkeys(path.absolute() for path in (*named, *folders)))
+
+
+class ContractsDock(Table):
+    """The falsifiers that are about one stage, judged on the captures at hand; enter opens one of them.
+
+    `paths` are those given on the command line.
+    """
+
+    class Judged(Message):
+        def __init__(self, rows: Sequence[tuple[str, PanelRow]], capture_paths: CapturePaths) -> None:
+            super().__init__()
+            self.rows, self.capture_paths = rows, capture_paths
+
+    def __init__(self, paths: Sequence[Path], *, id: str | None = None) -> None:
+        super().__init__(DOCK_COLUMNS, "Reading…", id=id)
+        self._paths = paths
+        self._documents: Documents | None = None
+        self._judged: Sequence[tuple[str, PanelRow]] = ()
+        self._node: Node | None = None
+        self._capture_paths: CapturePaths = (None, None)
+
+    def on_mount(self) -> None:
+        self.border_title = "contracts"
+        self._judge()
+
+    def judge(self, reference: Path | None, capture: Path | None) -> None:
+        """Judge on these captures; without a capture, nothing is testable."""
+        if (reference, capture) != self._capture_paths:
+            self._capture_paths = (reference, capture)
+            self._judge()
+
+    def point_at(self, node: Node | None) -> None:
+        if node != self._node:
+            self._node = node
+            self._show()
+
+    def document_of(self, key: object) -> str:
+        """The name of the contract that the falsifier in row `key` is from."""
+        return next((name for name, row in self._judged if row.falsifier.id == key), "")
+
+    @work(thread=True, exclusive=True)
+    def _judge(self) -> None:
+        worker, (reference, capture) = get_current_worker(), self._capture_paths
+        before = self._documents
+        documents = load_documents(contract_paths(self._paths)) if before is None else before.refreshed()
+        try:
+            a, b = (None if path is None else Capture.open(path) for path in (reference, capture))
+        except AprtuiError:
+            a = b = None  # the screen that shows the captures says what is wrong with them
+        rows = [
+            (document.name, row) for document in documents.readable for row in panel(document, b, a, ledger=NO_LEDGER)
+        ]
+        if not worker.is_cancelled:
+            self._documents = documents
+            self.post_message(self.Judged(rows, (reference, capture)))
+
+    def on_contracts_dock_judged(self, message: Judged) -> None:
+        if message.capture_paths == self._capture_paths:
+            self._judged, self.empty = message.rows, "No contract speaks of this stage."
+            self._show()
+
+    def _show(self) -> None:
+        node = self._node
+        self.border_title = "contracts" if node is None else f"contracts about {node}"
+        self.show(dock_rows([row for _, row in self._judged], node))

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from aprtui.tui.draw.levels import LEVELS, RAMP, Mark, glyph
+from aprtui.tui.draw.colours import LEVELS, RAMP, Mark, glyph
 
 
 def test_glyphs_grow_with_the_level_and_marks_have_their_own() -> None:

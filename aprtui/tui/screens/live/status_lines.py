@@ -1,4 +1,4 @@
-"""Two lines about the engine: what is loaded, and what it is doing, how fast."""
+"""The lines around the panes: two about the engine and how fast it is, one about the token looked at."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from rich.segment import Segment
 from textual.reactive import reactive
 from textual.strip import Strip
 
+from aprtui.engine.logit_noise import LogitNoise
 from aprtui.engine.process.engine_process import EngineState
 from aprtui.engine.process.messages import EngineDescription
 from aprtui.engine.process.slots import TokenRecord
+from aprtui.tui.draw.colours import tint_styles
 from aprtui.tui.draw.numbers import duration
+from aprtui.tui.draw.signals import TintSignal, TokenFigures, token_words
 from aprtui.tui.draw.text import SEPARATOR, joined
-from aprtui.tui.frame.chrome import LEAST_COLUMNS
+from aprtui.tui.frame.tool_screen import LEAST_COLUMNS
 from aprtui.tui.widgets.line_widget import LineWidget
 
 
@@ -35,13 +38,9 @@ class Status:
 
 
 GLYPHS = {
-    EngineState.LOADING: "…",
-    EngineState.READY: "■",
-    EngineState.RUNNING: "▶",
-    EngineState.PAUSED: "‖",
-    EngineState.CRASHED: "✗",
-    EngineState.CLOSED: "■",
-}
+    EngineState.LOADING: "…", EngineState.READY: "■", EngineState.RUNNING: "▶",
+    EngineState.PAUSED: "‖", EngineState.CRASHED: "✗", EngineState.CLOSED: "■",
+}  # fmt: skip
 
 
 class StatusBar(LineWidget):
@@ -49,10 +48,7 @@ class StatusBar(LineWidget):
     COMPONENT_CLASSES: ClassVar[set[str]] = {"status-bar--engine", "status-bar--state", "status-bar--failure"}
     DEFAULT_CSS = """
     StatusBar {
-        height: 2;
-        padding: 0 1;
-        background: $panel;
-        color: $text-muted;
+        height: 2; padding: 0 1; background: $panel; color: $text-muted;
         .status-bar--engine { color: $foreground; text-style: bold; }
         .status-bar--state { color: $accent; text-style: bold; }
         .status-bar--failure { color: $error; text-style: bold; }
@@ -62,7 +58,6 @@ class StatusBar(LineWidget):
     status: reactive[Status] = reactive(Status())
 
     def render_line(self, y: int) -> Strip:
-        """The engine above, its state below."""
         status, width, base = self.status, self.size.width, self.style()
         if y == 0:
             style = self.style("engine")
@@ -120,3 +115,46 @@ def device_fields(record: TokenRecord) -> list[str]:
 
 def _rate(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+class TokenLine(LineWidget):
+    """The legend of a signal, and a token in words."""
+
+    PREFIX = "token-line"
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"token-line--name"}
+    DEFAULT_CSS = """
+    TokenLine {
+        height: 1; padding: 0 1; color: $text-muted;
+        .token-line--name { color: $accent; text-style: bold; }
+    }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._signal = TintSignal.PROBABILITY
+        self._words: list[str] = []
+
+    def show(self, signal: TintSignal, token: TokenFigures | None, noise: LogitNoise | None) -> None:
+        words = [] if token is None else token_words(token, noise, signal)
+        if (signal, words) != (self._signal, self._words):
+            self._signal, self._words = signal, words
+            self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        width, base = self.size.width, self.style()
+        legend = self._legend()
+        room = width - sum(segment.cell_length for segment in legend)
+        words = joined(self._words, room) if self._words and room > 0 else ""
+        name, gap, rest = words.partition(" id ")
+        segments = [Segment(name, self.style("name")), Segment(gap + rest, base)]
+        return Strip([*legend, *segments]).adjust_cell_length(width, base)
+
+    def _legend(self) -> list[Segment]:
+        base = self.style()
+        if self._signal is TintSignal.NONE:
+            return [Segment("no tint  ", base)]
+        sure, unsure = self._signal.ends
+        if self.plain:
+            return [Segment(f"{self._signal}  ", base)]
+        steps = [Segment(" ", base + style) for style in tint_styles(self.background)]
+        return [Segment(f"{self._signal} {sure} ", base), *steps, Segment(f" {unsure}   ", base)]
