@@ -23,7 +23,7 @@ def test_wheel_carries_its_data_and_runs_away_from_the_checkout(tmp_path: Path) 
     assert any(name.startswith("aprtui/data/kernels/") for name in names)
     assert any(name.startswith("aprtui/data/contracts/") for name in names)
     assert any(name.startswith("aprtui/demo/data/") and name.endswith(".gguf") for name in names)
-    assert "aprtui/compare/templates/report.html" in names
+    assert "aprtui/compare/report/templates/report.html" in names
     assert not any(name.startswith("tests/") for name in names)
     subprocess.run([*pip, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True)
     done = subprocess.run(
