@@ -67,7 +67,7 @@ def test_no_package_has_siblings_that_need_each_other() -> None:
 
 
 def test_a_class_name_means_one_thing() -> None:
-    """Of classes at the top of a module: messages are nested in their widgets (`Table.Chosen`), as in Textual itself."""
+    """Of classes at the top of a module: messages are nested in widgets (`Table.Chosen`), as in Textual itself."""
     owners: dict[str, list[str]] = defaultdict(list)
     for path, tree in modules():
         for statement in tree.body:

@@ -107,17 +107,18 @@ class AprtuiApp(App[ExitCode]):
                 self.action_go(ScreenName.LIVE)
         else:
             self._add(screen)
-            self.action_go(state.screen)
 
     def _add(self, screen: ToolScreen) -> None:
-        """Let `screen` take the place of an older one of its name."""
-        older = self._screens.pop(screen.NAME, None)
+        """Show `screen` in place of an older one of its name."""
+        older = self._screens.get(screen.NAME)
+        stacked = older in self.screen_stack
+        self._screens[screen.NAME] = screen
+        self.install_screen(screen, f"{screen.NAME} {id(screen)}")
+        self.action_go(screen.NAME)
         if older is not None:
             self.uninstall_screen(older)
-            if older is not self.screen:
+            if not stacked:  # Textual removes one that was on the stack
                 older.remove()
-        self._screens[screen.NAME] = screen
-        self.install_screen(screen, screen.NAME)
 
     def action_go(self, name: str) -> None:
         """Show a screen as it was left; the first time, as it begins."""
@@ -128,7 +129,10 @@ class AprtuiApp(App[ExitCode]):
         if self._screens[wanted] is self.screen:
             return
         self._history = [*(name for name in self._history if name is not wanted), wanted]
-        if len(self._history) == 1:
+        # One of our screens is on the stack at a time, above Textual's own; dialogs above it end.
+        while len(self.screen_stack) > 2:
+            self.pop_screen()
+        if len(self.screen_stack) == 1:
             self.push_screen(self._screens[wanted])
         else:
             self.switch_screen(self._screens[wanted])
@@ -152,6 +156,15 @@ class AprtuiApp(App[ExitCode]):
 
     def action_turn_theme(self) -> None:
         self.theme = LIGHT.name if self.current_theme.dark else DARK.name
+
+    def _fatal_error(self) -> None:
+        """Leave without a traceback on the terminal: `run_app` raises the exception, and its report goes to a file."""
+        self._close_messages_no_wait()
+
+    @property
+    def crash(self) -> Exception | None:
+        """The exception that ended the app; None where nothing was wrong with it."""
+        return self._exception
 
     async def action_quit(self) -> None:
         crashed = self.session.source.state is EngineState.CRASHED
@@ -187,7 +200,8 @@ def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: boo
     The model is the one that a state of the live screen names, else the embedded one.
 
     Raises `UnreadableError` before the screen opens if the model cannot be used, `UsageError` for a configuration
-    that makes no sense, and `EngineError` after it if the engine had crashed and was not restarted.
+    that makes no sense, and after it `EngineError` if the engine had crashed and was not restarted, or whatever a bug
+    in the app has raised.
     """
     config = read_config(config_path())
     if ascii_only or "utf" not in locale.getencoding().lower():  # block characters cannot be written
@@ -204,6 +218,8 @@ def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: boo
         code = app.run() or ExitCode.PASS
     finally:
         source.close()
+    if app.crash is not None:
+        raise app.crash
     if code is ExitCode.ENGINE:
         raise EngineError(app.failure)
     return code

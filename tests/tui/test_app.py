@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
 from aprtui.tui import app as app_module
-from aprtui.tui.app import AprtuiApp
+from aprtui.tui.app import AprtuiApp, run_app
 from aprtui.tui.frame.keymap import Chord
 from aprtui.tui.frame.overlay import ChordScreen
 from aprtui.tui.frame.session import Session
@@ -174,3 +175,49 @@ async def test_help_lists_every_key_of_the_screen_its_chords_and_their_ids() -> 
         text = screen_text(pilot)
         for words in ("gd", "notes.first", "Copy the headless command", "copy.command", "Live screen"):
             assert words in text
+
+
+async def test_a_screen_is_opened_again_after_a_way_back() -> None:
+    program = app(ScreenState(ScreenName.LIVE))
+    async with program.run_test(size=(100, 30)) as pilot:
+        for _ in range(3):
+            program.open_state(screen_state(ScreenName.DIFF, a="x"))
+            await pilot.pause()
+            assert isinstance(program.screen, NotesScreen)
+            await pilot.press("escape")
+            await pilot.pause()
+            assert isinstance(program.screen, LiveScreen)
+            assert len(program.screen_stack) == 2
+
+
+async def test_a_screen_takes_the_place_of_its_own_kind_even_below_a_dialog() -> None:
+    program = app(ScreenState(ScreenName.DIFF))
+    async with program.run_test(size=(100, 30)) as pilot:
+        first = program.screen
+        await pilot.press("question_mark")
+        await pilot.pause()
+        program.open_state(screen_state(ScreenName.DIFF, a="other"))
+        await pilot.pause()
+        assert isinstance(program.screen, NotesScreen)
+        assert program.screen is not first
+        assert len(program.screen_stack) == 2
+        assert not first.is_running
+
+
+def test_a_bug_in_the_app_is_raised_and_leaves_no_traceback_on_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(self: AprtuiApp) -> None:
+        raise RuntimeError("a bug")
+
+    async def press(pilot: Pilot[object]) -> None:
+        await pilot.press("T")
+        await pilot.pause()
+
+    run = AprtuiApp.run
+    monkeypatch.setattr(AprtuiApp, "action_turn_theme", broken)
+    monkeypatch.setattr(AprtuiApp, "run", lambda program: run(program, headless=True, auto_pilot=press))
+    with pytest.raises(RuntimeError, match="a bug"):
+        run_app(ScreenState(ScreenName.DIFF))
+    written = capsys.readouterr()
+    assert "Traceback" not in written.out + written.err
