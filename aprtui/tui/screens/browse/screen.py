@@ -283,12 +283,14 @@ class BrowseScreen(ToolScreen):
 
     def action_mark(self) -> None:
         """Mark the capture under the cursor, or remove its mark; a third mark replaces the first one."""
-        if self._artifact is None:
+        # What the cursor is on, not what is shown: keys may come faster than captures are opened.
+        artifact = self._under_cursor()
+        if artifact is None:
             return
-        if self._artifact.is_model:
+        if artifact.is_model:
             self.notify("Only captures can be marked: `aprtui diff --weights` compares models.", severity="warning")
             return
-        path = self._artifact.path
+        path = artifact.path
         self._marked = [other for other in self._marked if other != path] + [path] * (path not in self._marked)
         self._marked = self._marked[-2:]
         self._show_list()
@@ -360,10 +362,13 @@ class BrowseScreen(ToolScreen):
                     table.point(row.key)
         self._open_under_cursor()
 
+    def _under_cursor(self) -> Artifact | None:
+        key = self._table("artifacts").key
+        return next((artifact for artifact in self._listing.artifacts if artifact.path == key), None)
+
     def _open_under_cursor(self) -> None:
         """Read what is in the artifact under the cursor, unless it is already shown or being read."""
-        key = self._table("artifacts").key
-        artifact = next((other for other in self._listing.artifacts if other.path == key), None)
+        artifact = self._under_cursor()
         if artifact == self._artifact:
             return
         if artifact is None or self._artifact is None or artifact.path != self._artifact.path:

@@ -305,3 +305,17 @@ async def test_a_resize_storm_leaves_the_screen_whole(folder: Path) -> None:
             await pilot.resize_terminal(columns, rows)
         await pilot.resize_terminal(120, 40)
         await until_shown(pilot, "4 captures", "foreign: statistics of each stage")
+
+
+async def test_keys_in_a_burst_mark_what_the_cursor_is_on(folder: Path) -> None:
+    for name in ("a", "b", "c"):
+        write_capture(folder / name)
+    async with showing(BROWSE) as pilot:
+        await until_shown(pilot, "3 captures")
+        screen = tool_screen(pilot)
+        assert isinstance(screen, BrowseScreen)
+        # As when the next key is there before the message of the move has come.
+        found(pilot).action_move(2)
+        screen.action_mark()
+        await until_shown(pilot, "●  c")
+        assert "●  a" not in screen_text(pilot)
