@@ -47,6 +47,10 @@ class Sides:
     """Two stage files, where these are compared."""
 
     @property
+    def swapped(self) -> Sides:
+        return Sides(self.b, self.a, None if self.files is None else self.files[::-1])
+
+    @property
     def model_name(self) -> str:
         """The model as the manifests name it; empty where none does."""
         names = [
@@ -89,6 +93,8 @@ class PairTiles:
     tiles: tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
     scale: Scale
     difference: Scale
+    words: str
+    """How large the values in view are, and how far apart."""
 
 
 class PairReader:
@@ -205,7 +211,15 @@ def _levels(values: tuple[Values, Values, Values]) -> PairTiles:
     a, b, difference = values
     both = scale_for(ScaleKind.SYMMETRIC, *finite_range(np.concatenate([a, b])))
     own = scale_for(ScaleKind.SYMMETRIC, *finite_range(difference))
-    return PairTiles((both.levels(a), both.levels(b), own.levels(difference)), both, own)
+    tiles = both.levels(a), both.levels(b), own.levels(difference)
+    return PairTiles(tiles, both, own, _sizes(np.concatenate([a, b]), difference))
+
+
+def _sizes(sides: Values, difference: Values) -> str:
+    magnitude, distance = (max(map(abs, finite_range(values))) for values in (sides, difference))
+    apart = f"B − A up to {distance:.3g}" if distance else "no finite value differs"
+    odd = "" if np.isfinite(difference).all() else ", NaN or Inf among them"
+    return f"A, B up to {magnitude:.3g}, {apart}{odd}"
 
 
 def _shape(shape: tuple[int, ...]) -> str:
