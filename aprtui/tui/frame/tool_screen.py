@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import ClassVar, Protocol, cast
@@ -17,11 +17,13 @@ from textual.reactive import reactive
 from textual.screen import Screen
 from textual.strip import Strip
 from textual.widget import Widget
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static
 
 from aprtui.tui.draw.text import clipped, clipped_start, padded
+from aprtui.tui.frame.commands import SCREEN_BINDINGS, SHARED_BINDINGS, declared_bindings
 from aprtui.tui.frame.config import Config
-from aprtui.tui.frame.keymap import Chord, key_name, remapped
+from aprtui.tui.frame.key_line import KeyLine
+from aprtui.tui.frame.keymap import Chord, remapped
 from aprtui.tui.frame.overlay import ChordScreen, JumpScreen
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState
@@ -109,34 +111,17 @@ class ToolScreen(Screen[None]):
 
     NAME: ClassVar[ScreenName]
     EXPLANATION: ClassVar[str] = ""
+    SIGNS: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Glyphs and colours of the screen, with what they mean, for the help."""
     CHORDS: ClassVar[tuple[Chord, ...]] = ()
     WIDGETS: ClassVar[tuple[type[Widget], ...]] = ()
     """Widgets whose keys belong in the help of this screen."""
-    BINDINGS: ClassVar[list[BindingType]] = [
-        *(
-            Binding(str(number), f"app.go('{name}')", f"{name.capitalize()} screen", show=False, id=f"go.{name}")
-            for number, name in enumerate(ScreenName, 1)
-        ),
-        Binding("escape", "back", "Back", show=False, id="back"),
-        Binding("J", "jump_to_label", "Jump: label cells or rows, type a label", show=False, id="jump"),
-        Binding("y", "copy_command", "Copy the headless command", show=False, id="copy.command"),
-        Binding("Y", "copy_state", "Copy a command that opens this screen", show=False, id="copy.state"),
-        Binding("s", "save_picture", "Save the screen as SVG", show=False, id="save.picture"),
-        Binding("T", "app.turn_theme", "Light or dark", show=False, id="theme"),
-        Binding("colon,ctrl+p", "app.command_palette", "All commands", show=False, id="palette"),
-        Binding("question_mark", "app.help", "Help", id="help"),
-        Binding("q", "app.quit", "Quit", id="quit"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [*SHARED_BINDINGS, *SCREEN_BINDINGS]
 
     def __init__(self, session: Session, state: ScreenState) -> None:
         super().__init__()
         self.session = session
         self.chords = self.CHORDS
-        # The keys that every screen has come last in the footer.
-        shared = self._bindings.key_to_bindings
-        for binding in _declared(ToolScreen):
-            for key in map(key_name, binding.key.split(",")):
-                shared[key] = shared.pop(key)
 
     @property
     def program(self) -> Program:
@@ -146,7 +131,7 @@ class ToolScreen(Screen[None]):
         yield TabBar(self.NAME)
         yield from self.compose_body()
         yield ReadoutLine()
-        yield Footer(show_command_palette=False)
+        yield KeyLine()
 
     def compose_body(self) -> Iterable[Widget]:
         raise NotImplementedError
@@ -243,15 +228,10 @@ class ToolScreen(Screen[None]):
     @classmethod
     def all_bindings(cls, widgets: Iterable[type[Widget]] | None = None) -> list[Binding]:
         """The keys of the screen, of its widgets, or of those given, and of all screens, in this order."""
-        own = [binding for kind in cls.__mro__ if kind is not ToolScreen for binding in _declared(kind)]
-        of_widgets = [binding for kind in (cls.WIDGETS if widgets is None else widgets) for binding in _declared(kind)]
-        return [*own, *of_widgets, *_declared(ToolScreen)]
-
-
-def _declared(kind: type) -> Iterator[Binding]:
-    """Bindings that `kind` itself declares, if it is one of ours."""
-    if kind.__module__.startswith("aprtui."):
-        yield from (each for each in kind.__dict__.get("BINDINGS", ()) if isinstance(each, Binding))
+        own = [binding for kind in cls.__mro__ if kind is not ToolScreen for binding in declared_bindings(kind)]
+        kinds = cls.WIDGETS if widgets is None else widgets
+        of_widgets = [binding for kind in kinds for binding in declared_bindings(kind)]
+        return [*own, *of_widgets, *declared_bindings(ToolScreen)]
 
 
 def picture(svg: str) -> str:

@@ -63,7 +63,7 @@ SCENES = {
     "live-lens": Scene(LIVE, ["Press e,"], ["L", *RUN], ["stop token", "logit lens"]),
     "live-settings": Scene(LIVE, ["Press e,"], ["o"], ["Settings", "fault"]),
     "live-help": Scene(LIVE, ["Press e,"], ["question_mark"], ["escape closes"]),
-    "palette": Scene(LIVE, ["Press e,"], ["ctrl+p"], ["Keys:"]),
+    "palette": Scene(LIVE, ["Press e,"], ["ctrl+p"], ["Live: Settings"]),
     "browse": Scene(screen_state(ScreenName.BROWSE, **BOTH), ["3 captures", "rms"], ["tab", "j", "l"], ["layer 1"]),
     "browse-numbers": Scene(
         screen_state(ScreenName.BROWSE, at="bad"), ["3 captures", "rms"], ["enter", "v", *"jjj"], ["layer 0 q"]

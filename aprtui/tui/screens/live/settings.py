@@ -15,13 +15,14 @@ from textual.reactive import reactive
 from textual.screen import ModalScreen
 from textual.strip import Strip
 from textual.widget import Widget
-from textual.widgets import Footer, Input, Label, Static
+from textual.widgets import Input, Label, Static
 
 from aprtui.engine.backends.registry import backend_choices
 from aprtui.engine.process.messages import EngineSettings
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import Sampling
 from aprtui.errors import UsageError
+from aprtui.tui.frame.key_line import KeyLine
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +192,7 @@ class LiveSettingsScreen(ModalScreen[LiveSettings | None]):
                         yield from self._line(field)
             yield Static(NOTE, id="note")
             yield Static(id="problem", markup=False)
-        yield Footer(show_command_palette=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         self.query_one(f"#{_id(self._first)}").focus()
