@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from aprtui.engine.generation import StopReason
 from aprtui.engine.logit_noise import LogitNoise
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import Sampling
-from aprtui.trace.graph import GraphConfig
+from aprtui.trace.graph import GraphConfig, Node
 
 
 class Control(StrEnum):
@@ -101,6 +102,8 @@ class EngineDescription:
     """The model's file, where there is one."""
     chosen: str = ""
     """Which backend was chosen and why, where the choice was `auto`."""
+    fault_kinds: Mapping[Node, tuple[str, ...]] = field(default_factory=dict)
+    """The kinds of faults that each stage of the model can have."""
 
 
 @dataclass(frozen=True, slots=True)

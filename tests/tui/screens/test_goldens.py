@@ -62,6 +62,8 @@ SCENES = {
     "live": Scene(LIVE, ["Press e,"], [*RUN, f"{WAIT}stop token", "left_square_bracket", "j", "l"], ["token 16 of 17"]),
     "live-lens": Scene(LIVE, ["Press e,"], ["L", *RUN], ["stop token", "logit lens"]),
     "live-settings": Scene(LIVE, ["Press e,"], ["o"], ["Settings", "fault"]),
+    "live-faults": Scene(LIVE, ["Press e,"], ["i", "down"], ["Random numbers"]),
+    "live-fault": Scene(LIVE, ["Press e,"], ["i", *"nan", "enter"], ["--inject layer=0"]),
     "live-help": Scene(LIVE, ["Press e,"], ["question_mark"], ["escape closes"]),
     "palette": Scene(LIVE, ["Press e,"], ["ctrl+p"], ["Live: Settings"]),
     "browse": Scene(screen_state(ScreenName.BROWSE, **BOTH), ["3 captures", "rms"], ["tab", "j", "l"], ["layer 1"]),

@@ -25,6 +25,7 @@ from aprtui.tui.draw.signals import TintSignal, tint
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
+from aprtui.tui.screens.live.faults import FaultDialog, FaultPlace
 from aprtui.tui.screens.live.readout import describe, pass_title, sampling_title
 from aprtui.tui.screens.live.run import LiveRun, Timeline
 from aprtui.tui.screens.live.settings import LiveSettings, LiveSettingsScreen
@@ -311,16 +312,25 @@ class LiveScreen(ToolScreen):
         self._records_shown, self._last_progress = 0, time.monotonic()
         self._show_note("")
 
-    def action_settings(self, focused: str = "temperature", fault: str = "") -> None:
-        engine = self._source.settings
-        edited = replace(engine, faults=(*engine.faults, fault)) if fault else engine
-        dialog = LiveSettingsScreen(LiveSettings(self.sampling, edited), focused)
-        self.app.push_screen(dialog, self._apply_settings)
+    def action_settings(self) -> None:
+        settings = LiveSettings(self.sampling, self._source.settings)
+        self.app.push_screen(LiveSettingsScreen(settings, self._fault_place()), self._apply_settings)
 
     def action_inject(self) -> None:
-        node = self._grid.node
-        if node is not None:
-            self.action_settings("fault", f"layer={node.layer},stage={node.stage},kind=scale,magnitude=0.5")
+        place = self._fault_place()
+        if place is None:
+            self.notify("Faults need a model: wait until it is loaded.", severity="warning")
+        else:
+            self.app.push_screen(FaultDialog(place, self._source.settings.faults), self._apply_faults)
+
+    def _fault_place(self) -> FaultPlace | None:
+        """The stage under the cursor and the token that is looked at; None without a model."""
+        node, info = self._grid.node, self._source.info
+        if node is None or info is None or self._grid.graph is None:
+            return None
+        token = None if self._record is None else self._record.position - 1
+        is_map = self._grid.graph[node.stage].is_attention_map
+        return FaultPlace(node, is_map, info.fault_kinds.get(node, ()), token)
 
     def action_again(self) -> None:
         self._sampling = replace(self.sampling, seed=self.sampling.seed + 1)
@@ -342,6 +352,11 @@ class LiveScreen(ToolScreen):
     def _free_directory(self) -> Path:
         info = self._source.info
         return free_directory("run" if info is None or info.path is None else info.path.stem, Path.cwd())
+
+    def _apply_faults(self, faults: tuple[str, ...] | None) -> None:
+        engine = self._source.settings
+        if faults is not None and faults != engine.faults:
+            self._apply_settings(LiveSettings(self.sampling, replace(engine, faults=faults)))
 
     def _apply_settings(self, settings: LiveSettings | None) -> None:
         """Use what the dialog returned; the model is opened again only for another engine."""
