@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import platformdirs
-from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.command import Provider
 from textual.filter import LineFilter
@@ -26,6 +25,7 @@ from aprtui.tui.draw.colours import DARK, LIGHT
 from aprtui.tui.frame.ascii_filter import AsciiFilter
 from aprtui.tui.frame.config import Config, config_path, read_config
 from aprtui.tui.frame.keymap import check_remapping, displayed_keys, key_name
+from aprtui.tui.frame.keys_in_turn import KeysInTurnApp
 from aprtui.tui.frame.palette import ScreenCommands
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState
@@ -40,7 +40,7 @@ SCREENS: Mapping[ScreenName, type[ToolScreen]] = {
 }
 
 
-class AprtuiApp(App[ExitCode]):
+class AprtuiApp(KeysInTurnApp[ExitCode]):
     """Opens on the screen of `state`. Each screen is created when it is first shown, and stays."""
 
     TITLE = "aprtui"
