@@ -57,6 +57,12 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
     .pane:focus, .pane:focus-within { border: round $border; border-title-color: $accent; }
     CommandPalette > Vertical { width: 80; max-width: 100%; }
     .-ascii .pane, .-ascii .pane:focus { border: ascii $border-blurred; }
+    .-behind-zoomed { display: none !important; }
+    .-zoomed, .-around-zoomed {
+        dock: initial !important; width: 100% !important; height: 1fr !important; max-width: 100% !important;
+        max-height: 100% !important; margin: 0 !important;
+    }
+    .-around-zoomed { layout: vertical !important; }
     """
 
     def __init__(self, session: Session, state: ScreenState | None = None, config: Config | None = None) -> None:
