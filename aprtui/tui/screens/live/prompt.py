@@ -31,12 +31,12 @@ class PromptEditor(TextArea):
     """A prompt; it grows with its lines, and recalls those that were sent before."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "send", "Send", id="prompt.send"),
-        Binding("ctrl+j,alt+enter", "new_line", "New line", id="prompt.line"),
-        Binding("ctrl+o", "open_editor", "$EDITOR", id="prompt.editor"),
+        Binding("enter", "send", "Send"),
+        Binding("ctrl+j,alt+enter", "new_line", "New line"),
+        Binding("ctrl+o", "open_editor", "$EDITOR"),
         Binding("escape", "screen.back", "Back to the grid"),
-        Binding("up", "cursor_up", "Line above, or the prompt before", show=False, id="prompt.up"),
-        Binding("down", "cursor_down", "Line below, or the prompt after", show=False, id="prompt.down"),
+        Binding("up", "cursor_up", "Line above, or the prompt before", show=False),
+        Binding("down", "cursor_down", "Line below, or the prompt after", show=False),
     ]
     DEFAULT_CSS = """
     PromptEditor, PromptEditor:focus {

@@ -84,7 +84,7 @@ class LiveScreen(ToolScreen):
 
     NAME = ScreenName.LIVE
     EXPLANATION = EXPLANATION
-    WIDGETS = (StageGrid, PromptEditor)
+    WIDGETS = (StageGrid,)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p,space", "pause", "Pause/resume", id="live.pause"),
         # With priority, so that keys typed right after it reach the prompt and not the grid.

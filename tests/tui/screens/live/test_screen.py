@@ -238,7 +238,7 @@ async def test_full_speed_and_easy_pace_alternate() -> None:
 
 
 async def test_help_lists_every_key_of_the_screen() -> None:
-    async with live(RecordedSource(), size=(120, 110)) as pilot:
+    async with live(RecordedSource(), size=(120, 90)) as pilot:
         await until(pilot, lambda: pilot.app.screen.query_one(StageGrid).has_focus)
         await pilot.press("question_mark")
         await until(pilot, lambda: isinstance(pilot.app.screen, HelpScreen))
