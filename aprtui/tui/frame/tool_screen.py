@@ -17,7 +17,7 @@ from textual.reactive import reactive
 from textual.screen import Screen
 from textual.strip import Strip
 from textual.widget import Widget
-from textual.widgets import Input, Static
+from textual.widgets import Input, Static, TextArea
 
 from aprtui.tui.draw.text import clipped, clipped_start, padded
 from aprtui.tui.frame.commands import SCREEN_BINDINGS, SHARED_BINDINGS, declared_bindings
@@ -149,6 +149,11 @@ class ToolScreen(Screen[None]):
         """The captures that are on the screen, of two the reference first."""
         return ()
 
+    @property
+    def is_typing(self) -> bool:
+        """Whether letters go into a text."""
+        return isinstance(self.focused, Input | TextArea)
+
     def say(self, text: str) -> None:
         """Describe the focused cell in words."""
         self.query_one(ReadoutLine).text = text
@@ -172,8 +177,8 @@ class ToolScreen(Screen[None]):
         self.clear_selection()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """In an input, the first key of a chord is a letter."""
-        return not (action == "chord" and isinstance(self.focused, Input))
+        """In a text, the first key of a chord is a letter."""
+        return not (action == "chord" and self.is_typing)
 
     def action_chord(self, prefix: str) -> None:
         chords = [chord for chord in self.chords if chord.prefix == prefix]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from textual.widgets import Input
+from textual.widgets import Input, TextArea
 
 from aprtui.resources import embedded_model
 from aprtui.trace.aprt import write_aprt
@@ -142,7 +142,8 @@ async def test_the_screen_is_drawn_as_it_was(working: Path, name: str, size: tup
 
 async def lines_at_rest(pilot: Driver) -> list[str]:
     """The screen once nothing has changed for a while, without the blinking of a cursor in text."""
-    for box in pilot.app.screen.query(Input):
+    for box in pilot.app.screen.query("Input, TextArea"):
+        assert isinstance(box, Input | TextArea)
         box.cursor_blink = False
     before: list[str] = []
     same = 0
