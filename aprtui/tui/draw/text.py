@@ -53,6 +53,12 @@ def quoted(name: str) -> str:
     return json.dumps(name, ensure_ascii=False)
 
 
+def visible(piece: str) -> str:
+    """A token's text in characters that can be seen: spaces as `·`, line breaks as `⏎`, tabs as `⇥`."""
+    text = piece.replace(" ", "·").replace("\r\n", "⏎").replace("\n", "⏎").replace("\t", "⇥")
+    return "".join(character if character.isprintable() else "�" for character in text)
+
+
 def as_typed(path: Path) -> str:
     """A path as a person would type it here: relative where it lies below the working directory."""
     absolute = path.absolute()

@@ -13,19 +13,20 @@ from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
 from aprtui.errors import AprtuiError, UsageError
+from aprtui.model.lookup import token_pieces
 from aprtui.trace.capture import Capture
 from aprtui.trace.profile import Profile
 from aprtui.tui.draw.numbers import shape_text
-from aprtui.tui.draw.text import as_typed
+from aprtui.tui.draw.text import as_typed, visible
 from aprtui.tui.draw.tiles import ScaleKind
 from aprtui.tui.draw.viewport import Viewport
 from aprtui.tui.frame.keymap import Chord
-from aprtui.tui.frame.recent import recent_paths
+from aprtui.tui.frame.recent import models_at_hand
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.tensor.body import DisplayedPlane, TensorBody
-from aprtui.tui.screens.tensor.load import TileValues, checksum_problem, plane_profile, read_tile, token_texts
+from aprtui.tui.screens.tensor.load import TileValues, checksum_problem, plane_profile, read_tile
 from aprtui.tui.screens.tensor.map import TensorMap
 from aprtui.tui.screens.tensor.source import StageSource, TensorSource, open_neighbour, open_source
 from aprtui.tui.screens.tensor.text import CursorValue, RowLabels, cursor_words, parse_place, value_at_cursor
@@ -140,6 +141,8 @@ class TensorScreen(ToolScreen):
         self._values: TileValues | None = None
         self._profile: Profile | None = None
         self._cursor_value: CursorValue | None = None
+        self._tokens_of: Capture | None = None
+        """The capture that `_token_texts` are of, or will be."""
         self._token_texts: tuple[str, ...] = ()
         self._reported_change = ""
         self._scale_kind = ScaleKind(state.text("scale")) if state.text("scale") in set(ScaleKind) else ScaleKind.LINEAR
@@ -225,8 +228,11 @@ class TensorScreen(ToolScreen):
 
     @work(thread=True, group="words", exclusive=True, description="texts of tokens")
     def _read_token_texts(self, capture: Capture) -> None:
-        models = [path for path in (*self.session.paths, *recent_paths()) if path.suffix == ".gguf"]
-        self.post_message(self.TokensDecoded(capture, token_texts(capture, models)))
+        worker = get_current_worker()
+        models = models_at_hand(*self.session.paths, capture.path.parent)
+        pieces = token_pieces(capture, models, lambda: worker.is_cancelled)
+        if not worker.is_cancelled:
+            self.post_message(self.TokensDecoded(capture, tuple(map(visible, pieces or ()))))
 
     def on_heatmap_resized(self, message: Heatmap.Resized) -> None:
         size = self._body.heat.size
@@ -406,7 +412,8 @@ class TensorScreen(ToolScreen):
         where = source.file.path.name
         if isinstance(source, StageSource):
             where = as_typed(source.capture.path)
-            if source.capture.tokens and not self._token_texts:
+            if source.capture is not self._tokens_of:
+                self._tokens_of, self._token_texts = source.capture, ()
                 self._read_token_texts(source.capture)
         self.detail(f"{where}  {shape_words(source)}")
         self._read_profile(source, self._plane)

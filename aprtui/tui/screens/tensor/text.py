@@ -50,12 +50,6 @@ def bits_text(value: np.float32) -> str:
     return f"0x{int(np.float32(value).view(np.uint32)):08x}"
 
 
-def token_text(data: bytes) -> str:
-    """The bytes of a token as visible characters: spaces as `·`, line breaks as `⏎`, tabs as `⇥`."""
-    text = data.decode(errors="replace").replace(" ", "·").replace("\r\n", "⏎").replace("\n", "⏎").replace("\t", "⇥")
-    return "".join(character if character.isprintable() else "�" for character in text)
-
-
 @dataclass(frozen=True, slots=True)
 class RowLabels:
     """The names of rows: their numbers, and the texts of their tokens if they are known."""
