@@ -44,8 +44,10 @@ time. Where there is no room for all values, a cell shows the one of largest mag
 number is seen. NaN (X) wins over Inf (I), and Inf over any number; + lies beyond the scale. Zoomed in, values are \
 written out.
 
-The bars beside the rows show the rms of each token over three powers of ten. The scale is linear, logarithmic (the \
-magnitude; exact zeros stay empty) or symmetric (blue below zero, orange above); clipping leaves the largest values \
+Beside the rows stand the texts of their tokens, above an attention map those of the keys: from the capture, or from \
+its model if that is among the models given, opened lately or in the folders around. The bars show the rms of each \
+row, over three powers of ten where one dwarfs the others. The scale is linear, logarithmic (the magnitude; exact \
+zeros are darker than every value) or symmetric (blue below zero, orange above); clipping leaves the largest values \
 out of it, so that the others can be told apart.
 
 At the right (on small screens with v): the value under the cursor with its bits, a histogram of all values with \
