@@ -45,7 +45,7 @@ async def live(pilot: Driver, source: EngineProcess) -> None:
     await pilot.press("p")
     while source.state is EngineState.RUNNING:
         await pilot.pause(0.05)
-    for key in ("v", "n", "n", "down", "down", "right", "right"):
+    for key in ("L", "n", "n", "down", "down", "right", "right"):
         await pilot.press(key)
         await pilot.pause(0.3)
 

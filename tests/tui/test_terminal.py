@@ -135,7 +135,7 @@ def test_run_is_travelled_in_given_a_fault_and_captured(terminals: list[Terminal
     newest = int(re.findall(r"token (\d+) of", terminal.until("‖ paused"))[0])
     terminal.press("[", "S-Left", "{")
     terminal.until(rf"text: token {max(newest - 12, 1)} of {newest}, all kept")
-    terminal.press("G", "m", "m", "m", "t", "v")
+    terminal.press("G", "M", "M", "M", "t", "L")
     terminal.until(r"% change of each stage's rms")
     terminal.press("n", "n")
     terminal.until(r"logit lens(.|\n)*▸0 ")

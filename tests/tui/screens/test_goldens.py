@@ -61,7 +61,7 @@ BOUND = screen_state(ScreenName.DIFF, **BOTH, metric="rel_l2", bound=0.01, layer
 
 SCENES = {
     "live": Scene(LIVE, ["Press e,"], [*RUN, f"{WAIT}stop token", "left_square_bracket", "j", "l"], ["token 16 of 17"]),
-    "live-lens": Scene(LIVE, ["Press e,"], ["v", *RUN], ["stop token", "logit lens"]),
+    "live-lens": Scene(LIVE, ["Press e,"], ["L", *RUN], ["stop token", "logit lens"]),
     "live-settings": Scene(LIVE, ["Press e,"], ["o"], ["Settings", "fault"]),
     "live-help": Scene(LIVE, ["Press e,"], ["question_mark"], ["escape closes"]),
     "palette": Scene(LIVE, ["Press e,"], ["ctrl+p"], ["Keys:"]),
@@ -74,21 +74,21 @@ SCENES = {
     ),
     "browse-filter": Scene(screen_state(ScreenName.BROWSE), ["3 captures"], ["slash", *"half"], ["half"]),
     "tensor": Scene(GATE, ["layer 1 ffn_gate", "channel 7"], ["l"], ["channel 8"]),
-    "tensor-numbers": Scene(GATE, ["channel 7"], ["c", "c", "enter"], ["numbers", "symmetric"]),
+    "tensor-numbers": Scene(GATE, ["channel 7"], ["M", "M", "enter"], ["numbers", "symmetric"]),
     "tensor-attention": Scene(
         screen_state(ScreenName.TENSOR, capture="bad", layer=1, stage="attn_softmax"),
         ["head 0 of 2"], ["right_square_bracket", "h", "v"], ["head 1 of 2"],
     ),
-    "tensor-large": Scene(screen_state(ScreenName.TENSOR, path="large.bin", width=1024), ["300×1024"], ["o"], ["X"]),
+    "tensor-large": Scene(screen_state(ScreenName.TENSOR, path="large.bin", width=1024), ["300×1024"], ["O"], ["X"]),
     "tensor-nothing": Scene(ScreenState(ScreenName.TENSOR), ["No tensor is open."]),
     "diff": Scene(DIFF, ["FAIL"], ["g", "d", "j"], ["layer 2 ffn_up"]),
-    "diff-bound": Scene(BOUND, ["first divergence: layer 1 ffn_gate"], ["plus"], ["0.0178"]),
+    "diff-bound": Scene(BOUND, ["first divergence: layer 1 ffn_gate"], ["b"], ["0.0178"]),
     "diff-channels": Scene(BOUND, ["first divergence: layer 1 ffn_gate"], ["v"], ["layer 1 ffn_gate"]),
     "diff-help": Scene(DIFF, ["FAIL"], ["question_mark"], ["escape closes"]),
     "diff-chord": Scene(DIFF, ["FAIL"], ["g"], ["g d"]),
     "diff-nothing": Scene(ScreenState(ScreenName.DIFF), ["captures"]),
     "contracts": Scene(CHECKED, ["1 FAIL"], [], ["ALPHA-2  FAIL"]),
-    "contracts-cells": Scene(CHECKED, ["1 FAIL"], ["c"], ["ALPHA-2  FAIL"]),
+    "contracts-cells": Scene(CHECKED, ["1 FAIL"], ["v"], ["ALPHA-2  FAIL"]),
 }  # fmt: skip
 
 

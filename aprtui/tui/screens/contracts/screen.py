@@ -77,7 +77,7 @@ class ContractsScreen(ToolScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "app.focus_next", "Next pane", id="contracts.next-pane"),
         Binding("shift+tab", "app.focus_previous", "Pane before", show=False),
-        Binding("c", "turn_cells", "Cells or words", id="contracts.cells"),
+        Binding("v", "turn_cells", "Cells or words", id="contracts.cells"),
         Binding("r", "judge", "Judge again", id="contracts.judge"),
     ]
     HORIZONTAL_BREAKPOINTS = [(0, "-stacked"), (BESIDE, "-beside"), (WIDE, "-wide")]  # noqa: RUF012  # Textual declares it per instance

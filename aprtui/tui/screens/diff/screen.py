@@ -150,8 +150,9 @@ class DiffScreen(ToolScreen):
         Binding("c", "cancel", "Cancel", show=False, id="diff.cancel"),
         Binding("x", "swap", "Swap sides", show=False, id="diff.swap"),
         Binding("M", "turn_metric", "Next metric", show=False, id="diff.metric"),
-        Binding("plus,equals_sign", "move_bound(1)", "Move bound", key_display="+ -", id="diff.bound.wider"),
-        Binding("minus", "move_bound(-1)", "Narrower bound", show=False, id="diff.bound.narrower"),
+        Binding("b", "move_bound(1)", "Move bound", key_display="b B", id="diff.bound.wider"),
+        Binding("B", "move_bound(-1)", "Narrower bound", show=False, id="diff.bound.narrower"),
+        Binding("F", "fold", "Fold layers that are alike, or unfold all", show=False, id="diff.fold"),
         Binding("backspace", "drop_bound", "Drop your bound", show=False, id="diff.bound.drop"),
     ]
     CHORDS: ClassVar[tuple[Chord, ...]] = (
@@ -160,8 +161,6 @@ class DiffScreen(ToolScreen):
         Chord("[ d", "divergence(-1)", "Divergent stage before", "diff.previous"),
         Chord("] t", "flip(1)", "Next token whose first choice flips", "diff.flip.next"),
         Chord("[ t", "flip(-1)", "Token before whose first choice flips", "diff.flip.previous"),
-        Chord("z M", "fold(True)", "Fold layers that are alike", "diff.fold"),
-        Chord("z R", "fold(False)", "Unfold all layers", "diff.unfold"),
         Chord("m *", "mark('*')", "Mark this stage", "diff.mark"),
         Chord("' *", "jump('*')", "Go to a mark", "diff.jump"),
     )
@@ -543,8 +542,8 @@ class DiffScreen(ToolScreen):
         else:
             self._see("")
 
-    def action_fold(self, folded: bool) -> None:
-        self._folded = folded
+    def action_fold(self) -> None:
+        self._folded = not self._folded
         self._show_grid()
 
     def action_mark(self, letter: str) -> None:

@@ -23,7 +23,7 @@ it inherited; both over their bound. Without a replay the upper half stays empty
 for what it adds is not known: R replays both sides from their own inputs and finds out. Behind the colours stands a \
 sign, so that none of it needs colour; the legend below says what the signs mean.
 
-+ and - put a bound of your own on the difference, by the metric that is shown, and judge every stage again at once; \
+b and B put a bound of your own on the difference, by the metric that is shown, and judge every stage again at once; \
 backspace drops it. M shows the next metric: in greys where no bound is on it.
 """
 
@@ -92,7 +92,7 @@ def judged_by(request: DiffRequest, bound: Tolerance | None) -> str:
         return "by a replay of both sides"
     if request.model is not None:
         return "by the noise floor of the model"
-    return f"by the floor of {request.floor}" if request.floor else "by no bound: + sets one, R replays"
+    return f"by the floor of {request.floor}" if request.floor else "by no bound: b sets one, R replays"
 
 
 def _numbers(verdict: StageVerdict) -> str:

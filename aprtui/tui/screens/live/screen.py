@@ -43,7 +43,7 @@ the margin between the two largest logits and the noise at the logits, which is 
 against exact on the tokens of the run) when the signal is first chosen.
 
 The grid shows one forward pass: the one that chose the token. A row is a layer, a column is a stage in the order in \
-which stages are computed. The statistic is one of six (m). m after a number is thousandths, k thousands.
+which stages are computed. The statistic is one of six (M). m after a number is thousandths, k thousands.
 
 Colours of rms, absmax and mean compare layers: each column has a scale of its own. Those of change and time compare \
 all cells. Change is that of the rms against the token before, in per cent. Stages that a kernel computes in one go \
@@ -54,7 +54,7 @@ known of the stage under the cursor.
 Time travel: [ and ] (or shift with an arrow key) move the whole screen to another token of the run, as far back as \
 records are kept (256); G returns to the present. The engine goes on meanwhile unless it is paused.
 
-The logit lens (v) says for each layer what the model would say next if it ended there: the last norm and the head, \
+The logit lens (L) says for each layer what the model would say next if it ended there: the last norm and the head, \
 applied to the layer's output. It costs time for every token.
 
 A capture (w) evaluates the tokens of the run again with every tap and writes all stage tensors; W copies the \
@@ -103,10 +103,10 @@ class LiveScreen(ToolScreen):
         Binding("n", "step", "Next token, then rest", show=False, id="live.step"),
         Binding("C", "contracts", "Contracts about the stage", show=False, id="live.contracts"),
         Binding("c", "cancel", "Cancel", show=False, id="live.cancel"),
-        Binding("g", "again", "Generate again with the next seed", show=False, id="live.again"),
+        Binding("r", "again", "Generate again with the next seed", show=False, id="live.again"),
         Binding("i", "inject", "Inject a fault at this stage", show=False, id="live.inject"),
         Binding("f", "full_speed", "Full speed or easy pace", show=False, id="live.pace"),
-        Binding("r", "restart", "Restart engine", show=False, id="live.restart"),
+        Binding("ctrl+r", "restart", "Restart engine", show=False, id="live.restart"),
         Binding("W", "copy_trace", "Copy the trace command of this run", show=False, id="live.trace"),
         Binding("left_square_bracket,shift+left", "travel(-1)", "Token before", show=False, id="live.before"),
         Binding("right_square_bracket,shift+right", "travel(1)", "Token after", show=False, id="live.after"),
@@ -114,9 +114,9 @@ class LiveScreen(ToolScreen):
         Binding("right_curly_bracket", "travel(10)", "Ten tokens after", show=False, id="live.after10"),
         Binding("home", "oldest", "Oldest token that is kept", show=False, id="live.oldest"),
         Binding("end,G", "newest", "Newest token, as it comes", show=False, id="live.newest"),
-        Binding("m", "statistic", "Next statistic of the grid", show=False, id="live.statistic"),
+        Binding("M", "statistic", "Next statistic of the grid", show=False, id="live.statistic"),
         Binding("t", "tint", "Next signal that tints the text", show=False, id="live.tint"),
-        Binding("v", "lens", "Logit lens on or off", show=False, id="live.lens"),
+        Binding("L", "lens", "Logit lens on or off", show=False, id="live.lens"),
     ]
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (STACKED, "-stacked"), (WIDE, "-wide")]  # noqa: RUF012  # as Textual does
     DEFAULT_CSS = """
@@ -360,7 +360,7 @@ class LiveScreen(ToolScreen):
         if not self.prompt:
             self.notify("Type a prompt first.", severity="warning")
         elif self._source.state is EngineState.CRASHED:
-            self.notify("The engine has crashed; press escape, then r to restart it.", severity="warning")
+            self.notify("The engine has crashed; press escape, then ctrl+r to restart it.", severity="warning")
         elif info is None:
             # The generation starts as soon as the engine is loaded.
             self.set_focus(self._grid)
@@ -463,7 +463,7 @@ class LiveScreen(ToolScreen):
             return f"{self._note or 'opening the model'}, {silent:.0f} s"
         if self._source.state is not EngineState.RUNNING or silent < PATIENCE:
             return self._note
-        return f"{self._note or 'no token'} for {silent:.0f} s, r restarts"
+        return f"{self._note or 'no token'} for {silent:.0f} s, ctrl+r restarts"
 
     def _show_note(self, note: str, failure: str = "", restart: bool = False) -> None:
         self._note = note
@@ -471,7 +471,7 @@ class LiveScreen(ToolScreen):
             return  # an update of the box lays out the whole screen again, and would do so with every token
         self.failure = failure
         box = self.query_one("#failure", Static)
-        box.update(f"{failure}\nPress r to restart the engine." if restart else failure)
+        box.update(f"{failure}\nPress ctrl+r to restart the engine." if restart else failure)
         box.display = bool(failure)
 
     def _handle(self, event: messages.Event) -> None:

@@ -32,8 +32,8 @@ class TensorMap(Heatmap):
         Binding("right,l", "move(0, 1)", "Column after", show=False),
         Binding("pageup", "move(-10, 0)", "Ten rows up", show=False),
         Binding("pagedown", "move(10, 0)", "Ten rows down", show=False),
-        Binding("H,shift+left", "move(0, -10)", "Ten columns back", show=False),
-        Binding("L,shift+right", "move(0, 10)", "Ten columns on", show=False),
+        Binding("shift+left", "move(0, -10)", "Ten columns back", show=False),
+        Binding("shift+right", "move(0, 10)", "Ten columns on", show=False),
         Binding("home", "move_to(0)", "First column", show=False),
         Binding("end", "move_to(-1)", "Last column", show=False),
     ]

@@ -156,9 +156,9 @@ async def test_words_and_cells_share_their_place_on_a_small_screen(folder: Path)
         await judged(pilot)
         details, cells = pilot.app.screen.query_one("#details"), pilot.app.screen.query_one("#cells")
         assert details.display and not cells.display
-        await pilot.press("c")
+        await pilot.press("v")
         assert cells.display and not details.display
-        await pilot.press("c", "enter")
+        await pilot.press("v", "enter")
         assert details.has_focus
 
 

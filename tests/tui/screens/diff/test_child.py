@@ -135,10 +135,10 @@ async def test_a_planted_fault_is_reached_and_the_copied_commands_give_the_same_
         word, lines = await until(lambda _, lines: "by a replay" in lines)
         assert "layer 2 ffn_gate" in lines and "injected, certain" in lines
         await same_headless(word)
-        await pilot.press("M", "plus")
+        await pilot.press("M", "b")
         word, lines = await until(lambda word, _: word == "PASS")
         await same_headless(word)
-        await pilot.press("minus", "minus")
+        await pilot.press("B", "B")
         word, lines = await until(lambda word, _: word == "FAIL")
         await same_headless(word)
 

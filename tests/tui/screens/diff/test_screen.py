@@ -84,7 +84,7 @@ async def test_without_captures_it_says_what_to_do(monkeypatch: pytest.MonkeyPat
     source = RecordedDiff(lambda request: [])
     async with opened(ScreenState(ScreenName.DIFF), source, monkeypatch) as pilot:
         assert "aprtui open A B" in screen_text(pilot) and "space" in screen_text(pilot)
-        await pilot.press("R", "x", "r", "plus", "minus", "M", "c", "enter", "j", "g", "d", "right_square_bracket", "t")
+        await pilot.press("R", "x", "r", "b", "B", "M", "c", "enter", "j", "g", "d", "right_square_bracket", "t")
         await pilot.press("y")
         assert "Nothing here to give headless yet." in notifications(pilot)
         assert not source.requests
@@ -115,9 +115,9 @@ async def test_a_bound_is_moved_dropped_and_walked_through(
     sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(between(*sides), playing(*sides), monkeypatch) as pilot:
-        await pilot.press("plus")
+        await pilot.press("b")
         assert verdict(pilot).startswith("PASS") and "by your bound rel_l2=0.5" in verdict(pilot)
-        await pilot.press(*["minus"] * 5)
+        await pilot.press(*["B"] * 5)
         assert verdict(pilot).startswith("FAIL") and "first divergence: layer 1 ffn_gate" in verdict(pilot)
         await pilot.press("home", "g", "d")
         assert node(pilot) == FAULT
@@ -139,7 +139,7 @@ async def test_the_verdict_of_a_moved_bound_is_the_commands_once_it_has_run(
 ) -> None:
     source = playing(*sides)
     async with opened(between(*sides), source, monkeypatch) as pilot:
-        await pilot.press("plus", "minus", "minus")
+        await pilot.press("b", "B", "B")
         before = verdict(pilot)
         await pilot.press("r")
         await until(pilot, lambda: settled(pilot))
@@ -192,7 +192,7 @@ async def test_metrics_are_cycled_and_a_bound_is_on_the_one_that_is_shown(
     async with opened(between(*sides), playing(*sides), monkeypatch) as pilot:
         await pilot.press("M")
         assert screen(pilot).state().text("metric") == Metric.REL_LINF
-        await pilot.press("M", "minus")
+        await pilot.press("M", "B")
         assert "by your bound max_abs=" in verdict(pilot)
         await pilot.press("M")
         assert verdict(pilot).startswith("UNKNOWN"), "a bound on another metric is dropped"
@@ -200,10 +200,10 @@ async def test_metrics_are_cycled_and_a_bound_is_on_the_one_that_is_shown(
 
 async def test_layers_that_are_alike_fold_and_unfold(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(between(*sides, metric="rel_l2", bound=0.2), playing(*sides), monkeypatch) as pilot:
-        await pilot.press("end", "z", "M")
+        await pilot.press("end", "F")
         assert "layer 0: 1 layer alike" in screen_text(pilot) and "layer 2: 1 layer alike" in screen_text(pilot)
         assert node(pilot) is not None and node(pilot) != Node(2, "attn_norm")
-        await pilot.press("z", "R")
+        await pilot.press("F")
         assert "alike" not in screen_text(pilot)
 
 
@@ -330,7 +330,7 @@ async def test_a_comparison_that_fails_is_told_in_one_line_and_can_be_made_again
     source.problem = "the comparison was ended by signal 11 (SIGSEGV): r runs it again"
     async with opened(between(*sides), source, monkeypatch) as pilot:
         assert "SIGSEGV" in screen_text(pilot) and verdict(pilot).startswith("–")
-        await pilot.press("j", "plus", "M", "g", "d", "enter", "z", "M")
+        await pilot.press("j", "b", "M", "g", "d", "enter", "F")
         source.problem = ""
         await pilot.press("r")
         await until(pilot, lambda: settled(pilot))
@@ -396,7 +396,7 @@ async def test_panes_show_both_sides_in_lock_step_and_enter_jumps_from_the_list(
         await pilot.press("h")
         assert panes.view is not None and panes.view.column < before.column
         assert len({heatmap._cursor for heatmap in panes.query(Heatmap)}) == 1
-        await pilot.press("i", "o")
+        await pilot.press("plus", "minus")
         assert panes.view.tiling == before.tiling, "every value has a cell of its own already"
         elements.focus()
         await pilot.press("j", "enter")
@@ -415,7 +415,7 @@ async def test_a_resize_leaves_the_cursor_on_its_value_and_zoom_ends_at_single_v
         panes = screen(pilot).query_one(DiffPanes)
         await until(pilot, lambda: panes.view is not None)
         panes.focus()
-        await pilot.press("h", "h", "j", "o", "i", "i", "i")
+        await pilot.press("h", "h", "j", "minus", "plus", "plus", "plus")
         place, view = panes.place, panes.view
         assert place is not None and view is not None and view.is_closest and not view.numbers
         await pilot.resize_terminal(200, 60)

@@ -132,9 +132,9 @@ async def test_every_statistic_comes_to_the_grid_in_turn() -> None:
     async with live(RecordedSource(), size=(120, 40)) as pilot:
         await finished(pilot)
         for statistic in [*list(Statistic)[1:], Statistic.RMS]:
-            await pilot.press("m")
+            await pilot.press("M")
             await until_shown(pilot, f" {statistic.words}: pass at")
-        await pilot.press("m", "m", "m", "m", "m")
+        await pilot.press("M", "M", "M", "M", "M")
         await until(pilot, lambda: "←" in screen_text(pilot))
         assert "short" in screen_text(pilot) and "long" in screen_text(pilot)
 
@@ -142,7 +142,7 @@ async def test_every_statistic_comes_to_the_grid_in_turn() -> None:
 async def test_change_of_the_first_token_is_not_made_up() -> None:
     async with live(RecordedSource(), size=(120, 40)) as pilot:
         await finished(pilot)
-        await pilot.press("m", "m", "m", "home")
+        await pilot.press("M", "M", "M", "home")
         await until(pilot, lambda: "the prompt, 5 tokens" in screen_text(pilot))
         rows = [line for line in screen_text(pilot).splitlines() if line.startswith("│   2 ")]
         assert "·" in rows[0] and "%" not in rows[0]
@@ -184,13 +184,13 @@ async def test_lens_is_asked_for_and_shown_with_the_layer_of_the_cursor_marked()
     async with live(source, size=(120, 40)) as pilot:
         await finished(pilot)
         assert "logit lens" not in screen_text(pilot)
-        await pilot.press("v")
+        await pilot.press("L")
         await until(pilot, lambda: "Not computed for this token." in screen_text(pilot))
         assert source.calls[-1] == "lens True"
         await pilot.press("shift+left", "down", "down")
         await until(pilot, lambda: "▸2 " in screen_text(pilot))
         assert bars(pilot, "lens") == ['" other0"', '" other1"', '" other2"', '" other0"']
-        await pilot.press("v")
+        await pilot.press("L")
         await until(pilot, lambda: "logit lens" not in screen_text(pilot))
         assert source.calls[-1] == "lens False"
 
@@ -199,7 +199,7 @@ async def test_at_eighty_columns_the_lens_takes_the_place_of_the_candidates() ->
     async with live(RecordedSource()) as pilot:
         await finished(pilot)
         assert "likeliest tokens" in screen_text(pilot)
-        await pilot.press("v")
+        await pilot.press("L")
         await until(pilot, lambda: "logit lens" in screen_text(pilot))
         assert "likeliest tokens" not in screen_text(pilot)
 
@@ -287,7 +287,7 @@ async def test_again_takes_the_next_seed() -> None:
     source = RecordedSource()
     async with live(source, sampling=Sampling(temperature=0.5, seed=7)) as pilot:
         await finished(pilot)
-        await pilot.press("g")
+        await pilot.press("r")
         await until(pilot, lambda: len(source.prompts) == 2)
         assert source.sampling == Sampling(temperature=0.5, seed=8)
 
@@ -338,7 +338,7 @@ async def test_state_opens_the_screen_as_it_was() -> None:
     source = RecordedSource()
     async with live(source, size=(120, 40)) as pilot:
         await finished(pilot)
-        await pilot.press("m", "t", "v", "down", "right", "right", *["shift+left"] * 3)
+        await pilot.press("M", "t", "L", "down", "right", "right", *["shift+left"] * 3)
         state = body(pilot).state()
     again = RecordedSource()
     app = AprtuiApp(Session(again), parse_state(str(state)))
@@ -359,7 +359,7 @@ async def test_engine_that_died_can_still_be_looked_at_and_travelled_in() -> Non
         await until(pilot, lambda: "SIGKILL" in screen_text(pilot))
         await pilot.press("shift+left", "shift+left")
         await until(pilot, lambda: "token 3 of 5" in screen_text(pilot))
-        await pilot.press("r")
+        await pilot.press("ctrl+r")
         await until(pilot, lambda: source.written == len(PIECES))
         await until(pilot, lambda: f"token {len(PIECES)} of {len(PIECES)}" in screen_text(pilot))
 
@@ -383,7 +383,7 @@ async def test_text_follows_its_end_also_beside_the_lens_and_after_a_resize(size
     source = RecordedSource([f"line {number}\n" for number in range(90)], per_poll=10)
     async with live(source, size=size) as pilot:
         await until(pilot, lambda: source.written >= 20)
-        await pilot.press("v")
+        await pilot.press("L")
         await finished(pilot)
         await until(pilot, lambda: "line 89" in screen_text(pilot))
         for other in ((100, 30), size):

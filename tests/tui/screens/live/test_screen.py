@@ -69,7 +69,7 @@ async def test_the_grid_is_drawn_as_it_was(statistic: str, presses: int) -> None
     source = RecordedSource(layers=2, bad=Node(1, "ffn_up"))
     async with live(source) as pilot:
         await until(pilot, lambda: "stop token" in screen_text(pilot))
-        await pilot.press(*"m" * presses, "j", "l")
+        await pilot.press(*"M" * presses, "j", "l")
         check_golden(f"stage-grid-{statistic}", pilot.app.screen.query_one(StageGrid))
 
 
@@ -224,7 +224,7 @@ async def test_crash_is_told_and_the_engine_restarted_by_a_key() -> None:
     source = RecordedSource(crash_after=3)
     async with live(source) as pilot:
         await until(pilot, lambda: "the engine process was ended by signal 9 (SIGKILL)" in screen_text(pilot))
-        await pilot.press("r")
+        await pilot.press("ctrl+r")
         await until(pilot, lambda: source.written == len(PIECES))
         assert "crashed" not in screen_text(pilot)
 
@@ -308,7 +308,7 @@ async def test_whole_way_with_a_real_engine_process() -> None:
             assert source._process is not None
             source._process.kill()
             await until(pilot, lambda: "ended by signal 9 (SIGKILL)" in screen_text(pilot))
-            await pilot.press("r")
+            await pilot.press("ctrl+r")
             await until(pilot, lambda: "▶ running" in screen_text(pilot))
     finally:
         source.close()
@@ -331,7 +331,7 @@ async def test_silent_engine_is_noticed_while_the_screen_goes_on(monkeypatch: py
     async with live(source) as pilot:
         await until(pilot, lambda: source.written >= 2)
         monkeypatch.setattr(source, "_token", list)
-        await until(pilot, lambda: "no token for 0 s, r restarts" in screen_text(pilot))
+        await until(pilot, lambda: "no token for 0 s, ctrl+r restarts" in screen_text(pilot))
         await pilot.press("down")
         await until(pilot, lambda: "layer 1 attn_norm" in screen_text(pilot))
 
