@@ -25,10 +25,15 @@ Driver = Pilot[ExitCode]
 
 @asynccontextmanager
 async def showing(
-    state: ScreenState, size: tuple[int, int] = (120, 40), *, paths: tuple[Path, ...] = (), ascii_only: bool = False
+    state: ScreenState,
+    size: tuple[int, int] = (120, 40),
+    *,
+    paths: tuple[Path, ...] = (),
+    ascii_only: bool = False,
+    theme: str | None = None,
 ) -> AsyncIterator[Driver]:
     """The app on the screen of `state`."""
-    config = Config(Path("config.toml"), ascii=ascii_only)
+    config = Config(Path("config.toml"), theme, ascii=ascii_only)
     async with AprtuiApp(Session(RecordedSource(), paths=paths), state, config).run_test(size=size) as pilot:
         yield pilot
 
