@@ -111,7 +111,7 @@ def judged_by(request: DiffRequest, bound: Tolerance | None) -> str:
         return "by a replay of both sides"
     if request.model is not None:
         return "by the noise floor of the model"
-    return f"by the floor of {request.floor}" if request.floor else "by no bound"
+    return f"by the floor of {request.floor}" if request.floor else "no bound is set"
 
 
 def _numbers(verdict: StageVerdict) -> str:
