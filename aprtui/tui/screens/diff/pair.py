@@ -14,9 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.errors import AprtuiError, UnreadableError
-from aprtui.model.digest import file_digest
 from aprtui.progress import Cancelled
-from aprtui.resources import embedded_model
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.trace.stage_reader import StageReader
@@ -49,27 +47,6 @@ class Sides:
     @property
     def swapped(self) -> Sides:
         return Sides(self.b, self.a, None if self.files is None else self.files[::-1])
-
-    @property
-    def model_name(self) -> str:
-        """The model as the manifests name it; empty where none does."""
-        names = [
-            side.manifest.model.name for side in (self.a, self.b) if side is not None and side.manifest is not None
-        ]
-        return names[0] if names else ""
-
-    @property
-    def embedded(self) -> Path | None:
-        """The embedded model, where both sides are captures of it."""
-        manifests = [side.manifest for side in (self.a, self.b) if side is not None]
-        named = {manifest.model.sha256 for manifest in manifests if manifest is not None}
-        if len(manifests) < 2 or None in manifests or len(named) != 1:
-            return None
-        path = embedded_model()
-        try:
-            return path if named == {file_digest(path)} else None
-        except AprtuiError:
-            return None
 
 
 def open_sides(a: Path, b: Path) -> Sides:

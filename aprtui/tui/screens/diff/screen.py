@@ -14,7 +14,8 @@ from textual.containers import Container
 from textual.message import Message
 from textual.timer import Timer
 from textual.widget import Widget
-from textual.widgets import Input, Static
+from textual.widgets import Static
+from textual.worker import get_current_worker
 
 from aprtui.compare.align.pairing import Unpaired
 from aprtui.compare.comparison import Comparison, Hypothesis, StageComparison
@@ -28,11 +29,13 @@ from aprtui.errors import UsageError
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.text import as_typed
 from aprtui.tui.frame.keymap import Chord, displayed_keys
+from aprtui.tui.frame.recent import models_at_hand, remember
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.diff.cells import METRICS, cells, greys, layout, rows
 from aprtui.tui.screens.diff.grid import DiffGrid
+from aprtui.tui.screens.diff.models import ModelDialog, ModelSearch, search_models
 from aprtui.tui.screens.diff.pair import Sides, open_sides
 from aprtui.tui.screens.diff.panes import DiffPanes, Place
 from aprtui.tui.screens.diff.source import (
@@ -77,13 +80,6 @@ IDLE_SECONDS = 2.0
 
 MOST_REMARKS = 6
 """Lines of warnings that are shown at once."""
-
-
-class ModelInput(Input):
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "submit", "Replay"),
-        Binding("escape", "screen.leave_model", "Leave"),
-    ]
 
 
 class DiffScreen(ToolScreen):
@@ -148,16 +144,14 @@ class DiffScreen(ToolScreen):
     }
     DiffScreen.-empty #nothing { display: block; }
     DiffScreen.-empty #body, DiffScreen.-empty VerdictLines { display: none; }
-    DiffScreen ModelInput { border: none; height: 1; padding: 0 1; background: $panel; display: none; }
-    DiffScreen.-asks ModelInput { display: block; }
     """
 
     class SidesOpened(Message):
-        """Both captures were opened; `model` is the embedded one where both are of it."""
+        """Both captures were opened, and their model was looked for."""
 
-        def __init__(self, sides: Sides, model: Path | None) -> None:
+        def __init__(self, sides: Sides, search: ModelSearch) -> None:
             super().__init__()
-            self.sides, self.model = sides, model
+            self.sides, self.search = sides, search
 
     def __init__(self, session: Session, state: ScreenState, source: DiffSource | None = None) -> None:
         super().__init__(session, state)
@@ -185,12 +179,12 @@ class DiffScreen(ToolScreen):
         self._ran = self._request
         self._judge = state.text("judge")
         self._bound = _bound(state, self._metric)
-        self._embedded: Path | None = None
+        self._search = ModelSearch()
         self._records: list[Mapping[str, Any]] = []
         self._remarks: list[str] = []
-        self._progress = ""
+        self._progress = "opening both sides, looking for their model"
         self._problem = ""
-        self.comparing = False
+        self.comparing = self._request is not None
 
     def compose_body(self) -> Iterable[Widget]:
         yield VerdictLines()
@@ -204,7 +198,6 @@ class DiffScreen(ToolScreen):
                 yield Table(HYPOTHESIS_COLUMNS, id="hypotheses")
                 yield Table(ELEMENT_COLUMNS, id="elements")
                 yield ContractsDock(self.session.paths, id="dock")
-        yield ModelInput(placeholder="path of the model to replay with", select_on_focus=False)
 
     def captures(self) -> tuple[Path, ...]:
         """Both sides, the reference first."""
@@ -247,20 +240,30 @@ class DiffScreen(ToolScreen):
     def on_unmount(self) -> None:
         self._source.cancel()
 
-    @work(thread=True, exclusive=True, group="sides")
+    @work(thread=True, exclusive=True, group="sides", description="both sides and their model")
     def _open_sides(self, request: DiffRequest) -> None:
+        worker = get_current_worker()
+        loaded = self.session.source.info
+        places = [] if loaded is None or loaded.path is None else [loaded.path]
+        folders = dict.fromkeys(path.absolute().parent for path in (request.a, request.b))
+        files = models_at_hand(*places, *self.session.paths, *folders)
         sides = open_sides(request.a, request.b)
-        self.post_message(self.SidesOpened(sides, sides.embedded))
+        search = search_models(sides, files, lambda: worker.is_cancelled)
+        if not worker.is_cancelled:
+            self.post_message(self.SidesOpened(sides, search))
 
     def on_diff_screen_sides_opened(self, message: SidesOpened) -> None:
-        """Judge by the embedded model where both sides are captures of it and the state asks for nothing else."""
-        self._sides, self._embedded = message.sides, message.model
+        """Judge by the model whose bytes both sides state, where it is at hand and the state asks for nothing else."""
+        self._sides, self._search = message.sides, message.search
         request = self._request
         assert request is not None
-        if request.model is None and (request.replay or (not self._judge and request.floor is None)):
-            request = replace(request, model=message.model)
+        if request.model is None and request.replay:
+            request = replace(request, model=message.search.only)
+        elif request.model is None and not self._judge and request.floor is None:
+            request = replace(request, model=message.search.proven)
         self._request = request
-        self._compare(request)
+        if self.comparing:
+            self._compare(request)
 
     def _compare(self, request: DiffRequest) -> None:
         self._ran = request
@@ -611,31 +614,20 @@ class DiffScreen(ToolScreen):
         self._compare(self._bounded(self._request))
 
     def action_replay(self) -> None:
-        """Replay both sides with their model; ask for it where it is not known."""
+        """Replay both sides with their model; ask for it where it is not certain which file that is."""
         request = self._request
         if request is None:
             return
-        model = request.model or self._embedded
+        model = request.model or self._search.only
         if model is None:
-            self.set_class(True, "-asks")
-            model_input = self.query_one(ModelInput)
-            name = self._sides.model_name
-            model_input.placeholder = f"path of the model to replay with{f' ({name})' if name else ''}"
-            model_input.focus()
+            self.app.push_screen(ModelDialog(self._search), self._replay_with)
         else:
             self._replay(model)
 
-    def on_input_submitted(self, message: Input.Submitted) -> None:
-        path = Path(message.value).expanduser()
-        if not path.is_file():
-            self.notify(f"{path}: is no file: expected a GGUF model", severity="error", markup=False)
-            return
-        self.action_leave_model()
-        self._replay(path)
-
-    def action_leave_model(self) -> None:
-        self.set_class(False, "-asks")
-        self.query_one(DiffGrid).focus()
+    def _replay_with(self, model: Path | None) -> None:
+        if model is not None:
+            remember(model)
+            self._replay(model)
 
     def _replay(self, model: Path) -> None:
         assert self._request is not None

@@ -108,9 +108,9 @@ def judged_by(request: DiffRequest, bound: Tolerance | None) -> str:
     if bound is not None or request.tolerance:
         return f"by your bound {bound or request.tolerance}"
     if request.replay:
-        return "by a replay of both sides"
+        return f"by a replay of both sides with {'the embedded model' if request.model is None else request.model.name}"
     if request.model is not None:
-        return "by the noise floor of the model"
+        return f"by the noise floor of {request.model.name}"
     return f"by the floor of {request.floor}" if request.floor else "no bound is set"
 
 

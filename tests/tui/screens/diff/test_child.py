@@ -129,7 +129,7 @@ async def test_a_planted_fault_is_reached_and_the_copied_commands_give_the_same_
             assert (code, summary["verdict"]) == ({"PASS": 0, "FAIL": 1, "UNKNOWN": 125}[word], word)
 
         word, lines = await until(lambda word, _: word == "FAIL")
-        assert "by the noise floor of the model" in lines, "both sides are captures of the embedded model"
+        assert "by the noise floor of demo-qwen2-q4km.gguf" in lines, "both sides are captures of the embedded model"
         await pilot.press("home", "g", "d")
         assert app.screen.query_one(DiffGrid).node == Node(2, "ffn_gate")
         await same_headless(word)

@@ -22,7 +22,7 @@ from aprtui.tui.frame.tool_screen import ReadoutLine
 from aprtui.tui.screens.diff.cells import SIGN_TEXTS, STEP_TEXTS, Sign
 from aprtui.tui.screens.diff.grid import DiffGrid
 from aprtui.tui.screens.diff.panes import DiffPanes
-from aprtui.tui.screens.diff.screen import DiffScreen, ModelInput
+from aprtui.tui.screens.diff.screen import DiffScreen
 from aprtui.tui.screens.diff.verdict import VerdictLines
 from aprtui.tui.screens.live.screen import LiveScreen
 from aprtui.tui.widgets.heatmap import Heatmap
@@ -225,32 +225,6 @@ async def test_sides_are_swapped(sides: tuple[Path, Path], monkeypatch: pytest.M
         assert (source.requests[-1].a, source.requests[-1].b) == (sides[1], sides[0])
         await pilot.press("y")
         assert pilot.app.clipboard == f"aprtui diff {sides[1]} {sides[0]}"
-
-
-async def test_a_replay_asks_for_the_model_where_it_is_not_known(
-    sides: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = playing(*sides)
-    model = tmp_path / "m.gguf"
-    model.write_bytes(b"GGUF")
-    async with opened(between(*sides), source, monkeypatch) as pilot:
-        await pilot.press("R")
-        asked = screen(pilot).query_one(ModelInput)
-        assert asked.has_focus and "tiny" in asked.placeholder
-        await pilot.press(*"nothing", "enter")
-        assert "is no file" in notifications(pilot)[-1]
-        await pilot.press("escape")
-        assert screen(pilot).query_one(DiffGrid).has_focus and isinstance(pilot.app.screen, DiffScreen)
-        await pilot.press("R")
-        asked.value = str(model)
-        await pilot.press("enter")
-        await until(pilot, lambda: settled(pilot))
-        assert source.requests[-1].replay and source.requests[-1].model == model
-        await pilot.press("y")
-        assert pilot.app.clipboard.endswith(f"--model {model} --replay")
-        await pilot.press("R")
-        await until(pilot, lambda: settled(pilot))
-        assert source.requests[-1].model == model, "a model that is known is not asked for again"
 
 
 async def test_a_state_is_restored(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
