@@ -76,6 +76,8 @@ def next_steps(
     if comparison.verdict is Verdict.UNKNOWN:
         first = (f"{replay} replay: find the stage that adds error",) if replay else ()
         return *first, f"{key('diff.bound.wider')} set a bound", values, again
+    if not comparison.differing:
+        return values, again
     return values, f"{key('diff.metric')} next metric", f"{key('diff.bound.narrower')} narrower bound", again
 
 
@@ -90,6 +92,7 @@ def verdict_details(comparison: Comparison, request: DiffRequest, bound: Toleran
         sure, _, why = divergence.certainty.partition(": ")
         numbers, place = _numbers(divergence.verdict), place_words(divergence.place)
         first = [numbers, place, f"{divergence.state}, {sure}", why]
+    first += [hint.text for hint in comparison.hints]
     second = _criteria(comparison, request, bound)
     if comparison.differing:
         second.append(f"smallest tolerance {comparison.smallest or 'none'}")
