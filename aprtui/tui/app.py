@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import platformdirs
-from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.command import Provider
 from textual.filter import LineFilter
@@ -26,6 +25,7 @@ from aprtui.tui.draw.colours import DARK, LIGHT
 from aprtui.tui.frame.ascii_filter import AsciiFilter
 from aprtui.tui.frame.config import Config, config_path, read_config
 from aprtui.tui.frame.keymap import check_remapping, displayed_keys, key_name
+from aprtui.tui.frame.keys_in_turn import KeysInTurnApp
 from aprtui.tui.frame.palette import ScreenCommands
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState
@@ -40,7 +40,7 @@ SCREENS: Mapping[ScreenName, type[ToolScreen]] = {
 }
 
 
-class AprtuiApp(App[ExitCode]):
+class AprtuiApp(KeysInTurnApp[ExitCode]):
     """Opens on the screen of `state`. Each screen is created when it is first shown, and stays."""
 
     TITLE = "aprtui"
@@ -57,6 +57,12 @@ class AprtuiApp(App[ExitCode]):
     .pane:focus, .pane:focus-within { border: round $border; border-title-color: $accent; }
     CommandPalette > Vertical { width: 80; max-width: 100%; }
     .-ascii .pane, .-ascii .pane:focus { border: ascii $border-blurred; }
+    .-behind-zoomed { display: none !important; }
+    .-zoomed, .-around-zoomed {
+        dock: initial !important; width: 100% !important; height: 1fr !important; max-width: 100% !important;
+        max-height: 100% !important; margin: 0 !important;
+    }
+    .-around-zoomed { layout: vertical !important; }
     """
 
     def __init__(self, session: Session, state: ScreenState | None = None, config: Config | None = None) -> None:

@@ -55,6 +55,7 @@ def load_engine(progress: Progress, settings: EngineSettings, path: Path) -> Loa
         model.name, model.quantization, model.config.graph, engine.backend, engine.code_path,
         engine.mode, engine.kv, engine.context, model.sampling_temperature, chosen.faults, path,
         "".join(reasons), {node: kinds_at(model, node) for node in model.graph.nodes},
+        model.chat_template is not None,
     )  # fmt: skip
     return LoadedEngine(engine, model, model.tokenizer, info, chosen, faults)
 

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Hashable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 from rich.segment import Segment
 from textual.app import ComposeResult
@@ -17,7 +17,7 @@ from textual.reactive import reactive
 from textual.screen import Screen
 from textual.strip import Strip
 from textual.widget import Widget
-from textual.widgets import Input, Static
+from textual.widgets import Input, Static, TextArea
 
 from aprtui.tui.draw.text import clipped, clipped_start, padded
 from aprtui.tui.frame.commands import SCREEN_BINDINGS, SHARED_BINDINGS, declared_bindings
@@ -121,6 +121,7 @@ class ToolScreen(Screen[None]):
     def __init__(self, session: Session, state: ScreenState) -> None:
         super().__init__()
         self.session = session
+        self._zoomed: Widget | None = None
         self.chords = self.CHORDS
 
     @property
@@ -148,6 +149,11 @@ class ToolScreen(Screen[None]):
         """The captures that are on the screen, of two the reference first."""
         return ()
 
+    @property
+    def is_typing(self) -> bool:
+        """Whether letters go into a text."""
+        return isinstance(self.focused, Input | TextArea)
+
     def say(self, text: str) -> None:
         """Describe the focused cell in words."""
         self.query_one(ReadoutLine).text = text
@@ -171,8 +177,8 @@ class ToolScreen(Screen[None]):
         self.clear_selection()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """In an input, the first key of a chord is a letter."""
-        return not (action == "chord" and isinstance(self.focused, Input))
+        """In a text, the first key of a chord is a letter."""
+        return not (action == "chord" and self.is_typing)
 
     def action_chord(self, prefix: str) -> None:
         chords = [chord for chord in self.chords if chord.prefix == prefix]
@@ -194,6 +200,44 @@ class ToolScreen(Screen[None]):
                 widget.jump_to(target)
 
         self.app.push_screen(JumpScreen(widget), jump)
+
+    def action_zoom_pane(self) -> None:
+        """Show the focused pane alone between the lines at the top and the bottom, or all panes again."""
+        pane = None if self._zoomed is not None else pane_of(self.focused)
+        if self._zoomed is None and pane is None:
+            self.notify("Go to a pane first: tab.", severity="warning")
+        self.zoom_pane(pane)
+
+    def zoom_pane(self, pane: Widget | None) -> None:
+        """Show `pane` alone; None shows all panes again."""
+        for widget in self.query(".-zoomed, .-around-zoomed, .-behind-zoomed"):
+            widget.remove_class("-zoomed", "-around-zoomed", "-behind-zoomed")
+        self._zoomed = pane
+        inner = pane
+        while inner is not None and inner is not self:
+            inner.add_class("-zoomed" if inner is pane else "-around-zoomed")
+            around = cast(Widget, inner.parent)
+            for other in around.children:
+                if other is not inner and (around is not self or other.has_class("pane") or other.query(".pane")):
+                    other.add_class("-behind-zoomed")
+            inner = around
+
+    def set_focus(self, widget: Widget | None, *args: Any, **options: Any) -> None:
+        """Focus a widget; while a pane is zoomed and the widget stands in another one, that one is zoomed instead."""
+        pane = pane_of(widget)
+        if self._zoomed is None or pane is None or pane is self._zoomed:
+            super().set_focus(widget, *args, **options)
+            return
+        self.zoom_pane(pane)
+        # A widget that is not displayed takes no focus, and styles follow their classes a frame later.
+        self.call_after_refresh(super().set_focus, widget, *args, **options)
+
+    def action_leave(self) -> None:
+        """Show all panes again while one is zoomed, else go back."""
+        if self._zoomed is not None:
+            self.zoom_pane(None)
+        else:
+            self.action_back()
 
     def action_back(self) -> None:
         self.program.back()
@@ -232,6 +276,12 @@ class ToolScreen(Screen[None]):
         kinds = cls.WIDGETS if widgets is None else widgets
         of_widgets = [binding for kind in kinds for binding in declared_bindings(kind)]
         return [*own, *of_widgets, *declared_bindings(ToolScreen)]
+
+
+def pane_of(widget: Widget | None) -> Widget | None:
+    """The pane that `widget` is or stands in; None where it is in none."""
+    around = () if widget is None else widget.ancestors_with_self
+    return next((each for each in around if isinstance(each, Widget) and each.has_class("pane")), None)
 
 
 def picture(svg: str) -> str:

@@ -170,7 +170,7 @@ class StageGrid(LayerGrid, can_focus=True):
         if not self._level_styles:
             base = self.style()
             maps = () if self._figures is None else (self._figures.statistic.colour_map,)
-            self._level_styles = [base + style for style in level_styles(*maps)]
+            self._level_styles = [base + style for style in level_styles(*maps, dark=self.dark)]
         return self._level_styles
 
     def _cells(self, figures: Figures, layout: GridLayout, layer: int, levels: list[int], width: int) -> list[str]:
