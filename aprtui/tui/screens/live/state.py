@@ -17,6 +17,7 @@ from aprtui.tui.draw.figures import Statistic
 from aprtui.tui.draw.signals import TintSignal
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.screens.live.settings import LiveSettings, form_texts, parse_form
+from aprtui.tui.widgets.stage_grid import GridView
 
 _Option = TypeVar("_Option", bound=StrEnum)
 
@@ -33,6 +34,7 @@ class InitialState:
 
     engine: EngineSettings
     sampling: Sampling | None
+    view: GridView | None
     statistic: Statistic
     signal: TintSignal
     lens: bool
@@ -45,6 +47,7 @@ def live_state(
     settings: LiveSettings,
     prompt: str,
     node: Node | None,
+    view: GridView | None,
     statistic: Statistic,
     signal: TintSignal,
     lens: bool,
@@ -57,6 +60,7 @@ def live_state(
         model=None if info is None or info.path is None else info.path,
         prompt=prompt,
         **{name: texts[field] for name, field in _FORM.items()},
+        view=view,
         statistic=statistic,
         tint=signal,
         lens="on" if lens else None,
@@ -79,6 +83,7 @@ def initial_state(state: ScreenState, engine: EngineSettings) -> InitialState:
     return InitialState(
         replace(settings.engine, threads=engine.threads, context=engine.context),
         settings.sampling if chosen else None,
+        _one_of(GridView, state, "view", GridView.NUMBERS) if state.text("view") else None,
         _one_of(Statistic, state, "statistic", Statistic.RMS),
         _one_of(TintSignal, state, "tint", TintSignal.PROBABILITY),
         state.text("lens") == "on",
