@@ -174,3 +174,11 @@ def test_sentence_piece_without_byte_tokens_is_refused(tmp_path: Path) -> None:
     metadata["tokenizer.ggml.tokens"][100] = "no byte"
     with pytest.raises(UnreadableError, match="lacks some of the byte tokens"):
         build(tmp_path, metadata)
+
+
+def test_a_piece_is_the_text_of_one_token_and_shows_bytes_that_are_no_character(tmp_path: Path) -> None:
+    tokenizer = byte_pair(tmp_path)
+    ids = tokenizer.encode("def\nö<|im_end|>", bos=False)
+    assert [tokenizer.piece(token) for token in ids] == ["def", "\n", "\\xc3", "\\xb6", "<|im_end|>"]
+    with pytest.raises(UsageError, match="does not exist"):
+        tokenizer.piece(tokenizer.size)

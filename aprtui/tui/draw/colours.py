@@ -67,9 +67,15 @@ _CIVIDIS = (
     (138, 134, 120), (165, 156, 116), (195, 179, 105), (225, 204, 85), (254, 232, 56),
 )  # fmt: skip
 
-# Diverging, for signed values: blue below zero, orange above (ends of ColorBrewer's PuOr by way of a light middle).
-_DIVERGING = (
-    (5, 48, 97), (33, 102, 172), (67, 147, 195), (146, 197, 222), (209, 229, 240),
+# Diverging, for signed values: blue below zero, orange above. Zero is as the background of the theme: small values are
+# calm, large ones of either sign stand out.
+_DIVERGING_ON_DARK = (
+    (172, 212, 244), (98, 168, 222), (52, 118, 180), (30, 72, 116), (18, 36, 56), (14, 17, 22),
+    (54, 33, 15), (116, 64, 14), (180, 98, 18), (234, 144, 46), (255, 205, 128),
+)  # fmt: skip
+# Ends of ColorBrewer's PuOr by way of a light middle.
+_DIVERGING_ON_LIGHT = (
+    (5, 48, 97), (33, 102, 172), (67, 147, 195), (146, 197, 222), (209, 229, 240), (251, 250, 246),
     (253, 219, 199), (244, 165, 130), (230, 97, 1), (179, 88, 6), (127, 59, 8),
 )  # fmt: skip
 
@@ -102,24 +108,32 @@ class ColourMap(StrEnum):
 _STOPS = {
     ColourMap.CIVIDIS: _CIVIDIS,
     ColourMap.GREY: ((16, 16, 16), (240, 240, 240)),
-    ColourMap.DIVERGING: _DIVERGING,
+    ColourMap.DIVERGING: _DIVERGING_ON_DARK,
     ColourMap.ERROR: _ERROR,
 }
+_STOPS_ON_LIGHT = {ColourMap.DIVERGING: _DIVERGING_ON_LIGHT}
+
+EXACT_ZERO: Rgb = (4, 8, 14)
+"""Of an exact zero on a logarithmic scale, darker than the lowest level: the background would look like a high one on a
+light theme."""
 
 
 @cache
-def level_colours(colour_map: ColourMap = ColourMap.CIVIDIS) -> tuple[Rgb | None, ...]:
-    """The colour of each level and mark of a tile, by its value; None for marks without a colour of their own."""
-    stops = _STOPS[colour_map]
+def level_colours(colour_map: ColourMap = ColourMap.CIVIDIS, *, dark: bool = True) -> tuple[Rgb | None, ...]:
+    """The colour of each level and mark of a tile, by its value; None for marks without a colour of their own.
+
+    `dark` says whether the theme is.
+    """
+    stops = _STOPS[colour_map] if dark else _STOPS_ON_LIGHT.get(colour_map, _STOPS[colour_map])
     levels = [_mixed(stops, level / (LEVELS - 1)) for level in range(LEVELS)]
     ends = {Mark.ABOVE: levels[-1], Mark.BELOW: levels[0]}
     return (*levels, *(_MARK_COLOURS.get(mark) or ends.get(mark) for mark in Mark))
 
 
 @cache
-def level_styles(colour_map: ColourMap = ColourMap.CIVIDIS) -> tuple[Style, ...]:
-    """The style of text on each level and mark of a tile, by its value."""
-    colours = level_colours(colour_map)
+def level_styles(colour_map: ColourMap = ColourMap.CIVIDIS, *, dark: bool = True) -> tuple[Style, ...]:
+    """The style of text on each level and mark of a tile, by its value; `dark` says whether the theme is."""
+    colours = level_colours(colour_map, dark=dark)
     return tuple(
         Style(dim=True) if colour is None else on_colour(colour, bold=value >= LEVELS)
         for value, colour in enumerate(colours)

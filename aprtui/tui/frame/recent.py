@@ -13,6 +13,7 @@ from pathlib import Path
 import platformdirs
 
 from aprtui.errors import AprtuiError
+from aprtui.resources import embedded_model
 from aprtui.trace.aprt import write_atomically
 
 MOST_REMEMBERED = 20
@@ -33,7 +34,23 @@ def recent_paths() -> tuple[Path, ...]:
     return ()
 
 
+def models_at_hand(*places: Path) -> tuple[Path, ...]:
+    """GGUF files in which a capture's model may be found: those among or in `places`, those in the working directory,
+    those that were opened lately, and the embedded one.
+    """
+    files: list[Path] = []
+    for place in (*places, Path()):
+        if place.is_dir():
+            with suppress(OSError):
+                files += sorted(place.glob("*.gguf"))
+        elif place.suffix == ".gguf":
+            files.append(place)
+    files += [path for path in recent_paths() if path.suffix == ".gguf"]
+    return tuple(dict.fromkeys(path.absolute() for path in (*files, embedded_model())))
+
+
 def remember(path: Path) -> None:
+    """Note that `path` was opened: it is listed in the app from now on."""
     opened = path.absolute()
     paths = [opened, *(path for path in recent_paths() if path != opened)][:MOST_REMEMBERED]
     with suppress(OSError, AprtuiError):

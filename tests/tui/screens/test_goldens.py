@@ -15,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from textual.widgets import Input
+from textual.widgets import Input, TextArea
 
 from aprtui.resources import embedded_model
 from aprtui.trace.aprt import write_aprt
 from aprtui.trace.graph import Node
 from aprtui.tui import app as app_module
 from aprtui.tui.app import SCREENS
+from aprtui.tui.draw.colours import LIGHT
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from tests.compare.recorded import EDITS, FAULT, two_captures
 from tests.compare.synthetic import changed, write_capture
@@ -62,8 +63,10 @@ SCENES = {
     "live": Scene(LIVE, ["Press e,"], [*RUN, f"{WAIT}stop token", "left_square_bracket", "j", "l"], ["token 16 of 17"]),
     "live-lens": Scene(LIVE, ["Press e,"], ["L", *RUN], ["stop token", "logit lens"]),
     "live-settings": Scene(LIVE, ["Press e,"], ["o"], ["Settings", "fault"]),
+    "live-faults": Scene(LIVE, ["Press e,"], ["i", "down"], ["Random numbers"]),
+    "live-fault": Scene(LIVE, ["Press e,"], ["i", *"nan", "enter"], ["--inject layer=0"]),
     "live-help": Scene(LIVE, ["Press e,"], ["question_mark"], ["escape closes"]),
-    "palette": Scene(LIVE, ["Press e,"], ["ctrl+p"], ["Keys:"]),
+    "palette": Scene(LIVE, ["Press e,"], ["ctrl+p"], ["Live: Settings"]),
     "browse": Scene(screen_state(ScreenName.BROWSE, **BOTH), ["3 captures", "rms"], ["tab", "j", "l"], ["layer 1"]),
     "browse-numbers": Scene(
         screen_state(ScreenName.BROWSE, at="bad"), ["3 captures", "rms"], ["enter", "v", *"jjj"], ["layer 0 q"]
@@ -125,22 +128,45 @@ def working(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("name", SCENES)
 async def test_the_screen_is_drawn_as_it_was(working: Path, name: str, size: tuple[int, int]) -> None:
-    scene = SCENES[name]
-    async with showing(scene.state, size) as pilot:
-        await until_shown(pilot, *scene.opened)
-        for key in scene.keys:
-            if key.startswith(WAIT):
-                await until_shown(pilot, key.removeprefix(WAIT))
-            else:
-                await pilot.press(key)
-        await until_shown(pilot, *scene.then)
-        await until(pilot, lambda: not any(word in screen_text(pilot) for word in scene.gone))
+    async with showing(SCENES[name].state, size) as pilot:
+        await play(pilot, SCENES[name])
         check_lines(f"{name}-{size[0]}x{size[1]}", await lines_at_rest(pilot))
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["in-view", "behind-another"])
+@pytest.mark.parametrize(
+    "name",
+    ["live", "browse", "tensor-numbers", "tensor-attention", "tensor-large", "diff-bound", "contracts"],
+)
+async def test_light_or_dark_draws_everything_again(working: Path, name: str, there: bool) -> None:
+    """After `T`, on this screen or on another one, every cell is as on a screen that was opened in that theme."""
+    async with showing(SCENES[name].state) as pilot:
+        await play(pilot, SCENES[name])
+        before = await lines_at_rest(pilot)
+        other = "4" if name == "live" else "1"
+        await pilot.press("T") if there else await pilot.press(other, "T", "escape")
+        turned = await lines_at_rest(pilot)
+        assert turned != before
+    async with showing(SCENES[name].state, theme=LIGHT.name) as pilot:
+        await play(pilot, SCENES[name])
+        assert turned == await lines_at_rest(pilot)
+
+
+async def play(pilot: Driver, scene: Scene) -> None:
+    await until_shown(pilot, *scene.opened)
+    for key in scene.keys:
+        if key.startswith(WAIT):
+            await until_shown(pilot, key.removeprefix(WAIT))
+        else:
+            await pilot.press(key)
+    await until_shown(pilot, *scene.then)
+    await until(pilot, lambda: not any(word in screen_text(pilot) for word in scene.gone))
 
 
 async def lines_at_rest(pilot: Driver) -> list[str]:
     """The screen once nothing has changed for a while, without the blinking of a cursor in text."""
-    for box in pilot.app.screen.query(Input):
+    for box in pilot.app.screen.query("Input, TextArea"):
+        assert isinstance(box, Input | TextArea)
         box.cursor_blink = False
     before: list[str] = []
     same = 0

@@ -100,8 +100,6 @@ class BrowseScreen(ToolScreen):
         Binding("d", "compare", "Diff marked", id="browse.diff"),
         Binding("slash", "filter", "Filter", key_display="/", id="browse.filter"),
         Binding("v", "turn_view", "Stage grid or table of statistics", show=False, id="browse.view"),
-        Binding("tab", "app.focus_next", "Next pane", show=False),
-        Binding("shift+tab", "app.focus_previous", "Pane before", show=False),
     ]
     HORIZONTAL_BREAKPOINTS = [(0, "-stacked"), (WIDE, "-wide")]  # noqa: RUF012  # Textual declares it per instance
     VERTICAL_BREAKPOINTS = [(0, "-low"), (HIGH, "-high")]  # noqa: RUF012

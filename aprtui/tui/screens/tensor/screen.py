@@ -13,19 +13,20 @@ from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
 from aprtui.errors import AprtuiError, UsageError
+from aprtui.model.lookup import token_pieces
 from aprtui.trace.capture import Capture
 from aprtui.trace.profile import Profile
 from aprtui.tui.draw.numbers import shape_text
-from aprtui.tui.draw.text import as_typed
+from aprtui.tui.draw.text import as_typed, visible
 from aprtui.tui.draw.tiles import ScaleKind
 from aprtui.tui.draw.viewport import Viewport
 from aprtui.tui.frame.keymap import Chord
-from aprtui.tui.frame.recent import recent_paths
+from aprtui.tui.frame.recent import models_at_hand
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.tensor.body import DisplayedPlane, TensorBody
-from aprtui.tui.screens.tensor.load import TileValues, checksum_problem, plane_profile, read_tile, token_texts
+from aprtui.tui.screens.tensor.load import TileValues, checksum_problem, plane_profile, read_tile
 from aprtui.tui.screens.tensor.map import TensorMap
 from aprtui.tui.screens.tensor.source import StageSource, TensorSource, open_neighbour, open_source
 from aprtui.tui.screens.tensor.text import CursorValue, RowLabels, cursor_words, parse_place, value_at_cursor
@@ -43,8 +44,10 @@ time. Where there is no room for all values, a cell shows the one of largest mag
 number is seen. NaN (X) wins over Inf (I), and Inf over any number; + lies beyond the scale. Zoomed in, values are \
 written out.
 
-The bars beside the rows show the rms of each token over three powers of ten. The scale is linear, logarithmic (the \
-magnitude; exact zeros stay empty) or symmetric (blue below zero, orange above); clipping leaves the largest values \
+Beside the rows stand the texts of their tokens, above an attention map those of the keys: from the capture, or from \
+its model if that is among the models given, opened lately or in the folders around. The bars show the rms of each \
+row, over three powers of ten where one dwarfs the others. The scale is linear, logarithmic (the magnitude; exact \
+zeros are darker than every value) or symmetric (blue below zero, orange above); clipping leaves the largest values \
 out of it, so that the others can be told apart.
 
 At the right (on small screens with v): the value under the cursor with its bits, a histogram of all values with \
@@ -81,8 +84,6 @@ class TensorScreen(ToolScreen):
         Binding("O", "outliers", "Outlier channels", show=False, id="tensor.outliers"),
         Binding("v", "turn_view", "Side, bytes or neither (small screens)", show=False, id="tensor.view"),
         Binding("r", "read_again", "Read the file again", show=False, id="tensor.read"),
-        Binding("tab", "app.focus_next", "Next pane", show=False),
-        Binding("shift+tab", "app.focus_previous", "Pane before", show=False),
     ]
     CHORDS: ClassVar[tuple[Chord, ...]] = (
         Chord("] s", "step(1, 'layer')", "Next stage", "tensor.chord.next"),
@@ -138,6 +139,8 @@ class TensorScreen(ToolScreen):
         self._values: TileValues | None = None
         self._profile: Profile | None = None
         self._cursor_value: CursorValue | None = None
+        self._tokens_of: Capture | None = None
+        """The capture that `_token_texts` are of, or will be."""
         self._token_texts: tuple[str, ...] = ()
         self._reported_change = ""
         self._scale_kind = ScaleKind(state.text("scale")) if state.text("scale") in set(ScaleKind) else ScaleKind.LINEAR
@@ -223,8 +226,11 @@ class TensorScreen(ToolScreen):
 
     @work(thread=True, group="words", exclusive=True, description="texts of tokens")
     def _read_token_texts(self, capture: Capture) -> None:
-        models = [path for path in (*self.session.paths, *recent_paths()) if path.suffix == ".gguf"]
-        self.post_message(self.TokensDecoded(capture, token_texts(capture, models)))
+        worker = get_current_worker()
+        models = models_at_hand(*self.session.paths, capture.path.parent)
+        pieces = token_pieces(capture, models, lambda: worker.is_cancelled)
+        if not worker.is_cancelled:
+            self.post_message(self.TokensDecoded(capture, tuple(map(visible, pieces or ()))))
 
     def on_heatmap_resized(self, message: Heatmap.Resized) -> None:
         size = self._body.heat.size
@@ -404,7 +410,8 @@ class TensorScreen(ToolScreen):
         where = source.file.path.name
         if isinstance(source, StageSource):
             where = as_typed(source.capture.path)
-            if source.capture.tokens and not self._token_texts:
+            if source.capture is not self._tokens_of:
+                self._tokens_of, self._token_texts = source.capture, ()
                 self._read_token_texts(source.capture)
         self.detail(f"{where}  {shape_words(source)}")
         self._read_profile(source, self._plane)

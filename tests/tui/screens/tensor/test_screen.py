@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ import pytest
 from textual.widgets import Input
 
 from aprtui.errors import UnreadableError, UsageError
+from aprtui.model.model import load_model
 from aprtui.resources import embedded_model
 from aprtui.trace.aprt import write_aprt
 from aprtui.trace.graph import Node
+from aprtui.trace.manifest import read_manifest, write_manifest
 from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state, screen_state
 from aprtui.tui.screens.tensor import screen as tensor_screen
 from aprtui.tui.screens.tensor.map import ColourBar, TensorMap
@@ -65,9 +68,6 @@ async def test_a_stage_is_seen_whole_with_its_scale_and_its_tokens(folder: Path,
         for word in ("layer 1 ffn_up: tokens × channels", "0 #5", "4 #7", "linear scale", "a  5×12", "token 0 id 5"):
             assert word in text
         assert ("all values" in text) == (size[0] >= 110) and ("bytes of" in text) == (size[1] >= 34)
-        keys = pilot.app.screen.active_bindings.values()
-        shown = {key.binding.description for key in keys if key.binding.show}
-        assert len(shown) <= 6, shown
 
 
 async def test_the_value_under_the_cursor_is_told_with_bits_place_and_bytes(folder: Path) -> None:
@@ -193,20 +193,31 @@ async def test_outliers_are_listed_and_jump(folder: Path) -> None:
         await until_shown(pilot, "bytes of ffn_up.bin")
 
 
-async def test_tokens_have_their_texts_where_the_model_is_at_hand(folder: Path) -> None:
-    from dataclasses import replace
-
-    from aprtui.model.model import load_model
-    from aprtui.trace.manifest import read_manifest, write_manifest
-
+async def test_tokens_have_their_texts_where_the_manifest_states_them(folder: Path) -> None:
     capture = write_capture(folder / "a")
+    manifest = read_manifest(capture)
+    assert manifest is not None
+    write_manifest(capture, replace(manifest, pieces=("def", " fib", "\n", "(", "n")))
+    async with showing(stage()) as pilot:
+        await until_shown(pilot, "0 def", "1 ·fib", "token 0 def")
+
+
+async def test_tokens_of_other_engines_have_their_texts_where_the_model_is_at_hand(folder: Path) -> None:
+    capture = write_capture(folder / "runs" / "a")
     manifest = read_manifest(capture)
     assert manifest is not None
     model = load_model(embedded_model())
     tokens = tuple(model.tokenizer.encode("def fib(n):", bos=False))[:5]
     info = replace(manifest.model, sha256=model.sha256())
     write_manifest(capture, replace(manifest, model=info, tokens=tokens))
-    async with showing(stage()) as pilot:
+    async with showing(screen_state(ScreenName.TENSOR, capture="runs/a", layer=1, stage="ffn_up")) as pilot:
+        await until_shown(pilot, "0 def", "token 0 def")
+    # The name alone, and a file in the folder of the capture.
+    shutil.copy(embedded_model(), folder / "runs" / "Tiny-Model.gguf")
+    (capture / "manifest.json").unlink()
+    name = model.name.replace(" ", "-").upper()
+    (capture / "_PROVENANCE.txt").write_text(f"model: maker/{name}\ntokens: {list(tokens)}\n")
+    async with showing(screen_state(ScreenName.TENSOR, capture="runs/a", layer=1, stage="ffn_up")) as pilot:
         await until_shown(pilot, "0 def", "token 0 def")
 
 
