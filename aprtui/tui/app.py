@@ -26,6 +26,7 @@ from aprtui.tui.draw.colours import DARK, LIGHT
 from aprtui.tui.frame.ascii_filter import AsciiFilter
 from aprtui.tui.frame.config import Config, config_path, read_config
 from aprtui.tui.frame.keymap import check_remapping, displayed_keys, key_name
+from aprtui.tui.frame.recent import remember_state
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState
 from aprtui.tui.frame.tool_screen import ToolScreen
@@ -106,6 +107,7 @@ class AprtuiApp(App[ExitCode]):
             if not self._history:
                 self.action_go(ScreenName.LIVE)
         else:
+            remember_state(state)
             self._add(screen)
 
     def _add(self, screen: ToolScreen) -> None:

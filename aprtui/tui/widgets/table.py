@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
@@ -28,7 +28,7 @@ class Column:
     """A column.
 
     If there is no room for all, those with the highest `rank` are left out; one that `grows` is clipped, at its
-    beginning if its end matters more.
+    beginning if its end matters more. In rows that do not stand out themselves, its cells have its `tone`.
     """
 
     title: str
@@ -36,6 +36,7 @@ class Column:
     grows: bool = False
     rank: int = 0
     end_matters: bool = False
+    tone: Tone | None = None
 
 
 class Tone(StrEnum):
@@ -207,6 +208,9 @@ class Table(JumpTargets, can_focus=True):
         style = self.style(row.tone)
         if index == self._cursor:
             style += self.style("cursor" if self.has_focus else "resting", partial=True)
+            return Strip([Segment(set_cell_size(self._line(row.cells), width), style)])
+        if row.tone is Tone.PLAIN and any(column.tone for column in self._columns):
+            return Strip(list(self._toned(row.cells))).adjust_cell_length(width, base)
         return Strip([Segment(set_cell_size(self._line(row.cells), width), style)])
 
     @property
@@ -230,6 +234,15 @@ class Table(JumpTargets, can_focus=True):
             if width
         )
 
+    def _toned(self, cells: Sequence[str]) -> Iterator[Segment]:
+        """The cells of a row, those of columns with a tone in it."""
+        gap = ""
+        for text, width, column in zip(cells, self._column_widths(), self._columns, strict=True):
+            if width:
+                yield Segment(gap, self.style(Tone.PLAIN))
+                yield Segment(_fitted(text, width, column), self.style(column.tone or Tone.PLAIN))
+                gap = " " * GAP
+
     def _column_widths(self) -> list[int]:
         """The width of each column; 0 where there is no room for it."""
         if self._widths is None:
@@ -247,8 +260,9 @@ def column_widths(columns: Sequence[Column], needed: Sequence[int], room: int) -
     for index in sorted(range(len(columns)), key=lambda index: (-columns[index].rank, -index)):
         if columns[index].rank and _total(widths) > room:
             widths[index] = 0
-    for index, column in enumerate(columns):
-        if column.grows and widths[index]:
+    # Those that need least come first: as many as possible are whole.
+    for index in sorted(range(len(columns)), key=lambda index: (needed[index], index)):
+        if columns[index].grows and widths[index]:
             widths[index] = max(min(needed[index], widths[index] + room - _total(widths)), 1)
     return widths
 
