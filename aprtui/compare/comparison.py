@@ -68,11 +68,12 @@ class Divergence:
 
 
 class FocusKind(StrEnum):
-    """Why a stage is the one to look at first."""
+    """Why a stage is the one to look at first: of a FAIL, of what nothing judges, of a PASS."""
 
     DIVERGENCE = "the first divergent stage"
     JUMP = "the first stage with 10 times the error of its inputs"
     WORST = "the stage that differs most"
+    NEAREST = "the stage nearest to its bound"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +99,16 @@ class Support(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """A signature of a common bug held against the values: its name, the numbers that decide, its usual cause."""
+    """A signature of a common bug held against the values: its name, the numbers that decide, its usual cause.
+
+    `looks_like` is what was found in a few words, to stand in a sentence: "× 1.99993".
+    """
 
     name: str
     support: Support
     evidence: str
     cause: str
+    looks_like: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +180,11 @@ class Comparison:
     def divergent(self) -> tuple[StageComparison, ...]:
         """The stages beyond their bound, in execution order."""
         return tuple(stage for stage in self.stages if stage.verdict.verdict is Verdict.FAIL)
+
+    @property
+    def differing(self) -> tuple[StageComparison, ...]:
+        """The stages of which some value differs, in execution order."""
+        return tuple(stage for stage in self.stages if stage.metrics.max_abs or stage.metrics.mismatches)
 
     @property
     def alike(self) -> tuple[StageComparison, ...]:

@@ -6,16 +6,15 @@ import gc
 import importlib
 import locale
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import platformdirs
-from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.command import Provider
 from textual.filter import LineFilter
-from textual.screen import Screen
 
 from aprtui.engine.process.engine_process import EngineProcess, EngineState
 from aprtui.engine.process.loading import load_engine
@@ -26,6 +25,8 @@ from aprtui.tui.draw.colours import DARK, LIGHT
 from aprtui.tui.frame.ascii_filter import AsciiFilter
 from aprtui.tui.frame.config import Config, config_path, read_config
 from aprtui.tui.frame.keymap import check_remapping, displayed_keys, key_name
+from aprtui.tui.frame.keys_in_turn import KeysInTurnApp
+from aprtui.tui.frame.palette import ScreenCommands
 from aprtui.tui.frame.recent import remember_state
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState
@@ -40,10 +41,11 @@ SCREENS: Mapping[ScreenName, type[ToolScreen]] = {
 }
 
 
-class AprtuiApp(App[ExitCode]):
+class AprtuiApp(KeysInTurnApp[ExitCode]):
     """Opens on the screen of `state`. Each screen is created when it is first shown, and stays."""
 
     TITLE = "aprtui"
+    COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {ScreenCommands}
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+c", "interrupt", "Interrupt", show=False, priority=True),
         Binding("ctrl+q", "quit", "Quit", show=False, priority=True),
@@ -54,7 +56,14 @@ class AprtuiApp(App[ExitCode]):
         padding: 0 1; scrollbar-size-vertical: 1;
     }
     .pane:focus, .pane:focus-within { border: round $border; border-title-color: $accent; }
+    CommandPalette > Vertical { width: 80; max-width: 100%; }
     .-ascii .pane, .-ascii .pane:focus { border: ascii $border-blurred; }
+    .-behind-zoomed { display: none !important; }
+    .-zoomed, .-around-zoomed {
+        dock: initial !important; width: 100% !important; height: 1fr !important; max-width: 100% !important;
+        max-height: 100% !important; margin: 0 !important;
+    }
+    .-around-zoomed { layout: vertical !important; }
     """
 
     def __init__(self, session: Session, state: ScreenState | None = None, config: Config | None = None) -> None:
@@ -180,20 +189,6 @@ class AprtuiApp(App[ExitCode]):
 
     def action_interrupt(self) -> None:
         self.exit(ExitCode.INTERRUPTED)
-
-    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        yield from super().get_system_commands(screen)
-        if not isinstance(screen, ToolScreen):
-            return
-        commands = [
-            (binding.description, self._keymap.get(binding.id or "", binding.key), binding.action)
-            for binding in screen.all_bindings()
-        ]
-        commands += [(chord.description, chord.keys, chord.action) for chord in screen.chords if "*" not in chord.keys]
-        for description, keys, action in commands:
-            yield SystemCommand(
-                description, f"Keys: {displayed_keys(keys, self.config.ascii)}", partial(screen.run_action, action)
-            )
 
 
 def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: bool = False) -> ExitCode:

@@ -6,12 +6,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from textual.events import Key, Paste
 from textual.pilot import Pilot
 from textual.widget import Widget
 
 from aprtui.errors import ExitCode
 from aprtui.tui.app import AprtuiApp
 from aprtui.tui.frame.config import Config
+from aprtui.tui.frame.keymap import key_name
+from aprtui.tui.frame.keys_in_turn import KeysInTurnApp
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenState
 from aprtui.tui.frame.tool_screen import ToolScreen
@@ -72,3 +75,17 @@ async def drag(pilot: Driver, widget: Widget, first: tuple[int, int], last: tupl
     await pilot.hover(widget, offset=last)
     await pilot.mouse_up(widget, offset=last)
     await pilot.pause()
+
+
+async def burst(pilot: Driver, *inputs: str | Paste) -> None:
+    """Send keys, by their names or characters, and pasted texts without a pause between them; wait for the last."""
+    app = pilot.app
+    for each in inputs:
+        if isinstance(each, Paste):
+            app.post_message(each)
+        else:
+            name = key_name(each)
+            character = each if len(each) == 1 else {"space": " ", "slash": "/"}.get(each)
+            app.post_message(Key(name, character))
+    assert isinstance(app, KeysInTurnApp)
+    await app.keys_taken()

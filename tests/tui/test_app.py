@@ -173,7 +173,12 @@ async def test_help_lists_every_key_of_the_screen_its_chords_and_their_ids() -> 
         await pilot.press("question_mark")
         await pilot.pause()
         text = screen_text(pilot)
-        for words in ("gd", "notes.first", "Copy the headless command", "copy.command", "Live screen"):
+        for words in ("gd", "First", "Copy the headless", "Live, Browse"):
+            assert words in text
+        await pilot.press("tab", "tab")
+        await pilot.pause()
+        text = screen_text(pilot)
+        for words in ("gd", "notes.first", "copy.command", "Live screen", "go.live"):
             assert words in text
 
 

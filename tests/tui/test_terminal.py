@@ -113,6 +113,23 @@ def test_tokens_arrive_pause_holds_them_and_quitting_restores_the_terminal(termi
     assert re.search(r"(?<!-)\bicanon\b", terminal.screen())
 
 
+def test_lines_of_a_prompt_and_the_users_editor_which_gets_the_terminal(
+    terminals: list[Terminal], tmp_path: Path
+) -> None:
+    script = tmp_path / "editor"
+    script.write_text('#!/bin/sh\necho "I have the terminal"; read answer; echo "# $answer" >> "$1"\n')
+    script.chmod(0o755)
+    terminal = start(terminals, tmp_path, EDITOR=str(script))
+    terminal.press("e", "M-Enter", "x", "C-j", "y")
+    terminal.until(r"prompt ❯ def fib\(n\):\n +x\n +y\n")
+    terminal.press("C-o")
+    terminal.until(r"I have the terminal")
+    terminal.press("yes", "Enter")
+    terminal.until(r"prompt ❯ def fib\(n\):\n +x\n +y# yes\n")
+    terminal.press("Enter")
+    terminal.until(r"▶ running(.|\n)*│ <.endoftext.>def fib\(n\): .*\n│ x .*\n│ y# yes")
+
+
 def test_ctrl_c_leaves_with_the_code_for_interrupted(terminals: list[Terminal]) -> None:
     terminal = start(terminals)
     terminal.press("C-c")

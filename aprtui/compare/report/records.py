@@ -34,6 +34,7 @@ from aprtui.compare.manifests import ManifestDifferences
 from aprtui.compare.metrics.extras import UlpHistogram
 from aprtui.compare.metrics.logits import Flip, LogitMetrics
 from aprtui.compare.metrics.measure import Metric, PairMetrics
+from aprtui.compare.report.headline import headline
 from aprtui.compare.verdict import DEFAULT_METRIC, TOLERABLE, Signal, StageVerdict, Verdict, parse_tolerance
 from aprtui.trace.graph import Node, graph_from_names
 
@@ -81,6 +82,7 @@ def comparison_records(
             "state": hypothesis.support.value,
             "evidence": hypothesis.evidence,
             "cause": hypothesis.cause,
+            "looks_like": hypothesis.looks_like,
         }
     if comparison.steps is not None and focus is not None:
         yield {
@@ -134,6 +136,7 @@ def _summary(comparison: Comparison) -> Record:
     return {
         "record": "summary",
         "verdict": comparison.verdict.value,
+        "headline": headline(comparison),
         "reasons": list(comparison.reasons),
         "first_divergence": None if divergence is None else _divergence_record(divergence),
         "compared": comparison.compared,
@@ -206,7 +209,9 @@ def read_comparison(records: Iterable[Mapping[str, Any]]) -> Comparison:
         smallest=None if smallest is None else parse_tolerance(smallest),
         statements=tuple(header["statements"]),
         hypotheses=tuple(
-            Hypothesis(entry["name"], Support(entry["state"]), entry["evidence"], entry["cause"])
+            Hypothesis(
+                entry["name"], Support(entry["state"]), entry["evidence"], entry["cause"], entry["looks_like"]
+            )
             for entry in by_kind.get("hypothesis", [])
         ),
         steps=next((_read_steps(record) for record in by_kind.get("extras", [])), None),

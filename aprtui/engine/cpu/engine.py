@@ -65,8 +65,8 @@ class CpuEngine:
         self._timed: TapPlan | None = None
         self._runner = Runner(model, storage, threads, progress)
 
-    def reset(self) -> None:
-        self.position = 0
+    def reset(self, position: int = 0) -> None:
+        self.position = position
 
     def close(self) -> None:
         """End the threads; a second call does nothing."""

@@ -119,7 +119,7 @@ class FaultInjector:
         faults = sorted(faults, key=lambda fault: not KINDS[fault.kind].recomputes)
         self._faults: dict[Node, list[tuple[Fault, FaultSetting]]] = {}
         for fault in faults:
-            setting = FaultSetting(model, ARITHMETIC[mode], fault.node, fault.parameters)
+            setting = FaultSetting(model, ARITHMETIC[mode], fault.node, KINDS[fault.kind].filled(fault.parameters))
             self._faults.setdefault(fault.node, []).append((fault, setting))
 
     def __call__(self, call: NodeCall) -> Array:

@@ -27,6 +27,7 @@ from aprtui.engine.process.records import Recorder
 from aprtui.engine.process.slots import CANDIDATES, Slots
 from aprtui.engine.protocol import Logits
 from aprtui.errors import AprtuiError, DeviceError, EngineError, ExitCode, UsageError
+from aprtui.model.prompt import ChatPrompt, chat_stop_ids, encode_chat
 
 REPORT_SECONDS = 0.1
 """Progress is reported no more often than this: a pipe that fills up would hold the engine back."""
@@ -208,16 +209,26 @@ class EngineThread:
                 side_tasks.run(side_task, self._tokens, self._prompt_tokens)
 
     def _start(self, loaded: LoadedEngine, recorder: Recorder, job: messages.Generate) -> Generation:
-        tokenizer = loaded.tokenizer
-        ids = tokenizer.encode(job.prompt) if isinstance(job.prompt, str) else list(job.prompt)
+        tokenizer, stop_ids, held = loaded.tokenizer, loaded.tokenizer.stop_ids, list[int]()
+        match job.prompt:
+            case ChatPrompt() as chat:
+                ids, stop_ids = encode_chat(loaded.model, chat), chat_stop_ids(loaded.model)
+                # Asked for again, a turn evaluates the same tokens as the first time, when the last one before it may
+                # not have been evaluated: its first pass looks as it did.
+                held = self._tokens[: min(loaded.engine.position, max(len(chat.tokens) - 1, 0))]
+            case str() as text:
+                ids = tokenizer.encode(text)
+            case tokens:
+                ids = list(tokens)
         generation = generate(
             loaded.engine, tokenizer, ids,
-            max_tokens=job.max_tokens, sampling=job.sampling, stop_ids=tokenizer.stop_ids,
-            candidates=CANDIDATES, cancelled=self.commands.cancelled,
+            max_tokens=job.max_tokens, sampling=job.sampling, stop_ids=stop_ids,
+            candidates=CANDIDATES, cancelled=self.commands.cancelled, held=held,
         )  # fmt: skip
         self._tokens, self._prompt_tokens = list(ids), len(ids)
         recorder.name(ids)
-        self._send(messages.Started(job.run, tokenizer.decode(ids), tuple(ids), recorder.written))
+        started = messages.Started(job.run, tokenizer.decode(ids), tuple(ids), recorder.written, generation.kept)
+        self._send(started)
         return generation
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aprtui.engine.faults.faults import Fault, FaultInjector, parse_fault
+from aprtui.engine.faults.kinds import kinds_at
 from aprtui.engine.opening import open_engine
 from aprtui.engine.process.messages import EngineDescription, EngineSettings
 from aprtui.engine.process.slots import StatsTable
@@ -53,7 +54,8 @@ def load_engine(progress: Progress, settings: EngineSettings, path: Path) -> Loa
     info = EngineDescription(
         model.name, model.quantization, model.config.graph, engine.backend, engine.code_path,
         engine.mode, engine.kv, engine.context, model.sampling_temperature, chosen.faults, path,
-        "".join(reasons),
+        "".join(reasons), {node: kinds_at(model, node) for node in model.graph.nodes},
+        model.chat_template is not None,
     )  # fmt: skip
     return LoadedEngine(engine, model, model.tokenizer, info, chosen, faults)
 

@@ -49,8 +49,9 @@ class Recorder:
         new = [token for token in dict.fromkeys(ids) if token not in self._named]
         self._named.update(new)
         if new:
-            decode = self._loaded.tokenizer.token_bytes
-            self._send(TokenNames(tuple((token, decode(token).decode(errors="replace")) for token in new)))
+            tokenizer = self._loaded.tokenizer
+            names = tuple((token, tokenizer.token_bytes(token).decode(errors="replace")) for token in new)
+            self._send(TokenNames(names, frozenset(filter(tokenizer.is_special, new))))
 
     def write(
         self, run: int, index: int, choice: Choice, position: int, seconds: float, generation: Generation
@@ -58,7 +59,7 @@ class Recorder:
         """Write the record of a token that was chosen; the names of its tokens are sent first."""
         looked = self._look()
         self.name([choice.id, *(token.id for token in choice.candidates), *(token.id for token in looked)])
-        timing, evaluated = generation.timing, position if index == 0 else 1
+        timing, evaluated = generation.timing, position - generation.kept if index == 0 else 1
         lens = candidates(looked, len(looked)) if looked else None
         self._slots.write(
             TokenRecord(

@@ -53,12 +53,12 @@ class TokenRecord:
     """One token, the pass that chose it, and the statistics of every stage in that pass.
 
     `index` counts the tokens of the generation `run`; `position` is the token's place in the sequence; `evaluated` is
-    the number of positions of the pass, which the statistics cover (the whole prompt for the first token). Seconds and
-    tokens/s are the engine's. `token` is NO_TOKEN where the pass gave no usable logits. `stats` is `[nodes]` of STATS,
-    in the execution order of the graph; `stage_seconds` `[nodes]` as in `TimedEngine`, NaN throughout where the engine
-    takes no times. `candidates` are the likeliest tokens, `[CANDIDATES]` of CANDIDATE; `lens` is the likeliest token
-    after each layer, `[layers]` of CANDIDATE, or None where it was not computed. What is in use of a GPU is as in
-    `DeviceUse`, NaN where the engine runs on none.
+    the number of positions of the pass, which the statistics cover (for the first token what the engine did not hold of
+    the prompt). Seconds and tokens/s are the engine's. `token` is NO_TOKEN where the pass gave no usable logits.
+    `stats` is `[nodes]` of STATS, in the execution order of the graph; `stage_seconds` `[nodes]` as in `TimedEngine`,
+    NaN throughout where the engine takes no times. `candidates` are the likeliest tokens, `[CANDIDATES]` of CANDIDATE;
+    `lens` is the likeliest token after each layer, `[layers]` of CANDIDATE, or None where it was not computed. What is
+    in use of a GPU is as in `DeviceUse`, NaN where the engine runs on none.
     """
 
     run: int

@@ -19,6 +19,7 @@ from aprtui.tui.draw.figures import Figures, grid_tile
 from aprtui.tui.draw.grid_layout import GridLayout, grid_layout
 from aprtui.tui.draw.text import SEPARATOR
 from aprtui.tui.widgets.layer_grid import LABEL, LayerGrid
+from aprtui.tui.widgets.moves import MOVES, PAGES
 
 CACHED_STRIPS = 512
 
@@ -30,12 +31,12 @@ class StageGrid(LayerGrid, can_focus=True):
     """Draws one line of cells a layer, and above and below them the stages that the model has once."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1, 0)", "Layer before", show=False),
-        Binding("down,j", "move(1, 0)", "Layer after", show=False),
-        Binding("left,h", "move(0, -1)", "Stage before", show=False),
-        Binding("right,l", "move(0, 1)", "Stage after", show=False),
-        Binding("pageup", "move(-10, 0)", "Ten layers up", show=False),
-        Binding("pagedown", "move(10, 0)", "Ten layers down", show=False),
+        Binding("up,k", "move(-1, 0)", "Layer before", show=False, group=MOVES),
+        Binding("down,j", "move(1, 0)", "Layer after", show=False, group=MOVES),
+        Binding("left,h", "move(0, -1)", "Stage before", show=False, group=MOVES),
+        Binding("right,l", "move(0, 1)", "Stage after", show=False, group=MOVES),
+        Binding("pageup", "move(-10, 0)", "Ten layers up", show=False, group=PAGES),
+        Binding("pagedown", "move(10, 0)", "Ten layers down", show=False, group=PAGES),
     ]
     DEFAULT_CSS = "StageGrid:nocolor .layer-grid--other-label { text-style: dim; }"
     LINES_ABOVE = 1

@@ -18,6 +18,7 @@ from textual.strip import Strip
 
 from aprtui.tui.draw.text import clipped, clipped_start, padded
 from aprtui.tui.widgets.jump_targets import JumpPlace, JumpTargets
+from aprtui.tui.widgets.moves import ENDS, MOVES, PAGES
 
 GAP = 2
 """Cells between columns."""
@@ -63,12 +64,12 @@ class Table(JumpTargets, can_focus=True):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "choose", "Open"),
         # The same actions as those of a stage grid, which has columns too: a key means one thing.
-        Binding("up,k", "move(-1, 0)", "Row above", show=False),
-        Binding("down,j", "move(1, 0)", "Row below", show=False),
-        Binding("pageup", "move(-10, 0)", "Ten rows up", show=False),
-        Binding("pagedown", "move(10, 0)", "Ten rows down", show=False),
-        Binding("home", "move_to(0)", "First row", show=False),
-        Binding("end", "move_to(-1)", "Last row", show=False),
+        Binding("up,k", "move(-1, 0)", "Row above", show=False, group=MOVES),
+        Binding("down,j", "move(1, 0)", "Row below", show=False, group=MOVES),
+        Binding("pageup", "move(-10, 0)", "Ten rows up", show=False, group=PAGES),
+        Binding("pagedown", "move(10, 0)", "Ten rows down", show=False, group=PAGES),
+        Binding("home", "move_to(0)", "First row", show=False, group=ENDS),
+        Binding("end", "move_to(-1)", "Last row", show=False, group=ENDS),
     ]
     PREFIX = "table"
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"table--{name}" for name in ("head", "cursor", "resting", *Tone)}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from textual.widgets import Input
+from textual.widgets import Input, TextArea
 
 from aprtui.resources import embedded_model
 from aprtui.trace.aprt import write_aprt
@@ -63,8 +63,10 @@ SCENES = {
     "live": Scene(LIVE, ["Press e,"], [*RUN, f"{WAIT}stop token", "left_square_bracket", "j", "l"], ["token 16 of 17"]),
     "live-lens": Scene(LIVE, ["Press e,"], ["L", *RUN], ["stop token", "logit lens"]),
     "live-settings": Scene(LIVE, ["Press e,"], ["o"], ["Settings", "fault"]),
+    "live-faults": Scene(LIVE, ["Press e,"], ["i", "down"], ["Random numbers"]),
+    "live-fault": Scene(LIVE, ["Press e,"], ["i", *"nan", "enter"], ["--inject layer=0"]),
     "live-help": Scene(LIVE, ["Press e,"], ["question_mark"], ["escape closes"]),
-    "palette": Scene(LIVE, ["Press e,"], ["ctrl+p"], ["Keys:"]),
+    "palette": Scene(LIVE, ["Press e,"], ["ctrl+p"], ["Live: Settings"]),
     "browse": Scene(
         screen_state(ScreenName.BROWSE, **BOTH), ["3 captures", "stages   all"], ["enter", "j", "l"], ["layer 1"]
     ),
@@ -166,7 +168,8 @@ async def play(pilot: Driver, scene: Scene) -> None:
 
 async def lines_at_rest(pilot: Driver) -> list[str]:
     """The screen once nothing has changed for a while, without the blinking of a cursor in text."""
-    for box in pilot.app.screen.query(Input):
+    for box in pilot.app.screen.query("Input, TextArea"):
+        assert isinstance(box, Input | TextArea)
         box.cursor_blink = False
     before: list[str] = []
     same = 0

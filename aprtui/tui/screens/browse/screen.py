@@ -115,8 +115,6 @@ class BrowseScreen(ToolScreen):
         Binding("slash", "filter", "Filter", key_display="/", id="browse.filter"),
         Binding("x", "swap", "Swap A and B", show=False, id="browse.swap"),
         Binding("v", "turn_view", "Next view: preview, stage grid, statistics", show=False, id="browse.view"),
-        Binding("tab", "app.focus_next", "Next pane", show=False),
-        Binding("shift+tab", "app.focus_previous", "Pane before", show=False),
     ]
     HORIZONTAL_BREAKPOINTS = [(0, "-stacked"), (BROAD, "-broad"), (WIDE, "-wide")]  # noqa: RUF012  # as Textual does
     VERTICAL_BREAKPOINTS = [(0, "-low"), (HIGH, "-high")]  # noqa: RUF012

@@ -75,8 +75,6 @@ class ContractsScreen(ToolScreen):
     WIDGETS = (Table,)
     AUTO_FOCUS = "#falsifiers"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("tab", "app.focus_next", "Next pane", id="contracts.next-pane"),
-        Binding("shift+tab", "app.focus_previous", "Pane before", show=False),
         Binding("v", "turn_cells", "Cells or words", id="contracts.cells"),
         Binding("r", "judge", "Judge again", id="contracts.judge"),
     ]

@@ -31,6 +31,7 @@ from aprtui.tui.screens.diff.cells import (
 )
 from aprtui.tui.widgets.heatmap import UPPER
 from aprtui.tui.widgets.layer_grid import LABEL, LayerGrid
+from aprtui.tui.widgets.moves import ENDS, MOVES, PAGES
 
 NOTHING = DiffCell(None, None, Sign.NONE)
 
@@ -142,14 +143,14 @@ class DiffGrid(LayerGrid, can_focus=True):
     """Draws a line for each layer or fold of layers, and below them the stages that the model has once."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1, 0)", "Layer before", show=False, id="diff.layer.up"),
-        Binding("down,j", "move(1, 0)", "Layer after", show=False, id="diff.layer.down"),
-        Binding("left,h", "move(0, -1)", "Stage before", show=False, id="diff.stage.left"),
-        Binding("right,l", "move(0, 1)", "Stage after", show=False, id="diff.stage.right"),
-        Binding("pageup", "move(-10, 0)", "Ten layers up", show=False),
-        Binding("pagedown", "move(10, 0)", "Ten layers down", show=False),
-        Binding("home", "move(-100000, 0)", "First layer", show=False),
-        Binding("end", "move(100000, 0)", "Last layer", show=False),
+        Binding("up,k", "move(-1, 0)", "Layer before", show=False, id="diff.layer.up", group=MOVES),
+        Binding("down,j", "move(1, 0)", "Layer after", show=False, id="diff.layer.down", group=MOVES),
+        Binding("left,h", "move(0, -1)", "Stage before", show=False, id="diff.stage.left", group=MOVES),
+        Binding("right,l", "move(0, 1)", "Stage after", show=False, id="diff.stage.right", group=MOVES),
+        Binding("pageup", "move(-10, 0)", "Ten layers up", show=False, group=PAGES),
+        Binding("pagedown", "move(10, 0)", "Ten layers down", show=False, group=PAGES),
+        Binding("home", "move(-100000, 0)", "First layer", show=False, group=ENDS),
+        Binding("end", "move(100000, 0)", "Last layer", show=False, group=ENDS),
         Binding("enter", "open", "Open tensor", id="diff.open"),
     ]
     COMPONENT_CLASSES: ClassVar[set[str]] = {"layer-grid--sign", "layer-grid--fold"}

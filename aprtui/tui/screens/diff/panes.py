@@ -21,6 +21,7 @@ from aprtui.tui.draw.tiles import Size
 from aprtui.tui.draw.viewport import Viewport
 from aprtui.tui.screens.diff.pair import PairReader, PairTiles, Sides, open_pair
 from aprtui.tui.widgets.heatmap import Heatmap
+from aprtui.tui.widgets.moves import HEADS, MOVES, ZOOMS
 
 NAMES = ("a", "b", "difference")
 
@@ -55,14 +56,14 @@ class DiffPanes(Widget, can_focus=True):
     """Shows one stage of both sides. A thread reads it; the stage before stays on the screen until then."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1, 0)", "Token before", show=False),
-        Binding("down,j", "move(1, 0)", "Token after", show=False),
-        Binding("left,h", "move(0, -1)", "Channels before", show=False),
-        Binding("right,l", "move(0, 1)", "Channels after", show=False),
-        Binding("plus,equals_sign", "zoom(True)", "Zoom in", show=False, id="diff.zoom.in"),
-        Binding("minus", "zoom(False)", "Zoom out", show=False, id="diff.zoom.out"),
-        Binding("less_than_sign", "head(-1)", "Head before", show=False, id="diff.head.previous"),
-        Binding("greater_than_sign", "head(1)", "Head after", show=False, id="diff.head.next"),
+        Binding("up,k", "move(-1, 0)", "Token before", show=False, group=MOVES),
+        Binding("down,j", "move(1, 0)", "Token after", show=False, group=MOVES),
+        Binding("left,h", "move(0, -1)", "Channels before", show=False, group=MOVES),
+        Binding("right,l", "move(0, 1)", "Channels after", show=False, group=MOVES),
+        Binding("plus,equals_sign", "zoom(True)", "Zoom in", show=False, id="diff.zoom.in", group=ZOOMS),
+        Binding("minus", "zoom(False)", "Zoom out", show=False, id="diff.zoom.out", group=ZOOMS),
+        Binding("less_than_sign", "head(-1)", "Head before", show=False, id="diff.head.previous", group=HEADS),
+        Binding("greater_than_sign", "head(1)", "Head after", show=False, id="diff.head.next", group=HEADS),
         Binding("enter", "open", "Open tensor", show=False),
     ]
     DEFAULT_CSS = """

@@ -143,8 +143,6 @@ class DiffScreen(ToolScreen):
     AUTO_FOCUS = "DiffGrid"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("v", "turn_view", "Next view", id="diff.view"),
-        Binding("tab", "app.focus_next", "Next pane", show=False),
-        Binding("shift+tab", "app.focus_previous", "Pane before", show=False),
         Binding("R", "replay", "Replay", id="diff.replay"),
         Binding("r", "again", "Compare again", show=False, id="diff.again"),
         Binding("c", "cancel", "Cancel", show=False, id="diff.cancel"),

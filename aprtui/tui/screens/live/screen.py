@@ -8,16 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+from textual.app import SuspendNotSupported
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal
 from textual.widget import Widget
-from textual.widgets import Input, Label, Static
+from textual.widgets import Label, Static
 
 from aprtui.engine.logit_noise import FEWEST_TOKENS
 from aprtui.engine.process import messages
 from aprtui.engine.process.engine_process import EngineState
 from aprtui.engine.process.slots import TokenRecord
 from aprtui.engine.sampling import Sampling
+from aprtui.errors import UsageError
 from aprtui.trace.graph import graph_for
 from aprtui.tui.draw.bars import candidate_bars, lens_bars
 from aprtui.tui.draw.figures import figures_of, first_bad
@@ -26,6 +28,8 @@ from aprtui.tui.frame.recent import remember
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
+from aprtui.tui.screens.live.faults import FaultDialog, FaultPlace
+from aprtui.tui.screens.live.prompt import PromptEditor, edit
 from aprtui.tui.screens.live.readout import describe, pass_title, sampling_title
 from aprtui.tui.screens.live.run import LiveRun, Timeline
 from aprtui.tui.screens.live.settings import LiveSettings, LiveSettingsScreen
@@ -68,9 +72,6 @@ POLLS_PER_SECOND = 21
 PACE = 20.0
 """Tokens a second at which a text can be followed; small models generate thousands."""
 
-NEWLINE = "⏎"
-"""Stands for a line break in the prompt's single line."""
-
 PATIENCE = 3.0
 """Seconds without a token after which the screen says so."""
 
@@ -78,15 +79,6 @@ NO_LENS = "Not computed for this token.\nn makes the next one,\ng starts the run
 
 STACKED, WIDE = 120, 160
 """From these widths on, candidates and lens stand side by side, and so do text and grid."""
-
-
-class PromptInput(Input):
-    """The prompt; its keys stand in the footer while it is being edited."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "submit", "Run"),
-        Binding("escape", "screen.back", "Back to the grid"),
-    ]
 
 
 class LiveScreen(ToolScreen):
@@ -99,6 +91,7 @@ class LiveScreen(ToolScreen):
         Binding("p,space", "pause", "Pause/resume", id="live.pause"),
         # With priority, so that keys typed right after it reach the prompt and not the grid.
         Binding("e,enter", "edit", "Prompt", priority=True, id="live.prompt"),
+        Binding("E", "open_editor", "Prompt in $EDITOR", show=False, id="live.editor"),
         Binding("o", "settings", "Settings", id="live.settings"),
         Binding("w", "capture", "Capture", id="live.capture"),
         Binding("n", "step", "Next token, then rest", show=False, id="live.step"),
@@ -123,9 +116,8 @@ class LiveScreen(ToolScreen):
     DEFAULT_CSS = """
     LiveScreen {
         #failure { height: auto; padding: 0 1; color: $error; text-style: bold; display: none; }
-        #prompt-line { height: 1; padding: 0 1; background: $panel; }
+        #prompt-line { height: auto; padding: 0 1; background: $panel; }
         #prompt-line Label { width: auto; color: $accent; text-style: bold; }
-        #prompt-line Input { border: none; height: 1; padding: 0; background: $panel; }
         #panes { layout: horizontal; height: 1fr; }
         #side { layout: horizontal; height: 100%; width: auto; }
         TextStream { width: 1fr; height: 100%; }
@@ -167,6 +159,7 @@ class LiveScreen(ToolScreen):
         self._dock.can_focus = False  # enter goes to the prompt here; 5 opens the contracts
         self._grid = StageGrid(classes="pane")
         self._token_line = TokenLine()
+        self._editor = PromptEditor(self._prompt)
         self._generate_when_loaded = bool(self._prompt)
         self._generation = 0
         self._records_shown = 0
@@ -191,12 +184,11 @@ class LiveScreen(ToolScreen):
         yield self._token_line
         with Horizontal(id="prompt-line"):
             yield Label("prompt ❯ ")
-            value = self._prompt.replace("\n", NEWLINE)
-            yield PromptInput(value, placeholder="type a prompt, then press enter", select_on_focus=False)
+            yield self._editor
 
     @property
     def prompt(self) -> str:
-        return self.query_one(Input).value.replace(NEWLINE, "\n")
+        return self._editor.text
 
     @property
     def sampling(self) -> Sampling:
@@ -225,13 +217,16 @@ class LiveScreen(ToolScreen):
         self._source.start(self._initial.engine)
         self.set_interval(1 / POLLS_PER_SECOND, self._poll)
 
-    def on_input_submitted(self) -> None:
+    def on_prompt_editor_sent(self) -> None:
         self._generate()
+
+    def on_prompt_editor_editor_wanted(self) -> None:
+        self.action_open_editor()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """In the prompt, `e` is a letter and enter runs."""
         if action == "edit":
-            return not isinstance(self.focused, Input)
+            return not self.is_typing
         return super().check_action(action, parameters)
 
     def on_stage_grid_pointed(self) -> None:
@@ -295,11 +290,24 @@ class LiveScreen(ToolScreen):
         self._source.cancel()
 
     def action_edit(self) -> None:
-        self.set_focus(self.query_one(Input))
+        self.set_focus(self._editor)
+
+    def action_open_editor(self) -> None:
+        """Edit the prompt in the user's own editor, which has the terminal meanwhile."""
+        try:
+            with self.app.suspend():
+                text = edit(self.prompt)
+        except UsageError as error:
+            self.notify(str(error), severity="error", markup=False)
+        except SuspendNotSupported:
+            self.notify("This terminal cannot be given to an editor.", severity="error")
+        else:
+            self._editor.put(text)
+            self.action_edit()
 
     def action_back(self) -> None:
         """Go from the prompt to the grid, from an older token to the newest, else to the previous screen."""
-        if isinstance(self.focused, Input):
+        if self.is_typing:
             self.set_focus(self._grid)
         elif not self._run.timeline.live:
             self.action_newest()
@@ -312,16 +320,25 @@ class LiveScreen(ToolScreen):
         self._records_shown, self._last_progress = 0, time.monotonic()
         self._show_note("")
 
-    def action_settings(self, focused: str = "temperature", fault: str = "") -> None:
-        engine = self._source.settings
-        edited = replace(engine, faults=(*engine.faults, fault)) if fault else engine
-        dialog = LiveSettingsScreen(LiveSettings(self.sampling, edited), focused)
-        self.app.push_screen(dialog, self._apply_settings)
+    def action_settings(self) -> None:
+        settings = LiveSettings(self.sampling, self._source.settings)
+        self.app.push_screen(LiveSettingsScreen(settings, self._fault_place()), self._apply_settings)
 
     def action_inject(self) -> None:
-        node = self._grid.node
-        if node is not None:
-            self.action_settings("fault", f"layer={node.layer},stage={node.stage},kind=scale,magnitude=0.5")
+        place = self._fault_place()
+        if place is None:
+            self.notify("Faults need a model: wait until it is loaded.", severity="warning")
+        else:
+            self.app.push_screen(FaultDialog(place, self._source.settings.faults), self._apply_faults)
+
+    def _fault_place(self) -> FaultPlace | None:
+        """The stage under the cursor and the token that is looked at; None without a model."""
+        node, info = self._grid.node, self._source.info
+        if node is None or info is None or self._grid.graph is None:
+            return None
+        token = None if self._record is None else self._record.position - 1
+        is_map = self._grid.graph[node.stage].is_attention_map
+        return FaultPlace(node, is_map, info.fault_kinds.get(node, ()), token)
 
     def action_again(self) -> None:
         self._sampling = replace(self.sampling, seed=self.sampling.seed + 1)
@@ -344,6 +361,11 @@ class LiveScreen(ToolScreen):
         info = self._source.info
         return free_directory("run" if info is None or info.path is None else info.path.stem, Path.cwd())
 
+    def _apply_faults(self, faults: tuple[str, ...] | None) -> None:
+        engine = self._source.settings
+        if faults is not None and faults != engine.faults:
+            self._apply_settings(LiveSettings(self.sampling, replace(engine, faults=faults)))
+
     def _apply_settings(self, settings: LiveSettings | None) -> None:
         """Use what the dialog returned; the model is opened again only for another engine."""
         if settings is None:
@@ -358,6 +380,7 @@ class LiveScreen(ToolScreen):
     def _generate(self) -> None:
         info = self._source.info
         self._generate_when_loaded = bool(self.prompt)
+        self._editor.remember(self.prompt)
         if not self.prompt:
             self.notify("Type a prompt first.", severity="warning")
         elif self._source.state is EngineState.CRASHED:
@@ -524,7 +547,7 @@ class LiveScreen(ToolScreen):
         self._show_note("")
         self._source.set_pace(self._pace)
         self._source.set_lens(self._lens)
-        if self._generate_when_loaded and not isinstance(self.focused, Input):
+        if self._generate_when_loaded and not self.is_typing:
             self._generate()
 
     def _captured(self, directory: Path) -> None:

@@ -15,13 +15,15 @@ from textual.reactive import reactive
 from textual.screen import ModalScreen
 from textual.strip import Strip
 from textual.widget import Widget
-from textual.widgets import Footer, Input, Label, Static
+from textual.widgets import Input, Label, Static
 
 from aprtui.engine.backends.registry import backend_choices
 from aprtui.engine.process.messages import EngineSettings
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import Sampling
 from aprtui.errors import UsageError
+from aprtui.tui.frame.key_line import KeyLine
+from aprtui.tui.screens.live.faults import FaultDialog, FaultPlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,7 @@ class LiveSettingsScreen(ModalScreen[LiveSettings | None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "apply", "Use", priority=True),
         Binding("escape", "leave", "Leave as it is", priority=True),
+        Binding("ctrl+f", "pick_fault", "Faults from a list", priority=True),
         Binding("down,tab", "app.focus_next", "Next line", priority=True),
         Binding("up,shift+tab", "app.focus_previous", "Line before", priority=True),
     ]
@@ -172,11 +175,12 @@ class LiveSettingsScreen(ModalScreen[LiveSettings | None]):
     }
     """
 
-    def __init__(self, settings: LiveSettings, focused: str = "temperature") -> None:
+    def __init__(self, settings: LiveSettings, place: FaultPlace | None = None) -> None:
+        """Without a `place`, there is no list of faults."""
         super().__init__()
+        self._place = place
         self._settings = settings
         self._texts = form_texts(settings)
-        self._first = focused
 
     def compose(self) -> ComposeResult:
         with VerticalScroll(classes="pane", can_focus=False) as box:
@@ -191,10 +195,13 @@ class LiveSettingsScreen(ModalScreen[LiveSettings | None]):
                         yield from self._line(field)
             yield Static(NOTE, id="note")
             yield Static(id="problem", markup=False)
-        yield Footer(show_command_palette=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
-        self.query_one(f"#{_id(self._first)}").focus()
+        self.query_one("#temperature").focus()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return action != "pick_fault" or self._place is not None
 
     def action_apply(self) -> None:
         fields = [field.name for field in (*SAMPLING_FIELDS, *ENGINE_FIELDS)]
@@ -209,6 +216,16 @@ class LiveSettingsScreen(ModalScreen[LiveSettings | None]):
 
     def action_leave(self) -> None:
         self.dismiss(None)
+
+    def action_pick_fault(self) -> None:
+        assert self._place is not None
+        box = self.query_one("#fault", Input)
+
+        def take(faults: tuple[str, ...] | None) -> None:
+            if faults is not None:
+                box.value = " ".join(faults)
+
+        self.app.push_screen(FaultDialog(self._place, box.value.split()), take)
 
     def _line(self, field: FormField) -> ComposeResult:
         with Horizontal(classes="line"):

@@ -18,6 +18,7 @@ from aprtui.tui.draw.numbers import number
 from aprtui.tui.draw.viewport import NUMBER_CELLS
 from aprtui.tui.widgets.heatmap import Heatmap, Tile
 from aprtui.tui.widgets.line_widget import LineWidget
+from aprtui.tui.widgets.moves import COLUMNS, ENDS, MOVES, PAGES
 
 
 class TensorMap(Heatmap):
@@ -26,16 +27,16 @@ class TensorMap(Heatmap):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "choose", "Zoom to value"),
         # The same actions as those of tables and stage grids: the same keys stand for one thing.
-        Binding("up,k", "move(-1, 0)", "Row above", show=False),
-        Binding("down,j", "move(1, 0)", "Row below", show=False),
-        Binding("left,h", "move(0, -1)", "Column before", show=False),
-        Binding("right,l", "move(0, 1)", "Column after", show=False),
-        Binding("pageup", "move(-10, 0)", "Ten rows up", show=False),
-        Binding("pagedown", "move(10, 0)", "Ten rows down", show=False),
-        Binding("shift+left", "move(0, -10)", "Ten columns back", show=False),
-        Binding("shift+right", "move(0, 10)", "Ten columns on", show=False),
-        Binding("home", "move_to(0)", "First column", show=False),
-        Binding("end", "move_to(-1)", "Last column", show=False),
+        Binding("up,k", "move(-1, 0)", "Row above", show=False, group=MOVES),
+        Binding("down,j", "move(1, 0)", "Row below", show=False, group=MOVES),
+        Binding("left,h", "move(0, -1)", "Column before", show=False, group=MOVES),
+        Binding("right,l", "move(0, 1)", "Column after", show=False, group=MOVES),
+        Binding("pageup", "move(-10, 0)", "Ten rows up", show=False, group=PAGES),
+        Binding("pagedown", "move(10, 0)", "Ten rows down", show=False, group=PAGES),
+        Binding("shift+left", "move(0, -10)", "Ten columns back", show=False, group=COLUMNS),
+        Binding("shift+right", "move(0, 10)", "Ten columns on", show=False, group=COLUMNS),
+        Binding("home", "move_to(0)", "First column", show=False, group=ENDS),
+        Binding("end", "move_to(-1)", "Last column", show=False, group=ENDS),
     ]
 
     class Moved(Message):

@@ -84,8 +84,6 @@ class TensorScreen(ToolScreen):
         Binding("O", "outliers", "Outlier channels", show=False, id="tensor.outliers"),
         Binding("v", "turn_view", "Side, bytes or neither (small screens)", show=False, id="tensor.view"),
         Binding("r", "read_again", "Read the file again", show=False, id="tensor.read"),
-        Binding("tab", "app.focus_next", "Next pane", show=False),
-        Binding("shift+tab", "app.focus_previous", "Pane before", show=False),
     ]
     CHORDS: ClassVar[tuple[Chord, ...]] = (
         Chord("] s", "step(1, 'layer')", "Next stage", "tensor.chord.next"),

@@ -56,7 +56,10 @@ PIECES = (
 
 def example_info(layers: int = 4) -> EngineDescription:
     config = GraphConfig("qwen2", layers, 256, 4, 2, 64, 768, 2048, qkv_bias=True)
-    return EngineDescription("example", "Q4_K_M", config, "cpu", "numba-avx2", Mode.Q8, KvType.F32, 1024, 0.7)
+    kinds = dict.fromkeys(graph_for(config).nodes, ("scale", "noise", "nan", "zero-channel"))
+    return EngineDescription(
+        "example", "Q4_K_M", config, "cpu", "numba-avx2", Mode.Q8, KvType.F32, 1024, 0.7, fault_kinds=kinds
+    )
 
 
 def example_record(

@@ -241,18 +241,6 @@ async def test_another_mode_opens_the_model_anew_and_starts_the_prompt_again() -
         await until(pilot, lambda: "mode exact" in screen_text(pilot))
 
 
-async def test_fault_is_injected_at_the_stage_under_the_cursor() -> None:
-    source = RecordedSource()
-    async with live(source) as pilot:
-        await finished(pilot)
-        await pilot.press("down", "right", "i")
-        await until(pilot, lambda: isinstance(pilot.app.screen, LiveSettingsScreen))
-        await pilot.press("enter")
-        await until(pilot, lambda: len(source.prompts) == 2)
-        assert source.settings.faults == ("layer=1,stage=qkv_matmul,kind=scale,magnitude=0.5",)
-        await until(pilot, lambda: "1 fault" in screen_text(pilot))
-
-
 async def test_fault_that_the_model_cannot_have_is_told_and_the_engine_stays() -> None:
     source = RecordedSource()
     async with live(source) as pilot:
