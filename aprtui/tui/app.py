@@ -28,6 +28,7 @@ from aprtui.tui.frame.config import Config, config_path, read_config
 from aprtui.tui.frame.keymap import check_remapping, displayed_keys, key_name
 from aprtui.tui.frame.keys_in_turn import KeysInTurnApp
 from aprtui.tui.frame.palette import ScreenCommands
+from aprtui.tui.frame.recent import remember_state
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState
 from aprtui.tui.frame.tool_screen import ToolScreen
@@ -116,6 +117,7 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
             if not self._history:
                 self.action_go(ScreenName.LIVE)
         else:
+            remember_state(state)
             self._add(screen)
 
     def _add(self, screen: ToolScreen) -> None:

@@ -26,6 +26,7 @@ from aprtui.trace.graph import graph_for
 from aprtui.tui.draw.bars import candidate_bars, lens_bars
 from aprtui.tui.draw.figures import figures_of, first_bad
 from aprtui.tui.draw.signals import TintSignal, tint
+from aprtui.tui.frame.recent import remember
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
@@ -648,5 +649,6 @@ class LiveScreen(ToolScreen):
 
     def _captured(self, directory: Path) -> None:
         self.notify(str(directory), title="Captured", markup=False, timeout=10)
+        remember(directory)
         if self.is_current:
             self.program.open_state(screen_state(ScreenName.BROWSE, at=directory))
