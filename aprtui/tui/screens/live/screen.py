@@ -88,7 +88,7 @@ PACE = 20.0
 PATIENCE = 3.0
 """Seconds without a token after which the screen says so."""
 
-NO_LENS = "Not computed for this token.\nn makes the next one,\nr starts the run again."
+NO_LENS = "not computed for\nthis token: n makes\nthe next one"
 
 STACKED, WIDE = 120, 160
 """From these widths on, the contracts have room beside the candidates, and the text beside the grid."""
@@ -127,7 +127,7 @@ class LiveScreen(ToolScreen):
         Binding("M", "statistic", "Next statistic of the grid", show=False, id="live.statistic"),
         Binding("t", "tint", "Next signal that tints the text", show=False, id="live.tint"),
         Binding("I", "facts", "The model's own facts", show=False, id="live.facts"),
-        Binding("v", "view", "Numbers or the overview of all layers", show=False, id="live.view"),
+        Binding("v", "turn_view", "Numbers or the overview of all layers", show=False, id="live.view"),
         Binding("L", "lens", "Logit lens on or off", show=False, id="live.lens"),
     ]
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (STACKED, "-stacked"), (WIDE, "-wide")]  # noqa: RUF012  # as Textual does
@@ -298,7 +298,7 @@ class LiveScreen(ToolScreen):
         else:
             self.app.push_screen(ModelFactsScreen(info.path))
 
-    def action_view(self) -> None:
+    def action_turn_view(self) -> None:
         """Show the layers with their numbers, or all of them at once."""
         self._grid.show_view(GridView.NUMBERS if self._grid.view is GridView.OVERVIEW else GridView.OVERVIEW)
 
