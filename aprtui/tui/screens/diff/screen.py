@@ -59,6 +59,7 @@ from aprtui.tui.screens.diff.words import (
     flip_words,
     hypothesis_rows,
     hypothesis_words,
+    listed_stage,
     next_steps,
     no_elements,
     place_of,
@@ -360,8 +361,8 @@ class DiffScreen(ToolScreen):
         hypotheses.show(hypothesis_rows(comparison))
         hypotheses.border_title = "what the error looks like"
         elements.show(element_rows(comparison))
-        focus = comparison.focus
-        elements.border_title = f"largest differences of {focus.node}" if focus is not None else "differences"
+        node = listed_stage(comparison)
+        elements.border_title = f"largest differences of {node}" if node is not None else "differences"
         self._judge_when_idle()
 
     def _judge_when_idle(self) -> None:
