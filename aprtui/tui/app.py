@@ -20,6 +20,7 @@ from aprtui.engine.process.engine_process import EngineProcess, EngineState
 from aprtui.engine.process.loading import load_engine
 from aprtui.errors import AprtuiError, EngineError, ExitCode
 from aprtui.model.model import load_model
+from aprtui.model.prompt import require_template
 from aprtui.resources import embedded_model
 from aprtui.tui.draw.colours import DARK, LIGHT
 from aprtui.tui.frame.ascii_filter import AsciiFilter
@@ -195,14 +196,16 @@ def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: boo
     The model is the one that a state of the live screen names, else the embedded one.
 
     Raises `UnreadableError` before the screen opens if the model cannot be used, `UsageError` for a configuration
-    that makes no sense, and after it `EngineError` if the engine had crashed and was not restarted, or whatever a bug
-    in the app has raised.
+    that makes no sense or a chat with a model that has no template, and after it `EngineError` if the engine had
+    crashed and was not restarted, or whatever a bug in the app has raised.
     """
     config = read_config(config_path())
     if ascii_only or "utf" not in locale.getencoding().lower():  # block characters cannot be written
         config = Config(config.path, config.theme, True, config.keys)
     path = (state.path("model") if state.screen is ScreenName.LIVE else None) or embedded_model()
-    load_model(path)
+    model = load_model(path)
+    if state.screen is ScreenName.LIVE and state.text("chat") == "on":
+        require_template(model)
     source = EngineProcess(partial(load_engine, path=path), log=_log_file())
     app = AprtuiApp(Session(source, paths=paths), state, config)
     # Imported objects stay alive: searching them for garbage took a third of the time of a frame. Full collections,

@@ -28,7 +28,7 @@ from aprtui.tui.widgets.contracts import ContractsDock
 from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.text_stream import TextStream
 from tests.engine.fake_engine import open_fake
-from tests.tui.driver import Driver, screen_text, until
+from tests.tui.driver import Driver, screen_text, until, until_shown
 from tests.tui.screens.live.recorded import PIECES, RecordedSource
 from tests.tui.widgets.golden import check_golden
 
@@ -256,10 +256,7 @@ async def test_help_lists_every_key_of_the_screen() -> None:
 async def test_the_line_of_keys_is_that_of_the_prompt_while_it_is_edited() -> None:
     async with live(RecordedSource()) as pilot:
         await pilot.press("e")
-        await until(
-            pilot,
-            lambda: "⏎ Send  ^j New line  ^o $EDITOR  esc Back to the grid" in screen_text(pilot).splitlines()[-1],
-        )
+        await until_shown(pilot, "⏎ Send  ctrl+j New line  ctrl+o $EDITOR  esc Back to the grid")
 
 
 async def test_screen_too_narrow_says_what_it_was_made_for() -> None:
