@@ -387,7 +387,7 @@ async def test_progress_of_an_errand_is_on_the_status_line() -> None:
 
         source.poll = without_the_end  # type: ignore[method-assign, assignment]
         await pilot.press("w")
-        await until(pilot, lambda: "writing the capture 5/10" in screen_text(pilot))
+        await until(pilot, lambda: "writing the capture ████████████············ 5/10, c cancels" in screen_text(pilot))
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
