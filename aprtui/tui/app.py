@@ -14,7 +14,9 @@ from typing import ClassVar
 import platformdirs
 from textual.binding import Binding, BindingType
 from textual.command import Provider
+from textual.events import Event, Key
 from textual.filter import LineFilter
+from textual.notifications import SeverityLevel
 
 from aprtui.engine.process.engine_process import EngineProcess, EngineState
 from aprtui.engine.process.loading import load_engine
@@ -29,7 +31,7 @@ from aprtui.tui.frame.keys_in_turn import KeysInTurnApp
 from aprtui.tui.frame.palette import ScreenCommands
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState
-from aprtui.tui.frame.tool_screen import ToolScreen
+from aprtui.tui.frame.tool_screen import Remark, ToolScreen
 from aprtui.tui.screens.help.screen import HelpScreen
 from aprtui.tui.screens.live.screen import LiveScreen
 from aprtui.tui.widgets.line_widget import PLAIN
@@ -38,6 +40,9 @@ SCREENS: Mapping[ScreenName, type[ToolScreen]] = {
     name: getattr(importlib.import_module(f"aprtui.tui.screens.{name}.screen"), f"{name.capitalize()}Screen")
     for name in ScreenName
 }
+
+SHORTEST, LONGEST, LETTERS_PER_SECOND = 3.0, 12.0, 15
+"""Seconds that a toast stands: so long and the time to read it, but no longer than that."""
 
 
 class AprtuiApp(KeysInTurnApp[ExitCode]):
@@ -56,6 +61,8 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
     }
     .pane:focus, .pane:focus-within { border: round $border; border-title-color: $accent; }
     CommandPalette > Vertical { width: 80; max-width: 100%; }
+    ToastRack { margin-bottom: 2; scrollbar-size: 0 0; }
+    Toast { width: 90%; max-width: 120; padding: 0 1; margin-top: 0; background: $panel; }
     .-ascii .pane, .-ascii .pane:focus { border: ascii $border-blurred; }
     .-behind-zoomed { display: none !important; }
     .-zoomed, .-around-zoomed {
@@ -74,6 +81,7 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
         self._history: list[ScreenName] = []
         """The screens that were shown, each once, the current one last."""
         self._screens: dict[ScreenName, ToolScreen] = {}
+        self.remark: Remark | None = None
         self._ascii = (AsciiFilter(),) if self.config.ascii else ()
         self.set_class(self.config.ascii, "-ascii")
         self.set_class(self.config.ascii or bool(os.environ.get("NO_COLOR")), PLAIN)
@@ -97,6 +105,33 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
         )
         self.open_state(self._initial_state)
 
+    async def on_event(self, event: Event) -> None:
+        if isinstance(event, Key) and not event.is_forwarded:
+            self._show_remark(None)
+        await super().on_event(event)
+
+    def notify(
+        self, message: str, *, title: str = "", severity: SeverityLevel = "information", timeout: float | None = None,
+        markup: bool = True,
+    ) -> None:  # fmt: skip
+        """Tell the user something: in the line of words of the screen, or if it is long in a toast above that line.
+
+        It stands until the next key, a toast for as long as it takes to read. There is no `markup`: messages hold names
+        and paths.
+        """
+        text = f"{title}: {message}" if title else message
+        if isinstance(self.screen, ToolScreen) and self.screen.has_room_for(text):
+            self._show_remark(Remark(text, severity))
+        else:
+            seconds = timeout or min(SHORTEST + len(text) / LETTERS_PER_SECOND, LONGEST)
+            super().notify(text, severity=severity, timeout=seconds, markup=False)
+
+    def _show_remark(self, remark: Remark | None) -> None:
+        if remark != self.remark:
+            self.remark = remark
+            if isinstance(self.screen, ToolScreen):
+                self.screen.show_remark()
+
     def get_line_filters(self) -> Sequence[LineFilter]:
         return [*super().get_line_filters(), *self._ascii]
 
@@ -111,7 +146,7 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
         except KeyError:
             self.notify(f"There is no {state.screen} screen in this release.", severity="warning")
         except AprtuiError as error:
-            self.notify(str(error), severity="error", markup=False, timeout=15)
+            self.notify(str(error), severity="error")
             if not self._history:
                 self.action_go(ScreenName.LIVE)
         else:

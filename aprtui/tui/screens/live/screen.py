@@ -297,7 +297,7 @@ class LiveScreen(ToolScreen):
             with self.app.suspend():
                 text = edit(self.prompt)
         except UsageError as error:
-            self.notify(str(error), severity="error", markup=False)
+            self.notify(str(error), severity="error")
         except SuspendNotSupported:
             self.notify("This terminal cannot be given to an editor.", severity="error")
         else:
@@ -533,7 +533,7 @@ class LiveScreen(ToolScreen):
                 self._show_tints()
             case messages.Declined(message):
                 self._show_note("")
-                self.notify(message, severity="warning", markup=False, timeout=10)
+                self.notify(message, severity="warning")
             case messages.Failed(message, fatal):
                 self._show_note("", message, restart=fatal)
             case _:
@@ -550,6 +550,6 @@ class LiveScreen(ToolScreen):
             self._generate()
 
     def _captured(self, directory: Path) -> None:
-        self.notify(str(directory), title="Captured", markup=False, timeout=10)
+        self.notify(str(directory), title="Captured")
         if self.is_current:
             self.program.open_state(screen_state(ScreenName.BROWSE, at=directory))
