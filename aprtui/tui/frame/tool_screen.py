@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -182,11 +182,11 @@ class ToolScreen(Screen[None]):
 
     def on_screen_resume(self) -> None:
         """Show the remark of the app, which may have been made on another screen."""
-        if self.is_mounted:
-            self.show_remark()
+        self.show_remark()
 
     def show_remark(self) -> None:
-        self.query_one(ReadoutLine).refresh()
+        for line in self.query(ReadoutLine):  # none while the screen is being built
+            line.refresh()
 
     def has_room_for(self, text: str) -> bool:
         """Whether `text` can stand where the focused cell is described."""
@@ -204,6 +204,10 @@ class ToolScreen(Screen[None]):
         self.chords = remapped(self.CHORDS, self.program.config.keys)
         for prefix in dict.fromkeys(chord.prefix for chord in self.chords):
             self._bindings.bind(prefix, f"chord('{prefix}')", show=False, priority=True)
+
+    def call_after_refresh(self, callback: Callable[..., object], *args: Any, **kwargs: Any) -> bool:
+        """Call back once the screen was drawn, unless it has gone by then."""
+        return super().call_after_refresh(lambda: callback(*args, **kwargs) if self.display else None)
 
     def on_text_selected(self) -> None:
         """Copy the text that was selected with the mouse: ctrl+c, which copies elsewhere, leaves the app here."""
@@ -305,7 +309,7 @@ class ToolScreen(Screen[None]):
         except OSError as error:
             self.notify(f"{path}: cannot be written: {error.strerror}", severity="error")
         else:
-            self.notify(str(path.absolute()), title="Saved", markup=False)
+            self.notify(str(path.absolute()), title="Saved")
 
     @classmethod
     def all_bindings(cls, widgets: Iterable[type[Widget]] | None = None) -> list[Binding]:
