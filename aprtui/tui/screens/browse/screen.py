@@ -238,7 +238,7 @@ class BrowseScreen(ToolScreen):
         problems = (*message.listing.problems, *filter(None, [message.listing.left_out]))
         for problem in problems:
             if problem not in self._reported_problems:
-                self.notify(problem, severity="warning", markup=False)
+                self.notify(problem, severity="warning")
         self._reported_problems = frozenset(problems)
 
     def on_browse_screen_contents_read(self, message: ContentsRead) -> None:

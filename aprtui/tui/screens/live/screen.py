@@ -339,7 +339,7 @@ class LiveScreen(ToolScreen):
             with self.app.suspend():
                 text = edit(self._editor.text)
         except UsageError as error:
-            self.notify(str(error), severity="error", markup=False)
+            self.notify(str(error), severity="error")
         except SuspendNotSupported:
             self.notify("This terminal cannot be given to an editor.", severity="error")
         else:
@@ -626,7 +626,7 @@ class LiveScreen(ToolScreen):
                 self._show_tints()
             case messages.Declined(message):
                 self._show_note("")
-                self.notify(message, severity="warning", markup=False, timeout=10)
+                self.notify(message, severity="warning")
             case messages.Failed(message, fatal):
                 self._show_note("", message, restart=fatal)
             case _:
@@ -658,7 +658,7 @@ class LiveScreen(ToolScreen):
             self._send_again()
 
     def _captured(self, directory: Path) -> None:
-        self.notify(str(directory), title="Captured", markup=False, timeout=10)
+        self.notify(str(directory), title="Captured")
         remember(directory)
         if self.is_current:
             self.program.open_state(screen_state(ScreenName.BROWSE, at=directory))
