@@ -29,6 +29,7 @@ from aprtui.compare.verdict import Tolerance, moved_bound
 from aprtui.errors import UsageError
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.text import as_typed, clipped
+from aprtui.tui.frame.child import ChildSource, Ended, Event, Progressed, Record, Remark
 from aprtui.tui.frame.keymap import Chord
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
@@ -37,16 +38,7 @@ from aprtui.tui.screens.diff.cells import METRICS, cells, greys, layout, rows
 from aprtui.tui.screens.diff.grid import DiffGrid
 from aprtui.tui.screens.diff.pair import Sides, open_sides
 from aprtui.tui.screens.diff.panes import DiffPanes, Place
-from aprtui.tui.screens.diff.source import (
-    ChildSource,
-    DiffRequest,
-    DiffSource,
-    Ended,
-    Event,
-    Progressed,
-    Record,
-    Remark,
-)
+from aprtui.tui.screens.diff.source import DiffRequest, DiffSource
 from aprtui.tui.screens.diff.words import (
     ELEMENT_COLUMNS,
     EXPLANATION,
