@@ -8,6 +8,7 @@ import locale
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, cast
@@ -167,7 +168,11 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
     def open_state(self, state: ScreenState) -> None:
         """Show the screen that `state` describes; one that cannot be shown is reported in a line."""
         try:
-            screen = SCREENS[state.screen](self.session, state)
+            session = self._session_for(state)
+            if session is None:
+                self.action_go(ScreenName.LIVE)
+                return
+            screen = SCREENS[state.screen](session, state)
         except KeyError:
             self.notify(f"There is no {state.screen} screen in this release.", severity="warning")
         except AprtuiError as error:
@@ -176,7 +181,25 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
                 self.action_go(ScreenName.LIVE)
         else:
             remember_state(state)
+            if session is not self.session:
+                self.session.source.close()
+                self.session = session
             self._add(screen)
+
+    def _session_for(self, state: ScreenState) -> Session | None:
+        """The session that a screen for `state` belongs to: one with another engine where it names another model.
+
+        None for a live screen that is there already. Raises `UnreadableError` for a model that cannot be used.
+        """
+        path, session = state.path("model"), self.session
+        if state.screen is not ScreenName.LIVE or path is None or session.open_model is None:
+            return session
+        if ScreenName.LIVE in self._screens and path.absolute() == session.model and len(state.fields) == 1:
+            return None
+        if ScreenName.LIVE not in self._screens and path.absolute() == session.model:
+            return session
+        load_model(path)
+        return replace(session, source=session.open_model(path), model=path.absolute())
 
     def _add(self, screen: ToolScreen) -> None:
         """Show `screen` in place of an older one of its name."""
@@ -307,8 +330,7 @@ def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: boo
     model = load_model(path)
     if state.screen is ScreenName.LIVE and state.text("chat") == "on":
         require_template(model)
-    source = EngineProcess(partial(load_engine, path=path), log=_log_file())
-    app = AprtuiApp(Session(source, paths=paths), state, config)
+    app = AprtuiApp(Session(_engine(path), paths, path.absolute(), _engine), state, config)
     # Imported objects stay alive: searching them for garbage took a third of the time of a frame. Full collections,
     # which held keys up for 80 ms every two seconds, are rare.
     gc.freeze()
@@ -316,12 +338,16 @@ def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: boo
     try:
         code = app.run() or ExitCode.PASS
     finally:
-        source.close()
+        app.session.source.close()
     if app.crash is not None:
         raise app.crash
     if code is ExitCode.ENGINE:
         raise EngineError(app.failure)
     return code
+
+
+def _engine(path: Path) -> EngineProcess:
+    return EngineProcess(partial(load_engine, path=path), log=_log_file())
 
 
 def _log_file() -> Path | None:

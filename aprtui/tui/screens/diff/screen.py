@@ -28,6 +28,7 @@ from aprtui.compare.verdict import Tolerance, moved_bound
 from aprtui.errors import UsageError
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.text import as_typed
+from aprtui.tui.frame.child import ChildSource, Ended, Event, Progressed, Record, Remark
 from aprtui.tui.frame.keymap import Chord, displayed_keys
 from aprtui.tui.frame.recent import models_at_hand, remember
 from aprtui.tui.frame.session import Session
@@ -38,16 +39,7 @@ from aprtui.tui.screens.diff.grid import DiffGrid
 from aprtui.tui.screens.diff.models import ModelDialog, ModelSearch, search_models
 from aprtui.tui.screens.diff.pair import Sides, open_sides
 from aprtui.tui.screens.diff.panes import DiffPanes, Place
-from aprtui.tui.screens.diff.source import (
-    ChildSource,
-    DiffRequest,
-    DiffSource,
-    Ended,
-    Event,
-    Progressed,
-    Record,
-    Remark,
-)
+from aprtui.tui.screens.diff.source import DiffRequest, DiffSource
 from aprtui.tui.screens.diff.verdict import HIGH, SEPARATOR, VerdictLines, VerdictText
 from aprtui.tui.screens.diff.words import (
     ELEMENT_COLUMNS,
