@@ -29,7 +29,7 @@ class Column:
     """A column.
 
     If there is no room for all, those with the highest `rank` are left out; one that `grows` is clipped, at its
-    beginning if its end matters more.
+    beginning if its end matters more. Before others are left out, it is not cut below its `least` width.
     """
 
     title: str
@@ -37,6 +37,7 @@ class Column:
     grows: bool = False
     rank: int = 0
     end_matters: bool = False
+    least: int = 18
 
 
 class Tone(StrEnum):
@@ -46,15 +47,18 @@ class Tone(StrEnum):
     MUTED = "muted"
     MARKED = "marked"
     BAD = "bad"
+    GOOD = "good"
+    UNSURE = "unsure"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row, and the `key` by which its owner knows it."""
+    """A row, and the `key` by which its owner knows it; `first` is the tone of its first cell, if it has its own."""
 
     key: Hashable
     cells: tuple[str, ...]
     tone: Tone = Tone.PLAIN
+    first: Tone | None = None
 
 
 class Table(JumpTargets, can_focus=True):
@@ -79,6 +83,8 @@ class Table(JumpTargets, can_focus=True):
         .table--muted { color: $text-muted; }
         .table--marked { color: $accent; text-style: bold; }
         .table--bad { color: $error; }
+        .table--good { color: $success; text-style: bold; }
+        .table--unsure { color: $foreground; text-style: bold; }
         .table--cursor { color: $background; background: $accent; text-style: bold; }
         .table--resting { background: $boost; text-style: bold; }
         &:nocolor .table--cursor { text-style: reverse bold; }
@@ -208,7 +214,11 @@ class Table(JumpTargets, can_focus=True):
         style = self.style(row.tone)
         if index == self._cursor:
             style += self.style("cursor" if self.has_focus else "resting", partial=True)
-        return Strip([Segment(set_cell_size(self._line(row.cells), width), style)])
+        line = set_cell_size(self._line(row.cells), width)
+        if row.first is None or index == self._cursor:
+            return Strip([Segment(line, style)])
+        at = min(self._column_widths()[0], width)  # cells; what is drawn in a tone of its own is narrow
+        return Strip([Segment(line[:at], self.style(row.first)), Segment(line[at:], style)])
 
     @property
     def _height(self) -> int:
@@ -238,13 +248,9 @@ class Table(JumpTargets, can_focus=True):
         return self._widths
 
 
-LEAST = 18
-"""A column that grows is not cut below this width before others are left out."""
-
-
 def column_widths(columns: Sequence[Column], needed: Sequence[int], room: int) -> list[int]:
     """Widths of columns that need so many cells, in `room`: 0 for those that are left out."""
-    widths = [min(need, LEAST) if column.grows else need for column, need in zip(columns, needed, strict=True)]
+    widths = [min(need, column.least) if column.grows else need for column, need in zip(columns, needed, strict=True)]
     for index in sorted(range(len(columns)), key=lambda index: (-columns[index].rank, -index)):
         if columns[index].rank and _total(widths) > room:
             widths[index] = 0
