@@ -32,6 +32,9 @@ from aprtui.tui.frame.state import ScreenName, ScreenState
 from aprtui.tui.widgets.jump_targets import JumpTargets
 from aprtui.tui.widgets.line_widget import LineWidget
 
+MOST_SHOWN = 400
+"""Characters of a copied text that are shown: token ids of a conversation would cover the screen."""
+
 LEAST_COLUMNS, LEAST_ROWS = 80, 24
 """The smallest terminal that screens are made for."""
 
@@ -300,7 +303,8 @@ class ToolScreen(Screen[None]):
 
     def copy_text(self, text: str) -> None:
         self.app.copy_to_clipboard(text)
-        self.notify(text, title="Copied")
+        shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}… ({len(text)} characters)"
+        self.notify(shown, title="Copied")
 
     def action_save_picture(self) -> None:
         path = Path(f"aprtui-{self.NAME}-{datetime.now().astimezone():%Y%m%d-%H%M%S}.svg")
