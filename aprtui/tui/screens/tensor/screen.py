@@ -280,7 +280,7 @@ class TensorScreen(ToolScreen):
             if row >= viewport.shape[0] or column >= viewport.shape[1] or (plane or 0) >= source.planes:
                 raise UsageError(f"{message.value}: beyond the end: there are {shape_words(source)} values")
         except UsageError as error:
-            self.notify(str(error), severity="warning", markup=False)
+            self.notify(str(error), severity="warning")
             return
         self._leave_place()
         if plane is not None and plane != self._plane:
@@ -347,7 +347,7 @@ class TensorScreen(ToolScreen):
             return
         source, problems = open_neighbour(self._source, step, same)
         for problem in problems:
-            self.notify(problem, severity="error", markup=False, timeout=15)
+            self.notify(problem, severity="error")
         if source is not None:
             self._source = source
             self._open()
@@ -402,7 +402,9 @@ class TensorScreen(ToolScreen):
             return
         self._plane = min(self._plane, source.planes - 1)
         if self._state_to_restore is not None:
-            self._plane = min(max(self._state_to_restore.number("head") or 0, 0), source.planes - 1)
+            element = self._state_to_restore.number("element")
+            plane = self._state_to_restore.number("head") if element is None else source.place_of(element)[0]
+            self._plane = min(max(plane or 0, 0), source.planes - 1)
         self._values = self._profile = self._cursor_value = None
         if size.height and size.width:
             self._viewport = self._first_viewport(source, size.height, size.width)
@@ -429,6 +431,9 @@ class TensorScreen(ToolScreen):
         if wanted.text("at"):
             _, row, column = parse_place(wanted.text("at"), 1)
             viewport = viewport.at(row, column)
+        element = wanted.number("element")
+        if element is not None:
+            viewport = viewport.at(*source.place_of(element)[1:])
         if wanted.text("zoom") == "numbers":
             return viewport.written_out()
         if wanted.text("zoom"):
