@@ -124,12 +124,12 @@ class RecordedSource:
 
     def start(self, settings: EngineSettings | None = None) -> None:
         self.settings = settings or self.settings
-        self.state = EngineState.LOADING
+        self.state, self.info, self.written, self._first = EngineState.LOADING, None, 0, 0
         self._events = [StepProgress("compiling kernels", 3, 14), Loaded(self.recorded_info)]
 
     def restart(self) -> None:
         self.calls.append("restart")
-        self.written, self._first, self._crash_after = 0, 0, None
+        self._crash_after = None
         self.start()
 
     def close(self) -> None:
@@ -193,7 +193,7 @@ class RecordedSource:
     def record(self, number: int) -> TokenRecord | None:
         if not max(0, self.written - RING) <= number < self.written:
             return None
-        return example_record(self.recorded_info, number - self._first, self._bad, lens=self._lens)
+        return example_record(self.recorded_info, max(number - self._first, 0), self._bad, lens=self._lens)
 
     def generate(self, prompt: str, sampling: Sampling, max_tokens: int) -> int:
         self.prompts.append(prompt)
