@@ -111,3 +111,12 @@ def test_without_a_replay_the_first_divergence_alone_is_said_to_add_error(tmp_pa
     replayed = [{**record, "signal": "injected"} if record["record"] == "comparison" else record for record in records]
     assert read_comparison(replayed).adding == {FAULT, later}
     assert render_svg(replayed).count("stroke-width") == 2
+
+
+def test_an_error_that_a_bound_leaves_open_is_not_judged(tmp_path: Path) -> None:
+    records = [dict(record) for record in records_of(*two_captures(tmp_path), "rel_l2=0.2")]
+    for record in records:
+        if (record.get("layer"), record.get("stage")) == (FAULT.layer, FAULT.stage):
+            record |= {"verdict": "UNKNOWN", "state": "unknown"}
+    (fault,) = (cell for node, cell in cells(read_comparison(records), Metric.REL_L2).items() if node == FAULT)
+    assert fault.sign is Sign.UNJUDGED and fault.upper is None and fault.lower_map is ColourMap.OBSERVED
