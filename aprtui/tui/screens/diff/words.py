@@ -50,7 +50,7 @@ SUPPORT_TEXTS: Mapping[Support, str] = {Support.SUPPORTED: "yes", Support.REFUTE
 
 NO_HYPOTHESES: Mapping[Verdict, str] = {
     Verdict.PASS: "No stage is beyond its bound: there is no error to explain.",
-    Verdict.FAIL: "No signature of a known bug was tried on this stage: comparing again does where its shape is known.",
+    Verdict.FAIL: "No signature of a known bug was tried on this stage.",
     Verdict.UNKNOWN: "Nothing is known to be wrong: there is no error to explain yet.",
 }
 """In place of hypotheses, where there are none."""
