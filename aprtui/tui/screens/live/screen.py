@@ -127,7 +127,7 @@ class LiveScreen(ToolScreen):
         Binding("M", "statistic", "Next statistic of the grid", show=False, id="live.statistic"),
         Binding("t", "tint", "Next signal that tints the text", show=False, id="live.tint"),
         Binding("I", "facts", "The model's own facts", show=False, id="live.facts"),
-        Binding("v", "view", "Numbers or the overview of all layers", show=False, id="live.view"),
+        Binding("v", "turn_view", "Numbers or the overview of all layers", show=False, id="live.view"),
         Binding("L", "lens", "Logit lens on or off", show=False, id="live.lens"),
     ]
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (STACKED, "-stacked"), (WIDE, "-wide")]  # noqa: RUF012  # as Textual does
@@ -299,7 +299,7 @@ class LiveScreen(ToolScreen):
         else:
             self.app.push_screen(ModelFactsScreen(info.path))
 
-    def action_view(self) -> None:
+    def action_turn_view(self) -> None:
         """Show the layers with their numbers, or all of them at once."""
         self._grid.show_view(GridView.NUMBERS if self._grid.view is GridView.OVERVIEW else GridView.OVERVIEW)
 
