@@ -33,7 +33,7 @@ from aprtui.tui.frame.recent import models_at_hand, remember
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
-from aprtui.tui.screens.diff.cells import METRICS, cells, greys, layout, rows
+from aprtui.tui.screens.diff.cells import METRICS, SIGN_TEXTS, cells, greys, layout, rows
 from aprtui.tui.screens.diff.grid import DiffGrid
 from aprtui.tui.screens.diff.models import ModelDialog, ModelSearch, search_models
 from aprtui.tui.screens.diff.pair import Sides, open_sides
@@ -87,6 +87,7 @@ class DiffScreen(ToolScreen):
 
     NAME = ScreenName.DIFF
     EXPLANATION = EXPLANATION
+    SIGNS = tuple((sign.value, text) for sign, text in SIGN_TEXTS.items())
     WIDGETS = (DiffGrid, DiffPanes, Table)
     AUTO_FOCUS = "DiffGrid"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -135,7 +136,6 @@ class DiffScreen(ToolScreen):
         #dock { display: none; }
     }
     DiffScreen.-high.-stacked.-deep #lists { height: 8; }
-    DiffScreen.-high.-stacked.-deep DiffGrid { max-height: 80%; }
     DiffScreen.-high.-stacked.-of-contracts { #dock { display: block; } #hypotheses { display: none; } }
     DiffScreen.-wide {
         #body { layout: horizontal; }
@@ -336,6 +336,8 @@ class DiffScreen(ToolScreen):
             node = comparison.first_divergence.verdict.node
         if node is not None and node != grid.node:
             self._go(node)
+            # The rows that are in view are known once the grid has its new height.
+            self.call_after_refresh(grid.centre)
         self._placed = grid.node
 
     def _show_grid(self) -> None:

@@ -27,6 +27,7 @@ from aprtui.tui.draw.bars import candidate_bars, lens_bars
 from aprtui.tui.draw.figures import figures_of, first_bad
 from aprtui.tui.draw.progress import WorkProgress
 from aprtui.tui.draw.signals import TintSignal, tint
+from aprtui.tui.frame.recent import remember
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
@@ -88,7 +89,7 @@ PACE = 20.0
 PATIENCE = 3.0
 """Seconds without a token after which the screen says so."""
 
-NO_LENS = "Not computed for this token.\nn makes the next one,\nr starts the run again."
+NO_LENS = "not computed for\nthis token: n makes\nthe next one"
 
 STACKED, WIDE = 120, 160
 """From these widths on, the contracts have room beside the candidates, and the text beside the grid."""
@@ -658,5 +659,6 @@ class LiveScreen(ToolScreen):
 
     def _captured(self, directory: Path) -> None:
         self.notify(str(directory), title="Captured", markup=False, timeout=10)
+        remember(directory)
         if self.is_current:
             self.program.open_state(screen_state(ScreenName.BROWSE, at=directory))
