@@ -5,7 +5,7 @@ It has two views: numbers, a line for each layer; and an overview in colours alo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
 from typing import ClassVar
 
@@ -476,7 +476,7 @@ class StageGrid(LayerGrid, can_focus=True):
     def _model_segments(self, *, before: bool, after: bool) -> list[Segment]:
         """The stages that the model has once, those before the layers, those after them, or all."""
         assert self._layout is not None
-        text = model_strip(self._layout, self._figures, before=before, after=after)
+        text = model_strip(self._layout, self._figures, self._faults, before=before, after=after)
         return [Segment(text[:LABEL], self.style("group")), Segment(text[LABEL:], self.style("label"))]
 
     def _with_legend(self, segments: list[Segment], width: int) -> Strip:
@@ -492,12 +492,17 @@ class StageGrid(LayerGrid, can_focus=True):
         return Strip([*segments, *ends])
 
 
-def model_strip(layout: GridLayout, figures: Figures | None, *, before: bool, after: bool) -> str:
-    """The figures of the stages that the model has once: those `before` its layers, and those `after` them."""
+def model_strip(
+    layout: GridLayout, figures: Figures | None, faults: Collection[Node] = (), *, before: bool, after: bool
+) -> str:
+    """The figures of the stages that the model has once: those `before` its layers, and those `after` them.
+
+    Those with a fault stand in brackets.
+    """
     last = layout.rows.max(initial=0)
-    fields = [
-        f"{node.stage} {'·' if figures is None else figures.text(row, 6)}"
-        for node, row in zip(layout.model_nodes, layout.model_rows.tolist(), strict=True)
-        if (before if row < last else after)
-    ]
+    fields = []
+    for node, row in zip(layout.model_nodes, layout.model_rows.tolist(), strict=True):
+        if before if row < last else after:
+            text = f"{node.stage} {'·' if figures is None else figures.text(row, 6)}"
+            fields.append(f"[{text}]" if node in faults else text)
     return SEPARATOR.join(["    " + fields[0], *fields[1:]]) if fields else ""
