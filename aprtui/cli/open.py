@@ -36,7 +36,7 @@ def command(what: tuple[str, ...], prompt: str | None, chat: bool | None, system
     """
     said = {"prompt": prompt, "chat": None if chat is None else "on" if chat else "off", "system": system}
     state = _initial_state(what, {name: text for name, text in said.items() if text is not None})
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not _on_terminal():
         raise EngineError("open: needs a terminal: use diff, stats, replay or run, which need none")
     from aprtui.tui.app import run_app
     from aprtui.tui.frame.state import ScreenName
@@ -84,7 +84,7 @@ def _state_of(what: tuple[str, ...]) -> ScreenState:
 
 def open_live() -> int:
     """Open the live view on the embedded model; off a terminal, stream a completion to stdout and say so."""
-    if sys.stdin.isatty() and sys.stdout.isatty():
+    if _on_terminal():
         from aprtui.tui.app import run_app
         from aprtui.tui.frame.state import ScreenName, screen_state
 
@@ -95,3 +95,7 @@ def open_live() -> int:
     click.echo(PROMPT, nl=False)
     command.main(["--prompt", PROMPT], standalone_mode=False)
     return 0
+
+
+def _on_terminal() -> bool:
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))

@@ -85,8 +85,11 @@ async def burst(pilot: Driver, *inputs: str | Paste) -> None:
         if isinstance(each, Paste):
             app.post_message(each)
         else:
-            name = key_name(each)
-            character = each if len(each) == 1 else {"space": " ", "slash": "/"}.get(each)
-            app.post_message(Key(name, character))
+            app.post_message(key_event(each))
     assert isinstance(app, KeysInTurnApp)
     await app.keys_taken()
+
+
+def key_event(key: str) -> Key:
+    """The press of a key, by its name or its character."""
+    return Key(key_name(key), key if len(key) == 1 else {"space": " ", "slash": "/"}.get(key))

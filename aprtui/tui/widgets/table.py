@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
@@ -29,7 +29,8 @@ class Column:
     """A column.
 
     If there is no room for all, those with the highest `rank` are left out; one that `grows` is clipped, at its
-    beginning if its end matters more. Before others are left out, it is not cut below its `least` width.
+    beginning if its end matters more. Before others are left out, it is not cut below its `least` width. In rows that
+    do not stand out themselves, its cells have its `tone`.
     """
 
     title: str
@@ -38,6 +39,7 @@ class Column:
     rank: int = 0
     end_matters: bool = False
     least: int = 18
+    tone: Tone | None = None
 
 
 class Tone(StrEnum):
@@ -214,11 +216,8 @@ class Table(JumpTargets, can_focus=True):
         style = self.style(row.tone)
         if index == self._cursor:
             style += self.style("cursor" if self.has_focus else "resting", partial=True)
-        line = set_cell_size(self._line(row.cells), width)
-        if row.first is None or index == self._cursor:
-            return Strip([Segment(line, style)])
-        at = min(self._column_widths()[0], width)  # cells; what is drawn in a tone of its own is narrow
-        return Strip([Segment(line[:at], self.style(row.first)), Segment(line[at:], style)])
+            return Strip([Segment(set_cell_size(self._line(row.cells), width), style)])
+        return Strip(list(self._toned(row))).adjust_cell_length(width, base)
 
     @property
     def _height(self) -> int:
@@ -241,6 +240,17 @@ class Table(JumpTargets, can_focus=True):
             if width
         )
 
+    def _toned(self, row: Row) -> Iterator[Segment]:
+        """The cells of a row, each in its tone: that of the row's first cell, of the row, or of the column."""
+        gap, first = "", row.first
+        for text, width, column in zip(row.cells, self._column_widths(), self._columns, strict=True):
+            tone = first or (column.tone if column.tone and row.tone is Tone.PLAIN else row.tone)
+            first = None
+            if width:
+                yield Segment(gap, self.style(row.tone))
+                yield Segment(_fitted(text, width, column), self.style(tone))
+                gap = " " * GAP
+
     def _column_widths(self) -> list[int]:
         """The width of each column; 0 where there is no room for it."""
         if self._widths is None:
@@ -254,8 +264,9 @@ def column_widths(columns: Sequence[Column], needed: Sequence[int], room: int) -
     for index in sorted(range(len(columns)), key=lambda index: (-columns[index].rank, -index)):
         if columns[index].rank and _total(widths) > room:
             widths[index] = 0
-    for index, column in enumerate(columns):
-        if column.grows and widths[index]:
+    # Those that need least come first: as many as possible are whole.
+    for index in sorted(range(len(columns)), key=lambda index: (needed[index], index)):
+        if columns[index].grows and widths[index]:
             widths[index] = max(min(needed[index], widths[index] + room - _total(widths)), 1)
     return widths
 

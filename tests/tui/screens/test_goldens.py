@@ -80,12 +80,15 @@ SCENES = {
         has_template=True,
     ),
     "palette": Scene(LIVE, ["Press e,"], ["ctrl+p"], ["Live: Settings"]),
-    "browse": Scene(screen_state(ScreenName.BROWSE, **BOTH), ["3 captures", "rms"], ["tab", "j", "l"], ["layer 1"]),
+    "browse": Scene(
+        screen_state(ScreenName.BROWSE, **BOTH), ["3 captures", "stages   all"], ["enter", "j", "l"], ["layer 1"]
+    ),
+    "browse-preview": Scene(screen_state(ScreenName.BROWSE, a="good"), ["3 captures", "stages   all"]),
     "browse-numbers": Scene(
-        screen_state(ScreenName.BROWSE, at="bad"), ["3 captures", "rms"], ["enter", "v", *"jjj"], ["layer 0 q"]
+        screen_state(ScreenName.BROWSE, at="bad"), ["3 captures", "stages   all"], ["enter", "v", *"jjj"], ["layer 0 q"]
     ),
     "browse-model": Scene(
-        screen_state(ScreenName.BROWSE, at="demo.gguf"), ["1 model"], ["enter", "j"], ["Q4_K"], ["…  ", "being read"]
+        screen_state(ScreenName.BROWSE, at="demo.gguf"), ["1 model"], ["v", "j"], ["Q4_K"], ["  …  ", "being read"]
     ),
     "browse-filter": Scene(screen_state(ScreenName.BROWSE), ["3 captures"], ["slash", *"half"], ["half"]),
     "tensor": Scene(GATE, ["layer 1 ffn_gate", "channel 7"], ["l"], ["channel 8"]),
@@ -97,8 +100,8 @@ SCENES = {
     "tensor-large": Scene(screen_state(ScreenName.TENSOR, path="large.bin", width=1024), ["300×1024"], ["O"], ["X"]),
     "tensor-nothing": Scene(ScreenState(ScreenName.TENSOR), ["No tensor is open."]),
     "diff": Scene(DIFF, ["FAIL"], ["g", "d", "j"], ["layer 2 ffn_up"]),
-    "diff-bound": Scene(BOUND, ["first divergence: layer 1 ffn_gate"], ["b"], ["0.0178"]),
-    "diff-channels": Scene(BOUND, ["first divergence: layer 1 ffn_gate"], ["v"], ["layer 1 ffn_gate"]),
+    "diff-bound": Scene(BOUND, ["above its bound"], ["b"], ["0.0178"]),
+    "diff-channels": Scene(BOUND, ["above its bound"], ["v"], ["layer 1 ffn_gate"]),
     "diff-help": Scene(DIFF, ["FAIL"], ["question_mark"], ["escape closes"]),
     "diff-chord": Scene(DIFF, ["FAIL"], ["g"], ["g d"]),
     "diff-nothing": Scene(ScreenState(ScreenName.DIFF), ["captures"]),
@@ -121,7 +124,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (working / "contracts").mkdir()
     (working / "contracts" / "alpha-v1.yaml").write_text(CONTRACT)
     week_ago = time.time() - 7.25 * 86400
-    for path in (*working.glob("*/manifest.json"), working / "demo.gguf"):
+    for path in (*working.glob("*/manifest.json"), working / "demo.gguf", working / "contracts" / "alpha-v1.yaml"):
         os.utime(path, (week_ago, week_ago))
     return working
 

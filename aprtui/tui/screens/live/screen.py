@@ -14,6 +14,7 @@ from textual.containers import Container, Horizontal
 from textual.widget import Widget
 from textual.widgets import Label, Static
 
+from aprtui.engine.faults.faults import fault_node
 from aprtui.engine.logit_noise import FEWEST_TOKENS
 from aprtui.engine.process import messages
 from aprtui.engine.process.engine_process import EngineState
@@ -25,10 +26,12 @@ from aprtui.trace.graph import graph_for
 from aprtui.tui.draw.bars import candidate_bars, lens_bars
 from aprtui.tui.draw.figures import figures_of, first_bad
 from aprtui.tui.draw.signals import TintSignal, tint
+from aprtui.tui.frame.recent import remember
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.live.conversation import RenderedPromptScreen, show_turns
+from aprtui.tui.screens.live.facts import ModelFactsScreen
 from aprtui.tui.screens.live.faults import FaultDialog, FaultPlace
 from aprtui.tui.screens.live.prompt import PromptEditor, edit
 from aprtui.tui.screens.live.readout import describe, pass_title, sampling_title
@@ -38,7 +41,7 @@ from aprtui.tui.screens.live.state import free_directory, initial_state, live_st
 from aprtui.tui.screens.live.status_lines import Status, StatusBar, TokenLine
 from aprtui.tui.widgets.bar_list import BarList
 from aprtui.tui.widgets.contracts import ContractsDock
-from aprtui.tui.widgets.stage_grid import StageGrid
+from aprtui.tui.widgets.stage_grid import GridView, StageGrid
 from aprtui.tui.widgets.text_stream import TextStream
 
 EXPLANATION = """\
@@ -53,7 +56,11 @@ from it, and only what is new is evaluated. P shows the prompt as the model gets
 a new conversation. A model without a template continues prompts as plain text.
 
 The grid shows one forward pass: the one that chose the token. A row is a layer, a column is a stage in the order in \
-which stages are computed. The statistic is one of six (M). m after a number is thousandths, k thousands.
+which stages are computed. The statistic is one of six (M). m after a number is thousandths, k thousands. Where not \
+all layers have room with their numbers, the overview shows them as colours, two or four a line (v turns to either \
+view): the first of them above, the second below it, the third and fourth at their right. The codes above its columns \
+are short for the stages; the line at the bottom names the one under the cursor. A cell with an injected fault is \
+outlined in violet.
 
 Colours of rms, absmax and mean compare layers: each column has a scale of its own. Those of change and time compare \
 all cells. Change is that of the rms against the token before, in per cent. Stages that a kernel computes in one go \
@@ -64,8 +71,9 @@ known of the stage under the cursor.
 Time travel: [ and ] (or shift with an arrow key) move the whole screen to another token of the run, as far back as \
 records are kept (256); G returns to the present. The engine goes on meanwhile unless it is paused.
 
-The logit lens (L) says for each layer what the model would say next if it ended there: the last norm and the head, \
-applied to the layer's output. It costs time for every token.
+The logit lens (L) says at the right of each layer what the model would say next if it ended there: the last norm and \
+the head, applied to the layer's output. What the last layer says too is bold. It costs time for every token. Where a \
+line of the overview has no room for all of its layers, the one under the cursor is shown, or the last.
 
 A capture (w) evaluates the tokens of the run again with every tap and writes all stage tensors; W copies the \
 headless command for the same.
@@ -80,10 +88,10 @@ PACE = 20.0
 PATIENCE = 3.0
 """Seconds without a token after which the screen says so."""
 
-NO_LENS = "Not computed for this token.\nn makes the next one,\nr starts the run again."
+NO_LENS = "not computed for\nthis token: n makes\nthe next one"
 
 STACKED, WIDE = 120, 160
-"""From these widths on, candidates and lens stand side by side, and so do text and grid."""
+"""From these widths on, the contracts have room beside the candidates, and the text beside the grid."""
 
 
 class LiveScreen(ToolScreen):
@@ -118,6 +126,8 @@ class LiveScreen(ToolScreen):
         Binding("end,G", "newest", "Newest token, as it comes", show=False, id="live.newest"),
         Binding("M", "statistic", "Next statistic of the grid", show=False, id="live.statistic"),
         Binding("t", "tint", "Next signal that tints the text", show=False, id="live.tint"),
+        Binding("I", "facts", "The model's own facts", show=False, id="live.facts"),
+        Binding("v", "turn_view", "Numbers or the overview of all layers", show=False, id="live.view"),
         Binding("L", "lens", "Logit lens on or off", show=False, id="live.lens"),
     ]
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (STACKED, "-stacked"), (WIDE, "-wide")]  # noqa: RUF012  # as Textual does
@@ -130,20 +140,17 @@ class LiveScreen(ToolScreen):
         #side { layout: horizontal; height: 100%; width: auto; }
         TextStream { width: 1fr; height: 100%; }
         BarList { width: 32; height: 100%; }
-        #lens, #dock { display: none; }
-        #dock { width: 44; height: 100%; }
-        &.-narrow StageGrid, &.-stacked StageGrid { dock: bottom; width: 100%; height: auto; max-height: 70%; }
-        &.-lens #lens { display: block; }
-        &.-narrow.-lens #candidates { display: none; }
+        #dock { display: none; width: 44; height: 100%; }
+        &.-narrow StageGrid, &.-stacked StageGrid { dock: bottom; width: 100%; height: auto; }
         &.-contracts #dock, &.-wide #dock { display: block; }
-        &.-narrow.-contracts #candidates, &.-narrow.-contracts #lens { display: none; }
+        &.-narrow.-contracts #candidates { display: none; }
     }
     LiveScreen.-wide {
         #panes { layout: grid; grid-size: 2 2; grid-columns: 1fr 2fr; grid-rows: auto 1fr; }
         #side { width: 100%; min-height: 13; }
         TextStream { row-span: 2; width: 100%; }
         BarList, #dock { width: 1fr; }
-        StageGrid { height: auto; max-height: 66vh; }
+        StageGrid { height: auto; }
     }
     """
 
@@ -165,7 +172,6 @@ class LiveScreen(ToolScreen):
         self._text = TextStream(classes="pane")
         self._text_title = "text"
         self._candidates = BarList("likeliest tokens", id="candidates", classes="pane")
-        self._lens_bars = BarList("logit lens", id="lens", classes="pane")
         self._dock = ContractsDock(session.paths, id="dock")
         self._dock.can_focus = False  # enter goes to the prompt here; 5 opens the contracts
         self._grid = StageGrid(classes="pane")
@@ -190,7 +196,6 @@ class LiveScreen(ToolScreen):
             yield self._grid
             with Container(id="side"):
                 yield self._candidates
-                yield self._lens_bars
                 yield self._dock
         yield self._token_line
         with Horizontal(id="prompt-line"):
@@ -219,11 +224,11 @@ class LiveScreen(ToolScreen):
         request = run.turns[-1].request if run.turns else self._next_request()
         is_chat = isinstance(request, ChatPrompt) if request else self.chat
         turn, index = run.place
-        is_past = not run.timeline.live and turn is run.turns[-1]
+        token = None if run.timeline.live or turn is not run.turns[-1] else index
         return live_state(
             info, LiveSettings(self.sampling, self._source.settings, self._system), request,
             is_chat if info is not None and info.has_template else self._chat,
-            self._grid.node, self._statistic, self._signal, self._lens, index if is_past else None,
+            self._grid.node, self._grid.wanted_view, self._statistic, self._signal, self._lens, token,
         )  # fmt: skip
 
     def command(self) -> Sequence[str]:
@@ -238,7 +243,7 @@ class LiveScreen(ToolScreen):
         self._text.border_title = self._text_title
         self._grid.border_title = pass_title(self._statistic, None)
         self._candidates.show([], "No token yet.")
-        self.set_class(self._lens, "-lens")
+        self._grid.show_view(self._initial.view)
         self.set_focus(self._grid)
         self._source.start(self._initial.engine)
         self.set_interval(1 / POLLS_PER_SECOND, self._poll)
@@ -257,7 +262,6 @@ class LiveScreen(ToolScreen):
 
     def on_stage_grid_pointed(self) -> None:
         self._show_words()
-        self._show_lens()
         self._dock.point_at(self._grid.node)
 
     def action_contracts(self) -> None:
@@ -288,6 +292,17 @@ class LiveScreen(ToolScreen):
         self._signal = self._signal.following
         self._request_noise()
         self._show_tints()
+
+    def action_facts(self) -> None:
+        info = self._source.info
+        if info is None or info.path is None:
+            self.notify("No model file is loaded yet.", severity="warning")
+        else:
+            self.app.push_screen(ModelFactsScreen(info.path))
+
+    def action_turn_view(self) -> None:
+        """Show the layers with their numbers, or all of them at once."""
+        self._grid.show_view(GridView.NUMBERS if self._grid.view is GridView.OVERVIEW else GridView.OVERVIEW)
 
     def action_lens(self) -> None:
         self._lens = not self._lens
@@ -507,13 +522,9 @@ class LiveScreen(ToolScreen):
             self._grid.show(figures, first_bad(graph, record.stats), notify=False)
 
     def _show_lens(self) -> None:
-        """Show or hide the logit lens, with the layer under the cursor marked."""
-        self.set_class(self._lens, "-lens")
-        if self._lens:
-            node = self._grid.node
-            layer = -1 if node is None or node.layer is None else node.layer
-            bars = [] if self._record is None else lens_bars(self._record, self._run.names, layer)
-            self._lens_bars.show(bars, NO_LENS)
+        """Show or hide what each layer would say next."""
+        bars = [] if self._record is None else lens_bars(self._record, self._run.names)
+        self._grid.show_lens(bars if self._lens else None, NO_LENS)
 
     def _show_place(self) -> None:
         timeline = self._run.timeline
@@ -631,6 +642,7 @@ class LiveScreen(ToolScreen):
         if self._grid.graph is None or self._grid.graph.config != info.graph:
             self._grid.open_graph(graph_for(info.graph), self._initial.node)
         self._show_note("")
+        self._grid.mark_faults(map(fault_node, info.faults))
         self._show_prompt_kind()
         self._source.set_pace(self._pace)
         self._source.set_lens(self._lens)
@@ -639,5 +651,6 @@ class LiveScreen(ToolScreen):
 
     def _captured(self, directory: Path) -> None:
         self.notify(str(directory), title="Captured", markup=False, timeout=10)
+        remember(directory)
         if self.is_current:
             self.program.open_state(screen_state(ScreenName.BROWSE, at=directory))

@@ -19,6 +19,7 @@ from aprtui.tui.draw.figures import Statistic
 from aprtui.tui.draw.signals import TintSignal
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.screens.live.settings import LiveSettings, form_texts, parse_form
+from aprtui.tui.widgets.stage_grid import GridView
 
 _Option = TypeVar("_Option", bound=StrEnum)
 
@@ -39,6 +40,7 @@ class InitialState:
 
     engine: EngineSettings
     sampling: Sampling | None
+    view: GridView | None
     statistic: Statistic
     signal: TintSignal
     lens: bool
@@ -56,6 +58,7 @@ def live_state(
     prompt: str | ChatPrompt,
     chat: bool | None,
     node: Node | None,
+    view: GridView | None,
     statistic: Statistic,
     signal: TintSignal,
     lens: bool,
@@ -75,6 +78,7 @@ def live_state(
         earlier=json.dumps([[said.user, said.answer] for said in turn.earlier]) if turn.earlier else None,
         before=",".join(map(str, turn.tokens)),
         **{name: texts[field] for name, field in _FORM.items()},
+        view=view,
         statistic=statistic,
         tint=signal,
         lens="on" if lens else None,
@@ -97,6 +101,7 @@ def initial_state(state: ScreenState, engine: EngineSettings) -> InitialState:
     return InitialState(
         replace(settings.engine, threads=engine.threads, context=engine.context),
         settings.sampling if chosen else None,
+        _one_of(GridView, state, "view", GridView.NUMBERS) if state.text("view") else None,
         _one_of(Statistic, state, "statistic", Statistic.RMS),
         _one_of(TintSignal, state, "tint", TintSignal.PROBABILITY),
         state.text("lens") == "on",

@@ -127,12 +127,12 @@ class RecordedSource:
 
     def start(self, settings: EngineSettings | None = None) -> None:
         self.settings = settings or self.settings
-        self.state = EngineState.LOADING
+        self.state, self.info, self.written, self._firsts = EngineState.LOADING, None, 0, [0]
         self._events = [StepProgress("compiling kernels", 3, 14), Loaded(self.recorded_info)]
 
     def restart(self) -> None:
         self.calls.append("restart")
-        self.written, self._firsts, self._crash_after = 0, [0], None
+        self._crash_after = None
         self.start()
 
     def close(self) -> None:

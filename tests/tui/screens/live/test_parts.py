@@ -20,15 +20,17 @@ from aprtui.errors import UsageError
 from aprtui.model.prompt import ChatPrompt, Exchange
 from aprtui.resources import embedded_model
 from aprtui.trace.graph import Node
-from aprtui.tui.draw.bars import bar_cells, bar_text, candidate_bars, lens_bars, token_text
+from aprtui.tui.draw.bars import Bar, bar_cells, bar_text, candidate_bars, lens_bars, lens_cells, token_text
 from aprtui.tui.draw.colours import TINTS, tint_styles
 from aprtui.tui.draw.figures import Statistic
 from aprtui.tui.draw.numbers import percent
 from aprtui.tui.draw.signals import TintSignal, TokenFigures, flip_risk, tint, token_words
+from aprtui.tui.draw.text import quoted
 from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state
 from aprtui.tui.screens.live.run import Timeline
 from aprtui.tui.screens.live.settings import LiveSettings, form_texts, parse_form
 from aprtui.tui.screens.live.state import free_directory, initial_state, live_state, run_command, trace_command
+from aprtui.tui.widgets.stage_grid import GridView
 from tests.tui.screens.live.recorded import example_info, example_record
 
 INFO = example_info()
@@ -121,15 +123,22 @@ def test_pass_without_a_token_has_no_bars() -> None:
     assert candidate_bars(record, {}) == []
 
 
-def test_lens_has_a_row_for_each_layer_with_the_one_under_the_cursor_marked() -> None:
-    assert lens_bars(example_record(INFO, 3), {}, 1) == []
+def test_lens_has_a_row_for_each_layer_with_those_marked_that_agree_with_the_last() -> None:
+    assert lens_bars(example_record(INFO, 3), {}) == []
     record = example_record(INFO, 3, lens=True)
-    bars = lens_bars(record, {500: "a"}, 2)
+    bars = lens_bars(record, {500: "a"})
     assert [bar.label for bar in bars] == ["0", "1", "2", "3"]
-    assert [bar.marked for bar in bars] == [False, False, True, False]
+    assert [bar.marked for bar in bars] == [True, False, False, True]
     assert bars[0].token == '"a"'
     broken = replace(record, lens=candidates([Candidate(NO_TOKEN, math.nan)] * 4, 4))
-    assert lens_bars(broken, {}, 0)[0].token == token_text(NO_TOKEN, {}) == "not finite"
+    assert lens_bars(broken, {})[0].token == token_text(NO_TOKEN, {}) == "not finite"
+
+
+@given(
+    st.text("abé日\n ", max_size=12), st.floats(0, 1) | st.just(math.nan), st.integers(0, 60), st.sampled_from((0, 3))
+)
+def test_entries_of_the_lens_fill_their_width_exactly(token: str, share: float, width: int, label: int) -> None:
+    assert cell_len(lens_cells(Bar("12", quoted(token), share), label, width, ascii_only=False)) == width
 
 
 @given(st.floats(0, 1) | st.just(math.nan), st.integers(0, 40), st.booleans())
@@ -242,13 +251,15 @@ def test_directories_of_captures_are_numbered(tmp_path: Path) -> None:
 def test_state_of_the_screen_survives_its_string() -> None:
     state = live_state(
         replace(INFO, path=Path("m.gguf")), SETTINGS, "def f():\n", True, Node(2, "ffn_gate"),
-        Statistic.TIME, TintSignal.FLIP_RISK, True, 17,
+        GridView.OVERVIEW, Statistic.TIME, TintSignal.FLIP_RISK, True, 17,
     )  # fmt: skip
     read = parse_state(str(state))
     begin = initial_state(read, EngineSettings(threads=3, context=99))
     assert begin.engine == SETTINGS.engine
     assert begin.sampling == SETTINGS.sampling
     assert (begin.statistic, begin.signal, begin.lens) == (Statistic.TIME, TintSignal.FLIP_RISK, True)
+    assert begin.view is GridView.OVERVIEW
+    assert initial_state(ScreenState(ScreenName.LIVE), EngineSettings()).view is None
     assert (begin.node, begin.token) == (Node(2, "ffn_gate"), 17)
     assert (begin.chat, begin.system) == (True, "be\nbrief")
     assert (read.text("prompt"), read.text("model")) == ("def f():\n", "m.gguf")
