@@ -117,11 +117,17 @@ def test_lines_of_a_prompt_and_the_users_editor_which_gets_the_terminal(
     terminals: list[Terminal], tmp_path: Path
 ) -> None:
     script = tmp_path / "editor"
-    script.write_text('#!/bin/sh\necho "I have the terminal"; read answer; echo "# $answer" >> "$1"\n')
+    script.write_text(
+        '#!/bin/sh\necho "I have the terminal"; read answer; echo "# $answer" >> "$1"; [ "$answer" = yes ]\n'
+    )
     script.chmod(0o755)
     terminal = start(terminals, tmp_path, EDITOR=str(script))
     terminal.press("e", "M-Enter", "x", "C-j", "y")
     terminal.until(r"prompt ❯ def fib\(n\):\n +x\n +y\n")
+    terminal.press("C-o")
+    terminal.until(r"I have the terminal")
+    terminal.press("no", "Enter")
+    terminal.until(r"EDITOR=(.|\n)*prompt ❯ def fib\(n\):\n +x\n +y\n")
     terminal.press("C-o")
     terminal.until(r"I have the terminal")
     terminal.press("yes", "Enter")

@@ -336,8 +336,7 @@ class LiveScreen(ToolScreen):
     def action_open_editor(self) -> None:
         """Edit the prompt in the user's own editor, which has the terminal meanwhile."""
         try:
-            with self.app.suspend():
-                text = edit(self._editor.text)
+            text = edit(self._editor.text, self.app.suspend)
         except UsageError as error:
             self.notify(str(error), severity="error", markup=False)
         except SuspendNotSupported:
