@@ -25,6 +25,7 @@ from aprtui.model.prompt import ChatPrompt
 from aprtui.trace.graph import graph_for
 from aprtui.tui.draw.bars import candidate_bars, lens_bars
 from aprtui.tui.draw.figures import figures_of, first_bad
+from aprtui.tui.draw.progress import WorkProgress
 from aprtui.tui.draw.signals import TintSignal, tint
 from aprtui.tui.frame.recent import remember
 from aprtui.tui.frame.session import Session
@@ -181,6 +182,7 @@ class LiveScreen(ToolScreen):
         self._generation = 0
         self._records_shown = 0
         self._note = ""
+        self._work: WorkProgress | None = None
         self.failure = ""
         self._last_progress = time.monotonic()
         self._noise_requested = False
@@ -338,7 +340,7 @@ class LiveScreen(ToolScreen):
         try:
             text = edit(self._editor.text, self.app.suspend)
         except UsageError as error:
-            self.notify(str(error), severity="error", markup=False)
+            self.notify(str(error), severity="error")
         except SuspendNotSupported:
             self.notify("This terminal cannot be given to an editor.", severity="error")
         else:
@@ -562,7 +564,13 @@ class LiveScreen(ToolScreen):
             self._show()
         if not self._grid_alone:
             self.query_one(StatusBar).status = Status(
-                self._source.info, self._source.state, self._record, self._status_note(), self._pace
+                self._source.info,
+                self._source.state,
+                self._record,
+                self._status_note(),
+                self._pace,
+                self._work,
+                round(time.monotonic(), 1) if self._work else 0.0,
             )
 
     def _status_note(self) -> str:
@@ -575,7 +583,7 @@ class LiveScreen(ToolScreen):
         return f"{self._note or 'no token'} for {silent:.0f} s, ctrl+r restarts"
 
     def _show_note(self, note: str, failure: str = "", restart: bool = False) -> None:
-        self._note = note
+        self._note, self._work = note, None
         if failure == self.failure:
             return  # an update of the box lays out the whole screen again, and would do so with every token
         self.failure = failure
@@ -587,7 +595,9 @@ class LiveScreen(ToolScreen):
         run = self._run
         match event:
             case messages.StepProgress(what, done, total):
-                self._show_note(f"{what} {done}/{total}")
+                now = time.monotonic()
+                begun = self._work or WorkProgress.new(what, done, total, now)
+                self._work, self._last_progress = begun.taken(what, done, total, now), now
             case messages.Reopening():
                 self._last_progress = time.monotonic()
                 self._show_note("")
@@ -617,7 +627,7 @@ class LiveScreen(ToolScreen):
                 self._show_tints()
             case messages.Declined(message):
                 self._show_note("")
-                self.notify(message, severity="warning", markup=False, timeout=10)
+                self.notify(message, severity="warning")
             case messages.Failed(message, fatal):
                 self._show_note("", message, restart=fatal)
             case _:
@@ -649,7 +659,7 @@ class LiveScreen(ToolScreen):
             self._send_again()
 
     def _captured(self, directory: Path) -> None:
-        self.notify(str(directory), title="Captured", markup=False, timeout=10)
+        self.notify(str(directory), title="Captured")
         remember(directory)
         if self.is_current:
             self.program.open_state(screen_state(ScreenName.BROWSE, at=directory))
