@@ -29,6 +29,7 @@ from aprtui.engine.process.engine_process import EngineProcess, EngineState
 from aprtui.engine.process.loading import load_engine
 from aprtui.errors import AprtuiError, EngineError, ExitCode
 from aprtui.model.model import load_model
+from aprtui.model.prompt import require_template
 from aprtui.resources import embedded_model
 from aprtui.tui.draw.colours import DARK, LIGHT
 from aprtui.tui.frame.ascii_filter import AsciiFilter
@@ -36,6 +37,7 @@ from aprtui.tui.frame.config import Config, config_path, read_config
 from aprtui.tui.frame.keymap import check_remapping, displayed_keys, key_name
 from aprtui.tui.frame.keys_in_turn import KeysInTurnApp
 from aprtui.tui.frame.palette import Palette, ScreenCommands
+from aprtui.tui.frame.recent import remember_state
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState
 from aprtui.tui.frame.terminal import TerminalDriver, shell_waits
@@ -131,6 +133,7 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
             if not self._history:
                 self.action_go(ScreenName.LIVE)
         else:
+            remember_state(state)
             self._add(screen)
 
     def _add(self, screen: ToolScreen) -> None:
@@ -221,7 +224,7 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
 
     def action_suspend_process(self) -> None:
         """Stop, as any program of the terminal does at ctrl+z; the engine rests meanwhile."""
-        if not shell_waits():
+        if self._driver is None or not self._driver.can_suspend or not shell_waits():
             self.notify("No shell waits behind the app that could bring it back.", severity="warning")
             return
         source = self.session.source
@@ -252,14 +255,16 @@ def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: boo
     The model is the one that a state of the live screen names, else the embedded one.
 
     Raises `UnreadableError` before the screen opens if the model cannot be used, `UsageError` for a configuration
-    that makes no sense, and after it `EngineError` if the engine had crashed and was not restarted, or whatever a bug
-    in the app has raised.
+    that makes no sense or a chat with a model that has no template, and after it `EngineError` if the engine had
+    crashed and was not restarted, or whatever a bug in the app has raised.
     """
     config = read_config(config_path())
     if ascii_only or "utf" not in locale.getencoding().lower():  # block characters cannot be written
         config = Config(config.path, config.theme, True, config.keys)
     path = (state.path("model") if state.screen is ScreenName.LIVE else None) or embedded_model()
-    load_model(path)
+    model = load_model(path)
+    if state.screen is ScreenName.LIVE and state.text("chat") == "on":
+        require_template(model)
     source = EngineProcess(partial(load_engine, path=path), log=_log_file())
     app = AprtuiApp(Session(source, paths=paths), state, config)
     # Imported objects stay alive: searching them for garbage took a third of the time of a frame. Full collections,

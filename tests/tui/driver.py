@@ -31,10 +31,11 @@ async def showing(
     paths: tuple[Path, ...] = (),
     ascii_only: bool = False,
     theme: str | None = None,
+    source: RecordedSource | None = None,
 ) -> AsyncIterator[Driver]:
-    """The app on the screen of `state`."""
+    """The app on the screen of `state`, with `source` in place of one without a chat template."""
     config = Config(Path("config.toml"), theme, ascii=ascii_only)
-    async with AprtuiApp(Session(RecordedSource(), paths=paths), state, config).run_test(size=size) as pilot:
+    async with AprtuiApp(Session(source or RecordedSource(), paths=paths), state, config).run_test(size=size) as pilot:
         yield pilot
 
 

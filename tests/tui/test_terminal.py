@@ -155,7 +155,7 @@ def test_run_is_travelled_in_given_a_fault_and_captured(terminals: list[Terminal
     terminal.press("G", "M", "M", "M", "t", "L")
     terminal.until(r"% change of each stage's rms")
     terminal.press("n", "n")
-    terminal.until(r"logit lens(.|\n)*▸0 ")
+    terminal.until(r"logit lens(.|\n)*  0 .* %")
     terminal.press("w")
     terminal.until("demo-qwen2-q4km-live-1(.|\n)*complete", 60)
     assert (tmp_path / "demo-qwen2-q4km-live-1" / "manifest.json").is_file()

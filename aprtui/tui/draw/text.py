@@ -82,6 +82,12 @@ def visible(piece: str) -> str:
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
+def one_line(text: str) -> str:
+    """A text on one line: a line break with the blanks around it as `⏎`, other blanks as one each."""
+    lines = (" ".join(line.split()) for line in text.split("\n"))
+    return "".join(character if character.isprintable() else "�" for character in " ⏎ ".join(lines)).strip()
+
+
 def as_typed(path: Path) -> str:
     """A path as a person would type it here: relative where it lies below the working directory."""
     absolute = path.absolute()

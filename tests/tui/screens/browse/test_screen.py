@@ -21,6 +21,7 @@ from aprtui.tui.widgets.table import Table
 from tests.compare.synthetic import changed, write_capture
 from tests.tui.driver import Driver, notifications, screen_text, showing, tool_screen, until, until_shown
 from tests.tui.frame.key_clashes import clashes
+from tests.tui.screens.contracts.example import CONTRACT
 
 BROWSE = ScreenState(ScreenName.BROWSE)
 
@@ -79,6 +80,7 @@ async def test_captures_and_models_are_found_with_what_they_are(folder: Path, si
 async def test_empty_folder_says_what_to_do() -> None:
     async with showing(BROWSE, (80, 24)) as pilot:
         await until_shown(pilot, "No captures or models here yet.", "aprtui trace -p TEXT", "0 captures")
+        assert "Press 1 for Live" in screen_text(pilot) and "w writes the run" in screen_text(pilot)
         await pilot.press("enter", "space", "v", "y")
         assert notifications(pilot)[-1] == "Nothing here to give headless yet."
 
@@ -120,7 +122,7 @@ async def test_a_model_is_a_list_of_tensors_with_scales_and_ranges(folder: Path,
     shutil.copy(embedded_model(), folder / "demo.gguf")
     async with showing(BROWSE) as pilot:
         await until_shown(pilot, "demo.gguf: tensors", "blk.0.attn_q.weight", "Q4_K", "dmin")
-        await pilot.press("enter", "down", "enter")
+        await pilot.press("v", "down", "enter")
         assert opened == ["aprtui:tensor?model=demo.gguf&tensor=token_embd.weight"] or "tensor=" in opened[0]
         await until(pilot, lambda: " d " in screen_text(pilot) and "being read" not in screen_text(pilot))
         await pilot.press("y")
@@ -140,10 +142,16 @@ async def test_two_marked_captures_open_the_diff(folder: Path, opened: list[str]
         assert pilot.app.clipboard == "aprtui diff a b"
         await pilot.press("d")
         assert opened[-1] == "aprtui:diff?a=a&b=b"
-        await pilot.press("space")
-        await until_shown(pilot, "●  b", "●  c")
-        await pilot.press("d", "space", "d")
-        assert opened[-1] == "aprtui:diff?a=b&b=c" and "1 marked" in notifications(pilot)[-1]
+        await until_shown(pilot, "A  a", "B  b")
+        await pilot.press("space")  # a third one takes the place of B
+        await until_shown(pilot, "A  a", "B  c")
+        await pilot.press("d", "x", "d")
+        assert opened[-2:] == ["aprtui:diff?a=a&b=c", "aprtui:diff?a=c&b=a"]
+        await pilot.press("space", "d")  # the one under the cursor, c, is A now
+        assert "1 marked" in notifications(pilot)[-1]
+        await until_shown(pilot, "B  a")
+        await pilot.press("k", "space", "d")
+        assert opened[-1] == "aprtui:diff?a=b&b=a"
 
 
 async def test_filter_leaves_what_contains_its_words_and_escape_ends_it(folder: Path) -> None:
@@ -151,7 +159,7 @@ async def test_filter_leaves_what_contains_its_words_and_escape_ends_it(folder: 
     async with showing(BROWSE) as pilot:
         await until_shown(pilot, "4 captures")
         await pilot.press("slash", *"bad d", "enter")
-        assert [row.key for row in found(pilot).rows] == [Path("runs/bad")]
+        assert [row.key for row in found(pilot).rows] == [(Path("runs/bad"),)]
         await until_shown(pilot, "bad: statistics of each stage", "ffn_silu")
         await pilot.press("slash", "escape")
         assert len(found(pilot).rows) == 5
@@ -169,7 +177,7 @@ async def test_new_captures_appear_changed_ones_are_read_again_and_vanished_ones
         await until_shown(pilot, "1 capture", "a: statistics")
         write_capture(folder / "b", complete=False)
         await until_shown(pilot, "2 captures", "unfinished")
-        assert found(pilot).key == Path("a")
+        assert found(pilot).key == (Path("a"),)
         write_capture(folder / "a", edits={Node(0, "ffn_up"): changed((0, 0), np.inf)})
         await until_shown(pilot, "first Inf: layer 0 ffn_up")
         shutil.rmtree(folder / "a")
@@ -187,7 +195,7 @@ async def test_damaged_files_among_good_ones_are_named(folder: Path) -> None:
     (folder / "c.gguf").write_bytes(b"GGUF" + bytes(100))
     async with showing(BROWSE) as pilot:
         await until_shown(pilot, "2 captures, 1 model", "damaged")
-        await until_shown(pilot, "a: statistics", "unreadable")
+        await until_shown(pilot, "a: statistics", "damaged  2 stages unreadable:", " unreadable  ")
         await pilot.press("enter", "v", "slash", *"ffn_up", "enter")
         await until_shown(pilot, "unreadable", "gone", "header ends after 4 of 12 bytes")
         await pilot.press("j")
@@ -240,6 +248,32 @@ async def test_given_paths_and_those_opened_lately_are_listed(folder: Path, tmp_
         assert f"at={given}" in str(tool_screen(pilot).state())
 
 
+async def test_pairs_and_contracts_that_were_opened_are_listed_and_open_again(
+    folder: Path, tmp_path: Path, opened: list[str]
+) -> None:
+    a, b = write_capture(tmp_path / "elsewhere" / "a"), write_capture(tmp_path / "elsewhere" / "b")
+    contract = tmp_path / "elsewhere" / "alpha-v1.yaml"
+    contract.write_text(CONTRACT)
+    remember(contract)
+    remember(a, b)
+    async with showing(BROWSE) as pilot:
+        await until_shown(pilot, "0 captures, 0 models, 1 pair, 1 contract", "a ↔ ", "A        ", "B        ")
+        await pilot.press("y", "enter", "down", "space")
+        assert pilot.app.clipboard == f"aprtui diff {a} {b}"
+        assert "Only captures can be marked" in notifications(pilot)[-1]
+        await until_shown(pilot, "rules    ", "falsifiers")
+        await pilot.press("enter")
+        assert opened == [f"aprtui:diff?a={a}&b={b}", f"aprtui:contracts?path={contract}"]
+
+
+async def test_enter_on_a_model_opens_it_in_live(folder: Path, opened: list[str]) -> None:
+    shutil.copy(embedded_model(), folder / "demo.gguf")
+    async with showing(BROWSE) as pilot:
+        await until_shown(pilot, "demo.gguf: tensors", "enter: open it in Live")
+        await pilot.press("enter")
+        assert opened == ["aprtui:live?model=demo.gguf"]
+
+
 async def test_unwritable_state_folder_is_no_trouble(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,7 +291,7 @@ async def test_state_is_shown_again(folder: Path) -> None:
     captures(folder)
     fields = {"at": "good", "layer": 1, "stage": "ffn_up", "a": "good", "b": "half", "stages": "ffn"}
     async with showing(screen_state(ScreenName.BROWSE, **fields)) as pilot:
-        await until_shown(pilot, "good: statistics", "ffn_silu", "●")
+        await until_shown(pilot, "good: statistics", "ffn_silu", "A  good", "B  half")
         await pilot.press("enter", "v")
         await pilot.pause()
         assert dict(tool_screen(pilot).state().fields) == {name: str(value) for name, value in fields.items()}
@@ -268,16 +302,23 @@ async def test_state_is_shown_again(folder: Path) -> None:
         assert pilot.app.clipboard == "aprtui stats good --stage ffn_up --layers 1..2"
 
 
-async def test_narrow_screens_show_the_grid_or_the_table(folder: Path) -> None:
+async def test_small_screens_show_preview_grid_or_table(folder: Path) -> None:
     write_capture(folder / "a")
     async with showing(BROWSE, (80, 24)) as pilot:
+        await until_shown(pilot, "prompt   ids 5 3 9 1 7", "model    tiny, Q4_K", "stages   all 54", "space: mark")
+        assert "feed-forward" not in screen_text(pilot)
+        await pilot.press("v")
         await until_shown(pilot, "a: rms of each stage", "feed-forward")
         assert "statistics of each stage" not in screen_text(pilot)
         await pilot.press("v")
         await until_shown(pilot, "a: statistics of each stage", "post_attn_residual")
         assert "feed-forward" not in screen_text(pilot)
         await pilot.press("v")
-        await until_shown(pilot, "feed-forward")
+        await until_shown(pilot, "stages   all 54")
+        await pilot.press("enter")
+        await until_shown(pilot, "feed-forward", "layer 0 attn_norm  all finite")
+        await pilot.press("v", "v")
+        await until_shown(pilot, "stages   all 54", "capture a")
 
 
 async def test_tab_goes_round_and_letters_are_letters_in_the_filter(folder: Path) -> None:
@@ -315,5 +356,5 @@ async def test_keys_in_a_burst_mark_what_the_cursor_is_on(folder: Path) -> None:
         # As when the next key is there before the message of the move has come.
         found(pilot).action_move(2)
         screen.action_mark()
-        await until_shown(pilot, "●  c")
-        assert "●  a" not in screen_text(pilot)
+        await until_shown(pilot, "A  c")
+        assert "A  a" not in screen_text(pilot)
