@@ -68,7 +68,7 @@ def capture_facts(manifest: Manifest) -> Facts:
         ("stages", stages_words({info.node for info in manifest.files.values()}, graph_for(graph))),
     ]
     if manifest.wall_seconds is not None:
-        facts.append(("written", f"in {duration(manifest.wall_seconds)}"))
+        facts.append(("took", duration(manifest.wall_seconds)))
     return tuple((word, text) for word, text in facts if text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.survey import NOT_WRITTEN, BrokenStage, Entry, StageSummary
+from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
 from aprtui.engine.process.slots import STATS
 from aprtui.model.tensor_table import TensorInfo, TensorSummary
@@ -19,6 +21,7 @@ from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.stats import StageStats
 from aprtui.tui.draw.numbers import UNKNOWN, age_text, number, range_text, shape_text, size_text
 from aprtui.tui.draw.text import SEPARATOR, as_typed, clipped, flowed, one_line, padded, short_path
+from aprtui.tui.frame.session import RecordedVerdict
 from aprtui.tui.screens.browse.artifacts import Artifact, ArtifactKind
 from aprtui.tui.screens.browse.contents import CaptureContents
 from aprtui.tui.screens.browse.facts import fault_words
@@ -134,6 +137,14 @@ def preview_lines(
     return [*lines, *([[]] if hints else []), *([(line, Ink.MUTED)] for line in flowed(hints, width))]
 
 
+def judgement_lines(judgement: RecordedVerdict) -> list[tuple[str, str, Ink]]:
+    """A verdict in words, and the command that gives it headless."""
+    ink = {Verdict.PASS: Ink.STRONG, Verdict.FAIL: Ink.BAD, Verdict.UNKNOWN: Ink.ACCENT, None: Ink.ACCENT}
+    word = "" if judgement.verdict is None else f"{judgement.verdict}: "
+    lines = [("verdict", f"{word}{judgement.words}", ink[judgement.verdict])]
+    return lines + ([("command", shlex.join(judgement.command), Ink.MUTED)] if judgement.command else [])
+
+
 def damage(contents: CaptureContents) -> list[tuple[str, str, Ink]]:
     """What cannot be read in a capture, and what else is odd about it, for its preview."""
     broken = [str(node) for node, entry in contents.entries.items() if isinstance(entry, BrokenStage)]
@@ -148,7 +159,8 @@ def damage(contents: CaptureContents) -> list[tuple[str, str, Ink]]:
 def _wrapped(line: str, width: int) -> list[str]:
     """A line of text on lines of `width`, with its indent, and with nothing that moves a terminal's cursor."""
     shown = "".join(character if character.isprintable() else "�" for character in line.expandtabs(4))
-    return textwrap.wrap(shown, width, drop_whitespace=False) or [""]
+    first, *others = textwrap.wrap(shown, width, drop_whitespace=False) or [""]
+    return [first, *(row.lstrip() for row in others)]
 
 
 def stage_rows(capture: Capture, entries: Mapping[Node, Entry]) -> list[Row]:

@@ -17,15 +17,18 @@ from textual.worker import get_current_worker
 
 from aprtui.compare.wording import counted
 from aprtui.errors import AprtuiError
+from aprtui.model.lookup import find_models
+from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.figures import Statistic, figures_of, first_bad
 from aprtui.tui.draw.text import as_typed, short_path
-from aprtui.tui.frame.recent import recent_pairs, recent_paths, remember
-from aprtui.tui.frame.session import Session
+from aprtui.tui.frame.recent import models_at_hand, recent_pairs, recent_paths, remember
+from aprtui.tui.frame.session import RecordedVerdict, Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.browse.artifacts import Artifact, ArtifactKind, Finder, Listing
 from aprtui.tui.screens.browse.contents import CaptureContents, Contents, ModelContents, read_contents
+from aprtui.tui.screens.browse.replay import Replay, ReplayRequest
 from aprtui.tui.screens.browse.rows import (
     ARTIFACT_COLUMNS,
     STAGE_COLUMNS,
@@ -34,17 +37,19 @@ from aprtui.tui.screens.browse.rows import (
     artifact_words,
     damage,
     grid_stats,
+    judgement_lines,
     preview_lines,
     stage_rows,
     stage_words,
     tensor_row,
     tensor_words,
 )
-from aprtui.tui.widgets.lines import Lines
+from aprtui.tui.widgets.lines import Ink, Lines
 from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.table import Row, Table
 
 SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BETWEEN_POLLS = 0.1
 
 BROAD, WIDE = 110, 160
 """From these widths on, the preview is beside the contents of an artifact, and has more room there."""
@@ -63,7 +68,8 @@ which a row is a layer, a column a stage, the number the rms of its values, and 
 table with a line for each stage. The numbers come from the manifest; without one they are computed, and fill in. Of a \
 model: its tensors, with the smallest and the largest block scale (d, dmin) and the range of the dequantised values.
 
-Space marks two captures, A and then B, then d compares them: A is the reference. Another mark replaces B.
+Space marks two captures, A and then B, then d compares them: A is the reference. Another mark replaces B. R \
+recomputes each stage of one capture from its captured inputs, if its model is at hand, and says which one is wrong.
 """
 
 NOTHING_FOUND = """\
@@ -74,9 +80,9 @@ Press 1 for Live and run a prompt: w writes the run as a capture, which appears 
 
 
 HINTS = {
-    ArtifactKind.CAPTURE: ("enter: its stages", "space: mark", "d: diff of A and B"),
+    ArtifactKind.CAPTURE: ("enter: its stages", "space: mark", "d: diff of A and B", "R: replay"),
     ArtifactKind.MODEL: ("enter: open it in Live", "v: its tensors"),
-    ArtifactKind.PAIR: ("enter: compare again",),
+    ArtifactKind.PAIR: ("enter: compare again", "R: with a replay of both"),
     ArtifactKind.CONTRACT: ("enter: open it",),
 }
 
@@ -112,6 +118,8 @@ class BrowseScreen(ToolScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "mark", "Mark", id="browse.mark"),
         Binding("d", "compare", "Diff marked", id="browse.diff"),
+        Binding("R", "replay", "Replay", id="browse.replay"),
+        Binding("c", "cancel", "Cancel the replay", show=False, id="browse.cancel"),
         Binding("slash", "filter", "Filter", key_display="/", id="browse.filter"),
         Binding("x", "swap", "Swap A and B", show=False, id="browse.swap"),
         Binding("v", "turn_view", "Next view: preview, stage grid, statistics", show=False, id="browse.view"),
@@ -162,8 +170,18 @@ class BrowseScreen(ToolScreen):
             super().__init__()
             self.artifact, self.contents, self.problem = artifact, contents, problem
 
+    class ModelFound(Message):
+        """The model that a capture can be replayed with; None where none is at hand."""
+
+        def __init__(self, artifact: Artifact, model: Path | None) -> None:
+            super().__init__()
+            self.artifact, self.model = artifact, model
+
     def __init__(self, session: Session, state: ScreenState) -> None:
         super().__init__(session, state)
+        self._replay = Replay()
+        self._looking_for: Artifact | None = None
+        """The capture whose model is being looked for, to replay it."""
         given = state.path("path")
         self._given = given
         self._roots = (given,) if given is not None else (*session.paths, Path())
@@ -196,7 +214,11 @@ class BrowseScreen(ToolScreen):
         self.query_one("#grid").add_class("pane")
         self._show_contents()
         self.detail(short_path(self._roots[0], Path.cwd()))
+        self.set_interval(SECONDS_BETWEEN_POLLS, self._poll_replay)
         self._watch()
+
+    def on_unmount(self) -> None:
+        self._replay.cancel()
 
     def captures(self) -> tuple[Path, ...]:
         """The marked captures, else the one under the cursor."""
@@ -230,6 +252,53 @@ class BrowseScreen(ToolScreen):
         except (AprtuiError, OSError) as error:
             self.post_message(self.ContentsRead(artifact, None, str(error)))
 
+    @work(thread=True, group="model", exclusive=True)
+    def _find_model(self, artifact: Artifact) -> None:
+        """Look for the model of a capture among the files at hand: a file of gigabytes may have to be hashed."""
+        worker = get_current_worker()
+        model: Path | None = None
+        try:
+            wanted = Capture.open(artifact.path).model
+        except AprtuiError:
+            wanted = None
+        if wanted is not None:
+            files = models_at_hand(*self.session.paths, artifact.path.parent)
+            model = next(iter(find_models(wanted, files, lambda: worker.is_cancelled)), None)
+        if not worker.is_cancelled:
+            self.post_message(self.ModelFound(artifact, model))
+
+    def on_browse_screen_model_found(self, message: ModelFound) -> None:
+        artifact = message.artifact
+        if artifact != self._looking_for:
+            return
+        self._looking_for = None
+        if message.model is None:
+            name = artifact.model or "its manifest names none"
+            words = f"no model at hand ({name}): put the .gguf file into this folder, or open it once"
+            self._judged(artifact.path, RecordedVerdict(None, words, (), time.time()))
+        else:
+            self._replay.start(ReplayRequest(artifact.path, message.model))
+        self._show_preview()
+
+    def _poll_replay(self) -> None:
+        capture = self._replay.capture
+        if capture is None:
+            return
+        before = self._replay.progress
+        judgement = self._replay.poll()
+        if judgement is not None:
+            self._judged(capture, judgement)
+        if judgement is not None or self._replay.progress != before:
+            self._show_preview()
+
+    def _judged(self, capture: Path, judgement: RecordedVerdict) -> None:
+        self.session.judgements[capture.absolute(),] = judgement
+
+    def _judgement(self, artifact: Artifact) -> RecordedVerdict | None:
+        """How the artifact was judged, unless it has changed since."""
+        found = self.session.judgements.get(tuple(path.absolute() for path in artifact.key))
+        return found if found is not None and artifact.modified < found.time else None
+
     def on_browse_screen_listed(self, message: Listed) -> None:
         """Show what was found; an artifact that has changed is read again."""
         self._listing, self._searched = message.listing, True
@@ -238,7 +307,7 @@ class BrowseScreen(ToolScreen):
         problems = (*message.listing.problems, *filter(None, [message.listing.left_out]))
         for problem in problems:
             if problem not in self._reported_problems:
-                self.notify(problem, severity="warning", markup=False)
+                self.notify(problem, severity="warning")
         self._reported_problems = frozenset(problems)
 
     def on_browse_screen_contents_read(self, message: ContentsRead) -> None:
@@ -262,6 +331,9 @@ class BrowseScreen(ToolScreen):
             return ["aprtui", "diff", *map(as_typed, captures)]
         if self._artifact is None:
             return []
+        judgement = self._judgement(self._artifact)
+        if judgement is not None and judgement.command and self.focused is self._table("artifacts"):
+            return judgement.command
         if self._artifact.kind is ArtifactKind.CONTRACT:
             return ["aprtui", "contracts", "status", as_typed(self._artifact.path)]
         words = ["aprtui", "stats", as_typed(self._artifact.path)]
@@ -309,7 +381,7 @@ class BrowseScreen(ToolScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """While a filter is typed, the keys of the screen are letters."""
-        if action in ("mark", "compare", "filter") and isinstance(self.focused, Input):
+        if action in ("mark", "compare", "filter", "swap", "replay", "cancel") and isinstance(self.focused, Input):
             return False
         return super().check_action(action, parameters)
 
@@ -340,6 +412,28 @@ class BrowseScreen(ToolScreen):
             self.notify(f"Mark two captures with space, then press d: {marked} marked.", severity="warning")
             return
         self._open_pair(self._marks["a"], self._marks["b"])
+
+    def action_replay(self) -> None:
+        """Recompute each stage of the capture under the cursor from its captured inputs; of a pair, in Diff."""
+        artifact = self._under_cursor()
+        if artifact is None or artifact.problem:
+            return
+        if artifact.kind is ArtifactKind.PAIR:
+            a, b = map(as_typed, artifact.key)
+            self.program.open_state(screen_state(ScreenName.DIFF, a=a, b=b, replay=1))
+        elif artifact.is_capture:
+            self._replay.cancel()
+            self._looking_for = artifact
+            self._find_model(artifact)
+            self._show_preview()
+        else:
+            self.notify("Captures can be replayed, with the model that they are of.", severity="warning")
+
+    def action_cancel(self) -> None:
+        self._looking_for = None
+        self.workers.cancel_group(self, "model")
+        self._replay.cancel()
+        self._show_preview()
 
     def _open_pair(self, a: Path, b: Path) -> None:
         self.program.open_state(screen_state(ScreenName.DIFF, a=as_typed(a), b=as_typed(b)))
@@ -476,6 +570,15 @@ class BrowseScreen(ToolScreen):
         """Wrap the preview again."""
         self.call_after_refresh(self._show_preview)
 
+    def _replay_lines(self, artifact: Artifact) -> list[tuple[str, str, Ink]]:
+        """How far the replay of an artifact is, else how it was judged and by which command."""
+        if artifact == self._looking_for:
+            return [("replay", "looking for its model, c cancels", Ink.ACCENT)]
+        if artifact.is_capture and artifact.path == self._replay.capture:
+            return [("replay", f"{self._replay.progress}; c cancels", Ink.ACCENT)]
+        judgement = self._judgement(artifact)
+        return [] if judgement is None else judgement_lines(judgement)
+
     def _show_preview(self) -> None:
         pane, artifact = self.query_one("#preview", Lines), self._artifact
         pane.border_title = "preview" if artifact is None else artifact.path.absolute().name
@@ -483,7 +586,8 @@ class BrowseScreen(ToolScreen):
             pane.show([])
             return
         width = pane.size.width or self.size.width - 4
-        more = damage(self._contents) if isinstance(self._contents, CaptureContents) else []
+        more = self._replay_lines(artifact)
+        more += damage(self._contents) if isinstance(self._contents, CaptureContents) else []
         pane.show(preview_lines(artifact, self._marks, more, HINTS[artifact.kind], width))
 
     def _title(self, table: Table, name: str) -> None:

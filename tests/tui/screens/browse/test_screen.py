@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from textual.widgets import Input
 
+from aprtui.model.model import load_model
 from aprtui.resources import embedded_model
 from aprtui.trace.graph import Node
+from aprtui.trace.manifest import read_manifest, write_manifest
 from aprtui.tui.app import AprtuiApp
+from aprtui.tui.frame.child import Ended, Event, Progressed, Record, Remark
 from aprtui.tui.frame.recent import recent_paths, remember
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
+from aprtui.tui.screens.browse import replay
 from aprtui.tui.screens.browse import screen as browse_screen
+from aprtui.tui.screens.browse.replay import ReplayRequest
 from aprtui.tui.screens.browse.screen import BrowseScreen
 from aprtui.tui.widgets.table import Table
 from tests.compare.synthetic import changed, write_capture
@@ -264,6 +271,84 @@ async def test_pairs_and_contracts_that_were_opened_are_listed_and_open_again(
         await until_shown(pilot, "rules    ", "falsifiers")
         await pilot.press("enter")
         assert opened == [f"aprtui:diff?a={a}&b={b}", f"aprtui:contracts?path={contract}"]
+
+
+class RecordedChild:
+    """Gives out the events of a replay, one a poll; none after it was cancelled."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        self.events: list[Event] = []
+
+    def start(self, request: ReplayRequest) -> None:
+        self.words = request.words()
+        self.events = list(REPLAYED[Path(self.words[2]).name])
+
+    def poll(self) -> list[Event]:
+        return [self.events.pop(0)] if self.events else []
+
+    def cancel(self) -> None:
+        self.events = []
+
+
+SUMMARY = {"record": "summary", "verdict": "FAIL", "headline": "layer 1 ffn_up injects error", "compared": 53,
+           "expected": 54}  # fmt: skip
+REPLAYED: dict[str, list[Event]] = {
+    "bad": [Progressed("replaying layer 1, 20/54"), Record({"record": "stage"}), Record(SUMMARY), Ended()],
+    "slow": [Progressed("replaying layer 0, 1/54")],
+    "broken": [Remark("no"), Ended("layer-0/q.bin: cannot be read")],
+}
+
+
+def of_embedded_model(path: Path, **changes: object) -> Path:
+    """A capture whose manifest names the embedded model."""
+    write_capture(path)
+    manifest, model = read_manifest(path), load_model(embedded_model())
+    assert manifest is not None
+    info = replace(manifest.model, sha256=model.sha256(), architecture=model.architecture, **changes)  # type: ignore[arg-type]
+    write_manifest(path, replace(manifest, model=info))
+    return path
+
+
+async def test_a_capture_is_replayed_from_its_row_and_keeps_its_verdict(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "ChildSource", RecordedChild)
+    for name in REPLAYED:
+        of_embedded_model(folder / name)
+    async with showing(BROWSE) as pilot:
+        await until_shown(pilot, "3 captures", "R: replay")
+        await pilot.press("R")
+        await until_shown(pilot, "verdict  FAIL: layer 1 ffn_up", "53 of 54", "command  aprtui replay bad")
+        await pilot.press("y")
+        assert pilot.app.clipboard == f"aprtui replay bad --model {embedded_model()}"
+        await pilot.press("j", "R")
+        await until_shown(pilot, "verdict  layer-0/q.bin: cannot", "command  aprtui replay broken")
+        await pilot.press("j", "R")
+        await until_shown(pilot, "replay   replaying layer 0, 1/54")
+        await pilot.press("c")
+        await until(pilot, lambda: "replaying" not in screen_text(pilot))
+        await pilot.press("k", "k")
+        await until_shown(pilot, "verdict  FAIL: layer 1 ffn_up")
+        # What was judged is no longer what is there.
+        of_embedded_model(folder / "bad", quantization="Q8_0")
+        later = time.time() + 100
+        os.utime(folder / "bad" / "manifest.json", (later, later))
+        await until(pilot, lambda: "verdict" not in screen_text(pilot))
+
+
+async def test_without_its_model_a_capture_says_what_to_do(folder: Path, opened: list[str]) -> None:
+    write_capture(folder / "a")
+    remember(write_capture(folder / "b"), folder / "a")
+    shutil.copy(embedded_model(), folder / "demo.gguf")
+    async with showing(BROWSE) as pilot:
+        await until_shown(pilot, "2 captures, 1 model, 1 pair")
+        await pilot.press("R")
+        await until_shown(pilot, "verdict  no model at hand")
+        await pilot.press("end", "R")
+        assert opened == ["aprtui:diff?a=b&b=a&replay=1"]
+        await pilot.press("k", "R")
+        assert "Captures can be replayed" in notifications(pilot)[-1]
 
 
 async def test_enter_on_a_model_opens_it_in_live(folder: Path, opened: list[str]) -> None:

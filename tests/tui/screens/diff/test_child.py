@@ -17,12 +17,13 @@ import pytest
 from aprtui.compare.report.records import read_comparison
 from aprtui.trace.graph import Node
 from aprtui.tui.app import AprtuiApp
+from aprtui.tui.frame.child import ChildSource, Ended, Event, Progressed, Record
 from aprtui.tui.frame.config import Config
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, screen_state
 from aprtui.tui.screens.diff.grid import DiffGrid
 from aprtui.tui.screens.diff.screen import DiffScreen
-from aprtui.tui.screens.diff.source import ChildSource, DiffRequest, Ended, Event, Progressed, Record
+from aprtui.tui.screens.diff.source import DiffRequest
 from aprtui.tui.screens.diff.verdict import VerdictLines
 from tests.compare.recorded import records_of, two_captures
 from tests.tui.screens.live.recorded import RecordedSource
