@@ -100,7 +100,7 @@ class LiveScreen(ToolScreen):
 
     NAME = ScreenName.LIVE
     EXPLANATION = EXPLANATION
-    WIDGETS = (StageGrid,)
+    WIDGETS = (StageGrid, TextStream)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p,space", "pause", "Pause/resume", id="live.pause"),
         # With priority, so that keys typed right after it reach the prompt and not the grid.
@@ -351,8 +351,8 @@ class LiveScreen(ToolScreen):
             self.action_edit()
 
     def action_back(self) -> None:
-        """Go from the prompt to the grid, from an older token to the newest, else to the previous screen."""
-        if self.is_typing:
+        """Go from prompt and text to the grid, from an older token to the newest, else to the previous screen."""
+        if self.is_typing or self._text.has_focus:
             self.set_focus(self._grid)
         elif not self._run.timeline.live:
             self.action_newest()
