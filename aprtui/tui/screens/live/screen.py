@@ -89,7 +89,7 @@ PACE = 20.0
 PATIENCE = 3.0
 """Seconds without a token after which the screen says so."""
 
-NO_LENS = "not computed for\nthis token: n makes\nthe next one"
+NO_LENS = "not computed for\nthis token;\nn the next one,\nr the run again"
 
 STACKED, WIDE = 120, 160
 """From these widths on, the contracts have room beside the candidates, and the text beside the grid."""
