@@ -73,7 +73,7 @@ class FocusKind(StrEnum):
     """Why a stage is the one to look at first: of a FAIL, of what nothing judges, of a PASS."""
 
     DIVERGENCE = "the first divergent stage"
-    JUMP = "the first stage with 10 times the error of its inputs"
+    JUMP = "a stage with 10 times the error of its inputs"
     WORST = "the stage that differs most"
     NEAREST = "the stage nearest to its bound"
 
