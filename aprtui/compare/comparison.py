@@ -49,6 +49,11 @@ class StageComparison:
     logits: LogitMetrics | None = None
     place: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def reordered(self) -> str:
+        """How B's values were put into A's order before they were compared; empty where they lie as A's do."""
+        return self.matched.partition("; ")[2]
+
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
