@@ -105,7 +105,7 @@ class LiveScreen(ToolScreen):
         ("m k", "thousandths, thousands"), ("X", "NaN"), ("I", "Inf"), ("·", "no number yet"),
         ("←", "its time counts at the stage before"),
     )  # fmt: skip
-    WIDGETS = (StageGrid,)
+    WIDGETS = (StageGrid, TextStream)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p,space", "pause", "Pause/resume", id="live.pause"),
         # With priority, so that keys typed right after it reach the prompt and not the grid.
@@ -239,12 +239,11 @@ class LiveScreen(ToolScreen):
         request = run.turns[-1].request if run.turns else self._next_request()
         is_chat = isinstance(request, ChatPrompt) if request else self.chat
         turn, index = run.place
-        is_past = not run.timeline.live and turn is run.turns[-1]
+        token = None if run.timeline.live or turn is not run.turns[-1] else index
         return live_state(
             info, LiveSettings(self.sampling, self._source.settings, self._system), request,
             is_chat if info is not None and info.has_template else self._chat,
-            self._grid.node, self._grid.wanted_view, self._statistic, self._signal, self._lens,
-            index if is_past else None,
+            self._grid.node, self._grid.wanted_view, self._statistic, self._signal, self._lens, token,
         )  # fmt: skip
 
     def command(self) -> Sequence[str]:
@@ -352,8 +351,7 @@ class LiveScreen(ToolScreen):
     def action_open_editor(self) -> None:
         """Edit the prompt in the user's own editor, which has the terminal meanwhile."""
         try:
-            with self.app.suspend():
-                text = edit(self._editor.text)
+            text = edit(self._editor.text, self.app.suspend)
         except UsageError as error:
             self.notify(str(error), severity="error")
         except SuspendNotSupported:
@@ -363,8 +361,8 @@ class LiveScreen(ToolScreen):
             self.action_edit()
 
     def action_back(self) -> None:
-        """Go from the prompt to the grid, from an older token to the newest, else to the previous screen."""
-        if self.is_typing:
+        """Go from prompt and text to the grid, from an older token to the newest, else to the previous screen."""
+        if self.is_typing or self._text.has_focus:
             self.set_focus(self._grid)
         elif not self._run.timeline.live:
             self.action_newest()
