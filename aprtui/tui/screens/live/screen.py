@@ -42,6 +42,7 @@ from aprtui.tui.screens.live.state import free_directory, initial_state, live_st
 from aprtui.tui.screens.live.status_lines import Status, StatusBar, TokenLine
 from aprtui.tui.widgets.bar_list import BarList
 from aprtui.tui.widgets.contracts import ContractsDock
+from aprtui.tui.widgets.moves import END_TOKENS, TEN_TOKENS, TOKENS
 from aprtui.tui.widgets.stage_grid import GridView, StageGrid
 from aprtui.tui.widgets.text_stream import TextStream
 
@@ -100,6 +101,10 @@ class LiveScreen(ToolScreen):
 
     NAME = ScreenName.LIVE
     EXPLANATION = EXPLANATION
+    SIGNS = (
+        ("m k", "thousandths, thousands"), ("X", "NaN"), ("I", "Inf"), ("·", "no number yet"),
+        ("←", "its time counts at the stage before"),
+    )  # fmt: skip
     WIDGETS = (StageGrid, TextStream)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p,space", "pause", "Pause/resume", id="live.pause"),
@@ -119,12 +124,20 @@ class LiveScreen(ToolScreen):
         Binding("f", "full_speed", "Full speed or easy pace", show=False, id="live.pace"),
         Binding("ctrl+r", "restart", "Restart engine", show=False, id="live.restart"),
         Binding("W", "copy_trace", "Copy the trace command of this run", show=False, id="live.trace"),
-        Binding("left_square_bracket,shift+left", "travel(-1)", "Token before", show=False, id="live.before"),
-        Binding("right_square_bracket,shift+right", "travel(1)", "Token after", show=False, id="live.after"),
-        Binding("left_curly_bracket", "travel(-10)", "Ten tokens before", show=False, id="live.before10"),
-        Binding("right_curly_bracket", "travel(10)", "Ten tokens after", show=False, id="live.after10"),
-        Binding("home", "oldest", "Oldest token that is kept", show=False, id="live.oldest"),
-        Binding("end,G", "newest", "Newest token, as it comes", show=False, id="live.newest"),
+        Binding(
+            "left_square_bracket,shift+left", "travel(-1)", "Token before", show=False, id="live.before", group=TOKENS
+        ),
+        Binding(
+            "right_square_bracket,shift+right", "travel(1)", "Token after", show=False, id="live.after", group=TOKENS
+        ),
+        Binding(
+            "left_curly_bracket", "travel(-10)", "Ten tokens before", show=False, id="live.before10", group=TEN_TOKENS
+        ),
+        Binding(
+            "right_curly_bracket", "travel(10)", "Ten tokens after", show=False, id="live.after10", group=TEN_TOKENS
+        ),
+        Binding("home", "oldest", "Oldest token that is kept", show=False, id="live.oldest", group=END_TOKENS),
+        Binding("end,G", "newest", "Newest token, as it comes", show=False, id="live.newest", group=END_TOKENS),
         Binding("M", "statistic", "Next statistic of the grid", show=False, id="live.statistic"),
         Binding("t", "tint", "Next signal that tints the text", show=False, id="live.tint"),
         Binding("I", "facts", "The model's own facts", show=False, id="live.facts"),
