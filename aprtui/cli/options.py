@@ -93,11 +93,12 @@ def engine_options(default_mode: str) -> Callable[[Command], Command]:
 
 
 def prompt_options(function: Command) -> Command:
-    """Add `-p --tokens --chat --no-special`, which `prompt_tokens` takes."""
+    """Add `-p --tokens --chat --system --no-special`, which `prompt_tokens` takes."""
     options = (
         click.option("-p", "--prompt", help="The prompt; - reads stdin."),
         click.option("--tokens", metavar="1,2,3", help="The prompt as token ids."),
         click.option("--chat", is_flag=True, help="Send the prompt through the model's chat template."),
+        click.option("--system", metavar="TEXT", default="", help="The system message of a chat, before the prompt."),
         click.option("--no-special", is_flag=True, help="Take special tokens in the prompt as plain text."),
     )
     for option in reversed(options):
@@ -185,11 +186,13 @@ def parse_tokens(text: str, vocabulary: int) -> list[int]:
 
 
 def prompt_tokens(
-    model: Model, prompt: str | None, tokens: str | None, *, special: bool = True, chat: bool = False
+    model: Model, prompt: str | None, tokens: str | None, *, special: bool = True, chat: bool = False, system: str = ""
 ) -> tuple[str | None, list[int]]:
     """The prompt's text (None where ids were given) and its ids. Raises `UsageError` unless exactly one is given."""
     if (prompt is None) == (tokens is None):
         raise UsageError("give either -p TEXT or --tokens 1,2,3")
+    if system and not chat:
+        raise UsageError("--system is a message of a chat: give --chat as well")
     if tokens is not None:
         if chat:
             raise UsageError("--chat is for text: leave it out with --tokens")
@@ -198,4 +201,4 @@ def prompt_tokens(
     from aprtui.model.prompt import encode_prompt
 
     text = read_prompt(prompt)
-    return text, encode_prompt(model, text, special=special, chat=chat)
+    return text, encode_prompt(model, text, special=special, chat=chat, system=system)

@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a token, then one with the speeds.")
 @engine_options(default_mode="q8")
 def command(
-    model: Path | None, prompt: str | None, tokens: str | None, max_tokens: int, chat: bool, no_special: bool,
-    temp: float | None, top_k: int, top_p: float, min_p: float, repeat_penalty: float, seed: int, as_json: bool,
-    engine: EngineOptions,
+    model: Path | None, prompt: str | None, tokens: str | None, max_tokens: int, chat: bool, system: str,
+    no_special: bool, temp: float | None, top_k: int, top_p: float, min_p: float, repeat_penalty: float, seed: int,
+    as_json: bool, engine: EngineOptions,
 ) -> None:  # fmt: skip
     """Stream tokens from MODEL (a GGUF file; the embedded model by default).
 
@@ -55,18 +55,20 @@ def command(
     """
     from aprtui.engine.generation import generate
     from aprtui.engine.sampling import Sampling
+    from aprtui.model.prompt import chat_stop_ids
 
     loaded = requested_model(model)
-    text, ids = prompt_tokens(loaded, prompt, tokens, special=not no_special, chat=chat)
+    text, ids = prompt_tokens(loaded, prompt, tokens, special=not no_special, chat=chat, system=system)
     sampling = Sampling(
         temperature=(loaded.sampling_temperature or 0.0) if temp is None else temp,
         top_k=top_k, top_p=top_p, min_p=min_p, repeat_penalty=repeat_penalty, seed=seed,
     )  # fmt: skip
     tokenizer = _tokenizer(loaded, needed=text is not None)
+    own_stops = tokenizer.stop_ids if tokenizer else frozenset()
     with closing(open_engine(loaded, engine, len(ids) + max_tokens)) as opened:
         generation = generate(
             opened, tokenizer, ids,
-            max_tokens=max_tokens, sampling=sampling, stop_ids=tokenizer.stop_ids if tokenizer else frozenset(),
+            max_tokens=max_tokens, sampling=sampling, stop_ids=chat_stop_ids(loaded) if chat else own_stops,
         )  # fmt: skip
         if text is not None and sys.stderr.isatty() and not as_json:
             click.secho(text, err=True, dim=True, nl=False)

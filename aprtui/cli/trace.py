@@ -56,8 +56,8 @@ if TYPE_CHECKING:
 @engine_options(default_mode="exact")
 def command(
     model: Path | None, prompt: str | None, tokens: str | None, stages: str, layers: str, directory: Path | None,
-    generate: int | None, decode_from: int | None, logits: str, chat: bool, no_special: bool, overwrite: bool,
-    as_json: bool, engine: EngineOptions,
+    generate: int | None, decode_from: int | None, logits: str, chat: bool, system: str, no_special: bool,
+    overwrite: bool, as_json: bool, engine: EngineOptions,
 ) -> None:  # fmt: skip
     """Write a capture of MODEL (a GGUF file; the embedded model by default).
 
@@ -71,7 +71,7 @@ def command(
     loaded = requested_model(model)
     graph = loaded.graph
     nodes = select_nodes(graph, select_stages(stages, graph), parse_layers(layers, graph.layers))
-    text, ids = prompt_tokens(loaded, prompt, tokens, special=not no_special, chat=chat)
+    text, ids = prompt_tokens(loaded, prompt, tokens, special=not no_special, chat=chat, system=system)
     request = CaptureRequest(ids, text, nodes, Logits(logits), decode_from, generate or 0)
     target = directory or Path(f"{loaded.path.stem}-trace")
     require_possible(request, chosen_context(loaded, engine, request.positions))

@@ -29,7 +29,7 @@ from aprtui.compare.explain.locate import first_failing_place, top_elements
 from aprtui.compare.metrics.extras import ulp_histogram
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import NO_BOUND, ROUNDING_REL_L2, Signal, Tolerance, Verdict, judge, smallest_tolerance
-from aprtui.compare.wording import counted
+from aprtui.compare.wording import NOTHING_COMPARED, UNBOUNDED, counted
 from aprtui.trace.graph import Node, StageGraph
 
 
@@ -97,19 +97,22 @@ def judge_by_bound(comparison: Comparison, bound: Tolerance) -> Comparison:
     """`comparison` judged again by one `bound` on the difference of all stages, as `--tolerance` does.
 
     Nothing is measured. In a comparison that was read back from its records, the tokens are not known, and every stage
-    is judged as a whole. What depends on the values stays as it is: focus, elements, hints and hypotheses.
+    is judged as a whole. What depends on the values stays as it is: focus, elements and hints, and the hypotheses where
+    they are about the stage that this bound blames.
     """
     stages = _with_states(comparison.graph, [_by_bound(stage, bound) for stage in comparison.stages])
     alignment = comparison.alignment
     reasons = _unknown_reasons(alignment, (), comparison.unfinished, comparison.expected, stages)
     verdict = _overall(stages, alignment.proven_different, reasons)
-    divergence = None
+    divergence, hypotheses = None, comparison.hypotheses
     if verdict is Verdict.FAIL:
         failed = first_failed(stages)
         divergence = Divergence(
             failed.verdict, {}, (failed.node,), (), failed.state, "likely: judged here by whole stages",
             "comparing again by this bound, which judges each token",
         )  # fmt: skip
+    if divergence is None or comparison.focus is None or comparison.focus.node != divergence.verdict.node:
+        hypotheses = ()
     return replace(
         comparison,
         verdict=verdict,
@@ -117,6 +120,7 @@ def judge_by_bound(comparison: Comparison, bound: Tolerance) -> Comparison:
         stages=stages,
         first_divergence=divergence,
         metric=bound.metric,
+        hypotheses=hypotheses,
         smallest=smallest_tolerance((stage.metrics for stage in stages), bound.metric),
     )
 
@@ -200,7 +204,7 @@ def _unknown_reasons(
     reasons = [alignment.problem] if alignment.problem else []
     reasons += doubts
     if not stages:
-        reasons.append("nothing was compared")
+        reasons.append(NOTHING_COMPARED)
     reasons += [f"{side} is incomplete: its run did not finish" for side in unfinished]
     missing = expected - len(stages)
     if missing:
@@ -209,15 +213,15 @@ def _unknown_reasons(
     silent = [stage for stage in unknown if not stage.metrics.compared]
     differing = [stage for stage in unknown if stage.metrics.compared]
     unbounded = [stage for stage in differing if stage.verdict.reason.startswith(NO_BOUND)]
-    told: dict[str, list[Node]] = {}
+    by_reason: dict[str, list[Node]] = {}
     for stage in differing:
         if not stage.verdict.reason.startswith(NO_BOUND):
-            told.setdefault(stage.verdict.reason, []).append(stage.node)
-    for reason, nodes in told.items():
+            by_reason.setdefault(stage.verdict.reason, []).append(stage.node)
+    for reason, nodes in by_reason.items():
         reasons.append(f"{len(nodes)} of {counted(len(stages), 'stage')}, {nodes[0]} first: {reason}")
     if unbounded:
         of = f"{len(unbounded)} of {counted(len(stages), 'stage')}"
-        reasons.append(f"values differ in {of}, and nothing says how far they may: no floor, policy or tolerance")
+        reasons.append(f"{of} differ{'s' if len(unbounded) == 1 else ''}, {UNBOUNDED}")
     if silent:
         has = "has" if len(silent) == 1 else "have"
         reasons.append(f"{counted(len(silent), 'stage')} {has} no finite value to compare")

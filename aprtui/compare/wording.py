@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+NOTHING_COMPARED = "nothing was compared"
+UNBOUNDED = "and nothing says how much is allowed"
+"""The end of the reason for UNKNOWN where stages differ that nothing judges."""
+
 
 def counted(count: int, noun: str) -> str:
     """`count` with its noun: "1 stage", "2 stages"."""

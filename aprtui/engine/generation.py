@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,7 @@ class Timing:
     """Seconds of evaluation, pauses excluded."""
 
     prompt_tokens: int = 0
+    """Those that were evaluated: without what the engine held already."""
     prefill_seconds: float = 0.0
     """Until the first token was chosen."""
     decoded_tokens: int = 0
@@ -73,12 +75,14 @@ class Generation(Iterator[GeneratedToken]):
 
     def __init__(
         self, engine: Engine, tokenizer: Tokenizer | None, prompt: list[int], sampler: Sampler, max_tokens: int,
-        taps: Taps, logits: Logits, stop_ids: Collection[int], cancelled: Callable[[], bool],
+        taps: Taps, logits: Logits, stop_ids: Collection[int], cancelled: Callable[[], bool], kept: int,
     ) -> None:  # fmt: skip
         self.stop_reason: StopReason | None = None
         self.timing = Timing()
         self.tail = ""
         """Text of an incomplete character at the end, as U+FFFD; to be printed after the last token."""
+        self.kept = kept
+        """Positions of the prompt that the engine had evaluated before, and that were not evaluated again."""
         self.taps = taps
         """Of the passes from the next one on; may be changed between two tokens."""
         self._engine, self._sampler, self._logits, self._cancelled = engine, sampler, logits, cancelled
@@ -120,16 +124,16 @@ class Generation(Iterator[GeneratedToken]):
         self._history.append(choice.id)
         seconds, timing = time.perf_counter() - started, self.timing
         if prefill:
-            timing.prompt_tokens, timing.prefill_seconds = self._pending, seconds
+            timing.prompt_tokens, timing.prefill_seconds = self._pending - self.kept, seconds
         else:
             timing.decoded_tokens += 1
             timing.decode_seconds += seconds
         return choice, seconds
 
     def _prefill(self) -> Choice | None:
-        self._engine.reset()
-        logits = None
-        for chunk in np.array_split(self._history, -(-len(self._history) // PREFILL_CHUNK)):
+        self._engine.reset(self.kept)
+        tokens, logits = self._history[self.kept :], None
+        for chunk in np.array_split(tokens, -(-len(tokens) // PREFILL_CHUNK)):
             if self._cancelled():
                 return None
             logits = self._forward(chunk.tolist())
@@ -166,8 +170,12 @@ def generate(
     stop_ids: Collection[int] = frozenset(),
     candidates: int = 0,
     cancelled: Callable[[], bool] = lambda: False,
+    held: Sequence[int] = (),
 ) -> Generation:
-    """Reset `engine`, evaluate `prompt` and generate up to `max_tokens` tokens after it.
+    """Evaluate `prompt` from an empty context and generate up to `max_tokens` tokens after it.
+
+    Where `held` names the first tokens that `engine` has evaluated since its last reset, those that the prompt begins
+    with are kept and only the others are evaluated, at least the last one.
 
     A token in `stop_ids` ends the generation and is not given out. The last token given out is not evaluated.
     `logits` says for which positions of a pass they are computed (a tap may want all). Each choice names that many
@@ -179,8 +187,9 @@ def generate(
     _check_length(engine, prompt)
     if max_tokens < 1:
         raise UsageError(f"{max_tokens} tokens were asked for, expected at least 1")
+    kept = min(common_prefix(held, prompt), len(prompt) - 1)
     return Generation(
-        engine, tokenizer, prompt, Sampler(sampling, candidates), max_tokens, taps, logits, stop_ids, cancelled
+        engine, tokenizer, prompt, Sampler(sampling, candidates), max_tokens, taps, logits, stop_ids, cancelled, kept
     )
 
 
@@ -203,6 +212,11 @@ def evaluate(
             passes.clear()
         passes.append(made)
     return np.concatenate(passes)
+
+
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens both sequences begin with alike."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
 def _check_length(engine: Engine, tokens: Sequence[int]) -> None:

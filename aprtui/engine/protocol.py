@@ -147,8 +147,8 @@ class Engine(Protocol):
     def position(self) -> int:
         """Positions evaluated since the last reset."""
 
-    def reset(self) -> None:
-        """Forget all positions."""
+    def reset(self, position: int = 0) -> None:
+        """Forget the positions from `position` on; those before it, at most all that were evaluated, are kept."""
 
     def forward(self, tokens: Sequence[int], taps: Taps = NO_TAPS, logits: Logits = Logits.LAST) -> NDArray[np.float32]:
         """Evaluate `tokens` (n ≥ 1) at the next positions; return logits `[1, V]` (LAST) or `[n, V]` (ALL).

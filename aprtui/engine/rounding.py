@@ -1,7 +1,7 @@
 """What 8-bit engines round: the input of each matmul, by the type of its weights. Plain numpy, the reference.
 
 The rules are those of llama.cpp's CPU backend (`ggml-quants`): K-quants meet activations in Q8_K, the 32-blocks in
-Q8_0, float16 and bfloat16 weights activations of their own type.
+Q8_0, or Q8_1 where they have a minimum, float16 and bfloat16 weights activations of their own type.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from aprtui.engine.protocol import KvType, Mode, Rounding
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
-from aprtui.model.weight_types import InputRounding, WeightType
+from aprtui.model.weight_types import BlockPart, InputRounding, WeightType
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import Op
 
@@ -51,6 +51,27 @@ def round_q8_1(x: Array) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         levels = np.where(scale == 0, np.float32(0), np.rint(blocks / scale))
     return np.asarray((levels * scale).reshape(x.shape), np.float32)
+
+
+def sum_correction(rounding: str, x: Array, weight: Weight, rows: slice = slice(None)) -> Array | float:
+    """What the product of `x`, rounded, with `rows` of `weight` lacks, `[n, rows]`; 0 for all roundings but one.
+
+    Minimums of blocks do not meet the values of ggml's Q8_1 but their sums as it stores them: sums of quants times the
+    scale, rounded to float16 after the product (`ggml_vec_dot_q4_1_q8_1`).
+    """
+    row = weight.type.format
+    if rounding != InputRounding.Q8_1_F16 or BlockPart.MINIMUM not in row.parts or row.scale_packing is not None:
+        return 0.0
+    blocks = x.reshape(x.shape[0], -1, 32)
+    scale = np.abs(blocks).max(-1) / np.float32(127)
+    values = round_q8_0(x).reshape(blocks.shape).astype(np.float64).sum(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inverse = np.where(scale == 0, np.float32(0), np.float32(127) / np.abs(blocks).max(-1))
+        quants = np.rint(blocks * inverse[..., None]).sum(-1, dtype=np.float32)
+    errors = round_f16(scale * quants) - values
+    stored = weight.data[rows].reshape(-1, x.shape[1] // 32, row.block_bytes)[..., row.parts[BlockPart.MINIMUM]]
+    minimums = np.ascontiguousarray(stored).view(np.float16)[..., 0].astype(np.float64)
+    return np.asarray(errors @ minimums.T, np.float32)
 
 
 def round_f16(x: Array) -> Array:
@@ -109,6 +130,7 @@ ROUND: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
         InputRounding.Q8_K: round_q8_k,
         InputRounding.Q8_0: round_q8_0,
         InputRounding.Q8_1: round_q8_1,
+        InputRounding.Q8_1_F16: round_q8_0,  # whose sums differ: see `sum_correction`
         InputRounding.F16: round_f16,
         InputRounding.BF16: round_bf16,
         "tf32": round_tf32,

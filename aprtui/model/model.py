@@ -39,9 +39,7 @@ class Model:
 
     @property
     def name(self) -> str:
-        """`general.name`, or the stem of the file name."""
-        name = self._file.metadata.get("general.name")
-        return name if isinstance(name, str) and name else self.path.stem
+        return model_name(self.path, self._file.metadata)
 
     @cached_property
     def quantization(self) -> str:
@@ -97,6 +95,12 @@ class Model:
     def sha256(self) -> str:
         """SHA-256 of the file in hexadecimal, remembered between runs."""
         return file_digest(self.path)
+
+
+def model_name(path: Path, metadata: Mapping[str, object]) -> str:
+    """`general.name` of a model file, or the stem of its file name."""
+    name = metadata.get("general.name")
+    return name if isinstance(name, str) and name else path.stem
 
 
 def load_model(path: Path) -> Model:

@@ -89,6 +89,13 @@ class Tokenizer:
             return sentence_piece.token_bytes(text, kind)
         return byte_pair.token_bytes(text) if kind is TokenType.NORMAL else text.encode()
 
+    def piece(self, token: int) -> str:
+        """The text of one token by itself; bytes that are no UTF-8, such as half a character, as `\\xe2`.
+
+        Raises `UsageError` for an unknown id.
+        """
+        return self.token_bytes(token).decode(errors="backslashreplace")
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, special tokens included; bytes that are no UTF-8 become U+FFFD.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from aprtui.trace.graph import (
     graph_from_names,
     known_names,
 )
-from aprtui.trace.manifest import Manifest, read_manifest, relative_path
+from aprtui.trace.manifest import Manifest, ModelInfo, read_manifest, relative_path
 
 PROVENANCE = "_PROVENANCE.txt"
 SUFFIXES = (".bin", ".aprt")
@@ -62,6 +62,8 @@ class Capture:
     token_source: str | None
     token_count: int | None
     warnings: tuple[str, ...]
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """The lines of `_PROVENANCE.txt`, of a capture without a manifest."""
 
     @classmethod
     def open(cls, path: Path) -> Capture:
@@ -79,6 +81,20 @@ class Capture:
     def complete(self) -> bool | None:
         """Whether the writer finished; None where no manifest says."""
         return None if self.manifest is None else self.manifest.complete
+
+    @property
+    def model(self) -> ModelInfo | None:
+        """The model that was run, as far as the writer said; its architecture is empty where only the name is known."""
+        if self.manifest is not None:
+            return self.manifest.model
+        name = self.provenance.get("model")
+        return ModelInfo(name, None, "", None) if name else None
+
+    @property
+    def pieces(self) -> tuple[str, ...] | None:
+        """The texts of the tokens, one each; None where the manifest does not state one for every token."""
+        pieces = None if self.manifest is None else self.manifest.pieces
+        return pieces if pieces and self.tokens and len(pieces) == len(self.tokens) else None
 
     @property
     def promised(self) -> frozenset[Node]:
@@ -174,7 +190,8 @@ def _without_manifest(path: Path) -> Capture:
             found[node] = file
     layers = 1 + max((node.layer for node in found if node.layer is not None), default=-1)
     graph = graph_from_names({node.stage for node in found}, layers)
-    tokens = _provenance_tokens(path / PROVENANCE)
+    provenance = read_provenance(path)
+    tokens = provenance_tokens(provenance)
     count = len(tokens) if tokens else _inferred_token_count(found, graph)
     warnings = _grouped(path, duplicates, "second files of a stage, not read")
     warnings += _unknown_files(path)
@@ -186,7 +203,9 @@ def _without_manifest(path: Path) -> Capture:
     misplaced = [file for node, file in found.items() if node not in files]
     warnings += _grouped(path, misplaced, "files of stages that do not belong there, not read")
     warnings += _trailing_bytes(files.values())
-    return Capture(path, None, graph, files, (), tokens, PROVENANCE if tokens else None, count, tuple(warnings))
+    return Capture(
+        path, None, graph, files, (), tokens, PROVENANCE if tokens else None, count, tuple(warnings), provenance
+    )
 
 
 def _trailing_bytes(files: Iterable[StageFile]) -> list[str]:
@@ -218,14 +237,20 @@ def _grouped(path: Path, files: Sequence[Path], what: str) -> list[str]:
     return [f"{path}: {len(files)} {what}: {shown}"]
 
 
-def _provenance_tokens(path: Path) -> tuple[int, ...] | None:
-    """Token ids of a `_PROVENANCE.txt` (`tokens: [1, 2, 3]`), or None."""
+def read_provenance(path: Path) -> dict[str, str]:
+    """The `key: value` lines of `_PROVENANCE.txt` in a capture directory; none where there is no such file."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = (path / PROVENANCE).read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return None
-    match = re.search(r"^tokens:\s*\[?([0-9,\s]+?)\]?\s*$", text, re.MULTILINE)
-    return tuple(int(token) for token in re.findall(r"[0-9]+", match.group(1))) if match else None
+        return {}
+    pairs = (line.partition(":") for line in text.splitlines() if not line.startswith("#"))
+    return {key.strip(): value.strip() for key, colon, value in pairs if colon and value.strip()}
+
+
+def provenance_tokens(provenance: Mapping[str, str]) -> tuple[int, ...] | None:
+    """The token ids in lines of `_PROVENANCE.txt` (`tokens: [1, 2, 3]`), or None."""
+    text = provenance.get("tokens", "")
+    return tuple(map(int, re.findall(r"[0-9]+", text))) if re.fullmatch(r"\[?[0-9,\s]+\]?", text) else None
 
 
 def _read_or_none(path: Path) -> AprtFile | None:

@@ -67,7 +67,10 @@ class FileInfo:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything a capture says about itself. `text` is the prompt, `completion` what was generated of it."""
+    """Everything a capture says about itself. `text` is the prompt, `completion` what was generated of it.
+
+    `pieces` are the texts of the tokens, one each, for people to read; None where the writer did not know them.
+    """
 
     model: ModelInfo
     graph: GraphConfig
@@ -82,6 +85,7 @@ class Manifest:
     complete: bool = False
     wall_seconds: float | None = None
     completion: str | None = None
+    pieces: tuple[str, ...] | None = None
 
     @property
     def code_paths(self) -> tuple[str, ...]:

@@ -6,29 +6,45 @@ import gc
 import importlib
 import locale
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import platformdirs
-from textual.app import App, SystemCommand
+from textual import on
+from textual._context import active_message_pump
+from textual.app import ScreenStackError
 from textual.binding import Binding, BindingType
+from textual.command import Provider
+from textual.css.query import NoMatches
+from textual.dom import DOMNode, NoScreen
+from textual.driver import Driver
+from textual.drivers.linux_driver import LinuxDriver
+from textual.events import Event, Key
 from textual.filter import LineFilter
-from textual.screen import Screen
+from textual.notifications import SeverityLevel
+from textual.worker import WorkerFailed, get_current_worker
 
 from aprtui.engine.process.engine_process import EngineProcess, EngineState
 from aprtui.engine.process.loading import load_engine
 from aprtui.errors import AprtuiError, EngineError, ExitCode
 from aprtui.model.model import load_model
+from aprtui.model.prompt import require_template
 from aprtui.resources import embedded_model
 from aprtui.tui.draw.colours import DARK, LIGHT
 from aprtui.tui.frame.ascii_filter import AsciiFilter
 from aprtui.tui.frame.config import Config, config_path, read_config
 from aprtui.tui.frame.keymap import check_remapping, displayed_keys, key_name
+from aprtui.tui.frame.keys_in_turn import KeysInTurnApp
+from aprtui.tui.frame.palette import Palette, ScreenCommands
+from aprtui.tui.frame.recent import remember_state
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState
-from aprtui.tui.frame.tool_screen import ToolScreen
+from aprtui.tui.frame.terminal import TerminalDriver, shell_waits
+from aprtui.tui.frame.tool_screen import Notice, ToolScreen
 from aprtui.tui.screens.help.screen import HelpScreen
 from aprtui.tui.screens.live.screen import LiveScreen
 from aprtui.tui.widgets.line_widget import PLAIN
@@ -38,14 +54,19 @@ SCREENS: Mapping[ScreenName, type[ToolScreen]] = {
     for name in ScreenName
 }
 
+SHORTEST, LONGEST, LETTERS_PER_SECOND = 3.0, 12.0, 15
+"""Seconds that a toast stands: so long and the time to read it, but no longer than that."""
 
-class AprtuiApp(App[ExitCode]):
+
+class AprtuiApp(KeysInTurnApp[ExitCode]):
     """Opens on the screen of `state`. Each screen is created when it is first shown, and stays."""
 
     TITLE = "aprtui"
+    COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {ScreenCommands}
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+c", "interrupt", "Interrupt", show=False, priority=True),
         Binding("ctrl+q", "quit", "Quit", show=False, priority=True),
+        Binding("ctrl+z", "suspend_process", "Back to the shell; fg comes back", show=False, priority=True),
     ]
     CSS = """
     .pane {
@@ -53,7 +74,16 @@ class AprtuiApp(App[ExitCode]):
         padding: 0 1; scrollbar-size-vertical: 1;
     }
     .pane:focus, .pane:focus-within { border: round $border; border-title-color: $accent; }
+    CommandPalette > Vertical { width: 80; max-width: 100%; }
+    ToastRack { margin-bottom: 2; scrollbar-size: 0 0; }
+    Toast { width: 90%; max-width: 120; padding: 0 1; margin-top: 0; background: $panel; }
     .-ascii .pane, .-ascii .pane:focus { border: ascii $border-blurred; }
+    .-behind-zoomed { display: none !important; }
+    .-zoomed, .-around-zoomed {
+        dock: initial !important; width: 100% !important; height: 1fr !important; max-width: 100% !important;
+        max-height: 100% !important; margin: 0 !important;
+    }
+    .-around-zoomed { layout: vertical !important; }
     """
 
     def __init__(self, session: Session, state: ScreenState | None = None, config: Config | None = None) -> None:
@@ -65,6 +95,8 @@ class AprtuiApp(App[ExitCode]):
         self._history: list[ScreenName] = []
         """The screens that were shown, each once, the current one last."""
         self._screens: dict[ScreenName, ToolScreen] = {}
+        self.notice: Notice | None = None
+        self._rests_while_stopped = False
         self._ascii = (AsciiFilter(),) if self.config.ascii else ()
         self.set_class(self.config.ascii, "-ascii")
         self.set_class(self.config.ascii or bool(os.environ.get("NO_COLOR")), PLAIN)
@@ -88,6 +120,44 @@ class AprtuiApp(App[ExitCode]):
         )
         self.open_state(self._initial_state)
 
+    async def on_event(self, event: Event) -> None:
+        if isinstance(event, Key) and not event.is_forwarded:
+            self._show_notice(None)
+        await super().on_event(event)
+
+    def notify(
+        self, message: str, *, title: str = "", severity: SeverityLevel = "information", timeout: float | None = None,
+        markup: bool = True,
+    ) -> None:  # fmt: skip
+        """Tell the user something: in the line of words of the screen, or if it is long in a toast above that line.
+
+        It stands until the next key, a toast for as long as it takes to read. There is no `markup`: messages hold names
+        and paths.
+        """
+        text = f"{title}: {message}" if title else message
+        screen = self._tool_screen
+        if screen is not None and screen.has_room_for(text):
+            self._show_notice(Notice(text, severity))
+        else:
+            seconds = timeout or min(SHORTEST + len(text) / LETTERS_PER_SECOND, LONGEST)
+            super().notify(text, severity=severity, timeout=seconds, markup=False)
+
+    def _show_notice(self, notice: Notice | None) -> None:
+        if notice != self.notice:
+            self.notice = notice
+            if (screen := self._tool_screen) is not None:
+                screen.show_notice()
+
+    @property
+    def _tool_screen(self) -> ToolScreen | None:
+        """The screen on top, if it is one of ours; a dialog is none, and an app that ends has none."""
+        screen = self.screen_stack[-1] if self.screen_stack else None
+        return screen if isinstance(screen, ToolScreen) else None
+
+    def get_driver_class(self) -> type[Driver]:
+        kind = super().get_driver_class()
+        return TerminalDriver if kind is LinuxDriver else kind
+
     def get_line_filters(self) -> Sequence[LineFilter]:
         return [*super().get_line_filters(), *self._ascii]
 
@@ -98,15 +168,38 @@ class AprtuiApp(App[ExitCode]):
     def open_state(self, state: ScreenState) -> None:
         """Show the screen that `state` describes; one that cannot be shown is reported in a line."""
         try:
-            screen = SCREENS[state.screen](self.session, state)
+            session = self._session_for(state)
+            if session is None:
+                self.action_go(ScreenName.LIVE)
+                return
+            screen = SCREENS[state.screen](session, state)
         except KeyError:
             self.notify(f"There is no {state.screen} screen in this release.", severity="warning")
         except AprtuiError as error:
-            self.notify(str(error), severity="error", markup=False, timeout=15)
+            self.notify(str(error), severity="error")
             if not self._history:
                 self.action_go(ScreenName.LIVE)
         else:
+            remember_state(state)
+            if session is not self.session:
+                self.session.source.close()
+                self.session = session
             self._add(screen)
+
+    def _session_for(self, state: ScreenState) -> Session | None:
+        """The session that a screen for `state` belongs to: one with another engine where it names another model.
+
+        None for a live screen that is there already. Raises `UnreadableError` for a model that cannot be used.
+        """
+        path, session = state.path("model"), self.session
+        if state.screen is not ScreenName.LIVE or path is None or session.open_model is None:
+            return session
+        if ScreenName.LIVE in self._screens and path.absolute() == session.model and len(state.fields) == 1:
+            return None
+        if ScreenName.LIVE not in self._screens and path.absolute() == session.model:
+            return session
+        load_model(path)
+        return replace(session, source=session.open_model(path), model=path.absolute())
 
     def _add(self, screen: ToolScreen) -> None:
         """Show `screen` in place of an older one of its name."""
@@ -154,8 +247,20 @@ class AprtuiApp(App[ExitCode]):
         if isinstance(screen, ToolScreen):
             self.push_screen(HelpScreen(screen))
 
+    def action_command_palette(self) -> None:
+        if not isinstance(self.screen, Palette):
+            self.push_screen(Palette(id="--command-palette"))
+
     def action_turn_theme(self) -> None:
         self.theme = LIGHT.name if self.current_theme.dark else DARK.name
+
+    def _handle_exception(self, error: Exception) -> None:
+        """End with what was raised, a worker's as itself; a screen that goes, and misses its parts, is no bug."""
+        node: object = active_message_pump.get(None)
+        if isinstance(error, WorkerFailed):
+            node, error = get_current_worker().node, cast(Exception, error.error)
+        if not (isinstance(error, NoMatches) and isinstance(node, DOMNode) and _goes(node)):
+            super()._handle_exception(error)
 
     def _fatal_error(self) -> None:
         """Leave without a traceback on the terminal: `run_app` raises the exception, and its report goes to a file."""
@@ -179,19 +284,34 @@ class AprtuiApp(App[ExitCode]):
     def action_interrupt(self) -> None:
         self.exit(ExitCode.INTERRUPTED)
 
-    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        yield from super().get_system_commands(screen)
-        if not isinstance(screen, ToolScreen):
+    def on_terminal_gone(self) -> None:
+        self.action_interrupt()
+
+    def action_suspend_process(self) -> None:
+        """Stop, as any program of the terminal does at ctrl+z; the engine rests meanwhile."""
+        if not shell_waits():
+            self.notify("No shell waits behind the app that could bring it back.", severity="warning")
             return
-        commands = [
-            (binding.description, self._keymap.get(binding.id or "", binding.key), binding.action)
-            for binding in screen.all_bindings()
-        ]
-        commands += [(chord.description, chord.keys, chord.action) for chord in screen.chords if "*" not in chord.keys]
-        for description, keys, action in commands:
-            yield SystemCommand(
-                description, f"Keys: {displayed_keys(keys, self.config.ascii)}", partial(screen.run_action, action)
-            )
+        source = self.session.source
+        self._rests_while_stopped = source.state is EngineState.RUNNING
+        if self._rests_while_stopped:
+            source.pause()
+        os.killpg(os.getpgrp(), signal.SIGTSTP)
+
+    @on(Driver.SignalResume)
+    def resume(self) -> None:
+        """Draw everything again: the shell has written over it."""
+        if self._rests_while_stopped:
+            self.session.source.resume()
+        self.refresh(layout=True)
+
+
+def _goes(node: DOMNode) -> bool:
+    """Whether the screen of `node` is being removed: Textual does not wait for what it is at."""
+    try:
+        return not node.screen.display
+    except (NoScreen, ScreenStackError):
+        return True
 
 
 def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: bool = False) -> ExitCode:
@@ -200,16 +320,17 @@ def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: boo
     The model is the one that a state of the live screen names, else the embedded one.
 
     Raises `UnreadableError` before the screen opens if the model cannot be used, `UsageError` for a configuration
-    that makes no sense, and after it `EngineError` if the engine had crashed and was not restarted, or whatever a bug
-    in the app has raised.
+    that makes no sense or a chat with a model that has no template, and after it `EngineError` if the engine had
+    crashed and was not restarted, or whatever a bug in the app has raised.
     """
     config = read_config(config_path())
     if ascii_only or "utf" not in locale.getencoding().lower():  # block characters cannot be written
         config = Config(config.path, config.theme, True, config.keys)
     path = (state.path("model") if state.screen is ScreenName.LIVE else None) or embedded_model()
-    load_model(path)
-    source = EngineProcess(partial(load_engine, path=path), log=_log_file())
-    app = AprtuiApp(Session(source, paths=paths), state, config)
+    model = load_model(path)
+    if state.screen is ScreenName.LIVE and state.text("chat") == "on":
+        require_template(model)
+    app = AprtuiApp(Session(_engine(path), paths, path.absolute(), _engine), state, config)
     # Imported objects stay alive: searching them for garbage took a third of the time of a frame. Full collections,
     # which held keys up for 80 ms every two seconds, are rare.
     gc.freeze()
@@ -217,12 +338,16 @@ def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: boo
     try:
         code = app.run() or ExitCode.PASS
     finally:
-        source.close()
+        app.session.source.close()
     if app.crash is not None:
         raise app.crash
     if code is ExitCode.ENGINE:
         raise EngineError(app.failure)
     return code
+
+
+def _engine(path: Path) -> EngineProcess:
+    return EngineProcess(partial(load_engine, path=path), log=_log_file())
 
 
 def _log_file() -> Path | None:

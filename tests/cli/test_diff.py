@@ -78,6 +78,7 @@ def test_process_exits_with_the_verdict_and_keeps_stderr_for_messages(a: Path, b
 def test_summary_is_the_record_that_scripts_rely_on(a: Path, b: Path) -> None:
     summary = records(a, b, "--tolerance", "rel_l2=0.1")[-1]
     divergence = summary.pop("first_divergence")
+    assert summary.pop("headline").startswith("layer 1 ffn_gate, token 3: looks like 1 channel alone: 5 (")
     assert summary == {
         "record": "summary", "verdict": "FAIL", "reasons": [], "compared": NODES, "expected": NODES,
         "allowed_missing": 0, "aligned_tokens": len(TOKENS), "smallest_tolerance": "rel_l2=1.12",
@@ -134,7 +135,8 @@ def test_text_names_the_divergence_and_fits_a_terminal(a: Path, b: Path, monkeyp
     text = diff("a", "b", "--tolerance", "rel_l2=0.1").output
     assert "mode: A exact · B q8" in text
     assert "tokens  5 tokens aligned, ids equal (manifest)" in text
-    assert "FAIL  first divergence: layer 1 ffn_gate, token 3, channel 5: rel_l2" in text
+    assert "FAIL  layer 1 ffn_gate, token 3: looks like 1 channel alone: 5 (a row of the" in text
+    assert "first divergence: layer 1 ffn_gate, token 3, channel 5: rel_l2" in text
     row = next(line for line in text.splitlines() if line.startswith("ffn_gate"))
     assert row.split()[1:4] == ["FAIL", "1", "1"]
     assert f"coverage  {NODES} of {NODES} stages compared, 5 tokens aligned" in text
@@ -159,7 +161,7 @@ def test_unknown_prints_the_command_that_settles_it(a: Path, monkeypatch: pytest
     edits = {Node(0, "attn_norm"): scaled(1 + 7e-7), Node(1, "ffn_up"): scaled(1.02)}
     write_capture(a.parent / "b", edits=edits)
     lines = diff("a", "b").output.splitlines()
-    assert any(line.startswith("UNKNOWN  values differ in 2 of") for line in lines)
+    assert any(line.startswith("UNKNOWN  2 of 54 stages differ, and nothing says") for line in lines)
     assert "largest differences in layer 1 ffn_up, the first stage with 10 times the error" in lines
     settling = lines[-1].split()
     assert settling[:4] == ["aprtui", "diff", "a", "b"]

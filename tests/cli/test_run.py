@@ -69,3 +69,16 @@ def test_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
     assert process.stderr is not None
     assert "Traceback" not in process.stderr.read()
     assert process.wait() == 4
+
+
+def test_system_message_comes_before_the_prompt_of_a_chat(aprtui: Run) -> None:
+    model = load_model(embedded_model())
+    assert model.chat_template is not None
+    rendered = model.chat_template.render(
+        [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello"}]
+    )
+    chat = aprtui("run", "-p", "hello", "--chat", "--system", "be brief", "-n", 8, "--temp", 0)
+    assert chat.out == aprtui("run", "-p", rendered, "-n", 8, "--temp", 0).out
+    refused = aprtui("run", "-p", "hello", "--system", "be brief")
+    assert refused.code == 2
+    assert "--system is a message of a chat: give --chat as well" in refused.err

@@ -57,6 +57,8 @@ def test_capture_with_generation_holds_the_tokens_of_the_run_without_it(
     assert capture.manifest is not None
     assert capture.manifest.code_paths == ("prefill",) * 7 + ("decode",) * 5
     assert capture.manifest.completion == "".join(record["text"] for record in records[:5])
+    tokenizer = load_model(tiny_model).tokenizer
+    assert capture.pieces == tuple(map(tokenizer.piece, capture.tokens)), "generated tokens among them"
 
 
 def test_decode_from_gives_the_values_of_the_prefill(aprtui: Run, tmp_path: Path, tiny_model: Path) -> None:

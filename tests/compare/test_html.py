@@ -55,7 +55,7 @@ def test_a_page_refers_to_nothing_outside(records: Records) -> None:
 
 def test_the_verdict_stands_first(records: Records) -> None:
     text = render_html(records)
-    assert text.index("FAIL: first divergence at layer 1 ffn_gate") < text.index("<svg")
+    assert text.index("FAIL: layer 1 ffn_gate, token ") < text.index("<svg")
     assert "token 0, channel" in text
 
 

@@ -46,8 +46,8 @@ class FakeEngine:
         self.calls: list[list[int]] = []
         self.closed = False
 
-    def reset(self) -> None:
-        self.position = 0
+    def reset(self, position: int = 0) -> None:
+        self.position = position
 
     def forward(self, tokens: Sequence[int], taps: Taps = NO_TAPS, logits: Logits = Logits.LAST) -> NDArray[np.float32]:
         if self.position + len(tokens) > self.context:
@@ -89,6 +89,9 @@ class LetterTokenizer:
 
     def token_bytes(self, token: int) -> bytes:
         return bytes([token])
+
+    def is_special(self, token: int) -> bool:
+        return token in self.stop_ids
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode("ascii"))

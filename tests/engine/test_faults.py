@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from aprtui.engine.evaluation.fault_detection import MeteredFault
-from aprtui.engine.faults.faults import Fault, FaultInjector, parse_fault
-from aprtui.engine.faults.kinds import KINDS, applies
+from aprtui.engine.faults.faults import Fault, FaultInjector, fault_node, parse_fault
+from aprtui.engine.faults.kinds import KINDS, PARAMETERS, applies, kinds_at
 from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Logits, Mode, Taps
 from aprtui.errors import UsageError
@@ -26,6 +27,11 @@ LIMIT = {"limit": 0.5}
 def one_place(kind: str, model: Model) -> Node:
     """A node in the middle of the model where `kind` applies."""
     return next(node for node in model.graph.nodes if node.layer == 2 and applies(kind, model, node))
+
+
+@pytest.mark.parametrize("node", [Node(2, "ffn_gate"), Node(None, "lm_head")])
+def test_the_stage_of_a_fault_can_be_read_from_its_text(node: Node) -> None:
+    assert fault_node(str(Fault("scale", node, {"magnitude": 0.5}))) == node
 
 
 def fault_of(kind: str, model: Model) -> Fault:
@@ -132,6 +138,38 @@ def test_a_run_without_taps_has_the_same_fault(model: Model) -> None:
             tapped = engine.forward(TOKENS, Taps(Recorder(), full=frozenset(model.graph.nodes)))
             engine.close()
             np.testing.assert_array_equal(untapped, tapped, err_msg=str(fault))
+
+
+def test_what_each_kind_is_stands_in_the_documentation() -> None:
+    table = (Path(__file__).parents[2] / "docs" / "live.md").read_text(encoding="utf-8").split("| kind |")[1]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| `")]
+    said = {cells[0].strip("`"): (cells[1], cells[2]) for cells in rows}
+    assert said == {
+        name: (kind.sentence, ", ".join(f"`{parameter}`" for parameter in kind.parameters) or "–")
+        for name, kind in KINDS.items()
+    }
+    assert {name for kind in KINDS.values() for name in kind.parameters} == set(PARAMETERS)
+
+
+def test_parameters_that_are_not_given_are_those_of_the_kind(model: Model) -> None:
+    node = Node(1, "ffn_up")
+    for kind in ("scale", "noise", "nan", "zero-channel", "fp16-overflow"):
+        given = {name: value for name, value in KINDS[kind].parameters.items() if value is not None}
+        plain, spelt = (
+            tensors(model, [Fault(kind, node, parameters)], "cpu", len(TOKENS))[node] for parameters in ({}, given)
+        )
+        np.testing.assert_array_equal(plain, spelt, err_msg=kind)
+
+
+def test_the_kinds_of_a_node_are_those_that_can_be_parsed_there(model: Model) -> None:
+    for node in model.graph.nodes:
+        for kind in KINDS:
+            text = str(Fault(kind, node))
+            if kind in kinds_at(model, node):
+                assert parse_fault(text, model).node == node
+            else:
+                with pytest.raises(UsageError, match="does not apply"):
+                    parse_fault(text, model)
 
 
 def written(model: Model) -> Iterator[str]:

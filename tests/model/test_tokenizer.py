@@ -88,6 +88,7 @@ def test_llama_pre_tokenizer_takes_whole_words_whatever_the_merges_say(tmp_path:
 def test_digits_split_as_the_pre_tokenizer_says(tmp_path: Path) -> None:
     assert pieces(byte_pair(tmp_path, "llama-bpe"), "12") == ["12"]
     assert pieces(byte_pair(tmp_path, "qwen2"), "12") == ["1", "2"]
+    assert pieces(byte_pair(tmp_path, "smollm"), " 12") == [" ", "1", "2"]
 
 
 @pytest.mark.parametrize(
@@ -174,3 +175,11 @@ def test_sentence_piece_without_byte_tokens_is_refused(tmp_path: Path) -> None:
     metadata["tokenizer.ggml.tokens"][100] = "no byte"
     with pytest.raises(UnreadableError, match="lacks some of the byte tokens"):
         build(tmp_path, metadata)
+
+
+def test_a_piece_is_the_text_of_one_token_and_shows_bytes_that_are_no_character(tmp_path: Path) -> None:
+    tokenizer = byte_pair(tmp_path)
+    ids = tokenizer.encode("def\nö<|im_end|>", bos=False)
+    assert [tokenizer.piece(token) for token in ids] == ["def", "\n", "\\xc3", "\\xb6", "<|im_end|>"]
+    with pytest.raises(UsageError, match="does not exist"):
+        tokenizer.piece(tokenizer.size)

@@ -83,6 +83,24 @@ def test_capture_reads_back_however_it_was_streamed(tmp_path: Path, steps: list[
         assert written.rms == pytest.approx(recomputed.rms, rel=1e-12)
 
 
+def test_pieces_are_those_of_the_manifest_and_none_where_they_are_not_one_a_token(tmp_path: Path) -> None:
+    texts = ("def", " f", "\n", "\\xe2", "€")
+    for name, pieces, expected in (("with", texts, texts), ("without", None, None), ("fewer", texts[1:], None)):
+        writer = CaptureWriter(tmp_path / name, replace(planned(), pieces=pieces))
+        feed(writer, [5])
+        writer.finish(replace(planned(), pieces=pieces))
+        assert Capture.open(tmp_path / name).pieces == expected
+    path = tmp_path / "with" / "manifest.json"
+    document = json.loads(path.read_text())
+    del document["pieces"]
+    path.write_text(json.dumps(document))
+    capture = Capture.open(tmp_path / "with")
+    assert capture.pieces is None and capture.tokens == TOKENS, "a manifest of an older release"
+    path.write_text(json.dumps({**document, "pieces": [1, 2]}))
+    with pytest.raises(UnreadableError, match=r"pieces\[0\]"):
+        Capture.open(tmp_path / "with")
+
+
 def test_all_logits_are_kept_when_planned(tmp_path: Path) -> None:
     writer = CaptureWriter(tmp_path / "c", planned(logits=len(TOKENS)))
     feed(writer, [3, 2], logits_last=False)
@@ -200,6 +218,10 @@ def test_provenance_file_gives_token_ids(tmp_path: Path) -> None:
     capture = Capture.open(tmp_path)
     assert capture.tokens == (3838, 374, 220, 17, 10)
     assert capture.token_source == "_PROVENANCE.txt"
+    assert capture.model == ModelInfo("x", None, "", None) and capture.provenance["dtype"] == "float16"
+    (tmp_path / "_PROVENANCE.txt").write_text("tokens: seven\nmodel:\n")
+    capture = Capture.open(tmp_path)
+    assert capture.tokens is None and capture.model is None
 
 
 def test_alias_beside_the_canonical_file_is_named_and_not_read(tmp_path: Path) -> None:

@@ -6,12 +6,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from textual.events import Key, Paste
 from textual.pilot import Pilot
 from textual.widget import Widget
 
 from aprtui.errors import ExitCode
 from aprtui.tui.app import AprtuiApp
 from aprtui.tui.frame.config import Config
+from aprtui.tui.frame.keymap import key_name
+from aprtui.tui.frame.keys_in_turn import KeysInTurnApp
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenState
 from aprtui.tui.frame.tool_screen import ToolScreen
@@ -22,11 +25,17 @@ Driver = Pilot[ExitCode]
 
 @asynccontextmanager
 async def showing(
-    state: ScreenState, size: tuple[int, int] = (120, 40), *, paths: tuple[Path, ...] = (), ascii_only: bool = False
+    state: ScreenState,
+    size: tuple[int, int] = (120, 40),
+    *,
+    paths: tuple[Path, ...] = (),
+    ascii_only: bool = False,
+    theme: str | None = None,
+    source: RecordedSource | None = None,
 ) -> AsyncIterator[Driver]:
-    """The app on the screen of `state`."""
-    config = Config(Path("config.toml"), ascii=ascii_only)
-    async with AprtuiApp(Session(RecordedSource(), paths=paths), state, config).run_test(size=size) as pilot:
+    """The app on the screen of `state`, with `source` in place of one without a chat template."""
+    config = Config(Path("config.toml"), theme, ascii=ascii_only)
+    async with AprtuiApp(Session(source or RecordedSource(), paths=paths), state, config).run_test(size=size) as pilot:
         yield pilot
 
 
@@ -57,8 +66,10 @@ async def until_shown(pilot: Driver, *words: str) -> None:
 
 
 def notifications(pilot: Driver) -> list[str]:
-    """The notifications that the app has shown."""
-    return [note.message for note in pilot.app._notifications]
+    """What the app tells: its toasts, and the notice in the line of words."""
+    assert isinstance(pilot.app, AprtuiApp)
+    notice = pilot.app.notice
+    return [*(note.message for note in pilot.app._notifications), *([] if notice is None else [notice.text])]
 
 
 async def drag(pilot: Driver, widget: Widget, first: tuple[int, int], last: tuple[int, int]) -> None:
@@ -67,3 +78,20 @@ async def drag(pilot: Driver, widget: Widget, first: tuple[int, int], last: tupl
     await pilot.hover(widget, offset=last)
     await pilot.mouse_up(widget, offset=last)
     await pilot.pause()
+
+
+async def burst(pilot: Driver, *inputs: str | Paste) -> None:
+    """Send keys, by their names or characters, and pasted texts without a pause between them; wait for the last."""
+    app = pilot.app
+    for each in inputs:
+        if isinstance(each, Paste):
+            app.post_message(each)
+        else:
+            app.post_message(key_event(each))
+    assert isinstance(app, KeysInTurnApp)
+    await app.keys_taken()
+
+
+def key_event(key: str) -> Key:
+    """The press of a key, by its name or its character."""
+    return Key(key_name(key), key if len(key) == 1 else {"space": " ", "slash": "/"}.get(key))

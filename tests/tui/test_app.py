@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
@@ -11,15 +12,17 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
+from aprtui.resources import embedded_model
 from aprtui.tui import app as app_module
-from aprtui.tui.app import AprtuiApp, run_app
+from aprtui.tui.app import SCREENS, AprtuiApp, run_app
 from aprtui.tui.frame.keymap import Chord
 from aprtui.tui.frame.overlay import ChordScreen
+from aprtui.tui.frame.recent import recent_paths
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.live.screen import LiveScreen
-from tests.tui.driver import drag, notifications, screen_text
+from tests.tui.driver import drag, key_event, notifications, screen_text
 from tests.tui.screens.live.recorded import RecordedSource
 
 
@@ -130,7 +133,7 @@ async def test_command_and_state_are_copied_as_a_shell_takes_them_and_shown() ->
 async def test_text_that_is_selected_with_the_mouse_is_copied() -> None:
     async with app(ScreenState(ScreenName.DIFF)).run_test(size=(80, 24), notifications=True) as pilot:
         await drag(pilot, pilot.app.screen.query_one(Static), (0, 0), (3, 0))
-        assert pilot.app.clipboard == "note" and notifications(pilot) == ["note"]
+        assert pilot.app.clipboard == "note" and notifications(pilot) == ["Copied: note"]
         await pilot.click(Static)
         assert len(notifications(pilot)) == 1
 
@@ -173,7 +176,12 @@ async def test_help_lists_every_key_of_the_screen_its_chords_and_their_ids() -> 
         await pilot.press("question_mark")
         await pilot.pause()
         text = screen_text(pilot)
-        for words in ("gd", "notes.first", "Copy the headless command", "copy.command", "Live screen"):
+        for words in ("gd", "First", "Copy the headless", "Live, Browse"):
+            assert words in text
+        await pilot.press("tab", "tab")
+        await pilot.pause()
+        text = screen_text(pilot)
+        for words in ("gd", "notes.first", "copy.command", "Live screen", "go.live"):
             assert words in text
 
 
@@ -204,6 +212,24 @@ async def test_a_screen_takes_the_place_of_its_own_kind_even_below_a_dialog() ->
         assert not first.is_running
 
 
+async def test_another_screen_may_come_while_the_palette_gathers_its_commands_or_a_screen_is_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(app_module, "SCREENS", SCREENS)
+    program = app(ScreenState(ScreenName.LIVE))
+    weight = screen_state(ScreenName.TENSOR, model=embedded_model(), tensor="token_embd.weight")
+    async with program.run_test(size=(100, 30)) as pilot:
+        for turns in range(30):
+            for key in ":li":
+                program.post_message(key_event(key))
+                await asyncio.sleep(0.001 * turns)
+            program.open_state(weight)
+            await asyncio.sleep(0.002 * (turns % 10))
+            program.open_state(ScreenState((ScreenName.DIFF, ScreenName.BROWSE, ScreenName.TENSOR)[turns % 3]))
+        await pilot.pause()
+        assert program.crash is None
+
+
 def test_a_bug_in_the_app_is_raised_and_leaves_no_traceback_on_the_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -221,3 +247,39 @@ def test_a_bug_in_the_app_is_raised_and_leaves_no_traceback_on_the_terminal(
         run_app(ScreenState(ScreenName.DIFF))
     written = capsys.readouterr()
     assert "Traceback" not in written.out + written.err
+
+
+async def test_another_model_is_opened_in_place_of_the_one_that_runs(tmp_path: Path) -> None:
+    first, other = (tmp_path / f"{name}.gguf" for name in ("first", "other"))
+    for path in (first, other):
+        path.symlink_to(embedded_model())
+    sources: list[RecordedSource] = []
+
+    def open_model(path: Path) -> RecordedSource:
+        sources.append(RecordedSource())
+        return sources[-1]
+
+    before = RecordedSource()
+    session = Session(before, model=first, open_model=open_model)
+    app = AprtuiApp(session, screen_state(ScreenName.LIVE, model=first))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await pilot.pause()
+        live = app.screen
+        assert app.session is session and not sources
+        await pilot.press("4")
+        app.open_state(screen_state(ScreenName.LIVE, model=first))
+        await pilot.pause()
+        assert app.screen is live, "the same model: the screen as it was left"
+        app.open_state(screen_state(ScreenName.LIVE, model=other))
+        await pilot.pause()
+        assert app.screen is not live and app.session.source is sources[0] and app.session.model == other
+        assert before.calls[-1] == "close" and "close" not in sources[0].calls
+        other.unlink()
+        other.write_bytes(b"no model")
+        app.open_state(screen_state(ScreenName.LIVE, model=first))
+        app.open_state(screen_state(ScreenName.LIVE, model=other))
+        await pilot.pause()
+        assert len(sources) == 2 and app.session.source is sources[1], "a file that is no model changes nothing"
+        assert "close" not in sources[1].calls
+        assert sources[0].calls[-1] == "close" and "other.gguf" in notifications(pilot)[-1]
+        assert recent_paths()[0] == first

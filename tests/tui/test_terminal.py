@@ -113,6 +113,23 @@ def test_tokens_arrive_pause_holds_them_and_quitting_restores_the_terminal(termi
     assert re.search(r"(?<!-)\bicanon\b", terminal.screen())
 
 
+def test_lines_of_a_prompt_and_the_users_editor_which_gets_the_terminal(
+    terminals: list[Terminal], tmp_path: Path
+) -> None:
+    script = tmp_path / "editor"
+    script.write_text('#!/bin/sh\necho "I have the terminal"; read answer; echo "# $answer" >> "$1"\n')
+    script.chmod(0o755)
+    terminal = start(terminals, tmp_path, EDITOR=str(script))
+    terminal.press("e", "M-Enter", "x", "C-j", "y")
+    terminal.until(r"prompt ❯ def fib\(n\):\n +x\n +y\n")
+    terminal.press("C-o")
+    terminal.until(r"I have the terminal")
+    terminal.press("yes", "Enter")
+    terminal.until(r"prompt ❯ def fib\(n\):\n +x\n +y# yes\n")
+    terminal.press("Enter")
+    terminal.until(r"▶ running(.|\n)*│ <.endoftext.>def fib\(n\): .*\n│ x .*\n│ y# yes")
+
+
 def test_ctrl_c_leaves_with_the_code_for_interrupted(terminals: list[Terminal]) -> None:
     terminal = start(terminals)
     terminal.press("C-c")
@@ -135,10 +152,10 @@ def test_run_is_travelled_in_given_a_fault_and_captured(terminals: list[Terminal
     newest = int(re.findall(r"token (\d+) of", terminal.until("‖ paused"))[0])
     terminal.press("[", "S-Left", "{")
     terminal.until(rf"text: token {max(newest - 12, 1)} of {newest}, all kept")
-    terminal.press("G", "m", "m", "m", "t", "v")
+    terminal.press("G", "M", "M", "M", "t", "L")
     terminal.until(r"% change of each stage's rms")
     terminal.press("n", "n")
-    terminal.until(r"logit lens(.|\n)*▸0 ")
+    terminal.until(r"logit lens(.|\n)*  0 .* %")
     terminal.press("w")
     terminal.until("demo-qwen2-q4km-live-1(.|\n)*complete", 60)
     assert (tmp_path / "demo-qwen2-q4km-live-1" / "manifest.json").is_file()
@@ -148,5 +165,35 @@ def test_run_is_travelled_in_given_a_fault_and_captured(terminals: list[Terminal
     terminal.until(r"fault +layer=1,stage=attn_norm,kind=scale")
     terminal.press("Enter")
     terminal.until("1 fault injected(.|\n)*▶ running", 60)
+    terminal.press("q")
+    terminal.until("exit code 0")
+
+
+def test_ctrl_z_leaves_to_the_shell_and_fg_comes_back_to_a_screen_that_is_drawn_again(
+    terminals: list[Terminal],
+) -> None:
+    terminal = Terminal(f"aprtui-test-{uuid.uuid4().hex}", "bash --norc -i")
+    terminals.append(terminal)
+    terminal.press(f"{shlex.quote(sys.executable)} -m aprtui", "Enter")
+    terminal.until(r"token \d\d of", LOADING_SECONDS)
+    terminal.press("C-z")
+    shell = terminal.until("Stopped")
+    assert "tok/s" not in shell and terminal.flags() == "0 0 1"
+    terminal.press("clear; echo typed", "Enter")
+    terminal.until("^typed")
+    terminal.press("fg", "Enter")
+    before = position(terminal.until(r"tok/s(.|\n)*layer 0 attn_norm(.|\n)*Quit"))
+    terminal.press("r")
+    terminal.until(rf"▶ running(.|\n)*context (?!{before}/)\d+/")
+    terminal.press("q")
+    terminal.until(r"\$ exit|# *\n*$")
+    terminal.press("exit", "Enter")
+    terminal.until("exit code 0")
+
+
+def test_ctrl_z_stays_where_no_shell_would_bring_the_app_back(terminals: list[Terminal]) -> None:
+    terminal = start(terminals)
+    terminal.press("C-z")
+    terminal.until("No shell waits")
     terminal.press("q")
     terminal.until("exit code 0")

@@ -11,8 +11,9 @@ from aprtui.compare.comparison import Comparison, Divergence, FocusKind, StageCo
 from aprtui.compare.explain.focus import error_of
 from aprtui.compare.manifests import ManifestDifferences
 from aprtui.compare.metrics.measure import Metric
-from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict, alike_text
-from aprtui.compare.wording import counted, figures_text, first_tokens, number_text
+from aprtui.compare.report.headline import alike_note, headline
+from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict
+from aprtui.compare.wording import NOTHING_COMPARED, counted, figures_text, first_tokens, number_text
 from aprtui.trace.graph import Node
 
 _WIDTH = 80
@@ -177,18 +178,18 @@ def verdict_lines(comparison: Comparison, steps: Iterable[str]) -> Iterator[str]
         yield from wrapped("sure", f"{divergence.state}: {divergence.certainty}")
         if divergence.settled_by:
             yield from wrapped("settle", divergence.settled_by)
-    differing = [stage for stage in comparison.stages if stage.metrics.compared and not stage.metrics.equal]
-    if differing and divergence is None:
-        worst = _worst(differing, comparison.metric).verdict
-        figures = figures_text(worst.metric, worst.error, worst.floor, worst.bound)
-        yield from wrapped("worst", f"{worst.node}: {figures}")
+    focus = comparison.focus
+    if focus is not None and focus.kind is FocusKind.NEAREST:
+        nearest = next(stage.verdict for stage in comparison.stages if stage.node == focus.node)
+        figures = figures_text(nearest.metric, nearest.error, nearest.floor, nearest.bound)
+        yield from wrapped("nearest", f"{nearest.node}: {figures}, {nearest.reason}")
     yield from _hypothesis_lines(comparison)
     yield from _element_lines(comparison)
     yield from _step_lines(comparison)
     yield from wrapped("coverage", _coverage_text(comparison))
     if comparison.stages and comparison.smallest is None:
         yield "smallest  tolerance that passes: none would"
-    elif differing:
+    elif comparison.differing:
         yield f"smallest  tolerance that passes: {comparison.smallest}"
     for hint in comparison.hints:
         yield from wrapped("hint", f"{_layers_text(hint.nodes)}{hint.text}")
@@ -221,25 +222,14 @@ def _step_lines(comparison: Comparison) -> Iterator[str]:
 
 
 def _verdict_texts(comparison: Comparison) -> Iterator[str]:
-    """The reasons of the verdict; NaN and Inf on both sides are named whatever it is."""
-    alike = _alike_text(comparison)
+    """The sentence of the verdict, then what it leaves out; NaN and Inf on both sides are named whatever it is."""
+    yield headline(comparison)
     if comparison.first_divergence:
         yield _divergence_text(comparison.first_divergence)
-    elif comparison.reasons:
-        yield from comparison.reasons
-    else:
-        yield f"{_pass_text(comparison)}{'; ' if alike else ''}{alike}"
-        return
-    if alike:
+    yield from (reason for reason in comparison.reasons[1:] if reason != NOTHING_COMPARED)
+    alike = alike_note(comparison)
+    if alike and comparison.verdict is not Verdict.PASS:
         yield alike
-
-
-def _alike_text(comparison: Comparison) -> str:
-    if not comparison.alike:
-        return ""
-    first, *more = comparison.alike
-    of = f" (first of {1 + len(more)} stages)" if more else ""
-    return f"{alike_text(first.metrics)} in {first.node}{of}"
 
 
 def _coverage_text(comparison: Comparison) -> str:
@@ -249,14 +239,6 @@ def _coverage_text(comparison: Comparison) -> str:
         text += f", {allowed} allowed to be missing"
     aligned = comparison.alignment.aligned
     return text if aligned is None else f"{text}, {counted(aligned, 'token')} aligned"
-
-
-def _pass_text(comparison: Comparison) -> str:
-    if all(stage.metrics.equal_bits == 1 for stage in comparison.stages):
-        return "every compared stage is bit-equal"
-    judged = [stage.verdict for stage in comparison.stages if stage.verdict.error]
-    bases = list(dict.fromkeys(verdict.reason for verdict in judged))
-    return "every compared stage is equal" + (f" or {' or '.join(bases)}" if bases else "")
 
 
 def _divergence_text(divergence: Divergence) -> str:

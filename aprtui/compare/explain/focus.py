@@ -1,8 +1,9 @@
 """Which stage to look at first, and which could be to blame.
 
 Where the verdict is FAIL, it is the first stage that injects error, or the first divergent one if none is known to.
-Else it is the first stage where the error jumps: the first that differs at all is often only the first rounding, long
-before the stage that matters. Where no error jumps, it is the stage that differs most.
+Where it is PASS, it is the stage that comes nearest to its bound. Else it is the first stage where the error jumps: the
+first that differs at all is often only the first rounding, long before the stage that matters. Where no error jumps, it
+is the stage that differs most.
 """
 
 from __future__ import annotations
@@ -35,10 +36,26 @@ def first_failed(stages: Sequence[StageComparison]) -> StageComparison:
     return next((stage for stage in failed if stage.state is ErrorState.INJECTED), failed[0])
 
 
+def nearest_to_bound(stages: Sequence[StageComparison]) -> StageComparison | None:
+    """The stage whose error is the largest part of its bound; None where no stage that differs has a bound."""
+    bounded = [stage for stage in stages if stage.metrics.max_abs and stage.verdict.bound is not None]
+    return max(bounded, key=_share_of_bound, default=None)
+
+
+def _share_of_bound(stage: StageComparison) -> float:
+    metric, error, bound = stage.verdict.metric, stage.verdict.error, stage.verdict.bound
+    assert error is not None and bound is not None, "a bound is held against a number"
+    room = metric.deviation(bound)
+    return metric.deviation(error) / room if room else math.inf
+
+
 def choose_focus(graph: StageGraph, stages: Sequence[StageComparison], verdict: Verdict) -> Focus | None:
     """The stage to look at first; None where no value differs."""
     if verdict is Verdict.FAIL:
         return Focus(first_failed(stages).node, FocusKind.DIVERGENCE)
+    if verdict is Verdict.PASS:
+        nearest = nearest_to_bound(stages)
+        return None if nearest is None else Focus(nearest.node, FocusKind.NEAREST)
     errors = {stage.node: error_of(stage) for stage in stages}
     for node, error in errors.items():
         inherited = max((errors[source] for source in nearest_compared(graph, node, errors)), default=0.0)

@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import permutations
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.comparison import Hypothesis, Support
+from aprtui.compare.wording import counted
 from aprtui.trace.graph import GraphConfig, Op, RopeLayout, Stage
 
 Array = NDArray[np.float32]
@@ -125,10 +127,18 @@ def relative(b: Wide, a: Wide) -> float:
     return 0.0 if distance == 0 else distance / norm if norm else float("inf")
 
 
-Outcome = tuple[Support, str]
-"""What the values say of a signature, and the numbers that say so."""
+class SignatureOutcome(NamedTuple):
+    """What the values say of a signature, and the numbers that say so.
 
-Test = Callable[[StageEvidence], Outcome]
+    `looks_like` says in a few words what was found, with its number; the signature's name says it where it is empty.
+    """
+
+    support: Support
+    evidence: str
+    looks_like: str = ""
+
+
+Test = Callable[[StageEvidence], SignatureOutcome]
 
 SIGNATURES: list[Callable[[StageEvidence], Hypothesis]] = []
 """All signatures, in the order in which they are listed."""
@@ -146,8 +156,8 @@ def signature(name: str, cause: str) -> Callable[[Test], Test]:
 
     def listed(test: Test) -> Test:
         def hypothesis(evidence: StageEvidence) -> Hypothesis:
-            support, text = test(evidence)
-            return Hypothesis(name, support, text, cause)
+            support, text, looks_like = test(evidence)
+            return Hypothesis(name, support, text, cause, looks_like or name)
 
         SIGNATURES.append(hypothesis)
         return test
@@ -160,136 +170,150 @@ def supported_if(holds: bool) -> Support:
 
 
 @signature("NaN or Inf", "a division by zero, an overflow, or memory that was never written")
-def not_finite(evidence: StageEvidence) -> Outcome:
+def not_finite(evidence: StageEvidence) -> SignatureOutcome:
     a, b = evidence.chosen(evidence.expected), evidence.chosen(evidence.found)
     found = ~np.isfinite(b) & np.isfinite(a)
     count = int(found.sum())
     text = f"{count} values"
+    looks_like = ""
     if count:
-        text += f": {int(np.isnan(b[found]).sum())} NaN, {int(np.isinf(b[found]).sum())} Inf"
+        counts = {"NaN": int(np.isnan(b[found]).sum()), "Inf": int(np.isinf(b[found]).sum())}
+        text += f": {', '.join(f'{number} {kind}' for kind, number in counts.items())}"
+        looks_like = " and ".join(f"{number} {kind}" for kind, number in counts.items() if number)
         places = np.flatnonzero(found.any(0))
         if evidence.found.ndim == 2:
             text += f", in {places.size} channels: {', '.join(map(str, places[:6]))}"
         beyond, inside = np.abs(a[found]).min(), np.abs(a[evidence.finite])
         if inside.size and beyond > inside.max():
             text += f"; all where expected is beyond {inside.max():.4g}: an overflow"
-    return supported_if(count > 0), text
+    return SignatureOutcome(supported_if(count > 0), text, looks_like)
 
 
 @signature("another tensor", "swapped weights, an op left out, a residual not added, a wrong buffer")
-def another_tensor(evidence: StageEvidence) -> Outcome:
+def another_tensor(evidence: StageEvidence) -> SignatureOutcome:
     if not evidence.siblings:
-        return Support.UNTESTED, "no other tensor of this shape is at hand"
+        return SignatureOutcome(Support.UNTESTED, "no other tensor of this shape is at hand")
     errors = {label: relative(evidence.b, evidence.matrix(other)) for label, other in evidence.siblings.items()}
     label = min(errors, key=lambda key: errors[key])
     text = f"nearest is {label}, to rel_l2 {errors[label]:.3g}"
-    return supported_if(errors[label] < SAME and errors[label] < 0.1 * evidence.error), text
+    holds = errors[label] < SAME and errors[label] < 0.1 * evidence.error
+    return SignatureOutcome(supported_if(holds), text, f"the values of {label}")
 
 
 @signature("a constant factor", "a scale that is missing or applied twice")
-def scaled(evidence: StageEvidence) -> Outcome:
+def scaled(evidence: StageEvidence) -> SignatureOutcome:
     norm = float((evidence.a**2).sum())
     if not norm:
-        return Support.UNTESTED, "all expected values are zero"
+        return SignatureOutcome(Support.UNTESTED, "all expected values are zero")
     factor = float((evidence.a * evidence.b).sum()) / norm
     rest = relative(evidence.b, factor * evidence.a) if factor else float("inf")
     text = f"found is {factor:.6g} × expected, leaving {rest:.3g} of {evidence.error:.3g}"
-    return supported_if(rest < 0.1 * evidence.error), text
+    return SignatureOutcome(supported_if(rest < 0.1 * evidence.error), text, f"× {factor:.6g}")
 
 
 @signature("a factor for each token", "a normalisation: its epsilon, or the mean that it divides by")
-def scaled_per_token(evidence: StageEvidence) -> Outcome:
+def scaled_per_token(evidence: StageEvidence) -> SignatureOutcome:
     norms = (evidence.a**2).sum(1)
     if evidence.expected.ndim == 3 or not norms.all() or len(norms) < 3:
-        return Support.UNTESTED, "needs three tokens other than zero, and no maps"
+        return SignatureOutcome(Support.UNTESTED, "needs three tokens other than zero, and no maps")
     factors = (evidence.a * evidence.b).sum(1) / norms
     rest = relative(evidence.b, factors[:, None] * evidence.a)
     spread = float(np.std(factors))
-    text = f"factors {factors.min():.6g} … {factors.max():.6g}, leaving {rest:.3g} of {evidence.error:.3g}"
-    return supported_if(rest < 0.1 * evidence.error and spread > 0.1 * evidence.error), text
+    span = f"{factors.min():.6g} … {factors.max():.6g}"
+    text = f"factors {span}, leaving {rest:.3g} of {evidence.error:.3g}"
+    holds = rest < 0.1 * evidence.error and spread > 0.1 * evidence.error
+    return SignatureOutcome(supported_if(holds), text, f"a factor for each token, {span}")
 
 
 @signature("a factor for each channel", "the weight of a normalisation: missing, applied twice, another layer's")
-def scaled_per_channel(evidence: StageEvidence) -> Outcome:
+def scaled_per_channel(evidence: StageEvidence) -> SignatureOutcome:
     """Found is expected times a factor of each channel's own, in most channels."""
     norms = (evidence.a**2).sum(0)
     if evidence.expected.ndim == 3 or len(evidence.rows) < 4 or not norms.all():
-        return Support.UNTESTED, "needs four tokens of channels that are not zero, and no maps"
+        return SignatureOutcome(Support.UNTESTED, "needs four tokens of channels that are not zero, and no maps")
     factors = (evidence.a * evidence.b).sum(0) / norms
     rest = relative(evidence.b, factors * evidence.a)
     moved = float(np.mean(np.abs(factors - 1) > 0.1 * evidence.error))
-    text = f"factors {factors.min():.4g} … {factors.max():.4g}, leaving {rest:.3g} of {evidence.error:.3g}"
+    span = f"{factors.min():.4g} … {factors.max():.4g}"
+    text = f"factors {span}, leaving {rest:.3g} of {evidence.error:.3g}"
     spread = float(np.std(factors)) > 0.1 * evidence.error
-    return supported_if(rest < 0.1 * evidence.error and spread and moved > _MOST), text
+    holds = rest < 0.1 * evidence.error and spread and moved > _MOST
+    return SignatureOutcome(supported_if(holds), text, f"a factor for each channel, {span}")
 
 
 @signature("one vector at all tokens", "a bias that is dropped, doubled, or another layer's")
-def same_vector(evidence: StageEvidence) -> Outcome:
+def same_vector(evidence: StageEvidence) -> SignatureOutcome:
     if evidence.expected.ndim == 3 or len(evidence.rows) < 3 or not evidence.error:
-        return Support.UNTESTED, "needs an error at three tokens of a stage without maps"
+        return SignatureOutcome(Support.UNTESTED, "needs an error at three tokens of a stage without maps")
     mean = evidence.d.mean(0)
     rest = relative(evidence.d, np.broadcast_to(mean, evidence.d.shape))
     text = f"tokens differ from their mean error by {rest:.3g}"
+    looks_like = ""
     for label, vector in evidence.known.items():
         for sign, word in ((-1, "dropped"), (1, "doubled")):
             if rest < 0.1 and relative(mean, sign * vector.astype(np.float64)) < 0.1:
-                text += f"; it is the {label}, {word}"
-    return supported_if(rest < 0.1), text
+                looks_like = f"the {label}, {word}"
+                text += f"; it is {looks_like}"
+    return SignatureOutcome(supported_if(rest < 0.1), text, looks_like)
 
 
 @signature("stale token", "a buffer that is read before the new value is written")
-def stale_token(evidence: StageEvidence) -> Outcome:
+def stale_token(evidence: StageEvidence) -> SignatureOutcome:
     """Each token holds what belongs to the one before."""
     if len(evidence.rows) < 3 or evidence.expected.ndim == 3 or np.any(np.diff(evidence.rows) != 1):
-        return Support.UNTESTED, "needs three neighbouring tokens of a stage without maps"
+        return SignatureOutcome(Support.UNTESTED, "needs three neighbouring tokens of a stage without maps")
     error = relative(evidence.b[1:], evidence.a[:-1])
     text = f"found is the token before's to rel_l2 {error:.3g}"
-    return supported_if(error < SAME and error < 0.1 * evidence.error), text
+    holds = error < SAME and error < 0.1 * evidence.error
+    return SignatureOutcome(supported_if(holds), text, "the values of the token before")
 
 
 @signature("positions, mask or K/V cache", "positions, a mask, keys or values of other tokens")
-def later_tokens(evidence: StageEvidence) -> Outcome:
+def later_tokens(evidence: StageEvidence) -> SignatureOutcome:
     """Token 0 right, most later ones wrong."""
     wrong = evidence.wrong_tokens
     if wrong.size < 3:
-        return Support.UNTESTED, "needs three tokens at least"
+        return SignatureOutcome(Support.UNTESTED, "needs three tokens at least")
     share = float(wrong[1:].mean())
     text = f"token 0 is {'wrong' if wrong[0] else 'right'}, of the later ones {100 * share:.0f} % are wrong"
-    return supported_if(not wrong[0] and share > 0.5), text
+    looks_like = f"token 0 right and {100 * share:.0f} % of the later ones wrong"
+    return SignatureOutcome(supported_if(not wrong[0] and share > 0.5), text, looks_like)
 
 
 @signature("the last token only", "a path for the last position of its own, or an end that is off by one")
-def last_token(evidence: StageEvidence) -> Outcome:
+def last_token(evidence: StageEvidence) -> SignatureOutcome:
     wrong = evidence.wrong_tokens
     if wrong.size < 3:
-        return Support.UNTESTED, "needs three tokens at least"
+        return SignatureOutcome(Support.UNTESTED, "needs three tokens at least")
     text = f"{int(wrong[:-1].sum())} of the tokens before the last are wrong, the last is {'' if wrong[-1] else 'not '}"
-    return supported_if(bool(wrong[-1]) and not wrong[:-1].any()), text.rstrip()
+    holds = bool(wrong[-1]) and not wrong[:-1].any()
+    return SignatureOutcome(supported_if(holds), text.rstrip(), "the last token alone")
 
 
 @signature("RoPE angle", "position, base or scaling of RoPE")
-def rope(evidence: StageEvidence) -> Outcome:
+def rope(evidence: StageEvidence) -> SignatureOutcome:
     """Pairs of channels keep their norm and are turned."""
     a, b = evidence.heads(evidence.a), evidence.heads(evidence.b)
     if evidence.stage.op is not Op.ROPE or a is None or b is None or evidence.config is None:
-        return Support.UNTESTED, "not a rotated stage, or its heads are not known"
+        return SignatureOutcome(Support.UNTESTED, "not a rotated stage, or its heads are not known")
     norms_a, norms_b = _pair_norms(a, evidence.config.rope_layout), _pair_norms(b, evidence.config.rope_layout)
     error = relative(norms_b, norms_a)
     text = f"norms of {evidence.config.rope_layout} pairs agree to {error:.3g}, their values to {evidence.error:.3g}"
-    return supported_if(error < SAME and error < 0.1 * evidence.error), text
+    holds = error < SAME and error < 0.1 * evidence.error
+    return SignatureOutcome(supported_if(holds), text, "another RoPE angle")
 
 
 @signature("the other RoPE layout", "channels 2i and 2i + 1 turned together instead of i and i + d/2, or back")
-def rope_layout(evidence: StageEvidence) -> Outcome:
+def rope_layout(evidence: StageEvidence) -> SignatureOutcome:
     """Pairs of the other RoPE layout were turned: norms over both kinds of pairs differ, those of heads agree."""
     a, b = evidence.heads(evidence.a), evidence.heads(evidence.b)
     if evidence.stage.op is not Op.ROPE or a is None or b is None or evidence.config is None:
-        return Support.UNTESTED, "not a rotated stage, or its heads are not known"
+        return SignatureOutcome(Support.UNTESTED, "not a rotated stage, or its heads are not known")
     heads = relative(np.linalg.norm(b, axis=-1), np.linalg.norm(a, axis=-1))
     own = relative(_pair_norms(b, evidence.config.rope_layout), _pair_norms(a, evidence.config.rope_layout))
     text = f"norms of heads agree to {heads:.3g}, those of {evidence.config.rope_layout} pairs to {own:.3g}"
     small = heads < SAME and heads < 0.1 * evidence.error
-    return supported_if(small and own > 0.1 * evidence.error), text
+    return SignatureOutcome(supported_if(small and own > 0.1 * evidence.error), text)
 
 
 def _pair_norms(values: Wide, layout: RopeLayout) -> Wide:
@@ -300,15 +324,15 @@ def _pair_norms(values: Wide, layout: RopeLayout) -> Wide:
 
 
 @signature("heads in another order", "the mapping of heads or of K/V groups")
-def heads_permuted(evidence: StageEvidence) -> Outcome:
+def heads_permuted(evidence: StageEvidence) -> SignatureOutcome:
     a, b = evidence.heads(evidence.a), evidence.heads(evidence.b)
     if a is None or b is None:
-        return Support.UNTESTED, "the stage has no heads, or their number is not known"
+        return SignatureOutcome(Support.UNTESTED, "the stage has no heads, or their number is not known")
     order = _order_of_heads(a, b)
     error = relative(b, a[:, order])
     text = f"found heads are the expected {list(map(int, order))[:12]} to rel_l2 {error:.3g}"
-    moved = bool(np.any(order != np.arange(len(order))))
-    return supported_if(moved and error < SAME and error < 0.1 * evidence.error), text
+    holds = bool(np.any(order != np.arange(len(order)))) and error < SAME and error < 0.1 * evidence.error
+    return SignatureOutcome(supported_if(holds), text, f"heads in the order {list(map(int, order))[:12]}")
 
 
 def _order_of_heads(a: Wide, b: Wide) -> Wide:
@@ -321,51 +345,56 @@ def _order_of_heads(a: Wide, b: Wide) -> Wide:
 
 
 @signature("one head", "the mapping of heads, or one head's part of a weight or buffer")
-def one_head(evidence: StageEvidence) -> Outcome:
+def one_head(evidence: StageEvidence) -> SignatureOutcome:
     """One head wrong, or the query heads of one K/V head, the others right."""
     a, b = evidence.heads(evidence.a), evidence.heads(evidence.b)
     if a is None or b is None:
-        return Support.UNTESTED, "the stage has no heads, or their number is not known"
+        return SignatureOutcome(Support.UNTESTED, "the stage has no heads, or their number is not known")
     errors = np.array([relative(b[:, head], a[:, head]) for head in range(a.shape[1])])
     wrong = np.flatnonzero(errors > evidence.bound)
     text = f"heads beyond the bound: {', '.join(map(str, wrong[:8])) or 'none'} of {len(errors)}"
     group = evidence.config.heads // evidence.config.kv_heads if evidence.config else 1
     one_group = len(errors) > group == len(wrong) and int(wrong[0]) % group == 0 and wrong[-1] - wrong[0] == group - 1
+    looks_like = f"head {int(wrong[0])} alone" if len(wrong) else ""
     if one_group and group > 1:
         text += f": those of K/V head {int(wrong[0]) // group}"
-    return supported_if(len(wrong) == 1 or bool(one_group)), text
+        looks_like = f"the heads of K/V head {int(wrong[0]) // group} alone"
+    return SignatureOutcome(supported_if(len(wrong) == 1 or bool(one_group)), text, looks_like)
 
 
 @signature("every k-th channel", "interleaving, or a stride")
-def every_kth(evidence: StageEvidence) -> Outcome:
+def every_kth(evidence: StageEvidence) -> SignatureOutcome:
     wrong = _wrong_channels(evidence)
     if evidence.expected.ndim == 3 or not wrong.any():
-        return Support.UNTESTED, "no channel of its own is wrong"
+        return SignatureOutcome(Support.UNTESTED, "no channel of its own is wrong")
     for k in (2, 3, 4, 8, 16, 32, 64):
         for phase in range(k if len(wrong) >= 4 * k else 0):
             inside = wrong[phase::k]
             if inside.all() and wrong.sum() == inside.size:
-                return Support.SUPPORTED, f"channels {phase}, {phase + k}, … and no others"
-    return Support.REFUTED, f"{int(wrong.sum())} of {wrong.size} channels, in no such order"
+                channels = f"channels {phase}, {phase + k}, …"
+                return SignatureOutcome(Support.SUPPORTED, f"{channels} and no others", f"{channels} alone")
+    return SignatureOutcome(Support.REFUTED, f"{int(wrong.sum())} of {wrong.size} channels, in no such order")
 
 
 @signature("single output channels", "a row of the weight: one quantisation scale, or a loop that ends too early")
-def few_channels(evidence: StageEvidence) -> Outcome:
+def few_channels(evidence: StageEvidence) -> SignatureOutcome:
     wrong = _wrong_channels(evidence)
     if evidence.expected.ndim == 3:
-        return Support.UNTESTED, "maps have no channels"
+        return SignatureOutcome(Support.UNTESTED, "maps have no channels")
     places = np.flatnonzero(wrong)
-    text = f"{places.size} of {wrong.size} channels are wrong: {', '.join(map(str, places[:6]))}"
-    return supported_if(0 < places.size <= max(1, wrong.size // 128)), text
+    listed = ", ".join(map(str, places[:6]))
+    text = f"{places.size} of {wrong.size} channels are wrong: {listed}"
+    looks_like = f"{counted(places.size, 'channel')} alone: {listed}"
+    return SignatureOutcome(supported_if(0 < places.size <= max(1, wrong.size // 128)), text, looks_like)
 
 
 @signature("a block of channels", "a tile of a weight: transposed, not loaded, or its quantisation scales")
-def block(evidence: StageEvidence) -> Outcome:
+def block(evidence: StageEvidence) -> SignatureOutcome:
     """The wrong channels are one run, or whole blocks of 32 or 256."""
     wrong = _wrong_channels(evidence)
     places = np.flatnonzero(wrong)
     if evidence.expected.ndim == 3 or places.size < 4:
-        return Support.UNTESTED, "fewer than four channels are wrong"
+        return SignatureOutcome(Support.UNTESTED, "fewer than four channels are wrong")
     first, last = int(places[0]), int(places[-1])
     run = last - first + 1
     whole = next((size for size in _BLOCKS if wrong.size > size and _is_whole_blocks(wrong, size)), None)
@@ -373,7 +402,7 @@ def block(evidence: StageEvidence) -> Outcome:
     if whole:
         text += f": whole blocks of {whole}"
     one_run = places.size >= 0.9 * run and run <= wrong.size // 2
-    return supported_if(bool(whole) or one_run), text
+    return SignatureOutcome(supported_if(bool(whole) or one_run), text, f"channels {first} … {last} alone")
 
 
 def _is_whole_blocks(wrong: Wide, size: int) -> bool:
@@ -390,23 +419,24 @@ def _wrong_channels(evidence: StageEvidence) -> Wide:
 
 
 @signature("zeros", "memory that was never written, or a loop that ends early")
-def zeros(evidence: StageEvidence) -> Outcome:
+def zeros(evidence: StageEvidence) -> SignatureOutcome:
     lost = (evidence.b == 0) & (evidence.a != 0)
     share = float(lost.mean()) if lost.size else 0.0
     left = relative(evidence.b[~lost], evidence.a[~lost])
     text = f"{100 * share:.3g} % of the values are zero and should not be; the others are off by {left:.3g}"
-    return supported_if(bool(lost.any()) and left < 0.1 * evidence.error), text
+    holds = bool(lost.any()) and left < 0.1 * evidence.error
+    return SignatureOutcome(supported_if(holds), text, f"{100 * share:.3g} % zeros")
 
 
 @signature("16-bit values", "a buffer or accumulator of 16 bits")
-def sixteen_bits(evidence: StageEvidence) -> Outcome:
+def sixteen_bits(evidence: StageEvidence) -> SignatureOutcome:
     """Found holds values of a 16-bit type, expected does not."""
     for kind, mask in _SIXTEEN_BITS.items():
         sides = (evidence.chosen(evidence.found), evidence.chosen(evidence.expected))
         of_found, of_expected = (_share_without(values, mask) for values in sides)
         if of_found == 1 and of_expected < 0.5:
-            return Support.SUPPORTED, f"every value found is a {kind}"
-    return Support.REFUTED, "the values have the bits of float32"
+            return SignatureOutcome(Support.SUPPORTED, f"every value found is a {kind}", f"{kind} values")
+    return SignatureOutcome(Support.REFUTED, "the values have the bits of float32")
 
 
 def _share_without(values: np.ndarray, mask: int) -> float:
@@ -416,11 +446,11 @@ def _share_without(values: np.ndarray, mask: int) -> float:
 
 
 @signature("noise", "arithmetic (rounding, order of sums), other weights, or a race")
-def noise(evidence: StageEvidence) -> Outcome:
+def noise(evidence: StageEvidence) -> SignatureOutcome:
     """The error is spread over all tokens and channels and goes along with nothing."""
     norm_a, norm_d = float(np.linalg.norm(evidence.a)), float(np.linalg.norm(evidence.d))
     if not norm_a or not norm_d or evidence.d.size < 64:
-        return Support.UNTESTED, "needs an error in 64 values at least"
+        return SignatureOutcome(Support.UNTESTED, "needs an error in 64 values at least")
     along = abs(float((evidence.a * evidence.d).sum())) / norm_a / norm_d
     squares = np.sort(evidence.d.reshape(-1) ** 2)
     tokens = np.linalg.norm(evidence.d, axis=1)
@@ -430,4 +460,4 @@ def noise(evidence: StageEvidence) -> Outcome:
     common = common if len(evidence.d) > 3 else 0.0
     text = f"along expected {along:.2g}, {100 * top:.0f} % of it in 1 % of the values, common to tokens {common:.2g}"
     spread = top < 0.3 and even > 0.05
-    return supported_if(spread and along < 0.15 and common < 0.75), text
+    return SignatureOutcome(supported_if(spread and along < 0.15 and common < 0.75), text)

@@ -34,6 +34,7 @@ from aprtui.compare.manifests import ManifestDifferences
 from aprtui.compare.metrics.extras import UlpHistogram
 from aprtui.compare.metrics.logits import Flip, LogitMetrics
 from aprtui.compare.metrics.measure import Metric, PairMetrics
+from aprtui.compare.report.headline import headline
 from aprtui.compare.verdict import DEFAULT_METRIC, TOLERABLE, Signal, StageVerdict, Verdict, parse_tolerance
 from aprtui.trace.graph import Node, graph_from_names
 
@@ -81,6 +82,7 @@ def comparison_records(
             "state": hypothesis.support.value,
             "evidence": hypothesis.evidence,
             "cause": hypothesis.cause,
+            "looks_like": hypothesis.looks_like,
         }
     if comparison.steps is not None and focus is not None:
         yield {
@@ -119,6 +121,7 @@ def _stage_record(stage: StageComparison, elements: Sequence[Element]) -> Record
         **asdict(stage.metrics),
         "logits": None if stage.logits is None else asdict(stage.logits),
         "excluded": stage.metrics.excluded,
+        "place": dict(stage.place),
         "top": [{**element.place, "a": element.a, "b": element.b} for element in elements],
     }
 
@@ -134,6 +137,7 @@ def _summary(comparison: Comparison) -> Record:
     return {
         "record": "summary",
         "verdict": comparison.verdict.value,
+        "headline": headline(comparison),
         "reasons": list(comparison.reasons),
         "first_divergence": None if divergence is None else _divergence_record(divergence),
         "compared": comparison.compared,
@@ -206,7 +210,9 @@ def read_comparison(records: Iterable[Mapping[str, Any]]) -> Comparison:
         smallest=None if smallest is None else parse_tolerance(smallest),
         statements=tuple(header["statements"]),
         hypotheses=tuple(
-            Hypothesis(entry["name"], Support(entry["state"]), entry["evidence"], entry["cause"])
+            Hypothesis(
+                entry["name"], Support(entry["state"]), entry["evidence"], entry["cause"], entry["looks_like"]
+            )
             for entry in by_kind.get("hypothesis", [])
         ),
         steps=next((_read_steps(record) for record in by_kind.get("extras", [])), None),
@@ -240,6 +246,7 @@ def _read_stage(record: Mapping[str, Any]) -> StageComparison:
         injected=(sides[0], sides[1]),
         segment=tuple(map(_read_node, record["segment"])),
         logits=None if record["logits"] is None else _read_logits(record["logits"]),
+        place=record["place"],
     )
 
 

@@ -5,19 +5,22 @@ It is drawn from the records of a comparison, so that the JSON alone is enough t
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from aprtui.compare.metrics.measure import Metric
-from aprtui.compare.verdict import error_step
+from aprtui.compare.verdict import Signal, error_step
 from aprtui.compare.wording import figures_text
 from aprtui.trace.graph import Node
 
 Record = Mapping[str, Any]
 
 CELL, GAP, LEFT, HEAD = 22, 2, 74, 118
+LINE, TITLE_CHARACTER = 18, 7
+"""Height of a line of text, and the width of a character in the bold title."""
 _STEPS = ("#dce9f5", "#b9d4ea", "#8fbbdc", "#fbd9a5", "#f4a259", "#d1495b")
 """For each `error_step`: three below the bound, three above it; light enough for dark marks on them."""
 _MISSING, _UNKNOWN, _NOT_FINITE = "#e3e3e3", "#c9c4d6", "#3d2b56"
@@ -49,12 +52,8 @@ def render_svg(records: Iterable[Mapping[str, Any]]) -> str:
 
 
 def verdict_text(summary: Mapping[str, Any]) -> str:
-    """The verdict of a `summary` record in one line."""
-    found = summary["first_divergence"]
-    if found is None:
-        reasons = "; ".join(summary["reasons"])
-        return f"{summary['verdict']}{': ' if reasons else ''}{reasons}"
-    return f"{summary['verdict']}: first divergence at {Node(found['layer'], found['stage'])}: {_figures(found)}"
+    """The verdict of a `summary` record in one sentence."""
+    return f"{summary['verdict']}: {summary['headline']}"
 
 
 def _figures(record: Record) -> str:
@@ -64,11 +63,16 @@ def _figures(record: Record) -> str:
 def draw_grid(records: Sequence[Record], *, title: str = "") -> str:
     """The SVG element; `title` is drawn above the grid where given. Stages that the model has once stand below it."""
     stages, layers = _axes(records)
-    cells = {(record["layer"], record["stage"]): _cell(record) for record in records if record["record"] in _DRAWN}
-    top = HEAD + (30 if title else 0)
-    width = LEFT + len(stages) * (CELL + GAP) + 150
+    width = max(LEFT + len(stages) * (CELL + GAP) + 150, 560)
+    titles = textwrap.wrap(title, width // TITLE_CHARACTER)
+    found = next((record["first_divergence"] for record in records if record["record"] == "summary"), None)
+    first = None if found is None else Node(found["layer"], found["stage"])
+    cells = {
+        (record["layer"], record["stage"]): _cell(record, first) for record in records if record["record"] in _DRAWN
+    }
+    top = HEAD + (LINE * len(titles) + 12 if titles else 0)
     height = top + len(layers) * (CELL + GAP) + 52 + 18 * ((len(LEGEND) + 2) // 3)
-    parts = list(_labels(stages, layers, top, title))
+    parts = list(_labels(stages, layers, top, titles))
     for row, layer in enumerate(layers):
         for column, stage in enumerate(stages):
             cell = cells.get((layer, stage))
@@ -76,7 +80,7 @@ def draw_grid(records: Sequence[Record], *, title: str = "") -> str:
                 parts.append(_rectangle(LEFT + column * (CELL + GAP), top + row * (CELL + GAP), cell))
     parts += _legend(top + len(layers) * (CELL + GAP) + 24)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {max(width, 560)} {height}" width="{max(width, 560)}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
         f'height="{height}" role="img" aria-label="error of each stage against its bound">'
         f"<style>text{{font:12px system-ui,sans-serif;fill:currentColor}}</style>{''.join(parts)}</svg>"
     )
@@ -94,7 +98,8 @@ def _axes(records: Sequence[Record]) -> tuple[list[str], list[int | None]]:
     return stages, numbered + ([None] if None in layers else [])
 
 
-def _cell(record: Record) -> SvgCell:
+def _cell(record: Record, first: Node | None) -> SvgCell:
+    """A cell; that of the `first` divergence is outlined, and without a replay no other: they can be inherited."""
     where = Node(record["layer"], record["stage"])
     if record["record"] == "skip":
         return SvgCell(_MISSING, f"{where}: not compared: {record['reason']}", "·")
@@ -104,14 +109,15 @@ def _cell(record: Record) -> SvgCell:
     if record["bound"] is None or record["error"] is None:
         return SvgCell(_UNKNOWN, text, "?")
     mark = "×" if record["verdict"] == "FAIL" else ""
-    outlined = bool(mark) and record["state"] == "injected"
+    injected = record["state"] == "injected" and (where == first or record["signal"] == Signal.INJECTED)
+    outlined = bool(mark) and injected
     step = error_step(Metric(record["metric"]), float(record["error"]), float(record["bound"]))
     return SvgCell(_STEPS[step], text, mark, outlined)
 
 
-def _labels(stages: Sequence[str], layers: Sequence[int | None], top: int, title: str) -> Iterator[str]:
-    if title:
-        yield f'<text x="4" y="18" style="font-weight:600">{escape(title)}</text>'
+def _labels(stages: Sequence[str], layers: Sequence[int | None], top: int, titles: Sequence[str]) -> Iterator[str]:
+    for number, line in enumerate(titles, 1):
+        yield f'<text x="4" y="{LINE * number}" style="font-weight:600">{escape(line)}</text>'
     for column, stage in enumerate(stages):
         x = LEFT + column * (CELL + GAP) + CELL / 2 + 4
         yield f'<text x="{x}" y="{top - 6}" transform="rotate(-55 {x} {top - 6})">{escape(stage)}</text>'

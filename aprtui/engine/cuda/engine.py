@@ -85,8 +85,8 @@ class CudaEngine:
         """The device's architecture, the kernels' digest, and how passes of one token were launched so far."""
         return f"{self._kernels}, {' and '.join(sorted(self._on_device.launched))}"
 
-    def reset(self) -> None:
-        self.position = 0
+    def reset(self, position: int = 0) -> None:
+        self.position = position
         self._epoch += 1
 
     def close(self) -> None:

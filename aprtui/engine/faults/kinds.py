@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from aprtui.engine.faults import operations, values
@@ -19,18 +19,29 @@ Applies = Callable[[Model, Node, Stage], bool]
 
 @dataclass(frozen=True, slots=True)
 class FaultKind:
-    """A kind of fault. `parameters` are the names it takes beside layer, stage and kind.
+    """A kind of fault: what it `does` to the values of a stage, and the real bug that it `imitates`.
 
-    `scales` says that its `magnitude` is the change at the stage, in relative L2.
+    `parameters` are what it takes beside layer, stage and kind, each with what it is unless it is given; None for one
+    that the model decides. `scales` says that its `magnitude` is the change at the stage, in relative L2.
     """
 
+    does: str
     imitates: str
     compute: Compute
     applies: Applies
-    parameters: tuple[str, ...] = ()
+    parameters: Mapping[str, float | None] = field(default_factory=dict)
     scales: bool = False
     recomputes: bool = False
     """Whether the op is computed again, so that what another fault made of its result is lost."""
+
+    @property
+    def sentence(self) -> str:
+        """What it does and what it stands for."""
+        return f"{self.does}, as with {self.imitates}."
+
+    def filled(self, parameters: Mapping[str, float]) -> Mapping[str, float]:
+        """`parameters`, and the defaults of those that are not given."""
+        return {name: value for name, value in self.parameters.items() if value is not None} | dict(parameters)
 
 
 def _everywhere(model: Model, node: Node, stage: Stage) -> bool:
@@ -73,39 +84,105 @@ def _block(model: Model, node: Node, stage: Stage) -> bool:
     return stage.op is Op.MATMUL and min(model.params(node)[0].rows, model.params(node)[0].columns) >= operations.BLOCK
 
 
-def _recomputing(imitates: str, compute: Compute, applies: Applies, parameters: tuple[str, ...] = ()) -> FaultKind:
-    return FaultKind(imitates, compute, applies, parameters, recomputes=True)
+def _recomputing(does: str, imitates: str, compute: Compute, applies: Applies, **parameters: float | None) -> FaultKind:
+    return FaultKind(does, imitates, compute, applies, parameters, recomputes=True)
 
 
 KINDS: Mapping[str, FaultKind] = MappingProxyType(
     {
-        "scale": FaultKind("a missing or doubled factor", values.scale, _everywhere, ("magnitude",), scales=True),
+        "scale": FaultKind(
+            "All values times 1 + magnitude", "a missing or doubled factor",
+            values.scale, _everywhere, {"magnitude": 1.0}, scales=True,
+        ),
         "noise": FaultKind(
-            "a race, or memory that is not there", values.noise, _everywhere, ("magnitude", "seed"), scales=True
+            "Random numbers are added", "a race, or memory that is not there",
+            values.noise, _everywhere, {"magnitude": 0.1, "seed": 0}, scales=True,
         ),
-        "nan": FaultKind("a division by zero", values.nan, _everywhere, ("token", "channel", "head")),
-        "inf": FaultKind("an overflow", values.inf, _everywhere, ("token", "channel", "head")),
-        "zero-channel": FaultKind("a loop that ends one channel early", values.zero_channel, _rows, ("channel",)),
-        "stale-token": FaultKind("a buffer that is read before it is written", values.stale_token, _layer_rows),
-        "fp16-overflow": FaultKind("float16 where float32 is needed", values.fp16_overflow, _rows, ("limit",)),
-        "head-swap": FaultKind("heads in another order", values.head_swap, _heads),
-        "bias-dropped": _recomputing("a bias that is not added", operations.first_input, _ops(Op.BIAS)),
-        "residual-dropped": _recomputing("a residual that is not added", operations.second_input, _ops(Op.ADD)),
-        "eps": _recomputing("another epsilon", operations.eps, _ops(Op.RMS_NORM, Op.HEAD_RMS_NORM), ("epsilon",)),
-        "rope-interleaved": _recomputing("the other RoPE layout", operations.rope_interleaved, _ops(Op.ROPE)),
-        "rope-theta": _recomputing("another RoPE base", operations.rope_theta, _ops(Op.ROPE), ("factor",)),
-        "position-off-by-one": _recomputing("positions that start at 1", operations.position_off_by_one, _ops(Op.ROPE)),
+        "nan": FaultKind(
+            "One value becomes NaN", "a division by zero",
+            values.nan, _everywhere, {"token": None, "channel": 0, "head": 0},
+        ),
+        "inf": FaultKind(
+            "One value becomes Inf", "an overflow", values.inf, _everywhere, {"token": None, "channel": 0, "head": 0}
+        ),
+        "zero-channel": FaultKind(
+            "One channel is 0 for all tokens", "a loop that ends one channel early",
+            values.zero_channel, _rows, {"channel": 0},
+        ),
+        "stale-token": FaultKind(
+            "Each token gets the values of the one before", "a buffer that is read before it is written",
+            values.stale_token, _layer_rows,
+        ),
+        "fp16-overflow": FaultKind(
+            "Values go through float16 and are Inf beyond the limit", "float16 where float32 is needed",
+            values.fp16_overflow, _rows, {"limit": 65504},
+        ),
+        "head-swap": FaultKind(
+            "The first two heads are in each other's place", "heads in another order", values.head_swap, _heads
+        ),
+        "bias-dropped": _recomputing(
+            "The bias is not added", "a tensor that is not loaded", operations.first_input, _ops(Op.BIAS)
+        ),
+        "residual-dropped": _recomputing(
+            "The residual is not added", "a forgotten skip connection", operations.second_input, _ops(Op.ADD)
+        ),
+        "eps": _recomputing(
+            "Normalised with a larger epsilon", "an epsilon that is not read from the file",
+            operations.eps, _ops(Op.RMS_NORM, Op.HEAD_RMS_NORM), epsilon=None,
+        ),
+        "rope-interleaved": _recomputing(
+            "RoPE pairs other channels", "the RoPE layout of another family of models",
+            operations.rope_interleaved, _ops(Op.ROPE),
+        ),
+        "rope-theta": _recomputing(
+            "RoPE with its base times factor", "a RoPE base that is not read from the file",
+            operations.rope_theta, _ops(Op.ROPE), factor=2,
+        ),
+        "position-off-by-one": _recomputing(
+            "RoPE turns as one position later", "positions that start at 1",
+            operations.position_off_by_one, _ops(Op.ROPE),
+        ),
         "kv-head-map": _recomputing(
-            "query heads that meet another group's K/V head", operations.kv_head_map, _kv_heads
+            "Query heads meet the K/V head of the next group", "a wrong map of heads to groups",
+            operations.kv_head_map, _kv_heads,
         ),
-        "mask-off-by-one": _recomputing("keys < query instead of ≤", operations.mask_off_by_one, _ops(Op.SOFTMAX)),
+        "mask-off-by-one": _recomputing(
+            "A query does not see its own key", "a mask of keys < query instead of ≤",
+            operations.mask_off_by_one, _ops(Op.SOFTMAX),
+        ),
         "transpose-block": _recomputing(
-            "a tile of a weight read along the wrong axis", operations.transpose_block, _block
+            "The first 32 × 32 block of a weight is transposed", "a tile read along the wrong axis",
+            operations.transpose_block, _block,
         ),
-        "block-scale": _recomputing("one scale of a Q4_K block unpacked wrongly", operations.block_scale, _q4_k),
-        "gate-up-swap": _recomputing("the weights of two products exchanged", operations.gate_up_swap, _with_sibling),
+        "block-scale": _recomputing(
+            "One scale of a Q4_K block is another", "6-bit scales that are unpacked wrongly",
+            operations.block_scale, _q4_k,
+        ),
+        "gate-up-swap": _recomputing(
+            "Computed with the weights of the product beside it", "two weights that are exchanged",
+            operations.gate_up_swap, _with_sibling,
+        ),
+    }
+)  # fmt: skip
+
+PARAMETERS: Mapping[str, str] = MappingProxyType(
+    {
+        "magnitude": "the change at the stage in relative L2: 1 doubles the values, or adds as much noise",
+        "seed": "of the random numbers",
+        "token": "the position; without it the first one, of stages of the whole model all",
+        "channel": "counted from 0",
+        "head": "of attention maps, counted from 0",
+        "limit": "the largest value that is kept: 65504 is float16's",
+        "epsilon": "without it 1000 times the model's",
+        "factor": "what the base is multiplied by",
     }
 )
+"""What the parameters mean."""
+
+
+def kinds_at(model: Model, node: Node) -> tuple[str, ...]:
+    """The kinds of faults that `node` of this model can have."""
+    return tuple(kind for kind in KINDS if applies(kind, model, node))
 
 
 def applies(kind: str, model: Model, node: Node) -> bool:

@@ -32,7 +32,7 @@ def second_input(setting: FaultSetting, call: NodeCall) -> Array:
 
 def eps(setting: FaultSetting, call: NodeCall) -> Array:
     """Another epsilon: 1000 times the model's, or `epsilon`."""
-    epsilon = setting.number("epsilon", 1000 * setting.model.config.norm_epsilon)
+    epsilon = setting.parameters.get("epsilon", 1000 * setting.model.config.norm_epsilon)
     return setting.evaluated(call, config=setting.configured(norm_epsilon=epsilon))
 
 
@@ -45,9 +45,9 @@ def rope_interleaved(setting: FaultSetting, call: NodeCall) -> Array:
 
 
 def rope_theta(setting: FaultSetting, call: NodeCall) -> Array:
-    """The RoPE base times `factor` (2)."""
+    """The RoPE base times `factor`."""
     rope = setting.model.config.rope
-    changed = replace(rope, theta=rope.theta * setting.number("factor", 2))
+    changed = replace(rope, theta=rope.theta * setting.parameters["factor"])
     return setting.evaluated(call, config=setting.configured(rope=changed))
 
 

@@ -43,12 +43,9 @@ class FaultSetting:
     parameters: Mapping[str, float]
     memory: dict[str, Array] = field(default_factory=dict)
 
-    def number(self, name: str, default: float) -> float:
-        return self.parameters.get(name, default)
-
     def index(self, name: str, size: int) -> int:
-        """A parameter that counts something of which there are `size`: 0 by default, the last one at most."""
-        return min(int(self.parameters.get(name, 0)), size - 1)
+        """A parameter that counts something of which there are `size`: the last one at most."""
+        return min(int(self.parameters[name]), size - 1)
 
     def positions(self, call: NodeCall) -> range:
         """The position of each row of the output; a call may want the last rows only."""
@@ -79,7 +76,7 @@ class FaultSetting:
     def random(self, position: int) -> np.random.Generator:
         """Randomness that depends on seed, node and position alone, so prefill and decode see the same."""
         node = zlib.crc32(str(self.node).encode())
-        return np.random.default_rng([int(self.number("seed", 0)), node, position])
+        return np.random.default_rng([int(self.parameters["seed"]), node, position])
 
     def configured(self, **changes: object) -> ModelConfig:
         return replace(self.model.config, **changes)  # type: ignore[arg-type]

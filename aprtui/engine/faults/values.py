@@ -13,12 +13,12 @@ from aprtui.engine.protocol import NodeCall
 
 def scale(setting: FaultSetting, call: NodeCall) -> Array:
     """The stage times 1 + magnitude."""
-    return np.asarray(call.output * np.float32(1 + setting.number("magnitude", 1.0)), np.float32)
+    return np.asarray(call.output * np.float32(1 + setting.parameters["magnitude"]), np.float32)
 
 
 def noise(setting: FaultSetting, call: NodeCall) -> Array:
     """Normal noise of `magnitude` times each token's rms; of maps only where key ≤ query."""
-    out, magnitude = call.output.copy(), setting.number("magnitude", 0.1)
+    out, magnitude = call.output.copy(), setting.parameters["magnitude"]
     for row, position in enumerate(setting.positions(call)):
         seen = out[:, row, : position + 1] if out.ndim == 3 else out[row]
         drawn = setting.random(position).standard_normal(seen.shape)
@@ -41,7 +41,7 @@ def _one_value(setting: FaultSetting, call: NodeCall, value: np.float32) -> Arra
     """
     out, positions = call.output.copy(), setting.positions(call)
     everywhere = call.node.layer is None and "token" not in setting.parameters
-    token = int(setting.number("token", 0))
+    token = int(setting.parameters.get("token", 0))
     rows = [position - positions.start for position in positions if everywhere or position == token]
     if out.ndim == 3:
         out[setting.index("head", out.shape[0]), rows, 0] = value
@@ -65,7 +65,7 @@ def stale_token(setting: FaultSetting, call: NodeCall) -> Array:
 
 def fp16_overflow(setting: FaultSetting, call: NodeCall) -> Array:
     """Kept in float16: rounded, and Inf beyond `limit` (65504 unless an accumulator is scaled)."""
-    gain = np.float32(65504 / setting.number("limit", 65504))
+    gain = np.float32(65504 / setting.parameters["limit"])
     with np.errstate(over="ignore"):
         return np.asarray((call.output * gain).astype(np.float16).astype(np.float32) / gain, np.float32)
 

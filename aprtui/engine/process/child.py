@@ -27,9 +27,23 @@ from aprtui.engine.process.records import Recorder
 from aprtui.engine.process.slots import CANDIDATES, Slots
 from aprtui.engine.protocol import Logits
 from aprtui.errors import AprtuiError, DeviceError, EngineError, ExitCode, UsageError
+from aprtui.model.prompt import ChatPrompt, chat_stop_ids, encode_chat
 
 REPORT_SECONDS = 0.1
 """Progress is reported no more often than this: a pipe that fills up would hold the engine back."""
+
+
+class Report:
+    """Sends progress, but not too often; nothing is sent shortly after `begun`, in seconds of the monotonic clock."""
+
+    def __init__(self, send: Callable[[messages.Event], None], begun: float = -REPORT_SECONDS) -> None:
+        self._send = send
+        self._sent = begun
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if time.monotonic() - self._sent > REPORT_SECONDS:
+            self._sent = time.monotonic()
+            self._send(messages.StepProgress(what, done, total))
 
 
 class SideTasks:
@@ -43,7 +57,7 @@ class SideTasks:
         self._loaded = loaded
         self._commands = commands
         self._send = send
-        self._reported = 0.0
+        self._report = Report(send)
 
     def run(self, side_task: SideTask, tokens: Sequence[int], prompt_tokens: int) -> None:
         """Do one side task on the `tokens` of the run so far, the first `prompt_tokens` of which are the prompt."""
@@ -63,9 +77,7 @@ class SideTasks:
     def _progress(self, what: str, done: int, total: int) -> None:
         if self._commands.side_task_cancelled:
             raise EngineError(f"{what}: cancelled")
-        if time.monotonic() - self._reported > REPORT_SECONDS:
-            self._reported = time.monotonic()
-            self._send(messages.StepProgress(what, done, total))
+        self._report(what, done, total)
 
     def _capture(self, directory: Path, tokens: Sequence[int], prompt_tokens: int) -> messages.Captured:
         """Evaluate the tokens as the run did, the prompt at once and the rest one by one, with every tap."""
@@ -166,10 +178,12 @@ class EngineThread:
             self._send(messages.Failed(str(error), fatal=False))
             return
         index = -1
+        recorder.watch_prefill(len(self._tokens) - generation.kept, Report(self._send, time.monotonic()))
         try:
             while True:
                 generation.taps = recorder.taps(self.commands.lens)
                 token = next(generation, None)
+                recorder.end_watching()
                 if token is None:
                     break
                 index += 1
@@ -184,6 +198,7 @@ class EngineThread:
                 self.commands.keep_pace()
                 self._rest(side_tasks, job.run)
         except AprtuiError as error:
+            recorder.end_watching()
             # The user wants to see the stages of the pass that failed.
             recorder.write_failed(job.run, index + 1, loaded.engine.position, generation)
             if isinstance(error, DeviceError):
@@ -208,16 +223,26 @@ class EngineThread:
                 side_tasks.run(side_task, self._tokens, self._prompt_tokens)
 
     def _start(self, loaded: LoadedEngine, recorder: Recorder, job: messages.Generate) -> Generation:
-        tokenizer = loaded.tokenizer
-        ids = tokenizer.encode(job.prompt) if isinstance(job.prompt, str) else list(job.prompt)
+        tokenizer, stop_ids, held = loaded.tokenizer, loaded.tokenizer.stop_ids, list[int]()
+        match job.prompt:
+            case ChatPrompt() as chat:
+                ids, stop_ids = encode_chat(loaded.model, chat), chat_stop_ids(loaded.model)
+                # Asked for again, a turn evaluates the same tokens as the first time, when the last one before it may
+                # not have been evaluated: its first pass looks as it did.
+                held = self._tokens[: min(loaded.engine.position, max(len(chat.tokens) - 1, 0))]
+            case str() as text:
+                ids = tokenizer.encode(text)
+            case tokens:
+                ids = list(tokens)
         generation = generate(
             loaded.engine, tokenizer, ids,
-            max_tokens=job.max_tokens, sampling=job.sampling, stop_ids=tokenizer.stop_ids,
-            candidates=CANDIDATES, cancelled=self.commands.cancelled,
+            max_tokens=job.max_tokens, sampling=job.sampling, stop_ids=stop_ids,
+            candidates=CANDIDATES, cancelled=self.commands.cancelled, held=held,
         )  # fmt: skip
         self._tokens, self._prompt_tokens = list(ids), len(ids)
         recorder.name(ids)
-        self._send(messages.Started(job.run, tokenizer.decode(ids), tuple(ids), recorder.written))
+        started = messages.Started(job.run, tokenizer.decode(ids), tuple(ids), recorder.written, generation.kept)
+        self._send(started)
         return generation
 
 

@@ -22,6 +22,7 @@ from aprtui.engine.process import messages
 from aprtui.engine.process.loading import Opener
 from aprtui.engine.process.slots import Slots, TokenRecord
 from aprtui.engine.sampling import Sampling
+from aprtui.model.prompt import ChatPrompt
 from aprtui.trace.graph import graph_for
 
 QUIT_SECONDS = 1.0
@@ -58,7 +59,11 @@ class EngineProcess:
         self.state = EngineState.CLOSED
 
     def start(self, settings: messages.EngineSettings | None = None) -> None:
-        """Start the process, with other `settings` if given; the engine is there when `poll` gives `Loaded`."""
+        """Start the process, with other `settings` if given; the engine is there when `poll` gives `Loaded`.
+
+        A process that runs already is ended.
+        """
+        self.close()
         self.settings = settings or self.settings
         ours, theirs = socket.socketpair()
         self._memory = os.memfd_create("aprtui-token-records")
@@ -115,12 +120,11 @@ class EngineProcess:
             events.append(event)
         return events
 
-    def generate(self, prompt: str | Sequence[int], sampling: Sampling, max_tokens: int) -> int:
+    def generate(self, prompt: str | Sequence[int] | ChatPrompt, sampling: Sampling, max_tokens: int) -> int:
         """Ask for a generation, in place of one that is going on; returns its run number."""
         self._run += 1
-        self._send(
-            messages.Generate(self._run, prompt if isinstance(prompt, str) else tuple(prompt), max_tokens, sampling)
-        )
+        given = prompt if isinstance(prompt, str | ChatPrompt) else tuple(prompt)
+        self._send(messages.Generate(self._run, given, max_tokens, sampling))
         return self._run
 
     def reopen(self, settings: messages.EngineSettings) -> None:

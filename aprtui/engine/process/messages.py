@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from aprtui.engine.generation import StopReason
 from aprtui.engine.logit_noise import LogitNoise
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import Sampling
-from aprtui.trace.graph import GraphConfig
+from aprtui.model.prompt import ChatPrompt
+from aprtui.trace.graph import GraphConfig, Node
 
 
 class Control(StrEnum):
@@ -42,10 +44,11 @@ class EngineSettings:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Start generating from `prompt` (text, or token ids); ends a generation that is still going on."""
+    """Start generating from `prompt` (text, token ids, or the next turn of a conversation); ends a generation that is
+    still going on. Of a conversation, what the engine still holds of the turns before is not evaluated again."""
 
     run: int
-    prompt: str | tuple[int, ...]
+    prompt: str | tuple[int, ...] | ChatPrompt
     max_tokens: int
     sampling: Sampling
 
@@ -101,6 +104,10 @@ class EngineDescription:
     """The model's file, where there is one."""
     chosen: str = ""
     """Which backend was chosen and why, where the choice was `auto`."""
+    fault_kinds: Mapping[Node, tuple[str, ...]] = field(default_factory=dict)
+    """The kinds of faults that each stage of the model can have."""
+    has_template: bool = False
+    """Whether the model has a chat template."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,20 +133,25 @@ class Loaded:
 class Started:
     """A generation has begun: the prompt as token ids and as their text, special tokens included.
 
-    The record of its first token will be number `first_record`.
+    The record of its first token will be number `first_record`. The engine still held the first `kept` tokens.
     """
 
     run: int
     prompt: str
     tokens: tuple[int, ...]
     first_record: int
+    kept: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class TokenNames:
-    """The texts of token ids that records are about to mention for the first time: part of a character is U+FFFD."""
+    """The texts of token ids that records are about to mention for the first time: part of a character is U+FFFD.
+
+    `special` are those that steer the model rather than stand for text.
+    """
 
     names: tuple[tuple[int, str], ...]
+    special: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

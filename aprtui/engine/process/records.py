@@ -15,6 +15,7 @@ from aprtui.engine.process.messages import Event, TokenNames
 from aprtui.engine.process.slots import CANDIDATES, NO_CHOICE, Slots, StatsTable, TokenRecord, candidates
 from aprtui.engine.protocol import MeteredEngine, Taps, TimedEngine
 from aprtui.engine.sampling import NO_TOKEN, Candidate, Choice
+from aprtui.progress import Progress
 
 
 class Recorder:
@@ -44,13 +45,31 @@ class Recorder:
         """The taps of the next pass, with or without what the lens needs."""
         return self._lens_taps if lens else self._table.taps
 
+    def watch_prefill(self, tokens: int, progress: Progress) -> None:
+        """Tell `progress` how many of the next `tokens` positions have been evaluated, after each layer.
+
+        What it raises ends the pass.
+        """
+        layers, passed = self._loaded.engine.graph.layers, 0
+
+        def count(_: int, positions: int) -> None:
+            nonlocal passed
+            passed += positions
+            progress("evaluating the prompt, tokens", passed // layers, tokens)
+
+        self._table.passed = count
+
+    def end_watching(self) -> None:
+        self._table.passed = None
+
     def name(self, ids: Iterable[int]) -> None:
         """Send the names of those ids that are mentioned for the first time."""
         new = [token for token in dict.fromkeys(ids) if token not in self._named]
         self._named.update(new)
         if new:
-            decode = self._loaded.tokenizer.token_bytes
-            self._send(TokenNames(tuple((token, decode(token).decode(errors="replace")) for token in new)))
+            tokenizer = self._loaded.tokenizer
+            names = tuple((token, tokenizer.token_bytes(token).decode(errors="replace")) for token in new)
+            self._send(TokenNames(names, frozenset(filter(tokenizer.is_special, new))))
 
     def write(
         self, run: int, index: int, choice: Choice, position: int, seconds: float, generation: Generation
@@ -58,7 +77,7 @@ class Recorder:
         """Write the record of a token that was chosen; the names of its tokens are sent first."""
         looked = self._look()
         self.name([choice.id, *(token.id for token in choice.candidates), *(token.id for token in looked)])
-        timing, evaluated = generation.timing, position if index == 0 else 1
+        timing, evaluated = generation.timing, position - generation.kept if index == 0 else 1
         lens = candidates(looked, len(looked)) if looked else None
         self._slots.write(
             TokenRecord(

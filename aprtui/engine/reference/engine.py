@@ -44,9 +44,9 @@ class NumpyEngine:
         self._history: dict[tuple[Node, int], Array] = {}
         self._seconds = np.full(len(self.graph.nodes), np.nan, np.float32)
 
-    def reset(self) -> None:
-        self.position = 0
-        self._history.clear()
+    def reset(self, position: int = 0) -> None:
+        self.position = position
+        self._history = {key: stored[:position] for key, stored in self._history.items()} if position else {}
 
     def forward(self, tokens: Sequence[int], taps: Taps = NO_TAPS, logits: Logits = Logits.LAST) -> Array:
         require_positions(self, len(tokens))

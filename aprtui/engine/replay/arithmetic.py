@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.protocol import NodeEvaluator, Rounding
-from aprtui.engine.rounding import ROUND
+from aprtui.engine.rounding import ROUND, sum_correction
 from aprtui.errors import UsageError
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
@@ -132,11 +132,10 @@ class Recomputation:
             kind: self._evaluator().evaluate(node, [ROUND[kind](x)], tokens=tokens, position=position)
             for kind in dict.fromkeys(kinds)
         }
-        if len(products) == 1:
-            return products[kinds[0]]
         ends = np.cumsum([weight.rows for weight in weights])[:-1]
         parts = [np.split(products[kind], ends, axis=1)[index] for index, kind in enumerate(kinds)]
-        return np.concatenate(parts, axis=1)
+        sums = [sum_correction(kind, x, weight) for kind, weight in zip(kinds, weights, strict=True)]
+        return np.concatenate([part + more for part, more in zip(parts, sums, strict=True)], axis=1)
 
 
 def _rounds(element_type: str) -> str:

@@ -48,9 +48,44 @@ def joined(fields: Sequence[str], width: int) -> str:
     return clipped(text, width)
 
 
+def flowed(fields: Sequence[str], width: int) -> list[str]:
+    """`fields` on as few lines of `width` cells as hold them whole; one that is longer is clipped."""
+    lines: list[str] = []
+    for field in fields:
+        if lines and cell_len(lines[-1]) + len(SEPARATOR) + cell_len(field) <= width:
+            lines[-1] += SEPARATOR + field
+        else:
+            lines.append(clipped(field, width))
+    return lines
+
+
+def wrapped(text: str, width: int, lines: int) -> list[str]:
+    """`text` in pieces of at most `width` ≥ 1 cells, broken anywhere; `…` ends the last of `lines` if more follow."""
+    pieces = [""]
+    for character in text:
+        if pieces[-1] and cell_len(pieces[-1] + character) > width:
+            pieces.append("")
+        pieces[-1] += character
+    if len(pieces) > lines:
+        pieces = [*pieces[: lines - 1], clipped(pieces[lines - 1] + "…", width) if width > 1 else "…"]
+    return pieces
+
+
 def quoted(name: str) -> str:
     """A token's text with its line breaks and blanks told apart: `"\\n"`, `" return"`."""
     return json.dumps(name, ensure_ascii=False)
+
+
+def visible(piece: str) -> str:
+    """A token's text in characters that can be seen: spaces as `·`, line breaks as `⏎`, tabs as `⇥`."""
+    text = piece.replace(" ", "·").replace("\r\n", "⏎").replace("\n", "⏎").replace("\t", "⇥")
+    return "".join(character if character.isprintable() else "�" for character in text)
+
+
+def one_line(text: str) -> str:
+    """A text on one line: a line break with the blanks around it as `⏎`, other blanks as one each."""
+    lines = (" ".join(line.split()) for line in text.split("\n"))
+    return "".join(character if character.isprintable() else "�" for character in " ⏎ ".join(lines)).strip()
 
 
 def as_typed(path: Path) -> str:

@@ -41,7 +41,7 @@ def key_name(key: str) -> str:
 def displayed_keys(keys: str, ascii_only: bool = False) -> str:
     """The keys of a binding ("down,j") or a chord ("g d") as a person calls them; names for arrows in ASCII."""
     parts = ([_displayed(key, ascii_only) for key in sequence.split()] for sequence in keys.split(","))
-    return " ".join("".join(part) for part in parts)
+    return " ".join(("" if all(len(key) == 1 for key in part) else " ").join(part) for part in parts)
 
 
 def _displayed(key: str, ascii_only: bool) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from aprtui.compare.verdict import Verdict
 from aprtui.engine.process.engine_process import EngineState
 from aprtui.engine.process.messages import EngineDescription, EngineSettings, Event
 from aprtui.engine.process.slots import TokenRecord
 from aprtui.engine.sampling import Sampling
+from aprtui.model.prompt import ChatPrompt
 
 
 class LiveSource(Protocol):
@@ -30,7 +33,7 @@ class LiveSource(Protocol):
     def poll(self) -> list[Event]: ...
     def latest(self) -> TokenRecord | None: ...
     def record(self, number: int) -> TokenRecord | None: ...
-    def generate(self, prompt: str, sampling: Sampling, max_tokens: int) -> int: ...
+    def generate(self, prompt: str | ChatPrompt, sampling: Sampling, max_tokens: int) -> int: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def step(self) -> None: ...
@@ -42,8 +45,26 @@ class LiveSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class RecordedVerdict:
+    """How a capture, or a pair of them, was judged: the verdict (None: it could not be) in words, by which command."""
+
+    verdict: Verdict | None
+    words: str
+    command: tuple[str, ...]
+    time: float
+    """In seconds, as times of files are: what was changed since is not what was judged."""
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
-    """Where the live screen gets its data, and the paths given to look in."""
+    """Where the live screen gets its data, the paths given to look in, and what this run of the app has judged.
+
+    `model` is the file that `source` runs (None: the embedded one), `open_model` makes the source of another one.
+    """
 
     source: LiveSource
     paths: tuple[Path, ...] = ()
+    model: Path | None = None
+    open_model: Callable[[Path], LiveSource] | None = None
+    judgements: dict[tuple[Path, ...], RecordedVerdict] = field(default_factory=dict)
+    """By the absolute paths of the captures."""

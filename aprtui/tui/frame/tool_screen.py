@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import ClassVar, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -17,16 +19,21 @@ from textual.reactive import reactive
 from textual.screen import Screen
 from textual.strip import Strip
 from textual.widget import Widget
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static, TextArea
 
 from aprtui.tui.draw.text import clipped, clipped_start, padded
+from aprtui.tui.frame.commands import SCREEN_BINDINGS, SHARED_BINDINGS, declared_bindings
 from aprtui.tui.frame.config import Config
-from aprtui.tui.frame.keymap import Chord, key_name, remapped
+from aprtui.tui.frame.key_line import KeyLine
+from aprtui.tui.frame.keymap import Chord, remapped
 from aprtui.tui.frame.overlay import ChordScreen, JumpScreen
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState
 from aprtui.tui.widgets.jump_targets import JumpTargets
 from aprtui.tui.widgets.line_widget import LineWidget
+
+MOST_SHOWN = 400
+"""Characters of a copied text that are shown: token ids of a conversation would cover the screen."""
 
 LEAST_COLUMNS, LEAST_ROWS = 80, 24
 """The smallest terminal that screens are made for."""
@@ -78,22 +85,46 @@ class TabBar(LineWidget):
             at += width + 1
 
 
-class ReadoutLine(LineWidget):
-    """One line that describes the focused cell in plain words: for screen readers, logs, and screens without colour."""
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What the app tells the user, in one line: the answer to a key that could not be done, or what was done."""
 
-    DEFAULT_CSS = "ReadoutLine { height: 1; padding: 0 1; background: $panel; color: $foreground; }"
+    text: str
+    severity: str
+
+
+class ReadoutLine(LineWidget):
+    """One line that describes the focused cell in plain words: for screen readers, logs, and screens without colour.
+
+    A notice of the app stands in its place until the next key.
+    """
+
+    PREFIX = "readout-line"
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        f"readout-line--{severity}" for severity in ("information", "warning", "error")
+    }
+    DEFAULT_CSS = """
+    ReadoutLine {
+        height: 1; padding: 0 1; background: $panel; color: $foreground;
+        .readout-line--information { color: $foreground; text-style: bold; }
+        .readout-line--warning { color: $warning; text-style: bold; }
+        .readout-line--error { color: $error; text-style: bold; }
+    }
+    """
 
     text: reactive[str] = reactive("")
 
     def render_line(self, y: int) -> Strip:
-        width, base = self.size.width, self.style()
-        return Strip([Segment(clipped(self.text, width), base)]).adjust_cell_length(width, base)
+        width, notice = self.size.width, cast(Program, self.app).notice
+        text, style = (self.text, self.style()) if notice is None else (notice.text, self.style(notice.severity))
+        return Strip([Segment(clipped(text, width), style)]).adjust_cell_length(width, self.style())
 
 
 class Program(Protocol):
     """What the app does for its screens; `AprtuiApp` describes its methods."""
 
     config: Config
+    notice: Notice | None
 
     def open_state(self, state: ScreenState) -> None: ...
     def back(self) -> None: ...
@@ -109,34 +140,18 @@ class ToolScreen(Screen[None]):
 
     NAME: ClassVar[ScreenName]
     EXPLANATION: ClassVar[str] = ""
+    SIGNS: ClassVar[tuple[tuple[str, str], ...]] = ()
+    """Glyphs and colours of the screen, with what they mean, for the help."""
     CHORDS: ClassVar[tuple[Chord, ...]] = ()
     WIDGETS: ClassVar[tuple[type[Widget], ...]] = ()
     """Widgets whose keys belong in the help of this screen."""
-    BINDINGS: ClassVar[list[BindingType]] = [
-        *(
-            Binding(str(number), f"app.go('{name}')", f"{name.capitalize()} screen", show=False, id=f"go.{name}")
-            for number, name in enumerate(ScreenName, 1)
-        ),
-        Binding("escape", "back", "Back", show=False, id="back"),
-        Binding("J", "jump_to_label", "Jump: label cells or rows, type a label", show=False, id="jump"),
-        Binding("y", "copy_command", "Copy the headless command", show=False, id="copy.command"),
-        Binding("Y", "copy_state", "Copy a command that opens this screen", show=False, id="copy.state"),
-        Binding("s", "save_picture", "Save the screen as SVG", show=False, id="save.picture"),
-        Binding("T", "app.turn_theme", "Light or dark", show=False, id="theme"),
-        Binding("colon,ctrl+p", "app.command_palette", "All commands", show=False, id="palette"),
-        Binding("question_mark", "app.help", "Help", id="help"),
-        Binding("q", "app.quit", "Quit", id="quit"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [*SHARED_BINDINGS, *SCREEN_BINDINGS]
 
     def __init__(self, session: Session, state: ScreenState) -> None:
         super().__init__()
         self.session = session
+        self._zoomed: Widget | None = None
         self.chords = self.CHORDS
-        # The keys that every screen has come last in the footer.
-        shared = self._bindings.key_to_bindings
-        for binding in _declared(ToolScreen):
-            for key in map(key_name, binding.key.split(",")):
-                shared[key] = shared.pop(key)
 
     @property
     def program(self) -> Program:
@@ -146,7 +161,7 @@ class ToolScreen(Screen[None]):
         yield TabBar(self.NAME)
         yield from self.compose_body()
         yield ReadoutLine()
-        yield Footer(show_command_palette=False)
+        yield KeyLine()
 
     def compose_body(self) -> Iterable[Widget]:
         raise NotImplementedError
@@ -163,6 +178,23 @@ class ToolScreen(Screen[None]):
         """The captures that are on the screen, of two the reference first."""
         return ()
 
+    @property
+    def is_typing(self) -> bool:
+        """Whether letters go into a text."""
+        return isinstance(self.focused, Input | TextArea)
+
+    def on_screen_resume(self) -> None:
+        """Show the notice of the app, which may have been made on another screen."""
+        self.show_notice()
+
+    def show_notice(self) -> None:
+        for line in self.query(ReadoutLine):  # none while the screen is being built
+            line.refresh()
+
+    def has_room_for(self, text: str) -> bool:
+        """Whether `text` can stand where the focused cell is described."""
+        return "\n" not in text and cell_len(text) <= self.size.width - 2
+
     def say(self, text: str) -> None:
         """Describe the focused cell in words."""
         self.query_one(ReadoutLine).text = text
@@ -176,6 +208,10 @@ class ToolScreen(Screen[None]):
         for prefix in dict.fromkeys(chord.prefix for chord in self.chords):
             self._bindings.bind(prefix, f"chord('{prefix}')", show=False, priority=True)
 
+    def call_after_refresh(self, callback: Callable[..., object], *args: Any, **kwargs: Any) -> bool:
+        """Call back once the screen was drawn, unless it has gone by then."""
+        return super().call_after_refresh(lambda: callback(*args, **kwargs) if self.display else None)
+
     def on_text_selected(self) -> None:
         """Copy the text that was selected with the mouse: ctrl+c, which copies elsewhere, leaves the app here."""
         # Widgets that draw line by line have no text that Textual could select; it would return their names.
@@ -186,8 +222,8 @@ class ToolScreen(Screen[None]):
         self.clear_selection()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """In an input, the first key of a chord is a letter."""
-        return not (action == "chord" and isinstance(self.focused, Input))
+        """In a text, the first key of a chord is a letter."""
+        return not (action == "chord" and self.is_typing)
 
     def action_chord(self, prefix: str) -> None:
         chords = [chord for chord in self.chords if chord.prefix == prefix]
@@ -210,6 +246,44 @@ class ToolScreen(Screen[None]):
 
         self.app.push_screen(JumpScreen(widget), jump)
 
+    def action_zoom_pane(self) -> None:
+        """Show the focused pane alone between the lines at the top and the bottom, or all panes again."""
+        pane = None if self._zoomed is not None else pane_of(self.focused)
+        if self._zoomed is None and pane is None:
+            self.notify("Go to a pane first: tab.", severity="warning")
+        self.zoom_pane(pane)
+
+    def zoom_pane(self, pane: Widget | None) -> None:
+        """Show `pane` alone; None shows all panes again."""
+        for widget in self.query(".-zoomed, .-around-zoomed, .-behind-zoomed"):
+            widget.remove_class("-zoomed", "-around-zoomed", "-behind-zoomed")
+        self._zoomed = pane
+        inner = pane
+        while inner is not None and inner is not self:
+            inner.add_class("-zoomed" if inner is pane else "-around-zoomed")
+            around = cast(Widget, inner.parent)
+            for other in around.children:
+                if other is not inner and (around is not self or other.has_class("pane") or other.query(".pane")):
+                    other.add_class("-behind-zoomed")
+            inner = around
+
+    def set_focus(self, widget: Widget | None, *args: Any, **options: Any) -> None:
+        """Focus a widget; while a pane is zoomed and the widget stands in another one, that one is zoomed instead."""
+        pane = pane_of(widget)
+        if self._zoomed is None or pane is None or pane is self._zoomed:
+            super().set_focus(widget, *args, **options)
+            return
+        self.zoom_pane(pane)
+        # A widget that is not displayed takes no focus, and styles follow their classes a frame later.
+        self.call_after_refresh(super().set_focus, widget, *args, **options)
+
+    def action_leave(self) -> None:
+        """Show all panes again while one is zoomed, else go back."""
+        if self._zoomed is not None:
+            self.zoom_pane(None)
+        else:
+            self.action_back()
+
     def action_back(self) -> None:
         self.program.back()
 
@@ -229,29 +303,31 @@ class ToolScreen(Screen[None]):
 
     def copy_text(self, text: str) -> None:
         self.app.copy_to_clipboard(text)
-        self.notify(text, title="Copied", markup=False, timeout=10)
+        shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}… ({len(text)} characters)"
+        self.notify(shown, title="Copied")
 
     def action_save_picture(self) -> None:
         path = Path(f"aprtui-{self.NAME}-{datetime.now().astimezone():%Y%m%d-%H%M%S}.svg")
         try:
             path.write_text(picture(self.app.export_screenshot(title="aprtui")), encoding="utf-8")
         except OSError as error:
-            self.notify(f"{path}: cannot be written: {error.strerror}", severity="error", markup=False)
+            self.notify(f"{path}: cannot be written: {error.strerror}", severity="error")
         else:
-            self.notify(str(path.absolute()), title="Saved", markup=False)
+            self.notify(str(path.absolute()), title="Saved")
 
     @classmethod
     def all_bindings(cls, widgets: Iterable[type[Widget]] | None = None) -> list[Binding]:
         """The keys of the screen, of its widgets, or of those given, and of all screens, in this order."""
-        own = [binding for kind in cls.__mro__ if kind is not ToolScreen for binding in _declared(kind)]
-        of_widgets = [binding for kind in (cls.WIDGETS if widgets is None else widgets) for binding in _declared(kind)]
-        return [*own, *of_widgets, *_declared(ToolScreen)]
+        own = [binding for kind in cls.__mro__ if kind is not ToolScreen for binding in declared_bindings(kind)]
+        kinds = cls.WIDGETS if widgets is None else widgets
+        of_widgets = [binding for kind in kinds for binding in declared_bindings(kind)]
+        return [*own, *of_widgets, *declared_bindings(ToolScreen)]
 
 
-def _declared(kind: type) -> Iterator[Binding]:
-    """Bindings that `kind` itself declares, if it is one of ours."""
-    if kind.__module__.startswith("aprtui."):
-        yield from (each for each in kind.__dict__.get("BINDINGS", ()) if isinstance(each, Binding))
+def pane_of(widget: Widget | None) -> Widget | None:
+    """The pane that `widget` is or stands in; None where it is in none."""
+    around = () if widget is None else widget.ancestors_with_self
+    return next((each for each in around if isinstance(each, Widget) and each.has_class("pane")), None)
 
 
 def picture(svg: str) -> str:

@@ -20,7 +20,7 @@ from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
 
-from aprtui.tui.draw.colours import LEVELS, ColourMap, Mark, glyph, level_colours, level_styles
+from aprtui.tui.draw.colours import EXACT_ZERO, ColourMap, Mark, glyph, level_colours, level_styles
 from aprtui.tui.widgets.line_widget import LineWidget
 
 Tile = NDArray[np.uint8]
@@ -120,6 +120,7 @@ class Heatmap(LineWidget, can_focus=True):
     def notify_style_update(self) -> None:
         super().notify_style_update()
         self._version += 1
+        self._segments.clear()
 
     def render_line(self, y: int) -> Strip:
         cursor = self._cursor if self._cursor is not None and self._cursor[0] // (1 if self.plain else 2) == y else None
@@ -163,12 +164,13 @@ class Heatmap(LineWidget, can_focus=True):
             return glyph(upper), self.style()
         for mark, text in _MARK_GLYPHS.items():
             if mark in (upper, lower):
-                return text, level_styles(self._map)[mark]
+                return text, level_styles(self._map, dark=self.dark)[mark]
         return UPPER, Style(color=self._colour(upper), bgcolor=self._colour(lower))
 
     def _colour(self, level: int) -> Color | None:
-        """The colour of a level; the background's where there is nothing to show."""
-        rgb = level_colours(self._map)[level] if level < LEVELS else None
+        """The colour of a level; the background's where there is nothing to show (255: no row)."""
+        colours = level_colours(self._map, dark=self.dark)
+        rgb = EXACT_ZERO if level == Mark.ZERO else colours[level] if level < len(colours) else None
         return self.style().bgcolor if rgb is None else Color.from_rgb(*rgb)
 
     def _with_cursor(self, strip: Strip, upper: Tile, lower: Tile | None, cursor: tuple[int, int]) -> Strip:

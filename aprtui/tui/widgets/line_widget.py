@@ -57,9 +57,14 @@ class LineWidget(Widget):
         return self._background_behind_text
 
     @property
+    def dark(self) -> bool:
+        """Whether the theme is dark."""
+        return self.app.current_theme.dark
+
+    @property
     def cursor_style(self) -> Style:
         """The style of the cell under the cursor, to be added to the cell's own."""
-        return CURSOR[self.app.current_theme.dark]
+        return CURSOR[self.dark]
 
     def notify_style_update(self) -> None:
         """Forget the styles: the theme or the focus has changed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
@@ -18,6 +18,7 @@ from textual.strip import Strip
 
 from aprtui.tui.draw.text import clipped, clipped_start, padded
 from aprtui.tui.widgets.jump_targets import JumpPlace, JumpTargets
+from aprtui.tui.widgets.moves import ENDS, MOVES, PAGES
 
 GAP = 2
 """Cells between columns."""
@@ -28,7 +29,8 @@ class Column:
     """A column.
 
     If there is no room for all, those with the highest `rank` are left out; one that `grows` is clipped, at its
-    beginning if its end matters more.
+    beginning if its end matters more. Before others are left out, it is not cut below its `least` width. In rows that
+    do not stand out themselves, its cells have its `tone`.
     """
 
     title: str
@@ -36,6 +38,8 @@ class Column:
     grows: bool = False
     rank: int = 0
     end_matters: bool = False
+    least: int = 18
+    tone: Tone | None = None
 
 
 class Tone(StrEnum):
@@ -45,15 +49,18 @@ class Tone(StrEnum):
     MUTED = "muted"
     MARKED = "marked"
     BAD = "bad"
+    GOOD = "good"
+    UNSURE = "unsure"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row, and the `key` by which its owner knows it."""
+    """A row, and the `key` by which its owner knows it; `first` is the tone of its first cell, if it has its own."""
 
     key: Hashable
     cells: tuple[str, ...]
     tone: Tone = Tone.PLAIN
+    first: Tone | None = None
 
 
 class Table(JumpTargets, can_focus=True):
@@ -62,12 +69,12 @@ class Table(JumpTargets, can_focus=True):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "choose", "Open"),
         # The same actions as those of a stage grid, which has columns too: a key means one thing.
-        Binding("up,k", "move(-1, 0)", "Row above", show=False),
-        Binding("down,j", "move(1, 0)", "Row below", show=False),
-        Binding("pageup", "move(-10, 0)", "Ten rows up", show=False),
-        Binding("pagedown", "move(10, 0)", "Ten rows down", show=False),
-        Binding("home", "move_to(0)", "First row", show=False),
-        Binding("end", "move_to(-1)", "Last row", show=False),
+        Binding("up,k", "move(-1, 0)", "Row above", show=False, group=MOVES),
+        Binding("down,j", "move(1, 0)", "Row below", show=False, group=MOVES),
+        Binding("pageup", "move(-10, 0)", "Ten rows up", show=False, group=PAGES),
+        Binding("pagedown", "move(10, 0)", "Ten rows down", show=False, group=PAGES),
+        Binding("home", "move_to(0)", "First row", show=False, group=ENDS),
+        Binding("end", "move_to(-1)", "Last row", show=False, group=ENDS),
     ]
     PREFIX = "table"
     COMPONENT_CLASSES: ClassVar[set[str]] = {f"table--{name}" for name in ("head", "cursor", "resting", *Tone)}
@@ -78,6 +85,8 @@ class Table(JumpTargets, can_focus=True):
         .table--muted { color: $text-muted; }
         .table--marked { color: $accent; text-style: bold; }
         .table--bad { color: $error; }
+        .table--good { color: $success; text-style: bold; }
+        .table--unsure { color: $foreground; text-style: bold; }
         .table--cursor { color: $background; background: $accent; text-style: bold; }
         .table--resting { background: $boost; text-style: bold; }
         &:nocolor .table--cursor { text-style: reverse bold; }
@@ -207,7 +216,8 @@ class Table(JumpTargets, can_focus=True):
         style = self.style(row.tone)
         if index == self._cursor:
             style += self.style("cursor" if self.has_focus else "resting", partial=True)
-        return Strip([Segment(set_cell_size(self._line(row.cells), width), style)])
+            return Strip([Segment(set_cell_size(self._line(row.cells), width), style)])
+        return Strip(list(self._toned(row))).adjust_cell_length(width, base)
 
     @property
     def _height(self) -> int:
@@ -230,6 +240,17 @@ class Table(JumpTargets, can_focus=True):
             if width
         )
 
+    def _toned(self, row: Row) -> Iterator[Segment]:
+        """The cells of a row, each in its tone: that of the row's first cell, of the row, or of the column."""
+        gap, first = "", row.first
+        for text, width, column in zip(row.cells, self._column_widths(), self._columns, strict=True):
+            tone = first or (column.tone if column.tone and row.tone is Tone.PLAIN else row.tone)
+            first = None
+            if width:
+                yield Segment(gap, self.style(row.tone))
+                yield Segment(_fitted(text, width, column), self.style(tone))
+                gap = " " * GAP
+
     def _column_widths(self) -> list[int]:
         """The width of each column; 0 where there is no room for it."""
         if self._widths is None:
@@ -237,18 +258,15 @@ class Table(JumpTargets, can_focus=True):
         return self._widths
 
 
-LEAST = 18
-"""A column that grows is not cut below this width before others are left out."""
-
-
 def column_widths(columns: Sequence[Column], needed: Sequence[int], room: int) -> list[int]:
     """Widths of columns that need so many cells, in `room`: 0 for those that are left out."""
-    widths = [min(need, LEAST) if column.grows else need for column, need in zip(columns, needed, strict=True)]
+    widths = [min(need, column.least) if column.grows else need for column, need in zip(columns, needed, strict=True)]
     for index in sorted(range(len(columns)), key=lambda index: (-columns[index].rank, -index)):
         if columns[index].rank and _total(widths) > room:
             widths[index] = 0
-    for index, column in enumerate(columns):
-        if column.grows and widths[index]:
+    # Those that need least come first: as many as possible are whole.
+    for index in sorted(range(len(columns)), key=lambda index: (needed[index], index)):
+        if columns[index].grows and widths[index]:
             widths[index] = max(min(needed[index], widths[index] + room - _total(widths)), 1)
     return widths
 

@@ -11,7 +11,8 @@ from aprtui.model.weight_types import WeightType
 from tests.engine.cpu.matmul_cases import (
     FLOAT_TYPES,
     K_TYPES,
-    LEGACY_TYPES,
+    SMALL_BLOCKS,
+    expected_product,
     product,
     quantized,
     random_activations,
@@ -23,7 +24,7 @@ from tests.engine.tiny_model import set_halves
 BOUNDS = {Mode.Q8: 3e-7, Mode.EXACT: 2e-6}
 SHAPES = (
     [(t, c) for t in K_TYPES for c in (256, 1536)]
-    + [(t, c) for t in LEGACY_TYPES for c in (32, 320, 896)]
+    + [(t, c) for t in SMALL_BLOCKS for c in (32, 320, 896)]
     + [(t, c) for t in FLOAT_TYPES for c in (7, 32, 333)]
 )
 
@@ -37,9 +38,10 @@ def test_product_equals_float64_on_the_same_activations(
     weights, kind = random_rows(weight_type, rows, columns), matmul.activation_kind(weight_type, mode)
     rounded = quantized(kind, random_activations(tokens, columns))
     w, x = weights.dequantized().astype(np.float64), widened(kind, rounded, columns)
+    expected = expected_product(weights, kind, rounded)
     # The size of a sum of random terms, rather than the sum: one product alone may cancel to almost nothing.
     size = np.linalg.norm(np.sqrt(x**2 @ (w**2).T))
-    assert np.linalg.norm(product(weights, mode, rounded) - x @ w.T) / size <= BOUNDS[mode]
+    assert np.linalg.norm(product(weights, mode, rounded) - expected) / size <= BOUNDS[mode]
 
 
 @pytest.mark.parametrize("mode", list(Mode))
@@ -57,9 +59,7 @@ def test_bits_depend_on_row_and_token_alone(weight_type: WeightType, mode: Mode)
 @pytest.mark.parametrize("weight_type", list(WeightType))
 def test_dequantised_rows_are_bit_equal_to_gguf(weight_type: WeightType) -> None:
     weights = random_rows(weight_type, 5, 768)
-    out = np.zeros((3, 768), np.float32)
-    data = weights.data
-    matmul.dequantize_rows(int(weight_type), data.ctypes.data, data.shape[1], 768, 1, 4, out.ctypes.data)
+    out = matmul.decoded_rows(weights.weight, 1, 4)
     np.testing.assert_array_equal(out.view(np.uint32), weights.dequantized()[1:4].view(np.uint32))
 
 
@@ -67,9 +67,7 @@ def test_dequantised_rows_are_bit_equal_to_gguf(weight_type: WeightType) -> None
 def test_float16_scales_are_exact_where_they_are_subnormal_or_extreme(scale: int) -> None:
     weights = random_rows(WeightType.Q8_0, 1, 32)
     weights.data[0, :2] = np.array([scale], np.uint16).view(np.uint8)
-    out = np.zeros(32, np.float32)
-    matmul.dequantize_rows(int(WeightType.Q8_0), weights.data.ctypes.data, 34, 32, 0, 1, out.ctypes.data)
-    np.testing.assert_array_equal(out, weights.dequantized()[0])
+    np.testing.assert_array_equal(matmul.decoded_rows(weights.weight, 0, 1), weights.dequantized())
 
 
 @pytest.mark.parametrize("mode", list(Mode))
@@ -104,7 +102,7 @@ def test_a_nan_weight_spoils_its_own_row_only() -> None:
         assert not np.delete(bad, 5, axis=1).any()
 
 
-@pytest.mark.parametrize("weight_type", list(K_TYPES + LEGACY_TYPES))
+@pytest.mark.parametrize("weight_type", list(K_TYPES + SMALL_BLOCKS))
 def test_extreme_quants_do_not_overflow(weight_type: WeightType) -> None:
     weights = random_rows(weight_type, 16, 256)
     for fill in (0x00, 0xFF, 0x80, 0x7F):
@@ -114,5 +112,5 @@ def test_extreme_quants_do_not_overflow(weight_type: WeightType) -> None:
         x = np.full((9, 256), -1.0, np.float32)
         x[4:] = 1.0
         rounded = quantized(kind, x)
-        expected = widened(kind, rounded, 256) @ weights.dequantized().astype(np.float64).T
+        expected = expected_product(weights, kind, rounded)
         np.testing.assert_allclose(product(weights, Mode.Q8, rounded), expected, rtol=1e-6)

@@ -248,6 +248,20 @@ def test_nan_in_weights_reaches_the_logits_and_the_statistics() -> None:
         assert recorder.stats[Node(0, "ffn_out")][0].nan == 0
 
 
+def test_positions_that_are_kept_are_those_of_before() -> None:
+    model = MODELS["qwen2"]()
+    for mode in Mode:
+        with opened(model, mode) as engine:
+            engine.forward(PROMPT)
+            expected = engine.forward(FORCED[:2])
+            sampler = Sampler(GREEDY)
+            for _, _ in zip(range(3), engine.choose(FORCED[2], sampler), strict=False):
+                pass  # passes that were queued ahead have written behind what is kept
+            engine.reset(len(PROMPT))
+            assert engine.position == len(PROMPT)
+            np.testing.assert_array_equal(engine.forward(FORCED[:2]), expected)
+
+
 def same(found: Choice, expected: Choice) -> None:
     assert (found.id, [c.id for c in found.candidates]) == (expected.id, [c.id for c in expected.candidates])
     for name in ("logprob", "probability", "entropy", "margin"):

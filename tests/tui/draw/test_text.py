@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from aprtui.tui.draw.text import clipped, clipped_start, joined, padded
+from aprtui.tui.draw.text import clipped, clipped_start, flowed, joined, padded, visible, wrapped
 
 WIDTHS = (6, 5, 4, 3, 1, 0)
 PRINTABLE = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=30)
@@ -47,3 +47,18 @@ def test_what_does_not_fit_is_left_out_with_a_sign() -> None:
     assert joined(["one", "two", "three"], 14) == "one  two  …"
     assert joined(["one", "two", "three"], 10) == "one  …"
     assert joined(["unfittable"], 5) == "unfi…"
+
+
+def test_blanks_and_breaks_of_a_token_are_seen() -> None:
+    assert visible(" a\n\t\r\n") == "·a⏎⇥⏎" and visible("\x00\\xe2") == "�\\xe2"
+
+
+def test_fields_flow_over_lines_and_stay_whole() -> None:
+    assert flowed(["byte at 12", "rms 3", "of its channel 4"], 18) == ["byte at 12  rms 3", "of its channel 4"]
+    assert flowed(["a long field"], 6) == ["a lon…"] and flowed([], 6) == []
+
+
+def test_a_word_is_broken_over_lines_and_its_end_is_told() -> None:
+    assert wrapped("function", 4, 3) == ["func", "tion"]
+    assert wrapped("function", 3, 2) == ["fun", "ct…"]
+    assert wrapped("日本語", 3, 3) == ["日", "本", "語"] and wrapped("abc", 1, 2) == ["a", "…"]

@@ -72,4 +72,5 @@ def test_a_clash_is_found() -> None:
 def test_keys_are_shown_as_a_person_calls_them() -> None:
     assert displayed_keys("down,j") == "↓ j"
     assert displayed_keys("] d") == "]d"
-    assert displayed_keys("m *") == "ma…z"
+    assert displayed_keys("up down,k j") == "↑↓ kj"
+    assert displayed_keys("m *") == "m a…z"

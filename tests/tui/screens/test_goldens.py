@@ -15,19 +15,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from textual.widgets import Input
+from textual.widgets import Input, TextArea
 
 from aprtui.resources import embedded_model
 from aprtui.trace.aprt import write_aprt
 from aprtui.trace.graph import Node
 from aprtui.tui import app as app_module
 from aprtui.tui.app import SCREENS
+from aprtui.tui.draw.colours import LIGHT
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from tests.compare.recorded import EDITS, FAULT, two_captures
 from tests.compare.synthetic import changed, write_capture
 from tests.tui.driver import Driver, screen_text, showing, until, until_shown
 from tests.tui.screens.contracts.example import CONTRACT
 from tests.tui.screens.diff.recorded import playing, screen_playing
+from tests.tui.screens.live.recorded import RecordedSource
 from tests.tui.widgets.golden import check_lines, screen_lines
 
 SIZES = ((80, 24), (120, 40))
@@ -46,6 +48,8 @@ class Scene:
     keys: Sequence[str] = ()
     then: Sequence[str] = ()
     gone: Sequence[str] = ("being read", "Reading", "reading", "Looking")
+    has_template: bool = False
+    """Whether the model of the live screen has a chat template."""
 
 
 LIVE = ScreenState(ScreenName.LIVE)
@@ -60,34 +64,49 @@ BOUND = screen_state(ScreenName.DIFF, **BOTH, metric="rel_l2", bound=0.01, layer
 
 SCENES = {
     "live": Scene(LIVE, ["Press e,"], [*RUN, f"{WAIT}stop token", "left_square_bracket", "j", "l"], ["token 16 of 17"]),
-    "live-lens": Scene(LIVE, ["Press e,"], ["v", *RUN], ["stop token", "logit lens"]),
+    "live-lens": Scene(LIVE, ["Press e,"], ["L", *RUN], ["stop token", "logit lens"]),
     "live-settings": Scene(LIVE, ["Press e,"], ["o"], ["Settings", "fault"]),
+    "live-faults": Scene(LIVE, ["Press e,"], ["i", "down"], ["Random numbers"]),
+    "live-fault": Scene(LIVE, ["Press e,"], ["i", *"nan", "enter"], ["--inject layer=0"]),
     "live-help": Scene(LIVE, ["Press e,"], ["question_mark"], ["escape closes"]),
-    "palette": Scene(LIVE, ["Press e,"], ["ctrl+p"], ["Keys:"]),
-    "browse": Scene(screen_state(ScreenName.BROWSE, **BOTH), ["3 captures", "rms"], ["tab", "j", "l"], ["layer 1"]),
+    "live-chat": Scene(
+        screen_state(ScreenName.LIVE, system="Be brief."), ["chat ❯"],
+        ["e", *"What?", "ctrl+j", *"Why?", "enter", f"{WAIT}stop token", "e", *"More", "enter", f"{WAIT}token 34 of 34",
+         "e", *"and", "ctrl+j", *"so on"],
+        ["stop token", "so on"], has_template=True,
+    ),
+    "live-rendered": Scene(
+        screen_state(ScreenName.LIVE, system="Be brief.", prompt="What?"), ["stop token"], ["P"], ["4 of them special"],
+        has_template=True,
+    ),
+    "palette": Scene(LIVE, ["Press e,"], ["ctrl+p"], ["Live: Settings"]),
+    "browse": Scene(
+        screen_state(ScreenName.BROWSE, **BOTH), ["3 captures", "stages   all"], ["enter", "j", "l"], ["layer 1"]
+    ),
+    "browse-preview": Scene(screen_state(ScreenName.BROWSE, a="good"), ["3 captures", "stages   all"]),
     "browse-numbers": Scene(
-        screen_state(ScreenName.BROWSE, at="bad"), ["3 captures", "rms"], ["enter", "v", *"jjj"], ["layer 0 q"]
+        screen_state(ScreenName.BROWSE, at="bad"), ["3 captures", "stages   all"], ["enter", "v", *"jjj"], ["layer 0 q"]
     ),
     "browse-model": Scene(
-        screen_state(ScreenName.BROWSE, at="demo.gguf"), ["1 model"], ["enter", "j"], ["Q4_K"], ["…  ", "being read"]
+        screen_state(ScreenName.BROWSE, at="demo.gguf"), ["1 model"], ["v", "j"], ["Q4_K"], ["  …  ", "being read"]
     ),
     "browse-filter": Scene(screen_state(ScreenName.BROWSE), ["3 captures"], ["slash", *"half"], ["half"]),
     "tensor": Scene(GATE, ["layer 1 ffn_gate", "channel 7"], ["l"], ["channel 8"]),
-    "tensor-numbers": Scene(GATE, ["channel 7"], ["c", "c", "enter"], ["numbers", "symmetric"]),
+    "tensor-numbers": Scene(GATE, ["channel 7"], ["M", "M", "enter"], ["numbers", "symmetric"]),
     "tensor-attention": Scene(
         screen_state(ScreenName.TENSOR, capture="bad", layer=1, stage="attn_softmax"),
         ["head 0 of 2"], ["right_square_bracket", "h", "v"], ["head 1 of 2"],
     ),
-    "tensor-large": Scene(screen_state(ScreenName.TENSOR, path="large.bin", width=1024), ["300×1024"], ["o"], ["X"]),
+    "tensor-large": Scene(screen_state(ScreenName.TENSOR, path="large.bin", width=1024), ["300×1024"], ["O"], ["X"]),
     "tensor-nothing": Scene(ScreenState(ScreenName.TENSOR), ["No tensor is open."]),
     "diff": Scene(DIFF, ["FAIL"], ["g", "d", "j"], ["layer 2 ffn_up"]),
-    "diff-bound": Scene(BOUND, ["first divergence: layer 1 ffn_gate"], ["plus"], ["0.0178"]),
-    "diff-channels": Scene(BOUND, ["first divergence: layer 1 ffn_gate"], ["v"], ["layer 1 ffn_gate"]),
+    "diff-bound": Scene(BOUND, ["above its bound"], ["b"], ["0.0178"]),
+    "diff-channels": Scene(BOUND, ["above its bound"], ["v"], ["layer 1 ffn_gate"]),
     "diff-help": Scene(DIFF, ["FAIL"], ["question_mark"], ["escape closes"]),
     "diff-chord": Scene(DIFF, ["FAIL"], ["g"], ["g d"]),
     "diff-nothing": Scene(ScreenState(ScreenName.DIFF), ["captures"]),
     "contracts": Scene(CHECKED, ["1 FAIL"], [], ["ALPHA-2  FAIL"]),
-    "contracts-cells": Scene(CHECKED, ["1 FAIL"], ["c"], ["ALPHA-2  FAIL"]),
+    "contracts-cells": Scene(CHECKED, ["1 FAIL"], ["v"], ["ALPHA-2  FAIL"]),
 }  # fmt: skip
 
 
@@ -105,7 +124,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (working / "contracts").mkdir()
     (working / "contracts" / "alpha-v1.yaml").write_text(CONTRACT)
     week_ago = time.time() - 7.25 * 86400
-    for path in (*working.glob("*/manifest.json"), working / "demo.gguf"):
+    for path in (*working.glob("*/manifest.json"), working / "demo.gguf", working / "contracts" / "alpha-v1.yaml"):
         os.utime(path, (week_ago, week_ago))
     return working
 
@@ -125,22 +144,46 @@ def working(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("name", SCENES)
 async def test_the_screen_is_drawn_as_it_was(working: Path, name: str, size: tuple[int, int]) -> None:
-    scene = SCENES[name]
-    async with showing(scene.state, size) as pilot:
-        await until_shown(pilot, *scene.opened)
-        for key in scene.keys:
-            if key.startswith(WAIT):
-                await until_shown(pilot, key.removeprefix(WAIT))
-            else:
-                await pilot.press(key)
-        await until_shown(pilot, *scene.then)
-        await until(pilot, lambda: not any(word in screen_text(pilot) for word in scene.gone))
+    source = RecordedSource(has_template=SCENES[name].has_template)
+    async with showing(SCENES[name].state, size, source=source) as pilot:
+        await play(pilot, SCENES[name])
         check_lines(f"{name}-{size[0]}x{size[1]}", await lines_at_rest(pilot))
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["in-view", "behind-another"])
+@pytest.mark.parametrize(
+    "name",
+    ["live", "browse", "tensor-numbers", "tensor-attention", "tensor-large", "diff-bound", "contracts"],
+)
+async def test_light_or_dark_draws_everything_again(working: Path, name: str, there: bool) -> None:
+    """After `T`, on this screen or on another one, every cell is as on a screen that was opened in that theme."""
+    async with showing(SCENES[name].state) as pilot:
+        await play(pilot, SCENES[name])
+        before = await lines_at_rest(pilot)
+        other = "4" if name == "live" else "1"
+        await pilot.press("T") if there else await pilot.press(other, "T", "escape")
+        turned = await lines_at_rest(pilot)
+        assert turned != before
+    async with showing(SCENES[name].state, theme=LIGHT.name) as pilot:
+        await play(pilot, SCENES[name])
+        assert turned == await lines_at_rest(pilot)
+
+
+async def play(pilot: Driver, scene: Scene) -> None:
+    await until_shown(pilot, *scene.opened)
+    for key in scene.keys:
+        if key.startswith(WAIT):
+            await until_shown(pilot, key.removeprefix(WAIT))
+        else:
+            await pilot.press(key)
+    await until_shown(pilot, *scene.then)
+    await until(pilot, lambda: not any(word in screen_text(pilot) for word in scene.gone))
 
 
 async def lines_at_rest(pilot: Driver) -> list[str]:
     """The screen once nothing has changed for a while, without the blinking of a cursor in text."""
-    for box in pilot.app.screen.query(Input):
+    for box in pilot.app.screen.query("Input, TextArea"):
+        assert isinstance(box, Input | TextArea)
         box.cursor_blink = False
     before: list[str] = []
     same = 0

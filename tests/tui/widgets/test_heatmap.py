@@ -6,7 +6,7 @@ import numpy as np
 from textual.app import App, ComposeResult
 from textual.color import Color
 
-from aprtui.tui.draw.colours import ColourMap, Mark, level_colours
+from aprtui.tui.draw.colours import EXACT_ZERO, ColourMap, Mark, level_colours
 from aprtui.tui.widgets.heatmap import UPPER, Heatmap
 from aprtui.tui.widgets.line_widget import PLAIN
 
@@ -76,3 +76,13 @@ async def test_the_cursor_stands_out_and_only_its_lines_are_drawn_again() -> Non
         heatmap.move_cursor((3, 1))
         assert cells(heatmap, 1)[1] == ("▄", black, white)
         assert heatmap.render_line(0) is before
+
+
+async def test_what_is_small_is_dark_on_a_light_theme_too() -> None:
+    """Exact zeros and values below the scale are not as the background, which would be the lightest of all."""
+    async with HeatmapApp().run_test(size=(4, 1)) as pilot:
+        pilot.app.theme = "textual-light"
+        heatmap = pilot.app.query_one(Heatmap)
+        heatmap.show(np.array([[Mark.ZERO, Mark.BELOW, Mark.MISSING]], np.uint8), ColourMap.CIVIDIS)
+        zero, below, missing = (cell[1] for cell in cells(heatmap, 0)[:3])
+        assert zero == EXACT_ZERO and below == rgb(0) and missing == heatmap.background

@@ -1,19 +1,31 @@
-"""Artifacts: the captures and models in some folders, searched again and again, read again only when they change."""
+"""Artifacts: captures, models and contracts in some folders, searched again and again, read again when they change."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 
-from aprtui.errors import UnreadableError
+from aprtui.contracts.documents.loading import SUFFIXES
+from aprtui.contracts.documents.reader import read_document
+from aprtui.errors import AprtuiError, UnreadableError
 from aprtui.model.gguf_file import GgufFile
 from aprtui.progress import Cancelled
-from aprtui.trace.capture import claimed_files, is_layer_directory
+from aprtui.trace.capture import claimed_files, is_layer_directory, provenance_tokens, read_provenance
 from aprtui.trace.manifest import FILE_NAME, FORMAT, read_manifest
+from aprtui.tui.screens.browse.facts import (
+    Facts,
+    bare_facts,
+    capture_facts,
+    contract_facts,
+    engine_name,
+    model_facts,
+    prompt_text,
+)
 
 DEPTH = 4
 """Levels of folders below a given one that are searched."""
@@ -22,19 +34,34 @@ MOST_FOLDERS = 2000
 """Folders that are searched in all: a home directory must not keep the disk busy for ever."""
 
 MOST_ARTIFACTS = 500
+"""Captures and models that are listed; contracts have a limit of their own, since a project may have hundreds."""
+
+MOST_CONTRACTS = 200
 
 _SKIPPED = frozenset({"node_modules", "__pycache__", "site-packages"})
 _MANIFEST_START = 256
 
 
+_CONTRACT_START = 1 << 16
+"""Bytes of a YAML file in which the word of a contract is looked for."""
+
+
 class ArtifactKind(StrEnum):
+    """In the order of the list."""
+
     CAPTURE = "capture"
     MODEL = "model"
+    PAIR = "pair"
+    CONTRACT = "contract"
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A capture or a model. What is not known is None or empty; `problem` says why it cannot be read."""
+    """A capture, a model, a contract, or a pair of captures that were compared: `path` is then the reference.
+
+    What is not known is None or empty; `problem` says why it cannot be read. `text` is the prompt of a capture, the
+    description of a contract.
+    """
 
     path: Path
     kind: ArtifactKind
@@ -42,11 +69,25 @@ class Artifact:
     model: str = ""
     engine: str = ""
     mode: str = ""
+    layers: int | None = None
     tokens: int | None = None
     files: int = 0
     bytes: int = 0
     complete: bool | None = None
+    text: str = ""
+    faults: tuple[str, ...] = ()
+    facts: Facts = ()
     problem: str = ""
+    other: Path | None = None
+
+    @property
+    def key(self) -> tuple[Path, ...]:
+        """The path, or the two of a pair: what tells it from all others."""
+        return (self.path,) if self.other is None else (self.path, self.other)
+
+    @property
+    def is_capture(self) -> bool:
+        return self.kind is ArtifactKind.CAPTURE
 
     @property
     def is_model(self) -> bool:
@@ -71,9 +112,12 @@ class Finder:
     def __init__(self) -> None:
         self._known: dict[Path, tuple[_Signature, Artifact]] = {}
 
-    def search(self, roots: Iterable[Path], cancelled: Cancelled = lambda: False) -> Listing:
-        """The artifacts at and below `roots`, each once."""
+    def search(
+        self, roots: Iterable[Path], pairs: Iterable[Sequence[Path]] = (), cancelled: Cancelled = lambda: False
+    ) -> Listing:
+        """The artifacts at and below `roots`, each once, and the `pairs` of captures."""
         artifacts: dict[Path, Artifact] = {}
+        contracts = 0
         problems: list[str] = []
         folders, left_out = 0, ""
         for path, kind, problem in (step for root in roots for step in walk(root)):
@@ -82,7 +126,9 @@ class Finder:
                 problems.append(problem)
             if cancelled():
                 break
-            if folders > MOST_FOLDERS or len(artifacts) >= MOST_ARTIFACTS:
+            if kind is ArtifactKind.CONTRACT and contracts >= MOST_CONTRACTS:
+                continue
+            if folders > MOST_FOLDERS or len(artifacts) - contracts >= MOST_ARTIFACTS:
                 what = f"{MOST_FOLDERS} folders" if folders > MOST_FOLDERS else f"{MOST_ARTIFACTS} captures and models"
                 left_out = f"looked at {what}, there are more: name a folder with `aprtui open FOLDER`"
                 break
@@ -90,8 +136,11 @@ class Finder:
                 artifact = self._describe(path, kind)
                 if artifact is not None:
                     artifacts[path.absolute()] = artifact
-        captures_first = sorted(artifacts.values(), key=lambda artifact: artifact.kind)
-        return Listing(tuple(captures_first), tuple(dict.fromkeys(problems)), left_out)
+                    contracts += artifact.kind is ArtifactKind.CONTRACT
+        found = [*artifacts.values(), *map(pair_of, pairs)]
+        order = list(ArtifactKind)
+        in_order = sorted(found, key=lambda artifact: order.index(artifact.kind))
+        return Listing(tuple(in_order), tuple(dict.fromkeys(problems)), left_out)
 
     def _describe(self, path: Path, kind: ArtifactKind) -> Artifact | None:
         """The artifact at `path`; None if it has gone in the meantime."""
@@ -99,7 +148,7 @@ class Finder:
             signature = _signature(path, kind)
             known = self._known.get(path)
             if known is None or known[0] != signature:
-                describe = _capture if kind is ArtifactKind.CAPTURE else _model
+                describe = _DESCRIBE[kind]
                 known = self._known[path] = signature, describe(path, max(signature[0], 0) / 1e9)
         except FileNotFoundError:
             return None
@@ -111,8 +160,9 @@ class Finder:
 def walk(root: Path, depth: int = DEPTH) -> Iterator[tuple[Path, ArtifactKind | None, str]]:
     """What is at and below `root`, sorted by name: its path, its kind (None for a folder), and a problem in words."""
     try:
-        if root.suffix == ".gguf" and root.is_file():
-            yield root, ArtifactKind.MODEL, ""
+        if root.is_file():
+            if (kind := _kind_of_file(root)) is not None:
+                yield root, kind, ""
             return
         with os.scandir(root) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)
@@ -126,19 +176,39 @@ def walk(root: Path, depth: int = DEPTH) -> Iterator[tuple[Path, ArtifactKind | 
         return
     yield root, None, ""
     for entry in listed:
-        if entry.name.endswith(".gguf") and os.path.isfile(entry.path):
-            yield root / entry.name, ArtifactKind.MODEL, ""
+        if entry.name.endswith(_FILES) and entry.is_file() and (kind := _kind_of_file(root / entry.name)) is not None:
+            yield root / entry.name, kind, ""
     for entry in listed:
         hidden = entry.name.startswith(".") or entry.name in _SKIPPED
         if depth and not hidden and entry.is_dir(follow_symlinks=False):
             yield from walk(root / entry.name, depth - 1)
 
 
+_FILES = (".gguf", *SUFFIXES)
+
+
+def _kind_of_file(path: Path) -> ArtifactKind | None:
+    """Whether a file is a model or a contract; None for anything else, YAML of other kinds among it."""
+    if path.suffix == ".gguf":
+        return ArtifactKind.MODEL
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return ArtifactKind.CONTRACT if _is_contract(path, status.st_mtime_ns, status.st_size) else None
+
+
+@lru_cache(4096)
+def _is_contract(path: Path, modified: int, size: int) -> bool:
+    """Whether a YAML file is a contract; read again only when its time or size has changed."""
+    return path.suffix in SUFFIXES and b"falsification_tests:" in _beginning(path, _CONTRACT_START)
+
+
 def _is_capture(folder: Path, entries: Iterable[os.DirEntry[str]]) -> bool:
     """Whether `folder` is a capture: it has a manifest of ours, or files named as stages are."""
     stages = False
     for entry in entries:
-        if entry.name == FILE_NAME and FORMAT.encode() in _beginning(folder / FILE_NAME):
+        if entry.name == FILE_NAME and FORMAT.encode() in _beginning(folder / FILE_NAME, _MANIFEST_START):
             return True
         stages |= is_layer_directory(entry.name) or entry.name.endswith((".bin", ".aprt"))
     try:
@@ -147,17 +217,17 @@ def _is_capture(folder: Path, entries: Iterable[os.DirEntry[str]]) -> bool:
         return False
 
 
-def _beginning(path: Path) -> bytes:
+def _beginning(path: Path, size: int) -> bytes:
     try:
         with open(path, "rb") as file:
-            return file.read(_MANIFEST_START)
+            return file.read(size)
     except OSError:
         return b""
 
 
 def _signature(path: Path, kind: ArtifactKind) -> _Signature:
     """Numbers that change if the artifact has changed; the first one is the time of its last change in ns."""
-    if kind is ArtifactKind.MODEL:
+    if kind is not ArtifactKind.CAPTURE:
         status = path.stat()
         return status.st_mtime_ns, status.st_size, status.st_ino
     try:
@@ -175,14 +245,22 @@ def _capture(path: Path, modified: float) -> Artifact:
     except UnreadableError as error:
         return Artifact(path, ArtifactKind.CAPTURE, modified, problem=str(error).removeprefix(f"{path}{os.sep}"))
     if manifest is None:
-        files = [file for _, file in claimed_files(path)]
-        return Artifact(path, ArtifactKind.CAPTURE, modified, files=len(files), bytes=sum(map(_size, files)))
+        claimed = list(claimed_files(path))
+        provenance = read_provenance(path)
+        facts = bare_facts([node for node, _ in claimed], provenance)
+        ids = provenance_tokens(provenance)
+        return Artifact(
+            path, ArtifactKind.CAPTURE, modified, provenance.get("model", ""),
+            layers=len({node.layer for node, _ in claimed if node.layer is not None}) or None,
+            tokens=None if ids is None else len(ids), files=len(claimed),
+            bytes=sum(_size(file) for _, file in claimed), text=dict(facts).get("prompt", ""), facts=facts,
+        )  # fmt: skip
     sizes = (info.bytes or _size(path / name) for name, info in manifest.files.items())
     engine = manifest.engine
     return Artifact(
-        path, ArtifactKind.CAPTURE, modified, manifest.model.name,
-        engine.name if engine.backend in engine.name else f"{engine.name} {engine.backend}",
-        engine.mode, len(manifest.tokens), len(manifest.files), sum(sizes), manifest.complete,
+        path, ArtifactKind.CAPTURE, modified, manifest.model.name, engine_name(engine), engine.mode,
+        manifest.graph.layers, len(manifest.tokens), len(manifest.files), sum(sizes), manifest.complete,
+        prompt_text(manifest), engine.faults, capture_facts(manifest),
     )  # fmt: skip
 
 
@@ -203,4 +281,36 @@ def _model(path: Path, modified: float) -> Artifact:
         )
     architecture, name = (file.metadata.get(f"general.{key}") for key in ("architecture", "name"))
     words = " ".join(word for word in (name, architecture) if isinstance(word, str) and word)
-    return Artifact(path, ArtifactKind.MODEL, modified, words, files=len(file.tensors), bytes=file.size)
+    layers = file.metadata.get(f"{architecture}.block_count")
+    return Artifact(
+        path, ArtifactKind.MODEL, modified, words, layers=layers if isinstance(layers, int) else None,
+        files=len(file.tensors), bytes=file.size, facts=model_facts(file),
+    )  # fmt: skip
+
+
+def _contract(path: Path, modified: float) -> Artifact:
+    try:
+        document = read_document(path)
+    except AprtuiError as error:
+        return Artifact(
+            path, ArtifactKind.CONTRACT, modified, bytes=_size(path), problem=str(error).removeprefix(f"{path}: ")
+        )
+    facts = contract_facts(document)
+    return Artifact(
+        path, ArtifactKind.CONTRACT, modified, files=len(document.falsifiers), bytes=_size(path),
+        text=dict(facts).get("about") or dict(facts)["rules"], facts=facts,
+    )  # fmt: skip
+
+
+def pair_of(paths: Sequence[Path]) -> Artifact:
+    """Two captures that were compared, as old as the younger one."""
+    times = []
+    for path in paths:
+        try:
+            times.append(_signature(path, ArtifactKind.CAPTURE)[0] / 1e9)
+        except OSError:
+            continue
+    return Artifact(paths[0], ArtifactKind.PAIR, max(times, default=0), other=paths[1])
+
+
+_DESCRIBE = {ArtifactKind.CAPTURE: _capture, ArtifactKind.MODEL: _model, ArtifactKind.CONTRACT: _contract}

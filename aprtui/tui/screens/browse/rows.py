@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+import shlex
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.survey import NOT_WRITTEN, BrokenStage, Entry, StageSummary
+from aprtui.compare.verdict import Verdict
+from aprtui.compare.wording import counted
 from aprtui.engine.process.slots import STATS
 from aprtui.model.tensor_table import TensorInfo, TensorSummary
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.stats import StageStats
 from aprtui.tui.draw.numbers import UNKNOWN, age_text, number, range_text, shape_text, size_text
-from aprtui.tui.draw.text import SEPARATOR, short_path
-from aprtui.tui.screens.browse.artifacts import Artifact
+from aprtui.tui.draw.text import SEPARATOR, as_typed, clipped, flowed, one_line, padded, short_path
+from aprtui.tui.frame.session import RecordedVerdict
+from aprtui.tui.screens.browse.artifacts import Artifact, ArtifactKind
+from aprtui.tui.screens.browse.contents import CaptureContents
+from aprtui.tui.screens.browse.facts import fault_words
+from aprtui.tui.widgets.lines import Ink, Piece
 from aprtui.tui.widgets.table import Column, Row, Tone
 
 ARTIFACT_COLUMNS = (
-    Column(" "), Column("name", grows=True, end_matters=True), Column("kind", rank=5),
-    Column("model", rank=4, grows=True), Column("engine", rank=3), Column("mode", rank=2),
-    Column("tokens", right=True, rank=2), Column("parts", right=True, rank=4), Column("size", right=True, rank=1),
-    Column("state", rank=1), Column("age", right=True, rank=1),
+    Column(" "), Column("name", grows=True, end_matters=True), Column("kind", rank=7),
+    Column("prompt or title", grows=True), Column("note", grows=True, tone=Tone.MARKED), Column("mode", rank=2),
+    Column("tokens", right=True, rank=1), Column("layers", right=True, rank=5), Column("engine", rank=4),
+    Column("model", rank=6, grows=True), Column("size", right=True, rank=3), Column("age", right=True, rank=1),
 )  # fmt: skip
 STAGE_COLUMNS = (
     Column("layer", right=True), Column("stage", grows=True), Column("shape", right=True, rank=3),
@@ -40,28 +48,51 @@ TENSOR_COLUMNS = (
 
 _PENDING = "…"
 
+WORD = 9
+"""Cells of the words before the facts of a preview."""
 
-def state_text(artifact: Artifact) -> str:
+SHOWN_DAMAGE = 3
+"""Broken stages and warnings that a preview names."""
+
+MOST_LINES = 6
+"""Lines that one fact may take: a prompt can be long."""
+
+
+Marks = Mapping[str, Path]
+"""The captures that are marked: `a`, the reference, and `b`."""
+
+
+def note(artifact: Artifact) -> str:
+    """What sets a capture apart from a whole one of an engine as it is: injected faults, an end too early."""
     if artifact.problem:
         return "damaged"
-    if artifact.is_model:
-        return ""
-    return {True: "complete", False: "unfinished", None: "no manifest"}[artifact.complete]
+    words = [f"fault {fault_words(fault)}" for fault in artifact.faults[:1]]
+    words += [f"and {len(artifact.faults) - 1} more"] if len(artifact.faults) > 1 else []
+    if artifact.is_capture and artifact.complete is not True:
+        words.append("no manifest" if artifact.complete is None else "unfinished")
+    return ", ".join(words)
 
 
-def artifact_row(artifact: Artifact, marked: Collection[Path], now: float, working: Path) -> Row:
+def name_text(artifact: Artifact, working: Path) -> str:
+    name = short_path(artifact.path, working)
+    return name if artifact.other is None else f"{name} ↔ {short_path(artifact.other, working)}"
+
+
+def artifact_row(artifact: Artifact, marks: Marks, now: float, working: Path) -> Row:
     """An artifact in the list; it stands out if it is marked. `now` is in seconds, as its time of change is."""
-    tone = Tone.BAD if artifact.problem else Tone.MARKED if artifact.path in marked else Tone.PLAIN
+    letters = [letter.upper() for letter, path in marks.items() if artifact.key == (path,)]
+    tone = Tone.BAD if artifact.problem else Tone.MARKED if letters else Tone.PLAIN
     if tone is Tone.PLAIN and artifact.complete is False:
         tone = Tone.MUTED
-    parts = "" if artifact.problem else f"{artifact.files} {'tensors' if artifact.is_model else 'files'}"
-    tokens = "" if artifact.tokens is None else str(artifact.tokens)
+    title = one_line(artifact.text) or (artifact.model if artifact.is_model else "")
+    number_of = ["" if count is None else str(count) for count in (artifact.tokens, artifact.layers)]
     return Row(
-        artifact.path,
+        artifact.key,
         (
-            "●" if artifact.path in marked else " ", short_path(artifact.path, working), artifact.kind, artifact.model,
-            artifact.engine, artifact.mode, tokens, parts, size_text(artifact.bytes), state_text(artifact),
-            age_text(max(now - artifact.modified, 0)),
+            "".join(letters) or " ", name_text(artifact, working), artifact.kind, title, note(artifact),
+            artifact.mode, *number_of,
+            artifact.engine, "" if artifact.is_model else artifact.model,
+            size_text(artifact.bytes) if artifact.bytes else "", age_text(max(now - artifact.modified, 0)),
         ),
         tone,
     )  # fmt: skip
@@ -69,16 +100,67 @@ def artifact_row(artifact: Artifact, marked: Collection[Path], now: float, worki
 
 def artifact_words(artifact: Artifact, warnings: Sequence[str] = ()) -> str:
     """An artifact in words, with the first of the warnings about it."""
-    fields = [f"{artifact.kind} {artifact.path}"]
+    fields = [f"{artifact.kind} {name_text(artifact, Path.cwd())}"]
     if artifact.problem:
         return SEPARATOR.join([*fields, artifact.problem])
-    fields += [] if artifact.is_model else [state_text(artifact)]
+    fields += [note(artifact)] if note(artifact) else []
     fields += list(warnings[:1])
     fields += [artifact.model] if artifact.model else []
     fields += [f"{artifact.engine}, mode {artifact.mode}"] if artifact.engine else []
     fields += [] if artifact.tokens is None else [f"{artifact.tokens} tokens"]
-    fields += [f"{artifact.files} {'tensors' if artifact.is_model else 'stage files'}", size_text(artifact.bytes)]
+    parts = {ArtifactKind.CAPTURE: "stage file", ArtifactKind.MODEL: "tensor", ArtifactKind.CONTRACT: "falsifier"}
+    fields += [counted(artifact.files, parts[artifact.kind])] if artifact.kind in parts else []
+    fields += [size_text(artifact.bytes)] if artifact.bytes else []
     return SEPARATOR.join(fields)
+
+
+def preview_lines(
+    artifact: Artifact, marks: Marks, more: Sequence[tuple[str, str, Ink]], hints: Sequence[str], width: int
+) -> list[list[Piece]]:
+    """`more` and what else is known of an artifact, each fact behind its word, and the keys that are of use here."""
+    facts = [(word, text, Ink.PLAIN) for word, text in artifact.facts]
+    if artifact.problem:
+        facts.insert(0, ("damaged", artifact.problem, Ink.BAD))
+    if artifact.other is not None:
+        facts += [("A", as_typed(artifact.path), Ink.PLAIN), ("B", as_typed(artifact.other), Ink.PLAIN)]
+    roles = {"a": "A, the reference", "b": "B, held against A"}
+    facts += [("marked", roles[letter], Ink.MARKED) for letter, path in marks.items() if artifact.key == (path,)]
+    lines: list[list[Piece]] = []
+    room = max(width - WORD, 8)
+    for word, text, ink in (*more, *facts):
+        ink = Ink.ACCENT if word == "faults" else ink
+        rows = [row for line in text.splitlines() for row in _wrapped(line, room)] or [""]
+        if len(rows) > MOST_LINES:
+            rows = [*rows[: MOST_LINES - 1], clipped(rows[MOST_LINES - 1] + "…", room)]
+        words = [word, *[""] * (len(rows) - 1)]
+        lines += [[(padded(label, WORD), Ink.MUTED), (row, ink)] for label, row in zip(words, rows, strict=True)]
+    return [*lines, *([[]] if hints else []), *([(line, Ink.MUTED)] for line in flowed(hints, width))]
+
+
+def judgement_lines(judgement: RecordedVerdict) -> list[tuple[str, str, Ink]]:
+    """A verdict in words, and the command that gives it headless."""
+    ink = {Verdict.PASS: Ink.STRONG, Verdict.FAIL: Ink.BAD, Verdict.UNKNOWN: Ink.ACCENT, None: Ink.ACCENT}
+    word = "" if judgement.verdict is None else f"{judgement.verdict}: "
+    lines = [("verdict", f"{word}{judgement.words}", ink[judgement.verdict])]
+    return lines + ([("command", shlex.join(judgement.command), Ink.MUTED)] if judgement.command else [])
+
+
+def damage(contents: CaptureContents) -> list[tuple[str, str, Ink]]:
+    """What cannot be read in a capture, and what else is odd about it, for its preview."""
+    broken = [str(node) for node, entry in contents.entries.items() if isinstance(entry, BrokenStage)]
+    lines = []
+    if broken:
+        more = len(broken) - SHOWN_DAMAGE
+        shown = ", ".join(broken[:SHOWN_DAMAGE]) + (f" and {more} more" if more > 0 else "")
+        lines.append(("damaged", f"{counted(len(broken), 'stage')} unreadable: {shown}", Ink.BAD))
+    return lines + [("note", warning, Ink.ACCENT) for warning in contents.capture.warnings[:SHOWN_DAMAGE]]
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """A line of text on lines of `width`, with its indent, and with nothing that moves a terminal's cursor."""
+    shown = "".join(character if character.isprintable() else "�" for character in line.expandtabs(4))
+    first, *others = textwrap.wrap(shown, width, drop_whitespace=False) or [""]
+    return [first, *(row.lstrip() for row in others)]
 
 
 def stage_rows(capture: Capture, entries: Mapping[Node, Entry]) -> list[Row]:
@@ -102,7 +184,8 @@ def _stage_row(capture: Capture, node: Node, entry: Entry | None) -> Row:
         word, tone = "gone" if entry.error is None else "unreadable", Tone.BAD
     else:
         word, tone = "not written", Tone.MUTED
-    return Row(node, (*name, word, *[UNKNOWN] * 5, "", ""), tone)
+    # In a column that is always there.
+    return Row(node, (*name, UNKNOWN, word, *[UNKNOWN] * 4, "", ""), tone)
 
 
 def stage_words(node: Node, entry: Entry | None) -> str:

@@ -17,54 +17,74 @@ from textual.worker import get_current_worker
 
 from aprtui.compare.wording import counted
 from aprtui.errors import AprtuiError
+from aprtui.model.lookup import find_models
+from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.figures import Statistic, figures_of, first_bad
 from aprtui.tui.draw.text import as_typed, short_path
-from aprtui.tui.frame.recent import recent_paths, remember
-from aprtui.tui.frame.session import Session
+from aprtui.tui.frame.recent import models_at_hand, recent_pairs, recent_paths, remember
+from aprtui.tui.frame.session import RecordedVerdict, Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.browse.artifacts import Artifact, ArtifactKind, Finder, Listing
 from aprtui.tui.screens.browse.contents import CaptureContents, Contents, ModelContents, read_contents
+from aprtui.tui.screens.browse.replay import Replay, ReplayRequest
 from aprtui.tui.screens.browse.rows import (
     ARTIFACT_COLUMNS,
     STAGE_COLUMNS,
     TENSOR_COLUMNS,
     artifact_row,
     artifact_words,
+    damage,
     grid_stats,
+    judgement_lines,
+    preview_lines,
     stage_rows,
     stage_words,
     tensor_row,
     tensor_words,
 )
+from aprtui.tui.widgets.lines import Ink, Lines
 from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.table import Row, Table
 
 SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BETWEEN_POLLS = 0.1
 
-WIDE = 160
-"""From this width on, the list is beside the contents of the artifact."""
+BROAD, WIDE = 110, 160
+"""From these widths on, the preview is beside the contents of an artifact, and has more room there."""
 
 HIGH = 34
 """From this height on, the grid and the table of statistics are shown together."""
 
 EXPLANATION = """\
-Above (on wide screens at the left) are the captures and models below the working directory, those given on the \
-command line, and those opened lately. New ones appear by themselves.
+Above are the captures, models and contracts below the working directory, those given on the command line, and what \
+was opened lately, pairs of captures among it. New ones appear by themselves. Faults that were injected on purpose \
+stand in the column of notes.
 
-Below is what is in the one under the cursor. Of a capture: the stage grid, in which a row is a layer, a column a \
-stage, the number the rms of its values, and the colour compares layers; and a table with a line for each stage. The \
-numbers come from the manifest; without one they are computed, and fill in. Of a model: its tensors, with the smallest \
-and the largest block scale (d, dmin) and the range of the dequantised values.
+Below is a preview of what the cursor is on (on small screens the first view of v): the whole prompt, the model, what \
+the engine rounds, the faults, which stages are there. Beside it is what is in it. Of a capture: the stage grid, in \
+which a row is a layer, a column a stage, the number the rms of its values, and the colour compares layers; and a \
+table with a line for each stage. The numbers come from the manifest; without one they are computed, and fill in. Of a \
+model: its tensors, with the smallest and the largest block scale (d, dmin) and the range of the dequantised values.
 
-Mark two captures with space, then d compares them: the first one marked is the reference.
+Space marks two captures, A and then B, then d compares them: A is the reference. Another mark replaces B. R \
+recomputes each stage of one capture from its captured inputs, if its model is at hand, and says which one is wrong.
 """
 
 NOTHING_FOUND = """\
 No captures or models here yet.
-`aprtui trace -p TEXT` writes a capture into this folder; it appears here by itself.
-`aprtui open FOLDER` looks somewhere else."""
+Press 1 for Live and run a prompt: w writes the run as a capture, which appears here.
+`aprtui trace -p TEXT` writes one from the command line.
+`aprtui open FOLDER` looks somewhere else; a .gguf file in this folder appears by itself."""
+
+
+HINTS = {
+    ArtifactKind.CAPTURE: ("enter: its stages", "space: mark", "d: diff of A and B", "R: replay"),
+    ArtifactKind.MODEL: ("enter: open it in Live", "v: its tensors"),
+    ArtifactKind.PAIR: ("enter: compare again", "R: with a replay of both"),
+    ArtifactKind.CONTRACT: ("enter: open it",),
+}
 
 
 class FilterInput(Input):
@@ -98,31 +118,43 @@ class BrowseScreen(ToolScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "mark", "Mark", id="browse.mark"),
         Binding("d", "compare", "Diff marked", id="browse.diff"),
+        Binding("R", "replay", "Replay", id="browse.replay"),
+        Binding("c", "cancel", "Cancel the replay", show=False, id="browse.cancel"),
         Binding("slash", "filter", "Filter", key_display="/", id="browse.filter"),
-        Binding("v", "turn_view", "Stage grid or table of statistics", show=False, id="browse.view"),
-        Binding("tab", "app.focus_next", "Next pane", show=False),
-        Binding("shift+tab", "app.focus_previous", "Pane before", show=False),
+        Binding("x", "swap", "Swap A and B", show=False, id="browse.swap"),
+        Binding("v", "turn_view", "Next view: preview, stage grid, statistics", show=False, id="browse.view"),
     ]
-    HORIZONTAL_BREAKPOINTS = [(0, "-stacked"), (WIDE, "-wide")]  # noqa: RUF012  # Textual declares it per instance
+    HORIZONTAL_BREAKPOINTS = [(0, "-stacked"), (BROAD, "-broad"), (WIDE, "-wide")]  # noqa: RUF012  # as Textual does
     VERTICAL_BREAKPOINTS = [(0, "-low"), (HIGH, "-high")]  # noqa: RUF012
     DEFAULT_CSS = """
     BrowseScreen {
         #body { height: 1fr; }
-        #artifacts { height: auto; min-height: 6; max-height: 33%; }
+        #artifacts { height: auto; min-height: 6; max-height: 36%; }
+        #below { height: 1fr; }
+        #preview { height: 14; max-height: 40%; }
         #contents { height: 1fr; }
         .-absent { display: none; }
         #grid { height: auto; max-height: 50%; }
         #stages, #tensors { height: 1fr; }
         #filter { border: none; height: 1; padding: 0 1; background: $panel; display: none; }
     }
-    BrowseScreen.-low.-stacked #artifacts { max-height: 8; }
-    BrowseScreen.-low.-stacked #grid { max-height: 100%; height: 1fr; }
-    BrowseScreen.-low.-stacked.-of-numbers #grid { display: none; }
-    BrowseScreen.-low.-stacked.-of-grid #stages { display: none; }
-    BrowseScreen.-wide {
-        #body { layout: horizontal; }
-        #artifacts { width: 2fr; height: 100%; max-height: 100%; }
-        #contents { width: 3fr; height: 100%; }
+    BrowseScreen.-low #artifacts { max-height: 8; }
+    BrowseScreen.-low.-stacked {
+        #preview { height: 100%; max-height: 100%; display: none; }
+        #contents { height: 100%; }
+        #grid { max-height: 100%; height: 1fr; }
+        &.-of-preview #preview { display: block; }
+        &.-of-preview #contents, &.-of-grid #stages, &.-of-numbers #grid { display: none; }
+    }
+    BrowseScreen.-broad, BrowseScreen.-wide {
+        #below { layout: horizontal; }
+        #preview { width: 40; height: 100%; max-height: 100%; }
+        #contents { width: 1fr; height: 100%; }
+    }
+    BrowseScreen.-wide #preview { width: 64; }
+    BrowseScreen.-alone {
+        #preview { width: 1fr; height: 100%; max-height: 100%; display: block; }
+        #contents { display: none; }
     }
     """
 
@@ -138,8 +170,18 @@ class BrowseScreen(ToolScreen):
             super().__init__()
             self.artifact, self.contents, self.problem = artifact, contents, problem
 
+    class ModelFound(Message):
+        """The model that a capture can be replayed with; None where none is at hand."""
+
+        def __init__(self, artifact: Artifact, model: Path | None) -> None:
+            super().__init__()
+            self.artifact, self.model = artifact, model
+
     def __init__(self, session: Session, state: ScreenState) -> None:
         super().__init__(session, state)
+        self._replay = Replay()
+        self._looking_for: Artifact | None = None
+        """The capture whose model is being looked for, to replay it."""
         given = state.path("path")
         self._given = given
         self._roots = (given,) if given is not None else (*session.paths, Path())
@@ -147,7 +189,7 @@ class BrowseScreen(ToolScreen):
         self._searched = False
         self._path_to_show: Path | None = state.path("at") or given
         self._stage_to_show = Node(state.number("layer"), state.text("stage")) if state.text("stage") else None
-        self._marked = [Path(text) for text in (state.text("a"), state.text("b")) if text]
+        self._marks = {letter: Path(state.text(letter)) for letter in "ab" if state.text(letter)}
         fields = {"artifacts": "filter", "stages": "stages", "tensors": "tensors"}
         self._filters = {table: state.text(field) for table, field in fields.items()}
         self._filtered = "artifacts"
@@ -159,31 +201,41 @@ class BrowseScreen(ToolScreen):
     def compose_body(self) -> Iterable[Widget]:
         with Container(id="body"):
             yield Table(ARTIFACT_COLUMNS, "Looking…", id="artifacts")
-            with Container(id="contents"):
-                yield CaptureGrid(id="grid")
-                yield Table(STAGE_COLUMNS, id="stages")
-                yield Table(TENSOR_COLUMNS, id="tensors")
+            with Container(id="below"):
+                yield Lines(id="preview", classes="pane")
+                with Container(id="contents"):
+                    yield CaptureGrid(id="grid")
+                    yield Table(STAGE_COLUMNS, id="stages")
+                    yield Table(TENSOR_COLUMNS, id="tensors")
         yield FilterInput(placeholder="show what contains this", id="filter")
 
     def on_mount(self) -> None:
-        self.add_class("-of-grid")
+        self.add_class("-of-preview")
         self.query_one("#grid").add_class("pane")
         self._show_contents()
         self.detail(short_path(self._roots[0], Path.cwd()))
+        self.set_interval(SECONDS_BETWEEN_POLLS, self._poll_replay)
         self._watch()
+
+    def on_unmount(self) -> None:
+        self._replay.cancel()
 
     def captures(self) -> tuple[Path, ...]:
         """The marked captures, else the one under the cursor."""
-        if len(self._marked) == 2:
-            return tuple(self._marked)
-        return () if self._artifact is None or self._artifact.is_model else (self._artifact.path,)
+        artifact = self._artifact
+        if len(self._marks) == 2:
+            return self._marks["a"], self._marks["b"]
+        if artifact is not None and artifact.kind is ArtifactKind.PAIR:
+            return artifact.key
+        return (artifact.path,) if artifact is not None and artifact.is_capture else ()
 
     @work(thread=True, group="watch")
     def _watch(self) -> None:
         worker, finder, last = get_current_worker(), Finder(), None
         while not worker.is_cancelled:
             if self.is_current or last is None:
-                listing = finder.search((*self._roots, *recent_paths()), lambda: worker.is_cancelled)
+                roots = (*self._roots, *recent_paths())
+                listing = finder.search(roots, recent_pairs(), lambda: worker.is_cancelled)
                 if listing != last and not worker.is_cancelled:
                     self.post_message(self.Listed(listing))
                     last = listing
@@ -200,6 +252,53 @@ class BrowseScreen(ToolScreen):
         except (AprtuiError, OSError) as error:
             self.post_message(self.ContentsRead(artifact, None, str(error)))
 
+    @work(thread=True, group="model", exclusive=True)
+    def _find_model(self, artifact: Artifact) -> None:
+        """Look for the model of a capture among the files at hand: a file of gigabytes may have to be hashed."""
+        worker = get_current_worker()
+        model: Path | None = None
+        try:
+            wanted = Capture.open(artifact.path).model
+        except AprtuiError:
+            wanted = None
+        if wanted is not None:
+            files = models_at_hand(*self.session.paths, artifact.path.parent)
+            model = next(iter(find_models(wanted, files, lambda: worker.is_cancelled)), None)
+        if not worker.is_cancelled:
+            self.post_message(self.ModelFound(artifact, model))
+
+    def on_browse_screen_model_found(self, message: ModelFound) -> None:
+        artifact = message.artifact
+        if artifact != self._looking_for:
+            return
+        self._looking_for = None
+        if message.model is None:
+            name = artifact.model or "its manifest names none"
+            words = f"no model at hand ({name}): put the .gguf file into this folder, or open it once"
+            self._judged(artifact.path, RecordedVerdict(None, words, (), time.time()))
+        else:
+            self._replay.start(ReplayRequest(artifact.path, message.model))
+        self._show_preview()
+
+    def _poll_replay(self) -> None:
+        capture = self._replay.capture
+        if capture is None:
+            return
+        before = self._replay.progress
+        judgement = self._replay.poll()
+        if judgement is not None:
+            self._judged(capture, judgement)
+        if judgement is not None or self._replay.progress != before:
+            self._show_preview()
+
+    def _judged(self, capture: Path, judgement: RecordedVerdict) -> None:
+        self.session.judgements[capture.absolute(),] = judgement
+
+    def _judgement(self, artifact: Artifact) -> RecordedVerdict | None:
+        """How the artifact was judged, unless it has changed since."""
+        found = self.session.judgements.get(tuple(path.absolute() for path in artifact.key))
+        return found if found is not None and artifact.modified < found.time else None
+
     def on_browse_screen_listed(self, message: Listed) -> None:
         """Show what was found; an artifact that has changed is read again."""
         self._listing, self._searched = message.listing, True
@@ -208,7 +307,7 @@ class BrowseScreen(ToolScreen):
         problems = (*message.listing.problems, *filter(None, [message.listing.left_out]))
         for problem in problems:
             if problem not in self._reported_problems:
-                self.notify(problem, severity="warning", markup=False)
+                self.notify(problem, severity="warning")
         self._reported_problems = frozenset(problems)
 
     def on_browse_screen_contents_read(self, message: ContentsRead) -> None:
@@ -219,19 +318,24 @@ class BrowseScreen(ToolScreen):
     def state(self) -> ScreenState:
         artifact = self._artifact
         node = self._node if isinstance(self._contents, CaptureContents) else None
-        marks = dict(zip("ab", self._marked, strict=False))
         return screen_state(
             self.NAME, path=self._given, at=None if artifact is None else as_typed(artifact.path),
-            layer=None if node is None else node.layer, stage=None if node is None else node.stage, **marks,
+            layer=None if node is None else node.layer, stage=None if node is None else node.stage, **self._marks,
             filter=self._filters["artifacts"], stages=self._filters["stages"], tensors=self._filters["tensors"],
         )  # fmt: skip
 
     def command(self) -> Sequence[str]:
         """The comparison of the marked captures, else the statistics of what is under the cursor."""
-        if len(self._marked) == 2:
-            return ["aprtui", "diff", *map(as_typed, self._marked)]
+        captures = self.captures()
+        if len(captures) == 2:
+            return ["aprtui", "diff", *map(as_typed, captures)]
         if self._artifact is None:
             return []
+        judgement = self._judgement(self._artifact)
+        if judgement is not None and judgement.command and self.focused is self._table("artifacts"):
+            return judgement.command
+        if self._artifact.kind is ArtifactKind.CONTRACT:
+            return ["aprtui", "contracts", "status", as_typed(self._artifact.path)]
         words = ["aprtui", "stats", as_typed(self._artifact.path)]
         node = self._node
         in_contents = isinstance(self._contents, CaptureContents) and self.focused is not self._table("artifacts")
@@ -277,30 +381,61 @@ class BrowseScreen(ToolScreen):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """While a filter is typed, the keys of the screen are letters."""
-        if action in ("mark", "compare", "filter") and isinstance(self.focused, Input):
+        if action in ("mark", "compare", "filter", "swap", "replay", "cancel") and isinstance(self.focused, Input):
             return False
         return super().check_action(action, parameters)
 
     def action_mark(self) -> None:
-        """Mark the capture under the cursor, or remove its mark; a third mark replaces the first one."""
+        """Mark the capture under the cursor as A, or as B if there is an A; or remove its mark."""
         # What the cursor is on, not what is shown: keys may come faster than captures are opened.
         artifact = self._under_cursor()
         if artifact is None:
             return
-        if artifact.is_model:
+        if not artifact.is_capture:
             self.notify("Only captures can be marked: `aprtui diff --weights` compares models.", severity="warning")
             return
-        path = artifact.path
-        self._marked = [other for other in self._marked if other != path] + [path] * (path not in self._marked)
-        self._marked = self._marked[-2:]
+        marked = [letter for letter, path in self._marks.items() if path == artifact.path]
+        if marked:
+            del self._marks[marked[0]]
+        else:
+            self._marks["b" if "a" in self._marks else "a"] = artifact.path
         self._show_list()
         self._table("artifacts").action_move(1)
 
+    def action_swap(self) -> None:
+        self._marks = {{"a": "b", "b": "a"}[letter]: path for letter, path in self._marks.items()}
+        self._show_list()
+
     def action_compare(self) -> None:
-        if len(self._marked) != 2:
-            self.notify(f"Mark two captures with space, then press d: {len(self._marked)} marked.", severity="warning")
+        if len(self._marks) != 2:
+            marked = len(self._marks)
+            self.notify(f"Mark two captures with space, then press d: {marked} marked.", severity="warning")
             return
-        a, b = self._marked
+        self._open_pair(self._marks["a"], self._marks["b"])
+
+    def action_replay(self) -> None:
+        """Recompute each stage of the capture under the cursor from its captured inputs; of a pair, in Diff."""
+        artifact = self._under_cursor()
+        if artifact is None or artifact.problem:
+            return
+        if artifact.kind is ArtifactKind.PAIR:
+            a, b = map(as_typed, artifact.key)
+            self.program.open_state(screen_state(ScreenName.DIFF, a=a, b=b, replay=1))
+        elif artifact.is_capture:
+            self._replay.cancel()
+            self._looking_for = artifact
+            self._find_model(artifact)
+            self._show_preview()
+        else:
+            self.notify("Captures can be replayed, with the model that they are of.", severity="warning")
+
+    def action_cancel(self) -> None:
+        self._looking_for = None
+        self.workers.cancel_group(self, "model")
+        self._replay.cancel()
+        self._show_preview()
+
+    def _open_pair(self, a: Path, b: Path) -> None:
         self.program.open_state(screen_state(ScreenName.DIFF, a=as_typed(a), b=as_typed(b)))
 
     def action_filter(self) -> None:
@@ -320,12 +455,31 @@ class BrowseScreen(ToolScreen):
         self._leave_filter()
 
     def action_turn_view(self) -> None:
-        if isinstance(self._contents, CaptureContents):
-            to_grid = self.focused is not self.query_one(CaptureGrid)
-            if self.has_class("-of-grid") and self.focused is self._table("artifacts"):
-                to_grid = False
+        """Grid or table of a capture, tensors of a model; on small screens, which show one view, the preview too."""
+        artifact = self._artifact
+        if artifact is None or not (artifact.is_capture or artifact.is_model):
+            return
+        if self._one_view and self.has_class("-of-numbers"):
+            self._turn("-of-preview")
+            self.set_focus(self._table("artifacts"))
+        elif artifact.is_model:
+            self._turn("-of-numbers")
+            self.set_focus(self._table("tensors"))
+        else:
+            seen = self.has_class("-of-grid") if self._one_view else self.focused is self._table("artifacts")
+            to_grid = not seen and self.focused is not self.query_one(CaptureGrid)
             self._turn("-of-grid" if to_grid else "-of-numbers")
-            self.set_focus(self.query_one(CaptureGrid) if to_grid else self._table("stages"))
+            if not self._one_view or self.focused is not self._table("artifacts"):
+                self.set_focus(self.query_one(CaptureGrid) if to_grid else self._table("stages"))
+
+    @property
+    def _one_view(self) -> bool:
+        """Whether the screen is so small that it shows one view of an artifact at a time."""
+        return self.has_class("-low") and self.has_class("-stacked")
+
+    @property
+    def _shows_preview_alone(self) -> bool:
+        return self._one_view and self.has_class("-of-preview")
 
     def action_back(self) -> None:
         """Return from the contents to the list, and from the list to the screen before."""
@@ -348,34 +502,36 @@ class BrowseScreen(ToolScreen):
     def _show_list(self) -> None:
         table, working = self._table("artifacts"), Path.cwd()
         now = time.time()
-        rows = [artifact_row(artifact, self._marked, now, working) for artifact in self._listing.artifacts]
-        counts = [sum(artifact.kind is kind for artifact in self._listing.artifacts) for kind in ArtifactKind]
-        title = ", ".join(counted(count, kind) for count, kind in zip(counts, ArtifactKind, strict=True))
+        rows = [artifact_row(artifact, self._marks, now, working) for artifact in self._listing.artifacts]
+        counts = {kind: sum(artifact.kind is kind for artifact in self._listing.artifacts) for kind in ArtifactKind}
+        always = (ArtifactKind.CAPTURE, ArtifactKind.MODEL)
+        title = ", ".join(counted(count, kind) for kind, count in counts.items() if count or kind in always)
         unread = len(self._listing.problems)
         title += f", {counted(unread, 'folder')} not readable" if unread else ""
         table.border_title = title if self._searched else "captures and models"
         table.show(_matching(rows, self._filters["artifacts"]))
         if self._path_to_show is not None:
             wanted, self._path_to_show = self._path_to_show, None
-            for row in rows:
-                if isinstance(row.key, Path) and row.key.absolute() == wanted.absolute():
-                    table.point(row.key)
+            for artifact in self._listing.artifacts:
+                if artifact.other is None and artifact.path.absolute() == wanted.absolute():
+                    table.point(artifact.key)
+                    remember(artifact.path)
         self._open_under_cursor()
 
     def _under_cursor(self) -> Artifact | None:
         key = self._table("artifacts").key
-        return next((artifact for artifact in self._listing.artifacts if artifact.path == key), None)
+        return next((artifact for artifact in self._listing.artifacts if artifact.key == key), None)
 
     def _open_under_cursor(self) -> None:
         """Read what is in the artifact under the cursor, unless it is already shown or being read."""
         artifact = self._under_cursor()
         if artifact == self._artifact:
             return
-        if artifact is None or self._artifact is None or artifact.path != self._artifact.path:
+        if artifact is None or self._artifact is None or artifact.key != self._artifact.key:
             self._contents = None
         self._artifact, self._problem = artifact, "" if artifact is None else artifact.problem
         self.workers.cancel_group(self, "contents")
-        if artifact is not None and not artifact.problem:
+        if artifact is not None and not artifact.problem and (artifact.is_capture or artifact.is_model):
             self._read(artifact)
         self._show_contents()
 
@@ -383,6 +539,8 @@ class BrowseScreen(ToolScreen):
         contents, stages, tensors = self._contents, self._table("stages"), self._table("tensors")
         grid = self.query_one(CaptureGrid)
         is_model = self._artifact is not None and self._artifact.is_model
+        has_contents = self._artifact is None or self._artifact.is_capture or is_model
+        self.set_class(not has_contents, "-alone")
         grid.set_class(not isinstance(contents, CaptureContents), "-absent")
         stages.set_class(is_model, "-absent")
         tensors.set_class(not is_model, "-absent")
@@ -405,7 +563,32 @@ class BrowseScreen(ToolScreen):
             case None:
                 stages.show(())
                 tensors.show(())
+        self._show_preview()
         self._say_focused()
+
+    def on_resize(self) -> None:
+        """Wrap the preview again."""
+        self.call_after_refresh(self._show_preview)
+
+    def _replay_lines(self, artifact: Artifact) -> list[tuple[str, str, Ink]]:
+        """How far the replay of an artifact is, else how it was judged and by which command."""
+        if artifact == self._looking_for:
+            return [("replay", "looking for its model, c cancels", Ink.ACCENT)]
+        if artifact.is_capture and artifact.path == self._replay.capture:
+            return [("replay", f"{self._replay.progress}; c cancels", Ink.ACCENT)]
+        judgement = self._judgement(artifact)
+        return [] if judgement is None else judgement_lines(judgement)
+
+    def _show_preview(self) -> None:
+        pane, artifact = self.query_one("#preview", Lines), self._artifact
+        pane.border_title = "preview" if artifact is None else artifact.path.absolute().name
+        if artifact is None:
+            pane.show([])
+            return
+        width = pane.size.width or self.size.width - 4
+        more = self._replay_lines(artifact)
+        more += damage(self._contents) if isinstance(self._contents, CaptureContents) else []
+        pane.show(preview_lines(artifact, self._marks, more, HINTS[artifact.kind], width))
 
     def _title(self, table: Table, name: str) -> None:
         """The title of the table of contents, and its text where it has no rows."""
@@ -434,8 +617,9 @@ class BrowseScreen(ToolScreen):
             self.say("nothing found yet" if not self._searched else "no captures or models here")
 
     def _turn(self, view: str) -> None:
-        self.set_class(view == "-of-grid", "-of-grid")
-        self.set_class(view == "-of-numbers", "-of-numbers")
+        for each in ("-of-preview", "-of-grid", "-of-numbers"):
+            self.set_class(view == each, each)
+        self.call_after_refresh(self._show_preview)
 
     def _set_filter(self, text: str) -> None:
         self._filters[self._filtered] = text
@@ -449,13 +633,20 @@ class BrowseScreen(ToolScreen):
         self.set_focus(self._table(self._filtered))
 
     def _enter(self) -> None:
-        if self._artifact is None or self._problem:
+        artifact = self._artifact
+        if artifact is None or self._problem:
             return
-        remember(self._artifact.path)
-        if self._artifact.is_model:
-            self.set_focus(self._table("tensors"))
+        if artifact.kind is ArtifactKind.PAIR:
+            self._open_pair(*artifact.key)
+        elif artifact.kind is ArtifactKind.CONTRACT:
+            self.program.open_state(screen_state(ScreenName.CONTRACTS, path=as_typed(artifact.path)))
+        elif artifact.is_model:
+            self.program.open_state(screen_state(ScreenName.LIVE, model=as_typed(artifact.path)))
         else:
-            self.set_focus(self.query_one(CaptureGrid) if self.has_class("-of-grid") else self._table("stages"))
+            remember(artifact.path)
+            if self._shows_preview_alone:
+                self._turn("-of-grid")
+            self.set_focus(self._table("stages") if self.has_class("-of-numbers") else self.query_one(CaptureGrid))
 
     def _open_tensor(self) -> None:
         if self._artifact is None:

@@ -21,6 +21,7 @@ from aprtui.tui.draw.tiles import Size
 from aprtui.tui.draw.viewport import Viewport
 from aprtui.tui.screens.diff.pair import PairReader, PairTiles, Sides, open_pair
 from aprtui.tui.widgets.heatmap import Heatmap
+from aprtui.tui.widgets.moves import HEADS, MOVES, ZOOMS
 
 NAMES = ("a", "b", "difference")
 
@@ -55,14 +56,14 @@ class DiffPanes(Widget, can_focus=True):
     """Shows one stage of both sides. A thread reads it; the stage before stays on the screen until then."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1, 0)", "Token before", show=False),
-        Binding("down,j", "move(1, 0)", "Token after", show=False),
-        Binding("left,h", "move(0, -1)", "Channels before", show=False),
-        Binding("right,l", "move(0, 1)", "Channels after", show=False),
-        Binding("i", "zoom(True)", "Zoom in", show=False, id="diff.zoom.in"),
-        Binding("o", "zoom(False)", "Zoom out", show=False, id="diff.zoom.out"),
-        Binding("less_than_sign", "head(-1)", "Head before", show=False, id="diff.head.previous"),
-        Binding("greater_than_sign", "head(1)", "Head after", show=False, id="diff.head.next"),
+        Binding("up,k", "move(-1, 0)", "Token before", show=False, group=MOVES),
+        Binding("down,j", "move(1, 0)", "Token after", show=False, group=MOVES),
+        Binding("left,h", "move(0, -1)", "Channels before", show=False, group=MOVES),
+        Binding("right,l", "move(0, 1)", "Channels after", show=False, group=MOVES),
+        Binding("plus,equals_sign", "zoom(True)", "Zoom in", show=False, id="diff.zoom.in", group=ZOOMS),
+        Binding("minus", "zoom(False)", "Zoom out", show=False, id="diff.zoom.out", group=ZOOMS),
+        Binding("less_than_sign", "head(-1)", "Head before", show=False, id="diff.head.previous", group=HEADS),
+        Binding("greater_than_sign", "head(1)", "Head after", show=False, id="diff.head.next", group=HEADS),
         Binding("enter", "open", "Open tensor", show=False),
     ]
     DEFAULT_CSS = """
@@ -171,7 +172,7 @@ class DiffPanes(Widget, can_focus=True):
         head = f", head {contents.plane} of {pair.planes}" if pair.planes > 1 else ""
         rows, columns = pair.shape
         self.border_title = f"{self._node}{head}, {rows} × {columns}: A │ B │ B − A"
-        self.border_subtitle = f"A, B up to {tiles.scale.high:.3g}, B − A up to {tiles.difference.high:.3g}"
+        self.border_subtitle = tiles.words
 
     def _turn(self, view: Viewport) -> None:
         """Show another view; where the same values stay in view, only the cursor is drawn again."""

@@ -8,31 +8,41 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
+from textual.app import SuspendNotSupported
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Horizontal
 from textual.widget import Widget
-from textual.widgets import Input, Label, Static
+from textual.widgets import Label, Static
 
+from aprtui.engine.faults.faults import fault_node
 from aprtui.engine.logit_noise import FEWEST_TOKENS
 from aprtui.engine.process import messages
 from aprtui.engine.process.engine_process import EngineState
 from aprtui.engine.process.slots import TokenRecord
 from aprtui.engine.sampling import Sampling
+from aprtui.errors import UsageError
+from aprtui.model.prompt import ChatPrompt
 from aprtui.trace.graph import graph_for
 from aprtui.tui.draw.bars import candidate_bars, lens_bars
 from aprtui.tui.draw.figures import figures_of, first_bad
+from aprtui.tui.draw.progress import WorkProgress
 from aprtui.tui.draw.signals import TintSignal, tint
+from aprtui.tui.frame.recent import remember
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
+from aprtui.tui.screens.live.conversation import RenderedPromptScreen, show_turns
+from aprtui.tui.screens.live.facts import ModelFactsScreen
+from aprtui.tui.screens.live.faults import FaultDialog, FaultPlace
+from aprtui.tui.screens.live.prompt import PromptEditor, edit
 from aprtui.tui.screens.live.readout import describe, pass_title, sampling_title
-from aprtui.tui.screens.live.run import LiveRun, Timeline
+from aprtui.tui.screens.live.run import LiveRun, Timeline, earlier_turns
 from aprtui.tui.screens.live.settings import LiveSettings, LiveSettingsScreen
 from aprtui.tui.screens.live.state import free_directory, initial_state, live_state, run_command, trace_command
 from aprtui.tui.screens.live.status_lines import Status, StatusBar, TokenLine
 from aprtui.tui.widgets.bar_list import BarList
 from aprtui.tui.widgets.contracts import ContractsDock
-from aprtui.tui.widgets.stage_grid import StageGrid
+from aprtui.tui.widgets.stage_grid import GridView, StageGrid
 from aprtui.tui.widgets.text_stream import TextStream
 
 EXPLANATION = """\
@@ -42,8 +52,16 @@ Flip risk is the chance that an engine that rounds otherwise would find another 
 the margin between the two largest logits and the noise at the logits, which is measured once for each model (q8 \
 against exact on the tokens of the run) when the signal is first chosen.
 
+In a conversation (a), prompts go through the model's own chat template, and every answer stays: the next turn goes on \
+from it, and only what is new is evaluated. P shows the prompt as the model gets it, with its special tokens; A begins \
+a new conversation. A model without a template continues prompts as plain text.
+
 The grid shows one forward pass: the one that chose the token. A row is a layer, a column is a stage in the order in \
-which stages are computed. The statistic is one of six (m). m after a number is thousandths, k thousands.
+which stages are computed. The statistic is one of six (M). m after a number is thousandths, k thousands. Where not \
+all layers have room with their numbers, the overview shows them as colours, two or four a line (v turns to either \
+view): the first of them above, the second below it, the third and fourth at their right. The codes above its columns \
+are short for the stages; the line at the bottom names the one under the cursor. A cell with an injected fault is \
+outlined in violet.
 
 Colours of rms, absmax and mean compare layers: each column has a scale of its own. Those of change and time compare \
 all cells. Change is that of the rms against the token before, in per cent. Stages that a kernel computes in one go \
@@ -54,8 +72,9 @@ known of the stage under the cursor.
 Time travel: [ and ] (or shift with an arrow key) move the whole screen to another token of the run, as far back as \
 records are kept (256); G returns to the present. The engine goes on meanwhile unless it is paused.
 
-The logit lens (v) says for each layer what the model would say next if it ended there: the last norm and the head, \
-applied to the layer's output. It costs time for every token.
+The logit lens (L) says at the right of each layer what the model would say next if it ended there: the last norm and \
+the head, applied to the layer's output. What the last layer says too is bold. It costs time for every token. Where a \
+line of the overview has no room for all of its layers, the one under the cursor is shown, or the last.
 
 A capture (w) evaluates the tokens of the run again with every tap and writes all stage tensors; W copies the \
 headless command for the same.
@@ -67,25 +86,13 @@ POLLS_PER_SECOND = 21
 PACE = 20.0
 """Tokens a second at which a text can be followed; small models generate thousands."""
 
-NEWLINE = "⏎"
-"""Stands for a line break in the prompt's single line."""
-
 PATIENCE = 3.0
 """Seconds without a token after which the screen says so."""
 
-NO_LENS = "Not computed for this token.\nn makes the next one,\ng starts the run again."
+NO_LENS = "not computed for\nthis token: n makes\nthe next one"
 
 STACKED, WIDE = 120, 160
-"""From these widths on, candidates and lens stand side by side, and so do text and grid."""
-
-
-class PromptInput(Input):
-    """The prompt; its keys stand in the footer while it is being edited."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "submit", "Run"),
-        Binding("escape", "screen.back", "Back to the grid"),
-    ]
+"""From these widths on, the contracts have room beside the candidates, and the text beside the grid."""
 
 
 class LiveScreen(ToolScreen):
@@ -98,15 +105,19 @@ class LiveScreen(ToolScreen):
         Binding("p,space", "pause", "Pause/resume", id="live.pause"),
         # With priority, so that keys typed right after it reach the prompt and not the grid.
         Binding("e,enter", "edit", "Prompt", priority=True, id="live.prompt"),
+        Binding("E", "open_editor", "Prompt in $EDITOR", show=False, id="live.editor"),
+        Binding("a", "chat", "Prompts as a chat or as plain text", show=False, id="live.chat"),
+        Binding("A", "new_conversation", "New conversation", show=False, priority=True, id="live.new"),
+        Binding("P", "rendered_prompt", "The prompt as the model gets it", show=False, id="live.rendered"),
         Binding("o", "settings", "Settings", id="live.settings"),
         Binding("w", "capture", "Capture", id="live.capture"),
         Binding("n", "step", "Next token, then rest", show=False, id="live.step"),
         Binding("C", "contracts", "Contracts about the stage", show=False, id="live.contracts"),
         Binding("c", "cancel", "Cancel", show=False, id="live.cancel"),
-        Binding("g", "again", "Generate again with the next seed", show=False, id="live.again"),
+        Binding("r", "again", "Generate again with the next seed", show=False, id="live.again"),
         Binding("i", "inject", "Inject a fault at this stage", show=False, id="live.inject"),
         Binding("f", "full_speed", "Full speed or easy pace", show=False, id="live.pace"),
-        Binding("r", "restart", "Restart engine", show=False, id="live.restart"),
+        Binding("ctrl+r", "restart", "Restart engine", show=False, id="live.restart"),
         Binding("W", "copy_trace", "Copy the trace command of this run", show=False, id="live.trace"),
         Binding("left_square_bracket,shift+left", "travel(-1)", "Token before", show=False, id="live.before"),
         Binding("right_square_bracket,shift+right", "travel(1)", "Token after", show=False, id="live.after"),
@@ -114,35 +125,33 @@ class LiveScreen(ToolScreen):
         Binding("right_curly_bracket", "travel(10)", "Ten tokens after", show=False, id="live.after10"),
         Binding("home", "oldest", "Oldest token that is kept", show=False, id="live.oldest"),
         Binding("end,G", "newest", "Newest token, as it comes", show=False, id="live.newest"),
-        Binding("m", "statistic", "Next statistic of the grid", show=False, id="live.statistic"),
+        Binding("M", "statistic", "Next statistic of the grid", show=False, id="live.statistic"),
         Binding("t", "tint", "Next signal that tints the text", show=False, id="live.tint"),
-        Binding("v", "lens", "Logit lens on or off", show=False, id="live.lens"),
+        Binding("I", "facts", "The model's own facts", show=False, id="live.facts"),
+        Binding("v", "turn_view", "Numbers or the overview of all layers", show=False, id="live.view"),
+        Binding("L", "lens", "Logit lens on or off", show=False, id="live.lens"),
     ]
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (STACKED, "-stacked"), (WIDE, "-wide")]  # noqa: RUF012  # as Textual does
     DEFAULT_CSS = """
     LiveScreen {
         #failure { height: auto; padding: 0 1; color: $error; text-style: bold; display: none; }
-        #prompt-line { height: 1; padding: 0 1; background: $panel; }
+        #prompt-line { height: auto; padding: 0 1; background: $panel; }
         #prompt-line Label { width: auto; color: $accent; text-style: bold; }
-        #prompt-line Input { border: none; height: 1; padding: 0; background: $panel; }
         #panes { layout: horizontal; height: 1fr; }
         #side { layout: horizontal; height: 100%; width: auto; }
         TextStream { width: 1fr; height: 100%; }
         BarList { width: 32; height: 100%; }
-        #lens, #dock { display: none; }
-        #dock { width: 44; height: 100%; }
-        &.-narrow StageGrid, &.-stacked StageGrid { dock: bottom; width: 100%; height: auto; max-height: 70%; }
-        &.-lens #lens { display: block; }
-        &.-narrow.-lens #candidates { display: none; }
+        #dock { display: none; width: 44; height: 100%; }
+        &.-narrow StageGrid, &.-stacked StageGrid { dock: bottom; width: 100%; height: auto; }
         &.-contracts #dock, &.-wide #dock { display: block; }
-        &.-narrow.-contracts #candidates, &.-narrow.-contracts #lens { display: none; }
+        &.-narrow.-contracts #candidates { display: none; }
     }
     LiveScreen.-wide {
         #panes { layout: grid; grid-size: 2 2; grid-columns: 1fr 2fr; grid-rows: auto 1fr; }
         #side { width: 100%; min-height: 13; }
         TextStream { row-span: 2; width: 100%; }
         BarList, #dock { width: 1fr; }
-        StageGrid { height: auto; max-height: 66vh; }
+        StageGrid { height: auto; }
     }
     """
 
@@ -153,7 +162,10 @@ class LiveScreen(ToolScreen):
         self._wanted_token = self._initial.token
         self._prompt = state.text("prompt")
         self._sampling = self._initial.sampling
-        self._run = LiveRun()
+        self._chat, self._system = self._initial.chat, self._initial.system
+        self._request: str | ChatPrompt | None = self._initial.turn
+        """What the engine was asked for last, or what the screen begins with beside the text in the field."""
+        self._run = LiveRun(turns=earlier_turns(self._initial.turn))
         self._statistic, self._signal, self._lens = self._initial.statistic, self._initial.signal, self._initial.lens
         self._record: TokenRecord | None = None
         self._before: TokenRecord | None = None
@@ -161,15 +173,16 @@ class LiveScreen(ToolScreen):
         self._text = TextStream(classes="pane")
         self._text_title = "text"
         self._candidates = BarList("likeliest tokens", id="candidates", classes="pane")
-        self._lens_bars = BarList("logit lens", id="lens", classes="pane")
         self._dock = ContractsDock(session.paths, id="dock")
         self._dock.can_focus = False  # enter goes to the prompt here; 5 opens the contracts
         self._grid = StageGrid(classes="pane")
         self._token_line = TokenLine()
+        self._editor = PromptEditor(self._prompt)
         self._generate_when_loaded = bool(self._prompt)
         self._generation = 0
         self._records_shown = 0
         self._note = ""
+        self._work: WorkProgress | None = None
         self.failure = ""
         self._last_progress = time.monotonic()
         self._noise_requested = False
@@ -185,17 +198,22 @@ class LiveScreen(ToolScreen):
             yield self._grid
             with Container(id="side"):
                 yield self._candidates
-                yield self._lens_bars
                 yield self._dock
         yield self._token_line
         with Horizontal(id="prompt-line"):
-            yield Label("prompt ❯ ")
-            value = self._prompt.replace("\n", NEWLINE)
-            yield PromptInput(value, placeholder="type a prompt, then press enter", select_on_focus=False)
+            yield Label("prompt ❯ ", id="prompt-kind")
+            yield self._editor
+
+    @property
+    def chat(self) -> bool:
+        """Whether prompts are turns of a conversation: as the user said, else where the model has a chat template."""
+        info = self._source.info
+        return info is not None and info.has_template and self._chat is not False
 
     @property
     def prompt(self) -> str:
-        return self.query_one(Input).value.replace(NEWLINE, "\n")
+        """What was said last; before that, what is in the field."""
+        return self._run.turns[-1].said if self._run.turns else self._editor.text
 
     @property
     def sampling(self) -> Sampling:
@@ -204,38 +222,49 @@ class LiveScreen(ToolScreen):
         return self._sampling or Sampling(temperature=(info.temperature if info else None) or 0.0)
 
     def state(self) -> ScreenState:
+        info, run = self._source.info, self._run
+        request = run.turns[-1].request if run.turns else self._next_request()
+        is_chat = isinstance(request, ChatPrompt) if request else self.chat
+        turn, index = run.place
+        is_past = not run.timeline.live and turn is run.turns[-1]
         return live_state(
-            self._source.info, LiveSettings(self.sampling, self._source.settings), self.prompt,
-            self._grid.node, self._statistic, self._signal, self._lens, self._run.timeline.at,
+            info, LiveSettings(self.sampling, self._source.settings, self._system), request,
+            is_chat if info is not None and info.has_template else self._chat,
+            self._grid.node, self._grid.wanted_view, self._statistic, self._signal, self._lens,
+            index if is_past else None,
         )  # fmt: skip
 
     def command(self) -> Sequence[str]:
-        if not self.prompt:
+        turn, index = self._run.place
+        request = self._next_request() if turn is None else turn.request
+        if not request:
             return []
-        tokens = self._run.timeline.index + 1
-        return run_command(self._source.info, self._source.settings, self.prompt, self.sampling, tokens)
+        ids = () if turn is None else turn.ids
+        return run_command(self._source.info, self._source.settings, request, ids, self.sampling, index + 1)
 
     def on_mount(self) -> None:
         self._text.border_title = self._text_title
         self._grid.border_title = pass_title(self._statistic, None)
         self._candidates.show([], "No token yet.")
-        self.set_class(self._lens, "-lens")
+        self._grid.show_view(self._initial.view)
         self.set_focus(self._grid)
         self._source.start(self._initial.engine)
         self.set_interval(1 / POLLS_PER_SECOND, self._poll)
 
-    def on_input_submitted(self) -> None:
-        self._generate()
+    def on_prompt_editor_sent(self) -> None:
+        self._send()
+
+    def on_prompt_editor_editor_wanted(self) -> None:
+        self.action_open_editor()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """In the prompt, `e` is a letter and enter runs."""
-        if action == "edit":
-            return not isinstance(self.focused, Input)
+        """In the prompt, `e` and `A` are letters and enter sends."""
+        if action in ("edit", "new_conversation"):
+            return not self.is_typing
         return super().check_action(action, parameters)
 
     def on_stage_grid_pointed(self) -> None:
         self._show_words()
-        self._show_lens()
         self._dock.point_at(self._grid.node)
 
     def action_contracts(self) -> None:
@@ -267,6 +296,17 @@ class LiveScreen(ToolScreen):
         self._request_noise()
         self._show_tints()
 
+    def action_facts(self) -> None:
+        info = self._source.info
+        if info is None or info.path is None:
+            self.notify("No model file is loaded yet.", severity="warning")
+        else:
+            self.app.push_screen(ModelFactsScreen(info.path))
+
+    def action_turn_view(self) -> None:
+        """Show the layers with their numbers, or all of them at once."""
+        self._grid.show_view(GridView.NUMBERS if self._grid.view is GridView.OVERVIEW else GridView.OVERVIEW)
+
     def action_lens(self) -> None:
         self._lens = not self._lens
         self._source.set_lens(self._lens)
@@ -294,11 +334,24 @@ class LiveScreen(ToolScreen):
         self._source.cancel()
 
     def action_edit(self) -> None:
-        self.set_focus(self.query_one(Input))
+        self.set_focus(self._editor)
+
+    def action_open_editor(self) -> None:
+        """Edit the prompt in the user's own editor, which has the terminal meanwhile."""
+        try:
+            with self.app.suspend():
+                text = edit(self._editor.text)
+        except UsageError as error:
+            self.notify(str(error), severity="error")
+        except SuspendNotSupported:
+            self.notify("This terminal cannot be given to an editor.", severity="error")
+        else:
+            self._editor.put(text)
+            self.action_edit()
 
     def action_back(self) -> None:
         """Go from the prompt to the grid, from an older token to the newest, else to the previous screen."""
-        if isinstance(self.focused, Input):
+        if self.is_typing:
             self.set_focus(self._grid)
         elif not self._run.timeline.live:
             self.action_newest()
@@ -307,24 +360,62 @@ class LiveScreen(ToolScreen):
 
     def action_restart(self) -> None:
         self._source.restart()
-        self._run.forget()
+        self._run.lose_records()
         self._records_shown, self._last_progress = 0, time.monotonic()
         self._show_note("")
 
-    def action_settings(self, focused: str = "temperature", fault: str = "") -> None:
-        engine = self._source.settings
-        edited = replace(engine, faults=(*engine.faults, fault)) if fault else engine
-        dialog = LiveSettingsScreen(LiveSettings(self.sampling, edited), focused)
-        self.app.push_screen(dialog, self._apply_settings)
+    def action_settings(self) -> None:
+        settings = LiveSettings(self.sampling, self._source.settings, self._system)
+        self.app.push_screen(LiveSettingsScreen(settings, self._fault_place()), self._apply_settings)
 
     def action_inject(self) -> None:
-        node = self._grid.node
-        if node is not None:
-            self.action_settings("fault", f"layer={node.layer},stage={node.stage},kind=scale,magnitude=0.5")
+        place = self._fault_place()
+        if place is None:
+            self.notify("Faults need a model: wait until it is loaded.", severity="warning")
+        else:
+            self.app.push_screen(FaultDialog(place, self._source.settings.faults), self._apply_faults)
+
+    def _fault_place(self) -> FaultPlace | None:
+        """The stage under the cursor and the token that is looked at; None without a model."""
+        node, info = self._grid.node, self._source.info
+        if node is None or info is None or self._grid.graph is None:
+            return None
+        token = None if self._record is None else self._record.position - 1
+        is_map = self._grid.graph[node.stage].is_attention_map
+        return FaultPlace(node, is_map, info.fault_kinds.get(node, ()), token)
 
     def action_again(self) -> None:
         self._sampling = replace(self.sampling, seed=self.sampling.seed + 1)
-        self._generate()
+        self._send_again()
+
+    def action_chat(self) -> None:
+        """Say the next prompts through the model's chat template, or have them continued as plain text."""
+        info = self._source.info
+        if info is not None and not info.has_template:
+            self.notify("This model has no chat template: prompts are continued as plain text.", severity="warning")
+            return
+        self._chat = not self.chat
+        self._show_prompt_kind()
+
+    def action_new_conversation(self) -> None:
+        self._source.cancel()
+        self._run.forget()
+        self._request, self._record, self._generation = None, None, 0
+        self._show_note("")
+        self._text.clear()
+        self._candidates.show([], "No token yet.")
+        if self._grid.graph is not None:
+            self._grid.open_graph(self._grid.graph, self._grid.node)
+        self._grid.border_title = pass_title(self._statistic, None)
+        self._show()
+        self.action_edit()
+
+    def action_rendered_prompt(self) -> None:
+        turn, _ = self._run.place
+        if turn is None:
+            self.notify("No prompt was sent yet: press e and enter one.", severity="warning")
+        else:
+            self.app.push_screen(RenderedPromptScreen(turn, self._run))
 
     def action_capture(self) -> None:
         if not self._run.tokens:
@@ -337,35 +428,60 @@ class LiveScreen(ToolScreen):
             self.notify("There is no run to capture yet: press e and enter a prompt.", severity="warning")
             return
         info, settings = self._source.info, self._source.settings
-        self.copy(trace_command(info, settings, self._run.ids, len(self._run.prompt), self._free_directory()))
+        self.copy(trace_command(info, settings, self._run.ids, len(self._run.turns[-1].ids), self._free_directory()))
 
     def _free_directory(self) -> Path:
         info = self._source.info
         return free_directory("run" if info is None or info.path is None else info.path.stem, Path.cwd())
 
+    def _apply_faults(self, faults: tuple[str, ...] | None) -> None:
+        engine = self._source.settings
+        if faults is not None and faults != engine.faults:
+            self._apply_settings(LiveSettings(self.sampling, replace(engine, faults=faults), self._system))
+
     def _apply_settings(self, settings: LiveSettings | None) -> None:
         """Use what the dialog returned; the model is opened again only for another engine."""
         if settings is None:
             return
-        self._sampling = settings.sampling
+        self._sampling, self._system = settings.sampling, settings.system
         if settings.engine == self._source.settings:
-            self._generate()
+            self._send_again()
         else:
             self._generate_when_loaded = bool(self.prompt)
             self._source.reopen(settings.engine)
 
-    def _generate(self) -> None:
+    def _next_request(self) -> str | ChatPrompt:
+        """What is in the field, as the next turn of the conversation or as a text to continue; empty if nothing is."""
+        text = self._editor.text
+        return self._run.following(text, self._system) if self.chat and text else text
+
+    def _send(self) -> None:
+        """Send what is in the field."""
+        self._editor.remember(self._editor.text)
+        self._generate(self._next_request())
+
+    def _send_again(self) -> None:
+        """Send what was sent last, with the settings of now; what is in the field where nothing was."""
+        request = self._request
+        if request is None:
+            self._send()
+        else:
+            self._generate(replace(request, system=self._system) if isinstance(request, ChatPrompt) else request)
+
+    def _generate(self, request: str | ChatPrompt) -> None:
         info = self._source.info
-        self._generate_when_loaded = bool(self.prompt)
-        if not self.prompt:
+        self._generate_when_loaded = bool(request)
+        if not request:
             self.notify("Type a prompt first.", severity="warning")
         elif self._source.state is EngineState.CRASHED:
-            self.notify("The engine has crashed; press escape, then r to restart it.", severity="warning")
+            self.notify("The engine has crashed; press escape, then ctrl+r to restart it.", severity="warning")
         elif info is None:
-            # The generation starts as soon as the engine is loaded.
+            # What is in the field is sent as soon as the engine is loaded: until then nobody knows of a template.
+            self._request = None
             self.set_focus(self._grid)
         else:
-            self._generation = self._source.generate(self.prompt, self.sampling, max_tokens=info.context)
+            self._request = request
+            self._generation = self._source.generate(request, self.sampling, max_tokens=info.context)
             self.set_focus(self._grid)
 
     def _stop_at_wanted_token(self) -> None:
@@ -390,7 +506,8 @@ class LiveScreen(ToolScreen):
         record = self._source.latest() if timeline.live else self._source.record(timeline.record)
         if record is not None and timeline.tokens:
             self._record = record
-            self._before = self._source.record(timeline.first_record + record.index - 1) if record.index else None
+            number = (timeline.first_record or 0) + record.index if timeline.live else timeline.record
+            self._before = self._source.record(number - 1) if record.index else None
             self._show_grid()
             if not grid_alone:
                 self._candidates.show(candidate_bars(record, self._run.names), "No token could be chosen.")
@@ -408,13 +525,9 @@ class LiveScreen(ToolScreen):
             self._grid.show(figures, first_bad(graph, record.stats), notify=False)
 
     def _show_lens(self) -> None:
-        """Show or hide the logit lens, with the layer under the cursor marked."""
-        self.set_class(self._lens, "-lens")
-        if self._lens:
-            node = self._grid.node
-            layer = -1 if node is None or node.layer is None else node.layer
-            bars = [] if self._record is None else lens_bars(self._record, self._run.names, layer)
-            self._lens_bars.show(bars, NO_LENS)
+        """Show or hide what each layer would say next."""
+        bars = [] if self._record is None else lens_bars(self._record, self._run.names)
+        self._grid.show_lens(bars if self._lens else None, NO_LENS)
 
     def _show_place(self) -> None:
         timeline = self._run.timeline
@@ -453,7 +566,13 @@ class LiveScreen(ToolScreen):
             self._show()
         if not self._grid_alone:
             self.query_one(StatusBar).status = Status(
-                self._source.info, self._source.state, self._record, self._status_note(), self._pace
+                self._source.info,
+                self._source.state,
+                self._record,
+                self._status_note(),
+                self._pace,
+                self._work,
+                round(time.monotonic(), 1) if self._work else 0.0,
             )
 
     def _status_note(self) -> str:
@@ -463,42 +582,42 @@ class LiveScreen(ToolScreen):
             return f"{self._note or 'opening the model'}, {silent:.0f} s"
         if self._source.state is not EngineState.RUNNING or silent < PATIENCE:
             return self._note
-        return f"{self._note or 'no token'} for {silent:.0f} s, r restarts"
+        return f"{self._note or 'no token'} for {silent:.0f} s, ctrl+r restarts"
 
     def _show_note(self, note: str, failure: str = "", restart: bool = False) -> None:
-        self._note = note
+        self._note, self._work = note, None
         if failure == self.failure:
             return  # an update of the box lays out the whole screen again, and would do so with every token
         self.failure = failure
         box = self.query_one("#failure", Static)
-        box.update(f"{failure}\nPress r to restart the engine." if restart else failure)
+        box.update(f"{failure}\nPress ctrl+r to restart the engine." if restart else failure)
         box.display = bool(failure)
 
     def _handle(self, event: messages.Event) -> None:
         run = self._run
         match event:
             case messages.StepProgress(what, done, total):
-                self._show_note(f"{what} {done}/{total}")
+                now = time.monotonic()
+                begun = self._work or WorkProgress.new(what, done, total, now)
+                self._work, self._last_progress = begun.taken(what, done, total, now), now
             case messages.Reopening():
                 self._last_progress = time.monotonic()
                 self._show_note("")
             case messages.Loaded(info):
                 self._loaded(info)
-            case messages.Started(number, _, tokens) if number == self._generation:
-                self._show_note(f"evaluating {len(tokens)} prompt tokens")
-                self._last_progress, self._noise_requested = time.monotonic(), False
-                run.begin(event)
-                self._text.border_subtitle = sampling_title(self.sampling)
-                self._text.start(event.prompt)
-            case messages.TokenNames(names):
+            case messages.Started(number) if number == self._generation:
+                self._started(event)
+            case messages.TokenNames(names, special):
                 run.names.update(names)
+                run.special.update(special)
             case messages.TokenText(run=number) if number == self._generation:
                 self._show_note("")
                 run.add(event)
-                self._text.add(event.text, tint(self._signal, run.tokens[-1], run.noise))
+                self._text.add(event.text, tint(self._signal, run.turns[-1].tokens[-1], run.noise))
             case messages.Paused() | messages.Resumed():
                 self._show_note("")
             case messages.Finished(number, reason, tail) if number == self._generation:
+                run.finish(tail)
                 self._text.finish(tail)
                 self._show_note(reason)
             case messages.Captured(directory):
@@ -510,23 +629,39 @@ class LiveScreen(ToolScreen):
                 self._show_tints()
             case messages.Declined(message):
                 self._show_note("")
-                self.notify(message, severity="warning", markup=False, timeout=10)
+                self.notify(message, severity="warning")
             case messages.Failed(message, fatal):
                 self._show_note("", message, restart=fatal)
             case _:
                 # An event of a generation that a newer one has replaced.
                 return
 
+    def _started(self, event: messages.Started) -> None:
+        assert self._request is not None
+        self._show_note(f"evaluating {len(event.tokens) - event.kept} prompt tokens")
+        self._last_progress, self._noise_requested = time.monotonic(), False
+        self._run.begin(event, self._request)
+        self._text.border_subtitle = sampling_title(self.sampling)
+        show_turns(self._text, self._run, self._signal)
+        if self._run.is_chat and self._editor.text == self._run.turns[-1].said:
+            self._editor.put("")
+
+    def _show_prompt_kind(self) -> None:
+        self.query_one("#prompt-kind", Label).update("chat ❯ " if self.chat else "prompt ❯ ")
+
     def _loaded(self, info: messages.EngineDescription) -> None:
         if self._grid.graph is None or self._grid.graph.config != info.graph:
             self._grid.open_graph(graph_for(info.graph), self._initial.node)
         self._show_note("")
+        self._grid.mark_faults(map(fault_node, info.faults))
+        self._show_prompt_kind()
         self._source.set_pace(self._pace)
         self._source.set_lens(self._lens)
-        if self._generate_when_loaded and not isinstance(self.focused, Input):
-            self._generate()
+        if self._generate_when_loaded and not self.is_typing:
+            self._send_again()
 
     def _captured(self, directory: Path) -> None:
-        self.notify(str(directory), title="Captured", markup=False, timeout=10)
+        self.notify(str(directory), title="Captured")
+        remember(directory)
         if self.is_current:
             self.program.open_state(screen_state(ScreenName.BROWSE, at=directory))

@@ -26,6 +26,7 @@ from aprtui.tui.screens.tensor.text import (
     byte_pane,
     drop_empty_column,
     histogram_pane,
+    key_lines,
     label_lines,
     label_width,
     outlier_rows,
@@ -147,7 +148,8 @@ class TensorBody(Container):
         low, high = scale.ends()
         words = f"{plane.kind} scale" + ("" if plane.clip == 1 else f" of {100 * plane.clip:g} % of the values")
         words += ", + beyond it" if (tile == Mark.ABOVE).any() else ""
-        self.query_one(ColourBar).show(scale.colour_map, (number(low, 3), number(high, 3)), words)
+        zero = None if plane.kind is ScaleKind.LOG or not low < 0 < high else -low / (high - low)
+        self.query_one(ColourBar).show(scale.colour_map, (number(low, 3), number(high, 3)), words, zero)
         pane = self.query_one("#map", Widget)
         pane.border_title, pane.border_subtitle = plane.title(), zoom_words(plane.viewport)
         self.draw_labels(plane)
@@ -157,27 +159,32 @@ class TensorBody(Container):
         self.draw_labels(plane)
 
     def draw_labels(self, plane: DisplayedPlane) -> None:
-        viewport, labels = plane.viewport, self._lines("labels")
-        width = label_width(viewport, plane.labels) + 1
-        if labels.styles.width is None or labels.styles.width.value != width:
-            labels.styles.width = width
-        labels.show(label_lines(viewport, plane.labels, plane.profile, viewport.lines, plain=viewport.plain))
-        self._lines("ruler").show([[(ruler(viewport, viewport.cells), Ink.MUTED)]])
+        viewport, labels, columns = plane.viewport, self._lines("labels"), self._lines("ruler")
+        width = label_width(viewport, plane.labels, self.query_one("#map").size.width // 7)
+        keys = key_lines(viewport, plane.labels.texts) if plane.source.axes[1] == "key" else []
+        for styles, name, wanted in ((labels.styles, "width", width + 1), (columns.styles, "height", 1 + len(keys))):
+            if (set_to := getattr(styles, name)) is None or set_to.value != wanted:
+                setattr(styles, name, wanted)
+        lines = label_lines(viewport, plane.labels, plane.profile, viewport.lines, width, plain=viewport.plain)
+        labels.show([*[[] for _ in keys], *lines])
+        columns.show([[(ruler(viewport, viewport.cells), Ink.MUTED)], *keys])
 
     def draw_value(self, plane: DisplayedPlane, value: CursorValue | None) -> None:
         lines: list[list[Piece]] = []
         if value is not None:
-            lines = value_lines(plane.source, plane.labels, value, plane.profile)
+            width = self._lines("value").size.width
+            lines = value_lines(plane.source, plane.labels, value, plane.profile, width)
             pane = self._lines("bytes")
             if pane.size.height:
-                pane.border_title, dump = byte_pane(plane.source, value, pane.size.height)
+                pane.border_title, dump = byte_pane(plane.source, value, *pane.size[::-1])
                 pane.show(dump)
         self._lines("value").show(lines)
 
     def draw_whole(self, plane: DisplayedPlane) -> None:
         pane = self._lines("histogram")
         size = pane.size.height, pane.size.width
-        pane.show(histogram_pane(plane.profile, plane.scale(), size, plain=plane.viewport.plain))
+        lines, pane.border_subtitle = histogram_pane(plane.profile, plane.scale(), size, plain=plane.viewport.plain)
+        pane.show(lines)
         table = self.outliers
         table.border_title = f"{plane.source.axes[1]}s with the largest rms"
         if plane.profile is not None:

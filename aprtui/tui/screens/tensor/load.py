@@ -1,28 +1,22 @@
-"""What the threads of the tensor screen read: a tile, a whole plane, a checksum, the texts of tokens."""
+"""What the threads of the tensor screen read: a tile, a whole plane, a checksum."""
 
 from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.errors import AprtuiError
-from aprtui.model.model import load_model
 from aprtui.progress import Cancelled
-from aprtui.resources import embedded_model
 from aprtui.trace.aprt import HEADER_BYTES
-from aprtui.trace.capture import Capture
 from aprtui.trace.profile import Profile, profile
 from aprtui.tui.draw.tiles import Tiling, reduced
 from aprtui.tui.draw.viewport import Viewport
 from aprtui.tui.screens.tensor.source import StageSource, TensorSource
-from aprtui.tui.screens.tensor.text import token_text
 
 BATCH_SECONDS = 0.15
 """A tile that takes longer to read is shown in parts."""
@@ -84,17 +78,3 @@ def checksum_problem(source: TensorSource, cancelled: Cancelled) -> str:
         f"{source.file.path}: CRC32 is {crc:08x}, the manifest says {source.crc32:08x}: changed since the capture: "
         "capture again"
     )
-
-
-def token_texts(capture: Capture, models: Iterable[Path]) -> tuple[str, ...]:
-    """The texts of a capture's tokens, by the tokenizer of its own model; empty if none of `models` is that model."""
-    if capture.tokens is None or capture.manifest is None or capture.manifest.model.sha256 is None:
-        return ()
-    for path in (embedded_model(), *models):
-        try:
-            model = load_model(path)
-            if model.sha256() == capture.manifest.model.sha256:
-                return tuple(token_text(model.tokenizer.token_bytes(token)) for token in capture.tokens)
-        except (AprtuiError, OSError):
-            continue
-    return ()

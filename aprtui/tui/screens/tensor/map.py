@@ -13,11 +13,12 @@ from textual.events import Click, MouseScrollDown, MouseScrollUp
 from textual.message import Message
 from textual.strip import Strip
 
-from aprtui.tui.draw.colours import LEVELS, ColourMap, Mark, glyph, level_colours, level_styles
+from aprtui.tui.draw.colours import LEVELS, ColourMap, Mark, glyph, level_colours, level_styles, on_colour
 from aprtui.tui.draw.numbers import number
 from aprtui.tui.draw.viewport import NUMBER_CELLS
 from aprtui.tui.widgets.heatmap import Heatmap, Tile
 from aprtui.tui.widgets.line_widget import LineWidget
+from aprtui.tui.widgets.moves import COLUMNS, ENDS, MOVES, PAGES
 
 
 class TensorMap(Heatmap):
@@ -26,16 +27,16 @@ class TensorMap(Heatmap):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "choose", "Zoom to value"),
         # The same actions as those of tables and stage grids: the same keys stand for one thing.
-        Binding("up,k", "move(-1, 0)", "Row above", show=False),
-        Binding("down,j", "move(1, 0)", "Row below", show=False),
-        Binding("left,h", "move(0, -1)", "Column before", show=False),
-        Binding("right,l", "move(0, 1)", "Column after", show=False),
-        Binding("pageup", "move(-10, 0)", "Ten rows up", show=False),
-        Binding("pagedown", "move(10, 0)", "Ten rows down", show=False),
-        Binding("H,shift+left", "move(0, -10)", "Ten columns back", show=False),
-        Binding("L,shift+right", "move(0, 10)", "Ten columns on", show=False),
-        Binding("home", "move_to(0)", "First column", show=False),
-        Binding("end", "move_to(-1)", "Last column", show=False),
+        Binding("up,k", "move(-1, 0)", "Row above", show=False, group=MOVES),
+        Binding("down,j", "move(1, 0)", "Row below", show=False, group=MOVES),
+        Binding("left,h", "move(0, -1)", "Column before", show=False, group=MOVES),
+        Binding("right,l", "move(0, 1)", "Column after", show=False, group=MOVES),
+        Binding("pageup", "move(-10, 0)", "Ten rows up", show=False, group=PAGES),
+        Binding("pagedown", "move(10, 0)", "Ten rows down", show=False, group=PAGES),
+        Binding("shift+left", "move(0, -10)", "Ten columns back", show=False, group=COLUMNS),
+        Binding("shift+right", "move(0, 10)", "Ten columns on", show=False, group=COLUMNS),
+        Binding("home", "move_to(0)", "First column", show=False, group=ENDS),
+        Binding("end", "move_to(-1)", "Last column", show=False, group=ENDS),
     ]
 
     class Moved(Message):
@@ -105,7 +106,7 @@ class TensorMap(Heatmap):
         width, base = self.size.width, self.style()
         if y >= numbers.shape[0]:
             return Strip.blank(width, base)
-        styles = level_styles(self._map)
+        styles = level_styles(self._map, dark=self.dark)
         segments = []
         for column, (value, level) in enumerate(zip(numbers[y].tolist(), self._tile[y].tolist(), strict=True)):
             style = base if self.plain else base + styles[level]
@@ -134,9 +135,11 @@ class ColourBar(LineWidget):
         self._map = ColourMap.CIVIDIS
         self._ends = ("", "")
         self._words = ""
+        self._zero: float | None = None
 
-    def show(self, colour_map: ColourMap, ends: tuple[str, str], words: str) -> None:
-        self._map, self._ends, self._words = colour_map, ends, words
+    def show(self, colour_map: ColourMap, ends: tuple[str, str], words: str, zero: float | None = None) -> None:
+        """Show the colours between `ends`, with a mark at the share `zero` of the way if there is one."""
+        self._map, self._ends, self._words, self._zero = colour_map, ends, words, zero
         self.refresh()
 
     @property
@@ -149,13 +152,12 @@ class ColourBar(LineWidget):
             return Strip.blank(width, base)
         left, right = f"{self._ends[0]} ", f" {self._ends[1]}  "
         room = max(min(width - len(left) - len(right) - len(self._words), 32), 8)
-        colours = level_colours(self._map)
+        colours = level_colours(self._map, dark=self.dark)
         segments = [Segment(left, base)]
+        at_zero = None if self._zero is None else min(int(self._zero * room), room - 1)
         for cell in range(room):
             level = cell * (LEVELS - 1) // max(room - 1, 1)
-            if self.plain:
-                segments.append(Segment(glyph(level), base))
-            else:
-                segments.append(Segment(" ", Style(bgcolor="rgb({},{},{})".format(*(colours[level] or (0, 0, 0))))))
+            text = "0" if cell == at_zero else glyph(level) if self.plain else " "
+            segments.append(Segment(text, base if self.plain else on_colour(colours[level] or (0, 0, 0))))
         segments += [Segment(right, base), Segment(self._words, self.style("words"))]
         return Strip(segments).adjust_cell_length(width, base)

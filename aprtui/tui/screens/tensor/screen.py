@@ -13,19 +13,20 @@ from textual.widgets import Input, Static
 from textual.worker import get_current_worker
 
 from aprtui.errors import AprtuiError, UsageError
+from aprtui.model.lookup import token_pieces
 from aprtui.trace.capture import Capture
 from aprtui.trace.profile import Profile
 from aprtui.tui.draw.numbers import shape_text
-from aprtui.tui.draw.text import as_typed
+from aprtui.tui.draw.text import as_typed, visible
 from aprtui.tui.draw.tiles import ScaleKind
 from aprtui.tui.draw.viewport import Viewport
 from aprtui.tui.frame.keymap import Chord
-from aprtui.tui.frame.recent import recent_paths
+from aprtui.tui.frame.recent import models_at_hand
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.tensor.body import DisplayedPlane, TensorBody
-from aprtui.tui.screens.tensor.load import TileValues, checksum_problem, plane_profile, read_tile, token_texts
+from aprtui.tui.screens.tensor.load import TileValues, checksum_problem, plane_profile, read_tile
 from aprtui.tui.screens.tensor.map import TensorMap
 from aprtui.tui.screens.tensor.source import StageSource, TensorSource, open_neighbour, open_source
 from aprtui.tui.screens.tensor.text import CursorValue, RowLabels, cursor_words, parse_place, value_at_cursor
@@ -43,8 +44,10 @@ time. Where there is no room for all values, a cell shows the one of largest mag
 number is seen. NaN (X) wins over Inf (I), and Inf over any number; + lies beyond the scale. Zoomed in, values are \
 written out.
 
-The bars beside the rows show the rms of each token over three powers of ten. The scale is linear, logarithmic (the \
-magnitude; exact zeros stay empty) or symmetric (blue below zero, orange above); clipping leaves the largest values \
+Beside the rows stand the texts of their tokens, above an attention map those of the keys: from the capture, or from \
+its model if that is among the models given, opened lately or in the folders around. The bars show the rms of each \
+row, over three powers of ten where one dwarfs the others. The scale is linear, logarithmic (the magnitude; exact \
+zeros are darker than every value) or symmetric (blue below zero, orange above); clipping leaves the largest values \
 out of it, so that the others can be told apart.
 
 At the right (on small screens with v): the value under the cursor with its bits, a histogram of all values with \
@@ -72,25 +75,21 @@ class TensorScreen(ToolScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("plus,equals_sign", "zoom(True)", "Zoom in", key_display="+", id="tensor.closer"),
         Binding("minus", "zoom(False)", "Zoom out", show=False, id="tensor.farther"),
-        Binding("f", "fit", "All of the tensor", show=False, id="tensor.fit"),
-        Binding("c", "scale", "Scale", id="tensor.scale"),
-        Binding("C", "clip", "Leave the largest values out of the scale", show=False, id="tensor.clip"),
-        Binding("g,slash", "go", "Go to token,channel", show=False, id="tensor.go"),
+        Binding("0", "fit", "All of the tensor", show=False, id="tensor.fit"),
+        Binding("M", "scale", "Scale", id="tensor.scale"),
+        Binding("X", "clip", "Leave the largest values out of the scale", show=False, id="tensor.clip"),
+        Binding("g", "go", "Go to token,channel", show=False, id="tensor.go"),
         Binding("n", "step(1, 'layer')", "Next stage", id="tensor.next"),
-        Binding("p", "step(-1, 'layer')", "Stage before", show=False, id="tensor.previous"),
-        Binding("N", "step(1, 'stage')", "Same stage, next layer", show=False, id="tensor.next.layer"),
-        Binding("P", "step(-1, 'stage')", "Same stage, layer before", show=False, id="tensor.previous.layer"),
-        Binding("o", "outliers", "Outlier channels", show=False, id="tensor.outliers"),
+        Binding("N", "step(-1, 'layer')", "Stage before", show=False, id="tensor.previous"),
+        Binding("O", "outliers", "Outlier channels", show=False, id="tensor.outliers"),
         Binding("v", "turn_view", "Side, bytes or neither (small screens)", show=False, id="tensor.view"),
         Binding("r", "read_again", "Read the file again", show=False, id="tensor.read"),
-        Binding("tab", "app.focus_next", "Next pane", show=False),
-        Binding("shift+tab", "app.focus_previous", "Pane before", show=False),
     ]
     CHORDS: ClassVar[tuple[Chord, ...]] = (
         Chord("] s", "step(1, 'layer')", "Next stage", "tensor.chord.next"),
         Chord("[ s", "step(-1, 'layer')", "Stage before", "tensor.chord.previous"),
-        Chord("] l", "step(1, 'stage')", "Same stage, next layer", "tensor.chord.next.layer"),
-        Chord("[ l", "step(-1, 'stage')", "Same stage, layer before", "tensor.chord.previous.layer"),
+        Chord("] l", "step(1, 'stage')", "Same stage, next layer", "tensor.next.layer"),
+        Chord("[ l", "step(-1, 'stage')", "Same stage, layer before", "tensor.previous.layer"),
         Chord("] h", "head(1)", "Next head", "tensor.chord.next.head"),
         Chord("[ h", "head(-1)", "Head before", "tensor.chord.previous.head"),
     )
@@ -140,6 +139,8 @@ class TensorScreen(ToolScreen):
         self._values: TileValues | None = None
         self._profile: Profile | None = None
         self._cursor_value: CursorValue | None = None
+        self._tokens_of: Capture | None = None
+        """The capture that `_token_texts` are of, or will be."""
         self._token_texts: tuple[str, ...] = ()
         self._reported_change = ""
         self._scale_kind = ScaleKind(state.text("scale")) if state.text("scale") in set(ScaleKind) else ScaleKind.LINEAR
@@ -225,8 +226,11 @@ class TensorScreen(ToolScreen):
 
     @work(thread=True, group="words", exclusive=True, description="texts of tokens")
     def _read_token_texts(self, capture: Capture) -> None:
-        models = [path for path in (*self.session.paths, *recent_paths()) if path.suffix == ".gguf"]
-        self.post_message(self.TokensDecoded(capture, token_texts(capture, models)))
+        worker = get_current_worker()
+        models = models_at_hand(*self.session.paths, capture.path.parent)
+        pieces = token_pieces(capture, models, lambda: worker.is_cancelled)
+        if not worker.is_cancelled:
+            self.post_message(self.TokensDecoded(capture, tuple(map(visible, pieces or ()))))
 
     def on_heatmap_resized(self, message: Heatmap.Resized) -> None:
         size = self._body.heat.size
@@ -276,7 +280,7 @@ class TensorScreen(ToolScreen):
             if row >= viewport.shape[0] or column >= viewport.shape[1] or (plane or 0) >= source.planes:
                 raise UsageError(f"{message.value}: beyond the end: there are {shape_words(source)} values")
         except UsageError as error:
-            self.notify(str(error), severity="warning", markup=False)
+            self.notify(str(error), severity="warning")
             return
         self._leave_place()
         if plane is not None and plane != self._plane:
@@ -343,7 +347,7 @@ class TensorScreen(ToolScreen):
             return
         source, problems = open_neighbour(self._source, step, same)
         for problem in problems:
-            self.notify(problem, severity="error", markup=False, timeout=15)
+            self.notify(problem, severity="error")
         if source is not None:
             self._source = source
             self._open()
@@ -398,7 +402,9 @@ class TensorScreen(ToolScreen):
             return
         self._plane = min(self._plane, source.planes - 1)
         if self._state_to_restore is not None:
-            self._plane = min(max(self._state_to_restore.number("head") or 0, 0), source.planes - 1)
+            element = self._state_to_restore.number("element")
+            plane = self._state_to_restore.number("head") if element is None else source.place_of(element)[0]
+            self._plane = min(max(plane or 0, 0), source.planes - 1)
         self._values = self._profile = self._cursor_value = None
         if size.height and size.width:
             self._viewport = self._first_viewport(source, size.height, size.width)
@@ -406,7 +412,8 @@ class TensorScreen(ToolScreen):
         where = source.file.path.name
         if isinstance(source, StageSource):
             where = as_typed(source.capture.path)
-            if source.capture.tokens and not self._token_texts:
+            if source.capture is not self._tokens_of:
+                self._tokens_of, self._token_texts = source.capture, ()
                 self._read_token_texts(source.capture)
         self.detail(f"{where}  {shape_words(source)}")
         self._read_profile(source, self._plane)
@@ -424,6 +431,9 @@ class TensorScreen(ToolScreen):
         if wanted.text("at"):
             _, row, column = parse_place(wanted.text("at"), 1)
             viewport = viewport.at(row, column)
+        element = wanted.number("element")
+        if element is not None:
+            viewport = viewport.at(*source.place_of(element)[1:])
         if wanted.text("zoom") == "numbers":
             return viewport.written_out()
         if wanted.text("zoom"):

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.cells import cell_len
 
 from aprtui.errors import UsageError
 from aprtui.trace.aprt import HEADER_BYTES
 from aprtui.trace.profile import Profile
 from aprtui.tui.draw.bars import bar_text
 from aprtui.tui.draw.numbers import number
-from aprtui.tui.draw.text import SEPARATOR, padded
+from aprtui.tui.draw.text import SEPARATOR, clipped, flowed, joined, padded, wrapped
 from aprtui.tui.draw.tiles import Scale, ScaleKind, Size, largest
 from aprtui.tui.draw.viewport import Viewport, rows_of_line
 from aprtui.tui.screens.tensor.source import FileLocation, TensorSource
@@ -30,7 +31,11 @@ OUTLIER_COLUMNS = (
 BAR = 5
 """Cells of the bar that shows the rms of a row."""
 
-_TEXT = 9
+_LEAST_TEXT = 9
+"""Cells that the text of a token has beside the map, where it needs them; more on wide screens."""
+
+KEY_LINES = 3
+"""Lines for the texts of keys above an attention map."""
 
 _HEADER_FIELDS = ((0, 4, "magic"), (4, 8, "layer"), (8, 12, "number of values"))
 _HEIGHTS = " ▁▂▃▄▅▆▇█"
@@ -48,12 +53,6 @@ def exact_number(value: np.float32) -> str:
 
 def bits_text(value: np.float32) -> str:
     return f"0x{int(np.float32(value).view(np.uint32)):08x}"
-
-
-def token_text(data: bytes) -> str:
-    """The bytes of a token as visible characters: spaces as `·`, line breaks as `⏎`, tabs as `⇥`."""
-    text = data.decode(errors="replace").replace(" ", "·").replace("\r\n", "⏎").replace("\n", "⏎").replace("\t", "⇥")
-    return "".join(character if character.isprintable() else "�" for character in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,16 @@ class RowLabels:
         text = self.texts[place] if place < len(self.texts) else ""
         if not text and place < len(self.ids):
             text = f"#{self.ids[place]}"
-        return padded(f"{place:>{digits}} {text}", width)
+        return padded(f"{place:>{digits}} {clipped(text, width - digits - 1)}", width)
+
+    def text_width(self, most: int) -> int:
+        """Cells that the longest text or id takes, `most` at most."""
+        return min(_longest(tuple(self.texts) or tuple(f"#{token}" for token in self.ids)), most)
+
+
+@lru_cache(8)
+def _longest(texts: tuple[str, ...]) -> int:
+    return max(map(cell_len, texts), default=0)
 
 
 def rms_shares(rms: NDArray[np.float64]) -> tuple[NDArray[np.float64], bool]:
@@ -112,12 +120,24 @@ def histogram_lines(counts: NDArray[np.int64], height: int, *, plain: bool) -> l
     ]
 
 
-def between(left: str, right: str, width: int, middle: str = "") -> str:
-    """`left` at the left, `right` at the right, `middle` between them if it fits."""
-    room = width - len(left) - len(right)
-    if room < 1:
-        return f"{left} {right}"[:width]
-    return left + (middle.center(room) if len(middle) + 2 <= room else " " * room) + right
+def axis_lines(low: float, high: float, width: int, middle: str, *, plain: bool) -> tuple[str, str]:
+    """The axis below `width` bars from `low` to `high`, with a mark where zero is, and its labels.
+
+    `middle` stands between the ends, where no zero does and there is room.
+    """
+    rule, mark = ("-", "+") if plain else ("─", "┬")
+    left, right = number(low, 3), number(high, 3)
+    if middle or not low < 0 < high:
+        room = width - len(left) - len(right)
+        if room < 1:
+            return rule * width, clipped(left, width)
+        return rule * width, left + (middle.center(room) if len(middle) + 2 <= room else " " * room) + right
+    zero = min(int(-low / (high - low) * width), width - 1)
+    line = rule * zero + mark + rule * (width - zero - 1)
+    labels = list(left.ljust(max(width - len(right), len(left) + 1)) + right)
+    if len(left) < zero < width - len(right) - 1:
+        labels[zero] = "0"
+    return line, clipped("".join(labels), width)
 
 
 def byte_lines(data: bytes, start: int, of_value: slice) -> list[list[Piece]]:
@@ -152,10 +172,10 @@ def first_byte(offset: int, lines: int) -> int:
     return max(line, 0) * BYTES_A_LINE
 
 
-def header_words(data: bytes, start: int) -> str:
+def header_words(data: bytes, start: int) -> list[str]:
     """The names and values of the header fields of a stage file that are in `data`, which begins at offset `start`."""
     if start >= HEADER_BYTES:
-        return ""
+        return []
     words = []
     for first, last, name in _HEADER_FIELDS:
         field = data[first - start : last - start] if first >= start else b""
@@ -163,7 +183,7 @@ def header_words(data: bytes, start: int) -> str:
             count = int.from_bytes(field, "little")
             text = field.decode("ascii", "replace") if name == "magic" else str(count)
             words.append(f"{name} {'of the whole model' if name == 'layer' and count == 0xFFFFFFFF else text}")
-    return ", ".join(words)
+    return words
 
 
 def parse_place(text: str, planes: int) -> tuple[int | None, int, int]:
@@ -218,41 +238,40 @@ def cursor_words(source: TensorSource, labels: RowLabels, value: CursorValue) ->
 
 
 def value_lines(
-    source: TensorSource, labels: RowLabels, value: CursorValue, profile: Profile | None
+    source: TensorSource, labels: RowLabels, value: CursorValue, profile: Profile | None, width: int
 ) -> list[list[Piece]]:
-    lines: list[list[Piece]] = [[(words, Ink.PLAIN)] for words in place_words(source, labels, value)]
+    lines: list[list[Piece]] = [[(clipped(words, width), Ink.PLAIN)] for words in place_words(source, labels, value)]
     lines.append([(exact_number(value.value), Ink.STRONG), (f"  {bits_text(value.value)}", Ink.MUTED)])
+    if value.count > 1:
+        lines.append([(clipped(f"largest of {value.count} values in the cell", width), Ink.ACCENT)])
     where = f"block of {value.location.bytes} bytes" if value.location.is_block else "byte"
-    lines.append([(f"{where} at {value.location.offset}", Ink.MUTED)])
+    fields = [f"{where} at {value.location.offset}"]
     if profile is not None and value.row < profile.row_rms.size and value.column < profile.column_rms.size:
         row, column = profile.row_rms[value.row], profile.column_rms[value.column]
-        rms = f"rms of its {source.axes[0]} {number(row, 3)}, {source.axes[1]} {number(column, 3)}"
-        lines.append([(rms, Ink.MUTED)])
-    if value.count > 1:
-        lines.append([(f"largest of {value.count} values in the cell", Ink.ACCENT)])
-    return lines
+        fields += [f"{axis} rms {number(rms, 3)}" for axis, rms in zip(source.axes, (row, column), strict=True)]
+    return [*lines, *([(line, Ink.MUTED)] for line in flowed(fields, width))]
 
 
-def histogram_pane(profile: Profile | None, scale: Scale, size: Size, *, plain: bool) -> list[list[Piece]]:
-    """The pane of the histogram: bars, the ends of the scale, counts, rms and mean."""
+def histogram_pane(profile: Profile | None, scale: Scale, size: Size, *, plain: bool) -> tuple[list[list[Piece]], str]:
+    """The pane of the histogram: bars, their axis, counts, rms and mean; and how many values are beyond the scale."""
     height, width = size
     if profile is None:
-        return [[("being read…", Ink.MUTED)]]
+        return [[("being read…", Ink.MUTED)]], ""
     low, high = scale.ends()
     is_log = scale.kind is ScaleKind.LOG
     counts = profile.histogram(low, high, max(width, 1), log=is_log)
     lines: list[list[Piece]] = [
-        [(line, Ink.ACCENT)] for line in histogram_lines(counts, max(height - 3, 1), plain=plain)
+        [(line, Ink.ACCENT)] for line in histogram_lines(counts, max(height - 4, 1), plain=plain)
     ]
-    middle = "log of the magnitude" if is_log else "0" if low < 0 < high else ""
-    lines.append([(between(number(low, 3), number(high, 3), width, middle), Ink.MUTED)])
+    axis = axis_lines(low, high, width, "log of the magnitude" if is_log else "", plain=plain)
+    lines += [[(line, Ink.MUTED)] for line in axis]
     stats = profile.stats
     bad = f"{stats.nan} NaN  {stats.inf} Inf"
     lines.append([(bad, Ink.BAD if stats.nan or stats.inf else Ink.MUTED), (f"  {stats.count} values", Ink.MUTED)])
+    figures = [f"rms {number(stats.rms or 0, 3)}", f"mean {number(stats.mean or 0, 3)}"]
+    lines.append([(joined(figures, width), Ink.MUTED)])
     beyond = stats.count - stats.nan - stats.inf - int(counts.sum())
-    figures = f"rms {number(stats.rms or 0, 3)}  mean {number(stats.mean or 0, 3)}"
-    lines.append([(figures, Ink.MUTED), (f"  {beyond} beyond the scale" if beyond else "", Ink.ACCENT)])
-    return lines
+    return lines, f"{beyond} beyond the scale" if beyond else ""
 
 
 def outlier_rows(source: TensorSource, profile: Profile | None, labels: RowLabels) -> list[Row]:
@@ -278,21 +297,22 @@ def drop_empty_column(rows: Sequence[Row], columns: Sequence[Column]) -> tuple[l
     return [Row(row.key, row.cells[:-1], row.tone) for row in rows], list(columns[:-1])
 
 
-def label_width(viewport: Viewport, labels: RowLabels) -> int:
-    """The width of the labels of rows in cells."""
+def label_width(viewport: Viewport, labels: RowLabels, most: int) -> int:
+    """The width of the labels of rows in cells, where texts of tokens may take `most`."""
     digits = len(str(max(viewport.shape[0] - 1 + labels.first, 0)))
-    return digits + 1 + (_TEXT + 1 if labels.texts or labels.ids else 0) + BAR + 1
+    text = labels.text_width(max(most, _LEAST_TEXT))
+    return max(digits + 1 + (text + 1 if text else 0), len(labels.axis) + 1) + BAR + 1
 
 
 def label_lines(
-    viewport: Viewport, labels: RowLabels, profile: Profile | None, height: int, *, plain: bool
+    viewport: Viewport, labels: RowLabels, profile: Profile | None, height: int, width: int, *, plain: bool
 ) -> list[list[Piece]]:
-    """A heading, and for each line the name of its row and a bar of its rms."""
+    """A heading, and for each of `height` lines the name of its row and a bar of its rms."""
     digits = len(str(max(viewport.shape[0] - 1 + labels.first, 0)))
-    width = label_width(viewport, labels) - BAR - 1
+    names = width - BAR - 1
     shares, is_log = (np.zeros(0), False) if profile is None else rms_shares(profile.row_rms)
     title = "log" if is_log else "rms"
-    lines: list[list[Piece]] = [[(padded(labels.axis, width), Ink.MUTED), (title, Ink.MUTED)]]
+    lines: list[list[Piece]] = [[(padded(labels.axis, names), Ink.MUTED), (title, Ink.MUTED)]]
     lines_a_row = max(viewport.grain.lines, 1)
     for line in range(height):
         rows = rows_of_line(viewport, line)
@@ -303,16 +323,31 @@ def label_lines(
             continue
         ink = Ink.MARKED if rows.start <= viewport.row < rows.stop else Ink.MUTED
         bar = bar_text(float(shares[rows].max(initial=0)), BAR, plain)
-        name = labels.short(rows.start, width - 1, digits)
+        name = labels.short(rows.start, names - 1, digits)
         lines.append([(name, ink), (" ", Ink.PLAIN), (bar, Ink.ACCENT)])
     return lines
 
 
-def byte_pane(source: TensorSource, value: CursorValue, height: int) -> tuple[str, list[list[Piece]]]:
+def key_lines(viewport: Viewport, texts: Sequence[str]) -> list[list[Piece]]:
+    """The texts of keys above their columns, each in the width of its column; none where there is no room for them."""
+    cells = viewport.grain.cells
+    if not texts or cells < 2 or viewport.tiling.columns_per_cell > 1:
+        return []
+    lines: list[list[Piece]] = [[] for _ in range(KEY_LINES)]
+    first, count = viewport.tiling.column, viewport.tiling.cells(viewport.shape, viewport.room)[1]
+    for key in range(first, min(first + count, len(texts))):
+        pieces = wrapped(texts[key], cells - 1, KEY_LINES)
+        ink = Ink.MARKED if key == viewport.column else Ink.MUTED
+        for line, piece in zip(lines, [*pieces, *[""] * KEY_LINES], strict=False):
+            line += [(padded(piece, cells - 1), ink), (" ", Ink.PLAIN)]
+    return lines
+
+
+def byte_pane(source: TensorSource, value: CursorValue, height: int, width: int) -> tuple[str, list[list[Piece]]]:
     """The title and the lines of the pane of the bytes around a value. Raises `UnreadableError`."""
     start = first_byte(value.location.offset, height)
     data = source.file.read(start, height * BYTES_A_LINE)
     of_value = slice(value.location.offset, value.location.offset + value.location.bytes)
-    words = f"bytes of {source.file.path.name}, {source.file.size} in all"
-    header = "" if value.location.is_block else header_words(data, start)
-    return (f"{words}: {header}" if header else words), byte_lines(data, start, of_value)
+    words = [f"bytes of {source.file.path.name}, {source.file.size} in all"]
+    words += [] if value.location.is_block else header_words(data, start)
+    return joined(words, width), byte_lines(data, start, of_value)

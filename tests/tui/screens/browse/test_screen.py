@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from textual.widgets import Input
 
+from aprtui.model.model import load_model
 from aprtui.resources import embedded_model
 from aprtui.trace.graph import Node
+from aprtui.trace.manifest import read_manifest, write_manifest
 from aprtui.tui.app import AprtuiApp
+from aprtui.tui.frame.child import Ended, Event, Progressed, Record, Remark
 from aprtui.tui.frame.recent import recent_paths, remember
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
+from aprtui.tui.screens.browse import replay
 from aprtui.tui.screens.browse import screen as browse_screen
+from aprtui.tui.screens.browse.replay import ReplayRequest
 from aprtui.tui.screens.browse.screen import BrowseScreen
 from aprtui.tui.widgets.table import Table
 from tests.compare.synthetic import changed, write_capture
 from tests.tui.driver import Driver, notifications, screen_text, showing, tool_screen, until, until_shown
 from tests.tui.frame.key_clashes import clashes
+from tests.tui.screens.contracts.example import CONTRACT
 
 BROWSE = ScreenState(ScreenName.BROWSE)
 
@@ -74,13 +82,12 @@ async def test_captures_and_models_are_found_with_what_they_are(folder: Path, si
         await until_shown(pilot, "4 captures, 1 model", "good", "runs/bad", "foreign", "no manifest", "unfinished")
         words = ["age", "size"] if size[0] == 80 else ["exact", "aprtui cpu"]
         assert all(word in screen_text(pilot) for word in words)
-        keys = pilot.app.screen.active_bindings.values()
-        assert len([key for key in keys if key.binding.show]) <= 6
 
 
 async def test_empty_folder_says_what_to_do() -> None:
     async with showing(BROWSE, (80, 24)) as pilot:
         await until_shown(pilot, "No captures or models here yet.", "aprtui trace -p TEXT", "0 captures")
+        assert "Press 1 for Live" in screen_text(pilot) and "w writes the run" in screen_text(pilot)
         await pilot.press("enter", "space", "v", "y")
         assert notifications(pilot)[-1] == "Nothing here to give headless yet."
 
@@ -122,7 +129,7 @@ async def test_a_model_is_a_list_of_tensors_with_scales_and_ranges(folder: Path,
     shutil.copy(embedded_model(), folder / "demo.gguf")
     async with showing(BROWSE) as pilot:
         await until_shown(pilot, "demo.gguf: tensors", "blk.0.attn_q.weight", "Q4_K", "dmin")
-        await pilot.press("enter", "down", "enter")
+        await pilot.press("v", "down", "enter")
         assert opened == ["aprtui:tensor?model=demo.gguf&tensor=token_embd.weight"] or "tensor=" in opened[0]
         await until(pilot, lambda: " d " in screen_text(pilot) and "being read" not in screen_text(pilot))
         await pilot.press("y")
@@ -142,10 +149,16 @@ async def test_two_marked_captures_open_the_diff(folder: Path, opened: list[str]
         assert pilot.app.clipboard == "aprtui diff a b"
         await pilot.press("d")
         assert opened[-1] == "aprtui:diff?a=a&b=b"
-        await pilot.press("space")
-        await until_shown(pilot, "●  b", "●  c")
-        await pilot.press("d", "space", "d")
-        assert opened[-1] == "aprtui:diff?a=b&b=c" and "1 marked" in notifications(pilot)[-1]
+        await until_shown(pilot, "A  a", "B  b")
+        await pilot.press("space")  # a third one takes the place of B
+        await until_shown(pilot, "A  a", "B  c")
+        await pilot.press("d", "x", "d")
+        assert opened[-2:] == ["aprtui:diff?a=a&b=c", "aprtui:diff?a=c&b=a"]
+        await pilot.press("space", "d")  # the one under the cursor, c, is A now
+        assert "1 marked" in notifications(pilot)[-1]
+        await until_shown(pilot, "B  a")
+        await pilot.press("k", "space", "d")
+        assert opened[-1] == "aprtui:diff?a=b&b=a"
 
 
 async def test_filter_leaves_what_contains_its_words_and_escape_ends_it(folder: Path) -> None:
@@ -153,7 +166,7 @@ async def test_filter_leaves_what_contains_its_words_and_escape_ends_it(folder: 
     async with showing(BROWSE) as pilot:
         await until_shown(pilot, "4 captures")
         await pilot.press("slash", *"bad d", "enter")
-        assert [row.key for row in found(pilot).rows] == [Path("runs/bad")]
+        assert [row.key for row in found(pilot).rows] == [(Path("runs/bad"),)]
         await until_shown(pilot, "bad: statistics of each stage", "ffn_silu")
         await pilot.press("slash", "escape")
         assert len(found(pilot).rows) == 5
@@ -171,7 +184,7 @@ async def test_new_captures_appear_changed_ones_are_read_again_and_vanished_ones
         await until_shown(pilot, "1 capture", "a: statistics")
         write_capture(folder / "b", complete=False)
         await until_shown(pilot, "2 captures", "unfinished")
-        assert found(pilot).key == Path("a")
+        assert found(pilot).key == (Path("a"),)
         write_capture(folder / "a", edits={Node(0, "ffn_up"): changed((0, 0), np.inf)})
         await until_shown(pilot, "first Inf: layer 0 ffn_up")
         shutil.rmtree(folder / "a")
@@ -189,7 +202,7 @@ async def test_damaged_files_among_good_ones_are_named(folder: Path) -> None:
     (folder / "c.gguf").write_bytes(b"GGUF" + bytes(100))
     async with showing(BROWSE) as pilot:
         await until_shown(pilot, "2 captures, 1 model", "damaged")
-        await until_shown(pilot, "a: statistics", "unreadable")
+        await until_shown(pilot, "a: statistics", "damaged  2 stages unreadable:", " unreadable  ")
         await pilot.press("enter", "v", "slash", *"ffn_up", "enter")
         await until_shown(pilot, "unreadable", "gone", "header ends after 4 of 12 bytes")
         await pilot.press("j")
@@ -242,6 +255,110 @@ async def test_given_paths_and_those_opened_lately_are_listed(folder: Path, tmp_
         assert f"at={given}" in str(tool_screen(pilot).state())
 
 
+async def test_pairs_and_contracts_that_were_opened_are_listed_and_open_again(
+    folder: Path, tmp_path: Path, opened: list[str]
+) -> None:
+    a, b = write_capture(tmp_path / "elsewhere" / "a"), write_capture(tmp_path / "elsewhere" / "b")
+    contract = tmp_path / "elsewhere" / "alpha-v1.yaml"
+    contract.write_text(CONTRACT)
+    remember(contract)
+    remember(a, b)
+    async with showing(BROWSE) as pilot:
+        await until_shown(pilot, "0 captures, 0 models, 1 pair, 1 contract", "a ↔ ", "A        ", "B        ")
+        await pilot.press("y", "enter", "down", "space")
+        assert pilot.app.clipboard == f"aprtui diff {a} {b}"
+        assert "Only captures can be marked" in notifications(pilot)[-1]
+        await until_shown(pilot, "rules    ", "falsifiers")
+        await pilot.press("enter")
+        assert opened == [f"aprtui:diff?a={a}&b={b}", f"aprtui:contracts?path={contract}"]
+
+
+class RecordedChild:
+    """Gives out the events of a replay, one a poll; none after it was cancelled."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        self.events: list[Event] = []
+
+    def start(self, request: ReplayRequest) -> None:
+        self.words = request.words()
+        self.events = list(REPLAYED[Path(self.words[2]).name])
+
+    def poll(self) -> list[Event]:
+        return [self.events.pop(0)] if self.events else []
+
+    def cancel(self) -> None:
+        self.events = []
+
+
+SUMMARY = {"record": "summary", "verdict": "FAIL", "headline": "layer 1 ffn_up injects error", "compared": 53,
+           "expected": 54}  # fmt: skip
+REPLAYED: dict[str, list[Event]] = {
+    "bad": [Progressed("replaying layer 1, 20/54"), Record({"record": "stage"}), Record(SUMMARY), Ended()],
+    "slow": [Progressed("replaying layer 0, 1/54")],
+    "broken": [Remark("no"), Ended("layer-0/q.bin: cannot be read")],
+}
+
+
+def of_embedded_model(path: Path, **changes: object) -> Path:
+    """A capture whose manifest names the embedded model."""
+    write_capture(path)
+    manifest, model = read_manifest(path), load_model(embedded_model())
+    assert manifest is not None
+    info = replace(manifest.model, sha256=model.sha256(), architecture=model.architecture, **changes)  # type: ignore[arg-type]
+    write_manifest(path, replace(manifest, model=info))
+    return path
+
+
+async def test_a_capture_is_replayed_from_its_row_and_keeps_its_verdict(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "ChildSource", RecordedChild)
+    for name in REPLAYED:
+        of_embedded_model(folder / name)
+    async with showing(BROWSE) as pilot:
+        await until_shown(pilot, "3 captures", "R: replay")
+        await pilot.press("R")
+        await until_shown(pilot, "verdict  FAIL: layer 1 ffn_up", "53 of 54", "command  aprtui replay bad")
+        await pilot.press("y")
+        assert pilot.app.clipboard == f"aprtui replay bad --model {embedded_model()}"
+        await pilot.press("j", "R")
+        await until_shown(pilot, "verdict  layer-0/q.bin: cannot", "command  aprtui replay broken")
+        await pilot.press("j", "R")
+        await until_shown(pilot, "replay   replaying layer 0, 1/54")
+        await pilot.press("c")
+        await until(pilot, lambda: "replaying" not in screen_text(pilot))
+        await pilot.press("k", "k")
+        await until_shown(pilot, "verdict  FAIL: layer 1 ffn_up")
+        # What was judged is no longer what is there.
+        of_embedded_model(folder / "bad", quantization="Q8_0")
+        later = time.time() + 100
+        os.utime(folder / "bad" / "manifest.json", (later, later))
+        await until(pilot, lambda: "verdict" not in screen_text(pilot))
+
+
+async def test_without_its_model_a_capture_says_what_to_do(folder: Path, opened: list[str]) -> None:
+    write_capture(folder / "a")
+    remember(write_capture(folder / "b"), folder / "a")
+    shutil.copy(embedded_model(), folder / "demo.gguf")
+    async with showing(BROWSE) as pilot:
+        await until_shown(pilot, "2 captures, 1 model, 1 pair")
+        await pilot.press("R")
+        await until_shown(pilot, "verdict  no model at hand")
+        await pilot.press("end", "R")
+        assert opened == ["aprtui:diff?a=b&b=a&replay=1"]
+        await pilot.press("k", "R")
+        assert "Captures can be replayed" in notifications(pilot)[-1]
+
+
+async def test_enter_on_a_model_opens_it_in_live(folder: Path, opened: list[str]) -> None:
+    shutil.copy(embedded_model(), folder / "demo.gguf")
+    async with showing(BROWSE) as pilot:
+        await until_shown(pilot, "demo.gguf: tensors", "enter: open it in Live")
+        await pilot.press("enter")
+        assert opened == ["aprtui:live?model=demo.gguf"]
+
+
 async def test_unwritable_state_folder_is_no_trouble(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,7 +376,7 @@ async def test_state_is_shown_again(folder: Path) -> None:
     captures(folder)
     fields = {"at": "good", "layer": 1, "stage": "ffn_up", "a": "good", "b": "half", "stages": "ffn"}
     async with showing(screen_state(ScreenName.BROWSE, **fields)) as pilot:
-        await until_shown(pilot, "good: statistics", "ffn_silu", "●")
+        await until_shown(pilot, "good: statistics", "ffn_silu", "A  good", "B  half")
         await pilot.press("enter", "v")
         await pilot.pause()
         assert dict(tool_screen(pilot).state().fields) == {name: str(value) for name, value in fields.items()}
@@ -270,16 +387,23 @@ async def test_state_is_shown_again(folder: Path) -> None:
         assert pilot.app.clipboard == "aprtui stats good --stage ffn_up --layers 1..2"
 
 
-async def test_narrow_screens_show_the_grid_or_the_table(folder: Path) -> None:
+async def test_small_screens_show_preview_grid_or_table(folder: Path) -> None:
     write_capture(folder / "a")
     async with showing(BROWSE, (80, 24)) as pilot:
+        await until_shown(pilot, "prompt   ids 5 3 9 1 7", "model    tiny, Q4_K", "stages   all 54", "space: mark")
+        assert "feed-forward" not in screen_text(pilot)
+        await pilot.press("v")
         await until_shown(pilot, "a: rms of each stage", "feed-forward")
         assert "statistics of each stage" not in screen_text(pilot)
         await pilot.press("v")
         await until_shown(pilot, "a: statistics of each stage", "post_attn_residual")
         assert "feed-forward" not in screen_text(pilot)
         await pilot.press("v")
-        await until_shown(pilot, "feed-forward")
+        await until_shown(pilot, "stages   all 54")
+        await pilot.press("enter")
+        await until_shown(pilot, "feed-forward", "layer 0 attn_norm  all finite")
+        await pilot.press("v", "v")
+        await until_shown(pilot, "stages   all 54", "capture a")
 
 
 async def test_tab_goes_round_and_letters_are_letters_in_the_filter(folder: Path) -> None:
@@ -317,5 +441,5 @@ async def test_keys_in_a_burst_mark_what_the_cursor_is_on(folder: Path) -> None:
         # As when the next key is there before the message of the move has come.
         found(pilot).action_move(2)
         screen.action_mark()
-        await until_shown(pilot, "●  c")
-        assert "●  a" not in screen_text(pilot)
+        await until_shown(pilot, "A  c")
+        assert "A  a" not in screen_text(pilot)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from aprtui.tui.frame.child import Ended, Event, Progressed, Record, Remark
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenState
 from aprtui.tui.screens.diff.screen import DiffScreen
-from aprtui.tui.screens.diff.source import DiffRequest, Ended, Event, Progressed, Record, Remark
+from aprtui.tui.screens.diff.source import DiffRequest
 from tests.compare import recorded
 from tests.compare.recorded import records_of
 

@@ -17,12 +17,14 @@ import pytest
 from aprtui.compare.report.records import read_comparison
 from aprtui.trace.graph import Node
 from aprtui.tui.app import AprtuiApp
+from aprtui.tui.frame.child import ChildSource, Ended, Event, Progressed, Record
 from aprtui.tui.frame.config import Config
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, screen_state
 from aprtui.tui.screens.diff.grid import DiffGrid
-from aprtui.tui.screens.diff.screen import DiffScreen, VerdictLines
-from aprtui.tui.screens.diff.source import ChildSource, DiffRequest, Ended, Event, Progressed, Record
+from aprtui.tui.screens.diff.screen import DiffScreen
+from aprtui.tui.screens.diff.source import DiffRequest
+from aprtui.tui.screens.diff.verdict import VerdictLines
 from tests.compare.recorded import records_of, two_captures
 from tests.tui.screens.live.recorded import RecordedSource
 
@@ -117,8 +119,9 @@ async def test_a_planted_fault_is_reached_and_the_copied_commands_give_the_same_
                 await pilot.pause(0.05)
                 if isinstance(app.screen, DiffScreen) and not app.screen.comparing:
                     shown = app.screen.query_one(VerdictLines).text
-                    if holds(shown.word, "\n".join(shown.lines)):
-                        return shown.word, "\n".join(shown.lines)
+                    words = "\n".join((shown.sentence, *shown.details))
+                    if holds(shown.word, words):
+                        return shown.word, words
             raise AssertionError("no verdict")
 
         async def same_headless(word: str) -> None:
@@ -127,7 +130,7 @@ async def test_a_planted_fault_is_reached_and_the_copied_commands_give_the_same_
             assert (code, summary["verdict"]) == ({"PASS": 0, "FAIL": 1, "UNKNOWN": 125}[word], word)
 
         word, lines = await until(lambda word, _: word == "FAIL")
-        assert "by the noise floor of the model" in lines, "both sides are captures of the embedded model"
+        assert "by the noise floor of demo-qwen2-q4km.gguf" in lines, "both sides are captures of the embedded model"
         await pilot.press("home", "g", "d")
         assert app.screen.query_one(DiffGrid).node == Node(2, "ffn_gate")
         await same_headless(word)
@@ -135,10 +138,10 @@ async def test_a_planted_fault_is_reached_and_the_copied_commands_give_the_same_
         word, lines = await until(lambda _, lines: "by a replay" in lines)
         assert "layer 2 ffn_gate" in lines and "injected, certain" in lines
         await same_headless(word)
-        await pilot.press("M", "plus")
+        await pilot.press("M", "b")
         word, lines = await until(lambda word, _: word == "PASS")
         await same_headless(word)
-        await pilot.press("minus", "minus")
+        await pilot.press("B", "B")
         word, lines = await until(lambda word, _: word == "FAIL")
         await same_headless(word)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -132,9 +133,9 @@ async def test_every_statistic_comes_to_the_grid_in_turn() -> None:
     async with live(RecordedSource(), size=(120, 40)) as pilot:
         await finished(pilot)
         for statistic in [*list(Statistic)[1:], Statistic.RMS]:
-            await pilot.press("m")
+            await pilot.press("M")
             await until_shown(pilot, f" {statistic.words}: pass at")
-        await pilot.press("m", "m", "m", "m", "m")
+        await pilot.press("M", "M", "M", "M", "M")
         await until(pilot, lambda: "←" in screen_text(pilot))
         assert "short" in screen_text(pilot) and "long" in screen_text(pilot)
 
@@ -142,7 +143,7 @@ async def test_every_statistic_comes_to_the_grid_in_turn() -> None:
 async def test_change_of_the_first_token_is_not_made_up() -> None:
     async with live(RecordedSource(), size=(120, 40)) as pilot:
         await finished(pilot)
-        await pilot.press("m", "m", "m", "home")
+        await pilot.press("M", "M", "M", "home")
         await until(pilot, lambda: "the prompt, 5 tokens" in screen_text(pilot))
         rows = [line for line in screen_text(pilot).splitlines() if line.startswith("│   2 ")]
         assert "·" in rows[0] and "%" not in rows[0]
@@ -179,29 +180,52 @@ async def test_tints_are_levels_of_the_tokens_and_none_leaves_the_text_plain() -
         assert len(backgrounds()) == 1
 
 
-async def test_lens_is_asked_for_and_shown_with_the_layer_of_the_cursor_marked() -> None:
+async def test_lens_is_asked_for_and_shown_at_the_right_of_the_layers() -> None:
     source = RecordedSource()
     async with live(source, size=(120, 40)) as pilot:
         await finished(pilot)
         assert "logit lens" not in screen_text(pilot)
-        await pilot.press("v")
-        await until(pilot, lambda: "Not computed for this token." in screen_text(pilot))
+        await pilot.press("L")
+        await until(pilot, lambda: "not computed for" in screen_text(pilot))
         assert source.calls[-1] == "lens True"
-        await pilot.press("shift+left", "down", "down")
-        await until(pilot, lambda: "▸2 " in screen_text(pilot))
-        assert bars(pilot, "lens") == ['" other0"', '" other1"', '" other2"', '" other0"']
-        await pilot.press("v")
+        await pilot.press("shift+left")
+        await until(pilot, lambda: '" other0"' in row(pilot, "│   0 "))
+        for layer, share in enumerate((10, 30, 50, 70)):
+            assert f'" other{layer % 3}"' in row(pilot, f"│   {layer} ") and f" {share} % " in row(
+                pilot, f"│   {layer} "
+            )
+        await pilot.press("L")
         await until(pilot, lambda: "logit lens" not in screen_text(pilot))
         assert source.calls[-1] == "lens False"
 
 
-async def test_at_eighty_columns_the_lens_takes_the_place_of_the_candidates() -> None:
+def row(pilot: Driver, begin: str) -> str:
+    return next(line for line in screen_text(pilot).splitlines() if line.startswith(begin))
+
+
+def ends_with(pilot: Driver, begin: str, end: str) -> bool:
+    return row(pilot, begin).rstrip(" │").endswith(end)
+
+
+async def test_at_eighty_columns_the_lens_brings_the_overview_in_which_it_has_room() -> None:
     async with live(RecordedSource()) as pilot:
         await finished(pilot)
-        assert "likeliest tokens" in screen_text(pilot)
+        await pilot.press("L")
+        await until(pilot, lambda: "not computed for" in screen_text(pilot))
         await pilot.press("v")
-        await until(pilot, lambda: "logit lens" in screen_text(pilot))
-        assert "likeliest tokens" not in screen_text(pilot)
+        await until(pilot, lambda: "no room for the logit lens: v" in screen_text(pilot))
+        await pilot.press("v", "shift+left")
+        for layer, share in enumerate((10, 30, 50, 70)):
+            await until(pilot, partial(ends_with, pilot, f"│   {layer} ", f"{share} %"))
+
+
+async def test_of_layers_that_share_a_line_the_lens_shows_the_one_under_the_cursor_or_the_last() -> None:
+    async with live(RecordedSource(layers=24)) as pilot:
+        await finished(pilot)
+        await pilot.press("L", "shift+left")
+        await until(pilot, lambda: " 0 " in row(pilot, "│   0 ")[45:] and "  7 " in row(pilot, "│   4 ")[45:])
+        await pilot.press("j")
+        await until(pilot, lambda: " 1 " in row(pilot, "│   1 ")[45:])
 
 
 async def test_settings_start_the_prompt_again_with_other_sampling() -> None:
@@ -241,18 +265,6 @@ async def test_another_mode_opens_the_model_anew_and_starts_the_prompt_again() -
         await until(pilot, lambda: "mode exact" in screen_text(pilot))
 
 
-async def test_fault_is_injected_at_the_stage_under_the_cursor() -> None:
-    source = RecordedSource()
-    async with live(source) as pilot:
-        await finished(pilot)
-        await pilot.press("down", "right", "i")
-        await until(pilot, lambda: isinstance(pilot.app.screen, LiveSettingsScreen))
-        await pilot.press("enter")
-        await until(pilot, lambda: len(source.prompts) == 2)
-        assert source.settings.faults == ("layer=1,stage=qkv_matmul,kind=scale,magnitude=0.5",)
-        await until(pilot, lambda: "1 fault" in screen_text(pilot))
-
-
 async def test_fault_that_the_model_cannot_have_is_told_and_the_engine_stays() -> None:
     source = RecordedSource()
     async with live(source) as pilot:
@@ -287,7 +299,7 @@ async def test_again_takes_the_next_seed() -> None:
     source = RecordedSource()
     async with live(source, sampling=Sampling(temperature=0.5, seed=7)) as pilot:
         await finished(pilot)
-        await pilot.press("g")
+        await pilot.press("r")
         await until(pilot, lambda: len(source.prompts) == 2)
         assert source.sampling == Sampling(temperature=0.5, seed=8)
 
@@ -302,7 +314,7 @@ async def test_capture_is_written_to_a_directory_of_its_own_and_told(
         await finished(pilot)
         await pilot.press("w")
         await until(pilot, lambda: "capture run-live-2" in source.calls)
-        await until(pilot, lambda: "run-live-2" in notifications(pilot))
+        await until(pilot, lambda: "Captured: run-live-2" in notifications(pilot))
 
 
 async def test_without_a_run_there_is_nothing_to_capture_and_the_screen_says_what_to_do() -> None:
@@ -312,7 +324,7 @@ async def test_without_a_run_there_is_nothing_to_capture_and_the_screen_says_wha
         assert "Press e, type a prompt, then enter." in screen_text(pilot)
         assert "No token yet." in screen_text(pilot)
         await pilot.press("w", "W")
-        assert notifications(pilot) == ["There is no run to capture yet: press e and enter a prompt."] * 2
+        assert notifications(pilot) == ["There is no run to capture yet: press e and enter a prompt."]
         assert not any("capture" in call for call in source.calls)
         await pilot.press("y")
         assert pilot.app.clipboard == ""
@@ -338,7 +350,7 @@ async def test_state_opens_the_screen_as_it_was() -> None:
     source = RecordedSource()
     async with live(source, size=(120, 40)) as pilot:
         await finished(pilot)
-        await pilot.press("m", "t", "v", "down", "right", "right", *["shift+left"] * 3)
+        await pilot.press("M", "t", "L", "down", "right", "right", *["shift+left"] * 3)
         state = body(pilot).state()
     again = RecordedSource()
     app = AprtuiApp(Session(again), parse_state(str(state)))
@@ -359,7 +371,7 @@ async def test_engine_that_died_can_still_be_looked_at_and_travelled_in() -> Non
         await until(pilot, lambda: "SIGKILL" in screen_text(pilot))
         await pilot.press("shift+left", "shift+left")
         await until(pilot, lambda: "token 3 of 5" in screen_text(pilot))
-        await pilot.press("r")
+        await pilot.press("ctrl+r")
         await until(pilot, lambda: source.written == len(PIECES))
         await until(pilot, lambda: f"token {len(PIECES)} of {len(PIECES)}" in screen_text(pilot))
 
@@ -375,7 +387,7 @@ async def test_progress_of_an_errand_is_on_the_status_line() -> None:
 
         source.poll = without_the_end  # type: ignore[method-assign, assignment]
         await pilot.press("w")
-        await until(pilot, lambda: "writing the capture 5/10" in screen_text(pilot))
+        await until(pilot, lambda: "writing the capture ████████████············ 5/10, c cancels" in screen_text(pilot))
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
@@ -383,7 +395,7 @@ async def test_text_follows_its_end_also_beside_the_lens_and_after_a_resize(size
     source = RecordedSource([f"line {number}\n" for number in range(90)], per_poll=10)
     async with live(source, size=size) as pilot:
         await until(pilot, lambda: source.written >= 20)
-        await pilot.press("v")
+        await pilot.press("L")
         await finished(pilot)
         await until(pilot, lambda: "line 89" in screen_text(pilot))
         for other in ((100, 30), size):

@@ -1,0 +1,111 @@
+"""The verdict of a comparison in one sentence, without its word: every report and the diff screen say the same."""
+
+from __future__ import annotations
+
+from aprtui.compare.comparison import Comparison, Divergence, StageComparison, Support
+from aprtui.compare.explain.focus import nearest_to_bound
+from aprtui.compare.metrics.measure import Metric
+from aprtui.compare.verdict import Signal, Verdict, alike_text
+from aprtui.compare.wording import NOTHING_COMPARED, UNBOUNDED, counted, first_tokens, number_text
+
+_COORDINATES = ("head", "query", "token", "element")
+"""The coordinates of the first wrong value that the sentence names; its channel or key stands in the details."""
+
+
+def headline(comparison: Comparison) -> str:
+    """Of a FAIL where it is and what it looks like, of an UNKNOWN why and where to look, of a PASS how near it was."""
+    if comparison.first_divergence is not None:
+        return _fail(comparison, comparison.first_divergence)
+    if comparison.verdict is Verdict.UNKNOWN:
+        return _unknown(comparison)
+    return _pass(comparison)
+
+
+def _fail(comparison: Comparison, divergence: Divergence) -> str:
+    place = ", ".join(f"{name} {divergence.place[name]}" for name in _COORDINATES if name in divergence.place)
+    where = f"{divergence.verdict.node}{', ' if place else ''}{place}"
+    others = len(divergence.segment) - 1
+    if others > 0:
+        where += f", or {counted(others, 'stage')} before it that {'was' if others == 1 else 'were'} not compared"
+    return f"{where}: {_appearance(comparison, divergence)}"
+
+
+def _appearance(comparison: Comparison, divergence: Divergence) -> str:
+    """The likeliest hypothesis, with its number and its usual cause; without one, the number that is beyond its bound.
+
+    The signatures are listed with those that explain most first.
+    """
+    likeliest = next((found for found in comparison.hypotheses if found.support is Support.SUPPORTED), None)
+    if likeliest is not None:
+        return f"looks like {likeliest.looks_like} ({likeliest.cause})"
+    verdict = divergence.verdict
+    if verdict.metric is Metric.NON_FINITE:
+        return f"{counted(int(verdict.error or 0), 'value')} NaN or Inf on one side only"
+    if verdict.metric is Metric.INDICES:
+        return verdict.reason
+    known = ", like no signature of a known bug" if comparison.hypotheses else ""
+    beyond = "below" if verdict.metric.is_similarity else "above"
+    return f"{verdict.metric} {number_text(verdict.error)}, {beyond} its bound {number_text(verdict.bound)}{known}"
+
+
+def _unknown(comparison: Comparison) -> str:
+    """The reason that settles most, then what can be said of the values all the same."""
+    reason = comparison.reasons[0]
+    if not comparison.stages:
+        return reason if reason == NOTHING_COMPARED else f"{reason}; {NOTHING_COMPARED}"
+    if reason.endswith(UNBOUNDED):
+        return f"{reason}{_look_at(comparison)}"
+    aligned = comparison.alignment.aligned
+    of = f"of {first_tokens(aligned)} " if comparison.alignment.problem and aligned else ""
+    if not comparison.differing:
+        silent = any(not stage.metrics.compared for stage in comparison.stages)
+        return f"{reason}; {of}{'all others are equal' if silent else 'all stages compared are equal'}"
+    return f"{reason}; {of}{_share_differing(comparison)}{_look_at(comparison)}"
+
+
+def _share_differing(comparison: Comparison) -> str:
+    differing, count = len(comparison.differing), counted(len(comparison.stages), "stage")
+    return f"{differing} of {count} compared differ{'s' if differing == 1 else ''}"
+
+
+def _look_at(comparison: Comparison) -> str:
+    """The stage in focus, of which the report lists the largest differences, and its number."""
+    entry = None if comparison.focus is None else comparison.by_node[comparison.focus.node]
+    if not isinstance(entry, StageComparison):
+        return ""
+    metrics = entry.metrics
+    number = f"rel_l2 {number_text(metrics.rel_l2)}"
+    if metrics.mismatches:
+        number = f"{counted(metrics.mismatches, 'value')} NaN or Inf on one side only"
+    return f": look first at {entry.node} ({number})"
+
+
+def _pass(comparison: Comparison) -> str:
+    alike = alike_note(comparison)
+    return f"{_closeness(comparison)}{'; ' if alike else ''}{alike}"
+
+
+def _closeness(comparison: Comparison) -> str:
+    if not comparison.differing:
+        same_bits = all(stage.metrics.equal_bits == 1 for stage in comparison.stages)
+        return f"every compared stage is {'bit-equal' if same_bits else 'equal'}"
+    nearest = nearest_to_bound(comparison.stages)
+    assert nearest is not None, "what differs passes by a bound"
+    verdict = nearest.verdict
+    figures = f"{verdict.metric} {number_text(verdict.error)}, bound {number_text(verdict.bound)}"
+    figures = f"nearest is {verdict.node}: {figures}"
+    share = _share_differing(comparison)
+    if any(nearest.injected):
+        return f"{share}, and neither side adds error beyond its bound at any of them; {figures}"
+    if verdict.signal is Signal.INJECTED:
+        return f"no stage adds error beyond its bound; {figures}"
+    return f"{share}, none beyond its bound; {figures}"
+
+
+def alike_note(comparison: Comparison) -> str:
+    """How many values are NaN or Inf alike on both sides, in which stage first; empty where there are none."""
+    if not comparison.alike:
+        return ""
+    first, *more = comparison.alike
+    of = f" (first of {1 + len(more)} stages)" if more else ""
+    return f"{alike_text(first.metrics)} in {first.node}{of}"

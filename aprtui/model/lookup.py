@@ -1,0 +1,61 @@
+"""Which model a capture was made with, among files at hand; and the texts of its tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from aprtui.errors import UnreadableError, UsageError
+from aprtui.model.digest import file_digest
+from aprtui.model.gguf_file import GgufFile
+from aprtui.model.model import model_name
+from aprtui.model.tokenizer import build_tokenizer
+from aprtui.progress import Cancelled
+from aprtui.trace.capture import Capture
+from aprtui.trace.manifest import ModelInfo
+
+
+def find_models(wanted: ModelInfo, files: Iterable[Path], cancelled: Cancelled = lambda: False) -> tuple[Path, ...]:
+    """Those of the GGUF `files` that are the model `wanted`, in their order, each once.
+
+    With a digest, the first whose bytes have it: all others would be equal. Without, all of its name (case, punctuation
+    and the organisation before a slash aside) and of its architecture, where that is known. Files that cannot be read
+    are passed over. A file is hashed only where its architecture is right, and once: digests are remembered.
+    """
+    found: list[Path] = []
+    for path in dict.fromkeys(file.absolute() for file in files):
+        if cancelled():
+            break
+        try:
+            metadata = GgufFile(path).metadata
+            if wanted.architecture and metadata.get("general.architecture") != wanted.architecture:
+                continue
+            if wanted.sha256 is not None and file_digest(path) == wanted.sha256:
+                return (path,)
+            if wanted.sha256 is None and _plain(model_name(path, metadata)) == _plain(wanted.name):
+                found.append(path)
+        except (UnreadableError, OSError):
+            continue
+    return tuple(found)
+
+
+def token_pieces(
+    capture: Capture, files: Iterable[Path], cancelled: Cancelled = lambda: False
+) -> tuple[str, ...] | None:
+    """The texts of a capture's tokens: from its manifest, else by the tokenizer of its model, if that is in `files`.
+
+    None where neither knows them.
+    """
+    if capture.pieces is not None or capture.tokens is None or capture.model is None:
+        return capture.pieces
+    for path in find_models(capture.model, files, cancelled):
+        try:
+            tokenizer = build_tokenizer(path, GgufFile(path).metadata)
+            return tuple(map(tokenizer.piece, capture.tokens))
+        except (UnreadableError, UsageError, OSError):
+            continue
+    return None
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in name.rpartition("/")[2].lower() if character.isalnum())
