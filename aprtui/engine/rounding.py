@@ -88,6 +88,43 @@ def round_bf16(x: Array) -> Array:
     return np.where(np.isnan(x), x, rounded.view(np.float32)).astype(np.float32)
 
 
+def round_tf32(x: Array) -> Array:
+    """`x` through TF32: float32's range with 10 bits of mantissa, to nearest even."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    rounded = (bits + 0xFFF + ((bits >> 13) & 1)) & np.uint32(0xFFFFE000)
+    return np.where(np.isnan(x), x, rounded.view(np.float32)).astype(np.float32)
+
+
+def round_fp8(x: Array) -> Array:
+    """`x` through FP8 E4M3 (Micikevicius et al. 2022, arXiv:2209.05433) with one scale, absmax/448, for the tensor."""
+    largest = np.abs(x).max(initial=0)
+    if not np.isfinite(largest) or largest == 0:
+        return x
+    scale = np.float32(largest / 448)
+    _, exponent = np.frexp(x / scale)
+    # Three bits behind the leading one; below 2⁻⁶ steps stay at 2⁻⁹.
+    step = np.ldexp(np.float32(1), np.maximum(exponent - 4, -9))
+    return np.asarray(np.rint(x / scale / step) * step * scale, np.float32)
+
+
+def round_int8_row(x: Array) -> Array:
+    """`x` `[…, columns]` through int8 with one scale, absmax/127, for each row (a token's)."""
+    scale = np.abs(x).max(-1, keepdims=True, initial=0) / np.float32(127)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        levels = np.where(scale == 0, np.float32(0), np.rint(x / scale))
+    return np.asarray(levels * scale, np.float32)
+
+
+def round_q4_0(x: Array) -> Array:
+    """`x` `[n, columns]` through Q4_0: blocks of 32, scale −m/8 in float16 with m the value of largest magnitude."""
+    blocks = x.reshape(-1, 32)
+    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(1, keepdims=True), 1)
+    scale = largest / np.float32(-8)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        levels = np.where(scale == 0, np.float32(0), np.clip(np.floor(blocks / scale + np.float32(8.5)), 0, 15) - 8)
+    return np.asarray((levels * round_f16(scale)).reshape(x.shape), np.float32)
+
+
 ROUND: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
     {
         InputRounding.NONE: lambda x: x,
@@ -97,9 +134,13 @@ ROUND: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
         InputRounding.Q8_1_F16: round_q8_0,  # whose sums differ: see `sum_correction`
         InputRounding.F16: round_f16,
         InputRounding.BF16: round_bf16,
+        "tf32": round_tf32,
+        "fp8": round_fp8,
+        "int8_row": round_int8_row,
+        "q4_0": round_q4_0,
     }
 )
-"""The roundings by name."""
+"""The roundings by name: those of weight types, and those that other engines use."""
 
 
 def unrounded_input(kind: WeightType) -> InputRounding:

@@ -44,7 +44,7 @@ from aprtui.tui.frame.recent import remember_state
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState
 from aprtui.tui.frame.terminal import TerminalDriver, shell_waits
-from aprtui.tui.frame.tool_screen import Remark, ToolScreen
+from aprtui.tui.frame.tool_screen import Notice, ToolScreen
 from aprtui.tui.screens.help.screen import HelpScreen
 from aprtui.tui.screens.live.screen import LiveScreen
 from aprtui.tui.widgets.line_widget import PLAIN
@@ -95,7 +95,7 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
         self._history: list[ScreenName] = []
         """The screens that were shown, each once, the current one last."""
         self._screens: dict[ScreenName, ToolScreen] = {}
-        self.remark: Remark | None = None
+        self.notice: Notice | None = None
         self._rests_while_stopped = False
         self._ascii = (AsciiFilter(),) if self.config.ascii else ()
         self.set_class(self.config.ascii, "-ascii")
@@ -122,7 +122,7 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
 
     async def on_event(self, event: Event) -> None:
         if isinstance(event, Key) and not event.is_forwarded:
-            self._show_remark(None)
+            self._show_notice(None)
         await super().on_event(event)
 
     def notify(
@@ -137,16 +137,16 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
         text = f"{title}: {message}" if title else message
         screen = self._tool_screen
         if screen is not None and screen.has_room_for(text):
-            self._show_remark(Remark(text, severity))
+            self._show_notice(Notice(text, severity))
         else:
             seconds = timeout or min(SHORTEST + len(text) / LETTERS_PER_SECOND, LONGEST)
             super().notify(text, severity=severity, timeout=seconds, markup=False)
 
-    def _show_remark(self, remark: Remark | None) -> None:
-        if remark != self.remark:
-            self.remark = remark
+    def _show_notice(self, notice: Notice | None) -> None:
+        if notice != self.notice:
+            self.notice = notice
             if (screen := self._tool_screen) is not None:
-                screen.show_remark()
+                screen.show_notice()
 
     @property
     def _tool_screen(self) -> ToolScreen | None:
@@ -289,7 +289,7 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
 
     def action_suspend_process(self) -> None:
         """Stop, as any program of the terminal does at ctrl+z; the engine rests meanwhile."""
-        if not shell_waits():
+        if self._driver is None or not self._driver.can_suspend or not shell_waits():
             self.notify("No shell waits behind the app that could bring it back.", severity="warning")
             return
         source = self.session.source

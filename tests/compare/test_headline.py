@@ -108,7 +108,16 @@ OUTCOMES: dict[str, tuple[Writer, tuple[str, ...], Verdict, str]] = {
     ),
     "stages missing, the others equal": (
         between(without=[FAULT]), (), Verdict.UNKNOWN,
-        "1 of 54 expected stages could not be compared; all stages compared are equal",
+        (
+            "1 of 54 expected stages could not be compared (layer 1 ffn_gate: in A only); all stages compared are equal"
+        ),
+    ),
+    "two stages missing": (
+        between(without=[FAULT, Node(0, "ffn_up")]), (), Verdict.UNKNOWN,
+        (
+            "2 of 54 expected stages could not be compared (first layer 0 ffn_up: in A only); all stages compared are "
+            "equal"
+        ),
     ),
     "stages missing, others differ": (
         between(without=[FAULT], edits={Node(2, "ffn_up"): scaled(1.2)}), ("rel_l2=0.1",), Verdict.FAIL,
@@ -116,8 +125,8 @@ OUTCOMES: dict[str, tuple[Writer, tuple[str, ...], Verdict, str]] = {
     ),
     "stages missing, others differ within a bound": (
         between(without=[FAULT], edits={Node(2, "ffn_up"): scaled(1.2)}), ("rel_l2=1",), Verdict.UNKNOWN,
-        ("1 of 54 expected stages could not be compared; 1 of 53 stages compared differs: look first at layer 2 ffn_up "
-        "(rel_l2 0.2)"),
+        ("1 of 54 expected stages could not be compared (layer 1 ffn_gate: in A only); 1 of 53 stages compared "
+        "differs: look first at layer 2 ffn_up (rel_l2 0.2)"),
     ),
     "a run that did not finish": (
         between(complete=False), (), Verdict.UNKNOWN,

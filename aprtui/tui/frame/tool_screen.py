@@ -32,6 +32,9 @@ from aprtui.tui.frame.state import ScreenName, ScreenState
 from aprtui.tui.widgets.jump_targets import JumpTargets
 from aprtui.tui.widgets.line_widget import LineWidget
 
+MOST_SHOWN = 400
+"""Characters of a copied text that are shown: token ids of a conversation would cover the screen."""
+
 LEAST_COLUMNS, LEAST_ROWS = 80, 24
 """The smallest terminal that screens are made for."""
 
@@ -83,7 +86,7 @@ class TabBar(LineWidget):
 
 
 @dataclass(frozen=True, slots=True)
-class Remark:
+class Notice:
     """What the app tells the user, in one line: the answer to a key that could not be done, or what was done."""
 
     text: str
@@ -93,7 +96,7 @@ class Remark:
 class ReadoutLine(LineWidget):
     """One line that describes the focused cell in plain words: for screen readers, logs, and screens without colour.
 
-    A remark of the app stands in its place until the next key.
+    A notice of the app stands in its place until the next key.
     """
 
     PREFIX = "readout-line"
@@ -112,8 +115,8 @@ class ReadoutLine(LineWidget):
     text: reactive[str] = reactive("")
 
     def render_line(self, y: int) -> Strip:
-        width, remark = self.size.width, cast(Program, self.app).remark
-        text, style = (self.text, self.style()) if remark is None else (remark.text, self.style(remark.severity))
+        width, notice = self.size.width, cast(Program, self.app).notice
+        text, style = (self.text, self.style()) if notice is None else (notice.text, self.style(notice.severity))
         return Strip([Segment(clipped(text, width), style)]).adjust_cell_length(width, self.style())
 
 
@@ -121,7 +124,7 @@ class Program(Protocol):
     """What the app does for its screens; `AprtuiApp` describes its methods."""
 
     config: Config
-    remark: Remark | None
+    notice: Notice | None
 
     def open_state(self, state: ScreenState) -> None: ...
     def back(self) -> None: ...
@@ -181,10 +184,10 @@ class ToolScreen(Screen[None]):
         return isinstance(self.focused, Input | TextArea)
 
     def on_screen_resume(self) -> None:
-        """Show the remark of the app, which may have been made on another screen."""
-        self.show_remark()
+        """Show the notice of the app, which may have been made on another screen."""
+        self.show_notice()
 
-    def show_remark(self) -> None:
+    def show_notice(self) -> None:
         for line in self.query(ReadoutLine):  # none while the screen is being built
             line.refresh()
 
@@ -300,7 +303,8 @@ class ToolScreen(Screen[None]):
 
     def copy_text(self, text: str) -> None:
         self.app.copy_to_clipboard(text)
-        self.notify(text, title="Copied")
+        shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}… ({len(text)} characters)"
+        self.notify(shown, title="Copied")
 
     def action_save_picture(self) -> None:
         path = Path(f"aprtui-{self.NAME}-{datetime.now().astimezone():%Y%m%d-%H%M%S}.svg")

@@ -223,6 +223,13 @@ async def test_a_fault_is_outlined_in_both_views_and_named_in_the_border() -> No
         assert "[" not in grid.render_line(place.line).text
 
 
+async def test_a_fault_at_a_stage_that_the_model_has_once_stands_in_brackets() -> None:
+    async with showing(4, (120, 33)) as (_, grid):
+        grid.mark_faults([Node(0, "embedding"), Node(None, "lm_head")])
+        text = "\n".join(lines(grid))
+        assert "[embedding 1.00]" in text and "[lm_head 1.00]" in text and "[final_norm" not in text
+
+
 async def test_without_colours_a_glyph_stands_for_each_layer_and_a_fault_has_one_of_its_own() -> None:
     async with showing(24, (120, 33), plain=True) as (_, grid):
         grid.mark_faults([Node(5, "ffn_gate")])

@@ -150,7 +150,7 @@ def _unbounded(level: int, sign: Sign) -> DiffCell:
 
 def _sign(stage: StageComparison, adds: bool) -> Sign:
     if stage.verdict.verdict is not Verdict.FAIL:
-        return Sign.NONE
+        return Sign.UNJUDGED if stage.verdict.verdict is Verdict.UNKNOWN else Sign.NONE
     return Sign.ADDS if adds else Sign.BEYOND
 
 

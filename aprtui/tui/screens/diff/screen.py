@@ -51,6 +51,7 @@ from aprtui.tui.screens.diff.words import (
     flip_words,
     hypothesis_rows,
     hypothesis_words,
+    listed_stage,
     next_steps,
     no_elements,
     place_of,
@@ -352,8 +353,8 @@ class DiffScreen(ToolScreen):
         hypotheses.show(hypothesis_rows(comparison))
         hypotheses.border_title = "what the error looks like"
         elements.show(element_rows(comparison))
-        focus = comparison.focus
-        elements.border_title = f"largest differences of {focus.node}" if focus is not None else "differences"
+        node = listed_stage(comparison)
+        elements.border_title = f"largest differences of {node}" if node is not None else "differences"
         self._judge_when_idle()
 
     def _judge_when_idle(self) -> None:
@@ -414,11 +415,16 @@ class DiffScreen(ToolScreen):
             self.say(self.query_one(DiffPanes).words)
         elif self.query_one(DiffGrid).has_focus:
             self.on_diff_grid_pointed()
+        elif isinstance(self.focused, Table):
+            self._say_row(self.focused)
 
     def on_table_pointed(self, message: Table.Pointed) -> None:
-        """Show the row in full: the table may have no room for all of it."""
-        row = next((row for row in message.table.rows if row.key == message.table.key), None)
-        if not message.table.has_focus or row is None:
+        self._say_row(message.table)
+
+    def _say_row(self, table: Table) -> None:
+        """Show the row under the cursor in full: the table may have no room for all of it."""
+        row = next((row for row in table.rows if row.key == table.key), None)
+        if not table.has_focus or row is None:
             return
         if isinstance(row.key, Hypothesis):
             self.say(hypothesis_words(row.key))

@@ -36,7 +36,7 @@ from aprtui.tui.screens.live.facts import ModelFactsScreen
 from aprtui.tui.screens.live.faults import FaultDialog, FaultPlace
 from aprtui.tui.screens.live.prompt import PromptEditor, edit
 from aprtui.tui.screens.live.readout import describe, pass_title, sampling_title
-from aprtui.tui.screens.live.run import LiveRun, Timeline
+from aprtui.tui.screens.live.run import LiveRun, Timeline, earlier_turns
 from aprtui.tui.screens.live.settings import LiveSettings, LiveSettingsScreen
 from aprtui.tui.screens.live.state import free_directory, initial_state, live_state, run_command, trace_command
 from aprtui.tui.screens.live.status_lines import Status, StatusBar, TokenLine
@@ -100,12 +100,15 @@ class LiveScreen(ToolScreen):
 
     NAME = ScreenName.LIVE
     EXPLANATION = EXPLANATION
-    WIDGETS = (StageGrid,)
+    WIDGETS = (StageGrid, TextStream)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p,space", "pause", "Pause/resume", id="live.pause"),
         # With priority, so that keys typed right after it reach the prompt and not the grid.
         Binding("e,enter", "edit", "Prompt", priority=True, id="live.prompt"),
         Binding("E", "open_editor", "Prompt in $EDITOR", show=False, id="live.editor"),
+        Binding("a", "chat", "Prompts as a chat or as plain text", show=False, id="live.chat"),
+        Binding("A", "new_conversation", "New conversation", show=False, priority=True, id="live.new"),
+        Binding("P", "rendered_prompt", "The prompt as the model gets it", show=False, id="live.rendered"),
         Binding("o", "settings", "Settings", id="live.settings"),
         Binding("w", "capture", "Capture", id="live.capture"),
         Binding("n", "step", "Next token, then rest", show=False, id="live.step"),
@@ -115,9 +118,6 @@ class LiveScreen(ToolScreen):
         Binding("i", "inject", "Inject a fault at this stage", show=False, id="live.inject"),
         Binding("f", "full_speed", "Full speed or easy pace", show=False, id="live.pace"),
         Binding("ctrl+r", "restart", "Restart engine", show=False, id="live.restart"),
-        Binding("a", "chat", "Prompts as a chat or as plain text", show=False, id="live.chat"),
-        Binding("A", "new_conversation", "New conversation", show=False, id="live.new"),
-        Binding("P", "rendered_prompt", "The prompt as the model gets it", show=False, id="live.rendered"),
         Binding("W", "copy_trace", "Copy the trace command of this run", show=False, id="live.trace"),
         Binding("left_square_bracket,shift+left", "travel(-1)", "Token before", show=False, id="live.before"),
         Binding("right_square_bracket,shift+right", "travel(1)", "Token after", show=False, id="live.after"),
@@ -163,9 +163,9 @@ class LiveScreen(ToolScreen):
         self._prompt = state.text("prompt")
         self._sampling = self._initial.sampling
         self._chat, self._system = self._initial.chat, self._initial.system
-        self._request: str | ChatPrompt | None = None
-        """What the engine was asked for last."""
-        self._run = LiveRun()
+        self._request: str | ChatPrompt | None = self._initial.turn
+        """What the engine was asked for last, or what the screen begins with beside the text in the field."""
+        self._run = LiveRun(turns=earlier_turns(self._initial.turn))
         self._statistic, self._signal, self._lens = self._initial.statistic, self._initial.signal, self._initial.lens
         self._record: TokenRecord | None = None
         self._before: TokenRecord | None = None
@@ -223,12 +223,14 @@ class LiveScreen(ToolScreen):
 
     def state(self) -> ScreenState:
         info, run = self._source.info, self._run
-        chat = run.is_chat if run.turns else self.chat
-        at = None if len(run.turns) > 1 else run.timeline.at
+        request = run.turns[-1].request if run.turns else self._next_request()
+        is_chat = isinstance(request, ChatPrompt) if request else self.chat
+        turn, index = run.place
+        token = None if run.timeline.live or turn is not run.turns[-1] else index
         return live_state(
-            info, LiveSettings(self.sampling, self._source.settings, self._system), self.prompt,
-            chat if info is not None and info.has_template else self._chat,
-            self._grid.node, self._grid.wanted_view, self._statistic, self._signal, self._lens, at,
+            info, LiveSettings(self.sampling, self._source.settings, self._system), request,
+            is_chat if info is not None and info.has_template else self._chat,
+            self._grid.node, self._grid.wanted_view, self._statistic, self._signal, self._lens, token,
         )  # fmt: skip
 
     def command(self) -> Sequence[str]:
@@ -255,8 +257,8 @@ class LiveScreen(ToolScreen):
         self.action_open_editor()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """In the prompt, `e` is a letter and enter runs."""
-        if action == "edit":
+        """In the prompt, `e` and `A` are letters and enter sends."""
+        if action in ("edit", "new_conversation"):
             return not self.is_typing
         return super().check_action(action, parameters)
 
@@ -336,8 +338,7 @@ class LiveScreen(ToolScreen):
     def action_open_editor(self) -> None:
         """Edit the prompt in the user's own editor, which has the terminal meanwhile."""
         try:
-            with self.app.suspend():
-                text = edit(self._editor.text)
+            text = edit(self._editor.text, self.app.suspend)
         except UsageError as error:
             self.notify(str(error), severity="error")
         except SuspendNotSupported:
@@ -347,8 +348,8 @@ class LiveScreen(ToolScreen):
             self.action_edit()
 
     def action_back(self) -> None:
-        """Go from the prompt to the grid, from an older token to the newest, else to the previous screen."""
-        if self.is_typing:
+        """Go from prompt and text to the grid, from an older token to the newest, else to the previous screen."""
+        if self.is_typing or self._text.has_focus:
             self.set_focus(self._grid)
         elif not self._run.timeline.live:
             self.action_newest()

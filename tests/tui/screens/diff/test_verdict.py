@@ -180,3 +180,21 @@ async def test_rows_before_the_stage_to_blame_are_in_view(tmp_path: Path, monkey
         grid = screen(pilot).query_one(DiffGrid)
         shown = [grid.render_line(y).text[:4].strip() for y in range(grid._lines.top, grid._lines.bottom)]
         assert node(pilot) == Node(12, "ffn_gate") and {"11", "12", "13"} <= set(shown)
+
+
+async def test_a_moved_bound_lists_no_differences_of_another_stage_than_it_blames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Node(0, "ffn_up")
+    a, b = two_captures(tmp_path, {first: scaled(1.01), FAULT: scaled(1.5)})
+    async with opened(between(a, b), playing(a, b), monkeypatch) as pilot:
+        elements = screen(pilot).query_one("#elements", Table)
+        assert node(pilot) == first and elements.rows and str(elements.border_title).endswith(str(first))
+        await pilot.press("b", "B", "B")
+        assert node(pilot) == FAULT, "the cursor follows"
+        assert not elements.rows and str(elements.border_title).endswith(str(FAULT))
+        assert "Comparing again lists them" in screen_text(pilot)
+        await pilot.press("r")
+        await until(pilot, lambda: settled(pilot) and bool(elements.rows))
+        await pilot.press("backspace")
+        await until(pilot, lambda: settled(pilot) and str(elements.border_title).endswith(str(first)))
