@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from aprtui.compare.wording import counted
 from aprtui.errors import UnreadableError
 from aprtui.model.config import ModelConfig
 from aprtui.model.model import Model
 from aprtui.model.vocabulary import VocabularyKind
+from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import Node
 
@@ -92,6 +94,15 @@ def _types(model: Model) -> tuple[WeightTypeFacts, ...]:
     return tuple(sorted(found, key=lambda each: -each.size))
 
 
+def decoded_weights(model: Model) -> str | None:
+    """A sentence on the weights that no kernel of the CPU reads where they lie; None where there are none."""
+    found = [each for each in _types(model) if WeightType[each.name].format.decoded]
+    if not found:
+        return None
+    tensors = ", ".join(f"{counted(each.tensors, 'tensor')} {each.name}" for each in found)
+    return f"{tensors}: dequantised row by row, slower"
+
+
 def _tokenizer(model: Model) -> TokenizerFacts | str:
     try:
         tokenizer = model.tokenizer
@@ -151,6 +162,9 @@ def _unusual_types(model: Model, types: tuple[WeightTypeFacts, ...]) -> Iterator
     largest, total = types[0], sum(found.size for found in types)
     if named != largest.name:
         yield f"called {model.quantization}, but {100 * largest.size / total:.0f} % of the bytes are {largest.name}"
+    decoded = decoded_weights(model)
+    if decoded is not None:
+        yield decoded
     hidden = model.config.graph.hidden
     if hidden % _BLOCK and any(name.endswith("_K") for name in (named, *(found.name for found in types))):
         yield f"the hidden size {hidden} is no multiple of {_BLOCK}: rows of that length cannot be K-quants"
