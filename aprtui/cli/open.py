@@ -6,6 +6,7 @@ And `aprtui` without a command: the live view, or a streamed completion where th
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,15 +22,21 @@ PROMPT = "def fib(n):"
 
 @click.command()
 @click.argument("what", nargs=-1, metavar="[PATH [PATH] | STATE]")
+@click.option("-p", "--prompt", help="What to say to a model first.")
+@click.option(
+    "--chat/--no-chat", default=None, help="Prompts through the model's chat template, as is usual where it has one."
+)
+@click.option("--system", metavar="TEXT", help="The system message of a chat.")
 @click.option("--ascii", "ascii_only", is_flag=True, help="Draw with ASCII alone.")
-def command(what: tuple[str, ...], ascii_only: bool) -> int:
+def command(what: tuple[str, ...], prompt: str | None, chat: bool | None, system: str | None, ascii_only: bool) -> int:
     """Open the app on a model, a capture, a stage file, a contract, two captures (side by side), or a screen's state.
 
     A state is what Y copies on any screen: aprtui:diff?a=good&b=bad. Without anything, opens the captures and models in
     the working directory.
     """
-    state = _initial_state(what)
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    said = {"prompt": prompt, "chat": None if chat is None else "on" if chat else "off", "system": system}
+    state = _initial_state(what, {name: text for name, text in said.items() if text is not None})
+    if not _on_terminal():
         raise EngineError("open: needs a terminal: use diff, stats, replay or run, which need none")
     from aprtui.tui.app import run_app
     from aprtui.tui.frame.state import ScreenName
@@ -38,7 +45,19 @@ def command(what: tuple[str, ...], ascii_only: bool) -> int:
     return run_app(state, paths=paths, ascii_only=ascii_only)
 
 
-def _initial_state(what: tuple[str, ...]) -> ScreenState:
+def _initial_state(what: tuple[str, ...], said: Mapping[str, str]) -> ScreenState:
+    """The screen to open; what is `said` is for a model."""
+    state = _state_of(what)
+    if not said:
+        return state
+    from aprtui.tui.frame.state import ScreenName, ScreenState, is_state
+
+    if state.screen is not ScreenName.LIVE or is_state(what[0]):
+        raise UsageError("open: -p, --chat and --system are for a model: name one, and no screen's state")
+    return ScreenState(state.screen, {**state.fields, **said})
+
+
+def _state_of(what: tuple[str, ...]) -> ScreenState:
     from aprtui.trace.aprt import is_aprt
     from aprtui.tui.frame.state import ScreenName, ScreenState, is_state, parse_state, screen_state
 
@@ -65,14 +84,18 @@ def _initial_state(what: tuple[str, ...]) -> ScreenState:
 
 def open_live() -> int:
     """Open the live view on the embedded model; off a terminal, stream a completion to stdout and say so."""
-    if sys.stdin.isatty() and sys.stdout.isatty():
+    if _on_terminal():
         from aprtui.tui.app import run_app
         from aprtui.tui.frame.state import ScreenName, screen_state
 
-        return run_app(screen_state(ScreenName.LIVE, prompt=PROMPT))
+        return run_app(screen_state(ScreenName.LIVE, prompt=PROMPT, chat="off"))
     from aprtui.cli.run import command
 
     click.echo(f"aprtui: no terminal for the live view, streaming a completion of {PROMPT!r} instead", err=True)
     click.echo(PROMPT, nl=False)
     command.main(["--prompt", PROMPT], standalone_mode=False)
     return 0
+
+
+def _on_terminal() -> bool:
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))

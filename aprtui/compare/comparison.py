@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
@@ -14,7 +14,7 @@ from aprtui.compare.align.tokens import TokenAlignment
 from aprtui.compare.metrics.extras import UlpHistogram
 from aprtui.compare.metrics.logits import Flip, LogitMetrics
 from aprtui.compare.metrics.measure import Metric, PairMetrics
-from aprtui.compare.verdict import StageVerdict, Tolerance, Verdict, is_plausible
+from aprtui.compare.verdict import Signal, StageVerdict, Tolerance, Verdict, is_plausible
 from aprtui.trace.graph import Node, StageGraph
 
 
@@ -32,7 +32,8 @@ class StageComparison:
     `tokens` is rel_l2 of each token from `first_token` on (one number where no shape is known); it is empty in a
     comparison that was read back from its records, which do not hold it. `injected` are the verdicts on the error that
     A and B add at this stage themselves, None without a replay. `segment` are the stages before it that a replay had to
-    evaluate because the capture lacks them. `logits` is None for every stage but the logits.
+    evaluate because the capture lacks them. `logits` is None for every stage but the logits. `place` names the value
+    that differs most, NaN or Inf on one side only before any other; it is empty where none differs.
     """
 
     node: Node
@@ -46,6 +47,7 @@ class StageComparison:
     injected: tuple[StageVerdict | None, StageVerdict | None] = (None, None)
     segment: tuple[Node, ...] = ()
     logits: LogitMetrics | None = None
+    place: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +187,25 @@ class Comparison:
     def differing(self) -> tuple[StageComparison, ...]:
         """The stages of which some value differs, in execution order."""
         return tuple(stage for stage in self.stages if stage.metrics.max_abs or stage.metrics.mismatches)
+
+    @property
+    def adding(self) -> frozenset[Node]:
+        """The stages that add error beyond their bound: those that a replay found, and those where NaN or Inf begins.
+
+        Without a replay the first divergence alone: what comes after it can be inherited, also where all inputs of a
+        stage are within their bounds, as behind a residual whose few largest channels hide the error of the others.
+        """
+        first = None if self.first_divergence is None else self.first_divergence.verdict.node
+        return frozenset(
+            stage.node
+            for stage in self.divergent
+            if stage.state is ErrorState.INJECTED
+            and (
+                stage.node == first
+                or stage.verdict.signal is Signal.INJECTED
+                or stage.verdict.metric is Metric.NON_FINITE
+            )
+        )
 
     @property
     def alike(self) -> tuple[StageComparison, ...]:

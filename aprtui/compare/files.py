@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from aprtui.compare.align.pairing import StagePair
 from aprtui.compare.align.tokens import TokenAlignment
 from aprtui.compare.comparison import Comparison, Divergence, Focus, FocusKind, StageComparison
-from aprtui.compare.explain.locate import first_failing_place, top_elements
+from aprtui.compare.explain.locate import first_failing_place, most_differing_place, top_elements
 from aprtui.compare.metrics.measure import measure
 from aprtui.compare.verdict import DEFAULT_METRIC, Tolerance, Verdict, judge, smallest_tolerance
 from aprtui.compare.wording import counted
@@ -42,7 +42,12 @@ def compare_files(a: AprtFile, b: AprtFile, tolerances: Sequence[Tolerance], lim
         verdict=verdict.verdict,
         reasons=(verdict.reason,) if verdict.verdict is Verdict.UNKNOWN else (),
         alignment=TokenAlignment(None, (None, None), (None, None)),
-        stages=(StageComparison(node, metrics, measured.tokens, verdict, pair.matched, pair.a.shape),),
+        stages=(
+            StageComparison(
+                node, metrics, measured.tokens, verdict, pair.matched, pair.a.shape,
+                place=most_differing_place(pair, metrics),
+            ),
+        ),
         compared=1,
         expected=1,
         first_divergence=divergence,
@@ -50,7 +55,7 @@ def compare_files(a: AprtFile, b: AprtFile, tolerances: Sequence[Tolerance], lim
         elements=top_elements(pair, limit),
         metric=metric,
         smallest=smallest_tolerance([metrics], metric),
-    )
+    )  # fmt: skip
 
 
 def check_comparable(a: AprtFile, b: AprtFile) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 NOTHING_COMPARED = "nothing was compared"
-UNBOUNDED = "and no floor, policy or tolerance says how much is allowed"
+UNBOUNDED = "and nothing says how much is allowed"
 """The end of the reason for UNKNOWN where stages differ that nothing judges."""
 
 

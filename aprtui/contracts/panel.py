@@ -4,7 +4,9 @@
     rows[0].falsifier.claims        # status chips: words as written, with their rank
     rows[0].binding                 # stages and layers, marked where inferred
     rows[0].nodes                   # cells to highlight
+    rows[0].sentence                # the rule in plain words, on one line
     rows[0].judgement               # PASS, FAIL, UNKNOWN with number and bound; None: no check judges it
+    rows[0].settling                # what an UNKNOWN lacks, and the commands that settle it
     rows[0].assessment              # recorded evidence, whether it holds, and the level that it carries
 
 Judging reads the values that a check needs, so call it outside of the thread that draws.
@@ -21,6 +23,7 @@ from aprtui.contracts.checks.mapping import CheckMap, check_of, own_mapping
 from aprtui.contracts.documents.document import CheckCall, Document, Falsifier
 from aprtui.contracts.evaluation import evaluate
 from aprtui.contracts.evidence.assessment import Assessment, Ledger, ledger_of
+from aprtui.contracts.settling import Settling, settling
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 
@@ -29,7 +32,8 @@ from aprtui.trace.graph import Node
 class PanelRow:
     """One falsifier. `nodes` are cells of the capture: those that the judgement is about, else those of the binding;
     empty without a capture. `life_cycle` is the document's and says nothing about the falsifier. `assessment` is about
-    earlier, recorded judgements; `judgement` is the one made now."""
+    earlier, recorded judgements; `judgement` is the one made now. `formulas` are those of the equations that the
+    falsifier is bound to."""
 
     falsifier: Falsifier
     life_cycle: str
@@ -38,6 +42,20 @@ class PanelRow:
     nodes: tuple[Node, ...]
     judgement: Judgement | None
     assessment: Assessment
+    formulas: tuple[str, ...]
+    settling: Settling | None
+
+    @property
+    def sentence(self) -> str:
+        """The rule in words; where they are few, with what it predicts; without any, the first formula."""
+        rule, prediction = " ".join(self.falsifier.title.split()), " ".join(self.falsifier.prediction.split())
+        if len(rule.split()) < FEW_WORDS and prediction:
+            return f"{rule}: {prediction}" if rule else prediction
+        return rule or next(iter(self.formulas), "")
+
+
+FEW_WORDS = 3
+"""A rule of fewer words is a heading, no sentence."""
 
 
 def panel(
@@ -69,4 +87,6 @@ def panel_row(
     if not nodes and subject.capture is not None:
         nodes = binding.nodes(subject.capture.graph)
     assessment = ledger.assess(falsifier, check)
-    return PanelRow(falsifier, document.life_cycle, check, binding, nodes, judgement, assessment)
+    formulas = tuple(equation.formula for equation in document.equations if equation.name in falsifier.binds_to)
+    settled_by = settling(document, falsifier, check, judgement, subject)
+    return PanelRow(falsifier, document.life_cycle, check, binding, nodes, judgement, assessment, formulas, settled_by)

@@ -77,14 +77,14 @@ def read_aprt(path: Path) -> AprtFile:
         with open(path, "rb") as file:
             head = file.read(HEADER_BYTES)
             size = os.fstat(file.fileno()).st_size
+            layer, count = parse_header(path, head, size)
+            # Of the file that is open: another may have its name by now, or none.
+            mapped: NDArray[np.float32] = (
+                np.memmap(file, "<f4", "r", HEADER_BYTES, (count,)) if count else np.empty(0, np.float32)
+            )
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
-    layer, count = parse_header(path, head, size)
-    expected = HEADER_BYTES + 4 * count
-    mapped: NDArray[np.float32] = (
-        np.memmap(path, "<f4", "r", HEADER_BYTES, (count,)) if count else np.empty(0, np.float32)
-    )
-    return AprtFile(path, layer, mapped, size - expected)
+    return AprtFile(path, layer, mapped, size - HEADER_BYTES - 4 * count)
 
 
 def parse_header(path: Path, head: bytes, size: int) -> tuple[int | None, int]:

@@ -137,6 +137,11 @@ class Stage:
     """Whether the values are integers, as of chosen experts: then only equality has a meaning."""
 
     @property
+    def code(self) -> str:
+        """Three letters that stand for the name, where there is no room for it."""
+        return CODES[self.name]
+
+    @property
     def is_attention_map(self) -> bool:
         """Whether the stage is `[heads, query, key]`, of which only key ≤ query has a meaning."""
         return Axis.QUERY in self.axes
@@ -167,6 +172,18 @@ class Node:
 
 ALIASES: Mapping[str, str] = MappingProxyType({"layer_output": "post_ffn_residual", "ffn_swiglu": "ffn_swigl"})
 """Other names that users and captures use for a stage; never a file name of ours."""
+
+CODES: Mapping[str, str] = MappingProxyType(
+    {
+        "embedding": "emb", "attn_norm": "ano", "qkv_matmul": "qkv", "qkv_bias": "bia", "q_norm": "qno",
+        "k_norm": "kno", "q_post_rope": "qro", "k_post_rope": "kro", "attn_scores": "sco", "attn_softmax": "sof",
+        "attention": "att", "attn_out": "aou", "post_attn_residual": "ars", "ffn_norm": "fno", "ffn_gate": "gat",
+        "ffn_up": "fup", "ffn_silu": "sil", "ffn_swigl": "swi", "ffn_out": "fou", "post_ffn_residual": "frs",
+        "final_norm": "fin", "lm_head": "lmh", "moe_router": "rou", "moe_ffn_out": "moe",
+        "moe_router_indices": "idx",
+    }
+)  # fmt: skip
+"""Three letters for each stage, where a screen has no room for its name."""
 
 MAX_LAYERS = 0xFFFF
 """More layers than any model has: what claims more is not a model's, and would take minutes to walk."""

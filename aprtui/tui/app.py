@@ -6,31 +6,42 @@ import gc
 import importlib
 import locale
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import platformdirs
+from textual import on
+from textual._context import active_message_pump
+from textual.app import ScreenStackError
 from textual.binding import Binding, BindingType
 from textual.command import Provider
+from textual.css.query import NoMatches
+from textual.dom import DOMNode, NoScreen
+from textual.driver import Driver
+from textual.drivers.linux_driver import LinuxDriver
 from textual.filter import LineFilter
+from textual.worker import WorkerFailed, get_current_worker
 
 from aprtui.engine.process.engine_process import EngineProcess, EngineState
 from aprtui.engine.process.loading import load_engine
 from aprtui.errors import AprtuiError, EngineError, ExitCode
 from aprtui.model.model import load_model
+from aprtui.model.prompt import require_template
 from aprtui.resources import embedded_model
 from aprtui.tui.draw.colours import DARK, LIGHT
 from aprtui.tui.frame.ascii_filter import AsciiFilter
 from aprtui.tui.frame.config import Config, config_path, read_config
 from aprtui.tui.frame.keymap import check_remapping, displayed_keys, key_name
 from aprtui.tui.frame.keys_in_turn import KeysInTurnApp
-from aprtui.tui.frame.palette import ScreenCommands
+from aprtui.tui.frame.palette import Palette, ScreenCommands
 from aprtui.tui.frame.recent import remember_state
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState
+from aprtui.tui.frame.terminal import TerminalDriver, shell_waits
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.help.screen import HelpScreen
 from aprtui.tui.screens.live.screen import LiveScreen
@@ -50,6 +61,7 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+c", "interrupt", "Interrupt", show=False, priority=True),
         Binding("ctrl+q", "quit", "Quit", show=False, priority=True),
+        Binding("ctrl+z", "suspend_process", "Back to the shell; fg comes back", show=False, priority=True),
     ]
     CSS = """
     .pane {
@@ -76,6 +88,7 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
         self._history: list[ScreenName] = []
         """The screens that were shown, each once, the current one last."""
         self._screens: dict[ScreenName, ToolScreen] = {}
+        self._rests_while_stopped = False
         self._ascii = (AsciiFilter(),) if self.config.ascii else ()
         self.set_class(self.config.ascii, "-ascii")
         self.set_class(self.config.ascii or bool(os.environ.get("NO_COLOR")), PLAIN)
@@ -98,6 +111,10 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
             }
         )
         self.open_state(self._initial_state)
+
+    def get_driver_class(self) -> type[Driver]:
+        kind = super().get_driver_class()
+        return TerminalDriver if kind is LinuxDriver else kind
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         return [*super().get_line_filters(), *self._ascii]
@@ -188,8 +205,20 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
         if isinstance(screen, ToolScreen):
             self.push_screen(HelpScreen(screen))
 
+    def action_command_palette(self) -> None:
+        if not isinstance(self.screen, Palette):
+            self.push_screen(Palette(id="--command-palette"))
+
     def action_turn_theme(self) -> None:
         self.theme = LIGHT.name if self.current_theme.dark else DARK.name
+
+    def _handle_exception(self, error: Exception) -> None:
+        """End with what was raised, a worker's as itself; a screen that goes, and misses its parts, is no bug."""
+        node: object = active_message_pump.get(None)
+        if isinstance(error, WorkerFailed):
+            node, error = get_current_worker().node, cast(Exception, error.error)
+        if not (isinstance(error, NoMatches) and isinstance(node, DOMNode) and _goes(node)):
+            super()._handle_exception(error)
 
     def _fatal_error(self) -> None:
         """Leave without a traceback on the terminal: `run_app` raises the exception, and its report goes to a file."""
@@ -213,6 +242,35 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
     def action_interrupt(self) -> None:
         self.exit(ExitCode.INTERRUPTED)
 
+    def on_terminal_gone(self) -> None:
+        self.action_interrupt()
+
+    def action_suspend_process(self) -> None:
+        """Stop, as any program of the terminal does at ctrl+z; the engine rests meanwhile."""
+        if not shell_waits():
+            self.notify("No shell waits behind the app that could bring it back.", severity="warning")
+            return
+        source = self.session.source
+        self._rests_while_stopped = source.state is EngineState.RUNNING
+        if self._rests_while_stopped:
+            source.pause()
+        os.killpg(os.getpgrp(), signal.SIGTSTP)
+
+    @on(Driver.SignalResume)
+    def resume(self) -> None:
+        """Draw everything again: the shell has written over it."""
+        if self._rests_while_stopped:
+            self.session.source.resume()
+        self.refresh(layout=True)
+
+
+def _goes(node: DOMNode) -> bool:
+    """Whether the screen of `node` is being removed: Textual does not wait for what it is at."""
+    try:
+        return not node.screen.display
+    except (NoScreen, ScreenStackError):
+        return True
+
 
 def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: bool = False) -> ExitCode:
     """Open the app on `state`; the engine starts when the live screen is shown.
@@ -220,14 +278,16 @@ def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: boo
     The model is the one that a state of the live screen names, else the embedded one.
 
     Raises `UnreadableError` before the screen opens if the model cannot be used, `UsageError` for a configuration
-    that makes no sense, and after it `EngineError` if the engine had crashed and was not restarted, or whatever a bug
-    in the app has raised.
+    that makes no sense or a chat with a model that has no template, and after it `EngineError` if the engine had
+    crashed and was not restarted, or whatever a bug in the app has raised.
     """
     config = read_config(config_path())
     if ascii_only or "utf" not in locale.getencoding().lower():  # block characters cannot be written
         config = Config(config.path, config.theme, True, config.keys)
     path = (state.path("model") if state.screen is ScreenName.LIVE else None) or embedded_model()
-    load_model(path)
+    model = load_model(path)
+    if state.screen is ScreenName.LIVE and state.text("chat") == "on":
+        require_template(model)
     app = AprtuiApp(Session(_engine(path), paths, path.absolute(), _engine), state, config)
     # Imported objects stay alive: searching them for garbage took a third of the time of a frame. Full collections,
     # which held keys up for 80 ms every two seconds, are rare.

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from aprtui.engine.evaluation.fault_detection import MeteredFault
-from aprtui.engine.faults.faults import Fault, FaultInjector, parse_fault
+from aprtui.engine.faults.faults import Fault, FaultInjector, fault_node, parse_fault
 from aprtui.engine.faults.kinds import KINDS, PARAMETERS, applies, kinds_at
 from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Logits, Mode, Taps
@@ -27,6 +27,11 @@ LIMIT = {"limit": 0.5}
 def one_place(kind: str, model: Model) -> Node:
     """A node in the middle of the model where `kind` applies."""
     return next(node for node in model.graph.nodes if node.layer == 2 and applies(kind, model, node))
+
+
+@pytest.mark.parametrize("node", [Node(2, "ffn_gate"), Node(None, "lm_head")])
+def test_the_stage_of_a_fault_can_be_read_from_its_text(node: Node) -> None:
+    assert fault_node(str(Fault("scale", node, {"magnitude": 0.5}))) == node
 
 
 def fault_of(kind: str, model: Model) -> Fault:

@@ -6,6 +6,7 @@ import pytest
 
 from aprtui.errors import UsageError
 from aprtui.trace.graph import (
+    CODES,
     Axis,
     GraphConfig,
     Node,
@@ -108,6 +109,13 @@ def test_graph_from_all_names_has_the_edges_of_the_full_graph() -> None:
 def test_foreign_stages_of_the_format_are_known() -> None:
     assert {"moe_router", "moe_ffn_out", "moe_router_indices"} <= set(known_names())
     assert len([name for name in known_names() if name not in ("q_norm", "k_norm")]) == 23
+
+
+def test_every_stage_has_a_code_of_three_letters_of_its_own() -> None:
+    assert CODES.keys() == set(known_names())
+    assert len(set(CODES.values())) == len(CODES)
+    assert all(len(code) == 3 and code.isalpha() and code.islower() for code in CODES.values())
+    assert graph_for(QWEN2)["ffn_gate"].code == CODES["ffn_gate"]
 
 
 def test_aliases_lead_to_canonical_names() -> None:

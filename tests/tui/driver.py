@@ -31,10 +31,11 @@ async def showing(
     paths: tuple[Path, ...] = (),
     ascii_only: bool = False,
     theme: str | None = None,
+    source: RecordedSource | None = None,
 ) -> AsyncIterator[Driver]:
-    """The app on the screen of `state`."""
+    """The app on the screen of `state`, with `source` in place of one without a chat template."""
     config = Config(Path("config.toml"), theme, ascii=ascii_only)
-    async with AprtuiApp(Session(RecordedSource(), paths=paths), state, config).run_test(size=size) as pilot:
+    async with AprtuiApp(Session(source or RecordedSource(), paths=paths), state, config).run_test(size=size) as pilot:
         yield pilot
 
 
@@ -84,8 +85,11 @@ async def burst(pilot: Driver, *inputs: str | Paste) -> None:
         if isinstance(each, Paste):
             app.post_message(each)
         else:
-            name = key_name(each)
-            character = each if len(each) == 1 else {"space": " ", "slash": "/"}.get(each)
-            app.post_message(Key(name, character))
+            app.post_message(key_event(each))
     assert isinstance(app, KeysInTurnApp)
     await app.keys_taken()
+
+
+def key_event(key: str) -> Key:
+    """The press of a key, by its name or its character."""
+    return Key(key_name(key), key if len(key) == 1 else {"space": " ", "slash": "/"}.get(key))

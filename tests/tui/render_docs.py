@@ -73,7 +73,7 @@ async def contracts_scene(pilot: Driver, source: EngineProcess) -> None:
 
 
 SCENES: dict[ScreenName, tuple[ScreenState, Scene]] = {
-    ScreenName.LIVE: (screen_state(ScreenName.LIVE, prompt=PROMPT), live),
+    ScreenName.LIVE: (screen_state(ScreenName.LIVE, prompt=PROMPT, chat="off"), live),
     ScreenName.BROWSE: (screen_state(ScreenName.BROWSE, a="good", b="bad"), browse),
     ScreenName.TENSOR: (screen_state(ScreenName.TENSOR, capture="bad", layer=2, stage="ffn_gate"), tensor),
     ScreenName.DIFF: (

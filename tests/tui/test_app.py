@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
@@ -13,7 +14,7 @@ from textual.widgets import Input, Static
 
 from aprtui.resources import embedded_model
 from aprtui.tui import app as app_module
-from aprtui.tui.app import AprtuiApp, run_app
+from aprtui.tui.app import SCREENS, AprtuiApp, run_app
 from aprtui.tui.frame.keymap import Chord
 from aprtui.tui.frame.overlay import ChordScreen
 from aprtui.tui.frame.recent import recent_paths
@@ -21,7 +22,7 @@ from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.live.screen import LiveScreen
-from tests.tui.driver import drag, notifications, screen_text
+from tests.tui.driver import drag, key_event, notifications, screen_text
 from tests.tui.screens.live.recorded import RecordedSource
 
 
@@ -209,6 +210,24 @@ async def test_a_screen_takes_the_place_of_its_own_kind_even_below_a_dialog() ->
         assert program.screen is not first
         assert len(program.screen_stack) == 2
         assert not first.is_running
+
+
+async def test_another_screen_may_come_while_the_palette_gathers_its_commands_or_a_screen_is_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(app_module, "SCREENS", SCREENS)
+    program = app(ScreenState(ScreenName.LIVE))
+    weight = screen_state(ScreenName.TENSOR, model=embedded_model(), tensor="token_embd.weight")
+    async with program.run_test(size=(100, 30)) as pilot:
+        for turns in range(30):
+            for key in ":li":
+                program.post_message(key_event(key))
+                await asyncio.sleep(0.001 * turns)
+            program.open_state(weight)
+            await asyncio.sleep(0.002 * (turns % 10))
+            program.open_state(ScreenState((ScreenName.DIFF, ScreenName.BROWSE, ScreenName.TENSOR)[turns % 3]))
+        await pilot.pause()
+        assert program.crash is None
 
 
 def test_a_bug_in_the_app_is_raised_and_leaves_no_traceback_on_the_terminal(

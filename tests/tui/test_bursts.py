@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from textual import events
-from textual.widgets import Input
 
 from aprtui.tui import app as app_module
 from aprtui.tui.app import SCREENS
@@ -68,7 +67,7 @@ async def test_screens_follow_each_other_and_each_takes_the_keys_behind_its_numb
         assert grid.node is not None and grid.node != FAULT
         await burst(pilot, "2", "escape", "1", "e", *"4q5", "escape", "j")
         assert isinstance(pilot.app.screen, LiveScreen)
-        assert pilot.app.screen.query_one(Input).value.endswith("4q5")
+        assert pilot.app.screen.prompt.endswith("4q5")
         assert isinstance(pilot.app.screen.focused, StageGrid)
 
 
@@ -106,7 +105,8 @@ async def test_text_is_pasted_where_the_key_before_it_led() -> None:
     async with showing(ScreenState(ScreenName.LIVE)) as pilot:
         await until(pilot, lambda: pilot.app.screen.query_one(StageGrid).graph is not None)
         await burst(pilot, "e", events.Paste("1+1"), "space", "2")
-        assert pilot.app.screen.query_one(Input).value == "1+1 2"
+        screen = pilot.app.screen
+        assert isinstance(screen, LiveScreen) and screen.prompt == "1+1 2"
 
 
 async def test_keys_behind_the_one_that_leaves_do_nothing() -> None:

@@ -80,7 +80,7 @@ def test_from_a_prompt_to_the_faulty_stage_and_the_same_verdict_headless(
     terminal.press("Home", "j", "Space")
     terminal.until("B +faulty")
     terminal.press("d")
-    terminal.until("FAIL +first divergence: layer 2 ffn_gate", 120)
+    terminal.until("FAIL +layer 2 ffn_gate, token", 120)
     terminal.press("Home", "g", "d")
     terminal.until("layer 2 ffn_gate: FAIL")
     terminal.press("y")

@@ -155,7 +155,7 @@ def test_run_is_travelled_in_given_a_fault_and_captured(terminals: list[Terminal
     terminal.press("G", "M", "M", "M", "t", "L")
     terminal.until(r"% change of each stage's rms")
     terminal.press("n", "n")
-    terminal.until(r"logit lens(.|\n)*▸0 ")
+    terminal.until(r"logit lens(.|\n)*  0 .* %")
     terminal.press("w")
     terminal.until("demo-qwen2-q4km-live-1(.|\n)*complete", 60)
     assert (tmp_path / "demo-qwen2-q4km-live-1" / "manifest.json").is_file()
@@ -165,5 +165,35 @@ def test_run_is_travelled_in_given_a_fault_and_captured(terminals: list[Terminal
     terminal.until(r"fault +layer=1,stage=attn_norm,kind=scale")
     terminal.press("Enter")
     terminal.until("1 fault injected(.|\n)*▶ running", 60)
+    terminal.press("q")
+    terminal.until("exit code 0")
+
+
+def test_ctrl_z_leaves_to_the_shell_and_fg_comes_back_to_a_screen_that_is_drawn_again(
+    terminals: list[Terminal],
+) -> None:
+    terminal = Terminal(f"aprtui-test-{uuid.uuid4().hex}", "bash --norc -i")
+    terminals.append(terminal)
+    terminal.press(f"{shlex.quote(sys.executable)} -m aprtui", "Enter")
+    terminal.until(r"token \d\d of", LOADING_SECONDS)
+    terminal.press("C-z")
+    shell = terminal.until("Stopped")
+    assert "tok/s" not in shell and terminal.flags() == "0 0 1"
+    terminal.press("clear; echo typed", "Enter")
+    terminal.until("^typed")
+    terminal.press("fg", "Enter")
+    before = position(terminal.until(r"tok/s(.|\n)*layer 0 attn_norm(.|\n)*Quit"))
+    terminal.press("r")
+    terminal.until(rf"▶ running(.|\n)*context (?!{before}/)\d+/")
+    terminal.press("q")
+    terminal.until(r"\$ exit|# *\n*$")
+    terminal.press("exit", "Enter")
+    terminal.until("exit code 0")
+
+
+def test_ctrl_z_stays_where_no_shell_would_bring_the_app_back(terminals: list[Terminal]) -> None:
+    terminal = start(terminals)
+    terminal.press("C-z")
+    terminal.until("No shell waits")
     terminal.press("q")
     terminal.until("exit code 0")

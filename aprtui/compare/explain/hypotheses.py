@@ -177,8 +177,9 @@ def not_finite(evidence: StageEvidence) -> SignatureOutcome:
     text = f"{count} values"
     looks_like = ""
     if count:
-        looks_like = f"{int(np.isnan(b[found]).sum())} NaN and {int(np.isinf(b[found]).sum())} Inf"
-        text += f": {looks_like.replace(' and', ',')}"
+        counts = {"NaN": int(np.isnan(b[found]).sum()), "Inf": int(np.isinf(b[found]).sum())}
+        text += f": {', '.join(f'{number} {kind}' for kind, number in counts.items())}"
+        looks_like = " and ".join(f"{number} {kind}" for kind, number in counts.items() if number)
         places = np.flatnonzero(found.any(0))
         if evidence.found.ndim == 2:
             text += f", in {places.size} channels: {', '.join(map(str, places[:6]))}"

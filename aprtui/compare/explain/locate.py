@@ -52,6 +52,14 @@ def _worst_of_token(pair: StagePair, token: int) -> int:
     return min(found)[1]
 
 
+def most_differing_place(pair: StagePair, metrics: PairMetrics) -> dict[str, int]:
+    """Coordinates of the first NaN or Inf that is not alike, else of the largest difference; empty where none is."""
+    index = metrics.first_mismatch
+    if index is None and metrics.max_abs:
+        index = metrics.max_abs_index
+    return {} if index is None else pair.place(index)
+
+
 def top_elements(pair: StagePair, limit: int) -> tuple[Element, ...]:
     """The `limit` elements that differ most, most first; mismatches of NaN or Inf first, equal ones never.
 

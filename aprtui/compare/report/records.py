@@ -121,6 +121,7 @@ def _stage_record(stage: StageComparison, elements: Sequence[Element]) -> Record
         **asdict(stage.metrics),
         "logits": None if stage.logits is None else asdict(stage.logits),
         "excluded": stage.metrics.excluded,
+        "place": dict(stage.place),
         "top": [{**element.place, "a": element.a, "b": element.b} for element in elements],
     }
 
@@ -245,6 +246,7 @@ def _read_stage(record: Mapping[str, Any]) -> StageComparison:
         injected=(sides[0], sides[1]),
         segment=tuple(map(_read_node, record["segment"])),
         logits=None if record["logits"] is None else _read_logits(record["logits"]),
+        place=record["place"],
     )
 
 

@@ -63,7 +63,7 @@ class CpuEngine:
         storage = CpuStorage(model, mode, kv, context, ARITHMETIC[mode].rope_angles, self._config.layers)
         self._plans: dict[tuple[frozenset[Node], frozenset[Node]], TapPlan] = {}
         self._timed: TapPlan | None = None
-        self._runner = Runner(model, storage, threads, progress)
+        self._runner = Runner(model, mode, storage, threads, progress)
 
     def reset(self, position: int = 0) -> None:
         self.position = position

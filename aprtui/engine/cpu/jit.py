@@ -22,6 +22,14 @@ def kernel(function: Function) -> Function:
     return compiled
 
 
+def renamed(function: Function, suffix: object) -> Function:
+    """`function` with a name of its own, where one `def` makes several: compiled code is found by its name, also that
+    which comes from numba's cache."""
+    function.__name__ += f"_{suffix}"
+    function.__qualname__ += f"_{suffix}"
+    return function
+
+
 def inlined(function: Function) -> Function:
     """A function that numba copies into each kernel that calls it.
 
@@ -42,6 +50,15 @@ def reduction(function: Function) -> Function:
         function
     )
     return compiled
+
+
+def typed_intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
+    """An intrinsic that sees an argument which is known where it is compiled, such as a weight type, as a literal.
+
+    Its signature has to name that literal: numba keeps one implementation for each signature.
+    """
+    wrapped: Callable[..., Any] = _intrinsic(prefer_literal=True)(function)
+    return wrapped
 
 
 def intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:

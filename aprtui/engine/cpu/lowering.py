@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.cpu.matmul import ActivationKind, activation_bytes, activation_kind
-from aprtui.engine.cpu.operations import operation_address
+from aprtui.engine.cpu.operations import Kernel, matmul_kernel, operation_address
 from aprtui.engine.cpu.program import DESCRIPTOR, INSTRUCTION, AttentionPart, Opcode, Where
 from aprtui.engine.cpu.storage import CpuStorage
 from aprtui.engine.protocol import KvType, Mode
@@ -120,8 +120,9 @@ class _Lowering:
             ends[layer] = len(self.instructions)
         table = np.zeros(len(self.instructions), INSTRUCTION)
         for row, fields in zip(table, self.instructions, strict=True):
-            if fields["opcode"] is not Opcode.ROWS:
-                row["function"] = operation_address(fields["opcode"])
+            kernel = fields.pop("kernel", Kernel(fields["opcode"]))
+            if kernel.opcode is not Opcode.ROWS:
+                row["function"] = operation_address(kernel)
             for name, value in fields.items():
                 row[name] = value
         owners = np.array(self.owners, np.int64)
@@ -165,7 +166,7 @@ class _Lowering:
         (table,) = self.model.params(node)
         self._row(
             Opcode.EMBED, **self._target(node), other=table.data.ctypes.data, other_stride=table.data.shape[1],
-            width=table.columns, kind=int(table.type),
+            width=table.columns, kernel=Kernel(Opcode.EMBED, table.type),
         )  # fmt: skip
 
     def _norm(self, node: Node) -> None:
@@ -243,7 +244,7 @@ class _Lowering:
             self._phase(
                 Opcode.MATMUL, **target, **self._matmul_input(node, activation_kind(weight.type, self.mode)),
                 other=weight.data.ctypes.data, other_stride=weight.data.shape[1], width=weight.columns,
-                heads=weight.rows, kind=int(weight.type), count=int(self.mode is Mode.Q8),
+                heads=weight.rows, kernel=matmul_kernel(weight.type, self.mode),
             )  # fmt: skip
             target["target"] += 4 * weight.rows
 

@@ -48,7 +48,7 @@ class CpuNodes:
         self._plan = plan_for(program, self._graph, NO_TAPS)
         starts = [0, *program.cuts.values()]
         self._spans = dict(zip(program.cuts, zip(starts, program.cuts.values(), strict=False), strict=True))
-        self._runner = Runner(self._model, storage, self._threads, progress)
+        self._runner = Runner(self._model, Mode.EXACT, storage, self._threads, progress)
 
     def close(self) -> None:
         """End the threads; a second call does nothing."""

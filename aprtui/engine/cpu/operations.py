@@ -7,7 +7,8 @@ Called by name, all kernels would be optimised once more inside every function a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -17,26 +18,28 @@ import numpy as np
 from numba import carray, types
 
 from aprtui.engine.cpu import attention, rows, statistics
-from aprtui.engine.cpu.matmul import dequantize_rows, matmul_rows, quantize_rows
+from aprtui.engine.cpu.jit import renamed
+from aprtui.engine.cpu.matmul import (
+    INTEGERS,
+    activation_kind,
+    dequantize_row,
+    multiply_floats,
+    multiply_integers,
+    quantize_rows,
+)
 from aprtui.engine.cpu.memory import control_record, first_token, instruction, pointer
 from aprtui.engine.cpu.program import Opcode
+from aprtui.engine.protocol import Mode
+from aprtui.model.model import Model
+from aprtui.model.weight_types import WeightType
 from aprtui.progress import Progress
+from aprtui.trace.graph import Op
 
 Operation = Callable[[int, int, int, int, int], None]
 """`(instruction, control record, begin, end, scratch)`: addresses, and which pieces of the instruction to do.
 
 Pieces are tokens, weight rows, attention blocks or stage tensors, as the opcode cuts them; `scratch` is the thread's.
 """
-
-
-def embed(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
-    """Dequantise the embedding rows of the tokens `begin … end - 1`."""
-    step = instruction(step_address)[0]
-    control = control_record(control_address)[0]
-    ids = carray(pointer(control.ids), (control.tokens,), np.int64)
-    for token in range(begin, end):
-        target = step.target + 4 * token * step.target_stride
-        dequantize_rows(step.kind, step.other, step.other_stride, step.width, ids[token], ids[token] + 1, target)
 
 
 def quantize(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
@@ -47,23 +50,72 @@ def quantize(step_address: int, control_address: int, begin: int, end: int, scra
     quantize_rows(step.kind, step.source, step.width, first, end, step.target)
 
 
-def matmul(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
-    """Weight rows `begin … end - 1` times all tokens, or those that are wanted; logits go where the caller has them."""
-    step = instruction(step_address)[0]
-    control = control_record(control_address)[0]
-    first = first_token(step_address, control)
-    source = step.source + first * step.source_stride
-    target = step.target + 4 * first * step.target_stride if step.target else control.logits
-    if first < control.tokens:
-        matmul_rows(
-            step.kind, step.count, step.other, step.other_stride, step.width, source, step.source_stride,
-            control.tokens - first, target, step.target_stride, begin, end, scratch,
-        )  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What is compiled on its own. Kernels that read weights are compiled for one weight type each, so that a model
+    waits for those of its own types only."""
+
+    opcode: Opcode
+    weight_type: WeightType | None = None
+    integers: bool = False
+    """Whether a product meets activations of 8 bits; else they are floats."""
+
+    def operation(self) -> Operation:
+        if self.weight_type is None:
+            return _OPERATIONS[self.opcode]
+        products = _integer_matmul if self.integers else _float_matmul
+        make = _embed if self.opcode is Opcode.EMBED else products
+        return renamed(make(int(self.weight_type)), self.weight_type.name)
 
 
-OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
+def _embed(weight_type: int) -> Operation:
+    def embed(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+        """Dequantise the embedding rows of the tokens `begin … end - 1`."""
+        step = instruction(step_address)[0]
+        control = control_record(control_address)[0]
+        ids = carray(pointer(control.ids), (control.tokens,), np.int64)
+        for token in range(begin, end):
+            target = step.target + 4 * token * step.target_stride
+            row = step.other + ids[token] * step.other_stride
+            dequantize_row(weight_type, row, step.width, target)
+
+    return embed
+
+
+def _integer_matmul(weight_type: int) -> Operation:
+    def matmul(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+        """Weight rows `begin … end - 1` times all tokens, or the wanted ones; logits go where the caller has them."""
+        step = instruction(step_address)[0]
+        control = control_record(control_address)[0]
+        first = first_token(step_address, control)
+        target = step.target + 4 * first * step.target_stride if step.target else control.logits
+        if first < control.tokens:
+            multiply_integers(
+                weight_type, step.other, step.other_stride, step.width, step.source + first * step.source_stride,
+                step.source_stride, control.tokens - first, target, step.target_stride, begin, end, scratch,
+            )  # fmt: skip
+
+    return matmul
+
+
+def _float_matmul(weight_type: int) -> Operation:
+    def matmul(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+        """As `_integer_matmul`."""
+        step = instruction(step_address)[0]
+        control = control_record(control_address)[0]
+        first = first_token(step_address, control)
+        target = step.target + 4 * first * step.target_stride if step.target else control.logits
+        if first < control.tokens:
+            multiply_floats(
+                weight_type, step.other, step.other_stride, step.width, step.source + first * step.source_stride,
+                step.source_stride, control.tokens - first, target, step.target_stride, begin, end, scratch,
+            )  # fmt: skip
+
+    return matmul
+
+
+_OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
     {
-        Opcode.EMBED: embed,
         Opcode.RMS_NORM: rows.rms_norm,
         Opcode.BIAS: rows.bias,
         Opcode.ROPE: rows.rope,
@@ -73,26 +125,41 @@ OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
         Opcode.STORE_KEYS: attention.store_keys,
         Opcode.STORE_VALUES: attention.store_values,
         Opcode.QUANTIZE: quantize,
-        Opcode.MATMUL: matmul,
         Opcode.ATTENTION: attention.attention,
         Opcode.STATISTICS: statistics.statistics,
     }
 )
 
 
-def compile_operations(progress: Progress) -> None:
-    """Compile every kernel, or load it from numba's cache; `progress(what, done, total)` is called along the way."""
-    for done, opcode in enumerate(OPERATIONS):
-        progress("compiling kernels", done, len(OPERATIONS))
-        operation_address(opcode)
-    progress("compiling kernels", len(OPERATIONS), len(OPERATIONS))
+def kernels_for(model: Model, mode: Mode) -> list[Kernel]:
+    """All kernels that programs of `model` call."""
+    found = [Kernel(opcode) for opcode in _OPERATIONS]
+    for node in model.graph.nodes:
+        op = model.graph[node.stage].op
+        if op is Op.EMBED:
+            found += [Kernel(Opcode.EMBED, weight.type) for weight in model.params(node)]
+        elif op is Op.MATMUL:
+            found += [matmul_kernel(weight.type, mode) for weight in model.params(node)]
+    return list(dict.fromkeys(found))
 
 
-def operation_address(opcode: Opcode) -> int:
-    """Address of an opcode's kernel, compiled or loaded from numba's cache."""
-    return int(_compiled(opcode).address)
+def matmul_kernel(weight_type: WeightType, mode: Mode) -> Kernel:
+    return Kernel(Opcode.MATMUL, weight_type, activation_kind(weight_type, mode) in INTEGERS)
+
+
+def compile_operations(kernels: Sequence[Kernel], progress: Progress) -> None:
+    """Compile `kernels`, or load them from numba's cache; `progress(what, done, total)` is called along the way."""
+    for done, kernel in enumerate(kernels):
+        progress("compiling kernels", done, len(kernels))
+        operation_address(kernel)
+    progress("compiling kernels", len(kernels), len(kernels))
 
 
 @cache
-def _compiled(opcode: Opcode) -> Any:
-    return numba.cfunc(types.void(*[types.int64] * 5), cache=True, error_model="numpy")(OPERATIONS[opcode])
+def _compiled(kernel: Kernel) -> Any:
+    return numba.cfunc(types.void(*[types.int64] * 5), cache=True, error_model="numpy")(kernel.operation())
+
+
+def operation_address(kernel: Kernel) -> int:
+    """Address of a kernel, compiled or loaded from numba's cache."""
+    return int(_compiled(kernel).address)

@@ -59,7 +59,7 @@ INSTRUCTION = np.dtype(
         ("heads", np.int64),  # MATMUL: weight rows
         ("kv_heads", np.int64),
         ("parameter", np.int64),  # address of norm weights, bias, RoPE table, value cache, descriptors
-        ("kind", np.int64),  # weight type, activation kind, RoPE layout, whether the cache is float16
+        ("kind", np.int64),  # activation kind, RoPE layout, whether the cache is float16
         ("scalar", np.float64),  # norm epsilon, scale of the scores
     ],
     align=True,

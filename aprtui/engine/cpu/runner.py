@@ -7,11 +7,12 @@ from numpy.typing import NDArray
 
 from aprtui.engine.cpu.attention import scratch_bytes as attention_scratch_bytes
 from aprtui.engine.cpu.matmul import scratch_bytes as matmul_scratch_bytes
-from aprtui.engine.cpu.operations import compile_operations
+from aprtui.engine.cpu.operations import compile_operations, kernels_for
 from aprtui.engine.cpu.plan import TapPlan
 from aprtui.engine.cpu.program import CONTROL
 from aprtui.engine.cpu.storage import CpuStorage
 from aprtui.engine.cpu.threads import ThreadTeam
+from aprtui.engine.protocol import Mode
 from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.graph import Node, Op
@@ -24,7 +25,9 @@ _MAP_BYTES = 64 << 20
 class Runner:
     """Runs parts of a program on chunks of tokens, whose tensors lie in `storage`."""
 
-    def __init__(self, model: Model, storage: CpuStorage, threads: int, progress: Progress | None = None) -> None:
+    def __init__(
+        self, model: Model, mode: Mode, storage: CpuStorage, threads: int, progress: Progress | None = None
+    ) -> None:
         self.storage = storage
         self._graph, self._config = model.graph, model.config.graph
         self._maps = {op: np.zeros(0, np.float32) for op in (Op.SCORES, Op.SOFTMAX)}
@@ -32,7 +35,7 @@ class Runner:
         self._scratch = self._make_scratch(model, threads)
         self._tokens = self._position = 0
         self._logits = np.empty((0, self._config.vocabulary), np.float32)
-        compile_operations(progress or (lambda what, done, total: None))
+        compile_operations(kernels_for(model, mode), progress or (lambda what, done, total: None))
         self._team = ThreadTeam(self._control, threads)
 
     def _make_scratch(self, model: Model, threads: int) -> NDArray[np.uint8]:

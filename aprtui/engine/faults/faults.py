@@ -62,6 +62,12 @@ def parse_fault(text: str, model: Model) -> Fault:
     return Fault(kind, node, parameters)
 
 
+def fault_node(text: str) -> Node:
+    """The stage at which a fault acts, from the text of one that `parse_fault` has taken."""
+    fields = dict(piece.split("=") for piece in text.split(","))
+    return Node(int(fields["layer"]) if "layer" in fields else None, fields["stage"])
+
+
 def _field(piece: str, text: str) -> tuple[str, str]:
     name, equals, value = (part.strip() for part in piece.partition("="))
     if not equals or not value:

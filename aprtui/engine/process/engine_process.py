@@ -59,7 +59,11 @@ class EngineProcess:
         self.state = EngineState.CLOSED
 
     def start(self, settings: messages.EngineSettings | None = None) -> None:
-        """Start the process, with other `settings` if given; the engine is there when `poll` gives `Loaded`."""
+        """Start the process, with other `settings` if given; the engine is there when `poll` gives `Loaded`.
+
+        A process that runs already is ended.
+        """
+        self.close()
         self.settings = settings or self.settings
         ours, theirs = socket.socketpair()
         self._memory = os.memfd_create("aprtui-token-records")

@@ -18,6 +18,7 @@ from aprtui.compare.align.tokens import USER_SOURCE, TokenAlignment
 from aprtui.compare.captures import Bounds, Criteria
 from aprtui.compare.comparison import Comparison, StageComparison
 from aprtui.compare.conclusion import Findings, conclude
+from aprtui.compare.explain.locate import most_differing_place
 from aprtui.compare.metrics.measure import Metric, measure
 from aprtui.compare.survey import is_unfinished
 from aprtui.compare.verdict import Signal, StageVerdict, Verdict, judge
@@ -149,7 +150,7 @@ class _Replay:
         verdict = replace(judge(node, measured.metrics, bounds), signal=Signal.INJECTED)
         return StageComparison(
             node, measured.metrics, measured.tokens, verdict, pair.matched, pair.a.shape,
-            pair.first_token, segment=recomputed.segment,
+            pair.first_token, segment=recomputed.segment, place=most_differing_place(pair, measured.metrics),
         )  # fmt: skip
 
     def _recomputed(self, node: Node) -> Recomputed | Unpaired:

@@ -36,14 +36,26 @@ def candidate_bars(record: TokenRecord, names: Mapping[int, str]) -> list[Bar]:
     return bars
 
 
-def lens_bars(record: TokenRecord, names: Mapping[int, str], layer: int) -> list[Bar]:
-    """The likeliest token after each layer, `layer` marked; none if the lens was off."""
+def lens_bars(record: TokenRecord, names: Mapping[int, str]) -> list[Bar]:
+    """The likeliest token after each layer, those that are the last layer's marked; none if the lens was off."""
     if record.lens is None:
         return []
+    found = record.lens.tolist()
     return [
-        Bar(str(number), token_text(int(token), names), float(probability), number == layer)
-        for number, (token, probability) in enumerate(record.lens.tolist())
+        Bar(str(number), token_text(int(token), names), float(probability), token == found[-1][0])
+        for number, (token, probability) in enumerate(found)
     ]
+
+
+def lens_cells(bar: Bar, label_width: int, width: int, ascii_only: bool) -> str:
+    """A row of `width` cells of the logit lens: layer, token, share, and a bar where there is room for one."""
+    head = f"{bar.label:>{label_width}} " if label_width else ""
+    drawn = min(max(width - 30, 0), 12)
+    room = max(width - len(head) - 6 - drawn, 0)
+    token = padded(clipped(bar.token, room, "~" if ascii_only else "…"), room)
+    share = "" if math.isnan(bar.share) else "<1 %" if 0 < bar.share < 0.01 else f"{100 * bar.share:.0f} %"
+    tail = f" {bar_text(bar.share, drawn - 1, ascii_only)}" if drawn > 1 else ""
+    return padded(f"{head}{token}{share:>6}{tail}", width)
 
 
 def token_text(token: int, names: Mapping[int, str]) -> str:

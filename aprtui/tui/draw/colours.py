@@ -40,23 +40,27 @@ def glyph(level: int) -> str:
 
 
 def _theme(
-    name: str, *, dark: bool, accent: str, muted: str, error: str, text: str, surfaces: tuple[str, str, str, str]
-) -> Theme:
-    """A theme with one colour for all that stands out; `surfaces` are background, surface, panel and border."""
+    name: str, *, dark: bool, accent: str, muted: str, error: str, success: str, text: str,
+    surfaces: tuple[str, str, str, str],
+) -> Theme:  # fmt: skip
+    """A theme with one colour for all that stands out, and one for FAIL and PASS each; `surfaces` are background,
+    surface, panel and border."""
     background, surface, panel, border = surfaces
     return Theme(
-        name, primary=accent, accent=accent, warning=accent, success=accent, secondary=muted, error=error,
+        name, primary=accent, accent=accent, warning=accent, success=success, secondary=muted, error=error,
         foreground=text, background=background, surface=surface, panel=panel, dark=dark,
         variables={"border": accent, "border-blurred": border, "footer-key-foreground": accent},
     )  # fmt: skip
 
 
 DARK = _theme(
-    "aprtui-dark", dark=True, accent="#e1cc55", muted="#8a8678", error="#ff6b81", text="#d8dce3",
+    "aprtui-dark", dark=True, accent="#e1cc55", muted="#8a8678", error="#ff6b81", success="#7fb8e6",
+    text="#d8dce3",
     surfaces=("#0e1116", "#12161d", "#1a1f29", "#343c49"),
 )  # fmt: skip
 LIGHT = _theme(
-    "aprtui-light", dark=False, accent="#7a5c00", muted="#6d6a5f", error="#b3113a", text="#1d2129",
+    "aprtui-light", dark=False, accent="#7a5c00", muted="#6d6a5f", error="#b3113a", success="#1f5f99",
+    text="#1d2129",
     surfaces=("#fbfaf6", "#f4f2ea", "#e8e5da", "#c3bfb0"),
 )  # fmt: skip
 
@@ -79,8 +83,16 @@ _DIVERGING_ON_LIGHT = (
     (253, 219, 199), (244, 165, 130), (230, 97, 1), (179, 88, 6), (127, 59, 8),
 )  # fmt: skip
 
-# Error against its bound: three steps below it, three above; as in the SVG report.
-_ERROR = ((38, 56, 77), (58, 93, 128), (143, 187, 220), (251, 217, 165), (244, 162, 89), (209, 73, 91))
+# Error against its bound, in six steps: blue up to the bound, and beyond it red where it is a stage's own, ochre where
+# it may be inherited. What no bound judges is grey.
+_WITHIN_ON_DARK = ((30, 42, 56), (43, 66, 90), (66, 106, 145))
+_WITHIN_ON_LIGHT = ((222, 233, 243), (188, 212, 233), (140, 182, 217))
+_ADDED_ON_DARK = (*_WITHIN_ON_DARK, (222, 116, 122), (240, 84, 104), (255, 58, 88))
+_ADDED_ON_LIGHT = (*_WITHIN_ON_LIGHT, (232, 138, 148), (212, 74, 100), (179, 17, 58))
+_OBSERVED_ON_DARK = (*_WITHIN_ON_DARK, (106, 86, 52), (148, 116, 60), (188, 146, 72))
+_OBSERVED_ON_LIGHT = (*_WITHIN_ON_LIGHT, (242, 222, 184), (228, 196, 136), (206, 166, 92))
+_UNBOUNDED_ON_DARK = ((26, 30, 38), (146, 157, 173))
+_UNBOUNDED_ON_LIGHT = ((236, 234, 226), (142, 146, 154))
 
 _MARK_COLOURS = {Mark.NAN: (255, 45, 111), Mark.INF: (255, 138, 0)}
 
@@ -102,16 +114,25 @@ class ColourMap(StrEnum):
     CIVIDIS = "cividis"
     GREY = "grey"
     DIVERGING = "diverging"
-    ERROR = "error"
+    ADDED = "added error"
+    OBSERVED = "observed error"
+    UNBOUNDED = "unbounded error"
 
 
 _STOPS = {
     ColourMap.CIVIDIS: _CIVIDIS,
     ColourMap.GREY: ((16, 16, 16), (240, 240, 240)),
     ColourMap.DIVERGING: _DIVERGING_ON_DARK,
-    ColourMap.ERROR: _ERROR,
+    ColourMap.ADDED: _ADDED_ON_DARK,
+    ColourMap.OBSERVED: _OBSERVED_ON_DARK,
+    ColourMap.UNBOUNDED: _UNBOUNDED_ON_DARK,
 }
-_STOPS_ON_LIGHT = {ColourMap.DIVERGING: _DIVERGING_ON_LIGHT}
+_STOPS_ON_LIGHT = {
+    ColourMap.DIVERGING: _DIVERGING_ON_LIGHT,
+    ColourMap.ADDED: _ADDED_ON_LIGHT,
+    ColourMap.OBSERVED: _OBSERVED_ON_LIGHT,
+    ColourMap.UNBOUNDED: _UNBOUNDED_ON_LIGHT,
+}
 
 EXACT_ZERO: Rgb = (4, 8, 14)
 """Of an exact zero on a logarithmic scale, darker than the lowest level: the background would look like a high one on a

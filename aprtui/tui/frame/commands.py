@@ -25,7 +25,7 @@ SHARED_BINDINGS = [
     Binding("tab", "app.focus_next", "Next pane", show=False, id="pane.next", group=PANES),
     Binding("shift+tab", "app.focus_previous", "Pane before", show=False, id="pane.previous", group=PANES),
     Binding("escape", "leave", "Back", show=False, id="back"),
-    Binding("z", "zoom_pane", "This pane as large as the screen, or all panes", show=False, id="zoom.pane"),
+    Binding("z", "zoom_pane", "Zoom pane", show=False, id="zoom.pane"),
     Binding("J", "jump_to_label", "Jump to a label", show=False, id="jump"),
     Binding("y", "copy_command", "Copy the headless command", show=False, id="copy.command"),
     Binding("Y", "copy_state", "Copy a command that opens this screen", show=False, id="copy.state"),

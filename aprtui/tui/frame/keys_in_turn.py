@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from textual.app import App
 from textual.dom import DOMNode
-from textual.events import Event, Key, Paste
+from textual.events import Event, InputEvent, Key, Paste
 
 Result = TypeVar("Result")
 
@@ -33,6 +33,8 @@ class KeysInTurnApp(App[Result]):
         self._turn: asyncio.Task[None] | None = None
 
     async def on_event(self, event: Event) -> None:
+        if isinstance(event, InputEvent) and not self.screen_stack:
+            return  # the app ends
         if not isinstance(event, Key | Paste) or event.is_forwarded:
             await super().on_event(event)
             return
@@ -64,7 +66,7 @@ class KeysInTurnApp(App[Result]):
         while self.screen_stack and screen is not self.screen:
             screen = self.screen
             await _passed(screen)  # one that is new has been built then, and has its focus
-            await _passed(self.focused or screen)
+            await _passed(screen.focused or screen)
 
 
 async def _passed(node: DOMNode) -> None:

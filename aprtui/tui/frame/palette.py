@@ -6,7 +6,7 @@ from functools import partial
 
 from rich.cells import cell_len
 from rich.text import Text
-from textual.command import DiscoveryHit, Hit, Hits, Provider
+from textual.command import CommandList, CommandPalette, DiscoveryHit, Hit, Hits, Provider
 
 from aprtui.tui.frame.commands import Command, Reach, commands_at_hand
 
@@ -16,6 +16,14 @@ MARGINS = 8
 """Cells around a line of the palette, its scroll bar among them."""
 
 TITLES = {Reach.GO: "Go to", Reach.APP: "aprtui"}
+
+
+class Palette(CommandPalette):
+    """Textual's palette, in which keys do nothing as long as its list has no line to show: it would fail."""
+
+    def _action_command_list(self, action: str) -> None:
+        if self.query_one(CommandList).size.area:
+            super()._action_command_list(action)
 
 
 class ScreenCommands(Provider):

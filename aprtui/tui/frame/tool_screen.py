@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast
@@ -166,6 +166,10 @@ class ToolScreen(Screen[None]):
         self.chords = remapped(self.CHORDS, self.program.config.keys)
         for prefix in dict.fromkeys(chord.prefix for chord in self.chords):
             self._bindings.bind(prefix, f"chord('{prefix}')", show=False, priority=True)
+
+    def call_after_refresh(self, callback: Callable[..., object], *args: Any, **kwargs: Any) -> bool:
+        """Call back once the screen was drawn, unless it has gone by then."""
+        return super().call_after_refresh(lambda: callback(*args, **kwargs) if self.display else None)
 
     def on_text_selected(self) -> None:
         """Copy the text that was selected with the mouse: ctrl+c, which copies elsewhere, leaves the app here."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from textual import work
+from textual.content import Content
 from textual.message import Message
 from textual.worker import get_current_worker
 
@@ -17,6 +19,7 @@ from aprtui.contracts.documents.document import Falsifier
 from aprtui.contracts.documents.loading import Documents, LoadedContract, load_documents
 from aprtui.contracts.evidence.assessment import NO_LEDGER, Assessment
 from aprtui.contracts.panel import PanelRow, panel
+from aprtui.contracts.settling import Lack
 from aprtui.errors import AprtuiError
 from aprtui.resources import contracts as own_contracts
 from aprtui.trace.capture import Capture
@@ -29,15 +32,32 @@ DOCUMENT_COLUMNS = (
     Column("contract", grows=True), Column("life cycle", rank=1), Column("falsifiers", right=True, rank=2),
 )  # fmt: skip
 FALSIFIER_COLUMNS = (
-    Column("result"), Column("falsifier", grows=True, end_matters=True), Column("maturity", rank=1),
-    Column("evidence", rank=2), Column("number", right=True), Column("bound", right=True, rank=2),
-    Column("rule", grows=True, rank=3),
+    Column("result"), Column("rule", grows=True, least=50), Column("falsifier", grows=True, end_matters=True, rank=4),
+    Column("maturity", rank=3), Column("evidence", rank=1), Column("number", right=True, rank=2),
+    Column("bound", right=True, rank=2),
 )  # fmt: skip
 DOCK_COLUMNS = FALSIFIER_COLUMNS[:3]
 
 NOT_TESTABLE = "not testable"
 NOT_BOUND = "no check"
 WAITING = "…"
+
+LOOKS: Mapping[str, tuple[str, Tone]] = {
+    "PASS": ("✓", Tone.GOOD), "FAIL": ("✗", Tone.BAD), "UNKNOWN": ("?", Tone.UNSURE), NOT_TESTABLE: ("?", Tone.UNSURE),
+    NOT_BOUND: ("–", Tone.MUTED), WAITING: ("…", Tone.MUTED),
+}  # fmt: skip
+"""The sign and the tone of each result."""
+
+ADVICE: Mapping[Lack, str] = {
+    Lack.CHECK: "read its test:",
+    Lack.RUN: "which no screen does:",
+    Lack.DEVICE: "on a machine that has one:",
+    Lack.CAPTURE: "make it so, open it in Browse (2), then come back (5):",
+    Lack.REFERENCE: "mark two in Browse (2) with space, then come back (5). Made by:",
+    Lack.OTHER_CAPTURE: "made as here, then opened in Browse (2):",
+}
+MOST_COMMANDS = 4
+"""Of a longer test, only the first lines stand in the summary."""
 
 
 def document_row(loaded: LoadedContract) -> Row:
@@ -53,10 +73,14 @@ def falsifier_row(row: PanelRow, judged: bool) -> Row:
     falsifier, judgement = row.falsifier, row.judgement
     figures = ("", "") if judgement is None else (_number(judgement.number), _number(judgement.bound))
     result = result_word(row) if judged else WAITING
-    tone = {"FAIL": Tone.BAD, "PASS": Tone.PLAIN}.get(result, Tone.MUTED)
+    sign, tone = LOOKS[result]
     evidence = evidence_word(row.assessment) if judged else WAITING
-    cells = (result, falsifier.id or UNKNOWN, falsifier.status or UNKNOWN, evidence, *figures, falsifier.title)
-    return Row(falsifier.id or falsifier.line, cells, tone)
+    cells = (
+        f"{sign} {result}" if judged else WAITING, row.sentence or UNKNOWN, falsifier.id or UNKNOWN,
+        falsifier.status or UNKNOWN, evidence, *figures,
+    )  # fmt: skip
+    whole = {Tone.BAD: Tone.BAD, Tone.MUTED: Tone.MUTED}.get(tone, Tone.PLAIN)
+    return Row(falsifier.id or falsifier.line, cells, whole, tone)
 
 
 def dock_rows(rows: Sequence[PanelRow], node: Node | None) -> list[Row]:
@@ -65,7 +89,7 @@ def dock_rows(rows: Sequence[PanelRow], node: Node | None) -> list[Row]:
     order = ("FAIL", "PASS", "UNKNOWN", NOT_TESTABLE, NOT_BOUND)
     about.sort(key=lambda row: order.index(result_word(row)))
     whole = (falsifier_row(row, judged=True) for row in about)
-    return [Row(row.key, row.cells[: len(DOCK_COLUMNS)], row.tone) for row in whole]
+    return [replace(row, cells=row.cells[: len(DOCK_COLUMNS)]) for row in whole]
 
 
 def _is_about(row: PanelRow, node: Node) -> bool:
@@ -118,9 +142,40 @@ def row_words(row: PanelRow | None, width: int) -> str:
 MOST_RECORDED = 5
 """Of more evidence files, only the newest are shown."""
 
+TONES = {
+    Tone.GOOD: "bold $success", Tone.BAD: "bold $error", Tone.UNSURE: "bold", Tone.MUTED: "$text-muted",
+}  # fmt: skip
+
+
+def summary(row: PanelRow, judged: bool) -> Content:
+    """A falsifier in short: its rule, the result, for UNKNOWN why and what settles it, and what the rule predicts."""
+    result = result_word(row) if judged else WAITING
+    sign, tone = LOOKS[result]
+    parts = [(row.sentence, "bold"), (f"\n{sign} {result}" if judged else "\n… being judged", TONES[tone])]
+    if judged:
+        parts.append((f"  {_reason(row.judgement)}", ""))
+    if judged and row.settling is not None:
+        commands = row.settling.commands
+        parts.append((f"\n{row.settling.lack}, {ADVICE[row.settling.lack]}", ""))
+        parts += [(f"\n  {command}", "$accent") for command in commands[:MOST_COMMANDS]]
+        parts += [("\n  …", "$text-muted")] if len(commands) > MOST_COMMANDS else []
+    prediction = " ".join(row.falsifier.prediction.split())
+    if prediction and prediction not in row.sentence:
+        parts.append((f"\n{prediction}", "$text-muted"))
+    return Content.assemble(*parts)
+
+
+def _reason(judgement: Judgement | None) -> str:
+    if judgement is None:
+        return ""
+    if judgement.number is None:
+        return judgement.reason
+    bound = f", bound {judgement.bound:.4g}" if judgement.bound is not None else ""
+    return f"{judgement.reason} ({judgement.metric} {judgement.number:.4g}{bound})"
+
 
 def falsifier_lines(row: PanelRow) -> list[tuple[str, str]]:
-    """All that is known of a falsifier: lines of a name and a text; the name is empty where a text continues."""
+    """All that is known beside the summary: lines of a name and a text; no name where a text continues."""
     return [
         (name if index == 0 else "", text)
         for name, texts in _paragraphs(row)
@@ -131,9 +186,7 @@ def falsifier_lines(row: PanelRow) -> list[tuple[str, str]]:
 
 def _paragraphs(row: PanelRow) -> Iterator[tuple[str, list[str]]]:
     falsifier = row.falsifier
-    yield "rule", [falsifier.title]
-    yield "predicts", [falsifier.prediction]
-    yield "result", _result(row.judgement)
+    yield "formula", list(row.formulas)
     yield "recorded", list(_recorded(row.assessment))
     yield "if it fails", [falsifier.if_fails]
     yield "binds to", [_binding(row)]
@@ -144,15 +197,6 @@ def _paragraphs(row: PanelRow) -> Iterator[tuple[str, list[str]]]:
     yield "test", falsifier.test.strip().splitlines()
     check = row.check
     yield "check", [f"{check.name} {dict(check.parameters) or ''}".strip()] if check is not None else ["none is bound"]
-
-
-def _result(judgement: Judgement | None) -> list[str]:
-    if judgement is None:
-        return ["nothing here judges it"]
-    verdict = judgement.verdict.value if judgement.testable else f"{judgement.verdict.value}, {NOT_TESTABLE}"
-    held = "" if judgement.number is None else f" ({judgement.metric} {judgement.number:.4g}"
-    held += "" if not held else f", bound {judgement.bound:.4g})" if judgement.bound is not None else ")"
-    return [f"{verdict}{held}: {judgement.reason}"]
 
 
 def _binding(row: PanelRow) -> str:

@@ -34,10 +34,12 @@ class GridLines:
     top: int
     bottom: int
     end: int
+    rows: int
+    """Rows that share a line."""
 
 
 class LayerGrid(JumpTargets):
-    """A line for each row of cells, below headers that stay in view; the rows scroll with the cursor.
+    """A line for each row of cells, or for a few, below headers that stay in view; the rows scroll with the cursor.
 
     A row shows a layer, or nothing that the cursor can stand on. Lines above and below the rows have room for the
     stages that a model has once, and for a legend. A subclass calls `set_shape`, gives `draw_row`, `draw_above` and
@@ -117,6 +119,14 @@ class LayerGrid(JumpTargets):
     def draw_below(self, line: int) -> Strip:
         raise NotImplementedError
 
+    def rows_a_line(self, size: Size) -> int:
+        """How many rows share a line in a grid of this size; `draw_row` is given the first of them."""
+        return 1
+
+    def row_at(self, first: int, x: int) -> int:
+        """The row that a click at cell `x` means, among those of the line that begins with row `first`."""
+        return first
+
     def lines_below(self, width: int) -> int:
         """How many lines there are below the rows of a grid of this width."""
         raise NotImplementedError
@@ -140,7 +150,10 @@ class LayerGrid(JumpTargets):
         if not self._fits(width):
             return 3
         head = len(self._draw_head(self._cell_width(width)))
-        return head + self.LINES_ABOVE + self._row_count + self.lines_below(width)
+        return head + self.LINES_ABOVE + self._lines_of_rows(1) + self.lines_below(width)
+
+    def _lines_of_rows(self, rows_a_line: int) -> int:
+        return -(-self._row_count // rows_a_line)
 
     def draw_line(self, y: int) -> Strip:
         lines = self._lines
@@ -152,7 +165,7 @@ class LayerGrid(JumpTargets):
             strip = lines.head[y]
         elif y < lines.top:
             strip = self.draw_above(y - len(lines.head))
-        elif y < lines.bottom and (row := self._first_row + y - lines.top) < self._row_count:
+        elif y < lines.bottom and (row := self._first_row + (y - lines.top) * lines.rows) < self._row_count:
             strip = self.draw_row(row)
         elif lines.bottom <= y < lines.end:
             strip = self.draw_below(y - lines.bottom)
@@ -186,11 +199,12 @@ class LayerGrid(JumpTargets):
         if self._cached_lines is None or self._cached_lines.size != size:
             drawn = self._has_cells and self._fits(size.width)
             head = self._draw_head(self._cell_width(size.width)) if drawn else []
-            below = self.lines_below(size.width)
-            has_room = len(head) + self.LINES_ABOVE + self._row_count + below <= size.height
+            below, rows = self.lines_below(size.width), self.rows_a_line(size)
+            count = self._lines_of_rows(rows)
+            has_room = len(head) + self.LINES_ABOVE + count + below <= size.height
             top = len(head) + (self.LINES_ABOVE if has_room else 0)
-            bottom = min(size.height - below, top + self._row_count)
-            self._cached_lines = GridLines(size, drawn, head, top, bottom, bottom + below)
+            bottom = min(size.height - below, top + count)
+            self._cached_lines = GridLines(size, drawn, head, top, bottom, bottom + below, rows)
         return self._cached_lines
 
     def forget_lines(self) -> None:
@@ -198,7 +212,8 @@ class LayerGrid(JumpTargets):
 
     @property
     def _rows_in_view(self) -> int:
-        return max(self.size.height - self._lines.top - self.lines_below(self.size.width), 1)
+        lines = self._lines
+        return max(self.size.height - lines.top - self.lines_below(self.size.width), 1) * lines.rows
 
     def _column_starts(self) -> list[int]:
         width = self._cell_width(self.size.width)
@@ -303,9 +318,12 @@ class LayerGrid(JumpTargets):
 
     def _scroll(self) -> None:
         row, height = self._row_of(self._cursor), self._rows_in_view
+        rows = self._lines.rows
         if row is not None:
-            self._first_row = min(max(self._first_row, row - height + 1), row)
-        self._first_row = max(0, min(self._first_row, self._row_count - height))
+            row -= row % rows
+            self._first_row = min(max(self._first_row, row - height + rows), row)
+        last = self._lines_of_rows(rows) * rows - height
+        self._first_row = max(0, min(self._first_row - self._first_row % rows, last))
         self.update_subtitle()
 
     def update_subtitle(self) -> None:
@@ -324,17 +342,19 @@ class LayerGrid(JumpTargets):
     def _line_of(self, node: Node) -> int:
         """The line that shows a stage, if it is in view."""
         row, lines = self._row_of(node), self._lines
-        return lines.bottom if row is None else lines.top + row - self._first_row
+        return lines.bottom if row is None else lines.top + (row - self._first_row) // lines.rows
 
     def jump_places(self) -> list[JumpPlace]:
         if not self._has_cells or not self._fits(self.size.width):
             return []
         starts, width, lines = self._column_starts(), self._cell_width(self.size.width), self._lines
         last = self._first_row + self._rows_in_view
+        labels = lines.rows if width >= 2 * lines.rows else 1
+        room = width // labels
         places = [
-            JumpPlace(lines.top + row - self._first_row, start, width, Node(layer, name))
+            JumpPlace(lines.top + at // lines.rows, start + at % lines.rows * room, room, Node(layer, name))
             for layer, row in self._row_of_layer.items()
-            if self._first_row <= row < last
+            if self._first_row <= row < last and (at := row - self._first_row) % lines.rows < labels
             for start, name in zip(starts, self._columns, strict=True)
         ]
         return places + [JumpPlace(lines.bottom, start, length, node) for node, start, length in self.places_below()]
@@ -365,9 +385,10 @@ class LayerGrid(JumpTargets):
             return next((node for node, start, length in self.places_below() if start <= x < start + length), None)
         if not lines.top <= y < lines.bottom:
             return None
-        row = self._first_row + y - lines.top
+        starts = self._column_starts()
+        column = max((number for number, start in enumerate(starts) if start <= x), default=0)
+        row = self.row_at(self._first_row + (y - lines.top) * lines.rows, x - starts[column])
         layer = next((layer for layer, number in self._row_of_layer.items() if number == row), None)
-        column = max((number for number, start in enumerate(self._column_starts()) if start <= x), default=0)
         return None if layer is None else Node(layer, self._columns[column])
 
     def on_resize(self, event: Resize) -> None:

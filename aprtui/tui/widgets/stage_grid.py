@@ -1,7 +1,12 @@
-"""The stage grid: layers × stages of one pass, and a cursor on one of them."""
+"""The stage grid: layers × stages of one pass, and a cursor on one of them.
+
+It has two views: numbers, a line for each layer; and an overview in colours alone, two or four layers a line.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
 from typing import ClassVar
 
 import numpy as np
@@ -11,13 +16,16 @@ from rich.style import Style
 from textual.binding import Binding, BindingType
 from textual.cache import LRUCache
 from textual.events import Resize
+from textual.geometry import Size
 from textual.strip import Strip
 
 from aprtui.trace.graph import Node, StageGraph
-from aprtui.tui.draw.colours import LEVELS, glyph, level_styles
+from aprtui.tui.draw.bars import Bar, lens_cells
+from aprtui.tui.draw.colours import LEVELS, ColourMap, glyph, level_styles
 from aprtui.tui.draw.figures import Figures, grid_tile
 from aprtui.tui.draw.grid_layout import GridLayout, grid_layout
-from aprtui.tui.draw.text import SEPARATOR
+from aprtui.tui.draw.overview import FAULT, LEAST_WIDTH, WIDEST, Inks, cell_segments, pair_at, plain_segments
+from aprtui.tui.draw.text import SEPARATOR, clipped, padded
 from aprtui.tui.widgets.layer_grid import LABEL, LayerGrid
 from aprtui.tui.widgets.moves import MOVES, PAGES
 
@@ -26,9 +34,37 @@ CACHED_STRIPS = 512
 LEGEND = 8
 """Colours in the legend, two cells each."""
 
+NUMBER_WIDTH = 4
+"""Cells that are narrower have no room for a number."""
+
+LENS_WIDTH, LENS_WANTED = 17, 26
+"""Cells of one entry of the logit lens: at least, and with room for most tokens."""
+
+LENS_GAP = 2
+
+FAULT_COLOUR = "#{:02x}{:02x}{:02x}".format(*FAULT)
+
+
+class GridView(StrEnum):
+    """How a stage grid shows its layers."""
+
+    NUMBERS = "numbers"
+    OVERVIEW = "overview"
+
+
+PERCENT = {GridView.NUMBERS: 70, GridView.OVERVIEW: 75}
+"""A view takes at most this much of the height that there is, so that others have room beside the grid."""
+
+LINES_AROUND = 7
+"""Lines of a screen that are no panes."""
+
 
 class StageGrid(LayerGrid, can_focus=True):
-    """Draws one line of cells a layer, and above and below them the stages that the model has once."""
+    """Draws the cells of all layers, and above and below them the stages that the model has once.
+
+    Unless one of the views is asked for, the overview is shown where not all layers have room with their numbers, and
+    what each would say next beside them.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("up,k", "move(-1, 0)", "Layer before", show=False, group=MOVES),
@@ -38,7 +74,14 @@ class StageGrid(LayerGrid, can_focus=True):
         Binding("pageup", "move(-10, 0)", "Ten layers up", show=False, group=PAGES),
         Binding("pagedown", "move(10, 0)", "Ten layers down", show=False, group=PAGES),
     ]
-    DEFAULT_CSS = "StageGrid:nocolor .layer-grid--other-label { text-style: dim; }"
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"layer-grid--{name}" for name in ("lens", "lens-last")}
+    DEFAULT_CSS = """
+    StageGrid {
+        .layer-grid--lens { color: $text-muted; }
+        .layer-grid--lens-last { color: $foreground; text-style: bold; }
+        &:nocolor .layer-grid--other-label { text-style: dim; }
+    }
+    """
     LINES_ABOVE = 1
 
     class Pointed(LayerGrid.Pointed):
@@ -51,9 +94,15 @@ class StageGrid(LayerGrid, can_focus=True):
         self._figures: Figures | None = None
         self._tile: NDArray[np.uint8] | None = None
         self._first_bad = ""
+        self._faults: frozenset[Node] = frozenset()
+        self._lens: Sequence[Bar] | None = None
+        self._lens_note: Sequence[str] = ()
+        self._view: GridView | None = None
+        self._in_overview: tuple[Size, bool] | None = None
         self._version = 0
-        self._strips: LRUCache[tuple[int, int, int, int | None], Strip] = LRUCache(CACHED_STRIPS)
+        self._strips: LRUCache[tuple[int, int, int, int, Node | None], Strip] = LRUCache(CACHED_STRIPS)
         self._level_styles: list[Style] = []
+        self._colours: Inks | None = None
 
     @property
     def graph(self) -> StageGraph | None:
@@ -71,13 +120,55 @@ class StageGrid(LayerGrid, can_focus=True):
             self.put_cursor(node)
         self.refresh(layout=True)
 
+    @property
+    def view(self) -> GridView:
+        """The view that is shown."""
+        return GridView.OVERVIEW if self._overview else GridView.NUMBERS
+
+    @property
+    def wanted_view(self) -> GridView | None:
+        """The view that was asked for; None where the room decides."""
+        return self._view
+
+    def show_view(self, view: GridView | None) -> None:
+        self._view = view
+        self._change_lines()
+
+    def mark_faults(self, nodes: Iterable[Node]) -> None:
+        """Outline the cells of `nodes`, in which a fault is injected."""
+        self._faults = frozenset(nodes)
+        self._version += 1
+        self.update_subtitle()
+        self.refresh()
+
+    def show_lens(self, bars: Sequence[Bar] | None, note: str = "") -> None:
+        """Show at the right of each row what its layer would say next; None for not at all.
+
+        Where there are no `bars`, a `note` says why.
+        """
+        lines = note.splitlines()
+        if bars == self._lens and lines == self._lens_note:
+            return
+        turned = (bars is None) != (self._lens is None)
+        self._lens, self._lens_note = bars, lines
+        self._version += 1
+        self._change_lines() if turned else self.refresh()
+
+    def _change_lines(self) -> None:
+        """Draw everything again: what stands on which line has changed, and maybe the height."""
+        self.forget_lines()
+        self._version += 1
+        if self._has_cells:
+            self._scroll()
+        self.refresh(layout=True)
+
     def show(self, figures: Figures, first_bad: str = "", *, notify: bool = True) -> None:
         """Draw `figures`; `first_bad` names the first node that holds NaN or Inf, wherever it is.
 
         A caller that describes the cell itself passes `notify=False`: the effect of a message comes a frame later.
         """
         if self._figures is None or figures.statistic is not self._figures.statistic:
-            self._level_styles = []
+            self._level_styles, self._colours = [], None
         self._figures, self._first_bad = figures, first_bad
         self._tile = None if self._layout is None else grid_tile(self._layout, figures)
         self._version += 1
@@ -95,6 +186,7 @@ class StageGrid(LayerGrid, can_focus=True):
         super().notify_style_update()
         self._version += 1
         self._level_styles.clear()
+        self._colours = None
 
     def lines_below(self, width: int) -> int:
         return 1
@@ -108,27 +200,142 @@ class StageGrid(LayerGrid, can_focus=True):
         return self._with_legend(self._model_segments(before=not has_line_above, after=True), self.size.width)
 
     def draw_row(self, row: int) -> Strip:
-        """The cells of a layer, cached until its numbers, its width or its cursor change."""
-        width = self._lines.size.width
-        on_row = self._cursor is not None and self._cursor.layer == row and self.has_focus
-        cursor = self._column if on_row else None
-        key = (row, self._version, width, cursor)
+        """The cells of a line's layers, cached until their numbers, their width or their cursor change."""
+        width, rows = self._lines.size.width, self._lines.rows
+        node = self._cursor
+        on_line = node is not None and node.layer is not None and row <= node.layer < row + rows and self.has_focus
+        key = (row, rows, self._version, width, node if on_line else None)
         if key not in self._strips:
             cell = self._cell_width(width)
             used = LABEL + len(self._columns) * cell + len(self._groups) - 1
+            layers = range(row, min(row + rows, self._row_count))
+            if self._overview:
+                segments = self._overview_segments(layers, rows, cell, node if on_line else None)
+            else:
+                segments = self._layer_segments(row, cell, self._column if on_line else None)
             # The length is known: measuring it again would cost a tenth of the frame.
-            blank = Segment(" " * (width - used), self.style())
-            self._strips[key] = Strip([*self._layer_segments(row, cell, cursor), blank], width)
+            strip = Strip([*segments, *self._lens_segments(layers, width - used)], width)
+            self._strips[key] = strip if self._overview else self._outlined(strip, row, cell)
         return self._strips[key]
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        if not self._has_cells:
+            return super().get_content_height(container, viewport, width)
+        # A cell of a layout grid is as high as this method says: then only the screen tells how much room there is.
+        frame, docked = self.styles.gutter.height, self.styles.dock == "bottom"
+        height = container.height + frame if docked else viewport.height - LINES_AROUND
+        room = {view: height * percent // 100 - frame for view, percent in PERCENT.items()}
+        if not self._overview_at(Size(width, room[GridView.NUMBERS])):
+            wanted = self._lines_of_numbers(width) + self.LINES_ABOVE
+            return min(wanted if self._fits(width) else self.EMPTY_HEIGHT, room[GridView.NUMBERS])
+        rows = self._rows_in(Size(width, room[GridView.OVERVIEW]))
+        wanted = 1 + self.LINES_ABOVE + self._lines_of_rows(rows) + self.lines_below(width)
+        return min(wanted, room[GridView.OVERVIEW])
+
+    @property
+    def _has_lens(self) -> bool:
+        return self._widths(self.size.width, self._overview)[1] > 0
+
+    @property
+    def _overview(self) -> bool:
+        size = self.size
+        if self._in_overview is None or self._in_overview[0] != size:
+            self._in_overview = size, self._overview_at(size)
+        return self._in_overview[1]
+
+    def _overview_at(self, size: Size) -> bool:
+        """Whether a grid of this size shows the overview."""
+        if self._widths(size.width, overview=True)[0] < LEAST_WIDTH or self._view is GridView.NUMBERS:
+            return False
+        if self._view is GridView.OVERVIEW:
+            return True
+        cell, lens = self._widths(size.width, overview=False)
+        lens_has_room = self._lens is None or lens > 0 or not self._widths(size.width, overview=True)[1]
+        return cell < NUMBER_WIDTH or not lens_has_room or self._lines_of_numbers(size.width) > size.height
+
+    def _lines_of_numbers(self, width: int) -> int:
+        """How many lines the view with numbers needs."""
+        cell = self._widths(width, overview=False)[0]
+        return len(self._draw_names(cell)) + self._row_count + self.lines_below(width)
+
+    def rows_a_line(self, size: Size) -> int:
+        return self._rows_in(size) if self._overview_at(size) else 1
+
+    def _rows_in(self, size: Size) -> int:
+        """How many layers of the overview share a line: two where all of them have room then, else four.
+
+        Beside the logit lens each has a line of its own, if there is room. Glyphs stand side by side: of them, three
+        have room beside a blank.
+        """
+        if self._lens is not None and 1 + self._row_count + self.lines_below(size.width) <= size.height:
+            return 1
+        if 1 + self._lines_of_rows(2) + self.lines_below(size.width) <= size.height:
+            return 2
+        if self.plain:
+            return min(max(self._widths(size.width, overview=True)[0] - 1, 2), 3)
+        return 4
+
+    def row_at(self, first: int, x: int) -> int:
+        """Of the two layers that stand above one another, a second click means the other."""
+        if not self._overview:
+            return first
+        rows = self._lines.rows
+        upper = first + 2 * pair_at(rows, self._cell_width(self.size.width), x)
+        lower = min(upper + 1, first + rows - 1, self._row_count - 1)
+        return lower if self._cursor is not None and self._cursor.layer == upper else upper
+
+    def forget_lines(self) -> None:
+        super().forget_lines()
+        self._in_overview = None
+
+    def _cell_width(self, width: int) -> int:
+        return self._widths(width, self._overview)[0]
+
+    def _widths(self, width: int, overview: bool) -> tuple[int, int]:
+        """The cells of a column in a grid of `width` cells, and of the logit lens at the right; 0 where it has none."""
+        columns = max(len(self._columns), 1)
+        least, most = (LEAST_WIDTH, WIDEST) if overview else (NUMBER_WIDTH, self.WIDEST)
+        room = width - LABEL - max(len(self._groups) - 1, 0)
+        if self._lens is None or room - least * columns - LENS_GAP < LENS_WIDTH:
+            return min(room // columns, most), 0
+        cell = min(max((room - LENS_GAP - LENS_WANTED) // columns, least), most)
+        return cell, room - cell * columns - LENS_GAP
 
     def view_words(self, first: int, last: int) -> str:
         view = f"{self._row_count} layers"
         if last - first + 1 < self._row_count:
             view = f"layers {first}–{last} of {view}, more with ↑ ↓"
-        return f"[b $error]{self._first_bad}[/]  {view}" if self._first_bad else view
+        faults = ", ".join(map(str, sorted(self._faults, key=str)[:2])) + (", …" if len(self._faults) > 2 else "")
+        words = [f"[b $error]{self._first_bad}[/]"] if self._first_bad else []
+        words += [f"[b {FAULT_COLOUR}]fault at {faults}[/]"] if faults else []
+        words += ["no room for the logit lens: v"] if self._lens is not None and not self._has_lens else []
+        return SEPARATOR.join([*words, view])
 
     def _draw_head(self, width: int) -> list[Strip]:
-        """Names of groups and stages; the groups share the first row of the stages where their names find room."""
+        """Names of groups and stages; the groups share the first row of the stages where their names find room.
+
+        In the overview, one row of codes.
+        """
+        strips = self._draw_codes(width) if self._overview else self._draw_names(width)
+        if strips and self._has_lens:
+            last = strips[-1]
+            title = Segment(" " * LENS_GAP + "logit lens", self.style("group"))
+            strips[-1] = Strip([*last, title])
+        return strips
+
+    def _draw_codes(self, width: int) -> list[Strip]:
+        assert self._layout is not None
+        current = self._cursor.stage if self._cursor else ""
+        codes = [
+            Segment(
+                stage.code.ljust(width),
+                self.style("cursor-label" if stage.name == current else "other-label" if column % 2 else "label"),
+            )
+            for column, stage in enumerate(self._layout.stages)
+        ]
+        return [Strip(self._header_line(codes))]
+
+    def _draw_names(self, width: int) -> list[Strip]:
         rows = self._header_segments(width)
         if not rows or any(len(name) >= room for name, room in self._room_for_groups(rows[0])):
             return super()._draw_head(width)
@@ -165,6 +372,71 @@ class StageGrid(LayerGrid, can_focus=True):
             text, style = segments[cursor].text, segments[cursor].style
             segments[cursor] = Segment(text, (style or base) + self.cursor_style)
         return self._separated(f"{layer:>{LABEL - 1}} ", self._by_group(segments))
+
+    def _outlined(self, strip: Strip, layer: int, width: int) -> Strip:
+        """A row with brackets around its faulty cells, in the blanks beside them, and a line below their numbers."""
+        for start, name in zip(self._column_starts(), self._columns, strict=True):
+            if Node(layer, name) in self._faults:
+                style, end = self.style() + Style(color=FAULT_COLOUR, bold=True), start + width
+                last = end - 1 if strip.text[end - 1] == " " else end
+                closing = [Strip([Segment("]", style)])] if last < end else []
+                inside = strip.crop(start, last).apply_style(Style(underline=True))
+                strip = Strip.join(
+                    [strip.crop(0, start - 1), Strip([Segment("[", style)]), inside, *closing, strip.crop(end)]
+                )
+        return strip
+
+    def _overview_segments(self, layers: range, rows: int, width: int, cursor: Node | None) -> list[Segment]:
+        """The cells of a line of the overview, in which there is room for `rows` layers."""
+        base = self.style()
+        label = layers[0] if cursor is None else cursor.layer
+        name = Segment(f"{label:>{LABEL - 1}} ", self.style("group" if cursor is None else "cursor-label"))
+        absent: list[int | None] = [None] * (rows - len(layers))
+        cells = []
+        for column, stage in enumerate(self._columns):
+            levels = [None if self._tile is None else int(self._tile[layer, column]) for layer in layers] + absent
+            faulty = [Node(layer, stage) in self._faults for layer in layers] + [False] * len(absent)
+            at = None if cursor is None or cursor.layer is None or cursor.stage != stage else cursor.layer - layers[0]
+            if self.plain:
+                cells.append(plain_segments(levels, faulty, at, width, base))
+            else:
+                cells.append(cell_segments(levels, faulty, at, width, self._inks()))
+        flat = [[segment for cell in group for segment in cell] for group in self._by_group(cells)]
+        return [name, *self._separated("", flat)[1:]]
+
+    def _lens_segments(self, layers: range, width: int) -> list[Segment]:
+        """What the layers of one line would say next, in `width` cells.
+
+        Where there is no room for all of them, it is the layer under the cursor that is shown, or the last.
+        """
+        base = self.style()
+        lens = self._widths(self.size.width, self._overview)[1]
+        if not lens:
+            return [Segment(" " * width, base)]
+        line = layers[0] // self._lines.rows - self._first_row // self._lines.rows
+        if not self._lens:
+            note = self._lens_note[line] if line < len(self._lens_note) else ""
+            text = clipped(" " * LENS_GAP + note, width)
+            return [Segment(padded(text, width), self.style("lens"))]
+        cursor = None if self._cursor is None else self._cursor.layer
+        room = (lens + LENS_GAP) // self._lines.rows - LENS_GAP
+        shown = list(layers)
+        if room < LENS_WIDTH:
+            shown, room = [cursor if cursor is not None and cursor in layers else layers[-1]], lens
+        segments = []
+        for layer in shown:
+            bar = self._lens[layer]
+            name = "cursor-label" if layer == cursor else "lens-last" if bar.marked else "lens"
+            text = lens_cells(bar, LABEL - 1 if self._overview else 0, room, self.plain)
+            segments += [Segment(" " * LENS_GAP, base), Segment(text, self.style(name))]
+        used = (room + LENS_GAP) * len(shown)
+        return [*segments, Segment(" " * (width - used), base)]
+
+    def _inks(self) -> Inks:
+        if self._colours is None:
+            colour_map = ColourMap.CIVIDIS if self._figures is None else self._figures.statistic.colour_map
+            self._colours = Inks(colour_map, self.background, dark=self.app.current_theme.dark)
+        return self._colours
 
     def _styles_of_levels(self) -> list[Style]:
         if not self._level_styles:

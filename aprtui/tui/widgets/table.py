@@ -29,7 +29,8 @@ class Column:
     """A column.
 
     If there is no room for all, those with the highest `rank` are left out; one that `grows` is clipped, at its
-    beginning if its end matters more. In rows that do not stand out themselves, its cells have its `tone`.
+    beginning if its end matters more. Before others are left out, it is not cut below its `least` width. In rows that
+    do not stand out themselves, its cells have its `tone`.
     """
 
     title: str
@@ -37,6 +38,7 @@ class Column:
     grows: bool = False
     rank: int = 0
     end_matters: bool = False
+    least: int = 18
     tone: Tone | None = None
 
 
@@ -47,15 +49,18 @@ class Tone(StrEnum):
     MUTED = "muted"
     MARKED = "marked"
     BAD = "bad"
+    GOOD = "good"
+    UNSURE = "unsure"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row, and the `key` by which its owner knows it."""
+    """A row, and the `key` by which its owner knows it; `first` is the tone of its first cell, if it has its own."""
 
     key: Hashable
     cells: tuple[str, ...]
     tone: Tone = Tone.PLAIN
+    first: Tone | None = None
 
 
 class Table(JumpTargets, can_focus=True):
@@ -80,6 +85,8 @@ class Table(JumpTargets, can_focus=True):
         .table--muted { color: $text-muted; }
         .table--marked { color: $accent; text-style: bold; }
         .table--bad { color: $error; }
+        .table--good { color: $success; text-style: bold; }
+        .table--unsure { color: $foreground; text-style: bold; }
         .table--cursor { color: $background; background: $accent; text-style: bold; }
         .table--resting { background: $boost; text-style: bold; }
         &:nocolor .table--cursor { text-style: reverse bold; }
@@ -210,9 +217,7 @@ class Table(JumpTargets, can_focus=True):
         if index == self._cursor:
             style += self.style("cursor" if self.has_focus else "resting", partial=True)
             return Strip([Segment(set_cell_size(self._line(row.cells), width), style)])
-        if row.tone is Tone.PLAIN and any(column.tone for column in self._columns):
-            return Strip(list(self._toned(row.cells))).adjust_cell_length(width, base)
-        return Strip([Segment(set_cell_size(self._line(row.cells), width), style)])
+        return Strip(list(self._toned(row))).adjust_cell_length(width, base)
 
     @property
     def _height(self) -> int:
@@ -235,13 +240,15 @@ class Table(JumpTargets, can_focus=True):
             if width
         )
 
-    def _toned(self, cells: Sequence[str]) -> Iterator[Segment]:
-        """The cells of a row, those of columns with a tone in it."""
-        gap = ""
-        for text, width, column in zip(cells, self._column_widths(), self._columns, strict=True):
+    def _toned(self, row: Row) -> Iterator[Segment]:
+        """The cells of a row, each in its tone: that of the row's first cell, of the row, or of the column."""
+        gap, first = "", row.first
+        for text, width, column in zip(row.cells, self._column_widths(), self._columns, strict=True):
+            tone = first or (column.tone if column.tone and row.tone is Tone.PLAIN else row.tone)
+            first = None
             if width:
-                yield Segment(gap, self.style(Tone.PLAIN))
-                yield Segment(_fitted(text, width, column), self.style(column.tone or Tone.PLAIN))
+                yield Segment(gap, self.style(row.tone))
+                yield Segment(_fitted(text, width, column), self.style(tone))
                 gap = " " * GAP
 
     def _column_widths(self) -> list[int]:
@@ -251,13 +258,9 @@ class Table(JumpTargets, can_focus=True):
         return self._widths
 
 
-LEAST = 18
-"""A column that grows is not cut below this width before others are left out."""
-
-
 def column_widths(columns: Sequence[Column], needed: Sequence[int], room: int) -> list[int]:
     """Widths of columns that need so many cells, in `room`: 0 for those that are left out."""
-    widths = [min(need, LEAST) if column.grows else need for column, need in zip(columns, needed, strict=True)]
+    widths = [min(need, column.least) if column.grows else need for column, need in zip(columns, needed, strict=True)]
     for index in sorted(range(len(columns)), key=lambda index: (-columns[index].rank, -index)):
         if columns[index].rank and _total(widths) > room:
             widths[index] = 0

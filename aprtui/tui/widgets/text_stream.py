@@ -1,4 +1,4 @@
-"""The token stream: the prompt and the generated text, wrapped as it comes."""
+"""The token stream: what was said and what is generated, wrapped as it comes."""
 
 from __future__ import annotations
 
@@ -89,22 +89,32 @@ def _break(row: list[Cell], following: str) -> tuple[list[Cell], list[Cell]]:
     return row, []
 
 
+SPEAKER_WIDTH = 8
+"""Cells at the left for the names of speakers, of which `system` is the longest."""
+
+
 @dataclass(slots=True)
 class _Piece:
     text: str
-    row: int
-    """The first row that changed when it was added: it begins there or in the next one."""
+    token: int | None = None
+    """Which token it is; None for what was said to the model."""
     tint: int | None = None
+    speaker: str = ""
+    """Who begins to speak with it."""
+    row: int = 0
+    """The first row that changed when it was added: it begins there or in the next one."""
 
 
 class TextStream(ScrollView, LineWidget, can_focus=False):
-    """Shows the prompt and the tokens after it, one of them marked, and follows that one.
+    """Shows what was said to a model and the tokens that it answered with, one of them marked, and follows that one.
 
-    Piece 0 is the prompt, piece i + 1 is token i, each with its tint.
+    In a conversation, the speakers are named at the left.
     """
 
     PREFIX = "text-stream"
-    COMPONENT_CLASSES: ClassVar[set[str]] = {f"text-stream--{name}" for name in ("prompt", "token", "marked", "later")}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        f"text-stream--{name}" for name in ("prompt", "token", "marked", "later", "speaker")
+    }
     DEFAULT_CSS = """
     TextStream {
         overflow-x: hidden; scrollbar-gutter: stable;
@@ -113,6 +123,7 @@ class TextStream(ScrollView, LineWidget, can_focus=False):
         .text-stream--token { color: $foreground; }
         .text-stream--marked { color: $accent; text-style: bold underline; }
         .text-stream--later { color: $text-disabled; }
+        .text-stream--speaker { color: $accent; }
     }
     """
 
@@ -133,7 +144,11 @@ class TextStream(ScrollView, LineWidget, can_focus=False):
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
         self._pieces: list[_Piece] = []
-        self._marked = -1
+        self._tokens: list[_Piece] = []
+        self._speakers: dict[int, str] = {}
+        """Who begins to speak in a row."""
+        self._margin = 0
+        self._marked: int | None = None
         self._following = True
         self._pressed: int | None = None
         self._wrapper = Wrapper(80)
@@ -143,16 +158,27 @@ class TextStream(ScrollView, LineWidget, can_focus=False):
         """All text that is shown, without its line wrapping."""
         return "".join(piece.text for piece in self._pieces)
 
-    def start(self, prompt: str) -> None:
+    def clear(self, speakers: bool = False) -> None:
+        """Show nothing any more; what comes next has `speakers` or not."""
         self._pieces.clear()
-        self._marked, self._following = -1, True
+        self._tokens.clear()
+        self._margin = SPEAKER_WIDTH if speakers else 0
+        self._marked, self._following = None, True
         self._rewrap()
-        self._append(prompt, None)
         self._show(0, at_end=True)
+
+    def say(self, text: str, speaker: str = "") -> None:
+        """Append something that is no token; a new speaker begins a row."""
+        self._show(self._append(_Piece(text, speaker=speaker)), at_end=True)
 
     def add(self, text: str, tint: int | None) -> None:
         """Append the text of the next token; the end stays in view unless the user has scrolled back."""
-        self._show(self._append(text, tint), self._following)
+        piece = _Piece(text, len(self._tokens), tint)
+        before = self._tokens[-1].row if self._tokens else None
+        self._tokens.append(piece)
+        changed = self._append(piece)
+        # The mark has moved from the token before.
+        self._show(changed if before is None else min(changed, before), self._following)
 
     def finish(self, tail: str) -> None:
         """Append the stand-in for an unfinished character at the end; it belongs to the last token."""
@@ -163,30 +189,29 @@ class TextStream(ScrollView, LineWidget, can_focus=False):
 
     def mark(self, token: int | None) -> None:
         """Mark a token and dim what comes after it; None marks the newest one, whichever it is."""
-        piece = -1 if token is None else token + 1
-        if piece == self._marked:
+        if token == self._marked:
             return
-        self._marked = piece
+        self._marked = token
         self.refresh()
-        if 0 <= piece < len(self._pieces):
-            row = self._pieces[piece].row
+        if token is None:
+            self.scroll_end(animate=False, immediate=True)
+        elif token < len(self._tokens):
+            row = self._tokens[token].row
             if not self.scroll_offset.y <= row < self.scroll_offset.y + self.size.height - 1:
                 self.scroll_to(y=max(row - self.size.height // 2, 0), animate=False, immediate=True)
-        elif piece < 0:
-            self.scroll_end(animate=False, immediate=True)
 
     def tint(self, tints: Sequence[int | None]) -> None:
-        for piece, tint in zip(self._pieces[1:], tints, strict=False):
+        for piece, tint in zip(self._tokens, tints, strict=False):
             piece.tint = tint
         self.refresh()
 
     def on_resize(self, event: Resize) -> None:
-        if self.scrollable_content_region.width != self._wrapper.width:
+        if self.scrollable_content_region.width - self._margin != self._wrapper.width:
             self._rewrap()
             self._show(0, at_end=False)
-            if self._following and self._marked < 0:
-                # The end is known once the new size has been laid out.
-                self.call_after_refresh(self.scroll_end, animate=False, immediate=True)
+        if self._following and self._marked is None:
+            # The end is known once the new size has been laid out.
+            self.call_after_refresh(self.scroll_end, animate=False, immediate=True)
 
     def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
         self._following = False
@@ -202,17 +227,18 @@ class TextStream(ScrollView, LineWidget, can_focus=False):
         self._pressed = None
         if first is None or last is None:
             return
-        if first == last and last:
-            self.post_message(self.Pointed(last - 1))
+        token = self._pieces[first].token
+        if first == last and token is not None:
+            self.post_message(self.Pointed(token))
         elif first != last:
             pieces = self._pieces[min(first, last) : max(first, last) + 1]
-            self.post_message(self.Selected("".join(piece.text for piece in pieces)))
+            self.post_message(self.Selected(_joined(pieces)))
 
     def _piece_at(self, event: MouseEvent) -> int | None:
         offset = event.get_content_offset(self)
         if offset is None:
             return None
-        row, at = offset.y + self.scroll_offset.y, 0
+        row, at = offset.y + self.scroll_offset.y, self._margin
         for character, piece in self._wrapper.rows[row] if row < len(self._wrapper.rows) else ():
             at += get_character_cell_size(character)
             if offset.x < at:
@@ -226,41 +252,51 @@ class TextStream(ScrollView, LineWidget, can_focus=False):
             return Strip([Segment(EMPTY if y == 0 else "", self.style("prompt"))]).adjust_cell_length(width)
         if number >= len(self._wrapper.rows):
             return Strip.blank(width, self.style())
-        segments = [
-            Segment("".join(character for character, _ in cells), self._style_of(piece))
+        speaker = self._speakers.get(number, "")[: self._margin].ljust(self._margin)
+        segments = [Segment(speaker, self.style("speaker"))] if speaker else []
+        segments += [
+            Segment("".join(character for character, _ in cells), self._style_of(self._pieces[piece]))
             for piece, cells in groupby(self._wrapper.rows[number], lambda cell: cell[1])
         ]
         return Strip(segments).adjust_cell_length(width, self.style())
 
-    def _style_of(self, piece: int) -> Style:
-        if piece == 0:
+    def _style_of(self, piece: _Piece) -> Style:
+        marked = len(self._tokens) - 1 if self._marked is None else self._marked
+        if piece.token is None:
             return self.style("prompt")
-        marked = self._marked if self._marked > 0 else len(self._pieces) - 1
-        if piece > marked:
+        if piece.token > marked:
             return self.style("later")
-        tint = self._pieces[piece].tint
-        if tint is None:
-            return self.style("marked" if piece == marked else "token")
-        style = self.style("token") + tint_styles(self.background)[tint]
-        return style + Style(bold=True, underline=True) if piece == marked else style
+        if piece.tint is None:
+            return self.style("marked" if piece.token == marked else "token")
+        style = self.style("token") + tint_styles(self.background)[piece.tint]
+        return style + Style(bold=True, underline=True) if piece.token == marked else style
 
-    def _append(self, text: str, tint: int | None) -> int:
-        """Wrap one more piece; returns the first row that changes, the mark's move included."""
-        text = printable(text)
-        row = self._wrapper.add(text, len(self._pieces))
-        before = self._pieces[-1].row if self._pieces else row
-        self._pieces.append(_Piece(text, row, tint))
-        return min(row, before)
+    def _append(self, piece: _Piece) -> int:
+        """Wrap one more piece; returns the first row that changes."""
+        piece.text = printable(piece.text)
+        self._pieces.append(piece)
+        return self._wrap(len(self._pieces) - 1)
+
+    def _wrap(self, number: int) -> int:
+        piece = self._pieces[number]
+        piece.row = len(self._wrapper.rows) - 1
+        if piece.speaker:
+            if self._wrapper.rows[-1]:
+                self._wrapper.add("\n", number)
+            self._speakers[len(self._wrapper.rows) - 1] = piece.speaker
+        self._wrapper.add(piece.text, number)
+        return piece.row
 
     def _rewrap(self) -> None:
-        self._wrapper = Wrapper(self.scrollable_content_region.width or 80)
-        for number, piece in enumerate(self._pieces):
-            piece.row = self._wrapper.add(piece.text, number)
+        self._wrapper = Wrapper((self.scrollable_content_region.width or 80) - self._margin)
+        self._speakers.clear()
+        for number in range(len(self._pieces)):
+            self._wrap(number)
 
     def _show(self, changed: int, at_end: bool) -> None:
         rows = len(self._wrapper.rows)
-        self._grow(Size(self._wrapper.width, rows))
-        if at_end and self._marked < 0:
+        self._grow(Size(self._wrapper.width + self._margin, rows))
+        if at_end and self._marked is None:
             self.scroll_end(animate=False, immediate=True)
         self.refresh_lines(changed, rows - changed)
         if changed == 0:
@@ -278,3 +314,12 @@ class TextStream(ScrollView, LineWidget, can_focus=False):
         self.set_reactive(TextStream.virtual_size, size)
         if self.show_vertical_scrollbar:
             self.vertical_scrollbar.window_virtual_size = size.height
+
+
+def _joined(pieces: Sequence[_Piece]) -> str:
+    """Their text; a new speaker begins a line."""
+    text = ""
+    for piece in pieces:
+        text += "\n" if piece.speaker and text and not text.endswith("\n") else ""
+        text += piece.text
+    return text

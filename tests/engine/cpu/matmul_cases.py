@@ -13,6 +13,7 @@ from aprtui.engine.cpu import matmul
 from aprtui.engine.cpu.matmul.activations import GROUP, RECORD, SCALE_K, SCALES_0
 from aprtui.engine.protocol import Mode
 from aprtui.model.weight_types import WeightType
+from aprtui.model.weights import Weight
 from tests.engine.tiny_model import half_offsets
 
 K_TYPES = (WeightType.Q4_K, WeightType.Q5_K, WeightType.Q6_K)
@@ -27,6 +28,10 @@ class Rows:
     type: WeightType
     columns: int
     data: NDArray[np.uint8]
+
+    @property
+    def weight(self) -> Weight:
+        return Weight("w", self.type, len(self.data), self.columns, self.data)
 
     def dequantized(self) -> NDArray[np.float32]:
         values: NDArray[np.float32] = dequantize(self.data, GGMLQuantizationType(self.type))
@@ -81,13 +86,13 @@ def widened(kind: matmul.ActivationKind, rounded: NDArray[np.uint8], columns: in
 def product(
     weights: Rows, mode: Mode, rounded: NDArray[np.uint8], ranges: list[tuple[int, int]] | None = None
 ) -> NDArray[np.float32]:
-    """`matmul_rows` over all rows (or the ranges given; NaN elsewhere), float32 `[tokens, rows]`."""
+    """The kernel of the type over all rows (or the ranges given; NaN elsewhere), float32 `[tokens, rows]`."""
     rows, tokens = len(weights.data), len(rounded)
     y = np.full((tokens, rows + 5), np.nan, np.float32)
     scratch = np.full(matmul.scratch_bytes(weights.columns), 0xA5, np.uint8)
     for begin, end in ranges or [(0, rows)]:
-        matmul.matmul_rows(
-            int(weights.type), int(mode is Mode.Q8), weights.data.ctypes.data, weights.data.shape[1], weights.columns,
+        matmul.matmul_kernel(weights.type, mode)(
+            weights.data.ctypes.data, weights.data.shape[1], weights.columns,
             rounded.ctypes.data, rounded.shape[1], tokens, y.ctypes.data, rows + 5, begin, end, scratch.ctypes.data,
         )  # fmt: skip
     assert np.isnan(y[:, rows:]).all(), "wrote past the last row"

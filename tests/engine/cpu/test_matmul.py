@@ -57,9 +57,7 @@ def test_bits_depend_on_row_and_token_alone(weight_type: WeightType, mode: Mode)
 @pytest.mark.parametrize("weight_type", list(WeightType))
 def test_dequantised_rows_are_bit_equal_to_gguf(weight_type: WeightType) -> None:
     weights = random_rows(weight_type, 5, 768)
-    out = np.zeros((3, 768), np.float32)
-    data = weights.data
-    matmul.dequantize_rows(int(weight_type), data.ctypes.data, data.shape[1], 768, 1, 4, out.ctypes.data)
+    out = matmul.decoded_rows(weights.weight, 1, 4)
     np.testing.assert_array_equal(out.view(np.uint32), weights.dequantized()[1:4].view(np.uint32))
 
 
@@ -67,9 +65,7 @@ def test_dequantised_rows_are_bit_equal_to_gguf(weight_type: WeightType) -> None
 def test_float16_scales_are_exact_where_they_are_subnormal_or_extreme(scale: int) -> None:
     weights = random_rows(WeightType.Q8_0, 1, 32)
     weights.data[0, :2] = np.array([scale], np.uint16).view(np.uint8)
-    out = np.zeros(32, np.float32)
-    matmul.dequantize_rows(int(WeightType.Q8_0), weights.data.ctypes.data, 34, 32, 0, 1, out.ctypes.data)
-    np.testing.assert_array_equal(out, weights.dequantized()[0])
+    np.testing.assert_array_equal(matmul.decoded_rows(weights.weight, 0, 1), weights.dequantized())
 
 
 @pytest.mark.parametrize("mode", list(Mode))

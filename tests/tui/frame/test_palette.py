@@ -28,3 +28,12 @@ async def test_what_is_typed_finds_a_command_and_enter_does_it() -> None:
         await until(pilot, lambda: "Go to: Contracts screen" in screen_text(pilot))
         await pilot.press("enter")
         await until(pilot, lambda: getattr(pilot.app.screen, "NAME", None) is ScreenName.CONTRACTS)
+
+
+async def test_keys_do_nothing_while_the_list_has_no_room() -> None:
+    async with showing(ScreenState(ScreenName.LIVE), (80, 24)) as pilot:
+        await pilot.press("colon")
+        await until(pilot, lambda: "Live: " in screen_text(pilot))
+        await pilot.resize_terminal(1, 1)
+        await pilot.press("pageup", "pagedown", "down", "up", "escape")
+        assert getattr(pilot.app.screen, "NAME", None) is ScreenName.LIVE

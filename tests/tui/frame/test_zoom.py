@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from textual.widget import Widget
-from textual.widgets import Footer
 
 from aprtui.trace.graph import Node
 from aprtui.tui import app as app_module
 from aprtui.tui.app import SCREENS
+from aprtui.tui.frame.key_line import KeyLine
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ReadoutLine, TabBar, pane_of
 from tests.compare.recorded import FAULT, two_captures
@@ -73,9 +73,9 @@ async def test_the_focused_pane_gets_the_screen_and_gives_it_back(
         assert panes_in_view(pilot) == [pane]
         screen = tool_screen(pilot)
         assert pane.region.width == size[0] and pane.region.height >= size[1] - 10
-        for line in (TabBar, ReadoutLine, Footer):
+        for line in (TabBar, ReadoutLine, KeyLine):
             assert screen.query_one(line).region.height == 1
-        assert screen.query_one(TabBar).region.y == 0 and screen.query_one(Footer).region.y == size[1] - 1
+        assert screen.query_one(TabBar).region.y == 0 and screen.query_one(KeyLine).region.y == size[1] - 1
         assert screen.focused is not None and pane_of(screen.focused) is pane
         await pilot.press("z")
         await pilot.pause()

@@ -29,6 +29,7 @@ from tests.compare.synthetic import changed, write_capture
 from tests.tui.driver import Driver, screen_text, showing, until, until_shown
 from tests.tui.screens.contracts.example import CONTRACT
 from tests.tui.screens.diff.recorded import playing, screen_playing
+from tests.tui.screens.live.recorded import RecordedSource
 from tests.tui.widgets.golden import check_lines, screen_lines
 
 SIZES = ((80, 24), (120, 40))
@@ -47,6 +48,8 @@ class Scene:
     keys: Sequence[str] = ()
     then: Sequence[str] = ()
     gone: Sequence[str] = ("being read", "Reading", "reading", "Looking")
+    has_template: bool = False
+    """Whether the model of the live screen has a chat template."""
 
 
 LIVE = ScreenState(ScreenName.LIVE)
@@ -66,6 +69,16 @@ SCENES = {
     "live-faults": Scene(LIVE, ["Press e,"], ["i", "down"], ["Random numbers"]),
     "live-fault": Scene(LIVE, ["Press e,"], ["i", *"nan", "enter"], ["--inject layer=0"]),
     "live-help": Scene(LIVE, ["Press e,"], ["question_mark"], ["escape closes"]),
+    "live-chat": Scene(
+        screen_state(ScreenName.LIVE, system="Be brief."), ["chat ❯"],
+        ["e", *"What?", "ctrl+j", *"Why?", "enter", f"{WAIT}stop token", "e", *"More", "enter", f"{WAIT}token 34 of 34",
+         "e", *"and", "ctrl+j", *"so on"],
+        ["stop token", "so on"], has_template=True,
+    ),
+    "live-rendered": Scene(
+        screen_state(ScreenName.LIVE, system="Be brief.", prompt="What?"), ["stop token"], ["P"], ["4 of them special"],
+        has_template=True,
+    ),
     "palette": Scene(LIVE, ["Press e,"], ["ctrl+p"], ["Live: Settings"]),
     "browse": Scene(
         screen_state(ScreenName.BROWSE, **BOTH), ["3 captures", "stages   all"], ["enter", "j", "l"], ["layer 1"]
@@ -87,8 +100,8 @@ SCENES = {
     "tensor-large": Scene(screen_state(ScreenName.TENSOR, path="large.bin", width=1024), ["300×1024"], ["O"], ["X"]),
     "tensor-nothing": Scene(ScreenState(ScreenName.TENSOR), ["No tensor is open."]),
     "diff": Scene(DIFF, ["FAIL"], ["g", "d", "j"], ["layer 2 ffn_up"]),
-    "diff-bound": Scene(BOUND, ["first divergence: layer 1 ffn_gate"], ["b"], ["0.0178"]),
-    "diff-channels": Scene(BOUND, ["first divergence: layer 1 ffn_gate"], ["v"], ["layer 1 ffn_gate"]),
+    "diff-bound": Scene(BOUND, ["above its bound"], ["b"], ["0.0178"]),
+    "diff-channels": Scene(BOUND, ["above its bound"], ["v"], ["layer 1 ffn_gate"]),
     "diff-help": Scene(DIFF, ["FAIL"], ["question_mark"], ["escape closes"]),
     "diff-chord": Scene(DIFF, ["FAIL"], ["g"], ["g d"]),
     "diff-nothing": Scene(ScreenState(ScreenName.DIFF), ["captures"]),
@@ -131,7 +144,8 @@ def working(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("name", SCENES)
 async def test_the_screen_is_drawn_as_it_was(working: Path, name: str, size: tuple[int, int]) -> None:
-    async with showing(SCENES[name].state, size) as pilot:
+    source = RecordedSource(has_template=SCENES[name].has_template)
+    async with showing(SCENES[name].state, size, source=source) as pilot:
         await play(pilot, SCENES[name])
         check_lines(f"{name}-{size[0]}x{size[1]}", await lines_at_rest(pilot))
 

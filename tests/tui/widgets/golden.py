@@ -1,11 +1,11 @@
 """What is drawn, as text, held against files in tests/data/screens.
 
-A widget is its lines, with the colour of each run by its index: `▀▀[e13/e50]` are two half blocks, the upper one of
-colour 13 of the map `error`, the lower one of 50; `1.5[c7]` is text on colour 7 of `cividis`; `-` is a colour of no
-map. Reversed text, as under the cursor, stands in `‹ ›`.
+A widget is its lines, with the colour of each run by its index: `▀▀[a13/a50]` are two half blocks, the upper one of
+colour 13 of the map of added error, the lower one of 50; `1.5[c7]` is text on colour 7 of `cividis`; `-` is a colour of
+no map. Reversed text, as under the cursor, stands in `‹ ›`.
 
-A whole screen is its lines of text, and below them the styles of each line from left to right: `12 #e0e0e0/e13 bold`
-are twelve cells of bold text in that grey on colour 13 of the map `error`.
+A whole screen is its lines of text, and below them the styles of each line from left to right: `12 #e0e0e0/a13 bold`
+are twelve cells of bold text in that grey on colour 13 of the map of added error.
 
 `APRTUI_WRITE_GOLDEN=1 pytest FILE` writes the files of its tests again; look at what has changed before you commit
 them.
@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 
 from rich.color import Color
@@ -30,8 +30,8 @@ from aprtui.tui.draw.colours import ColourMap, level_colours
 FOLDER = Path(__file__).parents[2] / "data" / "screens"
 
 _NUMBERS: dict[tuple[int, ...], str] = {}
-for _map in ColourMap:
-    for _level, _rgb in enumerate(level_colours(_map)):
+for _map, _dark in product(ColourMap, (True, False)):
+    for _level, _rgb in enumerate(level_colours(_map, dark=_dark)):
         if _rgb is not None:
             # The ends of a map are the colours of what is clipped, too: the first level stands for both.
             _NUMBERS.setdefault(_rgb, f"{_map[0]}{_level}")

@@ -74,7 +74,8 @@ async def test_rows_come_without_another_layout_and_the_scroll_bar_knows_them(mo
     monkeypatch.setattr(Screen, "_refresh_layout", counted)
     async with StreamApp().run_test(size=(20, 8)) as pilot:
         stream = pilot.app.query_one(TextStream)
-        stream.start("begin")
+        stream.clear()
+        stream.say("begin")
         for number in range(20):
             stream.add(f"\nrow {number}", None)
             await pilot.pause()
@@ -85,6 +86,7 @@ async def test_rows_come_without_another_layout_and_the_scroll_bar_knows_them(mo
         assert stream.virtual_size.height == stream.vertical_scrollbar.window_virtual_size == 21
         assert stream.scroll_offset.y == stream.max_scroll_y == 21 - 8
         assert stream.render_line(7).text.startswith("row 19")
-        stream.start("again")
+        stream.clear()
+        stream.say("again")
         await pilot.pause()
         assert not stream.show_vertical_scrollbar and stream.scroll_offset.y == 0

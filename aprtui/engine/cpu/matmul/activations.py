@@ -36,6 +36,9 @@ class ActivationKind(IntEnum):
     BF16 = 4
 
 
+INTEGERS = frozenset({ActivationKind.Q8_K, ActivationKind.Q8_0})
+"""Kinds whose rows are 8-bit integers with scales."""
+
 _KIND_OF_ROUNDING = {
     InputRounding.NONE: ActivationKind.F32,
     InputRounding.Q8_K: ActivationKind.Q8_K,
@@ -52,6 +55,6 @@ def activation_kind(weight_type: WeightType, mode: Mode) -> ActivationKind:
 
 def activation_bytes(kind: ActivationKind, columns: int) -> int:
     """Bytes of one row of activations, a multiple of 64."""
-    if kind in (ActivationKind.Q8_K, ActivationKind.Q8_0):
+    if kind in INTEGERS:
         return -(-columns // GROUP) * RECORD
     return -(-4 * columns // 64) * 64

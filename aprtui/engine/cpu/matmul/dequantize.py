@@ -8,9 +8,9 @@ import numpy as np
 from numba import types
 
 from aprtui.engine.cpu.emit import I32, I64, Emitter, Value, constant
-from aprtui.engine.cpu.jit import inlined, intrinsic
+from aprtui.engine.cpu.jit import inlined, typed_intrinsic
 from aprtui.engine.cpu.matmul.activations import GROUP
-from aprtui.engine.cpu.matmul.formats import FORMATS, Format, for_format
+from aprtui.engine.cpu.matmul.formats import FORMATS, Format, format_of
 from aprtui.engine.cpu.matmul.scalars import half_at, load_f32, load_i16, store_f32
 from aprtui.engine.cpu.memory import bits_float
 from aprtui.model.weight_types import WeightType
@@ -41,27 +41,26 @@ def _block_values(e: Emitter, f: Format, w: Value) -> list[Value]:
     return result
 
 
-@intrinsic
+@typed_intrinsic
 def _dequantize_blocks(typing_context: Any, weight_type: Any, w: Any, dst: Any, blocks: Any) -> Any:
     """Dequantise `blocks` ≥ 1 consecutive blocks of a quantised type into float32 values at `dst`."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e = Emitter(builder)
-        number, w, dst, blocks = args
+        e, f = Emitter(builder), format_of(weight_type)
+        _, w, dst, blocks = args
 
-        def walk(f: Format) -> None:
-            def body(k: Value, state: list[Value]) -> list[Value]:
-                bytes_, floats = (builder.mul(k, constant(I64, n)) for n in (f.size, 4 * f.columns))
-                for i, values in enumerate(_block_values(e, f, e.at(w, bytes_))):
-                    e.store(values, e.at(e.at(dst, floats), 64 * i))
-                return []
+        def body(k: Value, state: list[Value]) -> list[Value]:
+            assert f is not None
+            bytes_, floats = (builder.mul(k, constant(I64, n)) for n in (f.size, 4 * f.columns))
+            for i, values in enumerate(_block_values(e, f, e.at(w, bytes_))):
+                e.store(values, e.at(e.at(dst, floats), 64 * i))
+            return []
 
+        if f is not None:
             e.loop(blocks, [], body)
-
-        for_format(e, number, walk)
         return context.get_dummy_value()
 
-    return types.none(types.int64, types.int64, types.int64, types.int64), emit
+    return types.none(weight_type, types.int64, types.int64, types.int64), emit
 
 
 @inlined

@@ -13,9 +13,9 @@ from typing import Any
 from numba import types
 
 from aprtui.engine.cpu.emit import F32, I8, I16, I32, I64, Emitter, Value, constant, vector
-from aprtui.engine.cpu.jit import intrinsic
+from aprtui.engine.cpu.jit import typed_intrinsic
 from aprtui.engine.cpu.matmul.activations import GROUP, SCALE_K, SCALES_0, SUMS_0, SUMS_16
-from aprtui.engine.cpu.matmul.formats import FORMATS, Format
+from aprtui.engine.cpu.matmul.formats import FORMATS, Format, format_of
 from aprtui.engine.cpu.tier import TIER, Tier
 
 WITHOUT_MINIMUMS = tuple(f for f in FORMATS.values() if f.offset or f.signed)
@@ -81,7 +81,7 @@ def _group(e: Emitter, f: Format, w: Value, x: Value, blocks: Value) -> Value:
     return e.switch(whole, {1: partial(_eight_blocks, e, f, w, x), 0: partial(_few_blocks, e, f, w, x, blocks)})
 
 
-@intrinsic
+@typed_intrinsic
 def dot_group(typing_context: Any, weight_type: Any, w: Any, x: Any, blocks: Any) -> Any:
     """The product of one group of columns: weights of that type at `w` and the activation record at `x`, float32.
 
@@ -89,8 +89,7 @@ def dot_group(typing_context: Any, weight_type: Any, w: Any, x: Any, blocks: Any
     """
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e = Emitter(builder)
-        number, w, x, blocks = args
-        return e.switch(number, {int(f.type): partial(_group, e, f, w, x, blocks) for f in WITHOUT_MINIMUMS})
+        f = format_of(weight_type)
+        return _group(Emitter(builder), f, *args[1:]) if f in WITHOUT_MINIMUMS else constant(F32, 0.0)
 
-    return types.float32(types.int64, types.int64, types.int64, types.int64), emit
+    return types.float32(weight_type, types.int64, types.int64, types.int64), emit

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 from aprtui.engine.cpu.emit import I1, I8, I16, I32, Emitter, Value, constant, vector
 from aprtui.model.weight_types import WeightType
@@ -160,6 +160,7 @@ FORMATS: dict[WeightType, Format] = {kind: _format(kind, unpack) for kind, unpac
 """The quantised weight types that the kernels read."""
 
 
-def for_format(e: Emitter, weight_type: Value, emit: Callable[[Format], Value | None]) -> Value | None:
-    """Emit code for every format and run that of `weight_type` (i64); returns its value, if there is one."""
-    return e.switch(weight_type, {int(f.type): partial(emit, f) for f in FORMATS.values()})
+def format_of(weight_type: Any) -> Format | None:
+    """The format of a weight type that is a literal of numba's; None for a type that the kernels do not read."""
+    kind = WeightType.numbered(weight_type.literal_value)
+    return None if kind is None else FORMATS.get(kind)

@@ -5,27 +5,27 @@ Quantised weights meet int8 activations row by row for few tokens, by strips of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.cpu.jit import inlined, kernel
-from aprtui.engine.cpu.matmul.activations import GROUP, RECORD
+from aprtui.engine.cpu.jit import inlined, kernel, renamed
+from aprtui.engine.cpu.matmul.activations import GROUP, INTEGERS, RECORD, activation_kind
 from aprtui.engine.cpu.matmul.dequantize import dequantize_row
 from aprtui.engine.cpu.matmul.dot import dot_group
-from aprtui.engine.cpu.matmul.formats import FORMATS
-from aprtui.engine.cpu.matmul.panel import SCRATCH_BYTES, matmul_float
+from aprtui.engine.cpu.matmul.panel import SCRATCH_BYTES, multiply_floats
 from aprtui.engine.cpu.matmul.scalars import load_f32, store_f32
 from aprtui.engine.cpu.matmul.sequence import BLOCKS, SEQUENCE_TYPES, multiply_blocks
 from aprtui.engine.cpu.matmul.tile import LANES, STRIP_RECORD, TOKENS, multiply_group, pack_group
 from aprtui.engine.cpu.tier import TIER, Tier
-from aprtui.model.weight_types import InputRounding
+from aprtui.engine.protocol import Mode
+from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
 
 STRIP_TOKENS = 6 if TIER is not Tier.PLAIN else 1 << 62
 """Tokens from which unpacking a strip pays for itself (measured); never without fast multiply-adds."""
-
-_QUANTIZED = tuple(int(kind) for kind in FORMATS if kind.format.cpu_input is not InputRounding.NONE)
-"""Types with kernels for 8-bit activations."""
 
 _ROWS = 32
 """Rows that stay in the cache until all tokens have met them; a multiple of `BLOCKS`, so that sequences fill up."""
@@ -67,7 +67,7 @@ def _multiply_rows(weight_type: int, w: int, rows: int, row_bytes: int, columns:
 
 
 @inlined
-def matmul_rows_q8(
+def _multiply_each_token(
     weight_type: int, weights: int, row_bytes: int, columns: int, x: int, x_bytes: int, n_tokens: int,
     y: int, y_stride: int, row_begin: int, row_end: int, scratch: int,
 ) -> None:  # fmt: skip
@@ -83,7 +83,7 @@ def matmul_rows_q8(
 
 
 @inlined
-def matmul_strips_q8(
+def _multiply_strips(
     weight_type: int, weights: int, row_bytes: int, columns: int, x: int, x_bytes: int, n_tokens: int,
     y: int, y_stride: int, row_begin: int, row_end: int, scratch: int,
 ) -> None:  # fmt: skip
@@ -119,53 +119,68 @@ def matmul_strips_q8(
                     store_f32(y, (token + t) * y_stride + first + r, load_f32(scratch, t * LANES + r))
 
 
-@kernel
-def matmul_rows(
-    weight_type: int, mode_is_q8: int, weights: int, row_bytes: int, columns: int, x: int, x_bytes: int, n_tokens: int,
-    y: int, y_stride_floats: int, row_begin: int, row_end: int, scratch: int,
+@inlined
+def multiply_integers(
+    weight_type: int, weights: int, row_bytes: int, columns: int, x: int, x_bytes: int, n_tokens: int,
+    y: int, y_stride: int, row_begin: int, row_end: int, scratch: int,
 ) -> None:  # fmt: skip
-    """`y[t · y_stride_floats + r] = Σ w[r, k] · x[t, k]` for `row_begin ≤ r < row_end` and `t < n_tokens`, float32.
-
-    `weights` points to row 0 of rows in their GGUF form (any alignment, no gaps); `x` to rows as `quantize_rows`
-    left them for `activation_kind(weight_type, mode)`, `x_bytes` apart (plain float32 rows will do for F32); `scratch`
-    to `scratch_bytes(columns)` bytes that no other thread uses. Columns are a multiple of 256 for K-quants, of 32 for
-    the other quantised types. The bits of a result depend on its row and its token alone: not on `n_tokens`, nor on how
-    the rows are split. NaN and Inf come out where they ought to.
-    """
-    if mode_is_q8 != 0 and weight_type in _QUANTIZED and n_tokens >= STRIP_TOKENS:
-        matmul_strips_q8(
-            weight_type, weights, row_bytes, columns, x, x_bytes, n_tokens, y, y_stride_floats, row_begin, row_end,
-            scratch,
-        )  # fmt: skip
-    elif mode_is_q8 != 0 and weight_type in _QUANTIZED:
-        matmul_rows_q8(
-            weight_type, weights, row_bytes, columns, x, x_bytes, n_tokens, y, y_stride_floats, row_begin, row_end,
-            scratch,
-        )  # fmt: skip
+    """`multiply_floats` for weights of a type in `FORMATS` and activations of 8 bits."""
+    if n_tokens >= STRIP_TOKENS:
+        _multiply_strips(
+            weight_type, weights, row_bytes, columns, x, x_bytes, n_tokens, y, y_stride, row_begin, row_end, scratch
+        )
     else:
-        matmul_float(
-            weight_type, weights, row_bytes, columns, x, x_bytes, n_tokens, y, y_stride_floats, row_begin, row_end,
-            scratch,
-        )  # fmt: skip
+        _multiply_each_token(
+            weight_type, weights, row_bytes, columns, x, x_bytes, n_tokens, y, y_stride, row_begin, row_end, scratch
+        )
 
 
-@kernel
-def dequantize_rows(
-    weight_type: int, weights: int, row_bytes: int, columns: int, row_begin: int, row_end: int, dst: int
-) -> None:
-    """Rows `row_begin … row_end - 1` as contiguous float32 `[rows, columns]` at `dst`; bits as `gguf.quants` gives."""
-    for row in range(row_begin, row_end):
-        dequantize_row(weight_type, weights + row * row_bytes, columns, dst + 4 * columns * (row - row_begin))
+@cache
+def matmul_kernel(kind: WeightType, mode: Mode) -> Callable[..., None]:
+    """The product of a weight type in a mode, to be called from Python: `multiply_floats` without the type."""
+    weight_type = int(kind)
+    if activation_kind(kind, mode) in INTEGERS:
+
+        def matmul_rows(
+            weights: int, row_bytes: int, columns: int, x: int, x_bytes: int, n_tokens: int,
+            y: int, y_stride: int, row_begin: int, row_end: int, scratch: int,
+        ) -> None:  # fmt: skip
+            multiply_integers(
+                weight_type, weights, row_bytes, columns, x, x_bytes, n_tokens, y, y_stride, row_begin, row_end, scratch
+            )
+
+    else:
+
+        def matmul_rows(
+            weights: int, row_bytes: int, columns: int, x: int, x_bytes: int, n_tokens: int,
+            y: int, y_stride: int, row_begin: int, row_end: int, scratch: int,
+        ) -> None:  # fmt: skip
+            multiply_floats(
+                weight_type, weights, row_bytes, columns, x, x_bytes, n_tokens, y, y_stride, row_begin, row_end, scratch
+            )
+
+    return kernel(renamed(matmul_rows, f"{kind.name}_{mode.name}"))
+
+
+@cache
+def _decoder(kind: WeightType) -> Callable[..., None]:
+    weight_type = int(kind)
+
+    def decode(weights: int, row_bytes: int, columns: int, rows: int, dst: int) -> None:
+        for row in range(rows):
+            dequantize_row(weight_type, weights + row * row_bytes, columns, dst + 4 * columns * row)
+
+    return kernel(renamed(decode, kind.name))
 
 
 def decoded_rows(weight: Weight, begin: int, end: int) -> NDArray[np.float32]:
-    """Rows `begin … end - 1` of `weight` as `dequantize_rows` gives them, float32 `[rows, columns]`."""
+    """Rows `begin … end - 1` of `weight` as the kernels decode them, float32 `[rows, columns]`."""
     values = np.empty((end - begin, weight.columns), np.float32)
-    data = np.ascontiguousarray(weight.data)
-    dequantize_rows(int(weight.type), data.ctypes.data, data.shape[1], weight.columns, begin, end, values.ctypes.data)
+    data = np.ascontiguousarray(weight.data[begin:end])
+    _decoder(weight.type)(data.ctypes.data, data.shape[1], weight.columns, len(data), values.ctypes.data)
     return values
 
 
 def scratch_bytes(columns: int) -> int:
-    """Bytes of scratch that one thread needs for `matmul_rows` on weights of that many columns."""
+    """Bytes of scratch that one thread needs for products with weights of that many columns."""
     return max(SCRATCH_BYTES, 4 * LANES * TOKENS + -(-columns // GROUP) * STRIP_RECORD)

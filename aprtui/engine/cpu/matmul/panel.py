@@ -113,11 +113,18 @@ def _multiply_panel(panel: int, rows: int, columns: int, x: int, x_bytes: int, n
 
 
 @inlined
-def matmul_float(
+def multiply_floats(
     weight_type: int, weights: int, row_bytes: int, columns: int, x: int, x_bytes: int, n_tokens: int,
     y: int, y_stride: int, row_begin: int, row_end: int, scratch: int,
 ) -> None:  # fmt: skip
-    """`y[t, r] = Σ w[r, k] · x[t, k]` in float32, for weights of any type and float32 activations."""
+    """`y[t · y_stride + r] = Σ w[r, k] · x[t, k]` for `row_begin ≤ r < row_end` and `t < n_tokens`, float32.
+
+    `weight_type` has to be known where this is compiled. `weights` points to row 0 of rows in their GGUF form (any
+    alignment, no gaps); `x` to rows as `quantize_rows` left them for `activation_kind(weight_type, mode)`, `x_bytes`
+    apart (plain float32 rows will do for F32); `scratch` to `scratch_bytes(columns)` bytes that no other thread uses.
+    Columns are whole blocks of the type. The bits of a result depend on its row and its token alone: not on `n_tokens`,
+    nor on how the rows are split. NaN and Inf come out where they ought to.
+    """
     # For one token every weight is used once: better a few rows, which are still in the nearest cache then.
     height = _ROWS if n_tokens == 1 else _PANEL_ROWS
     panel = scratch + 4 * _PANEL_ROWS * (_BLOCK + _TOKENS)
@@ -142,4 +149,4 @@ def matmul_float(
 
 
 SCRATCH_BYTES = 4 * _PANEL_ROWS * (_BLOCK + _TOKENS + _CHUNK)
-"""Scratch of `matmul_float`: sums `[token, row]`, then a panel `[row, column of the chunk]`."""
+"""Scratch of `multiply_floats`: sums `[token, row]`, then a panel `[row, column of the chunk]`."""

@@ -7,15 +7,14 @@ two at a time (measured: 27 cycles a block of Q4_K, against 22 this way).
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from numba import types
 
 from aprtui.engine.cpu.emit import F32, I8, I16, I32, I64, Emitter, Value, constant, vector
-from aprtui.engine.cpu.jit import intrinsic
+from aprtui.engine.cpu.jit import typed_intrinsic
 from aprtui.engine.cpu.matmul.activations import RECORD, SCALE_K, SUMS_32
-from aprtui.engine.cpu.matmul.formats import FORMATS, Format, split_scales
+from aprtui.engine.cpu.matmul.formats import FORMATS, Format, format_of, split_scales
 from aprtui.model.weight_types import ScalePacking
 
 _FORMATS = tuple(f for f in FORMATS.values() if f.type.format.scale_packing is ScalePacking.SIX_BITS)
@@ -104,7 +103,7 @@ def _transpose(e: Emitter, rows: list[Value]) -> list[Value]:
     return [e.shuffle(left, lanes, right) for left, right in halves for lanes in (low_pairs, high_pairs)]
 
 
-@intrinsic
+@typed_intrinsic
 def multiply_blocks(
     typing_context: Any, weight_type: Any, w: Any, x: Any, column: Any, blocks: Any, count: Any, out: Any
 ) -> Any:
@@ -115,9 +114,9 @@ def multiply_blocks(
     """
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e = Emitter(builder)
-        number, *operands = args
-        e.switch(number, {int(f.type): partial(_multiply, e, f, *operands) for f in _FORMATS})
+        f = format_of(weight_type)
+        if f in _FORMATS:
+            _multiply(Emitter(builder), f, *args[1:])
         return context.get_dummy_value()
 
-    return types.none(*[types.int64] * 7), emit
+    return types.none(weight_type, *[types.int64] * 6), emit

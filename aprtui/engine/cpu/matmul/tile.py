@@ -20,9 +20,9 @@ from typing import Any
 from numba import types
 
 from aprtui.engine.cpu.emit import F32, I8, I16, I32, I64, Emitter, Value, constant, vector
-from aprtui.engine.cpu.jit import intrinsic
+from aprtui.engine.cpu.jit import typed_intrinsic
 from aprtui.engine.cpu.matmul.activations import GROUP, SCALE_K, SCALES_0, SUMS_0, SUMS_16, SUMS_32
-from aprtui.engine.cpu.matmul.formats import Format, for_format
+from aprtui.engine.cpu.matmul.formats import Format, format_of
 from aprtui.engine.cpu.tier import TIER, Tier
 
 _VNNI = TIER is Tier.AVX512
@@ -75,25 +75,22 @@ def _pack_blocks(e: Emitter, f: Format, w: Value, row: Value, blocks: Value) -> 
     e.loop(blocks, [], body)
 
 
-@intrinsic
+@typed_intrinsic
 def pack_group(typing_context: Any, weight_type: Any, w: Any, record: Any, lane: Any, blocks: Any) -> Any:
     """Unpack the group of one row at `w` into lane `lane` of a strip's record; `blocks` as in `dot_group`."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e = Emitter(builder)
-        number, w, record, lane, blocks = args
-        row = e.at(record, e.shifted(lane, 2))
-
-        def pack(f: Format) -> None:
+        e, f = Emitter(builder), format_of(weight_type)
+        _, w, record, lane, blocks = args
+        if f is not None:
+            row = e.at(record, e.shifted(lane, 2))
             if f.columns == GROUP:
                 _pack_k_block(e, f, w, row)
             else:
                 _pack_blocks(e, f, w, row, blocks)
-
-        for_format(e, number, pack)
         return context.get_dummy_value()
 
-    return types.none(*[types.int64] * 5), emit
+    return types.none(weight_type, *[types.int64] * 4), emit
 
 
 def _broadcast(e: Emitter, address: Value, type_: Any) -> Value:
@@ -183,7 +180,7 @@ def _multiply_blocks(e: Emitter, f: Format, record: Value, x: list[Value], block
     return e.loop(blocks, [constant(_FLOATS, 0.0)] * len(x), block)
 
 
-@intrinsic
+@typed_intrinsic
 def multiply_group(
     typing_context: Any, weight_type: Any, record: Any, x: Any, x_bytes: Any, last: Any, sums: Any, blocks: Any
 ) -> Any:
@@ -194,21 +191,19 @@ def multiply_group(
     """
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e = Emitter(builder)
-        number, record, x, x_bytes, last, sums, blocks = args
+        e, f = Emitter(builder), format_of(weight_type)
+        _, record, x, x_bytes, last, sums, blocks = args
+        if f is None:
+            return context.get_dummy_value()
         tokens = []
         for t in range(TOKENS):
             within = builder.icmp_signed("<", constant(I64, t), last)
             tokens.append(e.at(x, builder.mul(x_bytes, builder.select(within, constant(I64, t), last))))
-
-        def multiply(f: Format) -> None:
-            k_quant = f.columns == GROUP
-            products = _multiply_k(e, f, record, tokens) if k_quant else _multiply_blocks(e, f, record, tokens, blocks)
-            for t, product in enumerate(products):
-                at = e.at(sums, _STEP * t)
-                e.store(builder.fadd(e.load(at, _FLOATS), product), at)
-
-        for_format(e, number, multiply)
+        k_quant = f.columns == GROUP
+        products = _multiply_k(e, f, record, tokens) if k_quant else _multiply_blocks(e, f, record, tokens, blocks)
+        for t, product in enumerate(products):
+            at = e.at(sums, _STEP * t)
+            e.store(builder.fadd(e.load(at, _FLOATS), product), at)
         return context.get_dummy_value()
 
-    return types.none(*[types.int64] * 7), emit
+    return types.none(weight_type, *[types.int64] * 6), emit

@@ -40,6 +40,7 @@ from aprtui.tui.widgets.contracts import (
     falsifier_lines,
     falsifier_row,
     row_words,
+    summary,
 )
 from aprtui.tui.widgets.table import Table
 
@@ -51,10 +52,12 @@ EXPLANATION = """\
 A contract says what must hold of an engine, how it could be shown false (its falsifiers), and what backs each claim. \
 The life cycle of the document and the maturity of a falsifier are two things; both stand here as they are written.
 
-The result is live: each falsifier that a built-in check can judge is judged on the capture at hand, which is the one \
-that Browse, Tensor or Diff showed last (in Diff: B against A). PASS and FAIL come with a number and its bound. \
-"not testable" means that the capture lacks the stage; "no check" that no machine here can judge it. The cells that a \
-falsifier is about are lit in the grid.
+Each rule stands in plain words behind its result. The result is live: each falsifier that a built-in check can \
+judge is judged on the capture at hand, which is the one that Browse, Tensor or Diff showed last (in Diff: B against \
+A). PASS and FAIL come with a number and its bound; UNKNOWN says why, and which command or key settles it. "not \
+testable" means that the capture lacks the stage; "no check" that no machine here can judge it. The cells that a \
+falsifier is about are lit in the grid. Enter shows all that is known: evidence, what follows from a failure, how it \
+is tested.
 
 Evidence is what was recorded earlier (aprtui contracts check --record): fresh while the sources and the check are as \
 they were, else stale; unbound where it vouches for no source; refuted where the newest is a FAIL.
@@ -82,22 +85,38 @@ class ContractsScreen(ToolScreen):
     DEFAULT_CSS = """
     ContractsScreen {
         #body { height: 1fr; }
-        #lists { height: 3fr; }
-        #documents { height: auto; min-height: 4; max-height: 40%; }
+        #lists { height: 1fr; }
+        #documents { height: auto; min-height: 4; max-height: 30%; }
         #falsifiers { height: 1fr; min-height: 5; }
-        #one { height: 2fr; }
+        #one { height: 15; }
         #details { height: 1fr; }
+        #text { display: none; margin-top: 1; }
         #cells { height: auto; max-height: 60%; }
+        &.-whole #lists { display: none; }
+        &.-whole #one { height: 100%; }
+        &.-whole #text { display: block; }
     }
     ContractsScreen.-beside #one { layout: horizontal; #details { width: 1fr; height: 100%; } }
     ContractsScreen.-beside #cells { width: 77; height: 100%; max-height: 100%; }
-    ContractsScreen.-stacked #cells { display: none; }
-    ContractsScreen.-stacked.-of-cells #cells { display: block; max-height: 100%; height: 1fr; }
-    ContractsScreen.-stacked.-of-cells #details { display: none; }
+    ContractsScreen.-stacked {
+        #documents { height: 4; max-height: 4; }
+        #documents:focus { height: 50%; max-height: 50%; }
+        #one { height: auto; max-height: 10; }
+        #details { height: auto; max-height: 10; }
+        #cells { display: none; }
+        &.-of-cells #one { height: 10; }
+        &.-of-cells #cells { display: block; max-height: 100%; height: 1fr; }
+        &.-of-cells #details { display: none; }
+        &.-whole #one, &.-whole #details { height: 100%; max-height: 100%; }
+    }
     ContractsScreen.-wide {
         #body { layout: horizontal; }
         #lists { width: 3fr; height: 100%; }
-        #one { width: 2fr; height: 100%; }
+        #one { width: 2fr; height: 100%; layout: vertical; }
+        #details { width: 100%; height: 1fr; }
+        #cells { width: 100%; height: auto; max-height: 50%; }
+        #text { display: block; }
+        &.-whole #one { width: 100%; }
     }
     """
 
@@ -135,6 +154,7 @@ class ContractsScreen(ToolScreen):
                 yield Table(FALSIFIER_COLUMNS, "Choose a contract above.", id="falsifiers")
             with Container(id="one"):
                 with VerticalScroll(id="details", classes="pane"):
+                    yield Static(id="summary", markup=False)
                     yield Static(id="text", markup=False)
                 with VerticalScroll(id="cells", classes="pane"):
                     yield CellsGrid()
@@ -247,8 +267,27 @@ class ContractsScreen(ToolScreen):
             self._show_one()
 
     def on_table_chosen(self, message: Table.Chosen) -> None:
-        documents = message.table.id == "documents"
-        self.set_focus(self.query_one("#falsifiers" if documents else "#details"))
+        if message.table.id == "documents":
+            self.set_focus(self.query_one("#falsifiers"))
+        elif self._row is not None:
+            self._show_whole(True)
+
+    def action_back(self) -> None:
+        """Go from all about a falsifier to the list, else to the previous screen."""
+        if self._whole:
+            self._show_whole(False)
+        else:
+            super().action_back()
+
+    @property
+    def _whole(self) -> bool:
+        return self.has_class("-whole")
+
+    def _show_whole(self, whole: bool) -> None:
+        """All that is known of the falsifier in place of the lists, or the lists again."""
+        self.set_class(whole, "-whole")
+        self.set_focus(self.query_one("#details" if whole else "#falsifiers"))
+        self._show_one()
 
     def _open_document(self) -> None:
         key = self.query_one("#documents", Table).key
@@ -286,13 +325,16 @@ class ContractsScreen(ToolScreen):
 
     def _show_one(self) -> None:
         row, grid = self._row, self.query_one(CellsGrid)
+        self.query_one("#summary", Static).update("" if row is None else summary(row, self._judged))
         text = TextTable.grid(padding=(0, 1))
         text.add_column(style="dim", no_wrap=True)
         text.add_column(overflow="fold")
         for name, line in falsifier_lines(row) if row is not None else ():
             text.add_row(name, Text(line))
         self.query_one("#text", Static).update(text)
-        self.query_one("#details").border_title = row.falsifier.id if row is not None else "falsifier"
+        details = self.query_one("#details")
+        details.border_title = row.falsifier.id if row is not None else "falsifier"
+        details.border_subtitle = "" if row is None else "escape: the list" if self._whole else "enter: all about it"
         failed = row is not None and row.judgement is not None and row.judgement.verdict is Verdict.FAIL
         graph = None if self._capture is None else self._capture.graph
         grid.show(graph, row.nodes if row is not None and self._judged else (), bad=failed)

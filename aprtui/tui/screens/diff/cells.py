@@ -2,7 +2,8 @@
 
 The upper half of a cell is the error that the stage adds itself, the lower half the difference of the sides as it is
 observed there, with all that was inherited. Without a replay what a stage adds is known only where all that it is
-computed from is within bounds: elsewhere the upper half is empty.
+computed from is within bounds: elsewhere the upper half is empty. Red is for error that a stage adds beyond its bound:
+a difference that honest rounding explains is calm, however large it is.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from itertools import groupby
 from aprtui.compare.align.pairing import Unpaired
 from aprtui.compare.comparison import Comparison, ErrorState, StageComparison
 from aprtui.compare.metrics.measure import Metric, PairMetrics
-from aprtui.compare.verdict import ROUNDING_REL_L2, TOLERABLE, StageVerdict, Verdict, error_step
+from aprtui.compare.verdict import TOLERABLE, StageVerdict, Verdict, error_step
 from aprtui.trace.graph import Node, Scope
-from aprtui.tui.draw.colours import LEVELS, Mark
+from aprtui.tui.draw.colours import LEVELS, ColourMap, Mark
 
 _FIRST = (Metric.TOKEN_REL_L2, Metric.REL_L2, Metric.REL_LINF)
 METRICS = (*_FIRST, *(metric for metric in TOLERABLE if metric not in _FIRST))
@@ -57,12 +58,18 @@ SIGN_TEXTS: Mapping[Sign, str] = {
 
 @dataclass(frozen=True, slots=True)
 class DiffCell:
-    """Levels or marks of the two halves (None: nothing is known), in greys where no bound is on what is shown."""
+    """Levels or marks of the two halves (None: nothing is known) in the colours of their maps."""
 
     upper: int | None
     lower: int | None
     sign: Sign
-    grey: bool = False
+    upper_map: ColourMap = ColourMap.ADDED
+    lower_map: ColourMap = ColourMap.OBSERVED
+
+    @property
+    def grey(self) -> bool:
+        """Whether no bound is on what is shown."""
+        return self.upper_map is ColourMap.UNBOUNDED
 
 
 def step_level(step: int) -> int:
@@ -100,8 +107,11 @@ def cells(comparison: Comparison, metric: Metric, before: Comparison | None = No
     """
     scale = greys(comparison, metric)
     observed = {} if before is None else {stage.node: stage.verdict for stage in before.stages}
+    adding = comparison.adding
     return {
-        node: _skipped(entry) if isinstance(entry, Unpaired) else _cell(entry, metric, scale, observed.get(node))
+        node: _skipped(entry)
+        if isinstance(entry, Unpaired)
+        else _cell(entry, metric, scale, observed.get(node), node in adding)
         for node, entry in comparison.by_node.items()
     }
 
@@ -111,29 +121,37 @@ def _skipped(unpaired: Unpaired) -> DiffCell:
     return DiffCell(None, None, only.get(unpaired.side or "", Sign.SKIPPED))
 
 
-def _cell(stage: StageComparison, metric: Metric, scale: Greys, observed: StageVerdict | None) -> DiffCell:
+def _cell(
+    stage: StageComparison, metric: Metric, scale: Greys, observed: StageVerdict | None, adds: bool
+) -> DiffCell:  # fmt: skip
     verdict, metrics = stage.verdict, stage.metrics
     if metrics.mismatches:
         nan = metrics.nan_a != metrics.nan_b
         mark = Mark.NAN if nan else Mark.INF
-        return DiffCell(mark if stage.state is ErrorState.INJECTED else None, mark, Sign.NAN if nan else Sign.INF)
+        return DiffCell(mark if adds else None, mark, Sign.NAN if nan else Sign.INF)
     if any(stage.injected):
-        return _replayed(stage, observed)
+        return _replayed(stage, observed, scale, adds)
     if verdict.bound is None and verdict.verdict is Verdict.PASS:
         return DiffCell(step_level(0), step_level(0), Sign.NONE)
     if verdict.bound is None or verdict.error is None:
-        return DiffCell(scale.level(metrics), scale.level(metrics), Sign.UNJUDGED, grey=True)
-    sign = _sign(stage)
+        return _unbounded(scale.level(metrics), Sign.UNJUDGED)
+    sign = _sign(stage, adds)
     if verdict.metric is not metric and verdict.metric is not Metric.INDICES:
-        return DiffCell(scale.level(metrics), scale.level(metrics), sign, grey=True)
+        return _unbounded(scale.level(metrics), sign)
     level = _level(verdict)
-    return DiffCell(level if stage.state in (ErrorState.CLEAN, ErrorState.INJECTED) else None, level, sign)
+    if adds:
+        return DiffCell(level, level, sign, lower_map=ColourMap.ADDED)
+    return DiffCell(level if stage.state is ErrorState.CLEAN else None, level, sign)
 
 
-def _sign(stage: StageComparison) -> Sign:
+def _unbounded(level: int, sign: Sign) -> DiffCell:
+    return DiffCell(level, level, sign, ColourMap.UNBOUNDED, ColourMap.UNBOUNDED)
+
+
+def _sign(stage: StageComparison, adds: bool) -> Sign:
     if stage.verdict.verdict is not Verdict.FAIL:
         return Sign.NONE
-    return Sign.ADDS if stage.state is ErrorState.INJECTED else Sign.BEYOND
+    return Sign.ADDS if adds else Sign.BEYOND
 
 
 def _level(verdict: StageVerdict | None) -> int | None:
@@ -142,14 +160,15 @@ def _level(verdict: StageVerdict | None) -> int | None:
     return step_level(error_step(verdict.metric, verdict.error, verdict.bound))
 
 
-def _replayed(stage: StageComparison, before: StageVerdict | None) -> DiffCell:
-    """Of a replay: what either side adds; the observed difference over the floor if one was measured, or rounding."""
+def _replayed(stage: StageComparison, before: StageVerdict | None, scale: Greys, adds: bool) -> DiffCell:
+    """Of a replay: what either side adds; the observed difference over its bound if one was measured, else in greys."""
     added = [level for level in map(_level, stage.injected) if level is not None]
-    observed, token_rel_l2 = _level(before), stage.metrics.token_rel_l2
-    if observed is None and token_rel_l2 is not None:
-        observed = step_level(error_step(Metric.TOKEN_REL_L2, token_rel_l2, ROUNDING_REL_L2))
+    observed, lower_map = _level(before), ColourMap.OBSERVED
+    if observed is None:
+        observed, lower_map = scale.level(stage.metrics), ColourMap.UNBOUNDED
     unjudged = not added or stage.verdict.verdict is Verdict.UNKNOWN
-    return DiffCell(max(added, default=None), observed, Sign.UNJUDGED if unjudged else _sign(stage))
+    sign = Sign.UNJUDGED if unjudged else _sign(stage, adds)
+    return DiffCell(max(added, default=None), observed, sign, lower_map=lower_map)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from aprtui.compare.align.pairing import Unpaired
 from aprtui.compare.comparison import StageComparison
 from aprtui.compare.metrics.measure import Metric
 from aprtui.trace.graph import Node
-from aprtui.tui.draw.colours import ColourMap, glyph, level_colours
+from aprtui.tui.draw.colours import LEVELS, ColourMap, glyph, level_colours
 from aprtui.tui.draw.numbers import short_number
 from aprtui.tui.screens.diff.cells import (
     SIGN_TEXTS,
@@ -35,22 +35,27 @@ from aprtui.tui.widgets.moves import ENDS, MOVES, PAGES
 
 NOTHING = DiffCell(None, None, Sign.NONE)
 
+LOUD = (Sign.ADDS, Sign.NAN, Sign.INF)
+"""The signs of what is wrong at the stage itself."""
+
 
 class DiffPaint:
     """Draws `cells`, of which those without a bound are on the scale `greys`; what was drawn is kept.
 
     `style` gives the grid's styles by name, `cursor` is that of the cell under it. `plain` screens have no colours or
-    half blocks.
+    half blocks; `dark` says whether the theme is.
     """
 
     def __init__(
-        self, style: Callable[[str], Style], cursor: Style, cells: Collection[DiffCell], greys: Greys, *, plain: bool
-    ) -> None:
+        self, style: Callable[[str], Style], cursor: Style, cells: Collection[DiffCell], greys: Greys, *, plain: bool,
+        dark: bool,
+    ) -> None:  # fmt: skip
         self._style = style
         self._cursor = style("") + cursor
         self._cells = cells
         self._greys = greys
         self._plain = plain
+        self._dark = dark
         self._made: dict[tuple[DiffCell, int], list[Segment]] = {}
         self._legends: dict[int, list[Strip]] = {}
 
@@ -76,29 +81,29 @@ class DiffPaint:
         return self._legends[width]
 
     def _drawn(self, cell: DiffCell, width: int) -> Iterator[Segment]:
-        sign = Segment(cell.sign.value, self._style("sign"))
+        sign = self._sign(cell.sign)
         if self._plain:
             yield Segment(_glyphs(cell, width - 1), self._style(""))
             yield sign
             return
-        colours = level_colours(ColourMap.GREY if cell.grey else ColourMap.ERROR)
         ground = self._style("").bgcolor
 
-        def colour(level: int | None) -> Color | None:
-            rgb = None if level is None else colours[level]
+        def colour(level: int | None, colour_map: ColourMap) -> Color | None:
+            rgb = None if level is None else level_colours(colour_map, dark=self._dark)[level]
             return ground if rgb is None else Color.from_rgb(*rgb)
 
         if cell.upper is None and cell.lower is None:
             yield Segment(" " * (width - 1), self._style(""))
         else:
-            yield Segment(UPPER * (width - 1), Style(color=colour(cell.upper), bgcolor=colour(cell.lower)))
+            upper, lower = colour(cell.upper, cell.upper_map), colour(cell.lower, cell.lower_map)
+            yield Segment(UPPER * (width - 1), Style(color=upper, bgcolor=lower))
         yield sign
 
     def _legend(self, width: int) -> list[list[Segment]]:
         muted = self._style("other-label")
-        halves = ("left glyph", "right glyph") if self._plain else ("upper half", "lower half")
-        words = f"{halves[0]}: error that the stage adds · {halves[1]}: difference observed"
-        lines = [[Segment(words + "  " if len(words) + 60 < width else words, muted)]]
+        halves = ("left", "right") if self._plain else ("upper half", "lower half")
+        words = f"{halves[0]}: what the stage adds · {halves[1]}: difference observed"
+        lines = [[Segment(f"{words}  ", muted)]]
         for items in (self._swatches(muted), self._signs(muted)):
             whole = [segment for item in items for segment in item]
             if _length(lines[-1]) + _length(whole) <= width:
@@ -112,21 +117,37 @@ class DiffPaint:
         return lines
 
     def _swatches(self, muted: Style) -> list[list[Segment]]:
-        if any(cell.grey for cell in self._cells):
+        """The steps of error against its bound, and the ends of the scale of what has none, where they occur."""
+        maps = {colour_map for cell in self._cells for colour_map in (cell.upper_map, cell.lower_map)}
+        bounded = any(
+            not cell.grey and any(0 < (level or 0) < LEVELS for level in (cell.upper, cell.lower))
+            for cell in self._cells
+        )
+        swatches: list[list[Segment]] = []
+        if bounded:
+            levels = [step_level(step) for step in range(STEPS)]
+            swatches += [
+                [self._swatch(DiffCell(level, level, Sign.NONE)), Segment(f" {text}  ", muted)]
+                for level, text in zip(levels, STEP_TEXTS, strict=True)
+            ]
+        if ColourMap.UNBOUNDED in maps:
             low, high = (f"{number:.2g}" for number in (self._greys.low, self._greys.high))
             less = "1 − " if self._greys.metric is Metric.COSINE else ""
-            return [[Segment(f"greys: {less}{self._greys.metric}, no bound: {low} … {high}  ", muted)]]
-        levels = [step_level(step) for step in range(STEPS)]
-        return [
-            [next(self._drawn(DiffCell(level, level, Sign.NONE), 3)), Segment(f" {text}  ", muted)]
-            for level, text in zip(levels, STEP_TEXTS, strict=True)
-        ]
+            ends = [DiffCell(level, level, Sign.NONE, *[ColourMap.UNBOUNDED] * 2) for level in (0, LEVELS - 1)]
+            first, last = map(self._swatch, ends)
+            words = f" {less}{self._greys.metric} without a bound: {low} … {high} "
+            swatches.append([first, Segment(words, muted), last, Segment("  ", muted)])
+        return swatches
+
+    def _swatch(self, cell: DiffCell) -> Segment:
+        return next(self._drawn(cell, 3))
 
     def _signs(self, muted: Style) -> list[list[Segment]]:
         occurring = [sign for sign in SIGN_TEXTS if any(cell.sign is sign for cell in self._cells)]
-        return [
-            [Segment(sign.value, self._style("sign")), Segment(f" {SIGN_TEXTS[sign]}  ", muted)] for sign in occurring
-        ]
+        return [[self._sign(sign), Segment(f" {SIGN_TEXTS[sign]}  ", muted)] for sign in occurring]
+
+    def _sign(self, sign: Sign) -> Segment:
+        return Segment(sign.value, self._style("sign" if sign in LOUD else "quiet-sign"))
 
 
 def _length(segments: list[Segment]) -> int:
@@ -153,11 +174,12 @@ class DiffGrid(LayerGrid, can_focus=True):
         Binding("end", "move(100000, 0)", "Last layer", show=False, group=ENDS),
         Binding("enter", "open", "Open tensor", id="diff.open"),
     ]
-    COMPONENT_CLASSES: ClassVar[set[str]] = {"layer-grid--sign", "layer-grid--fold"}
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"layer-grid--sign", "layer-grid--quiet-sign", "layer-grid--fold"}
     DEFAULT_CSS = """
     DiffGrid {
         .layer-grid--cursor-label { text-style: bold underline; }
         .layer-grid--sign { color: $error; text-style: bold; }
+        .layer-grid--quiet-sign { color: $text-muted; }
         .layer-grid--fold { color: $text-muted; text-style: italic; }
     }
     """
@@ -254,8 +276,9 @@ class DiffGrid(LayerGrid, can_focus=True):
         if self._painter is None:
             assert self._greys is not None
             self._painter = DiffPaint(
-                self.style, self.cursor_style, self._cells.values(), self._greys, plain=self.plain
-            )
+                self.style, self.cursor_style, self._cells.values(), self._greys, plain=self.plain,
+                dark=self.app.current_theme.dark,
+            )  # fmt: skip
         return self._painter
 
     def _legend(self, width: int) -> list[Strip]:

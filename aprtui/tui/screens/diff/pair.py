@@ -14,9 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.errors import AprtuiError, UnreadableError
-from aprtui.model.digest import file_digest
 from aprtui.progress import Cancelled
-from aprtui.resources import embedded_model
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.trace.stage_reader import StageReader
@@ -47,25 +45,8 @@ class Sides:
     """Two stage files, where these are compared."""
 
     @property
-    def model_name(self) -> str:
-        """The model as the manifests name it; empty where none does."""
-        names = [
-            side.manifest.model.name for side in (self.a, self.b) if side is not None and side.manifest is not None
-        ]
-        return names[0] if names else ""
-
-    @property
-    def embedded(self) -> Path | None:
-        """The embedded model, where both sides are captures of it."""
-        manifests = [side.manifest for side in (self.a, self.b) if side is not None]
-        named = {manifest.model.sha256 for manifest in manifests if manifest is not None}
-        if len(manifests) < 2 or None in manifests or len(named) != 1:
-            return None
-        path = embedded_model()
-        try:
-            return path if named == {file_digest(path)} else None
-        except AprtuiError:
-            return None
+    def swapped(self) -> Sides:
+        return Sides(self.b, self.a, None if self.files is None else self.files[::-1])
 
 
 def open_sides(a: Path, b: Path) -> Sides:
@@ -89,6 +70,8 @@ class PairTiles:
     tiles: tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]
     scale: Scale
     difference: Scale
+    words: str
+    """How large the values in view are, and how far apart."""
 
 
 class PairReader:
@@ -205,7 +188,15 @@ def _levels(values: tuple[Values, Values, Values]) -> PairTiles:
     a, b, difference = values
     both = scale_for(ScaleKind.SYMMETRIC, *finite_range(np.concatenate([a, b])))
     own = scale_for(ScaleKind.SYMMETRIC, *finite_range(difference))
-    return PairTiles((both.levels(a), both.levels(b), own.levels(difference)), both, own)
+    tiles = both.levels(a), both.levels(b), own.levels(difference)
+    return PairTiles(tiles, both, own, _sizes(np.concatenate([a, b]), difference))
+
+
+def _sizes(sides: Values, difference: Values) -> str:
+    magnitude, distance = (max(map(abs, finite_range(values))) for values in (sides, difference))
+    apart = f"B − A up to {distance:.3g}" if distance else "no finite value differs"
+    odd = "" if np.isfinite(difference).all() else ", NaN or Inf among them"
+    return f"A, B up to {magnitude:.3g}, {apart}{odd}"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

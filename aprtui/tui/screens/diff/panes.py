@@ -172,7 +172,7 @@ class DiffPanes(Widget, can_focus=True):
         head = f", head {contents.plane} of {pair.planes}" if pair.planes > 1 else ""
         rows, columns = pair.shape
         self.border_title = f"{self._node}{head}, {rows} × {columns}: A │ B │ B − A"
-        self.border_subtitle = f"A, B up to {tiles.scale.high:.3g}, B − A up to {tiles.difference.high:.3g}"
+        self.border_subtitle = tiles.words
 
     def _turn(self, view: Viewport) -> None:
         """Show another view; where the same values stay in view, only the cursor is drawn again."""

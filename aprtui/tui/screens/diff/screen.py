@@ -4,57 +4,60 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rich.segment import Segment
 from textual import on, work
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.message import Message
-from textual.reactive import reactive
-from textual.strip import Strip
 from textual.timer import Timer
 from textual.widget import Widget
-from textual.widgets import Input, Static
+from textual.widgets import Static
+from textual.worker import get_current_worker
 
 from aprtui.compare.align.pairing import Unpaired
-from aprtui.compare.comparison import Comparison, StageComparison
+from aprtui.compare.comparison import Comparison, Hypothesis, StageComparison
 from aprtui.compare.conclusion import judge_by_bound
 from aprtui.compare.metrics.logits import Flip
 from aprtui.compare.metrics.measure import Metric
+from aprtui.compare.report.headline import headline
 from aprtui.compare.report.records import read_comparison
 from aprtui.compare.verdict import Tolerance, moved_bound
 from aprtui.errors import UsageError
 from aprtui.trace.graph import Node
-from aprtui.tui.draw.text import as_typed, clipped
+from aprtui.tui.draw.text import as_typed
 from aprtui.tui.frame.child import ChildSource, Ended, Event, Progressed, Record, Remark
-from aprtui.tui.frame.keymap import Chord
+from aprtui.tui.frame.keymap import Chord, displayed_keys
+from aprtui.tui.frame.recent import models_at_hand, remember
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.diff.cells import METRICS, cells, greys, layout, rows
 from aprtui.tui.screens.diff.grid import DiffGrid
+from aprtui.tui.screens.diff.models import ModelDialog, ModelSearch, search_models
 from aprtui.tui.screens.diff.pair import Sides, open_sides
 from aprtui.tui.screens.diff.panes import DiffPanes, Place
 from aprtui.tui.screens.diff.source import DiffRequest, DiffSource
+from aprtui.tui.screens.diff.verdict import HIGH, SEPARATOR, VerdictLines, VerdictText
 from aprtui.tui.screens.diff.words import (
     ELEMENT_COLUMNS,
     EXPLANATION,
     HYPOTHESIS_COLUMNS,
-    NO_ELEMENTS,
     NO_HYPOTHESES,
     NOTHING_TO_COMPARE,
-    SEPARATOR,
     element_rows,
     flip_words,
     hypothesis_rows,
+    hypothesis_words,
+    next_steps,
+    no_elements,
+    place_of,
     stage_words,
-    verdict_lines,
+    verdict_details,
 )
 from aprtui.tui.widgets.contracts import ContractsDock
-from aprtui.tui.widgets.line_widget import LineWidget
 from aprtui.tui.widgets.table import Table
 
 POLLS_PER_SECOND = 20
@@ -62,68 +65,13 @@ POLLS_PER_SECOND = 20
 WIDE = 160
 """From this width on, lists stand beside the grid."""
 
-IDLE_SECONDS = 2.0
+DEEP = 8
+"""From more rows on, the grid gets the room of some of the lists."""
 
-HIGH = 34
-"""From this height on, panes and lists are seen together."""
+IDLE_SECONDS = 2.0
 
 MOST_REMARKS = 6
 """Lines of warnings that are shown at once."""
-
-VERDICT_COLUMN = 10
-"""Cells of the verdict's word and the space around it."""
-
-
-@dataclass(frozen=True, slots=True)
-class VerdictText:
-    """A word (PASS, FAIL, UNKNOWN, or what is going on) and lines beside it, what it rests on."""
-
-    word: str = ""
-    lines: tuple[str, ...] = ()
-
-
-class VerdictLines(LineWidget):
-    """The verdict of a comparison on four lines, the last of which can be done without."""
-
-    PREFIX = "verdict"
-    COMPONENT_CLASSES: ClassVar[set[str]] = {
-        f"verdict--{name}" for name in ("pass", "fail", "unknown", "other", "first", "rest")
-    }
-    DEFAULT_CSS = """
-    VerdictLines {
-        height: 4; padding: 0 1; background: $panel;
-        .verdict--pass { color: $background; background: $accent; text-style: bold; }
-        .verdict--fail { color: $background; background: $error; text-style: bold; }
-        .verdict--unknown { color: $background; background: $foreground; text-style: bold; }
-        .verdict--other { color: $accent; text-style: bold; }
-        .verdict--first { color: $foreground; text-style: bold; }
-        .verdict--rest { color: $text-muted; }
-        &:nocolor .verdict--pass, &:nocolor .verdict--fail, &:nocolor .verdict--unknown { text-style: reverse bold; }
-    }
-    """
-
-    text: reactive[VerdictText] = reactive(VerdictText())
-
-    def render_line(self, y: int) -> Strip:
-        width, content = self.size.width, self.text
-        name = content.word.lower() if content.word in ("PASS", "FAIL", "UNKNOWN") else "other"
-        word = content.word if y == 0 else ""
-        style = self.style(name) if word else self.style()
-        text = clipped(content.lines[y] if y < len(content.lines) else "", max(width - VERDICT_COLUMN, 0))
-        rest = self.style("first" if y == 0 else "rest")
-        segments = [
-            Segment(f" {word} ".center(VERDICT_COLUMN - 1), style),
-            Segment(" ", self.style()),
-            Segment(text, rest),
-        ]
-        return Strip(segments).adjust_cell_length(width, self.style())
-
-
-class ModelInput(Input):
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "submit", "Replay"),
-        Binding("escape", "screen.leave_model", "Leave"),
-    ]
 
 
 class DiffScreen(ToolScreen):
@@ -163,9 +111,9 @@ class DiffScreen(ToolScreen):
         #problem { height: auto; padding: 0 1; color: $error; text-style: bold; display: none; }
         #stages, #lists { height: 1fr; }
         DiffGrid { height: auto; max-height: 75%; }
+        DiffPanes { height: 1fr; min-height: 6; }
         #lists Table { height: 1fr; min-height: 4; }
     }
-    DiffScreen.-low VerdictLines { height: 3; }
     DiffScreen.-low.-stacked {
         DiffGrid { max-height: 100%; }
         #panes, #lists { display: none; }
@@ -178,6 +126,8 @@ class DiffScreen(ToolScreen):
         Table { height: 100%; width: 1fr; }
         #dock { display: none; }
     }
+    DiffScreen.-high.-stacked.-deep #lists { height: 8; }
+    DiffScreen.-high.-stacked.-deep DiffGrid { max-height: 80%; }
     DiffScreen.-high.-stacked.-of-contracts { #dock { display: block; } #hypotheses { display: none; } }
     DiffScreen.-wide {
         #body { layout: horizontal; }
@@ -186,16 +136,14 @@ class DiffScreen(ToolScreen):
     }
     DiffScreen.-empty #nothing { display: block; }
     DiffScreen.-empty #body, DiffScreen.-empty VerdictLines { display: none; }
-    DiffScreen ModelInput { border: none; height: 1; padding: 0 1; background: $panel; display: none; }
-    DiffScreen.-asks ModelInput { display: block; }
     """
 
     class SidesOpened(Message):
-        """Both captures were opened; `model` is the embedded one where both are of it."""
+        """Both captures were opened, and their model was looked for."""
 
-        def __init__(self, sides: Sides, model: Path | None) -> None:
+        def __init__(self, sides: Sides, search: ModelSearch) -> None:
             super().__init__()
-            self.sides, self.model = sides, model
+            self.sides, self.search = sides, search
 
     def __init__(self, session: Session, state: ScreenState, source: DiffSource | None = None) -> None:
         super().__init__(session, state)
@@ -217,16 +165,18 @@ class DiffScreen(ToolScreen):
         self._folded = False
         self._marks: dict[str, Node] = {}
         self._flip: Flip | None = None
+        self._placed: Node | None = None
+        """Where the cursor was put by itself: until it is moved, it follows the verdict."""
         self._idle: Timer | None = None
         self._ran = self._request
         self._judge = state.text("judge")
         self._bound = _bound(state, self._metric)
-        self._embedded: Path | None = None
+        self._search = ModelSearch()
         self._records: list[Mapping[str, Any]] = []
         self._remarks: list[str] = []
-        self._progress = ""
+        self._progress = "opening both sides, looking for their model"
         self._problem = ""
-        self.comparing = False
+        self.comparing = self._request is not None
 
     def compose_body(self) -> Iterable[Widget]:
         yield VerdictLines()
@@ -237,10 +187,9 @@ class DiffScreen(ToolScreen):
                 yield DiffGrid(id="grid")
                 yield DiffPanes(id="panes")
             with Container(id="lists"):
-                yield Table(HYPOTHESIS_COLUMNS, NO_HYPOTHESES, id="hypotheses")
-                yield Table(ELEMENT_COLUMNS, NO_ELEMENTS, id="elements")
+                yield Table(HYPOTHESIS_COLUMNS, id="hypotheses")
+                yield Table(ELEMENT_COLUMNS, id="elements")
                 yield ContractsDock(self.session.paths, id="dock")
-        yield ModelInput(placeholder="path of the model to replay with", select_on_focus=False)
 
     def captures(self) -> tuple[Path, ...]:
         """Both sides, the reference first."""
@@ -283,20 +232,30 @@ class DiffScreen(ToolScreen):
     def on_unmount(self) -> None:
         self._source.cancel()
 
-    @work(thread=True, exclusive=True, group="sides")
+    @work(thread=True, exclusive=True, group="sides", description="both sides and their model")
     def _open_sides(self, request: DiffRequest) -> None:
+        worker = get_current_worker()
+        loaded = self.session.source.info
+        places = [] if loaded is None or loaded.path is None else [loaded.path]
+        folders = dict.fromkeys(path.absolute().parent for path in (request.a, request.b))
+        files = models_at_hand(*places, *self.session.paths, *folders)
         sides = open_sides(request.a, request.b)
-        self.post_message(self.SidesOpened(sides, sides.embedded))
+        search = search_models(sides, files, lambda: worker.is_cancelled)
+        if not worker.is_cancelled:
+            self.post_message(self.SidesOpened(sides, search))
 
     def on_diff_screen_sides_opened(self, message: SidesOpened) -> None:
-        """Judge by the embedded model where both sides are captures of it and the state asks for nothing else."""
-        self._sides, self._embedded = message.sides, message.model
+        """Judge by the model whose bytes both sides state, where it is at hand and the state asks for nothing else."""
+        self._sides, self._search = message.sides, message.search
         request = self._request
         assert request is not None
-        if request.model is None and (request.replay or (not self._judge and request.floor is None)):
-            request = replace(request, model=message.model)
+        if request.model is None and request.replay:
+            request = replace(request, model=message.search.only)
+        elif request.model is None and not self._judge and request.floor is None:
+            request = replace(request, model=message.search.proven)
         self._request = request
-        self._compare(request)
+        if self.comparing:
+            self._compare(request)
 
     def _compare(self, request: DiffRequest) -> None:
         self._ran = request
@@ -355,8 +314,21 @@ class DiffScreen(ToolScreen):
             wanted = None
         if wanted is not None:
             self._go(wanted, place)
-        elif comparison.first_divergence is not None and self._before is None:
-            self._go(comparison.first_divergence.verdict.node)
+        else:
+            self._follow_verdict()
+
+    def _follow_verdict(self) -> None:
+        """Put the cursor on the stage that the verdict names, unless it was moved."""
+        grid, comparison = self.query_one(DiffGrid), self._comparison
+        if comparison is None or grid.node not in (None, self._placed, next(iter(self._entries), None)):
+            return
+        focus = comparison.focus
+        node = None if focus is None else focus.node
+        if comparison.first_divergence is not None:
+            node = comparison.first_divergence.verdict.node
+        if node is not None and node != grid.node:
+            self._go(node)
+        self._placed = grid.node
 
     def _show_grid(self) -> None:
         comparison = self._comparison
@@ -364,14 +336,17 @@ class DiffScreen(ToolScreen):
             return
         shape = layout(comparison)
         self._entries = comparison.by_node
+        lines = rows(comparison, shape, self._folded)
+        self.set_class(len(lines) > DEEP, "-deep")
         self.query_one(DiffGrid).show(
-            shape, rows(comparison, shape, self._folded), cells(comparison, self._metric, self._before),
+            shape, lines, cells(comparison, self._metric, self._before),
             self._entries, greys(comparison, self._metric),
         )  # fmt: skip
         self.query_one(DiffGrid).border_title = f"Stages, by {self._metric}"
 
     def _show_lists(self, comparison: Comparison) -> None:
         hypotheses, elements = self.query_one("#hypotheses", Table), self.query_one("#elements", Table)
+        hypotheses.empty, elements.empty = NO_HYPOTHESES[comparison.verdict], no_elements(comparison)
         hypotheses.show(hypothesis_rows(comparison))
         hypotheses.border_title = "what the error looks like"
         elements.show(element_rows(comparison))
@@ -395,14 +370,24 @@ class DiffScreen(ToolScreen):
         problem.update(self._problem)
         problem.display = bool(self._problem)
         lines = self.query_one(VerdictLines)
+        comparison, ran = self._comparison, self._ran
         if self.comparing:
-            lines.text = VerdictText("…", ("comparing" if not self._progress else self._progress, "c cancels"))
-        elif self._comparison is None or self._ran is None:
-            lines.text = VerdictText("–", ("no verdict", "r compares again"))
+            lines.text = VerdictText("…", self._progress or "comparing", (f"{self._key('diff.cancel')} cancels",))
+        elif comparison is None or ran is None:
+            lines.text = VerdictText("–", "no verdict", (f"{self._key('diff.again')} compares again",))
         else:
-            bound = None if self._comparison is self._reported else self._bound
-            words = verdict_lines(self._comparison, self._ran, bound)
-            lines.text = VerdictText(str(self._comparison.verdict), words)
+            bound = None if comparison is self._reported else self._bound
+            lines.text = VerdictText(
+                str(comparison.verdict), headline(comparison), next_steps(comparison, ran, bound, self._key),
+                verdict_details(comparison, ran, bound),
+            )  # fmt: skip
+
+    def _key(self, name: str) -> str:
+        """The key of a command, by its id in the help, as a person calls it."""
+        keys = {binding.id: binding.key for binding in self.all_bindings()}
+        keys |= {chord.id: chord.keys for chord in self.CHORDS}
+        first = self.program.config.keys.get(name, keys[name]).split(",")[0]
+        return displayed_keys(first, self.program.config.ascii)
 
     def on_diff_grid_pointed(self) -> None:
         node = self.query_one(DiffGrid).node
@@ -416,7 +401,7 @@ class DiffScreen(ToolScreen):
         if self._flip is not None and node in comparison.graph.nodes[-1:]:
             self.say(flip_words(self._flip))
         elif node is not None and self._metric is not None:
-            self.say(stage_words(self._entries[node], self._metric))
+            self.say(stage_words(self._entries[node], self._metric, node in comparison.adding))
 
     def on_diff_panes_pointed(self, message: DiffPanes.Pointed) -> None:
         if self.query_one(DiffPanes).has_focus:
@@ -431,7 +416,11 @@ class DiffScreen(ToolScreen):
     def on_table_pointed(self, message: Table.Pointed) -> None:
         """Show the row in full: the table may have no room for all of it."""
         row = next((row for row in message.table.rows if row.key == message.table.key), None)
-        if message.table.has_focus and row is not None:
+        if not message.table.has_focus or row is None:
+            return
+        if isinstance(row.key, Hypothesis):
+            self.say(hypothesis_words(row.key))
+        else:
             self.say(SEPARATOR.join(cell for cell in row.cells if cell))
 
     def on_table_chosen(self, message: Table.Chosen) -> None:
@@ -454,16 +443,27 @@ class DiffScreen(ToolScreen):
     @on(DiffGrid.Opened)
     @on(DiffPanes.Opened)
     def open_tensor(self) -> None:
-        """Open the stage under the cursor in the Tensor screen: side B's, or A's where only A has it."""
+        """Open the stage under the cursor in the Tensor screen, on the value that differs most, or on the one that the
+        cursor stands on in the panes: side B's, or A's where only A has it.
+        """
         node, request = self.query_one(DiffGrid).node, self._request
         if node is None or request is None or self._comparison is None:
             return
         entry = self._entries[node]
         side = request.a if isinstance(entry, Unpaired) and entry.side == "a" else request.b
+        differing = entry.place if isinstance(entry, StageComparison) else {}
+        place = self.query_one(DiffPanes).place or (place_of(differing) if differing else None)
+        fields: dict[str, object] = {}
+        if place is not None and (side.is_file() or "element" in differing):
+            fields = {"element": place[2]}
+        elif place is not None:
+            fields = {"head": place[0], "at": f"{place[1]},{place[2]}"}
         if side.is_file():
-            self.program.open_state(screen_state(ScreenName.TENSOR, path=side))
+            self.program.open_state(screen_state(ScreenName.TENSOR, path=side, **fields))
         else:
-            self.program.open_state(screen_state(ScreenName.TENSOR, capture=side, layer=node.layer, stage=node.stage))
+            self.program.open_state(
+                screen_state(ScreenName.TENSOR, capture=side, layer=node.layer, stage=node.stage, **fields)
+            )
 
     def _go(self, node: Node, place: Place | None = None) -> None:
         self.query_one(DiffGrid).put_cursor(node)
@@ -575,6 +575,8 @@ class DiffScreen(ToolScreen):
             return
         self._comparison = self._judged(self._reported)
         self._show_grid()
+        self._show_lists(self._comparison)
+        self._follow_verdict()
         self._show_verdict()
 
     def _judged(self, made: Comparison) -> Comparison:
@@ -599,36 +601,25 @@ class DiffScreen(ToolScreen):
             return
         self._before = None
         self._request = replace(request, a=request.b, b=request.a)
-        self._sides = Sides(self._sides.b, self._sides.a)
+        self._sides = self._sides.swapped
         self.detail(f"A {as_typed(request.b)} ↔ B {as_typed(request.a)}")
         self._compare(self._bounded(self._request))
 
     def action_replay(self) -> None:
-        """Replay both sides with their model; ask for it where it is not known."""
+        """Replay both sides with their model; ask for it where it is not certain which file that is."""
         request = self._request
         if request is None:
             return
-        model = request.model or self._embedded
+        model = request.model or self._search.only
         if model is None:
-            self.set_class(True, "-asks")
-            model_input = self.query_one(ModelInput)
-            name = self._sides.model_name
-            model_input.placeholder = f"path of the model to replay with{f' ({name})' if name else ''}"
-            model_input.focus()
+            self.app.push_screen(ModelDialog(self._search), self._replay_with)
         else:
             self._replay(model)
 
-    def on_input_submitted(self, message: Input.Submitted) -> None:
-        path = Path(message.value).expanduser()
-        if not path.is_file():
-            self.notify(f"{path}: is no file: expected a GGUF model", severity="error", markup=False)
-            return
-        self.action_leave_model()
-        self._replay(path)
-
-    def action_leave_model(self) -> None:
-        self.set_class(False, "-asks")
-        self.query_one(DiffGrid).focus()
+    def _replay_with(self, model: Path | None) -> None:
+        if model is not None:
+            remember(model)
+            self._replay(model)
 
     def _replay(self, model: Path) -> None:
         assert self._request is not None

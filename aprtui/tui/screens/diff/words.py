@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from aprtui.compare.align.pairing import Unpaired
-from aprtui.compare.comparison import Comparison, Element, ErrorState, StageComparison, Support
+from aprtui.compare.comparison import Comparison, ErrorState, Hypothesis, StageComparison, Support
 from aprtui.compare.metrics.logits import Flip
 from aprtui.compare.metrics.measure import Metric
-from aprtui.compare.verdict import ROUNDING_REL_L2, StageVerdict, Tolerance
+from aprtui.compare.verdict import ROUNDING_REL_L2, StageVerdict, Tolerance, Verdict
 from aprtui.compare.wording import counted, figures_text, number_text
 from aprtui.tui.screens.diff.source import DiffRequest
+from aprtui.tui.screens.diff.verdict import SEPARATOR
 from aprtui.tui.widgets.table import Column, Row, Tone
 
 EXPLANATION = """\
@@ -37,8 +38,6 @@ A capture is written by   aprtui trace -p "def fib(n):" --save-tensor-dir A
 and one with a fault by   aprtui trace -p "def fib(n):" --save-tensor-dir B --inject layer=1,stage=ffn_up,kind=scale
 """
 
-SEPARATOR = " · "
-
 HYPOTHESIS_COLUMNS = (Column(""), Column("looks like", grows=True), Column("evidence", grows=True, rank=1))
 ELEMENT_COLUMNS = (
     Column("place", grows=True), Column("A", right=True), Column("B", right=True), Column("B − A", right=True, rank=1),
@@ -46,8 +45,12 @@ ELEMENT_COLUMNS = (
 
 SUPPORT_TEXTS: Mapping[Support, str] = {Support.SUPPORTED: "yes", Support.REFUTED: "no", Support.UNTESTED: "?"}
 
-NO_HYPOTHESES = "Nothing diverges: there is no error to look at."
-NO_ELEMENTS = "No stage differs."
+NO_HYPOTHESES: Mapping[Verdict, str] = {
+    Verdict.PASS: "No stage is beyond its bound: there is no error to explain.",
+    Verdict.FAIL: "No signature of a known bug was tried on this stage: comparing again does where its shape is known.",
+    Verdict.UNKNOWN: "Nothing is known to be wrong: there is no error to explain yet.",
+}
+"""In place of hypotheses, where there are none."""
 
 
 def place_words(place: Mapping[str, int]) -> str:
@@ -55,26 +58,42 @@ def place_words(place: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {index}" for name, index in place.items())
 
 
-def verdict_lines(comparison: Comparison, request: DiffRequest, bound: Tolerance | None) -> tuple[str, str, str, str]:
-    """Beside the word: which stage it is, its numbers, what was compared and judged by what, how sure that is.
+def next_steps(
+    comparison: Comparison, request: DiffRequest, bound: Tolerance | None, key: Callable[[str], str]
+) -> tuple[str, ...]:
+    """What to do next, with the keys that do it, the most useful first; `key` gives the key of a command by its id."""
+    replay = "" if request.replay or request.a.is_file() else key("diff.replay")
+    values, again = f"{key('diff.open')} the values", f"{key('copy.command')} copy the command"
+    if comparison.alignment.problem:
+        return f"{key('go.browse')} choose captures of the same tokens", again
+    if bound is not None:
+        drop = f"{key('diff.bound.drop')} drop your bound"
+        return f"{key('diff.again')} compare again by this bound", f"{key('diff.next')} next", drop, values, again
+    if comparison.verdict is Verdict.FAIL:
+        first = (f"{replay} replay: injected or inherited?",) if replay else ()
+        others = (f"{key('diff.next')} next",) if len(comparison.divergent) > 1 else ()
+        return *first, values, *others, again
+    if comparison.verdict is Verdict.UNKNOWN:
+        first = (f"{replay} replay: find the stage that adds error",) if replay else ()
+        return *first, f"{key('diff.bound.wider')} set a bound", values, again
+    return values, f"{key('diff.metric')} next metric", f"{key('diff.bound.narrower')} narrower bound", again
+
+
+def verdict_details(comparison: Comparison, request: DiffRequest, bound: Tolerance | None) -> tuple[str, str]:
+    """What the sentence of the verdict leaves out: numbers, how sure it is, what was compared and judged by what.
 
     `bound` is the user's own, where the comparison of `request` was judged again by it.
     """
     divergence = comparison.first_divergence
+    first: list[str] = list(comparison.reasons[1:])
     if divergence is not None:
-        place = f", {place_words(divergence.place)}" if divergence.place else ""
         sure, _, why = divergence.certainty.partition(": ")
-        what = f"first divergence: {divergence.verdict.node}{place}{SEPARATOR}{divergence.state}, {sure}"
-        rest = _numbers(divergence.verdict)
-        why += "; r judges each token" if bound is not None else ""
-    elif comparison.reasons:
-        what, *more = comparison.reasons
-        rest, why = _worst_words(comparison), SEPARATOR.join(more)
-    else:
-        what, rest, why = "nothing is beyond its bound", _worst_words(comparison), ""
-    differs = any(stage.metrics.max_abs or stage.metrics.mismatches for stage in comparison.stages)
-    rest += f"{SEPARATOR}smallest tolerance {comparison.smallest or 'none'}" if differs else ""
-    return what, rest, SEPARATOR.join(_criteria(comparison, request, bound)), why
+        numbers, place = _numbers(divergence.verdict), place_words(divergence.place)
+        first = [numbers, place, f"{divergence.state}, {sure}", why]
+    second = _criteria(comparison, request, bound)
+    if comparison.differing:
+        second.append(f"smallest tolerance {comparison.smallest or 'none'}")
+    return SEPARATOR.join(filter(None, first)), SEPARATOR.join(second)
 
 
 def _criteria(comparison: Comparison, request: DiffRequest, bound: Tolerance | None) -> list[str]:
@@ -89,10 +108,10 @@ def judged_by(request: DiffRequest, bound: Tolerance | None) -> str:
     if bound is not None or request.tolerance:
         return f"by your bound {bound or request.tolerance}"
     if request.replay:
-        return "by a replay of both sides"
+        return f"by a replay of both sides with {'the embedded model' if request.model is None else request.model.name}"
     if request.model is not None:
-        return "by the noise floor of the model"
-    return f"by the floor of {request.floor}" if request.floor else "by no bound: b sets one, R replays"
+        return f"by the noise floor of {request.model.name}"
+    return f"by the floor of {request.floor}" if request.floor else "no bound is set"
 
 
 def _numbers(verdict: StageVerdict) -> str:
@@ -101,22 +120,10 @@ def _numbers(verdict: StageVerdict) -> str:
     return figures_text(verdict.metric, verdict.error, verdict.floor, verdict.bound)
 
 
-def _worst_words(comparison: Comparison) -> str:
-    """The stage that differs most by the metric of the verdict."""
-    metric = comparison.metric
-    found = [
-        (deviation, stage)
-        for stage in comparison.stages
-        if (deviation := stage.metrics.deviation(metric)) is not None and stage.metrics.max_abs
-    ]
-    if not found:
-        return "every compared stage is equal" if comparison.compared else ""
-    _, worst = max(found, key=lambda pair: pair[0])
-    return f"differs most: {worst.node}, {metric} {number_text(worst.metrics.value(metric))}"
-
-
-def stage_words(entry: StageComparison | Unpaired, metric: Metric) -> str:
-    """One stage: what was found, by how much it is beyond or below its bound, what a replay says."""
+def stage_words(entry: StageComparison | Unpaired, metric: Metric, adds: bool) -> str:
+    """One stage: what was found, by how much it is beyond or below its bound, what a replay says, whether it `adds`
+    error itself.
+    """
     if isinstance(entry, Unpaired):
         return f"{entry.node}: not compared: {entry.reason}"
     verdict, metrics = entry.verdict, entry.metrics
@@ -127,7 +134,7 @@ def stage_words(entry: StageComparison | Unpaired, metric: Metric) -> str:
         words += [] if injected is None else [f"{side} adds {number_text(injected.error)}"]
     if any(entry.injected):
         words.append(f"observed {number_text(metrics.token_rel_l2)} (rounding {ROUNDING_REL_L2:g})")
-    if entry.state in (ErrorState.INHERITED, ErrorState.INJECTED):
+    if adds or entry.state is ErrorState.INHERITED:
         words.append(f"error is {entry.state}")
     return SEPARATOR.join([*words, verdict.reason])
 
@@ -141,31 +148,45 @@ def flip_words(flip: Flip) -> str:
 
 
 def hypothesis_rows(comparison: Comparison) -> list[Row]:
-    """A row for each signature, those supported first; the cause stands behind what it looks like."""
+    """A row for each signature, those supported first."""
     return [
         Row(
-            hypothesis.name,
-            (SUPPORT_TEXTS[hypothesis.support], f"{hypothesis.name}: {hypothesis.cause}", hypothesis.evidence),
+            hypothesis,
+            (SUPPORT_TEXTS[hypothesis.support], _appearance(hypothesis), hypothesis.evidence),
             Tone.MARKED if hypothesis.support is Support.SUPPORTED else Tone.MUTED,
         )
         for hypothesis in comparison.hypotheses
     ]
 
 
+def _appearance(hypothesis: Hypothesis) -> str:
+    return hypothesis.looks_like if hypothesis.support is Support.SUPPORTED else hypothesis.name
+
+
+def hypothesis_words(hypothesis: Hypothesis) -> str:
+    """A signature in full, with what usually causes it."""
+    words = (f"{hypothesis.name}: {hypothesis.support}", hypothesis.evidence, f"usual cause: {hypothesis.cause}")
+    return SEPARATOR.join(words)
+
+
+def no_elements(comparison: Comparison) -> str:
+    """In place of the largest differences, where there are none."""
+    return "No value differs in what was compared." if comparison.stages else "Nothing was compared."
+
+
 def element_rows(comparison: Comparison) -> list[Row]:
     """A row for each of the values that differ most, at the stage in focus."""
     return [
         Row(
-            place_of(element),
+            place_of(element.place),
             (place_words(element.place), f"{element.a:.6g}", f"{element.b:.6g}", number_text(element.b - element.a)),
         )
         for element in comparison.elements
     ]
 
 
-def place_of(element: Element) -> tuple[int, int, int]:
-    """Plane, row and column of a value."""
-    place = element.place
+def place_of(place: Mapping[str, int]) -> tuple[int, int, int]:
+    """Plane, row and column of a value; values of unknown shape are one row."""
     if "head" in place:
         return place["head"], place["query"], place["key"]
-    return 0, place.get("token", 0), place.get("channel", 0)
+    return 0, place.get("token", 0), place.get("channel", place.get("element", 0))

@@ -61,7 +61,8 @@ def pass_title(statistic: Statistic, record: TokenRecord | None) -> str:
     if record is None:
         return statistic.words
     if record.index == 0:
-        return f"{statistic.words}: the prompt, {record.evaluated} tokens"
+        new = " new" if record.evaluated < record.position else ""
+        return f"{statistic.words}: the prompt, {record.evaluated}{new} tokens"
     return f"{statistic.words}: pass at position {record.position - 1}"
 
 

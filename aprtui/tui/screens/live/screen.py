@@ -14,12 +14,14 @@ from textual.containers import Container, Horizontal
 from textual.widget import Widget
 from textual.widgets import Label, Static
 
+from aprtui.engine.faults.faults import fault_node
 from aprtui.engine.logit_noise import FEWEST_TOKENS
 from aprtui.engine.process import messages
 from aprtui.engine.process.engine_process import EngineState
 from aprtui.engine.process.slots import TokenRecord
 from aprtui.engine.sampling import Sampling
 from aprtui.errors import UsageError
+from aprtui.model.prompt import ChatPrompt
 from aprtui.trace.graph import graph_for
 from aprtui.tui.draw.bars import candidate_bars, lens_bars
 from aprtui.tui.draw.figures import figures_of, first_bad
@@ -28,6 +30,8 @@ from aprtui.tui.frame.recent import remember
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
+from aprtui.tui.screens.live.conversation import RenderedPromptScreen, show_turns
+from aprtui.tui.screens.live.facts import ModelFactsScreen
 from aprtui.tui.screens.live.faults import FaultDialog, FaultPlace
 from aprtui.tui.screens.live.prompt import PromptEditor, edit
 from aprtui.tui.screens.live.readout import describe, pass_title, sampling_title
@@ -37,7 +41,7 @@ from aprtui.tui.screens.live.state import free_directory, initial_state, live_st
 from aprtui.tui.screens.live.status_lines import Status, StatusBar, TokenLine
 from aprtui.tui.widgets.bar_list import BarList
 from aprtui.tui.widgets.contracts import ContractsDock
-from aprtui.tui.widgets.stage_grid import StageGrid
+from aprtui.tui.widgets.stage_grid import GridView, StageGrid
 from aprtui.tui.widgets.text_stream import TextStream
 
 EXPLANATION = """\
@@ -47,8 +51,16 @@ Flip risk is the chance that an engine that rounds otherwise would find another 
 the margin between the two largest logits and the noise at the logits, which is measured once for each model (q8 \
 against exact on the tokens of the run) when the signal is first chosen.
 
+In a conversation (a), prompts go through the model's own chat template, and every answer stays: the next turn goes on \
+from it, and only what is new is evaluated. P shows the prompt as the model gets it, with its special tokens; A begins \
+a new conversation. A model without a template continues prompts as plain text.
+
 The grid shows one forward pass: the one that chose the token. A row is a layer, a column is a stage in the order in \
-which stages are computed. The statistic is one of six (M). m after a number is thousandths, k thousands.
+which stages are computed. The statistic is one of six (M). m after a number is thousandths, k thousands. Where not \
+all layers have room with their numbers, the overview shows them as colours, two or four a line (v turns to either \
+view): the first of them above, the second below it, the third and fourth at their right. The codes above its columns \
+are short for the stages; the line at the bottom names the one under the cursor. A cell with an injected fault is \
+outlined in violet.
 
 Colours of rms, absmax and mean compare layers: each column has a scale of its own. Those of change and time compare \
 all cells. Change is that of the rms against the token before, in per cent. Stages that a kernel computes in one go \
@@ -59,8 +71,9 @@ known of the stage under the cursor.
 Time travel: [ and ] (or shift with an arrow key) move the whole screen to another token of the run, as far back as \
 records are kept (256); G returns to the present. The engine goes on meanwhile unless it is paused.
 
-The logit lens (L) says for each layer what the model would say next if it ended there: the last norm and the head, \
-applied to the layer's output. It costs time for every token.
+The logit lens (L) says at the right of each layer what the model would say next if it ended there: the last norm and \
+the head, applied to the layer's output. What the last layer says too is bold. It costs time for every token. Where a \
+line of the overview has no room for all of its layers, the one under the cursor is shown, or the last.
 
 A capture (w) evaluates the tokens of the run again with every tap and writes all stage tensors; W copies the \
 headless command for the same.
@@ -75,10 +88,10 @@ PACE = 20.0
 PATIENCE = 3.0
 """Seconds without a token after which the screen says so."""
 
-NO_LENS = "Not computed for this token.\nn makes the next one,\ng starts the run again."
+NO_LENS = "Not computed for this token.\nn makes the next one,\nr starts the run again."
 
 STACKED, WIDE = 120, 160
-"""From these widths on, candidates and lens stand side by side, and so do text and grid."""
+"""From these widths on, the contracts have room beside the candidates, and the text beside the grid."""
 
 
 class LiveScreen(ToolScreen):
@@ -101,6 +114,9 @@ class LiveScreen(ToolScreen):
         Binding("i", "inject", "Inject a fault at this stage", show=False, id="live.inject"),
         Binding("f", "full_speed", "Full speed or easy pace", show=False, id="live.pace"),
         Binding("ctrl+r", "restart", "Restart engine", show=False, id="live.restart"),
+        Binding("a", "chat", "Prompts as a chat or as plain text", show=False, id="live.chat"),
+        Binding("A", "new_conversation", "New conversation", show=False, id="live.new"),
+        Binding("P", "rendered_prompt", "The prompt as the model gets it", show=False, id="live.rendered"),
         Binding("W", "copy_trace", "Copy the trace command of this run", show=False, id="live.trace"),
         Binding("left_square_bracket,shift+left", "travel(-1)", "Token before", show=False, id="live.before"),
         Binding("right_square_bracket,shift+right", "travel(1)", "Token after", show=False, id="live.after"),
@@ -110,6 +126,8 @@ class LiveScreen(ToolScreen):
         Binding("end,G", "newest", "Newest token, as it comes", show=False, id="live.newest"),
         Binding("M", "statistic", "Next statistic of the grid", show=False, id="live.statistic"),
         Binding("t", "tint", "Next signal that tints the text", show=False, id="live.tint"),
+        Binding("I", "facts", "The model's own facts", show=False, id="live.facts"),
+        Binding("v", "view", "Numbers or the overview of all layers", show=False, id="live.view"),
         Binding("L", "lens", "Logit lens on or off", show=False, id="live.lens"),
     ]
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (STACKED, "-stacked"), (WIDE, "-wide")]  # noqa: RUF012  # as Textual does
@@ -122,20 +140,17 @@ class LiveScreen(ToolScreen):
         #side { layout: horizontal; height: 100%; width: auto; }
         TextStream { width: 1fr; height: 100%; }
         BarList { width: 32; height: 100%; }
-        #lens, #dock { display: none; }
-        #dock { width: 44; height: 100%; }
-        &.-narrow StageGrid, &.-stacked StageGrid { dock: bottom; width: 100%; height: auto; max-height: 70%; }
-        &.-lens #lens { display: block; }
-        &.-narrow.-lens #candidates { display: none; }
+        #dock { display: none; width: 44; height: 100%; }
+        &.-narrow StageGrid, &.-stacked StageGrid { dock: bottom; width: 100%; height: auto; }
         &.-contracts #dock, &.-wide #dock { display: block; }
-        &.-narrow.-contracts #candidates, &.-narrow.-contracts #lens { display: none; }
+        &.-narrow.-contracts #candidates { display: none; }
     }
     LiveScreen.-wide {
         #panes { layout: grid; grid-size: 2 2; grid-columns: 1fr 2fr; grid-rows: auto 1fr; }
         #side { width: 100%; min-height: 13; }
         TextStream { row-span: 2; width: 100%; }
         BarList, #dock { width: 1fr; }
-        StageGrid { height: auto; max-height: 66vh; }
+        StageGrid { height: auto; }
     }
     """
 
@@ -146,6 +161,9 @@ class LiveScreen(ToolScreen):
         self._wanted_token = self._initial.token
         self._prompt = state.text("prompt")
         self._sampling = self._initial.sampling
+        self._chat, self._system = self._initial.chat, self._initial.system
+        self._request: str | ChatPrompt | None = None
+        """What the engine was asked for last."""
         self._run = LiveRun()
         self._statistic, self._signal, self._lens = self._initial.statistic, self._initial.signal, self._initial.lens
         self._record: TokenRecord | None = None
@@ -154,7 +172,6 @@ class LiveScreen(ToolScreen):
         self._text = TextStream(classes="pane")
         self._text_title = "text"
         self._candidates = BarList("likeliest tokens", id="candidates", classes="pane")
-        self._lens_bars = BarList("logit lens", id="lens", classes="pane")
         self._dock = ContractsDock(session.paths, id="dock")
         self._dock.can_focus = False  # enter goes to the prompt here; 5 opens the contracts
         self._grid = StageGrid(classes="pane")
@@ -179,16 +196,22 @@ class LiveScreen(ToolScreen):
             yield self._grid
             with Container(id="side"):
                 yield self._candidates
-                yield self._lens_bars
                 yield self._dock
         yield self._token_line
         with Horizontal(id="prompt-line"):
-            yield Label("prompt ❯ ")
+            yield Label("prompt ❯ ", id="prompt-kind")
             yield self._editor
 
     @property
+    def chat(self) -> bool:
+        """Whether prompts are turns of a conversation: as the user said, else where the model has a chat template."""
+        info = self._source.info
+        return info is not None and info.has_template and self._chat is not False
+
+    @property
     def prompt(self) -> str:
-        return self._editor.text
+        """What was said last; before that, what is in the field."""
+        return self._run.turns[-1].said if self._run.turns else self._editor.text
 
     @property
     def sampling(self) -> Sampling:
@@ -197,28 +220,34 @@ class LiveScreen(ToolScreen):
         return self._sampling or Sampling(temperature=(info.temperature if info else None) or 0.0)
 
     def state(self) -> ScreenState:
+        info, run = self._source.info, self._run
+        chat = run.is_chat if run.turns else self.chat
+        at = None if len(run.turns) > 1 else run.timeline.at
         return live_state(
-            self._source.info, LiveSettings(self.sampling, self._source.settings), self.prompt,
-            self._grid.node, self._statistic, self._signal, self._lens, self._run.timeline.at,
+            info, LiveSettings(self.sampling, self._source.settings, self._system), self.prompt,
+            chat if info is not None and info.has_template else self._chat,
+            self._grid.node, self._grid.wanted_view, self._statistic, self._signal, self._lens, at,
         )  # fmt: skip
 
     def command(self) -> Sequence[str]:
-        if not self.prompt:
+        turn, index = self._run.place
+        request = self._next_request() if turn is None else turn.request
+        if not request:
             return []
-        tokens = self._run.timeline.index + 1
-        return run_command(self._source.info, self._source.settings, self.prompt, self.sampling, tokens)
+        ids = () if turn is None else turn.ids
+        return run_command(self._source.info, self._source.settings, request, ids, self.sampling, index + 1)
 
     def on_mount(self) -> None:
         self._text.border_title = self._text_title
         self._grid.border_title = pass_title(self._statistic, None)
         self._candidates.show([], "No token yet.")
-        self.set_class(self._lens, "-lens")
+        self._grid.show_view(self._initial.view)
         self.set_focus(self._grid)
         self._source.start(self._initial.engine)
         self.set_interval(1 / POLLS_PER_SECOND, self._poll)
 
     def on_prompt_editor_sent(self) -> None:
-        self._generate()
+        self._send()
 
     def on_prompt_editor_editor_wanted(self) -> None:
         self.action_open_editor()
@@ -231,7 +260,6 @@ class LiveScreen(ToolScreen):
 
     def on_stage_grid_pointed(self) -> None:
         self._show_words()
-        self._show_lens()
         self._dock.point_at(self._grid.node)
 
     def action_contracts(self) -> None:
@@ -262,6 +290,17 @@ class LiveScreen(ToolScreen):
         self._signal = self._signal.following
         self._request_noise()
         self._show_tints()
+
+    def action_facts(self) -> None:
+        info = self._source.info
+        if info is None or info.path is None:
+            self.notify("No model file is loaded yet.", severity="warning")
+        else:
+            self.app.push_screen(ModelFactsScreen(info.path))
+
+    def action_view(self) -> None:
+        """Show the layers with their numbers, or all of them at once."""
+        self._grid.show_view(GridView.NUMBERS if self._grid.view is GridView.OVERVIEW else GridView.OVERVIEW)
 
     def action_lens(self) -> None:
         self._lens = not self._lens
@@ -296,7 +335,7 @@ class LiveScreen(ToolScreen):
         """Edit the prompt in the user's own editor, which has the terminal meanwhile."""
         try:
             with self.app.suspend():
-                text = edit(self.prompt)
+                text = edit(self._editor.text)
         except UsageError as error:
             self.notify(str(error), severity="error", markup=False)
         except SuspendNotSupported:
@@ -316,12 +355,12 @@ class LiveScreen(ToolScreen):
 
     def action_restart(self) -> None:
         self._source.restart()
-        self._run.forget()
+        self._run.lose_records()
         self._records_shown, self._last_progress = 0, time.monotonic()
         self._show_note("")
 
     def action_settings(self) -> None:
-        settings = LiveSettings(self.sampling, self._source.settings)
+        settings = LiveSettings(self.sampling, self._source.settings, self._system)
         self.app.push_screen(LiveSettingsScreen(settings, self._fault_place()), self._apply_settings)
 
     def action_inject(self) -> None:
@@ -342,7 +381,36 @@ class LiveScreen(ToolScreen):
 
     def action_again(self) -> None:
         self._sampling = replace(self.sampling, seed=self.sampling.seed + 1)
-        self._generate()
+        self._send_again()
+
+    def action_chat(self) -> None:
+        """Say the next prompts through the model's chat template, or have them continued as plain text."""
+        info = self._source.info
+        if info is not None and not info.has_template:
+            self.notify("This model has no chat template: prompts are continued as plain text.", severity="warning")
+            return
+        self._chat = not self.chat
+        self._show_prompt_kind()
+
+    def action_new_conversation(self) -> None:
+        self._source.cancel()
+        self._run.forget()
+        self._request, self._record, self._generation = None, None, 0
+        self._show_note("")
+        self._text.clear()
+        self._candidates.show([], "No token yet.")
+        if self._grid.graph is not None:
+            self._grid.open_graph(self._grid.graph, self._grid.node)
+        self._grid.border_title = pass_title(self._statistic, None)
+        self._show()
+        self.action_edit()
+
+    def action_rendered_prompt(self) -> None:
+        turn, _ = self._run.place
+        if turn is None:
+            self.notify("No prompt was sent yet: press e and enter one.", severity="warning")
+        else:
+            self.app.push_screen(RenderedPromptScreen(turn, self._run))
 
     def action_capture(self) -> None:
         if not self._run.tokens:
@@ -355,7 +423,7 @@ class LiveScreen(ToolScreen):
             self.notify("There is no run to capture yet: press e and enter a prompt.", severity="warning")
             return
         info, settings = self._source.info, self._source.settings
-        self.copy(trace_command(info, settings, self._run.ids, len(self._run.prompt), self._free_directory()))
+        self.copy(trace_command(info, settings, self._run.ids, len(self._run.turns[-1].ids), self._free_directory()))
 
     def _free_directory(self) -> Path:
         info = self._source.info
@@ -364,32 +432,51 @@ class LiveScreen(ToolScreen):
     def _apply_faults(self, faults: tuple[str, ...] | None) -> None:
         engine = self._source.settings
         if faults is not None and faults != engine.faults:
-            self._apply_settings(LiveSettings(self.sampling, replace(engine, faults=faults)))
+            self._apply_settings(LiveSettings(self.sampling, replace(engine, faults=faults), self._system))
 
     def _apply_settings(self, settings: LiveSettings | None) -> None:
         """Use what the dialog returned; the model is opened again only for another engine."""
         if settings is None:
             return
-        self._sampling = settings.sampling
+        self._sampling, self._system = settings.sampling, settings.system
         if settings.engine == self._source.settings:
-            self._generate()
+            self._send_again()
         else:
             self._generate_when_loaded = bool(self.prompt)
             self._source.reopen(settings.engine)
 
-    def _generate(self) -> None:
+    def _next_request(self) -> str | ChatPrompt:
+        """What is in the field, as the next turn of the conversation or as a text to continue; empty if nothing is."""
+        text = self._editor.text
+        return self._run.following(text, self._system) if self.chat and text else text
+
+    def _send(self) -> None:
+        """Send what is in the field."""
+        self._editor.remember(self._editor.text)
+        self._generate(self._next_request())
+
+    def _send_again(self) -> None:
+        """Send what was sent last, with the settings of now; what is in the field where nothing was."""
+        request = self._request
+        if request is None:
+            self._send()
+        else:
+            self._generate(replace(request, system=self._system) if isinstance(request, ChatPrompt) else request)
+
+    def _generate(self, request: str | ChatPrompt) -> None:
         info = self._source.info
-        self._generate_when_loaded = bool(self.prompt)
-        self._editor.remember(self.prompt)
-        if not self.prompt:
+        self._generate_when_loaded = bool(request)
+        if not request:
             self.notify("Type a prompt first.", severity="warning")
         elif self._source.state is EngineState.CRASHED:
             self.notify("The engine has crashed; press escape, then ctrl+r to restart it.", severity="warning")
         elif info is None:
-            # The generation starts as soon as the engine is loaded.
+            # What is in the field is sent as soon as the engine is loaded: until then nobody knows of a template.
+            self._request = None
             self.set_focus(self._grid)
         else:
-            self._generation = self._source.generate(self.prompt, self.sampling, max_tokens=info.context)
+            self._request = request
+            self._generation = self._source.generate(request, self.sampling, max_tokens=info.context)
             self.set_focus(self._grid)
 
     def _stop_at_wanted_token(self) -> None:
@@ -414,7 +501,8 @@ class LiveScreen(ToolScreen):
         record = self._source.latest() if timeline.live else self._source.record(timeline.record)
         if record is not None and timeline.tokens:
             self._record = record
-            self._before = self._source.record(timeline.first_record + record.index - 1) if record.index else None
+            number = (timeline.first_record or 0) + record.index if timeline.live else timeline.record
+            self._before = self._source.record(number - 1) if record.index else None
             self._show_grid()
             if not grid_alone:
                 self._candidates.show(candidate_bars(record, self._run.names), "No token could be chosen.")
@@ -432,13 +520,9 @@ class LiveScreen(ToolScreen):
             self._grid.show(figures, first_bad(graph, record.stats), notify=False)
 
     def _show_lens(self) -> None:
-        """Show or hide the logit lens, with the layer under the cursor marked."""
-        self.set_class(self._lens, "-lens")
-        if self._lens:
-            node = self._grid.node
-            layer = -1 if node is None or node.layer is None else node.layer
-            bars = [] if self._record is None else lens_bars(self._record, self._run.names, layer)
-            self._lens_bars.show(bars, NO_LENS)
+        """Show or hide what each layer would say next."""
+        bars = [] if self._record is None else lens_bars(self._record, self._run.names)
+        self._grid.show_lens(bars if self._lens else None, NO_LENS)
 
     def _show_place(self) -> None:
         timeline = self._run.timeline
@@ -508,21 +592,19 @@ class LiveScreen(ToolScreen):
                 self._show_note("")
             case messages.Loaded(info):
                 self._loaded(info)
-            case messages.Started(number, _, tokens) if number == self._generation:
-                self._show_note(f"evaluating {len(tokens)} prompt tokens")
-                self._last_progress, self._noise_requested = time.monotonic(), False
-                run.begin(event)
-                self._text.border_subtitle = sampling_title(self.sampling)
-                self._text.start(event.prompt)
-            case messages.TokenNames(names):
+            case messages.Started(number) if number == self._generation:
+                self._started(event)
+            case messages.TokenNames(names, special):
                 run.names.update(names)
+                run.special.update(special)
             case messages.TokenText(run=number) if number == self._generation:
                 self._show_note("")
                 run.add(event)
-                self._text.add(event.text, tint(self._signal, run.tokens[-1], run.noise))
+                self._text.add(event.text, tint(self._signal, run.turns[-1].tokens[-1], run.noise))
             case messages.Paused() | messages.Resumed():
                 self._show_note("")
             case messages.Finished(number, reason, tail) if number == self._generation:
+                run.finish(tail)
                 self._text.finish(tail)
                 self._show_note(reason)
             case messages.Captured(directory):
@@ -541,14 +623,29 @@ class LiveScreen(ToolScreen):
                 # An event of a generation that a newer one has replaced.
                 return
 
+    def _started(self, event: messages.Started) -> None:
+        assert self._request is not None
+        self._show_note(f"evaluating {len(event.tokens) - event.kept} prompt tokens")
+        self._last_progress, self._noise_requested = time.monotonic(), False
+        self._run.begin(event, self._request)
+        self._text.border_subtitle = sampling_title(self.sampling)
+        show_turns(self._text, self._run, self._signal)
+        if self._run.is_chat and self._editor.text == self._run.turns[-1].said:
+            self._editor.put("")
+
+    def _show_prompt_kind(self) -> None:
+        self.query_one("#prompt-kind", Label).update("chat ❯ " if self.chat else "prompt ❯ ")
+
     def _loaded(self, info: messages.EngineDescription) -> None:
         if self._grid.graph is None or self._grid.graph.config != info.graph:
             self._grid.open_graph(graph_for(info.graph), self._initial.node)
         self._show_note("")
+        self._grid.mark_faults(map(fault_node, info.faults))
+        self._show_prompt_kind()
         self._source.set_pace(self._pace)
         self._source.set_lens(self._lens)
         if self._generate_when_loaded and not self.is_typing:
-            self._generate()
+            self._send_again()
 
     def _captured(self, directory: Path) -> None:
         self.notify(str(directory), title="Captured", markup=False, timeout=10)

@@ -28,10 +28,11 @@ from aprtui.tui.screens.live.faults import FaultDialog, FaultPlace
 
 @dataclass(frozen=True, slots=True)
 class LiveSettings:
-    """How tokens are chosen, and by which engine."""
+    """How tokens are chosen, by which engine, and after which system message of a conversation."""
 
     sampling: Sampling
     engine: EngineSettings
+    system: str = ""
 
 
 def _decimal(name: str, text: str) -> float:
@@ -79,17 +80,23 @@ ENGINE_FIELDS = (
         "fault", "faults", lambda _, text: tuple(text.split()), "layer=1,stage=ffn_gate,kind=scale,magnitude=0.5"
     ),
 )
+CHAT_FIELDS = (
+    FormField(
+        "system prompt", "system", lambda _, text: text.replace(NEWLINE, "\n"), "what the model is told before a chat"
+    ),
+)
+WIDE = ("fault", "system prompt")
 
 
 def form_texts(settings: LiveSettings) -> dict[str, str]:
-    parts = ((settings.sampling, SAMPLING_FIELDS), (settings.engine, ENGINE_FIELDS))
+    parts = ((settings.sampling, SAMPLING_FIELDS), (settings.engine, ENGINE_FIELDS), (settings, CHAT_FIELDS))
     return {field.name: _text(getattr(part, field.attribute)) for part, fields in parts for field in fields}
 
 
 def _text(value: object) -> str:
     if isinstance(value, tuple):
         return " ".join(value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value).replace("\n", NEWLINE)
 
 
 def parse_form(texts: Mapping[str, str], before: LiveSettings) -> LiveSettings:
@@ -97,14 +104,17 @@ def parse_form(texts: Mapping[str, str], before: LiveSettings) -> LiveSettings:
 
     Faults are separated by blanks; the engine checks whether the model can have them.
     """
-    sampling, engine = (
+    sampling, engine, chat = (
         {field.attribute: field.parse(field.name, texts[field.name]) for field in fields}
-        for fields in (SAMPLING_FIELDS, ENGINE_FIELDS)
+        for fields in (SAMPLING_FIELDS, ENGINE_FIELDS, CHAT_FIELDS)
     )
-    return LiveSettings(replace(before.sampling, **sampling), replace(before.engine, **engine))
+    return LiveSettings(replace(before.sampling, **sampling), replace(before.engine, **engine), **chat)
 
 
-NOTE = "Other sampling starts the prompt again; another engine or fault opens the model again first."
+NEWLINE = "⏎"
+"""Stands for a line break in a field of one line."""
+
+NOTE = "What is changed starts the prompt again; another engine or fault opens the model again first."
 
 
 class OptionInput(Widget, can_focus=True):
@@ -167,10 +177,10 @@ class LiveSettingsScreen(ModalScreen[LiveSettings | None]):
         .heading { color: $accent; text-style: bold; height: 1; }
         Input { border: none; height: 1; padding: 0; width: 12; background: $panel; }
         Input:focus { border: none; background: $boost; }
-        #fault { width: 1fr; }
+        #fault, #system-prompt { width: 1fr; }
         #problem { color: $error; text-style: bold; height: auto; display: none; }
         #note { color: $text-muted; height: auto; }
-        #engine { margin-top: 1; height: auto; }
+        #engine, #chat { margin-top: 1; height: auto; }
         #sampling { height: auto; }
     }
     """
@@ -187,7 +197,8 @@ class LiveSettingsScreen(ModalScreen[LiveSettings | None]):
             box.border_title = "Settings"
             box.border_subtitle = "enter uses them, escape leaves all as it is"
             for title, name, fields in (
-                ("Sampling", "sampling", SAMPLING_FIELDS), ("Engine", "engine", ENGINE_FIELDS)
+                ("Sampling", "sampling", SAMPLING_FIELDS), ("Engine", "engine", ENGINE_FIELDS),
+                ("Conversation", "chat", CHAT_FIELDS),
             ):  # fmt: skip
                 with Vertical(id=name):
                     yield Label(title, classes="heading")
@@ -204,7 +215,7 @@ class LiveSettingsScreen(ModalScreen[LiveSettings | None]):
         return action != "pick_fault" or self._place is not None
 
     def action_apply(self) -> None:
-        fields = [field.name for field in (*SAMPLING_FIELDS, *ENGINE_FIELDS)]
+        fields = [field.name for field in (*SAMPLING_FIELDS, *ENGINE_FIELDS, *CHAT_FIELDS)]
         try:
             settings = parse_form({name: self._value(name) for name in fields}, self._settings)
         except UsageError as error:
@@ -234,7 +245,7 @@ class LiveSettingsScreen(ModalScreen[LiveSettings | None]):
             if field.options:
                 yield OptionInput(field.options, text, id=_id(field.name))
             else:
-                wide = field.name == "fault"
+                wide = field.name in WIDE
                 yield Input(text, placeholder=field.hint if wide else "", id=_id(field.name), select_on_focus=False)
                 if not wide:
                     yield Label(field.hint, classes="hint")

@@ -11,52 +11,68 @@ from typing import TypeVar
 from aprtui.engine.process.messages import EngineDescription, EngineSettings
 from aprtui.engine.sampling import Sampling
 from aprtui.errors import UsageError
+from aprtui.model.prompt import ChatPrompt
 from aprtui.resources import embedded_model
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.figures import Statistic
 from aprtui.tui.draw.signals import TintSignal
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.screens.live.settings import LiveSettings, form_texts, parse_form
+from aprtui.tui.widgets.stage_grid import GridView
 
 _Option = TypeVar("_Option", bound=StrEnum)
 
 _FORM = {
     "temp": "temperature", "top_k": "top-k", "top_p": "top-p", "min_p": "min-p", "repeat_penalty": "repeat penalty",
     "seed": "seed", "mode": "mode", "backend": "backend", "kv": "K/V cache", "inject": "fault",
+    "system": "system prompt",
 }  # fmt: skip
 """The fields of the state that are settings, with their names in the form."""
 
 
 @dataclass(frozen=True, slots=True)
 class InitialState:
-    """How a live screen begins. Without `sampling`, the model's recommendation counts."""
+    """How a live screen begins.
+
+    Without `sampling`, the model's recommendation counts; without `chat`, whether it has a chat template.
+    """
 
     engine: EngineSettings
     sampling: Sampling | None
+    view: GridView | None
     statistic: Statistic
     signal: TintSignal
     lens: bool
     node: Node | None
     token: int | None
+    chat: bool | None
+    system: str
 
 
 def live_state(
     info: EngineDescription | None,
     settings: LiveSettings,
     prompt: str,
+    chat: bool | None,
     node: Node | None,
+    view: GridView | None,
     statistic: Statistic,
     signal: TintSignal,
     lens: bool,
     token: int | None,
 ) -> ScreenState:
-    """All that is needed to show the same screen again; `token` counts from 0, None is the newest."""
+    """All that is needed to show the same screen again; `token` counts from 0, None is the newest.
+
+    `chat` says whether the prompt is the turn of a conversation; None where that is not known.
+    """
     texts = form_texts(settings)
     return screen_state(
         ScreenName.LIVE,
         model=None if info is None or info.path is None else info.path,
         prompt=prompt,
+        chat=None if chat is None else "on" if chat else "off",
         **{name: texts[field] for name, field in _FORM.items()},
+        view=view,
         statistic=statistic,
         tint=signal,
         lens="on" if lens else None,
@@ -79,12 +95,22 @@ def initial_state(state: ScreenState, engine: EngineSettings) -> InitialState:
     return InitialState(
         replace(settings.engine, threads=engine.threads, context=engine.context),
         settings.sampling if chosen else None,
+        _one_of(GridView, state, "view", GridView.NUMBERS) if state.text("view") else None,
         _one_of(Statistic, state, "statistic", Statistic.RMS),
         _one_of(TintSignal, state, "tint", TintSignal.PROBABILITY),
         state.text("lens") == "on",
         Node(layer, stage) if stage and layer is not None else None,
         state.number("token"),
+        _on_or_off(state, "chat"),
+        settings.system,
     )
+
+
+def _on_or_off(state: ScreenState, name: str) -> bool | None:
+    text = state.text(name)
+    if text not in ("", "on", "off"):
+        raise UsageError(f"{state}: {name} is {text!r}: expected on or off")
+    return text == "on" if text else None
 
 
 def _one_of(kind: type[_Option], state: ScreenState, name: str, default: _Option) -> _Option:
@@ -96,12 +122,22 @@ def _one_of(kind: type[_Option], state: ScreenState, name: str, default: _Option
 
 
 def run_command(
-    info: EngineDescription | None, settings: EngineSettings, prompt: str, sampling: Sampling, tokens: int
-) -> list[str]:
-    """`aprtui run` of the same prompt: `tokens` tokens, at least one."""
-    words = ["aprtui", "run", *_model(info), "-p", prompt, "-n", str(max(tokens, 1))]
+    info: EngineDescription | None, settings: EngineSettings, prompt: ChatPrompt | str, ids: Sequence[int],
+    sampling: Sampling, tokens: int,
+) -> list[str]:  # fmt: skip
+    """`aprtui run` of the same prompt: `tokens` tokens, at least one.
+
+    A turn that has others before it is given as its token `ids`: no text says which tokens the answers were.
+    """
+    words = ["aprtui", "run", *_model(info)]
+    if not isinstance(prompt, ChatPrompt):
+        words += ["-p", prompt]
+    elif prompt.earlier:
+        words += ["--tokens", ",".join(map(str, ids))]
+    else:
+        words += ["--chat", *(["--system", prompt.system] if prompt.system else []), "-p", prompt.user]
     # Spelt out: without it, the model's own recommendation would count.
-    words += ["--temp", f"{sampling.temperature:g}"]
+    words += ["-n", str(max(tokens, 1)), "--temp", f"{sampling.temperature:g}"]
     defaults = Sampling()
     for option, name in (
         ("--top-k", "top_k"), ("--top-p", "top_p"), ("--min-p", "min_p"),

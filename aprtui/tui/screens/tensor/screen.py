@@ -402,7 +402,9 @@ class TensorScreen(ToolScreen):
             return
         self._plane = min(self._plane, source.planes - 1)
         if self._state_to_restore is not None:
-            self._plane = min(max(self._state_to_restore.number("head") or 0, 0), source.planes - 1)
+            element = self._state_to_restore.number("element")
+            plane = self._state_to_restore.number("head") if element is None else source.place_of(element)[0]
+            self._plane = min(max(plane or 0, 0), source.planes - 1)
         self._values = self._profile = self._cursor_value = None
         if size.height and size.width:
             self._viewport = self._first_viewport(source, size.height, size.width)
@@ -429,6 +431,9 @@ class TensorScreen(ToolScreen):
         if wanted.text("at"):
             _, row, column = parse_place(wanted.text("at"), 1)
             viewport = viewport.at(row, column)
+        element = wanted.number("element")
+        if element is not None:
+            viewport = viewport.at(*source.place_of(element)[1:])
         if wanted.text("zoom") == "numbers":
             return viewport.written_out()
         if wanted.text("zoom"):

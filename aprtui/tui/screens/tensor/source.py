@@ -61,6 +61,12 @@ class TensorSource(ABC):
     def state(self) -> ScreenState:
         """The state that opens this tensor."""
 
+    def place_of(self, element: int) -> tuple[int, int, int]:
+        """Plane, row and column of the value with this flat index."""
+        rows, columns = self.shape
+        row, column = divmod(element, max(columns, 1))
+        return *divmod(row, max(rows, 1)), column
+
     def command(self, index: Sequence[int]) -> list[str]:
         """The headless command that describes this tensor, and the value at `index` if it can and one is given."""
         return ["aprtui", "stats", as_typed(self.file.path)]

@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from textual.widgets import Static
 
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.evidence.files import CheckRun, write_evidence
@@ -15,7 +16,7 @@ from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state, screen_
 from aprtui.tui.screens.contracts import screen as contracts_module
 from aprtui.tui.screens.contracts.screen import ContractsScreen
 from aprtui.tui.widgets.cells_grid import CellsGrid
-from aprtui.tui.widgets.table import Table
+from aprtui.tui.widgets.table import Table, Tone
 from tests.compare.synthetic import changed, write_capture
 from tests.contracts.evidence_samples import evidence
 from tests.tui.driver import Driver, screen_text, showing, until
@@ -39,7 +40,9 @@ def on(folder: Path, **fields: object) -> ScreenState:
 
 
 def results(pilot: Driver) -> dict[object, str]:
-    return {row.key: row.cells[0] for row in pilot.app.screen.query_one("#falsifiers", Table).rows}
+    """The result of each falsifier, without the sign before it."""
+    rows = pilot.app.screen.query_one("#falsifiers", Table).rows
+    return {row.key: row.cells[0].partition(" ")[2] or row.cells[0] for row in rows}
 
 
 async def judged(pilot: Driver) -> None:
@@ -66,7 +69,34 @@ async def test_choosing_a_falsifier_lights_its_cells_and_puts_it_into_words(fold
         grid = pilot.app.screen.query_one(CellsGrid)
         await until(pilot, lambda: grid.lit == {Node(1, "ffn_gate")})
         assert "ALPHA-2  FAIL" in screen_text(pilot)
-        assert "life cycle PROPOSED" in screen_text(pilot)
+
+
+async def test_a_rule_comes_first_in_words_then_its_result_with_sign_and_tone(folder: Path) -> None:
+    async with showing(on(folder, capture="bad", reference="good"), size=(80, 24)) as pilot:
+        await judged(pilot)
+        text = screen_text(pilot)
+        for words in ("✓ PASS", "✗ FAIL", "? not testable", "– no check", "every header is right"):
+            assert words in text
+        tones = {row.key: row.first for row in pilot.app.screen.query_one("#falsifiers", Table).rows}
+        assert tones == {
+            "ALPHA-1": Tone.GOOD, "ALPHA-2": Tone.BAD, "ALPHA-3": Tone.UNSURE, "ALPHA-4": Tone.MUTED,
+        }  # fmt: skip
+        summary = pilot.app.screen.query_one("#summary", Static)
+        await pilot.press("j")
+        await pilot.pause()
+        first, second, *_ = str(summary.content).splitlines()
+        assert first == "gates are alike"
+        assert second.startswith("✗ FAIL  layer 1 ffn_gate")
+
+
+async def test_unknown_says_why_and_what_settles_it(folder: Path) -> None:
+    async with showing(on(folder), size=(80, 24)) as pilot:
+        await judged(pilot)
+        assert "It needs a capture, make it so, open it in Browse (2)" in " ".join(screen_text(pilot).split())
+        assert "read them" in screen_text(pilot), "its test"
+    async with showing(on(folder, capture="good", falsifier="ALPHA-2"), size=(80, 24)) as pilot:
+        await judged(pilot)
+        assert "It needs a second capture to compare with" in screen_text(pilot)
 
 
 async def test_without_captures_nothing_is_claimed(folder: Path) -> None:
@@ -129,7 +159,7 @@ async def test_recorded_evidence_is_shown_with_whether_it_still_holds(folder: Pa
 
     def told(pilot: Driver) -> str:
         row = next(row for row in pilot.app.screen.query_one("#falsifiers", Table).rows if row.key == "ALPHA-1")
-        return row.cells[3]
+        return row.cells[4]
 
     source = folder / "engine.py"
     source.write_text("engine")
@@ -159,7 +189,10 @@ async def test_words_and_cells_share_their_place_on_a_small_screen(folder: Path)
         await pilot.press("v")
         assert cells.display and not details.display
         await pilot.press("v", "enter")
-        assert details.has_focus
+        assert details.has_focus and "life cycle PROPOSED" in screen_text(pilot)
+        assert not pilot.app.screen.query_one("#lists").display
+        await pilot.press("escape")
+        assert pilot.app.screen.query_one("#falsifiers").has_focus and pilot.app.screen.query_one("#lists").display
 
 
 async def test_a_folder_without_contracts_says_what_to_do(tmp_path: Path) -> None:

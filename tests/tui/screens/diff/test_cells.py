@@ -14,6 +14,7 @@ from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.report.records import read_comparison
 from aprtui.compare.verdict import Tolerance
 from aprtui.trace.graph import Node
+from aprtui.tui.draw.colours import ColourMap
 from aprtui.tui.screens.diff.cells import Sign, cells, layout, rows, step_level
 from tests.compare.recorded import EDITS, FAULT, read_back, records_of, two_captures
 from tests.compare.synthetic import changed, write_capture
@@ -35,6 +36,9 @@ def test_cells_show_what_a_stage_adds_above_and_what_is_observed_below(plain: Co
     assert found[FAULT].upper == found[FAULT].lower == step_level(5), "0.5 over 0.01 is more than 30 ×"
     inherited = found[Node(1, "ffn_silu")]
     assert inherited.sign is Sign.BEYOND and inherited.upper is None and inherited.lower == step_level(5)
+    assert (found[FAULT].lower_map, inherited.lower_map) == (ColourMap.ADDED, ColourMap.OBSERVED), (
+        "red is for the fault"
+    )
     clean = found[Node(0, "ffn_gate")]
     assert clean.sign is Sign.NONE and clean.upper == clean.lower == step_level(0)
 
@@ -72,14 +76,16 @@ def test_a_replay_shows_what_each_side_adds_over_what_is_observed(plain: Compari
             added = {"verdict": "FAIL" if own else "PASS", "error": 0.5 if own else 0.0, "floor": 3e-7, "bound": 2e-6}
             record |= {"injected_a": {**added, "verdict": "PASS", "error": 0.0}, "injected_b": added}
             record |= {name: added[name] for name in ("verdict", "error", "floor", "bound")}
-            record |= {"metric": "token_rel_l2", "state": "injected" if own else "inherited"}
+            record |= {"metric": "token_rel_l2", "signal": "injected", "state": "injected" if own else "inherited"}
     judged = read_comparison(records)
     found = cells(judged, Metric.TOKEN_REL_L2)
     assert found[FAULT].upper == step_level(5) and found[FAULT].sign is Sign.ADDS
     silu = found[Node(1, "ffn_silu")]
-    assert silu.upper == step_level(0) and silu.lower == step_level(5) and silu.sign is Sign.NONE
+    assert silu.upper == step_level(0) and silu.sign is Sign.NONE
+    assert silu.lower_map is ColourMap.UNBOUNDED, "an observed difference that nothing bounds is grey, not red"
     before = judge_by_bound(plain, Tolerance(Metric.REL_L2, 0.3))
-    assert cells(judged, Metric.TOKEN_REL_L2, before)[Node(1, "ffn_silu")].lower == step_level(3)
+    bounded = cells(judged, Metric.TOKEN_REL_L2, before)[Node(1, "ffn_silu")]
+    assert bounded.lower == step_level(3) and bounded.lower_map is ColourMap.OBSERVED
     blamed = judged.by_node[FAULT]
     assert isinstance(blamed, StageComparison) and blamed.state is ErrorState.INJECTED
     assert set(EDITS) <= set(judged.by_node)

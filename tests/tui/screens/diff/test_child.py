@@ -22,8 +22,9 @@ from aprtui.tui.frame.config import Config
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, screen_state
 from aprtui.tui.screens.diff.grid import DiffGrid
-from aprtui.tui.screens.diff.screen import DiffScreen, VerdictLines
+from aprtui.tui.screens.diff.screen import DiffScreen
 from aprtui.tui.screens.diff.source import DiffRequest
+from aprtui.tui.screens.diff.verdict import VerdictLines
 from tests.compare.recorded import records_of, two_captures
 from tests.tui.screens.live.recorded import RecordedSource
 
@@ -118,8 +119,9 @@ async def test_a_planted_fault_is_reached_and_the_copied_commands_give_the_same_
                 await pilot.pause(0.05)
                 if isinstance(app.screen, DiffScreen) and not app.screen.comparing:
                     shown = app.screen.query_one(VerdictLines).text
-                    if holds(shown.word, "\n".join(shown.lines)):
-                        return shown.word, "\n".join(shown.lines)
+                    words = "\n".join((shown.sentence, *shown.details))
+                    if holds(shown.word, words):
+                        return shown.word, words
             raise AssertionError("no verdict")
 
         async def same_headless(word: str) -> None:
@@ -128,7 +130,7 @@ async def test_a_planted_fault_is_reached_and_the_copied_commands_give_the_same_
             assert (code, summary["verdict"]) == ({"PASS": 0, "FAIL": 1, "UNKNOWN": 125}[word], word)
 
         word, lines = await until(lambda word, _: word == "FAIL")
-        assert "by the noise floor of the model" in lines, "both sides are captures of the embedded model"
+        assert "by the noise floor of demo-qwen2-q4km.gguf" in lines, "both sides are captures of the embedded model"
         await pilot.press("home", "g", "d")
         assert app.screen.query_one(DiffGrid).node == Node(2, "ffn_gate")
         await same_headless(word)

@@ -22,7 +22,8 @@ from aprtui.tui.frame.tool_screen import ReadoutLine
 from aprtui.tui.screens.diff.cells import SIGN_TEXTS, STEP_TEXTS, Sign
 from aprtui.tui.screens.diff.grid import DiffGrid
 from aprtui.tui.screens.diff.panes import DiffPanes
-from aprtui.tui.screens.diff.screen import DiffScreen, ModelInput, VerdictLines
+from aprtui.tui.screens.diff.screen import DiffScreen
+from aprtui.tui.screens.diff.verdict import VerdictLines
 from aprtui.tui.screens.live.screen import LiveScreen
 from aprtui.tui.widgets.heatmap import Heatmap
 from aprtui.tui.widgets.table import Table
@@ -64,7 +65,7 @@ def screen(pilot: Driver) -> DiffScreen:
 
 
 def settled(pilot: Driver) -> bool:
-    return bool(screen(pilot).query_one(VerdictLines).text.lines) and not screen(pilot).comparing
+    return bool(screen(pilot).query_one(VerdictLines).text.sentence) and not screen(pilot).comparing
 
 
 def node(pilot: Driver) -> Node | None:
@@ -73,7 +74,7 @@ def node(pilot: Driver) -> Node | None:
 
 def verdict(pilot: Driver) -> str:
     shown = screen(pilot).query_one(VerdictLines).text
-    return "\n".join((shown.word, *shown.lines))
+    return "\n".join((shown.word, shown.sentence, *shown.steps, *shown.details))
 
 
 def between(a: Path, b: Path, /, **fields: object) -> ScreenState:
@@ -93,8 +94,9 @@ async def test_without_captures_it_says_what_to_do(monkeypatch: pytest.MonkeyPat
 async def test_a_comparison_is_shown_with_its_verdict_and_the_grid_walks_by_stages_and_layers(
     sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with opened(between(*sides), playing(*sides), monkeypatch) as pilot:
-        assert verdict(pilot).startswith("UNKNOWN") and "54 of 54 stages compared" in verdict(pilot)
+    async with opened(between(*sides, layer=0, stage="embedding"), playing(*sides), monkeypatch) as pilot:
+        assert verdict(pilot).startswith("UNKNOWN\n5 of 54 stages differ")
+        assert "54 of 54 stages compared" in verdict(pilot)
         assert node(pilot) == Node(0, "embedding")
         await pilot.press("k")
         assert node(pilot) == Node(2, "attn_norm")
@@ -118,7 +120,7 @@ async def test_a_bound_is_moved_dropped_and_walked_through(
         await pilot.press("b")
         assert verdict(pilot).startswith("PASS") and "by your bound rel_l2=0.5" in verdict(pilot)
         await pilot.press(*["B"] * 5)
-        assert verdict(pilot).startswith("FAIL") and "first divergence: layer 1 ffn_gate" in verdict(pilot)
+        assert verdict(pilot).startswith("FAIL\nlayer 1 ffn_gate: rel_l2 0.5, above its bound 0.0283")
         await pilot.press("home", "g", "d")
         assert node(pilot) == FAULT
         await pilot.press("right_square_bracket", "d")
@@ -208,8 +210,8 @@ async def test_layers_that_are_alike_fold_and_unfold(sides: tuple[Path, Path], m
 
 
 async def test_marks_are_set_and_found_again(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    async with opened(between(*sides), playing(*sides), monkeypatch) as pilot:
-        await pilot.press("home", "l", "m", "a", "j", "j", "apostrophe", "a")
+    async with opened(between(*sides, layer=0, stage="attn_norm"), playing(*sides), monkeypatch) as pilot:
+        await pilot.press("l", "m", "a", "j", "j", "apostrophe", "a")
         assert node(pilot) == Node(0, "qkv_matmul")
         await pilot.press("apostrophe", "b")
         assert "There is no mark b" in notifications(pilot)[-1]
@@ -225,32 +227,6 @@ async def test_sides_are_swapped(sides: tuple[Path, Path], monkeypatch: pytest.M
         assert pilot.app.clipboard == f"aprtui diff {sides[1]} {sides[0]}"
 
 
-async def test_a_replay_asks_for_the_model_where_it_is_not_known(
-    sides: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = playing(*sides)
-    model = tmp_path / "m.gguf"
-    model.write_bytes(b"GGUF")
-    async with opened(between(*sides), source, monkeypatch) as pilot:
-        await pilot.press("R")
-        asked = screen(pilot).query_one(ModelInput)
-        assert asked.has_focus and "tiny" in asked.placeholder
-        await pilot.press(*"nothing", "enter")
-        assert "is no file" in notifications(pilot)[-1]
-        await pilot.press("escape")
-        assert screen(pilot).query_one(DiffGrid).has_focus and isinstance(pilot.app.screen, DiffScreen)
-        await pilot.press("R")
-        asked.value = str(model)
-        await pilot.press("enter")
-        await until(pilot, lambda: settled(pilot))
-        assert source.requests[-1].replay and source.requests[-1].model == model
-        await pilot.press("y")
-        assert pilot.app.clipboard.endswith(f"--model {model} --replay")
-        await pilot.press("R")
-        await until(pilot, lambda: settled(pilot))
-        assert source.requests[-1].model == model, "a model that is known is not asked for again"
-
-
 async def test_a_state_is_restored(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = between(*sides, layer=1, stage="ffn_silu", at="0,2,3", metric="rel_l2", bound=0.05)
     async with opened(wanted, playing(*sides), monkeypatch) as pilot:
@@ -263,7 +239,7 @@ async def test_a_state_of_a_stage_that_is_not_there_is_told(
     sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, stage: dict[str, object]
 ) -> None:
     async with opened(between(*sides, **stage), playing(*sides), monkeypatch) as pilot:
-        assert "is not in this comparison" in notifications(pilot)[-1] and node(pilot) == Node(0, "embedding")
+        assert "is not in this comparison" in notifications(pilot)[-1] and node(pilot) == FAULT
 
 
 async def test_the_cursor_among_the_values_is_restored(

@@ -31,6 +31,7 @@ from aprtui.engine.process.messages import (
 from aprtui.engine.process.slots import CANDIDATES, RING, STATS, TokenRecord, candidates
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import Candidate, Sampling
+from aprtui.model.prompt import ChatPrompt
 from aprtui.trace.graph import GraphConfig, Node, graph_for
 
 PIECES = (
@@ -102,14 +103,15 @@ class RecordedSource:
         bad: Node | None = None,
         crash_after: int | None = None,
         per_poll: int = 1,
+        has_template: bool = False,
     ) -> None:
-        self.recorded_info = example_info(layers)
+        self.recorded_info = replace(example_info(layers), has_template=has_template)
         self.info: EngineDescription | None = None
         self.state = EngineState.CLOSED
         self.written = 0
         self.loading_polls = 0
         self.calls: list[str] = []
-        self.prompts: list[str] = []
+        self.prompts: list[str | ChatPrompt] = []
         self.sampling: Sampling | None = None
         self._pieces = pieces
         self._bad = bad
@@ -117,19 +119,20 @@ class RecordedSource:
         self._per_poll = per_poll
         self._events: list[Event] = []
         self._run = 0
-        self._first = 0
+        self._firsts = [0]
+        """Records that begin a generation."""
         self._lens = False
         self.settings = EngineSettings()
         self._steps = 0
 
     def start(self, settings: EngineSettings | None = None) -> None:
         self.settings = settings or self.settings
-        self.state = EngineState.LOADING
+        self.state, self.info, self.written, self._firsts = EngineState.LOADING, None, 0, [0]
         self._events = [StepProgress("compiling kernels", 3, 14), Loaded(self.recorded_info)]
 
     def restart(self) -> None:
         self.calls.append("restart")
-        self.written, self._first, self._crash_after = 0, 0, None
+        self._crash_after = None
         self.start()
 
     def close(self) -> None:
@@ -170,7 +173,7 @@ class RecordedSource:
         return events
 
     def _token(self) -> list[Event]:
-        index = self.written - self._first
+        index = self.written - self._firsts[-1]
         if index == self._crash_after:
             self.state = EngineState.CRASHED
             return [Failed("the engine process was ended by signal 9 (SIGKILL)", fatal=True)]
@@ -193,15 +196,33 @@ class RecordedSource:
     def record(self, number: int) -> TokenRecord | None:
         if not max(0, self.written - RING) <= number < self.written:
             return None
-        return example_record(self.recorded_info, number - self._first, self._bad, lens=self._lens)
+        first = max(first for first in self._firsts if first <= number)
+        return example_record(self.recorded_info, number - first, self._bad, lens=self._lens)
 
-    def generate(self, prompt: str, sampling: Sampling, max_tokens: int) -> int:
+    def generate(self, prompt: str | ChatPrompt, sampling: Sampling, max_tokens: int) -> int:
         self.prompts.append(prompt)
         self.sampling = sampling
-        self._first, self.state = self.written, EngineState.RUNNING
+        self._firsts.append(self.written)
+        self.state = EngineState.RUNNING
         self._run += 1
-        self._events.append(Started(self._run, prompt, (1, 2, 3, 4, 5), self._first))
+        if isinstance(prompt, ChatPrompt):
+            self._events += self._rendered(prompt)
+        else:
+            self._events.append(Started(self._run, prompt, (1, 2, 3, 4, 5), self.written))
         return self._run
+
+    def _rendered(self, prompt: ChatPrompt) -> list[Event]:
+        """Each message between two special tokens, and a token of its own."""
+        names = {1: "<|start|>", 2: "<|end|>"}
+        ids, text = list(prompt.tokens), ""
+        for number, message in enumerate(prompt.messages):
+            text += f"<|start|>{message['role']}\n{message['content']}<|end|>"
+            if not prompt.tokens or number == len(prompt.messages) - 1:
+                names[1000 + number] = f"{message['role']}\n{message['content']}"
+                ids += [1, 1000 + number, 2]
+        named = TokenNames(tuple(names.items()), frozenset({1, 2}))
+        kept = max(len(prompt.tokens) - 1, 0)
+        return [named, Started(self._run, text, tuple(ids), self.written, kept)]
 
     def pause(self) -> None:
         if self.state is EngineState.RUNNING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -179,29 +180,52 @@ async def test_tints_are_levels_of_the_tokens_and_none_leaves_the_text_plain() -
         assert len(backgrounds()) == 1
 
 
-async def test_lens_is_asked_for_and_shown_with_the_layer_of_the_cursor_marked() -> None:
+async def test_lens_is_asked_for_and_shown_at_the_right_of_the_layers() -> None:
     source = RecordedSource()
     async with live(source, size=(120, 40)) as pilot:
         await finished(pilot)
         assert "logit lens" not in screen_text(pilot)
         await pilot.press("L")
-        await until(pilot, lambda: "Not computed for this token." in screen_text(pilot))
+        await until(pilot, lambda: "not computed for" in screen_text(pilot))
         assert source.calls[-1] == "lens True"
-        await pilot.press("shift+left", "down", "down")
-        await until(pilot, lambda: "▸2 " in screen_text(pilot))
-        assert bars(pilot, "lens") == ['" other0"', '" other1"', '" other2"', '" other0"']
+        await pilot.press("shift+left")
+        await until(pilot, lambda: '" other0"' in row(pilot, "│   0 "))
+        for layer, share in enumerate((10, 30, 50, 70)):
+            assert f'" other{layer % 3}"' in row(pilot, f"│   {layer} ") and f" {share} % " in row(
+                pilot, f"│   {layer} "
+            )
         await pilot.press("L")
         await until(pilot, lambda: "logit lens" not in screen_text(pilot))
         assert source.calls[-1] == "lens False"
 
 
-async def test_at_eighty_columns_the_lens_takes_the_place_of_the_candidates() -> None:
+def row(pilot: Driver, begin: str) -> str:
+    return next(line for line in screen_text(pilot).splitlines() if line.startswith(begin))
+
+
+def ends_with(pilot: Driver, begin: str, end: str) -> bool:
+    return row(pilot, begin).rstrip(" │").endswith(end)
+
+
+async def test_at_eighty_columns_the_lens_brings_the_overview_in_which_it_has_room() -> None:
     async with live(RecordedSource()) as pilot:
         await finished(pilot)
-        assert "likeliest tokens" in screen_text(pilot)
         await pilot.press("L")
-        await until(pilot, lambda: "logit lens" in screen_text(pilot))
-        assert "likeliest tokens" not in screen_text(pilot)
+        await until(pilot, lambda: "not computed for" in screen_text(pilot))
+        await pilot.press("v")
+        await until(pilot, lambda: "no room for the logit lens: v" in screen_text(pilot))
+        await pilot.press("v", "shift+left")
+        for layer, share in enumerate((10, 30, 50, 70)):
+            await until(pilot, partial(ends_with, pilot, f"│   {layer} ", f"{share} %"))
+
+
+async def test_of_layers_that_share_a_line_the_lens_shows_the_one_under_the_cursor_or_the_last() -> None:
+    async with live(RecordedSource(layers=24)) as pilot:
+        await finished(pilot)
+        await pilot.press("L", "shift+left")
+        await until(pilot, lambda: " 0 " in row(pilot, "│   0 ")[45:] and "  7 " in row(pilot, "│   4 ")[45:])
+        await pilot.press("j")
+        await until(pilot, lambda: " 1 " in row(pilot, "│   1 ")[45:])
 
 
 async def test_settings_start_the_prompt_again_with_other_sampling() -> None:

@@ -17,17 +17,20 @@ from aprtui.engine.process.slots import CANDIDATES, RING, candidates
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import NO_TOKEN, Candidate, Sampling
 from aprtui.errors import UsageError
+from aprtui.model.prompt import ChatPrompt, Exchange
 from aprtui.resources import embedded_model
 from aprtui.trace.graph import Node
-from aprtui.tui.draw.bars import bar_cells, bar_text, candidate_bars, lens_bars, token_text
+from aprtui.tui.draw.bars import Bar, bar_cells, bar_text, candidate_bars, lens_bars, lens_cells, token_text
 from aprtui.tui.draw.colours import TINTS, tint_styles
 from aprtui.tui.draw.figures import Statistic
 from aprtui.tui.draw.numbers import percent
 from aprtui.tui.draw.signals import TintSignal, TokenFigures, flip_risk, tint, token_words
+from aprtui.tui.draw.text import quoted
 from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state
 from aprtui.tui.screens.live.run import Timeline
 from aprtui.tui.screens.live.settings import LiveSettings, form_texts, parse_form
 from aprtui.tui.screens.live.state import free_directory, initial_state, live_state, run_command, trace_command
+from aprtui.tui.widgets.stage_grid import GridView
 from tests.tui.screens.live.recorded import example_info, example_record
 
 INFO = example_info()
@@ -91,7 +94,7 @@ def test_time_travel_ends_where_records_are_no_longer_kept_and_says_so() -> None
 
 
 def test_a_place_stays_where_it_is_while_tokens_come() -> None:
-    line = Timeline().grown(10).moved(-4)
+    line = Timeline(0).grown(10).moved(-4)
     assert line.grown(20).index == line.index == 5
 
 
@@ -120,15 +123,22 @@ def test_pass_without_a_token_has_no_bars() -> None:
     assert candidate_bars(record, {}) == []
 
 
-def test_lens_has_a_row_for_each_layer_with_the_one_under_the_cursor_marked() -> None:
-    assert lens_bars(example_record(INFO, 3), {}, 1) == []
+def test_lens_has_a_row_for_each_layer_with_those_marked_that_agree_with_the_last() -> None:
+    assert lens_bars(example_record(INFO, 3), {}) == []
     record = example_record(INFO, 3, lens=True)
-    bars = lens_bars(record, {500: "a"}, 2)
+    bars = lens_bars(record, {500: "a"})
     assert [bar.label for bar in bars] == ["0", "1", "2", "3"]
-    assert [bar.marked for bar in bars] == [False, False, True, False]
+    assert [bar.marked for bar in bars] == [True, False, False, True]
     assert bars[0].token == '"a"'
     broken = replace(record, lens=candidates([Candidate(NO_TOKEN, math.nan)] * 4, 4))
-    assert lens_bars(broken, {}, 0)[0].token == token_text(NO_TOKEN, {}) == "not finite"
+    assert lens_bars(broken, {})[0].token == token_text(NO_TOKEN, {}) == "not finite"
+
+
+@given(
+    st.text("abé日\n ", max_size=12), st.floats(0, 1) | st.just(math.nan), st.integers(0, 60), st.sampled_from((0, 3))
+)
+def test_entries_of_the_lens_fill_their_width_exactly(token: str, share: float, width: int, label: int) -> None:
+    assert cell_len(lens_cells(Bar("12", quoted(token), share), label, width, ascii_only=False)) == width
 
 
 @given(st.floats(0, 1) | st.just(math.nan), st.integers(0, 40), st.booleans())
@@ -153,7 +163,9 @@ def test_rows_of_bars_have_one_width_whatever_the_token_is(text: str, width: int
 
 
 SETTINGS = LiveSettings(
-    Sampling(0.8, 40, 0.9, 0.05, 1.1, seed=7), EngineSettings("cpu", Mode.EXACT, KvType.F16, 3, 99, ("layer=1,a=b",))
+    Sampling(0.8, 40, 0.9, 0.05, 1.1, seed=7),
+    EngineSettings("cpu", Mode.EXACT, KvType.F16, 3, 99, ("layer=1,a=b",)),
+    "be\nbrief",
 )
 
 
@@ -182,15 +194,42 @@ def test_several_faults_are_divided_by_blanks() -> None:
 
 
 def test_run_command_spells_out_what_differs_between_app_and_command() -> None:
-    words = run_command(INFO, EngineSettings(), "a b", Sampling(temperature=0.7, top_k=5), 12)
+    words = run_command(INFO, EngineSettings(), "a b", [1, 2], Sampling(temperature=0.7, top_k=5), 12)
     assert words == [
         "aprtui", "run", "-p", "a b", "-n", "12", "--temp", "0.7", "--top-k", "5",
         "--backend", "cpu", "--mode", "q8", "--kv", "f32",
     ]  # fmt: skip
-    assert run_command(replace(INFO, path=Path("m.gguf")), EngineSettings(), "p", Sampling(), 0)[2:6] == [
+    assert run_command(replace(INFO, path=Path("m.gguf")), EngineSettings(), "p", [1], Sampling(), 0)[2:6] == [
         "m.gguf", "-p", "p", "-n"
     ]  # fmt: skip
-    assert "m.gguf" not in run_command(replace(INFO, path=embedded_model()), EngineSettings(), "p", Sampling(), 1)[2]
+    assert (
+        "m.gguf" not in run_command(replace(INFO, path=embedded_model()), EngineSettings(), "p", [1], Sampling(), 1)[2]
+    )
+
+
+def test_run_command_of_a_turn_says_what_was_said_or_gives_the_ids_of_all_before() -> None:
+    def words(prompt: ChatPrompt) -> list[str]:
+        return run_command(INFO, EngineSettings(), prompt, [7, 8, 9], Sampling(), 3)
+
+    assert words(ChatPrompt("hi"))[2:6] == ["--chat", "-p", "hi", "-n"]
+    assert words(ChatPrompt("hi", "be brief"))[2:7] == ["--chat", "--system", "be brief", "-p", "hi"]
+    assert words(ChatPrompt("hi", "", (Exchange("a", "b"),), (7, 8)))[2:5] == ["--tokens", "7,8,9", "-n"]
+
+
+def test_travel_reaches_through_all_answers_and_knows_the_records_of_each() -> None:
+    """A turn that was asked for again has records between two answers, which no token has."""
+    line = Timeline(30, answers=(range(3), range(10, 14))).grown(32)
+    assert (line.tokens, line.record) == (9, 31)
+    assert [line.at_token(index).record for index in range(9)] == [0, 1, 2, 10, 11, 12, 13, 30, 31]
+    assert line.grown(RING + 12).at_token(0).record == 12
+    assert line.grown(RING + 12).oldest == 5
+    assert line.grown(RING + 12).at_token(0).words() == f"token 6 of {RING - 11}, the last {RING - 16} kept"
+
+
+def test_records_of_an_engine_that_is_gone_cannot_be_travelled_to() -> None:
+    line = Timeline(2, answers=(range(-3, 0),)).grown(6)
+    assert (line.tokens, line.oldest) == (7, 3)
+    assert line.at_token(0).record == 2
 
 
 def test_trace_command_evaluates_the_tokens_as_the_run_did() -> None:
@@ -211,15 +250,18 @@ def test_directories_of_captures_are_numbered(tmp_path: Path) -> None:
 
 def test_state_of_the_screen_survives_its_string() -> None:
     state = live_state(
-        replace(INFO, path=Path("m.gguf")), SETTINGS, "def f():\n", Node(2, "ffn_gate"),
-        Statistic.TIME, TintSignal.FLIP_RISK, True, 17,
+        replace(INFO, path=Path("m.gguf")), SETTINGS, "def f():\n", True, Node(2, "ffn_gate"),
+        GridView.OVERVIEW, Statistic.TIME, TintSignal.FLIP_RISK, True, 17,
     )  # fmt: skip
     read = parse_state(str(state))
     begin = initial_state(read, EngineSettings(threads=3, context=99))
     assert begin.engine == SETTINGS.engine
     assert begin.sampling == SETTINGS.sampling
     assert (begin.statistic, begin.signal, begin.lens) == (Statistic.TIME, TintSignal.FLIP_RISK, True)
+    assert begin.view is GridView.OVERVIEW
+    assert initial_state(ScreenState(ScreenName.LIVE), EngineSettings()).view is None
     assert (begin.node, begin.token) == (Node(2, "ffn_gate"), 17)
+    assert (begin.chat, begin.system) == (True, "be\nbrief")
     assert (read.text("prompt"), read.text("model")) == ("def f():\n", "m.gguf")
 
 
@@ -228,11 +270,19 @@ def test_state_that_says_nothing_leaves_all_as_it_was() -> None:
     begin = initial_state(ScreenState(ScreenName.LIVE), engine)
     assert begin.engine == engine
     assert begin.sampling is None
+    assert (begin.chat, begin.system) == (None, "")
     assert (begin.statistic, begin.signal, begin.token) == (Statistic.RMS, TintSignal.PROBABILITY, None)
 
 
 @pytest.mark.parametrize(
-    "text", ["aprtui:live?mode=fast", "aprtui:live?statistic=size", "aprtui:live?temp=hot", "aprtui:live?token=last"]
+    "text",
+    [
+        "aprtui:live?mode=fast",
+        "aprtui:live?statistic=size",
+        "aprtui:live?temp=hot",
+        "aprtui:live?token=last",
+        "aprtui:live?chat=maybe",
+    ],
 )
 def test_state_that_makes_no_sense_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(UsageError) as refused:

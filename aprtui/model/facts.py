@@ -1,0 +1,165 @@
+"""A model file's own facts in plain values, and what is unusual about it: what a port of it is likely to miss."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from aprtui.errors import UnreadableError
+from aprtui.model.config import ModelConfig
+from aprtui.model.model import Model
+from aprtui.model.weights import Weight
+from aprtui.trace.graph import Node
+
+_USUAL_BASES = (1e4, 5e5, 1e6)
+_USUAL_EPSILONS = (1e-5, 1e-6)
+_BLOCK = 256
+"""Values in a block of a K-quant: a row must be a multiple of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class WeightTypeFacts:
+    """How many tensors are of one type, with their values and bytes."""
+
+    name: str
+    tensors: int
+    values: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerFacts:
+    """`kind` and `pre_tokenizer` are as the file names them; `begins` is the token that every text begins with."""
+
+    kind: str
+    pre_tokenizer: str
+    tokens: int
+    bos: str | None
+    eos: str | None
+    begins: bool
+    stops: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """`size` is that of the file in bytes; `template` is the source of the chat template, if there is one.
+
+    `unusual` are sentences. Without a tokenizer that can be read, `tokenizer` says why.
+    """
+
+    name: str
+    path: Path
+    size: int
+    quantization: str
+    parameters: int
+    config: ModelConfig
+    types: tuple[WeightTypeFacts, ...]
+    tokenizer: TokenizerFacts | str
+    template: str | None
+    temperature: float | None
+    unusual: tuple[str, ...]
+
+
+def model_facts(model: Model) -> ModelFacts:
+    """The facts of `model`; builds its tokenizer, which takes a second for a large vocabulary."""
+    types = _types(model)
+    tokenizer = _tokenizer(model)
+    template = model.metadata.get("tokenizer.chat_template")
+    source = template if isinstance(template, str) else None
+    return ModelFacts(
+        model.name, model.path, model.path.stat().st_size, model.quantization,
+        sum(found.values for found in types), model.config, types, tokenizer, source, model.sampling_temperature,
+        tuple(_unusual(model, types, tokenizer, source)),
+    )  # fmt: skip
+
+
+def _types(model: Model) -> tuple[WeightTypeFacts, ...]:
+    """The types of the weights, that of most bytes first."""
+    groups: dict[str, list[Weight]] = defaultdict(list)
+    for weight in model.weights.values():
+        groups[weight.type.name].append(weight)
+    found = [
+        WeightTypeFacts(
+            name, len(group), sum(each.rows * each.columns for each in group), sum(each.data.size for each in group)
+        )
+        for name, group in groups.items()
+    ]
+    return tuple(sorted(found, key=lambda each: -each.size))
+
+
+def _tokenizer(model: Model) -> TokenizerFacts | str:
+    try:
+        tokenizer = model.tokenizer
+    except UnreadableError as error:
+        return str(error)
+    vocabulary, pre = tokenizer.vocabulary, model.metadata.get("tokenizer.ggml.pre")
+    return TokenizerFacts(
+        vocabulary.kind, str(pre) if pre else "", tokenizer.size, tokenizer.bos_text, tokenizer.eos_text,
+        vocabulary.add_bos, tuple(vocabulary.texts[token] for token in sorted(vocabulary.stop_ids)),
+    )  # fmt: skip
+
+
+def _unusual(
+    model: Model, types: tuple[WeightTypeFacts, ...], tokenizer: TokenizerFacts | str, template: str | None
+) -> Iterator[str]:
+    yield from _unusual_shape(model)
+    yield from _unusual_numbers(model.config)
+    yield from _unusual_types(model, types)
+    if template is None:
+        yield "no chat template: prompts are plain text"
+    if isinstance(tokenizer, str):
+        yield f"no tokenizer that can be used here: {tokenizer}"
+    elif tokenizer.tokens != model.config.graph.vocabulary:
+        yield (
+            f"{model.config.graph.vocabulary} rows of embeddings for {tokenizer.tokens} tokens: "
+            "the logits of the rest mean nothing"
+        )
+
+
+def _unusual_shape(model: Model) -> Iterator[str]:
+    graph = model.config.graph
+    if graph.qkv_bias:
+        yield "Q, K and V have biases"
+    if graph.qk_norm:
+        yield "each head of Q and K is normalised before RoPE"
+    if model.params(Node(None, "lm_head")) == model.params(Node(0, "embedding")):
+        yield "tied: the head multiplies by the embedding matrix, there is no output.weight"
+    if graph.q_width != graph.hidden:
+        heads = f"{graph.heads} heads of {graph.head_dim} make {graph.q_width} channels"
+        yield f"{heads}, the hidden size is {graph.hidden}"
+
+
+def _unusual_numbers(config: ModelConfig) -> Iterator[str]:
+    rope = config.rope
+    if not any(abs(config.norm_epsilon / usual - 1) < 1e-6 for usual in _USUAL_EPSILONS):
+        yield f"the norms' epsilon is {config.norm_epsilon:.6g}, where 1e-5 and 1e-6 are common"
+    if rope.theta not in _USUAL_BASES:
+        yield f"RoPE's base is {rope.theta:.12g}, where 1e4, 5e5 and 1e6 are common"
+    if rope.scale != 1:
+        yield f"RoPE's positions are divided by {rope.scale:g}"
+    if rope.factors is not None:
+        yield f"RoPE's frequencies are divided by {min(rope.factors):g} … {max(rope.factors):g} (rope_freqs.weight)"
+
+
+def _unusual_types(model: Model, types: tuple[WeightTypeFacts, ...]) -> Iterator[str]:
+    named = model.quantization.removesuffix("_S").removesuffix("_M").removesuffix("_L")
+    largest, total = types[0], sum(found.size for found in types)
+    if named != largest.name:
+        yield f"called {model.quantization}, but {100 * largest.size / total:.0f} % of the bytes are {largest.name}"
+    hidden = model.config.graph.hidden
+    if hidden % _BLOCK and any(name.endswith("_K") for name in (named, *(found.name for found in types))):
+        yield f"the hidden size {hidden} is no multiple of {_BLOCK}: rows of that length cannot be K-quants"
+    for parameter, kinds in _mixed(model).items():
+        counts = ", ".join(f"{kind} in {count}" for kind, count in sorted(kinds.items()))
+        yield f"{parameter} is not of one type in all layers: {counts}"
+
+
+def _mixed(model: Model) -> dict[str, dict[str, int]]:
+    """The parameters of layers that are not of the same type in all of them, with the number of layers of each."""
+    kinds: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for name, weight in model.weights.items():
+        if name.startswith("blk."):
+            kinds[name.split(".", 2)[2].removesuffix(".weight")][weight.type.name] += 1
+    return {parameter: dict(found) for parameter, found in kinds.items() if len(found) > 1}

@@ -1,0 +1,83 @@
+"""The facts of model files, and what is called unusual about them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aprtui.model.facts import ModelFacts, TokenizerFacts, model_facts
+from aprtui.model.model import load_model
+from aprtui.model.weight_types import WeightType
+from aprtui.resources import embedded_model
+from tests.engine import edit_gguf
+from tests.model.gguf_files import model_file, write_model
+
+
+def facts_of(path: Path) -> ModelFacts:
+    return model_facts(load_model(path))
+
+
+def test_facts_of_the_embedded_model() -> None:
+    facts = facts_of(embedded_model())
+    graph = facts.config.graph
+    assert (graph.architecture, graph.layers, graph.hidden, facts.quantization) == ("qwen2", 4, 256, "Q4_K_M")
+    assert facts.size == embedded_model().stat().st_size
+    assert [(found.name, found.tensors) for found in facts.types] == [("Q6_K", 17), ("Q4_K", 12), ("F32", 21)]
+    assert facts.parameters == sum(found.values for found in facts.types) == 3_674_368
+    assert isinstance(facts.tokenizer, TokenizerFacts)
+    assert (facts.tokenizer.tokens, facts.tokenizer.begins, facts.tokenizer.bos) == (2048, True, "<|endoftext|>")
+    assert facts.template is not None and facts.temperature == 0.7
+    assert facts.unusual == (
+        "Q, K and V have biases",
+        "tied: the head multiplies by the embedding matrix, there is no output.weight",
+        "called Q4_K_M, but 59 % of the bytes are Q6_K",
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"architecture": "qwen2"}, "Q, K and V have biases"),
+        ({"architecture": "qwen3"}, "each head of Q and K is normalised before RoPE"),
+        ({"architecture": "llama", "tied": True}, "tied: the head multiplies by the embedding matrix"),
+        ({"architecture": "qwen3", "head_dim": 128}, "4 heads of 128 make 512 channels, the hidden size is 256"),
+        ({"architecture": "llama", "tokenizer": False}, "no tokenizer that can be used here: "),
+    ],
+)
+def test_what_a_port_might_miss_is_called_unusual(tmp_path: Path, options: dict[str, object], sentence: str) -> None:
+    facts = facts_of(write_model(tmp_path / "model.gguf", **options))
+    assert any(each.startswith(sentence) for each in facts.unusual), facts.unusual
+
+
+def test_a_plain_model_has_nothing_unusual(tmp_path: Path) -> None:
+    file = model_file(architecture="llama", weight_type=WeightType.Q8_0)
+    assert facts_of(file.write(tmp_path / "model.gguf")).unusual == ()
+    del file.metadata["tokenizer.chat_template"]
+    without = facts_of(file.write(tmp_path / "without.gguf"))
+    assert without.unusual == ("no chat template: prompts are plain text",) and without.template is None
+
+
+@pytest.mark.parametrize(
+    ("edit", "sentence"),
+    [
+        (edit_gguf.double_rope_base, "RoPE's base is 20000, where 1e4, 5e5 and 1e6 are common"),
+        (edit_gguf.enlarge_epsilon, "the norms' epsilon is 0.001, where 1e-5 and 1e-6 are common"),
+    ],
+)
+def test_numbers_that_are_not_the_usual_ones_are_named(tmp_path: Path, edit: object, sentence: str) -> None:
+    path = write_model(tmp_path / "model.gguf", architecture="llama")
+    assert callable(edit)
+    edit(path)
+    found = [each for each in facts_of(path).unusual if each.startswith(sentence)]
+    assert found, facts_of(path).unusual
+
+
+def test_rows_that_cannot_be_k_quants_and_layers_of_several_types_are_named(tmp_path: Path) -> None:
+    file = model_file(architecture="llama", hidden=224, ffn=512, layers=3)
+    other = model_file(architecture="llama", hidden=224, ffn=512, layers=3, weight_type=WeightType.Q6_K, seed=1)
+    name = "blk.1.ffn_down.weight"
+    file.tensors[name] = other.tensors[name]
+    unusual = facts_of(file.write(tmp_path / "model.gguf")).unusual
+    assert "the hidden size 224 is no multiple of 256: rows of that length cannot be K-quants" in unusual
+    assert "ffn_down is not of one type in all layers: Q4_K in 2, Q6_K in 1" in unusual
