@@ -28,7 +28,7 @@ from aprtui.compare.explain.hypotheses import StageEvidence, hypothesise
 from aprtui.compare.explain.locate import first_failing_place, top_elements
 from aprtui.compare.metrics.extras import ulp_histogram
 from aprtui.compare.metrics.measure import Metric
-from aprtui.compare.verdict import ROUNDING_REL_L2, Signal, Tolerance, Verdict, judge, smallest_tolerance
+from aprtui.compare.verdict import NO_BOUND, ROUNDING_REL_L2, Signal, Tolerance, Verdict, judge, smallest_tolerance
 from aprtui.compare.wording import NOTHING_COMPARED, UNBOUNDED, counted
 from aprtui.trace.graph import Node, StageGraph
 
@@ -209,14 +209,22 @@ def _unknown_reasons(
     missing = expected - len(stages)
     if missing:
         reasons.append(f"{missing} of {counted(expected, 'expected stage')} could not be compared")
-    unjudged = [stage.metrics.compared > 0 for stage in stages if stage.verdict.verdict is Verdict.UNKNOWN]
-    differing = sum(unjudged)
-    if differing:
-        of = f"{differing} of {counted(len(stages), 'stage')}"
-        reasons.append(f"{of} differ{'s' if differing == 1 else ''}, {UNBOUNDED}")
-    if differing < len(unjudged):
-        silent = len(unjudged) - differing
-        reasons.append(f"{counted(silent, 'stage')} {'has' if silent == 1 else 'have'} no finite value to compare")
+    unknown = [stage for stage in stages if stage.verdict.verdict is Verdict.UNKNOWN]
+    silent = [stage for stage in unknown if not stage.metrics.compared]
+    differing = [stage for stage in unknown if stage.metrics.compared]
+    unbounded = [stage for stage in differing if stage.verdict.reason.startswith(NO_BOUND)]
+    by_reason: dict[str, list[Node]] = {}
+    for stage in differing:
+        if not stage.verdict.reason.startswith(NO_BOUND):
+            by_reason.setdefault(stage.verdict.reason, []).append(stage.node)
+    for reason, nodes in by_reason.items():
+        reasons.append(f"{len(nodes)} of {counted(len(stages), 'stage')}, {nodes[0]} first: {reason}")
+    if unbounded:
+        of = f"{len(unbounded)} of {counted(len(stages), 'stage')}"
+        reasons.append(f"{of} differ{'s' if len(unbounded) == 1 else ''}, {UNBOUNDED}")
+    if silent:
+        has = "has" if len(silent) == 1 else "have"
+        reasons.append(f"{counted(len(silent), 'stage')} {has} no finite value to compare")
     return tuple(reasons)
 
 

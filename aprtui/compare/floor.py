@@ -7,6 +7,7 @@ three times the floor, as in the three-way gate of AWS Neuron's accuracy debugge
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -36,11 +37,19 @@ def floor_tolerance(floor: float, basis: str) -> Tolerance:
     return Tolerance(Metric.TOKEN_REL_L2, bound, floor, f"{L2_RATIO:g} × {basis}")
 
 
-def floor_bounds(floors: Mapping[Node, float], basis: str) -> Bounds:
-    """Bounds for each node that has a floor; none for others."""
+def floor_bounds(floors: Mapping[Node, float], basis: str, coarsest: Mapping[Node, float] | None = None) -> Bounds:
+    """Bounds for each node that has a floor; none for others.
+
+    `coarsest`, where given, are floors of engines that nothing has ruled out: between the two, nothing is settled.
+    """
 
     def bounds(node: Node) -> Sequence[Tolerance]:
-        return (floor_tolerance(floors[node], basis),) if node in floors else ()
+        if node not in floors:
+            return ()
+        tolerance = floor_tolerance(floors[node], basis)
+        if coarsest is None:
+            return (tolerance,)
+        return (replace(tolerance, limit=floor_tolerance(coarsest[node], basis).bound),)
 
     return bounds
 

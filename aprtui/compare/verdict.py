@@ -59,18 +59,27 @@ class Signal(StrEnum):
 STATED = "the tolerance"
 """The basis of a tolerance that a user states."""
 
+NO_BOUND = "differs, no tolerance applies"
+"""Why a difference without a bound is UNKNOWN."""
+
+UNSETTLED = "beyond what engines of the nearest rounding err by, within what a coarser honest one explains"
+"""Why an error between a bound and its limit is UNKNOWN."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
     """A bound: the most that `metric` may be, the least for cosine.
 
-    `basis` says in words where it comes from; `floor` is the noise floor that it was made from, if it was.
+    `basis` says in words where it comes from; `floor` is the noise floor that it was made from, if it was. An error
+    beyond the bound and up to the `limit`, where there is one, is UNKNOWN: some honest engine may err as much, and
+    nothing has settled whether this one does.
     """
 
     metric: Metric
     bound: float
     floor: float | None = None
     basis: str = STATED
+    limit: float | None = None
 
     def __str__(self) -> str:
         return f"{self.metric}={self.bound!r}"
@@ -134,16 +143,26 @@ def _judge(node: Node, metrics: PairMetrics, tolerances: Sequence[Tolerance]) ->
     if metrics.equal:
         reason = "bit-equal" if metrics.equal_bits == 1 else "equal values"
         return StageVerdict(node, Verdict.PASS, metric, metrics.value(metric), floor, bound, reason)
+    unsettled = False
     for tolerance in tolerances:
         error = metrics.value(tolerance.metric)
         assert error is not None, "a metric is None only where nothing was compared"
-        if not tolerance.admits(error):
-            beyond = "below" if tolerance.metric.is_similarity else "above"
-            reason = f"{beyond} {tolerance.basis}"
-            return StageVerdict(node, Verdict.FAIL, tolerance.metric, error, tolerance.floor, tolerance.bound, reason)
-    verdict, reason = Verdict.UNKNOWN, "differs, no tolerance applies"
+        if tolerance.admits(error):
+            continue
+        if tolerance.limit is not None and error <= tolerance.limit:
+            unsettled = True
+            continue
+        beyond = "below" if tolerance.metric.is_similarity else "above"
+        reason = f"{beyond} {tolerance.basis}"
+        bound = tolerance.bound
+        if tolerance.limit is not None:
+            reason, bound = f"{reason}, and above what the coarsest honest engine explains", tolerance.limit
+        return StageVerdict(node, Verdict.FAIL, tolerance.metric, error, tolerance.floor, bound, reason)
+    verdict, reason = Verdict.UNKNOWN, NO_BOUND
     if first:
         verdict, reason = Verdict.PASS, f"within {first.basis}"
+    if unsettled:
+        verdict, reason = Verdict.UNKNOWN, UNSETTLED
     return StageVerdict(node, verdict, metric, metrics.value(metric), floor, bound, reason)
 
 

@@ -1,7 +1,7 @@
 """What 8-bit engines round: the input of each matmul, by the type of its weights. Plain numpy, the reference.
 
 The rules are those of llama.cpp's CPU backend (`ggml-quants`): K-quants meet activations in Q8_K, the 32-blocks in
-Q8_0, float16 and bfloat16 weights activations of their own type.
+Q8_0, or Q8_1 where they have a minimum, float16 and bfloat16 weights activations of their own type.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from aprtui.engine.protocol import KvType, Mode, Rounding
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
-from aprtui.model.weight_types import InputRounding, WeightType
+from aprtui.model.weight_types import BlockPart, InputRounding, WeightType
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import Op
 
@@ -53,6 +53,27 @@ def round_q8_1(x: Array) -> Array:
     return np.asarray((levels * scale).reshape(x.shape), np.float32)
 
 
+def sum_correction(rounding: str, x: Array, weight: Weight, rows: slice = slice(None)) -> Array | float:
+    """What the product of `x`, rounded, with `rows` of `weight` lacks, `[n, rows]`; 0 for all roundings but one.
+
+    Minimums of blocks do not meet the values of ggml's Q8_1 but their sums as it stores them: sums of quants times the
+    scale, rounded to float16 after the product (`ggml_vec_dot_q4_1_q8_1`).
+    """
+    row = weight.type.format
+    if rounding != InputRounding.Q8_1_F16 or BlockPart.MINIMUM not in row.parts or row.scale_packing is not None:
+        return 0.0
+    blocks = x.reshape(x.shape[0], -1, 32)
+    scale = np.abs(blocks).max(-1) / np.float32(127)
+    values = round_q8_0(x).reshape(blocks.shape).astype(np.float64).sum(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inverse = np.where(scale == 0, np.float32(0), np.float32(127) / np.abs(blocks).max(-1))
+        quants = np.rint(blocks * inverse[..., None]).sum(-1, dtype=np.float32)
+    errors = round_f16(scale * quants) - values
+    stored = weight.data[rows].reshape(-1, x.shape[1] // 32, row.block_bytes)[..., row.parts[BlockPart.MINIMUM]]
+    minimums = np.ascontiguousarray(stored).view(np.float16)[..., 0].astype(np.float64)
+    return np.asarray(errors @ minimums.T, np.float32)
+
+
 def round_f16(x: Array) -> Array:
     """`x` through float16, to nearest even; beyond its range to Inf."""
     with np.errstate(over="ignore"):
@@ -66,17 +87,59 @@ def round_bf16(x: Array) -> Array:
     return np.where(np.isnan(x), x, rounded.view(np.float32)).astype(np.float32)
 
 
+def round_tf32(x: Array) -> Array:
+    """`x` through TF32: float32's range with 10 bits of mantissa, to nearest even."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    rounded = (bits + 0xFFF + ((bits >> 13) & 1)) & np.uint32(0xFFFFE000)
+    return np.where(np.isnan(x), x, rounded.view(np.float32)).astype(np.float32)
+
+
+def round_fp8(x: Array) -> Array:
+    """`x` through FP8 E4M3 (Micikevicius et al. 2022, arXiv:2209.05433) with one scale, absmax/448, for the tensor."""
+    largest = np.abs(x).max(initial=0)
+    if not np.isfinite(largest) or largest == 0:
+        return x
+    scale = np.float32(largest / 448)
+    _, exponent = np.frexp(x / scale)
+    # Three bits behind the leading one; below 2⁻⁶ steps stay at 2⁻⁹.
+    step = np.ldexp(np.float32(1), np.maximum(exponent - 4, -9))
+    return np.asarray(np.rint(x / scale / step) * step * scale, np.float32)
+
+
+def round_int8_row(x: Array) -> Array:
+    """`x` `[…, columns]` through int8 with one scale, absmax/127, for each row (a token's)."""
+    scale = np.abs(x).max(-1, keepdims=True, initial=0) / np.float32(127)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        levels = np.where(scale == 0, np.float32(0), np.rint(x / scale))
+    return np.asarray(levels * scale, np.float32)
+
+
+def round_q4_0(x: Array) -> Array:
+    """`x` `[n, columns]` through Q4_0: blocks of 32, scale −m/8 in float16 with m the value of largest magnitude."""
+    blocks = x.reshape(-1, 32)
+    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(1, keepdims=True), 1)
+    scale = largest / np.float32(-8)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        levels = np.where(scale == 0, np.float32(0), np.clip(np.floor(blocks / scale + np.float32(8.5)), 0, 15) - 8)
+    return np.asarray((levels * round_f16(scale)).reshape(x.shape), np.float32)
+
+
 ROUND: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
     {
         InputRounding.NONE: lambda x: x,
         InputRounding.Q8_K: round_q8_k,
         InputRounding.Q8_0: round_q8_0,
         InputRounding.Q8_1: round_q8_1,
+        InputRounding.Q8_1_F16: round_q8_0,  # whose sums differ: see `sum_correction`
         InputRounding.F16: round_f16,
         InputRounding.BF16: round_bf16,
+        "tf32": round_tf32,
+        "fp8": round_fp8,
+        "int8_row": round_int8_row,
+        "q4_0": round_q4_0,
     }
 )
-"""The roundings by name."""
+"""The roundings by name: those of weight types, and those that other engines use."""
 
 
 def unrounded_input(kind: WeightType) -> InputRounding:

@@ -10,6 +10,7 @@ from pathlib import Path
 from aprtui.errors import UnreadableError
 from aprtui.model.config import ModelConfig
 from aprtui.model.model import Model
+from aprtui.model.vocabulary import VocabularyKind
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import Node
 
@@ -31,9 +32,9 @@ class WeightTypeFacts:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFacts:
-    """`kind` and `pre_tokenizer` are as the file names them; `begins` is the token that every text begins with."""
+    """How text becomes tokens. `pre_tokenizer` is as the file names it; `begins`: whether texts begin with `bos`."""
 
-    kind: str
+    kind: VocabularyKind
     pre_tokenizer: str
     tokens: int
     bos: str | None

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum, StrEnum
-from types import MappingProxyType
 from typing import Self
 
 
@@ -20,6 +19,7 @@ class InputRounding(StrEnum):
     Q8_K = "q8_k"
     Q8_0 = "q8_0"
     Q8_1 = "q8_1"
+    Q8_1_F16 = "q8_1_f16"
     F16 = "f16"
     BF16 = "bf16"
 
@@ -38,6 +38,9 @@ class ScalePacking(Enum):
 
     SIX_BITS = "eight scales and eight minimums of six bits in twelve bytes (`get_scale_min_k4` of ggml)"
     SIGNED_BYTES = "a signed byte a scale"
+    FOUR_BITS = "a scale in the lower and a minimum in the upper half of each of sixteen bytes"
+    SIGNED_SIX_BITS = "sixteen scales of six bits less 32 in twelve bytes: lower halves in eight, upper bits in four"
+    SPLIT_SIX_BITS = "eight scales of six bits less 32: upper bits in two bytes, lower halves in four"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,11 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class WeightFormat:
-    """One weight type. A quantised value is `scale · (quant − offset) − minimum`; float types have `float_step`."""
+    """One weight type. A quantised value is `scale · (quant − offset) − minimum`; float types have `float_step`.
+
+    Where there is a `codebook`, a quant is an entry of it. Scales and minimums of blocks are float16, but for a scale
+    of one byte, which is the power of two 2^(byte − 128).
+    """
 
     block_values: int
     block_bytes: int
@@ -70,6 +77,8 @@ class WeightFormat:
     offset: int = 0
     scale_packing: ScalePacking | None = None
     """None where a block has a single scale."""
+    codebook: tuple[int, ...] = ()
+    """What the stored indices stand for; empty where the stored integers are the quants."""
 
     @property
     def is_quantised(self) -> bool:
@@ -94,6 +103,10 @@ class WeightFormat:
 
 
 _SCALE, _MINIMUM = Field(BlockPart.SCALE, 2), Field(BlockPart.MINIMUM, 2)
+_EXPONENT = Field(BlockPart.SCALE, 1)
+_IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+_FP4 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+"""The values of E2M1, doubled."""
 
 
 def _quants(size: int) -> Field:
@@ -130,13 +143,30 @@ class WeightType(IntEnum):
         32, 18, InputRounding.Q8_0, "Q40", sub_block=32, levels=(0, 15), offset=8,
         fields=(_SCALE, _quants(16)),
     )  # fmt: skip
+    Q4_1 = 3, WeightFormat(
+        32, 20, InputRounding.Q8_1_F16, None, sub_block=32, levels=(0, 15),
+        fields=(_SCALE, _MINIMUM, _quants(16)),
+    )  # fmt: skip
     Q5_0 = 6, WeightFormat(
         32, 22, InputRounding.Q8_0, "Q50", sub_block=32, levels=(0, 31), offset=16,
         fields=(_SCALE, _quants(4), _quants(16)),
     )  # fmt: skip
+    Q5_1 = 7, WeightFormat(
+        32, 24, InputRounding.Q8_1_F16, None, sub_block=32, levels=(0, 31),
+        fields=(_SCALE, _MINIMUM, _quants(4), _quants(16)),
+    )  # fmt: skip
     Q8_0 = 8, WeightFormat(
         32, 34, InputRounding.Q8_0, "Q80", sub_block=32, levels=(-128, 127),
         fields=(_SCALE, _quants(32)),
+    )  # fmt: skip
+    Q2_K = 10, WeightFormat(
+        256, 84, InputRounding.Q8_K, None, sub_block=16, levels=(0, 3), scale_packing=ScalePacking.FOUR_BITS,
+        fields=(_sub_block_scales(16), _quants(64), _SCALE, _MINIMUM),
+    )  # fmt: skip
+    Q3_K = 11, WeightFormat(
+        256, 110, InputRounding.Q8_K, None, sub_block=16, levels=(0, 7), offset=4,
+        scale_packing=ScalePacking.SIGNED_SIX_BITS,
+        fields=(_quants(32), _quants(64), _sub_block_scales(12), _SCALE),
     )  # fmt: skip
     Q4_K = 12, WeightFormat(
         256, 144, InputRounding.Q8_K, "Q4K", sub_block=32, levels=(0, 15), scale_packing=ScalePacking.SIX_BITS,
@@ -151,29 +181,24 @@ class WeightType(IntEnum):
         scale_packing=ScalePacking.SIGNED_BYTES,
         fields=(_quants(128), _quants(64), _sub_block_scales(16), _SCALE),
     )  # fmt: skip
+    IQ4_NL = 20, WeightFormat(
+        32, 18, InputRounding.Q8_0, None, sub_block=32, levels=(-127, 113), codebook=_IQ4,
+        fields=(_SCALE, _quants(16)),
+    )  # fmt: skip
+    IQ4_XS = 23, WeightFormat(
+        256, 136, InputRounding.Q8_K, None, sub_block=32, levels=(-127, 113), codebook=_IQ4,
+        scale_packing=ScalePacking.SPLIT_SIX_BITS,
+        fields=(_SCALE, _sub_block_scales(2), _sub_block_scales(4), _quants(128)),
+    )  # fmt: skip
     BF16 = 30, WeightFormat(
         1, 2, InputRounding.BF16, "BF16", float_step=(2.0**-7, 2.0**-133),
     )  # fmt: skip
-
-
-COMPARED_ONLY: Mapping[str, WeightFormat] = MappingProxyType(
-    {
-        "Q4_1": WeightFormat(
-            32, 20, InputRounding.NONE, None, sub_block=32, levels=(0, 15),
-            fields=(_SCALE, _MINIMUM, _quants(16)),
-        ),
-        "Q5_1": WeightFormat(
-            32, 24, InputRounding.NONE, None, sub_block=32, levels=(0, 31),
-            fields=(_SCALE, _MINIMUM, _quants(4), _quants(16)),
-        ),
-    }
-)  # fmt: skip
-"""Types that no engine here computes with, whose blocks can still be compared. A row that moves from here into
-`WeightType` is the first step of computing with it."""
+    MXFP4 = 39, WeightFormat(
+        32, 17, InputRounding.Q8_0, None, sub_block=32, levels=(-12, 12), codebook=_FP4,
+        fields=(_EXPONENT, _quants(16)),
+    )  # fmt: skip
 
 
 def format_named(name: str) -> WeightFormat | None:
     """The row of the type that ggml calls `name`; None for one that has none."""
-    if name in WeightType.__members__:
-        return WeightType[name].format
-    return COMPARED_ONLY.get(name)
+    return WeightType[name].format if name in WeightType.__members__ else None

@@ -23,7 +23,9 @@ from textual.css.query import NoMatches
 from textual.dom import DOMNode, NoScreen
 from textual.driver import Driver
 from textual.drivers.linux_driver import LinuxDriver
+from textual.events import Event, Key
 from textual.filter import LineFilter
+from textual.notifications import SeverityLevel
 from textual.worker import WorkerFailed, get_current_worker
 
 from aprtui.engine.process.engine_process import EngineProcess, EngineState
@@ -42,7 +44,7 @@ from aprtui.tui.frame.recent import remember_state
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState
 from aprtui.tui.frame.terminal import TerminalDriver, shell_waits
-from aprtui.tui.frame.tool_screen import ToolScreen
+from aprtui.tui.frame.tool_screen import Notice, ToolScreen
 from aprtui.tui.screens.help.screen import HelpScreen
 from aprtui.tui.screens.live.screen import LiveScreen
 from aprtui.tui.widgets.line_widget import PLAIN
@@ -51,6 +53,9 @@ SCREENS: Mapping[ScreenName, type[ToolScreen]] = {
     name: getattr(importlib.import_module(f"aprtui.tui.screens.{name}.screen"), f"{name.capitalize()}Screen")
     for name in ScreenName
 }
+
+SHORTEST, LONGEST, LETTERS_PER_SECOND = 3.0, 12.0, 15
+"""Seconds that a toast stands: so long and the time to read it, but no longer than that."""
 
 
 class AprtuiApp(KeysInTurnApp[ExitCode]):
@@ -70,6 +75,8 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
     }
     .pane:focus, .pane:focus-within { border: round $border; border-title-color: $accent; }
     CommandPalette > Vertical { width: 80; max-width: 100%; }
+    ToastRack { margin-bottom: 2; scrollbar-size: 0 0; }
+    Toast { width: 90%; max-width: 120; padding: 0 1; margin-top: 0; background: $panel; }
     .-ascii .pane, .-ascii .pane:focus { border: ascii $border-blurred; }
     .-behind-zoomed { display: none !important; }
     .-zoomed, .-around-zoomed {
@@ -88,6 +95,7 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
         self._history: list[ScreenName] = []
         """The screens that were shown, each once, the current one last."""
         self._screens: dict[ScreenName, ToolScreen] = {}
+        self.notice: Notice | None = None
         self._rests_while_stopped = False
         self._ascii = (AsciiFilter(),) if self.config.ascii else ()
         self.set_class(self.config.ascii, "-ascii")
@@ -112,6 +120,40 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
         )
         self.open_state(self._initial_state)
 
+    async def on_event(self, event: Event) -> None:
+        if isinstance(event, Key) and not event.is_forwarded:
+            self._show_notice(None)
+        await super().on_event(event)
+
+    def notify(
+        self, message: str, *, title: str = "", severity: SeverityLevel = "information", timeout: float | None = None,
+        markup: bool = True,
+    ) -> None:  # fmt: skip
+        """Tell the user something: in the line of words of the screen, or if it is long in a toast above that line.
+
+        It stands until the next key, a toast for as long as it takes to read. There is no `markup`: messages hold names
+        and paths.
+        """
+        text = f"{title}: {message}" if title else message
+        screen = self._tool_screen
+        if screen is not None and screen.has_room_for(text):
+            self._show_notice(Notice(text, severity))
+        else:
+            seconds = timeout or min(SHORTEST + len(text) / LETTERS_PER_SECOND, LONGEST)
+            super().notify(text, severity=severity, timeout=seconds, markup=False)
+
+    def _show_notice(self, notice: Notice | None) -> None:
+        if notice != self.notice:
+            self.notice = notice
+            if (screen := self._tool_screen) is not None:
+                screen.show_notice()
+
+    @property
+    def _tool_screen(self) -> ToolScreen | None:
+        """The screen on top, if it is one of ours; a dialog is none, and an app that ends has none."""
+        screen = self.screen_stack[-1] if self.screen_stack else None
+        return screen if isinstance(screen, ToolScreen) else None
+
     def get_driver_class(self) -> type[Driver]:
         kind = super().get_driver_class()
         return TerminalDriver if kind is LinuxDriver else kind
@@ -134,7 +176,7 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
         except KeyError:
             self.notify(f"There is no {state.screen} screen in this release.", severity="warning")
         except AprtuiError as error:
-            self.notify(str(error), severity="error", markup=False, timeout=15)
+            self.notify(str(error), severity="error")
             if not self._history:
                 self.action_go(ScreenName.LIVE)
         else:

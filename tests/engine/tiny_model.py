@@ -45,12 +45,25 @@ class TinyModel:
 def half_offsets(kind: WeightType) -> tuple[int, ...]:
     """Where the float16 scale and minimum of a block lie."""
     parts = kind.format.parts
-    return tuple(parts[part].start for part in (BlockPart.SCALE, BlockPart.MINIMUM) if part in parts)
+    found = [parts[part] for part in (BlockPart.SCALE, BlockPart.MINIMUM) if part in parts]
+    return tuple(part.start for part in found if part.stop - part.start == 2)
+
+
+def has_exponents(kind: WeightType) -> bool:
+    """Whether the scale of a block is a power of two, whose exponent is the block's first byte."""
+    return kind.format.is_quantised and not half_offsets(kind)
+
+
+def exponent_of(value: float) -> int:
+    """The byte of a scale of that power of two."""
+    return 128 + int(np.log2(value))
 
 
 def set_halves(kind: WeightType, data: NDArray[np.uint8], value: float) -> None:
     """Make the scales and minimums of all blocks in `data` `[rows, row_bytes]` this number."""
     blocks = data.reshape(-1, kind.format.block_bytes)
+    if has_exponents(kind):
+        blocks[:, 0] = exponent_of(value)
     for offset in half_offsets(kind):
         blocks[:, offset : offset + 2] = np.array([value], np.float16).view(np.uint8)
 
@@ -69,6 +82,8 @@ def random_weight(rng: np.random.Generator, name: str, kind: WeightType, rows: i
         row = kind.format
         scales = half_offsets(kind)
         blocks = rng.integers(0, 256, (rows, columns // row.block_values, row.block_bytes), np.uint8)
+        if has_exponents(kind):
+            blocks[..., 0] = exponent_of(2.0 ** round(float(np.log2(spread / 5))))
         for offset in scales:
             scale = rng.uniform(0.5, 1.0, blocks.shape[:2]).astype(np.float32)
             blocks[..., offset : offset + 2] = scale.astype(np.float16)[..., None].view(np.uint8)
@@ -153,4 +168,10 @@ MODELS: dict[str, Callable[[], TinyModel]] = {
     "qwen3": lambda: tiny_model(QWEN3, (WeightType.Q5_K, WeightType.Q8_0, WeightType.Q4_K)),
     "llama": lambda: tiny_model(LLAMA, (WeightType.Q8_0, WeightType.Q5_0, WeightType.F16)),
     "odd heads": lambda: tiny_model(ODD_HEADS, (WeightType.Q4_0, WeightType.BF16, WeightType.F32)),
+}
+
+# Types that no other backend computes with.
+CPU_MODELS = MODELS | {
+    "small blocks": lambda: tiny_model(TINY, (WeightType.Q4_1, WeightType.MXFP4, WeightType.Q5_1, WeightType.IQ4_NL)),
+    "few bits": lambda: tiny_model(TINY, (WeightType.Q2_K, WeightType.IQ4_XS, WeightType.Q3_K)),
 }

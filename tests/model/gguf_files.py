@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from aprtui.model.architectures.registry import ARCHITECTURES
 from aprtui.model.byte_pair import byte_of_character
 from aprtui.model.vocabulary import TokenType
-from aprtui.model.weight_types import WeightType
+from aprtui.model.weight_types import BlockPart, WeightType
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
@@ -26,7 +26,9 @@ _FALLBACK = {WeightType.Q4_K: WeightType.Q5_0, WeightType.Q5_K: WeightType.Q8_0,
 
 # Standard deviation of random blocks with a scale of 1, from the moments of uniform quants and scales.
 _SPREAD = {
-    WeightType.Q4_0: 4.6, WeightType.Q5_0: 9.2, WeightType.Q8_0: 73.9,
+    WeightType.Q4_0: 4.6, WeightType.Q4_1: 4.6, WeightType.Q5_0: 9.2, WeightType.Q5_1: 9.2, WeightType.Q8_0: 73.9,
+    WeightType.IQ4_NL: 68.6, WeightType.MXFP4: 5.9, WeightType.Q2_K: 13.9, WeightType.Q3_K: 43.3,
+    WeightType.IQ4_XS: 1268.0,
     WeightType.Q4_K: 261.0, WeightType.Q5_K: 530.0, WeightType.Q6_K: 1367.0,
 }  # fmt: skip
 
@@ -87,12 +89,15 @@ def random_blocks(kind: WeightType, rows: int, columns: int, generator: np.rando
     block_values, block_bytes = kind.format.block_values, kind.format.block_bytes
     blocks = generator.integers(0, 256, (rows, columns // block_values, block_bytes), np.uint8)
     scale = (deviation / _SPREAD[kind] * generator.uniform(0.5, 1.5, blocks.shape[:2])).astype(np.float16)
-    at = block_bytes - 2 if kind is WeightType.Q6_K else 0
-    blocks[..., at : at + 2] = scale[..., None].view(np.uint8)
-    if kind in (WeightType.Q4_K, WeightType.Q5_K):
-        # The minimum takes the mean quant off again.
-        middle = 7.5 if kind is WeightType.Q4_K else 15.5
-        blocks[..., 2:4] = (scale * np.float16(middle))[..., None].view(np.uint8)
+    parts = kind.format.parts
+    if kind is WeightType.MXFP4:
+        blocks[..., 0] = 128 + round(float(np.log2(deviation / _SPREAD[kind])))
+        return blocks.reshape(rows, -1)
+    blocks[..., parts[BlockPart.SCALE]] = scale[..., None].view(np.uint8)
+    if BlockPart.MINIMUM in parts:
+        # The minimum takes the mean quant off again; that of 32-blocks is added.
+        middle = np.float16(kind.format.levels[1] / 2) * (1 if kind.format.scale_packing else -1)
+        blocks[..., parts[BlockPart.MINIMUM]] = (scale * np.float16(middle))[..., None].view(np.uint8)
     return blocks.reshape(rows, -1)
 
 

@@ -88,6 +88,7 @@ def test_llama_pre_tokenizer_takes_whole_words_whatever_the_merges_say(tmp_path:
 def test_digits_split_as_the_pre_tokenizer_says(tmp_path: Path) -> None:
     assert pieces(byte_pair(tmp_path, "llama-bpe"), "12") == ["12"]
     assert pieces(byte_pair(tmp_path, "qwen2"), "12") == ["1", "2"]
+    assert pieces(byte_pair(tmp_path, "smollm"), " 12") == [" ", "1", "2"]
 
 
 @pytest.mark.parametrize(

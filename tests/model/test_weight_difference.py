@@ -22,7 +22,7 @@ from aprtui.model.weight_difference.values import weight_metrics
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import StoredTensor
 from aprtui.trace.graph import Node
-from tests.model.gguf_files import ModelFile, Tensor, model_file
+from tests.model.gguf_files import ModelFile, Tensor, model_file, random_blocks
 
 GATE, UP, DOWN = (f"blk.1.{name}.weight" for name in ("ffn_gate", "ffn_up", "ffn_down"))
 
@@ -213,7 +213,8 @@ def test_rows_in_another_order_are_named(tmp_path: Path) -> None:
     assert failing["blk.0.attn_q.weight"].findings[0] == ("the same rows in another order: row 0 of A is row 1 of B")
 
 
-_KINDS = [kind for kind in WeightType if kind not in (WeightType.F32, WeightType.Q5_K)]
+_KINDS = [WeightType[name] for name in ("F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q6_K")]
+"""The types whose typical error is known, and for which a quantiser is at hand."""
 
 
 @pytest.mark.parametrize("kind", _KINDS)
@@ -232,6 +233,15 @@ def test_an_honest_quantisation_passes_and_its_error_is_the_expected_one(
     # A float's step is taken for the largest of its binade.
     assert 0.7 <= metrics.rel_l2 / metrics.expected_rel_l2 <= 1.1
     assert metrics.step_ratio < LIMIT / 1.9
+
+
+@pytest.mark.parametrize("name", ["Q2_K", "Q3_K", "IQ4_NL", "IQ4_XS", "MXFP4"])
+def test_the_error_of_uneven_levels_is_not_judged(tmp_path: Path, name: str) -> None:
+    kind = WeightType[name]
+    blocks = random_blocks(kind, 512, 256, np.random.default_rng(0))
+    tensor = _pair(tmp_path, _stored(_values((512, 256)), WeightType.F16), Tensor(blocks, kind))
+    assert tensor.judgement.verdict is Verdict.UNKNOWN
+    assert f"the rounding error of F16 and {kind.name} is not known" in tensor.judgement.reason
 
 
 @pytest.mark.parametrize("kind", [WeightType.Q4_K, WeightType.Q6_K, WeightType.Q8_0])

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from aprtui.model.weight_types import COMPARED_ONLY, BlockPart, ScalePacking, WeightFormat, WeightType, format_named
+from aprtui.model.weight_types import BlockPart, ScalePacking, WeightFormat, WeightType, format_named
 
-ROWS = {kind.name: kind.format for kind in WeightType} | dict(COMPARED_ONLY)
+ROWS = {kind.name: kind.format for kind in WeightType}
 QUANTISED = [name for name, row in ROWS.items() if row.is_quantised]
 
 BLOCKS = 400
@@ -24,24 +24,35 @@ def unit_blocks(row: WeightFormat) -> NDArray[np.uint8]:
     """Blocks of random quants whose scales are all 1, and whose minimums are 0."""
     blocks = np.random.default_rng(0).integers(0, 256, (BLOCKS, row.block_bytes), np.uint8)
     write(blocks, row.parts[BlockPart.SCALE], 1.0)
+    if row.scale_packing is not None:
+        blocks[:, row.parts[BlockPart.SUB_BLOCK_SCALES]] = _ONES[row.scale_packing]
     if BlockPart.MINIMUM in row.parts:
         write(blocks, row.parts[BlockPart.MINIMUM], 0.0)
-    if row.scale_packing is ScalePacking.SIGNED_BYTES:
-        blocks[:, row.parts[BlockPart.SUB_BLOCK_SCALES]] = 1
-    elif row.scale_packing is ScalePacking.SIX_BITS:
-        blocks[:, row.parts[BlockPart.SUB_BLOCK_SCALES]] = [1] * 4 + [0] * 4 + [1] * 4
     return blocks
 
 
+_ONES = {
+    ScalePacking.SIGNED_BYTES: [1] * 16,
+    ScalePacking.FOUR_BITS: [1] * 16,
+    ScalePacking.SIX_BITS: [1] * 4 + [0] * 4 + [1] * 4,
+    ScalePacking.SIGNED_SIX_BITS: [0x11] * 8 + [0xAA] * 4,
+    ScalePacking.SPLIT_SIX_BITS: [0xAA] * 2 + [0x11] * 4,
+}
+"""The bytes of scales that are all 1, and of minimums that are 0."""
+
+
 def write(blocks: NDArray[np.uint8], part: slice, value: float) -> None:
-    blocks[:, part] = np.full((1, 1), value, np.float16).view(np.uint8)
+    if part.stop - part.start == 1:
+        blocks[:, part] = 128 + int(np.log2(value))
+    else:
+        blocks[:, part] = np.full((1, 1), value, np.float16).view(np.uint8)
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_sizes_are_those_of_gguf(name: str) -> None:
     kind, row = gguf.GGMLQuantizationType[name], ROWS[name]
     assert (row.block_values, row.block_bytes) == gguf.GGML_QUANT_SIZES[kind]
-    assert name in COMPARED_ONLY or WeightType[name] == kind
+    assert WeightType[name] == kind
     assert format_named(name) is row
 
 
@@ -59,6 +70,8 @@ def test_levels_and_offset_are_those_of_the_reference(name: str) -> None:
     row = ROWS[name]
     values = decoded(name, unit_blocks(row))
     assert (values.min(), values.max()) == tuple(level - row.offset for level in row.levels)
+    if row.codebook:
+        assert set(values.ravel()) == set(row.codebook)
 
 
 @pytest.mark.parametrize("name", QUANTISED)
@@ -84,7 +97,13 @@ def test_a_sub_block_is_what_one_scale_reaches(name: str) -> None:
         return
     blocks = unit_blocks(row)
     before = decoded(name, blocks)
-    blocks[:, row.parts[BlockPart.SUB_BLOCK_SCALES].start] = 2
+    # The byte of the first scale, which may hold a part of another one.
+    at, bits = row.parts[BlockPart.SUB_BLOCK_SCALES].start, 1
+    if row.scale_packing is ScalePacking.SPLIT_SIX_BITS:
+        at += 2
+    elif row.scale_packing is ScalePacking.SIX_BITS or row.scale_packing is ScalePacking.SIGNED_BYTES:
+        bits = 3
+    blocks[:, at] ^= bits
     changed = np.flatnonzero((decoded(name, blocks) != before).any(axis=0))
     np.testing.assert_array_equal(changed, np.arange(row.sub_block))
 
@@ -102,6 +121,6 @@ def test_the_step_of_a_float_type_is_the_gap_above_one(name: str) -> None:
 
 
 def test_types_without_a_row_are_known_as_such() -> None:
-    assert format_named("Q2_K") is None
-    assert WeightType.numbered(10) is None
+    assert format_named("I16") is None
+    assert WeightType.numbered(25) is None
     assert WeightType.numbered(12) is WeightType.Q4_K

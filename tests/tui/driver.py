@@ -66,8 +66,10 @@ async def until_shown(pilot: Driver, *words: str) -> None:
 
 
 def notifications(pilot: Driver) -> list[str]:
-    """The notifications that the app has shown."""
-    return [note.message for note in pilot.app._notifications]
+    """What the app tells: its toasts, and the notice in the line of words."""
+    assert isinstance(pilot.app, AprtuiApp)
+    notice = pilot.app.notice
+    return [*(note.message for note in pilot.app._notifications), *([] if notice is None else [notice.text])]
 
 
 async def drag(pilot: Driver, widget: Widget, first: tuple[int, int], last: tuple[int, int]) -> None:

@@ -133,7 +133,7 @@ async def test_command_and_state_are_copied_as_a_shell_takes_them_and_shown() ->
 async def test_text_that_is_selected_with_the_mouse_is_copied() -> None:
     async with app(ScreenState(ScreenName.DIFF)).run_test(size=(80, 24), notifications=True) as pilot:
         await drag(pilot, pilot.app.screen.query_one(Static), (0, 0), (3, 0))
-        assert pilot.app.clipboard == "note" and notifications(pilot) == ["note"]
+        assert pilot.app.clipboard == "note" and notifications(pilot) == ["Copied: note"]
         await pilot.click(Static)
         assert len(notifications(pilot)) == 1
 

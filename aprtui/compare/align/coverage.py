@@ -39,7 +39,8 @@ def plan_coverage(a: Capture, b: Capture, selection: Selection, allowed: Sequenc
     """
     graph = joint_graph(a, b)
     stages = select_stages(ALL if selection.stages is None else selection.stages, graph)
-    layers = parse_layers(ALL if selection.layers is None else selection.layers, graph.layers)
+    # A capture of the logits alone has no layers, of which an explicit selection would select none.
+    layers = range(graph.layers) if selection.layers is None else parse_layers(selection.layers, graph.layers)
     selected = select_nodes(graph, stages, layers)
     promised = _promised(a, b)
     if selection.stages is not None or selection.layers is not None:

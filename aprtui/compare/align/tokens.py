@@ -7,6 +7,7 @@ the same row again and again. Nothing else proves that positions mean the same.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -56,7 +57,8 @@ def align_tokens(a: Capture, b: Capture, given: Sequence[int] | None = None) -> 
     if common < min(len(ids_a), len(ids_b)):
         return TokenAlignment(
             common, counts, sources,
-            f"token ids differ from position {common} on: A has {ids_a[common]}, B has {ids_b[common]}",
+            f"token ids differ from position {common} on: A has {_token_text(a, ids_a, common)}, "
+            f"B has {_token_text(b, ids_b, common)}",
             proven_different=True,
         )  # fmt: skip
     positions = _first_position_difference(a, b, common)
@@ -86,6 +88,12 @@ def _token_ids(capture: Capture, given: Sequence[int] | None) -> tuple[tuple[int
         held = counted(capture.token_count, "token")
         raise UsageError(f"--tokens: {counted(len(given), 'id')} given, {capture.path} holds {held}: give one a token")
     return tuple(given), USER_SOURCE
+
+
+def _token_text(capture: Capture, ids: Sequence[int], at: int) -> str:
+    """A token's id, and its text where the capture has it."""
+    pieces = capture.pieces
+    return f"{ids[at]}" if pieces is None else f"{ids[at]} {json.dumps(pieces[at], ensure_ascii=False)}"
 
 
 def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

@@ -12,7 +12,7 @@ from html import escape
 from typing import Any
 
 from aprtui.compare.metrics.measure import Metric
-from aprtui.compare.verdict import error_step
+from aprtui.compare.verdict import Signal, error_step
 from aprtui.compare.wording import figures_text
 from aprtui.trace.graph import Node
 
@@ -65,7 +65,11 @@ def draw_grid(records: Sequence[Record], *, title: str = "") -> str:
     stages, layers = _axes(records)
     width = max(LEFT + len(stages) * (CELL + GAP) + 150, 560)
     titles = textwrap.wrap(title, width // TITLE_CHARACTER)
-    cells = {(record["layer"], record["stage"]): _cell(record) for record in records if record["record"] in _DRAWN}
+    found = next((record["first_divergence"] for record in records if record["record"] == "summary"), None)
+    first = None if found is None else Node(found["layer"], found["stage"])
+    cells = {
+        (record["layer"], record["stage"]): _cell(record, first) for record in records if record["record"] in _DRAWN
+    }
     top = HEAD + (LINE * len(titles) + 12 if titles else 0)
     height = top + len(layers) * (CELL + GAP) + 52 + 18 * ((len(LEGEND) + 2) // 3)
     parts = list(_labels(stages, layers, top, titles))
@@ -94,7 +98,8 @@ def _axes(records: Sequence[Record]) -> tuple[list[str], list[int | None]]:
     return stages, numbered + ([None] if None in layers else [])
 
 
-def _cell(record: Record) -> SvgCell:
+def _cell(record: Record, first: Node | None) -> SvgCell:
+    """A cell; that of the `first` divergence is outlined, and without a replay no other: they can be inherited."""
     where = Node(record["layer"], record["stage"])
     if record["record"] == "skip":
         return SvgCell(_MISSING, f"{where}: not compared: {record['reason']}", "·")
@@ -104,7 +109,8 @@ def _cell(record: Record) -> SvgCell:
     if record["bound"] is None or record["error"] is None:
         return SvgCell(_UNKNOWN, text, "?")
     mark = "×" if record["verdict"] == "FAIL" else ""
-    outlined = bool(mark) and record["state"] == "injected"
+    injected = record["state"] == "injected" and (where == first or record["signal"] == Signal.INJECTED)
+    outlined = bool(mark) and injected
     step = error_step(Metric(record["metric"]), float(record["error"]), float(record["bound"]))
     return SvgCell(_STEPS[step], text, mark, outlined)
 

@@ -112,6 +112,21 @@ class Emitter:
         extend = self.builder.sext if signed else self.builder.zext
         return extend(value, vector(element, value.type.count))
 
+    def looked_up(self, indices: Value, table: Sequence[int]) -> Value:
+        """The signed bytes of `table` (16) at `indices` (i8 × 32, from 0 to 15)."""
+        kind = indices.type
+        if TIER is not Tier.PLAIN:
+            return self.call("llvm.x86.avx2.pshuf.b", kind, ir.Constant(kind, [*table] * 2), indices)
+        result = constant(kind, table[0])
+        for index, value in enumerate(table[1:], 1):
+            chosen = self.builder.icmp_signed("==", indices, constant(kind, index))
+            result = self.builder.select(chosen, constant(kind, value), result)
+        return result
+
+    def each_shifted_right(self, value: Value, bits: Sequence[int]) -> Value:
+        """Each lane shifted right by a number of bits of its own, without sign."""
+        return self.builder.lshr(value, ir.Constant(value.type, list(bits)))
+
     # Floats. Multiplications and additions are never contracted, unless by `multiply_add`.
     def to_float(self, integers: Value) -> Value:
         """Signed integers as float32, rounded to nearest even."""

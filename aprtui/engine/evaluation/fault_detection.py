@@ -27,7 +27,7 @@ from aprtui.engine.faults.kinds import KINDS, applies
 from aprtui.engine.floors.criteria import criteria_by_model
 from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Mode, NodeCall
-from aprtui.engine.replay.arithmetic import UNROUNDED
+from aprtui.engine.replay.arithmetic import KnownArithmetic
 from aprtui.engine.replay.bounds import replay_tolerance
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
@@ -171,7 +171,7 @@ class _Workplace:
         """The judge of a signal, the mode of the faulty run, and the signal's bound at a node."""
 
         def injected(node: Node) -> float:
-            return replay_tolerance(self.model, node, (), UNROUNDED, len(self.tokens)).bound
+            return replay_tolerance(self.model, node, (), KnownArithmetic(), len(self.tokens)).bound
 
         def difference(node: Node) -> float:
             assert self._criteria.bounds is not None

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 from aprtui.compare.captures import Criteria
 from aprtui.compare.floor import floor_bounds
-from aprtui.engine.floors.measure import arithmetic_floor, weight_floor
-from aprtui.engine.replay.arithmetic import UNROUNDED, NodeEvaluators, Recomputation, rounding_text
+from aprtui.engine.floors.measure import arithmetic_floor, spread_floor, weight_floor
+from aprtui.engine.protocol import Rounding
+from aprtui.engine.replay.arithmetic import KnownArithmetic, NodeEvaluators, rounding_text
+from aprtui.engine.replay.bounds import OUTPUT_STEP
 from aprtui.engine.replay.identify import FoundEngine, find_layouts, identify
-from aprtui.engine.replay.recompute import CapturedStages, Recomputer
+from aprtui.engine.replay.recompute import CapturedStages
 from aprtui.engine.replay.replay import misfit
+from aprtui.engine.replay.spread import honest_roundings, other_roundings
 from aprtui.engine.result_cache import cached, python_digest
 from aprtui.model.model import Model
 from aprtui.progress import Progress
@@ -50,14 +53,12 @@ def criteria_by_model(
     if len(foreign) == 2:
         doubt = "neither side has the weights of MODEL: give each its own with --model-a and --model-b"
         return Criteria(statements=tuple(statements), doubts=(doubt,), unjudgeable=True)
-    roundings = (sides["A"].rounding, sides["B"].rounding)
-    floors = _cached(
-        ("arithmetic", *map(rounding_text, roundings)), model, tokens,
-        lambda: arithmetic_floor(model, tokens, roundings, evaluators, progress),
-    )  # fmt: skip
+    measuring = _Measuring(model, tokens, evaluators, progress)
+    known = (sides["A"].arithmetic, sides["B"].arithmetic)
+    floors, coarsest = measuring.allowed(known)
     basis = "the floor of this arithmetic"
     if foreign:
-        of_weights = _cached(("weights",), model, tokens, lambda: weight_floor(model, tokens, progress))
+        of_weights = measuring.cached(("weights",), lambda: weight_floor(model, tokens, progress))
         floors = {node: math.hypot(floor, of_weights[node]) for node, floor in floors.items()}
         basis = "the estimated floor of other weights of this quantization"
         statements.append(
@@ -65,25 +66,66 @@ def criteria_by_model(
             "disturbed within their quantisation step, 8 seeds, 95th percentile"
         )
     else:
-        what = "the arithmetic" if roundings[0] != roundings[1] else "nothing but the order of sums"
+        differs = known[0].rounding != known[1].rounding or coarsest is not None
+        what = "the arithmetic" if differs else "nothing but the order of sums"
         statements.append(f"what differs: {what}; floor: our own runs of MODEL on these tokens under both roundings")
-    return Criteria(bounds=floor_bounds(floors, basis), statements=tuple(statements))
+    for name, side in sides.items():
+        statements += [f"{name}: {statement}" for statement in side.statements[1:]]
+    return Criteria(bounds=floor_bounds(floors, basis, coarsest), statements=tuple(statements))
+
+
+@dataclass(frozen=True, slots=True)
+class _Measuring:
+    """Measures floors of one model on some tokens, where they are not known yet: that costs several forward passes."""
+
+    model: Model
+    tokens: Sequence[int]
+    evaluators: NodeEvaluators
+    progress: Progress | None
+
+    def allowed(self, known: tuple[KnownArithmetic, KnownArithmetic]) -> tuple[Floors, Floors | None]:
+        """The floors between two engines of the `known` arithmetics, and where nothing has established one of them,
+        the floors up to the coarsest engine that it may be."""
+        first, second = (side.rounding for side in known)
+        floors = self.cached(
+            ("arithmetic", rounding_text(first), rounding_text(second)),
+            lambda: arithmetic_floor(self.model, self.tokens, (first, second), self.evaluators, self.progress),
+        )
+        for side in known:
+            alike = self._spread(side.rounding, other_roundings(side))
+            stored = OUTPUT_STEP[side.stored]
+            floors = {node: floor + alike.get(node, 0.0) + stored for node, floor in floors.items()}
+        unsettled = [side for side in known if side.open_ops]
+        if not unsettled:
+            return floors, None
+        coarsest = dict(floors)
+        for side in unsettled:
+            honest = self._spread(side.rounding, honest_roundings(side.rounding, side.open_ops))
+            coarsest = {node: floor + honest.get(node, 0.0) for node, floor in coarsest.items()}
+        return floors, coarsest
+
+    def _spread(self, reference: Rounding, others: Collection[Rounding]) -> Floors:
+        chosen = sorted(set(others) - {reference}, key=rounding_text)
+        if not chosen:
+            return {}
+        return self.cached(
+            ("spread", rounding_text(reference), *map(rounding_text, chosen)),
+            lambda: spread_floor(self.model, self.tokens, reference, chosen, self.evaluators, self.progress),
+        )
+
+    def cached(self, of: tuple[str, ...], measure: Callable[[], Floors]) -> Floors:
+        key = (python_digest(*SOURCES), *of, self.model.sha256(), ",".join(map(str, self.tokens)))
+        return cached(
+            floor_cache(), key, measure,
+            encode=lambda floors: [[node.layer, node.stage, floor] for node, floor in floors.items()],
+            decode=lambda rows: {Node(layer, stage): float(floor) for layer, stage, floor in rows},
+        )  # fmt: skip
 
 
 def _engine_of(capture: Capture, model: Model, tokens: Sequence[int], evaluators: NodeEvaluators) -> FoundEngine:
     """The engine of a capture; one that has other weights than `model` counts as one that rounds nothing."""
-    recomputer = Recomputer(model, CapturedStages(capture, model, tokens))
-    for _ in find_layouts(recomputer, Recomputation(model, UNROUNDED, evaluators)):
+    stages = CapturedStages(capture, model, tokens)
+    for _ in find_layouts(stages, evaluators):
         pass
-    found = identify(recomputer, {}, evaluators)
-    return found if found.own_weights else replace(found, rounding=UNROUNDED)
-
-
-def _cached(of: tuple[str, ...], model: Model, tokens: Sequence[int], measure: Callable[[], Floors]) -> Floors:
-    """The floors of `model` on `tokens`, measured where they are not known yet: that costs several forward passes."""
-    key = (python_digest(*SOURCES), *of, model.sha256(), ",".join(map(str, tokens)))
-    return cached(
-        floor_cache(), key, measure,
-        encode=lambda floors: [[node.layer, node.stage, floor] for node, floor in floors.items()],
-        decode=lambda rows: {Node(layer, stage): float(floor) for layer, stage, floor in rows},
-    )  # fmt: skip
+    found = identify(stages, {}, evaluators)
+    return found if found.own_weights else replace(found, arithmetic=KnownArithmetic())

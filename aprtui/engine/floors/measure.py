@@ -9,7 +9,7 @@ own quantisation step, against the undisturbed one; that is an estimate, and mar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +19,14 @@ from aprtui.engine.floors.perturbed import perturbed
 from aprtui.engine.protocol import NodeEvaluator, Rounding
 from aprtui.engine.reference.evaluate import NumpyNodes
 from aprtui.engine.replay.arithmetic import UNROUNDED, NodeEvaluators, Recomputation
-from aprtui.engine.replay.bounds import ANGLE_ERROR, flip_error
+from aprtui.engine.replay.bounds import flip_error
+from aprtui.engine.replay.disturbed import LAST_BITS, Disturb, disturbance
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.graph import Node, Op
 
 Array = NDArray[np.float32]
-Disturb = Callable[[Node, Array], Array]
 Run = Iterator[tuple[Node, Array]]
 
 
@@ -66,8 +66,6 @@ def _forget(recent: dict[Node, Array], node: Node, op: Op) -> None:
 
 
 DISTURBED_RUNS = 3
-LAST_BITS = 2.0**-22
-"""Relative size of the disturbance: two honest float32 sums of one stage differ by about this."""
 MORE_FLIPS = 16.0
 """Between engines that round alike flips are all there is, and three runs see few: a larger disturbance, more flips."""
 WEIGHT_SEEDS = 8
@@ -87,7 +85,7 @@ def arithmetic_floor(
     size = LAST_BITS * (MORE_FLIPS if first == second and any(least.values()) else 1)
     reference = run_forward(model, tokens, Recomputation(model, first, evaluators))
     other = Recomputation(model, second, evaluators)
-    runs = [run_forward(model, tokens, other, _disturbance(model, seed, size)) for seed in range(DISTURBED_RUNS)]
+    runs = [run_forward(model, tokens, other, disturbance(model, seed, size)) for seed in range(DISTURBED_RUNS)]
     errors = _errors(model, reference, runs, progress)
     saturated = _saturated(model, tokens, roundings, evaluators, progress)
     return {node: max(least[node], saturated.get(node, 0.0), *found) for node, found in errors.items()}
@@ -108,6 +106,16 @@ def _saturated(
         run_forward(model, tokens, Recomputation(model, rounding, evaluators)) for rounding in (UNROUNDED, roundings[1])
     )
     return {node: found[0] / 2 for node, found in _errors(model, exact, [rounded], progress).items()}
+
+
+def spread_floor(
+    model: Model, tokens: Sequence[int], reference: Rounding, others: Sequence[Rounding], evaluators: NodeEvaluators,
+    progress: Progress | None = None,
+) -> dict[Node, float]:  # fmt: skip
+    """For each node how far the farthest of the `others` comes out from an engine of the `reference` rounding."""
+    run = run_forward(model, tokens, Recomputation(model, reference, evaluators))
+    runs = [run_forward(model, tokens, Recomputation(model, rounding, evaluators)) for rounding in others]
+    return {node: max(found, default=0.0) for node, found in _errors(model, run, runs, progress).items()}
 
 
 def flip_floors(model: Model, roundings: Sequence[Rounding]) -> dict[Node, float]:
@@ -154,17 +162,3 @@ def _errors(model: Model, reference: Run, runs: Sequence[Run], progress: Progres
         found = [measure(expected, next(run)[1], causal=causal).metrics.token_rel_l2 for run in runs]
         errors[node] = [0.0 if error is None else error for error in found]
     return errors
-
-
-def _disturbance(model: Model, seed: int, size: float) -> Disturb:
-    """Relative noise of `size` in every value, and in what RoPE turns as much more as angles in float32 are off."""
-
-    def disturb(node: Node, values: Array) -> Array:
-        random = np.random.default_rng([seed, node.layer or 0, len(node.stage), *node.stage.encode()])
-        noise = random.uniform(-1, 1, values.shape).astype(np.float32)
-        noise *= np.float32(size)
-        if model.graph[node.stage].op is Op.ROPE:
-            noise *= (1 + ANGLE_ERROR / size * np.arange(len(values), dtype=np.float32))[:, None]
-        return values + values * noise
-
-    return disturb

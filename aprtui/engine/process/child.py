@@ -33,6 +33,19 @@ REPORT_SECONDS = 0.1
 """Progress is reported no more often than this: a pipe that fills up would hold the engine back."""
 
 
+class Report:
+    """Sends progress, but not too often; nothing is sent shortly after `begun`, in seconds of the monotonic clock."""
+
+    def __init__(self, send: Callable[[messages.Event], None], begun: float = -REPORT_SECONDS) -> None:
+        self._send = send
+        self._sent = begun
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if time.monotonic() - self._sent > REPORT_SECONDS:
+            self._sent = time.monotonic()
+            self._send(messages.StepProgress(what, done, total))
+
+
 class SideTasks:
     """Does the tasks between two tokens: writes the run as a capture, measures the noise at the logits.
 
@@ -44,7 +57,7 @@ class SideTasks:
         self._loaded = loaded
         self._commands = commands
         self._send = send
-        self._reported = 0.0
+        self._report = Report(send)
 
     def run(self, side_task: SideTask, tokens: Sequence[int], prompt_tokens: int) -> None:
         """Do one side task on the `tokens` of the run so far, the first `prompt_tokens` of which are the prompt."""
@@ -64,9 +77,7 @@ class SideTasks:
     def _progress(self, what: str, done: int, total: int) -> None:
         if self._commands.side_task_cancelled:
             raise EngineError(f"{what}: cancelled")
-        if time.monotonic() - self._reported > REPORT_SECONDS:
-            self._reported = time.monotonic()
-            self._send(messages.StepProgress(what, done, total))
+        self._report(what, done, total)
 
     def _capture(self, directory: Path, tokens: Sequence[int], prompt_tokens: int) -> messages.Captured:
         """Evaluate the tokens as the run did, the prompt at once and the rest one by one, with every tap."""
@@ -167,10 +178,12 @@ class EngineThread:
             self._send(messages.Failed(str(error), fatal=False))
             return
         index = -1
+        recorder.watch_prefill(len(self._tokens) - generation.kept, Report(self._send, time.monotonic()))
         try:
             while True:
                 generation.taps = recorder.taps(self.commands.lens)
                 token = next(generation, None)
+                recorder.end_watching()
                 if token is None:
                     break
                 index += 1
@@ -185,6 +198,7 @@ class EngineThread:
                 self.commands.keep_pace()
                 self._rest(side_tasks, job.run)
         except AprtuiError as error:
+            recorder.end_watching()
             # The user wants to see the stages of the pass that failed.
             recorder.write_failed(job.run, index + 1, loaded.engine.position, generation)
             if isinstance(error, DeviceError):

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from aprtui.engine.faults.faults import Fault, FaultInjector, parse_fault
 from aprtui.engine.faults.kinds import kinds_at
 from aprtui.engine.opening import open_engine
@@ -50,7 +52,7 @@ def load_engine(progress: Progress, settings: EngineSettings, path: Path) -> Loa
     chosen = EngineSettings(settings.backend, settings.mode, settings.kv, threads, context, tuple(map(str, faults)))
     reasons: list[str] = []
     engine = engine_for(model, chosen, faults, progress, reasons.append)
-    _first_passes(engine, progress)
+    _first_passes(engine, model, progress)
     info = EngineDescription(
         model.name, model.quantization, model.config.graph, engine.backend, engine.code_path,
         engine.mode, engine.kv, engine.context, model.sampling_temperature, chosen.faults, path,
@@ -72,11 +74,30 @@ def engine_for(
     )  # fmt: skip
 
 
-def _first_passes(engine: Engine, progress: Progress) -> None:
-    """Prefill and decode once: what is compiled or read on first use delays the loading, not the first token."""
-    taps, tokens = StatsTable(engine.graph).taps, min(2, engine.context)
-    for done, count in enumerate((tokens, 1)):
-        progress("compiling kernels, first passes", done, 2)
+def _first_passes(engine: Engine, model: Model, progress: Progress) -> None:
+    """Prefill and decode once: what is compiled or read on first use delays the loading, not the first token.
+
+    Weights lie in the mapped file: the first pass is what reads them.
+    """
+    table, tokens = StatsTable(engine.graph), min(2, engine.context)
+    sizes = _megabytes_to(model)
+
+    def passed(layer: int, _: int) -> None:
+        progress("reading weights, MB", sizes[layer], sizes[-1])
+
+    progress("reading weights, MB", 0, sizes[-1])
+    table.passed = passed
+    for count in (tokens, 1):
         engine.reset()
-        engine.forward([0] * count, taps)
+        engine.forward([0] * count, table.taps)
+        table.passed = None
     engine.reset()
+
+
+def _megabytes_to(model: Model) -> list[int]:
+    """The MB of the weights up to the end of each layer, and of all weights."""
+    sizes = [0] * (model.graph.layers + 1)
+    for name, weight in model.weights.items():
+        parts = name.split(".")
+        sizes[int(parts[1]) if parts[0] == "blk" else -1] += weight.data.size
+    return [int(size) // 1_000_000 for size in np.cumsum(sizes)]

@@ -15,6 +15,7 @@ from aprtui.engine.process.messages import Event, TokenNames
 from aprtui.engine.process.slots import CANDIDATES, NO_CHOICE, Slots, StatsTable, TokenRecord, candidates
 from aprtui.engine.protocol import MeteredEngine, Taps, TimedEngine
 from aprtui.engine.sampling import NO_TOKEN, Candidate, Choice
+from aprtui.progress import Progress
 
 
 class Recorder:
@@ -43,6 +44,23 @@ class Recorder:
     def taps(self, lens: bool) -> Taps:
         """The taps of the next pass, with or without what the lens needs."""
         return self._lens_taps if lens else self._table.taps
+
+    def watch_prefill(self, tokens: int, progress: Progress) -> None:
+        """Tell `progress` how many of the next `tokens` positions have been evaluated, after each layer.
+
+        What it raises ends the pass.
+        """
+        layers, passed = self._loaded.engine.graph.layers, 0
+
+        def count(_: int, positions: int) -> None:
+            nonlocal passed
+            passed += positions
+            progress("evaluating the prompt, tokens", passed // layers, tokens)
+
+        self._table.passed = count
+
+    def end_watching(self) -> None:
+        self._table.passed = None
 
     def name(self, ids: Iterable[int]) -> None:
         """Send the names of those ids that are mentioned for the first time."""

@@ -13,7 +13,7 @@ import math
 import mmap
 import os
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields, replace
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from aprtui.engine.protocol import Taps
 from aprtui.engine.sampling import NO_TOKEN, Candidate, Choice
-from aprtui.trace.graph import Node, StageGraph
+from aprtui.trace.graph import LAYER_OUTPUT, Node, StageGraph
 from aprtui.trace.stats import SUMS, Accumulator
 
 RING = 256
@@ -184,6 +184,10 @@ class StatsTable:
         self._order = graph.order
         self._places: list[NDArray[np.int64]] = []
         self._sums: list[NDArray[np.void]] = []
+        self.passed: Callable[[int, int], None] | None = None
+        """Called with each layer and the number of positions that have left it. What it raises ends the pass."""
+        self._outputs = {self._order[Node(layer, LAYER_OUTPUT)]: layer for layer in range(graph.layers)}
+        self._width = graph[LAYER_OUTPUT].width
 
     def put(self, node: Node, position: int, values: NDArray[np.float32] | None, stats: Accumulator | None) -> None:
         """Keep the statistics of a node; pieces of one tensor are merged when the pass ends."""
@@ -195,6 +199,10 @@ class StatsTable:
     def put_sums(self, places: NDArray[np.int64], sums: NDArray[np.void]) -> None:
         self._places.append(places)
         self._sums.append(sums)
+        if self.passed is not None:
+            for place, count in zip(places.tolist(), sums["count"].tolist(), strict=True):
+                if place in self._outputs:
+                    self.passed(self._outputs[place], int(count) // self._width)
 
     def taps_with(self, nodes: Iterable[Node]) -> Taps:
         """Taps that hand out `nodes` in full as well."""

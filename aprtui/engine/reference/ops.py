@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.rounding import ROUND
+from aprtui.engine.rounding import ROUND, sum_correction
 from aprtui.model.config import ModelConfig, RopeAngles
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import Op, RopeLayout
@@ -47,15 +47,16 @@ def head_rms_norm(x_NC: Array, weight: Weight, epsilon: float) -> Array:
 
 def matmul(x_NC: Array, weights: Sequence[Weight], matmul_input: Callable[[Weight], str]) -> Array:
     """`x` times the transpose of each weight, side by side; the input is rounded as `matmul_input` names it."""
-    return np.concatenate([_product(ROUND[matmul_input(weight)](x_NC), weight) for weight in weights], axis=1)
+    return np.concatenate([_product(x_NC, weight, matmul_input(weight)) for weight in weights], axis=1)
 
 
-def _product(x_NC: Array, weight: Weight) -> Array:
+def _product(x_NC: Array, weight: Weight, rounding: str) -> Array:
     out = np.empty((x_NC.shape[0], weight.rows), np.float32)
-    wide = x_NC.astype(np.float64)
+    wide = ROUND[rounding](x_NC).astype(np.float64)
     for start in range(0, weight.rows, _ROWS):
         rows = slice(start, min(start + _ROWS, weight.rows))
-        out[:, rows] = wide @ weight.dequantize(rows).astype(np.float64).T
+        product = wide @ weight.dequantize(rows).astype(np.float64).T
+        out[:, rows] = product + sum_correction(rounding, x_NC, weight, rows)
     return out
 
 

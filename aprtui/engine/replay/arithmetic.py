@@ -7,14 +7,14 @@ and keys of the scores, probabilities and values of the attention, and what leav
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.protocol import NodeEvaluator, Rounding
-from aprtui.engine.rounding import ROUND
+from aprtui.engine.rounding import ROUND, sum_correction
 from aprtui.errors import UsageError
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
@@ -30,15 +30,17 @@ BY_WEIGHT = "q8"
 """As a matmul input: what llama.cpp's CPU backend rounds to, by the type of the weights."""
 
 UNROUNDED = Rounding("none", "f32", str(RopeAngles.F64))
+ATTENTION_OPS = frozenset({Op.SCORES, Op.ATTEND})
+"""Those that the types of the K/V cache and of the softmax's results matter to."""
 
 _HALVES = ("f32", "f16", "bf16")
 CHOICES: Mapping[str, Sequence[str]] = MappingProxyType(
     {
         "matmul_input": (BY_WEIGHT, *ROUND),
-        "kv_cache": (*_HALVES, "q8_0"),
+        "kv_cache": (*_HALVES, "q8_0", "q4_0", "fp8"),
         "rope_angles": tuple(RopeAngles),
         "stage_output": _HALVES,
-        "softmax": _HALVES[:2],
+        "softmax": _HALVES,
     }
 )
 """The types that each rounding can have."""
@@ -59,7 +61,7 @@ def parse_rounding(text: str) -> dict[str, str]:
 
 def rounding_text(rounding: Rounding) -> str:
     """All roundings, as `--rounding` takes them."""
-    return ", ".join(f"{field.name}={getattr(rounding, field.name)}" for field in fields(Rounding))
+    return ", ".join(f"{entry.name}={getattr(rounding, entry.name)}" for entry in fields(Rounding))
 
 
 def matmul_rounding(stated: str, weight: Weight) -> str:
@@ -72,12 +74,36 @@ def matmul_rounding(stated: str, weight: Weight) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownArithmetic:
+    """What is known of how the engine of a capture computes.
+
+    `outputs` are the types that stages are kept in, by name, where that is not `rounding.stage_output`; `stored` is the
+    type that values were only saved in, as the engine went on with more digits. Stages that were not captured may be
+    kept in any type of `between` as well. `alternatives` are changes of `rounding` that come out about as close as it
+    does. `open_ops` are the ops whose rounding nothing has established: `rounding` is the nearest one for them, and no
+    more.
+    """
+
+    rounding: Rounding = UNROUNDED
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    stored: str = "f32"
+    between: frozenset[str] = frozenset({"f32"})
+    alternatives: tuple[Mapping[str, str], ...] = ()
+    open_ops: frozenset[Op] = frozenset()
+
+    def output_type(self, node: Node) -> str:
+        return self.outputs.get(node.stage, self.rounding.stage_output)
+
+
+@dataclass(frozen=True, slots=True)
 class Recomputation:
     """Computes nodes of `model` under `rounding`; `evaluators` gives one for each way of computing RoPE angles."""
 
     model: Model
     rounding: Rounding
     evaluators: NodeEvaluators
+    outputs: Mapping[str, str] = field(default_factory=dict)
+    """What each stage is kept in, by its name; `rounding.stage_output` where it is not named."""
 
     def evaluate(self, node: Node, inputs: Sequence[Array], tokens: Sequence[int], position: int = 0) -> Array:
         """The stage tensor of `node` from its inputs, as in `NodeEvaluator`."""
@@ -86,13 +112,13 @@ class Recomputation:
             out = self._matmul(node, inputs[0], tokens, position)
         else:
             out = self._evaluator().evaluate(node, self._rounded(op, inputs), tokens=tokens, position=position)
-        return ROUND[_rounds(self.rounding.stage_output)](out)
+        return ROUND[_rounds(self.outputs.get(node.stage, self.rounding.stage_output))](out)
 
     def _evaluator(self) -> NodeEvaluator:
         return self.evaluators(RopeAngles(self.rounding.rope_angles))
 
     def _rounded(self, op: Op, inputs: Sequence[Array]) -> Sequence[Array]:
-        if op not in (Op.SCORES, Op.ATTEND):
+        if op not in ATTENTION_OPS:
             return inputs
         # Engines that keep K and V in float16 may multiply in float16 as well: then the other factor is rounded too.
         factor, cached = ROUND[_rounds(self.rounding.softmax)], ROUND[_rounds(self.rounding.kv_cache)]
@@ -106,11 +132,10 @@ class Recomputation:
             kind: self._evaluator().evaluate(node, [ROUND[kind](x)], tokens=tokens, position=position)
             for kind in dict.fromkeys(kinds)
         }
-        if len(products) == 1:
-            return products[kinds[0]]
         ends = np.cumsum([weight.rows for weight in weights])[:-1]
         parts = [np.split(products[kind], ends, axis=1)[index] for index, kind in enumerate(kinds)]
-        return np.concatenate(parts, axis=1)
+        sums = [sum_correction(kind, x, weight) for kind, weight in zip(kinds, weights, strict=True)]
+        return np.concatenate([part + more for part, more in zip(parts, sums, strict=True)], axis=1)
 
 
 def _rounds(element_type: str) -> str:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Tolerance
 from aprtui.engine.protocol import Rounding
-from aprtui.engine.replay.arithmetic import matmul_rounding
+from aprtui.engine.replay.arithmetic import ATTENTION_OPS, KnownArithmetic, matmul_rounding
 from aprtui.model.model import Model
 from aprtui.trace.graph import Node, Op
 
@@ -24,32 +24,41 @@ LEAST_BOUND = 2e-6
 MARGIN = 3.0
 """The bound over the floor."""
 
-_OUTPUT: Mapping[str, float] = MappingProxyType({"f32": 0.0, "f16": 5e-4, "bf16": 4e-3})
-_FLIPS: Mapping[str, float] = MappingProxyType({"none": 0.0, "f32": 0.0, "f16": 3e-5, "bf16": 3e-4})
+OUTPUT_STEP: Mapping[str, float] = MappingProxyType({"f32": 0.0, "f16": 5e-4, "bf16": 4e-3})
+_FLIPS: Mapping[str, float] = MappingProxyType({"none": 0.0, "f32": 0.0, "f16": 3e-5, "tf32": 3e-5, "bf16": 3e-4})
 _INT8_FLIPS = 3e-3
 """One flipped level of a token's 256 costs up to 1/127 of its largest value: 1e-3 … 3e-3 of the product's norm."""
 ANGLE_ERROR = 2.0**-26
 """Of the position: half a unit in the last place of float32 in the fastest pair, over all pairs a quarter of it."""
 
 
-def replay_tolerance(model: Model, node: Node, segment: Sequence[Node], rounding: Rounding, tokens: int) -> Tolerance:
+def replay_tolerance(
+    model: Model, node: Node, segment: Sequence[Node], known: KnownArithmetic, tokens: int
+) -> Tolerance:
     """The bound of the error that `node` injects when recomputed through `segment`, for the worst token."""
     evaluated = (*segment, node)
     floor = FLOAT32 * math.sqrt(len(evaluated))
-    floor += _OUTPUT[rounding.stage_output] * math.sqrt(len(evaluated))
+    floor += math.hypot(*(OUTPUT_STEP[known.output_type(n)] for n in evaluated))
     if any(model.graph[n.stage].op is Op.ROPE for n in evaluated):
         floor += ANGLE_ERROR * tokens
-    # Only an input that was evaluated through may flip.
-    fed = [n for n in evaluated if set(segment).intersection(model.graph.inputs(n))]
-    floor += math.sqrt(sum(flip_error(model, n, rounding) ** 2 for n in fed))
-    basis = f"{MARGIN:g} × what honest engines of this rounding inject"
-    return Tolerance(Metric.TOKEN_REL_L2, max(LEAST_BOUND, MARGIN * floor), floor, basis)
+    floor += math.hypot(*(flip_error(model, n, known.rounding) for n in fed_nodes(model, node, segment)))
+    return bound_of(floor, "what honest engines of this rounding inject")
+
+
+def bound_of(floor: float, what: str) -> Tolerance:
+    """The bound that follows from a floor of `token_rel_l2`; `what` says what the floor is."""
+    return Tolerance(Metric.TOKEN_REL_L2, max(LEAST_BOUND, MARGIN * floor), floor, f"{MARGIN:g} × {what}")
+
+
+def fed_nodes(model: Model, node: Node, segment: Sequence[Node]) -> list[Node]:
+    """Those of `segment` and `node` whose own inputs were evaluated through: only there a rounding may flip."""
+    return [n for n in (*segment, node) if set(segment).intersection(model.graph.inputs(n))]
 
 
 def flip_error(model: Model, node: Node, rounding: Rounding) -> float:
     """The error of one flipped rounding of an input at `node`, relative L2 of a token; 0 where no input is rounded."""
     op = model.graph[node.stage].op
-    if op in (Op.SCORES, Op.ATTEND):
+    if op in ATTENTION_OPS:
         kinds = {rounding.kv_cache, rounding.softmax}
     elif op is Op.MATMUL:
         kinds = {matmul_rounding(rounding.matmul_input, weight) for weight in model.params(node)}

@@ -1,11 +1,16 @@
 """Finding out from a capture alone in which order its engine keeps channels, what it rounds, and where.
 
-Of each kind of op some nodes are recomputed under every rounding in question; the right one is closer by orders of
-magnitude (8-bit inputs: 1e-7 against 7e-3). Medians over several layers, so that one faulty stage decides nothing.
+First from the values: their type shows in their own mantissas, and sums and products of two captured stages show
+whether the engine computes in that type or only saved it. Then by trying: some nodes of each kind of op are recomputed
+under every rounding in question; the right one is closer by orders of magnitude (8-bit inputs: 1e-7 against 7e-3).
+Where inputs were not captured, whole segments are computed instead. Medians over several layers, so that one faulty
+stage decides nothing; NaN and Inf are set aside. A rounding counts as established only if what it leaves is what honest
+engines leave; the ops of any other stay open.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from statistics import median
@@ -14,153 +19,321 @@ from types import MappingProxyType
 import numpy as np
 
 from aprtui.compare.align.layout import Layout, agreed, legal_layouts, solve_layout
-from aprtui.compare.metrics.measure import compare_values
+from aprtui.compare.metrics.measure import compare_values, measure
 from aprtui.engine.protocol import Rounding
-from aprtui.engine.replay.arithmetic import UNROUNDED, NodeEvaluators, Recomputation, rounding_text
-from aprtui.engine.replay.bounds import replay_tolerance
-from aprtui.engine.replay.recompute import CapturedStages, Misfit, Recomputer
+from aprtui.engine.replay.arithmetic import (
+    ATTENTION_OPS,
+    BY_WEIGHT,
+    UNROUNDED,
+    KnownArithmetic,
+    NodeEvaluators,
+    Recomputation,
+    rounding_text,
+)
+from aprtui.engine.replay.recompute import Array, CapturedStages, Misfit, Recomputed, Recomputer
+from aprtui.engine.replay.spread import Spreads
+from aprtui.engine.replay.value_types import fitting_types, narrowest
+from aprtui.engine.rounding import ROUND
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node, Op, Stage
+from aprtui.trace.graph import ENTRY, Node, Op, Stage
 
 _ROWS = 16
 _CLEARLY = 0.5
 """A rounding is taken for another one only if it leaves less than this share of the error."""
+_NEARER = 0.8
+"""Where the error is beyond what rounding nothing explains, a rounding that leaves less than this is taken if it
+explains the rest: captured values that miss digits flip many of its levels."""
+_EXACT_SHARE = 0.95
+"""Of the values of a sum or product of two captured stages, those that come out equal to the bit where the engine
+computes in the type it keeps; where values were only saved in it, about half do."""
 
-_MATMUL_INPUTS = ("q8", "q8_0", "q8_1", "f16", "bf16")
+_MATMUL_INPUTS = (BY_WEIGHT, "q8_0", "q8_1", "f16", "bf16", "tf32", "fp8", "int8_row")
 _WIDEST_BLOCK = 32
 _ATTENTION: tuple[Mapping[str, str], ...] = tuple(
     MappingProxyType({"kv_cache": cache, "softmax": softmax})
-    for cache, softmax in (("f16", "f32"), ("f16", "f16"), ("bf16", "f32"), ("q8_0", "f32"), ("f32", "f16"))
-)
-_KEPT_BITS: Mapping[str, int] = MappingProxyType({"bf16": 0x0000FFFF, "f16": 0x00001FFF})
-"""Mantissa bits that values of a 16-bit type leave zero in float32 (float16 denormals aside)."""
+    for cache, softmax in (
+        ("f16", "f32"), ("f16", "f16"), ("bf16", "f32"), ("bf16", "bf16"), ("q8_0", "f32"), ("q4_0", "f32"),
+        ("fp8", "f32"), ("f32", "f16"), ("f32", "bf16"),
+    )
+)  # fmt: skip
+_TOGETHER: tuple[Mapping[str, str], ...] = tuple(
+    MappingProxyType({"matmul_input": matmul, "kv_cache": cache, "softmax": softmax})
+    for matmul, cache, softmax in (
+        (BY_WEIGHT, "f16", "f16"), ("q8_1", "f16", "f32"), ("f16", "f16", "f32"), ("bf16", "bf16", "f32"),
+    )
+)  # fmt: skip
+"""What engines round together; tried where only products and attention together can be computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class FoundEngine:
-    """What is known of the engine of a capture: its rounding, a statement of what that rests on, and whether most of
+    """What is known of the engine of a capture: its arithmetic, statements of what that rests on, and whether most of
     the matrix products that were tried are the model's (`own_weights`, which is true where none could be tried)."""
 
-    rounding: Rounding
-    statement: str
+    arithmetic: KnownArithmetic
+    statements: tuple[str, ...]
     own_weights: bool
 
+    @property
+    def rounding(self) -> Rounding:
+        return self.arithmetic.rounding
 
-def identify(recomputer: Recomputer, stated: Mapping[str, str], evaluators: NodeEvaluators) -> FoundEngine:
+
+def identify(stages: CapturedStages, stated: Mapping[str, str], evaluators: NodeEvaluators) -> FoundEngine:
     """The engine of a capture: as the user states it, else as its manifest does; the rest is found by trying."""
-    manifest = recomputer.stages.capture.manifest
+    manifest = stages.capture.manifest
     names = {entry.name for entry in fields(Rounding)}
     recorded = {} if manifest is None else {k: v for k, v in manifest.engine.rounding.items() if k in names}
     source = " and ".join(name for name, given in (("the manifest", recorded), ("--rounding", stated)) if given)
-    known = {**recorded, **stated}
-    search = _Search(recomputer, evaluators, _sample(recomputer.stages))
-    rounding = _found_by_trying(search, replace(UNROUNDED, **known), known)
-    unstated = names - known.keys()
+    given = {**recorded, **stated}
+    search = _Search(stages, evaluators, _types_of(stages))
+    arithmetic = search.arithmetic(given)
+    unstated = names - given.keys()
     how = f"as {source} states" if not unstated else "found by trying"
     how += f", beyond what {source} states" if unstated and source else ""
-    return FoundEngine(rounding, f"rounding ({how}): {rounding_text(rounding)}", search.weights_agree(rounding))
+    statements = [f"rounding ({how}): {rounding_text(arithmetic.rounding)}", *_type_statements(arithmetic)]
+    if arithmetic.open_ops:
+        statements.append(_open_statement(arithmetic))
+    return FoundEngine(arithmetic, tuple(statements), search.weights_agree(arithmetic))
 
 
-def _found_by_trying(search: _Search, rounding: Rounding, stated: Collection[str]) -> Rounding:
-    if "stage_output" not in stated:
-        rounding = replace(rounding, stage_output=_output_type(search))
-    if "matmul_input" not in stated:
-        candidates = [{"matmul_input": name} for name in _MATMUL_INPUTS if _divides(name, search)]
-        rounding = search.best(rounding, candidates, Op.MATMUL)
-    if "rope_angles" not in stated:
-        rounding = search.best(rounding, [{"rope_angles": str(RopeAngles.F32_RECURRENCE)}], Op.ROPE)
-    if not {"kv_cache", "softmax"} & set(stated):
-        rounding = search.best(rounding, _ATTENTION, Op.SCORES, Op.ATTEND)
-    return rounding
+def _type_statements(arithmetic: KnownArithmetic) -> Iterator[str]:
+    if arithmetic.stored != "f32":
+        more = "" if arithmetic.stored in arithmetic.between else ", and the engine computed with more digits"
+        yield f"values are stored in {arithmetic.stored}{more}: that rounding is part of every bound"
+    others = {s: kind for s, kind in arithmetic.outputs.items() if kind != arithmetic.rounding.stage_output}
+    if others:
+        yield "kept in another type than other stages: " + ", ".join(f"{s} in {kind}" for s, kind in others.items())
 
 
-def _sample(stages: CapturedStages) -> list[Node]:
-    """The nodes that can be recomputed from captured inputs in the first, the middle and the last layer captured."""
-    graph, total = stages.model.graph, len(stages.tokens)
-    usable = [
-        node
-        for node in graph.nodes
-        if stages.rows(node) and graph.inputs(node) and all(stages.rows(n) == total for n in graph.inputs(node))
+def _open_statement(arithmetic: KnownArithmetic) -> str:
+    what = [
+        name
+        for name, ops in (("matrix products", {Op.MATMUL}), ("attention", ATTENTION_OPS))
+        if arithmetic.open_ops & ops
     ]
-    layers = sorted({node.layer for node in usable if node.layer is not None})
-    chosen = {layers[index] for index in (0, len(layers) // 2, -1)} if layers else set()
-    return [node for node in usable if node.layer is None or node.layer in chosen]
+    return (
+        f"no rounding that is known here reproduces the {' and the '.join(what)}: what rests on them fails only beyond "
+        "what the coarsest honest engine explains; --rounding states what the engine does"
+    )
+
+
+def _types_of(stages: CapturedStages) -> dict[str, frozenset[str]]:
+    """The 16-bit types that each captured stage fits, as most of its layers that are looked at show."""
+    found: dict[str, frozenset[str]] = {}
+    for stage in stages.model.graph.stages:
+        nodes = [node for node in stages.model.graph.nodes if node.stage == stage.name and stages.rows(node)]
+        tensors = [stages.raw(nodes[index]) for index in sorted({0, len(nodes) // 2, len(nodes) - 1}) if nodes]
+        fitting = [fits for raw in tensors if not isinstance(raw, Misfit) and (fits := fitting_types(raw)) is not None]
+        if fitting:
+            found[stage.name] = Counter(fitting).most_common(1)[0][0]
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    recomputer: Recomputer
+    """Tries arithmetics on one capture; `types` are the 16-bit ones that the values of each stage fit."""
+
+    stages: CapturedStages
     evaluators: NodeEvaluators
-    nodes: Sequence[Node]
+    types: Mapping[str, frozenset[str]]
 
-    def best(self, base: Rounding, candidates: Sequence[Mapping[str, str]], *ops: Op) -> Rounding:
-        """The candidate under which nodes of `ops` come out clearly closest; `base` where none does."""
-        nodes = list(self.of(*ops))
-        if not nodes:
-            return base
-        chosen, least = base, self._error(base, nodes) * _CLEARLY
-        for changes in candidates:
-            error = self._error(replace(base, **changes), nodes)
-            if error < least:
-                chosen, least = replace(base, **changes), error
-        return chosen
+    def arithmetic(self, stated: Mapping[str, str]) -> KnownArithmetic:
+        known = self._typed(replace(UNROUNDED, **stated), "stage_output" in stated)
+        products, attention = self._probes({Op.MATMUL}), self._probes(ATTENTION_OPS)
+        unsettled: set[Op] = set()
+        if "matmul_input" not in stated:
+            candidates: list[Mapping[str, str]] = [{"matmul_input": n} for n in _MATMUL_INPUTS if self._divides(n)]
+            if set(products) & set(attention) and not {"kv_cache", "softmax"} & set(stated):
+                candidates += _TOGETHER
+            candidates += [{"stage_output": kind} for kind in known.between - {known.rounding.stage_output}]
+            known, settled = self._best(known, candidates, products)
+            unsettled |= set() if settled else {Op.MATMUL}
+        if "rope_angles" not in stated:
+            known, _ = self._best(known, [{"rope_angles": str(RopeAngles.F32_RECURRENCE)}], self._direct({Op.ROPE}))
+        if not {"kv_cache", "softmax"} & set(stated):
+            known, settled = self._best(known, _ATTENTION, attention)
+            unsettled |= set() if settled else ATTENTION_OPS
+        if unsettled and self._explains(known, products) and self._explains(known, attention):
+            # Where both can be computed together only, the first choice was made without the second.
+            unsettled = set()
+        return replace(known, open_ops=frozenset(unsettled))
 
-    def weights_agree(self, rounding: Rounding) -> bool:
-        """Whether the median matrix product is within its bound."""
-        model, tokens = self.recomputer.model, len(self.recomputer.stages.tokens)
-        ratios = [
-            self._node_error(rounding, node) / replay_tolerance(model, node, (), rounding, tokens).bound
-            for node in self.of(Op.MATMUL)
-        ]
+    def _typed(self, rounding: Rounding, output_stated: bool) -> KnownArithmetic:
+        """The types of stages: kept so by the engine, or only stored."""
+        graph = self.stages.model.graph
+        inner = [fits for name, fits in self.types.items() if name != ENTRY and not graph[name].holds_logits]
+        kinds = {name: narrowest(fits) for name, fits in self.types.items()}
+        common = frozenset.intersection(*(inner or self.types.values())) if self.types else frozenset()
+        if set(kinds.values()) <= {"f32"} or (output_stated and (rounding.stage_output != "f32" or not common)):
+            return KnownArithmetic(rounding)
+        if not common:
+            most = Counter(kinds.values()).most_common(1)[0][0]
+            outputs = {name: kind for name, kind in kinds.items() if kind != most}
+            between = frozenset(narrowest(fits) for fits in inner) | {"f32"}
+            return KnownArithmetic(replace(rounding, stage_output=most), outputs, between=between)
+        kind = narrowest(common)
+        computes = False if output_stated else self._computes_in_its_types(kinds)
+        if computes:
+            outputs = {name: other for name, other in kinds.items() if other != kind}
+            return KnownArithmetic(replace(rounding, stage_output=kind), outputs, between=frozenset({"f32", kind}))
+        outputs = {name: other for name, other in kinds.items() if other not in ("f32", kind)}
+        between = frozenset({"f32"} if computes is False else {"f32", kind})
+        return KnownArithmetic(rounding, outputs, stored=kind, between=between)
+
+    def _computes_in_its_types(self, kinds: Mapping[str, str]) -> bool | None:
+        """Whether products and sums of two captured stages come out equal to the bit in the type they are kept in; None
+        where the capture holds none of them."""
+        for op in (Op.MULTIPLY, Op.ADD):
+            shares = []
+            for node in self._direct({op}):
+                values = self._captured(node, self.stages.rows(node))
+                expected = self._run(KnownArithmetic()).recompute(node, values.shape[-2]).values
+                shares.append(float(np.mean(ROUND[kinds[node.stage]](expected) == values)))
+            if shares:
+                return median(shares) >= _EXACT_SHARE
+        return None
+
+    def weights_agree(self, known: KnownArithmetic) -> bool:
+        """Whether the median matrix product whose input was captured is within its bound."""
+        return self._explains(known, self._direct({Op.MATMUL}))
+
+    def _explains(self, known: KnownArithmetic, probes: Sequence[Node]) -> bool:
+        """Whether `known` leaves no more at the median probe than honest engines of it do; so without probes."""
+        spreads, run = Spreads(self.stages.model, self.stages, known, self.evaluators), self._run(known)
+        ratios = []
+        for node in probes:
+            found = run.recompute(node, self._rows(node))
+            error = self._token_error(node, found)
+            if error is None:
+                continue
+            bound = spreads.close_bound(node, found.segment).bound
+            ratios.append(error / bound if error <= bound else error / spreads.bound(node, found).bound)
         return not ratios or median(ratios) <= 1
 
-    def of(self, *ops: Op) -> Iterator[Node]:
-        graph = self.recomputer.model.graph
-        return (node for node in self.nodes if graph[node.stage].op in ops)
+    def _best(
+        self, base: KnownArithmetic, candidates: Sequence[Mapping[str, str]], probes: Sequence[Node]
+    ) -> tuple[KnownArithmetic, bool]:
+        """`base` with the candidate under which `probes` come out clearly closest, `base` where none does; and whether
+        that explains them. Where `base` does not, the closest will do, if it explains them. Those that come out about
+        as close stay possible."""
+        if not probes:
+            return base, True
+        tried = [replace(base, rounding=replace(base.rounding, **changes)) for changes in candidates]
+        errors = [self._error(known, probes) for known in (base, *tried)]
+        own, least = errors[0], min(errors)
+        nearest = (base, *tried)[errors.index(least)]
+        if least < own * _CLEARLY:
+            chosen, settled = nearest, self._explains(nearest, probes)
+        elif self._explains(base, probes):
+            chosen, settled = base, True
+        else:
+            settled = least < own * _NEARER and self._explains(nearest, probes)
+            chosen = nearest if settled else base
+        if not settled:
+            return chosen, False
+        close = [changes for changes, error in zip(({}, *candidates), errors, strict=True) if error * _CLEARLY <= least]
+        return replace(chosen, alternatives=(*chosen.alternatives, *close)), True
 
-    def _error(self, rounding: Rounding, nodes: Sequence[Node]) -> float:
-        return median(self._node_error(rounding, node) for node in nodes)
+    def _error(self, known: KnownArithmetic, probes: Sequence[Node]) -> float:
+        run = self._run(known)
+        errors = [error for node in probes if (error := self._node_error(run, node)) is not None]
+        return median(errors) if errors else np.inf
 
-    def _node_error(self, rounding: Rounding, node: Node) -> float:
-        rows = min(_ROWS, self.recomputer.stages.rows(node))
-        recomputation = Recomputation(self.recomputer.model, rounding, self.evaluators)
-        expected = self.recomputer.recompute(node, recomputation, rows).values
-        found = self.recomputer.stages.values(node)
-        error = compare_values(expected, np.ascontiguousarray(found[..., -rows:, :])).rel_l2
-        return np.inf if error is None else error
+    def _node_error(self, run: Recomputer, node: Node) -> float | None:
+        """The error over all tokens whose values are finite on both sides; None where there are none."""
+        rows = self._rows(node)
+        expected, found = run.recompute(node, rows).values, self._captured(node, rows)
+        finite = np.isfinite(expected).all((0, 2) if expected.ndim == 3 else 1)
+        finite &= np.isfinite(found).all((0, 2) if found.ndim == 3 else 1)
+        if not finite.any():
+            return None
+        return compare_values(
+            np.ascontiguousarray(expected[..., finite, :]), np.ascontiguousarray(found[..., finite, :])
+        ).rel_l2
+
+    def _token_error(self, node: Node, expected: Recomputed) -> float | None:
+        """The error of the worst token whose values are finite on both sides; None where there are none."""
+        causal = self.stages.model.graph[node.stage].is_attention_map
+        rows = expected.values.shape[-2]
+        values = np.ascontiguousarray(expected.values)
+        tokens = measure(values, self._captured(node, rows), causal=causal and rows == values.shape[-1]).tokens
+        finite = tokens[np.isfinite(tokens)]
+        return float(finite.max()) if finite.size else None
+
+    def _captured(self, node: Node, rows: int) -> Array:
+        return np.ascontiguousarray(self.stages.values(node)[..., -rows:, :])
+
+    def _rows(self, node: Node) -> int:
+        """How many of the last rows to look at; all of them where NaN or Inf spoils some."""
+        held = self.stages.rows(node)
+        rows = min(_ROWS, held)
+        if self.stages.model.graph[node.stage].is_attention_map:
+            return held
+        return rows if np.isfinite(self._captured(node, rows)).all() else held
+
+    def _run(self, known: KnownArithmetic) -> Recomputer:
+        model = self.stages.model
+        return Recomputer(model, self.stages, Recomputation(model, known.rounding, self.evaluators, known.outputs))
+
+    def _direct(self, ops: Collection[Op]) -> list[Node]:
+        """Nodes of `ops` with captured inputs, in the first, the middle and the last layer that have any."""
+        graph, run = self.stages.model.graph, self._run(KnownArithmetic())
+        usable = [
+            node
+            for node in graph.nodes
+            if graph[node.stage].op in ops and graph.inputs(node) and self._usable(node)
+            and not run.segment(node, self.stages.rows(node))
+        ]  # fmt: skip
+        layers = sorted({node.layer for node in usable if node.layer is not None})
+        chosen = {layers[index] for index in (0, len(layers) // 2, -1)} if layers else set()
+        return [node for node in usable if node.layer is None or node.layer in chosen]
+
+    def _probes(self, ops: Collection[Op]) -> list[Node]:
+        """`_direct`, or where there are none, the captured stages that are the fewest stages behind one of `ops`."""
+        direct = self._direct(ops)
+        if direct:
+            return direct
+        graph, run = self.stages.model.graph, self._run(KnownArithmetic())
+        lengths: dict[Node, int] = {}
+        for node in filter(self._usable, graph.nodes):
+            segment = run.segment(node, self.stages.rows(node))
+            if any(graph[n.stage].op in ops for n in (*segment, node)):
+                lengths[node] = len(segment)
+        shortest = [node for node, length in lengths.items() if length == min(lengths.values())]
+        return [shortest[i] for i in sorted({0, len(shortest) // 2, len(shortest) - 1})] if shortest else []
+
+    def _usable(self, node: Node) -> bool:
+        """Whether the capture holds finite values of `node`."""
+        return self.stages.rows(node) > 0 and bool(np.isfinite(self.stages.values(node)).any())
+
+    def _divides(self, name: str) -> bool:
+        """Whether every matmul input of the model can be cut into the blocks of a rounding."""
+        model = self.stages.model
+        columns = {
+            weight.columns
+            for node in model.graph.nodes
+            if model.graph[node.stage].op is Op.MATMUL
+            for weight in model.params(node)
+        }
+        return not name.startswith("q8_") or all(count % _WIDEST_BLOCK == 0 for count in columns)
 
 
-def _divides(name: str, search: _Search) -> bool:
-    """Whether every matmul input of the sample can be cut into the blocks of a rounding."""
-    model = search.recomputer.model
-    columns = [weight.columns for node in search.of(Op.MATMUL) for weight in model.params(node)]
-    return not name.startswith("q8_") or all(count % _WIDEST_BLOCK == 0 for count in columns)
-
-
-def _output_type(search: _Search) -> str:
-    """The 16-bit type that all sampled matrix products are kept in, if they are."""
-    tensors = [search.recomputer.stages.raw(node) for node in search.of(Op.MATMUL)]
-    bits = [np.ascontiguousarray(raw).view(np.uint32) for raw in tensors if not isinstance(raw, Misfit)]
-    for name, unused in _KEPT_BITS.items():
-        if bits and all(np.any(values) and not np.any(values & np.uint32(unused)) for values in bits):
-            return name
-    return "f32"
-
-
-def find_layouts(recomputer: Recomputer, recomputation: Recomputation) -> Iterator[str]:
+def find_layouts(stages: CapturedStages, evaluators: NodeEvaluators) -> Iterator[str]:
     """Set the layouts of a capture without a manifest, stage by stage in the graph's order; say each in words.
 
     What a stage is computed from has its layout by then.
     """
-    stages, model = recomputer.stages, recomputer.model
+    model = stages.model
     config = model.graph.config
     if stages.capture.manifest is not None or config is None:
         return
+    recomputer = Recomputer(model, stages, Recomputation(model, UNROUNDED, evaluators))
     for stage in model.graph.stages:
         candidates = legal_layouts(stage, model.graph.rope_parts, config)
         sampled = _sampled(stage, model, stages)
-        layout = agreed([_layout_of(node, recomputer, recomputation, candidates) for node in sampled])
+        layout = agreed([_layout_of(node, recomputer, candidates) for node in sampled])
         if layout is not None:
             stages.layouts.update({node: layout for node in model.graph.nodes if node.stage == stage.name})
             yield f"{stage.name} is in another order than the model's, and is put in it: {layout.text}"
@@ -177,10 +350,8 @@ def _sampled(stage: Stage, model: Model, stages: CapturedStages) -> list[Node]:
     return [held[index] for index in sorted({0, len(held) // 2, len(held) - 1})] if held else []
 
 
-def _layout_of(
-    node: Node, recomputer: Recomputer, recomputation: Recomputation, candidates: tuple[Layout, ...]
-) -> Layout | None:
+def _layout_of(node: Node, recomputer: Recomputer, candidates: tuple[Layout, ...]) -> Layout | None:
     raw = recomputer.stages.raw(node)
     assert not isinstance(raw, Misfit)
-    expected = recomputer.recompute(node, recomputation, len(recomputer.stages.tokens)).values
+    expected = recomputer.recompute(node, len(recomputer.stages.tokens)).values
     return solve_layout(expected, raw, candidates)

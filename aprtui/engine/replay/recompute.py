@@ -6,7 +6,7 @@ has one row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from aprtui.compare.align.layout import Layout
 from aprtui.compare.survey import NOT_WRITTEN, written_values
+from aprtui.engine.reference.ops import ATTENTION_HISTORY
 from aprtui.engine.replay.arithmetic import Recomputation
+from aprtui.engine.replay.disturbed import Disturb
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node, Op, Stage
@@ -85,52 +87,86 @@ class Recomputed:
 
 @dataclass(slots=True)
 class Recomputer:
-    """Recomputes nodes in graph order; stages evaluated on the way are cached while they may be needed again."""
+    """Recomputes nodes in graph order, always by one `recomputation`; stages evaluated on the way are cached while they
+    may be needed again. `read` changes captured values before they are used."""
 
     model: Model
     stages: CapturedStages
-    _cached: dict[Node, tuple[Array, frozenset[Node]]] = field(default_factory=dict)
+    recomputation: Recomputation
+    read: Disturb | None = None
+    _cached: dict[Node, Array] = field(default_factory=dict)
 
-    def recompute(self, node: Node, recomputation: Recomputation, rows: int) -> Recomputed:
+    def recompute(self, node: Node, rows: int) -> Recomputed:
         """The last `rows` rows of `node`; of attention maps all."""
-        values, through = self._evaluate(node, recomputation, rows)
-        order = self.model.graph.order
-        return Recomputed(values, tuple(sorted(through, key=lambda found: order[found])))
+        for found in self._missing(node, rows):
+            self._cached[found] = self._with_captured_rows(found, self._evaluate(found, len(self.stages.tokens)))
+            self._forget_behind(found)
+        return Recomputed(self._evaluate(node, rows), self.segment(node, rows))
+
+    def segment(self, node: Node, rows: int) -> tuple[Node, ...]:
+        """The nodes that have to be evaluated for the last `rows` rows of `node`, in execution order."""
+        return self._before(node, rows, frozenset())
 
     def forget_before(self, layer: int) -> None:
         """Drop cached stages of layers before `layer`, except the output that enters it."""
         for node in [n for n in self._cached if n.layer is not None and n.layer < layer - 1]:
             del self._cached[node]
 
-    def _evaluate(self, node: Node, recomputation: Recomputation, rows: int) -> tuple[Array, frozenset[Node]]:
-        stage, graph = self.model.graph[node.stage], self.model.graph
+    def _missing(self, node: Node, rows: int) -> tuple[Node, ...]:
+        return self._before(node, rows, self._cached.keys())
+
+    def _before(self, node: Node, rows: int, known: Collection[Node]) -> tuple[Node, ...]:
+        graph, total = self.model.graph, len(self.stages.tokens)
+        found: set[Node] = set()
+        pending = [(node, rows)]
+        while pending:
+            current, needed = pending.pop()
+            for index, source in enumerate(graph.inputs(current)):
+                least = total if _is_history(graph[current.stage], index) else needed
+                if source not in found and source not in known and self.stages.rows(source) < least:
+                    found.add(source)
+                    pending.append((source, total))
+        return tuple(sorted(found, key=lambda source: graph.order[source]))
+
+    def _evaluate(self, node: Node, rows: int) -> Array:
+        stage, graph, total = self.model.graph[node.stage], self.model.graph, len(self.stages.tokens)
         inputs: list[Array] = []
-        through: frozenset[Node] = frozenset()
-        for entry, source in zip(stage.inputs, graph.inputs(node), strict=True):
-            tensor, passed = self._input(source, recomputation)
-            columns = self.model.config.graph.part(entry.part)
-            inputs.append(_cut(tensor, stage, columns, rows, is_history=_is_history(stage, inputs)))
-            through |= passed
-        tokens = self.stages.tokens
-        position = len(tokens) - rows
-        return recomputation.evaluate(node, inputs, tokens[position:], position), through
+        for index, (entry, source) in enumerate(zip(stage.inputs, graph.inputs(node), strict=True)):
+            history = _is_history(stage, index)
+            tensor = self._input(source, total if history else rows)
+            inputs.append(_cut(tensor, self.model.config.graph.part(entry.part), rows, is_history=history))
+        position = total - rows
+        return self.recomputation.evaluate(node, inputs, self.stages.tokens[position:], position)
 
-    def _input(self, source: Node, recomputation: Recomputation) -> tuple[Array, frozenset[Node]]:
-        total = len(self.stages.tokens)
-        if self.stages.rows(source) == total:
-            return self.stages.values(source), frozenset()
-        if source not in self._cached:
-            values, through = self._evaluate(source, recomputation, total)
-            self._cached[source] = values, through | {source}
-        return self._cached[source]
+    def _input(self, source: Node, rows: int) -> Array:
+        return self._captured(source) if self.stages.rows(source) >= rows else self._cached[source]
+
+    def _captured(self, node: Node) -> Array:
+        values = self.stages.values(node)
+        return values if self.read is None else self.read(node, values)
+
+    def _with_captured_rows(self, node: Node, values: Array) -> Array:
+        """`values` of all positions, those that the capture does hold as it holds them."""
+        held = self.stages.rows(node)
+        if not held or self.model.graph[node.stage].is_attention_map:
+            return values
+        return np.concatenate([values[:-held], self._captured(node)])
+
+    def _forget_behind(self, node: Node) -> None:
+        """Maps are used once and large; of the layers before, only what entered this one is needed."""
+        if self.model.graph[node.stage].op is Op.ATTEND:
+            for found in [n for n, tensor in self._cached.items() if tensor.ndim == 3 and n.layer == node.layer]:
+                del self._cached[found]
+        if node.layer is not None:
+            self.forget_before(node.layer)
 
 
-def _is_history(stage: Stage, before: Sequence[Array]) -> bool:
-    """Whether the input after `before` reaches back over all positions: keys of the scores, values of the attention."""
-    return stage.op in (Op.SCORES, Op.ATTEND) and len(before) == 1
+def _is_history(stage: Stage, index: int) -> bool:
+    """Whether an input reaches back over all positions: keys of the scores, values of the attention."""
+    return (stage.op, index) in ATTENTION_HISTORY
 
 
-def _cut(tensor: Array, stage: Stage, columns: slice, rows: int, *, is_history: bool) -> Array:
+def _cut(tensor: Array, columns: slice, rows: int, *, is_history: bool) -> Array:
     if tensor.ndim == 3:
         return tensor[:, tensor.shape[1] - rows :]
     return tensor[:, columns] if is_history else tensor[tensor.shape[0] - rows :, columns]

@@ -23,11 +23,10 @@ from aprtui.compare.metrics.measure import Metric, measure
 from aprtui.compare.survey import is_unfinished
 from aprtui.compare.verdict import Signal, StageVerdict, Verdict, judge
 from aprtui.compare.wording import counted
-from aprtui.engine.protocol import Rounding
-from aprtui.engine.replay.arithmetic import UNROUNDED, NodeEvaluators, Recomputation
-from aprtui.engine.replay.bounds import replay_tolerance
+from aprtui.engine.replay.arithmetic import NodeEvaluators, Recomputation
 from aprtui.engine.replay.identify import find_layouts, identify
 from aprtui.engine.replay.recompute import CapturedStages, Misfit, Recomputed, Recomputer
+from aprtui.engine.replay.spread import Spreads
 from aprtui.engine.replay.token_ids import TABLE_SOURCE, tokens_of
 from aprtui.model.model import Model
 from aprtui.progress import Progress
@@ -110,13 +109,14 @@ class _Replay:
         self.capture, self.model, self.options, self.coverage = capture, model, options, coverage
         self.tokens, self.source, self.evaluators = tokens, source, evaluators
         self.stages = CapturedStages(capture, model, tokens)
-        self.recomputer = Recomputer(model, self.stages)
-        self.rounding = UNROUNDED
+        self.layouts = tuple(find_layouts(self.stages, evaluators))
+        self.engine = identify(self.stages, options.rounding, evaluators)
+        known = self.engine.arithmetic
+        recomputation = Recomputation(model, known.rounding, evaluators, known.outputs)
+        self.recomputer = Recomputer(model, self.stages, recomputation)
+        self.spreads = Spreads(model, self.stages, known, evaluators)
 
     def run(self, progress: Progress | None) -> Comparison:
-        layouts = tuple(find_layouts(self.recomputer, self._recomputation(self.rounding)))
-        found = identify(self.recomputer, self.options.rounding, self.evaluators)
-        self.rounding = found.rounding
         compared: list[StageComparison] = []
         skipped: list[Unpaired] = []
         for done, node in enumerate(self.coverage.nodes):
@@ -126,18 +126,16 @@ class _Replay:
             (skipped if isinstance(result, Unpaired) else compared).append(result)  # type: ignore[arg-type]
             if node.layer is not None:
                 self.recomputer.forget_before(node.layer)
+                self.spreads.forget_before(node.layer)
         doubts = tuple(self._doubts(compared))
         count = len(self.tokens)
         findings = Findings(
             self.model.graph, TokenAlignment(count, (count, count), (self.source, self.source)), compared, skipped,
             self.coverage.expected, self.coverage.allowed, _unfinished(self.capture),
             frozenset(self.capture.files.keys() - set(self.coverage.nodes)), Metric.TOKEN_REL_L2, self.options.limit,
-            (found.statement, *layouts), doubts, unjudgeable=bool(doubts), known=self._known,
+            (*self.engine.statements, *self.layouts), doubts, unjudgeable=bool(doubts), known=self._known,
         )  # fmt: skip
         return conclude(findings, self._pair)
-
-    def _recomputation(self, rounding: Rounding) -> Recomputation:
-        return Recomputation(self.model, rounding, self.evaluators)
 
     def _compare(self, node: Node) -> StageComparison | Unpaired:
         recomputed = self._recomputed(node)
@@ -146,8 +144,11 @@ class _Replay:
         pair = self._paired(node, recomputed)
         measured = measure(pair.a, pair.b, causal=pair.causal)
         given = self.options.bounds(node) if self.options.bounds else ()
-        bounds = given or (replay_tolerance(self.model, node, recomputed.segment, self.rounding, len(self.tokens)),)
-        verdict = replace(judge(node, measured.metrics, bounds), signal=Signal.INJECTED)
+        bounds = given or (self.spreads.close_bound(node, recomputed.segment),)
+        verdict = judge(node, measured.metrics, bounds)
+        if not given and verdict.verdict is Verdict.FAIL and not measured.metrics.mismatches:
+            verdict = judge(node, measured.metrics, (self.spreads.bound(node, recomputed),))
+        verdict = replace(verdict, signal=Signal.INJECTED)
         return StageComparison(
             node, measured.metrics, measured.tokens, verdict, pair.matched, pair.a.shape,
             pair.first_token, segment=recomputed.segment, place=most_differing_place(pair, measured.metrics),
@@ -161,7 +162,7 @@ class _Replay:
         raw = self.stages.raw(node)
         if isinstance(raw, Misfit):
             return Unpaired(node, None, raw.reason)
-        return self.recomputer.recompute(node, self._recomputation(self.rounding), raw.shape[-2])
+        return self.recomputer.recompute(node, raw.shape[-2])
 
     def _paired(self, node: Node, recomputed: Recomputed) -> StagePair:
         stage = self.model.graph[node.stage]

@@ -203,12 +203,13 @@ def _is_float(kind: str) -> bool:
 
 
 def _expected_squares(tensor: StoredTensor, rows: slice, values: NDArray[np.float32]) -> F64 | None:
-    """The mean square of the rounding error of each value, `[rows, columns]`; None for types without a row.
+    """The mean square of the rounding error of each value, `[rows, columns]`; None for types without a row, for those
+    whose levels are no even grid, and for two or three bits, with which quantisers clip as they like.
 
     `values` are the values of `rows`.
     """
     row = format_named(tensor.type)
-    if row is None:
+    if row is None or row.codebook or not (row.scale_packing is None or row.scale_packing in _SCALES):
         return None
     if row.float_step is not None:
         relative, least = row.float_step
@@ -248,5 +249,8 @@ def _six_bit_scales(packed: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 _SCALES: Mapping[ScalePacking, Callable[[NDArray[np.uint8]], NDArray[np.uint8] | NDArray[np.int8]]] = MappingProxyType(
-    {ScalePacking.SIX_BITS: _six_bit_scales, ScalePacking.SIGNED_BYTES: lambda packed: packed.view(np.int8)}
+    {
+        ScalePacking.SIX_BITS: _six_bit_scales,
+        ScalePacking.SIGNED_BYTES: lambda packed: packed.view(np.int8),
+    }
 )

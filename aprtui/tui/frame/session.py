@@ -45,7 +45,7 @@ class LiveSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class RecordedVerdict:
     """How a capture, or a pair of them, was judged: the verdict (None: it could not be) in words, by which command."""
 
     verdict: Verdict | None
@@ -66,5 +66,5 @@ class Session:
     paths: tuple[Path, ...] = ()
     model: Path | None = None
     open_model: Callable[[Path], LiveSource] | None = None
-    judgements: dict[tuple[Path, ...], Judgement] = field(default_factory=dict)
+    judgements: dict[tuple[Path, ...], RecordedVerdict] = field(default_factory=dict)
     """By the absolute paths of the captures."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -29,6 +31,9 @@ from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState
 from aprtui.tui.widgets.jump_targets import JumpTargets
 from aprtui.tui.widgets.line_widget import LineWidget
+
+MOST_SHOWN = 400
+"""Characters of a copied text that are shown: token ids of a conversation would cover the screen."""
 
 LEAST_COLUMNS, LEAST_ROWS = 80, 24
 """The smallest terminal that screens are made for."""
@@ -80,22 +85,46 @@ class TabBar(LineWidget):
             at += width + 1
 
 
-class ReadoutLine(LineWidget):
-    """One line that describes the focused cell in plain words: for screen readers, logs, and screens without colour."""
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What the app tells the user, in one line: the answer to a key that could not be done, or what was done."""
 
-    DEFAULT_CSS = "ReadoutLine { height: 1; padding: 0 1; background: $panel; color: $foreground; }"
+    text: str
+    severity: str
+
+
+class ReadoutLine(LineWidget):
+    """One line that describes the focused cell in plain words: for screen readers, logs, and screens without colour.
+
+    A notice of the app stands in its place until the next key.
+    """
+
+    PREFIX = "readout-line"
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        f"readout-line--{severity}" for severity in ("information", "warning", "error")
+    }
+    DEFAULT_CSS = """
+    ReadoutLine {
+        height: 1; padding: 0 1; background: $panel; color: $foreground;
+        .readout-line--information { color: $foreground; text-style: bold; }
+        .readout-line--warning { color: $warning; text-style: bold; }
+        .readout-line--error { color: $error; text-style: bold; }
+    }
+    """
 
     text: reactive[str] = reactive("")
 
     def render_line(self, y: int) -> Strip:
-        width, base = self.size.width, self.style()
-        return Strip([Segment(clipped(self.text, width), base)]).adjust_cell_length(width, base)
+        width, notice = self.size.width, cast(Program, self.app).notice
+        text, style = (self.text, self.style()) if notice is None else (notice.text, self.style(notice.severity))
+        return Strip([Segment(clipped(text, width), style)]).adjust_cell_length(width, self.style())
 
 
 class Program(Protocol):
     """What the app does for its screens; `AprtuiApp` describes its methods."""
 
     config: Config
+    notice: Notice | None
 
     def open_state(self, state: ScreenState) -> None: ...
     def back(self) -> None: ...
@@ -153,6 +182,18 @@ class ToolScreen(Screen[None]):
     def is_typing(self) -> bool:
         """Whether letters go into a text."""
         return isinstance(self.focused, Input | TextArea)
+
+    def on_screen_resume(self) -> None:
+        """Show the notice of the app, which may have been made on another screen."""
+        self.show_notice()
+
+    def show_notice(self) -> None:
+        for line in self.query(ReadoutLine):  # none while the screen is being built
+            line.refresh()
+
+    def has_room_for(self, text: str) -> bool:
+        """Whether `text` can stand where the focused cell is described."""
+        return "\n" not in text and cell_len(text) <= self.size.width - 2
 
     def say(self, text: str) -> None:
         """Describe the focused cell in words."""
@@ -262,16 +303,17 @@ class ToolScreen(Screen[None]):
 
     def copy_text(self, text: str) -> None:
         self.app.copy_to_clipboard(text)
-        self.notify(text, title="Copied", markup=False, timeout=10)
+        shown = text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}… ({len(text)} characters)"
+        self.notify(shown, title="Copied")
 
     def action_save_picture(self) -> None:
         path = Path(f"aprtui-{self.NAME}-{datetime.now().astimezone():%Y%m%d-%H%M%S}.svg")
         try:
             path.write_text(picture(self.app.export_screenshot(title="aprtui")), encoding="utf-8")
         except OSError as error:
-            self.notify(f"{path}: cannot be written: {error.strerror}", severity="error", markup=False)
+            self.notify(f"{path}: cannot be written: {error.strerror}", severity="error")
         else:
-            self.notify(str(path.absolute()), title="Saved", markup=False)
+            self.notify(str(path.absolute()), title="Saved")
 
     @classmethod
     def all_bindings(cls, widgets: Iterable[type[Widget]] | None = None) -> list[Binding]:

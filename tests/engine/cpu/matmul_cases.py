@@ -10,15 +10,16 @@ from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from aprtui.engine.cpu import matmul
-from aprtui.engine.cpu.matmul.activations import GROUP, RECORD, SCALE_K, SCALES_0
+from aprtui.engine.cpu.matmul.activations import GROUP, RECORD, SCALE_K, SCALES_0, SUMS_0
+from aprtui.engine.cpu.matmul.formats import FORMATS
 from aprtui.engine.protocol import Mode
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
-from tests.engine.tiny_model import half_offsets
+from tests.engine.tiny_model import half_offsets, has_exponents
 
-K_TYPES = (WeightType.Q4_K, WeightType.Q5_K, WeightType.Q6_K)
-LEGACY_TYPES = (WeightType.Q4_0, WeightType.Q5_0, WeightType.Q8_0)
 FLOAT_TYPES = (WeightType.F16, WeightType.BF16, WeightType.F32)
+K_TYPES = tuple(kind for kind in FORMATS if kind.format.block_values == 256)
+SMALL_BLOCKS = tuple(kind for kind in FORMATS if kind.format.block_values == 32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ def random_rows(weight_type: WeightType, rows: int, columns: int, seed: int = 0)
         return Rows(weight_type, columns, values.view(np.uint8))
     block_columns, size = weight_type.format.block_values, weight_type.format.block_bytes
     blocks = rng.integers(0, 256, (rows * columns // block_columns, size), np.uint8)
+    if has_exponents(weight_type):
+        blocks[:, 0] = rng.integers(120, 131, len(blocks))
     for offset in half_offsets(weight_type):
         scales = rng.uniform(0.5, 2.0, len(blocks)).astype(np.float16)
         blocks[:, offset : offset + 2] = scales.view(np.uint8).reshape(-1, 2)
@@ -72,7 +75,7 @@ def quantized(kind: matmul.ActivationKind, x: NDArray[np.float32]) -> NDArray[np
 def widened(kind: matmul.ActivationKind, rounded: NDArray[np.uint8], columns: int) -> NDArray[np.float64]:
     """The values that quantised activations stand for."""
     tokens = len(rounded)
-    if kind not in (matmul.ActivationKind.Q8_K, matmul.ActivationKind.Q8_0):
+    if kind not in matmul.INTEGERS:
         return rounded.view(np.float32)[:, :columns].astype(np.float64)
     records = rounded.reshape(tokens, -1, RECORD)
     quants = records[:, :, :GROUP].view(np.int8).astype(np.float64)
@@ -81,6 +84,19 @@ def widened(kind: matmul.ActivationKind, rounded: NDArray[np.uint8], columns: in
     else:
         scales = np.ascontiguousarray(records[:, :, SCALES_0 : SCALES_0 + 32]).view(np.float32).repeat(32, axis=2)
     return (quants * scales).reshape(tokens, -1)[:, :columns]
+
+
+def expected_product(weights: Rows, kind: matmul.ActivationKind, rounded: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """What `product` has to be, in float64: Q8_1 has sums of its own, which the minimums of blocks meet."""
+    x = widened(kind, rounded, weights.columns)
+    out: NDArray[np.float64] = x @ weights.dequantized().astype(np.float64).T
+    if kind is matmul.ActivationKind.Q8_1:
+        records = rounded.reshape(len(rounded), -1, RECORD)[:, :, SUMS_0 : SUMS_0 + 32]
+        sums = np.ascontiguousarray(records).view(np.float32).reshape(len(rounded), -1)[:, : weights.columns // 32]
+        blocks = weights.data.reshape(len(weights.data), -1, weights.type.format.block_bytes)
+        minimums = np.ascontiguousarray(blocks[..., 2:4]).view(np.float16)[..., 0].astype(np.float64)
+        out += (sums - x.reshape(len(x), -1, 32).sum(-1)) @ minimums.T
+    return out
 
 
 def product(

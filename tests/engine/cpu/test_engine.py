@@ -25,15 +25,15 @@ from aprtui.model.weights import Weight
 from aprtui.trace.graph import Node, Op
 from aprtui.trace.stats import accumulate, causal
 from tests.engine.conformance import Recorder, relative_l2
-from tests.engine.tiny_model import MODELS, TINY, TinyModel
+from tests.engine.tiny_model import CPU_MODELS, MODELS, TINY, TinyModel
 
 TOKENS = [int(token) for token in np.random.default_rng(7).integers(0, 300, 41)]
 CONTEXT = 64
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=CPU_MODELS)
 def model(request: pytest.FixtureRequest) -> TinyModel:
-    return MODELS[str(request.param)]()
+    return CPU_MODELS[str(request.param)]()
 
 
 @pytest.fixture(scope="module")

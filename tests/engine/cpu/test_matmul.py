@@ -11,7 +11,8 @@ from aprtui.model.weight_types import WeightType
 from tests.engine.cpu.matmul_cases import (
     FLOAT_TYPES,
     K_TYPES,
-    LEGACY_TYPES,
+    SMALL_BLOCKS,
+    expected_product,
     product,
     quantized,
     random_activations,
@@ -23,7 +24,7 @@ from tests.engine.tiny_model import set_halves
 BOUNDS = {Mode.Q8: 3e-7, Mode.EXACT: 2e-6}
 SHAPES = (
     [(t, c) for t in K_TYPES for c in (256, 1536)]
-    + [(t, c) for t in LEGACY_TYPES for c in (32, 320, 896)]
+    + [(t, c) for t in SMALL_BLOCKS for c in (32, 320, 896)]
     + [(t, c) for t in FLOAT_TYPES for c in (7, 32, 333)]
 )
 
@@ -37,9 +38,10 @@ def test_product_equals_float64_on_the_same_activations(
     weights, kind = random_rows(weight_type, rows, columns), matmul.activation_kind(weight_type, mode)
     rounded = quantized(kind, random_activations(tokens, columns))
     w, x = weights.dequantized().astype(np.float64), widened(kind, rounded, columns)
+    expected = expected_product(weights, kind, rounded)
     # The size of a sum of random terms, rather than the sum: one product alone may cancel to almost nothing.
     size = np.linalg.norm(np.sqrt(x**2 @ (w**2).T))
-    assert np.linalg.norm(product(weights, mode, rounded) - x @ w.T) / size <= BOUNDS[mode]
+    assert np.linalg.norm(product(weights, mode, rounded) - expected) / size <= BOUNDS[mode]
 
 
 @pytest.mark.parametrize("mode", list(Mode))
@@ -100,7 +102,7 @@ def test_a_nan_weight_spoils_its_own_row_only() -> None:
         assert not np.delete(bad, 5, axis=1).any()
 
 
-@pytest.mark.parametrize("weight_type", list(K_TYPES + LEGACY_TYPES))
+@pytest.mark.parametrize("weight_type", list(K_TYPES + SMALL_BLOCKS))
 def test_extreme_quants_do_not_overflow(weight_type: WeightType) -> None:
     weights = random_rows(weight_type, 16, 256)
     for fill in (0x00, 0xFF, 0x80, 0x7F):
@@ -110,5 +112,5 @@ def test_extreme_quants_do_not_overflow(weight_type: WeightType) -> None:
         x = np.full((9, 256), -1.0, np.float32)
         x[4:] = 1.0
         rounded = quantized(kind, x)
-        expected = widened(kind, rounded, 256) @ weights.dequantized().astype(np.float64).T
+        expected = expected_product(weights, kind, rounded)
         np.testing.assert_allclose(product(weights, Mode.Q8, rounded), expected, rtol=1e-6)

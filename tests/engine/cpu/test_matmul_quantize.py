@@ -64,6 +64,21 @@ def test_q8_0_is_llama_cpps_bit_for_bit(columns: int) -> None:
         np.testing.assert_array_equal(part(records, SCALES_0 + 4 * k, 1, np.float32)[:, 0], scale[:, block])
 
 
+@pytest.mark.parametrize("columns", [32, 320])
+def test_q8_1_has_sums_in_float16_beside_the_quants_of_q8_0(columns: int) -> None:
+    x = values(5, columns)
+    rows, plain = quantized(ActivationKind.Q8_1, x), quantized(ActivationKind.Q8_0, x)
+    unrounded = np.abs(x.reshape(5, -1, 32)).max(axis=2) / F(127)
+    for block in range(columns // 32):
+        at, k = block // 8 * RECORD, block % 8
+        records, expected = rows[:, at:], plain[:, at:]
+        for offset, size in ((32 * k, 32), (SCALES_0 + 4 * k, 4)):
+            np.testing.assert_array_equal(records[:, offset : offset + size], expected[:, offset : offset + size])
+        sums = part(expected, SUMS_0 + 4 * k, 1, np.int32)[:, 0].astype(F)
+        wanted = (unrounded[:, block] * sums).astype(np.float16).astype(F)
+        np.testing.assert_array_equal(part(records, SUMS_0 + 4 * k, 1, np.float32)[:, 0], wanted)
+
+
 SPECIAL = np.array(
     [0.0, -0.0, 1e-8, 6e-8, -5.96e-8, 2.98e-8, 6.1e-5, 65504, 65519.99, 65520, -1e9, 3.4e38, np.inf, -np.inf, 1.0005],
     np.float32,

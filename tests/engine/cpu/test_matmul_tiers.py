@@ -16,7 +16,7 @@ from aprtui.engine.cpu.tier import Tier, choose_tier, supported_tiers
 from aprtui.engine.protocol import Mode
 from aprtui.errors import EngineError
 from aprtui.model.weight_types import WeightType
-from tests.engine.cpu.matmul_cases import LEGACY_TYPES, product, quantized, random_activations, random_rows
+from tests.engine.cpu.matmul_cases import SMALL_BLOCKS, product, quantized, random_activations, random_rows
 
 ROWS, TOKENS = 19, 11
 
@@ -25,7 +25,7 @@ def products() -> dict[str, NDArray[np.float32]]:
     """A product of every type and mode, with rows and tokens that fill no tile."""
     results = {}
     for weight_type in WeightType:
-        columns = 864 if weight_type in LEGACY_TYPES else 1024
+        columns = 864 if weight_type in SMALL_BLOCKS else 1024
         weights, x = random_rows(weight_type, ROWS, columns), random_activations(TOKENS, columns)
         for mode in Mode:
             rounded = quantized(matmul.activation_kind(weight_type, mode), x)

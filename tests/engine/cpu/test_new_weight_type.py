@@ -25,18 +25,20 @@ def blocks(kind, rows, columns, generator):
     values = generator.standard_normal((rows, columns), np.float32) * columns**-0.5
     return gguf.quants.quantize(values, gguf.GGMLQuantizationType(kind))
 gguf_files.random_blocks = blocks
-model = load_model(gguf_files.write_model(sys.argv[1], weight_type=WeightType.Q4_1))
-assert model.quantization == "Q4_1"
+model = load_model(gguf_files.write_model(sys.argv[1], weight_type=WeightType.TQ2_0))
+assert model.quantization == "TQ2_0"
 for mode in Mode:
     logits = []
     for backend in ("numpy", "cpu"):
         engine = open_engine(model, backend=backend, mode=mode, context=64)
-        assert engine.rounding.matmul_input == "none"
+        assert engine.rounding.matmul_input == {Mode.EXACT: "none", Mode.Q8: "q8_k"}[mode]
         logits.append([engine.forward(range(1, 12)), engine.forward([7])])
         engine.close()
     for expected, found in zip(*logits):
-        assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected)
-with pytest.raises(EngineError, match="stored as Q4_1"):
+        # A difference in the last bit flips a rounding of q8 now and then, which moves all that follows.
+        bound = {Mode.EXACT: 1e-4, Mode.Q8: 2e-2}[mode]
+        assert np.linalg.norm(found - expected) < bound * np.linalg.norm(expected)
+with pytest.raises(EngineError, match="stored as TQ2_0"):
     require_supported(model)
 """
 

@@ -27,7 +27,7 @@ SAME: Mapping[str, set[str]] = {
     "right": {"move", "turn"},
     "v": {"turn_view", "turn_cells"},
     "enter": {"choose", "open", "edit", "submit", "send"},
-    "escape": {"leave", "back", "leave_model", "end_filter"},
+    "escape": {"leave", "back", "end_filter"},
     "up": {"move", "cursor_up"},
     "down": {"move", "cursor_down"},
     "home": {"move", "move_to", "oldest"},

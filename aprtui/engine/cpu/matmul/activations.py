@@ -5,9 +5,11 @@ quants and scales:
 
     Q8_K   quants i8 × 256 | sums of 16 columns, i16 × 16 | sums of 32 columns, i16 × 8 | scale f32, one per record
     Q8_0   quants i8 × 256 | sums of 32 columns, i32 × 8                                | scales f32 × 8
+    Q8_1   quants i8 × 256 | sums of 32 columns times scales, f32 × 8                   | scales f32 × 8
 
-The last record of a Q8_0 row may be partly used. Rows of `F32`, `F16` and `BF16` are float32 values (rounded to that
-type), since both ways of using them start by widening.
+Q8_1's sums are products with the scale before it is rounded to float16, rounded to float16 themselves, as ggml stores
+them. The last record of a Q8_0 or Q8_1 row may be partly used. Rows of `F32`, `F16` and `BF16` are float32 values
+(rounded to that type), since both ways of using them start by widening.
 """
 
 from __future__ import annotations
@@ -34,15 +36,17 @@ class ActivationKind(IntEnum):
     Q8_0 = 2
     F16 = 3
     BF16 = 4
+    Q8_1 = 5
 
 
-INTEGERS = frozenset({ActivationKind.Q8_K, ActivationKind.Q8_0})
+INTEGERS = frozenset({ActivationKind.Q8_K, ActivationKind.Q8_0, ActivationKind.Q8_1})
 """Kinds whose rows are 8-bit integers with scales."""
 
 _KIND_OF_ROUNDING = {
     InputRounding.NONE: ActivationKind.F32,
     InputRounding.Q8_K: ActivationKind.Q8_K,
     InputRounding.Q8_0: ActivationKind.Q8_0,
+    InputRounding.Q8_1_F16: ActivationKind.Q8_1,
     InputRounding.F16: ActivationKind.F16,
     InputRounding.BF16: ActivationKind.BF16,
 }

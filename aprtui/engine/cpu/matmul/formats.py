@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from aprtui.engine.cpu.emit import I1, I8, I16, I32, Emitter, Value, constant, vector
-from aprtui.model.weight_types import WeightType
+from aprtui.engine.cpu.emit import F32, I1, I8, I16, I32, Emitter, Value, constant, vector
+from aprtui.model.weight_types import BlockPart, WeightType
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Format:
 
     type: WeightType
     columns: int
-    """Columns of a block: 256 (K-quants) or 32."""
+    """Columns of a block: 256 or 32."""
     size: int
     """Bytes of a block."""
     sub_block: int
@@ -50,12 +50,34 @@ class Format:
     """What is subtracted from every quant; 0 where there are minimums, or where quants are signed."""
     signed: bool
     """Whether quants are signed bytes."""
+    has_minimums: bool
+    half_scale: bool
+    """Whether the scale of a block is a float16."""
     unpack: Unpack
 
 
 def _nibbles(e: Emitter, packed: Value) -> tuple[Value, Value]:
     """Low and high halves of bytes."""
     return e.masked(packed, 15), e.shifted(packed, -4)
+
+
+def _five_bits(e: Emitter, fifth_bits: Value, halves: Value) -> Value:
+    """32 quants whose fifth bits lie at one address and whose lower halves at another, as in Q4_0."""
+    low, high = _nibbles(e, e.load(halves, vector(I8, 16)))
+    fifth = e.builder.bitcast(e.load(fifth_bits, I32), vector(I1, 32))
+    bits = e.builder.select(fifth, constant(vector(I8, 32), 16), constant(vector(I8, 32), 0))
+    return e.builder.or_(e.concatenate(low, high), bits)
+
+
+def _bit_pairs(e: Emitter, address: Value) -> list[Value]:
+    """256 quants of two bits in 64 bytes: pair k of byte i of a half belongs to column 32 k + i of that half."""
+    halves = [e.load(e.at(address, 32 * half), vector(I8, 32)) for half in range(2)]
+    return [e.masked(e.shifted(half, -2 * k), 3) for half in halves for k in range(4)]
+
+
+def _indexed(e: Emitter, address: Value, kind: WeightType) -> Value:
+    """32 quants of a codebook whose indices lie as the quants of Q4_0."""
+    return e.looked_up(e.concatenate(*_nibbles(e, e.load(address, vector(I8, 16)))), kind.format.codebook)
 
 
 def _two_halves_at(e: Emitter, address: Value) -> tuple[Value, Value]:
@@ -128,10 +150,7 @@ def _unpack_q4_0(e: Emitter, w: Value) -> Unpacked:
 
 def _unpack_q5_0(e: Emitter, w: Value) -> Unpacked:
     """d (f16), 32 bits (the fifth bits of the columns), 16 bytes as in Q4_0."""
-    low, high = _nibbles(e, e.load(e.at(w, 6), vector(I8, 16)))
-    fifth = e.builder.bitcast(e.load(e.at(w, 2), I32), vector(I1, 32))
-    bits = e.builder.select(fifth, constant(vector(I8, 32), 16), constant(vector(I8, 32), 0))
-    return Unpacked([e.builder.or_(e.concatenate(low, high), bits)], _two_halves_at(e, w)[0])
+    return Unpacked([_five_bits(e, e.at(w, 2), e.at(w, 6))], _two_halves_at(e, w)[0])
 
 
 def _unpack_q8_0(e: Emitter, w: Value) -> Unpacked:
@@ -139,21 +158,91 @@ def _unpack_q8_0(e: Emitter, w: Value) -> Unpacked:
     return Unpacked([e.load(e.at(w, 2), vector(I8, 32))], _two_halves_at(e, w)[0])
 
 
+def _unpack_q4_1(e: Emitter, w: Value) -> Unpacked:
+    """d, m (f16), 16 bytes as in Q4_0. What is added is a minimum below zero, once for the whole block."""
+    d, m = _two_halves_at(e, w)
+    low, high = _nibbles(e, e.load(e.at(w, 4), vector(I8, 16)))
+    return Unpacked([e.concatenate(low, high)], d, dmin=e.builder.fneg(m), minimums=constant(vector(I16, 2), 1))
+
+
+def _unpack_q5_1(e: Emitter, w: Value) -> Unpacked:
+    """d, m (f16), 32 fifth bits, 16 bytes as in Q4_0."""
+    d, m = _two_halves_at(e, w)
+    quants = _five_bits(e, e.at(w, 4), e.at(w, 8))
+    return Unpacked([quants], d, dmin=e.builder.fneg(m), minimums=constant(vector(I16, 2), 1))
+
+
+def _unpack_q2_k(e: Emitter, w: Value) -> Unpacked:
+    """16 bytes of scales and minimums, 2 × 32 bytes of bit pairs (a sub-block pair each), d, dmin (f16)."""
+    packed = e.load(w, vector(I8, 16))
+    scales, minimums = (e.widen(half, I16, False) for half in _nibbles(e, packed))
+    d, dmin = _two_halves_at(e, e.at(w, 80))
+    return Unpacked(_bit_pairs(e, e.at(w, 16)), d, scales, dmin, minimums)
+
+
+def _unpack_q3_k(e: Emitter, w: Value) -> Unpacked:
+    """32 bytes of third bits (bit j belongs to columns 32 j …), bit pairs as in Q2_K, 12 bytes of scales, d (f16)."""
+    third = e.load(w, vector(I8, 32))
+    quants = [
+        e.builder.or_(pair, e.masked(e.shifted(third, 2 - j), 4)) for j, pair in enumerate(_bit_pairs(e, e.at(w, 32)))
+    ]
+    low = e.concatenate(*_nibbles(e, e.load(e.at(w, 96), vector(I8, 8))))
+    high = e.each_shifted_right(e.splat(e.load(e.at(w, 104), I32), 4), (0, 2, 4, 6))
+    high = e.masked(e.builder.bitcast(high, vector(I8, 16)), 3)
+    scales = e.widen(e.builder.or_(low, e.shifted(high, 4)), I16, False)
+    scales = e.builder.sub(scales, constant(scales.type, 32))
+    return Unpacked(quants, _two_halves_at(e, e.at(w, 106))[1], scales)
+
+
+def _unpack_iq4_nl(e: Emitter, w: Value) -> Unpacked:
+    """d (f16), 16 bytes of indices as in Q4_0."""
+    return Unpacked([_indexed(e, e.at(w, 2), WeightType.IQ4_NL)], _two_halves_at(e, w)[0])
+
+
+def _unpack_mxfp4(e: Emitter, w: Value) -> Unpacked:
+    """The exponent of a power of two (half of it, since the codebook is doubled), 16 bytes of indices as in Q4_0."""
+    b, exponent = e.builder, e.builder.zext(e.load(w, I8), I32)
+    normal = b.shl(b.sub(exponent, constant(I32, 1)), constant(I32, 23))
+    subnormal = b.shl(constant(I32, 0x00200000), exponent)
+    bits = b.select(b.icmp_unsigned("<", exponent, constant(I32, 2)), subnormal, normal)
+    return Unpacked([_indexed(e, e.at(w, 1), WeightType.MXFP4)], b.bitcast(bits, F32))
+
+
+def _unpack_iq4_xs(e: Emitter, w: Value) -> Unpacked:
+    """d (f16), upper bits (i16) and lower halves (4 bytes) of 8 scales, 8 × 16 bytes of indices as in Q4_0."""
+    b, words = e.builder, vector(I16, 8)
+    low = e.shuffle(e.load(e.at(w, 4), vector(I8, 4)), [0, 0, 1, 1, 2, 2, 3, 3])
+    low = e.widen(e.masked(e.each_shifted_right(low, [0, 4] * 4), 15), I16, False)
+    high = e.masked(e.each_shifted_right(e.splat(e.load(e.at(w, 2), I16), 8), range(0, 16, 2)), 3)
+    scales = b.sub(b.or_(low, e.shifted(high, 4)), constant(words, 32))
+    quants = [_indexed(e, e.at(w, 8 + 16 * j), WeightType.IQ4_XS) for j in range(8)]
+    return Unpacked(quants, _two_halves_at(e, w)[0], scales)
+
+
 _UNPACK: dict[WeightType, Unpack] = {
     WeightType.Q4_K: _unpack_q4_k,
     WeightType.Q5_K: _unpack_q5_k,
     WeightType.Q6_K: _unpack_q6_k,
+    WeightType.Q2_K: _unpack_q2_k,
+    WeightType.Q3_K: _unpack_q3_k,
+    WeightType.IQ4_XS: _unpack_iq4_xs,
     WeightType.Q4_0: _unpack_q4_0,
+    WeightType.Q4_1: _unpack_q4_1,
     WeightType.Q5_0: _unpack_q5_0,
+    WeightType.Q5_1: _unpack_q5_1,
     WeightType.Q8_0: _unpack_q8_0,
+    WeightType.IQ4_NL: _unpack_iq4_nl,
+    WeightType.MXFP4: _unpack_mxfp4,
 }
 
 
 def _format(kind: WeightType, unpack: Unpack) -> Format:
     row, (lowest, highest) = kind.format, kind.format.levels
+    scale = row.parts[BlockPart.SCALE]
     return Format(
-        kind, row.block_values, row.block_bytes, row.sub_block, max(-lowest, highest), row.offset, lowest < 0, unpack
-    )
+        kind, row.block_values, row.block_bytes, min(row.sub_block, 32), max(-lowest, highest), row.offset, lowest < 0,
+        BlockPart.MINIMUM in row.parts, scale.stop - scale.start == 2, unpack,
+    )  # fmt: skip
 
 
 FORMATS: dict[WeightType, Format] = {kind: _format(kind, unpack) for kind, unpack in _UNPACK.items()}

@@ -23,7 +23,7 @@ from aprtui.engine.cpu.matmul.activations import (
 from aprtui.engine.cpu.matmul.scalars import load_f32, load_i32, store_f32, store_i8, store_i16, store_i32
 from aprtui.engine.cpu.memory import bits_float, float_bits
 
-_F32, _Q8_K, _Q8_0, _F16 = (int(ActivationKind[name]) for name in ("F32", "Q8_K", "Q8_0", "F16"))
+_F32, _Q8_K, _Q8_0, _Q8_1, _F16 = (int(ActivationKind[name]) for name in ("F32", "Q8_K", "Q8_0", "Q8_1", "F16"))
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 _INFINITY = np.int32(0x7F800000)
 _ROUNDER = np.float32(12582912.0)
@@ -94,21 +94,26 @@ def _quantize_q8_k(x: int, columns: int, dst: int) -> None:
 
 
 @inlined
-def _quantize_q8_0(x: int, columns: int, dst: int) -> None:
+def _quantize_q8_0(x: int, columns: int, dst: int, products: bool) -> None:
+    """Q8_0, or with `products` Q8_1, whose sums are products with the scale."""
     for block in range(columns // 32):
         source, record, k = x + 128 * block, dst + RECORD * (block // 8), block % 8
         bits = _largest_bits(source, 32)
         largest = bits_float(bits)
         factor = np.float32(np.float32(127) / largest)
-        scale = _round_f16(np.float32(largest / np.float32(127)))
+        unrounded = np.float32(largest / np.float32(127))
         if bits >= _INFINITY or bits == 0 or np.int32(float_bits(factor) & _MAGNITUDE) == _INFINITY:
             _store_zeros(record + 32 * k, 8)
             store_i32(record + SUMS_0, k, np.int32(0))
             store_f32(record + SCALES_0, k, np.float32(np.nan) if bits >= _INFINITY else np.float32(0))
             continue
         _store_quants(source, 32, factor, record + 32 * k)
-        store_i32(record + SUMS_0, k, _sum_bytes(record + 32 * k, 8))
-        store_f32(record + SCALES_0, k, scale)
+        total = _sum_bytes(record + 32 * k, 8)
+        if products:
+            store_f32(record + SUMS_0, k, _round_f16(np.float32(unrounded * np.float32(total))))
+        else:
+            store_i32(record + SUMS_0, k, total)
+        store_f32(record + SCALES_0, k, _round_f16(unrounded))
 
 
 @inlined
@@ -150,8 +155,8 @@ def quantize_rows(kind: int, x: int, columns: int, token_begin: int, token_end: 
         source = x + 4 * columns * token
         if kind == _Q8_K:
             _quantize_q8_k(source, columns, dst + token * (columns // GROUP * RECORD))
-        elif kind == _Q8_0:
-            _quantize_q8_0(source, columns, dst + token * ((columns + GROUP - 1) // GROUP * RECORD))
+        elif kind in (_Q8_0, _Q8_1):
+            _quantize_q8_0(source, columns, dst + token * ((columns + GROUP - 1) // GROUP * RECORD), kind == _Q8_1)
         else:
             row = dst + token * ((4 * columns + 63) // 64 * 64)
             for i in range(columns):

@@ -8,9 +8,9 @@ A strip is a sequence of records, one per 256 columns (offsets in units of LANES
 
     0    quants, 4 columns × LANES rows × 64
     256  integer scales, i32 × LANES × sub-blocks (or, without VNNI, the same i16 twice)
-    320  minimums of two sub-blocks, i16 × 2 × LANES × pairs of sub-blocks; for Q6_K, -32 · scale
+    320  minimums of two sub-blocks, i16 × 2 × LANES × pairs of sub-blocks; where quants have an offset, -offset · scale
     352  d, float32 × LANES (× 8 for 32-column blocks)
-    384  dmin, float32 × LANES
+    384  dmin, float32 × LANES (of 32-column blocks, × 8, at 256)
 """
 
 from __future__ import annotations
@@ -43,6 +43,11 @@ def _store_words(e: Emitter, words: Value, at: Value) -> None:
         e.store(e.lane(words, i), e.at(at, _STEP * i))
 
 
+def _offset(f: Format) -> int:
+    """What the quants of a strip are too large by; signed ones are packed as unsigned bytes for VNNI."""
+    return 128 if f.signed and _VNNI else f.offset
+
+
 def _pack_quants(e: Emitter, f: Format, quants: Value, at: Value) -> None:
     if f.signed and _VNNI:
         quants = e.builder.xor(quants, constant(quants.type, -128))  # signed to unsigned: 128 more
@@ -57,8 +62,12 @@ def _pack_k_block(e: Emitter, f: Format, w: Value, row: Value) -> None:
     if not _VNNI:
         scales = b.or_(scales, e.shifted(scales, 16))
     _store_words(e, scales, e.at(row, _SCALES))
-    minimums: Value = b.mul(block.scales, constant(vector(I16, 16), -f.offset)) if f.offset else block.minimums
-    _store_words(e, b.bitcast(minimums, vector(I32, minimums.type.count // 2)), e.at(row, _MINIMUMS))
+    offset = _offset(f)
+    minimums: Value = (
+        b.mul(block.scales, constant(vector(I16, GROUP // f.sub_block), -offset)) if offset else block.minimums
+    )
+    if minimums is not None:
+        _store_words(e, b.bitcast(minimums, vector(I32, minimums.type.count // 2)), e.at(row, _MINIMUMS))
     e.store(block.d, e.at(row, _D))
     if block.dmin is not None:
         e.store(block.dmin, e.at(row, _DMIN))
@@ -69,6 +78,8 @@ def _pack_blocks(e: Emitter, f: Format, w: Value, row: Value, blocks: Value) -> 
         block = f.unpack(e, e.at(w, e.builder.mul(k, constant(I64, f.size))))
         at = e.at(row, e.builder.mul(k, constant(I64, _STEP)))
         e.store(block.d, e.at(at, _D))
+        if block.dmin is not None:
+            e.store(block.dmin, e.at(at, _SCALES))
         _pack_quants(e, f, block.quants[0], e.at(row, e.builder.mul(k, constant(I64, 8 * _STEP))))
         return []
 
@@ -146,16 +157,18 @@ def _multiply_k(e: Emitter, f: Format, record: Value, x: list[Value]) -> list[Va
         return _add_dots(e, f, quants, [e.at(a, offset) for a in x], quads, sums, scale)
 
     sums = e.loop(256 // f.sub_block, [constant(_WORDS, 0)] * len(x), sub_block)
-    minimums = [constant(_WORDS, 0)] * len(x) if f.offset == 0 else sums
-    for i in range(128 // f.sub_block):
+    offset = _offset(f)
+    minimums = sums if offset else [constant(_WORDS, 0)] * len(x)
+    for i in range(128 // f.sub_block if offset or f.has_minimums else 0):
         pairs = e.load(e.at(record, _MINIMUMS + _STEP * i), _PAIRS)
         at = (SUMS_32 if f.sub_block == 32 else SUMS_16) + 4 * i
         sub_sums = [_broadcast(e, e.at(a, at), _PAIRS) for a in x]
         minimums = [e.add_pair_dot(m, pairs, s) for m, s in zip(minimums, sub_sums, strict=True)]
     d = e.load(e.at(record, _D), _FLOATS)
     scales = [e.splat(e.load(e.at(a, SCALE_K), F32), LANES) for a in x]
-    if f.offset:
-        return [b.fmul(e.to_float(s), b.fmul(d, scale)) for s, scale in zip(minimums, scales, strict=True)]
+    if not f.has_minimums:
+        totals = minimums if offset else sums
+        return [b.fmul(e.to_float(s), b.fmul(d, scale)) for s, scale in zip(totals, scales, strict=True)]
     dmin = e.load(e.at(record, _DMIN), _FLOATS)
     return [
         b.fsub(b.fmul(e.to_float(s), b.fmul(d, scale)), b.fmul(e.to_float(m), b.fmul(dmin, scale)))
@@ -166,16 +179,24 @@ def _multiply_k(e: Emitter, f: Format, record: Value, x: list[Value]) -> list[Va
 def _multiply_blocks(e: Emitter, f: Format, record: Value, x: list[Value], blocks: Value) -> list[Value]:
     """Products of up to eight 32-column blocks per row with each token's record, float32 × LANES each."""
     b = e.builder
-    offset = 128 if f.signed and _VNNI else f.offset
+    offset = _offset(f)
 
     def block(k: Value, totals: list[Value]) -> list[Value]:
         quants, columns = e.at(record, b.mul(k, constant(I64, 8 * _STEP))), b.mul(k, constant(I64, 32))
         words = [e.at(a, b.mul(k, constant(I64, 4))) for a in x]
-        d = e.load(e.at(record, e.at(b.mul(k, constant(I64, _STEP)), _D)), _FLOATS)
-        start = [b.mul(_broadcast(e, e.at(a, SUMS_0), _WORDS), constant(_WORDS, -offset)) for a in words]
+        at = e.at(record, b.mul(k, constant(I64, _STEP)))
+        d = e.load(e.at(at, _D), _FLOATS)
+        start = [constant(_WORDS, 0)] * len(x)
+        if offset:
+            start = [b.mul(_broadcast(e, e.at(a, SUMS_0), _WORDS), constant(_WORDS, -offset)) for a in words]
         dots = _add_dots(e, f, quants, [e.at(a, columns) for a in x], 8, start, None)
         scales = [b.fmul(d, e.splat(e.load(e.at(a, SCALES_0), F32), LANES)) for a in words]
-        return [b.fadd(t, b.fmul(e.to_float(s), scale)) for t, s, scale in zip(totals, dots, scales, strict=True)]
+        products = [b.fmul(e.to_float(s), scale) for s, scale in zip(dots, scales, strict=True)]
+        if f.has_minimums:
+            dmin = e.load(e.at(at, _SCALES), _FLOATS)
+            added = [b.fmul(dmin, _broadcast(e, e.at(a, SUMS_0), _FLOATS)) for a in words]
+            products = [b.fsub(product, minimum) for product, minimum in zip(products, added, strict=True)]
+        return [b.fadd(total, product) for total, product in zip(totals, products, strict=True)]
 
     return e.loop(blocks, [constant(_FLOATS, 0.0)] * len(x), block)
 

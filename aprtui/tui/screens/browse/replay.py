@@ -10,7 +10,7 @@ from typing import Any
 
 from aprtui.compare.verdict import Verdict
 from aprtui.tui.frame.child import ChildSource, Ended, Progressed, Record, path_word
-from aprtui.tui.frame.session import Judgement
+from aprtui.tui.frame.session import RecordedVerdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Replay:
         self._child.cancel()
         self.capture = None
 
-    def poll(self) -> Judgement | None:
+    def poll(self) -> RecordedVerdict | None:
         """Take in what has come; how the replay ended, once it has."""
         for event in self._child.poll():
             match event:
@@ -58,11 +58,11 @@ class Replay:
         return None
 
 
-def judgement(summary: Mapping[str, Any], problem: str, request: ReplayRequest) -> Judgement:
+def judgement(summary: Mapping[str, Any], problem: str, request: ReplayRequest) -> RecordedVerdict:
     """What the summary of a replay says, in words; or why there is no verdict."""
     words = tuple(request.words())
     if problem or not summary:
-        return Judgement(None, problem or "no verdict", words, time.time())
+        return RecordedVerdict(None, problem or "no verdict", words, time.time())
     verdict = Verdict(summary["verdict"])
     compared = f"{summary['compared']} of {summary['expected']} stages replayed"
-    return Judgement(verdict, f"{summary['headline']} ({compared})", words, time.time())
+    return RecordedVerdict(verdict, f"{summary['headline']} ({compared})", words, time.time())

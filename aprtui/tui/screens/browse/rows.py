@@ -21,7 +21,7 @@ from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.stats import StageStats
 from aprtui.tui.draw.numbers import UNKNOWN, age_text, number, range_text, shape_text, size_text
 from aprtui.tui.draw.text import SEPARATOR, as_typed, clipped, flowed, one_line, padded, short_path
-from aprtui.tui.frame.session import Judgement
+from aprtui.tui.frame.session import RecordedVerdict
 from aprtui.tui.screens.browse.artifacts import Artifact, ArtifactKind
 from aprtui.tui.screens.browse.contents import CaptureContents
 from aprtui.tui.screens.browse.facts import fault_words
@@ -137,7 +137,7 @@ def preview_lines(
     return [*lines, *([[]] if hints else []), *([(line, Ink.MUTED)] for line in flowed(hints, width))]
 
 
-def judgement_lines(judgement: Judgement) -> list[tuple[str, str, Ink]]:
+def judgement_lines(judgement: RecordedVerdict) -> list[tuple[str, str, Ink]]:
     """A verdict in words, and the command that gives it headless."""
     ink = {Verdict.PASS: Ink.STRONG, Verdict.FAIL: Ink.BAD, Verdict.UNKNOWN: Ink.ACCENT, None: Ink.ACCENT}
     word = "" if judgement.verdict is None else f"{judgement.verdict}: "

@@ -23,7 +23,7 @@ from aprtui.trace.graph import Node
 from aprtui.tui.draw.figures import Statistic, figures_of, first_bad
 from aprtui.tui.draw.text import as_typed, short_path
 from aprtui.tui.frame.recent import models_at_hand, recent_pairs, recent_paths, remember
-from aprtui.tui.frame.session import Judgement, Session
+from aprtui.tui.frame.session import RecordedVerdict, Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.browse.artifacts import Artifact, ArtifactKind, Finder, Listing
@@ -275,7 +275,7 @@ class BrowseScreen(ToolScreen):
         if message.model is None:
             name = artifact.model or "its manifest names none"
             words = f"no model at hand ({name}): put the .gguf file into this folder, or open it once"
-            self._judged(artifact.path, Judgement(None, words, (), time.time()))
+            self._judged(artifact.path, RecordedVerdict(None, words, (), time.time()))
         else:
             self._replay.start(ReplayRequest(artifact.path, message.model))
         self._show_preview()
@@ -291,10 +291,10 @@ class BrowseScreen(ToolScreen):
         if judgement is not None or self._replay.progress != before:
             self._show_preview()
 
-    def _judged(self, capture: Path, judgement: Judgement) -> None:
+    def _judged(self, capture: Path, judgement: RecordedVerdict) -> None:
         self.session.judgements[capture.absolute(),] = judgement
 
-    def _judgement(self, artifact: Artifact) -> Judgement | None:
+    def _judgement(self, artifact: Artifact) -> RecordedVerdict | None:
         """How the artifact was judged, unless it has changed since."""
         found = self.session.judgements.get(tuple(path.absolute() for path in artifact.key))
         return found if found is not None and artifact.modified < found.time else None
@@ -307,7 +307,7 @@ class BrowseScreen(ToolScreen):
         problems = (*message.listing.problems, *filter(None, [message.listing.left_out]))
         for problem in problems:
             if problem not in self._reported_problems:
-                self.notify(problem, severity="warning", markup=False)
+                self.notify(problem, severity="warning")
         self._reported_problems = frozenset(problems)
 
     def on_browse_screen_contents_read(self, message: ContentsRead) -> None:

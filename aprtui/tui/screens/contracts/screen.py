@@ -257,7 +257,7 @@ class ContractsScreen(ToolScreen):
         if message.document is self._document:
             self._rows, self._judged, self._capture = message.rows, True, message.capture
             if message.problem:
-                self.notify(message.problem, severity="error", markup=False)
+                self.notify(message.problem, severity="error")
             self._show_rows()
 
     def on_table_pointed(self, message: Table.Pointed) -> None:

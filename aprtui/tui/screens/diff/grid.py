@@ -212,6 +212,14 @@ class DiffGrid(LayerGrid, can_focus=True):
         self.put_cursor(self._cursor if self._cursor in stages else next(iter(stages), None))
         self.refresh(layout=resized)
 
+    def centre(self) -> None:
+        """Bring the rows around the cursor into view, more of those after it than of those before."""
+        row, height = self._row_of(self._cursor), self._rows_in_view
+        if row is not None:
+            self._first_row = max(0, min(row - height // 3, self._row_count - height))
+            self.update_subtitle()
+            self.refresh()
+
     def action_open(self) -> None:
         self.post_message(self.Opened())
 

@@ -189,4 +189,5 @@ class ModelDialog(ModalScreen[Path | None]):
         self.query_one("#problem", Static).display = False
         table = self.query_one(Table)
         table.show(model_rows(self._search, typed.strip()))
-        table.action_move_to(0)
+        # Rather than on a file that is known not to be the model.
+        table.action_move_to(0 if typed or self._search.matching or not self._search.stated else -1)

@@ -34,7 +34,7 @@ from aprtui.tui.frame.recent import models_at_hand, remember
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
-from aprtui.tui.screens.diff.cells import METRICS, cells, greys, layout, rows
+from aprtui.tui.screens.diff.cells import METRICS, SIGN_TEXTS, cells, greys, layout, rows
 from aprtui.tui.screens.diff.grid import DiffGrid
 from aprtui.tui.screens.diff.models import ModelDialog, ModelSearch, search_models
 from aprtui.tui.screens.diff.pair import Sides, open_sides
@@ -79,6 +79,7 @@ class DiffScreen(ToolScreen):
 
     NAME = ScreenName.DIFF
     EXPLANATION = EXPLANATION
+    SIGNS = tuple((sign.value, text) for sign, text in SIGN_TEXTS.items())
     WIDGETS = (DiffGrid, DiffPanes, Table)
     AUTO_FOCUS = "DiffGrid"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -127,7 +128,6 @@ class DiffScreen(ToolScreen):
         #dock { display: none; }
     }
     DiffScreen.-high.-stacked.-deep #lists { height: 8; }
-    DiffScreen.-high.-stacked.-deep DiffGrid { max-height: 80%; }
     DiffScreen.-high.-stacked.-of-contracts { #dock { display: block; } #hypotheses { display: none; } }
     DiffScreen.-wide {
         #body { layout: horizontal; }
@@ -300,7 +300,7 @@ class DiffScreen(ToolScreen):
             more = len(remarks) - MOST_REMARKS
             remarks = [*remarks[:MOST_REMARKS], f"and {more} lines more: y copies the command that writes them all"]
         if remarks:
-            self.notify("\n".join(remarks), title="Compared", severity="warning", markup=False, timeout=15)
+            self.notify("\n".join(remarks), title="Compared", severity="warning")
 
     def _show_comparison(self, comparison: Comparison) -> None:
         """Draw another comparison; the cursor goes where the state wants it, else to the stage to blame."""
@@ -310,7 +310,7 @@ class DiffScreen(ToolScreen):
         wanted, self._wanted = self._wanted, None
         place, self._wanted_place = self._wanted_place, None
         if wanted is not None and wanted not in self._entries:
-            self.notify(f"{wanted} is not in this comparison.", severity="warning", markup=False)
+            self.notify(f"{wanted} is not in this comparison.", severity="warning")
             wanted = None
         if wanted is not None:
             self._go(wanted, place)
@@ -328,6 +328,8 @@ class DiffScreen(ToolScreen):
             node = comparison.first_divergence.verdict.node
         if node is not None and node != grid.node:
             self._go(node)
+            # The rows that are in view are known once the grid has its new height.
+            self.call_after_refresh(grid.centre)
         self._placed = grid.node
 
     def _show_grid(self) -> None:
@@ -498,7 +500,7 @@ class DiffScreen(ToolScreen):
         if comparison is None:
             return
         if comparison.flips is None:
-            self.notify("No logits of all tokens on both sides: `aprtui trace --logits all` has them.", markup=False)
+            self.notify("No logits of all tokens on both sides: `aprtui trace --logits all` has them.")
             return
         at = self._flip.row if self._flip is not None else -1 if step > 0 else math.inf
         others = [flip for flip in comparison.flips if (flip.row - at) * step > 0]
@@ -540,7 +542,7 @@ class DiffScreen(ToolScreen):
         node = self.query_one(DiffGrid).node
         if node is not None:
             self._marks[letter] = node
-            self.notify(f"mark {letter}: {node}", timeout=3)
+            self.notify(f"mark {letter}: {node}")
 
     def action_jump(self, letter: str) -> None:
         if letter in self._marks:

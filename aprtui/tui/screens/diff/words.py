@@ -16,13 +16,15 @@ from aprtui.tui.widgets.table import Column, Row, Tone
 
 EXPLANATION = """\
 The verdict is that of `aprtui diff A B --json`, run beside the screen; y copies the command that gives it. A is the \
-reference.
+reference. The sentence names the stage to look at, and the cursor stands on it until you move it; below it is what to \
+do next.
 
 In the grid a row is a layer and a column a stage, in the order in which they are computed. The upper half of a cell \
 is the error that the stage adds itself, the lower half the difference of the sides as it is observed there, with what \
-it inherited; both over their bound. Without a replay the upper half stays empty where a stage only passes error on, \
-for what it adds is not known: R replays both sides from their own inputs and finds out. Behind the colours stands a \
-sign, so that none of it needs colour; the legend below says what the signs mean.
+it inherited. Blue is within the bound, red is error that a stage adds beyond it, ochre a difference beyond it that \
+may be inherited, grey what no bound judges. Without a replay the upper half stays empty where a stage may only pass \
+error on: R replays both sides from their own inputs and finds out, by the model that the captures were made with. \
+Behind the colours stands a sign, so that none of it needs colour; the legend below says what the signs mean.
 
 b and B put a bound of your own on the difference, by the metric that is shown, and judge every stage again at once; \
 backspace drops it. M shows the next metric: in greys where no bound is on it.
@@ -76,6 +78,8 @@ def next_steps(
     if comparison.verdict is Verdict.UNKNOWN:
         first = (f"{replay} replay: find the stage that adds error",) if replay else ()
         return *first, f"{key('diff.bound.wider')} set a bound", values, again
+    if not comparison.differing:
+        return values, again
     return values, f"{key('diff.metric')} next metric", f"{key('diff.bound.narrower')} narrower bound", again
 
 
@@ -90,6 +94,7 @@ def verdict_details(comparison: Comparison, request: DiffRequest, bound: Toleran
         sure, _, why = divergence.certainty.partition(": ")
         numbers, place = _numbers(divergence.verdict), place_words(divergence.place)
         first = [numbers, place, f"{divergence.state}, {sure}", why]
+    first += [hint.text for hint in comparison.hints]
     second = _criteria(comparison, request, bound)
     if comparison.differing:
         second.append(f"smallest tolerance {comparison.smallest or 'none'}")

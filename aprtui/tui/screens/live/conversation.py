@@ -11,10 +11,11 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from aprtui.model.prompt import ChatPrompt
 from aprtui.tui.draw.signals import TintSignal, tint
+from aprtui.tui.frame.key_line import KeyLine
 from aprtui.tui.screens.live.run import LiveRun, Turn
 from aprtui.tui.widgets.text_stream import TextStream, printable
 
@@ -25,15 +26,18 @@ def show_turns(stream: TextStream, run: LiveRun, signal: TintSignal) -> None:
     The tokens of the answer that goes on follow by themselves.
     """
     stream.clear(speakers=run.is_chat)
-    for number, turn in enumerate(run.turns):
+    latest = run.turns[-1].request
+    if isinstance(latest, ChatPrompt) and latest.system:
+        stream.say(latest.system, "system")
+    for turn in run.turns:
         if isinstance(turn.request, ChatPrompt):
-            if turn.request.system and not number:
-                stream.say(turn.request.system, "system")
             stream.say(turn.said, "user")
             stream.say("", "model")
         else:
             stream.say(turn.prompt)
-        for token, text in zip(turn.tokens, turn.pieces, strict=True):
+        if not turn.tokens:
+            stream.say(turn.answer)  # of a conversation that was opened from a state
+        for token, text in zip(turn.tokens, turn.pieces, strict=False):
             stream.add(text, tint(signal, token, run.noise))
 
 
@@ -81,7 +85,7 @@ class RenderedPromptScreen(ModalScreen[None]):
             box.border_title = self._title
             box.border_subtitle = "⏎ is a line break; escape closes"
             yield Static()
-        yield Footer(show_command_palette=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         special, breaks = (self._style(name) for name in ("special", "break"))

@@ -19,11 +19,14 @@ from textual.widgets import Static
 from aprtui.errors import AprtuiError
 from aprtui.model.facts import ModelFacts, TokenizerFacts, model_facts
 from aprtui.model.model import load_model
+from aprtui.model.vocabulary import VocabularyKind
 from aprtui.tui.draw.numbers import size_text
 from aprtui.tui.draw.text import quoted
 from aprtui.tui.widgets.text_stream import printable
 
 TEMPLATE_LINES = 12
+
+_KINDS = {VocabularyKind.BYTE_PAIR: "byte pairs", VocabularyKind.SENTENCE_PIECE: "SentencePiece"}
 
 
 class ModelFactsScreen(ModalScreen[None]):
@@ -124,10 +127,10 @@ def _tokenizer_rows(facts: ModelFacts) -> Iterator[tuple[str, str]]:
         yield "tokenizer", found
         return
     pre = f", pre-tokenizer {found.pre_tokenizer}" if found.pre_tokenizer else ""
-    yield "tokenizer", f"{found.kind}{pre}, {found.tokens} tokens"
+    yield "tokenizer", f"{_KINDS[found.kind]}{pre}, {found.tokens} tokens"
     begin = "none" if found.bos is None else quoted(found.bos)
     yield "begins with", begin if found.begins or found.bos is None else f"nothing ({begin} is known, but not added)"
-    yield "ends with", ", ".join(map(quoted, found.stops)) or "nothing"
+    yield "stops at", ", ".join(map(quoted, found.stops)) or "nothing"
     yield "chat template", "none" if facts.template is None else "yes"
 
 

@@ -115,6 +115,13 @@ class Turn:
         return range(self.first_record, self.first_record + len(self.tokens))
 
 
+def earlier_turns(prompt: ChatPrompt | None) -> list[Turn]:
+    """What was said before `prompt`, as far as it is known: texts without tokens."""
+    earlier = () if prompt is None else prompt.earlier
+    system = "" if prompt is None else prompt.system
+    return [Turn(ChatPrompt(said.user, system), "", (), 0, pieces=[said.answer]) for said in earlier]
+
+
 @dataclass(slots=True)
 class LiveRun:
     """The run on the screen: a conversation, or a text that is continued. Names and noise outlive it: they belong to

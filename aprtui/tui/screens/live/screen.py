@@ -25,6 +25,7 @@ from aprtui.model.prompt import ChatPrompt
 from aprtui.trace.graph import graph_for
 from aprtui.tui.draw.bars import candidate_bars, lens_bars
 from aprtui.tui.draw.figures import figures_of, first_bad
+from aprtui.tui.draw.progress import WorkProgress
 from aprtui.tui.draw.signals import TintSignal, tint
 from aprtui.tui.frame.recent import remember
 from aprtui.tui.frame.session import Session
@@ -35,7 +36,7 @@ from aprtui.tui.screens.live.facts import ModelFactsScreen
 from aprtui.tui.screens.live.faults import FaultDialog, FaultPlace
 from aprtui.tui.screens.live.prompt import PromptEditor, edit
 from aprtui.tui.screens.live.readout import describe, pass_title, sampling_title
-from aprtui.tui.screens.live.run import LiveRun, Timeline
+from aprtui.tui.screens.live.run import LiveRun, Timeline, earlier_turns
 from aprtui.tui.screens.live.settings import LiveSettings, LiveSettingsScreen
 from aprtui.tui.screens.live.state import free_directory, initial_state, live_state, run_command, trace_command
 from aprtui.tui.screens.live.status_lines import Status, StatusBar, TokenLine
@@ -88,7 +89,7 @@ PACE = 20.0
 PATIENCE = 3.0
 """Seconds without a token after which the screen says so."""
 
-NO_LENS = "Not computed for this token.\nn makes the next one,\nr starts the run again."
+NO_LENS = "not computed for\nthis token: n makes\nthe next one"
 
 STACKED, WIDE = 120, 160
 """From these widths on, the contracts have room beside the candidates, and the text beside the grid."""
@@ -105,6 +106,9 @@ class LiveScreen(ToolScreen):
         # With priority, so that keys typed right after it reach the prompt and not the grid.
         Binding("e,enter", "edit", "Prompt", priority=True, id="live.prompt"),
         Binding("E", "open_editor", "Prompt in $EDITOR", show=False, id="live.editor"),
+        Binding("a", "chat", "Prompts as a chat or as plain text", show=False, id="live.chat"),
+        Binding("A", "new_conversation", "New conversation", show=False, priority=True, id="live.new"),
+        Binding("P", "rendered_prompt", "The prompt as the model gets it", show=False, id="live.rendered"),
         Binding("o", "settings", "Settings", id="live.settings"),
         Binding("w", "capture", "Capture", id="live.capture"),
         Binding("n", "step", "Next token, then rest", show=False, id="live.step"),
@@ -114,9 +118,6 @@ class LiveScreen(ToolScreen):
         Binding("i", "inject", "Inject a fault at this stage", show=False, id="live.inject"),
         Binding("f", "full_speed", "Full speed or easy pace", show=False, id="live.pace"),
         Binding("ctrl+r", "restart", "Restart engine", show=False, id="live.restart"),
-        Binding("a", "chat", "Prompts as a chat or as plain text", show=False, id="live.chat"),
-        Binding("A", "new_conversation", "New conversation", show=False, id="live.new"),
-        Binding("P", "rendered_prompt", "The prompt as the model gets it", show=False, id="live.rendered"),
         Binding("W", "copy_trace", "Copy the trace command of this run", show=False, id="live.trace"),
         Binding("left_square_bracket,shift+left", "travel(-1)", "Token before", show=False, id="live.before"),
         Binding("right_square_bracket,shift+right", "travel(1)", "Token after", show=False, id="live.after"),
@@ -127,7 +128,7 @@ class LiveScreen(ToolScreen):
         Binding("M", "statistic", "Next statistic of the grid", show=False, id="live.statistic"),
         Binding("t", "tint", "Next signal that tints the text", show=False, id="live.tint"),
         Binding("I", "facts", "The model's own facts", show=False, id="live.facts"),
-        Binding("v", "view", "Numbers or the overview of all layers", show=False, id="live.view"),
+        Binding("v", "turn_view", "Numbers or the overview of all layers", show=False, id="live.view"),
         Binding("L", "lens", "Logit lens on or off", show=False, id="live.lens"),
     ]
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (STACKED, "-stacked"), (WIDE, "-wide")]  # noqa: RUF012  # as Textual does
@@ -162,9 +163,9 @@ class LiveScreen(ToolScreen):
         self._prompt = state.text("prompt")
         self._sampling = self._initial.sampling
         self._chat, self._system = self._initial.chat, self._initial.system
-        self._request: str | ChatPrompt | None = None
-        """What the engine was asked for last."""
-        self._run = LiveRun()
+        self._request: str | ChatPrompt | None = self._initial.turn
+        """What the engine was asked for last, or what the screen begins with beside the text in the field."""
+        self._run = LiveRun(turns=earlier_turns(self._initial.turn))
         self._statistic, self._signal, self._lens = self._initial.statistic, self._initial.signal, self._initial.lens
         self._record: TokenRecord | None = None
         self._before: TokenRecord | None = None
@@ -181,6 +182,7 @@ class LiveScreen(ToolScreen):
         self._generation = 0
         self._records_shown = 0
         self._note = ""
+        self._work: WorkProgress | None = None
         self.failure = ""
         self._last_progress = time.monotonic()
         self._noise_requested = False
@@ -221,12 +223,15 @@ class LiveScreen(ToolScreen):
 
     def state(self) -> ScreenState:
         info, run = self._source.info, self._run
-        chat = run.is_chat if run.turns else self.chat
-        at = None if len(run.turns) > 1 else run.timeline.at
+        request = run.turns[-1].request if run.turns else self._next_request()
+        is_chat = isinstance(request, ChatPrompt) if request else self.chat
+        turn, index = run.place
+        is_past = not run.timeline.live and turn is run.turns[-1]
         return live_state(
-            info, LiveSettings(self.sampling, self._source.settings, self._system), self.prompt,
-            chat if info is not None and info.has_template else self._chat,
-            self._grid.node, self._grid.wanted_view, self._statistic, self._signal, self._lens, at,
+            info, LiveSettings(self.sampling, self._source.settings, self._system), request,
+            is_chat if info is not None and info.has_template else self._chat,
+            self._grid.node, self._grid.wanted_view, self._statistic, self._signal, self._lens,
+            index if is_past else None,
         )  # fmt: skip
 
     def command(self) -> Sequence[str]:
@@ -253,8 +258,8 @@ class LiveScreen(ToolScreen):
         self.action_open_editor()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """In the prompt, `e` is a letter and enter runs."""
-        if action == "edit":
+        """In the prompt, `e` and `A` are letters and enter sends."""
+        if action in ("edit", "new_conversation"):
             return not self.is_typing
         return super().check_action(action, parameters)
 
@@ -298,7 +303,7 @@ class LiveScreen(ToolScreen):
         else:
             self.app.push_screen(ModelFactsScreen(info.path))
 
-    def action_view(self) -> None:
+    def action_turn_view(self) -> None:
         """Show the layers with their numbers, or all of them at once."""
         self._grid.show_view(GridView.NUMBERS if self._grid.view is GridView.OVERVIEW else GridView.OVERVIEW)
 
@@ -337,7 +342,7 @@ class LiveScreen(ToolScreen):
             with self.app.suspend():
                 text = edit(self._editor.text)
         except UsageError as error:
-            self.notify(str(error), severity="error", markup=False)
+            self.notify(str(error), severity="error")
         except SuspendNotSupported:
             self.notify("This terminal cannot be given to an editor.", severity="error")
         else:
@@ -561,7 +566,13 @@ class LiveScreen(ToolScreen):
             self._show()
         if not self._grid_alone:
             self.query_one(StatusBar).status = Status(
-                self._source.info, self._source.state, self._record, self._status_note(), self._pace
+                self._source.info,
+                self._source.state,
+                self._record,
+                self._status_note(),
+                self._pace,
+                self._work,
+                round(time.monotonic(), 1) if self._work else 0.0,
             )
 
     def _status_note(self) -> str:
@@ -574,7 +585,7 @@ class LiveScreen(ToolScreen):
         return f"{self._note or 'no token'} for {silent:.0f} s, ctrl+r restarts"
 
     def _show_note(self, note: str, failure: str = "", restart: bool = False) -> None:
-        self._note = note
+        self._note, self._work = note, None
         if failure == self.failure:
             return  # an update of the box lays out the whole screen again, and would do so with every token
         self.failure = failure
@@ -586,7 +597,9 @@ class LiveScreen(ToolScreen):
         run = self._run
         match event:
             case messages.StepProgress(what, done, total):
-                self._show_note(f"{what} {done}/{total}")
+                now = time.monotonic()
+                begun = self._work or WorkProgress.new(what, done, total, now)
+                self._work, self._last_progress = begun.taken(what, done, total, now), now
             case messages.Reopening():
                 self._last_progress = time.monotonic()
                 self._show_note("")
@@ -616,7 +629,7 @@ class LiveScreen(ToolScreen):
                 self._show_tints()
             case messages.Declined(message):
                 self._show_note("")
-                self.notify(message, severity="warning", markup=False, timeout=10)
+                self.notify(message, severity="warning")
             case messages.Failed(message, fatal):
                 self._show_note("", message, restart=fatal)
             case _:
@@ -648,7 +661,7 @@ class LiveScreen(ToolScreen):
             self._send_again()
 
     def _captured(self, directory: Path) -> None:
-        self.notify(str(directory), title="Captured", markup=False, timeout=10)
+        self.notify(str(directory), title="Captured")
         remember(directory)
         if self.is_current:
             self.program.open_state(screen_state(ScreenName.BROWSE, at=directory))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -11,7 +12,7 @@ from typing import TypeVar
 from aprtui.engine.process.messages import EngineDescription, EngineSettings
 from aprtui.engine.sampling import Sampling
 from aprtui.errors import UsageError
-from aprtui.model.prompt import ChatPrompt
+from aprtui.model.prompt import ChatPrompt, Exchange
 from aprtui.resources import embedded_model
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.figures import Statistic
@@ -47,12 +48,14 @@ class InitialState:
     token: int | None
     chat: bool | None
     system: str
+    turn: ChatPrompt | None
+    """The prompt, where others were said before it."""
 
 
 def live_state(
     info: EngineDescription | None,
     settings: LiveSettings,
-    prompt: str,
+    prompt: str | ChatPrompt,
     chat: bool | None,
     node: Node | None,
     view: GridView | None,
@@ -66,11 +69,14 @@ def live_state(
     `chat` says whether the prompt is the turn of a conversation; None where that is not known.
     """
     texts = form_texts(settings)
+    turn = prompt if isinstance(prompt, ChatPrompt) else ChatPrompt(prompt)
     return screen_state(
         ScreenName.LIVE,
         model=None if info is None or info.path is None else info.path,
-        prompt=prompt,
+        prompt=turn.user,
         chat=None if chat is None else "on" if chat else "off",
+        earlier=json.dumps([[said.user, said.answer] for said in turn.earlier]) if turn.earlier else None,
+        before=",".join(map(str, turn.tokens)),
         **{name: texts[field] for name, field in _FORM.items()},
         view=view,
         statistic=statistic,
@@ -103,7 +109,22 @@ def initial_state(state: ScreenState, engine: EngineSettings) -> InitialState:
         state.number("token"),
         _on_or_off(state, "chat"),
         settings.system,
+        _turn(state, settings.system),
     )
+
+
+def _turn(state: ScreenState, system: str) -> ChatPrompt | None:
+    """The prompt with what was said before it; None where nothing was."""
+    if not state.text("earlier"):
+        return None
+    try:
+        pairs = json.loads(state.text("earlier"))
+        earlier = tuple(Exchange(*map(str, pair)) for pair in pairs)
+        tokens = tuple(map(int, filter(None, state.text("before").split(","))))
+    except (ValueError, TypeError):
+        expected = "expected earlier=[[prompt, answer], …] in JSON and before=1,2,3"
+        raise UsageError(f"{state}: what was said before cannot be read: {expected}") from None
+    return ChatPrompt(state.text("prompt"), system, earlier, tokens)
 
 
 def _on_or_off(state: ScreenState, name: str) -> bool | None:

@@ -17,6 +17,7 @@ from aprtui.engine.process.messages import EngineDescription
 from aprtui.engine.process.slots import TokenRecord
 from aprtui.tui.draw.colours import tint_styles
 from aprtui.tui.draw.numbers import duration
+from aprtui.tui.draw.progress import WorkProgress, progress_line
 from aprtui.tui.draw.signals import TintSignal, TokenFigures, token_words
 from aprtui.tui.draw.text import SEPARATOR, joined
 from aprtui.tui.frame.tool_screen import LEAST_COLUMNS
@@ -27,7 +28,8 @@ from aprtui.tui.widgets.line_widget import LineWidget
 class Status:
     """What the status bar says.
 
-    `note` is the engine's latest message: progress, or why it stopped. `pace` is the limit of tokens/s that was set.
+    `note` is the engine's latest message, such as why it stopped. `work` is what it does for a while, and `now` when
+    that is shown. `pace` is the limit of tokens/s that was set.
     """
 
     info: EngineDescription | None = None
@@ -35,7 +37,12 @@ class Status:
     record: TokenRecord | None = None
     note: str = ""
     pace: float | None = None
+    work: WorkProgress | None = None
+    now: float = 0.0
 
+
+PATIENCE = 3.0
+"""Seconds without a report after which the bar says so."""
 
 GLYPHS = {
     EngineState.LOADING: "…", EngineState.READY: "■", EngineState.RUNNING: "▶",
@@ -63,12 +70,22 @@ class StatusBar(LineWidget):
             style = self.style("engine")
             first, separator, rest = engine_line(status.info, width).partition(SEPARATOR)
             return Strip([Segment(first, style), Segment(separator + rest, base)]).adjust_cell_length(width, base)
+        if status.work is not None:
+            text = f"{GLYPHS[status.state]} {status.state}{SEPARATOR}"
+            room = max(width - cell_len(text), 0)
+            text += progress_line(status.work, status.now, _what_to_do(status), room, self.plain)
+            return Strip([Segment(text, self.style("state"))]).adjust_cell_length(width, base)
         name = "failure" if status.state is EngineState.CRASHED else "state"
         style = self.style(name)
         state = joined([f"{GLYPHS[status.state]} {status.state}", *([status.note] if status.note else [])], width)
         speed = speed_line(status.info, status.record, status.pace, max(width - cell_len(state) - len(SEPARATOR), 0))
         segments = [Segment(state, style), Segment(SEPARATOR + speed if speed else "", base)]
         return Strip(segments).adjust_cell_length(width, base)
+
+
+def _what_to_do(status: Status) -> str:
+    silent = 0.0 if status.work is None else status.now - status.work.reported
+    return "c cancels" if silent < PATIENCE else f"silent for {silent:.0f} s, c cancels, ctrl+r restarts"
 
 
 def engine_line(info: EngineDescription | None, width: int) -> str:

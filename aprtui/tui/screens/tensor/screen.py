@@ -280,7 +280,7 @@ class TensorScreen(ToolScreen):
             if row >= viewport.shape[0] or column >= viewport.shape[1] or (plane or 0) >= source.planes:
                 raise UsageError(f"{message.value}: beyond the end: there are {shape_words(source)} values")
         except UsageError as error:
-            self.notify(str(error), severity="warning", markup=False)
+            self.notify(str(error), severity="warning")
             return
         self._leave_place()
         if plane is not None and plane != self._plane:
@@ -347,7 +347,7 @@ class TensorScreen(ToolScreen):
             return
         source, problems = open_neighbour(self._source, step, same)
         for problem in problems:
-            self.notify(problem, severity="error", markup=False, timeout=15)
+            self.notify(problem, severity="error")
         if source is not None:
             self._source = source
             self._open()

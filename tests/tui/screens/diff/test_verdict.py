@@ -17,7 +17,7 @@ from aprtui.tui.screens.diff.source import DiffRequest
 from aprtui.tui.screens.diff.verdict import SIGNS, VerdictLines
 from aprtui.tui.widgets.table import Table
 from tests.compare.recorded import FAULT, Record, records_of, two_captures
-from tests.compare.synthetic import scaled
+from tests.compare.synthetic import scaled, with_config, write_capture
 from tests.compare.test_headline import OUTCOMES
 from tests.tui.driver import Driver, screen_text, until
 from tests.tui.screens.diff.recorded import RecordedDiff, playing
@@ -169,3 +169,14 @@ async def test_a_pass_has_no_colour_of_error(sides: tuple[Path, Path], monkeypat
             if segment.style and segment.style.color and "▀" in segment.text
         }
         assert colours and all(red <= blue for red, _, blue in colours), "blues only"
+
+
+async def test_rows_before_the_stage_to_blame_are_in_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = with_config(layers=24)
+    a = write_capture(tmp_path / "a", config=config)
+    b = write_capture(tmp_path / "b", config=config, edits={Node(12, "ffn_gate"): scaled(1.5)})
+    async with opened(between(a, b), recorded(a, b, "rel_l2=0.2"), monkeypatch, (80, 24)) as pilot:
+        await pilot.pause()
+        grid = screen(pilot).query_one(DiffGrid)
+        shown = [grid.render_line(y).text[:4].strip() for y in range(grid._lines.top, grid._lines.bottom)]
+        assert node(pilot) == Node(12, "ffn_gate") and {"11", "12", "13"} <= set(shown)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 
 import pytest
+from textual.events import Key
 from textual.widgets import Input, Static
 
 from aprtui.engine.process.engine_process import EngineState
@@ -220,6 +221,7 @@ async def test_system_prompt_of_the_settings_begins_the_turn_again() -> None:
         await pilot.press("enter")
         await until(pilot, lambda: len(source.prompts) == 2)
         assert source.prompts[1] == ChatPrompt("one", "be\nbrief")
+        await until_shown(pilot, "system  be", "stop token")
 
 
 async def test_editor_gets_the_draft_and_not_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,6 +246,32 @@ async def test_state_keeps_chat_system_and_prompt() -> None:
         await until(pilot, lambda: again.prompts == [ChatPrompt("one\nline", "be\nbrief")])
         await until_shown(pilot, "stop token")
         assert live_screen(pilot).state() == state
+
+
+async def test_state_of_a_later_turn_keeps_what_was_said_before_and_its_tokens() -> None:
+    source = model()
+    async with chatting(source, system="be brief") as pilot:
+        await say(pilot, source, "one")
+        await say(pilot, source, "two")
+        await pilot.press("left_square_bracket")
+        await until_shown(pilot, "token 5 of 6")
+        state = live_screen(pilot).state()
+    again = model()
+    app = AprtuiApp(Session(again), parse_state(str(state)))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until(pilot, lambda: again.state is EngineState.PAUSED)
+        await until_shown(pilot, "user    one", "model   Hello!", "user    two", "token 2 of")
+        assert again.prompts == source.prompts[1:]
+        assert live_screen(pilot).state() == state
+
+
+async def test_letters_typed_right_after_a_new_conversation_reach_the_prompt() -> None:
+    source = model()
+    async with chatting(source) as pilot:
+        await say(pilot, source, "one")
+        for key in ("A", "t", "A"):
+            pilot.app.post_message(Key(key, key))
+        await until(pilot, lambda: pilot.app.screen.query_one(PromptEditor).text == "tA")
 
 
 async def test_what_was_said_outlives_the_engine() -> None:

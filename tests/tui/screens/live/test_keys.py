@@ -314,7 +314,7 @@ async def test_capture_is_written_to_a_directory_of_its_own_and_told(
         await finished(pilot)
         await pilot.press("w")
         await until(pilot, lambda: "capture run-live-2" in source.calls)
-        await until(pilot, lambda: "run-live-2" in notifications(pilot))
+        await until(pilot, lambda: "Captured: run-live-2" in notifications(pilot))
 
 
 async def test_without_a_run_there_is_nothing_to_capture_and_the_screen_says_what_to_do() -> None:
@@ -324,7 +324,7 @@ async def test_without_a_run_there_is_nothing_to_capture_and_the_screen_says_wha
         assert "Press e, type a prompt, then enter." in screen_text(pilot)
         assert "No token yet." in screen_text(pilot)
         await pilot.press("w", "W")
-        assert notifications(pilot) == ["There is no run to capture yet: press e and enter a prompt."] * 2
+        assert notifications(pilot) == ["There is no run to capture yet: press e and enter a prompt."]
         assert not any("capture" in call for call in source.calls)
         await pilot.press("y")
         assert pilot.app.clipboard == ""
@@ -387,7 +387,7 @@ async def test_progress_of_an_errand_is_on_the_status_line() -> None:
 
         source.poll = without_the_end  # type: ignore[method-assign, assignment]
         await pilot.press("w")
-        await until(pilot, lambda: "writing the capture 5/10" in screen_text(pilot))
+        await until(pilot, lambda: "writing the capture ████████████············ 5/10, c cancels" in screen_text(pilot))
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])

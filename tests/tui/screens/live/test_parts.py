@@ -282,6 +282,8 @@ def test_state_that_says_nothing_leaves_all_as_it_was() -> None:
         "aprtui:live?temp=hot",
         "aprtui:live?token=last",
         "aprtui:live?chat=maybe",
+        "aprtui:live?earlier=[1]",
+        'aprtui:live?earlier=[["a","b"]]&before=x',
     ],
 )
 def test_state_that_makes_no_sense_is_refused_in_one_line(text: str) -> None:

@@ -255,7 +255,7 @@ async def test_state_is_shown_again(folder: Path) -> None:
 async def test_without_a_tensor_it_says_what_to_do() -> None:
     async with showing(ScreenState(ScreenName.TENSOR), (80, 24)) as pilot:
         await until_shown(pilot, "No tensor is open.", "Press 2 for Browse")
-        await pilot.press("plus", "M", "n", "g", "v", "y", "r", "enter", "j")
+        await pilot.press("plus", "M", "n", "g", "v", "r", "enter", "j", "y")
         assert notifications(pilot) == ["Nothing here to give headless yet."]
         assert not pilot.app.screen.query_one(Input).display
 

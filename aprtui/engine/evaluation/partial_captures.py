@@ -1,0 +1,91 @@
+"""What verdicts are worth on the captures that people bring: every honest arithmetic as every kind of capture, none of
+which may be called a divergence, and faults planted in the same, which should be found in the right segment."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.compare.verdict import Verdict
+from aprtui.engine.evaluation.arithmetics import ARITHMETICS, stage_tensors
+from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
+from aprtui.engine.evaluation.false_alarms import JudgedCapture, judged
+from aprtui.engine.evaluation.fault_detection import REPLAY
+from aprtui.engine.replay.evaluators import Evaluators
+from aprtui.engine.replay.replay import ReplayOptions, replay_capture
+from aprtui.model.model import Model
+from aprtui.progress import Progress
+from aprtui.trace.graph import Node
+
+Array = NDArray[np.float32]
+
+
+def _scaled(values: Array) -> Array:
+    return values * np.float32(1.5)
+
+
+def _zero_tail(values: Array) -> Array:
+    changed = values.copy()
+    changed[:, -max(1, values.shape[1] // 16) :] = 0
+    return changed
+
+
+def _stale_rows(values: Array) -> Array:
+    return np.concatenate([values[:1], values[:-1]])
+
+
+PLANTED: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
+    {"scaled by 1.5": _scaled, "a sixteenth of the channels zero": _zero_tail, "stale rows": _stale_rows}
+)
+"""What is done to the values of one stage `[tokens, channels]`; all that follows inherits it."""
+
+PLACES = ("qkv_matmul", "attention", "ffn_norm", "ffn_swigl", "ffn_out")
+"""Stages in which faults are planted, in the middle layer."""
+
+
+def judge_honest_kinds(
+    model: Model, tokens: Sequence[int], evaluators: Evaluators, progress: Progress, every: int = 1
+) -> Iterator[JudgedCapture]:
+    """Every honest arithmetic as every kind of capture, replayed; every `every`-th of them."""
+    with tempfile.TemporaryDirectory(prefix="aprtui-kinds-") as folder:
+        cases = [(name, kind) for name in ARITHMETICS for kind in CAPTURE_KINDS]
+        made: tuple[str, dict[Node, Array]] = ("", {})
+        for done, (name, kind) in list(enumerate(cases))[::every]:
+            progress("judging honest captures by kind,", done, len(cases))
+            if made[0] != name:
+                made = name, stage_tensors(ARITHMETICS[name], model, tokens, evaluators)
+            path = Path(folder) / str(done)
+            capture = write_kind(CAPTURE_KINDS[kind], made[1], model.graph, tokens, path)
+            yield judged(f"{kind}: {name}", REPLAY, replay_capture(capture, model, ReplayOptions(), evaluators))
+
+
+def judge_planted_kinds(
+    model: Model, tokens: Sequence[int], evaluators: Evaluators, progress: Progress, every: int = 1
+) -> Iterator[JudgedCapture]:
+    """Faults planted in every arithmetic, as every kind of capture, replayed; right where the segment holds the stage.
+
+    A kind that holds nothing behind the fault is left out.
+    """
+    layer = model.graph.layers // 2
+    faults = [(name, Node(layer, place), what) for name in ARITHMETICS for place in PLACES for what in PLANTED]
+    cases = [(*fault, kind) for fault in faults for kind in CAPTURE_KINDS]
+    with tempfile.TemporaryDirectory(prefix="aprtui-kinds-") as folder:
+        for done, (name, node, what, kind) in list(enumerate(cases))[::every]:
+            progress("judging planted faults by kind of capture,", done, len(cases))
+            tensors = stage_tensors(ARITHMETICS[name], model, tokens, evaluators, change=_planted(node, PLANTED[what]))
+            capture = write_kind(CAPTURE_KINDS[kind], tensors, model.graph, tokens, Path(folder) / str(done))
+            if max(model.graph.order[found] for found in capture.files) < model.graph.order[node]:
+                continue
+            comparison = replay_capture(capture, model, ReplayOptions(), evaluators)
+            divergence = comparison.first_divergence
+            right = comparison.verdict is Verdict.FAIL and divergence is not None and node in divergence.segment
+            yield judged(f"{kind}: {name}, {node} {what}", REPLAY, comparison, right)
+
+
+def _planted(at: Node, change: Callable[[Array], Array]) -> Callable[[Node, Array], Array]:
+    return lambda node, values: change(values) if node == at else values

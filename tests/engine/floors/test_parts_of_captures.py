@@ -1,0 +1,78 @@
+"""The measured floor between two captures that hold few stages: for exactly the stages that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from aprtui.compare.captures import DiffOptions, compare_captures
+from aprtui.compare.comparison import Comparison
+from aprtui.compare.verdict import Verdict
+from aprtui.engine.evaluation.arithmetics import ARITHMETICS, stage_tensors
+from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
+from aprtui.engine.floors.criteria import criteria_by_model
+from aprtui.engine.replay.evaluators import Evaluators
+from aprtui.model.model import Model
+from aprtui.trace.capture import Capture
+from aprtui.trace.graph import Node
+from tests.engine.embedded_captures import TOKENS
+
+Values = NDArray[np.float32]
+ENGINES = ("float32", "llama.cpp, f16 K/V", "bfloat16", "bfloat16, float32 residual")
+
+
+@pytest.fixture(scope="module")
+def floors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Floors are measured once for all tests here, and kept from those of the user."""
+    folder = tmp_path_factory.mktemp("floors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aprtui.engine.floors.criteria.floor_cache", lambda: folder)
+        yield
+
+
+@pytest.fixture
+def capture_of(model: Model, evaluators: Evaluators, tmp_path: Path, floors: None) -> Callable[..., Capture]:
+    def make(
+        engine: str, kind: str, at: Node | None = None, change: Callable[[Values], Values] = np.copy, seed: int = 0
+    ) -> Capture:
+        tensors = stage_tensors(
+            ARITHMETICS[engine], model, TOKENS, evaluators, seed=seed,
+            change=lambda node, values: change(values) if node == at else values,
+        )  # fmt: skip
+        return write_kind(CAPTURE_KINDS[kind], tensors, model.graph, TOKENS, tmp_path / f"{engine}-{seed}-{at}")
+
+    return make
+
+
+def compared(a: Capture, b: Capture, model: Model, evaluators: Evaluators) -> Comparison:
+    criteria = criteria_by_model(a, b, model, TOKENS, evaluators)
+    return compare_captures(a, b, DiffOptions(tokens=TOKENS), None, criteria)
+
+
+@pytest.mark.parametrize("kind", ["layer outputs", "two stages a layer", "layer outputs in bf16", "logits"])
+@pytest.mark.parametrize("engines", list(combinations(ENGINES, 2)), ids=" and ".join)
+def test_two_honest_engines_are_no_divergence(
+    model: Model, evaluators: Evaluators, capture_of: Callable[..., Capture], engines: tuple[str, str], kind: str
+) -> None:
+    a, b = (capture_of(engine, kind, seed=seed) for seed, engine in enumerate(engines))
+    result = compared(a, b, model, evaluators)
+    assert result.verdict is not Verdict.FAIL, result.first_divergence
+    assert result.verdict is Verdict.PASS or all(result.reasons)
+
+
+@pytest.mark.parametrize("engine", ["float32", "llama.cpp, f16 K/V"])
+def test_a_fault_is_found_at_the_output_of_its_layer(
+    model: Model, evaluators: Evaluators, capture_of: Callable[..., Capture], engine: str
+) -> None:
+    honest = capture_of("float32", "layer outputs")
+    faulty = capture_of(engine, "layer outputs", Node(2, "ffn_swigl"), lambda values: values * np.float32(3), seed=1)
+    result = compared(honest, faulty, model, evaluators)
+    assert result.verdict is Verdict.FAIL
+    assert result.first_divergence is not None
+    assert result.first_divergence.verdict.node == Node(2, "post_ffn_residual")
+    assert Node(2, "ffn_swigl") in result.first_divergence.segment

@@ -1,0 +1,79 @@
+"""How far a load and a prefill are, from what the taps of their passes hand out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from aprtui.engine.generation import generate
+from aprtui.engine.process.loading import LoadedEngine, load_engine
+from aprtui.engine.process.messages import EngineSettings
+from aprtui.engine.process.records import Recorder
+from aprtui.engine.process.slots import Slots
+from aprtui.engine.protocol import KvType, Mode
+from aprtui.errors import EngineError
+from aprtui.model.model import load_model
+from aprtui.progress import Progress
+from aprtui.resources import embedded_model
+
+TOKENS = [(7 * index) % 1500 + 300 for index in range(40)]
+
+
+@contextmanager
+def loaded(backend: str, progress: Progress) -> Iterator[tuple[LoadedEngine, Recorder]]:
+    settings = EngineSettings(backend, Mode.Q8, KvType.F32, threads=1, context=64)
+    opened = load_engine(progress, settings, embedded_model())
+    graph, descriptor = opened.engine.graph, os.memfd_create("test")
+    slots = Slots(descriptor, len(graph.nodes), graph.layers, create=True)
+    try:
+        yield opened, Recorder(opened, slots, lambda event: None)
+    finally:
+        opened.engine.close()
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "numpy"])
+def test_a_load_counts_the_weights_that_its_first_pass_reads(backend: str) -> None:
+    calls: list[tuple[str, int, int]] = []
+    with loaded(backend, lambda *call: calls.append(call)):
+        read = [(done, total) for what, done, total in calls if what == "reading weights, MB"]
+    total = sum(weight.data.size for weight in load_model(embedded_model()).weights.values()) // 1_000_000
+    assert {found for _, found in read} == {total} and len(read) == 1 + 4
+    assert [done for done, _ in read] == sorted(done for done, _ in read) and 0 < read[-1][0] <= total
+
+
+@pytest.mark.parametrize("backend", ["cpu", "numpy"])
+@pytest.mark.parametrize("kept", [0, 15])
+def test_a_prefill_counts_the_tokens_that_have_gone_through_the_layers(backend: str, kept: int) -> None:
+    calls: list[tuple[str, int, int]] = []
+    with loaded(backend, lambda *call: None) as (opened, recorder):
+        if kept:
+            opened.engine.forward(TOKENS[:kept])
+        generation = generate(opened.engine, opened.tokenizer, TOKENS, max_tokens=3, held=TOKENS[:kept])
+        recorder.watch_prefill(len(TOKENS) - generation.kept, lambda *call: calls.append(call))
+        generation.taps = recorder.taps(False)
+        next(generation)
+        recorder.end_watching()
+        next(generation)
+    assert {(what, total) for what, _, total in calls} == {("evaluating the prompt, tokens", len(TOKENS) - kept)}
+    assert [done for _, done, _ in calls] == [(len(TOKENS) - kept) * layer // 4 for layer in (1, 2, 3, 4)]
+
+
+def test_a_prefill_that_its_progress_ends_leaves_an_engine_that_goes_on() -> None:
+    def end(what: str, done: int, total: int) -> None:
+        raise EngineError(f"{what}: cancelled")
+
+    with loaded("cpu", lambda *call: None) as (opened, recorder):
+        generation = generate(opened.engine, opened.tokenizer, TOKENS, max_tokens=1)
+        recorder.watch_prefill(len(TOKENS), end)
+        generation.taps = recorder.taps(False)
+        with pytest.raises(EngineError, match="cancelled"):
+            next(generation)
+        recorder.end_watching()
+        assert opened.engine.position == 0
+        whole = next(generate(opened.engine, opened.tokenizer, TOKENS, max_tokens=1))
+        opened.engine.reset()
+        assert whole.choice == next(generate(opened.engine, opened.tokenizer, TOKENS, max_tokens=1)).choice
