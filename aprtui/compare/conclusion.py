@@ -29,7 +29,7 @@ from aprtui.compare.explain.locate import first_failing_place, top_elements
 from aprtui.compare.metrics.extras import ulp_histogram
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import NO_BOUND, ROUNDING_REL_L2, Signal, Tolerance, Verdict, judge, smallest_tolerance
-from aprtui.compare.wording import NOTHING_COMPARED, UNBOUNDED, counted
+from aprtui.compare.wording import NOTHING_COMPARED, UNBOUNDED, UNCOMPARED, counted
 from aprtui.trace.graph import Node, StageGraph
 
 
@@ -208,7 +208,7 @@ def _unknown_reasons(
     reasons += [f"{side} is incomplete: its run did not finish" for side in unfinished]
     missing = expected - len(stages)
     if missing:
-        reasons.append(f"{missing} of {counted(expected, 'expected stage')} could not be compared")
+        reasons.append(f"{missing} of {counted(expected, 'expected stage')} {UNCOMPARED}")
     unknown = [stage for stage in stages if stage.verdict.verdict is Verdict.UNKNOWN]
     silent = [stage for stage in unknown if not stage.metrics.compared]
     differing = [stage for stage in unknown if stage.metrics.compared]

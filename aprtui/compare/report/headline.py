@@ -6,7 +6,7 @@ from aprtui.compare.comparison import Comparison, Divergence, StageComparison, S
 from aprtui.compare.explain.focus import nearest_to_bound
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Signal, Verdict, alike_text
-from aprtui.compare.wording import NOTHING_COMPARED, UNBOUNDED, counted, first_tokens, number_text
+from aprtui.compare.wording import NOTHING_COMPARED, UNBOUNDED, UNCOMPARED, counted, first_tokens, number_text
 
 _COORDINATES = ("head", "query", "token", "element")
 """The coordinates of the first wrong value that the sentence names; its channel or key stands in the details."""
@@ -53,6 +53,9 @@ def _unknown(comparison: Comparison) -> str:
     reason = comparison.reasons[0]
     if not comparison.stages:
         return reason if reason == NOTHING_COMPARED else f"{reason}; {NOTHING_COMPARED}"
+    if reason.endswith(UNCOMPARED) and comparison.skipped and not comparison.allowed_missing:
+        first, *more = comparison.skipped
+        reason += f" ({'first ' if more else ''}{first.node}: {first.reason})"
     if reason.endswith(UNBOUNDED):
         return f"{reason}{_look_at(comparison)}"
     aligned = comparison.alignment.aligned
