@@ -31,6 +31,7 @@ from aprtui.tui.screens.tensor.map import TensorMap
 from aprtui.tui.screens.tensor.source import StageSource, TensorSource, open_neighbour, open_source
 from aprtui.tui.screens.tensor.text import CursorValue, RowLabels, cursor_words, parse_place, value_at_cursor
 from aprtui.tui.widgets.heatmap import Heatmap
+from aprtui.tui.widgets.lines import Lines
 from aprtui.tui.widgets.moves import STAGES, ZOOMS
 from aprtui.tui.widgets.table import Table
 
@@ -247,7 +248,13 @@ class TensorScreen(ToolScreen):
         else:
             self._viewport = self._viewport.resized(size.height, size.width)
         self._request_tile()
-        self.call_after_refresh(self._draw_side)
+        self._draw_side()
+
+    def on_lines_resized(self, message: Lines.Resized) -> None:
+        if message.lines.id == "histogram":
+            self._draw_side()
+        elif message.lines.id in ("value", "bytes"):
+            self._show_value()
 
     def on_heatmap_pointed(self, message: Heatmap.Pointed) -> None:
         if self._viewport is not None:
@@ -270,8 +277,12 @@ class TensorScreen(ToolScreen):
             self._set_viewport(self._viewport.framed(message.first, message.last))
 
     def on_table_pointed(self, message: Table.Pointed) -> None:
-        if self.focused is message.table and self._viewport is not None and isinstance(message.table.key, int):
-            self._set_viewport(self._viewport.at(self._viewport.row, message.table.key))
+        if self.focused is message.table:
+            self._show_outlier(message.table)
+
+    def _show_outlier(self, table: Table) -> None:
+        if self._viewport is not None and isinstance(table.key, int):
+            self._set_viewport(self._viewport.at(self._viewport.row, table.key))
 
     def on_table_chosen(self, message: Table.Chosen) -> None:
         self.on_table_pointed(message)
@@ -329,8 +340,13 @@ class TensorScreen(ToolScreen):
         self.set_focus(box)
 
     def action_outliers(self) -> None:
+        """Go to the list of outliers, and in the map to the one that the list is at."""
         self.add_class("-show-side")
-        self.call_after_refresh(self.set_focus, self._body.outliers)
+        self.call_after_refresh(self._go_to_outliers)
+
+    def _go_to_outliers(self) -> None:
+        self.set_focus(self._body.outliers)
+        self._show_outlier(self._body.outliers)
 
     def action_turn_view(self) -> None:
         """On small screens: side, then bytes, then neither."""
