@@ -20,6 +20,7 @@ from textual.strip import Strip
 
 from aprtui.tui.draw.colours import tint_styles
 from aprtui.tui.widgets.line_widget import LineWidget
+from aprtui.tui.widgets.moves import MOVES, PAGES
 
 TAB = "    "
 
@@ -114,10 +115,10 @@ class TextStream(ScrollView, LineWidget, can_focus=True, inherit_bindings=False)
 
     PREFIX = "text-stream"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "move(-1)", "Line before", show=False),
-        Binding("down,j", "move(1)", "Line after", show=False),
-        Binding("pageup", "move(-10)", "Ten lines up", show=False),
-        Binding("pagedown", "move(10)", "Ten lines down", show=False),
+        Binding("up,k", "move(-1)", "Line before", show=False, group=MOVES),
+        Binding("down,j", "move(1)", "Line after", show=False, group=MOVES),
+        Binding("pageup", "move(-10)", "Ten lines up", show=False, group=PAGES),
+        Binding("pagedown", "move(10)", "Ten lines down", show=False, group=PAGES),
     ]
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         f"text-stream--{name}" for name in ("prompt", "token", "marked", "later", "speaker")

@@ -56,6 +56,12 @@ SIGN_TEXTS: Mapping[Sign, str] = {
 }
 
 
+COLOUR_TEXTS = (
+    ("blue", "within its bound"), ("red", "adds error beyond its bound"),
+    ("ochre", "beyond its bound, may be inherited"), ("grey", "no bound judges it"),
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class DiffCell:
     """Levels or marks of the two halves (None: nothing is known) in the colours of their maps."""

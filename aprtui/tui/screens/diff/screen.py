@@ -34,7 +34,7 @@ from aprtui.tui.frame.recent import models_at_hand, remember
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
-from aprtui.tui.screens.diff.cells import METRICS, SIGN_TEXTS, cells, greys, layout, rows
+from aprtui.tui.screens.diff.cells import COLOUR_TEXTS, METRICS, SIGN_TEXTS, cells, greys, layout, rows
 from aprtui.tui.screens.diff.grid import DiffGrid
 from aprtui.tui.screens.diff.models import ModelDialog, ModelSearch, search_models
 from aprtui.tui.screens.diff.pair import Sides, open_sides
@@ -59,6 +59,7 @@ from aprtui.tui.screens.diff.words import (
     verdict_details,
 )
 from aprtui.tui.widgets.contracts import ContractsDock
+from aprtui.tui.widgets.moves import BOUNDS
 from aprtui.tui.widgets.table import Table
 
 POLLS_PER_SECOND = 20
@@ -80,7 +81,7 @@ class DiffScreen(ToolScreen):
 
     NAME = ScreenName.DIFF
     EXPLANATION = EXPLANATION
-    SIGNS = tuple((sign.value, text) for sign, text in SIGN_TEXTS.items())
+    SIGNS = (*COLOUR_TEXTS, *((sign.value, text) for sign, text in SIGN_TEXTS.items()))
     WIDGETS = (DiffGrid, DiffPanes, Table)
     AUTO_FOCUS = "DiffGrid"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -90,8 +91,8 @@ class DiffScreen(ToolScreen):
         Binding("c", "cancel", "Cancel", show=False, id="diff.cancel"),
         Binding("x", "swap", "Swap sides", show=False, id="diff.swap"),
         Binding("M", "turn_metric", "Next metric", show=False, id="diff.metric"),
-        Binding("b", "move_bound(1)", "Move bound", key_display="b B", id="diff.bound.wider"),
-        Binding("B", "move_bound(-1)", "Narrower bound", show=False, id="diff.bound.narrower"),
+        Binding("b", "move_bound(1)", "Move bound", key_display="b B", id="diff.bound.wider", group=BOUNDS),
+        Binding("B", "move_bound(-1)", "Narrower bound", show=False, id="diff.bound.narrower", group=BOUNDS),
         Binding("F", "fold", "Fold layers that are alike, or unfold all", show=False, id="diff.fold"),
         Binding("backspace", "drop_bound", "Drop your bound", show=False, id="diff.bound.drop"),
     ]

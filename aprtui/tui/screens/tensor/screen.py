@@ -31,6 +31,7 @@ from aprtui.tui.screens.tensor.map import TensorMap
 from aprtui.tui.screens.tensor.source import StageSource, TensorSource, open_neighbour, open_source
 from aprtui.tui.screens.tensor.text import CursorValue, RowLabels, cursor_words, parse_place, value_at_cursor
 from aprtui.tui.widgets.heatmap import Heatmap
+from aprtui.tui.widgets.moves import STAGES, ZOOMS
 from aprtui.tui.widgets.table import Table
 
 CLIPS = (1.0, 0.999, 0.99)
@@ -70,17 +71,22 @@ class TensorScreen(ToolScreen):
 
     NAME = ScreenName.TENSOR
     EXPLANATION = EXPLANATION
+    SIGNS = (
+        ("dark", "small, exact zero darkest"), ("bright", "large"), ("blue", "below zero, on the symmetric scale"),
+        ("orange", "above zero, on the symmetric scale"), ("X", "NaN, wins over all"), ("I", "Inf, wins over numbers"),
+        ("+", "beyond the scale"),
+    )  # fmt: skip
     WIDGETS = (TensorMap, Table)
     AUTO_FOCUS = "TensorMap"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("plus,equals_sign", "zoom(True)", "Zoom in", key_display="+", id="tensor.closer"),
-        Binding("minus", "zoom(False)", "Zoom out", show=False, id="tensor.farther"),
+        Binding("plus,equals_sign", "zoom(True)", "Zoom in", key_display="+", id="tensor.closer", group=ZOOMS),
+        Binding("minus", "zoom(False)", "Zoom out", show=False, id="tensor.farther", group=ZOOMS),
         Binding("0", "fit", "All of the tensor", show=False, id="tensor.fit"),
         Binding("M", "scale", "Scale", id="tensor.scale"),
         Binding("X", "clip", "Leave the largest values out of the scale", show=False, id="tensor.clip"),
         Binding("g", "go", "Go to token,channel", show=False, id="tensor.go"),
-        Binding("n", "step(1, 'layer')", "Next stage", id="tensor.next"),
-        Binding("N", "step(-1, 'layer')", "Stage before", show=False, id="tensor.previous"),
+        Binding("n", "step(1, 'layer')", "Next stage", id="tensor.next", group=STAGES),
+        Binding("N", "step(-1, 'layer')", "Stage before", show=False, id="tensor.previous", group=STAGES),
         Binding("O", "outliers", "Outlier channels", show=False, id="tensor.outliers"),
         Binding("v", "turn_view", "Side, bytes or neither (small screens)", show=False, id="tensor.view"),
         Binding("r", "read_again", "Read the file again", show=False, id="tensor.read"),
