@@ -86,6 +86,24 @@ def test_diff_with_replay_says_whose_fault_it_is_even_if_it_is_the_references(ca
         assert whose in text and "layer 2 ffn_gate" in text
 
 
+def test_diff_with_replay_judges_what_two_captures_that_part_have_in_common(captures: Path, tmp_path: Path) -> None:
+    from aprtui.resources import embedded_model
+
+    for name, ids in (("a", "1,2,3,4"), ("b", "1,2,3,5")):
+        run(
+            "trace",
+            "--tokens",
+            ids,
+            "--save-tensor-dir",
+            tmp_path / name,
+            *(("--inject", FAULT) if name == "b" else ()),
+        )
+    result = run("diff", tmp_path / "a", tmp_path / "b", "--model", embedded_model(), "--replay", "--json")
+    assert result.exception is None, result.output
+    divergence = summary(result)["first_divergence"]
+    assert (divergence["layer"], divergence["stage"], divergence["state"]) == (2, "ffn_gate", "injected")
+
+
 def test_diff_with_a_third_capture_judges_by_its_error(captures: Path, tmp_path: Path) -> None:
     reference = tmp_path / "reference"
     run("trace", "-p", PROMPT, "--mode", "q8", "--kv", "f16", "--save-tensor-dir", reference)

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from aprtui.cli.diff import command
-from aprtui.compare.captures import DiffOptions, compare_captures
+from aprtui.compare.captures import Criteria, DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.conclusion import judge_by_bound
 from aprtui.compare.metrics.measure import Metric
@@ -232,3 +232,24 @@ def test_the_error_that_a_replay_finds_has_its_sentence(tmp_path: Path) -> None:
         f"5 of 54 stages compared differ, and neither side adds error beyond its bound at any of them; {figures}"
     )
     assert headline(read_comparison(alone)) == f"no stage adds error beyond its bound; {figures}"
+
+
+def test_a_fault_that_a_replay_finds_has_its_place_and_its_appearance(tmp_path: Path) -> None:
+    records = [
+        {**record, "signal": "injected"} if record["record"] == "comparison" else record
+        for record in records_of(*two_captures(tmp_path), "rel_l2=0.2")
+    ]
+    judged = read_comparison(records)
+    assert judged.adding == {FAULT}
+    assert headline(judged) == "layer 1 ffn_gate, token 0: looks like × 1.5 (a scale that is missing or applied twice)"
+
+
+def test_doubts_of_a_replay_are_the_reason_that_the_sentence_gives(tmp_path: Path) -> None:
+    a, b = (Capture.open(path) for path in two_captures(tmp_path))
+    doubtful = Criteria(doubts=("the replay of B: the weights are not those of MODEL",))
+    comparison = compare_captures(a, b, DiffOptions(), None, doubtful)
+    assert comparison.verdict is Verdict.UNKNOWN
+    assert headline(comparison) == (
+        "the replay of B: the weights are not those of MODEL; 5 of 54 stages compared differ: look first at layer 1 "
+        "ffn_gate (rel_l2 0.5)"
+    )

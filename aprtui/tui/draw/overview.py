@@ -55,7 +55,7 @@ class OverviewPaint:
     """Draws lines of `rows` layers with columns of `width` cells, and keeps what it has drawn once."""
 
     def __init__(self, colour_map: ColourMap, background: Rgb, rows: int, width: int, *, dark: bool) -> None:
-        self._colours = [background if colour is None else colour for colour in level_colours(colour_map)]
+        self._colours = [background if colour is None else colour for colour in level_colours(colour_map, dark=dark)]
         self._colours += [background] * (ABSENT + 1 - len(self._colours))
         self._cursor = CURSOR[dark]
         self._part, gap = _parts(rows, width)

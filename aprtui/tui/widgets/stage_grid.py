@@ -424,8 +424,7 @@ class StageGrid(LayerGrid, can_focus=True):
     def _paint_for(self, rows: int, width: int) -> OverviewPaint:
         if self._paint is None or self._paint[0] != (rows, width):
             colour_map = ColourMap.CIVIDIS if self._figures is None else self._figures.statistic.colour_map
-            dark = self.app.current_theme.dark
-            self._paint = (rows, width), OverviewPaint(colour_map, self.background, rows, width, dark=dark)
+            self._paint = (rows, width), OverviewPaint(colour_map, self.background, rows, width, dark=self.dark)
         return self._paint[1]
 
     def _lens_segments(self, layers: range, width: int) -> list[Segment]:

@@ -460,7 +460,8 @@ class DiffScreen(ToolScreen):
             return
         entry = self._entries[node]
         side = request.a if isinstance(entry, Unpaired) and entry.side == "a" else request.b
-        differing = entry.place if isinstance(entry, StageComparison) else {}
+        # Where B's values had to be put into A's order, the place is not that of the value in B's file.
+        differing = entry.place if isinstance(entry, StageComparison) and not entry.reordered else {}
         place = self.query_one(DiffPanes).place or (place_of(differing) if differing else None)
         fields: dict[str, object] = {}
         if place is not None and (side.is_file() or "element" in differing):

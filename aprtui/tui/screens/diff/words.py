@@ -142,6 +142,7 @@ def stage_words(entry: StageComparison | Unpaired, metric: Metric, adds: bool) -
         words.append(f"observed {number_text(metrics.token_rel_l2)} (rounding {ROUNDING_REL_L2:g})")
     if adds or entry.state is ErrorState.INHERITED:
         words.append(f"error is {entry.state}")
+    words += [f"{entry.reordered}: the panes show them as stored"] if entry.reordered else []
     return SEPARATOR.join([*words, verdict.reason])
 
 

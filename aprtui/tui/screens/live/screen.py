@@ -90,7 +90,7 @@ PACE = 20.0
 PATIENCE = 3.0
 """Seconds without a token after which the screen says so."""
 
-NO_LENS = "not computed for\nthis token: n makes\nthe next one"
+NO_LENS = "not computed for\nthis token;\nn the next one,\nr the run again"
 
 STACKED, WIDE = 120, 160
 """From these widths on, the contracts have room beside the candidates, and the text beside the grid."""
@@ -173,7 +173,7 @@ class LiveScreen(ToolScreen):
         self._source = session.source
         self._initial = initial_state(state, session.source.settings)
         self._wanted_token = self._initial.token
-        self._prompt = state.text("prompt")
+        self._model, self._prompt = state.path("model"), state.text("prompt")
         self._sampling = self._initial.sampling
         self._chat, self._system = self._initial.chat, self._initial.system
         self._request: str | ChatPrompt | None = self._initial.turn
@@ -225,8 +225,8 @@ class LiveScreen(ToolScreen):
 
     @property
     def prompt(self) -> str:
-        """What was said last; before that, what is in the field."""
-        return self._run.turns[-1].said if self._run.turns else self._editor.text
+        """The text in the field."""
+        return self._editor.text
 
     @property
     def sampling(self) -> Sampling:
@@ -236,19 +236,20 @@ class LiveScreen(ToolScreen):
 
     def state(self) -> ScreenState:
         info, run = self._source.info, self._run
-        request = run.turns[-1].request if run.turns else self._next_request()
+        request = self._request or self._next_request()
         is_chat = isinstance(request, ChatPrompt) if request else self.chat
         turn, index = run.place
         token = None if run.timeline.live or turn is not run.turns[-1] else index
+        settings = LiveSettings(self.sampling, self._source.settings, self._system)
         return live_state(
-            info, LiveSettings(self.sampling, self._source.settings, self._system), request,
+            self._model if info is None else info.path, settings, request,
             is_chat if info is not None and info.has_template else self._chat,
             self._grid.node, self._grid.wanted_view, self._statistic, self._signal, self._lens, token,
         )  # fmt: skip
 
     def command(self) -> Sequence[str]:
         turn, index = self._run.place
-        request = self._next_request() if turn is None else turn.request
+        request = turn.request if turn is not None and turn.ids else self._request or self._next_request()
         if not request:
             return []
         ids = () if turn is None else turn.ids
@@ -258,6 +259,8 @@ class LiveScreen(ToolScreen):
         self._text.border_title = self._text_title
         self._grid.border_title = pass_title(self._statistic, None)
         self._candidates.show([], "No token yet.")
+        if self._run.turns:
+            show_turns(self._text, self._run, self._signal)
         self._grid.show_view(self._initial.view)
         self.set_focus(self._grid)
         self._source.start(self._initial.engine)
@@ -351,7 +354,7 @@ class LiveScreen(ToolScreen):
     def action_open_editor(self) -> None:
         """Edit the prompt in the user's own editor, which has the terminal meanwhile."""
         try:
-            text = edit(self._editor.text, self.app.suspend)
+            text = edit(self.prompt, self.app.suspend)
         except UsageError as error:
             self.notify(str(error), severity="error")
         except SuspendNotSupported:
@@ -423,7 +426,7 @@ class LiveScreen(ToolScreen):
 
     def action_rendered_prompt(self) -> None:
         turn, _ = self._run.place
-        if turn is None:
+        if turn is None or not turn.ids:
             self.notify("No prompt was sent yet: press e and enter one.", severity="warning")
         else:
             self.app.push_screen(RenderedPromptScreen(turn, self._run))
@@ -458,17 +461,17 @@ class LiveScreen(ToolScreen):
         if settings.engine == self._source.settings:
             self._send_again()
         else:
-            self._generate_when_loaded = bool(self.prompt)
+            self._generate_when_loaded = bool(self._request or self._next_request())
             self._source.reopen(settings.engine)
 
     def _next_request(self) -> str | ChatPrompt:
         """What is in the field, as the next turn of the conversation or as a text to continue; empty if nothing is."""
-        text = self._editor.text
+        text = self.prompt
         return self._run.following(text, self._system) if self.chat and text else text
 
     def _send(self) -> None:
         """Send what is in the field."""
-        self._editor.remember(self._editor.text)
+        self._editor.remember(self.prompt)
         self._generate(self._next_request())
 
     def _send_again(self) -> None:
@@ -654,7 +657,7 @@ class LiveScreen(ToolScreen):
         self._run.begin(event, self._request)
         self._text.border_subtitle = sampling_title(self.sampling)
         show_turns(self._text, self._run, self._signal)
-        if self._run.is_chat and self._editor.text == self._run.turns[-1].said:
+        if self._run.is_chat and self.prompt == self._run.turns[-1].said:
             self._editor.put("")
 
     def _show_prompt_kind(self) -> None:
