@@ -16,6 +16,7 @@ from aprtui.compare.verdict import Tolerance
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.colours import ColourMap
 from aprtui.tui.screens.diff.cells import Sign, cells, layout, rows, step_level
+from aprtui.tui.screens.diff.words import stage_words
 from tests.compare.recorded import EDITS, FAULT, read_back, records_of, two_captures
 from tests.compare.synthetic import changed, write_capture
 
@@ -94,3 +95,12 @@ def test_a_replay_shows_what_each_side_adds_over_what_is_observed(plain: Compari
 def test_nan_on_one_side_has_a_sign_of_its_own(tmp_path: Path) -> None:
     comparison = read_back(*two_captures(tmp_path, {FAULT: changed((2, 3), np.nan)}))
     assert cells(judge_by_bound(comparison, Tolerance(Metric.REL_L2, 1e9)), Metric.REL_L2)[FAULT].sign is Sign.NAN
+
+
+def test_a_damaged_stage_has_a_sign_of_its_own(tmp_path: Path) -> None:
+    a, b = write_capture(tmp_path / "a"), write_capture(tmp_path / "b")
+    (b / "layer-1" / "ffn_gate.bin").write_bytes(b"APRT")
+    comparison = read_back(a, b)
+    found = cells(comparison, Metric.REL_L2)
+    assert found[Node(1, "ffn_gate")].sign is Sign.DAMAGED
+    assert "damaged: " in stage_words(comparison.by_node[Node(1, "ffn_gate")], Metric.REL_L2, False)
