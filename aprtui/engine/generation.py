@@ -16,13 +16,16 @@ from itertools import takewhile
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.protocol import NO_TAPS, ChoosingEngine, Engine, Logits, Taps
+from aprtui.engine.protocol import NO_TAPS, CancellableEngine, ChoosingEngine, Engine, Logits, PassCancelledError, Taps
 from aprtui.engine.sampling import GREEDY, Choice, Sampler, Sampling
 from aprtui.errors import UsageError
 from aprtui.model.tokenizer import StreamDecoder, Tokenizer
 
 PREFILL_CHUNK = 512
 """Most prompt tokens evaluated between two looks at `cancelled`."""
+
+CANCELLABLE_CHUNK = 256
+"""The same of an engine that looks between layers, too: 0.13 s of a 0.5B model on one core, at no loss of speed."""
 
 
 class StopReason(StrEnum):
@@ -133,12 +136,28 @@ class Generation(Iterator[GeneratedToken]):
     def _prefill(self) -> Choice | None:
         self._engine.reset(self.kept)
         tokens, logits = self._history[self.kept :], None
-        for chunk in np.array_split(tokens, -(-len(tokens) // PREFILL_CHUNK)):
+        most = CANCELLABLE_CHUNK if isinstance(self._engine, CancellableEngine) else PREFILL_CHUNK
+        for chunk in np.array_split(tokens, -(-len(tokens) // most)):
             if self._cancelled():
                 return None
-            logits = self._forward(chunk.tolist())
+            logits = self._prefill_chunk(chunk.tolist())
+            if logits is None:
+                return None
         assert logits is not None
         return self._sampler.choose(logits[-1], self._history)
+
+    def _prefill_chunk(self, tokens: Sequence[int]) -> NDArray[np.float32] | None:
+        """The logits of a chunk; None where it was cancelled between two layers."""
+        engine = self._engine
+        if not isinstance(engine, CancellableEngine):
+            return self._forward(tokens)
+        engine.cancelled = self._cancelled
+        try:
+            return self._forward(tokens)
+        except PassCancelledError:
+            return None
+        finally:
+            engine.cancelled = lambda: False
 
     def _decode(self) -> Choice | None:
         if self._cancelled():

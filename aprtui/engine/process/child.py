@@ -240,6 +240,7 @@ class EngineThread:
             candidates=CANDIDATES, cancelled=self.commands.cancelled, held=held,
         )  # fmt: skip
         self._tokens, self._prompt_tokens = list(ids), len(ids)
+        recorder.begin()
         recorder.name(ids)
         started = messages.Started(job.run, tokenizer.decode(ids), tuple(ids), recorder.written, generation.kept)
         self._send(started)
