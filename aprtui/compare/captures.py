@@ -69,7 +69,7 @@ def compare_captures(
 ) -> Comparison:
     """Compare capture `b` with the reference `a`.
 
-    Raises `UsageError` for a request that fits neither capture, and `UnreadableError` for broken files.
+    A file that cannot be read costs its stage. Raises `UsageError` for a request that fits neither capture.
     """
     if options.mapping != StageMapping():
         b = mapped(b, a.graph, options.mapping)
@@ -103,7 +103,7 @@ def compare_captures(
     # Names may be exchanged only where sides are far apart.
     far = [stage.node for stage in stages if not is_plausible(stage.metrics)]
     findings = Findings(
-        coverage.graph, alignment, stages, skipped, coverage.expected, coverage.allowed,
+        coverage.graph, alignment, stages, skipped, coverage.owed(skipped), coverage.allowed,
         tuple(side for side, capture in (("A", a), ("B", b)) if is_unfinished(capture)),
         frozenset((a.files.keys() & b.files.keys()).difference(coverage.nodes)),
         stages[0].verdict.metric if stages and criteria.bounds else metric, options.limit,

@@ -18,6 +18,9 @@ from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.trace.stats import Accumulator, StageStats, accumulate
 
+DAMAGED = "damaged"
+"""Begins the reason for what a file that cannot be read costs."""
+
 NOT_WRITTEN = "not written: the run did not finish"
 
 
@@ -26,17 +29,21 @@ def is_unfinished(capture: Capture) -> bool:
     return capture.complete is not None and capture.complete is not True
 
 
-def written_values(capture: Capture, node: Node) -> Values | None:
-    """The values of `node`, None where the run ended before they were written.
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The values of a stage that cannot be had, and why: the run ended before, or its file is damaged."""
 
-    Raises `KeyError` for a node without a file, `AprtError` for a broken file of a capture that did finish.
-    """
+    reason: str
+
+
+def held_values(capture: Capture, node: Node) -> Values | Lost:
+    """The values of `node`, or why there are none. Raises `KeyError` for a node without a file."""
     try:
         return capture.values(node)
-    except AprtError:
-        if is_unfinished(capture):
-            return None
-        raise
+    except AprtError as error:
+        return Lost(NOT_WRITTEN if is_unfinished(capture) else f"{DAMAGED}: {error}")
+    except UnreadableError as error:
+        return Lost(f"{DAMAGED}: {error}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +107,10 @@ def _entry(capture: Capture, node: Node) -> Entry:
     if node not in capture.files:
         return UnwrittenStage(node) if is_unfinished(capture) else BrokenStage(node, None)
     try:
-        values = written_values(capture, node)
+        values = capture.values(node)
     except UnreadableError as error:
-        return BrokenStage(node, error)
-    if values is None:
-        return UnwrittenStage(node)
+        unwritten = is_unfinished(capture) and isinstance(error, AprtError)
+        return UnwrittenStage(node) if unwritten else BrokenStage(node, error)
     causal = capture.graph[node.stage].is_attention_map and values.ndim == 3
     return StageSummary(node, values.shape, causal, tensor_stats(values, causal=causal))
 

@@ -6,7 +6,9 @@ sum to one) is marked as inferred, and what is unknown stays None.
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,12 +69,19 @@ class Capture:
 
     @classmethod
     def open(cls, path: Path) -> Capture:
-        """Open the capture in directory `path`. Raises `UnreadableError` if there is none or its manifest is broken."""
-        if not path.is_dir():
-            problem = "is not a directory" if path.exists() else "does not exist"
-            raise UnreadableError(f"{path}: {problem}: expected a capture directory")
-        manifest = read_manifest(path)
-        capture = _with_manifest(path, manifest) if manifest else _without_manifest(path)
+        """Open the capture in directory `path`.
+
+        A file or a folder in it that cannot be read costs its own stages: they are there, and reading them raises.
+        Raises `UnreadableError` if there is no capture, or its manifest is broken.
+        """
+        try:
+            if not path.is_dir():
+                problem = "is not a directory" if path.exists() else "does not exist"
+                raise UnreadableError(f"{path}: {problem}: expected a capture directory")
+            manifest = read_manifest(path)
+            capture = _with_manifest(path, manifest) if manifest else _without_manifest(path)
+        except OSError as error:
+            raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
         if not capture.files and not manifest:
             raise UnreadableError(f"{path}: holds no capture: expected layer-<N>/<stage>.bin files or a manifest.json")
         return capture
@@ -139,9 +148,9 @@ def claimed_files(path: Path) -> Iterator[tuple[Node, Path]]:
     """Files below `path` that the naming rule claims as stages, aliases included, in no particular order."""
     known = set(known_names())
     for directory, layer in _layer_directories(path):
-        for file in sorted(directory.iterdir()):
+        for file in _listed(directory):
             name = canonical_name(file.stem)
-            if file.suffix in SUFFIXES and name in known and file.is_file():
+            if file.suffix in SUFFIXES and name in known and _is_there(file):
                 yield Node(layer, name), file
 
 
@@ -153,15 +162,34 @@ def is_layer_directory(name: str) -> bool:
 
 def _layer_directories(path: Path) -> Iterator[tuple[Path, int | None]]:
     yield path, None
-    for child in sorted(path.iterdir()):
+    for child in _listed(path):
         if is_layer_directory(child.name) and child.is_dir():
             yield child, int(child.name.removeprefix("layer-"))
+
+
+def _listed(directory: Path) -> list[Path]:
+    """What is in a directory, sorted; nothing where it cannot be looked into or has gone."""
+    try:
+        return sorted(directory.iterdir())
+    except OSError:
+        return []
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is something that is meant as a file: also a folder in its place, or what cannot be looked at."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
 
 
 def _with_manifest(path: Path, manifest: Manifest) -> Capture:
     files, missing = {}, []
     for name, info in manifest.files.items():
-        if (path / name).is_file():
+        if _is_there(path / name):
             files[info.node] = StageFile(info.node, path / name, info.shape, inferred=False)
         else:
             missing.append(name)
@@ -188,12 +216,13 @@ def _without_manifest(path: Path) -> Capture:
             if node in found:
                 duplicates.append(found[node])
             found[node] = file
+    warnings = list(_add_closed_layers(path, found))
     layers = 1 + max((node.layer for node in found if node.layer is not None), default=-1)
     graph = graph_from_names({node.stage for node in found}, layers)
     provenance = read_provenance(path)
     tokens = provenance_tokens(provenance)
     count = len(tokens) if tokens else _inferred_token_count(found, graph)
-    warnings = _grouped(path, duplicates, "second files of a stage, not read")
+    warnings += _grouped(path, duplicates, "second files of a stage, not read")
     warnings += _unknown_files(path)
     files = {
         node: StageFile(node, found[node], _inferred_shape(found[node], node, graph, count), inferred=True)
@@ -206,6 +235,18 @@ def _without_manifest(path: Path) -> Capture:
     return Capture(
         path, None, graph, files, (), tokens, PROVENANCE if tokens else None, count, tuple(warnings), provenance
     )
+
+
+def _add_closed_layers(path: Path, found: dict[Node, Path]) -> Iterator[str]:
+    """Add to `found` what lies in folders of layers that cannot be looked into, as in the other layers; say so."""
+    names = sorted({file.name for node, file in found.items() if node.layer is not None})
+    for directory, layer in list(_layer_directories(path)):
+        try:
+            os.scandir(directory).close()
+        except OSError as error:
+            yield f"{directory}: cannot be looked into: {error.strerror or error}"
+            for name in names:
+                found[Node(layer, canonical_name(Path(name).stem))] = directory / name
 
 
 def _trailing_bytes(files: Iterable[StageFile]) -> list[str]:
@@ -222,7 +263,7 @@ def _unknown_files(path: Path) -> list[str]:
     unknown = [
         file
         for directory, _ in _layer_directories(path)
-        for file in sorted(directory.iterdir())
+        for file in _listed(directory)
         if file.suffix in SUFFIXES and canonical_name(file.stem) not in known
     ]
     return _grouped(path, unknown, "files of no known stage, not read")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -368,10 +369,16 @@ def test_requests_that_make_no_sense_are_usage_errors(a: Path, b: Path) -> None:
             diff(*arguments)
 
 
-def test_broken_files_are_unreadable(a: Path, b: Path) -> None:
-    (b / "layer-1/ffn_gate.bin").write_bytes(b"APRT\x01\x00")
-    with pytest.raises(UnreadableError, match=r"layer-1/ffn_gate\.bin: byte 6"):
-        diff(a, b)
+def test_a_broken_file_costs_its_stage_and_a_pass(a: Path) -> None:
+    copy = shutil.copytree(a, a.parent / "copy")
+    (copy / "layer-1/ffn_gate.bin").write_bytes(b"APRT\x01\x00")
+    result = diff(a, copy)
+    assert result.return_value == ExitCode.UNKNOWN
+    assert "layer 1 ffn_gate:  not compared: damaged:" in result.output
+    assert "byte 6: header ends after 6" in result.output and f"1 of {NODES} expected stages" in result.output
+
+
+def test_what_is_no_capture_is_unreadable(a: Path, b: Path) -> None:
     with pytest.raises(UnreadableError, match="not an APRT stage file"):
         diff(a / "manifest.json", b / "manifest.json")
     with pytest.raises(UnreadableError, match="does not exist"):

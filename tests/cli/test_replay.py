@@ -157,7 +157,7 @@ def test_a_truncated_stage_file_is_said_to_be_broken(captures: Path, tmp_path: P
     path = copy / "layer-1" / "ffn_up.bin"
     path.write_bytes(path.read_bytes()[:-4])
     result = run("replay", copy)
-    assert "ffn_up.bin" in str(result.exception)
+    assert result.return_value == ExitCode.UNKNOWN and "ffn_up.bin" in result.output
 
 
 def test_a_capture_that_died_is_never_a_pass(captures: Path, tmp_path: Path) -> None:
@@ -173,4 +173,5 @@ def test_changed_values_of_a_capture_with_a_manifest_are_corrupt(captures: Path,
     copy = tmp_path / "copy"
     shutil.copytree(captures / "exact", copy)
     edit(copy, Node(1, "ffn_up"), lambda values: values + np.float32(1))
-    assert "CRC32" in str(run("replay", copy).exception)
+    result = run("replay", copy)
+    assert result.return_value == ExitCode.UNKNOWN and "CRC32" in result.output

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from aprtui.compare.align.pairing import Unpaired
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node, StageGraph, canonical_name, graph_from_names
 from aprtui.trace.select import ALL, parse_layers, select_nodes, select_stages
@@ -28,6 +29,10 @@ class Coverage:
     nodes: tuple[Node, ...]
     expected: frozenset[Node]
     allowed: frozenset[Node]
+
+    def owed(self, skipped: Iterable[Unpaired]) -> frozenset[Node]:
+        """The expected stages, and those whose damaged files were skipped, unless they may be missing."""
+        return self.expected | {unpaired.node for unpaired in skipped if unpaired.damaged} - self.allowed
 
 
 def plan_coverage(a: Capture, b: Capture, selection: Selection, allowed: Sequence[str]) -> Coverage:

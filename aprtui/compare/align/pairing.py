@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from aprtui.compare.align.layout import rope_order
 from aprtui.compare.align.tokens import TokenAlignment
 from aprtui.compare.metrics.blocks import Values, unravel
-from aprtui.compare.survey import NOT_WRITTEN, written_values
+from aprtui.compare.survey import DAMAGED, Lost, held_values
 from aprtui.compare.wording import counted, first_tokens
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Axis, Node, Stage
@@ -53,14 +53,17 @@ class Unpaired:
     side: str | None
     reason: str
 
+    @property
+    def damaged(self) -> bool:
+        """Whether a file that cannot be read is the reason: an answer is owed, whatever may be missing."""
+        return self.reason.startswith(DAMAGED)
+
 
 def pair_stage(a: Capture, b: Capture, stage: Stage, node: Node, tokens: TokenAlignment) -> StagePair | Unpaired:
-    """Match `node`, which both captures have a file of. Raises `AprtError` for a file that cannot be read."""
-    values_a, values_b = written_values(a, node), written_values(b, node)
-    if values_a is None or values_b is None:
-        lost = [name for name, values in (("A", values_a), ("B", values_b)) if values is None]
-        side = None if len(lost) == 2 else "b" if values_a is None else "a"
-        return Unpaired(node, side, f"{NOT_WRITTEN} ({' and '.join(lost)})")
+    """Match `node`, which both captures have a file of."""
+    values_a, values_b = held_values(a, node), held_values(b, node)
+    if isinstance(values_a, Lost) or isinstance(values_b, Lost):
+        return _lost(node, values_a, values_b)
     shape_a = _known_shape(values_a, stage, tokens.counts[0])
     shape_b = _known_shape(values_b, stage, tokens.counts[1])
     shape_a = shape_a or _shape_like(shape_b, values_a, tokens.counts[0])
@@ -72,6 +75,17 @@ def pair_stage(a: Capture, b: Capture, stage: Stage, node: Node, tokens: TokenAl
         return _pair_maps(values_a, values_b, stage, node, tokens)
     pair = _pair_rows(values_a, values_b, stage, node, tokens)
     return pair if isinstance(pair, Unpaired) else _in_layout_of_a(pair, a, b)
+
+
+def _lost(node: Node, a: Values | Lost, b: Values | Lost) -> Unpaired:
+    sides: dict[str, list[str]] = {}
+    for name, values in (("A", a), ("B", b)):
+        if isinstance(values, Lost):
+            sides.setdefault(values.reason, []).append(name)
+    side = "b" if not isinstance(b, Lost) else "a" if not isinstance(a, Lost) else None
+    # Damage first: it is what can be repaired.
+    reasons = sorted(sides, key=lambda reason: not reason.startswith(DAMAGED))
+    return Unpaired(node, side, "; ".join(f"{reason} ({' and '.join(sides[reason])})" for reason in reasons))
 
 
 def _known_shape(values: Values, stage: Stage, tokens: int | None) -> tuple[int, ...] | None:

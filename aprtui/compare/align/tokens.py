@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from aprtui.compare.metrics.blocks import Values
 from aprtui.compare.metrics.measure import compare_values
-from aprtui.compare.survey import written_values
+from aprtui.compare.survey import Lost, held_values
 from aprtui.compare.wording import counted, first_tokens
 from aprtui.errors import UsageError
 from aprtui.trace.capture import Capture
@@ -122,8 +122,8 @@ def _align_by_embedding(a: Capture, b: Capture, counts: tuple[int | None, int | 
 
 def _embedding(capture: Capture) -> Values | None:
     node = Node(0, ENTRY)
-    values = written_values(capture, node) if node in capture.files else None
-    return None if values is None else values.reshape(-1)
+    values = held_values(capture, node) if node in capture.files else None
+    return None if values is None or isinstance(values, Lost) else values.reshape(-1)
 
 
 def _embedding_problem(a: Values | None, b: Values | None) -> str | None:

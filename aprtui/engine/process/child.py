@@ -124,8 +124,7 @@ class EngineThread:
     def run(self) -> None:
         """Work until the process ends; an error that leaves no usable engine ends the process."""
         try:
-            with self.commands.loading():
-                loaded = self._opener(self._progress, self._settings)
+            loaded = self._opener(self._progress, self._settings)
             graph = loaded.engine.graph
             slots = Slots(self._descriptor, len(graph.nodes), graph.layers, create=True)
             self._send(messages.Loaded(loaded.info))
@@ -138,8 +137,6 @@ class EngineThread:
             self._end(f"internal error in the engine: {type(error).__name__}: {error}", ExitCode.INTERNAL)
 
     def _progress(self, what: str, done: int, total: int) -> None:
-        if self.commands.load_cancelled:
-            raise EngineError("the load was cancelled")
         self._send(messages.StepProgress(what, done, total))
 
     def _end(self, message: str, code: ExitCode) -> None:
@@ -168,8 +165,7 @@ class EngineThread:
         """Another engine, or None where it cannot be opened; the old one is kept until it is replaced."""
         self._send(messages.Reopening())
         try:
-            with self.commands.loading():
-                return self._opener(self._progress, settings)
+            return self._opener(self._progress, settings)
         except AprtuiError as error:
             self._send(messages.Failed(str(error), fatal=False))
             return None
@@ -255,6 +251,7 @@ class EngineThread:
             candidates=CANDIDATES, cancelled=self.commands.cancelled, held=held,
         )  # fmt: skip
         self._tokens, self._prompt_tokens = list(ids), len(ids)
+        recorder.begin()
         recorder.name(ids)
         started = messages.Started(job.run, tokenizer.decode(ids), tuple(ids), recorder.written, generation.kept)
         self._send(started)

@@ -55,6 +55,7 @@ class EngineProcess:
         self._connection: Connection | None = None
         self._memory = -1
         self._slots: Slots | None = None
+        self._own_events: list[messages.Event] = []
         self.info: messages.EngineDescription | None = None
         self.state = EngineState.CLOSED
 
@@ -85,10 +86,13 @@ class EngineProcess:
 
     def restart(self) -> None:
         """End the process at once, if it still lives, and start a new one."""
+        self._kill()
+        self.start()
+
+    def _kill(self) -> None:
         if self._process is not None:
             self._process.kill()
         self.close()
-        self.start()
 
     def close(self) -> None:
         """End the process: politely, and after a second by force. A second call does nothing."""
@@ -108,7 +112,7 @@ class EngineProcess:
 
     def poll(self) -> list[messages.Event]:
         """The events since the last call; returns at once. A process that has died gives a fatal `Failed`."""
-        events: list[messages.Event] = []
+        events, self._own_events = self._own_events, []
         while self._connection is not None and self.state is not EngineState.CRASHED:
             try:
                 if not self._connection.poll():
@@ -170,8 +174,15 @@ class EngineProcess:
         self._send(messages.Control.STEP)
 
     def cancel(self) -> None:
-        """End the capture or measurement that is going on, else the generation, after the current token."""
-        self._send(messages.Control.CANCEL)
+        """End the capture or measurement that is going on, else the generation: after the token, or layer of a prompt.
+
+        A loading is ended at once, with its process, because a compiler looks at nothing; `LoadingCancelled` says so.
+        """
+        if self.state is EngineState.LOADING:
+            self._kill()
+            self._own_events.append(messages.LoadingCancelled())
+        else:
+            self._send(messages.Control.CANCEL)
 
     @property
     def written(self) -> int:

@@ -123,6 +123,11 @@ class Reopening:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadingCancelled:
+    """The process that was loading is ended: there is no engine until it is started again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """The engine can take commands."""
 
@@ -224,6 +229,6 @@ class Failed:
 
 
 Event = (
-    StepProgress | Reopening | Loaded | Started | TokenNames | TokenText | Paused | Resumed | Finished
-    | Captured | NoiseMeasured | Declined | Failed
+    StepProgress | Reopening | LoadingCancelled | Loaded | Started | TokenNames | TokenText | Paused | Resumed
+    | Finished | Captured | NoiseMeasured | Declined | Failed
 )  # fmt: skip

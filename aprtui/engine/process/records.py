@@ -62,6 +62,11 @@ class Recorder:
     def end_watching(self) -> None:
         self._table.passed = None
 
+    def begin(self) -> None:
+        """Forget what a pass has left that was cancelled, or failed, before a record was written."""
+        self._table.take()
+        self._table.take_last(())
+
     def name(self, ids: Iterable[int]) -> None:
         """Send the names of those ids that are mentioned for the first time."""
         new = [token for token in dict.fromkeys(ids) if token not in self._named]

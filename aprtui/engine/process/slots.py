@@ -211,7 +211,7 @@ class StatsTable:
     def take_last(self, nodes: Sequence[Node]) -> NDArray[np.float32] | None:
         """The last position `[nodes, width]` of `nodes` in the pass; None where they were not tapped in full."""
         last, self._last = self._last, {}
-        return np.stack([last[node] for node in nodes]) if last else None
+        return np.stack([last[node] for node in nodes]) if last and nodes else None
 
     def take(self) -> NDArray[np.void]:
         """The statistics `[nodes]` of everything put since the last call."""

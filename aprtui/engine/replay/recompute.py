@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.align.layout import Layout
-from aprtui.compare.survey import NOT_WRITTEN, written_values
+from aprtui.compare.survey import Lost, held_values
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
 from aprtui.engine.replay.arithmetic import Recomputation
 from aprtui.engine.replay.disturbed import Disturb
@@ -49,11 +49,11 @@ class CapturedStages:
         return 0 if isinstance(raw, Misfit) else int(raw.shape[-2])
 
     def raw(self, node: Node) -> Array | Misfit:
-        """The values of `node` as they lie in the file, in the model's shape. Raises `AprtError` for a broken file."""
+        """The values of `node` as they lie in the file, in the model's shape."""
         stage, total = self.model.graph[node.stage], len(self.tokens)
-        values = written_values(self.capture, node)
-        if values is None:
-            return self._misfit(node, NOT_WRITTEN)
+        values = held_values(self.capture, node)
+        if isinstance(values, Lost):
+            return self._misfit(node, values.reason)
         if values.size == stage.size(total):
             return values.reshape(stage.shape(total))
         if values.size == stage.width and not stage.is_attention_map:

@@ -61,7 +61,7 @@ def replay_capture(
 ) -> Comparison:
     """Replay every selected stage of `capture` with the weights of `model`.
 
-    Raises `UsageError` for a selection that selects nothing, `UnreadableError` for broken files.
+    A file that cannot be read costs its stage. Raises `UsageError` for a selection that selects nothing.
     """
     coverage = plan_coverage(capture, capture, options.selection, options.allow_missing)
     tokens, source = _tokens(capture, model, options)
@@ -137,7 +137,7 @@ class _Replay:
         count = len(self.tokens)
         findings = Findings(
             self.model.graph, TokenAlignment(count, (count, count), (self.source, self.source)), compared, skipped,
-            self.coverage.expected, self.coverage.allowed, _unfinished(self.capture),
+            self.coverage.owed(skipped), self.coverage.allowed, _unfinished(self.capture),
             frozenset(self.capture.files.keys() - set(self.coverage.nodes)), Metric.TOKEN_REL_L2, self.options.limit,
             (*self.engine.statements, *self.layouts), doubts, unjudgeable=bool(doubts), known=self._known,
         )  # fmt: skip

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.align.tokens import EMBEDDING_REL_L2
-from aprtui.compare.survey import written_values
+from aprtui.compare.survey import Lost, held_values
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import ENTRY, Node
@@ -24,9 +24,9 @@ def tokens_of(capture: Capture, model: Model) -> tuple[int, ...] | None:
     Ids of tokens whose rows are equal cannot be told apart, and need not be: the first of them is taken.
     """
     node = Node(0, ENTRY)
-    values = written_values(capture, node) if node in capture.files else None
+    values = held_values(capture, node) if node in capture.files else None
     width = model.config.graph.hidden
-    if values is None or not values.size or values.size % width:
+    if values is None or isinstance(values, Lost) or not values.size or values.size % width:
         return None
     rows = np.asarray(values.reshape(-1, width), np.float64)
     if not np.isfinite(rows).all():

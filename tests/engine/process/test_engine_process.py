@@ -24,6 +24,7 @@ from aprtui.engine.process.messages import (
     Failed,
     Finished,
     Loaded,
+    LoadingCancelled,
     Paused,
     Resumed,
     Started,
@@ -327,3 +328,60 @@ def test_engine_ends_with_its_app_without_a_word_on_stderr(how: str) -> None:
     )
     assert gone(int(done.stdout))
     assert done.stderr == ""
+
+
+def open_and_sleep(progress: Progress, settings: EngineSettings) -> LoadedEngine:
+    progress("compiling kernels", 1, 2)
+    time.sleep(600)
+    return open_fake(progress, settings)
+
+
+def test_a_loading_is_cancelled_with_its_process_and_begun_again() -> None:
+    with running(open_and_sleep) as process:
+        until(process, StepProgress)
+        number = pid(process)
+        process.cancel()
+        assert str(process.state) == "closed" and gone(number)
+        assert process.poll() == [LoadingCancelled()] and process.poll() == []
+        process.restart()
+        until(process, StepProgress)
+        assert process.state is EngineState.LOADING and pid(process) != number
+
+
+def test_a_cancelled_reopening_leaves_the_settings_of_the_engine_before() -> None:
+    with running(open_fake) as process:
+        until(process, Loaded)
+        before = process.settings
+        process.reopen(EngineSettings(threads=7))
+        process.state = EngineState.LOADING  # as once `Reopening` has come
+        process.cancel()
+        assert process.settings == before
+        process.restart()
+        until(process, Loaded)
+
+
+def test_starting_again_ends_the_process_that_runs() -> None:
+    with running(open_fake) as process:
+        until(process, Loaded)
+        number = pid(process)
+        process.start()
+        until(process, Loaded)
+        assert gone(number) and pid(process) != number
+
+
+def test_what_a_cancelled_prompt_has_left_is_in_no_record_of_the_next_one() -> None:
+    opener = partial(load_engine, path=embedded_model())
+    with running(opener, settings=EngineSettings(backend="cpu")) as process:
+        until(process, Loaded, 120)
+        process.generate("def fib(n):", GREEDY, max_tokens=1)
+        until(process, Finished)
+        wanted = process.latest()
+        process.generate("x = 1\n" * 150, GREEDY, max_tokens=1)
+        until(process, Started)
+        process.cancel()
+        until(process, Finished)
+        process.generate("def fib(n):", GREEDY, max_tokens=1)
+        until(process, Finished)
+        found = process.latest()
+        assert wanted is not None and found is not None
+        assert found.stats["count"].tolist() == wanted.stats["count"].tolist()

@@ -42,6 +42,7 @@ class Sign(StrEnum):
     SKIPPED = "·"
     ONLY_A = "A"
     ONLY_B = "B"
+    DAMAGED = "✗"
 
 
 SIGN_TEXTS: Mapping[Sign, str] = {
@@ -53,6 +54,7 @@ SIGN_TEXTS: Mapping[Sign, str] = {
     Sign.SKIPPED: "not compared",
     Sign.ONLY_A: "in A only",
     Sign.ONLY_B: "in B only",
+    Sign.DAMAGED: "damaged",
 }
 
 
@@ -123,6 +125,8 @@ def cells(comparison: Comparison, metric: Metric, before: Comparison | None = No
 
 
 def _skipped(unpaired: Unpaired) -> DiffCell:
+    if unpaired.damaged:
+        return DiffCell(None, None, Sign.DAMAGED)
     only = {"a": Sign.ONLY_A, "b": Sign.ONLY_B}
     return DiffCell(None, None, only.get(unpaired.side or "", Sign.SKIPPED))
 

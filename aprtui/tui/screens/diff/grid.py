@@ -35,7 +35,7 @@ from aprtui.tui.widgets.moves import ENDS, MOVES, PAGES
 
 NOTHING = DiffCell(None, None, Sign.NONE)
 
-LOUD = (Sign.ADDS, Sign.NAN, Sign.INF)
+LOUD = (Sign.ADDS, Sign.NAN, Sign.INF, Sign.DAMAGED)
 """The signs of what is wrong at the stage itself."""
 
 

@@ -96,6 +96,9 @@ STACKED, WIDE = 120, 160
 """From these widths on, the contracts have room beside the candidates, and the text beside the grid."""
 
 
+NOT_LOADED = "loading was cancelled: ctrl+r loads the model"
+
+
 class LiveScreen(ToolScreen):
     """Watch a generation. All data come from a source; the screen polls it and computes nothing itself."""
 
@@ -345,7 +348,7 @@ class LiveScreen(ToolScreen):
         self._source.set_pace(self._pace)
 
     def action_cancel(self) -> None:
-        """End what is going on: a capture, a measurement, a generation."""
+        """End what is going on: a loading, a capture, a measurement, a generation."""
         self._source.cancel()
 
     def action_edit(self) -> None:
@@ -489,6 +492,8 @@ class LiveScreen(ToolScreen):
             self.notify("Type a prompt first.", severity="warning")
         elif self._source.state is EngineState.CRASHED:
             self.notify("The engine has crashed; press escape, then ctrl+r to restart it.", severity="warning")
+        elif self._source.state is EngineState.CLOSED:
+            self.notify(f"{NOT_LOADED.capitalize()}.", severity="warning")
         elif info is None:
             # What is in the field is sent as soon as the engine is loaded: until then nobody knows of a template.
             self._request = None
@@ -614,9 +619,9 @@ class LiveScreen(ToolScreen):
                 now = time.monotonic()
                 begun = self._work or WorkProgress.new(what, done, total, now)
                 self._work, self._last_progress = begun.taken(what, done, total, now), now
-            case messages.Reopening():
+            case messages.Reopening() | messages.LoadingCancelled():
                 self._last_progress = time.monotonic()
-                self._show_note("")
+                self._show_note(NOT_LOADED if isinstance(event, messages.LoadingCancelled) else "")
             case messages.Loaded(info):
                 self._loaded(info)
             case messages.Started(number) if number == self._generation:

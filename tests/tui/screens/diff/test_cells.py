@@ -17,6 +17,7 @@ from aprtui.compare.verdict import Tolerance
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.colours import ColourMap
 from aprtui.tui.screens.diff.cells import Sign, cells, layout, rows, step_level
+from aprtui.tui.screens.diff.words import stage_words
 from tests.compare.recorded import EDITS, FAULT, read_back, records_of, two_captures
 from tests.compare.synthetic import changed, scaled, write_capture
 
@@ -120,3 +121,12 @@ def test_an_error_that_a_bound_leaves_open_is_not_judged(tmp_path: Path) -> None
             record |= {"verdict": "UNKNOWN", "state": "unknown"}
     (fault,) = (cell for node, cell in cells(read_comparison(records), Metric.REL_L2).items() if node == FAULT)
     assert fault.sign is Sign.UNJUDGED and fault.upper is None and fault.lower_map is ColourMap.OBSERVED
+
+
+def test_a_damaged_stage_has_a_sign_of_its_own(tmp_path: Path) -> None:
+    a, b = write_capture(tmp_path / "a"), write_capture(tmp_path / "b")
+    (b / "layer-1" / "ffn_gate.bin").write_bytes(b"APRT")
+    comparison = read_back(a, b)
+    found = cells(comparison, Metric.REL_L2)
+    assert found[Node(1, "ffn_gate")].sign is Sign.DAMAGED
+    assert "damaged: " in stage_words(comparison.by_node[Node(1, "ffn_gate")], Metric.REL_L2, False)

@@ -19,6 +19,7 @@ from aprtui.engine.process.messages import (
     Failed,
     Finished,
     Loaded,
+    LoadingCancelled,
     NoiseMeasured,
     Paused,
     Reopening,
@@ -240,6 +241,8 @@ class RecordedSource:
         self._steps = 1
 
     def cancel(self) -> None:
+        if self.state is EngineState.LOADING:
+            self.state, self._events, self.loading_polls = EngineState.CLOSED, [LoadingCancelled()], 0
         if self.state in (EngineState.RUNNING, EngineState.PAUSED):
             self.state = EngineState.READY
             self._events.append(Finished(self._run, StopReason.CANCELLED, ""))
