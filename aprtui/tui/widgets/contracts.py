@@ -52,9 +52,9 @@ ADVICE: Mapping[Lack, str] = {
     Lack.CHECK: "read its test:",
     Lack.RUN: "which no screen does:",
     Lack.DEVICE: "on a machine that has one:",
-    Lack.CAPTURE: "open one in Browse (2), then come back (5). Made by:",
-    Lack.REFERENCE: "mark two in Browse (2) with space, then come back (5). Made by:",
-    Lack.OTHER_CAPTURE: "opened in Browse (2). Made by:",
+    Lack.CAPTURE: "to be made by this and opened in Browse (2):",
+    Lack.REFERENCE: "both to be made by this and marked with space in Browse (2):",
+    Lack.OTHER_CAPTURE: "to be made by this and opened in Browse (2):",
 }
 PLAIN_LACKS = frozenset({Lack.CHECK, Lack.RUN, Lack.CAPTURE, Lack.REFERENCE})
 """What is lacking says all there is to say."""

@@ -92,7 +92,9 @@ async def test_a_rule_comes_first_in_words_then_its_result_with_sign_and_tone(fo
 async def test_unknown_says_why_and_what_settles_it(folder: Path) -> None:
     async with showing(on(folder), size=(80, 24)) as pilot:
         await judged(pilot)
-        assert "It needs a capture, open one in Browse (2), then come back (5)." in " ".join(screen_text(pilot).split())
+        assert "It needs a capture, to be made by this and opened in Browse (2):" in " ".join(
+            screen_text(pilot).split()
+        )
         assert "read them" in screen_text(pilot), "its test"
     async with showing(on(folder, capture="good", falsifier="ALPHA-2"), size=(80, 24)) as pilot:
         await judged(pilot)
