@@ -35,10 +35,10 @@ from aprtui.tui.screens.browse.rows import (
     TENSOR_COLUMNS,
     artifact_row,
     artifact_words,
-    damage,
     grid_stats,
     judgement_lines,
     preview_lines,
+    remarks,
     stage_rows,
     stage_words,
     tensor_row,
@@ -585,7 +585,7 @@ class BrowseScreen(ToolScreen):
             pane.show([])
             return
         more = self._replay_lines(artifact)
-        more += damage(self._contents) if isinstance(self._contents, CaptureContents) else []
+        more += remarks(self._contents)
         pane.show(preview_lines(artifact, self._marks, more, HINTS[artifact.kind], pane.size.width))
 
     def _title(self, table: Table, name: str) -> None:

@@ -354,7 +354,7 @@ async def test_without_its_model_a_capture_says_what_to_do(folder: Path, opened:
 async def test_enter_on_a_model_opens_it_in_live(folder: Path, opened: list[str]) -> None:
     shutil.copy(embedded_model(), folder / "demo.gguf")
     async with showing(BROWSE) as pilot:
-        await until_shown(pilot, "demo.gguf: tensors", "enter: open it in Live")
+        await until_shown(pilot, "demo.gguf: tensors", "enter: open it in Live", "unusual  ")
         await pilot.press("enter")
         assert opened == ["aprtui:live?model=demo.gguf"]
 
