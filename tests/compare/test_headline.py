@@ -14,14 +14,16 @@ from aprtui.cli.diff import command
 from aprtui.compare.captures import Criteria, DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.conclusion import judge_by_bound
+from aprtui.compare.files import compare_files
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.report.headline import headline
 from aprtui.compare.report.records import read_comparison
 from aprtui.compare.verdict import Tolerance, Verdict, parse_tolerance
+from aprtui.trace.aprt import read_aprt
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from tests.compare.recorded import EDITS, FAULT, read_back, records_of, two_captures
-from tests.compare.synthetic import changed, scaled, write_capture
+from tests.compare.synthetic import Edit, changed, scaled, write_capture
 
 Writer = Callable[[Path], tuple[Path, Path]]
 """Writes both sides into a folder."""
@@ -253,3 +255,21 @@ def test_doubts_of_a_replay_are_the_reason_that_the_sentence_gives(tmp_path: Pat
         "the replay of B: the weights are not those of MODEL; 5 of 54 stages compared differ: look first at layer 1 "
         "ffn_gate (rel_l2 0.5)"
     )
+
+
+@pytest.mark.parametrize(
+    ("edit", "tolerances", "sentence"),
+    [
+        (scaled(1), (), "layer 1 ffn_gate is bit-equal"),
+        (scaled(1.5), (), "layer 1 ffn_gate differs (rel_l2 0.5), and nothing says how much is allowed"),
+        (scaled(1.5), ("rel_l2=1",), "layer 1 ffn_gate differs, but not beyond its bound: rel_l2 0.5, bound 1"),
+        (scaled(1.5), ("rel_l2=0.1",), "layer 1 ffn_gate, element "),
+        (changed((slice(None),), np.nan), (), "layer 1 ffn_gate, element 0: 60 values NaN or Inf on one side only"),
+    ],
+)
+def test_two_stage_files_have_sentences_of_one_stage(
+    tmp_path: Path, edit: Edit, tolerances: tuple[str, ...], sentence: str
+) -> None:
+    a, b = (read_aprt(side / "layer-1" / "ffn_gate.bin") for side in two_captures(tmp_path, {FAULT: edit}))
+    comparison = compare_files(a, b, tuple(map(parse_tolerance, tolerances)), 10)
+    assert headline(comparison).startswith(sentence), headline(comparison)

@@ -395,8 +395,8 @@ class LiveScreen(ToolScreen):
         if node is None or info is None or self._grid.graph is None:
             return None
         token = None if self._record is None else self._record.position - 1
-        is_map = self._grid.graph[node.stage].is_attention_map
-        return FaultPlace(node, is_map, info.fault_kinds.get(node, ()), token)
+        maps = frozenset(stage.name for stage in self._grid.graph.stages if stage.is_attention_map)
+        return FaultPlace(node, info.fault_kinds, maps, token)
 
     def action_again(self) -> None:
         self._sampling = replace(self.sampling, seed=self.sampling.seed + 1)
