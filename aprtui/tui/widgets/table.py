@@ -178,7 +178,7 @@ class Table(JumpTargets, can_focus=True):
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         """All rows and their titles; at least the lines of the text for an empty table."""
-        return max(len(self._rows) + 1, 4)
+        return max(len(self._rows) + 1 if self._rows else len(self._empty_lines(width)), 4)
 
     def on_mouse_scroll_down(self, event: MouseScrollDown) -> None:
         self.action_move(1)
@@ -203,7 +203,7 @@ class Table(JumpTargets, can_focus=True):
     def draw_line(self, y: int) -> Strip:
         width, base = self.size.width, self.style()
         if not self._rows:
-            lines = [part for line in self.empty.splitlines() for part in textwrap.wrap(line, max(width, 10)) or [""]]
+            lines = self._empty_lines(width)
             text = lines[y] if y < len(lines) else ""
             return Strip([Segment(text, self.style(Tone.MUTED))]).adjust_cell_length(width, base)
         if y == 0:
@@ -218,6 +218,9 @@ class Table(JumpTargets, can_focus=True):
             style += self.style("cursor" if self.has_focus else "resting", partial=True)
             return Strip([Segment(set_cell_size(self._line(row.cells), width), style)])
         return Strip(list(self._toned(row))).adjust_cell_length(width, base)
+
+    def _empty_lines(self, width: int) -> list[str]:
+        return [part for line in self.empty.splitlines() for part in textwrap.wrap(line, max(width, 10)) or [""]]
 
     @property
     def _height(self) -> int:

@@ -10,10 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import takewhile
+from pathlib import Path
 from typing import TypeVar
 
 from aprtui.compare.survey import BrokenStage, Entry, StageSummary, UnwrittenStage, is_unfinished, stated
 from aprtui.errors import UnreadableError
+from aprtui.model.facts import model_facts
+from aprtui.model.model import load_model
 from aprtui.model.tensor_table import TensorInfo, TensorSummary, summarise, tensor_table
 from aprtui.progress import Cancelled
 from aprtui.trace.capture import Capture
@@ -38,10 +41,11 @@ class CaptureContents:
 
 @dataclass(frozen=True, slots=True)
 class ModelContents:
-    """The tensors of a model, and what has been read of them so far."""
+    """The tensors of a model, what has been read of them so far, and what is unusual about the model, in sentences."""
 
     tensors: tuple[TensorInfo, ...]
     summaries: Mapping[str, TensorSummary]
+    unusual: tuple[str, ...] = ()
 
 
 Contents = CaptureContents | ModelContents
@@ -54,9 +58,11 @@ def read_contents(artifact: Artifact, cancelled: Cancelled) -> Iterator[Contents
     """
     if artifact.is_model:
         tensors = tensor_table(artifact.path)
+        yield ModelContents(tensors, {})
+        unusual = _unusual(artifact.path)
         readable = takewhile(lambda _: not cancelled(), (info for info in tensors if info.stored is not None))
         summaries = ((info.name, summarise(artifact.path, info, cancelled)) for info in readable)
-        yield from (ModelContents(tensors, found) for found in _growing({}, summaries))
+        yield from (ModelContents(tensors, found, unusual) for found in _growing({}, summaries))
     else:
         capture = Capture.open(artifact.path)
         known = stated(capture)
@@ -64,6 +70,14 @@ def read_contents(artifact: Artifact, cancelled: Cancelled) -> Iterator[Contents
         readable_nodes = takewhile(lambda _: not cancelled(), missing)
         entries = ((node, _stage_entry(capture, node, cancelled)) for node in readable_nodes)
         yield from (CaptureContents(capture, found) for found in _growing(known, entries))
+
+
+def _unusual(path: Path) -> tuple[str, ...]:
+    """What a port of the model is likely to miss; why it cannot be run where it cannot."""
+    try:
+        return model_facts(load_model(path)).unusual
+    except UnreadableError as error:
+        return (f"cannot be run here: {str(error).removeprefix(f'{path}: ')}",)
 
 
 def _stage_entry(capture: Capture, node: Node, cancelled: Cancelled) -> Entry:

@@ -23,16 +23,16 @@ from aprtui.tui.draw.numbers import UNKNOWN, age_text, number, range_text, shape
 from aprtui.tui.draw.text import SEPARATOR, as_typed, clipped, flowed, one_line, padded, short_path
 from aprtui.tui.frame.session import RecordedVerdict
 from aprtui.tui.screens.browse.artifacts import Artifact, ArtifactKind
-from aprtui.tui.screens.browse.contents import CaptureContents
+from aprtui.tui.screens.browse.contents import Contents, ModelContents
 from aprtui.tui.screens.browse.facts import fault_words
 from aprtui.tui.widgets.lines import Ink, Piece
 from aprtui.tui.widgets.table import Column, Row, Tone
 
 ARTIFACT_COLUMNS = (
     Column(" "), Column("name", grows=True, end_matters=True), Column("kind", rank=7),
-    Column("prompt or title", grows=True), Column("note", grows=True, tone=Tone.MARKED), Column("mode", rank=2),
-    Column("tokens", right=True, rank=1), Column("layers", right=True, rank=5), Column("engine", rank=4),
-    Column("model", rank=6, grows=True), Column("size", right=True, rank=3), Column("age", right=True, rank=1),
+    Column("prompt or title", grows=True), Column("note", grows=True, tone=Tone.MARKED), Column("mode", rank=1),
+    Column("tokens", right=True, rank=2), Column("layers", right=True, rank=5), Column("engine", rank=4),
+    Column("model", rank=6, grows=True), Column("size", right=True, rank=3), Column("age", right=True, rank=2),
 )  # fmt: skip
 STAGE_COLUMNS = (
     Column("layer", right=True), Column("stage", grows=True), Column("shape", right=True, rank=3),
@@ -127,7 +127,7 @@ def preview_lines(
     facts += [("marked", roles[letter], Ink.MARKED) for letter, path in marks.items() if artifact.key == (path,)]
     lines: list[list[Piece]] = []
     room = max(width - WORD, 8)
-    for word, text, ink in (*more, *facts):
+    for word, text, ink in (*facts, *more) if artifact.is_model else (*more, *facts):
         ink = Ink.ACCENT if word == "faults" else ink
         rows = [row for line in text.splitlines() for row in _wrapped(line, room)] or [""]
         if len(rows) > MOST_LINES:
@@ -145,8 +145,13 @@ def judgement_lines(judgement: RecordedVerdict) -> list[tuple[str, str, Ink]]:
     return lines + ([("command", shlex.join(judgement.command), Ink.MUTED)] if judgement.command else [])
 
 
-def damage(contents: CaptureContents) -> list[tuple[str, str, Ink]]:
-    """What cannot be read in a capture, and what else is odd about it, for its preview."""
+def remarks(contents: Contents | None) -> list[tuple[str, str, Ink]]:
+    """What cannot be read in a capture, and what is unusual about it or about a model, for its preview."""
+    if contents is None:
+        return []
+    if isinstance(contents, ModelContents):
+        words = ["unusual", *[""] * len(contents.unusual)]
+        return [(word, text, Ink.ACCENT) for word, text in zip(words, contents.unusual, strict=False)]
     broken = [str(node) for node, entry in contents.entries.items() if isinstance(entry, BrokenStage)]
     lines = []
     if broken:

@@ -35,10 +35,10 @@ from aprtui.tui.screens.browse.rows import (
     TENSOR_COLUMNS,
     artifact_row,
     artifact_words,
-    damage,
     grid_stats,
     judgement_lines,
     preview_lines,
+    remarks,
     stage_rows,
     stage_words,
     tensor_row,
@@ -302,8 +302,12 @@ class BrowseScreen(ToolScreen):
     def on_browse_screen_listed(self, message: Listed) -> None:
         """Show what was found; an artifact that has changed is read again."""
         self._listing, self._searched = message.listing, True
-        self._table("artifacts").empty = NOTHING_FOUND
+        table = self._table("artifacts")
+        if table.empty != NOTHING_FOUND:
+            table.empty = NOTHING_FOUND
+            table.refresh(layout=True)
         self._show_list()
+        self._say_focused()
         problems = (*message.listing.problems, *filter(None, [message.listing.left_out]))
         for problem in problems:
             if problem not in self._reported_problems:
@@ -566,6 +570,11 @@ class BrowseScreen(ToolScreen):
         self._show_preview()
         self._say_focused()
 
+    def on_screen_resume(self) -> None:
+        """A pair may have been judged in the meantime."""
+        if self._artifact is not None:
+            self._show_preview()
+
     def on_lines_resized(self) -> None:
         self._show_preview()
 
@@ -580,12 +589,13 @@ class BrowseScreen(ToolScreen):
 
     def _show_preview(self) -> None:
         pane, artifact = self.query_one("#preview", Lines), self._artifact
-        pane.border_title = "preview" if artifact is None else artifact.path.absolute().name
+        names = [] if artifact is None else [path.absolute().name for path in artifact.key]
+        pane.border_title = " ↔ ".join(names) or "preview"
         if artifact is None:
             pane.show([])
             return
         more = self._replay_lines(artifact)
-        more += damage(self._contents) if isinstance(self._contents, CaptureContents) else []
+        more += remarks(self._contents)
         pane.show(preview_lines(artifact, self._marks, more, HINTS[artifact.kind], pane.size.width))
 
     def _title(self, table: Table, name: str) -> None:

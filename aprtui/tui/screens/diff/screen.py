@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from aprtui.tui.draw.text import as_typed
 from aprtui.tui.frame.child import ChildSource, Ended, Event, Progressed, Record, Remark
 from aprtui.tui.frame.keymap import Chord, displayed_keys
 from aprtui.tui.frame.recent import models_at_hand, remember
-from aprtui.tui.frame.session import Session
+from aprtui.tui.frame.session import RecordedVerdict, Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.diff.cells import COLOUR_TEXTS, METRICS, SIGN_TEXTS, cells, greys, layout, rows
@@ -291,9 +292,17 @@ class DiffScreen(ToolScreen):
             if replayed and self._comparison is not None and self._comparison is self._reported:
                 self._before = self._before or self._comparison
             self._reported = read_comparison(self._records)
+            self._note_verdict(self._reported)
             self._metric = self._metric or self._reported.metric
             self._show_comparison(self._judged(self._reported))
         self._show_verdict()
+
+    def _note_verdict(self, comparison: Comparison) -> None:
+        """Leave the verdict where Browse finds it."""
+        ran = self._ran
+        if ran is not None:
+            found = RecordedVerdict(comparison.verdict, headline(comparison), tuple(ran.words()), time.time())
+            self.session.judgements[ran.a.absolute(), ran.b.absolute()] = found
 
     def _notify_remarks(self) -> None:
         """Show the warnings of the command; its last line may be the problem, which has its own place."""

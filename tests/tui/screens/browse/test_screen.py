@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from textual.widgets import Input
 
+from aprtui.compare.verdict import Verdict
 from aprtui.model.model import load_model
 from aprtui.resources import embedded_model
 from aprtui.trace.graph import Node
@@ -19,6 +20,7 @@ from aprtui.trace.manifest import read_manifest, write_manifest
 from aprtui.tui.app import AprtuiApp
 from aprtui.tui.frame.child import Ended, Event, Progressed, Record, Remark
 from aprtui.tui.frame.recent import recent_paths, remember
+from aprtui.tui.frame.session import RecordedVerdict
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.screens.browse import replay
 from aprtui.tui.screens.browse import screen as browse_screen
@@ -88,6 +90,7 @@ async def test_empty_folder_says_what_to_do() -> None:
     async with showing(BROWSE, (80, 24)) as pilot:
         await until_shown(pilot, "No captures or models here yet.", "aprtui trace -p TEXT", "0 captures")
         assert "Press 1 for Live" in screen_text(pilot) and "w writes the run" in screen_text(pilot)
+        await until_shown(pilot, "│ appears by itself.", " no captures or models here")
         await pilot.press("enter", "space", "v", "y")
         assert notifications(pilot)[-1] == "Nothing here to give headless yet."
 
@@ -265,8 +268,14 @@ async def test_pairs_and_contracts_that_were_opened_are_listed_and_open_again(
     remember(a, b)
     async with showing(BROWSE) as pilot:
         await until_shown(pilot, "0 captures, 0 models, 1 pair, 1 contract", "a ↔ ", "A        ", "B        ")
-        await pilot.press("y", "enter", "down", "space")
+        await until_shown(pilot, "─ a ↔ b ─")
+        await pilot.press("y")
         assert pilot.app.clipboard == f"aprtui diff {a} {b}"
+        found = RecordedVerdict(Verdict.FAIL, "layer 1 ffn_up", ("aprtui", "diff", "a", "b"), time.time() + 1)
+        tool_screen(pilot).session.judgements[a, b] = found
+        await pilot.press("question_mark", "escape")
+        await until_shown(pilot, "verdict  FAIL: layer 1 ffn_up", "command  aprtui diff a b")
+        await pilot.press("enter", "down", "space")
         assert "Only captures can be marked" in notifications(pilot)[-1]
         await until_shown(pilot, "rules    ", "falsifiers")
         await pilot.press("enter")
@@ -354,7 +363,7 @@ async def test_without_its_model_a_capture_says_what_to_do(folder: Path, opened:
 async def test_enter_on_a_model_opens_it_in_live(folder: Path, opened: list[str]) -> None:
     shutil.copy(embedded_model(), folder / "demo.gguf")
     async with showing(BROWSE) as pilot:
-        await until_shown(pilot, "demo.gguf: tensors", "enter: open it in Live")
+        await until_shown(pilot, "demo.gguf: tensors", "enter: open it in Live", "unusual  ")
         await pilot.press("enter")
         assert opened == ["aprtui:live?model=demo.gguf"]
 

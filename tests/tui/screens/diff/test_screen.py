@@ -11,6 +11,7 @@ import pytest
 
 from aprtui.compare.metrics.logits import Flip
 from aprtui.compare.metrics.measure import Metric
+from aprtui.compare.verdict import Verdict
 from aprtui.trace.graph import Node
 from aprtui.tui import app as app_module
 from aprtui.tui.app import AprtuiApp
@@ -111,6 +112,16 @@ async def test_a_comparison_is_shown_with_its_verdict_and_the_grid_walks_by_stag
         assert node(pilot) == Node(None, "lm_head")
         await pilot.press("home")
         assert node(pilot) == Node(0, "attn_norm")
+
+
+async def test_the_verdict_of_a_pair_is_left_where_browse_finds_it(
+    sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(between(*sides), playing(*sides), monkeypatch) as pilot:
+        a, b = sides
+        left = screen(pilot).session.judgements[a.absolute(), b.absolute()]
+        assert left.verdict is Verdict.UNKNOWN and left.words.startswith("5 of 54 stages differ")
+        assert left.command == ("aprtui", "diff", str(a), str(b))
 
 
 async def test_a_bound_is_moved_dropped_and_walked_through(
