@@ -25,6 +25,10 @@ PREFILL_CHUNK = 512
 """Most prompt tokens evaluated between two looks at `cancelled`."""
 
 
+class PassCancelled(Exception):  # noqa: N818 - nothing is wrong
+    """What a tap sink raises to end the pass that it is given; the generation then ends as cancelled."""
+
+
 class StopReason(StrEnum):
     STOP_TOKEN = "stop token"
     LENGTH = "length"
@@ -136,7 +140,10 @@ class Generation(Iterator[GeneratedToken]):
         for chunk in np.array_split(tokens, -(-len(tokens) // PREFILL_CHUNK)):
             if self._cancelled():
                 return None
-            logits = self._forward(chunk.tolist())
+            try:
+                logits = self._forward(chunk.tolist())
+            except PassCancelled:
+                return None
         assert logits is not None
         return self._sampler.choose(logits[-1], self._history)
 

@@ -289,7 +289,7 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
 
     def action_suspend_process(self) -> None:
         """Stop, as any program of the terminal does at ctrl+z; the engine rests meanwhile."""
-        if not shell_waits():
+        if self._driver is None or not self._driver.can_suspend or not shell_waits():
             self.notify("No shell waits behind the app that could bring it back.", severity="warning")
             return
         source = self.session.source

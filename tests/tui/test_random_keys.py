@@ -1,0 +1,288 @@
+"""Random keys over all screens: whatever is pressed, in whatever order, the app goes on, and leaves with its own code.
+
+The gate walks a few hundred keys, the same ones each time. `APRTUI_RANDOM_KEYS=20000` walks as many new ones; what
+makes a walk fail is kept in `KEPT`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from textual.events import AppBlur, AppFocus, Event, MouseDown, MouseUp, Paste, Resize
+from textual.geometry import Size
+
+from aprtui.engine.process.engine_process import EngineState
+from aprtui.errors import AprtuiError, ExitCode
+from aprtui.resources import embedded_model
+from aprtui.tui import app as app_module
+from aprtui.tui.app import SCREENS, AprtuiApp
+from aprtui.tui.frame.config import Config
+from aprtui.tui.frame.session import Session
+from aprtui.tui.frame.state import ScreenName, parse_state
+from aprtui.tui.screens.diff.source import DiffRequest
+from tests.compare import recorded
+from tests.compare.recorded import two_captures
+from tests.compare.synthetic import write_capture
+from tests.tui.driver import key_event
+from tests.tui.screens.contracts.example import CONTRACT
+from tests.tui.screens.diff.recorded import RecordedDiff, screen_playing
+from tests.tui.screens.live.recorded import RecordedSource
+
+KEYS_IN_THE_GATE = 200
+KEYS = int(os.environ.get("APRTUI_RANDOM_KEYS", KEYS_IN_THE_GATE))
+KEYS_A_WALK = 40
+
+STATES = (
+    "aprtui:live",
+    "aprtui:live?prompt=def",
+    "aprtui:browse",
+    "aprtui:browse?path=good&layer=1&stage=ffn_gate",
+    "aprtui:tensor?capture=good&layer=1&stage=ffn_gate",
+    "aprtui:tensor?capture=bad&layer=1&stage=attn_softmax&at=1,2&zoom=numbers",
+    "aprtui:tensor?capture=damaged&layer=0&stage=attn_norm",
+    "aprtui:tensor?model=demo.gguf&tensor=token_embd.weight",
+    "aprtui:tensor?path=good/layer-0/attn_norm.bin",
+    "aprtui:tensor",
+    "aprtui:diff",
+    "aprtui:diff?a=good&b=bad",
+    "aprtui:diff?a=good&b=bad&metric=rel_l2&bound=0.01",
+    "aprtui:diff?a=good&b=good",
+    "aprtui:diff?a=good&b=damaged&metric=rel_l2&bound=0.01",
+    "aprtui:diff?a=plain&b=gone",
+    "aprtui:contracts?reference=good&capture=bad",
+    "aprtui:contracts?path=contracts/one.yaml",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Resized:
+    columns: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Clicked:
+    column: int
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pasted:
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Another state is opened, as a copied one is."""
+
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Blurred:
+    """The terminal's window loses the focus and gets it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """Something happens to a file that the app may have open: `how` is one of `DAMAGE`."""
+
+    how: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Waited:
+    """Polls, threads and timers have their turn."""
+
+    seconds: float
+
+
+Step = tuple[str, ...] | Resized | Clicked | Pasted | Opened | Blurred | Damaged | Waited
+"""Keys are a tuple of names: they are sent at once."""
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _become_folder(path: Path) -> None:
+    _remove(path)
+    path.mkdir()
+
+
+def _dangle(path: Path) -> None:
+    _remove(path)
+    path.symlink_to("nowhere")
+
+
+DAMAGE: Mapping[str, Callable[[Path], object]] = {
+    "remove": _remove,
+    "cut": lambda path: os.truncate(path, 20),
+    "fill": lambda path: path.write_bytes(b"\xff" * 40),
+    "folder": _become_folder,
+    "dangle": _dangle,
+}
+
+# What the app means by a key matters more than the others; `q` and ctrl+c leave, as the end of a walk.
+NAMED = (
+    "enter", "escape", "tab", "shift+tab", "up", "down", "left", "right", "pageup", "pagedown", "home", "end",
+    "space", "backspace", "delete", "shift+left", "shift+right", "ctrl+p", "ctrl+r", "ctrl+u", "ctrl+z", "ctrl+o",
+    "ctrl+enter", "shift+enter", "f1", "ctrl+left", "ctrl+a",
+)  # fmt: skip
+LETTERS = "abcdefghijklmnoprstuvwxyzABCDEFGHIJKLMNOPRSTUVWXYZ"
+SIGNS = "0123456789[]{}'/:?+-=<>,.!é€"
+CHORDS = (
+    ("g", "d"),
+    ("]", "d"),
+    ("[", "t"),
+    ("]", "s"),
+    ("[", "l"),
+    ("]", "h"),
+    ("m", "a"),
+    ("'", "a"),
+    ("J", "a", "b"),
+)
+
+keys = st.one_of(
+    st.sampled_from("12345").map(lambda key: (key,)),
+    st.sampled_from(NAMED).map(lambda key: (key,)),
+    st.sampled_from(LETTERS).map(lambda key: (key,)),
+    st.sampled_from(SIGNS).map(lambda key: (key,)),
+    st.sampled_from(CHORDS),
+    st.lists(st.sampled_from([*NAMED, *LETTERS, *SIGNS]), min_size=2, max_size=8).map(tuple),
+)
+others = st.one_of(
+    st.builds(Resized, st.sampled_from([1, 12, 40, 80, 119, 120, 160, 200]), st.sampled_from([1, 3, 10, 24, 34, 60])),
+    st.builds(Clicked, st.integers(0, 79), st.integers(0, 23)),
+    st.builds(Pasted, st.sampled_from(["x", "two\nlines", "5,17", "demo.gguf", "/", "\x00\x1b[31m", "é" * 300])),
+    st.builds(Opened, st.sampled_from(STATES)),
+    st.builds(Blurred),
+    st.builds(
+        Damaged, st.sampled_from(sorted(DAMAGE)),
+        st.sampled_from(["bad", "bad/manifest.json", "good/layer-1/ffn_gate.bin", "demo.gguf", "contracts/one.yaml"]),
+    ),
+    st.builds(Waited, st.sampled_from([0.0, 0.06, 0.2])),
+)  # fmt: skip
+steps = st.lists(st.one_of(keys, keys, keys, keys, others), min_size=KEYS_A_WALK, max_size=KEYS_A_WALK)
+
+
+class RequestedDiff(RecordedDiff):
+    """Compares what is asked for, in this process; a side that cannot be read is a problem in words."""
+
+    def __init__(self) -> None:
+        super().__init__(self._compare)
+
+    def _compare(self, request: DiffRequest) -> Sequence[recorded.Record]:
+        return recorded.records_of(request.a, request.b, *([request.tolerance] if request.tolerance else []))
+
+    def start(self, request: DiffRequest) -> None:
+        self.problem = ""
+        try:
+            self._compare(request)
+        except AprtuiError as error:
+            self.problem = str(error)
+        super().start(request)
+
+
+@contextmanager
+def workplace() -> Iterator[Path]:
+    """A folder with captures, a model and a contract, as the working directory; nothing outside it is written."""
+    before, patch = Path.cwd(), pytest.MonkeyPatch()
+    with tempfile.TemporaryDirectory() as name, patch.context() as patched:
+        folder = Path(name)
+        two_captures(folder)
+        damaged = write_capture(folder / "damaged")
+        os.truncate(damaged / "layer-0" / "attn_norm.bin", 20)
+        (damaged / "layer-1" / "ffn_up.bin").unlink()
+        (damaged / "layer-2" / "ffn_gate.bin").write_bytes(b"\xff" * 500)
+        write_capture(folder / "plain", manifest=False)
+        write_capture(folder / "unfinished", complete=False)
+        shutil.copyfile(embedded_model(), folder / "demo.gguf")
+        (folder / "contracts").mkdir()
+        (folder / "contracts" / "one.yaml").write_text(CONTRACT)
+        patched.chdir(folder)
+        patched.setenv("APRTUI_STATE_DIR", str(folder / "state"))
+        patched.setenv("EDITOR", "true")
+        patched.setattr(app_module, "SCREENS", {**SCREENS, ScreenName.DIFF: screen_playing(RequestedDiff())})
+        yield folder
+        os.chdir(before)
+
+
+async def take(app: AprtuiApp, step: Step) -> None:
+    """Do what a step says, and wait until the app is done with it."""
+    match step:
+        case tuple():
+            for key in step:
+                app.post_message(key_event(key))
+        case Resized(columns, rows):
+            send(app, Resize(Size(columns, rows), Size(columns, rows)))
+        case Clicked(column, row):
+            for kind in (MouseDown, MouseUp):
+                send(app, kind(None, column, row, 0, 0, 1, False, False, False, column, row))
+        case Pasted(text):
+            send(app, Paste(text))
+        case Opened(state):
+            app.open_state(parse_state(state))
+        case Blurred():
+            send(app, AppBlur())
+            send(app, AppFocus())
+        case Damaged(how, path):
+            try:
+                DAMAGE[how](Path(path))
+            except OSError:
+                return  # damaged already
+        case Waited(seconds):
+            await asyncio.sleep(seconds)
+    await app.keys_taken()
+
+
+def send(app: AprtuiApp, event: Event) -> None:
+    app.post_message(event)
+
+
+async def walk(state: str, walked: Sequence[Step], crash_after: int | None, last: str) -> None:
+    """Start the app, take the steps, leave by the key `last`."""
+    source = RecordedSource(crash_after=crash_after)
+    app = AprtuiApp(Session(source, paths=(Path(),)), parse_state(state), Config(Path("config.toml")))
+    async with app.run_test(size=(80, 24), notifications=True):
+        for step in walked:
+            await take(app, step)
+            if app.crash is not None:
+                raise app.crash
+            assert app.return_code is None, f"left by {step}"
+        crashed = source.state is EngineState.CRASHED
+        if last == "q":
+            await take(app, ("escape",) * 4)
+            while len(app.screen_stack) > 2:
+                app.pop_screen()
+            app.screen.set_focus(None)
+        await take(app, (last,))
+    wanted = ExitCode.INTERRUPTED if last == "ctrl+c" else ExitCode.ENGINE if crashed else ExitCode.PASS
+    assert app.return_value is wanted
+
+
+@settings(
+    max_examples=max(KEYS // KEYS_A_WALK, 1), deadline=None, derandomize=KEYS == KEYS_IN_THE_GATE, database=None,
+    suppress_health_check=list(HealthCheck), print_blob=True,
+    phases=[Phase.explicit, Phase.generate],  # threads make a walk go otherwise each time: there is nothing to shrink
+)  # fmt: skip
+@given(st.sampled_from(STATES), steps, st.sampled_from([None, None, 3]), st.sampled_from(["q", "ctrl+c"]))
+def test_whatever_is_pressed_the_app_goes_on_and_leaves_with_its_code(
+    state: str, walked: list[Step], crash_after: int | None, last: str
+) -> None:
+    with workplace():
+        asyncio.run(walk(state, walked, crash_after, last))
