@@ -3,9 +3,9 @@
 Keys: the diff and the tensor screen on captures of 8 GB, and a capture of 2,000 files in the browse screen. An answer
 is timed twice: its first frame, with cursor and words, and its last, when the values that a thread has read are there.
 
-Live: an 80-layer model of random weights generates at full speed while its stage grid is drawn; against `aprtui run`
-with as many engine threads, both timed by the wall clock, in turns. Every token's statistics differ, so every frame
-changes most cells.
+Live: an 80-layer model of random weights generates at full speed while its stage grid is drawn, with numbers and as
+the overview of all layers; against `aprtui run` with as many engine threads, both timed by the wall clock, in turns.
+Every token's statistics differ, so every frame changes most cells.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from aprtui.bench.cpu import Figure
@@ -29,6 +30,7 @@ from aprtui.progress import Progress
 from aprtui.resources import embedded_model
 
 SIZES = ((120, 40), (200, 60))
+VIEWS = ("numbers", "overview")
 FRAMES_A_SECOND = 20
 PROCESSOR_SHARE = 0.25
 TOKENS_KEPT = 0.90
@@ -73,20 +75,19 @@ def run_live(options: TuiOptions, progress: Progress) -> Iterator[Figure]:
         write_random_model(model, SHAPES["deep"], tokenizer_of=embedded_model())
     threads = max(1, len(os.sched_getaffinity(0)) - 1)
     headless: list[float] = []
-    rounds: dict[tuple[int, int], list[_LiveRound]] = {size: [] for size in SIZES}
+    rounds: dict[tuple[str, tuple[int, int]], list[_LiveRound]] = {place: [] for place in product(VIEWS, SIZES)}
     for turn in range(options.rounds):
-        for size in SIZES:
-            progress("live screen", turn * len(SIZES) + SIZES.index(size), options.rounds * len(SIZES))
+        for done, (view, size) in enumerate(rounds):
+            progress("live screen", turn * len(rounds) + done, options.rounds * len(rounds))
             headless.append(_headless(model, threads, options.backend))
-            rounds[size].append(_live(model, size, options.backend))
+            rounds[view, size].append(_live(model, view, size, options.backend))
     engine = f"{threads} engine threads" if is_host(options.backend) else options.backend
     yield Figure.of(f"aprtui run, {engine}", headless, "tokens/s")
-    for size, measured in rounds.items():
-        yield from _live_figures(size, measured, headless)
+    for (view, size), measured in rounds.items():
+        yield from _live_figures(f"live {size[0]}×{size[1]}, {view}", measured, headless)
 
 
-def _live_figures(size: tuple[int, int], measured: Sequence[_LiveRound], headless: Sequence[float]) -> Iterator[Figure]:
-    name = f"live {size[0]}×{size[1]}"
+def _live_figures(name: str, measured: Sequence[_LiveRound], headless: Sequence[float]) -> Iterator[Figure]:
     frames = [one.frames_a_second for one in measured]
     yield Figure.of(
         f"{name}, 80 layers redrawn", frames, "frames/s",
@@ -120,9 +121,9 @@ def _headless(model: Path, threads: int, backend: str) -> float:
     return (len(times) - 1) / (times[-1] - times[0])
 
 
-def _live(model: Path, size: tuple[int, int], backend: str) -> _LiveRound:
+def _live(model: Path, view: str, size: tuple[int, int], backend: str) -> _LiveRound:
     """One generation at full speed in the app, looked at for `WINDOW` seconds."""
-    state = f"aprtui:live?model={model}&backend={backend}"
+    state = f"aprtui:live?model={model}&backend={backend}&view={view}"
     with PseudoTerminal([*PROGRAM, "open", state], *size) as terminal:
         terminal.wait_for("ready")
         terminal.press("edef fib(n):\r")

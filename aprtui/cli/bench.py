@@ -107,18 +107,21 @@ def gpu(
     "--captures", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",
     help="<model>/model.gguf with captures of other engines beside it, and faults/<name>/expected.json.",
 )  # fmt: skip
-@click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Plant every Nth fault only.")
-@click.option("--part", type=click.Choice(["detection", "honest", "speed"]), help="Measure this part only.")
+@click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Take every Nth case only.")
+@click.option("--part", type=click.Choice(["detection", "kinds", "honest", "speed"]), help="Measure this part only.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line of the tables.")
 def verdicts(model: Path | None, captures: Path | None, every: int, part: str | None, as_json: bool) -> None:
     """How often verdicts are right: planted faults named at their stage, honest engines not blamed; speed of metrics.
 
-    Faults are planted in MODEL (the embedded one by default). Honest engines are our own runs, and those of --captures.
+    Faults are planted in MODEL (the embedded one by default). Honest engines are our own runs, variations of them that
+    round as other engines do, each as every kind of capture (the part `kinds`), and those of --captures.
     """
 
     with ProgressLine() as progress:
         if part in (None, "detection"):
             _detection(requested_model(model), every, as_json, progress)
+        if part in (None, "kinds"):
+            _kinds(requested_model(model), every, as_json, progress)
         if captures is not None and part in (None, "honest"):
             _honest(captures, as_json, progress)
         if part in (None, "speed"):
@@ -207,6 +210,34 @@ def _cells(tallies: Sequence[Tally]) -> str:
     planted, named = sum(t.planted for t in tallies), sum(t.named for t in tallies)
     share = f"{100 * named / planted:.1f}%" if planted else "–"
     return f"{share:>8}{named:>6}{planted:>6}{sum(t.below + t.unchanged for t in tallies):>6}"
+
+
+def _kinds(model: Model, every: int, as_json: bool, progress: Progress) -> None:
+    from aprtui.engine.evaluation.partial_captures import judge_honest_kinds, judge_planted_kinds, prompt_of
+    from aprtui.engine.replay.evaluators import Evaluators
+
+    with Evaluators(model, progress=progress) as evaluators:
+        for name, judge in (("honest", judge_honest_kinds), ("planted", judge_planted_kinds)):
+            found = list(judge(model, prompt_of(model), evaluators, progress, every))
+            for judged in found if as_json else ():
+                write_record({"record": f"{name} kind", **asdict(judged)})
+            if not as_json:
+                click.echo("\n".join(_kind_lines(name, found)))
+
+
+def _kind_lines(name: str, found: Sequence[JudgedCapture]) -> Iterator[str]:
+    """A row for each kind of capture, then each honest capture that is blamed and each fault that is passed over."""
+    planted = any(judged.right is not None for judged in found)
+    yield f"{name:<24}{'PASS':>6}{'UNKNOWN':>9}{'FAIL':>6}" + ("   in the right segment" if planted else "")
+    for kind in dict.fromkeys(judged.what.partition(":")[0] for judged in found):
+        of_kind = [judged for judged in found if judged.what.startswith(f"{kind}:")]
+        counts = Counter(judged.verdict.value for judged in of_kind)
+        right = f"{sum(bool(judged.right) for judged in of_kind):>6}" if planted else ""
+        yield f"{kind:<24}{counts['PASS']:>6}{counts['UNKNOWN']:>9}{counts['FAIL']:>6}{right}"
+    for judged in found:
+        wrong = judged.verdict.value == "PASS" or (judged.verdict.value == "FAIL" and not judged.right)
+        if wrong if planted else judged.verdict.value == "FAIL":
+            yield f"   {judged.what}: {judged.verdict.value}: {judged.said}"
 
 
 def _honest(folder: Path, as_json: bool, progress: Progress) -> None:

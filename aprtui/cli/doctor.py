@@ -18,6 +18,7 @@ from aprtui.cli.json_lines import write_record
 from aprtui.engine.backends.backend import Backend
 from aprtui.engine.backends.registry import device_backends, host_backends
 from aprtui.errors import ExitCode
+from aprtui.model.weight_types import WeightType
 from aprtui.resources import embedded_model, kernel_cache
 
 
@@ -64,6 +65,7 @@ def _lines() -> Iterator[DoctorLine]:
     yield DoctorLine("aprtui", LineState.OK, f"{__version__}, Python {platform.python_version()}, {system}")
     yield from _libraries()
     yield from _backends(host_backends())
+    yield _weight_types()
     yield _kernel_cache()
     yield _embedded_model()
     yield from _backends(device_backends())
@@ -89,6 +91,13 @@ def _backends(backends: Sequence[Backend]) -> Iterator[DoctorLine]:
             yield DoctorLine(backend.title, LineState.OK, backend.description())
         else:
             yield DoctorLine(backend.title, LineState.OPTIONAL, obstacle.problem, obstacle.advice)
+
+
+def _weight_types() -> DoctorLine:
+    read, decoded = (
+        ", ".join(kind.name for kind in WeightType if kind.format.decoded is slow) for slow in (False, True)
+    )
+    return DoctorLine("weight types", LineState.OK, f"{read}; dequantised row by row, slower: {decoded}")
 
 
 def _kernel_cache() -> DoctorLine:

@@ -124,6 +124,7 @@ def open_engine(model: Model, options: EngineOptions, needed: int) -> Engine:
     from aprtui.cli.progress import ProgressLine
     from aprtui.engine import opening
     from aprtui.engine.protocol import KvType, Mode
+    from aprtui.model.facts import decoded_weights
 
     context = chosen_context(model, options, needed)
     if min(needed, context) > model.config.context:
@@ -145,6 +146,9 @@ def open_engine(model: Model, options: EngineOptions, needed: int) -> Engine:
             announce=lambda text: click.echo(f"aprtui: {text}", err=True),
         )  # fmt: skip
     opened = find_backend(engine.backend)
+    slow_weights = decoded_weights(model)
+    if slow_weights is not None:
+        click.echo(f"aprtui: {slow_weights}", err=True)
     if options.backend == AUTO and opened is not None and opened.is_slow:
         click.echo(
             f"aprtui: the compiled kernels are not available here, running on {opened.name} (slow): see doctor",

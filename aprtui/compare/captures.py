@@ -48,7 +48,8 @@ class Criteria:
 
     Either `bounds` from floors or a policy, with a `gate` behind them, or the verdicts of a replay on each stage
     (`injected`, of side A and B), which then decide. `statements` tell the reader what was taken. `doubts` are reasons
-    for UNKNOWN; an `unjudgeable` comparison cannot FAIL either.
+    for UNKNOWN; an `unjudgeable` comparison cannot FAIL either. `widths` are those that the model's stages have, which
+    tell rows in captures that state no shapes.
     """
 
     bounds: Bounds | None = None
@@ -57,6 +58,7 @@ class Criteria:
     statements: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     unjudgeable: bool = False
+    widths: Mapping[str, int] = field(default_factory=dict)
 
 
 NO_CRITERIA = Criteria()
@@ -76,11 +78,15 @@ def compare_captures(
     left, right = (options.token_source if source == USER_SOURCE else source for source in alignment.sources)
     alignment = replace(alignment, sources=(left, right))
     layouts = find_pair_layouts(
-        a, b, coverage.graph, lambda node: _pair(a, b, node, coverage, alignment), options.mapping.layouts
+        a,
+        b,
+        coverage.graph,
+        lambda node: _pair(a, b, node, coverage, alignment, criteria.widths),
+        options.mapping.layouts,
     )
 
     def pair_of(node: Node) -> StagePair | Unpaired:
-        pair = _pair(a, b, node, coverage, alignment)
+        pair = _pair(a, b, node, coverage, alignment, criteria.widths)
         return pair if isinstance(pair, Unpaired) else in_layout_of_a(pair, layouts)
 
     stages: list[StageComparison] = []
@@ -107,7 +113,9 @@ def compare_captures(
     return conclude(findings, pair_of)
 
 
-def _pair(a: Capture, b: Capture, node: Node, coverage: Coverage, alignment: TokenAlignment) -> StagePair | Unpaired:
+def _pair(
+    a: Capture, b: Capture, node: Node, coverage: Coverage, alignment: TokenAlignment, widths: Mapping[str, int]
+) -> StagePair | Unpaired:
     in_a, in_b = node in a.files, node in b.files
     if not in_a or not in_b:
         side = "a" if in_a else "b" if in_b else None
@@ -121,7 +129,8 @@ def _pair(a: Capture, b: Capture, node: Node, coverage: Coverage, alignment: Tok
         return Unpaired(node, side, f"in {side.upper()} only" if side else "promised, in neither capture")
     if alignment.aligned == 0:
         return Unpaired(node, None, "positions are not aligned")
-    return pair_stage(a, b, coverage.graph[node.stage], node, alignment)
+    stage = coverage.graph[node.stage]
+    return pair_stage(a, b, replace(stage, width=widths.get(stage.name, stage.width)), node, alignment)
 
 
 def _compare(pair: StagePair, stage: Stage, tolerances: Sequence[Tolerance], criteria: Criteria) -> StageComparison:

@@ -49,6 +49,11 @@ class StageComparison:
     logits: LogitMetrics | None = None
     place: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def reordered(self) -> str:
+        """How B's values were put into A's order before they were compared; empty where they lie as A's do."""
+        return self.matched.partition("; ")[2]
+
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
@@ -73,7 +78,7 @@ class FocusKind(StrEnum):
     """Why a stage is the one to look at first: of a FAIL, of what nothing judges, of a PASS."""
 
     DIVERGENCE = "the first divergent stage"
-    JUMP = "the first stage with 10 times the error of its inputs"
+    JUMP = "a stage with 10 times the error of its inputs"
     WORST = "the stage that differs most"
     NEAREST = "the stage nearest to its bound"
 

@@ -29,7 +29,7 @@ from aprtui.compare.explain.locate import first_failing_place, top_elements
 from aprtui.compare.metrics.extras import ulp_histogram
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import NO_BOUND, ROUNDING_REL_L2, Signal, Tolerance, Verdict, judge, smallest_tolerance
-from aprtui.compare.wording import NOTHING_COMPARED, UNBOUNDED, counted
+from aprtui.compare.wording import NOTHING_COMPARED, UNBOUNDED, UNCOMPARED, counted
 from aprtui.trace.graph import Node, StageGraph
 
 
@@ -67,7 +67,7 @@ def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]
     expected = len(findings.expected.union(stage.node for stage in stages))
     alignment = findings.alignment
     reasons = _unknown_reasons(alignment, findings.doubts, findings.unfinished, expected, stages)
-    verdict = _overall(stages, alignment.proven_different or findings.unjudgeable, reasons)
+    verdict = Verdict.UNKNOWN if findings.unjudgeable else _overall(stages, alignment, reasons)
     focus = choose_focus(findings.graph, stages, verdict)
     pair = pair_of(focus.node) if focus else None
     return Comparison(
@@ -103,7 +103,7 @@ def judge_by_bound(comparison: Comparison, bound: Tolerance) -> Comparison:
     stages = _with_states(comparison.graph, [_by_bound(stage, bound) for stage in comparison.stages])
     alignment = comparison.alignment
     reasons = _unknown_reasons(alignment, (), comparison.unfinished, comparison.expected, stages)
-    verdict = _overall(stages, alignment.proven_different, reasons)
+    verdict = _overall(stages, alignment, reasons)
     divergence, hypotheses = None, comparison.hypotheses
     if verdict is Verdict.FAIL:
         failed = first_failed(stages)
@@ -208,7 +208,7 @@ def _unknown_reasons(
     reasons += [f"{side} is incomplete: its run did not finish" for side in unfinished]
     missing = expected - len(stages)
     if missing:
-        reasons.append(f"{missing} of {counted(expected, 'expected stage')} could not be compared")
+        reasons.append(f"{missing} of {counted(expected, 'expected stage')} {UNCOMPARED}")
     unknown = [stage for stage in stages if stage.verdict.verdict is Verdict.UNKNOWN]
     silent = [stage for stage in unknown if not stage.metrics.compared]
     differing = [stage for stage in unknown if stage.metrics.compared]
@@ -228,9 +228,13 @@ def _unknown_reasons(
     return tuple(reasons)
 
 
-def _overall(stages: Iterable[StageComparison], unjudgeable: bool, reasons: Sequence[str]) -> Verdict:
-    """The verdict of the whole; where it is `unjudgeable`, as of different tokens, it cannot be FAIL."""
-    if not unjudgeable and any(stage.verdict.verdict is Verdict.FAIL for stage in stages):
+def _overall(stages: Iterable[StageComparison], alignment: TokenAlignment, reasons: Sequence[str]) -> Verdict:
+    """The verdict of the whole: where the sides were fed different tokens, a difference between them blames no side.
+
+    What a stage adds to its own inputs does, whatever the tokens.
+    """
+    failed = [stage.verdict for stage in stages if stage.verdict.verdict is Verdict.FAIL]
+    if any(verdict.signal is Signal.INJECTED for verdict in failed) or (failed and not alignment.proven_different):
         return Verdict.FAIL
     return Verdict.UNKNOWN if reasons else Verdict.PASS
 

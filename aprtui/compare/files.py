@@ -13,8 +13,8 @@ from aprtui.compare.align.tokens import TokenAlignment
 from aprtui.compare.comparison import Comparison, Divergence, Focus, FocusKind, StageComparison
 from aprtui.compare.explain.locate import first_failing_place, most_differing_place, top_elements
 from aprtui.compare.metrics.measure import measure
-from aprtui.compare.verdict import DEFAULT_METRIC, Tolerance, Verdict, judge, smallest_tolerance
-from aprtui.compare.wording import counted
+from aprtui.compare.verdict import DEFAULT_METRIC, NO_BOUND, StageVerdict, Tolerance, Verdict, judge, smallest_tolerance
+from aprtui.compare.wording import UNBOUNDED, counted
 from aprtui.errors import UsageError
 from aprtui.trace.aprt import AprtFile
 from aprtui.trace.graph import Node, canonical_name, graph_from_names
@@ -36,11 +36,15 @@ def compare_files(a: AprtFile, b: AprtFile, tolerances: Sequence[Tolerance], lim
     kind = FocusKind.WORST
     if verdict.verdict is Verdict.FAIL:
         kind = FocusKind.DIVERGENCE
-        divergence = Divergence(verdict, first_failing_place(pair, metrics, verdict), (node,))
+        divergence = Divergence(
+            verdict, first_failing_place(pair, metrics, verdict), (node,),
+            certainty="open: nothing that it is computed from was compared",
+            settled_by="comparing the captures that the files are from",
+        )  # fmt: skip
     return Comparison(
         graph=graph_from_names([node.stage], 1 if node.layer is None else node.layer + 1),
         verdict=verdict.verdict,
-        reasons=(verdict.reason,) if verdict.verdict is Verdict.UNKNOWN else (),
+        reasons=(_reason(verdict),) if verdict.verdict is Verdict.UNKNOWN else (),
         alignment=TokenAlignment(None, (None, None), (None, None)),
         stages=(
             StageComparison(
@@ -56,6 +60,10 @@ def compare_files(a: AprtFile, b: AprtFile, tolerances: Sequence[Tolerance], lim
         metric=metric,
         smallest=smallest_tolerance([metrics], metric),
     )  # fmt: skip
+
+
+def _reason(verdict: StageVerdict) -> str:
+    return f"1 of 1 stage differs, {UNBOUNDED}" if verdict.reason.startswith(NO_BOUND) else verdict.reason
 
 
 def check_comparable(a: AprtFile, b: AprtFile) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 NOTHING_COMPARED = "nothing was compared"
+UNCOMPARED = "could not be compared"
+"""The end of the reason for UNKNOWN where stages are missing, or cannot be read."""
 UNBOUNDED = "and nothing says how much is allowed"
 """The end of the reason for UNKNOWN where stages differ that nothing judges."""
 

@@ -5,7 +5,7 @@ Shapes: T = positions known to the engine after the call, n = positions evaluate
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
@@ -188,17 +188,6 @@ class TimedEngine(Protocol):
 
         Stages that are computed together have their time at the first of them and NaN at the others.
         """
-
-
-class PassCancelledError(Exception):
-    """A pass was ended between two layers; its positions count as not evaluated."""
-
-
-@runtime_checkable
-class CancellableEngine(Protocol):
-    """An engine that asks `cancelled` between the layers of a prompt, and raises `PassCancelledError` if it is."""
-
-    cancelled: Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,10 +68,11 @@ def sum_correction(rounding: str, x: Array, weight: Weight, rows: slice = slice(
     with np.errstate(divide="ignore", invalid="ignore"):
         inverse = np.where(scale == 0, np.float32(0), np.float32(127) / np.abs(blocks).max(-1))
         quants = np.rint(blocks * inverse[..., None]).sum(-1, dtype=np.float32)
-    errors = round_f16(scale * quants) - values
+        errors = round_f16(scale * quants) - values
     stored = weight.data[rows].reshape(-1, x.shape[1] // 32, row.block_bytes)[..., row.parts[BlockPart.MINIMUM]]
     minimums = np.ascontiguousarray(stored).view(np.float16)[..., 0].astype(np.float64)
-    return np.asarray(errors @ minimums.T, np.float32)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(errors @ minimums.T, np.float32)
 
 
 def round_f16(x: Array) -> Array:

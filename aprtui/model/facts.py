@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from aprtui.compare.wording import counted
 from aprtui.errors import UnreadableError
 from aprtui.model.config import ModelConfig
 from aprtui.model.model import Model
 from aprtui.model.vocabulary import VocabularyKind
+from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import Node
 
@@ -18,6 +21,7 @@ _USUAL_BASES = (1e4, 5e5, 1e6)
 _USUAL_EPSILONS = (1e-5, 1e-6)
 _BLOCK = 256
 """Values in a block of a K-quant: a row must be a multiple of it."""
+_KINDS = {VocabularyKind.BYTE_PAIR: "byte pairs", VocabularyKind.SENTENCE_PIECE: "SentencePiece"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,15 @@ def _types(model: Model) -> tuple[WeightTypeFacts, ...]:
     return tuple(sorted(found, key=lambda each: -each.size))
 
 
+def decoded_weights(model: Model) -> str | None:
+    """A sentence on the weights that no kernel of the CPU reads where they lie; None where there are none."""
+    found = [each for each in _types(model) if WeightType[each.name].format.decoded]
+    if not found:
+        return None
+    tensors = ", ".join(f"{counted(each.tensors, 'tensor')} {each.name}" for each in found)
+    return f"{tensors}: dequantised row by row, slower"
+
+
 def _tokenizer(model: Model) -> TokenizerFacts | str:
     try:
         tokenizer = model.tokenizer
@@ -149,6 +162,9 @@ def _unusual_types(model: Model, types: tuple[WeightTypeFacts, ...]) -> Iterator
     largest, total = types[0], sum(found.size for found in types)
     if named != largest.name:
         yield f"called {model.quantization}, but {100 * largest.size / total:.0f} % of the bytes are {largest.name}"
+    decoded = decoded_weights(model)
+    if decoded is not None:
+        yield decoded
     hidden = model.config.graph.hidden
     if hidden % _BLOCK and any(name.endswith("_K") for name in (named, *(found.name for found in types))):
         yield f"the hidden size {hidden} is no multiple of {_BLOCK}: rows of that length cannot be K-quants"
@@ -164,3 +180,64 @@ def _mixed(model: Model) -> dict[str, dict[str, int]]:
         if name.startswith("blk."):
             kinds[name.split(".", 2)[2].removesuffix(".weight")][weight.type.name] += 1
     return {parameter: dict(found) for parameter, found in kinds.items() if len(found) > 1}
+
+
+def described(facts: ModelFacts) -> Iterator[tuple[str, str]]:
+    """Every fact but what is unusual in words, each with its name; an empty name continues the one before."""
+    yield from _model_rows(facts)
+    yield from _type_rows(facts)
+    yield from _tokenizer_rows(facts)
+
+
+def _model_rows(facts: ModelFacts) -> Iterator[tuple[str, str]]:
+    config, graph = facts.config, facts.config.graph
+    yield "model", facts.name
+    yield "file", f"{facts.path}, {_size(facts.size)}"
+    yield "architecture", f"{graph.architecture}, {facts.quantization}, {_count(facts.parameters)} parameters"
+    yield "layers", f"{graph.layers}, hidden size {graph.hidden}, feed-forward {graph.ffn}"
+    yield "heads", f"{graph.heads} for Q, {graph.kv_heads} for K and V, of {graph.head_dim} channels"
+    yield "context", f"{config.context} tokens"
+    scale = "" if config.rope.scale == 1 else f", positions divided by {config.rope.scale:g}"
+    factors = "" if config.rope.factors is None else ", with factors of its own for each frequency"
+    yield "RoPE", f"base {config.rope.theta:.12g}, {graph.rope_layout} pairs{scale}{factors}"
+    yield "norms", f"RMS, epsilon {config.norm_epsilon:.6g}"
+    if facts.temperature is not None:
+        yield "temperature", f"{facts.temperature:g} recommended"
+
+
+def _type_rows(facts: ModelFacts) -> Iterator[tuple[str, str]]:
+    for number, found in enumerate(facts.types):
+        tensors = "1 tensor" if found.tensors == 1 else f"{found.tensors} tensors"
+        bits = 8 * found.size / found.values
+        words = f"{found.name:<5} {tensors:>12}, {_size(found.size):>9}, {bits:.3g} bits a value"
+        yield "" if number else "weights", words
+
+
+def _tokenizer_rows(facts: ModelFacts) -> Iterator[tuple[str, str]]:
+    found = facts.tokenizer
+    if not isinstance(found, TokenizerFacts):
+        yield "tokenizer", found
+        return
+    pre = f", pre-tokenizer {found.pre_tokenizer}" if found.pre_tokenizer else ""
+    yield "tokenizer", f"{_KINDS[found.kind]}{pre}, {found.tokens} tokens"
+    begin = "none" if found.bos is None else _quoted(found.bos)
+    yield "begins with", begin if found.begins or found.bos is None else f"nothing ({begin} is known, but not added)"
+    yield "stops at", ", ".join(map(_quoted, found.stops)) or "nothing"
+    yield "chat template", "none" if facts.template is None else "yes"
+
+
+def _count(value: int) -> str:
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.3g} {name}"
+    return str(value)
+
+
+def _size(count: int) -> str:
+    """`count` bytes: `941.0 kB`, `2.6 MB`."""
+    unit, name = next(((unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB")) if count >= unit), (1e3, "kB"))
+    return f"{count / unit:.1f} {name}"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -73,12 +73,15 @@ class WeightFormat:
     sub_block: int = 1
     """Values that share a scale."""
     levels: tuple[int, int] = (0, 0)
-    """The lowest and the highest quant."""
+    """The lowest and the highest quant; (0, 0) where quants come in vectors from a grid."""
     offset: int = 0
     scale_packing: ScalePacking | None = None
     """None where a block has a single scale."""
     codebook: tuple[int, ...] = ()
     """What the stored indices stand for; empty where the stored integers are the quants."""
+    decoded: bool = False
+    """Whether the CPU decodes a few rows at a time and multiplies floats, having no kernels that read the type where it
+    lies; slower."""
 
     @property
     def is_quantised(self) -> bool:
@@ -181,21 +184,61 @@ class WeightType(IntEnum):
         scale_packing=ScalePacking.SIGNED_BYTES,
         fields=(_quants(128), _quants(64), _sub_block_scales(16), _SCALE),
     )  # fmt: skip
+    IQ2_XXS = 16, WeightFormat(
+        256, 66, InputRounding.Q8_K, None, sub_block=32, decoded=True,
+        fields=(_SCALE, _quants(64)),
+    )  # fmt: skip
+    IQ2_XS = 17, WeightFormat(
+        256, 74, InputRounding.Q8_K, None, sub_block=16, decoded=True,
+        fields=(_SCALE, _quants(64), _sub_block_scales(8)),
+    )  # fmt: skip
+    IQ3_XXS = 18, WeightFormat(
+        256, 98, InputRounding.Q8_K, None, sub_block=32, decoded=True,
+        fields=(_SCALE, _quants(64), _sub_block_scales(32)),
+    )  # fmt: skip
+    IQ1_S = 19, WeightFormat(
+        256, 50, InputRounding.Q8_K, None, sub_block=32, decoded=True,
+        fields=(_SCALE, _quants(32), _sub_block_scales(16)),
+    )  # fmt: skip
     IQ4_NL = 20, WeightFormat(
         32, 18, InputRounding.Q8_0, None, sub_block=32, levels=(-127, 113), codebook=_IQ4,
         fields=(_SCALE, _quants(16)),
+    )  # fmt: skip
+    IQ3_S = 21, WeightFormat(
+        256, 110, InputRounding.Q8_K, None, sub_block=32, decoded=True,
+        fields=(_SCALE, _quants(64), _quants(8), _quants(32), _sub_block_scales(4)),
+    )  # fmt: skip
+    IQ2_S = 22, WeightFormat(
+        256, 82, InputRounding.Q8_K, None, sub_block=16, decoded=True,
+        fields=(_SCALE, _quants(32), _quants(32), _quants(8), _sub_block_scales(8)),
     )  # fmt: skip
     IQ4_XS = 23, WeightFormat(
         256, 136, InputRounding.Q8_K, None, sub_block=32, levels=(-127, 113), codebook=_IQ4,
         scale_packing=ScalePacking.SPLIT_SIX_BITS,
         fields=(_SCALE, _sub_block_scales(2), _sub_block_scales(4), _quants(128)),
     )  # fmt: skip
+    IQ1_M = 29, WeightFormat(
+        256, 56, InputRounding.Q8_K, None, sub_block=16, decoded=True,
+        fields=(_quants(32), _quants(16), _sub_block_scales(8)),
+    )  # fmt: skip
     BF16 = 30, WeightFormat(
         1, 2, InputRounding.BF16, "BF16", float_step=(2.0**-7, 2.0**-133),
+    )  # fmt: skip
+    TQ1_0 = 34, WeightFormat(
+        256, 54, InputRounding.Q8_K, None, sub_block=256, levels=(0, 2), offset=1, decoded=True,
+        fields=(_quants(48), _quants(4), _SCALE),
+    )  # fmt: skip
+    TQ2_0 = 35, WeightFormat(
+        256, 66, InputRounding.Q8_K, None, sub_block=256, levels=(0, 3), offset=1, decoded=True,
+        fields=(_quants(64), _SCALE),
     )  # fmt: skip
     MXFP4 = 39, WeightFormat(
         32, 17, InputRounding.Q8_0, None, sub_block=32, levels=(-12, 12), codebook=_FP4,
         fields=(_EXPONENT, _quants(16)),
+    )  # fmt: skip
+    NVFP4 = 40, WeightFormat(
+        64, 36, InputRounding.Q8_0, None, sub_block=16, levels=(-12, 12), codebook=_FP4, decoded=True,
+        fields=(_sub_block_scales(4), _quants(32)),
     )  # fmt: skip
 
 

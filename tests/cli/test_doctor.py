@@ -25,6 +25,7 @@ def test_doctor_finds_all_that_the_core_needs(aprtui: Callable[..., Outcome]) ->
     outcome = aprtui("doctor")
     assert outcome.code == 0
     assert "missing" not in outcome.out
+    assert "dequantised row by row, slower: IQ2_XXS" in outcome.out
 
 
 @pytest.mark.usefixtures("no_device")

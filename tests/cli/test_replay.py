@@ -86,6 +86,24 @@ def test_diff_with_replay_says_whose_fault_it_is_even_if_it_is_the_references(ca
         assert whose in text and "layer 2 ffn_gate" in text
 
 
+def test_diff_with_replay_judges_what_two_captures_that_part_have_in_common(captures: Path, tmp_path: Path) -> None:
+    from aprtui.resources import embedded_model
+
+    for name, ids in (("a", "1,2,3,4"), ("b", "1,2,3,5")):
+        run(
+            "trace",
+            "--tokens",
+            ids,
+            "--save-tensor-dir",
+            tmp_path / name,
+            *(("--inject", FAULT) if name == "b" else ()),
+        )
+    result = run("diff", tmp_path / "a", tmp_path / "b", "--model", embedded_model(), "--replay", "--json")
+    assert result.exception is None, result.output
+    divergence = summary(result)["first_divergence"]
+    assert (divergence["layer"], divergence["stage"], divergence["state"]) == (2, "ffn_gate", "injected")
+
+
 def test_diff_with_a_third_capture_judges_by_its_error(captures: Path, tmp_path: Path) -> None:
     reference = tmp_path / "reference"
     run("trace", "-p", PROMPT, "--mode", "q8", "--kv", "f16", "--save-tensor-dir", reference)
@@ -97,7 +115,8 @@ def test_diff_with_a_third_capture_judges_by_its_error(captures: Path, tmp_path:
 def test_without_grounds_the_diff_cannot_be_judged_and_says_by_what_it_could(captures: Path) -> None:
     result = run("diff", captures / "exact", captures / "q8")
     assert result.return_value == ExitCode.UNKNOWN
-    assert "no floor, policy or tolerance" in " ".join(result.stdout.split())
+    said = " ".join(result.stdout.split())
+    assert "and nothing says how much is allowed" in said and "judge by a measured noise floor" in said
 
 
 def test_a_verdict_line_gives_error_floor_bound_and_smallest_tolerance(captures: Path) -> None:

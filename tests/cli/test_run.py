@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aprtui.model.model import load_model
+from aprtui.model.weight_types import WeightType
 from aprtui.resources import embedded_model
 from tests.cli.conftest import Outcome
+from tests.model.gguf_files import write_model
 
 Run = Callable[..., Outcome]
 
@@ -82,3 +84,12 @@ def test_system_message_comes_before_the_prompt_of_a_chat(aprtui: Run) -> None:
     refused = aprtui("run", "-p", "hello", "--system", "be brief")
     assert refused.code == 2
     assert "--system is a message of a chat: give --chat as well" in refused.err
+
+
+def test_weights_that_are_decoded_row_by_row_are_named_in_one_line(aprtui: Run, tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model.gguf", weight_type=WeightType.TQ1_0, layers=1)
+    done = aprtui("run", path, "-p", "def", "-n", 2)
+    assert done.code == 0
+    assert [line for line in done.err.splitlines() if "TQ1_0" in line] == [
+        "aprtui: 9 tensors TQ1_0: dequantised row by row, slower"
+    ]

@@ -25,7 +25,12 @@ def focus_of(tmp_path: Path, edits: dict[Node, Edit]) -> Focus | None:
 
 
 def test_first_rounding_is_not_where_to_look(tmp_path: Path) -> None:
-    edits = {Node(0, "attn_norm"): scaled(1 + 7e-7), Node(1, "ffn_gate"): scaled(1.01), Node(2, "ffn_up"): scaled(2)}
+    edits = {Node(0, "attn_norm"): scaled(1 + 7e-7), Node(1, "ffn_gate"): scaled(1.01), Node(2, "ffn_up"): scaled(1.02)}
+    assert focus_of(tmp_path, edits) == Focus(Node(1, "ffn_gate"), FocusKind.JUMP)
+
+
+def test_what_no_rounding_explains_goes_before_what_may_be_rounding(tmp_path: Path) -> None:
+    edits = {Node(0, "qkv_matmul"): scaled(1.007), Node(1, "ffn_gate"): scaled(2)}
     assert focus_of(tmp_path, edits) == Focus(Node(1, "ffn_gate"), FocusKind.JUMP)
 
 

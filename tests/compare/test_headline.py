@@ -11,17 +11,19 @@ import pytest
 from click.testing import CliRunner
 
 from aprtui.cli.diff import command
-from aprtui.compare.captures import DiffOptions, compare_captures
+from aprtui.compare.captures import Criteria, DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.conclusion import judge_by_bound
+from aprtui.compare.files import compare_files
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.report.headline import headline
 from aprtui.compare.report.records import read_comparison
 from aprtui.compare.verdict import Tolerance, Verdict, parse_tolerance
+from aprtui.trace.aprt import read_aprt
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from tests.compare.recorded import EDITS, FAULT, read_back, records_of, two_captures
-from tests.compare.synthetic import changed, scaled, write_capture
+from tests.compare.synthetic import Edit, changed, scaled, write_capture
 
 Writer = Callable[[Path], tuple[Path, Path]]
 """Writes both sides into a folder."""
@@ -108,7 +110,16 @@ OUTCOMES: dict[str, tuple[Writer, tuple[str, ...], Verdict, str]] = {
     ),
     "stages missing, the others equal": (
         between(without=[FAULT]), (), Verdict.UNKNOWN,
-        "1 of 54 expected stages could not be compared; all stages compared are equal",
+        (
+            "1 of 54 expected stages could not be compared (layer 1 ffn_gate: in A only); all stages compared are equal"
+        ),
+    ),
+    "two stages missing": (
+        between(without=[FAULT, Node(0, "ffn_up")]), (), Verdict.UNKNOWN,
+        (
+            "2 of 54 expected stages could not be compared (first layer 0 ffn_up: in A only); all stages compared are "
+            "equal"
+        ),
     ),
     "stages missing, others differ": (
         between(without=[FAULT], edits={Node(2, "ffn_up"): scaled(1.2)}), ("rel_l2=0.1",), Verdict.FAIL,
@@ -116,8 +127,8 @@ OUTCOMES: dict[str, tuple[Writer, tuple[str, ...], Verdict, str]] = {
     ),
     "stages missing, others differ within a bound": (
         between(without=[FAULT], edits={Node(2, "ffn_up"): scaled(1.2)}), ("rel_l2=1",), Verdict.UNKNOWN,
-        ("1 of 54 expected stages could not be compared; 1 of 53 stages compared differs: look first at layer 2 ffn_up "
-        "(rel_l2 0.2)"),
+        ("1 of 54 expected stages could not be compared (layer 1 ffn_gate: in A only); 1 of 53 stages compared "
+        "differs: look first at layer 2 ffn_up (rel_l2 0.2)"),
     ),
     "a run that did not finish": (
         between(complete=False), (), Verdict.UNKNOWN,
@@ -223,3 +234,42 @@ def test_the_error_that_a_replay_finds_has_its_sentence(tmp_path: Path) -> None:
         f"5 of 54 stages compared differ, and neither side adds error beyond its bound at any of them; {figures}"
     )
     assert headline(read_comparison(alone)) == f"no stage adds error beyond its bound; {figures}"
+
+
+def test_a_fault_that_a_replay_finds_has_its_place_and_its_appearance(tmp_path: Path) -> None:
+    records = [
+        {**record, "signal": "injected"} if record["record"] == "comparison" else record
+        for record in records_of(*two_captures(tmp_path), "rel_l2=0.2")
+    ]
+    judged = read_comparison(records)
+    assert judged.adding == {FAULT}
+    assert headline(judged) == "layer 1 ffn_gate, token 0: looks like × 1.5 (a scale that is missing or applied twice)"
+
+
+def test_doubts_of_a_replay_are_the_reason_that_the_sentence_gives(tmp_path: Path) -> None:
+    a, b = (Capture.open(path) for path in two_captures(tmp_path))
+    doubtful = Criteria(doubts=("the replay of B: the weights are not those of MODEL",))
+    comparison = compare_captures(a, b, DiffOptions(), None, doubtful)
+    assert comparison.verdict is Verdict.UNKNOWN
+    assert headline(comparison) == (
+        "the replay of B: the weights are not those of MODEL; 5 of 54 stages compared differ: look first at layer 1 "
+        "ffn_gate (rel_l2 0.5)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("edit", "tolerances", "sentence"),
+    [
+        (scaled(1), (), "layer 1 ffn_gate is bit-equal"),
+        (scaled(1.5), (), "layer 1 ffn_gate differs (rel_l2 0.5), and nothing says how much is allowed"),
+        (scaled(1.5), ("rel_l2=1",), "layer 1 ffn_gate differs, but not beyond its bound: rel_l2 0.5, bound 1"),
+        (scaled(1.5), ("rel_l2=0.1",), "layer 1 ffn_gate, element "),
+        (changed((slice(None),), np.nan), (), "layer 1 ffn_gate, element 0: 60 values NaN or Inf on one side only"),
+    ],
+)
+def test_two_stage_files_have_sentences_of_one_stage(
+    tmp_path: Path, edit: Edit, tolerances: tuple[str, ...], sentence: str
+) -> None:
+    a, b = (read_aprt(side / "layer-1" / "ffn_gate.bin") for side in two_captures(tmp_path, {FAULT: edit}))
+    comparison = compare_files(a, b, tuple(map(parse_tolerance, tolerances)), 10)
+    assert headline(comparison).startswith(sentence), headline(comparison)

@@ -13,6 +13,7 @@ from aprtui.model.config import ModelConfig, Rope
 from aprtui.model.weight_types import BlockPart, WeightType
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import GraphConfig, Node, Op, RopeLayout, StageGraph, graph_for
+from tests.model.gguf_files import set_scales
 
 TINY = GraphConfig(
     architecture="qwen2", layers=2, hidden=256, heads=4, kv_heads=2, head_dim=64, ffn=512, vocabulary=300,
@@ -49,21 +50,10 @@ def half_offsets(kind: WeightType) -> tuple[int, ...]:
     return tuple(part.start for part in found if part.stop - part.start == 2)
 
 
-def has_exponents(kind: WeightType) -> bool:
-    """Whether the scale of a block is a power of two, whose exponent is the block's first byte."""
-    return kind.format.is_quantised and not half_offsets(kind)
-
-
-def exponent_of(value: float) -> int:
-    """The byte of a scale of that power of two."""
-    return 128 + int(np.log2(value))
-
-
 def set_halves(kind: WeightType, data: NDArray[np.uint8], value: float) -> None:
     """Make the scales and minimums of all blocks in `data` `[rows, row_bytes]` this number."""
     blocks = data.reshape(-1, kind.format.block_bytes)
-    if has_exponents(kind):
-        blocks[:, 0] = exponent_of(value)
+    set_scales(kind, blocks, np.full(len(blocks), value))
     for offset in half_offsets(kind):
         blocks[:, offset : offset + 2] = np.array([value], np.float16).view(np.uint8)
 
@@ -80,19 +70,18 @@ def random_weight(rng: np.random.Generator, name: str, kind: WeightType, rows: i
         data = (wide >> 16).astype(np.uint16).view(np.uint8)
     else:
         row = kind.format
-        scales = half_offsets(kind)
-        blocks = rng.integers(0, 256, (rows, columns // row.block_values, row.block_bytes), np.uint8)
-        if has_exponents(kind):
-            blocks[..., 0] = exponent_of(2.0 ** round(float(np.log2(spread / 5))))
-        for offset in scales:
-            scale = rng.uniform(0.5, 1.0, blocks.shape[:2]).astype(np.float32)
-            blocks[..., offset : offset + 2] = scale.astype(np.float16)[..., None].view(np.uint8)
-        data = blocks.reshape(rows, -1)
-        rms = float(np.sqrt(np.mean(np.square(Weight(name, kind, rows, columns, data).dequantize(slice(0, 4))))))
-        for offset in scales:
-            stored = blocks[..., offset : offset + 2].copy().view(np.float16).astype(np.float32)
-            blocks[..., offset : offset + 2] = (stored * (spread / rms)).astype(np.float16).view(np.uint8)
-        data = blocks.reshape(rows, -1)
+        blocks = rng.integers(0, 256, (rows * columns // row.block_values, row.block_bytes), np.uint8)
+        scales = rng.uniform(0.5, 1.0, len(blocks)).astype(np.float16)
+
+        def scaled(factor: float) -> NDArray[np.uint8]:
+            set_scales(kind, blocks, scales * np.float16(factor))
+            if BlockPart.MINIMUM in row.parts:
+                minimum = np.float16(factor) * rng.uniform(0.5, 1.0, len(blocks)).astype(np.float16)
+                blocks[:, row.parts[BlockPart.MINIMUM]] = minimum[:, None].view(np.uint8)
+            return blocks.reshape(rows, -1)
+
+        unit = Weight(name, kind, rows, columns, scaled(1.0)).dequantize(slice(0, 4))
+        data = scaled(float(spread / np.sqrt(np.mean(np.square(unit)))))
     return Weight(name, kind, rows, columns, np.ascontiguousarray(data))
 
 
@@ -173,5 +162,6 @@ MODELS: dict[str, Callable[[], TinyModel]] = {
 # Types that no other backend computes with.
 CPU_MODELS = MODELS | {
     "small blocks": lambda: tiny_model(TINY, (WeightType.Q4_1, WeightType.MXFP4, WeightType.Q5_1, WeightType.IQ4_NL)),
+    "decoded": lambda: tiny_model(TINY, (WeightType.IQ3_S, WeightType.NVFP4, WeightType.IQ1_M, WeightType.TQ1_0)),
     "few bits": lambda: tiny_model(TINY, (WeightType.Q2_K, WeightType.IQ4_XS, WeightType.Q3_K)),
 }

@@ -28,7 +28,9 @@ _FALLBACK = {WeightType.Q4_K: WeightType.Q5_0, WeightType.Q5_K: WeightType.Q8_0,
 _SPREAD = {
     WeightType.Q4_0: 4.6, WeightType.Q4_1: 4.6, WeightType.Q5_0: 9.2, WeightType.Q5_1: 9.2, WeightType.Q8_0: 73.9,
     WeightType.IQ4_NL: 68.6, WeightType.MXFP4: 5.9, WeightType.Q2_K: 13.9, WeightType.Q3_K: 43.3,
-    WeightType.IQ4_XS: 1268.0,
+    WeightType.IQ4_XS: 1268.0, WeightType.NVFP4: 5.9, WeightType.TQ1_0: 0.82, WeightType.TQ2_0: 0.71,
+    WeightType.IQ2_XXS: 57.0, WeightType.IQ2_XS: 57.0, WeightType.IQ2_S: 57.0, WeightType.IQ3_XXS: 160.0,
+    WeightType.IQ3_S: 160.0, WeightType.IQ1_S: 7.0, WeightType.IQ1_M: 7.0,
     WeightType.Q4_K: 261.0, WeightType.Q5_K: 530.0, WeightType.Q6_K: 1367.0,
 }  # fmt: skip
 
@@ -90,15 +92,33 @@ def random_blocks(kind: WeightType, rows: int, columns: int, generator: np.rando
     blocks = generator.integers(0, 256, (rows, columns // block_values, block_bytes), np.uint8)
     scale = (deviation / _SPREAD[kind] * generator.uniform(0.5, 1.5, blocks.shape[:2])).astype(np.float16)
     parts = kind.format.parts
+    if kind is WeightType.TQ2_0:  # no quant is 3
+        blocks &= ~((blocks & blocks >> 1 & 0x55) << 1)
     if kind is WeightType.MXFP4:
-        blocks[..., 0] = 128 + round(float(np.log2(deviation / _SPREAD[kind])))
-        return blocks.reshape(rows, -1)
-    blocks[..., parts[BlockPart.SCALE]] = scale[..., None].view(np.uint8)
+        scale[...] = deviation / _SPREAD[kind]
+    set_scales(kind, blocks.reshape(-1, block_bytes), scale.reshape(-1))
     if BlockPart.MINIMUM in parts:
         # The minimum takes the mean quant off again; that of 32-blocks is added.
         middle = np.float16(kind.format.levels[1] / 2) * (1 if kind.format.scale_packing else -1)
         blocks[..., parts[BlockPart.MINIMUM]] = (scale * np.float16(middle))[..., None].view(np.uint8)
     return blocks.reshape(rows, -1)
+
+
+def set_scales(kind: WeightType, blocks: NDArray[np.uint8], scales: NDArray[np.floating]) -> None:
+    """Make `scales` `[blocks]` the scales of `blocks` `[blocks, bytes]`, as near as the type can store them."""
+    parts = kind.format.parts
+    if kind is WeightType.NVFP4:  # a scale for each 16 values, stored twice as large
+        blocks[:, :4] = gguf.quants.NVFP4.fp32_to_ue4m3(2 * np.asarray(scales, np.float32))[:, None]
+    elif kind is WeightType.IQ1_M:  # four bits in each of four words
+        bits = np.asarray(scales, np.float16).view(np.uint16)
+        words = np.ascontiguousarray(blocks[:, 48:56]).view(np.uint16)
+        for i in range(4):
+            words[:, i] = (words[:, i] & 0x0FFF) | (bits >> 4 * i & 15) << 12
+        blocks[:, 48:56] = words.view(np.uint8)
+    elif parts[BlockPart.SCALE].stop - parts[BlockPart.SCALE].start == 1:
+        blocks[:, parts[BlockPart.SCALE]] = 128 + np.rint(np.log2(np.asarray(scales, np.float32)))[:, None]
+    else:
+        blocks[:, parts[BlockPart.SCALE]] = np.asarray(scales, np.float16)[:, None].view(np.uint8)
 
 
 def fitting_type(kind: WeightType, columns: int) -> WeightType:

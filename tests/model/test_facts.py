@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aprtui.model.facts import ModelFacts, TokenizerFacts, model_facts
+from aprtui.model.facts import ModelFacts, TokenizerFacts, decoded_weights, model_facts
 from aprtui.model.model import load_model
 from aprtui.model.weight_types import WeightType
 from aprtui.resources import embedded_model
@@ -81,3 +81,11 @@ def test_rows_that_cannot_be_k_quants_and_layers_of_several_types_are_named(tmp_
     unusual = facts_of(file.write(tmp_path / "model.gguf")).unusual
     assert "the hidden size 224 is no multiple of 256: rows of that length cannot be K-quants" in unusual
     assert "ffn_down is not of one type in all layers: Q4_K in 2, Q6_K in 1" in unusual
+
+
+def test_weights_that_are_decoded_row_by_row_are_named(tmp_path: Path) -> None:
+    path = model_file(architecture="llama", weight_type=WeightType.IQ3_S, layers=1).write(tmp_path / "model.gguf")
+    assert decoded_weights(load_model(path)) == "9 tensors IQ3_S: dequantised row by row, slower"
+    assert "9 tensors IQ3_S: dequantised row by row, slower" in facts_of(path).unusual
+    path = model_file(architecture="llama", layers=1).write(tmp_path / "other.gguf")
+    assert decoded_weights(load_model(path)) is None

@@ -235,7 +235,7 @@ def test_an_honest_quantisation_passes_and_its_error_is_the_expected_one(
     assert metrics.step_ratio < LIMIT / 1.9
 
 
-@pytest.mark.parametrize("name", ["Q2_K", "Q3_K", "IQ4_NL", "IQ4_XS", "MXFP4"])
+@pytest.mark.parametrize("name", ["Q2_K", "Q3_K", "IQ4_NL", "IQ4_XS", "MXFP4", "TQ1_0", "IQ3_S", "IQ1_M", "NVFP4"])
 def test_the_error_of_uneven_levels_is_not_judged(tmp_path: Path, name: str) -> None:
     kind = WeightType[name]
     blocks = random_blocks(kind, 512, 256, np.random.default_rng(0))

@@ -7,10 +7,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from aprtui.engine.cpu.matmul.decoders import DECODERS
+from aprtui.engine.cpu.matmul.formats import FORMATS
 from aprtui.model.weight_types import BlockPart, ScalePacking, WeightFormat, WeightType, format_named
 
 ROWS = {kind.name: kind.format for kind in WeightType}
 QUANTISED = [name for name, row in ROWS.items() if row.is_quantised]
+SCALED = [name for name in QUANTISED if ROWS[name].levels != (0, 0) and BlockPart.SCALE in ROWS[name].parts]
+"""Those whose quants and scales of blocks the row describes."""
 
 BLOCKS = 400
 
@@ -65,7 +69,7 @@ def test_fields_cover_the_block(name: str) -> None:
     assert row.block_values % row.sub_block == 0
 
 
-@pytest.mark.parametrize("name", QUANTISED)
+@pytest.mark.parametrize("name", SCALED)
 def test_levels_and_offset_are_those_of_the_reference(name: str) -> None:
     row = ROWS[name]
     values = decoded(name, unit_blocks(row))
@@ -74,7 +78,7 @@ def test_levels_and_offset_are_those_of_the_reference(name: str) -> None:
         assert set(values.ravel()) == set(row.codebook)
 
 
-@pytest.mark.parametrize("name", QUANTISED)
+@pytest.mark.parametrize("name", SCALED)
 def test_a_value_is_scale_times_quant_minus_minimum(name: str) -> None:
     row = ROWS[name]
     blocks = unit_blocks(row)
@@ -89,7 +93,7 @@ def test_a_value_is_scale_times_quant_minus_minimum(name: str) -> None:
         assert (decoded(name, blocks) == expected).all()
 
 
-@pytest.mark.parametrize("name", QUANTISED)
+@pytest.mark.parametrize("name", SCALED)
 def test_a_sub_block_is_what_one_scale_reaches(name: str) -> None:
     row = ROWS[name]
     if row.scale_packing is None:
@@ -106,6 +110,17 @@ def test_a_sub_block_is_what_one_scale_reaches(name: str) -> None:
     blocks[:, at] ^= bits
     changed = np.flatnonzero((decoded(name, blocks) != before).any(axis=0))
     np.testing.assert_array_equal(changed, np.arange(row.sub_block))
+
+
+def test_there_is_a_row_for_every_type_that_gguf_dequantises() -> None:
+    known = {kind.name for kind in gguf.quants._type_traits} | {"F32", "F16"}
+    assert set(ROWS) == known
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_a_type_is_decoded_or_has_kernels(name: str) -> None:
+    kind = WeightType[name]
+    assert (kind in DECODERS, kind in FORMATS) == (ROWS[name].decoded, not ROWS[name].decoded)
 
 
 @pytest.mark.parametrize("name", [name for name in ROWS if name not in QUANTISED])

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
 import gguf
 import numpy as np
 import pytest
 
+from aprtui.errors import UnreadableError
+from aprtui.model.binding import read_weight
+from aprtui.model.gguf_file import GgufFile, TensorEntry
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
 from tests.model.gguf_files import random_blocks
@@ -41,3 +48,16 @@ def test_random_blocks_of_the_test_files_have_the_promised_spread(kind: WeightTy
     blocks = random_blocks(kind, 64, COLUMNS, np.random.default_rng(2))
     values = Weight("w", kind, 64, COLUMNS, blocks).dequantize() * COLUMNS**0.5
     assert abs(values.mean()) < 0.15 and 0.8 < values.std() < 1.25
+
+
+@pytest.mark.parametrize("kind", [kind for kind in WeightType if kind.format.is_quantised], ids=lambda kind: kind.name)
+def test_rows_that_are_no_whole_blocks_are_refused_in_one_line(kind: WeightType, tmp_path: Path) -> None:
+    size = kind.format.block_values
+    entry = TensorEntry("w", (size + size // 2, 4), int(kind), 0)
+    path = tmp_path / "m.gguf"
+    file = cast(GgufFile, SimpleNamespace(path=path))
+    with pytest.raises(UnreadableError) as caught:
+        read_weight(file, entry)
+    assert str(caught.value) == (
+        f"{path}: tensor w has rows of {size + size // 2} values, expected a multiple of {size} for {kind.name}"
+    )

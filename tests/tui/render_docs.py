@@ -1,7 +1,8 @@
 """Renders the pictures of the screens in docs/screens, from the app itself on the embedded model.
 
-Run from the checkout: `python -m tests.tui.render_docs [SCREEN …]`. Every screen is drawn at three sizes, dark and
-light, on captures that are made for it: a good one, one with a fault, and one of another rounding.
+Run from the checkout: `python -m tests.tui.render_docs [NAME …]`. Every screen is drawn at three sizes, dark and light,
+on captures that are made for it: a good one, one with a fault, and one of another rounding. The names that begin with
+`real-` are drawn on the Qwen2.5-Coder 0.5B in the folder that APRTUI_REAL_MODELS names, and left out without one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -33,8 +35,20 @@ THEMES = ("dark", "light")
 PROMPT = "def read_lines(path):\n"
 TOKENS = 48
 FAULT = "layer=2,stage=ffn_gate,kind=scale,magnitude=0.5"
+REAL_FAULT = "layer=12,stage=ffn_gate,kind=scale,magnitude=2"
+REAL_MODEL = "qwen2.5-coder-0.5b-q4_k_m.gguf"
+QUESTION = "Write a Python function that\nreturns the n-th Fibonacci number."
 
-Scene = Callable[[Driver, EngineProcess], Awaitable[None]]
+Act = Callable[[Driver, EngineProcess], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a picture shows: a state of a screen, and what is done there before it is drawn."""
+
+    state: ScreenState
+    act: Act
+    model: str = "demo.gguf"
 
 
 async def live(pilot: Driver, source: EngineProcess) -> None:
@@ -48,6 +62,18 @@ async def live(pilot: Driver, source: EngineProcess) -> None:
     for key in ("L", "n", "n", "down", "down", "right", "right"):
         await pilot.press(key)
         await pilot.pause(0.3)
+
+
+async def chat(pilot: Driver, source: EngineProcess) -> None:
+    """A conversation of two turns, paused within the second answer, the lens on, the cursor in the middle."""
+    await until(pilot, lambda: source.state is EngineState.READY and source.written > 0, 300)
+    await pilot.press("L", "e", *"Make it iterative.", "enter")
+    await until(pilot, lambda: source.state is EngineState.RUNNING, 60)
+    first = source.written
+    await until(pilot, lambda: source.written > first + TOKENS, 300)
+    await pilot.press("space")
+    await until(pilot, lambda: source.state is EngineState.PAUSED, 60)
+    await pilot.press(*["down"] * 12, *["right"] * 12)
 
 
 async def browse(pilot: Driver, source: EngineProcess) -> None:
@@ -72,22 +98,27 @@ async def contracts_scene(pilot: Driver, source: EngineProcess) -> None:
     await until(pilot, lambda: "PASS" in screen_text(pilot), 60)
 
 
-SCENES: dict[ScreenName, tuple[ScreenState, Scene]] = {
-    ScreenName.LIVE: (screen_state(ScreenName.LIVE, prompt=PROMPT, chat="off"), live),
-    ScreenName.BROWSE: (screen_state(ScreenName.BROWSE, a="good", b="bad"), browse),
-    ScreenName.TENSOR: (screen_state(ScreenName.TENSOR, capture="bad", layer=2, stage="ffn_gate"), tensor),
-    ScreenName.DIFF: (
-        screen_state(ScreenName.DIFF, a="good", b="bad", model="demo.gguf", replay=1), diff
-    ),
-    ScreenName.CONTRACTS: (
+SCENES: dict[str, Scene] = {
+    "live": Scene(screen_state(ScreenName.LIVE, prompt=PROMPT, chat="off"), live),
+    "browse": Scene(screen_state(ScreenName.BROWSE, a="good", b="bad"), browse),
+    "tensor": Scene(screen_state(ScreenName.TENSOR, capture="bad", layer=2, stage="ffn_gate"), tensor),
+    "diff": Scene(screen_state(ScreenName.DIFF, a="good", b="bad", model="demo.gguf", replay=1), diff),
+    "contracts": Scene(
         screen_state(ScreenName.CONTRACTS, path=contracts(), reference="good", capture="good-again"), contracts_scene
+    ),
+    "real-live": Scene(screen_state(ScreenName.LIVE, prompt=QUESTION, chat="on", model=REAL_MODEL), chat, REAL_MODEL),
+    "real-diff": Scene(
+        screen_state(ScreenName.DIFF, a="real-good", b="real-bad", model=REAL_MODEL, replay=1), diff, REAL_MODEL
+    ),
+    "real-tensor": Scene(
+        screen_state(ScreenName.TENSOR, capture="real-bad", layer=12, stage="ffn_gate"), tensor, REAL_MODEL
     ),
 }  # fmt: skip
 
 
 @contextmanager
-def captures() -> Iterator[None]:
-    """A working directory with captures and the embedded model; users' own state and settings stay out of it."""
+def captures(real: Path | None) -> Iterator[None]:
+    """A working directory with captures and their models; users' own state and settings stay out of it."""
     before = Path.cwd()
     with tempfile.TemporaryDirectory(prefix="aprtui-screens-") as folder:
         os.environ["APRTUI_STATE_DIR"] = f"{folder}/state"
@@ -95,11 +126,16 @@ def captures() -> Iterator[None]:
         working.mkdir()
         os.chdir(working)
         Path("demo.gguf").symlink_to(embedded_model())
-        for name, more in (
-            ("good", []), ("good-again", []), ("q8", ["--mode", "q8"]), ("bad", ["--inject", FAULT]),
-        ):  # fmt: skip
+        made = [
+            ("demo.gguf", "good", []), ("demo.gguf", "good-again", []), ("demo.gguf", "q8", ["--mode", "q8"]),
+            ("demo.gguf", "bad", ["--inject", FAULT]),
+        ]  # fmt: skip
+        if real:
+            Path(REAL_MODEL).symlink_to(real)
+            made += [(REAL_MODEL, "real-good", []), (REAL_MODEL, "real-bad", ["--inject", REAL_FAULT])]
+        for model, name, more in made:
             subprocess.run(
-                [sys.executable, "-m", "aprtui", "trace", "demo.gguf", "-p", PROMPT, "--logits", "all",
+                [sys.executable, "-m", "aprtui", "trace", model, "-p", PROMPT, "--logits", "all",
                  "--save-tensor-dir", name, *more],
                 check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(before)},
             )  # fmt: skip
@@ -109,14 +145,14 @@ def captures() -> Iterator[None]:
             os.chdir(before)
 
 
-async def render(name: ScreenName, size: tuple[int, int], theme: str) -> None:
+async def render(name: str, size: tuple[int, int], theme: str) -> None:
     """Draw one screen."""
-    state, scene = SCENES[name]
-    source = EngineProcess(partial(load_engine, path=embedded_model()), EngineSettings(threads=1))
-    app = AprtuiApp(Session(source), state, Config(Path("config.toml"), theme=f"aprtui-{theme}"))
+    scene = SCENES[name]
+    source = EngineProcess(partial(load_engine, path=Path(scene.model)), EngineSettings(threads=1))
+    app = AprtuiApp(Session(source), scene.state, Config(Path("config.toml"), theme=f"aprtui-{theme}"))
     try:
         async with app.run_test(size=size) as pilot:
-            await scene(pilot, source)
+            await scene.act(pilot, source)
             await pilot.pause(1.0)
             svg = app.export_screenshot(title="aprtui", simplify=True)
     finally:
@@ -124,13 +160,15 @@ async def render(name: ScreenName, size: tuple[int, int], theme: str) -> None:
     DOCS.mkdir(exist_ok=True)
     target = DOCS / f"{name}-{size[0]}x{size[1]}-{theme}.svg"
     target.write_text(picture(svg))
-    print(target, f"{len(svg) / 1e3:.0f} kB")
+    print(target, f"{len(svg) / 1e3:.0f} kB", flush=True)
 
 
 def main() -> None:
     """Draw the screens that are named, or all."""
-    names = [ScreenName(name) for name in sys.argv[1:]] or list(SCENES)
-    with captures():
+    folder = os.environ.get("APRTUI_REAL_MODELS")
+    real = Path(folder, REAL_MODEL).absolute() if folder else None
+    names = sys.argv[1:] or [name for name, scene in SCENES.items() if real or scene.model != REAL_MODEL]
+    with captures(real):
         for name in names:
             for size in SIZES:
                 for theme in THEMES:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from aprtui.resources import embedded_model
+
 pytestmark = pytest.mark.group("pty")
 
 CHECKOUT = Path(__file__).parents[2]
@@ -77,8 +79,8 @@ def terminals() -> Iterator[list[Terminal]]:
         terminal.close()
 
 
-def start(terminals: list[Terminal], folder: Path = CHECKOUT, **environment: str) -> Terminal:
-    command = f"{shlex.quote(sys.executable)} -m aprtui"
+def start(terminals: list[Terminal], folder: Path = CHECKOUT, *words: str, **environment: str) -> Terminal:
+    command = shlex.join([sys.executable, "-m", "aprtui", *words])
     terminal = Terminal(f"aprtui-test-{uuid.uuid4().hex}", command, folder, **environment)
     terminals.append(terminal)
     terminal.until(r"\d tok/s", LOADING_SECONDS)
@@ -117,10 +119,17 @@ def test_lines_of_a_prompt_and_the_users_editor_which_gets_the_terminal(
     terminals: list[Terminal], tmp_path: Path
 ) -> None:
     script = tmp_path / "editor"
-    script.write_text('#!/bin/sh\necho "I have the terminal"; read answer; echo "# $answer" >> "$1"\n')
+    script.write_text(
+        '#!/bin/sh\necho "I have the terminal"; read answer; echo "# $answer" >> "$1"; [ "$answer" = yes ]\n'
+    )
     script.chmod(0o755)
     terminal = start(terminals, tmp_path, EDITOR=str(script))
     terminal.press("e", "M-Enter", "x", "C-j", "y")
+    terminal.until(r"prompt ❯ def fib\(n\):\n +x\n +y\n")
+    terminal.press("C-o")
+    terminal.until(r"I have the terminal")
+    terminal.press("no", "Enter")
+    terminal.until(r"EDITOR=")
     terminal.until(r"prompt ❯ def fib\(n\):\n +x\n +y\n")
     terminal.press("C-o")
     terminal.until(r"I have the terminal")
@@ -128,6 +137,26 @@ def test_lines_of_a_prompt_and_the_users_editor_which_gets_the_terminal(
     terminal.until(r"prompt ❯ def fib\(n\):\n +x\n +y# yes\n")
     terminal.press("Enter")
     terminal.until(r"▶ running(.|\n)*│ <.endoftext.>def fib\(n\): .*\n│ x .*\n│ y# yes")
+
+
+def test_conversation_of_two_turns_goes_on_while_the_first_answer_still_comes(
+    terminals: list[Terminal], tmp_path: Path
+) -> None:
+    words = ["open", str(embedded_model()), "-p", "Return the sum.", "--system", "Be brief."]
+    terminal = start(terminals, tmp_path, *words)
+    terminal.until(r"chat ❯")
+    terminal.press("home")
+    terminal.until(r"│ system +Be brief.*\n│ user +Return the sum.*\n│ model +\S")
+    terminal.press("G", "e", "and", "M-Enter", "more", "Enter")
+    terminal.until(r"│ user +and .*\n│ +more ")
+    terminal.press("c", "P")
+    terminal.until(r"<.im_start.>user⏎")
+    terminal.press(*["Down"] * 60)
+    terminal.until(r"and⏎ +.*\n.*more<.im_end.>⏎ .*\n.*<.im_start.>assistant⏎")
+    terminal.press("P")
+    terminal.until("Pause/resume")
+    terminal.press("q")
+    terminal.until("exit code 0")
 
 
 def test_ctrl_c_leaves_with_the_code_for_interrupted(terminals: list[Terminal]) -> None:

@@ -91,8 +91,12 @@ class Judging:
 
         of_a = self._replayed(a, self.model_a, other=self.model_b, options=options, progress=progress)
         of_b = self._replayed(b, self.model_b, other=self.model_a, options=options, progress=progress)
-        tokens = next((side[1] for side in (of_a, of_b) if side is not None and side[1]), options.tokens)
-        return criteria_by_replay(of_a[0] if of_a else None, of_b[0] if of_b else None), tokens
+        # What a replay has found out is for the sides that record no ids; those that do may differ from it.
+        sides = [(capture.tokens, side[1]) for capture, side in ((a, of_a), (b, of_b)) if side is not None]
+        found = next((tokens for recorded, tokens in sides if recorded is None and tokens), options.tokens)
+        if any(capture.tokens not in (None, found) for capture in (a, b)):
+            found = options.tokens
+        return criteria_by_replay(of_a[0] if of_a else None, of_b[0] if of_b else None), found
 
     def _replayed(
         self, capture: Capture, own: Path | None, *, other: Path | None, options: DiffOptions, progress: Progress

@@ -89,7 +89,11 @@ def _lost(node: Node, a: Values | Lost, b: Values | Lost) -> Unpaired:
 
 
 def _known_shape(values: Values, stage: Stage, tokens: int | None) -> tuple[int, ...] | None:
-    """The shape the capture states, or the one that a known token count leaves no choice about."""
+    """The shape that the stage's width gives, the one the capture states, or the one that a known token count leaves no
+    choice about."""
+    rows = values.size // stage.width if stage.width and not stage.is_attention_map else 0
+    if rows and rows * stage.width == values.size and rows in (1, tokens):
+        return rows, stage.width
     if values.ndim > 1:
         return values.shape
     if not tokens or not values.size:

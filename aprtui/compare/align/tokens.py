@@ -32,7 +32,7 @@ class TokenAlignment:
 
     `aligned` positions from the start may be compared: None means all, their number being unknown; 0 means none.
     `counts` are the positions each side holds, None where unknown. `problem` says why the verdict cannot be PASS, and
-    `proven_different` that it cannot be FAIL either: the sides were fed different tokens.
+    `proven_different` that a difference cannot make it FAIL either: the sides were fed different tokens.
     """
 
     aligned: int | None

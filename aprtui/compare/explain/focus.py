@@ -1,19 +1,19 @@
 """Which stage to look at first, and which could be to blame.
 
 Where the verdict is FAIL, it is the first stage that injects error, or the first divergent one if none is known to.
-Where it is PASS, it is the stage that comes nearest to its bound. Else it is the first stage where the error jumps: the
-first that differs at all is often only the first rounding, long before the stage that matters. Where no error jumps, it
-is the stage that differs most.
+Where it is PASS, it is the stage that comes nearest to its bound. Else it is the first stage where the error jumps to
+more than rounding and 4-bit weights explain, or the first where it jumps at all: the first that differs is often only
+the first rounding, long before the stage that matters. Where no error jumps, it is the stage that differs most.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from aprtui.compare.comparison import ErrorState, Focus, FocusKind, StageComparison
 from aprtui.compare.explain.classify import nearest_compared
-from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict
+from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict, is_plausible
 from aprtui.trace.graph import GraphConfig, Node, StageGraph, graph_for, graph_from_names
 
 JUMP = 10.0
@@ -57,12 +57,17 @@ def choose_focus(graph: StageGraph, stages: Sequence[StageComparison], verdict: 
         nearest = nearest_to_bound(stages)
         return None if nearest is None else Focus(nearest.node, FocusKind.NEAREST)
     errors = {stage.node: error_of(stage) for stage in stages}
-    for node, error in errors.items():
-        inherited = max((errors[source] for source in nearest_compared(graph, node, errors)), default=0.0)
-        if error > ROUNDING_REL_L2 and error >= JUMP * inherited:
-            return Focus(node, FocusKind.JUMP)
+    jumps = [stage for stage in stages if _jumps(graph, stage.node, errors)]
+    if jumps:
+        first = next((stage for stage in jumps if not is_plausible(stage.metrics)), jumps[0])
+        return Focus(first.node, FocusKind.JUMP)
     worst = max(errors, key=lambda node: errors[node], default=None)
     return Focus(worst, FocusKind.WORST) if worst is not None and errors[worst] else None
+
+
+def _jumps(graph: StageGraph, node: Node, errors: Mapping[Node, float]) -> bool:
+    inherited = max((errors[source] for source in nearest_compared(graph, node, errors)), default=0.0)
+    return errors[node] > ROUNDING_REL_L2 and errors[node] >= JUMP * inherited
 
 
 def blame(

@@ -6,7 +6,7 @@ from aprtui.compare.comparison import Comparison, Divergence, StageComparison, S
 from aprtui.compare.explain.focus import nearest_to_bound
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Signal, Verdict, alike_text
-from aprtui.compare.wording import NOTHING_COMPARED, UNBOUNDED, counted, first_tokens, number_text
+from aprtui.compare.wording import NOTHING_COMPARED, UNBOUNDED, UNCOMPARED, counted, first_tokens, number_text
 
 _COORDINATES = ("head", "query", "token", "element")
 """The coordinates of the first wrong value that the sentence names; its channel or key stands in the details."""
@@ -53,6 +53,11 @@ def _unknown(comparison: Comparison) -> str:
     reason = comparison.reasons[0]
     if not comparison.stages:
         return reason if reason == NOTHING_COMPARED else f"{reason}; {NOTHING_COMPARED}"
+    if reason.endswith(UNCOMPARED) and comparison.skipped and not comparison.allowed_missing:
+        first, *more = comparison.skipped
+        reason += f" ({'first ' if more else ''}{first.node}: {first.reason})"
+    if reason.endswith(UNBOUNDED) and len(comparison.stages) == 1:
+        return f"{_share_differing(comparison)}, {UNBOUNDED}"
     if reason.endswith(UNBOUNDED):
         return f"{reason}{_look_at(comparison)}"
     aligned = comparison.alignment.aligned
@@ -64,6 +69,9 @@ def _unknown(comparison: Comparison) -> str:
 
 
 def _share_differing(comparison: Comparison) -> str:
+    if len(comparison.stages) == 1:
+        (alone,) = comparison.stages
+        return f"{alone.node} differs ({_number(alone)})"
     differing, count = len(comparison.differing), counted(len(comparison.stages), "stage")
     return f"{differing} of {count} compared differ{'s' if differing == 1 else ''}"
 
@@ -71,13 +79,16 @@ def _share_differing(comparison: Comparison) -> str:
 def _look_at(comparison: Comparison) -> str:
     """The stage in focus, of which the report lists the largest differences, and its number."""
     entry = None if comparison.focus is None else comparison.by_node[comparison.focus.node]
-    if not isinstance(entry, StageComparison):
+    if not isinstance(entry, StageComparison) or len(comparison.stages) == 1:
         return ""
-    metrics = entry.metrics
-    number = f"rel_l2 {number_text(metrics.rel_l2)}"
-    if metrics.mismatches:
-        number = f"{counted(metrics.mismatches, 'value')} NaN or Inf on one side only"
-    return f": look first at {entry.node} ({number})"
+    return f": look first at {entry.node} ({_number(entry)})"
+
+
+def _number(stage: StageComparison) -> str:
+    mismatches = stage.metrics.mismatches
+    if mismatches:
+        return f"{counted(mismatches, 'value')} NaN or Inf on one side only"
+    return f"rel_l2 {number_text(stage.metrics.rel_l2)}"
 
 
 def _pass(comparison: Comparison) -> str:
@@ -88,13 +99,16 @@ def _pass(comparison: Comparison) -> str:
 def _closeness(comparison: Comparison) -> str:
     if not comparison.differing:
         same_bits = all(stage.metrics.equal_bits == 1 for stage in comparison.stages)
-        return f"every compared stage is {'bit-equal' if same_bits else 'equal'}"
+        what = str(comparison.stages[0].node) if len(comparison.stages) == 1 else "every compared stage"
+        return f"{what} is {'bit-equal' if same_bits else 'equal'}"
     nearest = nearest_to_bound(comparison.stages)
     assert nearest is not None, "what differs passes by a bound"
     verdict = nearest.verdict
     figures = f"{verdict.metric} {number_text(verdict.error)}, bound {number_text(verdict.bound)}"
-    figures = f"nearest is {verdict.node}: {figures}"
     share = _share_differing(comparison)
+    if len(comparison.stages) == 1 and verdict.signal is not Signal.INJECTED:
+        return f"{verdict.node} differs, but not beyond its bound: {figures}"
+    figures = f"nearest is {verdict.node}: {figures}"
     if any(nearest.injected):
         return f"{share}, and neither side adds error beyond its bound at any of them; {figures}"
     if verdict.signal is Signal.INJECTED:

@@ -12,6 +12,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils
+from numpy.typing import NDArray
 
 from aprtui.engine.cpu.tier import TIER, Tier
 
@@ -56,6 +57,15 @@ class Emitter:
     def room(self, type_: Any) -> Value:
         """The address of room for a value on the function's stack."""
         return self.builder.ptrtoint(cgutils.alloca_once(self.builder, type_), I64)
+
+    def constants(self, element: Any, values: Sequence[int]) -> Value:
+        """A vector of these constants."""
+        return ir.Constant(vector(element, len(values)), list(values))
+
+    def table(self, values: NDArray[Any]) -> Value:
+        """The address of a copy of `values` in the compiled code."""
+        content = ir.Constant(ir.ArrayType(I8, values.nbytes), bytearray(values.tobytes()))
+        return self.builder.ptrtoint(cgutils.global_constant(self.builder, "table", content), I64)
 
     def prefetch(self, address: Value, size: int) -> None:
         """Ask for the cache lines of `size` bytes at an address, which need not exist."""
@@ -125,7 +135,7 @@ class Emitter:
 
     def each_shifted_right(self, value: Value, bits: Sequence[int]) -> Value:
         """Each lane shifted right by a number of bits of its own, without sign."""
-        return self.builder.lshr(value, ir.Constant(value.type, list(bits)))
+        return self.builder.lshr(value, self.constants(value.type.element, list(bits)))
 
     # Floats. Multiplications and additions are never contracted, unless by `multiply_add`.
     def to_float(self, integers: Value) -> Value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,6 @@ from aprtui.engine.protocol import (
     Logits,
     Mode,
     NodeCall,
-    PassCancelledError,
     StatsSink,
     Taps,
     TapSink,
@@ -61,7 +60,6 @@ class CpuEngine:
         self._intervention = intervention
         self.position = 0
         """Positions evaluated since the last reset."""
-        self.cancelled: Callable[[], bool] = lambda: False
         storage = CpuStorage(model, mode, kv, context, ARITHMETIC[mode].rope_angles, self._config.layers)
         self._plans: dict[tuple[frozenset[Node], frozenset[Node]], TapPlan] = {}
         self._timed: TapPlan | None = None
@@ -114,8 +112,6 @@ class CpuEngine:
         self._runner.load(plan, ids, position, logits, maps=plan.program.maps)
         begin = 0
         for segment in plan.layers if ids.size > 1 else plan.steps:
-            if self.cancelled():
-                raise PassCancelledError
             self._runner.run(begin, segment.end)
             if segment.cut is not None:
                 self._intervene(segment.cut, ids, position)

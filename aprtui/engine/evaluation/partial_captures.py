@@ -3,6 +3,7 @@ which may be called a divergence, and faults planted in the same, which should b
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from aprtui.compare.verdict import Verdict
 from aprtui.engine.evaluation.arithmetics import ARITHMETICS, stage_tensors
 from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
 from aprtui.engine.evaluation.false_alarms import JudgedCapture, judged
-from aprtui.engine.evaluation.fault_detection import REPLAY
+from aprtui.engine.evaluation.fault_detection import PROMPT, REPLAY
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model
@@ -48,6 +49,14 @@ PLACES = ("qkv_matmul", "attention", "ffn_norm", "ffn_swigl", "ffn_out")
 """Stages in which faults are planted, in the middle layer."""
 
 
+_TOKENS = 10
+
+
+def prompt_of(model: Model) -> tuple[int, ...]:
+    """The first tokens of the prompt that faults are planted in: few, as there are many captures."""
+    return tuple(model.tokenizer.encode(PROMPT, special=True))[:_TOKENS]
+
+
 def judge_honest_kinds(
     model: Model, tokens: Sequence[int], evaluators: Evaluators, progress: Progress, every: int = 1
 ) -> Iterator[JudgedCapture]:
@@ -62,6 +71,7 @@ def judge_honest_kinds(
             path = Path(folder) / str(done)
             capture = write_kind(CAPTURE_KINDS[kind], made[1], model.graph, tokens, path)
             yield judged(f"{kind}: {name}", REPLAY, replay_capture(capture, model, ReplayOptions(), evaluators))
+            shutil.rmtree(path)
 
 
 def judge_planted_kinds(
@@ -78,13 +88,15 @@ def judge_planted_kinds(
         for done, (name, node, what, kind) in list(enumerate(cases))[::every]:
             progress("judging planted faults by kind of capture,", done, len(cases))
             tensors = stage_tensors(ARITHMETICS[name], model, tokens, evaluators, change=_planted(node, PLANTED[what]))
-            capture = write_kind(CAPTURE_KINDS[kind], tensors, model.graph, tokens, Path(folder) / str(done))
+            path = Path(folder) / str(done)
+            capture = write_kind(CAPTURE_KINDS[kind], tensors, model.graph, tokens, path)
             if max(model.graph.order[found] for found in capture.files) < model.graph.order[node]:
                 continue
             comparison = replay_capture(capture, model, ReplayOptions(), evaluators)
             divergence = comparison.first_divergence
             right = comparison.verdict is Verdict.FAIL and divergence is not None and node in divergence.segment
             yield judged(f"{kind}: {name}, {node} {what}", REPLAY, comparison, right)
+            shutil.rmtree(path)
 
 
 def _planted(at: Node, change: Callable[[Array], Array]) -> Callable[[Node, Array], Array]:

@@ -71,7 +71,8 @@ def criteria_by_model(
         statements.append(f"what differs: {what}; floor: our own runs of MODEL on these tokens under both roundings")
     for name, side in sides.items():
         statements += [f"{name}: {statement}" for statement in side.statements[1:]]
-    return Criteria(bounds=floor_bounds(floors, basis, coarsest), statements=tuple(statements))
+    widths = {stage.name: stage.width for stage in model.graph.stages if not stage.is_attention_map}
+    return Criteria(bounds=floor_bounds(floors, basis, coarsest), statements=tuple(statements), widths=widths)
 
 
 @dataclass(frozen=True, slots=True)

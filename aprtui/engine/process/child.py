@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from aprtui.engine.capturing import CaptureRequest, write_capture
-from aprtui.engine.generation import Generation, generate
+from aprtui.engine.generation import Generation, PassCancelled, generate
 from aprtui.engine.logit_noise import measure_logit_noise
 from aprtui.engine.process import messages
 from aprtui.engine.process.command_state import CommandState, SideTask
@@ -28,6 +28,7 @@ from aprtui.engine.process.slots import CANDIDATES, Slots
 from aprtui.engine.protocol import Logits
 from aprtui.errors import AprtuiError, DeviceError, EngineError, ExitCode, UsageError
 from aprtui.model.prompt import ChatPrompt, chat_stop_ids, encode_chat
+from aprtui.progress import Progress
 
 REPORT_SECONDS = 0.1
 """Progress is reported no more often than this: a pipe that fills up would hold the engine back."""
@@ -123,7 +124,8 @@ class EngineThread:
     def run(self) -> None:
         """Work until the process ends; an error that leaves no usable engine ends the process."""
         try:
-            loaded = self._opener(self._progress, self._settings)
+            with self.commands.loading():
+                loaded = self._opener(self._progress, self._settings)
             graph = loaded.engine.graph
             slots = Slots(self._descriptor, len(graph.nodes), graph.layers, create=True)
             self._send(messages.Loaded(loaded.info))
@@ -136,6 +138,8 @@ class EngineThread:
             self._end(f"internal error in the engine: {type(error).__name__}: {error}", ExitCode.INTERNAL)
 
     def _progress(self, what: str, done: int, total: int) -> None:
+        if self.commands.load_cancelled:
+            raise EngineError("the load was cancelled")
         self._send(messages.StepProgress(what, done, total))
 
     def _end(self, message: str, code: ExitCode) -> None:
@@ -164,7 +168,8 @@ class EngineThread:
         """Another engine, or None where it cannot be opened; the old one is kept until it is replaced."""
         self._send(messages.Reopening())
         try:
-            return self._opener(self._progress, settings)
+            with self.commands.loading():
+                return self._opener(self._progress, settings)
         except AprtuiError as error:
             self._send(messages.Failed(str(error), fatal=False))
             return None
@@ -178,7 +183,7 @@ class EngineThread:
             self._send(messages.Failed(str(error), fatal=False))
             return
         index = -1
-        recorder.watch_prefill(len(self._tokens) - generation.kept, Report(self._send, time.monotonic()))
+        recorder.watch_prefill(len(self._tokens) - generation.kept, self._prefill_progress())
         try:
             while True:
                 generation.taps = recorder.taps(self.commands.lens)
@@ -207,6 +212,16 @@ class EngineThread:
             return
         assert generation.stop_reason is not None
         self._send(messages.Finished(job.run, generation.stop_reason, generation.tail))
+
+    def _prefill_progress(self) -> Progress:
+        report = Report(self._send, time.monotonic())
+
+        def progress(what: str, done: int, total: int) -> None:
+            if self.commands.cancelled():
+                raise PassCancelled
+            report(what, done, total)
+
+        return progress
 
     def _rest(self, side_tasks: SideTasks, run: int) -> None:
         """Between two tokens: do the side tasks, and rest while paused. A pause is reported once."""

@@ -6,7 +6,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from aprtui.engine.process import messages
 
@@ -29,6 +30,8 @@ class CommandState:
         self._token_seconds = 0.0
         self._due = 0.0
         self.side_task_cancelled = False
+        self._loading = False
+        self.load_cancelled = False
         self.lens = False
         """Whether the logit lens is wanted."""
 
@@ -48,6 +51,8 @@ class CommandState:
                     self._due = 0.0
                 case messages.SetLens(on):
                     self.lens = on
+                case messages.Control.CANCEL if self._loading:
+                    self.load_cancelled = True
                 case messages.Control.CANCEL if self._in_side_task:
                     self.side_task_cancelled = True
                 case messages.Control.CANCEL:
@@ -84,6 +89,17 @@ class CommandState:
         """From now on a cancel ends the generation."""
         with self._changed:
             self._in_side_task = False
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Until this is left, a cancel ends the load, not the generation."""
+        with self._changed:
+            self._loading, self.load_cancelled = True, False
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._loading = False
 
     def cancelled(self) -> bool:
         return self._cancelled

@@ -52,7 +52,11 @@ def load_engine(progress: Progress, settings: EngineSettings, path: Path) -> Loa
     chosen = EngineSettings(settings.backend, settings.mode, settings.kv, threads, context, tuple(map(str, faults)))
     reasons: list[str] = []
     engine = engine_for(model, chosen, faults, progress, reasons.append)
-    _first_passes(engine, model, progress)
+    try:
+        _first_passes(engine, model, progress)
+    except BaseException:
+        engine.close()
+        raise
     info = EngineDescription(
         model.name, model.quantization, model.config.graph, engine.backend, engine.code_path,
         engine.mode, engine.kv, engine.context, model.sampling_temperature, chosen.faults, path,

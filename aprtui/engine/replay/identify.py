@@ -39,6 +39,7 @@ from aprtui.model.model import Model
 from aprtui.trace.graph import ENTRY, Node, Op, Stage
 
 _ROWS = 16
+_LOOKED_AT = 4096
 _CLEARLY = 0.5
 """A rounding is taken for another one only if it leaves less than this share of the error."""
 _NEARER = 0.8
@@ -305,8 +306,11 @@ class _Search:
         return [shortest[i] for i in sorted({0, len(shortest) // 2, len(shortest) - 1})] if shortest else []
 
     def _usable(self, node: Node) -> bool:
-        """Whether the capture holds finite values of `node`."""
-        return self.stages.rows(node) > 0 and bool(np.isfinite(self.stages.values(node)).any())
+        """Whether the capture holds finite values of `node`, as some of them show: those of all nodes are gigabytes."""
+        if not self.stages.rows(node):
+            return False
+        flat = self.stages.raw(node).reshape(-1)  # type: ignore[union-attr]  # a node with rows is no misfit
+        return bool(np.isfinite(flat[:: max(1, flat.size // _LOOKED_AT)]).any())
 
     def _divides(self, name: str) -> bool:
         """Whether every matmul input of the model can be cut into the blocks of a rounding."""

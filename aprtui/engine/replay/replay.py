@@ -33,6 +33,12 @@ from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import ENTRY, Node, Op
 
+_ANYWHERE = (
+    "one token is all that the capture tells of, and others may have stood before it: give the ids of all with --tokens"
+)
+_KNOWS_PLACE = frozenset({Op.ROPE, Op.SCORES, Op.SOFTMAX, Op.ATTEND})
+"""Ops whose result depends on where a token stands, and on those before it."""
+
 _FOREIGN_WEIGHTS = 0.9
 """Share of the matrix products that must be off, and nothing without weights, to say that the weights are others."""
 
@@ -148,11 +154,19 @@ class _Replay:
         verdict = judge(node, measured.metrics, bounds)
         if not given and verdict.verdict is Verdict.FAIL and not measured.metrics.mismatches:
             verdict = judge(node, measured.metrics, (self.spreads.bound(node, recomputed),))
+        if verdict.verdict is Verdict.FAIL and self._may_stand_anywhere((*recomputed.segment, node)):
+            verdict = replace(verdict, verdict=Verdict.UNKNOWN, reason=_ANYWHERE)
         verdict = replace(verdict, signal=Signal.INJECTED)
         return StageComparison(
             node, measured.metrics, measured.tokens, verdict, pair.matched, pair.a.shape,
             pair.first_token, segment=recomputed.segment, place=most_differing_place(pair, measured.metrics),
         )  # fmt: skip
+
+    def _may_stand_anywhere(self, evaluated: Sequence[Node]) -> bool:
+        """Whether the tokens before the only one are unknown, as its embedding alone tells nothing of them, and matter
+        to one of the nodes."""
+        ops = {self.model.graph[node.stage].op for node in evaluated}
+        return self.source == TABLE_SOURCE and len(self.tokens) == 1 and bool(ops & _KNOWS_PLACE)
 
     def _recomputed(self, node: Node) -> Recomputed | Unpaired:
         if node.stage not in self.model.graph or node not in self.model.graph.order:

@@ -204,18 +204,20 @@ def _is_float(kind: str) -> bool:
 
 def _expected_squares(tensor: StoredTensor, rows: slice, values: NDArray[np.float32]) -> F64 | None:
     """The mean square of the rounding error of each value, `[rows, columns]`; None for types without a row, for those
-    whose levels are no even grid, and for two or three bits, with which quantisers clip as they like.
+    whose levels are no even grid, and for less than four bits, with which quantisers clip as they like.
 
     `values` are the values of `rows`.
     """
     row = format_named(tensor.type)
-    if row is None or row.codebook or not (row.scale_packing is None or row.scale_packing in _SCALES):
+    if row is None:
         return None
     if row.float_step is not None:
         relative, least = row.float_step
         # An Inf that is stored has no error that could be expected.
         finite = np.where(np.isfinite(values), values, 0).astype(np.float64)
         return np.square(np.maximum(np.abs(finite, out=finite) * relative, least)) / 12
+    if row.codebook or row.levels[1] - row.levels[0] < 15:
+        return None
     squares = _block_squares(row, tensor.blocks(rows))
     return np.repeat(squares.reshape(squares.shape[0], -1), row.sub_block, axis=1)
 

@@ -112,7 +112,6 @@ class ColourMap(StrEnum):
     """What levels 0 … 63 look like."""
 
     CIVIDIS = "cividis"
-    GREY = "grey"
     DIVERGING = "diverging"
     ADDED = "added error"
     OBSERVED = "observed error"
@@ -121,7 +120,6 @@ class ColourMap(StrEnum):
 
 _STOPS = {
     ColourMap.CIVIDIS: _CIVIDIS,
-    ColourMap.GREY: ((16, 16, 16), (240, 240, 240)),
     ColourMap.DIVERGING: _DIVERGING_ON_DARK,
     ColourMap.ADDED: _ADDED_ON_DARK,
     ColourMap.OBSERVED: _OBSERVED_ON_DARK,

@@ -5,10 +5,11 @@ Layers follow one another downwards, then to the right: of four, the first two s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.color import Color
 from rich.segment import Segment
 from rich.style import Style
@@ -20,6 +21,9 @@ LEAST_WIDTH = 3
 """Cells of the narrowest column: one code."""
 
 WIDEST = 5
+
+ABSENT = 255
+"""Among levels: there is no such layer."""
 
 FAULT_GLYPH = "!"
 """Stands for a cell with an injected fault where there are no colours."""
@@ -33,29 +37,65 @@ CURSOR: dict[bool, Rgb] = {True: (255, 255, 255), False: (0, 0, 0)}
 _SIGNS = {Mark.NAN: "X", Mark.INF: "I"}
 
 
+Pair = tuple[Segment, ...]
+
+
 @dataclass(frozen=True, slots=True)
-class Inks:
-    """The colours of the levels, and what is behind them."""
+class Outlines:
+    """Which cells of a line are outlined: those with an injected fault, and the one under the cursor.
 
-    colour_map: ColourMap
-    background: Rgb
-    dark: bool
-
-
-def cell_segments(
-    levels: Sequence[int | None], faulty: Sequence[bool], cursor: int | None, width: int, inks: Inks
-) -> list[Segment]:
-    """A column's cell with the `levels` of a line's layers (None: there is no such layer).
-
-    Those with an injected fault are outlined, and so is the one under the `cursor`. A single layer fills the cell.
+    Each is (layer, column), the layers of the line counted from 0.
     """
-    part, gap = _parts(len(levels), width)
-    outlines = [CURSOR[inks.dark] if at == cursor else FAULT if fault else None for at, fault in enumerate(faulty)]
-    segments: list[Segment] = []
-    for upper in range(0, len(levels), 2):
-        lower = upper if len(levels) == 1 else upper + 1
-        segments += _pair(levels[upper], levels[lower], outlines[upper], outlines[lower], part, inks)
-    return [*segments, _blank(gap, inks.background)] if gap else segments
+
+    faults: Collection[tuple[int, int]] = ()
+    cursor: tuple[int, int] | None = None
+
+
+class OverviewPaint:
+    """Draws lines of `rows` layers with columns of `width` cells, and keeps what it has drawn once."""
+
+    def __init__(self, colour_map: ColourMap, background: Rgb, rows: int, width: int, *, dark: bool) -> None:
+        self._colours = [background if colour is None else colour for colour in level_colours(colour_map, dark=dark)]
+        self._colours += [background] * (ABSENT + 1 - len(self._colours))
+        self._cursor = CURSOR[dark]
+        self._part, gap = _parts(rows, width)
+        self._gap = [Segment(" " * gap, Style(bgcolor=Color.from_rgb(*background)))] if gap else []
+        self._drawn: dict[int, Pair] = {}
+
+    def columns(self, levels: NDArray[np.uint8], outlines: Outlines) -> list[list[Segment]]:
+        """The cells of a line with `levels` `[rows, columns]`, ABSENT where there is no such layer."""
+        single = len(levels) == 1
+        upper, lower = (levels, levels) if single else (levels[0::2], levels[1::2])
+        keys = upper.astype(np.int32) << 8 | lower
+        drawn = self._drawn
+        for key in {key for key in keys.ravel().tolist() if key not in drawn}:
+            drawn[key] = self._pair(key, None, None)
+        cells = [[segment for key in column for segment in drawn[key]] + self._gap for column in keys.T.tolist()]
+        for column in {column for _, column in (*outlines.faults, *([outlines.cursor] if outlines.cursor else []))}:
+            cells[column] = [*self._outlined(keys[:, column].tolist(), column, outlines, single), *self._gap]
+        return cells
+
+    def _outlined(self, keys: list[int], column: int, outlines: Outlines, single: bool) -> Iterator[Segment]:
+        def outline(layer: int) -> Rgb | None:
+            if (layer, column) == outlines.cursor:
+                return self._cursor
+            return FAULT if (layer, column) in outlines.faults else None
+
+        for number, key in enumerate(keys):
+            yield from self._pair(key, outline(2 * number), outline(0 if single else 2 * number + 1))
+
+    def _pair(self, key: int, above: Rgb | None, below: Rgb | None) -> Pair:
+        """Two layers as the halves of cells; an outline has its colour at the ends, a mark its sign in between."""
+        upper, lower, width = key >> 8, key & 0xFF, self._part
+        high, low = self._colours[upper], self._colours[lower]
+        sign = next((_SIGNS[Mark(level)] for level in (upper, lower) if level in _SIGNS), "")
+        if above is None and below is None and not (sign and width > 1):
+            return (Segment(HALF * width, _halves(high, low)),)
+        ends, inner = Segment(HALF, _halves(above or high, below or low)), Segment(HALF, _halves(high, low))
+        cells = [ends, *[inner] * (width - 2), ends] if width > 2 else [ends, inner][:width]
+        if sign and width > 1:
+            cells[width // 2] = Segment(sign, on_colour(high if upper in _SIGNS else low, bold=True))
+        return tuple(cells)
 
 
 def pair_at(rows: int, width: int, x: int) -> int:
@@ -70,44 +110,24 @@ def _parts(rows: int, width: int) -> tuple[int, int]:
     return part, width - part * pairs
 
 
-@lru_cache(1 << 15)
-def _pair(
-    upper: int | None, lower: int | None, above: Rgb | None, below: Rgb | None, width: int, inks: Inks
-) -> tuple[Segment, ...]:
-    """Two layers as the halves of `width` cells; an outline has its colour at the ends, a mark its sign in between."""
-    high, low = _colour(upper, inks), _colour(lower, inks)
-    sign = next((_SIGNS[Mark(level)] for level in (upper, lower) if level in _SIGNS), "")
-    middle = HALF * width
-    if above is None and below is None and not sign:
-        return (Segment(middle, _style(high, low)),)
-    ends = Segment(HALF, _style(above or high, below or low))
-    inner = Segment(HALF, _style(high, low))
-    cells = [ends, *[inner] * (width - 2), ends][-width:] if width > 2 else [ends, inner][:width]
-    if sign and width > 1:
-        cells[width // 2] = Segment(sign, on_colour(high if upper in _SIGNS else low, bold=True))
-    return tuple(cells)
-
-
-def _colour(level: int | None, inks: Inks) -> Rgb:
-    return inks.background if level is None else level_colours(inks.colour_map)[level] or inks.background
-
-
-@lru_cache(1 << 13)
-def _style(upper: Rgb, lower: Rgb) -> Style:
+def _halves(upper: Rgb, lower: Rgb) -> Style:
     return Style(color=Color.from_rgb(*upper), bgcolor=Color.from_rgb(*lower))
 
 
-@lru_cache(64)
-def _blank(width: int, background: Rgb) -> Segment:
-    return Segment(" " * width, Style(bgcolor=Color.from_rgb(*background)))
-
-
-def plain_segments(
-    levels: Sequence[int | None], faulty: Sequence[bool], cursor: int | None, width: int, style: Style
-) -> list[Segment]:
-    """The same without colours: a glyph for each layer, from left to right."""
-    segments = []
-    for number, (level, fault) in enumerate(zip(levels, faulty, strict=True)):
-        text = " " if level is None else FAULT_GLYPH if fault and level < LEVELS else glyph(level)
-        segments.append(Segment(text, style + Style(reverse=True) if number == cursor else style))
-    return [*segments, Segment(" " * (width - len(levels)), style)]
+def plain_columns(levels: NDArray[np.uint8], outlines: Outlines, width: int, style: Style) -> list[list[Segment]]:
+    """The same without colours: a glyph for each layer, from left to right; the cursor is reversed."""
+    cells = []
+    for number, column in enumerate(levels.T.tolist()):
+        texts = [
+            " " if level == ABSENT else FAULT_GLYPH if (layer, number) in outlines.faults and level < LEVELS
+            else glyph(level)
+            for layer, level in enumerate(column)
+        ]  # fmt: skip
+        cells.append(
+            [
+                Segment(text, style + Style(reverse=True) if (layer, number) == outlines.cursor else style)
+                for layer, text in enumerate(texts)
+            ]
+            + [Segment(" " * (width - len(texts)), style)]
+        )
+    return cells

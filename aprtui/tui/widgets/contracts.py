@@ -52,10 +52,13 @@ ADVICE: Mapping[Lack, str] = {
     Lack.CHECK: "read its test:",
     Lack.RUN: "which no screen does:",
     Lack.DEVICE: "on a machine that has one:",
-    Lack.CAPTURE: "make it so, open it in Browse (2), then come back (5):",
+    Lack.CAPTURE: "open one in Browse (2), then come back (5). Made by:",
     Lack.REFERENCE: "mark two in Browse (2) with space, then come back (5). Made by:",
-    Lack.OTHER_CAPTURE: "made as here, then opened in Browse (2):",
+    Lack.OTHER_CAPTURE: "opened in Browse (2). Made by:",
 }
+PLAIN_LACKS = frozenset({Lack.CHECK, Lack.RUN, Lack.CAPTURE, Lack.REFERENCE})
+"""What is lacking says all there is to say."""
+
 MOST_COMMANDS = 4
 """Of a longer test, only the first lines stand in the summary."""
 
@@ -152,7 +155,7 @@ def summary(row: PanelRow, judged: bool) -> Content:
     result = result_word(row) if judged else WAITING
     sign, tone = LOOKS[result]
     parts = [(row.sentence, "bold"), (f"\n{sign} {result}" if judged else "\n… being judged", TONES[tone])]
-    if judged:
+    if judged and (row.settling is None or row.settling.lack not in PLAIN_LACKS):
         parts.append((f"  {_reason(row.judgement)}", ""))
     if judged and row.settling is not None:
         commands = row.settling.commands

@@ -7,6 +7,8 @@ from enum import StrEnum
 from typing import ClassVar
 
 from rich.segment import Segment
+from textual.events import Resize
+from textual.message import Message
 from textual.strip import Strip
 
 from aprtui.tui.widgets.line_widget import LineWidget
@@ -43,6 +45,13 @@ class Lines(LineWidget):
     }
     """
 
+    class Resized(Message):
+        """The size has changed: an owner whose lines depend on it should give others."""
+
+        def __init__(self, lines: Lines) -> None:
+            super().__init__()
+            self.lines = lines
+
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
         self._lines: Sequence[Sequence[Piece]] = ()
@@ -51,6 +60,9 @@ class Lines(LineWidget):
     def text(self) -> str:
         """What is shown, without inks."""
         return "\n".join("".join(text for text, _ in line) for line in self._lines)
+
+    def on_resize(self, event: Resize) -> None:
+        self.post_message(self.Resized(self))
 
     def show(self, lines: Sequence[Sequence[Piece]]) -> None:
         if lines != self._lines:

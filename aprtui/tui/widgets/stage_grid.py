@@ -5,7 +5,7 @@ It has two views: numbers, a line for each layer; and an overview in colours alo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
 from typing import ClassVar
 
@@ -21,10 +21,19 @@ from textual.strip import Strip
 
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.tui.draw.bars import Bar, lens_cells
-from aprtui.tui.draw.colours import LEVELS, ColourMap, glyph, level_styles
+from aprtui.tui.draw.colours import LEVELS, ColourMap, Mark, glyph, level_styles
 from aprtui.tui.draw.figures import Figures, grid_tile
 from aprtui.tui.draw.grid_layout import GridLayout, grid_layout
-from aprtui.tui.draw.overview import FAULT, LEAST_WIDTH, WIDEST, Inks, cell_segments, pair_at, plain_segments
+from aprtui.tui.draw.overview import (
+    ABSENT,
+    FAULT,
+    LEAST_WIDTH,
+    WIDEST,
+    Outlines,
+    OverviewPaint,
+    pair_at,
+    plain_columns,
+)  # fmt: skip
 from aprtui.tui.draw.text import SEPARATOR, clipped, padded
 from aprtui.tui.widgets.layer_grid import LABEL, LayerGrid
 from aprtui.tui.widgets.moves import MOVES, PAGES
@@ -102,7 +111,7 @@ class StageGrid(LayerGrid, can_focus=True):
         self._version = 0
         self._strips: LRUCache[tuple[int, int, int, int, Node | None], Strip] = LRUCache(CACHED_STRIPS)
         self._level_styles: list[Style] = []
-        self._colours: Inks | None = None
+        self._paint: tuple[tuple[int, int], OverviewPaint] | None = None
 
     @property
     def graph(self) -> StageGraph | None:
@@ -168,7 +177,7 @@ class StageGrid(LayerGrid, can_focus=True):
         A caller that describes the cell itself passes `notify=False`: the effect of a message comes a frame later.
         """
         if self._figures is None or figures.statistic is not self._figures.statistic:
-            self._level_styles, self._colours = [], None
+            self._level_styles, self._paint = [], None
         self._figures, self._first_bad = figures, first_bad
         self._tile = None if self._layout is None else grid_tile(self._layout, figures)
         self._version += 1
@@ -186,7 +195,7 @@ class StageGrid(LayerGrid, can_focus=True):
         super().notify_style_update()
         self._version += 1
         self._level_styles.clear()
-        self._colours = None
+        self._paint = None
 
     def lines_below(self, width: int) -> int:
         return 1
@@ -388,21 +397,35 @@ class StageGrid(LayerGrid, can_focus=True):
 
     def _overview_segments(self, layers: range, rows: int, width: int, cursor: Node | None) -> list[Segment]:
         """The cells of a line of the overview, in which there is room for `rows` layers."""
-        base = self.style()
         label = layers[0] if cursor is None else cursor.layer
         name = Segment(f"{label:>{LABEL - 1}} ", self.style("group" if cursor is None else "cursor-label"))
-        absent: list[int | None] = [None] * (rows - len(layers))
-        cells = []
-        for column, stage in enumerate(self._columns):
-            levels = [None if self._tile is None else int(self._tile[layer, column]) for layer in layers] + absent
-            faulty = [Node(layer, stage) in self._faults for layer in layers] + [False] * len(absent)
-            at = None if cursor is None or cursor.layer is None or cursor.stage != stage else cursor.layer - layers[0]
-            if self.plain:
-                cells.append(plain_segments(levels, faulty, at, width, base))
-            else:
-                cells.append(cell_segments(levels, faulty, at, width, self._inks()))
+        columns = self._columns
+        levels = np.full((rows, len(columns)), ABSENT, np.uint8)
+        levels[: len(layers)] = Mark.MISSING if self._tile is None else self._tile[layers.start : layers.stop]
+        outlines = Outlines(
+            [
+                self._place(node, layers)
+                for node in self._faults
+                if node.layer in layers and node.stage in self._columns
+            ],
+            None if cursor is None else self._place(cursor, layers),
+        )
+        if self.plain:
+            cells = plain_columns(levels, outlines, width, self.style())
+        else:
+            cells = self._paint_for(rows, width).columns(levels, outlines)
         flat = [[segment for cell in group for segment in cell] for group in self._by_group(cells)]
         return [name, *self._separated("", flat)[1:]]
+
+    def _place(self, node: Node, layers: range) -> tuple[int, int]:
+        """Layer and column of a stage in a line of the overview."""
+        return (node.layer or 0) - layers.start, self._columns.index(node.stage)
+
+    def _paint_for(self, rows: int, width: int) -> OverviewPaint:
+        if self._paint is None or self._paint[0] != (rows, width):
+            colour_map = ColourMap.CIVIDIS if self._figures is None else self._figures.statistic.colour_map
+            self._paint = (rows, width), OverviewPaint(colour_map, self.background, rows, width, dark=self.dark)
+        return self._paint[1]
 
     def _lens_segments(self, layers: range, width: int) -> list[Segment]:
         """What the layers of one line would say next, in `width` cells.
@@ -432,12 +455,6 @@ class StageGrid(LayerGrid, can_focus=True):
         used = (room + LENS_GAP) * len(shown)
         return [*segments, Segment(" " * (width - used), base)]
 
-    def _inks(self) -> Inks:
-        if self._colours is None:
-            colour_map = ColourMap.CIVIDIS if self._figures is None else self._figures.statistic.colour_map
-            self._colours = Inks(colour_map, self.background, dark=self.app.current_theme.dark)
-        return self._colours
-
     def _styles_of_levels(self) -> list[Style]:
         if not self._level_styles:
             base = self.style()
@@ -458,7 +475,7 @@ class StageGrid(LayerGrid, can_focus=True):
     def _model_segments(self, *, before: bool, after: bool) -> list[Segment]:
         """The stages that the model has once, those before the layers, those after them, or all."""
         assert self._layout is not None
-        text = model_strip(self._layout, self._figures, before=before, after=after)
+        text = model_strip(self._layout, self._figures, self._faults, before=before, after=after)
         return [Segment(text[:LABEL], self.style("group")), Segment(text[LABEL:], self.style("label"))]
 
     def _with_legend(self, segments: list[Segment], width: int) -> Strip:
@@ -474,12 +491,17 @@ class StageGrid(LayerGrid, can_focus=True):
         return Strip([*segments, *ends])
 
 
-def model_strip(layout: GridLayout, figures: Figures | None, *, before: bool, after: bool) -> str:
-    """The figures of the stages that the model has once: those `before` its layers, and those `after` them."""
+def model_strip(
+    layout: GridLayout, figures: Figures | None, faults: Collection[Node] = (), *, before: bool, after: bool
+) -> str:
+    """The figures of the stages that the model has once: those `before` its layers, and those `after` them.
+
+    Those with a fault stand in brackets.
+    """
     last = layout.rows.max(initial=0)
-    fields = [
-        f"{node.stage} {'·' if figures is None else figures.text(row, 6)}"
-        for node, row in zip(layout.model_nodes, layout.model_rows.tolist(), strict=True)
-        if (before if row < last else after)
-    ]
+    fields = []
+    for node, row in zip(layout.model_nodes, layout.model_rows.tolist(), strict=True):
+        if before if row < last else after:
+            text = f"{node.stage} {'·' if figures is None else figures.text(row, 6)}"
+            fields.append(f"[{text}]" if node in faults else text)
     return SEPARATOR.join(["    " + fields[0], *fields[1:]]) if fields else ""

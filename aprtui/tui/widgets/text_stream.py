@@ -11,6 +11,7 @@ from typing import ClassVar
 from rich.cells import get_character_cell_size
 from rich.segment import Segment
 from rich.style import Style
+from textual.binding import Binding, BindingType
 from textual.events import MouseDown, MouseEvent, MouseScrollDown, MouseScrollUp, MouseUp, Resize
 from textual.geometry import Size
 from textual.message import Message
@@ -19,6 +20,7 @@ from textual.strip import Strip
 
 from aprtui.tui.draw.colours import tint_styles
 from aprtui.tui.widgets.line_widget import LineWidget
+from aprtui.tui.widgets.moves import MOVES, PAGES
 
 TAB = "    "
 
@@ -105,13 +107,19 @@ class _Piece:
     """The first row that changed when it was added: it begins there or in the next one."""
 
 
-class TextStream(ScrollView, LineWidget, can_focus=False):
+class TextStream(ScrollView, LineWidget, can_focus=True, inherit_bindings=False):
     """Shows what was said to a model and the tokens that it answered with, one of them marked, and follows that one.
 
     In a conversation, the speakers are named at the left.
     """
 
     PREFIX = "text-stream"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up,k", "move(-1)", "Line before", show=False, group=MOVES),
+        Binding("down,j", "move(1)", "Line after", show=False, group=MOVES),
+        Binding("pageup", "move(-10)", "Ten lines up", show=False, group=PAGES),
+        Binding("pagedown", "move(10)", "Ten lines down", show=False, group=PAGES),
+    ]
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         f"text-stream--{name}" for name in ("prompt", "token", "marked", "later", "speaker")
     }
@@ -212,6 +220,11 @@ class TextStream(ScrollView, LineWidget, can_focus=False):
         if self._following and self._marked is None:
             # The end is known once the new size has been laid out.
             self.call_after_refresh(self.scroll_end, animate=False, immediate=True)
+
+    def action_move(self, lines: int) -> None:
+        """Scroll; the text that comes is followed again once its end is in view."""
+        self._following = self.scroll_offset.y + lines >= self.max_scroll_y
+        self.scroll_relative(y=lines, animate=False, immediate=True)
 
     def on_mouse_scroll_up(self, event: MouseScrollUp) -> None:
         self._following = False

@@ -11,15 +11,18 @@ from numpy.typing import NDArray
 
 from aprtui.engine.cpu import matmul
 from aprtui.engine.cpu.matmul.activations import GROUP, RECORD, SCALE_K, SCALES_0, SUMS_0
+from aprtui.engine.cpu.matmul.decoders import DECODERS
 from aprtui.engine.cpu.matmul.formats import FORMATS
 from aprtui.engine.protocol import Mode
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
-from tests.engine.tiny_model import half_offsets, has_exponents
+from tests.engine.tiny_model import half_offsets
+from tests.model.gguf_files import set_scales
 
 FLOAT_TYPES = (WeightType.F16, WeightType.BF16, WeightType.F32)
 K_TYPES = tuple(kind for kind in FORMATS if kind.format.block_values == 256)
 SMALL_BLOCKS = tuple(kind for kind in FORMATS if kind.format.block_values == 32)
+DECODED = tuple(DECODERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +55,7 @@ def random_rows(weight_type: WeightType, rows: int, columns: int, seed: int = 0)
         return Rows(weight_type, columns, values.view(np.uint8))
     block_columns, size = weight_type.format.block_values, weight_type.format.block_bytes
     blocks = rng.integers(0, 256, (rows * columns // block_columns, size), np.uint8)
-    if has_exponents(weight_type):
-        blocks[:, 0] = rng.integers(120, 131, len(blocks))
+    set_scales(weight_type, blocks, rng.uniform(0.5, 2.0, len(blocks)))
     for offset in half_offsets(weight_type):
         scales = rng.uniform(0.5, 2.0, len(blocks)).astype(np.float16)
         blocks[:, offset : offset + 2] = scales.view(np.uint8).reshape(-1, 2)

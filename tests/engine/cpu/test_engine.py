@@ -16,7 +16,6 @@ import pytest
 from aprtui.engine.cpu import runner as runner_module
 from aprtui.engine.cpu import storage as storage_module
 from aprtui.engine.cpu.engine import CpuEngine
-from aprtui.engine.generation import StopReason, generate
 from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Taps
 from aprtui.engine.reference.engine import NumpyEngine
 from aprtui.errors import EngineError, UsageError
@@ -349,15 +348,3 @@ def test_statistics_count_for_no_stage(qwen2: TinyModel) -> None:
         plain = np.isnan(engine.stage_seconds())
         engine.forward(TOKENS[:1], Taps(Recorder(), stats=nodes))
         assert np.array_equal(np.isnan(engine.stage_seconds()), plain)
-
-
-def test_a_prompt_is_cancelled_between_two_layers_and_the_engine_goes_on(qwen2: TinyModel) -> None:
-    layers = qwen2.config.graph.layers
-    with opened(qwen2) as engine:
-        wanted = logits_of(engine)
-        for allowed in range(1, layers + 1):
-            looks = iter([False] * allowed)
-            generation = generate(engine, None, TOKENS, max_tokens=4, cancelled=lambda looks=looks: next(looks, True))  # type: ignore[misc]
-            assert list(generation) == [] and generation.stop_reason is StopReason.CANCELLED
-            assert engine.position == 0, "what was cancelled counts as not evaluated"
-        assert np.array_equal(logits_of(engine), wanted)

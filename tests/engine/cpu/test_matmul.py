@@ -9,6 +9,7 @@ from aprtui.engine.cpu import matmul
 from aprtui.engine.protocol import Mode
 from aprtui.model.weight_types import WeightType
 from tests.engine.cpu.matmul_cases import (
+    DECODED,
     FLOAT_TYPES,
     K_TYPES,
     SMALL_BLOCKS,
@@ -25,6 +26,7 @@ BOUNDS = {Mode.Q8: 3e-7, Mode.EXACT: 2e-6}
 SHAPES = (
     [(t, c) for t in K_TYPES for c in (256, 1536)]
     + [(t, c) for t in SMALL_BLOCKS for c in (32, 320, 896)]
+    + [(t, c) for t in DECODED for c in (256, 768)]
     + [(t, c) for t in FLOAT_TYPES for c in (7, 32, 333)]
 )
 

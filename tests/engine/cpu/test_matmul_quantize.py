@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from aprtui.engine.cpu.matmul import ActivationKind
 from aprtui.engine.cpu.matmul.activations import GROUP, RECORD, SCALE_K, SCALES_0, SUMS_0, SUMS_16, SUMS_32
-from tests.engine.cpu.matmul_cases import quantized
+from tests.engine.cpu.matmul_cases import quantized, widened
 
 F = np.float32
 
@@ -75,8 +75,20 @@ def test_q8_1_has_sums_in_float16_beside_the_quants_of_q8_0(columns: int) -> Non
         for offset, size in ((32 * k, 32), (SCALES_0 + 4 * k, 4)):
             np.testing.assert_array_equal(records[:, offset : offset + size], expected[:, offset : offset + size])
         sums = part(expected, SUMS_0 + 4 * k, 1, np.int32)[:, 0].astype(F)
-        wanted = (unrounded[:, block] * sums).astype(np.float16).astype(F)
+        with np.errstate(over="ignore"):
+            wanted = (unrounded[:, block] * sums).astype(np.float16).astype(F)
         np.testing.assert_array_equal(part(records, SUMS_0 + 4 * k, 1, np.float32)[:, 0], wanted)
+
+
+@pytest.mark.parametrize(
+    ("kind", "of"),
+    [(ActivationKind.Q8_K_VALUES, ActivationKind.Q8_K), (ActivationKind.Q8_0_VALUES, ActivationKind.Q8_0)],
+)
+def test_values_are_those_that_the_quants_stand_for(kind: ActivationKind, of: ActivationKind) -> None:
+    x = values(5, 768)
+    x[4, 300] = np.nan
+    expected = widened(of, quantized(of, x), 768).astype(F)
+    np.testing.assert_array_equal(quantized(kind, x).view(F), expected)
 
 
 SPECIAL = np.array(

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from aprtui.engine.cuda.sizes import require_supported
 from aprtui.errors import EngineError
 from aprtui.model.weight_types import WeightType
+from tests.conftest import CHECKOUT
 from tests.engine.tiny_model import tiny_model
 
+KNOWN = [kind for kind in WeightType if kind.format.cuda_struct is not None]
 
-def test_a_weight_type_without_a_struct_in_the_kernels_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tiny_model(kinds=(WeightType.Q4_K, WeightType.Q5_0))
-    require_supported(model)  # type: ignore[arg-type]
-    monkeypatch.setattr(WeightType.Q5_0, "format", replace(WeightType.Q5_0.format, cuda_struct=None))
-    with pytest.raises(EngineError, match=r"attn_q\.weight is stored as Q5_0, which its kernels cannot read: use --b"):
-        require_supported(model)  # type: ignore[arg-type]
+
+@pytest.mark.parametrize("kind", [kind for kind in WeightType if kind not in KNOWN], ids=lambda kind: kind.name)
+def test_a_weight_type_without_a_struct_in_the_kernels_is_refused_by_name(kind: WeightType) -> None:
+    refusal = rf"attn_q\.weight is stored as {kind.name}, which its kernels cannot read: use --backend cpu"
+    with pytest.raises(EngineError, match=refusal):
+        require_supported(tiny_model(kinds=(WeightType.Q4_K, kind)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", KNOWN, ids=lambda kind: kind.name)
+def test_a_weight_type_with_a_struct_is_not_refused(kind: WeightType) -> None:
+    require_supported(tiny_model(kinds=(WeightType.Q4_K, kind)))  # type: ignore[arg-type]
+    reader = f"case GGML_{kind.name}: return visit({kind.format.cuda_struct}(matrix));"
+    assert reader in (CHECKOUT / "kernels" / "formats.cuh").read_text()

@@ -54,7 +54,7 @@ def compared(a: Capture, b: Capture, model: Model, evaluators: Evaluators) -> Co
     return compare_captures(a, b, DiffOptions(tokens=TOKENS), None, criteria)
 
 
-@pytest.mark.parametrize("kind", ["layer outputs", "two stages a layer", "layer outputs in bf16", "logits"])
+@pytest.mark.parametrize("kind", ["layer outputs", "two stages a layer", "layer outputs in bf16", "last token"])
 @pytest.mark.parametrize("engines", list(combinations(ENGINES, 2)), ids=" and ".join)
 def test_two_honest_engines_are_no_divergence(
     model: Model, evaluators: Evaluators, capture_of: Callable[..., Capture], engines: tuple[str, str], kind: str
@@ -76,3 +76,14 @@ def test_a_fault_is_found_at_the_output_of_its_layer(
     assert result.first_divergence is not None
     assert result.first_divergence.verdict.node == Node(2, "post_ffn_residual")
     assert Node(2, "ffn_swigl") in result.first_divergence.segment
+
+
+def test_the_rows_of_a_capture_of_the_last_token_are_that_token(
+    model: Model, evaluators: Evaluators, capture_of: Callable[..., Capture]
+) -> None:
+    """Its files have as many values as 13 tokens of another width would."""
+    a, b = capture_of("float32", "last token"), capture_of("float32", "last token", seed=1)
+    result = compared(a, b, model, evaluators)
+    assert result.verdict is Verdict.PASS
+    shapes = {stage.shape[0] for stage in result.stages}
+    assert shapes == {1} and {stage.first_token for stage in result.stages} == {len(TOKENS) - 1}

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from aprtui.engine.process.engine_process import EngineProcess
 from aprtui.engine.process.loading import load_engine
-from aprtui.engine.process.messages import EngineSettings, Failed, Finished, Loaded, Started, TokenNames, TokenText
+from aprtui.engine.process.messages import (
+    Captured,
+    EngineSettings,
+    Failed,
+    Finished,
+    Loaded,
+    Started,
+    TokenNames,
+    TokenText,
+)
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import GREEDY
 from aprtui.model.prompt import ChatPrompt, Exchange
 from aprtui.resources import embedded_model
+from aprtui.trace.capture import Capture
+from aprtui.trace.graph import graph_for
 from tests.engine.process.test_engine_process import running, until
 
 SETTINGS = EngineSettings("cpu", Mode.Q8, KvType.F32, threads=1, context=128)
@@ -49,6 +62,26 @@ def test_second_turn_keeps_the_first_and_so_does_the_second_turn_again(process: 
         assert record is not None
         assert (record.position, record.evaluated) == (len(second.tokens), len(second.tokens) - second.kept)
         assert record.stats["count"].max() > 0
+
+
+def test_capture_of_a_conversation_holds_all_of_it_with_the_values_that_were_seen(
+    process: EngineProcess, tmp_path: Path
+) -> None:
+    first, answer, text = turn(process, ChatPrompt("hello"))
+    before = (*first.tokens, *answer)
+    second, more, _ = turn(process, ChatPrompt("more", earlier=(Exchange("hello", text),), tokens=before))
+    process.write_capture(tmp_path / "live")
+    until(process, Captured, 60)
+    capture = Capture.open(tmp_path / "live")
+    assert capture.manifest is not None and process.info is not None
+    assert capture.manifest.tokens == (*second.tokens, *more)
+    assert capture.manifest.prefill_tokens == len(second.tokens)
+    seen = process.record(second.first_record + 3)
+    assert seen is not None
+    for place, node in enumerate(graph_for(process.info.graph).nodes):
+        if not node.stage.startswith("attn_s"):  # maps: the record counts one row of them
+            row = capture.values(node)[seen.position - 1].astype(np.float64)
+            assert np.sqrt(np.mean(row**2)) == pytest.approx(seen.stats["rms"][place], rel=1e-6), node
 
 
 def test_another_system_message_goes_back_to_where_the_two_part(process: EngineProcess) -> None:

@@ -19,6 +19,7 @@ from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.engine.replay.value_types import before_storage, fitting_types, narrowest
 from aprtui.engine.rounding import ROUND
 from aprtui.model.model import Model
+from aprtui.trace.capture import PROVENANCE, Capture
 from aprtui.trace.graph import Node, Op
 from tests.engine.embedded_captures import TOKENS
 
@@ -81,6 +82,20 @@ def test_a_fault_that_a_coarser_engine_might_explain_is_not_passed(replayed: Mak
     """One segment from the tokens to the stage: nothing else shows how the engine rounds."""
     result = replayed("llama.cpp, f16 K/V", kind, Node(2, "ffn_swigl"), lambda values: values * np.float32(2))
     assert result.verdict is not Verdict.PASS
+
+
+def test_a_last_token_without_ids_may_stand_anywhere(
+    replayed: Make, tmp_path: Path, model: Model, evaluators: Evaluators
+) -> None:
+    """Its embedding tells its id; that others stood before it, nothing does."""
+    replayed("float32", "last token")
+    (tmp_path / "capture" / PROVENANCE).unlink()
+    result = replay_capture(Capture.open(tmp_path / "capture"), model, ReplayOptions(), evaluators)
+    assert result.verdict is Verdict.UNKNOWN
+    assert "give the ids of all with --tokens" in " ".join(result.reasons)
+    judged = {stage.node: stage.verdict.verdict for stage in result.stages}
+    assert judged[Node(2, "ffn_out")] is Verdict.PASS, "no other token matters there"
+    assert judged[Node(0, "k_post_rope")] is Verdict.UNKNOWN
 
 
 def test_wrong_logits_of_a_float32_engine_are_found_by_its_logits_alone(replayed: Make) -> None:

@@ -65,6 +65,7 @@ BOUND = screen_state(ScreenName.DIFF, **BOTH, metric="rel_l2", bound=0.01, layer
 SCENES = {
     "live": Scene(LIVE, ["Press e,"], [*RUN, f"{WAIT}stop token", "left_square_bracket", "j", "l"], ["token 16 of 17"]),
     "live-lens": Scene(LIVE, ["Press e,"], ["L", *RUN], ["stop token", "logit lens"]),
+    "live-overview": Scene(LIVE, ["Press e,"], [*RUN, f"{WAIT}stop token", "v", "j", "l"], ["ano"]),
     "live-settings": Scene(LIVE, ["Press e,"], ["o"], ["Settings", "fault"]),
     "live-faults": Scene(LIVE, ["Press e,"], ["i", "down"], ["Random numbers"]),
     "live-fault": Scene(LIVE, ["Press e,"], ["i", *"nan", "enter"], ["--inject layer=0"]),

@@ -60,7 +60,7 @@ async def test_without_colour_every_row_has_a_line_of_glyphs() -> None:
         heatmap = pilot.app.query_one(Heatmap)
         assert heatmap.room == (3, 5)
         heatmap.show(
-            np.array([[0, 32, 63, Mark.NAN], [Mark.MISSING, Mark.ZERO, Mark.INF, 20]], np.uint8), ColourMap.GREY
+            np.array([[0, 32, 63, Mark.NAN], [Mark.MISSING, Mark.ZERO, Mark.INF, 20]], np.uint8), ColourMap.UNBOUNDED
         )
         assert "".join(cell[0] for cell in cells(heatmap, 0)) == " =@X "
         assert "".join(cell[0] for cell in cells(heatmap, 1)) == "·0I: "

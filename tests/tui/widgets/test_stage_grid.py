@@ -12,10 +12,11 @@ from rich.style import Style
 from textual.app import App, ComposeResult
 from textual.containers import Container
 from textual.pilot import Pilot
+from textual.theme import Theme
 
 from aprtui.engine.process.slots import STATS
 from aprtui.trace.graph import GraphConfig, Node, graph_for
-from aprtui.tui.draw.colours import DARK, ColourMap, level_colours
+from aprtui.tui.draw.colours import DARK, LIGHT, ColourMap, level_colours
 from aprtui.tui.draw.figures import Statistic, figures_of
 from aprtui.tui.draw.overview import CURSOR, FAULT
 from aprtui.tui.widgets.line_widget import PLAIN
@@ -174,6 +175,22 @@ async def test_a_click_on_a_line_means_its_first_layer_and_a_second_one_the_othe
             assert grid.node == Node(layer, "ffn_up")
 
 
+@pytest.mark.parametrize("theme", [DARK, LIGHT], ids=lambda theme: theme.name)
+async def test_the_overview_has_the_colours_of_its_theme(theme: Theme) -> None:
+    drawn = graph(24)
+    figures = figures_of(Statistic.CHANGE, doubling(drawn), before=doubling(drawn))
+    async with showing(24, (120, 33)) as (pilot, grid):
+        grid.show(figures)
+        before = halves(grid, Node(4, "ffn_gate"))[0][0]
+        pilot.app.register_theme(LIGHT)
+        pilot.app.theme = theme.name
+        await pilot.pause()
+        colour = halves(grid, Node(4, "ffn_gate"))[0][0]
+        # No change is as the background.
+        assert max(abs(a - b) for a, b in zip(colour, grid.background, strict=True)) < 8  # type: ignore[call-overload]
+        assert (colour == before) == (theme is DARK)
+
+
 async def test_jump_labels_reach_every_layer_of_the_overview() -> None:
     async with showing(24, (80, 17)) as (_, grid):
         grid.show_view(GridView.OVERVIEW)
@@ -221,6 +238,13 @@ async def test_a_fault_is_outlined_in_both_views_and_named_in_the_border() -> No
         assert text.count("[") == text.count("]") == 1
         grid.mark_faults([])
         assert "[" not in grid.render_line(place.line).text
+
+
+async def test_a_fault_at_a_stage_that_the_model_has_once_stands_in_brackets() -> None:
+    async with showing(4, (120, 33)) as (_, grid):
+        grid.mark_faults([Node(0, "embedding"), Node(None, "lm_head")])
+        text = "\n".join(lines(grid))
+        assert "[embedding 1.00]" in text and "[lm_head 1.00]" in text and "[final_norm" not in text
 
 
 async def test_without_colours_a_glyph_stands_for_each_layer_and_a_fault_has_one_of_its_own() -> None:

@@ -9,7 +9,8 @@ quants and scales:
 
 Q8_1's sums are products with the scale before it is rounded to float16, rounded to float16 themselves, as ggml stores
 them. The last record of a Q8_0 or Q8_1 row may be partly used. Rows of `F32`, `F16` and `BF16` are float32 values
-(rounded to that type), since both ways of using them start by widening.
+(rounded to that type), since both ways of using them start by widening; rows of `Q8_K_VALUES` and `Q8_0_VALUES` are the
+values that Q8_K and Q8_0 stand for, which weights meet that are only decoded.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ class ActivationKind(IntEnum):
     F16 = 3
     BF16 = 4
     Q8_1 = 5
+    Q8_K_VALUES = 6
+    Q8_0_VALUES = 7
 
 
 INTEGERS = frozenset({ActivationKind.Q8_K, ActivationKind.Q8_0, ActivationKind.Q8_1})
@@ -51,10 +54,16 @@ _KIND_OF_ROUNDING = {
     InputRounding.BF16: ActivationKind.BF16,
 }
 
+_VALUES = {
+    ActivationKind.Q8_K: ActivationKind.Q8_K_VALUES,
+    ActivationKind.Q8_0: ActivationKind.Q8_0_VALUES,
+}
+
 
 def activation_kind(weight_type: WeightType, mode: Mode) -> ActivationKind:
     """What activations are rounded to before they meet weights of that type; `q8` as llama.cpp's CPU backend does."""
-    return ActivationKind.F32 if mode is Mode.EXACT else _KIND_OF_ROUNDING[weight_type.format.cpu_input]
+    kind = ActivationKind.F32 if mode is Mode.EXACT else _KIND_OF_ROUNDING[weight_type.format.cpu_input]
+    return _VALUES.get(kind, kind) if weight_type.format.decoded else kind
 
 
 def activation_bytes(kind: ActivationKind, columns: int) -> int:

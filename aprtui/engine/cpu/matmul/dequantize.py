@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,13 @@ from numba import types
 
 from aprtui.engine.cpu.emit import I32, I64, Emitter, Value, constant
 from aprtui.engine.cpu.jit import inlined, typed_intrinsic
-from aprtui.engine.cpu.matmul.activations import GROUP
-from aprtui.engine.cpu.matmul.formats import FORMATS, Format, format_of
+from aprtui.engine.cpu.matmul.decoders import DECODERS
+from aprtui.engine.cpu.matmul.formats import FORMATS, Format
 from aprtui.engine.cpu.matmul.scalars import half_at, load_f32, load_i16, store_f32
 from aprtui.engine.cpu.memory import bits_float
 from aprtui.model.weight_types import WeightType
 
 _F32, _F16, _BF16 = (int(WeightType[name]) for name in ("F32", "F16", "BF16"))
-_K_TYPES = tuple(int(f.type) for f in FORMATS.values() if f.columns == GROUP)
 
 
 def _block_values(e: Emitter, f: Format, w: Value) -> list[Value]:
@@ -41,31 +41,44 @@ def _block_values(e: Emitter, f: Format, w: Value) -> list[Value]:
     return result
 
 
+def _decode(f: Format | None, e: Emitter, w: Value, dst: Value) -> None:
+    assert f is not None, "every quantised type has a format or a decoder"
+    for i, values in enumerate(_block_values(e, f, w)):
+        e.store(values, e.at(dst, 64 * i))
+
+
 @typed_intrinsic
 def _dequantize_blocks(typing_context: Any, weight_type: Any, w: Any, dst: Any, blocks: Any) -> Any:
     """Dequantise `blocks` ≥ 1 consecutive blocks of a quantised type into float32 values at `dst`."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e, f = Emitter(builder), format_of(weight_type)
+        kind = WeightType.numbered(weight_type.literal_value)
+        if kind is None or not kind.format.is_quantised:
+            return context.get_dummy_value()
+        e, row, decode = Emitter(builder), kind.format, DECODERS.get(kind, partial(_decode, FORMATS.get(kind)))
         _, w, dst, blocks = args
 
         def body(k: Value, state: list[Value]) -> list[Value]:
-            assert f is not None
-            bytes_, floats = (builder.mul(k, constant(I64, n)) for n in (f.size, 4 * f.columns))
-            for i, values in enumerate(_block_values(e, f, e.at(w, bytes_))):
-                e.store(values, e.at(e.at(dst, floats), 64 * i))
+            bytes_, floats = (builder.mul(k, constant(I64, n)) for n in (row.block_bytes, 4 * row.block_values))
+            decode(e, e.at(w, bytes_), e.at(dst, floats))
             return []
 
-        if f is not None:
-            e.loop(blocks, [], body)
+        e.loop(blocks, [], body)
         return context.get_dummy_value()
 
     return types.none(weight_type, types.int64, types.int64, types.int64), emit
 
 
-@inlined
-def _blocks(weight_type: int, columns: int) -> int:
-    return columns // GROUP if weight_type in _K_TYPES else columns // 32
+@typed_intrinsic
+def _block_values_of(typing_context: Any, weight_type: Any) -> Any:
+    """The values of a block of a weight type."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = WeightType.numbered(weight_type.literal_value)
+        assert kind is not None
+        return constant(I64, kind.format.block_values)
+
+    return types.int64(weight_type), emit
 
 
 @inlined
@@ -81,4 +94,4 @@ def dequantize_row(weight_type: int, weights: int, columns: int, dst: int) -> No
         for i in range(columns):
             store_f32(dst, i, bits_float(np.int32(np.int32(load_i16(weights, i)) << np.int32(16))))
     else:
-        _dequantize_blocks(weight_type, weights, dst, _blocks(weight_type, columns))
+        _dequantize_blocks(weight_type, weights, dst, columns // _block_values_of(weight_type))

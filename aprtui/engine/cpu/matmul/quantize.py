@@ -24,6 +24,7 @@ from aprtui.engine.cpu.matmul.scalars import load_f32, load_i32, store_f32, stor
 from aprtui.engine.cpu.memory import bits_float, float_bits
 
 _F32, _Q8_K, _Q8_0, _Q8_1, _F16 = (int(ActivationKind[name]) for name in ("F32", "Q8_K", "Q8_0", "Q8_1", "F16"))
+_Q8_K_VALUES, _Q8_0_VALUES = int(ActivationKind.Q8_K_VALUES), int(ActivationKind.Q8_0_VALUES)
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 _INFINITY = np.int32(0x7F800000)
 _ROUNDER = np.float32(12582912.0)
@@ -49,11 +50,15 @@ def _first_of_magnitude(x: int, count: int, bits: int) -> Any:
 
 
 @inlined
+def _rounded(value: Any) -> Any:
+    """The nearest integer, ties to even; at most 127."""
+    return min(np.float32(np.float32(value + _ROUNDER) - _ROUNDER), np.float32(127))
+
+
+@inlined
 def _store_quants(x: int, count: int, factor: Any, dst: int) -> None:
-    """Round `factor · x` to the nearest integers, ties to even; at most 127."""
     for i in range(count):
-        rounded = np.float32(np.float32(np.float32(factor * load_f32(x, i)) + _ROUNDER) - _ROUNDER)
-        store_i8(dst, i, np.int8(min(np.int32(rounded), np.int32(127))))
+        store_i8(dst, i, np.int8(np.int32(_rounded(np.float32(factor * load_f32(x, i))))))
 
 
 @inlined
@@ -117,6 +122,24 @@ def _quantize_q8_0(x: int, columns: int, dst: int, products: bool) -> None:
 
 
 @inlined
+def _values_of_q8(x: int, columns: int, dst: int, block: int) -> None:
+    """What Q8_K (blocks of 256) or Q8_0 (blocks of 32) stands for, as float32."""
+    for begin in range(0, columns, block):
+        source = x + 4 * begin
+        bits = _largest_bits(source, block)
+        if block == GROUP:
+            factor = np.float32(np.float32(-127) / _first_of_magnitude(source, block, bits))
+            scale = np.float32(np.float32(1) / factor)
+        else:
+            factor = np.float32(np.float32(127) / bits_float(bits))
+            scale = _round_f16(np.float32(bits_float(bits) / np.float32(127)))
+        lost = bits == 0 or np.int32(float_bits(factor) & _MAGNITUDE) == _INFINITY
+        for i in range(block):
+            value = np.float32(0) if lost else np.float32(_rounded(np.float32(factor * load_f32(source, i))) * scale)
+            store_f32(dst, begin + i, np.float32(np.nan) if bits >= _INFINITY else value)
+
+
+@inlined
 def _round_f16(value: Any) -> Any:
     """`value` rounded to float16 (nearest, ties to even; Inf above 65504), as float32.
 
@@ -157,6 +180,9 @@ def quantize_rows(kind: int, x: int, columns: int, token_begin: int, token_end: 
             _quantize_q8_k(source, columns, dst + token * (columns // GROUP * RECORD))
         elif kind in (_Q8_0, _Q8_1):
             _quantize_q8_0(source, columns, dst + token * ((columns + GROUP - 1) // GROUP * RECORD), kind == _Q8_1)
+        elif kind in (_Q8_K_VALUES, _Q8_0_VALUES):
+            row = dst + token * ((4 * columns + 63) // 64 * 64)
+            _values_of_q8(source, columns, row, GROUP if kind == _Q8_K_VALUES else 32)
         else:
             row = dst + token * ((4 * columns + 63) // 64 * 64)
             for i in range(columns):

@@ -51,9 +51,9 @@ def ids_text(ids: Collection[int]) -> str:
 def capture_facts(manifest: Manifest) -> Facts:
     model, engine, graph = manifest.model, manifest.engine, manifest.graph
     generated = len(manifest.tokens) - manifest.prompt_tokens
-    tokens = f"{manifest.prompt_tokens} of the prompt" + (f", {generated} generated" if generated > 0 else "")
+    tokens = f"{len(manifest.tokens)}" + (f", {generated} of them generated" if generated > 0 else "")
     decoded = len(manifest.tokens) - manifest.prefill_tokens
-    tokens += f"; {decoded} decoded one by one" if decoded > 0 else ""
+    tokens += f"; the last {decoded} evaluated one by one" if decoded > 0 else ""
     threads = [] if engine.threads is None else [counted(engine.threads, "thread")]
     facts = [
         ("prompt", prompt_text(manifest)),

@@ -566,9 +566,8 @@ class BrowseScreen(ToolScreen):
         self._show_preview()
         self._say_focused()
 
-    def on_resize(self) -> None:
-        """Wrap the preview again."""
-        self.call_after_refresh(self._show_preview)
+    def on_lines_resized(self) -> None:
+        self._show_preview()
 
     def _replay_lines(self, artifact: Artifact) -> list[tuple[str, str, Ink]]:
         """How far the replay of an artifact is, else how it was judged and by which command."""
@@ -585,10 +584,9 @@ class BrowseScreen(ToolScreen):
         if artifact is None:
             pane.show([])
             return
-        width = pane.size.width or self.size.width - 4
         more = self._replay_lines(artifact)
         more += damage(self._contents) if isinstance(self._contents, CaptureContents) else []
-        pane.show(preview_lines(artifact, self._marks, more, HINTS[artifact.kind], width))
+        pane.show(preview_lines(artifact, self._marks, more, HINTS[artifact.kind], pane.size.width))
 
     def _title(self, table: Table, name: str) -> None:
         """The title of the table of contents, and its text where it has no rows."""
@@ -619,7 +617,6 @@ class BrowseScreen(ToolScreen):
     def _turn(self, view: str) -> None:
         for each in ("-of-preview", "-of-grid", "-of-numbers"):
             self.set_class(view == each, each)
-        self.call_after_refresh(self._show_preview)
 
     def _set_filter(self, text: str) -> None:
         self._filters[self._filtered] = text

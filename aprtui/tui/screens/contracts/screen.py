@@ -75,6 +75,7 @@ class ContractsScreen(ToolScreen):
 
     NAME = ScreenName.CONTRACTS
     EXPLANATION = EXPLANATION
+    SIGNS = (("✓", "PASS"), ("✗", "FAIL"), ("?", "UNKNOWN, or not testable"), ("–", "no check judges it"))
     WIDGETS = (Table,)
     AUTO_FOCUS = "#falsifiers"
     BINDINGS: ClassVar[list[BindingType]] = [

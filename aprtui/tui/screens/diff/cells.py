@@ -58,6 +58,12 @@ SIGN_TEXTS: Mapping[Sign, str] = {
 }
 
 
+COLOUR_TEXTS = (
+    ("blue", "within its bound"), ("red", "adds error beyond its bound"),
+    ("ochre", "beyond its bound, may be inherited"), ("grey", "no bound judges it"),
+)  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class DiffCell:
     """Levels or marks of the two halves (None: nothing is known) in the colours of their maps."""
@@ -154,7 +160,7 @@ def _unbounded(level: int, sign: Sign) -> DiffCell:
 
 def _sign(stage: StageComparison, adds: bool) -> Sign:
     if stage.verdict.verdict is not Verdict.FAIL:
-        return Sign.NONE
+        return Sign.UNJUDGED if stage.verdict.verdict is Verdict.UNKNOWN else Sign.NONE
     return Sign.ADDS if adds else Sign.BEYOND
 
 

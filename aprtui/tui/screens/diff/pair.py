@@ -139,7 +139,7 @@ class PairReader:
         names = self._axes[-2:] if len(self._axes) > 1 else ("row", "column")
         place = f"{names[0]} {view.row}, {names[1]} {view.column}"
         place = f"head {plane}, {place}" if self.planes > 1 else place
-        return f"{place}: A {a:.6g} ({_bits(a)}), B {b:.6g} ({_bits(b)}), B − A {b - a:.3g}"
+        return f"{place}: A {a:.6g}, B {b:.6g}, B − A {b - a:.3g} (bits {_bits(a)}, {_bits(b)})"
 
     def close(self) -> None:
         for reader in self._readers:

@@ -34,7 +34,7 @@ from aprtui.tui.frame.recent import models_at_hand, remember
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
-from aprtui.tui.screens.diff.cells import METRICS, SIGN_TEXTS, cells, greys, layout, rows
+from aprtui.tui.screens.diff.cells import COLOUR_TEXTS, METRICS, SIGN_TEXTS, cells, greys, layout, rows
 from aprtui.tui.screens.diff.grid import DiffGrid
 from aprtui.tui.screens.diff.models import ModelDialog, ModelSearch, search_models
 from aprtui.tui.screens.diff.pair import Sides, open_sides
@@ -51,6 +51,7 @@ from aprtui.tui.screens.diff.words import (
     flip_words,
     hypothesis_rows,
     hypothesis_words,
+    listed_stage,
     next_steps,
     no_elements,
     place_of,
@@ -58,6 +59,7 @@ from aprtui.tui.screens.diff.words import (
     verdict_details,
 )
 from aprtui.tui.widgets.contracts import ContractsDock
+from aprtui.tui.widgets.moves import BOUNDS
 from aprtui.tui.widgets.table import Table
 
 POLLS_PER_SECOND = 20
@@ -79,7 +81,7 @@ class DiffScreen(ToolScreen):
 
     NAME = ScreenName.DIFF
     EXPLANATION = EXPLANATION
-    SIGNS = tuple((sign.value, text) for sign, text in SIGN_TEXTS.items())
+    SIGNS = (*COLOUR_TEXTS, *((sign.value, text) for sign, text in SIGN_TEXTS.items()))
     WIDGETS = (DiffGrid, DiffPanes, Table)
     AUTO_FOCUS = "DiffGrid"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -89,8 +91,8 @@ class DiffScreen(ToolScreen):
         Binding("c", "cancel", "Cancel", show=False, id="diff.cancel"),
         Binding("x", "swap", "Swap sides", show=False, id="diff.swap"),
         Binding("M", "turn_metric", "Next metric", show=False, id="diff.metric"),
-        Binding("b", "move_bound(1)", "Move bound", key_display="b B", id="diff.bound.wider"),
-        Binding("B", "move_bound(-1)", "Narrower bound", show=False, id="diff.bound.narrower"),
+        Binding("b", "move_bound(1)", "Move bound", key_display="b B", id="diff.bound.wider", group=BOUNDS),
+        Binding("B", "move_bound(-1)", "Narrower bound", show=False, id="diff.bound.narrower", group=BOUNDS),
         Binding("F", "fold", "Fold layers that are alike, or unfold all", show=False, id="diff.fold"),
         Binding("backspace", "drop_bound", "Drop your bound", show=False, id="diff.bound.drop"),
     ]
@@ -352,8 +354,8 @@ class DiffScreen(ToolScreen):
         hypotheses.show(hypothesis_rows(comparison))
         hypotheses.border_title = "what the error looks like"
         elements.show(element_rows(comparison))
-        focus = comparison.focus
-        elements.border_title = f"largest differences of {focus.node}" if focus is not None else "differences"
+        node = listed_stage(comparison)
+        elements.border_title = f"largest differences of {node}" if node is not None else "differences"
         self._judge_when_idle()
 
     def _judge_when_idle(self) -> None:
@@ -414,11 +416,16 @@ class DiffScreen(ToolScreen):
             self.say(self.query_one(DiffPanes).words)
         elif self.query_one(DiffGrid).has_focus:
             self.on_diff_grid_pointed()
+        elif isinstance(self.focused, Table):
+            self._say_row(self.focused)
 
     def on_table_pointed(self, message: Table.Pointed) -> None:
-        """Show the row in full: the table may have no room for all of it."""
-        row = next((row for row in message.table.rows if row.key == message.table.key), None)
-        if not message.table.has_focus or row is None:
+        self._say_row(message.table)
+
+    def _say_row(self, table: Table) -> None:
+        """Show the row under the cursor in full: the table may have no room for all of it."""
+        row = next((row for row in table.rows if row.key == table.key), None)
+        if not table.has_focus or row is None:
             return
         if isinstance(row.key, Hypothesis):
             self.say(hypothesis_words(row.key))
@@ -453,7 +460,8 @@ class DiffScreen(ToolScreen):
             return
         entry = self._entries[node]
         side = request.a if isinstance(entry, Unpaired) and entry.side == "a" else request.b
-        differing = entry.place if isinstance(entry, StageComparison) else {}
+        # Where B's values had to be put into A's order, the place is not that of the value in B's file.
+        differing = entry.place if isinstance(entry, StageComparison) and not entry.reordered else {}
         place = self.query_one(DiffPanes).place or (place_of(differing) if differing else None)
         fields: dict[str, object] = {}
         if place is not None and (side.is_file() or "element" in differing):

@@ -10,6 +10,7 @@ from aprtui.compare.metrics.logits import Flip
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import ROUNDING_REL_L2, StageVerdict, Tolerance, Verdict
 from aprtui.compare.wording import counted, figures_text, number_text
+from aprtui.trace.graph import Node
 from aprtui.tui.screens.diff.source import DiffRequest
 from aprtui.tui.screens.diff.verdict import SEPARATOR
 from aprtui.tui.widgets.table import Column, Row, Tone
@@ -49,7 +50,7 @@ SUPPORT_TEXTS: Mapping[Support, str] = {Support.SUPPORTED: "yes", Support.REFUTE
 
 NO_HYPOTHESES: Mapping[Verdict, str] = {
     Verdict.PASS: "No stage is beyond its bound: there is no error to explain.",
-    Verdict.FAIL: "No signature of a known bug was tried on this stage: comparing again does where its shape is known.",
+    Verdict.FAIL: "No signature of a known bug was tried on this stage.",
     Verdict.UNKNOWN: "Nothing is known to be wrong: there is no error to explain yet.",
 }
 """In place of hypotheses, where there are none."""
@@ -141,6 +142,7 @@ def stage_words(entry: StageComparison | Unpaired, metric: Metric, adds: bool) -
         words.append(f"observed {number_text(metrics.token_rel_l2)} (rounding {ROUNDING_REL_L2:g})")
     if adds or entry.state is ErrorState.INHERITED:
         words.append(f"error is {entry.state}")
+    words += [f"{entry.reordered}: the panes show them as stored"] if entry.reordered else []
     return SEPARATOR.join([*words, verdict.reason])
 
 
@@ -174,13 +176,26 @@ def hypothesis_words(hypothesis: Hypothesis) -> str:
     return SEPARATOR.join(words)
 
 
+def listed_stage(comparison: Comparison) -> Node | None:
+    """The stage of which the largest differences are listed: the one that the verdict names."""
+    if comparison.first_divergence is not None:
+        return comparison.first_divergence.verdict.node
+    return None if comparison.focus is None else comparison.focus.node
+
+
 def no_elements(comparison: Comparison) -> str:
     """In place of the largest differences, where there are none."""
+    if comparison.elements:
+        return "Not listed yet: this bound blames another stage than before. Comparing again lists them."
     return "No value differs in what was compared." if comparison.stages else "Nothing was compared."
 
 
 def element_rows(comparison: Comparison) -> list[Row]:
-    """A row for each of the values that differ most, at the stage in focus."""
+    """A row for each of the values that differ most, at the stage that the verdict names; none where a bound that was
+    moved blames another one than the comparison has listed.
+    """
+    if comparison.focus is None or listed_stage(comparison) != comparison.focus.node:
+        return []
     return [
         Row(
             place_of(element.place),

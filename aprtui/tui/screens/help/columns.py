@@ -14,7 +14,7 @@ from aprtui.tui.draw.text import padded
 LEAST_WIDTH = 36
 """Cells of a column: narrower ones would wrap most descriptions."""
 GAP = 3
-MOST_KEY_CELLS = 10
+MOST_KEY_CELLS = 11
 
 
 @dataclass(frozen=True, slots=True)

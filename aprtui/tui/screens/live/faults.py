@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -20,31 +20,54 @@ from aprtui.tui.widgets.table import Column, Row, Table, Tone
 
 @dataclass(frozen=True, slots=True)
 class FaultPlace:
-    """Where the cursor is: the stage, the `kinds` of faults that it can have, and the position of the token."""
+    """Where the cursor is: the stage, and the position of the token.
+
+    `kinds` are the kinds of faults that each stage of the model can have, `maps` the stages that are attention maps.
+    """
 
     node: Node
-    is_map: bool
-    kinds: tuple[str, ...]
+    kinds: Mapping[Node, tuple[str, ...]]
+    maps: frozenset[str]
     token: int | None
+
+    def kinds_here(self) -> tuple[str, ...]:
+        return self.kinds.get(self.node, ())
+
+    def kinds_elsewhere(self) -> dict[str, Node]:
+        """The kinds that only other stages can have, each with its first stage, in the same layer if there is one."""
+        nodes = sorted(self.kinds, key=lambda node: node.layer != self.node.layer)
+        found = {kind: node for node in reversed(nodes) for kind in self.kinds[node]}
+        return {kind: found[kind] for kind in KINDS if kind in found and kind not in self.kinds_here()}
 
 
 @dataclass(frozen=True, slots=True)
 class FaultEntry:
-    """A row of the list: a fault to remove (all without one), a kind to inject, or one to write without a kind."""
+    """A row of the list: a fault to remove (all without one), a kind to inject, or one to write without a kind.
+
+    `node` is where a kind goes that the stage under the cursor cannot have.
+    """
 
     remove: bool = False
     fault: str = ""
     kind: str = ""
+    node: Node | None = None
 
 
-def fault_rows(active: Sequence[str], kinds: Sequence[str], wanted: str) -> list[Row]:
-    """What the list shows: faults that are injected, kinds, and the way to write one; those with all words `wanted`."""
+def fault_rows(active: Sequence[str], place: FaultPlace, wanted: str) -> list[Row]:
+    """What the list shows: faults that are injected, kinds for the stage, kinds for others, the way to write one.
+
+    Of all but the last, those with all words that are `wanted`.
+    """
     removals = [
         Row(FaultEntry(remove=True, fault=fault), ("remove", f"{fault} (injected now)"), Tone.BAD) for fault in active
     ]
     if len(active) > 1:
         removals.append(Row(FaultEntry(remove=True), ("remove all", f"the {len(active)} faults above"), Tone.BAD))
-    offers = [Row(FaultEntry(kind=kind), (kind, KINDS[kind].sentence)) for kind in kinds]
+    offers = [Row(FaultEntry(kind=kind), (kind, KINDS[kind].sentence)) for kind in place.kinds_here()]
+    offers += [
+        Row(FaultEntry(kind=kind, node=node), (kind, f"at {node}: {KINDS[kind].sentence}"), Tone.MUTED)
+        for kind, node in place.kinds_elsewhere().items()
+    ]
     write = Row(FaultEntry(), ("write it", "as --inject takes it: layer=…,stage=…,kind=…"), Tone.MUTED)
     words = wanted.lower().split()
     found = [row for row in (*removals, *offers) if all(word in " ".join(row.cells).lower() for word in words)]
@@ -100,8 +123,8 @@ class FaultDialog(ModalScreen[tuple[str, ...] | None]):
 
     def on_mount(self) -> None:
         self._show_rows("")
-        if self._place.kinds:  # rather than on a fault that enter would remove
-            self.query_one(Table).point(FaultEntry(kind=self._place.kinds[0]))
+        if kinds := self._place.kinds_here():  # rather than on a fault that enter would remove
+            self.query_one(Table).point(FaultEntry(kind=kinds[0]))
         self.query_one(Input).focus()
 
     def on_input_changed(self, event: Input.Changed) -> None:
@@ -125,14 +148,15 @@ class FaultDialog(ModalScreen[tuple[str, ...] | None]):
         if entry.remove:
             self.dismiss(tuple(fault for fault in self._active if entry.fault and fault != entry.fault))
         else:
-            self.app.push_screen(FaultForm(self._place, entry.kind), self._inject)
+            place = replace(self._place, node=entry.node or self._place.node)
+            self.app.push_screen(FaultForm(place, entry.kind), self._inject)
 
     def _inject(self, fault: str | None) -> None:
         if fault:
             self.dismiss((*self._active, fault))
 
     def _show_rows(self, wanted: str) -> None:
-        self.query_one(Table).show(fault_rows(self._active, self._place.kinds, wanted))
+        self.query_one(Table).show(fault_rows(self._active, self._place, wanted))
         self._show_sentence()
 
     def _show_sentence(self) -> None:
@@ -181,7 +205,7 @@ class FaultForm(ModalScreen[str | None]):
                 if node.layer is not None:
                     yield from self._line("layer", str(node.layer), "counted from 0")
                 yield from self._line("stage", node.stage, "as the columns of the grid are named")
-                left_out = "channel" if self._place.is_map else "head"
+                left_out = "channel" if node.stage in self._place.maps else "head"
                 for name, default in KINDS[self._kind].parameters.items():
                     if name == left_out:
                         continue

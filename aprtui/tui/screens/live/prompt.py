@@ -6,6 +6,8 @@ import os
 import shlex
 import subprocess
 import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import ClassVar, cast
 
@@ -116,20 +118,29 @@ class PromptEditor(TextArea):
         await super()._on_paste(Paste(event.text.replace("\r\n", "\n").replace("\r", "\n")))
 
 
-def edit(text: str) -> str:
-    """`text` as the user's editor leaves it, which the caller has given the terminal. Raises `UsageError`."""
+def edit(text: str, given_away: Callable[[], AbstractContextManager[None]]) -> str:
+    """`text` as the user's editor leaves it, which has the terminal while that is `given_away`. Raises `UsageError`."""
     command = os.environ.get("EDITOR", "").strip()
     if not command:
         raise UsageError("EDITOR is not set: set it to the editor that you want, as in EDITOR=vi")
     with tempfile.TemporaryDirectory(prefix="aprtui-") as folder:
         path = Path(folder) / "prompt.txt"
         path.write_text(text, encoding="utf-8")
-        try:
-            code = subprocess.run([*shlex.split(command), str(path)], check=False).returncode
-            if code:
-                raise UsageError(f"EDITOR={command} ended with exit code {code}: the prompt stays as it was")
-            edited = path.read_text(encoding="utf-8", errors="replace")
-        except (OSError, ValueError) as error:  # shlex finds no closing quote
-            raise UsageError(f"EDITOR={command} cannot be used: {error}: set it to an editor") from error
+        with given_away():
+            problem = _run_editor(command, path)  # an exception in here would not give the terminal back
+        if problem:
+            raise UsageError(f"EDITOR={command} {problem}")
+        edited = path.read_text(encoding="utf-8", errors="replace")
     # Editors end the last line of a file.
     return edited if text.endswith("\n") else edited.removesuffix("\n")
+
+
+def _run_editor(command: str, path: Path) -> str:
+    """What went wrong; empty where nothing did."""
+    try:
+        code = subprocess.run([*shlex.split(command), str(path)], check=False).returncode
+    except (OSError, ValueError) as error:  # shlex finds no closing quote
+        return f"cannot be used: {error}: set it to an editor"
+    if code or not path.is_file():
+        return f"ended with exit code {code}: the prompt stays as it was"
+    return ""

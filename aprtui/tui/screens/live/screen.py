@@ -42,6 +42,7 @@ from aprtui.tui.screens.live.state import free_directory, initial_state, live_st
 from aprtui.tui.screens.live.status_lines import Status, StatusBar, TokenLine
 from aprtui.tui.widgets.bar_list import BarList
 from aprtui.tui.widgets.contracts import ContractsDock
+from aprtui.tui.widgets.moves import END_TOKENS, TEN_TOKENS, TOKENS
 from aprtui.tui.widgets.stage_grid import GridView, StageGrid
 from aprtui.tui.widgets.text_stream import TextStream
 
@@ -89,7 +90,7 @@ PACE = 20.0
 PATIENCE = 3.0
 """Seconds without a token after which the screen says so."""
 
-NO_LENS = "not computed for\nthis token: n makes\nthe next one"
+NO_LENS = "not computed for\nthis token;\nn the next one,\nr the run again"
 
 STACKED, WIDE = 120, 160
 """From these widths on, the contracts have room beside the candidates, and the text beside the grid."""
@@ -103,7 +104,11 @@ class LiveScreen(ToolScreen):
 
     NAME = ScreenName.LIVE
     EXPLANATION = EXPLANATION
-    WIDGETS = (StageGrid,)
+    SIGNS = (
+        ("m k", "thousandths, thousands"), ("X", "NaN"), ("I", "Inf"), ("·", "no number yet"),
+        ("←", "its time counts at the stage before"),
+    )  # fmt: skip
+    WIDGETS = (StageGrid, TextStream)
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("p,space", "pause", "Pause/resume", id="live.pause"),
         # With priority, so that keys typed right after it reach the prompt and not the grid.
@@ -122,12 +127,20 @@ class LiveScreen(ToolScreen):
         Binding("f", "full_speed", "Full speed or easy pace", show=False, id="live.pace"),
         Binding("ctrl+r", "restart", "Restart engine", show=False, id="live.restart"),
         Binding("W", "copy_trace", "Copy the trace command of this run", show=False, id="live.trace"),
-        Binding("left_square_bracket,shift+left", "travel(-1)", "Token before", show=False, id="live.before"),
-        Binding("right_square_bracket,shift+right", "travel(1)", "Token after", show=False, id="live.after"),
-        Binding("left_curly_bracket", "travel(-10)", "Ten tokens before", show=False, id="live.before10"),
-        Binding("right_curly_bracket", "travel(10)", "Ten tokens after", show=False, id="live.after10"),
-        Binding("home", "oldest", "Oldest token that is kept", show=False, id="live.oldest"),
-        Binding("end,G", "newest", "Newest token, as it comes", show=False, id="live.newest"),
+        Binding(
+            "left_square_bracket,shift+left", "travel(-1)", "Token before", show=False, id="live.before", group=TOKENS
+        ),
+        Binding(
+            "right_square_bracket,shift+right", "travel(1)", "Token after", show=False, id="live.after", group=TOKENS
+        ),
+        Binding(
+            "left_curly_bracket", "travel(-10)", "Ten tokens before", show=False, id="live.before10", group=TEN_TOKENS
+        ),
+        Binding(
+            "right_curly_bracket", "travel(10)", "Ten tokens after", show=False, id="live.after10", group=TEN_TOKENS
+        ),
+        Binding("home", "oldest", "Oldest token that is kept", show=False, id="live.oldest", group=END_TOKENS),
+        Binding("end,G", "newest", "Newest token, as it comes", show=False, id="live.newest", group=END_TOKENS),
         Binding("M", "statistic", "Next statistic of the grid", show=False, id="live.statistic"),
         Binding("t", "tint", "Next signal that tints the text", show=False, id="live.tint"),
         Binding("I", "facts", "The model's own facts", show=False, id="live.facts"),
@@ -163,7 +176,7 @@ class LiveScreen(ToolScreen):
         self._source = session.source
         self._initial = initial_state(state, session.source.settings)
         self._wanted_token = self._initial.token
-        self._prompt = state.text("prompt")
+        self._model, self._prompt = state.path("model"), state.text("prompt")
         self._sampling = self._initial.sampling
         self._chat, self._system = self._initial.chat, self._initial.system
         self._request: str | ChatPrompt | None = self._initial.turn
@@ -215,8 +228,8 @@ class LiveScreen(ToolScreen):
 
     @property
     def prompt(self) -> str:
-        """What was said last; before that, what is in the field."""
-        return self._run.turns[-1].said if self._run.turns else self._editor.text
+        """The text in the field."""
+        return self._editor.text
 
     @property
     def sampling(self) -> Sampling:
@@ -226,20 +239,20 @@ class LiveScreen(ToolScreen):
 
     def state(self) -> ScreenState:
         info, run = self._source.info, self._run
-        request = run.turns[-1].request if run.turns else self._next_request()
+        request = self._request or self._next_request()
         is_chat = isinstance(request, ChatPrompt) if request else self.chat
         turn, index = run.place
-        is_past = not run.timeline.live and turn is run.turns[-1]
+        token = None if run.timeline.live or turn is not run.turns[-1] else index
+        settings = LiveSettings(self.sampling, self._source.settings, self._system)
         return live_state(
-            info, LiveSettings(self.sampling, self._source.settings, self._system), request,
+            self._model if info is None else info.path, settings, request,
             is_chat if info is not None and info.has_template else self._chat,
-            self._grid.node, self._grid.wanted_view, self._statistic, self._signal, self._lens,
-            index if is_past else None,
+            self._grid.node, self._grid.wanted_view, self._statistic, self._signal, self._lens, token,
         )  # fmt: skip
 
     def command(self) -> Sequence[str]:
         turn, index = self._run.place
-        request = self._next_request() if turn is None else turn.request
+        request = turn.request if turn is not None and turn.ids else self._request or self._next_request()
         if not request:
             return []
         ids = () if turn is None else turn.ids
@@ -249,6 +262,8 @@ class LiveScreen(ToolScreen):
         self._text.border_title = self._text_title
         self._grid.border_title = pass_title(self._statistic, None)
         self._candidates.show([], "No token yet.")
+        if self._run.turns:
+            show_turns(self._text, self._run, self._signal)
         self._grid.show_view(self._initial.view)
         self.set_focus(self._grid)
         self._source.start(self._initial.engine)
@@ -342,8 +357,7 @@ class LiveScreen(ToolScreen):
     def action_open_editor(self) -> None:
         """Edit the prompt in the user's own editor, which has the terminal meanwhile."""
         try:
-            with self.app.suspend():
-                text = edit(self._editor.text)
+            text = edit(self.prompt, self.app.suspend)
         except UsageError as error:
             self.notify(str(error), severity="error")
         except SuspendNotSupported:
@@ -353,8 +367,8 @@ class LiveScreen(ToolScreen):
             self.action_edit()
 
     def action_back(self) -> None:
-        """Go from the prompt to the grid, from an older token to the newest, else to the previous screen."""
-        if self.is_typing:
+        """Go from prompt and text to the grid, from an older token to the newest, else to the previous screen."""
+        if self.is_typing or self._text.has_focus:
             self.set_focus(self._grid)
         elif not self._run.timeline.live:
             self.action_newest()
@@ -384,8 +398,8 @@ class LiveScreen(ToolScreen):
         if node is None or info is None or self._grid.graph is None:
             return None
         token = None if self._record is None else self._record.position - 1
-        is_map = self._grid.graph[node.stage].is_attention_map
-        return FaultPlace(node, is_map, info.fault_kinds.get(node, ()), token)
+        maps = frozenset(stage.name for stage in self._grid.graph.stages if stage.is_attention_map)
+        return FaultPlace(node, info.fault_kinds, maps, token)
 
     def action_again(self) -> None:
         self._sampling = replace(self.sampling, seed=self.sampling.seed + 1)
@@ -415,7 +429,7 @@ class LiveScreen(ToolScreen):
 
     def action_rendered_prompt(self) -> None:
         turn, _ = self._run.place
-        if turn is None:
+        if turn is None or not turn.ids:
             self.notify("No prompt was sent yet: press e and enter one.", severity="warning")
         else:
             self.app.push_screen(RenderedPromptScreen(turn, self._run))
@@ -450,17 +464,17 @@ class LiveScreen(ToolScreen):
         if settings.engine == self._source.settings:
             self._send_again()
         else:
-            self._generate_when_loaded = bool(self.prompt)
+            self._generate_when_loaded = bool(self._request or self._next_request())
             self._source.reopen(settings.engine)
 
     def _next_request(self) -> str | ChatPrompt:
         """What is in the field, as the next turn of the conversation or as a text to continue; empty if nothing is."""
-        text = self._editor.text
+        text = self.prompt
         return self._run.following(text, self._system) if self.chat and text else text
 
     def _send(self) -> None:
         """Send what is in the field."""
-        self._editor.remember(self._editor.text)
+        self._editor.remember(self.prompt)
         self._generate(self._next_request())
 
     def _send_again(self) -> None:
@@ -648,7 +662,7 @@ class LiveScreen(ToolScreen):
         self._run.begin(event, self._request)
         self._text.border_subtitle = sampling_title(self.sampling)
         show_turns(self._text, self._run, self._signal)
-        if self._run.is_chat and self._editor.text == self._run.turns[-1].said:
+        if self._run.is_chat and self.prompt == self._run.turns[-1].said:
             self._editor.put("")
 
     def _show_prompt_kind(self) -> None:

@@ -53,7 +53,7 @@ class InitialState:
 
 
 def live_state(
-    info: EngineDescription | None,
+    model: Path | None,
     settings: LiveSettings,
     prompt: str | ChatPrompt,
     chat: bool | None,
@@ -72,7 +72,7 @@ def live_state(
     turn = prompt if isinstance(prompt, ChatPrompt) else ChatPrompt(prompt)
     return screen_state(
         ScreenName.LIVE,
-        model=None if info is None or info.path is None else info.path,
+        model=model,
         prompt=turn.user,
         chat=None if chat is None else "on" if chat else "off",
         earlier=json.dumps([[said.user, said.answer] for said in turn.earlier]) if turn.earlier else None,

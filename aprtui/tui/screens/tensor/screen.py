@@ -31,6 +31,8 @@ from aprtui.tui.screens.tensor.map import TensorMap
 from aprtui.tui.screens.tensor.source import StageSource, TensorSource, open_neighbour, open_source
 from aprtui.tui.screens.tensor.text import CursorValue, RowLabels, cursor_words, parse_place, value_at_cursor
 from aprtui.tui.widgets.heatmap import Heatmap
+from aprtui.tui.widgets.lines import Lines
+from aprtui.tui.widgets.moves import STAGES, ZOOMS
 from aprtui.tui.widgets.table import Table
 
 CLIPS = (1.0, 0.999, 0.99)
@@ -70,17 +72,22 @@ class TensorScreen(ToolScreen):
 
     NAME = ScreenName.TENSOR
     EXPLANATION = EXPLANATION
+    SIGNS = (
+        ("dark", "small, exact zero darkest"), ("bright", "large"), ("blue", "below zero, on the symmetric scale"),
+        ("orange", "above zero, on the symmetric scale"), ("X", "NaN, wins over all"), ("I", "Inf, wins over numbers"),
+        ("+", "beyond the scale"),
+    )  # fmt: skip
     WIDGETS = (TensorMap, Table)
     AUTO_FOCUS = "TensorMap"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("plus,equals_sign", "zoom(True)", "Zoom in", key_display="+", id="tensor.closer"),
-        Binding("minus", "zoom(False)", "Zoom out", show=False, id="tensor.farther"),
+        Binding("plus,equals_sign", "zoom(True)", "Zoom in", key_display="+", id="tensor.closer", group=ZOOMS),
+        Binding("minus", "zoom(False)", "Zoom out", show=False, id="tensor.farther", group=ZOOMS),
         Binding("0", "fit", "All of the tensor", show=False, id="tensor.fit"),
         Binding("M", "scale", "Scale", id="tensor.scale"),
         Binding("X", "clip", "Leave the largest values out of the scale", show=False, id="tensor.clip"),
         Binding("g", "go", "Go to token,channel", show=False, id="tensor.go"),
-        Binding("n", "step(1, 'layer')", "Next stage", id="tensor.next"),
-        Binding("N", "step(-1, 'layer')", "Stage before", show=False, id="tensor.previous"),
+        Binding("n", "step(1, 'layer')", "Next stage", id="tensor.next", group=STAGES),
+        Binding("N", "step(-1, 'layer')", "Stage before", show=False, id="tensor.previous", group=STAGES),
         Binding("O", "outliers", "Outlier channels", show=False, id="tensor.outliers"),
         Binding("v", "turn_view", "Side, bytes or neither (small screens)", show=False, id="tensor.view"),
         Binding("r", "read_again", "Read the file again", show=False, id="tensor.read"),
@@ -241,7 +248,13 @@ class TensorScreen(ToolScreen):
         else:
             self._viewport = self._viewport.resized(size.height, size.width)
         self._request_tile()
-        self.call_after_refresh(self._draw_side)
+        self._draw_side()
+
+    def on_lines_resized(self, message: Lines.Resized) -> None:
+        if message.lines.id == "histogram":
+            self._draw_side()
+        elif message.lines.id in ("value", "bytes"):
+            self._show_value()
 
     def on_heatmap_pointed(self, message: Heatmap.Pointed) -> None:
         if self._viewport is not None:
@@ -264,8 +277,12 @@ class TensorScreen(ToolScreen):
             self._set_viewport(self._viewport.framed(message.first, message.last))
 
     def on_table_pointed(self, message: Table.Pointed) -> None:
-        if self.focused is message.table and self._viewport is not None and isinstance(message.table.key, int):
-            self._set_viewport(self._viewport.at(self._viewport.row, message.table.key))
+        if self.focused is message.table:
+            self._show_outlier(message.table)
+
+    def _show_outlier(self, table: Table) -> None:
+        if self._viewport is not None and isinstance(table.key, int):
+            self._set_viewport(self._viewport.at(self._viewport.row, table.key))
 
     def on_table_chosen(self, message: Table.Chosen) -> None:
         self.on_table_pointed(message)
@@ -323,8 +340,13 @@ class TensorScreen(ToolScreen):
         self.set_focus(box)
 
     def action_outliers(self) -> None:
+        """Go to the list of outliers, and in the map to the one that the list is at."""
         self.add_class("-show-side")
-        self.call_after_refresh(self.set_focus, self._body.outliers)
+        self.call_after_refresh(self._go_to_outliers)
+
+    def _go_to_outliers(self) -> None:
+        self.set_focus(self._body.outliers)
+        self._show_outlier(self._body.outliers)
 
     def action_turn_view(self) -> None:
         """On small screens: side, then bytes, then neither."""

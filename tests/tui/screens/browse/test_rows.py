@@ -50,7 +50,7 @@ def test_a_capture_is_told_by_its_prompt_its_faults_and_its_marks(tmp_path: Path
     assert found["note"] == "fault L1 ffn_gate scale 2, and 1 more"
     assert (found["tokens"], found["layers"], found["mode"]) == ("5", "3", "exact")
     lines = preview(bad)
-    assert lines[:3] == ["prompt   def f():", "             return 1", "tokens   5 of the prompt"]
+    assert lines[:3] == ["prompt   def f():", "             return 1", "tokens   5"]
     assert "faults   layer=1, stage=ffn_gate, kind=scale, magnitude=2" in lines
     assert "         stage=lm_head, kind=zero" in lines
     assert "stages   all 54" in lines and "marked   B, held against A" in lines and lines[-1] == "enter opens"

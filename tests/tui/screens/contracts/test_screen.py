@@ -92,7 +92,7 @@ async def test_a_rule_comes_first_in_words_then_its_result_with_sign_and_tone(fo
 async def test_unknown_says_why_and_what_settles_it(folder: Path) -> None:
     async with showing(on(folder), size=(80, 24)) as pilot:
         await judged(pilot)
-        assert "It needs a capture, make it so, open it in Browse (2)" in " ".join(screen_text(pilot).split())
+        assert "It needs a capture, open one in Browse (2), then come back (5)." in " ".join(screen_text(pilot).split())
         assert "read them" in screen_text(pilot), "its test"
     async with showing(on(folder, capture="good", falsifier="ALPHA-2"), size=(80, 24)) as pilot:
         await judged(pilot)
@@ -111,7 +111,7 @@ async def test_captures_come_from_the_screen_before(folder: Path) -> None:
     async with showing(
         screen_state(ScreenName.BROWSE, path=folder, a="good", b="bad"), paths=(folder / "alpha-v1.yaml",)
     ) as pilot:
-        await until(pilot, lambda: len(pilot.app.screen.query_one("#artifacts", Table).rows) == 2)
+        await until(pilot, lambda: len(pilot.app.screen.query_one("#artifacts", Table).rows) == 3)
         await pilot.press("5")
         await judged(pilot)
         assert results(pilot)["ALPHA-2"] == "FAIL"

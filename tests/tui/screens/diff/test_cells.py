@@ -12,13 +12,14 @@ from aprtui.compare.comparison import Comparison, ErrorState, StageComparison
 from aprtui.compare.conclusion import judge_by_bound
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.report.records import read_comparison
+from aprtui.compare.report.svg import render_svg
 from aprtui.compare.verdict import Tolerance
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.colours import ColourMap
 from aprtui.tui.screens.diff.cells import Sign, cells, layout, rows, step_level
 from aprtui.tui.screens.diff.words import stage_words
 from tests.compare.recorded import EDITS, FAULT, read_back, records_of, two_captures
-from tests.compare.synthetic import changed, write_capture
+from tests.compare.synthetic import changed, scaled, write_capture
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +105,28 @@ def test_a_damaged_stage_has_a_sign_of_its_own(tmp_path: Path) -> None:
     found = cells(comparison, Metric.REL_L2)
     assert found[Node(1, "ffn_gate")].sign is Sign.DAMAGED
     assert "damaged: " in stage_words(comparison.by_node[Node(1, "ffn_gate")], Metric.REL_L2, False)
+
+
+def test_without_a_replay_the_first_divergence_alone_is_said_to_add_error(tmp_path: Path) -> None:
+    later = Node(2, "ffn_up")
+    records = records_of(*two_captures(tmp_path, {FAULT: scaled(2), later: scaled(2)}), "rel_l2=0.2")
+    judged = read_comparison(records)
+    entry = judged.by_node[later]
+    assert isinstance(entry, StageComparison) and entry.state is ErrorState.INJECTED, "its inputs are within bounds"
+    assert judged.adding == {FAULT}
+    found = cells(judged, Metric.REL_L2)
+    assert found[FAULT].sign is Sign.ADDS
+    assert found[later].sign is Sign.BEYOND and found[later].upper is None
+    assert render_svg(records).count("stroke-width") == 1
+    replayed = [{**record, "signal": "injected"} if record["record"] == "comparison" else record for record in records]
+    assert read_comparison(replayed).adding == {FAULT, later}
+    assert render_svg(replayed).count("stroke-width") == 2
+
+
+def test_an_error_that_a_bound_leaves_open_is_not_judged(tmp_path: Path) -> None:
+    records = [dict(record) for record in records_of(*two_captures(tmp_path), "rel_l2=0.2")]
+    for record in records:
+        if (record.get("layer"), record.get("stage")) == (FAULT.layer, FAULT.stage):
+            record |= {"verdict": "UNKNOWN", "state": "unknown"}
+    (fault,) = (cell for node, cell in cells(read_comparison(records), Metric.REL_L2).items() if node == FAULT)
+    assert fault.sign is Sign.UNJUDGED and fault.upper is None and fault.lower_map is ColourMap.OBSERVED

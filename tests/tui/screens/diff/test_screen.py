@@ -414,7 +414,12 @@ async def test_the_mouse_frames_the_values_of_all_sides(
 
 async def test_supported_hypotheses_come_first(sides: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     async with opened(between(*sides), diverging(*sides), monkeypatch) as pilot:
-        rows = screen(pilot).query_one("#hypotheses", Table).rows
+        table = screen(pilot).query_one("#hypotheses", Table)
+        rows = table.rows
+        table.focus()
+        await pilot.pause()
+        words = screen(pilot).query_one(ReadoutLine).text
+        assert words.startswith("a constant factor: supported · found is 1.5 ×") and "usual cause: a scale" in words
         states = [row.cells[0] for row in rows]
         assert rows and states == sorted(states, key=["yes", "no", "?"].index)
 

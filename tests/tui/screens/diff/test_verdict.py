@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from aprtui.compare.report.headline import headline
 from aprtui.compare.report.records import read_comparison
-from aprtui.trace.graph import Node
+from aprtui.trace.graph import Node, RopeLayout
 from aprtui.tui.frame.state import ScreenName
+from aprtui.tui.frame.tool_screen import ReadoutLine
 from aprtui.tui.screens.diff.grid import DiffGrid
 from aprtui.tui.screens.diff.panes import DiffPanes
 from aprtui.tui.screens.diff.source import DiffRequest
 from aprtui.tui.screens.diff.verdict import SIGNS, VerdictLines
 from aprtui.tui.widgets.table import Table
 from tests.compare.recorded import FAULT, Record, records_of, two_captures
-from tests.compare.synthetic import scaled, with_config, write_capture
+from tests.compare.synthetic import HEADS_OF_16, reordered, scaled, with_config, write_capture
 from tests.compare.test_headline import OUTCOMES
 from tests.tui.driver import Driver, screen_text, until
 from tests.tui.screens.diff.recorded import RecordedDiff, playing
@@ -180,3 +182,31 @@ async def test_rows_before_the_stage_to_blame_are_in_view(tmp_path: Path, monkey
         grid = screen(pilot).query_one(DiffGrid)
         shown = [grid.render_line(y).text[:4].strip() for y in range(grid._lines.top, grid._lines.bottom)]
         assert node(pilot) == Node(12, "ffn_gate") and {"11", "12", "13"} <= set(shown)
+
+
+async def test_a_moved_bound_lists_no_differences_of_another_stage_than_it_blames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Node(0, "ffn_up")
+    a, b = two_captures(tmp_path, {first: scaled(1.01), FAULT: scaled(1.05)})
+    async with opened(between(a, b), playing(a, b), monkeypatch) as pilot:
+        elements = screen(pilot).query_one("#elements", Table)
+        assert node(pilot) == first and elements.rows and str(elements.border_title).endswith(str(first))
+        await pilot.press("b", "B", "B")
+        assert node(pilot) == FAULT, "the cursor follows"
+        assert not elements.rows and str(elements.border_title).endswith(str(FAULT))
+        assert "Comparing again lists them" in screen_text(pilot)
+        await pilot.press("r")
+        await until(pilot, lambda: settled(pilot) and bool(elements.rows))
+        await pilot.press("backspace")
+        await until(pilot, lambda: settled(pilot) and str(elements.border_title).endswith(str(first)))
+
+
+async def test_values_in_another_order_are_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a = write_capture(tmp_path / "a", config=HEADS_OF_16)
+    b = write_capture(
+        tmp_path / "b", config=replace(HEADS_OF_16, rope_layout=RopeLayout.INTERLEAVED), edits=reordered((0, 1, 2))
+    )
+    async with opened(between(a, b, layer=1, stage="q_post_rope"), playing(a, b), monkeypatch) as pilot:
+        words = screen(pilot).query_one(ReadoutLine).text
+        assert "put in A's half-split order: the panes show them as stored" in words, words

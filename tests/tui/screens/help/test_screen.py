@@ -6,6 +6,7 @@ import pytest
 from rich.style import Style
 
 from aprtui.tui.app import SCREENS
+from aprtui.tui.frame.commands import commands_at_hand
 from aprtui.tui.frame.state import ScreenName, ScreenState
 from aprtui.tui.screens.help.columns import GAP, LEAST_WIDTH, KeyList, in_columns
 from tests.tui.driver import screen_text, showing
@@ -54,6 +55,19 @@ async def test_all_keys_are_seen_at_once_on_a_usual_screen(name: ScreenName) -> 
         await pilot.pause()
         text = screen_text(pilot)
         assert "Live, Browse, Tensor" in text and "Save the screen" in text and "This screen" in text
+
+
+@pytest.mark.parametrize("name", [name for name, screen in SCREENS.items() if screen.SIGNS])
+async def test_signs_and_colours_are_explained_and_no_key_is_cut(name: ScreenName) -> None:
+    async with showing(ScreenState(name), (120, 40)) as pilot:
+        await pilot.press("question_mark")
+        await pilot.pause()
+        text = screen_text(pilot)
+        assert "Signs" in text and all(f" {sign} " in text for sign, _ in SCREENS[name].SIGNS)
+        keys = {key for command in commands_at_hand(pilot.app.screen_stack[-2]) for key in command.words(False).split()}
+        grouped_keys = {key for key in keys if len(key) > 4}
+        assert {"shift+tab", "ctrl+c"} <= grouped_keys
+        assert {key for key in grouped_keys if key not in text} == set()
 
 
 async def test_help_scrolls_to_its_end_on_a_small_screen() -> None:

@@ -274,6 +274,25 @@ async def test_letters_typed_right_after_a_new_conversation_reach_the_prompt() -
         await until(pilot, lambda: pilot.app.screen.query_one(PromptEditor).text == "tA")
 
 
+async def test_state_is_complete_before_the_model_is_loaded() -> None:
+    source = model()
+    source.loading_polls = 1000
+    earlier = '[["one", "Hello!"]]'
+    app = AprtuiApp(
+        Session(source),
+        screen_state(
+            ScreenName.LIVE, model="m.gguf", prompt="two", system="be brief", chat="on", earlier=earlier, before="1,2"
+        ),
+    )
+    async with app.run_test(size=(120, 40)) as pilot:
+        await until_shown(pilot, "system  be brief", "user    one", "model   Hello!")
+        state = live_screen(pilot).state()
+        assert (state.text("model"), state.text("prompt"), state.text("chat")) == ("m.gguf", "two", "on")
+        assert (state.text("earlier"), state.text("before")) == (earlier, "1,2")
+        await pilot.press("P")
+        assert notifications(pilot) == ["No prompt was sent yet: press e and enter one."]
+
+
 async def test_what_was_said_outlives_the_engine() -> None:
     source = model()
     async with chatting(source) as pilot:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 from textual.widgets import Input
 
 from aprtui.engine.faults.kinds import KINDS
-from aprtui.tui.screens.live.faults import FaultDialog, FaultEntry, FaultForm, fault_rows
+from aprtui.trace.graph import Node
+from aprtui.tui.screens.live.faults import FaultDialog, FaultEntry, FaultForm, FaultPlace, fault_rows
 from aprtui.tui.screens.live.screen import LiveScreen
 from aprtui.tui.screens.live.settings import LiveSettingsScreen
 from aprtui.tui.widgets.table import Table
@@ -110,19 +113,34 @@ async def test_faults_that_are_injected_are_listed_and_removed_one_by_one_or_all
         assert source.settings.faults == (second,)
 
 
+HERE, LATER, OTHER = Node(1, "ffn_up"), Node(1, "ffn_out"), Node(0, "q_post_rope")
+
+
+def place(kinds: Mapping[Node, tuple[str, ...]]) -> FaultPlace:
+    return FaultPlace(HERE, kinds, frozenset(), None)
+
+
 def test_rows_are_what_is_injected_then_kinds_then_the_way_to_write_one() -> None:
-    rows = fault_rows(["a", "b"], ["scale"], "")
+    rows = fault_rows(["a", "b"], place({HERE: ("scale",)}), "")
     assert [row.key for row in rows] == [
         FaultEntry(remove=True, fault="a"), FaultEntry(remove=True, fault="b"), FaultEntry(remove=True),
         FaultEntry(kind="scale"), FaultEntry(),
     ]  # fmt: skip
-    assert len(fault_rows(["a"], [], "")) == 2
-    assert [row.key for row in fault_rows(["a"], list(KINDS), "no such thing")] == [FaultEntry()]
+    assert len(fault_rows(["a"], place({}), "")) == 2
+    assert [row.key for row in fault_rows(["a"], place({HERE: tuple(KINDS)}), "no such thing")] == [FaultEntry()]
+
+
+def test_kinds_of_other_stages_are_offered_there_in_the_same_layer_if_it_has_one() -> None:
+    kinds = {OTHER: ("rope-theta", "noise"), HERE: ("scale",), LATER: ("noise",)}
+    assert place(kinds).kinds_elsewhere() == {"noise": LATER, "rope-theta": OTHER}
+    rows = fault_rows([], place(kinds), "rope")
+    assert [row.key for row in rows] == [FaultEntry(kind="rope-theta", node=OTHER), FaultEntry()]
+    assert rows[0].cells[1].startswith("at layer 0 q_post_rope: RoPE")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_is_found_by_its_name(kind: str) -> None:
-    assert FaultEntry(kind=kind) in [row.key for row in fault_rows([], list(KINDS), kind)]
+    assert FaultEntry(kind=kind) in [row.key for row in fault_rows([], place({HERE: tuple(KINDS)}), kind)]
 
 
 async def test_settings_open_the_list_too() -> None:

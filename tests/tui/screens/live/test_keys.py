@@ -416,3 +416,23 @@ async def test_who_scrolls_back_is_not_carried_on() -> None:
         written = source.written
         await until(pilot, lambda: source.written > written + 5)
         assert "line 0" in screen_text(pilot)
+
+
+async def test_text_takes_the_focus_scrolls_by_keys_and_follows_its_end_again() -> None:
+    source = RecordedSource([f"line {number}\n" for number in range(60)], per_poll=10)
+    async with live(source) as pilot:
+        await finished(pilot)
+        await pilot.press("shift+tab")
+        stream = pilot.app.screen.query_one(TextStream)
+        assert stream.has_focus
+        end = stream.scroll_offset.y
+        await pilot.press("pageup", "k")
+        await pilot.pause()
+        assert stream.scroll_offset.y == end - 11 and not stream._following
+        await pilot.press("pagedown", "pagedown")
+        await pilot.pause()
+        assert stream.scroll_offset.y == end and stream._following
+        await pilot.press("z")
+        await until(pilot, lambda: "line 46" in screen_text(pilot) and "line 59" in screen_text(pilot))
+        await pilot.press("z", "escape")
+        await until(pilot, lambda: pilot.app.screen.query_one(StageGrid).has_focus)

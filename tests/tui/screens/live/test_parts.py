@@ -250,7 +250,7 @@ def test_directories_of_captures_are_numbered(tmp_path: Path) -> None:
 
 def test_state_of_the_screen_survives_its_string() -> None:
     state = live_state(
-        replace(INFO, path=Path("m.gguf")), SETTINGS, "def f():\n", True, Node(2, "ffn_gate"),
+        Path("m.gguf"), SETTINGS, "def f():\n", True, Node(2, "ffn_gate"),
         GridView.OVERVIEW, Statistic.TIME, TintSignal.FLIP_RISK, True, 17,
     )  # fmt: skip
     read = parse_state(str(state))

@@ -116,6 +116,7 @@ async def test_editor_of_the_user_edits_the_prompt(
         (None, "EDITOR is not set: set it to the editor that you want, as in EDITOR=vi"),
         ("false", "EDITOR=false ended with exit code 1: the prompt stays as it was"),
         ("/missing/editor -x", "EDITOR=/missing/editor -x cannot be used: "),
+        ("rm", "EDITOR=rm ended with exit code 0: the prompt stays as it was"),
         ("'half", "EDITOR='half cannot be used: No closing quotation: set it to an editor"),
     ],
 )

@@ -186,6 +186,7 @@ async def test_outliers_are_listed_and_jump(folder: Path) -> None:
         await pilot.press("O")
         await until_shown(pilot, "channels with the largest rms")
         assert pilot.app.screen.query_one("#outliers", Table).key == 9
+        await until(pilot, lambda: tool_screen(pilot).state().text("at") == "0,9")
         await pilot.press("enter")
         assert tool_screen(pilot).state().text("at") == "0,9"
         assert isinstance(pilot.app.screen.focused, TensorMap)
