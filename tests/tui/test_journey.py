@@ -1,7 +1,8 @@
-"""The whole way in a real terminal, by keys: from a prompt to the faulty stage, and to the same verdict headless."""
+"""The whole way in a real terminal, by keys: from a conversation to the faulty stage, and the same verdict headless."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -12,85 +13,113 @@ from pathlib import Path
 
 import pytest
 
+from aprtui.resources import embedded_model
 from tests.tui.test_terminal import CHECKOUT, LOADING_SECONDS, Terminal, position
 
 pytestmark = pytest.mark.group("pty")
 
-FAULT = "layer=2,stage=ffn_gate,kind=scale,magnitude=0.5"
+REAL_MODELS = os.environ.get("APRTUI_REAL_MODELS", "")
+MODELS = [
+    embedded_model(),
+    pytest.param(
+        Path(REAL_MODELS, "qwen2.5-coder-0.5b-q4_k_m.gguf"),
+        marks=[pytest.mark.slow, pytest.mark.skipif(not REAL_MODELS, reason="APRTUI_REAL_MODELS names no folder")],
+    ),
+]
+CULPRIT = "layer 2 attn_out"
+PATIENCE = 300.0
+"""Seconds for what takes long on 24 layers: a capture with every tap, a comparison, a replay of two captures."""
+
+
+@pytest.fixture(params=MODELS, ids=lambda path: path.stem)
+def model(request: pytest.FixtureRequest) -> Path:
+    return Path(request.param)
 
 
 @pytest.fixture
-def working(tmp_path: Path) -> Path:
-    """A working directory in which a capture with a fault lies, on the tokens that the app will capture."""
-    return tmp_path
-
-
-@pytest.fixture
-def terminal(working: Path) -> Iterator[Terminal]:
-    program = f"cd {shlex.quote(str(working))}; {shlex.quote(sys.executable)} -m aprtui"
+def terminal(tmp_path: Path, model: Path) -> Iterator[Terminal]:
+    words = [sys.executable, "-m", "aprtui", "open", str(model)]
     opened = Terminal(
         f"aprtui-test-{uuid.uuid4().hex}",
-        f"sh -c {shlex.quote(program)}",
+        f"sh -c {shlex.quote(f'cd {shlex.quote(str(tmp_path))}; {shlex.join(words)}')}",
         PYTHONPATH=str(CHECKOUT),
-        APRTUI_STATE_DIR=str(working / "state"),
+        APRTUI_STATE_DIR=str(tmp_path / "state"),
     )
     yield opened
     opened.close()
 
 
-def aprtui(working: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "aprtui", *words],
-        cwd=working, env=None, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+def say(terminal: Terminal, first: str, second: str) -> None:
+    """Send a prompt of two lines, and cancel the answer when some of it has come."""
+    terminal.press("e")
+    terminal.until(r"❯ ")
+    terminal.press("-l", first)
+    terminal.press("C-j")
+    terminal.press("-l", second)
+    terminal.until(re.escape(second))
+    terminal.press("Enter")
+    answered(terminal)
 
 
-def test_from_a_prompt_to_the_faulty_stage_and_the_same_verdict_headless(
-    terminal: Terminal, working: Path, monkeypatch: pytest.MonkeyPatch
+def answered(terminal: Terminal) -> None:
+    """Wait until some tokens of an answer stand there, pause unless it has ended, then cancel the rest."""
+    terminal.until(r"(running|ready).*tok/s", PATIENCE)
+    start = position(terminal.until(r"context \d+/", PATIENCE))
+    terminal.until(rf"■ ready|context (?!{start}/)\d+/", PATIENCE)
+    terminal.press("Space")
+    terminal.until("‖ paused|■ ready", PATIENCE)
+    terminal.press("c")
+    terminal.until("■ (ready|cancelled)", PATIENCE)
+
+
+def test_from_a_conversation_to_the_faulty_stage_and_the_same_verdict_headless(
+    terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
-    terminal.until(r"\d tok/s", LOADING_SECONDS)
-    terminal.press("e", "Space", "#", "Enter")
-    terminal.until(r"│ .*def fib\(n\): #")
-    before = terminal.screen()
-    terminal.until(rf"context (?!{position(before)}/)\d+/")
-    terminal.press("p")
-    paused = terminal.until("‖ paused")
-    assert re.search(r" 3 +[\d.]+", paused), "the row of layer 3 has numbers"
-    terminal.press("[", "[")
-    terminal.until(r"token \d+ of \d+")
-    terminal.press("G", "w")
-    terminal.until("1 capture,", 60)
+    terminal.until("■ ready", LOADING_SECONDS)
+    say(terminal, "Count from one to three,", "with digits only.")
+    say(terminal, "And now", "the other way round.")
+    shown = terminal.until(r"user +And now")
+    views = ["ano ?qkv", r"norm ?mul"]
+    terminal.press("v")
+    terminal.until(views[0] if not re.search(views[0], shown) else views[1])
+    terminal.press("L")
+    terminal.until("logit lens")
 
-    # The capture is open in the browse screen; the one with the fault is made beside it and appears by itself.
-    (written,) = (path.parent for path in working.glob("*/manifest.json"))
-    manifest = (written / "manifest.json").read_text()
-    found = re.search(r'"tokens": \[([\d, ]+)\]', manifest)
-    prefill = re.search(r'"prefill_tokens": (\d+)', manifest)
-    assert found and prefill
-    tokens = found[1].replace(" ", "")
-    done = aprtui(
-        working, "trace", "--tokens", tokens, "--decode-from", prefill[1], "--logits", "all", "--mode", "q8",
-        "--inject", FAULT, "--save-tensor-dir", "faulty",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    terminal.until("faulty", 30)
-    terminal.press("Home", "Space")
-    terminal.until(r"A +\S*qwen2")
-    terminal.press("Home", "j", "Space")
-    terminal.until("B +faulty")
+    terminal.press(*["Down"] * 2, *["Right"] * 8)
+    terminal.until(rf"{CULPRIT} +rms")
+    terminal.press("i")
+    terminal.until(f"Inject a fault at {CULPRIT}")
+    terminal.press("s", "c", "a", "l", "e", "Enter")
+    terminal.until("magnitude +1")
+    terminal.press("Enter")
+    terminal.until("1 fault injected", LOADING_SECONDS)
+    answered(terminal)
+    terminal.press("w")
+    terminal.until("fault L2", PATIENCE)
+
+    terminal.press("1", "i")
+    terminal.until("remove +layer=2")
+    terminal.press("Up", "Enter")
+    terminal.until(r"(?s)^(?!.*fault injected).*(running|ready)", LOADING_SECONDS)
+    answered(terminal)
+    terminal.press("w")
+    terminal.until("2 captures", PATIENCE)
+    terminal.press("Home", "Down", "Space", "Home", "Space")
+    terminal.until(r"B .*fault L2(.|\n)*A .*-live-2")
+
     terminal.press("d")
-    terminal.until("FAIL +layer 2 ffn_gate, token", 120)
-    terminal.press("Home", "g", "d")
-    terminal.until("layer 2 ffn_gate: FAIL")
+    terminal.until("FAIL|UNKNOWN", PATIENCE)
+    terminal.press("R")
+    terminal.until(rf"✗ FAIL +{CULPRIT}", PATIENCE)
     terminal.press("y")
     terminal.until("Copied")
     copied = terminal.clipboard()
-    assert copied.startswith("aprtui diff ")
     terminal.press("q")
     terminal.until("exit code 0")
 
     words = shlex.split(copied)
-    again = aprtui(working, *words[1:])
+    assert words[:2] == ["aprtui", "diff"] and "--replay" in words
+    again = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert again.returncode == 1, again.stdout + again.stderr
-    assert "layer 2 ffn_gate" in again.stdout
+    assert re.search(rf"FAIL +{CULPRIT}", again.stdout)

@@ -50,7 +50,19 @@ def _steps(kind: WeightType, exact: NDArray[np.float32]) -> NDArray[np.float32]:
     gaps[gaps <= np.abs(blocks[..., 1:]) * np.float32(1e-5)] = np.inf
     steps = gaps.min(-1)
     steps[~np.isfinite(steps)] = 0
-    return np.repeat(steps, row.sub_block, axis=-1)
+    steps = np.repeat(steps, row.sub_block, axis=-1)
+    return _uneven_steps(row.codebook, exact, steps) if row.codebook else steps
+
+
+def _uneven_steps(
+    codebook: Sequence[int], exact: NDArray[np.float32], least: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The distance around each value where levels are those of a codebook, and `least` the smallest one there."""
+    levels = np.unique(codebook).astype(np.float32)
+    unit = least / np.diff(levels).min()
+    quants = exact / np.where(unit == 0, np.float32(1), unit)
+    places = np.searchsorted((levels[1:] + levels[:-1]) / 2, quants)
+    return np.asarray(unit * np.gradient(levels)[places], np.float32)
 
 
 @dataclass(frozen=True, slots=True)
