@@ -1,6 +1,6 @@
 """The contents of a panel about a contract, as plain data: a row for each falsifier, judged on the current capture.
 
-    rows = panel(document, capture)
+    rows = tuple(panel(document, capture))
     rows[0].falsifier.claims        # status chips: words as written, with their rank
     rows[0].binding                 # stages and layers, marked where inferred
     rows[0].nodes                   # cells to highlight
@@ -14,6 +14,7 @@ Judging reads the values that a check needs, so call it outside of the thread th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from aprtui.contracts.binding import Binding, bind
@@ -64,17 +65,19 @@ def panel(
     reference: Capture | None = None,
     mapping: CheckMap | None = None,
     ledger: Ledger | None = None,
-) -> tuple[PanelRow, ...]:
+) -> Iterator[PanelRow]:
     """A row for each falsifier of `document`, in its order.
 
     `reference` is the other capture where two are open. `mapping` binds checks to falsifiers that name none; None means
     the mapping that comes with the program. `ledger` is the contract's recorded evidence; None means that it is read
-    here. Nothing that a contract, a capture or evidence holds makes this raise.
+    here. Each is judged when it is asked for, which takes seconds on a large capture. Nothing that a contract, a
+    capture or evidence holds makes this raise.
     """
     subject = CheckSubject(capture, reference)
     ledger = ledger_of(document) if ledger is None else ledger
     mapping = own_mapping() if mapping is None else mapping
-    return tuple(panel_row(document, falsifier, subject, mapping, ledger) for falsifier in document.falsifiers)
+    for falsifier in document.falsifiers:
+        yield panel_row(document, falsifier, subject, mapping, ledger)
 
 
 def panel_row(

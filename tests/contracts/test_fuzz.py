@@ -104,7 +104,7 @@ def read_by_all(text: str, ledger: Ledger) -> None:
         return
     validate(read)
     lint(read, LintContext(options=OPTIONS, ledgers={read.path: ledger}))
-    panel(read, ledger=ledger)
+    tuple(panel(read, ledger=ledger))
     levels(assess_falsifiers([read], {read.path: ledger}))
     waits([read, OLD])
     changes(OLD, read)

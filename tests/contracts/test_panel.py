@@ -79,7 +79,7 @@ def test_without_a_capture_rows_are_there_and_nothing_that_needs_one_is_judged()
 def test_what_was_not_captured_shows_as_not_testable_with_its_cells(tmp_path: Path) -> None:
     path = write_capture(tmp_path / "x", without=[Node(n, "ffn_gate") for n in range(3)], unplanned=("ffn_gate",))
     read = document(edited("    status: FUNCTIONAL", "    check: {name: byte_format, stages: [ffn_gate], layers: 1}"))
-    row = panel(read, Capture.open(path))[0]
+    row = next(panel(read, Capture.open(path)))
     assert row.judgement is not None and not row.judgement.testable
     assert row.nodes == (Node(1, "ffn_gate"),)
 

@@ -50,7 +50,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def lacks(path: Path, capture: Path | None = None) -> dict[str, tuple[Lack, tuple[str, ...]]]:
     (document,) = load_documents((path,)).readable
-    rows = panel(document, None if capture is None else Capture.open(capture))
+    rows = tuple(panel(document, None if capture is None else Capture.open(capture)))
     return {row.falsifier.id: (row.settling.lack, row.settling.commands) for row in rows if row.settling is not None}
 
 

@@ -288,9 +288,12 @@ class ContractsDock(Table):
             a, b = (None if path is None else Capture.open(path) for path in (reference, capture))
         except AprtuiError:
             a = b = None  # the screen that shows the captures says what is wrong with them
-        rows = [
-            (document.name, row) for document in documents.readable for row in panel(document, b, a, ledger=NO_LEDGER)
-        ]
+        rows = []
+        for document in documents.readable:
+            for row in panel(document, b, a, ledger=NO_LEDGER):
+                if worker.is_cancelled:
+                    return
+                rows.append((document.name, row))
         if not worker.is_cancelled:
             self._documents = documents
             self.post_message(self.Judged(rows, (reference, capture)))

@@ -238,9 +238,13 @@ class ContractsScreen(ToolScreen):
             reference, capture = (None if path is None else Capture.open(path) for path in paths)
         except AprtuiError as error:
             problem = str(error)
-        rows = panel(document, capture, reference)
+        rows = []
+        for row in panel(document, capture, reference):
+            if worker.is_cancelled:
+                return
+            rows.append(row)
         if not worker.is_cancelled:
-            self.post_message(self.Judged(document, rows, capture, problem))
+            self.post_message(self.Judged(document, tuple(rows), capture, problem))
 
     def on_contracts_screen_documents_read(self, message: DocumentsRead) -> None:
         """Show the documents; the open one is judged again if it has changed."""
@@ -305,7 +309,7 @@ class ContractsScreen(ToolScreen):
     def _judge(self) -> None:
         """Show the falsifiers without results, and begin to judge them."""
         self._judged = False
-        self._rows = () if self._document is None else panel(self._document, mapping={}, ledger=NO_LEDGER)
+        self._rows = () if self._document is None else tuple(panel(self._document, mapping={}, ledger=NO_LEDGER))
         self._show_rows()
         if self._document is not None:
             self._judge_in_thread(self._document, self._capture_paths)
