@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -44,6 +44,10 @@ _MANIFEST_START = 256
 
 _CONTRACT_START = 1 << 16
 """Bytes of a YAML file in which the word of a contract is looked for."""
+
+
+DELETED = "was deleted"
+"""The problem of an artifact that is no longer there."""
 
 
 class ArtifactKind(StrEnum):
@@ -90,6 +94,10 @@ class Artifact:
         return self.kind is ArtifactKind.CAPTURE
 
     @property
+    def is_deleted(self) -> bool:
+        return self.problem == DELETED
+
+    @property
     def is_model(self) -> bool:
         return self.kind is ArtifactKind.MODEL
 
@@ -101,6 +109,14 @@ class Listing:
     artifacts: tuple[Artifact, ...] = ()
     problems: tuple[str, ...] = ()
     left_out: str = ""
+
+    def keeping(self, before: Listing, artifact: Artifact | None) -> Listing:
+        """With `artifact` where it stood `before`, also if it was deleted: no other one may slip under the cursor."""
+        if artifact is None or any(found.key == artifact.key for found in self.artifacts):
+            return self
+        at = next(index for index, found in enumerate(before.artifacts) if found.key == artifact.key)
+        deleted = replace(artifact, problem=DELETED)
+        return replace(self, artifacts=(*self.artifacts[:at], deleted, *self.artifacts[at:]))
 
 
 _Signature = tuple[int, ...]

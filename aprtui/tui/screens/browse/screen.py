@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -301,7 +302,7 @@ class BrowseScreen(ToolScreen):
 
     def on_browse_screen_listed(self, message: Listed) -> None:
         """Show what was found; an artifact that has changed is read again."""
-        self._listing, self._searched = message.listing, True
+        self._listing, self._searched = message.listing.keeping(self._listing, self._under_cursor()), True
         table = self._table("artifacts")
         if table.empty != NOTHING_FOUND:
             table.empty = NOTHING_FOUND
@@ -351,6 +352,7 @@ class BrowseScreen(ToolScreen):
     def on_table_pointed(self, message: Table.Pointed) -> None:
         """Show what is in the artifact under the cursor; the grid follows the table of its stages."""
         if message.table.id == "artifacts":
+            self._leave_deleted()
             self._open_under_cursor()
         elif message.table is self.focused and isinstance(message.table.key, Node):
             self._stage_to_show = message.table.key
@@ -507,7 +509,8 @@ class BrowseScreen(ToolScreen):
         table, working = self._table("artifacts"), Path.cwd()
         now = time.time()
         rows = [artifact_row(artifact, self._marks, now, working) for artifact in self._listing.artifacts]
-        counts = {kind: sum(artifact.kind is kind for artifact in self._listing.artifacts) for kind in ArtifactKind}
+        there = [artifact.kind for artifact in self._listing.artifacts if not artifact.is_deleted]
+        counts = {kind: there.count(kind) for kind in ArtifactKind}
         always = (ArtifactKind.CAPTURE, ArtifactKind.MODEL)
         title = ", ".join(counted(count, kind) for kind, count in counts.items() if count or kind in always)
         unread = len(self._listing.problems)
@@ -521,6 +524,14 @@ class BrowseScreen(ToolScreen):
                     table.point(artifact.key)
                     remember(artifact.path)
         self._open_under_cursor()
+
+    def _leave_deleted(self) -> None:
+        """A deleted artifact leaves the list when the cursor leaves it."""
+        key = self._table("artifacts").key
+        left = tuple(found for found in self._listing.artifacts if not found.is_deleted or found.key == key)
+        if left != self._listing.artifacts:
+            self._listing = replace(self._listing, artifacts=left)
+            self._show_list()
 
     def _under_cursor(self) -> Artifact | None:
         key = self._table("artifacts").key

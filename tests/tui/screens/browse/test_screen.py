@@ -190,10 +190,24 @@ async def test_new_captures_appear_changed_ones_are_read_again_and_vanished_ones
         assert found(pilot).key == (Path("a"),)
         write_capture(folder / "a", edits={Node(0, "ffn_up"): changed((0, 0), np.inf)})
         await until_shown(pilot, "first Inf: layer 0 ffn_up")
-        shutil.rmtree(folder / "a")
-        await until_shown(pilot, "1 capture", "b: statistics")
         shutil.rmtree(folder / "b")
-        await until_shown(pilot, "0 captures", "No captures or models here yet.")
+        await until_shown(pilot, "1 capture")
+        assert "unfinished" not in screen_text(pilot)
+
+
+async def test_a_deleted_capture_keeps_its_place_until_the_cursor_leaves_it(folder: Path) -> None:
+    write_capture(folder / "a")
+    write_capture(folder / "b")
+    async with showing(BROWSE) as pilot:
+        await until_shown(pilot, "2 captures", "a: statistics")
+        shutil.rmtree(folder / "a")
+        await until_shown(pilot, "1 capture", "was deleted")
+        assert found(pilot).key == (Path("a"),)
+        await pilot.press("enter")
+        assert tool_screen(pilot).NAME is ScreenName.BROWSE and "b: statistics" not in screen_text(pilot)
+        await pilot.press("escape", "down")
+        await until_shown(pilot, "b: statistics")
+        assert "was deleted" not in screen_text(pilot)
 
 
 async def test_damaged_files_among_good_ones_are_named(folder: Path) -> None:
