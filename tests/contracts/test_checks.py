@@ -203,6 +203,13 @@ def test_one_changed_bit_is_no_determinism(sound: Capture, tmp_path: Path) -> No
     assert (judgement.verdict, judgement.nodes, judgement.number) == (Verdict.FAIL, (node,), 1)
 
 
+@pytest.mark.parametrize("change", [{"mode": "q8"}, {"rounding": {"kv_cache": "f16"}}, {"faults": ("kind=nan",)}])
+def test_runs_of_another_arithmetic_prove_no_indeterminism(sound: Capture, tmp_path: Path, change: object) -> None:
+    edits, engine = {Node(1, "ffn_up"): changed((0, 0), 1.0)}, replace(ENGINE, **change)  # type: ignore[arg-type]
+    judgement = judged("determinism", sound, other(tmp_path, edits, engine=engine))  # type: ignore[arg-type]
+    assert judgement.verdict is Verdict.UNKNOWN and "the sides differ in" in judgement.reason
+
+
 def test_a_capture_against_itself_or_on_other_tokens_proves_no_determinism(sound: Capture, tmp_path: Path) -> None:
     assert judged("determinism", sound, reopened(sound)).verdict is Verdict.UNKNOWN
     assert judged("determinism", sound, other(tmp_path, tokens=(5, 3, 9, 1, 2))).verdict is Verdict.UNKNOWN

@@ -61,9 +61,27 @@ def determinism(arguments: PairArguments) -> Judgement:
     alignment = align_tokens(arguments.reference, arguments.capture)
     if alignment.proven_different:
         return unknown(f"{alignment.problem}: give two runs on the same tokens")
+    other = _other_run(arguments.reference, arguments.capture)
+    if other:
+        return unknown(f"{other}: give two runs that ought to be the same to the bit")
     wrong = tuple(node for node in arguments.nodes if not _same_bits(arguments.reference, arguments.capture, node))
     reason = f"{wrong[0]} differs" if wrong else f"{counted(len(arguments.nodes), 'file')}, the same to the bit"
     return counted_wrong("files that differ", wrong, arguments.nodes, reason)
+
+
+def _other_run(a: Capture, b: Capture) -> str:
+    """In what the two runs differ so that nothing claims their bits to be the same; empty where nothing is known."""
+    if a.manifest is None or b.manifest is None:
+        return ""
+    for what, left, right in (
+        ("weights", a.manifest.model.sha256, b.manifest.model.sha256),
+        ("mode", a.manifest.engine.mode, b.manifest.engine.mode),
+        ("rounding", a.manifest.engine.rounding, b.manifest.engine.rounding),
+        ("injected faults", a.manifest.engine.faults, b.manifest.engine.faults),
+    ):
+        if left != right:
+            return f"the sides differ in {what}"
+    return ""
 
 
 def _same_bits(a: Capture, b: Capture, node: Node) -> bool:
