@@ -309,7 +309,8 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
 def _goes(node: DOMNode) -> bool:
     """Whether the screen of `node` is being removed: Textual does not wait for what it is at."""
     try:
-        return not node.screen.display
+        screen = node.screen
+        return not screen.display or screen not in node.app.screen_stack
     except (NoScreen, ScreenStackError):
         return True
 

@@ -39,7 +39,7 @@ def test_a_fault_changes_what_is_generated() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("layer=1,stage=ffn_up,kind=?", "bias-dropped: a bias that is not added"),
+        ("layer=1,stage=ffn_up,kind=?", "bias-dropped: a tensor that is not loaded"),
         ("layer=1,stage=nothing,kind=scale", "this model has embedding"),
         ("layer=9,stage=ffn_up,kind=scale", "is in layers 0 … 3"),
         ("stage=ffn_up,kind=scale", "layer is missing"),
