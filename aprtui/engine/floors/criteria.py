@@ -25,6 +25,12 @@ from aprtui.trace.graph import Node
 
 Floors = dict[Node, float]
 
+FLOATS = ("F32", "F16", "BF16")
+"""Weights that are finer than those of any quantization."""
+
+COARSER = 4.0
+"""How much coarser the weights of another quantization may be: a step of two bits, as in Q2_K, is five of four bits."""
+
 SOURCES = (
     "engine/floors", "engine/replay", "engine/rounding.py", "engine/cpu", "engine/reference", "compare/metrics",
     "model/weights.py", "model/weight_types.py",
@@ -61,6 +67,13 @@ def criteria_by_model(
         of_weights = measuring.cached(("weights",), lambda: weight_floor(model, tokens, progress))
         floors = {node: math.hypot(floor, of_weights[node]) for node, floor in floors.items()}
         basis = "the estimated floor of other weights of this quantization"
+        stated = _quantization(a if foreign == ["A"] else b)
+        if stated is not None and stated not in (model.quantization, *FLOATS):
+            coarsest = {node: max((coarsest or {}).get(node, 0.0), COARSER * floor) for node, floor in floors.items()}
+            statements.append(
+                f"{foreign[0]}: its weights are {stated}, MODEL's {model.quantization}: no error is a fault up to "
+                f"{COARSER:g} × the bound"
+            )
         statements.append(
             f"what differs: the weights ({foreign[0]}'s are not MODEL's); floor: estimated, exact runs with weights "
             "disturbed within their quantisation step, 8 seeds, 95th percentile"
@@ -73,6 +86,11 @@ def criteria_by_model(
         statements += [f"{name}: {statement}" for statement in side.statements[1:]]
     widths = {stage.name: stage.width for stage in model.graph.stages if not stage.is_attention_map}
     return Criteria(bounds=floor_bounds(floors, basis, coarsest), statements=tuple(statements), widths=widths)
+
+
+def _quantization(capture: Capture) -> str | None:
+    """The quantization that the manifest of a capture states; None where it says nothing."""
+    return None if capture.manifest is None else capture.manifest.model.quantization
 
 
 @dataclass(frozen=True, slots=True)

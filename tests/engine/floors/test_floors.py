@@ -111,6 +111,23 @@ def test_other_weights_get_an_estimated_floor_of_their_own_kind(
     assert min(cosines) < 0.9966, "what a rule of cosine 0.999 calls a bug"
 
 
+def test_weights_of_another_quantization_may_be_coarser_and_are_no_fault_for_it(
+    model: Model, evaluators: Evaluators, exact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference, other = Capture.open(exact), Capture.open(forward_capture(perturbed(model, 99), tmp_path / "other"))
+
+    def limits(quantization: str | None) -> tuple[float, float | None]:
+        monkeypatch.setattr("aprtui.engine.floors.criteria._quantization", lambda capture: quantization)
+        criteria = criteria_by_model(reference, other, model, TOKENS, evaluators)
+        assert criteria.bounds is not None
+        (tolerance,) = criteria.bounds(Node(1, "ffn_out"))
+        return tolerance.bound, tolerance.limit
+
+    bound, unsettled = limits("Q2_K")
+    assert unsettled == pytest.approx(4 * bound)
+    assert limits(model.quantization) == limits("F16") == limits(None) == (bound, None)
+
+
 def forward_capture(model: Model, directory: Path) -> Path:
     """Stage files of an exact run of a model that has no file of its own."""
     from aprtui.engine.floors.measure import run_forward
