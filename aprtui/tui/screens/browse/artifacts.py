@@ -291,6 +291,7 @@ def _size(path: Path) -> int:
 def _model(path: Path, modified: float) -> Artifact:
     try:
         file = GgufFile(path)
+        facts = model_facts(file)  # which opens it again: it may have gone in between
     except UnreadableError as error:
         return Artifact(
             path, ArtifactKind.MODEL, modified, bytes=_size(path), problem=str(error).removeprefix(f"{path}: ")
@@ -300,7 +301,7 @@ def _model(path: Path, modified: float) -> Artifact:
     layers = file.metadata.get(f"{architecture}.block_count")
     return Artifact(
         path, ArtifactKind.MODEL, modified, words, layers=layers if isinstance(layers, int) else None,
-        files=len(file.tensors), bytes=file.size, facts=model_facts(file),
+        files=len(file.tensors), bytes=file.size, facts=facts,
     )  # fmt: skip
 
 

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from aprtui.model.gguf_file import GgufFile
 from aprtui.resources import embedded_model
 from aprtui.trace.manifest import Manifest, read_manifest
 from aprtui.tui.screens.browse import artifacts
 from aprtui.tui.screens.browse.artifacts import DEPTH, ArtifactKind, Finder
+from aprtui.tui.screens.browse.facts import Facts, model_facts
 from tests.compare.synthetic import write_capture
 
 
@@ -62,3 +64,18 @@ def test_there_is_an_end_to_looking(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(listing.artifacts) == 3 and "there are more" in listing.left_out
     monkeypatch.setattr(artifacts, "MOST_FOLDERS", 0)
     assert "looked at 0 folders" in Finder().search([tmp_path]).left_out
+
+
+def test_a_model_that_goes_while_it_is_read_is_a_problem_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model.gguf"
+    model.write_bytes(embedded_model().read_bytes())
+
+    def removed(file: GgufFile) -> Facts:
+        model.unlink()
+        return model_facts(file)
+
+    monkeypatch.setattr(artifacts, "model_facts", removed)
+    (found,) = Finder().search([tmp_path]).artifacts
+    assert found.problem == "cannot be read: No such file or directory"
