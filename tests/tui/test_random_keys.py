@@ -1,7 +1,7 @@
 """Random keys over all screens: whatever is pressed, in whatever order, the app goes on, and leaves with its own code.
 
-The gate takes a few hundred steps, the same ones each time. `APRTUI_RANDOM_KEYS=20000` takes as many new ones; a walk
-that fails is printed, to be repeated.
+The gate takes a few hundred steps, the same ones each time, and the walks that have failed once, in `KEPT`.
+`APRTUI_RANDOM_KEYS=20000` takes as many new steps; a walk that fails is printed, to be kept here.
 """
 
 from __future__ import annotations
@@ -182,6 +182,38 @@ others = st.one_of(
 steps = st.lists(st.one_of(keys, keys, keys, keys, others), min_size=KEYS_A_WALK, max_size=KEYS_A_WALK)
 
 
+KEPT: Mapping[str, tuple[str, list[Step], int | None, str]] = {
+    "a model that was removed while Browse read it": (
+        "aprtui:diff",
+        [
+            Clicked(8, 16), ("2",), ("K",), Damaged("remove", "demo.gguf"), Resized(120, 34), ("]",), Resized(200, 3),
+            Pasted("two\nlines"), ("b", "D", "w"), Damaged("fill", "bad/manifest.json"), Blurred(),
+            Damaged("dangle", "bad/manifest.json"), ("]", "s"), ("t",), ("4",), Clicked(70, 10), ("[", "l"),
+            Opened("aprtui:tensor?path=good/layer-0/attn_norm.bin"),
+            Opened("aprtui:browse?path=good&layer=1&stage=ffn_gate"), ("C", "enter", "6"), ("ctrl+u",),
+            ("3", "v", "space", "shift+tab", "backspace", "M"), ("g", "d"), ("shift+right",), Clicked(73, 10),
+            ("down",), ("O",), ("4",), ("8",), ("K",), Pasted("two\nlines"), ("shift+tab", "4", "c", "left", "end"),
+            (">",), Blurred(), ("G",), Opened("aprtui:diff?a=good&b=bad"), Damaged("folder", "bad/manifest.json"),
+            Resized(12, 34), (".",), ("!", "right"),
+        ],
+        3, "q",
+    ),
+    "a click on the tabs of a terminal of one row": (
+        "aprtui:contracts?reference=good&capture=bad",
+        [
+            Blurred(), Pasted("é" * 300), Waited(0.06), ("]", "d"), ("]", "h"), Clicked(2, 22), ("shift+enter",),
+            Resized(80, 24), ("pagedown",), ("3",), Resized(120, 1), ("delete",), ("down",), ("ctrl+r", "[", "9", "J"),
+            ("ctrl+a",), Pasted("é" * 300), Waited(0.0), ("Z",), Clicked(37, 0), ("Z",), ("3",), Waited(0.06),
+            ("]", "d"), Clicked(76, 0), Clicked(3, 10), ("+",), ("ctrl+z",), Pasted("5,17"), Resized(12, 3),
+            Damaged("cut", "contracts/one.yaml"), ("ctrl+enter",), ("]", "-", "f"), Blurred(), Resized(200, 10),
+            ("2",), Blurred(), ("ctrl+r",), ("]", "-", "f"), ("ctrl+a",), Waited(0.2),
+        ],
+        None, "ctrl+c",
+    ),
+}  # fmt: skip
+"""Walks that have failed once, by what was wrong: state, steps, the token after which the engine dies, the last key."""
+
+
 class RequestedDiff(RecordedDiff):
     """Compares what is asked for, in this process; a side that cannot be read is a problem in words."""
 
@@ -291,3 +323,9 @@ def test_whatever_is_pressed_the_app_goes_on_and_leaves_with_its_code(
 ) -> None:
     with workplace():
         asyncio.run(walk(state, walked, crash_after, last))
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_a_walk_that_failed_once(name: str) -> None:
+    with workplace():
+        asyncio.run(walk(*KEPT[name]))
