@@ -21,7 +21,7 @@ from aprtui.tui.screens.diff.screen import DiffScreen
 from aprtui.tui.screens.diff.verdict import VerdictLines
 from aprtui.tui.widgets.table import Table
 from tests.compare.recorded import two_captures
-from tests.tui.driver import Driver, screen_text, until
+from tests.tui.driver import Driver, screen_text, until, until_shown
 from tests.tui.screens.diff.recorded import playing
 from tests.tui.screens.diff.test_screen import between, opened, screen, settled
 
@@ -89,11 +89,10 @@ async def test_the_model_beside_the_captures_judges_at_once_and_replays_at_one_k
     source = playing(a, b)
     async with opened(between(a, b), source, monkeypatch) as pilot:
         assert source.requests[-1].model == beside and not source.requests[-1].replay
-        assert "by the noise floor of beside.gguf" in screen_text(pilot), "it says which model"
+        await until_shown(pilot, "by the noise floor of beside.gguf")  # it says which model
         await pilot.press("R")
-        await until(pilot, lambda: settled(pilot))
+        await until_shown(pilot, "by a replay of both sides with beside.gguf")
         assert source.requests[-1].replay and source.requests[-1].model == beside
-        assert "by a replay of both sides with beside.gguf" in screen_text(pilot)
         await pilot.press("y")
         assert pilot.app.clipboard.endswith(f"--model {beside} --replay")
 
