@@ -23,7 +23,7 @@ ONLINE_F16 = "f16_online"
 """As a type of the softmax: sums of values in float16 over unnormalised probabilities, queries in float16."""
 
 ROTATED: Mapping[str, str] = MappingProxyType({"q8_0_rotated": "q8_0", "q4_0_rotated": "q4_0"})
-"""Types of the K/V cache that meet queries in Q8_0, all of them turned, by the type that keys and values are kept in."""
+"""Types of the K/V cache that meet queries in Q8_0, all of them turned, by the type that they are kept in."""
 
 TURNED_CHANNELS = 64
 """Channels that are turned together: of values these, of queries and keys as many times two as divide a head."""
