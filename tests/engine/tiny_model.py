@@ -182,6 +182,7 @@ CPU_MODELS = MODELS | {
         attention_scale=42.0**-0.5,
         attn_softcap=2.0,
         logit_softcap=1.5,
+        norm_offset=True,
     ),
     "gemma3": lambda: tiny_model(
         GEMMA3, (WeightType.Q5_0, WeightType.Q6_K), theta=1e6, window_rope=Rope(1e4), embedding_scale=16.0
