@@ -3,14 +3,15 @@
 A stage is a named point of the forward pass. The graph says for each stage which op makes it, from which stages, with
 which parameters, and what shape it has. An engine evaluates the graph, captures are named by it, comparison walks it in
 execution order, screens draw it. Names and shapes are those of the APRT stage files (`SaveTensorStage::ALL`), of which
-dense models write 20; points that those names lack are stages too, marked as extensions.
+dense models write 20; points that those names lack are stages too, marked as extensions. Extensions of layers with
+experts have the names that llama.cpp gives them, or are named like those.
 
 Shapes use T = tokens, H = hidden size, and the axis names of `Axis`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property, partial
@@ -32,6 +33,7 @@ class Axis(StrEnum):
     QUERY = "query"
     KEY = "key"
     VOCABULARY = "vocabulary"
+    EXPERT = "expert"
 
 
 class Op(StrEnum):
@@ -49,6 +51,16 @@ class Op(StrEnum):
     ADD = "add"
     SILU = "silu"
     MULTIPLY = "multiply"
+    ROUTER_SOFTMAX = "router_softmax"
+    CHOOSE_EXPERTS = "choose_experts"
+    TAKE_CHOSEN = "take_chosen"
+    NORMALISE_CHOSEN = "normalise_chosen"
+    EXPERT_MATMUL = "expert_matmul"
+    COMBINE_EXPERTS = "combine_experts"
+
+
+MATRIX_PRODUCTS = frozenset({Op.MATMUL, Op.EXPERT_MATMUL})
+"""Ops that multiply a matrix of weights, whose input engines round by the type of the weights."""
 
 
 class Part(StrEnum):
@@ -69,7 +81,7 @@ class RopeLayout(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GraphConfig:
-    """Everything the graph of a dense transformer depends on."""
+    """Everything the graph of a transformer depends on. Without `experts`, its feed-forward blocks are dense."""
 
     architecture: str
     layers: int
@@ -82,6 +94,10 @@ class GraphConfig:
     qkv_bias: bool = False
     qk_norm: bool = False
     rope_layout: RopeLayout = RopeLayout.HALF_SPLIT
+    experts: int = 0
+    """Experts of a feed-forward block, of which each token uses `experts_used` with `expert_ffn` channels each."""
+    experts_used: int = 0
+    expert_ffn: int = 0
 
     @property
     def q_width(self) -> int:
@@ -121,7 +137,8 @@ class Stage:
     """A named point of the forward pass.
 
     `params` names the parameters its op uses, as GGUF tensors are called without the `blk.N.` prefix; `width` is the
-    number of channels, or the number of heads for attention maps.
+    number of channels, or the number of heads for attention maps. What the chosen experts of a token compute is one
+    row, expert after expert: `width` is that of the row, and `chosen` says how many experts share it.
     """
 
     name: str
@@ -135,6 +152,8 @@ class Stage:
     column: str = "feed-forward"
     holds_indices: bool = False
     """Whether the values are integers, as of chosen experts: then only equality has a meaning."""
+    chosen: int = 1
+    """Experts that share a row, most probable first; 1 where the axes have no expert."""
 
     @property
     def code(self) -> str:
@@ -154,6 +173,12 @@ class Stage:
     def shape(self, tokens: int) -> tuple[int, ...]:
         """Shape for `tokens` positions: `[tokens, width]`, or `[heads, tokens, tokens]` for attention maps."""
         return (self.width, tokens, tokens) if self.is_attention_map else (tokens, self.width)
+
+    def stated_shape(self, tokens: int) -> tuple[int, ...]:
+        """The shape with a size for each of `axes`: that of `shape`, but rows of experts are `[chosen, channels]`."""
+        if Axis.EXPERT not in self.axes or Axis.CHANNEL not in self.axes:
+            return self.shape(tokens)
+        return (tokens, self.chosen, self.width // self.chosen)
 
     def size(self, tokens: int) -> int:
         return self.width * tokens * (tokens if self.is_attention_map else 1)
@@ -179,8 +204,10 @@ CODES: Mapping[str, str] = MappingProxyType(
         "k_norm": "kno", "q_post_rope": "qro", "k_post_rope": "kro", "attn_scores": "sco", "attn_softmax": "sof",
         "attention": "att", "attn_out": "aou", "post_attn_residual": "ars", "ffn_norm": "fno", "ffn_gate": "gat",
         "ffn_up": "fup", "ffn_silu": "sil", "ffn_swigl": "swi", "ffn_out": "fou", "post_ffn_residual": "frs",
-        "final_norm": "fin", "lm_head": "lmh", "moe_router": "rou", "moe_ffn_out": "moe",
-        "moe_router_indices": "idx",
+        "final_norm": "fin", "lm_head": "lmh", "ffn_moe_logits": "rlo", "moe_router": "rou",
+        "moe_router_indices": "idx", "ffn_moe_weights": "rwe", "ffn_moe_weights_norm": "rwn", "ffn_moe_gate": "ega",
+        "ffn_moe_up": "eup", "ffn_moe_silu": "esi", "ffn_moe_swiglu": "esw", "ffn_moe_down": "edo",
+        "moe_ffn_out": "moe",
     }
 )  # fmt: skip
 """Three letters for each stage, where a screen has no room for its name."""
@@ -194,9 +221,11 @@ ENTRY = "embedding"
 LAYER_OUTPUT = "post_ffn_residual"
 """The stage that leaves a layer and enters the next one."""
 
-# Names of the format that no supported architecture has: a capture may hold them, and they can be read and compared.
-_FOREIGN_INDICES = "moe_router_indices"
-_FOREIGN = ("moe_router", "moe_ffn_out", _FOREIGN_INDICES)
+ROUTER = "moe_router"
+"""The stage that holds the probability of each expert, of which `ROUTER_CHOICE` are the largest."""
+
+ROUTER_CHOICE = "moe_router_indices"
+"""The stage that says which experts a token uses."""
 
 
 class StageGraph:
@@ -288,8 +317,9 @@ class StageGraph:
 
 
 def graph_for(config: GraphConfig) -> StageGraph:
-    """The stage graph of a dense decoder with the dimensions and options of `config`."""
-    return StageGraph(_dense_stages(config), config.layers, config)
+    """The stage graph of a decoder with the dimensions and options of `config`."""
+    blocks = _EXPERTS if config.experts else _DENSE
+    return StageGraph(_stages(config, blocks), config.layers, config)
 
 
 def graph_from_names(names: Iterable[str], layers: int) -> StageGraph:
@@ -299,8 +329,8 @@ def graph_from_names(names: Iterable[str], layers: int) -> StageGraph:
     Unknown names are left out: the caller lists them.
     """
     present = set(names)
-    config = GraphConfig("unknown", layers, 0, 0, 0, 0, 0, 0, qkv_bias=True, qk_norm=True)
-    full = {stage.name: stage for stage in _dense_stages(config)}
+    blocks = tuple(block for block in (_DENSE, _EXPERTS) if present & block.own_names) or (_DENSE,)
+    full = {stage.name: stage for stage in _stages(_UNKNOWN, *blocks)}
 
     def nearest(entry: Input, crossed: bool = False, part: Part = Part.WHOLE) -> tuple[Input, ...]:
         crossed = crossed or entry.previous_layer
@@ -321,11 +351,7 @@ def graph_from_names(names: Iterable[str], layers: int) -> StageGraph:
         inputs = tuple(dict.fromkeys(found for entry in stage.inputs for found in nearest(entry)))
         return replace(stage, inputs=inputs, width=0, params=())
 
-    stages = [thinned(stage) for stage in full.values() if stage.name in present]
-    foreign = [
-        Stage(name, Op.MATMUL, (), 0, holds_indices=name == _FOREIGN_INDICES) for name in _FOREIGN if name in present
-    ]
-    return StageGraph([*stages, *foreign], layers, None)
+    return StageGraph([thinned(stage) for stage in full.values() if stage.name in present], layers, None)
 
 
 def canonical_name(name: str) -> str:
@@ -335,15 +361,19 @@ def canonical_name(name: str) -> str:
 
 
 def known_names() -> tuple[str, ...]:
-    """Every stage name that a file can have, in execution order, extensions and foreign names included."""
-    config = GraphConfig("unknown", 1, 0, 0, 0, 0, 0, 0, qkv_bias=True, qk_norm=True)
-    return (*(stage.name for stage in _dense_stages(config)), *_FOREIGN)
+    """Every stage name that a file can have, in execution order, extensions included."""
+    return tuple(stage.name for stage in _stages(_UNKNOWN, _DENSE, _EXPERTS))
 
 
-def _dense_stages(config: GraphConfig) -> Iterator[Stage]:
+def _stages(config: GraphConfig, *blocks: FeedForwardKind) -> Iterator[Stage]:
+    """All stages; those of more than one feed-forward block where a capture does not tell which its layers have."""
     yield Stage(ENTRY, Op.EMBED, (), config.hidden, ("token_embd",), scope=Scope.FIRST_LAYER, column="model")
     yield from _attention_stages(config)
-    yield from _feed_forward_stages(config)
+    yield Stage("ffn_norm", Op.RMS_NORM, (Input("post_attn_residual"),), config.hidden, ("ffn_norm",))
+    for block in blocks:
+        yield from block.stages(config)
+    outputs = (Input("post_attn_residual"), *(Input(block.output) for block in blocks))
+    yield Stage(LAYER_OUTPUT, Op.ADD, outputs, config.hidden)
     yield Stage(
         "final_norm", Op.RMS_NORM, (Input(LAYER_OUTPUT),), config.hidden, ("output_norm",),
         scope=Scope.MODEL, column="model",
@@ -379,11 +409,54 @@ def _attention_stages(config: GraphConfig) -> Iterator[Stage]:
     yield per_token("post_attn_residual", Op.ADD, (residual, Input("attn_out")), config.hidden)
 
 
-def _feed_forward_stages(config: GraphConfig) -> Iterator[Stage]:
-    yield Stage("ffn_norm", Op.RMS_NORM, (Input("post_attn_residual"),), config.hidden, ("ffn_norm",))
+def _dense_stages(config: GraphConfig) -> Iterator[Stage]:
     yield Stage("ffn_gate", Op.MATMUL, (Input("ffn_norm"),), config.ffn, ("ffn_gate",))
     yield Stage("ffn_up", Op.MATMUL, (Input("ffn_norm"),), config.ffn, ("ffn_up",))
     yield Stage("ffn_silu", Op.SILU, (Input("ffn_gate"),), config.ffn)
     yield Stage("ffn_swigl", Op.MULTIPLY, (Input("ffn_silu"), Input("ffn_up")), config.ffn)
     yield Stage("ffn_out", Op.MATMUL, (Input("ffn_swigl"),), config.hidden, ("ffn_down",))
-    yield Stage(LAYER_OUTPUT, Op.ADD, (Input("post_attn_residual"), Input("ffn_out")), config.hidden)
+
+
+def _expert_stages(config: GraphConfig) -> Iterator[Stage]:
+    used = config.experts_used
+    wide = used * config.expert_ffn
+    all_experts = partial(Stage, width=config.experts, axes=(Axis.TOKEN, Axis.EXPERT))
+    chosen_experts = partial(Stage, width=used, axes=(Axis.TOKEN, Axis.EXPERT), chosen=used)
+    row_of_experts = partial(Stage, axes=(Axis.TOKEN, Axis.EXPERT, Axis.CHANNEL), chosen=used, extension=True)
+    choice = Input(ROUTER_CHOICE)
+    yield all_experts("ffn_moe_logits", Op.MATMUL, (Input("ffn_norm"),), params=("ffn_gate_inp",), extension=True)
+    yield all_experts(ROUTER, Op.ROUTER_SOFTMAX, (Input("ffn_moe_logits"),))
+    yield chosen_experts(ROUTER_CHOICE, Op.CHOOSE_EXPERTS, (Input(ROUTER),), holds_indices=True)
+    yield chosen_experts("ffn_moe_weights", Op.TAKE_CHOSEN, (Input(ROUTER), choice), extension=True)
+    yield chosen_experts("ffn_moe_weights_norm", Op.NORMALISE_CHOSEN, (Input("ffn_moe_weights"),), extension=True)
+    for name in ("gate", "up"):
+        yield row_of_experts(
+            f"ffn_moe_{name}", Op.EXPERT_MATMUL, (Input("ffn_norm"), choice), wide, (f"ffn_{name}_exps",)
+        )
+    yield row_of_experts("ffn_moe_silu", Op.SILU, (Input("ffn_moe_gate"),), wide)
+    yield row_of_experts("ffn_moe_swiglu", Op.MULTIPLY, (Input("ffn_moe_silu"), Input("ffn_moe_up")), wide)
+    yield row_of_experts(
+        "ffn_moe_down", Op.EXPERT_MATMUL, (Input("ffn_moe_swiglu"), choice), used * config.hidden, ("ffn_down_exps",)
+    )
+    yield Stage(
+        "moe_ffn_out", Op.COMBINE_EXPERTS, (Input("ffn_moe_down"), Input("ffn_moe_weights_norm")), config.hidden
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FeedForwardKind:
+    """A kind of feed-forward block: its stages after the norm, of which `output` is added to the residual."""
+
+    stages: Callable[[GraphConfig], Iterator[Stage]]
+    output: str
+
+    @property
+    def own_names(self) -> frozenset[str]:
+        return frozenset(stage.name for stage in self.stages(_UNKNOWN))
+
+
+_DENSE = FeedForwardKind(_dense_stages, "ffn_out")
+_EXPERTS = FeedForwardKind(_expert_stages, "moe_ffn_out")
+
+_UNKNOWN = GraphConfig("unknown", 1, 0, 0, 0, 0, 0, 0, qkv_bias=True, qk_norm=True, experts=1, experts_used=1)
+"""What stands in for the dimensions of a model where names only are known."""

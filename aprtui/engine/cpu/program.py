@@ -29,6 +29,14 @@ class Opcode(IntEnum):
     MATMUL = 11
     ATTENTION = 12
     STATISTICS = 13
+    ROUTER_SOFTMAX = 14
+    CHOOSE_EXPERTS = 15
+    TAKE_CHOSEN = 16
+    NORMALISE_CHOSEN = 17
+    GROUP_EXPERTS = 18
+    GATHER_ROWS = 19
+    EXPERT_MATMUL = 20
+    COMBINE_EXPERTS = 21
 
 
 class AttentionPart(IntFlag):
@@ -47,18 +55,19 @@ INSTRUCTION = np.dtype(
         ("opcode", np.int64),
         ("function", np.int64),  # address of the kernel, see `operations`
         ("barrier", np.int64),  # 1: start when all instructions before are done
-        ("count", np.int64),  # ROWS: instructions that follow; STATISTICS: descriptors; ATTENTION: `AttentionPart`s
+        # ROWS: instructions that follow; STATISTICS: descriptors; ATTENTION: `AttentionPart`s; EXPERT_MATMUL: experts
+        ("count", np.int64),
         ("wanted", np.int64),  # 1: only the tokens from the one on whose logits are wanted
         ("source", np.int64),
         ("source_stride", np.int64),
-        ("other", np.int64),  # second operand; EMBED, MATMUL: weights; ATTENTION, STORE_…: K/V cache
-        ("other_stride", np.int64),  # EMBED, MATMUL: bytes of a weight row; ATTENTION, STORE_…: positions a head
+        ("other", np.int64),  # second operand; EMBED, …MATMUL: weights; ATTENTION, STORE_…: K/V cache
+        ("other_stride", np.int64),  # EMBED, …MATMUL: bytes of a weight row; ATTENTION, STORE_…: positions a head
         ("target", np.int64),
         ("target_stride", np.int64),
-        ("width", np.int64),  # channels of a token, or of one head where `heads` is used; MATMUL: columns
-        ("heads", np.int64),  # MATMUL: weight rows
-        ("kv_heads", np.int64),
-        ("parameter", np.int64),  # address of norm weights, bias, RoPE table, value cache, descriptors
+        ("width", np.int64),  # channels of a token, or of one head where `heads` is used; …MATMUL: columns
+        ("heads", np.int64),  # …MATMUL: weight rows, of one expert; other ops of experts: how many a token uses
+        ("kv_heads", np.int64),  # EXPERT_MATMUL: experts that a token uses
+        ("parameter", np.int64),  # address of norm weights, bias, RoPE table, value cache, descriptors, grouping
         ("kind", np.int64),  # activation kind, RoPE layout, whether the cache is float16
         ("scalar", np.float64),  # norm epsilon, scale of the scores
     ],

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.errors import EngineError
+from aprtui.model.config import ModelConfig
 from aprtui.model.model import Model
 from aprtui.trace.graph import Op, StageGraph
 
@@ -123,7 +125,12 @@ def require_fits(model: Model, mode: Mode, kv: KvType, context: int, free: int) 
 
 
 def require_supported(model: Model) -> None:
-    """Raise `EngineError` for weight types and widths that the kernels cannot take."""
+    """Raise `EngineError` for ops, weight types and widths that the kernels cannot take."""
+    missing = next(_without_kernels(model.config), None)
+    if missing is not None:
+        raise EngineError(
+            f"backend cuda: {model.architecture} has {missing}, for which there are no kernels: use --backend cpu"
+        )
     for weight in model.weights.values():
         if weight.type.format.cuda_struct is None:
             raise EngineError(
@@ -143,6 +150,12 @@ def require_supported(model: Model) -> None:
             )
     if config.head_dim > 256:
         raise EngineError(f"backend cuda: heads of {config.head_dim} channels, 256 at most: use --backend cpu")
+
+
+def _without_kernels(config: ModelConfig) -> Iterator[str]:
+    """What a model has that no kernel computes."""
+    if config.graph.experts:
+        yield f"experts (op {Op.EXPERT_MATMUL})"
 
 
 def _text(size: int) -> str:

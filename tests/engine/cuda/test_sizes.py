@@ -8,7 +8,7 @@ from aprtui.engine.cuda.sizes import require_supported
 from aprtui.errors import EngineError
 from aprtui.model.weight_types import WeightType
 from tests.conftest import CHECKOUT
-from tests.engine.tiny_model import tiny_model
+from tests.engine.tiny_model import CPU_MODELS, tiny_model
 
 KNOWN = [kind for kind in WeightType if kind.format.cuda_struct is not None]
 
@@ -25,3 +25,9 @@ def test_a_weight_type_with_a_struct_is_not_refused(kind: WeightType) -> None:
     require_supported(tiny_model(kinds=(WeightType.Q4_K, kind)))  # type: ignore[arg-type]
     reader = f"case GGML_{kind.name}: return visit({kind.format.cuda_struct}(matrix));"
     assert reader in (CHECKOUT / "kernels" / "formats.cuh").read_text()
+
+
+def test_experts_are_refused_by_their_op() -> None:
+    refusal = r"qwen3moe has experts \(op expert_matmul\), for which there are no kernels: use --backend cpu"
+    with pytest.raises(EngineError, match=refusal):
+        require_supported(CPU_MODELS["experts"]())  # type: ignore[arg-type]
