@@ -48,7 +48,7 @@ def _expert(index: Any, experts: int) -> int:
     """A chosen index as an integer; what is no expert is taken for the nearest one, NaN for the first."""
     if not index > 0:
         return 0
-    return experts - 1 if index >= experts else int(index)
+    return experts - 1 if index >= experts - 1 else int(index + np.float32(0.5))
 
 
 def router_softmax(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:

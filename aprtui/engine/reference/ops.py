@@ -149,7 +149,7 @@ def choose_experts(router_NE: Array, count: int) -> Array:
 
 def chosen_ids(indices_NK: Array, experts: int) -> NDArray[np.int64]:
     """The indices as integers. What is no expert is taken for the nearest one, so that no engine reads elsewhere."""
-    return np.clip(np.nan_to_num(indices_NK, nan=0.0), 0, experts - 1).astype(np.int64)
+    return np.rint(np.clip(np.nan_to_num(indices_NK, nan=0.0), 0, experts - 1)).astype(np.int64)
 
 
 def take_chosen(router_NE: Array, indices_NK: Array) -> Array:
@@ -175,6 +175,17 @@ def expert_matmul(x_NC: Array, indices_NK: Array, weight: Weight, matmul_input: 
     for expert in np.unique(ids):
         chosen = ids == expert
         out[chosen] = _product(rows_NKC[chosen], weight.expert(int(expert)), matmul_input(weight))
+    return out.reshape(len(ids), -1)
+
+
+def expert_sum_correction(rounding: str, x_NC: Array, indices_NK: Array, weight: Weight) -> Array | float:
+    """What `rounding.sum_correction` is to a matrix product, for that of experts, `[N, K · rows]`."""
+    ids = chosen_ids(indices_NK, weight.experts)
+    rows_NKC = expert_rows(x_NC, weight.columns, ids.shape[1])
+    out = np.zeros((*ids.shape, weight.expert_rows), np.float32)
+    for expert in np.unique(ids):
+        chosen = ids == expert
+        out[chosen] = sum_correction(rounding, rows_NKC[chosen], weight.expert(int(expert)))
     return out.reshape(len(ids), -1)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.protocol import NodeEvaluator, Rounding
+from aprtui.engine.reference.ops import expert_sum_correction
 from aprtui.engine.rounding import ROUND, sum_correction
 from aprtui.errors import UsageError
 from aprtui.model.config import RopeAngles
@@ -110,6 +111,8 @@ class Recomputation:
         op = self.model.graph[node.stage].op
         if op is Op.MATMUL:
             out = self._matmul(node, inputs[0], tokens, position)
+        elif op is Op.EXPERT_MATMUL:
+            out = self._expert_matmul(node, inputs[0], inputs[1], tokens, position)
         else:
             out = self._evaluator().evaluate(node, self._rounded(op, inputs), tokens=tokens, position=position)
         return ROUND[_rounds(self.outputs.get(node.stage, self.rounding.stage_output))](out)
@@ -136,6 +139,14 @@ class Recomputation:
         parts = [np.split(products[kind], ends, axis=1)[index] for index, kind in enumerate(kinds)]
         sums = [sum_correction(kind, x, weight) for kind, weight in zip(kinds, weights, strict=True)]
         return np.concatenate([part + more for part, more in zip(parts, sums, strict=True)], axis=1)
+
+    def _expert_matmul(self, node: Node, x: Array, choice: Array, tokens: Sequence[int], position: int) -> Array:
+        """Each row that an expert multiplies is rounded by itself."""
+        (weight,) = self.model.params(node)
+        kind = matmul_rounding(self.rounding.matmul_input, weight)
+        rounded = ROUND[kind](x.reshape(-1, weight.columns)).reshape(x.shape)
+        product = self._evaluator().evaluate(node, [rounded, choice], tokens=tokens, position=position)
+        return product + expert_sum_correction(kind, x, choice, weight)
 
 
 def _rounds(element_type: str) -> str:
