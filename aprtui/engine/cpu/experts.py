@@ -18,12 +18,12 @@ from numba import carray, float32
 from aprtui.engine.cpu.jit import kernel
 from aprtui.engine.cpu.matmul import quantize_rows
 from aprtui.engine.cpu.memory import control_record, first_token, float32s, instruction, pointer
-from aprtui.engine.cpu.rows import exponential
+from aprtui.engine.cpu.rows import copy, exponential
 from aprtui.engine.reference.ops import LEAST_WEIGHT_SUM
 
 _LEAST_SUM = np.float32(LEAST_WEIGHT_SUM)
-EXPERT_OUT_TOKENS, EXPERT_ROWS = 512, 64
-"""Tokens and weight rows of a piece of a product of experts, at most."""
+EXPERT_OUT_TOKENS, EXPERT_ROWS = 512, 128
+"""Tokens and weight rows of a piece of a product of experts, at most (64 rows decode 3 to 8 % slower)."""
 
 
 def grouping_size(experts: int, slots: int) -> int:
@@ -183,6 +183,11 @@ def gather_rows(step_address: int, control_address: int, begin: int, end: int, s
     slots = int64s(step.other, control.tokens * step.heads)
     for token in range(max(begin, first_token(step_address, control)), end):
         source = step.source + 4 * token * step.source_stride
-        for k in range(step.heads):
+        first = step.target + slots[token * step.heads] * step.target_stride
+        quantize_rows(step.kind, source, step.width, 0, 1, first)
+        for k in range(1, step.heads):
             target = step.target + slots[token * step.heads + k] * step.target_stride
-            quantize_rows(step.kind, source + 4 * k * step.count * step.width, step.width, 0, 1, target)
+            if step.count:
+                quantize_rows(step.kind, source + 4 * k * step.width, step.width, 0, 1, target)
+            else:
+                copy(float32s(first, step.target_stride // 4), float32s(target, step.target_stride // 4))
