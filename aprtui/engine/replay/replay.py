@@ -16,6 +16,7 @@ from aprtui.compare.align.coverage import Coverage, Selection, plan_coverage
 from aprtui.compare.align.pairing import StagePair, Unpaired
 from aprtui.compare.align.tokens import USER_SOURCE, TokenAlignment
 from aprtui.compare.captures import Bounds, Criteria
+from aprtui.compare.choice import judge_choice
 from aprtui.compare.comparison import Comparison, StageComparison
 from aprtui.compare.conclusion import Findings, conclude
 from aprtui.compare.explain.locate import most_differing_place
@@ -25,7 +26,6 @@ from aprtui.compare.verdict import Signal, StageVerdict, Verdict, judge
 from aprtui.compare.wording import counted
 from aprtui.engine.replay.arithmetic import NodeEvaluators, Recomputation
 from aprtui.engine.replay.bounds import OUTPUT_STEP
-from aprtui.engine.replay.choice import judge_choice
 from aprtui.engine.replay.identify import find_layouts, identify
 from aprtui.engine.replay.recompute import CapturedStages, Misfit, Recomputed, Recomputer
 from aprtui.engine.replay.spread import Spreads
@@ -174,8 +174,8 @@ class _Replay:
         probabilities = self.stages.values(router) if captured else self.recomputer.recompute(router, rows).values
         bound = self.spreads.close_bound(node, recomputed.segment).bound
         # The engine chose before its probabilities were stored in fewer digits.
-        tolerance = bound + 2 * OUTPUT_STEP[self.engine.arithmetic.stored]
-        return judge_choice(node, np.asarray(pair.a), np.asarray(pair.b), probabilities[-rows:], tolerance)
+        noise = bound + OUTPUT_STEP[self.engine.arithmetic.stored]
+        return judge_choice(node, pair.a, pair.b, probabilities[-rows:], probabilities[-rows:], noise)
 
     def _may_stand_anywhere(self, evaluated: Sequence[Node]) -> bool:
         """Whether the tokens before the only one are unknown, as its embedding alone tells nothing of them, and matter

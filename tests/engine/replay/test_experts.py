@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aprtui.compare.captures import DiffOptions, compare_captures
+from aprtui.compare.choice import judge_choice
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.capturing import CaptureRequest, write_capture
@@ -15,7 +17,6 @@ from aprtui.engine.faults.faults import FaultInjector, parse_fault
 from aprtui.engine.faults.kinds import kinds_at
 from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import KvType, Logits, Mode
-from aprtui.engine.replay.choice import judge_choice
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model, load_model
@@ -131,10 +132,33 @@ ROUTER = np.array([[0.4, 0.3, 0.3 * (1 - 1e-7), 0.1]], np.float32)
 )  # fmt: skip
 def test_a_choice_between_equally_probable_experts_is_no_fault(chosen: list[int], verdict: Verdict) -> None:
     expected, found = np.array([[0, 1]], np.float32), np.array([chosen], np.float32)
-    assert judge_choice(CHOICE, expected, found, ROUTER, 2e-6).verdict is verdict
+    assert judge_choice(CHOICE, expected, found, ROUTER, ROUTER).verdict is verdict
 
 
 def test_an_expert_that_is_chosen_twice_is_a_fault_however_close_the_router() -> None:
     router = np.full((1, 4), 0.25, np.float32)
     expected, twice = np.array([[0, 1]], np.float32), np.array([[1, 1]], np.float32)
-    assert judge_choice(CHOICE, expected, twice, router, 2e-6).verdict is Verdict.FAIL
+    assert judge_choice(CHOICE, expected, twice, router, router).verdict is Verdict.FAIL
+
+
+def test_a_choice_that_follows_from_another_router_is_no_fault_of_its_own() -> None:
+    a, b = np.array([[0.4, 0.31, 0.29]], np.float32), np.array([[0.4, 0.29, 0.31]], np.float32)
+    of_a, of_b = np.array([[0, 1]], np.float32), np.array([[0, 2]], np.float32)
+    assert judge_choice(CHOICE, of_a, of_b, a, b).verdict is Verdict.PASS
+    assert judge_choice(CHOICE, of_a, of_b, a, a).verdict is Verdict.FAIL
+    assert judge_choice(CHOICE, of_a, np.array([[0, 7]], np.float32), a, b).verdict is Verdict.FAIL
+
+
+def test_an_honest_pair_whose_choices_differ_passes_and_a_wrong_expert_fails(model: Model, tmp_path: Path) -> None:
+    a = Capture.open(captured(model, tmp_path / "exact", tokens=TOKENS))
+    b = Capture.open(captured(model, tmp_path / "q8", Mode.Q8, tokens=TOKENS))
+    bad = Capture.open(
+        with_fault(model, tmp_path / "bad", "layer=1,stage=moe_router_indices,kind=wrong-expert", Mode.Q8)
+    )
+
+    def verdicts(other: Capture) -> dict[Node, Verdict]:
+        found = compare_captures(a, other, DiffOptions())
+        return {stage.node: stage.verdict.verdict for stage in found.stages if stage.node.stage == ROUTER_CHOICE}
+
+    assert verdicts(b) == {Node(0, ROUTER_CHOICE): Verdict.PASS, Node(1, ROUTER_CHOICE): Verdict.PASS}
+    assert verdicts(bad) == {Node(0, ROUTER_CHOICE): Verdict.PASS, Node(1, ROUTER_CHOICE): Verdict.FAIL}
