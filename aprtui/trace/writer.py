@@ -190,7 +190,7 @@ class CaptureWriter:
 
     def _write_rows(self, file: _OpenFile, position: int, values: NDArray[np.float32]) -> None:
         row = 0 if _is_last_row(self._graph[file.info.stage], file.info) else position
-        width = file.info.shape[1]
+        width = file.info.row_shape[1]
         self._write(file, row * width, np.ascontiguousarray(values, "<f4"))
         file.rows = max(file.rows, row + values.shape[0])
 

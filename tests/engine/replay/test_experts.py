@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,3 +163,12 @@ def test_an_honest_pair_whose_choices_differ_passes_and_a_wrong_expert_fails(mod
 
     assert verdicts(b) == {Node(0, ROUTER_CHOICE): Verdict.PASS, Node(1, ROUTER_CHOICE): Verdict.PASS}
     assert verdicts(bad) == {Node(0, ROUTER_CHOICE): Verdict.PASS, Node(1, ROUTER_CHOICE): Verdict.FAIL}
+
+
+@pytest.mark.parametrize("decoding", [{"prefill": 4}, {"generate": 3}], ids=str)
+def test_a_decoded_capture_holds_what_experts_computed_token_by_token(
+    model: Model, evaluators: Evaluators, tmp_path: Path, decoding: dict[str, Any]
+) -> None:
+    result = replayed(model, evaluators, captured(model, tmp_path / "own", tokens=TOKENS, **decoding))
+    assert result.verdict is Verdict.PASS and result.compared == result.expected
+    assert all(stage.metrics.equal_bits == 1 for stage in result.stages)
