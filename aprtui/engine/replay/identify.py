@@ -37,7 +37,7 @@ from aprtui.engine.replay.value_types import fitting_types, narrowest
 from aprtui.engine.rounding import ROUND, has_gelu
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
-from aprtui.trace.graph import ENTRY, Node, Op, Stage
+from aprtui.trace.graph import ENTRY, MATRIX_PRODUCTS, Node, Op, Stage
 
 _ROWS = 16
 _LOOKED_AT = 4096
@@ -115,7 +115,7 @@ def _type_statements(arithmetic: KnownArithmetic) -> Iterator[str]:
 def _open_statement(arithmetic: KnownArithmetic) -> str:
     what = [
         name
-        for name, ops in (("matrix products", {Op.MATMUL}), ("attention", ATTENTION_OPS), ("activation", {Op.GELU}))
+        for name, ops in (("matrix products", MATRIX_PRODUCTS), ("attention", ATTENTION_OPS), ("activation", {Op.GELU}))
         if arithmetic.open_ops & ops
     ]
     return (
@@ -146,7 +146,7 @@ class _Search:
 
     def arithmetic(self, stated: Mapping[str, str]) -> KnownArithmetic:
         known = self._typed(replace(UNROUNDED, **stated), "stage_output" in stated)
-        products, attention = self._probes({Op.MATMUL}), self._probes(ATTENTION_OPS)
+        products, attention = self._probes(MATRIX_PRODUCTS), self._probes(ATTENTION_OPS)
         unsettled: set[Op] = set()
         if "matmul_input" not in stated:
             candidates: list[Mapping[str, str]] = [{"matmul_input": n} for n in _MATMUL_INPUTS if self._divides(n)]
@@ -156,7 +156,7 @@ class _Search:
                     candidates += [{**choice, "activation": "f16"} for choice in _TOGETHER[:1]]
             candidates += [{"stage_output": kind} for kind in known.between - {known.rounding.stage_output}]
             known, settled = self._best(known, candidates, products)
-            unsettled |= set() if settled else {Op.MATMUL}
+            unsettled |= set() if settled else MATRIX_PRODUCTS
         if "rope_angles" not in stated:
             known, _ = self._best(known, [{"rope_angles": str(RopeAngles.F32_RECURRENCE)}], self._direct({Op.ROPE}))
         if not {"kv_cache", "softmax"} & set(stated):
@@ -207,7 +207,7 @@ class _Search:
 
     def weights_agree(self, known: KnownArithmetic) -> bool:
         """Whether the median matrix product whose input was captured is within its bound."""
-        return self._explains(known, self._direct({Op.MATMUL}))
+        return self._explains(known, self._direct(MATRIX_PRODUCTS))
 
     def _explains(self, known: KnownArithmetic, probes: Sequence[Node]) -> bool:
         """Whether `known` leaves no more at the median probe than honest engines of it do; so without probes."""
@@ -327,7 +327,7 @@ class _Search:
         columns = {
             weight.columns
             for node in model.graph.nodes
-            if model.graph[node.stage].op is Op.MATMUL
+            if model.graph[node.stage].op in MATRIX_PRODUCTS
             for weight in model.params(node)
         }
         return not name.startswith("q8_") or all(count % _WIDEST_BLOCK == 0 for count in columns)
