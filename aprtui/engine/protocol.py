@@ -42,13 +42,17 @@ class Logits(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rounding:
-    """The roundings of an engine; stated in manifests so that a replay can model them."""
+    """The roundings of an engine; stated in manifests so that a replay can model them.
+
+    `activation` is what goes into GELU and comes out of it: `f16` where an engine looks it up in a table, as ggml does.
+    """
 
     matmul_input: str
     kv_cache: str
     rope_angles: str
     stage_output: str = "f32"
     softmax: str = "f32"
+    activation: str = "f32"
 
 
 class TapSink(Protocol):
