@@ -118,20 +118,21 @@ def _left_out(stats: StageStats) -> str:
 
 
 def _print_tensors(path: Path, as_json: bool) -> int:
-    """Print the tensors of the GGUF file at `path` in file order; those that cannot be read are named on stderr."""
+    """Print the tensors of the model at `path` in file order; those that cannot be read are named on stderr."""
     from aprtui.model.tensor_table import summarise, tensor_table
 
     broken = False
+    table = tensor_table(path)
     if not as_json:
         click.echo(
             f"{'tensor':<25} {'type':<5} {'shape':<11}{'d max':>9}{'dmin max':>9}{'absmax':>9}{'rms':>9}".rstrip()
         )
-    for info in tensor_table(path):
+    for info in table:
         if info.stored is None:
             click.echo(f"aprtui: {path}: tensor {info.name}: {info.problem}", err=True)
             broken = True
             continue
-        summary = summarise(path, info)
+        summary = summarise(info)
         if as_json:
             write_record(_tensor_record(info, summary))
         else:

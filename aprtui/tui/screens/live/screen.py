@@ -22,6 +22,7 @@ from aprtui.engine.process.slots import TokenRecord
 from aprtui.engine.sampling import Sampling
 from aprtui.errors import UsageError
 from aprtui.model.prompt import ChatPrompt
+from aprtui.model.split_files import model_stem
 from aprtui.trace.graph import graph_for
 from aprtui.tui.draw.bars import candidate_bars, lens_bars
 from aprtui.tui.draw.figures import figures_of, first_bad
@@ -449,7 +450,7 @@ class LiveScreen(ToolScreen):
 
     def _free_directory(self) -> Path:
         info = self._source.info
-        return free_directory("run" if info is None or info.path is None else info.path.stem, Path.cwd())
+        return free_directory("run" if info is None or info.path is None else model_stem(info.path), Path.cwd())
 
     def _apply_faults(self, faults: tuple[str, ...] | None) -> None:
         engine = self._source.settings
