@@ -36,7 +36,6 @@ from aprtui.engine.replay.spread import Spreads
 from aprtui.engine.replay.value_types import fitting_types, narrowest
 from aprtui.engine.rounding import ROUND, has_gelu
 from aprtui.model.config import RopeAngles
-from aprtui.model.model import Model
 from aprtui.trace.graph import ENTRY, MATRIX_PRODUCTS, Node, Op, Stage
 
 _ROWS = 16
@@ -345,21 +344,23 @@ def find_layouts(stages: CapturedStages, evaluators: NodeEvaluators) -> Iterator
     recomputer = Recomputer(model, stages, Recomputation(model, UNROUNDED, evaluators))
     for stage in model.graph.stages:
         candidates = legal_layouts(stage, model.graph.rope_parts, config)
-        sampled = _sampled(stage, model, stages)
+        sampled = _sampled(stage, recomputer)
         layout = agreed([_layout_of(node, recomputer, candidates) for node in sampled])
         if layout is not None:
             stages.layouts.update({node: layout for node in model.graph.nodes if node.stage == stage.name})
             yield f"{stage.name} is in another order than the model's, and is put in it: {layout.text}"
 
 
-def _sampled(stage: Stage, model: Model, stages: CapturedStages) -> list[Node]:
-    """Up to three layers of a stage that holds all tokens, with all that it is computed from."""
+def _sampled(stage: Stage, recomputer: Recomputer) -> list[Node]:
+    """Up to three layers of a stage that holds all tokens, with all that it is computed from but attention maps."""
+    model, stages = recomputer.model, recomputer.stages
     total = len(stages.tokens)
-    held = [
-        node
-        for node in model.graph.nodes
-        if node.stage == stage.name and all(stages.rows(n) == total for n in (node, *model.graph.inputs(node)))
-    ]
+
+    def computable(node: Node) -> bool:
+        return all(model.graph[missing.stage].is_attention_map for missing in recomputer.segment(node, total))
+
+    nodes = [node for node in model.graph.nodes if node.stage == stage.name and stages.rows(node) == total]
+    held = list(filter(computable, nodes))
     return [held[index] for index in sorted({0, len(held) // 2, len(held) - 1})] if held else []
 
 
