@@ -229,26 +229,27 @@ class _Search:
         as close stay possible."""
         if not probes:
             return base, True
-        tried = [replace(base, rounding=replace(base.rounding, **changes)) for changes in candidates]
-        errors = [self._error(known, probes) for known in (base, *tried)]
-        own, least = errors[0], min(errors)
-        nearest = (base, *tried)[errors.index(least)]
+        tried = [base, *(replace(base, rounding=replace(base.rounding, **changes)) for changes in candidates)]
+        errors = [self._errors(known, probes) for known in tried]
+        medians = [median(found.values()) if found else np.inf for found in errors]
+        own, least = medians[0], min(medians)
+        nearest = medians.index(least)
         if least < own * _CLEARLY:
-            chosen, settled = nearest, self._explains(nearest, probes)
+            chosen, settled = nearest, self._explains(tried[nearest], probes)
         elif self._explains(base, probes):
-            chosen, settled = base, True
+            chosen, settled = 0, True
         else:
-            settled = least < own * _NEARER and self._explains(nearest, probes)
-            chosen = nearest if settled else base
+            settled = least < own * _NEARER and self._explains(tried[nearest], probes)
+            chosen = nearest if settled else 0
         if not settled:
-            return chosen, False
-        close = [changes for changes, error in zip(({}, *candidates), errors, strict=True) if error * _CLEARLY <= least]
-        return replace(chosen, alternatives=(*chosen.alternatives, *close)), True
+            return tried[chosen], False
+        pairs = zip(({}, *candidates), errors, strict=True)
+        close = [changes for changes, found in pairs if _as_close(found, errors[chosen])]
+        return replace(tried[chosen], alternatives=(*tried[chosen].alternatives, *close)), True
 
-    def _error(self, known: KnownArithmetic, probes: Sequence[Node]) -> float:
+    def _errors(self, known: KnownArithmetic, probes: Sequence[Node]) -> dict[Node, float]:
         run = self._run(known)
-        errors = [error for node in probes if (error := self._node_error(run, node)) is not None]
-        return median(errors) if errors else np.inf
+        return {node: error for node in probes if (error := self._node_error(run, node)) is not None}
 
     def _node_error(self, run: Recomputer, node: Node) -> float | None:
         """The error over all tokens whose values are finite on both sides; None where there are none."""
@@ -330,6 +331,17 @@ class _Search:
             for weight in model.params(node)
         }
         return not name.startswith("q8_") or all(count % _WIDEST_BLOCK == 0 for count in columns)
+
+
+def _as_close(errors: Mapping[Node, float], least: Mapping[Node, float]) -> bool:
+    """Whether `errors` are no clearly larger than `least`, at any stage: where one channel is all that counts, as
+    behind a norm of massive ones, every rounding comes out alike."""
+
+    def at(stage: str, found: Mapping[Node, float]) -> float:
+        return median(error for node, error in found.items() if node.stage == stage)
+
+    stages = {node.stage for node in least}
+    return errors.keys() == least.keys() and all(at(s, errors) * _CLEARLY <= at(s, least) for s in stages)
 
 
 def find_layouts(stages: CapturedStages, evaluators: NodeEvaluators) -> Iterator[str]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from aprtui.compare.align.coverage import Coverage, Selection, plan_coverage
 from aprtui.compare.align.pairing import StagePair, Unpaired
+from aprtui.compare.align.saved_as_inf import saved_as_inf_statement, without_saved_as_inf
 from aprtui.compare.align.tokens import USER_SOURCE, TokenAlignment
 from aprtui.compare.captures import Bounds, Criteria
 from aprtui.compare.choice import judge_choice
@@ -137,11 +138,13 @@ class _Replay:
                 self.spreads.forget_before(node.layer)
         doubts = tuple(self._doubts(compared))
         count = len(self.tokens)
+        saved_as_inf = [stage.node for stage in compared if self.stages.is_saved_as_inf(stage.node)]
+        saved = [saved_as_inf_statement(saved_as_inf)] if saved_as_inf else []
         findings = Findings(
             self.model.graph, TokenAlignment(count, (count, count), (self.source, self.source)), compared, skipped,
             self.coverage.owed(skipped), self.coverage.allowed, _unfinished(self.capture),
             frozenset(self.capture.files.keys() - set(self.coverage.nodes)), Metric.TOKEN_REL_L2, self.options.limit,
-            (*self.engine.statements, *self.layouts), doubts, unjudgeable=bool(doubts), known=self._known,
+            (*self.engine.statements, *self.layouts, *saved), doubts, unjudgeable=bool(doubts), known=self._known,
         )  # fmt: skip
         return conclude(findings, self._pair)
 
@@ -203,7 +206,8 @@ class _Replay:
         if recomputed.segment:
             matched = f"through {counted(len(recomputed.segment), 'uncaptured stage')}"
         first = len(self.tokens) - values.shape[-2]
-        return StagePair(node, np.ascontiguousarray(recomputed.values), values, stage.axes, first, matched)
+        pair = StagePair(node, np.ascontiguousarray(recomputed.values), values, stage.axes, first, matched)
+        return without_saved_as_inf(pair, False, self.stages.is_saved_as_inf(node))
 
     def _pair(self, node: Node) -> StagePair | Unpaired:
         recomputed = self._recomputed(node)
