@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from aprtui.engine.gelu import gelu_f16
 from aprtui.engine.protocol import NodeEvaluator, Rounding
+from aprtui.engine.reference.ops import expert_sum_correction
 from aprtui.engine.replay.flash_attention import ONLINE_F16, ROTATED, attend_online_f16, rotated_inputs
 from aprtui.engine.rounding import ROUND, sum_correction
 from aprtui.errors import UsageError
@@ -116,6 +117,8 @@ class Recomputation:
         config = self.model.config.graph
         if op is Op.MATMUL:
             out = self._matmul(node, inputs[0], tokens, position)
+        elif op is Op.EXPERT_MATMUL:
+            out = self._expert_matmul(node, inputs[0], inputs[1], tokens, position)
         elif op is Op.ATTEND and self.rounding.softmax == ONLINE_F16:
             out = attend_online_f16(inputs[0], ROUND[_rounds(self.rounding.kv_cache)](inputs[1]), config)
         elif op is Op.GELU and self.rounding.activation == "f16":
@@ -149,6 +152,14 @@ class Recomputation:
         parts = [np.split(products[kind], ends, axis=1)[index] for index, kind in enumerate(kinds)]
         sums = [sum_correction(kind, x, weight) for kind, weight in zip(kinds, weights, strict=True)]
         return np.concatenate([part + more for part, more in zip(parts, sums, strict=True)], axis=1)
+
+    def _expert_matmul(self, node: Node, x: Array, choice: Array, tokens: Sequence[int], position: int) -> Array:
+        """Each row that an expert multiplies is rounded by itself."""
+        (weight,) = self.model.params(node)
+        kind = matmul_rounding(self.rounding.matmul_input, weight)
+        rounded = ROUND[kind](x.reshape(-1, weight.columns)).reshape(x.shape)
+        product = self._evaluator().evaluate(node, [rounded, choice], tokens=tokens, position=position)
+        return product + expert_sum_correction(kind, x, choice, weight)
 
 
 def _rounds(element_type: str) -> str:

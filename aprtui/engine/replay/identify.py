@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from aprtui.compare.align.layout import Layout, agreed, legal_layouts, solve_layout
+from aprtui.compare.align.layout import REORDERED, Layout, agreed, legal_layouts, solve_layout
 from aprtui.compare.metrics.measure import compare_values, measure
 from aprtui.engine.protocol import Rounding
 from aprtui.engine.replay.arithmetic import (
@@ -36,9 +36,10 @@ from aprtui.engine.replay.spread import Spreads
 from aprtui.engine.replay.value_types import fitting_types, narrowest
 from aprtui.engine.rounding import ROUND, has_gelu
 from aprtui.model.config import RopeAngles
-from aprtui.model.model import Model
-from aprtui.trace.graph import ENTRY, Node, Op, Stage
+from aprtui.trace.graph import ENTRY, MATRIX_PRODUCTS, Node, Op, Stage
 
+_KNOWS_CHANNELS = frozenset({Op.MATMUL, Op.BIAS, Op.RMS_NORM})
+"""Ops in which each channel has parameters of its own, so that they come out otherwise in another order."""
 _ROWS = 16
 _LOOKED_AT = 4096
 _CLEARLY = 0.5
@@ -115,7 +116,7 @@ def _type_statements(arithmetic: KnownArithmetic) -> Iterator[str]:
 def _open_statement(arithmetic: KnownArithmetic) -> str:
     what = [
         name
-        for name, ops in (("matrix products", {Op.MATMUL}), ("attention", ATTENTION_OPS), ("activation", {Op.GELU}))
+        for name, ops in (("matrix products", MATRIX_PRODUCTS), ("attention", ATTENTION_OPS), ("activation", {Op.GELU}))
         if arithmetic.open_ops & ops
     ]
     return (
@@ -146,7 +147,7 @@ class _Search:
 
     def arithmetic(self, stated: Mapping[str, str]) -> KnownArithmetic:
         known = self._typed(replace(UNROUNDED, **stated), "stage_output" in stated)
-        products, attention = self._probes({Op.MATMUL}), self._probes(ATTENTION_OPS)
+        products, attention = self._probes(MATRIX_PRODUCTS), self._probes(ATTENTION_OPS)
         unsettled: set[Op] = set()
         if "matmul_input" not in stated:
             candidates: list[Mapping[str, str]] = [{"matmul_input": n} for n in _MATMUL_INPUTS if self._divides(n)]
@@ -156,7 +157,7 @@ class _Search:
                     candidates += [{**choice, "activation": "f16"} for choice in _TOGETHER[:1]]
             candidates += [{"stage_output": kind} for kind in known.between - {known.rounding.stage_output}]
             known, settled = self._best(known, candidates, products)
-            unsettled |= set() if settled else {Op.MATMUL}
+            unsettled |= set() if settled else MATRIX_PRODUCTS
         if "rope_angles" not in stated:
             known, _ = self._best(known, [{"rope_angles": str(RopeAngles.F32_RECURRENCE)}], self._direct({Op.ROPE}))
         if not {"kv_cache", "softmax"} & set(stated):
@@ -207,7 +208,7 @@ class _Search:
 
     def weights_agree(self, known: KnownArithmetic) -> bool:
         """Whether the median matrix product whose input was captured is within its bound."""
-        return self._explains(known, self._direct({Op.MATMUL}))
+        return self._explains(known, self._direct(MATRIX_PRODUCTS))
 
     def _explains(self, known: KnownArithmetic, probes: Sequence[Node]) -> bool:
         """Whether `known` leaves no more at the median probe than honest engines of it do; so without probes."""
@@ -230,26 +231,27 @@ class _Search:
         as close stay possible."""
         if not probes:
             return base, True
-        tried = [replace(base, rounding=replace(base.rounding, **changes)) for changes in candidates]
-        errors = [self._error(known, probes) for known in (base, *tried)]
-        own, least = errors[0], min(errors)
-        nearest = (base, *tried)[errors.index(least)]
+        tried = [base, *(replace(base, rounding=replace(base.rounding, **changes)) for changes in candidates)]
+        errors = [self._errors(known, probes) for known in tried]
+        medians = [median(found.values()) if found else np.inf for found in errors]
+        own, least = medians[0], min(medians)
+        nearest = medians.index(least)
         if least < own * _CLEARLY:
-            chosen, settled = nearest, self._explains(nearest, probes)
+            chosen, settled = nearest, self._explains(tried[nearest], probes)
         elif self._explains(base, probes):
-            chosen, settled = base, True
+            chosen, settled = 0, True
         else:
-            settled = least < own * _NEARER and self._explains(nearest, probes)
-            chosen = nearest if settled else base
+            settled = least < own * _NEARER and self._explains(tried[nearest], probes)
+            chosen = nearest if settled else 0
         if not settled:
-            return chosen, False
-        close = [changes for changes, error in zip(({}, *candidates), errors, strict=True) if error * _CLEARLY <= least]
-        return replace(chosen, alternatives=(*chosen.alternatives, *close)), True
+            return tried[chosen], False
+        pairs = zip(({}, *candidates), errors, strict=True)
+        close = [changes for changes, found in pairs if _as_close(found, errors[chosen])]
+        return replace(tried[chosen], alternatives=(*tried[chosen].alternatives, *close)), True
 
-    def _error(self, known: KnownArithmetic, probes: Sequence[Node]) -> float:
+    def _errors(self, known: KnownArithmetic, probes: Sequence[Node]) -> dict[Node, float]:
         run = self._run(known)
-        errors = [error for node in probes if (error := self._node_error(run, node)) is not None]
-        return median(errors) if errors else np.inf
+        return {node: error for node in probes if (error := self._node_error(run, node)) is not None}
 
     def _node_error(self, run: Recomputer, node: Node) -> float | None:
         """The error over all tokens whose values are finite on both sides; None where there are none."""
@@ -327,10 +329,21 @@ class _Search:
         columns = {
             weight.columns
             for node in model.graph.nodes
-            if model.graph[node.stage].op is Op.MATMUL
+            if model.graph[node.stage].op in MATRIX_PRODUCTS
             for weight in model.params(node)
         }
         return not name.startswith("q8_") or all(count % _WIDEST_BLOCK == 0 for count in columns)
+
+
+def _as_close(errors: Mapping[Node, float], least: Mapping[Node, float]) -> bool:
+    """Whether `errors` are no clearly larger than `least`, at any stage: where one channel is all that counts, as
+    behind a norm of massive ones, every rounding comes out alike."""
+
+    def at(stage: str, found: Mapping[Node, float]) -> float:
+        return median(error for node, error in found.items() if node.stage == stage)
+
+    stages = {node.stage for node in least}
+    return errors.keys() == least.keys() and all(at(s, errors) * _CLEARLY <= at(s, least) for s in stages)
 
 
 def find_layouts(stages: CapturedStages, evaluators: NodeEvaluators) -> Iterator[str]:
@@ -345,22 +358,47 @@ def find_layouts(stages: CapturedStages, evaluators: NodeEvaluators) -> Iterator
     recomputer = Recomputer(model, stages, Recomputation(model, UNROUNDED, evaluators))
     for stage in model.graph.stages:
         candidates = legal_layouts(stage, model.graph.rope_parts, config)
-        sampled = _sampled(stage, model, stages)
+        sampled = _sampled(stage, recomputer)
         layout = agreed([_layout_of(node, recomputer, candidates) for node in sampled])
-        if layout is not None:
+        if layout is not None and not _computed_with(stage, recomputer):
             stages.layouts.update({node: layout for node in model.graph.nodes if node.stage == stage.name})
             yield f"{stage.name} is in another order than the model's, and is put in it: {layout.text}"
 
 
-def _sampled(stage: Stage, model: Model, stages: CapturedStages) -> list[Node]:
-    """Up to three layers of a stage that holds all tokens, with all that it is computed from."""
+def _sampled(stage: Stage, recomputer: Recomputer) -> list[Node]:
+    """Up to three layers of a stage that holds all tokens, with all that it is computed from but attention maps."""
+    model, stages = recomputer.model, recomputer.stages
     total = len(stages.tokens)
-    held = [
+
+    def computable(node: Node) -> bool:
+        return all(model.graph[missing.stage].is_attention_map for missing in recomputer.segment(node, total))
+
+    nodes = [node for node in model.graph.nodes if node.stage == stage.name and stages.rows(node) == total]
+    held = list(filter(computable, nodes))
+    return [held[index] for index in sorted({0, len(held) // 2, len(held) - 1})] if held else []
+
+
+def _computed_with(stage: Stage, recomputer: Recomputer) -> bool:
+    """Whether the engine went on with the order of channels as captured: then it is no way of writing, but a fault."""
+    model, stages = recomputer.model, recomputer.stages
+    total = len(stages.tokens)
+    users = [
         node
         for node in model.graph.nodes
-        if node.stage == stage.name and all(stages.rows(n) == total for n in (node, *model.graph.inputs(node)))
-    ]
-    return [held[index] for index in sorted({0, len(held) // 2, len(held) - 1})] if held else []
+        if model.graph[node.stage].op in _KNOWS_CHANNELS and stages.rows(node) == total
+        and {source.stage for source in model.graph.inputs(node)} == {stage.name}
+        and not recomputer.segment(node, total)
+    ]  # fmt: skip
+    sampled = [users[index] for index in sorted({0, len(users) // 2, len(users) - 1})] if users else []
+    return bool(sampled) and all(_is_reproduced(node, recomputer) for node in sampled)
+
+
+def _is_reproduced(node: Node, recomputer: Recomputer) -> bool:
+    """Whether a stage comes out of its inputs, all as they lie in their files."""
+    raw = recomputer.stages.raw(node)
+    assert not isinstance(raw, Misfit)
+    error = compare_values(recomputer.recompute(node, len(raw)).values, np.ascontiguousarray(raw)).rel_l2
+    return error is not None and error <= REORDERED
 
 
 def _layout_of(node: Node, recomputer: Recomputer, candidates: tuple[Layout, ...]) -> Layout | None:

@@ -1,7 +1,7 @@
 """The stages of a capture, and computing one from the nearest captured ones before it: those between are evaluated too.
 
-Rows, columns and channel order are the model's. T = tokens of the capture; a stage that holds the last position only
-has one row.
+Rows, columns and channel order are the model's. T = tokens of the capture; a stage that holds the last positions only
+has as many rows.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.align.layout import Layout
+from aprtui.compare.align.saved_as_inf import is_saved_as_inf
 from aprtui.compare.survey import Lost, held_values
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
 from aprtui.engine.replay.arithmetic import Recomputation
@@ -33,16 +34,27 @@ class Misfit:
 
 @dataclass(slots=True)
 class CapturedStages:
-    """Captured tensors by node; `layouts` holds the nodes whose order differs from the model's."""
+    """Captured tensors by node; `layouts` holds the nodes whose order differs from the model's.
+
+    Of a capture of the last of the tokens only, `last` says how many those are.
+    """
 
     capture: Capture
     model: Model
     tokens: Sequence[int]
+    last: int = 1
     layouts: dict[Node, Layout] = field(default_factory=dict)
     _misfits: dict[Node, Misfit] = field(default_factory=dict)
+    _saved_as_inf: dict[Node, bool] = field(default_factory=dict)
+
+    def is_saved_as_inf(self, node: Node) -> bool:
+        """Whether saving made some of the values of a captured node Inf: what is computed from it needs them."""
+        if node not in self._saved_as_inf:
+            self._saved_as_inf[node] = is_saved_as_inf(self.capture, node, self.model.graph)
+        return self._saved_as_inf[node]
 
     def rows(self, node: Node) -> int:
-        """Positions of `node` that the capture holds: T, 1 for the last, or 0 where none can be used."""
+        """Positions of `node` that the capture holds, the last ones: T, `last`, 1, or 0 where none can be used."""
         if node not in self.capture.files or node in self._misfits:
             return 0
         raw = self.raw(node)
@@ -54,10 +66,12 @@ class CapturedStages:
         values = held_values(self.capture, node)
         if isinstance(values, Lost):
             return self._misfit(node, values.reason)
+        if stage.holds_indices and not _are_indices(values, self.model.config.graph.experts):
+            return self._misfit(node, f"holds what is no expert: the model has {self.model.config.graph.experts}")
         if values.size == stage.size(total):
             return values.reshape(stage.shape(total))
-        if values.size == stage.width and not stage.is_attention_map:
-            return values.reshape(1, stage.width)
+        if not stage.is_attention_map and values.size in (stage.width, stage.width * self.last):
+            return values.reshape(-1, stage.width)
         shape = " × ".join(str(size) for size in stage.shape(total))
         return self._misfit(node, f"holds {values.size} values, the model has {shape} for {total} tokens")
 
@@ -123,7 +137,7 @@ class Recomputer:
             current, needed = pending.pop()
             for index, source in enumerate(graph.inputs(current)):
                 least = total if _is_history(graph[current.stage], index) else needed
-                if source not in found and source not in known and self.stages.rows(source) < least:
+                if source not in found and source not in known and not self._can_be_read(source, least):
                     found.add(source)
                     pending.append((source, total))
         return tuple(sorted(found, key=lambda source: graph.order[source]))
@@ -139,7 +153,10 @@ class Recomputer:
         return self.recomputation.evaluate(node, inputs, self.stages.tokens[position:], position)
 
     def _input(self, source: Node, rows: int) -> Array:
-        return self._captured(source) if self.stages.rows(source) >= rows else self._cached[source]
+        return self._captured(source) if self._can_be_read(source, rows) else self._cached[source]
+
+    def _can_be_read(self, source: Node, rows: int) -> bool:
+        return self.stages.rows(source) >= rows and not self.stages.is_saved_as_inf(source)
 
     def _captured(self, node: Node) -> Array:
         values = self.stages.values(node)
@@ -150,7 +167,10 @@ class Recomputer:
         held = self.stages.rows(node)
         if not held or self.model.graph[node.stage].is_attention_map:
             return values
-        return np.concatenate([values[:-held], self._captured(node)])
+        captured = self._captured(node)
+        if self.stages.is_saved_as_inf(node):
+            captured = np.where(np.isinf(captured), values[-held:], captured)
+        return np.concatenate([values[:-held], captured])
 
     def _forget_behind(self, node: Node) -> None:
         """Maps are used once and large; of the layers before, only what entered this one is needed."""
@@ -159,6 +179,11 @@ class Recomputer:
                 del self._cached[found]
         if node.layer is not None:
             self.forget_before(node.layer)
+
+
+def _are_indices(values: Array, count: int) -> bool:
+    """Whether all values are integers from 0 to `count` − 1."""
+    return bool(((values >= 0) & (values < count) & (values == np.floor(values))).all())
 
 
 def _is_history(stage: Stage, index: int) -> bool:

@@ -43,7 +43,9 @@ def _bf16_half_step(values: Array) -> Array:
 
 
 def _f16_half_step(values: Array) -> Array:
-    return np.asarray(np.spacing(np.clip(np.abs(values), 0, 65503).astype(np.float16)) / np.float32(2), np.float32)
+    # The step above the largest value is Inf in float16.
+    magnitudes = np.clip(np.abs(values), 0, 65472).astype(np.float16)
+    return np.asarray(np.spacing(magnitudes) / np.float32(2), np.float32)
 
 
 _HALF_STEP: Mapping[str, Callable[[Array], Array]] = MappingProxyType({"bf16": _bf16_half_step, "f16": _f16_half_step})
