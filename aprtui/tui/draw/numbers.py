@@ -23,6 +23,13 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}g}".replace("-", "−")
 
 
+def column_number(value: float | None, digits: int = 3) -> str:
+    """The same for a column of numbers, whose digits stand below each other: `7.00`, `10.0`, `−0.120`."""
+    if not value or not math.isfinite(value):
+        return number(value)
+    return f"{value:#.{digits}g}".removesuffix(".").replace("-", "−")
+
+
 def range_text(ends: tuple[float, float]) -> str:
     """Both ends of a range: `1e−05…0.002`."""
     return f"{number(ends[0])}…{number(ends[1])}"

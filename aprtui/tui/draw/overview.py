@@ -20,7 +20,7 @@ HALF = "▀"
 LEAST_WIDTH = 3
 """Cells of the narrowest column: one code."""
 
-WIDEST = 5
+WIDEST = 6
 
 ABSENT = 255
 """Among levels: there is no such layer."""

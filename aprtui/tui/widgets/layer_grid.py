@@ -265,7 +265,13 @@ class LayerGrid(JumpTargets):
         return [[Segment(text, style) for text, style in zip(texts, styles, strict=True)] for texts in rows]
 
     def _header_line(self, segments: Sequence[Segment]) -> list[Segment]:
-        return self._separated(" " * LABEL, self._by_group(segments))
+        """A row of headers; the blanks between them are not underlined."""
+        cells = [
+            (Segment(word := segment.text.rstrip(), segment.style), Segment(segment.text[len(word) :], self.style()))
+            for segment in segments
+        ]
+        groups = ([part for cell in group for part in cell] for group in self._by_group(cells))
+        return self._separated(" " * LABEL, groups)
 
     def notify_style_update(self) -> None:
         super().notify_style_update()

@@ -192,7 +192,12 @@ class OverviewGrid(LayerGrid):
         at = self._row_of(self._cursor)
         cursor = None if at is None or at not in rows or not self.marks_cursor else self._cursor
         layer = self._layers[rows[0]] if cursor is None else cursor.layer
-        label = Segment(f"{layer:>{LABEL - 1}} ", self.style("group" if cursor is None else "cursor-label"))
+        text, group = str(layer), self.style("group")
+        label = [
+            Segment(text.rjust(LABEL - 1)[: -len(text)], group),
+            Segment(text, group if cursor is None else self.style("cursor-label")),
+            Segment(" ", group),
+        ]
         levels = np.full((lines.rows, len(self._columns)), ABSENT, np.uint8)
         levels[: len(rows)] = self.levels(rows)
         places = ((self._row_of(node), node) for node in self.outlined() if node.stage in self._columns)
@@ -202,7 +207,7 @@ class OverviewGrid(LayerGrid):
         )
         cells = self.overview_cells(levels, outlines, self._cell_width(lines.size.width))
         groups = ([segment for cell in group for segment in cell] for group in self._by_group(cells))
-        return [label, *self._separated("", groups)[1:]]
+        return [*label, *self._separated("", groups)[1:]]
 
     @property
     def marks_cursor(self) -> bool:

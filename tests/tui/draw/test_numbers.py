@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aprtui.tui.draw.numbers import age_text, number, short_number, signed_short_number, size_text
+from aprtui.tui.draw.numbers import age_text, column_number, number, short_number, signed_short_number, size_text
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,17 @@ def test_signed_numbers_fit_and_have_their_sign(value: float, width: int) -> Non
 )  # fmt: skip
 def test_numbers_have_their_digits_and_what_is_none_has_its_name(value: float | None, digits: int, text: str) -> None:
     assert number(value, digits) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (7.0, 3, "7.00"), (-10.0, 3, "−10.0"), (0.12, 3, "0.120"), (123.4, 3, "123"), (-15.259, 6, "−15.2590"),
+        (1e-5, 3, "1.00e−05"), (0.0, 3, "0"), (math.nan, 3, "NaN"), (-math.inf, 3, "−Inf"), (None, 3, "–"),
+    ],
+)  # fmt: skip
+def test_numbers_of_a_column_keep_the_zeros_at_their_end(value: float | None, digits: int, text: str) -> None:
+    assert column_number(value, digits) == text
 
 
 def test_sizes_and_ages_are_said_as_people_do() -> None:

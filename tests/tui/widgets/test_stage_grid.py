@@ -161,7 +161,7 @@ async def test_the_cursor_goes_layer_by_layer_and_is_seen_in_the_half_of_its_lay
         await pilot.press("j", "l")
         assert grid.node == Node(1, "qkv_matmul")
         ends = halves(grid, Node(1, "qkv_matmul"))
-        assert ends[0][1] == ends[3][1] == CURSOR[True] and ends[0][0] != CURSOR[True]
+        assert ends[0][1] == ends[4][1] == CURSOR[True] and ends[0][0] != CURSOR[True]
         assert ends[1][1] != CURSOR[True]
         assert labels(grid)[0] == 1
         await pilot.press("pagedown", "pagedown", "pagedown")
@@ -230,7 +230,7 @@ async def test_a_fault_is_outlined_in_both_views_and_named_in_the_border() -> No
     async with showing(24, (120, 33)) as (pilot, grid):
         grid.mark_faults([Node(5, "ffn_gate")])
         cells = halves(grid, Node(5, "ffn_gate"))
-        assert cells[0][1] == cells[3][1] == FAULT and FAULT not in (cells[0][0], cells[1][1])
+        assert cells[0][1] == cells[4][1] == FAULT and FAULT not in (cells[0][0], cells[1][1])
         assert "fault at layer 5 ffn_gate" in str(grid.border_subtitle)
         grid.show_view(GridView.NUMBERS)
         await pilot.pause()

@@ -19,7 +19,7 @@ from aprtui.model.tensor_table import TensorInfo, TensorSummary
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.stats import StageStats
-from aprtui.tui.draw.numbers import UNKNOWN, age_text, number, range_text, shape_text, size_text
+from aprtui.tui.draw.numbers import UNKNOWN, age_text, column_number, number, range_text, shape_text, size_text
 from aprtui.tui.draw.text import SEPARATOR, as_typed, clipped, flowed, one_line, padded, short_path
 from aprtui.tui.frame.session import RecordedVerdict
 from aprtui.tui.screens.browse.artifacts import Artifact, ArtifactKind
@@ -178,7 +178,7 @@ def _stage_row(capture: Capture, node: Node, entry: Entry | None) -> Row:
     name = ("model" if node.layer is None else str(node.layer), node.stage)
     if isinstance(entry, StageSummary):
         stats = entry.stats
-        figures = [number(value) for value in (stats.rms, stats.min, stats.max, stats.absmax, stats.mean)]
+        figures = [column_number(value) for value in (stats.rms, stats.min, stats.max, stats.absmax, stats.mean)]
         counts = [str(stats.nan or ""), str(stats.inf or "")]
         tone = Tone.BAD if stats.nan or stats.inf else Tone.PLAIN
         return Row(node, (*name, shape_text(entry.shape), *figures, *counts), tone)
@@ -235,7 +235,7 @@ def tensor_row(info: TensorInfo, summary: TensorSummary | None) -> Row:
         return Row(info.name, (*head, *[_PENDING] * 5), Tone.MUTED)
     scales = [range_text(summary.scales[name]) if name in summary.scales else "" for name in ("d", "dmin")]
     stats = summary.stats
-    figures = [UNKNOWN] * 3 if stats is None else [number(value) for value in (stats.min, stats.max, stats.rms)]
+    figures = [UNKNOWN] * 3 if stats is None else [column_number(value) for value in (stats.min, stats.max, stats.rms)]
     return Row(info.name, (*head, *scales, *figures), Tone.BAD if stats and (stats.nan or stats.inf) else Tone.PLAIN)
 
 

@@ -334,7 +334,8 @@ class DiffGrid(OverviewGrid, can_focus=True):
         yield Segment(" " * LABEL, self.style("label"))
         for node, cell in zip(self._below, self._cells_below(), strict=True):
             current = node == self._cursor
-            yield Segment(f"{node.stage} ", self.style("cursor-label" if current else "other-label"))
+            yield Segment(node.stage, self.style("cursor-label" if current else "other-label"))
+            yield Segment(" ", self.style())
             yield from cell
             yield Segment(" ", self.style())
 

@@ -11,6 +11,7 @@ from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import ROUNDING_REL_L2, StageVerdict, Tolerance, Verdict
 from aprtui.compare.wording import counted, figures_text, number_text
 from aprtui.trace.graph import Node
+from aprtui.tui.draw.numbers import column_number
 from aprtui.tui.screens.diff.source import DiffRequest
 from aprtui.tui.screens.diff.verdict import SEPARATOR
 from aprtui.tui.widgets.table import Column, Row, Tone
@@ -204,7 +205,12 @@ def element_rows(comparison: Comparison) -> list[Row]:
     return [
         Row(
             place_of(element.place),
-            (place_words(element.place), f"{element.a:.6g}", f"{element.b:.6g}", number_text(element.b - element.a)),
+            (
+                place_words(element.place),
+                column_number(element.a, 6),
+                column_number(element.b, 6),
+                column_number(element.b - element.a),
+            ),
         )
         for element in comparison.elements
     ]

@@ -14,7 +14,7 @@ from aprtui.errors import UsageError
 from aprtui.trace.aprt import HEADER_BYTES
 from aprtui.trace.profile import Profile
 from aprtui.tui.draw.bars import bar_text
-from aprtui.tui.draw.numbers import number
+from aprtui.tui.draw.numbers import column_number, number
 from aprtui.tui.draw.text import SEPARATOR, clipped, flowed, joined, padded, wrapped
 from aprtui.tui.draw.tiles import Scale, ScaleKind, Size, largest
 from aprtui.tui.draw.viewport import Viewport, rows_of_line
@@ -280,7 +280,7 @@ def outlier_rows(source: TensorSource, profile: Profile | None, labels: RowLabel
         Row(
             column,
             (
-                str(column), number(rms, 3), f"{factor:.3g}",
+                str(column), column_number(rms), column_number(factor),
                 keys.words(column).partition(" ")[2].partition(" ")[2]
                 if source.axes[1] == "key"
                 else source.column_words(column),

@@ -209,6 +209,21 @@ async def test_the_cursor_is_on_the_culprit_and_goes_layer_by_layer(
         assert grid.node == Node(27, "ffn_gate") and labels(grid)[-1] == 27
 
 
+async def test_the_line_below_a_header_ends_with_its_name(
+    shallow: Sides, deep: Mapping[int, Sides], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def underlined(grid: DiffGrid) -> list[str]:
+        segments = [segment for y in range(grid.size.height) for segment in grid.render_line(y)]
+        return [segment.text for segment in segments if segment.text and segment.style and segment.style.underline]
+
+    async with opened(shallow, monkeypatch, (200, 60)) as (_, grid):
+        assert underlined(grid) == ["ffn", "gate"]
+    async with opened(deep[28], monkeypatch, (120, 40)) as (pilot, grid):
+        assert underlined(grid) == ["gat", "9"]
+        await pilot.press("end", "j")
+        assert "lm_head" in underlined(grid)
+
+
 async def test_z_gives_the_overview_the_whole_screen(
     deep: Mapping[int, Sides], monkeypatch: pytest.MonkeyPatch
 ) -> None:
