@@ -89,7 +89,7 @@ async def tensor(pilot: Driver, source: EngineProcess) -> None:
 
 async def diff(pilot: Driver, source: EngineProcess) -> None:
     """The verdict, and the cursor on the first divergence."""
-    await until(pilot, lambda: "FAIL" in screen_text(pilot), 120)
+    await until(pilot, lambda: "FAIL" in screen_text(pilot), 300)
     await pilot.press("g", "d")
 
 
@@ -102,13 +102,13 @@ SCENES: dict[str, Scene] = {
     "live": Scene(screen_state(ScreenName.LIVE, prompt=PROMPT, chat="off"), live),
     "browse": Scene(screen_state(ScreenName.BROWSE, a="good", b="bad"), browse),
     "tensor": Scene(screen_state(ScreenName.TENSOR, capture="bad", layer=2, stage="ffn_gate"), tensor),
-    "diff": Scene(screen_state(ScreenName.DIFF, a="good", b="bad", model="demo.gguf", replay=1), diff),
+    "diff": Scene(screen_state(ScreenName.DIFF, a="good", b="bad", model="demo.gguf", judge="replay"), diff),
     "contracts": Scene(
         screen_state(ScreenName.CONTRACTS, path=contracts(), reference="good", capture="good-again"), contracts_scene
     ),
     "real-live": Scene(screen_state(ScreenName.LIVE, prompt=QUESTION, chat="on", model=REAL_MODEL), chat, REAL_MODEL),
     "real-diff": Scene(
-        screen_state(ScreenName.DIFF, a="real-good", b="real-bad", model=REAL_MODEL, replay=1), diff, REAL_MODEL
+        screen_state(ScreenName.DIFF, a="real-good", b="real-bad", model=REAL_MODEL, judge="replay"), diff, REAL_MODEL
     ),
     "real-tensor": Scene(
         screen_state(ScreenName.TENSOR, capture="real-bad", layer=12, stage="ffn_gate"), tensor, REAL_MODEL

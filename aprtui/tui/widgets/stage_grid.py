@@ -232,7 +232,9 @@ class StageGrid(OverviewGrid, can_focus=True):
         faults = ", ".join(map(str, sorted(self._faults, key=str)[:2])) + (", …" if len(self._faults) > 2 else "")
         words = [f"[b $error]{self._first_bad}[/]"] if self._first_bad else []
         words += [f"[b {FAULT_COLOUR}]fault at {faults}[/]"] if faults else []
-        words += ["no room for the logit lens: v"] if self._lens is not None and not self._has_lens else []
+        if self._lens is not None and not self._has_lens:
+            has_room = self._widths(self.size.width, overview=True)[1] > 0
+            words.append("no room for the logit lens" + (": v" if has_room else ""))
         return SEPARATOR.join([*words, view])
 
     def _draw_head(self, width: int) -> list[Strip]:

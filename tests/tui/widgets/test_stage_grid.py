@@ -264,3 +264,12 @@ async def test_a_line_that_did_not_change_is_not_drawn_again() -> None:
         after = [grid.draw_row(row) for row in range(0, 24, 2)]
         assert after[1:] == before[1:] and all(a is b for a, b in zip(after[1:], before[1:], strict=True))
         assert isinstance(next(iter(after[0])), Segment) and after[0] is not before[0]
+
+
+async def test_a_key_is_named_for_the_lens_only_where_that_makes_room() -> None:
+    for wide, words in ((False, "no room for the logit lens: v"), (True, "no room for the logit lens  ")):
+        async with showing(24, (80, 17), qk_norm=wide) as (pilot, grid):
+            grid.show_view(GridView.NUMBERS)
+            grid.show_lens([])
+            await pilot.pause()
+            assert str(grid.border_subtitle).startswith(words)

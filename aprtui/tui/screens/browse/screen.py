@@ -426,7 +426,7 @@ class BrowseScreen(ToolScreen):
             return
         if artifact.kind is ArtifactKind.PAIR:
             a, b = map(as_typed, artifact.key)
-            self.program.open_state(screen_state(ScreenName.DIFF, a=a, b=b, replay=1))
+            self.program.open_state(screen_state(ScreenName.DIFF, a=a, b=b, judge="replay"))
         elif artifact.is_capture:
             self._replay.cancel()
             self._looking_for = artifact

@@ -16,6 +16,8 @@ from aprtui.tui.screens.diff.cells import SIGN_TEXTS, STEPS, DiffCell, Greys, Si
 BOUND_STEP = STEPS // 2
 """The first step of error that is beyond its bound."""
 
+INHERITED = "may be inherited"
+
 _ADDED = 0
 _OBSERVED = LEVELS + len(Mark)
 _UNJUDGED = _OBSERVED + LEVELS
@@ -95,7 +97,7 @@ def overview_legend(cells: Collection[DiffCell], greys: Greys) -> Iterator[Swatc
         yield Swatch(tuple(_ADDED + level for level in BEYOND), SIGN_TEXTS[Sign.ADDS])
     if occurs(_OBSERVED, BEYOND):
         yield Swatch(
-            tuple(_OBSERVED + level for level in BEYOND), f"beyond {'it' if within else 'its bound'}, may be inherited"
+            tuple(_OBSERVED + level for level in BEYOND), f"beyond {'it' if within else 'its bound'}, {INHERITED}"
         )
     unjudged = [cell for cell in cells if _UNJUDGED <= overview_level(cell) < _FURTHER]
     if unjudged:
@@ -103,8 +105,10 @@ def overview_legend(cells: Collection[DiffCell], greys: Greys) -> Iterator[Swatc
         yield Swatch(tuple(_UNJUDGED + level for level in (0, LEVELS // 2, LEVELS - 1)), text)
     for sign, inherited in _INHERITED.items():
         begins = Mark.NAN if sign is Sign.NAN else Mark.INF
-        if begins in found or inherited in found:
-            yield Swatch((int(begins) if begins in found else inherited,), SIGN_TEXTS[sign])
+        if begins in found:
+            yield Swatch((int(begins),), SIGN_TEXTS[sign])
+        if inherited in found:
+            yield Swatch((inherited,), INHERITED if begins in found else f"{SIGN_TEXTS[sign]}, {INHERITED}")
     for sign, level in _ABSENT.items():
         if level in found:
             yield Swatch((level,), SIGN_TEXTS[sign])

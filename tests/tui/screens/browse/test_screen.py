@@ -21,11 +21,12 @@ from aprtui.tui.app import AprtuiApp
 from aprtui.tui.frame.child import Ended, Event, Progressed, Record, Remark
 from aprtui.tui.frame.recent import recent_paths, remember
 from aprtui.tui.frame.session import RecordedVerdict
-from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
+from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state, screen_state
 from aprtui.tui.screens.browse import replay
 from aprtui.tui.screens.browse import screen as browse_screen
 from aprtui.tui.screens.browse.replay import ReplayRequest
 from aprtui.tui.screens.browse.screen import BrowseScreen
+from aprtui.tui.screens.diff.screen import DiffScreen
 from aprtui.tui.widgets.table import Table
 from tests.compare.synthetic import changed, write_capture
 from tests.tui.driver import Driver, notifications, screen_text, showing, tool_screen, until, until_shown
@@ -369,7 +370,9 @@ async def test_without_its_model_a_capture_says_what_to_do(folder: Path, opened:
         await pilot.press("R")
         await until_shown(pilot, "verdict  no model at hand")
         await pilot.press("end", "R")
-        assert opened == ["aprtui:diff?a=b&b=a&replay=1"]
+        assert opened == ["aprtui:diff?a=b&b=a&judge=replay"]
+        request = DiffScreen(tool_screen(pilot).session, parse_state(opened[0]))._request
+        assert request is not None and request.replay
         await pilot.press("k", "R")
         assert "Captures can be replayed" in notifications(pilot)[-1]
 

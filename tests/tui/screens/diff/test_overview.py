@@ -156,6 +156,10 @@ def test_the_legend_says_what_occurs(shallow: Sides, tmp_path: Path) -> None:
     assert legend(plain)[1].startswith("rel_l2 without a bound: ")
     nan = read_back(*two_captures(tmp_path, {FAULT: changed((2, 7), np.nan)}))
     assert "NaN on one side" in legend(nan)
+    after = read_back(
+        *two_captures(tmp_path / "after", {node: changed((2, 7), np.nan) for node in (FAULT, Node(1, "ffn_silu"))})
+    )
+    assert legend(after)[-2:] == ["NaN on one side", "may be inherited"]
 
 
 @pytest.mark.parametrize(
