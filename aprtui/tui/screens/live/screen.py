@@ -44,7 +44,8 @@ from aprtui.tui.screens.live.status_lines import ExpertLine, Status, StatusBar, 
 from aprtui.tui.widgets.bar_list import BarList
 from aprtui.tui.widgets.contracts import ContractsDock
 from aprtui.tui.widgets.moves import END_TOKENS, TEN_TOKENS, TOKENS
-from aprtui.tui.widgets.stage_grid import GridView, StageGrid
+from aprtui.tui.widgets.overview_grid import GridView
+from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.text_stream import TextStream
 
 EXPLANATION = """\
