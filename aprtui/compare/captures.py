@@ -16,7 +16,7 @@ from aprtui.compare.align.tokens import USER_SOURCE, TokenAlignment, align_token
 from aprtui.compare.choice import judge_choice
 from aprtui.compare.comparison import Comparison, StageComparison
 from aprtui.compare.conclusion import Findings, conclude
-from aprtui.compare.explain.locate import most_differing_place
+from aprtui.compare.explain.locate import most_differing_place, with_experts
 from aprtui.compare.metrics.logits import measure_indices, measure_logits
 from aprtui.compare.metrics.measure import PairMetrics, measure
 from aprtui.compare.survey import NOT_WRITTEN, is_unfinished
@@ -165,7 +165,7 @@ def _compare(
     return StageComparison(
         pair.node, measured.metrics, measured.tokens, verdict, pair.matched, pair.a.shape, pair.first_token,
         injected=injected, logits=measure_logits(pair.a, pair.b) if Axis.VOCABULARY in pair.axes else None,
-        place=most_differing_place(pair, measured.metrics),
+        place=with_experts(most_differing_place(pair, measured.metrics), pair, graph[pair.node.stage], pair_of),
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from aprtui.compare.align.tokens import TokenAlignment
 from aprtui.compare.comparison import (
     Comparison,
     Divergence,
+    Element,
     ErrorState,
     FloatSteps,
     Focus,
@@ -25,9 +27,9 @@ from aprtui.compare.explain.classify import TokenJudgement, classify, tokens_bey
 from aprtui.compare.explain.focus import blame, choose_focus, first_failed
 from aprtui.compare.explain.hints import find_hints
 from aprtui.compare.explain.hypotheses import StageEvidence, hypothesise
-from aprtui.compare.explain.locate import first_failing_place, top_elements
+from aprtui.compare.explain.locate import first_failing_place, top_elements, with_experts
 from aprtui.compare.metrics.extras import ulp_histogram
-from aprtui.compare.metrics.measure import Metric
+from aprtui.compare.metrics.measure import Metric, PairMetrics
 from aprtui.compare.verdict import NO_BOUND, ROUNDING_REL_L2, Signal, Tolerance, Verdict, judge, smallest_tolerance
 from aprtui.compare.wording import NOTHING_COMPARED, UNBOUNDED, UNCOMPARED, counted
 from aprtui.trace.graph import Node, StageGraph
@@ -81,12 +83,12 @@ def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]
         expected=expected,
         allowed_missing=len(findings.allowed.difference(stage.node for stage in stages)),
         unfinished=findings.unfinished,
-        first_divergence=_divergence(findings, stages, focus, pair),
+        first_divergence=_divergence(findings, stages, focus, pair, pair_of),
         focus=focus,
-        elements=top_elements(pair, findings.limit) if isinstance(pair, StagePair) else (),
+        elements=_elements(findings, pair, pair_of),
         hints=find_hints(findings.graph, stages),
         metric=findings.metric,
-        smallest=smallest_tolerance((stage.metrics for stage in stages), findings.metric),
+        smallest=smallest_tolerance(_measured(stages), findings.metric),
         statements=findings.statements,
         hypotheses=_hypotheses(findings, stages, pair, pair_of) if verdict is Verdict.FAIL else (),
         steps=_steps(pair) if findings.extras and isinstance(pair, StagePair) else None,
@@ -121,7 +123,7 @@ def judge_by_bound(comparison: Comparison, bound: Tolerance) -> Comparison:
         first_divergence=divergence,
         metric=bound.metric,
         hypotheses=hypotheses,
-        smallest=smallest_tolerance((stage.metrics for stage in stages), bound.metric),
+        smallest=smallest_tolerance(_measured(stages), bound.metric),
     )
 
 
@@ -129,6 +131,11 @@ def _by_bound(stage: StageComparison, bound: Tolerance) -> StageComparison:
     if stage.verdict.metric is Metric.INDICES:
         return replace(stage, injected=(None, None))
     return replace(stage, verdict=judge(stage.node, stage.metrics, (bound,)), injected=(None, None))
+
+
+def _measured(stages: Sequence[StageComparison]) -> Iterator[PairMetrics]:
+    """The numbers of the stages that a tolerance judges: all but indices."""
+    return (stage.metrics for stage in stages if stage.verdict.metric is not Metric.INDICES)
 
 
 def _steps(pair: StagePair) -> FloatSteps:
@@ -239,9 +246,20 @@ def _overall(stages: Iterable[StageComparison], alignment: TokenAlignment, reaso
     return Verdict.UNKNOWN if reasons else Verdict.PASS
 
 
+def _elements(
+    findings: Findings, pair: StagePair | Unpaired | None, pair_of: Callable[[Node], StagePair | Unpaired]
+) -> tuple[Element, ...]:
+    """The elements of the `pair` in focus that differ most."""
+    if not isinstance(pair, StagePair):
+        return ()
+    name = partial(with_experts, pair=pair, stage=findings.graph[pair.node.stage], pair_of=pair_of)
+    return tuple(replace(found, place=name(found.place)) for found in top_elements(pair, findings.limit))
+
+
 def _divergence(
-    findings: Findings, stages: Sequence[StageComparison], focus: Focus | None, pair: StagePair | Unpaired | None
-) -> Divergence | None:
+    findings: Findings, stages: Sequence[StageComparison], focus: Focus | None, pair: StagePair | Unpaired | None,
+    pair_of: Callable[[Node], StagePair | Unpaired],
+) -> Divergence | None:  # fmt: skip
     if focus is None or focus.kind is not FocusKind.DIVERGENCE:
         return None
     assert isinstance(pair, StagePair), "a stage that failed was compared"
@@ -252,8 +270,9 @@ def _divergence(
         # The replay evaluated exactly the stages that the capture lacks: nothing else can be to blame.
         segment, not_selected = (*failed.segment, failed.node), ()
     certainty, settled_by = _certainty(failed, segment)
+    place = first_failing_place(pair, failed.metrics, failed.verdict)
     return Divergence(
-        failed.verdict, first_failing_place(pair, failed.metrics, failed.verdict), segment, not_selected,
+        failed.verdict, with_experts(place, pair, findings.graph[focus.node.stage], pair_of), segment, not_selected,
         failed.state, certainty, settled_by,
     )  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 NOTHING_COMPARED = "nothing was compared"
 UNCOMPARED = "could not be compared"
 """The end of the reason for UNKNOWN where stages are missing, or cannot be read."""
@@ -16,6 +18,17 @@ def counted(count: int, noun: str) -> str:
 
 def first_tokens(count: int) -> str:
     return "the first token" if count == 1 else f"the first {count} tokens"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """`0–3, 7` for sorted numbers."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
 
 
 def number_text(number: float | str | None) -> str:

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from aprtui.compare.wording import counted
+from aprtui.compare.wording import counted, ranges
 from aprtui.errors import UnreadableError
 from aprtui.model.config import ModelConfig
 from aprtui.model.model import Model
 from aprtui.model.vocabulary import VocabularyKind
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Node
+from aprtui.trace.graph import Node, StageGraph, graph_for
 
 _USUAL_BASES = (1e4, 5e5, 1e6)
 _USUAL_EPSILONS = (1e-5, 1e-6)
@@ -197,6 +197,7 @@ def _model_rows(facts: ModelFacts) -> Iterator[tuple[str, str]]:
     yield "file", f"{facts.path}, {_size(facts.size)}{parts}"
     yield "architecture", f"{graph.architecture}, {facts.quantization}, {_count(facts.parameters)} parameters"
     yield "layers", f"{graph.layers}, hidden size {graph.hidden}, feed-forward {graph.ffn}"
+    yield from _kind_rows(graph_for(graph))
     yield "heads", f"{graph.heads} for Q, {graph.kv_heads} for K and V, of {graph.head_dim} channels"
     yield "context", f"{config.context} tokens"
     scale = "" if config.rope.scale == 1 else f", positions divided by {config.rope.scale:g}"
@@ -205,6 +206,15 @@ def _model_rows(facts: ModelFacts) -> Iterator[tuple[str, str]]:
     yield "norms", f"RMS, epsilon {config.norm_epsilon:.6g}"
     if facts.temperature is not None:
         yield "temperature", f"{facts.temperature:g} recommended"
+
+
+def _kind_rows(graph: StageGraph) -> Iterator[tuple[str, str]]:
+    """A row for each kind of layers, with the mark that grids show beside them; none where all are of one kind."""
+    layers: dict[str, list[int]] = defaultdict(list)
+    for layer, mark in enumerate(graph.layer_marks):
+        layers[f"{mark} {graph.kind_words(layer)}".strip()].append(layer)
+    for number, (words, found) in enumerate(layers.items() if len(layers) > 1 else ()):
+        yield "" if number else "layer kinds", f"{words}: {ranges(found)}"
 
 
 def _type_rows(facts: ModelFacts) -> Iterator[tuple[str, str]]:

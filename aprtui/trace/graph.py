@@ -61,6 +61,9 @@ class Op(StrEnum):
     COMBINE_EXPERTS = "combine_experts"
 
 
+_CHOICES = frozenset({Op.CHOOSE_EXPERTS, Op.TAKE_CHOSEN, Op.NORMALISE_CHOSEN})
+"""Ops that give a number for each chosen expert of a token, most probable first."""
+
 MATRIX_PRODUCTS = frozenset({Op.MATMUL, Op.EXPERT_MATMUL})
 """Ops that multiply a matrix of weights, whose input engines round by the type of the weights."""
 
@@ -189,6 +192,16 @@ class Stage:
         return Axis.QUERY in self.axes
 
     @property
+    def column_axis(self) -> str:
+        """What a column of a row is: `channel`, `vocabulary`, `key`; `expert` of a router, `choice` of its choices.
+
+        Rows of several experts have channels, those of one choice after the other.
+        """
+        if self.axes[-1] is Axis.EXPERT and self.op in _CHOICES:
+            return "choice"
+        return str(self.axes[-1])
+
+    @property
     def holds_logits(self) -> bool:
         """Whether the stage is a number for each token of the vocabulary: often computed for the last position only."""
         return Axis.VOCABULARY in self.axes
@@ -252,6 +265,20 @@ ROUTER_CHOICE = "moe_router_indices"
 """The stage that says which experts a token uses."""
 
 
+@dataclass(frozen=True, slots=True)
+class LayerKind:
+    """In what a layer differs from others of its model: how many positions a query sees (0: all), and experts."""
+
+    window: int
+    experts: bool
+
+    def words(self, *, windows: bool, experts: bool) -> str:
+        """The kind in words, of those two that are asked for."""
+        fields = [f"a window of {self.window} positions" if self.window else "all positions"] if windows else []
+        fields += ["experts" if self.experts else "dense"] if experts else []
+        return ", ".join(fields)
+
+
 class StageGraph:
     """The stages of a model as a directed acyclic graph, in execution order."""
 
@@ -288,6 +315,34 @@ class StageGraph:
     def order(self) -> Mapping[Node, int]:
         """Position of each node in execution order."""
         return MappingProxyType({node: index for index, node in enumerate(self.nodes)})
+
+    @cached_property
+    def layer_kinds(self) -> tuple[LayerKind, ...]:
+        """The kind of each layer; empty where nothing is known of them."""
+        config = self.config
+        if config is None:
+            return ()
+        return tuple(LayerKind(config.window(layer), Node(layer, ROUTER) in self.order) for layer in range(self.layers))
+
+    @cached_property
+    def layer_marks(self) -> tuple[str, ...]:
+        """A character for the kind of each layer, where layers differ: `~` a window, `+` experts, `*` both."""
+        windows, experts = self._mixed
+        marks = {(False, False): " ", (True, False): "~", (False, True): "+", (True, True): "*"}
+        return tuple(marks[windows and kind.window > 0, experts and kind.experts] for kind in self.layer_kinds)
+
+    @cached_property
+    def _mixed(self) -> tuple[bool, bool]:
+        """Whether layers differ in their windows, and whether in having experts."""
+        kinds = self.layer_kinds
+        return len({kind.window for kind in kinds}) > 1, len({kind.experts for kind in kinds}) > 1
+
+    def kind_words(self, layer: int | None) -> str:
+        """The kind of a layer in words; empty where all are alike."""
+        if layer is None or not self.layer_kinds:
+            return ""
+        windows, experts = self._mixed
+        return self.layer_kinds[layer].words(windows=windows, experts=experts)
 
     def _walk(self) -> Iterator[Node]:
         for layer in range(self.layers):
@@ -344,6 +399,16 @@ def graph_for(config: GraphConfig) -> StageGraph:
     """The stage graph of a decoder with the dimensions and options of `config`."""
     blocks = _EXPERTS if config.experts else _DENSE
     return StageGraph(_stages(config, blocks), config.layers, config)
+
+
+def with_stages_of_its_kind(graph: StageGraph) -> StageGraph:
+    """A graph from names with the stages that every model of that kind has, also those that were not captured."""
+    names = set(graph.names)
+    activation = _activation_of(names)
+    unknown = _with_all_stages(activation, graph.layers)
+    blocks = tuple(block for block in (_DENSE, _EXPERTS) if names & block.own_names(unknown)) or (_DENSE,)
+    plain = GraphConfig("unknown", graph.layers, 0, 0, 0, 0, 0, 0, activation=activation)
+    return graph_from_names({*names, *(stage.name for stage in _stages(plain, *blocks))}, graph.layers)
 
 
 def graph_from_names(names: Iterable[str], layers: int) -> StageGraph:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aprtui.model.facts import ModelFacts, TokenizerFacts, decoded_weights, model_facts
+from aprtui.model.facts import ModelFacts, TokenizerFacts, decoded_weights, described, model_facts
 from aprtui.model.model import load_model
 from aprtui.model.weight_types import WeightType
 from aprtui.resources import embedded_model
@@ -89,3 +89,14 @@ def test_weights_that_are_decoded_row_by_row_are_named(tmp_path: Path) -> None:
     assert "9 tensors IQ3_S: dequantised row by row, slower" in facts_of(path).unusual
     path = model_file(architecture="llama", layers=1).write(tmp_path / "other.gguf")
     assert decoded_weights(load_model(path)) is None
+
+
+def test_kinds_of_layers_are_listed_where_a_model_has_several(tmp_path: Path) -> None:
+    gemma = write_model(tmp_path / "gemma.gguf", architecture="gemma3", layers=7)
+    rows = list(described(facts_of(gemma)))
+    at = next(number for number, (name, _) in enumerate(rows) if name == "layer kinds")
+    assert rows[at : at + 2] == [
+        ("layer kinds", "~ a window of 16 positions: 0–4, 6"), ("", "all positions: 5")
+    ]  # fmt: skip
+    alike = described(facts_of(write_model(tmp_path / "qwen.gguf")))
+    assert "layer kinds" not in dict(alike)

@@ -222,3 +222,18 @@ def test_unknown_or_empty_stage_is_a_usage_error(text: str) -> None:
 def test_model_level_stages_do_not_depend_on_the_layers() -> None:
     graph = graph_for(QWEN2)
     assert select_nodes(graph, ("ffn_out", "lm_head"), {1}) == {Node(1, "ffn_out"), Node(None, "lm_head")}
+
+
+def test_layers_of_one_kind_have_no_mark_and_no_words() -> None:
+    for config in (QWEN2, EXPERTS, replace(QWEN2, windows=(64, 64, 64))):
+        graph = graph_for(config)
+        assert set(graph.layer_marks) == {" "} and graph.kind_words(1) == ""
+    assert graph_from_names(["attn_norm"], 2).layer_marks == () and graph_for(GEMMA2).kind_words(None) == ""
+
+
+def test_layers_with_a_window_are_marked_where_others_see_all_positions() -> None:
+    graph = graph_for(replace(GEMMA2, layers=3, windows=(64, 0, 128)))
+    assert graph.layer_marks == ("~", " ", "~")
+    assert [graph.kind_words(layer) for layer in range(3)] == [
+        "a window of 64 positions", "all positions", "a window of 128 positions"
+    ]  # fmt: skip

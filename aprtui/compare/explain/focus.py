@@ -13,15 +13,21 @@ from collections.abc import Collection, Mapping, Sequence
 
 from aprtui.compare.comparison import ErrorState, Focus, FocusKind, StageComparison
 from aprtui.compare.explain.classify import nearest_compared
+from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict, is_plausible
-from aprtui.trace.graph import GraphConfig, Node, StageGraph, graph_for, graph_from_names
+from aprtui.trace.graph import Node, StageGraph, with_stages_of_its_kind
 
 JUMP = 10.0
 """An honest stage adds noise of the order of its inputs' noise; a stage that multiplies it by this does more."""
 
 
 def error_of(stage: StageComparison) -> float:
-    """rel_l2, which compares across stages; inf for NaN or Inf on one side, 0 where no value is left to compare."""
+    """rel_l2, which compares across stages; inf for NaN or Inf on one side, 0 where no value is left to compare.
+
+    Indices are alike or not: how far apart two experts are numbered says nothing.
+    """
+    if stage.verdict.metric is Metric.INDICES:
+        return 0.0 if stage.verdict.verdict is Verdict.PASS else math.inf
     if stage.metrics.mismatches:
         return math.inf
     return stage.metrics.rel_l2 or 0.0
@@ -37,9 +43,13 @@ def first_failed(stages: Sequence[StageComparison]) -> StageComparison:
 
 
 def nearest_to_bound(stages: Sequence[StageComparison]) -> StageComparison | None:
-    """The stage whose error is the largest part of its bound; None where no stage that differs has a bound."""
+    """The stage whose error is the largest part of its bound; None where no stage that differs has a bound.
+
+    Choices of experts that differ and pass have no error that is near to anything: they count where nothing else does.
+    """
     bounded = [stage for stage in stages if stage.metrics.max_abs and stage.verdict.bound is not None]
-    return max(bounded, key=_share_of_bound, default=None)
+    measured = [stage for stage in bounded if stage.verdict.metric is not Metric.INDICES]
+    return max(measured or bounded, key=_share_of_bound, default=None)
 
 
 def _share_of_bound(stage: StageComparison) -> float:
@@ -75,7 +85,7 @@ def blame(
 ) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
     """The stages that could be to blame for `divergent`, in execution order: itself and those before it that a capture
     lacks, just itself where all its inputs were `compared`; then the `not_selected` stages right before those."""
-    graph = graph if graph.config is not None else _with_dense_stages(graph)
+    graph = graph if graph.config is not None else with_stages_of_its_kind(graph)
     blamed: set[Node] = set()
     stopped: set[Node] = set()
     pending = [divergent]
@@ -87,9 +97,3 @@ def blame(
             blamed.add(node)
             pending += [source for source in graph.inputs(node) if source not in compared]
     return tuple(n for n in graph.nodes if n in blamed), tuple(n for n in graph.nodes if n in stopped)
-
-
-def _with_dense_stages(graph: StageGraph) -> StageGraph:
-    """`graph` with the stages that every dense model has, so that stages in neither capture can be named too."""
-    dense = graph_for(GraphConfig("unknown", graph.layers, 0, 0, 0, 0, 0, 0))
-    return graph_from_names({*graph.names, *dense.names}, graph.layers)

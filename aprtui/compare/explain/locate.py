@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.compare.align.pairing import StagePair
+from aprtui.compare.align.pairing import StagePair, Unpaired
 from aprtui.compare.comparison import Element
 from aprtui.compare.metrics.blocks import Rows, Values, blocks
 from aprtui.compare.metrics.measure import Metric, PairMetrics, token_values
 from aprtui.compare.verdict import StageVerdict, Tolerance
+from aprtui.trace.graph import ROUTER_CHOICE, Axis, Node, Stage
 
 
 def first_failing_place(pair: StagePair, metrics: PairMetrics, verdict: StageVerdict) -> dict[str, int]:
@@ -58,6 +62,30 @@ def most_differing_place(pair: StagePair, metrics: PairMetrics) -> dict[str, int
     if index is None and metrics.max_abs:
         index = metrics.max_abs_index
     return {} if index is None else pair.place(index)
+
+
+def with_experts(
+    place: Mapping[str, int], pair: StagePair, stage: Stage, pair_of: Callable[[Node], StagePair | Unpaired]
+) -> dict[str, int]:
+    """`place` in the stage of `pair`, where experts are concerned, with the expert or the choice that it is about.
+
+    Of a router the expert stands in place of the channel, of its choices the choice. In rows of several experts the
+    channel is that of the row; the expert is named where both sides chose the same at that place.
+    """
+    if Axis.EXPERT not in stage.axes or "channel" not in place:
+        return dict(place)
+    column = place["channel"]
+    if stage.column_axis != "channel":
+        return {"token": place["token"], stage.column_axis: column}
+    choices = pair_of(replace(pair.node, stage=ROUTER_CHOICE))
+    if not isinstance(choices, StagePair) or choices.a.ndim != 2 or pair.a.shape[1] % choices.a.shape[1]:
+        return dict(place)
+    choice, row = column // (pair.a.shape[1] // choices.a.shape[1]), place["token"] - choices.first_token
+    named = {**place, "choice": choice}
+    if not 0 <= row < choices.a.shape[0]:
+        return named
+    a, b = choices.a[row, choice], choices.b[row, choice]
+    return {**named, "expert": int(a)} if a == b and np.isfinite(a) else named
 
 
 def top_elements(pair: StagePair, limit: int) -> tuple[Element, ...]:

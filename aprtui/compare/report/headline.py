@@ -8,7 +8,7 @@ from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Signal, Verdict, alike_text
 from aprtui.compare.wording import NOTHING_COMPARED, UNBOUNDED, UNCOMPARED, counted, first_tokens, number_text
 
-_COORDINATES = ("head", "query", "token", "element")
+_COORDINATES = ("head", "query", "token", "expert", "element")
 """The coordinates of the first wrong value that the sentence names; its channel or key stands in the details."""
 
 
@@ -104,6 +104,8 @@ def _closeness(comparison: Comparison) -> str:
     nearest = nearest_to_bound(comparison.stages)
     assert nearest is not None, "what differs passes by a bound"
     verdict = nearest.verdict
+    if verdict.metric is Metric.INDICES:
+        return f"{verdict.node}: {verdict.reason}"
     figures = f"{verdict.metric} {number_text(verdict.error)}, bound {number_text(verdict.bound)}"
     share = _share_differing(comparison)
     if len(comparison.stages) == 1 and verdict.signal is not Signal.INJECTED:

@@ -269,7 +269,7 @@ def _read_divergence(record: Mapping[str, Any] | None, stages: Iterable[StageCom
     if record is None:
         return None
     node = _read_node(record)
-    place = {name: record[name] for name in ("token", "channel") if name in record}
+    place = {name: record[name] for name in ("token", "channel", "choice", "expert") if name in record}
     return Divergence(
         next(stage.verdict for stage in stages if stage.node == node),
         place or record["index"],

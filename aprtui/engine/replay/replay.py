@@ -20,7 +20,7 @@ from aprtui.compare.captures import Bounds, Criteria
 from aprtui.compare.choice import judge_choice
 from aprtui.compare.comparison import Comparison, StageComparison
 from aprtui.compare.conclusion import Findings, conclude
-from aprtui.compare.explain.locate import most_differing_place
+from aprtui.compare.explain.locate import most_differing_place, with_experts
 from aprtui.compare.metrics.measure import Metric, measure
 from aprtui.compare.survey import is_unfinished
 from aprtui.compare.verdict import Signal, StageVerdict, Verdict, judge
@@ -169,9 +169,10 @@ class _Replay:
             if not given and verdict.verdict is Verdict.FAIL and not measured.metrics.mismatches:
                 verdict = judge(node, measured.metrics, (self.spreads.bound(node, recomputed),))
         verdict = replace(verdict, signal=Signal.INJECTED)
+        place = most_differing_place(pair, measured.metrics)
         return StageComparison(
-            node, measured.metrics, measured.tokens, verdict, pair.matched, pair.a.shape,
-            pair.first_token, segment=recomputed.segment, place=most_differing_place(pair, measured.metrics),
+            node, measured.metrics, measured.tokens, verdict, pair.matched, pair.a.shape, pair.first_token,
+            segment=recomputed.segment, place=with_experts(place, pair, self.model.graph[node.stage], self._pair),
         )  # fmt: skip
 
     def _judged_choice(self, node: Node, recomputed: Recomputed, pair: StagePair) -> StageVerdict:

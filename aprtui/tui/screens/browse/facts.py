@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from aprtui.compare.wording import counted
+from aprtui.compare.wording import counted, ranges
 from aprtui.contracts.documents.document import Document
 from aprtui.model.gguf_file import GgufFile
 from aprtui.model.tensor_table import tensor_table
@@ -97,7 +97,7 @@ def stages_words(present: Collection[Node], graph: StageGraph) -> str:
         layer for layer in missing_layers if layer is not None and not any(node.layer == layer for node in present)
     )
     stages = list(dict.fromkeys(node.stage for node in absent if node.layer not in whole))
-    without = [f"{counted(len(whole), 'layer')} ({_ranges(whole)})"] if whole else []
+    without = [f"{counted(len(whole), 'layer')} ({ranges(whole)})"] if whole else []
     without += [_names(stages)] if stages else []
     return f"{words}; without {' and '.join(without)}"
 
@@ -108,18 +108,7 @@ def _names(stages: Collection[str]) -> str:
 
 
 def _layers(nodes: Iterable[Node]) -> str:
-    return _ranges(sorted({node.layer for node in nodes if node.layer is not None}))
-
-
-def _ranges(numbers: list[int]) -> str:
-    """`0–3, 7` for sorted numbers."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs)
+    return ranges(sorted({node.layer for node in nodes if node.layer is not None}))
 
 
 def model_facts(file: GgufFile) -> Facts:

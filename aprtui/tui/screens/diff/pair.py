@@ -136,7 +136,7 @@ class PairReader:
             return "no values"
         row, column = slice(view.row, view.row + 1), slice(view.column, view.column + 1)
         a, b = (float(self._side(side, plane)(row, column)[0, 0]) for side in (0, 1))
-        names = self._axes[-2:] if len(self._axes) > 1 else ("row", "column")
+        names = self._axes or ("row", "column")
         place = f"{names[0]} {view.row}, {names[1]} {view.column}"
         place = f"head {plane}, {place}" if self.planes > 1 else place
         return f"{place}: A {a:.6g}, B {b:.6g}, B − A {b - a:.3g} (bits {_bits(a)}, {_bits(b)})"
@@ -168,7 +168,8 @@ def open_pair(sides: Sides, node: Node) -> PairReader:
         raise UnreadableError("two stage files are compared as they lie: enter opens B's alone")
     else:
         (a, shape_a), (b, shape_b) = (_file_of(capture, node) for capture in (sides.a, sides.b))
-        axes = tuple(str(axis) for axis in sides.a.graph[node.stage].axes)
+        stage = sides.a.graph[node.stage]
+        axes = ("query" if stage.is_attention_map else "token", stage.column_axis)
     left = StageReader(a, shape_a)
     try:
         return PairReader(left, StageReader(b, shape_b), axes)

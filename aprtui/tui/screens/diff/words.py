@@ -220,4 +220,5 @@ def place_of(place: Mapping[str, int]) -> tuple[int, int, int]:
     """Plane, row and column of a value; values of unknown shape are one row."""
     if "head" in place:
         return place["head"], place["query"], place["key"]
-    return 0, place.get("token", 0), place.get("channel", place.get("element", 0))
+    column = next((place[name] for name in ("channel", "expert", "choice", "element") if name in place), 0)
+    return 0, place.get("token", 0), column

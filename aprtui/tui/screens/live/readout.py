@@ -28,8 +28,9 @@ def describe(
         return joined([str(node), "not tapped"], width)
     figures = [f"{name} {_finite(float(row[name]))}" for name in ("rms", "min", "max", "mean", "absmax")]
     bad = f"{row['nan']} NaN, {row['inf']} Inf" if row["nan"] or row["inf"] else "all finite"
+    kind = graph.kind_words(node.layer)
     fields = [str(node), figures[0], bad, *_change(row, before, place), _time(record, place)]
-    return joined([*fields, *figures[1:], f"{row['count']} values"], width)
+    return joined([*fields, *([kind] if kind else []), *figures[1:], f"{row['count']} values"], width)
 
 
 def _change(row: np.void, before: TokenRecord | None, place: int) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from aprtui.errors import UnreadableError, UsageError
 from aprtui.model.tensor_table import TensorInfo, TensorReader, tensor_table
 from aprtui.trace.aprt import AprtError
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node, Op, Part, Stage, StageGraph, canonical_name
+from aprtui.trace.graph import ROUTER_CHOICE, Axis, Node, Op, Part, Stage, StageGraph, canonical_name
 from aprtui.trace.manifest import relative_path
 from aprtui.trace.positional import PositionalFile
 from aprtui.trace.stage_reader import StageReader
@@ -71,8 +71,11 @@ class TensorSource(ABC):
         """The headless command that describes this tensor, and the value at `index` if it can and one is given."""
         return ["aprtui", "stats", as_typed(self.file.path)]
 
-    def column_words(self, column: int) -> str:
-        """What a column is beyond its number, as the head and the channel in it; empty if it is nothing more."""
+    def column_words(self, column: int, row: int | None = None) -> str:
+        """What a column is beyond its number, as the head and the channel in it; empty if it is nothing more.
+
+        In rows of several experts that is for each `row` another one.
+        """
         return ""
 
     def neighbour(self, step: int, same: str) -> ScreenState | None:
@@ -113,7 +116,8 @@ class StageSource(_StageFile):
         if self.folded:
             self.axes = ("row", "value")
         else:
-            self.axes = ("query", "key") if len(self._reader.shape) == 3 else ("token", "channel")
+            column = "channel" if self.stage.holds_logits else self.stage.column_axis
+            self.axes = ("query", "key") if len(self._reader.shape) == 3 else ("token", column)
         self.planes = self._reader.planes
         self.shape = self._reader.plane_shape
         self.causal = self.stage.is_attention_map and self.planes > 0 and len(self._reader.shape) == 3
@@ -122,8 +126,28 @@ class StageSource(_StageFile):
         self.crc32 = None if info is None else info.crc32
         self.count = self._reader.count
 
-    def column_words(self, column: int) -> str:
+    def column_words(self, column: int, row: int | None = None) -> str:
+        if Axis.EXPERT in self.stage.axes:
+            return self._expert_words(column, row)
         return channel_words(self.capture.graph, self.stage, column)
+
+    def _expert_words(self, column: int, row: int | None) -> str:
+        """Which choice of its token a channel belongs to, and which expert that is, where the choices were captured."""
+        choices = self.capture.files.get(replace(self.node, stage=ROUTER_CHOICE))
+        if self.axes[1] != "channel" or choices is None or choices.shape is None or len(choices.shape) != 2:
+            return ""
+        if not choices.shape[1] or self.shape[1] % choices.shape[1]:
+            return ""
+        choice, inner = divmod(column, self.shape[1] // choices.shape[1])
+        words = f"{inner} of choice {choice}"
+        if row is None or row >= choices.shape[0]:
+            return words
+        reader = _reader(choices.path, choices.shape)
+        try:
+            expert = float(reader.values(slice(row, row + 1), slice(choice, choice + 1))[0, 0])
+        finally:
+            reader.close()
+        return f"{inner} of expert {expert:g}, choice {choice}"
 
     def state(self) -> ScreenState:
         return _stage_state(self.capture, self.node)

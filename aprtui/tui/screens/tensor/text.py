@@ -224,7 +224,7 @@ def place_words(source: TensorSource, labels: RowLabels, value: CursorValue) -> 
     words.append(labels.words(value.row))
     if source.axes[1] == "key":
         return [*words, RowLabels("key", labels.texts, labels.ids).words(value.column)]
-    inner = source.column_words(value.column)
+    inner = source.column_words(value.column, value.row)
     return [*words, f"{source.axes[1]} {value.column}" + (f" ({inner})" if inner else "")]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from aprtui.errors import UnreadableError
+from aprtui.model.model import load_model
 from aprtui.trace.aprt import write_aprt
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.colours import LEVELS, Mark
@@ -17,6 +18,8 @@ from aprtui.tui.draw.tiles import Tiling, reduced
 from aprtui.tui.draw.viewport import Viewport
 from aprtui.tui.screens.diff.pair import PairReader, open_pair, open_sides
 from tests.compare.synthetic import changed, write_capture
+from tests.engine.embedded_captures import captured
+from tests.model.gguf_files import write_model
 
 GATE, SOFTMAX = Node(1, "ffn_gate"), Node(1, "attn_softmax")
 
@@ -94,3 +97,13 @@ def test_one_pass_gives_what_reducing_each_side_gives(sides: tuple[Path, Path]) 
             alone = reduced(partial(block, values), values.shape, tiling, (2, 3))
             assert np.array_equal(tile, scale.levels(alone))
     pair.close()
+
+
+def test_rows_are_tokens_and_columns_of_routers_experts(tmp_path: Path) -> None:
+    model = load_model(write_model(tmp_path / "model.gguf", architecture="qwen3moe"))
+    capture = captured(model, tmp_path / "a", tokens=(1, 5, 9))
+    expected = {"moe_router": "expert", "moe_router_indices": "choice", "ffn_moe_up": "channel", "ffn_norm": "channel"}
+    for stage, column in expected.items():
+        pair = open_pair(open_sides(capture, capture), Node(1, stage))
+        assert pair.words(seen(pair, 4, 4).at(2, 1), 0).startswith(f"token 2, {column} 1: A ")
+        pair.close()

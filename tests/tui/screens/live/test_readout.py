@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import numpy as np
 
@@ -105,3 +106,12 @@ def test_durations_have_three_digits() -> None:
         "900 ms",
         "2.00 s",
     ]
+
+
+def test_readout_says_what_kind_a_layer_is_of_where_layers_differ() -> None:
+    info = example_info()
+    mixed = replace(info, graph=replace(info.graph, windows=(64, 0, 64, 64)))
+    for layer, words in ((0, "a window of 64 positions"), (1, "all positions")):
+        node = Node(layer, "ffn_up")
+        assert words in describe(graph_for(mixed.graph), node, example_record(mixed, 3), None, 400)
+        assert words not in describe(graph_for(info.graph), node, example_record(info, 3), None, 400)

@@ -14,6 +14,7 @@ from aprtui.errors import UnreadableError, UsageError
 from aprtui.model.model import load_model
 from aprtui.resources import embedded_model
 from aprtui.trace.aprt import write_aprt
+from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.trace.manifest import read_manifest, write_manifest
 from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state, screen_state
@@ -25,6 +26,8 @@ from aprtui.tui.widgets.heatmap import Heatmap
 from aprtui.tui.widgets.lines import Lines
 from aprtui.tui.widgets.table import Table
 from tests.compare.synthetic import CONFIG, changed, stage_values, with_config, write_capture
+from tests.engine.embedded_captures import captured
+from tests.model.gguf_files import write_model
 from tests.tui.driver import Driver, drag, notifications, screen_text, showing, tool_screen, until, until_shown
 from tests.tui.frame.key_clashes import clashes
 
@@ -391,3 +394,29 @@ async def test_without_colour_there_are_glyphs(folder: Path) -> None:
         text = "\n".join(heat.render_line(y).text for y in range(heat.size.height))
         assert "I" in text and "▀" not in text and "@" in text
         assert "█" not in screen_text(pilot)
+
+
+@pytest.fixture
+def experts(folder: Path) -> Path:
+    model = load_model(write_model(folder / "model.gguf", architecture="qwen3moe", experts=8, experts_used=2))
+    return captured(model, folder / "a", tokens=(1, 5, 9, 200, 33))
+
+
+async def test_columns_of_a_router_are_experts_and_channels_of_experts_say_whose_they_are(experts: Path) -> None:
+    choice = Capture.open(experts).values(Node(1, "moe_router_indices"))
+    async with showing(stage("moe_router", at="3,6")) as pilot:
+        await until_read(pilot)
+        assert "expert 6" in screen_text(pilot) and "channel 6" not in screen_text(pilot)
+        assert "experts with the largest rms" in screen_text(pilot)
+    async with showing(stage("moe_router_indices", at="3,1")) as pilot:
+        await until_read(pilot)
+        assert "choice 1" in screen_text(pilot) and "channel 1" not in screen_text(pilot)
+    async with showing(stage("ffn_moe_up", at="3,263", zoom="numbers")) as pilot:
+        await until_read(pilot)
+        await until_shown(pilot, f"channel 263 (7 of expert {choice[3, 1]:g}, choice 1)")
+
+
+def test_without_the_captured_choice_channels_of_experts_are_numbers(experts: Path) -> None:
+    (experts / "layer-1" / "moe_router_indices.bin").unlink()
+    source = open_source(screen_state(ScreenName.TENSOR, capture=experts, layer=1, stage="ffn_moe_up"))
+    assert source is not None and source.column_words(263, 3) == ""
