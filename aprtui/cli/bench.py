@@ -108,7 +108,7 @@ def gpu(
     "--captures", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",
     help="<model>/model.gguf with captures of other engines beside it, and faults/<name>/expected.json.",
 )  # fmt: skip
-@click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Take every Nth case only.")
+@click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Take one case in N only.")
 @click.option(
     "--part", type=click.Choice(["detection", "kinds", "bugs", "honest", "speed"]), help="Measure this part only."
 )
