@@ -108,7 +108,7 @@ def gpu(
     "--captures", type=click.Path(path_type=Path, exists=True, file_okay=False), metavar="DIR",
     help="<model>/model.gguf with captures of other engines beside it, and faults/<name>/expected.json.",
 )  # fmt: skip
-@click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Take every Nth case only.")
+@click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Take one case in N only.")
 @click.option(
     "--part", type=click.Choice(["detection", "kinds", "bugs", "honest", "speed"]), help="Measure this part only."
 )
@@ -240,7 +240,8 @@ def _print_kinds(name: str, found: Sequence[JudgedCapture], as_json: bool) -> No
 
 
 def _kind_lines(name: str, found: Sequence[JudgedCapture]) -> Iterator[str]:
-    """A row for each kind of capture, then each honest capture that is blamed and each fault that is passed over."""
+    """A row for each kind of capture, then why how many are UNKNOWN, each honest capture that is blamed and each fault
+    that is passed over."""
     planted = any(judged.right is not None for judged in found)
     yield f"{name:<24}{'PASS':>6}{'UNKNOWN':>9}{'FAIL':>6}" + ("   in the right segment" if planted else "")
     for kind in dict.fromkeys(judged.what.partition(":")[0] for judged in found):
@@ -248,6 +249,8 @@ def _kind_lines(name: str, found: Sequence[JudgedCapture]) -> Iterator[str]:
         counts = Counter(judged.verdict.value for judged in of_kind)
         right = f"{sum(bool(judged.right) for judged in of_kind):>6}" if planted else ""
         yield f"{kind:<24}{counts['PASS']:>6}{counts['UNKNOWN']:>9}{counts['FAIL']:>6}{right}"
+    reasons = Counter(judged.said.rpartition(": ")[2] for judged in found if judged.verdict.value == "UNKNOWN")
+    yield from (f"   UNKNOWN {count}: {reason}" for reason, count in reasons.most_common())
     for judged in found:
         wrong = judged.verdict.value == "PASS" or (judged.verdict.value == "FAIL" and not judged.right)
         if wrong if planted else judged.verdict.value == "FAIL":

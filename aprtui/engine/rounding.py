@@ -21,6 +21,7 @@ from aprtui.model.weights import Weight
 from aprtui.trace.graph import MATRIX_PRODUCTS, Op
 
 Array = NDArray[np.float32]
+_FP8_BLOCK = 128
 
 
 def round_q8_k(x: Array) -> Array:
@@ -100,11 +101,42 @@ def round_fp8(x: Array) -> Array:
     largest = np.abs(x).max(initial=0)
     if not np.isfinite(largest) or largest == 0:
         return x
-    scale = np.float32(largest / 448)
-    _, exponent = np.frexp(x / scale)
-    # Three bits behind the leading one; below 2⁻⁶ steps stay at 2⁻⁹.
-    step = np.ldexp(np.float32(1), np.maximum(exponent - 4, -9))
-    return np.asarray(np.rint(x / scale / step) * step * scale, np.float32)
+    return round_float8(x, np.float32(largest / 448), mantissa=3, least=-6)
+
+
+def round_float8(x: Array, scale: Array | np.float32, *, mantissa: int, least: int) -> Array:
+    """`x` through an 8-bit float of `mantissa` bits behind the leading one, in units of `scale` (zero where that is).
+
+    Below 2 to the power of `least` steps stay as they are there. Nothing is clipped.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        units = np.where(scale == 0, np.float32(0), x / scale)
+    _, exponent = np.frexp(units)
+    step = np.ldexp(np.float32(1), np.maximum(exponent - 1, least) - mantissa)
+    return np.asarray(np.rint(units / step) * step * scale, np.float32)
+
+
+def round_fp8_row(x: Array) -> Array:
+    """`x` `[…, columns]` through FP8 E4M3 with one scale, absmax/448, for each row (a token's)."""
+    scale = np.abs(x).max(-1, keepdims=True, initial=0) / np.float32(448)
+    return round_float8(x, scale, mantissa=3, least=-6)
+
+
+def round_fp8_block(x: Array) -> Array:
+    """`x` `[n, columns]` through FP8 E4M3, a scale for each 128 columns of a row (DeepSeek-V3, arXiv:2412.19437)."""
+    columns = x.shape[1]
+    padded = np.pad(x, ((0, 0), (0, -columns % _FP8_BLOCK)))
+    return np.ascontiguousarray(round_fp8_row(padded.reshape(-1, _FP8_BLOCK)).reshape(padded.shape)[:, :columns])
+
+
+def round_fp8_e5m2(x: Array) -> Array:
+    """`x` through FP8 E5M2 as it is, without a scale: how vLLM keeps K/V of that type."""
+    return round_float8(x, np.float32(1), mantissa=2, least=-14)
+
+
+def round_int8(x: Array) -> Array:
+    """`x` through int8 with one scale, absmax/127, for the tensor."""
+    return round_int8_row(x.reshape(1, -1)).reshape(x.shape)
 
 
 def round_int8_row(x: Array) -> Array:
@@ -138,6 +170,10 @@ ROUND: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
         InputRounding.BF16: round_bf16,
         "tf32": round_tf32,
         "fp8": round_fp8,
+        "fp8_row": round_fp8_row,
+        "fp8_block": round_fp8_block,
+        "fp8_e5m2": round_fp8_e5m2,
+        "int8": round_int8,
         "int8_row": round_int8_row,
         "q4_0": round_q4_0,
     }

@@ -22,7 +22,7 @@ from aprtui.compare.comparison import Comparison
 from aprtui.compare.metrics.measure import measure
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.evaluation.arithmetics import ARITHMETICS, EngineArithmetic, stage_tensors
-from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, Tensors, write_kind
+from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, Tensors, one_in, write_kind
 from aprtui.engine.evaluation.false_alarms import judged
 from aprtui.engine.evaluation.fault_detection import REPLAY
 from aprtui.engine.evaluation.porting_bugs.bug import BuggyNodes, PortingBug
@@ -82,12 +82,10 @@ class JudgedBug:
 
 
 def bug_cases(model: Model, every: int = 1) -> list[BugCase]:
-    """Every bug that `model` can have, in each of `BUGGY_ENGINES`, as every kind of capture; one in `every`, chosen at
-    random and the same at every call."""
+    """Every bug that `model` can have, in each of `BUGGY_ENGINES`, as every kind of capture; one in `every`."""
     bugs = [name for name, bug in PORTING_BUGS.items() if bug.nodes(model)]
     cases = [BugCase(engine, bug, kind) for engine in BUGGY_ENGINES for bug in bugs for kind in CAPTURE_KINDS]
-    taken = np.random.default_rng(0).permutation(len(cases))[::every]
-    return [cases[index] for index in sorted(taken.tolist())]
+    return one_in(every, cases)
 
 
 def judge_bugs(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, Node, Op, StageGraph
 from aprtui.trace.manifest import relative_path
 
 Tensors = Mapping[Node, NDArray[np.float32]]
+Case = TypeVar("Case")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,13 @@ CAPTURE_KINDS: Mapping[str, CaptureKind] = MappingProxyType(
     }
 )
 """By name, as the tables of `aprtui bench verdicts --part kinds` show them."""
+
+
+def one_in(every: int, cases: Sequence[Case]) -> list[Case]:
+    """One in `every` of `cases`, in their order: chosen at random, so that no kind is left out whose number divides
+    `every`, and the same at every call."""
+    taken = np.random.default_rng(0).permutation(len(cases))[::every]
+    return [cases[index] for index in sorted(taken.tolist())]
 
 
 def write_kind(kind: CaptureKind, tensors: Tensors, graph: StageGraph, tokens: Sequence[int], folder: Path) -> Capture:

@@ -24,7 +24,7 @@ from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.capturing import CaptureRequest, write_capture
-from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
+from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, one_in, write_kind
 from aprtui.engine.evaluation.fault_detection import DIFF, REPLAY
 from aprtui.engine.floors.criteria import criteria_by_model
 from aprtui.engine.opening import open_engine
@@ -103,10 +103,10 @@ def judge_honest(folder: Path, progress: Progress) -> Iterator[JudgedCapture]:
 
 
 def judge_honest_by_kind(folder: Path, progress: Progress, every: int = 1) -> Iterator[JudgedCapture]:
-    """Every honest capture below `folder` as every kind of part that it can be cut to, replayed; every `every`-th."""
+    """Every honest capture below `folder` as every kind of part that it can be cut to, replayed; one in `every`."""
     homes = [path.parent for path in sorted(folder.glob("*/model.gguf"))]
     cases = [(home, capture, kind) for home in homes for capture in _captures(home) for kind in CAPTURE_KINDS]
-    taken = cases[::every]
+    taken = one_in(every, cases)
     done = 0
     for home, of_model in groupby(taken, lambda case: case[0]):
         model = load_model(home / "model.gguf")

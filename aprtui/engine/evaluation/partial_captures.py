@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.evaluation.arithmetics import ARITHMETICS, stage_tensors
-from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
+from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, one_in, write_kind
 from aprtui.engine.evaluation.false_alarms import JudgedCapture, judged
 from aprtui.engine.evaluation.fault_detection import PROMPT, REPLAY
 from aprtui.engine.replay.evaluators import Evaluators
@@ -60,11 +60,11 @@ def prompt_of(model: Model) -> tuple[int, ...]:
 def judge_honest_kinds(
     model: Model, tokens: Sequence[int], evaluators: Evaluators, progress: Progress, every: int = 1
 ) -> Iterator[JudgedCapture]:
-    """Every honest arithmetic as every kind of capture, replayed; every `every`-th of them."""
+    """Every honest arithmetic as every kind of capture, replayed; one in `every` of them."""
     with tempfile.TemporaryDirectory(prefix="aprtui-kinds-") as folder:
-        cases = [(name, kind) for name in ARITHMETICS for kind in CAPTURE_KINDS]
+        cases = one_in(every, [(name, kind) for name in ARITHMETICS for kind in CAPTURE_KINDS])
         made: tuple[str, dict[Node, Array]] = ("", {})
-        for done, (name, kind) in list(enumerate(cases))[::every]:
+        for done, (name, kind) in enumerate(cases):
             progress("judging honest captures by kind,", done, len(cases))
             if made[0] != name:
                 made = name, stage_tensors(ARITHMETICS[name], model, tokens, evaluators)
@@ -83,9 +83,9 @@ def judge_planted_kinds(
     """
     layer = model.graph.layers // 2
     faults = [(name, Node(layer, place), what) for name in ARITHMETICS for place in PLACES for what in PLANTED]
-    cases = [(*fault, kind) for fault in faults for kind in CAPTURE_KINDS]
+    cases = one_in(every, [(*fault, kind) for fault in faults for kind in CAPTURE_KINDS])
     with tempfile.TemporaryDirectory(prefix="aprtui-kinds-") as folder:
-        for done, (name, node, what, kind) in list(enumerate(cases))[::every]:
+        for done, (name, node, what, kind) in enumerate(cases):
             progress("judging planted faults by kind of capture,", done, len(cases))
             tensors = stage_tensors(ARITHMETICS[name], model, tokens, evaluators, change=_planted(node, PLANTED[what]))
             path = Path(folder) / str(done)

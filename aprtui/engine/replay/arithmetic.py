@@ -41,7 +41,7 @@ _HALVES = ("f32", "f16", "bf16")
 CHOICES: Mapping[str, Sequence[str]] = MappingProxyType(
     {
         "matmul_input": (BY_WEIGHT, *ROUND),
-        "kv_cache": (*_HALVES, "q8_0", "q4_0", "fp8", *ROTATED),
+        "kv_cache": (*_HALVES, "q8_0", "q4_0", "fp8", "fp8_e5m2", "int8_row", *ROTATED),
         "rope_angles": tuple(RopeAngles),
         "stage_output": _HALVES,
         "softmax": (*_HALVES, ONLINE_F16),

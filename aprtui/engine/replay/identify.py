@@ -47,17 +47,24 @@ _CLEARLY = 0.5
 _NEARER = 0.8
 """Where the error is beyond what rounding nothing explains, a rounding that leaves less than this is taken if it
 explains the rest: captured values that miss digits flip many of its levels."""
+_PROBES_TO_COUNT = 6
+_NEARLY_EVERY = 0.9
+"""Nearer at so large a share of so many probes, by however little, is no chance: a rounding that the engine does not do
+adds an error of its own."""
 _EXACT_SHARE = 0.95
 """Of the values of a sum or product of two captured stages, those that come out equal to the bit where the engine
 computes in the type it keeps; where values were only saved in it, about half do."""
 
-_MATMUL_INPUTS = (BY_WEIGHT, "q8_0", "q8_1", "f16", "bf16", "tf32", "fp8", "int8_row")
+_MATMUL_INPUTS = (
+    BY_WEIGHT, "q8_0", "q8_1", "f16", "bf16", "tf32", "fp8", "fp8_row", "fp8_block", "int8", "int8_row",
+)  # fmt: skip
 _WIDEST_BLOCK = 32
 _ATTENTION: tuple[Mapping[str, str], ...] = tuple(
     MappingProxyType({"kv_cache": cache, "softmax": softmax})
     for cache, softmax in (
         ("f16", "f32"), ("f16", "f16"), ("bf16", "f32"), ("bf16", "bf16"), ("q8_0", "f32"), ("q4_0", "f32"),
-        ("fp8", "f32"), ("f32", "f16"), ("f32", "bf16"), ("f16", ONLINE_F16), *((kind, "f32") for kind in ROTATED),
+        ("fp8", "f32"), ("fp8_e5m2", "f32"), ("int8_row", "f32"), ("f32", "f16"), ("f32", "bf16"), ("f16", ONLINE_F16),
+        *((kind, "f32") for kind in ROTATED),
     )
 )  # fmt: skip
 _TOGETHER: tuple[Mapping[str, str], ...] = tuple(
@@ -241,7 +248,8 @@ class _Search:
         elif self._explains(base, probes):
             chosen, settled = 0, True
         else:
-            settled = least < own * _NEARER and self._explains(tried[nearest], probes)
+            nearer = least < own * _NEARER or _is_nearer_throughout(errors[nearest], errors[0])
+            settled = nearer and self._explains(tried[nearest], probes)
             chosen = nearest if settled else 0
         if not settled:
             return tried[chosen], False
@@ -333,6 +341,12 @@ class _Search:
             for weight in model.params(node)
         }
         return not name.startswith("q8_") or all(count % _WIDEST_BLOCK == 0 for count in columns)
+
+
+def _is_nearer_throughout(errors: Mapping[Node, float], others: Mapping[Node, float]) -> bool:
+    """Whether `errors` are smaller than `others` at nearly every probe, and probes many."""
+    nearer = sum(error < others.get(node, 0) for node, error in errors.items())
+    return len(errors) >= _PROBES_TO_COUNT and nearer >= _NEARLY_EVERY * len(errors)
 
 
 def _as_close(errors: Mapping[Node, float], least: Mapping[Node, float]) -> bool:

@@ -10,6 +10,7 @@ out, where nothing has established the capture's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -76,20 +77,29 @@ class Spreads:
         if self.known.stored != "f32":
             what += f", stored in {self.known.stored}"
         tolerance = bound_of(floor, what)
-        if not self.open_ops(node, found.segment):
+        opened = self.open_ops(node, found.segment)
+        if not opened:
             return tolerance
+        if opened & MATRIX_PRODUCTS and self._lacks_tokens(node):
+            # Engines that scale a tensor as a whole do so by the largest value, maybe of a token that was not captured.
+            return replace(tolerance, limit=math.inf)
         return replace(tolerance, limit=bound_of(floor + self._spread(node, found), "").bound)
 
     def open_ops(self, node: Node, segment: Sequence[Node]) -> frozenset[Op]:
         """The ops on the way to `node` whose rounding is not established."""
         return self.known.open_ops & {self.model.graph[n.stage].op for n in (*segment, node)}
 
+    def _lacks_tokens(self, node: Node) -> bool:
+        """Whether the engine computed `node` for more tokens than were captured; of logits it wants the last only."""
+        return not self.model.graph[node.stage].holds_logits and self.stages.rows(node) < len(self.stages.tokens)
+
     def forget_before(self, layer: int) -> None:
         for run in self._runs.values():
             run.forget_before(layer)
 
     def _noise(self, node: Node, found: Recomputed) -> float:
-        is_stored, rounding, evaluated = self.known.stored != "f32", self.known.rounding, (*found.segment, node)
+        rounding, evaluated = self.known.rounding, (*found.segment, node)
+        is_stored = any(self._stored_as(n) != "f32" for n in (*self.model.graph.inputs(node), *evaluated))
         rounding_ops = MATRIX_PRODUCTS | ATTENTION_OPS | {Op.GELU}
         rounds = any(self.model.graph[n.stage].op in rounding_ops for n in evaluated)
         others = {replace(rounding, **changes) for changes in self.known.alternatives} - {rounding} if rounds else ()
@@ -127,7 +137,14 @@ class Spreads:
         return self._runs[seed]
 
     def _stored(self, seed: int) -> Disturb:
-        return before_storage(self.known.stored, seed)
+        return lambda node, values: before_storage(self._stored_as(node), seed)(node, values)
+
+    def _stored_as(self, node: Node) -> str:
+        """The type that values of `node` may only have been saved in. Of attention maps nothing shows whether an engine
+        that computes in 16 bits goes on with those: many keep scores and probabilities in float32."""
+        if self.known.stored == "f32" and self.model.graph[node.stage].is_attention_map:
+            return self.known.output_type(node)
+        return self.known.stored
 
     def _distance(self, node: Node, found: Recomputed, run: Recomputer, written: Disturb | None = None) -> float:
         """How far `run` comes out from `found`, for the worst token; tokens that overflow in one of them aside."""

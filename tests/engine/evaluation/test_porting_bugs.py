@@ -98,6 +98,7 @@ def test_a_capture_that_holds_nothing_of_a_bug_is_left_out(model: Model, evaluat
 
 
 def test_cases_are_taken_at_random_and_alike_at_every_call(model: Model) -> None:
+    """Every thirteenth would be one kind of capture only."""
     everything, some = bug_cases(model), bug_cases(model, 50)
     assert some == bug_cases(model, 50)
     assert len(some) == -(-len(everything) // 50)

@@ -55,7 +55,14 @@ def test_an_honest_engine_is_never_a_divergence(replayed: Make, arithmetic: str,
     assert result.verdict is Verdict.PASS or all(result.reasons)
 
 
-@pytest.mark.parametrize("arithmetic", ["q8_1", "float16, float32 logits", "float32, bf16 softmax", "int8 a token"])
+@pytest.mark.parametrize(
+    "arithmetic",
+    [
+        "q8_1", "float16, float32 logits", "float32, bf16 softmax", "int8 a token", "int8 a tensor", "fp8 a token",
+        "llama.cpp, flash attention, q4_0 K/V", "float32, fp8 e5m2 K/V", "float32, bf16 products",
+        "bfloat16, float32 softmax",
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("kind", COMPLETE)
 def test_a_complete_capture_of_an_honest_engine_passes_whatever_it_rounds(
     replayed: Make, arithmetic: str, kind: str
@@ -101,6 +108,10 @@ def test_a_last_token_without_ids_may_stand_anywhere(
 def test_wrong_logits_of_a_float32_engine_are_found_by_its_logits_alone(replayed: Make) -> None:
     result = replayed("float32", "logits", Node(None, "lm_head"), lambda values: values[:, ::-1].copy())
     assert result.verdict is Verdict.FAIL
+
+
+def test_products_of_a_last_token_may_be_scaled_by_tokens_that_are_not_there(replayed: Make) -> None:
+    assert replayed("int8 a tensor", "last token").verdict is Verdict.UNKNOWN
 
 
 def test_one_nan_costs_neither_the_rounding_nor_the_layers_before_it(replayed: Make) -> None:

@@ -1,0 +1,43 @@
+"""`aprtui bench verdicts`: the tables of its parts, on a few cases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from aprtui.cli.bench import _bug_lines, _kind_lines
+from aprtui.compare.verdict import Verdict
+from aprtui.engine.evaluation.bug_detection import BugCase, BugOutcome, JudgedBug
+from aprtui.engine.evaluation.false_alarms import JudgedCapture
+from tests.cli.conftest import Outcome
+
+Run = Callable[..., Outcome]
+
+
+def found(outcome: BugOutcome, kind: str = "norms") -> JudgedBug:
+    return JudgedBug(BugCase("float32", f"bug {outcome.value}", kind), outcome, "", 5.0)
+
+
+def test_bugs_are_judged_and_recorded(aprtui: Run) -> None:
+    done = aprtui("bench", "verdicts", "--part", "bugs", "--every", 3000, "--json")
+    records = [json.loads(line) for line in done.out.splitlines()]
+    assert done.code == 0 and records
+    assert {"bug", "engine", "kind"} == records[0]["case"].keys()
+    assert records[0]["outcome"] in list(BugOutcome)
+
+
+def test_what_is_beneath_the_noise_is_in_no_rate_and_misses_are_named() -> None:
+    outcomes = [BugOutcome.NAMED, BugOutcome.IN_SEGMENT, BugOutcome.MISSED, BugOutcome.MISPLACED, BugOutcome.BENEATH]
+    lines = list(_bug_lines([found(outcome) for outcome in outcomes]))
+    assert "50.0%" in lines[1] and lines[2].startswith("all")
+    named = [line for line in lines[3:] if "bug" in line]
+    assert len(named) == 2 and "bug missed" in named[0] and "bug misplaced" in named[1]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_unknown_verdicts_are_counted_by_their_reason(count: int) -> None:
+    said = "4 of 6 stages, layer 0 ffn_out first: beyond all"
+    judged = [JudgedCapture(f"norms: engine {n}", "replay", Verdict.UNKNOWN, said) for n in range(count)]
+    assert f"   UNKNOWN {count}: beyond all" in list(_kind_lines("honest", judged))
