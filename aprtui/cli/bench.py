@@ -121,7 +121,7 @@ def verdicts(model: Path | None, captures: Path | None, every: int, part: str | 
         if part in (None, "detection"):
             _detection(requested_model(model), every, as_json, progress)
         if part in (None, "kinds"):
-            _kinds(requested_model(model), every, as_json, progress)
+            _kinds(requested_model(model), captures, every, as_json, progress)
         if captures is not None and part in (None, "honest"):
             _honest(captures, as_json, progress)
         if part in (None, "speed"):
@@ -212,17 +212,25 @@ def _cells(tallies: Sequence[Tally]) -> str:
     return f"{share:>8}{named:>6}{planted:>6}{sum(t.below + t.unchanged for t in tallies):>6}"
 
 
-def _kinds(model: Model, every: int, as_json: bool, progress: Progress) -> None:
+def _kinds(model: Model, captures: Path | None, every: int, as_json: bool, progress: Progress) -> None:
+    """Parts of the captures of other engines below `captures`; without it, of variations of our own, and faults."""
+    from aprtui.engine.evaluation.false_alarms import judge_honest_by_kind
     from aprtui.engine.evaluation.partial_captures import judge_honest_kinds, judge_planted_kinds, prompt_of
     from aprtui.engine.replay.evaluators import Evaluators
 
+    if captures is not None:
+        _print_kinds("other engines", list(judge_honest_by_kind(captures, progress, every)), as_json)
+        return
     with Evaluators(model, progress=progress) as evaluators:
         for name, judge in (("honest", judge_honest_kinds), ("planted", judge_planted_kinds)):
-            found = list(judge(model, prompt_of(model), evaluators, progress, every))
-            for judged in found if as_json else ():
-                write_record({"record": f"{name} kind", **asdict(judged)})
-            if not as_json:
-                click.echo("\n".join(_kind_lines(name, found)))
+            _print_kinds(name, list(judge(model, prompt_of(model), evaluators, progress, every)), as_json)
+
+
+def _print_kinds(name: str, found: Sequence[JudgedCapture], as_json: bool) -> None:
+    for judged in found if as_json else ():
+        write_record({"record": f"{name} kind", **asdict(judged)})
+    if not as_json:
+        click.echo("\n".join(_kind_lines(name, found)))
 
 
 def _kind_lines(name: str, found: Sequence[JudgedCapture]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,16 +62,19 @@ class TapSink(Protocol):
         """
 
 
-@runtime_checkable
 class StatsSink(TapSink, Protocol):
     """A sink that takes the statistics of many nodes in one call, if the engine can give them so.
 
-    One by one they cost 2.3 ms a token on 80 layers, in one call 0.6 ms. Other engines give them to
-    `put`.
+    One by one they cost 2.3 ms a token on 80 layers. Other engines give them to `put`.
     """
 
     def put_sums(self, places: NDArray[np.int64], sums: NDArray[np.void]) -> None:
         """Receive records of `stats.SUMS` `[n]` of the nodes at `places` `[n]` in execution order."""
+
+
+def takes_sums(sink: TapSink) -> TypeGuard[StatsSink]:
+    """Whether `sink` is a `StatsSink`. Asked for every token: `isinstance` with a protocol takes 40 µs there."""
+    return hasattr(sink, "put_sums")
 
 
 @dataclass(frozen=True, slots=True)

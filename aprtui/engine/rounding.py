@@ -121,7 +121,9 @@ def round_q4_0(x: Array) -> Array:
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(1, keepdims=True), 1)
     scale = largest / np.float32(-8)
     with np.errstate(divide="ignore", invalid="ignore"):
-        levels = np.where(scale == 0, np.float32(0), np.clip(np.floor(blocks / scale + np.float32(8.5)), 0, 15) - 8)
+        levels = np.where(
+            scale == 0, np.float32(0), np.clip(np.floor(blocks * (1 / scale) + np.float32(8.5)), 0, 15) - 8
+        )
     return np.asarray((levels * round_f16(scale)).reshape(x.shape), np.float32)
 
 

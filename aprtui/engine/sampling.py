@@ -150,10 +150,19 @@ def top_tokens(logits: NDArray[np.floating], k: int) -> NDArray[np.int64]:
     The logits hold no NaN. Takes 0.1 ms of 150,000 logits, where a partition of them takes 1.5 ms.
     """
     whole = logits.size // _BLOCK * _BLOCK
-    blocks = np.sort(np.argsort(-logits[:whole].reshape(-1, _BLOCK).max(1), kind="stable")[:k])
+    blocks = _at_least_largest(logits[:whole].reshape(-1, _BLOCK).max(1), k)
     inside = (blocks[:, None] * _BLOCK + np.arange(_BLOCK)).reshape(-1)
     pool = np.concatenate([inside, np.arange(whole, logits.size)])
+    pool = pool[_at_least_largest(logits[pool], k)]
     return pool[np.argsort(-logits[pool], kind="stable")[:k]]
+
+
+def _at_least_largest(values: NDArray[np.floating], k: int) -> NDArray[np.int64]:
+    """Indices of the k largest of `values`, ascending, with all that equal the last of them; all where there are no
+    more than k."""
+    if values.size <= k:
+        return np.arange(values.size)
+    return np.flatnonzero(values >= np.partition(values, -k)[-k])
 
 
 def penalize(logits: NDArray[np.float64], history: Sequence[int], sampling: Sampling) -> None:

@@ -1,6 +1,6 @@
 """Captures of honest and of faulty models by engines that nobody of this project wrote, to judge the verdicts by.
 
-    python tests/peers/make_verdict_captures.py --peers DIR --out DIR [--only PART]
+    python tests/peers/make_verdict_captures.py --peers DIR --out DIR [--only PART] [--real MODEL.gguf ...]
 
 `--peers` is a folder with the peer scripts `make_model.py`, `llama_stages.py` and `hf_stages.py`; the Python that runs
 this needs what they need: numpy, gguf, torch, transformers and llama-cpp-python. `--only` makes what has PART in its
@@ -10,6 +10,9 @@ name. The result:
   Folders without a suffix are of 22 tokens: `llamacpp` (float32 K/V) and `transformers` (float32 on dequantised
   weights), `-f16kv`, `-norepack`, `-bf16`, `-f16`; `-decode` prefilled 8 tokens and took the rest one by one; a number
   is a longer prompt. `qwen2-f16` is the source of `qwen2-f16-q4km`: the same model, other weights.
+- with `--real`, nothing but `<file's name>/` for each of those files: captures of its real weights on a real prompt, in
+  the modes above, and `-flash` (llama.cpp's flash attention), `-flash-q8_0kv`, `-flash-q4_0kv`, `-sdpa` (transformers'
+  default attention): captures without attention maps, as they come.
 - `faults/<edit>-<engine>/`: captures of the models edited with `tests/engine/edit_gguf.py`, and `expected.json`: the
   unedited model, relative to the folder, the kind, and the stages accepted as the answer: those whose own computation
   the edit changes first.
@@ -22,12 +25,13 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
+import itertools
 import json
 import shutil
 import struct
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +44,7 @@ from tests.engine import edit_gguf
 SHORT = 22
 PREFILLED = 8
 CONTEXT = 1024
+REAL_PROMPT = "def mean(values):\n    # the average of the values\n    return sum(values) / len(values)\n"
 _NOT_OURS = ("layer_output.bin", *(f"{part}_{kind}.bin" for part in "qkv" for kind in ("matmul", "bias")))
 _BF16_FILE_TYPE = 32
 
@@ -129,8 +134,8 @@ class Peers:
         self.hf: Any
         self.maker, self.llama, self.hf = map(importlib.import_module, ("make_model", "llama_stages", "hf_stages"))
         self.maker.FTYPES["BF16"] = _BF16_FILE_TYPE
-        opened = self.llama.load_engine
-        self.llama.load_engine = lambda *a, **k: opened(*a, **{"n_ctx": CONTEXT, "n_ubatch": CONTEXT} | k)
+        opened = self.llama.open_model
+        self.llama.open_model = lambda *a, **k: opened(*a, **{"n_ctx": CONTEXT, "n_ubatch": CONTEXT} | k)
 
     def make(self, recipe: Recipe, to: Path) -> None:
         """Write the model file of `recipe`."""
@@ -142,9 +147,18 @@ class Peers:
         for left in to.parent.glob("made-*.gguf"):
             left.unlink()
 
+    def tokens(self, model: Path) -> list[int]:
+        """The token ids of the prompt for real models."""
+        self.llama.quiet()
+        opened, context = self.llama.open_model(str(model))
+        ids: list[int] = self.llama.tokenize(opened, REAL_PROMPT)
+        self.llama.L.llama_free(context)
+        self.llama.L.llama_model_free(opened)
+        return ids
+
     def llamacpp(self, model: Path, out: Path, tokens: list[int], *options: str, decode: bool = False) -> None:
         """Capture `tokens` with llama.cpp on the CPU, flash attention off; float32 K/V unless `options` say f16."""
-        with _teacher_forced(self.llama) if decode else _unchanged():
+        with _teacher_forced(self.llama) if decode else nullcontext():
             _main(
                 self.llama,
                 [*_capture(model, out, tokens), *(options if "--kv" in options else ("--kv", "f32", *options))],
@@ -152,23 +166,49 @@ class Peers:
         note = "flash attention off" + (f", {PREFILLED} tokens prefilled, the rest one by one" if decode else "")
         _finish(out, note)
 
-    def transformers(self, model: Path, out: Path, tokens: list[int], dtype: str = "float32") -> None:
-        """Capture `tokens` with transformers, eager attention, weights and activations in `dtype`."""
-        with _in_dtype(self.hf, dtype):
+    def llamacpp_flash(self, model: Path, out: Path, tokens: list[int], kv: str = "f16") -> None:
+        """Capture `tokens` with llama.cpp on the CPU, flash attention on, K/V in type `kv`."""
+        with _flash_attention(self.llama, kv):
+            _main(self.llama, _capture(model, out, tokens))
+        _finish(out, f"flash attention on, K/V in {kv}")
+
+    def transformers(
+        self, model: Path, out: Path, tokens: list[int], dtype: str = "float32", attention: str = "eager"
+    ) -> None:
+        """Capture `tokens` with transformers, weights and activations in `dtype`; `attention` eager or sdpa."""
+        with _in_dtype(self.hf, dtype, attention):
             _main(self.hf, _capture(model, out, tokens))
-        _finish(out, f"weights dequantised, eager attention, weights and activations in {dtype}")
+        _finish(out, f"weights dequantised, {attention} attention, weights and activations in {dtype}")
         peer = json.loads((out / "PEER.json").read_text())
         peer["engine"] = peer["engine"].replace(" f32 ", f" {dtype} ")  # the script's own word for all it can do
         (out / "PEER.json").write_text(json.dumps(peer, indent=1) + "\n")
 
 
 @contextmanager
-def _unchanged() -> Iterator[None]:
-    yield
+def _flash_attention(script: Any, kv: str) -> Iterator[None]:
+    """The script runs with flash attention and K/V of type `kv`, and takes what it returns for the stage attention."""
+    bindings, named = script.L, script.stage_of
+    start, layers = bindings.llama_init_from_model, itertools.count()
+
+    def started(model: Any, parameters: Any) -> Any:
+        parameters.flash_attn_type = bindings.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        parameters.type_k = parameters.type_v = getattr(bindings, f"GGML_TYPE_{kv.upper()}")
+        return start(model, parameters)
+
+    def stage_of(name: str, op: str, source: str) -> Any:
+        if op == "FLASH_ATTN_EXT":
+            return next(layers), "attention"  # it has no name of its own
+        return named(name, op, source)
+
+    bindings.llama_init_from_model, script.stage_of = started, stage_of
+    try:
+        yield
+    finally:
+        bindings.llama_init_from_model, script.stage_of = start, named
 
 
 @contextmanager
-def _in_dtype(script: Any, dtype: str) -> Iterator[None]:
+def _in_dtype(script: Any, dtype: str, attention: str) -> Iterator[None]:
     """The script loads its model in `dtype`; the frequencies of RoPE stay float32, as where the library loads it."""
     import torch
 
@@ -178,6 +218,7 @@ def _in_dtype(script: Any, dtype: str) -> Iterator[None]:
     def converted(path: str) -> tuple[str, Any]:
         architecture, model = load(path)
         model = model.to(getattr(torch, dtype))
+        model.set_attn_implementation(attention)
         model.model.rotary_emb = type(model.model.rotary_emb)(config=model.config)
         module = importlib.import_module(type(model).__module__)
         touched[module] = module.eager_attention_forward
@@ -188,8 +229,8 @@ def _in_dtype(script: Any, dtype: str) -> Iterator[None]:
         yield
     finally:
         script.load_dequant = load
-        for module, attention in touched.items():
-            module.eager_attention_forward = attention  # the script hooks it, once more on every call
+        for module, eager in touched.items():
+            module.eager_attention_forward = eager  # the script hooks it, once more on every call
 
 
 @contextmanager
@@ -275,6 +316,25 @@ def make_honest(peers: Peers, recipe: Recipe, folder: Path) -> None:
         peers.transformers(model, folder / f"transformers-{count}", token_ids(count))
 
 
+def make_real(peers: Peers, source: Path, folder: Path) -> None:
+    """Captures of a model that was trained, beside a link to it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model = folder / "model.gguf"
+    if not model.exists():
+        model.symlink_to(source.resolve())
+    tokens = peers.tokens(model)
+    peers.llamacpp(model, folder / "llamacpp", tokens)
+    peers.llamacpp(model, folder / "llamacpp-f16kv", tokens, "--kv", "f16")
+    peers.llamacpp(model, folder / "llamacpp-norepack", tokens, "--no-repack")
+    peers.llamacpp(model, folder / "llamacpp-decode", tokens, decode=True)
+    peers.llamacpp_flash(model, folder / "llamacpp-flash", tokens)
+    for kv in ("q8_0", "q4_0"):
+        peers.llamacpp_flash(model, folder / f"llamacpp-flash-{kv}kv", tokens, kv)
+    for suffix, dtype in (("", "float32"), ("-bf16", "bfloat16"), ("-f16", "float16")):
+        peers.transformers(model, folder / f"transformers{suffix}", tokens, dtype)
+        peers.transformers(model, folder / f"transformers-sdpa{suffix}", tokens, dtype, "sdpa")
+
+
 def make_faulty(peers: Peers, fault: Fault, out: Path) -> None:
     """The captures of one edited model, which itself is not kept."""
     source, tokens = Path(fault.model) / "model.gguf", token_ids(SHORT)
@@ -297,8 +357,13 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, required=True, help="folder of the peer scripts")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default="", help="make only what has this in its name")
+    parser.add_argument("--real", type=Path, nargs="+", default=[], help="GGUF files: captures of these only")
     arguments = parser.parse_args()
     peers = Peers(arguments.peers)
+    for source in arguments.real:
+        make_real(peers, source, arguments.out / source.stem)
+    if arguments.real:
+        return
     for recipe in RECIPES:
         if arguments.only in recipe.name:
             make_honest(peers, recipe, arguments.out / recipe.name)

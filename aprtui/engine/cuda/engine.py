@@ -21,11 +21,11 @@ from aprtui.engine.protocol import (
     KvType,
     Logits,
     Mode,
-    StatsSink,
     Taps,
     TapSink,
     require_known,
     require_positions,
+    takes_sums,
 )
 from aprtui.engine.rounding import DEVICE_ARITHMETIC
 from aprtui.engine.sampling import Choice, Sampler, Sampling
@@ -198,7 +198,7 @@ class CudaEngine:
         if sink is None or not segment.nodes:
             return
         values = {tensor.node: tensor.view(finished.staging) for tensor in segment.tensors}
-        if isinstance(sink, StatsSink):
+        if takes_sums(sink):
             for count in segment.counts:
                 sink.put_sums(count.places, count.merged(sums))
             counted: dict[Node, Accumulator] = {}

@@ -9,17 +9,22 @@ names the original (`model`, relative to the folder) and the stages that are rig
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, groupby
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.capturing import CaptureRequest, write_capture
+from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
 from aprtui.engine.evaluation.fault_detection import DIFF, REPLAY
 from aprtui.engine.floors.criteria import criteria_by_model
 from aprtui.engine.opening import open_engine
@@ -95,6 +100,41 @@ def judge_honest(folder: Path, progress: Progress) -> Iterator[JudgedCapture]:
         progress(f"judging honest captures of {home.name},", done, len(models))
         with tempfile.TemporaryDirectory(prefix="aprtui-honest-") as own:
             yield from _of_model(load_model(home / "model.gguf"), _captures(home), Path(own), home.name)
+
+
+def judge_honest_by_kind(folder: Path, progress: Progress, every: int = 1) -> Iterator[JudgedCapture]:
+    """Every honest capture below `folder` as every kind of part that it can be cut to, replayed; every `every`-th."""
+    homes = [path.parent for path in sorted(folder.glob("*/model.gguf"))]
+    cases = [(home, capture, kind) for home in homes for capture in _captures(home) for kind in CAPTURE_KINDS]
+    taken = cases[::every]
+    done = 0
+    for home, of_model in groupby(taken, lambda case: case[0]):
+        model = load_model(home / "model.gguf")
+        with Evaluators(model) as evaluators, tempfile.TemporaryDirectory(prefix="aprtui-kinds-") as own:
+            for _, capture, kind in of_model:
+                progress("judging captures of other engines by kind,", done, len(taken))
+                done += 1
+                tokens = known_tokens(capture, capture, model, None)
+                if tokens is not None:
+                    part = write_kind(
+                        CAPTURE_KINDS[kind],
+                        _tensors(capture, model, tokens),
+                        model.graph,
+                        tokens,
+                        Path(own) / str(done),
+                    )
+                    what = f"{kind}: {capture.path.name} of {home.name}"
+                    yield judged(what, REPLAY, replay_capture(part, model, ReplayOptions(), evaluators))
+                    shutil.rmtree(part.path)
+
+
+def _tensors(capture: Capture, model: Model, tokens: Sequence[int]) -> dict[Node, NDArray[np.float32]]:
+    """The values of `capture` in the shapes of the stages of `model`."""
+    return {
+        node: capture.values(node).reshape(model.graph[node.stage].shape(len(tokens)))
+        for node in capture.files
+        if node in model.graph.order
+    }
 
 
 def _captures(home: Path) -> list[Capture]:

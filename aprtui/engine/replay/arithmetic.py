@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.protocol import NodeEvaluator, Rounding
+from aprtui.engine.replay.flash_attention import ONLINE_F16, ROTATED, attend_online_f16, rotated_inputs
 from aprtui.engine.rounding import ROUND, sum_correction
 from aprtui.errors import UsageError
 from aprtui.model.config import RopeAngles
@@ -37,10 +38,10 @@ _HALVES = ("f32", "f16", "bf16")
 CHOICES: Mapping[str, Sequence[str]] = MappingProxyType(
     {
         "matmul_input": (BY_WEIGHT, *ROUND),
-        "kv_cache": (*_HALVES, "q8_0", "q4_0", "fp8"),
+        "kv_cache": (*_HALVES, "q8_0", "q4_0", "fp8", *ROTATED),
         "rope_angles": tuple(RopeAngles),
         "stage_output": _HALVES,
-        "softmax": _HALVES,
+        "softmax": (*_HALVES, ONLINE_F16),
     }
 )
 """The types that each rounding can have."""
@@ -108,8 +109,11 @@ class Recomputation:
     def evaluate(self, node: Node, inputs: Sequence[Array], tokens: Sequence[int], position: int = 0) -> Array:
         """The stage tensor of `node` from its inputs, as in `NodeEvaluator`."""
         op = self.model.graph[node.stage].op
+        config = self.model.config.graph
         if op is Op.MATMUL:
             out = self._matmul(node, inputs[0], tokens, position)
+        elif op is Op.ATTEND and self.rounding.softmax == ONLINE_F16:
+            out = attend_online_f16(inputs[0], ROUND[_rounds(self.rounding.kv_cache)](inputs[1]), config)
         else:
             out = self._evaluator().evaluate(node, self._rounded(op, inputs), tokens=tokens, position=position)
         return ROUND[_rounds(self.outputs.get(node.stage, self.rounding.stage_output))](out)
@@ -120,8 +124,11 @@ class Recomputation:
     def _rounded(self, op: Op, inputs: Sequence[Array]) -> Sequence[Array]:
         if op not in ATTENTION_OPS:
             return inputs
+        if self.rounding.kv_cache in ROTATED:
+            return rotated_inputs(op, inputs, ROTATED[self.rounding.kv_cache], self.model.config.graph)
         # Engines that keep K and V in float16 may multiply in float16 as well: then the other factor is rounded too.
-        factor, cached = ROUND[_rounds(self.rounding.softmax)], ROUND[_rounds(self.rounding.kv_cache)]
+        query = "f16" if self.rounding.softmax == ONLINE_F16 else self.rounding.softmax
+        factor, cached = ROUND[_rounds(query)], ROUND[_rounds(self.rounding.kv_cache)]
         return [factor(inputs[0]), cached(inputs[1])]
 
     def _matmul(self, node: Node, x: Array, tokens: Sequence[int], position: int) -> Array:

@@ -30,6 +30,7 @@ from aprtui.engine.replay.arithmetic import (
     Recomputation,
     rounding_text,
 )
+from aprtui.engine.replay.flash_attention import ONLINE_F16, ROTATED
 from aprtui.engine.replay.recompute import Array, CapturedStages, Misfit, Recomputed, Recomputer
 from aprtui.engine.replay.spread import Spreads
 from aprtui.engine.replay.value_types import fitting_types, narrowest
@@ -55,13 +56,14 @@ _ATTENTION: tuple[Mapping[str, str], ...] = tuple(
     MappingProxyType({"kv_cache": cache, "softmax": softmax})
     for cache, softmax in (
         ("f16", "f32"), ("f16", "f16"), ("bf16", "f32"), ("bf16", "bf16"), ("q8_0", "f32"), ("q4_0", "f32"),
-        ("fp8", "f32"), ("f32", "f16"), ("f32", "bf16"),
+        ("fp8", "f32"), ("f32", "f16"), ("f32", "bf16"), ("f16", ONLINE_F16), *((kind, "f32") for kind in ROTATED),
     )
 )  # fmt: skip
 _TOGETHER: tuple[Mapping[str, str], ...] = tuple(
     MappingProxyType({"matmul_input": matmul, "kv_cache": cache, "softmax": softmax})
     for matmul, cache, softmax in (
-        (BY_WEIGHT, "f16", "f16"), ("q8_1", "f16", "f32"), ("f16", "f16", "f32"), ("bf16", "bf16", "f32"),
+        (BY_WEIGHT, "f16", "f16"), (BY_WEIGHT, "f16", ONLINE_F16), (BY_WEIGHT, "q8_0_rotated", "f32"),
+        ("q8_1", "f16", "f32"), ("f16", "f16", "f32"), ("bf16", "bf16", "f32"),
     )
 )  # fmt: skip
 """What engines round together; tried where only products and attention together can be computed."""

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ from aprtui.engine.process.slots import (
 )
 from aprtui.engine.sampling import NO_TOKEN, Candidate
 from aprtui.trace.graph import Node
-from aprtui.trace.stats import Accumulator, StageStats, accumulate
+from aprtui.trace.stats import SUMS, Accumulator, StageStats, accumulate
 from tests.engine.fake_engine import FakeEngine
 
 NODES, LAYERS = 40, 3
@@ -175,6 +175,21 @@ def test_table_holds_the_same_figures_as_the_accumulators() -> None:
         assert_same(rows[graph.order[node]], whole.finish())
     assert (rows["count"][4:] == 0).all()
     assert np.isnan(rows["rms"][4:]).all()
+
+
+def test_a_pass_that_comes_in_one_call_has_the_same_figures_and_is_not_overwritten_by_the_next() -> None:
+    graph = FakeEngine().graph
+    table, random = StatsTable(graph), np.random.default_rng(1)
+    tensors = [random.normal(size=(1, 8)).astype(np.float32) for _ in graph.nodes]
+    tensors[1][0, :2] = np.nan, -np.inf
+    tensors[2][:] = np.inf
+    sums = np.array([astuple(accumulate(tensor)) for tensor in tensors], SUMS)
+    for order in (np.arange(len(tensors)), np.arange(len(tensors))[::-1].copy()):
+        given = sums[order]
+        table.put_sums(order, given)
+        given[:] = 0
+        for row, tensor in zip(table.take(), tensors, strict=True):
+            assert_same(row, accumulate(tensor).finish())
 
 
 def assert_same(row: np.void, stats: StageStats) -> None:

@@ -1,0 +1,69 @@
+"""llama.cpp's flash attention: the turned K/V, and sums of values in float16."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from aprtui.engine.replay.flash_attention import attend_online_f16, hadamard, rotated_inputs, turned_channels
+from aprtui.engine.rounding import round_q4_0, round_q8_0
+from aprtui.trace.graph import GraphConfig, Op
+
+CONFIG = GraphConfig("qwen2", 1, 256, 4, 2, 64, 64, 32)
+
+
+def _random(*shape: int) -> np.ndarray:
+    return np.random.default_rng(7).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_turning_twice_changes_nothing(size: int) -> None:
+    x = _random(5, 256)
+    turned = hadamard(x, size)
+    assert np.abs(turned - x).max() > 0.1
+    np.testing.assert_allclose(hadamard(turned, size), x, atol=1e-5)
+
+
+def test_the_turned_block_grows_with_the_head() -> None:
+    assert [turned_channels(dim) for dim in (64, 128, 192, 256)] == [64, 128, 64, 256]
+
+
+def test_a_turned_cache_spreads_an_outlier_channel() -> None:
+    keys = _random(8, CONFIG.kv_width)
+    keys[:, 3] *= 100
+    turned = rotated_inputs(Op.ATTEND, [_random(4, 8, 8), keys], "q4_0", CONFIG)[1]
+    others = np.arange(CONFIG.kv_width) != 3
+    plain = np.abs(round_q4_0(keys) - keys)[:, others][:, :31].mean()
+    assert np.abs(turned - keys)[:, others][:, :31].mean() < plain
+
+
+def test_heads_that_64_does_not_divide_are_not_turned() -> None:
+    config = replace(CONFIG, head_dim=32)
+    query, keys = _random(3, config.q_width), _random(8, config.kv_width)
+    rounded = rotated_inputs(Op.SCORES, [query, keys], "q8_0", config)
+    np.testing.assert_array_equal(rounded[0], round_q8_0(query))
+    np.testing.assert_array_equal(rounded[1], round_q8_0(keys))
+
+
+def test_sums_in_float16_are_the_attention_to_its_digits() -> None:
+    scores = _random(4, 6, 6)
+    visible = np.tril(np.ones((6, 6), np.bool_))
+    powers = np.where(visible, np.exp(scores), 0)
+    maps = (powers / powers.sum(-1, keepdims=True)).astype(np.float32)
+    values = _random(6, CONFIG.kv_width)
+    found = attend_online_f16(maps, values, CONFIG)
+    by_head = values.reshape(6, 2, 64).repeat(2, 1)
+    exact = np.einsum("hnt,thd->nhd", maps.astype(np.float64), by_head).reshape(6, -1)
+    error = np.linalg.norm(found - exact) / np.linalg.norm(exact)
+    assert 1e-5 < error < 2e-3
+
+
+def test_nan_of_a_value_reaches_the_queries_that_see_it_only() -> None:
+    maps = np.tril(np.ones((4, 3, 3), np.float32)) / np.arange(1, 4, dtype=np.float32)[:, None]
+    values = _random(3, CONFIG.kv_width)
+    values[2, 0] = np.nan
+    found = attend_online_f16(maps, values, CONFIG)
+    assert np.isfinite(found[:2]).all()
+    assert np.isnan(found[2]).any()
