@@ -140,6 +140,8 @@ class _Replay:
         if not self._bounded(compared):
             compared = self.common.judged(compared, foreign=bool(doubts))
             everywhere = self.common.findings(compared)
+        if not all(found.may_be_meant for found in everywhere):
+            doubts = ()
         count = len(self.tokens)
         findings = Findings(
             self.model.graph, TokenAlignment(count, (count, count), (self.source, self.source)), compared, skipped,
