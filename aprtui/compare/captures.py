@@ -10,7 +10,7 @@ from aprtui.compare.align.mapping import StageMapping, mapped
 from aprtui.compare.align.pair_layouts import find_pair_layouts, find_swaps, in_layout_of_a
 from aprtui.compare.align.pairing import StagePair, Unpaired, pair_stage
 from aprtui.compare.align.tokens import USER_SOURCE, TokenAlignment, align_tokens
-from aprtui.compare.comparison import Comparison, StageComparison
+from aprtui.compare.comparison import Comparison, Everywhere, StageComparison
 from aprtui.compare.conclusion import Findings, conclude
 from aprtui.compare.explain.locate import most_differing_place
 from aprtui.compare.metrics.logits import measure_indices, measure_logits
@@ -49,7 +49,7 @@ class Criteria:
     Either `bounds` from floors or a policy, with a `gate` behind them, or the verdicts of a replay on each stage
     (`injected`, of side A and B), which then decide. `statements` tell the reader what was taken. `doubts` are reasons
     for UNKNOWN; an `unjudgeable` comparison cannot FAIL either. `widths` are those that the model's stages have, which
-    tell rows in captures that state no shapes.
+    tell rows in captures that state no shapes. `everywhere` are errors of a side that no single stage is to blame for.
     """
 
     bounds: Bounds | None = None
@@ -59,6 +59,7 @@ class Criteria:
     doubts: tuple[str, ...] = ()
     unjudgeable: bool = False
     widths: Mapping[str, int] = field(default_factory=dict)
+    everywhere: tuple[Everywhere, ...] = ()
 
 
 NO_CRITERIA = Criteria()
@@ -108,7 +109,7 @@ def compare_captures(
         frozenset((a.files.keys() & b.files.keys()).difference(coverage.nodes)),
         stages[0].verdict.metric if stages and criteria.bounds else metric, options.limit,
         (*criteria.statements, *find_swaps(coverage.graph, far, pair_of)), criteria.doubts, criteria.unjudgeable,
-        extras=options.extras,
+        extras=options.extras, everywhere=criteria.everywhere,
     )  # fmt: skip
     return conclude(findings, pair_of)
 

@@ -100,11 +100,19 @@ def round_fp8(x: Array) -> Array:
     largest = np.abs(x).max(initial=0)
     if not np.isfinite(largest) or largest == 0:
         return x
-    scale = np.float32(largest / 448)
-    _, exponent = np.frexp(x / scale)
-    # Three bits behind the leading one; below 2⁻⁶ steps stay at 2⁻⁹.
-    step = np.ldexp(np.float32(1), np.maximum(exponent - 4, -9))
-    return np.asarray(np.rint(x / scale / step) * step * scale, np.float32)
+    return round_float8(x, np.float32(largest / 448), mantissa=3, least=-6)
+
+
+def round_float8(x: Array, scale: Array | np.float32, *, mantissa: int, least: int) -> Array:
+    """`x` through an 8-bit float of `mantissa` bits behind the leading one, in units of `scale` (zero where that is).
+
+    Below 2 to the power of `least` steps stay as they are there. Nothing is clipped.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        units = np.where(scale == 0, np.float32(0), x / scale)
+    _, exponent = np.frexp(units)
+    step = np.ldexp(np.float32(1), np.maximum(exponent - 1, least) - mantissa)
+    return np.asarray(np.rint(units / step) * step * scale, np.float32)
 
 
 def round_int8_row(x: Array) -> Array:

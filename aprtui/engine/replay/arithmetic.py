@@ -1,13 +1,15 @@
 """One node computed as the engine of a capture would have: in float32, with that engine's roundings put around it.
 
-The roundings by op: the input of a matrix product (by the type of its weights, or alike for all), query
-and keys of the scores, probabilities and values of the attention, and what leaves every stage.
+The roundings by op: the input of a matrix product (by the type of its weights, or alike for all), its weights and sums
+where an engine keeps them in another type, query and keys of the scores, probabilities and values of the attention, and
+what leaves every stage.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from aprtui.engine.protocol import NodeEvaluator, Rounding
 from aprtui.engine.replay.flash_attention import ONLINE_F16, ROTATED, attend_online_f16, rotated_inputs
 from aprtui.engine.rounding import ROUND, sum_correction
+from aprtui.engine.weight_rounding import OWN_WEIGHTS, WEIGHT_ROUNDINGS, product, rounded
 from aprtui.errors import UsageError
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
@@ -30,6 +33,8 @@ NodeEvaluators = Callable[[RopeAngles], NodeEvaluator]
 BY_WEIGHT = "q8"
 """As a matmul input: what llama.cpp's CPU backend rounds to, by the type of the weights."""
 
+INPUT_LIMIT = "input_limit"
+
 UNROUNDED = Rounding("none", "f32", str(RopeAngles.F64))
 ATTENTION_OPS = frozenset({Op.SCORES, Op.ATTEND})
 """Those that the types of the K/V cache and of the softmax's results matter to."""
@@ -42,9 +47,11 @@ CHOICES: Mapping[str, Sequence[str]] = MappingProxyType(
         "rope_angles": tuple(RopeAngles),
         "stage_output": _HALVES,
         "softmax": (*_HALVES, ONLINE_F16),
+        "weights": (OWN_WEIGHTS, *WEIGHT_ROUNDINGS),
+        "sums": _HALVES,
     }
 )
-"""The types that each rounding can have."""
+"""The types that each rounding can have; `input_limit` takes a number."""
 
 
 def parse_rounding(text: str) -> dict[str, str]:
@@ -52,17 +59,28 @@ def parse_rounding(text: str) -> dict[str, str]:
     stated: dict[str, str] = {}
     for piece in text.split(","):
         name, _, value = (part.strip() for part in piece.partition("="))
+        if name == INPUT_LIMIT and _is_magnitude(value):
+            stated[name] = value
+            continue
         if name not in CHOICES:
-            raise UsageError(f"--rounding {piece!r}: expected WHERE=WHAT with WHERE one of {', '.join(CHOICES)}")
+            where = ", ".join((*CHOICES, f"{INPUT_LIMIT} (a number)"))
+            raise UsageError(f"--rounding {piece!r}: expected WHERE=WHAT with WHERE one of {where}")
         if any(part not in CHOICES[name] for part in value.split("+")):
             raise UsageError(f"--rounding {piece!r}: {name} is one of {', '.join(CHOICES[name])}")
         stated[name] = value
     return stated
 
 
+def _is_magnitude(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False
+
+
 def rounding_text(rounding: Rounding) -> str:
-    """All roundings, as `--rounding` takes them."""
-    return ", ".join(f"{entry.name}={getattr(rounding, entry.name)}" for entry in fields(Rounding))
+    """The roundings as `--rounding` takes them; of weights, sums and limits only what is unusual."""
+    return ", ".join(f"{name}={value}" for name, value in rounding.stated().items())
 
 
 def matmul_rounding(stated: str, weight: Weight) -> str:
@@ -135,14 +153,24 @@ class Recomputation:
         """Each weight of a fused stage may round its input in its own way: one product for each way, columns chosen."""
         weights = self.model.params(node)
         kinds = [matmul_rounding(self.rounding.matmul_input, weight) for weight in weights]
+        if self.rounding.input_limit != "none":
+            limit = np.float32(self.rounding.input_limit)
+            x = np.clip(x, -limit, limit)
+        if self.rounding.weights != OWN_WEIGHTS or self.rounding.sums != "f32":
+            kept, sums = self.rounding.weights, self.rounding.sums
+            parts = [
+                product(ROUND[kind](x), rounded(weight, kept), sums)
+                for kind, weight in zip(kinds, weights, strict=True)
+            ]
+            return np.concatenate(parts, axis=1)
         products = {
             kind: self._evaluator().evaluate(node, [ROUND[kind](x)], tokens=tokens, position=position)
             for kind in dict.fromkeys(kinds)
         }
         ends = np.cumsum([weight.rows for weight in weights])[:-1]
         parts = [np.split(products[kind], ends, axis=1)[index] for index, kind in enumerate(kinds)]
-        sums = [sum_correction(kind, x, weight) for kind, weight in zip(kinds, weights, strict=True)]
-        return np.concatenate([part + more for part, more in zip(parts, sums, strict=True)], axis=1)
+        corrections = [sum_correction(kind, x, weight) for kind, weight in zip(kinds, weights, strict=True)]
+        return np.concatenate([part + more for part, more in zip(parts, corrections, strict=True)], axis=1)
 
 
 def _rounds(element_type: str) -> str:

@@ -16,7 +16,7 @@ from aprtui.compare.align.coverage import Coverage, Selection, plan_coverage
 from aprtui.compare.align.pairing import StagePair, Unpaired
 from aprtui.compare.align.tokens import USER_SOURCE, TokenAlignment
 from aprtui.compare.captures import Bounds, Criteria
-from aprtui.compare.comparison import Comparison, StageComparison
+from aprtui.compare.comparison import Comparison, Everywhere, StageComparison
 from aprtui.compare.conclusion import Findings, conclude
 from aprtui.compare.explain.locate import most_differing_place
 from aprtui.compare.metrics.measure import Metric, measure
@@ -24,6 +24,7 @@ from aprtui.compare.survey import is_unfinished
 from aprtui.compare.verdict import Signal, StageVerdict, Verdict, judge
 from aprtui.compare.wording import counted
 from aprtui.engine.replay.arithmetic import NodeEvaluators, Recomputation
+from aprtui.engine.replay.common_error import CommonError
 from aprtui.engine.replay.identify import find_layouts, identify
 from aprtui.engine.replay.recompute import CapturedStages, Misfit, Recomputed, Recomputer
 from aprtui.engine.replay.spread import Spreads
@@ -68,7 +69,7 @@ def replay_capture(
     problem = misfit(capture, model, tokens)
     if tokens is None or problem:
         return _unjudged(capture, coverage, options, problem)
-    return _Replay(capture, model, options, evaluators, coverage, tokens, source).run(progress)
+    return _Replay(capture, model, options, evaluators, coverage, tokens, source, progress).run(progress)
 
 
 def _tokens(capture: Capture, model: Model, options: ReplayOptions) -> tuple[tuple[int, ...] | None, str]:
@@ -110,17 +111,18 @@ def _unfinished(capture: Capture) -> tuple[str, ...]:
 class _Replay:
     def __init__(
         self, capture: Capture, model: Model, options: ReplayOptions, evaluators: NodeEvaluators, coverage: Coverage,
-        tokens: tuple[int, ...], source: str,
+        tokens: tuple[int, ...], source: str, progress: Progress | None,
     ) -> None:  # fmt: skip
         self.capture, self.model, self.options, self.coverage = capture, model, options, coverage
         self.tokens, self.source, self.evaluators = tokens, source, evaluators
         self.stages = CapturedStages(capture, model, tokens)
         self.layouts = tuple(find_layouts(self.stages, evaluators))
-        self.engine = identify(self.stages, options.rounding, evaluators)
+        self.engine = identify(self.stages, options.rounding, evaluators, progress)
         known = self.engine.arithmetic
         recomputation = Recomputation(model, known.rounding, evaluators, known.outputs)
         self.recomputer = Recomputer(model, self.stages, recomputation)
         self.spreads = Spreads(model, self.stages, known, evaluators)
+        self.common = CommonError(model, self.stages, self.engine, evaluators)
 
     def run(self, progress: Progress | None) -> Comparison:
         compared: list[StageComparison] = []
@@ -134,26 +136,46 @@ class _Replay:
                 self.recomputer.forget_before(node.layer)
                 self.spreads.forget_before(node.layer)
         doubts = tuple(self._doubts(compared))
+        everywhere: tuple[Everywhere, ...] = ()
+        if not self._bounded(compared):
+            compared = self.common.judged(compared, foreign=bool(doubts))
+            everywhere = self.common.findings(compared)
+        if not all(found.may_be_meant for found in everywhere):
+            doubts = ()
         count = len(self.tokens)
         findings = Findings(
             self.model.graph, TokenAlignment(count, (count, count), (self.source, self.source)), compared, skipped,
             self.coverage.owed(skipped), self.coverage.allowed, _unfinished(self.capture),
             frozenset(self.capture.files.keys() - set(self.coverage.nodes)), Metric.TOKEN_REL_L2, self.options.limit,
-            (*self.engine.statements, *self.layouts), doubts, unjudgeable=bool(doubts), known=self._known,
+            (*self.engine.statements, *self.layouts), doubts,
+            unjudgeable=bool(doubts) and not self.common.local, known=self._known, everywhere=everywhere,
         )  # fmt: skip
         return conclude(findings, self._pair)
+
+    def _bounded(self, compared: Sequence[StageComparison]) -> bool:
+        """Whether the user's own bounds judge all of it."""
+        bounds = self.options.bounds
+        return bounds is not None and all(bounds(stage.node) for stage in compared)
 
     def _compare(self, node: Node) -> StageComparison | Unpaired:
         recomputed = self._recomputed(node)
         if isinstance(recomputed, Unpaired):
             return recomputed
+        found = self._judged(node, recomputed, self.spreads)
+        other = self.common.instead(node, recomputed) if found.verdict.verdict is not Verdict.PASS else None
+        if other is None:
+            return found
+        as_own = self._judged(node, *other)
+        return as_own if as_own.verdict.verdict is Verdict.PASS else found
+
+    def _judged(self, node: Node, recomputed: Recomputed, spreads: Spreads) -> StageComparison:
         pair = self._paired(node, recomputed)
         measured = measure(pair.a, pair.b, causal=pair.causal)
         given = self.options.bounds(node) if self.options.bounds else ()
-        bounds = given or (self.spreads.close_bound(node, recomputed.segment),)
+        bounds = given or (spreads.close_bound(node, recomputed.segment),)
         verdict = judge(node, measured.metrics, bounds)
         if not given and verdict.verdict is Verdict.FAIL and not measured.metrics.mismatches:
-            verdict = judge(node, measured.metrics, (self.spreads.bound(node, recomputed),))
+            verdict = judge(node, measured.metrics, (spreads.bound(node, recomputed),))
         if verdict.verdict is Verdict.FAIL and self._may_stand_anywhere((*recomputed.segment, node)):
             verdict = replace(verdict, verdict=Verdict.UNKNOWN, reason=_ANYWHERE)
         verdict = replace(verdict, signal=Signal.INJECTED)
@@ -234,16 +256,22 @@ def criteria_by_replay(a: Comparison | None, b: Comparison | None) -> Criteria:
     doubts += [f"{name} was not replayed: give its model" for name, side in sides.items() if side is None]
     found_a, found_b = _verdicts("A", a), _verdicts("B", b)
     injected = {node: (found_a.get(node), found_b.get(node)) for node in {**found_a, **found_b}}
-    return Criteria(injected=injected, statements=tuple(statements), doubts=tuple(doubts), unjudgeable=False)
+    everywhere = tuple(
+        replace(found, side=name) for name, side in sides.items() if side is not None for found in side.everywhere
+    )
+    return Criteria(
+        injected=injected, statements=tuple(statements), doubts=tuple(doubts), unjudgeable=False, everywhere=everywhere
+    )
 
 
 def _verdicts(name: str, side: Comparison | None) -> dict[Node, StageVerdict]:
     """The verdict on each stage of one side; the reason of a failure names the side."""
     if side is None or side.verdict is Verdict.UNKNOWN:
         return {}
-    return {stage.node: _of_side(name, stage.verdict) for stage in side.stages}
+    return {stage.node: of_side(name, stage.verdict) for stage in side.stages}
 
 
-def _of_side(name: str, verdict: StageVerdict) -> StageVerdict:
+def of_side(name: str, verdict: StageVerdict) -> StageVerdict:
+    """`verdict` of a replay of one side; the reason of a failure names the side."""
     failed = verdict.verdict is Verdict.FAIL
     return replace(verdict, reason=f"injected in {name}, {verdict.reason}") if failed else verdict
