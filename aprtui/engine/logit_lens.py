@@ -18,9 +18,14 @@ from aprtui.trace.graph import Node, StageGraph
 
 def layer_outputs(graph: StageGraph) -> tuple[Node, ...]:
     """The nodes that the lens looks at: the input of the last norm, and the same stage in every layer."""
-    (norm,) = graph.inputs(graph.nodes[-1])
-    (last,) = graph.inputs(norm)
+    (last,) = graph.inputs(_end(graph)[0])
     return tuple(node for node in graph.nodes if node.stage == last.stage)
+
+
+def _end(graph: StageGraph) -> tuple[Node, ...]:
+    """The last norm, and what makes logits of it."""
+    logits = tuple(node for node in graph.nodes if graph[node.stage].holds_logits)
+    return (*graph.inputs(logits[0]), *logits)
 
 
 class LogitLens:
@@ -36,11 +41,10 @@ class LogitLens:
         NO_TOKEN with probability NaN where the logits are no distribution.
         """
         evaluator = self._evaluators(RopeAngles.F64)
-        head = self._graph.nodes[-1]
-        (norm,) = self._graph.inputs(head)
-        unused = [0] * len(outputs)
-        normed = evaluator.evaluate(norm, [outputs], tokens=unused, position=0)
-        return [_likeliest(row) for row in evaluator.evaluate(head, [normed], tokens=unused, position=0)]
+        values, unused = outputs, [0] * len(outputs)
+        for node in _end(self._graph):
+            values = evaluator.evaluate(node, [values], tokens=unused, position=0)
+        return [_likeliest(row) for row in values]
 
     def close(self) -> None:
         """End the evaluator; a second call does nothing."""

@@ -40,7 +40,7 @@ class Logits(StrEnum):
     ALL = "all"
 
 
-_WHERE_USUAL = 5
+_WHERE_USUAL = 6
 """From this field on, what is usual is left out of manifests."""
 
 
@@ -48,6 +48,7 @@ _WHERE_USUAL = 5
 class Rounding:
     """The roundings of an engine; stated in manifests so that a replay can model them.
 
+    `activation` is what goes into GELU and comes out of it: `f16` where an engine looks it up in a table, as ggml does.
     The last three are of matrix products: how it keeps weights (`model`: as the file does), what sums are kept in, and
     the magnitude that inputs are clamped at.
     """
@@ -57,6 +58,7 @@ class Rounding:
     rope_angles: str
     stage_output: str = "f32"
     softmax: str = "f32"
+    activation: str = "f32"
     weights: str = "model"
     sums: str = "f32"
     input_limit: str = "none"

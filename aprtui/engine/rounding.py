@@ -157,12 +157,18 @@ def unrounded_input(kind: WeightType) -> InputRounding:
     return InputRounding.NONE
 
 
+def has_gelu(model: Model) -> bool:
+    """Whether the model has an activation that engines round for."""
+    return any(stage.op is Op.GELU for stage in model.graph.stages)
+
+
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
-    """What an engine rounds: the inputs of matmuls, and the angles of RoPE."""
+    """What an engine rounds: the inputs of matmuls, the angles of RoPE, and what goes into GELU and comes out of it."""
 
     input_rounding: Callable[[WeightType], InputRounding]
     rope_angles: RopeAngles
+    activation: str
 
     def matmul_input(self, weight: Weight) -> InputRounding:
         return self.input_rounding(weight.type)
@@ -171,21 +177,22 @@ class Arithmetic:
         """As manifests state it: `matmul_input` e.g. `q8_k`, or `q8_0+q8_k` where weights of both kinds are in use."""
         matmuls = (node for node in model.graph.nodes if model.graph[node.stage].op is Op.MATMUL)
         inputs = {self.matmul_input(weight) for node in matmuls for weight in model.params(node)}
-        return Rounding("+".join(sorted(inputs)), str(kv), str(self.rope_angles))
+        activation = self.activation if has_gelu(model) else "f32"
+        return Rounding("+".join(sorted(inputs)), str(kv), str(self.rope_angles), activation=activation)
 
 
 ARITHMETIC: Mapping[Mode, Arithmetic] = MappingProxyType(
     {
-        Mode.EXACT: Arithmetic(unrounded_input, RopeAngles.F64),
-        Mode.Q8: Arithmetic(lambda kind: kind.format.cpu_input, RopeAngles.F32_RECURRENCE),
+        Mode.EXACT: Arithmetic(unrounded_input, RopeAngles.F64, "f32"),
+        Mode.Q8: Arithmetic(lambda kind: kind.format.cpu_input, RopeAngles.F32_RECURRENCE, "f16"),
     }
 )
 """The modes of the CPU backends: the reference, and what llama.cpp's CPU backend does."""
 
 DEVICE_ARITHMETIC: Mapping[Mode, Arithmetic] = MappingProxyType(
     {
-        Mode.EXACT: Arithmetic(unrounded_input, RopeAngles.F64),
-        Mode.Q8: Arithmetic(lambda kind: kind.format.cuda_input, RopeAngles.F64),
+        Mode.EXACT: Arithmetic(unrounded_input, RopeAngles.F64, "f32"),
+        Mode.Q8: Arithmetic(lambda kind: kind.format.cuda_input, RopeAngles.F64, "f32"),
     }
 )
 """The modes of the CUDA backend."""

@@ -1,4 +1,4 @@
-"""The numbers of a model that its stage graph does not need: context, norm epsilon, RoPE."""
+"""The numbers of a model that its stage graph does not need: context, norm epsilon, RoPE, scales, softcaps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.trace.graph import GraphConfig
+from aprtui.trace.graph import GraphConfig, Stage
 
 
 class RopeAngles(StrEnum):
@@ -56,7 +56,32 @@ class Rope:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
+    """The numbers of a model. `window_rope` turns queries and keys of layers with a window, where it is another one.
+
+    A softcap of c makes c · tanh(x / c) of x. `norm_offset` says that the model was trained with weights of norms that
+    1 is added to; the file holds the sums.
+    """
+
     graph: GraphConfig
     context: int
     norm_epsilon: float
     rope: Rope
+    window_rope: Rope | None = None
+    embedding_scale: float = 1.0
+    attention_scale: float | None = None
+    """What products of queries and keys are multiplied by; None for 1/√(head size)."""
+    attn_softcap: float = 0.0
+    logit_softcap: float = 0.0
+    norm_offset: bool = False
+
+    def rope_of(self, layer: int | None) -> Rope:
+        """The rotation of queries and keys in `layer`."""
+        return self.window_rope if self.window_rope is not None and self.graph.window(layer) else self.rope
+
+    @property
+    def score_scale(self) -> float:
+        return self.graph.head_dim**-0.5 if self.attention_scale is None else self.attention_scale
+
+    def softcap(self, stage: Stage) -> float:
+        """The softcap that `stage` applies, to scores or to logits."""
+        return self.attn_softcap if stage.is_attention_map else self.logit_softcap

@@ -10,7 +10,7 @@ Shapes use T = tokens, H = hidden size, and the axis names of `Axis`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property, partial
@@ -44,10 +44,12 @@ class Op(StrEnum):
     BIAS = "bias"
     ROPE = "rope"
     SCORES = "scores"
+    SOFTCAP = "softcap"
     SOFTMAX = "softmax"
     ATTEND = "attend"
     ADD = "add"
     SILU = "silu"
+    GELU = "gelu"
     MULTIPLY = "multiply"
 
 
@@ -67,9 +69,21 @@ class RopeLayout(StrEnum):
     INTERLEAVED = "interleaved"
 
 
+class Activation(StrEnum):
+    """What the gate of a feed-forward block goes through; GELU is the approximation by tanh."""
+
+    SILU = "silu"
+    GELU_TANH = "gelu-tanh"
+
+
 @dataclass(frozen=True, slots=True)
 class GraphConfig:
-    """Everything the graph of a dense transformer depends on."""
+    """Everything the graph of a dense transformer depends on.
+
+    `post_norms`: what attention and feed-forward block give is normalised before it is added. `attn_softcap` and
+    `logit_softcap`: scores and logits are softcapped. `windows` has for each layer how many positions a query sees, its
+    own included, and 0 for a layer of full attention; it is empty where all layers are.
+    """
 
     architecture: str
     layers: int
@@ -82,6 +96,15 @@ class GraphConfig:
     qkv_bias: bool = False
     qk_norm: bool = False
     rope_layout: RopeLayout = RopeLayout.HALF_SPLIT
+    post_norms: bool = False
+    activation: Activation = Activation.SILU
+    attn_softcap: bool = False
+    logit_softcap: bool = False
+    windows: tuple[int, ...] = ()
+
+    def window(self, layer: int | None) -> int:
+        """How many positions a query of `layer` sees, its own included; 0 where it sees all before it."""
+        return self.windows[layer] if self.windows and layer is not None else 0
 
     @property
     def q_width(self) -> int:
@@ -179,6 +202,8 @@ CODES: Mapping[str, str] = MappingProxyType(
         "k_norm": "kno", "q_post_rope": "qro", "k_post_rope": "kro", "attn_scores": "sco", "attn_softmax": "sof",
         "attention": "att", "attn_out": "aou", "post_attn_residual": "ars", "ffn_norm": "fno", "ffn_gate": "gat",
         "ffn_up": "fup", "ffn_silu": "sil", "ffn_swigl": "swi", "ffn_out": "fou", "post_ffn_residual": "frs",
+        "attn_softcap": "cap", "attn_post_norm": "apn", "ffn_gelu": "gel", "ffn_geglu": "geg", "ffn_post_norm": "fpn",
+        "logit_softcap": "lsc",
         "final_norm": "fin", "lm_head": "lmh", "moe_router": "rou", "moe_ffn_out": "moe",
         "moe_router_indices": "idx",
     }
@@ -299,8 +324,7 @@ def graph_from_names(names: Iterable[str], layers: int) -> StageGraph:
     Unknown names are left out: the caller lists them.
     """
     present = set(names)
-    config = GraphConfig("unknown", layers, 0, 0, 0, 0, 0, 0, qkv_bias=True, qk_norm=True)
-    full = {stage.name: stage for stage in _dense_stages(config)}
+    full = {stage.name: stage for stage in _dense_stages(_with_all_stages(_activation_of(present), layers))}
 
     def nearest(entry: Input, crossed: bool = False, part: Part = Part.WHOLE) -> tuple[Input, ...]:
         crossed = crossed or entry.previous_layer
@@ -336,8 +360,21 @@ def canonical_name(name: str) -> str:
 
 def known_names() -> tuple[str, ...]:
     """Every stage name that a file can have, in execution order, extensions and foreign names included."""
-    config = GraphConfig("unknown", 1, 0, 0, 0, 0, 0, 0, qkv_bias=True, qk_norm=True)
-    return (*(stage.name for stage in _dense_stages(config)), *_FOREIGN)
+    every = (stage.name for kind in Activation for stage in _dense_stages(_with_all_stages(kind)))
+    return (*dict.fromkeys(every), *_FOREIGN)
+
+
+def _with_all_stages(activation: Activation, layers: int = 1) -> GraphConfig:
+    return GraphConfig(
+        "unknown", layers, 0, 0, 0, 0, 0, 0, qkv_bias=True, qk_norm=True, post_norms=True, activation=activation,
+        attn_softcap=True, logit_softcap=True,
+    )  # fmt: skip
+
+
+def _activation_of(names: Collection[str]) -> Activation:
+    """The activation that `names` of stages speak of."""
+    found = (kind for kind, (_, *stages) in _ACTIVATIONS.items() if any(name in names for name in stages))
+    return next(found, Activation.SILU)
 
 
 def _dense_stages(config: GraphConfig) -> Iterator[Stage]:
@@ -352,6 +389,11 @@ def _dense_stages(config: GraphConfig) -> Iterator[Stage]:
         "lm_head", Op.MATMUL, (Input("final_norm"),), config.vocabulary, ("output",),
         scope=Scope.MODEL, axes=(Axis.TOKEN, Axis.VOCABULARY), column="model",
     )  # fmt: skip
+    if config.logit_softcap:
+        yield Stage(
+            "logit_softcap", Op.SOFTCAP, (Input("lm_head"),), config.vocabulary,
+            scope=Scope.MODEL, axes=(Axis.TOKEN, Axis.VOCABULARY), column="model", extension=True,
+        )  # fmt: skip
 
 
 def _attention_stages(config: GraphConfig) -> Iterator[Stage]:
@@ -373,17 +415,39 @@ def _attention_stages(config: GraphConfig) -> Iterator[Stage]:
     yield per_token("q_post_rope", Op.ROPE, (q_rope,), config.q_width)
     yield per_token("k_post_rope", Op.ROPE, (k_rope,), config.kv_width)
     yield attention_map("attn_scores", Op.SCORES, (Input("q_post_rope"), Input("k_post_rope")), config.heads)
-    yield attention_map("attn_softmax", Op.SOFTMAX, (Input("attn_scores"),), config.heads)
+    scores = "attn_scores"
+    if config.attn_softcap:
+        scores = "attn_softcap"
+        yield attention_map(scores, Op.SOFTCAP, (Input("attn_scores"),), config.heads, extension=True)
+    yield attention_map("attn_softmax", Op.SOFTMAX, (Input(scores),), config.heads)
     yield per_token("attention", Op.ATTEND, (Input("attn_softmax"), Input(fused, Part.V)), config.q_width)
     yield per_token("attn_out", Op.MATMUL, (Input("attention"),), config.hidden, ("attn_output",))
-    yield per_token("post_attn_residual", Op.ADD, (residual, Input("attn_out")), config.hidden)
+    added = "attn_out"
+    if config.post_norms:
+        added = "attn_post_norm"
+        yield per_token(
+            added, Op.RMS_NORM, (Input("attn_out"),), config.hidden, ("post_attention_norm",), extension=True
+        )
+    yield per_token("post_attn_residual", Op.ADD, (residual, Input(added)), config.hidden)
+
+
+_ACTIVATIONS: Mapping[Activation, tuple[Op, str, str]] = MappingProxyType(
+    {Activation.SILU: (Op.SILU, "ffn_silu", "ffn_swigl"), Activation.GELU_TANH: (Op.GELU, "ffn_gelu", "ffn_geglu")}
+)
+"""The op of each activation, and the stages of the gate: activated, and times `ffn_up`."""
 
 
 def _feed_forward_stages(config: GraphConfig) -> Iterator[Stage]:
+    op, activated, gated = _ACTIVATIONS[config.activation]
+    extension = config.activation is not Activation.SILU
     yield Stage("ffn_norm", Op.RMS_NORM, (Input("post_attn_residual"),), config.hidden, ("ffn_norm",))
     yield Stage("ffn_gate", Op.MATMUL, (Input("ffn_norm"),), config.ffn, ("ffn_gate",))
     yield Stage("ffn_up", Op.MATMUL, (Input("ffn_norm"),), config.ffn, ("ffn_up",))
-    yield Stage("ffn_silu", Op.SILU, (Input("ffn_gate"),), config.ffn)
-    yield Stage("ffn_swigl", Op.MULTIPLY, (Input("ffn_silu"), Input("ffn_up")), config.ffn)
-    yield Stage("ffn_out", Op.MATMUL, (Input("ffn_swigl"),), config.hidden, ("ffn_down",))
-    yield Stage(LAYER_OUTPUT, Op.ADD, (Input("post_attn_residual"), Input("ffn_out")), config.hidden)
+    yield Stage(activated, op, (Input("ffn_gate"),), config.ffn, extension=extension)
+    yield Stage(gated, Op.MULTIPLY, (Input(activated), Input("ffn_up")), config.ffn, extension=extension)
+    yield Stage("ffn_out", Op.MATMUL, (Input(gated),), config.hidden, ("ffn_down",))
+    added = "ffn_out"
+    if config.post_norms:
+        added = "ffn_post_norm"
+        yield Stage(added, Op.RMS_NORM, (Input("ffn_out"),), config.hidden, ("post_ffw_norm",), extension=True)
+    yield Stage(LAYER_OUTPUT, Op.ADD, (Input("post_attn_residual"), Input(added)), config.hidden)

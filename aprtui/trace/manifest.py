@@ -154,7 +154,8 @@ def _from_document(document: Any, path: Path) -> Manifest:
         raise UnreadableError(f"{path}: {error}: not a manifest of this format: capture again") from error
     graph = manifest.graph
     sizes = (graph.hidden, graph.heads, graph.kv_heads, graph.head_dim, graph.ffn, graph.vocabulary)
-    if not 0 < graph.layers <= MAX_LAYERS or not all(sizes) or graph.heads % graph.kv_heads or graph.head_dim % 2:
+    fits = len(graph.windows) in (0, graph.layers) and graph.heads % (graph.kv_heads or 1) == graph.head_dim % 2 == 0
+    if not 0 < graph.layers <= MAX_LAYERS or not all(sizes) or not fits:
         raise UnreadableError(f"{path}: field graph: these are no dimensions of a model: capture again")
     nodes = set(graph_for(graph).nodes)
     for name, info in manifest.files.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from aprtui.model.config import ModelConfig, Rope
 from aprtui.model.weight_types import BlockPart, WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import GraphConfig, Node, Op, RopeLayout, StageGraph, graph_for
+from aprtui.trace.graph import Activation, GraphConfig, Node, Op, RopeLayout, StageGraph, graph_for
 from tests.model.gguf_files import set_scales
 
 TINY = GraphConfig(
@@ -92,8 +93,12 @@ def tiny_model(
     context: int = 2048,
     seed: int = 0,
     theta: float = 10000.0,
+    **numbers: Any,
 ) -> TinyModel:
-    """A random model of `config`; matrices take the weight types `kinds` in turn, norms and biases are F32."""
+    """A random model of `config`; matrices take the weight types `kinds` in turn, norms and biases are F32.
+
+    `numbers` are further fields of its `ModelConfig`.
+    """
     rng = np.random.default_rng(seed)
     graph = graph_for(config)
     bound: dict[Node, tuple[Weight, ...]] = {}
@@ -117,7 +122,7 @@ def tiny_model(
             weights.append(weight)
         if weights:
             bound[node] = tuple(weights)
-    return TinyModel(ModelConfig(config, context, 1e-6, Rope(theta)), graph, bound)
+    return TinyModel(ModelConfig(config, context, 1e-6, Rope(theta), **numbers), graph, bound)
 
 
 def _shape(config: GraphConfig, op: Op, param: str) -> tuple[int, int]:
@@ -151,6 +156,15 @@ ODD_HEADS = GraphConfig(
     architecture="llama", layers=2, hidden=96, heads=4, kv_heads=1, head_dim=40, ffn=160, vocabulary=300
 )  # fmt: skip
 
+GEMMA2 = GraphConfig(
+    architecture="gemma2", layers=2, hidden=256, heads=6, kv_heads=2, head_dim=48, ffn=512, vocabulary=300,
+    post_norms=True, activation=Activation.GELU_TANH, attn_softcap=True, logit_softcap=True, windows=(5, 0),
+)  # fmt: skip
+GEMMA3 = GraphConfig(
+    architecture="gemma3", layers=3, hidden=256, heads=4, kv_heads=1, head_dim=64, ffn=512, vocabulary=300,
+    qk_norm=True, post_norms=True, activation=Activation.GELU_TANH, windows=(20, 20, 0),
+)  # fmt: skip
+
 # One model of each shape that takes another path: grouped heads, norms of heads, RoPE of neighbours, odd head sizes.
 MODELS: dict[str, Callable[[], TinyModel]] = {
     "qwen2": lambda: tiny_model(TINY),
@@ -159,8 +173,20 @@ MODELS: dict[str, Callable[[], TinyModel]] = {
     "odd heads": lambda: tiny_model(ODD_HEADS, (WeightType.Q4_0, WeightType.BF16, WeightType.F32)),
 }
 
-# Types that no other backend computes with.
+# Types and ops that no other backend computes with.
 CPU_MODELS = MODELS | {
+    "gemma2": lambda: tiny_model(
+        GEMMA2,
+        (WeightType.Q8_0, WeightType.Q4_0),
+        embedding_scale=16.0,
+        attention_scale=42.0**-0.5,
+        attn_softcap=2.0,
+        logit_softcap=1.5,
+        norm_offset=True,
+    ),
+    "gemma3": lambda: tiny_model(
+        GEMMA3, (WeightType.Q5_0, WeightType.Q6_K), theta=1e6, window_rope=Rope(1e4), embedding_scale=16.0
+    ),
     "small blocks": lambda: tiny_model(TINY, (WeightType.Q4_1, WeightType.MXFP4, WeightType.Q5_1, WeightType.IQ4_NL)),
     "decoded": lambda: tiny_model(TINY, (WeightType.IQ3_S, WeightType.NVFP4, WeightType.IQ1_M, WeightType.TQ1_0)),
     "few bits": lambda: tiny_model(TINY, (WeightType.Q2_K, WeightType.IQ4_XS, WeightType.Q3_K)),

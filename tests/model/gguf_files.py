@@ -153,6 +153,8 @@ def model_file(
     }  # fmt: skip
     if width * heads != hidden or ARCHITECTURES[architecture].qk_norm:
         values |= {"attention.key_length": width, "attention.value_length": width}
+    if ARCHITECTURES[architecture].post_norms:
+        values |= {"attention.sliding_window": 16}
     file.metadata = {"general.name": f"random-{architecture}"} | {f"{architecture}.{k}": v for k, v in values.items()}
     if tokenizer:
         file.metadata |= byte_pair_vocabulary("llama-bpe" if architecture == "llama" else "qwen2")
@@ -192,6 +194,9 @@ def _add_tensors(
         if ARCHITECTURES[file.architecture].qk_norm:
             vector(f"{block}.attn_q_norm.weight", head_dim)
             vector(f"{block}.attn_k_norm.weight", head_dim)
+        if ARCHITECTURES[file.architecture].post_norms:
+            vector(f"{block}.post_attention_norm.weight", hidden)
+            vector(f"{block}.post_ffw_norm.weight", hidden)
         matrix(f"{block}.attn_output", hidden, q_width)
         matrix(f"{block}.ffn_gate", ffn, hidden)
         matrix(f"{block}.ffn_up", ffn, hidden)

@@ -23,7 +23,9 @@ def test_the_modules_of_transformers_are_those_that_converters_read(tmp_path: Pa
     for stage in graph.stages:
         for parameter in stage.params:
             module = architecture.transformers_modules[parameter].format(layer=1)
-            assert names.get_name(module) == (f"blk.1.{parameter}" if ".layers." in module else parameter)
+            found = names.get_name(module)
+            if found is not None or f"{parameter}.weight" not in architecture.tied:
+                assert found == (f"blk.1.{parameter}" if ".layers." in module else parameter)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=lambda architecture: architecture.name)

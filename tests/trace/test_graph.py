@@ -7,6 +7,7 @@ import pytest
 from aprtui.errors import UsageError
 from aprtui.trace.graph import (
     CODES,
+    Activation,
     Axis,
     GraphConfig,
     Node,
@@ -20,6 +21,10 @@ from aprtui.trace.select import parse_layers, select_nodes, select_stages
 
 QWEN2 = GraphConfig("qwen2", 3, 256, 4, 2, 64, 768, 1024, qkv_bias=True)
 QWEN3 = GraphConfig("qwen3", 2, 256, 4, 2, 128, 768, 1024, qk_norm=True)
+GEMMA2 = GraphConfig(
+    "gemma2", 2, 256, 4, 2, 128, 768, 1024, post_norms=True, activation=Activation.GELU_TANH, attn_softcap=True,
+    logit_softcap=True, windows=(64, 0),
+)  # fmt: skip
 
 # The order of the format (`SaveTensorStage::ALL`), of which dense models have these.
 UPSTREAM_ORDER = [
@@ -34,7 +39,7 @@ def test_biased_dense_model_has_the_twenty_stages_in_upstream_order() -> None:
 
 
 def test_every_input_comes_before_the_node_that_uses_it() -> None:
-    for config in (QWEN2, QWEN3):
+    for config in (QWEN2, QWEN3, GEMMA2):
         graph = graph_for(config)
         for node in graph.nodes:
             for source in graph.inputs(node):
@@ -61,6 +66,35 @@ def test_qk_norms_are_extensions_between_matmul_and_rope() -> None:
     assert "qkv_bias" not in graph
     assert graph.inputs(Node(1, "q_post_rope")) == (Node(1, "q_norm"),)
     assert graph["q_norm"].inputs[0].part is Part.Q
+
+
+def test_norms_behind_a_block_stand_between_its_product_and_the_residual() -> None:
+    graph = graph_for(GEMMA2)
+    for norm, product, total in (
+        ("attn_post_norm", "attn_out", "post_attn_residual"), ("ffn_post_norm", "ffn_out", "post_ffn_residual")
+    ):  # fmt: skip
+        assert graph.inputs(Node(1, norm)) == (Node(1, product),)
+        assert graph.inputs(Node(1, total))[1] == Node(1, norm)
+
+
+def test_softcaps_are_stages_behind_scores_and_head() -> None:
+    graph = graph_for(GEMMA2)
+    assert graph.inputs(Node(0, "attn_softmax")) == (Node(0, "attn_softcap"),)
+    assert graph["attn_softcap"].is_attention_map
+    assert graph.nodes[-1] == Node(None, "logit_softcap")
+    assert graph["logit_softcap"].holds_logits
+
+
+def test_the_stages_of_an_activation_are_named_by_it() -> None:
+    names = graph_for(GEMMA2).names
+    assert {"ffn_gelu", "ffn_geglu"} <= set(names)
+    assert not {"ffn_silu", "ffn_swigl"} & set(names)
+    assert graph_from_names({"ffn_gate", "ffn_geglu"}, 1).inputs(Node(0, "ffn_geglu")) == (Node(0, "ffn_gate"),)
+
+
+def test_a_layer_says_whether_it_has_a_window() -> None:
+    assert [GEMMA2.window(layer) for layer in (0, 1, None)] == [64, 0, 0]
+    assert QWEN2.window(0) == 0
 
 
 def test_widths_follow_head_dim_rather_than_hidden_size() -> None:
@@ -101,14 +135,16 @@ def test_graph_from_names_crosses_one_layer_boundary_at_most() -> None:
 
 
 def test_graph_from_all_names_has_the_edges_of_the_full_graph() -> None:
-    full = graph_for(QWEN2)
-    named = graph_from_names(set(full.names), full.layers)
-    assert {node: named.inputs(node) for node in named.nodes} == {node: full.inputs(node) for node in full.nodes}
+    for config in (QWEN2, GEMMA2):
+        full = graph_for(config)
+        named = graph_from_names(set(full.names), full.layers)
+        assert {node: named.inputs(node) for node in named.nodes} == {node: full.inputs(node) for node in full.nodes}
 
 
 def test_foreign_stages_of_the_format_are_known() -> None:
     assert {"moe_router", "moe_ffn_out", "moe_router_indices"} <= set(known_names())
-    assert len([name for name in known_names() if name not in ("q_norm", "k_norm")]) == 23
+    extensions = {stage.name for config in (QWEN3, GEMMA2) for stage in graph_for(config).stages if stage.extension}
+    assert len(set(known_names()) - extensions) == 23
 
 
 def test_every_stage_has_a_code_of_three_letters_of_its_own() -> None:

@@ -1,12 +1,14 @@
 """Causal attention with grouped queries: scores, softmax and the weighted sum of values, for one block of queries.
 
-The three stages run as one instruction because their maps `[heads, queries, keys]` are large: they exist in full only
-where they are tapped, otherwise only for the current block. Where a stage is replaced or evaluated alone, instructions
-do one or two of them and read the map before. The arithmetic is the same in all cases.
+The stages (and a softcap of the scores, where the model has one) run as one instruction because their maps
+`[heads, queries, keys]` are large: they exist in full only where they are tapped, otherwise only for the current block.
+Where a stage is replaced or evaluated alone, instructions do one or two of them and read the map before. The arithmetic
+is the same in all cases.
 
 The cache holds keys as tiles `[16 keys][channel][key]`, so that 16 scores are formed at a time without sums across
 lanes, and values as rows padded to whole vectors. A block is made of rows, one for each query of each head of a group;
-all rows meet a tile while it is in the first-level cache.
+all rows meet a tile while it is in the first-level cache. Where a layer has a window, tiles before it are left out,
+but for scores that are materialised: those are of all keys.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from aprtui.engine.cpu.memory import (
     instruction,
 )
 from aprtui.engine.cpu.program import AttentionPart
-from aprtui.engine.cpu.rows import copy, exponential
+from aprtui.engine.cpu.rows import copy, exponential, softcapped
 from aprtui.engine.cpu.vectors import LANES, combine, combine_four
 
 _ROWS = 32
@@ -41,6 +43,7 @@ _VECTOR = np.int64(4 * LANES)
 _ZERO = np.float32(0)
 _SCORES, _SOFTMAX = np.int64(AttentionPart.SCORES), np.int64(AttentionPart.SOFTMAX)
 _SUMS, _MAPS = np.int64(AttentionPart.SUMS), np.int64(AttentionPart.MAPS)
+_SOFTCAP = np.int64(AttentionPart.SOFTCAP)
 _SIGN_MASK = np.int32(0x7FFFFFFF)
 
 
@@ -135,10 +138,20 @@ def _softmax(values: Any) -> None:
 
 
 @kernel
-def _copy_row(values: Any, row: Any) -> None:
-    copy(values, row)
-    for i in range(values.size, row.size):
+def _copy_row(values: Any, start: int, row: Any) -> None:
+    """Put `values` into `row` from `start` on, and zeros around them."""
+    for i in range(start):
         row[i] = _ZERO
+    for i in range(values.size):
+        row[start + i] = values[i]
+    for i in range(start + values.size, row.size):
+        row[i] = _ZERO
+
+
+@kernel
+def _window_start(step: Any, visible: int) -> int:
+    """The first key that a query sees, before which there are `visible` − 1."""
+    return max(0, visible - int(step.window))
 
 
 @kernel
@@ -162,12 +175,15 @@ def _score(step: Any, cache: int, shape: Any, first: int, places: Any) -> None:
     rows, queries, stride = shape
     tile_at, query_rows, _, scores = places
     width = step.width
-    for begin in range(0, first + queries - 1, LANES):
+    all_keys = step.count & _MAPS
+    start = 0 if all_keys else _window_start(step, first) // LANES * LANES
+    for begin in range(start, first + queries - 1, LANES):
         tile = _tile(cache, begin * width, LANES * width, step.kind, tile_at)
         row = 0
         while row < rows:
             count = 4 if row + 4 <= rows else 1
-            if begin < _span(row, count, queries, first)[1]:
+            fewest, most = _span(row, count, queries, first)
+            if begin < most and (all_keys or begin + LANES > _window_start(step, fewest)):
                 source, target = query_rows + 4 * row * width, scores + row * stride + 4 * begin
                 if count == 4:
                     combine_four(source, 4 * width, width, tile, _VECTOR, target, stride)
@@ -182,22 +198,29 @@ def _weigh(step: Any, cache: int, shape: Any, first: int, places: Any) -> None:
     rows, queries, stride = shape
     tile_at, _, sums, softmax = places
     width = padded(step.width)
-    for begin in range(0, first + queries - 1, LANES):
+    for begin in range(_window_start(step, first) // LANES * LANES, first + queries - 1, LANES):
         tile = _tile(cache, begin * width, LANES * width, step.kind, tile_at)
         row = 0
         while row < rows:
             count = 4 if row + 4 <= rows else 1
             fewest, most = _span(row, count, queries, first)
-            common = min(LANES, max(0, fewest - begin))
-            if begin < most:
-                source, target = softmax + row * stride + 4 * begin, sums + 4 * row * width
-                if count == 4:
-                    _weigh_four(source, stride, common, tile, width, target)
+            if begin < most and begin + LANES > _window_start(step, fewest):
+                # Keys that all four rows see are taken together; each row takes its own before and behind them.
+                common, end = max(0, _window_start(step, most) - begin), min(LANES, fewest - begin)
+                if count == 1 or end <= common:
+                    common = end = LANES
                 for single in range(row, row + count):
-                    done = common if count == 4 else 0
-                    end = min(LANES, _span(single, 1, queries, first)[0] - begin)
-                    _weigh_one(softmax + single * stride + 4 * (begin + done), end - done, tile + 4 * done * width,
+                    seen = _span(single, 1, queries, first)[0]
+                    own = max(0, _window_start(step, seen) - begin)
+                    _weigh_one(softmax + single * stride + 4 * begin, own, min(common, seen - begin), tile,
                                width, sums + 4 * single * width)  # fmt: skip
+                if common < end:
+                    source = softmax + row * stride + 4 * (begin + common)
+                    _weigh_four(source, stride, end - common, tile + 4 * common * width, width, sums + 4 * row * width)
+                    for single in range(row, row + count):
+                        seen = _span(single, 1, queries, first)[0]
+                        _weigh_one(softmax + single * stride + 4 * begin, end, min(LANES, seen - begin), tile,
+                                   width, sums + 4 * single * width)  # fmt: skip
             row += count
 
 
@@ -208,30 +231,47 @@ def _weigh_four(softmax: int, stride: int, keys: int, tile: int, width: int, sum
 
 
 @kernel
-def _weigh_one(softmax: int, keys: int, tile: int, width: int, sums: int) -> None:
-    if keys > 0:
+def _weigh_one(softmax: int, begin: int, end: int, tile: int, width: int, sums: int) -> None:
+    """Add the keys `begin … end - 1` of a tile to the sums of one row."""
+    if begin < end:
         for channel in range(0, width, LANES):
-            combine(softmax, 0, keys, tile + 4 * channel, 4 * width, sums + 4 * channel, 0)
+            source = tile + 4 * (begin * width + channel)
+            combine(softmax + 4 * begin, 0, end - begin, source, 4 * width, sums + 4 * channel, 0)
 
 
 @kernel
-def _finish_row(parts: int, row: int, keys: int, visible: int, scale: Any, scores_map: int, softmax_map: int) -> None:
-    """Turn a row of products into softmax in place, or as far as `parts` goes; skipped stages are read from a map.
+def _finish_row(step: Any, row: int, keys: int, visible: int, maps: Any) -> None:
+    """Turn a row of products into softmax in place, or as far as the parts of `step` go; skipped stages are read from a
+    map.
 
-    The addresses of the maps are used only where `parts` reads or materialises the maps.
+    `maps` are the addresses of the row's scores, softcapped scores and softmax: used only where the parts read or
+    materialise them.
     """
-    values = float32s(row, visible)
+    parts, scale, cap = step.count, float32(step.scalar), float32(step.softcap)
+    scores_map, softcap_map, softmax_map = maps
+    seen = _window_start(step, visible)
+    start = 0 if parts & _MAPS else seen
+    values = float32s(row + 4 * start, visible - start)
     if parts & _SCORES:
-        for i in range(visible):
+        for i in range(values.size):
             values[i] *= scale
         if parts & _MAPS:
-            _copy_row(values, float32s(scores_map, keys))
+            _copy_row(values, start, float32s(scores_map, keys))
     else:
-        copy(float32s(scores_map if parts & _SOFTMAX else softmax_map, visible), values)
+        source = softmax_map
+        if parts & (_SOFTCAP | _SOFTMAX):
+            source = scores_map if parts & _SOFTCAP or cap == 0 else softcap_map
+        copy(float32s(source + 4 * start, visible - start), values)
+    if parts & _SOFTCAP:
+        for i in range(values.size):
+            values[i] = softcapped(values[i], cap)
+        if parts & _MAPS:
+            _copy_row(values, start, float32s(softcap_map, keys))
     if parts & _SOFTMAX:
+        values = float32s(row + 4 * seen, visible - seen)
         _softmax(values)
         if parts & _MAPS:
-            _copy_row(values, float32s(softmax_map, keys))
+            _copy_row(values, seen, float32s(softmax_map, keys))
 
 
 @kernel
@@ -259,8 +299,8 @@ def _attend(step: Any, control: Any, heads: Any, tokens: Any, scratch: int) -> N
     for row in range(rows):
         head, token = heads[0] + row // queries, tokens[0] + row % queries
         place = 4 * (head * control.tokens + token) * (position + control.tokens)
-        _finish_row(parts, scores + row * stride, position + control.tokens, position + token + 1, float32(step.scalar),
-                    control.scores + place, control.softmax + place)  # fmt: skip
+        maps = control.scores + place, control.softcap + place, control.softmax + place
+        _finish_row(step, scores + row * stride, position + control.tokens, position + token + 1, maps)
     if parts & _SUMS:
         _weigh(step, step.parameter + plane * wide, shape, first, places)
         for row in range(rows):

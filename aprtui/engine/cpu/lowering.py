@@ -13,9 +13,11 @@ from aprtui.engine.cpu.matmul import ActivationKind, activation_bytes, activatio
 from aprtui.engine.cpu.operations import Kernel, matmul_kernel, operation_address
 from aprtui.engine.cpu.program import DESCRIPTOR, INSTRUCTION, AttentionPart, Opcode, Where
 from aprtui.engine.cpu.storage import CpuStorage
+from aprtui.engine.gelu import gelu_table
 from aprtui.engine.protocol import KvType, Mode
+from aprtui.engine.rounding import ARITHMETIC
 from aprtui.model.model import Model
-from aprtui.trace.graph import Input, Node, Op, RopeLayout
+from aprtui.trace.graph import Input, Node, Op, RopeLayout, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +83,12 @@ class _Lowering:
             Op.BIAS: self._bias,
             Op.ROPE: self._rope,
             Op.SCORES: self._scores,
+            Op.SOFTCAP: self._softcap,
             Op.SOFTMAX: self._softmax,
             Op.ATTEND: self._attend,
             Op.ADD: self._two_operands(Opcode.ADD),
             Op.SILU: self._silu,
+            Op.GELU: self._gelu,
             Op.MULTIPLY: self._two_operands(Opcode.MULTIPLY),
         }
 
@@ -166,7 +170,7 @@ class _Lowering:
         (table,) = self.model.params(node)
         self._row(
             Opcode.EMBED, **self._target(node), other=table.data.ctypes.data, other_stride=table.data.shape[1],
-            width=table.columns, kernel=Kernel(Opcode.EMBED, table.type),
+            width=table.columns, scalar=self.model.config.embedding_scale, kernel=Kernel(Opcode.EMBED, table.type),
         )  # fmt: skip
 
     def _norm(self, node: Node) -> None:
@@ -185,6 +189,13 @@ class _Lowering:
     def _silu(self, node: Node) -> None:
         self._row(Opcode.SILU, **self._source(node), **self._target(node), width=self.graph[node.stage].width)
 
+    def _gelu(self, node: Node) -> None:
+        looked_up = ARITHMETIC[self.mode].activation == "f16"
+        self._row(
+            Opcode.GELU, **self._source(node), **self._target(node), width=self.graph[node.stage].width,
+            kind=int(looked_up), parameter=gelu_table().ctypes.data if looked_up else 0,
+        )  # fmt: skip
+
     def _two_operands(self, opcode: Opcode) -> Callable[[Node], None]:
         def emit(node: Node) -> None:
             operands = self._source(node) | self._source(node, 1, "other")
@@ -193,9 +204,10 @@ class _Lowering:
         return emit
 
     def _rope(self, node: Node) -> None:
+        assert node.layer is not None
         self._row(
             Opcode.ROPE, **self._source(node), **self._target(node), width=self.config.head_dim,
-            heads=self.graph[node.stage].width // self.config.head_dim, parameter=self.storage.rope,
+            heads=self.graph[node.stage].width // self.config.head_dim, parameter=self.storage.rope(node.layer),
             kind=int(self.config.rope_layout is RopeLayout.INTERLEAVED),
         )  # fmt: skip
 
@@ -212,6 +224,13 @@ class _Lowering:
         self.queries = self._source(node)
         self._attention(node, AttentionPart.SCORES)
 
+    def _softcap(self, node: Node) -> None:
+        stage = self.graph[node.stage]
+        if stage.is_attention_map:
+            self._attention(node, AttentionPart.SOFTCAP)
+        else:
+            self._row(Opcode.SOFTCAP, width=stage.width, scalar=self.model.config.softcap(stage))
+
     def _softmax(self, node: Node) -> None:
         self._attention(node, AttentionPart.SOFTMAX)
 
@@ -221,7 +240,7 @@ class _Lowering:
         self._attention(node, AttentionPart.SUMS, **self._target(node))
 
     def _attention(self, node: Node, part: AttentionPart, **target: int) -> None:
-        """One instruction for scores, softmax and sums, whose maps need not be materialised; but it ends with a cut."""
+        """One instruction for all from scores to sums, whose maps need not be materialised; but it ends with a cut."""
         assert node.layer is not None
         self.parts |= part
         if part is not AttentionPart.SUMS and node not in self.cuts:
@@ -231,7 +250,8 @@ class _Lowering:
             Opcode.ATTENTION, **self.queries, **target, width=self.config.head_dim,
             heads=self.config.heads, kv_heads=self.config.kv_heads, other=self.storage.keys(node.layer),
             other_stride=self.storage.plane, parameter=self.storage.values(node.layer), kind=self.half,
-            scalar=self.config.head_dim**-0.5, count=int(self.parts | maps),
+            window=self.config.window(node.layer) or _NO_WINDOW, scalar=self.model.config.score_scale,
+            softcap=self.model.config.attn_softcap, count=int(self.parts | maps),
         )  # fmt: skip
         self.parts = AttentionPart(0)
 
@@ -272,11 +292,22 @@ class _Lowering:
         begin = self.described
         for node in nodes:
             stage = self.graph[node.stage]
-            where = _WHERE.get(stage.op, Where.LOGITS if stage.holds_logits else Where.STAGE)
+            where = _where(stage)
             source = self.storage.stages[stage.name].ctypes.data if where is Where.STAGE else 0
             self.descriptors[self.described] = (source, where, stage.width, self.described)
             self.described += 1
         self._phase(Opcode.STATISTICS, parameter=self.descriptors[begin:].ctypes.data, count=self.described - begin)
 
 
-_WHERE = {Op.SCORES: Where.SCORES, Op.SOFTMAX: Where.SOFTMAX}
+_NO_WINDOW = 1 << 40
+"""More positions than any query has before it."""
+
+_MAPS = {Op.SCORES: Where.SCORES, Op.SOFTCAP: Where.SOFTCAP, Op.SOFTMAX: Where.SOFTMAX}
+_LOGITS = {Op.MATMUL: Where.LOGITS, Op.SOFTCAP: Where.CAPPED_LOGITS}
+
+
+def _where(stage: Stage) -> Where:
+    """Where the values of a stage lie."""
+    if stage.is_attention_map:
+        return _MAPS[stage.op]
+    return _LOGITS[stage.op] if stage.holds_logits else Where.STAGE

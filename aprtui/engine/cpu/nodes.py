@@ -101,5 +101,5 @@ class CpuNodes:
         runner.run(*self._spans[node])
         if stage.is_attention_map:
             out[:, begin:end, : position + end] = runner.tensor(node)
-        elif not stage.holds_logits:
+        elif runner.tensor(node) is not logits:
             out[begin:end] = runner.tensor(node)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import carray, types
+from numba import carray, float32, types
 
 from aprtui.engine.cpu import attention, rows, statistics
 from aprtui.engine.cpu.jit import renamed
@@ -27,7 +27,7 @@ from aprtui.engine.cpu.matmul import (
     multiply_integers,
     quantize_rows,
 )
-from aprtui.engine.cpu.memory import control_record, first_token, instruction, pointer
+from aprtui.engine.cpu.memory import control_record, first_token, float32s, instruction, pointer
 from aprtui.engine.cpu.program import Opcode
 from aprtui.engine.protocol import Mode
 from aprtui.model.model import Model
@@ -70,7 +70,7 @@ class Kernel:
 
 def _embed(weight_type: int) -> Operation:
     def embed(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
-        """Dequantise the embedding rows of the tokens `begin … end - 1`."""
+        """Dequantise the embedding rows of the tokens `begin … end - 1`, times `scalar`."""
         step = instruction(step_address)[0]
         control = control_record(control_address)[0]
         ids = carray(pointer(control.ids), (control.tokens,), np.int64)
@@ -78,6 +78,10 @@ def _embed(weight_type: int) -> Operation:
             target = step.target + 4 * token * step.target_stride
             row = step.other + ids[token] * step.other_stride
             dequantize_row(weight_type, row, step.width, target)
+            if step.scalar != 1:
+                values, scale = float32s(target, step.width), float32(step.scalar)
+                for i in range(step.width):
+                    values[i] *= scale
 
     return embed
 
@@ -121,6 +125,8 @@ _OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
         Opcode.ROPE: rows.rope,
         Opcode.ADD: rows.add,
         Opcode.SILU: rows.silu,
+        Opcode.GELU: rows.gelu,
+        Opcode.SOFTCAP: rows.softcap_logits,
         Opcode.MULTIPLY: rows.multiply,
         Opcode.STORE_KEYS: attention.store_keys,
         Opcode.STORE_VALUES: attention.store_values,
@@ -131,9 +137,14 @@ _OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
 )
 
 
+_OWN_OPS: Mapping[Opcode, Op] = MappingProxyType({Opcode.GELU: Op.GELU, Opcode.SOFTCAP: Op.SOFTCAP})
+"""Kernels that only models with an op need."""
+
+
 def kernels_for(model: Model, mode: Mode) -> list[Kernel]:
     """All kernels that programs of `model` call."""
-    found = [Kernel(opcode) for opcode in _OPERATIONS]
+    ops = {stage.op for stage in model.graph.stages}
+    found = [Kernel(opcode) for opcode in _OPERATIONS if opcode not in _OWN_OPS or _OWN_OPS[opcode] in ops]
     for node in model.graph.nodes:
         op = model.graph[node.stage].op
         if op is Op.EMBED:

@@ -29,6 +29,8 @@ class Opcode(IntEnum):
     MATMUL = 11
     ATTENTION = 12
     STATISTICS = 13
+    GELU = 14
+    SOFTCAP = 15
 
 
 class AttentionPart(IntFlag):
@@ -37,7 +39,8 @@ class AttentionPart(IntFlag):
     SCORES = 1
     SOFTMAX = 2
     SUMS = 4
-    MAPS = 8  # materialise the scores and softmax that it computes
+    MAPS = 8  # materialise the stages that it computes
+    SOFTCAP = 16
 
 
 # Strides count float32 values. An instruction uses the fields that its opcode needs (see the kernels) and leaves 0 in
@@ -58,9 +61,11 @@ INSTRUCTION = np.dtype(
         ("width", np.int64),  # channels of a token, or of one head where `heads` is used; MATMUL: columns
         ("heads", np.int64),  # MATMUL: weight rows
         ("kv_heads", np.int64),
-        ("parameter", np.int64),  # address of norm weights, bias, RoPE table, value cache, descriptors
-        ("kind", np.int64),  # activation kind, RoPE layout, whether the cache is float16
-        ("scalar", np.float64),  # norm epsilon, scale of the scores
+        ("parameter", np.int64),  # address of norm weights, bias, RoPE or GELU table, value cache, descriptors
+        ("kind", np.int64),  # activation kind, RoPE layout, whether the cache is float16, whether GELU is looked up
+        ("window", np.int64),  # ATTENTION: positions that a query sees, its own included
+        ("scalar", np.float64),  # norm epsilon, scale of the scores or of the embedding, softcap of the logits
+        ("softcap", np.float64),  # ATTENTION: of the scores, 0 for none
     ],
     align=True,
 )
@@ -84,6 +89,8 @@ class Where(IntEnum):
     SCORES = 1
     SOFTMAX = 2
     LOGITS = 3
+    SOFTCAP = 4
+    CAPPED_LOGITS = 5
 
 
 CONTROL = np.dtype(
@@ -98,8 +105,10 @@ CONTROL = np.dtype(
         ("wanted", np.int64),  # first token of the chunk whose logits are wanted (= tokens: none)
         ("threads", np.int64),
         ("scores", np.int64),  # attention maps [heads, tokens, position + tokens], or 0: not materialised
+        ("softcap", np.int64),
         ("softmax", np.int64),
-        ("logits", np.int64),
+        ("logits", np.int64),  # what the head's product is
+        ("capped_logits", np.int64),  # and what its softcap makes of it
         ("statistics", np.int64),
         ("counters", np.int64),  # two int64 an instruction: next piece to be taken, pieces done since the last barrier
         ("durations", np.int64),  # nanoseconds of each instruction, added to by every run

@@ -8,7 +8,14 @@ import numpy as np
 from numba import float32, int32
 
 from aprtui.engine.cpu.jit import kernel, reduction
-from aprtui.engine.cpu.memory import bits_float, control_record, float32s, float_bits, instruction
+from aprtui.engine.cpu.memory import (
+    bits_float,
+    control_record,
+    float32s,
+    float_bits,
+    half_from_float,
+    instruction,
+)
 
 _ONE = np.float32(1)
 _LOG2E = np.float32(1.44269504088896341)
@@ -18,6 +25,11 @@ _ROUND = np.float32(12582912.0)  # 1.5 * 2**23: adding it leaves the nearest int
 _ROUND_BITS = np.int32(0x4B400000)
 _E2, _E3, _E4 = np.float32(5.0000001201e-1), np.float32(1.6666665459e-1), np.float32(4.1665795894e-2)
 _E5, _E6, _E7 = np.float32(8.3334519073e-3), np.float32(1.3981999507e-3), np.float32(1.9875691500e-4)
+_TWO = np.float32(2)
+_T0, _T1, _T2 = np.float32(-3.33332819422e-1), np.float32(1.33314422036e-1), np.float32(-5.37397155531e-2)
+_T3, _T4, _TANH_SMALL = np.float32(2.06390887954e-2), np.float32(-5.70498872745e-3), np.float32(0.625)
+_GELU_LINEAR, _GELU_CUBE = np.float32(-2 * np.sqrt(2 / np.pi)), np.float32(0.044715)
+_GELU_END = np.float32(10)
 _LOWEST, _HIGHEST = np.float32(-104), np.float32(89)
 
 
@@ -116,6 +128,52 @@ def silu(step_address: int, control_address: int, begin: int, end: int, scratch:
         target = float32s(step.target + 4 * token * step.target_stride, step.width)
         for i in range(step.width):
             target[i] = source[i] / (_ONE + exponential(-source[i]))
+
+
+def gelu(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """GELU by tanh, x / (1 + exp(−2u)) with u = √(2/π) · (x + 0.044715 x³).
+
+    With `kind` 1 looked up by x in float16, in the table `parameter` `[65536]`; 0 or x itself from ∓10 on.
+    """
+    step = instruction(step_address)[0]
+    table = float32s(step.parameter, 1 << 16) if step.kind else float32s(step.source, 0)
+    for token in range(begin, end):
+        source = float32s(step.source + 4 * token * step.source_stride, step.width)
+        target = float32s(step.target + 4 * token * step.target_stride, step.width)
+        if step.kind == 0:
+            for i in range(step.width):
+                x = source[i]
+                target[i] = x / (_ONE + exponential(_GELU_LINEAR * x * (_ONE + _GELU_CUBE * x * x)))
+        else:
+            for i in range(step.width):
+                x = source[i]
+                found = table[half_from_float(x)]
+                target[i] = np.float32(0) if x <= -_GELU_END else (x if x >= _GELU_END else found)
+
+
+@kernel
+def softcapped(x: Any, cap: Any) -> Any:
+    """cap · tanh(x / cap) by Cephes' tanhf (Moshier): a polynomial near 0, the exponential elsewhere."""
+    y = x / cap
+    magnitude = abs(y)
+    z = y * y
+    small = ((((_T4 * z + _T3) * z + _T2) * z + _T1) * z + _T0) * z * y + y
+    large = _ONE - _TWO / (exponential(_TWO * magnitude) + _ONE)
+    large = -large if y < 0 else large
+    return cap * (small if magnitude < _TANH_SMALL else large)
+
+
+def softcap_logits(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """Softcap the logits that are wanted of the tokens; `scalar` is the cap."""
+    step = instruction(step_address)[0]
+    control = control_record(control_address)[0]
+    cap = float32(step.scalar)
+    for token in range(begin, end):
+        shift = 4 * (token - control.wanted) * step.width
+        source = float32s(control.logits + shift, step.width)
+        target = float32s(control.capped_logits + shift, step.width)
+        for i in range(step.width):
+            target[i] = softcapped(source[i], cap)
 
 
 def rope(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:

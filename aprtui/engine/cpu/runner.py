@@ -30,11 +30,12 @@ class Runner:
     ) -> None:
         self.storage = storage
         self._graph, self._config = model.graph, model.config.graph
-        self._maps = {op: np.zeros(0, np.float32) for op in (Op.SCORES, Op.SOFTMAX)}
+        self._maps = {stage.op: np.zeros(0, np.float32) for stage in model.graph.stages if stage.is_attention_map}
+        self._capped = any(stage.op is Op.SOFTCAP for stage in model.graph.stages if stage.holds_logits)
         self._control = np.zeros(1, CONTROL)
         self._scratch = self._make_scratch(model, threads)
         self._tokens = self._position = 0
-        self._logits = np.empty((0, self._config.vocabulary), np.float32)
+        self._logits = self._products = np.empty((0, self._config.vocabulary), np.float32)
         compile_operations(kernels_for(model, mode), progress or (lambda what, done, total: None))
         self._team = ThreadTeam(self._control, threads)
 
@@ -58,7 +59,7 @@ class Runner:
         """Tokens evaluated at a time where there will be `positions` in all; no result depends on it."""
         if not maps:
             return self.storage.chunk
-        return max(1, min(self.storage.chunk, _MAP_BYTES // (8 * self._config.heads * positions)))
+        return max(1, min(self.storage.chunk, _MAP_BYTES // (4 * len(self._maps) * self._config.heads * positions)))
 
     def load(self, plan: TapPlan, ids: NDArray[np.int64], position: int, logits: Array, *, maps: bool) -> None:
         """Make the tokens `ids` at `position …` the current chunk; `logits` are the rows of the last that are wanted.
@@ -73,7 +74,9 @@ class Runner:
         control["counters"] = plan.counters.ctypes.data
         control["durations"] = plan.durations.ctypes.data
         control["statistics"] = plan.table.ctypes.data
-        control["logits"] = logits.ctypes.data
+        # Logits are softcapped from one buffer to another, so that both can be tapped.
+        self._products = np.empty_like(logits) if self._capped else logits
+        control["logits"], control["capped_logits"] = self._products.ctypes.data, logits.ctypes.data
         control["ids"], control["tokens"], control["position"] = ids.ctypes.data, tokens, position
         control["wanted"] = tokens - logits.shape[0]
         if maps:
@@ -84,8 +87,8 @@ class Runner:
         for op in self._maps:
             if self._maps[op].size < size:
                 self._maps[op] = np.zeros(max(size, self._config.heads * self.storage.context), np.float32)
-        self._control["scores"] = self._maps[Op.SCORES].ctypes.data
-        self._control["softmax"] = self._maps[Op.SOFTMAX].ctypes.data
+        for op, values in self._maps.items():
+            self._control[str(op)] = values.ctypes.data
 
     def run(self, begin: int, end: int) -> None:
         """Execute the instructions `begin … end - 1` on the current chunk."""
@@ -97,7 +100,7 @@ class Runner:
         """The stage tensor of the current chunk, where the program reads and leaves it; of logits, the wanted rows."""
         stage = self._graph[node.stage]
         if stage.holds_logits:
-            return self._logits
+            return self._products if stage.op is Op.MATMUL else self._logits
         if not stage.is_attention_map:
             return self.storage.stages[stage.name][: self._tokens]
         shape = (stage.width, self._tokens, self._position + self._tokens)
@@ -109,7 +112,8 @@ class Runner:
         first = self._tokens - self._logits.shape[0] if stage.holds_logits else 0
         for entry, source in zip(stage.inputs, self._graph.inputs(node), strict=True):
             tensor = self.tensor(source)
-            found.append(tensor if tensor.ndim == 3 else tensor[first:, self._config.part(entry.part)])
+            whole = tensor.ndim == 3 or self._graph[source.stage].holds_logits
+            found.append(tensor if whole else tensor[first:, self._config.part(entry.part)])
         return found
 
 

@@ -61,11 +61,14 @@ def _describe(descriptor: Any, control: Any) -> None:
     if descriptor.where == Where.STAGE:
         for token in range(tokens):
             _row(float32s(descriptor.source + 4 * token * width, width), sums)
-    elif descriptor.where == Where.LOGITS:
+    elif descriptor.where == Where.LOGITS or descriptor.where == Where.CAPPED_LOGITS:  # noqa: PLR1714 – compiled
+        logits = control.logits if descriptor.where == Where.LOGITS else control.capped_logits
         for token in range(tokens - control.wanted):
-            _row(float32s(control.logits + 4 * token * width, width), sums)
+            _row(float32s(logits + 4 * token * width, width), sums)
     else:
-        source = control.scores if descriptor.where == Where.SCORES else control.softmax
+        source = control.scores
+        if descriptor.where != Where.SCORES:
+            source = control.softmax if descriptor.where == Where.SOFTMAX else control.softcap
         keys = control.position + tokens
         for head in range(width):
             for token in range(tokens):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -62,8 +60,9 @@ class CpuStorage:
             for node in model.graph.nodes
             if model.graph[node.stage].op in (Op.RMS_NORM, Op.HEAD_RMS_NORM, Op.BIAS)
         }
-        self._rope_angles = partial(model.config.rope.angles, head_dim=config.head_dim, arithmetic=rope_angles)
-        self._rope = np.zeros((context, 2, config.head_dim // 2), np.float32)
+        self._rope_of, self._rope_angles = model.config.rope_of, rope_angles
+        ropes = dict.fromkeys(model.config.rope_of(layer) for layer in range(config.layers))
+        self._ropes = {rope: np.zeros((context, 2, config.head_dim // 2), np.float32) for rope in ropes}
         self._rope_filled = 0
 
     def quantized(self, kind: ActivationKind) -> int:
@@ -102,21 +101,21 @@ class CpuStorage:
         """Address of a node's norm weights or bias."""
         return self._vectors[node].ctypes.data
 
-    @property
-    def rope(self) -> int:
-        """Address of the RoPE table `[context, 2, head_dim / 2]` of cosines and sines."""
-        return self._rope.ctypes.data
+    def rope(self, layer: int) -> int:
+        """Address of a layer's RoPE table `[context, 2, head_dim / 2]` of cosines and sines."""
+        return self._ropes[self._rope_of(layer)].ctypes.data
 
     def fill_rope(self, positions: int) -> None:
-        """Make sure that the RoPE table holds the first `positions` positions.
+        """Make sure that the RoPE tables hold the first `positions` positions.
 
-        It grows by whole blocks: long contexts cost nothing until they are used.
+        They grow by whole blocks: long contexts cost nothing until they are used.
         """
         while self._rope_filled < positions:
             count = min(_ROPE_BLOCK, self.context - self._rope_filled)
-            angles = self._rope_angles(self._rope_filled, count)
-            self._rope[self._rope_filled : self._rope_filled + count, 0] = np.cos(angles)
-            self._rope[self._rope_filled : self._rope_filled + count, 1] = np.sin(angles)
+            for rope, table in self._ropes.items():
+                angles = rope.angles(self._rope_filled, count, 2 * table.shape[2], self._rope_angles)
+                table[self._rope_filled : self._rope_filled + count, 0] = np.cos(angles)
+                table[self._rope_filled : self._rope_filled + count, 1] = np.sin(angles)
             self._rope_filled += count
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.errors import EngineError
+from aprtui.model.config import ModelConfig
 from aprtui.model.model import Model
-from aprtui.trace.graph import Op, StageGraph
+from aprtui.trace.graph import Activation, Op, StageGraph
 
 LOGIT_ROWS = 64
 """Most tokens of a pass whose logits are wanted: for more, the prompt is evaluated in smaller chunks."""
@@ -123,7 +125,12 @@ def require_fits(model: Model, mode: Mode, kv: KvType, context: int, free: int) 
 
 
 def require_supported(model: Model) -> None:
-    """Raise `EngineError` for weight types and widths that the kernels cannot take."""
+    """Raise `EngineError` for ops, weight types and widths that the kernels cannot take."""
+    missing = next(_without_kernels(model.config), None)
+    if missing is not None:
+        raise EngineError(
+            f"backend cuda: {model.architecture} has {missing}, for which there are no kernels: use --backend cpu"
+        )
     for weight in model.weights.values():
         if weight.type.format.cuda_struct is None:
             raise EngineError(
@@ -143,6 +150,23 @@ def require_supported(model: Model) -> None:
             )
     if config.head_dim > 256:
         raise EngineError(f"backend cuda: heads of {config.head_dim} channels, 256 at most: use --backend cpu")
+
+
+def _without_kernels(config: ModelConfig) -> Iterator[str]:
+    """What a model has that no kernel computes."""
+    graph = config.graph
+    if config.embedding_scale != 1:
+        yield "scaled embeddings (op embed)"
+    if graph.activation is not Activation.SILU:
+        yield f"the activation {graph.activation} (op gelu)"
+    if graph.post_norms:
+        yield "norms between a matrix product and the residual (op add)"
+    if graph.windows:
+        yield "layers with a window (op softmax)"
+    if graph.attn_softcap or graph.logit_softcap:
+        yield "softcaps (op softcap)"
+    if config.attention_scale is not None:
+        yield "a scale of its scores other than that of the head size (op scores)"
 
 
 def _text(size: int) -> str:

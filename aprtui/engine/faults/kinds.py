@@ -76,6 +76,14 @@ def _q4_k(model: Model, node: Node, stage: Stage) -> bool:
     return stage.op is Op.MATMUL and any(weight.type is WeightType.Q4_K for weight in model.params(node))
 
 
+def _windowed(model: Model, node: Node, stage: Stage) -> bool:
+    return stage.op is Op.SOFTMAX and model.config.graph.window(node.layer) > 0
+
+
+def _offset_norm(model: Model, node: Node, stage: Stage) -> bool:
+    return stage.op in (Op.RMS_NORM, Op.HEAD_RMS_NORM) and model.config.norm_offset
+
+
 def _with_sibling(model: Model, node: Node, stage: Stage) -> bool:
     return operations.sibling_of(model.graph, node) is not None
 
@@ -157,6 +165,18 @@ KINDS: Mapping[str, FaultKind] = MappingProxyType(
         "mask-off-by-one": _recomputing(
             "A query does not see its own key", "a mask of keys < query instead of ≤",
             operations.mask_off_by_one, _ops(Op.SOFTMAX),
+        ),
+        "window-off-by-one": _recomputing(
+            "A query sees one key more than its window has", "a window of query − key ≤ n instead of <",
+            operations.window_off_by_one, _windowed,
+        ),
+        "softcap-dropped": _recomputing(
+            "The softcap is left out", "a softcap that is not read from the file",
+            operations.first_input, _ops(Op.SOFTCAP),
+        ),
+        "norm-offset-dropped": _recomputing(
+            "The norm multiplies by its weight less 1", "a converter that does not add the 1 of 1 + weight",
+            operations.norm_offset_dropped, _offset_norm,
         ),
         "transpose-block": _recomputing(
             "The first 32 × 32 block of a weight is transposed", "a tile read along the wrong axis",

@@ -49,9 +49,9 @@ def rope_interleaved(setting: FaultSetting, call: NodeCall) -> Array:
 
 def rope_theta(setting: FaultSetting, call: NodeCall) -> Array:
     """The RoPE base times `factor`."""
-    rope = setting.model.config.rope
+    rope = setting.model.config.rope_of(call.node.layer)
     changed = replace(rope, theta=rope.theta * setting.parameters["factor"])
-    return setting.evaluated(call, config=setting.configured(rope=changed))
+    return setting.evaluated(call, config=setting.configured(rope=changed, window_rope=None))
 
 
 def position_off_by_one(setting: FaultSetting, call: NodeCall) -> Array:
@@ -75,6 +75,22 @@ def mask_off_by_one(setting: FaultSetting, call: NodeCall) -> Array:
         if query:
             scores[:, row, query] = -np.inf
     return setting.evaluated(call, inputs=(scores,))
+
+
+def window_off_by_one(setting: FaultSetting, call: NodeCall) -> Array:
+    """A query sees one key more than the window of its layer has."""
+    graph = setting.model.config.graph
+    windows = tuple(window + 1 if window else 0 for window in graph.windows)
+    return setting.evaluated(call, config=setting.configured(graph=replace(graph, windows=windows)))
+
+
+def norm_offset_dropped(setting: FaultSetting, call: NodeCall) -> Array:
+    """Normalised values times the weight less the 1 that belongs to it."""
+    (weight,) = setting.model.params(call.node)
+    factors = np.tile(weight.dequantize().reshape(-1), call.output.shape[1] // weight.columns)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        normalised = np.where(factors == 0, np.float32(0), call.output / factors)
+    return np.asarray(normalised * (factors - 1), np.float32)
 
 
 def transpose_block(setting: FaultSetting, call: NodeCall) -> Array:

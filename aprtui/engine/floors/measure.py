@@ -47,7 +47,7 @@ def run_forward(
             inputs.append(tensor if tensor.ndim == 3 else tensor[:, config.part(entry.part)])
         values = (
             recomputation.evaluate(node, [inputs[0][-1:]], tokens[-1:], len(tokens) - 1)
-            if node == graph.nodes[-1]
+            if stage.holds_logits
             else recomputation.evaluate(node, inputs, tokens)
         )
         recent[node] = values if disturb is None else disturb(node, values)

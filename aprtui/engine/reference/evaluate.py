@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from aprtui.engine.reference import ops
 from aprtui.engine.rounding import Arithmetic, unrounded_input
-from aprtui.model.config import RopeAngles
+from aprtui.model.config import ModelConfig, RopeAngles
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph import Node, Op, Stage
 
 Array = NDArray[np.float32]
 
@@ -24,11 +24,11 @@ def evaluate(
     `inputs` stand in the order of the graph, already cut to the `part` that the stage uses; keys and values cover all
     positions from 0. `tokens` are the ids at the positions.
     """
-    op = model.graph[node.stage].op
+    stage = model.graph[node.stage]
     config, params = model.config, model.params(node)
-    match op:
+    match stage.op:
         case Op.EMBED:
-            return ops.embed(params[0], tokens)
+            return ops.embed(params[0], tokens, config.embedding_scale)
         case Op.RMS_NORM:
             return ops.rms_norm(inputs[0], params[0], config.norm_epsilon)
         case Op.HEAD_RMS_NORM:
@@ -38,19 +38,30 @@ def evaluate(
         case Op.BIAS:
             return ops.bias(inputs[0], params)
         case Op.ROPE:
-            return ops.rope(inputs[0], position, config, arithmetic.rope_angles)
-        case Op.SCORES:
-            return ops.scores(inputs[0], inputs[1], config)
-        case Op.SOFTMAX:
-            return ops.softmax(inputs[0])
-        case Op.ATTEND:
-            return ops.attend(inputs[0], inputs[1], config)
+            return ops.rope(inputs[0], position, config, node.layer, arithmetic.rope_angles)
+        case Op.SCORES | Op.SOFTCAP | Op.SOFTMAX | Op.ATTEND:
+            return _evaluate_attention(config, node, stage, inputs)
         case Op.ADD:
             return ops.add(inputs[0], inputs[1])
         case Op.SILU:
             return ops.silu(inputs[0])
+        case Op.GELU:
+            return ops.gelu(inputs[0], arithmetic.activation)
         case Op.MULTIPLY:
             return ops.multiply(inputs[0], inputs[1])
+
+
+def _evaluate_attention(config: ModelConfig, node: Node, stage: Stage, inputs: Sequence[Array]) -> Array:
+    """The ops on attention maps; a softcap may be that of the logits."""
+    match stage.op:
+        case Op.SCORES:
+            return ops.scores(inputs[0], inputs[1], config)
+        case Op.SOFTCAP:
+            return ops.softcap(inputs[0], config.softcap(stage))
+        case Op.SOFTMAX:
+            return ops.softmax(inputs[0], config.graph.window(node.layer))
+        case _:
+            return ops.attend(inputs[0], inputs[1], config, config.graph.window(node.layer))
 
 
 class NumpyNodes:
@@ -58,7 +69,7 @@ class NumpyNodes:
 
     def __init__(self, model: Model, rope_angles: RopeAngles = RopeAngles.F64) -> None:
         self._model = model
-        self._arithmetic = Arithmetic(unrounded_input, rope_angles)
+        self._arithmetic = Arithmetic(unrounded_input, rope_angles, "f32")
 
     def evaluate(self, node: Node, inputs: Sequence[Array], *, tokens: Sequence[int], position: int) -> Array:
         with np.errstate(invalid="ignore", over="ignore"):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.engine.gelu import gelu_f16, gelu_tanh
 from aprtui.engine.rounding import ROUND, sum_correction
 from aprtui.model.config import ModelConfig, RopeAngles
 from aprtui.model.weights import Weight
@@ -27,9 +28,9 @@ def _narrow(x: Wide) -> Array:
     return x.astype(np.float32)
 
 
-def embed(table: Weight, tokens: Sequence[int]) -> Array:
-    """Rows `tokens` of the embedding table, `[N, C]`."""
-    return table.dequantize(list(tokens))
+def embed(table: Weight, tokens: Sequence[int], scale: float) -> Array:
+    """Rows `tokens` of the embedding table times `scale`, `[N, C]`; the product in float32."""
+    return table.dequantize(list(tokens)) * np.float32(scale)
 
 
 def rms_norm(x_NC: Array, weight: Weight, epsilon: float) -> Array:
@@ -66,11 +67,11 @@ def bias(x_NC: Array, biases: Sequence[Weight]) -> Array:
     return np.asarray(x_NC + joined, np.float32)
 
 
-def rope(x_NC: Array, position: int, config: ModelConfig, arithmetic: RopeAngles) -> Array:
+def rope(x_NC: Array, position: int, config: ModelConfig, layer: int | None, arithmetic: RopeAngles) -> Array:
     """Rotary position embedding of positions `position …`, on pairs as the graph's `rope_layout` says."""
     dim = config.graph.head_dim
     x = x_NC.reshape(x_NC.shape[0], -1, dim).astype(np.float64)
-    angles = config.rope.angles(position, x.shape[0], dim, arithmetic)
+    angles = config.rope_of(layer).angles(position, x.shape[0], dim, arithmetic)
     cos, sin = np.cos(angles)[:, None, :], np.sin(angles)[:, None, :]
     if config.graph.rope_layout is RopeLayout.INTERLEAVED:
         first, second = slice(0, None, 2), slice(1, None, 2)
@@ -88,23 +89,30 @@ def scores(q_NC: Array, k_TC: Array, config: ModelConfig) -> Array:
     count, total = q_NC.shape[0], k_TC.shape[0]
     q = q_NC.reshape(count, graph.kv_heads, -1, graph.head_dim).astype(np.float64)
     k = k_TC.reshape(total, graph.kv_heads, graph.head_dim).astype(np.float64)
-    maps = np.einsum("nghd,tgd->ghnt", q, k).reshape(graph.heads, count, total) / np.sqrt(graph.head_dim)
+    maps = np.einsum("nghd,tgd->ghnt", q, k).reshape(graph.heads, count, total) * config.score_scale
     return _narrow(np.where(_causal_mask(count, total), maps, 0.0))
 
 
-def softmax(scores_HNT: Array) -> Array:
-    """Softmax over the keys ≤ query; zero elsewhere."""
+def softcap(x: Array, cap: float) -> Array:
+    """cap · tanh(x / cap): values kept between −cap and cap (Gemma 2, arXiv:2408.00118)."""
+    return _narrow(cap * np.tanh(x.astype(np.float64) / cap))
+
+
+def softmax(scores_HNT: Array, window: int = 0) -> Array:
+    """Softmax over the keys ≤ query, of them the last `window` unless that is 0; zero elsewhere."""
     mask = _causal_mask(*scores_HNT.shape[1:])
+    if window:
+        mask &= ~np.tril(np.ones_like(mask), mask.shape[1] - mask.shape[0] - window)
     wide = np.where(mask, scores_HNT.astype(np.float64), -np.inf)
     powers = np.exp(wide - wide.max(-1, keepdims=True))
-    return _narrow(powers / powers.sum(-1, keepdims=True))
+    return _narrow(np.where(mask, powers / powers.sum(-1, keepdims=True), 0.0))
 
 
 def _causal_mask(count: int, total: int) -> NDArray[np.bool_]:
     return np.arange(total)[None, :] <= np.arange(total - count, total)[:, None]
 
 
-def attend(softmax_HNT: Array, v_TC: Array, config: ModelConfig) -> Array:
+def attend(softmax_HNT: Array, v_TC: Array, config: ModelConfig, window: int = 0) -> Array:
     """Values weighted by the attention maps, heads side by side."""
     graph = config.graph
     count, total = softmax_HNT.shape[1:]
@@ -113,8 +121,9 @@ def attend(softmax_HNT: Array, v_TC: Array, config: ModelConfig) -> Array:
     if np.isfinite(v).all():
         return _narrow(np.einsum("ghnt,tgd->nghd", maps, v).reshape(count, graph.q_width))
     # What a query does not see has the weight 0, but 0 · NaN is NaN: each query meets its own keys only.
-    seen = [total - count + query + 1 for query in range(count)]
-    rows = [np.einsum("ght,tgd->ghd", maps[:, :, query, :end], v[:end]) for query, end in enumerate(seen)]
+    ends = range(total - count + 1, total + 1)
+    seen = [slice(max(0, end - (window or total)), end) for end in ends]
+    rows = [np.einsum("ght,tgd->ghd", maps[:, :, query, keys], v[keys]) for query, keys in enumerate(seen)]
     return _narrow(np.stack(rows).reshape(count, graph.q_width))
 
 
@@ -128,6 +137,11 @@ def silu(x: Array) -> Array:
     wide = x.astype(np.float64)
     with np.errstate(over="ignore"):
         return _narrow(wide / (1.0 + np.exp(-wide)))
+
+
+def gelu(x: Array, activation: str) -> Array:
+    """GELU by its approximation with tanh, or where `activation` is f16 as ggml looks it up."""
+    return gelu_f16(x) if activation == "f16" else _narrow(gelu_tanh(x.astype(np.float64)))
 
 
 def multiply(a: Array, b: Array) -> Array:

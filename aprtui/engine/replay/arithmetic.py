@@ -1,8 +1,8 @@
 """One node computed as the engine of a capture would have: in float32, with that engine's roundings put around it.
 
 The roundings by op: the input of a matrix product (by the type of its weights, or alike for all), its weights and sums
-where an engine keeps them in another type, query and keys of the scores, probabilities and values of the attention, and
-what leaves every stage.
+where an engine keeps them in another type, query and keys of the scores, probabilities and values of the attention,
+what goes into GELU and comes out of it, and what leaves every stage.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.engine.gelu import gelu_f16
 from aprtui.engine.protocol import NodeEvaluator, Rounding
 from aprtui.engine.replay.flash_attention import ONLINE_F16, ROTATED, attend_online_f16, rotated_inputs
 from aprtui.engine.rounding import ROUND, sum_correction
@@ -47,6 +48,7 @@ CHOICES: Mapping[str, Sequence[str]] = MappingProxyType(
         "rope_angles": tuple(RopeAngles),
         "stage_output": _HALVES,
         "softmax": (*_HALVES, ONLINE_F16),
+        "activation": ("f32", "f16"),
         "weights": (OWN_WEIGHTS, *WEIGHT_ROUNDINGS),
         "sums": _HALVES,
     }
@@ -79,8 +81,9 @@ def _is_magnitude(text: str) -> bool:
 
 
 def rounding_text(rounding: Rounding) -> str:
-    """The roundings as `--rounding` takes them; of weights, sums and limits only what is unusual."""
-    return ", ".join(f"{name}={value}" for name, value in rounding.stated().items())
+    """The roundings as `--rounding` takes them; of the activation, weights, sums and limits only what is unusual."""
+    named = rounding.stated().items()
+    return ", ".join(f"{name}={kind}" for name, kind in named if (name, kind) != ("activation", "f32"))
 
 
 def matmul_rounding(stated: str, weight: Weight) -> str:
@@ -132,6 +135,8 @@ class Recomputation:
             out = self._matmul(node, inputs[0], tokens, position)
         elif op is Op.ATTEND and self.rounding.softmax == ONLINE_F16:
             out = attend_online_f16(inputs[0], ROUND[_rounds(self.rounding.kv_cache)](inputs[1]), config)
+        elif op is Op.GELU and self.rounding.activation == "f16":
+            out = gelu_f16(inputs[0])
         else:
             out = self._evaluator().evaluate(node, self._rounded(op, inputs), tokens=tokens, position=position)
         return ROUND[_rounds(self.outputs.get(node.stage, self.rounding.stage_output))](out)

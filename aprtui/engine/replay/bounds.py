@@ -62,6 +62,8 @@ def flip_error(model: Model, node: Node, rounding: Rounding) -> float:
         kinds = {rounding.kv_cache, rounding.softmax}
     elif op is Op.MATMUL:
         kinds = {matmul_rounding(rounding.matmul_input, weight) for weight in model.params(node)}
+    elif op is Op.GELU:
+        kinds = {rounding.activation}
     else:
         return 0.0
     return max(_FLIPS.get(kind, _INT8_FLIPS) for kind in kinds)

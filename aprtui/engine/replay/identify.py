@@ -35,7 +35,7 @@ from aprtui.engine.replay.flash_attention import ONLINE_F16, ROTATED
 from aprtui.engine.replay.recompute import Array, CapturedStages, Misfit, Recomputed, Recomputer
 from aprtui.engine.replay.spread import Spreads
 from aprtui.engine.replay.value_types import fitting_types, narrowest
-from aprtui.engine.rounding import ROUND
+from aprtui.engine.rounding import ROUND, has_gelu
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.progress import Progress, no_progress
@@ -99,6 +99,8 @@ def identify(
     """The engine of a capture: as the user states it, else as its manifest does; the rest is found by trying."""
     manifest = stages.capture.manifest
     names = {entry.name for entry in fields(Rounding)}
+    if not has_gelu(stages.model):
+        names -= {"activation"}
     recorded = {} if manifest is None else {k: v for k, v in manifest.engine.rounding.items() if k in names}
     source = " and ".join(name for name, given in (("the manifest", recorded), ("--rounding", stated)) if given)
     given = {**recorded, **stated}
@@ -148,7 +150,7 @@ def _type_statements(arithmetic: KnownArithmetic) -> Iterator[str]:
 def _open_statement(arithmetic: KnownArithmetic) -> str:
     what = [
         name
-        for name, ops in (("matrix products", {Op.MATMUL}), ("attention", ATTENTION_OPS))
+        for name, ops in (("matrix products", {Op.MATMUL}), ("attention", ATTENTION_OPS), ("activation", {Op.GELU}))
         if arithmetic.open_ops & ops
     ]
     return (
@@ -186,6 +188,8 @@ class _Search:
             candidates: list[Mapping[str, str]] = [{"matmul_input": n} for n in _MATMUL_INPUTS if self._divides(n)]
             if set(products) & set(attention) and not {"kv_cache", "softmax"} & set(stated):
                 candidates += _TOGETHER
+                if has_gelu(self.stages.model) and "activation" not in stated:
+                    candidates += [{**choice, "activation": "f16"} for choice in _TOGETHER[:1]]
             candidates += [{"stage_output": kind} for kind in known.between - {known.rounding.stage_output}]
             known, settled = self._best(known, candidates, products)
             unsettled |= set() if settled else {Op.MATMUL}
@@ -194,6 +198,9 @@ class _Search:
         if not {"kv_cache", "softmax"} & set(stated):
             known, settled = self._best(known, _ATTENTION, attention)
             unsettled |= set() if settled else ATTENTION_OPS
+        if "activation" not in stated and has_gelu(self.stages.model):
+            known, settled = self._best(known, [{"activation": "f16"}], self._probes({Op.GELU}))
+            unsettled |= set() if settled else {Op.GELU}
         if unsettled and self._explains(known, products) and self._explains(known, attention):
             # Where both can be computed together only, the first choice was made without the second.
             unsettled = set()

@@ -30,15 +30,23 @@ from aprtui.trace.graph import Node, Op
 SEEDS = (1, 2)
 
 HONEST_ROUNDINGS: tuple[Mapping[str, str], ...] = tuple(
-    MappingProxyType({"matmul_input": matmul, "kv_cache": cache, "softmax": softmax, "stage_output": output})
-    for matmul, cache, softmax, output in (
-        ("none", "f32", "f32", "f32"),
-        ("f16", "f16", "f16", "f16"),
-        ("bf16", "bf16", "bf16", "bf16"),
-        ("q8", "q8_0", "f32", "f32"),
-        ("q8_1", "f16", "f32", "f32"),
-        ("fp8", "fp8", "f32", "f32"),
-        ("int8_row", "q4_0", "f32", "f32"),
+    MappingProxyType(
+        {
+            "matmul_input": matmul,
+            "kv_cache": cache,
+            "softmax": softmax,
+            "activation": activation,
+            "stage_output": output,
+        }
+    )
+    for matmul, cache, softmax, activation, output in (
+        ("none", "f32", "f32", "f32", "f32"),
+        ("f16", "f16", "f16", "f16", "f16"),
+        ("bf16", "bf16", "bf16", "f32", "bf16"),
+        ("q8", "q8_0", "f32", "f16", "f32"),
+        ("q8_1", "f16", "f32", "f32", "f32"),
+        ("fp8", "fp8", "f32", "f32", "f32"),
+        ("int8_row", "q4_0", "f32", "f32", "f32"),
     )
 )
 """What engines in use round to, from nothing to the coarsest. A bound of three times their spread also covers an
@@ -82,7 +90,7 @@ class Spreads:
 
     def _noise(self, node: Node, found: Recomputed) -> float:
         is_stored, rounding, evaluated = self.known.stored != "f32", self.known.rounding, (*found.segment, node)
-        rounds = any(self.model.graph[n.stage].op in (Op.MATMUL, *ATTENTION_OPS) for n in evaluated)
+        rounds = any(self.model.graph[n.stage].op in (Op.MATMUL, Op.GELU, *ATTENTION_OPS) for n in evaluated)
         others = {replace(rounding, **changes) for changes in self.known.alternatives} - {rounding} if rounds else ()
         noise = max((self._distance(node, found, self._run(other)) for other in others), default=0.0)
         if found.segment or is_stored:
@@ -145,11 +153,13 @@ def honest_roundings(rounding: Rounding, ops: frozenset[Op]) -> set[Rounding]:
     names = {"stage_output"} if rounding.stage_output == "f32" else set()
     names |= {"matmul_input"} if Op.MATMUL in ops else set()
     names |= {"kv_cache", "softmax"} if ATTENTION_OPS & ops else set()
+    names |= {"activation"} if Op.GELU in ops else set()
     return {replace(rounding, **{name: choice[name] for name in names}) for choice in HONEST_ROUNDINGS}
 
 
 def _without_inputs(rounding: Rounding) -> Rounding:
-    """`rounding` without what is rounded on the way into matrix products and attention."""
+    """`rounding` without what is rounded on the way into matrix products, attention and GELU."""
     return replace(
-        rounding, matmul_input=UNROUNDED.matmul_input, kv_cache=UNROUNDED.kv_cache, softmax=UNROUNDED.softmax
-    )
+        rounding, matmul_input=UNROUNDED.matmul_input, kv_cache=UNROUNDED.kv_cache, softmax=UNROUNDED.softmax,
+        activation=UNROUNDED.activation,
+    )  # fmt: skip

@@ -8,8 +8,8 @@ changes nothing; any other key is refused.
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +20,7 @@ from aprtui.errors import UnreadableError
 from aprtui.model.binding import rope_factors
 from aprtui.model.config import ModelConfig, Rope
 from aprtui.model.gguf_file import GgufFile, StringArray
-from aprtui.trace.graph import GraphConfig, RopeLayout
+from aprtui.trace.graph import Activation, GraphConfig, RopeLayout
 
 WITHOUT_EFFECT = frozenset({"vocab_size", "tensor_data_layout", "pooling_type"})
 """Keys that no computation reads, whatever the architecture."""
@@ -97,67 +97,7 @@ DENSE_MODULES: Mapping[str, str] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Architecture:
-    """What sets an architecture apart from other dense decoders."""
-
-    name: str
-    """As `general.architecture` and the prefix of its metadata keys have it."""
-    rope_layout: RopeLayout
-    qk_norm: bool
-    """Whether the heads of Q and K are normalised before RoPE."""
-    transformers_class: str
-    """The class of transformers that runs such a model."""
-    keys: KeyRules = DENSE_KEYS
-    tied: Mapping[str, str] = field(default_factory=lambda: TIED_HEAD)
-    transformers_modules: Mapping[str, str] = field(default_factory=lambda: DENSE_MODULES)
-
-    def read_config(self, file: GgufFile) -> ModelConfig:
-        """The configuration of the model in `file`.
-
-        Raises `UnreadableError` for a key that is missing, malformed or not supported.
-        """
-        factors = rope_factors(file)
-        keys = _Keys(file.path, self.name, file.metadata)
-        _check_every_key(keys, self.keys)
-        heads = keys.integer("attention.head_count")
-        hidden = keys.integer("embedding_length")
-        head_dim = _head_dim(keys, hidden, heads)
-        kv_heads = keys.integer("attention.head_count_kv", heads)
-        if heads % kv_heads:
-            raise keys.refuse("attention.head_count_kv", f"a divisor of the {heads} query heads")
-        context = keys.integer("context_length")
-        _check_sliding_window(keys, context)
-        graph = GraphConfig(
-            architecture=self.name,
-            layers=keys.integer("block_count"),
-            hidden=hidden,
-            heads=heads,
-            kv_heads=kv_heads,
-            head_dim=head_dim,
-            ffn=keys.integer("feed_forward_length"),
-            vocabulary=_vocabulary(file),
-            # Converters write biases where a model has them, whatever its architecture.
-            qkv_bias="blk.0.attn_q.bias" in file.tensors,
-            qk_norm=self.qk_norm,
-            rope_layout=self.rope_layout,
-        )
-        epsilon = keys.number("attention.layer_norm_rms_epsilon")
-        if epsilon < 0:
-            raise keys.refuse("attention.layer_norm_rms_epsilon", "a number ≥ 0")
-        return ModelConfig(graph, context, epsilon, _rope(keys, head_dim, factors))
-
-
-def _vocabulary(file: GgufFile) -> int:
-    """Number of tokens: the rows of the embedding table, which every other statement of it must equal."""
-    tokens = file.metadata.get("tokenizer.ggml.tokens")
-    if isinstance(tokens, StringArray):
-        return len(tokens)
-    table = file.tensors.get("token_embd.weight")
-    return table.dimensions[-1] if table is not None else 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Keys:
+class Keys:
     """The metadata of one architecture in one file, with typed access."""
 
     path: Path
@@ -193,7 +133,76 @@ class _Keys:
         return float(value)
 
 
-def _check_every_key(keys: _Keys, rules: KeyRules) -> None:
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What sets an architecture apart from other dense decoders."""
+
+    name: str
+    """As `general.architecture` and the prefix of its metadata keys have it."""
+    rope_layout: RopeLayout
+    qk_norm: bool
+    """Whether the heads of Q and K are normalised before RoPE."""
+    transformers_class: str
+    """The class of transformers that runs such a model."""
+    keys: KeyRules = DENSE_KEYS
+    post_norms: bool = False
+    """Whether what attention and feed-forward block give is normalised before it is added."""
+    activation: Activation = Activation.SILU
+    complete: Callable[[Keys, ModelConfig], ModelConfig] | None = None
+    """Adds what the architecture has beyond that, from its own metadata keys."""
+    tied: Mapping[str, str] = field(default_factory=lambda: TIED_HEAD)
+    transformers_modules: Mapping[str, str] = field(default_factory=lambda: DENSE_MODULES)
+
+    def read_config(self, file: GgufFile) -> ModelConfig:
+        """The configuration of the model in `file`.
+
+        Raises `UnreadableError` for a key that is missing, malformed or not supported.
+        """
+        factors = rope_factors(file)
+        keys = Keys(file.path, self.name, file.metadata)
+        _check_every_key(keys, self.keys)
+        heads = keys.integer("attention.head_count")
+        hidden = keys.integer("embedding_length")
+        head_dim = _head_dim(keys, hidden, heads)
+        kv_heads = keys.integer("attention.head_count_kv", heads)
+        if heads % kv_heads:
+            raise keys.refuse("attention.head_count_kv", f"a divisor of the {heads} query heads")
+        context = keys.integer("context_length")
+        if "attention.sliding_window_pattern" not in self.keys.read:
+            _check_sliding_window(keys, context)
+        graph = GraphConfig(
+            architecture=self.name,
+            layers=keys.integer("block_count"),
+            hidden=hidden,
+            heads=heads,
+            kv_heads=kv_heads,
+            head_dim=head_dim,
+            ffn=keys.integer("feed_forward_length"),
+            vocabulary=_vocabulary(file),
+            # Converters write biases where a model has them, whatever its architecture.
+            qkv_bias="blk.0.attn_q.bias" in file.tensors,
+            qk_norm=self.qk_norm,
+            rope_layout=self.rope_layout,
+            post_norms=self.post_norms,
+            activation=self.activation,
+        )
+        epsilon = keys.number("attention.layer_norm_rms_epsilon")
+        if epsilon < 0:
+            raise keys.refuse("attention.layer_norm_rms_epsilon", "a number ≥ 0")
+        config = ModelConfig(graph, context, epsilon, _rope(keys, head_dim, factors))
+        return config if self.complete is None else self.complete(keys, config)
+
+
+def _vocabulary(file: GgufFile) -> int:
+    """Number of tokens: the rows of the embedding table, which every other statement of it must equal."""
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    if isinstance(tokens, StringArray):
+        return len(tokens)
+    table = file.tensors.get("token_embd.weight")
+    return table.dimensions[-1] if table is not None else 1
+
+
+def _check_every_key(keys: Keys, rules: KeyRules) -> None:
     prefix = f"{keys.architecture}."
     for full_name, value in keys.metadata.items():
         if not full_name.startswith(prefix):
@@ -211,7 +220,7 @@ def _check_every_key(keys: _Keys, rules: KeyRules) -> None:
         raise UnreadableError(f"{keys.path}: the model is split into several files; merge them (gguf-split --merge)")
 
 
-def _head_dim(keys: _Keys, hidden: int, heads: int) -> int:
+def _head_dim(keys: Keys, hidden: int, heads: int) -> int:
     if keys.name("attention.key_length") not in keys.metadata and hidden % heads:
         raise keys.refuse("attention.head_count", f"a divisor of the embedding length {hidden}")
     head_dim = keys.integer("attention.key_length", hidden // heads)
@@ -224,13 +233,32 @@ def _head_dim(keys: _Keys, hidden: int, heads: int) -> int:
     return head_dim
 
 
-def _check_sliding_window(keys: _Keys, context: int) -> None:
+def _check_sliding_window(keys: Keys, context: int) -> None:
     window = keys.integer("attention.sliding_window", 0, least=0)
     if 0 < window < context:
         raise keys.refuse("attention.sliding_window", f"0, or at least the context of {context}: it is not supported")
 
 
-def _rope(keys: _Keys, head_dim: int, factors: Sequence[float] | None) -> Rope:
+def with_windows(keys: Keys, config: ModelConfig, period: int, default: int = 0) -> ModelConfig:
+    """`config` with the window of the metadata, or `default`, in all layers but every `period`-th.
+
+    Metadata may give another period, or say for each layer whether it has a window.
+    """
+    window = keys.integer("attention.sliding_window", default, least=0)
+    pattern = keys.metadata.get(keys.name("attention.sliding_window_pattern"), period)
+    layers = config.graph.layers
+    if isinstance(pattern, np.ndarray):
+        if len(pattern) != layers or pattern.dtype.kind not in "biu":
+            raise keys.refuse("attention.sliding_window_pattern", f"{layers} values, one for each layer")
+        chosen = [bool(has_window) for has_window in pattern]
+    else:
+        period = keys.integer("attention.sliding_window_pattern", period, least=0)
+        chosen = [not period or layer % period < period - 1 for layer in range(layers)]
+    windows = tuple(window * has_window for has_window in chosen)
+    return replace(config, graph=replace(config.graph, windows=windows if any(windows) else ()))
+
+
+def _rope(keys: Keys, head_dim: int, factors: Sequence[float] | None) -> Rope:
     if factors is not None and len(factors) != head_dim // 2:
         raise UnreadableError(
             f"{keys.path}: tensor rope_freqs.weight has {len(factors)} values, expected {head_dim // 2}, one for each "

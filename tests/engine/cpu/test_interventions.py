@@ -17,7 +17,7 @@ from aprtui.trace.graph import Node, Op
 from aprtui.trace.stats import Accumulator, accumulate, causal
 from tests.engine.conformance import Recorder, relative_l2
 from tests.engine.cpu.test_nodes import MODELS, evaluator, inputs_of
-from tests.engine.tiny_model import TinyModel, tiny_model
+from tests.engine.tiny_model import TinyModel
 
 TOKENS = [int(token) for token in np.random.default_rng(13).integers(0, 300, 31)]
 PREFILL = 27
@@ -40,12 +40,12 @@ class At:
 
 @pytest.fixture(scope="module", params=MODELS)
 def model(request: pytest.FixtureRequest) -> TinyModel:
-    return tiny_model(*MODELS[str(request.param)])
+    return MODELS[str(request.param)]()
 
 
 @pytest.fixture(scope="module")
 def qwen2() -> TinyModel:
-    return tiny_model(*MODELS["qwen2"])
+    return MODELS["qwen2"]()
 
 
 @pytest.fixture(autouse=True)
@@ -117,11 +117,10 @@ def test_a_call_holds_what_the_stage_was_computed_from(model: TinyModel, kv: KvT
     with evaluator(model) as nodes:
         at = At(frozenset(model.graph.nodes), checked_by(nodes))
         run(model, Mode.EXACT, kv, at, logits, frozenset())
-    last = Node(None, "lm_head")
     for node in model.graph.nodes:
         calls = [(position, list(tokens)) for seen, position, tokens in at.calls if seen == node]
         chunks = [(0, 11), (11, 22), (22, PREFILL)] + [(i, i + 1) for i in range(PREFILL, len(TOKENS))]
-        if node == last and logits is Logits.LAST:
+        if model.graph[node.stage].holds_logits and logits is Logits.LAST:
             chunks = [(end - 1, end) for _, end in chunks[2:]]
         assert calls == [(begin, TOKENS[begin:end]) for begin, end in chunks], node
 
@@ -151,7 +150,7 @@ def test_everything_downstream_sees_what_every_intervention_returns(model: TinyM
     tensors = {node: recorder.tensor(node) for node in model.graph.nodes}
     with evaluator(model) as nodes:
         require_downstream(model, nodes, tensors)
-    np.testing.assert_array_equal(np.concatenate(results), tensors[Node(None, "lm_head")])
+    np.testing.assert_array_equal(np.concatenate(results), tensors[model.graph.nodes[-1]])
 
 
 def require_downstream(model: TinyModel, nodes: CpuNodes, tensors: dict[Node, np.ndarray]) -> None:

@@ -17,28 +17,23 @@ from aprtui.engine.reference.evaluate import NumpyNodes
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
 from aprtui.errors import UsageError
 from aprtui.model.config import RopeAngles
-from aprtui.model.weight_types import WeightType
-from aprtui.trace.graph import GraphConfig, Node, Op
+from aprtui.trace.graph import Node, Op
 from tests.engine.conformance import Recorder
-from tests.engine.tiny_model import LLAMA, QWEN3, TINY, TinyModel, tiny_model
+from tests.engine.tiny_model import CPU_MODELS, TINY, TinyModel
 
 TOKENS = [int(token) for token in np.random.default_rng(11).integers(0, 300, 43)]
 
-MODELS: dict[str, tuple[GraphConfig, tuple[WeightType, ...]]] = {
-    "qwen2": (TINY, (WeightType.Q4_K, WeightType.Q6_K)),
-    "qwen3": (QWEN3, (WeightType.Q5_K, WeightType.Q8_0, WeightType.Q4_K)),
-    "llama": (LLAMA, (WeightType.Q8_0, WeightType.Q5_0, WeightType.F16)),
-}
+MODELS = {name: CPU_MODELS[name] for name in ("qwen2", "qwen3", "llama", "gemma2", "gemma3")}
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def model(request: pytest.FixtureRequest) -> TinyModel:
-    return tiny_model(*MODELS[str(request.param)])
+    return MODELS[str(request.param)]()
 
 
 @pytest.fixture(scope="module")
 def qwen2() -> TinyModel:
-    return tiny_model(*MODELS["qwen2"])
+    return MODELS["qwen2"]()
 
 
 def evaluator(model: TinyModel, threads: int = 2, rope_angles: RopeAngles = RopeAngles.F64) -> closing[CpuNodes]:

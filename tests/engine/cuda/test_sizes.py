@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from aprtui.engine.cuda.sizes import require_supported
 from aprtui.errors import EngineError
 from aprtui.model.weight_types import WeightType
+from aprtui.trace.graph import Activation
 from tests.conftest import CHECKOUT
-from tests.engine.tiny_model import tiny_model
+from tests.engine.tiny_model import CPU_MODELS, TINY, tiny_model
 
 KNOWN = [kind for kind in WeightType if kind.format.cuda_struct is not None]
 
@@ -25,3 +28,17 @@ def test_a_weight_type_with_a_struct_is_not_refused(kind: WeightType) -> None:
     require_supported(tiny_model(kinds=(WeightType.Q4_K, kind)))  # type: ignore[arg-type]
     reader = f"case GGML_{kind.name}: return visit({kind.format.cuda_struct}(matrix));"
     assert reader in (CHECKOUT / "kernels" / "formats.cuh").read_text()
+
+
+def test_what_no_kernel_computes_is_refused_by_its_op() -> None:
+    for name, op in (("gemma2", "embed"), ("gemma3", "embed")):
+        with pytest.raises(EngineError, match=rf"{name} has .* \(op {op}\), for which there are no kernels"):
+            require_supported(CPU_MODELS[name]())  # type: ignore[arg-type]
+    for change, op in (
+        ({"post_norms": True}, "add"),
+        ({"activation": Activation.GELU_TANH}, "gelu"),
+        ({"windows": (8, 0)}, "softmax"),
+        ({"attn_softcap": True}, "softcap"),
+    ):
+        with pytest.raises(EngineError, match=rf"\(op {op}\)"):
+            require_supported(tiny_model(replace(TINY, **change)))  # type: ignore[arg-type]
