@@ -266,7 +266,7 @@ def _divergence(
     failed = next(stage for stage in stages if stage.node == focus.node)
     compared = {stage.node for stage in stages}
     segment, not_selected = blame(findings.graph, focus.node, compared, findings.not_selected)
-    if failed.verdict.signal is Signal.INJECTED:
+    if failed.verdict.signal is Signal.INJECTED and not any(failed.injected):
         # The replay evaluated exactly the stages that the capture lacks: nothing else can be to blame.
         segment, not_selected = (*failed.segment, failed.node), ()
     certainty, settled_by = _certainty(failed, segment)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from aprtui.compare.captures import Criteria
 from aprtui.compare.floor import floor_bounds
 from aprtui.compare.verdict import StageVerdict
-from aprtui.engine.floors.everywhere import OTHER_WEIGHTS, OwnErrors, own_errors
 from aprtui.engine.floors.measure import arithmetic_floor, spread_floor, weight_floor
+from aprtui.engine.floors.own_errors import OTHER_WEIGHTS, OwnErrors, own_errors
 from aprtui.engine.protocol import Rounding
 from aprtui.engine.replay.arithmetic import KnownArithmetic, NodeEvaluators, rounding_text
 from aprtui.engine.replay.bounds import OUTPUT_STEP
@@ -46,7 +46,9 @@ def criteria_by_model(
 ) -> Criteria:  # fmt: skip
     """The floor between the engines of `a` and `b` on `model`, which at least one of them must have run.
 
-    Weights that differ give an estimated floor, arithmetic that differs a measured one; the statements say which.
+    Weights that differ give an estimated floor, arithmetic that differs a measured one; the statements say which. The
+    floor admits all that came in with the inputs of a stage. So each side with the weights of `model` is replayed too:
+    what a stage adds to its own inputs is a fault, however small it is against the floor.
     """
     problems = [(name, misfit(capture, model, tokens)) for name, capture in (("A", a), ("B", b))]
     doubts = tuple(f"MODEL is not that of {name}: {problem}" for name, problem in problems if problem)
@@ -90,7 +92,7 @@ def criteria_by_model(
     own = {
         name: own_errors(name, captures[name], model, tokens, evaluators, progress)
         for name, side in sides.items()
-        if side.cause is not None
+        if side.own_weights or side.cause is not None
     }
     unproven = [n for n in foreign if n not in own and states_weights(captures[n], model) is not False]
     doubts = tuple(f"{name}: {OTHER_WEIGHTS}" for name in unproven)

@@ -1,7 +1,8 @@
-"""What a side of a comparison errs by itself, where all its products do: no floor that is as wide may hide a fault.
+"""What a side of a comparison errs by itself: no floor that is as wide may hide a fault.
 
-The floor between two engines admits what their arithmetics part by. Where one of them errs everywhere, that is wide;
-so the side is replayed, which takes its own inputs, and what stands out there is a fault whatever the floor.
+The floor between two engines admits what their arithmetics part by, which is wide where one of them rounds to 8 bits,
+or errs everywhere. So each side is replayed, which takes its own inputs, and what stands out there is a fault whatever
+the floor.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ def own_errors(
     progress: Progress | None,
 ) -> OwnErrors:  # fmt: skip
     """The replay of side `name`. Weights that its manifest states to be another model's are no error of it."""
-    found = replay_capture(capture, model, ReplayOptions(tokens=tuple(tokens)), evaluators, progress)
+    # The place of a single token may be unknown, which the replay finds out by itself.
+    options = ReplayOptions(tokens=tuple(tokens) if len(tokens) > 1 else None)
+    found = replay_capture(capture, model, options, evaluators, progress)
     failed = {
         stage.node: of_side(name, stage.verdict)
         for stage in found.stages
