@@ -10,6 +10,7 @@ from aprtui.compare.align.mapping import StageMapping, mapped
 from aprtui.compare.align.pair_layouts import find_pair_layouts, find_swaps, in_layout_of_a
 from aprtui.compare.align.pairing import StagePair, Unpaired, pair_stage
 from aprtui.compare.align.tokens import USER_SOURCE, TokenAlignment, align_tokens
+from aprtui.compare.choice import judge_choice
 from aprtui.compare.comparison import Comparison, Everywhere, StageComparison
 from aprtui.compare.conclusion import Findings, conclude
 from aprtui.compare.explain.locate import most_differing_place
@@ -19,7 +20,7 @@ from aprtui.compare.survey import NOT_WRITTEN, is_unfinished
 from aprtui.compare.verdict import DEFAULT_METRIC, StageVerdict, Tolerance, Verdict, is_plausible, judge, judge_indices
 from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Axis, Node, Stage
+from aprtui.trace.graph import Axis, Node, StageGraph
 
 Bounds = Callable[[Node], Sequence[Tolerance]]
 """The bounds of each stage; none for a stage where nothing says how far it may differ."""
@@ -99,7 +100,7 @@ def compare_captures(
         if isinstance(pair, Unpaired):
             skipped.append(pair)
         else:
-            stages.append(_compare(pair, coverage.graph[node.stage], options.tolerances, criteria))
+            stages.append(_compare(pair, coverage.graph, options.tolerances, criteria, pair_of))
     metric = options.tolerances[0].metric if options.tolerances else DEFAULT_METRIC
     # Names may be exchanged only where sides are far apart.
     far = [stage.node for stage in stages if not is_plausible(stage.metrics)]
@@ -134,11 +135,14 @@ def _pair(
     return pair_stage(a, b, replace(stage, width=widths.get(stage.name, stage.width)), node, alignment)
 
 
-def _compare(pair: StagePair, stage: Stage, tolerances: Sequence[Tolerance], criteria: Criteria) -> StageComparison:
+def _compare(
+    pair: StagePair, graph: StageGraph, tolerances: Sequence[Tolerance], criteria: Criteria,
+    pair_of: Callable[[Node], StagePair | Unpaired],
+) -> StageComparison:  # fmt: skip
     measured = measure(pair.a, pair.b, causal=pair.causal)
     bounds = [*tolerances, *(criteria.bounds(pair.node) if criteria.bounds else ())]
-    if stage.holds_indices:
-        verdict = judge_indices(pair.node, measure_indices(pair.a, pair.b))
+    if graph[pair.node.stage].holds_indices:
+        verdict = _judged_choice(pair, [pair_of(source) for source in graph.inputs(pair.node)])
     else:
         verdict = _judged(pair, measured.metrics, bounds, criteria)
     injected = (criteria.injected or {}).get(pair.node, (None, None))
@@ -149,6 +153,14 @@ def _compare(pair: StagePair, stage: Stage, tolerances: Sequence[Tolerance], cri
         injected=injected, logits=measure_logits(pair.a, pair.b) if Axis.VOCABULARY in pair.axes else None,
         place=most_differing_place(pair, measured.metrics),
     )  # fmt: skip
+
+
+def _judged_choice(pair: StagePair, routers: Sequence[StagePair | Unpaired]) -> StageVerdict:
+    """The verdict on indices; where both sides hold their routers, in the light of those."""
+    for router in routers:
+        if isinstance(router, StagePair) and pair.a.ndim == 2 and router.a.shape[:-1] == pair.a.shape[:-1]:
+            return judge_choice(pair.node, pair.a, pair.b, router.a, router.b)
+    return judge_indices(pair.node, measure_indices(pair.a, pair.b))
 
 
 def _judged(pair: StagePair, metrics: PairMetrics, bounds: Sequence[Tolerance], criteria: Criteria) -> StageVerdict:

@@ -178,7 +178,8 @@ def judge_indices(node: Node, metrics: IndexMetrics) -> StageVerdict:
     differing = metrics.count - metrics.equal
     if not metrics.count:
         return StageVerdict(node, Verdict.UNKNOWN, Metric.INDICES, None, None, 0.0, "empty on both sides")
-    reason = f"{differing} of {counted(metrics.count, 'index')} differ" if differing else "equal indices"
+    indices = "index" if metrics.count == 1 else "indices"
+    reason = f"{differing} of {metrics.count} {indices} differ" if differing else "equal indices"
     verdict = Verdict.FAIL if differing else Verdict.PASS
     return StageVerdict(node, verdict, Metric.INDICES, float(differing), None, 0.0, reason)
 

@@ -18,7 +18,7 @@ from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.model.weight_types import BlockPart, InputRounding, WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Op
+from aprtui.trace.graph import MATRIX_PRODUCTS, Op
 
 Array = NDArray[np.float32]
 
@@ -175,7 +175,7 @@ class Arithmetic:
 
     def stated(self, model: Model, kv: KvType) -> Rounding:
         """As manifests state it: `matmul_input` e.g. `q8_k`, or `q8_0+q8_k` where weights of both kinds are in use."""
-        matmuls = (node for node in model.graph.nodes if model.graph[node.stage].op is Op.MATMUL)
+        matmuls = (node for node in model.graph.nodes if model.graph[node.stage].op in MATRIX_PRODUCTS)
         inputs = {self.matmul_input(weight) for node in matmuls for weight in model.params(node)}
         activation = self.activation if has_gelu(model) else "f32"
         return Rounding("+".join(sorted(inputs)), str(kv), str(self.rope_angles), activation=activation)

@@ -19,11 +19,15 @@ ROPE_FACTORS = "rope_freqs.weight"
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A parameter of a node: the tensor's name and the shape that the graph expects, `[rows, columns]`."""
+    """A parameter of a node: the tensor's name and the shape that the graph expects, `[rows, columns]`.
+
+    Of experts, `rows` counts those of all, as `Weight` does.
+    """
 
     name: str
     rows: int
     columns: int
+    experts: int = 1
 
 
 def parameters(graph: StageGraph, node: Node) -> tuple[Parameter, ...]:
@@ -37,7 +41,7 @@ def parameters(graph: StageGraph, node: Node) -> tuple[Parameter, ...]:
     )
 
 
-def _shapes(graph: StageGraph, stage: Stage) -> Iterator[tuple[int, int]]:
+def _shapes(graph: StageGraph, stage: Stage) -> Iterator[tuple[int, ...]]:
     config = graph.config
     assert config is not None, "a graph from file names has no parameters"
     for row_count in _row_counts(config, stage):
@@ -46,6 +50,9 @@ def _shapes(graph: StageGraph, stage: Stage) -> Iterator[tuple[int, int]]:
                 yield config.vocabulary, stage.width
             case Op.MATMUL:
                 yield row_count, graph[stage.inputs[0].stage].width
+            case Op.EXPERT_MATMUL:
+                source = graph[stage.inputs[0].stage]
+                yield config.experts * row_count // stage.chosen, source.width // source.chosen, config.experts
             case Op.HEAD_RMS_NORM:
                 yield 1, config.head_dim
             case _:
@@ -105,7 +112,7 @@ def _weight(file: GgufFile, parameter: Parameter, tied: Mapping[str, str], weigh
             )
         weights[name] = read_weight(file, file.tensors[name])
     weight = weights[name]
-    if (weight.rows, weight.columns) != (parameter.rows, parameter.columns):
+    if (weight.rows, weight.columns, weight.experts) != (parameter.rows, parameter.columns, parameter.experts):
         raise UnreadableError(
             f"{file.path}: tensor {name} has shape {_text(weight)}, expected {_text(parameter)} from the metadata"
         )
@@ -120,13 +127,14 @@ def read_weight(file: GgufFile, entry: TensorEntry) -> Weight:
         raise UnreadableError(
             f"{file.path}: tensor {entry.name} has the type {_type_name(entry.type)}, supported are {supported}"
         )
-    if any(extent != 1 for extent in entry.dimensions[2:]):
+    experts, *more = entry.dimensions[2:] or (1,)
+    if any(extent != 1 for extent in more):
         raise UnreadableError(
-            f"{file.path}: tensor {entry.name} has {len(entry.dimensions)} dimensions, expected at most 2"
+            f"{file.path}: tensor {entry.name} has {len(entry.dimensions)} dimensions, expected at most 3"
         )
     stored = stored_tensor(file, entry)
     assert stored is not None, "gguf knows the types that engines compute with"
-    return Weight(entry.name, kind, stored.rows, stored.columns, stored.data)
+    return Weight(entry.name, kind, stored.rows, stored.columns, stored.data, experts)
 
 
 def _type_name(number: int) -> str:
@@ -136,6 +144,8 @@ def _type_name(number: int) -> str:
 
 
 def _text(shape: Parameter | Weight) -> str:
+    if shape.experts > 1:
+        return f"[{shape.experts}, {shape.rows // shape.experts}, {shape.columns}]"
     return f"[{shape.rows}, {shape.columns}]" if shape.rows > 1 else f"[{shape.columns}]"
 
 

@@ -22,7 +22,8 @@ from aprtui.model.weight_types import BlockPart, WeightType, format_named
 class Weight:
     """A matrix `[rows, columns]` (or a vector, rows = 1) in its stored form.
 
-    `data` is a read-only view of the mapped file, `uint8` of shape `[rows, row_bytes]`.
+    `data` is a read-only view of the mapped file, `uint8` of shape `[rows, row_bytes]`. The matrices of `experts` lie
+    one after the other: `rows` counts those of all.
     """
 
     name: str
@@ -30,6 +31,17 @@ class Weight:
     rows: int
     columns: int
     data: NDArray[np.uint8]
+    experts: int = 1
+
+    @property
+    def expert_rows(self) -> int:
+        """Rows of the matrix of one expert."""
+        return self.rows // self.experts
+
+    def expert(self, index: int) -> Weight:
+        """The matrix of one expert."""
+        rows = slice(index * self.expert_rows, (index + 1) * self.expert_rows)
+        return Weight(self.name, self.type, self.expert_rows, self.columns, self.data[rows])
 
     def dequantize(self, rows: slice | Sequence[int] = slice(None)) -> NDArray[np.float32]:
         """The values of `rows` as float32 `[rows, columns]`, bit-equal to `gguf.quants.dequantize`."""

@@ -190,7 +190,7 @@ def _with_manifest(path: Path, manifest: Manifest) -> Capture:
     files, missing = {}, []
     for name, info in manifest.files.items():
         if _is_there(path / name):
-            files[info.node] = StageFile(info.node, path / name, info.shape, inferred=False)
+            files[info.node] = StageFile(info.node, path / name, info.row_shape, inferred=False)
         else:
             missing.append(name)
     listed = {path / name for name in manifest.files}

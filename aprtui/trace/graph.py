@@ -3,14 +3,15 @@
 A stage is a named point of the forward pass. The graph says for each stage which op makes it, from which stages, with
 which parameters, and what shape it has. An engine evaluates the graph, captures are named by it, comparison walks it in
 execution order, screens draw it. Names and shapes are those of the APRT stage files (`SaveTensorStage::ALL`), of which
-dense models write 20; points that those names lack are stages too, marked as extensions.
+dense models write 20; points that those names lack are stages too, marked as extensions. Extensions of layers with
+experts have the names that llama.cpp gives them, or are named like those.
 
 Shapes use T = tokens, H = hidden size, and the axis names of `Axis`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property, partial
@@ -32,6 +33,7 @@ class Axis(StrEnum):
     QUERY = "query"
     KEY = "key"
     VOCABULARY = "vocabulary"
+    EXPERT = "expert"
 
 
 class Op(StrEnum):
@@ -51,6 +53,16 @@ class Op(StrEnum):
     SILU = "silu"
     GELU = "gelu"
     MULTIPLY = "multiply"
+    ROUTER_SOFTMAX = "router_softmax"
+    CHOOSE_EXPERTS = "choose_experts"
+    TAKE_CHOSEN = "take_chosen"
+    NORMALISE_CHOSEN = "normalise_chosen"
+    EXPERT_MATMUL = "expert_matmul"
+    COMBINE_EXPERTS = "combine_experts"
+
+
+MATRIX_PRODUCTS = frozenset({Op.MATMUL, Op.EXPERT_MATMUL})
+"""Ops that multiply a matrix of weights, whose input engines round by the type of the weights."""
 
 
 class Part(StrEnum):
@@ -78,7 +90,7 @@ class Activation(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GraphConfig:
-    """Everything the graph of a dense transformer depends on.
+    """Everything the graph of a transformer depends on. Without `experts`, its feed-forward blocks are dense.
 
     `post_norms`: what attention and feed-forward block give is normalised before it is added. `attn_softcap` and
     `logit_softcap`: scores and logits are softcapped. `windows` has for each layer how many positions a query sees, its
@@ -101,6 +113,10 @@ class GraphConfig:
     attn_softcap: bool = False
     logit_softcap: bool = False
     windows: tuple[int, ...] = ()
+    experts: int = 0
+    """Experts of a feed-forward block, of which each token uses `experts_used` with `expert_ffn` channels each."""
+    experts_used: int = 0
+    expert_ffn: int = 0
 
     def window(self, layer: int | None) -> int:
         """How many positions a query of `layer` sees, its own included; 0 where it sees all before it."""
@@ -144,7 +160,8 @@ class Stage:
     """A named point of the forward pass.
 
     `params` names the parameters its op uses, as GGUF tensors are called without the `blk.N.` prefix; `width` is the
-    number of channels, or the number of heads for attention maps.
+    number of channels, or the number of heads for attention maps. What the chosen experts of a token compute is one
+    row, expert after expert: `width` is that of the row, and `chosen` says how many experts share it.
     """
 
     name: str
@@ -158,6 +175,8 @@ class Stage:
     column: str = "feed-forward"
     holds_indices: bool = False
     """Whether the values are integers, as of chosen experts: then only equality has a meaning."""
+    chosen: int = 1
+    """Experts that share a row, most probable first; 1 where the axes have no expert."""
 
     @property
     def code(self) -> str:
@@ -177,6 +196,12 @@ class Stage:
     def shape(self, tokens: int) -> tuple[int, ...]:
         """Shape for `tokens` positions: `[tokens, width]`, or `[heads, tokens, tokens]` for attention maps."""
         return (self.width, tokens, tokens) if self.is_attention_map else (tokens, self.width)
+
+    def stated_shape(self, tokens: int) -> tuple[int, ...]:
+        """The shape with a size for each of `axes`: that of `shape`, but rows of experts are `[chosen, channels]`."""
+        if Axis.EXPERT not in self.axes or Axis.CHANNEL not in self.axes:
+            return self.shape(tokens)
+        return (tokens, self.chosen, self.width // self.chosen)
 
     def size(self, tokens: int) -> int:
         return self.width * tokens * (tokens if self.is_attention_map else 1)
@@ -203,9 +228,10 @@ CODES: Mapping[str, str] = MappingProxyType(
         "attention": "att", "attn_out": "aou", "post_attn_residual": "ars", "ffn_norm": "fno", "ffn_gate": "gat",
         "ffn_up": "fup", "ffn_silu": "sil", "ffn_swigl": "swi", "ffn_out": "fou", "post_ffn_residual": "frs",
         "attn_softcap": "cap", "attn_post_norm": "apn", "ffn_gelu": "gel", "ffn_geglu": "geg", "ffn_post_norm": "fpn",
-        "logit_softcap": "lsc",
-        "final_norm": "fin", "lm_head": "lmh", "moe_router": "rou", "moe_ffn_out": "moe",
-        "moe_router_indices": "idx",
+        "final_norm": "fin", "lm_head": "lmh", "logit_softcap": "lsc", "ffn_moe_logits": "rlo", "moe_router": "rou",
+        "moe_router_indices": "idx", "ffn_moe_weights": "rwe", "ffn_moe_weights_norm": "rwn", "ffn_moe_gate": "ega",
+        "ffn_moe_up": "eup", "ffn_moe_silu": "esi", "ffn_moe_swiglu": "esw", "ffn_moe_down": "edo",
+        "moe_ffn_out": "moe",
     }
 )  # fmt: skip
 """Three letters for each stage, where a screen has no room for its name."""
@@ -219,9 +245,11 @@ ENTRY = "embedding"
 LAYER_OUTPUT = "post_ffn_residual"
 """The stage that leaves a layer and enters the next one."""
 
-# Names of the format that no supported architecture has: a capture may hold them, and they can be read and compared.
-_FOREIGN_INDICES = "moe_router_indices"
-_FOREIGN = ("moe_router", "moe_ffn_out", _FOREIGN_INDICES)
+ROUTER = "moe_router"
+"""The stage that holds the probability of each expert, of which `ROUTER_CHOICE` are the largest."""
+
+ROUTER_CHOICE = "moe_router_indices"
+"""The stage that says which experts a token uses."""
 
 
 class StageGraph:
@@ -313,8 +341,9 @@ class StageGraph:
 
 
 def graph_for(config: GraphConfig) -> StageGraph:
-    """The stage graph of a dense decoder with the dimensions and options of `config`."""
-    return StageGraph(_dense_stages(config), config.layers, config)
+    """The stage graph of a decoder with the dimensions and options of `config`."""
+    blocks = _EXPERTS if config.experts else _DENSE
+    return StageGraph(_stages(config, blocks), config.layers, config)
 
 
 def graph_from_names(names: Iterable[str], layers: int) -> StageGraph:
@@ -324,7 +353,9 @@ def graph_from_names(names: Iterable[str], layers: int) -> StageGraph:
     Unknown names are left out: the caller lists them.
     """
     present = set(names)
-    full = {stage.name: stage for stage in _dense_stages(_with_all_stages(_activation_of(present), layers))}
+    unknown = _with_all_stages(_activation_of(present), layers)
+    blocks = tuple(block for block in (_DENSE, _EXPERTS) if present & block.own_names(unknown)) or (_DENSE,)
+    full = {stage.name: stage for stage in _stages(unknown, *blocks)}
 
     def nearest(entry: Input, crossed: bool = False, part: Part = Part.WHOLE) -> tuple[Input, ...]:
         crossed = crossed or entry.previous_layer
@@ -345,11 +376,7 @@ def graph_from_names(names: Iterable[str], layers: int) -> StageGraph:
         inputs = tuple(dict.fromkeys(found for entry in stage.inputs for found in nearest(entry)))
         return replace(stage, inputs=inputs, width=0, params=())
 
-    stages = [thinned(stage) for stage in full.values() if stage.name in present]
-    foreign = [
-        Stage(name, Op.MATMUL, (), 0, holds_indices=name == _FOREIGN_INDICES) for name in _FOREIGN if name in present
-    ]
-    return StageGraph([*stages, *foreign], layers, None)
+    return StageGraph([thinned(stage) for stage in full.values() if stage.name in present], layers, None)
 
 
 def canonical_name(name: str) -> str:
@@ -359,15 +386,16 @@ def canonical_name(name: str) -> str:
 
 
 def known_names() -> tuple[str, ...]:
-    """Every stage name that a file can have, in execution order, extensions and foreign names included."""
-    every = (stage.name for kind in Activation for stage in _dense_stages(_with_all_stages(kind)))
-    return (*dict.fromkeys(every), *_FOREIGN)
+    """Every stage name that a file can have, in execution order, extensions included."""
+    every = (stage.name for kind in Activation for stage in _stages(_with_all_stages(kind), _DENSE, _EXPERTS))
+    return tuple(dict.fromkeys(every))
 
 
 def _with_all_stages(activation: Activation, layers: int = 1) -> GraphConfig:
+    """What stands in for the dimensions of a model where names only are known."""
     return GraphConfig(
         "unknown", layers, 0, 0, 0, 0, 0, 0, qkv_bias=True, qk_norm=True, post_norms=True, activation=activation,
-        attn_softcap=True, logit_softcap=True,
+        attn_softcap=True, logit_softcap=True, experts=1, experts_used=1,
     )  # fmt: skip
 
 
@@ -377,10 +405,18 @@ def _activation_of(names: Collection[str]) -> Activation:
     return next(found, Activation.SILU)
 
 
-def _dense_stages(config: GraphConfig) -> Iterator[Stage]:
+def _stages(config: GraphConfig, *blocks: FeedForwardKind) -> Iterator[Stage]:
+    """All stages; those of more than one feed-forward block where a capture does not tell which its layers have."""
     yield Stage(ENTRY, Op.EMBED, (), config.hidden, ("token_embd",), scope=Scope.FIRST_LAYER, column="model")
     yield from _attention_stages(config)
-    yield from _feed_forward_stages(config)
+    yield Stage("ffn_norm", Op.RMS_NORM, (Input("post_attn_residual"),), config.hidden, ("ffn_norm",))
+    for block in blocks:
+        yield from block.stages(config)
+    outputs = tuple(Input(block.output) for block in blocks)
+    if config.post_norms:
+        yield Stage("ffn_post_norm", Op.RMS_NORM, outputs, config.hidden, ("post_ffw_norm",), extension=True)
+        outputs = (Input("ffn_post_norm"),)
+    yield Stage(LAYER_OUTPUT, Op.ADD, (Input("post_attn_residual"), *outputs), config.hidden)
     yield Stage(
         "final_norm", Op.RMS_NORM, (Input(LAYER_OUTPUT),), config.hidden, ("output_norm",),
         scope=Scope.MODEL, column="model",
@@ -437,17 +473,53 @@ _ACTIVATIONS: Mapping[Activation, tuple[Op, str, str]] = MappingProxyType(
 """The op of each activation, and the stages of the gate: activated, and times `ffn_up`."""
 
 
-def _feed_forward_stages(config: GraphConfig) -> Iterator[Stage]:
+def _dense_stages(config: GraphConfig) -> Iterator[Stage]:
     op, activated, gated = _ACTIVATIONS[config.activation]
     extension = config.activation is not Activation.SILU
-    yield Stage("ffn_norm", Op.RMS_NORM, (Input("post_attn_residual"),), config.hidden, ("ffn_norm",))
     yield Stage("ffn_gate", Op.MATMUL, (Input("ffn_norm"),), config.ffn, ("ffn_gate",))
     yield Stage("ffn_up", Op.MATMUL, (Input("ffn_norm"),), config.ffn, ("ffn_up",))
     yield Stage(activated, op, (Input("ffn_gate"),), config.ffn, extension=extension)
     yield Stage(gated, Op.MULTIPLY, (Input(activated), Input("ffn_up")), config.ffn, extension=extension)
     yield Stage("ffn_out", Op.MATMUL, (Input(gated),), config.hidden, ("ffn_down",))
-    added = "ffn_out"
-    if config.post_norms:
-        added = "ffn_post_norm"
-        yield Stage(added, Op.RMS_NORM, (Input("ffn_out"),), config.hidden, ("post_ffw_norm",), extension=True)
-    yield Stage(LAYER_OUTPUT, Op.ADD, (Input("post_attn_residual"), Input(added)), config.hidden)
+
+
+def _expert_stages(config: GraphConfig) -> Iterator[Stage]:
+    used = config.experts_used
+    wide = used * config.expert_ffn
+    all_experts = partial(Stage, width=config.experts, axes=(Axis.TOKEN, Axis.EXPERT))
+    chosen_experts = partial(Stage, width=used, axes=(Axis.TOKEN, Axis.EXPERT), chosen=used)
+    row_of_experts = partial(Stage, axes=(Axis.TOKEN, Axis.EXPERT, Axis.CHANNEL), chosen=used, extension=True)
+    choice = Input(ROUTER_CHOICE)
+    yield all_experts("ffn_moe_logits", Op.MATMUL, (Input("ffn_norm"),), params=("ffn_gate_inp",), extension=True)
+    yield all_experts(ROUTER, Op.ROUTER_SOFTMAX, (Input("ffn_moe_logits"),))
+    yield chosen_experts(ROUTER_CHOICE, Op.CHOOSE_EXPERTS, (Input(ROUTER),), holds_indices=True)
+    yield chosen_experts("ffn_moe_weights", Op.TAKE_CHOSEN, (Input(ROUTER), choice), extension=True)
+    yield chosen_experts("ffn_moe_weights_norm", Op.NORMALISE_CHOSEN, (Input("ffn_moe_weights"),), extension=True)
+    for name in ("gate", "up"):
+        yield row_of_experts(
+            f"ffn_moe_{name}", Op.EXPERT_MATMUL, (Input("ffn_norm"), choice), wide, (f"ffn_{name}_exps",)
+        )
+    yield row_of_experts("ffn_moe_silu", Op.SILU, (Input("ffn_moe_gate"),), wide)
+    yield row_of_experts("ffn_moe_swiglu", Op.MULTIPLY, (Input("ffn_moe_silu"), Input("ffn_moe_up")), wide)
+    yield row_of_experts(
+        "ffn_moe_down", Op.EXPERT_MATMUL, (Input("ffn_moe_swiglu"), choice), used * config.hidden, ("ffn_down_exps",)
+    )
+    yield Stage(
+        "moe_ffn_out", Op.COMBINE_EXPERTS, (Input("ffn_moe_down"), Input("ffn_moe_weights_norm")), config.hidden
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FeedForwardKind:
+    """A kind of feed-forward block: its stages after the norm, of which `output` is added to the residual."""
+
+    stages: Callable[[GraphConfig], Iterator[Stage]]
+    output: str
+
+    def own_names(self, config: GraphConfig) -> frozenset[str]:
+        """The names of its stages in a model like `config`."""
+        return frozenset(stage.name for stage in self.stages(config))
+
+
+_DENSE = FeedForwardKind(_dense_stages, "ffn_out")
+_EXPERTS = FeedForwardKind(_expert_stages, "moe_ffn_out")

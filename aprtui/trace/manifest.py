@@ -15,7 +15,7 @@ from typing import Any
 from aprtui.errors import UnreadableError
 from aprtui.trace.aprt import write_atomically
 from aprtui.trace.decode import DecodeError, decode
-from aprtui.trace.graph import MAX_LAYERS, GraphConfig, Node, graph_for
+from aprtui.trace.graph import MAX_LAYERS, Axis, GraphConfig, Node, graph_for
 from aprtui.trace.stats import StageStats
 
 FILE_NAME = "manifest.json"
@@ -63,6 +63,13 @@ class FileInfo:
     @property
     def node(self) -> Node:
         return Node(self.layer, self.stage)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape with the rows of a token's experts side by side, `[tokens, width]` as `Stage.shape` has it."""
+        if len(self.shape) != len(self.axes) or self.axes[1:] != (Axis.EXPERT, Axis.CHANNEL):
+            return self.shape
+        return (self.shape[0], self.shape[1] * self.shape[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +161,9 @@ def _from_document(document: Any, path: Path) -> Manifest:
         raise UnreadableError(f"{path}: {error}: not a manifest of this format: capture again") from error
     graph = manifest.graph
     sizes = (graph.hidden, graph.heads, graph.kv_heads, graph.head_dim, graph.ffn, graph.vocabulary)
+    chosen = not graph.experts or (graph.expert_ffn > 0 and 0 < graph.experts_used <= graph.experts)
     fits = len(graph.windows) in (0, graph.layers) and graph.heads % (graph.kv_heads or 1) == graph.head_dim % 2 == 0
-    if not 0 < graph.layers <= MAX_LAYERS or not all(sizes) or not fits:
+    if not 0 < graph.layers <= MAX_LAYERS or not all(sizes) or not fits or not chosen:
         raise UnreadableError(f"{path}: field graph: these are no dimensions of a model: capture again")
     nodes = set(graph_for(graph).nodes)
     for name, info in manifest.files.items():

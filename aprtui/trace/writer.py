@@ -37,7 +37,10 @@ def planned_files(graph: StageGraph, nodes: Iterable[Node], tokens: int, logits:
     chosen = frozenset(nodes)
     return {
         relative_path(node): FileInfo(
-            node.layer, node.stage, stage.shape(logits if stage.holds_logits else tokens), tuple(map(str, stage.axes))
+            node.layer,
+            node.stage,
+            stage.stated_shape(logits if stage.holds_logits else tokens),
+            tuple(map(str, stage.axes)),
         )
         for node, stage in ((node, graph[node.stage]) for node in graph.nodes if node in chosen)
     }
@@ -187,7 +190,7 @@ class CaptureWriter:
 
     def _write_rows(self, file: _OpenFile, position: int, values: NDArray[np.float32]) -> None:
         row = 0 if _is_last_row(self._graph[file.info.stage], file.info) else position
-        width = file.info.shape[1]
+        width = file.info.row_shape[1]
         self._write(file, row * width, np.ascontiguousarray(values, "<f4"))
         file.rows = max(file.rows, row + values.shape[0])
 
@@ -236,7 +239,7 @@ class CaptureWriter:
     def _finish_file(self, file: _OpenFile, tokens: int) -> FileInfo:
         stage = self._graph[file.info.stage]
         rows = 1 if _is_last_row(stage, file.info) else tokens
-        shape = stage.shape(rows)
+        shape = stage.stated_shape(rows)
         if file.rows < rows:
             raise EngineError(
                 f"{file.path}: got {file.rows} of {rows} positions: the engine did not hand out {file.info.node}"

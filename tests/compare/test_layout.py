@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from aprtui.compare.align.hadamard import hadamard
 from aprtui.compare.align.layout import Layout, agreed, legal_layouts, solve_layout
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
@@ -88,6 +90,16 @@ def test_nothing_is_found_between_tensors_that_are_no_reordering(stage: str) -> 
         a = random(stage, seed)
         for b in (random(stage, seed + 1000), a + 0.3 * random(stage, seed + 2000), 2 * a, np.zeros_like(a)):
             assert solve_layout(a, b.astype(np.float32), candidates(stage)) is None
+
+
+def test_attention_that_is_turned_back_later_is_turned_back() -> None:
+    config = replace(CONFIG, head_dim=64, hidden=256)
+    graph = graph_for(config)
+    a = np.random.default_rng(0).standard_normal((T, graph["attention"].width)).astype(np.float32)
+    found = solve_layout(a, hadamard(a, 64), legal_layouts(graph["attention"], graph.rope_parts, config))
+    assert found is not None and "Walsh-Hadamard" in found.text
+    np.testing.assert_allclose(found.apply(hadamard(a, 64)), a, atol=1e-5)
+    assert not any(layout.turned for layout in candidates("attention")), "heads of 16 channels are never turned"
 
 
 def test_a_wrong_rotation_is_no_reordering() -> None:

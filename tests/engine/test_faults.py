@@ -29,7 +29,9 @@ OF_GEMMA = {
     "norm-offset-dropped": Node(1, "attn_post_norm"),
 }  # fmt: skip
 """Kinds that the embedded model cannot have, with a place in a Gemma model."""
-OF_ANY = [kind for kind in KINDS if kind not in OF_GEMMA]
+OF_EXPERTS = ("wrong-expert", "router-unnormalised")
+"""Those are planted in `replay/test_experts.py`."""
+OF_ANY = [kind for kind in KINDS if kind not in (*OF_GEMMA, *OF_EXPERTS)]
 
 
 def one_place(kind: str, model: Model) -> Node:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,9 @@ def tiny_model(
         for param in stage.params:
             suffix = "bias" if stage.op is Op.BIAS else "weight"
             rows, columns = _shape(config, stage.op, param)
-            if stage.op in (Op.MATMUL, Op.EMBED):
+            if param == "ffn_gate_inp":
+                kind = WeightType.F32  # as quantisers leave it
+            elif stage.op in (Op.MATMUL, Op.EMBED, Op.EXPERT_MATMUL):
                 kind = kinds[turn % len(kinds)]
                 turn += 1
             else:
@@ -119,6 +121,8 @@ def tiny_model(
             if kind is WeightType.F32 and stage.op in (Op.RMS_NORM, Op.HEAD_RMS_NORM):
                 values = (1 + 0.1 * rng.standard_normal((1, columns))).astype(np.float32)
                 weight = Weight(weight.name, kind, 1, columns, values.view(np.uint8))
+            if stage.op is Op.EXPERT_MATMUL:
+                weight = replace(weight, experts=config.experts)
             weights.append(weight)
         if weights:
             bound[node] = tuple(weights)
@@ -142,6 +146,10 @@ def _shape(config: GraphConfig, op: Op, param: str) -> tuple[int, int]:
         "ffn_gate": (config.ffn, config.hidden),
         "ffn_up": (config.ffn, config.hidden),
         "ffn_down": (config.hidden, config.ffn),
+        "ffn_gate_inp": (config.experts, config.hidden),
+        "ffn_gate_exps": (config.experts * config.expert_ffn, config.hidden),
+        "ffn_up_exps": (config.experts * config.expert_ffn, config.hidden),
+        "ffn_down_exps": (config.experts * config.hidden, config.expert_ffn),
     }[param]
 
 
@@ -154,6 +162,10 @@ QWEN3 = GraphConfig(
 )
 ODD_HEADS = GraphConfig(
     architecture="llama", layers=2, hidden=96, heads=4, kv_heads=1, head_dim=40, ffn=160, vocabulary=300
+)  # fmt: skip
+QWEN3_EXPERTS = GraphConfig(
+    architecture="qwen3moe", layers=2, hidden=256, heads=4, kv_heads=2, head_dim=64, ffn=768, vocabulary=300,
+    qk_norm=True, experts=10, experts_used=3, expert_ffn=288,
 )  # fmt: skip
 
 GEMMA2 = GraphConfig(
@@ -186,6 +198,10 @@ CPU_MODELS = MODELS | {
     ),
     "gemma3": lambda: tiny_model(
         GEMMA3, (WeightType.Q5_0, WeightType.Q6_K), theta=1e6, window_rope=Rope(1e4), embedding_scale=16.0
+    ),
+    "experts": lambda: tiny_model(QWEN3_EXPERTS, (WeightType.Q8_0, WeightType.F16, WeightType.Q4_0, WeightType.Q5_1)),
+    "experts in blocks of 256": lambda: tiny_model(
+        replace(QWEN3_EXPERTS, expert_ffn=256), (WeightType.Q4_K, WeightType.Q6_K, WeightType.IQ3_S)
     ),
     "small blocks": lambda: tiny_model(TINY, (WeightType.Q4_1, WeightType.MXFP4, WeightType.Q5_1, WeightType.IQ4_NL)),
     "decoded": lambda: tiny_model(TINY, (WeightType.IQ3_S, WeightType.NVFP4, WeightType.IQ1_M, WeightType.TQ1_0)),

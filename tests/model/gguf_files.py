@@ -22,6 +22,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 _MERGES = ("d e", "de f", "Ġ d", "r e", "re t", "u r", "ur n", "ret urn", "Ġ return", "Ġ Ġ", "ĠĠ ĠĠ", "i n", "1 2")
+EXPERT_FFN = 256
 _FALLBACK = {WeightType.Q4_K: WeightType.Q5_0, WeightType.Q5_K: WeightType.Q8_0, WeightType.Q6_K: WeightType.Q8_0}
 
 # Standard deviation of random blocks with a scale of 1, from the moments of uniform quants and scales.
@@ -37,7 +38,7 @@ _SPREAD = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor to be written: blocks `[rows, row_bytes]` of a type, or `[row_bytes]` for a vector."""
+    """A tensor to be written: blocks `[rows, row_bytes]` of a type, `[row_bytes]` for a vector, or those of experts."""
 
     data: NDArray[np.uint8]
     type: int
@@ -142,8 +143,13 @@ def model_file(
     tokenizer: bool = True,
     tied: bool = False,
     seed: int = 0,
+    experts: int = 8,
+    experts_used: int = 2,
 ) -> ModelFile:
-    """A valid model that has not been written yet. Without `tokenizer` the vocabulary has 288 tokens and no texts."""
+    """A valid model that has not been written yet. Without `tokenizer` the vocabulary has 288 tokens and no texts.
+
+    Where the architecture has experts, there are `experts` of 256 channels.
+    """
     width = head_dim or hidden // heads
     file = ModelFile(architecture)
     values: dict[str, Any] = {
@@ -155,11 +161,19 @@ def model_file(
         values |= {"attention.key_length": width, "attention.value_length": width}
     if ARCHITECTURES[architecture].post_norms:
         values |= {"attention.sliding_window": 16}
+    if not ARCHITECTURES[architecture].experts:
+        experts = 0
+    else:
+        values |= {
+            "expert_count": experts, "expert_used_count": experts_used, "expert_feed_forward_length": EXPERT_FFN
+        }  # fmt: skip
     file.metadata = {"general.name": f"random-{architecture}"} | {f"{architecture}.{k}": v for k, v in values.items()}
     if tokenizer:
         file.metadata |= byte_pair_vocabulary("llama-bpe" if architecture == "llama" else "qwen2")
     vocabulary = len(file.metadata["tokenizer.ggml.tokens"]) if tokenizer else 288
-    _add_tensors(file, weight_type, layers, hidden, heads * width, kv_heads * width, width, ffn, vocabulary, tied, seed)
+    _add_tensors(
+        file, weight_type, layers, hidden, heads * width, kv_heads * width, width, ffn, vocabulary, tied, seed, experts
+    )
     return file
 
 
@@ -170,9 +184,14 @@ def write_model(path: Path, **options: Any) -> Path:
 
 def _add_tensors(
     file: ModelFile, kind: WeightType, layers: int, hidden: int, q_width: int, kv_width: int, head_dim: int, ffn: int,
-    vocabulary: int, tied: bool, seed: int,
+    vocabulary: int, tied: bool, seed: int, experts: int,
 ) -> None:  # fmt: skip
     generator = np.random.default_rng(seed)
+
+    def expert_matrices(name: str, rows: int, columns: int) -> None:
+        matrix(name, experts * rows, columns)
+        flat = file.tensors[f"{name}.weight"]
+        file.tensors[f"{name}.weight"] = Tensor(flat.data.reshape(experts, rows, -1), flat.type)
 
     def matrix(name: str, rows: int, columns: int) -> None:
         fitting = fitting_type(kind, columns)
@@ -198,9 +217,16 @@ def _add_tensors(
             vector(f"{block}.post_attention_norm.weight", hidden)
             vector(f"{block}.post_ffw_norm.weight", hidden)
         matrix(f"{block}.attn_output", hidden, q_width)
-        matrix(f"{block}.ffn_gate", ffn, hidden)
-        matrix(f"{block}.ffn_up", ffn, hidden)
-        matrix(f"{block}.ffn_down", hidden, ffn)
+        if experts:
+            values = generator.standard_normal((experts, hidden)).astype(np.float32) / np.float32(hidden**0.5)
+            file.tensors[f"{block}.ffn_gate_inp.weight"] = Tensor(values.view(np.uint8), WeightType.F32)
+            expert_matrices(f"{block}.ffn_gate_exps", EXPERT_FFN, hidden)
+            expert_matrices(f"{block}.ffn_up_exps", EXPERT_FFN, hidden)
+            expert_matrices(f"{block}.ffn_down_exps", hidden, EXPERT_FFN)
+        else:
+            matrix(f"{block}.ffn_gate", ffn, hidden)
+            matrix(f"{block}.ffn_up", ffn, hidden)
+            matrix(f"{block}.ffn_down", hidden, ffn)
     vector("output_norm.weight", hidden)
     if not tied:
         matrix("output", vocabulary, hidden)

@@ -26,6 +26,12 @@ def floats(*values: float) -> Tensor:
     return Tensor(np.asarray(values, np.float32).view(np.uint8), WeightType.F32)
 
 
+def experts_of(tensor: Tensor, count: int) -> Tensor:
+    """The same rows as those of `count` experts."""
+    rows = tensor.data.reshape(-1, tensor.data.shape[-1])
+    return Tensor(rows.reshape(count, -1, rows.shape[1]), tensor.type)
+
+
 def load_changed(folder: Path, change: Change, **options: object) -> model_module.Model:
     file = model_file(layers=1, **options)  # type: ignore[arg-type]
     change(file)
@@ -40,7 +46,8 @@ def test_every_architecture_loads_with_every_weight_type(
     model = load_model(write_model(tmp_path / "model.gguf", architecture=architecture, weight_type=weight_type))
     assert model.architecture == architecture
     assert model.quantization == weight_type.name
-    assert model.weights["blk.1.ffn_down.weight"].type is weight_type
+    down = "ffn_down_exps" if model.config.graph.experts else "ffn_down"
+    assert model.weights[f"blk.1.{down}.weight"].type is weight_type
     assert {weight.name for node in model.graph.nodes for weight in model.params(node)} == set(model.weights)
 
 
@@ -72,6 +79,7 @@ def test_only_llama_turns_neighbouring_channels(tmp_path: Path) -> None:
         "llama": RopeLayout.INTERLEAVED,
         "qwen2": RopeLayout.HALF_SPLIT,
         "qwen3": RopeLayout.HALF_SPLIT,
+        "qwen3moe": RopeLayout.HALF_SPLIT,
     }
 
 
@@ -243,6 +251,8 @@ def test_part_of_a_split_model_is_refused(tmp_path: Path) -> None:
     [
         (lambda file: file.tensors.pop("blk.0.ffn_up.weight"),
          r"tensor blk\.0\.ffn_up\.weight is missing, expected with shape \[512, 256\]"),
+        (lambda file: file.tensors.update({"blk.0.ffn_up.weight": experts_of(file.tensors["blk.0.ffn_up.weight"], 2)}),
+         r"tensor blk\.0\.ffn_up\.weight has shape \[2, 256, 256\], expected \[512, 256\]"),
         (lambda file: file.tensors.pop("blk.0.attn_v.bias"),
          r"tensor blk\.0\.attn_v\.bias is missing, expected with shape \[128\]"),
         (lambda file: file.tensors.pop("token_embd.weight"), r"tensor token_embd\.weight is missing"),
@@ -278,6 +288,55 @@ def test_biases_of_a_llama_model_become_part_of_its_graph(tmp_path: Path) -> Non
 
     model = load_changed(tmp_path, change, architecture="llama")
     assert "qkv_bias" in model.graph and len(model.params(Node(0, "qkv_bias"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda file: file.metadata.pop("qwen3moe.expert_count"), r"key qwen3moe\.expert_count is missing"),
+        (lambda file: file.metadata.update({"qwen3moe.expert_count": 1 << 20}), r"expert_count is .*at most 512"),
+        (lambda file: file.metadata.update({"qwen3moe.expert_count": 4}),
+         r"ffn_gate_inp\.weight has shape \[8, 256\], expected \[4, 256\]"),
+        (lambda file: file.metadata.update({"qwen3moe.expert_used_count": 9}), r"used_count is 9.*at most the 8"),
+        (lambda file: file.metadata.update({"qwen3moe.expert_used_count": 0}), r"expert_used_count is 0"),
+        (lambda file: file.metadata.update({"qwen3moe.expert_feed_forward_length": 128}),
+         r"ffn_gate_exps\.weight has shape \[8, 256, 256\], expected \[8, 128, 256\]"),
+        (lambda file: file.metadata.update({"qwen3moe.expert_weights_scale": 2.5}), r"expert_weights_scale is 2\.5"),
+        (lambda file: file.metadata.update({"qwen3moe.expert_weights_norm": False}), r"expert_weights_norm is False"),
+        (lambda file: file.metadata.update({"qwen3moe.expert_gating_func": 2}), r"expert_gating_func is 2, expected 1"),
+        (lambda file: file.metadata.update({"qwen3moe.expert_shared_count": 1}), r"expert_shared_count is 1"),
+        (lambda file: file.metadata.update({"qwen3moe.expert_group_count": 4}), r"expert_group_count is 4"),
+        (lambda file: file.metadata.update({"qwen3moe.leading_dense_block_count": 1}), r"leading_dense_block_count"),
+        (lambda file: file.tensors.update({"blk.0.exp_probs_b.bias": floats(*[0.0] * 8)}),
+         r"tensor blk\.0\.exp_probs_b\.bias has no place in the qwen3moe graph"),
+        (lambda file: file.tensors.update(
+            {"blk.0.ffn_up_exps.weight": experts_of(file.tensors["blk.0.ffn_up_exps.weight"], 4)}),
+         r"ffn_up_exps\.weight has shape \[4, 512, 256\], expected \[8, 256, 256\]"),
+    ],
+)  # fmt: skip
+def test_experts_that_do_not_fit_or_are_not_supported_are_refused_by_name(
+    tmp_path: Path, change: Change, message: str
+) -> None:
+    with pytest.raises(UnreadableError, match=message):
+        load_changed(tmp_path, change, architecture="qwen3moe")
+
+
+def test_experts_share_the_width_of_a_dense_block_where_theirs_is_not_stated(tmp_path: Path) -> None:
+    model = load_changed(
+        tmp_path,
+        lambda file: file.metadata.pop("qwen3moe.expert_feed_forward_length"),
+        architecture="qwen3moe",
+        ffn=512,
+    )
+    graph = model.config.graph
+    assert (graph.experts, graph.experts_used, graph.expert_ffn, graph.ffn) == (8, 2, 256, 512)
+
+
+def test_the_matrix_of_an_expert_is_its_part_of_the_tensor(tmp_path: Path) -> None:
+    model = load_model(write_model(tmp_path / "model.gguf", architecture="qwen3moe"))
+    (weight,) = model.params(Node(1, "ffn_moe_up"))
+    assert (weight.experts, weight.rows, weight.expert_rows, weight.columns) == (8, 2048, 256, 256)
+    np.testing.assert_array_equal(weight.expert(3).dequantize(), weight.dequantize(slice(768, 1024)))
 
 
 OPTIONAL_KEYS = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from aprtui.errors import UsageError
@@ -24,6 +26,9 @@ QWEN3 = GraphConfig("qwen3", 2, 256, 4, 2, 128, 768, 1024, qk_norm=True)
 GEMMA2 = GraphConfig(
     "gemma2", 2, 256, 4, 2, 128, 768, 1024, post_norms=True, activation=Activation.GELU_TANH, attn_softcap=True,
     logit_softcap=True, windows=(64, 0),
+)  # fmt: skip
+EXPERTS = GraphConfig(
+    "qwen3moe", 2, 256, 4, 2, 64, 768, 1024, qk_norm=True, experts=8, experts_used=2, expert_ffn=128
 )  # fmt: skip
 
 # The order of the format (`SaveTensorStage::ALL`), of which dense models have these.
@@ -141,10 +146,40 @@ def test_graph_from_all_names_has_the_edges_of_the_full_graph() -> None:
         assert {node: named.inputs(node) for node in named.nodes} == {node: full.inputs(node) for node in full.nodes}
 
 
-def test_foreign_stages_of_the_format_are_known() -> None:
-    assert {"moe_router", "moe_ffn_out", "moe_router_indices"} <= set(known_names())
-    extensions = {stage.name for config in (QWEN3, GEMMA2) for stage in graph_for(config).stages if stage.extension}
-    assert len(set(known_names()) - extensions) == 23
+def test_the_stages_of_the_format_are_known_and_no_extension() -> None:
+    graphs = [graph_for(config) for config in (replace(QWEN2, qk_norm=True), EXPERTS, GEMMA2)]
+    extensions = {stage.name for graph in graphs for stage in graph.stages if stage.extension}
+    assert len([name for name in known_names() if name not in extensions]) == 23
+    assert all(name in extensions for name in known_names() if name.startswith("ffn_moe_") or name[1:] == "_norm")
+
+
+def test_a_layer_with_experts_has_no_stage_of_a_dense_block() -> None:
+    names = graph_for(EXPERTS).names
+    assert not {"ffn_gate", "ffn_up", "ffn_silu", "ffn_swigl", "ffn_out"} & set(names)
+    begin, end = names.index("ffn_norm"), names.index("post_ffn_residual")
+    assert names[begin + 1 : end] == (
+        "ffn_moe_logits", "moe_router", "moe_router_indices", "ffn_moe_weights", "ffn_moe_weights_norm",
+        "ffn_moe_gate", "ffn_moe_up", "ffn_moe_silu", "ffn_moe_swiglu", "ffn_moe_down", "moe_ffn_out",
+    )  # fmt: skip
+
+
+def test_rows_of_experts_are_stated_expert_by_expert() -> None:
+    graph = graph_for(EXPERTS)
+    assert graph["moe_router"].stated_shape(5) == (5, 8)
+    assert graph["moe_router_indices"].stated_shape(5) == (5, 2)
+    assert graph["ffn_moe_gate"].stated_shape(5) == (5, 2, 128) and graph["ffn_moe_gate"].shape(5) == (5, 256)
+    assert graph["ffn_moe_down"].stated_shape(5) == (5, 2, 256)
+    assert graph["moe_ffn_out"].stated_shape(5) == (5, 256)
+    assert all(len(stage.stated_shape(5)) == len(stage.axes) for stage in graph.stages)
+
+
+def test_a_graph_from_names_of_layers_with_experts_has_their_edges() -> None:
+    full = graph_for(EXPERTS)
+    named = graph_from_names(set(full.names), full.layers)
+    assert {node: named.inputs(node) for node in named.nodes} == {node: full.inputs(node) for node in full.nodes}
+    few = graph_from_names({"ffn_norm", "moe_router", "moe_ffn_out", "post_ffn_residual"}, 1)
+    assert few.inputs(Node(0, "moe_ffn_out")) == (Node(0, "ffn_norm"), Node(0, "moe_router"))
+    assert few.inputs(Node(0, "post_ffn_residual")) == (Node(0, "moe_ffn_out"),)
 
 
 def test_every_stage_has_a_code_of_three_letters_of_its_own() -> None:

@@ -1,7 +1,8 @@
 """The same values in another order: which legal layout of side B gives side A's values.
 
 Engines write the same stage in different orders: heads outermost, RoPE pairs side by side or half a head apart, Q, K
-and V joined by part or by group. Element counts agree, values do not, and a metric on them is garbage. The legal orders
+and V joined by part or by group; or turned by a matrix that they undo only later, as llama.cpp's attention is with
+quantised K/V. Element counts agree, values do not, and a metric on them is garbage. The legal orders
 of a stage are tried on a few tokens; a wrong one is about √2 off, the right one exact or as far off as the engines are.
 
 A layout is a property of a stage, not of one layer of it: it is taken only where most of several layers agree. What one
@@ -18,6 +19,7 @@ from itertools import permutations
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.compare.align.hadamard import TURNED_CHANNELS, hadamard
 from aprtui.compare.metrics.blocks import Values
 from aprtui.compare.metrics.measure import compare_values
 from aprtui.trace.graph import GraphConfig, Op, Part, RopeLayout, Stage
@@ -34,12 +36,14 @@ _CLEARLY = 0.5
 @dataclass(frozen=True, slots=True)
 class Layout:
     """How B's values are laid out. `rows` says how tokens and channels lie in memory; `order` lists the channel of B
-    that is A's channel 0, 1, … (of attention maps: the head), None where B has A's order."""
+    that is A's channel 0, 1, … (of attention maps: the head), None where B has A's order; `turned` counts the channels
+    that a Walsh-Hadamard matrix turned together, 0 where none did."""
 
     text: str
     rows: str = "token-major"
     dim: int = 0
     order: tuple[int, ...] | None = None
+    turned: int = 0
 
     def apply(self, values: Values, rows: slice = slice(None)) -> Values:
         """`values` of B, in the shape of the stage, as A has them; of attention maps all `rows`, else those tokens."""
@@ -54,6 +58,8 @@ class Layout:
             values = values.reshape(width, tokens).T[rows]
         else:
             values = values[rows]
+        if self.turned:
+            values = hadamard(np.ascontiguousarray(values), self.turned)
         return np.ascontiguousarray(values if self.order is None else values[:, list(self.order)])
 
 
@@ -101,6 +107,9 @@ def legal_layouts(stage: Stage, parts: Mapping[str, frozenset[Part]], config: Gr
     }
     found = [Layout(text, order=tuple(order.tolist())) for text, order in orders.items()]
     found.append(Layout("channel-major [channels, tokens]", rows="channel-major"))
+    if stage.op is Op.ATTEND and config.head_dim % TURNED_CHANNELS == 0:
+        text = f"turned by a Walsh-Hadamard matrix, {TURNED_CHANNELS} channels at a time"
+        found.append(Layout(text, turned=TURNED_CHANNELS))
     if _has_heads(stage, config):
         dim, text = config.head_dim, "head-major [heads, tokens, dim]"
         found.append(Layout(text, "head-major", dim))

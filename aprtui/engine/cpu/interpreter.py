@@ -14,6 +14,7 @@ import numpy as np
 from numba import carray, types
 
 from aprtui.engine.cpu.attention import block_of
+from aprtui.engine.cpu.experts import EXPERT_ROWS
 from aprtui.engine.cpu.jit import kernel
 from aprtui.engine.cpu.memory import (
     atomic_add,
@@ -81,6 +82,10 @@ def _cut(address: int, control: Any) -> Any:
     if step.opcode == Opcode.MATMUL:
         share = step.heads // (8 * control.threads)
         return 0, step.heads, max(_WEIGHT_ROWS, (share + _WEIGHT_ROWS - 1) // _WEIGHT_ROWS * _WEIGHT_ROWS)
+    if step.opcode == Opcode.EXPERT_MATMUL:
+        # As many groups as there can be: a number that another instruction makes might be another one by now.
+        groups = min(step.count, (control.tokens - first_token(address, control)) * step.kv_heads)
+        return 0, groups * ((step.heads + EXPERT_ROWS - 1) // EXPERT_ROWS), 1
     if step.opcode == Opcode.ATTENTION:
         return 0, block_of(address, control)[2], 1
     return 0, step.count, 1

@@ -69,6 +69,8 @@ class _Lowering:
         self.instructions: list[dict[str, Any]] = []
         self.open_rows: dict[str, Any] | None = None
         self.quantized: dict[ActivationKind, Node] = {}
+        self.grouped: Node | None = None
+        self.gathered: dict[ActivationKind, Node] = {}
         self.queries: dict[str, int] = {}
         self.parts = AttentionPart(0)
         nodes = [node for node in self.graph.nodes if node in stats]
@@ -90,6 +92,12 @@ class _Lowering:
             Op.SILU: self._silu,
             Op.GELU: self._gelu,
             Op.MULTIPLY: self._two_operands(Opcode.MULTIPLY),
+            Op.ROUTER_SOFTMAX: self._router_softmax,
+            Op.CHOOSE_EXPERTS: self._choose_experts,
+            Op.TAKE_CHOSEN: self._take_chosen,
+            Op.NORMALISE_CHOSEN: self._normalise_chosen,
+            Op.EXPERT_MATMUL: self._expert_matmul,
+            Op.COMBINE_EXPERTS: self._combine_experts,
         }
 
     def _partial_nodes(self, tapped: frozenset[Node]) -> frozenset[Node]:
@@ -119,6 +127,8 @@ class _Lowering:
                     if node in self.cuts:
                         cuts[node] = len(self.instructions)
                         self.open_rows = None
+                        # A node that is run alone sorts what its experts multiply itself.
+                        self.grouped, self.gathered = None, {}
             self.owner = -1
             self._statistics(layer)
             ends[layer] = len(self.instructions)
@@ -135,8 +145,8 @@ class _Lowering:
     def _phase(self, opcode: Opcode, **fields: Any) -> dict[str, Any]:
         """An instruction whose pieces the threads share out. Matmuls in a row are independent: their inputs are
         quantised before the first of them."""
-        follows_matmul = bool(self.instructions) and self.instructions[-1]["opcode"] == Opcode.MATMUL
-        barrier = int(not (opcode is Opcode.MATMUL and follows_matmul))
+        before = self.instructions[-1]["opcode"] if self.instructions else None
+        barrier = int(not (opcode is before and opcode in (Opcode.MATMUL, Opcode.EXPERT_MATMUL)))
         self.open_rows = None
         self.instructions.append({"opcode": opcode, "barrier": barrier, "wanted": self.wanted, **fields})
         self.owners.append(self.owner)
@@ -264,7 +274,7 @@ class _Lowering:
             self._phase(
                 Opcode.MATMUL, **target, **self._matmul_input(node, activation_kind(weight.type, self.mode)),
                 other=weight.data.ctypes.data, other_stride=weight.data.shape[1], width=weight.columns,
-                heads=weight.rows, kernel=matmul_kernel(weight.type, self.mode),
+                heads=weight.rows, kernel=matmul_kernel(Op.MATMUL, weight.type, self.mode),
             )  # fmt: skip
             target["target"] += 4 * weight.rows
 
@@ -283,6 +293,66 @@ class _Lowering:
             self.quantized[kind] = source
             target = self.storage.quantized(kind)
             self._row(Opcode.QUANTIZE, **self._source(node), target=target, width=columns, kind=int(kind))
+
+    def _router_softmax(self, node: Node) -> None:
+        width = self.graph[node.stage].width
+        self._row(Opcode.ROUTER_SOFTMAX, **self._source(node), **self._target(node), width=width)
+
+    def _choose_experts(self, node: Node) -> None:
+        self._row(
+            Opcode.CHOOSE_EXPERTS, **self._source(node), **self._target(node), width=self.config.experts,
+            heads=self.config.experts_used,
+        )  # fmt: skip
+
+    def _take_chosen(self, node: Node) -> None:
+        operands = self._source(node) | self._source(node, 1, "other")
+        width, heads = self.config.experts, self.config.experts_used
+        self._row(Opcode.TAKE_CHOSEN, **operands, **self._target(node), width=width, heads=heads)
+
+    def _normalise_chosen(self, node: Node) -> None:
+        width = self.config.experts_used
+        self._row(Opcode.NORMALISE_CHOSEN, **self._source(node), **self._target(node), width=width)
+
+    def _expert_matmul(self, node: Node) -> None:
+        (weight,) = self.model.params(node)
+        kind = activation_kind(weight.type, self.mode)
+        self._group(node)
+        self._gather(node, kind, weight.columns)
+        self._phase(
+            Opcode.EXPERT_MATMUL, **self._target(node), source=self.storage.gathered(kind),
+            source_stride=activation_bytes(kind, weight.columns), other=weight.data.ctypes.data,
+            other_stride=weight.data.shape[1], width=weight.columns, heads=weight.expert_rows,
+            kv_heads=self.config.experts_used, count=weight.experts, parameter=self.storage.grouping,
+            kernel=matmul_kernel(Op.EXPERT_MATMUL, weight.type, self.mode),
+        )  # fmt: skip
+
+    def _group(self, node: Node) -> None:
+        """Sort the slots of the chunk by expert, unless they are."""
+        choice = self.graph.inputs(node)[1]
+        if self.grouped != choice:
+            self.grouped, self.gathered = choice, {}
+            self._phase(
+                Opcode.GROUP_EXPERTS, **self._source(node, 1), width=self.config.experts,
+                heads=self.config.experts_used, count=1, parameter=self.storage.grouping, other=self.storage.places,
+            )  # fmt: skip
+
+    def _gather(self, node: Node, kind: ActivationKind, columns: int) -> None:
+        """Round and sort what the experts of `node` multiply, unless its buffer holds it already (gate and up)."""
+        source = self.graph.inputs(node)[0]
+        if self.gathered.get(kind) != source:
+            self.gathered[kind] = source
+            self._row(
+                Opcode.GATHER_ROWS, **self._source(node), target=self.storage.gathered(kind),
+                target_stride=activation_bytes(kind, columns), width=columns, heads=self.config.experts_used,
+                count=int(self.graph[source.stage].width > columns), other=self.storage.places, kind=int(kind),
+            )  # fmt: skip
+
+    def _combine_experts(self, node: Node) -> None:
+        operands = self._source(node) | self._source(node, 1, "other")
+        self._row(
+            Opcode.COMBINE_EXPERTS, **operands, **self._target(node), width=self.graph[node.stage].width,
+            heads=self.config.experts_used,
+        )  # fmt: skip
 
     def _statistics(self, layer: int | None) -> None:
         """Statistics of the layer's tapped nodes, while its buffers still hold them."""

@@ -17,8 +17,9 @@ import numba
 import numpy as np
 from numba import carray, float32, types
 
-from aprtui.engine.cpu import attention, rows, statistics
-from aprtui.engine.cpu.jit import renamed
+from aprtui.engine.cpu import attention, experts, rows, statistics
+from aprtui.engine.cpu.experts import EXPERT_OUT_TOKENS, EXPERT_ROWS, int64s, slots_of
+from aprtui.engine.cpu.jit import kernel, renamed
 from aprtui.engine.cpu.matmul import (
     INTEGERS,
     activation_kind,
@@ -27,18 +28,20 @@ from aprtui.engine.cpu.matmul import (
     multiply_integers,
     quantize_rows,
 )
+from aprtui.engine.cpu.matmul.scalars import load_f32, store_f32
 from aprtui.engine.cpu.memory import control_record, first_token, float32s, instruction, pointer
 from aprtui.engine.cpu.program import Opcode
 from aprtui.engine.protocol import Mode
 from aprtui.model.model import Model
 from aprtui.model.weight_types import WeightType
 from aprtui.progress import Progress
-from aprtui.trace.graph import Op
+from aprtui.trace.graph import MATRIX_PRODUCTS, Op
 
 Operation = Callable[[int, int, int, int, int], None]
 """`(instruction, control record, begin, end, scratch)`: addresses, and which pieces of the instruction to do.
 
-Pieces are tokens, weight rows, attention blocks or stage tensors, as the opcode cuts them; `scratch` is the thread's.
+Pieces are tokens, weight rows (of experts: `EXPERT_ROWS` of one of them), attention blocks or stage tensors, as the
+opcode cuts them; `scratch` is the thread's.
 """
 
 
@@ -62,9 +65,8 @@ class Kernel:
 
     def operation(self) -> Operation:
         if self.weight_type is None:
-            return _OPERATIONS[self.opcode]
-        products = _integer_matmul if self.integers else _float_matmul
-        make = _embed if self.opcode is Opcode.EMBED else products
+            return _EXPERT_OPERATIONS.get(self.opcode) or _OPERATIONS[self.opcode]
+        make = _embed if self.opcode is Opcode.EMBED else _MATMULS[self.opcode, self.integers]
         return renamed(make(int(self.weight_type)), self.weight_type.name)
 
 
@@ -118,6 +120,95 @@ def _float_matmul(weight_type: int) -> Operation:
     return matmul
 
 
+@kernel
+def _group_of(step_address: int, piece: int) -> Any:
+    """Expert, first place, count and first weight row of a piece of a product of experts; a count of 0: nothing."""
+    step = instruction(step_address)[0]
+    blocks = (step.heads + EXPERT_ROWS - 1) // EXPERT_ROWS
+    group, row = piece // blocks, piece % blocks * EXPERT_ROWS
+    header = int64s(step.parameter, 1 + 3 * step.count)
+    if group >= header[0]:
+        return 0, 0, 0, 0
+    return header[1 + group], header[1 + step.count + group], header[1 + 2 * step.count + group], row
+
+
+@kernel
+def _deal_out(step_address: int, place: int, tokens: int, row: int, end: int, products: int) -> None:
+    """Copy products `[tokens, EXPERT_ROWS]` of the weight rows `row … end - 1` to the slots of these places."""
+    step = instruction(step_address)[0]
+    slots = int64s(slots_of(step.parameter, step.count), place + tokens)
+    for token in range(tokens):
+        target = step.target + 4 * (slots[place + token] * step.heads + row)
+        for i in range(end - row):
+            store_f32(target, i, load_f32(products, token * EXPERT_ROWS + i))
+
+
+def _expert_integer_matmul(weight_type: int) -> Operation:
+    def expert_matmul(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+        """Some rows of one expert times the rows of all tokens that chose it."""
+        step = instruction(step_address)[0]
+        control = control_record(control_address)[0]
+        products = scratch + control.attention_scratch  # which attention has, when it is its turn
+        for piece in range(begin, end):
+            expert, place, count, row = _group_of(step_address, piece)
+            last = min(row + EXPERT_ROWS, step.heads)
+            weights = step.other + expert * step.heads * step.other_stride
+            for done in range(0, count, EXPERT_OUT_TOKENS):
+                tokens = min(EXPERT_OUT_TOKENS, count - done)
+                multiply_integers(
+                    weight_type, weights, step.other_stride, step.width,
+                    step.source + (place + done) * step.source_stride, step.source_stride, tokens,
+                    products - 4 * row, EXPERT_ROWS, row, last, scratch,
+                )  # fmt: skip
+                _deal_out(step_address, place + done, tokens, row, last, products)
+
+    return expert_matmul
+
+
+def _expert_float_matmul(weight_type: int) -> Operation:
+    def expert_matmul(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+        """As `_expert_integer_matmul`."""
+        step = instruction(step_address)[0]
+        control = control_record(control_address)[0]
+        products = scratch + control.attention_scratch
+        for piece in range(begin, end):
+            expert, place, count, row = _group_of(step_address, piece)
+            last = min(row + EXPERT_ROWS, step.heads)
+            weights = step.other + expert * step.heads * step.other_stride
+            for done in range(0, count, EXPERT_OUT_TOKENS):
+                tokens = min(EXPERT_OUT_TOKENS, count - done)
+                multiply_floats(
+                    weight_type, weights, step.other_stride, step.width,
+                    step.source + (place + done) * step.source_stride, step.source_stride, tokens,
+                    products - 4 * row, EXPERT_ROWS, row, last, scratch,
+                )  # fmt: skip
+                _deal_out(step_address, place + done, tokens, row, last, products)
+
+    return expert_matmul
+
+
+_MATMULS: Mapping[tuple[Opcode, bool], Callable[[int], Operation]] = MappingProxyType(
+    {
+        (Opcode.MATMUL, True): _integer_matmul,
+        (Opcode.MATMUL, False): _float_matmul,
+        (Opcode.EXPERT_MATMUL, True): _expert_integer_matmul,
+        (Opcode.EXPERT_MATMUL, False): _expert_float_matmul,
+    }
+)
+"""By opcode, and whether the product meets activations of 8 bits."""
+
+_EXPERT_OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
+    {
+        Opcode.ROUTER_SOFTMAX: experts.router_softmax,
+        Opcode.CHOOSE_EXPERTS: experts.choose_experts,
+        Opcode.TAKE_CHOSEN: experts.take_chosen,
+        Opcode.NORMALISE_CHOSEN: experts.normalise_chosen,
+        Opcode.GROUP_EXPERTS: experts.group_experts,
+        Opcode.GATHER_ROWS: experts.gather_rows,
+        Opcode.COMBINE_EXPERTS: experts.combine_experts,
+    }
+)
+
 _OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
     {
         Opcode.RMS_NORM: rows.rms_norm,
@@ -145,24 +236,27 @@ def kernels_for(model: Model, mode: Mode) -> list[Kernel]:
     """All kernels that programs of `model` call."""
     ops = {stage.op for stage in model.graph.stages}
     found = [Kernel(opcode) for opcode in _OPERATIONS if opcode not in _OWN_OPS or _OWN_OPS[opcode] in ops]
+    if Op.EXPERT_MATMUL in ops:
+        found += [Kernel(opcode) for opcode in _EXPERT_OPERATIONS]
     for node in model.graph.nodes:
         op = model.graph[node.stage].op
         if op is Op.EMBED:
             found += [Kernel(Opcode.EMBED, weight.type) for weight in model.params(node)]
-        elif op is Op.MATMUL:
-            found += [matmul_kernel(weight.type, mode) for weight in model.params(node)]
+        elif op in MATRIX_PRODUCTS:
+            found += [matmul_kernel(op, weight.type, mode) for weight in model.params(node)]
     return list(dict.fromkeys(found))
 
 
-def matmul_kernel(weight_type: WeightType, mode: Mode) -> Kernel:
-    return Kernel(Opcode.MATMUL, weight_type, activation_kind(weight_type, mode) in INTEGERS)
+def matmul_kernel(op: Op, weight_type: WeightType, mode: Mode) -> Kernel:
+    opcode = Opcode.MATMUL if op is Op.MATMUL else Opcode.EXPERT_MATMUL
+    return Kernel(opcode, weight_type, activation_kind(weight_type, mode) in INTEGERS)
 
 
 def compile_operations(kernels: Sequence[Kernel], progress: Progress) -> None:
     """Compile `kernels`, or load them from numba's cache; `progress(what, done, total)` is called along the way."""
-    for done, kernel in enumerate(kernels):
+    for done, needed in enumerate(kernels):
         progress("compiling kernels", done, len(kernels))
-        operation_address(kernel)
+        operation_address(needed)
     progress("compiling kernels", len(kernels), len(kernels))
 
 

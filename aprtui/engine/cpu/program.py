@@ -31,6 +31,14 @@ class Opcode(IntEnum):
     STATISTICS = 13
     GELU = 14
     SOFTCAP = 15
+    ROUTER_SOFTMAX = 16
+    CHOOSE_EXPERTS = 17
+    TAKE_CHOSEN = 18
+    NORMALISE_CHOSEN = 19
+    GROUP_EXPERTS = 20
+    GATHER_ROWS = 21
+    EXPERT_MATMUL = 22
+    COMBINE_EXPERTS = 23
 
 
 class AttentionPart(IntFlag):
@@ -50,18 +58,19 @@ INSTRUCTION = np.dtype(
         ("opcode", np.int64),
         ("function", np.int64),  # address of the kernel, see `operations`
         ("barrier", np.int64),  # 1: start when all instructions before are done
-        ("count", np.int64),  # ROWS: instructions that follow; STATISTICS: descriptors; ATTENTION: `AttentionPart`s
+        # ROWS: instructions that follow; STATISTICS: descriptors; ATTENTION: `AttentionPart`s; EXPERT_MATMUL: experts
+        ("count", np.int64),
         ("wanted", np.int64),  # 1: only the tokens from the one on whose logits are wanted
         ("source", np.int64),
         ("source_stride", np.int64),
-        ("other", np.int64),  # second operand; EMBED, MATMUL: weights; ATTENTION, STORE_…: K/V cache
-        ("other_stride", np.int64),  # EMBED, MATMUL: bytes of a weight row; ATTENTION, STORE_…: positions a head
+        ("other", np.int64),  # second operand; EMBED, …MATMUL: weights; ATTENTION, STORE_…: K/V cache
+        ("other_stride", np.int64),  # EMBED, …MATMUL: bytes of a weight row; ATTENTION, STORE_…: positions a head
         ("target", np.int64),
         ("target_stride", np.int64),
-        ("width", np.int64),  # channels of a token, or of one head where `heads` is used; MATMUL: columns
-        ("heads", np.int64),  # MATMUL: weight rows
-        ("kv_heads", np.int64),
-        ("parameter", np.int64),  # address of norm weights, bias, RoPE or GELU table, value cache, descriptors
+        ("width", np.int64),  # channels of a token, or of one head where `heads` is used; …MATMUL: columns
+        ("heads", np.int64),  # …MATMUL: weight rows, of one expert; other ops of experts: how many a token uses
+        ("kv_heads", np.int64),  # EXPERT_MATMUL: experts that a token uses
+        ("parameter", np.int64),  # address of norm weights, bias, RoPE or GELU table, value cache, descriptors, groups
         ("kind", np.int64),  # activation kind, RoPE layout, whether the cache is float16, whether GELU is looked up
         ("window", np.int64),  # ATTENTION: positions that a query sees, its own included
         ("scalar", np.float64),  # norm epsilon, scale of the scores or of the embedding, softcap of the logits

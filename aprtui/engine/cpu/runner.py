@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.cpu.attention import scratch_bytes as attention_scratch_bytes
+from aprtui.engine.cpu.experts import EXPERT_OUT_TOKENS, EXPERT_ROWS
 from aprtui.engine.cpu.matmul import scratch_bytes as matmul_scratch_bytes
 from aprtui.engine.cpu.operations import compile_operations, kernels_for
 from aprtui.engine.cpu.plan import TapPlan
@@ -44,7 +45,8 @@ class Runner:
         widest = max(weight.columns for weight in model.weights.values())
         matmul = _whole(matmul_scratch_bytes(widest), 64)
         attention = attention_scratch_bytes(self.storage.context, config.head_dim, config.heads // config.kv_heads)
-        each = _whole(matmul + attention, 4096)
+        products = 4 * EXPERT_OUT_TOKENS * EXPERT_ROWS if config.experts else 0
+        each = _whole(matmul + max(attention, products), 4096)
         scratch = np.empty(each * threads + 64, np.uint8)
         self._control["scratch"] = _whole(scratch.ctypes.data, 64)
         self._control["scratch_bytes"] = each

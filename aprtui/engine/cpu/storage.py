@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.cpu.attention import padded
+from aprtui.engine.cpu.experts import grouping_size
 from aprtui.engine.cpu.matmul import ActivationKind, activation_bytes, activation_kind
 from aprtui.engine.cpu.vectors import LANES
 from aprtui.engine.protocol import KvType, Mode
@@ -43,6 +44,10 @@ class CpuStorage:
         self.chunk = max(1, min(MOST_TOKENS, context, _STAGE_BYTES // row_bytes))
         self.stages = {name: np.empty((self.chunk, width), np.float32) for name, width in widths.items()}
         self._quantized = {kind: _aligned(self.chunk * size) for kind, size in _quantized_bytes(model, mode).items()}
+        slots = self.chunk * config.experts_used
+        self._gathered = {kind: _aligned(slots * size) for kind, size in _gathered_bytes(model, mode).items()}
+        self._grouping = np.zeros(grouping_size(config.experts, slots), np.int64)
+        self._places = np.zeros(slots, np.int64)
         dtype = np.float16 if kv is KvType.F16 else np.float32
         self.plane = padded(context)
         shape = (cached_layers, config.kv_heads, self.plane)
@@ -68,6 +73,20 @@ class CpuStorage:
     def quantized(self, kind: ActivationKind) -> int:
         """Address of the buffer for matmul inputs of an activation kind."""
         return self._quantized[kind].ctypes.data
+
+    def gathered(self, kind: ActivationKind) -> int:
+        """Address of the buffer for the rows that experts multiply, sorted by expert."""
+        return self._gathered[kind].ctypes.data
+
+    @property
+    def grouping(self) -> int:
+        """Address of the grouping of the current chunk, see `experts`."""
+        return self._grouping.ctypes.data
+
+    @property
+    def places(self) -> int:
+        """Address of the place of each slot, see `experts`."""
+        return self._places.ctypes.data
 
     def keys(self, layer: int) -> int:
         """Address of a layer's keys `[kv_heads, plane / 16, head_dim, 16]`."""
@@ -123,6 +142,17 @@ def _aligned(size: int) -> NDArray[np.uint8]:
     whole = np.empty(size + 64, np.uint8)
     start = -whole.ctypes.data % 64
     return whole[start : start + size]
+
+
+def _gathered_bytes(model: Model, mode: Mode) -> dict[ActivationKind, int]:
+    """Bytes of the widest row that an expert multiplies, of each activation kind."""
+    sizes: dict[ActivationKind, int] = {}
+    for node in model.graph.nodes:
+        if model.graph[node.stage].op is Op.EXPERT_MATMUL:
+            for weight in model.params(node):
+                kind = activation_kind(weight.type, mode)
+                sizes[kind] = max(sizes.get(kind, 0), activation_bytes(kind, weight.columns))
+    return sizes
 
 
 def _quantized_bytes(model: Model, mode: Mode) -> dict[ActivationKind, int]:

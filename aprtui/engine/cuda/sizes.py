@@ -167,6 +167,8 @@ def _without_kernels(config: ModelConfig) -> Iterator[str]:
         yield "softcaps (op softcap)"
     if config.attention_scale is not None:
         yield "a scale of its scores other than that of the head size (op scores)"
+    if graph.experts:
+        yield f"experts (op {Op.EXPERT_MATMUL})"
 
 
 def _text(size: int) -> str:

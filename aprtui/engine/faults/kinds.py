@@ -45,16 +45,16 @@ class FaultKind:
 
 
 def _everywhere(model: Model, node: Node, stage: Stage) -> bool:
-    return True
+    return not stage.holds_indices
 
 
 def _rows(model: Model, node: Node, stage: Stage) -> bool:
-    return not stage.is_attention_map
+    return not stage.is_attention_map and not stage.holds_indices
 
 
 def _layer_rows(model: Model, node: Node, stage: Stage) -> bool:
     """Stages that are computed for every token, also where few logits are wanted."""
-    return not stage.is_attention_map and node.layer is not None
+    return not stage.is_attention_map and not stage.holds_indices and node.layer is not None
 
 
 def _ops(*ops: Op) -> Applies:
@@ -66,6 +66,11 @@ def _heads(model: Model, node: Node, stage: Stage) -> bool:
     by_head = stage.op in (Op.ROPE, Op.HEAD_RMS_NORM, Op.ATTEND)
     heads = stage.width // model.config.graph.head_dim if by_head else stage.width
     return (by_head or stage.is_attention_map) and heads > 1
+
+
+def _chooses_some(model: Model, node: Node, stage: Stage) -> bool:
+    """Choices that leave some experts out."""
+    return stage.op is Op.CHOOSE_EXPERTS and model.config.graph.experts_used < model.config.graph.experts
 
 
 def _kv_heads(model: Model, node: Node, stage: Stage) -> bool:
@@ -193,6 +198,14 @@ KINDS: Mapping[str, FaultKind] = MappingProxyType(
         "k-tail": FaultKind(
             "The last inputs of a matrix product are left out", "a loop over K that ends before the remainder",
             operations.k_tail, _ops(Op.MATMUL), {"count": 32},
+        ),
+        "wrong-expert": FaultKind(
+            "The last chosen expert is the next one in the list", "an index that is off by one",
+            operations.wrong_expert, _chooses_some,
+        ),
+        "router-unnormalised": _recomputing(
+            "The weights of the experts do not add up to 1", "a key of the router that is not read from the file",
+            operations.first_input, _ops(Op.NORMALISE_CHOSEN),
         ),
         "gate-up-swap": _recomputing(
             "Computed with the weights of the product beside it", "two weights that are exchanged",

@@ -11,7 +11,7 @@ from aprtui.engine.protocol import NodeCall
 from aprtui.engine.rounding import ROUND
 from aprtui.model.weight_types import BlockPart, WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Node, Op, RopeLayout, StageGraph
+from aprtui.trace.graph import MATRIX_PRODUCTS, Node, RopeLayout, StageGraph
 
 BLOCK = 32
 """Rows and columns of the block that `transpose-block` turns around, columns of the one that `block-sign` negates."""
@@ -75,6 +75,15 @@ def mask_off_by_one(setting: FaultSetting, call: NodeCall) -> Array:
         if query:
             scores[:, row, query] = -np.inf
     return setting.evaluated(call, inputs=(scores,))
+
+
+def wrong_expert(setting: FaultSetting, call: NodeCall) -> Array:
+    """The expert after the last chosen one that is not chosen already, in the place of that one."""
+    out, experts = call.output.copy(), setting.model.config.graph.experts
+    for row in out:
+        following = ((row[-1] + step) % experts for step in range(1, experts))
+        row[-1] = next(expert for expert in following if expert not in row)
+    return out
 
 
 def window_off_by_one(setting: FaultSetting, call: NodeCall) -> Array:
@@ -144,6 +153,6 @@ def gate_up_swap(setting: FaultSetting, call: NodeCall) -> Array:
 
 def sibling_of(graph: StageGraph, node: Node) -> Node | None:
     """The matrix product beside that of `node`; None where there is none."""
-    if graph[node.stage].op is not Op.MATMUL:
+    if graph[node.stage].op not in MATRIX_PRODUCTS:
         return None
     return next((Node(node.layer, stage.name) for stage in graph.siblings(node.stage)), None)

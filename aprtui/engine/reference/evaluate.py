@@ -49,6 +49,29 @@ def evaluate(
             return ops.gelu(inputs[0], arithmetic.activation)
         case Op.MULTIPLY:
             return ops.multiply(inputs[0], inputs[1])
+        case _:
+            return _evaluate_experts(model, node, inputs, arithmetic)
+
+
+def _evaluate_experts(model: Model, node: Node, inputs: Sequence[Array], arithmetic: Arithmetic) -> Array:
+    """The ops of a feed-forward block with experts."""
+    op = model.graph[node.stage].op
+    match op:
+        case Op.ROUTER_SOFTMAX:
+            return ops.router_softmax(inputs[0])
+        case Op.CHOOSE_EXPERTS:
+            return ops.choose_experts(inputs[0], model.config.graph.experts_used)
+        case Op.TAKE_CHOSEN:
+            return ops.take_chosen(inputs[0], inputs[1])
+        case Op.NORMALISE_CHOSEN:
+            return ops.normalise_chosen(inputs[0])
+        case Op.EXPERT_MATMUL:
+            (weight,) = model.params(node)
+            return ops.expert_matmul(inputs[0], inputs[1], weight, arithmetic.matmul_input)
+        case Op.COMBINE_EXPERTS:
+            return ops.combine_experts(inputs[0], inputs[1])
+        case _:
+            raise AssertionError(f"{op} has no implementation")
 
 
 def _evaluate_attention(config: ModelConfig, node: Node, stage: Stage, inputs: Sequence[Array]) -> Array:

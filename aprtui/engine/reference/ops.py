@@ -1,7 +1,7 @@
 """Each op of the stage graph in plain numpy: float64 inside, float32 out.
 
 Shape suffixes: N = positions evaluated, T = all positions so far (T ≥ N), C = channels, H = query heads,
-G = key/value heads, D = channels of a head. Attention maps are `[H, N, T]`.
+G = key/value heads, D = channels of a head, E = experts, K = experts that a token uses. Attention maps are `[H, N, T]`.
 """
 
 from __future__ import annotations
@@ -147,6 +147,74 @@ def gelu(x: Array, activation: str) -> Array:
 def multiply(a: Array, b: Array) -> Array:
     """Elementwise product, in float32."""
     return np.asarray(a * b, np.float32)
+
+
+def router_softmax(logits_NE: Array) -> Array:
+    """Softmax over the experts."""
+    wide = logits_NE.astype(np.float64)
+    powers = np.exp(wide - wide.max(-1, keepdims=True))
+    return _narrow(powers / powers.sum(-1, keepdims=True))
+
+
+def choose_experts(router_NE: Array, count: int) -> Array:
+    """The `count` most probable experts, `[N, K]`: most probable first, of equal ones the first; NaN comes last."""
+    return np.argsort(-router_NE, axis=-1, kind="stable")[:, :count].astype(np.float32)
+
+
+def chosen_ids(indices_NK: Array, experts: int) -> NDArray[np.int64]:
+    """The indices as integers. What is no expert is taken for the nearest one, so that no engine reads elsewhere."""
+    return np.rint(np.clip(np.nan_to_num(indices_NK, nan=0.0), 0, experts - 1)).astype(np.int64)
+
+
+def take_chosen(router_NE: Array, indices_NK: Array) -> Array:
+    """The probabilities of the chosen experts, `[N, K]`."""
+    return np.take_along_axis(router_NE, chosen_ids(indices_NK, router_NE.shape[1]), axis=1)
+
+
+LEAST_WEIGHT_SUM = 2.0**-14
+"""What the weights of a token's experts are divided by at least: the least normal float16, as in llama.cpp."""
+
+
+def normalise_chosen(weights_NK: Array) -> Array:
+    """The weights of a token's experts divided by their sum."""
+    wide = weights_NK.astype(np.float64)
+    return _narrow(wide / np.maximum(wide.sum(-1, keepdims=True), LEAST_WEIGHT_SUM))
+
+
+def expert_matmul(x_NC: Array, indices_NK: Array, weight: Weight, matmul_input: Callable[[Weight], str]) -> Array:
+    """`x` times the transpose of the matrix of each chosen expert, `[N, K · rows]`; see `expert_rows` for `x`."""
+    kind = matmul_input(weight)
+    return of_experts(x_NC, indices_NK, weight, lambda rows, expert: _product(rows, expert, kind))
+
+
+def expert_sum_correction(rounding: str, x_NC: Array, indices_NK: Array, weight: Weight) -> Array | float:
+    """What `rounding.sum_correction` is to a matrix product, for that of experts, `[N, K · rows]`."""
+    return of_experts(x_NC, indices_NK, weight, lambda rows, expert: sum_correction(rounding, rows, expert))
+
+
+def of_experts(
+    x_NC: Array, indices_NK: Array, weight: Weight, compute: Callable[[Array, Weight], Array | float]
+) -> Array:  # fmt: skip
+    """What `compute` makes of the rows of each chosen expert and its matrix, `[N, K · rows]`."""
+    ids = chosen_ids(indices_NK, weight.experts)
+    rows_NKC = expert_rows(x_NC, weight.columns, ids.shape[1])
+    out = np.empty((*ids.shape, weight.expert_rows), np.float32)
+    for expert in np.unique(ids):
+        chosen = ids == expert
+        out[chosen] = compute(rows_NKC[chosen], weight.expert(int(expert)))
+    return out.reshape(len(ids), -1)
+
+
+def expert_rows(x_NC: Array, columns: int, chosen: int) -> Array:
+    """What each chosen expert of a token multiplies, `[N, K, columns]`: the token's row, or each its own part of it."""
+    rows = x_NC.reshape(len(x_NC), -1, columns)
+    return np.broadcast_to(rows, (len(x_NC), chosen, columns))
+
+
+def combine_experts(down_NC: Array, weights_NK: Array) -> Array:
+    """The sum of what the chosen experts of a token compute, times their weights."""
+    rows = down_NC.reshape(*weights_NK.shape, -1).astype(np.float64)
+    return _narrow((rows * weights_NK.astype(np.float64)[..., None]).sum(1))
 
 
 ATTENTION_HISTORY: frozenset[tuple[Op, int]] = frozenset({(Op.SCORES, 1), (Op.ATTEND, 1)})

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from aprtui.engine.gelu import gelu_f16
 from aprtui.engine.protocol import NodeEvaluator, Rounding
+from aprtui.engine.reference.ops import expert_sum_correction, of_experts
 from aprtui.engine.replay.flash_attention import ONLINE_F16, ROTATED, attend_online_f16, rotated_inputs
 from aprtui.engine.rounding import ROUND, sum_correction
 from aprtui.engine.weight_rounding import OWN_WEIGHTS, WEIGHT_ROUNDINGS, product, rounded
@@ -133,6 +134,8 @@ class Recomputation:
         config = self.model.config.graph
         if op is Op.MATMUL:
             out = self._matmul(node, inputs[0], tokens, position)
+        elif op is Op.EXPERT_MATMUL:
+            out = self._expert_matmul(node, inputs[0], inputs[1], tokens, position)
         elif op is Op.ATTEND and self.rounding.softmax == ONLINE_F16:
             out = attend_online_f16(inputs[0], ROUND[_rounds(self.rounding.kv_cache)](inputs[1]), config)
         elif op is Op.GELU and self.rounding.activation == "f16":
@@ -158,15 +161,9 @@ class Recomputation:
         """Each weight of a fused stage may round its input in its own way: one product for each way, columns chosen."""
         weights = self.model.params(node)
         kinds = [matmul_rounding(self.rounding.matmul_input, weight) for weight in weights]
-        if self.rounding.input_limit != "none":
-            limit = np.float32(self.rounding.input_limit)
-            x = np.clip(x, -limit, limit)
-        if self.rounding.weights != OWN_WEIGHTS or self.rounding.sums != "f32":
-            kept, sums = self.rounding.weights, self.rounding.sums
-            parts = [
-                product(ROUND[kind](x), rounded(weight, kept), sums)
-                for kind, weight in zip(kinds, weights, strict=True)
-            ]
+        x = self._clamped(x)
+        if self._changes_products:
+            parts = [self._product(ROUND[kind](x), weight) for kind, weight in zip(kinds, weights, strict=True)]
             return np.concatenate(parts, axis=1)
         products = {
             kind: self._evaluator().evaluate(node, [ROUND[kind](x)], tokens=tokens, position=position)
@@ -176,6 +173,30 @@ class Recomputation:
         parts = [np.split(products[kind], ends, axis=1)[index] for index, kind in enumerate(kinds)]
         corrections = [sum_correction(kind, x, weight) for kind, weight in zip(kinds, weights, strict=True)]
         return np.concatenate([part + more for part, more in zip(parts, corrections, strict=True)], axis=1)
+
+    def _expert_matmul(self, node: Node, x: Array, choice: Array, tokens: Sequence[int], position: int) -> Array:
+        """Each row that an expert multiplies is rounded by itself."""
+        (weight,) = self.model.params(node)
+        kind, x = matmul_rounding(self.rounding.matmul_input, weight), self._clamped(x)
+        x_rounded = ROUND[kind](x.reshape(-1, weight.columns)).reshape(x.shape)
+        if self._changes_products:
+            return of_experts(x_rounded, choice, weight, self._product)
+        found = self._evaluator().evaluate(node, [x_rounded, choice], tokens=tokens, position=position)
+        return found + expert_sum_correction(kind, x, choice, weight)
+
+    @property
+    def _changes_products(self) -> bool:
+        """Whether weights or sums are of another type than what the evaluators compute with."""
+        return self.rounding.weights != OWN_WEIGHTS or self.rounding.sums != "f32"
+
+    def _product(self, x: Array, weight: Weight) -> Array:
+        return product(x, rounded(weight, self.rounding.weights), self.rounding.sums)
+
+    def _clamped(self, x: Array) -> Array:
+        if self.rounding.input_limit == "none":
+            return x
+        limit = np.float32(self.rounding.input_limit)
+        return np.clip(x, -limit, limit)
 
 
 def _rounds(element_type: str) -> str:

@@ -17,7 +17,7 @@ from aprtui.compare.verdict import Tolerance
 from aprtui.engine.protocol import Rounding
 from aprtui.engine.replay.arithmetic import ATTENTION_OPS, KnownArithmetic, matmul_rounding
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph import MATRIX_PRODUCTS, Node, Op
 
 FLOAT32 = 3e-7
 LEAST_BOUND = 2e-6
@@ -60,7 +60,7 @@ def flip_error(model: Model, node: Node, rounding: Rounding) -> float:
     op = model.graph[node.stage].op
     if op in ATTENTION_OPS:
         kinds = {rounding.kv_cache, rounding.softmax}
-    elif op is Op.MATMUL:
+    elif op in MATRIX_PRODUCTS:
         kinds = {matmul_rounding(rounding.matmul_input, weight) for weight in model.params(node)}
     elif op is Op.GELU:
         kinds = {rounding.activation}

@@ -17,7 +17,7 @@ from aprtui.engine.replay.recompute import CapturedStages, Recomputed, Recompute
 from aprtui.engine.replay.spread import Spreads
 from aprtui.engine.weight_rounding import OWN_WEIGHTS, round_rows
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph import MATRIX_PRODUCTS, Node, Op
 
 _ALONE = f"more than {STANDS_OUT:g} times what the same stage of any other layer errs by"
 _ALIKE = "errs as all matrix products do"
@@ -46,7 +46,7 @@ class CommonError:
             (table,) = self.model.params(node)
             rounded = round_rows(found.values, table, kept)
             return replace(found, values=rounded), Spreads(self.model, self.stages, plain, self.evaluators)
-        if op is not Op.MATMUL:
+        if op not in MATRIX_PRODUCTS:
             return None
         recomputation = Recomputation(self.model, plain.rounding, self.evaluators, plain.outputs)
         other = Recomputer(self.model, self.stages, recomputation).recompute(node, found.values.shape[-2])

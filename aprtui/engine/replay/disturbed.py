@@ -38,6 +38,8 @@ def disturbance(model: Model, seed: int, size: float) -> Disturb:
     """Relative noise of `size` in every value, and in what RoPE turns as much more as angles in float32 are off."""
 
     def disturb(node: Node, values: Array) -> Array:
+        if model.graph[node.stage].holds_indices:
+            return values
         random = np.random.default_rng([seed, node.layer or 0, len(node.stage), *node.stage.encode()])
         noise = random.uniform(-1, 1, values.shape).astype(np.float32)
         noise *= np.float32(size)

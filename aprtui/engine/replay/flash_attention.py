@@ -14,6 +14,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.compare.align.hadamard import TURNED_CHANNELS, hadamard
 from aprtui.engine.rounding import ROUND, round_f16, round_q8_0
 from aprtui.trace.graph import GraphConfig, Op
 
@@ -24,21 +25,6 @@ ONLINE_F16 = "f16_online"
 
 ROTATED: Mapping[str, str] = MappingProxyType({"q8_0_rotated": "q8_0", "q4_0_rotated": "q4_0"})
 """Types of the K/V cache that meet queries in Q8_0, all of them turned, by the type that they are kept in."""
-
-TURNED_CHANNELS = 64
-"""Channels that are turned together: of values these, of queries and keys as many times two as divide a head."""
-
-
-def hadamard(x: Array, size: int) -> Array:
-    """`x` `[n, columns]`, each block of `size` channels (a power of two) turned by the orthonormal Walsh-Hadamard
-    matrix, which is its own inverse."""
-    turned = x.reshape(-1, size)
-    width = 1
-    while width < size:
-        pairs = turned.reshape(-1, size // (2 * width), 2, width)
-        turned = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], 2).reshape(-1, size)
-        width *= 2
-    return np.asarray(turned.reshape(x.shape) / np.float32(np.sqrt(size)), np.float32)
 
 
 def turned_channels(head_dim: int) -> int:

@@ -41,7 +41,7 @@ from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.progress import Progress, no_progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, Node, Op, Stage
+from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, MATRIX_PRODUCTS, Node, Op, Stage
 
 _OF_WEIGHTS = frozenset({"weights", "sums", "input_limit"})
 _ROWS = 16
@@ -130,7 +130,7 @@ def identify(
 
 def under_cause(known: KnownArithmetic, cause: Cause) -> KnownArithmetic:
     """The arithmetic with what all products err by, which is then known, and no error of theirs."""
-    opened = known.open_ops - {Op.MATMUL} if cause.is_exact else known.open_ops
+    opened = known.open_ops - MATRIX_PRODUCTS if cause.is_exact else known.open_ops
     return replace(known, rounding=replace(known.rounding, **cause.changes), open_ops=opened)
 
 
@@ -152,7 +152,7 @@ def _type_statements(arithmetic: KnownArithmetic) -> Iterator[str]:
 def _open_statement(arithmetic: KnownArithmetic) -> str:
     what = [
         name
-        for name, ops in (("matrix products", {Op.MATMUL}), ("attention", ATTENTION_OPS), ("activation", {Op.GELU}))
+        for name, ops in (("matrix products", MATRIX_PRODUCTS), ("attention", ATTENTION_OPS), ("activation", {Op.GELU}))
         if arithmetic.open_ops & ops
     ]
     return (
@@ -193,7 +193,7 @@ class _Search:
 
     def arithmetic(self, stated: Mapping[str, str]) -> KnownArithmetic:
         known = self._typed(replace(UNROUNDED, **stated), "stage_output" in stated)
-        products, attention = self._probes({Op.MATMUL}), self._probes(ATTENTION_OPS)
+        products, attention = self._probes(MATRIX_PRODUCTS), self._probes(ATTENTION_OPS)
         unsettled: set[Op] = set()
         if "matmul_input" not in stated:
             candidates: list[Mapping[str, str]] = [{"matmul_input": n} for n in _MATMUL_INPUTS if self._divides(n)]
@@ -203,7 +203,7 @@ class _Search:
                     candidates += [{**choice, "activation": "f16"} for choice in _TOGETHER[:1]]
             candidates += [{"stage_output": kind} for kind in known.between - {known.rounding.stage_output}]
             known, settled = self._best(known, candidates, products)
-            unsettled |= set() if settled else {Op.MATMUL}
+            unsettled |= set() if settled else MATRIX_PRODUCTS
         if "rope_angles" not in stated:
             known, _ = self._best(known, [{"rope_angles": str(RopeAngles.F32_RECURRENCE)}], self._direct({Op.ROPE}))
         if not {"kv_cache", "softmax"} & set(stated):
@@ -254,7 +254,7 @@ class _Search:
 
     def weights_agree(self, known: KnownArithmetic) -> bool:
         """Whether the median matrix product whose input was captured is within its bound."""
-        return self._explains(known, self._direct({Op.MATMUL}))
+        return self._explains(known, self._direct(MATRIX_PRODUCTS))
 
     def _explains(self, known: KnownArithmetic, probes: Sequence[Node]) -> bool:
         """Whether `known` leaves no more at the median probe than honest engines of it do; so without probes."""
@@ -382,7 +382,7 @@ class _Search:
         columns = {
             weight.columns
             for node in model.graph.nodes
-            if model.graph[node.stage].op is Op.MATMUL
+            if model.graph[node.stage].op in MATRIX_PRODUCTS
             for weight in model.params(node)
         }
         return not name.startswith("q8_") or all(count % _WIDEST_BLOCK == 0 for count in columns)
@@ -407,21 +407,23 @@ def find_layouts(stages: CapturedStages, evaluators: NodeEvaluators) -> Iterator
     recomputer = Recomputer(model, stages, Recomputation(model, UNROUNDED, evaluators))
     for stage in model.graph.stages:
         candidates = legal_layouts(stage, model.graph.rope_parts, config)
-        sampled = _sampled(stage, model, stages)
+        sampled = _sampled(stage, recomputer)
         layout = agreed([_layout_of(node, recomputer, candidates) for node in sampled])
         if layout is not None:
             stages.layouts.update({node: layout for node in model.graph.nodes if node.stage == stage.name})
             yield f"{stage.name} is in another order than the model's, and is put in it: {layout.text}"
 
 
-def _sampled(stage: Stage, model: Model, stages: CapturedStages) -> list[Node]:
-    """Up to three layers of a stage that holds all tokens, with all that it is computed from."""
+def _sampled(stage: Stage, recomputer: Recomputer) -> list[Node]:
+    """Up to three layers of a stage that holds all tokens, with all that it is computed from but attention maps."""
+    model, stages = recomputer.model, recomputer.stages
     total = len(stages.tokens)
-    held = [
-        node
-        for node in model.graph.nodes
-        if node.stage == stage.name and all(stages.rows(n) == total for n in (node, *model.graph.inputs(node)))
-    ]
+
+    def computable(node: Node) -> bool:
+        return all(model.graph[missing.stage].is_attention_map for missing in recomputer.segment(node, total))
+
+    nodes = [node for node in model.graph.nodes if node.stage == stage.name and stages.rows(node) == total]
+    held = list(filter(computable, nodes))
     return [held[index] for index in sorted({0, len(held) // 2, len(held) - 1})] if held else []
 
 

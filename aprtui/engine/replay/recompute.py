@@ -54,6 +54,8 @@ class CapturedStages:
         values = held_values(self.capture, node)
         if isinstance(values, Lost):
             return self._misfit(node, values.reason)
+        if stage.holds_indices and not _are_indices(values, self.model.config.graph.experts):
+            return self._misfit(node, f"holds what is no expert: the model has {self.model.config.graph.experts}")
         if values.size == stage.size(total):
             return values.reshape(stage.shape(total))
         if values.size == stage.width and not stage.is_attention_map:
@@ -159,6 +161,11 @@ class Recomputer:
                 del self._cached[found]
         if node.layer is not None:
             self.forget_before(node.layer)
+
+
+def _are_indices(values: Array, count: int) -> bool:
+    """Whether all values are integers from 0 to `count` − 1."""
+    return bool(((values >= 0) & (values < count) & (values == np.floor(values))).all())
 
 
 def _is_history(stage: Stage, index: int) -> bool:

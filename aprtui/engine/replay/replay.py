@@ -16,6 +16,7 @@ from aprtui.compare.align.coverage import Coverage, Selection, plan_coverage
 from aprtui.compare.align.pairing import StagePair, Unpaired
 from aprtui.compare.align.tokens import USER_SOURCE, TokenAlignment
 from aprtui.compare.captures import Bounds, Criteria
+from aprtui.compare.choice import judge_choice
 from aprtui.compare.comparison import Comparison, Everywhere, StageComparison
 from aprtui.compare.conclusion import Findings, conclude
 from aprtui.compare.explain.locate import most_differing_place
@@ -24,6 +25,7 @@ from aprtui.compare.survey import is_unfinished
 from aprtui.compare.verdict import Signal, StageVerdict, Verdict, judge
 from aprtui.compare.wording import counted
 from aprtui.engine.replay.arithmetic import NodeEvaluators, Recomputation
+from aprtui.engine.replay.bounds import OUTPUT_STEP
 from aprtui.engine.replay.common_error import CommonError
 from aprtui.engine.replay.identify import find_layouts, identify
 from aprtui.engine.replay.recompute import CapturedStages, Misfit, Recomputed, Recomputer
@@ -32,7 +34,7 @@ from aprtui.engine.replay.token_ids import TABLE_SOURCE, tokens_of
 from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import ENTRY, Node, Op
+from aprtui.trace.graph import ENTRY, MATRIX_PRODUCTS, Node, Op
 
 _ANYWHERE = (
     "one token is all that the capture tells of, and others may have stood before it: give the ids of all with --tokens"
@@ -173,9 +175,12 @@ class _Replay:
         measured = measure(pair.a, pair.b, causal=pair.causal)
         given = self.options.bounds(node) if self.options.bounds else ()
         bounds = given or (spreads.close_bound(node, recomputed.segment),)
-        verdict = judge(node, measured.metrics, bounds)
-        if not given and verdict.verdict is Verdict.FAIL and not measured.metrics.mismatches:
-            verdict = judge(node, measured.metrics, (spreads.bound(node, recomputed),))
+        if self.model.graph[node.stage].holds_indices:
+            verdict = self._judged_choice(node, recomputed, pair)
+        else:
+            verdict = judge(node, measured.metrics, bounds)
+            if not given and verdict.verdict is Verdict.FAIL and not measured.metrics.mismatches:
+                verdict = judge(node, measured.metrics, (spreads.bound(node, recomputed),))
         if verdict.verdict is Verdict.FAIL and self._may_stand_anywhere((*recomputed.segment, node)):
             verdict = replace(verdict, verdict=Verdict.UNKNOWN, reason=_ANYWHERE)
         verdict = replace(verdict, signal=Signal.INJECTED)
@@ -183,6 +188,16 @@ class _Replay:
             node, measured.metrics, measured.tokens, verdict, pair.matched, pair.a.shape,
             pair.first_token, segment=recomputed.segment, place=most_differing_place(pair, measured.metrics),
         )  # fmt: skip
+
+    def _judged_choice(self, node: Node, recomputed: Recomputed, pair: StagePair) -> StageVerdict:
+        (router,) = self.model.graph.inputs(node)
+        rows = pair.b.shape[0]
+        captured = self.stages.rows(router) >= rows
+        probabilities = self.stages.values(router) if captured else self.recomputer.recompute(router, rows).values
+        bound = self.spreads.close_bound(node, recomputed.segment).bound
+        # The engine chose before its probabilities were stored in fewer digits.
+        noise = bound + OUTPUT_STEP[self.engine.arithmetic.stored]
+        return judge_choice(node, pair.a, pair.b, probabilities[-rows:], probabilities[-rows:], noise)
 
     def _may_stand_anywhere(self, evaluated: Sequence[Node]) -> bool:
         """Whether the tokens before the only one are unknown, as its embedding alone tells nothing of them, and matter
@@ -225,7 +240,7 @@ class _Replay:
     def _doubts(self, compared: Sequence[StageComparison]) -> Iterator[str]:
         """Whether what fails are the weights as a whole: then MODEL is not what the capture was made with."""
         failed = {stage.node for stage in compared if stage.verdict.verdict is Verdict.FAIL}
-        matmuls = {stage.node for stage in compared if self.model.graph[stage.node.stage].op is Op.MATMUL}
+        matmuls = {stage.node for stage in compared if self.model.graph[stage.node.stage].op in MATRIX_PRODUCTS}
         if len(matmuls) < 2 or len(failed & matmuls) < _FOREIGN_WEIGHTS * len(matmuls):
             return
         if all(self._rests_on_weights(stage) for stage in compared if stage.node in failed):

@@ -25,7 +25,7 @@ from aprtui.engine.replay.disturbed import LAST_BITS, Disturb, DisturbedNodes, d
 from aprtui.engine.replay.recompute import Array, CapturedStages, Recomputed, Recomputer
 from aprtui.engine.replay.value_types import before_storage
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph import MATRIX_PRODUCTS, Node, Op
 
 SEEDS = (1, 2)
 
@@ -90,7 +90,8 @@ class Spreads:
 
     def _noise(self, node: Node, found: Recomputed) -> float:
         is_stored, rounding, evaluated = self.known.stored != "f32", self.known.rounding, (*found.segment, node)
-        rounds = any(self.model.graph[n.stage].op in (Op.MATMUL, Op.GELU, *ATTENTION_OPS) for n in evaluated)
+        rounding_ops = MATRIX_PRODUCTS | ATTENTION_OPS | {Op.GELU}
+        rounds = any(self.model.graph[n.stage].op in rounding_ops for n in evaluated)
         others = {replace(rounding, **changes) for changes in self.known.alternatives} - {rounding} if rounds else ()
         noise = max((self._distance(node, found, self._run(other)) for other in others), default=0.0)
         if found.segment or is_stored:
@@ -98,7 +99,7 @@ class Spreads:
         fed = evaluated if is_stored else fed_nodes(self.model, node, found.segment)
         if any(flip_error(self.model, n, rounding) for n in fed):
             noise += self._distance(node, found, self._run(_without_inputs(rounding))) / 2
-        if rounding.sums != "f32" and any(self.model.graph[n.stage].op is Op.MATMUL for n in evaluated):
+        if rounding.sums != "f32" and any(self.model.graph[n.stage].op in MATRIX_PRODUCTS for n in evaluated):
             # Another order of sums errs as much, and independently.
             noise += self._distance(node, found, self._run(replace(rounding, sums="f32")))
         if found.segment:
@@ -151,7 +152,7 @@ def other_roundings(known: KnownArithmetic) -> set[Rounding]:
 def honest_roundings(rounding: Rounding, ops: frozenset[Op]) -> set[Rounding]:
     """`rounding` with each of the `HONEST_ROUNDINGS` in its place as far as it concerns `ops`."""
     names = {"stage_output"} if rounding.stage_output == "f32" else set()
-    names |= {"matmul_input"} if Op.MATMUL in ops else set()
+    names |= {"matmul_input"} if MATRIX_PRODUCTS & ops else set()
     names |= {"kv_cache", "softmax"} if ATTENTION_OPS & ops else set()
     names |= {"activation"} if Op.GELU in ops else set()
     return {replace(rounding, **{name: choice[name] for name in names}) for choice in HONEST_ROUNDINGS}

@@ -1,4 +1,4 @@
-"""What all architectures have in common: a dense decoder, whose GGUF metadata become a `ModelConfig`.
+"""What all architectures have in common: a decoder, whose GGUF metadata become a `ModelConfig`.
 
 Every key that could change a result is honoured or refused by name, because an engine that ignores it computes another
 model. The keys of an architecture (`qwen2.…`) are read, or ignored as without effect, or must hold the value that
@@ -72,6 +72,30 @@ DENSE_KEYS = KeyRules(
 )  # fmt: skip
 """The keys of a dense decoder: grouped-query attention with RoPE, RMSNorm, a gated feed-forward block."""
 
+EXPERT_KEYS = KeyRules(
+    read=DENSE_KEYS.read | {"expert_count", "expert_used_count", "expert_feed_forward_length"},
+    ignored=DENSE_KEYS.ignored - {"expert_feed_forward_length"},
+    required=MappingProxyType(
+        {key: values for key, values in DENSE_KEYS.required.items() if not key.startswith("expert_")}
+        | {
+            "expert_shared_count": (0,),
+            "expert_shared_feed_forward_length": (0,),
+            "expert_group_count": (0, 1),
+            "expert_group_used_count": (0, 1),
+            "expert_weights_scale": (0.0, 1.0),
+            "expert_weights_norm": (True,),
+            "expert_gating_func": (1, 0),
+            "leading_dense_block_count": (0,),
+            "moe_every_n_layers": (0, 1),
+            "interleave_moe_layer_step": (0, 1),
+        }
+    ),
+)
+"""The keys of a decoder whose layers all have experts, chosen by a softmax, with weights that add up to 1."""
+
+MOST_EXPERTS = 512
+"""As many as llama.cpp allows."""
+
 TIED_HEAD: Mapping[str, str] = MappingProxyType({"output.weight": "token_embd.weight"})
 """Tensors that a file may leave out, with those that are used in their place."""
 
@@ -94,6 +118,17 @@ DENSE_MODULES: Mapping[str, str] = MappingProxyType(
     }
 )
 """The modules of transformers that hold the parameters of a dense decoder, by their names in the stage graph."""
+
+EXPERT_MODULES: Mapping[str, str] = MappingProxyType(
+    {name: module for name, module in DENSE_MODULES.items() if ".mlp." not in module}
+    | {
+        "ffn_gate_inp": "model.layers.{layer}.mlp.gate",
+        "ffn_gate_exps": "model.layers.{layer}.mlp.experts.gate_proj",
+        "ffn_up_exps": "model.layers.{layer}.mlp.experts.up_proj",
+        "ffn_down_exps": "model.layers.{layer}.mlp.experts.down_proj",
+    }
+)
+"""The same of a decoder whose layers have experts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +170,7 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What sets an architecture apart from other dense decoders."""
+    """What sets an architecture apart from other decoders."""
 
     name: str
     """As `general.architecture` and the prefix of its metadata keys have it."""
@@ -144,6 +179,8 @@ class Architecture:
     """Whether the heads of Q and K are normalised before RoPE."""
     transformers_class: str
     """The class of transformers that runs such a model."""
+    experts: bool = False
+    """Whether the feed-forward blocks of all layers have experts."""
     keys: KeyRules = DENSE_KEYS
     post_norms: bool = False
     """Whether what attention and feed-forward block give is normalised before it is added."""
@@ -170,6 +207,7 @@ class Architecture:
         context = keys.integer("context_length")
         if "attention.sliding_window_pattern" not in self.keys.read:
             _check_sliding_window(keys, context)
+        experts, used, expert_ffn = _experts(keys) if self.experts else (0, 0, 0)
         graph = GraphConfig(
             architecture=self.name,
             layers=keys.integer("block_count"),
@@ -177,7 +215,7 @@ class Architecture:
             heads=heads,
             kv_heads=kv_heads,
             head_dim=head_dim,
-            ffn=keys.integer("feed_forward_length"),
+            ffn=keys.integer("feed_forward_length", expert_ffn or None),
             vocabulary=_vocabulary(file),
             # Converters write biases where a model has them, whatever its architecture.
             qkv_bias="blk.0.attn_q.bias" in file.tensors,
@@ -185,6 +223,9 @@ class Architecture:
             rope_layout=self.rope_layout,
             post_norms=self.post_norms,
             activation=self.activation,
+            experts=experts,
+            experts_used=used,
+            expert_ffn=expert_ffn,
         )
         epsilon = keys.number("attention.layer_norm_rms_epsilon")
         if epsilon < 0:
@@ -231,6 +272,20 @@ def _head_dim(keys: Keys, hidden: int, heads: int) -> int:
     if head_dim % 2:
         raise keys.refuse("attention.key_length", "an even head size, as RoPE turns channels in pairs")
     return head_dim
+
+
+def _experts(keys: Keys) -> tuple[int, int, int]:
+    """How many experts there are, how many a token uses, and the channels of each."""
+    experts = keys.integer("expert_count")
+    if experts > MOST_EXPERTS:
+        raise keys.refuse("expert_count", f"at most {MOST_EXPERTS}")
+    used = keys.integer("expert_used_count")
+    if used > experts:
+        raise keys.refuse("expert_used_count", f"at most the {experts} experts that there are")
+    if keys.name("expert_feed_forward_length") in keys.metadata:
+        return experts, used, keys.integer("expert_feed_forward_length")
+    # As in llama.cpp: what a dense block would have is shared out.
+    return experts, used, max(1, keys.integer("feed_forward_length") // used)
 
 
 def _check_sliding_window(keys: Keys, context: int) -> None:

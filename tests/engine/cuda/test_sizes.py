@@ -42,3 +42,9 @@ def test_what_no_kernel_computes_is_refused_by_its_op() -> None:
     ):
         with pytest.raises(EngineError, match=rf"\(op {op}\)"):
             require_supported(tiny_model(replace(TINY, **change)))  # type: ignore[arg-type]
+
+
+def test_experts_are_refused_by_their_op() -> None:
+    refusal = r"qwen3moe has experts \(op expert_matmul\), for which there are no kernels: use --backend cpu"
+    with pytest.raises(EngineError, match=refusal):
+        require_supported(CPU_MODELS["experts"]())  # type: ignore[arg-type]

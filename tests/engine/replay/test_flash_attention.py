@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from aprtui.engine.replay.flash_attention import attend_online_f16, hadamard, rotated_inputs, turned_channels
+from aprtui.compare.align.hadamard import hadamard
+from aprtui.compare.comparison import Comparison
+from aprtui.compare.verdict import Verdict
+from aprtui.engine.evaluation.arithmetics import EngineArithmetic, stage_tensors
+from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
+from aprtui.engine.replay.arithmetic import UNROUNDED
+from aprtui.engine.replay.evaluators import Evaluators
+from aprtui.engine.replay.flash_attention import attend_online_f16, rotated_inputs, turned_channels
+from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.engine.rounding import round_q4_0, round_q8_0
-from aprtui.trace.graph import GraphConfig, Op
+from aprtui.model.model import Model, load_model
+from aprtui.trace.graph import GraphConfig, Node, Op
+from tests.model.gguf_files import write_model
 
 CONFIG = GraphConfig("qwen2", 1, 256, 4, 2, 64, 64, 32)
 
@@ -67,3 +79,45 @@ def test_nan_of_a_value_reaches_the_queries_that_see_it_only() -> None:
     found = attend_online_f16(maps, values, CONFIG)
     assert np.isfinite(found[:2]).all()
     assert np.isnan(found[2]).any()
+
+
+TOKENS = tuple(range(20, 33))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load_model(write_model(tmp_path_factory.mktemp("flash") / "model.gguf", layers=3))
+
+
+@pytest.fixture(scope="module")
+def evaluators(model: Model) -> Iterator[Evaluators]:
+    with Evaluators(model) as found:
+        yield found
+
+
+def _replayed_turned(model: Model, evaluators: Evaluators, directory: Path, kept: str, wrong_layer: int) -> Comparison:
+    """The replay of an engine that turns queries, keys and values, keeps them as `kept`, and captures its attention
+    before it is turned back; in `wrong_layer` it is not turned at all."""
+    arithmetic = EngineArithmetic(replace(UNROUNDED, kv_cache=kept))
+    tensors = stage_tensors(arithmetic, model, TOKENS, evaluators)
+    for node, values in tensors.items():
+        if node.stage == "attention" and node.layer != wrong_layer:
+            tensors[node] = hadamard(values, 64)
+    capture = write_kind(CAPTURE_KINDS["no attention maps"], tensors, model.graph, TOKENS, directory)
+    return replay_capture(capture, model, ReplayOptions(), evaluators)
+
+
+@pytest.mark.parametrize("kept", ["q8_0_rotated", "q4_0_rotated"])
+def test_attention_captured_before_it_is_turned_back_is_recognised(
+    model: Model, evaluators: Evaluators, tmp_path: Path, kept: str
+) -> None:
+    result = _replayed_turned(model, evaluators, tmp_path / "turned", kept, wrong_layer=-1)
+    assert result.verdict is Verdict.PASS, result.first_divergence
+    assert any("Walsh-Hadamard" in statement for statement in result.statements)
+
+
+def test_a_layer_that_alone_is_not_turned_is_wrong(model: Model, evaluators: Evaluators, tmp_path: Path) -> None:
+    result = _replayed_turned(model, evaluators, tmp_path / "turned", "q8_0_rotated", wrong_layer=1)
+    assert result.verdict is Verdict.FAIL
+    assert result.first_divergence is not None
+    assert result.first_divergence.verdict.node == Node(1, "attention")

@@ -1,0 +1,49 @@
+"""Whether two choices of experts differ by more than the probabilities that they were made from explain."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.compare.metrics.blocks import Values
+from aprtui.compare.metrics.logits import measure_indices
+from aprtui.compare.verdict import StageVerdict, Verdict, judge_indices
+from aprtui.compare.wording import counted
+from aprtui.trace.graph import Node
+
+ROUTER_NOISE = 2e-6
+"""How far two honest float32 routers are apart at most, relative L2 of a token."""
+
+
+def judge_choice(
+    node: Node, a: Values, b: Values, router: Values, other: Values, noise: float = ROUTER_NOISE
+) -> StageVerdict:
+    """The verdict on the experts `b` `[tokens, K]` against `a`, chosen by the probabilities `other` and `router`.
+
+    Experts whose probabilities in `router` are closer than the two routers are apart at that token, or than `noise` as
+    a share of its norm, may stand for one another: which of them is the larger is decided before the choice. The
+    routers themselves are judged at their own stage. No token may have an expert twice.
+    """
+    verdict = judge_indices(node, measure_indices(a, b))
+    if verdict.verdict is not Verdict.FAIL or not _are_explained(a, b, router, other, noise):
+        return verdict
+    reason = f"{counted(int(np.count_nonzero(a != b)), 'choice')} between experts that the routers find equally likely"
+    return replace(verdict, verdict=Verdict.PASS, reason=reason)
+
+
+def _are_explained(a: Values, b: Values, router: Values, other: Values, noise: float) -> bool:
+    wide, parted = router.astype(np.float64), router.astype(np.float64) - other
+    slack = np.sqrt(2) * np.linalg.norm(parted, axis=1) + 2 * noise * np.linalg.norm(wide, axis=1)
+    if not all(_are_experts(side, router.shape[1]) for side in (a, b)):
+        return False
+    chosen_a, chosen_b = (np.take_along_axis(wide, side.astype(np.int64), axis=1) for side in (a, b))
+    return bool((np.abs(chosen_a - chosen_b) <= slack[:, None]).all())
+
+
+def _are_experts(choice: Values, experts: int) -> bool:
+    """Whether each token has `K` experts of those that there are."""
+    known: NDArray[np.bool_] = (choice >= 0) & (choice < experts) & (choice == np.floor(choice))
+    in_order = np.sort(choice, axis=1)
+    return bool(known.all() and (in_order[:, 1:] != in_order[:, :-1]).all())
