@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from aprtui.compare.align.coverage import Coverage, Selection, plan_coverage
 from aprtui.compare.align.mapping import StageMapping, mapped
 from aprtui.compare.align.pair_layouts import find_pair_layouts, find_swaps, in_layout_of_a
 from aprtui.compare.align.pairing import StagePair, Unpaired, pair_stage
+from aprtui.compare.align.saved_as_inf import is_saved_as_inf, saved_as_inf_statement, without_saved_as_inf
 from aprtui.compare.align.tokens import USER_SOURCE, TokenAlignment, align_tokens
 from aprtui.compare.choice import judge_choice
 from aprtui.compare.comparison import Comparison, Everywhere, StageComparison
@@ -87,9 +90,19 @@ def compare_captures(
         options.mapping.layouts,
     )
 
+    saved_as_inf: set[Node] = set()
+
     def pair_of(node: Node) -> StagePair | Unpaired:
         pair = _pair(a, b, node, coverage, alignment, criteria.widths)
-        return pair if isinstance(pair, Unpaired) else in_layout_of_a(pair, layouts)
+        if isinstance(pair, Unpaired):
+            return pair
+        pair = in_layout_of_a(pair, layouts)
+        if not (np.isinf(pair.a).any() or np.isinf(pair.b).any()):
+            return pair
+        finite = without_saved_as_inf(pair, *(is_saved_as_inf(side, node, coverage.graph) for side in (a, b)))
+        if finite is not pair:
+            saved_as_inf.add(node)
+        return finite
 
     stages: list[StageComparison] = []
     skipped: list[Unpaired] = []
@@ -104,13 +117,16 @@ def compare_captures(
     metric = options.tolerances[0].metric if options.tolerances else DEFAULT_METRIC
     # Names may be exchanged only where sides are far apart.
     far = [stage.node for stage in stages if not is_plausible(stage.metrics)]
+    statements = [*criteria.statements, *find_swaps(coverage.graph, far, pair_of)]
+    if saved_as_inf:
+        statements.append(saved_as_inf_statement(saved_as_inf))
     findings = Findings(
         coverage.graph, alignment, stages, skipped, coverage.owed(skipped), coverage.allowed,
         tuple(side for side, capture in (("A", a), ("B", b)) if is_unfinished(capture)),
         frozenset((a.files.keys() & b.files.keys()).difference(coverage.nodes)),
         stages[0].verdict.metric if stages and criteria.bounds else metric, options.limit,
-        (*criteria.statements, *find_swaps(coverage.graph, far, pair_of)), criteria.doubts, criteria.unjudgeable,
-        extras=options.extras, everywhere=criteria.everywhere,
+        tuple(statements), criteria.doubts, criteria.unjudgeable, extras=options.extras,
+        everywhere=criteria.everywhere,
     )  # fmt: skip
     return conclude(findings, pair_of)
 

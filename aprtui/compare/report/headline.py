@@ -42,6 +42,8 @@ def _appearance(comparison: Comparison, divergence: Divergence) -> str:
 
     The signatures are listed with those that explain most first.
     """
+    if divergence.verdict.metric is Metric.PLACE:
+        return divergence.verdict.reason
     likeliest = next((found for found in comparison.hypotheses if found.support is Support.SUPPORTED), None)
     if likeliest is not None:
         return f"looks like {likeliest.looks_like} ({likeliest.cause})"

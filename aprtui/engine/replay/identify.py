@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from statistics import geometric_mean, median
+from statistics import median
 from types import MappingProxyType
 
 import numpy as np
@@ -30,7 +30,6 @@ from aprtui.engine.replay.arithmetic import (
     Recomputation,
     rounding_text,
 )
-from aprtui.engine.replay.bounds import FLOAT32
 from aprtui.engine.replay.everywhere import Cause, find_cause
 from aprtui.engine.replay.flash_attention import ONLINE_F16, ROTATED
 from aprtui.engine.replay.recompute import Array, CapturedStages, Misfit, Recomputed, Recomputer
@@ -174,15 +173,6 @@ def _types_of(stages: CapturedStages) -> dict[str, frozenset[str]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Left:
-    """What an arithmetic leaves at the probes, relative L2. The median admits a fault in less than half of them; of
-    arithmetics that part at a few probes only, as where most weights are one block wide, the geometric mean tells."""
-
-    median: float
-    mean: float
-
-
-@dataclass(frozen=True, slots=True)
 class _Search:
     """Tries arithmetics on one capture; `types` are the 16-bit ones that the values of each stage fit."""
 
@@ -278,33 +268,29 @@ class _Search:
         if not probes:
             return base, True
         tried = [base, *(replace(base, rounding=replace(base.rounding, **changes)) for changes in candidates)]
-        left = []
+        errors = []
         for done, (changes, known) in enumerate(zip(({}, *candidates), tried, strict=True)):
             self.progress(f"trying {_words(base, changes)},", done, len(tried))
-            left.append(self._left(known, probes))
-        own, least = left[0], min(found.median for found in left)
-        alike = [index for index, found in enumerate(left) if found.median * _CLEARLY <= least]
-        best = min(alike, key=lambda index: (left[index].mean, left[index].median))
-        nearest = tried[best]
-        if least < own.median * _CLEARLY or left[best].mean < own.mean * _CLEARLY:
-            chosen, settled = nearest, self._explains(nearest, probes)
+            errors.append(self._errors(known, probes))
+        medians = [median(found.values()) if found else np.inf for found in errors]
+        own, least = medians[0], min(medians)
+        nearest = medians.index(least)
+        if least < own * _CLEARLY:
+            chosen, settled = nearest, self._explains(tried[nearest], probes)
         elif self._explains(base, probes):
-            chosen, settled = base, True
+            chosen, settled = 0, True
         else:
-            settled = least < own.median * _NEARER and self._explains(nearest, probes)
-            chosen = nearest if settled else base
+            settled = least < own * _NEARER and self._explains(tried[nearest], probes)
+            chosen = nearest if settled else 0
         if not settled:
-            return chosen, False
-        mean = left[tried.index(chosen)].mean
-        close = [({}, *candidates)[index] for index in alike if left[index].mean * _CLEARLY <= mean]
-        return replace(chosen, alternatives=(*chosen.alternatives, *close)), True
+            return tried[chosen], False
+        pairs = zip(({}, *candidates), errors, strict=True)
+        close = [changes for changes, found in pairs if _as_close(found, errors[chosen])]
+        return replace(tried[chosen], alternatives=(*tried[chosen].alternatives, *close)), True
 
-    def _left(self, known: KnownArithmetic, probes: Sequence[Node]) -> _Left:
+    def _errors(self, known: KnownArithmetic, probes: Sequence[Node]) -> dict[Node, float]:
         run = self._run(known)
-        errors = [error for node in probes if (error := self._node_error(run, node)) is not None]
-        if not errors:
-            return _Left(np.inf, 1.0)
-        return _Left(median(errors), geometric_mean(float(error) for error in np.clip(errors, FLOAT32, 1)))
+        return {node: error for node in probes if (error := self._node_error(run, node)) is not None}
 
     def _node_error(self, run: Recomputer, node: Node) -> float | None:
         """The error over all tokens whose values are finite on both sides; None where there are none."""
@@ -393,6 +379,17 @@ def _words(base: KnownArithmetic, changes: Mapping[str, str]) -> str:
     text = ", ".join(f"{name}={value}" for name, value in changes.items()) or rounding_text(base.rounding)
     residual = base.outputs.get(LAYER_OUTPUT, base.rounding.stage_output)
     return text if residual == base.rounding.stage_output else f"{text}, {residual} residual"
+
+
+def _as_close(errors: Mapping[Node, float], least: Mapping[Node, float]) -> bool:
+    """Whether `errors` are no clearly larger than `least`, at any stage: where one channel is all that counts, as
+    behind a norm of massive ones, every rounding comes out alike."""
+
+    def at(stage: str, found: Mapping[Node, float]) -> float:
+        return median(error for node, error in found.items() if node.stage == stage)
+
+    stages = {node.stage for node in least}
+    return errors.keys() == least.keys() and all(at(s, errors) * _CLEARLY <= at(s, least) for s in stages)
 
 
 def find_layouts(stages: CapturedStages, evaluators: NodeEvaluators) -> Iterator[str]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.align.layout import Layout
+from aprtui.compare.align.saved_as_inf import is_saved_as_inf
 from aprtui.compare.survey import Lost, held_values
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
 from aprtui.engine.replay.arithmetic import Recomputation
@@ -40,6 +41,13 @@ class CapturedStages:
     tokens: Sequence[int]
     layouts: dict[Node, Layout] = field(default_factory=dict)
     _misfits: dict[Node, Misfit] = field(default_factory=dict)
+    _saved_as_inf: dict[Node, bool] = field(default_factory=dict)
+
+    def is_saved_as_inf(self, node: Node) -> bool:
+        """Whether saving made some of the values of a captured node Inf: what is computed from it needs them."""
+        if node not in self._saved_as_inf:
+            self._saved_as_inf[node] = is_saved_as_inf(self.capture, node, self.model.graph)
+        return self._saved_as_inf[node]
 
     def rows(self, node: Node) -> int:
         """Positions of `node` that the capture holds: T, 1 for the last, or 0 where none can be used."""
@@ -125,7 +133,7 @@ class Recomputer:
             current, needed = pending.pop()
             for index, source in enumerate(graph.inputs(current)):
                 least = total if _is_history(graph[current.stage], index) else needed
-                if source not in found and source not in known and self.stages.rows(source) < least:
+                if source not in found and source not in known and not self._can_be_read(source, least):
                     found.add(source)
                     pending.append((source, total))
         return tuple(sorted(found, key=lambda source: graph.order[source]))
@@ -141,7 +149,10 @@ class Recomputer:
         return self.recomputation.evaluate(node, inputs, self.stages.tokens[position:], position)
 
     def _input(self, source: Node, rows: int) -> Array:
-        return self._captured(source) if self.stages.rows(source) >= rows else self._cached[source]
+        return self._captured(source) if self._can_be_read(source, rows) else self._cached[source]
+
+    def _can_be_read(self, source: Node, rows: int) -> bool:
+        return self.stages.rows(source) >= rows and not self.stages.is_saved_as_inf(source)
 
     def _captured(self, node: Node) -> Array:
         values = self.stages.values(node)
@@ -152,7 +163,10 @@ class Recomputer:
         held = self.stages.rows(node)
         if not held or self.model.graph[node.stage].is_attention_map:
             return values
-        return np.concatenate([values[:-held], self._captured(node)])
+        captured = self._captured(node)
+        if self.stages.is_saved_as_inf(node):
+            captured = np.where(np.isinf(captured), values[-held:], captured)
+        return np.concatenate([values[:-held], captured])
 
     def _forget_behind(self, node: Node) -> None:
         """Maps are used once and large; of the layers before, only what entered this one is needed."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from aprtui.compare.align.coverage import Coverage, Selection, plan_coverage
 from aprtui.compare.align.pairing import StagePair, Unpaired
+from aprtui.compare.align.saved_as_inf import saved_as_inf_statement, without_saved_as_inf
 from aprtui.compare.align.tokens import USER_SOURCE, TokenAlignment
 from aprtui.compare.captures import Bounds, Criteria
 from aprtui.compare.choice import judge_choice
@@ -28,6 +29,7 @@ from aprtui.engine.replay.arithmetic import NodeEvaluators, Recomputation
 from aprtui.engine.replay.bounds import OUTPUT_STEP
 from aprtui.engine.replay.common_error import CommonError
 from aprtui.engine.replay.identify import find_layouts, identify
+from aprtui.engine.replay.places import Places
 from aprtui.engine.replay.recompute import CapturedStages, Misfit, Recomputed, Recomputer
 from aprtui.engine.replay.spread import Spreads
 from aprtui.engine.replay.token_ids import TABLE_SOURCE, tokens_of
@@ -125,6 +127,7 @@ class _Replay:
         self.recomputer = Recomputer(model, self.stages, recomputation)
         self.spreads = Spreads(model, self.stages, known, evaluators)
         self.common = CommonError(model, self.stages, self.engine, evaluators)
+        self.places = Places(model, self.stages, known)
 
     def run(self, progress: Progress | None) -> Comparison:
         compared: list[StageComparison] = []
@@ -145,11 +148,13 @@ class _Replay:
         if not all(found.may_be_meant for found in everywhere):
             doubts = ()
         count = len(self.tokens)
+        saved_as_inf = [stage.node for stage in compared if self.stages.is_saved_as_inf(stage.node)]
+        saved = [saved_as_inf_statement(saved_as_inf)] if saved_as_inf else []
         findings = Findings(
             self.model.graph, TokenAlignment(count, (count, count), (self.source, self.source)), compared, skipped,
             self.coverage.owed(skipped), self.coverage.allowed, _unfinished(self.capture),
             frozenset(self.capture.files.keys() - set(self.coverage.nodes)), Metric.TOKEN_REL_L2, self.options.limit,
-            (*self.engine.statements, *self.layouts), doubts,
+            (*self.engine.statements, *self.layouts, *saved), doubts,
             unjudgeable=bool(doubts) and not self.common.local, known=self._known, everywhere=everywhere,
         )  # fmt: skip
         return conclude(findings, self._pair)
@@ -181,6 +186,8 @@ class _Replay:
             verdict = judge(node, measured.metrics, bounds)
             if not given and verdict.verdict is Verdict.FAIL and not measured.metrics.mismatches:
                 verdict = judge(node, measured.metrics, (spreads.bound(node, recomputed),))
+        if not given and not recomputed.segment:
+            verdict = self.places.judged(pair, verdict)
         if verdict.verdict is Verdict.FAIL and self._may_stand_anywhere((*recomputed.segment, node)):
             verdict = replace(verdict, verdict=Verdict.UNKNOWN, reason=_ANYWHERE)
         verdict = replace(verdict, signal=Signal.INJECTED)
@@ -225,7 +232,8 @@ class _Replay:
         if recomputed.segment:
             matched = f"through {counted(len(recomputed.segment), 'uncaptured stage')}"
         first = len(self.tokens) - values.shape[-2]
-        return StagePair(node, np.ascontiguousarray(recomputed.values), values, stage.axes, first, matched)
+        pair = StagePair(node, np.ascontiguousarray(recomputed.values), values, stage.axes, first, matched)
+        return without_saved_as_inf(pair, False, self.stages.is_saved_as_inf(node))
 
     def _pair(self, node: Node) -> StagePair | Unpaired:
         recomputed = self._recomputed(node)
