@@ -234,14 +234,15 @@ def _against_peer(options: Options, progress: Progress) -> Iterator[Figure]:
 
 
 def _memory(options: Options, context: int) -> Figure:
-    config = load_model(options.model).config.graph
+    model = load_model(options.model)
+    config = model.config.graph
     cache = 2 * 4 * config.layers * config.kv_width * context
     ours = partial(OurContestant, options.model, Mode.Q8, options.threads, context)
     with Worker(ours, config.vocabulary) as worker:
         worker.measure(Job("prefill", PROMPT))
         worker.measure(Job("decode", DECODED))
         peak = worker.peak_memory() / 1e6
-    allowed = (1.2 * options.model.stat().st_size + cache) / 1e6 + 250
+    allowed = (1.2 * model.size + cache) / 1e6 + 250
     return Figure.of("memory, q8", [peak], "MB resident at most", peak / allowed, "1.2 × file + K/V + 250 MB", "≤ 1.0")
 
 

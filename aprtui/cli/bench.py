@@ -20,6 +20,7 @@ from aprtui.progress import Progress
 
 if TYPE_CHECKING:
     from aprtui.bench.cpu import Figure
+    from aprtui.engine.evaluation.bug_detection import JudgedBug
     from aprtui.engine.evaluation.false_alarms import JudgedCapture
     from aprtui.engine.evaluation.fault_detection import Tally
     from aprtui.model.model import Model
@@ -109,14 +110,17 @@ def gpu(
 )  # fmt: skip
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Take every Nth case only.")
 @click.option(
-    "--part", type=click.Choice(["detection", "kinds", "everywhere", "honest", "speed"]), help="Measure this part only."
+    "--part",
+    type=click.Choice(["detection", "kinds", "bugs", "everywhere", "honest", "speed"]),
+    help="Measure this part only.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line of the tables.")
 def verdicts(model: Path | None, captures: Path | None, every: int, part: str | None, as_json: bool) -> None:
     """How often verdicts are right: planted faults named at their stage, honest engines not blamed; speed of metrics.
 
     Faults are planted in MODEL (the embedded one by default). Honest engines are our own runs, variations of them that
-    round as other engines do, each as every kind of capture (the part `kinds`), and those of --captures. Engines
+    round as other engines do, each as every kind of capture (the part `kinds`), and those of --captures. Bugs as people
+    write them are made in engines of three arithmetics, each as every kind of capture (the part `bugs`). Engines
     whose every matrix product is off (the part `everywhere`) are to be said so, and a local fault on top of it named.
     """
 
@@ -125,6 +129,8 @@ def verdicts(model: Path | None, captures: Path | None, every: int, part: str | 
             _detection(requested_model(model), every, as_json, progress)
         if part in (None, "kinds"):
             _kinds(requested_model(model), captures, every, as_json, progress)
+        if part in (None, "bugs"):
+            _bugs(requested_model(model), every, as_json, progress)
         if part in (None, "everywhere"):
             _everywhere(requested_model(model), every, as_json, progress)
         if captures is not None and part in (None, "honest"):
@@ -273,6 +279,38 @@ def _kind_lines(name: str, found: Sequence[JudgedCapture]) -> Iterator[str]:
         wrong = judged.verdict.value == "PASS" or (judged.verdict.value == "FAIL" and not judged.right)
         if wrong if planted else judged.verdict.value == "FAIL":
             yield f"   {judged.what}: {judged.verdict.value}: {judged.said}"
+
+
+def _bugs(model: Model, every: int, as_json: bool, progress: Progress) -> None:
+    from aprtui.engine.evaluation.bug_detection import bug_cases, judge_bugs
+    from aprtui.engine.evaluation.partial_captures import prompt_of
+    from aprtui.engine.replay.evaluators import Evaluators
+
+    found = []
+    with Evaluators(model, progress=progress) as evaluators:
+        for judged in judge_bugs(model, prompt_of(model), evaluators, bug_cases(model, every), progress):
+            found.append(judged)
+            if as_json:
+                write_record({"record": "bug", **asdict(judged)})
+    if not as_json:
+        click.echo("\n".join(_bug_lines(found)))
+
+
+def _bug_lines(found: Sequence[JudgedBug]) -> Iterator[str]:
+    """A row for each kind of capture, their sum, then each bug that was missed or put at the wrong place."""
+    from aprtui.engine.evaluation.bug_detection import FOUND, BugOutcome
+
+    yield f"{'bugs':<24}{'found':>8}" + "".join(f"{outcome:>16}" for outcome in BugOutcome)
+    rows = {kind: [j for j in found if j.case.kind == kind] for kind in dict.fromkeys(j.case.kind for j in found)}
+    for name, some in (*rows.items(), ("all", found)):
+        counts = Counter(judged.outcome for judged in some)
+        visible = len(some) - counts[BugOutcome.BENEATH]
+        share = f"{100 * sum(counts[outcome] for outcome in FOUND) / visible:.1f}%" if visible else "–"
+        yield f"{name:<24}{share:>8}" + "".join(f"{counts[outcome]:>16}" for outcome in BugOutcome)
+    for judged in found:
+        if judged.outcome in (BugOutcome.MISPLACED, BugOutcome.MISSED):
+            where = f"{judged.case.kind}: {judged.case.engine}, {judged.case.bug}"
+            yield f"   {where}: {judged.outcome} ({judged.times_noise:.3g} times the noise) {judged.said}"
 
 
 def _honest(folder: Path, as_json: bool, progress: Progress) -> None:

@@ -65,9 +65,10 @@ def command(
 def _baseline(model: Path) -> Path:
     """Where the baseline of a model lies, named by the bytes of its file: a renamed model keeps its baseline."""
     from aprtui.model.digest import file_digest
+    from aprtui.model.split_files import parts_there
     from aprtui.resources import quality_baselines
 
-    return quality_baselines() / f"{file_digest(model)[:32]}.json"
+    return quality_baselines() / f"{file_digest(*parts_there(model))[:32]}.json"
 
 
 def _print_gate(gate: GateResult) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from aprtui.compare.survey import Entry, StageSummary
     from aprtui.model.tensor_table import TensorInfo, TensorSummary
     from aprtui.trace.capture import StageFile
+    from aprtui.trace.experts import ExpertUse
     from aprtui.trace.graph import Node
     from aprtui.trace.stats import StageStats
 
@@ -36,7 +38,8 @@ def command(path: Path, stages: str | None, layers: str | None, place: str | Non
 
     min, max, absmax, mean and rms are over the finite values; attention maps count key ≤ query where their shape is
     known. A file that cannot be read or is gone is named on stderr and makes the exit code 3; what an unfinished run
-    did not write is named there too.
+    did not write is named there too. Where a layer has experts, a line says how they were chosen: the load of the one
+    chosen most (its share of all choices), the entropy of the router, and how many were never chosen.
 
     Of a model (GGUF), print a line for each tensor: its type, its shape, its largest block scales (d and dmin, as ggml
     calls them), and statistics of its dequantised values.
@@ -44,6 +47,7 @@ def command(path: Path, stages: str | None, layers: str | None, place: str | Non
     from aprtui.cli.comparison.render import grouped_lines
     from aprtui.compare.survey import NOT_WRITTEN, BrokenStage, UnwrittenStage
     from aprtui.model.gguf_file import is_gguf
+    from aprtui.trace.experts import expert_words
 
     if path.is_file() and is_gguf(path):
         _only_captures(stages, layers)
@@ -64,9 +68,13 @@ def command(path: Path, stages: str | None, layers: str | None, place: str | Non
             unwritten.append((entry.node, NOT_WRITTEN))
         elif as_json:
             node = entry.node
-            write_record({"layer": node.layer, "stage": node.stage, "shape": entry.shape, **asdict(entry.stats)})
+            experts = {} if entry.experts is None else {"experts": _expert_record(entry.experts)}
+            shape = {"layer": node.layer, "stage": node.stage, "shape": entry.shape}
+            write_record({**shape, **asdict(entry.stats), **experts})
         else:
             click.echo(_line(entry))
+            if entry.experts is not None:
+                click.echo(f"{'':>6}experts: {', '.join(expert_words(entry.experts))}")
     for line in grouped_lines(unwritten):
         click.echo(f"aprtui: {line}", err=True)
     return ExitCode.UNREADABLE if broken else ExitCode.PASS
@@ -110,6 +118,12 @@ def _line(summary: StageSummary) -> str:
     return f"{layer:>5} {node.stage:<18} {shape:<15}{numbers}{_left_out(stats)}"
 
 
+def _expert_record(use: ExpertUse) -> dict[str, object]:
+    entropy = {"entropy": None if math.isnan(use.entropy) else use.entropy, "most_entropy": use.most_entropy}
+    counts = {"choices": use.slots, "dropped": use.dropped, "never_chosen": use.never_chosen}
+    return {"load": use.load, "busiest": use.busiest, "even": use.even, **counts, **entropy}
+
+
 def _left_out(stats: StageStats) -> str:
     """A line of its own for values that are not finite; nothing where all are."""
     if not stats.nan and not stats.inf:
@@ -118,20 +132,21 @@ def _left_out(stats: StageStats) -> str:
 
 
 def _print_tensors(path: Path, as_json: bool) -> int:
-    """Print the tensors of the GGUF file at `path` in file order; those that cannot be read are named on stderr."""
+    """Print the tensors of the model at `path` in file order; those that cannot be read are named on stderr."""
     from aprtui.model.tensor_table import summarise, tensor_table
 
     broken = False
+    table = tensor_table(path)
     if not as_json:
         click.echo(
             f"{'tensor':<25} {'type':<5} {'shape':<11}{'d max':>9}{'dmin max':>9}{'absmax':>9}{'rms':>9}".rstrip()
         )
-    for info in tensor_table(path):
+    for info in table:
         if info.stored is None:
             click.echo(f"aprtui: {path}: tensor {info.name}: {info.problem}", err=True)
             broken = True
             continue
-        summary = summarise(path, info)
+        summary = summarise(info)
         if as_json:
             write_record(_tensor_record(info, summary))
         else:

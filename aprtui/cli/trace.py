@@ -65,6 +65,7 @@ def command(
     """
     from aprtui.engine.capturing import CaptureRequest, require_possible, write_capture
     from aprtui.engine.protocol import Logits
+    from aprtui.model.split_files import model_stem
     from aprtui.trace.select import parse_layers, select_nodes, select_stages
     from aprtui.trace.writer import require_usable
 
@@ -73,7 +74,7 @@ def command(
     nodes = select_nodes(graph, select_stages(stages, graph), parse_layers(layers, graph.layers))
     text, ids = prompt_tokens(loaded, prompt, tokens, special=not no_special, chat=chat, system=system)
     request = CaptureRequest(ids, text, nodes, Logits(logits), decode_from, generate or 0)
-    target = directory or Path(f"{loaded.path.stem}-trace")
+    target = directory or Path(f"{model_stem(loaded.path)}-trace")
     require_possible(request, chosen_context(loaded, engine, request.positions))
     require_usable(target, overwrite)
     faults = injected_faults(loaded, engine)

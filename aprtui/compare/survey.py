@@ -7,7 +7,7 @@ was written can still be read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from aprtui.compare.metrics.blocks import Values, blocks
 from aprtui.errors import UnreadableError
 from aprtui.trace.aprt import AprtError, read_aprt
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.experts import ExpertCounts, ExpertUse, counted_experts
+from aprtui.trace.graph import ROUTER, ROUTER_CHOICE, Node
 from aprtui.trace.stats import Accumulator, StageStats, accumulate
 
 DAMAGED = "damaged"
@@ -48,12 +49,16 @@ def held_values(capture: Capture, node: Node) -> Values | Lost:
 
 @dataclass(frozen=True, slots=True)
 class StageSummary:
-    """Statistics of one stage tensor. `shape` is 1-D where nothing tells it; `causal`: only key ≤ query counts."""
+    """Statistics of one stage tensor. `shape` is 1-D where nothing tells it; `causal`: only key ≤ query counts.
+
+    `experts`: how a layer's experts were chosen, where the stage says that.
+    """
 
     node: Node
     shape: tuple[int, ...]
     causal: bool
     stats: StageStats
+    experts: ExpertUse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,23 @@ def _entry(capture: Capture, node: Node) -> Entry:
         unwritten = is_unfinished(capture) and isinstance(error, AprtError)
         return UnwrittenStage(node) if unwritten else BrokenStage(node, error)
     causal = capture.graph[node.stage].is_attention_map and values.ndim == 3
-    return StageSummary(node, values.shape, causal, tensor_stats(values, causal=causal))
+    experts = _experts(capture, node, values) if node.stage == ROUTER_CHOICE else None
+    return StageSummary(node, values.shape, causal, tensor_stats(values, causal=causal), experts)
+
+
+def _experts(capture: Capture, node: Node, chosen: Values) -> ExpertUse | None:
+    """How the experts of a layer were chosen; None where it is not known how many there are."""
+    router = replace(node, stage=ROUTER)
+    held = held_values(capture, router) if router in capture.files else None
+    probabilities = held if isinstance(held, np.ndarray) and held.ndim == 2 else None
+    experts = counted_experts(capture.graph) if probabilities is None else probabilities.shape[1]
+    if not experts:
+        return None
+    counts = ExpertCounts(1, experts)
+    counts.add_choices(np.zeros(len(chosen), np.int64), chosen.reshape(len(chosen), -1))
+    if probabilities is not None:
+        counts.add_routers(np.zeros(len(probabilities), np.int64), probabilities)
+    return counts.use(0)
 
 
 def tensor_stats(values: Values, *, causal: bool = False) -> StageStats:

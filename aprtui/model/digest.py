@@ -12,25 +12,31 @@ from aprtui.resources import digest_cache
 from aprtui.trace.aprt import write_atomically
 
 
-def file_digest(path: Path, folder: Path | None = None) -> str:
-    """SHA-256 of the file in hexadecimal.
+def file_digest(*paths: Path, folder: Path | None = None) -> str:
+    """SHA-256 of a file in hexadecimal; of the parts of a split model, one after the other (`cat … | sha256sum`).
 
-    Remembered in `folder` (default: `digest_cache()`) under the file's path, size, modification time and inode. A cache
-    that cannot be read or written is ignored. Raises `UnreadableError` where the file cannot be read.
+    Remembered in `folder` (default: `digest_cache()`) under each path, size, modification time and inode. A cache that
+    cannot be read or written is ignored. Raises `UnreadableError` where a file cannot be read.
     """
     folder = digest_cache() if folder is None else folder
+    key: list[str | int] = []
+    total = hashlib.sha256()
+    path = paths[0]
     try:
-        resolved = path.resolve(strict=True)
-        status = resolved.stat()
-        key: list[str | int] = [str(resolved), status.st_size, status.st_mtime_ns, status.st_ino]
+        for path in paths:
+            resolved = path.resolve(strict=True)
+            status = resolved.stat()
+            key += [str(resolved), status.st_size, status.st_mtime_ns, status.st_ino]
         entry = folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.json"
         remembered = _read(entry, key)
         if remembered is not None:
             return remembered
-        with resolved.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        for path in paths:
+            with path.open("rb") as file:
+                hashlib.file_digest(file, lambda: total)
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
+    digest = total.hexdigest()
     with suppress(EngineError):
         write_atomically(entry, json.dumps({"key": key, "sha256": digest}).encode())
     return digest

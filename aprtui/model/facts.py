@@ -49,7 +49,7 @@ class TokenizerFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """`size` is that of the file in bytes; `template` is the source of the chat template, if there is one.
+    """`size` is that of all `files` in bytes; `template` is the source of the chat template, if there is one.
 
     `unusual` are sentences. Without a tokenizer that can be read, `tokenizer` says why.
     """
@@ -57,6 +57,7 @@ class ModelFacts:
     name: str
     path: Path
     size: int
+    files: int
     quantization: str
     parameters: int
     config: ModelConfig
@@ -74,7 +75,7 @@ def model_facts(model: Model) -> ModelFacts:
     template = model.metadata.get("tokenizer.chat_template")
     source = template if isinstance(template, str) else None
     return ModelFacts(
-        model.name, model.path, model.path.stat().st_size, model.quantization,
+        model.name, model.path, model.size, len(model.paths), model.quantization,
         sum(found.values for found in types), model.config, types, tokenizer, source, model.sampling_temperature,
         tuple(_unusual(model, types, tokenizer, source)),
     )  # fmt: skip
@@ -192,7 +193,8 @@ def described(facts: ModelFacts) -> Iterator[tuple[str, str]]:
 def _model_rows(facts: ModelFacts) -> Iterator[tuple[str, str]]:
     config, graph = facts.config, facts.config.graph
     yield "model", facts.name
-    yield "file", f"{facts.path}, {_size(facts.size)}"
+    parts = f" in {facts.files} files" if facts.files > 1 else ""
+    yield "file", f"{facts.path}, {_size(facts.size)}{parts}"
     yield "architecture", f"{graph.architecture}, {facts.quantization}, {_count(facts.parameters)} parameters"
     yield "layers", f"{graph.layers}, hidden size {graph.hidden}, feed-forward {graph.ffn}"
     yield "heads", f"{graph.heads} for Q, {graph.kv_heads} for K and V, of {graph.head_dim} channels"

@@ -12,7 +12,7 @@ import mmap
 import reprlib
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.errors import UnreadableError
+from aprtui.model.split_files import check_tensor_count, joined_metadata, part_paths
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -64,17 +65,60 @@ class TensorEntry:
     """One row of the tensor table.
 
     `dimensions` are in file order, fastest first; `type` is the number GGUF gives the element type; `offset` counts
-    from the start of the file's data section.
+    from the start of the data section of its file, part `part` (from 0) of a split model.
     """
 
     name: str
     dimensions: tuple[int, ...]
     type: int
     offset: int
+    part: int = 0
 
 
 class GgufFile:
-    """A memory-mapped GGUF file. Opening it reads the header only; raises `UnreadableError` for anything malformed."""
+    """A model as it lies in memory-mapped GGUF files: one, or all parts of a split model, opened by any of them.
+
+    `path` is that of the first part, `size` the bytes of all. Opening reads the headers only; raises `UnreadableError`
+    for anything malformed, and for parts that are missing or do not belong together.
+    """
+
+    def __init__(self, path: Path) -> None:
+        opened = _MappedFile(path)
+        self.paths = part_paths(path, opened.metadata)
+        self._parts = [opened if part == path else _MappedFile(part) for part in self.paths]
+        self.path = self.paths[0]
+        self.size = sum(part.size for part in self._parts)
+        self.metadata: Mapping[str, Any] = opened.metadata
+        self.tensors: Mapping[str, TensorEntry] = opened.tensors
+        if len(self._parts) > 1:
+            self.metadata = MappingProxyType(joined_metadata([(part.path, part.metadata) for part in self._parts]))
+            self.tensors = MappingProxyType(self._all_tensors())
+            check_tensor_count(self.path, self.metadata, len(self.tensors))
+
+    def _all_tensors(self) -> dict[str, TensorEntry]:
+        joined: dict[str, TensorEntry] = {}
+        for number, part in enumerate(self._parts):
+            for name, entry in part.tensors.items():
+                if name in joined:
+                    other = self.paths[joined[name].part].name
+                    raise UnreadableError(
+                        f"{part.path}: tensor {name} is in {other} as well: parts of different models, fetch all of one"
+                    )
+                joined[name] = replace(entry, part=number)
+        return joined
+
+    def location(self, entry: TensorEntry) -> tuple[Path, int]:
+        """The file that holds a tensor, and the tensor's offset from its start."""
+        part = self._parts[entry.part]
+        return part.path, part.data_offset + entry.offset
+
+    def tensor_bytes(self, entry: TensorEntry, size: int) -> NDArray[np.uint8]:
+        """The `size` bytes of a tensor as a read-only view of the map; they must lie inside its file."""
+        return self._parts[entry.part].tensor_bytes(entry, size)
+
+
+class _MappedFile:
+    """One file, mapped, and its header."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -96,7 +140,6 @@ class GgufFile:
         return value
 
     def tensor_bytes(self, entry: TensorEntry, size: int) -> NDArray[np.uint8]:
-        """The `size` bytes of a tensor as a read-only view of the map; they must lie inside the file."""
         start = self.data_offset + entry.offset
         if entry.offset % self.alignment:
             raise UnreadableError(

@@ -9,6 +9,7 @@ from aprtui.errors import UnreadableError, UsageError
 from aprtui.model.digest import file_digest
 from aprtui.model.gguf_file import GgufFile
 from aprtui.model.model import model_name
+from aprtui.model.split_files import first_part
 from aprtui.model.tokenizer import build_tokenizer
 from aprtui.progress import Cancelled
 from aprtui.trace.capture import Capture
@@ -23,14 +24,15 @@ def find_models(wanted: ModelInfo, files: Iterable[Path], cancelled: Cancelled =
     are passed over. A file is hashed only where its architecture is right, and once: digests are remembered.
     """
     found: list[Path] = []
-    for path in dict.fromkeys(file.absolute() for file in files):
+    for path in dict.fromkeys(first_part(file.absolute()) for file in files):
         if cancelled():
             break
         try:
-            metadata = GgufFile(path).metadata
+            opened = GgufFile(path)
+            metadata = opened.metadata
             if wanted.architecture and metadata.get("general.architecture") != wanted.architecture:
                 continue
-            if wanted.sha256 is not None and file_digest(path) == wanted.sha256:
+            if wanted.sha256 is not None and file_digest(*opened.paths) == wanted.sha256:
                 return (path,)
             if wanted.sha256 is None and _plain(model_name(path, metadata)) == _plain(wanted.name):
                 found.append(path)

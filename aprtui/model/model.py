@@ -16,6 +16,7 @@ from aprtui.model.chat import ChatTemplate
 from aprtui.model.config import ModelConfig
 from aprtui.model.digest import file_digest
 from aprtui.model.gguf_file import GgufFile, StringArray
+from aprtui.model.split_files import model_stem
 from aprtui.model.tokenizer import Tokenizer, build_tokenizer
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import Node, StageGraph, graph_for
@@ -93,18 +94,28 @@ class Model:
         return self._bound.get(node, ())
 
     def sha256(self) -> str:
-        """SHA-256 of the file in hexadecimal, remembered between runs."""
-        return file_digest(self.path)
+        """SHA-256 of the file (of all parts, in order) in hexadecimal, remembered between runs."""
+        return file_digest(*self._file.paths)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The file, or all parts of a split model in order; `path` is the first."""
+        return self._file.paths
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file, or of all parts of a split model."""
+        return self._file.size
 
 
 def model_name(path: Path, metadata: Mapping[str, object]) -> str:
-    """`general.name` of a model file, or the stem of its file name."""
+    """`general.name` of a model file, or the stem of its file name, without the number of a part."""
     name = metadata.get("general.name")
-    return name if isinstance(name, str) and name else path.stem
+    return name if isinstance(name, str) and name else model_stem(path)
 
 
 def load_model(path: Path) -> Model:
-    """Open a GGUF file of a supported architecture.
+    """Open a GGUF file of a supported architecture, or a split model by any of its parts.
 
     Reads the header and maps the weights. Raises `UnreadableError`, naming file and key or tensor, for anything that is
     malformed, missing, or not supported.

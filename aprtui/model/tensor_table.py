@@ -28,9 +28,11 @@ _SCALES = {BlockPart.SCALE: "d", BlockPart.MINIMUM: "dmin"}
 class TensorInfo:
     """One tensor of a file. `stored` is None where it cannot be read, and `problem` says why.
 
-    `shape` is slowest dimension first; `offset` counts from the start of the file.
+    `shape` is slowest dimension first; `offset` counts from the start of the file, `path`: that of its part where a
+    model is split.
     """
 
+    path: Path
     name: str
     type: str
     shape: tuple[int, ...]
@@ -56,32 +58,35 @@ class TensorSummary:
 
 
 def tensor_table(path: Path) -> tuple[TensorInfo, ...]:
-    """All tensors of the GGUF file at `path`, in file order. Raises `UnreadableError` for another kind of file."""
+    """All tensors of the GGUF file at `path`, and of the other parts of its model, in file order.
+
+    Raises `UnreadableError` for another kind of file.
+    """
     file = GgufFile(path)
     return tuple(_info(file, name) for name in file.tensors)
 
 
 def _info(file: GgufFile, name: str) -> TensorInfo:
     entry = file.tensors[name]
-    shape, offset = tuple(reversed(entry.dimensions)), file.data_offset + entry.offset
+    shape, (path, offset) = tuple(reversed(entry.dimensions)), file.location(entry)
     try:
         stored = stored_tensor(file, entry)
     except UnreadableError as error:
-        return TensorInfo(name, f"type {entry.type}", shape, offset, None, str(error))
+        return TensorInfo(path, name, f"type {entry.type}", shape, offset, None, str(error))
     if stored is None:
-        return TensorInfo(name, f"type {entry.type}", shape, offset, None, "of a type that is not known here")
-    return TensorInfo(name, stored.type, shape, offset, stored)
+        return TensorInfo(path, name, f"type {entry.type}", shape, offset, None, "of a type that is not known here")
+    return TensorInfo(path, name, stored.type, shape, offset, stored)
 
 
 class TensorReader:
     """Reads rows of one tensor. Raises `UnreadableError` for one that cannot be read."""
 
-    def __init__(self, path: Path, info: TensorInfo) -> None:
+    def __init__(self, info: TensorInfo) -> None:
         if info.stored is None:
-            raise UnreadableError(f"{path}: tensor {info.name}: {info.problem}")
+            raise UnreadableError(f"{info.path}: tensor {info.name}: {info.problem}")
         self.info = info
         self._stored = info.stored
-        self.file = PositionalFile(path)
+        self.file = PositionalFile(info.path)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -136,9 +141,9 @@ class TensorReader:
         self.file.close()
 
 
-def summarise(path: Path, info: TensorInfo, cancelled: Callable[[], bool] = lambda: False) -> TensorSummary:
+def summarise(info: TensorInfo, cancelled: Callable[[], bool] = lambda: False) -> TensorSummary:
     """Scales and statistics of one tensor, in bounded memory; of a part of it where `cancelled` ended the pass."""
-    reader = TensorReader(path, info)
+    reader = TensorReader(info)
     ranges: dict[str, tuple[float, float]] = {}
     total: Accumulator | None = Accumulator()
     try:

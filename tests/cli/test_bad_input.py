@@ -48,6 +48,20 @@ def test_truncated_gguf(aprtui: Run, tmp_path: Path, tiny_model: Path, kept: flo
     assert_one_line(aprtui("run", path, "-p", "x"), ExitCode.UNREADABLE, str(path))
 
 
+@pytest.mark.parametrize("command", ["run", "info", "stats", "trace"])
+def test_split_model_with_a_missing_or_cut_part(
+    aprtui: Run, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parts = model_file().write_parts(tmp_path, 3)
+    more = ("-p", "x") if command in ("run", "trace") else ()
+    data = parts[2].read_bytes()
+    parts[2].write_bytes(data[:100])
+    assert_one_line(aprtui(command, parts[1], *more), ExitCode.UNREADABLE, f"{parts[2]}: ", "truncated")
+    parts[2].unlink()
+    assert_one_line(aprtui(command, parts[1], *more), ExitCode.UNREADABLE, f"{parts[1]}: part 2 of 3", parts[2].name)
+
+
 def test_missing_tensor_is_named(aprtui: Run, tmp_path: Path) -> None:
     file = model_file()
     del file.tensors["blk.1.ffn_up.weight"]

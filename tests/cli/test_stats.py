@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from aprtui.model.model import load_model
 from aprtui.resources import embedded_model
 from aprtui.trace.aprt import write_aprt
 from aprtui.trace.graph import Node
+from tests.cli.conftest import Outcome
 from tests.compare.synthetic import NODES, TOKENS, changed, stage_values, write_capture
+from tests.model.gguf_files import write_model
 
 FIELDS = ["layer", "stage", "shape", "count", "nan", "inf", "min", "max", "absmax", "mean", "rms"]
 
@@ -206,3 +209,27 @@ def test_a_place_without_a_value_is_an_error(tmp_path: Path) -> None:
         stats(embedded_model(), "--values", "0,0")
     (capture / "layer-0/ffn_up.bin").write_bytes(b"APRT")
     assert stats(capture, "--stage", "ffn_up", "--values", "0,0").return_value == 3
+
+
+def test_layers_with_experts_say_how_they_were_chosen(aprtui: Callable[..., Outcome], tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model.gguf", architecture="qwen3moe", experts=8, experts_used=2)
+    capture = tmp_path / "capture"
+    assert aprtui("trace", model, "--tokens", "1,5,9,200,33", "--save-tensor-dir", capture).code == 0
+    found = {(line["layer"], line["stage"]): line for line in records(capture)}
+    assert {node for node, line in found.items() if "experts" in line} == {
+        (0, "moe_router_indices"),
+        (1, "moe_router_indices"),
+    }
+    experts = found[1, "moe_router_indices"]["experts"]
+    assert list(experts) == [
+        "load", "busiest", "even", "choices", "dropped", "never_chosen", "entropy", "most_entropy"
+    ]  # fmt: skip
+    assert (len(experts["load"]), sum(experts["load"]), experts["choices"]) == (8, pytest.approx(1), 10)
+    assert 0 < experts["entropy"] <= experts["most_entropy"] == pytest.approx(np.log(8))
+    text = stats(capture, "--layers", "1").stdout.splitlines()
+    (at,) = (number for number, line in enumerate(text) if "moe_router_indices" in line)
+    share = f"{100 * max(experts['load']):.0f} %"
+    assert text[at + 1].startswith(f"      experts: load max {share} (even: 12 %), entropy")
+    (capture / "layer-1" / "moe_router.bin").write_bytes(b"")
+    without = {(line["layer"], line["stage"]): line for line in records(capture)}[1, "moe_router_indices"]["experts"]
+    assert without == experts | {"entropy": None}, "the choices are known without the router"

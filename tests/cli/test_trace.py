@@ -15,6 +15,7 @@ from aprtui.model.model import load_model
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from tests.cli.conftest import Outcome
+from tests.model.gguf_files import model_file
 
 Run = Callable[..., Outcome]
 TOKENS = "1,5,9,200,33,7,101"
@@ -41,6 +42,19 @@ def test_two_runs_are_byte_identical_on_one_thread_and_on_two(
         assert manifest["engine"].pop("threads") == threads
         assert manifest.pop("wall_seconds") > 0
     assert manifests[0] == manifests[1] == manifests[2]
+
+
+def test_a_split_model_makes_the_capture_of_the_whole_one_and_is_its_model(
+    aprtui: Run, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parts = model_file().write_parts(tmp_path, 3)
+    aprtui("trace", tiny_model, "--tokens", TOKENS, "--save-tensor-dir", "whole")
+    made = aprtui("trace", parts[1], "--tokens", TOKENS)
+    assert made.code == 0, made.err
+    assert stage_bytes(tmp_path / "model-trace") == stage_bytes(tmp_path / "whole")
+    assert aprtui("replay", "model-trace", "--model", parts[2]).code == 0
+    assert "another model" not in aprtui("diff", "model-trace", "whole", "--model", parts[0]).err
 
 
 def test_capture_with_generation_holds_the_tokens_of_the_run_without_it(

@@ -67,6 +67,18 @@ class ModelFile:
         writer.close()
         return path
 
+    def write_parts(self, folder: Path, parts: int, stem: str = "model") -> list[Path]:
+        """Write the file as `parts` files, as llama-gguf-split does, with as many tensors each as can be."""
+        names = list(self.tensors)
+        each = -(-len(names) // parts)
+        paths = []
+        for number in range(parts):
+            part = ModelFile(self.architecture, dict(self.metadata) if number == 0 else {})
+            part.metadata |= {"split.no": number, "split.count": parts, "split.tensors.count": len(names)}
+            part.tensors = {name: self.tensors[name] for name in names[number * each : (number + 1) * each]}
+            paths.append(part.write(folder / f"{stem}-{number + 1:05d}-of-{parts:05d}.gguf"))
+        return paths
+
 
 def add_value(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     """Add a metadata value with the GGUF type that converters use for its Python type."""

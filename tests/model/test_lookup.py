@@ -50,9 +50,9 @@ def test_models_of_another_architecture_are_not_hashed(
 ) -> None:
     hashed: list[Path] = []
 
-    def counted(path: Path) -> str:
-        hashed.append(path)
-        return file_digest(path)
+    def counted(*paths: Path) -> str:
+        hashed.extend(paths)
+        return file_digest(*paths)
 
     monkeypatch.setattr(lookup, "file_digest", counted)
     assert find_models(replace(wanted, architecture="llama4"), models) == () and not hashed

@@ -241,11 +241,6 @@ def test_unknown_architecture_is_named_with_the_supported_ones(tmp_path: Path) -
         load_model(file.write(tmp_path / "model.gguf"))
 
 
-def test_part_of_a_split_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableError, match=r"split into several files; merge them"):
-        load_changed(tmp_path, lambda file: file.metadata.update({"split.count": 3}))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

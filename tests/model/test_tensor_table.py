@@ -33,7 +33,7 @@ def test_every_tensor_is_listed_with_type_shape_and_bytes(table: dict[str, Tenso
 def test_values_are_those_of_the_model_wherever_they_lie(table: dict[str, TensorInfo]) -> None:
     weights = load_model(embedded_model()).weights
     for name in ("token_embd.weight", "blk.1.ffn_down.weight", "output_norm.weight"):
-        reader = TensorReader(embedded_model(), table[name])
+        reader = TensorReader(table[name])
         rows = slice(0, min(reader.shape[0], 3))
         values = weights[name].dequantize(rows)
         assert np.array_equal(reader.values(rows, slice(0, reader.shape[1])), values)
@@ -45,7 +45,7 @@ def test_scales_are_the_smallest_and_largest_of_the_blocks(table: dict[str, Tens
     info = next(info for info in table.values() if info.type == "Q4_K")
     weight = load_model(embedded_model()).weights[info.name]
     blocks = weight.data.reshape(-1, 144)
-    summary = summarise(embedded_model(), info)
+    summary = summarise(info)
     for name, start in (("d", 0), ("dmin", 2)):
         numbers = np.ascontiguousarray(blocks[:, start : start + 2]).view(np.float16).astype(np.float64)
         assert summary.scales[name] == (numbers.min(), numbers.max())
@@ -58,7 +58,7 @@ def test_scales_are_the_smallest_and_largest_of_the_blocks(table: dict[str, Tens
 def test_a_block_is_found_in_the_file(table: dict[str, TensorInfo]) -> None:
     info = next(info for info in table.values() if info.type == "Q4_K")
     weight = load_model(embedded_model()).weights[info.name]
-    reader = TensorReader(embedded_model(), info)
+    reader = TensorReader(info)
     offset, size = reader.place(1, weight.columns - 1)
     with embedded_model().open("rb") as file:
         file.seek(offset)
@@ -75,9 +75,9 @@ def test_types_without_values_have_bytes_and_no_statistics(tmp_path: Path) -> No
     path = odd_file(tmp_path / "a.gguf", np.zeros((2, 292), np.uint8), kind)
     (info,) = tensor_table(path)
     assert (info.type, info.bytes) == ("Q8_K", 584)
-    assert summarise(path, info).stats is None
+    assert summarise(info).stats is None
     with pytest.raises(UnreadableError, match="values of type Q8_K are not known"):
-        TensorReader(path, info).values(slice(0, 1), slice(0, 256))
+        TensorReader(info).values(slice(0, 1), slice(0, 256))
 
 
 def test_a_tensor_beyond_the_end_is_listed_with_its_problem(tmp_path: Path) -> None:
@@ -86,13 +86,13 @@ def test_a_tensor_beyond_the_end_is_listed_with_its_problem(tmp_path: Path) -> N
     (info,) = tensor_table(path)
     assert info.stored is None and "truncated" in info.problem
     with pytest.raises(UnreadableError, match="tensor odd"):
-        TensorReader(path, info)
+        TensorReader(info)
 
 
 def test_a_model_that_is_truncated_while_it_is_open_is_reported(tmp_path: Path) -> None:
     path = odd_file(tmp_path / "a.gguf", np.ones((4, 128), np.uint8), gguf.GGMLQuantizationType.F32)
     (info,) = tensor_table(path)
-    reader = TensorReader(path, info)
+    reader = TensorReader(info)
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 100)
     with pytest.raises(UnreadableError, match="the file ends here"):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from textual.events import Key, Paste
 
 from aprtui.errors import ExitCode
 from aprtui.tui.frame.terminal import KeyParser
@@ -166,5 +167,36 @@ def test_without_an_input_the_app_says_what_it_needs(tmp_path: Path, words: list
 
 @pytest.mark.parametrize("nonsense", ["\x1b[99999999999999999999u", "\x1b[1114112u", "\x1b[:u", "\x1b[1;:u"])
 def test_a_sequence_without_sense_is_dropped_and_the_next_key_is_read(nonsense: str) -> None:
-    keys = KeyParser()
-    assert [getattr(message, "key", None) for message in keys.parsed(f"{nonsense}\x1b[Aq")] == ["up", "q"]
+    assert keys_of(f"{nonsense}\x1b[Aq") == ["up", "q"]
+
+
+def keys_of(*texts: str) -> list[str | None]:
+    """The keys in what a terminal sends at once or in several pieces; then nothing comes for a while."""
+    parser = KeyParser()
+    return [getattr(message, "key", None) for text in (*texts, "") for message in parser.parsed(text)]
+
+
+@pytest.mark.parametrize("key", ["d", "D", "4", "?", ":", "g", "]", "é"])
+def test_escape_and_a_key_in_one_burst_are_two_keys(key: str) -> None:
+    alone = keys_of(key)
+    assert keys_of(f"\x1b{key}") == keys_of("\x1b", key) == ["escape", *alone]
+    assert keys_of(f"\x1b\x1b{key}\x1b") == ["escape", "escape", *alone, "escape"]
+
+
+def test_a_sequence_that_comes_in_pieces_is_one_key() -> None:
+    assert keys_of("\x1b", "[A", "q") == keys_of("\x1b[", "A", "q") == ["up", "q"]
+    assert keys_of("\x1b", "\x1b[A") == ["escape", "up"]
+
+
+def test_alt_with_enter_and_with_arrows_keep_their_meaning() -> None:
+    assert keys_of("\x1b\r") == keys_of("\x1b", "\r") == ["alt+enter"]
+    assert keys_of("a\x1bb\x1bf") == ["a", "ctrl+left", "ctrl+right"]
+
+
+def test_an_escape_in_a_pasted_text_is_no_key() -> None:
+    text = "\x1b[200~red \x1b[31mapple\x1bd\x1b\x1b[201~q"
+    for pieces in ([text], list(text)):
+        parser = KeyParser()
+        paste, key = (message for piece in [*pieces, ""] for message in parser.parsed(piece))
+        assert isinstance(paste, Paste) and paste.text == "red [31mappled"
+        assert isinstance(key, Key) and key.key == "q"

@@ -62,13 +62,14 @@ ARITHMETICS: Mapping[str, EngineArithmetic] = MappingProxyType(
 
 def stage_tensors(
     arithmetic: EngineArithmetic, model: Model, tokens: Sequence[int], evaluators: NodeEvaluators, seed: int = 0,
-    change: Disturb | None = None,
+    change: Disturb | None = None, size: float = LAST_BITS,
 ) -> dict[Node, NDArray[np.float32]]:  # fmt: skip
-    """Every stage of `model` on `tokens`; sums in an order of their own, as `seed` disturbs their last bits.
+    """Every stage of `model` on `tokens`; sums in an order of their own, as `seed` disturbs their last bits,
+    or more by `size`.
 
     `change` is a fault that is planted: it changes a stage before it is used.
     """
-    disturb = disturbance(model, seed, LAST_BITS)
+    disturb = disturbance(model, seed, size)
     recomputation = Recomputation(
         model, arithmetic.rounding, lambda angles: DisturbedNodes(evaluators(angles), disturb), arithmetic.outputs
     )

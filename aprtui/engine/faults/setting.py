@@ -22,7 +22,7 @@ Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class _ConfiguredModel:
+class ConfiguredModel:
     """A model with another configuration; it has what `evaluate` reads of a model."""
 
     config: ModelConfig
@@ -57,7 +57,7 @@ class FaultSetting:
         node: Node | None = None, shift: int = 0,
     ) -> Array:  # fmt: skip
         """The op of the node computed in another way: with another configuration, inputs, weights or positions."""
-        model = self.model if config is None else cast(Model, _ConfiguredModel(config, self.model.graph, self.model))
+        model = self.model if config is None else cast(Model, ConfiguredModel(config, self.model.graph, self.model))
         with np.errstate(invalid="ignore", over="ignore"):
             return evaluate(
                 model, node or call.node, inputs or call.inputs,

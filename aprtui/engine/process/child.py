@@ -29,6 +29,7 @@ from aprtui.engine.protocol import Logits
 from aprtui.errors import AprtuiError, DeviceError, EngineError, ExitCode, UsageError
 from aprtui.model.prompt import ChatPrompt, chat_stop_ids, encode_chat
 from aprtui.progress import Progress
+from aprtui.trace.experts import counted_experts
 
 REPORT_SECONDS = 0.1
 """Progress is reported no more often than this: a pipe that fills up would hold the engine back."""
@@ -126,7 +127,7 @@ class EngineThread:
         try:
             loaded = self._opener(self._progress, self._settings)
             graph = loaded.engine.graph
-            slots = Slots(self._descriptor, len(graph.nodes), graph.layers, create=True)
+            slots = Slots(self._descriptor, len(graph.nodes), graph.layers, True, counted_experts(graph))
             self._send(messages.Loaded(loaded.info))
             while True:
                 loaded = self._serve(loaded, Recorder(loaded, slots, self._send))

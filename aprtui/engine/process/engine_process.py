@@ -23,6 +23,7 @@ from aprtui.engine.process.loading import Opener
 from aprtui.engine.process.slots import Slots, TokenRecord
 from aprtui.engine.sampling import Sampling
 from aprtui.model.prompt import ChatPrompt
+from aprtui.trace.experts import counted_experts
 from aprtui.trace.graph import graph_for
 
 QUIT_SECONDS = 1.0
@@ -210,7 +211,7 @@ class EngineProcess:
             case messages.Loaded(info):
                 self.info, self.settings = info, self._requested
                 graph = graph_for(info.graph)
-                self._slots = Slots(self._memory, len(graph.nodes), graph.layers, create=False)
+                self._slots = Slots(self._memory, len(graph.nodes), graph.layers, False, counted_experts(graph))
                 self.state = EngineState.READY
             case messages.Reopening():
                 self.state = EngineState.LOADING

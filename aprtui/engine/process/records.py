@@ -66,9 +66,10 @@ class Recorder:
         self._table.passed = None
 
     def begin(self) -> None:
-        """Forget what a pass has left that was cancelled, or failed, before a record was written."""
+        """Forget what was left by a pass that was cancelled, or failed, and how experts were chosen before."""
         self._table.take()
         self._table.take_last(())
+        self._table.forget_experts()
 
     def name(self, ids: Iterable[int]) -> None:
         """Send the names of those ids that are mentioned for the first time."""
@@ -93,7 +94,7 @@ class Recorder:
                 choice.logprob, choice.probability, choice.entropy, choice.margin,
                 seconds, timing.prefill_seconds, timing.prefill_tokens_per_second, timing.tokens_per_second,
                 self._table.take(), self._stage_seconds(), candidates(choice.candidates, CANDIDATES), lens,
-                *self._device_use(),
+                *self._device_use(), self._table.experts(),
             )
         )  # fmt: skip
 

@@ -18,13 +18,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields, replace
 from operator import attrgetter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.protocol import Taps
 from aprtui.engine.sampling import NO_TOKEN, Candidate, Choice
-from aprtui.trace.graph import LAYER_OUTPUT, Node, StageGraph
+from aprtui.trace.experts import ROUTER_STAGES, ExpertCounts, counted_experts
+from aprtui.trace.graph import LAYER_OUTPUT, ROUTER_CHOICE, Node, StageGraph
 from aprtui.trace.stats import SUMS, Accumulator
 
 RING = 256
@@ -38,6 +40,12 @@ STATS = np.dtype(
 
 CANDIDATE = np.dtype([("token", np.int32), ("probability", np.float32)])
 """A token and its probability in the model's own distribution; NO_TOKEN stands for none."""
+
+
+def experts_type(experts: int) -> np.dtype[np.void]:
+    """How the experts of one layer were chosen, as `trace.experts.ExpertCounts` counts: all of a generation so far."""
+    return np.dtype([("dropped", np.uint32), ("entropy", np.float32), ("counts", np.uint32, (experts,))])
+
 
 CANDIDATES = 10
 """Likeliest tokens that a record keeps."""
@@ -61,7 +69,8 @@ class TokenRecord:
     `stats` is `[nodes]` of STATS, in the execution order of the graph; `stage_seconds` `[nodes]` as in `TimedEngine`,
     NaN throughout where the engine takes no times. `candidates` are the likeliest tokens, `[CANDIDATES]` of CANDIDATE;
     `lens` is the likeliest token after each layer, `[layers]` of CANDIDATE, or None where it was not computed. What is
-    in use of a GPU is as in `DeviceUse`, NaN where the engine runs on none.
+    in use of a GPU is as in `DeviceUse`, NaN where the engine runs on none. `experts` is how the experts of each layer
+    were chosen since the generation began, `[layers]` of `experts_type`; None where the model has none.
     """
 
     run: int
@@ -84,6 +93,7 @@ class TokenRecord:
     device_memory_used: float = math.nan
     device_memory: float = math.nan
     device_load: float = math.nan
+    experts: NDArray[np.void] | None = None
 
 
 _FIGURES = [(entry.name, entry.type) for entry in fields(TokenRecord) if entry.type in ("int", "float")]
@@ -104,15 +114,12 @@ def candidates(found: Sequence[Candidate], size: int) -> NDArray[np.void]:
     return table
 
 
-def _record_type(nodes: int, layers: int) -> np.dtype[np.void]:
-    arrays = [
+def _arrays(nodes: int, layers: int, experts: int) -> list[tuple[Any, ...]]:
+    arrays: list[tuple[Any, ...]] = [
         ("stats", STATS, (nodes,)), ("stage_seconds", np.float32, (nodes,)),
         ("candidates", CANDIDATE, (CANDIDATES,)), ("lens", CANDIDATE, (layers,)),
     ]  # fmt: skip
-    return np.dtype([("begin", np.uint64), *_FIGURES, *arrays, ("end", np.uint64)])
-
-
-_ARRAYS = ("stats", "stage_seconds", "candidates", "lens")
+    return [*arrays, ("experts", experts_type(experts), (layers,))] if experts else arrays
 
 
 class Slots:
@@ -122,8 +129,9 @@ class Slots:
     copied as words, and the figures are packed in one call: 20 µs.
     """
 
-    def __init__(self, descriptor: int, nodes: int, layers: int, create: bool) -> None:
-        record = _record_type(nodes, layers)
+    def __init__(self, descriptor: int, nodes: int, layers: int, create: bool, experts: int = 0) -> None:
+        parts = _arrays(nodes, layers, experts)
+        record = np.dtype([("begin", np.uint64), *_FIGURES, *parts, ("end", np.uint64)])
         size = _HEADER_BYTES + RING * record.itemsize
         if create:
             os.ftruncate(descriptor, size)
@@ -132,7 +140,7 @@ class Slots:
         self._stores_in_order = platform.machine() in _ORDERED
         self._written: NDArray[np.uint64] = np.frombuffer(self._memory, np.uint64, 1)
         self._records: NDArray[np.void] = np.frombuffer(self._memory, record, RING, _HEADER_BYTES)
-        self._words = {name: self._records[name].view(np.int32) for name in _ARRAYS}
+        self._words = {name: self._records[name].view(np.int32) for name, *_ in parts}
         self._bytes = record.itemsize
 
     @property
@@ -147,7 +155,7 @@ class Slots:
             slot = self._records[place]
             slot["begin"] = number + 1
             _PACKED.pack_into(self._memory, self._offset(place) + _COUNTER_BYTES, *_figures_of(record))
-            for name in _ARRAYS:
+            for name in self._words:
                 values = getattr(record, name)
                 if values is None:
                     self._words[name][place, 0] = _NOT_COMPUTED
@@ -173,6 +181,7 @@ class Slots:
             **dict(zip(_FIGURE_NAMES, figures, strict=True)),
             stats=arrays["stats"], stage_seconds=arrays["stage_seconds"], candidates=arrays["candidates"],
             lens=None if arrays["lens"]["token"][0] == _NOT_COMPUTED else arrays["lens"],
+            experts=arrays["experts"] if "experts" in self._words else None,
         )  # fmt: skip
 
     def _offset(self, place: int) -> int:
@@ -200,10 +209,18 @@ class Slots:
 
 
 class StatsTable:
-    """A tap sink that gathers the statistics of every node of a pass, and the last position of some in full."""
+    """A tap sink that gathers the statistics of every node of a pass, and the last position of some in full.
+
+    Where the model has experts, it counts how they are chosen, from `forget_experts` on.
+    """
 
     def __init__(self, graph: StageGraph) -> None:
-        self.taps = Taps(self, stats=frozenset(graph.nodes))
+        self._experts = counted_experts(graph)
+        routers = (node for node in graph.nodes if node.stage in ROUTER_STAGES and self._experts)
+        self.taps = Taps(self, frozenset(routers), frozenset(graph.nodes))
+        self._layers = graph.layers
+        self._routers: list[tuple[int, bool, NDArray[np.float32]]] = []
+        self.forget_experts()
         self._last: dict[Node, NDArray[np.float32]] = {}
         self._order = graph.order
         self._places: list[NDArray[np.int64]] = []
@@ -215,7 +232,9 @@ class StatsTable:
 
     def put(self, node: Node, position: int, values: NDArray[np.float32] | None, stats: Accumulator | None) -> None:
         """Keep the statistics of a node; pieces of one tensor are merged when the pass ends."""
-        if values is not None:
+        if values is not None and node.stage in ROUTER_STAGES and node.layer is not None:
+            self._keep_router(node.layer, node.stage == ROUTER_CHOICE, values)
+        elif values is not None:
             self._last[node] = values[-1].copy()
         if stats is not None:
             self.put_sums(np.array([self._order[node]]), np.array([astuple(stats)], SUMS))
@@ -230,7 +249,39 @@ class StatsTable:
 
     def taps_with(self, nodes: Iterable[Node]) -> Taps:
         """Taps that hand out `nodes` in full as well."""
-        return replace(self.taps, full=frozenset(nodes))
+        return replace(self.taps, full=self.taps.full | frozenset(nodes))
+
+    def forget_experts(self) -> None:
+        """Count the choices of experts from zero."""
+        self._counts = ExpertCounts(self._layers, self._experts)
+        self._routers.clear()
+
+    def _keep_router(self, layer: int, is_choice: bool, values: NDArray[np.float32]) -> None:
+        """Keep the rows of one layer until `experts` counts them: a layer at a time takes 50 µs each.
+
+        The many rows of a prompt are counted at once, so that they need not be kept.
+        """
+        self._routers.append((layer, is_choice, values.copy()))
+        if len(values) > 1:
+            self._count_routers()
+
+    def _count_routers(self) -> None:
+        for is_choice, add in ((True, self._counts.add_choices), (False, self._counts.add_routers)):
+            kept = [(layer, values) for layer, kind, values in self._routers if kind is is_choice]
+            if kept:
+                layers = np.repeat([layer for layer, _ in kept], [len(values) for _, values in kept])
+                add(layers, np.concatenate([values for _, values in kept]))
+        self._routers.clear()
+
+    def experts(self) -> NDArray[np.void] | None:
+        """How the experts of each layer were chosen `[layers]`; None where the model has none."""
+        if not self._experts:
+            return None
+        self._count_routers()
+        rows = np.empty(self._layers, experts_type(self._experts))
+        rows["dropped"], rows["entropy"] = self._counts.dropped, self._counts.entropy
+        rows["counts"] = self._counts.counts
+        return rows
 
     def take_last(self, nodes: Sequence[Node]) -> NDArray[np.float32] | None:
         """The last position `[nodes, width]` of `nodes` in the pass; None where they were not tapped in full."""

@@ -30,7 +30,7 @@ def _problem(model: Model, info: TensorInfo) -> str:
     if info.stored is None:
         return f"{info.name}: {info.problem}"
     with np.errstate(invalid="ignore", over="ignore"):
-        summary = summarise(model.path, info)
+        summary = summarise(info)
     for name, (low, high) in summary.scales.items():
         if not (math.isfinite(low) and math.isfinite(high)):
             return f"{info.name}: {name} of a block is not finite"

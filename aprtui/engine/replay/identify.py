@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from aprtui.compare.align.layout import Layout, agreed, legal_layouts, solve_layout
+from aprtui.compare.align.layout import REORDERED, Layout, agreed, legal_layouts, solve_layout
 from aprtui.compare.metrics.measure import compare_values, measure
 from aprtui.engine.protocol import Rounding
 from aprtui.engine.replay.arithmetic import (
@@ -43,6 +43,8 @@ from aprtui.trace.capture import Capture
 from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, MATRIX_PRODUCTS, Node, Op, Stage
 
 _OF_WEIGHTS = frozenset({"weights", "sums", "input_limit"})
+_KNOWS_CHANNELS = frozenset({Op.MATMUL, Op.BIAS, Op.RMS_NORM})
+"""Ops in which each channel has parameters of its own, so that they come out otherwise in another order."""
 _ROWS = 16
 _LOOKED_AT = 4096
 _CLEARLY = 0.5
@@ -406,7 +408,7 @@ def find_layouts(stages: CapturedStages, evaluators: NodeEvaluators) -> Iterator
         candidates = legal_layouts(stage, model.graph.rope_parts, config)
         sampled = _sampled(stage, recomputer)
         layout = agreed([_layout_of(node, recomputer, candidates) for node in sampled])
-        if layout is not None:
+        if layout is not None and not _computed_with(stage, recomputer):
             stages.layouts.update({node: layout for node in model.graph.nodes if node.stage == stage.name})
             yield f"{stage.name} is in another order than the model's, and is put in it: {layout.text}"
 
@@ -422,6 +424,29 @@ def _sampled(stage: Stage, recomputer: Recomputer) -> list[Node]:
     nodes = [node for node in model.graph.nodes if node.stage == stage.name and stages.rows(node) == total]
     held = list(filter(computable, nodes))
     return [held[index] for index in sorted({0, len(held) // 2, len(held) - 1})] if held else []
+
+
+def _computed_with(stage: Stage, recomputer: Recomputer) -> bool:
+    """Whether the engine went on with the order of channels as captured: then it is no way of writing, but a fault."""
+    model, stages = recomputer.model, recomputer.stages
+    total = len(stages.tokens)
+    users = [
+        node
+        for node in model.graph.nodes
+        if model.graph[node.stage].op in _KNOWS_CHANNELS and stages.rows(node) == total
+        and {source.stage for source in model.graph.inputs(node)} == {stage.name}
+        and not recomputer.segment(node, total)
+    ]  # fmt: skip
+    sampled = [users[index] for index in sorted({0, len(users) // 2, len(users) - 1})] if users else []
+    return bool(sampled) and all(_is_reproduced(node, recomputer) for node in sampled)
+
+
+def _is_reproduced(node: Node, recomputer: Recomputer) -> bool:
+    """Whether a stage comes out of its inputs, all as they lie in their files."""
+    raw = recomputer.stages.raw(node)
+    assert not isinstance(raw, Misfit)
+    error = compare_values(recomputer.recompute(node, len(raw)).values, np.ascontiguousarray(raw)).rel_l2
+    return error is not None and error <= REORDERED
 
 
 def _layout_of(node: Node, recomputer: Recomputer, candidates: tuple[Layout, ...]) -> Layout | None:

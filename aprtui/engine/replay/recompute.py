@@ -1,7 +1,7 @@
 """The stages of a capture, and computing one from the nearest captured ones before it: those between are evaluated too.
 
-Rows, columns and channel order are the model's. T = tokens of the capture; a stage that holds the last position only
-has one row.
+Rows, columns and channel order are the model's. T = tokens of the capture; a stage that holds the last positions only
+has as many rows.
 """
 
 from __future__ import annotations
@@ -34,11 +34,15 @@ class Misfit:
 
 @dataclass(slots=True)
 class CapturedStages:
-    """Captured tensors by node; `layouts` holds the nodes whose order differs from the model's."""
+    """Captured tensors by node; `layouts` holds the nodes whose order differs from the model's.
+
+    Of a capture of the last of the tokens only, `last` says how many those are.
+    """
 
     capture: Capture
     model: Model
     tokens: Sequence[int]
+    last: int = 1
     layouts: dict[Node, Layout] = field(default_factory=dict)
     _misfits: dict[Node, Misfit] = field(default_factory=dict)
     _saved_as_inf: dict[Node, bool] = field(default_factory=dict)
@@ -50,7 +54,7 @@ class CapturedStages:
         return self._saved_as_inf[node]
 
     def rows(self, node: Node) -> int:
-        """Positions of `node` that the capture holds: T, 1 for the last, or 0 where none can be used."""
+        """Positions of `node` that the capture holds, the last ones: T, `last`, 1, or 0 where none can be used."""
         if node not in self.capture.files or node in self._misfits:
             return 0
         raw = self.raw(node)
@@ -66,8 +70,8 @@ class CapturedStages:
             return self._misfit(node, f"holds what is no expert: the model has {self.model.config.graph.experts}")
         if values.size == stage.size(total):
             return values.reshape(stage.shape(total))
-        if values.size == stage.width and not stage.is_attention_map:
-            return values.reshape(1, stage.width)
+        if not stage.is_attention_map and values.size in (stage.width, stage.width * self.last):
+            return values.reshape(-1, stage.width)
         shape = " × ".join(str(size) for size in stage.shape(total))
         return self._misfit(node, f"holds {values.size} values, the model has {shape} for {total} tokens")
 

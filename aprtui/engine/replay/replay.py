@@ -27,9 +27,10 @@ from aprtui.compare.verdict import Signal, StageVerdict, Verdict, judge
 from aprtui.compare.wording import counted
 from aprtui.engine.replay.arithmetic import NodeEvaluators, Recomputation
 from aprtui.engine.replay.bounds import OUTPUT_STEP
+from aprtui.engine.replay.channel_errors import ChannelErrors
 from aprtui.engine.replay.common_error import CommonError
 from aprtui.engine.replay.identify import find_layouts, identify
-from aprtui.engine.replay.places import Places
+from aprtui.engine.replay.place import captured_range, position_ranges, row_positions
 from aprtui.engine.replay.recompute import CapturedStages, Misfit, Recomputed, Recomputer
 from aprtui.engine.replay.spread import Spreads
 from aprtui.engine.replay.token_ids import TABLE_SOURCE, tokens_of
@@ -39,9 +40,10 @@ from aprtui.trace.capture import Capture
 from aprtui.trace.graph import ENTRY, MATRIX_PRODUCTS, Node, Op
 
 _ANYWHERE = (
-    "one token is all that the capture tells of, and others may have stood before it: give the ids of all with --tokens"
+    "no stage shows that the capture begins with the first token{positions}: give the ids of all tokens from the first "
+    "on with --tokens, and each sequence as a capture of its own"
 )
-_KNOWS_PLACE = frozenset({Op.ROPE, Op.SCORES, Op.SOFTMAX, Op.ATTEND})
+_KNOWS_PLACE = frozenset({Op.ROPE, Op.SCORES, Op.ATTEND})
 """Ops whose result depends on where a token stands, and on those before it."""
 
 _FOREIGN_WEIGHTS = 0.9
@@ -73,7 +75,8 @@ def replay_capture(
     problem = misfit(capture, model, tokens)
     if tokens is None or problem:
         return _unjudged(capture, coverage, options, problem)
-    return _Replay(capture, model, options, evaluators, coverage, tokens, source, progress).run(progress)
+    held = captured_range(capture, model, tokens)
+    return _Replay(capture, model, options, evaluators, coverage, tokens, source, held, progress).run(progress)
 
 
 def _tokens(capture: Capture, model: Model, options: ReplayOptions) -> tuple[tuple[int, ...] | None, str]:
@@ -115,11 +118,11 @@ def _unfinished(capture: Capture) -> tuple[str, ...]:
 class _Replay:
     def __init__(
         self, capture: Capture, model: Model, options: ReplayOptions, evaluators: NodeEvaluators, coverage: Coverage,
-        tokens: tuple[int, ...], source: str, progress: Progress | None,
+        tokens: tuple[int, ...], source: str, held: range, progress: Progress | None,
     ) -> None:  # fmt: skip
         self.capture, self.model, self.options, self.coverage = capture, model, options, coverage
-        self.tokens, self.source, self.evaluators = tokens, source, evaluators
-        self.stages = CapturedStages(capture, model, tokens)
+        self.tokens, self.source, self.evaluators, self.held = tokens[: held.stop], source, evaluators, held
+        self.stages = CapturedStages(capture, model, self.tokens, last=len(held))
         self.layouts = tuple(find_layouts(self.stages, evaluators))
         self.engine = identify(self.stages, options.rounding, evaluators, progress)
         known = self.engine.arithmetic
@@ -127,7 +130,7 @@ class _Replay:
         self.recomputer = Recomputer(model, self.stages, recomputation)
         self.spreads = Spreads(model, self.stages, known, evaluators)
         self.common = CommonError(model, self.stages, self.engine, evaluators)
-        self.places = Places(model, self.stages, known)
+        self.channels = ChannelErrors(model, self.stages, known)
 
     def run(self, progress: Progress | None) -> Comparison:
         compared: list[StageComparison] = []
@@ -140,6 +143,7 @@ class _Replay:
             if node.layer is not None:
                 self.recomputer.forget_before(node.layer)
                 self.spreads.forget_before(node.layer)
+        compared = self._where_place_is_known(compared)
         doubts = tuple(self._doubts(compared))
         everywhere: tuple[Everywhere, ...] = ()
         if not self._bounded(compared):
@@ -149,12 +153,14 @@ class _Replay:
             doubts = ()
         count = len(self.tokens)
         saved_as_inf = [stage.node for stage in compared if self.stages.is_saved_as_inf(stage.node)]
-        saved = [saved_as_inf_statement(saved_as_inf)] if saved_as_inf else []
+        found = [saved_as_inf_statement(saved_as_inf)] if saved_as_inf else []
+        if self.held.start:
+            found.append(f"the capture holds tokens {self.held[0]} to {self.held[-1]} of the prompt")
         findings = Findings(
             self.model.graph, TokenAlignment(count, (count, count), (self.source, self.source)), compared, skipped,
             self.coverage.owed(skipped), self.coverage.allowed, _unfinished(self.capture),
             frozenset(self.capture.files.keys() - set(self.coverage.nodes)), Metric.TOKEN_REL_L2, self.options.limit,
-            (*self.engine.statements, *self.layouts, *saved), doubts,
+            (*self.engine.statements, *self.layouts, *found), doubts,
             unjudgeable=bool(doubts) and not self.common.local, known=self._known, everywhere=everywhere,
         )  # fmt: skip
         return conclude(findings, self._pair)
@@ -187,9 +193,7 @@ class _Replay:
             if not given and verdict.verdict is Verdict.FAIL and not measured.metrics.mismatches:
                 verdict = judge(node, measured.metrics, (spreads.bound(node, recomputed),))
         if not given and not recomputed.segment:
-            verdict = self.places.judged(pair, verdict)
-        if verdict.verdict is Verdict.FAIL and self._may_stand_anywhere((*recomputed.segment, node)):
-            verdict = replace(verdict, verdict=Verdict.UNKNOWN, reason=_ANYWHERE)
+            verdict = self.channels.judged(pair, verdict)
         verdict = replace(verdict, signal=Signal.INJECTED)
         return StageComparison(
             node, measured.metrics, measured.tokens, verdict, pair.matched, pair.a.shape,
@@ -206,11 +210,32 @@ class _Replay:
         noise = bound + OUTPUT_STEP[self.engine.arithmetic.stored]
         return judge_choice(node, pair.a, pair.b, probabilities[-rows:], probabilities[-rows:], noise)
 
-    def _may_stand_anywhere(self, evaluated: Sequence[Node]) -> bool:
-        """Whether the tokens before the only one are unknown, as its embedding alone tells nothing of them, and matter
-        to one of the nodes."""
-        ops = {self.model.graph[node.stage].op for node in evaluated}
-        return self.source == TABLE_SOURCE and len(self.tokens) == 1 and bool(ops & _KNOWS_PLACE)
+    def _where_place_is_known(self, compared: Sequence[StageComparison]) -> list[StageComparison]:
+        """`compared`, but UNKNOWN what fails for where its tokens stand.
+
+        The embedding tells which tokens they are, not what stood before them, and RoPE may show another place than the
+        ids do; one stage that rests on the place of all tokens and passes settles it.
+        """
+        resting = {stage.node for stage in compared if self._rests_on_place(stage)}
+        failed = {stage.node for stage in compared if stage.verdict.verdict is Verdict.FAIL} & resting
+        if not failed or any(stage.verdict.verdict is Verdict.PASS for stage in compared if stage.node in resting):
+            return list(compared)
+        positions = row_positions(self.stages, self.evaluators)
+        expected = range(len(self.tokens) - len(positions or ()), len(self.tokens))
+        stated = self.capture.manifest is not None or positions is None or positions == tuple(expected)
+        if self.source != TABLE_SOURCE and stated:
+            return list(compared)
+        shown = f", and RoPE turned its rows as of positions {position_ranges(positions)}" if positions else ""
+        changes = {"verdict": Verdict.UNKNOWN, "reason": _ANYWHERE.format(positions=shown)}
+        return [
+            replace(stage, verdict=replace(stage.verdict, **changes))  # type: ignore[arg-type]
+            if stage.node in failed
+            else stage
+            for stage in compared
+        ]
+
+    def _rests_on_place(self, stage: StageComparison) -> bool:
+        return any(self.model.graph[node.stage].op in _KNOWS_PLACE for node in (*stage.segment, stage.node))
 
     def _recomputed(self, node: Node) -> Recomputed | Unpaired:
         if node.stage not in self.model.graph or node not in self.model.graph.order:

@@ -257,8 +257,6 @@ def _check_every_key(keys: Keys, rules: KeyRules) -> None:
                 f"{keys.path}: metadata key {full_name} is not supported, and ignoring it could change the results; "
                 "convert the model without it"
             )
-    if str(keys.metadata.get("split.count", 0)) not in ("0", "1"):
-        raise UnreadableError(f"{keys.path}: the model is split into several files; merge them (gguf-split --merge)")
 
 
 def _head_dim(keys: Keys, hidden: int, heads: int) -> int:

@@ -9,7 +9,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.trace.graph import Node, Scope, Stage, StageGraph
+from aprtui.trace.graph import CODES, Node, Scope, Stage, StageGraph
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +55,24 @@ def _even_parts(word: str, width: int) -> list[str]:
 
 
 def header_rows(names: Sequence[str], width: int) -> list[list[str]]:
-    """Rows of header texts, one text of exactly `width` characters for each name; the names stand at the bottom.
+    """Rows of header texts, one text of exactly `width` characters for each name, with a blank between neighbours.
 
-    No rows where columns are narrower than 4: names of two letters a line cannot be read.
+    The names stand at the bottom. Columns narrower than 5 have codes in their place, those narrower than 3 nothing.
     """
-    if width < 4:
-        return []
-    room = width if width < 6 else width - 1
-    wrapped = [wrapped_name(name, room) for name in names]
+    if width < 5:
+        return code_rows(names, width)
+    wrapped = [wrapped_name(name, width - 1) for name in names]
     height = max((len(rows) for rows in wrapped), default=0)
     padded = [[""] * (height - len(rows)) + rows for rows in wrapped]
     return [[column[row].ljust(width) for column in padded] for row in range(height)]
+
+
+def code_rows(names: Sequence[str], width: int) -> list[list[str]]:
+    """The same with the codes of the stages; where these fill their columns, in two rows, one lower than the other."""
+    if width < 3:
+        return []
+    codes = [CODES[name].ljust(width) for name in names]
+    if width > 3:
+        return [codes]
+    blank = " " * width
+    return [[code if column % 2 == row else blank for column, code in enumerate(codes)] for row in (0, 1)]

@@ -5,7 +5,7 @@ Layers follow one another downwards, then to the right: of four, the first two s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from rich.color import Color
 from rich.segment import Segment
 from rich.style import Style
 
-from aprtui.tui.draw.colours import LEVELS, ColourMap, Mark, Rgb, glyph, level_colours, on_colour
+from aprtui.tui.draw.colours import Rgb, on_colour
 
 HALF = "▀"
 LEAST_WIDTH = 3
@@ -34,10 +34,20 @@ FAULT: Rgb = (200, 90, 255)
 CURSOR: dict[bool, Rgb] = {True: (255, 255, 255), False: (0, 0, 0)}
 """Outlines the cell under the cursor, by whether the theme is dark."""
 
-_SIGNS = {Mark.NAN: "X", Mark.INF: "I"}
-
-
 Pair = tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OverviewPalette:
+    """What the levels of an overview look like, each by its value: below `ABSENT`.
+
+    `colours` has None for those that look like the background, `glyphs` stand in where there are no colours; those
+    with one of the `signs` show it in either case.
+    """
+
+    colours: Sequence[Rgb | None]
+    signs: Mapping[int, str]
+    glyphs: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +64,10 @@ class Outlines:
 class OverviewPaint:
     """Draws lines of `rows` layers with columns of `width` cells, and keeps what it has drawn once."""
 
-    def __init__(self, colour_map: ColourMap, background: Rgb, rows: int, width: int, *, dark: bool) -> None:
-        self._colours = [background if colour is None else colour for colour in level_colours(colour_map, dark=dark)]
+    def __init__(self, palette: OverviewPalette, background: Rgb, rows: int, width: int, *, dark: bool) -> None:
+        self._colours = [background if colour is None else colour for colour in palette.colours]
         self._colours += [background] * (ABSENT + 1 - len(self._colours))
+        self._signs = palette.signs
         self._cursor = CURSOR[dark]
         self._part, gap = _parts(rows, width)
         self._gap = [Segment(" " * gap, Style(bgcolor=Color.from_rgb(*background)))] if gap else []
@@ -85,16 +96,17 @@ class OverviewPaint:
             yield from self._pair(key, outline(2 * number), outline(0 if single else 2 * number + 1))
 
     def _pair(self, key: int, above: Rgb | None, below: Rgb | None) -> Pair:
-        """Two layers as the halves of cells; an outline has its colour at the ends, a mark its sign in between."""
+        """Two layers as the halves of cells; an outline has its colour at the ends, a sign stands in between."""
         upper, lower, width = key >> 8, key & 0xFF, self._part
         high, low = self._colours[upper], self._colours[lower]
-        sign = next((_SIGNS[Mark(level)] for level in (upper, lower) if level in _SIGNS), "")
+        signs = self._signs
+        sign = next((signs[level] for level in (upper, lower) if level in signs), "")
         if above is None and below is None and not (sign and width > 1):
             return (Segment(HALF * width, _halves(high, low)),)
         ends, inner = Segment(HALF, _halves(above or high, below or low)), Segment(HALF, _halves(high, low))
         cells = [ends, *[inner] * (width - 2), ends] if width > 2 else [ends, inner][:width]
         if sign and width > 1:
-            cells[width // 2] = Segment(sign, on_colour(high if upper in _SIGNS else low, bold=True))
+            cells[width // 2] = Segment(sign, on_colour(high if upper in signs else low, bold=True))
         return tuple(cells)
 
 
@@ -114,13 +126,19 @@ def _halves(upper: Rgb, lower: Rgb) -> Style:
     return Style(color=Color.from_rgb(*upper), bgcolor=Color.from_rgb(*lower))
 
 
-def plain_columns(levels: NDArray[np.uint8], outlines: Outlines, width: int, style: Style) -> list[list[Segment]]:
-    """The same without colours: a glyph for each layer, from left to right; the cursor is reversed."""
+def plain_columns(
+    levels: NDArray[np.uint8], outlines: Outlines, palette: OverviewPalette, width: int, style: Style
+) -> list[list[Segment]]:
+    """The same without colours: a glyph for each layer, from left to right; the cursor is reversed.
+
+    A fault has one of its own, which no sign gives way to.
+    """
     cells = []
     for number, column in enumerate(levels.T.tolist()):
         texts = [
-            " " if level == ABSENT else FAULT_GLYPH if (layer, number) in outlines.faults and level < LEVELS
-            else glyph(level)
+            " " if level == ABSENT
+            else FAULT_GLYPH if (layer, number) in outlines.faults and level not in palette.signs
+            else palette.signs.get(level) or palette.glyphs[level]
             for layer, level in enumerate(column)
         ]  # fmt: skip
         cells.append(

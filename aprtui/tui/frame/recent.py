@@ -13,6 +13,7 @@ from pathlib import Path
 import platformdirs
 
 from aprtui.errors import AprtuiError
+from aprtui.model.split_files import first_part
 from aprtui.resources import embedded_model
 from aprtui.trace.aprt import write_atomically
 from aprtui.tui.frame.state import ScreenName, ScreenState
@@ -65,12 +66,12 @@ def models_at_hand(*places: Path) -> tuple[Path, ...]:
         elif place.suffix == ".gguf":
             files.append(place)
     files += [path for path in recent_paths() if path.suffix == ".gguf"]
-    return tuple(dict.fromkeys(path.absolute() for path in (*files, embedded_model())))
+    return tuple(dict.fromkeys(first_part(path.absolute()) for path in (*files, embedded_model())))
 
 
 def remember(*opened: Path) -> None:
     """Note that a model, a capture, a contract, or a pair of captures was opened: Browse lists it from now on."""
-    latest = tuple(path.absolute() for path in opened)
+    latest = tuple(first_part(path.absolute()) for path in opened)
     entries = [latest, *(paths for paths in recently_opened() if paths != latest)]
     # Not more pairs than push the single ones out.
     pairs = [paths for paths in entries if len(paths) == 2][:MOST_REMEMBERED]

@@ -13,7 +13,7 @@ import select
 import signal
 import sys
 from codecs import getincrementaldecoder
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,11 +22,20 @@ from textual._parser import ParseError
 from textual._xterm_parser import XTermParser
 from textual.app import App
 from textual.drivers.linux_driver import LinuxDriver
-from textual.events import Event
+from textual.events import Event, Key
 from textual.message import Message
 
 _BYTES_AT_ONCE = 4096
 _LOOK_SECONDS = 0.1
+
+ESC = "\x1b"
+PASTE, PASTE_END = f"{ESC}[200~", f"{ESC}[201~"
+ALT_ENTER = f"{ESC}\r"
+INTRODUCERS = "[O"
+"""Begin a sequence after an escape: those of keys, clicks and replies."""
+
+WORD_KEYS = "bf"
+"""What terminals on a Mac send after an escape for alt and an arrow: the word before, the next one."""
 
 
 class TerminalGone(Event):
@@ -70,20 +79,54 @@ class TerminalDriver(LinuxDriver):
 
 
 class KeyParser:
-    """Keys, clicks and pasted texts of what a terminal sends; what makes no sense is dropped."""
+    """Keys, clicks and pasted texts of what a terminal sends; what makes no sense is dropped.
+
+    Where escape and a key come in one burst, Textual reads the key with alt, or another one. Here they are two keys:
+    nothing in the app is on alt and a letter. An escape in a pasted text is left out: it is no key.
+    """
 
     def __init__(self, debug: bool = False) -> None:
         self._debug = debug
         self._parser = XTermParser(debug)
+        self._held = ""
+        self._pasting = False
 
     def parsed(self, text: str) -> Iterable[Message]:
-        """The messages that have become complete with `text`."""
-        for sequence in filter(None, re.split("(?=\x1b)", text)):
-            try:
-                yield from self._parser.feed(sequence)
-            except (ArithmeticError, LookupError, ValueError, ParseError):
-                self._parser = XTermParser(self._debug)
+        """The messages that have become complete with `text`, which is empty where nothing came for a while."""
+        sequences = list(filter(None, re.split(f"(?={ESC})", self._held + text)))
+        # What stands at the end may begin a sequence whose rest is still to come.
+        self._held = sequences.pop() if text and sequences and _may_go_on(sequences[-1]) else ""
+        for sequence in sequences:
+            yield from self._messages(sequence)
         yield from self._parser.tick()
+
+    def _messages(self, sequence: str) -> Iterator[Message]:
+        """The messages of one sequence, or of an escape key and what was typed after it."""
+        if sequence.startswith((PASTE, PASTE_END)):
+            self._pasting = sequence.startswith(PASTE)
+        elif self._pasting:
+            sequence = sequence.removeprefix(ESC)
+        elif sequence.startswith(ALT_ENTER):
+            yield Key("alt+enter", None)
+            sequence = sequence.removeprefix(ALT_ENTER)
+        elif _is_escape_key(sequence):
+            yield Key("escape", ESC)
+            sequence = sequence.removeprefix(ESC)
+        try:
+            # Nothing at all would be the end of the input.
+            yield from self._parser.feed(sequence) if sequence else ()
+        except (ArithmeticError, LookupError, ValueError, ParseError):
+            self._parser = XTermParser(self._debug)
+
+
+def _may_go_on(sequence: str) -> bool:
+    return any(mark.startswith(sequence) and mark != sequence for mark in (PASTE, PASTE_END))
+
+
+def _is_escape_key(sequence: str) -> bool:
+    """Whether a sequence is the escape key, with other keys after it or none."""
+    after = sequence[1:2]
+    return sequence.startswith(ESC) and (not after or (after.isprintable() and after not in INTRODUCERS + WORD_KEYS))
 
 
 class _Output:

@@ -92,6 +92,10 @@ class LayerGrid(JumpTargets):
     def node(self) -> Node | None:
         return self._cursor
 
+    @property
+    def row_count(self) -> int:
+        return self._row_count
+
     def set_shape(
         self,
         columns: Sequence[str],
@@ -186,8 +190,10 @@ class LayerGrid(JumpTargets):
 
     def _cell_width(self, width: int) -> int:
         """The width of a cell; a separator stands between groups."""
-        room = width - LABEL - max(len(self._groups) - 1, 0)
-        return min(room // max(len(self._columns), 1), self.WIDEST)
+        return min(self._room_of_columns(width) // max(len(self._columns), 1), self.WIDEST)
+
+    def _room_of_columns(self, width: int) -> int:
+        return width - LABEL - max(len(self._groups) - 1, 0)
 
     @property
     def _lines(self) -> GridLines:
@@ -241,24 +247,22 @@ class LayerGrid(JumpTargets):
         return segments
 
     def _draw_head(self, width: int) -> list[Strip]:
-        lines = [self._header_line(row) for row in self._header_segments(width)]
+        return self.head_of(header_rows(self._columns, width), width)
+
+    def head_of(self, rows: Iterable[Sequence[str]], width: int) -> list[Strip]:
+        """The names of the groups above the `rows` of those of the stages."""
+        lines = [self._header_line(row) for row in self._header_segments(rows)]
         if self._groups:
             names = "│".join(f" {name} ".center(width * members, "─") for name, members in self._groups)
             group = self.style("group")
             lines.insert(0, [Segment(" " * LABEL, group), Segment(names, group)])
         return [Strip(line) for line in lines]
 
-    def _header_segments(self, width: int) -> list[list[Segment]]:
-        """The rows of the stage names. Neighbours differ, since narrow ones touch."""
+    def _header_segments(self, rows: Iterable[Sequence[str]]) -> list[list[Segment]]:
+        """The `rows` of stage names or codes, that of the cursor's column highlighted."""
         current = self._cursor.stage if self._cursor else ""
-        styles = [
-            self.style("cursor-label" if name == current else "other-label" if column % 2 else "label")
-            for column, name in enumerate(self._columns)
-        ]
-        return [
-            [Segment(text, style) for text, style in zip(texts, styles, strict=True)]
-            for texts in header_rows(self._columns, width)
-        ]
+        styles = [self.style("cursor-label" if name == current else "label") for name in self._columns]
+        return [[Segment(text, style) for text, style in zip(texts, styles, strict=True)] for texts in rows]
 
     def _header_line(self, segments: Sequence[Segment]) -> list[Segment]:
         return self._separated(" " * LABEL, self._by_group(segments))

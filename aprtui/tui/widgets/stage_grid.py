@@ -6,7 +6,6 @@ It has two views: numbers, a line for each layer; and an overview in colours alo
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from enum import StrEnum
 from typing import ClassVar
 
 import numpy as np
@@ -21,22 +20,14 @@ from textual.strip import Strip
 
 from aprtui.trace.graph import Node, StageGraph
 from aprtui.tui.draw.bars import Bar, lens_cells
-from aprtui.tui.draw.colours import LEVELS, ColourMap, Mark, glyph, level_styles
+from aprtui.tui.draw.colours import LEVELS, ColourMap, Mark, glyph, level_colours, level_styles
 from aprtui.tui.draw.figures import Figures, grid_tile
-from aprtui.tui.draw.grid_layout import GridLayout, grid_layout
-from aprtui.tui.draw.overview import (
-    ABSENT,
-    FAULT,
-    LEAST_WIDTH,
-    WIDEST,
-    Outlines,
-    OverviewPaint,
-    pair_at,
-    plain_columns,
-)  # fmt: skip
+from aprtui.tui.draw.grid_layout import GridLayout, grid_layout, header_rows
+from aprtui.tui.draw.overview import FAULT, LEAST_WIDTH, WIDEST, OverviewPalette
 from aprtui.tui.draw.text import SEPARATOR, clipped, padded
 from aprtui.tui.widgets.layer_grid import LABEL, LayerGrid
 from aprtui.tui.widgets.moves import MOVES, PAGES
+from aprtui.tui.widgets.overview_grid import GridView, OverviewGrid
 
 CACHED_STRIPS = 512
 
@@ -51,14 +42,10 @@ LENS_WIDTH, LENS_WANTED = 17, 26
 
 LENS_GAP = 2
 
+SIGNS: dict[int, str] = {Mark.NAN: "X", Mark.INF: "I"}
+GLYPHS = tuple(glyph(level) for level in range(LEVELS + len(Mark)))
+
 FAULT_COLOUR = "#{:02x}{:02x}{:02x}".format(*FAULT)
-
-
-class GridView(StrEnum):
-    """How a stage grid shows its layers."""
-
-    NUMBERS = "numbers"
-    OVERVIEW = "overview"
 
 
 PERCENT = {GridView.NUMBERS: 70, GridView.OVERVIEW: 75}
@@ -68,7 +55,7 @@ LINES_AROUND = 7
 """Lines of a screen that are no panes."""
 
 
-class StageGrid(LayerGrid, can_focus=True):
+class StageGrid(OverviewGrid, can_focus=True):
     """Draws the cells of all layers, and above and below them the stages that the model has once.
 
     Unless one of the views is asked for, the overview is shown where not all layers have room with their numbers, and
@@ -92,6 +79,7 @@ class StageGrid(LayerGrid, can_focus=True):
     }
     """
     LINES_ABOVE = 1
+    LEAST_CELL = NUMBER_WIDTH
 
     class Pointed(LayerGrid.Pointed):
         """The cursor stands on another stage, or its numbers have changed."""
@@ -106,12 +94,9 @@ class StageGrid(LayerGrid, can_focus=True):
         self._faults: frozenset[Node] = frozenset()
         self._lens: Sequence[Bar] | None = None
         self._lens_note: Sequence[str] = ()
-        self._view: GridView | None = None
-        self._in_overview: tuple[Size, bool] | None = None
         self._version = 0
         self._strips: LRUCache[tuple[int, int, int, int, Node | None], Strip] = LRUCache(CACHED_STRIPS)
         self._level_styles: list[Style] = []
-        self._paint: tuple[tuple[int, int], OverviewPaint] | None = None
 
     @property
     def graph(self) -> StageGraph | None:
@@ -128,20 +113,6 @@ class StageGrid(LayerGrid, can_focus=True):
         if node is not None:
             self.put_cursor(node)
         self.refresh(layout=True)
-
-    @property
-    def view(self) -> GridView:
-        """The view that is shown."""
-        return GridView.OVERVIEW if self._overview else GridView.NUMBERS
-
-    @property
-    def wanted_view(self) -> GridView | None:
-        """The view that was asked for; None where the room decides."""
-        return self._view
-
-    def show_view(self, view: GridView | None) -> None:
-        self._view = view
-        self._change_lines()
 
     def mark_faults(self, nodes: Iterable[Node]) -> None:
         """Outline the cells of `nodes`, in which a fault is injected."""
@@ -161,15 +132,11 @@ class StageGrid(LayerGrid, can_focus=True):
         turned = (bars is None) != (self._lens is None)
         self._lens, self._lens_note = bars, lines
         self._version += 1
-        self._change_lines() if turned else self.refresh()
+        self.change_lines() if turned else self.refresh()
 
-    def _change_lines(self) -> None:
-        """Draw everything again: what stands on which line has changed, and maybe the height."""
-        self.forget_lines()
+    def change_lines(self) -> None:
         self._version += 1
-        if self._has_cells:
-            self._scroll()
-        self.refresh(layout=True)
+        super().change_lines()
 
     def show(self, figures: Figures, first_bad: str = "", *, notify: bool = True) -> None:
         """Draw `figures`; `first_bad` names the first node that holds NaN or Inf, wherever it is.
@@ -177,7 +144,8 @@ class StageGrid(LayerGrid, can_focus=True):
         A caller that describes the cell itself passes `notify=False`: the effect of a message comes a frame later.
         """
         if self._figures is None or figures.statistic is not self._figures.statistic:
-            self._level_styles, self._paint = [], None
+            self._level_styles = []
+            self._paints.clear()
         self._figures, self._first_bad = figures, first_bad
         self._tile = None if self._layout is None else grid_tile(self._layout, figures)
         self._version += 1
@@ -195,9 +163,8 @@ class StageGrid(LayerGrid, can_focus=True):
         super().notify_style_update()
         self._version += 1
         self._level_styles.clear()
-        self._paint = None
 
-    def lines_below(self, width: int) -> int:
+    def below(self, width: int, overview: bool) -> int:
         return 1
 
     def draw_above(self, line: int) -> Strip:
@@ -219,7 +186,7 @@ class StageGrid(LayerGrid, can_focus=True):
             used = LABEL + len(self._columns) * cell + len(self._groups) - 1
             layers = range(row, min(row + rows, self._row_count))
             if self._overview:
-                segments = self._overview_segments(layers, rows, cell, node if on_line else None)
+                segments = self.overview_segments(row)
             else:
                 segments = self._layer_segments(row, cell, self._column if on_line else None)
             # The length is known: measuring it again would cost a tenth of the frame.
@@ -227,86 +194,34 @@ class StageGrid(LayerGrid, can_focus=True):
             self._strips[key] = strip if self._overview else self._outlined(strip, row, cell)
         return self._strips[key]
 
-    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
-        if not self._has_cells:
-            return super().get_content_height(container, viewport, width)
-        # A cell of a layout grid is as high as this method says: then only the screen tells how much room there is.
+    def room(self, view: GridView, container: Size, viewport: Size) -> int:
+        # A cell of a layout grid is as high as its content: then only the screen tells how much room there is.
         frame, docked = self.styles.gutter.height, self.styles.dock == "bottom"
         height = container.height + frame if docked else viewport.height - LINES_AROUND
-        room = {view: height * percent // 100 - frame for view, percent in PERCENT.items()}
-        if not self._overview_at(Size(width, room[GridView.NUMBERS])):
-            wanted = self._lines_of_numbers(width) + self.LINES_ABOVE
-            return min(wanted if self._fits(width) else self.EMPTY_HEIGHT, room[GridView.NUMBERS])
-        rows = self._rows_in(Size(width, room[GridView.OVERVIEW]))
-        wanted = 1 + self.LINES_ABOVE + self._lines_of_rows(rows) + self.lines_below(width)
-        return min(wanted, room[GridView.OVERVIEW])
+        return height * PERCENT[view] // 100 - frame
 
     @property
     def _has_lens(self) -> bool:
         return self._widths(self.size.width, self._overview)[1] > 0
 
-    @property
-    def _overview(self) -> bool:
-        size = self.size
-        if self._in_overview is None or self._in_overview[0] != size:
-            self._in_overview = size, self._overview_at(size)
-        return self._in_overview[1]
-
-    def _overview_at(self, size: Size) -> bool:
-        """Whether a grid of this size shows the overview."""
-        if self._widths(size.width, overview=True)[0] < LEAST_WIDTH or self._view is GridView.NUMBERS:
-            return False
-        if self._view is GridView.OVERVIEW:
-            return True
-        cell, lens = self._widths(size.width, overview=False)
-        lens_has_room = self._lens is None or lens > 0 or not self._widths(size.width, overview=True)[1]
-        return cell < NUMBER_WIDTH or not lens_has_room or self._lines_of_numbers(size.width) > size.height
-
-    def _lines_of_numbers(self, width: int) -> int:
-        """How many lines the view with numbers needs."""
-        cell = self._widths(width, overview=False)[0]
-        return len(self._draw_names(cell)) + self._row_count + self.lines_below(width)
-
-    def rows_a_line(self, size: Size) -> int:
-        return self._rows_in(size) if self._overview_at(size) else 1
+    def _prefers_overview(self, size: Size) -> bool:
+        """Also where the logit lens has room in the overview alone."""
+        lens = self._widths(size.width, overview=False)[1], self._widths(size.width, overview=True)[1]
+        return lens[0] == 0 < lens[1] or super()._prefers_overview(size)
 
     def _rows_in(self, size: Size) -> int:
-        """How many layers of the overview share a line: two where all of them have room then, else four.
-
-        Beside the logit lens each has a line of its own, if there is room. Glyphs stand side by side: of them, three
-        have room beside a blank.
-        """
-        if self._lens is not None and 1 + self._row_count + self.lines_below(size.width) <= size.height:
+        """Beside the logit lens each layer of the overview has a line of its own, if there is room."""
+        if self._lens is not None and self._lines_beside_rows(size.width) + self._row_count <= size.height:
             return 1
-        if 1 + self._lines_of_rows(2) + self.lines_below(size.width) <= size.height:
-            return 2
-        if self.plain:
-            return min(max(self._widths(size.width, overview=True)[0] - 1, 2), 3)
-        return 4
-
-    def row_at(self, first: int, x: int) -> int:
-        """Of the two layers that stand above one another, a second click means the other."""
-        if not self._overview:
-            return first
-        rows = self._lines.rows
-        upper = first + 2 * pair_at(rows, self._cell_width(self.size.width), x)
-        lower = min(upper + 1, first + rows - 1, self._row_count - 1)
-        return lower if self._cursor is not None and self._cursor.layer == upper else upper
-
-    def forget_lines(self) -> None:
-        super().forget_lines()
-        self._in_overview = None
-
-    def _cell_width(self, width: int) -> int:
-        return self._widths(width, self._overview)[0]
+        return super()._rows_in(size)
 
     def _widths(self, width: int, overview: bool) -> tuple[int, int]:
         """The cells of a column in a grid of `width` cells, and of the logit lens at the right; 0 where it has none."""
         columns = max(len(self._columns), 1)
         least, most = (LEAST_WIDTH, WIDEST) if overview else (NUMBER_WIDTH, self.WIDEST)
-        room = width - LABEL - max(len(self._groups) - 1, 0)
+        room = self._room_of_columns(width)
         if self._lens is None or room - least * columns - LENS_GAP < LENS_WIDTH:
-            return min(room // columns, most), 0
+            return super()._widths(width, overview)
         cell = min(max((room - LENS_GAP - LENS_WANTED) // columns, least), most)
         return cell, room - cell * columns - LENS_GAP
 
@@ -321,33 +236,17 @@ class StageGrid(LayerGrid, can_focus=True):
         return SEPARATOR.join([*words, view])
 
     def _draw_head(self, width: int) -> list[Strip]:
-        """Names of groups and stages; the groups share the first row of the stages where their names find room.
-
-        In the overview, one row of codes.
-        """
-        strips = self._draw_codes(width) if self._overview else self._draw_names(width)
+        strips = super()._draw_head(width)
         if strips and self._has_lens:
-            last = strips[-1]
             title = Segment(" " * LENS_GAP + "logit lens", self.style("group"))
-            strips[-1] = Strip([*last, title])
+            strips[-1] = Strip([*strips[-1], title])
         return strips
 
-    def _draw_codes(self, width: int) -> list[Strip]:
-        assert self._layout is not None
-        current = self._cursor.stage if self._cursor else ""
-        codes = [
-            Segment(
-                stage.code.ljust(width),
-                self.style("cursor-label" if stage.name == current else "other-label" if column % 2 else "label"),
-            )
-            for column, stage in enumerate(self._layout.stages)
-        ]
-        return [Strip(self._header_line(codes))]
-
     def _draw_names(self, width: int) -> list[Strip]:
-        rows = self._header_segments(width)
+        """The groups share the first row of the stages where their names find room."""
+        rows = self._header_segments(header_rows(self._columns, width))
         if not rows or any(len(name) >= room for name, room in self._room_for_groups(rows[0])):
-            return super()._draw_head(width)
+            return super()._draw_names(width)
         return [Strip(self._header_line(row)) for row in (self._with_groups(rows[0]), *rows[1:])]
 
     def _room_for_groups(self, headers: list[Segment]) -> list[tuple[str, int]]:
@@ -395,37 +294,19 @@ class StageGrid(LayerGrid, can_focus=True):
                 )
         return strip
 
-    def _overview_segments(self, layers: range, rows: int, width: int, cursor: Node | None) -> list[Segment]:
-        """The cells of a line of the overview, in which there is room for `rows` layers."""
-        label = layers[0] if cursor is None else cursor.layer
-        name = Segment(f"{label:>{LABEL - 1}} ", self.style("group" if cursor is None else "cursor-label"))
-        columns = self._columns
-        levels = np.full((rows, len(columns)), ABSENT, np.uint8)
-        levels[: len(layers)] = Mark.MISSING if self._tile is None else self._tile[layers.start : layers.stop]
-        outlines = Outlines(
-            [
-                self._place(node, layers)
-                for node in self._faults
-                if node.layer in layers and node.stage in self._columns
-            ],
-            None if cursor is None else self._place(cursor, layers),
-        )
-        if self.plain:
-            cells = plain_columns(levels, outlines, width, self.style())
-        else:
-            cells = self._paint_for(rows, width).columns(levels, outlines)
-        flat = [[segment for cell in group for segment in cell] for group in self._by_group(cells)]
-        return [name, *self._separated("", flat)[1:]]
+    def levels(self, rows: range) -> NDArray[np.uint8] | int:
+        return Mark.MISSING if self._tile is None else self._tile[rows.start : rows.stop]
 
-    def _place(self, node: Node, layers: range) -> tuple[int, int]:
-        """Layer and column of a stage in a line of the overview."""
-        return (node.layer or 0) - layers.start, self._columns.index(node.stage)
+    def palette(self) -> OverviewPalette:
+        colour_map = ColourMap.CIVIDIS if self._figures is None else self._figures.statistic.colour_map
+        return OverviewPalette(level_colours(colour_map, dark=self.dark), SIGNS, GLYPHS)
 
-    def _paint_for(self, rows: int, width: int) -> OverviewPaint:
-        if self._paint is None or self._paint[0] != (rows, width):
-            colour_map = ColourMap.CIVIDIS if self._figures is None else self._figures.statistic.colour_map
-            self._paint = (rows, width), OverviewPaint(colour_map, self.background, rows, width, dark=self.dark)
-        return self._paint[1]
+    def outlined(self) -> Collection[Node]:
+        return self._faults
+
+    @property
+    def marks_cursor(self) -> bool:
+        return self.has_focus
 
     def _lens_segments(self, layers: range, width: int) -> list[Segment]:
         """What the layers of one line would say next, in `width` cells.

@@ -22,6 +22,7 @@ from aprtui.engine.process.slots import (
     StatsTable,
     TokenRecord,
     candidates,
+    experts_type,
 )
 from aprtui.engine.sampling import NO_TOKEN, Candidate
 from aprtui.trace.graph import Node
@@ -228,3 +229,17 @@ def test_table_keeps_the_last_position_of_what_is_tapped_in_full() -> None:
     last = table.take_last(nodes)
     assert last is not None and np.array_equal(last, [[3.0] * 4, [4.0] * 4])
     assert table.take_last(nodes) is None
+
+
+def test_experts_of_a_record_come_back() -> None:
+    descriptor = os.memfd_create("test")
+    writer = Slots(descriptor, NODES, LAYERS, create=True, experts=5)
+    rows = np.zeros(LAYERS, experts_type(5))
+    rows["counts"], rows["dropped"], rows["entropy"] = np.arange(LAYERS * 5).reshape(LAYERS, 5), 3, 1.25
+    writer.write(replace(record(1), experts=rows))
+    read = whole(Slots(descriptor, NODES, LAYERS, create=False, experts=5).latest())
+    assert read.experts is not None
+    for name in ("counts", "dropped", "entropy"):
+        np.testing.assert_array_equal(read.experts[name], rows[name])
+    assert read.device_load == record(1).device_load and read.lens is not None
+    os.close(descriptor)

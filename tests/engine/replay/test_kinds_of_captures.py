@@ -92,7 +92,7 @@ def test_a_last_token_without_ids_may_stand_anywhere(
     (tmp_path / "capture" / PROVENANCE).unlink()
     result = replay_capture(Capture.open(tmp_path / "capture"), model, ReplayOptions(), evaluators)
     assert result.verdict is Verdict.UNKNOWN
-    assert "give the ids of all with --tokens" in " ".join(result.reasons)
+    assert "positions 12: give the ids of all tokens from the first on with --tokens" in " ".join(result.reasons)
     judged = {stage.node: stage.verdict.verdict for stage in result.stages}
     assert judged[Node(2, "ffn_out")] is Verdict.PASS, "no other token matters there"
     assert judged[Node(0, "k_post_rope")] is Verdict.UNKNOWN

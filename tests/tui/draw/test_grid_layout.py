@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
+
 import pytest
 
 from aprtui.trace.graph import Node, graph_for, known_names
-from aprtui.tui.draw.grid_layout import grid_layout, header_rows, wrapped_name
+from aprtui.tui.draw.grid_layout import code_rows, grid_layout, header_rows, wrapped_name
 from tests.engine.fake_engine import CONFIG
 
 GRAPH = graph_for(CONFIG)
@@ -48,9 +51,21 @@ def test_long_words_are_broken_into_even_parts() -> None:
 
 
 def test_header_texts_stand_at_the_bottom_and_fill_their_columns() -> None:
-    assert header_rows(["ffn_up", "attn_out"], 4) == [["ffn ", "attn"], ["up  ", "out "]]
+    assert header_rows(["ffn_up", "attn_out"], 5) == [["ffn  ", "attn "], ["up   ", "out  "]]
     assert header_rows(["ffn_up", "q_post_rope"], 8) == [["        ", "q_post  "], ["ffn_up  ", "rope    "]]
 
 
-def test_columns_too_narrow_for_words_have_no_header() -> None:
-    assert header_rows(["ffn_up"], 3) == []
+def test_narrow_columns_have_codes_and_the_narrowest_nothing() -> None:
+    assert header_rows(["ffn_up", "attn_out"], 4) == [["fup ", "aou "]]
+    assert header_rows(["ffn_up", "attn_out"], 3) == [["fup", "   "], ["   ", "aou"]]
+    assert header_rows(["ffn_up"], 2) == []
+
+
+@pytest.mark.parametrize("rows_at", [header_rows, code_rows])
+@pytest.mark.parametrize("width", range(3, 12))
+def test_neighbouring_headers_never_touch(rows_at: Callable[[list[str], int], list[list[str]]], width: int) -> None:
+    names = [stage.name for stage in LAYOUT.stages]
+    for row in rows_at(names, width):
+        assert all(len(text) == width for text in row)
+        assert all(left[-1] == " " or right[0] == " " for left, right in pairwise(row)), row
+    assert all(any(row[column].strip() for row in rows_at(names, width)) for column in range(len(names)))

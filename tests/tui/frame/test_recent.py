@@ -83,3 +83,12 @@ def test_models_are_looked_for_where_they_may_be(files: Path, tmp_path_factory: 
     assert models_at_hand(elsewhere / "given.gguf", beside, beside / "notes.txt") == (
         elsewhere / "given.gguf", beside / "near.gguf", files / "model.gguf", elsewhere / "old.gguf", embedded_model(),
     )  # fmt: skip
+
+
+def test_a_split_model_is_remembered_by_its_first_part(files: Path) -> None:
+    first, second = (files / f"split-{number:05d}-of-00002.gguf" for number in (1, 2))
+    first.touch()
+    second.touch()
+    remember_state(screen_state(ScreenName.LIVE, model=second.name))
+    assert recent_paths() == (first,)
+    assert models_at_hand().count(first) == 1 and second not in models_at_hand(second)

@@ -20,7 +20,8 @@ from aprtui.tui.draw.colours import DARK, LIGHT, ColourMap, level_colours
 from aprtui.tui.draw.figures import Statistic, figures_of
 from aprtui.tui.draw.overview import CURSOR, FAULT
 from aprtui.tui.widgets.line_widget import PLAIN
-from aprtui.tui.widgets.stage_grid import GridView, StageGrid
+from aprtui.tui.widgets.overview_grid import GridView
+from aprtui.tui.widgets.stage_grid import StageGrid
 
 BLUE, YELLOW = level_colours(ColourMap.CIVIDIS)[0], level_colours(ColourMap.CIVIDIS)[63]
 
@@ -122,14 +123,15 @@ async def test_numbers_are_shown_where_all_layers_have_room_with_them_and_v_turn
         assert labels(grid) == list(range(0, 24, 2))
 
 
-async def test_one_row_of_codes_stands_above_the_overview() -> None:
+async def test_codes_stand_above_the_overview_and_never_touch() -> None:
     async with showing(24, (80, 17)) as (_, grid):
         assert lines(grid)[0].split() == [
             "ano", "qkv", "bia", "qro", "kro", "sco", "sof", "att", "aou", "ars",
             "│fno", "gat", "fup", "sil", "swi", "fou", "frs",
         ]  # fmt: skip
     async with showing(24, (80, 17), qk_norm=True) as (_, grid):
-        assert lines(grid)[0].startswith("    anoqkvbiaqnoknoqrokro")
+        assert lines(grid)[0].startswith("    ano   bia   kno   kro   ")
+        assert lines(grid)[1].startswith("       qkv   qno   qro   sco   ")
 
 
 async def test_a_line_has_two_layers_as_halves_or_four_as_quarters() -> None:

@@ -14,6 +14,7 @@ from aprtui.contracts.documents.loading import SUFFIXES
 from aprtui.contracts.documents.reader import read_document
 from aprtui.errors import AprtuiError, UnreadableError
 from aprtui.model.gguf_file import GgufFile
+from aprtui.model.split_files import first_part, parts_there
 from aprtui.progress import Cancelled
 from aprtui.trace.capture import claimed_files, is_layer_directory, provenance_tokens, read_provenance
 from aprtui.trace.manifest import FILE_NAME, FORMAT, read_manifest
@@ -178,7 +179,7 @@ def walk(root: Path, depth: int = DEPTH) -> Iterator[tuple[Path, ArtifactKind | 
     try:
         if root.is_file():
             if (kind := _kind_of_file(root)) is not None:
-                yield root, kind, ""
+                yield first_part(root), kind, ""
             return
         with os.scandir(root) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)
@@ -193,7 +194,7 @@ def walk(root: Path, depth: int = DEPTH) -> Iterator[tuple[Path, ArtifactKind | 
     yield root, None, ""
     for entry in listed:
         if entry.name.endswith(_FILES) and entry.is_file() and (kind := _kind_of_file(root / entry.name)) is not None:
-            yield root / entry.name, kind, ""
+            yield first_part(root / entry.name), kind, ""
     for entry in listed:
         hidden = entry.name.startswith(".") or entry.name in _SKIPPED
         if depth and not hidden and entry.is_dir(follow_symlinks=False):
@@ -244,8 +245,10 @@ def _beginning(path: Path, size: int) -> bytes:
 def _signature(path: Path, kind: ArtifactKind) -> _Signature:
     """Numbers that change if the artifact has changed; the first one is the time of its last change in ns."""
     if kind is not ArtifactKind.CAPTURE:
-        status = path.stat()
-        return status.st_mtime_ns, status.st_size, status.st_ino
+        files = parts_there(path) if kind is ArtifactKind.MODEL else (path,)
+        statuses = [file.stat() for file in files]
+        numbers = [number for status in statuses for number in (status.st_mtime_ns, status.st_size, status.st_ino)]
+        return max(status.st_mtime_ns for status in statuses), *numbers
     try:
         status = (path / FILE_NAME).stat()
         return status.st_mtime_ns, status.st_size, status.st_ino, path.stat().st_mtime_ns

@@ -61,7 +61,7 @@ def read_contents(artifact: Artifact, cancelled: Cancelled) -> Iterator[Contents
         yield ModelContents(tensors, {})
         unusual = _unusual(artifact.path)
         readable = takewhile(lambda _: not cancelled(), (info for info in tensors if info.stored is not None))
-        summaries = ((info.name, summarise(artifact.path, info, cancelled)) for info in readable)
+        summaries = ((info.name, summarise(info, cancelled)) for info in readable)
         yield from (ModelContents(tensors, found, unusual) for found in _growing({}, summaries))
     else:
         capture = Capture.open(artifact.path)

@@ -93,6 +93,11 @@ class Greys:
     low: float
     high: float
 
+    @property
+    def words(self) -> str:
+        less = "1 − " if self.metric is Metric.COSINE else ""
+        return f"{less}{self.metric} without a bound: {self.low:.2g} … {self.high:.2g}"
+
     def level(self, metrics: PairMetrics) -> int:
         value = metrics.deviation(self.metric)
         if not value or math.isnan(value):

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.color import Color
 from rich.segment import Segment
 from rich.style import Style
 from textual.binding import Binding, BindingType
+from textual.geometry import Size
 from textual.message import Message
 from textual.strip import Strip
 
 from aprtui.compare.align.pairing import Unpaired
 from aprtui.compare.comparison import StageComparison
-from aprtui.compare.metrics.measure import Metric
 from aprtui.trace.graph import Node
-from aprtui.tui.draw.colours import LEVELS, ColourMap, glyph, level_colours
+from aprtui.tui.draw.colours import LEVELS, ColourMap, glyph, level_colours, on_colour
 from aprtui.tui.draw.numbers import short_number
+from aprtui.tui.draw.overview import Outlines, OverviewPalette
 from aprtui.tui.screens.diff.cells import (
     SIGN_TEXTS,
     STEP_TEXTS,
@@ -29,11 +32,16 @@ from aprtui.tui.screens.diff.cells import (
     Sign,
     step_level,
 )
+from aprtui.tui.screens.diff.overview import overview_legend, overview_level, overview_palette
 from aprtui.tui.widgets.heatmap import UPPER
 from aprtui.tui.widgets.layer_grid import LABEL, LayerGrid
 from aprtui.tui.widgets.moves import ENDS, MOVES, PAGES
+from aprtui.tui.widgets.overview_grid import GridView, OverviewGrid
 
 NOTHING = DiffCell(None, None, Sign.NONE)
+
+OVERVIEW_CELL_BELOW = 4
+"""Cells of a stage that the model has once, in the overview: three, and a blank."""
 
 LOUD = (Sign.ADDS, Sign.NAN, Sign.INF, Sign.DAMAGED)
 """The signs of what is wrong at the stage itself."""
@@ -57,7 +65,7 @@ class DiffPaint:
         self._plain = plain
         self._dark = dark
         self._made: dict[tuple[DiffCell, int], list[Segment]] = {}
-        self._legends: dict[int, list[Strip]] = {}
+        self._legends: dict[tuple[int, bool], list[Strip]] = {}
 
     def cell(self, cell: DiffCell, width: int) -> list[Segment]:
         """The two halves, then the sign."""
@@ -74,11 +82,13 @@ class DiffPaint:
             text = "" if error is None else short_number(abs(error), width - 1)
         return Segment(f"{text:>{width - 1}}{cell.sign.value}", self._cursor)
 
-    def legend(self, width: int) -> list[Strip]:
+    def legend(self, width: int, overview: bool) -> list[Strip]:
         """What halves, colours and signs mean: only what occurs."""
-        if width not in self._legends:
-            self._legends[width] = [Strip(line) for line in self._legend(width)]
-        return self._legends[width]
+        key = width, overview
+        if key not in self._legends:
+            drawn = self._legend_of_overview(width) if overview else self._legend(width)
+            self._legends[key] = [Strip(line) for line in drawn]
+        return self._legends[key]
 
     def _drawn(self, cell: DiffCell, width: int) -> Iterator[Segment]:
         sign = self._sign(cell.sign)
@@ -106,15 +116,32 @@ class DiffPaint:
         lines = [[Segment(f"{words}  ", muted)]]
         for items in (self._swatches(muted), self._signs(muted)):
             whole = [segment for item in items for segment in item]
-            if _length(lines[-1]) + _length(whole) <= width:
+            if _length([*lines[-1], *whole]) <= width:
                 lines[-1] += whole
-                continue
-            lines.append([])
-            for item in items:
-                if _length(lines[-1]) + _length(item) > width:
-                    lines.append([])
-                lines[-1] += item
+            else:
+                lines += _wrapped(items, width)
         return lines
+
+    def _legend_of_overview(self, width: int) -> list[list[Segment]]:
+        muted, palette = self._style("other-label"), overview_palette(dark=self._dark)
+        return _wrapped(
+            [
+                [*self._levels(swatch.levels, palette), Segment(f" {swatch.text}  ", muted)]
+                for swatch in overview_legend(self._cells, self._greys)
+            ],
+            width,
+        )
+
+    def _levels(self, levels: Sequence[int], palette: OverviewPalette) -> Iterator[Segment]:
+        """A cell of each of these levels of the overview, a sign on the middle one; without colours, their glyphs."""
+        if self._plain:
+            glyphs = dict.fromkeys(palette.signs.get(level) or palette.glyphs[level] for level in levels)
+            yield Segment("".join(glyphs), self._style(""))
+            return
+        for number, level in enumerate(levels):
+            colour = palette.colours[level]
+            sign = palette.signs.get(level, " ") if number == len(levels) // 2 else " "
+            yield Segment(sign, self._style("") if colour is None else on_colour(colour, bold=True))
 
     def _swatches(self, muted: Style) -> list[list[Segment]]:
         """The steps of error against its bound, and the ends of the scale of what has none, where they occur."""
@@ -131,12 +158,9 @@ class DiffPaint:
                 for level, text in zip(levels, STEP_TEXTS, strict=True)
             ]
         if ColourMap.UNBOUNDED in maps:
-            low, high = (f"{number:.2g}" for number in (self._greys.low, self._greys.high))
-            less = "1 − " if self._greys.metric is Metric.COSINE else ""
             ends = [DiffCell(level, level, Sign.NONE, *[ColourMap.UNBOUNDED] * 2) for level in (0, LEVELS - 1)]
             first, last = map(self._swatch, ends)
-            words = f" {less}{self._greys.metric} without a bound: {low} … {high} "
-            swatches.append([first, Segment(words, muted), last, Segment("  ", muted)])
+            swatches.append([first, Segment(f" {self._greys.words} ", muted), last, Segment("  ", muted)])
         return swatches
 
     def _swatch(self, cell: DiffCell) -> Segment:
@@ -151,7 +175,19 @@ class DiffPaint:
 
 
 def _length(segments: list[Segment]) -> int:
-    return sum(segment.cell_length for segment in segments)
+    """Cells of the segments; blanks at the end need no room."""
+    return len("".join(segment.text for segment in segments).rstrip())
+
+
+def _wrapped(items: Sequence[list[Segment]], width: int) -> list[list[Segment]]:
+    """The items on as few lines as they need."""
+    lines: list[list[Segment]] = []
+    for item in items:
+        if lines and _length([*lines[-1], *item]) <= width:
+            lines[-1] += item
+        else:
+            lines.append([*item])
+    return lines
 
 
 def _glyphs(cell: DiffCell, width: int) -> str:
@@ -160,7 +196,7 @@ def _glyphs(cell: DiffCell, width: int) -> str:
     return (lower if width < 2 else upper + lower).ljust(width)
 
 
-class DiffGrid(LayerGrid, can_focus=True):
+class DiffGrid(OverviewGrid, can_focus=True):
     """Draws a line for each layer or fold of layers, and below them the stages that the model has once."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -198,6 +234,7 @@ class DiffGrid(LayerGrid, can_focus=True):
         self._stages: Mapping[Node, StageComparison | Unpaired] = {}
         self._greys: Greys | None = None
         self._painter: DiffPaint | None = None
+        self._tile: NDArray[np.uint8] = np.zeros((0, 0), np.uint8)
 
     def show(
         self, layout: DiffLayout, rows: tuple[DiffRow, ...], cells: Mapping[Node, DiffCell],
@@ -207,6 +244,13 @@ class DiffGrid(LayerGrid, can_focus=True):
         resized = (len(rows), layout.columns) != (len(self._rows), self._columns)
         self._rows, self._cells, self._stages, self._greys = rows, cells, stages, greys
         self._painter = None
+        self._tile = np.array(
+            [
+                [overview_level(cells.get(Node(row.layers[0], name), NOTHING)) for name in layout.columns]
+                for row in rows
+            ],
+            np.uint8,
+        ).reshape(len(rows), len(layout.columns))
         layers = [None if row.folded else row.layers[0] for row in rows]
         self.set_shape(layout.columns, layout.groups, layers, layout.once)
         self.put_cursor(self._cursor if self._cursor in stages else next(iter(stages), None))
@@ -216,8 +260,8 @@ class DiffGrid(LayerGrid, can_focus=True):
         """Bring the rows around the cursor into view, more of those after it than of those before."""
         row, height = self._row_of(self._cursor), self._rows_in_view
         if row is not None:
-            self._first_row = max(0, min(row - height // 3, self._row_count - height))
-            self.update_subtitle()
+            self._first_row = max(0, row - height // 3)
+            self._scroll()
             self.refresh()
 
     def action_open(self) -> None:
@@ -230,10 +274,27 @@ class DiffGrid(LayerGrid, can_focus=True):
         super().notify_style_update()
         self._painter = None
 
-    def lines_below(self, width: int) -> int:
-        return bool(self._below) + len(self._legend(width))
+    def below(self, width: int, overview: bool) -> int:
+        return bool(self._below) + len(self._legend(width, overview))
+
+    def room(self, view: GridView, container: Size, viewport: Size) -> int:
+        frame, most = self.styles.gutter.height, self.styles.max_height
+        around = Size(container.width, container.height + frame)
+        return (around.height if most is None else int(most.resolve(around, viewport))) - frame
+
+    def _overview_at(self, size: Size) -> bool:
+        """Folds have a line each."""
+        return not any(row.folded for row in self._rows) and super()._overview_at(size)
+
+    def levels(self, rows: range) -> NDArray[np.uint8]:
+        return self._tile[rows.start : rows.stop]
+
+    def palette(self) -> OverviewPalette:
+        return overview_palette(dark=self.dark)
 
     def draw_row(self, row: int) -> Strip:
+        if self._overview:
+            return Strip(self.overview_segments(row))
         shown = self._rows[row]
         if shown.folded:
             return Strip([Segment(f"  ⋯ {shown.text}", self.style("fold"))])
@@ -245,33 +306,45 @@ class DiffGrid(LayerGrid, can_focus=True):
     def draw_below(self, line: int) -> Strip:
         if self._below and line == 0:
             return Strip(list(self._once_segments()))
-        return self._legend(self.size.width)[line - bool(self._below)]
+        return self._legend(self.size.width, self._overview)[line - bool(self._below)]
 
     def places_below(self) -> Iterator[tuple[Node, int, int]]:
-        at, width = LABEL, self._cell_width(self.size.width)
+        at, width = LABEL, self._width_below
         for node in self._below:
             length = len(node.stage) + 2 + width
             yield node, at, length
             at += length
 
     def view_words(self, first: int, last: int) -> str:
-        if last - first + 1 == len(self._rows):
-            return ""
         layers = sum(len(row.layers) for row in self._rows)
-        return f"layers {self._rows[first].layers[0]}–{self._rows[last].layers[-1]} of {layers}"
+        if last - first + 1 == len(self._rows):
+            return f"{layers} layers"
+        return f"layers {self._rows[first].layers[0]}–{self._rows[last].layers[-1]} of {layers}, more with ↑ ↓"
 
     @property
     def _has_cells(self) -> bool:
         return bool(self._stages)
 
+    @property
+    def _width_below(self) -> int:
+        """The width of the cells below the rows."""
+        return OVERVIEW_CELL_BELOW if self._overview else self._cell_width(self.size.width)
+
     def _once_segments(self) -> Iterator[Segment]:
-        width = self._cell_width(self.size.width)
         yield Segment(" " * LABEL, self.style("label"))
-        for node in self._below:
+        for node, cell in zip(self._below, self._cells_below(), strict=True):
             current = node == self._cursor
             yield Segment(f"{node.stage} ", self.style("cursor-label" if current else "other-label"))
-            yield from self._cell(node, width)
+            yield from cell
             yield Segment(" ", self.style())
+
+    def _cells_below(self) -> list[list[Segment]]:
+        width = self._width_below
+        if not self._overview:
+            return [self._cell(node, width) for node in self._below]
+        levels = [overview_level(self._cells.get(node, NOTHING)) for node in self._below]
+        cursor = (0, self._below.index(self._cursor)) if self._cursor in self._below else None
+        return self.overview_cells(np.array([levels], np.uint8), Outlines(cursor=cursor), width)
 
     def _cell(self, node: Node, width: int) -> list[Segment]:
         cell = self._cells.get(node, NOTHING)
@@ -289,5 +362,5 @@ class DiffGrid(LayerGrid, can_focus=True):
             )  # fmt: skip
         return self._painter
 
-    def _legend(self, width: int) -> list[Strip]:
-        return self._paint.legend(width) if self._stages else []
+    def _legend(self, width: int, overview: bool) -> list[Strip]:
+        return self._paint.legend(width, overview) if self._stages else []

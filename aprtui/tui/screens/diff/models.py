@@ -14,6 +14,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from aprtui.model.lookup import find_models
+from aprtui.model.split_files import first_part, parts_there
 from aprtui.progress import Cancelled
 from aprtui.trace.manifest import ModelInfo
 from aprtui.tui.draw.numbers import size_text
@@ -98,7 +99,8 @@ def model_rows(search: ModelSearch, typed: str) -> list[Row]:
     found = [path for path in files if all(word in str(path).lower() for word in words)]
     folder = Path(typed).expanduser()
     if typed and folder.is_dir():
-        found += sorted(path for path in folder.glob("*.gguf") if path.absolute() not in found)
+        models = dict.fromkeys(map(first_part, folder.glob("*.gguf")))
+        found += sorted(path for path in models if path.absolute() not in found)
     rows = [
         Row(path, (path.name, _size_text(path), short_path(path.parent, Path.cwd())), _tone(path, search))
         for path in found
@@ -112,7 +114,7 @@ def _tone(path: Path, search: ModelSearch) -> Tone:
 
 def _size_text(path: Path) -> str:
     try:
-        return size_text(path.stat().st_size)
+        return size_text(sum(part.stat().st_size for part in parts_there(path)))
     except OSError:
         return "gone"
 

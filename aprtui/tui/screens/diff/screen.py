@@ -61,6 +61,7 @@ from aprtui.tui.screens.diff.words import (
 )
 from aprtui.tui.widgets.contracts import ContractsDock
 from aprtui.tui.widgets.moves import BOUNDS
+from aprtui.tui.widgets.overview_grid import GridView
 from aprtui.tui.widgets.table import Table
 
 POLLS_PER_SECOND = 20
@@ -70,6 +71,12 @@ WIDE = 160
 
 DEEP = 8
 """From more rows on, the grid gets the room of some of the lists."""
+
+CROWDED, TALL = 56, 50
+"""With more layers on a screen that is less high, the overview gets the room of the lists."""
+
+HIDDEN = ("-of-panes", "-of-lists", "-of-contracts")
+"""Classes of the screen that show what has no room beside the grid."""
 
 IDLE_SECONDS = 2.0
 
@@ -114,7 +121,7 @@ class DiffScreen(ToolScreen):
         #body { height: 1fr; }
         #problem { height: auto; padding: 0 1; color: $error; text-style: bold; display: none; }
         #stages, #lists { height: 1fr; }
-        DiffGrid { height: auto; max-height: 75%; }
+        DiffGrid { height: auto; max-height: 76%; }
         DiffPanes { height: 1fr; min-height: 6; }
         #lists Table { height: 1fr; min-height: 4; }
     }
@@ -131,7 +138,13 @@ class DiffScreen(ToolScreen):
         #dock { display: none; }
     }
     DiffScreen.-high.-stacked.-deep #lists { height: 8; }
-    DiffScreen.-high.-stacked.-of-contracts { #dock { display: block; } #hypotheses { display: none; } }
+    DiffScreen.-high.-stacked.-crowded {
+        #lists { display: none; }
+        DiffGrid { max-height: 80%; }
+        &.-of-lists { #lists { display: block; } #panes { display: none; } }
+        &.-of-contracts { #lists { display: block; } #panes { display: none; } }
+    }
+    DiffScreen.-high.-stacked.-of-contracts #lists { #dock { display: block; } #hypotheses { display: none; } }
     DiffScreen.-wide {
         #body { layout: horizontal; }
         #stages { width: 3fr; height: 100%; }
@@ -159,6 +172,7 @@ class DiffScreen(ToolScreen):
         self._wanted = Node(state.number("layer"), state.text("stage")) if state.text("stage") else None
         self._wanted_place = _place(state)
         self._metric = _metric(state)
+        self._initial_view = _view(state)
         self._sides = Sides(None, None)
         # As the command reported it; as it is displayed, judged again where the bound was moved; before a replay.
         self._reported: Comparison | None = None
@@ -209,6 +223,7 @@ class DiffScreen(ToolScreen):
             layer=None if node is None else node.layer, stage=None if node is None else node.stage,
             at=None if node is None or place is None else ",".join(map(str, place)),
             metric=self._metric, bound=None if self._bound is None else self._bound.bound,
+            view=self.query_one(DiffGrid).wanted_view,
         )  # fmt: skip
 
     def command(self) -> Sequence[str]:
@@ -222,7 +237,9 @@ class DiffScreen(ToolScreen):
         return DiffRequest(request.a, request.b, tolerance=str(self._bound))
 
     def on_mount(self) -> None:
-        self.query_one(DiffGrid).border_title = "Stages"
+        grid = self.query_one(DiffGrid)
+        grid.border_title = "Stages"
+        grid.show_view(self._initial_view)
         self.set_class(self._request is None, "-empty")
         if self._request is None:
             self.say("Nothing to compare yet.")
@@ -350,12 +367,21 @@ class DiffScreen(ToolScreen):
         shape = layout(comparison)
         self._entries = comparison.by_node
         lines = rows(comparison, shape, self._folded)
-        self.set_class(len(lines) > DEEP, "-deep")
         self.query_one(DiffGrid).show(
             shape, lines, cells(comparison, self._metric, self._before),
             self._entries, greys(comparison, self._metric),
         )  # fmt: skip
         self.query_one(DiffGrid).border_title = f"Stages, by {self._metric}"
+        self._make_room()
+
+    def on_resize(self) -> None:
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Give a grid of many layers some of the room of the lists, or all of it."""
+        layers = self.query_one(DiffGrid).row_count
+        self.set_class(layers > DEEP, "-deep")
+        self.set_class(layers > CROWDED and self.size.height < TALL, "-crowded")
 
     def _show_lists(self, comparison: Comparison) -> None:
         hypotheses, elements = self.query_one("#hypotheses", Table), self.query_one("#elements", Table)
@@ -531,15 +557,25 @@ class DiffScreen(ToolScreen):
         self._go(head, (0, flip.row, flip.token_b))
 
     def action_turn_view(self) -> None:
-        """On a small screen: from the grid to the values, the lists and the contracts; else contracts or hypotheses."""
-        views = ["", "-of-panes", "-of-lists", "-of-contracts"]
+        """Show the next view: the layers with a line each, on a small screen the values, the lists and the contracts,
+        on others the contracts in place of the hypotheses, then the overview of all layers."""
+        grid, hidden = self.query_one(DiffGrid), list(HIDDEN)
         if self.has_class("-high") or self.has_class("-wide"):
-            views = ["", "-of-contracts"]
-        current = next((view for view in views[1:] if self.has_class(view)), "")
-        self._see(views[(views.index(current) + 1) % len(views)])
+            hidden = hidden[1:] if self.has_class("-crowded") and not self.has_class("-wide") else hidden[2:]
+        current = next((view for view in hidden if self.has_class(view)), None)
+        if current is None and grid.view is GridView.OVERVIEW:
+            grid.show_view(GridView.NUMBERS)
+            self.call_after_refresh(grid.centre)
+        elif current == hidden[-1]:
+            self._folded = False
+            self._show_grid()
+            grid.show_view(GridView.OVERVIEW)
+            self._see("")
+        else:
+            self._see(hidden[0 if current is None else hidden.index(current) + 1])
 
     def _see(self, view: str) -> None:
-        for other in ("-of-panes", "-of-lists", "-of-contracts"):
+        for other in HIDDEN:
             self.set_class(other == view, other)
         wanted = {"": "DiffGrid", "-of-panes": "#panes", "-of-lists": "#hypotheses", "-of-contracts": "#dock"}[view]
         self.set_focus(self.query_one(wanted))
@@ -646,6 +682,13 @@ class DiffScreen(ToolScreen):
         self._judge = "replay"
         self._request = replace(self._request, model=model, floor=None, replay=True)
         self._compare(self._request)
+
+
+def _view(state: ScreenState) -> GridView | None:
+    text = state.text("view")
+    if text and text not in list(GridView):
+        raise UsageError(f"{state}: view is {text!r}: expected one of {', '.join(GridView)}")
+    return GridView(text) if text else None
 
 
 def _metric(state: ScreenState) -> Metric | None:

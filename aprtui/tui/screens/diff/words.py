@@ -27,6 +27,11 @@ may be inherited, grey what no bound judges. Without a replay the upper half sta
 error on: R replays both sides from their own inputs and finds out, by the model that the captures were made with. \
 Behind the colours stands a sign, so that none of it needs colour; the legend below says what the signs mean.
 
+Where not all layers have room for a line each, the overview shows them all at once, two or four a line, as one colour \
+a stage: that of what the stage adds where it is known, else of the difference observed. Red (◆) is what adds error \
+beyond its bound. The codes above are short for the stages; the line at the bottom names the one under the cursor. v \
+goes through the views: either of these, and on small screens the values, the lists and the contracts.
+
 b and B put a bound of your own on the difference, by the metric that is shown, and judge every stage again at once; \
 backspace drops it. M shows the next metric: in greys where no bound is on it.
 """

@@ -22,6 +22,7 @@ from aprtui.engine.process.slots import TokenRecord
 from aprtui.engine.sampling import Sampling
 from aprtui.errors import UsageError
 from aprtui.model.prompt import ChatPrompt
+from aprtui.model.split_files import model_stem
 from aprtui.trace.graph import graph_for
 from aprtui.tui.draw.bars import candidate_bars, lens_bars
 from aprtui.tui.draw.figures import figures_of, first_bad
@@ -39,11 +40,12 @@ from aprtui.tui.screens.live.readout import describe, pass_title, sampling_title
 from aprtui.tui.screens.live.run import LiveRun, Timeline, earlier_turns
 from aprtui.tui.screens.live.settings import LiveSettings, LiveSettingsScreen
 from aprtui.tui.screens.live.state import free_directory, initial_state, live_state, run_command, trace_command
-from aprtui.tui.screens.live.status_lines import Status, StatusBar, TokenLine
+from aprtui.tui.screens.live.status_lines import ExpertLine, Status, StatusBar, TokenLine
 from aprtui.tui.widgets.bar_list import BarList
 from aprtui.tui.widgets.contracts import ContractsDock
 from aprtui.tui.widgets.moves import END_TOKENS, TEN_TOKENS, TOKENS
-from aprtui.tui.widgets.stage_grid import GridView, StageGrid
+from aprtui.tui.widgets.overview_grid import GridView
+from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.text_stream import TextStream
 
 EXPLANATION = """\
@@ -192,7 +194,7 @@ class LiveScreen(ToolScreen):
         self._dock = ContractsDock(session.paths, id="dock")
         self._dock.can_focus = False  # enter goes to the prompt here; 5 opens the contracts
         self._grid = StageGrid(classes="pane")
-        self._token_line = TokenLine()
+        self._expert_line, self._token_line = ExpertLine(), TokenLine()
         self._editor = PromptEditor(self._prompt)
         self._generate_when_loaded = bool(self._prompt)
         self._generation = 0
@@ -215,6 +217,7 @@ class LiveScreen(ToolScreen):
             with Container(id="side"):
                 yield self._candidates
                 yield self._dock
+        yield self._expert_line
         yield self._token_line
         with Horizontal(id="prompt-line"):
             yield Label("prompt ❯ ", id="prompt-kind")
@@ -449,7 +452,7 @@ class LiveScreen(ToolScreen):
 
     def _free_directory(self) -> Path:
         info = self._source.info
-        return free_directory("run" if info is None or info.path is None else info.path.stem, Path.cwd())
+        return free_directory("run" if info is None or info.path is None else model_stem(info.path), Path.cwd())
 
     def _apply_faults(self, faults: tuple[str, ...] | None) -> None:
         engine = self._source.settings
@@ -513,7 +516,9 @@ class LiveScreen(ToolScreen):
     def _show_words(self) -> None:
         graph = self._grid.graph
         if graph is not None:
-            self.say(describe(graph, self._grid.node, self._record, self._before, self.size.width - 2))
+            node = self._grid.node
+            self.say(describe(graph, node, self._record, self._before, self.size.width - 2))
+            self._expert_line.show(self._record, None if node is None else node.layer)
 
     def _travel_to(self, timeline: Timeline) -> None:
         self._run.timeline = timeline
@@ -671,6 +676,7 @@ class LiveScreen(ToolScreen):
     def _loaded(self, info: messages.EngineDescription) -> None:
         if self._grid.graph is None or self._grid.graph.config != info.graph:
             self._grid.open_graph(graph_for(info.graph), self._initial.node)
+            self._expert_line.display = bool(info.graph.experts)
         self._show_note("")
         self._grid.mark_faults(map(fault_node, info.faults))
         self._show_prompt_kind()

@@ -19,7 +19,7 @@ from aprtui.tui.draw.figures import Statistic
 from aprtui.tui.draw.signals import TintSignal
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.screens.live.settings import LiveSettings, form_texts, parse_form
-from aprtui.tui.widgets.stage_grid import GridView
+from aprtui.tui.widgets.overview_grid import GridView
 
 _Option = TypeVar("_Option", bound=StrEnum)
 

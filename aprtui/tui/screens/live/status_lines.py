@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.cells import cell_len
 from rich.segment import Segment
 from textual.reactive import reactive
@@ -15,6 +17,7 @@ from aprtui.engine.logit_noise import LogitNoise
 from aprtui.engine.process.engine_process import EngineState
 from aprtui.engine.process.messages import EngineDescription
 from aprtui.engine.process.slots import TokenRecord
+from aprtui.trace.experts import expert_use, expert_words, most_uneven
 from aprtui.tui.draw.colours import tint_styles
 from aprtui.tui.draw.numbers import duration
 from aprtui.tui.draw.progress import WorkProgress, progress_line
@@ -132,6 +135,45 @@ def device_fields(record: TokenRecord) -> list[str]:
 
 def _rate(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"
+
+
+class ExpertLine(LineWidget):
+    """How the experts of a layer were chosen since the generation began; hidden for models without experts."""
+
+    PREFIX = "expert-line"
+    COMPONENT_CLASSES: ClassVar[set[str]] = {"expert-line--name"}
+    DEFAULT_CSS = """
+    ExpertLine {
+        height: 1; padding: 0 1; color: $text-muted; display: none;
+        .expert-line--name { color: $accent; text-style: bold; }
+    }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._words: list[str] = []
+
+    def show(self, record: TokenRecord | None, layer: int | None) -> None:
+        """Show `layer` in the pass of `record`; the layer that is used most unevenly where none is meant."""
+        words = [] if record is None or record.experts is None else experts_of(record.experts, layer)
+        if words != self._words:
+            self._words = words
+            self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        width, base = self.size.width, self.style()
+        name, gap, rest = joined(self._words or ["experts", "no token yet"], width).partition(SEPARATOR)
+        return Strip([Segment(name, self.style("name")), Segment(gap + rest, base)]).adjust_cell_length(width, base)
+
+
+def experts_of(rows: NDArray[np.void], layer: int | None) -> list[str]:
+    """The line of one layer in fields: whose it is, and the figures."""
+    uses = [expert_use(row["counts"], int(row["dropped"]), float(row["entropy"])) for row in rows]
+    shown = most_uneven(uses) if layer is None else layer
+    return [
+        f"experts of layer {shown}" + ("" if layer is not None else ", the most uneven"),
+        *expert_words(uses[shown]),
+    ]
 
 
 class TokenLine(LineWidget):

@@ -176,7 +176,7 @@ class WeightSource(TensorSource):
         if name not in self._tensors:
             raise UsageError(f"{path}: has no tensor {name!r}: see `aprtui stats {shlex.quote(str(path))}`")
         self._path, self._name = path, name
-        self._reader = TensorReader(path, self._tensors[name])
+        self._reader = TensorReader(self._tensors[name])
         self.file = self._reader.file
         self.title = f"{name}, {self._tensors[name].type} dequantised"
         self.axes = ("row", "column")

@@ -14,6 +14,7 @@ from aprtui.tui.screens.browse import artifacts
 from aprtui.tui.screens.browse.artifacts import DEPTH, ArtifactKind, Finder
 from aprtui.tui.screens.browse.facts import Facts, model_facts
 from tests.compare.synthetic import write_capture
+from tests.model.gguf_files import model_file
 
 
 def test_captures_and_models_are_found_as_deep_as_told_and_hidden_folders_are_not_looked_into(tmp_path: Path) -> None:
@@ -79,3 +80,21 @@ def test_a_model_that_goes_while_it_is_read_is_a_problem_in_words(
     monkeypatch.setattr(artifacts, "model_facts", removed)
     (found,) = Finder().search([tmp_path]).artifacts
     assert found.problem == "cannot be read: No such file or directory"
+
+
+def test_a_split_model_is_one_model_and_what_is_missing_is_said_until_it_is_there(tmp_path: Path) -> None:
+    parts = model_file().write_parts(tmp_path, 3)
+    finder = Finder()
+    (whole,) = finder.search([tmp_path, parts[2]]).artifacts
+    assert (whole.path, whole.bytes) == (parts[0], sum(path.stat().st_size for path in parts))
+    assert whole.problem == "" and whole.layers == 2
+    last = parts[2].read_bytes()
+    parts[2].unlink()
+    (broken,) = finder.search([tmp_path]).artifacts
+    assert broken.problem == (
+        "part 1 of 3 of a model; missing in its folder: model-00003-of-00003.gguf: fetch what is missing"
+    )
+    parts[2].write_bytes(last)
+    assert finder.search([tmp_path]).artifacts[0].problem == ""
+    parts[0].unlink()
+    assert [found.path for found in finder.search([tmp_path]).artifacts] == parts[1:], "each says what is missing"

@@ -178,6 +178,7 @@ async def test_rows_before_the_stage_to_blame_are_in_view(tmp_path: Path, monkey
     a = write_capture(tmp_path / "a", config=config)
     b = write_capture(tmp_path / "b", config=config, edits={Node(12, "ffn_gate"): scaled(1.5)})
     async with opened(between(a, b), recorded(a, b, "rel_l2=0.2"), monkeypatch, (80, 24)) as pilot:
+        await pilot.press("v")
         await pilot.pause()
         grid = screen(pilot).query_one(DiffGrid)
         shown = [grid.render_line(y).text[:4].strip() for y in range(grid._lines.top, grid._lines.bottom)]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aprtui.engine.generation import StopReason
 from aprtui.engine.logit_noise import LogitNoise
@@ -29,7 +30,7 @@ from aprtui.engine.process.messages import (
     TokenNames,
     TokenText,
 )
-from aprtui.engine.process.slots import CANDIDATES, RING, STATS, TokenRecord, candidates
+from aprtui.engine.process.slots import CANDIDATES, RING, STATS, TokenRecord, candidates, experts_type
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.sampling import Candidate, Sampling
 from aprtui.model.prompt import ChatPrompt
@@ -91,7 +92,18 @@ def example_record(
         seconds.astype(np.float32), candidates(likeliest, CANDIDATES),
         candidates([Candidate(500 + layer % 3, 0.1 + 0.8 * layer / graph.layers) for layer in range(graph.layers)],
                    graph.layers) if lens else None,
+        experts=example_experts(info.graph, position) if info.graph.experts else None,
     )  # fmt: skip
+
+
+def example_experts(config: GraphConfig, positions: int) -> NDArray[np.void]:
+    """Choices of `positions` tokens: in layer `n`, expert `n` is chosen by all, and the last one by none."""
+    rows = np.zeros(config.layers, experts_type(config.experts))
+    for layer, row in enumerate(rows):
+        row["counts"][: config.experts - 1] = positions * (config.experts_used - 1)
+        row["counts"][layer % (config.experts - 1)] = positions * (layer + 5)
+        row["entropy"] = 1.5
+    return rows
 
 
 class RecordedSource:
@@ -105,8 +117,12 @@ class RecordedSource:
         crash_after: int | None = None,
         per_poll: int = 1,
         has_template: bool = False,
+        experts: int = 0,
     ) -> None:
         self.recorded_info = replace(example_info(layers), has_template=has_template)
+        if experts:
+            graph = replace(self.recorded_info.graph, experts=experts, experts_used=2, expert_ffn=64)
+            self.recorded_info = replace(self.recorded_info, graph=graph)
         self.info: EngineDescription | None = None
         self.state = EngineState.CLOSED
         self.written = 0

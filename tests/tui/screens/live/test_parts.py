@@ -30,7 +30,7 @@ from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state
 from aprtui.tui.screens.live.run import Timeline
 from aprtui.tui.screens.live.settings import LiveSettings, form_texts, parse_form
 from aprtui.tui.screens.live.state import free_directory, initial_state, live_state, run_command, trace_command
-from aprtui.tui.widgets.stage_grid import GridView
+from aprtui.tui.widgets.overview_grid import GridView
 from tests.tui.screens.live.recorded import example_info, example_record
 
 INFO = example_info()

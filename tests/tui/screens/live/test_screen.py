@@ -17,12 +17,14 @@ from aprtui.trace.graph import Node
 from aprtui.tui.app import AprtuiApp
 from aprtui.tui.draw.figures import Statistic, figures_of
 from aprtui.tui.draw.grid_layout import grid_layout
+from aprtui.tui.draw.text import SEPARATOR
 from aprtui.tui.frame.session import LiveSource, Session
 from aprtui.tui.frame.state import ScreenName, screen_state
 from aprtui.tui.frame.tool_screen import ReadoutLine
 from aprtui.tui.screens.help.screen import HelpScreen
 from aprtui.tui.screens.live.prompt import HINT, PromptEditor
 from aprtui.tui.screens.live.screen import PACE, LiveScreen
+from aprtui.tui.screens.live.status_lines import ExpertLine, experts_of
 from aprtui.tui.widgets.bar_list import BarList
 from aprtui.tui.widgets.contracts import ContractsDock
 from aprtui.tui.widgets.stage_grid import StageGrid
@@ -62,6 +64,35 @@ async def test_text_grid_and_speed_of_the_recording_are_on_screen(size: tuple[in
             row = [figures.text(node, width - 1).rjust(width - 1) + " " for node in layout.rows[layer]]
             split = layout.groups[0][1]
             assert f"{layer:>3} " + "".join(row[:split]) + "│" + "".join(row[split:]) in text
+
+
+async def test_a_model_with_experts_has_a_line_of_how_they_are_chosen() -> None:
+    source = RecordedSource(layers=2, experts=8)
+    async with live(source) as pilot:
+        await until(pilot, lambda: "stop token" in screen_text(pilot))
+        line = pilot.app.screen.query_one(ExpertLine)
+        latest = source.latest()
+        assert line.display and latest is not None and latest.experts is not None
+        words = experts_of(latest.experts, 0)
+        assert words[:4] == [
+            "experts of layer 0", "load max 45 % (even: 12 %)", "entropy 1.50 of 2.08",
+            "never chosen: 1 of 8",
+        ]  # fmt: skip
+        assert SEPARATOR.join(words[:3]) in screen_text(pilot)
+        await pilot.press("j")
+        assert SEPARATOR.join(["experts of layer 1", "load max 50 % (even: 12 %)"]) in screen_text(pilot)
+        assert experts_of(latest.experts, None)[0] == "experts of layer 1, the most uneven"
+        first = source.record(0)
+        assert first is not None and first.experts is not None
+        await pilot.press("home")
+        assert line._words == experts_of(first.experts, 1) != experts_of(latest.experts, 1), "of the token looked at"
+
+
+async def test_a_dense_model_has_no_line_of_experts() -> None:
+    source = RecordedSource()
+    async with live(source) as pilot:
+        await until(pilot, lambda: "stop token" in screen_text(pilot))
+        assert not pilot.app.screen.query_one(ExpertLine).display
 
 
 @pytest.mark.parametrize(("statistic", "presses"), [("rms", 0), ("change", 3), ("time", 5)])

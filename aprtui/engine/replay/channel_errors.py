@@ -1,4 +1,4 @@
-"""Whether the error of a stage stands out by its place, where the stage as a whole is within its bound.
+"""Whether the error of a stage stands out in some channels, where the stage as a whole is within its bound.
 
 Where results are kept in 16 bits, their rounding hides what a few wrong channels make of the norm of a token. Counted
 in steps of that rounding, channel by channel, it hides nothing.
@@ -30,7 +30,7 @@ _LOOKED_AT = frozenset({Op.RMS_NORM, Op.MATMUL, Op.BIAS, Op.ADD, Op.MULTIPLY, Op
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class ChannelErrors:
     """Looks at the channels of the stages of one capture that have their captured inputs."""
 
     model: Model

@@ -1,0 +1,204 @@
+"""Bugs of norms, biases, residuals, activations, and of what enters and leaves the model: ops on rows of a token."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.engine.evaluation.porting_bugs.bug import Array, BugCall
+from aprtui.engine.gelu import gelu_tanh
+from aprtui.engine.rounding import round_f16
+from aprtui.trace.graph import Node, Part
+
+Wide = NDArray[np.float64]
+
+# Norms.
+
+
+def other_epsilon(call: BugCall) -> Array:
+    """The epsilon of another family of models: 10⁻⁵ for 10⁻⁶, or the other way round."""
+    return call.with_config(norm_epsilon=1e-6 if call.model.config.norm_epsilon > 3e-6 else 1e-5)
+
+
+def epsilon_outside(call: BugCall) -> Array:
+    """x / (√mean + ε) in place of x / √(mean + ε)."""
+    x = _wide(call)
+    return _weighted(call, x / (np.sqrt((x * x).mean(-1, keepdims=True)) + call.model.config.norm_epsilon))
+
+
+def mean_taken_off(call: BugCall) -> Array:
+    """A layer norm in place of a root-mean-square norm."""
+    x = _wide(call)
+    x = x - x.mean(-1, keepdims=True)
+    return _weighted(call, x / np.sqrt((x * x).mean(-1, keepdims=True) + call.model.config.norm_epsilon))
+
+
+def sum_for_mean(call: BugCall) -> Array:
+    """The squares are not divided by their number."""
+    x = _wide(call)
+    return _weighted(call, x / np.sqrt((x * x).sum(-1, keepdims=True) + call.model.config.norm_epsilon))
+
+
+def squares_in_f16(call: BugCall) -> Array:
+    """Squares and their sum are kept in float16, and overflow where a channel is large."""
+    x = call.x.astype(np.float16)
+    mean = np.add.reduce(x * x, axis=-1, keepdims=True, dtype=np.float16).astype(np.float64) / x.shape[1]
+    return _weighted(call, _wide(call) / np.sqrt(mean + call.model.config.norm_epsilon))
+
+
+def norm_weight_left_out(call: BugCall) -> Array:
+    x = _wide(call)
+    return np.asarray(x / np.sqrt((x * x).mean(-1, keepdims=True) + call.model.config.norm_epsilon), np.float32)
+
+
+def norm_weight_plus_one(call: BugCall) -> Array:
+    """1 + weight, which is Gemma's way."""
+    return call.honest() + norm_weight_left_out(call)
+
+
+def other_norm_of_layer(call: BugCall) -> Array:
+    """The weights of the layer's other norm."""
+    other = "ffn_norm" if call.node.stage == "attn_norm" else "attn_norm"
+    return call.honest(node=Node(call.node.layer, other))
+
+
+def next_layer(call: BugCall) -> Array:
+    """The parameters of the layer behind."""
+    return call.honest(node=Node(call.layer + 1, call.node.stage))
+
+
+def norm_of_layer_input(call: BugCall) -> Array:
+    """The feed-forward block gets what the attention got, as in models that compute both side by side."""
+    return call.honest(call.layer_input(call.layer))
+
+
+def first_input(call: BugCall) -> Array:
+    """What comes in goes out: the op is left out."""
+    return call.x
+
+
+def _wide(call: BugCall) -> Wide:
+    return call.x.astype(np.float64)
+
+
+def _weighted(call: BugCall, normalised: Wide) -> Array:
+    (weight,) = call.model.params(call.node)
+    return np.asarray(normalised * weight.dequantize().reshape(-1).astype(np.float64), np.float32)
+
+
+# Biases.
+
+
+def bias_twice(call: BugCall) -> Array:
+    return call.honest(call.honest())
+
+
+def bias_of_keys_left_out(call: BugCall) -> Array:
+    found, keys = call.honest().copy(), call.model.config.graph.part(Part.K)
+    found[:, keys] = call.x[:, keys]
+    return found
+
+
+# Residuals.
+
+
+def second_input(call: BugCall) -> Array:
+    """The residual is left out."""
+    return call.inputs[1]
+
+
+def residual_twice(call: BugCall) -> Array:
+    return call.inputs[0] + call.honest()
+
+
+def residual_of_norm(call: BugCall) -> Array:
+    """What was normalised is taken for the residual."""
+    norm = "attn_norm" if call.node.stage == "post_attn_residual" else "ffn_norm"
+    return call.honest(call.before(norm), call.inputs[1])
+
+
+def residual_of_layer_input(call: BugCall) -> Array:
+    """What the attention added is lost: the feed-forward block adds to what entered the layer."""
+    return call.honest(call.layer_input(call.layer), call.inputs[1])
+
+
+def layer_left_out(call: BugCall) -> Array:
+    """What entered the layer leaves it."""
+    return call.layer_input(call.layer)
+
+
+def residual_clamped(call: BugCall) -> Array:
+    """Values beyond half of the largest one saturate, as in a type of too small a range."""
+    found = call.honest()
+    limit = np.abs(found).max() / 2
+    return np.clip(found, -limit, limit)
+
+
+# Activations.
+
+
+def gelu_for_silu(call: BugCall) -> Array:
+    return gelu_tanh(_wide(call)).astype(np.float32)
+
+
+def sigmoid_for_silu(call: BugCall) -> Array:
+    return np.asarray(1 / (1 + np.exp(-_wide(call))), np.float32)
+
+
+def hard_silu(call: BugCall) -> Array:
+    """x · clip(x + 3, 0, 6) / 6, an approximation from elsewhere."""
+    return call.x * np.clip(call.x + 3, 0, 6) / np.float32(6)
+
+
+def activation_of_up(call: BugCall) -> Array:
+    """The activation is applied to the other operand, and what multiplies it is the gate."""
+    if call.node.stage == "ffn_silu":
+        return call.honest(call.before("ffn_up"))
+    return call.honest(call.x, call.before("ffn_gate"))
+
+
+def inf_beyond_limit(call: BugCall) -> Array:
+    """Products overflow, as in float16: beyond nine tenths of the largest they are Inf."""
+    found = call.honest()
+    limit = np.float32(0.9) * np.abs(found).max()
+    return np.where(np.abs(found) > limit, np.copysign(np.float32(np.inf), found), found)
+
+
+# Tokens and logits.
+
+
+def next_token_last(call: BugCall) -> Array:
+    """The last token has the row of the id behind its own."""
+    ids = [*call.tokens[:-1], (call.tokens[-1] + 1) % call.model.config.graph.vocabulary]
+    return call.engine.evaluate(call.node, call.inputs, tokens=ids, position=call.position)
+
+
+def embedding_scaled(call: BugCall) -> Array:
+    """Times √H, which is Gemma's way."""
+    return call.honest() * np.float32(np.sqrt(call.model.config.graph.hidden))
+
+
+def logits_of_token_before(call: BugCall) -> Array:
+    return call.honest(np.ascontiguousarray(call.before("final_norm")[-2:-1]))
+
+
+def logits_a_row_late(call: BugCall) -> Array:
+    return np.roll(call.honest(), 1, 1)
+
+
+def last_logits_zero(call: BugCall) -> Array:
+    """The last 64 rows of the vocabulary are not computed, as behind a last full tile."""
+    found = call.honest().copy()
+    found[:, -64:] = 0
+    return found
+
+
+def f16_logits(call: BugCall) -> Array:
+    """Logits whose sums are kept in float16 over blocks of 32 of their terms."""
+    x = call.x.astype(np.float64)
+    (matrix,) = call.matrices()
+    sums = np.zeros((len(x), len(matrix)), np.float32)
+    for start in range(0, x.shape[1], 32):
+        block = slice(start, start + 32)
+        sums = round_f16(sums + (x[:, block] @ matrix[:, block].T).astype(np.float32))
+    return sums

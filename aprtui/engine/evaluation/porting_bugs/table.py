@@ -1,0 +1,161 @@
+"""The bugs by name. A new one is a function beside those of its subject, and a row here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from aprtui.engine.evaluation.porting_bugs import attention, positions, products, rows
+from aprtui.engine.evaluation.porting_bugs.bug import Array, BugCall, Layers, PortingBug
+from aprtui.model.model import Model
+from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, Node, Op
+
+
+def _grouped(model: Model, node: Node) -> bool:
+    graph = model.config.graph
+    return 1 < graph.kv_heads < graph.heads
+
+
+def _several_kv_heads(model: Model, node: Node) -> bool:
+    return model.config.graph.kv_heads > 1
+
+
+def _biased(model: Model, node: Node) -> bool:
+    return model.config.graph.qkv_bias
+
+
+def _plain_maps(model: Model, node: Node) -> bool:
+    """No softcap between scores and softmax, and no window."""
+    graph = model.config.graph
+    return not graph.attn_softcap and not any(graph.windows)
+
+
+def _masked(compute: Callable[[BugCall], Array]) -> PortingBug:
+    return PortingBug(compute, (Op.SOFTMAX, Op.ATTEND), applies=_plain_maps)
+
+
+_Q_AND_K = (Op.ROPE,)
+_LAYER_PARAMETERS = (
+    "attn_norm", "qkv_matmul", "qkv_bias", "q_norm", "k_norm", "attn_out", "attn_post_norm", "ffn_norm", "ffn_gate",
+    "ffn_up", "ffn_out", "ffn_post_norm",
+)  # fmt: skip
+
+PORTING_BUGS: Mapping[str, PortingBug] = MappingProxyType(
+    {
+        "RoPE base of another model": PortingBug(positions.other_base, _Q_AND_K),
+        "RoPE frequencies of half the exponent": PortingBug(positions.half_exponent, _Q_AND_K),
+        "RoPE turns backwards": PortingBug(positions.backwards, _Q_AND_K),
+        "RoPE stretched by two": PortingBug(positions.stretched, _Q_AND_K),
+        "RoPE on the other pairs": PortingBug(positions.other_layout, _Q_AND_K),
+        "RoPE positions start at 1": PortingBug(positions.one_later, _Q_AND_K),
+        "RoPE of keys a position late": PortingBug(positions.one_later, ("k_post_rope",)),
+        "RoPE left out for keys": PortingBug(positions.not_turned, ("k_post_rope",)),
+        "RoPE twice for queries": PortingBug(positions.turned_twice, ("q_post_rope",)),
+        "RoPE on half of the head": PortingBug(positions.half_of_the_head, _Q_AND_K),
+        "RoPE angles in bf16": PortingBug(positions.bf16_angles, _Q_AND_K),
+        "values turned by RoPE": PortingBug(attention.turned_values, (Op.ATTEND,)),
+        "norm: another epsilon": PortingBug(rows.other_epsilon, (Op.RMS_NORM,)),
+        "norm: epsilon outside the root": PortingBug(rows.epsilon_outside, (Op.RMS_NORM,)),
+        "norm: mean taken off": PortingBug(rows.mean_taken_off, (Op.RMS_NORM,)),
+        "norm: sum in place of mean": PortingBug(rows.sum_for_mean, (Op.RMS_NORM,)),
+        "norm: squares summed in f16": PortingBug(rows.squares_in_f16, (Op.RMS_NORM,)),
+        "norm: weight left out": PortingBug(rows.norm_weight_left_out, ("ffn_norm",)),
+        "norm: 1 + weight": PortingBug(rows.norm_weight_plus_one, (Op.RMS_NORM,)),
+        "norm: weight of the next layer": PortingBug(rows.next_layer, ("attn_norm",), Layers.MIDDLE),
+        "norm: weights of a layer exchanged": PortingBug(
+            rows.other_norm_of_layer, ("attn_norm", "ffn_norm"), Layers.MIDDLE
+        ),
+        "norm of the feed-forward block reads the layer's input": PortingBug(rows.norm_of_layer_input, ("ffn_norm",)),
+        "final norm left out": PortingBug(rows.first_input, ("final_norm",)),
+        "bias left out": PortingBug(rows.first_input, (Op.BIAS,)),
+        "bias twice": PortingBug(rows.bias_twice, (Op.BIAS,)),
+        "bias left out for keys": PortingBug(rows.bias_of_keys_left_out, (Op.BIAS,)),
+        "bias left out for values in the cache": PortingBug(
+            attention.values_without_bias, (Op.ATTEND,), applies=_biased
+        ),
+        "bias of the next layer": PortingBug(rows.next_layer, (Op.BIAS,), Layers.MIDDLE),
+        "rows of K and V exchanged": PortingBug(products.keys_and_values_exchanged, ("qkv_matmul",)),
+        "V read for K": PortingBug(attention.values_as_keys, ("k_post_rope",)),
+        "K read for V": PortingBug(attention.keys_as_values, (Op.ATTEND,)),
+        "groups by remainder": PortingBug(attention.group_by_remainder, (Op.SCORES, Op.ATTEND), applies=_grouped),
+        "one K/V head for all": PortingBug(
+            attention.first_head_for_all, (Op.SCORES, Op.ATTEND), applies=_several_kv_heads
+        ),
+        "V of the neighbouring head": PortingBug(
+            attention.neighbouring_head, (Op.ATTEND,), applies=_several_kv_heads
+        ),
+        "V of the layer before": PortingBug(attention.values_of_layer_before, (Op.ATTEND,), Layers.MIDDLE),
+        "K cache written a slot late": PortingBug(attention.a_slot_late, (Op.SCORES,)),
+        "V cache written a slot late": PortingBug(attention.a_slot_late, (Op.ATTEND,)),
+        "newest key not written yet": PortingBug(attention.newest_not_written, (Op.SCORES,)),
+        "newest value not written yet": PortingBug(attention.newest_not_written, (Op.ATTEND,)),
+        "scale 1/d": PortingBug(attention.scaled_by_dimension, (Op.SCORES,)),
+        "scale left out": PortingBug(attention.not_scaled, (Op.SCORES,)),
+        "scale of the hidden size": PortingBug(attention.scaled_by_hidden, (Op.SCORES,)),
+        "mask: own key unseen": _masked(attention.own_key_unseen),
+        "mask: next key seen": _masked(attention.next_key_seen),
+        "mask left out": _masked(attention.no_mask),
+        "mask: first key taken for padding": _masked(attention.first_key_unseen),
+        "mask: last token sees itself only": _masked(attention.only_itself),
+        "mask: a window that the model lacks": _masked(attention.windowed),
+        "mask: last tile of keys left out": _masked(attention.last_tile_left_out),
+        "mask: −10 in place of −∞": _masked(attention.finite_mask),
+        "mask behind the softmax": _masked(attention.masked_after),
+        "softmax in f16 without its maximum": PortingBug(attention.f16_without_maximum, (Op.SOFTMAX,)),
+        "softmax of powers of two": PortingBug(attention.powers_of_two, (Op.SOFTMAX,)),
+        "softmax not normalised": PortingBug(attention.not_normalised, (Op.SOFTMAX,)),
+        "a head zero": PortingBug(attention.a_head_zero, (Op.ATTEND,), Layers.MIDDLE),
+        "heads exchanged": PortingBug(attention.heads_exchanged, (Op.ATTEND,), Layers.MIDDLE),
+        "heads not transposed": PortingBug(attention.heads_not_transposed, (Op.ATTEND,)),
+        "attention: residual of the normed input": PortingBug(rows.residual_of_norm, ("post_attn_residual",)),
+        "attention: residual left out": PortingBug(rows.second_input, ("post_attn_residual",), Layers.MIDDLE),
+        "attention: residual twice": PortingBug(rows.residual_twice, ("post_attn_residual",)),
+        "feed-forward: residual of the normed input": PortingBug(rows.residual_of_norm, (LAYER_OUTPUT,)),
+        "feed-forward: residual left out": PortingBug(rows.second_input, (LAYER_OUTPUT,), Layers.MIDDLE),
+        "feed-forward: residual of the layer's input": PortingBug(
+            rows.residual_of_layer_input, (LAYER_OUTPUT,), Layers.MIDDLE
+        ),
+        "residual clamped": PortingBug(rows.residual_clamped, (LAYER_OUTPUT,), Layers.MIDDLE),
+        "layer left out": PortingBug(rows.layer_left_out, (LAYER_OUTPUT,), Layers.MIDDLE),
+        "layer used twice": PortingBug(products.layer_before, _LAYER_PARAMETERS, Layers.MIDDLE),
+        "layers exchanged": PortingBug(products.other_layer, _LAYER_PARAMETERS, Layers.MIDDLE_TWO),
+        "gate and up exchanged": PortingBug(products.gate_and_up_exchanged, ("ffn_gate", "ffn_up")),
+        "GELU for SiLU": PortingBug(rows.gelu_for_silu, (Op.SILU,)),
+        "sigmoid for SiLU": PortingBug(rows.sigmoid_for_silu, (Op.SILU,)),
+        "hard SiLU": PortingBug(rows.hard_silu, (Op.SILU,)),
+        "SiLU left out": PortingBug(rows.first_input, (Op.SILU,)),
+        "SiLU on the other operand": PortingBug(rows.activation_of_up, (Op.SILU, "ffn_swigl")),
+        "up left out": PortingBug(rows.first_input, ("ffn_swigl",)),
+        "Inf by overflow": PortingBug(rows.inf_beyond_limit, (Op.MULTIPLY,), Layers.MIDDLE),
+        "one NaN": PortingBug(products.one_nan, ("ffn_gate",), Layers.MIDDLE),
+        "matrix transposed": PortingBug(
+            products.transposed, ("attn_out",), Layers.MIDDLE, applies=products.is_square
+        ),
+        "matrix of the next layer": PortingBug(products.next_layer, ("ffn_out",), Layers.MIDDLE),
+        "minimums of blocks left out": PortingBug(
+            products.minimums_left_out, (Op.MATMUL,), applies=products.has_minimums
+        ),
+        "halves of bytes exchanged": PortingBug(
+            products.nibbles_exchanged, (Op.MATMUL,), Layers.MIDDLE, applies=products.has_nibbles
+        ),
+        "columns of blocks reversed": PortingBug(products.columns_reversed, ("ffn_up",), Layers.MIDDLE),
+        "a block's scale doubled": PortingBug(products.block_scale_doubled, ("attn_out",), Layers.MIDDLE),
+        "blocks of 32 rows negated": PortingBug(products.block_negated, ("ffn_gate",), Layers.MIDDLE),
+        "a tile transposed": PortingBug(products.tile_transposed, ("ffn_out",), Layers.MIDDLE),
+        "tail of the columns left out": PortingBug(products.tail_left_out, (Op.MATMUL,)),
+        "half of the columns left out in the last rows": PortingBug(
+            products.second_half_unsummed, ("ffn_out",), Layers.MIDDLE
+        ),
+        "last channels zero": PortingBug(products.last_channels_zero, ("ffn_up",), Layers.MIDDLE),
+        "last token's row stale": PortingBug(products.last_row_stale, ("ffn_gate",), Layers.MIDDLE),
+        "inputs of products clamped": PortingBug(products.input_clamped, (Op.MATMUL,)),
+        "scale of the block before for 8-bit inputs": PortingBug(products.scale_of_block_before, ("ffn_out",)),
+        "embedding of the next id": PortingBug(rows.next_token_last, (ENTRY,)),
+        "embedding scaled": PortingBug(rows.embedding_scaled, (ENTRY,)),
+        "logits of the token before": PortingBug(rows.logits_of_token_before, ("lm_head",)),
+        "logits a row late": PortingBug(rows.logits_a_row_late, ("lm_head",)),
+        "last logits zero": PortingBug(rows.last_logits_zero, ("lm_head",)),
+        "logits summed in f16": PortingBug(rows.f16_logits, ("lm_head",)),
+    }
+)  # fmt: skip
+"""Each as its tables show it."""
