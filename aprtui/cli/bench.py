@@ -110,7 +110,9 @@ def gpu(
 )  # fmt: skip
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Take one case in N only.")
 @click.option(
-    "--part", type=click.Choice(["detection", "kinds", "bugs", "honest", "speed"]), help="Measure this part only."
+    "--part",
+    type=click.Choice(["detection", "kinds", "bugs", "everywhere", "honest", "speed"]),
+    help="Measure this part only.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line of the tables.")
 def verdicts(model: Path | None, captures: Path | None, every: int, part: str | None, as_json: bool) -> None:
@@ -118,7 +120,8 @@ def verdicts(model: Path | None, captures: Path | None, every: int, part: str | 
 
     Faults are planted in MODEL (the embedded one by default). Honest engines are our own runs, variations of them that
     round as other engines do, each as every kind of capture (the part `kinds`), and those of --captures. Bugs as people
-    write them are made in engines of three arithmetics, each as every kind of capture (the part `bugs`).
+    write them are made in engines of three arithmetics, each as every kind of capture (the part `bugs`). Engines
+    whose every matrix product is off (the part `everywhere`) are to be said so, and a local fault on top of it named.
     """
 
     with ProgressLine() as progress:
@@ -128,6 +131,8 @@ def verdicts(model: Path | None, captures: Path | None, every: int, part: str | 
             _kinds(requested_model(model), captures, every, as_json, progress)
         if part in (None, "bugs"):
             _bugs(requested_model(model), every, as_json, progress)
+        if part in (None, "everywhere"):
+            _everywhere(requested_model(model), every, as_json, progress)
         if captures is not None and part in (None, "honest"):
             _honest(captures, as_json, progress)
         if part in (None, "speed"):
@@ -237,6 +242,28 @@ def _print_kinds(name: str, found: Sequence[JudgedCapture], as_json: bool) -> No
         write_record({"record": f"{name} kind", **asdict(judged)})
     if not as_json:
         click.echo("\n".join(_kind_lines(name, found)))
+
+
+def _everywhere(model: Model, every: int, as_json: bool, progress: Progress) -> None:
+    from aprtui.engine.evaluation.everywhere import judge_everywhere
+    from aprtui.engine.evaluation.partial_captures import prompt_of
+    from aprtui.engine.replay.evaluators import Evaluators
+
+    with Evaluators(model, progress=progress) as evaluators:
+        found = list(judge_everywhere(model, prompt_of(model), evaluators, progress, every))
+    for judged in found if as_json else ():
+        write_record({"record": "everywhere", **asdict(judged)})
+    if not as_json:
+        click.echo("\n".join(_everywhere_lines(found)))
+
+
+def _everywhere_lines(found: Sequence[JudgedCapture]) -> Iterator[str]:
+    """How many are said as they are, by signal; then each that is not."""
+    yield f"{'wrong everywhere':<32}{'right':>6}{'of':>6}"
+    for what in dict.fromkeys(judged.what.partition(":")[0] for judged in found):
+        of = [judged for judged in found if judged.what.startswith(f"{what}:")]
+        yield f"{what:<32}{sum(bool(judged.right) for judged in of):>6}{len(of):>6}"
+    yield from (f"   {judged.what}: {judged.verdict.value}: {judged.said}" for judged in found if not judged.right)
 
 
 def _kind_lines(name: str, found: Sequence[JudgedCapture]) -> Iterator[str]:

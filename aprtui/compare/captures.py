@@ -14,7 +14,7 @@ from aprtui.compare.align.pairing import StagePair, Unpaired, pair_stage
 from aprtui.compare.align.saved_as_inf import is_saved_as_inf, saved_as_inf_statement, without_saved_as_inf
 from aprtui.compare.align.tokens import USER_SOURCE, TokenAlignment, align_tokens
 from aprtui.compare.choice import judge_choice
-from aprtui.compare.comparison import Comparison, StageComparison
+from aprtui.compare.comparison import Comparison, Everywhere, StageComparison
 from aprtui.compare.conclusion import Findings, conclude
 from aprtui.compare.explain.locate import most_differing_place, with_experts
 from aprtui.compare.metrics.logits import measure_indices, measure_logits
@@ -53,7 +53,7 @@ class Criteria:
     Either `bounds` from floors or a policy, with a `gate` behind them, or the verdicts of a replay on each stage
     (`injected`, of side A and B), which then decide. `statements` tell the reader what was taken. `doubts` are reasons
     for UNKNOWN; an `unjudgeable` comparison cannot FAIL either. `widths` are those that the model's stages have, which
-    tell rows in captures that state no shapes.
+    tell rows in captures that state no shapes. `everywhere` are errors of a side that no single stage is to blame for.
     """
 
     bounds: Bounds | None = None
@@ -63,6 +63,7 @@ class Criteria:
     doubts: tuple[str, ...] = ()
     unjudgeable: bool = False
     widths: Mapping[str, int] = field(default_factory=dict)
+    everywhere: tuple[Everywhere, ...] = ()
 
 
 NO_CRITERIA = Criteria()
@@ -125,6 +126,7 @@ def compare_captures(
         frozenset((a.files.keys() & b.files.keys()).difference(coverage.nodes)),
         stages[0].verdict.metric if stages and criteria.bounds else metric, options.limit,
         tuple(statements), criteria.doubts, criteria.unjudgeable, extras=options.extras,
+        everywhere=criteria.everywhere,
     )  # fmt: skip
     return conclude(findings, pair_of)
 

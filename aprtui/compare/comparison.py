@@ -127,6 +127,26 @@ class Hint:
 
 
 @dataclass(frozen=True, slots=True)
+class Everywhere:
+    """An error that the stages of one kind of op (`what`, "matrix products") have in common.
+
+    `nodes` err so, of `total` that were looked at; `error` is their median relative L2. `looks_like` says what errs so
+    ("weights in fp8 …"), None where nothing that is known does. `may_be_meant` is False where no engine means it, or
+    the capture's own manifest states otherwise: then it is a fault. `settled_by` says how to state that it is meant.
+    `side` names the capture in a comparison of two.
+    """
+
+    what: str
+    nodes: tuple[Node, ...]
+    total: int
+    error: float
+    looks_like: str | None
+    may_be_meant: bool
+    settled_by: str = ""
+    side: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class FloatSteps:
     """How many float32 numbers lie between the sides of the stage in focus, and how long the counting took."""
 
@@ -144,7 +164,7 @@ class Comparison:
     `expected` stages must not be missing; `allowed_missing` more are, by permission. `statements` say what was found
     out before judging: what differs between the sides, which rounding was found, where the floor comes from.
     `hypotheses` are about the stage in `focus` where it diverges, those supported first. `steps` is None unless the
-    user asked for it.
+    user asked for it. `everywhere` is what no single stage is to blame for.
     """
 
     graph: StageGraph
@@ -166,6 +186,7 @@ class Comparison:
     statements: tuple[str, ...] = ()
     hypotheses: tuple[Hypothesis, ...] = ()
     steps: FloatSteps | None = None
+    everywhere: tuple[Everywhere, ...] = ()
 
     @property
     def by_node(self) -> dict[Node, StageComparison | Unpaired]:

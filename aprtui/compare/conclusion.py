@@ -17,12 +17,14 @@ from aprtui.compare.comparison import (
     Divergence,
     Element,
     ErrorState,
+    Everywhere,
     FloatSteps,
     Focus,
     FocusKind,
     Hypothesis,
     StageComparison,
 )
+from aprtui.compare.everywhere import failing_alike, sentence
 from aprtui.compare.explain.classify import TokenJudgement, classify, tokens_beyond
 from aprtui.compare.explain.focus import blame, choose_focus, first_failed
 from aprtui.compare.explain.hints import find_hints
@@ -43,7 +45,7 @@ class Findings:
     `not_selected` nodes could have been compared and were not asked for. `doubts` are further reasons for UNKNOWN; an
     `unjudgeable` comparison cannot FAIL either. `statements` go to the reader as they are. `known`, where given,
     returns the vectors that a stage is made with, as its bias. `extras` asks for the slower metrics of the stage in
-    focus.
+    focus. `everywhere` are errors that no single stage is to blame for: with one, nothing passes.
     """
 
     graph: StageGraph
@@ -61,6 +63,7 @@ class Findings:
     unjudgeable: bool = False
     known: Callable[[Node], Mapping[str, NDArray[np.float32]]] | None = None
     extras: bool = False
+    everywhere: tuple[Everywhere, ...] = ()
 
 
 def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]) -> Comparison:
@@ -68,9 +71,13 @@ def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]
     stages = _with_states(findings.graph, findings.stages)
     expected = len(findings.expected.union(stage.node for stage in stages))
     alignment = findings.alignment
-    reasons = _unknown_reasons(alignment, findings.doubts, findings.unfinished, expected, stages)
+    everywhere = findings.everywhere
+    everywhere += tuple(found for found in failing_alike(findings.graph, stages) if not _is_part(found, everywhere))
+    doubts = [*(_doubt(found) for found in findings.everywhere if found.may_be_meant), *findings.doubts]
+    reasons = _unknown_reasons(alignment, doubts, findings.unfinished, expected, stages)
     verdict = Verdict.UNKNOWN if findings.unjudgeable else _overall(stages, alignment, reasons)
-    focus = choose_focus(findings.graph, stages, verdict)
+    alike = {node for found in everywhere for node in found.nodes}
+    focus = choose_focus(findings.graph, stages, verdict, alike)
     pair = pair_of(focus.node) if focus else None
     return Comparison(
         graph=findings.graph,
@@ -92,7 +99,17 @@ def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]
         statements=findings.statements,
         hypotheses=_hypotheses(findings, stages, pair, pair_of) if verdict is Verdict.FAIL else (),
         steps=_steps(pair) if findings.extras and isinstance(pair, StagePair) else None,
+        everywhere=everywhere if verdict is not Verdict.PASS else findings.everywhere,
     )
+
+
+def _is_part(found: Everywhere, others: Sequence[Everywhere]) -> bool:
+    return any(set(found.nodes) & set(other.nodes) for other in others)
+
+
+def _doubt(found: Everywhere) -> str:
+    """Why an error that may be meant keeps a verdict from PASS, and what settles it."""
+    return f"{sentence(found)}{'; ' if found.settled_by else ''}{found.settled_by}"
 
 
 def judge_by_bound(comparison: Comparison, bound: Tolerance) -> Comparison:
@@ -124,6 +141,7 @@ def judge_by_bound(comparison: Comparison, bound: Tolerance) -> Comparison:
         metric=bound.metric,
         hypotheses=hypotheses,
         smallest=smallest_tolerance(_measured(stages), bound.metric),
+        everywhere=(),
     )
 
 
@@ -266,7 +284,7 @@ def _divergence(
     failed = next(stage for stage in stages if stage.node == focus.node)
     compared = {stage.node for stage in stages}
     segment, not_selected = blame(findings.graph, focus.node, compared, findings.not_selected)
-    if failed.verdict.signal is Signal.INJECTED:
+    if failed.verdict.signal is Signal.INJECTED and not any(failed.injected):
         # The replay evaluated exactly the stages that the capture lacks: nothing else can be to blame.
         segment, not_selected = (*failed.segment, failed.node), ()
     certainty, settled_by = _certainty(failed, segment)

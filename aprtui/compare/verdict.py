@@ -33,7 +33,7 @@ PLAUSIBLE_REL_L2 = 0.1
 PLAUSIBLE_COSINE = 0.995
 """Beyond these, neither rounding nor 4-bit weights (8 %, cosine 0.997) explain a difference: it is no noise."""
 
-TOLERABLE = tuple(metric for metric in Metric if metric not in (Metric.NON_FINITE, Metric.INDICES))
+TOLERABLE = tuple(metric for metric in Metric if metric not in (Metric.NON_FINITE, Metric.INDICES, Metric.PLACE))
 """The metrics that a bound can be put on."""
 
 BOUND_STEP = 10**0.25

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +143,7 @@ def _planned(engine: Engine, model: Model, request: CaptureRequest, faults: tupl
         graph=graph,
         engine=EngineInfo(
             "aprtui", __version__, engine.backend, engine.device, engine.code_path, str(engine.mode),
-            asdict(engine.rounding), engine.threads, faults,
+            engine.rounding.stated(), engine.threads, faults,
         ),
         tokens=tuple(request.tokens),
         positions=tuple(range(prompt)),

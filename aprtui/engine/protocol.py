@@ -6,7 +6,7 @@ Shapes: T = positions known to the engine after the call, n = positions evaluate
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Protocol, TypeGuard, runtime_checkable
 
@@ -40,11 +40,17 @@ class Logits(StrEnum):
     ALL = "all"
 
 
+_WHERE_USUAL = 6
+"""From this field on, what is usual is left out of manifests."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rounding:
     """The roundings of an engine; stated in manifests so that a replay can model them.
 
     `activation` is what goes into GELU and comes out of it: `f16` where an engine looks it up in a table, as ggml does.
+    The last three are of matrix products: how it keeps weights (`model`: as the file does), what sums are kept in, and
+    the magnitude that inputs are clamped at.
     """
 
     matmul_input: str
@@ -53,6 +59,15 @@ class Rounding:
     stage_output: str = "f32"
     softmax: str = "f32"
     activation: str = "f32"
+    weights: str = "model"
+    sums: str = "f32"
+    input_limit: str = "none"
+
+    def stated(self) -> dict[str, str]:
+        """By name, as manifests hold them; of weights, sums and limits only what is unusual."""
+        usual = {entry.name: entry.default for entry in fields(self)[_WHERE_USUAL:]}
+        values = {entry.name: str(getattr(self, entry.name)) for entry in fields(self)}
+        return {name: value for name, value in values.items() if value != usual.get(name)}
 
 
 class TapSink(Protocol):

@@ -150,6 +150,25 @@ def test_a_fault_of_values_acts_on_what_one_that_computes_again_made(model: Mode
         FaultInjector(model, Mode.EXACT, [eps, Fault("eps", node, {"epsilon": 2.0})])
 
 
+def test_a_tail_that_is_left_out_is_what_the_last_inputs_give(model: Model, honest: Tensors) -> None:
+    node = Node(1, "ffn_out")
+    found = tensors(model, [Fault("k-tail", node, {"count": 5})], "cpu", len(TOKENS))[node]
+    (weight,) = model.params(node)
+    tail = honest[Node(1, "ffn_swigl")][:, -5:] @ weight.dequantize()[:, -5:].T
+    np.testing.assert_allclose(honest[node] - found, tail, atol=1e-5)
+
+
+def test_a_tail_of_channels_and_a_row_are_as_long_and_where_they_are_wanted(model: Model, honest: Tensors) -> None:
+    node = Node(1, "ffn_up")
+    tail = tensors(model, [Fault("zero-tail", node, {"count": 3})], "cpu", len(TOKENS))[node]
+    assert not tail[:, -3:].any() and np.array_equal(tail[:, :-3], honest[node][:, :-3])
+    for prefill in (len(TOKENS), 3):
+        row = tensors(model, [Fault("stale-row", node, {"token": 4})], "cpu", prefill)[node]
+        wrong = [token for token in range(len(TOKENS)) if not np.allclose(row[token], honest[node][token], atol=1e-4)]
+        assert wrong == [4]
+        np.testing.assert_array_equal(row[4], row[3])
+
+
 def test_logits_are_poisoned_at_every_token_that_has_them(model: Model) -> None:
     fault = Fault("nan", Node(None, "lm_head"))
     for prefill in (len(TOKENS), 3):

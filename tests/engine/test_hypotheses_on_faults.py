@@ -25,6 +25,8 @@ LOOKS_LIKE = {
     "stage=attention,kind=head-swap": "heads in another order",
     "stage=ffn_up,kind=transpose-block": "a block of channels",
     "stage=ffn_up,kind=block-scale": "single output channels",
+    "stage=ffn_up,kind=block-sign": "single output channels",
+    "stage=ffn_out,kind=zero-tail": "zeros",
     "stage=ffn_out,kind=stale-token": "stale token",
     "stage=attn_softmax,kind=mask-off-by-one": "positions, mask or K/V cache",
     "stage=ffn_out,kind=nan": "NaN or Inf",

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from aprtui.compare.comparison import ErrorState, Focus, FocusKind, StageComparison
 from aprtui.compare.explain.classify import nearest_compared
 from aprtui.compare.metrics.measure import Metric
-from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict, is_plausible
+from aprtui.compare.verdict import ROUNDING_REL_L2, Signal, Verdict, is_plausible
 from aprtui.trace.graph import Node, StageGraph, with_stages_of_its_kind
 
 JUMP = 10.0
@@ -33,13 +33,20 @@ def error_of(stage: StageComparison) -> float:
     return stage.metrics.rel_l2 or 0.0
 
 
-def first_failed(stages: Sequence[StageComparison]) -> StageComparison:
+def first_failed(stages: Sequence[StageComparison], alike: Collection[Node] = ()) -> StageComparison:
     """The stage to blame: the first of those that fail that injects error, else the first that fails.
 
-    At least one of `stages` must fail.
+    Stages that err `alike` everywhere are to blame only where no other is known to add error: what comes after them may
+    inherit theirs. At least one of `stages` must fail.
     """
     failed = [stage for stage in stages if stage.verdict.verdict is Verdict.FAIL]
+    if alike:
+        failed = [stage for stage in failed if stage.node not in alike and _adds_error(stage)] or failed
     return next((stage for stage in failed if stage.state is ErrorState.INJECTED), failed[0])
+
+
+def _adds_error(stage: StageComparison) -> bool:
+    return stage.verdict.signal is Signal.INJECTED or stage.verdict.metric is Metric.NON_FINITE
 
 
 def nearest_to_bound(stages: Sequence[StageComparison]) -> StageComparison | None:
@@ -59,10 +66,12 @@ def _share_of_bound(stage: StageComparison) -> float:
     return metric.deviation(error) / room if room else math.inf
 
 
-def choose_focus(graph: StageGraph, stages: Sequence[StageComparison], verdict: Verdict) -> Focus | None:
-    """The stage to look at first; None where no value differs."""
+def choose_focus(
+    graph: StageGraph, stages: Sequence[StageComparison], verdict: Verdict, alike: Collection[Node] = ()
+) -> Focus | None:
+    """The stage to look at first; None where no value differs. `alike` are those of an error that is everywhere."""
     if verdict is Verdict.FAIL:
-        return Focus(first_failed(stages).node, FocusKind.DIVERGENCE)
+        return Focus(first_failed(stages, alike).node, FocusKind.DIVERGENCE)
     if verdict is Verdict.PASS:
         nearest = nearest_to_bound(stages)
         return None if nearest is None else Focus(nearest.node, FocusKind.NEAREST)

@@ -20,8 +20,10 @@ def first_failing_place(pair: StagePair, metrics: PairMetrics, verdict: StageVer
     """Coordinates of the first failing value of a stage that FAILs.
 
     In the first token whose own metric breaks the bound, the first NaN or Inf that is not alike, or the largest
-    difference; where no token alone breaks it, the largest difference of all.
+    difference; where no token alone breaks it, the largest difference of all. Empty where channels of all tokens fail.
     """
+    if verdict.metric is Metric.PLACE:
+        return {}
     if verdict.metric is Metric.NON_FINITE:
         assert metrics.first_mismatch is not None
         # Row-major order has the tokens in order, but for attention maps.

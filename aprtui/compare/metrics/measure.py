@@ -67,6 +67,8 @@ class Metric(StrEnum):
     COSINE = "cosine"
     NON_FINITE = "non_finite"
     INDICES = "indices"
+    PLACE = "place"
+    """How many times what the other channels err by some channels do: see `standing_out`."""
 
     @property
     def is_similarity(self) -> bool:
@@ -132,8 +134,8 @@ class PairMetrics:
         """The number that `metric` has on this pair; None where nothing was compared."""
         if metric is Metric.NON_FINITE:
             return float(self.mismatches)
-        if metric is Metric.INDICES:
-            return None  # `logits.measure_indices` alone has it
+        if metric in (Metric.INDICES, Metric.PLACE):
+            return None  # `logits.measure_indices` and `standing_out` alone have them
         number: float | None = getattr(self, metric.value)
         return number
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aprtui.compare.comparison import Comparison, Divergence, StageComparison, Support
+from aprtui.compare.everywhere import sentence
 from aprtui.compare.explain.focus import nearest_to_bound
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Signal, Verdict, alike_text
@@ -27,7 +28,13 @@ def _fail(comparison: Comparison, divergence: Divergence) -> str:
     others = len(divergence.segment) - 1
     if others > 0:
         where += f", or {counted(others, 'stage')} before it that {'was' if others == 1 else 'were'} not compared"
-    return f"{where}: {_appearance(comparison, divergence)}"
+    common = [found for found in comparison.everywhere if divergence.verdict.node in found.nodes]
+    besides = "".join(f"; besides, {sentence(found)}" for found in comparison.everywhere if found not in common)
+    known = next((found for found in common if found.looks_like is not None), None)
+    if known is not None:
+        return f"{sentence(known)}; first at {divergence.verdict.node}{besides}"
+    also = "".join(f"; {sentence(found)}" for found in common)
+    return f"{where}: {_appearance(comparison, divergence)}{also}{besides}"
 
 
 def _appearance(comparison: Comparison, divergence: Divergence) -> str:
@@ -35,6 +42,8 @@ def _appearance(comparison: Comparison, divergence: Divergence) -> str:
 
     The signatures are listed with those that explain most first.
     """
+    if divergence.verdict.metric is Metric.PLACE:
+        return divergence.verdict.reason
     likeliest = next((found for found in comparison.hypotheses if found.support is Support.SUPPORTED), None)
     if likeliest is not None:
         return f"looks like {likeliest.looks_like} ({likeliest.cause})"
@@ -51,6 +60,8 @@ def _appearance(comparison: Comparison, divergence: Divergence) -> str:
 def _unknown(comparison: Comparison) -> str:
     """The reason that settles most, then what can be said of the values all the same."""
     reason = comparison.reasons[0]
+    if any(reason.startswith(sentence(found)) for found in comparison.everywhere) and _nothing_else(comparison):
+        return f"{reason}; no stage errs by more than that"
     if not comparison.stages:
         return reason if reason == NOTHING_COMPARED else f"{reason}; {NOTHING_COMPARED}"
     if reason.endswith(UNCOMPARED) and comparison.skipped and not comparison.allowed_missing:
@@ -66,6 +77,12 @@ def _unknown(comparison: Comparison) -> str:
         silent = any(not stage.metrics.compared for stage in comparison.stages)
         return f"{reason}; {of}{'all others are equal' if silent else 'all stages compared are equal'}"
     return f"{reason}; {of}{_share_differing(comparison)}{_look_at(comparison)}"
+
+
+def _nothing_else(comparison: Comparison) -> bool:
+    """Whether all stages pass that an error which is everywhere does not explain."""
+    explained = {node for found in comparison.everywhere for node in found.nodes}
+    return all(s.verdict.verdict is Verdict.PASS for s in comparison.stages if s.node not in explained)
 
 
 def _share_differing(comparison: Comparison) -> str:

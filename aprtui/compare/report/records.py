@@ -21,6 +21,7 @@ from aprtui.compare.comparison import (
     Divergence,
     Element,
     ErrorState,
+    Everywhere,
     FloatSteps,
     Focus,
     FocusKind,
@@ -29,6 +30,7 @@ from aprtui.compare.comparison import (
     StageComparison,
     Support,
 )
+from aprtui.compare.everywhere import sentence
 from aprtui.compare.explain.focus import choose_focus
 from aprtui.compare.manifests import ManifestDifferences
 from aprtui.compare.metrics.extras import UlpHistogram
@@ -46,6 +48,7 @@ SCHEMA = "aprtui-diff-v1"
 # By name: records of a later version have further fields.
 _METRICS = frozenset(field.name for field in fields(PairMetrics))
 _LOGITS = frozenset(field.name for field in fields(LogitMetrics)) - {"flips"}
+_EVERYWHERE = frozenset(field.name for field in fields(Everywhere))
 _FLIPS = frozenset(field.name for field in fields(Flip))
 
 
@@ -140,12 +143,17 @@ def _summary(comparison: Comparison) -> Record:
         "headline": headline(comparison),
         "reasons": list(comparison.reasons),
         "first_divergence": None if divergence is None else _divergence_record(divergence),
+        "everywhere": [_everywhere_record(found) for found in comparison.everywhere],
         "compared": comparison.compared,
         "expected": comparison.expected,
         "allowed_missing": comparison.allowed_missing,
         "aligned_tokens": comparison.alignment.aligned,
         "smallest_tolerance": None if comparison.smallest is None else str(comparison.smallest),
     }
+
+
+def _everywhere_record(found: Everywhere) -> Record:
+    return {**asdict(found), "sentence": sentence(found), "nodes": [_node(node) for node in found.nodes]}
 
 
 def _divergence_record(divergence: Divergence) -> Record:
@@ -185,6 +193,8 @@ def read_comparison(records: Iterable[Mapping[str, Any]]) -> Comparison:
     layers = 1 + max((node.layer for node in nodes if node.layer is not None), default=-1)
     graph = graph_from_names({node.stage for node in nodes}, layers)
     verdict = Verdict(summary["verdict"])
+    everywhere = tuple(_read_everywhere(found) for found in summary.get("everywhere", []))
+    alike = {node for found in everywhere for node in found.nodes}
     listed = next((record for record in compared if record["top"]), None)
     smallest = summary["smallest_tolerance"]
     ranked = (stage.verdict.metric for stage in stages if not stage.metrics.mismatches)
@@ -203,7 +213,7 @@ def read_comparison(records: Iterable[Mapping[str, Any]]) -> Comparison:
         allowed_missing=summary["allowed_missing"],
         unfinished=tuple(header["unfinished"]),
         first_divergence=_read_divergence(summary["first_divergence"], stages),
-        focus=None if listed is None else _focus_at(_read_node(listed), choose_focus(graph, stages, verdict)),
+        focus=None if listed is None else _focus_at(_read_node(listed), choose_focus(graph, stages, verdict, alike)),
         elements=() if listed is None else tuple(_read_element(element) for element in listed["top"]),
         hints=tuple(Hint(tuple(map(_read_node, hint["nodes"])), hint["text"]) for hint in by_kind.get("hint", [])),
         metric=next((metric for metric in ranked if metric in TOLERABLE), DEFAULT_METRIC),
@@ -216,7 +226,13 @@ def read_comparison(records: Iterable[Mapping[str, Any]]) -> Comparison:
             for entry in by_kind.get("hypothesis", [])
         ),
         steps=next((_read_steps(record) for record in by_kind.get("extras", [])), None),
+        everywhere=everywhere,
     )  # fmt: skip
+
+
+def _read_everywhere(record: Mapping[str, Any]) -> Everywhere:
+    known = {key: value for key, value in record.items() if key in _EVERYWHERE}
+    return Everywhere(**{**known, "nodes": tuple(_read_node(node) for node in record["nodes"])})
 
 
 def _read_node(record: Mapping[str, Any]) -> Node:

@@ -185,7 +185,8 @@ class _Workplace:
         return replay_capture(capture, self.model, ReplayOptions(), self._evaluators)
 
     def compared(self, capture: Capture) -> Comparison:
-        return compare_captures(self._exact, capture, DiffOptions(), None, self._criteria)
+        criteria = criteria_by_model(self._exact, capture, self.model, self.tokens, self._evaluators)
+        return compare_captures(self._exact, capture, DiffOptions(), None, criteria)
 
     def plant(self, fault: Fault, mode: Mode) -> tuple[Capture, float]:
         """A capture of a run with the fault, and how much the fault changed its stage."""

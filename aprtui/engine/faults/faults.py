@@ -14,7 +14,7 @@ from aprtui.errors import UsageError
 from aprtui.model.model import Model
 from aprtui.trace.graph import Node, Scope, canonical_name
 
-_COUNTS = frozenset({"token", "channel", "head", "seed"})
+_COUNTS = frozenset({"token", "channel", "head", "count", "seed"})
 _POSITIVE = frozenset({"limit", "epsilon", "factor"})
 
 

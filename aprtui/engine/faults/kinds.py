@@ -122,6 +122,14 @@ KINDS: Mapping[str, FaultKind] = MappingProxyType(
             "One channel is 0 for all tokens", "a loop that ends one channel early",
             values.zero_channel, _rows, {"channel": 0},
         ),
+        "zero-tail": FaultKind(
+            "The last channels are 0", "a loop over tiles that ends before the last one",
+            values.zero_tail, _rows, {"count": 8},
+        ),
+        "stale-row": FaultKind(
+            "One token gets the values of the one before", "a row of a batch that is not written",
+            values.stale_row, _layer_rows, {"token": 1},
+        ),
         "stale-token": FaultKind(
             "Each token gets the values of the one before", "a buffer that is read before it is written",
             values.stale_token, _layer_rows,
@@ -183,6 +191,14 @@ KINDS: Mapping[str, FaultKind] = MappingProxyType(
             "One scale of a Q4_K block is another", "6-bit scales that are unpacked wrongly",
             operations.block_scale, _q4_k,
         ),
+        "block-sign": _recomputing(
+            "32 weights of one row have the other sign", "a sign bit that is lost while unpacking",
+            operations.block_sign, _block,
+        ),
+        "k-tail": FaultKind(
+            "The last inputs of a matrix product are left out", "a loop over K that ends before the remainder",
+            operations.k_tail, _ops(Op.MATMUL), {"count": 32},
+        ),
         "wrong-expert": FaultKind(
             "The last chosen expert is the next one in the list", "an index that is off by one",
             operations.wrong_expert, _chooses_some,
@@ -205,6 +221,7 @@ PARAMETERS: Mapping[str, str] = MappingProxyType(
         "token": "the position; without it the first one, of stages of the whole model all",
         "channel": "counted from 0",
         "head": "of attention maps, counted from 0",
+        "count": "how many of them, from the end",
         "limit": "the largest value that is kept: 65504 is float16's",
         "epsilon": "without it 1000 times the model's",
         "factor": "what the base is multiplied by",

@@ -8,12 +8,15 @@ import numpy as np
 
 from aprtui.engine.faults.setting import Array, FaultSetting
 from aprtui.engine.protocol import NodeCall
+from aprtui.engine.rounding import ROUND
 from aprtui.model.weight_types import BlockPart, WeightType
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import MATRIX_PRODUCTS, Node, RopeLayout, StageGraph
 
 BLOCK = 32
-"""Rows and columns of the block that `transpose-block` turns around."""
+"""Rows and columns of the block that `transpose-block` turns around, columns of the one that `block-sign` negates."""
+
+_ROWS_AT_ONCE = 4096
 
 _FIRST_SCALE = WeightType.Q4_K.format.parts[BlockPart.SUB_BLOCK_SCALES].start
 _SCALE_BIT = 0x10
@@ -118,6 +121,27 @@ def block_scale(setting: FaultSetting, call: NodeCall) -> Array:
             return setting.with_rows(call, weight, offset, wrong.dequantize())
         offset += weight.rows
     raise AssertionError("applies to Q4_K weights only")
+
+
+def block_sign(setting: FaultSetting, call: NodeCall) -> Array:
+    """The first block of a row of the weight (32 columns) with the other sign."""
+    weight, row = setting.model.params(call.node)[0], 0
+    rows = weight.dequantize(slice(row, row + 1))
+    rows[:, :BLOCK] *= -1
+    return setting.with_rows(call, weight, row, rows)
+
+
+def k_tail(setting: FaultSetting, call: NodeCall) -> Array:
+    """The products of the last `count` columns are not added."""
+    out, offset = call.output.astype(np.float64), 0
+    for weight in setting.model.params(call.node):
+        tail = slice(max(0, weight.columns - int(setting.parameters["count"])), None)
+        inputs = ROUND[setting.arithmetic.matmul_input(weight)](call.inputs[0])[:, tail].astype(np.float64)
+        for start in range(0, weight.rows, _ROWS_AT_ONCE):
+            rows = weight.dequantize(slice(start, start + _ROWS_AT_ONCE))[:, tail]
+            out[:, offset + start : offset + start + len(rows)] -= inputs @ rows.T
+        offset += weight.rows
+    return out.astype(np.float32)
 
 
 def gate_up_swap(setting: FaultSetting, call: NodeCall) -> Array:

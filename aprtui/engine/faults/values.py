@@ -1,4 +1,4 @@
-"""Kinds of faults that change values after the op: scales, noise, NaN, lost channels and tokens, overflow.
+"""Kinds of faults that change values after the op: scales, noise, NaN, lost channels and tokens, stale rows, overflow.
 
 Shapes: outputs are `[n, width]`, or `[heads, n, T]` with key ≤ query for attention maps.
 """
@@ -53,6 +53,25 @@ def _one_value(setting: FaultSetting, call: NodeCall, value: np.float32) -> Arra
 def zero_channel(setting: FaultSetting, call: NodeCall) -> Array:
     out = call.output.copy()
     out[:, setting.index("channel", out.shape[1])] = 0
+    return out
+
+
+def zero_tail(setting: FaultSetting, call: NodeCall) -> Array:
+    """The last `count` channels are 0."""
+    out = call.output.copy()
+    out[:, max(0, out.shape[1] - int(setting.parameters["count"])) :] = 0
+    return out
+
+
+def stale_row(setting: FaultSetting, call: NodeCall) -> Array:
+    """The token `token` has what belongs to the one before it; the first token its own."""
+    out, positions = call.output.copy(), setting.positions(call)
+    row = int(setting.parameters["token"]) - positions.start
+    if row == 0 and call.position:
+        out[:1] = setting.memory.get("row", call.output[:1])
+    elif 0 < row < len(out):
+        out[row] = call.output[row - 1]
+    setting.memory["row"] = call.output[-1:].copy()
     return out
 
 

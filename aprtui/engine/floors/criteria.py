@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from aprtui.compare.captures import Criteria
 from aprtui.compare.floor import floor_bounds
+from aprtui.compare.verdict import StageVerdict
 from aprtui.engine.floors.measure import arithmetic_floor, spread_floor, weight_floor
+from aprtui.engine.floors.own_errors import OTHER_WEIGHTS, OwnErrors, own_errors
 from aprtui.engine.protocol import Rounding
 from aprtui.engine.replay.arithmetic import KnownArithmetic, NodeEvaluators, rounding_text
 from aprtui.engine.replay.bounds import OUTPUT_STEP
-from aprtui.engine.replay.identify import FoundEngine, find_layouts, identify
+from aprtui.engine.replay.identify import FoundEngine, find_layouts, identify, states_weights
 from aprtui.engine.replay.recompute import CapturedStages
 from aprtui.engine.replay.replay import misfit
 from aprtui.engine.replay.spread import honest_roundings, other_roundings
@@ -44,13 +46,16 @@ def criteria_by_model(
 ) -> Criteria:  # fmt: skip
     """The floor between the engines of `a` and `b` on `model`, which at least one of them must have run.
 
-    Weights that differ give an estimated floor, arithmetic that differs a measured one; the statements say which.
+    Weights that differ give an estimated floor, arithmetic that differs a measured one; the statements say which. The
+    floor admits all that came in with the inputs of a stage. So each side with the weights of `model` is replayed too:
+    what a stage adds to its own inputs is a fault, however small it is against the floor.
     """
     problems = [(name, misfit(capture, model, tokens)) for name, capture in (("A", a), ("B", b))]
     doubts = tuple(f"MODEL is not that of {name}: {problem}" for name, problem in problems if problem)
     if doubts:
         return Criteria(doubts=doubts, unjudgeable=True)
-    sides = {name: _engine_of(capture, model, tokens, evaluators) for name, capture in (("A", a), ("B", b))}
+    captures = {"A": a, "B": b}
+    sides = {name: _engine_of(side, model, tokens, evaluators, progress) for name, side in captures.items()}
     foreign = [name for name, side in sides.items() if not side.own_weights]
     statements = []
     for name, side in sides.items():
@@ -84,8 +89,26 @@ def criteria_by_model(
         statements.append(f"what differs: {what}; floor: our own runs of MODEL on these tokens under both roundings")
     for name, side in sides.items():
         statements += [f"{name}: {statement}" for statement in side.statements[1:]]
+    own = {
+        name: own_errors(name, captures[name], model, tokens, evaluators, progress)
+        for name, side in sides.items()
+        if side.own_weights or side.cause is not None
+    }
+    unproven = [n for n in foreign if n not in own and states_weights(captures[n], model) is not False]
+    doubts = tuple(f"{name}: {OTHER_WEIGHTS}" for name in unproven)
+    injected = {
+        node: (_failed(own, "A", node), _failed(own, "B", node)) for side in own.values() for node in side.failed
+    }
     widths = {stage.name: stage.width for stage in model.graph.stages if not stage.is_attention_map}
-    return Criteria(bounds=floor_bounds(floors, basis, coarsest), statements=tuple(statements), widths=widths)
+    return Criteria(
+        bounds=floor_bounds(floors, basis, coarsest), statements=tuple(statements), widths=widths,
+        injected=injected or None, doubts=doubts,
+        everywhere=tuple(found for side in own.values() for found in side.everywhere),
+    )  # fmt: skip
+
+
+def _failed(own: Mapping[str, OwnErrors], side: str, node: Node) -> StageVerdict | None:
+    return own[side].failed.get(node) if side in own else None
 
 
 def _quantization(capture: Capture) -> str | None:
@@ -141,10 +164,12 @@ class _Measuring:
         )  # fmt: skip
 
 
-def _engine_of(capture: Capture, model: Model, tokens: Sequence[int], evaluators: NodeEvaluators) -> FoundEngine:
+def _engine_of(
+    capture: Capture, model: Model, tokens: Sequence[int], evaluators: NodeEvaluators, progress: Progress | None
+) -> FoundEngine:
     """The engine of a capture; one that has other weights than `model` counts as one that rounds nothing."""
     stages = CapturedStages(capture, model, tokens)
     for _ in find_layouts(stages, evaluators):
         pass
-    found = identify(stages, {}, evaluators)
+    found = identify(stages, {}, evaluators, progress)
     return found if found.own_weights else replace(found, arithmetic=KnownArithmetic())

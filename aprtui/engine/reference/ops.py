@@ -183,23 +183,25 @@ def normalise_chosen(weights_NK: Array) -> Array:
 
 def expert_matmul(x_NC: Array, indices_NK: Array, weight: Weight, matmul_input: Callable[[Weight], str]) -> Array:
     """`x` times the transpose of the matrix of each chosen expert, `[N, K · rows]`; see `expert_rows` for `x`."""
+    kind = matmul_input(weight)
+    return of_experts(x_NC, indices_NK, weight, lambda rows, expert: _product(rows, expert, kind))
+
+
+def expert_sum_correction(rounding: str, x_NC: Array, indices_NK: Array, weight: Weight) -> Array | float:
+    """What `rounding.sum_correction` is to a matrix product, for that of experts, `[N, K · rows]`."""
+    return of_experts(x_NC, indices_NK, weight, lambda rows, expert: sum_correction(rounding, rows, expert))
+
+
+def of_experts(
+    x_NC: Array, indices_NK: Array, weight: Weight, compute: Callable[[Array, Weight], Array | float]
+) -> Array:  # fmt: skip
+    """What `compute` makes of the rows of each chosen expert and its matrix, `[N, K · rows]`."""
     ids = chosen_ids(indices_NK, weight.experts)
     rows_NKC = expert_rows(x_NC, weight.columns, ids.shape[1])
     out = np.empty((*ids.shape, weight.expert_rows), np.float32)
     for expert in np.unique(ids):
         chosen = ids == expert
-        out[chosen] = _product(rows_NKC[chosen], weight.expert(int(expert)), matmul_input(weight))
-    return out.reshape(len(ids), -1)
-
-
-def expert_sum_correction(rounding: str, x_NC: Array, indices_NK: Array, weight: Weight) -> Array | float:
-    """What `rounding.sum_correction` is to a matrix product, for that of experts, `[N, K · rows]`."""
-    ids = chosen_ids(indices_NK, weight.experts)
-    rows_NKC = expert_rows(x_NC, weight.columns, ids.shape[1])
-    out = np.zeros((*ids.shape, weight.expert_rows), np.float32)
-    for expert in np.unique(ids):
-        chosen = ids == expert
-        out[chosen] = sum_correction(rounding, rows_NKC[chosen], weight.expert(int(expert)))
+        out[chosen] = compute(rows_NKC[chosen], weight.expert(int(expert)))
     return out.reshape(len(ids), -1)
 
 

@@ -1,14 +1,15 @@
 """One node computed as the engine of a capture would have: in float32, with that engine's roundings put around it.
 
-The roundings by op: the input of a matrix product (by the type of its weights, or alike for all), query
-and keys of the scores, probabilities and values of the attention, what goes into GELU and comes out of it, and what
-leaves every stage.
+The roundings by op: the input of a matrix product (by the type of its weights, or alike for all), its weights and sums
+where an engine keeps them in another type, query and keys of the scores, probabilities and values of the attention,
+what goes into GELU and comes out of it, and what leaves every stage.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
@@ -16,9 +17,10 @@ from numpy.typing import NDArray
 
 from aprtui.engine.gelu import gelu_f16
 from aprtui.engine.protocol import NodeEvaluator, Rounding
-from aprtui.engine.reference.ops import expert_sum_correction
+from aprtui.engine.reference.ops import expert_sum_correction, of_experts
 from aprtui.engine.replay.flash_attention import ONLINE_F16, ROTATED, attend_online_f16, rotated_inputs
 from aprtui.engine.rounding import ROUND, sum_correction
+from aprtui.engine.weight_rounding import OWN_WEIGHTS, WEIGHT_ROUNDINGS, product, rounded
 from aprtui.errors import UsageError
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
@@ -33,6 +35,8 @@ NodeEvaluators = Callable[[RopeAngles], NodeEvaluator]
 BY_WEIGHT = "q8"
 """As a matmul input: what llama.cpp's CPU backend rounds to, by the type of the weights."""
 
+INPUT_LIMIT = "input_limit"
+
 UNROUNDED = Rounding("none", "f32", str(RopeAngles.F64))
 ATTENTION_OPS = frozenset({Op.SCORES, Op.ATTEND})
 """Those that the types of the K/V cache and of the softmax's results matter to."""
@@ -46,9 +50,11 @@ CHOICES: Mapping[str, Sequence[str]] = MappingProxyType(
         "stage_output": _HALVES,
         "softmax": (*_HALVES, ONLINE_F16),
         "activation": ("f32", "f16"),
+        "weights": (OWN_WEIGHTS, *WEIGHT_ROUNDINGS),
+        "sums": _HALVES,
     }
 )
-"""The types that each rounding can have."""
+"""The types that each rounding can have; `input_limit` takes a number."""
 
 
 def parse_rounding(text: str) -> dict[str, str]:
@@ -56,18 +62,29 @@ def parse_rounding(text: str) -> dict[str, str]:
     stated: dict[str, str] = {}
     for piece in text.split(","):
         name, _, value = (part.strip() for part in piece.partition("="))
+        if name == INPUT_LIMIT and _is_magnitude(value):
+            stated[name] = value
+            continue
         if name not in CHOICES:
-            raise UsageError(f"--rounding {piece!r}: expected WHERE=WHAT with WHERE one of {', '.join(CHOICES)}")
+            where = ", ".join((*CHOICES, f"{INPUT_LIMIT} (a number)"))
+            raise UsageError(f"--rounding {piece!r}: expected WHERE=WHAT with WHERE one of {where}")
         if any(part not in CHOICES[name] for part in value.split("+")):
             raise UsageError(f"--rounding {piece!r}: {name} is one of {', '.join(CHOICES[name])}")
         stated[name] = value
     return stated
 
 
+def _is_magnitude(text: str) -> bool:
+    try:
+        return 0 < float(text) < math.inf
+    except ValueError:
+        return False
+
+
 def rounding_text(rounding: Rounding) -> str:
-    """All roundings, as `--rounding` takes them; that of the activation only where there is one."""
-    named = {entry.name: getattr(rounding, entry.name) for entry in fields(Rounding)}
-    return ", ".join(f"{name}={kind}" for name, kind in named.items() if (name, kind) != ("activation", "f32"))
+    """The roundings as `--rounding` takes them; of the activation, weights, sums and limits only what is unusual."""
+    named = rounding.stated().items()
+    return ", ".join(f"{name}={kind}" for name, kind in named if (name, kind) != ("activation", "f32"))
 
 
 def matmul_rounding(stated: str, weight: Weight) -> str:
@@ -144,22 +161,42 @@ class Recomputation:
         """Each weight of a fused stage may round its input in its own way: one product for each way, columns chosen."""
         weights = self.model.params(node)
         kinds = [matmul_rounding(self.rounding.matmul_input, weight) for weight in weights]
+        x = self._clamped(x)
+        if self._changes_products:
+            parts = [self._product(ROUND[kind](x), weight) for kind, weight in zip(kinds, weights, strict=True)]
+            return np.concatenate(parts, axis=1)
         products = {
             kind: self._evaluator().evaluate(node, [ROUND[kind](x)], tokens=tokens, position=position)
             for kind in dict.fromkeys(kinds)
         }
         ends = np.cumsum([weight.rows for weight in weights])[:-1]
         parts = [np.split(products[kind], ends, axis=1)[index] for index, kind in enumerate(kinds)]
-        sums = [sum_correction(kind, x, weight) for kind, weight in zip(kinds, weights, strict=True)]
-        return np.concatenate([part + more for part, more in zip(parts, sums, strict=True)], axis=1)
+        corrections = [sum_correction(kind, x, weight) for kind, weight in zip(kinds, weights, strict=True)]
+        return np.concatenate([part + more for part, more in zip(parts, corrections, strict=True)], axis=1)
 
     def _expert_matmul(self, node: Node, x: Array, choice: Array, tokens: Sequence[int], position: int) -> Array:
         """Each row that an expert multiplies is rounded by itself."""
         (weight,) = self.model.params(node)
-        kind = matmul_rounding(self.rounding.matmul_input, weight)
-        rounded = ROUND[kind](x.reshape(-1, weight.columns)).reshape(x.shape)
-        product = self._evaluator().evaluate(node, [rounded, choice], tokens=tokens, position=position)
-        return product + expert_sum_correction(kind, x, choice, weight)
+        kind, x = matmul_rounding(self.rounding.matmul_input, weight), self._clamped(x)
+        x_rounded = ROUND[kind](x.reshape(-1, weight.columns)).reshape(x.shape)
+        if self._changes_products:
+            return of_experts(x_rounded, choice, weight, self._product)
+        found = self._evaluator().evaluate(node, [x_rounded, choice], tokens=tokens, position=position)
+        return found + expert_sum_correction(kind, x, choice, weight)
+
+    @property
+    def _changes_products(self) -> bool:
+        """Whether weights or sums are of another type than what the evaluators compute with."""
+        return self.rounding.weights != OWN_WEIGHTS or self.rounding.sums != "f32"
+
+    def _product(self, x: Array, weight: Weight) -> Array:
+        return product(x, rounded(weight, self.rounding.weights), self.rounding.sums)
+
+    def _clamped(self, x: Array) -> Array:
+        if self.rounding.input_limit == "none":
+            return x
+        limit = np.float32(self.rounding.input_limit)
+        return np.clip(x, -limit, limit)
 
 
 def _rounds(element_type: str) -> str:

@@ -30,14 +30,19 @@ from aprtui.engine.replay.arithmetic import (
     Recomputation,
     rounding_text,
 )
+from aprtui.engine.replay.everywhere import Cause, find_cause
 from aprtui.engine.replay.flash_attention import ONLINE_F16, ROTATED
 from aprtui.engine.replay.recompute import Array, CapturedStages, Misfit, Recomputed, Recomputer
 from aprtui.engine.replay.spread import Spreads
 from aprtui.engine.replay.value_types import fitting_types, narrowest
 from aprtui.engine.rounding import ROUND, has_gelu
 from aprtui.model.config import RopeAngles
-from aprtui.trace.graph import ENTRY, MATRIX_PRODUCTS, Node, Op, Stage
+from aprtui.model.model import Model
+from aprtui.progress import Progress, no_progress
+from aprtui.trace.capture import Capture
+from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, MATRIX_PRODUCTS, Node, Op, Stage
 
+_OF_WEIGHTS = frozenset({"weights", "sums", "input_limit"})
 _KNOWS_CHANNELS = frozenset({Op.MATMUL, Op.BIAS, Op.RMS_NORM})
 """Ops in which each channel has parameters of its own, so that they come out otherwise in another order."""
 _ROWS = 16
@@ -80,18 +85,26 @@ _TOGETHER: tuple[Mapping[str, str], ...] = tuple(
 @dataclass(frozen=True, slots=True)
 class FoundEngine:
     """What is known of the engine of a capture: its arithmetic, statements of what that rests on, and whether most of
-    the matrix products that were tried are the model's (`own_weights`, which is true where none could be tried)."""
+    the matrix products that were tried are the model's (`own_weights`, which is true where none could be tried).
+
+    `cause` is what all products err by; `arithmetic` is the one that reproduces them where it may be meant, and
+    `without_cause` the one without it, as `arithmetic` is elsewhere.
+    """
 
     arithmetic: KnownArithmetic
     statements: tuple[str, ...]
     own_weights: bool
+    cause: Cause | None = None
+    without_cause: KnownArithmetic | None = None
 
     @property
     def rounding(self) -> Rounding:
         return self.arithmetic.rounding
 
 
-def identify(stages: CapturedStages, stated: Mapping[str, str], evaluators: NodeEvaluators) -> FoundEngine:
+def identify(
+    stages: CapturedStages, stated: Mapping[str, str], evaluators: NodeEvaluators, progress: Progress | None = None
+) -> FoundEngine:
     """The engine of a capture: as the user states it, else as its manifest does; the rest is found by trying."""
     manifest = stages.capture.manifest
     names = {entry.name for entry in fields(Rounding)}
@@ -100,15 +113,39 @@ def identify(stages: CapturedStages, stated: Mapping[str, str], evaluators: Node
     recorded = {} if manifest is None else {k: v for k, v in manifest.engine.rounding.items() if k in names}
     source = " and ".join(name for name, given in (("the manifest", recorded), ("--rounding", stated)) if given)
     given = {**recorded, **stated}
-    search = _Search(stages, evaluators, _types_of(stages))
+    search = _Search(stages, evaluators, _types_of(stages), progress or no_progress)
     arithmetic = search.arithmetic(given)
-    unstated = names - given.keys()
+    plain, cause = arithmetic, None
+    if not _OF_WEIGHTS & stated.keys():
+
+        def is_declared() -> bool:
+            by_manifest = "matmul_input" in recorded and "matmul_input" not in stated
+            return by_manifest and states_weights(stages.capture, stages.model) is True
+
+        cause = find_cause(stages, arithmetic, progress or no_progress, declared=is_declared)
+    if cause is not None and cause.found.may_be_meant and "sums" not in cause.changes:
+        arithmetic = under_cause(arithmetic, cause)
+    unstated = names - _OF_WEIGHTS - given.keys()
     how = f"as {source} states" if not unstated else "found by trying"
     how += f", beyond what {source} states" if unstated and source else ""
     statements = [f"rounding ({how}): {rounding_text(arithmetic.rounding)}", *_type_statements(arithmetic)]
     if arithmetic.open_ops:
         statements.append(_open_statement(arithmetic))
-    return FoundEngine(arithmetic, tuple(statements), search.weights_agree(arithmetic))
+    if cause is not None and not cause.found.nodes:
+        cause = None
+    return FoundEngine(arithmetic, tuple(statements), search.weights_agree(arithmetic), cause, plain)
+
+
+def under_cause(known: KnownArithmetic, cause: Cause) -> KnownArithmetic:
+    """The arithmetic with what all products err by, which is then known, and no error of theirs."""
+    opened = known.open_ops - MATRIX_PRODUCTS if cause.is_exact else known.open_ops
+    return replace(known, rounding=replace(known.rounding, **cause.changes), open_ops=opened)
+
+
+def states_weights(capture: Capture, model: Model) -> bool | None:
+    """Whether the manifest states that the weights are those of `model`; None where it says nothing."""
+    stated = None if capture.manifest is None else capture.manifest.model.sha256
+    return None if stated is None else stated == model.sha256()
 
 
 def _type_statements(arithmetic: KnownArithmetic) -> Iterator[str]:
@@ -151,6 +188,7 @@ class _Search:
     stages: CapturedStages
     evaluators: NodeEvaluators
     types: Mapping[str, frozenset[str]]
+    progress: Progress
 
     def arithmetic(self, stated: Mapping[str, str]) -> KnownArithmetic:
         known = self._typed(replace(UNROUNDED, **stated), "stage_output" in stated)
@@ -239,7 +277,10 @@ class _Search:
         if not probes:
             return base, True
         tried = [base, *(replace(base, rounding=replace(base.rounding, **changes)) for changes in candidates)]
-        errors = [self._errors(known, probes) for known in tried]
+        errors = []
+        for done, (changes, known) in enumerate(zip(({}, *candidates), tried, strict=True)):
+            self.progress(f"trying {_words(base, changes)},", done, len(tried))
+            errors.append(self._errors(known, probes))
         medians = [median(found.values()) if found else np.inf for found in errors]
         own, least = medians[0], min(medians)
         nearest = medians.index(least)
@@ -347,6 +388,13 @@ def _is_nearer_throughout(errors: Mapping[Node, float], others: Mapping[Node, fl
     """Whether `errors` are smaller than `others` at nearly every probe, and probes many."""
     nearer = sum(error < others.get(node, 0) for node, error in errors.items())
     return len(errors) >= _PROBES_TO_COUNT and nearer >= _NEARLY_EVERY * len(errors)
+
+
+def _words(base: KnownArithmetic, changes: Mapping[str, str]) -> str:
+    """A candidate in words: what it rounds where, and in which type the residual is kept where that is another one."""
+    text = ", ".join(f"{name}={value}" for name, value in changes.items()) or rounding_text(base.rounding)
+    residual = base.outputs.get(LAYER_OUTPUT, base.rounding.stage_output)
+    return text if residual == base.rounding.stage_output else f"{text}, {residual} residual"
 
 
 def _as_close(errors: Mapping[Node, float], least: Mapping[Node, float]) -> bool:

@@ -18,7 +18,7 @@ from aprtui.compare.align.saved_as_inf import saved_as_inf_statement, without_sa
 from aprtui.compare.align.tokens import USER_SOURCE, TokenAlignment
 from aprtui.compare.captures import Bounds, Criteria
 from aprtui.compare.choice import judge_choice
-from aprtui.compare.comparison import Comparison, StageComparison
+from aprtui.compare.comparison import Comparison, Everywhere, StageComparison
 from aprtui.compare.conclusion import Findings, conclude
 from aprtui.compare.explain.locate import most_differing_place, with_experts
 from aprtui.compare.metrics.measure import Metric, measure
@@ -27,6 +27,8 @@ from aprtui.compare.verdict import Signal, StageVerdict, Verdict, judge
 from aprtui.compare.wording import counted
 from aprtui.engine.replay.arithmetic import NodeEvaluators, Recomputation
 from aprtui.engine.replay.bounds import OUTPUT_STEP
+from aprtui.engine.replay.channel_errors import ChannelErrors
+from aprtui.engine.replay.common_error import CommonError
 from aprtui.engine.replay.identify import find_layouts, identify
 from aprtui.engine.replay.place import captured_range, position_ranges, row_positions
 from aprtui.engine.replay.recompute import CapturedStages, Misfit, Recomputed, Recomputer
@@ -74,7 +76,7 @@ def replay_capture(
     if tokens is None or problem:
         return _unjudged(capture, coverage, options, problem)
     held = captured_range(capture, model, tokens)
-    return _Replay(capture, model, options, evaluators, coverage, tokens, source, held).run(progress)
+    return _Replay(capture, model, options, evaluators, coverage, tokens, source, held, progress).run(progress)
 
 
 def _tokens(capture: Capture, model: Model, options: ReplayOptions) -> tuple[tuple[int, ...] | None, str]:
@@ -116,17 +118,19 @@ def _unfinished(capture: Capture) -> tuple[str, ...]:
 class _Replay:
     def __init__(
         self, capture: Capture, model: Model, options: ReplayOptions, evaluators: NodeEvaluators, coverage: Coverage,
-        tokens: tuple[int, ...], source: str, held: range,
+        tokens: tuple[int, ...], source: str, held: range, progress: Progress | None,
     ) -> None:  # fmt: skip
         self.capture, self.model, self.options, self.coverage = capture, model, options, coverage
         self.tokens, self.source, self.evaluators, self.held = tokens[: held.stop], source, evaluators, held
         self.stages = CapturedStages(capture, model, self.tokens, last=len(held))
         self.layouts = tuple(find_layouts(self.stages, evaluators))
-        self.engine = identify(self.stages, options.rounding, evaluators)
+        self.engine = identify(self.stages, options.rounding, evaluators, progress)
         known = self.engine.arithmetic
         recomputation = Recomputation(model, known.rounding, evaluators, known.outputs)
         self.recomputer = Recomputer(model, self.stages, recomputation)
         self.spreads = Spreads(model, self.stages, known, evaluators)
+        self.common = CommonError(model, self.stages, self.engine, evaluators)
+        self.channels = ChannelErrors(model, self.stages, known)
 
     def run(self, progress: Progress | None) -> Comparison:
         compared: list[StageComparison] = []
@@ -141,6 +145,12 @@ class _Replay:
                 self.spreads.forget_before(node.layer)
         compared = self._where_place_is_known(compared)
         doubts = tuple(self._doubts(compared))
+        everywhere: tuple[Everywhere, ...] = ()
+        if not self._bounded(compared):
+            compared = self.common.judged(compared, foreign=bool(doubts))
+            everywhere = self.common.findings(compared)
+        if not all(found.may_be_meant for found in everywhere):
+            doubts = ()
         count = len(self.tokens)
         saved_as_inf = [stage.node for stage in compared if self.stages.is_saved_as_inf(stage.node)]
         found = [saved_as_inf_statement(saved_as_inf)] if saved_as_inf else []
@@ -150,24 +160,40 @@ class _Replay:
             self.model.graph, TokenAlignment(count, (count, count), (self.source, self.source)), compared, skipped,
             self.coverage.owed(skipped), self.coverage.allowed, _unfinished(self.capture),
             frozenset(self.capture.files.keys() - set(self.coverage.nodes)), Metric.TOKEN_REL_L2, self.options.limit,
-            (*self.engine.statements, *self.layouts, *found), doubts, unjudgeable=bool(doubts), known=self._known,
+            (*self.engine.statements, *self.layouts, *found), doubts,
+            unjudgeable=bool(doubts) and not self.common.local, known=self._known, everywhere=everywhere,
         )  # fmt: skip
         return conclude(findings, self._pair)
+
+    def _bounded(self, compared: Sequence[StageComparison]) -> bool:
+        """Whether the user's own bounds judge all of it."""
+        bounds = self.options.bounds
+        return bounds is not None and all(bounds(stage.node) for stage in compared)
 
     def _compare(self, node: Node) -> StageComparison | Unpaired:
         recomputed = self._recomputed(node)
         if isinstance(recomputed, Unpaired):
             return recomputed
+        found = self._judged(node, recomputed, self.spreads)
+        other = self.common.instead(node, recomputed) if found.verdict.verdict is not Verdict.PASS else None
+        if other is None:
+            return found
+        as_own = self._judged(node, *other)
+        return as_own if as_own.verdict.verdict is Verdict.PASS else found
+
+    def _judged(self, node: Node, recomputed: Recomputed, spreads: Spreads) -> StageComparison:
         pair = self._paired(node, recomputed)
         measured = measure(pair.a, pair.b, causal=pair.causal)
         given = self.options.bounds(node) if self.options.bounds else ()
-        bounds = given or (self.spreads.close_bound(node, recomputed.segment),)
+        bounds = given or (spreads.close_bound(node, recomputed.segment),)
         if self.model.graph[node.stage].holds_indices:
             verdict = self._judged_choice(node, recomputed, pair)
         else:
             verdict = judge(node, measured.metrics, bounds)
             if not given and verdict.verdict is Verdict.FAIL and not measured.metrics.mismatches:
-                verdict = judge(node, measured.metrics, (self.spreads.bound(node, recomputed),))
+                verdict = judge(node, measured.metrics, (spreads.bound(node, recomputed),))
+        if not given and not recomputed.segment:
+            verdict = self.channels.judged(pair, verdict)
         verdict = replace(verdict, signal=Signal.INJECTED)
         place = most_differing_place(pair, measured.metrics)
         return StageComparison(
@@ -279,16 +305,22 @@ def criteria_by_replay(a: Comparison | None, b: Comparison | None) -> Criteria:
     doubts += [f"{name} was not replayed: give its model" for name, side in sides.items() if side is None]
     found_a, found_b = _verdicts("A", a), _verdicts("B", b)
     injected = {node: (found_a.get(node), found_b.get(node)) for node in {**found_a, **found_b}}
-    return Criteria(injected=injected, statements=tuple(statements), doubts=tuple(doubts), unjudgeable=False)
+    everywhere = tuple(
+        replace(found, side=name) for name, side in sides.items() if side is not None for found in side.everywhere
+    )
+    return Criteria(
+        injected=injected, statements=tuple(statements), doubts=tuple(doubts), unjudgeable=False, everywhere=everywhere
+    )
 
 
 def _verdicts(name: str, side: Comparison | None) -> dict[Node, StageVerdict]:
     """The verdict on each stage of one side; the reason of a failure names the side."""
     if side is None or side.verdict is Verdict.UNKNOWN:
         return {}
-    return {stage.node: _of_side(name, stage.verdict) for stage in side.stages}
+    return {stage.node: of_side(name, stage.verdict) for stage in side.stages}
 
 
-def _of_side(name: str, verdict: StageVerdict) -> StageVerdict:
+def of_side(name: str, verdict: StageVerdict) -> StageVerdict:
+    """`verdict` of a replay of one side; the reason of a failure names the side."""
     failed = verdict.verdict is Verdict.FAIL
     return replace(verdict, reason=f"injected in {name}, {verdict.reason}") if failed else verdict

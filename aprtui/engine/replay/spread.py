@@ -109,6 +109,9 @@ class Spreads:
         fed = evaluated if is_stored else fed_nodes(self.model, node, found.segment)
         if any(flip_error(self.model, n, rounding) for n in fed):
             noise += self._distance(node, found, self._run(_without_inputs(rounding))) / 2
+        if rounding.sums != "f32" and any(self.model.graph[n.stage].op in MATRIX_PRODUCTS for n in evaluated):
+            # Another order of sums errs as much, and independently.
+            noise += self._distance(node, found, self._run(replace(rounding, sums="f32")))
         if found.segment:
             # A fused kernel keeps more digits between its ops than it writes, another engine fewer.
             kinds = self.known.between - {rounding.stage_output}

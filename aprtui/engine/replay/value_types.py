@@ -51,6 +51,14 @@ def _f16_half_step(values: Array) -> Array:
 _HALF_STEP: Mapping[str, Callable[[Array], Array]] = MappingProxyType({"bf16": _bf16_half_step, "f16": _f16_half_step})
 
 
+def rounding_steps(kind: str, values: Array) -> NDArray[np.float64]:
+    """What rounding results `values` `[tokens, width]` to the type `kind` may err by: a step at the value itself, and
+    one at the root mean square of its token, which the sums are as large as that a small value is left of."""
+    largest = np.sqrt((values.astype(np.float64) ** 2).mean(1, keepdims=True)).astype(np.float32)
+    of_value, of_token = _HALF_STEP[kind](values), _HALF_STEP[kind](largest)
+    return 2 * np.hypot(of_value.astype(np.float64), of_token)
+
+
 def before_storage(kind: str, seed: int) -> Disturb:
     """Values as they may have been before they were stored as `kind`: anywhere within half a step of it."""
 

@@ -1,0 +1,59 @@
+"""What a side of a comparison errs by itself: no floor that is as wide may hide a fault.
+
+The floor between two engines admits what their arithmetics part by, which is wide where one of them rounds to 8 bits,
+or errs everywhere. So each side is replayed, which takes its own inputs, and what stands out there is a fault whatever
+the floor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from aprtui.compare.comparison import Everywhere
+from aprtui.compare.verdict import StageVerdict, Verdict
+from aprtui.engine.replay.arithmetic import NodeEvaluators
+from aprtui.engine.replay.identify import states_weights
+from aprtui.engine.replay.replay import ReplayOptions, of_side, replay_capture
+from aprtui.model.model import Model
+from aprtui.progress import Progress
+from aprtui.trace.capture import Capture
+from aprtui.trace.graph import Node
+
+OTHER_WEIGHTS = (
+    "its products are not those of MODEL's weights, and nothing states whose they are: an estimated floor is too wide "
+    "to pass by; give each side its own with --model-a and --model-b"
+)
+_SETTLED_BY = "if that is meant, replay {} alone with {}"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnErrors:
+    """What one side errs by everywhere, and the verdicts on those of its stages that err by more."""
+
+    everywhere: tuple[Everywhere, ...]
+    failed: Mapping[Node, StageVerdict]
+
+
+def own_errors(
+    name: str, capture: Capture, model: Model, tokens: Sequence[int], evaluators: NodeEvaluators,
+    progress: Progress | None,
+) -> OwnErrors:  # fmt: skip
+    """The replay of side `name`. Weights that its manifest states to be another model's are no error of it."""
+    # The place of a single token may be unknown, which the replay finds out by itself.
+    options = ReplayOptions(tokens=tuple(tokens) if len(tokens) > 1 else None)
+    found = replay_capture(capture, model, options, evaluators, progress)
+    failed = {
+        stage.node: of_side(name, stage.verdict)
+        for stage in found.stages
+        if stage.verdict.verdict is Verdict.FAIL and found.verdict is Verdict.FAIL
+    }
+    if states_weights(capture, model) is False:
+        return OwnErrors((), failed)
+    return OwnErrors(tuple(_of_side(name, entry) for entry in found.everywhere), failed)
+
+
+def _of_side(name: str, found: Everywhere) -> Everywhere:
+    _, option, value = found.settled_by.partition("--rounding ")
+    settled_by = _SETTLED_BY.format(name, option + value) if option else found.settled_by
+    return replace(found, side=name, settled_by=settled_by)

@@ -1,0 +1,85 @@
+"""A few wrong channels in an engine of 16 bits: small against a token's rounding, and named all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from aprtui.compare.captures import DiffOptions, compare_captures
+from aprtui.compare.metrics.measure import Metric
+from aprtui.compare.report.headline import headline
+from aprtui.compare.verdict import Verdict
+from aprtui.engine.evaluation.arithmetics import ARITHMETICS, stage_tensors
+from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
+from aprtui.engine.floors.criteria import criteria_by_model
+from aprtui.engine.replay.evaluators import Evaluators
+from aprtui.engine.replay.replay import ReplayOptions, replay_capture
+from aprtui.engine.rounding import ROUND
+from aprtui.model.model import Model
+from aprtui.trace.capture import Capture
+from aprtui.trace.graph import Node
+from tests.engine.embedded_captures import TOKENS
+
+Array = NDArray[np.float32]
+KINDS = {"bfloat16": "bf16", "float16, float32 logits": "f16"}
+
+
+def tail_off(values: Array, share: float) -> Array:
+    """The last two channels are off by a share of the root mean square of their token."""
+    values = values.copy()
+    values[:, -2:] += np.float32(share) * np.sqrt((values**2).mean(1, keepdims=True))
+    return values
+
+
+@pytest.fixture
+def written(model: Model, evaluators: Evaluators, tmp_path: Path) -> Callable[..., Capture]:
+    def run(arithmetic: str, at: Node | None = None, share: float = 0.0, kind: str = "complete") -> Capture:
+        def change(node: Node, values: Array) -> Array:
+            return ROUND[KINDS[arithmetic]](tail_off(values, share)) if node == at else values
+
+        tensors = stage_tensors(ARITHMETICS[arithmetic], model, TOKENS, evaluators, change=change)
+        return write_kind(CAPTURE_KINDS[kind], tensors, model.graph, TOKENS, tmp_path / f"{kind}-{share}")
+
+    return run
+
+
+@pytest.mark.parametrize(("arithmetic", "share"), [("bfloat16", 0.1), ("float16, float32 logits", 0.0125)])
+@pytest.mark.parametrize("stage", ["qkv_matmul", "ffn_out", "ffn_norm"])
+def test_channels_that_are_off_are_named_where_their_stage_is_within_its_bound(
+    written: Callable[..., Capture], model: Model, evaluators: Evaluators, arithmetic: str, share: float, stage: str
+) -> None:
+    fault = Node(2, stage)
+    capture = written(arithmetic, fault, share)
+    result = replay_capture(capture, model, ReplayOptions(), evaluators)
+    divergence = result.first_divergence
+    assert divergence is not None and divergence.verdict.node == fault
+    assert divergence.verdict.metric is Metric.PLACE
+    width = model.graph[stage].width
+    said = headline(result)
+    assert said.startswith(f"layer 2 {stage}: channels {width - 2}–{width - 1} are off by ")
+    assert said.endswith(f"× what rounding gives there; the {width - 2} other channels are not")
+
+
+def test_diff_says_the_same_of_the_side_that_has_them(
+    written: Callable[..., Capture], model: Model, evaluators: Evaluators
+) -> None:
+    fault = Node(2, "ffn_out")
+    honest, faulty = written("bfloat16"), written("bfloat16", fault, 0.1)
+    criteria = criteria_by_model(honest, faulty, model, TOKENS, evaluators)
+    result = compare_captures(honest, faulty, DiffOptions(tokens=TOKENS), None, criteria)
+    assert result.first_divergence is not None and result.first_divergence.verdict.node == fault
+    assert "injected in B, channels 254–255 are off by" in headline(result)
+
+
+@pytest.mark.parametrize("kind", ["complete", "last token", "stored in bf16", "no attention maps"])
+@pytest.mark.parametrize("arithmetic", list(KINDS))
+def test_no_channel_of_an_honest_engine_stands_out(
+    written: Callable[..., Capture], model: Model, evaluators: Evaluators, arithmetic: str, kind: str
+) -> None:
+    result = replay_capture(written(arithmetic, kind=kind), model, ReplayOptions(), evaluators)
+    assert result.verdict is not Verdict.FAIL
+    assert all(stage.verdict.metric is not Metric.PLACE for stage in result.stages)
