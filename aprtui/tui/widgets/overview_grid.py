@@ -24,7 +24,7 @@ from aprtui.tui.draw.overview import (
     pair_at,
     plain_columns,
 )  # fmt: skip
-from aprtui.tui.widgets.layer_grid import LABEL, LayerGrid
+from aprtui.tui.widgets.layer_grid import LayerGrid
 
 
 class GridView(StrEnum):
@@ -192,7 +192,8 @@ class OverviewGrid(LayerGrid):
         at = self._row_of(self._cursor)
         cursor = None if at is None or at not in rows or not self.marks_cursor else self._cursor
         layer = self._layers[rows[0]] if cursor is None else cursor.layer
-        label = Segment(f"{layer:>{LABEL - 1}} ", self.style("group" if cursor is None else "cursor-label"))
+        assert layer is not None
+        label = Segment(self.layer_label(layer), self.style("group" if cursor is None else "cursor-label"))
         levels = np.full((lines.rows, len(self._columns)), ABSENT, np.uint8)
         levels[: len(rows)] = self.levels(rows)
         places = ((self._row_of(node), node) for node in self.outlined() if node.stage in self._columns)
