@@ -339,7 +339,7 @@ class StageGraph:
 
     def kind_words(self, layer: int | None) -> str:
         """The kind of a layer in words; empty where all are alike."""
-        if layer is None or not self.layer_kinds:
+        if layer is None or layer >= len(self.layer_kinds):
             return ""
         windows, experts = self._mixed
         return self.layer_kinds[layer].words(windows=windows, experts=experts)

@@ -50,8 +50,14 @@ def _every_fourth(node: Node, graph: StageGraph) -> bool:
     return _layer_outputs(node, graph) and (node.layer is None or node.stage == ENTRY or node.layer % 4 == 3)
 
 
+def block_outputs(graph: StageGraph) -> tuple[str, ...]:
+    """The last product of the attention and of the feed-forward block, as `attn_out` and `ffn_out`."""
+    last = {stage.column: stage.name for stage in graph.stages if stage.op in (Op.MATMUL, Op.COMBINE_EXPERTS)}
+    return last["attention"], last["feed-forward"]
+
+
 def _two_a_layer(node: Node, graph: StageGraph) -> bool:
-    return node.stage in (ENTRY, "attn_out", "ffn_out", "lm_head")
+    return node.stage in (ENTRY, *block_outputs(graph), "lm_head")
 
 
 def _norms(node: Node, graph: StageGraph) -> bool:

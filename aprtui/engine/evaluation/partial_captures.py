@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.evaluation.arithmetics import ARITHMETICS, stage_tensors
-from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, one_in, write_kind
+from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, block_outputs, one_in, write_kind
 from aprtui.engine.evaluation.false_alarms import JudgedCapture, judged
 from aprtui.engine.evaluation.fault_detection import PROMPT, REPLAY
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model
 from aprtui.progress import Progress
-from aprtui.trace.graph import Node
+from aprtui.trace.graph import Node, Op, StageGraph
 
 Array = NDArray[np.float32]
 
@@ -45,8 +45,11 @@ PLANTED: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
 )
 """What is done to the values of one stage `[tokens, channels]`; all that follows inherits it."""
 
-PLACES = ("qkv_matmul", "attention", "ffn_norm", "ffn_swigl", "ffn_out")
-"""Stages in which faults are planted, in the middle layer."""
+
+def places(graph: StageGraph) -> tuple[str, ...]:
+    """The stages in which faults are planted, in the middle layer: gated product and output of its block at the end."""
+    gated = [stage.name for stage in graph.stages if stage.op is Op.MULTIPLY]
+    return "qkv_matmul", "attention", "ffn_norm", gated[-1], block_outputs(graph)[1]
 
 
 _TOKENS = 10
@@ -82,7 +85,8 @@ def judge_planted_kinds(
     A kind that holds nothing behind the fault is left out.
     """
     layer = model.graph.layers // 2
-    faults = [(name, Node(layer, place), what) for name in ARITHMETICS for place in PLACES for what in PLANTED]
+    nodes = [Node(layer, place) for place in places(model.graph)]
+    faults = [(name, node, what) for name in ARITHMETICS for node in nodes for what in PLANTED]
     cases = one_in(every, [(*fault, kind) for fault in faults for kind in CAPTURE_KINDS])
     with tempfile.TemporaryDirectory(prefix="aprtui-kinds-") as folder:
         for done, (name, node, what, kind) in enumerate(cases):

@@ -17,7 +17,12 @@ from aprtui.tui.draw.grid_layout import header_rows
 from aprtui.tui.widgets.jump_targets import JumpPlace, JumpTargets
 
 LABEL = 4
-"""Cells of the layer numbers, with the space after them."""
+"""Cells of the layer numbers, with the space or the mark after them."""
+
+KIND_MARKS = (
+    ("3~", "layer 3, whose queries see a window"), ("3+", "a layer with experts"), ("3*", "both: where layers differ"),
+)  # fmt: skip
+"""What the marks of kinds of layers say, for the help."""
 
 Item = TypeVar("Item")
 
@@ -77,6 +82,7 @@ class LayerGrid(JumpTargets):
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
         self._columns: Sequence[str] = ()
+        self._marks: Sequence[str] = ()
         self._groups: Sequence[tuple[str, int]] = ()
         self._row_count = 0
         self._layers: Sequence[int] = ()
@@ -102,17 +108,24 @@ class LayerGrid(JumpTargets):
         groups: Sequence[tuple[str, int]],
         layers: Sequence[int | None],
         below: Sequence[Node] = (),
+        marks: Sequence[str] = (),
     ) -> None:
         """Take other rows and columns.
 
         `columns` are stages and `groups` the names of neighbouring ones with their numbers of columns, `layers` is the
         layer of each row (None: the row has no cells), `below` are stages below the rows that the cursor can go to.
+        `marks` say for each layer of the model in a character what kind it is of, see `StageGraph.layer_marks`.
         """
+        self._marks = marks
         self._columns, self._groups, self._below = columns, groups, below
         self._row_count = len(layers)
         self._row_of_layer = {layer: row for row, layer in enumerate(layers) if layer is not None}
         self._layers = tuple(self._row_of_layer)
         self.forget_lines()
+
+    def layer_label(self, layer: int) -> str:
+        """The number of a layer, and the mark of its kind."""
+        return f"{layer:>{LABEL - 1}}" + (self._marks[layer] if layer < len(self._marks) else " ")
 
     def draw_row(self, row: int) -> Strip:
         raise NotImplementedError

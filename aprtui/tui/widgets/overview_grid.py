@@ -24,7 +24,7 @@ from aprtui.tui.draw.overview import (
     pair_at,
     plain_columns,
 )  # fmt: skip
-from aprtui.tui.widgets.layer_grid import LABEL, LayerGrid
+from aprtui.tui.widgets.layer_grid import LayerGrid
 
 
 class GridView(StrEnum):
@@ -192,11 +192,14 @@ class OverviewGrid(LayerGrid):
         at = self._row_of(self._cursor)
         cursor = None if at is None or at not in rows or not self.marks_cursor else self._cursor
         layer = self._layers[rows[0]] if cursor is None else cursor.layer
-        text, group = str(layer), self.style("group")
+        assert layer is not None
+        text, group = self.layer_label(layer), self.style("group")
+        number = text.strip()
+        before = text.index(number)
         label = [
-            Segment(text.rjust(LABEL - 1)[: -len(text)], group),
-            Segment(text, group if cursor is None else self.style("cursor-label")),
-            Segment(" ", group),
+            Segment(text[:before], group),
+            Segment(number, group if cursor is None else self.style("cursor-label")),
+            Segment(text[before + len(number) :], group),
         ]
         levels = np.full((lines.rows, len(self._columns)), ABSENT, np.uint8)
         levels[: len(rows)] = self.levels(rows)

@@ -108,7 +108,7 @@ class StageGrid(OverviewGrid, can_focus=True):
         self._figures, self._tile, self._first_bad = None, None, ""
         self._version += 1
         columns = [stage.name for stage in self._layout.stages]
-        self.set_shape(columns, self._layout.groups, range(len(self._layout.rows)))
+        self.set_shape(columns, self._layout.groups, range(len(self._layout.rows)), marks=graph.layer_marks)
         self._cursor, self._column, self._first_row = Node(0, columns[0]), 0, 0
         if node is not None:
             self.put_cursor(node)
@@ -281,7 +281,7 @@ class StageGrid(OverviewGrid, can_focus=True):
         if cursor is not None:
             text, style = segments[cursor].text, segments[cursor].style
             segments[cursor] = Segment(text, (style or base) + self.cursor_style)
-        return self._separated(f"{layer:>{LABEL - 1}} ", self._by_group(segments))
+        return self._separated(self.layer_label(layer), self._by_group(segments))
 
     def _outlined(self, strip: Strip, layer: int, width: int) -> Strip:
         """A row with brackets around its faulty cells, in the blanks beside them, and a line below their numbers."""

@@ -14,13 +14,14 @@ from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.evaluation.arithmetics import ARITHMETICS, stage_tensors
 from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
+from aprtui.engine.evaluation.partial_captures import places
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.engine.replay.value_types import before_storage, fitting_types, narrowest
 from aprtui.engine.rounding import ROUND
 from aprtui.model.model import Model
 from aprtui.trace.capture import PROVENANCE, Capture
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph import Activation, GraphConfig, Node, Op, graph_for
 from tests.engine.embedded_captures import TOKENS
 
 Array = NDArray[np.float32]
@@ -168,3 +169,27 @@ def test_what_may_have_stood_before_storage_is_stored_as_the_same_values(kind: s
     moved = before_storage(kind, seed=1)(Node(0, "attn_norm"), stored)
     assert np.mean(ROUND[kind](moved) == stored) > 0.98, "but for values at a power of two"
     assert np.mean(moved == stored) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (GraphConfig("qwen2", 2, 256, 4, 2, 64, 512, 300), ("ffn_swigl", "ffn_out")),
+        (
+            GraphConfig("gemma2", 2, 256, 4, 2, 64, 512, 300, activation=Activation.GELU_TANH, post_norms=True),
+            ("ffn_geglu", "ffn_out"),
+        ),
+        (
+            GraphConfig("qwen3moe", 2, 256, 4, 2, 64, 512, 300, experts=8, experts_used=2, expert_ffn=64),
+            ("ffn_moe_swiglu", "moe_ffn_out"),
+        ),
+    ],
+    ids=["dense", "GELU", "experts"],
+)
+def test_places_of_faults_and_kinds_of_captures_are_found_in_any_graph(
+    config: GraphConfig, expected: tuple[str, str]
+) -> None:
+    graph = graph_for(config)
+    assert places(graph)[-2:] == expected and set(places(graph)) <= set(graph.names)
+    two = [node.stage for node in graph.nodes if CAPTURE_KINDS["two stages a layer"].keeps(node, graph)]
+    assert two == ["embedding", *["attn_out", expected[1]] * 2, "lm_head"]

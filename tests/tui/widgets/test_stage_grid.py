@@ -273,3 +273,20 @@ async def test_a_key_is_named_for_the_lens_only_where_that_makes_room() -> None:
             grid.show_lens([])
             await pilot.pause()
             assert str(grid.border_subtitle).startswith(words)
+
+
+@pytest.mark.parametrize("view", list(GridView))
+async def test_layers_of_another_kind_are_marked_beside_their_number(view: GridView) -> None:
+    config = GraphConfig("gemma2", 4, 256, 4, 2, 64, 768, 2048, windows=(64, 0, 64, 0))
+    async with GridApp(False).run_test(size=(120, 40)) as pilot:
+        grid, mixed = pilot.app.query_one(StageGrid), graph_for(config)
+        grid.open_graph(mixed)
+        grid.show(figures_of(Statistic.RMS, doubling(mixed)))
+        grid.show_view(view)
+        await pilot.pause()
+        found = [line[:4] for line in lines(grid) if line[:3].strip().isdecimal()]
+        rows = grid._lines.rows
+        assert found == ["  0~", "  1 ", "  2~", "  3 "][::rows]
+        grid.open_graph(graph(4))
+        await pilot.pause()
+        assert not any("~" in line[:4] for line in lines(grid)), "layers of one kind have no marks"

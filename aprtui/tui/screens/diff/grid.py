@@ -238,9 +238,9 @@ class DiffGrid(OverviewGrid, can_focus=True):
 
     def show(
         self, layout: DiffLayout, rows: tuple[DiffRow, ...], cells: Mapping[Node, DiffCell],
-        stages: Mapping[Node, StageComparison | Unpaired], greys: Greys,
+        stages: Mapping[Node, StageComparison | Unpaired], greys: Greys, marks: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        """Draw other cells; the cursor stays on its stage where that is to be seen."""
+        """Draw other cells, with `marks` for the kinds of layers; the cursor stays on its stage where that is seen."""
         resized = (len(rows), layout.columns) != (len(self._rows), self._columns)
         self._rows, self._cells, self._stages, self._greys = rows, cells, stages, greys
         self._painter = None
@@ -252,7 +252,7 @@ class DiffGrid(OverviewGrid, can_focus=True):
             np.uint8,
         ).reshape(len(rows), len(layout.columns))
         layers = [None if row.folded else row.layers[0] for row in rows]
-        self.set_shape(layout.columns, layout.groups, layers, layout.once)
+        self.set_shape(layout.columns, layout.groups, layers, layout.once, marks)
         self.put_cursor(self._cursor if self._cursor in stages else next(iter(stages), None))
         self.refresh(layout=resized)
 
@@ -301,7 +301,7 @@ class DiffGrid(OverviewGrid, can_focus=True):
         width, layer = self._cell_width(self.size.width), shown.layers[0]
         cells = [self._cell(Node(layer, name), width) for name in self._columns]
         groups = ([segment for cell in group for segment in cell] for group in self._by_group(cells))
-        return Strip(self._separated(f"{layer:>{LABEL - 1}} ", groups))
+        return Strip(self._separated(self.layer_label(layer), groups))
 
     def draw_below(self, line: int) -> Strip:
         if self._below and line == 0:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from aprtui.errors import AprtuiError, UnreadableError
 from aprtui.progress import Cancelled
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node
+from aprtui.trace.graph import Node, StageGraph
 from aprtui.trace.stage_reader import StageReader
 from aprtui.tui.draw.tiles import (
     Read,
@@ -43,6 +43,12 @@ class Sides:
     b: Capture | None
     files: tuple[Path, Path] | None = None
     """Two stage files, where these are compared."""
+
+    @property
+    def graph(self) -> StageGraph | None:
+        """The graph of a side that says what kinds its layers are of; None where neither does."""
+        graphs = (side.graph for side in (self.a, self.b) if side is not None)
+        return next((graph for graph in graphs if graph.layer_kinds), None)
 
     @property
     def swapped(self) -> Sides:

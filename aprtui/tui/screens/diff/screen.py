@@ -60,6 +60,7 @@ from aprtui.tui.screens.diff.words import (
     verdict_details,
 )
 from aprtui.tui.widgets.contracts import ContractsDock
+from aprtui.tui.widgets.layer_grid import KIND_MARKS
 from aprtui.tui.widgets.moves import BOUNDS
 from aprtui.tui.widgets.overview_grid import GridView
 from aprtui.tui.widgets.table import Table
@@ -89,7 +90,7 @@ class DiffScreen(ToolScreen):
 
     NAME = ScreenName.DIFF
     EXPLANATION = EXPLANATION
-    SIGNS = (*COLOUR_TEXTS, *((sign.value, text) for sign, text in SIGN_TEXTS.items()))
+    SIGNS = (*COLOUR_TEXTS, *((sign.value, text) for sign, text in SIGN_TEXTS.items()), *KIND_MARKS)
     WIDGETS = (DiffGrid, DiffPanes, Table)
     AUTO_FOCUS = "DiffGrid"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -370,6 +371,7 @@ class DiffScreen(ToolScreen):
         self.query_one(DiffGrid).show(
             shape, lines, cells(comparison, self._metric, self._before),
             self._entries, greys(comparison, self._metric),
+            () if self._sides.graph is None else self._sides.graph.layer_marks,
         )  # fmt: skip
         self.query_one(DiffGrid).border_title = f"Stages, by {self._metric}"
         self._make_room()
@@ -440,7 +442,8 @@ class DiffScreen(ToolScreen):
         if self._flip is not None and node in comparison.graph.nodes[-1:]:
             self.say(flip_words(self._flip))
         elif node is not None and self._metric is not None:
-            self.say(stage_words(self._entries[node], self._metric, node in comparison.adding))
+            kind = "" if self._sides.graph is None else self._sides.graph.kind_words(node.layer)
+            self.say(stage_words(self._entries[node], self._metric, node in comparison.adding, kind))
 
     def on_diff_panes_pointed(self, message: DiffPanes.Pointed) -> None:
         if self.query_one(DiffPanes).has_focus:

@@ -132,14 +132,14 @@ def _numbers(verdict: StageVerdict) -> str:
     return figures_text(verdict.metric, verdict.error, verdict.floor, verdict.bound)
 
 
-def stage_words(entry: StageComparison | Unpaired, metric: Metric, adds: bool) -> str:
+def stage_words(entry: StageComparison | Unpaired, metric: Metric, adds: bool, kind: str = "") -> str:
     """One stage: what was found, by how much it is beyond or below its bound, what a replay says, whether it `adds`
-    error itself.
+    error itself; and what `kind` of layer it is in.
     """
     if isinstance(entry, Unpaired):
         return f"{entry.node}: not compared: {entry.reason}"
     verdict, metrics = entry.verdict, entry.metrics
-    words = [f"{entry.node}: {verdict.verdict}", _numbers(verdict)]
+    words = [f"{entry.node}: {verdict.verdict}", _numbers(verdict), *([kind] if kind else [])]
     if verdict.metric is not metric and metrics.value(metric) is not None:
         words.append(f"{metric} {number_text(metrics.value(metric))}")
     for side, injected in zip("AB", entry.injected, strict=True):

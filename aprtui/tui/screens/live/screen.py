@@ -43,6 +43,7 @@ from aprtui.tui.screens.live.state import free_directory, initial_state, live_st
 from aprtui.tui.screens.live.status_lines import ExpertLine, Status, StatusBar, TokenLine
 from aprtui.tui.widgets.bar_list import BarList
 from aprtui.tui.widgets.contracts import ContractsDock
+from aprtui.tui.widgets.layer_grid import KIND_MARKS
 from aprtui.tui.widgets.moves import END_TOKENS, TEN_TOKENS, TOKENS
 from aprtui.tui.widgets.overview_grid import GridView
 from aprtui.tui.widgets.stage_grid import StageGrid
@@ -108,7 +109,7 @@ class LiveScreen(ToolScreen):
     EXPLANATION = EXPLANATION
     SIGNS = (
         ("m k", "thousandths, thousands"), ("X", "NaN"), ("I", "Inf"), ("·", "no number yet"),
-        ("←", "its time counts at the stage before"),
+        ("←", "its time counts at the stage before"), *KIND_MARKS,
     )  # fmt: skip
     WIDGETS = (StageGrid, TextStream)
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -305,3 +305,16 @@ async def test_without_colours_each_layer_has_a_glyph(
 def test_a_view_that_does_not_exist_is_refused() -> None:
     with pytest.raises(UsageError, match="view is 'all': expected one of numbers, overview"):
         DiffScreen(Session(RecordedSource()), parse_state("aprtui:diff?a=x&b=y&view=all"))
+
+
+async def test_layers_of_another_kind_are_marked_in_a_diff_and_named_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, windows=(0, 4, 4))
+    a = write_capture(tmp_path / "a", config=config)
+    b = write_capture(tmp_path / "b", config=config, edits={Node(1, "ffn_up"): scaled(2)})
+    async with opened((a, b), monkeypatch, (120, 40)) as (pilot, grid):
+        await until(pilot, lambda: any("1~" in grid.render_line(y).text[:4] for y in range(grid.size.height)))
+        texts = [grid.render_line(y).text[:4] for y in range(grid.size.height)]
+        assert [text for text in texts if text[:3].strip().isdecimal()] == ["  0 ", "  1~", "  2~"]
+        assert "a window of 4 positions" in screen_text(pilot)
