@@ -69,7 +69,7 @@ def header_rows(names: Sequence[str], width: int) -> list[list[str]]:
 
 def code_rows(names: Sequence[str], width: int) -> list[list[str]]:
     """The same with the codes of the stages; where these fill their columns, in two rows, one lower than the other."""
-    if width < 3:
+    if width < 3 or not names:
         return []
     codes = [CODES[name].ljust(width) for name in names]
     if width > 3:

@@ -237,15 +237,20 @@ class LayerGrid(JumpTargets):
     def _column_starts(self) -> list[int]:
         width = self._cell_width(self.size.width)
         starts, at = [], LABEL
-        for members in self._by_group(self._columns):
+        for members in self._by_group(self._columns, self._groups_in_view):
             starts += [at + width * index for index in range(len(members))]
             at += width * len(members) + 1
         return starts
 
-    def _by_group(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    @property
+    def _groups_in_view(self) -> Sequence[tuple[str, int]]:
+        """The groups between which lines are drawn."""
+        return self._groups
+
+    def _by_group(self, items: Sequence[Item], groups: Sequence[tuple[str, int]]) -> Iterator[Sequence[Item]]:
         """One item a column, group by group; all of them where there are no groups."""
         at = 0
-        for _, members in self._groups or (("", len(self._columns)),):
+        for _, members in groups or (("", len(self._columns)),):
             yield items[at : at + members]
             at += members
 
@@ -264,7 +269,7 @@ class LayerGrid(JumpTargets):
 
     def head_of(self, rows: Iterable[Sequence[str]], width: int) -> list[Strip]:
         """The names of the groups above the `rows` of those of the stages."""
-        lines = [self._header_line(row) for row in self._header_segments(rows)]
+        lines = [self._header_line(row, self._groups) for row in self._header_segments(rows)]
         if self._groups:
             names = "│".join(f" {name} ".center(width * members, "─") for name, members in self._groups)
             group = self.style("group")
@@ -277,14 +282,14 @@ class LayerGrid(JumpTargets):
         styles = [self.style("cursor-label" if name == current else "label") for name in self._columns]
         return [[Segment(text, style) for text, style in zip(texts, styles, strict=True)] for texts in rows]
 
-    def _header_line(self, segments: Sequence[Segment]) -> list[Segment]:
+    def _header_line(self, segments: Sequence[Segment], groups: Sequence[tuple[str, int]]) -> list[Segment]:
         """A row of headers; the blanks between them are not underlined."""
         cells = [
             (Segment(word := segment.text.rstrip(), segment.style), Segment(segment.text[len(word) :], self.style()))
             for segment in segments
         ]
-        groups = ([part for cell in group for part in cell] for group in self._by_group(cells))
-        return self._separated(" " * LABEL, groups)
+        parts = ([part for cell in group for part in cell] for group in self._by_group(cells, groups))
+        return self._separated(" " * LABEL, parts)
 
     def notify_style_update(self) -> None:
         super().notify_style_update()

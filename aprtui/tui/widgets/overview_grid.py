@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 from typing import ClassVar
 
@@ -126,7 +126,16 @@ class OverviewGrid(LayerGrid):
     def _widths(self, width: int, overview: bool) -> tuple[int, int]:
         """The cells of a column in a grid of `width` cells, and of what stands at the right of the rows."""
         most = WIDEST if overview else self.WIDEST
-        return min(self._room_of_columns(width) // max(len(self._columns), 1), most), 0
+        room = self._room_of_columns(width) if not overview or self._has_separators(width) else width - LABEL
+        return min(room // max(len(self._columns), 1), most), 0
+
+    def _has_separators(self, width: int) -> bool:
+        """Whether an overview of `width` cells has room for lines between its groups."""
+        return self._room_of_columns(width) >= LEAST_WIDTH * len(self._columns)
+
+    @property
+    def _groups_in_view(self) -> Sequence[tuple[str, int]]:
+        return () if self._overview and not self._has_separators(self.size.width) else self._groups
 
     def _cell_width(self, width: int) -> int:
         return self._widths(width, self._overview)[0]
@@ -179,7 +188,8 @@ class OverviewGrid(LayerGrid):
         """Names of groups and stages; in the overview, codes."""
         if not self._overview:
             return self._draw_names(width)
-        return [Strip(self._header_line(row)) for row in self._header_segments(code_rows(self._columns, width))]
+        rows = self._header_segments(code_rows(self._columns, width))
+        return [Strip(self._header_line(row, self._groups_in_view)) for row in rows]
 
     def _draw_names(self, width: int) -> list[Strip]:
         """The lines above the rows in the view with a line for each layer."""
@@ -209,7 +219,9 @@ class OverviewGrid(LayerGrid):
             None if cursor is None else self._place(cursor, rows),
         )
         cells = self.overview_cells(levels, outlines, self._cell_width(lines.size.width))
-        groups = ([segment for cell in group for segment in cell] for group in self._by_group(cells))
+        groups = (
+            [segment for cell in group for segment in cell] for group in self._by_group(cells, self._groups_in_view)
+        )
         return [*label, *self._separated("", groups)[1:]]
 
     @property

@@ -183,7 +183,7 @@ class StageGrid(OverviewGrid, can_focus=True):
         key = (row, rows, self._version, width, node if on_line else None)
         if key not in self._strips:
             cell = self._cell_width(width)
-            used = LABEL + len(self._columns) * cell + len(self._groups) - 1
+            used = LABEL + len(self._columns) * cell + max(len(self._groups_in_view), 1) - 1
             layers = range(row, min(row + rows, self._row_count))
             if self._overview:
                 segments = self.overview_segments(row)
@@ -249,12 +249,12 @@ class StageGrid(OverviewGrid, can_focus=True):
         rows = self._header_segments(header_rows(self._columns, width))
         if not rows or any(len(name) >= room for name, room in self._room_for_groups(rows[0])):
             return super()._draw_names(width)
-        return [Strip(self._header_line(row)) for row in (self._with_groups(rows[0]), *rows[1:])]
+        return [Strip(self._header_line(row, self._groups)) for row in (self._with_groups(rows[0]), *rows[1:])]
 
     def _room_for_groups(self, headers: list[Segment]) -> list[tuple[str, int]]:
         """Each group's name, and the cells before its first text in a row of headers."""
         found = []
-        for (name, members), cells in zip(self._groups, self._by_group(headers), strict=True):
+        for (name, members), cells in zip(self._groups, self._by_group(headers, self._groups), strict=True):
             blank = next((number for number, cell in enumerate(cells) if cell.text.strip()), members)
             found.append((name, sum(len(cell.text) for cell in cells[:blank])))
         return found
@@ -262,7 +262,9 @@ class StageGrid(OverviewGrid, can_focus=True):
     def _with_groups(self, headers: list[Segment]) -> list[Segment]:
         """A row of headers with the group names in front, `─` up to the first text of each group."""
         merged: list[Segment] = []
-        for (name, room), cells in zip(self._room_for_groups(headers), self._by_group(headers), strict=True):
+        for (name, room), cells in zip(
+            self._room_for_groups(headers), self._by_group(headers, self._groups), strict=True
+        ):
             line = f"{name} ".ljust(room - 1, "─") + " "
             for cell in cells:
                 merged.append(Segment(line[: len(cell.text)], self.style("group")) if line else cell)
@@ -281,7 +283,7 @@ class StageGrid(OverviewGrid, can_focus=True):
         if cursor is not None:
             text, style = segments[cursor].text, segments[cursor].style
             segments[cursor] = Segment(text, (style or base) + self.cursor_style)
-        return self._separated(self.layer_label(layer), self._by_group(segments))
+        return self._separated(self.layer_label(layer), self._by_group(segments, self._groups))
 
     def _outlined(self, strip: Strip, layer: int, width: int) -> Strip:
         """A row with brackets around its faulty cells, in the blanks beside them, and a line below their numbers."""

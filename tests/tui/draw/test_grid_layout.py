@@ -69,3 +69,8 @@ def test_neighbouring_headers_never_touch(rows_at: Callable[[list[str], int], li
         assert all(len(text) == width for text in row)
         assert all(left[-1] == " " or right[0] == " " for left, right in pairwise(row)), row
     assert all(any(row[column].strip() for row in rows_at(names, width)) for column in range(len(names)))
+
+
+@pytest.mark.parametrize("width", range(9))
+def test_where_there_are_no_stages_there_are_no_headers(width: int) -> None:
+    assert header_rows([], width) == []

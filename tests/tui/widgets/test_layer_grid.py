@@ -29,7 +29,7 @@ class WordGrid(LayerGrid, can_focus=True):
     def draw_row(self, row: int) -> Strip:
         width = self._cell_width(self.size.width)
         cells = [Segment(name[0] * width) for name in self._columns]
-        return Strip(self._separated(f"{row:>3} ", self._by_group(cells)))
+        return Strip(self._separated(f"{row:>3} ", self._by_group(cells, self._groups)))
 
     def draw_below(self, line: int) -> Strip:
         return Strip([Segment("    below")])

@@ -134,6 +134,26 @@ async def test_codes_stand_above_the_overview_and_never_touch() -> None:
         assert lines(grid)[1].startswith("       qkv   qno   qro   sco   ")
 
 
+async def test_where_lines_between_groups_have_no_room_the_overview_goes_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = GraphConfig(
+        "qwen3moe", 48, 256, 4, 2, 64, 768, 2048, qk_norm=True, experts=8, experts_used=2, expert_ffn=96
+    )
+    monkeypatch.setitem(globals(), "graph", lambda *_: graph_for(config))
+    async with showing(48, (80, 24)) as (pilot, grid):
+        assert grid.view is GridView.OVERVIEW and len(labels(grid)) == 12 and grid.size.width == 76
+        codes = [line.split() for line in lines(grid)[:2]]
+        assert [len(row) for row in codes] == [12, 12] and codes[1][-1] == "frs"
+        assert all(len(strip) == 76 for strip in lines(grid))
+        place = next(place for place in grid.jump_places() if place.target == Node(4, "post_ffn_residual"))
+        assert (place.at, place.line) == (73, 4)
+        await pilot.click(grid, offset=(place.at + 2, place.line + 1))
+        assert grid.node == Node(4, "post_ffn_residual")
+    async with showing(48, (81, 24)) as (_, grid):
+        assert "│" in lines(grid)[1]
+
+
 async def test_a_line_has_two_layers_as_halves_or_four_as_quarters() -> None:
     async with showing(2, (80, 17)) as (_, grid):
         grid.show_view(GridView.OVERVIEW)
@@ -290,3 +310,10 @@ async def test_layers_of_another_kind_are_marked_beside_their_number(view: GridV
         grid.open_graph(graph(4))
         await pilot.pause()
         assert not any("~" in line[:4] for line in lines(grid)), "layers of one kind have no marks"
+
+
+@pytest.mark.parametrize("width", range(8, 16))
+async def test_a_grid_without_stages_is_drawn_at_any_width(width: int) -> None:
+    async with GridApp(False).run_test(size=(width, 24)) as pilot:
+        await pilot.pause()
+        assert not "".join(lines(pilot.app.query_one(StageGrid))).strip()

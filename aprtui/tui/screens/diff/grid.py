@@ -300,7 +300,7 @@ class DiffGrid(OverviewGrid, can_focus=True):
             return Strip([Segment(f"  ⋯ {shown.text}", self.style("fold"))])
         width, layer = self._cell_width(self.size.width), shown.layers[0]
         cells = [self._cell(Node(layer, name), width) for name in self._columns]
-        groups = ([segment for cell in group for segment in cell] for group in self._by_group(cells))
+        groups = ([segment for cell in group for segment in cell] for group in self._by_group(cells, self._groups))
         return Strip(self._separated(self.layer_label(layer), groups))
 
     def draw_below(self, line: int) -> Strip:
