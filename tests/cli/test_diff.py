@@ -82,7 +82,7 @@ def test_summary_is_the_record_that_scripts_rely_on(a: Path, b: Path) -> None:
     assert summary.pop("headline").startswith("layer 1 ffn_gate, token 3: looks like 1 channel alone: 5 (")
     assert summary == {
         "record": "summary", "verdict": "FAIL", "reasons": [], "compared": NODES, "expected": NODES,
-        "allowed_missing": 0, "aligned_tokens": len(TOKENS), "smallest_tolerance": "rel_l2=1.12",
+        "allowed_missing": 0, "aligned_tokens": len(TOKENS), "smallest_tolerance": "rel_l2=1.12", "everywhere": [],
     }  # fmt: skip
     error = divergence.pop("error")
     assert error > 0.1
