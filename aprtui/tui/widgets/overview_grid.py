@@ -24,7 +24,7 @@ from aprtui.tui.draw.overview import (
     pair_at,
     plain_columns,
 )  # fmt: skip
-from aprtui.tui.widgets.layer_grid import LayerGrid
+from aprtui.tui.widgets.layer_grid import LABEL, LayerGrid
 
 
 class GridView(StrEnum):
