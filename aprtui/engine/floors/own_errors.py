@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from aprtui.compare.comparison import Everywhere
+from aprtui.compare.comparison import Comparison, Everywhere
 from aprtui.compare.verdict import StageVerdict, Verdict
 from aprtui.engine.replay.arithmetic import NodeEvaluators
 from aprtui.engine.replay.identify import states_weights
@@ -29,10 +29,12 @@ _SETTLED_BY = "if that is meant, replay {} alone with {}"
 
 @dataclass(frozen=True, slots=True)
 class OwnErrors:
-    """What one side errs by everywhere, and the verdicts on those of its stages that err by more."""
+    """What one side errs by everywhere, the verdicts on those of its stages that err by more, and the `proven` stages:
+    all of a complete capture each of whose stages follows from its own inputs, else none."""
 
     everywhere: tuple[Everywhere, ...]
     failed: Mapping[Node, StageVerdict]
+    proven: frozenset[Node] = frozenset()
 
 
 def own_errors(
@@ -50,7 +52,14 @@ def own_errors(
     }
     if states_weights(capture, model) is False:
         return OwnErrors((), failed)
-    return OwnErrors(tuple(_of_side(name, entry) for entry in found.everywhere), failed)
+    return OwnErrors(tuple(_of_side(name, entry) for entry in found.everywhere), failed, _proven(found, model))
+
+
+def _proven(found: Comparison, model: Model) -> frozenset[Node]:
+    graph, nodes = model.graph, frozenset(stage.node for stage in found.stages)
+    through = {node for stage in found.stages for node in stage.segment}
+    is_complete = all(graph[node.stage].is_attention_map for node in through.union(graph.nodes) - nodes)
+    return nodes if is_complete and found.verdict is Verdict.PASS else frozenset()
 
 
 def _of_side(name: str, found: Everywhere) -> Everywhere:

@@ -228,8 +228,9 @@ class Table(JumpTargets, can_focus=True):
 
     def _put(self, row: int) -> None:
         self._cursor = row
-        first = min(max(self._first, row - self._height + 1), row)
-        self._first = max(0, min(first, len(self._rows) - self._height))
+        if self.size.height:  # else there is no layout yet, and rows before the cursor may have room
+            first = min(max(self._first, row - self._height + 1), row)
+            self._first = max(0, min(first, len(self._rows) - self._height))
         place = f"{row + 1} of {len(self._rows)}" if self._rows else ""
         if self.border_subtitle != place:
             self.border_subtitle = place

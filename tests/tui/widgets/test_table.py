@@ -55,6 +55,19 @@ async def test_rows_stand_below_their_titles_aligned_and_only_those_in_view_are_
         assert table.border_subtitle == "50 of 50"
 
 
+class PointedApp(TableApp):
+    def on_mount(self) -> None:
+        table = self.query_one(Table)
+        table.show(rows(50))
+        table.point(2)
+
+
+async def test_rows_before_the_one_that_is_pointed_at_first_are_in_view() -> None:
+    async with PointedApp().run_test(size=(24, 4)) as pilot:
+        table = pilot.app.query_one(Table)
+        assert [line.split()[1] for line in lines(table)[1:]] == ["0", "1", "2"] and table.key == 2
+
+
 async def test_without_rows_it_says_what_to_do() -> None:
     async with TableApp().run_test(size=(24, 4)) as pilot:
         assert lines(pilot.app.query_one(Table)) == ["Nothing yet.", "Press x.", "", ""]
