@@ -18,7 +18,7 @@ from aprtui.compare.comparison import Comparison, Everywhere, StageComparison
 from aprtui.compare.conclusion import Findings, conclude
 from aprtui.compare.explain.locate import most_differing_place, with_experts
 from aprtui.compare.metrics.logits import measure_indices, measure_logits
-from aprtui.compare.metrics.measure import PairMetrics, measure
+from aprtui.compare.metrics.measure import Metric, PairMetrics, measure
 from aprtui.compare.survey import NOT_WRITTEN, is_unfinished
 from aprtui.compare.verdict import DEFAULT_METRIC, StageVerdict, Tolerance, Verdict, is_plausible, judge, judge_indices
 from aprtui.progress import Progress
@@ -166,9 +166,8 @@ def _compare(
         verdict = _judged_choice(pair, [pair_of(source) for source in graph.inputs(pair.node)])
     else:
         verdict = _judged(pair, measured.metrics, bounds, criteria)
-        if verdict.verdict is Verdict.FAIL and pair.node in criteria.proven and not tolerances:
-            reason = f"{verdict.reason} ({verdict.bound:.3g}), {PROVEN}"
-            verdict = replace(verdict, verdict=Verdict.PASS, bound=None, reason=reason)
+        if pair.node in criteria.proven and not tolerances:
+            verdict = _as_proven(verdict)
     injected = (criteria.injected or {}).get(pair.node, (None, None))
     if criteria.injected is not None:
         verdict = _decisive(injected) or verdict
@@ -193,6 +192,13 @@ def _judged(pair: StagePair, metrics: PairMetrics, bounds: Sequence[Tolerance], 
         return verdict
     failure = criteria.gate(pair, metrics)
     return verdict if failure is None else replace(verdict, verdict=Verdict.FAIL, reason=failure)
+
+
+def _as_proven(verdict: StageVerdict) -> StageVerdict:
+    if verdict.verdict is not Verdict.FAIL or verdict.metric is Metric.NON_FINITE:
+        return verdict
+    reason = f"{verdict.reason} ({verdict.bound:.3g}), {PROVEN}"
+    return replace(verdict, verdict=Verdict.PASS, bound=None, reason=reason)
 
 
 def _decisive(injected: tuple[StageVerdict | None, StageVerdict | None]) -> StageVerdict | None:

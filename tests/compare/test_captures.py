@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from aprtui.compare.align.coverage import Selection
-from aprtui.compare.captures import DiffOptions, compare_captures
+from aprtui.compare.captures import Criteria, DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison, Focus, FocusKind
 from aprtui.compare.metrics.measure import Metric
-from aprtui.compare.verdict import Verdict, parse_tolerance
+from aprtui.compare.verdict import Tolerance, Verdict, parse_tolerance
 from aprtui.errors import UsageError
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node, RopeLayout, graph_for
@@ -364,3 +364,21 @@ def test_honest_engines_are_not_called_equal_nor_faulty_without_a_tolerance(conf
     assert compare(a, b, tolerating("rel_l2=0.2")).verdict is Verdict.PASS
     assert compare(a, b, tolerating("rel_l2=1e-4")).verdict is Verdict.FAIL
     assert compare(a, a).verdict is Verdict.PASS
+
+
+def test_a_floor_fails_no_stage_that_follows_from_its_inputs_on_both_sides(tmp_path: Path) -> None:
+    """Noise that came in may grow beyond a measured floor; NaN and a tolerance of the user fail all the same."""
+    at = Node(1, "ffn_gate")
+    a = Capture.open(write_capture(tmp_path / "a"))
+    b = Capture.open(write_capture(tmp_path / "b", edits={at: scaled(1.5)}))
+    floor = Criteria(bounds=lambda node: (Tolerance(Metric.REL_L2, 0.3, 0.1, "3 × the floor"),))
+    proven = replace(floor, proven=frozenset(a.graph.nodes))
+    assert compare_captures(a, b, DiffOptions(), None, floor).verdict is Verdict.FAIL
+    result = compare_captures(a, b, DiffOptions(), None, proven)
+    assert result.verdict is Verdict.PASS
+    (reason,) = {stage.verdict.reason for stage in result.stages if stage.node == at}
+    assert reason.startswith("above 3 × the floor (0.3), yet each side's stages follow from their own inputs")
+    stated = DiffOptions(tolerances=(parse_tolerance("rel_l2=0.3"),))
+    assert compare_captures(a, b, stated, None, proven).verdict is Verdict.FAIL
+    broken = Capture.open(write_capture(tmp_path / "c", edits={at: changed((0, 0), np.nan)}))
+    assert compare_captures(a, broken, DiffOptions(), None, proven).verdict is Verdict.FAIL
