@@ -19,10 +19,13 @@ TITLES = {Reach.GO: "Go to", Reach.APP: "aprtui"}
 
 
 class Palette(CommandPalette):
-    """Textual's palette, in which keys do nothing as long as its list has no line to show: it would fail."""
+    """Textual's palette, in which keys do nothing as long as its list has no line to show: it would fail, as it would to
+    wrap names where they have no room at all."""
+
+    DEFAULT_CSS = "Palette CommandList { min-width: 12; }"
 
     def _action_command_list(self, action: str) -> None:
-        if self.query_one(CommandList).size.area:
+        if self.query_one(CommandList).scrollable_content_region:
             super()._action_command_list(action)
 
 

@@ -34,6 +34,8 @@ async def test_keys_do_nothing_while_the_list_has_no_room() -> None:
     async with showing(ScreenState(ScreenName.LIVE), (80, 24)) as pilot:
         await pilot.press("colon")
         await until(pilot, lambda: "Live: " in screen_text(pilot))
-        await pilot.resize_terminal(1, 1)
-        await pilot.press("pageup", "pagedown", "down", "up", "escape")
+        for size in [(1, 1), (1, 34), (2, 6), (3, 5), (3, 34), (5, 7)]:
+            await pilot.resize_terminal(*size)
+            await pilot.press("pageup", "pagedown", "down", "up")
+        await pilot.press("escape")
         assert getattr(pilot.app.screen, "NAME", None) is ScreenName.LIVE
