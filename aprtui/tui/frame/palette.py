@@ -19,8 +19,8 @@ TITLES = {Reach.GO: "Go to", Reach.APP: "aprtui"}
 
 
 class Palette(CommandPalette):
-    """Textual's palette, in which keys do nothing as long as its list has no line to show: it would fail, as it would to
-    wrap names where they have no room at all."""
+    """Textual's palette, in which keys do nothing as long as its list has no line to show: it would fail, as it would
+    to wrap names where they have no room at all."""
 
     DEFAULT_CSS = "Palette CommandList { min-width: 12; }"
 
