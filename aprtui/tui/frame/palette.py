@@ -7,6 +7,7 @@ from functools import partial
 from rich.cells import cell_len
 from rich.text import Text
 from textual.command import CommandList, CommandPalette, DiscoveryHit, Hit, Hits, Provider
+from textual.events import Click
 
 from aprtui.tui.frame.commands import Command, Reach, commands_at_hand
 
@@ -23,6 +24,11 @@ class Palette(CommandPalette):
     to wrap names where they have no room at all."""
 
     DEFAULT_CSS = "Palette CommandList { min-width: 12; }"
+
+    async def _on_click(self, event: Click) -> None:
+        """Pass over a click beside the screen: a terminal that has just become smaller may still send one."""
+        if not self.region.contains(event.screen_x, event.screen_y):
+            event.prevent_default()
 
     def _action_command_list(self, action: str) -> None:
         if self.query_one(CommandList).scrollable_content_region:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textual.events import Click
+
 from aprtui.tui.frame.state import ScreenName, ScreenState
 from tests.tui.driver import Driver, screen_text, showing, until
 
@@ -39,3 +41,14 @@ async def test_keys_do_nothing_while_the_list_has_no_room() -> None:
             await pilot.press("pageup", "pagedown", "down", "up")
         await pilot.press("escape")
         assert getattr(pilot.app.screen, "NAME", None) is ScreenName.LIVE
+
+
+async def test_a_click_beside_a_screen_that_has_become_smaller_does_nothing() -> None:
+    async with showing(ScreenState(ScreenName.LIVE), (80, 24)) as pilot:
+        await pilot.press("colon")
+        await until(pilot, lambda: "Live: " in screen_text(pilot))
+        palette = pilot.app.screen
+        await pilot.resize_terminal(80, 10)
+        palette.post_message(Click(palette, 4, 13, 0, 0, 1, False, False, False, screen_x=4, screen_y=13))
+        await pilot.pause()
+        assert pilot.app.screen is palette
