@@ -23,9 +23,11 @@ from textual.css.query import NoMatches
 from textual.dom import DOMNode, NoScreen
 from textual.driver import Driver
 from textual.drivers.linux_driver import LinuxDriver
-from textual.events import Event, Key
+from textual.errors import NoWidget
+from textual.events import Event, Key, MouseDown
 from textual.filter import LineFilter
 from textual.notifications import SeverityLevel
+from textual.screen import Screen
 from textual.worker import WorkerFailed, get_current_worker
 
 from aprtui.engine.process.engine_process import EngineProcess, EngineState
@@ -123,7 +125,17 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
     async def on_event(self, event: Event) -> None:
         if isinstance(event, Key) and not event.is_forwarded:
             self._show_notice(None)
+        if isinstance(event, MouseDown) and self.screen_stack and self._is_removed_at(event):
+            return
         await super().on_event(event)
+
+    def _is_removed_at(self, event: MouseDown) -> bool:
+        """Whether what is pressed, as a toast, is being removed: Textual would look for its parent."""
+        try:
+            widget, _ = self.screen.get_widget_at(event.x, event.y)
+        except NoWidget:
+            return False
+        return widget.parent is None and not isinstance(widget, Screen)
 
     def notify(
         self, message: str, *, title: str = "", severity: SeverityLevel = "information", timeout: float | None = None,

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from textual.events import MouseDown
 from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Input, Static
+from textual.widgets._toast import Toast
 
 from aprtui.resources import embedded_model
 from aprtui.tui import app as app_module
 from aprtui.tui.app import SCREENS, AprtuiApp, run_app
+from aprtui.tui.frame.config import Config
 from aprtui.tui.frame.keymap import Chord
 from aprtui.tui.frame.overlay import ChordScreen
 from aprtui.tui.frame.recent import recent_paths
@@ -22,7 +25,7 @@ from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.live.screen import LiveScreen
-from tests.tui.driver import drag, key_event, notifications, screen_text
+from tests.tui.driver import drag, key_event, notifications, screen_text, until
 from tests.tui.screens.live.recorded import RecordedSource
 
 
@@ -283,3 +286,19 @@ async def test_another_model_is_opened_in_place_of_the_one_that_runs(tmp_path: P
         assert "close" not in sources[1].calls
         assert sources[0].calls[-1] == "close" and "other.gguf" in notifications(pilot)[-1]
         assert recent_paths()[0] == first
+
+
+async def test_a_press_on_a_toast_that_is_being_removed_does_nothing() -> None:
+    app = AprtuiApp(Session(RecordedSource()), ScreenState(ScreenName.BROWSE), Config(Path("config.toml")))
+    async with app.run_test(size=(80, 24), notifications=True) as pilot:
+        app.notify("many words " * 30)
+        await until(pilot, lambda: any(toast.region for toast in pilot.app.screen.query(Toast)))
+        toast = pilot.app.screen.query_one(Toast)
+        column, row = toast.region.offset
+        parent = toast.parent
+        assert isinstance(parent, Widget)
+        toast._detach()
+        app.post_message(MouseDown(None, column, row, 0, 0, 1, False, False, False, column, row))
+        await pilot.press("down")
+        assert app.is_running and app.return_code is None
+        toast._attach(parent)

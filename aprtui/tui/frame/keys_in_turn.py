@@ -74,6 +74,6 @@ async def _passed(node: DOMNode) -> None:
     for each in node.ancestors_with_self:
         reached = asyncio.Event()
         if each.call_later(each.call_next, reached.set):
-            while not reached.is_set() and each.is_attached:
+            while not reached.is_set() and each.is_attached and each.is_running:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(reached.wait(), _LOOK)
