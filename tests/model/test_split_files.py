@@ -18,7 +18,7 @@ from aprtui.model.model import load_model
 from aprtui.model.split_files import first_part, model_stem, parts_there
 from aprtui.model.tensor_table import TensorReader, tensor_table
 from aprtui.trace.manifest import ModelInfo
-from tests.model.gguf_files import ModelFile, model_file
+from tests.model.gguf_files import ModelFile, add_value, model_file
 
 PARTS = 3
 
@@ -56,17 +56,7 @@ def test_parts_of_the_gguf_packages_own_writer_open(tmp_path: Path, whole: Path)
     file = model_file(layers=2)
     writer = gguf.GGUFWriter(tmp_path / "own.gguf", file.architecture, split_max_tensors=7, small_first_shard=True)
     for key, value in file.metadata.items():
-        match value:
-            case bool():
-                writer.add_bool(key, value)
-            case int():
-                writer.add_uint32(key, value)
-            case float():
-                writer.add_float32(key, value)
-            case str():
-                writer.add_string(key, value)
-            case _:
-                writer.add_array(key, value)
+        add_value(writer, key, value)
     for name, tensor in file.tensors.items():
         writer.add_tensor(name, tensor.data, raw_dtype=gguf.GGMLQuantizationType(tensor.type))
     writer.write_header_to_file()
