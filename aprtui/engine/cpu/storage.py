@@ -43,9 +43,12 @@ class CpuStorage:
         row_bytes = 4 * sum(widths.values())
         self.chunk = max(1, min(MOST_TOKENS, context, _STAGE_BYTES // row_bytes))
         self.stages = {name: np.empty((self.chunk, width), np.float32) for name, width in widths.items()}
-        self._quantized = {kind: _aligned(self.chunk * size) for kind, size in _quantized_bytes(model, mode).items()}
+        rounded = _widest_inputs(model, mode, Op.MATMUL)
+        rounded.pop(ActivationKind.F32, None)  # read where the stage lies
+        self._quantized = {kind: _aligned(self.chunk * size) for kind, size in rounded.items()}
         slots = self.chunk * config.experts_used
-        self._gathered = {kind: _aligned(slots * size) for kind, size in _gathered_bytes(model, mode).items()}
+        chosen = _widest_inputs(model, mode, Op.EXPERT_MATMUL)
+        self._gathered = {kind: _aligned(slots * size) for kind, size in chosen.items()}
         self._grouping = np.zeros(grouping_size(config.experts, slots), np.int64)
         self._places = np.zeros(slots, np.int64)
         dtype = np.float16 if kv is KvType.F16 else np.float32
@@ -144,25 +147,12 @@ def _aligned(size: int) -> NDArray[np.uint8]:
     return whole[start : start + size]
 
 
-def _gathered_bytes(model: Model, mode: Mode) -> dict[ActivationKind, int]:
-    """Bytes of the widest row that an expert multiplies, of each activation kind."""
+def _widest_inputs(model: Model, mode: Mode, op: Op) -> dict[ActivationKind, int]:
+    """Bytes of the widest row that a node of `op` multiplies, of each activation kind."""
     sizes: dict[ActivationKind, int] = {}
     for node in model.graph.nodes:
-        if model.graph[node.stage].op is Op.EXPERT_MATMUL:
+        if model.graph[node.stage].op is op:
             for weight in model.params(node):
                 kind = activation_kind(weight.type, mode)
-                sizes[kind] = max(sizes.get(kind, 0), activation_bytes(kind, weight.columns))
-    return sizes
-
-
-def _quantized_bytes(model: Model, mode: Mode) -> dict[ActivationKind, int]:
-    """Bytes a token of the widest matmul input of each activation kind."""
-    sizes: dict[ActivationKind, int] = {}
-    for node in model.graph.nodes:
-        if model.graph[node.stage].op is Op.MATMUL:
-            for weight in model.params(node):
-                kind = activation_kind(weight.type, mode)
-                if kind is ActivationKind.F32:
-                    continue  # read where the stage lies
                 sizes[kind] = max(sizes.get(kind, 0), activation_bytes(kind, weight.columns))
     return sizes
