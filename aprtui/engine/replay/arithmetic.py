@@ -42,19 +42,23 @@ ATTENTION_OPS = frozenset({Op.SCORES, Op.ATTEND})
 """Those that the types of the K/V cache and of the softmax's results matter to."""
 
 _HALVES = ("f32", "f16", "bf16")
+KEPT: Mapping[str, str] = MappingProxyType({"f16_kept": "f16", "bf16_kept": "bf16"})
+"""Types of a softmax whose results are kept in 16 bits, by that type, where queries are not rounded to it."""
+KEYS_ONLY = ("q8_0/f16", "q8_0/f32", "q4_0/f16", "q4_0/f32")
+"""Types of a K/V cache (keys/values) of which the keys alone are quantised: llama.cpp's without flash attention."""
 CHOICES: Mapping[str, Sequence[str]] = MappingProxyType(
     {
         "matmul_input": (BY_WEIGHT, *ROUND),
-        "kv_cache": (*_HALVES, "q8_0", "q4_0", "fp8", "fp8_e5m2", "int8_row", *ROTATED),
+        "kv_cache": (*_HALVES, "q8_0", "q4_0", "fp8", "fp8_e5m2", "int8_row", *ROTATED, *KEYS_ONLY),
         "rope_angles": tuple(RopeAngles),
         "stage_output": _HALVES,
-        "softmax": (*_HALVES, ONLINE_F16),
+        "softmax": (*_HALVES, ONLINE_F16, *KEPT),
         "activation": ("f32", "f16"),
         "weights": (OWN_WEIGHTS, *WEIGHT_ROUNDINGS),
         "sums": _HALVES,
     }
 )
-"""The types that each rounding can have; `input_limit` takes a number."""
+"""The types that each rounding can have; `input_limit` takes a number. Two types of a K/V cache: keys/values."""
 
 
 def parse_rounding(text: str) -> dict[str, str]:
@@ -94,6 +98,22 @@ def matmul_rounding(stated: str, weight: Weight) -> str:
         return own
     of_schemes = (own, weight.type.format.cuda_input)
     return next((name for name in of_schemes if name in names), names[0])
+
+
+def factor_type(op: Op, rounding: Rounding) -> str:
+    """The type of what the scores or the attention multiply what they read from the cache by: queries, probabilities.
+
+    Engines that keep K and V in float16 may multiply in float16 as well: then queries are rounded too.
+    """
+    if rounding.softmax in KEPT:
+        return "none" if op is Op.SCORES else KEPT[rounding.softmax]
+    return "f16" if rounding.softmax == ONLINE_F16 else _rounds(rounding.softmax)
+
+
+def cached_type(op: Op, rounding: Rounding) -> str:
+    """The type of what the scores or the attention read from the K/V cache: keys or values."""
+    keys, _, values = rounding.kv_cache.partition("/")
+    return _rounds(keys if op is Op.SCORES or not values else values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +157,7 @@ class Recomputation:
         elif op is Op.EXPERT_MATMUL:
             out = self._expert_matmul(node, inputs[0], inputs[1], tokens, position)
         elif op is Op.ATTEND and self.rounding.softmax == ONLINE_F16:
-            out = attend_online_f16(inputs[0], ROUND[_rounds(self.rounding.kv_cache)](inputs[1]), config)
+            out = attend_online_f16(inputs[0], ROUND[cached_type(op, self.rounding)](inputs[1]), config)
         elif op is Op.GELU and self.rounding.activation == "f16":
             out = gelu_f16(inputs[0])
         else:
@@ -152,9 +172,7 @@ class Recomputation:
             return inputs
         if self.rounding.kv_cache in ROTATED:
             return rotated_inputs(op, inputs, ROTATED[self.rounding.kv_cache], self.model.config.graph)
-        # Engines that keep K and V in float16 may multiply in float16 as well: then the other factor is rounded too.
-        query = "f16" if self.rounding.softmax == ONLINE_F16 else self.rounding.softmax
-        factor, cached = ROUND[_rounds(query)], ROUND[_rounds(self.rounding.kv_cache)]
+        factor, cached = ROUND[factor_type(op, self.rounding)], ROUND[cached_type(op, self.rounding)]
         return [factor(inputs[0]), cached(inputs[1])]
 
     def _matmul(self, node: Node, x: Array, tokens: Sequence[int], position: int) -> Array:

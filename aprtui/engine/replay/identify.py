@@ -24,6 +24,8 @@ from aprtui.engine.protocol import Rounding
 from aprtui.engine.replay.arithmetic import (
     ATTENTION_OPS,
     BY_WEIGHT,
+    KEPT,
+    KEYS_ONLY,
     UNROUNDED,
     KnownArithmetic,
     NodeEvaluators,
@@ -69,7 +71,8 @@ _ATTENTION: tuple[Mapping[str, str], ...] = tuple(
     for cache, softmax in (
         ("f16", "f32"), ("f16", "f16"), ("bf16", "f32"), ("bf16", "bf16"), ("q8_0", "f32"), ("q4_0", "f32"),
         ("fp8", "f32"), ("fp8_e5m2", "f32"), ("int8_row", "f32"), ("f32", "f16"), ("f32", "bf16"), ("f16", ONLINE_F16),
-        *((kind, "f32") for kind in ROTATED),
+        *(("f32", softmax) for softmax in KEPT),
+        *((kind, "f32") for kind in (*ROTATED, *KEYS_ONLY)),
     )
 )  # fmt: skip
 _TOGETHER: tuple[Mapping[str, str], ...] = tuple(
@@ -100,6 +103,23 @@ class FoundEngine:
     @property
     def rounding(self) -> Rounding:
         return self.arithmetic.rounding
+
+
+@dataclass(frozen=True, slots=True)
+class IdentifiedCapture:
+    """The stages of a capture in the model's order of channels, what was found of that order, and of its engine."""
+
+    stages: CapturedStages
+    layouts: tuple[str, ...]
+    engine: FoundEngine
+
+
+def identify_capture(
+    stages: CapturedStages, stated: Mapping[str, str], evaluators: NodeEvaluators, progress: Progress | None = None
+) -> IdentifiedCapture:
+    """Order and engine of a capture, whose `stages` are put in that order."""
+    layouts = tuple(find_layouts(stages, evaluators))
+    return IdentifiedCapture(stages, layouts, identify(stages, stated, evaluators, progress))
 
 
 def identify(
