@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aprtui.compare.wording import counted, ranges
 from aprtui.errors import UnreadableError
-from aprtui.model.config import ModelConfig
+from aprtui.model.config import ModelConfig, Rope
 from aprtui.model.model import Model
 from aprtui.model.vocabulary import VocabularyKind
 from aprtui.model.weight_types import WeightType
@@ -153,9 +153,17 @@ def _unusual_numbers(config: ModelConfig) -> Iterator[str]:
     if rope.theta not in _USUAL_BASES:
         yield f"RoPE's base is {rope.theta:.12g}, where 1e4, 5e5 and 1e6 are common"
     if rope.scale != 1:
-        yield f"RoPE's positions are divided by {rope.scale:g}"
+        yield f"RoPE's {_scaled(rope)}"
+    if rope.magnitude != 1:
+        yield f"RoPE makes queries and keys {rope.magnitude:.6g} times as large"
     if rope.factors is not None:
         yield f"RoPE's frequencies are divided by {min(rope.factors):g} … {max(rope.factors):g} (rope_freqs.weight)"
+
+
+def _scaled(rope: Rope) -> str:
+    if rope.yarn is None:
+        return f"positions divided by {rope.scale:g}"
+    return f"slow frequencies divided by {rope.scale:g} (YaRN from a context of {rope.yarn.original_context})"
 
 
 def _unusual_types(model: Model, types: tuple[WeightTypeFacts, ...]) -> Iterator[str]:
@@ -200,7 +208,7 @@ def _model_rows(facts: ModelFacts) -> Iterator[tuple[str, str]]:
     yield from _kind_rows(graph_for(graph))
     yield "heads", f"{graph.heads} for Q, {graph.kv_heads} for K and V, of {graph.head_dim} channels"
     yield "context", f"{config.context} tokens"
-    scale = "" if config.rope.scale == 1 else f", positions divided by {config.rope.scale:g}"
+    scale = "" if config.rope.scale == 1 else f", {_scaled(config.rope)}"
     factors = "" if config.rope.factors is None else ", with factors of its own for each frequency"
     yield "RoPE", f"base {config.rope.theta:.12g}, {graph.rope_layout} pairs{scale}{factors}"
     yield "norms", f"RMS, epsilon {config.norm_epsilon:.6g}"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.model.config import ModelConfig, Rope
+from aprtui.model.config import ModelConfig, Rope, Yarn
 from aprtui.model.weight_types import BlockPart, WeightType
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import Activation, GraphConfig, Node, Op, RopeLayout, StageGraph, graph_for
@@ -20,6 +20,7 @@ TINY = GraphConfig(
     architecture="qwen2", layers=2, hidden=256, heads=4, kv_heads=2, head_dim=64, ffn=512, vocabulary=300,
     qkv_bias=True,
 )  # fmt: skip
+PLAIN_ROPE = Rope(10000.0)
 
 
 @dataclass
@@ -92,7 +93,7 @@ def tiny_model(
     *,
     context: int = 2048,
     seed: int = 0,
-    theta: float = 10000.0,
+    rope: Rope = PLAIN_ROPE,
     **numbers: Any,
 ) -> TinyModel:
     """A random model of `config`; matrices take the weight types `kinds` in turn, norms and biases are F32.
@@ -126,7 +127,7 @@ def tiny_model(
             weights.append(weight)
         if weights:
             bound[node] = tuple(weights)
-    return TinyModel(ModelConfig(config, context, 1e-6, Rope(theta), **numbers), graph, bound)
+    return TinyModel(ModelConfig(config, context, 1e-6, rope, **numbers), graph, bound)
 
 
 def _shape(config: GraphConfig, op: Op, param: str) -> tuple[int, int]:
@@ -177,12 +178,15 @@ GEMMA3 = GraphConfig(
     qk_norm=True, post_norms=True, activation=Activation.GELU_TANH, windows=(20, 20, 0),
 )  # fmt: skip
 
-# One model of each shape that takes another path: grouped heads, norms of heads, RoPE of neighbours, odd head sizes.
+# One model of each shape that takes another path: grouped heads, norms of heads, RoPE of neighbours, odd heads with
+# YaRN.
 MODELS: dict[str, Callable[[], TinyModel]] = {
     "qwen2": lambda: tiny_model(TINY),
     "qwen3": lambda: tiny_model(QWEN3, (WeightType.Q5_K, WeightType.Q8_0, WeightType.Q4_K)),
     "llama": lambda: tiny_model(LLAMA, (WeightType.Q8_0, WeightType.Q5_0, WeightType.F16)),
-    "odd heads": lambda: tiny_model(ODD_HEADS, (WeightType.Q4_0, WeightType.BF16, WeightType.F32)),
+    "odd heads": lambda: tiny_model(
+        ODD_HEADS, (WeightType.Q4_0, WeightType.BF16, WeightType.F32), rope=Rope(1e4, 8.0, None, Yarn(256), 1.2)
+    ),
 }
 
 # Types and ops that no other backend computes with.
@@ -197,7 +201,7 @@ CPU_MODELS = MODELS | {
         norm_offset=True,
     ),
     "gemma3": lambda: tiny_model(
-        GEMMA3, (WeightType.Q5_0, WeightType.Q6_K), theta=1e6, window_rope=Rope(1e4), embedding_scale=16.0
+        GEMMA3, (WeightType.Q5_0, WeightType.Q6_K), rope=Rope(1e6), window_rope=Rope(1e4), embedding_scale=16.0
     ),
     "experts": lambda: tiny_model(QWEN3_EXPERTS, (WeightType.Q8_0, WeightType.F16, WeightType.Q4_0, WeightType.Q5_1)),
     "experts in blocks of 256": lambda: tiny_model(

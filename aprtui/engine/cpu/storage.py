@@ -135,9 +135,8 @@ class CpuStorage:
         while self._rope_filled < positions:
             count = min(_ROPE_BLOCK, self.context - self._rope_filled)
             for rope, table in self._ropes.items():
-                angles = rope.angles(self._rope_filled, count, 2 * table.shape[2], self._rope_angles)
-                table[self._rope_filled : self._rope_filled + count, 0] = np.cos(angles)
-                table[self._rope_filled : self._rope_filled + count, 1] = np.sin(angles)
+                turns = rope.turns(self._rope_filled, count, 2 * table.shape[2], self._rope_angles)
+                table[self._rope_filled : self._rope_filled + count] = np.stack(turns, axis=1)
             self._rope_filled += count
 
 

@@ -85,6 +85,15 @@ def _windowed(model: Model, node: Node, stage: Stage) -> bool:
     return stage.op is Op.SOFTMAX and model.config.graph.window(node.layer) > 0
 
 
+def _scaled_rope(model: Model, node: Node, stage: Stage) -> bool:
+    rope = model.config.rope_of(node.layer)
+    return stage.op is Op.ROPE and (rope.scale != 1 or rope.factors is not None)
+
+
+def _magnified(model: Model, node: Node, stage: Stage) -> bool:
+    return stage.op is Op.ROPE and model.config.rope_of(node.layer).magnitude != 1
+
+
 def _offset_norm(model: Model, node: Node, stage: Stage) -> bool:
     return stage.op in (Op.RMS_NORM, Op.HEAD_RMS_NORM) and model.config.norm_offset
 
@@ -158,6 +167,14 @@ KINDS: Mapping[str, FaultKind] = MappingProxyType(
         "rope-theta": _recomputing(
             "RoPE with its base times factor", "a RoPE base that is not read from the file",
             operations.rope_theta, _ops(Op.ROPE), factor=2,
+        ),
+        "rope-unscaled": _recomputing(
+            "RoPE with all frequencies as they are", "a scaling of RoPE that is not read from the file",
+            operations.rope_unscaled, _scaled_rope,
+        ),
+        "rope-magnitude-dropped": _recomputing(
+            "RoPE turns without making larger", "YaRN without its magnitude",
+            operations.rope_magnitude_dropped, _magnified,
         ),
         "position-off-by-one": _recomputing(
             "RoPE turns as one position later", "positions that start at 1",

@@ -49,9 +49,24 @@ def rope_interleaved(setting: FaultSetting, call: NodeCall) -> Array:
 
 def rope_theta(setting: FaultSetting, call: NodeCall) -> Array:
     """The RoPE base times `factor`."""
-    rope = setting.model.config.rope_of(call.node.layer)
-    changed = replace(rope, theta=rope.theta * setting.parameters["factor"])
-    return setting.evaluated(call, config=setting.configured(rope=changed, window_rope=None))
+    theta = setting.model.config.rope_of(call.node.layer).theta
+    return _turned(setting, call, theta=theta * setting.parameters["factor"])
+
+
+def rope_unscaled(setting: FaultSetting, call: NodeCall) -> Array:
+    """Frequencies without scale, factors or YaRN; a magnitude stays."""
+    return _turned(setting, call, scale=1.0, factors=None, yarn=None)
+
+
+def rope_magnitude_dropped(setting: FaultSetting, call: NodeCall) -> Array:
+    """Queries or keys turned and no more."""
+    return _turned(setting, call, magnitude=1.0)
+
+
+def _turned(setting: FaultSetting, call: NodeCall, **changes: float | None) -> Array:
+    """Turned by another `Rope` than the layer's own."""
+    rope = replace(setting.model.config.rope_of(call.node.layer), **changes)  # type: ignore[arg-type]
+    return setting.evaluated(call, config=setting.configured(rope=rope, window_rope=None))
 
 
 def position_off_by_one(setting: FaultSetting, call: NodeCall) -> Array:

@@ -71,8 +71,8 @@ def rope(x_NC: Array, position: int, config: ModelConfig, layer: int | None, ari
     """Rotary position embedding of positions `position …`, on pairs as the graph's `rope_layout` says."""
     dim = config.graph.head_dim
     x = x_NC.reshape(x_NC.shape[0], -1, dim).astype(np.float64)
-    angles = config.rope_of(layer).angles(position, x.shape[0], dim, arithmetic)
-    cos, sin = np.cos(angles)[:, None, :], np.sin(angles)[:, None, :]
+    turns = config.rope_of(layer).turns(position, x.shape[0], dim, arithmetic)
+    cos, sin = (values[:, None, :] for values in turns)
     if config.graph.rope_layout is RopeLayout.INTERLEAVED:
         first, second = slice(0, None, 2), slice(1, None, 2)
     else:
