@@ -28,6 +28,9 @@ OF_FEATURES = {
     "window-off-by-one": ("gemma2", Node(0, "attn_softmax")),
     "softcap-dropped": ("gemma2", Node(1, "attn_softcap")),
     "norm-offset-dropped": ("gemma2", Node(1, "attn_post_norm")),
+    "sink-dropped": ("gpt-oss", Node(0, "attn_softmax")),
+    "clamp-dropped": ("gpt-oss", Node(1, "ffn_moe_swiglu_oai")),
+    "up-offset-dropped": ("gpt-oss", Node(0, "ffn_moe_swiglu_oai")),
     "rope-unscaled": ("odd heads", Node(1, "q_post_rope")),
     "rope-magnitude-dropped": ("odd heads", Node(1, "k_post_rope")),
 }

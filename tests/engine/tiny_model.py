@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from aprtui.model.config import ModelConfig, Rope, Yarn
 from aprtui.model.weight_types import BlockPart, WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Activation, GraphConfig, Node, Op, RopeLayout, StageGraph, graph_for
+from aprtui.trace.graph import BIASES, Activation, GraphConfig, Node, Op, RopeLayout, StageGraph, graph_for
 from tests.model.gguf_files import set_scales
 
 TINY = GraphConfig(
@@ -109,7 +109,7 @@ def tiny_model(
         prefix = "" if node.layer is None or stage.op is Op.EMBED else f"blk.{node.layer}."
         weights = []
         for param in stage.params:
-            suffix = "bias" if stage.op is Op.BIAS else "weight"
+            suffix = "bias" if stage.op in BIASES else "weight"
             rows, columns = _shape(config, stage.op, param)
             if param == "ffn_gate_inp":
                 kind = WeightType.F32  # as quantisers leave it
@@ -120,7 +120,9 @@ def tiny_model(
                 kind = WeightType.F32
             weight = random_weight(rng, f"{prefix}{param}.{suffix}", kind, rows, columns)
             if kind is WeightType.F32 and stage.op in (Op.RMS_NORM, Op.HEAD_RMS_NORM):
-                values = (1 + 0.1 * rng.standard_normal((1, columns))).astype(np.float32)
+                # Values that are large enough for the clamps of gpt-oss.
+                mean = 4 if param == "post_attention_norm" and config.activation is Activation.SWIGLU_OAI else 1
+                values = (mean + 0.1 * rng.standard_normal((1, columns))).astype(np.float32)
                 weight = Weight(weight.name, kind, 1, columns, values.view(np.uint8))
             if stage.op is Op.EXPERT_MATMUL:
                 weight = replace(weight, experts=config.experts)
@@ -132,12 +134,16 @@ def tiny_model(
 
 def _shape(config: GraphConfig, op: Op, param: str) -> tuple[int, int]:
     if op is Op.BIAS:
-        return 1, config.q_width if param == "attn_q" else config.kv_width
+        widths = {"attn_q": config.q_width, "attn_output": config.hidden, "ffn_gate_inp": config.experts}
+        return 1, widths.get(param, config.kv_width)
+    if op is Op.EXPERT_BIAS:
+        return config.experts, config.hidden if param == "ffn_down_exps" else config.expert_ffn
     if op is Op.HEAD_RMS_NORM:
         return 1, config.head_dim
     if op is Op.RMS_NORM:
         return 1, config.hidden
     return {
+        "attn_sinks": (1, config.heads),
         "token_embd": (config.vocabulary, config.hidden),
         "output": (config.vocabulary, config.hidden),
         "attn_q": (config.q_width, config.hidden),
@@ -178,6 +184,12 @@ GEMMA3 = GraphConfig(
     qk_norm=True, post_norms=True, activation=Activation.GELU_TANH, windows=(20, 20, 0),
 )  # fmt: skip
 
+GPT_OSS = GraphConfig(
+    architecture="gpt-oss", layers=2, hidden=96, heads=4, kv_heads=2, head_dim=32, ffn=64, vocabulary=300,
+    qkv_bias=True, activation=Activation.SWIGLU_OAI, windows=(6, 0), sinks=True, attn_out_bias=True,
+    ffn_norm="post_attention_norm", experts=6, experts_used=3, expert_ffn=64, biased_experts=True,
+)  # fmt: skip
+
 # One model of each shape that takes another path: grouped heads, norms of heads, RoPE of neighbours, odd heads with
 # YaRN.
 MODELS: dict[str, Callable[[], TinyModel]] = {
@@ -206,6 +218,9 @@ CPU_MODELS = MODELS | {
     "experts": lambda: tiny_model(QWEN3_EXPERTS, (WeightType.Q8_0, WeightType.F16, WeightType.Q4_0, WeightType.Q5_1)),
     "experts in blocks of 256": lambda: tiny_model(
         replace(QWEN3_EXPERTS, expert_ffn=256), (WeightType.Q4_K, WeightType.Q6_K, WeightType.IQ3_S)
+    ),
+    "gpt-oss": lambda: tiny_model(
+        GPT_OSS, (WeightType.MXFP4, WeightType.Q8_0), rope=Rope(15e4, 32.0, None, Yarn(64, whole_pairs=False), 1.35)
     ),
     "small blocks": lambda: tiny_model(TINY, (WeightType.Q4_1, WeightType.MXFP4, WeightType.Q5_1, WeightType.IQ4_NL)),
     "decoded": lambda: tiny_model(TINY, (WeightType.IQ3_S, WeightType.NVFP4, WeightType.IQ1_M, WeightType.TQ1_0)),

@@ -76,6 +76,7 @@ def test_only_llama_turns_neighbouring_channels(tmp_path: Path) -> None:
     assert layouts == {
         "gemma2": RopeLayout.HALF_SPLIT,
         "gemma3": RopeLayout.HALF_SPLIT,
+        "gpt-oss": RopeLayout.HALF_SPLIT,
         "llama": RopeLayout.INTERLEAVED,
         "qwen2": RopeLayout.HALF_SPLIT,
         "qwen3": RopeLayout.HALF_SPLIT,

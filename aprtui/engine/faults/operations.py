@@ -8,6 +8,7 @@ import numpy as np
 
 from aprtui.engine.faults.setting import Array, FaultSetting
 from aprtui.engine.protocol import NodeCall
+from aprtui.engine.reference import ops
 from aprtui.engine.rounding import ROUND
 from aprtui.model.weight_types import BlockPart, WeightType
 from aprtui.model.weights import Weight
@@ -106,6 +107,21 @@ def window_off_by_one(setting: FaultSetting, call: NodeCall) -> Array:
     graph = setting.model.config.graph
     windows = tuple(window + 1 if window else 0 for window in graph.windows)
     return setting.evaluated(call, config=setting.configured(graph=replace(graph, windows=windows)))
+
+
+def sink_dropped(setting: FaultSetting, call: NodeCall) -> Array:
+    """No logit of a sink joins the sum of the softmax."""
+    return ops.softmax(call.inputs[0], setting.model.config.graph.window(call.node.layer))
+
+
+def clamp_dropped(setting: FaultSetting, call: NodeCall) -> Array:
+    """The SwiGLU of gpt-oss with gate and up as large as they come."""
+    return ops.swiglu_oai(*call.inputs, limit=np.inf)
+
+
+def up_offset_dropped(setting: FaultSetting, call: NodeCall) -> Array:
+    """The SwiGLU of gpt-oss with up in place of up + 1."""
+    return ops.swiglu_oai(*call.inputs, offset=0.0)
 
 
 def norm_offset_dropped(setting: FaultSetting, call: NodeCall) -> Array:

@@ -220,7 +220,7 @@ class Architecture:
             head_dim=head_dim,
             ffn=keys.integer("feed_forward_length", expert_ffn or None),
             vocabulary=_vocabulary(file),
-            # Converters write biases where a model has them, whatever its architecture.
+            # Converters write these biases where a model has them, whatever its architecture.
             qkv_bias="blk.0.attn_q.bias" in file.tensors,
             qk_norm=self.qk_norm,
             rope_layout=self.rope_layout,
