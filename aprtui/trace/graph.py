@@ -555,12 +555,11 @@ def _attention_stages(config: GraphConfig) -> Iterator[Stage]:
     sinks = ("attn_sinks",) if config.sinks else ()
     yield attention_map("attn_softmax", Op.SOFTMAX, (Input(scores),), config.heads, sinks)
     yield per_token("attention", Op.ATTEND, (Input("attn_softmax"), Input(fused, Part.V)), config.q_width)
-    product = partial(per_token, op=Op.MATMUL, inputs=(Input("attention"),), width=config.hidden)
-    if config.attn_out_bias:
-        yield product("attn_out_matmul", params=("attn_output",), extension=True)
-        yield per_token("attn_out", Op.BIAS, (Input("attn_out_matmul"),), config.hidden, ("attn_output",))
-    else:
-        yield product("attn_out", params=("attn_output",))
+    biased = config.attn_out_bias
+    product = "attn_out_matmul" if biased else "attn_out"
+    yield per_token(product, Op.MATMUL, (Input("attention"),), config.hidden, ("attn_output",), extension=biased)
+    if biased:
+        yield per_token("attn_out", Op.BIAS, (Input(product),), config.hidden, ("attn_output",))
     added = "attn_out"
     if config.post_norms:
         added = "attn_post_norm"
