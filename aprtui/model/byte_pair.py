@@ -26,6 +26,7 @@ PATTERNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "llama-bpe": _LLAMA3,
         "llama3": _LLAMA3,
         "llama-v3": _LLAMA3,
+        "smaug-bpe": _LLAMA3,
         "gpt-2": (_GPT2,),
         "smollm": (r"\p{N}", _GPT2),
         "default": _DEFAULT,

@@ -219,7 +219,7 @@ class _Lowering:
         self._row(
             Opcode.ROPE, **self._source(node), **self._target(node), width=self.config.head_dim,
             heads=self.graph[node.stage].width // self.config.head_dim, parameter=self.storage.rope(node.layer),
-            kind=int(self.config.rope_layout is RopeLayout.INTERLEAVED),
+            kind=int(self.config.rope_layout is RopeLayout.INTERLEAVED) if self.config.has_rope(node.layer) else _COPY,
         )  # fmt: skip
 
     def _store(self, opcode: Opcode, node: Node, cache: int) -> None:
@@ -369,6 +369,9 @@ class _Lowering:
             self.described += 1
         self._phase(Opcode.STATISTICS, parameter=self.descriptors[begin:].ctypes.data, count=self.described - begin)
 
+
+_COPY = 2
+"""As the kind of a ROPE: of a layer that has none."""
 
 _NO_WINDOW = 1 << 40
 """More positions than any query has before it."""
