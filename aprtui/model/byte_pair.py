@@ -32,6 +32,7 @@ PATTERNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "llama3": _LLAMA3,
         "llama-v3": _LLAMA3,
         "gpt-4o": _GPT4O,
+        "smaug-bpe": _LLAMA3,
         "gpt-2": (_GPT2,),
         "smollm": (r"\p{N}", _GPT2),
         "default": _DEFAULT,

@@ -125,7 +125,7 @@ class ModelConfig:
     norm_offset: bool = False
 
     def rope_of(self, layer: int | None) -> Rope:
-        """The rotation of queries and keys in `layer`."""
+        """The rotation of queries and keys in `layer`, where it has one."""
         return self.window_rope if self.window_rope is not None and self.graph.window(layer) else self.rope
 
     @property

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property, partial
+from itertools import compress
 from types import MappingProxyType
 
 
@@ -107,7 +108,8 @@ class GraphConfig:
 
     `post_norms`: what attention and feed-forward block give is normalised before it is added. `attn_softcap` and
     `logit_softcap`: scores and logits are softcapped. `windows` has for each layer how many positions a query sees, its
-    own included, and 0 for a layer of full attention; it is empty where all layers are.
+    own included, and 0 for a layer of full attention; it is empty where all layers are. `no_rope` has for each layer
+    whether its queries and keys stay as they are in place of being turned; it is empty where all are turned.
 
     `sinks`: a logit of each head joins the sum that its softmax divides by. `attn_out_bias`: what attention gives has a
     bias. `biased_experts`: router and experts have biases, and it is logits that choose a token's experts, of which a
@@ -133,6 +135,7 @@ class GraphConfig:
     sinks: bool = False
     attn_out_bias: bool = False
     ffn_norm: str = "ffn_norm"
+    no_rope: tuple[bool, ...] = ()
     experts: int = 0
     """Experts of a feed-forward block, of which each token uses `experts_used` with `expert_ffn` channels each."""
     experts_used: int = 0
@@ -142,6 +145,10 @@ class GraphConfig:
     def window(self, layer: int | None) -> int:
         """How many positions a query of `layer` sees, its own included; 0 where it sees all before it."""
         return self.windows[layer] if self.windows and layer is not None else 0
+
+    def has_rope(self, layer: int | None) -> bool:
+        """Whether queries and keys of `layer` are turned."""
+        return not (self.no_rope and layer is not None and self.no_rope[layer])
 
     @property
     def q_width(self) -> int:
@@ -287,16 +294,19 @@ ROUTER_CHOICE = "moe_router_indices"
 
 @dataclass(frozen=True, slots=True)
 class LayerKind:
-    """In what a layer differs from others of its model: how many positions a query sees (0: all), and experts."""
+    """In what a layer differs from others of its model: how many positions a query sees (0: all), RoPE, experts."""
 
     window: int
+    rope: bool
     experts: bool
 
-    def words(self, *, windows: bool, experts: bool) -> str:
-        """The kind in words, of those two that are asked for."""
-        fields = [f"a window of {self.window} positions" if self.window else "all positions"] if windows else []
-        fields += ["experts" if self.experts else "dense"] if experts else []
-        return ", ".join(fields)
+    def differences(self) -> tuple[tuple[object, str, str], ...]:
+        """For each of those: what it is, the mark of it (a space for what is usual), and words."""
+        return (
+            (self.window, "~", f"a window of {self.window} positions") if self.window else (0, " ", "all positions"),
+            (True, " ", "RoPE") if self.rope else (False, "-", "no RoPE"),
+            (True, "+", "experts") if self.experts else (False, " ", "dense"),
+        )
 
 
 class StageGraph:
@@ -342,27 +352,30 @@ class StageGraph:
         config = self.config
         if config is None:
             return ()
-        return tuple(LayerKind(config.window(layer), Node(layer, ROUTER) in self.order) for layer in range(self.layers))
+        return tuple(
+            LayerKind(config.window(layer), config.has_rope(layer), Node(layer, ROUTER) in self.order)
+            for layer in range(self.layers)
+        )
 
     @cached_property
     def layer_marks(self) -> tuple[str, ...]:
-        """A character for the kind of each layer, where layers differ: `~` a window, `+` experts, `*` both."""
-        windows, experts = self._mixed
-        marks = {(False, False): " ", (True, False): "~", (False, True): "+", (True, True): "*"}
-        return tuple(marks[windows and kind.window > 0, experts and kind.experts] for kind in self.layer_kinds)
+        """A character for the kind of each layer, where layers differ: `~` a window, `-` no RoPE, `+` experts, `*`
+        several of them."""
+        marks = ("".join(mark for _, mark, _ in found if mark != " ") for found in self._differences)
+        return tuple(" " if not found else found if len(found) == 1 else "*" for found in marks)
 
     @cached_property
-    def _mixed(self) -> tuple[bool, bool]:
-        """Whether layers differ in their windows, and whether in having experts."""
-        kinds = self.layer_kinds
-        return len({kind.window for kind in kinds}) > 1, len({kind.experts for kind in kinds}) > 1
+    def _differences(self) -> tuple[tuple[tuple[object, str, str], ...], ...]:
+        """Of each layer, what layers of this model differ in: as `LayerKind.differences`."""
+        each = [kind.differences() for kind in self.layer_kinds]
+        mixed = [len({value for value, _, _ in column}) > 1 for column in zip(*each, strict=True)]
+        return tuple(tuple(compress(found, mixed)) for found in each)
 
     def kind_words(self, layer: int | None) -> str:
         """The kind of a layer in words; empty where all are alike."""
         if layer is None or layer >= len(self.layer_kinds):
             return ""
-        windows, experts = self._mixed
-        return self.layer_kinds[layer].words(windows=windows, experts=experts)
+        return ", ".join(words for _, _, words in self._differences[layer])
 
     def _walk(self) -> Iterator[Node]:
         for layer in range(self.layers):
@@ -387,6 +400,10 @@ class StageGraph:
             if stage.op is not Op.MATMUL:
                 pending += [(self[e.stage], part if e.part is Part.WHOLE else e.part) for e in stage.inputs]
         return MappingProxyType(found)
+
+    def passes_through(self, node: Node) -> bool:
+        """Whether `node` is its input as it is, as queries and keys are in a layer without RoPE."""
+        return self.config is not None and self[node.stage].op is Op.ROPE and not self.config.has_rope(node.layer)
 
     def siblings(self, name: str) -> tuple[Stage, ...]:
         """Other stages of the same op, inputs and width as stage `name`, as gate and up are."""

@@ -31,6 +31,7 @@ OF_FEATURES = {
     "sink-dropped": ("gpt-oss", Node(0, "attn_softmax")),
     "clamp-dropped": ("gpt-oss", Node(1, "ffn_moe_swiglu_oai")),
     "up-offset-dropped": ("gpt-oss", Node(0, "ffn_moe_swiglu_oai")),
+    "rope-everywhere": ("smollm3", Node(1, "k_post_rope")),
     "rope-unscaled": ("odd heads", Node(1, "q_post_rope")),
     "rope-magnitude-dropped": ("odd heads", Node(1, "k_post_rope")),
 }
@@ -127,6 +128,13 @@ def test_faults_of_a_feature_apply_to_models_that_have_it_only(model: Model) -> 
     assert not any(applies(kind, model, node) for kind in OF_FEATURES for node in model.graph.nodes)
     assert not applies("window-off-by-one", gemma, Node(1, "attn_softmax")), "a layer of full attention"
     assert applies("softcap-dropped", gemma, Node(None, "logit_softcap"))
+
+
+def test_faults_of_rope_stand_where_there_is_rope_and_the_one_without_it_where_there_is_none() -> None:
+    smollm3 = cast(Model, CPU_MODELS["smollm3"]())
+    for kind in ("rope-theta", "rope-interleaved", "position-off-by-one"):
+        assert [applies(kind, smollm3, Node(layer, "q_post_rope")) for layer in range(3)] == [True, False, True]
+    assert not applies("rope-everywhere", smollm3, Node(0, "q_post_rope"))
 
 
 def test_a_magnitude_is_the_change_at_the_stage(model: Model) -> None:

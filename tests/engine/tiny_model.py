@@ -183,6 +183,10 @@ GEMMA3 = GraphConfig(
     architecture="gemma3", layers=3, hidden=256, heads=4, kv_heads=1, head_dim=64, ffn=512, vocabulary=300,
     qk_norm=True, post_norms=True, activation=Activation.GELU_TANH, windows=(20, 20, 0),
 )  # fmt: skip
+SMOLLM3 = GraphConfig(
+    architecture="smollm3", layers=3, hidden=256, heads=4, kv_heads=2, head_dim=64, ffn=512, vocabulary=300,
+    rope_layout=RopeLayout.INTERLEAVED, no_rope=(False, True, False),
+)  # fmt: skip
 
 GPT_OSS = GraphConfig(
     architecture="gpt-oss", layers=2, hidden=96, heads=4, kv_heads=2, head_dim=32, ffn=64, vocabulary=300,
@@ -215,6 +219,7 @@ CPU_MODELS = MODELS | {
     "gemma3": lambda: tiny_model(
         GEMMA3, (WeightType.Q5_0, WeightType.Q6_K), rope=Rope(1e6), window_rope=Rope(1e4), embedding_scale=16.0
     ),
+    "smollm3": lambda: tiny_model(SMOLLM3, (WeightType.Q4_1, WeightType.Q6_K)),
     "experts": lambda: tiny_model(QWEN3_EXPERTS, (WeightType.Q8_0, WeightType.F16, WeightType.Q4_0, WeightType.Q5_1)),
     "experts in blocks of 256": lambda: tiny_model(
         replace(QWEN3_EXPERTS, expert_ffn=256), (WeightType.Q4_K, WeightType.Q6_K, WeightType.IQ3_S)

@@ -22,6 +22,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 _MERGES = ("d e", "de f", "Ġ d", "r e", "re t", "u r", "ur n", "ret urn", "Ġ return", "Ġ Ġ", "ĠĠ ĠĠ", "i n", "1 2")
+_PRE_TOKENIZERS = {"llama": "llama-bpe", "smollm3": "smaug-bpe"}
 EXPERT_FFN = 256
 _FALLBACK = {WeightType.Q4_K: WeightType.Q5_0, WeightType.Q5_K: WeightType.Q8_0, WeightType.Q6_K: WeightType.Q8_0}
 
@@ -183,7 +184,7 @@ def model_file(
         }  # fmt: skip
     file.metadata = {"general.name": f"random-{architecture}"} | {f"{architecture}.{k}": v for k, v in values.items()}
     if tokenizer:
-        file.metadata |= byte_pair_vocabulary("llama-bpe" if architecture == "llama" else "qwen2")
+        file.metadata |= byte_pair_vocabulary(_PRE_TOKENIZERS.get(architecture, "qwen2"))
     vocabulary = len(file.metadata["tokenizer.ggml.tokens"]) if tokenizer else 288
     _add_tensors(
         file, weight_type, layers, hidden, heads * width, kv_heads * width, width, ffn, vocabulary, tied, seed, experts

@@ -68,7 +68,7 @@ def test_configuration_is_that_of_the_metadata(tmp_path: Path) -> None:
     assert model.name == "random-qwen3"
 
 
-def test_only_llama_turns_neighbouring_channels(tmp_path: Path) -> None:
+def test_only_relatives_of_llama_turn_neighbouring_channels(tmp_path: Path) -> None:
     layouts = {
         name: load_model(write_model(tmp_path / f"{name}.gguf", architecture=name)).config.graph.rope_layout
         for name in ARCHITECTURES
@@ -77,6 +77,7 @@ def test_only_llama_turns_neighbouring_channels(tmp_path: Path) -> None:
         "gemma2": RopeLayout.HALF_SPLIT,
         "gemma3": RopeLayout.HALF_SPLIT,
         "gpt-oss": RopeLayout.HALF_SPLIT,
+        "smollm3": RopeLayout.INTERLEAVED,
         "llama": RopeLayout.INTERLEAVED,
         "qwen2": RopeLayout.HALF_SPLIT,
         "qwen3": RopeLayout.HALF_SPLIT,

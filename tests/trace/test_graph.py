@@ -262,6 +262,15 @@ def test_layers_of_one_kind_have_no_mark_and_no_words() -> None:
     assert graph_from_names(["attn_norm"], 2).layer_marks == () and graph_for(GEMMA2).kind_words(None) == ""
 
 
+def test_layers_without_rope_are_marked_and_several_differences_have_a_mark_of_their_own() -> None:
+    graph = graph_for(replace(QWEN2, layers=3, no_rope=(False, False, True)))
+    assert graph.layer_marks == (" ", " ", "-")
+    assert [graph.kind_words(layer) for layer in range(3)] == ["RoPE", "RoPE", "no RoPE"]
+    both = graph_for(replace(QWEN2, layers=3, windows=(0, 8, 8), no_rope=(False, False, True)))
+    assert both.layer_marks == (" ", "~", "*")
+    assert both.kind_words(2) == "a window of 8 positions, no RoPE"
+
+
 def test_layers_with_a_window_are_marked_where_others_see_all_positions() -> None:
     graph = graph_for(replace(GEMMA2, layers=3, windows=(64, 0, 128)))
     assert graph.layer_marks == ("~", " ", "~")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.engine.cpu.kv_cache import kv_number
 from aprtui.engine.cpu.matmul import ActivationKind, activation_bytes, activation_kind
 from aprtui.engine.cpu.operations import Kernel, matmul_kernel, operation_address
 from aprtui.engine.cpu.program import DESCRIPTOR, INSTRUCTION, AttentionPart, Opcode, Where
@@ -58,7 +59,7 @@ class _Lowering:
         assert model.graph.config is not None
         self.model, self.graph, self.config = model, model.graph, model.graph.config
         self.mode, self.storage = mode, storage
-        self.half = int(kv is KvType.F16)
+        self.kv = kv_number(kv)
         self.cuts = cuts
         seen = tapped | cuts | {source for node in cuts for source in self.graph.inputs(node)}
         self.mapped = {node.layer for node in seen if self.graph[node.stage].is_attention_map}
@@ -222,14 +223,14 @@ class _Lowering:
         self._row(
             Opcode.ROPE, **self._source(node), **self._target(node), width=self.config.head_dim,
             heads=self.graph[node.stage].width // self.config.head_dim, parameter=self.storage.rope(node.layer),
-            kind=int(self.config.rope_layout is RopeLayout.INTERLEAVED),
+            kind=int(self.config.rope_layout is RopeLayout.INTERLEAVED) if self.config.has_rope(node.layer) else _COPY,
         )  # fmt: skip
 
     def _store(self, opcode: Opcode, node: Node, cache: int) -> None:
         """Put the second input (keys of the scores, values of the attention) into the cache."""
         self._row(
             opcode, **self._source(node, 1), other=cache, other_stride=self.storage.plane,
-            width=self.config.head_dim, heads=self.config.kv_heads, kind=self.half, wanted=0,
+            width=self.config.head_dim, heads=self.config.kv_heads, kind=self.kv, wanted=0,
         )  # fmt: skip
 
     def _scores(self, node: Node) -> None:
@@ -264,7 +265,7 @@ class _Lowering:
         self._phase(
             Opcode.ATTENTION, **self.queries, **target, width=self.config.head_dim,
             heads=self.config.heads, kv_heads=self.config.kv_heads, other=self.storage.keys(node.layer),
-            other_stride=self.storage.plane, parameter=self.storage.values(node.layer), kind=self.half,
+            other_stride=self.storage.plane, parameter=self.storage.values(node.layer), kind=self.kv,
             window=self.config.window(node.layer) or _NO_WINDOW, scalar=self.model.config.score_scale,
             softcap=self.model.config.attn_softcap, sinks=self.sinks, count=int(self.parts | maps),
         )  # fmt: skip
@@ -381,6 +382,9 @@ class _Lowering:
             self.described += 1
         self._phase(Opcode.STATISTICS, parameter=self.descriptors[begin:].ctypes.data, count=self.described - begin)
 
+
+_COPY = 2
+"""As the kind of a ROPE: of a layer that has none."""
 
 _NO_WINDOW = 1 << 40
 """More positions than any query has before it."""

@@ -73,7 +73,7 @@ INSTRUCTION = np.dtype(
         ("heads", np.int64),  # …MATMUL: weight rows, of one expert; other ops of experts: how many a token uses
         ("kv_heads", np.int64),  # EXPERT_MATMUL: experts that a token uses
         ("parameter", np.int64),  # address of norm weights, bias, RoPE or GELU table, value cache, descriptors, groups
-        ("kind", np.int64),  # activation kind, RoPE layout, whether the cache is float16, whether GELU is looked up
+        ("kind", np.int64),  # activation kind, RoPE layout, type of the K/V cache, whether GELU is looked up
         ("window", np.int64),  # ATTENTION: positions that a query sees, its own included
         ("sinks", np.int64),  # ATTENTION: address of a logit for each head, or 0
         ("scalar", np.float64),  # norm epsilon, scale of the scores or of the embedding, softcap of the logits

@@ -196,7 +196,7 @@ def softcap_logits(step_address: int, control_address: int, begin: int, end: int
 def rope(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
     """Rotary position embedding; `parameter` is the table `[context, 2, head_dim / 2]` of cosines and sines.
 
-    `kind` 0 turns channel i with i + head_dim / 2, 1 turns 2i with 2i + 1.
+    `kind` 0 turns channel i with i + head_dim / 2, 1 turns 2i with 2i + 1; 2 turns nothing.
     """
     step = instruction(step_address)[0]
     control = control_record(control_address)[0]
@@ -210,6 +210,8 @@ def rope(step_address: int, control_address: int, begin: int, end: int, scratch:
             target = float32s(step.target + 4 * (token * step.target_stride + shift), step.width)
             if step.kind == 0:
                 _turn_halves(source, target, cosine, sine)
+            elif step.kind == 2:
+                copy(source, target)
             else:
                 _turn_neighbours(source, target, cosine, sine)
 

@@ -166,6 +166,8 @@ def _without_kernels(config: ModelConfig) -> Iterator[str]:
         yield "layers with a window (op softmax)"
     if graph.sinks:
         yield "attention sinks (op softmax)"
+    if graph.no_rope:
+        yield "layers without RoPE (op rope)"
     if graph.attn_softcap or graph.logit_softcap:
         yield "softcaps (op softcap)"
     if config.attention_scale is not None:

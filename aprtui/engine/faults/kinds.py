@@ -61,6 +61,14 @@ def _ops(*ops: Op) -> Applies:
     return lambda model, node, stage: stage.op in ops
 
 
+def _turned(model: Model, node: Node, stage: Stage) -> bool:
+    return stage.op is Op.ROPE and model.config.graph.has_rope(node.layer)
+
+
+def _not_turned(model: Model, node: Node, stage: Stage) -> bool:
+    return stage.op is Op.ROPE and not model.config.graph.has_rope(node.layer)
+
+
 def _heads(model: Model, node: Node, stage: Stage) -> bool:
     """Stages whose channels, or maps, are cut into at least two heads."""
     by_head = stage.op in (Op.ROPE, Op.HEAD_RMS_NORM, Op.ATTEND)
@@ -166,11 +174,11 @@ KINDS: Mapping[str, FaultKind] = MappingProxyType(
         ),
         "rope-interleaved": _recomputing(
             "RoPE pairs other channels", "the RoPE layout of another family of models",
-            operations.rope_interleaved, _ops(Op.ROPE),
+            operations.rope_interleaved, _turned,
         ),
         "rope-theta": _recomputing(
             "RoPE with its base times factor", "a RoPE base that is not read from the file",
-            operations.rope_theta, _ops(Op.ROPE), factor=2,
+            operations.rope_theta, _turned, factor=2,
         ),
         "rope-unscaled": _recomputing(
             "RoPE with all frequencies as they are", "a scaling of RoPE that is not read from the file",
@@ -182,7 +190,11 @@ KINDS: Mapping[str, FaultKind] = MappingProxyType(
         ),
         "position-off-by-one": _recomputing(
             "RoPE turns as one position later", "positions that start at 1",
-            operations.position_off_by_one, _ops(Op.ROPE),
+            operations.position_off_by_one, _turned,
+        ),
+        "rope-everywhere": _recomputing(
+            "RoPE in a layer that has none", "a period of such layers that is not known or off by one",
+            operations.rope_everywhere, _not_turned,
         ),
         "kv-head-map": _recomputing(
             "Query heads meet the K/V head of the next group", "a wrong map of heads to groups",

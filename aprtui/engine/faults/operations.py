@@ -75,6 +75,12 @@ def position_off_by_one(setting: FaultSetting, call: NodeCall) -> Array:
     return setting.evaluated(call, shift=1)
 
 
+def rope_everywhere(setting: FaultSetting, call: NodeCall) -> Array:
+    """Turned as in the other layers."""
+    graph = setting.model.config.graph
+    return setting.evaluated(call, config=setting.configured(graph=replace(graph, no_rope=())))
+
+
 def kv_head_map(setting: FaultSetting, call: NodeCall) -> Array:
     """Each group of query heads meets the K/V head of the next group."""
     dim = setting.model.config.graph.head_dim

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.engine.kv_types import round_kv
 from aprtui.engine.protocol import NO_TAPS, Intervention, KvType, Logits, Mode, NodeCall, Taps, require_positions
 from aprtui.engine.reference.evaluate import evaluate
 from aprtui.engine.reference.ops import ATTENTION_HISTORY
-from aprtui.engine.rounding import ARITHMETIC, round_f16
+from aprtui.engine.rounding import ARITHMETIC
 from aprtui.machine import processor_name
 from aprtui.model.model import Model
 from aprtui.trace.graph import Node, Op
@@ -89,7 +90,7 @@ class NumpyEngine:
         return found
 
     def _with_history(self, key: tuple[Node, int], tensor: Array, history: dict[tuple[Node, int], Array]) -> Array:
-        stored = round_f16(tensor) if self.kv is KvType.F16 else tensor
+        stored = round_kv(self.kv, tensor)
         before = history.get(key)
         history[key] = stored if before is None else np.concatenate([before, stored])
         return history[key]

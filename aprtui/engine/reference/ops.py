@@ -68,7 +68,10 @@ def bias(x_NC: Array, biases: Sequence[Weight]) -> Array:
 
 
 def rope(x_NC: Array, position: int, config: ModelConfig, layer: int | None, arithmetic: RopeAngles) -> Array:
-    """Rotary position embedding of positions `position …`, on pairs as the graph's `rope_layout` says."""
+    """Rotary position embedding of positions `position …`, on pairs as the graph's `rope_layout` says; `x` itself in a
+    layer without."""
+    if not config.graph.has_rope(layer):
+        return x_NC.copy()
     dim = config.graph.head_dim
     x = x_NC.reshape(x_NC.shape[0], -1, dim).astype(np.float64)
     turns = config.rope_of(layer).turns(position, x.shape[0], dim, arithmetic)

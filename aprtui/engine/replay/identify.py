@@ -31,7 +31,7 @@ from aprtui.engine.replay.arithmetic import (
     rounding_text,
 )
 from aprtui.engine.replay.everywhere import Cause, find_cause
-from aprtui.engine.replay.flash_attention import ONLINE_F16, ROTATED
+from aprtui.engine.replay.flash_attention import MET_IN_Q8_0, ONLINE_F16, ROTATED
 from aprtui.engine.replay.recompute import Array, CapturedStages, Misfit, Recomputed, Recomputer
 from aprtui.engine.replay.spread import Spreads
 from aprtui.engine.replay.value_types import fitting_types, narrowest
@@ -69,7 +69,7 @@ _ATTENTION: tuple[Mapping[str, str], ...] = tuple(
     for cache, softmax in (
         ("f16", "f32"), ("f16", "f16"), ("bf16", "f32"), ("bf16", "bf16"), ("q8_0", "f32"), ("q4_0", "f32"),
         ("fp8", "f32"), ("fp8_e5m2", "f32"), ("int8_row", "f32"), ("f32", "f16"), ("f32", "bf16"), ("f16", ONLINE_F16),
-        *((kind, "f32") for kind in ROTATED),
+        *((kind, "f32") for kind in (*ROTATED, *MET_IN_Q8_0)),
     )
 )  # fmt: skip
 _TOGETHER: tuple[Mapping[str, str], ...] = tuple(

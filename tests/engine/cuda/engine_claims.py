@@ -86,7 +86,7 @@ def recomputed(model: TinyModel, node: Node, recorder: Recorder, mode: Mode, kv:
 @pytest.mark.parametrize("name", list(MODELS))
 def test_every_stage_is_what_its_inputs_make_in_the_stated_arithmetic(name: str) -> None:
     model = MODELS[name]()
-    for mode, kv in product(Mode, KvType):
+    for mode, kv in product(Mode, (KvType.F32, KvType.F16)):
         recorder = Recorder()
         with opened(model, mode, kv) as engine:
             run(engine, everything(model, recorder))

@@ -39,6 +39,7 @@ def test_what_no_kernel_computes_is_refused_by_its_op() -> None:
         ({"activation": Activation.GELU_TANH}, "gelu"),
         ({"windows": (8, 0)}, "softmax"),
         ({"attn_softcap": True}, "softcap"),
+        ({"no_rope": (False, True)}, "rope"),
     ):
         with pytest.raises(EngineError, match=rf"\(op {op}\)"):
             require_supported(tiny_model(replace(TINY, **change)))  # type: ignore[arg-type]

@@ -38,7 +38,14 @@ def _masked(compute: Callable[[BugCall], Array]) -> PortingBug:
     return PortingBug(compute, (Op.SOFTMAX, Op.ATTEND), applies=_plain_maps)
 
 
-_Q_AND_K = (Op.ROPE,)
+def _turned(model: Model, node: Node) -> bool:
+    return model.config.graph.has_rope(node.layer)
+
+
+def _of_rope(compute: Callable[[BugCall], Array], at: tuple[str | Op, ...] = (Op.ROPE,)) -> PortingBug:
+    return PortingBug(compute, at, applies=_turned)
+
+
 _LAYER_PARAMETERS = (
     "attn_norm", "qkv_matmul", "qkv_bias", "q_norm", "k_norm", "attn_out_matmul", "attn_out", "attn_post_norm",
     "ffn_norm", "ffn_gate", "ffn_up", "ffn_out", "ffn_post_norm",
@@ -46,17 +53,17 @@ _LAYER_PARAMETERS = (
 
 PORTING_BUGS: Mapping[str, PortingBug] = MappingProxyType(
     {
-        "RoPE base of another model": PortingBug(positions.other_base, _Q_AND_K),
-        "RoPE frequencies of half the exponent": PortingBug(positions.half_exponent, _Q_AND_K),
-        "RoPE turns backwards": PortingBug(positions.backwards, _Q_AND_K),
-        "RoPE stretched by two": PortingBug(positions.stretched, _Q_AND_K),
-        "RoPE on the other pairs": PortingBug(positions.other_layout, _Q_AND_K),
-        "RoPE positions start at 1": PortingBug(positions.one_later, _Q_AND_K),
-        "RoPE of keys a position late": PortingBug(positions.one_later, ("k_post_rope",)),
-        "RoPE left out for keys": PortingBug(positions.not_turned, ("k_post_rope",)),
-        "RoPE twice for queries": PortingBug(positions.turned_twice, ("q_post_rope",)),
-        "RoPE on half of the head": PortingBug(positions.half_of_the_head, _Q_AND_K),
-        "RoPE angles in bf16": PortingBug(positions.bf16_angles, _Q_AND_K),
+        "RoPE base of another model": _of_rope(positions.other_base),
+        "RoPE frequencies of half the exponent": _of_rope(positions.half_exponent),
+        "RoPE turns backwards": _of_rope(positions.backwards),
+        "RoPE stretched by two": _of_rope(positions.stretched),
+        "RoPE on the other pairs": _of_rope(positions.other_layout),
+        "RoPE positions start at 1": _of_rope(positions.one_later),
+        "RoPE of keys a position late": _of_rope(positions.one_later, ("k_post_rope",)),
+        "RoPE left out for keys": _of_rope(positions.not_turned, ("k_post_rope",)),
+        "RoPE twice for queries": _of_rope(positions.turned_twice, ("q_post_rope",)),
+        "RoPE on half of the head": _of_rope(positions.half_of_the_head),
+        "RoPE angles in bf16": _of_rope(positions.bf16_angles),
         "values turned by RoPE": PortingBug(attention.turned_values, (Op.ATTEND,)),
         "norm: another epsilon": PortingBug(rows.other_epsilon, (Op.RMS_NORM,)),
         "norm: epsilon outside the root": PortingBug(rows.epsilon_outside, (Op.RMS_NORM,)),
