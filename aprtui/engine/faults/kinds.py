@@ -95,11 +95,11 @@ def _windowed(model: Model, node: Node, stage: Stage) -> bool:
 
 def _scaled_rope(model: Model, node: Node, stage: Stage) -> bool:
     rope = model.config.rope_of(node.layer)
-    return stage.op is Op.ROPE and (rope.scale != 1 or rope.factors is not None)
+    return _turned(model, node, stage) and (rope.scale != 1 or rope.factors is not None)
 
 
 def _magnified(model: Model, node: Node, stage: Stage) -> bool:
-    return stage.op is Op.ROPE and model.config.rope_of(node.layer).magnitude != 1
+    return _turned(model, node, stage) and model.config.rope_of(node.layer).magnitude != 1
 
 
 def _with_sinks(model: Model, node: Node, stage: Stage) -> bool:
