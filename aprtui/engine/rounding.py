@@ -196,6 +196,12 @@ def has_gelu(model: Model) -> bool:
     return any(stage.op is Op.GELU for stage in model.graph.stages)
 
 
+def rounds_yarn(model: Model) -> bool:
+    """Whether ggml's way of computing RoPE's angles is another one than the model's, by more than a rounding."""
+    yarn = model.config.rope.yarn
+    return yarn is not None and not yarn.whole_pairs
+
+
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
     """What an engine rounds: the inputs of matmuls, the angles of RoPE, and what goes into GELU and comes out of it."""

@@ -11,7 +11,7 @@ from aprtui.errors import UnreadableError
 from aprtui.model.gguf_file import GgufFile, TensorEntry
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight, stored_tensor
-from aprtui.trace.graph import GraphConfig, Node, Op, Part, Scope, Stage, StageGraph
+from aprtui.trace.graph import BIASES, GraphConfig, Node, Op, Part, Scope, Stage, StageGraph
 
 ROPE_FACTORS = "rope_freqs.weight"
 """The one tensor that belongs to no node: it is part of the RoPE configuration."""
@@ -33,7 +33,7 @@ class Parameter:
 def parameters(graph: StageGraph, node: Node) -> tuple[Parameter, ...]:
     """The parameters of `node` in the order of its stage's `params`, before any tying."""
     stage = graph[node.stage]
-    suffix = "bias" if stage.op is Op.BIAS else "weight"
+    suffix = "bias" if stage.op in BIASES else "weight"
     in_layer = stage.scope is Scope.LAYER
     return tuple(
         Parameter(f"blk.{node.layer}.{name}.{suffix}" if in_layer else f"{name}.{suffix}", *shape)
@@ -53,6 +53,8 @@ def _shapes(graph: StageGraph, stage: Stage) -> Iterator[tuple[int, ...]]:
             case Op.EXPERT_MATMUL:
                 source = graph[stage.inputs[0].stage]
                 yield config.experts * row_count // stage.chosen, source.width // source.chosen, config.experts
+            case Op.EXPERT_BIAS:
+                yield config.experts, row_count // stage.chosen
             case Op.HEAD_RMS_NORM:
                 yield 1, config.head_dim
             case _:

@@ -53,20 +53,26 @@ class Op(StrEnum):
     ADD = "add"
     SILU = "silu"
     GELU = "gelu"
+    SWIGLU_OAI = "swiglu_oai"
     MULTIPLY = "multiply"
     ROUTER_SOFTMAX = "router_softmax"
     CHOOSE_EXPERTS = "choose_experts"
     TAKE_CHOSEN = "take_chosen"
     NORMALISE_CHOSEN = "normalise_chosen"
+    SOFTMAX_CHOSEN = "softmax_chosen"
     EXPERT_MATMUL = "expert_matmul"
+    EXPERT_BIAS = "expert_bias"
     COMBINE_EXPERTS = "combine_experts"
 
 
-_CHOICES = frozenset({Op.CHOOSE_EXPERTS, Op.TAKE_CHOSEN, Op.NORMALISE_CHOSEN})
+_CHOICES = frozenset({Op.CHOOSE_EXPERTS, Op.TAKE_CHOSEN, Op.NORMALISE_CHOSEN, Op.SOFTMAX_CHOSEN})
 """Ops that give a number for each chosen expert of a token, most probable first."""
 
 MATRIX_PRODUCTS = frozenset({Op.MATMUL, Op.EXPERT_MATMUL})
 """Ops that multiply a matrix of weights, whose input engines round by the type of the weights."""
+
+BIASES = frozenset({Op.BIAS, Op.EXPERT_BIAS})
+"""Ops whose parameters are biases."""
 
 
 class Part(StrEnum):
@@ -86,10 +92,14 @@ class RopeLayout(StrEnum):
 
 
 class Activation(StrEnum):
-    """What the gate of a feed-forward block goes through; GELU is the approximation by tanh."""
+    """What the gate of a feed-forward block goes through; GELU is the approximation by tanh.
+
+    SWIGLU_OAI is that of gpt-oss, of gate and up in one: both clamped, and 1 added to up.
+    """
 
     SILU = "silu"
     GELU_TANH = "gelu-tanh"
+    SWIGLU_OAI = "swiglu-oai"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +110,10 @@ class GraphConfig:
     `logit_softcap`: scores and logits are softcapped. `windows` has for each layer how many positions a query sees, its
     own included, and 0 for a layer of full attention; it is empty where all layers are. `no_rope` has for each layer
     whether its queries and keys stay as they are in place of being turned; it is empty where all are turned.
+
+    `sinks`: a logit of each head joins the sum that its softmax divides by. `attn_out_bias`: what attention gives has a
+    bias. `biased_experts`: router and experts have biases, and it is logits that choose a token's experts, of which a
+    softmax makes their weights. `ffn_norm` is the tensor that holds the weight of the stage of that name.
     """
 
     architecture: str
@@ -119,10 +133,14 @@ class GraphConfig:
     logit_softcap: bool = False
     windows: tuple[int, ...] = ()
     no_rope: tuple[bool, ...] = ()
+    sinks: bool = False
+    attn_out_bias: bool = False
+    ffn_norm: str = "ffn_norm"
     experts: int = 0
     """Experts of a feed-forward block, of which each token uses `experts_used` with `expert_ffn` channels each."""
     experts_used: int = 0
     expert_ffn: int = 0
+    biased_experts: bool = False
 
     def window(self, layer: int | None) -> int:
         """How many positions a query of `layer` sees, its own included; 0 where it sees all before it."""
@@ -251,7 +269,9 @@ CODES: Mapping[str, str] = MappingProxyType(
         "final_norm": "fin", "lm_head": "lmh", "logit_softcap": "lsc", "ffn_moe_logits": "rlo", "moe_router": "rou",
         "moe_router_indices": "idx", "ffn_moe_weights": "rwe", "ffn_moe_weights_norm": "rwn", "ffn_moe_gate": "ega",
         "ffn_moe_up": "eup", "ffn_moe_silu": "esi", "ffn_moe_swiglu": "esw", "ffn_moe_down": "edo",
-        "moe_ffn_out": "moe",
+        "moe_ffn_out": "moe", "attn_out_matmul": "aom", "ffn_swiglu_oai": "swo", "ffn_moe_weights_softmax": "rws",
+        "ffn_moe_gate_biased": "egb", "ffn_moe_up_biased": "eub", "ffn_moe_gelu": "ege", "ffn_moe_geglu": "egg",
+        "ffn_moe_swiglu_oai": "eso", "ffn_moe_down_biased": "edb",
     }
 )  # fmt: skip
 """Three letters for each stage, where a screen has no room for its name."""
@@ -266,7 +286,7 @@ LAYER_OUTPUT = "post_ffn_residual"
 """The stage that leaves a layer and enters the next one."""
 
 ROUTER = "moe_router"
-"""The stage that holds the probability of each expert, of which `ROUTER_CHOICE` are the largest."""
+"""The stage that holds the probability of each expert (or its logit), of which `ROUTER_CHOICE` are the largest."""
 
 ROUTER_CHOICE = "moe_router_indices"
 """The stage that says which experts a token uses."""
@@ -421,10 +441,11 @@ def graph_for(config: GraphConfig) -> StageGraph:
 def with_stages_of_its_kind(graph: StageGraph) -> StageGraph:
     """A graph from names with the stages that every model of that kind has, also those that were not captured."""
     names = set(graph.names)
-    activation = _activation_of(names)
-    unknown = _with_all_stages(activation, graph.layers)
+    unknown = _guessed(names, graph.layers)
     blocks = tuple(block for block in (_DENSE, _EXPERTS) if names & block.own_names(unknown)) or (_DENSE,)
-    plain = GraphConfig("unknown", graph.layers, 0, 0, 0, 0, 0, 0, activation=activation)
+    plain = replace(
+        unknown, qkv_bias=False, qk_norm=False, post_norms=False, attn_softcap=False, logit_softcap=False
+    )  # fmt: skip
     return graph_from_names({*names, *(stage.name for stage in _stages(plain, *blocks))}, graph.layers)
 
 
@@ -435,7 +456,7 @@ def graph_from_names(names: Iterable[str], layers: int) -> StageGraph:
     Unknown names are left out: the caller lists them.
     """
     present = set(names)
-    unknown = _with_all_stages(_activation_of(present), layers)
+    unknown = _guessed(present, layers)
     blocks = tuple(block for block in (_DENSE, _EXPERTS) if present & block.own_names(unknown)) or (_DENSE,)
     full = {stage.name: stage for stage in _stages(unknown, *blocks)}
 
@@ -469,29 +490,40 @@ def canonical_name(name: str) -> str:
 
 def known_names() -> tuple[str, ...]:
     """Every stage name that a file can have, in execution order, extensions included."""
-    every = (stage.name for kind in Activation for stage in _stages(_with_all_stages(kind), _DENSE, _EXPERTS))
+    kinds = [_with_all_stages(activation, biased) for activation in Activation for biased in (False, True)]
+    every = (stage.name for kind in kinds for stage in _stages(kind, _DENSE, _EXPERTS))
     return tuple(dict.fromkeys(every))
 
 
-def _with_all_stages(activation: Activation, layers: int = 1) -> GraphConfig:
-    """What stands in for the dimensions of a model where names only are known."""
+def _with_all_stages(activation: Activation, biased: bool, layers: int = 1) -> GraphConfig:
+    """What stands in for the dimensions of a model where names only are known.
+
+    `biased`: what comes out of the attention has a bias, and so have experts.
+    """
     return GraphConfig(
         "unknown", layers, 0, 0, 0, 0, 0, 0, qkv_bias=True, qk_norm=True, post_norms=True, activation=activation,
-        attn_softcap=True, logit_softcap=True, experts=1, experts_used=1,
+        attn_softcap=True, logit_softcap=True, attn_out_bias=biased, experts=1, experts_used=1, biased_experts=biased,
     )  # fmt: skip
 
 
-def _activation_of(names: Collection[str]) -> Activation:
-    """The activation that `names` of stages speak of."""
-    found = (kind for kind, (_, *stages) in _ACTIVATIONS.items() if any(name in names for name in stages))
-    return next(found, Activation.SILU)
+def _guessed(names: Collection[str], layers: int) -> GraphConfig:
+    """What `names` of stages say of their model."""
+    of_gates = {kind: {name for name, _ in gates.dense + gates.experts} for kind, gates in _GATES.items()}
+    activation = next((kind for kind, found in of_gates.items() if not found.isdisjoint(names)), Activation.SILU)
+    return _with_all_stages(activation, not _OF_BIASES.isdisjoint(names), layers)
+
+
+_OF_BIASES = frozenset(
+    {"attn_out_matmul", "ffn_moe_gate_biased", "ffn_moe_up_biased", "ffn_moe_down_biased", "ffn_moe_weights_softmax"}
+)
+"""Stages that a model has only where what comes out of its attention and its experts have biases."""
 
 
 def _stages(config: GraphConfig, *blocks: FeedForwardKind) -> Iterator[Stage]:
     """All stages; those of more than one feed-forward block where a capture does not tell which its layers have."""
     yield Stage(ENTRY, Op.EMBED, (), config.hidden, ("token_embd",), scope=Scope.FIRST_LAYER, column="model")
     yield from _attention_stages(config)
-    yield Stage("ffn_norm", Op.RMS_NORM, (Input("post_attn_residual"),), config.hidden, ("ffn_norm",))
+    yield Stage("ffn_norm", Op.RMS_NORM, (Input("post_attn_residual"),), config.hidden, (config.ffn_norm,))
     for block in blocks:
         yield from block.stages(config)
     outputs = tuple(Input(block.output) for block in blocks)
@@ -537,9 +569,14 @@ def _attention_stages(config: GraphConfig) -> Iterator[Stage]:
     if config.attn_softcap:
         scores = "attn_softcap"
         yield attention_map(scores, Op.SOFTCAP, (Input("attn_scores"),), config.heads, extension=True)
-    yield attention_map("attn_softmax", Op.SOFTMAX, (Input(scores),), config.heads)
+    sinks = ("attn_sinks",) if config.sinks else ()
+    yield attention_map("attn_softmax", Op.SOFTMAX, (Input(scores),), config.heads, sinks)
     yield per_token("attention", Op.ATTEND, (Input("attn_softmax"), Input(fused, Part.V)), config.q_width)
-    yield per_token("attn_out", Op.MATMUL, (Input("attention"),), config.hidden, ("attn_output",))
+    biased = config.attn_out_bias
+    product = "attn_out_matmul" if biased else "attn_out"
+    yield per_token(product, Op.MATMUL, (Input("attention"),), config.hidden, ("attn_output",), extension=biased)
+    if biased:
+        yield per_token("attn_out", Op.BIAS, (Input(product),), config.hidden, ("attn_output",))
     added = "attn_out"
     if config.post_norms:
         added = "attn_post_norm"
@@ -549,46 +586,91 @@ def _attention_stages(config: GraphConfig) -> Iterator[Stage]:
     yield per_token("post_attn_residual", Op.ADD, (residual, Input(added)), config.hidden)
 
 
-_ACTIVATIONS: Mapping[Activation, tuple[Op, str, str]] = MappingProxyType(
-    {Activation.SILU: (Op.SILU, "ffn_silu", "ffn_swigl"), Activation.GELU_TANH: (Op.GELU, "ffn_gelu", "ffn_geglu")}
-)
-"""The op of each activation, and the stages of the gate: activated, and times `ffn_up`."""
+_Gate = tuple[tuple[str, Op], ...]
+"""The stages from the gate to what `down` multiplies; the first reads the gate, the last one `up` as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Gates:
+    dense: _Gate
+    experts: _Gate
+
+
+_GATES: Mapping[Activation, _Gates] = MappingProxyType(
+    {
+        Activation.SILU: _Gates(
+            (("ffn_silu", Op.SILU), ("ffn_swigl", Op.MULTIPLY)),
+            (("ffn_moe_silu", Op.SILU), ("ffn_moe_swiglu", Op.MULTIPLY)),
+        ),
+        Activation.GELU_TANH: _Gates(
+            (("ffn_gelu", Op.GELU), ("ffn_geglu", Op.MULTIPLY)),
+            (("ffn_moe_gelu", Op.GELU), ("ffn_moe_geglu", Op.MULTIPLY)),
+        ),
+        Activation.SWIGLU_OAI: _Gates(
+            (("ffn_swiglu_oai", Op.SWIGLU_OAI),), (("ffn_moe_swiglu_oai", Op.SWIGLU_OAI),)
+        ),
+    }
+)  # fmt: skip
+"""The stages of each activation."""
+
+
+def _gated(gate: _Gate, source: str, up: str, stage: Callable[..., Stage]) -> Iterator[Stage]:
+    """The stages of `gate`, made by `stage`, from the stages `source` and `up`."""
+    for name, op in gate:
+        last = (Input(up),) if name == gate[-1][0] else ()
+        yield stage(name, op, (Input(source), *last))
+        source = name
 
 
 def _dense_stages(config: GraphConfig) -> Iterator[Stage]:
-    op, activated, gated = _ACTIVATIONS[config.activation]
-    extension = config.activation is not Activation.SILU
+    gate = _GATES[config.activation].dense
     yield Stage("ffn_gate", Op.MATMUL, (Input("ffn_norm"),), config.ffn, ("ffn_gate",))
     yield Stage("ffn_up", Op.MATMUL, (Input("ffn_norm"),), config.ffn, ("ffn_up",))
-    yield Stage(activated, op, (Input("ffn_gate"),), config.ffn, extension=extension)
-    yield Stage(gated, Op.MULTIPLY, (Input(activated), Input("ffn_up")), config.ffn, extension=extension)
-    yield Stage("ffn_out", Op.MATMUL, (Input(gated),), config.hidden, ("ffn_down",))
+    extension = config.activation is not Activation.SILU
+    yield from _gated(gate, "ffn_gate", "ffn_up", partial(Stage, width=config.ffn, extension=extension))
+    yield Stage("ffn_out", Op.MATMUL, (Input(gate[-1][0]),), config.hidden, ("ffn_down",))
 
 
 def _expert_stages(config: GraphConfig) -> Iterator[Stage]:
     used = config.experts_used
     wide = used * config.expert_ffn
-    all_experts = partial(Stage, width=config.experts, axes=(Axis.TOKEN, Axis.EXPERT))
-    chosen_experts = partial(Stage, width=used, axes=(Axis.TOKEN, Axis.EXPERT), chosen=used)
+    gate = _GATES[config.activation].experts
     row_of_experts = partial(Stage, axes=(Axis.TOKEN, Axis.EXPERT, Axis.CHANNEL), chosen=used, extension=True)
     choice = Input(ROUTER_CHOICE)
-    yield all_experts("ffn_moe_logits", Op.MATMUL, (Input("ffn_norm"),), params=("ffn_gate_inp",), extension=True)
-    yield all_experts(ROUTER, Op.ROUTER_SOFTMAX, (Input("ffn_moe_logits"),))
+    biased = "_biased" if config.biased_experts else ""
+
+    def product(name: str, source: str, width: int) -> Iterator[Stage]:
+        params = (f"ffn_{name}_exps",)
+        yield row_of_experts(f"ffn_moe_{name}", Op.EXPERT_MATMUL, (Input(source), choice), width, params)
+        if biased:
+            inputs = (Input(f"ffn_moe_{name}"), choice)
+            yield row_of_experts(f"ffn_moe_{name}_biased", Op.EXPERT_BIAS, inputs, width, params)
+
+    yield from _router_stages(config)
+    yield from product("gate", "ffn_norm", wide)
+    yield from product("up", "ffn_norm", wide)
+    yield from _gated(gate, f"ffn_moe_gate{biased}", f"ffn_moe_up{biased}", partial(row_of_experts, width=wide))
+    yield from product("down", gate[-1][0], used * config.hidden)
+    weights = "ffn_moe_weights_softmax" if biased else "ffn_moe_weights_norm"
+    inputs = (Input(f"ffn_moe_down{biased}"), Input(weights))
+    yield Stage("moe_ffn_out", Op.COMBINE_EXPERTS, inputs, config.hidden)
+
+
+def _router_stages(config: GraphConfig) -> Iterator[Stage]:
+    used = config.experts_used
+    all_experts = partial(Stage, width=config.experts, axes=(Axis.TOKEN, Axis.EXPERT))
+    chosen_experts = partial(Stage, width=used, axes=(Axis.TOKEN, Axis.EXPERT), chosen=used)
+    params = ("ffn_gate_inp",)
+    yield all_experts("ffn_moe_logits", Op.MATMUL, (Input("ffn_norm"),), params=params, extension=True)
+    if config.biased_experts:
+        yield all_experts(ROUTER, Op.BIAS, (Input("ffn_moe_logits"),), params=params)
+    else:
+        yield all_experts(ROUTER, Op.ROUTER_SOFTMAX, (Input("ffn_moe_logits"),))
     yield chosen_experts(ROUTER_CHOICE, Op.CHOOSE_EXPERTS, (Input(ROUTER),), holds_indices=True)
-    yield chosen_experts("ffn_moe_weights", Op.TAKE_CHOSEN, (Input(ROUTER), choice), extension=True)
-    yield chosen_experts("ffn_moe_weights_norm", Op.NORMALISE_CHOSEN, (Input("ffn_moe_weights"),), extension=True)
-    for name in ("gate", "up"):
-        yield row_of_experts(
-            f"ffn_moe_{name}", Op.EXPERT_MATMUL, (Input("ffn_norm"), choice), wide, (f"ffn_{name}_exps",)
-        )
-    yield row_of_experts("ffn_moe_silu", Op.SILU, (Input("ffn_moe_gate"),), wide)
-    yield row_of_experts("ffn_moe_swiglu", Op.MULTIPLY, (Input("ffn_moe_silu"), Input("ffn_moe_up")), wide)
-    yield row_of_experts(
-        "ffn_moe_down", Op.EXPERT_MATMUL, (Input("ffn_moe_swiglu"), choice), used * config.hidden, ("ffn_down_exps",)
-    )
-    yield Stage(
-        "moe_ffn_out", Op.COMBINE_EXPERTS, (Input("ffn_moe_down"), Input("ffn_moe_weights_norm")), config.hidden
-    )
+    inputs = (Input(ROUTER), Input(ROUTER_CHOICE))
+    yield chosen_experts("ffn_moe_weights", Op.TAKE_CHOSEN, inputs, extension=True)
+    name, op = ("softmax", Op.SOFTMAX_CHOSEN) if config.biased_experts else ("norm", Op.NORMALISE_CHOSEN)
+    yield chosen_experts(f"ffn_moe_weights_{name}", op, (Input("ffn_moe_weights"),), extension=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,8 +172,10 @@ def model_file(
     }  # fmt: skip
     if width * heads != hidden or ARCHITECTURES[architecture].qk_norm:
         values |= {"attention.key_length": width, "attention.value_length": width}
-    if ARCHITECTURES[architecture].post_norms:
+    if ARCHITECTURES[architecture].post_norms or architecture == "gpt-oss":
         values |= {"attention.sliding_window": 16}
+    if architecture == "gpt-oss":
+        values |= {"rope.scaling.type": "yarn", "rope.scaling.factor": 32.0, "rope.scaling.original_context_length": 64}
     if not ARCHITECTURES[architecture].experts:
         experts = 0
     else:
@@ -187,6 +189,9 @@ def model_file(
     _add_tensors(
         file, weight_type, layers, hidden, heads * width, kv_heads * width, width, ffn, vocabulary, tied, seed, experts
     )
+    if architecture == "gpt-oss":
+        for layer in range(layers):
+            _add_biases_and_sinks(file, f"blk.{layer}", hidden, heads, experts, seed + layer)
     return file
 
 
@@ -217,11 +222,13 @@ def _add_tensors(
     matrix("token_embd", vocabulary, hidden)
     for layer in range(layers):
         block = f"blk.{layer}"
-        for name in ("attn_norm", "ffn_norm"):
-            vector(f"{block}.{name}.weight", hidden)
+        vector(f"{block}.attn_norm.weight", hidden)
+        # Of gpt-oss large enough for its clamps.
+        ffn_norm, mean = ("post_attention_norm", 4.0) if file.architecture == "gpt-oss" else ("ffn_norm", 1.0)
+        vector(f"{block}.{ffn_norm}.weight", hidden, mean)
         for part, width in (("q", q_width), ("k", kv_width), ("v", kv_width)):
             matrix(f"{block}.attn_{part}", width, hidden)
-            if file.architecture == "qwen2":
+            if file.architecture in ("qwen2", "gpt-oss"):
                 vector(f"{block}.attn_{part}.bias", width, 0.0)
         if ARCHITECTURES[file.architecture].qk_norm:
             vector(f"{block}.attn_q_norm.weight", head_dim)
@@ -243,6 +250,19 @@ def _add_tensors(
     vector("output_norm.weight", hidden)
     if not tied:
         matrix("output", vocabulary, hidden)
+
+
+def _add_biases_and_sinks(file: ModelFile, block: str, hidden: int, heads: int, experts: int, seed: int) -> None:
+    """What a layer of gpt-oss has beside that of other models with experts."""
+    generator = np.random.default_rng(seed)
+    shapes = {
+        "attn_output.bias": (hidden,), "attn_sinks.weight": (heads,), "ffn_gate_inp.bias": (experts,),
+        "ffn_gate_exps.bias": (experts, EXPERT_FFN), "ffn_up_exps.bias": (experts, EXPERT_FFN),
+        "ffn_down_exps.bias": (experts, hidden),
+    }  # fmt: skip
+    for name, shape in shapes.items():
+        values = 0.1 * generator.standard_normal(shape).astype(np.float32)
+        file.tensors[f"{block}.{name}"] = Tensor(values.view(np.uint8), WeightType.F32)
 
 
 def byte_pair_vocabulary(pre_tokenizer: str) -> dict[str, Any]:

@@ -98,11 +98,17 @@ def _sum(values: Any) -> Any:
 
 
 @kernel
-def _softmax(values: Any) -> None:
+def _softmax(values: Any, sinks: int, head: int) -> None:
+    """Softmax in place; the power of the logit of `head` at `sinks` (0: none) joins the sum that is divided by."""
     top = _largest(values)
+    joined = 0.0
+    if sinks:
+        sink = float32s(sinks, head + 1)[head]
+        top = sink if sink > top else top
+        joined = np.float64(exponential(sink - top))
     for i in range(values.size):
         values[i] = exponential(values[i] - top)
-    scale = float32(1.0 / _sum(values))
+    scale = float32(1.0 / (_sum(values) + joined))
     for i in range(values.size):
         values[i] *= scale
 
@@ -212,9 +218,9 @@ def _weigh_one(softmax: int, begin: int, end: int, tile: int, width: int, sums: 
 
 
 @kernel
-def _finish_row(step: Any, row: int, keys: int, visible: int, maps: Any) -> None:
+def _finish_row(step: Any, row: int, head: int, keys: int, visible: int, maps: Any) -> None:
     """Turn a row of products into softmax in place, or as far as the parts of `step` go; skipped stages are read from a
-    map.
+    map. `head` is the row's query head.
 
     `maps` are the addresses of the row's scores, softcapped scores and softmax: used only where the parts read or
     materialise them.
@@ -241,7 +247,7 @@ def _finish_row(step: Any, row: int, keys: int, visible: int, maps: Any) -> None
             _copy_row(values, start, float32s(softcap_map, keys))
     if parts & _SOFTMAX:
         values = float32s(row + 4 * seen, visible - seen)
-        _softmax(values)
+        _softmax(values, step.sinks, head)
         if parts & _MAPS:
             _copy_row(values, seen, float32s(softmax_map, keys))
 
@@ -272,7 +278,7 @@ def _attend(step: Any, control: Any, heads: Any, tokens: Any, scratch: int) -> N
         head, token = heads[0] + row // queries, tokens[0] + row % queries
         place = 4 * (head * control.tokens + token) * (position + control.tokens)
         maps = control.scores + place, control.softcap + place, control.softmax + place
-        _finish_row(step, scores + row * stride, position + control.tokens, position + token + 1, maps)
+        _finish_row(step, scores + row * stride, head, position + control.tokens, position + token + 1, maps)
     if parts & _SUMS:
         _weigh(step, step.parameter + tiles * tile_bytes(step.kind, wide), shape, first, places)
         for row in range(rows):

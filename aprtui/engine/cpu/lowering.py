@@ -74,6 +74,7 @@ class _Lowering:
         self.gathered: dict[ActivationKind, Node] = {}
         self.queries: dict[str, int] = {}
         self.parts = AttentionPart(0)
+        self.sinks = 0
         nodes = [node for node in self.graph.nodes if node in stats]
         self.counted = {layer: [node for node in nodes if node.layer == layer] for layer in {n.layer for n in nodes}}
         self.descriptors = np.zeros(len(nodes), DESCRIPTOR)
@@ -92,12 +93,15 @@ class _Lowering:
             Op.ADD: self._two_operands(Opcode.ADD),
             Op.SILU: self._silu,
             Op.GELU: self._gelu,
+            Op.SWIGLU_OAI: self._two_operands(Opcode.SWIGLU_OAI),
             Op.MULTIPLY: self._two_operands(Opcode.MULTIPLY),
             Op.ROUTER_SOFTMAX: self._router_softmax,
+            Op.SOFTMAX_CHOSEN: self._router_softmax,
             Op.CHOOSE_EXPERTS: self._choose_experts,
             Op.TAKE_CHOSEN: self._take_chosen,
             Op.NORMALISE_CHOSEN: self._normalise_chosen,
             Op.EXPERT_MATMUL: self._expert_matmul,
+            Op.EXPERT_BIAS: self._expert_bias,
             Op.COMBINE_EXPERTS: self._combine_experts,
         }
 
@@ -243,6 +247,7 @@ class _Lowering:
             self._row(Opcode.SOFTCAP, width=stage.width, scalar=self.model.config.softcap(stage))
 
     def _softmax(self, node: Node) -> None:
+        self.sinks = self.storage.vector(node) if self.model.params(node) else 0
         self._attention(node, AttentionPart.SOFTMAX)
 
     def _attend(self, node: Node) -> None:
@@ -262,7 +267,7 @@ class _Lowering:
             heads=self.config.heads, kv_heads=self.config.kv_heads, other=self.storage.keys(node.layer),
             other_stride=self.storage.plane, parameter=self.storage.values(node.layer), kind=self.kv,
             window=self.config.window(node.layer) or _NO_WINDOW, scalar=self.model.config.score_scale,
-            softcap=self.model.config.attn_softcap, count=int(self.parts | maps),
+            softcap=self.model.config.attn_softcap, sinks=self.sinks, count=int(self.parts | maps),
         )  # fmt: skip
         self.parts = AttentionPart(0)
 
@@ -347,6 +352,14 @@ class _Lowering:
                 target_stride=activation_bytes(kind, columns), width=columns, heads=self.config.experts_used,
                 count=int(self.graph[source.stage].width > columns), other=self.storage.places, kind=int(kind),
             )  # fmt: skip
+
+    def _expert_bias(self, node: Node) -> None:
+        (biases,) = self.model.params(node)
+        operands = self._source(node) | self._source(node, 1, "other")
+        self._row(
+            Opcode.EXPERT_BIAS, **operands, **self._target(node), width=biases.columns,
+            heads=self.config.experts_used, count=biases.rows, parameter=self.storage.vector(node),
+        )  # fmt: skip
 
     def _combine_experts(self, node: Node) -> None:
         operands = self._source(node) | self._source(node, 1, "other")

@@ -205,6 +205,7 @@ _EXPERT_OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
         Opcode.NORMALISE_CHOSEN: experts.normalise_chosen,
         Opcode.GROUP_EXPERTS: experts.group_experts,
         Opcode.GATHER_ROWS: experts.gather_rows,
+        Opcode.EXPERT_BIAS: experts.expert_bias,
         Opcode.COMBINE_EXPERTS: experts.combine_experts,
     }
 )
@@ -217,6 +218,7 @@ _OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
         Opcode.ADD: rows.add,
         Opcode.SILU: rows.silu,
         Opcode.GELU: rows.gelu,
+        Opcode.SWIGLU_OAI: rows.swiglu_oai,
         Opcode.SOFTCAP: rows.softcap_logits,
         Opcode.MULTIPLY: rows.multiply,
         Opcode.STORE_KEYS: attention.store_keys,
@@ -228,16 +230,23 @@ _OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
 )
 
 
-_OWN_OPS: Mapping[Opcode, Op] = MappingProxyType({Opcode.GELU: Op.GELU, Opcode.SOFTCAP: Op.SOFTCAP})
+_OWN_OPS: Mapping[Opcode, Op] = MappingProxyType(
+    {
+        Opcode.GELU: Op.GELU,
+        Opcode.SWIGLU_OAI: Op.SWIGLU_OAI,
+        Opcode.SOFTCAP: Op.SOFTCAP,
+        Opcode.NORMALISE_CHOSEN: Op.NORMALISE_CHOSEN,
+        Opcode.EXPERT_BIAS: Op.EXPERT_BIAS,
+    }
+)
 """Kernels that only models with an op need."""
 
 
 def kernels_for(model: Model, mode: Mode) -> list[Kernel]:
     """All kernels that programs of `model` call."""
     ops = {stage.op for stage in model.graph.stages}
-    found = [Kernel(opcode) for opcode in _OPERATIONS if opcode not in _OWN_OPS or _OWN_OPS[opcode] in ops]
-    if Op.EXPERT_MATMUL in ops:
-        found += [Kernel(opcode) for opcode in _EXPERT_OPERATIONS]
+    opcodes = [*_OPERATIONS, *(_EXPERT_OPERATIONS if Op.EXPERT_MATMUL in ops else ())]
+    found = [Kernel(opcode) for opcode in opcodes if opcode not in _OWN_OPS or _OWN_OPS[opcode] in ops]
     for node in model.graph.nodes:
         op = model.graph[node.stage].op
         if op is Op.EMBED:

@@ -39,6 +39,8 @@ class Opcode(IntEnum):
     GATHER_ROWS = 21
     EXPERT_MATMUL = 22
     COMBINE_EXPERTS = 23
+    EXPERT_BIAS = 24
+    SWIGLU_OAI = 25
 
 
 class AttentionPart(IntFlag):
@@ -58,7 +60,7 @@ INSTRUCTION = np.dtype(
         ("opcode", np.int64),
         ("function", np.int64),  # address of the kernel, see `operations`
         ("barrier", np.int64),  # 1: start when all instructions before are done
-        # ROWS: instructions that follow; STATISTICS: descriptors; ATTENTION: `AttentionPart`s; EXPERT_MATMUL: experts
+        # ROWS: instructions that follow; STATISTICS: descriptors; ATTENTION: `AttentionPart`s; EXPERT_…: experts
         ("count", np.int64),
         ("wanted", np.int64),  # 1: only the tokens from the one on whose logits are wanted
         ("source", np.int64),
@@ -73,6 +75,7 @@ INSTRUCTION = np.dtype(
         ("parameter", np.int64),  # address of norm weights, bias, RoPE or GELU table, value cache, descriptors, groups
         ("kind", np.int64),  # activation kind, RoPE layout, type of the K/V cache, whether GELU is looked up
         ("window", np.int64),  # ATTENTION: positions that a query sees, its own included
+        ("sinks", np.int64),  # ATTENTION: address of a logit for each head, or 0
         ("scalar", np.float64),  # norm epsilon, scale of the scores or of the embedding, softcap of the logits
         ("softcap", np.float64),  # ATTENTION: of the scores, 0 for none
     ],

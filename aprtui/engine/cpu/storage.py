@@ -13,7 +13,7 @@ from aprtui.engine.protocol import KvType, Mode
 from aprtui.errors import EngineError
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph import BIASES, Node, Op
 
 Array = NDArray[np.float32]
 
@@ -24,6 +24,10 @@ _ROPE_BLOCK = 512
 
 _STAGE_BYTES = 128 << 20
 """Stage buffers take no more than this; models with wide stages get smaller chunks."""
+
+
+_VECTORS = BIASES | {Op.RMS_NORM, Op.HEAD_RMS_NORM, Op.SOFTMAX}
+"""Ops whose parameters are kept in float32."""
 
 
 class CpuStorage:
@@ -65,7 +69,7 @@ class CpuStorage:
         self._vectors = {
             node: np.concatenate([weight.dequantize().reshape(-1) for weight in model.params(node)])
             for node in model.graph.nodes
-            if model.graph[node.stage].op in (Op.RMS_NORM, Op.HEAD_RMS_NORM, Op.BIAS)
+            if model.graph[node.stage].op in _VECTORS and model.params(node)
         }
         self._rope_of, self._rope_angles = model.config.rope_of, rope_angles
         ropes = dict.fromkeys(model.config.rope_of(layer) for layer in range(config.layers))
@@ -117,7 +121,7 @@ class CpuStorage:
         return rows_of(self._kv, op, tiles, self._head_dim)
 
     def vector(self, node: Node) -> int:
-        """Address of a node's norm weights or bias."""
+        """Address of a node's norm weights, biases or sinks."""
         return self._vectors[node].ctypes.data
 
     def rope(self, layer: int) -> int:
@@ -132,9 +136,8 @@ class CpuStorage:
         while self._rope_filled < positions:
             count = min(_ROPE_BLOCK, self.context - self._rope_filled)
             for rope, table in self._ropes.items():
-                angles = rope.angles(self._rope_filled, count, 2 * table.shape[2], self._rope_angles)
-                table[self._rope_filled : self._rope_filled + count, 0] = np.cos(angles)
-                table[self._rope_filled : self._rope_filled + count, 1] = np.sin(angles)
+                turns = rope.turns(self._rope_filled, count, 2 * table.shape[2], self._rope_angles)
+                table[self._rope_filled : self._rope_filled + count] = np.stack(turns, axis=1)
             self._rope_filled += count
 
 

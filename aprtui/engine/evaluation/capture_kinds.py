@@ -51,8 +51,9 @@ def _every_fourth(node: Node, graph: StageGraph) -> bool:
 
 
 def block_outputs(graph: StageGraph) -> tuple[str, ...]:
-    """The last product of the attention and of the feed-forward block, as `attn_out` and `ffn_out`."""
-    last = {stage.column: stage.name for stage in graph.stages if stage.op in (Op.MATMUL, Op.COMBINE_EXPERTS)}
+    """What attention and feed-forward block give, as `attn_out` and `ffn_out`: the last product, with its bias."""
+    ops = (Op.MATMUL, Op.BIAS, Op.COMBINE_EXPERTS)
+    last = {stage.column: stage.name for stage in graph.stages if stage.op in ops}
     return last["attention"], last["feed-forward"]
 
 

@@ -48,7 +48,7 @@ PLANTED: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
 
 def places(graph: StageGraph) -> tuple[str, ...]:
     """The stages in which faults are planted, in the middle layer: gated product and output of its block at the end."""
-    gated = [stage.name for stage in graph.stages if stage.op is Op.MULTIPLY]
+    gated = [stage.name for stage in graph.stages if stage.op in (Op.MULTIPLY, Op.SWIGLU_OAI)]
     return "qkv_matmul", "attention", "ffn_norm", gated[-1], block_outputs(graph)[1]
 
 

@@ -11,7 +11,7 @@ from aprtui.engine.faults.setting import Array, FaultSetting
 from aprtui.engine.protocol import NodeCall
 from aprtui.model.model import Model
 from aprtui.model.weight_types import WeightType
-from aprtui.trace.graph import Node, Op, Stage
+from aprtui.trace.graph import BIASES, Node, Op, Stage
 
 Compute = Callable[[FaultSetting, NodeCall], Array]
 Applies = Callable[[Model, Node, Stage], bool]
@@ -93,6 +93,19 @@ def _windowed(model: Model, node: Node, stage: Stage) -> bool:
     return stage.op is Op.SOFTMAX and model.config.graph.window(node.layer) > 0
 
 
+def _scaled_rope(model: Model, node: Node, stage: Stage) -> bool:
+    rope = model.config.rope_of(node.layer)
+    return _turned(model, node, stage) and (rope.scale != 1 or rope.factors is not None)
+
+
+def _magnified(model: Model, node: Node, stage: Stage) -> bool:
+    return _turned(model, node, stage) and model.config.rope_of(node.layer).magnitude != 1
+
+
+def _with_sinks(model: Model, node: Node, stage: Stage) -> bool:
+    return stage.op is Op.SOFTMAX and model.config.graph.sinks
+
+
 def _offset_norm(model: Model, node: Node, stage: Stage) -> bool:
     return stage.op in (Op.RMS_NORM, Op.HEAD_RMS_NORM) and model.config.norm_offset
 
@@ -150,7 +163,7 @@ KINDS: Mapping[str, FaultKind] = MappingProxyType(
             "The first two heads are in each other's place", "heads in another order", values.head_swap, _heads
         ),
         "bias-dropped": _recomputing(
-            "The bias is not added", "a tensor that is not loaded", operations.first_input, _ops(Op.BIAS)
+            "The bias is not added", "a tensor that is not loaded", operations.first_input, _ops(*BIASES)
         ),
         "residual-dropped": _recomputing(
             "The residual is not added", "a forgotten skip connection", operations.second_input, _ops(Op.ADD)
@@ -166,6 +179,14 @@ KINDS: Mapping[str, FaultKind] = MappingProxyType(
         "rope-theta": _recomputing(
             "RoPE with its base times factor", "a RoPE base that is not read from the file",
             operations.rope_theta, _turned, factor=2,
+        ),
+        "rope-unscaled": _recomputing(
+            "RoPE with all frequencies as they are", "a scaling of RoPE that is not read from the file",
+            operations.rope_unscaled, _scaled_rope,
+        ),
+        "rope-magnitude-dropped": _recomputing(
+            "RoPE turns without making larger", "YaRN without its magnitude",
+            operations.rope_magnitude_dropped, _magnified,
         ),
         "position-off-by-one": _recomputing(
             "RoPE turns as one position later", "positions that start at 1",
@@ -187,9 +208,21 @@ KINDS: Mapping[str, FaultKind] = MappingProxyType(
             "A query sees one key more than its window has", "a window of query − key ≤ n instead of <",
             operations.window_off_by_one, _windowed,
         ),
+        "sink-dropped": _recomputing(
+            "The sinks are left out of the softmax", "a tensor that is not loaded, or attention without sinks",
+            operations.sink_dropped, _with_sinks,
+        ),
         "softcap-dropped": _recomputing(
             "The softcap is left out", "a softcap that is not read from the file",
             operations.first_input, _ops(Op.SOFTCAP),
+        ),
+        "clamp-dropped": _recomputing(
+            "The SwiGLU of gpt-oss does not clamp gate and up", "a SwiGLU of other models",
+            operations.clamp_dropped, _ops(Op.SWIGLU_OAI),
+        ),
+        "up-offset-dropped": _recomputing(
+            "The SwiGLU of gpt-oss multiplies by up, not by up + 1", "a SwiGLU of other models",
+            operations.up_offset_dropped, _ops(Op.SWIGLU_OAI),
         ),
         "norm-offset-dropped": _recomputing(
             "The norm multiplies by its weight less 1", "a converter that does not add the 1 of 1 + weight",
@@ -217,7 +250,7 @@ KINDS: Mapping[str, FaultKind] = MappingProxyType(
         ),
         "router-unnormalised": _recomputing(
             "The weights of the experts do not add up to 1", "a key of the router that is not read from the file",
-            operations.first_input, _ops(Op.NORMALISE_CHOSEN),
+            operations.first_input, _ops(Op.NORMALISE_CHOSEN, Op.SOFTMAX_CHOSEN),
         ),
         "gate-up-swap": _recomputing(
             "Computed with the weights of the product beside it", "two weights that are exchanged",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from aprtui.engine.reference import ops
 from aprtui.engine.rounding import Arithmetic, unrounded_input
-from aprtui.model.config import ModelConfig, RopeAngles
+from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.trace.graph import Node, Op, Stage
 
@@ -40,13 +40,15 @@ def evaluate(
         case Op.ROPE:
             return ops.rope(inputs[0], position, config, node.layer, arithmetic.rope_angles)
         case Op.SCORES | Op.SOFTCAP | Op.SOFTMAX | Op.ATTEND:
-            return _evaluate_attention(config, node, stage, inputs)
+            return _evaluate_attention(model, node, stage, inputs)
         case Op.ADD:
             return ops.add(inputs[0], inputs[1])
         case Op.SILU:
             return ops.silu(inputs[0])
         case Op.GELU:
             return ops.gelu(inputs[0], arithmetic.activation)
+        case Op.SWIGLU_OAI:
+            return ops.swiglu_oai(inputs[0], inputs[1])
         case Op.MULTIPLY:
             return ops.multiply(inputs[0], inputs[1])
         case _:
@@ -57,7 +59,7 @@ def _evaluate_experts(model: Model, node: Node, inputs: Sequence[Array], arithme
     """The ops of a feed-forward block with experts."""
     op = model.graph[node.stage].op
     match op:
-        case Op.ROUTER_SOFTMAX:
+        case Op.ROUTER_SOFTMAX | Op.SOFTMAX_CHOSEN:
             return ops.router_softmax(inputs[0])
         case Op.CHOOSE_EXPERTS:
             return ops.choose_experts(inputs[0], model.config.graph.experts_used)
@@ -68,21 +70,24 @@ def _evaluate_experts(model: Model, node: Node, inputs: Sequence[Array], arithme
         case Op.EXPERT_MATMUL:
             (weight,) = model.params(node)
             return ops.expert_matmul(inputs[0], inputs[1], weight, arithmetic.matmul_input)
+        case Op.EXPERT_BIAS:
+            return ops.expert_bias(inputs[0], inputs[1], *model.params(node))
         case Op.COMBINE_EXPERTS:
             return ops.combine_experts(inputs[0], inputs[1])
         case _:
             raise AssertionError(f"{op} has no implementation")
 
 
-def _evaluate_attention(config: ModelConfig, node: Node, stage: Stage, inputs: Sequence[Array]) -> Array:
+def _evaluate_attention(model: Model, node: Node, stage: Stage, inputs: Sequence[Array]) -> Array:
     """The ops on attention maps; a softcap may be that of the logits."""
+    config = model.config
     match stage.op:
         case Op.SCORES:
             return ops.scores(inputs[0], inputs[1], config)
         case Op.SOFTCAP:
             return ops.softcap(inputs[0], config.softcap(stage))
         case Op.SOFTMAX:
-            return ops.softmax(inputs[0], config.graph.window(node.layer))
+            return ops.softmax(inputs[0], config.graph.window(node.layer), *model.params(node))
         case _:
             return ops.attend(inputs[0], inputs[1], config, config.graph.window(node.layer))
 

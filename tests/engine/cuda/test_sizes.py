@@ -45,6 +45,13 @@ def test_what_no_kernel_computes_is_refused_by_its_op() -> None:
             require_supported(tiny_model(replace(TINY, **change)))  # type: ignore[arg-type]
 
 
+def test_gpt_oss_is_refused_by_its_ops() -> None:
+    with pytest.raises(EngineError, match=r"gpt-oss has the activation swiglu-oai \(op swiglu_oai\), for which there"):
+        require_supported(CPU_MODELS["gpt-oss"]())  # type: ignore[arg-type]
+    with pytest.raises(EngineError, match=r"has attention sinks \(op softmax\)"):
+        require_supported(tiny_model(replace(TINY, sinks=True)))  # type: ignore[arg-type]
+
+
 def test_experts_are_refused_by_their_op() -> None:
     refusal = r"qwen3moe has experts \(op expert_matmul\), for which there are no kernels: use --backend cpu"
     with pytest.raises(EngineError, match=refusal):
