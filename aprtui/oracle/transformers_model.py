@@ -22,6 +22,7 @@ from aprtui.model.model import Model
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import BIASES, Activation, Node, Op, RopeLayout
 
+_TEMPERATURE = "llama_4_scaling_beta"
 _ACTIVATIONS = {Activation.SILU: "silu", Activation.GELU_TANH: "gelu_pytorch_tanh"}
 
 
@@ -72,13 +73,16 @@ def load(model: Model, kind: DataType, attention: AttentionKind, threads: int | 
     of_model = getattr(transformers, architecture.transformers_class)
     # Where layers with a window have a RoPE of their own, the class has two bases.
     two_bases = isinstance(getattr(of_model.config_class, "default_theta", None), dict)
-    config = of_model.config_class(**settings(model, two_bases), attn_implementation=str(attention))
+    found = settings(model, two_bases)
+    if _TEMPERATURE in getattr(of_model.config_class, "ignore_keys_at_rope_validation", ()):
+        found["rope_parameters"] |= _temperature(model.config)
+    config = of_model.config_class(**found, attn_implementation=str(attention))
     with importlib.import_module("transformers.initialization").no_init_weights():
         module = of_model(config)
-    found = {name: torch.from_numpy(np.array(values)) for name, values in _state(model)}
+    state = {name: torch.from_numpy(np.array(values)) for name, values in _state(model)}
     if model.config.graph.experts:
-        found = _fused(found, torch)
-    missing, unexpected = module.load_state_dict(found, strict=False, assign=True)
+        state = _fused(state, torch)
+    missing, unexpected = module.load_state_dict(state, strict=False, assign=True)
     lost = sorted({*missing} - {"lm_head.weight"}) + sorted(unexpected)
     if lost:
         raise EngineError(f"{model.path}: transformers {transformers.__version__} has other parameters: {lost[0]}")
@@ -149,6 +153,19 @@ def _rope(rope: Rope) -> dict[str, Any]:
     if rope.scale != 1:
         return {"rope_type": "linear", "rope_theta": rope.theta, "factor": rope.scale}
     return {"rope_type": "default", "rope_theta": rope.theta}
+
+
+def _temperature(config: ModelConfig) -> dict[str, Any]:
+    """What queries grow by; a class that knows it has to be told that they do not."""
+    found = config.query_temperature
+    if found is None:
+        return {_TEMPERATURE: 0.0, "original_max_position_embeddings": config.context} | _original_context(config)
+    return {_TEMPERATURE: found.scale, "original_max_position_embeddings": found.length}
+
+
+def _original_context(config: ModelConfig) -> dict[str, Any]:
+    yarn = config.rope.yarn
+    return {} if yarn is None else {"original_max_position_embeddings": yarn.original_context}
 
 
 def _set_factors(module: Any, config: ModelConfig) -> None:

@@ -276,7 +276,6 @@ async def test_a_screen_that_another_one_replaces_takes_none_of_its_events() -> 
         assert "    return fib(n - 1)" in screen_text(pilot)
 
 
-
 async def test_full_speed_and_easy_pace_alternate() -> None:
     source = RecordedSource()
     async with live(source) as pilot:
