@@ -122,7 +122,8 @@ def settings(model: Model, two_bases: bool) -> dict[str, Any]:
     if not two_bases and rope != of_windows:
         raise UsageError(f"{model.path}: its layers with a window have a RoPE of their own, which transformers lacks")
     if TEMPERATURE in ARCHITECTURES[model.architecture].keys.read:
-        growth = config.query_temperature or QueryTemperature(0.0, config.context)
+        length = config.context if config.rope.yarn is None else config.rope.yarn.original_context
+        growth = config.query_temperature or QueryTemperature(0.0, length)
         rope |= {"llama_4_scaling_beta": growth.scale, "original_max_position_embeddings": growth.length}
     found["rope_parameters"] = {"full_attention": rope, "sliding_attention": of_windows} if two_bases else rope
     if graph.no_rope:

@@ -31,6 +31,7 @@ TOKENS = tuple(int(token) for token in np.random.default_rng(3).integers(0, 256,
 """More than the windows of the models have."""
 FUSED = {
     "qwen2": {"qkv_matmul"},
+    "mistral3": {"q_post_rope"},
     "qwen3moe": {
         "moe_router", "ffn_moe_weights", "ffn_moe_gate", "ffn_moe_up", "ffn_moe_silu", "ffn_moe_swiglu", "ffn_moe_down",
     },
