@@ -22,7 +22,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 _MERGES = ("d e", "de f", "Ġ d", "r e", "re t", "u r", "ur n", "ret urn", "Ġ return", "Ġ Ġ", "ĠĠ ĠĠ", "i n", "1 2")
-_PRE_TOKENIZERS = {"llama": "llama-bpe", "smollm3": "smaug-bpe"}
+_PRE_TOKENIZERS = {"llama": "llama-bpe", "smollm3": "smaug-bpe", "mistral3": "tekken"}
 EXPERT_FFN = 256
 _FALLBACK = {WeightType.Q4_K: WeightType.Q5_0, WeightType.Q5_K: WeightType.Q8_0, WeightType.Q6_K: WeightType.Q8_0}
 
@@ -176,6 +176,11 @@ def model_file(
         values |= {"attention.sliding_window": 16}
     if architecture == "gpt-oss":
         values |= {"rope.scaling.type": "yarn", "rope.scaling.factor": 32.0, "rope.scaling.original_context_length": 64}
+    if "attention.temperature_scale" in ARCHITECTURES[architecture].keys.read:
+        values |= {
+            "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 8,
+            "attention.temperature_scale": 0.1,
+        }  # fmt: skip
     if not ARCHITECTURES[architecture].experts:
         experts = 0
     else:

@@ -39,7 +39,7 @@ def check(golden_path: Path, vocabulary: Path) -> None:
 
 
 def test_all_kinds_of_tokenizer_have_golden_ids() -> None:
-    kinds = ["small-default", "small-gpt-4o", "small-llama-bpe", "small-qwen2", "small-spm"]
+    kinds = ["small-default", "small-gpt-4o", "small-llama-bpe", "small-qwen2", "small-spm", "small-tekken"]
     assert [path.stem for path in SMALL] == kinds
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from aprtui.compare.align.hadamard import TURNED_CHANNELS, hadamard
 from aprtui.compare.metrics.blocks import Values
 from aprtui.compare.metrics.measure import compare_values
-from aprtui.trace.graph import GraphConfig, Op, Part, RopeLayout, Stage
+from aprtui.trace.graph import HEAD_ROWS, GraphConfig, Op, Part, RopeLayout, Stage
 
 Order = NDArray[np.intp]
 
@@ -120,7 +120,7 @@ def legal_layouts(stage: Stage, parts: Mapping[str, frozenset[Part]], config: Gr
 
 
 def _has_heads(stage: Stage, config: GraphConfig) -> bool:
-    return stage.op in (Op.ROPE, Op.HEAD_RMS_NORM, Op.ATTEND) and stage.width > config.head_dim
+    return stage.op in HEAD_ROWS and stage.width > config.head_dim
 
 
 def _head_orders(heads: int, config: GraphConfig) -> Iterator[tuple[str, Order]]:

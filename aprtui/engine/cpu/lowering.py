@@ -86,6 +86,7 @@ class _Lowering:
             Op.MATMUL: self._matmul,
             Op.BIAS: self._bias,
             Op.ROPE: self._rope,
+            Op.POSITION_SCALE: self._position_scale,
             Op.SCORES: self._scores,
             Op.SOFTCAP: self._softcap,
             Op.SOFTMAX: self._softmax,
@@ -224,6 +225,13 @@ class _Lowering:
             Opcode.ROPE, **self._source(node), **self._target(node), width=self.config.head_dim,
             heads=self.graph[node.stage].width // self.config.head_dim, parameter=self.storage.rope(node.layer),
             kind=int(self.config.rope_layout is RopeLayout.INTERLEAVED) if self.config.has_rope(node.layer) else _COPY,
+        )  # fmt: skip
+
+    def _position_scale(self, node: Node) -> None:
+        width = self.graph[node.stage].width
+        self._row(
+            Opcode.POSITION_SCALE, **self._source(node), **self._target(node), width=width,
+            parameter=self.storage.position_factors,
         )  # fmt: skip
 
     def _store(self, opcode: Opcode, node: Node, cache: int) -> None:

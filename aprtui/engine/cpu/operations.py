@@ -215,6 +215,7 @@ _OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
         Opcode.RMS_NORM: rows.rms_norm,
         Opcode.BIAS: rows.bias,
         Opcode.ROPE: rows.rope,
+        Opcode.POSITION_SCALE: rows.scale_by_position,
         Opcode.ADD: rows.add,
         Opcode.SILU: rows.silu,
         Opcode.GELU: rows.gelu,
@@ -237,6 +238,7 @@ _OWN_OPS: Mapping[Opcode, Op] = MappingProxyType(
         Opcode.SOFTCAP: Op.SOFTCAP,
         Opcode.NORMALISE_CHOSEN: Op.NORMALISE_CHOSEN,
         Opcode.EXPERT_BIAS: Op.EXPERT_BIAS,
+        Opcode.POSITION_SCALE: Op.POSITION_SCALE,
     }
 )
 """Kernels that only models with an op need."""

@@ -41,6 +41,7 @@ class Opcode(IntEnum):
     COMBINE_EXPERTS = 23
     EXPERT_BIAS = 24
     SWIGLU_OAI = 25
+    POSITION_SCALE = 26
 
 
 class AttentionPart(IntFlag):
@@ -72,7 +73,10 @@ INSTRUCTION = np.dtype(
         ("width", np.int64),  # channels of a token, or of one head where `heads` is used; …MATMUL: columns
         ("heads", np.int64),  # …MATMUL: weight rows, of one expert; other ops of experts: how many a token uses
         ("kv_heads", np.int64),  # EXPERT_MATMUL: experts that a token uses
-        ("parameter", np.int64),  # address of norm weights, bias, RoPE or GELU table, value cache, descriptors, groups
+        (
+            "parameter",
+            np.int64,
+        ),  # address of norm weights, bias, RoPE or GELU table, factors of positions, value cache, descriptors, groups
         ("kind", np.int64),  # activation kind, RoPE layout, type of the K/V cache, whether GELU is looked up
         ("window", np.int64),  # ATTENTION: positions that a query sees, its own included
         ("sinks", np.int64),  # ATTENTION: address of a logit for each head, or 0

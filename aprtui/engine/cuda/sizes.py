@@ -164,10 +164,12 @@ def _without_kernels(config: ModelConfig) -> Iterator[str]:
         yield "norms between a matrix product and the residual (op add)"
     if graph.windows:
         yield "layers with a window (op softmax)"
-    if graph.sinks:
-        yield "attention sinks (op softmax)"
+    if graph.query_temperature:
+        yield f"queries that are scaled by their position (op {Op.POSITION_SCALE})"
     if graph.no_rope:
         yield "layers without RoPE (op rope)"
+    if graph.sinks:
+        yield "attention sinks (op softmax)"
     if graph.attn_softcap or graph.logit_softcap:
         yield "softcaps (op softcap)"
     if config.attention_scale is not None:

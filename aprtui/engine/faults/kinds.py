@@ -11,7 +11,7 @@ from aprtui.engine.faults.setting import Array, FaultSetting
 from aprtui.engine.protocol import NodeCall
 from aprtui.model.model import Model
 from aprtui.model.weight_types import WeightType
-from aprtui.trace.graph import BIASES, Node, Op, Stage
+from aprtui.trace.graph import BIASES, HEAD_ROWS, Node, Op, Stage
 
 Compute = Callable[[FaultSetting, NodeCall], Array]
 Applies = Callable[[Model, Node, Stage], bool]
@@ -71,7 +71,7 @@ def _not_turned(model: Model, node: Node, stage: Stage) -> bool:
 
 def _heads(model: Model, node: Node, stage: Stage) -> bool:
     """Stages whose channels, or maps, are cut into at least two heads."""
-    by_head = stage.op in (Op.ROPE, Op.HEAD_RMS_NORM, Op.ATTEND)
+    by_head = stage.op in HEAD_ROWS
     heads = stage.width // model.config.graph.head_dim if by_head else stage.width
     return (by_head or stage.is_attention_map) and heads > 1
 
@@ -203,6 +203,10 @@ KINDS: Mapping[str, FaultKind] = MappingProxyType(
         "mask-off-by-one": _recomputing(
             "A query does not see its own key", "a mask of keys < query instead of ≤",
             operations.mask_off_by_one, _ops(Op.SOFTMAX),
+        ),
+        "temperature-dropped": _recomputing(
+            "Queries are not scaled by their position", "a temperature of the attention that is not read from the file",
+            operations.first_input, _ops(Op.POSITION_SCALE),
         ),
         "window-off-by-one": _recomputing(
             "A query sees one key more than its window has", "a window of query − key ≤ n instead of <",

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from aprtui.engine.reference import ops
 from aprtui.engine.rounding import Arithmetic, unrounded_input
-from aprtui.model.config import RopeAngles
+from aprtui.model.config import ModelConfig, RopeAngles
 from aprtui.model.model import Model
 from aprtui.trace.graph import Node, Op, Stage
 
@@ -37,8 +37,8 @@ def evaluate(
             return ops.matmul(inputs[0], params, arithmetic.matmul_input)
         case Op.BIAS:
             return ops.bias(inputs[0], params)
-        case Op.ROPE:
-            return ops.rope(inputs[0], position, config, node.layer, arithmetic.rope_angles)
+        case Op.ROPE | Op.POSITION_SCALE:
+            return _evaluate_at(position, config, node, stage, inputs[0], arithmetic)
         case Op.SCORES | Op.SOFTCAP | Op.SOFTMAX | Op.ATTEND:
             return _evaluate_attention(model, node, stage, inputs)
         case Op.ADD:
@@ -76,6 +76,15 @@ def _evaluate_experts(model: Model, node: Node, inputs: Sequence[Array], arithme
             return ops.combine_experts(inputs[0], inputs[1])
         case _:
             raise AssertionError(f"{op} has no implementation")
+
+
+def _evaluate_at(
+    position: int, config: ModelConfig, node: Node, stage: Stage, x: Array, arithmetic: Arithmetic
+) -> Array:
+    """The ops on single tokens that know their positions."""
+    if stage.op is Op.POSITION_SCALE:
+        return ops.scale_by_position(x, position, config)
+    return ops.rope(x, position, config, node.layer, arithmetic.rope_angles)
 
 
 def _evaluate_attention(model: Model, node: Node, stage: Stage, inputs: Sequence[Array]) -> Array:

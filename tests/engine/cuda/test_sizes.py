@@ -40,6 +40,7 @@ def test_what_no_kernel_computes_is_refused_by_its_op() -> None:
         ({"windows": (8, 0)}, "softmax"),
         ({"attn_softcap": True}, "softcap"),
         ({"no_rope": (False, True)}, "rope"),
+        ({"query_temperature": True}, "position_scale"),
     ):
         with pytest.raises(EngineError, match=rf"\(op {op}\)"):
             require_supported(tiny_model(replace(TINY, **change)))  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from aprtui.errors import UnreadableError, UsageError
 from aprtui.model.tensor_table import TensorInfo, TensorReader, tensor_table
 from aprtui.trace.aprt import AprtError
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import ROUTER_CHOICE, Axis, Node, Op, Part, Stage, StageGraph, canonical_name
+from aprtui.trace.graph import HEAD_ROWS, ROUTER_CHOICE, Axis, Node, Part, Stage, StageGraph, canonical_name
 from aprtui.trace.manifest import relative_path
 from aprtui.trace.positional import PositionalFile
 from aprtui.trace.stage_reader import StageReader
@@ -312,7 +312,7 @@ def channel_words(graph: StageGraph, stage: Stage, channel: int) -> str:
             if columns.start <= channel < columns.stop:
                 part, channel = f"{name.upper()} ", channel - columns.start
                 break
-    elif stage.op not in (Op.ROPE, Op.ATTEND, Op.HEAD_RMS_NORM):
+    elif stage.op not in HEAD_ROWS:
         return ""
     head, inner = divmod(channel, config.head_dim)
     return f"{part}head {head}, {inner} in head"
