@@ -64,7 +64,7 @@ def require_supported(model: Model, attention: AttentionKind) -> Architecture:
 def load(model: Model, kind: DataType, attention: AttentionKind, threads: int | None) -> TransformersModel:
     """`model` as transformers runs it, with all its weights in `kind`.
 
-    Raises `EngineError` where torch or transformers is missing, `UsageError` for an attention that it does not have there.
+    Raises `EngineError` where torch or transformers is missing, `UsageError` for an attention that it does not have.
     """
     architecture = require_supported(model, attention)
     torch, transformers = libraries()
