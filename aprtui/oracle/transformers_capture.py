@@ -199,7 +199,7 @@ def _taps(model: Model) -> Iterator[_Tap]:
             yield _Tap(node, (f"model.layers.{node.layer}.mlp.act_fn",))
         elif stage.name == "moe_ffn_out":
             yield _Tap(node, (f"model.layers.{node.layer}.mlp",))
-        elif stage.name in (ROUTER_CHOICE, "ffn_moe_weights_norm"):
+        elif stage.name in (ROUTER_CHOICE, "ffn_moe_weights_norm", "ffn_moe_weights_softmax"):
             place = 1 if stage.name == ROUTER_CHOICE else 2
             yield _Tap(node, (f"model.layers.{node.layer}.mlp.experts",), takes_input=True, element=place)
         elif reader is not None and graph[reader.stage].op in _HOLDERS and stage.op is not Op.ROPE:

@@ -26,12 +26,16 @@ from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from tests.model.gguf_files import model_file, write_model
 
-SUPPORTED = [name for name in ARCHITECTURES if name != "gpt-oss"]
+SUPPORTED = list(ARCHITECTURES)
 TOKENS = tuple(int(token) for token in np.random.default_rng(3).integers(0, 256, 24))
 """More than the windows of the models have."""
 FUSED = {
     "qwen2": {"qkv_matmul"},
     "mistral3": {"q_post_rope"},
+    "gpt-oss": {
+        "qkv_matmul", "attn_out_matmul", "ffn_moe_logits", "ffn_moe_weights", "ffn_moe_gate", "ffn_moe_gate_biased",
+        "ffn_moe_up", "ffn_moe_up_biased", "ffn_moe_swiglu_oai", "ffn_moe_down", "ffn_moe_down_biased",
+    },
     "qwen3moe": {
         "moe_router", "ffn_moe_weights", "ffn_moe_gate", "ffn_moe_up", "ffn_moe_silu", "ffn_moe_swiglu", "ffn_moe_down",
     },
@@ -141,14 +145,14 @@ def test_what_is_asked_for_is_refused_before_anything_is_loaded(tmp_path: Path) 
         write_transformers_capture(model, OracleRequest(TOKENS, None, 24), tmp_path / "full", no_progress)
 
 
-def test_a_missing_library_and_a_foreign_architecture_are_one_line_each(
+def test_a_missing_library_and_an_attention_that_there_is_not_are_one_line_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(name: str) -> Any:
         raise ImportError(f"No module named {name!r}", name=name)
 
-    with pytest.raises(UsageError, match="architecture gpt-oss"):
-        transformers_model.require_supported(model_of(tmp_path, "gpt-oss"))
+    with pytest.raises(UsageError, match=r"--attention sdpa: .* sinks \(architecture gpt-oss\): use --attention eager"):
+        transformers_model.require_supported(model_of(tmp_path, "gpt-oss"), AttentionKind.SDPA)
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(EngineError, match=r"torch is not installed: pip install 'aprtui\[oracle\]'"):
         transformers_model.libraries()
@@ -161,6 +165,9 @@ def test_a_configuration_says_what_the_file_says(tmp_path: Path) -> None:
     assert found["query_pre_attn_scalar"] == 64
     experts = settings(model_of(tmp_path, "qwen3moe"), two_bases=False)
     assert (experts["num_experts"], experts["num_experts_per_tok"], experts["moe_intermediate_size"]) == (8, 2, 256)
+    gpt_oss = settings(model_of(tmp_path, "gpt-oss"), two_bases=False)
+    assert (gpt_oss["num_local_experts"], gpt_oss["intermediate_size"]) == (8, 256)
+    assert gpt_oss["rope_parameters"]["truncate"] is False
 
 
 @needs_transformers
