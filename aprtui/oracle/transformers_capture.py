@@ -90,7 +90,7 @@ def _planned(loaded: TransformersModel, request: OracleRequest, nodes: Sequence[
         Node(layer, name) for layer in range(model.graph.layers) for name in _MAPS
         if name in model.graph and request.attention is AttentionKind.EAGER
     ]  # fmt: skip
-    turned = [Node(layer, name) for layer in range(model.graph.layers) for name in _queries_and_keys(model)]
+    turned = [Node(layer, name) for layer in range(model.graph.layers) for name in _multiplied(model)]
     capped = [node for node in (_CAPPED,) if node in model.graph.order]
     chosen = [*nodes, *maps, *(turned if maps else ()), *capped]
     return Manifest(
@@ -110,10 +110,10 @@ def _planned(loaded: TransformersModel, request: OracleRequest, nodes: Sequence[
     )  # fmt: skip
 
 
-def _queries_and_keys(model: Model) -> tuple[str, str]:
-    """The stages that the attention takes."""
-    queries, keys = (entry.stage for entry in model.graph["attn_scores"].inputs)
-    return queries, keys
+def _multiplied(model: Model) -> tuple[str, str]:
+    """The stages of queries and keys as the attention gets them."""
+    queries, keys = model.graph["attn_scores"].inputs
+    return queries.stage, keys.stage
 
 
 @dataclass(slots=True)
@@ -213,8 +213,7 @@ def _taps(model: Model) -> Iterator[_Tap]:
 def _eager_maps(loaded: TransformersModel, run: _Run) -> Iterator[None]:
     """See queries, keys and maps in the attention function of the model's own source file."""
     source: Any = importlib.import_module(type(loaded.module).__module__)
-    plain = source.eager_attention_forward
-    queries, keys = _queries_and_keys(loaded.source)
+    plain, (queries, keys) = source.eager_attention_forward, _multiplied(loaded.source)
 
     def seen(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> Any:
         layer = module.layer_idx

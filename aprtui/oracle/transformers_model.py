@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from aprtui.errors import EngineError, UsageError
 from aprtui.model.architectures.base import Architecture
+from aprtui.model.architectures.mistral3 import TEMPERATURE
 from aprtui.model.architectures.registry import ARCHITECTURES
-from aprtui.model.config import ModelConfig, Rope
+from aprtui.model.config import ModelConfig, QueryTemperature, Rope
 from aprtui.model.model import Model
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import BIASES, Activation, Node, Op, RopeLayout
 
-_TEMPERATURE = "llama_4_scaling_beta"
 _ACTIVATIONS = {Activation.SILU: "silu", Activation.GELU_TANH: "gelu_pytorch_tanh"}
 
 
@@ -73,16 +73,13 @@ def load(model: Model, kind: DataType, attention: AttentionKind, threads: int | 
     of_model = getattr(transformers, architecture.transformers_class)
     # Where layers with a window have a RoPE of their own, the class has two bases.
     two_bases = isinstance(getattr(of_model.config_class, "default_theta", None), dict)
-    found = settings(model, two_bases)
-    if _TEMPERATURE in getattr(of_model.config_class, "ignore_keys_at_rope_validation", ()):
-        found["rope_parameters"] |= _temperature(model.config)
-    config = of_model.config_class(**found, attn_implementation=str(attention))
+    config = of_model.config_class(**settings(model, two_bases), attn_implementation=str(attention))
     with importlib.import_module("transformers.initialization").no_init_weights():
         module = of_model(config)
-    state = {name: torch.from_numpy(np.array(values)) for name, values in _state(model)}
+    found = {name: torch.from_numpy(np.array(values)) for name, values in _state(model)}
     if model.config.graph.experts:
-        state = _fused(state, torch)
-    missing, unexpected = module.load_state_dict(state, strict=False, assign=True)
+        found = _fused(found, torch)
+    missing, unexpected = module.load_state_dict(found, strict=False, assign=True)
     lost = sorted({*missing} - {"lm_head.weight"}) + sorted(unexpected)
     if lost:
         raise EngineError(f"{model.path}: transformers {transformers.__version__} has other parameters: {lost[0]}")
@@ -116,14 +113,19 @@ def settings(model: Model, two_bases: bool) -> dict[str, Any]:
         "num_hidden_layers": graph.layers, "num_attention_heads": graph.heads, "num_key_value_heads": graph.kv_heads,
         "head_dim": graph.head_dim, "rms_norm_eps": config.norm_epsilon, "max_position_embeddings": config.context,
         "hidden_act": _ACTIVATIONS[graph.activation], "tie_word_embeddings": head == table,
-        "attention_bias": graph.qkv_bias, "layer_types": kinds,
+        "attention_bias": graph.qkv_bias,
         "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
     }  # fmt: skip
     if any(windows):
-        found |= {"sliding_window": max(windows), "use_sliding_window": True}
+        found |= {"sliding_window": max(windows), "use_sliding_window": True, "layer_types": kinds}
     rope, of_windows = (_rope(each) for each in (config.rope, config.window_rope or config.rope))
     if not two_bases and rope != of_windows:
         raise UsageError(f"{model.path}: its layers with a window have a RoPE of their own, which transformers lacks")
+    if TEMPERATURE in ARCHITECTURES[model.architecture].keys.read:
+        # YaRN reads the same length.
+        length = config.context if config.rope.yarn is None else config.rope.yarn.original_context
+        growth = config.query_temperature or QueryTemperature(0.0, length)
+        rope |= {"llama_4_scaling_beta": growth.scale, "original_max_position_embeddings": growth.length}
     found["rope_parameters"] = {"full_attention": rope, "sliding_attention": of_windows} if two_bases else rope
     if graph.no_rope:
         found["no_rope_layers"] = [int(not left_out) for left_out in graph.no_rope]
@@ -153,19 +155,6 @@ def _rope(rope: Rope) -> dict[str, Any]:
     if rope.scale != 1:
         return {"rope_type": "linear", "rope_theta": rope.theta, "factor": rope.scale}
     return {"rope_type": "default", "rope_theta": rope.theta}
-
-
-def _temperature(config: ModelConfig) -> dict[str, Any]:
-    """What queries grow by; a class that knows it has to be told that they do not."""
-    found = config.query_temperature
-    if found is None:
-        return {_TEMPERATURE: 0.0, "original_max_position_embeddings": config.context} | _original_context(config)
-    return {_TEMPERATURE: found.scale, "original_max_position_embeddings": found.length}
-
-
-def _original_context(config: ModelConfig) -> dict[str, Any]:
-    yarn = config.rope.yarn
-    return {} if yarn is None else {"original_max_position_embeddings": yarn.original_context}
 
 
 def _set_factors(module: Any, config: ModelConfig) -> None:

@@ -24,7 +24,7 @@ from aprtui.oracle.transformers_model import AttentionKind, DataType, settings
 from aprtui.progress import no_progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
-from tests.model.gguf_files import write_model
+from tests.model.gguf_files import model_file, write_model
 
 SUPPORTED = [name for name in ARCHITECTURES if name != "gpt-oss"]
 TOKENS = tuple(int(token) for token in np.random.default_rng(3).integers(0, 256, 24))
@@ -89,6 +89,18 @@ def test_decoding_token_by_token_gives_the_same_stages(tmp_path: Path, architect
     whole, decoded = captured(model, tmp_path / "whole"), captured(model, tmp_path / "decoded", prefill=5)
     assert decoded.files.keys() == whole.files.keys()
     assert largest_error(whole, decoded) < 1e-5
+
+
+@needs_transformers
+def test_queries_that_do_not_grow_leave_the_context_that_yarn_is_made_for(tmp_path: Path) -> None:
+    """transformers reads both from one key."""
+    file = model_file(architecture="mistral3")
+    file.metadata["mistral3.attention.temperature_scale"] = 0.0
+    model = load_model(file.write(tmp_path / "level.gguf"))
+    assert model.config.rope.yarn is not None and model.config.rope.yarn.original_context < model.config.context
+    theirs = captured(model, tmp_path / "theirs")
+    assert set(theirs.files) == set(model.graph.nodes)
+    assert largest_error(own_capture(model, tmp_path / "ours"), theirs) < 1e-5
 
 
 @needs_transformers

@@ -86,6 +86,9 @@ _TOGETHER: tuple[Mapping[str, str], ...] = tuple(
 """What engines round together; tried where only products and attention together can be computed."""
 
 
+_YARN_ROUNDED = "RoPE: YaRN's range is rounded to whole channel pairs, as ggml has it; the model's own is not"
+
+
 @dataclass(frozen=True, slots=True)
 class FoundEngine:
     """What is known of the engine of a capture: its arithmetic, statements of what that rests on, and whether most of
@@ -133,6 +136,8 @@ def identify(
     how = f"as {source} states" if not unstated else "found by trying"
     how += f", beyond what {source} states" if unstated and source else ""
     statements = [f"rounding ({how}): {rounding_text(arithmetic.rounding)}", *_type_statements(arithmetic)]
+    if rounds_yarn(stages.model) and arithmetic.rounding.rope_angles == RopeAngles.F32_RECURRENCE:
+        statements.append(_YARN_ROUNDED)
     if arithmetic.open_ops:
         statements.append(_open_statement(arithmetic))
     if cause is not None and not cause.found.nodes:

@@ -12,13 +12,13 @@ from aprtui.model.architectures.base import DENSE_KEYS, Architecture, Keys
 from aprtui.model.config import ModelConfig, QueryTemperature
 from aprtui.trace.graph import RopeLayout
 
-_TEMPERATURE = "attention.temperature_scale"
+TEMPERATURE = "attention.temperature_scale"
 
 
 def _complete(keys: Keys, config: ModelConfig) -> ModelConfig:
-    scale = keys.number(_TEMPERATURE, 0.0)
+    scale = keys.number(TEMPERATURE, 0.0)
     if scale < 0:
-        raise keys.refuse(_TEMPERATURE, "a number ≥ 0")
+        raise keys.refuse(TEMPERATURE, "a number ≥ 0")
     if not scale:
         return config
     length = keys.integer("rope.scaling.original_context_length", config.context)
@@ -31,6 +31,6 @@ ARCHITECTURE = Architecture(
     rope_layout=RopeLayout.INTERLEAVED,
     qk_norm=False,
     transformers_class="Ministral3ForCausalLM",
-    keys=replace(DENSE_KEYS, read=DENSE_KEYS.read | {_TEMPERATURE}),
+    keys=replace(DENSE_KEYS, read=DENSE_KEYS.read | {TEMPERATURE}),
     complete=_complete,
 )
