@@ -24,6 +24,7 @@ from aprtui.engine.protocol import Rounding
 from aprtui.engine.replay.arithmetic import (
     ATTENTION_OPS,
     BY_WEIGHT,
+    KEPT,
     UNROUNDED,
     KnownArithmetic,
     NodeEvaluators,
@@ -73,6 +74,8 @@ _ATTENTION: tuple[Mapping[str, str], ...] = tuple(
         # What llama.cpp keeps where only keys, or both in different types, are asked for.
         *((f"{keys}+f16", softmax) for keys in (*ROTATED, *MET_IN_Q8_0) for softmax in ("f16", ONLINE_F16)),
         ("q8_0_rotated+q4_0_rotated", "f32"), ("q8_0_query+q4_0_query", "f32"),
+        *((f"{keys}+{values}", "f32") for keys in ("q8_0", "q4_0") for values in ("f16", "f32")),
+        *(("f32", softmax) for softmax in KEPT),
     )
 )  # fmt: skip
 _TOGETHER: tuple[Mapping[str, str], ...] = tuple(
@@ -107,6 +110,23 @@ class FoundEngine:
     @property
     def rounding(self) -> Rounding:
         return self.arithmetic.rounding
+
+
+@dataclass(frozen=True, slots=True)
+class IdentifiedCapture:
+    """The stages of a capture in the model's order of channels, what was found of that order, and of its engine."""
+
+    stages: CapturedStages
+    layouts: tuple[str, ...]
+    engine: FoundEngine
+
+
+def identify_capture(
+    stages: CapturedStages, stated: Mapping[str, str], evaluators: NodeEvaluators, progress: Progress | None = None
+) -> IdentifiedCapture:
+    """Order and engine of a capture, whose `stages` are put in that order."""
+    layouts = tuple(find_layouts(stages, evaluators))
+    return IdentifiedCapture(stages, layouts, identify(stages, stated, evaluators, progress))
 
 
 def identify(

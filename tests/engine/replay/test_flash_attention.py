@@ -14,7 +14,7 @@ from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.evaluation.arithmetics import EngineArithmetic, stage_tensors
 from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
-from aprtui.engine.replay.arithmetic import UNROUNDED, kept_types, parse_rounding
+from aprtui.engine.replay.arithmetic import UNROUNDED, kept_type, parse_rounding
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.flash_attention import (
     ONLINE_F16,
@@ -88,8 +88,9 @@ def test_nan_of_a_value_reaches_the_queries_that_see_it_only() -> None:
 
 
 def test_keys_and_values_may_be_kept_in_different_types() -> None:
-    assert kept_types("q8_0") == ("q8_0", "q8_0")
-    assert kept_types("q8_0_rotated+f16") == ("q8_0_rotated", "f16")
+    for stated, keys, values in (("q8_0", "q8_0", "q8_0"), ("q8_0_rotated+f16", "q8_0_rotated", "f16")):
+        rounding = replace(UNROUNDED, kv_cache=stated)
+        assert (kept_type(Op.SCORES, rounding), kept_type(Op.ATTEND, rounding)) == (keys, values)
     assert parse_rounding("kv_cache=q8_0_query+q4_0_query") == {"kv_cache": "q8_0_query+q4_0_query"}
     for text, what in (("kv_cache=q8_0+f16+f16", "2 at most"), ("softmax=f16+f32", "1 at most")):
         with pytest.raises(UsageError, match=what):
