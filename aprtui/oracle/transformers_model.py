@@ -122,6 +122,7 @@ def settings(model: Model, two_bases: bool) -> dict[str, Any]:
     if not two_bases and rope != of_windows:
         raise UsageError(f"{model.path}: its layers with a window have a RoPE of their own, which transformers lacks")
     if TEMPERATURE in ARCHITECTURES[model.architecture].keys.read:
+        # YaRN reads the same length.
         length = config.context if config.rope.yarn is None else config.rope.yarn.original_context
         growth = config.query_temperature or QueryTemperature(0.0, length)
         rope |= {"llama_4_scaling_beta": growth.scale, "original_max_position_embeddings": growth.length}

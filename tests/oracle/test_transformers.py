@@ -96,15 +96,14 @@ def test_decoding_token_by_token_gives_the_same_stages(tmp_path: Path, architect
 
 
 @needs_transformers
-def test_queries_that_grow_with_their_position_are_in_it(tmp_path: Path) -> None:
+def test_queries_that_do_not_grow_leave_the_context_that_yarn_is_made_for(tmp_path: Path) -> None:
+    """transformers reads both from one key."""
     file = model_file(architecture="mistral3")
-    file.metadata |= {
-        "mistral3.attention.temperature_scale": 0.3, "mistral3.rope.scaling.type": "yarn",
-        "mistral3.rope.scaling.factor": 4.0, "mistral3.rope.scaling.original_context_length": 8,
-    }  # fmt: skip
-    model = load_model(file.write(tmp_path / "grows.gguf"))
+    file.metadata["mistral3.attention.temperature_scale"] = 0.0
+    model = load_model(file.write(tmp_path / "level.gguf"))
+    assert model.config.rope.yarn is not None and model.config.rope.yarn.original_context < model.config.context
     theirs = captured(model, tmp_path / "theirs")
-    assert {node.stage for node in model.graph.nodes if node not in theirs.files} == {"q_post_rope"}
+    assert set(theirs.files) == set(model.graph.nodes)
     assert largest_error(own_capture(model, tmp_path / "ours"), theirs) < 1e-5
 
 

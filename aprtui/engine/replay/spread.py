@@ -72,7 +72,7 @@ HONEST_ROUNDINGS: tuple[Mapping[str, str], ...] = tuple(
         ("q8_1", "f16", "f32", "f32", "f32"),
         ("fp8", "fp8", "f32", "f32", "f32"),
         ("int8_row", "q4_0", "f32", "f32", "f32"),
-        ("none", "q4_0/f32", "bf16", "f32", "f32"),
+        ("none", "q4_0+f32", "bf16", "f32", "f32"),
     )
 )
 """What engines in use round to, from nothing to the coarsest. A bound of three times their spread also covers an

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.evaluation.arithmetics import EngineArithmetic, stage_tensors
 from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
+from aprtui.engine.replay import identify
 from aprtui.engine.replay.arithmetic import UNROUNDED, kept_type, parse_rounding
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.flash_attention import (
@@ -23,6 +24,7 @@ from aprtui.engine.replay.flash_attention import (
     turned_channels,
 )
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
+from aprtui.engine.replay.spread import HONEST_ROUNDINGS
 from aprtui.engine.rounding import round_q4_0, round_q8_0
 from aprtui.errors import UsageError
 from aprtui.model.model import Model, load_model
@@ -95,6 +97,12 @@ def test_keys_and_values_may_be_kept_in_different_types() -> None:
     for text, what in (("kv_cache=q8_0+f16+f16", "2 at most"), ("softmax=f16+f32", "1 at most")):
         with pytest.raises(UsageError, match=what):
             parse_rounding(text)
+
+
+@pytest.mark.parametrize("choice", [*HONEST_ROUNDINGS, *identify._ATTENTION, *identify._TOGETHER], ids=str)
+def test_every_rounding_that_is_tried_could_be_stated(choice: Mapping[str, str]) -> None:
+    stated = ",".join(f"{name}={kind}" for name, kind in choice.items())
+    assert parse_rounding(stated) == dict(choice)
 
 
 TOKENS = tuple(range(20, 33))
