@@ -79,6 +79,8 @@ def test_only_llama_turns_neighbouring_channels(tmp_path: Path) -> None:
         "llama": RopeLayout.INTERLEAVED,
         "qwen2": RopeLayout.HALF_SPLIT,
         "qwen3": RopeLayout.HALF_SPLIT,
+        "qwen35": RopeLayout.HALF_SPLIT,
+        "qwen35moe": RopeLayout.HALF_SPLIT,
         "qwen3moe": RopeLayout.HALF_SPLIT,
     }
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from aprtui.compare.align.hadamard import TURNED_CHANNELS, hadamard
 from aprtui.compare.metrics.blocks import Values
 from aprtui.compare.metrics.measure import compare_values
-from aprtui.trace.graph import GraphConfig, Op, Part, RopeLayout, Stage
+from aprtui.trace.graph import GraphConfig, Op, Part, RopeLayout, Stage, TokenMixer
 
 Order = NDArray[np.intp]
 
@@ -120,7 +120,9 @@ def legal_layouts(stage: Stage, parts: Mapping[str, frozenset[Part]], config: Gr
 
 
 def _has_heads(stage: Stage, config: GraphConfig) -> bool:
-    return stage.op in (Op.ROPE, Op.HEAD_RMS_NORM, Op.ATTEND) and stage.width > config.head_dim
+    """Whether the stage has several heads of the attention."""
+    by_head = stage.op in (Op.ROPE, Op.HEAD_RMS_NORM, Op.ATTEND) and stage.mixer is not TokenMixer.RECURRENCE
+    return by_head and stage.width > config.head_dim
 
 
 def _head_orders(heads: int, config: GraphConfig) -> Iterator[tuple[str, Order]]:
@@ -158,15 +160,16 @@ def _rope_orders(
 def rope_order(parts: Iterable[Part], width: int, config: GraphConfig, layout: RopeLayout) -> Order:
     """For each channel of `parts` in the other RoPE layout, the channel in `layout` that holds the same value.
 
-    Half-split turns i with i + d/2, interleaved 2i with 2i + 1, in each head of d channels.
+    Half-split turns i with i + d/2, interleaved 2i with 2i + 1, in the first d channels of each head.
     """
-    d = config.head_dim
+    d = config.rotated
     pairs = np.concatenate([np.arange(0, d, 2), np.arange(1, d, 2)])
-    head = pairs if layout is RopeLayout.INTERLEAVED else np.argsort(pairs)
+    turned = pairs if layout is RopeLayout.INTERLEAVED else np.argsort(pairs)
     order = np.arange(width)
     for part in parts:
-        heads = order[config.part(part)].reshape(-1, d)
-        order[config.part(part)] = heads[:, head].reshape(-1)
+        heads = order[config.part(part)].reshape(-1, config.q_head_width if part is Part.Q else config.head_dim)
+        heads[:, :d] = heads[:, turned]
+        order[config.part(part)] = heads.reshape(-1)
     return order
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from aprtui.errors import EngineError
 from aprtui.machine import available_memory
 from aprtui.progress import Progress
+from aprtui.trace.graph import TokenMixer
 
 if TYPE_CHECKING:
     from aprtui.engine.protocol import Engine, Intervention, KvType, Mode, NodeEvaluator
@@ -81,7 +82,8 @@ def context_in_memory(request: EngineRequest) -> int:
     """The context of `request`, reduced to what fits if it asks for that. Raises `EngineError` if the K/V cache alone
     takes more memory than is available."""
     graph, context = request.model.config.graph, request.context
-    position = 2 * (2 if request.kv == "f16" else 4) * graph.layers * graph.kv_width
+    layers = len(graph.layers_with(TokenMixer.ATTENTION))
+    position = max(1, 2 * (2 if request.kv == "f16" else 4) * layers * graph.kv_width)
     available = available_memory()
     if available is None or position * context <= available:
         return context

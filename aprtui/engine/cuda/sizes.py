@@ -167,6 +167,12 @@ def _without_kernels(config: ModelConfig) -> Iterator[str]:
         yield "softcaps (op softcap)"
     if config.attention_scale is not None:
         yield "a scale of its scores other than that of the head size (op scores)"
+    if any(graph.recurrent):
+        yield f"layers with a recurrence (op {Op.DELTA_STATE})"
+    if graph.gated_attention:
+        yield f"a gate behind its attention (op {Op.HEAD_GATE})"
+    if graph.rope_dim:
+        yield "heads of which RoPE turns a part (op rope)"
     if graph.experts:
         yield f"experts (op {Op.EXPERT_MATMUL})"
 

@@ -33,7 +33,9 @@ Run = Iterator[tuple[Node, Array]]
 def run_forward(
     model: Model, tokens: Sequence[int], recomputation: Recomputation, disturb: Disturb | None = None
 ) -> Run:
-    """Each node of the graph with its stage tensor for all `tokens`, in execution order; logits of the last position.
+    """Each node of the graph with its stage tensor for all `tokens`, in execution order.
+
+    Of logits and states there is that of the last position.
 
     `disturb` changes each tensor before it is given out and used. Keeps the tensors of two layers.
     """
@@ -42,14 +44,13 @@ def run_forward(
     for node in graph.nodes:
         stage = graph[node.stage]
         inputs = []
-        for entry, source in zip(stage.inputs, graph.inputs(node), strict=True):
+        for entry, source in zip(graph.entries(node), graph.inputs(node), strict=True):
             tensor = recent[source]
             inputs.append(tensor if tensor.ndim == 3 else tensor[:, config.part(entry.part)])
-        values = (
-            recomputation.evaluate(node, [inputs[0][-1:]], tokens[-1:], len(tokens) - 1)
-            if stage.holds_logits
-            else recomputation.evaluate(node, inputs, tokens)
-        )
+        if stage.holds_logits:
+            inputs = [inputs[0][-1:]]
+        first = len(tokens) - 1 if stage.of_last_position else 0
+        values = recomputation.evaluate(node, inputs, tokens[first:], first)
         recent[node] = values if disturb is None else disturb(node, values)
         yield node, recent[node]
         _forget(recent, node, graph[node.stage].op)

@@ -219,7 +219,7 @@ class _Search:
     def _typed(self, rounding: Rounding, output_stated: bool) -> KnownArithmetic:
         """The types of stages: kept so by the engine, or only stored."""
         graph = self.stages.model.graph
-        inner = [fits for name, fits in self.types.items() if name != ENTRY and not graph[name].holds_logits]
+        inner = [fits for name, fits in self.types.items() if name != ENTRY and not graph[name].of_last_position]
         kinds = {name: narrowest(fits) for name, fits in self.types.items()}
         common = frozenset.intersection(*(inner or self.types.values())) if self.types else frozenset()
         if set(kinds.values()) <= {"f32"} or (output_stated and (rounding.stage_output != "f32" or not common)):

@@ -26,7 +26,7 @@ from aprtui.engine.process.loading import Opener, load_engine
 from aprtui.engine.process.messages import EngineSettings, Event, Failed, Finished, Loaded, TokenText
 from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Taps
 from aprtui.engine.reference.evaluate import evaluate
-from aprtui.engine.reference.ops import ATTENTION_HISTORY
+from aprtui.engine.reference.history import ATTENTION_HISTORY
 from aprtui.engine.rounding import DEVICE_ARITHMETIC, round_f16
 from aprtui.engine.sampling import GREEDY, Choice, Sampler, Sampling
 from aprtui.errors import EngineError, UsageError
