@@ -93,6 +93,18 @@ def test_no_import_hides_from_the_interpreter() -> None:
     assert hidden == []
 
 
+def test_the_app_maps_no_capture() -> None:
+    """A mapped file that another program writes again meanwhile would kill the app (SIGBUS)."""
+    mapped = [
+        f"{path}:{call.lineno}"
+        for path, tree in modules()
+        if path.is_relative_to("aprtui/tui")
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "Capture.open" and not call.keywords
+    ]
+    assert mapped == []
+
+
 def hidden_imports(tree: ast.Module) -> Iterator[int]:
     """Lines of imports of this package behind `TYPE_CHECKING`."""
     for branch in ast.walk(tree):

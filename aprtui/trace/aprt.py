@@ -19,6 +19,7 @@ import tempfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +43,7 @@ class AprtError(UnreadableError):
 
 @dataclass(frozen=True, slots=True)
 class AprtFile:
-    """A stage file, its values mapped read-only; `trailing` counts the bytes after them."""
+    """A stage file, its values read-only; `trailing` counts the bytes after them."""
 
     path: Path
     layer: int | None
@@ -71,20 +72,37 @@ def is_aprt(path: Path) -> bool:
         return False
 
 
-def read_aprt(path: Path) -> AprtFile:
-    """Map a stage file. Raises `AprtError` for a short or foreign header and for a short body."""
+def read_aprt(path: Path, copied: bool = False) -> AprtFile:
+    """Map a stage file, or copy its values into memory.
+
+    A process that reads mapped values is killed (SIGBUS) where the file has been shortened meanwhile; copying then
+    raises. Raises `AprtError` for a short or foreign header and for a short body.
+    """
     try:
         with open(path, "rb") as file:
             head = file.read(HEADER_BYTES)
             size = os.fstat(file.fileno()).st_size
             layer, count = parse_header(path, head, size)
             # Of the file that is open: another may have its name by now, or none.
-            mapped: NDArray[np.float32] = (
-                np.memmap(file, "<f4", "r", HEADER_BYTES, (count,)) if count else np.empty(0, np.float32)
-            )
+            values = _copied(path, file, count) if copied and count else _mapped(file, count)
     except OSError as error:
         raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
-    return AprtFile(path, layer, mapped, size - HEADER_BYTES - 4 * count)
+    return AprtFile(path, layer, values, size - HEADER_BYTES - 4 * count)
+
+
+def _mapped(file: BinaryIO, count: int) -> NDArray[np.float32]:
+    return np.memmap(file, "<f4", "r", HEADER_BYTES, (count,)) if count else np.empty(0, np.float32)
+
+
+def _copied(path: Path, file: BinaryIO, count: int) -> NDArray[np.float32]:
+    values = np.fromfile(file, "<f4", count)
+    if values.size < count:
+        raise AprtError(
+            path, HEADER_BYTES + values.nbytes, f"the file ends here since it was opened, {count} values were "
+            "expected: it is being written again"
+        )  # fmt: skip
+    values.flags.writeable = False
+    return values
 
 
 def parse_header(path: Path, head: bytes, size: int) -> tuple[int | None, int]:

@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -66,11 +66,13 @@ class Capture:
     warnings: tuple[str, ...]
     provenance: Mapping[str, str] = field(default_factory=dict)
     """The lines of `_PROVENANCE.txt`, of a capture without a manifest."""
+    copied: bool = False
 
     @classmethod
-    def open(cls, path: Path) -> Capture:
-        """Open the capture in directory `path`.
+    def open(cls, path: Path, copied: bool = False) -> Capture:
+        """Open the capture in directory `path`; its values are mapped when they are read, or `copied`.
 
+        A process that must survive a file that is being written again, as the app must, has them copied.
         A file or a folder in it that cannot be read costs its own stages: they are there, and reading them raises.
         Raises `UnreadableError` if there is no capture, or its manifest is broken.
         """
@@ -79,7 +81,8 @@ class Capture:
                 problem = "is not a directory" if path.exists() else "does not exist"
                 raise UnreadableError(f"{path}: {problem}: expected a capture directory")
             manifest = read_manifest(path)
-            capture = _with_manifest(path, manifest) if manifest else _without_manifest(path)
+            capture = _with_manifest(path, manifest) if manifest else _without_manifest(path, copied)
+            capture = replace(capture, copied=copied)
         except OSError as error:
             raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
         if not capture.files and not manifest:
@@ -119,7 +122,7 @@ class Capture:
         manifest's. Bytes after the declared values are left to the caller (`AprtFile.trailing`).
         """
         own = self.files[node].node
-        file = read_aprt(self.files[node].path)
+        file = read_aprt(self.files[node].path, self.copied)
         if file.layer != own.layer and not (own == Node(0, ENTRY) and file.layer is None):
             raise AprtError(file.path, 4, f"header says layer {file.layer}, the file lies where {node} belongs")
         info = None if self.manifest is None else self.manifest.files[relative_path(node)]
@@ -131,7 +134,7 @@ class Capture:
         return file
 
     def values(self, node: Node) -> NDArray[np.float32]:
-        """The values of `node`, mapped read-only, in the shape of its file entry (1-D where that is unknown)."""
+        """The values of `node`, read-only, in the shape of its file entry (1-D where that is unknown)."""
         entry = self.files[node]
         flat = self.read(node).values
         if entry.shape is None:
@@ -205,7 +208,7 @@ def _with_manifest(path: Path, manifest: Manifest) -> Capture:
     )  # fmt: skip
 
 
-def _without_manifest(path: Path) -> Capture:
+def _without_manifest(path: Path, copied: bool) -> Capture:
     found: dict[Node, Path] = {}
     duplicates: list[Path] = []
     for claimed, file in claimed_files(path):
@@ -221,7 +224,7 @@ def _without_manifest(path: Path) -> Capture:
     graph = graph_from_names({node.stage for node in found}, layers)
     provenance = read_provenance(path)
     tokens = provenance_tokens(provenance)
-    count = len(tokens) if tokens else _inferred_token_count(found, graph)
+    count = len(tokens) if tokens else _inferred_token_count(found, graph, copied)
     warnings += _grouped(path, duplicates, "second files of a stage, not read")
     warnings += _unknown_files(path)
     files = {
@@ -294,20 +297,20 @@ def provenance_tokens(provenance: Mapping[str, str]) -> tuple[int, ...] | None:
     return tuple(map(int, re.findall(r"[0-9]+", text))) if re.fullmatch(r"\[?[0-9,\s]+\]?", text) else None
 
 
-def _read_or_none(path: Path) -> AprtFile | None:
+def _read_or_none(path: Path, copied: bool = False) -> AprtFile | None:
     """The stage file at `path`, or None where it cannot be read: reading its values raises the error."""
     try:
-        return read_aprt(path)
+        return read_aprt(path, copied)
     except UnreadableError:
         return None
 
 
-def _inferred_token_count(found: Mapping[Node, Path], graph: StageGraph) -> int | None:
+def _inferred_token_count(found: Mapping[Node, Path], graph: StageGraph, copied: bool) -> int | None:
     """T from an attention map of h·T² probabilities, whose rows sum to one: T = count / sum."""
     for node, path in found.items():
         if node.stage not in graph or graph[node.stage].op is not Op.SOFTMAX:
             continue
-        file = _read_or_none(path)
+        file = _read_or_none(path, copied)
         if file is None:
             continue
         values = file.values

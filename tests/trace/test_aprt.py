@@ -50,7 +50,8 @@ def test_every_bit_pattern_survives(
     file = read_aprt(path)
     assert file.layer == layer
     assert file.trailing == 0
-    assert np.array_equal(np.asarray(file.values).view(np.uint32), values)
+    for copied in (False, True):
+        assert np.array_equal(np.asarray(read_aprt(path, copied).values).view(np.uint32), values)
     assert path.stat().st_size == 12 + 4 * values.size
 
 

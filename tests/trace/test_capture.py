@@ -212,6 +212,19 @@ def test_capture_without_manifest_infers_and_marks_its_token_count(tmp_path: Pat
     assert capture.files[Node(None, "lm_head")].shape is None, "one row or five: nothing tells"
 
 
+def test_copied_values_outlive_a_file_that_is_written_again(tmp_path: Path) -> None:
+    bare_capture(tmp_path)
+    node = Node(1, "ffn_gate")
+    capture = Capture.open(tmp_path, copied=True)
+    values = capture.values(node)
+    assert not isinstance(values, np.memmap), "to touch a mapping of what is gone would end this process"
+    capture.files[node].path.write_bytes(b"")
+    assert np.isfinite(values).all()
+    with pytest.raises(UnreadableError, match="header ends after 0 of 12 bytes"):
+        capture.values(node)
+    assert isinstance(Capture.open(tmp_path).values(Node(0, "ffn_gate")), np.memmap)
+
+
 def test_provenance_file_gives_token_ids(tmp_path: Path) -> None:
     bare_capture(tmp_path)
     (tmp_path / "_PROVENANCE.txt").write_text("# stages\nmodel: x\ntokens: [3838, 374, 220, 17, 10]\ndtype: float16\n")

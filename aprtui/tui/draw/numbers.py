@@ -96,12 +96,12 @@ def shape_text(shape: Iterable[int]) -> str:
 
 
 def percent(share: float) -> str:
-    """A share in three digits: `71.2 %`, `<0.01 %`."""
+    """A share in three digits, of which two after the point at most: `71.2 %`, `0.18 %`, `<0.01 %`."""
     if math.isnan(share):
         return "unknown"
     if 0 < share < 1e-4:
         return "<0.01 %"
-    return f"{100 * share:.3g} %"
+    return f"{100 * share:.3g} %" if share >= 0.01 or share == 0 else f"{100 * share:.2f} %"
 
 
 def duration(value: float) -> str:

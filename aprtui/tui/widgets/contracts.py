@@ -285,7 +285,7 @@ class ContractsDock(Table):
         before = self._documents
         documents = load_documents(contract_paths(self._paths)) if before is None else before.refreshed()
         try:
-            a, b = (None if path is None else Capture.open(path) for path in (reference, capture))
+            a, b = (None if path is None else Capture.open(path, copied=True) for path in (reference, capture))
         except AprtuiError:
             a = b = None  # the screen that shows the captures says what is wrong with them
         rows = []

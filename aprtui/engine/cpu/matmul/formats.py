@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from aprtui.engine.cpu.emit import F32, I1, I8, I16, I32, Emitter, Value, constant, vector
+import numpy as np
+
+from aprtui.engine.cpu.emit import F32, I1, I8, I16, I32, I64, Emitter, Value, constant, vector
 from aprtui.model.weight_types import BlockPart, WeightType
 
 
@@ -77,7 +79,15 @@ def _bit_pairs(e: Emitter, address: Value) -> list[Value]:
 
 def _indexed(e: Emitter, address: Value, kind: WeightType) -> Value:
     """32 quants of a codebook whose indices lie as the quants of Q4_0."""
-    return e.looked_up(e.concatenate(*_nibbles(e, e.load(address, vector(I8, 16)))), kind.format.codebook)
+    table = [value + _lift(kind) for value in kind.format.codebook]
+    return e.looked_up(e.concatenate(*_nibbles(e, e.load(address, vector(I8, 16)))), table)
+
+
+def _lift(kind: WeightType) -> int:
+    """What makes the values of a codebook unsigned bytes, whose products need no detour over signs (a fifth of a row
+    of MXFP4); 0 where the sums of two of their products would no longer fit into 16 bits, and without a codebook."""
+    lowest, highest = kind.format.levels
+    return -lowest if kind.format.codebook and 2 * 127 * (highest - lowest) < 1 << 15 else 0
 
 
 def _two_halves_at(e: Emitter, address: Value) -> tuple[Value, Value]:
@@ -201,11 +211,10 @@ def _unpack_iq4_nl(e: Emitter, w: Value) -> Unpacked:
 
 def _unpack_mxfp4(e: Emitter, w: Value) -> Unpacked:
     """The exponent of a power of two (half of it, since the codebook is doubled), 16 bytes of indices as in Q4_0."""
-    b, exponent = e.builder, e.builder.zext(e.load(w, I8), I32)
-    normal = b.shl(b.sub(exponent, constant(I32, 1)), constant(I32, 23))
-    subnormal = b.shl(constant(I32, 0x00200000), exponent)
-    bits = b.select(b.icmp_unsigned("<", exponent, constant(I32, 2)), subnormal, normal)
-    return Unpacked([_indexed(e, e.at(w, 1), WeightType.MXFP4)], b.bitcast(bits, F32))
+    exponent = e.builder.zext(e.load(w, I8), I64)
+    halves = e.table(np.ldexp(np.float32(1), np.arange(256) - 128).astype(np.float32))
+    d = e.load(e.at(halves, e.shifted(exponent, 2)), F32)
+    return Unpacked([_indexed(e, e.at(w, 1), WeightType.MXFP4)], d)
 
 
 def _unpack_iq4_xs(e: Emitter, w: Value) -> Unpacked:
@@ -237,11 +246,12 @@ _UNPACK: dict[WeightType, Unpack] = {
 
 
 def _format(kind: WeightType, unpack: Unpack) -> Format:
-    row, (lowest, highest) = kind.format, kind.format.levels
+    row, lift = kind.format, _lift(kind)
+    lowest, highest = (level + lift for level in row.levels)
     scale = row.parts[BlockPart.SCALE]
     return Format(
-        kind, row.block_values, row.block_bytes, min(row.sub_block, 32), max(-lowest, highest), row.offset, lowest < 0,
-        BlockPart.MINIMUM in row.parts, scale.stop - scale.start == 2, unpack,
+        kind, row.block_values, row.block_bytes, min(row.sub_block, 32), max(-lowest, highest), row.offset + lift,
+        lowest < 0, BlockPart.MINIMUM in row.parts, scale.stop - scale.start == 2, unpack,
     )  # fmt: skip
 
 

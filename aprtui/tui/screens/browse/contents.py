@@ -64,7 +64,7 @@ def read_contents(artifact: Artifact, cancelled: Cancelled) -> Iterator[Contents
         summaries = ((info.name, summarise(info, cancelled)) for info in readable)
         yield from (ModelContents(tensors, found, unusual) for found in _growing({}, summaries))
     else:
-        capture = Capture.open(artifact.path)
+        capture = Capture.open(artifact.path, copied=True)
         known = stated(capture)
         missing = (node for node in capture.graph.nodes if node in capture.files and node not in known)
         readable_nodes = takewhile(lambda _: not cancelled(), missing)

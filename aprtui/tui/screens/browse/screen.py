@@ -259,7 +259,7 @@ class BrowseScreen(ToolScreen):
         worker = get_current_worker()
         model: Path | None = None
         try:
-            wanted = Capture.open(artifact.path).model
+            wanted = Capture.open(artifact.path, copied=True).model
         except AprtuiError:
             wanted = None
         if wanted is not None:

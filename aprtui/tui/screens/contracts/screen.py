@@ -235,7 +235,7 @@ class ContractsScreen(ToolScreen):
         worker = get_current_worker()
         reference, capture, problem = None, None, ""
         try:
-            reference, capture = (None if path is None else Capture.open(path) for path in paths)
+            reference, capture = (None if path is None else Capture.open(path, copied=True) for path in paths)
         except AprtuiError as error:
             problem = str(error)
         rows = []

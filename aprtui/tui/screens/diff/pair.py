@@ -64,7 +64,7 @@ def open_sides(a: Path, b: Path) -> Sides:
 
 def _opened(path: Path) -> Capture | None:
     try:
-        return Capture.open(path)
+        return Capture.open(path, copied=True)
     except (AprtuiError, OSError):
         return None
 

@@ -233,7 +233,7 @@ def open_source(state: ScreenState) -> TensorSource | None:
     if model is not None:
         return WeightSource(model, state.text("tensor"))
     if capture is not None:
-        return stage_source(Capture.open(capture), state)
+        return stage_source(Capture.open(capture, copied=True), state)
     if path is None:
         return None
     in_capture = _in_capture(path)
@@ -272,7 +272,7 @@ def _in_capture(path: Path) -> tuple[Capture, Node] | None:
     """The capture that a stage file belongs to, and its node there; None if it belongs to none."""
     for folder in (path.absolute().parent, path.absolute().parent.parent):
         try:
-            capture = Capture.open(folder)
+            capture = Capture.open(folder, copied=True)
         except (UnreadableError, OSError):
             continue
         for node, file in capture.files.items():

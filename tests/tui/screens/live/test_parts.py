@@ -66,6 +66,7 @@ def test_token_in_words_says_everything_and_admits_what_was_not_measured() -> No
     assert token_words(UNSURE, NOISE)[3:] == ["margin 0.05 = 0.333 × noise", "flip risk 40.7 % (estimate)"]
     assert token_words(UNSURE, NOISE, TintSignal.FLIP_RISK)[1] == "flip risk 40.7 % (estimate)"
     assert (percent(1e-6), percent(0.0), percent(1.0), percent(math.nan)) == ("<0.01 %", "0 %", "100 %", "unknown")
+    assert (percent(0.951), percent(0.0195), percent(0.000715)) == ("95.1 %", "1.95 %", "0.07 %")
 
 
 def test_tints_leave_sure_text_plain_and_are_all_different() -> None:
