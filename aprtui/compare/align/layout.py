@@ -12,7 +12,7 @@ layer alone would need is a fault, and stays one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -83,6 +83,21 @@ def solve_layout(a: Values, b: Values, candidates: Sequence[Layout]) -> Layout |
     return found if best <= _CLEARLY * next(rivals, np.inf) else None
 
 
+def inherited_layout(
+    pairs: Sequence[tuple[Values, Values]], candidates: Sequence[Layout], texts: Collection[str]
+) -> Layout | None:
+    """The one of `candidates` with a layout of what the stage is computed from (`texts`), where it brings most of the
+    `pairs` of A and B clearly nearer.
+
+    A few heads may be most of a stage and have the same place in both orders, so that by itself it shows none.
+    """
+    for layout in (candidate for candidate in candidates if candidate.text in texts):
+        nearer = [_error(a, layout.apply(b)) <= _CLEARLY * _error(a, np.ascontiguousarray(b)) for a, b in pairs]
+        if 2 * sum(nearer) > len(nearer):
+            return layout
+    return None
+
+
 def _error(a: Values, b: Values) -> float:
     error = compare_values(a, b, causal=a.ndim == 3).rel_l2
     return np.inf if error is None else error
@@ -135,6 +150,9 @@ def _head_orders(heads: int, config: GraphConfig) -> Iterator[tuple[str, Order]]
 
 
 def _orders(stage: Stage, parts: Mapping[str, frozenset[Part]], config: GraphConfig) -> Iterator[tuple[str, Order]]:
+    if stage.mixer is TokenMixer.RECURRENCE:
+        yield from _recurrent_orders(stage, config)
+        return
     rope = dict(_rope_orders(stage, parts, config))
     yield from rope.items()
     if _has_heads(stage, config):
@@ -146,6 +164,35 @@ def _orders(stage: Stage, parts: Mapping[str, frozenset[Part]], config: GraphCon
             for name, turned in rope.items():
                 # First the parts where A has them, then the pairs within each head.
                 yield f"{text}, then {name}", order[turned]
+
+
+def _recurrent_orders(stage: Stage, config: GraphConfig) -> Iterator[tuple[str, Order]]:
+    """Value heads counted key head by key head, as transformers does, where the model counts across the key heads, and
+    back; a state with its key channels outermost."""
+    words = ("value heads counted key head by key head", "value heads counted across the key heads")
+    across = dict(zip(words, _value_head_orders(config), strict=False))
+    channels = np.arange(stage.width)
+    if stage.op is Op.DELTA_STATE and stage.width == config.linear_state_width:
+        heads = channels.reshape(config.linear_value_heads, config.linear_head_dim, -1)
+        turned = heads.swapaxes(1, 2)
+        yield "states turned: [heads, key channels, value channels]", turned.reshape(-1)
+        for text, order in across.items():
+            yield text, heads[order].reshape(-1)
+            yield f"{text}, states turned", turned[order].reshape(-1)
+        return
+    first = 2 * config.linear_key_width if stage.width == config.linear_qkv_width else 0
+    if stage.width - first in (config.linear_value_width, config.linear_value_heads):
+        for text, order in across.items():
+            values = channels[first:].reshape(config.linear_value_heads, -1)[order].reshape(-1)
+            yield text, np.concatenate([channels[:first], values])
+
+
+def _value_head_orders(config: GraphConfig) -> tuple[Order, ...]:
+    """For each value head its number where they are counted key head by key head, and the other way round."""
+    if not 1 < config.linear_key_heads < config.linear_value_heads:
+        return ()
+    by_key_head = np.arange(config.linear_value_heads).reshape(config.linear_key_heads, -1)
+    return by_key_head.T.reshape(-1), np.argsort(by_key_head.T.reshape(-1))
 
 
 def _rope_orders(

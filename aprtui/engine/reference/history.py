@@ -21,10 +21,10 @@ STATE_INPUT = (Op.DELTA_OUTPUT, 0)
 def rows_needed(op: Op, index: int, rows: int, total: int) -> int:
     """How many rows, the last ones, of input `index` the last `rows` of `total` positions of an op need.
 
-    The state alone gives the output of the last position.
+    The state alone gives the output of the last position: nothing else but the query is read then.
     """
     if (op, index) == STATE_INPUT:
         return 1
-    if op is Op.DELTA_OUTPUT and rows == 1:
-        return 1
+    if op is Op.DELTA_OUTPUT and rows == 1 and index > 1:
+        return 0
     return total if (op, index) in HISTORY else rows

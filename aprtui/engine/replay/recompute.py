@@ -137,7 +137,7 @@ class Recomputer:
             current, needed = pending.pop()
             for index, source in enumerate(graph.inputs(current)):
                 least = rows_needed(graph[current.stage].op, index, needed, total)
-                if source not in found and source not in known and not self._can_be_read(source, least):
+                if least and source not in found and source not in known and not self._can_be_read(source, least):
                     found.add(source)
                     pending.append((source, self._all_rows(source)))
         return tuple(sorted(found, key=lambda source: graph.order[source]))
@@ -147,8 +147,11 @@ class Recomputer:
         inputs: list[Array] = []
         for index, (entry, source) in enumerate(zip(graph.entries(node), graph.inputs(node), strict=True)):
             needed = rows_needed(stage.op, index, rows, total)
-            tensor = self._input(source, needed)
-            inputs.append(_cut(tensor, self.model.config.graph.part(entry.part), needed))
+            columns = self.model.config.graph.part(entry.part)
+            if needed:
+                inputs.append(_cut(self._input(source, needed), columns, needed))
+            else:
+                inputs.append(np.empty((0, graph[source.stage].width), np.float32)[:, columns])
         position = total - rows
         return self.recomputation.evaluate(node, inputs, self.stages.tokens[position:], position)
 
