@@ -20,6 +20,7 @@ from aprtui.engine.protocol import NodeEvaluator, Rounding
 from aprtui.engine.reference.evaluate import NumpyNodes
 from aprtui.engine.replay.arithmetic import UNROUNDED, NodeEvaluators, Recomputation
 from aprtui.engine.replay.bounds import flip_error
+from aprtui.engine.replay.chunked_delta import ChunkedNodes, has_recurrence
 from aprtui.engine.replay.disturbed import LAST_BITS, Disturb, disturbance
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
@@ -85,7 +86,9 @@ def arithmetic_floor(
     least = flip_floors(model, roundings)
     size = LAST_BITS * (MORE_FLIPS if first == second and any(least.values()) else 1)
     reference = run_forward(model, tokens, Recomputation(model, first, evaluators))
-    other = Recomputation(model, second, evaluators)
+    # Each engine computes recurrences in its own way: one of them token after token, the other in chunks.
+    in_chunks: NodeEvaluators = lambda angles: ChunkedNodes(evaluators(angles), model)  # noqa: E731
+    other = Recomputation(model, second, in_chunks if has_recurrence(model) else evaluators)
     runs = [run_forward(model, tokens, other, disturbance(model, seed, size)) for seed in range(DISTURBED_RUNS)]
     errors = _errors(model, reference, runs, progress)
     saturated = _saturated(model, tokens, roundings, evaluators, progress)

@@ -22,6 +22,7 @@ from aprtui.compare.verdict import Tolerance
 from aprtui.engine.protocol import Rounding
 from aprtui.engine.replay.arithmetic import ATTENTION_OPS, UNROUNDED, KnownArithmetic, NodeEvaluators, Recomputation
 from aprtui.engine.replay.bounds import bound_of, fed_nodes, flip_error, replay_tolerance
+from aprtui.engine.replay.chunked_delta import ChunkedNodes
 from aprtui.engine.replay.disturbed import LAST_BITS, Disturb, DisturbedNodes, disturbance
 from aprtui.engine.replay.recompute import Array, CapturedStages, Recomputed, Recomputer
 from aprtui.engine.replay.value_types import before_storage
@@ -65,7 +66,7 @@ class Spreads:
     stages: CapturedStages
     known: KnownArithmetic
     evaluators: NodeEvaluators
-    _runs: dict[Rounding | int | tuple[str, int], Recomputer] = field(default_factory=dict)
+    _runs: dict[Rounding | int | str | tuple[str, int], Recomputer] = field(default_factory=dict)
 
     def close_bound(self, node: Node, segment: Sequence[Node]) -> Tolerance:
         """The bound that needs no measurement."""
@@ -112,6 +113,8 @@ class Spreads:
             noise += max(self._distance(node, found, self._disturbed(seed), self._stored(seed)) for seed in SEEDS)
         if self._may_cancel(node):
             noise += max(self._distance(node, found, self._moved(seed)) for seed in SEEDS)
+        if any(self.model.graph[n.stage].op in (Op.DELTA_STATE, Op.DELTA_OUTPUT) for n in evaluated):
+            noise += self._distance(node, found, self._in_chunks())
         fed = evaluated if is_stored else fed_nodes(self.model, node, found.segment)
         if any(flip_error(self.model, n, rounding) for n in fed):
             noise += self._distance(node, found, self._run(_without_inputs(rounding))) / 2
@@ -158,6 +161,16 @@ class Spreads:
             read = disturbance(self.model, seed, LAST_BITS)
             self._runs["moved", seed] = Recomputer(self.model, self.stages, recomputation, read=read)
         return self._runs["moved", seed]
+
+    def _in_chunks(self) -> Recomputer:
+        """Recurrences computed as other engines compute prompts."""
+        if "chunks" not in self._runs:
+            recomputation = Recomputation(
+                self.model, self.known.rounding, lambda angles: ChunkedNodes(self.evaluators(angles), self.model),
+                self.known.outputs,
+            )  # fmt: skip
+            self._runs["chunks"] = Recomputer(self.model, self.stages, recomputation)
+        return self._runs["chunks"]
 
     def _stored(self, seed: int) -> Disturb:
         return lambda node, values: before_storage(self._stored_as(node), seed)(node, values)

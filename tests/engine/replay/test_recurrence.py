@@ -12,8 +12,12 @@ from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.faults.faults import FaultInjector, parse_fault
+from aprtui.engine.floors.measure import run_forward
 from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import KvType, Logits, Mode
+from aprtui.engine.reference.evaluate import NumpyNodes
+from aprtui.engine.replay.arithmetic import UNROUNDED, Recomputation
+from aprtui.engine.replay.chunked_delta import ChunkedNodes
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model, load_model
@@ -22,6 +26,7 @@ from aprtui.trace.aprt import read_aprt, write_aprt
 from aprtui.trace.capture import PROVENANCE, Capture
 from aprtui.trace.graph import GraphConfig, Node
 from aprtui.trace.manifest import relative_path
+from tests.engine.conformance import relative_l2
 from tests.engine.embedded_captures import captured, edit
 from tests.model.gguf_files import write_model
 
@@ -177,3 +182,45 @@ def test_a_softplus_whose_sum_is_taken_in_float32_is_no_fault(
 
     edit(directory, Node(0, "a_softplus"), as_llama_cpp)
     assert Node(0, "a_softplus") not in failed(replayed(model, evaluators, directory))
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 64, 150])
+def test_recurrences_in_chunks_are_those_of_one_token_after_the_other(model: Model, tokens: int) -> None:
+    """And lose more where a head forgets fast: what a sum of logarithms loses is a relative error of what decays."""
+    config, random = model.config.graph, np.random.default_rng(tokens)
+    plain = NumpyNodes(model)
+    chunked = ChunkedNodes(plain, model)
+    heads, dim = config.linear_value_heads, config.linear_head_dim
+
+    def unit(count: int) -> np.ndarray:
+        heads_of = random.standard_normal((tokens, count, dim))
+        return (heads_of / np.linalg.norm(heads_of, axis=-1, keepdims=True)).reshape(tokens, -1).astype(np.float32)
+
+    inputs = [
+        unit(config.linear_key_heads), random.standard_normal((tokens, heads * dim)).astype(np.float32),
+        -random.uniform(0.01, 3, (tokens, heads)).astype(np.float32),
+        random.uniform(0, 1, (tokens, heads)).astype(np.float32),
+    ]  # fmt: skip
+    state, output = Node(0, "linear_attn_state"), Node(0, "linear_attn_output")
+    found = [nodes.evaluate(state, inputs, tokens=[0], position=tokens - 1) for nodes in (plain, chunked)]
+    assert relative_l2(found[1], found[0]) < 3e-6
+    for rows in {1, tokens, max(tokens - 3, 1)}:
+        read = [found[0], unit(config.linear_key_heads)[-rows:], *inputs]
+        outputs = [
+            nodes.evaluate(output, read, tokens=[0] * rows, position=tokens - rows) for nodes in (plain, chunked)
+        ]
+        assert outputs[0].shape == (rows, heads * dim)
+        assert relative_l2(outputs[1], outputs[0]) < 3e-6
+
+
+def test_a_capture_of_an_engine_that_computes_prompts_in_chunks_is_no_fault(
+    model: Model, evaluators: Evaluators, tmp_path: Path
+) -> None:
+    tokens = tuple(int(token) for token in np.random.default_rng(6).integers(0, 260, 140))
+    recomputation = Recomputation(model, UNROUNDED, lambda angles: ChunkedNodes(evaluators(angles), model))
+    for node, values in run_forward(model, tokens, recomputation):
+        path = tmp_path / "chunked" / relative_path(node)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_aprt(path, node.layer, values)
+    result = replay_capture(Capture.open(tmp_path / "chunked"), model, ReplayOptions(tokens=tokens), evaluators)
+    assert result.verdict is Verdict.PASS
