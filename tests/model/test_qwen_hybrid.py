@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from aprtui.errors import UnreadableError
+from aprtui.model.facts import described, model_facts
 from aprtui.model.model import Model, load_model
 from aprtui.trace.graph import Node, Op, TokenMixer
 from tests.model.gguf_files import ModelFile, Tensor, model_file
@@ -108,3 +109,13 @@ def test_a_missing_tensor_of_a_recurrence_is_named(tmp_path: Path, name: str) ->
     del file.tensors[f"blk.2.{name}"]
     with pytest.raises(UnreadableError, match=rf"tensor blk\.2\.{name} is missing"):
         opened(file, tmp_path)
+
+
+def test_the_facts_tell_what_a_port_is_likely_to_miss(tmp_path: Path) -> None:
+    facts = model_facts(opened(changed("qwen35moe"), tmp_path))
+    rows = [text for _, text in described(facts)]
+    assert "2 heads for Q and K, 4 for V, of 32 channels, a convolution over 4 tokens" in rows
+    assert "a state of 16.4 kB a layer" in rows
+    assert any("the first 8 channels of a head" in text for text in rows)
+    for words in ("a gate, which stands behind the query", "counted across the key heads", "one that every token uses"):
+        assert any(words in sentence for sentence in facts.unusual), words

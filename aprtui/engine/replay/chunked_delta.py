@@ -89,4 +89,5 @@ def _chunk(
     changes = np.linalg.solve(system, v * rates_HC1) - np.linalg.solve(system, k * rates_HC1 * since) @ state_HDD
     outputs = (q * since) @ state_HDD + (q @ k.swapaxes(1, 2) * between) @ changes
     until = np.exp(summed[:, -1:] - summed, dtype=np.float32)[..., None]
-    return state_HDD * since[:, -1:] + (k * until).swapaxes(1, 2) @ changes, outputs
+    state = state_HDD * since[:, -1:] + (k * until).swapaxes(1, 2) @ changes
+    return np.asarray(state, np.float32), np.asarray(outputs, np.float32)

@@ -1,9 +1,9 @@
-"""Writes the four small vocabulary-only GGUF files that the tokenizer tests run on.
+"""Writes the five small vocabulary-only GGUF files that the tokenizer tests run on.
 
     python -m tests.data.tokenizers.make_vocabularies [--out FOLDER] [--tokens 2560]
 
-needs `tokenizers` and `gguf`. One file a tokenizer kind: byte-level BPE with the pre-tokenizers qwen2, llama-bpe and
-default, and SentencePiece (`llama`). The training text is Python's own reference text (`pydoc_data.topics`, PSF
+needs `tokenizers` and `gguf`. One file a tokenizer kind: byte-level BPE with the pre-tokenizers qwen2, qwen35,
+llama-bpe and default, and SentencePiece (`llama`). The training text is Python's own reference text (`pydoc_data.topics`, PSF
 licence) and random words of many scripts. Each vocabulary holds what real ones hold and tests forget: control tokens,
 user-defined tokens, unused padding, and (BPE) whole words that no merge reaches, which only `ignore_merges` may use.
 """
@@ -31,6 +31,7 @@ MODERN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,%d}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+MARKED_SPLIT = (MODERN_SPLIT % 1).replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"[^\s\p{L}", r"[^\s\p{L}\p{M}")
 TokenType = gguf.TokenType
 
 
@@ -46,6 +47,7 @@ class BpeRecipe:
 
 BPE_RECIPES = (
     BpeRecipe("qwen2", "qwen2", MODERN_SPLIT % 1, ("<|endoftext|>", "<|im_start|>", "<|im_end|>")),
+    BpeRecipe("qwen35", "qwen35", MARKED_SPLIT, ("<|endoftext|>", "<|im_start|>", "<|im_end|>")),
     BpeRecipe(
         "llama-bpe",
         "llama",

@@ -194,7 +194,8 @@ def test_recurrences_in_chunks_are_those_of_one_token_after_the_other(model: Mod
 
     def unit(count: int) -> np.ndarray:
         heads_of = random.standard_normal((tokens, count, dim))
-        return (heads_of / np.linalg.norm(heads_of, axis=-1, keepdims=True)).reshape(tokens, -1).astype(np.float32)
+        normed = heads_of / np.linalg.norm(heads_of, axis=-1, keepdims=True)
+        return np.asarray(normed.reshape(tokens, -1), np.float32)
 
     inputs = [
         unit(config.linear_key_heads), random.standard_normal((tokens, heads * dim)).astype(np.float32),
