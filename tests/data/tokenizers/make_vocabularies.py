@@ -3,9 +3,10 @@
     python -m tests.data.tokenizers.make_vocabularies [--out FOLDER] [--tokens 2560]
 
 needs `tokenizers` and `gguf`. One file a tokenizer kind: byte-level BPE with the pre-tokenizers qwen2, qwen35,
-llama-bpe and default, and SentencePiece (`llama`). The training text is Python's own reference text (`pydoc_data.topics`, PSF
-licence) and random words of many scripts. Each vocabulary holds what real ones hold and tests forget: control tokens,
-user-defined tokens, unused padding, and (BPE) whole words that no merge reaches, which only `ignore_merges` may use.
+llama-bpe and default, and SentencePiece (`llama`). The training text is Python's own reference text
+(`pydoc_data.topics`, PSF licence) and random words of many scripts. Each vocabulary holds what real ones hold and tests
+forget: control tokens, user-defined tokens, unused padding, and (BPE) whole words that no merge reaches, which only
+`ignore_merges` may use.
 """
 
 from __future__ import annotations
