@@ -81,6 +81,7 @@ GROUPS: dict[str, Callable[[], str | None]] = {
     "pty": lambda: _tool_missing("tmux"),
     "pycuda": _fake_driver_missing,
     "torch": lambda: _module_missing("torch"),
+    "transformers": lambda: _module_missing("torch") or _module_missing("transformers"),
     "vocabularies": _vocabularies,
 }
 

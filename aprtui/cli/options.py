@@ -67,7 +67,7 @@ def engine_options(default_mode: str) -> Callable[[Command], Command]:
             help="Activations in float32 (the reference), or in the backend's 8-bit scheme.",
         )  # fmt: skip
         @click.option(
-            "--kv", type=click.Choice(["f32", "f16"]), default="f32", show_default=True,
+            "--kv", type=click.Choice(["f32", "f16", "q8_0", "q4_0"]), default="f32", show_default=True,
             help="Element type of the K/V cache.",
         )  # fmt: skip
         @click.option("--threads", type=click.IntRange(1, 1024), help="Threads; all available cores by default.")

@@ -15,7 +15,7 @@ from aprtui.compare.metrics.blocks import Values, blocks
 from aprtui.errors import UnreadableError
 from aprtui.trace.aprt import AprtError, read_aprt
 from aprtui.trace.capture import Capture
-from aprtui.trace.experts import ExpertCounts, ExpertUse, counted_experts
+from aprtui.trace.experts import ExpertCounts, ExpertUse, counted_experts, router_gives_logits
 from aprtui.trace.graph import ROUTER, ROUTER_CHOICE, Node
 from aprtui.trace.stats import Accumulator, StageStats, accumulate
 
@@ -125,14 +125,14 @@ def _experts(capture: Capture, node: Node, chosen: Values) -> ExpertUse | None:
     """How the experts of a layer were chosen; None where it is not known how many there are."""
     router = replace(node, stage=ROUTER)
     held = held_values(capture, router) if router in capture.files else None
-    probabilities = held if isinstance(held, np.ndarray) and held.ndim == 2 else None
-    experts = counted_experts(capture.graph) if probabilities is None else probabilities.shape[1]
+    routed = held if isinstance(held, np.ndarray) and held.ndim == 2 else None
+    experts = counted_experts(capture.graph) if routed is None else routed.shape[1]
     if not experts:
         return None
-    counts = ExpertCounts(1, experts)
+    counts = ExpertCounts(1, experts, logits=router_gives_logits(capture.graph))
     counts.add_choices(np.zeros(len(chosen), np.int64), chosen.reshape(len(chosen), -1))
-    if probabilities is not None:
-        counts.add_routers(np.zeros(len(probabilities), np.int64), probabilities)
+    if routed is not None:
+        counts.add_routers(np.zeros(len(routed), np.int64), routed)
     return counts.use(0)
 
 

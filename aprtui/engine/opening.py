@@ -6,7 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from aprtui.engine.backends.backend import Backend, EngineRequest
-from aprtui.engine.backends.registry import AUTO, BACKENDS, host_backends, named_backend, require_available
+from aprtui.engine.backends.registry import (
+    AUTO,
+    BACKENDS,
+    host_backends,
+    named_backend,
+    require_available,
+    require_kv_type,
+)
+from aprtui.engine.kv_types import require_fitting
 from aprtui.engine.protocol import Engine, Intervention, KvType, Mode
 from aprtui.errors import EngineError, UsageError
 from aprtui.machine import default_threads
@@ -32,8 +40,9 @@ def open_engine(
     `auto` takes a device that computes what the CPU computes (see `parity`), else the first backend of the processor
     that can run; `announce` is told which and why. `context` defaults to the model's own; with `fit` it is reduced to
     what there is memory for. Raises `EngineError` for a backend that cannot run here; a named backend is never
-    replaced.
+    replaced. Raises `UsageError` for a type of the K/V cache that does not fit the model.
     """
+    require_fitting(kv, model.config.graph)
     request = EngineRequest(
         model, mode, kv, threads or default_threads(), model.config.context if context is None else context, fit,
         intervention, progress or no_progress,
@@ -44,6 +53,7 @@ def open_engine(
     if intervention is not None and chosen.interventions_problem:
         usable = next(other.name for other in BACKENDS if not other.interventions_problem)
         raise UsageError(f"backend {backend}: {chosen.interventions_problem}: use --backend {usable}")
+    require_kv_type(chosen, kv)
     require_available(chosen)
     return chosen.open(request)
 
@@ -53,6 +63,7 @@ def _open_best(request: EngineRequest, announce: Callable[[str], None] | None) -
     for backend in BACKENDS:
         if backend.is_device:
             try:
+                require_kv_type(backend, request.kv)
                 reason = _parity(backend, request)
                 engine = backend.open(request)
             except EngineError as error:

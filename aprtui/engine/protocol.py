@@ -27,10 +27,12 @@ class Mode(StrEnum):
 
 
 class KvType(StrEnum):
-    """Element type of the K/V cache."""
+    """Element type of the K/V cache; see `kv_types`."""
 
     F32 = "f32"
     F16 = "f16"
+    Q8_0 = "q8_0"
+    Q4_0 = "q4_0"
 
 
 class Logits(StrEnum):

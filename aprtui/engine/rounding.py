@@ -39,10 +39,10 @@ def round_q8_0(x: Array) -> Array:
     """`x` `[n, columns]` through Q8_0: blocks of 32, scale absmax/127 stored as float16."""
     blocks = x.reshape(-1, 32)
     largest = np.abs(blocks).max(1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        inverse = np.where(largest == 0, np.float32(0), np.float32(127) / largest)
-    scale = (largest / np.float32(127)).astype(np.float16).astype(np.float32)
-    return np.asarray((np.rint(blocks * inverse) * scale).reshape(x.shape), np.float32)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        inverse = _finite(np.float32(127) / largest)
+        scale = round_f16(largest / np.float32(127))
+        return np.asarray((np.rint(blocks * inverse) * scale).reshape(x.shape), np.float32)
 
 
 def round_q8_1(x: Array) -> Array:
@@ -152,11 +152,17 @@ def round_q4_0(x: Array) -> Array:
     blocks = x.reshape(-1, 32)
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(1, keepdims=True), 1)
     scale = largest / np.float32(-8)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        levels = np.where(
-            scale == 0, np.float32(0), np.clip(np.floor(blocks * (1 / scale) + np.float32(8.5)), 0, 15) - 8
-        )
-    return np.asarray((levels * round_f16(scale)).reshape(x.shape), np.float32)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+        inverse = _finite(np.float32(1) / scale)
+        # Multiplied and added with one rounding, as ggml compiles it and gguf computes it.
+        shifted = (blocks.astype(np.float64) * inverse + 8.5).astype(np.float32)
+        levels = np.minimum(np.floor(shifted), np.float32(15)) - np.float32(8)
+        return np.asarray((levels * round_f16(scale)).reshape(x.shape), np.float32)
+
+
+def _finite(inverse: Array) -> Array:
+    """`inverse` of scales, 0 where a scale is too small to have one: such a block is zero."""
+    return np.where(np.isinf(inverse), np.float32(0), inverse)
 
 
 ROUND: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
@@ -188,6 +194,12 @@ def unrounded_input(kind: WeightType) -> InputRounding:
 def has_gelu(model: Model) -> bool:
     """Whether the model has an activation that engines round for."""
     return any(stage.op is Op.GELU for stage in model.graph.stages)
+
+
+def rounds_yarn(model: Model) -> bool:
+    """Whether ggml's way of computing RoPE's angles is another one than the model's, by more than a rounding."""
+    yarn = model.config.rope.yarn
+    return yarn is not None and not yarn.whole_pairs
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from aprtui.errors import UnreadableError
 from aprtui.model.gguf_file import GgufFile, TensorEntry
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight, stored_tensor
-from aprtui.trace.graph import GraphConfig, Node, Op, Part, Scope, Stage, StageGraph
+from aprtui.trace.graph import BIASES, GraphConfig, Node, Op, Part, Scope, Stage, StageGraph
 
 ROPE_FACTORS = "rope_freqs.weight"
 """The one tensor that belongs to no node: it is part of the RoPE configuration."""
@@ -35,14 +35,14 @@ def parameters(graph: StageGraph, node: Node) -> tuple[Parameter, ...]:
     """The parameters of `node` in the order of its stage's `params`, before any tying."""
     stage = graph[node.stage]
     prefix = f"blk.{node.layer}." if stage.scope is Scope.LAYER else ""
-    suffix = _SUFFIXES.get(stage.op, ".weight")
+    suffix = ".bias" if stage.op in BIASES else _SUFFIXES.get(stage.op, ".weight")
     return tuple(
         Parameter(f"{prefix}{name}{suffix}", *shape)
         for name, shape in zip(stage.params, _shapes(graph, stage), strict=True)
     )
 
 
-_SUFFIXES: Mapping[Op, str] = MappingProxyType({Op.BIAS: ".bias", Op.SOFTPLUS: ".bias", Op.DECAY: ""})
+_SUFFIXES: Mapping[Op, str] = MappingProxyType({Op.SOFTPLUS: ".bias", Op.DECAY: ""})
 """What stands behind the name of a parameter, where it is no weight."""
 
 
@@ -58,6 +58,8 @@ def _shapes(graph: StageGraph, stage: Stage) -> Iterator[tuple[int, ...]]:
             case Op.EXPERT_MATMUL:
                 source = graph[stage.inputs[0].stage]
                 yield config.experts * row_count // stage.chosen, source.width // source.chosen, config.experts
+            case Op.EXPERT_BIAS:
+                yield config.experts, row_count // stage.chosen
             case Op.HEAD_RMS_NORM:
                 yield 1, stage.head_size
             case Op.CONVOLUTION:

@@ -20,6 +20,11 @@ _QWEN2 = (rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_WORDS_AND_
 _MARKED_WORDS = r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+"
 _QWEN35 = (rf"{_CONTRACTIONS}|{_MARKED_WORDS}|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACE}",)
 _LLAMA3 = (rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_WORDS_AND_SPACE}",)
+# Words end where an ASCII capital follows another letter, as llama.cpp has it; gpt-oss itself goes by all of Unicode's.
+_UPPER, _LOWER = r"(?:(?=\p{L})[^a-z])", r"(?:(?=\p{L})[^A-Z])"
+_BEFORE = r"[^\r\n\p{L}\p{N}]?"
+_WORDS = rf"{_BEFORE}{_UPPER}*{_LOWER}+(?:{_CONTRACTIONS})?|{_BEFORE}{_UPPER}+{_LOWER}*(?:{_CONTRACTIONS})?"
+_GPT4O = (rf"{_WORDS}|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",)
 _DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")
 
 PATTERNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -30,6 +35,8 @@ PATTERNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "llama-bpe": _LLAMA3,
         "llama3": _LLAMA3,
         "llama-v3": _LLAMA3,
+        "gpt-4o": _GPT4O,
+        "smaug-bpe": _LLAMA3,
         "gpt-2": (_GPT2,),
         "smollm": (r"\p{N}", _GPT2),
         "default": _DEFAULT,

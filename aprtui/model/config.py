@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -22,16 +23,53 @@ class RopeAngles(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Yarn:
+    """Which frequencies of RoPE are scaled (YaRN, Peng et al. 2023, arXiv:2309.00071).
+
+    Channel pairs that turn `fast` times or more within `original_context` positions keep their frequency, those that
+    turn `slow` times or less have it divided by the scale of the `Rope`, and those between go over from one to the
+    other. With `whole_pairs`, the range between begins and ends at a whole number of pairs, one of which may lie
+    outside of it.
+    """
+
+    original_context: int
+    fast: float = 32.0
+    slow: float = 1.0
+    whole_pairs: bool = True
+
+    def scaled_shares(self, theta: float, head_dim: int, *, whole_pairs: bool) -> NDArray[np.float64]:
+        """How much of each pair's frequency is the scaled one, from 0 to 1, `[head_dim / 2]`."""
+        first, last = (
+            head_dim * math.log(self.original_context / (turns * 2 * math.pi)) / (2 * math.log(theta))
+            for turns in (self.fast, self.slow)
+        )
+        if whole_pairs:
+            first, last = math.floor(first), math.ceil(last)
+        first, last = max(first, 0), min(last, head_dim - 1)
+        return np.clip((np.arange(head_dim // 2) - first) / max(last - first, 0.001), 0, 1)
+
+
+@dataclass(frozen=True, slots=True)
 class Rope:
     """Rotary position embedding (Su et al. 2021, arXiv:2104.09864).
 
     `factors` are the per-frequency divisors of Llama 3 models (`rope_freqs.weight`), or None; `scale` divides the
-    position (linear scaling; 1.0 for none).
+    position (linear scaling; 1.0 for none), with `yarn` for some frequencies only. `magnitude` is what queries and keys
+    are multiplied by as they are turned.
     """
 
     theta: float
     scale: float = 1.0
     factors: tuple[float, ...] | None = None
+    yarn: Yarn | None = None
+    magnitude: float = 1.0
+
+    def turns(
+        self, first: int, count: int, head_dim: int, arithmetic: RopeAngles = RopeAngles.F64
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Cosines and sines of `angles`, times the magnitude, each `[count, head_dim / 2]`."""
+        angles = self.angles(first, count, head_dim, arithmetic)
+        return np.cos(angles) * self.magnitude, np.sin(angles) * self.magnitude
 
     def angles(
         self, first: int, count: int, head_dim: int, arithmetic: RopeAngles = RopeAngles.F64
@@ -42,16 +80,28 @@ class Rope:
         if arithmetic is RopeAngles.F32_RECURRENCE:
             return self._recurrence(positions.astype(np.float32), divisors.astype(np.float32), head_dim)
         exponents = np.arange(0, head_dim, 2, dtype=np.float64) / head_dim
-        return np.asarray(positions[:, None] * (self.theta**-exponents / self.scale / divisors), np.float64)
+        frequencies = self.theta**-exponents / divisors
+        scaled = frequencies / self.scale
+        if self.yarn is not None:
+            shares = self.yarn.scaled_shares(self.theta, head_dim, whole_pairs=self.yarn.whole_pairs)
+            scaled = scaled * shares + frequencies * (1 - shares)
+        return np.asarray(positions[:, None] * scaled, np.float64)
 
     def _recurrence(
         self, positions: NDArray[np.float32], divisors: NDArray[np.float32], head_dim: int
     ) -> NDArray[np.float64]:
+        """As ggml computes them, whose YaRN knows whole pairs only."""
         step = np.float32(np.float32(self.theta) ** np.float32(-2.0 / head_dim))
         turned = np.multiply.accumulate(
             np.vstack([positions, np.full((head_dim // 2 - 1, len(positions)), step)]), axis=0
         )
-        return (np.float32(1 / self.scale) * (turned / divisors[:, None])).T.astype(np.float64)
+        own = turned / divisors[:, None]
+        scaled = np.float32(1 / self.scale) * own
+        if self.yarn is not None:
+            shares = self.yarn.scaled_shares(self.theta, head_dim, whole_pairs=True).astype(np.float32)
+            kept = (1 - shares)[:, None]
+            scaled = scaled * (1 - kept) + own * kept
+        return np.asarray(scaled.T, np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +125,7 @@ class ModelConfig:
     norm_offset: bool = False
 
     def rope_of(self, layer: int | None) -> Rope:
-        """The rotation of queries and keys in `layer`."""
+        """The rotation of queries and keys in `layer`, where it has one."""
         return self.window_rope if self.window_rope is not None and self.graph.window(layer) else self.rope
 
     @property

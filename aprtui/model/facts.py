@@ -10,12 +10,12 @@ from pathlib import Path
 
 from aprtui.compare.wording import counted, ranges
 from aprtui.errors import UnreadableError
-from aprtui.model.config import ModelConfig
+from aprtui.model.config import ModelConfig, Rope
 from aprtui.model.model import Model
 from aprtui.model.vocabulary import VocabularyKind
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import GraphConfig, Node, StageGraph, graph_for
+from aprtui.trace.graph import Activation, GraphConfig, Node, StageGraph, graph_for
 
 _USUAL_BASES = (1e4, 5e5, 1e6)
 _USUAL_EPSILONS = (1e-5, 1e-6)
@@ -145,6 +145,12 @@ def _unusual_shape(model: Model) -> Iterator[str]:
         yield "value heads of recurrent layers are counted across the key heads, not key head by key head"
     if graph.shared_expert_ffn:
         yield "beside the experts that are chosen there is one that every token uses, times a gate"
+    if graph.sinks:
+        yield "attention has sinks: a logit of each head joins the sum of its softmax, and no key gets its share"
+    if graph.biased_experts:
+        yield "router and experts have biases, and the weights of a token's experts are a softmax of theirs alone"
+    if graph.activation is Activation.SWIGLU_OAI:
+        yield "the SwiGLU is clamped, adds 1 to up, and multiplies the gate by 1.702 in its sigmoid"
     if model.params(Node(None, "lm_head")) == model.params(Node(0, "embedding")):
         yield "tied: the head multiplies by the embedding matrix, there is no output.weight"
     if graph.q_width != graph.hidden:
@@ -159,9 +165,18 @@ def _unusual_numbers(config: ModelConfig) -> Iterator[str]:
     if rope.theta not in _USUAL_BASES:
         yield f"RoPE's base is {rope.theta:.12g}, where 1e4, 5e5 and 1e6 are common"
     if rope.scale != 1:
-        yield f"RoPE's positions are divided by {rope.scale:g}"
+        yield "RoPE's {} are {}".format(*_scaled(rope))
+    if rope.magnitude != 1:
+        yield f"RoPE makes queries and keys {rope.magnitude:.6g} times as large"
     if rope.factors is not None:
         yield f"RoPE's frequencies are divided by {min(rope.factors):g} … {max(rope.factors):g} (rope_freqs.weight)"
+
+
+def _scaled(rope: Rope) -> tuple[str, str]:
+    """What is scaled, and how."""
+    if rope.yarn is None:
+        return "positions", f"divided by {rope.scale:g}"
+    return "slow frequencies", f"divided by {rope.scale:g} (YaRN from a context of {rope.yarn.original_context})"
 
 
 def _unusual_types(model: Model, types: tuple[WeightTypeFacts, ...]) -> Iterator[str]:
@@ -208,7 +223,7 @@ def _model_rows(facts: ModelFacts) -> Iterator[tuple[str, str]]:
     yield from _recurrence_rows(graph)
     yield "context", f"{config.context} tokens"
     turned = f", the first {graph.rope_dim} channels of a head" if graph.rope_dim else ""
-    scale = "" if config.rope.scale == 1 else f", positions divided by {config.rope.scale:g}"
+    scale = "" if config.rope.scale == 1 else ", {} {}".format(*_scaled(config.rope))
     factors = "" if config.rope.factors is None else ", with factors of its own for each frequency"
     yield "RoPE", f"base {config.rope.theta:.12g}, {graph.rope_layout} pairs{turned}{scale}{factors}"
     yield "norms", f"RMS, epsilon {config.norm_epsilon:.6g}"

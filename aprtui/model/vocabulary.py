@@ -46,6 +46,12 @@ _STOPS = frozenset(
 )  # fmt: skip
 """Texts that end a turn or a text."""
 
+_MESSAGE_END = "<|end|>"
+"""Of these, what ends a message only, where a turn may have several (gpt-oss): then it is an ordinary added token."""
+
+_ADDED = frozenset({"<|start|>", "<|message|>", "<|channel|>", "<|constrain|>"})
+"""Texts (of gpt-oss) that are ordinary added tokens, even where the file calls them control tokens."""
+
 _INFILL_STOPS = frozenset(
     {
         "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]",
@@ -100,7 +106,8 @@ def read_vocabulary(path: Path, metadata: Mapping[str, Any]) -> Vocabulary:
     bos = _special_id(metadata, "bos", len(texts), 1 if is_sentence_piece else None)
     eos = _special_id(metadata, "eos", len(texts), 2 if is_sentence_piece else None)
     known = {eos, *(_special_id(metadata, name, len(texts), None) for name in _STOP_KEYS)}
-    by_text = {token for token, text in enumerate(texts) if text in _STOPS or text in _INFILL_STOPS}
+    stops = (_STOPS | _INFILL_STOPS) - _of_messages(texts)
+    by_text = {token for token, text in enumerate(texts) if text in stops}
     adds_bos = is_sentence_piece or str(metadata.get("tokenizer.ggml.pre")) in _LLAMA3_PRE_TOKENIZERS
     split = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
     return Vocabulary(
@@ -163,11 +170,19 @@ def _types(path: Path, metadata: Mapping[str, Any], texts: tuple[str, ...]) -> t
     if not isinstance(stored, np.ndarray) or len(stored) < len(texts):
         raise UnreadableError(f"{path}: tokenizer.ggml.token_type is not one number for each of {len(texts)} tokens")
     types = {int(kind): kind for kind in TokenType}
-    control = _STOPS | _INFILL_STOPS | _INFILL
+    control, added = _STOPS | _INFILL_STOPS | _INFILL, _ADDED | _of_messages(texts)
+    forced = dict.fromkeys(control, TokenType.CONTROL) | dict.fromkeys(added, TokenType.USER_DEFINED)
     return tuple(
-        TokenType.CONTROL if text in control else types.get(number, TokenType.UNDEFINED)
+        forced.get(text) or types.get(number, TokenType.UNDEFINED)
         for text, number in zip(texts, stored.tolist(), strict=False)
     )
+
+
+def _of_messages(texts: tuple[str, ...]) -> frozenset[str]:
+    """`<|end|>`, where the vocabulary has other tokens that end a turn and a call of a tool."""
+    calls, others = {"<|call|>", "<|calls|>"}, {"<|return|>", "<|flush|>"}
+    found = (calls | others).intersection(texts)
+    return frozenset({_MESSAGE_END} if found & calls and found & others else ())
 
 
 def _special_id(metadata: Mapping[str, Any], name: str, size: int, default: int | None) -> int | None:

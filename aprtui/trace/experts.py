@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.trace.graph import ROUTER, ROUTER_CHOICE, StageGraph
+from aprtui.trace.graph import ROUTER, ROUTER_CHOICE, Op, StageGraph
 
 ROUTER_STAGES = (ROUTER, ROUTER_CHOICE)
 """The stages that the use of experts is counted from."""
@@ -57,9 +57,13 @@ class ExpertUse:
 
 
 class ExpertCounts:
-    """Counts the choices of `layers`, piece by piece. Rows of several layers can be counted in one call."""
+    """Counts the choices of `layers`, piece by piece. Rows of several layers can be counted in one call.
 
-    def __init__(self, layers: int, experts: int) -> None:
+    `logits`: what routers give are no probabilities yet.
+    """
+
+    def __init__(self, layers: int, experts: int, *, logits: bool = False) -> None:
+        self._logits = logits
         self.counts: NDArray[np.int64] = np.zeros((layers, experts), np.int64)
         self.dropped: NDArray[np.int64] = np.zeros(layers, np.int64)
         self._entropy: NDArray[np.float64] = np.zeros(layers)
@@ -74,12 +78,15 @@ class ExpertCounts:
         self.counts += np.bincount(places, minlength=self.counts.size).reshape(self.counts.shape)
         self.dropped += np.bincount(layers, (~named).sum(axis=1), count).astype(np.int64)
 
-    def add_routers(self, layers: NDArray[np.int64], probabilities: NDArray[np.float32]) -> None:
-        """Take in the probabilities `[rows, experts]` of tokens in `layers` `[rows]`.
+    def add_routers(self, layers: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+        """Take in the probabilities `[rows, experts]` of tokens in `layers` `[rows]`, or their logits.
 
-        Rows that are no probabilities (negative, NaN, of sum 0) do not count.
+        Rows that are no probabilities (negative, NaN, of sum 0) do not count, nor logits that are not finite.
         """
-        wide = probabilities.astype(np.float64)
+        wide = values.astype(np.float64)
+        if self._logits:
+            with np.errstate(invalid="ignore", over="ignore"):
+                wide = np.exp(wide - wide.max(axis=1, keepdims=True))
         totals = wide.sum(axis=1)
         usable = (wide >= 0).all(axis=1) & np.isfinite(totals) & (totals > 0)
         share, of = wide[usable] / totals[usable, None], layers[usable]
@@ -122,6 +129,11 @@ def expert_words(use: ExpertUse) -> list[str]:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"
+
+
+def router_gives_logits(graph: StageGraph) -> bool:
+    """Whether the experts of `graph` are chosen by logits, of which only the chosen ones' become probabilities."""
+    return ROUTER in graph and graph[ROUTER].op is not Op.ROUTER_SOFTMAX
 
 
 def counted_experts(graph: StageGraph) -> int:

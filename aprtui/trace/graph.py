@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property, partial
+from itertools import compress
 from types import MappingProxyType
 
 
@@ -52,6 +53,7 @@ class Op(StrEnum):
     ADD = "add"
     SILU = "silu"
     GELU = "gelu"
+    SWIGLU_OAI = "swiglu_oai"
     SIGMOID = "sigmoid"
     HEAD_GATE = "head_gate"
     MULTIPLY = "multiply"
@@ -60,7 +62,9 @@ class Op(StrEnum):
     CHOOSE_EXPERTS = "choose_experts"
     TAKE_CHOSEN = "take_chosen"
     NORMALISE_CHOSEN = "normalise_chosen"
+    SOFTMAX_CHOSEN = "softmax_chosen"
     EXPERT_MATMUL = "expert_matmul"
+    EXPERT_BIAS = "expert_bias"
     COMBINE_EXPERTS = "combine_experts"
     CONVOLUTION = "convolution"
     HEAD_L2_NORM = "head_l2_norm"
@@ -70,7 +74,7 @@ class Op(StrEnum):
     DELTA_OUTPUT = "delta_output"
 
 
-_CHOICES = frozenset({Op.CHOOSE_EXPERTS, Op.TAKE_CHOSEN, Op.NORMALISE_CHOSEN})
+_CHOICES = frozenset({Op.CHOOSE_EXPERTS, Op.TAKE_CHOSEN, Op.NORMALISE_CHOSEN, Op.SOFTMAX_CHOSEN})
 """Ops that give a number for each chosen expert of a token, most probable first."""
 
 MATRIX_PRODUCTS = frozenset({Op.MATMUL, Op.EXPERT_MATMUL})
@@ -78,6 +82,8 @@ MATRIX_PRODUCTS = frozenset({Op.MATMUL, Op.EXPERT_MATMUL})
 
 RECURRENT_OPS = frozenset({Op.CONVOLUTION, Op.DELTA_STATE, Op.DELTA_OUTPUT})
 """Ops that go through the tokens one after the other, from a state that earlier ones left."""
+BIASES = frozenset({Op.BIAS, Op.EXPERT_BIAS})
+"""Ops whose parameters are biases."""
 
 
 class Part(StrEnum):
@@ -110,10 +116,14 @@ class RopeLayout(StrEnum):
 
 
 class Activation(StrEnum):
-    """What the gate of a feed-forward block goes through; GELU is the approximation by tanh."""
+    """What the gate of a feed-forward block goes through; GELU is the approximation by tanh.
+
+    SWIGLU_OAI is that of gpt-oss, of gate and up in one: both clamped, and 1 added to up.
+    """
 
     SILU = "silu"
     GELU_TANH = "gelu-tanh"
+    SWIGLU_OAI = "swiglu-oai"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +132,12 @@ class GraphConfig:
 
     `post_norms`: what attention and feed-forward block give is normalised before it is added. `attn_softcap` and
     `logit_softcap`: scores and logits are softcapped. `windows` has for each layer how many positions a query sees, its
-    own included, and 0 for a layer of full attention; it is empty where all layers are.
+    own included, and 0 for a layer of full attention; it is empty where all layers are. `no_rope` has for each layer
+    whether its queries and keys stay as they are in place of being turned; it is empty where all are turned.
+
+    `sinks`: a logit of each head joins the sum that its softmax divides by. `attn_out_bias`: what attention gives has a
+    bias. `biased_experts`: router and experts have biases, and it is logits that choose a token's experts, of which a
+    softmax makes their weights. `ffn_norm` is the tensor that holds the weight of the stage of that name.
     """
 
     architecture: str
@@ -141,10 +156,15 @@ class GraphConfig:
     attn_softcap: bool = False
     logit_softcap: bool = False
     windows: tuple[int, ...] = ()
+    sinks: bool = False
+    attn_out_bias: bool = False
+    ffn_norm: str = "ffn_norm"
+    no_rope: tuple[bool, ...] = ()
     experts: int = 0
     """Experts of a feed-forward block, of which each token uses `experts_used` with `expert_ffn` channels each."""
     experts_used: int = 0
     expert_ffn: int = 0
+    biased_experts: bool = False
     shared_expert_ffn: int = 0
     """Channels of the expert that every token uses beside those it chooses; 0 where there is none."""
     recurrent: tuple[bool, ...] = ()
@@ -167,6 +187,10 @@ class GraphConfig:
     def window(self, layer: int | None) -> int:
         """How many positions a query of `layer` sees, its own included; 0 where it sees all before it."""
         return self.windows[layer] if self.windows and layer is not None else 0
+
+    def has_rope(self, layer: int | None) -> bool:
+        """Whether queries and keys of `layer` are turned."""
+        return not (self.no_rope and layer is not None and self.no_rope[layer])
 
     @property
     def q_width(self) -> int:
@@ -203,6 +227,14 @@ class GraphConfig:
     def linear_qkv_width(self) -> int:
         """Channels of the fused Q‖K‖V stages of recurrent layers, which their convolution goes over."""
         return 2 * self.linear_key_width + self.linear_value_width
+
+    @property
+    def value_heads_by_key_head(self) -> tuple[int, ...]:
+        """For each value head of a recurrent layer, the number it has where they are counted key head by key head: a
+        file counts them across the key heads."""
+        keys = self.linear_key_heads
+        each = self.linear_value_heads // (keys or 1)
+        return tuple(head % keys * each + head // keys for head in range(self.linear_value_heads))
 
     @property
     def linear_state_width(self) -> int:
@@ -333,7 +365,10 @@ CODES: Mapping[str, str] = MappingProxyType(
         "final_norm": "fin", "lm_head": "lmh", "logit_softcap": "lsc", "ffn_moe_logits": "rlo", "moe_router": "rou",
         "moe_router_indices": "idx", "ffn_moe_weights": "rwe", "ffn_moe_weights_norm": "rwn", "ffn_moe_gate": "ega",
         "ffn_moe_up": "eup", "ffn_moe_silu": "esi", "ffn_moe_swiglu": "esw", "ffn_moe_down": "edo",
-        "moe_ffn_out": "moe", "attn_gate_sigmoid": "ags", "attn_gated": "agd", "linear_attn_qkv_mixed": "lqk",
+        "moe_ffn_out": "moe", "attn_out_matmul": "aom", "ffn_swiglu_oai": "swo", "ffn_moe_weights_softmax": "rws",
+        "ffn_moe_gate_biased": "egb", "ffn_moe_up_biased": "eub", "ffn_moe_gelu": "ege", "ffn_moe_geglu": "egg",
+        "ffn_moe_swiglu_oai": "eso", "ffn_moe_down_biased": "edb",
+        "attn_gate_sigmoid": "ags", "attn_gated": "agd", "linear_attn_qkv_mixed": "lqk",
         "linear_attn_z": "lnz", "linear_attn_beta": "lbe", "linear_attn_alpha": "lal", "conv_output_raw": "cnv",
         "conv_output_silu": "csi", "q_conv_predelta": "lqn", "k_conv_predelta": "lkn", "beta_sigmoid": "bsi",
         "a_softplus": "asp", "linear_attn_gate": "dec", "linear_attn_state": "sta", "linear_attn_output": "del",
@@ -357,7 +392,7 @@ RESIDUALS = ("post_attn_residual", LAYER_OUTPUT)
 """The stages that add what a block gives to what entered it."""
 
 ROUTER = "moe_router"
-"""The stage that holds the probability of each expert, of which `ROUTER_CHOICE` are the largest."""
+"""The stage that holds the probability of each expert (or its logit), of which `ROUTER_CHOICE` are the largest."""
 
 ROUTER_CHOICE = "moe_router_indices"
 """The stage that says which experts a token uses."""
@@ -365,19 +400,22 @@ ROUTER_CHOICE = "moe_router_indices"
 
 @dataclass(frozen=True, slots=True)
 class LayerKind:
-    """In what a layer differs from others of its model: how many positions a query sees (0: all), experts, and whether
-    it has a recurrence in place of attention."""
+    """In what a layer differs from others of its model: how many positions a query sees (0: all), RoPE, experts, and
+    whether it has a recurrence in place of attention."""
 
     window: int
+    rope: bool
     experts: bool
     recurrent: bool = False
 
-    def words(self, *, windows: bool, experts: bool, recurrent: bool) -> str:
-        """The kind in words, of those three that are asked for."""
-        fields = [str(TokenMixer.RECURRENCE if self.recurrent else TokenMixer.ATTENTION)] if recurrent else []
-        fields += [f"a window of {self.window} positions" if self.window else "all positions"] if windows else []
-        fields += ["experts" if self.experts else "dense"] if experts else []
-        return ", ".join(fields)
+    def differences(self) -> tuple[tuple[object, str, str], ...]:
+        """For each of those: what it is, the mark of it (a space for what is usual), and words."""
+        return (
+            (True, "o", str(TokenMixer.RECURRENCE)) if self.recurrent else (False, " ", str(TokenMixer.ATTENTION)),
+            (self.window, "~", f"a window of {self.window} positions") if self.window else (0, " ", "all positions"),
+            (True, " ", "RoPE") if self.rope else (False, "-", "no RoPE"),
+            (True, "+", "experts") if self.experts else (False, " ", "dense"),
+        )
 
 
 class StageGraph:
@@ -425,35 +463,33 @@ class StageGraph:
             return ()
         return tuple(
             LayerKind(
-                config.window(layer), Node(layer, ROUTER) in self.order, config.mixer(layer) is TokenMixer.RECURRENCE
+                config.window(layer),
+                config.has_rope(layer),
+                Node(layer, ROUTER) in self.order,
+                config.mixer(layer) is TokenMixer.RECURRENCE,
             )
             for layer in range(self.layers)
         )
 
     @cached_property
     def layer_marks(self) -> tuple[str, ...]:
-        """A character for the kind of each layer, where layers differ: `o` a recurrence, `~` a window, `+` experts, `*`
-        a window and experts."""
-        windows, experts, recurrent = self._mixed
-        marks = {(False, False): " ", (True, False): "~", (False, True): "+", (True, True): "*"}
-        return tuple(
-            "o" if recurrent and kind.recurrent else marks[windows and kind.window > 0, experts and kind.experts]
-            for kind in self.layer_kinds
-        )
+        """A character for the kind of each layer, where layers differ: `o` a recurrence, `~` a window, `-` no RoPE, `+`
+        experts, `*` several of them."""
+        marks = ("".join(mark for _, mark, _ in found if mark != " ") for found in self._differences)
+        return tuple(" " if not found else found if len(found) == 1 else "*" for found in marks)
 
     @cached_property
-    def _mixed(self) -> tuple[bool, bool, bool]:
-        """Whether layers differ in their windows, whether in having experts, and whether in having a recurrence."""
-        kinds = self.layer_kinds
-        fields = ({k.window for k in kinds}, {k.experts for k in kinds}, {k.recurrent for k in kinds})
-        return len(fields[0]) > 1, len(fields[1]) > 1, len(fields[2]) > 1
+    def _differences(self) -> tuple[tuple[tuple[object, str, str], ...], ...]:
+        """Of each layer, what layers of this model differ in: as `LayerKind.differences`."""
+        each = [kind.differences() for kind in self.layer_kinds]
+        mixed = [len({value for value, _, _ in column}) > 1 for column in zip(*each, strict=True)]
+        return tuple(tuple(compress(found, mixed)) for found in each)
 
     def kind_words(self, layer: int | None) -> str:
         """The kind of a layer in words; empty where all are alike."""
         if layer is None or layer >= len(self.layer_kinds):
             return ""
-        windows, experts, recurrent = self._mixed
-        return self.layer_kinds[layer].words(windows=windows, experts=experts, recurrent=recurrent)
+        return ", ".join(words for _, _, words in self._differences[layer])
 
     def _walk(self) -> Iterator[Node]:
         for layer in range(self.layers):
@@ -481,6 +517,10 @@ class StageGraph:
             if stage.op is not Op.MATMUL:
                 pending += [(self[e.stage], part if e.part is Part.WHOLE else e.part) for e in stage.inputs]
         return MappingProxyType(found)
+
+    def passes_through(self, node: Node) -> bool:
+        """Whether `node` is its input as it is, as queries and keys are in a layer without RoPE."""
+        return self.config is not None and self[node.stage].op is Op.ROPE and not self.config.has_rope(node.layer)
 
     def siblings(self, name: str) -> tuple[Stage, ...]:
         """Other stages of the same op, inputs and width as stage `name`, as gate and up are."""
@@ -537,11 +577,10 @@ def _blocks(config: GraphConfig) -> FeedForwardKind:
 def with_stages_of_its_kind(graph: StageGraph) -> StageGraph:
     """A graph from names with the stages that every model of that kind has, also those that were not captured."""
     names = set(graph.names)
-    unknown = _that_may_have(names, graph.layers)
+    unknown = _guessed(names, graph.layers)
     blocks = _blocks_of(names, unknown)
-    plain = GraphConfig(
-        "unknown", graph.layers, 0, 0, 0, 0, 0, 0, activation=unknown.activation, recurrent=unknown.recurrent,
-        gated_attention=unknown.gated_attention,
+    plain = replace(
+        unknown, qkv_bias=False, qk_norm=False, post_norms=False, attn_softcap=False, logit_softcap=False
     )  # fmt: skip
     return graph_from_names({*names, *(stage.name for stage in _stages(plain, *blocks))}, graph.layers)
 
@@ -553,7 +592,7 @@ def graph_from_names(names: Iterable[str], layers: int) -> StageGraph:
     Unknown names are left out: the caller lists them.
     """
     present = set(names)
-    unknown = _that_may_have(present, layers)
+    unknown = _guessed(present, layers)
     blocks = _blocks_of(present, unknown)
     full = {stage.name: stage for stage in _stages(unknown, *blocks)}
 
@@ -587,28 +626,34 @@ def canonical_name(name: str) -> str:
 
 def known_names() -> tuple[str, ...]:
     """Every stage name that a file can have, in execution order, extensions included."""
-    every = (stage.name for kind in Activation for stage in _stages(_with_all_stages(kind, 1), _DENSE, _SHARED_EXPERTS))
+    kinds = [_with_all_stages(activation, biased) for activation in Activation for biased in (False, True)]
+    every = (stage.name for kind in kinds for stage in _stages(kind, _DENSE, _SHARED_EXPERTS))
     return tuple(dict.fromkeys(every))
 
 
-def _that_may_have(names: Collection[str], layers: int) -> GraphConfig:
-    """What stands in for the dimensions of a model where `names` of stages only are known.
+def _with_all_stages(activation: Activation, biased: bool, layers: int = 1) -> GraphConfig:
+    """What stands in for the dimensions of a model where names only are known.
 
-    Stages that others are made through are there, whether named or not; a recurrence, and a gate behind the attention,
-    which would change what others are made from, only where a name speaks of them.
+    `biased`: what comes out of the attention has a bias, and so have experts.
     """
-    full = _with_all_stages(_activation_of(names), layers)
-    present = set(names)
-    is_hybrid = bool(present & (_own_names(_recurrent_stages, full) | {"attn_gate_sigmoid", "attn_gated"}))
-    return full if is_hybrid else replace(full, recurrent=(), gated_attention=False)
-
-
-def _with_all_stages(activation: Activation, layers: int) -> GraphConfig:
     return GraphConfig(
         "unknown", layers, 0, 0, 0, 0, 0, 0, qkv_bias=True, qk_norm=True, post_norms=True, activation=activation,
-        attn_softcap=True, logit_softcap=True, experts=1, experts_used=1, shared_expert_ffn=1,
-        recurrent=(True,) * layers, gated_attention=True,
+        attn_softcap=True, logit_softcap=True, attn_out_bias=biased, experts=1, experts_used=1, biased_experts=biased,
+        shared_expert_ffn=1, recurrent=(True,) * layers, gated_attention=True,
     )  # fmt: skip
+
+
+def _guessed(names: Collection[str], layers: int) -> GraphConfig:
+    """What `names` of stages say of their model.
+
+    A recurrence, and a gate behind the attention, which would change what others are made from, are there only where a
+    name speaks of them.
+    """
+    of_gates = {kind: {name for name, _ in gates.dense + gates.experts} for kind, gates in _GATES.items()}
+    activation = next((kind for kind, found in of_gates.items() if not found.isdisjoint(names)), Activation.SILU)
+    full = _with_all_stages(activation, not _OF_BIASES.isdisjoint(names), layers)
+    of_hybrids = _own_names(_recurrent_stages, full) | {"attn_gate_sigmoid", "attn_gated"}
+    return replace(full, recurrent=(), gated_attention=False) if of_hybrids.isdisjoint(names) else full
 
 
 def _blocks_of(names: Collection[str], unknown: GraphConfig) -> tuple[FeedForwardKind, ...]:
@@ -621,10 +666,10 @@ def _blocks_of(names: Collection[str], unknown: GraphConfig) -> tuple[FeedForwar
     )
 
 
-def _activation_of(names: Collection[str]) -> Activation:
-    """The activation that `names` of stages speak of."""
-    found = (kind for kind, (_, *stages) in _ACTIVATIONS.items() if any(name in names for name in stages))
-    return next(found, Activation.SILU)
+_OF_BIASES = frozenset(
+    {"attn_out_matmul", "ffn_moe_gate_biased", "ffn_moe_up_biased", "ffn_moe_down_biased", "ffn_moe_weights_softmax"}
+)
+"""Stages that a model has only where what comes out of its attention and its experts have biases."""
 
 
 def _stages(config: GraphConfig, *blocks: FeedForwardKind) -> Iterator[Stage]:
@@ -639,9 +684,7 @@ def _stages(config: GraphConfig, *blocks: FeedForwardKind) -> Iterator[Stage]:
         mixed.append(Input("linear_attn_out"))
     yield from _attention_stages(config)
     yield Stage("post_attn_residual", Op.ADD, (_RESIDUAL, *mixed), config.hidden, column="attention")
-    # Models with recurrent layers call the norm by its place, and so do their files.
-    ffn_norm = "post_attention_norm" if config.recurrent else "ffn_norm"
-    yield Stage("ffn_norm", Op.RMS_NORM, (Input("post_attn_residual"),), config.hidden, (ffn_norm,))
+    yield Stage("ffn_norm", Op.RMS_NORM, (Input("post_attn_residual"),), config.hidden, (config.ffn_norm,))
     for block in blocks:
         yield from block.stages(config)
     outputs = tuple(Input(block.output) for block in blocks)
@@ -691,7 +734,8 @@ def _attention_stages(config: GraphConfig) -> Iterator[Stage]:
     if config.attn_softcap:
         scores = "attn_softcap"
         yield attention_map(scores, Op.SOFTCAP, (Input("attn_scores"),), config.heads, extension=True)
-    yield attention_map("attn_softmax", Op.SOFTMAX, (Input(scores),), config.heads)
+    sinks = ("attn_sinks",) if config.sinks else ()
+    yield attention_map("attn_softmax", Op.SOFTMAX, (Input(scores),), config.heads, sinks)
     yield of_heads("attention", Op.ATTEND, (Input("attn_softmax"), Input(fused, Part.V)), config.q_width)
     attended = "attention"
     if config.gated_attention:
@@ -700,7 +744,11 @@ def _attention_stages(config: GraphConfig) -> Iterator[Stage]:
         yield per_token(
             attended, Op.MULTIPLY, (Input("attention"), Input(gate)), config.q_width, extension=True
         )  # fmt: skip
-    yield per_token("attn_out", Op.MATMUL, (Input(attended),), config.hidden, ("attn_output",))
+    biased = config.attn_out_bias
+    product = "attn_out_matmul" if biased else "attn_out"
+    yield per_token(product, Op.MATMUL, (Input(attended),), config.hidden, ("attn_output",), extension=biased)
+    if biased:
+        yield per_token("attn_out", Op.BIAS, (Input(product),), config.hidden, ("attn_output",))
     if config.post_norms:
         yield per_token(
             "attn_post_norm", Op.RMS_NORM, (Input("attn_out"),), config.hidden, ("post_attention_norm",),
@@ -742,46 +790,91 @@ def _recurrent_stages(config: GraphConfig) -> Iterator[Stage]:
     yield stage("linear_attn_out", Op.MATMUL, (Input("linear_attn_gated"),), config.hidden, ("ssm_out",))
 
 
-_ACTIVATIONS: Mapping[Activation, tuple[Op, str, str]] = MappingProxyType(
-    {Activation.SILU: (Op.SILU, "ffn_silu", "ffn_swigl"), Activation.GELU_TANH: (Op.GELU, "ffn_gelu", "ffn_geglu")}
-)
-"""The op of each activation, and the stages of the gate: activated, and times `ffn_up`."""
+_Gate = tuple[tuple[str, Op], ...]
+"""The stages from the gate to what `down` multiplies; the first reads the gate, the last one `up` as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Gates:
+    dense: _Gate
+    experts: _Gate
+
+
+_GATES: Mapping[Activation, _Gates] = MappingProxyType(
+    {
+        Activation.SILU: _Gates(
+            (("ffn_silu", Op.SILU), ("ffn_swigl", Op.MULTIPLY)),
+            (("ffn_moe_silu", Op.SILU), ("ffn_moe_swiglu", Op.MULTIPLY)),
+        ),
+        Activation.GELU_TANH: _Gates(
+            (("ffn_gelu", Op.GELU), ("ffn_geglu", Op.MULTIPLY)),
+            (("ffn_moe_gelu", Op.GELU), ("ffn_moe_geglu", Op.MULTIPLY)),
+        ),
+        Activation.SWIGLU_OAI: _Gates(
+            (("ffn_swiglu_oai", Op.SWIGLU_OAI),), (("ffn_moe_swiglu_oai", Op.SWIGLU_OAI),)
+        ),
+    }
+)  # fmt: skip
+"""The stages of each activation."""
+
+
+def _gated(gate: _Gate, source: str, up: str, stage: Callable[..., Stage]) -> Iterator[Stage]:
+    """The stages of `gate`, made by `stage`, from the stages `source` and `up`."""
+    for name, op in gate:
+        last = (Input(up),) if name == gate[-1][0] else ()
+        yield stage(name, op, (Input(source), *last))
+        source = name
 
 
 def _dense_stages(config: GraphConfig) -> Iterator[Stage]:
-    op, activated, gated = _ACTIVATIONS[config.activation]
-    extension = config.activation is not Activation.SILU
+    gate = _GATES[config.activation].dense
     yield Stage("ffn_gate", Op.MATMUL, (Input("ffn_norm"),), config.ffn, ("ffn_gate",))
     yield Stage("ffn_up", Op.MATMUL, (Input("ffn_norm"),), config.ffn, ("ffn_up",))
-    yield Stage(activated, op, (Input("ffn_gate"),), config.ffn, extension=extension)
-    yield Stage(gated, Op.MULTIPLY, (Input(activated), Input("ffn_up")), config.ffn, extension=extension)
-    yield Stage("ffn_out", Op.MATMUL, (Input(gated),), config.hidden, ("ffn_down",))
+    extension = config.activation is not Activation.SILU
+    yield from _gated(gate, "ffn_gate", "ffn_up", partial(Stage, width=config.ffn, extension=extension))
+    yield Stage("ffn_out", Op.MATMUL, (Input(gate[-1][0]),), config.hidden, ("ffn_down",))
 
 
 def _expert_stages(config: GraphConfig) -> Iterator[Stage]:
     used = config.experts_used
     wide = used * config.expert_ffn
-    all_experts = partial(Stage, width=config.experts, axes=(Axis.TOKEN, Axis.EXPERT))
-    chosen_experts = partial(Stage, width=used, axes=(Axis.TOKEN, Axis.EXPERT), chosen=used)
+    gate = _GATES[config.activation].experts
     row_of_experts = partial(Stage, axes=(Axis.TOKEN, Axis.EXPERT, Axis.CHANNEL), chosen=used, extension=True)
     choice = Input(ROUTER_CHOICE)
-    yield all_experts("ffn_moe_logits", Op.MATMUL, (Input("ffn_norm"),), params=("ffn_gate_inp",), extension=True)
-    yield all_experts(ROUTER, Op.ROUTER_SOFTMAX, (Input("ffn_moe_logits"),))
+    biased = "_biased" if config.biased_experts else ""
+
+    def product(name: str, source: str, width: int) -> Iterator[Stage]:
+        params = (f"ffn_{name}_exps",)
+        yield row_of_experts(f"ffn_moe_{name}", Op.EXPERT_MATMUL, (Input(source), choice), width, params)
+        if biased:
+            inputs = (Input(f"ffn_moe_{name}"), choice)
+            yield row_of_experts(f"ffn_moe_{name}_biased", Op.EXPERT_BIAS, inputs, width, params)
+
+    yield from _router_stages(config)
+    yield from product("gate", "ffn_norm", wide)
+    yield from product("up", "ffn_norm", wide)
+    yield from _gated(gate, f"ffn_moe_gate{biased}", f"ffn_moe_up{biased}", partial(row_of_experts, width=wide))
+    yield from product("down", gate[-1][0], used * config.hidden)
+    weights = "ffn_moe_weights_softmax" if biased else "ffn_moe_weights_norm"
+    inputs = (Input(f"ffn_moe_down{biased}"), Input(weights))
+    yield Stage("moe_ffn_out", Op.COMBINE_EXPERTS, inputs, config.hidden)
+
+
+def _router_stages(config: GraphConfig) -> Iterator[Stage]:
+    used = config.experts_used
+    all_experts = partial(Stage, width=config.experts, axes=(Axis.TOKEN, Axis.EXPERT))
+    chosen_experts = partial(Stage, width=used, axes=(Axis.TOKEN, Axis.EXPERT), chosen=used)
+    params = ("ffn_gate_inp",)
+    yield all_experts("ffn_moe_logits", Op.MATMUL, (Input("ffn_norm"),), params=params, extension=True)
+    if config.biased_experts:
+        yield all_experts(ROUTER, Op.BIAS, (Input("ffn_moe_logits"),), params=params)
+    else:
+        yield all_experts(ROUTER, Op.ROUTER_SOFTMAX, (Input("ffn_moe_logits"),))
     yield chosen_experts(ROUTER_CHOICE, Op.CHOOSE_EXPERTS, (Input(ROUTER),), holds_indices=True)
-    yield chosen_experts("ffn_moe_weights", Op.TAKE_CHOSEN, (Input(ROUTER), choice), extension=True)
-    yield chosen_experts("ffn_moe_weights_norm", Op.NORMALISE_CHOSEN, (Input("ffn_moe_weights"),), extension=True)
-    for name in ("gate", "up"):
-        yield row_of_experts(
-            f"ffn_moe_{name}", Op.EXPERT_MATMUL, (Input("ffn_norm"), choice), wide, (f"ffn_{name}_exps",)
-        )
-    yield row_of_experts("ffn_moe_silu", Op.SILU, (Input("ffn_moe_gate"),), wide)
-    yield row_of_experts("ffn_moe_swiglu", Op.MULTIPLY, (Input("ffn_moe_silu"), Input("ffn_moe_up")), wide)
-    yield row_of_experts(
-        "ffn_moe_down", Op.EXPERT_MATMUL, (Input("ffn_moe_swiglu"), choice), used * config.hidden, ("ffn_down_exps",)
-    )
-    yield Stage(
-        "moe_ffn_out", Op.COMBINE_EXPERTS, (Input("ffn_moe_down"), Input("ffn_moe_weights_norm")), config.hidden
-    )
+    inputs = (Input(ROUTER), Input(ROUTER_CHOICE))
+    yield chosen_experts("ffn_moe_weights", Op.TAKE_CHOSEN, inputs, extension=True)
+    name, op = ("softmax", Op.SOFTMAX_CHOSEN) if config.biased_experts else ("norm", Op.NORMALISE_CHOSEN)
+    yield chosen_experts(f"ffn_moe_weights_{name}", op, (Input("ffn_moe_weights"),), extension=True)
 
 
 def _shared_stages(config: GraphConfig) -> Iterator[Stage]:

@@ -162,7 +162,8 @@ def _from_document(document: Any, path: Path) -> Manifest:
     graph = manifest.graph
     sizes = (graph.hidden, graph.heads, graph.kv_heads, graph.head_dim, graph.ffn, graph.vocabulary)
     chosen = not graph.experts or (graph.expert_ffn > 0 and 0 < graph.experts_used <= graph.experts)
-    fits = len(graph.windows) in (0, graph.layers) and graph.heads % (graph.kv_heads or 1) == graph.head_dim % 2 == 0
+    by_layer = all(len(values) in (0, graph.layers) for values in (graph.windows, graph.no_rope))
+    fits = by_layer and graph.heads % (graph.kv_heads or 1) == graph.head_dim % 2 == 0
     if not 0 < graph.layers <= MAX_LAYERS or not all(sizes) or not fits or not chosen:
         raise UnreadableError(f"{path}: field graph: these are no dimensions of a model: capture again")
     nodes = set(graph_for(graph).nodes)

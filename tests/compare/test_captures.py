@@ -189,6 +189,16 @@ def test_extension_stages_may_be_missing(tmp_path: Path) -> None:
     assert len(result.skipped) == 6
 
 
+def test_queries_and_keys_of_a_layer_without_rope_may_be_missing(tmp_path: Path) -> None:
+    """They are what stands before RoPE; engines that name rotated values only have none there."""
+    config = with_config(no_rope=(False, True, False))
+    a = write_capture(tmp_path / "a", config=config)
+    for layer, verdict in ((1, Verdict.PASS), (0, Verdict.UNKNOWN)):
+        without = [Node(layer, "q_post_rope"), Node(layer, "k_post_rope")]
+        b = write_capture(tmp_path / f"b{layer}", config=config, manifest=False, without=without)
+        assert compare(a, b).verdict is verdict
+
+
 def test_extension_stage_named_exactly_is_owed(tmp_path: Path) -> None:
     config = with_config(qk_norm=True, qkv_bias=False)
     a = write_capture(tmp_path / "a", config=config)

@@ -137,6 +137,21 @@ def test_a_known_bias_is_told_to_be_dropped_or_doubled(sign: int, word: str) -> 
     assert f"it is the bias, {word}" in entry.evidence
 
 
+@pytest.mark.parametrize(("share", "holds"), [(0.0, True), (0.1, False)])
+def test_a_softmax_without_its_sinks_is_recognised(share: float, holds: bool) -> None:
+    """`share` is what sinks take of each row that was found."""
+    powers = np.tril(np.exp(random("attn_softmax")))
+    sums = powers.sum(-1, keepdims=True)
+    taken = np.linspace(0.2, 0.6, CONFIG.heads)[:, None, None]
+    expected, found = (np.asarray(powers / sums * kept, np.float32) for kept in (1 - taken, 1 - share))
+    evidence = StageEvidence(GRAPH["attn_softmax"], CONFIG, expected, found, BOUND)
+    entry = next(entry for entry in hypothesise(evidence) if entry.name == "softmax without sinks")
+    assert entry.support is (Support.SUPPORTED if holds else Support.REFUTED)
+    plain = StageEvidence(GRAPH["attn_softmax"], CONFIG, np.asarray(powers / sums, np.float32), found, BOUND)
+    entry = next(entry for entry in hypothesise(plain) if entry.name == "softmax without sinks")
+    assert entry.support is Support.UNTESTED
+
+
 def test_the_last_bits_are_nothing_but_noise() -> None:
     random_bits = np.random.default_rng(2).uniform(-1e-7, 1e-7, random("ffn_up").shape)
     found = (random("ffn_up") * (1 + random_bits)).astype(np.float32)

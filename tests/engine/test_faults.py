@@ -24,15 +24,22 @@ from tests.engine.tiny_model import CPU_MODELS
 
 Tensors = dict[Node, NDArray[np.float32]]
 LIMIT = {"limit": 0.5}
-OF_GEMMA = {
-    "window-off-by-one": Node(0, "attn_softmax"), "softcap-dropped": Node(1, "attn_softcap"),
-    "norm-offset-dropped": Node(1, "attn_post_norm"),
-}  # fmt: skip
-"""Kinds that the embedded model cannot have, with a place in a Gemma model."""
+OF_FEATURES = {
+    "window-off-by-one": ("gemma2", Node(0, "attn_softmax")),
+    "softcap-dropped": ("gemma2", Node(1, "attn_softcap")),
+    "norm-offset-dropped": ("gemma2", Node(1, "attn_post_norm")),
+    "sink-dropped": ("gpt-oss", Node(0, "attn_softmax")),
+    "clamp-dropped": ("gpt-oss", Node(1, "ffn_moe_swiglu_oai")),
+    "up-offset-dropped": ("gpt-oss", Node(0, "ffn_moe_swiglu_oai")),
+    "rope-everywhere": ("smollm3", Node(1, "k_post_rope")),
+    "rope-unscaled": ("odd heads", Node(1, "q_post_rope")),
+    "rope-magnitude-dropped": ("odd heads", Node(1, "k_post_rope")),
+}
+"""Kinds that the embedded model cannot have, with a place in a model that has the feature."""
 OF_EXPERTS = ("wrong-expert", "router-unnormalised")
 """Those are planted in `replay/test_experts.py`."""
 OF_RECURRENCE = ("state-not-reset",)
-OF_ANY = [kind for kind in KINDS if kind not in (*OF_GEMMA, *OF_EXPERTS, *OF_RECURRENCE)]
+OF_ANY = [kind for kind in KINDS if kind not in (*OF_FEATURES, *OF_EXPERTS, *OF_RECURRENCE)]
 
 
 def one_place(kind: str, model: Model) -> Node:
@@ -102,17 +109,17 @@ def test_both_backends_make_the_same_fault(model: Model, kind: str) -> None:
     np.testing.assert_allclose(compiled[fault.node], plain[fault.node], rtol=2e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize(("kind", "node"), OF_GEMMA.items())
-def test_a_fault_of_gemma_changes_its_stage_and_is_the_same_everywhere(kind: str, node: Node) -> None:
-    gemma = cast(Model, CPU_MODELS["gemma2"]())
-    assert applies(kind, gemma, node)
-    sound = tensors(gemma, [], "cpu", len(TOKENS))
+@pytest.mark.parametrize(("kind", "name", "node"), [(kind, *place) for kind, place in OF_FEATURES.items()])
+def test_a_fault_of_a_feature_changes_its_stage_and_is_the_same_everywhere(kind: str, name: str, node: Node) -> None:
+    model = cast(Model, CPU_MODELS[name]())
+    assert applies(kind, model, node)
+    sound = tensors(model, [], "cpu", len(TOKENS))
     runs = [(("cpu", len(TOKENS))), ("cpu", 3), ("numpy", len(TOKENS))]
-    whole, decoded, plain = (tensors(gemma, [Fault(kind, node)], *run) for run in runs)
+    whole, decoded, plain = (tensors(model, [Fault(kind, node)], *run) for run in runs)
     changed = {other for other in sound if not np.array_equal(sound[other], whole[other])}
     assert node in changed
-    assert changed <= downstream(gemma, node)
-    assert gemma.graph.nodes[-1] in changed
+    assert changed <= downstream(model, node)
+    assert model.graph.nodes[-1] in changed
     np.testing.assert_allclose(decoded[node], whole[node], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(plain[node], whole[node], rtol=2e-4, atol=2e-4)
 
@@ -139,11 +146,18 @@ def test_a_layer_without_the_stage_of_a_fault_is_named() -> None:
         parse_fault("layer=0,stage=attention,kind=scale", hybrid)
 
 
-def test_faults_of_gemma_apply_to_models_that_have_the_feature_only(model: Model) -> None:
+def test_faults_of_a_feature_apply_to_models_that_have_it_only(model: Model) -> None:
     gemma = cast(Model, CPU_MODELS["gemma2"]())
-    assert not any(applies(kind, model, node) for kind in OF_GEMMA for node in model.graph.nodes)
+    assert not any(applies(kind, model, node) for kind in OF_FEATURES for node in model.graph.nodes)
     assert not applies("window-off-by-one", gemma, Node(1, "attn_softmax")), "a layer of full attention"
     assert applies("softcap-dropped", gemma, Node(None, "logit_softcap"))
+
+
+def test_faults_of_rope_stand_where_there_is_rope_and_the_one_without_it_where_there_is_none() -> None:
+    smollm3 = cast(Model, CPU_MODELS["smollm3"]())
+    for kind in ("rope-theta", "rope-interleaved", "position-off-by-one"):
+        assert [applies(kind, smollm3, Node(layer, "q_post_rope")) for layer in range(3)] == [True, False, True]
+    assert not applies("rope-everywhere", smollm3, Node(0, "q_post_rope"))
 
 
 def test_a_magnitude_is_the_change_at_the_stage(model: Model) -> None:

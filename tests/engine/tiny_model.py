@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.model.config import ModelConfig, Rope
+from aprtui.model.config import ModelConfig, Rope, Yarn
 from aprtui.model.weight_types import BlockPart, WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Activation, GraphConfig, Node, Op, RopeLayout, StageGraph, graph_for
+from aprtui.trace.graph import BIASES, Activation, GraphConfig, Node, Op, RopeLayout, StageGraph, graph_for
 from tests.model.gguf_files import set_scales
 
 TINY = GraphConfig(
     architecture="qwen2", layers=2, hidden=256, heads=4, kv_heads=2, head_dim=64, ffn=512, vocabulary=300,
     qkv_bias=True,
 )  # fmt: skip
+PLAIN_ROPE = Rope(10000.0)
 
 
 @dataclass
@@ -92,7 +93,7 @@ def tiny_model(
     *,
     context: int = 2048,
     seed: int = 0,
-    theta: float = 10000.0,
+    rope: Rope = PLAIN_ROPE,
     **numbers: Any,
 ) -> TinyModel:
     """A random model of `config`; matrices take the weight types `kinds` in turn, norms and biases are F32.
@@ -108,7 +109,7 @@ def tiny_model(
         prefix = "" if node.layer is None or stage.op is Op.EMBED else f"blk.{node.layer}."
         weights = []
         for param in stage.params:
-            suffix = "bias" if stage.op in (Op.BIAS, Op.SOFTPLUS) else "weight"
+            suffix = "bias" if stage.op in (*BIASES, Op.SOFTPLUS) else "weight"
             rows, columns = _shape(config, stage.op, param)
             if param in ("ffn_gate_inp", "ffn_gate_inp_shexp"):
                 kind = WeightType.F32  # as quantisers leave it
@@ -119,7 +120,9 @@ def tiny_model(
                 kind = WeightType.F32
             weight = random_weight(rng, f"{prefix}{param}.{suffix}", kind, rows, columns)
             if kind is WeightType.F32 and stage.op in (Op.RMS_NORM, Op.HEAD_RMS_NORM):
-                values = (1 + 0.1 * rng.standard_normal((1, columns))).astype(np.float32)
+                # Values that are large enough for the clamps of gpt-oss.
+                mean = 4 if param == "post_attention_norm" and config.activation is Activation.SWIGLU_OAI else 1
+                values = (mean + 0.1 * rng.standard_normal((1, columns))).astype(np.float32)
                 weight = Weight(weight.name, kind, 1, columns, values.view(np.uint8))
             if stage.op is Op.DECAY:  # from a state that lasts to one that is soon forgotten
                 values = -np.exp(rng.uniform(-4, 1, (1, columns))).astype(np.float32)
@@ -129,17 +132,21 @@ def tiny_model(
             weights.append(weight)
         if weights:
             bound[node] = tuple(weights)
-    return TinyModel(ModelConfig(config, context, 1e-6, Rope(theta), **numbers), graph, bound)
+    return TinyModel(ModelConfig(config, context, 1e-6, rope, **numbers), graph, bound)
 
 
 def _shape(config: GraphConfig, op: Op, param: str) -> tuple[int, int]:
     if op is Op.BIAS:
-        return 1, config.q_width if param == "attn_q" else config.kv_width
+        widths = {"attn_q": config.q_width, "attn_output": config.hidden, "ffn_gate_inp": config.experts}
+        return 1, widths.get(param, config.kv_width)
+    if op is Op.EXPERT_BIAS:
+        return config.experts, config.hidden if param == "ffn_down_exps" else config.expert_ffn
     if op is Op.HEAD_RMS_NORM:
         return 1, config.linear_head_dim if param == "ssm_norm" else config.head_dim
     if op is Op.RMS_NORM:
         return 1, config.hidden
     return {
+        "attn_sinks": (1, config.heads),
         "attn_qkv": (config.linear_qkv_width, config.hidden),
         "attn_gate": (config.linear_value_width, config.hidden),
         "ssm_beta": (config.linear_value_heads, config.hidden),
@@ -191,6 +198,10 @@ GEMMA3 = GraphConfig(
     architecture="gemma3", layers=3, hidden=256, heads=4, kv_heads=1, head_dim=64, ffn=512, vocabulary=300,
     qk_norm=True, post_norms=True, activation=Activation.GELU_TANH, windows=(20, 20, 0),
 )  # fmt: skip
+SMOLLM3 = GraphConfig(
+    architecture="smollm3", layers=3, hidden=256, heads=4, kv_heads=2, head_dim=64, ffn=512, vocabulary=300,
+    rope_layout=RopeLayout.INTERLEAVED, no_rope=(False, True, False),
+)  # fmt: skip
 
 HYBRID = GraphConfig(
     architecture="qwen35", layers=3, hidden=256, heads=4, kv_heads=2, head_dim=64, ffn=512, vocabulary=300,
@@ -202,12 +213,21 @@ HYBRID_EXPERTS = replace(
     experts_used=3, expert_ffn=288, shared_expert_ffn=160,
 )  # fmt: skip
 
-# One model of each shape that takes another path: grouped heads, norms of heads, RoPE of neighbours, odd head sizes.
+GPT_OSS = GraphConfig(
+    architecture="gpt-oss", layers=2, hidden=96, heads=4, kv_heads=2, head_dim=32, ffn=64, vocabulary=300,
+    qkv_bias=True, activation=Activation.SWIGLU_OAI, windows=(6, 0), sinks=True, attn_out_bias=True,
+    ffn_norm="post_attention_norm", experts=6, experts_used=3, expert_ffn=64, biased_experts=True,
+)  # fmt: skip
+
+# One model of each shape that takes another path: grouped heads, norms of heads, RoPE of neighbours, odd heads with
+# YaRN.
 MODELS: dict[str, Callable[[], TinyModel]] = {
     "qwen2": lambda: tiny_model(TINY),
     "qwen3": lambda: tiny_model(QWEN3, (WeightType.Q5_K, WeightType.Q8_0, WeightType.Q4_K)),
     "llama": lambda: tiny_model(LLAMA, (WeightType.Q8_0, WeightType.Q5_0, WeightType.F16)),
-    "odd heads": lambda: tiny_model(ODD_HEADS, (WeightType.Q4_0, WeightType.BF16, WeightType.F32)),
+    "odd heads": lambda: tiny_model(
+        ODD_HEADS, (WeightType.Q4_0, WeightType.BF16, WeightType.F32), rope=Rope(1e4, 8.0, None, Yarn(256), 1.2)
+    ),
 }
 
 # Types and ops that no other backend computes with.
@@ -222,14 +242,18 @@ CPU_MODELS = MODELS | {
         norm_offset=True,
     ),
     "gemma3": lambda: tiny_model(
-        GEMMA3, (WeightType.Q5_0, WeightType.Q6_K), theta=1e6, window_rope=Rope(1e4), embedding_scale=16.0
+        GEMMA3, (WeightType.Q5_0, WeightType.Q6_K), rope=Rope(1e6), window_rope=Rope(1e4), embedding_scale=16.0
     ),
+    "smollm3": lambda: tiny_model(SMOLLM3, (WeightType.Q4_1, WeightType.Q6_K)),
     "experts": lambda: tiny_model(QWEN3_EXPERTS, (WeightType.Q8_0, WeightType.F16, WeightType.Q4_0, WeightType.Q5_1)),
     "experts in blocks of 256": lambda: tiny_model(
         replace(QWEN3_EXPERTS, expert_ffn=256), (WeightType.Q4_K, WeightType.Q6_K, WeightType.IQ3_S)
     ),
     "hybrid": lambda: tiny_model(HYBRID, (WeightType.Q8_0, WeightType.Q4_0), norm_offset=True),
     "hybrid with experts": lambda: tiny_model(HYBRID_EXPERTS, (WeightType.Q8_0, WeightType.F16)),
+    "gpt-oss": lambda: tiny_model(
+        GPT_OSS, (WeightType.MXFP4, WeightType.Q8_0), rope=Rope(15e4, 32.0, None, Yarn(64, whole_pairs=False), 1.35)
+    ),
     "small blocks": lambda: tiny_model(TINY, (WeightType.Q4_1, WeightType.MXFP4, WeightType.Q5_1, WeightType.IQ4_NL)),
     "decoded": lambda: tiny_model(TINY, (WeightType.IQ3_S, WeightType.NVFP4, WeightType.IQ1_M, WeightType.TQ1_0)),
     "few bits": lambda: tiny_model(TINY, (WeightType.Q2_K, WeightType.IQ4_XS, WeightType.Q3_K)),

@@ -80,8 +80,7 @@ class HeadCase:
 
     def arguments(self, product: np.ndarray | InOut | Out, *, half: bool, taps: bool) -> Struct:
         graph, tokens = self.graph, (product.values if isinstance(product, InOut) else product).shape[0]
-        angles = self.config.rope.angles(0, CONTEXT, graph.head_dim, RopeAngles.F64)
-        turns = np.stack([np.cos(angles), np.sin(angles)], -1).astype(np.float32)
+        turns = np.stack(self.config.rope.turns(0, CONTEXT, graph.head_dim, RopeAngles.F64), -1).astype(np.float32)
         cache = np.full((graph.kv_heads, CONTEXT, graph.head_dim), 9, np.float16 if half else np.float32)
         q, k, qkv = (tokens, graph.q_width), (tokens, graph.kv_width), (tokens, graph.qkv_width)
         return Struct((

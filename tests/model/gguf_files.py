@@ -22,6 +22,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 _MERGES = ("d e", "de f", "Ġ d", "r e", "re t", "u r", "ur n", "ret urn", "Ġ return", "Ġ Ġ", "ĠĠ ĠĠ", "i n", "1 2")
+_PRE_TOKENIZERS = {"llama": "llama-bpe", "smollm3": "smaug-bpe", "qwen35": "qwen35", "qwen35moe": "qwen35"}
 EXPERT_FFN = 256
 LINEAR_HEAD, LINEAR_KEYS, LINEAR_VALUES, TAPS = 32, 2, 4, 4
 _FALLBACK = {WeightType.Q4_K: WeightType.Q5_0, WeightType.Q5_K: WeightType.Q8_0, WeightType.Q6_K: WeightType.Q8_0}
@@ -173,7 +174,7 @@ def model_file(
     }  # fmt: skip
     if width * heads != hidden or ARCHITECTURES[architecture].qk_norm:
         values |= {"attention.key_length": width, "attention.value_length": width}
-    if ARCHITECTURES[architecture].post_norms:
+    if ARCHITECTURES[architecture].post_norms or architecture == "gpt-oss":
         values |= {"attention.sliding_window": 16}
     if ARCHITECTURES[architecture].partial_rope:
         values |= {
@@ -182,6 +183,8 @@ def model_file(
             "full_attention_interval": 2, "rope.dimension_count": width // 4,
             "rope.dimension_sections": [11, 11, 10, 0],
         }  # fmt: skip
+    if architecture == "gpt-oss":
+        values |= {"rope.scaling.type": "yarn", "rope.scaling.factor": 32.0, "rope.scaling.original_context_length": 64}
     if not ARCHITECTURES[architecture].experts:
         experts = 0
     else:
@@ -192,12 +195,14 @@ def model_file(
             values |= {"expert_shared_feed_forward_length": EXPERT_FFN}
     file.metadata = {"general.name": f"random-{architecture}"} | {f"{architecture}.{k}": v for k, v in values.items()}
     if tokenizer:
-        own = {"llama": "llama-bpe", "qwen35": "qwen35", "qwen35moe": "qwen35"}
-        file.metadata |= byte_pair_vocabulary(own.get(architecture, "qwen2"))
+        file.metadata |= byte_pair_vocabulary(_PRE_TOKENIZERS.get(architecture, "qwen2"))
     vocabulary = len(file.metadata["tokenizer.ggml.tokens"]) if tokenizer else 288
     _add_tensors(
         file, weight_type, layers, hidden, heads * width, kv_heads * width, width, ffn, vocabulary, tied, seed, experts
     )
+    if architecture == "gpt-oss":
+        for layer in range(layers):
+            _add_biases_and_sinks(file, f"blk.{layer}", hidden, heads, experts, seed + layer)
     return file
 
 
@@ -271,14 +276,17 @@ def _add_tensors(
     filler.matrix("token_embd", vocabulary, hidden)
     for layer in range(layers):
         block, is_recurrent = f"blk.{layer}", is_hybrid and layer % 2 == 0
-        for name in ("attn_norm", "post_attention_norm" if is_hybrid else "ffn_norm"):
-            filler.vector(f"{block}.{name}.weight", hidden)
+        filler.vector(f"{block}.attn_norm.weight", hidden)
+        # Of gpt-oss large enough for its clamps.
+        mean = 4.0 if file.architecture == "gpt-oss" else 1.0
+        ffn_norm = "post_attention_norm" if is_hybrid or file.architecture == "gpt-oss" else "ffn_norm"
+        filler.vector(f"{block}.{ffn_norm}.weight", hidden, mean)
         if is_recurrent:
             filler.recurrence(block, hidden)
         else:
             for part, width in (("q", (1 + is_hybrid) * q_width), ("k", kv_width), ("v", kv_width)):
                 filler.matrix(f"{block}.attn_{part}", width, hidden)
-                if file.architecture == "qwen2":
+                if file.architecture in ("qwen2", "gpt-oss"):
                     filler.vector(f"{block}.attn_{part}.bias", width, 0.0)
         for name in ("attn_q_norm", "attn_k_norm") if architecture.qk_norm and not is_recurrent else ():
             filler.vector(f"{block}.{name}.weight", head_dim)
@@ -290,6 +298,19 @@ def _add_tensors(
     filler.vector("output_norm.weight", hidden)
     if not tied:
         filler.matrix("output", vocabulary, hidden)
+
+
+def _add_biases_and_sinks(file: ModelFile, block: str, hidden: int, heads: int, experts: int, seed: int) -> None:
+    """What a layer of gpt-oss has beside that of other models with experts."""
+    generator = np.random.default_rng(seed)
+    shapes = {
+        "attn_output.bias": (hidden,), "attn_sinks.weight": (heads,), "ffn_gate_inp.bias": (experts,),
+        "ffn_gate_exps.bias": (experts, EXPERT_FFN), "ffn_up_exps.bias": (experts, EXPERT_FFN),
+        "ffn_down_exps.bias": (experts, hidden),
+    }  # fmt: skip
+    for name, shape in shapes.items():
+        values = 0.1 * generator.standard_normal(shape).astype(np.float32)
+        file.tensors[f"{block}.{name}"] = Tensor(values.view(np.uint8), WeightType.F32)
 
 
 def byte_pair_vocabulary(pre_tokenizer: str) -> dict[str, Any]:

@@ -40,6 +40,11 @@ def test_facts_of_the_embedded_model() -> None:
     [
         ({"architecture": "qwen2"}, "Q, K and V have biases"),
         ({"architecture": "qwen3"}, "each head of Q and K is normalised before RoPE"),
+        ({"architecture": "gpt-oss"}, "attention has sinks: a logit of each head joins the sum of its softmax"),
+        ({"architecture": "gpt-oss"}, "router and experts have biases"),
+        ({"architecture": "gpt-oss"}, "the SwiGLU is clamped"),
+        ({"architecture": "gpt-oss"}, "RoPE's slow frequencies are divided by 32 (YaRN from a context of 64)"),
+        ({"architecture": "gpt-oss"}, "RoPE makes queries and keys 1.34657 times as large"),
         ({"architecture": "llama", "tied": True}, "tied: the head multiplies by the embedding matrix"),
         ({"architecture": "qwen3", "head_dim": 128}, "4 heads of 128 make 512 channels, the hidden size is 256"),
         ({"architecture": "llama", "tokenizer": False}, "no tokenizer that can be used here: "),

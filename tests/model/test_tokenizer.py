@@ -77,6 +77,18 @@ def test_stop_tokens_are_known_by_id_and_by_text(tmp_path: Path) -> None:
     )
 
 
+def test_a_message_of_gpt_oss_is_no_end_of_a_turn_and_its_marks_are_added_tokens() -> None:
+    """As llama.cpp has it, whose ids these are; the file calls them all control tokens."""
+    path = Path(__file__).parent.parent / "data" / "tokenizers" / "small-gpt-4o.gguf"
+    tokenizer = build_tokenizer(path, GgufFile(path).metadata)
+    start, end, message = 2550, 2551, 2552
+    for special in (False, True):
+        ids = tokenizer.encode("<|start|>user<|message|>hi<|end|><|start|>", special=special)
+        assert ids == [start, 1156, 114, message, 451, end, start]
+    assert tokenizer.encode("a<|return|>", special=False)[-1] != 2548
+    assert tokenizer.stop_ids == {2548, 2553}, "<|return|> and <|call|>"
+
+
 def test_llama_pre_tokenizer_takes_whole_words_whatever_the_merges_say(tmp_path: Path) -> None:
     texts = byte_pair_vocabulary("llama-bpe")["tokenizer.ggml.tokens"]
     tokens = [*texts[:-3], "xyz", *texts[-3:]]

@@ -38,8 +38,8 @@ def check(golden_path: Path, vocabulary: Path) -> None:
     assert not wrong, f"{len(wrong)} texts differ, first: {wrong[0]}"
 
 
-def test_every_kind_of_tokenizer_has_golden_ids() -> None:
-    kinds = ("default", "llama-bpe", "qwen2", "qwen35", "spm")
+def test_all_kinds_of_tokenizer_have_golden_ids() -> None:
+    kinds = ("default", "gpt-4o", "llama-bpe", "qwen2", "qwen35", "spm")
     assert [path.stem for path in SMALL] == [f"small-{kind}" for kind in kinds]
 
 

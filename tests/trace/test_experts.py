@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from aprtui.trace.experts import ExpertCounts, counted_experts, expert_words, most_uneven
+from aprtui.trace.experts import ExpertCounts, counted_experts, expert_words, most_uneven, router_gives_logits
 from aprtui.trace.graph import ROUTER, GraphConfig, graph_for, graph_from_names
 
 
@@ -67,6 +68,24 @@ def test_words_say_what_is_uneven() -> None:
     add_choices(even, np.arange(16, dtype=np.float32)[None])
     assert most_uneven([even.use(0), counts.use(0), counts.use(0)]) == 1
     assert "entropy" not in " ".join(expert_words(even.use(0)))
+
+
+def test_logits_count_as_the_probabilities_that_a_softmax_makes_of_them() -> None:
+    logits = np.array([[2.0, -1.0, 0.5, 0.0], [-300, -300, -301, -300]], np.float32)
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    of_logits, of_probabilities = ExpertCounts(1, 4, logits=True), ExpertCounts(1, 4)
+    add_routers(of_logits, np.vstack([logits, np.full((1, 4), np.nan, np.float32)]))
+    add_routers(of_probabilities, powers / powers.sum(1, keepdims=True))
+    np.testing.assert_allclose(of_logits.entropy, of_probabilities.entropy, rtol=1e-6)
+
+
+def test_a_router_gives_logits_where_a_softmax_of_the_chosen_ones_follows() -> None:
+    dimensions = (2, 256, 4, 2, 64, 768, 1024)
+    config = GraphConfig("gpt-oss", *dimensions, experts=8, experts_used=2, expert_ffn=128, biased_experts=True)
+    assert router_gives_logits(graph_for(config))
+    assert router_gives_logits(graph_from_names(graph_for(config).names, 2))
+    assert not router_gives_logits(graph_for(replace(config, biased_experts=False)))
+    assert not router_gives_logits(graph_for(GraphConfig("qwen2", *dimensions)))
 
 
 def test_how_many_experts_there_are_is_known_from_the_graph_alone() -> None:

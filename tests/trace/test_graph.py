@@ -13,6 +13,7 @@ from aprtui.trace.graph import (
     Axis,
     GraphConfig,
     Node,
+    Op,
     Part,
     canonical_name,
     graph_for,
@@ -29,6 +30,11 @@ GEMMA2 = GraphConfig(
 )  # fmt: skip
 EXPERTS = GraphConfig(
     "qwen3moe", 2, 256, 4, 2, 64, 768, 1024, qk_norm=True, experts=8, experts_used=2, expert_ffn=128
+)  # fmt: skip
+GPT_OSS = GraphConfig(
+    "gpt-oss", 2, 256, 4, 2, 64, 128, 1024, qkv_bias=True, activation=Activation.SWIGLU_OAI, windows=(64, 0),
+    sinks=True, attn_out_bias=True, ffn_norm="post_attention_norm", experts=8, experts_used=2, expert_ffn=128,
+    biased_experts=True,
 )  # fmt: skip
 
 HYBRID = GraphConfig(
@@ -50,7 +56,7 @@ def test_biased_dense_model_has_the_twenty_stages_in_upstream_order() -> None:
 
 
 def test_every_input_comes_before_the_node_that_uses_it() -> None:
-    for config in (QWEN2, QWEN3, GEMMA2, HYBRID, HYBRID_EXPERTS):
+    for config in (QWEN2, QWEN3, GEMMA2, EXPERTS, GPT_OSS, HYBRID, HYBRID_EXPERTS):
         graph = graph_for(config)
         for node in graph.nodes:
             for source in graph.inputs(node):
@@ -146,14 +152,16 @@ def test_graph_from_names_crosses_one_layer_boundary_at_most() -> None:
 
 
 def test_graph_from_all_names_has_the_edges_of_the_full_graph() -> None:
-    for config in (QWEN2, GEMMA2):
+    for config in (QWEN2, GEMMA2, GPT_OSS):
         full = graph_for(config)
         named = graph_from_names(set(full.names), full.layers)
         assert {node: named.inputs(node) for node in named.nodes} == {node: full.inputs(node) for node in full.nodes}
 
 
 def test_the_stages_of_the_format_are_known_and_no_extension() -> None:
-    graphs = [graph_for(config) for config in (replace(QWEN2, qk_norm=True), EXPERTS, GEMMA2, HYBRID_EXPERTS)]
+    configs = [replace(QWEN2, qk_norm=True), GEMMA2, GPT_OSS, replace(GPT_OSS, experts=0), HYBRID_EXPERTS]
+    configs += [replace(EXPERTS, activation=activation) for activation in Activation]
+    graphs = [graph_for(config) for config in configs]
     extensions = {stage.name for graph in graphs for stage in graph.stages if stage.extension}
     assert len([name for name in known_names() if name not in extensions]) == 23
     assert all(name in extensions for name in known_names() if name.startswith("ffn_moe_") or name[1:] == "_norm")
@@ -167,6 +175,29 @@ def test_a_layer_with_experts_has_no_stage_of_a_dense_block() -> None:
         "ffn_moe_logits", "moe_router", "moe_router_indices", "ffn_moe_weights", "ffn_moe_weights_norm",
         "ffn_moe_gate", "ffn_moe_up", "ffn_moe_silu", "ffn_moe_swiglu", "ffn_moe_down", "moe_ffn_out",
     )  # fmt: skip
+
+
+def test_biases_of_gpt_oss_are_stages_of_their_own_and_logits_choose_its_experts() -> None:
+    graph = graph_for(GPT_OSS)
+    begin, end = graph.names.index("attention"), graph.names.index("post_ffn_residual")
+    assert graph.names[begin + 1 : end] == (
+        "attn_out_matmul", "attn_out", "post_attn_residual", "ffn_norm", "ffn_moe_logits", "moe_router",
+        "moe_router_indices", "ffn_moe_weights", "ffn_moe_weights_softmax", "ffn_moe_gate", "ffn_moe_gate_biased",
+        "ffn_moe_up", "ffn_moe_up_biased", "ffn_moe_swiglu_oai", "ffn_moe_down", "ffn_moe_down_biased", "moe_ffn_out",
+    )  # fmt: skip
+    assert graph["moe_router"].op is Op.BIAS and graph["attn_out"].op is Op.BIAS
+    assert graph["ffn_moe_weights_softmax"].column_axis == "choice"
+    assert graph.inputs(Node(0, "ffn_moe_swiglu_oai")) == (Node(0, "ffn_moe_gate_biased"), Node(0, "ffn_moe_up_biased"))
+    assert graph["attn_softmax"].params == ("attn_sinks",) and graph["ffn_norm"].params == ("post_attention_norm",)
+
+
+def test_a_capture_of_gpt_oss_by_an_engine_that_adds_biases_within_products_is_known_by_its_names() -> None:
+    names = {"attention", "attn_out", "moe_router", "moe_router_indices", "ffn_moe_weights_softmax",
+             "ffn_moe_gate_biased", "ffn_moe_swiglu_oai", "ffn_norm"}  # fmt: skip
+    graph = graph_from_names(names, 1)
+    assert graph.inputs(Node(0, "attn_out")) == (Node(0, "attention"),)
+    assert graph.inputs(Node(0, "ffn_moe_gate_biased")) == (Node(0, "ffn_norm"), Node(0, "moe_router_indices"))
+    assert graph.inputs(Node(0, "ffn_moe_weights_softmax")) == (Node(0, "moe_router"), Node(0, "moe_router_indices"))
 
 
 def test_rows_of_experts_are_stated_expert_by_expert() -> None:
@@ -269,6 +300,15 @@ def test_a_shared_expert_is_added_to_those_that_are_chosen() -> None:
     graph = graph_for(HYBRID_EXPERTS)
     assert graph.inputs(Node(0, "ffn_out")) == (Node(0, "moe_ffn_out"), Node(0, "ffn_shexp_gated"))
     assert graph.inputs(Node(0, "post_ffn_residual"))[1] == Node(0, "ffn_out")
+
+
+def test_layers_without_rope_are_marked_and_several_differences_have_a_mark_of_their_own() -> None:
+    graph = graph_for(replace(QWEN2, layers=3, no_rope=(False, False, True)))
+    assert graph.layer_marks == (" ", " ", "-")
+    assert [graph.kind_words(layer) for layer in range(3)] == ["RoPE", "RoPE", "no RoPE"]
+    both = graph_for(replace(QWEN2, layers=3, windows=(0, 8, 8), no_rope=(False, False, True)))
+    assert both.layer_marks == (" ", "~", "*")
+    assert both.kind_words(2) == "a window of 8 positions, no RoPE"
 
 
 def test_layers_with_a_window_are_marked_where_others_see_all_positions() -> None:

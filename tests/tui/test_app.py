@@ -49,7 +49,7 @@ class NotesScreen(ToolScreen):
         yield Input()
 
     def state(self) -> ScreenState:
-        return screen_state(self.NAME, a="x y", n=len(self.notes))
+        return screen_state(self.NAME, a="x y", layer=len(self.notes))
 
     def command(self) -> list[str]:
         return ["aprtui", "diff", "x y", "b"] if self.notes else []
@@ -125,7 +125,7 @@ async def test_command_and_state_are_copied_as_a_shell_takes_them_and_shown() ->
         await pilot.press("g", "d", "y")
         assert pilot.app.clipboard == "aprtui diff 'x y' b"
         await pilot.press("Y")
-        assert pilot.app.clipboard == "aprtui open 'aprtui:diff?a=x%20y&n=1'"
+        assert pilot.app.clipboard == "aprtui open 'aprtui:diff?a=x%20y&layer=1'"
         for _ in range(100):
             await pilot.pause(0.02)
             if "Copied" in screen_text(pilot):

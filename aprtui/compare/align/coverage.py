@@ -37,8 +37,9 @@ class Coverage:
 
 def plan_coverage(a: Capture, b: Capture, selection: Selection, allowed: Sequence[str]) -> Coverage:
     """Expected is what a side's manifest promises and, for a side without one, what the other side has; a selection
-    promises the stages it names, in the layers it names. What `allowed` globs match may be missing, and extension
-    stages that the selection does not name exactly: engines differ in which they have.
+    promises the stages it names, in the layers it names. What `allowed` globs match may be missing, and what the
+    selection does not name exactly of extension stages, and of stages that are their input as it is: engines differ in
+    which they have.
 
     Raises `UsageError` for a stage or layer range that selects nothing.
     """
@@ -53,11 +54,15 @@ def plan_coverage(a: Capture, b: Capture, selection: Selection, allowed: Sequenc
         within = [n.layer for n in promised if n.layer is not None] if selection.layers is None else layers
         promised = select_nodes(graph, named, within)
     exactly = {canonical_name(name) for name in (selection.stages or "").split(",")}
-    owed = {node for node in promised if node.stage in exactly or not graph[node.stage].extension}
+    owed = {node for node in promised if node.stage in exactly or not _is_optional(graph, node)}
     excused = frozenset(node for node in owed if _is_allowed(node, allowed))
     considered = promised | (selected & (a.files.keys() | b.files.keys()))
     nodes = tuple(node for node in graph.nodes if node in considered)
     return Coverage(graph, nodes, frozenset(owed - excused), excused)
+
+
+def _is_optional(graph: StageGraph, node: Node) -> bool:
+    return graph[node.stage].extension or graph.passes_through(node)
 
 
 def _promised(a: Capture, b: Capture) -> frozenset[Node]:

@@ -191,8 +191,8 @@ def _value_head_orders(config: GraphConfig) -> tuple[Order, ...]:
     """For each value head its number where they are counted key head by key head, and the other way round."""
     if not 1 < config.linear_key_heads < config.linear_value_heads:
         return ()
-    by_key_head = np.arange(config.linear_value_heads).reshape(config.linear_key_heads, -1)
-    return by_key_head.T.reshape(-1), np.argsort(by_key_head.T.reshape(-1))
+    order = np.array(config.value_heads_by_key_head)
+    return order, np.argsort(order)
 
 
 def _rope_orders(

@@ -316,6 +316,21 @@ def rope_layout(evidence: StageEvidence) -> SignatureOutcome:
     return SignatureOutcome(supported_if(small and own > 0.1 * evidence.error), text)
 
 
+@signature("softmax without sinks", "attention without its sinks, or sinks that were not loaded")
+def without_sinks(evidence: StageEvidence) -> SignatureOutcome:
+    """Rows of probabilities add up to 1 where they should add up to less, in the same proportions."""
+    a, b = evidence.heads(evidence.a), evidence.heads(evidence.b)
+    if evidence.stage.op is not Op.SOFTMAX or a is None or b is None:
+        return SignatureOutcome(Support.UNTESTED, "not a softmax of scores")
+    expected, found = a.sum(-1), b.sum(-1)
+    if not (expected > 0).all() or not (expected < 1 - SAME).any():
+        return SignatureOutcome(Support.UNTESTED, "rows are expected to add up to 1: there are no sinks")
+    rest = relative(b, a / expected[..., None])
+    text = f"rows add up to {found.min():.4g} … {found.max():.4g}, expected {expected.min():.4g} … {expected.max():.4g}"
+    holds = rest < SAME and rest < 0.1 * evidence.error
+    return SignatureOutcome(supported_if(holds), f"{text}; expected over its sums leaves {rest:.3g}")
+
+
 def _pair_norms(values: Wide, layout: RopeLayout) -> Wide:
     half = values.shape[-1] // 2
     if layout is RopeLayout.INTERLEAVED:

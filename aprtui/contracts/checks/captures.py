@@ -21,7 +21,7 @@ from aprtui.trace.aprt import read_aprt
 from aprtui.trace.capture import Capture, claimed_files
 from aprtui.trace.graph import ENTRY, Node, Op, Part
 
-_ELEMENTWISE = (Op.ADD, Op.BIAS, Op.SILU, Op.GELU, Op.SOFTCAP, Op.MULTIPLY)
+_ELEMENTWISE = (Op.ADD, Op.BIAS, Op.SILU, Op.GELU, Op.SWIGLU_OAI, Op.SOFTCAP, Op.MULTIPLY)
 """Ops whose element [token, channel] depends on that element of the inputs alone: a NaN in an input must stay."""
 
 _IDENTITY = 1e-9

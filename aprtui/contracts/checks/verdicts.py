@@ -38,7 +38,7 @@ def detection_rate(arguments: CheckArguments) -> Judgement:
 
 def false_alarms(arguments: CheckArguments) -> Judgement:
     """No honest run of the model fails. Each is replayed, or compared with the first (`exact`, float32) by the measured
-    floor. The runs have both modes and both types of K/V, and take the prompt at once or partly token by token."""
+    floor. The runs have both modes and every type of K/V, and take the prompt at once or partly token by token."""
     signal, model = arguments.one_of("signal", REPLAY, SIGNALS), arguments.require_model()
     tokens = tuple(model.tokenizer.encode(PROMPT, special=True))
     with tempfile.TemporaryDirectory(prefix="aprtui-honest-") as folder, Evaluators(model) as evaluators:

@@ -67,6 +67,8 @@ class Backend:
     identity: Callable[[], DeviceIdentity] | None = None
     """Of a backend that computes on a device of its own. `auto` takes it only once it computes what the processor does,
     and remembers that by this identity."""
+    kv_types: tuple[str, ...] | None = None
+    """The types of the K/V cache that it keeps; None for all."""
     interventions_problem: str = ""
     """Why no faults can be injected; empty where they can."""
     is_slow: bool = False
@@ -81,9 +83,11 @@ class Backend:
 def context_in_memory(request: EngineRequest) -> int:
     """The context of `request`, reduced to what fits if it asks for that. Raises `EngineError` if the K/V cache alone
     takes more memory than is available."""
+    # Imported here because the list of backends is read at every start, and numpy with it.
+    from aprtui.engine.kv_types import cache_bytes
+
     graph, context = request.model.config.graph, request.context
-    layers = len(graph.layers_with(TokenMixer.ATTENTION))
-    position = max(1, 2 * (2 if request.kv == "f16" else 4) * layers * graph.kv_width)
+    position = 2 * cache_bytes(request.kv, graph.kv_width) * max(1, len(graph.layers_with(TokenMixer.ATTENTION)))
     available = available_memory()
     if available is None or position * context <= available:
         return context
@@ -92,5 +96,5 @@ def context_in_memory(request: EngineRequest) -> int:
         return fits
     raise EngineError(
         f"a K/V cache of {context} positions needs {position * context / 1e9:.1f} GB, {available / 1e9:.1f} GB are "
-        "available: use a smaller --context (or --context fit), or --kv f16"
+        "available: use a smaller --context (or --context fit), or a K/V type of fewer bytes (--kv)"
     )

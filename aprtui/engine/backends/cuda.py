@@ -48,5 +48,6 @@ CUDA = Backend(
     "cuda", "CUDA", "an NVIDIA GPU", _obstacle, _open,
     description=_description,
     identity=_identity,
+    kv_types=("f32", "f16"),
     interventions_problem="its kernels compute several stages at once, so no fault can be injected between them",
 )  # fmt: skip

@@ -59,6 +59,16 @@ def require_available(backend: Backend) -> None:
         raise EngineError(f"backend {backend.name}: {obstacle.problem}: {obstacle.advice}{instead}")
 
 
+def require_kv_type(backend: Backend, kv: str) -> None:
+    """Raise `EngineError` where `backend` keeps no K/V cache of that type: which it keeps, and what keeps others."""
+    if backend.kv_types is not None and kv not in backend.kv_types:
+        other = next(slower.name for slower in BACKENDS if slower.kv_types is None)
+        raise EngineError(
+            f"backend {backend.name}: it keeps no K/V cache of type {kv}: use --kv {' or '.join(backend.kv_types)}, "
+            f"or --backend {other}"
+        )
+
+
 def device_backends() -> list[Backend]:
     return [backend for backend in BACKENDS if backend.is_device]
 

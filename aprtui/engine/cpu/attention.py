@@ -5,10 +5,10 @@ The stages (and a softcap of the scores, where the model has one) run as one ins
 Where a stage is replaced or evaluated alone, instructions do one or two of them and read the map before. The arithmetic
 is the same in all cases.
 
-The cache holds keys as tiles `[16 keys][channel][key]`, so that 16 scores are formed at a time without sums across
-lanes, and values as rows padded to whole vectors. A block is made of rows, one for each query of each head of a group;
-all rows meet a tile while it is in the first-level cache. Where a layer has a window, tiles before it are left out,
-but for scores that are materialised: those are of all keys.
+The cache holds keys and values in tiles of 16 (see `kv_cache`), keys such that 16 scores are formed at a time without
+sums across lanes. A block is made of rows, one for each query of each head of a group; all rows meet a tile while it is
+in the first-level cache. Where a layer has a window, tiles before it are left out, but for scores that are
+materialised: those are of all keys.
 """
 
 from __future__ import annotations
@@ -19,15 +19,13 @@ import numpy as np
 from numba import float32, int32
 
 from aprtui.engine.cpu.jit import kernel, reduction
+from aprtui.engine.cpu.kv_cache import key_tile, padded, put_key, put_value, tile_bytes, value_tile
 from aprtui.engine.cpu.memory import (
     bits_float,
     control_record,
     first_token,
     float32s,
     float_bits,
-    float_from_half,
-    half_from_float,
-    halves,
     instruction,
 )
 from aprtui.engine.cpu.program import AttentionPart
@@ -48,12 +46,6 @@ _SIGN_MASK = np.int32(0x7FFFFFFF)
 
 
 @kernel
-def padded(size: int) -> int:
-    """`size` rounded up to whole vectors."""
-    return (size + LANES - 1) // LANES * LANES
-
-
-@kernel
 def queries_of_block(group: int) -> int:
     """Queries of a block whose K/V head serves `group` query heads."""
     return max(_QUERIES, _ROWS // group // _QUERIES * _QUERIES)
@@ -67,45 +59,23 @@ def scratch_bytes(context: int, head_dim: int, group: int) -> int:
 
 
 def store_keys(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
-    """Put the keys of the tokens into the cache `[kv_heads, tiles, width, 16]`, as float32 or (`kind` 1) float16."""
+    """Put the keys of the tokens into the cache, in the type `kind`; see `kv_cache`."""
     step, position = instruction(step_address)[0], control_record(control_address)[0].position
+    size = step.other_stride // LANES * tile_bytes(step.kind, step.width)
     for token in range(begin, end):
-        tile, lane = (position + token) // LANES, (position + token) % LANES
         for head in range(step.heads):
-            source = float32s(step.source + 4 * (token * step.source_stride + head * step.width), step.width)
-            first = (head * step.other_stride + tile * LANES) * step.width + lane
-            for i in range(step.width):
-                _put(step.other, first + i * LANES, source[i], step.kind)
+            source = step.source + 4 * (token * step.source_stride + head * step.width)
+            put_key(step.kind, source, step.width, step.other + head * size, position + token, scratch)
 
 
 def store_values(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
-    """Put the values of the tokens into the cache `[kv_heads, positions, padded width]`."""
+    """The same of the values."""
     step, position = instruction(step_address)[0], control_record(control_address)[0].position
+    size = step.other_stride // LANES * tile_bytes(step.kind, padded(step.width))
     for token in range(begin, end):
         for head in range(step.heads):
-            source = float32s(step.source + 4 * (token * step.source_stride + head * step.width), step.width)
-            first = (head * step.other_stride + position + token) * padded(step.width)
-            for i in range(step.width):
-                _put(step.other, first + i, source[i], step.kind)
-
-
-@kernel
-def _put(cache: int, index: int, value: Any, is_half: int) -> None:
-    if is_half == 0:
-        float32s(cache + 4 * index, 1)[0] = value
-    else:
-        halves(cache + 2 * index, 1)[0] = half_from_float(value)
-
-
-@kernel
-def _tile(cache: int, first: int, count: int, is_half: int, scratch: int) -> int:
-    """Address of `count` values of the cache from number `first` on, widened into `scratch` where they are float16."""
-    if is_half == 0:
-        return cache + 4 * first
-    source, target = halves(cache + 2 * first, count), float32s(scratch, count)
-    for i in range(count):
-        target[i] = float_from_half(source[i])
-    return scratch
+            source = step.source + 4 * (token * step.source_stride + head * step.width)
+            put_value(step.kind, source, step.width, step.other + head * size, position + token)
 
 
 @kernel
@@ -128,11 +98,17 @@ def _sum(values: Any) -> Any:
 
 
 @kernel
-def _softmax(values: Any) -> None:
+def _softmax(values: Any, sinks: int, head: int) -> None:
+    """Softmax in place; the power of the logit of `head` at `sinks` (0: none) joins the sum that is divided by."""
     top = _largest(values)
+    joined = 0.0
+    if sinks:
+        sink = float32s(sinks, head + 1)[head]
+        top = sink if sink > top else top
+        joined = np.float64(exponential(sink - top))
     for i in range(values.size):
         values[i] = exponential(values[i] - top)
-    scale = float32(1.0 / _sum(values))
+    scale = float32(1.0 / (_sum(values) + joined))
     for i in range(values.size):
         values[i] *= scale
 
@@ -177,8 +153,9 @@ def _score(step: Any, cache: int, shape: Any, first: int, places: Any) -> None:
     width = step.width
     all_keys = step.count & _MAPS
     start = 0 if all_keys else _window_start(step, first) // LANES * LANES
+    size = tile_bytes(step.kind, width)
     for begin in range(start, first + queries - 1, LANES):
-        tile = _tile(cache, begin * width, LANES * width, step.kind, tile_at)
+        tile = key_tile(step.kind, cache + begin // LANES * size, width, tile_at)
         row = 0
         while row < rows:
             count = 4 if row + 4 <= rows else 1
@@ -198,8 +175,9 @@ def _weigh(step: Any, cache: int, shape: Any, first: int, places: Any) -> None:
     rows, queries, stride = shape
     tile_at, _, sums, softmax = places
     width = padded(step.width)
+    size = tile_bytes(step.kind, width)
     for begin in range(_window_start(step, first) // LANES * LANES, first + queries - 1, LANES):
-        tile = _tile(cache, begin * width, LANES * width, step.kind, tile_at)
+        tile = value_tile(step.kind, cache + begin // LANES * size, width, tile_at)
         row = 0
         while row < rows:
             count = 4 if row + 4 <= rows else 1
@@ -240,9 +218,9 @@ def _weigh_one(softmax: int, begin: int, end: int, tile: int, width: int, sums: 
 
 
 @kernel
-def _finish_row(step: Any, row: int, keys: int, visible: int, maps: Any) -> None:
+def _finish_row(step: Any, row: int, head: int, keys: int, visible: int, maps: Any) -> None:
     """Turn a row of products into softmax in place, or as far as the parts of `step` go; skipped stages are read from a
-    map.
+    map. `head` is the row's query head.
 
     `maps` are the addresses of the row's scores, softcapped scores and softmax: used only where the parts read or
     materialise them.
@@ -269,7 +247,7 @@ def _finish_row(step: Any, row: int, keys: int, visible: int, maps: Any) -> None
             _copy_row(values, start, float32s(softcap_map, keys))
     if parts & _SOFTMAX:
         values = float32s(row + 4 * seen, visible - seen)
-        _softmax(values)
+        _softmax(values, step.sinks, head)
         if parts & _MAPS:
             _copy_row(values, seen, float32s(softmax_map, keys))
 
@@ -293,16 +271,16 @@ def _attend(step: Any, control: Any, heads: Any, tokens: Any, scratch: int) -> N
         head, token = heads[0] + row // queries, tokens[0] + row % queries
         source = step.source + 4 * (token * step.source_stride + head * width)
         copy(float32s(source, width), float32s(query_rows + 4 * row * width, width))
-    plane = heads[0] // (step.heads // step.kv_heads) * step.other_stride * (2 if step.kind else 4)
+    tiles = heads[0] // (step.heads // step.kv_heads) * (step.other_stride // LANES)
     if parts & _SCORES:
-        _score(step, step.other + plane * width, shape, first, places)
+        _score(step, step.other + tiles * tile_bytes(step.kind, width), shape, first, places)
     for row in range(rows):
         head, token = heads[0] + row // queries, tokens[0] + row % queries
         place = 4 * (head * control.tokens + token) * (position + control.tokens)
         maps = control.scores + place, control.softcap + place, control.softmax + place
-        _finish_row(step, scores + row * stride, position + control.tokens, position + token + 1, maps)
+        _finish_row(step, scores + row * stride, head, position + control.tokens, position + token + 1, maps)
     if parts & _SUMS:
-        _weigh(step, step.parameter + plane * wide, shape, first, places)
+        _weigh(step, step.parameter + tiles * tile_bytes(step.kind, wide), shape, first, places)
         for row in range(rows):
             head, token = heads[0] + row // queries, tokens[0] + row % queries
             target = step.target + 4 * (token * step.target_stride + head * width)

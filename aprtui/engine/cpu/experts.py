@@ -120,6 +120,23 @@ def normalise_chosen(step_address: int, control_address: int, begin: int, end: i
             target[i] = source[i] / divisor
 
 
+def expert_bias(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """Add to each of `heads` runs of `width` channels the row of `parameter` of its expert, whose index is at `other`.
+
+    There are `count` experts.
+    """
+    step = instruction(step_address)[0]
+    for token in range(begin, end):
+        chosen = float32s(step.other + 4 * token * step.other_stride, step.heads)
+        for k in range(step.heads):
+            shift = k * step.width
+            added = float32s(step.parameter + 4 * _expert(chosen[k], step.count) * step.width, step.width)
+            source = float32s(step.source + 4 * (token * step.source_stride + shift), step.width)
+            target = float32s(step.target + 4 * (token * step.target_stride + shift), step.width)
+            for i in range(step.width):
+                target[i] = source[i] + added[i]
+
+
 def combine_experts(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
     """The sum over `heads` experts of their `width` channels times their weights at `other`, most probable first."""
     step = instruction(step_address)[0]

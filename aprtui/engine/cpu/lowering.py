@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.engine.cpu.kv_cache import kv_number
 from aprtui.engine.cpu.matmul import ActivationKind, activation_bytes, activation_kind
 from aprtui.engine.cpu.operations import Kernel, matmul_kernel, operation_address
 from aprtui.engine.cpu.program import (
@@ -68,7 +69,7 @@ class _Lowering:
         assert model.graph.config is not None
         self.model, self.graph, self.config = model, model.graph, model.graph.config
         self.mode, self.storage = mode, storage
-        self.half = int(kv is KvType.F16)
+        self.kv = kv_number(kv)
         self.cuts = cuts
         seen = tapped | cuts | {source for node in cuts for source in self.graph.inputs(node)}
         self.mapped = {node.layer for node in seen if self.graph[node.stage].is_attention_map}
@@ -83,6 +84,7 @@ class _Lowering:
         self.gathered: dict[ActivationKind, Node] = {}
         self.queries: dict[str, int] = {}
         self.parts = AttentionPart(0)
+        self.sinks = 0
         self.delta_parts = DeltaPart(0)
         self.tables: list[NDArray[np.void]] = []
         nodes = [node for node in self.graph.nodes if node in stats]
@@ -105,13 +107,16 @@ class _Lowering:
             Op.GELU: self._gelu,
             Op.SIGMOID: self._sigmoid,
             Op.HEAD_GATE: self._head_gate,
+            Op.SWIGLU_OAI: self._two_operands(Opcode.SWIGLU_OAI),
             Op.MULTIPLY: self._two_operands(Opcode.MULTIPLY),
             Op.SCALE_ROWS: self._two_operands(Opcode.SCALE_ROWS),
             Op.ROUTER_SOFTMAX: self._router_softmax,
+            Op.SOFTMAX_CHOSEN: self._router_softmax,
             Op.CHOOSE_EXPERTS: self._choose_experts,
             Op.TAKE_CHOSEN: self._take_chosen,
             Op.NORMALISE_CHOSEN: self._normalise_chosen,
             Op.EXPERT_MATMUL: self._expert_matmul,
+            Op.EXPERT_BIAS: self._expert_bias,
             Op.COMBINE_EXPERTS: self._combine_experts,
             Op.CONVOLUTION: self._convolution,
             Op.HEAD_L2_NORM: self._head_l2_norm,
@@ -258,14 +263,14 @@ class _Lowering:
         fields = self._heads(node) | {"width": self.config.rotated, "target_head_stride": self.config.head_dim}
         self._row(
             Opcode.ROPE, **fields, **self._target(node), parameter=self.storage.rope(node.layer),
-            kind=int(self.config.rope_layout is RopeLayout.INTERLEAVED),
+            kind=int(self.config.rope_layout is RopeLayout.INTERLEAVED) if self.config.has_rope(node.layer) else _COPY,
         )  # fmt: skip
 
     def _store(self, opcode: Opcode, node: Node, cache: int) -> None:
         """Put the second input (keys of the scores, values of the attention) into the cache."""
         self._row(
             opcode, **self._source(node, 1), other=cache, other_stride=self.storage.plane,
-            width=self.config.head_dim, heads=self.config.kv_heads, kind=self.half, wanted=0,
+            width=self.config.head_dim, heads=self.config.kv_heads, kind=self.kv, wanted=0,
         )  # fmt: skip
 
     def _scores(self, node: Node) -> None:
@@ -282,6 +287,7 @@ class _Lowering:
             self._row(Opcode.SOFTCAP, width=stage.width, scalar=self.model.config.softcap(stage))
 
     def _softmax(self, node: Node) -> None:
+        self.sinks = self.storage.vector(node) if self.model.params(node) else 0
         self._attention(node, AttentionPart.SOFTMAX)
 
     def _attend(self, node: Node) -> None:
@@ -299,9 +305,9 @@ class _Lowering:
         self._phase(
             Opcode.ATTENTION, **self.queries, **target, width=self.config.head_dim,
             heads=self.config.heads, kv_heads=self.config.kv_heads, other=self.storage.keys(node.layer),
-            other_stride=self.storage.plane, parameter=self.storage.values(node.layer), kind=self.half,
+            other_stride=self.storage.plane, parameter=self.storage.values(node.layer), kind=self.kv,
             window=self.config.window(node.layer) or _NO_WINDOW, scalar=self.model.config.score_scale,
-            softcap=self.model.config.attn_softcap, count=int(self.parts | maps),
+            softcap=self.model.config.attn_softcap, sinks=self.sinks, count=int(self.parts | maps),
         )  # fmt: skip
         self.parts = AttentionPart(0)
 
@@ -387,6 +393,14 @@ class _Lowering:
                 count=int(self.graph[source.stage].width > columns), other=self.storage.places, kind=int(kind),
             )  # fmt: skip
 
+    def _expert_bias(self, node: Node) -> None:
+        (biases,) = self.model.params(node)
+        operands = self._source(node) | self._source(node, 1, "other")
+        self._row(
+            Opcode.EXPERT_BIAS, **operands, **self._target(node), width=biases.columns,
+            heads=self.config.experts_used, count=biases.rows, parameter=self.storage.vector(node),
+        )  # fmt: skip
+
     def _combine_experts(self, node: Node) -> None:
         operands = self._source(node) | self._source(node, 1, "other")
         self._row(
@@ -451,6 +465,9 @@ class _Lowering:
             self.described += 1
         self._phase(Opcode.STATISTICS, parameter=self.descriptors[begin:].ctypes.data, count=self.described - begin)
 
+
+_COPY = 2
+"""As the kind of a ROPE: of a layer that has none."""
 
 _NO_WINDOW = 1 << 40
 """More positions than any query has before it."""

@@ -205,6 +205,7 @@ _EXPERT_OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
         Opcode.NORMALISE_CHOSEN: experts.normalise_chosen,
         Opcode.GROUP_EXPERTS: experts.group_experts,
         Opcode.GATHER_ROWS: experts.gather_rows,
+        Opcode.EXPERT_BIAS: experts.expert_bias,
         Opcode.COMBINE_EXPERTS: experts.combine_experts,
     }
 )
@@ -228,6 +229,7 @@ _OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
         Opcode.ADD: rows.add,
         Opcode.SILU: rows.silu,
         Opcode.GELU: rows.gelu,
+        Opcode.SWIGLU_OAI: rows.swiglu_oai,
         Opcode.SOFTCAP: rows.softcap_logits,
         Opcode.SIGMOID: rows.sigmoid,
         Opcode.MULTIPLY: rows.multiply,
@@ -244,9 +246,12 @@ _OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
 _OWN_OPS: Mapping[Opcode, frozenset[Op]] = MappingProxyType(
     {
         Opcode.GELU: frozenset({Op.GELU}),
+        Opcode.SWIGLU_OAI: frozenset({Op.SWIGLU_OAI}),
         Opcode.SOFTCAP: frozenset({Op.SOFTCAP}),
         Opcode.SIGMOID: frozenset({Op.SIGMOID, Op.HEAD_GATE}),
         Opcode.SCALE_ROWS: frozenset({Op.SCALE_ROWS}),
+        Opcode.NORMALISE_CHOSEN: frozenset({Op.NORMALISE_CHOSEN}),
+        Opcode.EXPERT_BIAS: frozenset({Op.EXPERT_BIAS}),
     }
 )
 """Kernels that only models with one of these ops need."""
@@ -255,11 +260,9 @@ _OWN_OPS: Mapping[Opcode, frozenset[Op]] = MappingProxyType(
 def kernels_for(model: Model, mode: Mode) -> list[Kernel]:
     """All kernels that programs of `model` call."""
     ops = {stage.op for stage in model.graph.stages}
-    found = [Kernel(opcode) for opcode in _OPERATIONS if opcode not in _OWN_OPS or _OWN_OPS[opcode] & ops]
-    if Op.EXPERT_MATMUL in ops:
-        found += [Kernel(opcode) for opcode in _EXPERT_OPERATIONS]
-    if Op.DELTA_STATE in ops:
-        found += [Kernel(opcode) for opcode in _RECURRENT_OPERATIONS]
+    opcodes = [*_OPERATIONS, *(_EXPERT_OPERATIONS if Op.EXPERT_MATMUL in ops else ())]
+    opcodes += _RECURRENT_OPERATIONS if Op.DELTA_STATE in ops else ()
+    found = [Kernel(opcode) for opcode in opcodes if opcode not in _OWN_OPS or _OWN_OPS[opcode] & ops]
     for node in model.graph.nodes:
         op = model.graph[node.stage].op
         if op is Op.EMBED:

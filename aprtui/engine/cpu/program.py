@@ -39,14 +39,16 @@ class Opcode(IntEnum):
     GATHER_ROWS = 21
     EXPERT_MATMUL = 22
     COMBINE_EXPERTS = 23
-    SIGMOID = 24
-    SCALE_ROWS = 25
-    CONVOLUTION = 26
-    KEEP_ROWS = 27
-    HEAD_L2_NORM = 28
-    SOFTPLUS = 29
-    DECAY = 30
-    DELTA_RULE = 31
+    EXPERT_BIAS = 24
+    SWIGLU_OAI = 25
+    SIGMOID = 26
+    SCALE_ROWS = 27
+    CONVOLUTION = 28
+    KEEP_ROWS = 29
+    HEAD_L2_NORM = 30
+    SOFTPLUS = 31
+    DECAY = 32
+    DELTA_RULE = 33
 
 
 class AttentionPart(IntFlag):
@@ -85,7 +87,7 @@ INSTRUCTION = np.dtype(
         ("opcode", np.int64),
         ("function", np.int64),  # address of the kernel, see `operations`
         ("barrier", np.int64),  # 1: start when all instructions before are done
-        # ROWS: instructions that follow; STATISTICS: descriptors; ATTENTION: `AttentionPart`s; EXPERT_MATMUL: experts;
+        # ROWS: instructions that follow; STATISTICS: descriptors; ATTENTION: `AttentionPart`s; EXPERT_…: experts;
         # DELTA_RULE: value heads
         ("count", np.int64),
         ("wanted", np.int64),  # 1: only the tokens from the one on whose logits are wanted
@@ -105,9 +107,10 @@ INSTRUCTION = np.dtype(
         ("target_head_stride", np.int64),
         ("kv_heads", np.int64),  # EXPERT_MATMUL: experts that a token uses; DELTA_RULE: heads of keys and queries
         ("parameter", np.int64),  # address of norm weights, bias, RoPE or GELU table, value cache, descriptors, groups
-        # activation kind, RoPE layout, whether the cache is float16, whether GELU is looked up, `DeltaPart`s
+        # activation kind, RoPE layout, type of the K/V cache, whether GELU is looked up, `DeltaPart`s
         ("kind", np.int64),
         ("window", np.int64),  # ATTENTION: positions that a query sees, its own included
+        ("sinks", np.int64),  # ATTENTION: address of a logit for each head, or 0
         ("scalar", np.float64),  # norm epsilon, scale of the scores or of the embedding, softcap of the logits
         ("softcap", np.float64),  # ATTENTION: of the scores, 0 for none
     ],

@@ -16,6 +16,7 @@ from aprtui.engine.cpu.memory import (
     half_from_float,
     instruction,
 )
+from aprtui.engine.reference.ops import SWIGLU_ALPHA, SWIGLU_LIMIT
 
 _ONE = np.float32(1)
 _LOG2E = np.float32(1.44269504088896341)
@@ -30,6 +31,7 @@ _T0, _T1, _T2 = np.float32(-3.33332819422e-1), np.float32(1.33314422036e-1), np.
 _T3, _T4, _TANH_SMALL = np.float32(2.06390887954e-2), np.float32(-5.70498872745e-3), np.float32(0.625)
 _GELU_LINEAR, _GELU_CUBE = np.float32(-2 * np.sqrt(2 / np.pi)), np.float32(0.044715)
 _GELU_END = np.float32(10)
+_SWIGLU_ALPHA, _SWIGLU_LIMIT = np.float32(SWIGLU_ALPHA), np.float32(SWIGLU_LIMIT)
 _LOWEST, _HIGHEST = np.float32(-104), np.float32(89)
 
 
@@ -190,6 +192,21 @@ def gelu(step_address: int, control_address: int, begin: int, end: int, scratch:
                 target[i] = np.float32(0) if x <= -_GELU_END else (x if x >= _GELU_END else found)
 
 
+def swiglu_oai(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """(up + 1) · gate / (1 + exp(−alpha · gate)), of the gate at `source` and up at `other`, both clamped."""
+    step = instruction(step_address)[0]
+    for token in range(begin, end):
+        gate = float32s(step.source + 4 * token * step.source_stride, step.width)
+        up = float32s(step.other + 4 * token * step.other_stride, step.width)
+        target = float32s(step.target + 4 * token * step.target_stride, step.width)
+        for i in range(step.width):
+            x, y = gate[i], up[i]
+            x = _SWIGLU_LIMIT if x > _SWIGLU_LIMIT else x
+            y = _SWIGLU_LIMIT if y > _SWIGLU_LIMIT else y
+            y = -_SWIGLU_LIMIT if y < -_SWIGLU_LIMIT else y
+            target[i] = x / (_ONE + exponential(-_SWIGLU_ALPHA * x)) * (y + _ONE)
+
+
 @kernel
 def softcapped(x: Any, cap: Any) -> Any:
     """cap · tanh(x / cap) by Cephes' tanhf (Moshier): a polynomial near 0, the exponential elsewhere."""
@@ -218,7 +235,8 @@ def softcap_logits(step_address: int, control_address: int, begin: int, end: int
 def rope(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
     """Rotary position embedding; `parameter` is the table `[context, 2, width / 2]` of cosines and sines.
 
-    `kind` 0 turns channel i with i + width / 2, 1 turns 2i with 2i + 1; channels of a head behind these are copied.
+    `kind` 0 turns channel i with i + width / 2, 1 turns 2i with 2i + 1, 2 turns nothing; what is behind these channels
+    of a head is copied.
     """
     step = instruction(step_address)[0]
     control = control_record(control_address)[0]
@@ -235,6 +253,8 @@ def rope(step_address: int, control_address: int, begin: int, end: int, scratch:
             copy(float32s(source_at + 4 * step.width, rest), float32s(target_at + 4 * step.width, rest))
             if step.kind == 0:
                 _turn_halves(source, target, cosine, sine)
+            elif step.kind == 2:
+                copy(source, target)
             else:
                 _turn_neighbours(source, target, cosine, sine)
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.cpu.attention import padded
 from aprtui.engine.cpu.experts import grouping_size
+from aprtui.engine.cpu.kv_cache import kv_number, padded, rows_of, tile_bytes
 from aprtui.engine.cpu.matmul import ActivationKind, activation_bytes, activation_kind
 from aprtui.engine.cpu.vectors import LANES
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.errors import EngineError
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
-from aprtui.trace.graph import GraphConfig, Node, Op, TokenMixer
+from aprtui.trace.graph import BIASES, GraphConfig, Node, Op, TokenMixer
 
 Array = NDArray[np.float32]
 
@@ -22,11 +22,12 @@ MOST_TOKENS = 512
 
 _ROPE_BLOCK = 512
 
-_VECTOR_OPS = (Op.RMS_NORM, Op.HEAD_RMS_NORM, Op.BIAS, Op.SOFTPLUS, Op.DECAY)
-"""Ops whose parameters are vectors of float32."""
-
 _STAGE_BYTES = 128 << 20
 """Stage buffers take no more than this; models with wide stages get smaller chunks."""
+
+
+_VECTORS = BIASES | {Op.RMS_NORM, Op.HEAD_RMS_NORM, Op.SOFTMAX, Op.SOFTPLUS, Op.DECAY}
+"""Ops whose parameters are kept in float32."""
 
 
 class CpuStorage:
@@ -57,23 +58,22 @@ class CpuStorage:
         self._gathered = {kind: _aligned(slots * size) for kind, size in chosen.items()}
         self._grouping = np.zeros(grouping_size(config.experts, slots), np.int64)
         self._places = np.zeros(slots, np.int64)
-        dtype = np.float16 if kv is KvType.F16 else np.float32
-        self.plane = padded(context)
+        self._kv, self._head_dim, self.plane = kv, config.head_dim, padded(context)
+        sizes = [tile_bytes(kv_number(kv), width) for width in (config.head_dim, padded(config.head_dim))]
         self._attention = {layer: place for place, layer in enumerate(config.layers_with(TokenMixer.ATTENTION))}
-        shape = (min(cached_layers, max(1, len(self._attention))), config.kv_heads, self.plane)
+        shape = (min(cached_layers, max(1, len(self._attention))), config.kv_heads, self.plane // LANES)
         # Zeroed memory is not resident before it is written: a long context costs nothing until it is used.
         try:
-            self._keys = np.zeros((*shape, config.head_dim), dtype)
-            self._values = np.zeros((*shape, padded(config.head_dim)), dtype)
+            self._keys, self._values = (np.zeros((*shape, size), np.uint8) for size in sizes)
         except MemoryError as error:
-            size = 2 * np.prod(shape, dtype=np.float64) * config.head_dim * np.dtype(dtype).itemsize / 2**30
+            total = np.prod(shape, dtype=np.float64) * sum(sizes) / 2**30
             raise EngineError(
-                f"the K/V cache for {context} positions does not fit in memory ({size:.0f} GiB): lower --context"
+                f"the K/V cache for {context} positions does not fit in memory ({total:.0f} GiB): lower --context"
             ) from error
         self._vectors = {
             node: np.concatenate([weight.dequantize().reshape(-1) for weight in model.params(node)])
             for node in model.graph.nodes
-            if model.graph[node.stage].op in _VECTOR_OPS
+            if model.graph[node.stage].op in _VECTORS and model.params(node)
         }
         # The weights of each tap together, so that a loop over channels reads them one after the other.
         self._vectors |= {
@@ -105,11 +105,11 @@ class CpuStorage:
         return self._places.ctypes.data
 
     def keys(self, layer: int) -> int:
-        """Address of a layer's keys `[kv_heads, plane / 16, head_dim, 16]`."""
+        """Address of a layer's keys: `plane` / 16 tiles of each head, see `kv_cache`."""
         return int(self._keys[self._cache_place(layer)].ctypes.data)
 
     def values(self, layer: int) -> int:
-        """Address of a layer's values `[kv_heads, plane, padded head_dim]`."""
+        """Address of a layer's values, likewise."""
         return int(self._values[self._cache_place(layer)].ctypes.data)
 
     def _cache_place(self, layer: int) -> int:
@@ -118,26 +118,24 @@ class CpuStorage:
 
     def cached(self, op: Op, layer: int, positions: int) -> Array:
         """A copy of a layer's keys (for the scores) or values (for the attention), `[positions, kv_width]` from 0."""
-        view = self._cached_rows(op, layer, positions)
-        return view.reshape(-1, view.shape[-2] * view.shape[-1])[:positions].astype(np.float32)
+        found = self._cached_rows(op, layer, positions)
+        return found.reshape(-1, found.shape[-2] * found.shape[-1])[:positions].astype(np.float32)
 
     def fill_cache(self, op: Op, layer: int, rows: Array) -> None:
-        """Make `rows` `[positions, kv_width]` the keys (for the scores) or values of positions 0 and on."""
+        """Make `rows` `[positions, kv_width]` the keys (for the scores) or values of positions 0 …, in float32."""
+        assert self._kv is KvType.F32, "only replays fill a cache, and theirs is of that type"
         view = self._cached_rows(op, layer, rows.shape[0])
         missing = view.size // rows.shape[1] - rows.shape[0]
         view[...] = np.pad(rows, ((0, missing), (0, 0))).reshape(view.shape)
 
     def _cached_rows(self, op: Op, layer: int, positions: int) -> NDArray[np.floating]:
-        """A view `[…, kv_heads, head_dim]` of at least the first `positions` rows of a layer's keys or values."""
-        keys: NDArray[np.floating] = self._keys[self._cache_place(layer)]
-        values: NDArray[np.floating] = self._values[self._cache_place(layer)]
-        if op is Op.ATTEND:
-            return values[:, :positions, : keys.shape[-1]].transpose(1, 0, 2)
-        tiles = keys.reshape(keys.shape[0], -1, keys.shape[-1], LANES)
-        return tiles[:, : -(-positions // LANES)].transpose(1, 3, 0, 2)
+        """At least the first `positions` rows `[…, kv_heads, head_dim]` of a layer's keys or values; see `rows_of`."""
+        cache = self._values if op is Op.ATTEND else self._keys
+        tiles: NDArray[np.uint8] = cache[self._cache_place(layer)][:, : -(-positions // LANES)]
+        return rows_of(self._kv, op, tiles, self._head_dim)
 
     def vector(self, node: Node) -> int:
-        """Address of a node's norm weights, bias, factors, or weights of a convolution `[taps, channels]`."""
+        """Address of a node's norm weights, biases, sinks, factors, or weights of a convolution `[taps, channels]`."""
         return self._vectors[node].ctypes.data
 
     def rope(self, layer: int) -> int:
@@ -152,9 +150,8 @@ class CpuStorage:
         while self._rope_filled < positions:
             count = min(_ROPE_BLOCK, self.context - self._rope_filled)
             for rope, table in self._ropes.items():
-                angles = rope.angles(self._rope_filled, count, 2 * table.shape[2], self._rope_angles)
-                table[self._rope_filled : self._rope_filled + count, 0] = np.cos(angles)
-                table[self._rope_filled : self._rope_filled + count, 1] = np.sin(angles)
+                turns = rope.turns(self._rope_filled, count, 2 * table.shape[2], self._rope_angles)
+                table[self._rope_filled : self._rope_filled + count] = np.stack(turns, axis=1)
             self._rope_filled += count
 
 

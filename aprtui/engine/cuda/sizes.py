@@ -158,11 +158,16 @@ def _without_kernels(config: ModelConfig) -> Iterator[str]:
     if config.embedding_scale != 1:
         yield "scaled embeddings (op embed)"
     if graph.activation is not Activation.SILU:
-        yield f"the activation {graph.activation} (op gelu)"
+        op = Op.GELU if graph.activation is Activation.GELU_TANH else Op.SWIGLU_OAI
+        yield f"the activation {graph.activation} (op {op})"
     if graph.post_norms:
         yield "norms between a matrix product and the residual (op add)"
     if graph.windows:
         yield "layers with a window (op softmax)"
+    if graph.sinks:
+        yield "attention sinks (op softmax)"
+    if graph.no_rope:
+        yield "layers without RoPE (op rope)"
     if graph.attn_softcap or graph.logit_softcap:
         yield "softcaps (op softcap)"
     if config.attention_scale is not None:

@@ -203,6 +203,5 @@ def _fill_turns(driver: Driver, address: int, model: Model, context: int) -> Non
     """Cosines and sines of RoPE, `[context, head_dim / 2, 2]`."""
     head_dim, rows = model.config.graph.head_dim, 4096
     for first in range(0, context, rows):
-        angles = model.config.rope.angles(first, min(rows, context - first), head_dim)
-        turns = np.stack([np.cos(angles), np.sin(angles)], -1).astype(np.float32)
+        turns = np.stack(model.config.rope.turns(first, min(rows, context - first), head_dim), -1).astype(np.float32)
         driver.upload(address + 4 * first * head_dim, turns)

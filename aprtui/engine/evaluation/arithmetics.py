@@ -60,6 +60,11 @@ ARITHMETICS: Mapping[str, EngineArithmetic] = MappingProxyType(
         "llama.cpp, flash attention": _engine(like=_GGML, kv_cache="f16", softmax=ONLINE_F16),
         "llama.cpp, flash attention, q8_0 K/V": _engine(like=_GGML, kv_cache="q8_0_rotated"),
         "llama.cpp, flash attention, q4_0 K/V": _engine(like=_GGML, kv_cache="q4_0_rotated"),
+        "llama.cpp, q8_0 K/V not turned": _engine(like=_GGML, kv_cache="q8_0_query"),
+        "llama.cpp, q4_0 K/V not turned": _engine(like=_GGML, kv_cache="q4_0_query"),
+        # Our own `q8` with the same types, which does not round queries.
+        "q8, q8_0 K/V": _engine(like=_GGML, kv_cache="q8_0"),
+        "q8, q4_0 K/V": _engine(like=_GGML, kv_cache="q4_0"),
         "llama.cpp on a GPU": _engine(matmul_input="q8_1", kv_cache="f16"),
         "llama.cpp on a GPU, cuBLAS in f16": _engine(_kept("f16", *_PRODUCTS), matmul_input="f16", kv_cache="f16"),
         "q8_0": _engine(matmul_input="q8_0"),

@@ -27,6 +27,7 @@ from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, one_in, write_kind
 from aprtui.engine.evaluation.fault_detection import DIFF, REPLAY
 from aprtui.engine.floors.criteria import criteria_by_model
+from aprtui.engine.kv_types import fitting_kv_types
 from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.replay.evaluators import Evaluators
@@ -73,10 +74,12 @@ def judge_pairs(
 
 
 def own_captures(model: Model, tokens: Sequence[int], folder: Path) -> Iterator[Capture]:
-    """Our own runs: both modes, both K/V types, the prompt at once and, for half of it, token by token."""
+    """Our own runs: both modes, every K/V type that fits, the prompt at once and, for half of it, token by token; of
+    quantised K/V, which are written alike, the second only."""
+    in_two = max(1, len(tokens) // 2)
     for mode in Mode:
-        for kv in KvType:
-            for prefill in (None, max(1, len(tokens) // 2)):
+        for kv in fitting_kv_types(model.config.graph):
+            for prefill in (in_two,) if kv in (KvType.Q8_0, KvType.Q4_0) else (None, in_two):
                 path = folder / f"aprtui-{mode}-{kv}{'' if prefill is None else '-decode'}"
                 nodes = frozenset(model.graph.nodes)
                 with closing(open_engine(model, mode=mode, kv=kv, context=len(tokens))) as engine:

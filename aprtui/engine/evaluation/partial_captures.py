@@ -51,7 +51,7 @@ def places(graph: StageGraph) -> tuple[str, ...]:
 
     Of those of attention and of a recurrence, the layer has one or the other.
     """
-    gated = [stage.name for stage in graph.stages if stage.op is Op.MULTIPLY]
+    gated = [stage.name for stage in graph.stages if stage.op in (Op.MULTIPLY, Op.SWIGLU_OAI)]
     recurrence = [name for name in ("linear_attn_qkv_mixed", "linear_attn_output") if name in graph]
     return "qkv_matmul", "attention", *recurrence, "ffn_norm", gated[-1], block_outputs(graph)[-1]
 

@@ -11,7 +11,7 @@ from aprtui.engine.faults.setting import Array, FaultSetting
 from aprtui.engine.protocol import NodeCall
 from aprtui.model.model import Model
 from aprtui.model.weight_types import WeightType
-from aprtui.trace.graph import RECURRENT_OPS, Node, Op, Stage, TokenMixer
+from aprtui.trace.graph import BIASES, RECURRENT_OPS, Node, Op, Stage, TokenMixer
 
 Compute = Callable[[FaultSetting, NodeCall], Array]
 Applies = Callable[[Model, Node, Stage], bool]
@@ -61,6 +61,14 @@ def _ops(*ops: Op) -> Applies:
     return lambda model, node, stage: stage.op in ops
 
 
+def _turned(model: Model, node: Node, stage: Stage) -> bool:
+    return stage.op is Op.ROPE and model.config.graph.has_rope(node.layer)
+
+
+def _not_turned(model: Model, node: Node, stage: Stage) -> bool:
+    return stage.op is Op.ROPE and not model.config.graph.has_rope(node.layer)
+
+
 def _heads(model: Model, node: Node, stage: Stage) -> bool:
     """Stages whose channels, or maps, are cut into at least two heads."""
     heads = stage.width if stage.is_attention_map else stage.width // (stage.head_size or stage.width)
@@ -86,6 +94,19 @@ def _q4_k(model: Model, node: Node, stage: Stage) -> bool:
 
 def _windowed(model: Model, node: Node, stage: Stage) -> bool:
     return stage.op is Op.SOFTMAX and model.config.graph.window(node.layer) > 0
+
+
+def _scaled_rope(model: Model, node: Node, stage: Stage) -> bool:
+    rope = model.config.rope_of(node.layer)
+    return stage.op is Op.ROPE and (rope.scale != 1 or rope.factors is not None)
+
+
+def _magnified(model: Model, node: Node, stage: Stage) -> bool:
+    return stage.op is Op.ROPE and model.config.rope_of(node.layer).magnitude != 1
+
+
+def _with_sinks(model: Model, node: Node, stage: Stage) -> bool:
+    return stage.op is Op.SOFTMAX and model.config.graph.sinks
 
 
 def _offset_norm(model: Model, node: Node, stage: Stage) -> bool:
@@ -147,7 +168,7 @@ KINDS: Mapping[str, FaultKind] = MappingProxyType(
             "The first two heads are in each other's place", "heads in another order", values.head_swap, _heads
         ),
         "bias-dropped": _recomputing(
-            "The bias is not added", "a tensor that is not loaded", operations.first_input, _ops(Op.BIAS)
+            "The bias is not added", "a tensor that is not loaded", operations.first_input, _ops(*BIASES)
         ),
         "residual-dropped": _recomputing(
             "The residual is not added", "a forgotten skip connection", operations.second_input, _ops(Op.ADD)
@@ -158,15 +179,27 @@ KINDS: Mapping[str, FaultKind] = MappingProxyType(
         ),
         "rope-interleaved": _recomputing(
             "RoPE pairs other channels", "the RoPE layout of another family of models",
-            operations.rope_interleaved, _ops(Op.ROPE),
+            operations.rope_interleaved, _turned,
         ),
         "rope-theta": _recomputing(
             "RoPE with its base times factor", "a RoPE base that is not read from the file",
-            operations.rope_theta, _ops(Op.ROPE), factor=2,
+            operations.rope_theta, _turned, factor=2,
+        ),
+        "rope-unscaled": _recomputing(
+            "RoPE with all frequencies as they are", "a scaling of RoPE that is not read from the file",
+            operations.rope_unscaled, _scaled_rope,
+        ),
+        "rope-magnitude-dropped": _recomputing(
+            "RoPE turns without making larger", "YaRN without its magnitude",
+            operations.rope_magnitude_dropped, _magnified,
         ),
         "position-off-by-one": _recomputing(
             "RoPE turns as one position later", "positions that start at 1",
-            operations.position_off_by_one, _ops(Op.ROPE),
+            operations.position_off_by_one, _turned,
+        ),
+        "rope-everywhere": _recomputing(
+            "RoPE in a layer that has none", "a period of such layers that is not known or off by one",
+            operations.rope_everywhere, _not_turned,
         ),
         "kv-head-map": _recomputing(
             "Query heads meet the K/V head of the next group", "a wrong map of heads to groups",
@@ -180,9 +213,21 @@ KINDS: Mapping[str, FaultKind] = MappingProxyType(
             "A query sees one key more than its window has", "a window of query − key ≤ n instead of <",
             operations.window_off_by_one, _windowed,
         ),
+        "sink-dropped": _recomputing(
+            "The sinks are left out of the softmax", "a tensor that is not loaded, or attention without sinks",
+            operations.sink_dropped, _with_sinks,
+        ),
         "softcap-dropped": _recomputing(
             "The softcap is left out", "a softcap that is not read from the file",
             operations.first_input, _ops(Op.SOFTCAP),
+        ),
+        "clamp-dropped": _recomputing(
+            "The SwiGLU of gpt-oss does not clamp gate and up", "a SwiGLU of other models",
+            operations.clamp_dropped, _ops(Op.SWIGLU_OAI),
+        ),
+        "up-offset-dropped": _recomputing(
+            "The SwiGLU of gpt-oss multiplies by up, not by up + 1", "a SwiGLU of other models",
+            operations.up_offset_dropped, _ops(Op.SWIGLU_OAI),
         ),
         "norm-offset-dropped": _recomputing(
             "The norm multiplies by its weight less 1", "a converter that does not add the 1 of 1 + weight",
@@ -210,7 +255,7 @@ KINDS: Mapping[str, FaultKind] = MappingProxyType(
         ),
         "router-unnormalised": _recomputing(
             "The weights of the experts do not add up to 1", "a key of the router that is not read from the file",
-            operations.first_input, _ops(Op.NORMALISE_CHOSEN),
+            operations.first_input, _ops(Op.NORMALISE_CHOSEN, Op.SOFTMAX_CHOSEN),
         ),
         "state-not-reset": _recomputing(
             "The recurrence begins with what the first token leaves", "a state that is not cleared for a new sequence",

@@ -8,6 +8,7 @@ import numpy as np
 
 from aprtui.engine.faults.setting import Array, FaultSetting
 from aprtui.engine.protocol import NodeCall
+from aprtui.engine.reference import ops
 from aprtui.engine.reference.history import HISTORY
 from aprtui.engine.rounding import ROUND
 from aprtui.model.weight_types import BlockPart, WeightType
@@ -50,14 +51,35 @@ def rope_interleaved(setting: FaultSetting, call: NodeCall) -> Array:
 
 def rope_theta(setting: FaultSetting, call: NodeCall) -> Array:
     """The RoPE base times `factor`."""
-    rope = setting.model.config.rope_of(call.node.layer)
-    changed = replace(rope, theta=rope.theta * setting.parameters["factor"])
-    return setting.evaluated(call, config=setting.configured(rope=changed, window_rope=None))
+    theta = setting.model.config.rope_of(call.node.layer).theta
+    return _turned(setting, call, theta=theta * setting.parameters["factor"])
+
+
+def rope_unscaled(setting: FaultSetting, call: NodeCall) -> Array:
+    """Frequencies without scale, factors or YaRN; a magnitude stays."""
+    return _turned(setting, call, scale=1.0, factors=None, yarn=None)
+
+
+def rope_magnitude_dropped(setting: FaultSetting, call: NodeCall) -> Array:
+    """Queries or keys turned and no more."""
+    return _turned(setting, call, magnitude=1.0)
+
+
+def _turned(setting: FaultSetting, call: NodeCall, **changes: float | None) -> Array:
+    """Turned by another `Rope` than the layer's own."""
+    rope = replace(setting.model.config.rope_of(call.node.layer), **changes)  # type: ignore[arg-type]
+    return setting.evaluated(call, config=setting.configured(rope=rope, window_rope=None))
 
 
 def position_off_by_one(setting: FaultSetting, call: NodeCall) -> Array:
     """Turned as if one position later."""
     return setting.evaluated(call, shift=1)
+
+
+def rope_everywhere(setting: FaultSetting, call: NodeCall) -> Array:
+    """Turned as in the other layers."""
+    graph = setting.model.config.graph
+    return setting.evaluated(call, config=setting.configured(graph=replace(graph, no_rope=())))
 
 
 def kv_head_map(setting: FaultSetting, call: NodeCall) -> Array:
@@ -92,6 +114,21 @@ def window_off_by_one(setting: FaultSetting, call: NodeCall) -> Array:
     graph = setting.model.config.graph
     windows = tuple(window + 1 if window else 0 for window in graph.windows)
     return setting.evaluated(call, config=setting.configured(graph=replace(graph, windows=windows)))
+
+
+def sink_dropped(setting: FaultSetting, call: NodeCall) -> Array:
+    """No logit of a sink joins the sum of the softmax."""
+    return ops.softmax(call.inputs[0], setting.model.config.graph.window(call.node.layer))
+
+
+def clamp_dropped(setting: FaultSetting, call: NodeCall) -> Array:
+    """The SwiGLU of gpt-oss with gate and up as large as they come."""
+    return ops.swiglu_oai(*call.inputs, limit=np.inf)
+
+
+def up_offset_dropped(setting: FaultSetting, call: NodeCall) -> Array:
+    """The SwiGLU of gpt-oss with up in place of up + 1."""
+    return ops.swiglu_oai(*call.inputs, offset=0.0)
 
 
 def norm_offset_dropped(setting: FaultSetting, call: NodeCall) -> Array:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from aprtui.engine.protocol import Taps
 from aprtui.engine.sampling import NO_TOKEN, Candidate, Choice
-from aprtui.trace.experts import ROUTER_STAGES, ExpertCounts, counted_experts
+from aprtui.trace.experts import ROUTER_STAGES, ExpertCounts, counted_experts, router_gives_logits
 from aprtui.trace.graph import LAYER_OUTPUT, ROUTER_CHOICE, Node, StageGraph
 from aprtui.trace.stats import SUMS, Accumulator
 
@@ -215,7 +215,7 @@ class StatsTable:
     """
 
     def __init__(self, graph: StageGraph) -> None:
-        self._experts = counted_experts(graph)
+        self._experts, self._logits = counted_experts(graph), router_gives_logits(graph)
         routers = (node for node in graph.nodes if node.stage in ROUTER_STAGES and self._experts)
         self.taps = Taps(self, frozenset(routers), frozenset(graph.nodes))
         self._layers = graph.layers
@@ -253,7 +253,7 @@ class StatsTable:
 
     def forget_experts(self) -> None:
         """Count the choices of experts from zero."""
-        self._counts = ExpertCounts(self._layers, self._experts)
+        self._counts = ExpertCounts(self._layers, self._experts, logits=self._logits)
         self._routers.clear()
 
     def _keep_router(self, layer: int, is_choice: bool, values: NDArray[np.float32]) -> None:

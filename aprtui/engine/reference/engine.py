@@ -8,10 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.engine.kv_types import round_kv
 from aprtui.engine.protocol import NO_TAPS, Intervention, KvType, Logits, Mode, NodeCall, Taps, require_positions
 from aprtui.engine.reference.evaluate import evaluate
 from aprtui.engine.reference.history import ATTENTION_HISTORY, HISTORY
-from aprtui.engine.rounding import ARITHMETIC, round_f16
+from aprtui.engine.rounding import ARITHMETIC
 from aprtui.machine import processor_name
 from aprtui.model.model import Model
 from aprtui.trace.graph import Node, Op
@@ -108,7 +109,7 @@ class NumpyEngine:
         self, key: tuple[Node, int], tensor: Array, history: dict[tuple[Node, int], Array], *, rounded: bool
     ) -> Array:
         """`tensor` with the rows of earlier positions before it; `rounded` to what the K/V cache holds."""
-        stored = round_f16(tensor) if rounded and self.kv is KvType.F16 else tensor
+        stored = round_kv(self.kv, tensor) if rounded else tensor
         before = history.get(key)
         history[key] = stored if before is None else np.concatenate([before, stored])
         return history[key]

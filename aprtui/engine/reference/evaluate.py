@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from aprtui.engine.reference import ops, recurrence
 from aprtui.engine.rounding import Arithmetic, unrounded_input
-from aprtui.model.config import ModelConfig, RopeAngles
+from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.trace.graph import RECURRENT_OPS, Node, Op, Stage
 
@@ -46,7 +46,7 @@ def evaluate(
         case Op.ROPE:
             return ops.rope(inputs[0], position, config, node.layer, arithmetic.rope_angles)
         case Op.SCORES | Op.SOFTCAP | Op.SOFTMAX | Op.ATTEND:
-            return _evaluate_attention(config, node, stage, inputs)
+            return _evaluate_attention(model, node, stage, inputs)
         case Op.GELU:
             return ops.gelu(inputs[0], arithmetic.activation)
         case Op.HEAD_GATE:
@@ -63,6 +63,7 @@ _ELEMENTWISE: Mapping[Op, Callable[..., Array]] = MappingProxyType(
         Op.SILU: ops.silu,
         Op.SIGMOID: ops.sigmoid,
         Op.MULTIPLY: ops.multiply,
+        Op.SWIGLU_OAI: ops.swiglu_oai,
         Op.SCALE_ROWS: ops.scale_rows,
     }
 )
@@ -73,7 +74,7 @@ def _evaluate_experts(model: Model, node: Node, inputs: Sequence[Array], arithme
     """The ops of a feed-forward block with experts."""
     op = model.graph[node.stage].op
     match op:
-        case Op.ROUTER_SOFTMAX:
+        case Op.ROUTER_SOFTMAX | Op.SOFTMAX_CHOSEN:
             return ops.router_softmax(inputs[0])
         case Op.CHOOSE_EXPERTS:
             return ops.choose_experts(inputs[0], model.config.graph.experts_used)
@@ -84,6 +85,8 @@ def _evaluate_experts(model: Model, node: Node, inputs: Sequence[Array], arithme
         case Op.EXPERT_MATMUL:
             (weight,) = model.params(node)
             return ops.expert_matmul(inputs[0], inputs[1], weight, arithmetic.matmul_input)
+        case Op.EXPERT_BIAS:
+            return ops.expert_bias(inputs[0], inputs[1], *model.params(node))
         case Op.COMBINE_EXPERTS:
             return ops.combine_experts(inputs[0], inputs[1])
         case _:
@@ -113,15 +116,16 @@ def _evaluate_recurrence(
             return recurrence.delta_output(inputs[0], inputs[1], inputs[2:], config, initial)
 
 
-def _evaluate_attention(config: ModelConfig, node: Node, stage: Stage, inputs: Sequence[Array]) -> Array:
+def _evaluate_attention(model: Model, node: Node, stage: Stage, inputs: Sequence[Array]) -> Array:
     """The ops on attention maps; a softcap may be that of the logits."""
+    config = model.config
     match stage.op:
         case Op.SCORES:
             return ops.scores(inputs[0], inputs[1], config)
         case Op.SOFTCAP:
             return ops.softcap(inputs[0], config.softcap(stage))
         case Op.SOFTMAX:
-            return ops.softmax(inputs[0], config.graph.window(node.layer))
+            return ops.softmax(inputs[0], config.graph.window(node.layer), *model.params(node))
         case _:
             return ops.attend(inputs[0], inputs[1], config, config.graph.window(node.layer))
 

@@ -78,14 +78,14 @@ def bias(x_NC: Array, biases: Sequence[Weight]) -> Array:
 
 
 def rope(x_NC: Array, position: int, config: ModelConfig, layer: int | None, arithmetic: RopeAngles) -> Array:
-    """Rotary position embedding of positions `position …`, on pairs as the graph's `rope_layout` says.
-
-    Channels behind the rotated ones stay as they are.
-    """
+    """Rotary position embedding of positions `position …`, on pairs as the graph's `rope_layout` says; `x` itself in a
+    layer without. Channels behind the rotated ones stay as they are."""
+    if not config.graph.has_rope(layer):
+        return x_NC.copy()
     dim = config.graph.rotated
     x = x_NC.reshape(x_NC.shape[0], -1, config.graph.head_dim).astype(np.float64)
-    angles = config.rope_of(layer).angles(position, x.shape[0], dim, arithmetic)
-    cos, sin = np.cos(angles)[:, None, :], np.sin(angles)[:, None, :]
+    turns = config.rope_of(layer).turns(position, x.shape[0], dim, arithmetic)
+    cos, sin = (values[:, None, :] for values in turns)
     if config.graph.rope_layout is RopeLayout.INTERLEAVED:
         first, second = slice(0, dim, 2), slice(1, dim, 2)
     else:
@@ -111,14 +111,23 @@ def softcap(x: Array, cap: float) -> Array:
     return _narrow(cap * np.tanh(x.astype(np.float64) / cap))
 
 
-def softmax(scores_HNT: Array, window: int = 0) -> Array:
-    """Softmax over the keys ≤ query, of them the last `window` unless that is 0; zero elsewhere."""
+def softmax(scores_HNT: Array, window: int = 0, sinks: Weight | None = None) -> Array:
+    """Softmax over the keys ≤ query, of them the last `window` unless that is 0; zero elsewhere.
+
+    `sinks` are logits, one a head, whose powers join the sum that is divided by (Xiao et al. 2023, arXiv:2309.17453).
+    """
     mask = _causal_mask(*scores_HNT.shape[1:])
     if window:
         mask &= ~np.tril(np.ones_like(mask), mask.shape[1] - mask.shape[0] - window)
     wide = np.where(mask, scores_HNT.astype(np.float64), -np.inf)
-    powers = np.exp(wide - wide.max(-1, keepdims=True))
-    return _narrow(np.where(mask, powers / powers.sum(-1, keepdims=True), 0.0))
+    largest = wide.max(-1, keepdims=True)
+    if sinks is None:
+        powers = np.exp(wide - largest)
+        return _narrow(np.where(mask, powers / powers.sum(-1, keepdims=True), 0.0))
+    logits = sinks.dequantize().reshape(-1, 1, 1).astype(np.float64)
+    largest = np.maximum(largest, logits)
+    powers = np.exp(wide - largest)
+    return _narrow(np.where(mask, powers / (powers.sum(-1, keepdims=True) + np.exp(logits - largest)), 0.0))
 
 
 def _causal_mask(count: int, total: int) -> NDArray[np.bool_]:
@@ -163,6 +172,20 @@ def gelu(x: Array, activation: str) -> Array:
     return gelu_f16(x) if activation == "f16" else _narrow(gelu_tanh(x.astype(np.float64)))
 
 
+SWIGLU_ALPHA, SWIGLU_LIMIT = 1.702, 7.0
+"""What gpt-oss multiplies the gate by on its way into the sigmoid, and what gate and up are clamped to."""
+
+
+def swiglu_oai(
+    gate: Array, up: Array, *, alpha: float = SWIGLU_ALPHA, limit: float = SWIGLU_LIMIT, offset: float = 1.0
+) -> Array:
+    """(up + offset) · gate · sigmoid(alpha · gate), the gate at most `limit`, up between −limit and limit (gpt-oss)."""
+    x = np.minimum(gate.astype(np.float64), limit)
+    y = np.clip(up.astype(np.float64), -limit, limit)
+    with np.errstate(over="ignore"):
+        return _narrow((y + offset) * (x / (1.0 + np.exp(-alpha * x))))
+
+
 def multiply(a: Array, b: Array) -> Array:
     """Elementwise product, in float32."""
     return np.asarray(a * b, np.float32)
@@ -174,7 +197,7 @@ def scale_rows(x_NC: Array, factors_N1: Array) -> Array:
 
 
 def router_softmax(logits_NE: Array) -> Array:
-    """Softmax over the experts."""
+    """Softmax over the experts, or over those that were chosen."""
     wide = logits_NE.astype(np.float64)
     powers = np.exp(wide - wide.max(-1, keepdims=True))
     return _narrow(powers / powers.sum(-1, keepdims=True))
@@ -233,6 +256,12 @@ def expert_rows(x_NC: Array, columns: int, chosen: int) -> Array:
     """What each chosen expert of a token multiplies, `[N, K, columns]`: the token's row, or each its own part of it."""
     rows = x_NC.reshape(len(x_NC), -1, columns)
     return np.broadcast_to(rows, (len(x_NC), chosen, columns))
+
+
+def expert_bias(x_NC: Array, indices_NK: Array, biases: Weight) -> Array:
+    """What each chosen expert of a token computes plus its bias."""
+    added = biases.dequantize()[chosen_ids(indices_NK, biases.rows)]
+    return np.asarray(x_NC + added.reshape(x_NC.shape), np.float32)
 
 
 def combine_experts(down_NC: Array, weights_NK: Array) -> Array:

@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from aprtui.engine.gelu import gelu_f16
 from aprtui.engine.protocol import NodeEvaluator, Rounding
 from aprtui.engine.reference.ops import expert_sum_correction, of_experts
-from aprtui.engine.replay.flash_attention import ONLINE_F16, ROTATED, attend_online_f16, rotated_inputs
+from aprtui.engine.replay.flash_attention import (
+    MET_IN_Q8_0,
+    ONLINE_F16,
+    ROTATED,
+    attend_online_f16,
+    met_inputs,
+    rotated_inputs,
+)
 from aprtui.engine.rounding import ROUND, sum_correction
 from aprtui.engine.weight_rounding import OWN_WEIGHTS, WEIGHT_ROUNDINGS, product, rounded
 from aprtui.errors import UsageError
@@ -45,7 +52,7 @@ _HALVES = ("f32", "f16", "bf16")
 CHOICES: Mapping[str, Sequence[str]] = MappingProxyType(
     {
         "matmul_input": (BY_WEIGHT, *ROUND),
-        "kv_cache": (*_HALVES, "q8_0", "q4_0", "fp8", "fp8_e5m2", "int8_row", *ROTATED),
+        "kv_cache": (*_HALVES, "q8_0", "q4_0", "fp8", "fp8_e5m2", "int8_row", *ROTATED, *MET_IN_Q8_0),
         "rope_angles": tuple(RopeAngles),
         "stage_output": _HALVES,
         "softmax": (*_HALVES, ONLINE_F16),
@@ -152,6 +159,8 @@ class Recomputation:
             return inputs
         if self.rounding.kv_cache in ROTATED:
             return rotated_inputs(op, inputs, ROTATED[self.rounding.kv_cache], self.model.config.graph)
+        if self.rounding.kv_cache in MET_IN_Q8_0:
+            return met_inputs(op, inputs, MET_IN_Q8_0[self.rounding.kv_cache])
         # Engines that keep K and V in float16 may multiply in float16 as well: then the other factor is rounded too.
         query = "f16" if self.rounding.softmax == ONLINE_F16 else self.rounding.softmax
         factor, cached = ROUND[_rounds(query)], ROUND[_rounds(self.rounding.kv_cache)]

@@ -2,8 +2,8 @@
 
 With float16 K/V and fewer queries than a tile (64), the values' sums are kept in float16, one key after another
 (`ggml_compute_forward_flash_attn_ext_f16_one_chunk`). Quantised K/V meet queries in Q8_0; where 64 divides the head
-size, queries, keys and values are turned by a Walsh-Hadamard matrix before, which spreads outlier channels
-(`llama_kv_cache::build_input_k_rot`), and the sums of values are turned back.
+size, newer versions turn queries, keys and values by a Walsh-Hadamard matrix before, which spreads outlier channels
+(`llama_kv_cache::build_input_k_rot`; off with LLAMA_ATTN_ROT_DISABLE), and turn the sums of values back.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ ROTATED: Mapping[str, str] = MappingProxyType({"q8_0_rotated": "q8_0", "q4_0_rot
 """Types of the K/V cache that meet queries in Q8_0, all of them turned, by the type that they are kept in."""
 
 
+MET_IN_Q8_0: Mapping[str, str] = MappingProxyType({"q8_0_query": "q8_0", "q4_0_query": "q4_0"})
+"""The same where nothing is turned."""
+
+
 def turned_channels(head_dim: int) -> int:
     """How many channels of queries and keys are turned together: 64 times the largest power of two that divides."""
     size = TURNED_CHANNELS
@@ -38,13 +42,18 @@ def turned_channels(head_dim: int) -> int:
 def rotated_inputs(op: Op, inputs: Sequence[Array], kept: str, config: GraphConfig) -> list[Array]:
     """The inputs of the scores or the attention, keys and values as `kept`; the matrix drops out of their products."""
     if config.head_dim % TURNED_CHANNELS:
-        query = inputs[0] if op is Op.ATTEND else round_q8_0(inputs[0])
-        return [query, ROUND[kept](inputs[1])]
+        return met_inputs(op, inputs, kept)
     if op is Op.ATTEND:
         turned = ROUND[kept](hadamard(inputs[1], TURNED_CHANNELS))
         return [inputs[0], hadamard(turned, TURNED_CHANNELS)]
     size = turned_channels(config.head_dim)
     return [round_q8_0(hadamard(inputs[0], size)), ROUND[kept](hadamard(inputs[1], size))]
+
+
+def met_inputs(op: Op, inputs: Sequence[Array], kept: str) -> list[Array]:
+    """The inputs of the scores or the attention, not turned: keys and values as `kept`, queries in Q8_0."""
+    query = inputs[0] if op is Op.ATTEND else round_q8_0(inputs[0])
+    return [query, ROUND[kept](inputs[1])]
 
 
 def attend_online_f16(maps: Array, v: Array, config: GraphConfig) -> Array:

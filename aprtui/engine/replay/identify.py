@@ -31,11 +31,11 @@ from aprtui.engine.replay.arithmetic import (
     rounding_text,
 )
 from aprtui.engine.replay.everywhere import Cause, find_cause
-from aprtui.engine.replay.flash_attention import ONLINE_F16, ROTATED
+from aprtui.engine.replay.flash_attention import MET_IN_Q8_0, ONLINE_F16, ROTATED
 from aprtui.engine.replay.recompute import Array, CapturedStages, Misfit, Recomputed, Recomputer
 from aprtui.engine.replay.spread import Spreads
 from aprtui.engine.replay.value_types import fitting_types, narrowest
-from aprtui.engine.rounding import ROUND, has_gelu
+from aprtui.engine.rounding import ROUND, has_gelu, rounds_yarn
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.progress import Progress, no_progress
@@ -69,7 +69,7 @@ _ATTENTION: tuple[Mapping[str, str], ...] = tuple(
     for cache, softmax in (
         ("f16", "f32"), ("f16", "f16"), ("bf16", "f32"), ("bf16", "bf16"), ("q8_0", "f32"), ("q4_0", "f32"),
         ("fp8", "f32"), ("fp8_e5m2", "f32"), ("int8_row", "f32"), ("f32", "f16"), ("f32", "bf16"), ("f16", ONLINE_F16),
-        *((kind, "f32") for kind in ROTATED),
+        *((kind, "f32") for kind in (*ROTATED, *MET_IN_Q8_0)),
     )
 )  # fmt: skip
 _TOGETHER: tuple[Mapping[str, str], ...] = tuple(
@@ -204,7 +204,9 @@ class _Search:
             known, settled = self._best(known, candidates, products)
             unsettled |= set() if settled else MATRIX_PRODUCTS
         if "rope_angles" not in stated:
-            known, _ = self._best(known, [{"rope_angles": str(RopeAngles.F32_RECURRENCE)}], self._direct({Op.ROPE}))
+            # Where ggml rounds YaRN's range, and the model does not, all that follows shows it.
+            probes = self._probes if rounds_yarn(self.stages.model) else self._direct
+            known, _ = self._best(known, [{"rope_angles": str(RopeAngles.F32_RECURRENCE)}], probes({Op.ROPE}))
         if not {"kv_cache", "softmax"} & set(stated):
             known, settled = self._best(known, _ATTENTION, attention)
             unsettled |= set() if settled else ATTENTION_OPS

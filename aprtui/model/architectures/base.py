@@ -7,6 +7,7 @@ changes nothing; any other key is refused.
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,7 @@ import numpy as np
 
 from aprtui.errors import UnreadableError
 from aprtui.model.binding import rope_factors
-from aprtui.model.config import ModelConfig, Rope
+from aprtui.model.config import ModelConfig, Rope, Yarn
 from aprtui.model.gguf_file import GgufFile, StringArray
 from aprtui.trace.graph import Activation, GraphConfig, RopeLayout
 
@@ -44,13 +45,12 @@ DENSE_KEYS = KeyRules(
             "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length",
             "attention.layer_norm_rms_epsilon", "attention.sliding_window",
             "rope.freq_base", "rope.dimension_count", "rope.scale_linear", "rope.scaling.type", "rope.scaling.factor",
+            "rope.scaling.original_context_length", "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
+            "rope.scaling.yarn_ext_factor", "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_log_multiplier",
         }
     ),
     ignored=WITHOUT_EFFECT
-    | {
-        "rope.scaling.original_context_length", "rope.scaling.finetuned",
-        "expert_feed_forward_length", "attention.layer_norm_epsilon",
-    },
+    | {"rope.scaling.finetuned", "expert_feed_forward_length", "attention.layer_norm_epsilon"},
     required=MappingProxyType(
         {
             "expert_count": (0,),
@@ -98,6 +98,9 @@ DRAFTING_LAYERS = "nextn_predict_layers"
 
 MOST_EXPERTS = 512
 """As many as llama.cpp allows."""
+
+_SAME_NUMBER = 1e-5
+"""How far, in proportion, numbers that went through float32 may be apart."""
 
 TIED_HEAD: Mapping[str, str] = MappingProxyType({"output.weight": "token_embd.weight"})
 """Tensors that a file may leave out, with those that are used in their place."""
@@ -228,7 +231,7 @@ class Architecture:
             head_dim=head_dim,
             ffn=keys.integer("feed_forward_length", expert_ffn or None),
             vocabulary=_vocabulary(file),
-            # Converters write biases where a model has them, whatever its architecture.
+            # Converters write these biases where a model has them, whatever its architecture.
             qkv_bias="blk.0.attn_q.bias" in file.tensors,
             qk_norm=self.qk_norm,
             rope_layout=self.rope_layout,
@@ -242,7 +245,7 @@ class Architecture:
         epsilon = keys.number("attention.layer_norm_rms_epsilon")
         if epsilon < 0:
             raise keys.refuse("attention.layer_norm_rms_epsilon", "a number ≥ 0")
-        config = ModelConfig(graph, context, epsilon, _rope(keys, rotated, factors))
+        config = ModelConfig(graph, context, epsilon, _rope(keys, rotated, factors, context))
         return config if self.complete is None else self.complete(keys, config)
 
 
@@ -340,22 +343,67 @@ def with_windows(keys: Keys, config: ModelConfig, period: int, default: int = 0)
     return replace(config, graph=replace(config.graph, windows=windows if any(windows) else ()))
 
 
-def _rope(keys: Keys, rotated: int, factors: Sequence[float] | None) -> Rope:
+def _rope(keys: Keys, rotated: int, factors: Sequence[float] | None, context: int) -> Rope:
     if factors is not None and len(factors) != rotated // 2:
         raise UnreadableError(
             f"{keys.path}: tensor rope_freqs.weight has {len(factors)} values, expected {rotated // 2}, one for each "
             "channel pair of a head"
         )
-    theta = keys.number("rope.freq_base", 10000.0)
-    if theta <= 0:
-        raise keys.refuse("rope.freq_base", "a number > 0")
+    theta = _positive(keys, "rope.freq_base", 10000.0)
     kind = keys.metadata.get(keys.name("rope.scaling.type"), "linear")
-    if not isinstance(kind, str) or kind not in ("none", "linear"):
-        raise keys.refuse("rope.scaling.type", "'none' or 'linear'; other RoPE scalings are not supported")
+    if not isinstance(kind, str) or kind not in ("none", "linear", "yarn"):
+        raise keys.refuse("rope.scaling.type", "'none', 'linear' or 'yarn'; other RoPE scalings are not supported")
     name = "rope.scaling.factor" if keys.name("rope.scaling.factor") in keys.metadata else "rope.scale_linear"
     scale = keys.number(name, 0.0)
     if scale < 0:
         raise keys.refuse(name, "a number ≥ 0")
     # As in llama.cpp: a factor of 0 means none, and without a type a factor is linear.
     scale = 1.0 if kind == "none" or scale == 0 else scale
-    return Rope(theta, scale, None if factors is None else tuple(factors))
+    rope = Rope(theta, scale, None if factors is None else tuple(factors))
+    return _with_yarn(keys, rope, context) if kind == "yarn" else _without_yarn(keys, rope)
+
+
+def _with_yarn(keys: Keys, rope: Rope, context: int) -> Rope:
+    """`rope` with the YaRN of the metadata and its magnitude, 1 + ln(scale) / 10, or the quotient of two such."""
+    if rope.theta <= 1:
+        raise keys.refuse("rope.freq_base", "a number > 1 with YaRN")
+    if keys.number("rope.scaling.yarn_ext_factor", -1.0) not in (-1.0, 1.0):
+        raise keys.refuse("rope.scaling.yarn_ext_factor", "1.0: YaRN in part is not supported")
+    yarn = Yarn(
+        keys.integer("rope.scaling.original_context_length", context),
+        _positive(keys, "rope.scaling.yarn_beta_fast", 32.0),
+        _positive(keys, "rope.scaling.yarn_beta_slow", 1.0),
+    )
+    magnitude = _magnitude(rope.scale)
+    # llama.cpp overrules what converters write here, transformers does not: only what both agree on is clear.
+    if abs(keys.number("rope.scaling.yarn_attn_factor", magnitude) / magnitude - 1) > _SAME_NUMBER:
+        raise keys.refuse("rope.scaling.yarn_attn_factor", f"{magnitude:.6g}, which follows from the scale")
+    # 0 says that there is none; else it is transformers' `mscale_all_dim`, with an `mscale` of 1.
+    return replace(rope, yarn=yarn, magnitude=magnitude / _magnitude(rope.scale, _log_multiplier(keys)))
+
+
+def _magnitude(scale: float, multiplier: float = 1.0) -> float:
+    return 1.0 if scale <= 1 else 1 + 0.1 * multiplier * math.log(scale)
+
+
+def _log_multiplier(keys: Keys) -> float:
+    multiplier = keys.number("rope.scaling.yarn_log_multiplier", 0.0)
+    if multiplier < 0:
+        raise keys.refuse("rope.scaling.yarn_log_multiplier", "a number ≥ 0")
+    return multiplier
+
+
+def _positive(keys: Keys, key: str, default: float) -> float:
+    value = keys.number(key, default)
+    if value <= 0:
+        raise keys.refuse(key, "a number > 0")
+    return value
+
+
+def _without_yarn(keys: Keys, rope: Rope) -> Rope:
+    """`rope`, where no key asks for a part of YaRN nevertheless."""
+    if keys.number("rope.scaling.yarn_ext_factor", 0.0) > 0:
+        raise keys.refuse("rope.scaling.yarn_ext_factor", "0 where rope.scaling.type is not 'yarn'")
+    if keys.number("rope.scaling.yarn_attn_factor", 1.0) != 1:
+        raise keys.refuse("rope.scaling.yarn_attn_factor", "1.0 where rope.scaling.type is not 'yarn'")
+    return rope

@@ -80,7 +80,7 @@ def complete(keys: Keys, config: ModelConfig) -> ModelConfig:
     graph = replace(
         config.graph, gated_attention=True, recurrent=_recurrent_layers(keys, config.graph.layers),
         linear_key_heads=key_heads, linear_value_heads=value_heads, linear_head_dim=head_dim,
-        conv_kernel=keys.integer("ssm.conv_kernel", least=2),
+        conv_kernel=keys.integer("ssm.conv_kernel", least=2), ffn_norm="post_attention_norm",
     )  # fmt: skip
     return replace(config, graph=graph, norm_offset=True)
 

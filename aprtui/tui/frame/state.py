@@ -24,9 +24,29 @@ class ScreenName(StrEnum):
     CONTRACTS = "contracts"
 
 
+FIELDS: Mapping[ScreenName, tuple[str, ...]] = MappingProxyType(
+    {
+        ScreenName.LIVE: (
+            "model", "prompt", "chat", "system", "earlier", "before", "temp", "top_k", "top_p", "min_p",
+            "repeat_penalty", "seed", "mode", "backend", "kv", "inject", "view", "statistic", "tint", "lens", "layer",
+            "stage", "token",
+        ),
+        ScreenName.BROWSE: ("path", "at", "layer", "stage", "a", "b", "filter", "stages", "tensors"),
+        ScreenName.TENSOR: (
+            "model", "tensor", "capture", "layer", "stage", "path", "width", "at", "zoom", "head", "scale", "clip",
+        ),
+        ScreenName.DIFF: (
+            "a", "b", "judge", "model", "floor", "layer", "stage", "at", "metric", "bound", "view",
+        ),
+        ScreenName.CONTRACTS: ("path", "document", "falsifier", "reference", "capture"),
+    }
+)  # fmt: skip
+"""What a state can say of each screen."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScreenState:
-    """What a screen shows: its name, and fields that only that screen understands."""
+    """What a screen shows: its name, and some of its `FIELDS`."""
 
     screen: ScreenName
     fields: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -55,7 +75,9 @@ class ScreenState:
 
 def screen_state(screen: ScreenName, **fields: object) -> ScreenState:
     """A state of `screen`; fields that are None or empty are left out."""
-    return ScreenState(screen, {name: str(value) for name, value in fields.items() if value not in (None, "")})
+    kept = {name: str(value) for name, value in fields.items() if value not in (None, "")}
+    assert kept.keys() <= set(FIELDS[screen]), f"a state that {screen} would not read: {kept}"
+    return ScreenState(screen, kept)
 
 
 def is_state(text: str) -> bool:
@@ -72,4 +94,8 @@ def parse_state(text: str) -> ScreenState:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), max_num_fields=64)
     except ValueError as error:
         raise UsageError(f"{text}: {error}: expected name=value pairs joined by &") from error
-    return ScreenState(ScreenName(name), dict(pairs))
+    fields, known = dict(pairs), FIELDS[ScreenName(name)]
+    unknown = next((field for field in fields if field not in known), None)
+    if unknown is not None:
+        raise UsageError(f"{text}: {name} has no field {unknown!r}: expected {', '.join(known)}")
+    return ScreenState(ScreenName(name), fields)

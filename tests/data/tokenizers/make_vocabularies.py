@@ -3,7 +3,7 @@
     python -m tests.data.tokenizers.make_vocabularies [--out FOLDER] [--tokens 2560]
 
 needs `tokenizers` and `gguf`. One file a tokenizer kind: byte-level BPE with the pre-tokenizers qwen2, qwen35,
-llama-bpe and default, and SentencePiece (`llama`). The training text is Python's own reference text
+llama-bpe, gpt-4o and default, and SentencePiece (`llama`). The training text is Python's own reference text
 (`pydoc_data.topics`, PSF licence) and random words of many scripts. Each vocabulary holds what real ones hold and tests
 forget: control tokens, user-defined tokens, unused padding, and (BPE) whole words that no merge reaches, which only
 `ignore_merges` may use.
@@ -33,6 +33,13 @@ MODERN_SPLIT = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 MARKED_SPLIT = (MODERN_SPLIT % 1).replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"[^\s\p{L}", r"[^\s\p{L}\p{M}")
+# As the tokenizer.json of gpt-oss has it.
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_BEFORE, _BEHIND = r"[^\r\n\p{L}\p{N}]?", r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+GPT4O_SPLIT = (
+    rf"{_BEFORE}{_UPPER}*{_LOWER}+{_BEHIND}|{_BEFORE}{_UPPER}+{_LOWER}*{_BEHIND}"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 TokenType = gguf.TokenType
 
 
@@ -54,6 +61,12 @@ BPE_RECIPES = (
         "llama",
         MODERN_SPLIT % 3,
         ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    ),
+    BpeRecipe(
+        "gpt-4o",
+        "gpt-oss",
+        GPT4O_SPLIT,
+        ("<|startoftext|>", "<|return|>", "<|channel|>", "<|start|>", "<|end|>", "<|message|>", "<|call|>"),
     ),
     BpeRecipe("default", "llama", GPT2_SPLIT, ("<|endoftext|>", "<|im_start|>", "<|im_end|>")),
 )

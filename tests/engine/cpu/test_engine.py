@@ -16,6 +16,7 @@ import pytest
 from aprtui.engine.cpu import runner as runner_module
 from aprtui.engine.cpu import storage as storage_module
 from aprtui.engine.cpu.engine import CpuEngine
+from aprtui.engine.kv_types import fitting_kv_types
 from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Taps
 from aprtui.engine.reference.engine import NumpyEngine
 from aprtui.errors import EngineError, UsageError
@@ -60,12 +61,15 @@ def logits_of(engine: CpuEngine, taps: Taps = NO_TAPS) -> np.ndarray:
 @pytest.mark.parametrize("kv", list(KvType))
 @pytest.mark.parametrize("mode", list(Mode))
 def test_every_stage_agrees_with_the_numpy_engine(model: TinyModel, mode: Mode, kv: KvType) -> None:
+    if kv not in fitting_kv_types(model.config.graph):
+        return
     ours, reference = Recorder(), Recorder()
     with opened(model, mode, kv) as engine:
         engine.forward(TOKENS, everything(model, ours), Logits.ALL)
     NumpyEngine(model, mode, kv, CONTEXT).forward(TOKENS, everything(model, reference), Logits.ALL)  # type: ignore[arg-type]
-    # In q8 and with f16 a difference in the last bit flips a rounding now and then, which moves all that follows.
-    bound = 1e-5 if mode is Mode.EXACT and kv is KvType.F32 else 2e-2
+    # In q8 and with f16 a difference in the last bit flips a rounding now and then, which moves all that follows; a
+    # level of Q4_0 is an eighth of the largest value.
+    bound = 1e-5 if mode is Mode.EXACT and kv is KvType.F32 else 1e-1 if kv is KvType.Q4_0 else 2e-2
     for node in model.graph.nodes:
         assert relative_l2(ours.tensor(node), reference.tensor(node)) <= bound, node
 
@@ -100,6 +104,8 @@ def test_taps_change_no_bit(model: TinyModel, mode: Mode) -> None:
 @pytest.mark.parametrize("kv", list(KvType))
 @pytest.mark.parametrize("mode", list(Mode))
 def test_decode_gives_the_bits_of_prefill(model: TinyModel, mode: Mode, kv: KvType) -> None:
+    if kv not in fitting_kv_types(model.config.graph):
+        return
     with opened(model, mode, kv) as engine:
         whole = logits_of(engine)
         engine.reset()

@@ -73,7 +73,7 @@ def recomputed(model: TinyModel, node: Node, recorder: Recorder, mode: Mode, kv:
     """`node` from the tensors that it was made of, in float64 with the roundings that the engine states."""
     stage, config = model.graph[node.stage], model.config.graph
     inputs = []
-    for index, (entry, source) in enumerate(zip(stage.inputs, model.graph.inputs(node), strict=True)):
+    for index, (entry, source) in enumerate(zip(model.graph.entries(node), model.graph.inputs(node), strict=True)):
         values = recorder.tensor(source)
         values = values if values.ndim == 3 else values[:, config.part(entry.part)]
         cached = (stage.op, index) in ATTENTION_HISTORY and kv is KvType.F16
@@ -86,7 +86,7 @@ def recomputed(model: TinyModel, node: Node, recorder: Recorder, mode: Mode, kv:
 @pytest.mark.parametrize("name", list(MODELS))
 def test_every_stage_is_what_its_inputs_make_in_the_stated_arithmetic(name: str) -> None:
     model = MODELS[name]()
-    for mode, kv in product(Mode, KvType):
+    for mode, kv in product(Mode, (KvType.F32, KvType.F16)):
         recorder = Recorder()
         with opened(model, mode, kv) as engine:
             run(engine, everything(model, recorder))

@@ -73,7 +73,9 @@ def test_floors_are_the_same_at_every_measurement(model: Model, evaluators: Eval
     assert arithmetic_floor(model, TOKENS, pair, evaluators) == arithmetic_floor(model, TOKENS, pair, evaluators)
 
 
-@pytest.mark.parametrize(("mode", "kv"), [(Mode.Q8, KvType.F32), (Mode.Q8, KvType.F16), (Mode.EXACT, KvType.F16)])
+@pytest.mark.parametrize(
+    ("mode", "kv"), [(Mode.Q8, KvType.F32), (Mode.Q8, KvType.F16), (Mode.EXACT, KvType.F16), (Mode.Q8, KvType.Q4_0)]
+)
 def test_an_honest_engine_passes_against_the_exact_one(
     model: Model, evaluators: Evaluators, exact: Path, tmp_path: Path, mode: Mode, kv: KvType
 ) -> None:

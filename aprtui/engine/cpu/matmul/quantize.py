@@ -25,26 +25,26 @@ from aprtui.engine.cpu.memory import bits_float, float_bits
 
 _F32, _Q8_K, _Q8_0, _Q8_1, _F16 = (int(ActivationKind[name]) for name in ("F32", "Q8_K", "Q8_0", "Q8_1", "F16"))
 _Q8_K_VALUES, _Q8_0_VALUES = int(ActivationKind.Q8_K_VALUES), int(ActivationKind.Q8_0_VALUES)
-_MAGNITUDE = np.int32(0x7FFFFFFF)
-_INFINITY = np.int32(0x7F800000)
+MAGNITUDE = np.int32(0x7FFFFFFF)
+INFINITY = np.int32(0x7F800000)
 _ROUNDER = np.float32(12582912.0)
 """1.5 · 2**23: adding it to a float32 of at most 2**22 leaves the nearest integer (ties to even) in the last bits."""
 
 
 @inlined
-def _largest_bits(x: int, count: int) -> Any:
+def largest_bits(x: int, count: int) -> Any:
     """Bits of the largest magnitude among `count` float32 values; they order as integers do, NaN above Inf."""
     largest = np.int32(0)
     for i in range(count):
-        largest = max(largest, np.int32(load_i32(x, i) & _MAGNITUDE))
+        largest = max(largest, np.int32(load_i32(x, i) & MAGNITUDE))
     return largest
 
 
 @inlined
-def _first_of_magnitude(x: int, count: int, bits: int) -> Any:
+def first_of_magnitude(x: int, count: int, bits: int) -> Any:
     """The first value with that magnitude: its sign decides the sign of a Q8_K scale."""
     for i in range(count):
-        if np.int32(load_i32(x, i) & _MAGNITUDE) == bits:
+        if np.int32(load_i32(x, i) & MAGNITUDE) == bits:
             return load_f32(x, i)
     return np.float32(0)
 
@@ -56,7 +56,7 @@ def _rounded(value: Any) -> Any:
 
 
 @inlined
-def _store_quants(x: int, count: int, factor: Any, dst: int) -> None:
+def store_quants(x: int, count: int, factor: Any, dst: int) -> None:
     for i in range(count):
         store_i8(dst, i, np.int8(np.int32(_rounded(np.float32(factor * load_f32(x, i))))))
 
@@ -82,14 +82,14 @@ def _sum_bytes(quants: int, words: int) -> Any:
 def _quantize_q8_k(x: int, columns: int, dst: int) -> None:
     for group in range(columns // GROUP):
         source, record = x + 4 * GROUP * group, dst + RECORD * group
-        bits = _largest_bits(source, GROUP)
-        factor = np.float32(np.float32(-127) / _first_of_magnitude(source, GROUP, bits))
-        if bits >= _INFINITY or bits == 0 or np.int32(float_bits(factor) & _MAGNITUDE) == _INFINITY:
+        bits = largest_bits(source, GROUP)
+        factor = np.float32(np.float32(-127) / first_of_magnitude(source, GROUP, bits))
+        if bits >= INFINITY or bits == 0 or np.int32(float_bits(factor) & MAGNITUDE) == INFINITY:
             _store_zeros(record, RECORD // 4)
-            if bits >= _INFINITY:
+            if bits >= INFINITY:
                 store_f32(record + SCALE_K, 0, np.float32(np.nan))
             continue
-        _store_quants(source, GROUP, factor, record)
+        store_quants(source, GROUP, factor, record)
         store_f32(record + SCALE_K, 0, np.float32(np.float32(1) / factor))
         for i in range(8):
             low, high = _sum_bytes(record + 32 * i, 4), _sum_bytes(record + 32 * i + 16, 4)
@@ -103,16 +103,16 @@ def _quantize_q8_0(x: int, columns: int, dst: int, products: bool) -> None:
     """Q8_0, or with `products` Q8_1, whose sums are products with the scale."""
     for block in range(columns // 32):
         source, record, k = x + 128 * block, dst + RECORD * (block // 8), block % 8
-        bits = _largest_bits(source, 32)
+        bits = largest_bits(source, 32)
         largest = bits_float(bits)
         factor = np.float32(np.float32(127) / largest)
         unrounded = np.float32(largest / np.float32(127))
-        if bits >= _INFINITY or bits == 0 or np.int32(float_bits(factor) & _MAGNITUDE) == _INFINITY:
+        if bits >= INFINITY or bits == 0 or np.int32(float_bits(factor) & MAGNITUDE) == INFINITY:
             _store_zeros(record + 32 * k, 8)
             store_i32(record + SUMS_0, k, np.int32(0))
-            store_f32(record + SCALES_0, k, np.float32(np.nan) if bits >= _INFINITY else np.float32(0))
+            store_f32(record + SCALES_0, k, np.float32(np.nan) if bits >= INFINITY else np.float32(0))
             continue
-        _store_quants(source, 32, factor, record + 32 * k)
+        store_quants(source, 32, factor, record + 32 * k)
         total = _sum_bytes(record + 32 * k, 8)
         if products:
             store_f32(record + SUMS_0, k, _round_f16(np.float32(unrounded * np.float32(total))))
@@ -126,17 +126,17 @@ def _values_of_q8(x: int, columns: int, dst: int, block: int) -> None:
     """What Q8_K (blocks of 256) or Q8_0 (blocks of 32) stands for, as float32."""
     for begin in range(0, columns, block):
         source = x + 4 * begin
-        bits = _largest_bits(source, block)
+        bits = largest_bits(source, block)
         if block == GROUP:
-            factor = np.float32(np.float32(-127) / _first_of_magnitude(source, block, bits))
+            factor = np.float32(np.float32(-127) / first_of_magnitude(source, block, bits))
             scale = np.float32(np.float32(1) / factor)
         else:
             factor = np.float32(np.float32(127) / bits_float(bits))
             scale = _round_f16(np.float32(bits_float(bits) / np.float32(127)))
-        lost = bits == 0 or np.int32(float_bits(factor) & _MAGNITUDE) == _INFINITY
+        lost = bits == 0 or np.int32(float_bits(factor) & MAGNITUDE) == INFINITY
         for i in range(block):
             value = np.float32(0) if lost else np.float32(_rounded(np.float32(factor * load_f32(source, i))) * scale)
-            store_f32(dst, begin + i, np.float32(np.nan) if bits >= _INFINITY else value)
+            store_f32(dst, begin + i, np.float32(np.nan) if bits >= INFINITY else value)
 
 
 @inlined
@@ -147,8 +147,8 @@ def _round_f16(value: Any) -> Any:
     binade, and for subnormals of the smallest one.
     """
     bits = float_bits(value)
-    magnitude = np.int32(bits & _MAGNITUDE)
-    if magnitude >= _INFINITY:
+    magnitude = np.int32(bits & MAGNITUDE)
+    if magnitude >= INFINITY:
         return value
     exponent = max(np.int32(magnitude >> np.int32(23)), np.int32(113))
     shifter = bits_float(np.int32(np.int32(exponent + np.int32(13)) << np.int32(23)))
@@ -162,7 +162,7 @@ def _round_f16(value: Any) -> Any:
 def _round_bf16(value: Any) -> Any:
     """`value` rounded to bfloat16 (nearest, ties to even), as float32; NaN stays NaN."""
     bits = float_bits(value)
-    if np.int32(bits & _MAGNITUDE) > _INFINITY:
+    if np.int32(bits & MAGNITUDE) > INFINITY:
         return value
     odd = np.int32(np.int32(bits >> np.int32(16)) & np.int32(1))
     return bits_float(np.int32(np.int32(bits + np.int32(np.int32(0x7FFF) + odd)) & np.int32(-0x10000)))

@@ -39,6 +39,7 @@ def _storer(element: Any, value: Any) -> Callable[..., Any]:
 load_f32 = _loader(F32, types.float32)
 load_i32 = _loader(I32, types.int32)
 load_i16 = _loader(I16, types.int16)
+load_i8 = _loader(I8, types.int8)
 store_f32 = _storer(F32, types.float32)
 store_i32 = _storer(I32, types.int32)
 store_i16 = _storer(I16, types.int16)

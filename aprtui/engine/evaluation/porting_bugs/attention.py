@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.engine.evaluation.porting_bugs.bug import Array, BugCall
+from aprtui.engine.reference import ops
 from aprtui.engine.rounding import round_f16
+from aprtui.model.weight_types import WeightType
 from aprtui.trace.graph import Node, Op, Part
 
 Mask = NDArray[np.bool_]
@@ -197,6 +200,19 @@ def f16_without_maximum(call: BugCall) -> Array:
 def powers_of_two(call: BugCall) -> Array:
     """2^x for e^x, with scores that were not multiplied by log₂ e."""
     return _softmax(call.x * np.float32(np.log(2)), _causal(*call.x.shape[1:]))
+
+
+def sinks_left_out(call: BugCall) -> Array:
+    """Probabilities add up to 1: no logit of a sink joins their sum."""
+    return ops.softmax(call.x, call.model.config.graph.window(call.layer))
+
+
+def sinks_reversed(call: BugCall) -> Array:
+    """Each head has the sink of another."""
+    (sinks,) = call.model.params(call.node)
+    values = np.ascontiguousarray(sinks.dequantize()[:, ::-1])
+    other = replace(sinks, type=WeightType.F32, data=values.view(np.uint8))
+    return ops.softmax(call.x, call.model.config.graph.window(call.layer), other)
 
 
 def not_normalised(call: BugCall) -> Array:

@@ -27,7 +27,7 @@ def half_exponent(call: BugCall) -> Array:
 
 def backwards(call: BugCall) -> Array:
     """The sign of the sine is wrong."""
-    return _turned(call, scale=-call.model.config.rope_of(call.node.layer).scale)
+    return _rotated(call, -_angles(call))
 
 
 def stretched(call: BugCall) -> Array:
@@ -68,9 +68,12 @@ def half_of_the_head(call: BugCall) -> Array:
 
 def bf16_angles(call: BugCall) -> Array:
     """Angles are computed in bfloat16: position times frequency has eight bits left."""
-    graph, rope = call.model.config.graph, call.model.config.rope_of(call.node.layer)
-    angles = rope.angles(call.position, len(call.x), graph.head_dim, call.angles).astype(np.float32)
-    return _rotated(call, round_bf16(angles).astype(np.float64))
+    return _rotated(call, round_bf16(_angles(call).astype(np.float32)).astype(np.float64))
+
+
+def _angles(call: BugCall) -> NDArray[np.float64]:
+    rope = call.model.config.rope_of(call.node.layer)
+    return rope.angles(call.position, len(call.x), call.model.config.graph.head_dim, call.angles)
 
 
 def _rotated(call: BugCall, angles: NDArray[np.float64]) -> Array:
@@ -81,7 +84,8 @@ def _rotated(call: BugCall, angles: NDArray[np.float64]) -> Array:
     first, second = (
         (slice(0, None, 2), slice(1, None, 2)) if interleaved else (slice(0, dim // 2), slice(dim // 2, None))
     )
-    cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
+    magnitude = call.model.config.rope_of(call.node.layer).magnitude
+    cos, sin = np.cos(angles)[:, None] * magnitude, np.sin(angles)[:, None] * magnitude
     out = np.empty_like(heads)
     out[..., first] = heads[..., first] * cos - heads[..., second] * sin
     out[..., second] = heads[..., first] * sin + heads[..., second] * cos

@@ -20,6 +20,10 @@ def is_square(model: Model, node: Node) -> bool:
     return all(weight.rows == weight.columns for weight in model.params(node))
 
 
+def is_matrix(model: Model, node: Node) -> bool:
+    return all(weight.rows > 1 for weight in model.params(node))
+
+
 def has_minimums(model: Model, node: Node) -> bool:
     return any(map(_has_minimum, model.params(node)))
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from aprtui.engine.evaluation.porting_bugs.bug import Array, BugCall
 from aprtui.engine.gelu import gelu_tanh
+from aprtui.engine.reference import ops
 from aprtui.engine.rounding import round_f16
 from aprtui.trace.graph import Node, Part
 
@@ -148,6 +149,21 @@ def sigmoid_for_silu(call: BugCall) -> Array:
 def hard_silu(call: BugCall) -> Array:
     """x · clip(x + 3, 0, 6) / 6, an approximation from elsewhere."""
     return call.x * np.clip(call.x + 3, 0, 6) / np.float32(6)
+
+
+def swiglu_not_clamped(call: BugCall) -> Array:
+    """Gate and up as large as they come."""
+    return ops.swiglu_oai(*call.inputs, limit=np.inf)
+
+
+def swiglu_without_one(call: BugCall) -> Array:
+    """up in place of up + 1."""
+    return ops.swiglu_oai(*call.inputs, offset=0.0)
+
+
+def swiglu_without_factor(call: BugCall) -> Array:
+    """sigmoid(gate), as in SiLU, in place of sigmoid(1.702 · gate)."""
+    return ops.swiglu_oai(*call.inputs, alpha=1.0)
 
 
 def activation_of_up(call: BugCall) -> Array:

@@ -25,34 +25,45 @@ def _biased(model: Model, node: Node) -> bool:
 
 
 def _plain_maps(model: Model, node: Node) -> bool:
-    """No softcap between scores and softmax, and no window."""
+    """No softcap between scores and softmax, no window and no sinks."""
     graph = model.config.graph
-    return not graph.attn_softcap and not any(graph.windows)
+    return not graph.attn_softcap and not any(graph.windows) and not graph.sinks
+
+
+def _has_sinks(model: Model, node: Node) -> bool:
+    return model.config.graph.sinks
 
 
 def _masked(compute: Callable[[BugCall], Array]) -> PortingBug:
     return PortingBug(compute, (Op.SOFTMAX, Op.ATTEND), applies=_plain_maps)
 
 
-_Q_AND_K = (Op.ROPE,)
+def _turned(model: Model, node: Node) -> bool:
+    return model.config.graph.has_rope(node.layer)
+
+
+def _of_rope(compute: Callable[[BugCall], Array], at: tuple[str | Op, ...] = (Op.ROPE,)) -> PortingBug:
+    return PortingBug(compute, at, applies=_turned)
+
+
 _LAYER_PARAMETERS = (
-    "attn_norm", "qkv_matmul", "qkv_bias", "q_norm", "k_norm", "attn_out", "attn_post_norm", "ffn_norm", "ffn_gate",
-    "ffn_up", "ffn_out", "ffn_post_norm",
+    "attn_norm", "qkv_matmul", "qkv_bias", "q_norm", "k_norm", "attn_out_matmul", "attn_out", "attn_post_norm",
+    "ffn_norm", "ffn_gate", "ffn_up", "ffn_out", "ffn_post_norm",
 )  # fmt: skip
 
 PORTING_BUGS: Mapping[str, PortingBug] = MappingProxyType(
     {
-        "RoPE base of another model": PortingBug(positions.other_base, _Q_AND_K),
-        "RoPE frequencies of half the exponent": PortingBug(positions.half_exponent, _Q_AND_K),
-        "RoPE turns backwards": PortingBug(positions.backwards, _Q_AND_K),
-        "RoPE stretched by two": PortingBug(positions.stretched, _Q_AND_K),
-        "RoPE on the other pairs": PortingBug(positions.other_layout, _Q_AND_K),
-        "RoPE positions start at 1": PortingBug(positions.one_later, _Q_AND_K),
-        "RoPE of keys a position late": PortingBug(positions.one_later, ("k_post_rope",)),
-        "RoPE left out for keys": PortingBug(positions.not_turned, ("k_post_rope",)),
-        "RoPE twice for queries": PortingBug(positions.turned_twice, ("q_post_rope",)),
-        "RoPE on half of the head": PortingBug(positions.half_of_the_head, _Q_AND_K),
-        "RoPE angles in bf16": PortingBug(positions.bf16_angles, _Q_AND_K),
+        "RoPE base of another model": _of_rope(positions.other_base),
+        "RoPE frequencies of half the exponent": _of_rope(positions.half_exponent),
+        "RoPE turns backwards": _of_rope(positions.backwards),
+        "RoPE stretched by two": _of_rope(positions.stretched),
+        "RoPE on the other pairs": _of_rope(positions.other_layout),
+        "RoPE positions start at 1": _of_rope(positions.one_later),
+        "RoPE of keys a position late": _of_rope(positions.one_later, ("k_post_rope",)),
+        "RoPE left out for keys": _of_rope(positions.not_turned, ("k_post_rope",)),
+        "RoPE twice for queries": _of_rope(positions.turned_twice, ("q_post_rope",)),
+        "RoPE on half of the head": _of_rope(positions.half_of_the_head),
+        "RoPE angles in bf16": _of_rope(positions.bf16_angles),
         "values turned by RoPE": PortingBug(attention.turned_values, (Op.ATTEND,)),
         "norm: another epsilon": PortingBug(rows.other_epsilon, (Op.RMS_NORM,)),
         "norm: epsilon outside the root": PortingBug(rows.epsilon_outside, (Op.RMS_NORM,)),
@@ -69,7 +80,7 @@ PORTING_BUGS: Mapping[str, PortingBug] = MappingProxyType(
         "final norm left out": PortingBug(rows.first_input, ("final_norm",)),
         "bias left out": PortingBug(rows.first_input, (Op.BIAS,)),
         "bias twice": PortingBug(rows.bias_twice, (Op.BIAS,)),
-        "bias left out for keys": PortingBug(rows.bias_of_keys_left_out, (Op.BIAS,)),
+        "bias left out for keys": PortingBug(rows.bias_of_keys_left_out, ("qkv_bias",)),
         "bias left out for values in the cache": PortingBug(
             attention.values_without_bias, (Op.ATTEND,), applies=_biased
         ),
@@ -103,6 +114,8 @@ PORTING_BUGS: Mapping[str, PortingBug] = MappingProxyType(
         "mask behind the softmax": _masked(attention.masked_after),
         "softmax in f16 without its maximum": PortingBug(attention.f16_without_maximum, (Op.SOFTMAX,)),
         "softmax of powers of two": PortingBug(attention.powers_of_two, (Op.SOFTMAX,)),
+        "sinks left out": PortingBug(attention.sinks_left_out, (Op.SOFTMAX,), applies=_has_sinks),
+        "sinks of the heads in reverse": PortingBug(attention.sinks_reversed, (Op.SOFTMAX,), applies=_has_sinks),
         "softmax not normalised": PortingBug(attention.not_normalised, (Op.SOFTMAX,)),
         "a head zero": PortingBug(attention.a_head_zero, (Op.ATTEND,), Layers.MIDDLE),
         "heads exchanged": PortingBug(attention.heads_exchanged, (Op.ATTEND,), Layers.MIDDLE),
@@ -125,11 +138,14 @@ PORTING_BUGS: Mapping[str, PortingBug] = MappingProxyType(
         "hard SiLU": PortingBug(rows.hard_silu, (Op.SILU,)),
         "SiLU left out": PortingBug(rows.first_input, (Op.SILU,)),
         "SiLU on the other operand": PortingBug(rows.activation_of_up, (Op.SILU, "ffn_swigl")),
+        "SwiGLU of gpt-oss: not clamped": PortingBug(rows.swiglu_not_clamped, (Op.SWIGLU_OAI,)),
+        "SwiGLU of gpt-oss: 1 not added": PortingBug(rows.swiglu_without_one, (Op.SWIGLU_OAI,)),
+        "SwiGLU of gpt-oss: sigmoid without its factor": PortingBug(rows.swiglu_without_factor, (Op.SWIGLU_OAI,)),
         "up left out": PortingBug(rows.first_input, ("ffn_swigl",)),
         "Inf by overflow": PortingBug(rows.inf_beyond_limit, (Op.MULTIPLY,), Layers.MIDDLE),
         "one NaN": PortingBug(products.one_nan, ("ffn_gate",), Layers.MIDDLE),
         "matrix transposed": PortingBug(
-            products.transposed, ("attn_out",), Layers.MIDDLE, applies=products.is_square
+            products.transposed, ("attn_out", "attn_out_matmul"), Layers.MIDDLE, applies=products.is_square
         ),
         "matrix of the next layer": PortingBug(products.next_layer, ("ffn_out",), Layers.MIDDLE),
         "minimums of blocks left out": PortingBug(
@@ -139,7 +155,9 @@ PORTING_BUGS: Mapping[str, PortingBug] = MappingProxyType(
             products.nibbles_exchanged, (Op.MATMUL,), Layers.MIDDLE, applies=products.has_nibbles
         ),
         "columns of blocks reversed": PortingBug(products.columns_reversed, ("ffn_up",), Layers.MIDDLE),
-        "a block's scale doubled": PortingBug(products.block_scale_doubled, ("attn_out",), Layers.MIDDLE),
+        "a block's scale doubled": PortingBug(
+            products.block_scale_doubled, ("attn_out", "attn_out_matmul"), Layers.MIDDLE, applies=products.is_matrix
+        ),
         "blocks of 32 rows negated": PortingBug(products.block_negated, ("ffn_gate",), Layers.MIDDLE),
         "a tile transposed": PortingBug(products.tile_transposed, ("ffn_out",), Layers.MIDDLE),
         "tail of the columns left out": PortingBug(products.tail_left_out, (Op.MATMUL,)),

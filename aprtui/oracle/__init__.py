@@ -1,0 +1,1 @@
+"""Captures by engines that nobody here wrote, to hold ours, and anybody's, against."""

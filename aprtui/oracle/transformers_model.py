@@ -1,0 +1,239 @@
+"""A model of transformers with the weights of a GGUF file, dequantised by our loader.
+
+Its configuration follows from the metadata that our engines read, so a file that they refuse is refused here too.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.errors import EngineError, UsageError
+from aprtui.model.architectures.base import Architecture
+from aprtui.model.architectures.registry import ARCHITECTURES
+from aprtui.model.config import ModelConfig, Rope
+from aprtui.model.model import Model
+from aprtui.model.weights import Weight
+from aprtui.trace.graph import BIASES, Activation, Node, Op, RopeLayout, Stage, TokenMixer
+
+_ACTIVATIONS = {Activation.SILU: "silu", Activation.GELU_TANH: "gelu_pytorch_tanh"}
+
+
+class DataType(StrEnum):
+    """What transformers computes in."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class AttentionKind(StrEnum):
+    """How transformers computes the attention; only `eager` has maps of it."""
+
+    EAGER = "eager"
+    SDPA = "sdpa"
+
+
+@dataclass(frozen=True, slots=True)
+class TransformersModel:
+    """`module` has the weights of `source`; `version` is that of transformers and torch."""
+
+    module: Any
+    source: Model
+    version: str
+
+
+def require_supported(model: Model) -> Architecture:
+    """The architecture of `model`. Raises `UsageError` for one that cannot be given to transformers here."""
+    architecture = ARCHITECTURES[model.architecture]
+    if model.config.graph.activation not in _ACTIVATIONS:
+        raise UsageError(
+            f"{model.path}: its weights cannot be given to transformers here (architecture {model.architecture}): "
+            "capture with its own checkpoint"
+        )
+    return architecture
+
+
+def load(model: Model, kind: DataType, attention: AttentionKind, threads: int | None) -> TransformersModel:
+    """`model` as transformers runs it, with all its weights in `kind`.
+
+    Raises `EngineError` where torch or transformers is missing, `UsageError` for an architecture that is not supported.
+    """
+    architecture = require_supported(model)
+    torch, transformers = libraries()
+    if threads:
+        torch.set_num_threads(threads)
+    of_model = getattr(transformers, architecture.transformers_class)
+    # Where layers with a window have a RoPE of their own, the class has two bases.
+    two_bases = isinstance(getattr(of_model.config_class, "default_theta", None), dict)
+    config = of_model.config_class(**settings(model, two_bases), attn_implementation=str(attention))
+    with importlib.import_module("transformers.initialization").no_init_weights():
+        module = of_model(config)
+    found = {name: torch.from_numpy(np.array(values)) for name, values in _state(model)}
+    if model.config.graph.experts:
+        found = _fused(found, torch)
+    missing, unexpected = module.load_state_dict(found, strict=False, assign=True)
+    lost = sorted({*missing} - {"lm_head.weight"}) + sorted(unexpected)
+    if lost:
+        raise EngineError(f"{model.path}: transformers {transformers.__version__} has other parameters: {lost[0]}")
+    module.tie_weights()
+    _set_factors(module, model.config)
+    version = f"{transformers.__version__} (torch {torch.__version__})"
+    return TransformersModel(module.to(getattr(torch, kind)).eval(), model, version)
+
+
+def libraries() -> tuple[Any, Any]:
+    """torch and transformers. Raises `EngineError` where they are not installed."""
+    try:
+        torch = importlib.import_module("torch")
+        transformers = importlib.import_module("transformers")
+    except ImportError as error:
+        raise EngineError(f"{error.name or 'transformers'} is not installed: pip install 'aprtui[oracle]'") from error
+    return torch, transformers
+
+
+def settings(model: Model, two_bases: bool) -> dict[str, Any]:
+    """What the configuration class of transformers is made with; it ignores what its models do not have.
+
+    `two_bases`: its layers with a window have a RoPE of their own. Raises `UsageError` where only the file's do.
+    """
+    config, graph = model.config, model.config.graph
+    head, table = model.params(Node(None, "lm_head")), model.params(Node(0, "embedding"))
+    windows = graph.windows or (0,) * graph.layers
+    kinds = ["sliding_attention" if window else "full_attention" for window in windows]
+    kinds = [
+        "linear_attention" if graph.mixer(layer) is TokenMixer.RECURRENCE else kind for layer, kind in enumerate(kinds)
+    ]
+    found: dict[str, Any] = {
+        "vocab_size": graph.vocabulary, "hidden_size": graph.hidden, "intermediate_size": graph.ffn,
+        "num_hidden_layers": graph.layers, "num_attention_heads": graph.heads, "num_key_value_heads": graph.kv_heads,
+        "head_dim": graph.head_dim, "rms_norm_eps": config.norm_epsilon, "max_position_embeddings": config.context,
+        "hidden_act": _ACTIVATIONS[graph.activation], "tie_word_embeddings": head == table,
+        "attention_bias": graph.qkv_bias, "layer_types": kinds,
+        "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
+    }  # fmt: skip
+    if any(windows):
+        found |= {"sliding_window": max(windows), "use_sliding_window": True}
+    rope, of_windows = (_rope(each) for each in (config.rope, config.window_rope or config.rope))
+    if not two_bases and rope != of_windows:
+        raise UsageError(f"{model.path}: its layers with a window have a RoPE of their own, which transformers lacks")
+    found["rope_parameters"] = {"full_attention": rope, "sliding_attention": of_windows} if two_bases else rope
+    if graph.no_rope:
+        found["no_rope_layers"] = [int(not left_out) for left_out in graph.no_rope]
+    if graph.recurrent:
+        found |= {
+            "linear_conv_kernel_dim": graph.conv_kernel, "linear_num_key_heads": graph.linear_key_heads,
+            "linear_num_value_heads": graph.linear_value_heads, "linear_key_head_dim": graph.linear_head_dim,
+            "linear_value_head_dim": graph.linear_head_dim,
+            "rope_parameters": rope | {"partial_rotary_factor": graph.rotated / graph.head_dim},
+            "shared_expert_intermediate_size": graph.shared_expert_ffn,
+        }  # fmt: skip
+    elif config.norm_offset:
+        scalar = config.score_scale**-2
+        found |= {
+            "hidden_activation": found.pop("hidden_act"),
+            "query_pre_attn_scalar": round(scalar) if abs(scalar - round(scalar)) < 1e-9 else scalar,
+            "attn_logit_softcapping": config.attn_softcap or None,
+            "final_logit_softcapping": config.logit_softcap or None,
+        }
+    if graph.experts:
+        found |= {
+            "num_experts": graph.experts, "num_experts_per_tok": graph.experts_used, "norm_topk_prob": True,
+            "moe_intermediate_size": graph.expert_ffn, "decoder_sparse_step": 1, "mlp_only_layers": [],
+        }  # fmt: skip
+    return found
+
+
+def _rope(rope: Rope) -> dict[str, Any]:
+    if rope.yarn is not None:
+        return {
+            "rope_type": "yarn", "rope_theta": rope.theta, "factor": rope.scale, "attention_factor": rope.magnitude,
+            "original_max_position_embeddings": rope.yarn.original_context, "beta_fast": rope.yarn.fast,
+            "beta_slow": rope.yarn.slow, "truncate": rope.yarn.whole_pairs,
+        }  # fmt: skip
+    if rope.scale != 1:
+        return {"rope_type": "linear", "rope_theta": rope.theta, "factor": rope.scale}
+    return {"rope_type": "default", "rope_theta": rope.theta}
+
+
+def _set_factors(module: Any, config: ModelConfig) -> None:
+    """Divide the frequencies of RoPE by the factors of the file; converters write those of Llama 3 as such."""
+    if config.rope.factors is not None:
+        frequencies = module.model.rotary_emb.inv_freq
+        frequencies /= frequencies.new_tensor(config.rope.factors)
+
+
+def _state(model: Model) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """The parameters of the module by name, each with its values."""
+    for node in model.graph.nodes:
+        stage = model.graph[node.stage]
+        for parameter, weight in zip(stage.params, model.params(node), strict=True):
+            name = module_name(model, node, parameter)
+            values = _values(model, stage.op, parameter, weight)
+            if stage.mixer is TokenMixer.RECURRENCE:
+                yield _recurrent_parameter(model, stage, name, values)
+            else:
+                yield f"{name}.{'bias' if stage.op in BIASES else 'weight'}", values
+
+
+def _recurrent_parameter(
+    model: Model, stage: Stage, name: str, values: NDArray[np.float32]
+) -> tuple[str, NDArray[np.float32]]:
+    """A parameter of a recurrent layer, with value heads counted key head by key head."""
+    config = model.config.graph
+    order = np.argsort(config.value_heads_by_key_head)
+    if stage.op is Op.HEAD_RMS_NORM:
+        return f"{name}.weight", values + np.float32(model.config.norm_offset)
+    if stage.name == "linear_attn_out":
+        heads = values.reshape(len(values), config.linear_value_heads, -1)
+        return f"{name}.weight", heads[:, order].reshape(values.shape)
+    if stage.op in (Op.SOFTPLUS, Op.DECAY):
+        found = values.reshape(-1)[order]
+        # Parameters of the layer itself: a bias, and the logarithm of what the file holds.
+        return (name.replace("dt_proj", "dt_bias"), found) if stage.op is Op.SOFTPLUS else (name, np.log(-found))
+    first = 2 * config.linear_key_width if stage.width == config.linear_qkv_width else 0
+    heads = values[first:].reshape(config.linear_value_heads, -1, values.shape[1])
+    found = np.concatenate([values[:first], heads[order].reshape(-1, values.shape[1])])
+    return f"{name}.weight", found[:, None] if stage.op is Op.CONVOLUTION else found
+
+
+def module_name(model: Model, node: Node, parameter: str) -> str:
+    """The module of transformers that holds a parameter, as it is called in the stage graph."""
+    return ARCHITECTURES[model.architecture].transformers_modules[parameter].format(layer=node.layer)
+
+
+def _values(model: Model, op: Op, parameter: str, weight: Weight) -> NDArray[np.float32]:
+    values = weight.dequantize()
+    graph = model.config.graph
+    if op in (Op.RMS_NORM, Op.HEAD_RMS_NORM):
+        return values.reshape(-1) - np.float32(model.config.norm_offset)
+    if op is Op.BIAS:
+        values = values.reshape(-1)
+    if op is Op.EXPERT_MATMUL:
+        return values.reshape(weight.experts, weight.expert_rows, weight.columns)
+    if parameter in ("attn_q", "attn_k") and graph.rope_layout is RopeLayout.INTERLEAVED:
+        # Converters turn the rows of a head from halves into pairs.
+        heads = graph.heads if parameter == "attn_q" else graph.kv_heads
+        pairs = values.reshape(heads, graph.head_dim // 2, 2, -1)
+        return pairs.swapaxes(1, 2).reshape(values.shape)
+    return values
+
+
+def _fused(found: dict[str, Any], torch: Any) -> dict[str, Any]:
+    """The same parameters with those of experts as transformers keeps them: gates and ups in one."""
+    result = {}
+    for name, values in found.items():
+        if name.endswith("experts.gate_proj.weight"):
+            ups = found[name.replace("gate_proj", "up_proj")]
+            result[name.replace("gate_proj.weight", "gate_up_proj")] = torch.cat([values, ups], 1)
+        elif name.endswith("experts.down_proj.weight"):
+            result[name.removesuffix(".weight")] = values
+        elif not name.endswith("experts.up_proj.weight"):
+            result[name] = values
+    return result

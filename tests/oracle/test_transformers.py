@@ -1,0 +1,170 @@
+"""Captures by transformers of one small model of each architecture, held against our reference, stage by stage."""
+
+from __future__ import annotations
+
+import importlib
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from aprtui.cli.main import cli
+from aprtui.engine.capturing import CaptureRequest, write_capture
+from aprtui.engine.opening import open_engine
+from aprtui.engine.protocol import Logits
+from aprtui.errors import EngineError, UsageError
+from aprtui.model.architectures.registry import ARCHITECTURES
+from aprtui.model.model import Model, load_model
+from aprtui.oracle import transformers_model
+from aprtui.oracle.transformers_capture import OracleRequest, write_transformers_capture
+from aprtui.oracle.transformers_model import AttentionKind, DataType, settings
+from aprtui.progress import no_progress
+from aprtui.trace.capture import Capture
+from aprtui.trace.graph import Node
+from tests.model.gguf_files import write_model
+
+REFUSED = ("gpt-oss",)
+SUPPORTED = [name for name in ARCHITECTURES if name not in REFUSED]
+TOKENS = tuple(int(token) for token in np.random.default_rng(3).integers(0, 256, 24))
+"""More than the windows of the models have."""
+_EXPERTS = {
+    "moe_router", "ffn_moe_weights", "ffn_moe_gate", "ffn_moe_up", "ffn_moe_silu", "ffn_moe_swiglu", "ffn_moe_down",
+}  # fmt: skip
+_RECURRENCE = {
+    "conv_output_raw", "conv_output_silu", "q_conv_predelta", "k_conv_predelta", "beta_sigmoid", "a_softplus",
+    "linear_attn_gate", "linear_attn_state", "linear_attn_norm", "linear_attn_z_silu", "attention", "attn_gate_sigmoid",
+}  # fmt: skip
+_SHARED = {"ffn_shexp_silu", "shared_expert_gate_sigmoid", "ffn_shexp_gated"}
+FUSED = {
+    "qwen2": {"qkv_matmul"},
+    "qwen35": _RECURRENCE,
+    "qwen35moe": _RECURRENCE | _EXPERTS | _SHARED,
+    "qwen3moe": _EXPERTS,
+}  # fmt: skip
+"""Stages that exist nowhere in transformers."""
+needs_transformers = pytest.mark.group("transformers")
+
+
+def model_of(folder: Path, architecture: str) -> Model:
+    """As many layers as show every kind of layer that the architecture has."""
+    layers = {"gemma3": 6, "smollm3": 4}.get(architecture, 2)
+    return load_model(write_model(folder / f"{architecture}.gguf", architecture=architecture, layers=layers))
+
+
+def captured(model: Model, folder: Path, **options: Any) -> Capture:
+    request = OracleRequest(TOKENS, None, options.pop("prefill", len(TOKENS)), **options)
+    write_transformers_capture(model, request, folder, no_progress)
+    return Capture.open(folder)
+
+
+def own_capture(model: Model, folder: Path) -> Capture:
+    request = CaptureRequest(TOKENS, None, frozenset(model.graph.nodes), Logits.ALL)
+    with closing(open_engine(model, backend="numpy", context=len(TOKENS))) as engine:
+        write_capture(engine, model, request, folder)
+    return Capture.open(folder)
+
+
+def largest_error(a: Capture, b: Capture) -> float:
+    """The largest relative L2 norm of a difference, over all nodes of `b`."""
+    worst = 0.0
+    for node in b.files:
+        expected, found = (capture.values(node).astype(np.float64) for capture in (a, b))
+        if node.stage == "moe_router_indices":
+            assert np.array_equal(expected, found)
+        elif a.graph[node.stage].is_attention_map:
+            expected, found = np.tril(expected), np.tril(found)
+        worst = max(worst, float(np.linalg.norm(found - expected) / np.linalg.norm(expected)))
+    return worst
+
+
+@needs_transformers
+@pytest.mark.parametrize("architecture", SUPPORTED)
+def test_every_stage_is_that_of_our_reference(tmp_path: Path, architecture: str) -> None:
+    model = model_of(tmp_path, architecture)
+    theirs = captured(model, tmp_path / "theirs")
+    missing = {node.stage for node in model.graph.nodes if node not in theirs.files}
+    assert missing == FUSED.get(architecture, set())
+    assert largest_error(own_capture(model, tmp_path / "ours"), theirs) < 1e-5
+
+
+@needs_transformers
+@pytest.mark.parametrize("architecture", ["qwen2", "gemma3", "qwen35"])
+def test_decoding_token_by_token_gives_the_same_stages(tmp_path: Path, architecture: str) -> None:
+    model = model_of(tmp_path, architecture)
+    whole, decoded = captured(model, tmp_path / "whole"), captured(model, tmp_path / "decoded", prefill=5)
+    assert decoded.files.keys() == whole.files.keys()
+    assert largest_error(whole, decoded) < 1e-5
+
+
+@needs_transformers
+def test_sdpa_has_no_maps_and_16_bits_are_16_bits(tmp_path: Path) -> None:
+    model = model_of(tmp_path, "llama")
+    eager = captured(model, tmp_path / "eager")
+    plain = captured(model, tmp_path / "sdpa", attention=AttentionKind.SDPA)
+    gone = {node.stage for node in eager.files.keys() - plain.files.keys()}
+    assert gone == {"q_post_rope", "k_post_rope", "attn_scores", "attn_softmax"}
+    assert largest_error(eager, plain) < 1e-5
+    half = captured(model, tmp_path / "half", kind=DataType.BFLOAT16).values(Node(1, "ffn_gate"))
+    assert not (half.view(np.uint32) & 0xFFFF).any()
+    assert 1e-4 < float(np.linalg.norm(half - eager.values(Node(1, "ffn_gate"))) / np.linalg.norm(half)) < 0.05
+
+
+@needs_transformers
+def test_another_weight_in_the_file_shows_where_it_is_used(tmp_path: Path) -> None:
+    """The control: captures that are compared here come from the file, not from each other."""
+    model = model_of(tmp_path, "qwen3")
+    other = load_model(write_model(tmp_path / "other.gguf", architecture="qwen3", seed=1))
+    assert largest_error(own_capture(other, tmp_path / "ours"), captured(model, tmp_path / "theirs")) > 0.1
+
+
+def test_what_is_asked_for_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    model = model_of(tmp_path, "qwen2")
+    for tokens, prefill, message in (
+        ((), 0, "no tokens"),
+        (TOKENS, 25, "use 1 … 24"),
+        ((1,) * 600, 600, "room for 512"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            write_transformers_capture(model, OracleRequest(tokens, None, prefill), tmp_path / "out", no_progress)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="is not empty"):
+        write_transformers_capture(model, OracleRequest(TOKENS, None, 24), tmp_path / "full", no_progress)
+
+
+def test_a_missing_library_and_a_foreign_architecture_are_one_line_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> Any:
+        raise ImportError(f"No module named {name!r}", name=name)
+
+    for name in REFUSED:
+        with pytest.raises(UsageError, match=f"architecture {name}\\)"):
+            transformers_model.require_supported(model_of(tmp_path, name))
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(EngineError, match=r"torch is not installed: pip install 'aprtui\[oracle\]'"):
+        transformers_model.libraries()
+
+
+def test_a_configuration_says_what_the_file_says(tmp_path: Path) -> None:
+    found = settings(model_of(tmp_path, "gemma2"), two_bases=False)
+    assert (found["sliding_window"], found["layer_types"][0]) == (16, "sliding_attention")
+    assert found["hidden_activation"] == "gelu_pytorch_tanh"
+    assert found["query_pre_attn_scalar"] == 64
+    experts = settings(model_of(tmp_path, "qwen3moe"), two_bases=False)
+    assert (experts["num_experts"], experts["num_experts_per_tok"], experts["moe_intermediate_size"]) == (8, 2, 256)
+
+
+@needs_transformers
+def test_the_command_writes_a_capture_that_replays(tmp_path: Path) -> None:
+    model = model_of(tmp_path, "smollm3")
+    words = ["oracle", "hf", str(model.path), "-p", "def f", "--out", str(tmp_path / "out"), "--decode-from", "2"]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0, done.output
+    assert "67 of 67 stage tensors of" in done.stdout
+    replayed = CliRunner().invoke(cli, ["replay", str(tmp_path / "out"), "--model", str(model.path), "--json"])
+    assert replayed.exit_code == 0, replayed.output
