@@ -21,6 +21,7 @@ OP_WORDS: Mapping[Op, str] = MappingProxyType(
         Op.RMS_NORM: "norms",
         Op.HEAD_RMS_NORM: "norms of heads",
         Op.ROPE: "rotations (RoPE)",
+        Op.POSITION_SCALE: "scaled queries",
         Op.SCORES: "attention scores",
         Op.SOFTMAX: "softmaxes",
         Op.ATTEND: "attention outputs",

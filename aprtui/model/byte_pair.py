@@ -25,6 +25,8 @@ _UPPER, _LOWER = r"(?:(?=\p{L})[^a-z])", r"(?:(?=\p{L})[^A-Z])"
 _BEFORE = r"[^\r\n\p{L}\p{N}]?"
 _WORDS = rf"{_BEFORE}{_UPPER}*{_LOWER}+(?:{_CONTRACTIONS})?|{_BEFORE}{_UPPER}+{_LOWER}*(?:{_CONTRACTIONS})?"
 _GPT4O = (rf"{_WORDS}|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",)
+_OTHERS = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_TEKKEN = (rf"{_BEFORE}{_UPPER}*{_LOWER}+|{_BEFORE}{_UPPER}+{_LOWER}*|\p{{N}}|{_OTHERS}",)
 _DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")
 
 PATTERNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -35,16 +37,17 @@ PATTERNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "llama-bpe": _LLAMA3,
         "llama3": _LLAMA3,
         "llama-v3": _LLAMA3,
-        "gpt-4o": _GPT4O,
         "smaug-bpe": _LLAMA3,
+        "gpt-4o": _GPT4O,
         "gpt-2": (_GPT2,),
+        "tekken": _TEKKEN,
         "smollm": (r"\p{N}", _GPT2),
         "default": _DEFAULT,
     }
 )
 """Patterns by pre-tokenizer; each splits the pieces that the one before it left, into matches and what lies between."""
 
-_WHOLE_WORDS_FIRST = frozenset({"llama-bpe", "llama3", "llama-v3"})
+_WHOLE_WORDS_FIRST = frozenset({"llama-bpe", "llama3", "llama-v3", "tekken"})
 """Pre-tokenizers whose vocabularies take a piece that is a token as a whole, without the merges (`ignore_merges`)."""
 
 

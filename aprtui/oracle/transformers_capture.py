@@ -91,7 +91,7 @@ def _planned(loaded: TransformersModel, request: OracleRequest, nodes: Sequence[
         Node(layer, name) for layer in attending for name in _MAPS
         if name in model.graph and request.attention is AttentionKind.EAGER
     ]  # fmt: skip
-    turned = [Node(layer, name) for layer in attending for name in ("q_post_rope", "k_post_rope")]
+    turned = [Node(layer, name) for layer in attending for name in _multiplied(model)]
     capped = [node for node in (_CAPPED,) if node in model.graph.order]
     chosen = [*nodes, *maps, *(turned if maps else ()), *capped]
     return Manifest(
@@ -109,6 +109,12 @@ def _planned(loaded: TransformersModel, request: OracleRequest, nodes: Sequence[
         logits="all",
         files=planned_files(model.graph, chosen, count, count),
     )  # fmt: skip
+
+
+def _multiplied(model: Model) -> tuple[str, str]:
+    """The stages of queries and keys as the attention gets them."""
+    queries, keys = model.graph["attn_scores"].inputs
+    return queries.stage, keys.stage
 
 
 @dataclass(slots=True)
@@ -222,12 +228,12 @@ def _taps(model: Model) -> Iterator[_Tap]:
 def _eager_maps(loaded: TransformersModel, run: _Run) -> Iterator[None]:
     """See queries, keys and maps in the attention function of the model's own source file."""
     source: Any = importlib.import_module(type(loaded.module).__module__)
-    plain = source.eager_attention_forward
+    plain, (queries, keys) = source.eager_attention_forward, _multiplied(loaded.source)
 
     def seen(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> Any:
         layer = module.layer_idx
-        run.put(Node(layer, "q_post_rope"), query.transpose(1, 2))
-        run.put(Node(layer, "k_post_rope"), key[:, :, run.position :].transpose(1, 2))
+        run.put(Node(layer, queries), query.transpose(1, 2))
+        run.put(Node(layer, keys), key[:, :, run.position :].transpose(1, 2))
         with _products(lambda number, scores: run.put(Node(layer, _MAPS[number]), scores), loaded.source):
             output, probabilities = plain(module, query, key, value, mask, **options)
         run.put(Node(layer, "attn_softmax"), probabilities)

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from aprtui.errors import EngineError, UsageError
 from aprtui.model.architectures.base import Architecture
+from aprtui.model.architectures.mistral3 import TEMPERATURE
 from aprtui.model.architectures.registry import ARCHITECTURES
-from aprtui.model.config import ModelConfig, Rope
+from aprtui.model.config import ModelConfig, QueryTemperature, Rope
 from aprtui.model.model import Model
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import BIASES, Activation, Node, Op, RopeLayout, Stage, TokenMixer
@@ -115,14 +116,17 @@ def settings(model: Model, two_bases: bool) -> dict[str, Any]:
         "num_hidden_layers": graph.layers, "num_attention_heads": graph.heads, "num_key_value_heads": graph.kv_heads,
         "head_dim": graph.head_dim, "rms_norm_eps": config.norm_epsilon, "max_position_embeddings": config.context,
         "hidden_act": _ACTIVATIONS[graph.activation], "tie_word_embeddings": head == table,
-        "attention_bias": graph.qkv_bias, "layer_types": kinds,
+        "attention_bias": graph.qkv_bias,
         "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
     }  # fmt: skip
     if any(windows):
-        found |= {"sliding_window": max(windows), "use_sliding_window": True}
+        found |= {"sliding_window": max(windows), "use_sliding_window": True, "layer_types": kinds}
     rope, of_windows = (_rope(each) for each in (config.rope, config.window_rope or config.rope))
     if not two_bases and rope != of_windows:
         raise UsageError(f"{model.path}: its layers with a window have a RoPE of their own, which transformers lacks")
+    if TEMPERATURE in ARCHITECTURES[model.architecture].keys.read:
+        growth = config.query_temperature or QueryTemperature(0.0, config.context)
+        rope |= {"llama_4_scaling_beta": growth.scale, "original_max_position_embeddings": growth.length}
     found["rope_parameters"] = {"full_attention": rope, "sliding_attention": of_windows} if two_bases else rope
     if graph.no_rope:
         found["no_rope_layers"] = [int(not left_out) for left_out in graph.no_rope]

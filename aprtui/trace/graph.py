@@ -46,6 +46,7 @@ class Op(StrEnum):
     MATMUL = "matmul"
     BIAS = "bias"
     ROPE = "rope"
+    POSITION_SCALE = "position_scale"
     SCORES = "scores"
     SOFTCAP = "softcap"
     SOFTMAX = "softmax"
@@ -76,6 +77,9 @@ class Op(StrEnum):
 
 _CHOICES = frozenset({Op.CHOOSE_EXPERTS, Op.TAKE_CHOSEN, Op.NORMALISE_CHOSEN, Op.SOFTMAX_CHOSEN})
 """Ops that give a number for each chosen expert of a token, most probable first."""
+
+HEAD_ROWS = frozenset({Op.ROPE, Op.POSITION_SCALE, Op.HEAD_RMS_NORM, Op.ATTEND})
+"""Ops whose rows are heads, one after the other."""
 
 MATRIX_PRODUCTS = frozenset({Op.MATMUL, Op.EXPERT_MATMUL})
 """Ops that multiply a matrix of weights, whose input engines round by the type of the weights."""
@@ -134,6 +138,7 @@ class GraphConfig:
     `logit_softcap`: scores and logits are softcapped. `windows` has for each layer how many positions a query sees, its
     own included, and 0 for a layer of full attention; it is empty where all layers are. `no_rope` has for each layer
     whether its queries and keys stay as they are in place of being turned; it is empty where all are turned.
+    `query_temperature`: queries are scaled by their position.
 
     `sinks`: a logit of each head joins the sum that its softmax divides by. `attn_out_bias`: what attention gives has a
     bias. `biased_experts`: router and experts have biases, and it is logits that choose a token's experts, of which a
@@ -156,10 +161,11 @@ class GraphConfig:
     attn_softcap: bool = False
     logit_softcap: bool = False
     windows: tuple[int, ...] = ()
+    no_rope: tuple[bool, ...] = ()
+    query_temperature: bool = False
     sinks: bool = False
     attn_out_bias: bool = False
     ffn_norm: str = "ffn_norm"
-    no_rope: tuple[bool, ...] = ()
     experts: int = 0
     """Experts of a feed-forward block, of which each token uses `experts_used` with `expert_ffn` channels each."""
     experts_used: int = 0
@@ -362,6 +368,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "attention": "att", "attn_out": "aou", "post_attn_residual": "ars", "ffn_norm": "fno", "ffn_gate": "gat",
         "ffn_up": "fup", "ffn_silu": "sil", "ffn_swigl": "swi", "ffn_out": "fou", "post_ffn_residual": "frs",
         "attn_softcap": "cap", "attn_post_norm": "apn", "ffn_gelu": "gel", "ffn_geglu": "geg", "ffn_post_norm": "fpn",
+        "q_temp_scaled": "qts",
         "final_norm": "fin", "lm_head": "lmh", "logit_softcap": "lsc", "ffn_moe_logits": "rlo", "moe_router": "rou",
         "moe_router_indices": "idx", "ffn_moe_weights": "rwe", "ffn_moe_weights_norm": "rwn", "ffn_moe_gate": "ega",
         "ffn_moe_up": "eup", "ffn_moe_silu": "esi", "ffn_moe_swiglu": "esw", "ffn_moe_down": "edo",
@@ -510,7 +517,7 @@ class StageGraph:
         Those are the rotated stages and what they are made from, back to the matrix product whose rows set the order.
         """
         found: dict[str, frozenset[Part]] = {}
-        pending = [(stage, Part.WHOLE) for stage in self.stages if stage.op is Op.ROPE]
+        pending = [(stage, Part.WHOLE) for stage in self.stages if stage.op in (Op.ROPE, Op.POSITION_SCALE)]
         while pending:
             stage, part = pending.pop()
             found[stage.name] = found.get(stage.name, frozenset()) | {part}
@@ -638,6 +645,7 @@ def _with_all_stages(activation: Activation, biased: bool, layers: int = 1) -> G
     """
     return GraphConfig(
         "unknown", layers, 0, 0, 0, 0, 0, 0, qkv_bias=True, qk_norm=True, post_norms=True, activation=activation,
+        query_temperature=True,
         attn_softcap=True, logit_softcap=True, attn_out_bias=biased, experts=1, experts_used=1, biased_experts=biased,
         shared_expert_ffn=1, recurrent=(True,) * layers, gated_attention=True,
     )  # fmt: skip
@@ -729,7 +737,11 @@ def _attention_stages(config: GraphConfig) -> Iterator[Stage]:
         q_rope, k_rope = Input("q_norm"), Input("k_norm")
     yield of_heads("q_post_rope", Op.ROPE, (q_rope,), config.q_width)
     yield of_heads("k_post_rope", Op.ROPE, (k_rope,), config.kv_width)
-    yield attention_map("attn_scores", Op.SCORES, (Input("q_post_rope"), Input("k_post_rope")), config.heads)
+    queries = "q_post_rope"
+    if config.query_temperature:
+        queries = "q_temp_scaled"
+        yield of_heads(queries, Op.POSITION_SCALE, (Input("q_post_rope"),), config.q_width, extension=True)
+    yield attention_map("attn_scores", Op.SCORES, (Input(queries), Input("k_post_rope")), config.heads)
     scores = "attn_scores"
     if config.attn_softcap:
         scores = "attn_softcap"

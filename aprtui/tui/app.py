@@ -216,6 +216,8 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
     def _add(self, screen: ToolScreen) -> None:
         """Show `screen` in place of an older one of its name."""
         older = self._screens.get(screen.NAME)
+        if older is not None:
+            older.is_replaced = True
         stacked = older in self.screen_stack
         self._screens[screen.NAME] = screen
         self.install_screen(screen, f"{screen.NAME} {id(screen)}")

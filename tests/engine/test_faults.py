@@ -16,11 +16,12 @@ from aprtui.engine.faults.kinds import KINDS, PARAMETERS, applies, kinds_at
 from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Logits, Mode, Taps
 from aprtui.errors import UsageError
+from aprtui.model.config import Rope, Yarn
 from aprtui.model.model import Model
 from aprtui.trace.graph import Node
 from tests.engine.conformance import Recorder
 from tests.engine.embedded_captures import TOKENS
-from tests.engine.tiny_model import CPU_MODELS
+from tests.engine.tiny_model import CPU_MODELS, SMOLLM3, tiny_model
 
 Tensors = dict[Node, NDArray[np.float32]]
 LIMIT = {"limit": 0.5}
@@ -32,6 +33,7 @@ OF_FEATURES = {
     "clamp-dropped": ("gpt-oss", Node(1, "ffn_moe_swiglu_oai")),
     "up-offset-dropped": ("gpt-oss", Node(0, "ffn_moe_swiglu_oai")),
     "rope-everywhere": ("smollm3", Node(1, "k_post_rope")),
+    "temperature-dropped": ("mistral3", Node(1, "q_temp_scaled")),
     "rope-unscaled": ("odd heads", Node(1, "q_post_rope")),
     "rope-magnitude-dropped": ("odd heads", Node(1, "k_post_rope")),
 }
@@ -158,6 +160,9 @@ def test_faults_of_rope_stand_where_there_is_rope_and_the_one_without_it_where_t
     for kind in ("rope-theta", "rope-interleaved", "position-off-by-one"):
         assert [applies(kind, smollm3, Node(layer, "q_post_rope")) for layer in range(3)] == [True, False, True]
     assert not applies("rope-everywhere", smollm3, Node(0, "q_post_rope"))
+    scaled = cast(Model, tiny_model(SMOLLM3, rope=Rope(1e4, 8.0, None, Yarn(256), 1.2)))
+    for kind in ("rope-unscaled", "rope-magnitude-dropped"):
+        assert [applies(kind, scaled, Node(layer, "k_post_rope")) for layer in range(3)] == [True, False, True]
 
 
 def test_a_magnitude_is_the_change_at_the_stage(model: Model) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.model.config import ModelConfig, Rope, Yarn
+from aprtui.model.config import ModelConfig, QueryTemperature, Rope, Yarn
 from aprtui.model.weight_types import BlockPart, WeightType
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import BIASES, Activation, GraphConfig, Node, Op, RopeLayout, StageGraph, graph_for
@@ -218,6 +218,10 @@ GPT_OSS = GraphConfig(
     qkv_bias=True, activation=Activation.SWIGLU_OAI, windows=(6, 0), sinks=True, attn_out_bias=True,
     ffn_norm="post_attention_norm", experts=6, experts_used=3, expert_ffn=64, biased_experts=True,
 )  # fmt: skip
+MISTRAL3 = GraphConfig(
+    architecture="mistral3", layers=2, hidden=256, heads=4, kv_heads=1, head_dim=64, ffn=512, vocabulary=300,
+    rope_layout=RopeLayout.INTERLEAVED, query_temperature=True,
+)  # fmt: skip
 
 # One model of each shape that takes another path: grouped heads, norms of heads, RoPE of neighbours, odd heads with
 # YaRN.
@@ -245,6 +249,9 @@ CPU_MODELS = MODELS | {
         GEMMA3, (WeightType.Q5_0, WeightType.Q6_K), rope=Rope(1e6), window_rope=Rope(1e4), embedding_scale=16.0
     ),
     "smollm3": lambda: tiny_model(SMOLLM3, (WeightType.Q4_1, WeightType.Q6_K)),
+    "mistral3": lambda: tiny_model(
+        MISTRAL3, (WeightType.Q5_K, WeightType.Q8_0), query_temperature=QueryTemperature(0.1, 7)
+    ),
     "experts": lambda: tiny_model(QWEN3_EXPERTS, (WeightType.Q8_0, WeightType.F16, WeightType.Q4_0, WeightType.Q5_1)),
     "experts in blocks of 256": lambda: tiny_model(
         replace(QWEN3_EXPERTS, expert_ffn=256), (WeightType.Q4_K, WeightType.Q6_K, WeightType.IQ3_S)

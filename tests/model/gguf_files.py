@@ -22,7 +22,13 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 _MERGES = ("d e", "de f", "Ġ d", "r e", "re t", "u r", "ur n", "ret urn", "Ġ return", "Ġ Ġ", "ĠĠ ĠĠ", "i n", "1 2")
-_PRE_TOKENIZERS = {"llama": "llama-bpe", "smollm3": "smaug-bpe", "qwen35": "qwen35", "qwen35moe": "qwen35"}
+_PRE_TOKENIZERS = {
+    "llama": "llama-bpe",
+    "smollm3": "smaug-bpe",
+    "qwen35": "qwen35",
+    "qwen35moe": "qwen35",
+    "mistral3": "tekken",
+}
 EXPERT_FFN = 256
 LINEAR_HEAD, LINEAR_KEYS, LINEAR_VALUES, TAPS = 32, 2, 4, 4
 _FALLBACK = {WeightType.Q4_K: WeightType.Q5_0, WeightType.Q5_K: WeightType.Q8_0, WeightType.Q6_K: WeightType.Q8_0}

@@ -39,7 +39,7 @@ def check(golden_path: Path, vocabulary: Path) -> None:
 
 
 def test_all_kinds_of_tokenizer_have_golden_ids() -> None:
-    kinds = ("default", "gpt-4o", "llama-bpe", "qwen2", "qwen35", "spm")
+    kinds = ("default", "gpt-4o", "llama-bpe", "qwen2", "qwen35", "spm", "tekken")
     assert [path.stem for path in SMALL] == [f"small-{kind}" for kind in kinds]
 
 

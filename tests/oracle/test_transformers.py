@@ -24,7 +24,7 @@ from aprtui.oracle.transformers_model import AttentionKind, DataType, settings
 from aprtui.progress import no_progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
-from tests.model.gguf_files import write_model
+from tests.model.gguf_files import model_file, write_model
 
 REFUSED = ("gpt-oss",)
 SUPPORTED = [name for name in ARCHITECTURES if name not in REFUSED]
@@ -97,6 +97,19 @@ def test_decoding_token_by_token_gives_the_same_stages(tmp_path: Path, architect
     whole, decoded = captured(model, tmp_path / "whole"), captured(model, tmp_path / "decoded", prefill=5)
     assert decoded.files.keys() == whole.files.keys()
     assert largest_error(whole, decoded) < 1e-5
+
+
+@needs_transformers
+def test_queries_that_grow_with_their_position_are_in_it(tmp_path: Path) -> None:
+    file = model_file(architecture="mistral3")
+    file.metadata |= {
+        "mistral3.attention.temperature_scale": 0.3, "mistral3.rope.scaling.type": "yarn",
+        "mistral3.rope.scaling.factor": 4.0, "mistral3.rope.scaling.original_context_length": 8,
+    }  # fmt: skip
+    model = load_model(file.write(tmp_path / "grows.gguf"))
+    theirs = captured(model, tmp_path / "theirs")
+    assert {node.stage for node in model.graph.nodes if node not in theirs.files} == {"q_post_rope"}
+    assert largest_error(own_capture(model, tmp_path / "ours"), theirs) < 1e-5
 
 
 @needs_transformers

@@ -159,7 +159,8 @@ def test_graph_from_all_names_has_the_edges_of_the_full_graph() -> None:
 
 
 def test_the_stages_of_the_format_are_known_and_no_extension() -> None:
-    configs = [replace(QWEN2, qk_norm=True), GEMMA2, GPT_OSS, replace(GPT_OSS, experts=0), HYBRID_EXPERTS]
+    dense = replace(QWEN2, qk_norm=True, query_temperature=True)
+    configs = [dense, GEMMA2, GPT_OSS, replace(GPT_OSS, experts=0), HYBRID_EXPERTS]
     configs += [replace(EXPERTS, activation=activation) for activation in Activation]
     graphs = [graph_for(config) for config in configs]
     extensions = {stage.name for graph in graphs for stage in graph.stages if stage.extension}

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from aprtui.compare.align.hadamard import TURNED_CHANNELS, hadamard
 from aprtui.compare.metrics.blocks import Values
 from aprtui.compare.metrics.measure import compare_values
-from aprtui.trace.graph import GraphConfig, Op, Part, RopeLayout, Stage, TokenMixer
+from aprtui.trace.graph import HEAD_ROWS, GraphConfig, Op, Part, RopeLayout, Stage, TokenMixer
 
 Order = NDArray[np.intp]
 
@@ -136,7 +136,7 @@ def legal_layouts(stage: Stage, parts: Mapping[str, frozenset[Part]], config: Gr
 
 def _has_heads(stage: Stage, config: GraphConfig) -> bool:
     """Whether the stage has several heads of the attention."""
-    by_head = stage.op in (Op.ROPE, Op.HEAD_RMS_NORM, Op.ATTEND) and stage.mixer is not TokenMixer.RECURRENCE
+    by_head = stage.op in HEAD_ROWS and stage.mixer is not TokenMixer.RECURRENCE
     return by_head and stage.width > config.head_dim
 
 

@@ -98,6 +98,7 @@ class _Lowering:
             Op.MATMUL: self._matmul,
             Op.BIAS: self._with_vector(Opcode.BIAS),
             Op.ROPE: self._rope,
+            Op.POSITION_SCALE: self._position_scale,
             Op.SCORES: self._scores,
             Op.SOFTCAP: self._softcap,
             Op.SOFTMAX: self._softmax,
@@ -264,6 +265,13 @@ class _Lowering:
         self._row(
             Opcode.ROPE, **fields, **self._target(node), parameter=self.storage.rope(node.layer),
             kind=int(self.config.rope_layout is RopeLayout.INTERLEAVED) if self.config.has_rope(node.layer) else _COPY,
+        )  # fmt: skip
+
+    def _position_scale(self, node: Node) -> None:
+        width = self.graph[node.stage].width
+        self._row(
+            Opcode.POSITION_SCALE, **self._source(node), **self._target(node), width=width,
+            parameter=self.storage.position_factors,
         )  # fmt: skip
 
     def _store(self, opcode: Opcode, node: Node, cache: int) -> None:

@@ -226,6 +226,7 @@ _OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
         Opcode.RMS_NORM: rows.rms_norm,
         Opcode.BIAS: rows.bias,
         Opcode.ROPE: rows.rope,
+        Opcode.POSITION_SCALE: rows.scale_by_position,
         Opcode.ADD: rows.add,
         Opcode.SILU: rows.silu,
         Opcode.GELU: rows.gelu,
@@ -252,6 +253,7 @@ _OWN_OPS: Mapping[Opcode, frozenset[Op]] = MappingProxyType(
         Opcode.SCALE_ROWS: frozenset({Op.SCALE_ROWS}),
         Opcode.NORMALISE_CHOSEN: frozenset({Op.NORMALISE_CHOSEN}),
         Opcode.EXPERT_BIAS: frozenset({Op.EXPERT_BIAS}),
+        Opcode.POSITION_SCALE: frozenset({Op.POSITION_SCALE}),
     }
 )
 """Kernels that only models with one of these ops need."""

@@ -41,14 +41,15 @@ class Opcode(IntEnum):
     COMBINE_EXPERTS = 23
     EXPERT_BIAS = 24
     SWIGLU_OAI = 25
-    SIGMOID = 26
-    SCALE_ROWS = 27
-    CONVOLUTION = 28
-    KEEP_ROWS = 29
-    HEAD_L2_NORM = 30
-    SOFTPLUS = 31
-    DECAY = 32
-    DELTA_RULE = 33
+    POSITION_SCALE = 26
+    SIGMOID = 27
+    SCALE_ROWS = 28
+    CONVOLUTION = 29
+    KEEP_ROWS = 30
+    HEAD_L2_NORM = 31
+    SOFTPLUS = 32
+    DECAY = 33
+    DELTA_RULE = 34
 
 
 class AttentionPart(IntFlag):
@@ -106,7 +107,8 @@ INSTRUCTION = np.dtype(
         ("source_head_stride", np.int64),  # ops on heads: from one head of the source to the next
         ("target_head_stride", np.int64),
         ("kv_heads", np.int64),  # EXPERT_MATMUL: experts that a token uses; DELTA_RULE: heads of keys and queries
-        ("parameter", np.int64),  # address of norm weights, bias, RoPE or GELU table, value cache, descriptors, groups
+        # address of norm weights, bias, RoPE or GELU table, factors of positions, value cache, descriptors, groups
+        ("parameter", np.int64),
         # activation kind, RoPE layout, type of the K/V cache, whether GELU is looked up, `DeltaPart`s
         ("kind", np.int64),
         ("window", np.int64),  # ATTENTION: positions that a query sees, its own included

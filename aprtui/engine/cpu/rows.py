@@ -259,6 +259,17 @@ def rope(step_address: int, control_address: int, begin: int, end: int, scratch:
                 _turn_neighbours(source, target, cosine, sine)
 
 
+def scale_by_position(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """Multiply by the factor of the token's position, of which `parameter` has one for each."""
+    step, position = instruction(step_address)[0], control_record(control_address)[0].position
+    for token in range(begin, end):
+        factor = float32s(step.parameter + 4 * (position + token), 1)[0]
+        source = float32s(step.source + 4 * token * step.source_stride, step.width)
+        target = float32s(step.target + 4 * token * step.target_stride, step.width)
+        for i in range(step.width):
+            target[i] = source[i] * factor
+
+
 @kernel
 def _turn_halves(source: Any, target: Any, cosine: Any, sine: Any) -> None:
     half = cosine.size

@@ -85,6 +85,8 @@ class CpuStorage:
         ropes = dict.fromkeys(model.config.rope_of(layer) for layer in range(config.layers))
         self._ropes = {rope: np.zeros((context, 2, config.rotated // 2), np.float32) for rope in ropes}
         self._rope_filled = 0
+        temperature = model.config.query_temperature
+        self._position_factors = None if temperature is None else temperature.factors(0, context)
 
     def quantized(self, kind: ActivationKind) -> int:
         """Address of the buffer for matmul inputs of an activation kind."""
@@ -141,6 +143,12 @@ class CpuStorage:
     def rope(self, layer: int) -> int:
         """Address of a layer's RoPE table `[context, 2, rotated channels / 2]` of cosines and sines."""
         return self._ropes[self._rope_of(layer)].ctypes.data
+
+    @property
+    def position_factors(self) -> int:
+        """Address of what queries are multiplied by, `[context]`."""
+        assert self._position_factors is not None
+        return self._position_factors.ctypes.data
 
     def fill_rope(self, positions: int) -> None:
         """Make sure that the RoPE tables hold the first `positions` positions.

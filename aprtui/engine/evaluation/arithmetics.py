@@ -60,6 +60,8 @@ ARITHMETICS: Mapping[str, EngineArithmetic] = MappingProxyType(
         "llama.cpp, flash attention": _engine(like=_GGML, kv_cache="f16", softmax=ONLINE_F16),
         "llama.cpp, flash attention, q8_0 K/V": _engine(like=_GGML, kv_cache="q8_0_rotated"),
         "llama.cpp, flash attention, q4_0 K/V": _engine(like=_GGML, kv_cache="q4_0_rotated"),
+        "llama.cpp, q8_0 keys": _engine(like=_GGML, kv_cache="q8_0_rotated+f16", softmax="f16"),
+        "llama.cpp, flash attention, q8_0 keys": _engine(like=_GGML, kv_cache="q8_0_rotated+f16", softmax=ONLINE_F16),
         "llama.cpp, q8_0 K/V not turned": _engine(like=_GGML, kv_cache="q8_0_query"),
         "llama.cpp, q4_0 K/V not turned": _engine(like=_GGML, kv_cache="q4_0_query"),
         # Our own `q8` with the same types, which does not round queries.

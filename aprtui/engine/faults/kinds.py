@@ -98,11 +98,11 @@ def _windowed(model: Model, node: Node, stage: Stage) -> bool:
 
 def _scaled_rope(model: Model, node: Node, stage: Stage) -> bool:
     rope = model.config.rope_of(node.layer)
-    return stage.op is Op.ROPE and (rope.scale != 1 or rope.factors is not None)
+    return _turned(model, node, stage) and (rope.scale != 1 or rope.factors is not None)
 
 
 def _magnified(model: Model, node: Node, stage: Stage) -> bool:
-    return stage.op is Op.ROPE and model.config.rope_of(node.layer).magnitude != 1
+    return _turned(model, node, stage) and model.config.rope_of(node.layer).magnitude != 1
 
 
 def _with_sinks(model: Model, node: Node, stage: Stage) -> bool:
@@ -208,6 +208,10 @@ KINDS: Mapping[str, FaultKind] = MappingProxyType(
         "mask-off-by-one": _recomputing(
             "A query does not see its own key", "a mask of keys < query instead of ≤",
             operations.mask_off_by_one, _ops(Op.SOFTMAX),
+        ),
+        "temperature-dropped": _recomputing(
+            "Queries are not scaled by their position", "a temperature of the attention that is not read from the file",
+            operations.first_input, _ops(Op.POSITION_SCALE),
         ),
         "window-off-by-one": _recomputing(
             "A query sees one key more than its window has", "a window of query − key ≤ n instead of <",

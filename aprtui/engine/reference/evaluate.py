@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from aprtui.engine.reference import ops, recurrence
 from aprtui.engine.rounding import Arithmetic, unrounded_input
-from aprtui.model.config import RopeAngles
+from aprtui.model.config import ModelConfig, RopeAngles
 from aprtui.model.model import Model
 from aprtui.trace.graph import RECURRENT_OPS, Node, Op, Stage
 
@@ -43,8 +43,8 @@ def evaluate(
             return ops.matmul(inputs[0], params, arithmetic.matmul_input)
         case Op.BIAS:
             return ops.bias(inputs[0], params)
-        case Op.ROPE:
-            return ops.rope(inputs[0], position, config, node.layer, arithmetic.rope_angles)
+        case Op.ROPE | Op.POSITION_SCALE:
+            return _evaluate_at(position, config, node, stage, inputs[0], arithmetic)
         case Op.SCORES | Op.SOFTCAP | Op.SOFTMAX | Op.ATTEND:
             return _evaluate_attention(model, node, stage, inputs)
         case Op.GELU:
@@ -114,6 +114,15 @@ def _evaluate_recurrence(
             return recurrence.delta_state(inputs, config, count, initial)
         case _:
             return recurrence.delta_output(inputs[0], inputs[1], inputs[2:], config, initial)
+
+
+def _evaluate_at(
+    position: int, config: ModelConfig, node: Node, stage: Stage, x: Array, arithmetic: Arithmetic
+) -> Array:
+    """The ops on single tokens that know their positions."""
+    if stage.op is Op.POSITION_SCALE:
+        return ops.scale_by_position(x, position, config)
+    return ops.rope(x, position, config, node.layer, arithmetic.rope_angles)
 
 
 def _evaluate_attention(model: Model, node: Node, stage: Stage, inputs: Sequence[Array]) -> Array:

@@ -96,6 +96,12 @@ def rope(x_NC: Array, position: int, config: ModelConfig, layer: int | None, ari
     return _narrow(out.reshape(x_NC.shape))
 
 
+def scale_by_position(q_NC: Array, position: int, config: ModelConfig) -> Array:
+    """Queries of positions `position …`, each times the factor of its position; in float32."""
+    assert config.query_temperature is not None
+    return q_NC * config.query_temperature.factors(position, q_NC.shape[0])[:, None]
+
+
 def scores(q_NC: Array, k_TC: Array, config: ModelConfig) -> Array:
     """Scaled dot products of queries and keys, `[H, N, T]`; zero where key > query."""
     graph = config.graph

@@ -61,7 +61,12 @@ CHOICES: Mapping[str, Sequence[str]] = MappingProxyType(
         "sums": _HALVES,
     }
 )
-"""The types that each rounding can have; `input_limit` takes a number."""
+"""The types that each rounding can have; `input_limit` takes a number. `matmul_input` may join several by `+`, one of
+which each weight takes, and `kv_cache` those of keys and values."""
+
+
+_MOST_PARTS: Mapping[str, int] = MappingProxyType({"matmul_input": len(ROUND), "kv_cache": 2})
+"""How many types may be joined; one where nothing stands here."""
 
 
 def parse_rounding(text: str) -> dict[str, str]:
@@ -75,8 +80,11 @@ def parse_rounding(text: str) -> dict[str, str]:
         if name not in CHOICES:
             where = ", ".join((*CHOICES, f"{INPUT_LIMIT} (a number)"))
             raise UsageError(f"--rounding {piece!r}: expected WHERE=WHAT with WHERE one of {where}")
-        if any(part not in CHOICES[name] for part in value.split("+")):
+        parts = value.split("+")
+        if any(part not in CHOICES[name] for part in parts):
             raise UsageError(f"--rounding {piece!r}: {name} is one of {', '.join(CHOICES[name])}")
+        if len(parts) > _MOST_PARTS.get(name, 1):
+            raise UsageError(f"--rounding {piece!r}: {name} takes {_MOST_PARTS.get(name, 1)} at most")
         stated[name] = value
     return stated
 
@@ -101,6 +109,12 @@ def matmul_rounding(stated: str, weight: Weight) -> str:
         return own
     of_schemes = (own, weight.type.format.cuda_input)
     return next((name for name in of_schemes if name in names), names[0])
+
+
+def kept_types(kv_cache: str) -> tuple[str, str]:
+    """What keys and values are kept in: one type, or two that are joined by `+`."""
+    keys, _, values = kv_cache.partition("+")
+    return keys, values or keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +158,8 @@ class Recomputation:
         elif op is Op.EXPERT_MATMUL:
             out = self._expert_matmul(node, inputs[0], inputs[1], tokens, position)
         elif op is Op.ATTEND and self.rounding.softmax == ONLINE_F16:
-            out = attend_online_f16(inputs[0], ROUND[_rounds(self.rounding.kv_cache)](inputs[1]), config)
+            values = kept_types(self.rounding.kv_cache)[1]
+            out = attend_online_f16(inputs[0], ROUND[_rounds(values)](inputs[1]), config)
         elif op is Op.GELU and self.rounding.activation == "f16":
             out = gelu_f16(inputs[0])
         else:
@@ -157,13 +172,15 @@ class Recomputation:
     def _rounded(self, op: Op, inputs: Sequence[Array]) -> Sequence[Array]:
         if op not in ATTENTION_OPS:
             return inputs
-        if self.rounding.kv_cache in ROTATED:
-            return rotated_inputs(op, inputs, ROTATED[self.rounding.kv_cache], self.model.config.graph)
-        if self.rounding.kv_cache in MET_IN_Q8_0:
-            return met_inputs(op, inputs, MET_IN_Q8_0[self.rounding.kv_cache])
+        keys, values = kept_types(self.rounding.kv_cache)
+        kept = keys if op is Op.SCORES else values
+        if kept in ROTATED:
+            return rotated_inputs(op, inputs, ROTATED[kept], self.model.config.graph)
+        if kept in MET_IN_Q8_0:
+            return met_inputs(op, inputs, MET_IN_Q8_0[kept])
         # Engines that keep K and V in float16 may multiply in float16 as well: then the other factor is rounded too.
         query = "f16" if self.rounding.softmax == ONLINE_F16 else self.rounding.softmax
-        factor, cached = ROUND[_rounds(query)], ROUND[_rounds(self.rounding.kv_cache)]
+        factor, cached = ROUND[_rounds(query)], ROUND[_rounds(kept)]
         return [factor(inputs[0]), cached(inputs[1])]
 
     def _matmul(self, node: Node, x: Array, tokens: Sequence[int], position: int) -> Array:

@@ -70,16 +70,23 @@ _ATTENTION: tuple[Mapping[str, str], ...] = tuple(
         ("f16", "f32"), ("f16", "f16"), ("bf16", "f32"), ("bf16", "bf16"), ("q8_0", "f32"), ("q4_0", "f32"),
         ("fp8", "f32"), ("fp8_e5m2", "f32"), ("int8_row", "f32"), ("f32", "f16"), ("f32", "bf16"), ("f16", ONLINE_F16),
         *((kind, "f32") for kind in (*ROTATED, *MET_IN_Q8_0)),
+        # What llama.cpp keeps where only keys, or both in different types, are asked for.
+        *((f"{keys}+f16", softmax) for keys in (*ROTATED, *MET_IN_Q8_0) for softmax in ("f16", ONLINE_F16)),
+        ("q8_0_rotated+q4_0_rotated", "f32"), ("q8_0_query+q4_0_query", "f32"),
     )
 )  # fmt: skip
 _TOGETHER: tuple[Mapping[str, str], ...] = tuple(
     MappingProxyType({"matmul_input": matmul, "kv_cache": cache, "softmax": softmax})
     for matmul, cache, softmax in (
         (BY_WEIGHT, "f16", "f16"), (BY_WEIGHT, "f16", ONLINE_F16), (BY_WEIGHT, "q8_0_rotated", "f32"),
+        (BY_WEIGHT, "q8_0_rotated+f16", "f16"), (BY_WEIGHT, "q8_0_rotated+f16", ONLINE_F16),
         ("q8_1", "f16", "f32"), ("f16", "f16", "f32"), ("bf16", "bf16", "f32"),
     )
 )  # fmt: skip
 """What engines round together; tried where only products and attention together can be computed."""
+
+
+_YARN_ROUNDED = "RoPE: YaRN's range is rounded to whole channel pairs, as ggml has it; the model's own is not"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +136,8 @@ def identify(
     how = f"as {source} states" if not unstated else "found by trying"
     how += f", beyond what {source} states" if unstated and source else ""
     statements = [f"rounding ({how}): {rounding_text(arithmetic.rounding)}", *_type_statements(arithmetic)]
+    if rounds_yarn(stages.model) and arithmetic.rounding.rope_angles == RopeAngles.F32_RECURRENCE:
+        statements.append(_YARN_ROUNDED)
     if arithmetic.open_ops:
         statements.append(_open_statement(arithmetic))
     if cause is not None and not cause.found.nodes:

@@ -152,6 +152,8 @@ class ToolScreen(Screen[None]):
         self.session = session
         self._zoomed: Widget | None = None
         self.chords = self.CHORDS
+        self.is_replaced = False
+        """Whether another screen has taken its place, while Textual has still to remove it."""
 
     @property
     def program(self) -> Program:

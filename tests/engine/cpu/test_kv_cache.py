@@ -71,6 +71,14 @@ def test_a_widened_tile_has_the_same_values(kv: KvType, op: Op) -> None:
         np.testing.assert_array_equal(found, rows_of(kv, op, np.ascontiguousarray(tile), width).reshape(LANES, width))
 
 
+def test_every_float16_widens_exactly() -> None:
+    patterns = np.arange(65536, dtype=np.uint16)
+    wide = np.empty(65536, np.float32)
+    assert value_tile(kv_number(KvType.F16), patterns.ctypes.data, 65536 // LANES, wide.ctypes.data) == wide.ctypes.data
+    np.testing.assert_array_equal(wide, patterns.view(np.float16).astype(np.float32))
+    assert np.signbit(wide[0x8000])
+
+
 def test_values_in_q4_0_are_the_blocks_of_gguf() -> None:
     x = rows(64)[8:]
     found = stored(KvType.Q4_0, Op.ATTEND, x).reshape(-1, 36)[: len(x)]

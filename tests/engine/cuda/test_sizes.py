@@ -42,6 +42,7 @@ def test_what_no_kernel_computes_is_refused_by_its_op() -> None:
         ({"no_rope": (False, True)}, "rope"),
         ({"gated_attention": True}, "head_gate"),
         ({"rope_dim": 16}, "rope"),
+        ({"query_temperature": True}, "position_scale"),
     ):
         with pytest.raises(EngineError, match=rf"\(op {op}\)"):
             require_supported(tiny_model(replace(TINY, **change)))  # type: ignore[arg-type]

@@ -103,6 +103,8 @@ def test_a_foreign_capture_passes_whether_its_engine_rounds_the_range_of_yarn_or
     for name, directory in (("exact", exact), ("q8", q8)):
         result = replayed(model, evaluators, foreign(directory, tmp_path / name, keeps))
         assert result.verdict is Verdict.PASS, (name, result.reasons)
+        said = any("YaRN's range is rounded to whole channel pairs" in statement for statement in result.statements)
+        assert said is (name == "q8")
 
 
 def test_a_pair_of_engines_that_differ_in_the_range_of_yarn_passes(
@@ -112,6 +114,7 @@ def test_a_pair_of_engines_that_differ_in_the_range_of_yarn_passes(
     criteria = criteria_by_model(a, b, model, TOKENS, evaluators)
     result = compare_captures(a, b, DiffOptions(tokens=TOKENS), None, criteria)
     assert result.verdict is Verdict.PASS, result.reasons
+    assert any(statement.startswith("B: RoPE: YaRN's range is rounded") for statement in criteria.statements)
 
 
 def test_an_engine_that_adds_biases_within_its_products_passes(

@@ -576,6 +576,8 @@ class LiveScreen(ToolScreen):
             self._source.measure_noise()
 
     def _poll(self) -> None:
+        if self.is_replaced:
+            return  # the events belong to the screen in its place
         for event in self._source.poll():
             self._handle(event)
         if self._source.written != self._records_shown:

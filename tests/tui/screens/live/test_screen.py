@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import cast
 
 import pytest
 from textual.binding import Binding
@@ -19,7 +20,7 @@ from aprtui.tui.draw.figures import Statistic, figures_of
 from aprtui.tui.draw.grid_layout import grid_layout
 from aprtui.tui.draw.text import SEPARATOR
 from aprtui.tui.frame.session import LiveSource, Session
-from aprtui.tui.frame.state import ScreenName, screen_state
+from aprtui.tui.frame.state import ScreenName, parse_state, screen_state
 from aprtui.tui.frame.tool_screen import ReadoutLine
 from aprtui.tui.screens.help.screen import HelpScreen
 from aprtui.tui.screens.live.prompt import HINT, PromptEditor
@@ -277,6 +278,20 @@ async def test_crash_is_told_and_the_engine_restarted_by_a_key() -> None:
         await pilot.press("ctrl+r")
         await until(pilot, lambda: source.written == len(PIECES))
         assert "crashed" not in screen_text(pilot)
+
+
+async def test_a_screen_that_another_one_replaces_takes_none_of_its_events() -> None:
+    source = RecordedSource()
+    async with live(source) as pilot:
+        await until(pilot, lambda: source.info is not None)
+        app, older = cast(AprtuiApp, pilot.app), cast(LiveScreen, pilot.app.screen)
+        app.open_state(parse_state("aprtui:live?prompt=def"))
+        begun = len(source.prompts)
+        await until(pilot, lambda: len(source.prompts) > begun)
+        older._poll()  # as its timer may until Textual has removed it
+        await until(pilot, lambda: "stop token" in screen_text(pilot))
+        assert app.screen is not older
+        assert "    return fib(n - 1)" in screen_text(pilot)
 
 
 async def test_full_speed_and_easy_pace_alternate() -> None:
