@@ -120,7 +120,9 @@ def settings(model: Model, two_bases: bool) -> dict[str, Any]:
         "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
     }  # fmt: skip
     if any(windows):
-        found |= {"sliding_window": max(windows), "use_sliding_window": True, "layer_types": kinds}
+        found |= {"sliding_window": max(windows), "use_sliding_window": True}
+    if any(windows) or any(graph.recurrent):
+        found["layer_types"] = kinds
     rope, of_windows = (_rope(each) for each in (config.rope, config.window_rope or config.rope))
     if not two_bases and rope != of_windows:
         raise UsageError(f"{model.path}: its layers with a window have a RoPE of their own, which transformers lacks")
