@@ -29,6 +29,11 @@ OP_WORDS: Mapping[Op, str] = MappingProxyType(
         Op.ADD: "residual sums",
         Op.SILU: "activations",
         Op.MULTIPLY: "gated products",
+        Op.SIGMOID: "sigmoids",
+        Op.CONVOLUTION: "convolutions",
+        Op.HEAD_L2_NORM: "lengths of keys and queries",
+        Op.DELTA_STATE: "recurrent states",
+        Op.DELTA_OUTPUT: "outputs of recurrences",
     }
 )
 """What the stages of an op are called together."""

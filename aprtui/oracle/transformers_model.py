@@ -21,7 +21,7 @@ from aprtui.model.architectures.registry import ARCHITECTURES
 from aprtui.model.config import ModelConfig, QueryTemperature, Rope
 from aprtui.model.model import Model
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import BIASES, Activation, Node, Op, RopeLayout
+from aprtui.trace.graph import BIASES, Activation, Node, Op, RopeLayout, Stage, TokenMixer
 
 # The class of gpt-oss has its SwiGLU fixed.
 _ACTIVATIONS = {Activation.SILU: "silu", Activation.GELU_TANH: "gelu_pytorch_tanh", Activation.SWIGLU_OAI: "silu"}
@@ -108,6 +108,9 @@ def settings(model: Model, two_bases: bool) -> dict[str, Any]:
     head, table = model.params(Node(None, "lm_head")), model.params(Node(0, "embedding"))
     windows = graph.windows or (0,) * graph.layers
     kinds = ["sliding_attention" if window else "full_attention" for window in windows]
+    kinds = [
+        "linear_attention" if graph.mixer(layer) is TokenMixer.RECURRENCE else kind for layer, kind in enumerate(kinds)
+    ]
     found: dict[str, Any] = {
         "vocab_size": graph.vocabulary, "hidden_size": graph.hidden, "intermediate_size": graph.ffn,
         "num_hidden_layers": graph.layers, "num_attention_heads": graph.heads, "num_key_value_heads": graph.kv_heads,
@@ -117,7 +120,9 @@ def settings(model: Model, two_bases: bool) -> dict[str, Any]:
         "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
     }  # fmt: skip
     if any(windows):
-        found |= {"sliding_window": max(windows), "use_sliding_window": True, "layer_types": kinds}
+        found |= {"sliding_window": max(windows), "use_sliding_window": True}
+    if any(windows) or any(graph.recurrent):
+        found["layer_types"] = kinds
     rope, of_windows = (_rope(each) for each in (config.rope, config.window_rope or config.rope))
     if not two_bases and rope != of_windows:
         raise UsageError(f"{model.path}: its layers with a window have a RoPE of their own, which transformers lacks")
@@ -129,7 +134,15 @@ def settings(model: Model, two_bases: bool) -> dict[str, Any]:
     found["rope_parameters"] = {"full_attention": rope, "sliding_attention": of_windows} if two_bases else rope
     if graph.no_rope:
         found["no_rope_layers"] = [int(not left_out) for left_out in graph.no_rope]
-    if config.norm_offset:
+    if graph.recurrent:
+        found |= {
+            "linear_conv_kernel_dim": graph.conv_kernel, "linear_num_key_heads": graph.linear_key_heads,
+            "linear_num_value_heads": graph.linear_value_heads, "linear_key_head_dim": graph.linear_head_dim,
+            "linear_value_head_dim": graph.linear_head_dim,
+            "rope_parameters": rope | {"partial_rotary_factor": graph.rotated / graph.head_dim},
+            "shared_expert_intermediate_size": graph.shared_expert_ffn,
+        }  # fmt: skip
+    elif config.norm_offset:
         scalar = config.score_scale**-2
         found |= {
             "hidden_activation": found.pop("hidden_act"),
@@ -170,9 +183,34 @@ def _state(model: Model) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """The parameters of the module by name, each with its values."""
     for node in model.graph.nodes:
         stage = model.graph[node.stage]
-        suffix = "bias" if stage.op in BIASES else "weight"
         for parameter, weight in zip(stage.params, model.params(node), strict=True):
-            yield f"{module_name(model, node, parameter)}.{suffix}", _values(model, stage.op, parameter, weight)
+            name = module_name(model, node, parameter)
+            values = _values(model, stage.op, parameter, weight)
+            if stage.mixer is TokenMixer.RECURRENCE:
+                yield _recurrent_parameter(model, stage, name, values)
+            else:
+                yield f"{name}.{'bias' if stage.op in BIASES else 'weight'}", values
+
+
+def _recurrent_parameter(
+    model: Model, stage: Stage, name: str, values: NDArray[np.float32]
+) -> tuple[str, NDArray[np.float32]]:
+    """A parameter of a recurrent layer, with value heads counted key head by key head."""
+    config = model.config.graph
+    order = np.argsort(config.value_heads_by_key_head)
+    if stage.op is Op.HEAD_RMS_NORM:
+        return f"{name}.weight", values + np.float32(model.config.norm_offset)
+    if stage.name == "linear_attn_out":
+        heads = values.reshape(len(values), config.linear_value_heads, -1)
+        return f"{name}.weight", heads[:, order].reshape(values.shape)
+    if stage.op in (Op.SOFTPLUS, Op.DECAY):
+        found = values.reshape(-1)[order]
+        # Parameters of the layer itself: a bias, and the logarithm of what the file holds.
+        return (name.replace("dt_proj", "dt_bias"), found) if stage.op is Op.SOFTPLUS else (name, np.log(-found))
+    first = 2 * config.linear_key_width if stage.width == config.linear_qkv_width else 0
+    heads = values[first:].reshape(config.linear_value_heads, -1, values.shape[1])
+    found = np.concatenate([values[:first], heads[order].reshape(-1, values.shape[1])])
+    return f"{name}.weight", found[:, None] if stage.op is Op.CONVOLUTION else found
 
 
 def module_name(model: Model, node: Node, parameter: str) -> str:

@@ -40,7 +40,8 @@ OF_FEATURES = {
 """Kinds that the embedded model cannot have, with a place in a model that has the feature."""
 OF_EXPERTS = ("wrong-expert", "router-unnormalised")
 """Those are planted in `replay/test_experts.py`."""
-OF_ANY = [kind for kind in KINDS if kind not in (*OF_FEATURES, *OF_EXPERTS)]
+OF_RECURRENCE = ("state-not-reset",)
+OF_ANY = [kind for kind in KINDS if kind not in (*OF_FEATURES, *OF_EXPERTS, *OF_RECURRENCE)]
 
 
 def one_place(kind: str, model: Model) -> Node:
@@ -123,6 +124,28 @@ def test_a_fault_of_a_feature_changes_its_stage_and_is_the_same_everywhere(kind:
     assert model.graph.nodes[-1] in changed
     np.testing.assert_allclose(decoded[node], whole[node], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(plain[node], whole[node], rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("stage", ["conv_output_raw", "linear_attn_state", "linear_attn_output"])
+def test_a_state_that_is_not_reset_changes_its_stage_and_is_the_same_everywhere(stage: str) -> None:
+    hybrid, node = cast(Model, CPU_MODELS["hybrid"]()), Node(1, stage)
+    assert applies("state-not-reset", hybrid, node)
+    sound = tensors(hybrid, [], "cpu", len(TOKENS))
+    runs = [(("cpu", len(TOKENS))), ("cpu", 3), ("numpy", len(TOKENS)), ("numpy", 3)]
+    whole, decoded, plain, plain_decoded = (tensors(hybrid, [Fault("state-not-reset", node)], *run) for run in runs)
+    changed = {other for other in sound if not np.array_equal(sound[other], whole[other])}
+    assert node in changed
+    assert changed <= downstream(hybrid, node)
+    assert hybrid.graph.nodes[-1] in changed
+    for other in (decoded, plain, plain_decoded):
+        last = -len(whole[node]) if stage != "linear_attn_state" else -1  # of a pass, its last state
+        np.testing.assert_allclose(other[node][last:], whole[node][last:], rtol=2e-4, atol=2e-5)
+
+
+def test_a_layer_without_the_stage_of_a_fault_is_named() -> None:
+    hybrid = cast(Model, CPU_MODELS["hybrid"]())
+    with pytest.raises(UsageError, match="layer 0 has no attention, which is in 2"):
+        parse_fault("layer=0,stage=attention,kind=scale", hybrid)
 
 
 def test_faults_of_a_feature_apply_to_models_that_have_it_only(model: Model) -> None:

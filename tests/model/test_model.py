@@ -82,6 +82,8 @@ def test_only_relatives_of_llama_turn_neighbouring_channels(tmp_path: Path) -> N
         "llama": RopeLayout.INTERLEAVED,
         "qwen2": RopeLayout.HALF_SPLIT,
         "qwen3": RopeLayout.HALF_SPLIT,
+        "qwen35": RopeLayout.HALF_SPLIT,
+        "qwen35moe": RopeLayout.HALF_SPLIT,
         "qwen3moe": RopeLayout.HALF_SPLIT,
     }
 

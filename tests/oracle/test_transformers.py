@@ -29,6 +29,14 @@ from tests.model.gguf_files import model_file, write_model
 SUPPORTED = list(ARCHITECTURES)
 TOKENS = tuple(int(token) for token in np.random.default_rng(3).integers(0, 256, 24))
 """More than the windows of the models have."""
+_EXPERTS = {
+    "moe_router", "ffn_moe_weights", "ffn_moe_gate", "ffn_moe_up", "ffn_moe_silu", "ffn_moe_swiglu", "ffn_moe_down",
+}  # fmt: skip
+_RECURRENCE = {
+    "conv_output_raw", "conv_output_silu", "q_conv_predelta", "k_conv_predelta", "beta_sigmoid", "a_softplus",
+    "linear_attn_gate", "linear_attn_state", "linear_attn_norm", "linear_attn_z_silu", "attention", "attn_gate_sigmoid",
+}  # fmt: skip
+_SHARED = {"ffn_shexp_silu", "shared_expert_gate_sigmoid", "ffn_shexp_gated"}
 FUSED = {
     "qwen2": {"qkv_matmul"},
     "mistral3": {"q_post_rope"},
@@ -36,9 +44,9 @@ FUSED = {
         "qkv_matmul", "attn_out_matmul", "ffn_moe_logits", "ffn_moe_weights", "ffn_moe_gate", "ffn_moe_gate_biased",
         "ffn_moe_up", "ffn_moe_up_biased", "ffn_moe_swiglu_oai", "ffn_moe_down", "ffn_moe_down_biased",
     },
-    "qwen3moe": {
-        "moe_router", "ffn_moe_weights", "ffn_moe_gate", "ffn_moe_up", "ffn_moe_silu", "ffn_moe_swiglu", "ffn_moe_down",
-    },
+    "qwen35": _RECURRENCE,
+    "qwen35moe": _RECURRENCE | _EXPERTS | _SHARED,
+    "qwen3moe": _EXPERTS,
 }  # fmt: skip
 """Stages that exist nowhere in transformers."""
 needs_transformers = pytest.mark.group("transformers")
@@ -87,7 +95,7 @@ def test_every_stage_is_that_of_our_reference(tmp_path: Path, architecture: str)
 
 
 @needs_transformers
-@pytest.mark.parametrize("architecture", ["qwen2", "gemma3"])
+@pytest.mark.parametrize("architecture", ["qwen2", "gemma3", "qwen35"])
 def test_decoding_token_by_token_gives_the_same_stages(tmp_path: Path, architecture: str) -> None:
     model = model_of(tmp_path, architecture)
     whole, decoded = captured(model, tmp_path / "whole"), captured(model, tmp_path / "decoded", prefill=5)

@@ -18,7 +18,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from aprtui.compare.align.layout import REORDERED, Layout, agreed, legal_layouts, solve_layout
+from aprtui.compare.align.layout import REORDERED, Layout, agreed, inherited_layout, legal_layouts, solve_layout
 from aprtui.compare.metrics.measure import compare_values, measure
 from aprtui.engine.protocol import Rounding
 from aprtui.engine.replay.arithmetic import (
@@ -41,10 +41,10 @@ from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.progress import Progress, no_progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, MATRIX_PRODUCTS, Node, Op, Stage
+from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, MATRIX_PRODUCTS, Node, Op, Stage, TokenMixer
 
 _OF_WEIGHTS = frozenset({"weights", "sums", "input_limit"})
-_KNOWS_CHANNELS = frozenset({Op.MATMUL, Op.BIAS, Op.RMS_NORM})
+_KNOWS_CHANNELS = frozenset({Op.MATMUL, Op.BIAS, Op.RMS_NORM, Op.CONVOLUTION})
 """Ops in which each channel has parameters of its own, so that they come out otherwise in another order."""
 _ROWS = 16
 _LOOKED_AT = 4096
@@ -252,7 +252,7 @@ class _Search:
     def _typed(self, rounding: Rounding, output_stated: bool) -> KnownArithmetic:
         """The types of stages: kept so by the engine, or only stored."""
         graph = self.stages.model.graph
-        inner = [fits for name, fits in self.types.items() if name != ENTRY and not graph[name].holds_logits]
+        inner = [fits for name, fits in self.types.items() if name != ENTRY and not graph[name].of_last_position]
         kinds = {name: narrowest(fits) for name, fits in self.types.items()}
         common = frozenset.intersection(*(inner or self.types.values())) if self.types else frozenset()
         if set(kinds.values()) <= {"f32"} or (output_stated and (rounding.stage_output != "f32" or not common)):
@@ -465,22 +465,40 @@ def find_layouts(stages: CapturedStages, evaluators: NodeEvaluators) -> Iterator
         candidates = legal_layouts(stage, model.graph.rope_parts, config)
         sampled = _sampled(stage, recomputer)
         layout = agreed([_layout_of(node, recomputer, candidates) for node in sampled])
+        layout = layout or _inherited(sampled, recomputer, candidates)
         if layout is not None and not _computed_with(stage, recomputer):
             stages.layouts.update({node: layout for node in model.graph.nodes if node.stage == stage.name})
             yield f"{stage.name} is in another order than the model's, and is put in it: {layout.text}"
 
 
 def _sampled(stage: Stage, recomputer: Recomputer) -> list[Node]:
-    """Up to three layers of a stage that holds all tokens, with all that it is computed from but attention maps."""
+    """Up to three layers of a stage that holds all tokens (of states the last), with all that it is computed from but
+    attention maps, and stages of the recurrence, of which some engines fuse several."""
     model, stages = recomputer.model, recomputer.stages
-    total = len(stages.tokens)
+    rows = 1 if stage.holds_state else len(stages.tokens)
 
     def computable(node: Node) -> bool:
-        return all(model.graph[missing.stage].is_attention_map for missing in recomputer.segment(node, total))
+        missing = [model.graph[found.stage] for found in recomputer.segment(node, rows)]
+        return all(found.is_attention_map or found.mixer is TokenMixer.RECURRENCE for found in missing)
 
-    nodes = [node for node in model.graph.nodes if node.stage == stage.name and stages.rows(node) == total]
+    nodes = [node for node in model.graph.nodes if node.stage == stage.name and stages.rows(node) == rows]
     held = list(filter(computable, nodes))
     return [held[index] for index in sorted({0, len(held) // 2, len(held) - 1})] if held else []
+
+
+def _inherited(nodes: Sequence[Node], recomputer: Recomputer, candidates: Sequence[Layout]) -> Layout | None:
+    """The layout of what a stage is computed from, where it makes clearly more of the sampled nodes."""
+    graph, stages = recomputer.model.graph, recomputer.stages
+    texts = {stages.layouts[source].text for node in nodes for source in graph.inputs(node) if source in stages.layouts}
+    return (
+        inherited_layout([_expected_and_raw(node, recomputer) for node in nodes], candidates, texts) if texts else None
+    )
+
+
+def _expected_and_raw(node: Node, recomputer: Recomputer) -> tuple[Array, Array]:
+    raw = recomputer.stages.raw(node)
+    assert not isinstance(raw, Misfit)
+    return recomputer.recompute(node, raw.shape[-2]).values, raw
 
 
 def _computed_with(stage: Stage, recomputer: Recomputer) -> bool:
@@ -500,14 +518,10 @@ def _computed_with(stage: Stage, recomputer: Recomputer) -> bool:
 
 def _is_reproduced(node: Node, recomputer: Recomputer) -> bool:
     """Whether a stage comes out of its inputs, all as they lie in their files."""
-    raw = recomputer.stages.raw(node)
-    assert not isinstance(raw, Misfit)
-    error = compare_values(recomputer.recompute(node, len(raw)).values, np.ascontiguousarray(raw)).rel_l2
+    expected, raw = _expected_and_raw(node, recomputer)
+    error = compare_values(expected, np.ascontiguousarray(raw)).rel_l2
     return error is not None and error <= REORDERED
 
 
 def _layout_of(node: Node, recomputer: Recomputer, candidates: tuple[Layout, ...]) -> Layout | None:
-    raw = recomputer.stages.raw(node)
-    assert not isinstance(raw, Misfit)
-    expected = recomputer.recompute(node, len(recomputer.stages.tokens)).values
-    return solve_layout(expected, raw, candidates)
+    return solve_layout(*_expected_and_raw(node, recomputer), candidates)

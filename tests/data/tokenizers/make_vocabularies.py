@@ -1,9 +1,9 @@
-"""Writes the five small vocabulary-only GGUF files that the tokenizer tests run on.
+"""Writes the seven small vocabulary-only GGUF files that the tokenizer tests run on.
 
     python -m tests.data.tokenizers.make_vocabularies [--out FOLDER] [--tokens 2560]
 
-needs `tokenizers` and `gguf`. One file a tokenizer kind: byte-level BPE with the pre-tokenizers qwen2, llama-bpe,
-gpt-4o, tekken and default, and SentencePiece (`llama`). The training text is Python's own reference text
+needs `tokenizers` and `gguf`. One file a tokenizer kind: byte-level BPE with the pre-tokenizers qwen2, qwen35,
+llama-bpe, gpt-4o, tekken and default, and SentencePiece (`llama`). The training text is Python's own reference text
 (`pydoc_data.topics`, PSF licence) and random words of many scripts. Each vocabulary holds what real ones hold and tests
 forget: control tokens, user-defined tokens, unused padding, and (BPE) whole words that no merge reaches, which only
 `ignore_merges` may use.
@@ -32,6 +32,7 @@ MODERN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,%d}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+MARKED_SPLIT = (MODERN_SPLIT % 1).replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"[^\s\p{L}", r"[^\s\p{L}\p{M}")
 # As the tokenizer.json of gpt-oss has it.
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _BEFORE, _BEHIND = r"[^\r\n\p{L}\p{N}]?", r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
@@ -59,6 +60,7 @@ class BpeRecipe:
 
 BPE_RECIPES = (
     BpeRecipe("qwen2", "qwen2", MODERN_SPLIT % 1, ("<|endoftext|>", "<|im_start|>", "<|im_end|>")),
+    BpeRecipe("qwen35", "qwen35", MARKED_SPLIT, ("<|endoftext|>", "<|im_start|>", "<|im_end|>")),
     BpeRecipe(
         "llama-bpe",
         "llama",
