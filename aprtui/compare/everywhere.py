@@ -21,6 +21,7 @@ OP_WORDS: Mapping[Op, str] = MappingProxyType(
         Op.RMS_NORM: "norms",
         Op.HEAD_RMS_NORM: "norms of heads",
         Op.ROPE: "rotations (RoPE)",
+        Op.POSITION_SCALE: "scaled queries",
         Op.SCORES: "attention scores",
         Op.SOFTMAX: "softmaxes",
         Op.ATTEND: "attention outputs",
@@ -28,6 +29,11 @@ OP_WORDS: Mapping[Op, str] = MappingProxyType(
         Op.ADD: "residual sums",
         Op.SILU: "activations",
         Op.MULTIPLY: "gated products",
+        Op.SIGMOID: "sigmoids",
+        Op.CONVOLUTION: "convolutions",
+        Op.HEAD_L2_NORM: "lengths of keys and queries",
+        Op.DELTA_STATE: "recurrent states",
+        Op.DELTA_OUTPUT: "outputs of recurrences",
     }
 )
 """What the stages of an op are called together."""

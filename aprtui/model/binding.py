@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -33,12 +34,16 @@ class Parameter:
 def parameters(graph: StageGraph, node: Node) -> tuple[Parameter, ...]:
     """The parameters of `node` in the order of its stage's `params`, before any tying."""
     stage = graph[node.stage]
-    suffix = "bias" if stage.op in BIASES else "weight"
-    in_layer = stage.scope is Scope.LAYER
+    prefix = f"blk.{node.layer}." if stage.scope is Scope.LAYER else ""
+    suffix = ".bias" if stage.op in BIASES else _SUFFIXES.get(stage.op, ".weight")
     return tuple(
-        Parameter(f"blk.{node.layer}.{name}.{suffix}" if in_layer else f"{name}.{suffix}", *shape)
+        Parameter(f"{prefix}{name}{suffix}", *shape)
         for name, shape in zip(stage.params, _shapes(graph, stage), strict=True)
     )
+
+
+_SUFFIXES: Mapping[Op, str] = MappingProxyType({Op.SOFTPLUS: ".bias", Op.DECAY: ""})
+"""What stands behind the name of a parameter, where it is no weight."""
 
 
 def _shapes(graph: StageGraph, stage: Stage) -> Iterator[tuple[int, ...]]:
@@ -56,7 +61,9 @@ def _shapes(graph: StageGraph, stage: Stage) -> Iterator[tuple[int, ...]]:
             case Op.EXPERT_BIAS:
                 yield config.experts, row_count // stage.chosen
             case Op.HEAD_RMS_NORM:
-                yield 1, config.head_dim
+                yield 1, stage.head_size
+            case Op.CONVOLUTION:
+                yield row_count, config.conv_kernel
             case _:
                 yield 1, row_count
 
@@ -70,11 +77,12 @@ def _row_counts(config: GraphConfig, stage: Stage) -> tuple[int, ...]:
 
 
 def bind(
-    file: GgufFile, graph: StageGraph, tied: Mapping[str, str]
+    file: GgufFile, graph: StageGraph, tied: Mapping[str, str], drafting: Collection[int] = ()
 ) -> tuple[dict[str, Weight], dict[Node, tuple[Weight, ...]]]:
     """All weights by tensor name, and the weights of each node that has any.
 
-    `tied` maps tensors that the file may leave out to those that are used in their place.
+    `tied` maps tensors that the file may leave out to those that are used in their place. `drafting` are layers of the
+    file that only draft tokens: no pass of the model uses them.
     Raises `UnreadableError` for a tensor that is missing, has another shape, an unsupported type or lies outside the
     file, and for a tensor of the file that no node uses.
     """
@@ -84,6 +92,7 @@ def bind(
         raise UnreadableError(
             f"{file.path}: the metadata say {graph.layers} layers, but the file has {len(file.tensors)} tensors in all"
         )
+    drafted = tuple(f"blk.{layer}." for layer in drafting)
     weights: dict[str, Weight] = {}
     bound: dict[Node, tuple[Weight, ...]] = {}
     for node in graph.nodes:
@@ -91,7 +100,7 @@ def bind(
         if found:
             bound[node] = found
     for name in file.tensors:
-        if name not in weights and name != ROPE_FACTORS:
+        if name not in weights and name != ROPE_FACTORS and not name.startswith(drafted):
             raise UnreadableError(
                 f"{file.path}: tensor {name} has no place in the {graph.config.architecture} graph, "
                 "and ignoring it would change the results"

@@ -12,35 +12,42 @@ from aprtui.model.vocabulary import Vocabulary
 
 # Contractions are spelled out instead of `(?i:…)`, which would let `'ſ` match `'s`: llama.cpp does not fold case there.
 _CONTRACTIONS = r"'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
-_WORDS_AND_SPACE = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SPACE = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_WORDS_AND_SPACE = rf" ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACE}"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
 _QWEN2 = (rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_WORDS_AND_SPACE}",)
+_MARKED_WORDS = r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+"
+_QWEN35 = (rf"{_CONTRACTIONS}|{_MARKED_WORDS}|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACE}",)
 _LLAMA3 = (rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_WORDS_AND_SPACE}",)
 # Words end where an ASCII capital follows another letter, as llama.cpp has it; gpt-oss itself goes by all of Unicode's.
 _UPPER, _LOWER = r"(?:(?=\p{L})[^a-z])", r"(?:(?=\p{L})[^A-Z])"
 _BEFORE = r"[^\r\n\p{L}\p{N}]?"
 _WORDS = rf"{_BEFORE}{_UPPER}*{_LOWER}+(?:{_CONTRACTIONS})?|{_BEFORE}{_UPPER}+{_LOWER}*(?:{_CONTRACTIONS})?"
 _GPT4O = (rf"{_WORDS}|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",)
+_OTHERS = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_TEKKEN = (rf"{_BEFORE}{_UPPER}*{_LOWER}+|{_BEFORE}{_UPPER}+{_LOWER}*|\p{{N}}|{_OTHERS}",)
 _DEFAULT = (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")
 
 PATTERNS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "qwen2": _QWEN2,
+        "qwen35": _QWEN35,
         "deepseek-r1-qwen": _QWEN2,
         "llama-bpe": _LLAMA3,
         "llama3": _LLAMA3,
         "llama-v3": _LLAMA3,
-        "gpt-4o": _GPT4O,
         "smaug-bpe": _LLAMA3,
+        "gpt-4o": _GPT4O,
         "gpt-2": (_GPT2,),
+        "tekken": _TEKKEN,
         "smollm": (r"\p{N}", _GPT2),
         "default": _DEFAULT,
     }
 )
 """Patterns by pre-tokenizer; each splits the pieces that the one before it left, into matches and what lies between."""
 
-_WHOLE_WORDS_FIRST = frozenset({"llama-bpe", "llama3", "llama-v3"})
+_WHOLE_WORDS_FIRST = frozenset({"llama-bpe", "llama3", "llama-v3", "tekken"})
 """Pre-tokenizers whose vocabularies take a piece that is a token as a whole, without the merges (`ignore_merges`)."""
 
 

@@ -105,6 +105,22 @@ class Rope:
 
 
 @dataclass(frozen=True, slots=True)
+class QueryTemperature:
+    """What sharpens attention over long contexts: queries grow by 1 + scale · ln(1 + ⌊position / length⌋).
+
+    Of Llama 4, and of Ministral 3 (`llama_4_scaling_beta`), after Scalable-Softmax (Nakanishi 2025, arXiv:2501.19399).
+    """
+
+    scale: float
+    length: int
+
+    def factors(self, first: int, count: int) -> NDArray[np.float32]:
+        """What queries at positions `first … first + count - 1` are multiplied by, `[count]`."""
+        steps = np.arange(first, first + count) // self.length
+        return (1 + self.scale * np.log1p(steps)).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """The numbers of a model. `window_rope` turns queries and keys of layers with a window, where it is another one.
 
@@ -122,6 +138,7 @@ class ModelConfig:
     """What products of queries and keys are multiplied by; None for 1/√(head size)."""
     attn_softcap: float = 0.0
     logit_softcap: float = 0.0
+    query_temperature: QueryTemperature | None = None
     norm_offset: bool = False
 
     def rope_of(self, layer: int | None) -> Rope:

@@ -15,7 +15,7 @@ from aprtui.model.model import Model
 from aprtui.model.vocabulary import VocabularyKind
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Activation, Node, StageGraph, graph_for
+from aprtui.trace.graph import Activation, GraphConfig, Node, StageGraph, graph_for
 
 _USUAL_BASES = (1e4, 5e5, 1e6)
 _USUAL_EPSILONS = (1e-5, 1e-6)
@@ -139,6 +139,12 @@ def _unusual_shape(model: Model) -> Iterator[str]:
         yield "Q, K and V have biases"
     if graph.qk_norm:
         yield "each head of Q and K is normalised before RoPE"
+    if graph.gated_attention:
+        yield "what attention gives is multiplied by a gate, which stands behind the query in each head of Q"
+    if 1 < graph.linear_key_heads < graph.linear_value_heads:
+        yield "value heads of recurrent layers are counted across the key heads, not key head by key head"
+    if graph.shared_expert_ffn:
+        yield "beside the experts that are chosen there is one that every token uses, times a gate"
     if graph.sinks:
         yield "attention has sinks: a logit of each head joins the sum of its softmax, and no key gets its share"
     if graph.biased_experts:
@@ -214,13 +220,24 @@ def _model_rows(facts: ModelFacts) -> Iterator[tuple[str, str]]:
     yield "layers", f"{graph.layers}, hidden size {graph.hidden}, feed-forward {graph.ffn}"
     yield from _kind_rows(graph_for(graph))
     yield "heads", f"{graph.heads} for Q, {graph.kv_heads} for K and V, of {graph.head_dim} channels"
+    yield from _recurrence_rows(graph)
     yield "context", f"{config.context} tokens"
+    turned = f", the first {graph.rope_dim} channels of a head" if graph.rope_dim else ""
     scale = "" if config.rope.scale == 1 else ", {} {}".format(*_scaled(config.rope))
     factors = "" if config.rope.factors is None else ", with factors of its own for each frequency"
-    yield "RoPE", f"base {config.rope.theta:.12g}, {graph.rope_layout} pairs{scale}{factors}"
+    yield "RoPE", f"base {config.rope.theta:.12g}, {graph.rope_layout} pairs{turned}{scale}{factors}"
     yield "norms", f"RMS, epsilon {config.norm_epsilon:.6g}"
     if facts.temperature is not None:
         yield "temperature", f"{facts.temperature:g} recommended"
+
+
+def _recurrence_rows(graph: GraphConfig) -> Iterator[tuple[str, str]]:
+    """What a layer with a recurrence keeps of the tokens before: one state, however many they are."""
+    if any(graph.recurrent):
+        heads = f"{graph.linear_key_heads} heads for Q and K, {graph.linear_value_heads} for V"
+        taps = f"a convolution over {graph.conv_kernel} tokens"
+        yield "recurrence", f"{heads}, of {graph.linear_head_dim} channels, {taps}"
+        yield "", f"a state of {_size(4 * graph.linear_state_width)} a layer"
 
 
 def _kind_rows(graph: StageGraph) -> Iterator[tuple[str, str]]:

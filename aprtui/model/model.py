@@ -125,5 +125,5 @@ def load_model(path: Path) -> Model:
     architecture = architecture_of(file)
     config = architecture.read_config(file)
     graph = graph_for(config.graph)
-    weights, bound = bind(file, graph, architecture.tied)
+    weights, bound = bind(file, graph, architecture.tied, architecture.drafting_layers(file))
     return Model(file, config, graph, weights, bound)

@@ -11,6 +11,10 @@ from aprtui.model.model import Model
 _ANSWER = "answer"
 
 
+_MESSAGE = "<|message|>"
+"""Stands before each message of an answer of gpt-oss, behind the channel that it is for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Exchange:
     """A turn of a conversation that is over: what the user said, and what the model answered."""
@@ -37,8 +41,13 @@ class ChatPrompt:
         """As chat templates take them, each with `role` and `content`."""
         said = [("system", self.system)] if self.system else []
         for exchange in self.earlier:
-            said += [("user", exchange.user), ("assistant", exchange.answer)]
+            said += [("user", exchange.user), ("assistant", _last_message(exchange.answer))]
         return [{"role": role, "content": content} for role, content in (*said, ("user", self.user))]
+
+
+def _last_message(answer: str) -> str:
+    """What an answer says: of several messages the last, as templates want it; those before are thoughts."""
+    return answer.rpartition(_MESSAGE)[2]
 
 
 def encode_prompt(model: Model, text: str, *, special: bool, chat: bool, system: str = "") -> list[int]:

@@ -21,7 +21,10 @@ from aprtui.trace.positional import PositionalFile
 from aprtui.trace.stats import Accumulator, StageStats, accumulate
 
 _SCALES = {BlockPart.SCALE: "d", BlockPart.MINIMUM: "dmin"}
-"""The float16 parts of a block, as `StoredTensor.parts` and as ggml calls them."""
+"""The parts of a block that scale it, as `StoredTensor.parts` and as ggml calls them."""
+
+_EXPONENT_BIAS = 128
+"""Of scales that are a byte: powers of two that multiply whole quants (`GGML_E8M0_TO_FP32_HALF`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +168,12 @@ def summarise(info: TensorInfo, cancelled: Callable[[], bool] = lambda: False) -
 
 
 def _widened(known: tuple[float, float], stored: StoredTensor, part: slice) -> tuple[float, float]:
-    """`known`, and the float16 numbers that all blocks have in `part`; NaN is in no range."""
-    blocks = stored.blocks(slice(0, stored.rows))
-    numbers = np.ascontiguousarray(blocks[..., part]).view(np.float16).astype(np.float64)
+    """`known`, and the numbers that all blocks have in `part`, float16 or exponents; NaN is in no range."""
+    found = np.ascontiguousarray(stored.blocks(slice(0, stored.rows))[..., part])
+    if part.stop - part.start == 1:
+        numbers = np.ldexp(1.0, found.astype(np.int32) - _EXPONENT_BIAS)
+    else:
+        numbers = found.view(np.float16).astype(np.float64)
     return float(np.fmin(known[0], np.fmin.reduce(numbers, axis=None))), float(
         np.fmax(known[1], np.fmax.reduce(numbers, axis=None))
     )

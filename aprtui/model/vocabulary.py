@@ -70,7 +70,8 @@ _INFILL = frozenset(
 """Texts that are control tokens even where the file gives them another type, as all of the above are."""
 
 _STOP_KEYS = ("eot", "eom", "fim_pad", "fim_rep", "fim_sep")
-_LLAMA3_PRE_TOKENIZERS = frozenset({"llama3", "llama-v3", "llama-bpe"})
+_BEGIN_WITH_BOS = frozenset({"llama3", "llama-v3", "llama-bpe", "tekken"})
+"""Pre-tokenizers whose texts begin with BOS where a file does not say otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def read_vocabulary(path: Path, metadata: Mapping[str, Any]) -> Vocabulary:
     known = {eos, *(_special_id(metadata, name, len(texts), None) for name in _STOP_KEYS)}
     stops = (_STOPS | _INFILL_STOPS) - _of_messages(texts)
     by_text = {token for token, text in enumerate(texts) if text in stops}
-    adds_bos = is_sentence_piece or str(metadata.get("tokenizer.ggml.pre")) in _LLAMA3_PRE_TOKENIZERS
+    adds_bos = is_sentence_piece or str(metadata.get("tokenizer.ggml.pre")) in _BEGIN_WITH_BOS
     split = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNKNOWN)
     return Vocabulary(
         origin=str(path),

@@ -21,7 +21,7 @@ from aprtui.errors import UsageError
 from aprtui.model.model import Model
 from aprtui.oracle.transformers_model import AttentionKind, DataType, TransformersModel, libraries, load, module_name
 from aprtui.progress import Progress
-from aprtui.trace.graph import ENTRY, ROUTER_CHOICE, Node, Op, RopeLayout
+from aprtui.trace.graph import ENTRY, ROUTER_CHOICE, Node, Op, RopeLayout, TokenMixer
 from aprtui.trace.manifest import EngineInfo, Manifest, ModelInfo
 from aprtui.trace.writer import CaptureWriter, planned_files, require_usable
 
@@ -86,11 +86,12 @@ def _require_possible(model: Model, request: OracleRequest) -> None:
 
 def _planned(loaded: TransformersModel, request: OracleRequest, nodes: Sequence[Node]) -> Manifest:
     model, count = loaded.source, len(request.tokens)
+    attending = model.config.graph.layers_with(TokenMixer.ATTENTION)
     maps = [
-        Node(layer, name) for layer in range(model.graph.layers) for name in _MAPS
+        Node(layer, name) for layer in attending for name in _MAPS
         if name in model.graph and request.attention is AttentionKind.EAGER
     ]  # fmt: skip
-    turned = [Node(layer, name) for layer in range(model.graph.layers) for name in ("q_post_rope", "k_post_rope")]
+    turned = [Node(layer, name) for layer in attending for name in _multiplied(model)]
     capped = [node for node in (_CAPPED,) if node in model.graph.order]
     chosen = [*nodes, *maps, *(turned if maps else ()), *capped]
     return Manifest(
@@ -110,6 +111,12 @@ def _planned(loaded: TransformersModel, request: OracleRequest, nodes: Sequence[
     )  # fmt: skip
 
 
+def _multiplied(model: Model) -> tuple[str, str]:
+    """The stages of queries and keys as the attention gets them."""
+    queries, keys = model.graph["attn_scores"].inputs
+    return queries.stage, keys.stage
+
+
 @dataclass(slots=True)
 class _Run:
     """Where values go, and how many positions lie before those that are evaluated."""
@@ -126,6 +133,8 @@ class _Run:
         rows = found.reshape(found.shape[-3:]) if stage.is_attention_map else found.reshape(-1, stage.width)
         if self.model.config.graph.rope_layout is RopeLayout.INTERLEAVED:
             rows = _in_pairs(self.model, node, rows)
+        if stage.mixer is TokenMixer.RECURRENCE and stage.name != "linear_attn_out":
+            rows = _across_key_heads(self.model, rows)
         self.writer.put(node, self.position, np.ascontiguousarray(rows, np.float32), None)
 
     def put_part(self, node: Node, values: Any, count: int) -> None:
@@ -146,6 +155,15 @@ def _in_pairs(model: Model, node: Node, rows: Array) -> Array:
         halves = columns.reshape(len(rows), -1, 2, config.head_dim // 2)
         columns[...] = halves.swapaxes(2, 3).reshape(columns.shape)
     return rows
+
+
+def _across_key_heads(model: Model, rows: Array) -> Array:
+    """`rows` with value heads in the order of the file; transformers counts them key head by key head."""
+    config = model.config.graph
+    first = 2 * config.linear_key_width if rows.shape[1] == config.linear_qkv_width else 0
+    heads = rows[:, first:].reshape(len(rows), config.linear_value_heads, -1)
+    values = heads[:, list(config.value_heads_by_key_head)].reshape(len(rows), -1)
+    return np.concatenate([rows[:, :first], values], axis=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,14 +204,17 @@ def _taps(model: Model) -> Iterator[_Tap]:
     biased = {name for stage in graph.stages if stage.op is Op.BIAS for name in stage.params}
     for node in graph.nodes:
         stage, reader = graph[node.stage], readers.get(node)
+        if stage.mixer is TokenMixer.RECURRENCE and stage.op in (Op.HEAD_RMS_NORM, *_GATES):
+            continue  # it is normalised and gated in one module
         if stage.op in _HOLDERS:
             if stage.op is not Op.MATMUL or not biased.intersection(stage.params):
                 yield _Tap(node, tuple(module_name(model, node, name) for name in stage.params))
         elif stage.op in _GATES and not model.config.graph.experts:
             yield _Tap(node, (f"model.layers.{node.layer}.mlp.act_fn",))
-        elif stage.name == "moe_ffn_out":
-            yield _Tap(node, (f"model.layers.{node.layer}.mlp",))
-        elif stage.name in (ROUTER_CHOICE, "ffn_moe_weights_norm"):
+        elif stage.name in ("moe_ffn_out", "ffn_out"):
+            part = ".experts" if stage.name == "moe_ffn_out" and "ffn_out" in graph else ""
+            yield _Tap(node, (f"model.layers.{node.layer}.mlp{part}",))
+        elif stage.name in (ROUTER_CHOICE, "ffn_moe_weights_norm", "ffn_moe_weights_softmax"):
             place = 1 if stage.name == ROUTER_CHOICE else 2
             yield _Tap(node, (f"model.layers.{node.layer}.mlp.experts",), takes_input=True, element=place)
         elif reader is not None and graph[reader.stage].op in _HOLDERS and stage.op is not Op.ROPE:
@@ -207,12 +228,12 @@ def _taps(model: Model) -> Iterator[_Tap]:
 def _eager_maps(loaded: TransformersModel, run: _Run) -> Iterator[None]:
     """See queries, keys and maps in the attention function of the model's own source file."""
     source: Any = importlib.import_module(type(loaded.module).__module__)
-    plain = source.eager_attention_forward
+    plain, (queries, keys) = source.eager_attention_forward, _multiplied(loaded.source)
 
     def seen(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> Any:
         layer = module.layer_idx
-        run.put(Node(layer, "q_post_rope"), query.transpose(1, 2))
-        run.put(Node(layer, "k_post_rope"), key[:, :, run.position :].transpose(1, 2))
+        run.put(Node(layer, queries), query.transpose(1, 2))
+        run.put(Node(layer, keys), key[:, :, run.position :].transpose(1, 2))
         with _products(lambda number, scores: run.put(Node(layer, _MAPS[number]), scores), loaded.source):
             output, probabilities = plain(module, query, key, value, mask, **options)
         run.put(Node(layer, "attn_softmax"), probabilities)
@@ -250,7 +271,8 @@ def _products(take: Callable[[int, Any], None], model: Model) -> Iterator[None]:
 def _evaluate(loaded: TransformersModel, request: OracleRequest, run: _Run, progress: Progress) -> None:
     torch, transformers = libraries()
     # It keeps the keys of all positions, also where layers have a window: maps are of all keys.
-    tokens, past = list(request.tokens), transformers.DynamicCache()
+    tokens, config = list(request.tokens), loaded.module.config
+    past = transformers.DynamicCache(**({"config": config} if loaded.source.config.graph.recurrent else {}))
     steps = [request.prefill, *[1] * (len(tokens) - request.prefill)]
     with torch.no_grad():
         for step in steps:

@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 
 from aprtui.errors import EngineError, UsageError
 from aprtui.model.architectures.base import Architecture
+from aprtui.model.architectures.mistral3 import TEMPERATURE
 from aprtui.model.architectures.registry import ARCHITECTURES
-from aprtui.model.config import ModelConfig, Rope
+from aprtui.model.config import ModelConfig, QueryTemperature, Rope
 from aprtui.model.model import Model
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import BIASES, Activation, Node, Op, RopeLayout
+from aprtui.trace.graph import BIASES, Activation, Node, Op, RopeLayout, Stage, TokenMixer
 
-_ACTIVATIONS = {Activation.SILU: "silu", Activation.GELU_TANH: "gelu_pytorch_tanh"}
+# The class of gpt-oss has its SwiGLU fixed.
+_ACTIVATIONS = {Activation.SILU: "silu", Activation.GELU_TANH: "gelu_pytorch_tanh", Activation.SWIGLU_OAI: "silu"}
 
 
 class DataType(StrEnum):
@@ -49,23 +51,22 @@ class TransformersModel:
     version: str
 
 
-def require_supported(model: Model) -> Architecture:
-    """The architecture of `model`. Raises `UsageError` for one that cannot be given to transformers here."""
-    architecture = ARCHITECTURES[model.architecture]
-    if model.config.graph.activation not in _ACTIVATIONS:
+def require_supported(model: Model, attention: AttentionKind) -> Architecture:
+    """The architecture of `model`. Raises `UsageError` for an attention that transformers does not have for it."""
+    if model.config.graph.sinks and attention is not AttentionKind.EAGER:
         raise UsageError(
-            f"{model.path}: its weights cannot be given to transformers here (architecture {model.architecture}): "
-            "capture with its own checkpoint"
+            f"--attention {attention}: transformers has none with sinks (architecture {model.architecture}): "
+            f"use --attention {AttentionKind.EAGER}"
         )
-    return architecture
+    return ARCHITECTURES[model.architecture]
 
 
 def load(model: Model, kind: DataType, attention: AttentionKind, threads: int | None) -> TransformersModel:
     """`model` as transformers runs it, with all its weights in `kind`.
 
-    Raises `EngineError` where torch or transformers is missing, `UsageError` for an architecture that is not supported.
+    Raises `EngineError` where torch or transformers is missing, `UsageError` for an attention that it does not have.
     """
-    architecture = require_supported(model)
+    architecture = require_supported(model, attention)
     torch, transformers = libraries()
     if threads:
         torch.set_num_threads(threads)
@@ -77,7 +78,7 @@ def load(model: Model, kind: DataType, attention: AttentionKind, threads: int | 
         module = of_model(config)
     found = {name: torch.from_numpy(np.array(values)) for name, values in _state(model)}
     if model.config.graph.experts:
-        found = _fused(found, torch)
+        found = (_interleaved if model.config.graph.biased_experts else _fused)(found, torch)
     missing, unexpected = module.load_state_dict(found, strict=False, assign=True)
     lost = sorted({*missing} - {"lm_head.weight"}) + sorted(unexpected)
     if lost:
@@ -107,23 +108,41 @@ def settings(model: Model, two_bases: bool) -> dict[str, Any]:
     head, table = model.params(Node(None, "lm_head")), model.params(Node(0, "embedding"))
     windows = graph.windows or (0,) * graph.layers
     kinds = ["sliding_attention" if window else "full_attention" for window in windows]
+    kinds = [
+        "linear_attention" if graph.mixer(layer) is TokenMixer.RECURRENCE else kind for layer, kind in enumerate(kinds)
+    ]
     found: dict[str, Any] = {
         "vocab_size": graph.vocabulary, "hidden_size": graph.hidden, "intermediate_size": graph.ffn,
         "num_hidden_layers": graph.layers, "num_attention_heads": graph.heads, "num_key_value_heads": graph.kv_heads,
         "head_dim": graph.head_dim, "rms_norm_eps": config.norm_epsilon, "max_position_embeddings": config.context,
         "hidden_act": _ACTIVATIONS[graph.activation], "tie_word_embeddings": head == table,
-        "attention_bias": graph.qkv_bias, "layer_types": kinds,
+        "attention_bias": graph.qkv_bias,
         "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
     }  # fmt: skip
     if any(windows):
         found |= {"sliding_window": max(windows), "use_sliding_window": True}
+    if any(windows) or any(graph.recurrent):
+        found["layer_types"] = kinds
     rope, of_windows = (_rope(each) for each in (config.rope, config.window_rope or config.rope))
     if not two_bases and rope != of_windows:
         raise UsageError(f"{model.path}: its layers with a window have a RoPE of their own, which transformers lacks")
+    if TEMPERATURE in ARCHITECTURES[model.architecture].keys.read:
+        # YaRN reads the same length.
+        length = config.context if config.rope.yarn is None else config.rope.yarn.original_context
+        growth = config.query_temperature or QueryTemperature(0.0, length)
+        rope |= {"llama_4_scaling_beta": growth.scale, "original_max_position_embeddings": growth.length}
     found["rope_parameters"] = {"full_attention": rope, "sliding_attention": of_windows} if two_bases else rope
     if graph.no_rope:
         found["no_rope_layers"] = [int(not left_out) for left_out in graph.no_rope]
-    if config.norm_offset:
+    if graph.recurrent:
+        found |= {
+            "linear_conv_kernel_dim": graph.conv_kernel, "linear_num_key_heads": graph.linear_key_heads,
+            "linear_num_value_heads": graph.linear_value_heads, "linear_key_head_dim": graph.linear_head_dim,
+            "linear_value_head_dim": graph.linear_head_dim,
+            "rope_parameters": rope | {"partial_rotary_factor": graph.rotated / graph.head_dim},
+            "shared_expert_intermediate_size": graph.shared_expert_ffn,
+        }  # fmt: skip
+    elif config.norm_offset:
         scalar = config.score_scale**-2
         found |= {
             "hidden_activation": found.pop("hidden_act"),
@@ -136,6 +155,8 @@ def settings(model: Model, two_bases: bool) -> dict[str, Any]:
             "num_experts": graph.experts, "num_experts_per_tok": graph.experts_used, "norm_topk_prob": True,
             "moe_intermediate_size": graph.expert_ffn, "decoder_sparse_step": 1, "mlp_only_layers": [],
         }  # fmt: skip
+    if graph.biased_experts:
+        found |= {"num_local_experts": graph.experts, "intermediate_size": graph.expert_ffn}
     return found
 
 
@@ -162,9 +183,34 @@ def _state(model: Model) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """The parameters of the module by name, each with its values."""
     for node in model.graph.nodes:
         stage = model.graph[node.stage]
-        suffix = "bias" if stage.op in BIASES else "weight"
         for parameter, weight in zip(stage.params, model.params(node), strict=True):
-            yield f"{module_name(model, node, parameter)}.{suffix}", _values(model, stage.op, parameter, weight)
+            name = module_name(model, node, parameter)
+            values = _values(model, stage.op, parameter, weight)
+            if stage.mixer is TokenMixer.RECURRENCE:
+                yield _recurrent_parameter(model, stage, name, values)
+            else:
+                yield f"{name}.{'bias' if stage.op in BIASES else 'weight'}", values
+
+
+def _recurrent_parameter(
+    model: Model, stage: Stage, name: str, values: NDArray[np.float32]
+) -> tuple[str, NDArray[np.float32]]:
+    """A parameter of a recurrent layer, with value heads counted key head by key head."""
+    config = model.config.graph
+    order = np.argsort(config.value_heads_by_key_head)
+    if stage.op is Op.HEAD_RMS_NORM:
+        return f"{name}.weight", values + np.float32(model.config.norm_offset)
+    if stage.name == "linear_attn_out":
+        heads = values.reshape(len(values), config.linear_value_heads, -1)
+        return f"{name}.weight", heads[:, order].reshape(values.shape)
+    if stage.op in (Op.SOFTPLUS, Op.DECAY):
+        found = values.reshape(-1)[order]
+        # Parameters of the layer itself: a bias, and the logarithm of what the file holds.
+        return (name.replace("dt_proj", "dt_bias"), found) if stage.op is Op.SOFTPLUS else (name, np.log(-found))
+    first = 2 * config.linear_key_width if stage.width == config.linear_qkv_width else 0
+    heads = values[first:].reshape(config.linear_value_heads, -1, values.shape[1])
+    found = np.concatenate([values[:first], heads[order].reshape(-1, values.shape[1])])
+    return f"{name}.weight", found[:, None] if stage.op is Op.CONVOLUTION else found
 
 
 def module_name(model: Model, node: Node, parameter: str) -> str:
@@ -177,7 +223,7 @@ def _values(model: Model, op: Op, parameter: str, weight: Weight) -> NDArray[np.
     graph = model.config.graph
     if op in (Op.RMS_NORM, Op.HEAD_RMS_NORM):
         return values.reshape(-1) - np.float32(model.config.norm_offset)
-    if op is Op.BIAS:
+    if op in (Op.BIAS, Op.SOFTMAX):
         values = values.reshape(-1)
     if op is Op.EXPERT_MATMUL:
         return values.reshape(weight.experts, weight.expert_rows, weight.columns)
@@ -199,5 +245,23 @@ def _fused(found: dict[str, Any], torch: Any) -> dict[str, Any]:
         elif name.endswith("experts.down_proj.weight"):
             result[name.removesuffix(".weight")] = values
         elif not name.endswith("experts.up_proj.weight"):
+            result[name] = values
+    return result
+
+
+def _interleaved(found: dict[str, Any], torch: Any) -> dict[str, Any]:
+    """The same as gpt-oss keeps them: gates and ups in turn, matrices the other way round, and sinks by their name."""
+    result = {}
+    for name, values in found.items():
+        module, _, suffix = name.rpartition(".")
+        ending = "_bias" if suffix == "bias" else ""
+        if module.endswith("experts.gate_proj"):
+            both = torch.stack([values, found[name.replace("gate_proj", "up_proj")]], 2).flatten(1, 2)
+            result[module.replace("gate_proj", "gate_up_proj") + ending] = both if ending else both.mT.contiguous()
+        elif module.endswith("experts.down_proj"):
+            result[module + ending] = values if ending else values.mT.contiguous()
+        elif module.endswith("self_attn.sinks"):
+            result[module] = values
+        elif not module.endswith("experts.up_proj"):
             result[name] = values
     return result

@@ -333,6 +333,6 @@ def _inferred_shape(path: Path, node: Node, graph: StageGraph, tokens: int | Non
         return (count // tokens**2, tokens, tokens) if count % tokens**2 == 0 else None
     if count % tokens:
         # Logits that do not divide by the tokens are those of the last position; anything else is not of this capture.
-        return (1, count) if stage.holds_logits else None
+        return (1, count) if stage.of_last_position else None
     # Logits that do divide may still be one row: no other stage tells the vocabulary's size.
-    return None if stage.holds_logits and tokens > 1 else (tokens, count // tokens)
+    return None if stage.of_last_position and tokens > 1 else (tokens, count // tokens)

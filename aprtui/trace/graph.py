@@ -4,7 +4,7 @@ A stage is a named point of the forward pass. The graph says for each stage whic
 which parameters, and what shape it has. An engine evaluates the graph, captures are named by it, comparison walks it in
 execution order, screens draw it. Names and shapes are those of the APRT stage files (`SaveTensorStage::ALL`), of which
 dense models write 20; points that those names lack are stages too, marked as extensions. Extensions of layers with
-experts have the names that llama.cpp gives them, or are named like those.
+experts and of recurrent layers have the names that llama.cpp gives them, or are named like those.
 
 Shapes use T = tokens, H = hidden size, and the axis names of `Axis`.
 """
@@ -46,6 +46,7 @@ class Op(StrEnum):
     MATMUL = "matmul"
     BIAS = "bias"
     ROPE = "rope"
+    POSITION_SCALE = "position_scale"
     SCORES = "scores"
     SOFTCAP = "softcap"
     SOFTMAX = "softmax"
@@ -54,7 +55,10 @@ class Op(StrEnum):
     SILU = "silu"
     GELU = "gelu"
     SWIGLU_OAI = "swiglu_oai"
+    SIGMOID = "sigmoid"
+    HEAD_GATE = "head_gate"
     MULTIPLY = "multiply"
+    SCALE_ROWS = "scale_rows"
     ROUTER_SOFTMAX = "router_softmax"
     CHOOSE_EXPERTS = "choose_experts"
     TAKE_CHOSEN = "take_chosen"
@@ -63,25 +67,49 @@ class Op(StrEnum):
     EXPERT_MATMUL = "expert_matmul"
     EXPERT_BIAS = "expert_bias"
     COMBINE_EXPERTS = "combine_experts"
+    CONVOLUTION = "convolution"
+    HEAD_L2_NORM = "head_l2_norm"
+    SOFTPLUS = "softplus"
+    DECAY = "decay"
+    DELTA_STATE = "delta_state"
+    DELTA_OUTPUT = "delta_output"
 
 
 _CHOICES = frozenset({Op.CHOOSE_EXPERTS, Op.TAKE_CHOSEN, Op.NORMALISE_CHOSEN, Op.SOFTMAX_CHOSEN})
 """Ops that give a number for each chosen expert of a token, most probable first."""
 
+HEAD_ROWS = frozenset({Op.ROPE, Op.POSITION_SCALE, Op.HEAD_RMS_NORM, Op.ATTEND})
+"""Ops whose rows are heads, one after the other."""
+
 MATRIX_PRODUCTS = frozenset({Op.MATMUL, Op.EXPERT_MATMUL})
 """Ops that multiply a matrix of weights, whose input engines round by the type of the weights."""
 
+RECURRENT_OPS = frozenset({Op.CONVOLUTION, Op.DELTA_STATE, Op.DELTA_OUTPUT})
+"""Ops that go through the tokens one after the other, from a state that earlier ones left."""
 BIASES = frozenset({Op.BIAS, Op.EXPERT_BIAS})
 """Ops whose parameters are biases."""
 
 
 class Part(StrEnum):
-    """Which columns of a fused Q‖K‖V stage an input means; WHOLE for all other inputs."""
+    """Which columns of a fused Q‖K‖V stage an input means; WHOLE for all other inputs.
+
+    LINEAR_… are those of recurrent layers.
+    """
 
     WHOLE = "whole"
     Q = "q"
     K = "k"
     V = "v"
+    LINEAR_Q = "linear-q"
+    LINEAR_K = "linear-k"
+    LINEAR_V = "linear-v"
+
+
+class TokenMixer(StrEnum):
+    """What lets a token of a layer know of those before it: attention, or a state that goes from token to token."""
+
+    ATTENTION = "attention"
+    RECURRENCE = "recurrence"
 
 
 class RopeLayout(StrEnum):
@@ -110,6 +138,7 @@ class GraphConfig:
     `logit_softcap`: scores and logits are softcapped. `windows` has for each layer how many positions a query sees, its
     own included, and 0 for a layer of full attention; it is empty where all layers are. `no_rope` has for each layer
     whether its queries and keys stay as they are in place of being turned; it is empty where all are turned.
+    `query_temperature`: queries are scaled by their position.
 
     `sinks`: a logit of each head joins the sum that its softmax divides by. `attn_out_bias`: what attention gives has a
     bias. `biased_experts`: router and experts have biases, and it is logits that choose a token's experts, of which a
@@ -132,15 +161,34 @@ class GraphConfig:
     attn_softcap: bool = False
     logit_softcap: bool = False
     windows: tuple[int, ...] = ()
+    no_rope: tuple[bool, ...] = ()
+    query_temperature: bool = False
     sinks: bool = False
     attn_out_bias: bool = False
     ffn_norm: str = "ffn_norm"
-    no_rope: tuple[bool, ...] = ()
     experts: int = 0
     """Experts of a feed-forward block, of which each token uses `experts_used` with `expert_ffn` channels each."""
     experts_used: int = 0
     expert_ffn: int = 0
     biased_experts: bool = False
+    shared_expert_ffn: int = 0
+    """Channels of the expert that every token uses beside those it chooses; 0 where there is none."""
+    recurrent: tuple[bool, ...] = ()
+    linear_key_heads: int = 0
+    """Heads of queries and keys of a recurrent layer, and of its values, all of `linear_head_dim` channels."""
+    linear_value_heads: int = 0
+    linear_head_dim: int = 0
+    conv_kernel: int = 0
+    gated_attention: bool = False
+    rope_dim: int = 0
+
+    def mixer(self, layer: int) -> TokenMixer:
+        """What `layer` has: attention, or a recurrence in its place."""
+        return TokenMixer.RECURRENCE if self.recurrent and self.recurrent[layer] else TokenMixer.ATTENTION
+
+    def layers_with(self, mixer: TokenMixer) -> tuple[int, ...]:
+        """The layers that have attention, or those that have a recurrence."""
+        return tuple(layer for layer in range(self.layers) if self.mixer(layer) is mixer)
 
     def window(self, layer: int | None) -> int:
         """How many positions a query of `layer` sees, its own included; 0 where it sees all before it."""
@@ -159,18 +207,58 @@ class GraphConfig:
         return self.kv_heads * self.head_dim
 
     @property
+    def q_head_width(self) -> int:
+        """Channels of a head of Q in a fused Q‖K‖V stage: the query, and behind it the gate where there is one."""
+        return 2 * self.head_dim if self.gated_attention else self.head_dim
+
+    @property
     def qkv_width(self) -> int:
         """Channels of the fused Q‖K‖V stages."""
-        return self.q_width + 2 * self.kv_width
+        return self.heads * self.q_head_width + 2 * self.kv_width
+
+    @property
+    def rotated(self) -> int:
+        """Channels of a head that RoPE turns, the first ones."""
+        return self.rope_dim or self.head_dim
+
+    @property
+    def linear_key_width(self) -> int:
+        return self.linear_key_heads * self.linear_head_dim
+
+    @property
+    def linear_value_width(self) -> int:
+        return self.linear_value_heads * self.linear_head_dim
+
+    @property
+    def linear_qkv_width(self) -> int:
+        """Channels of the fused Q‖K‖V stages of recurrent layers, which their convolution goes over."""
+        return 2 * self.linear_key_width + self.linear_value_width
+
+    @property
+    def value_heads_by_key_head(self) -> tuple[int, ...]:
+        """For each value head of a recurrent layer, the number it has where they are counted key head by key head: a
+        file counts them across the key heads."""
+        keys = self.linear_key_heads
+        each = self.linear_value_heads // (keys or 1)
+        return tuple(head % keys * each + head // keys for head in range(self.linear_value_heads))
+
+    @property
+    def linear_state_width(self) -> int:
+        """Numbers of the state of a recurrent layer: `[value heads, value channels, key channels]`."""
+        return self.linear_value_width * self.linear_head_dim
 
     def part(self, part: Part) -> slice:
         """Columns of `part` in a fused Q‖K‖V stage."""
-        q, kv = self.q_width, self.kv_width
+        q, kv = self.heads * self.q_head_width, self.kv_width
+        linear_k = self.linear_key_width
         return {
             Part.WHOLE: slice(None),
             Part.Q: slice(0, q),
             Part.K: slice(q, q + kv),
             Part.V: slice(q + kv, q + 2 * kv),
+            Part.LINEAR_Q: slice(0, linear_k),
+            Part.LINEAR_K: slice(linear_k, 2 * linear_k),
+            Part.LINEAR_V: slice(2 * linear_k, self.linear_qkv_width),
         }[part]
 
 
@@ -205,6 +293,10 @@ class Stage:
     """Whether the values are integers, as of chosen experts: then only equality has a meaning."""
     chosen: int = 1
     """Experts that share a row, most probable first; 1 where the axes have no expert."""
+    mixer: TokenMixer | None = None
+    """The kind of layers that have the stage; None for all."""
+    head_size: int = 0
+    """Channels of a head, where the op treats each head by itself."""
 
     @property
     def code(self) -> str:
@@ -230,6 +322,16 @@ class Stage:
     def holds_logits(self) -> bool:
         """Whether the stage is a number for each token of the vocabulary: often computed for the last position only."""
         return Axis.VOCABULARY in self.axes
+
+    @property
+    def holds_state(self) -> bool:
+        """Whether the stage is what goes on to the next token: computed for the last position of a pass only."""
+        return self.op is Op.DELTA_STATE
+
+    @property
+    def of_last_position(self) -> bool:
+        """Whether one row may be all that there is, that of the last position."""
+        return self.holds_logits or self.holds_state
 
     def shape(self, tokens: int) -> tuple[int, ...]:
         """Shape for `tokens` positions: `[tokens, width]`, or `[heads, tokens, tokens]` for attention maps."""
@@ -266,12 +368,20 @@ CODES: Mapping[str, str] = MappingProxyType(
         "attention": "att", "attn_out": "aou", "post_attn_residual": "ars", "ffn_norm": "fno", "ffn_gate": "gat",
         "ffn_up": "fup", "ffn_silu": "sil", "ffn_swigl": "swi", "ffn_out": "fou", "post_ffn_residual": "frs",
         "attn_softcap": "cap", "attn_post_norm": "apn", "ffn_gelu": "gel", "ffn_geglu": "geg", "ffn_post_norm": "fpn",
+        "q_temp_scaled": "qts",
         "final_norm": "fin", "lm_head": "lmh", "logit_softcap": "lsc", "ffn_moe_logits": "rlo", "moe_router": "rou",
         "moe_router_indices": "idx", "ffn_moe_weights": "rwe", "ffn_moe_weights_norm": "rwn", "ffn_moe_gate": "ega",
         "ffn_moe_up": "eup", "ffn_moe_silu": "esi", "ffn_moe_swiglu": "esw", "ffn_moe_down": "edo",
         "moe_ffn_out": "moe", "attn_out_matmul": "aom", "ffn_swiglu_oai": "swo", "ffn_moe_weights_softmax": "rws",
         "ffn_moe_gate_biased": "egb", "ffn_moe_up_biased": "eub", "ffn_moe_gelu": "ege", "ffn_moe_geglu": "egg",
         "ffn_moe_swiglu_oai": "eso", "ffn_moe_down_biased": "edb",
+        "attn_gate_sigmoid": "ags", "attn_gated": "agd", "linear_attn_qkv_mixed": "lqk",
+        "linear_attn_z": "lnz", "linear_attn_beta": "lbe", "linear_attn_alpha": "lal", "conv_output_raw": "cnv",
+        "conv_output_silu": "csi", "q_conv_predelta": "lqn", "k_conv_predelta": "lkn", "beta_sigmoid": "bsi",
+        "a_softplus": "asp", "linear_attn_gate": "dec", "linear_attn_state": "sta", "linear_attn_output": "del",
+        "linear_attn_norm": "lno", "linear_attn_z_silu": "zsi", "linear_attn_gated": "lga", "linear_attn_out": "lou",
+        "ffn_shexp_gate": "sga", "ffn_shexp_up": "sup", "ffn_shexp_silu": "ssi", "ffn_shexp_swiglu": "ssw",
+        "ffn_shexp": "sdo", "shared_expert_gate": "seg", "shared_expert_gate_sigmoid": "ses", "ffn_shexp_gated": "sgd",
     }
 )  # fmt: skip
 """Three letters for each stage, where a screen has no room for its name."""
@@ -285,6 +395,9 @@ ENTRY = "embedding"
 LAYER_OUTPUT = "post_ffn_residual"
 """The stage that leaves a layer and enters the next one."""
 
+RESIDUALS = ("post_attn_residual", LAYER_OUTPUT)
+"""The stages that add what a block gives to what entered it."""
+
 ROUTER = "moe_router"
 """The stage that holds the probability of each expert (or its logit), of which `ROUTER_CHOICE` are the largest."""
 
@@ -294,15 +407,18 @@ ROUTER_CHOICE = "moe_router_indices"
 
 @dataclass(frozen=True, slots=True)
 class LayerKind:
-    """In what a layer differs from others of its model: how many positions a query sees (0: all), RoPE, experts."""
+    """In what a layer differs from others of its model: how many positions a query sees (0: all), RoPE, experts, and
+    whether it has a recurrence in place of attention."""
 
     window: int
     rope: bool
     experts: bool
+    recurrent: bool = False
 
     def differences(self) -> tuple[tuple[object, str, str], ...]:
         """For each of those: what it is, the mark of it (a space for what is usual), and words."""
         return (
+            (True, "o", str(TokenMixer.RECURRENCE)) if self.recurrent else (False, " ", str(TokenMixer.ATTENTION)),
             (self.window, "~", f"a window of {self.window} positions") if self.window else (0, " ", "all positions"),
             (True, " ", "RoPE") if self.rope else (False, "-", "no RoPE"),
             (True, "+", "experts") if self.experts else (False, " ", "dense"),
@@ -331,9 +447,9 @@ class StageGraph:
 
     @cached_property
     def row_widths(self) -> Mapping[str, int]:
-        """Widths of the stages that hold channels of tokens: all but attention maps and logits."""
+        """Widths of the stages that hold channels of all tokens: all but attention maps, logits and states."""
         return MappingProxyType(
-            {stage.name: stage.width for stage in self.stages if not stage.is_attention_map and not stage.holds_logits}
+            {s.name: s.width for s in self.stages if not s.is_attention_map and not s.of_last_position}
         )
 
     @cached_property
@@ -353,14 +469,19 @@ class StageGraph:
         if config is None:
             return ()
         return tuple(
-            LayerKind(config.window(layer), config.has_rope(layer), Node(layer, ROUTER) in self.order)
+            LayerKind(
+                config.window(layer),
+                config.has_rope(layer),
+                Node(layer, ROUTER) in self.order,
+                config.mixer(layer) is TokenMixer.RECURRENCE,
+            )
             for layer in range(self.layers)
         )
 
     @cached_property
     def layer_marks(self) -> tuple[str, ...]:
-        """A character for the kind of each layer, where layers differ: `~` a window, `-` no RoPE, `+` experts, `*`
-        several of them."""
+        """A character for the kind of each layer, where layers differ: `o` a recurrence, `~` a window, `-` no RoPE, `+`
+        experts, `*` several of them."""
         marks = ("".join(mark for _, mark, _ in found if mark != " ") for found in self._differences)
         return tuple(" " if not found else found if len(found) == 1 else "*" for found in marks)
 
@@ -379,7 +500,10 @@ class StageGraph:
 
     def _walk(self) -> Iterator[Node]:
         for layer in range(self.layers):
+            mixer = None if self.config is None else self.config.mixer(layer)
             for stage in self.stages:
+                if mixer is not None and stage.mixer not in (None, mixer):
+                    continue
                 if stage.scope is Scope.LAYER or (stage.scope is Scope.FIRST_LAYER and layer == 0):
                     yield Node(layer, stage.name)
         for stage in self.stages:
@@ -393,7 +517,7 @@ class StageGraph:
         Those are the rotated stages and what they are made from, back to the matrix product whose rows set the order.
         """
         found: dict[str, frozenset[Part]] = {}
-        pending = [(stage, Part.WHOLE) for stage in self.stages if stage.op is Op.ROPE]
+        pending = [(stage, Part.WHOLE) for stage in self.stages if stage.op in (Op.ROPE, Op.POSITION_SCALE)]
         while pending:
             stage, part = pending.pop()
             found[stage.name] = found.get(stage.name, frozenset()) | {part}
@@ -415,12 +539,26 @@ class StageGraph:
         )
 
     def inputs(self, node: Node) -> tuple[Node, ...]:
-        """The nodes that `node` is computed from, one for each entry of its stage's `inputs`.
+        """The nodes that `node` is computed from, one for each of its `entries`."""
+        return tuple(source for source, _ in self._sources(node))
+
+    def entries(self, node: Node) -> tuple[Input, ...]:
+        """Those inputs of the stage of `node` that its layer has.
 
         In a graph from names, layer 0 has no inputs from a layer before if the embedding was not captured.
         """
-        resolved = (self._resolve(node, entry) for entry in self[node.stage].inputs)
-        return tuple(source for source in resolved if source.stage in self)
+        return tuple(entry for _, entry in self._sources(node))
+
+    def _sources(self, node: Node) -> Iterator[tuple[Node, Input]]:
+        for entry in self[node.stage].inputs:
+            source = self._resolve(node, entry)
+            if source.stage in self and self._is_in_layer(source):
+                yield source, entry
+
+    def _is_in_layer(self, node: Node) -> bool:
+        """Whether layers of that kind have the stage; any layer has, where nothing is known of kinds."""
+        mixer = self[node.stage].mixer
+        return mixer is None or self.config is None or node.layer is None or self.config.mixer(node.layer) is mixer
 
     def _resolve(self, node: Node, entry: Input) -> Node:
         if self[entry.stage].scope is Scope.MODEL:
@@ -434,15 +572,20 @@ class StageGraph:
 
 def graph_for(config: GraphConfig) -> StageGraph:
     """The stage graph of a decoder with the dimensions and options of `config`."""
-    blocks = _EXPERTS if config.experts else _DENSE
-    return StageGraph(_stages(config, blocks), config.layers, config)
+    return StageGraph(_stages(config, _blocks(config)), config.layers, config)
+
+
+def _blocks(config: GraphConfig) -> FeedForwardKind:
+    if not config.experts:
+        return _DENSE
+    return _SHARED_EXPERTS if config.shared_expert_ffn else _EXPERTS
 
 
 def with_stages_of_its_kind(graph: StageGraph) -> StageGraph:
     """A graph from names with the stages that every model of that kind has, also those that were not captured."""
     names = set(graph.names)
     unknown = _guessed(names, graph.layers)
-    blocks = tuple(block for block in (_DENSE, _EXPERTS) if names & block.own_names(unknown)) or (_DENSE,)
+    blocks = _blocks_of(names, unknown)
     plain = replace(
         unknown, qkv_bias=False, qk_norm=False, post_norms=False, attn_softcap=False, logit_softcap=False
     )  # fmt: skip
@@ -457,7 +600,7 @@ def graph_from_names(names: Iterable[str], layers: int) -> StageGraph:
     """
     present = set(names)
     unknown = _guessed(present, layers)
-    blocks = tuple(block for block in (_DENSE, _EXPERTS) if present & block.own_names(unknown)) or (_DENSE,)
+    blocks = _blocks_of(present, unknown)
     full = {stage.name: stage for stage in _stages(unknown, *blocks)}
 
     def nearest(entry: Input, crossed: bool = False, part: Part = Part.WHOLE) -> tuple[Input, ...]:
@@ -491,7 +634,7 @@ def canonical_name(name: str) -> str:
 def known_names() -> tuple[str, ...]:
     """Every stage name that a file can have, in execution order, extensions included."""
     kinds = [_with_all_stages(activation, biased) for activation in Activation for biased in (False, True)]
-    every = (stage.name for kind in kinds for stage in _stages(kind, _DENSE, _EXPERTS))
+    every = (stage.name for kind in kinds for stage in _stages(kind, _DENSE, _SHARED_EXPERTS))
     return tuple(dict.fromkeys(every))
 
 
@@ -502,15 +645,33 @@ def _with_all_stages(activation: Activation, biased: bool, layers: int = 1) -> G
     """
     return GraphConfig(
         "unknown", layers, 0, 0, 0, 0, 0, 0, qkv_bias=True, qk_norm=True, post_norms=True, activation=activation,
+        query_temperature=True,
         attn_softcap=True, logit_softcap=True, attn_out_bias=biased, experts=1, experts_used=1, biased_experts=biased,
+        shared_expert_ffn=1, recurrent=(True,) * layers, gated_attention=True,
     )  # fmt: skip
 
 
 def _guessed(names: Collection[str], layers: int) -> GraphConfig:
-    """What `names` of stages say of their model."""
+    """What `names` of stages say of their model.
+
+    A recurrence, and a gate behind the attention, which would change what others are made from, are there only where a
+    name speaks of them.
+    """
     of_gates = {kind: {name for name, _ in gates.dense + gates.experts} for kind, gates in _GATES.items()}
     activation = next((kind for kind, found in of_gates.items() if not found.isdisjoint(names)), Activation.SILU)
-    return _with_all_stages(activation, not _OF_BIASES.isdisjoint(names), layers)
+    full = _with_all_stages(activation, not _OF_BIASES.isdisjoint(names), layers)
+    of_hybrids = _own_names(_recurrent_stages, full) | {"attn_gate_sigmoid", "attn_gated"}
+    return replace(full, recurrent=(), gated_attention=False) if of_hybrids.isdisjoint(names) else full
+
+
+def _blocks_of(names: Collection[str], unknown: GraphConfig) -> tuple[FeedForwardKind, ...]:
+    """The kinds of feed-forward blocks that `names` of stages speak of; the dense one where they speak of none."""
+    present = set(names)
+    experts = _SHARED_EXPERTS if present & _own_names(_shared_stages, unknown) else _EXPERTS
+    dense = present & _own_names(_dense_stages, unknown) - {experts.output}
+    return (*((_DENSE,) if dense else ()), *((experts,) if present & _own_names(_expert_stages, unknown) else ())) or (
+        _DENSE,
+    )
 
 
 _OF_BIASES = frozenset(
@@ -522,7 +683,15 @@ _OF_BIASES = frozenset(
 def _stages(config: GraphConfig, *blocks: FeedForwardKind) -> Iterator[Stage]:
     """All stages; those of more than one feed-forward block where a capture does not tell which its layers have."""
     yield Stage(ENTRY, Op.EMBED, (), config.hidden, ("token_embd",), scope=Scope.FIRST_LAYER, column="model")
+    yield Stage(
+        "attn_norm", Op.RMS_NORM, (_RESIDUAL,), config.hidden, ("attn_norm",), column="attention"
+    )  # fmt: skip
+    mixed = [Input("attn_post_norm" if config.post_norms else "attn_out")]
+    if config.recurrent:
+        yield from _recurrent_stages(config)
+        mixed.append(Input("linear_attn_out"))
     yield from _attention_stages(config)
+    yield Stage("post_attn_residual", Op.ADD, (_RESIDUAL, *mixed), config.hidden, column="attention")
     yield Stage("ffn_norm", Op.RMS_NORM, (Input("post_attn_residual"),), config.hidden, (config.ffn_norm,))
     for block in blocks:
         yield from block.stages(config)
@@ -546,12 +715,16 @@ def _stages(config: GraphConfig, *blocks: FeedForwardKind) -> Iterator[Stage]:
         )  # fmt: skip
 
 
+_RESIDUAL = Input(LAYER_OUTPUT, previous_layer=True)
+"""What enters a layer."""
+
+
 def _attention_stages(config: GraphConfig) -> Iterator[Stage]:
-    residual = Input(LAYER_OUTPUT, previous_layer=True)
     q, k, v = "attn_q", "attn_k", "attn_v"
-    per_token = partial(Stage, column="attention")
-    attention_map = partial(Stage, column="attention", axes=(Axis.HEAD, Axis.QUERY, Axis.KEY))
-    yield per_token("attn_norm", Op.RMS_NORM, (residual,), config.hidden, ("attn_norm",))
+    mixer = TokenMixer.ATTENTION
+    per_token = partial(Stage, column="attention", mixer=mixer)
+    of_heads = partial(per_token, head_size=config.head_dim)
+    attention_map = partial(Stage, column="attention", mixer=mixer, axes=(Axis.HEAD, Axis.QUERY, Axis.KEY))
     yield per_token("qkv_matmul", Op.MATMUL, (Input("attn_norm"),), config.qkv_width, (q, k, v))
     fused = "qkv_matmul"
     if config.qkv_bias:
@@ -559,31 +732,74 @@ def _attention_stages(config: GraphConfig) -> Iterator[Stage]:
         yield per_token(fused, Op.BIAS, (Input("qkv_matmul"),), config.qkv_width, (q, k, v))
     q_rope, k_rope = Input(fused, Part.Q), Input(fused, Part.K)
     if config.qk_norm:
-        yield per_token("q_norm", Op.HEAD_RMS_NORM, (q_rope,), config.q_width, ("attn_q_norm",), extension=True)
-        yield per_token("k_norm", Op.HEAD_RMS_NORM, (k_rope,), config.kv_width, ("attn_k_norm",), extension=True)
+        yield of_heads("q_norm", Op.HEAD_RMS_NORM, (q_rope,), config.q_width, ("attn_q_norm",), extension=True)
+        yield of_heads("k_norm", Op.HEAD_RMS_NORM, (k_rope,), config.kv_width, ("attn_k_norm",), extension=True)
         q_rope, k_rope = Input("q_norm"), Input("k_norm")
-    yield per_token("q_post_rope", Op.ROPE, (q_rope,), config.q_width)
-    yield per_token("k_post_rope", Op.ROPE, (k_rope,), config.kv_width)
-    yield attention_map("attn_scores", Op.SCORES, (Input("q_post_rope"), Input("k_post_rope")), config.heads)
+    yield of_heads("q_post_rope", Op.ROPE, (q_rope,), config.q_width)
+    yield of_heads("k_post_rope", Op.ROPE, (k_rope,), config.kv_width)
+    queries = "q_post_rope"
+    if config.query_temperature:
+        queries = "q_temp_scaled"
+        yield of_heads(queries, Op.POSITION_SCALE, (Input("q_post_rope"),), config.q_width, extension=True)
+    yield attention_map("attn_scores", Op.SCORES, (Input(queries), Input("k_post_rope")), config.heads)
     scores = "attn_scores"
     if config.attn_softcap:
         scores = "attn_softcap"
         yield attention_map(scores, Op.SOFTCAP, (Input("attn_scores"),), config.heads, extension=True)
     sinks = ("attn_sinks",) if config.sinks else ()
     yield attention_map("attn_softmax", Op.SOFTMAX, (Input(scores),), config.heads, sinks)
-    yield per_token("attention", Op.ATTEND, (Input("attn_softmax"), Input(fused, Part.V)), config.q_width)
+    yield of_heads("attention", Op.ATTEND, (Input("attn_softmax"), Input(fused, Part.V)), config.q_width)
+    attended = "attention"
+    if config.gated_attention:
+        attended, gate = "attn_gated", "attn_gate_sigmoid"
+        yield of_heads(gate, Op.HEAD_GATE, (Input(fused, Part.Q),), config.q_width, extension=True)
+        yield per_token(
+            attended, Op.MULTIPLY, (Input("attention"), Input(gate)), config.q_width, extension=True
+        )  # fmt: skip
     biased = config.attn_out_bias
     product = "attn_out_matmul" if biased else "attn_out"
-    yield per_token(product, Op.MATMUL, (Input("attention"),), config.hidden, ("attn_output",), extension=biased)
+    yield per_token(product, Op.MATMUL, (Input(attended),), config.hidden, ("attn_output",), extension=biased)
     if biased:
         yield per_token("attn_out", Op.BIAS, (Input(product),), config.hidden, ("attn_output",))
-    added = "attn_out"
     if config.post_norms:
-        added = "attn_post_norm"
         yield per_token(
-            added, Op.RMS_NORM, (Input("attn_out"),), config.hidden, ("post_attention_norm",), extension=True
-        )
-    yield per_token("post_attn_residual", Op.ADD, (residual, Input(added)), config.hidden)
+            "attn_post_norm", Op.RMS_NORM, (Input("attn_out"),), config.hidden, ("post_attention_norm",),
+            extension=True,
+        )  # fmt: skip
+
+
+def _recurrent_stages(config: GraphConfig) -> Iterator[Stage]:
+    """The gated delta rule (Yang et al. 2024, arXiv:2412.06464), in place of attention."""
+    keys, values, heads = config.linear_key_width, config.linear_value_width, config.linear_value_heads
+    stage = partial(Stage, column="attention", mixer=TokenMixer.RECURRENCE, extension=True)
+    of_heads = partial(stage, head_size=config.linear_head_dim)
+    fused, norm = config.linear_qkv_width, Input("attn_norm")
+    yield stage("linear_attn_qkv_mixed", Op.MATMUL, (norm,), fused, ("attn_qkv",))
+    yield stage("linear_attn_z", Op.MATMUL, (norm,), values, ("attn_gate",))
+    yield stage("linear_attn_beta", Op.MATMUL, (norm,), heads, ("ssm_beta",))
+    yield stage("linear_attn_alpha", Op.MATMUL, (norm,), heads, ("ssm_alpha",))
+    yield stage("conv_output_raw", Op.CONVOLUTION, (Input("linear_attn_qkv_mixed"),), fused, ("ssm_conv1d",))
+    yield stage("conv_output_silu", Op.SILU, (Input("conv_output_raw"),), fused)
+    for name, part in (("q_conv_predelta", Part.LINEAR_Q), ("k_conv_predelta", Part.LINEAR_K)):
+        yield of_heads(name, Op.HEAD_L2_NORM, (Input("conv_output_silu", part),), keys)
+    yield stage("beta_sigmoid", Op.SIGMOID, (Input("linear_attn_beta"),), heads)
+    yield stage("a_softplus", Op.SOFTPLUS, (Input("linear_attn_alpha"),), heads, ("ssm_dt",))
+    yield stage("linear_attn_gate", Op.DECAY, (Input("a_softplus"),), heads, ("ssm_a",))
+    from_tokens = (
+        Input("k_conv_predelta"), Input("conv_output_silu", Part.LINEAR_V), Input("linear_attn_gate"),
+        Input("beta_sigmoid"),
+    )  # fmt: skip
+    yield stage(
+        "linear_attn_state", Op.DELTA_STATE, from_tokens, config.linear_state_width,
+        head_size=config.linear_head_dim**2,
+    )  # fmt: skip
+    read = (Input("linear_attn_state"), Input("q_conv_predelta"), *from_tokens)
+    yield of_heads("linear_attn_output", Op.DELTA_OUTPUT, read, values)
+    yield of_heads("linear_attn_norm", Op.HEAD_RMS_NORM, (Input("linear_attn_output"),), values, ("ssm_norm",))
+    yield stage("linear_attn_z_silu", Op.SILU, (Input("linear_attn_z"),), values)
+    gated = (Input("linear_attn_norm"), Input("linear_attn_z_silu"))
+    yield stage("linear_attn_gated", Op.MULTIPLY, gated, values)
+    yield stage("linear_attn_out", Op.MATMUL, (Input("linear_attn_gated"),), config.hidden, ("ssm_out",))
 
 
 _Gate = tuple[tuple[str, Op], ...]
@@ -673,6 +889,27 @@ def _router_stages(config: GraphConfig) -> Iterator[Stage]:
     yield chosen_experts(f"ffn_moe_weights_{name}", op, (Input("ffn_moe_weights"),), extension=True)
 
 
+def _shared_stages(config: GraphConfig) -> Iterator[Stage]:
+    """The expert that every token uses, times a gate, and the sum of it and the chosen ones."""
+    width = config.shared_expert_ffn
+    norm, gate = Input("ffn_norm"), "shared_expert_gate"
+    stage = partial(Stage, extension=True)
+    yield stage("ffn_shexp_gate", Op.MATMUL, (norm,), width, ("ffn_gate_shexp",))
+    yield stage("ffn_shexp_up", Op.MATMUL, (norm,), width, ("ffn_up_shexp",))
+    yield stage("ffn_shexp_silu", Op.SILU, (Input("ffn_shexp_gate"),), width)
+    yield stage("ffn_shexp_swiglu", Op.MULTIPLY, (Input("ffn_shexp_silu"), Input("ffn_shexp_up")), width)
+    yield stage("ffn_shexp", Op.MATMUL, (Input("ffn_shexp_swiglu"),), config.hidden, ("ffn_down_shexp",))
+    yield stage(gate, Op.MATMUL, (norm,), 1, ("ffn_gate_inp_shexp",))
+    yield stage(f"{gate}_sigmoid", Op.SIGMOID, (Input(gate),), 1)
+    yield stage("ffn_shexp_gated", Op.SCALE_ROWS, (Input("ffn_shexp"), Input(f"{gate}_sigmoid")), config.hidden)
+
+
+def _stages_with_shared_expert(config: GraphConfig) -> Iterator[Stage]:
+    yield from _expert_stages(config)
+    yield from _shared_stages(config)
+    yield Stage("ffn_out", Op.ADD, (Input("moe_ffn_out"), Input("ffn_shexp_gated")), config.hidden)
+
+
 @dataclass(frozen=True, slots=True)
 class FeedForwardKind:
     """A kind of feed-forward block: its stages after the norm, of which `output` is added to the residual."""
@@ -680,10 +917,12 @@ class FeedForwardKind:
     stages: Callable[[GraphConfig], Iterator[Stage]]
     output: str
 
-    def own_names(self, config: GraphConfig) -> frozenset[str]:
-        """The names of its stages in a model like `config`."""
-        return frozenset(stage.name for stage in self.stages(config))
-
 
 _DENSE = FeedForwardKind(_dense_stages, "ffn_out")
 _EXPERTS = FeedForwardKind(_expert_stages, "moe_ffn_out")
+_SHARED_EXPERTS = FeedForwardKind(_stages_with_shared_expert, "ffn_out")
+
+
+def _own_names(stages: Callable[[GraphConfig], Iterator[Stage]], config: GraphConfig) -> frozenset[str]:
+    """The names of stages in a model like `config`."""
+    return frozenset(stage.name for stage in stages(config))

@@ -33,17 +33,26 @@ _HEADROOM = 16 << 20
 
 
 def planned_files(graph: StageGraph, nodes: Iterable[Node], tokens: int, logits: int) -> dict[str, FileInfo]:
-    """The files that a capture of `nodes` over `tokens` positions will hold, `logits` of them with logits."""
+    """The files that a capture of `nodes` over `tokens` positions will hold, `logits` of them with logits.
+
+    Of a recurrent layer's state they hold the last one.
+    """
     chosen = frozenset(nodes)
     return {
         relative_path(node): FileInfo(
             node.layer,
             node.stage,
-            stage.stated_shape(logits if stage.holds_logits else tokens),
+            stage.stated_shape(_rows(stage, tokens, logits)),
             tuple(map(str, stage.axes)),
         )
         for node, stage in ((node, graph[node.stage]) for node in graph.nodes if node in chosen)
     }
+
+
+def _rows(stage: Stage, tokens: int, logits: int) -> int:
+    if stage.holds_state:
+        return 1
+    return logits if stage.holds_logits else tokens
 
 
 def planned_bytes(files: Iterable[FileInfo]) -> int:
@@ -267,8 +276,8 @@ class CaptureWriter:
 
 
 def _is_last_row(stage: Stage, info: FileInfo) -> bool:
-    """Whether the file holds logits of one position only: the latest, which replaces the one before."""
-    return stage.holds_logits and info.shape[0] == 1
+    """Whether the file holds logits or the state of one position only: the latest, which replaces the one before."""
+    return stage.of_last_position and info.shape[0] == 1
 
 
 def _write_all(descriptor: int, values: NDArray[Any], offset: int) -> None:

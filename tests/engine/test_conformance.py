@@ -82,7 +82,7 @@ def local_errors(
 
     def recomputed(node: Node) -> np.ndarray:
         inputs = []
-        for entry, source in zip(graph[node.stage].inputs, graph.inputs(node), strict=True):
+        for entry, source in zip(graph.entries(node), graph.inputs(node), strict=True):
             tensor = captured(source) if source in nodes else recomputed(source)
             inputs.append(tensor if tensor.ndim == 3 else tensor[:, config.part(entry.part)])
         return evaluate(model, node, inputs, tokens=tokens, position=0, arithmetic=ARITHMETIC[mode])

@@ -16,11 +16,12 @@ from aprtui.engine.faults.kinds import KINDS, PARAMETERS, applies, kinds_at
 from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import Logits, Mode, Taps
 from aprtui.errors import UsageError
+from aprtui.model.config import Rope, Yarn
 from aprtui.model.model import Model
 from aprtui.trace.graph import Node
 from tests.engine.conformance import Recorder
 from tests.engine.embedded_captures import TOKENS
-from tests.engine.tiny_model import CPU_MODELS
+from tests.engine.tiny_model import CPU_MODELS, SMOLLM3, tiny_model
 
 Tensors = dict[Node, NDArray[np.float32]]
 LIMIT = {"limit": 0.5}
@@ -32,13 +33,15 @@ OF_FEATURES = {
     "clamp-dropped": ("gpt-oss", Node(1, "ffn_moe_swiglu_oai")),
     "up-offset-dropped": ("gpt-oss", Node(0, "ffn_moe_swiglu_oai")),
     "rope-everywhere": ("smollm3", Node(1, "k_post_rope")),
+    "temperature-dropped": ("mistral3", Node(1, "q_temp_scaled")),
     "rope-unscaled": ("odd heads", Node(1, "q_post_rope")),
     "rope-magnitude-dropped": ("odd heads", Node(1, "k_post_rope")),
 }
 """Kinds that the embedded model cannot have, with a place in a model that has the feature."""
 OF_EXPERTS = ("wrong-expert", "router-unnormalised")
 """Those are planted in `replay/test_experts.py`."""
-OF_ANY = [kind for kind in KINDS if kind not in (*OF_FEATURES, *OF_EXPERTS)]
+OF_RECURRENCE = ("state-not-reset",)
+OF_ANY = [kind for kind in KINDS if kind not in (*OF_FEATURES, *OF_EXPERTS, *OF_RECURRENCE)]
 
 
 def one_place(kind: str, model: Model) -> Node:
@@ -123,6 +126,28 @@ def test_a_fault_of_a_feature_changes_its_stage_and_is_the_same_everywhere(kind:
     np.testing.assert_allclose(plain[node], whole[node], rtol=2e-4, atol=2e-4)
 
 
+@pytest.mark.parametrize("stage", ["conv_output_raw", "linear_attn_state", "linear_attn_output"])
+def test_a_state_that_is_not_reset_changes_its_stage_and_is_the_same_everywhere(stage: str) -> None:
+    hybrid, node = cast(Model, CPU_MODELS["hybrid"]()), Node(1, stage)
+    assert applies("state-not-reset", hybrid, node)
+    sound = tensors(hybrid, [], "cpu", len(TOKENS))
+    runs = [(("cpu", len(TOKENS))), ("cpu", 3), ("numpy", len(TOKENS)), ("numpy", 3)]
+    whole, decoded, plain, plain_decoded = (tensors(hybrid, [Fault("state-not-reset", node)], *run) for run in runs)
+    changed = {other for other in sound if not np.array_equal(sound[other], whole[other])}
+    assert node in changed
+    assert changed <= downstream(hybrid, node)
+    assert hybrid.graph.nodes[-1] in changed
+    for other in (decoded, plain, plain_decoded):
+        last = -len(whole[node]) if stage != "linear_attn_state" else -1  # of a pass, its last state
+        np.testing.assert_allclose(other[node][last:], whole[node][last:], rtol=2e-4, atol=2e-5)
+
+
+def test_a_layer_without_the_stage_of_a_fault_is_named() -> None:
+    hybrid = cast(Model, CPU_MODELS["hybrid"]())
+    with pytest.raises(UsageError, match="layer 0 has no attention, which is in 2"):
+        parse_fault("layer=0,stage=attention,kind=scale", hybrid)
+
+
 def test_faults_of_a_feature_apply_to_models_that_have_it_only(model: Model) -> None:
     gemma = cast(Model, CPU_MODELS["gemma2"]())
     assert not any(applies(kind, model, node) for kind in OF_FEATURES for node in model.graph.nodes)
@@ -135,6 +160,9 @@ def test_faults_of_rope_stand_where_there_is_rope_and_the_one_without_it_where_t
     for kind in ("rope-theta", "rope-interleaved", "position-off-by-one"):
         assert [applies(kind, smollm3, Node(layer, "q_post_rope")) for layer in range(3)] == [True, False, True]
     assert not applies("rope-everywhere", smollm3, Node(0, "q_post_rope"))
+    scaled = cast(Model, tiny_model(SMOLLM3, rope=Rope(1e4, 8.0, None, Yarn(256), 1.2)))
+    for kind in ("rope-unscaled", "rope-magnitude-dropped"):
+        assert [applies(kind, scaled, Node(layer, "k_post_rope")) for layer in range(3)] == [True, False, True]
 
 
 def test_a_magnitude_is_the_change_at_the_stage(model: Model) -> None:

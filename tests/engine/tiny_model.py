@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.model.config import ModelConfig, Rope, Yarn
+from aprtui.model.config import ModelConfig, QueryTemperature, Rope, Yarn
 from aprtui.model.weight_types import BlockPart, WeightType
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import BIASES, Activation, GraphConfig, Node, Op, RopeLayout, StageGraph, graph_for
@@ -109,9 +109,9 @@ def tiny_model(
         prefix = "" if node.layer is None or stage.op is Op.EMBED else f"blk.{node.layer}."
         weights = []
         for param in stage.params:
-            suffix = "bias" if stage.op in BIASES else "weight"
+            suffix = "bias" if stage.op in (*BIASES, Op.SOFTPLUS) else "weight"
             rows, columns = _shape(config, stage.op, param)
-            if param == "ffn_gate_inp":
+            if param in ("ffn_gate_inp", "ffn_gate_inp_shexp"):
                 kind = WeightType.F32  # as quantisers leave it
             elif stage.op in (Op.MATMUL, Op.EMBED, Op.EXPERT_MATMUL):
                 kind = kinds[turn % len(kinds)]
@@ -123,6 +123,9 @@ def tiny_model(
                 # Values that are large enough for the clamps of gpt-oss.
                 mean = 4 if param == "post_attention_norm" and config.activation is Activation.SWIGLU_OAI else 1
                 values = (mean + 0.1 * rng.standard_normal((1, columns))).astype(np.float32)
+                weight = Weight(weight.name, kind, 1, columns, values.view(np.uint8))
+            if stage.op is Op.DECAY:  # from a state that lasts to one that is soon forgotten
+                values = -np.exp(rng.uniform(-4, 1, (1, columns))).astype(np.float32)
                 weight = Weight(weight.name, kind, 1, columns, values.view(np.uint8))
             if stage.op is Op.EXPERT_MATMUL:
                 weight = replace(weight, experts=config.experts)
@@ -139,14 +142,26 @@ def _shape(config: GraphConfig, op: Op, param: str) -> tuple[int, int]:
     if op is Op.EXPERT_BIAS:
         return config.experts, config.hidden if param == "ffn_down_exps" else config.expert_ffn
     if op is Op.HEAD_RMS_NORM:
-        return 1, config.head_dim
+        return 1, config.linear_head_dim if param == "ssm_norm" else config.head_dim
     if op is Op.RMS_NORM:
         return 1, config.hidden
     return {
         "attn_sinks": (1, config.heads),
+        "attn_qkv": (config.linear_qkv_width, config.hidden),
+        "attn_gate": (config.linear_value_width, config.hidden),
+        "ssm_beta": (config.linear_value_heads, config.hidden),
+        "ssm_alpha": (config.linear_value_heads, config.hidden),
+        "ssm_conv1d": (config.linear_qkv_width, config.conv_kernel),
+        "ssm_dt": (1, config.linear_value_heads),
+        "ssm_a": (1, config.linear_value_heads),
+        "ssm_out": (config.hidden, config.linear_value_width),
+        "ffn_gate_shexp": (config.shared_expert_ffn, config.hidden),
+        "ffn_up_shexp": (config.shared_expert_ffn, config.hidden),
+        "ffn_down_shexp": (config.hidden, config.shared_expert_ffn),
+        "ffn_gate_inp_shexp": (1, config.hidden),
         "token_embd": (config.vocabulary, config.hidden),
         "output": (config.vocabulary, config.hidden),
-        "attn_q": (config.q_width, config.hidden),
+        "attn_q": (config.heads * config.q_head_width, config.hidden),
         "attn_k": (config.kv_width, config.hidden),
         "attn_v": (config.kv_width, config.hidden),
         "attn_output": (config.hidden, config.q_width),
@@ -188,10 +203,24 @@ SMOLLM3 = GraphConfig(
     rope_layout=RopeLayout.INTERLEAVED, no_rope=(False, True, False),
 )  # fmt: skip
 
+HYBRID = GraphConfig(
+    architecture="qwen35", layers=3, hidden=256, heads=4, kv_heads=2, head_dim=64, ffn=512, vocabulary=300,
+    qk_norm=True, gated_attention=True, rope_dim=24, recurrent=(True, True, False), linear_key_heads=2,
+    linear_value_heads=6, linear_head_dim=32, conv_kernel=4,
+)  # fmt: skip
+HYBRID_EXPERTS = replace(
+    HYBRID, architecture="qwen35moe", layers=2, recurrent=(False, True), linear_head_dim=40, experts=10,
+    experts_used=3, expert_ffn=288, shared_expert_ffn=160,
+)  # fmt: skip
+
 GPT_OSS = GraphConfig(
     architecture="gpt-oss", layers=2, hidden=96, heads=4, kv_heads=2, head_dim=32, ffn=64, vocabulary=300,
     qkv_bias=True, activation=Activation.SWIGLU_OAI, windows=(6, 0), sinks=True, attn_out_bias=True,
     ffn_norm="post_attention_norm", experts=6, experts_used=3, expert_ffn=64, biased_experts=True,
+)  # fmt: skip
+MISTRAL3 = GraphConfig(
+    architecture="mistral3", layers=2, hidden=256, heads=4, kv_heads=1, head_dim=64, ffn=512, vocabulary=300,
+    rope_layout=RopeLayout.INTERLEAVED, query_temperature=True,
 )  # fmt: skip
 
 # One model of each shape that takes another path: grouped heads, norms of heads, RoPE of neighbours, odd heads with
@@ -220,10 +249,15 @@ CPU_MODELS = MODELS | {
         GEMMA3, (WeightType.Q5_0, WeightType.Q6_K), rope=Rope(1e6), window_rope=Rope(1e4), embedding_scale=16.0
     ),
     "smollm3": lambda: tiny_model(SMOLLM3, (WeightType.Q4_1, WeightType.Q6_K)),
+    "mistral3": lambda: tiny_model(
+        MISTRAL3, (WeightType.Q5_K, WeightType.Q8_0), query_temperature=QueryTemperature(0.1, 7)
+    ),
     "experts": lambda: tiny_model(QWEN3_EXPERTS, (WeightType.Q8_0, WeightType.F16, WeightType.Q4_0, WeightType.Q5_1)),
     "experts in blocks of 256": lambda: tiny_model(
         replace(QWEN3_EXPERTS, expert_ffn=256), (WeightType.Q4_K, WeightType.Q6_K, WeightType.IQ3_S)
     ),
+    "hybrid": lambda: tiny_model(HYBRID, (WeightType.Q8_0, WeightType.Q4_0), norm_offset=True),
+    "hybrid with experts": lambda: tiny_model(HYBRID_EXPERTS, (WeightType.Q8_0, WeightType.F16)),
     "gpt-oss": lambda: tiny_model(
         GPT_OSS, (WeightType.MXFP4, WeightType.Q8_0), rope=Rope(15e4, 32.0, None, Yarn(64, whole_pairs=False), 1.35)
     ),

@@ -22,8 +22,15 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 _MERGES = ("d e", "de f", "Ġ d", "r e", "re t", "u r", "ur n", "ret urn", "Ġ return", "Ġ Ġ", "ĠĠ ĠĠ", "i n", "1 2")
-_PRE_TOKENIZERS = {"llama": "llama-bpe", "smollm3": "smaug-bpe"}
+_PRE_TOKENIZERS = {
+    "llama": "llama-bpe",
+    "smollm3": "smaug-bpe",
+    "qwen35": "qwen35",
+    "qwen35moe": "qwen35",
+    "mistral3": "tekken",
+}
 EXPERT_FFN = 256
+LINEAR_HEAD, LINEAR_KEYS, LINEAR_VALUES, TAPS = 32, 2, 4, 4
 _FALLBACK = {WeightType.Q4_K: WeightType.Q5_0, WeightType.Q5_K: WeightType.Q8_0, WeightType.Q6_K: WeightType.Q8_0}
 
 # Standard deviation of random blocks with a scale of 1, from the moments of uniform quants and scales.
@@ -161,7 +168,8 @@ def model_file(
 ) -> ModelFile:
     """A valid model that has not been written yet. Without `tokenizer` the vocabulary has 288 tokens and no texts.
 
-    Where the architecture has experts, there are `experts` of 256 channels.
+    Where the architecture has experts, there are `experts` of 256 channels. Where it has recurrent layers, every second
+    one has attention.
     """
     width = head_dim or hidden // heads
     file = ModelFile(architecture)
@@ -174,14 +182,28 @@ def model_file(
         values |= {"attention.key_length": width, "attention.value_length": width}
     if ARCHITECTURES[architecture].post_norms or architecture == "gpt-oss":
         values |= {"attention.sliding_window": 16}
+    if ARCHITECTURES[architecture].partial_rope:
+        values |= {
+            "ssm.conv_kernel": TAPS, "ssm.state_size": LINEAR_HEAD, "ssm.group_count": LINEAR_KEYS,
+            "ssm.time_step_rank": LINEAR_VALUES, "ssm.inner_size": LINEAR_VALUES * LINEAR_HEAD,
+            "full_attention_interval": 2, "rope.dimension_count": width // 4,
+            "rope.dimension_sections": [11, 11, 10, 0],
+        }  # fmt: skip
     if architecture == "gpt-oss":
         values |= {"rope.scaling.type": "yarn", "rope.scaling.factor": 32.0, "rope.scaling.original_context_length": 64}
+    if "attention.temperature_scale" in ARCHITECTURES[architecture].keys.read:
+        values |= {
+            "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 8,
+            "attention.temperature_scale": 0.1,
+        }  # fmt: skip
     if not ARCHITECTURES[architecture].experts:
         experts = 0
     else:
         values |= {
             "expert_count": experts, "expert_used_count": experts_used, "expert_feed_forward_length": EXPERT_FFN
         }  # fmt: skip
+        if ARCHITECTURES[architecture].partial_rope:
+            values |= {"expert_shared_feed_forward_length": EXPERT_FFN}
     file.metadata = {"general.name": f"random-{architecture}"} | {f"{architecture}.{k}": v for k, v in values.items()}
     if tokenizer:
         file.metadata |= byte_pair_vocabulary(_PRE_TOKENIZERS.get(architecture, "qwen2"))
@@ -200,56 +222,93 @@ def write_model(path: Path, **options: Any) -> Path:
     return model_file(**options).write(path)
 
 
+@dataclass(frozen=True)
+class _Filler:
+    """Adds random tensors to a file, one after the other."""
+
+    file: ModelFile
+    kind: WeightType
+    generator: np.random.Generator
+
+    def matrix(self, name: str, rows: int, columns: int) -> None:
+        fitting = fitting_type(self.kind, columns)
+        self.file.tensors[f"{name}.weight"] = Tensor(random_blocks(fitting, rows, columns, self.generator), fitting)
+
+    def expert_matrices(self, name: str, experts: int, rows: int, columns: int) -> None:
+        self.matrix(name, experts * rows, columns)
+        flat = self.file.tensors[f"{name}.weight"]
+        self.file.tensors[f"{name}.weight"] = Tensor(flat.data.reshape(experts, rows, -1), flat.type)
+
+    def vector(self, name: str, size: int, mean: float = 1.0) -> None:
+        values = (mean + 0.1 * self.generator.standard_normal(size)).astype(np.float32)
+        self.file.tensors[name] = Tensor(values.view(np.uint8), WeightType.F32)
+
+    def floats(self, name: str, *shape: int) -> None:
+        values = self.generator.standard_normal(shape).astype(np.float32) / np.float32(shape[-1] ** 0.5)
+        self.file.tensors[f"{name}.weight"] = Tensor(values.view(np.uint8), WeightType.F32)
+
+    def recurrence(self, block: str, hidden: int) -> None:
+        values = LINEAR_VALUES * LINEAR_HEAD
+        fused = values + 2 * LINEAR_KEYS * LINEAR_HEAD
+        for name, rows in (("attn_qkv", fused), ("attn_gate", values), ("ssm_beta", LINEAR_VALUES)):
+            self.matrix(f"{block}.{name}", rows, hidden)
+        self.matrix(f"{block}.ssm_alpha", LINEAR_VALUES, hidden)
+        self.matrix(f"{block}.ssm_out", hidden, values)
+        self.floats(f"{block}.ssm_conv1d", fused, TAPS)
+        self.vector(f"{block}.ssm_norm.weight", LINEAR_HEAD)
+        self.vector(f"{block}.ssm_dt.bias", LINEAR_VALUES, -1.0)
+        self.vector(f"{block}.ssm_a", LINEAR_VALUES, -0.5)
+
+    def feed_forward(self, block: str, hidden: int, ffn: int, experts: int, *, shared: bool) -> None:
+        widths = (("gate", ffn, hidden), ("up", ffn, hidden), ("down", hidden, ffn))
+        if not experts:
+            for name, rows, columns in widths:
+                self.matrix(f"{block}.ffn_{name}", rows, columns)
+            return
+        self.floats(f"{block}.ffn_gate_inp", experts, hidden)
+        for name, rows, columns in (
+            ("gate", EXPERT_FFN, hidden),
+            ("up", EXPERT_FFN, hidden),
+            ("down", hidden, EXPERT_FFN),
+        ):
+            self.expert_matrices(f"{block}.ffn_{name}_exps", experts, rows, columns)
+            if shared:
+                self.matrix(f"{block}.ffn_{name}_shexp", rows, columns)
+        if shared:
+            self.floats(f"{block}.ffn_gate_inp_shexp", hidden)
+
+
 def _add_tensors(
     file: ModelFile, kind: WeightType, layers: int, hidden: int, q_width: int, kv_width: int, head_dim: int, ffn: int,
     vocabulary: int, tied: bool, seed: int, experts: int,
 ) -> None:  # fmt: skip
-    generator = np.random.default_rng(seed)
-
-    def expert_matrices(name: str, rows: int, columns: int) -> None:
-        matrix(name, experts * rows, columns)
-        flat = file.tensors[f"{name}.weight"]
-        file.tensors[f"{name}.weight"] = Tensor(flat.data.reshape(experts, rows, -1), flat.type)
-
-    def matrix(name: str, rows: int, columns: int) -> None:
-        fitting = fitting_type(kind, columns)
-        file.tensors[f"{name}.weight"] = Tensor(random_blocks(fitting, rows, columns, generator), fitting)
-
-    def vector(name: str, size: int, mean: float = 1.0) -> None:
-        values = (mean + 0.1 * generator.standard_normal(size)).astype(np.float32)
-        file.tensors[name] = Tensor(values.view(np.uint8), WeightType.F32)
-
-    matrix("token_embd", vocabulary, hidden)
+    filler, architecture = _Filler(file, kind, np.random.default_rng(seed)), ARCHITECTURES[file.architecture]
+    is_hybrid = architecture.partial_rope
+    filler.matrix("token_embd", vocabulary, hidden)
     for layer in range(layers):
-        block = f"blk.{layer}"
-        vector(f"{block}.attn_norm.weight", hidden)
+        block, is_recurrent = f"blk.{layer}", is_hybrid and layer % 2 == 0
+        filler.vector(f"{block}.attn_norm.weight", hidden)
         # Of gpt-oss large enough for its clamps.
-        ffn_norm, mean = ("post_attention_norm", 4.0) if file.architecture == "gpt-oss" else ("ffn_norm", 1.0)
-        vector(f"{block}.{ffn_norm}.weight", hidden, mean)
-        for part, width in (("q", q_width), ("k", kv_width), ("v", kv_width)):
-            matrix(f"{block}.attn_{part}", width, hidden)
-            if file.architecture in ("qwen2", "gpt-oss"):
-                vector(f"{block}.attn_{part}.bias", width, 0.0)
-        if ARCHITECTURES[file.architecture].qk_norm:
-            vector(f"{block}.attn_q_norm.weight", head_dim)
-            vector(f"{block}.attn_k_norm.weight", head_dim)
-        if ARCHITECTURES[file.architecture].post_norms:
-            vector(f"{block}.post_attention_norm.weight", hidden)
-            vector(f"{block}.post_ffw_norm.weight", hidden)
-        matrix(f"{block}.attn_output", hidden, q_width)
-        if experts:
-            values = generator.standard_normal((experts, hidden)).astype(np.float32) / np.float32(hidden**0.5)
-            file.tensors[f"{block}.ffn_gate_inp.weight"] = Tensor(values.view(np.uint8), WeightType.F32)
-            expert_matrices(f"{block}.ffn_gate_exps", EXPERT_FFN, hidden)
-            expert_matrices(f"{block}.ffn_up_exps", EXPERT_FFN, hidden)
-            expert_matrices(f"{block}.ffn_down_exps", hidden, EXPERT_FFN)
+        mean = 4.0 if file.architecture == "gpt-oss" else 1.0
+        ffn_norm = "post_attention_norm" if is_hybrid or file.architecture == "gpt-oss" else "ffn_norm"
+        filler.vector(f"{block}.{ffn_norm}.weight", hidden, mean)
+        if is_recurrent:
+            filler.recurrence(block, hidden)
         else:
-            matrix(f"{block}.ffn_gate", ffn, hidden)
-            matrix(f"{block}.ffn_up", ffn, hidden)
-            matrix(f"{block}.ffn_down", hidden, ffn)
-    vector("output_norm.weight", hidden)
+            for part, width in (("q", (1 + is_hybrid) * q_width), ("k", kv_width), ("v", kv_width)):
+                filler.matrix(f"{block}.attn_{part}", width, hidden)
+                if file.architecture in ("qwen2", "gpt-oss"):
+                    filler.vector(f"{block}.attn_{part}.bias", width, 0.0)
+        for name in ("attn_q_norm", "attn_k_norm") if architecture.qk_norm and not is_recurrent else ():
+            filler.vector(f"{block}.{name}.weight", head_dim)
+        for name in ("post_attention_norm", "post_ffw_norm") if architecture.post_norms else ():
+            filler.vector(f"{block}.{name}.weight", hidden)
+        if not is_recurrent:
+            filler.matrix(f"{block}.attn_output", hidden, q_width)
+        filler.feed_forward(block, hidden, ffn, experts, shared=is_hybrid)
+    filler.vector("output_norm.weight", hidden)
     if not tied:
-        matrix("output", vocabulary, hidden)
+        filler.matrix("output", vocabulary, hidden)
 
 
 def _add_biases_and_sinks(file: ModelFile, block: str, hidden: int, heads: int, experts: int, seed: int) -> None:

@@ -76,11 +76,14 @@ def test_only_relatives_of_llama_turn_neighbouring_channels(tmp_path: Path) -> N
     assert layouts == {
         "gemma2": RopeLayout.HALF_SPLIT,
         "gemma3": RopeLayout.HALF_SPLIT,
-        "gpt-oss": RopeLayout.HALF_SPLIT,
+        "mistral3": RopeLayout.INTERLEAVED,
         "smollm3": RopeLayout.INTERLEAVED,
+        "gpt-oss": RopeLayout.HALF_SPLIT,
         "llama": RopeLayout.INTERLEAVED,
         "qwen2": RopeLayout.HALF_SPLIT,
         "qwen3": RopeLayout.HALF_SPLIT,
+        "qwen35": RopeLayout.HALF_SPLIT,
+        "qwen35moe": RopeLayout.HALF_SPLIT,
         "qwen3moe": RopeLayout.HALF_SPLIT,
     }
 

@@ -52,6 +52,13 @@ def test_answers_keep_the_ids_that_the_model_chose(model: Model) -> None:
     assert ids[len(before) :] == tokenizer.encode(added, bos=False)
 
 
+def test_of_an_answer_in_several_messages_the_next_turn_has_the_last() -> None:
+    """Templates of gpt-oss refuse answers with marks of channels."""
+    answer = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>yes"
+    messages = ChatPrompt("why?", earlier=(Exchange("is it?", answer),)).messages
+    assert [message["content"] for message in messages] == ["is it?", "yes", "why?"]
+
+
 CHANGING = "{% for message in messages %}<|im_start|>{{ loop.last }}\n{{ message.content }}<|im_end|>{% endfor %}"
 """Renders what was said before otherwise than it did then."""
 UNMARKED = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant: "

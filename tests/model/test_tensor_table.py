@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from aprtui.errors import UnreadableError
 from aprtui.model.model import load_model
 from aprtui.model.tensor_table import TensorInfo, TensorReader, summarise, tensor_table
+from aprtui.model.weight_types import BlockPart, WeightType
 from aprtui.resources import embedded_model
-from tests.model.gguf_files import ModelFile, Tensor
+from tests.model.gguf_files import ModelFile, Tensor, random_blocks
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,26 @@ def test_scales_are_the_smallest_and_largest_of_the_blocks(table: dict[str, Tens
     assert summary.stats is not None
     assert (summary.stats.min, summary.stats.max) == (values.min(), values.max())
     assert summary.stats.count == values.size
+
+
+@pytest.mark.parametrize("kind", list(WeightType), ids=lambda kind: kind.name)
+def test_tensors_of_every_type_are_summarised(tmp_path: Path, kind: WeightType) -> None:
+    data = random_blocks(kind, 4, 512, np.random.default_rng(0))
+    (info,) = tensor_table(odd_file(tmp_path / "a.gguf", data, kind))
+    summary = summarise(info)
+    assert summary.stats is not None and summary.stats.count == 4 * 512
+    assert ("d" in summary.scales) is (BlockPart.SCALE in kind.format.parts)
+
+
+def test_the_scale_of_mxfp4_is_what_its_quants_are_multiplied_by(tmp_path: Path) -> None:
+    data = random_blocks(WeightType.MXFP4, 4, 512, np.random.default_rng(0))
+    data.reshape(-1, 17)[:, 0] = 116 + np.arange(data.size // 17) % 16
+    (info,) = tensor_table(odd_file(tmp_path / "a.gguf", data, WeightType.MXFP4))
+    low, high = summarise(info).scales["d"]
+    assert (low, high) == (2.0**-12, 2.0**3)
+    blocks = gguf.quants.dequantize(data, gguf.GGMLQuantizationType.MXFP4).reshape(-1, 32)
+    assert np.abs(blocks[0]).max() == low * WeightType.MXFP4.format.levels[1]
+    assert np.abs(blocks[15]).max() == high * WeightType.MXFP4.format.levels[1]
 
 
 def test_a_block_is_found_in_the_file(table: dict[str, TensorInfo]) -> None:

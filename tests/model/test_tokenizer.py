@@ -106,7 +106,7 @@ def test_digits_split_as_the_pre_tokenizer_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pre": "tekken"}, r"tokenizer\.ggml\.pre is 'tekken', supported are qwen2, .*give token ids"),
+        ({"pre": "bloom"}, r"tokenizer\.ggml\.pre is 'bloom', supported are qwen2, .*give token ids"),
         ({"model": "t5"}, r"tokenizer\.ggml\.model is 't5', supported are gpt2, llama"),
         ({"model": None}, r"the model has no tokenizer \(tokenizer\.ggml\.model\)"),
         ({"tokens": None}, r"tokenizer\.ggml\.tokens is missing"),

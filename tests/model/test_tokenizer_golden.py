@@ -39,8 +39,8 @@ def check(golden_path: Path, vocabulary: Path) -> None:
 
 
 def test_all_kinds_of_tokenizer_have_golden_ids() -> None:
-    kinds = ["small-default", "small-gpt-4o", "small-llama-bpe", "small-qwen2", "small-spm"]
-    assert [path.stem for path in SMALL] == kinds
+    kinds = ("default", "gpt-4o", "llama-bpe", "qwen2", "qwen35", "spm", "tekken")
+    assert [path.stem for path in SMALL] == [f"small-{kind}" for kind in kinds]
 
 
 @pytest.mark.parametrize("golden", SMALL, ids=lambda path: path.stem)

@@ -37,6 +37,12 @@ GPT_OSS = GraphConfig(
     biased_experts=True,
 )  # fmt: skip
 
+HYBRID = GraphConfig(
+    "qwen35", 3, 256, 4, 2, 64, 768, 1024, qk_norm=True, gated_attention=True, rope_dim=16, conv_kernel=4,
+    recurrent=(True, True, False), linear_key_heads=2, linear_value_heads=4, linear_head_dim=32,
+)  # fmt: skip
+HYBRID_EXPERTS = replace(HYBRID, experts=8, experts_used=2, expert_ffn=128, shared_expert_ffn=64)
+
 # The order of the format (`SaveTensorStage::ALL`), of which dense models have these.
 UPSTREAM_ORDER = [
     *("embedding", "attn_norm", "qkv_matmul", "qkv_bias", "q_post_rope", "k_post_rope", "attn_scores", "attn_softmax"),
@@ -50,7 +56,7 @@ def test_biased_dense_model_has_the_twenty_stages_in_upstream_order() -> None:
 
 
 def test_every_input_comes_before_the_node_that_uses_it() -> None:
-    for config in (QWEN2, QWEN3, GEMMA2, EXPERTS, GPT_OSS):
+    for config in (QWEN2, QWEN3, GEMMA2, EXPERTS, GPT_OSS, HYBRID, HYBRID_EXPERTS):
         graph = graph_for(config)
         for node in graph.nodes:
             for source in graph.inputs(node):
@@ -153,7 +159,8 @@ def test_graph_from_all_names_has_the_edges_of_the_full_graph() -> None:
 
 
 def test_the_stages_of_the_format_are_known_and_no_extension() -> None:
-    configs = [replace(QWEN2, qk_norm=True), GEMMA2, GPT_OSS, replace(GPT_OSS, experts=0)]
+    dense = replace(QWEN2, qk_norm=True, query_temperature=True)
+    configs = [dense, GEMMA2, GPT_OSS, replace(GPT_OSS, experts=0), HYBRID_EXPERTS]
     configs += [replace(EXPERTS, activation=activation) for activation in Activation]
     graphs = [graph_for(config) for config in configs]
     extensions = {stage.name for graph in graphs for stage in graph.stages if stage.extension}
@@ -260,6 +267,40 @@ def test_layers_of_one_kind_have_no_mark_and_no_words() -> None:
         graph = graph_for(config)
         assert set(graph.layer_marks) == {" "} and graph.kind_words(1) == ""
     assert graph_from_names(["attn_norm"], 2).layer_marks == () and graph_for(GEMMA2).kind_words(None) == ""
+
+
+def test_a_layer_has_attention_or_a_recurrence_and_adds_what_it_has() -> None:
+    graph = graph_for(HYBRID)
+    assert graph.layer_marks == ("o", "o", " ")
+    assert [graph.kind_words(layer) for layer in (0, 2)] == ["recurrence", "attention"]
+    assert Node(0, "attention") not in graph.order and Node(2, "linear_attn_output") not in graph.order
+    assert graph.inputs(Node(1, "post_attn_residual")) == (Node(0, "post_ffn_residual"), Node(1, "linear_attn_out"))
+    assert graph.inputs(Node(2, "post_attn_residual")) == (Node(1, "post_ffn_residual"), Node(2, "attn_out"))
+    for node in graph.nodes:
+        assert len(graph.entries(node)) == len(graph.inputs(node))
+
+
+def test_the_state_of_a_recurrence_is_a_stage_of_the_last_position() -> None:
+    graph = graph_for(HYBRID)
+    state = graph["linear_attn_state"]
+    assert state.of_last_position and state.width == 4 * 32 * 32
+    assert [name for name in graph.names if graph[name].of_last_position] == ["linear_attn_state", "lm_head"]
+    assert state.name not in graph.row_widths
+    assert graph.inputs(Node(0, "linear_attn_output"))[0] == Node(0, "linear_attn_state")
+
+
+def test_names_of_a_recurrence_bring_its_edges_and_other_names_none_of_them() -> None:
+    hybrid = graph_from_names({"attn_norm", "linear_attn_out", "attn_out", "post_attn_residual"}, 2)
+    assert Node(1, "linear_attn_out") in hybrid.inputs(Node(1, "post_attn_residual"))
+    dense = graph_from_names({"attention", "attn_out", "attn_norm", "post_attn_residual"}, 2)
+    assert dense.inputs(Node(1, "attn_out")) == (Node(1, "attention"),)
+    assert dense.inputs(Node(1, "post_attn_residual")) == (Node(0, "post_attn_residual"), Node(1, "attn_out"))
+
+
+def test_a_shared_expert_is_added_to_those_that_are_chosen() -> None:
+    graph = graph_for(HYBRID_EXPERTS)
+    assert graph.inputs(Node(0, "ffn_out")) == (Node(0, "moe_ffn_out"), Node(0, "ffn_shexp_gated"))
+    assert graph.inputs(Node(0, "post_ffn_residual"))[1] == Node(0, "ffn_out")
 
 
 def test_layers_without_rope_are_marked_and_several_differences_have_a_mark_of_their_own() -> None:

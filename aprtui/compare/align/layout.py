@@ -12,7 +12,7 @@ layer alone would need is a fault, and stays one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from aprtui.compare.align.hadamard import TURNED_CHANNELS, hadamard
 from aprtui.compare.metrics.blocks import Values
 from aprtui.compare.metrics.measure import compare_values
-from aprtui.trace.graph import GraphConfig, Op, Part, RopeLayout, Stage
+from aprtui.trace.graph import HEAD_ROWS, GraphConfig, Op, Part, RopeLayout, Stage, TokenMixer
 
 Order = NDArray[np.intp]
 
@@ -83,6 +83,21 @@ def solve_layout(a: Values, b: Values, candidates: Sequence[Layout]) -> Layout |
     return found if best <= _CLEARLY * next(rivals, np.inf) else None
 
 
+def inherited_layout(
+    pairs: Sequence[tuple[Values, Values]], candidates: Sequence[Layout], texts: Collection[str]
+) -> Layout | None:
+    """The one of `candidates` with a layout of what the stage is computed from (`texts`), where it brings most of the
+    `pairs` of A and B clearly nearer.
+
+    A few heads may be most of a stage and have the same place in both orders, so that by itself it shows none.
+    """
+    for layout in (candidate for candidate in candidates if candidate.text in texts):
+        nearer = [_error(a, layout.apply(b)) <= _CLEARLY * _error(a, np.ascontiguousarray(b)) for a, b in pairs]
+        if 2 * sum(nearer) > len(nearer):
+            return layout
+    return None
+
+
 def _error(a: Values, b: Values) -> float:
     error = compare_values(a, b, causal=a.ndim == 3).rel_l2
     return np.inf if error is None else error
@@ -120,7 +135,9 @@ def legal_layouts(stage: Stage, parts: Mapping[str, frozenset[Part]], config: Gr
 
 
 def _has_heads(stage: Stage, config: GraphConfig) -> bool:
-    return stage.op in (Op.ROPE, Op.HEAD_RMS_NORM, Op.ATTEND) and stage.width > config.head_dim
+    """Whether the stage has several heads of the attention."""
+    by_head = stage.op in HEAD_ROWS and stage.mixer is not TokenMixer.RECURRENCE
+    return by_head and stage.width > config.head_dim
 
 
 def _head_orders(heads: int, config: GraphConfig) -> Iterator[tuple[str, Order]]:
@@ -133,6 +150,9 @@ def _head_orders(heads: int, config: GraphConfig) -> Iterator[tuple[str, Order]]
 
 
 def _orders(stage: Stage, parts: Mapping[str, frozenset[Part]], config: GraphConfig) -> Iterator[tuple[str, Order]]:
+    if stage.mixer is TokenMixer.RECURRENCE:
+        yield from _recurrent_orders(stage, config)
+        return
     rope = dict(_rope_orders(stage, parts, config))
     yield from rope.items()
     if _has_heads(stage, config):
@@ -144,6 +164,35 @@ def _orders(stage: Stage, parts: Mapping[str, frozenset[Part]], config: GraphCon
             for name, turned in rope.items():
                 # First the parts where A has them, then the pairs within each head.
                 yield f"{text}, then {name}", order[turned]
+
+
+def _recurrent_orders(stage: Stage, config: GraphConfig) -> Iterator[tuple[str, Order]]:
+    """Value heads counted key head by key head, as transformers does, where the model counts across the key heads, and
+    back; a state with its key channels outermost."""
+    words = ("value heads counted key head by key head", "value heads counted across the key heads")
+    across = dict(zip(words, _value_head_orders(config), strict=False))
+    channels = np.arange(stage.width)
+    if stage.op is Op.DELTA_STATE and stage.width == config.linear_state_width:
+        heads = channels.reshape(config.linear_value_heads, config.linear_head_dim, -1)
+        turned = heads.swapaxes(1, 2)
+        yield "states turned: [heads, key channels, value channels]", turned.reshape(-1)
+        for text, order in across.items():
+            yield text, heads[order].reshape(-1)
+            yield f"{text}, states turned", turned[order].reshape(-1)
+        return
+    first = 2 * config.linear_key_width if stage.width == config.linear_qkv_width else 0
+    if stage.width - first in (config.linear_value_width, config.linear_value_heads):
+        for text, order in across.items():
+            values = channels[first:].reshape(config.linear_value_heads, -1)[order].reshape(-1)
+            yield text, np.concatenate([channels[:first], values])
+
+
+def _value_head_orders(config: GraphConfig) -> tuple[Order, ...]:
+    """For each value head its number where they are counted key head by key head, and the other way round."""
+    if not 1 < config.linear_key_heads < config.linear_value_heads:
+        return ()
+    order = np.array(config.value_heads_by_key_head)
+    return order, np.argsort(order)
 
 
 def _rope_orders(
@@ -158,15 +207,16 @@ def _rope_orders(
 def rope_order(parts: Iterable[Part], width: int, config: GraphConfig, layout: RopeLayout) -> Order:
     """For each channel of `parts` in the other RoPE layout, the channel in `layout` that holds the same value.
 
-    Half-split turns i with i + d/2, interleaved 2i with 2i + 1, in each head of d channels.
+    Half-split turns i with i + d/2, interleaved 2i with 2i + 1, in the first d channels of each head.
     """
-    d = config.head_dim
+    d = config.rotated
     pairs = np.concatenate([np.arange(0, d, 2), np.arange(1, d, 2)])
-    head = pairs if layout is RopeLayout.INTERLEAVED else np.argsort(pairs)
+    turned = pairs if layout is RopeLayout.INTERLEAVED else np.argsort(pairs)
     order = np.arange(width)
     for part in parts:
-        heads = order[config.part(part)].reshape(-1, d)
-        order[config.part(part)] = heads[:, head].reshape(-1)
+        heads = order[config.part(part)].reshape(-1, config.q_head_width if part is Part.Q else config.head_dim)
+        heads[:, :d] = heads[:, turned]
+        order[config.part(part)] = heads.reshape(-1)
     return order
 
 

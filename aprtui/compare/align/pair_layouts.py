@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from aprtui.compare.align.layout import REORDERED, Layout, agreed, legal_layouts, solve_layout
+from aprtui.compare.align.layout import REORDERED, Layout, agreed, inherited_layout, legal_layouts, solve_layout
 from aprtui.compare.align.mapping import STATED
 from aprtui.compare.align.pairing import StagePair, Unpaired
 from aprtui.compare.metrics.measure import compare_values
@@ -49,6 +49,10 @@ def find_pair_layouts(
             layout = _named(stated[stage.name], _candidates(pairs[0], stage, graph, config), stage)
         else:
             layout = agreed([solve_layout(p.a, p.b, _candidates(p, stage, graph, config)) for p in pairs])
+            texts = {found[entry.stage].text for entry in stage.inputs if entry.stage in found}
+            if layout is None and texts and pairs:
+                candidates = _candidates(pairs[0], stage, graph, config)
+                layout = inherited_layout([(p.a, p.b) for p in pairs], candidates, texts)
         if layout is not None:
             found[stage.name] = layout
     return found

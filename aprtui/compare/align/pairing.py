@@ -101,7 +101,7 @@ def _known_shape(values: Values, stage: Stage, tokens: int | None) -> tuple[int,
     if stage.is_attention_map:
         return None if values.size % tokens**2 else (values.size // tokens**2, tokens, tokens)
     # Logits may be those of all positions or of the last one; their number alone does not tell.
-    if values.size % tokens or (stage.holds_logits and tokens > 1):
+    if values.size % tokens or (stage.of_last_position and tokens > 1):
         return None
     return tokens, values.size // tokens
 

@@ -137,7 +137,7 @@ def _dropped(capture: Capture, holding: list[Node]) -> Iterator[Node]:
         stage = capture.graph[node.stage]
         if stage.op not in _ELEMENTWISE:
             continue
-        for entry, source in zip(stage.inputs, capture.graph.inputs(node), strict=False):
+        for entry, source in zip(capture.graph.entries(node), capture.graph.inputs(node), strict=True):
             if entry.part is Part.WHOLE and source in holding and not _keeps_nan(capture, source, node):
                 yield node
                 break

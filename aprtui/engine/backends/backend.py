@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from aprtui.errors import EngineError
 from aprtui.machine import available_memory
 from aprtui.progress import Progress
+from aprtui.trace.graph import TokenMixer
 
 if TYPE_CHECKING:
     from aprtui.engine.protocol import Engine, Intervention, KvType, Mode, NodeEvaluator
@@ -86,7 +87,7 @@ def context_in_memory(request: EngineRequest) -> int:
     from aprtui.engine.kv_types import cache_bytes
 
     graph, context = request.model.config.graph, request.context
-    position = 2 * cache_bytes(request.kv, graph.kv_width) * graph.layers
+    position = 2 * cache_bytes(request.kv, graph.kv_width) * max(1, len(graph.layers_with(TokenMixer.ATTENTION)))
     available = available_memory()
     if available is None or position * context <= available:
         return context

@@ -25,7 +25,7 @@ from aprtui.engine.protocol import (
     require_positions,
     takes_sums,
 )
-from aprtui.engine.reference.ops import ATTENTION_HISTORY
+from aprtui.engine.reference.history import ATTENTION_HISTORY, HISTORY
 from aprtui.engine.rounding import ARITHMETIC
 from aprtui.machine import processor_name
 from aprtui.model.model import Model
@@ -64,9 +64,43 @@ class CpuEngine:
         self._plans: dict[tuple[frozenset[Node], frozenset[Node]], TapPlan] = {}
         self._latest: tuple[Taps, TapPlan] | None = None
         self._runner = Runner(model, mode, storage, threads, progress)
+        self._ids = np.empty(0, np.int64)
+        self._kept = 0
+        self._settled = True
+        self._seen: dict[tuple[Node, int], Array] = {}
 
     def reset(self, position: int = 0) -> None:
+        if position != self.position:
+            self._settled = False
         self.position = position
+        self._settle()
+
+    def _settle(self) -> None:
+        """Bring the recurrent layers to where the engine stands, if they are elsewhere.
+
+        They forget no single tokens: those since the state that was kept last are evaluated again, else all.
+        """
+        recurrent = self._runner.storage.recurrent
+        if self._settled or not recurrent:
+            return
+        if 0 < self._kept <= self.position:
+            recurrent.go_back()
+        else:
+            recurrent.clear()
+            self._kept = 0
+        plan, none = self._plan_of(NO_TAPS), np.empty((0, self._config.vocabulary), np.float32)
+        chunk = self._runner.chunk(self.position, maps=plan.program.maps)
+        for begin in range(self._kept, self.position, chunk):
+            self._evaluate(self._ids[begin : min(begin + chunk, self.position)], begin, none, plan, None)
+        self._settled = True
+
+    def _keep(self, ids: NDArray[np.int64]) -> None:
+        """Remember the tokens `ids` that were evaluated last, and behind a prompt the states."""
+        self._ids = np.concatenate([self._ids[: self.position - ids.size], ids])
+        if ids.size > 1:
+            self._runner.storage.recurrent.keep()
+            self._kept = self.position
+        self._settled = True
 
     def close(self) -> None:
         """End the threads; a second call does nothing."""
@@ -76,8 +110,10 @@ class CpuEngine:
         require_positions(self, len(tokens))
         ids = np.asarray(tokens, np.int64)
         require_known(ids, self._config.vocabulary)
+        self._settle()
         plan = self._plan(taps)
         plan.clear_durations()
+        self._settled = False
         out = np.empty((ids.size if logits is Logits.ALL else 1, self._config.vocabulary), np.float32)
         chunk = self._runner.chunk(self.position + ids.size, maps=plan.program.maps)
         for begin in range(0, ids.size, chunk):
@@ -88,6 +124,8 @@ class CpuEngine:
                 rows = out if begin + part.size == ids.size else out[:0]
             self._evaluate(part, self.position + begin, rows, plan, taps.sink)
         self.position += ids.size
+        if self._runner.storage.recurrent:
+            self._keep(ids)
         return out
 
     def stage_seconds(self) -> NDArray[np.float32]:
@@ -132,9 +170,12 @@ class CpuEngine:
         if not output.size:
             return  # logits of a chunk that are not wanted
         op = self.graph[node.stage].op
-        if (op, 1) in ATTENTION_HISTORY:
-            assert node.layer is not None
-            inputs[1] = self._runner.storage.cached(op, node.layer, position + ids.size)
+        for index in range(len(inputs)):
+            if (op, index) in ATTENTION_HISTORY:
+                assert node.layer is not None
+                inputs[index] = self._runner.storage.cached(op, node.layer, position + ids.size)
+            elif (op, index) in HISTORY:
+                inputs[index] = self._with_earlier((node, index), inputs[index], position)
         first = ids.size - output.shape[-2]
         views = tuple(_read_only(values) for values in inputs)
         call = NodeCall(node, views, _read_only(output), ids[first:].tolist(), position + first)
@@ -142,10 +183,16 @@ class CpuEngine:
         assert replacement.shape == output.shape, f"{node}: an intervention must keep the shape"
         output[...] = replacement
 
+    def _with_earlier(self, key: tuple[Node, int], rows: Array, position: int) -> Array:
+        """`rows` from `position` on, and before them those of earlier calls, which nothing but this remembers."""
+        earlier = self._seen.get(key, rows[:0])[:position]
+        self._seen[key] = np.concatenate([earlier, rows])
+        return self._seen[key]
+
     def _deliver(
         self, segment: ProgramSegment, plan: TapPlan, position: int, tokens: int, logits: Array, sink: TapSink
     ) -> None:
-        first_logits = position + tokens - logits.shape[0]
+        last, first_logits = position + tokens - 1, position + tokens - logits.shape[0]
         if takes_sums(sink):
             sink.put_sums(*plan.sums(segment, logits=bool(logits.size)))
             handed_out: Iterable[tuple[Delivery, Accumulator | None]] = ((delivery, None) for delivery in segment.full)
@@ -156,7 +203,7 @@ class CpuEngine:
             if not delivery.logits:
                 sink.put(delivery.node, position, values, stats)
             elif logits.size:
-                sink.put(delivery.node, first_logits, values, stats)
+                sink.put(delivery.node, last if delivery.state else first_logits, values, stats)
 
 
 def _read_only(values: Array) -> Array:

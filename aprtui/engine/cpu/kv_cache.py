@@ -18,7 +18,7 @@ from aprtui.engine.cpu.emit import I8, I16, I32, Emitter, Value, constant, vecto
 from aprtui.engine.cpu.jit import intrinsic, kernel
 from aprtui.engine.cpu.matmul.quantize import INFINITY, MAGNITUDE, first_of_magnitude, largest_bits, store_quants
 from aprtui.engine.cpu.matmul.scalars import load_f32, load_i8, load_i16, store_i8, store_i16
-from aprtui.engine.cpu.memory import bits_float, float32s, float_bits, float_from_half, half_from_float, halves
+from aprtui.engine.cpu.memory import bits_float, float32s, float_bits, half_from_float, halves
 from aprtui.engine.cpu.vectors import LANES
 from aprtui.engine.kv_types import KV_FORMATS
 from aprtui.engine.protocol import KvType
@@ -130,7 +130,7 @@ def key_tile(kind: int, tile: int, width: int, scratch: int) -> int:
     if kind == _F32:
         return tile
     if kind == _F16:
-        _widen_halves(tile, LANES * width, scratch)
+        _widen_halves(tile, width, scratch)
     elif kind == _Q8_0:
         _widen_q8_0_keys(tile, width // _BLOCK, scratch)
     else:
@@ -144,19 +144,12 @@ def value_tile(kind: int, tile: int, width: int, scratch: int) -> int:
     if kind == _F32:
         return tile
     if kind == _F16:
-        _widen_halves(tile, LANES * width, scratch)
+        _widen_halves(tile, width, scratch)
     elif kind == _Q8_0:
         _widen_q8_0_values(tile, LANES * width // _BLOCK, scratch)
     else:
         _widen_q4_0_values(tile, LANES * width // _BLOCK, scratch)
     return scratch
-
-
-@kernel
-def _widen_halves(source: int, count: int, target: int) -> None:
-    patterns, values = halves(source, count), float32s(target, count)
-    for i in range(count):
-        values[i] = float_from_half(patterns[i])
 
 
 def _two_levels(e: Emitter, packed: Value) -> tuple[Value, Value]:
@@ -188,6 +181,10 @@ def _widening(
         return types.none(*[types.int64] * 3), emit
 
     return intrinsic(widen)
+
+
+def _emit_halves(e: Emitter, source: Value, target: Value) -> None:
+    e.store(e.half_to_float(e.load(source, vector(I16, LANES))), target)
 
 
 def _emit_q8_0_keys(e: Emitter, source: Value, target: Value) -> None:
@@ -224,6 +221,8 @@ def _emit_q4_0_values(e: Emitter, source: Value, target: Value) -> None:
         e.store(e.builder.fmul(e.to_float(levels), scale), e.at(target, 4 * half * LANES))
 
 
+# Measured on AVX-512: 0.025 ns a value for all of them; float16 by integer arithmetic took 0.125.
+_widen_halves = _widening(2 * LANES, LANES, _emit_halves)
 _widen_q8_0_keys = _widening(LANES * _Q8_0_BYTES, LANES * _BLOCK, _emit_q8_0_keys)
 _widen_q4_0_keys = _widening(LANES * _Q4_0_BYTES, LANES * _BLOCK, _emit_q4_0_keys)
 _widen_q8_0_values = _widening(_Q8_0_BYTES, _BLOCK, _emit_q8_0_values)

@@ -12,13 +12,21 @@ from numpy.typing import NDArray
 from aprtui.engine.cpu.kv_cache import kv_number
 from aprtui.engine.cpu.matmul import ActivationKind, activation_bytes, activation_kind
 from aprtui.engine.cpu.operations import Kernel, matmul_kernel, operation_address
-from aprtui.engine.cpu.program import DESCRIPTOR, INSTRUCTION, AttentionPart, Opcode, Where
+from aprtui.engine.cpu.program import (
+    DELTA_INPUTS,
+    DESCRIPTOR,
+    INSTRUCTION,
+    AttentionPart,
+    DeltaPart,
+    Opcode,
+    Where,
+)
 from aprtui.engine.cpu.storage import CpuStorage
 from aprtui.engine.gelu import gelu_table
 from aprtui.engine.protocol import KvType, Mode
 from aprtui.engine.rounding import ARITHMETIC
 from aprtui.model.model import Model
-from aprtui.trace.graph import Input, Node, Op, RopeLayout, Stage
+from aprtui.trace.graph import Input, Node, Op, Part, RopeLayout, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +35,9 @@ class KernelProgram:
 
     `cuts` says the same of the nodes that it was cut at, in execution order: instructions of two nodes are not mixed
     there, so that with a cut at every node each can be run alone. `maps`: some attention maps are materialised.
-    `descriptors` are what the statistics instructions point at; they live as long as the program. `owners` `[I]` has
-    for each instruction the place in execution order of the first node that it computes; −1 where it computes none.
+    `descriptors` are what the statistics instructions point at, and `tables` what others do; they live as long as the
+    program. `owners` `[I]` has for each instruction the place in execution order of the first node that it computes; −1
+    where it computes none.
     """
 
     instructions: NDArray[np.void]
@@ -37,6 +46,7 @@ class KernelProgram:
     cuts: Mapping[Node, int]
     maps: bool
     descriptors: NDArray[np.void]
+    tables: tuple[NDArray[np.void], ...] = ()
 
 
 def lower(
@@ -75,6 +85,8 @@ class _Lowering:
         self.queries: dict[str, int] = {}
         self.parts = AttentionPart(0)
         self.sinks = 0
+        self.delta_parts = DeltaPart(0)
+        self.tables: list[NDArray[np.void]] = []
         nodes = [node for node in self.graph.nodes if node in stats]
         self.counted = {layer: [node for node in nodes if node.layer == layer] for layer in {n.layer for n in nodes}}
         self.descriptors = np.zeros(len(nodes), DESCRIPTOR)
@@ -84,8 +96,9 @@ class _Lowering:
             Op.RMS_NORM: self._norm,
             Op.HEAD_RMS_NORM: self._norm,
             Op.MATMUL: self._matmul,
-            Op.BIAS: self._bias,
+            Op.BIAS: self._with_vector(Opcode.BIAS),
             Op.ROPE: self._rope,
+            Op.POSITION_SCALE: self._position_scale,
             Op.SCORES: self._scores,
             Op.SOFTCAP: self._softcap,
             Op.SOFTMAX: self._softmax,
@@ -93,8 +106,11 @@ class _Lowering:
             Op.ADD: self._two_operands(Opcode.ADD),
             Op.SILU: self._silu,
             Op.GELU: self._gelu,
+            Op.SIGMOID: self._sigmoid,
+            Op.HEAD_GATE: self._head_gate,
             Op.SWIGLU_OAI: self._two_operands(Opcode.SWIGLU_OAI),
             Op.MULTIPLY: self._two_operands(Opcode.MULTIPLY),
+            Op.SCALE_ROWS: self._two_operands(Opcode.SCALE_ROWS),
             Op.ROUTER_SOFTMAX: self._router_softmax,
             Op.SOFTMAX_CHOSEN: self._router_softmax,
             Op.CHOOSE_EXPERTS: self._choose_experts,
@@ -103,20 +119,29 @@ class _Lowering:
             Op.EXPERT_MATMUL: self._expert_matmul,
             Op.EXPERT_BIAS: self._expert_bias,
             Op.COMBINE_EXPERTS: self._combine_experts,
+            Op.CONVOLUTION: self._convolution,
+            Op.HEAD_L2_NORM: self._head_l2_norm,
+            Op.SOFTPLUS: self._with_vector(Opcode.SOFTPLUS),
+            Op.DECAY: self._with_vector(Opcode.DECAY),
+            Op.DELTA_STATE: self._delta_state,
+            Op.DELTA_OUTPUT: self._delta_output,
         }
 
     def _partial_nodes(self, tapped: frozenset[Node]) -> frozenset[Node]:
         """Nodes that are computed only for the tokens whose logits are wanted: the logits, and what leads to them.
 
-        From the last attention on, no token needs another one. Tapped nodes have all tokens, and so have the maps of
-        the last layer, which its attention instruction computes.
+        From the last attention on, and behind the last recurrence, no token needs another one. Tapped nodes have all
+        tokens, and so have the maps of the last layer, which its attention instruction computes.
         """
         nodes = self.graph.nodes
         last = {self.graph[node.stage].op: index for index, node in enumerate(nodes)}
         logits = {node for node in nodes if self.graph[node.stage].holds_logits}
-        if (frozenset(nodes[last[Op.SCORES] :]) - logits) & tapped:
+        attention, recurrence = last.get(Op.ATTEND, -1), last.get(Op.DELTA_OUTPUT, -1)
+        begin = max(attention, recurrence + 1)
+        untapped = last[Op.SCORES] if begin == attention else begin
+        if (frozenset(nodes[untapped:]) - logits) & tapped:
             return frozenset(logits)
-        return frozenset(nodes[last[Op.ATTEND] :])
+        return frozenset(nodes[begin:])
 
     def lower(self) -> KernelProgram:
         ends: dict[int | None, int] = {}
@@ -127,7 +152,7 @@ class _Lowering:
                 if node.layer == layer:
                     self.wanted = int(node in self.partial)
                     # One instruction may do scores, softmax and sums: it belongs to the first of them.
-                    self.owner = self.owner if self.parts else self.graph.order[node]
+                    self.owner = self.owner if self.parts or self.delta_parts else self.graph.order[node]
                     self.emitters[self.graph[node.stage].op](node)
                     if node in self.cuts:
                         cuts[node] = len(self.instructions)
@@ -145,7 +170,7 @@ class _Lowering:
             for name, value in fields.items():
                 row[name] = value
         owners = np.array(self.owners, np.int64)
-        return KernelProgram(table, owners, ends, cuts, bool(self.mapped), self.descriptors)
+        return KernelProgram(table, owners, ends, cuts, bool(self.mapped), self.descriptors, tuple(self.tables))
 
     def _phase(self, opcode: Opcode, **fields: Any) -> dict[str, Any]:
         """An instruction whose pieces the threads share out. Matmuls in a row are independent: their inputs are
@@ -169,7 +194,7 @@ class _Lowering:
 
     def _source(self, node: Node, index: int = 0, prefix: str = "source") -> dict[str, int]:
         """Fields `source`, `source_stride` (or those of another prefix) for input number `index` of `node`."""
-        entry: Input = self.graph[node.stage].inputs[index]
+        entry: Input = self.graph.entries(node)[index]
         buffer = self.storage.stages[self.graph.inputs(node)[index].stage]
         begin = self.config.part(entry.part).start or 0
         return {prefix: buffer.ctypes.data + 4 * begin, f"{prefix}_stride": buffer.shape[1]}
@@ -189,17 +214,33 @@ class _Lowering:
         )  # fmt: skip
 
     def _norm(self, node: Node) -> None:
-        width = self.model.params(node)[0].columns
         self._row(
-            Opcode.RMS_NORM, **self._source(node), **self._target(node), width=width,
-            heads=self.graph[node.stage].width // width, parameter=self.storage.vector(node),
+            Opcode.RMS_NORM, **self._heads(node), **self._target(node), parameter=self.storage.vector(node),
             scalar=self.model.config.norm_epsilon,
         )  # fmt: skip
 
-    def _bias(self, node: Node) -> None:
-        width = self.graph[node.stage].width
-        vector = self.storage.vector(node)
-        self._row(Opcode.BIAS, **self._source(node), **self._target(node), width=width, parameter=vector)
+    def _heads(self, node: Node) -> dict[str, int]:
+        """Fields of an op that treats the heads of its input each by itself; those of Q may have a gate behind them."""
+        stage, entry = self.graph[node.stage], self.graph.entries(node)[0]
+        size = stage.head_size or stage.width
+        between = self.config.q_head_width if entry.part is Part.Q else size
+        heads = {"width": size, "heads": stage.width // size, "source_head_stride": between}
+        return self._source(node) | heads
+
+    def _with_vector(self, opcode: Opcode) -> Callable[[Node], None]:
+        def emit(node: Node) -> None:
+            width, vector = self.graph[node.stage].width, self.storage.vector(node)
+            self._row(opcode, **self._source(node), **self._target(node), width=width, parameter=vector)
+
+        return emit
+
+    def _sigmoid(self, node: Node) -> None:
+        self._row(Opcode.SIGMOID, **self._heads(node), **self._target(node))
+
+    def _head_gate(self, node: Node) -> None:
+        fields = self._heads(node)
+        fields["source"] += 4 * fields["width"]
+        self._row(Opcode.SIGMOID, **fields, **self._target(node))
 
     def _silu(self, node: Node) -> None:
         self._row(Opcode.SILU, **self._source(node), **self._target(node), width=self.graph[node.stage].width)
@@ -220,10 +261,17 @@ class _Lowering:
 
     def _rope(self, node: Node) -> None:
         assert node.layer is not None
+        fields = self._heads(node) | {"width": self.config.rotated, "target_head_stride": self.config.head_dim}
         self._row(
-            Opcode.ROPE, **self._source(node), **self._target(node), width=self.config.head_dim,
-            heads=self.graph[node.stage].width // self.config.head_dim, parameter=self.storage.rope(node.layer),
+            Opcode.ROPE, **fields, **self._target(node), parameter=self.storage.rope(node.layer),
             kind=int(self.config.rope_layout is RopeLayout.INTERLEAVED) if self.config.has_rope(node.layer) else _COPY,
+        )  # fmt: skip
+
+    def _position_scale(self, node: Node) -> None:
+        width = self.graph[node.stage].width
+        self._row(
+            Opcode.POSITION_SCALE, **self._source(node), **self._target(node), width=width,
+            parameter=self.storage.position_factors,
         )  # fmt: skip
 
     def _store(self, opcode: Opcode, node: Node, cache: int) -> None:
@@ -368,6 +416,49 @@ class _Lowering:
             heads=self.config.experts_used,
         )  # fmt: skip
 
+    def _convolution(self, node: Node) -> None:
+        assert node.layer is not None
+        fields = self._source(node) | {
+            "width": self.graph[node.stage].width, "heads": self.config.conv_kernel,
+            "other": self.storage.recurrent.rows(node.layer),
+        }  # fmt: skip
+        self._row(Opcode.CONVOLUTION, **fields, **self._target(node), parameter=self.storage.vector(node))
+        self._phase(Opcode.KEEP_ROWS, **fields, count=1)
+
+    def _head_l2_norm(self, node: Node) -> None:
+        epsilon = self.model.config.norm_epsilon
+        self._row(Opcode.HEAD_L2_NORM, **self._heads(node), **self._target(node), scalar=epsilon)
+
+    def _delta_state(self, node: Node) -> None:
+        self.delta_parts |= DeltaPart.STATE
+        if node in self.cuts:
+            self._delta_rule(node, 0)
+
+    def _delta_output(self, node: Node) -> None:
+        self.delta_parts |= DeltaPart.OUTPUT
+        self._delta_rule(node, 2, queries=self._source(node, 1), **self._target(node))
+
+    def _delta_rule(self, node: Node, first: int, queries: dict[str, int] | None = None, **target: int) -> None:
+        """State and output in one instruction, but it ends with a cut; the inputs of both begin at number `first`."""
+        assert node.layer is not None
+        inputs = {"queries": queries or self._source(node, first)}
+        inputs |= {name: self._source(node, first + i) for i, name in enumerate(("keys", "values", "decays", "rates"))}
+        table = np.zeros(1, DELTA_INPUTS)
+        for name, fields in inputs.items():
+            table[name], table[f"{name}_stride"] = fields["source"], fields["source_stride"]
+        state = node.stage if self.graph[node.stage].holds_state else self.graph.inputs(node)[0].stage
+        table["carried"] = self.storage.recurrent.state(node.layer)
+        table["state"] = self.storage.stages[state].ctypes.data
+        self.tables.append(table)
+        dim = self.config.linear_head_dim
+        wanted, self.wanted = self.wanted, 0  # every token changes the state
+        self._phase(
+            Opcode.DELTA_RULE, **target, width=dim, count=self.config.linear_value_heads,
+            kv_heads=self.config.linear_key_heads, parameter=table.ctypes.data, kind=int(self.delta_parts),
+            scalar=dim**-0.5,
+        )  # fmt: skip
+        self.wanted, self.delta_parts = wanted, DeltaPart(0)
+
     def _statistics(self, layer: int | None) -> None:
         """Statistics of the layer's tapped nodes, while its buffers still hold them."""
         nodes = self.counted.get(layer, [])
@@ -377,7 +468,7 @@ class _Lowering:
         for node in nodes:
             stage = self.graph[node.stage]
             where = _where(stage)
-            source = self.storage.stages[stage.name].ctypes.data if where is Where.STAGE else 0
+            source = self.storage.stages[stage.name].ctypes.data if where in (Where.STAGE, Where.STATE) else 0
             self.descriptors[self.described] = (source, where, stage.width, self.described)
             self.described += 1
         self._phase(Opcode.STATISTICS, parameter=self.descriptors[begin:].ctypes.data, count=self.described - begin)
@@ -397,4 +488,6 @@ def _where(stage: Stage) -> Where:
     """Where the values of a stage lie."""
     if stage.is_attention_map:
         return _MAPS[stage.op]
+    if stage.holds_state:
+        return Where.STATE
     return _LOGITS[stage.op] if stage.holds_logits else Where.STAGE

@@ -1,6 +1,6 @@
 """Memory by address inside kernels: array views, bit patterns, and the atomics that threads meet on.
 
-float16 is converted by integer arithmetic: any CPU can do it, and loops over it vectorise.
+float16 is made by integer arithmetic: any CPU can do it, and loops over it vectorise.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from aprtui.engine.cpu.program import CONTROL, INSTRUCTION
 
 _I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 
-_UP = np.float32(2.0**112)  # float32's exponent bias less float16's, as a factor
-_SIGN, _MAGNITUDE = np.int32(0x8000), np.int32(0x7FFF)
+_SIGN = np.int32(0x8000)
 _INFINITY = np.int32(0x7F800000)
 _LARGEST_NORMAL = np.int32(0x47800000)  # 65536.0: from here on a float16 is Inf
 _SMALLEST_NORMAL = np.int32(0x38800000)  # 2**-14
@@ -92,17 +91,6 @@ def bits_float(typing_context: Any, bits: Any) -> Any:
         return builder.bitcast(args[0], _F32)
 
     return types.float32(types.int32), emit
-
-
-@kernel
-def float_from_half(pattern: Any) -> Any:
-    """The float32 value of a float16 bit pattern; exact, subnormals, Inf and NaN included."""
-    bits = int32(pattern)
-    magnitude = bits_float(int32(int32(bits & _MAGNITUDE) << int32(13))) * _UP
-    exponent_full = int32(bits & int32(0x7C00)) == int32(0x7C00)
-    value = float_bits(magnitude)
-    value = int32(value | _INFINITY) if exponent_full else value
-    return bits_float(int32(value | int32(int32(bits & _SIGN) << int32(16))))
 
 
 @kernel

@@ -15,11 +15,11 @@ from aprtui.engine.cpu.plan import plan_for
 from aprtui.engine.cpu.runner import Runner
 from aprtui.engine.cpu.storage import CpuStorage
 from aprtui.engine.protocol import NO_TAPS, KvType, Mode, require_known
-from aprtui.engine.reference.ops import ATTENTION_HISTORY
+from aprtui.engine.reference.history import ATTENTION_HISTORY
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.progress import Progress
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph import RECURRENT_OPS, Node, Op
 
 Array = NDArray[np.float32]
 
@@ -61,6 +61,8 @@ class CpuNodes:
         for token ids that are not in the vocabulary.
         """
         stage = self._graph[node.stage]
+        if stage.op in RECURRENT_OPS:
+            return self._evaluate_recurrent(node, inputs, len(tokens), position)
         rows = inputs[0].shape[-2] if inputs else len(tokens)
         total = position + rows
         ids = np.asarray(tokens, np.int64) if stage.op is Op.EMBED else np.zeros(rows, np.int64)
@@ -76,6 +78,53 @@ class CpuNodes:
         for begin in range(0, rows, chunk):
             self._chunk(node, inputs, ids[begin : begin + chunk], position, begin, out)
         return out
+
+    def _evaluate_recurrent(self, node: Node, inputs: Sequence[Array], rows: int, position: int) -> Array:
+        """The last `rows` rows, through all positions from 0: what comes of a token depends on those before it."""
+        stage = self._graph[node.stage]
+        if stage.op is Op.DELTA_OUTPUT and rows == 1:
+            position = 0  # the state says it all
+        total = position + rows
+        self._make_room(total)
+        storage = self._runner.storage
+        storage.recurrent.clear()
+        out = np.empty((rows, stage.width), np.float32)
+        ends = {*range(storage.chunk, total, storage.chunk), total}
+        if stage.holds_state:
+            ends |= {*range(position + 1, total)}
+        begin = 0
+        for end in sorted(ends):
+            self._go_on(node, inputs, begin, end, total)
+            found = self._runner.tensor(node)
+            held = min(len(found), end - position)
+            if held > 0:
+                out[end - position - held : end - position] = found[len(found) - held :]
+            begin = end
+        return out
+
+    def _go_on(self, node: Node, inputs: Sequence[Array], begin: int, end: int, total: int) -> None:
+        """Evaluate the positions `begin … end - 1` of a recurrent node after those before them."""
+        runner, none = self._runner, np.empty((0, self._config.vocabulary), np.float32)
+        runner.load(self._plan, np.zeros(end - begin, np.int64), begin, none, maps=False)
+        sources = self._graph.inputs(node)
+        for values, place, source in zip(inputs, runner.inputs(node), sources, strict=True):
+            if self._graph[source.stage].holds_state:
+                continue
+            # An input of the last positions only has no rows for those before, whose results are not asked for.
+            missing = min(max(0, total - len(values) - begin), end - begin)
+            place[:missing] = 0
+            first = begin + missing - (total - len(values))
+            place[missing:] = values[first : first + end - begin - missing]
+        if self._graph[node.stage].op is Op.DELTA_OUTPUT:
+            state = sources[0]
+            if end == total and len(inputs[0]):
+                runner.tensor(state)[...] = inputs[0][-1:]
+            else:
+                runner.run(*self._spans[state])
+        runner.run(*self._spans[node])
+        if self._graph[node.stage].holds_state:  # which goes on with the output only
+            assert node.layer is not None
+            runner.storage.recurrent.put_state(node.layer, runner.tensor(node)[0])
 
     def _touches_maps(self, node: Node) -> bool:
         return any(self._graph[found.stage].is_attention_map for found in (node, *self._graph.inputs(node)))

@@ -17,7 +17,7 @@ import numba
 import numpy as np
 from numba import carray, float32, types
 
-from aprtui.engine.cpu import attention, experts, rows, statistics
+from aprtui.engine.cpu import attention, experts, recurrence, rows, statistics
 from aprtui.engine.cpu.experts import EXPERT_OUT_TOKENS, EXPERT_ROWS, int64s, slots_of
 from aprtui.engine.cpu.jit import kernel, renamed
 from aprtui.engine.cpu.matmul import (
@@ -65,7 +65,7 @@ class Kernel:
 
     def operation(self) -> Operation:
         if self.weight_type is None:
-            return _EXPERT_OPERATIONS.get(self.opcode) or _OPERATIONS[self.opcode]
+            return {**_OPERATIONS, **_EXPERT_OPERATIONS, **_RECURRENT_OPERATIONS}[self.opcode]
         make = _embed if self.opcode is Opcode.EMBED else _MATMULS[self.opcode, self.integers]
         return renamed(make(int(self.weight_type)), self.weight_type.name)
 
@@ -210,17 +210,31 @@ _EXPERT_OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
     }
 )
 
+_RECURRENT_OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
+    {
+        Opcode.CONVOLUTION: recurrence.convolution,
+        Opcode.KEEP_ROWS: recurrence.keep_rows,
+        Opcode.HEAD_L2_NORM: rows.head_l2_norm,
+        Opcode.SOFTPLUS: recurrence.softplus,
+        Opcode.DECAY: recurrence.decay,
+        Opcode.DELTA_RULE: recurrence.delta_rule,
+    }
+)
+
 _OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
     {
         Opcode.RMS_NORM: rows.rms_norm,
         Opcode.BIAS: rows.bias,
         Opcode.ROPE: rows.rope,
+        Opcode.POSITION_SCALE: rows.scale_by_position,
         Opcode.ADD: rows.add,
         Opcode.SILU: rows.silu,
         Opcode.GELU: rows.gelu,
         Opcode.SWIGLU_OAI: rows.swiglu_oai,
         Opcode.SOFTCAP: rows.softcap_logits,
+        Opcode.SIGMOID: rows.sigmoid,
         Opcode.MULTIPLY: rows.multiply,
+        Opcode.SCALE_ROWS: rows.scale_rows,
         Opcode.STORE_KEYS: attention.store_keys,
         Opcode.STORE_VALUES: attention.store_values,
         Opcode.QUANTIZE: quantize,
@@ -230,23 +244,27 @@ _OPERATIONS: Mapping[Opcode, Operation] = MappingProxyType(
 )
 
 
-_OWN_OPS: Mapping[Opcode, Op] = MappingProxyType(
+_OWN_OPS: Mapping[Opcode, frozenset[Op]] = MappingProxyType(
     {
-        Opcode.GELU: Op.GELU,
-        Opcode.SWIGLU_OAI: Op.SWIGLU_OAI,
-        Opcode.SOFTCAP: Op.SOFTCAP,
-        Opcode.NORMALISE_CHOSEN: Op.NORMALISE_CHOSEN,
-        Opcode.EXPERT_BIAS: Op.EXPERT_BIAS,
+        Opcode.GELU: frozenset({Op.GELU}),
+        Opcode.SWIGLU_OAI: frozenset({Op.SWIGLU_OAI}),
+        Opcode.SOFTCAP: frozenset({Op.SOFTCAP}),
+        Opcode.SIGMOID: frozenset({Op.SIGMOID, Op.HEAD_GATE}),
+        Opcode.SCALE_ROWS: frozenset({Op.SCALE_ROWS}),
+        Opcode.NORMALISE_CHOSEN: frozenset({Op.NORMALISE_CHOSEN}),
+        Opcode.EXPERT_BIAS: frozenset({Op.EXPERT_BIAS}),
+        Opcode.POSITION_SCALE: frozenset({Op.POSITION_SCALE}),
     }
 )
-"""Kernels that only models with an op need."""
+"""Kernels that only models with one of these ops need."""
 
 
 def kernels_for(model: Model, mode: Mode) -> list[Kernel]:
     """All kernels that programs of `model` call."""
     ops = {stage.op for stage in model.graph.stages}
     opcodes = [*_OPERATIONS, *(_EXPERT_OPERATIONS if Op.EXPERT_MATMUL in ops else ())]
-    found = [Kernel(opcode) for opcode in opcodes if opcode not in _OWN_OPS or _OWN_OPS[opcode] in ops]
+    opcodes += _RECURRENT_OPERATIONS if Op.DELTA_STATE in ops else ()
+    found = [Kernel(opcode) for opcode in opcodes if opcode not in _OWN_OPS or _OWN_OPS[opcode] & ops]
     for node in model.graph.nodes:
         op = model.graph[node.stage].op
         if op is Op.EMBED:

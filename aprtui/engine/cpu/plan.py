@@ -24,7 +24,9 @@ class Delivery:
     full: bool
     row: int
     logits: bool
-    """Whether the node has values only for tokens whose logits are wanted."""
+    """Whether the node is handed out only with logits."""
+    state: bool = False
+    """Whether it has values for the last token only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class ProgramSegment:
     rows: NDArray[np.int64]
     """Of the same `[n]`: their rows of the table."""
     logits: NDArray[np.bool_]
-    """Of the same `[n]`: whether they have values only for tokens whose logits are wanted."""
+    """Of the same `[n]`: whether they are handed out only with logits."""
     together: slice | None
     """The rows, where they are neighbours."""
 
@@ -119,7 +121,14 @@ def plan_for(program: KernelProgram, graph: StageGraph, taps: Taps) -> TapPlan:
     for layer, end in program.ends.items():
         layers += [ProgramSegment.of(cut, (), node) for node, cut in program.cuts.items() if node.layer == layer]
         deliveries = tuple(
-            Delivery(node, graph.order[node], node in taps.full, rows.get(node, -1), graph[node.stage].holds_logits)
+            Delivery(
+                node,
+                graph.order[node],
+                node in taps.full,
+                rows.get(node, -1),
+                graph[node.stage].of_last_position,
+                graph[node.stage].holds_state,
+            )
             for node in graph.nodes
             if node.layer == layer and (node in taps.full or node in taps.stats)
         )

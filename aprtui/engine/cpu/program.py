@@ -41,6 +41,15 @@ class Opcode(IntEnum):
     COMBINE_EXPERTS = 23
     EXPERT_BIAS = 24
     SWIGLU_OAI = 25
+    POSITION_SCALE = 26
+    SIGMOID = 27
+    SCALE_ROWS = 28
+    CONVOLUTION = 29
+    KEEP_ROWS = 30
+    HEAD_L2_NORM = 31
+    SOFTPLUS = 32
+    DECAY = 33
+    DELTA_RULE = 34
 
 
 class AttentionPart(IntFlag):
@@ -53,6 +62,25 @@ class AttentionPart(IntFlag):
     SOFTCAP = 16
 
 
+class DeltaPart(IntFlag):
+    """Which stages a DELTA_RULE instruction computes. Without OUTPUT the state that goes on to the next token stays."""
+
+    STATE = 1
+    OUTPUT = 2
+
+
+# Where the inputs of a DELTA_RULE instruction lie, with strides in float32 values, and its states: the one that earlier
+# tokens left, and the stage.
+DELTA_INPUTS = np.dtype(
+    [
+        *((name, np.int64) for name in ("queries", "keys", "values", "decays", "rates")),
+        *((f"{name}_stride", np.int64) for name in ("queries", "keys", "values", "decays", "rates")),
+        ("carried", np.int64),
+        ("state", np.int64),
+    ],
+    align=True,
+)
+
 # Strides count float32 values. An instruction uses the fields that its opcode needs (see the kernels) and leaves 0 in
 # the others.
 INSTRUCTION = np.dtype(
@@ -60,20 +88,29 @@ INSTRUCTION = np.dtype(
         ("opcode", np.int64),
         ("function", np.int64),  # address of the kernel, see `operations`
         ("barrier", np.int64),  # 1: start when all instructions before are done
-        # ROWS: instructions that follow; STATISTICS: descriptors; ATTENTION: `AttentionPart`s; EXPERT_…: experts
+        # ROWS: instructions that follow; STATISTICS: descriptors; ATTENTION: `AttentionPart`s; EXPERT_…: experts;
+        # DELTA_RULE: value heads
         ("count", np.int64),
         ("wanted", np.int64),  # 1: only the tokens from the one on whose logits are wanted
         ("source", np.int64),
         ("source_stride", np.int64),
-        ("other", np.int64),  # second operand; EMBED, …MATMUL: weights; ATTENTION, STORE_…: K/V cache
+        # second operand; EMBED, …MATMUL: weights; ATTENTION, STORE_…: K/V cache; CONVOLUTION, KEEP_ROWS: earlier rows
+        ("other", np.int64),
         ("other_stride", np.int64),  # EMBED, …MATMUL: bytes of a weight row; ATTENTION, STORE_…: positions a head
         ("target", np.int64),
         ("target_stride", np.int64),
-        ("width", np.int64),  # channels of a token, or of one head where `heads` is used; …MATMUL: columns
-        ("heads", np.int64),  # …MATMUL: weight rows, of one expert; other ops of experts: how many a token uses
-        ("kv_heads", np.int64),  # EXPERT_MATMUL: experts that a token uses
-        ("parameter", np.int64),  # address of norm weights, bias, RoPE or GELU table, value cache, descriptors, groups
-        ("kind", np.int64),  # activation kind, RoPE layout, type of the K/V cache, whether GELU is looked up
+        # channels of a token, or of one head where `heads` is used; …MATMUL: columns; ROPE: those of a head that turn
+        ("width", np.int64),
+        # …MATMUL: weight rows, of one expert; other ops of experts: how many a token uses; CONVOLUTION, KEEP_ROWS:
+        # weights of a channel
+        ("heads", np.int64),
+        ("source_head_stride", np.int64),  # ops on heads: from one head of the source to the next
+        ("target_head_stride", np.int64),
+        ("kv_heads", np.int64),  # EXPERT_MATMUL: experts that a token uses; DELTA_RULE: heads of keys and queries
+        # address of norm weights, bias, RoPE or GELU table, factors of positions, value cache, descriptors, groups
+        ("parameter", np.int64),
+        # activation kind, RoPE layout, type of the K/V cache, whether GELU is looked up, `DeltaPart`s
+        ("kind", np.int64),
         ("window", np.int64),  # ATTENTION: positions that a query sees, its own included
         ("sinks", np.int64),  # ATTENTION: address of a logit for each head, or 0
         ("scalar", np.float64),  # norm epsilon, scale of the scores or of the embedding, softcap of the logits
@@ -103,6 +140,7 @@ class Where(IntEnum):
     LOGITS = 3
     SOFTCAP = 4
     CAPPED_LOGITS = 5
+    STATE = 6
 
 
 CONTROL = np.dtype(

@@ -85,10 +85,49 @@ def rms_norm(step_address: int, control_address: int, begin: int, end: int, scra
     weight = float32s(step.parameter, step.width)
     for token in range(begin, end):
         for head in range(step.heads):
-            shift = head * step.width
-            source = float32s(step.source + 4 * (token * step.source_stride + shift), step.width)
-            target = float32s(step.target + 4 * (token * step.target_stride + shift), step.width)
+            source = head_source(step, token, head)
+            target = float32s(step.target + 4 * (token * step.target_stride + head * step.width), step.width)
             _normalise(source, weight, target, step.scalar)
+
+
+@kernel
+def head_source(step: Any, token: int, head: int) -> Any:
+    """The channels of a head of the source, as an array."""
+    return float32s(step.source + 4 * (token * step.source_stride + head * step.source_head_stride), step.width)
+
+
+def head_l2_norm(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """Each of `heads` runs of `width` channels over the root of its sum of squares (in float64) and an epsilon."""
+    step = instruction(step_address)[0]
+    for token in range(begin, end):
+        for head in range(step.heads):
+            source = head_source(step, token, head)
+            target = float32s(step.target + 4 * (token * step.target_stride + head * step.width), step.width)
+            scale = float32(1.0 / np.sqrt(_sum_of_squares(source) + step.scalar))
+            for i in range(step.width):
+                target[i] = source[i] * scale
+
+
+def sigmoid(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """1 / (1 + exp(−x)) of each of `heads` runs of `width` channels."""
+    step = instruction(step_address)[0]
+    for token in range(begin, end):
+        for head in range(step.heads):
+            source = head_source(step, token, head)
+            target = float32s(step.target + 4 * (token * step.target_stride + head * step.width), step.width)
+            for i in range(step.width):
+                target[i] = _ONE / (_ONE + exponential(-source[i]))
+
+
+def scale_rows(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """Each token's channels times the one number of it at `other`."""
+    step = instruction(step_address)[0]
+    for token in range(begin, end):
+        source = float32s(step.source + 4 * token * step.source_stride, step.width)
+        target = float32s(step.target + 4 * token * step.target_stride, step.width)
+        factor = float32s(step.other + 4 * token * step.other_stride, 1)[0]
+        for i in range(step.width):
+            target[i] = source[i] * factor
 
 
 def bias(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
@@ -194,9 +233,10 @@ def softcap_logits(step_address: int, control_address: int, begin: int, end: int
 
 
 def rope(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
-    """Rotary position embedding; `parameter` is the table `[context, 2, head_dim / 2]` of cosines and sines.
+    """Rotary position embedding; `parameter` is the table `[context, 2, width / 2]` of cosines and sines.
 
-    `kind` 0 turns channel i with i + head_dim / 2, 1 turns 2i with 2i + 1; 2 turns nothing.
+    `kind` 0 turns channel i with i + width / 2, 1 turns 2i with 2i + 1, 2 turns nothing; what is behind these channels
+    of a head is copied.
     """
     step = instruction(step_address)[0]
     control = control_record(control_address)[0]
@@ -205,15 +245,29 @@ def rope(step_address: int, control_address: int, begin: int, end: int, scratch:
         angles = step.parameter + 4 * (control.position + token) * step.width
         cosine, sine = float32s(angles, half), float32s(angles + 4 * half, half)
         for head in range(step.heads):
-            shift = head * step.width
-            source = float32s(step.source + 4 * (token * step.source_stride + shift), step.width)
-            target = float32s(step.target + 4 * (token * step.target_stride + shift), step.width)
+            size = step.target_head_stride
+            source_at = step.source + 4 * (token * step.source_stride + head * step.source_head_stride)
+            target_at = step.target + 4 * (token * step.target_stride + head * size)
+            source, target = float32s(source_at, step.width), float32s(target_at, step.width)
+            rest = size - step.width
+            copy(float32s(source_at + 4 * step.width, rest), float32s(target_at + 4 * step.width, rest))
             if step.kind == 0:
                 _turn_halves(source, target, cosine, sine)
             elif step.kind == 2:
                 copy(source, target)
             else:
                 _turn_neighbours(source, target, cosine, sine)
+
+
+def scale_by_position(step_address: int, control_address: int, begin: int, end: int, scratch: int) -> None:
+    """Multiply by the factor of the token's position, of which `parameter` has one for each."""
+    step, position = instruction(step_address)[0], control_record(control_address)[0].position
+    for token in range(begin, end):
+        factor = float32s(step.parameter + 4 * (position + token), 1)[0]
+        source = float32s(step.source + 4 * token * step.source_stride, step.width)
+        target = float32s(step.target + 4 * token * step.target_stride, step.width)
+        for i in range(step.width):
+            target[i] = source[i] * factor
 
 
 @kernel

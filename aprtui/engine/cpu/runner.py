@@ -11,6 +11,7 @@ from aprtui.engine.cpu.matmul import scratch_bytes as matmul_scratch_bytes
 from aprtui.engine.cpu.operations import compile_operations, kernels_for
 from aprtui.engine.cpu.plan import TapPlan
 from aprtui.engine.cpu.program import CONTROL
+from aprtui.engine.cpu.recurrence import delta_scratch_bytes
 from aprtui.engine.cpu.storage import CpuStorage
 from aprtui.engine.cpu.threads import ThreadTeam
 from aprtui.engine.protocol import Mode
@@ -46,7 +47,7 @@ class Runner:
         matmul = _whole(matmul_scratch_bytes(widest), 64)
         attention = attention_scratch_bytes(self.storage.context, config.head_dim, config.heads // config.kv_heads)
         products = 4 * EXPERT_OUT_TOKENS * EXPERT_ROWS if config.experts else 0
-        each = _whole(matmul + max(attention, products), 4096)
+        each = _whole(max(matmul + max(attention, products), delta_scratch_bytes(config.linear_head_dim)), 4096)
         scratch = np.empty(each * threads + 64, np.uint8)
         self._control["scratch"] = _whole(scratch.ctypes.data, 64)
         self._control["scratch_bytes"] = each
@@ -99,12 +100,15 @@ class Runner:
             self._team.run()
 
     def tensor(self, node: Node) -> Array:
-        """The stage tensor of the current chunk, where the program reads and leaves it; of logits, the wanted rows."""
+        """The stage tensor of the current chunk, where the program reads and leaves it.
+
+        Of logits, the wanted rows; of a state, that after the last token.
+        """
         stage = self._graph[node.stage]
         if stage.holds_logits:
             return self._products if stage.op is Op.MATMUL else self._logits
         if not stage.is_attention_map:
-            return self.storage.stages[stage.name][: self._tokens]
+            return self.storage.stages[stage.name][: 1 if stage.holds_state else self._tokens]
         shape = (stage.width, self._tokens, self._position + self._tokens)
         return self._maps[stage.op][: np.prod(shape)].reshape(shape)
 
@@ -112,7 +116,7 @@ class Runner:
         """Where the inputs of `node` lie, cut to the part that it uses; keys and values of the current chunk only."""
         stage, found = self._graph[node.stage], []
         first = self._tokens - self._logits.shape[0] if stage.holds_logits else 0
-        for entry, source in zip(stage.inputs, self._graph.inputs(node), strict=True):
+        for entry, source in zip(self._graph.entries(node), self._graph.inputs(node), strict=True):
             tensor = self.tensor(source)
             whole = tensor.ndim == 3 or self._graph[source.stage].holds_logits
             found.append(tensor if whole else tensor[first:, self._config.part(entry.part)])

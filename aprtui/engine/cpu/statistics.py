@@ -61,6 +61,8 @@ def _describe(descriptor: Any, control: Any) -> None:
     if descriptor.where == Where.STAGE:
         for token in range(tokens):
             _row(float32s(descriptor.source + 4 * token * width, width), sums)
+    elif descriptor.where == Where.STATE:
+        _row(float32s(descriptor.source, width), sums)
     elif descriptor.where == Where.LOGITS or descriptor.where == Where.CAPPED_LOGITS:  # noqa: PLR1714 – compiled
         logits = control.logits if descriptor.where == Where.LOGITS else control.capped_logits
         for token in range(tokens - control.wanted):

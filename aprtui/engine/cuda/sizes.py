@@ -10,7 +10,7 @@ from aprtui.engine.protocol import KvType, Mode
 from aprtui.errors import EngineError
 from aprtui.model.config import ModelConfig
 from aprtui.model.model import Model
-from aprtui.trace.graph import Activation, Op, StageGraph
+from aprtui.trace.graph import Activation, GraphConfig, Op, StageGraph
 
 LOGIT_ROWS = 64
 """Most tokens of a pass whose logits are wanted: for more, the prompt is evaluated in smaller chunks."""
@@ -164,16 +164,29 @@ def _without_kernels(config: ModelConfig) -> Iterator[str]:
         yield "norms between a matrix product and the residual (op add)"
     if graph.windows:
         yield "layers with a window (op softmax)"
-    if graph.sinks:
-        yield "attention sinks (op softmax)"
+    if graph.query_temperature:
+        yield f"queries that are scaled by their position (op {Op.POSITION_SCALE})"
     if graph.no_rope:
         yield "layers without RoPE (op rope)"
+    if graph.sinks:
+        yield "attention sinks (op softmax)"
     if graph.attn_softcap or graph.logit_softcap:
         yield "softcaps (op softcap)"
     if config.attention_scale is not None:
         yield "a scale of its scores other than that of the head size (op scores)"
     if graph.experts:
         yield f"experts (op {Op.EXPERT_MATMUL})"
+    yield from _without_hybrid_kernels(graph)
+
+
+def _without_hybrid_kernels(graph: GraphConfig) -> Iterator[str]:
+    """What models with recurrent layers have that no kernel computes."""
+    if any(graph.recurrent):
+        yield f"layers with a recurrence (op {Op.DELTA_STATE})"
+    if graph.gated_attention:
+        yield f"a gate behind its attention (op {Op.HEAD_GATE})"
+    if graph.rope_dim:
+        yield "heads of which RoPE turns a part (op rope)"
 
 
 def _text(size: int) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from aprtui.engine.rounding import ROUND
 from aprtui.trace.aprt import write_aprt
 from aprtui.trace.capture import PROVENANCE, Capture
-from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, Node, Op, StageGraph
+from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, RESIDUALS, Node, Op, StageGraph
 from aprtui.trace.manifest import relative_path
 
 Tensors = Mapping[Node, NDArray[np.float32]]
@@ -51,10 +51,9 @@ def _every_fourth(node: Node, graph: StageGraph) -> bool:
 
 
 def block_outputs(graph: StageGraph) -> tuple[str, ...]:
-    """What attention and feed-forward block give, as `attn_out` and `ffn_out`: the last product, with its bias."""
-    ops = (Op.MATMUL, Op.BIAS, Op.COMBINE_EXPERTS)
-    last = {stage.column: stage.name for stage in graph.stages if stage.op in ops}
-    return last["attention"], last["feed-forward"]
+    """What attention (or a recurrence) and feed-forward block give, before any norm: as `attn_out` and `ffn_out`."""
+    added = [graph[entry.stage] for name in RESIDUALS for entry in graph[name].inputs[1:]]
+    return tuple(stage.inputs[0].stage if stage.op is Op.RMS_NORM else stage.name for stage in added)
 
 
 def _two_a_layer(node: Node, graph: StageGraph) -> bool:

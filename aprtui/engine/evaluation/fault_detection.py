@@ -53,7 +53,7 @@ def accepted_answers(fault: Fault) -> frozenset[Node]:
 
 
 def fault_matrix(model: Model, bound_of: Callable[[Node], float], largest: Mapping[Node, float]) -> Iterator[Fault]:
-    """Every kind at every stage that it applies to, in the first, the middle and the last layer.
+    """Every kind at every stage that it applies to, in the first, the middle and the last layer, and one of each kind.
 
     `bound_of` gives the bound of the judged signal at a node, `largest` the absmax of each stage in an honest run.
     """
@@ -71,8 +71,8 @@ def fault_matrix(model: Model, bound_of: Callable[[Node], float], largest: Mappi
 
 
 def _nodes(model: Model) -> Iterator[Node]:
-    layers = model.graph.layers
-    chosen = {0, layers // 2, layers - 1}
+    layers, kinds = model.graph.layers, model.graph.layer_kinds
+    chosen = {0, layers // 2, layers - 1} | {kinds.index(kind) for kind in kinds}
     for node in model.graph.nodes:
         if model.graph[node.stage].scope is not Scope.LAYER or node.layer in chosen:
             yield node

@@ -47,9 +47,13 @@ PLANTED: Mapping[str, Callable[[Array], Array]] = MappingProxyType(
 
 
 def places(graph: StageGraph) -> tuple[str, ...]:
-    """The stages in which faults are planted, in the middle layer: gated product and output of its block at the end."""
+    """The stages in which faults are planted, in the middle layer: gated product and output of its block at the end.
+
+    Of those of attention and of a recurrence, the layer has one or the other.
+    """
     gated = [stage.name for stage in graph.stages if stage.op in (Op.MULTIPLY, Op.SWIGLU_OAI)]
-    return "qkv_matmul", "attention", "ffn_norm", gated[-1], block_outputs(graph)[1]
+    recurrence = [name for name in ("linear_attn_qkv_mixed", "linear_attn_output") if name in graph]
+    return "qkv_matmul", "attention", *recurrence, "ffn_norm", gated[-1], block_outputs(graph)[-1]
 
 
 _TOKENS = 10
@@ -85,7 +89,7 @@ def judge_planted_kinds(
     A kind that holds nothing behind the fault is left out.
     """
     layer = model.graph.layers // 2
-    nodes = [Node(layer, place) for place in places(model.graph)]
+    nodes = [node for place in places(model.graph) if (node := Node(layer, place)) in model.graph.order]
     faults = [(name, node, what) for name in ARITHMETICS for node in nodes for what in PLANTED]
     cases = one_in(every, [(*fault, kind) for fault in faults for kind in CAPTURE_KINDS])
     with tempfile.TemporaryDirectory(prefix="aprtui-kinds-") as folder:

@@ -92,7 +92,11 @@ def _node(fields: dict[str, str], text: str, model: Model) -> Node:
         return Node(0, name)
     if layer is None or not layer.isdecimal() or len(layer) > 6 or int(layer) > last:
         raise UsageError(f"--inject {text!r}: layer {layer or 'is missing'}: {name} is in layers 0 … {last}")
-    return Node(int(layer), name)
+    node = Node(int(layer), name)
+    if node not in graph.order:
+        found = ", ".join(str(other.layer) for other in graph.nodes if other.stage == name)
+        raise UsageError(f"--inject {text!r}: layer {layer} has no {name}, which is in {found}")
+    return node
 
 
 def _number(name: str, value: str, text: str) -> float:

@@ -11,7 +11,7 @@ from aprtui.engine.faults.setting import Array, FaultSetting
 from aprtui.engine.protocol import NodeCall
 from aprtui.model.model import Model
 from aprtui.model.weight_types import WeightType
-from aprtui.trace.graph import BIASES, Node, Op, Stage
+from aprtui.trace.graph import BIASES, RECURRENT_OPS, Node, Op, Stage, TokenMixer
 
 Compute = Callable[[FaultSetting, NodeCall], Array]
 Applies = Callable[[Model, Node, Stage], bool]
@@ -71,9 +71,12 @@ def _not_turned(model: Model, node: Node, stage: Stage) -> bool:
 
 def _heads(model: Model, node: Node, stage: Stage) -> bool:
     """Stages whose channels, or maps, are cut into at least two heads."""
-    by_head = stage.op in (Op.ROPE, Op.HEAD_RMS_NORM, Op.ATTEND)
-    heads = stage.width // model.config.graph.head_dim if by_head else stage.width
-    return (by_head or stage.is_attention_map) and heads > 1
+    heads = stage.width if stage.is_attention_map else stage.width // (stage.head_size or stage.width)
+    return heads > 1
+
+
+def _carries_state(model: Model, node: Node, stage: Stage) -> bool:
+    return stage.op in RECURRENT_OPS
 
 
 def _chooses_some(model: Model, node: Node, stage: Stage) -> bool:
@@ -95,11 +98,11 @@ def _windowed(model: Model, node: Node, stage: Stage) -> bool:
 
 def _scaled_rope(model: Model, node: Node, stage: Stage) -> bool:
     rope = model.config.rope_of(node.layer)
-    return stage.op is Op.ROPE and (rope.scale != 1 or rope.factors is not None)
+    return _turned(model, node, stage) and (rope.scale != 1 or rope.factors is not None)
 
 
 def _magnified(model: Model, node: Node, stage: Stage) -> bool:
-    return stage.op is Op.ROPE and model.config.rope_of(node.layer).magnitude != 1
+    return _turned(model, node, stage) and model.config.rope_of(node.layer).magnitude != 1
 
 
 def _with_sinks(model: Model, node: Node, stage: Stage) -> bool:
@@ -107,7 +110,9 @@ def _with_sinks(model: Model, node: Node, stage: Stage) -> bool:
 
 
 def _offset_norm(model: Model, node: Node, stage: Stage) -> bool:
-    return stage.op in (Op.RMS_NORM, Op.HEAD_RMS_NORM) and model.config.norm_offset
+    """Norms trained with 1 + weight: the one behind a recurrence is not."""
+    norms = stage.op in (Op.RMS_NORM, Op.HEAD_RMS_NORM) and stage.mixer is not TokenMixer.RECURRENCE
+    return norms and model.config.norm_offset
 
 
 def _with_sibling(model: Model, node: Node, stage: Stage) -> bool:
@@ -204,6 +209,10 @@ KINDS: Mapping[str, FaultKind] = MappingProxyType(
             "A query does not see its own key", "a mask of keys < query instead of ≤",
             operations.mask_off_by_one, _ops(Op.SOFTMAX),
         ),
+        "temperature-dropped": _recomputing(
+            "Queries are not scaled by their position", "a temperature of the attention that is not read from the file",
+            operations.first_input, _ops(Op.POSITION_SCALE),
+        ),
         "window-off-by-one": _recomputing(
             "A query sees one key more than its window has", "a window of query − key ≤ n instead of <",
             operations.window_off_by_one, _windowed,
@@ -251,6 +260,10 @@ KINDS: Mapping[str, FaultKind] = MappingProxyType(
         "router-unnormalised": _recomputing(
             "The weights of the experts do not add up to 1", "a key of the router that is not read from the file",
             operations.first_input, _ops(Op.NORMALISE_CHOSEN, Op.SOFTMAX_CHOSEN),
+        ),
+        "state-not-reset": _recomputing(
+            "The recurrence begins with what the first token leaves", "a state that is not cleared for a new sequence",
+            operations.state_not_reset, _carries_state,
         ),
         "gate-up-swap": _recomputing(
             "Computed with the weights of the product beside it", "two weights that are exchanged",

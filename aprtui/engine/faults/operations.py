@@ -9,10 +9,11 @@ import numpy as np
 from aprtui.engine.faults.setting import Array, FaultSetting
 from aprtui.engine.protocol import NodeCall
 from aprtui.engine.reference import ops
+from aprtui.engine.reference.history import HISTORY
 from aprtui.engine.rounding import ROUND
 from aprtui.model.weight_types import BlockPart, WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import MATRIX_PRODUCTS, Node, RopeLayout, StageGraph
+from aprtui.trace.graph import MATRIX_PRODUCTS, Node, Op, RopeLayout, StageGraph
 
 BLOCK = 32
 """Rows and columns of the block that `transpose-block` turns around, columns of the one that `block-sign` negates."""
@@ -137,6 +138,17 @@ def norm_offset_dropped(setting: FaultSetting, call: NodeCall) -> Array:
     with np.errstate(divide="ignore", invalid="ignore"):
         normalised = np.where(factors == 0, np.float32(0), call.output / factors)
     return np.asarray(normalised * (factors - 1), np.float32)
+
+
+def state_not_reset(setting: FaultSetting, call: NodeCall) -> Array:
+    """As if the first token had been there once before: what it left is what the recurrence begins with."""
+    op = setting.model.graph[call.node.stage].op
+    inputs = [
+        np.concatenate([rows[:1], rows]) if (op, index) in HISTORY else rows for index, rows in enumerate(call.inputs)
+    ]
+    if op is Op.DELTA_OUTPUT:
+        inputs[0] = inputs[0][:0]  # the state of the last position is another one as well
+    return setting.evaluated(call, inputs=tuple(inputs))
 
 
 def transpose_block(setting: FaultSetting, call: NodeCall) -> Array:

@@ -92,7 +92,7 @@ def fp16_overflow(setting: FaultSetting, call: NodeCall) -> Array:
 def head_swap(setting: FaultSetting, call: NodeCall) -> Array:
     """Two heads in each other's place."""
     out = call.output.copy()
-    dim = setting.model.config.graph.head_dim
+    dim = setting.model.graph[call.node.stage].head_size
     heads = out if out.ndim == 3 else out.reshape(len(out), -1, dim).swapaxes(0, 1)
     heads[[0, 1]] = heads[[1, 0]]
     return out

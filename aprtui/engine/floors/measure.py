@@ -20,6 +20,7 @@ from aprtui.engine.protocol import NodeEvaluator, Rounding
 from aprtui.engine.reference.evaluate import NumpyNodes
 from aprtui.engine.replay.arithmetic import UNROUNDED, NodeEvaluators, Recomputation
 from aprtui.engine.replay.bounds import flip_error
+from aprtui.engine.replay.chunked_delta import ChunkedNodes, has_recurrence
 from aprtui.engine.replay.disturbed import LAST_BITS, MORE_FLIPS, Disturb, disturbance
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
@@ -33,7 +34,9 @@ Run = Iterator[tuple[Node, Array]]
 def run_forward(
     model: Model, tokens: Sequence[int], recomputation: Recomputation, disturb: Disturb | None = None
 ) -> Run:
-    """Each node of the graph with its stage tensor for all `tokens`, in execution order; logits of the last position.
+    """Each node of the graph with its stage tensor for all `tokens`, in execution order.
+
+    Of logits and states there is that of the last position.
 
     `disturb` changes each tensor before it is given out and used. Keeps the tensors of two layers.
     """
@@ -42,14 +45,13 @@ def run_forward(
     for node in graph.nodes:
         stage = graph[node.stage]
         inputs = []
-        for entry, source in zip(stage.inputs, graph.inputs(node), strict=True):
+        for entry, source in zip(graph.entries(node), graph.inputs(node), strict=True):
             tensor = recent[source]
             inputs.append(tensor if tensor.ndim == 3 else tensor[:, config.part(entry.part)])
-        values = (
-            recomputation.evaluate(node, [inputs[0][-1:]], tokens[-1:], len(tokens) - 1)
-            if stage.holds_logits
-            else recomputation.evaluate(node, inputs, tokens)
-        )
+        if stage.holds_logits:
+            inputs = [inputs[0][-1:]]
+        first = len(tokens) - 1 if stage.of_last_position else 0
+        values = recomputation.evaluate(node, inputs, tokens[first:], first)
         recent[node] = values if disturb is None else disturb(node, values)
         yield node, recent[node]
         _forget(recent, node, graph[node.stage].op)
@@ -82,7 +84,9 @@ def arithmetic_floor(
     least = flip_floors(model, roundings)
     size = LAST_BITS * (MORE_FLIPS if first == second and any(least.values()) else 1)
     reference = run_forward(model, tokens, Recomputation(model, first, evaluators))
-    other = Recomputation(model, second, evaluators)
+    # Each engine computes recurrences in its own way: one of them token after token, the other in chunks.
+    in_chunks: NodeEvaluators = lambda angles: ChunkedNodes(evaluators(angles), model)  # noqa: E731
+    other = Recomputation(model, second, in_chunks if has_recurrence(model) else evaluators)
     runs = [run_forward(model, tokens, other, disturbance(model, seed, size)) for seed in range(DISTURBED_RUNS)]
     errors = _errors(model, reference, runs, progress)
     saturated = _saturated(model, tokens, roundings, evaluators, progress)

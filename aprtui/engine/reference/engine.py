@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from aprtui.engine.kv_types import round_kv
 from aprtui.engine.protocol import NO_TAPS, Intervention, KvType, Logits, Mode, NodeCall, Taps, require_positions
 from aprtui.engine.reference.evaluate import evaluate
-from aprtui.engine.reference.ops import ATTENTION_HISTORY
+from aprtui.engine.reference.history import ATTENTION_HISTORY, HISTORY
 from aprtui.engine.rounding import ARITHMETIC
 from aprtui.machine import processor_name
 from aprtui.model.model import Model
@@ -43,32 +43,46 @@ class NumpyEngine:
         self.position = 0
         """Positions evaluated since the last reset."""
         self._history: dict[tuple[Node, int], Array] = {}
+        self._changed: dict[int | None, tuple[int, Array]] = {}
+        """States that an intervention returned, by layer, each with the position from which it is the initial one."""
         self._seconds = np.full(len(self.graph.nodes), np.nan, np.float32)
 
     def reset(self, position: int = 0) -> None:
         self.position = position
         self._history = {key: stored[:position] for key, stored in self._history.items()} if position else {}
+        self._changed = {layer: found for layer, found in self._changed.items() if found[0] <= position}
 
     def forward(self, tokens: Sequence[int], taps: Taps = NO_TAPS, logits: Logits = Logits.LAST) -> Array:
         require_positions(self, len(tokens))
         tensors: dict[Node, Array] = {}
-        history = dict(self._history)
+        history, changed = dict(self._history), dict(self._changed)
         with np.errstate(invalid="ignore", over="ignore"):
             for place, node in enumerate(self.graph.nodes):
                 started = time.perf_counter()
                 inputs = self._inputs(node, tensors, history, logits)
-                tensor = evaluate(
-                    self._model, node, inputs,
-                    tokens=tokens, position=self.position, arithmetic=self._arithmetic,
-                )  # fmt: skip
+                # A state is that of the last position only.
+                first = len(tokens) - 1 if self.graph[node.stage].holds_state else 0
+                wanted, position = tokens[first:], self.position + first
+                tensor = self._evaluated(node, inputs, wanted, position)
                 if self._intervention is not None and node in self._intervention.nodes:
-                    tensor = self._intervention(NodeCall(node, tuple(inputs), tensor, tokens, self.position))
+                    tensor = self._intervention(NodeCall(node, tuple(inputs), tensor, wanted, position))
+                    if self.graph[node.stage].holds_state:
+                        changed[node.layer] = position + 1, tensor
                 tensors[node] = tensor
                 self._seconds[place] = time.perf_counter() - started
                 self._tap(node, tensors[node], len(tokens), taps)
-        self._history = history
+        self._history, self._changed = history, changed
         self.position += len(tokens)
         return tensors[self.graph.nodes[-1]]
+
+    def _evaluated(self, node: Node, inputs: list[Array], tokens: Sequence[int], position: int) -> Array:
+        op, initial = self.graph[node.stage].op, None
+        if node.layer in self._changed and op in (Op.DELTA_STATE, Op.DELTA_OUTPUT):
+            begin, initial = self._changed[node.layer]
+            inputs = [rows[begin:] if (op, index) in HISTORY else rows for index, rows in enumerate(inputs)]
+        return evaluate(
+            self._model, node, inputs, tokens=tokens, position=position, arithmetic=self._arithmetic, initial=initial
+        )
 
     def stage_seconds(self) -> NDArray[np.float32]:
         return self._seconds.copy()
@@ -78,19 +92,24 @@ class NumpyEngine:
     ) -> list[Array]:
         stage = self.graph[node.stage]
         found = []
-        for index, (entry, source) in enumerate(zip(stage.inputs, self.graph.inputs(node), strict=True)):
+        sources = zip(self.graph.entries(node), self.graph.inputs(node), strict=True)
+        for index, (entry, source) in enumerate(sources):
             config = self.graph.config
             assert config is not None
             tensor = tensors[source][:, config.part(entry.part)] if stage.op is not Op.SOFTMAX else tensors[source]
-            if (stage.op, index) in ATTENTION_HISTORY:
-                tensor = self._with_history((node, index), tensor, history)
+            if (stage.op, index) in HISTORY:
+                is_cached = (stage.op, index) in ATTENTION_HISTORY
+                tensor = self._with_history((node, index), tensor, history, rounded=is_cached)
             found.append(tensor)
         if stage.holds_logits and logits is Logits.LAST:
             found = [tensor[-1:] for tensor in found]
         return found
 
-    def _with_history(self, key: tuple[Node, int], tensor: Array, history: dict[tuple[Node, int], Array]) -> Array:
-        stored = round_kv(self.kv, tensor)
+    def _with_history(
+        self, key: tuple[Node, int], tensor: Array, history: dict[tuple[Node, int], Array], *, rounded: bool
+    ) -> Array:
+        """`tensor` with the rows of earlier positions before it; `rounded` to what the K/V cache holds."""
+        stored = round_kv(self.kv, tensor) if rounded else tensor
         before = history.get(key)
         history[key] = stored if before is None else np.concatenate([before, stored])
         return history[key]

@@ -15,7 +15,7 @@ from aprtui.engine.gelu import gelu_f16, gelu_tanh
 from aprtui.engine.rounding import ROUND, sum_correction
 from aprtui.model.config import ModelConfig, RopeAngles
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Op, RopeLayout
+from aprtui.trace.graph import RopeLayout
 
 Array = NDArray[np.float32]
 Wide = NDArray[np.float64]
@@ -46,6 +46,16 @@ def head_rms_norm(x_NC: Array, weight: Weight, epsilon: float) -> Array:
     return rms_norm(heads, weight, epsilon).reshape(x_NC.shape)
 
 
+def queries(x_NC: Array, head_dim: int) -> Array:
+    """The queries of heads that hold a gate behind each query, heads side by side."""
+    return x_NC.reshape(x_NC.shape[0], -1, 2, head_dim)[:, :, 0].reshape(x_NC.shape[0], -1)
+
+
+def head_gate(x_NC: Array, head_dim: int) -> Array:
+    """The sigmoid of the gate that stands behind the query in each head, heads side by side."""
+    return sigmoid(x_NC.reshape(x_NC.shape[0], -1, 2, head_dim)[:, :, 1].reshape(x_NC.shape[0], -1))
+
+
 def matmul(x_NC: Array, weights: Sequence[Weight], matmul_input: Callable[[Weight], str]) -> Array:
     """`x` times the transpose of each weight, side by side; the input is rounded as `matmul_input` names it."""
     return np.concatenate([_product(x_NC, weight, matmul_input(weight)) for weight in weights], axis=1)
@@ -69,21 +79,27 @@ def bias(x_NC: Array, biases: Sequence[Weight]) -> Array:
 
 def rope(x_NC: Array, position: int, config: ModelConfig, layer: int | None, arithmetic: RopeAngles) -> Array:
     """Rotary position embedding of positions `position …`, on pairs as the graph's `rope_layout` says; `x` itself in a
-    layer without."""
+    layer without. Channels behind the rotated ones stay as they are."""
     if not config.graph.has_rope(layer):
         return x_NC.copy()
-    dim = config.graph.head_dim
-    x = x_NC.reshape(x_NC.shape[0], -1, dim).astype(np.float64)
+    dim = config.graph.rotated
+    x = x_NC.reshape(x_NC.shape[0], -1, config.graph.head_dim).astype(np.float64)
     turns = config.rope_of(layer).turns(position, x.shape[0], dim, arithmetic)
     cos, sin = (values[:, None, :] for values in turns)
     if config.graph.rope_layout is RopeLayout.INTERLEAVED:
-        first, second = slice(0, None, 2), slice(1, None, 2)
+        first, second = slice(0, dim, 2), slice(1, dim, 2)
     else:
-        first, second = slice(0, dim // 2), slice(dim // 2, None)
-    out = np.empty_like(x)
+        first, second = slice(0, dim // 2), slice(dim // 2, dim)
+    out = x.copy()
     out[..., first] = x[..., first] * cos - x[..., second] * sin
     out[..., second] = x[..., first] * sin + x[..., second] * cos
     return _narrow(out.reshape(x_NC.shape))
+
+
+def scale_by_position(q_NC: Array, position: int, config: ModelConfig) -> Array:
+    """Queries of positions `position …`, each times the factor of its position; in float32."""
+    assert config.query_temperature is not None
+    return q_NC * config.query_temperature.factors(position, q_NC.shape[0])[:, None]
 
 
 def scores(q_NC: Array, k_TC: Array, config: ModelConfig) -> Array:
@@ -151,6 +167,12 @@ def silu(x: Array) -> Array:
         return _narrow(wide / (1.0 + np.exp(-wide)))
 
 
+def sigmoid(x: Array) -> Array:
+    """1 / (1 + exp(−x))."""
+    with np.errstate(over="ignore"):
+        return _narrow(1.0 / (1.0 + np.exp(-x.astype(np.float64))))
+
+
 def gelu(x: Array, activation: str) -> Array:
     """GELU by its approximation with tanh, or where `activation` is f16 as ggml looks it up."""
     return gelu_f16(x) if activation == "f16" else _narrow(gelu_tanh(x.astype(np.float64)))
@@ -173,6 +195,11 @@ def swiglu_oai(
 def multiply(a: Array, b: Array) -> Array:
     """Elementwise product, in float32."""
     return np.asarray(a * b, np.float32)
+
+
+def scale_rows(x_NC: Array, factors_N1: Array) -> Array:
+    """Each row times its factor, in float32."""
+    return np.asarray(x_NC * factors_N1, np.float32)
 
 
 def router_softmax(logits_NE: Array) -> Array:
@@ -247,7 +274,3 @@ def combine_experts(down_NC: Array, weights_NK: Array) -> Array:
     """The sum of what the chosen experts of a token compute, times their weights."""
     rows = down_NC.reshape(*weights_NK.shape, -1).astype(np.float64)
     return _narrow((rows * weights_NK.astype(np.float64)[..., None]).sum(1))
-
-
-ATTENTION_HISTORY: frozenset[tuple[Op, int]] = frozenset({(Op.SCORES, 1), (Op.ATTEND, 1)})
-"""Which inputs of an op reach back over all positions: the keys of the scores, the values of the attention."""

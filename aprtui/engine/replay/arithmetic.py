@@ -51,12 +51,10 @@ ATTENTION_OPS = frozenset({Op.SCORES, Op.ATTEND})
 _HALVES = ("f32", "f16", "bf16")
 KEPT: Mapping[str, str] = MappingProxyType({"f16_kept": "f16", "bf16_kept": "bf16"})
 """Types of a softmax whose results are kept in 16 bits, by that type, where queries are not rounded to it."""
-KEYS_ONLY = ("q8_0/f16", "q8_0/f32", "q4_0/f16", "q4_0/f32")
-"""Types of a K/V cache (keys/values) of which the keys alone are quantised: llama.cpp's without flash attention."""
 CHOICES: Mapping[str, Sequence[str]] = MappingProxyType(
     {
         "matmul_input": (BY_WEIGHT, *ROUND),
-        "kv_cache": (*_HALVES, "q8_0", "q4_0", "fp8", "fp8_e5m2", "int8_row", *ROTATED, *MET_IN_Q8_0, *KEYS_ONLY),
+        "kv_cache": (*_HALVES, "q8_0", "q4_0", "fp8", "fp8_e5m2", "int8_row", *ROTATED, *MET_IN_Q8_0),
         "rope_angles": tuple(RopeAngles),
         "stage_output": _HALVES,
         "softmax": (*_HALVES, ONLINE_F16, *KEPT),
@@ -65,7 +63,12 @@ CHOICES: Mapping[str, Sequence[str]] = MappingProxyType(
         "sums": _HALVES,
     }
 )
-"""The types that each rounding can have; `input_limit` takes a number. Two types of a K/V cache: keys/values."""
+"""The types that each rounding can have; `input_limit` takes a number. `matmul_input` may join several by `+`, one of
+which each weight takes, and `kv_cache` those of keys and values."""
+
+
+_MOST_PARTS: Mapping[str, int] = MappingProxyType({"matmul_input": len(ROUND), "kv_cache": 2})
+"""How many types may be joined; one where nothing stands here."""
 
 
 def parse_rounding(text: str) -> dict[str, str]:
@@ -79,8 +82,11 @@ def parse_rounding(text: str) -> dict[str, str]:
         if name not in CHOICES:
             where = ", ".join((*CHOICES, f"{INPUT_LIMIT} (a number)"))
             raise UsageError(f"--rounding {piece!r}: expected WHERE=WHAT with WHERE one of {where}")
-        if any(part not in CHOICES[name] for part in value.split("+")):
+        parts = value.split("+")
+        if any(part not in CHOICES[name] for part in parts):
             raise UsageError(f"--rounding {piece!r}: {name} is one of {', '.join(CHOICES[name])}")
+        if len(parts) > _MOST_PARTS.get(name, 1):
+            raise UsageError(f"--rounding {piece!r}: {name} takes {_MOST_PARTS.get(name, 1)} at most")
         stated[name] = value
     return stated
 
@@ -107,6 +113,12 @@ def matmul_rounding(stated: str, weight: Weight) -> str:
     return next((name for name in of_schemes if name in names), names[0])
 
 
+def kept_type(op: Op, rounding: Rounding) -> str:
+    """What keys (for the scores) or values are kept in: the one type of the K/V cache, or one of two joined by `+`."""
+    keys, _, values = rounding.kv_cache.partition("+")
+    return keys if op is Op.SCORES or not values else values
+
+
 def factor_type(op: Op, rounding: Rounding) -> str:
     """The type of what the scores or the attention multiply what they read from the cache by: queries, probabilities.
 
@@ -118,9 +130,8 @@ def factor_type(op: Op, rounding: Rounding) -> str:
 
 
 def cached_type(op: Op, rounding: Rounding) -> str:
-    """The type of what the scores or the attention read from the K/V cache: keys or values."""
-    keys, _, values = rounding.kv_cache.partition("/")
-    return _rounds(keys if op is Op.SCORES or not values else values)
+    """What keys or values are rounded to as the scores or the attention read them from the K/V cache."""
+    return _rounds(kept_type(op, rounding))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +188,11 @@ class Recomputation:
     def _rounded(self, op: Op, inputs: Sequence[Array]) -> Sequence[Array]:
         if op not in ATTENTION_OPS:
             return inputs
-        if self.rounding.kv_cache in ROTATED:
-            return rotated_inputs(op, inputs, ROTATED[self.rounding.kv_cache], self.model.config.graph)
-        if self.rounding.kv_cache in MET_IN_Q8_0:
-            return met_inputs(op, inputs, MET_IN_Q8_0[self.rounding.kv_cache])
+        kept = kept_type(op, self.rounding)
+        if kept in ROTATED:
+            return rotated_inputs(op, inputs, ROTATED[kept], self.model.config.graph)
+        if kept in MET_IN_Q8_0:
+            return met_inputs(op, inputs, MET_IN_Q8_0[kept])
         factor, cached = ROUND[factor_type(op, self.rounding)], ROUND[cached_type(op, self.rounding)]
         return [factor(inputs[0]), cached(inputs[1])]
 

@@ -16,6 +16,9 @@ from aprtui.trace.graph import Node, Op
 Array = NDArray[np.float32]
 Disturb = Callable[[Node, Array], Array]
 
+SOFTPLUS_STEP = 2.0**-24
+"""Half a step of float32 at 1: engines that add 1 and exp(x) in float32 lose that much of a softplus."""
+
 LAST_BITS = 2.0**-22
 """Relative size of the disturbance: two honest float32 sums of one stage differ by about this."""
 MORE_FLIPS = 16.0
@@ -37,7 +40,7 @@ class DisturbedNodes:
 
 
 def disturbance(model: Model, seed: int, size: float) -> Disturb:
-    """Relative noise of `size` in every value, and in what RoPE turns as much more as angles in float32 are off."""
+    """Relative noise of `size` in every value, and more in two: RoPE's angles, softplus' sum in float32."""
 
     def disturb(node: Node, values: Array) -> Array:
         if model.graph[node.stage].holds_indices:
@@ -47,6 +50,9 @@ def disturbance(model: Model, seed: int, size: float) -> Disturb:
         noise *= np.float32(size)
         if model.graph[node.stage].op is Op.ROPE:
             noise *= (1 + ANGLE_ERROR / size * np.arange(len(values), dtype=np.float32))[:, None]
-        return values + values * noise
+        noise *= values
+        if model.graph[node.stage].op is Op.SOFTPLUS:
+            noise += random.uniform(-SOFTPLUS_STEP, SOFTPLUS_STEP, values.shape).astype(np.float32)
+        return values + noise
 
     return disturb

@@ -105,7 +105,7 @@ class ErrorsByPlace:
     def _terms(self, pair: StagePair, channels: list[int]) -> NDArray[np.float64]:
         """The root of the sum of the squared products of some `channels` of a matrix product, `[tokens, channels]`."""
         (source,) = self.model.graph.inputs(pair.node)
-        (entry,) = self.model.graph[pair.node.stage].inputs
+        (entry,) = self.model.graph.entries(pair.node)
         x = self.stages.values(source)[-pair.a.shape[0] :, self.model.config.graph.part(entry.part)]
         rows = np.concatenate([weight_row(self.model.params(pair.node), channel) for channel in channels])
         with np.errstate(invalid="ignore"):

@@ -188,7 +188,7 @@ def _sampled(stages: CapturedStages, known: KnownArithmetic) -> Iterator[tuple[N
     for node in graph.nodes:
         if graph[node.stage].op is not Op.MATMUL:
             continue
-        (source,), (entry,) = graph.inputs(node), graph[node.stage].inputs
+        (source,), (entry,) = graph.inputs(node), graph.entries(node)
         rows = stages.rows(node)
         if not rows or stages.rows(source) < rows:
             continue

@@ -18,14 +18,13 @@ from types import MappingProxyType
 
 import numpy as np
 
-from aprtui.compare.align.layout import REORDERED, Layout, agreed, legal_layouts, solve_layout
+from aprtui.compare.align.layout import REORDERED, Layout, agreed, inherited_layout, legal_layouts, solve_layout
 from aprtui.compare.metrics.measure import compare_values, measure
 from aprtui.engine.protocol import Rounding
 from aprtui.engine.replay.arithmetic import (
     ATTENTION_OPS,
     BY_WEIGHT,
     KEPT,
-    KEYS_ONLY,
     UNROUNDED,
     KnownArithmetic,
     NodeEvaluators,
@@ -42,15 +41,17 @@ from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.progress import Progress, no_progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, MATRIX_PRODUCTS, Node, Op, Stage
+from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, MATRIX_PRODUCTS, Node, Op, Stage, TokenMixer
 
 _OF_WEIGHTS = frozenset({"weights", "sums", "input_limit"})
-_KNOWS_CHANNELS = frozenset({Op.MATMUL, Op.BIAS, Op.RMS_NORM})
+_KNOWS_CHANNELS = frozenset({Op.MATMUL, Op.BIAS, Op.RMS_NORM, Op.CONVOLUTION})
 """Ops in which each channel has parameters of its own, so that they come out otherwise in another order."""
 _ROWS = 16
 _LOOKED_AT = 4096
 _CLEARLY = 0.5
 """A rounding is taken for another one only if it leaves less than this share of the error."""
+_FAR_NEARER = 0.01
+"""The same where it shows at some stages only, and makes no difference at the others."""
 _NEARER = 0.8
 """Where the error is beyond what rounding nothing explains, a rounding that leaves less than this is taken if it
 explains the rest: captured values that miss digits flip many of its levels."""
@@ -71,18 +72,26 @@ _ATTENTION: tuple[Mapping[str, str], ...] = tuple(
     for cache, softmax in (
         ("f16", "f32"), ("f16", "f16"), ("bf16", "f32"), ("bf16", "bf16"), ("q8_0", "f32"), ("q4_0", "f32"),
         ("fp8", "f32"), ("fp8_e5m2", "f32"), ("int8_row", "f32"), ("f32", "f16"), ("f32", "bf16"), ("f16", ONLINE_F16),
+        *((kind, "f32") for kind in (*ROTATED, *MET_IN_Q8_0)),
+        # What llama.cpp keeps where only keys, or both in different types, are asked for.
+        *((f"{keys}+f16", softmax) for keys in (*ROTATED, *MET_IN_Q8_0) for softmax in ("f16", ONLINE_F16)),
+        ("q8_0_rotated+q4_0_rotated", "f32"), ("q8_0_query+q4_0_query", "f32"),
+        *((f"{keys}+{values}", "f32") for keys in ("q8_0", "q4_0") for values in ("f16", "f32")),
         *(("f32", softmax) for softmax in KEPT),
-        *((kind, "f32") for kind in (*ROTATED, *MET_IN_Q8_0, *KEYS_ONLY)),
     )
 )  # fmt: skip
 _TOGETHER: tuple[Mapping[str, str], ...] = tuple(
     MappingProxyType({"matmul_input": matmul, "kv_cache": cache, "softmax": softmax})
     for matmul, cache, softmax in (
         (BY_WEIGHT, "f16", "f16"), (BY_WEIGHT, "f16", ONLINE_F16), (BY_WEIGHT, "q8_0_rotated", "f32"),
+        (BY_WEIGHT, "q8_0_rotated+f16", "f16"), (BY_WEIGHT, "q8_0_rotated+f16", ONLINE_F16),
         ("q8_1", "f16", "f32"), ("f16", "f16", "f32"), ("bf16", "bf16", "f32"),
     )
 )  # fmt: skip
 """What engines round together; tried where only products and attention together can be computed."""
+
+
+_YARN_ROUNDED = "RoPE: YaRN's range is rounded to whole channel pairs, as ggml has it; the model's own is not"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +158,8 @@ def identify(
     how = f"as {source} states" if not unstated else "found by trying"
     how += f", beyond what {source} states" if unstated and source else ""
     statements = [f"rounding ({how}): {rounding_text(arithmetic.rounding)}", *_type_statements(arithmetic)]
+    if rounds_yarn(stages.model) and arithmetic.rounding.rope_angles == RopeAngles.F32_RECURRENCE:
+        statements.append(_YARN_ROUNDED)
     if arithmetic.open_ops:
         statements.append(_open_statement(arithmetic))
     if cause is not None and not cause.found.nodes:
@@ -241,7 +252,7 @@ class _Search:
     def _typed(self, rounding: Rounding, output_stated: bool) -> KnownArithmetic:
         """The types of stages: kept so by the engine, or only stored."""
         graph = self.stages.model.graph
-        inner = [fits for name, fits in self.types.items() if name != ENTRY and not graph[name].holds_logits]
+        inner = [fits for name, fits in self.types.items() if name != ENTRY and not graph[name].of_last_position]
         kinds = {name: narrowest(fits) for name, fits in self.types.items()}
         common = frozenset.intersection(*(inner or self.types.values())) if self.types else frozenset()
         if set(kinds.values()) <= {"f32"} or (output_stated and (rounding.stage_output != "f32" or not common)):
@@ -309,7 +320,8 @@ class _Search:
         if least < own * _CLEARLY:
             chosen, settled = nearest, self._explains(tried[nearest], probes)
         elif self._explains(base, probes):
-            chosen, settled = 0, True
+            finer = next((i for i, found in enumerate(errors) if _is_nearer_somewhere(found, errors[0])), 0)
+            chosen, settled = finer if self._explains(tried[finer], probes) else 0, True
         else:
             nearer = least < own * _NEARER or _is_nearer_throughout(errors[nearest], errors[0])
             settled = nearer and self._explains(tried[nearest], probes)
@@ -422,12 +434,21 @@ def _words(base: KnownArithmetic, changes: Mapping[str, str]) -> str:
 def _as_close(errors: Mapping[Node, float], least: Mapping[Node, float]) -> bool:
     """Whether `errors` are no clearly larger than `least`, at any stage: where one channel is all that counts, as
     behind a norm of massive ones, every rounding comes out alike."""
-
-    def at(stage: str, found: Mapping[Node, float]) -> float:
-        return median(error for node, error in found.items() if node.stage == stage)
-
     stages = {node.stage for node in least}
-    return errors.keys() == least.keys() and all(at(s, errors) * _CLEARLY <= at(s, least) for s in stages)
+    return errors.keys() == least.keys() and all(_at(s, errors) * _CLEARLY <= _at(s, least) for s in stages)
+
+
+def _is_nearer_somewhere(errors: Mapping[Node, float], others: Mapping[Node, float]) -> bool:
+    """Whether `errors` are far smaller than `others` at some stage, and larger at none: where most weights are floats,
+    which take inputs as they are, the rounding of the others shows in few products."""
+    stages = {node.stage for node in others}
+    if errors.keys() != others.keys() or any(_at(s, errors) > _at(s, others) for s in stages):
+        return False
+    return any(_at(s, errors) < _FAR_NEARER * _at(s, others) for s in stages)
+
+
+def _at(stage: str, errors: Mapping[Node, float]) -> float:
+    return median(error for node, error in errors.items() if node.stage == stage)
 
 
 def find_layouts(stages: CapturedStages, evaluators: NodeEvaluators) -> Iterator[str]:
@@ -444,22 +465,40 @@ def find_layouts(stages: CapturedStages, evaluators: NodeEvaluators) -> Iterator
         candidates = legal_layouts(stage, model.graph.rope_parts, config)
         sampled = _sampled(stage, recomputer)
         layout = agreed([_layout_of(node, recomputer, candidates) for node in sampled])
+        layout = layout or _inherited(sampled, recomputer, candidates)
         if layout is not None and not _computed_with(stage, recomputer):
             stages.layouts.update({node: layout for node in model.graph.nodes if node.stage == stage.name})
             yield f"{stage.name} is in another order than the model's, and is put in it: {layout.text}"
 
 
 def _sampled(stage: Stage, recomputer: Recomputer) -> list[Node]:
-    """Up to three layers of a stage that holds all tokens, with all that it is computed from but attention maps."""
+    """Up to three layers of a stage that holds all tokens (of states the last), with all that it is computed from but
+    attention maps, and stages of the recurrence, of which some engines fuse several."""
     model, stages = recomputer.model, recomputer.stages
-    total = len(stages.tokens)
+    rows = 1 if stage.holds_state else len(stages.tokens)
 
     def computable(node: Node) -> bool:
-        return all(model.graph[missing.stage].is_attention_map for missing in recomputer.segment(node, total))
+        missing = [model.graph[found.stage] for found in recomputer.segment(node, rows)]
+        return all(found.is_attention_map or found.mixer is TokenMixer.RECURRENCE for found in missing)
 
-    nodes = [node for node in model.graph.nodes if node.stage == stage.name and stages.rows(node) == total]
+    nodes = [node for node in model.graph.nodes if node.stage == stage.name and stages.rows(node) == rows]
     held = list(filter(computable, nodes))
     return [held[index] for index in sorted({0, len(held) // 2, len(held) - 1})] if held else []
+
+
+def _inherited(nodes: Sequence[Node], recomputer: Recomputer, candidates: Sequence[Layout]) -> Layout | None:
+    """The layout of what a stage is computed from, where it makes clearly more of the sampled nodes."""
+    graph, stages = recomputer.model.graph, recomputer.stages
+    texts = {stages.layouts[source].text for node in nodes for source in graph.inputs(node) if source in stages.layouts}
+    return (
+        inherited_layout([_expected_and_raw(node, recomputer) for node in nodes], candidates, texts) if texts else None
+    )
+
+
+def _expected_and_raw(node: Node, recomputer: Recomputer) -> tuple[Array, Array]:
+    raw = recomputer.stages.raw(node)
+    assert not isinstance(raw, Misfit)
+    return recomputer.recompute(node, raw.shape[-2]).values, raw
 
 
 def _computed_with(stage: Stage, recomputer: Recomputer) -> bool:
@@ -479,14 +518,10 @@ def _computed_with(stage: Stage, recomputer: Recomputer) -> bool:
 
 def _is_reproduced(node: Node, recomputer: Recomputer) -> bool:
     """Whether a stage comes out of its inputs, all as they lie in their files."""
-    raw = recomputer.stages.raw(node)
-    assert not isinstance(raw, Misfit)
-    error = compare_values(recomputer.recompute(node, len(raw)).values, np.ascontiguousarray(raw)).rel_l2
+    expected, raw = _expected_and_raw(node, recomputer)
+    error = compare_values(expected, np.ascontiguousarray(raw)).rel_l2
     return error is not None and error <= REORDERED
 
 
 def _layout_of(node: Node, recomputer: Recomputer, candidates: tuple[Layout, ...]) -> Layout | None:
-    raw = recomputer.stages.raw(node)
-    assert not isinstance(raw, Misfit)
-    expected = recomputer.recompute(node, len(recomputer.stages.tokens)).values
-    return solve_layout(expected, raw, candidates)
+    return solve_layout(*_expected_and_raw(node, recomputer), candidates)

@@ -52,7 +52,7 @@ def _turned_by(
     node: Node, source: Node, stages: CapturedStages, evaluators: NodeEvaluators
 ) -> tuple[int, ...] | None:  # fmt: skip
     model = stages.model
-    part = model.config.graph.part(model.graph[node.stage].inputs[0].part)
+    part = model.config.graph.part(model.graph.entries(node)[0].part)
     evaluator, count = evaluators(RopeAngles.F64), min(_POSITIONS, model.config.context)
     found = []
     for before, after in zip(stages.values(source)[:_ROWS, part], stages.values(node)[:_ROWS], strict=True):

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from aprtui.compare.align.layout import Layout
 from aprtui.compare.align.saved_as_inf import is_saved_as_inf
 from aprtui.compare.survey import Lost, held_values
-from aprtui.engine.reference.ops import ATTENTION_HISTORY
+from aprtui.engine.reference.history import rows_needed
 from aprtui.engine.replay.arithmetic import Recomputation
 from aprtui.engine.replay.disturbed import Disturb
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import Node, Op, Stage
+from aprtui.trace.graph import Node, Op
 
 Array = NDArray[np.float32]
 
@@ -113,7 +113,7 @@ class Recomputer:
     def recompute(self, node: Node, rows: int) -> Recomputed:
         """The last `rows` rows of `node`; of attention maps all."""
         for found in self._missing(node, rows):
-            self._cached[found] = self._with_captured_rows(found, self._evaluate(found, len(self.stages.tokens)))
+            self._cached[found] = self._with_captured_rows(found, self._evaluate(found, self._all_rows(found)))
             self._forget_behind(found)
         return Recomputed(self._evaluate(node, rows), self.segment(node, rows))
 
@@ -136,21 +136,28 @@ class Recomputer:
         while pending:
             current, needed = pending.pop()
             for index, source in enumerate(graph.inputs(current)):
-                least = total if _is_history(graph[current.stage], index) else needed
-                if source not in found and source not in known and not self._can_be_read(source, least):
+                least = rows_needed(graph[current.stage].op, index, needed, total)
+                if least and source not in found and source not in known and not self._can_be_read(source, least):
                     found.add(source)
-                    pending.append((source, total))
+                    pending.append((source, self._all_rows(source)))
         return tuple(sorted(found, key=lambda source: graph.order[source]))
 
     def _evaluate(self, node: Node, rows: int) -> Array:
         stage, graph, total = self.model.graph[node.stage], self.model.graph, len(self.stages.tokens)
         inputs: list[Array] = []
-        for index, (entry, source) in enumerate(zip(stage.inputs, graph.inputs(node), strict=True)):
-            history = _is_history(stage, index)
-            tensor = self._input(source, total if history else rows)
-            inputs.append(_cut(tensor, self.model.config.graph.part(entry.part), rows, is_history=history))
+        for index, (entry, source) in enumerate(zip(graph.entries(node), graph.inputs(node), strict=True)):
+            needed = rows_needed(stage.op, index, rows, total)
+            columns = self.model.config.graph.part(entry.part)
+            if needed:
+                inputs.append(_cut(self._input(source, needed), columns, needed))
+            else:
+                inputs.append(np.empty((0, graph[source.stage].width), np.float32)[:, columns])
         position = total - rows
         return self.recomputation.evaluate(node, inputs, self.stages.tokens[position:], position)
+
+    def _all_rows(self, node: Node) -> int:
+        """Rows of a node that is evaluated on the way to another one; of a state, that after the last token."""
+        return 1 if self.model.graph[node.stage].holds_state else len(self.stages.tokens)
 
     def _input(self, source: Node, rows: int) -> Array:
         return self._captured(source) if self._can_be_read(source, rows) else self._cached[source]
@@ -186,12 +193,7 @@ def _are_indices(values: Array, count: int) -> bool:
     return bool(((values >= 0) & (values < count) & (values == np.floor(values))).all())
 
 
-def _is_history(stage: Stage, index: int) -> bool:
-    """Whether an input reaches back over all positions: keys of the scores, values of the attention."""
-    return (stage.op, index) in ATTENTION_HISTORY
-
-
-def _cut(tensor: Array, columns: slice, rows: int, *, is_history: bool) -> Array:
+def _cut(tensor: Array, columns: slice, rows: int) -> Array:
     if tensor.ndim == 3:
         return tensor[:, tensor.shape[1] - rows :]
-    return tensor[:, columns] if is_history else tensor[tensor.shape[0] - rows :, columns]
+    return tensor[tensor.shape[0] - rows :, columns]

@@ -44,7 +44,7 @@ _ANYWHERE = (
     "no stage shows that the capture begins with the first token{positions}: give the ids of all tokens from the first "
     "on with --tokens, and each sequence as a capture of its own"
 )
-_KNOWS_PLACE = frozenset({Op.ROPE, Op.SCORES, Op.ATTEND})
+_KNOWS_PLACE = frozenset({Op.ROPE, Op.POSITION_SCALE, Op.SCORES, Op.ATTEND})
 """Ops whose result depends on where a token stands, and on those before it."""
 
 _FOREIGN_WEIGHTS = 0.9

@@ -39,6 +39,7 @@ from aprtui.engine.replay.bounds import (
     flip_error,
     replay_tolerance,
 )
+from aprtui.engine.replay.chunked_delta import ChunkedNodes
 from aprtui.engine.replay.disturbed import LAST_BITS, MORE_FLIPS, Disturb, DisturbedNodes, disturbance
 from aprtui.engine.replay.quiet_places import QuietPlace, quiet_place
 from aprtui.engine.replay.recompute import Array, CapturedStages, Recomputed, Recomputer
@@ -53,6 +54,9 @@ _CLEARLY_LESS = 0.5
 _HIDDEN = frozenset({"f16", "bf16"})
 """Types that an engine may keep stages in that were not captured, whatever the others are in; llama.cpp on a CPU does
 not."""
+
+_NARROW = 64
+"""A product of fewer channels may be near zero in all of them at some token, where a float32 sum errs by more of it."""
 
 HONEST_ROUNDINGS: tuple[Mapping[str, str], ...] = tuple(
     MappingProxyType(
@@ -72,7 +76,7 @@ HONEST_ROUNDINGS: tuple[Mapping[str, str], ...] = tuple(
         ("q8_1", "f16", "f32", "f32", "f32"),
         ("fp8", "fp8", "f32", "f32", "f32"),
         ("int8_row", "q4_0", "f32", "f32", "f32"),
-        ("none", "q4_0/f32", "bf16", "f32", "f32"),
+        ("none", "q4_0+f32", "bf16", "f32", "f32"),
     )
 )
 """What engines in use round to, from nothing to the coarsest. A bound of three times their spread also covers an
@@ -87,7 +91,7 @@ class Spreads:
     stages: CapturedStages
     known: KnownArithmetic
     evaluators: NodeEvaluators
-    _runs: dict[Rounding | int | tuple[Rounding, int], Recomputer] = field(default_factory=dict)
+    _runs: dict[Rounding | int | str | tuple[Rounding | str, int], Recomputer] = field(default_factory=dict)
 
     def close_bound(self, node: Node, segment: Sequence[Node]) -> Tolerance:
         """The bound that needs no measurement."""
@@ -158,7 +162,7 @@ class Spreads:
 
     def lacks_tokens(self, node: Node) -> bool:
         """Whether the engine computed `node` for more tokens than were captured; of logits it wants the last only."""
-        return not self.model.graph[node.stage].holds_logits and self.stages.rows(node) < len(self.stages.tokens)
+        return not self.model.graph[node.stage].of_last_position and self.stages.rows(node) < len(self.stages.tokens)
 
     def forget_before(self, layer: int) -> None:
         for run in self._runs.values():
@@ -171,8 +175,13 @@ class Spreads:
         rounds = any(self.model.graph[n.stage].op in rounding_ops for n in evaluated)
         others = {replace(rounding, **changes) for changes in self.known.alternatives} - {rounding} if rounds else ()
         noise, _ = self._farthest(node, found, others)
-        if found.segment or is_stored:
+        # What a softplus loses depends on its values.
+        if found.segment or is_stored or self.model.graph[node.stage].op is Op.SOFTPLUS:
             noise += max(self._distance(node, found, self._disturbed(seed), self._stored(seed)) for seed in SEEDS)
+        if self._may_cancel(node):
+            noise += max(self._distance(node, found, self._moved(seed)) for seed in SEEDS)
+        if any(self.model.graph[n.stage].op in (Op.DELTA_STATE, Op.DELTA_OUTPUT) for n in evaluated):
+            noise += self._distance(node, found, self._in_chunks())
         fed = evaluated if is_stored else fed_nodes(self.model, node, found.segment)
         if any(flip_error(self.model, n, rounding) for n in fed):
             noise += self._distance(node, found, self._run(_without_inputs(rounding))) / 2
@@ -241,6 +250,30 @@ class Spreads:
             run = Recomputer(self.model, self.stages, recomputation, read=self._stored(seed))
             self._runs[rounding, seed] = run
         return self._runs[rounding, seed]
+
+    def _may_cancel(self, node: Node) -> bool:
+        """Whether the result for a token may be much smaller than what it is the sum of."""
+        stage = self.model.graph[node.stage]
+        narrow = stage.op is Op.MATMUL and stage.width < _NARROW
+        return narrow or stage.op in (Op.DELTA_STATE, Op.DELTA_OUTPUT)
+
+    def _moved(self, seed: int) -> Recomputer:
+        """Inputs with other last bits: what that does to a sum, another order of it may do as well."""
+        if ("moved", seed) not in self._runs:
+            recomputation = Recomputation(self.model, self.known.rounding, self.evaluators, self.known.outputs)
+            read = disturbance(self.model, seed, LAST_BITS)
+            self._runs["moved", seed] = Recomputer(self.model, self.stages, recomputation, read=read)
+        return self._runs["moved", seed]
+
+    def _in_chunks(self) -> Recomputer:
+        """Recurrences computed as other engines compute prompts."""
+        if "chunks" not in self._runs:
+            recomputation = Recomputation(
+                self.model, self.known.rounding, lambda angles: ChunkedNodes(self.evaluators(angles), self.model),
+                self.known.outputs,
+            )  # fmt: skip
+            self._runs["chunks"] = Recomputer(self.model, self.stages, recomputation)
+        return self._runs["chunks"]
 
     def _stored(self, seed: int) -> Disturb:
         return lambda node, values: before_storage(self._stored_as(node), seed)(node, values)

@@ -93,6 +93,9 @@ EXPERT_KEYS = KeyRules(
 )
 """The keys of a decoder whose layers all have experts, chosen by a softmax, with weights that add up to 1."""
 
+DRAFTING_LAYERS = "nextn_predict_layers"
+"""The key that says how many of the blocks, the last ones, only draft tokens."""
+
 MOST_EXPERTS = 512
 """As many as llama.cpp allows."""
 
@@ -184,6 +187,8 @@ class Architecture:
     """The class of transformers that runs such a model."""
     experts: bool = False
     """Whether the feed-forward blocks of all layers have experts."""
+    partial_rope: bool = False
+    """Whether RoPE may turn the first channels of a head only."""
     keys: KeyRules = DENSE_KEYS
     post_norms: bool = False
     """Whether what attention and feed-forward block give is normalised before it is added."""
@@ -192,6 +197,11 @@ class Architecture:
     """Adds what the architecture has beyond that, from its own metadata keys."""
     tied: Mapping[str, str] = field(default_factory=lambda: TIED_HEAD)
     transformers_modules: Mapping[str, str] = field(default_factory=lambda: DENSE_MODULES)
+
+    def drafting_layers(self, file: GgufFile) -> range:
+        """The layers of the file behind those of the model: they draft tokens, and no pass of the model uses them."""
+        keys = Keys(file.path, self.name, file.metadata)
+        return range(_layers(keys), keys.integer("block_count"))
 
     def read_config(self, file: GgufFile) -> ModelConfig:
         """The configuration of the model in `file`.
@@ -204,6 +214,7 @@ class Architecture:
         heads = keys.integer("attention.head_count")
         hidden = keys.integer("embedding_length")
         head_dim = _head_dim(keys, hidden, heads)
+        rotated = _rotated(keys, head_dim, partial=self.partial_rope)
         kv_heads = keys.integer("attention.head_count_kv", heads)
         if heads % kv_heads:
             raise keys.refuse("attention.head_count_kv", f"a divisor of the {heads} query heads")
@@ -213,7 +224,7 @@ class Architecture:
         experts, used, expert_ffn = _experts(keys) if self.experts else (0, 0, 0)
         graph = GraphConfig(
             architecture=self.name,
-            layers=keys.integer("block_count"),
+            layers=_layers(keys),
             hidden=hidden,
             heads=heads,
             kv_heads=kv_heads,
@@ -229,11 +240,12 @@ class Architecture:
             experts=experts,
             experts_used=used,
             expert_ffn=expert_ffn,
+            rope_dim=0 if rotated == head_dim else rotated,
         )
         epsilon = keys.number("attention.layer_norm_rms_epsilon")
         if epsilon < 0:
             raise keys.refuse("attention.layer_norm_rms_epsilon", "a number ≥ 0")
-        config = ModelConfig(graph, context, epsilon, _rope(keys, head_dim, factors, context))
+        config = ModelConfig(graph, context, epsilon, _rope(keys, rotated, factors, context))
         return config if self.complete is None else self.complete(keys, config)
 
 
@@ -268,11 +280,28 @@ def _head_dim(keys: Keys, hidden: int, heads: int) -> int:
     head_dim = keys.integer("attention.key_length", hidden // heads)
     if keys.integer("attention.value_length", head_dim) != head_dim:
         raise keys.refuse("attention.value_length", f"{head_dim}, the length of a key")
-    if keys.integer("rope.dimension_count", head_dim) != head_dim:
-        raise keys.refuse("rope.dimension_count", f"{head_dim}, the head size; partial rotation is not supported")
     if head_dim % 2:
         raise keys.refuse("attention.key_length", "an even head size, as RoPE turns channels in pairs")
     return head_dim
+
+
+def _rotated(keys: Keys, head_dim: int, *, partial: bool) -> int:
+    """How many channels of a head RoPE turns."""
+    rotated = keys.integer("rope.dimension_count", head_dim)
+    if not partial and rotated != head_dim:
+        raise keys.refuse("rope.dimension_count", f"{head_dim}, the head size; partial rotation is not supported")
+    if rotated % 2 or rotated > head_dim:
+        raise keys.refuse("rope.dimension_count", f"an even number up to the head size {head_dim}")
+    return rotated
+
+
+def _layers(keys: Keys) -> int:
+    """Layers of the model, without those that only draft tokens."""
+    blocks = keys.integer("block_count")
+    drafting = keys.integer(DRAFTING_LAYERS, 0, least=0)
+    if drafting >= blocks:
+        raise keys.refuse(DRAFTING_LAYERS, f"less than the {blocks} blocks that there are")
+    return blocks - drafting
 
 
 def _experts(keys: Keys) -> tuple[int, int, int]:
@@ -314,10 +343,10 @@ def with_windows(keys: Keys, config: ModelConfig, period: int, default: int = 0)
     return replace(config, graph=replace(config.graph, windows=windows if any(windows) else ()))
 
 
-def _rope(keys: Keys, head_dim: int, factors: Sequence[float] | None, context: int) -> Rope:
-    if factors is not None and len(factors) != head_dim // 2:
+def _rope(keys: Keys, rotated: int, factors: Sequence[float] | None, context: int) -> Rope:
+    if factors is not None and len(factors) != rotated // 2:
         raise UnreadableError(
-            f"{keys.path}: tensor rope_freqs.weight has {len(factors)} values, expected {head_dim // 2}, one for each "
+            f"{keys.path}: tensor rope_freqs.weight has {len(factors)} values, expected {rotated // 2}, one for each "
             "channel pair of a head"
         )
     theta = _positive(keys, "rope.freq_base", 10000.0)

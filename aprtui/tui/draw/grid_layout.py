@@ -60,7 +60,7 @@ def header_rows(names: Sequence[str], width: int) -> list[list[str]]:
     The names stand at the bottom. Columns narrower than 5 have codes in their place, those narrower than 3 nothing.
     """
     if width < 5:
-        return code_rows(names, width)
+        return code_rows(names, width) if width > 2 else []
     wrapped = [wrapped_name(name, width - 1) for name in names]
     height = max((len(rows) for rows in wrapped), default=0)
     padded = [[""] * (height - len(rows)) + rows for rows in wrapped]
@@ -68,11 +68,19 @@ def header_rows(names: Sequence[str], width: int) -> list[list[str]]:
 
 
 def code_rows(names: Sequence[str], width: int) -> list[list[str]]:
-    """The same with the codes of the stages; where these fill their columns, in two rows, one lower than the other."""
-    if width < 3 or not names:
+    """The same with the codes of the stages; where these fill their columns, in two rows, one lower than the other.
+
+    In columns of two cells a code takes one cell of the next column, whose text is as much shorter.
+    """
+    if width < 2 or not names:
         return []
     codes = [CODES[name].ljust(width) for name in names]
     if width > 3:
         return [codes]
-    blank = " " * width
-    return [[code if column % 2 == row else blank for column, code in enumerate(codes)] for row in (0, 1)]
+
+    def text(row: int, column: int) -> str:
+        if column % 2 == row:
+            return codes[column]
+        return " " * (width if width == 3 or column < row else 1)
+
+    return [[text(row, column) for column in range(len(codes))] for row in (0, 1)]

@@ -17,8 +17,11 @@ from rich.style import Style
 from aprtui.tui.draw.colours import Rgb, on_colour
 
 HALF = "▀"
-LEAST_WIDTH = 3
-"""Cells of the narrowest column: one code."""
+LEAST_WIDTH = 2
+"""Cells of the narrowest column: codes of neighbours stand in different lines."""
+
+CODE_WIDTH = 3
+"""Cells of a column from which on there are lines between groups of columns, and room beside them for other things."""
 
 WIDEST = 6
 

@@ -16,6 +16,7 @@ from aprtui.trace.graph import Node
 from aprtui.tui.draw.grid_layout import code_rows, header_rows
 from aprtui.tui.draw.overview import (
     ABSENT,
+    CODE_WIDTH,
     LEAST_WIDTH,
     WIDEST,
     Outlines,
@@ -131,7 +132,7 @@ class OverviewGrid(LayerGrid):
 
     def _has_separators(self, width: int) -> bool:
         """Whether an overview of `width` cells has room for lines between its groups."""
-        return self._room_of_columns(width) >= LEAST_WIDTH * len(self._columns)
+        return self._room_of_columns(width) >= CODE_WIDTH * len(self._columns)
 
     @property
     def _groups_in_view(self) -> Sequence[tuple[str, int]]:

@@ -23,7 +23,7 @@ from aprtui.tui.draw.bars import Bar, lens_cells
 from aprtui.tui.draw.colours import LEVELS, ColourMap, Mark, glyph, level_colours, level_styles
 from aprtui.tui.draw.figures import Figures, grid_tile
 from aprtui.tui.draw.grid_layout import GridLayout, grid_layout, header_rows
-from aprtui.tui.draw.overview import FAULT, LEAST_WIDTH, WIDEST, OverviewPalette
+from aprtui.tui.draw.overview import CODE_WIDTH, FAULT, WIDEST, OverviewPalette
 from aprtui.tui.draw.text import SEPARATOR, clipped, padded
 from aprtui.tui.widgets.layer_grid import LABEL, LayerGrid
 from aprtui.tui.widgets.moves import MOVES, PAGES
@@ -218,7 +218,7 @@ class StageGrid(OverviewGrid, can_focus=True):
     def _widths(self, width: int, overview: bool) -> tuple[int, int]:
         """The cells of a column in a grid of `width` cells, and of the logit lens at the right; 0 where it has none."""
         columns = max(len(self._columns), 1)
-        least, most = (LEAST_WIDTH, WIDEST) if overview else (NUMBER_WIDTH, self.WIDEST)
+        least, most = (CODE_WIDTH, WIDEST) if overview else (NUMBER_WIDTH, self.WIDEST)
         room = self._room_of_columns(width)
         if self._lens is None or room - least * columns - LENS_GAP < LENS_WIDTH:
             return super()._widths(width, overview)

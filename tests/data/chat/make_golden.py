@@ -51,7 +51,7 @@ CONVERSATIONS: dict[str, list[dict[str, str]]] = {
     "empty": [],
 }
 PUBLISHED = (
-    "Qwen-Qwen2.5-7B-Instruct", "Qwen-Qwen3-0.6B", "Qwen3-Coder", "meta-llama-Llama-3.2-3B-Instruct",
+    "Qwen-Qwen2.5-7B-Instruct", "Qwen-Qwen3-0.6B", "Qwen3-Coder", "Qwen3.5-4B", "meta-llama-Llama-3.2-3B-Instruct",
     "mistralai-Mistral-Nemo-Instruct-2407", "microsoft-Phi-3.5-mini-instruct", "google-gemma-2-2b-it",
     "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B", "HuggingFaceTB-SmolLM3-3B", "ibm-granite-granite-3.3-2B-Instruct",
     "openai-gpt-oss-120b", "GLM-4.6", "llama-cpp-rwkv-world",

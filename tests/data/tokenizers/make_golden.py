@@ -32,7 +32,7 @@ from tests.data.tokenizers.random_texts import TextGenerator
 
 SMALL_ORIGIN = "made by make_vocabularies.py"
 LARGE_ORIGIN = "llama.cpp models/ (MIT licence) as carried by the source distribution of llama-cpp-python 0.3.36"
-LARGE = ("qwen2", "llama-bpe", "gpt-2", "llama-spm")
+LARGE = ("qwen2", "qwen35", "llama-bpe", "gpt-2", "llama-spm")
 VECTOR_SEPARATOR = "\n__ggml_vocab_test__\n"
 MARKERS = (
     "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|begin_of_text|>", "<|eot_id|>",

@@ -1,9 +1,9 @@
-"""Writes the five small vocabulary-only GGUF files that the tokenizer tests run on.
+"""Writes the seven small vocabulary-only GGUF files that the tokenizer tests run on.
 
     python -m tests.data.tokenizers.make_vocabularies [--out FOLDER] [--tokens 2560]
 
-needs `tokenizers` and `gguf`. One file a tokenizer kind: byte-level BPE with the pre-tokenizers qwen2, llama-bpe,
-gpt-4o and default, and SentencePiece (`llama`). The training text is Python's own reference text
+needs `tokenizers` and `gguf`. One file a tokenizer kind: byte-level BPE with the pre-tokenizers qwen2, qwen35,
+llama-bpe, gpt-4o, tekken and default, and SentencePiece (`llama`). The training text is Python's own reference text
 (`pydoc_data.topics`, PSF licence) and random words of many scripts. Each vocabulary holds what real ones hold and tests
 forget: control tokens, user-defined tokens, unused padding, and (BPE) whole words that no merge reaches, which only
 `ignore_merges` may use.
@@ -32,12 +32,18 @@ MODERN_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,%d}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+MARKED_SPLIT = (MODERN_SPLIT % 1).replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"[^\s\p{L}", r"[^\s\p{L}\p{M}")
 # As the tokenizer.json of gpt-oss has it.
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _BEFORE, _BEHIND = r"[^\r\n\p{L}\p{N}]?", r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 GPT4O_SPLIT = (
     rf"{_BEFORE}{_UPPER}*{_LOWER}+{_BEHIND}|{_BEFORE}{_UPPER}+{_LOWER}*{_BEHIND}"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# As the tokenizer.json of Ministral 3 has it.
+TEKKEN_SPLIT = (
+    rf"{_BEFORE}{_UPPER}*{_LOWER}+|{_BEFORE}{_UPPER}+{_LOWER}*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 TokenType = gguf.TokenType
 
@@ -54,6 +60,7 @@ class BpeRecipe:
 
 BPE_RECIPES = (
     BpeRecipe("qwen2", "qwen2", MODERN_SPLIT % 1, ("<|endoftext|>", "<|im_start|>", "<|im_end|>")),
+    BpeRecipe("qwen35", "qwen35", MARKED_SPLIT, ("<|endoftext|>", "<|im_start|>", "<|im_end|>")),
     BpeRecipe(
         "llama-bpe",
         "llama",
@@ -66,6 +73,7 @@ BPE_RECIPES = (
         GPT4O_SPLIT,
         ("<|startoftext|>", "<|return|>", "<|channel|>", "<|start|>", "<|end|>", "<|message|>", "<|call|>"),
     ),
+    BpeRecipe("tekken", "mistral3", TEKKEN_SPLIT, ("<unk>", "<s>", "</s>", "[INST]", "[/INST]")),
     BpeRecipe("default", "llama", GPT2_SPLIT, ("<|endoftext|>", "<|im_start|>", "<|im_end|>")),
 )
 

@@ -23,7 +23,7 @@ from aprtui.errors import EngineError, UsageError
 from aprtui.model.model import Model
 from aprtui.model.weight_types import WeightType
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph import Node, Op, TokenMixer
 from aprtui.trace.stats import accumulate, causal
 from tests.engine.conformance import Recorder, relative_l2
 from tests.engine.tiny_model import CPU_MODELS, MODELS, TINY, TinyModel
@@ -343,8 +343,9 @@ def test_seconds_of_all_stages_are_taken_and_do_not_exceed_the_call(model: TinyM
             # Each matrix product is an instruction of its own; what follows it in one go has no time of its own.
             timed = {node for node, value in zip(engine.graph.nodes, seconds, strict=True) if not np.isnan(value)}
             assert {node for node in engine.graph.nodes if engine.graph[node.stage].op is Op.MATMUL} <= timed
-            assert Node(0, "attn_scores") in timed
-            assert not timed & {Node(0, "attn_softmax"), Node(0, "attention")}
+            layer = model.config.graph.layers_with(TokenMixer.ATTENTION)[0]
+            assert Node(layer, "attn_scores") in timed
+            assert not timed & {Node(layer, "attn_softmax"), Node(layer, "attention")}
 
 
 def test_statistics_count_for_no_stage(qwen2: TinyModel) -> None:

@@ -14,7 +14,7 @@ from aprtui.engine.cpu.engine import CpuEngine
 from aprtui.engine.cpu.nodes import CpuNodes
 from aprtui.engine.protocol import KvType, Logits, Mode, Taps
 from aprtui.engine.reference.evaluate import NumpyNodes
-from aprtui.engine.reference.ops import ATTENTION_HISTORY
+from aprtui.engine.reference.history import rows_needed
 from aprtui.errors import UsageError
 from aprtui.model.config import RopeAngles
 from aprtui.trace.graph import Node, Op
@@ -23,7 +23,8 @@ from tests.engine.tiny_model import CPU_MODELS, TINY, TinyModel
 
 TOKENS = [int(token) for token in np.random.default_rng(11).integers(0, 300, 43)]
 
-MODELS = {name: CPU_MODELS[name] for name in ("qwen2", "qwen3", "llama", "gemma2", "gemma3", "smollm3")}
+NAMES = ("qwen2", "qwen3", "llama", "gemma2", "gemma3", "smollm3", "mistral3", "hybrid")
+MODELS = {name: CPU_MODELS[name] for name in NAMES}
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -52,25 +53,26 @@ def captured(model: TinyModel, tokens: list[int], *, prefill: int | None = None,
 
 
 def inputs_of(model: TinyModel, node: Node, tensors: dict[Node, np.ndarray], first: int = 0) -> list[np.ndarray]:
-    """The inputs of `node` for the positions `first …`; keys and values from position 0."""
-    stage, config = model.graph[node.stage], model.config.graph
+    """The inputs of `node` for the positions `first …`; what reaches back over all positions from position 0."""
+    graph, config, total = model.graph, model.config.graph, len(tensors[Node(0, "embedding")])
     found = []
-    for index, (entry, source) in enumerate(zip(stage.inputs, model.graph.inputs(node), strict=True)):
-        begin = 0 if (stage.op, index) in ATTENTION_HISTORY else first
+    for index, (entry, source) in enumerate(zip(graph.entries(node), graph.inputs(node), strict=True)):
+        rows = rows_needed(graph[node.stage].op, index, total - first, total)
         tensor = tensors[source]
-        found.append(tensor[:, begin:] if tensor.ndim == 3 else tensor[begin:, config.part(entry.part)])
+        found.append(tensor[:, -rows:] if tensor.ndim == 3 else tensor[-rows:, config.part(entry.part)])
     return found
 
 
 def replayed(
     model: TinyModel, nodes: CpuNodes, recorder: Recorder, tokens: list[int], first: int = 0
 ) -> Iterator[tuple[Node, np.ndarray, np.ndarray]]:
-    """Each node for the positions `first …`: evaluated from captured inputs, and as captured."""
+    """Each node for the positions `first …`: evaluated from captured inputs, and as captured; of a state the last."""
     tensors = {node: recorder.tensor(node) for node in model.graph.nodes}
     for node in model.graph.nodes:
-        inputs = inputs_of(model, node, tensors, first)
-        found = nodes.evaluate(node, inputs, tokens=tokens[first:], position=first)
-        yield node, found, tensors[node][..., first:, :]
+        begin = len(tokens) - 1 if model.graph[node.stage].holds_state else first
+        inputs = inputs_of(model, node, tensors, begin)
+        found = nodes.evaluate(node, inputs, tokens=tokens[begin:], position=begin)
+        yield node, found, tensors[node][..., begin - len(tokens) :, :]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

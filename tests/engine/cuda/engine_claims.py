@@ -26,7 +26,7 @@ from aprtui.engine.process.loading import Opener, load_engine
 from aprtui.engine.process.messages import EngineSettings, Event, Failed, Finished, Loaded, TokenText
 from aprtui.engine.protocol import NO_TAPS, KvType, Logits, Mode, Taps
 from aprtui.engine.reference.evaluate import evaluate
-from aprtui.engine.reference.ops import ATTENTION_HISTORY
+from aprtui.engine.reference.history import ATTENTION_HISTORY
 from aprtui.engine.rounding import DEVICE_ARITHMETIC, round_f16
 from aprtui.engine.sampling import GREEDY, Choice, Sampler, Sampling
 from aprtui.errors import EngineError, UsageError
@@ -73,7 +73,7 @@ def recomputed(model: TinyModel, node: Node, recorder: Recorder, mode: Mode, kv:
     """`node` from the tensors that it was made of, in float64 with the roundings that the engine states."""
     stage, config = model.graph[node.stage], model.config.graph
     inputs = []
-    for index, (entry, source) in enumerate(zip(stage.inputs, model.graph.inputs(node), strict=True)):
+    for index, (entry, source) in enumerate(zip(model.graph.entries(node), model.graph.inputs(node), strict=True)):
         values = recorder.tensor(source)
         values = values if values.ndim == 3 else values[:, config.part(entry.part)]
         cached = (stage.op, index) in ATTENTION_HISTORY and kv is KvType.F16

@@ -40,6 +40,9 @@ def test_what_no_kernel_computes_is_refused_by_its_op() -> None:
         ({"windows": (8, 0)}, "softmax"),
         ({"attn_softcap": True}, "softcap"),
         ({"no_rope": (False, True)}, "rope"),
+        ({"gated_attention": True}, "head_gate"),
+        ({"rope_dim": 16}, "rope"),
+        ({"query_temperature": True}, "position_scale"),
     ):
         with pytest.raises(EngineError, match=rf"\(op {op}\)"):
             require_supported(tiny_model(replace(TINY, **change)))  # type: ignore[arg-type]
@@ -50,6 +53,12 @@ def test_gpt_oss_is_refused_by_its_ops() -> None:
         require_supported(CPU_MODELS["gpt-oss"]())  # type: ignore[arg-type]
     with pytest.raises(EngineError, match=r"has attention sinks \(op softmax\)"):
         require_supported(tiny_model(replace(TINY, sinks=True)))  # type: ignore[arg-type]
+
+
+def test_recurrent_layers_are_refused_by_their_op() -> None:
+    refusal = r"qwen35 has layers with a recurrence \(op delta_state\), for which there are no kernels"
+    with pytest.raises(EngineError, match=refusal):
+        require_supported(CPU_MODELS["hybrid"]())  # type: ignore[arg-type]
 
 
 def test_experts_are_refused_by_their_op() -> None:

@@ -37,8 +37,11 @@ class Routers:
 
 @pytest.mark.parametrize("backend", ["cpu", "numpy"])
 @pytest.mark.parametrize("lens", [False, True])
-def test_records_count_the_choices_of_all_passes_of_the_generation(tmp_path: Path, backend: str, lens: bool) -> None:
-    path = write_model(tmp_path / "model.gguf", architecture="qwen3moe", experts=EXPERTS, experts_used=2)
+@pytest.mark.parametrize("architecture", ["qwen3moe", "qwen35moe"])
+def test_records_count_the_choices_of_all_passes_of_the_generation(
+    tmp_path: Path, backend: str, lens: bool, architecture: str
+) -> None:
+    path = write_model(tmp_path / "model.gguf", architecture=architecture, experts=EXPERTS, experts_used=2)
     settings = EngineSettings(backend, Mode.EXACT, KvType.F32, threads=1, context=64)
     opened = load_engine(lambda *call: None, settings, path)
     graph, descriptor = opened.engine.graph, os.memfd_create("test")

@@ -40,8 +40,8 @@ class Inputs:
 @pytest.mark.parametrize(
     ("stated", "queries", "keys", "probabilities", "values"),
     [
-        ("kv_cache=q8_0/f16", "none", "q8_0", "none", "f16"),
-        ("kv_cache=q4_0/f32", "none", "q4_0", "none", "none"),
+        ("kv_cache=q8_0+f16", "none", "q8_0", "none", "f16"),
+        ("kv_cache=q4_0+f32", "none", "q4_0", "none", "none"),
         ("softmax=bf16_kept", "none", "none", "bf16", "none"),
         ("kv_cache=f16,softmax=f16", "f16", "f16", "f16", "f16"),
     ],

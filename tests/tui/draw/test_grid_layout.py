@@ -61,6 +61,12 @@ def test_narrow_columns_have_codes_and_the_narrowest_nothing() -> None:
     assert header_rows(["ffn_up"], 2) == []
 
 
+def test_codes_over_columns_of_two_cells_stand_where_their_columns_do() -> None:
+    rows = ["".join(row) for row in code_rows(["ffn_up", "attn_out", "ffn_norm", "ffn_silu"], 2)]
+    assert rows == ["fup fno ", "  aou sil"]
+    assert code_rows(["ffn_up"], 1) == []
+
+
 @pytest.mark.parametrize("rows_at", [header_rows, code_rows])
 @pytest.mark.parametrize("width", range(3, 12))
 def test_neighbouring_headers_never_touch(rows_at: Callable[[list[str], int], list[list[str]]], width: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from textual.pilot import Pilot
 from textual.theme import Theme
 
 from aprtui.engine.process.slots import STATS
-from aprtui.trace.graph import GraphConfig, Node, graph_for
+from aprtui.trace.graph import Activation, GraphConfig, Node, graph_for
 from aprtui.tui.draw.colours import DARK, LIGHT, ColourMap, level_colours
 from aprtui.tui.draw.figures import Statistic, figures_of
 from aprtui.tui.draw.overview import CURSOR, FAULT
@@ -106,6 +107,26 @@ async def test_all_layers_are_seen_in_the_room_there_is(layers: int, size: tuple
         assert labels(grid) == list(range(0, layers, rows))
         assert f"{layers} layers" in str(grid.border_subtitle) and "more with" not in str(grid.border_subtitle)
         assert grid.outer_size.height <= size[1] * 3 / 4
+
+
+async def test_26_stages_a_layer_are_seen_on_80_columns_with_their_codes() -> None:
+    """Those of gpt-oss, whose biases are stages of their own."""
+    config = GraphConfig(
+        "gpt-oss", 24, 256, 4, 2, 64, 128, 2048, qkv_bias=True, activation=Activation.SWIGLU_OAI, sinks=True,
+        attn_out_bias=True, experts=8, experts_used=2, expert_ffn=128, biased_experts=True,
+    )  # fmt: skip
+    async with GridApp(False).run_test(size=(80, 17)) as pilot:
+        grid, wide = pilot.app.query_one(StageGrid), graph_for(config)
+        grid.open_graph(wide)
+        grid.show(figures_of(Statistic.RMS, doubling(wide)))
+        grid.focus()
+        await pilot.pause()
+        assert labels(grid) == list(range(0, 24, 4)) and "more with" not in str(grid.border_subtitle)
+        codes = {code for line in lines(grid)[:2] for code in line.split()}
+        assert codes == {wide[name].code for name in grid._columns} and len(codes) == 26
+        starts = grid._column_starts()
+        assert [b - a for a, b in pairwise(starts)] == [2] * 25
+        assert lines(grid)[0][starts[0] :].startswith("ano ") and lines(grid)[1][starts[1] :].startswith("qkv ")
 
 
 async def test_numbers_are_shown_where_all_layers_have_room_with_them_and_v_turns_to_either_view() -> None:

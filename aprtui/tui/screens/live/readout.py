@@ -20,6 +20,8 @@ def describe(
     """One node of a pass in words: its name and all that is known of it; `before` is the pass of the token before."""
     if node is None:
         return ""
+    if node not in graph.order:
+        return joined([f"layer {node.layer} has no {node.stage}", graph.kind_words(node.layer)], width)
     if record is None:
         return joined([str(node), "no token yet"], width)
     place = graph.order[node]

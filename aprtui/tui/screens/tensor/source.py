@@ -15,7 +15,7 @@ from aprtui.errors import UnreadableError, UsageError
 from aprtui.model.tensor_table import TensorInfo, TensorReader, tensor_table
 from aprtui.trace.aprt import AprtError
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import ROUTER_CHOICE, Axis, Node, Op, Part, Stage, StageGraph, canonical_name
+from aprtui.trace.graph import ROUTER_CHOICE, Axis, Node, Part, Stage, StageGraph, canonical_name
 from aprtui.trace.manifest import relative_path
 from aprtui.trace.positional import PositionalFile
 from aprtui.trace.stage_reader import StageReader
@@ -305,14 +305,15 @@ def channel_words(graph: StageGraph, stage: Stage, channel: int) -> str:
     config = graph.config
     if config is None:
         return ""
-    part = ""
+    part, size = "", stage.head_size
     if stage.width == config.qkv_width and len(stage.params) > 1:
         for name in (Part.Q, Part.K, Part.V):
             columns = config.part(name)
             if columns.start <= channel < columns.stop:
                 part, channel = f"{name.upper()} ", channel - columns.start
+                size = config.q_head_width if name is Part.Q else config.head_dim
                 break
-    elif stage.op not in (Op.ROPE, Op.ATTEND, Op.HEAD_RMS_NORM):
+    elif not size:
         return ""
-    head, inner = divmod(channel, config.head_dim)
+    head, inner = divmod(channel, size)
     return f"{part}head {head}, {inner} in head"

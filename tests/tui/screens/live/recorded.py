@@ -118,10 +118,17 @@ class RecordedSource:
         per_poll: int = 1,
         has_template: bool = False,
         experts: int = 0,
+        recurrent: tuple[bool, ...] = (),
     ) -> None:
         self.recorded_info = replace(example_info(layers), has_template=has_template)
         if experts:
             graph = replace(self.recorded_info.graph, experts=experts, experts_used=2, expert_ffn=64)
+            self.recorded_info = replace(self.recorded_info, graph=graph)
+        if recurrent:
+            graph = replace(
+                self.recorded_info.graph, recurrent=recurrent, linear_key_heads=2, linear_value_heads=4,
+                linear_head_dim=16, conv_kernel=4, gated_attention=True,
+            )  # fmt: skip
             self.recorded_info = replace(self.recorded_info, graph=graph)
         self.info: EngineDescription | None = None
         self.state = EngineState.CLOSED

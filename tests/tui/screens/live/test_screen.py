@@ -89,6 +89,24 @@ async def test_a_model_with_experts_has_a_line_of_how_they_are_chosen() -> None:
         assert line._words == experts_of(first.experts, 1) != experts_of(latest.experts, 1), "of the token looked at"
 
 
+async def test_cells_of_stages_that_a_layer_lacks_are_blank_and_say_so() -> None:
+    source = RecordedSource(layers=2, recurrent=(True, False))
+    async with live(source, size=(200, 40)) as pilot:
+        await until(pilot, lambda: "stop token" in screen_text(pilot))
+        grid = pilot.app.screen.query_one(StageGrid)
+        grid.put_cursor(Node(0, "attention"))
+        await pilot.pause()
+        assert "layer 0 has no attention" in screen_text(pilot) and "recurrence" in screen_text(pilot)
+        await pilot.press("j")
+        assert "layer 1 attention" in screen_text(pilot)
+        grid.put_cursor(Node(1, "linear_attn_state"))
+        await pilot.pause()
+        assert "layer 1 has no linear_attn_state" in screen_text(pilot)
+        for key in ("v", "v", "M", "L", "i", "escape", "W", "k", "v", "home", "G", "J", "escape"):
+            await pilot.press(key)
+        assert "layer 0 linear_attn_state" in screen_text(pilot)
+
+
 async def test_a_dense_model_has_no_line_of_experts() -> None:
     source = RecordedSource()
     async with live(source) as pilot:

@@ -28,6 +28,7 @@ from aprtui.tui.screens.tensor.text import (
 )
 from aprtui.tui.widgets.lines import Ink, Piece
 from tests.compare.synthetic import with_config
+from tests.engine.tiny_model import HYBRID
 
 
 def marked(line: list[Piece]) -> list[str]:
@@ -116,6 +117,10 @@ def test_a_channel_is_told_with_its_head() -> None:
     assert channel_words(graph, graph["qkv_matmul"], 15) == "V head 0, 3 in head"
     assert channel_words(graph, graph["attention"], 4) == "head 1, 0 in head"
     assert channel_words(graph, graph["ffn_gate"], 4) == ""
+    hybrid = graph_for(HYBRID)
+    size, head = HYBRID.linear_head_dim, HYBRID.head_dim
+    assert channel_words(hybrid, hybrid["linear_attn_output"], size + 1) == "head 1, 1 in head"
+    assert channel_words(hybrid, hybrid["qkv_matmul"], 2 * head + 1) == "Q head 1, 1 in head"
 
 
 def test_cells_above_the_diagonal_and_unread_ones_have_no_level() -> None:

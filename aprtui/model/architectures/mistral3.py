@@ -1,0 +1,36 @@
+"""Ministral 3, and Mistral Small 3 where converted with its name: as Llama, with YaRN, and queries that grow with their
+position.
+
+Converters reorder the rows of Q and K as those of Llama.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from aprtui.model.architectures.base import DENSE_KEYS, Architecture, Keys
+from aprtui.model.config import ModelConfig, QueryTemperature
+from aprtui.trace.graph import RopeLayout
+
+TEMPERATURE = "attention.temperature_scale"
+
+
+def _complete(keys: Keys, config: ModelConfig) -> ModelConfig:
+    scale = keys.number(TEMPERATURE, 0.0)
+    if scale < 0:
+        raise keys.refuse(TEMPERATURE, "a number ≥ 0")
+    if not scale:
+        return config
+    length = keys.integer("rope.scaling.original_context_length", config.context)
+    graph = replace(config.graph, query_temperature=True)
+    return replace(config, graph=graph, query_temperature=QueryTemperature(scale, length))
+
+
+ARCHITECTURE = Architecture(
+    name="mistral3",
+    rope_layout=RopeLayout.INTERLEAVED,
+    qk_norm=False,
+    transformers_class="Ministral3ForCausalLM",
+    keys=replace(DENSE_KEYS, read=DENSE_KEYS.read | {TEMPERATURE}),
+    complete=_complete,
+)
