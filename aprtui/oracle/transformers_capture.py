@@ -214,7 +214,7 @@ def _taps(model: Model) -> Iterator[_Tap]:
         elif stage.name in ("moe_ffn_out", "ffn_out"):
             part = ".experts" if stage.name == "moe_ffn_out" and "ffn_out" in graph else ""
             yield _Tap(node, (f"model.layers.{node.layer}.mlp{part}",))
-        elif stage.name in (ROUTER_CHOICE, "ffn_moe_weights_norm"):
+        elif stage.name in (ROUTER_CHOICE, "ffn_moe_weights_norm", "ffn_moe_weights_softmax"):
             place = 1 if stage.name == ROUTER_CHOICE else 2
             yield _Tap(node, (f"model.layers.{node.layer}.mlp.experts",), takes_input=True, element=place)
         elif reader is not None and graph[reader.stage].op in _HOLDERS and stage.op is not Op.ROPE:

@@ -23,7 +23,8 @@ from aprtui.model.model import Model
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import BIASES, Activation, Node, Op, RopeLayout, Stage, TokenMixer
 
-_ACTIVATIONS = {Activation.SILU: "silu", Activation.GELU_TANH: "gelu_pytorch_tanh"}
+# The class of gpt-oss has its SwiGLU fixed.
+_ACTIVATIONS = {Activation.SILU: "silu", Activation.GELU_TANH: "gelu_pytorch_tanh", Activation.SWIGLU_OAI: "silu"}
 
 
 class DataType(StrEnum):
@@ -50,23 +51,22 @@ class TransformersModel:
     version: str
 
 
-def require_supported(model: Model) -> Architecture:
-    """The architecture of `model`. Raises `UsageError` for one that cannot be given to transformers here."""
-    architecture = ARCHITECTURES[model.architecture]
-    if model.config.graph.activation not in _ACTIVATIONS:
+def require_supported(model: Model, attention: AttentionKind) -> Architecture:
+    """The architecture of `model`. Raises `UsageError` for an attention that transformers does not have for it."""
+    if model.config.graph.sinks and attention is not AttentionKind.EAGER:
         raise UsageError(
-            f"{model.path}: its weights cannot be given to transformers here (architecture {model.architecture}): "
-            "capture with its own checkpoint"
+            f"--attention {attention}: transformers has none with sinks (architecture {model.architecture}): "
+            f"use --attention {AttentionKind.EAGER}"
         )
-    return architecture
+    return ARCHITECTURES[model.architecture]
 
 
 def load(model: Model, kind: DataType, attention: AttentionKind, threads: int | None) -> TransformersModel:
     """`model` as transformers runs it, with all its weights in `kind`.
 
-    Raises `EngineError` where torch or transformers is missing, `UsageError` for an architecture that is not supported.
+    Raises `EngineError` where torch or transformers is missing, `UsageError` for an attention that it does not have.
     """
-    architecture = require_supported(model)
+    architecture = require_supported(model, attention)
     torch, transformers = libraries()
     if threads:
         torch.set_num_threads(threads)
@@ -78,7 +78,7 @@ def load(model: Model, kind: DataType, attention: AttentionKind, threads: int | 
         module = of_model(config)
     found = {name: torch.from_numpy(np.array(values)) for name, values in _state(model)}
     if model.config.graph.experts:
-        found = _fused(found, torch)
+        found = (_interleaved if model.config.graph.biased_experts else _fused)(found, torch)
     missing, unexpected = module.load_state_dict(found, strict=False, assign=True)
     lost = sorted({*missing} - {"lm_head.weight"}) + sorted(unexpected)
     if lost:
@@ -127,7 +127,9 @@ def settings(model: Model, two_bases: bool) -> dict[str, Any]:
     if not two_bases and rope != of_windows:
         raise UsageError(f"{model.path}: its layers with a window have a RoPE of their own, which transformers lacks")
     if TEMPERATURE in ARCHITECTURES[model.architecture].keys.read:
-        growth = config.query_temperature or QueryTemperature(0.0, config.context)
+        # YaRN reads the same length.
+        length = config.context if config.rope.yarn is None else config.rope.yarn.original_context
+        growth = config.query_temperature or QueryTemperature(0.0, length)
         rope |= {"llama_4_scaling_beta": growth.scale, "original_max_position_embeddings": growth.length}
     found["rope_parameters"] = {"full_attention": rope, "sliding_attention": of_windows} if two_bases else rope
     if graph.no_rope:
@@ -153,6 +155,8 @@ def settings(model: Model, two_bases: bool) -> dict[str, Any]:
             "num_experts": graph.experts, "num_experts_per_tok": graph.experts_used, "norm_topk_prob": True,
             "moe_intermediate_size": graph.expert_ffn, "decoder_sparse_step": 1, "mlp_only_layers": [],
         }  # fmt: skip
+    if graph.biased_experts:
+        found |= {"num_local_experts": graph.experts, "intermediate_size": graph.expert_ffn}
     return found
 
 
@@ -219,7 +223,7 @@ def _values(model: Model, op: Op, parameter: str, weight: Weight) -> NDArray[np.
     graph = model.config.graph
     if op in (Op.RMS_NORM, Op.HEAD_RMS_NORM):
         return values.reshape(-1) - np.float32(model.config.norm_offset)
-    if op is Op.BIAS:
+    if op in (Op.BIAS, Op.SOFTMAX):
         values = values.reshape(-1)
     if op is Op.EXPERT_MATMUL:
         return values.reshape(weight.experts, weight.expert_rows, weight.columns)
@@ -241,5 +245,23 @@ def _fused(found: dict[str, Any], torch: Any) -> dict[str, Any]:
         elif name.endswith("experts.down_proj.weight"):
             result[name.removesuffix(".weight")] = values
         elif not name.endswith("experts.up_proj.weight"):
+            result[name] = values
+    return result
+
+
+def _interleaved(found: dict[str, Any], torch: Any) -> dict[str, Any]:
+    """The same as gpt-oss keeps them: gates and ups in turn, matrices the other way round, and sinks by their name."""
+    result = {}
+    for name, values in found.items():
+        module, _, suffix = name.rpartition(".")
+        ending = "_bias" if suffix == "bias" else ""
+        if module.endswith("experts.gate_proj"):
+            both = torch.stack([values, found[name.replace("gate_proj", "up_proj")]], 2).flatten(1, 2)
+            result[module.replace("gate_proj", "gate_up_proj") + ending] = both if ending else both.mT.contiguous()
+        elif module.endswith("experts.down_proj"):
+            result[module + ending] = values if ending else values.mT.contiguous()
+        elif module.endswith("self_attn.sinks"):
+            result[module] = values
+        elif not module.endswith("experts.up_proj"):
             result[name] = values
     return result

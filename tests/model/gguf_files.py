@@ -191,6 +191,11 @@ def model_file(
         }  # fmt: skip
     if architecture == "gpt-oss":
         values |= {"rope.scaling.type": "yarn", "rope.scaling.factor": 32.0, "rope.scaling.original_context_length": 64}
+    if "attention.temperature_scale" in ARCHITECTURES[architecture].keys.read:
+        values |= {
+            "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 8,
+            "attention.temperature_scale": 0.1,
+        }  # fmt: skip
     if not ARCHITECTURES[architecture].experts:
         experts = 0
     else:

@@ -22,8 +22,10 @@ YARN = {
 
 def mistral3(**changes: object) -> ModelFile:
     file = model_file(architecture="mistral3", layers=1, ffn=256)
-    given = YARN | {name.replace("__", "."): value for name, value in changes.items()}
-    file.metadata |= {f"mistral3.{name}": value for name, value in given.items() if value is not None}
+    for name, value in (YARN | {name.replace("__", "."): value for name, value in changes.items()}).items():
+        file.metadata.pop(f"mistral3.{name}", None)
+        if value is not None:
+            file.metadata[f"mistral3.{name}"] = value
     return file
 
 

@@ -26,8 +26,7 @@ from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from tests.model.gguf_files import model_file, write_model
 
-REFUSED = ("gpt-oss",)
-SUPPORTED = [name for name in ARCHITECTURES if name not in REFUSED]
+SUPPORTED = list(ARCHITECTURES)
 TOKENS = tuple(int(token) for token in np.random.default_rng(3).integers(0, 256, 24))
 """More than the windows of the models have."""
 _EXPERTS = {
@@ -40,6 +39,11 @@ _RECURRENCE = {
 _SHARED = {"ffn_shexp_silu", "shared_expert_gate_sigmoid", "ffn_shexp_gated"}
 FUSED = {
     "qwen2": {"qkv_matmul"},
+    "mistral3": {"q_post_rope"},
+    "gpt-oss": {
+        "qkv_matmul", "attn_out_matmul", "ffn_moe_logits", "ffn_moe_weights", "ffn_moe_gate", "ffn_moe_gate_biased",
+        "ffn_moe_up", "ffn_moe_up_biased", "ffn_moe_swiglu_oai", "ffn_moe_down", "ffn_moe_down_biased",
+    },
     "qwen35": _RECURRENCE,
     "qwen35moe": _RECURRENCE | _EXPERTS | _SHARED,
     "qwen3moe": _EXPERTS,
@@ -100,15 +104,14 @@ def test_decoding_token_by_token_gives_the_same_stages(tmp_path: Path, architect
 
 
 @needs_transformers
-def test_queries_that_grow_with_their_position_are_in_it(tmp_path: Path) -> None:
+def test_queries_that_do_not_grow_leave_the_context_that_yarn_is_made_for(tmp_path: Path) -> None:
+    """transformers reads both from one key."""
     file = model_file(architecture="mistral3")
-    file.metadata |= {
-        "mistral3.attention.temperature_scale": 0.3, "mistral3.rope.scaling.type": "yarn",
-        "mistral3.rope.scaling.factor": 4.0, "mistral3.rope.scaling.original_context_length": 8,
-    }  # fmt: skip
-    model = load_model(file.write(tmp_path / "grows.gguf"))
+    file.metadata["mistral3.attention.temperature_scale"] = 0.0
+    model = load_model(file.write(tmp_path / "level.gguf"))
+    assert model.config.rope.yarn is not None and model.config.rope.yarn.original_context < model.config.context
     theirs = captured(model, tmp_path / "theirs")
-    assert {node.stage for node in model.graph.nodes if node not in theirs.files} == {"q_post_rope"}
+    assert set(theirs.files) == set(model.graph.nodes)
     assert largest_error(own_capture(model, tmp_path / "ours"), theirs) < 1e-5
 
 
@@ -149,15 +152,14 @@ def test_what_is_asked_for_is_refused_before_anything_is_loaded(tmp_path: Path) 
         write_transformers_capture(model, OracleRequest(TOKENS, None, 24), tmp_path / "full", no_progress)
 
 
-def test_a_missing_library_and_a_foreign_architecture_are_one_line_each(
+def test_a_missing_library_and_an_attention_that_there_is_not_are_one_line_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(name: str) -> Any:
         raise ImportError(f"No module named {name!r}", name=name)
 
-    for name in REFUSED:
-        with pytest.raises(UsageError, match=f"architecture {name}\\)"):
-            transformers_model.require_supported(model_of(tmp_path, name))
+    with pytest.raises(UsageError, match=r"--attention sdpa: .* sinks \(architecture gpt-oss\): use --attention eager"):
+        transformers_model.require_supported(model_of(tmp_path, "gpt-oss"), AttentionKind.SDPA)
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(EngineError, match=r"torch is not installed: pip install 'aprtui\[oracle\]'"):
         transformers_model.libraries()
@@ -170,6 +172,9 @@ def test_a_configuration_says_what_the_file_says(tmp_path: Path) -> None:
     assert found["query_pre_attn_scalar"] == 64
     experts = settings(model_of(tmp_path, "qwen3moe"), two_bases=False)
     assert (experts["num_experts"], experts["num_experts_per_tok"], experts["moe_intermediate_size"]) == (8, 2, 256)
+    gpt_oss = settings(model_of(tmp_path, "gpt-oss"), two_bases=False)
+    assert (gpt_oss["num_local_experts"], gpt_oss["intermediate_size"]) == (8, 256)
+    assert gpt_oss["rope_parameters"]["truncate"] is False
 
 
 @needs_transformers

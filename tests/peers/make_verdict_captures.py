@@ -11,8 +11,8 @@ name. The result:
   weights), `-f16kv`, `-norepack`, `-bf16`, `-f16`; `-decode` prefilled 8 tokens and took the rest one by one; a number
   is a longer prompt. `qwen2-f16` is the source of `qwen2-f16-q4km`: the same model, other weights.
 - with `--real`, nothing but `<file's name>/` for each of those files: captures of its real weights on a real prompt, in
-  the modes above, and `-flash` (llama.cpp's flash attention), `-flash-q8_0kv`, `-flash-q4_0kv`, `-sdpa` (transformers'
-  default attention): captures without attention maps, as they come.
+  the modes above, and `-flash` (llama.cpp's flash attention), `-flash-q8_0kv`, `-flash-q4_0kv` (`-plain`: not turned),
+  `-flash-q8_0keys`, `-sdpa` (transformers' default attention): captures without attention maps, as they come.
 - `faults/<edit>-<engine>/`: captures of the models edited with `tests/engine/edit_gguf.py`, and `expected.json`: the
   unedited model, relative to the folder, the kind, and the stages accepted as the answer: those whose own computation
   the edit changes first.
@@ -27,6 +27,7 @@ import functools
 import importlib
 import itertools
 import json
+import os
 import shutil
 import struct
 import sys
@@ -166,11 +167,17 @@ class Peers:
         note = "flash attention off" + (f", {PREFILLED} tokens prefilled, the rest one by one" if decode else "")
         _finish(out, note)
 
-    def llamacpp_flash(self, model: Path, out: Path, tokens: list[int], kv: str = "f16") -> None:
-        """Capture `tokens` with llama.cpp on the CPU, flash attention on, K/V in type `kv`."""
-        with _flash_attention(self.llama, kv):
+    def llamacpp_flash(
+        self, model: Path, out: Path, tokens: list[int], kv: str = "f16", values: str = "", *, turned: bool = True
+    ) -> None:
+        """Capture `tokens` with llama.cpp on the CPU, flash attention on, K/V in type `kv`, or values in another;
+        quantised ones are not turned unless `turned`."""
+        values = values or kv
+        os.environ["LLAMA_ATTN_ROT_DISABLE"] = str(int(not turned))
+        with _flash_attention(self.llama, kv, values):
             _main(self.llama, _capture(model, out, tokens))
-        _finish(out, f"flash attention on, K/V in {kv}")
+        del os.environ["LLAMA_ATTN_ROT_DISABLE"]
+        _finish(out, f"flash attention on, K in {kv}, V in {values}{'' if turned else ', not turned'}")
 
     def transformers(
         self, model: Path, out: Path, tokens: list[int], dtype: str = "float32", attention: str = "eager"
@@ -185,14 +192,16 @@ class Peers:
 
 
 @contextmanager
-def _flash_attention(script: Any, kv: str) -> Iterator[None]:
-    """The script runs with flash attention and K/V of type `kv`, and takes what it returns for the stage attention."""
+def _flash_attention(script: Any, keys: str, values: str) -> Iterator[None]:
+    """The script runs with flash attention and such K/V, and takes what it returns for the stage attention."""
     bindings, named = script.L, script.stage_of
     start, layers = bindings.llama_init_from_model, itertools.count()
 
     def started(model: Any, parameters: Any) -> Any:
         parameters.flash_attn_type = bindings.LLAMA_FLASH_ATTN_TYPE_ENABLED
-        parameters.type_k = parameters.type_v = getattr(bindings, f"GGML_TYPE_{kv.upper()}")
+        parameters.type_k, parameters.type_v = (
+            getattr(bindings, f"GGML_TYPE_{kind.upper()}") for kind in (keys, values)
+        )
         return start(model, parameters)
 
     def stage_of(name: str, op: str, source: str) -> Any:
@@ -330,6 +339,8 @@ def make_real(peers: Peers, source: Path, folder: Path) -> None:
     peers.llamacpp_flash(model, folder / "llamacpp-flash", tokens)
     for kv in ("q8_0", "q4_0"):
         peers.llamacpp_flash(model, folder / f"llamacpp-flash-{kv}kv", tokens, kv)
+        peers.llamacpp_flash(model, folder / f"llamacpp-flash-{kv}kv-plain", tokens, kv, turned=False)
+    peers.llamacpp_flash(model, folder / "llamacpp-flash-q8_0keys", tokens, "q8_0", "f16")
     for suffix, dtype in (("", "float32"), ("-bf16", "bfloat16"), ("-f16", "float16")):
         peers.transformers(model, folder / f"transformers{suffix}", tokens, dtype)
         peers.transformers(model, folder / f"transformers-sdpa{suffix}", tokens, dtype, "sdpa")

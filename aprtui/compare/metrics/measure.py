@@ -68,7 +68,7 @@ class Metric(StrEnum):
     NON_FINITE = "non_finite"
     INDICES = "indices"
     PLACE = "place"
-    """How many times what the other channels err by some channels do: see `standing_out`."""
+    """How many times what others err by some channels, heads or tokens do: see `standing_out`."""
 
     @property
     def is_similarity(self) -> bool:

@@ -98,6 +98,8 @@ ARITHMETICS: Mapping[str, EngineArithmetic] = MappingProxyType(
         "float32, q4_0 K/V": _engine(kv_cache="q4_0"),
         "float32, q8_0 K/V": _engine(kv_cache="q8_0"),
         "float32, int8 K/V": _engine(kv_cache="int8_row"),
+        "float32, keys in q8_0": _engine(kv_cache="q8_0+f16"),
+        "float32, keys in q4_0": _engine(kv_cache="q4_0+f32"),
         # Inputs of products in 8 bits: vLLM, TensorRT-LLM, DeepSeek's kernels.
         "fp8 a tensor": _engine(matmul_input="fp8"),
         "fp8 a token": _engine(matmul_input="fp8_row"),

@@ -27,14 +27,13 @@ from aprtui.engine.evaluation.false_alarms import judged
 from aprtui.engine.evaluation.fault_detection import REPLAY
 from aprtui.engine.evaluation.porting_bugs.bug import BuggyNodes, PortingBug
 from aprtui.engine.evaluation.porting_bugs.table import PORTING_BUGS
-from aprtui.engine.floors.measure import MORE_FLIPS
 from aprtui.engine.protocol import NodeEvaluator
 from aprtui.engine.replay.arithmetic import Recomputation
-from aprtui.engine.replay.bounds import FLOAT32, MARGIN, OUTPUT_STEP
-from aprtui.engine.replay.disturbed import LAST_BITS
+from aprtui.engine.replay.bounds import FLOAT32, MARGIN
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.recompute import CapturedStages, Recomputer
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
+from aprtui.engine.replay.spread import differing_by
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.progress import Progress
@@ -158,18 +157,6 @@ def _largest(errors: NDArray[np.float64]) -> float:
     return float(np.nan_to_num(errors, nan=np.inf).max(initial=0))
 
 
-def differing_by(arithmetic: EngineArithmetic) -> float:
-    """What results of two engines of an arithmetic differ by, relatively.
-
-    Stages in 16 bits are rounded in the middle of an op as well, by each engine elsewhere. A few runs see few flips of
-    8-bit inputs, so there the last bits differ by more.
-    """
-    rounding = arithmetic.rounding
-    if rounding.stage_output != "f32":
-        return OUTPUT_STEP[rounding.stage_output] / 2
-    return LAST_BITS * (1 if rounding.matmul_input in ("none", "tf32", "f16", "bf16") else MORE_FLIPS)
-
-
 class _Workshop:
     """Makes and judges the captures of one model; what several cases need is kept."""
 
@@ -205,7 +192,7 @@ class _Workshop:
         """Runs without a bug."""
         if engine not in self._runs:
             arithmetic, model, tokens = ARITHMETICS[engine], self.model, self.tokens
-            size = differing_by(arithmetic)
+            size = differing_by(arithmetic.rounding)
             self._runs = {
                 engine: [stage_tensors(arithmetic, model, tokens, self.evaluators, s, size=size) for s in _HONEST_SEEDS]
             }

@@ -14,7 +14,8 @@ from aprtui.engine.floors.own_errors import OTHER_WEIGHTS, OwnErrors, own_errors
 from aprtui.engine.protocol import Rounding
 from aprtui.engine.replay.arithmetic import KnownArithmetic, NodeEvaluators, rounding_text
 from aprtui.engine.replay.bounds import OUTPUT_STEP
-from aprtui.engine.replay.identify import FoundEngine, find_layouts, identify, states_weights
+from aprtui.engine.replay.identify import FoundEngine, IdentifiedCapture, identify_capture, states_weights
+from aprtui.engine.replay.place import captured_range
 from aprtui.engine.replay.recompute import CapturedStages
 from aprtui.engine.replay.replay import misfit
 from aprtui.engine.replay.spread import honest_roundings, other_roundings
@@ -55,7 +56,11 @@ def criteria_by_model(
     if doubts:
         return Criteria(doubts=doubts, unjudgeable=True)
     captures = {"A": a, "B": b}
-    sides = {name: _engine_of(side, model, tokens, evaluators, progress) for name, side in captures.items()}
+    identified = {
+        name: identify_capture(_stages_of(capture, model, tokens), {}, evaluators, progress)
+        for name, capture in captures.items()
+    }
+    sides = {name: _engine_of(side) for name, side in identified.items()}
     foreign = [name for name, side in sides.items() if not side.own_weights]
     statements = []
     for name, side in sides.items():
@@ -90,7 +95,7 @@ def criteria_by_model(
     for name, side in sides.items():
         statements += [f"{name}: {statement}" for statement in side.statements[1:]]
     own = {
-        name: own_errors(name, captures[name], model, tokens, evaluators, progress)
+        name: own_errors(name, identified[name], evaluators, progress)
         for name, side in sides.items()
         if side.own_weights or side.cause is not None
     }
@@ -165,12 +170,11 @@ class _Measuring:
         )  # fmt: skip
 
 
-def _engine_of(
-    capture: Capture, model: Model, tokens: Sequence[int], evaluators: NodeEvaluators, progress: Progress | None
-) -> FoundEngine:
-    """The engine of a capture; one that has other weights than `model` counts as one that rounds nothing."""
-    stages = CapturedStages(capture, model, tokens)
-    for _ in find_layouts(stages, evaluators):
-        pass
-    found = identify(stages, {}, evaluators, progress)
+def _stages_of(capture: Capture, model: Model, tokens: Sequence[int]) -> CapturedStages:
+    return CapturedStages(capture, model, tuple(tokens), last=len(captured_range(capture, model, tokens)))
+
+
+def _engine_of(side: IdentifiedCapture) -> FoundEngine:
+    """The engine of a side; one that has other weights than the model counts as one that rounds nothing."""
+    found = side.engine
     return found if found.own_weights else replace(found, arithmetic=KnownArithmetic())

@@ -21,7 +21,7 @@ from aprtui.engine.reference.evaluate import NumpyNodes
 from aprtui.engine.replay.arithmetic import UNROUNDED, NodeEvaluators, Recomputation
 from aprtui.engine.replay.bounds import flip_error
 from aprtui.engine.replay.chunked_delta import ChunkedNodes, has_recurrence
-from aprtui.engine.replay.disturbed import LAST_BITS, Disturb, disturbance
+from aprtui.engine.replay.disturbed import LAST_BITS, MORE_FLIPS, Disturb, disturbance
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.progress import Progress
@@ -68,8 +68,6 @@ def _forget(recent: dict[Node, Array], node: Node, op: Op) -> None:
 
 
 DISTURBED_RUNS = 3
-MORE_FLIPS = 16.0
-"""Between engines that round alike flips are all there is, and three runs see few: a larger disturbance, more flips."""
 WEIGHT_SEEDS = 8
 WEIGHT_PERCENTILE = 95
 

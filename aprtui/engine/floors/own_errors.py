@@ -7,17 +7,16 @@ the floor.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from aprtui.compare.comparison import Comparison, Everywhere
 from aprtui.compare.verdict import StageVerdict, Verdict
 from aprtui.engine.replay.arithmetic import NodeEvaluators
-from aprtui.engine.replay.identify import states_weights
+from aprtui.engine.replay.identify import IdentifiedCapture, states_weights
 from aprtui.engine.replay.replay import ReplayOptions, of_side, replay_capture
 from aprtui.model.model import Model
 from aprtui.progress import Progress
-from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 
 OTHER_WEIGHTS = (
@@ -37,14 +36,12 @@ class OwnErrors:
     proven: frozenset[Node] = frozenset()
 
 
-def own_errors(
-    name: str, capture: Capture, model: Model, tokens: Sequence[int], evaluators: NodeEvaluators,
-    progress: Progress | None,
-) -> OwnErrors:  # fmt: skip
-    """The replay of side `name`. Weights that its manifest states to be another model's are no error of it."""
+def own_errors(name: str, side: IdentifiedCapture, evaluators: NodeEvaluators, progress: Progress | None) -> OwnErrors:
+    """The replay of the side `name`. Weights that its manifest states to be another model's are no error of it."""
     # The place of a single token may be unknown, which the replay finds out by itself.
-    options = ReplayOptions(tokens=tuple(tokens) if len(tokens) > 1 else None)
-    found = replay_capture(capture, model, options, evaluators, progress)
+    capture, model, tokens = side.stages.capture, side.stages.model, tuple(side.stages.tokens)
+    options = ReplayOptions(tokens=tokens if len(tokens) > 1 else None)
+    found = replay_capture(capture, model, options, evaluators, progress, side)
     failed = {
         stage.node: of_side(name, stage.verdict)
         for stage in found.stages

@@ -49,13 +49,15 @@ ATTENTION_OPS = frozenset({Op.SCORES, Op.ATTEND})
 """Those that the types of the K/V cache and of the softmax's results matter to."""
 
 _HALVES = ("f32", "f16", "bf16")
+KEPT: Mapping[str, str] = MappingProxyType({"f16_kept": "f16", "bf16_kept": "bf16"})
+"""Types of a softmax whose results are kept in 16 bits, by that type, where queries are not rounded to it."""
 CHOICES: Mapping[str, Sequence[str]] = MappingProxyType(
     {
         "matmul_input": (BY_WEIGHT, *ROUND),
         "kv_cache": (*_HALVES, "q8_0", "q4_0", "fp8", "fp8_e5m2", "int8_row", *ROTATED, *MET_IN_Q8_0),
         "rope_angles": tuple(RopeAngles),
         "stage_output": _HALVES,
-        "softmax": (*_HALVES, ONLINE_F16),
+        "softmax": (*_HALVES, ONLINE_F16, *KEPT),
         "activation": ("f32", "f16"),
         "weights": (OWN_WEIGHTS, *WEIGHT_ROUNDINGS),
         "sums": _HALVES,
@@ -111,10 +113,25 @@ def matmul_rounding(stated: str, weight: Weight) -> str:
     return next((name for name in of_schemes if name in names), names[0])
 
 
-def kept_types(kv_cache: str) -> tuple[str, str]:
-    """What keys and values are kept in: one type, or two that are joined by `+`."""
-    keys, _, values = kv_cache.partition("+")
-    return keys, values or keys
+def kept_type(op: Op, rounding: Rounding) -> str:
+    """What keys (for the scores) or values are kept in: the one type of the K/V cache, or one of two joined by `+`."""
+    keys, _, values = rounding.kv_cache.partition("+")
+    return keys if op is Op.SCORES or not values else values
+
+
+def factor_type(op: Op, rounding: Rounding) -> str:
+    """The type of what the scores or the attention multiply what they read from the cache by: queries, probabilities.
+
+    Engines that keep K and V in float16 may multiply in float16 as well: then queries are rounded too.
+    """
+    if rounding.softmax in KEPT:
+        return "none" if op is Op.SCORES else KEPT[rounding.softmax]
+    return "f16" if rounding.softmax == ONLINE_F16 else _rounds(rounding.softmax)
+
+
+def cached_type(op: Op, rounding: Rounding) -> str:
+    """What keys or values are rounded to as the scores or the attention read them from the K/V cache."""
+    return _rounds(kept_type(op, rounding))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +175,7 @@ class Recomputation:
         elif op is Op.EXPERT_MATMUL:
             out = self._expert_matmul(node, inputs[0], inputs[1], tokens, position)
         elif op is Op.ATTEND and self.rounding.softmax == ONLINE_F16:
-            values = kept_types(self.rounding.kv_cache)[1]
-            out = attend_online_f16(inputs[0], ROUND[_rounds(values)](inputs[1]), config)
+            out = attend_online_f16(inputs[0], ROUND[cached_type(op, self.rounding)](inputs[1]), config)
         elif op is Op.GELU and self.rounding.activation == "f16":
             out = gelu_f16(inputs[0])
         else:
@@ -172,15 +188,12 @@ class Recomputation:
     def _rounded(self, op: Op, inputs: Sequence[Array]) -> Sequence[Array]:
         if op not in ATTENTION_OPS:
             return inputs
-        keys, values = kept_types(self.rounding.kv_cache)
-        kept = keys if op is Op.SCORES else values
+        kept = kept_type(op, self.rounding)
         if kept in ROTATED:
             return rotated_inputs(op, inputs, ROTATED[kept], self.model.config.graph)
         if kept in MET_IN_Q8_0:
             return met_inputs(op, inputs, MET_IN_Q8_0[kept])
-        # Engines that keep K and V in float16 may multiply in float16 as well: then the other factor is rounded too.
-        query = "f16" if self.rounding.softmax == ONLINE_F16 else self.rounding.softmax
-        factor, cached = ROUND[_rounds(query)], ROUND[_rounds(kept)]
+        factor, cached = ROUND[factor_type(op, self.rounding)], ROUND[cached_type(op, self.rounding)]
         return [factor(inputs[0]), cached(inputs[1])]
 
     def _matmul(self, node: Node, x: Array, tokens: Sequence[int], position: int) -> Array:

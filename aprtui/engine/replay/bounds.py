@@ -15,7 +15,7 @@ from types import MappingProxyType
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Tolerance
 from aprtui.engine.protocol import Rounding
-from aprtui.engine.replay.arithmetic import ATTENTION_OPS, KnownArithmetic, kept_types, matmul_rounding
+from aprtui.engine.replay.arithmetic import ATTENTION_OPS, KnownArithmetic, cached_type, factor_type, matmul_rounding
 from aprtui.model.model import Model
 from aprtui.trace.graph import MATRIX_PRODUCTS, Node, Op
 
@@ -59,7 +59,7 @@ def flip_error(model: Model, node: Node, rounding: Rounding) -> float:
     """The error of one flipped rounding of an input at `node`, relative L2 of a token; 0 where no input is rounded."""
     op = model.graph[node.stage].op
     if op in ATTENTION_OPS:
-        kinds = {*kept_types(rounding.kv_cache), rounding.softmax}
+        kinds = {cached_type(op, rounding), factor_type(op, rounding)}
     elif op in MATRIX_PRODUCTS:
         kinds = {matmul_rounding(rounding.matmul_input, weight) for weight in model.params(node)}
     elif op is Op.GELU:

@@ -21,6 +21,8 @@ SOFTPLUS_STEP = 2.0**-24
 
 LAST_BITS = 2.0**-22
 """Relative size of the disturbance: two honest float32 sums of one stage differ by about this."""
+MORE_FLIPS = 16.0
+"""Between engines that round alike flips are all there is, and a few runs see few: a larger disturbance, more flips."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """What all matrix products of a capture have in common where they err.
 
-Weights of another type, inputs that are clamped or rounded in another way, sums in 16 bits, a factor.
+Weights of another type, inputs that are left out, clamped or rounded in another way, sums in 16 bits, a factor.
 
 Some channels of every product that has its captured input are computed again under each candidate: a few rows of the
 weights and a few tokens, so that a hundred candidates cost less than one layer. A candidate is taken if it leaves a
@@ -9,6 +9,7 @@ small part of what the model's own weights leave under any rounding of inputs.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
@@ -18,9 +19,11 @@ from numpy.typing import NDArray
 
 from aprtui.compare.comparison import Everywhere
 from aprtui.compare.everywhere import FEWEST, NEARLY_ALL, OP_WORDS, err_alike
+from aprtui.compare.wording import counted
 from aprtui.engine.protocol import Rounding
 from aprtui.engine.replay.arithmetic import INPUT_LIMIT, KnownArithmetic, matmul_rounding
 from aprtui.engine.replay.bounds import LEAST_BOUND, OUTPUT_STEP
+from aprtui.engine.replay.left_out import STEP, End, squares_without
 from aprtui.engine.replay.recompute import CapturedStages
 from aprtui.engine.replay.value_types import fitting_types, narrowest
 from aprtui.engine.rounding import ROUND, sum_correction
@@ -30,16 +33,24 @@ from aprtui.progress import Progress
 from aprtui.trace.graph import Node, Op
 
 Array = NDArray[np.float32]
+Wide = NDArray[np.float64]
 
 _CHANNELS = 48
 _TOKENS = 16
 
 _TAKEN = 0.25
 """A candidate that leaves less than this share of the error is the cause, or is very near to it."""
+_SMALL_SHARE = 0.05
+"""The same where a number is fitted."""
+_OF_A_SEARCH = 1e-4
+"""What a limit leaves that was found by a search in float32 values."""
 _OWN_SHARE = 0.25
 """Of the step of a 16-bit type: what an honest engine that keeps results in it errs by, as most come out equal."""
 _SEVERAL_STEPS = 1.0
 """In steps of a 16-bit type: beyond this, one rounding of the result explains no error."""
+
+_FLOATS = ("none", "f16", "bf16", "tf32")
+"""Types of inputs that no value of a usual size saturates in."""
 
 _STANDARD = frozenset({("f16", "f16"), ("bf16", "bf16"), ("tf32", "tf32")})
 """Types of weights and inputs that engines use together, and that nobody need be told of: what a matrix unit takes."""
@@ -77,18 +88,25 @@ class _Product:
     captured: Array
     output: str
 
-    def under(self, rounding: Rounding) -> Array:
+    def factors(self, rounding: Rounding) -> tuple[Wide, Wide]:
+        """What is multiplied under `rounding`: inputs `[tokens, columns]` and rows of the weight."""
         kind = matmul_rounding(rounding.matmul_input, self.weight)
-        x = self.inputs
-        if rounding.input_limit != "none":
-            limit = np.float32(rounding.input_limit)
-            x = np.clip(x, -limit, limit)
         own = rounding.weights == OWN_WEIGHTS
         values = self.values if own else round_rows(self.values, self.weight, rounding.weights)
-        chosen = ROUND[kind](x)[self.tokens].astype(np.float64)
-        out = (chosen @ values.astype(np.float64).T).astype(np.float32)
-        if own:
-            out = np.asarray(out + sum_correction(kind, x[self.tokens], self.weight, self.channels), np.float32)
+        return ROUND[kind](self._clamped(rounding))[self.tokens].astype(np.float64), values.astype(np.float64)
+
+    def _clamped(self, rounding: Rounding) -> Array:
+        if rounding.input_limit == "none":
+            return self.inputs
+        limit = np.float32(rounding.input_limit)
+        return np.clip(self.inputs, -limit, limit)
+
+    def under(self, rounding: Rounding) -> Array:
+        x, values = self.factors(rounding)
+        out = (x @ values.T).astype(np.float32)
+        if rounding.weights == OWN_WEIGHTS:
+            kind, inputs = matmul_rounding(rounding.matmul_input, self.weight), self._clamped(rounding)[self.tokens]
+            out = np.asarray(out + sum_correction(kind, inputs, self.weight, self.channels), np.float32)
         return ROUND["none" if self.output == "f32" else self.output](out)
 
     def squares(self, expected: Array) -> tuple[float, float]:
@@ -114,6 +132,18 @@ class _Products:
         squares = np.sum([product.squares(expected) for product, expected in pairs], axis=0)
         return float(np.sqrt(squares[0] / squares[1])) if squares[1] else 0.0
 
+    def left_without(self, rounding: Rounding, node: Node, end: End) -> Wide:
+        """The errors of `node` that are left where its first inputs at an `end` are not summed, 8, 16, …"""
+        squares, scale = np.zeros(1), 0.0
+        for piece in self.by_node[node]:
+            expected = piece.under(rounding)
+            _, of_expected = piece.squares(expected)
+            squares = squares + squares_without(
+                *piece.factors(rounding), (piece.captured - expected).astype(np.float64), end
+            )
+            scale += of_expected
+        return np.asarray(np.sqrt(squares / scale)) if scale else squares
+
     def factor(self, rounding: Rounding, node: Node) -> tuple[float, float]:
         """The factor that brings what is expected nearest to what was captured, and the error that it leaves."""
         pairs = [(product, product.under(rounding)) for product in self.by_node[node]]
@@ -138,7 +168,10 @@ def find_cause(
     search = _Search(products, known, own, honest, off, progress, declared)
     if len(off) < NEARLY_ALL * len(nodes):
         return search.clamp() if off else None
-    found = search.weights_as_results() or search.clamp() or search.candidates() or search.factor()
+    found = (
+        search.weights_as_results() or search.left_out() or search.clamp() or search.candidates() or search.factor()
+        or search.own_clamps()
+    )  # fmt: skip
     if found is not None or (known.stored != "f32" and Op.MATMUL not in known.open_ops):
         # What storage lost flips levels of rounded inputs: products of an engine that is known err by that as well.
         return found
@@ -241,6 +274,30 @@ class _Search:
         chosen = {layers[index] for index in (0, len(layers) // 2, -1)}
         return [node for node in self.own if node.layer in chosen]
 
+    def left_out(self) -> Cause | None:
+        """The same number of inputs at one end that no product sums, whatever inputs are rounded to."""
+        names = [self.known.rounding.matmul_input, *(name for name in _INPUT_WORDS if self._divides(name))]
+        for end in End:
+            tried = {name: self._count_left_out(self._probes(), end, name) for name in dict.fromkeys(names)}
+            name = min(tried, key=lambda name: tried[name][1])
+            count, _ = tried[name]
+            shares = [self._share_without(node, end, name, count) for node in self.off]
+            if sum(share <= _SMALL_SHARE for share in shares) >= NEARLY_ALL * len(shares):
+                which = f"the {end} {counted(count, 'input')}"
+                return self._cause(f"products that do not sum {which} of each row", {}, meant=False)
+        return None
+
+    def _count_left_out(self, nodes: Sequence[Node], end: End, name: str) -> tuple[int, float]:
+        """How many inputs `nodes` leave out, as most of them show, and the median share of the error that remains."""
+        lefts = [self.products.left_without(replace(self.known.rounding, matmul_input=name), n, end) for n in nodes]
+        count = Counter(int(left.argmin()) for left in lefts).most_common(1)[0][0]
+        shares = [left[min(count, len(left) - 1)] / self.own[node] for node, left in zip(nodes, lefts, strict=True)]
+        return (count + 1) * STEP, median(shares)
+
+    def _share_without(self, node: Node, end: End, name: str, count: int) -> float:
+        left = self.products.left_without(replace(self.known.rounding, matmul_input=name), node, end)
+        return float(left[count // STEP - 1] / self.own[node]) if count <= len(left) * STEP else np.inf
+
     def clamp(self) -> Cause | None:
         """One limit on the inputs of all products: those with larger inputs err, and no others."""
         off = self.off
@@ -252,7 +309,7 @@ class _Search:
         text = f"{limit:.6g}"
         rounding = replace(self.known.rounding, input_limit=text)
         left = self.products.errors(rounding, off)
-        if median(left[node] / self.own[node] for node in off) > _TAKEN / 5:
+        if median(left[node] / self.own[node] for node in off) > _SMALL_SHARE:
             return None
         beyond = [
             n for n in self.own if any(np.abs(p.inputs[p.tokens]).max() > limit for p in self.products.by_node[n])
@@ -265,6 +322,22 @@ class _Search:
             f"inputs clamped at {text}", {INPUT_LIMIT: text}, meant=eight_bits and not self.declared(),
             is_exact=settled,
         )  # fmt: skip
+
+    def own_clamps(self) -> Cause | None:
+        """A limit for each product: the inputs of all of them saturate, as where a scale is too small."""
+        limits: dict[Node, float] = {}
+        for node in self._probes():
+            limit = self._limit(node)
+            if limit is None:
+                return None
+            left = self.products.errors(replace(self.known.rounding, input_limit=repr(limit)), [node])[node]
+            if left > max(_OF_A_SEARCH, 2 * self.honest[node]):
+                return None
+            limits[node] = limit
+        eight_bits = self.known.rounding.matmul_input not in _FLOATS
+        low, high = min(limits.values()), max(limits.values())
+        looks_like = f"inputs clamped at {low:.3g} … {high:.3g}, each product's at a limit of its own,"
+        return self._cause(looks_like, {}, meant=eight_bits and not self.declared())
 
     def _limit(self, node: Node) -> float | None:
         """The limit under which a product comes out nearest to what was captured: a scan, then a search in the best
@@ -288,7 +361,7 @@ class _Search:
     def factor(self) -> Cause | None:
         """Every product multiplied by a factor: a scale that is wrong a tensor at a time."""
         fitted = {node: self.products.factor(self.known.rounding, node) for node in self.own}
-        if median(left / self.own[node] for node, (_, left) in fitted.items()) > _TAKEN / 5:
+        if median(left / self.own[node] for node, (_, left) in fitted.items()) > _SMALL_SHARE:
             return None
         factors = {node: factor for node, (factor, _) in fitted.items()}
         low, high = min(factors.values()), max(factors.values())

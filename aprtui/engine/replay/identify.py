@@ -24,6 +24,7 @@ from aprtui.engine.protocol import Rounding
 from aprtui.engine.replay.arithmetic import (
     ATTENTION_OPS,
     BY_WEIGHT,
+    KEPT,
     UNROUNDED,
     KnownArithmetic,
     NodeEvaluators,
@@ -49,6 +50,8 @@ _ROWS = 16
 _LOOKED_AT = 4096
 _CLEARLY = 0.5
 """A rounding is taken for another one only if it leaves less than this share of the error."""
+_FAR_NEARER = 0.01
+"""The same where it shows at some stages only, and makes no difference at the others."""
 _NEARER = 0.8
 """Where the error is beyond what rounding nothing explains, a rounding that leaves less than this is taken if it
 explains the rest: captured values that miss digits flip many of its levels."""
@@ -73,6 +76,8 @@ _ATTENTION: tuple[Mapping[str, str], ...] = tuple(
         # What llama.cpp keeps where only keys, or both in different types, are asked for.
         *((f"{keys}+f16", softmax) for keys in (*ROTATED, *MET_IN_Q8_0) for softmax in ("f16", ONLINE_F16)),
         ("q8_0_rotated+q4_0_rotated", "f32"), ("q8_0_query+q4_0_query", "f32"),
+        *((f"{keys}+{values}", "f32") for keys in ("q8_0", "q4_0") for values in ("f16", "f32")),
+        *(("f32", softmax) for softmax in KEPT),
     )
 )  # fmt: skip
 _TOGETHER: tuple[Mapping[str, str], ...] = tuple(
@@ -107,6 +112,23 @@ class FoundEngine:
     @property
     def rounding(self) -> Rounding:
         return self.arithmetic.rounding
+
+
+@dataclass(frozen=True, slots=True)
+class IdentifiedCapture:
+    """The stages of a capture in the model's order of channels, what was found of that order, and of its engine."""
+
+    stages: CapturedStages
+    layouts: tuple[str, ...]
+    engine: FoundEngine
+
+
+def identify_capture(
+    stages: CapturedStages, stated: Mapping[str, str], evaluators: NodeEvaluators, progress: Progress | None = None
+) -> IdentifiedCapture:
+    """Order and engine of a capture, whose `stages` are put in that order."""
+    layouts = tuple(find_layouts(stages, evaluators))
+    return IdentifiedCapture(stages, layouts, identify(stages, stated, evaluators, progress))
 
 
 def identify(
@@ -298,7 +320,8 @@ class _Search:
         if least < own * _CLEARLY:
             chosen, settled = nearest, self._explains(tried[nearest], probes)
         elif self._explains(base, probes):
-            chosen, settled = 0, True
+            finer = next((i for i, found in enumerate(errors) if _is_nearer_somewhere(found, errors[0])), 0)
+            chosen, settled = finer if self._explains(tried[finer], probes) else 0, True
         else:
             nearer = least < own * _NEARER or _is_nearer_throughout(errors[nearest], errors[0])
             settled = nearer and self._explains(tried[nearest], probes)
@@ -411,12 +434,21 @@ def _words(base: KnownArithmetic, changes: Mapping[str, str]) -> str:
 def _as_close(errors: Mapping[Node, float], least: Mapping[Node, float]) -> bool:
     """Whether `errors` are no clearly larger than `least`, at any stage: where one channel is all that counts, as
     behind a norm of massive ones, every rounding comes out alike."""
-
-    def at(stage: str, found: Mapping[Node, float]) -> float:
-        return median(error for node, error in found.items() if node.stage == stage)
-
     stages = {node.stage for node in least}
-    return errors.keys() == least.keys() and all(at(s, errors) * _CLEARLY <= at(s, least) for s in stages)
+    return errors.keys() == least.keys() and all(_at(s, errors) * _CLEARLY <= _at(s, least) for s in stages)
+
+
+def _is_nearer_somewhere(errors: Mapping[Node, float], others: Mapping[Node, float]) -> bool:
+    """Whether `errors` are far smaller than `others` at some stage, and larger at none: where most weights are floats,
+    which take inputs as they are, the rounding of the others shows in few products."""
+    stages = {node.stage for node in others}
+    if errors.keys() != others.keys() or any(_at(s, errors) > _at(s, others) for s in stages):
+        return False
+    return any(_at(s, errors) < _FAR_NEARER * _at(s, others) for s in stages)
+
+
+def _at(stage: str, errors: Mapping[Node, float]) -> float:
+    return median(error for node, error in errors.items() if node.stage == stage)
 
 
 def find_layouts(stages: CapturedStages, evaluators: NodeEvaluators) -> Iterator[str]:

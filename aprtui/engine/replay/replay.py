@@ -27,9 +27,10 @@ from aprtui.compare.verdict import Signal, StageVerdict, Verdict, judge
 from aprtui.compare.wording import counted
 from aprtui.engine.replay.arithmetic import NodeEvaluators, Recomputation
 from aprtui.engine.replay.bounds import OUTPUT_STEP
-from aprtui.engine.replay.channel_errors import ChannelErrors
 from aprtui.engine.replay.common_error import CommonError
-from aprtui.engine.replay.identify import find_layouts, identify
+from aprtui.engine.replay.errors_by_place import ErrorsByPlace
+from aprtui.engine.replay.identify import IdentifiedCapture, identify_capture
+from aprtui.engine.replay.other_layers import OtherLayers
 from aprtui.engine.replay.place import captured_range, position_ranges, row_positions
 from aprtui.engine.replay.recompute import CapturedStages, Misfit, Recomputed, Recomputer
 from aprtui.engine.replay.spread import Spreads
@@ -64,11 +65,13 @@ class ReplayOptions:
 
 
 def replay_capture(
-    capture: Capture, model: Model, options: ReplayOptions, evaluators: NodeEvaluators, progress: Progress | None = None
-) -> Comparison:
+    capture: Capture, model: Model, options: ReplayOptions, evaluators: NodeEvaluators,
+    progress: Progress | None = None, identified: IdentifiedCapture | None = None,
+) -> Comparison:  # fmt: skip
     """Replay every selected stage of `capture` with the weights of `model`.
 
-    A file that cannot be read costs its stage. Raises `UsageError` for a selection that selects nothing.
+    `identified` is the capture on the same tokens, where its engine was found out before and no rounding is stated. A
+    file that cannot be read costs its stage. Raises `UsageError` for a selection that selects nothing.
     """
     coverage = plan_coverage(capture, capture, options.selection, options.allow_missing)
     tokens, source = _tokens(capture, model, options)
@@ -76,7 +79,11 @@ def replay_capture(
     if tokens is None or problem:
         return _unjudged(capture, coverage, options, problem)
     held = captured_range(capture, model, tokens)
-    return _Replay(capture, model, options, evaluators, coverage, tokens, source, held, progress).run(progress)
+    tokens = tokens[: held.stop]
+    if identified is None or tuple(identified.stages.tokens) != tokens or identified.stages.last != len(held):
+        stages = CapturedStages(capture, model, tokens, last=len(held))
+        identified = identify_capture(stages, options.rounding, evaluators, progress)
+    return _Replay(capture, model, options, evaluators, coverage, source, held, identified).run(progress)
 
 
 def _tokens(capture: Capture, model: Model, options: ReplayOptions) -> tuple[tuple[int, ...] | None, str]:
@@ -118,19 +125,19 @@ def _unfinished(capture: Capture) -> tuple[str, ...]:
 class _Replay:
     def __init__(
         self, capture: Capture, model: Model, options: ReplayOptions, evaluators: NodeEvaluators, coverage: Coverage,
-        tokens: tuple[int, ...], source: str, held: range, progress: Progress | None,
+        source: str, held: range, identified: IdentifiedCapture,
     ) -> None:  # fmt: skip
         self.capture, self.model, self.options, self.coverage = capture, model, options, coverage
-        self.tokens, self.source, self.evaluators, self.held = tokens[: held.stop], source, evaluators, held
-        self.stages = CapturedStages(capture, model, self.tokens, last=len(held))
-        self.layouts = tuple(find_layouts(self.stages, evaluators))
-        self.engine = identify(self.stages, options.rounding, evaluators, progress)
+        self.source, self.evaluators, self.held = source, evaluators, held
+        self.stages, self.layouts, self.engine = identified.stages, identified.layouts, identified.engine
+        self.tokens = tuple(self.stages.tokens)
         known = self.engine.arithmetic
         recomputation = Recomputation(model, known.rounding, evaluators, known.outputs)
         self.recomputer = Recomputer(model, self.stages, recomputation)
         self.spreads = Spreads(model, self.stages, known, evaluators)
         self.common = CommonError(model, self.stages, self.engine, evaluators)
-        self.channels = ChannelErrors(model, self.stages, known)
+        self.places = ErrorsByPlace(model, self.stages, known)
+        self.others = OtherLayers(self.spreads)
 
     def run(self, progress: Progress | None) -> Comparison:
         compared: list[StageComparison] = []
@@ -143,7 +150,7 @@ class _Replay:
             if node.layer is not None:
                 self.recomputer.forget_before(node.layer)
                 self.spreads.forget_before(node.layer)
-        compared = self._where_place_is_known(compared)
+        compared = self.others.judged(self._where_place_is_known(compared))
         doubts = tuple(self._doubts(compared))
         everywhere: tuple[Everywhere, ...] = ()
         if not self._bounded(compared):
@@ -177,6 +184,8 @@ class _Replay:
         found = self._judged(node, recomputed, self.spreads)
         other = self.common.instead(node, recomputed) if found.verdict.verdict is not Verdict.PASS else None
         if other is None:
+            if not self.options.bounds:
+                self.others.look_at(recomputed, found.verdict)
             return found
         as_own = self._judged(node, *other)
         return as_own if as_own.verdict.verdict is Verdict.PASS else found
@@ -193,7 +202,7 @@ class _Replay:
             if not given and verdict.verdict is Verdict.FAIL and not measured.metrics.mismatches:
                 verdict = judge(node, measured.metrics, (spreads.bound(node, recomputed),))
         if not given and not recomputed.segment:
-            verdict = self.channels.judged(pair, verdict)
+            verdict = self.places.judged(pair, verdict)
         verdict = replace(verdict, signal=Signal.INJECTED)
         place = most_differing_place(pair, measured.metrics)
         return StageComparison(

@@ -8,11 +8,12 @@ import gguf
 import numpy as np
 import pytest
 
+from aprtui.engine.cpu import storage as storage_module
 from aprtui.engine.cpu.engine import CpuEngine
 from aprtui.engine.cpu.kv_cache import key_tile, kv_number, padded, put_key, put_value, rows_of, tile_bytes, value_tile
 from aprtui.engine.cpu.vectors import LANES
 from aprtui.engine.kv_types import cache_bytes, round_kv
-from aprtui.engine.protocol import KvType, Mode, Taps
+from aprtui.engine.protocol import KvType, Logits, Mode, Taps
 from aprtui.trace.graph import Node, Op, Part
 from tests.engine.conformance import Recorder
 from tests.engine.tiny_model import MODELS
@@ -112,3 +113,18 @@ def test_an_engine_keeps_the_keys_and_values_that_it_hands_out(kv: KvType, mode:
     np.testing.assert_array_equal(keys, round_kv(kv, recorder.tensor(Node(1, "k_post_rope"))))
     fused = recorder.tensor(Node(1, "qkv_bias"))[:, model.config.graph.part(Part.V)]
     np.testing.assert_array_equal(values, round_kv(kv, np.ascontiguousarray(fused)))
+
+
+@pytest.mark.parametrize("kv", QUANTISED)
+def test_threads_chunks_and_going_back_change_no_bit(kv: KvType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys of 16 positions share a tile, and several threads may write one."""
+    model, tokens = MODELS["qwen3"](), [int(token) for token in np.random.default_rng(1).integers(0, 300, 45)]
+    with closing(CpuEngine(model, Mode.Q8, kv, 1, 64)) as engine:  # type: ignore[arg-type]
+        expected = engine.forward(tokens, logits=Logits.ALL)
+    monkeypatch.setattr(storage_module, "MOST_TOKENS", 11)
+    with closing(CpuEngine(model, Mode.Q8, kv, 5, 64)) as engine:  # type: ignore[arg-type]
+        np.testing.assert_array_equal(engine.forward(tokens, logits=Logits.ALL), expected)
+        engine.reset(21)
+        engine.forward([7, 8, 9])
+        engine.reset(21)
+        np.testing.assert_array_equal(engine.forward(tokens[21:], logits=Logits.ALL), expected[21:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from aprtui.engine.evaluation.arithmetics import ARITHMETICS, stage_tensors
 from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
 from aprtui.engine.floors.criteria import criteria_by_model
 from aprtui.engine.replay.evaluators import Evaluators
+from aprtui.engine.replay.identify import FoundEngine, identify
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
@@ -87,3 +89,20 @@ def test_the_rows_of_a_capture_of_the_last_token_are_that_token(
     assert result.verdict is Verdict.PASS
     shapes = {stage.shape[0] for stage in result.stages}
     assert shapes == {1} and {stage.first_token for stage in result.stages} == {len(TOKENS) - 1}
+
+
+@pytest.mark.parametrize("kind", ["layer outputs", "last token", "complete"])
+def test_the_engine_of_a_side_is_found_out_once(
+    model: Model, evaluators: Evaluators, capture_of: Callable[..., Capture], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The floor needs it, and the replay of the side does."""
+    calls = []
+
+    def counted(*arguments: Any, **options: Any) -> FoundEngine:
+        calls.append(arguments)
+        return identify(*arguments, **options)
+
+    monkeypatch.setattr("aprtui.engine.replay.identify.identify", counted)
+    result = compared(capture_of("float32", kind), capture_of("q8_1", kind, seed=1), model, evaluators)
+    assert result.verdict is not Verdict.FAIL
+    assert len(calls) == 2

@@ -15,8 +15,10 @@ from aprtui.compare.comparison import Comparison
 from aprtui.compare.report.headline import headline
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.evaluation.arithmetics import ARITHMETICS, EngineArithmetic, stage_tensors
+from aprtui.engine.evaluation.bug_detection import buggy_tensors
 from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
 from aprtui.engine.evaluation.everywhere import EVERYWHERE
+from aprtui.engine.evaluation.porting_bugs.table import PORTING_BUGS
 from aprtui.engine.floors.criteria import criteria_by_model
 from aprtui.engine.replay.arithmetic import UNROUNDED, Recomputation, parse_rounding
 from aprtui.engine.replay.evaluators import Evaluators
@@ -178,6 +180,27 @@ def test_a_manifest_that_states_the_weights_allows_no_others(
     assert result.verdict is Verdict.FAIL
     assert result.everywhere and not result.everywhere[0].may_be_meant
     assert "as weights in fp8 (e4m3) with one scale a tensor do; first at layer 0 qkv_matmul" in headline(result)
+
+
+_TAIL = ("tail of the columns left out", "as products that do not sum the last 32 inputs of each row do")
+_LIMITS = ("inputs of products clamped", "each product's at a limit of its own, do")
+
+
+@pytest.mark.parametrize(
+    ("engine", "bug", "looks_like"),
+    [
+        ("float32", *_TAIL), ("llama.cpp, f16 K/V", *_TAIL), ("bfloat16", *_TAIL), ("float32", *_LIMITS),
+        ("bfloat16", *_LIMITS),
+    ],
+)  # fmt: skip
+def test_what_no_product_sums_and_limits_of_each_are_named_and_fail(
+    model: Model, evaluators: Evaluators, tmp_path: Path, replayed: Callable[..., Comparison], engine: str, bug: str,
+    looks_like: str,
+) -> None:  # fmt: skip
+    tensors = buggy_tensors(PORTING_BUGS[bug], ARITHMETICS[engine], model, TOKENS, evaluators)
+    result = replayed(write_kind(CAPTURE_KINDS["complete"], tensors, model.graph, TOKENS, tmp_path / "capture"))
+    assert result.verdict is Verdict.FAIL
+    assert "all 21 matrix products err alike" in headline(result) and looks_like in headline(result)
 
 
 def test_an_honest_engine_has_no_such_finding(capture_of: Make, replayed: Callable[..., Comparison]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.evaluation.arithmetics import EngineArithmetic, stage_tensors
 from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
-from aprtui.engine.replay.arithmetic import UNROUNDED, kept_types, parse_rounding
+from aprtui.engine.replay import identify
+from aprtui.engine.replay.arithmetic import UNROUNDED, kept_type, parse_rounding
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.flash_attention import (
     ONLINE_F16,
@@ -23,6 +24,7 @@ from aprtui.engine.replay.flash_attention import (
     turned_channels,
 )
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
+from aprtui.engine.replay.spread import HONEST_ROUNDINGS
 from aprtui.engine.rounding import round_q4_0, round_q8_0
 from aprtui.errors import UsageError
 from aprtui.model.model import Model, load_model
@@ -88,12 +90,19 @@ def test_nan_of_a_value_reaches_the_queries_that_see_it_only() -> None:
 
 
 def test_keys_and_values_may_be_kept_in_different_types() -> None:
-    assert kept_types("q8_0") == ("q8_0", "q8_0")
-    assert kept_types("q8_0_rotated+f16") == ("q8_0_rotated", "f16")
+    for stated, keys, values in (("q8_0", "q8_0", "q8_0"), ("q8_0_rotated+f16", "q8_0_rotated", "f16")):
+        rounding = replace(UNROUNDED, kv_cache=stated)
+        assert (kept_type(Op.SCORES, rounding), kept_type(Op.ATTEND, rounding)) == (keys, values)
     assert parse_rounding("kv_cache=q8_0_query+q4_0_query") == {"kv_cache": "q8_0_query+q4_0_query"}
     for text, what in (("kv_cache=q8_0+f16+f16", "2 at most"), ("softmax=f16+f32", "1 at most")):
         with pytest.raises(UsageError, match=what):
             parse_rounding(text)
+
+
+@pytest.mark.parametrize("choice", [*HONEST_ROUNDINGS, *identify._ATTENTION, *identify._TOGETHER], ids=str)
+def test_every_rounding_that_is_tried_could_be_stated(choice: Mapping[str, str]) -> None:
+    stated = ",".join(f"{name}={kind}" for name, kind in choice.items())
+    assert parse_rounding(stated) == dict(choice)
 
 
 TOKENS = tuple(range(20, 33))

@@ -24,8 +24,8 @@ from aprtui.model.model import Model, load_model
 from aprtui.model.weight_types import WeightType
 from aprtui.trace.capture import PROVENANCE, Capture
 from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, Node
-from tests.engine.embedded_captures import captured
-from tests.model.gguf_files import write_model
+from tests.engine.embedded_captures import captured, edit
+from tests.model.gguf_files import model_file, write_model
 
 TOKENS = tuple(int(token) for token in np.random.default_rng(3).integers(0, 260, 40))
 """More than the window of 16."""
@@ -115,6 +115,24 @@ def test_a_pair_of_engines_that_differ_in_the_range_of_yarn_passes(
     result = compare_captures(a, b, DiffOptions(tokens=TOKENS), None, criteria)
     assert result.verdict is Verdict.PASS, result.reasons
     assert any(statement.startswith("B: RoPE: YaRN's range is rounded") for statement in criteria.statements)
+
+
+def test_the_rounding_of_experts_is_found_where_all_other_weights_are_floats(tmp_path: Path) -> None:
+    file, blocks = (
+        model_file(architecture="gpt-oss", weight_type=kind, experts=6, experts_used=3)
+        for kind in (WeightType.F32, WeightType.MXFP4)
+    )
+    file.tensors |= {name: tensor for name, tensor in blocks.tensors.items() if name.endswith("_exps.weight")}
+    model = load_model(file.write(tmp_path / "model.gguf"))
+    directory = captured(model, tmp_path / "q8", Mode.Q8, tokens=TOKENS)
+    with Evaluators(model) as evaluators:
+        result = replayed(model, evaluators, foreign(directory, tmp_path / "honest"))
+        assert result.verdict is Verdict.PASS
+        assert any("matmul_input=q8" in statement for statement in result.statements)
+        node = Node(1, "ffn_moe_up")
+        edit(directory, node, lambda values: values * np.float32(1.005))
+        result = replayed(model, evaluators, foreign(directory, tmp_path / "bad"))
+    assert result.first_divergence is not None and result.first_divergence.verdict.node == node
 
 
 def test_an_engine_that_adds_biases_within_its_products_passes(

@@ -19,7 +19,7 @@ from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model, load_model
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
-from tests.model.gguf_files import model_file
+from tests.model.gguf_files import write_model
 
 TOKENS = tuple(range(20, 43))
 FAULTS = {
@@ -30,12 +30,8 @@ FAULTS = {
 
 @pytest.fixture(scope="module", params=FAULTS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    file = model_file(architecture=request.param, layers=5, ffn=256)
-    if request.param == "mistral3":
-        yarn = {"type": "yarn", "factor": 4.0, "original_context_length": 8}
-        file.metadata |= {f"mistral3.rope.scaling.{key}": value for key, value in yarn.items()}
-        file.metadata["mistral3.attention.temperature_scale"] = 0.1
-    return load_model(file.write(tmp_path_factory.mktemp("layers") / "model.gguf"))
+    path = tmp_path_factory.mktemp("layers") / "model.gguf"
+    return load_model(write_model(path, architecture=request.param, layers=5, ffn=256))
 
 
 @pytest.fixture(scope="module")

@@ -37,9 +37,12 @@ def tail_off(values: Array, share: float) -> Array:
 
 @pytest.fixture
 def written(model: Model, evaluators: Evaluators, tmp_path: Path) -> Callable[..., Capture]:
-    def run(arithmetic: str, at: Node | None = None, share: float = 0.0, kind: str = "complete") -> Capture:
+    def run(
+        arithmetic: str, at: Node | None = None, share: float = 0.0, kind: str = "complete",
+        fault: Callable[[Array, float], Array] = tail_off,
+    ) -> Capture:  # fmt: skip
         def change(node: Node, values: Array) -> Array:
-            return ROUND[KINDS[arithmetic]](tail_off(values, share)) if node == at else values
+            return ROUND[KINDS[arithmetic]](fault(values, share)) if node == at else values
 
         tensors = stage_tensors(ARITHMETICS[arithmetic], model, TOKENS, evaluators, change=change)
         return write_kind(CAPTURE_KINDS[kind], tensors, model.graph, TOKENS, tmp_path / f"{kind}-{share}")
@@ -62,6 +65,37 @@ def test_channels_that_are_off_are_named_where_their_stage_is_within_its_bound(
     said = headline(result)
     assert said.startswith(f"layer 2 {stage}: channels {width - 2}–{width - 1} are off by ")
     assert said.endswith(f"× what rounding gives there; the {width - 2} other channels are not")
+
+
+def noise_in(place: tuple[slice, slice]) -> Callable[[Array, float], Array]:
+    """A fault: normal noise of a share of the root mean square of each token, in one place."""
+
+    def fault(values: Array, share: float) -> Array:
+        values = values.copy()
+        size = np.float32(share) * np.sqrt((values**2).mean(1, keepdims=True))
+        noise = np.random.default_rng(4).standard_normal(values.shape).astype(np.float32)
+        values[place] += (noise * size)[place]
+        return values
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("stage", "place", "said"),
+    [
+        ("ffn_gate", (slice(None), slice(64, 96)), "channels 64–95 are off by "),
+        ("ffn_norm", (slice(5, 6), slice(None)), "token 5 is off by "),
+        ("q_post_rope", (slice(None), slice(64, 128)), "head 1 is off by "),
+    ],
+)
+def test_blocks_tokens_and_heads_are_named_that_are_off_by_less_than_a_channel_must(
+    written: Callable[..., Capture], model: Model, evaluators: Evaluators, stage: str, place: tuple[slice, slice],
+    said: str,
+) -> None:  # fmt: skip
+    capture = written("bfloat16", Node(2, stage), 0.0095, fault=noise_in(place))
+    result = replay_capture(capture, model, ReplayOptions(), evaluators)
+    assert headline(result).startswith(f"layer 2 {stage}: {said}"), headline(result)
+    assert result.first_divergence is not None and result.first_divergence.verdict.metric is Metric.PLACE
 
 
 def test_diff_says_the_same_of_the_side_that_has_them(
