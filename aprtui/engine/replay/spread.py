@@ -149,6 +149,7 @@ class Spreads:
         expected = self._run(rounding).recompute(node, found.values.shape[-2])
         runs = max(self._distance(node, expected, self._apart(s, rounding), self._stored(s)) for s in _APART_SEEDS)
         exact = FLOAT32 * math.sqrt(len(found.segment) + 1) + ANGLE_ERROR * len(self.stages.tokens)
+        runs += self._by_chunks(node, found)
         return bound_of(math.hypot(exact, runs), "what runs of this rounding part by here")
 
     def _error(self, node: Node, rounding: Rounding) -> float:
@@ -180,8 +181,7 @@ class Spreads:
             noise += max(self._distance(node, found, self._disturbed(seed), self._stored(seed)) for seed in SEEDS)
         if self._may_cancel(node):
             noise += max(self._distance(node, found, self._moved(seed)) for seed in SEEDS)
-        if any(self.model.graph[n.stage].op in (Op.DELTA_STATE, Op.DELTA_OUTPUT) for n in evaluated):
-            noise += self._distance(node, found, self._in_chunks())
+        noise += self._by_chunks(node, found)
         fed = evaluated if is_stored else fed_nodes(self.model, node, found.segment)
         if any(flip_error(self.model, n, rounding) for n in fed):
             noise += self._distance(node, found, self._run(_without_inputs(rounding))) / 2
@@ -264,6 +264,13 @@ class Spreads:
             read = disturbance(self.model, seed, LAST_BITS)
             self._runs["moved", seed] = Recomputer(self.model, self.stages, recomputation, read=read)
         return self._runs["moved", seed]
+
+    def _by_chunks(self, node: Node, found: Recomputed) -> float:
+        """How far a stage comes out whose recurrences, if it has any, are computed in chunks."""
+        recurrences = (Op.DELTA_STATE, Op.DELTA_OUTPUT)
+        if not any(self.model.graph[n.stage].op in recurrences for n in (*found.segment, node)):
+            return 0.0
+        return self._distance(node, found, self._in_chunks())
 
     def _in_chunks(self) -> Recomputer:
         """Recurrences computed as other engines compute prompts."""
