@@ -13,7 +13,7 @@ from aprtui import __version__
 from aprtui.engine.faults.faults import Fault
 from aprtui.engine.generation import evaluate, generate
 from aprtui.engine.protocol import Engine, Logits, Taps, TapSink
-from aprtui.errors import EngineError, UnreadableError, UsageError
+from aprtui.errors import EngineError, UsageError
 from aprtui.model.model import Model
 from aprtui.progress import Progress
 from aprtui.trace.graph import Node
@@ -67,7 +67,7 @@ def write_capture(
         positions = tuple(range(len(tokens)))
         return writer.finish(
             replace(
-                manifest, tokens=tokens, positions=positions, completion=completion, pieces=_pieces(model, tokens)
+                manifest, tokens=tokens, positions=positions, completion=completion, pieces=model.pieces(tokens)
             )
         )  # fmt: skip
     finally:
@@ -126,14 +126,6 @@ def _run(engine: Engine, model: Model, request: CaptureRequest, taps: Taps) -> t
     return tokens, "".join(token.text for token in generated[: len(tokens) - len(request.tokens)])
 
 
-def _pieces(model: Model, tokens: Sequence[int]) -> tuple[str, ...] | None:
-    """The texts of the tokens; None for a model whose tokenizer is not supported: token ids can be run all the same."""
-    try:
-        return tuple(map(model.tokenizer.piece, tokens))
-    except UnreadableError:
-        return None
-
-
 def _planned(engine: Engine, model: Model, request: CaptureRequest, faults: tuple[str, ...]) -> Manifest:
     graph = model.config.graph
     logits = request.positions if request.logits is Logits.ALL else 1
@@ -152,5 +144,5 @@ def _planned(engine: Engine, model: Model, request: CaptureRequest, faults: tupl
         prefill_tokens=prompt if request.prefill is None else request.prefill,
         logits=str(request.logits),
         files=planned_files(engine.graph, request.nodes, request.positions, logits),
-        pieces=_pieces(model, request.tokens),
+        pieces=model.pieces(request.tokens),
     )  # fmt: skip

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
+from aprtui.errors import UnreadableError
 from aprtui.model.architectures.registry import architecture_of
 from aprtui.model.binding import bind
 from aprtui.model.chat import ChatTemplate
@@ -92,6 +93,14 @@ class Model:
     def params(self, node: Node) -> tuple[Weight, ...]:
         """The weights that `node` uses, in the order of its stage's `params`; empty for ops without any."""
         return self._bound.get(node, ())
+
+    def pieces(self, tokens: Sequence[int]) -> tuple[str, ...] | None:
+        """The texts of the tokens; None for a model whose tokenizer is not supported: its token ids can be run all the
+        same."""
+        try:
+            return tuple(map(self.tokenizer.piece, tokens))
+        except UnreadableError:
+            return None
 
     def sha256(self) -> str:
         """SHA-256 of the file (of all parts, in order) in hexadecimal, remembered between runs."""

@@ -69,7 +69,7 @@ def write_transformers_capture(
             if request.attention is AttentionKind.EAGER:
                 stack.enter_context(_eager_maps(loaded, run))
             _evaluate(loaded, request, run, progress)
-        return writer.finish(replace(writer.manifest, pieces=tuple(map(model.tokenizer.piece, request.tokens))))
+        return writer.finish(replace(writer.manifest, pieces=model.pieces(request.tokens)))
     finally:
         writer.close()
 

@@ -21,7 +21,7 @@ from aprtui.model.architectures.registry import ARCHITECTURES
 from aprtui.model.config import ModelConfig, QueryTemperature, Rope
 from aprtui.model.model import Model
 from aprtui.model.weights import Weight
-from aprtui.trace.graph import BIASES, Activation, Node, Op, RopeLayout, Stage, TokenMixer
+from aprtui.trace.graph import BIASES, Activation, GraphConfig, Node, Op, RopeLayout, Stage, TokenMixer
 
 # The class of gpt-oss has its SwiGLU fixed.
 _ACTIVATIONS = {Activation.SILU: "silu", Activation.GELU_TANH: "gelu_pytorch_tanh", Activation.SWIGLU_OAI: "silu"}
@@ -106,23 +106,63 @@ def settings(model: Model, two_bases: bool) -> dict[str, Any]:
     """
     config, graph = model.config, model.config.graph
     head, table = model.params(Node(None, "lm_head")), model.params(Node(0, "embedding"))
-    windows = graph.windows or (0,) * graph.layers
-    kinds = ["sliding_attention" if window else "full_attention" for window in windows]
-    kinds = [
-        "linear_attention" if graph.mixer(layer) is TokenMixer.RECURRENCE else kind for layer, kind in enumerate(kinds)
-    ]
     found: dict[str, Any] = {
         "vocab_size": graph.vocabulary, "hidden_size": graph.hidden, "intermediate_size": graph.ffn,
         "num_hidden_layers": graph.layers, "num_attention_heads": graph.heads, "num_key_value_heads": graph.kv_heads,
         "head_dim": graph.head_dim, "rms_norm_eps": config.norm_epsilon, "max_position_embeddings": config.context,
         "hidden_act": _ACTIVATIONS[graph.activation], "tie_word_embeddings": head == table,
-        "attention_bias": graph.qkv_bias,
+        "attention_bias": graph.qkv_bias, "rope_parameters": _rope_parameters(model, two_bases),
         "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
     }  # fmt: skip
+    found |= _layer_settings(graph) | _expert_settings(graph)
+    if config.norm_offset and not graph.recurrent:
+        scalar = config.score_scale**-2
+        found |= {
+            "hidden_activation": found.pop("hidden_act"),
+            "query_pre_attn_scalar": round(scalar) if abs(scalar - round(scalar)) < 1e-9 else scalar,
+            "attn_logit_softcapping": config.attn_softcap or None,
+            "final_logit_softcapping": config.logit_softcap or None,
+        }
+    return found
+
+
+def _layer_settings(graph: GraphConfig) -> dict[str, Any]:
+    """In what layers differ, and what recurrent ones have."""
+    windows, found = graph.windows or (0,) * graph.layers, dict[str, Any]()
     if any(windows):
         found |= {"sliding_window": max(windows), "use_sliding_window": True}
     if any(windows) or any(graph.recurrent):
-        found["layer_types"] = kinds
+        kinds = ["sliding_attention" if window else "full_attention" for window in windows]
+        recurrent = graph.layers_with(TokenMixer.RECURRENCE)
+        found["layer_types"] = [
+            "linear_attention" if layer in recurrent else kind for layer, kind in enumerate(kinds)
+        ]  # fmt: skip
+    if graph.no_rope:
+        found["no_rope_layers"] = [int(not left_out) for left_out in graph.no_rope]
+    if graph.recurrent:
+        found |= {
+            "linear_conv_kernel_dim": graph.conv_kernel, "linear_num_key_heads": graph.linear_key_heads,
+            "linear_num_value_heads": graph.linear_value_heads, "linear_key_head_dim": graph.linear_head_dim,
+            "linear_value_head_dim": graph.linear_head_dim,
+        }  # fmt: skip
+    return found
+
+
+def _expert_settings(graph: GraphConfig) -> dict[str, Any]:
+    if not graph.experts:
+        return {}
+    found = {
+        "num_experts": graph.experts, "num_experts_per_tok": graph.experts_used, "norm_topk_prob": True,
+        "moe_intermediate_size": graph.expert_ffn, "decoder_sparse_step": 1, "mlp_only_layers": [],
+        "shared_expert_intermediate_size": graph.shared_expert_ffn,
+    }  # fmt: skip
+    if graph.biased_experts:
+        found |= {"num_local_experts": graph.experts, "intermediate_size": graph.expert_ffn}
+    return found
+
+
+def _rope_parameters(model: Model, two_bases: bool) -> dict[str, Any]:
+    config = model.config
     rope, of_windows = (_rope(each) for each in (config.rope, config.window_rope or config.rope))
     if not two_bases and rope != of_windows:
         raise UsageError(f"{model.path}: its layers with a window have a RoPE of their own, which transformers lacks")
@@ -131,33 +171,9 @@ def settings(model: Model, two_bases: bool) -> dict[str, Any]:
         length = config.context if config.rope.yarn is None else config.rope.yarn.original_context
         growth = config.query_temperature or QueryTemperature(0.0, length)
         rope |= {"llama_4_scaling_beta": growth.scale, "original_max_position_embeddings": growth.length}
-    found["rope_parameters"] = {"full_attention": rope, "sliding_attention": of_windows} if two_bases else rope
-    if graph.no_rope:
-        found["no_rope_layers"] = [int(not left_out) for left_out in graph.no_rope]
-    if graph.recurrent:
-        found |= {
-            "linear_conv_kernel_dim": graph.conv_kernel, "linear_num_key_heads": graph.linear_key_heads,
-            "linear_num_value_heads": graph.linear_value_heads, "linear_key_head_dim": graph.linear_head_dim,
-            "linear_value_head_dim": graph.linear_head_dim,
-            "rope_parameters": rope | {"partial_rotary_factor": graph.rotated / graph.head_dim},
-            "shared_expert_intermediate_size": graph.shared_expert_ffn,
-        }  # fmt: skip
-    elif config.norm_offset:
-        scalar = config.score_scale**-2
-        found |= {
-            "hidden_activation": found.pop("hidden_act"),
-            "query_pre_attn_scalar": round(scalar) if abs(scalar - round(scalar)) < 1e-9 else scalar,
-            "attn_logit_softcapping": config.attn_softcap or None,
-            "final_logit_softcapping": config.logit_softcap or None,
-        }
-    if graph.experts:
-        found |= {
-            "num_experts": graph.experts, "num_experts_per_tok": graph.experts_used, "norm_topk_prob": True,
-            "moe_intermediate_size": graph.expert_ffn, "decoder_sparse_step": 1, "mlp_only_layers": [],
-        }  # fmt: skip
-    if graph.biased_experts:
-        found |= {"num_local_experts": graph.experts, "intermediate_size": graph.expert_ffn}
-    return found
+    if config.graph.recurrent:
+        rope |= {"partial_rotary_factor": config.graph.rotated / config.graph.head_dim}
+    return {"full_attention": rope, "sliding_attention": of_windows} if two_bases else rope
 
 
 def _rope(rope: Rope) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import pytest
 
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.choice import judge_choice
-from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.faults.faults import FaultInjector, parse_fault
@@ -25,6 +24,7 @@ from aprtui.model.weight_types import WeightType
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import ROUTER_CHOICE, Node
 from tests.engine.embedded_captures import captured, edit
+from tests.engine.replay.own_captures import assert_exactly_zero, assert_passes_below, replayed
 from tests.model.gguf_files import write_model
 
 CHOICE = Node(0, ROUTER_CHOICE)
@@ -45,10 +45,6 @@ def evaluators(model: Model) -> Iterator[Evaluators]:
 TOKENS = tuple(int(token) for token in np.random.default_rng(3).integers(0, 260, 13))
 
 
-def replayed(model: Model, evaluators: Evaluators, directory: Path) -> Comparison:
-    return replay_capture(Capture.open(directory), model, ReplayOptions(), evaluators)
-
-
 def with_fault(model: Model, directory: Path, fault: str, mode: Mode) -> Path:
     injector = FaultInjector(model, mode, [parse_fault(fault, model)])
     engine = open_engine(model, mode=mode, kv=KvType.F32, context=64, intervention=injector)
@@ -62,18 +58,14 @@ def with_fault(model: Model, directory: Path, fault: str, mode: Mode) -> Path:
 
 
 def test_replay_of_an_own_exact_capture_is_exactly_zero(model: Model, evaluators: Evaluators, tmp_path: Path) -> None:
-    result = replayed(model, evaluators, captured(model, tmp_path / "own", tokens=TOKENS))
-    assert result.verdict is Verdict.PASS and result.compared == result.expected
-    assert all(stage.metrics.equal_bits == 1 for stage in result.stages)
+    assert_exactly_zero(replayed(model, evaluators, captured(model, tmp_path / "own", tokens=TOKENS)))
 
 
 @pytest.mark.parametrize("kv", list(KvType))
 def test_an_honest_q8_capture_passes_far_below_its_bound(
     model: Model, evaluators: Evaluators, tmp_path: Path, kv: KvType
 ) -> None:
-    result = replayed(model, evaluators, captured(model, tmp_path / "q8", Mode.Q8, kv, tokens=TOKENS))
-    assert result.verdict is Verdict.PASS
-    assert max(stage.verdict.error or 0 for stage in result.stages) < 1e-6
+    assert_passes_below(replayed(model, evaluators, captured(model, tmp_path / "q8", Mode.Q8, kv, tokens=TOKENS)), 1e-6)
 
 
 def test_a_capture_states_the_rows_of_experts_one_by_one(model: Model, tmp_path: Path) -> None:
@@ -169,6 +161,4 @@ def test_an_honest_pair_whose_choices_differ_passes_and_a_wrong_expert_fails(mod
 def test_a_decoded_capture_holds_what_experts_computed_token_by_token(
     model: Model, evaluators: Evaluators, tmp_path: Path, decoding: dict[str, Any]
 ) -> None:
-    result = replayed(model, evaluators, captured(model, tmp_path / "own", tokens=TOKENS, **decoding))
-    assert result.verdict is Verdict.PASS and result.compared == result.expected
-    assert all(stage.metrics.equal_bits == 1 for stage in result.stages)
+    assert_exactly_zero(replayed(model, evaluators, captured(model, tmp_path / "own", tokens=TOKENS, **decoding)))

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from aprtui.compare.captures import DiffOptions, compare_captures
-from aprtui.compare.comparison import Comparison
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.capturing import CaptureRequest, write_capture
 from aprtui.engine.faults.faults import FaultInjector, parse_fault
@@ -19,12 +18,12 @@ from aprtui.engine.floors.criteria import criteria_by_model
 from aprtui.engine.opening import open_engine
 from aprtui.engine.protocol import KvType, Logits, Mode
 from aprtui.engine.replay.evaluators import Evaluators
-from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model, load_model
 from aprtui.model.weight_types import WeightType
 from aprtui.trace.capture import PROVENANCE, Capture
 from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, Node
 from tests.engine.embedded_captures import captured, edit
+from tests.engine.replay.own_captures import assert_exactly_zero, assert_passes_below, replayed
 from tests.model.gguf_files import model_file, write_model
 
 TOKENS = tuple(int(token) for token in np.random.default_rng(3).integers(0, 260, 40))
@@ -55,10 +54,6 @@ def q8(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return captured(model, tmp_path_factory.mktemp("q8") / "own", Mode.Q8, tokens=TOKENS, logits=Logits.ALL)
 
 
-def replayed(model: Model, evaluators: Evaluators, directory: Path) -> Comparison:
-    return replay_capture(Capture.open(directory), model, ReplayOptions(), evaluators)
-
-
 def foreign(directory: Path, to: Path, keeps: Callable[[Node], bool] = lambda node: True) -> Path:
     """A capture as a script of a user leaves it: some stage files and the token ids."""
     capture = Capture.open(directory)
@@ -72,18 +67,14 @@ def foreign(directory: Path, to: Path, keeps: Callable[[Node], bool] = lambda no
 
 
 def test_replay_of_an_own_exact_capture_is_exactly_zero(model: Model, evaluators: Evaluators, exact: Path) -> None:
-    result = replayed(model, evaluators, exact)
-    assert result.verdict is Verdict.PASS and result.compared == result.expected
-    assert all(stage.metrics.equal_bits == 1 for stage in result.stages)
+    assert_exactly_zero(replayed(model, evaluators, exact))
 
 
 @pytest.mark.parametrize("kv", list(KvType))
 def test_an_honest_q8_capture_passes_far_below_its_bound(
     model: Model, evaluators: Evaluators, tmp_path: Path, kv: KvType
 ) -> None:
-    result = replayed(model, evaluators, captured(model, tmp_path / "q8", Mode.Q8, kv, tokens=TOKENS))
-    assert result.verdict is Verdict.PASS
-    assert max(stage.verdict.error or 0 for stage in result.stages) < 1e-6
+    assert_passes_below(replayed(model, evaluators, captured(model, tmp_path / "q8", Mode.Q8, kv, tokens=TOKENS)), 1e-6)
 
 
 def test_both_ways_of_yarn_differ_by_more_than_any_rounding(exact: Path, q8: Path) -> None:
@@ -187,6 +178,4 @@ def test_a_planted_fault_is_named_at_its_own_stage(
 def test_a_decoded_capture_replays_to_the_bit(
     model: Model, evaluators: Evaluators, tmp_path: Path, decoding: dict[str, Any]
 ) -> None:
-    result = replayed(model, evaluators, captured(model, tmp_path / "own", tokens=TOKENS, **decoding))
-    assert result.verdict is Verdict.PASS and result.compared == result.expected
-    assert all(stage.metrics.equal_bits == 1 for stage in result.stages)
+    assert_exactly_zero(replayed(model, evaluators, captured(model, tmp_path / "own", tokens=TOKENS, **decoding)))

@@ -28,6 +28,7 @@ from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, GraphConfig, Node
 from aprtui.trace.manifest import relative_path
 from tests.engine.conformance import relative_l2
 from tests.engine.embedded_captures import captured, edit
+from tests.engine.replay.own_captures import assert_exactly_zero, assert_passes_below, replayed
 from tests.model.gguf_files import write_model
 
 TOKENS = tuple(int(token) for token in np.random.default_rng(5).integers(0, 260, 17))
@@ -45,10 +46,6 @@ def evaluators(model: Model) -> Iterator[Evaluators]:
         yield found
 
 
-def replayed(model: Model, evaluators: Evaluators, directory: Path) -> Comparison:
-    return replay_capture(Capture.open(directory), model, ReplayOptions(), evaluators)
-
-
 def failed(result: Comparison) -> list[Node]:
     return [found.node for found in result.stages if found.verdict.verdict is Verdict.FAIL]
 
@@ -57,18 +54,16 @@ def failed(result: Comparison) -> list[Node]:
 def test_replay_of_an_own_exact_capture_is_exactly_zero(
     model: Model, evaluators: Evaluators, tmp_path: Path, prefill: int | None
 ) -> None:
-    result = replayed(model, evaluators, captured(model, tmp_path / "own", tokens=TOKENS, prefill=prefill))
-    assert result.verdict is Verdict.PASS and result.compared == result.expected
-    assert all(stage.metrics.equal_bits == 1 for stage in result.stages)
+    assert_exactly_zero(replayed(model, evaluators, captured(model, tmp_path / "own", tokens=TOKENS, prefill=prefill)))
 
 
 @pytest.mark.parametrize("kv", list(KvType))
 def test_an_honest_q8_capture_passes_far_below_its_bound(
     model: Model, evaluators: Evaluators, tmp_path: Path, kv: KvType
 ) -> None:
-    result = replayed(model, evaluators, captured(model, tmp_path / "q8", Mode.Q8, kv, tokens=TOKENS))
-    assert result.verdict is Verdict.PASS
-    assert max(stage.verdict.error or 0 for stage in result.stages) < 1.5e-6
+    assert_passes_below(
+        replayed(model, evaluators, captured(model, tmp_path / "q8", Mode.Q8, kv, tokens=TOKENS)), 1.5e-6
+    )
 
 
 def test_a_capture_holds_one_state_a_layer(model: Model, tmp_path: Path) -> None:
