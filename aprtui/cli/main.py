@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "info": "Print what a model file says of itself, and what is unusual about it.",
         "qa": "Run the quality gates of a model.",
         "oracle": "Write a capture by another engine: transformers.",
+        "render": "Draw a picture of a recorded session.",
         "bench": "Measure this build against its peers.",
         "doctor": "Say what was found here and how to get what is missing.",
     }

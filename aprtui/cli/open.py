@@ -81,6 +81,11 @@ def _state_of(what: tuple[str, ...]) -> ScreenState:
         return screen_state(ScreenName.TENSOR, path=path)
     if path.suffix in (".yaml", ".yml"):
         return screen_state(ScreenName.CONTRACTS, path=path)
+    from aprtui.engine.sessions.session_file import SessionFile, is_session
+
+    if is_session(path):
+        SessionFile(path).close()  # a damaged one is told here
+        return screen_state(ScreenName.LIVE, recording=path)
     if is_agent_trace(path):
         read_agent_trace(path)  # a damaged one is told here
         return screen_state(ScreenName.BROWSE, path=path)
