@@ -10,20 +10,20 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.errors import UsageError
 from aprtui.model.model import Model
+from aprtui.oracle.requests import Evaluation, Work, planned_manifest, require_possible
 from aprtui.oracle.transformers_model import AttentionKind, DataType, TransformersModel, libraries, load, module_name
 from aprtui.progress import Progress
 from aprtui.trace.graph import ENTRY, ROUTER_CHOICE, Node, Op, RopeLayout, TokenMixer
-from aprtui.trace.manifest import EngineInfo, Manifest, ModelInfo
-from aprtui.trace.writer import CaptureWriter, planned_files, require_usable
+from aprtui.trace.manifest import EngineInfo, Manifest
+from aprtui.trace.writer import CaptureWriter
 
 Array = NDArray[np.float32]
 
@@ -31,84 +31,70 @@ _MAPS = ("attn_scores", "attn_softcap", "attn_softmax")
 _HOLDERS = (Op.RMS_NORM, Op.HEAD_RMS_NORM, Op.MATMUL, Op.BIAS)
 """Ops that are a module each in transformers."""
 _GATES = (Op.SILU, Op.GELU)
+_FUSED = {"qkv_matmul": "qkv_bias", "attn_out_matmul": "attn_out", "ffn_moe_logits": "moe_router"}
+"""Products whose biases are added in the same call, where they have any."""
+_IN_ATTENTION = dict.fromkeys(("q_post_rope", "k_post_rope", *_MAPS), "attention")
 _CAPPED = Node(None, "logit_softcap")
 """What the model itself gives."""
 
 
 @dataclass(frozen=True, slots=True)
-class OracleRequest:
-    """Tokens that are evaluated: the first `prefill` at once, the rest one by one."""
+class TransformersOptions:
+    """What transformers computes in, and how."""
 
-    tokens: Sequence[int]
-    text: str | None
-    prefill: int
     kind: DataType = DataType.FLOAT32
     attention: AttentionKind = AttentionKind.EAGER
     threads: int | None = None
 
 
-def write_transformers_capture(
-    model: Model, request: OracleRequest, directory: Path, progress: Progress, *, overwrite: bool = False
-) -> Manifest:
-    """Run `model` by transformers and write what it computes to `directory`; the manifest as written.
+def write_transformers_captures(
+    model: Model, work: Work, options: TransformersOptions, progress: Progress, *, overwrite: bool = False
+) -> dict[Path, Manifest]:
+    """Run `model` by transformers and write what it computes; the manifests as written.
 
-    Raises `UsageError` before anything is loaded if the request or the directory cannot be used, `EngineError` where
+    Raises `UsageError` before anything is loaded if the request or a directory cannot be used, `EngineError` where
     torch or transformers is missing.
     """
-    _require_possible(model, request)
-    require_usable(directory, overwrite)
+    require_possible(model, work, overwrite)
     progress("loading", 0, 1)
-    loaded = load(model, request.kind, request.attention, request.threads)
-    taps = tuple(_taps(model))
-    writer = CaptureWriter(directory, _planned(loaded, request, [tap.node for tap in taps]), overwrite=overwrite)
+    loaded = load(model, options.kind, options.attention, options.threads)
+    return {
+        directory: _capture(loaded, evaluation, options, directory, progress, overwrite)
+        for directory, evaluation in work.items()
+    }
+
+
+def _capture(
+    loaded: TransformersModel, evaluation: Evaluation, options: TransformersOptions, directory: Path,
+    progress: Progress, overwrite: bool,
+) -> Manifest:  # fmt: skip
+    taps = tuple(_taps(loaded.source))
+    nodes, maps = _nodes(loaded.source, taps, options), options.attention is AttentionKind.EAGER
+    engine = EngineInfo(
+        "transformers", loaded.version, "cpu", "cpu", str(options.attention), str(options.kind), {}, options.threads
+    )  # fmt: skip
+    planned = planned_manifest(loaded.source, evaluation, engine, nodes, _FUSED if maps else _FUSED | _IN_ATTENTION)
+    writer = CaptureWriter(directory, planned, overwrite=overwrite)
     try:
         with ExitStack() as stack:
-            run = _Run(writer, model)
+            run = _Run(writer, loaded.source)
             for handle in (handle for tap in taps for handle in tap.attach(loaded, run)):
                 stack.callback(handle.remove)
-            if request.attention is AttentionKind.EAGER:
+            if maps:
                 stack.enter_context(_eager_maps(loaded, run))
-            _evaluate(loaded, request, run, progress)
-        return writer.finish(replace(writer.manifest, pieces=model.pieces(request.tokens)))
+            _evaluate(loaded, evaluation, run, progress)
+        return writer.finish(planned)
     finally:
         writer.close()
 
 
-def _require_possible(model: Model, request: OracleRequest) -> None:
-    count = len(request.tokens)
-    if not count:
-        raise UsageError("the prompt has no tokens: give a longer one")
-    if count > model.config.context:
-        raise UsageError(f"{count} tokens, the context has room for {model.config.context}: shorten the prompt")
-    if not 1 <= request.prefill <= count:
-        raise UsageError(f"--decode-from {request.prefill}: the prompt has {count} tokens: use 1 … {count}")
-
-
-def _planned(loaded: TransformersModel, request: OracleRequest, nodes: Sequence[Node]) -> Manifest:
-    model, count = loaded.source, len(request.tokens)
-    attending = model.config.graph.layers_with(TokenMixer.ATTENTION)
-    maps = [
-        Node(layer, name) for layer in attending for name in _MAPS
-        if name in model.graph and request.attention is AttentionKind.EAGER
-    ]  # fmt: skip
-    turned = [Node(layer, name) for layer in attending for name in _multiplied(model)]
-    capped = [node for node in (_CAPPED,) if node in model.graph.order]
-    chosen = [*nodes, *maps, *(turned if maps else ()), *capped]
-    return Manifest(
-        model=ModelInfo(model.name, model.sha256(), model.architecture, model.quantization),
-        graph=model.config.graph,
-        engine=EngineInfo(
-            "transformers", loaded.version, "cpu", "cpu", str(request.attention), str(request.kind), {},
-            request.threads,
-        ),
-        tokens=tuple(request.tokens),
-        positions=tuple(range(count)),
-        text=request.text,
-        prompt_tokens=count,
-        prefill_tokens=request.prefill,
-        logits="all",
-        files=planned_files(model.graph, chosen, count, count),
-    )  # fmt: skip
+def _nodes(model: Model, taps: Sequence[_Tap], options: TransformersOptions) -> list[Node]:
+    """The nodes that exist: those of `taps`, what the attention shows, and what the model itself gives."""
+    maps: list[Node] = []
+    if options.attention is AttentionKind.EAGER:
+        names = [*_multiplied(model), *(name for name in _MAPS if name in model.graph)]
+        maps = [Node(layer, name) for layer in model.config.graph.layers_with(TokenMixer.ATTENTION) for name in names]
+    return [*(tap.node for tap in taps), *maps, *(node for node in (_CAPPED,) if node in model.graph.order)]
 
 
 def _multiplied(model: Model) -> tuple[str, str]:
@@ -268,14 +254,13 @@ def _products(take: Callable[[int, Any], None], model: Model) -> Iterator[None]:
         yield
 
 
-def _evaluate(loaded: TransformersModel, request: OracleRequest, run: _Run, progress: Progress) -> None:
+def _evaluate(loaded: TransformersModel, evaluation: Evaluation, run: _Run, progress: Progress) -> None:
     torch, transformers = libraries()
     # It keeps the keys of all positions, also where layers have a window: maps are of all keys.
-    tokens, config = list(request.tokens), loaded.module.config
+    tokens, config = list(evaluation.tokens), loaded.module.config
     past = transformers.DynamicCache(**({"config": config} if loaded.source.config.graph.recurrent else {}))
-    steps = [request.prefill, *[1] * (len(tokens) - request.prefill)]
     with torch.no_grad():
-        for step in steps:
+        for step in evaluation.steps:
             chunk = torch.tensor([tokens[run.position : run.position + step]])
             output = loaded.module(chunk, past_key_values=past, use_cache=True)
             if _CAPPED in loaded.source.graph.order:
