@@ -36,6 +36,7 @@ def command(what: tuple[str, ...], prompt: str | None, chat: bool | None, system
     the working directory.
     """
     said = {"prompt": prompt, "chat": None if chat is None else "on" if chat else "off", "system": system}
+    what = tuple(_with_path_of_model(text) for text in what)
     state = _initial_state(what, {name: text for name, text in said.items() if text is not None})
     if not _on_terminal():
         raise EngineError("open: needs a terminal: use diff, stats, replay or run, which need none")
@@ -46,6 +47,16 @@ def command(what: tuple[str, ...], prompt: str | None, chat: bool | None, system
     return run_app(state, paths=paths, ascii_only=ascii_only)
 
 
+def _with_path_of_model(text: str) -> str:
+    """The path of the model that is called `text`, where that is neither a path nor a state."""
+    from aprtui.model.discovery.naming import named_model
+    from aprtui.tui.frame.state import is_state
+
+    if Path(text).exists() or is_state(text):
+        return text
+    return str(named_model(text) or text)
+
+
 def _initial_state(what: tuple[str, ...], said: Mapping[str, str]) -> ScreenState:
     """The screen to open; what is `said` is for a model."""
     state = _state_of(what)
@@ -53,7 +64,7 @@ def _initial_state(what: tuple[str, ...], said: Mapping[str, str]) -> ScreenStat
         return state
     from aprtui.tui.frame.state import ScreenName, ScreenState, is_state
 
-    if state.screen is not ScreenName.LIVE or is_state(what[0]):
+    if state.screen is not ScreenName.LIVE or is_state(what[0]) or state.path("recording"):
         raise UsageError("open: -p, --chat and --system are for a model: name one, and no screen's state")
     return ScreenState(state.screen, {**state.fields, **said})
 
@@ -69,7 +80,10 @@ def _state_of(what: tuple[str, ...]) -> ScreenState:
         raise UsageError(f"open: {len(what)} paths: expected a model, a stage file, a state, or one or two captures")
     for text in what:
         if not Path(text).exists():
-            raise UsageError(f"{text}: does not exist: expected a model, a capture, a stage file or a state")
+            raise UsageError(
+                f"{text}: does not exist: expected a model (or its name, see aprtui models), a capture, a stage file "
+                "or a state"
+            )
     if len(what) == 2:
         return screen_state(ScreenName.DIFF, a=what[0], b=what[1])
     if not what:

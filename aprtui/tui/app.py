@@ -30,16 +30,16 @@ from textual.notifications import SeverityLevel
 from textual.screen import Screen
 from textual.worker import WorkerFailed, get_current_worker
 
+from aprtui.config import Config, config_path, read_config
 from aprtui.engine.process.engine_process import EngineProcess, EngineState
 from aprtui.engine.process.loading import load_engine
 from aprtui.engine.sessions.player import SessionPlayer
 from aprtui.errors import AprtuiError, EngineError, ExitCode
+from aprtui.model.discovery.naming import default_model
 from aprtui.model.model import load_model
 from aprtui.model.prompt import require_template
-from aprtui.resources import embedded_model
 from aprtui.tui.draw.colours import DARK, LIGHT
 from aprtui.tui.frame.ascii_filter import AsciiFilter
-from aprtui.tui.frame.config import Config, config_path, read_config
 from aprtui.tui.frame.keymap import check_remapping, displayed_keys, key_name
 from aprtui.tui.frame.keys_in_turn import KeysInTurnApp
 from aprtui.tui.frame.palette import Palette, ScreenCommands
@@ -342,15 +342,16 @@ def _goes(node: DOMNode) -> bool:
 def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: bool = False) -> ExitCode:
     """Open the app on `state`; the engine starts when the live screen is shown.
 
-    The model is the one that a state of the live screen names, else the embedded one; a recording needs none.
+    The model is the one that a state of the live screen names, else the one that the configuration prefers, else the
+        embedded one; a recording needs none.
 
-    Raises `UnreadableError` before the screen opens if the model cannot be used, `UsageError` for a configuration
-    that makes no sense or a chat with a model that has no template, and after it `EngineError` if the engine had
-    crashed and was not restarted, or whatever a bug in the app has raised.
+        Raises `UnreadableError` before the screen opens if the model cannot be used, `UsageError` for a configuration
+        that makes no sense or a chat with a model that has no template, and after it `EngineError` if the engine had
+        crashed and was not restarted, or whatever a bug in the app has raised.
     """
     config = read_config(config_path())
     if ascii_only or "utf" not in locale.getencoding().lower():  # block characters cannot be written
-        config = Config(config.path, config.theme, True, config.keys)
+        config = replace(config, ascii=True)
     app = AprtuiApp(_session(state, paths), state, config)
     # Imported objects stay alive: searching them for garbage took a third of the time of a frame. Full collections,
     # which held keys up for 80 ms every two seconds, are rare.
@@ -368,12 +369,12 @@ def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: boo
 
 
 def _session(state: ScreenState, paths: tuple[Path, ...]) -> Session:
-    """What the app begins with: a recording that `state` names, else an engine for its model, or the embedded one."""
+    """What the app begins with: a recording that `state` names, else an engine for its model, or the default one."""
     is_live = state.screen is ScreenName.LIVE
     recording = state.path("recording") if is_live else None
     if recording is not None:
         return Session(SessionPlayer(recording), paths, None, _engine)
-    path = (state.path("model") if is_live else None) or embedded_model()
+    path = (state.path("model") if is_live else None) or default_model()
     model = load_model(path)
     if is_live and state.text("chat") == "on":
         require_template(model)

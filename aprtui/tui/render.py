@@ -6,12 +6,12 @@ from pathlib import Path
 
 from textual.pilot import Pilot
 
+from aprtui.config import Config, config_path
 from aprtui.engine.process.engine_process import EngineState
 from aprtui.engine.sessions.player import SessionPlayer
 from aprtui.errors import ExitCode, UnreadableError
 from aprtui.tui.app import AprtuiApp
 from aprtui.tui.draw.colours import DARK, LIGHT
-from aprtui.tui.frame.config import Config, config_path
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenState
 from aprtui.tui.frame.tool_screen import picture

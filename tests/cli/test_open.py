@@ -70,6 +70,8 @@ def test_a_damaged_agent_trace_is_one_line(tmp_path: Path, aprtui: Run) -> None:
 def test_a_recorded_session_opens_in_live(tmp_path: Path, aprtui: Run) -> None:
     path = write_session(tmp_path / "s.jsonl")
     assert _initial_state((str(path),), {}) == screen_state(ScreenName.LIVE, recording=path)
+    with pytest.raises(UsageError, match="are for a model"):
+        _initial_state((str(path),), {"prompt": "hello"})
     path.write_text('{"format": "aprtui-session"}\n')
     refused = aprtui("open", path)
     assert refused.code == 3 and f"{path}: line 1: version None, this program reads 1" in refused.err

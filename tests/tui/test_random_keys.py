@@ -22,12 +22,12 @@ from textual.errors import NoWidget
 from textual.events import AppBlur, AppFocus, Event, MouseDown, MouseUp, Paste, Resize
 from textual.geometry import Size
 
+from aprtui.config import Config
 from aprtui.engine.process.engine_process import EngineState
 from aprtui.errors import AprtuiError, ExitCode
 from aprtui.resources import embedded_model
 from aprtui.tui import app as app_module
 from aprtui.tui.app import SCREENS, AprtuiApp
-from aprtui.tui.frame.config import Config
 from aprtui.tui.frame.key_line import KeyLine
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, parse_state

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from aprtui.config import Config
 from aprtui.engine.process.engine_process import EngineState
 from aprtui.engine.sessions.player import NO_ENGINE, SessionPlayer
 from aprtui.resources import embedded_model
 from aprtui.tui.app import AprtuiApp
-from aprtui.tui.frame.config import Config
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state, screen_state
 from aprtui.tui.screens.live.screen import LiveScreen
