@@ -34,8 +34,10 @@ from aprtui.tui.frame.state import ScreenName, parse_state
 from aprtui.tui.screens.diff.source import DiffRequest
 from tests.compare import recorded
 from tests.compare.synthetic import CONFIG, write_capture
+from tests.engine.sessions.recorded_session import write_session
 from tests.model.gguf_files import write_model
 from tests.tui.driver import key_event
+from tests.tui.screens.browse.conversation import SAID
 from tests.tui.screens.contracts.example import CONTRACT
 from tests.tui.screens.diff.recorded import RecordedDiff, screen_playing
 from tests.tui.screens.live.recorded import RecordedSource
@@ -47,6 +49,8 @@ KEYS_A_WALK = 40
 STATES = (
     "aprtui:live",
     "aprtui:live?prompt=def",
+    "aprtui:live?recording=run.jsonl&token=3",
+    "aprtui:browse?at=talk.jsonl",
     "aprtui:browse",
     "aprtui:browse?path=good&layer=1&stage=ffn_gate",
     "aprtui:tensor?capture=good&layer=1&stage=ffn_gate",
@@ -175,7 +179,10 @@ others = st.one_of(
     st.builds(Blurred),
     st.builds(
         Damaged, st.sampled_from(sorted(DAMAGE)),
-        st.sampled_from(["bad", "bad/manifest.json", "good/layer-1/ffn_gate.bin", "demo.gguf", "contracts/one.yaml"]),
+        st.sampled_from(
+            ["bad", "bad/manifest.json", "good/layer-1/ffn_gate.bin", "demo.gguf", "contracts/one.yaml", "run.jsonl",
+             "talk.jsonl"]
+        ),
     ),
     st.builds(Waited, st.sampled_from([0.0, 0.06, 0.2])),
 )  # fmt: skip
@@ -263,6 +270,8 @@ def workplace(hybrid: bool = False) -> Iterator[Path]:
             write_model(folder / "demo.gguf", architecture="qwen35", layers=4)
         else:
             shutil.copyfile(embedded_model(), folder / "demo.gguf")
+        write_session(folder / "run.jsonl")
+        (folder / "talk.jsonl").write_text("\n".join(SAID))
         (folder / "contracts").mkdir()
         (folder / "contracts" / "one.yaml").write_text(CONTRACT)
         patched.chdir(folder)
@@ -325,10 +334,10 @@ async def walk(
             while len(app.screen_stack) > 2:
                 app.pop_screen()
             app.screen.set_focus(None)
-        before = source.state
+        before = app.session.source.state
         await take(app, (last,))
     # The engine may crash while the key is under way.
-    assert app.return_value in {exit_code(last, before), exit_code(last, source.state)}
+    assert app.return_value in {exit_code(last, before), exit_code(last, app.session.source.state)}
 
 
 def exit_code(last: str, engine: EngineState) -> ExitCode:

@@ -33,6 +33,7 @@ from tests.compare.synthetic import changed, write_capture
 from tests.engine.sessions.recorded_session import write_session
 from tests.tui.driver import Driver, notifications, screen_text, showing, tool_screen, until, until_shown
 from tests.tui.frame.key_clashes import bindings_at_once, clashes
+from tests.tui.screens.browse.conversation import SAID
 from tests.tui.screens.contracts.example import CONTRACT
 
 BROWSE = ScreenState(ScreenName.BROWSE)
@@ -472,15 +473,6 @@ async def test_keys_in_a_burst_mark_what_the_cursor_is_on(folder: Path) -> None:
         screen.action_mark()
         await until_shown(pilot, "A  c")
         assert "A  a" not in screen_text(pilot)
-
-
-SAID = (
-    '{"v": 1, "kind": "session_start", "model": "m", "actor": "apr-code", "ts": "@1777291200"}',
-    '{"v": 1, "kind": "user_prompt", "turn": 0, "text": "Tidy up"}',
-    '{"v": 1, "kind": "assistant_turn", "turn": 1, "blocks": [{"type": "text", "text": "I shall."}]}',
-    '{"v": 1, "kind": "tool_result", "turn": 2, "ok": false, "content": "no such file\\u001b[31m"}',
-    '{"v": 1, "kind": "session_end", "turn": 2, "elapsed_ms": 500, "tokens_in": 7, "tokens_out": 5}',
-)
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])
