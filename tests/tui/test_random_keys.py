@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -33,7 +33,7 @@ from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, parse_state
 from aprtui.tui.screens.diff.source import DiffRequest
 from tests.compare import recorded
-from tests.compare.synthetic import CONFIG, write_capture
+from tests.compare.synthetic import CONFIG, HYBRID, RECURRENT, write_capture
 from tests.engine.sessions.recorded_session import write_session
 from tests.model.gguf_files import write_model
 from tests.tui.driver import key_event
@@ -239,22 +239,13 @@ class RequestedDiff(RecordedDiff):
         super().start(request)
 
 
-RECURRENT = (True, False, True)
-"""Which layers have a recurrence in the captures of a hybrid."""
-
-HYBRID_CAPTURES = replace(
-    CONFIG, architecture="qwen35", qkv_bias=False, qk_norm=True, gated_attention=True, recurrent=RECURRENT,
-    linear_key_heads=1, linear_value_heads=2, linear_head_dim=4, conv_kernel=2,
-)  # fmt: skip
-
-
 @contextmanager
 def workplace(hybrid: bool = False) -> Iterator[Path]:
     """A folder with captures, a model and a contract, as the working directory; nothing outside it is written.
 
     Captures and model are of a `hybrid` with recurrences, or of a model that has attention throughout.
     """
-    config = HYBRID_CAPTURES if hybrid else CONFIG
+    config = HYBRID if hybrid else CONFIG
     before, patch = Path.cwd(), pytest.MonkeyPatch()
     with tempfile.TemporaryDirectory() as name, patch.context() as patched:
         folder = Path(name)
