@@ -61,7 +61,7 @@ def replayed(capture: Path, model: Model) -> Comparison:
         return replay_capture(Capture.open(capture), model, ReplayOptions(), evaluators)
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma3", "smollm3", "qwen3moe"])
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma3", "smollm3", "mistral3", "qwen3moe"])
 def test_a_hooked_model_gives_the_capture_of_the_oracle(tmp_path: Path, architecture: str) -> None:
     model = model_of(tmp_path, architecture)
     write_transformers_capture(model, OracleRequest(TOKENS, None, 24), tmp_path / "oracle", no_progress)
