@@ -15,7 +15,8 @@ from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.errors import UsageError
 from aprtui.model.model import Model, load_model
-from aprtui.oracle.transformers_capture import OracleRequest, write_transformers_capture
+from aprtui.oracle.requests import Evaluation
+from aprtui.oracle.transformers_capture import TransformersOptions, write_transformers_captures
 from aprtui.oracle.transformers_model import AttentionKind, DataType, load
 from aprtui.progress import no_progress
 from aprtui.trace.capture import Capture
@@ -56,6 +57,11 @@ def differing(a: Capture, b: Capture) -> list[Node]:
     return [node for node in a.files if a.values(node).tobytes() != b.values(node).tobytes()]
 
 
+def by_oracle(model: Model, folder: Path, prefill: int) -> Capture:
+    write_transformers_captures(model, {folder: Evaluation(TOKENS, None, prefill)}, TransformersOptions(), no_progress)
+    return Capture.open(folder)
+
+
 def replayed(capture: Path, model: Model) -> Comparison:
     with Evaluators(model) as evaluators:
         return replay_capture(Capture.open(capture), model, ReplayOptions(), evaluators)
@@ -64,13 +70,13 @@ def replayed(capture: Path, model: Model) -> Comparison:
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "gemma3", "smollm3", "mistral3", "qwen3moe"])
 def test_a_hooked_model_gives_the_capture_of_the_oracle(tmp_path: Path, architecture: str) -> None:
     model = model_of(tmp_path, architecture)
-    write_transformers_capture(model, OracleRequest(TOKENS, None, 24), tmp_path / "oracle", no_progress)
+    theirs = by_oracle(model, tmp_path / "oracle", 24)
     module = module_of(model)
     with capture(module, tmp_path / "hooked") as made:
         assert Capture.open(made.path).complete is False
         module(tensor(TOKENS))
     assert made.complete and made.never_ran == ()
-    theirs, hooked = Capture.open(tmp_path / "oracle"), Capture.open(made.path)
+    hooked = Capture.open(made.path)
     assert hooked.manifest is not None and hooked.manifest.graph == model.config.graph
     assert differing(theirs, hooked) == []
     assert replayed(made.path, model).verdict is Verdict.PASS
@@ -82,14 +88,14 @@ def test_passes_with_a_cache_are_appended(tmp_path: Path, architecture: str) -> 
 
     model = model_of(tmp_path, architecture)
     module = module_of(model)
-    write_transformers_capture(model, OracleRequest(TOKENS, None, 10), tmp_path / "oracle", no_progress)
+    theirs = by_oracle(model, tmp_path / "oracle", 10)
     with capture(module, tmp_path / "hooked"):
         past = transformers.DynamicCache()
         for first, last in ((0, 10), *((at, at + 1) for at in range(10, 24))):
             module(tensor(TOKENS[first:last]), past_key_values=past, use_cache=True)
     hooked = Capture.open(tmp_path / "hooked")
     assert hooked.manifest is not None and hooked.manifest.prefill_tokens == 10
-    assert differing(Capture.open(tmp_path / "oracle"), hooked) == []
+    assert differing(theirs, hooked) == []
 
 
 def test_a_generation_is_captured_with_the_logits_that_it_computes(tmp_path: Path) -> None:
