@@ -84,7 +84,7 @@ def _prepare_directory(path: Path, needed: int) -> None:
     that cannot be written or has too little free space.
     """
     if path.is_dir():
-        _remove_capture(path)
+        remove_capture(path)
     free = shutil.disk_usage(path).free
     if needed + _HEADROOM > free:
         raise EngineError(
@@ -104,7 +104,7 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
-def _remove_capture(path: Path) -> None:
+def remove_capture(path: Path) -> None:
     claimed = {file for _, file in claimed_files(path)}
     manifest = read_manifest(path)
     if manifest:
