@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aprtui.cli.json_lines import write_record
-from aprtui.cli.options import PATH
+from aprtui.cli.options import MODEL, PATH
 from aprtui.cli.progress import ProgressLine
 from aprtui.errors import UsageError
 
@@ -48,7 +48,7 @@ def _steps(_context: click.Context, _parameter: click.Parameter, value: str | No
               help="List the formats and exit.")  # fmt: skip
 @click.option("--guess", is_flag=True, help="Propose a mapping on stdout, with how sure each rule is.")
 @click.option("--write-map", type=PATH, metavar="FILE", help="With --guess: write the mapping to FILE.")
-@click.option("--model", type=PATH, metavar="MODEL", help="The model that was run: what stages it has, how wide.")
+@click.option("--model", type=MODEL, metavar="MODEL", help="The model that was run: what stages it has, how wide.")
 @click.option("--rank", type=click.IntRange(0), metavar="N", help="Which rank of several.")
 @click.option("--step", "steps", metavar="N|N..M", callback=_steps, help="Which forward passes; they are joined.")
 @click.option("--sequence", type=click.IntRange(0), metavar="N", help="Which sequence of a batch.")
@@ -71,7 +71,7 @@ def command(
 
     Exit codes: 0 done, 2 usage, 3 unreadable input, 4 output failed, 70 internal error, 130 interrupted.
     """
-    from aprtui.importing.formats.base import Choice
+    from aprtui.importing.formats.base import PartChoice
     from aprtui.importing.importer import ImportRequest
     from aprtui.model.model import load_model
 
@@ -81,7 +81,7 @@ def command(
         raise UsageError("--guess makes a mapping, --map takes one; --write-map goes with --guess")
     loaded = None if model is None else load_model(model)
     known = () if loaded is None else (loaded.graph, loaded.name)
-    request = ImportRequest(format_name, mapping, Choice(rank, steps, sequence), *known)
+    request = ImportRequest(format_name, mapping, PartChoice(rank, steps, sequence), *known)
     if directory is None:
         return _propose(source, request, write_map, overwrite)
     return _write(source, directory, request, model, as_json, overwrite)

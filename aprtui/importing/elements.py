@@ -96,7 +96,7 @@ INTEGERS: Mapping[str, str] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class StoredTensor:
+class SourceTensor:
     """A tensor of a source. `load` gives its bytes, row-major; its size was checked against the file before."""
 
     name: str

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from aprtui.importing.elements import INTEGERS, StoredTensor
+from aprtui.importing.elements import INTEGERS, SourceTensor
 from aprtui.importing.mapping import SCOPES, Operation, Piece, Rule, SourceAxis, TensorMapping, as_document
 from aprtui.importing.planning import MAPS, default_axes
 from aprtui.importing.source import Source
@@ -108,7 +108,7 @@ class _Family:
     """Tensors whose names differ in the layer and the place among the tokens only."""
 
     pattern: str
-    tensors: list[StoredTensor]
+    tensors: list[SourceTensor]
     layers: list[int]
 
     @property
@@ -147,7 +147,7 @@ def guess(source: Source, graph: StageGraph | None) -> GuessedMapping:
     return GuessedMapping(tuple(chosen), tokens, tuple(unknown))
 
 
-def _families(tensors: Mapping[str, StoredTensor]) -> Iterator[_Family]:
+def _families(tensors: Mapping[str, SourceTensor]) -> Iterator[_Family]:
     found: dict[str, _Family] = {}
     for name, tensor in tensors.items():
         pattern, layer = _pattern(name)

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from aprtui.errors import UnreadableError, UsageError
-from aprtui.importing.formats.base import Choice
+from aprtui.importing.formats.base import PartChoice
 from aprtui.importing.formats.registry import format_named, format_of
 from aprtui.importing.guess import GuessedMapping, guess
 from aprtui.importing.mapping import TensorMapping, read_mapping_file
@@ -29,7 +29,7 @@ class ImportRequest:
 
     format_name: str | None = None
     mapping: Path | None = None
-    choice: Choice = field(default_factory=Choice)
+    choice: PartChoice = field(default_factory=PartChoice)
     graph: StageGraph | None = None
     """That of the model that was run, where it is known."""
     model_name: str = ""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.errors import UnreadableError
-from aprtui.importing.elements import ELEMENTS, Raw, StoredTensor
+from aprtui.importing.elements import ELEMENTS, Raw, SourceTensor
 
 SUFFIXES = (".npy", ".npz")
 _HEAD = 1 << 16
@@ -29,7 +29,7 @@ _NAMES = {
 }  # fmt: skip
 
 
-def read_npy(path: Path, name: str) -> StoredTensor:
+def read_npy(path: Path, name: str) -> SourceTensor:
     """The array of a `.npy` file, not read yet. Raises `UnreadableError`."""
     try:
         with open(path, "rb") as file:
@@ -53,7 +53,7 @@ def read_npy(path: Path, name: str) -> StoredTensor:
     return _stored(str(path), name, shape, dtype, partial(_ordered, load, shape, fortran))
 
 
-def read_npz(path: Path) -> dict[str, StoredTensor]:
+def read_npz(path: Path) -> dict[str, SourceTensor]:
     """The arrays of a `.npz` archive by the names that they were saved under. Raises `UnreadableError`."""
     found = {}
     try:
@@ -103,11 +103,11 @@ def require_no_bomb(where: str, info: zipfile.ZipInfo) -> None:
         raise UnreadableError(f"{where}: {info.compress_size} bytes claim to be {info.file_size}: a zip bomb")
 
 
-def _stored(where: str, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], load: Any) -> StoredTensor:
+def _stored(where: str, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], load: Any) -> SourceTensor:
     element = _NAMES.get(dtype.newbyteorder("<").str) or ("BF16" if dtype.str[1:] == "V2" else None)
     if element is None:
         raise UnreadableError(f"{where}: type {dtype.str!r}: expected floats, whole numbers, or bfloat16 as V2")
-    return StoredTensor(name, shape, ELEMENTS[element], load)
+    return SourceTensor(name, shape, ELEMENTS[element], load)
 
 
 def _ordered(load: Any, shape: tuple[int, ...], fortran: bool) -> Raw:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aprtui.errors import UsageError
-from aprtui.importing.elements import Floats, StoredTensor
+from aprtui.importing.elements import Floats, SourceTensor
 from aprtui.importing.mapping import Operation, PairOrder, Piece, Rule, SourceAxis, TensorMapping, expression
 from aprtui.trace.graph import ENTRY, MAX_LAYERS, Node, graph_from_names, known_names
 
@@ -24,10 +24,10 @@ class Ingredient:
     """What a piece is made of for one node: tensors that follow one another by token, or ingredients of its parts."""
 
     piece: Piece
-    tensors: tuple[StoredTensor, ...] = ()
+    tensors: tuple[SourceTensor, ...] = ()
     parts: tuple[Ingredient, ...] = ()
 
-    def names(self) -> Iterator[StoredTensor]:
+    def names(self) -> Iterator[SourceTensor]:
         """All the tensors that it takes."""
         yield from self.tensors
         for part in self.parts:
@@ -44,11 +44,11 @@ class Plan:
     """Names of tensors that no rule means."""
 
 
-_Found = dict[int | None, dict[int, StoredTensor]]
+_Found = dict[int | None, dict[int, SourceTensor]]
 """Tensors of a pattern by layer and place among the tokens."""
 
 
-def plan(mapping: TensorMapping, tensors: Mapping[str, StoredTensor]) -> Plan:
+def plan(mapping: TensorMapping, tensors: Mapping[str, SourceTensor]) -> Plan:
     """What each node that the rules speak of is made of. Raises `UsageError` where two tensors answer to one rule."""
     nodes: dict[Node, Ingredient] = {}
     missing: list[str] = []
@@ -72,7 +72,7 @@ def plan(mapping: TensorMapping, tensors: Mapping[str, StoredTensor]) -> Plan:
     return Plan(nodes, tuple(dict.fromkeys(missing)), tuple(name for name in tensors if tensors[name].name not in used))
 
 
-def _matches(pattern: str, tensors: Mapping[str, StoredTensor]) -> _Found:
+def _matches(pattern: str, tensors: Mapping[str, SourceTensor]) -> _Found:
     compiled = expression(pattern)
     found: _Found = {}
     taken: dict[tuple[int | None, int], str] = {}
@@ -151,7 +151,7 @@ def default_axes(shape: tuple[int, ...], is_map: bool) -> tuple[SourceAxis, ...]
     return (SourceAxis.ONE,) * extra + wanted if set(shape[:extra]) == {1} else None
 
 
-def _arranged(node: Node, tensor: StoredTensor, piece: Piece, is_map: bool) -> Floats:
+def _arranged(node: Node, tensor: SourceTensor, piece: Piece, is_map: bool) -> Floats:
     axes = piece.axes or default_axes(tensor.shape, is_map)
     what = f"{node}: {tensor.name!r:.80} of shape {list(tensor.shape)}"
     if axes is None:

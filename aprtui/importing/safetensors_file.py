@@ -22,7 +22,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from aprtui.errors import UnreadableError
-from aprtui.importing.elements import ELEMENTS, Raw, StoredTensor
+from aprtui.importing.elements import ELEMENTS, Raw, SourceTensor
 from aprtui.trace.positional import PositionalFile
 
 SUFFIX = ".safetensors"
@@ -30,7 +30,7 @@ MOST_HEADER_BYTES = 100_000_000
 _ALIASES = {"F8_E4M3FN": "F8_E4M3", "float8_e4m3fn": "F8_E4M3"}
 
 
-def read_safetensors(path: Path) -> dict[str, StoredTensor]:
+def read_safetensors(path: Path) -> dict[str, SourceTensor]:
     """The tensors of a file by name, none of them read yet. Raises `UnreadableError`."""
     try:
         with open(path, "rb") as file:
@@ -58,7 +58,7 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
     }
 
 
-def _tensor(path: Path, file: PositionalFile, name: str, entry: Any, start: int, size: int) -> StoredTensor:
+def _tensor(path: Path, file: PositionalFile, name: str, entry: Any, start: int, size: int) -> SourceTensor:
     fields = entry if isinstance(entry, dict) else {}
     kind, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     if not isinstance(kind, str) or not _whole(shape) or not _whole(offsets) or len(offsets) != 2:
@@ -74,7 +74,7 @@ def _tensor(path: Path, file: PositionalFile, name: str, entry: Any, start: int,
             f"{path}: tensor {name!r:.80}: bytes {begin} … {end} of {size - start}, its shape needs {count}: truncated "
             "or written wrong"
         )
-    return StoredTensor(name, tuple(shape), element, partial(_bytes, file, start + begin, count))
+    return SourceTensor(name, tuple(shape), element, partial(_bytes, file, start + begin, count))
 
 
 def _whole(values: Any) -> TypeGuard[list[int]]:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from aprtui.errors import UnreadableError
 from aprtui.importing import numpy_files, safetensors_file
-from aprtui.importing.elements import StoredTensor
+from aprtui.importing.elements import SourceTensor
 
 MOST_FILES = 200_000
 
@@ -24,17 +24,17 @@ class Source:
     """
 
     path: Path
-    tensors: Mapping[str, StoredTensor]
+    tensors: Mapping[str, SourceTensor]
     tokens: tuple[int, ...] | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-def _one(path: Path) -> Mapping[str, StoredTensor]:
+def _one(path: Path) -> Mapping[str, SourceTensor]:
     return {"": numpy_files.read_npy(path, path.stem)}
 
 
-READERS: Mapping[str, Callable[[Path], Mapping[str, StoredTensor]]] = MappingProxyType(
+READERS: Mapping[str, Callable[[Path], Mapping[str, SourceTensor]]] = MappingProxyType(
     {
         ".npy": _one,
         ".npz": numpy_files.read_npz,
@@ -60,7 +60,7 @@ def tensor_files(path: Path) -> Iterator[Path]:
                 yield Path(folder, name)
 
 
-def read_tensors(path: Path) -> dict[str, StoredTensor]:
+def read_tensors(path: Path) -> dict[str, SourceTensor]:
     """The tensors of one file by their names in it, or of a folder by `FOLDER/FILE/NAME`, files without their suffix.
 
     A file that is one tensor has its own name. Raises `UnreadableError`.
@@ -69,7 +69,7 @@ def read_tensors(path: Path) -> dict[str, StoredTensor]:
         raise UnreadableError(f"{path}: does not exist: expected a file or a folder of tensors")
     if path.is_file() and path.suffix not in READERS:
         raise UnreadableError(f"{path}: not a file of tensors: expected {', '.join(READERS)}")
-    found: dict[str, StoredTensor] = {}
+    found: dict[str, SourceTensor] = {}
     for file in tensor_files(path):
         base = file.relative_to(path).with_suffix("").as_posix() if path.is_dir() else ""
         for name, tensor in READERS[file.suffix](file).items():

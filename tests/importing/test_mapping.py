@@ -9,14 +9,14 @@ import pytest
 from numpy.typing import NDArray
 
 from aprtui.errors import UsageError
-from aprtui.importing.elements import ELEMENTS, StoredTensor
+from aprtui.importing.elements import ELEMENTS, SourceTensor
 from aprtui.importing.mapping import as_document, read_mapping_file
 from aprtui.importing.planning import plan, values_of
 from aprtui.trace.graph import Node
 
 
-def stored(name: str, values: NDArray[np.float32]) -> StoredTensor:
-    return StoredTensor(name, values.shape, ELEMENTS["F32"], lambda: values.astype("<f4").reshape(-1).view(np.uint8))
+def stored(name: str, values: NDArray[np.float32]) -> SourceTensor:
+    return SourceTensor(name, values.shape, ELEMENTS["F32"], lambda: values.astype("<f4").reshape(-1).view(np.uint8))
 
 
 def made(folder: Path, text: str, **arrays: NDArray[np.float32]) -> dict[Node, NDArray[np.float32]]:

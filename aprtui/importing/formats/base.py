@@ -12,7 +12,7 @@ from aprtui.trace.graph import StageGraph
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class PartChoice:
     """What is taken of a source that holds several captures; None: the only one there is, or the first."""
 
     rank: int | None = None
@@ -32,4 +32,4 @@ class ImportFormat:
     name: str
     words: str
     recognises: Callable[[Path], bool]
-    read: Callable[[Path, Choice, StageGraph | None], tuple[Source, TensorMapping]]
+    read: Callable[[Path, PartChoice, StageGraph | None], tuple[Source, TensorMapping]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aprtui.importing.formats.base import Choice, ImportFormat
+from aprtui.importing.formats.base import ImportFormat, PartChoice
 from aprtui.importing.mapping import TensorMapping, read_mapping_file
 from aprtui.importing.source import Source, read_tensors
 from aprtui.trace.graph import StageGraph
@@ -16,7 +16,7 @@ def _recognises(path: Path) -> bool:
     return (path / MAPPING_FILE).is_file()
 
 
-def _read(path: Path, choice: Choice, graph: StageGraph | None) -> tuple[Source, TensorMapping]:
+def _read(path: Path, choice: PartChoice, graph: StageGraph | None) -> tuple[Source, TensorMapping]:
     return Source(path, read_tensors(path)), read_mapping_file(path / MAPPING_FILE)
 
 
