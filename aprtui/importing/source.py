@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from aprtui.errors import UnreadableError
-from aprtui.importing import numpy_files, safetensors_file
+from aprtui.importing import numpy_files, safetensors_file, torch_file
 from aprtui.importing.elements import SourceTensor
 
 MOST_FILES = 200_000
@@ -39,6 +39,7 @@ READERS: Mapping[str, Callable[[Path], Mapping[str, SourceTensor]]] = MappingPro
         ".npy": _one,
         ".npz": numpy_files.read_npz,
         safetensors_file.SUFFIX: safetensors_file.read_safetensors,
+        **dict.fromkeys(torch_file.SUFFIXES, torch_file.read_torch),
     }
 )
 """How files of each suffix are read: their tensors by name, a nameless one where a file is one tensor."""
