@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "models": "List the models on this machine, and say which can be run.",
         "info": "Print what a model file says of itself, and what is unusual about it.",
         "qa": "Run the quality gates of a model.",
+        "import": "Write what another tool has dumped as a capture.",
         "oracle": "Write a capture by another engine: transformers.",
         "bench": "Measure this build against its peers.",
         "doctor": "Say what was found here and how to get what is missing.",

@@ -84,7 +84,7 @@ def _prepare_directory(path: Path, needed: int) -> None:
     `EngineError` for a directory that cannot be written or has too little free space.
     """
     if path.is_dir():
-        _remove_capture(path)
+        remove_capture(path)
     free = shutil.disk_usage(path).free
     if needed + _HEADROOM > free:
         raise EngineError(
@@ -126,7 +126,7 @@ def take_directory(path: Path, needed: int, overwrite: bool) -> int:
     return descriptor
 
 
-def _remove_capture(path: Path) -> None:
+def remove_capture(path: Path) -> None:
     claimed = {file for _, file in claimed_files(path)}
     manifest = read_manifest(path)
     if manifest:
