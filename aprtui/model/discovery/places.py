@@ -17,11 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aprtui.config import Config, expanded
+from aprtui.model.open_file import SUFFIXES
 from aprtui.model.split_files import model_stem, parts_there
 from aprtui.resources import embedded_model
-
-SUFFIXES = (".gguf", ".apr")
-"""Of files that are models."""
 
 DEPTH = 4
 """Levels of folders below the root of a cache that are looked into."""

@@ -13,7 +13,8 @@ from pathlib import Path
 from aprtui.contracts.documents.loading import SUFFIXES
 from aprtui.contracts.documents.reader import read_document
 from aprtui.errors import AprtuiError, UnreadableError
-from aprtui.model.gguf_file import GgufFile
+from aprtui.model.open_file import SUFFIXES as MODEL_SUFFIXES
+from aprtui.model.open_file import open_model_file
 from aprtui.model.split_files import first_part, parts_there
 from aprtui.progress import Cancelled
 from aprtui.trace.capture import claimed_files, is_layer_directory, provenance_tokens, read_provenance
@@ -201,12 +202,12 @@ def walk(root: Path, depth: int = DEPTH) -> Iterator[tuple[Path, ArtifactKind | 
             yield from walk(root / entry.name, depth - 1)
 
 
-_FILES = (".gguf", *SUFFIXES)
+_FILES = (*MODEL_SUFFIXES, *SUFFIXES)
 
 
 def _kind_of_file(path: Path) -> ArtifactKind | None:
     """Whether a file is a model or a contract; None for anything else, YAML of other kinds among it."""
-    if path.suffix == ".gguf":
+    if path.suffix in MODEL_SUFFIXES:
         return ArtifactKind.MODEL
     try:
         status = path.stat()
@@ -293,7 +294,7 @@ def _size(path: Path) -> int:
 
 def _model(path: Path, modified: float) -> Artifact:
     try:
-        file = GgufFile(path)
+        file = open_model_file(path, headers_only=True)
         facts = model_facts(file)  # which opens it again: it may have gone in between
     except UnreadableError as error:
         return Artifact(
