@@ -75,6 +75,7 @@ def _gpu_missing() -> str | None:
 GROUPS: dict[str, Callable[[], str | None]] = {
     "conformance": lambda: _folder_missing("APRTUI_CONFORMANCE", conformance_folder()),
     "emulator": _emulator_missing,
+    "llama_cpp": lambda: _module_missing("llama_cpp"),
     "gcc": lambda: _tool_missing("gcc"),
     "gpu": _gpu_missing,
     "nvcc": lambda: _tool_missing("nvcc"),

@@ -1,4 +1,4 @@
-"""`aprtui open`: show a model, a capture, a stage file, a contract, two captures, or a screen as it was.
+"""`aprtui open`: show a model, a capture, a stage file, a contract, an agent trace, two captures, a screen as it was.
 
 And `aprtui` without a command: the live view, or a streamed completion where there is no terminal.
 """
@@ -29,7 +29,8 @@ PROMPT = "def fib(n):"
 @click.option("--system", metavar="TEXT", help="The system message of a chat.")
 @click.option("--ascii", "ascii_only", is_flag=True, help="Draw with ASCII alone.")
 def command(what: tuple[str, ...], prompt: str | None, chat: bool | None, system: str | None, ascii_only: bool) -> int:
-    """Open the app on a model, a capture, a stage file, a contract, two captures (side by side), or a screen's state.
+    """Open the app on a model, a capture, a stage file, a contract, an agent trace, two captures (side by side), or a
+    screen's state.
 
     A state is what Y copies on any screen: aprtui:diff?a=good&b=bad. Without anything, opens the captures and models in
     the working directory.
@@ -69,6 +70,7 @@ def _initial_state(what: tuple[str, ...], said: Mapping[str, str]) -> ScreenStat
 
 
 def _state_of(what: tuple[str, ...]) -> ScreenState:
+    from aprtui.trace.agent_trace import is_agent_trace, read_agent_trace
     from aprtui.trace.aprt import is_aprt
     from aprtui.tui.frame.state import ScreenName, ScreenState, is_state, parse_state, screen_state
 
@@ -93,6 +95,9 @@ def _state_of(what: tuple[str, ...]) -> ScreenState:
         return screen_state(ScreenName.TENSOR, path=path)
     if path.suffix in (".yaml", ".yml"):
         return screen_state(ScreenName.CONTRACTS, path=path)
+    if is_agent_trace(path):
+        read_agent_trace(path)  # a damaged one is told here
+        return screen_state(ScreenName.BROWSE, path=path)
     return screen_state(ScreenName.LIVE, model=path)
 
 
