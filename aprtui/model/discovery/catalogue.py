@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from aprtui.errors import AprtuiError
+from aprtui.errors import UnreadableError
 from aprtui.model.discovery.places import FoundModel
 from aprtui.model.model import bound_model
 from aprtui.model.model_file import ModelFile
@@ -54,11 +54,21 @@ def describe(found: FoundModel) -> ListedModel:
         architecture = str(file.metadata.get("general.architecture", ""))
         counts = Counter(_type_of(file, name) for name in file.tensors)
         types = MappingProxyType(dict(counts.most_common()))
+    except (UnreadableError, OSError) as error:
+        return ListedModel(found, len(parts), size, architecture, quantization, types, str(error))
+    problem = refusal(file)
+    if not problem:
         quantization = bound_model(file).quantization
-    except (AprtuiError, OSError, MemoryError) as error:
-        problem = str(error) or type(error).__name__
-        return ListedModel(found, len(parts), size, architecture, quantization, types, problem)
-    return ListedModel(found, len(file.paths), file.size, architecture, quantization, types)
+    return ListedModel(found, len(file.paths), file.size, architecture, quantization, types, problem)
+
+
+def refusal(file: ModelFile) -> str:
+    """Why the model in an opened file cannot be run; empty where it can."""
+    try:
+        bound_model(file)
+    except (UnreadableError, OSError, MemoryError) as error:
+        return str(error) or type(error).__name__
+    return ""
 
 
 def _type_of(file: ModelFile, tensor: str) -> str:

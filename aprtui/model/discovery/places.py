@@ -109,6 +109,11 @@ def found_models(config: Config, report: Report = lambda _: None) -> tuple[Found
     return tuple(found.values())
 
 
+def models_elsewhere(config: Config) -> tuple[FoundModel, ...]:
+    """All but the embedded one."""
+    return tuple(model for model in found_models(config) if model.path != embedded_model())
+
+
 def _everywhere(config: Config, report: Report) -> Iterator[FoundModel]:
     home = expanded("~")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
