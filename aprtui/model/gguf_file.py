@@ -53,9 +53,12 @@ class StringArray:
     @classmethod
     def of(cls, texts: Sequence[str]) -> Self:
         """`texts` as an array of a file; surrogates, which are no text, become bytes that are no UTF-8."""
-        encoded = [text.encode(errors="surrogatepass") for text in texts]
-        data = b"".join(piece for text in encoded for piece in (struct.pack("<Q", len(text)), text))
-        return cls(memoryview(data), len(encoded))
+        pack = struct.Struct("<Q").pack
+        pieces: list[bytes] = []
+        for text in texts:
+            encoded = text.encode("utf-8", "surrogatepass")
+            pieces += (pack(len(encoded)), encoded)
+        return cls(memoryview(b"".join(pieces)), len(texts))
 
     def read(self) -> list[bytes]:
         """All strings as the bytes that the file has."""

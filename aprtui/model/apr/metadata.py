@@ -171,7 +171,7 @@ def _texts(path: Path, document: Mapping[str, Any], key: str) -> list[str]:
     value = document.get(key)
     if value is None:
         return []
-    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+    if not isinstance(value, list) or not set(map(type, value)) <= {str}:
         raise UnreadableError(f"{path}: metadata key {key} is no list of strings; convert the model again")
     return list(value)
 
@@ -181,9 +181,9 @@ def _types(path: Path, document: Mapping[str, Any], texts: list[str]) -> list[in
     stated = document.get("tokenizer.token_type")
     if stated is None:
         return [_type_of(text) for text in texts]
-    is_whole = isinstance(stated, list) and all(isinstance(kind, int) and 0 <= kind < 128 for kind in stated)
+    is_whole = isinstance(stated, list) and set(map(type, stated)) <= {int} and not set(stated) - set(TokenType)
     if not is_whole or len(stated) != len(texts):
-        raise UnreadableError(f"{path}: tokenizer.token_type is not one number for each of {len(texts)} tokens")
+        raise UnreadableError(f"{path}: tokenizer.token_type is not one type for each of {len(texts)} tokens")
     return list(stated)
 
 

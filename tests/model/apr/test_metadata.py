@@ -51,7 +51,7 @@ def test_numbers_are_rounded_to_float32_as_aprender_keeps_them(model: AprModel, 
         ("rope_theta", "x", "rope.freq_base"),
         ("rms_norm_eps", -1.0, "rms_epsilon"),
         ("tokenizer.vocabulary", ["a", 3], "tokenizer.vocabulary is no list of strings"),
-        ("tokenizer.token_type", [1, 2], "tokenizer.token_type is not one number"),
+        ("tokenizer.token_type", [1, 2], "tokenizer.token_type is not one type"),
         ("tokenizer.scores", ["x"], "tokenizer.scores is no list of numbers"),
     ],
 )
