@@ -7,6 +7,7 @@ RoPE scaling, softcaps) is refused where a file has it nevertheless.
 
 from __future__ import annotations
 
+import math
 import re
 import reprlib
 from collections.abc import Mapping
@@ -64,6 +65,10 @@ _LAYOUTS: Mapping[int, RopeLayout] = MappingProxyType({0: RopeLayout.INTERLEAVED
 _KINDS: Mapping[str, VocabularyKind] = MappingProxyType(
     {kind.value: kind for kind in VocabularyKind} | {"bpe": VocabularyKind.BYTE_PAIR}
 )
+_LARGEST = float(np.finfo(np.float32).max)
+_MOST_TOKENS = 1 << 21
+"""Rows of an embedding table that are given a text where the file has none: far above any real one."""
+
 _SPECIAL = re.compile(r"<\|.+\|>|<(?=.{1,19}$)/?[a-z_]+>")
 """Texts that aprender takes for special tokens where a file has no types (`is_special_token`)."""
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
@@ -91,8 +96,7 @@ def translated(path: Path, document: Mapping[str, Any], tensors: Mapping[str, Te
     for key, spellings in _NUMBERS.items():
         value = _first(document, spellings)
         if value is not None:
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            found[f"{architecture}.{key}"] = float(np.float32(value)) if is_number else value
+            found[f"{architecture}.{key}"] = _rounded(value)
     if document.get("norm_topk_prob") is False:
         found[f"{architecture}.expert_weights_norm"] = False
     table = tensors.get("token_embd.weight")
@@ -129,6 +133,13 @@ def _check_supported(path: Path, document: Mapping[str, Any]) -> None:
             )
 
 
+def _rounded(value: object) -> object:
+    """A number as aprender keeps it, in float32; what is none, as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return math.inf if abs(value) > _LARGEST else float(np.float32(value))
+
+
 def _first(document: Mapping[str, Any], spellings: tuple[str, ...]) -> Any:
     return next((document[key] for key in spellings if document.get(key) is not None), None)
 
@@ -140,7 +151,7 @@ def _tokenizer(path: Path, document: Mapping[str, Any], architecture: Architectu
     if not texts:
         return found
     types = _types(path, document, texts)
-    padding = range(len(texts), rows)
+    padding = range(len(texts), rows if rows <= _MOST_TOKENS else 0)
     texts += [f"[PAD{token}]" for token in padding]
     types += [TokenType.UNUSED] * len(padding)
     found["tokenizer.ggml.tokens"] = StringArray.of(texts)
@@ -196,7 +207,7 @@ def _type_of(text: str) -> TokenType:
 
 
 def _numbers(path: Path, key: str, values: list[Any], count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    if not all(isinstance(value, int | float) for value in values):
+    if not all(isinstance(value, int | float) and not abs(value) > _LARGEST for value in values):
         raise UnreadableError(f"{path}: metadata key {key} is no list of numbers; convert the model again")
     found = np.zeros(max(count, len(values)), np.float32)
     found[: len(values)] = values

@@ -60,7 +60,7 @@ class _Walk:
     seen: set[tuple[int, int]] = field(default_factory=set)
 
     def files(self, folder: Path, depth: int) -> Iterator[Path]:
-        """Regular files in `folder` and `depth` levels below it, sorted by name; none of hidden folders."""
+        """Regular files in `folder` and `depth` levels below it, sorted by name; nothing hidden."""
         try:
             status = folder.stat()
             if (status.st_dev, status.st_ino) in self.seen:
@@ -72,7 +72,8 @@ class _Walk:
                 return
             self.seen.add((status.st_dev, status.st_ino))
             with os.scandir(folder) as entries:
-                listed = sorted(entries, key=lambda entry: entry.name)
+                shown = (entry for entry in entries if not entry.name.startswith("."))
+                listed = sorted(shown, key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
@@ -80,7 +81,7 @@ class _Walk:
             return
         yield from (folder / entry.name for entry in listed if _is(entry.is_file))
         for entry in listed:
-            if depth and not entry.name.startswith(".") and _is(entry.is_dir):
+            if depth and _is(entry.is_dir):
                 yield from self.files(folder / entry.name, depth - 1)
 
 

@@ -243,6 +243,15 @@ def test_a_changed_byte_of_the_header_is_read_or_refused_in_one_line(
         assert str(path) in str(error) and "\n" not in str(error)
 
 
+def test_rows_of_embeddings_that_there_are_not_take_no_memory(demo: AprModel, tmp_path: Path) -> None:
+    shape = (1 << 40, 32)
+    index = entry("model.embed_tokens.weight", 128, shape, 0, (1 << 40) * 18)
+    path = tmp_path / "m.apr"
+    path.write_bytes(broken_index(replace(demo, tensors={"a" * 60: AprTensor(0, (4,), bytes(16))}), lambda _: index))
+    with pytest.raises(UnreadableError):
+        load_model(path)
+
+
 def test_metadata_that_are_written_twice_count_as_they_were_last(demo: AprModel, tmp_path: Path) -> None:
     text = json.dumps(demo.metadata)
     twice = text[:-1] + ', "rope_theta": 5000.0}'

@@ -50,9 +50,13 @@ def test_numbers_are_rounded_to_float32_as_aprender_keeps_them(model: AprModel, 
         ("hidden_size", None, "embedding_length is missing"),
         ("rope_theta", "x", "rope.freq_base"),
         ("rms_norm_eps", -1.0, "rms_epsilon"),
+        ("rms_norm_eps", 1e300, "rms_epsilon"),
+        ("rope_theta", 10**400, "rope.freq_base"),
+        ("rope_theta", float("nan"), "rope.freq_base"),
         ("tokenizer.vocabulary", ["a", 3], "tokenizer.vocabulary is no list of strings"),
         ("tokenizer.token_type", [1, 2], "tokenizer.token_type is not one type"),
         ("tokenizer.scores", ["x"], "tokenizer.scores is no list of numbers"),
+        ("tokenizer.scores", [10**400], "tokenizer.scores is no list of numbers"),
     ],
 )
 def test_metadata_that_make_no_sense_are_refused(
