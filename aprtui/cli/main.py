@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "qa": "Run the quality gates of a model.",
         "import": "Write what another tool has dumped as a capture.",
         "oracle": "Write a capture by another engine: transformers.",
+        "render": "Draw a picture of a recorded session.",
         "bench": "Measure this build against its peers.",
         "doctor": "Say what was found here and how to get what is missing.",
     }
