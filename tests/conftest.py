@@ -75,6 +75,7 @@ GROUPS: dict[str, Callable[[], str | None]] = {
     "emulator": _emulator_missing,
     "gcc": lambda: _tool_missing("gcc"),
     "gpu": _gpu_missing,
+    "llama_cpp": lambda: _module_missing("llama_cpp"),
     "nvcc": lambda: _tool_missing("nvcc"),
     "nvrtc": _nvrtc_missing,
     "sanitizer": lambda: _gpu_missing() or _tool_missing("compute-sanitizer"),

@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "info": "Print what a model file says of itself, and what is unusual about it.",
         "qa": "Run the quality gates of a model.",
         "oracle": "Write a capture by another engine: transformers.",
+        "record": "Write down every op that an engine executes: llama.cpp, PyTorch.",
         "bench": "Measure this build against its peers.",
         "doctor": "Say what was found here and how to get what is missing.",
     }
