@@ -20,7 +20,7 @@ Bytes = NDArray[np.uint8]
 Values = NDArray[Any]
 
 
-class WeightSource(Protocol):
+class NamedWeights(Protocol):
     """Where the weights of a recording are that it has by name only."""
 
     def weight_bytes(self, name: str, size: int) -> Bytes | None:
@@ -30,7 +30,7 @@ class WeightSource(Protocol):
 class Memory:
     """Walks the graphs of a recording in their order: `begin` a graph, then `store` what each of its nodes wrote."""
 
-    def __init__(self, recording: Recording, weights: WeightSource) -> None:
+    def __init__(self, recording: Recording, weights: NamedWeights) -> None:
         self.recording, self._weights = recording, weights
         self.graph: OpGraph | None = None
         self._roots: dict[int, Bytes] = {}
