@@ -20,6 +20,8 @@ pytest.register_assert_rewrite("tests.engine.cuda.engine_claims")
 
 CHECKOUT = Path(__file__).parent.parent
 
+os.environ["APRTUI_CONFIG"] = os.devnull  # what a user has configured changes no test
+
 
 def conformance_folder() -> Path:
     """Captures and models made by other engines."""

@@ -17,7 +17,7 @@ from aprtui.progress import Progress
 from aprtui.recordings.element_types import element_type
 from aprtui.recordings.format import OpGraph, OpNode, OpSet, TensorView
 from aprtui.recordings.judging import BOUND, Errors, as_stored, at_any_place, beyond, measured
-from aprtui.recordings.memory import Memory, Values, NamedWeights, values_of, view_of
+from aprtui.recordings.memory import Memory, NamedWeights, Values, values_of, view_of
 from aprtui.recordings.ops.operands import Candidate, Operands, operands_of
 from aprtui.recordings.ops.table import OPS, OpRow
 from aprtui.recordings.reading import Recording

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ from typing import Any
 from aprtui.errors import EngineError, UsageError
 from aprtui.model.digest import file_digest
 from aprtui.model.gguf_file import GgufFile
+from aprtui.oracle.ggml import Ggml, load_ggml
 from aprtui.progress import Progress
 from aprtui.recordings.format import OpSet, RecordedEngine, RecordedModel, RecordingHeader
-from aprtui.recordings.recorders.ggml import GgmlLibrary, library_folder, llama_cpp
 from aprtui.recordings.recorders.graphs import GraphTaker
 from aprtui.recordings.writing import RecordingWriter, require_free
 
@@ -52,20 +51,19 @@ def record_llamacpp(
     """
     file = GgufFile(path)
     require_free(directory, overwrite)
-    ggml = GgmlLibrary(library_folder())
+    ggml = load_ggml()
     with ExitStack() as stack:
-        run = stack.enter_context(_opened(file, request, progress))
+        run = stack.enter_context(_opened(ggml, file, request, progress))
         tokens = list(request.tokens) if request.tokens is not None else run.tokenize(request.text or "")
         prefill = _prefill(len(tokens), request.prefill)
         run.require_tokens(tokens)
         header = RecordingHeader(
-            RecordedEngine("llama.cpp", f"llama-cpp-python {llama_cpp().__version__}, ggml {ggml.version}", "ggml",
-                           run.settings()),
+            RecordedEngine("llama.cpp", ggml.version, "ggml", run.settings()),
             OpSet.GGML, tuple(tokens), RecordedModel(str(path.resolve()), file_digest(*file.paths)), request.text,
         )  # fmt: skip
         writer = RecordingWriter(directory, header, overwrite=overwrite)
         stack.callback(writer.close)
-        run.evaluate(ggml, writer, frozenset(file.tensors), tokens, prefill)
+        run.evaluate(writer, frozenset(file.tensors), tokens, prefill)
         return writer.finish()
 
 
@@ -81,7 +79,7 @@ def _prefill(count: int, asked: int | None) -> int:
 class _Run:
     """A model and a context of llama.cpp, and the graph that is being taken down."""
 
-    library: Any
+    ggml: Ggml
     request: LlamaRequest
     progress: Progress
     model: Any = None
@@ -101,6 +99,10 @@ class _Run:
             self.failure = self.failure or error
             return False
         return True
+
+    @property
+    def library(self) -> Any:
+        return self.ggml.llama
 
     def settings(self) -> dict[str, str]:
         asked = self.request
@@ -129,14 +131,12 @@ class _Run:
         if len(tokens) > cells:
             raise UsageError(f"{len(tokens)} tokens, the context has room for {cells}: shorten the prompt")
 
-    def evaluate(
-        self, ggml: GgmlLibrary, writer: RecordingWriter, weights: frozenset[str], tokens: Sequence[int], prefill: int
-    ) -> None:
+    def evaluate(self, writer: RecordingWriter, weights: frozenset[str], tokens: Sequence[int], prefill: int) -> None:
         """The first `prefill` tokens at once, the rest one by one, each pass a graph."""
         position, carried = 0, dict[tuple[str, int], int]()
         for count in (prefill, *[1] * (len(tokens) - prefill)):
             self.progress("recording", position, len(tokens))
-            taker = self.taker = GraphTaker(ggml, writer, weights, carried)
+            taker = self.taker = GraphTaker(self.ggml, writer, weights, carried)
             code = self._decode(tokens[position : position + count], position)
             self.taker = None
             if self.failure is not None:
@@ -159,30 +159,30 @@ class _Run:
 
 
 @contextmanager
-def _opened(file: GgufFile, request: LlamaRequest, progress: Progress) -> Iterator[_Run]:
+def _opened(ggml: Ggml, file: GgufFile, request: LlamaRequest, progress: Progress) -> Iterator[_Run]:
     """The model in llama.cpp, with a context for the request."""
-    library = llama_cpp()
-    run = _Run(library, request, progress)
-    silent = library.llama_log_callback(lambda *_: None)
-    library.llama_log_set(silent, ctypes.c_void_p(0))
+    library, run = ggml.llama, _Run(ggml, request, progress)
     progress("loading", 0, 1)
-    library.llama_backend_init()
     options = library.llama_model_default_params()
     options.n_gpu_layers, options.use_extra_bufts = request.gpu_layers, request.repack
     run.model = library.llama_model_load_from_file(str(file.path).encode(), options)
     if not run.model:
-        raise EngineError(f"{file.path}: llama.cpp cannot load it: see what llama-cli says of it")
+        raise EngineError(f"{file.path}: llama.cpp cannot load it: {_said(ggml)}")
     try:
         called = library.ggml_backend_sched_eval_callback(run.callback)
         run.context = library.llama_init_from_model(run.model, _context(library, request, called))
         if not run.context:
-            raise EngineError(f"{file.path}: llama.cpp made no context: try --flash-attention on, or --kv-type f16")
+            raise EngineError(f"{file.path}: llama.cpp made no context: {_said(ggml)}")
         yield run
     finally:
         if run.context:
             library.llama_free(run.context)
         library.llama_model_free(run.model)
-        library.llama_log_set(library.llama_log_callback(0), ctypes.c_void_p(0))
+
+
+def _said(ggml: Ggml) -> str:
+    """What llama.cpp last logged as an error."""
+    return ggml.errors[-1] if ggml.errors else "it does not say why"
 
 
 def _context(library: Any, request: LlamaRequest, called: Any) -> Any:
