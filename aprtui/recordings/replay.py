@@ -18,7 +18,7 @@ from aprtui.recordings.element_types import element_type
 from aprtui.recordings.format import OpGraph, OpNode, OpSet, TensorView
 from aprtui.recordings.judging import BOUND, Errors, as_stored, at_any_place, beyond, measured
 from aprtui.recordings.memory import Memory, NamedWeights, Values, values_of, view_of
-from aprtui.recordings.ops.operands import Candidate, Operands, operands_of
+from aprtui.recordings.ops.operands import Operands, OpWay, operands_of
 from aprtui.recordings.ops.table import OPS, OpRow
 from aprtui.recordings.reading import Recording
 from aprtui.recordings.stages import NodeName, node_name
@@ -179,7 +179,7 @@ class _Replayed:
 
     def _judged(self, row: OpRow) -> OpResult:
         found = self._found()
-        best: tuple[Errors, Candidate] | None = None
+        best: tuple[Errors, OpWay] | None = None
         for candidate in row.compute(self.operands):
             expected = np.asarray(candidate.values)
             if expected.shape != found.shape:
@@ -198,7 +198,7 @@ class _Replayed:
         assert best is not None, "each op has a candidate"
         return self._verdict(row, *best)
 
-    def _verdict(self, row: OpRow, errors: Errors, nearest: Candidate) -> OpResult:
+    def _verdict(self, row: OpRow, errors: Errors, nearest: OpWay) -> OpResult:
         if errors.nan and not errors.compared and not errors.mismatches:
             return self._unknown("NaN on both sides, no finite value")
         wrong = beyond(errors, self.options.bound)
@@ -214,7 +214,7 @@ class _Replayed:
             rounding=nearest.rounding, place=self._place(wrong.index),
         )  # fmt: skip
 
-    def _moved(self, row: OpRow, nearest: Candidate) -> list[Errors]:
+    def _moved(self, row: OpRow, nearest: OpWay) -> list[Errors]:
         """How far the output moves where all sources change by their last bit."""
         times, size = (_MORE_FLIPS, _MORE_FLIPS * DISTURBANCE) if nearest.flips else (1, DISTURBANCE)
         found = []

@@ -8,7 +8,7 @@ import numpy as np
 
 from aprtui.engine.rounding import ROUND
 from aprtui.recordings.ops.elementwise import repeated
-from aprtui.recordings.ops.operands import Array, Candidate, Candidates, Operands
+from aprtui.recordings.ops.operands import Array, Operands, OpWay, OpWays
 
 _TILE = 64
 """Queries from which on ggml's CPU backend works in tiles, with sums in float32."""
@@ -55,7 +55,7 @@ def soft_max(op: Operands) -> Array:
     return probabilities(scores, op.values(2) if op.has(2) else None)
 
 
-def flash_attention(op: Operands) -> Candidates:
+def flash_attention(op: Operands) -> OpWays:
     """Queries, keys and values to sums of values: `[batch, queries, heads, channels]`."""
     queries, keys, values = op.values(0), op.values(1), op.values(2)
     key_type, value_type = op.source(1).type, op.source(2).type
@@ -67,9 +67,9 @@ def flash_attention(op: Operands) -> Candidates:
         words = "" if kind == "none" else f"queries in {kind}"
         split = queries.shape[2] == 1 and keys.shape[2] >= _SPLIT
         if kind == rounding and value_type == "f16" and sinks is None and not tiled and not split:
-            yield Candidate(_summed_in_f16(scores, values), f"{words}, sums in f16", flips=True)
+            yield OpWay(_summed_in_f16(scores, values), f"{words}, sums in f16", flips=True)
         shares = probabilities(scores, sinks)
-        yield Candidate(_weighted(shares, values), words)
+        yield OpWay(_weighted(shares, values), words)
 
 
 def _rounded(queries: Array, kind: str) -> Array:

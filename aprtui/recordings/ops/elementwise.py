@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from aprtui.engine.gelu import gelu_f16, gelu_tanh
-from aprtui.recordings.ops.operands import Array, Candidate, Candidates, Operands
+from aprtui.recordings.ops.operands import Array, Operands, OpWay, OpWays
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -126,15 +126,15 @@ _TABLES: Mapping[str, Callable[[Array], Array]] = MappingProxyType({"GELU": _gel
 _BY_TABLE = "a table of float16"
 
 
-def unary(op: Operands) -> Candidates:
+def unary(op: Operands) -> OpWays:
     """A function of one value, by name."""
     name, values = op.text("function"), op.values(0)
     if name == "XIELU":
-        yield Candidate(_xielu(op, values))
+        yield OpWay(_xielu(op, values))
         return
     if name in _TABLES:
-        yield Candidate(_TABLES[name](values), _BY_TABLE)
-    yield Candidate(FUNCTIONS[name](values))
+        yield OpWay(_TABLES[name](values), _BY_TABLE)
+    yield OpWay(FUNCTIONS[name](values))
 
 
 def _xielu(op: Operands, x: Array) -> Array:
@@ -143,7 +143,7 @@ def _xielu(op: Operands, x: Array) -> Array:
     return np.where(x > 0, above * x * x + beta * x, (np.expm1(np.minimum(x, epsilon)) - x) * below + beta * x)
 
 
-def glu(op: Operands) -> Candidates:
+def glu(op: Operands) -> OpWays:
     """A gate through a function, times the other half; two sources, or the halves of one."""
     kind = op.text("function")
     if op.has(1):
@@ -154,13 +154,13 @@ def glu(op: Operands) -> Candidates:
     if kind == "SWIGLU_OAI":
         limit = op.number("limit")
         gate, other = np.minimum(gate, limit), np.clip(other, -limit, limit) + 1
-        yield Candidate(gate * sigmoid(op.number("alpha") * gate) * other)
+        yield OpWay(gate * sigmoid(op.number("alpha") * gate) * other)
         return
     if kind == "SWIGLU_CLAMP":
         limit = op.number("limit")
-        yield Candidate(silu(np.minimum(gate, limit)) * np.clip(other, -limit, limit))
+        yield OpWay(silu(np.minimum(gate, limit)) * np.clip(other, -limit, limit))
         return
     name = {"REGLU": "RELU", "GEGLU": "GELU", "SWIGLU": "SILU", "GEGLU_ERF": "GELU_ERF", "GEGLU_QUICK": "GELU_QUICK"}
     if name[kind] in _TABLES:
-        yield Candidate(_TABLES[name[kind]](gate) * other, _BY_TABLE)
-    yield Candidate(FUNCTIONS[name[kind]](gate) * other)
+        yield OpWay(_TABLES[name[kind]](gate) * other, _BY_TABLE)
+    yield OpWay(FUNCTIONS[name[kind]](gate) * other)

@@ -19,7 +19,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class OpWay:
     """One way that an honest engine may compute an op: `rounding` in words, empty where there is but one.
 
     `flips`: results in between are rounded to short floats, so that a last bit of float32 moves some of them by a step,
@@ -31,7 +31,7 @@ class Candidate:
     flips: bool = False
 
 
-Candidates = Iterator[Candidate]
+OpWays = Iterator[OpWay]
 
 
 class SourceValues(Protocol):

@@ -18,7 +18,7 @@ from aprtui.model.weights import Weight
 from aprtui.recordings.element_types import weight_type
 from aprtui.recordings.memory import values_of
 from aprtui.recordings.ops.elementwise import repeated
-from aprtui.recordings.ops.operands import Array, Candidate, Candidates, Operands
+from aprtui.recordings.ops.operands import Array, Operands, OpWay, OpWays
 
 _ROWS_VALUES = 1 << 22
 """Values of a weight that are decoded together: 32 MB as float64."""
@@ -74,7 +74,7 @@ def _decoded(op: Operands, index: int, place: tuple[int, int], weight: Weight | 
             yield rows, values_of(raw[rows], part)
 
 
-def matrix_product(op: Operands) -> Candidates:
+def matrix_product(op: Operands) -> OpWays:
     """Rows of the second source times the matrices of the first, which serve several of them where there are fewer."""
     matrices, inputs = op.source(0), op.values(1)
     groups = inputs.shape[0] // matrices.shape[0], inputs.shape[1] // matrices.shape[1]
@@ -84,10 +84,10 @@ def matrix_product(op: Operands) -> Candidates:
             part = (slice(i3 * groups[0], (i3 + 1) * groups[0]), slice(i2 * groups[1], (i2 + 1) * groups[1]))
             rows = inputs[part].reshape(-1, inputs.shape[-1])
             out[part] = product(op, 0, (i3, i2), rows, rounding).reshape(out[part].shape)
-        yield Candidate(out, rounding_words(rounding))
+        yield OpWay(out, rounding_words(rounding))
 
 
-def expert_product(op: Operands) -> Candidates:
+def expert_product(op: Operands) -> OpWays:
     """Rows of the second source times the matrix that the third names for each: `[1, tokens, chosen, rows]`."""
     matrices, inputs, ids = op.source(0), op.values(1)[0], op.values(2)[0, 0]
     if ids.size and not 0 <= ids.min() <= ids.max() < matrices.shape[1]:
@@ -98,7 +98,7 @@ def expert_product(op: Operands) -> Candidates:
             tokens, choices = np.nonzero(ids == expert)
             rows = inputs[tokens, choices % inputs.shape[1]]
             out[0, tokens, choices] = product(op, 0, (0, int(expert)), rows, rounding)
-        yield Candidate(out, rounding_words(rounding))
+        yield OpWay(out, rounding_words(rounding))
 
 
 def outer_product(op: Operands) -> Array:

@@ -7,7 +7,7 @@ from enum import IntFlag
 
 import numpy as np
 
-from aprtui.recordings.ops.operands import Array, Candidate, Candidates, Operands
+from aprtui.recordings.ops.operands import Array, Operands, OpWay, OpWays
 
 
 class RopeMode(IntFlag):
@@ -22,7 +22,7 @@ class RopeMode(IntFlag):
 _EXACT, _RECURRENCE, _POWERS = "", "angles by a recurrence in f32", "angles by powers in f32"
 
 
-def rope(op: Operands, *, back: bool = False) -> Candidates:
+def rope(op: Operands, *, back: bool = False) -> OpWays:
     """Angles as llama.cpp's CPU computes them (each the one before times a factor, in float32), as CUDA does, exact."""
     values, mode, width = op.values(0), RopeMode(op.whole("mode")), op.whole("dimensions")
     vision = RopeMode.VISION in mode
@@ -39,7 +39,7 @@ def rope(op: Operands, *, back: bool = False) -> Candidates:
         out = values.copy()
         out[..., low] = values[..., low] * cosine - values[..., high] * sine
         out[..., high] = values[..., low] * sine + values[..., high] * cosine
-        yield Candidate(out, words)
+        yield OpWay(out, words)
 
 
 def _angles(op: Operands, mode: RopeMode, count: int, words: str) -> tuple[Array, float]:

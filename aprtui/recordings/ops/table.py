@@ -23,7 +23,7 @@ from aprtui.recordings.ops import (
     rotary,
     selection,
 )
-from aprtui.recordings.ops.operands import Candidate, Candidates, Operands
+from aprtui.recordings.ops.operands import Operands, OpWay, OpWays
 
 Params = Sequence[tuple[str, str]]
 """Names and kinds of consecutive 32-bit words, `i` or `f`; a name that is empty is left out."""
@@ -36,16 +36,16 @@ class OpRow:
     With `chooses` the output are places in the first source.
     """
 
-    compute: Callable[[Operands], Candidates]
+    compute: Callable[[Operands], OpWays]
     params: Params = ()
     chooses: bool = False
 
 
-def _one(function: Callable[[Operands], Values]) -> Callable[[Operands], Candidates]:
+def _one(function: Callable[[Operands], Values]) -> Callable[[Operands], OpWays]:
     """An op that all engines compute alike."""
 
-    def compute(op: Operands) -> Candidates:
-        yield Candidate(function(op))
+    def compute(op: Operands) -> OpWays:
+        yield OpWay(function(op))
 
     return compute
 
