@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 import click
 
 from aprtui.cli.json_lines import write_record
-from aprtui.cli.options import PATH, parse_tokens, read_prompt
+from aprtui.cli.options import (
+    MODEL_ARGUMENT,
+    PATH,
+    parse_tokens,
+    prompt_options,
+    prompt_tokens,
+    read_prompt,
+    requested_model,
+)
 from aprtui.cli.progress import ProgressLine
 from aprtui.errors import UsageError
 
@@ -68,6 +76,44 @@ def llamacpp(
     target = directory or Path(f"{model.stem}-ops")
     with ProgressLine() as progress:
         header = record_llamacpp(model, request, target, progress, overwrite=overwrite)
+    _print(header, target, as_json)
+
+
+@command.command()
+@MODEL_ARGUMENT
+@prompt_options
+@click.option("--out", "directory", type=PATH, metavar="DIR", help="Where to write; ./<model stem>-aten by default.")
+@click.option(
+    "--dtype", "kind", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True,
+    help="What weights and results are kept in.",
+)  # fmt: skip
+@click.option(
+    "--attention", type=click.Choice(["eager", "sdpa"]), default="eager", show_default=True,
+    help="Attention as several ops, or as one.",
+)  # fmt: skip
+@click.option("--decode-from", type=click.IntRange(1), metavar="K", help="Prefill K tokens, decode the rest.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads of torch; its own choice by default.")
+@click.option("--overwrite", is_flag=True, help="Replace the recording in DIR.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object that says what was written.")
+def torch(
+    model: Path | None, prompt: str | None, tokens: str | None, chat: bool, system: str, no_special: bool,
+    directory: Path | None, kind: str, attention: str, decode_from: int | None, threads: int | None, overwrite: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Record what PyTorch executes for MODEL in transformers, a GGUF file dequantised by our loader.
+
+    Needs torch and transformers: `pip install 'aprtui[oracle]'`.
+    """
+    from aprtui.model.split_files import model_stem
+    from aprtui.oracle.transformers_model import AttentionKind, DataType
+    from aprtui.recordings.recorders.torch import TorchRequest, record_torch
+
+    loaded = requested_model(model)
+    text, ids = prompt_tokens(loaded, prompt, tokens, special=not no_special, chat=chat, system=system)
+    request = TorchRequest(ids, text, decode_from, DataType(kind), AttentionKind(attention), threads)
+    target = directory or Path(f"{model_stem(loaded.path)}-aten")
+    with ProgressLine() as progress:
+        header = record_torch(loaded, request, target, progress, overwrite=overwrite)
     _print(header, target, as_json)
 
 

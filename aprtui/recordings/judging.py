@@ -20,12 +20,15 @@ BOUND = 3e-6
 """The most that an honest op errs by, rel_l2, its rounding of activations modelled; see docs/recordings.md."""
 _PLACE = 1e-4 / BOUND
 """A single row or channel averages less: how many times the bound it may err by."""
-PLACE_FLOOR = 1e-2
-"""The norm of a row or channel counts as at least this share of their rms: one of zeros is not infinitely far."""
+PLACE_FLOOR, SINGLE_FLOOR = 1e-2, 0.1
+"""The norm of a row or channel counts as at least this share of their rms: one of zeros is not infinitely far. A single
+value averages nothing: of n values the second over the root of n, where that is more."""
 _MOVED = 8
 """An error within so many times what a disturbance of the sources does is the op's conditioning, not a fault."""
 _STEPS = {"f16": (2.0**-10, 2.0**-24), BF16: (2.0**-7, 2.0**-133)}
 """Of short floats: the gap between neighbours, relative to the power of two below, and the smallest there is."""
+_LIMITS = {"f16": 65520.0, BF16: 2.0**128 - 2.0**119, "f32": 2.0**128 - 2.0**103}
+"""What rounds to Inf in a type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,8 @@ def measured(expected: Values, found: Values, kind: str) -> Errors:
     """
     if found.dtype.kind in "iub":
         return _of_indices(expected, found)
+    if kind in _LIMITS:
+        expected = np.where(np.abs(expected) >= _LIMITS[kind], np.sign(expected) * np.inf, expected)
     with np.errstate(invalid="ignore", over="ignore"):
         difference = found - expected
         if kind in _STEPS:
@@ -117,7 +122,7 @@ def measured(expected: Values, found: Values, kind: str) -> Errors:
     mismatches = int(alike.size - np.count_nonzero(alike))
     magnitudes = np.where(alike, np.abs(difference), np.inf).reshape(-1, width)
     return Errors(
-        _ratio(d2.sum(), a2.sum()), _by_place(d2.sum(1), a2.sum(1)), _by_place(d2.sum(0), a2.sum(0)), mismatches,
+        _ratio(d2.sum(), a2.sum()), _by_place(d2, a2, 1), _by_place(d2, a2, 0), mismatches,
         int(np.count_nonzero(both_nan)), int(np.count_nonzero(finite)), magnitudes,
     )  # fmt: skip
 
@@ -149,8 +154,10 @@ def _ratio(d2: float, a2: float) -> float:
     return float(np.sqrt(d2 / a2)) if a2 else float("inf")
 
 
-def _by_place(d2: Array, a2: Array) -> Array:
-    floor = PLACE_FLOOR * np.sqrt(a2.mean()) if a2.size else 0.0
+def _by_place(d2: Array, a2: Array, axis: int) -> Array:
+    averaged = max(1, d2.shape[axis])
+    d2, a2 = d2.sum(axis), a2.sum(axis)
+    floor = max(PLACE_FLOOR, SINGLE_FLOOR / np.sqrt(averaged)) * np.sqrt(a2.mean()) if a2.size else 0.0
     with np.errstate(divide="ignore", invalid="ignore"):
         errors = np.sqrt(d2) / np.maximum(np.sqrt(a2), floor)
     return np.asarray(np.where(d2 == 0, 0.0, errors))

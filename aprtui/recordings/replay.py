@@ -5,21 +5,20 @@ from __future__ import annotations
 import fnmatch
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Verdict
-from aprtui.errors import UsageError
 from aprtui.progress import Progress
 from aprtui.recordings.element_types import element_type
-from aprtui.recordings.format import OpGraph, OpNode, OpSet, TensorView
+from aprtui.recordings.format import OpGraph, OpNode, TensorView
 from aprtui.recordings.judging import BOUND, Errors, as_stored, at_any_place, beyond, measured
 from aprtui.recordings.memory import Memory, NamedWeights, Values, values_of, view_of
 from aprtui.recordings.ops.operands import Operands, OpWay, operands_of
-from aprtui.recordings.ops.table import OPS, OpRow
+from aprtui.recordings.ops.table import OpRow, row_of
 from aprtui.recordings.reading import Recording
 from aprtui.recordings.stages import NodeName, node_name
 
@@ -81,12 +80,10 @@ class OpReplayOptions:
 def replay_recording(
     recording: Recording, weights: NamedWeights, options: OpReplayOptions, progress: Progress
 ) -> OpReplay:
-    """Compute every op of a recording of ggml's ops again.
+    """Compute every op of a recording again.
 
-    Raises `UsageError` for other ops, `UnreadableError` for weights that are nowhere, and for indices beyond a tensor.
+    Raises `UnreadableError` for weights that are nowhere, and for indices beyond a tensor.
     """
-    if recording.header.ops is not OpSet.GGML:
-        raise UsageError(f"{recording.path}: has ops of {recording.header.ops}: expected those of {OpSet.GGML}")
     memory, results, statements = Memory(recording, weights), list[OpResult](), list[str]()
     total, done = sum(len(graph.nodes) for graph in recording.graphs), 0
     for number, graph in enumerate(recording.graphs):
@@ -96,7 +93,8 @@ def replay_recording(
             if done % 32 == 0:
                 progress("replaying ops", done, total)
             done += 1
-            results.append(_Replayed(memory, graph, number, index, node, options).result())
+            for place in range(len(node.outputs)):
+                results.append(_Replayed(memory, graph, number, index, node, place, options).result())
             memory.store(node)
     return _concluded(recording, results, statements, options)
 
@@ -145,23 +143,25 @@ class _Disturbed:
 
 @dataclass(slots=True)
 class _Replayed:
-    """One node, judged before its output is stored."""
+    """One output of a node, judged before it is stored."""
 
     memory: Memory
     graph: OpGraph
     number: int
     index: int
     node: OpNode
+    place: int
     options: OpReplayOptions
     operands: Operands = field(init=False)
 
     def result(self) -> OpResult:
-        row = OPS.get(self.node.op)
+        ops = self.memory.recording.header.ops
+        row = row_of(ops, self.node.op)
         if row is None:
             return self._unknown(f"op {self.node.op} is not modelled")
-        if not self.node.blobs or self.node.blobs[0] is None:
+        if self.node.blobs[self.place] is None:
             return self._unknown("its output was not recorded")
-        self.operands = operands_of(self.node, self.memory)
+        self.operands = operands_of(ops, self.graph, self.node, self.memory, self.place)
         try:
             return self._judged(row)
         except (LookupError, TypeError, ValueError, NotImplementedError, ArithmeticError) as error:
@@ -220,7 +220,7 @@ class _Replayed:
         found = []
         for seed in range(times):
             sources = _Disturbed(self.memory, size, seed)
-            disturbed = Operands(self.node, self.operands.sources, self.operands.output, sources)
+            disturbed = replace(self.operands, memory=sources)
             ways = (way for way in row.compute(disturbed) if way.rounding == nearest.rounding)
             moved = measured(nearest.values, next(ways).values, "f32")
             found.append(at_any_place(moved) if nearest.flips else moved)
@@ -228,7 +228,7 @@ class _Replayed:
 
     def _found(self) -> Values:
         """The recorded output."""
-        blob = self.node.blobs[0]
+        blob = self.node.blobs[self.place]
         assert blob is not None
         data, output = self.memory.recording.blob(blob), self.operands.output
         if self.node.rows:
@@ -258,6 +258,7 @@ class _Replayed:
         """Where a value of the output is, in words."""
         shape = self.operands.source(0).shape if self.node.rows else self.operands.output.shape
         place = [int(i) for i in np.unravel_index(index, shape)]
+        shape, place = (1,) * (4 - len(shape)) + shape, [0] * (4 - len(shape)) + place
         if shape[:2] == (1, 1):
             row = "token" if shape[2] == self.graph.count else "row"
             return f"{row} {place[2]}, channel {place[3]}"

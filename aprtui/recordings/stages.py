@@ -15,6 +15,7 @@ from aprtui.recordings.format import OpGraph, OpNode, RootKind
 
 _WEIGHT = re.compile(r"(?:[a-z]+\.)?blk\.(\d{1,6})\.([a-z0-9_]+)\.(weight|bias)")
 _NAMED = re.compile(r"(.*?)-(\d{1,6})(?: .*)?")
+_MODULE = re.compile(r"(?:.*\.)?(?:layers|h|blocks)\.(\d{1,6})(?:\.(.*))?")
 _GLOBAL = re.compile(r"([a-z0-9_]+)\.(weight|bias)")
 
 WEIGHTS: Mapping[str, str] = MappingProxyType(
@@ -38,6 +39,15 @@ NAMES: Mapping[str, str] = MappingProxyType(
     }
 )  # fmt: skip
 """Stages by llama.cpp's names of nodes, where the two differ."""
+
+MODULES: Mapping[str, str] = MappingProxyType(
+    {
+        "embed_tokens": "embedding", "norm": "final_norm", "lm_head": "lm_head", "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm", "o_proj": "attn_out", "gate_proj": "ffn_gate", "up_proj": "ffn_up",
+        "down_proj": "ffn_out", "act_fn": "ffn_silu", "self_attn": "attention",
+    }
+)  # fmt: skip
+"""Stages by the last name of a module's path in transformers, where the two differ."""
 
 _BY_OP: Mapping[tuple[str, str], str] = MappingProxyType(
     {
@@ -70,9 +80,12 @@ def node_name(graph: OpGraph, node: OpNode) -> NodeName:
             return NodeName(int(found[1]), _of_weight(found[2], found[3]), node.name)
         if found := _GLOBAL.fullmatch(weight):
             return NodeName(None, _of_weight(found[1], found[2]), node.name)
+    if module := _MODULE.fullmatch(node.name):
+        last = (module[2] or "").rpartition(".")[2]
+        return NodeName(int(module[1]), MODULES.get(last, last) or None, node.name)
     found = _NAMED.fullmatch(node.name)
     name, layer = (found[1], int(found[2])) if found else (node.name.partition(" ")[0], None)
-    stage = NAMES.get(name, name or None)
+    stage = NAMES.get(name) or MODULES.get(name.rpartition(".")[2], name or None)
     if stage is None or name.startswith("node_"):
         return NodeName(None, None, node.name)
     return NodeName(layer, _BY_OP.get((stage, node.op), stage), node.name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +12,13 @@ from numpy.typing import NDArray
 from aprtui.errors import UnreadableError, UsageError
 from aprtui.model.digest import file_digest
 from aprtui.model.gguf_file import GgufFile
+from aprtui.model.model import load_model
 from aprtui.model.weights import stored_tensor
-from aprtui.recordings.format import RootKind
+from aprtui.oracle.transformers_model import AttentionKind, DataType, load
+from aprtui.recordings.format import OpSet, RootKind
+from aprtui.recordings.memory import NamedWeights
 from aprtui.recordings.reading import Recording
+from aprtui.recordings.recorders.torch import named_storages
 
 Bytes = NDArray[np.uint8]
 
@@ -31,6 +37,19 @@ class GgufWeights:
         return stored.data.reshape(-1)
 
 
+class TransformersWeights:
+    """Parameters and buffers of a model of transformers by the names that they have there."""
+
+    def __init__(self, module: Any) -> None:
+        self._storages = named_storages(module)
+
+    def weight_bytes(self, name: str, size: int) -> Bytes | None:
+        storage = self._storages.get(name)
+        if storage is None or storage.nbytes() != size:
+            return None
+        return np.frombuffer(memoryview((ctypes.c_char * size).from_address(storage.data_ptr())).cast("B"), np.uint8)
+
+
 class NoWeights:
     """Of a recording that has all its weights by value."""
 
@@ -38,7 +57,7 @@ class NoWeights:
         return None
 
 
-def weights_of_recording(recording: Recording, given: Path | None) -> GgufWeights | NoWeights:
+def weights_of_recording(recording: Recording, given: Path | None) -> NamedWeights:
     """Where a recording's weights are: in the model `given`, or in the one that it names.
 
     Raises `UsageError` for another model than the recorded one, `UnreadableError` where it is not there.
@@ -57,4 +76,16 @@ def weights_of_recording(recording: Recording, given: Path | None) -> GgufWeight
     file = GgufFile(path)
     if model is not None and model.sha256 is not None and file_digest(*file.paths) != model.sha256:
         raise UsageError(f"{path}: is not the model that was recorded (sha256 {model.sha256[:12]}…): give that one")
+    if recording.header.ops is OpSet.ATEN:
+        return TransformersWeights(_loaded(recording, path))
     return GgufWeights(file)
+
+
+def _loaded(recording: Recording, path: Path) -> Any:
+    """The module of transformers that was recorded."""
+    settings = recording.header.engine.settings
+    try:
+        kind, attention = DataType(settings["dtype"]), AttentionKind(settings["attention"])
+    except (KeyError, ValueError) as error:
+        raise UnreadableError(f"{recording.path}: does not say what transformers computed in: record again") from error
+    return load(load_model(path), kind, attention, None).module

@@ -62,11 +62,12 @@ def flash_attention(op: Operands) -> OpWays:
     sinks = op.values(4) if op.has(4) else None
     tiled = key_type in ("f16", "f32") and queries.shape[2] >= _TILE
     rounding = "none" if tiled or key_type == "f32" else _QUERY.get(key_type, key_type)
-    for kind in dict.fromkeys((rounding, "none", "f16", "bf16")):
+    kinds = ("none",) if op.exact else dict.fromkeys((rounding, "none", "f16", "bf16"))
+    for kind in kinds:
         scores = _scores(op, _rounded(queries, kind), keys)
         words = "" if kind == "none" else f"queries in {kind}"
         split = queries.shape[2] == 1 and keys.shape[2] >= _SPLIT
-        if kind == rounding and value_type == "f16" and sinks is None and not tiled and not split:
+        if kind == rounding and not op.exact and value_type == "f16" and sinks is None and not tiled and not split:
             yield OpWay(_summed_in_f16(scores, values), f"{words}, sums in f16", flips=True)
         shares = probabilities(scores, sinks)
         yield OpWay(_weighted(shares, values), words)

@@ -132,7 +132,7 @@ def unary(op: Operands) -> OpWays:
     if name == "XIELU":
         yield OpWay(_xielu(op, values))
         return
-    if name in _TABLES:
+    if name in _TABLES and not op.exact:
         yield OpWay(_TABLES[name](values), _BY_TABLE)
     yield OpWay(FUNCTIONS[name](values))
 
@@ -161,6 +161,6 @@ def glu(op: Operands) -> OpWays:
         yield OpWay(silu(np.minimum(gate, limit)) * np.clip(other, -limit, limit))
         return
     name = {"REGLU": "RELU", "GEGLU": "GELU", "SWIGLU": "SILU", "GEGLU_ERF": "GELU_ERF", "GEGLU_QUICK": "GELU_QUICK"}
-    if name[kind] in _TABLES:
+    if name[kind] in _TABLES and not op.exact:
         yield OpWay(_TABLES[name[kind]](gate) * other, _BY_TABLE)
     yield OpWay(FUNCTIONS[name[kind]](gate) * other)

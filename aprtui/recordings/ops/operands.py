@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from aprtui.model.weights import Weight
 from aprtui.recordings.element_types import weight_type
-from aprtui.recordings.format import OpNode, TensorView
-from aprtui.recordings.memory import Memory, Values, four
+from aprtui.recordings.format import OpGraph, OpNode, OpSet, TensorView
+from aprtui.recordings.memory import Values, four
 from aprtui.trace.json_value import json_number
 
 Array = NDArray[Any]
@@ -52,6 +52,10 @@ class Operands:
     sources: tuple[TensorView | None, ...]
     output: TensorView
     memory: SourceValues
+    place: int = 0
+    """Which of the node's outputs it is."""
+    exact: bool = False
+    """Whether the op is asked for without any rounding."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -101,9 +105,10 @@ class Operands:
         return Weight(tensor.name, kind, data.shape[0], tensor.shape[3], data)
 
 
-def operands_of(node: OpNode, memory: Memory) -> Operands:
-    """The operands of a node of ggml's ops in the graph that `memory` is at."""
-    assert memory.graph is not None
-    tensors = memory.graph.tensors
-    sources = tuple(None if source is None else four(tensors[source]) for source in node.sources)
-    return Operands(node, sources, four(tensors[node.outputs[0]]), memory)
+def operands_of(
+    ops: OpSet, graph: OpGraph, node: OpNode, memory: SourceValues, place: int = 0, *, exact: bool = False
+) -> Operands:
+    """The operands of a node for one of its outputs."""
+    shaped = four if ops is OpSet.GGML else lambda tensor: tensor
+    sources = tuple(None if source is None else shaped(graph.tensors[source]) for source in node.sources)
+    return Operands(node, sources, shaped(graph.tensors[node.outputs[place]]), memory, place, exact)

@@ -26,8 +26,11 @@ _FLOATS = (InputRounding.NONE, InputRounding.F16, InputRounding.BF16, "tf32")
 _BLOCKS_OF_32 = (InputRounding.Q8_0, InputRounding.Q8_1, InputRounding.Q8_1_F16)
 
 
-def roundings(kind: str, columns: int) -> list[str]:
-    """How the input of a product with weights of type `kind` may be rounded, the most likely first."""
+def roundings(op: Operands) -> list[str]:
+    """How the input of a product with the first source may be rounded, the most likely first."""
+    if op.exact:
+        return [InputRounding.NONE]
+    kind, columns = op.source(0).type, op.source(0).shape[3]
     row = weight_type(kind)
     first = InputRounding.NONE if row is None else row.format.cpu_input
     found: list[str] = [first, *_FLOATS]
@@ -78,7 +81,7 @@ def matrix_product(op: Operands) -> OpWays:
     """Rows of the second source times the matrices of the first, which serve several of them where there are fewer."""
     matrices, inputs = op.source(0), op.values(1)
     groups = inputs.shape[0] // matrices.shape[0], inputs.shape[1] // matrices.shape[1]
-    for rounding in roundings(matrices.type, matrices.shape[3]):
+    for rounding in roundings(op):
         out = np.empty(op.shape)
         for i3, i2 in np.ndindex(*matrices.shape[:2]):
             part = (slice(i3 * groups[0], (i3 + 1) * groups[0]), slice(i2 * groups[1], (i2 + 1) * groups[1]))
@@ -92,7 +95,7 @@ def expert_product(op: Operands) -> OpWays:
     matrices, inputs, ids = op.source(0), op.values(1)[0], op.values(2)[0, 0]
     if ids.size and not 0 <= ids.min() <= ids.max() < matrices.shape[1]:
         raise ValueError(f"expert {ids.max()} of {matrices.shape[1]}")
-    for rounding in roundings(matrices.type, matrices.shape[3]):
+    for rounding in roundings(op):
         out = np.zeros(op.shape)
         for expert in np.unique(ids):
             tokens, choices = np.nonzero(ids == expert)

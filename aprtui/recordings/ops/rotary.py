@@ -32,7 +32,7 @@ def rope(op: Operands, *, back: bool = False) -> OpWays:
         low, high = slice(first, first + count), slice(first + apart, first + apart + count)
     else:
         low, high = slice(first, first + width, 2), slice(first + 1, first + width, 2)
-    for words in (_RECURRENCE, _EXACT, _POWERS):
+    for words in (_EXACT,) if op.exact else (_RECURRENCE, _EXACT, _POWERS):
         angles, magnitude = _angles(op, mode, count, words)
         cosine, sine = (np.cos(angles) * magnitude)[:, None], (np.sin(angles) * magnitude)[:, None]
         sine = -sine if back else sine

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from aprtui.recordings.format import OpSet
 from aprtui.recordings.memory import Values
 from aprtui.recordings.ops import (
+    aten,
     attention,
     deepseek,
     elementwise,
@@ -133,6 +135,13 @@ OPS: Mapping[str, OpRow] = MappingProxyType(
     }
 )  # fmt: skip
 """By ggml's names (`ggml_op_name`)."""
+
+
+def row_of(ops: OpSet, name: str) -> OpRow | None:
+    """The row of an op; None for one that is not modelled."""
+    if ops is OpSet.ATEN:
+        return OpRow(aten.compute) if aten.aten_way(name) else None
+    return OPS.get(name)
 
 
 def named_params(op: str, words: bytes) -> dict[str, Any]:
