@@ -31,8 +31,8 @@ def path(tmp_path: Path) -> Path:
 
 
 def record(path: Path, **changed: object) -> None:
-    digest = Project(path.parent, path.parent).digest("engine.py")
-    write_evidence(path.parent / "evidence", evidence(**{"sources": {"engine.py": digest}, **changed}))
+    digest = Project(path.parent, path.parent / "evidence").digest("engine.py")
+    write_evidence(path.parent / "evidence" / "sample", evidence(**{"sources": {"engine.py": digest}, **changed}))
 
 
 def status(path: Path) -> tuple[str, str]:
@@ -69,9 +69,13 @@ def test_what_evidence_does_not_carry_is_refused_with_what_is_lacking(aprtui: Ru
     record(path, revision=Revision("c" * 40, dirty=True), date="2026-11-21T10:00:00Z")
     err = refused(aprtui, path, "DISCHARGED")
     assert "evidence of 2026-11-21: it was recorded with changes that were not committed" in err
-    assert "lacking: a PASS against another engine, or PASSes on two days or hosts" in err
+    assert (
+        "lacking: a PASS against an oracle on the same weights, or PASSes of the same model and version on two" in err
+    )
     record(path, verdict=Verdict.FAIL, reason="2 files are wrong", date="2026-11-22T10:00:00Z")
     assert "lacking: a PASS after the FAIL of 2026-11-22: 2 files are wrong" in refused(aprtui, path, "FUNCTIONAL")
+    record(path, date="2026-11-23T10:00:00Z")
+    assert "a PASS on other sources than the FAIL of 2026-11-22" in refused(aprtui, path, "FUNCTIONAL")
 
 
 def test_stale_evidence_does_not_carry_what_it_gave(aprtui: Run, path: Path) -> None:
@@ -80,7 +84,7 @@ def test_stale_evidence_does_not_carry_what_it_gave(aprtui: Run, path: Path) -> 
     assert "that of 2026-11-20 is stale: engine.py changed" in refused(aprtui, path, "FUNCTIONAL")
 
 
-def test_discharged_takes_another_engine_or_another_day(aprtui: Run, path: Path) -> None:
+def test_discharged_takes_another_engine_or_another_machine(aprtui: Run, path: Path) -> None:
     record(path)
     refused(aprtui, path, "DISCHARGED")
     record(path, judged_on=(*PASSED.judged_on, ORACLE))

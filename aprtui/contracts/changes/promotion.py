@@ -9,6 +9,7 @@ from typing import Any
 
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from aprtui.compare.verdict import Verdict
 from aprtui.contracts.changes.yaml_edit import Edit, EditableYaml, edited, entry, has, parsed, quoted
 from aprtui.contracts.documents.document import ContractError, Document, Falsifier, Maturity
 from aprtui.contracts.documents.reader import LEGACY_TESTS, METADATA, TESTS
@@ -16,6 +17,10 @@ from aprtui.contracts.evidence.assessment import Assessment, Standing, missing_p
 from aprtui.yaml_file import YamlError, parse_yaml, plain
 
 STATUS, DISCHARGE_STATUS, VERSION, CHANGELOG = "status", "discharge_status", "version", "changelog"
+DISCHARGED_NEEDS = (
+    "a PASS against an oracle on the same weights, or PASSes of the same model and version on two machines (hardware "
+    "and driver differ); with clean revisions and known models"
+)
 _VERSION = re.compile(r"(\d{1,6})\.(\d{1,6})(\.\d{1,6})?")
 
 
@@ -27,8 +32,13 @@ def missing_evidence(assessment: Assessment, level: Maturity) -> Iterator[str]:
     if newest is None:
         yield "a PASS that is recorded: aprtui contracts check --id ID --record"
         return
-    if assessment.refuted:
-        yield f"a PASS after the FAIL of {newest.record.date[:10]}: {newest.record.reason}"
+    if assessment.against is not None:
+        failed = assessment.against.record
+        words = f"the FAIL of {failed.date[:10]}: {failed.reason}"
+        if newest.record.verdict is Verdict.PASS:
+            yield f"a PASS on other sources than {words}; what holds and fails by turns is refuted"
+        else:
+            yield f"a PASS after {words}"
         return
     fresh = [piece.record for piece in assessment.evidence if piece.standing is Standing.FRESH]
     for piece in assessment.evidence:
@@ -41,7 +51,7 @@ def missing_evidence(assessment: Assessment, level: Maturity) -> Iterator[str]:
         for evidence in live:
             if missing := missing_provenance(evidence):
                 yield f"provenance of the evidence of {evidence.date[:10]}: {missing}"
-        yield "a PASS against another engine, or PASSes on two days or hosts; with clean revisions and known models"
+        yield DISCHARGED_NEEDS
 
 
 def next_version(document: Document) -> str:

@@ -234,8 +234,8 @@ def _stale(document: Document, context: LintContext) -> Breaches:
 
 def _refuted(document: Document, context: LintContext) -> Breaches:
     for test, assessment, claim in _claims(document, context):
-        if assessment.refuted and assessment.newest is not None:
-            evidence = assessment.newest.record
+        if assessment.against is not None:
+            evidence = assessment.against.record
             yield claim.line, f"{test.id}: {claim.status}, but FAIL on {evidence.date[:10]}: {evidence.reason:.120}"
 
 
@@ -265,6 +265,12 @@ def _odd_file(document: Document, context: LintContext) -> Breaches:
             yield document.line, f"{files[-1].path}: is evidence for {name!r:.60}, but no falsifier has that id"
 
 
+def _edited_file(document: Document, context: LintContext) -> Breaches:
+    ledger = context.ledgers.get(document.path)
+    for problem in () if ledger is None else ledger.recorded.edited:
+        yield document.line, problem
+
+
 _E, _W = Severity.ERROR, Severity.WARN
 
 LINT_RULES: tuple[LintRule, ...] = (
@@ -280,9 +286,10 @@ LINT_RULES: tuple[LintRule, ...] = (
     LintRule("LINT-009", _E, "sources that evidence vouches for exist", _missing_source),
     LintRule("LINT-010", _E, "a status claims no more than some evidence gave", _overclaimed),
     LintRule("LINT-011", _W, "evidence that a status rests on still holds", _stale),
-    LintRule("LINT-012", _W, "the newest evidence of a claim is no FAIL", _refuted),
+    LintRule("LINT-012", _E, "no FAIL refutes a claim", _refuted),
     LintRule("LINT-013", _W, "evidence files exist", _missing_evidence_file),
     LintRule("LINT-014", _W, "evidence files can be read and belong to a falsifier", _odd_file),
+    LintRule("LINT-016", _E, "evidence files are as they were recorded", _edited_file),
 )
 """Rules about evidence files apply only where the contract itself names the check that would write them: contracts of
 others keep their evidence in their own ways. Stale evidence is a warning, so that work can go on; a claim that no
