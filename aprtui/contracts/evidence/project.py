@@ -156,9 +156,15 @@ def edited_since_recorded(project: Project) -> frozenset[Path]:
 
 
 def _git(root: Path, *words: str) -> str:
+    try:
+        return git_output(root, *words).decode("utf-8", "replace")
+    except subprocess.CalledProcessError as error:
+        error.stderr = bytes(error.stderr).decode("utf-8", "replace")
+        raise
+
+
+def git_output(root: Path, *words: str) -> bytes:
+    """What git prints in the folder `root`. Raises `OSError` and `subprocess.SubprocessError`."""
     command = ["git", "--no-optional-locks", "--literal-pathspecs", "-C", str(root), *words]
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=_GIT_SECONDS, encoding="utf-8",
-        errors="replace",
-    )  # fmt: skip
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=_GIT_SECONDS)
     return done.stdout
