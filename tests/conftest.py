@@ -20,6 +20,8 @@ pytest.register_assert_rewrite("tests.engine.cuda.engine_claims")
 
 CHECKOUT = Path(__file__).parent.parent
 
+os.environ["APRTUI_CONFIG"] = os.devnull  # what a user has configured changes no test
+
 
 def conformance_folder() -> Path:
     """Captures and models made by other engines."""
@@ -73,6 +75,7 @@ def _gpu_missing() -> str | None:
 GROUPS: dict[str, Callable[[], str | None]] = {
     "conformance": lambda: _folder_missing("APRTUI_CONFORMANCE", conformance_folder()),
     "emulator": _emulator_missing,
+    "llama_cpp": lambda: _module_missing("llama_cpp"),
     "gcc": lambda: _tool_missing("gcc"),
     "gpu": _gpu_missing,
     "nvcc": lambda: _tool_missing("nvcc"),

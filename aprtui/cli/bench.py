@@ -301,16 +301,18 @@ def _bugs(model: Model, every: int, as_json: bool, progress: Progress) -> None:
 
 
 def _bug_lines(found: Sequence[JudgedBug]) -> Iterator[str]:
-    """A row for each kind of capture, their sum, then each bug that was missed or put at the wrong place."""
+    """A row for each kind of capture, their sum, then each bug that was missed or put at the wrong place. The last
+    column counts the unknown that are found once `--rounding` states the arithmetic."""
     from aprtui.engine.evaluation.bug_detection import FOUND, BugOutcome
 
-    yield f"{'bugs':<24}{'found':>8}" + "".join(f"{outcome:>16}" for outcome in BugOutcome)
+    yield f"{'bugs':<24}{'found':>8}" + "".join(f"{o:>16}" for o in (*BugOutcome, "once stated"))
     rows = {kind: [j for j in found if j.case.kind == kind] for kind in dict.fromkeys(j.case.kind for j in found)}
     for name, some in (*rows.items(), ("all", found)):
         counts = Counter(judged.outcome for judged in some)
         visible = len(some) - counts[BugOutcome.BENEATH]
         share = f"{100 * sum(counts[outcome] for outcome in FOUND) / visible:.1f}%" if visible else "–"
-        yield f"{name:<24}{share:>8}" + "".join(f"{counts[outcome]:>16}" for outcome in BugOutcome)
+        when_stated = sum(judged.when_stated in FOUND for judged in some)
+        yield f"{name:<24}{share:>8}" + "".join(f"{counts[o]:>16}" for o in BugOutcome) + f"{when_stated:>16}"
     for judged in found:
         if judged.outcome in (BugOutcome.MISPLACED, BugOutcome.MISSED):
             where = f"{judged.case.kind}: {judged.case.engine}, {judged.case.bug}"

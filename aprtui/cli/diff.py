@@ -10,6 +10,7 @@ import click
 from aprtui.cli.comparison.judging import Judging
 from aprtui.cli.comparison.options import ComparisonOptions, comparison_options, report, warn_about, warn_about_trailing
 from aprtui.cli.json_lines import write_record
+from aprtui.cli.options import MODEL
 from aprtui.errors import VERDICT_CODES, UsageError
 
 _APR_FORMAT = "apr-stage-diff-v1"
@@ -20,9 +21,9 @@ _PATH = click.Path(path_type=Path)
 @click.argument("a", type=_PATH)
 @click.argument("b", type=_PATH)
 @click.option("--floor", type=_PATH, metavar="REF", help="A third capture: its error against A is the noise floor.")
-@click.option("--model", type=_PATH, metavar="MODEL", help="The model of both sides: its runs give the noise floor.")
-@click.option("--model-a", type=_PATH, metavar="MODEL", help="The model of A, where B has another; implies --replay.")
-@click.option("--model-b", type=_PATH, metavar="MODEL", help="The model of B, where A has another; implies --replay.")
+@click.option("--model", type=MODEL, metavar="MODEL", help="The model of both sides: its runs give the noise floor.")
+@click.option("--model-a", type=MODEL, metavar="MODEL", help="The model of A, where B has another; implies --replay.")
+@click.option("--model-b", type=MODEL, metavar="MODEL", help="The model of B, where A has another; implies --replay.")
 @click.option("--replay", is_flag=True, help="Tell injected from inherited error: recompute each side from its inputs.")
 @click.option("--rounding", metavar="WHERE=WHAT,…", default="", help="What both engines round; found by trying.")
 @click.option("--mapping", type=_PATH, metavar="FILE", help="How B's stages correspond to A's, from a YAML file.")
@@ -53,6 +54,7 @@ def command(
         raise UsageError("--json and --format: choose one of them")
     judging = Judging(floor, model, model_a, model_b, replay, rounding)
     if weights:
+        a, b = (MODEL.convert(str(path), None, None) for path in (a, b))
         return _diff_weights(a, b, options, judging.given or mapping is not None or file_format is not None)
     if a.is_file() and b.is_file():
         if judging.given or mapping or not options.plain:

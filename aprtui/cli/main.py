@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "replay": "Recompute each stage of a capture from its inputs; name the one at fault.",
         "contracts": "Say what is claimed of an engine, and whether it holds.",
         "stats": "Print statistics of each stage tensor of a capture.",
+        "models": "List the models on this machine, and say which can be run.",
         "info": "Print what a model file says of itself, and what is unusual about it.",
         "qa": "Run the quality gates of a model.",
         "oracle": "Write a capture by another engine: transformers.",

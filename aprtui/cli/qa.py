@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aprtui.cli.json_lines import write_record
-from aprtui.cli.options import MODEL_ARGUMENT, PATH
+from aprtui.cli.options import MODEL_ARGUMENT, PATH, requested_path
 from aprtui.engine.backends.registry import AUTO, backend_choices
 from aprtui.errors import VERDICT_CODES
 
@@ -44,9 +44,8 @@ def command(
     """
     from aprtui.engine.quality.gate import QualityOptions
     from aprtui.engine.quality.gates import run_quality
-    from aprtui.resources import embedded_model
 
-    path = embedded_model() if model is None else model
+    path = requested_path(model)
     options = QualityOptions(
         backend=backend, threads=threads, golden=golden, tokens_per_second=assert_tps,
         baseline=baseline or _baseline(path), save_baseline=save_baseline,

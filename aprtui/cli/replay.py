@@ -7,15 +7,13 @@ from pathlib import Path
 import click
 
 from aprtui.cli.comparison.options import ComparisonOptions, comparison_options, report, warn_about
-from aprtui.cli.options import requested_model
+from aprtui.cli.options import MODEL, requested_model
 from aprtui.engine.backends.registry import AUTO, backend_choices, evaluating_backends
 
 
 @click.command()
 @click.argument("capture", type=click.Path(path_type=Path))
-@click.option(
-    "--model", type=click.Path(path_type=Path), metavar="MODEL", help="The capture's GGUF file; embedded by default."
-)
+@click.option("--model", type=MODEL, metavar="MODEL", help="The capture's model file; the embedded one by default.")
 @click.option(
     "--rounding",
     metavar="WHERE=WHAT,…",

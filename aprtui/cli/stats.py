@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aprtui.cli.json_lines import write_record
+from aprtui.cli.options import MODEL
 from aprtui.errors import ExitCode, UnreadableError, UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("path", metavar="CAPTURE|FILE|MODEL", type=click.Path(path_type=Path))
+@click.argument("path", metavar="CAPTURE|FILE|MODEL", type=MODEL)
 @click.option("--stage", "stages", metavar="STAGES", help="Comma list of stage names or globs; all by default.")
 @click.option("--layers", metavar="LAYERS", help="0..2 (END excluded), a list 0,3 or all; all by default.")
 @click.option(

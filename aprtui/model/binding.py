@@ -11,7 +11,7 @@ import numpy as np
 from aprtui.errors import UnreadableError
 from aprtui.model.gguf_file import GgufFile, TensorEntry
 from aprtui.model.weight_types import WeightType
-from aprtui.model.weights import Weight, stored_tensor
+from aprtui.model.weights import Weight, stored_tensor, type_name
 from aprtui.trace.graph import BIASES, GraphConfig, Node, Op, Part, Scope, Stage, StageGraph
 
 ROPE_FACTORS = "rope_freqs.weight"
@@ -136,7 +136,7 @@ def read_weight(file: GgufFile, entry: TensorEntry) -> Weight:
     if kind is None:
         supported = ", ".join(kind.name for kind in WeightType)
         raise UnreadableError(
-            f"{file.path}: tensor {entry.name} has the type {_type_name(entry.type)}, supported are {supported}"
+            f"{file.path}: tensor {entry.name} has the type {type_name(entry.type)}, supported are {supported}"
         )
     experts, *more = entry.dimensions[2:] or (1,)
     if any(extent != 1 for extent in more):
@@ -146,12 +146,6 @@ def read_weight(file: GgufFile, entry: TensorEntry) -> Weight:
     stored = stored_tensor(file, entry)
     assert stored is not None, "gguf knows the types that engines compute with"
     return Weight(entry.name, kind, stored.rows, stored.columns, stored.data, experts)
-
-
-def _type_name(number: int) -> str:
-    from gguf import GGMLQuantizationType
-
-    return GGMLQuantizationType(number).name if number in set(GGMLQuantizationType) else f"number {number}"
 
 
 def _text(shape: Parameter | Weight) -> str:

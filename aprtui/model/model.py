@@ -129,8 +129,11 @@ def load_model(path: Path) -> Model:
     Reads the header and maps the weights. Raises `UnreadableError`, naming file and key or tensor, for anything that is
     malformed, missing, or not supported.
     """
-    path = Path(path)
-    file = GgufFile(path)
+    return bound_model(GgufFile(Path(path)))
+
+
+def bound_model(file: GgufFile) -> Model:
+    """The model in an opened file. Raises `UnreadableError` as `load_model` does."""
     architecture = architecture_of(file)
     config = architecture.read_config(file)
     graph = graph_for(config.graph)

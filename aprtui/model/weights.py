@@ -60,6 +60,13 @@ def dequantized(kind: str, data: NDArray[np.uint8], columns: int) -> NDArray[np.
     return np.asarray(values, np.float32).reshape(-1, columns)
 
 
+def type_name(number: int) -> str:
+    """What ggml calls the element type with that number."""
+    from gguf import GGMLQuantizationType
+
+    return GGMLQuantizationType(number).name if number in set(GGMLQuantizationType) else f"number {number}"
+
+
 BLOCK_VALUES = 1 << 15
 """Values of a tensor that are compared together, so that all scratch arrays stay in the cache.
 

@@ -77,6 +77,7 @@ class Manifest:
     """Everything a capture says about itself. `text` is the prompt, `completion` what was generated of it.
 
     `pieces` are the texts of the tokens, one each, for people to read; None where the writer did not know them.
+    `unavailable` says of stages that the engine has no tensor of why that is so.
     """
 
     model: ModelInfo
@@ -93,6 +94,7 @@ class Manifest:
     wall_seconds: float | None = None
     completion: str | None = None
     pieces: tuple[str, ...] | None = None
+    unavailable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def code_paths(self) -> tuple[str, ...]:

@@ -30,15 +30,15 @@ from textual.notifications import SeverityLevel
 from textual.screen import Screen
 from textual.worker import WorkerFailed, get_current_worker
 
+from aprtui.config import Config, config_path, read_config
 from aprtui.engine.process.engine_process import EngineProcess, EngineState
 from aprtui.engine.process.loading import load_engine
 from aprtui.errors import AprtuiError, EngineError, ExitCode
+from aprtui.model.discovery.naming import default_model
 from aprtui.model.model import load_model
 from aprtui.model.prompt import require_template
-from aprtui.resources import embedded_model
 from aprtui.tui.draw.colours import DARK, LIGHT
 from aprtui.tui.frame.ascii_filter import AsciiFilter
-from aprtui.tui.frame.config import Config, config_path, read_config
 from aprtui.tui.frame.keymap import check_remapping, displayed_keys, key_name
 from aprtui.tui.frame.keys_in_turn import KeysInTurnApp
 from aprtui.tui.frame.palette import Palette, ScreenCommands
@@ -332,7 +332,8 @@ def _goes(node: DOMNode) -> bool:
 def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: bool = False) -> ExitCode:
     """Open the app on `state`; the engine starts when the live screen is shown.
 
-    The model is the one that a state of the live screen names, else the embedded one.
+    The model is the one that a state of the live screen names, else the one that the configuration prefers, else the
+    embedded one.
 
     Raises `UnreadableError` before the screen opens if the model cannot be used, `UsageError` for a configuration
     that makes no sense or a chat with a model that has no template, and after it `EngineError` if the engine had
@@ -340,8 +341,8 @@ def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: boo
     """
     config = read_config(config_path())
     if ascii_only or "utf" not in locale.getencoding().lower():  # block characters cannot be written
-        config = Config(config.path, config.theme, True, config.keys)
-    path = (state.path("model") if state.screen is ScreenName.LIVE else None) or embedded_model()
+        config = replace(config, ascii=True)
+    path = (state.path("model") if state.screen is ScreenName.LIVE else None) or default_model()
     model = load_model(path)
     if state.screen is ScreenName.LIVE and state.text("chat") == "on":
         require_template(model)

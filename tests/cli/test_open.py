@@ -49,3 +49,18 @@ def test_chat_with_a_model_without_a_template_is_refused_before_the_screen_opens
     path = file.write(tmp_path / "model.gguf")
     with pytest.raises(UsageError, match="the model has no chat template: leave out --chat"):
         run_app(screen_state(ScreenName.LIVE, model=path, chat="on"))
+
+
+def test_an_agent_trace_opens_in_browse(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text('{"v": 1, "kind": "session_start"}\n')
+    state = _initial_state((str(path),), {})
+    assert state == screen_state(ScreenName.BROWSE, path=path)
+
+
+def test_a_damaged_agent_trace_is_one_line(tmp_path: Path, aprtui: Run) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text('{"v": 1, "kind": "session_start"}\nno\n{}\n')
+    refused = aprtui("open", path)
+    assert refused.code == 3
+    assert refused.err == f"aprtui: {path}: line 2: not JSON: not an agent trace\n"

@@ -93,3 +93,19 @@ def test_weights_that_are_decoded_row_by_row_are_named_in_one_line(aprtui: Run, 
     assert [line for line in done.err.splitlines() if "TQ1_0" in line] == [
         "aprtui: 9 tensors TQ1_0: dequantised row by row, slower"
     ]
+
+
+def test_an_agent_trace_holds_what_was_said_and_what_was_answered(aprtui: Run, tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    done = aprtui("run", "-p", "import", "-n", 5, "--temp", 0, "--emit-trace", path)
+    start, prompt, answer, end = (json.loads(line) for line in path.read_text().splitlines())
+    assert (start["model"], prompt["text"]) == (load_model(embedded_model()).name, "import")
+    assert answer["blocks"] == [{"type": "text", "text": done.out.removesuffix("\n")}]
+    assert (answer["stop_reason"], end["stop_reason"]) == ("max_tokens", "max_tokens")
+    assert (end["tokens_in"], end["tokens_out"]) == (2, 5)
+
+
+def test_an_agent_trace_that_cannot_be_written_is_one_warning(aprtui: Run, tmp_path: Path) -> None:
+    done = aprtui("run", "-p", "import", "-n", 2, "--emit-trace", tmp_path / "nowhere" / "trace.jsonl")
+    warnings = [line for line in done.err.splitlines() if "the agent trace cannot be written" in line]
+    assert done.code == 0 and done.out and len(warnings) == 1

@@ -16,6 +16,8 @@ from aprtui.errors import AprtuiError, UnreadableError
 from aprtui.model.gguf_file import GgufFile
 from aprtui.model.split_files import first_part, parts_there
 from aprtui.progress import Cancelled
+from aprtui.trace.agent_trace import SUFFIX as AGENT_TRACE_SUFFIX
+from aprtui.trace.agent_trace import is_agent_trace, read_agent_trace
 from aprtui.trace.capture import claimed_files, is_layer_directory, provenance_tokens, read_provenance
 from aprtui.trace.manifest import FILE_NAME, FORMAT, read_manifest
 from aprtui.tui.screens.browse.facts import (
@@ -23,6 +25,7 @@ from aprtui.tui.screens.browse.facts import (
     bare_facts,
     capture_facts,
     contract_facts,
+    conversation_facts,
     engine_name,
     model_facts,
     prompt_text,
@@ -57,15 +60,18 @@ class ArtifactKind(StrEnum):
     CAPTURE = "capture"
     MODEL = "model"
     PAIR = "pair"
+    CONVERSATION = "conversation"
+    """Of an agent, as an agent trace has it."""
     CONTRACT = "contract"
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A capture, a model, a contract, or a pair of captures that were compared: `path` is then the reference.
+    """A capture, a model, a conversation, a contract, or a pair of captures that were compared: `path` is then the
+    reference.
 
     What is not known is None or empty; `problem` says why it cannot be read. `text` is the prompt of a capture, the
-    description of a contract.
+    first of a conversation, the description of a contract.
     """
 
     path: Path
@@ -101,6 +107,11 @@ class Artifact:
     @property
     def is_model(self) -> bool:
         return self.kind is ArtifactKind.MODEL
+
+    @property
+    def has_contents(self) -> bool:
+        """Whether there is something in it that Browse shows beside the preview."""
+        return self.kind in (ArtifactKind.CAPTURE, ArtifactKind.MODEL, ArtifactKind.CONVERSATION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,24 +212,27 @@ def walk(root: Path, depth: int = DEPTH) -> Iterator[tuple[Path, ArtifactKind | 
             yield from walk(root / entry.name, depth - 1)
 
 
-_FILES = (".gguf", *SUFFIXES)
+_FILES = (".gguf", AGENT_TRACE_SUFFIX, *SUFFIXES)
 
 
 def _kind_of_file(path: Path) -> ArtifactKind | None:
-    """Whether a file is a model or a contract; None for anything else, YAML of other kinds among it."""
+    """What a file is; None for anything that is not listed, YAML and JSON lines of other kinds among it."""
     if path.suffix == ".gguf":
         return ArtifactKind.MODEL
     try:
         status = path.stat()
     except OSError:
         return None
-    return ArtifactKind.CONTRACT if _is_contract(path, status.st_mtime_ns, status.st_size) else None
+    return _kind_of_text(path, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(4096)
-def _is_contract(path: Path, modified: int, size: int) -> bool:
-    """Whether a YAML file is a contract; read again only when its time or size has changed."""
-    return path.suffix in SUFFIXES and b"falsification_tests:" in _beginning(path, _CONTRACT_START)
+def _kind_of_text(path: Path, modified: int, size: int) -> ArtifactKind | None:
+    """What a file of text is; it is read again only when its time or size has changed."""
+    if path.suffix == AGENT_TRACE_SUFFIX and is_agent_trace(path):
+        return ArtifactKind.CONVERSATION
+    is_contract = path.suffix in SUFFIXES and b"falsification_tests:" in _beginning(path, _CONTRACT_START)
+    return ArtifactKind.CONTRACT if is_contract else None
 
 
 def _is_capture(folder: Path, entries: Iterable[os.DirEntry[str]]) -> bool:
@@ -322,6 +336,21 @@ def _contract(path: Path, modified: float) -> Artifact:
     )  # fmt: skip
 
 
+def _conversation(path: Path, modified: float) -> Artifact:
+    try:
+        trace = read_agent_trace(path)
+    except UnreadableError as error:
+        return Artifact(
+            path, ArtifactKind.CONVERSATION, modified, bytes=_size(path), problem=str(error).removeprefix(f"{path}: ")
+        )
+    return Artifact(
+        path, ArtifactKind.CONVERSATION, modified, trace.model, trace.actor,
+        tokens=None if trace.ending is None else trace.ending.tokens_out, files=len(trace.entries), bytes=_size(path),
+        complete=trace.ending is not None, text=trace.entries[0].text if trace.entries else "",
+        facts=conversation_facts(trace),
+    )  # fmt: skip
+
+
 def pair_of(paths: Sequence[Path]) -> Artifact:
     """Two captures that were compared, as old as the younger one."""
     times = []
@@ -333,4 +362,7 @@ def pair_of(paths: Sequence[Path]) -> Artifact:
     return Artifact(paths[0], ArtifactKind.PAIR, max(times, default=0), other=paths[1])
 
 
-_DESCRIBE = {ArtifactKind.CAPTURE: _capture, ArtifactKind.MODEL: _model, ArtifactKind.CONTRACT: _contract}
+_DESCRIBE = {
+    ArtifactKind.CAPTURE: _capture, ArtifactKind.MODEL: _model, ArtifactKind.CONVERSATION: _conversation,
+    ArtifactKind.CONTRACT: _contract,
+}  # fmt: skip

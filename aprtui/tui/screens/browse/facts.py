@@ -10,6 +10,7 @@ from aprtui.compare.wording import counted, ranges
 from aprtui.contracts.documents.document import Document
 from aprtui.model.gguf_file import GgufFile
 from aprtui.model.tensor_table import tensor_table
+from aprtui.trace.agent_trace import AgentTrace, Speaker
 from aprtui.trace.capture import provenance_tokens
 from aprtui.trace.graph import Node, StageGraph, graph_for
 from aprtui.trace.manifest import EngineInfo, Manifest
@@ -160,3 +161,39 @@ def contract_facts(document: Document) -> Facts:
         ("needs", ", ".join(metadata.dependencies)),
     ]
     return tuple((word, text) for word, text in facts if text)
+
+
+def conversation_facts(trace: AgentTrace) -> Facts:
+    """Whose a conversation is, and how long it took; the file has times of the whole only."""
+    ended = trace.ending
+    said = [entry.text for entry in trace.entries if entry.speaker is Speaker.USER]
+    called = sum(entry.speaker is Speaker.CALL for entry in trace.entries)
+    failed = sum(entry.failed for entry in trace.entries)
+    done = [counted(len(said), "prompt"), *([counted(called, "call")] if called else [])]
+    facts = [
+        ("prompt", said[0] if said else ""),
+        ("agent", trace.actor),
+        ("model", trace.model),
+        ("begun", trace.started),
+        ("took", timing_words(trace)),
+        ("said", ", ".join([*done, *([f"{failed} failed or blocked"] if failed else [])])),
+        ("end", "none: it goes on, or was cut off" if ended is None else ended.reason.replace("_", " ")),
+        ("note", trace.problem),
+        ("session", trace.session),
+    ]
+    return tuple((word, text) for word, text in facts if text)
+
+
+def timing_words(trace: AgentTrace) -> str:
+    """How long a conversation took, and for how many tokens; empty where the file does not say."""
+    ended = trace.ending
+    if ended is None:
+        return ""
+    speed = ended.tokens_per_second
+    words = [
+        "" if ended.milliseconds is None else duration(ended.milliseconds / 1000),
+        "" if ended.tokens_in is None else f"{ended.tokens_in} tokens in",
+        "" if ended.tokens_out is None else f"{ended.tokens_out} out",
+        "" if speed is None else f"{speed:.3g} tokens/s",
+    ]
+    return ", ".join(filter(None, words))

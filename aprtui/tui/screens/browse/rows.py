@@ -23,7 +23,7 @@ from aprtui.tui.draw.numbers import UNKNOWN, age_text, column_number, number, ra
 from aprtui.tui.draw.text import SEPARATOR, as_typed, clipped, flowed, one_line, padded, short_path
 from aprtui.tui.frame.session import RecordedVerdict
 from aprtui.tui.screens.browse.artifacts import Artifact, ArtifactKind
-from aprtui.tui.screens.browse.contents import Contents, ModelContents
+from aprtui.tui.screens.browse.contents import CaptureContents, Contents, ModelContents
 from aprtui.tui.screens.browse.facts import fault_words
 from aprtui.tui.widgets.lines import Ink, Piece
 from aprtui.tui.widgets.table import Column, Row, Tone
@@ -106,9 +106,13 @@ def artifact_words(artifact: Artifact, warnings: Sequence[str] = ()) -> str:
     fields += [note(artifact)] if note(artifact) else []
     fields += list(warnings[:1])
     fields += [artifact.model] if artifact.model else []
-    fields += [f"{artifact.engine}, mode {artifact.mode}"] if artifact.engine else []
+    mode = [f"mode {artifact.mode}"] if artifact.mode else []
+    fields += [", ".join([artifact.engine, *mode])] if artifact.engine else []
     fields += [] if artifact.tokens is None else [f"{artifact.tokens} tokens"]
-    parts = {ArtifactKind.CAPTURE: "stage file", ArtifactKind.MODEL: "tensor", ArtifactKind.CONTRACT: "falsifier"}
+    parts = {
+        ArtifactKind.CAPTURE: "stage file", ArtifactKind.MODEL: "tensor", ArtifactKind.CONVERSATION: "message",
+        ArtifactKind.CONTRACT: "falsifier",
+    }  # fmt: skip
     fields += [counted(artifact.files, parts[artifact.kind])] if artifact.kind in parts else []
     fields += [size_text(artifact.bytes)] if artifact.bytes else []
     return SEPARATOR.join(fields)
@@ -147,11 +151,11 @@ def judgement_lines(judgement: RecordedVerdict) -> list[tuple[str, str, Ink]]:
 
 def remarks(contents: Contents | None) -> list[tuple[str, str, Ink]]:
     """What cannot be read in a capture, and what is unusual about it or about a model, for its preview."""
-    if contents is None:
-        return []
     if isinstance(contents, ModelContents):
         words = ["unusual", *[""] * len(contents.unusual)]
         return [(word, text, Ink.ACCENT) for word, text in zip(words, contents.unusual, strict=False)]
+    if not isinstance(contents, CaptureContents):
+        return []
     broken = [str(node) for node, entry in contents.entries.items() if isinstance(entry, BrokenStage)]
     lines = []
     if broken:

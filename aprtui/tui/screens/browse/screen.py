@@ -19,6 +19,7 @@ from textual.worker import get_current_worker
 from aprtui.compare.wording import counted
 from aprtui.errors import AprtuiError
 from aprtui.model.lookup import find_models
+from aprtui.trace.agent_trace import AgentTrace, Speaker
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.figures import Statistic, figures_of, first_bad
@@ -28,7 +29,14 @@ from aprtui.tui.frame.session import RecordedVerdict, Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.browse.artifacts import Artifact, ArtifactKind, Finder, Listing
-from aprtui.tui.screens.browse.contents import CaptureContents, Contents, ModelContents, read_contents
+from aprtui.tui.screens.browse.contents import (
+    CaptureContents,
+    Contents,
+    ConversationContents,
+    ModelContents,
+    read_contents,
+)
+from aprtui.tui.screens.browse.facts import timing_words
 from aprtui.tui.screens.browse.replay import Replay, ReplayRequest
 from aprtui.tui.screens.browse.rows import (
     ARTIFACT_COLUMNS,
@@ -48,6 +56,7 @@ from aprtui.tui.screens.browse.rows import (
 from aprtui.tui.widgets.lines import Ink, Lines
 from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.table import Row, Table
+from aprtui.tui.widgets.text_stream import TextStream
 
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_BETWEEN_POLLS = 0.1
@@ -59,15 +68,16 @@ HIGH = 34
 """From this height on, the grid and the table of statistics are shown together."""
 
 EXPLANATION = """\
-Above are the captures, models and contracts below the working directory, those given on the command line, and what \
-was opened lately, pairs of captures among it. New ones appear by themselves. Faults that were injected on purpose \
-stand in the column of notes.
+Above are the captures, models, conversations of agents and contracts below the working directory, those given on the \
+command line, and what was opened lately, pairs of captures among it. New ones appear by themselves. Faults that were \
+injected on purpose stand in the column of notes.
 
 Below is a preview of what the cursor is on (on small screens the first view of v): the whole prompt, the model, what \
 the engine rounds, the faults, which stages are there. Beside it is what is in it. Of a capture: the stage grid, in \
 which a row is a layer, a column a stage, the number the rms of its values, and the colour compares layers; and a \
 table with a line for each stage. The numbers come from the manifest; without one they are computed, and fill in. Of a \
-model: its tensors, with the smallest and the largest block scale (d, dmin) and the range of the dequantised values.
+model: its tensors, with the smallest and the largest block scale (d, dmin) and the range of the dequantised values. \
+Of an agent trace (.jsonl): the conversation, with what tools were called for, what they gave, and the timings.
 
 Space marks two captures, A and then B, then d compares them: A is the reference. Another mark replaces B. R \
 recomputes each stage of one capture from its captured inputs, if its model is at hand, and says which one is wrong.
@@ -84,6 +94,7 @@ HINTS = {
     ArtifactKind.CAPTURE: ("enter: its stages", "space: mark", "d: diff of A and B", "R: replay"),
     ArtifactKind.MODEL: ("enter: open it in Live", "v: its tensors"),
     ArtifactKind.PAIR: ("enter: compare again", "R: with a replay of both"),
+    ArtifactKind.CONVERSATION: ("enter: read it",),
     ArtifactKind.CONTRACT: ("enter: open it",),
 }
 
@@ -114,7 +125,7 @@ class BrowseScreen(ToolScreen):
 
     NAME = ScreenName.BROWSE
     EXPLANATION = EXPLANATION
-    WIDGETS = (Table, CaptureGrid, StageGrid)
+    WIDGETS = (Table, CaptureGrid, StageGrid, TextStream)
     AUTO_FOCUS = "#artifacts"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "mark", "Mark", id="browse.mark"),
@@ -136,7 +147,7 @@ class BrowseScreen(ToolScreen):
         #contents { height: 1fr; }
         .-absent { display: none; }
         #grid { height: auto; max-height: 50%; }
-        #stages, #tensors { height: 1fr; }
+        #stages, #tensors, #conversation { height: 1fr; }
         #filter { border: none; height: 1; padding: 0 1; background: $panel; display: none; }
     }
     BrowseScreen.-low #artifacts { max-height: 8; }
@@ -208,6 +219,7 @@ class BrowseScreen(ToolScreen):
                     yield CaptureGrid(id="grid")
                     yield Table(STAGE_COLUMNS, id="stages")
                     yield Table(TENSOR_COLUMNS, id="tensors")
+                    yield TextStream(id="conversation", classes="pane")
         yield FilterInput(placeholder="show what contains this", id="filter")
 
     def on_mount(self) -> None:
@@ -341,6 +353,8 @@ class BrowseScreen(ToolScreen):
             return judgement.command
         if self._artifact.kind is ArtifactKind.CONTRACT:
             return ["aprtui", "contracts", "status", as_typed(self._artifact.path)]
+        if self._artifact.kind is ArtifactKind.CONVERSATION:
+            return []
         words = ["aprtui", "stats", as_typed(self._artifact.path)]
         node = self._node
         in_contents = isinstance(self._contents, CaptureContents) and self.focused is not self._table("artifacts")
@@ -447,7 +461,8 @@ class BrowseScreen(ToolScreen):
     def action_filter(self) -> None:
         """Type a filter for the focused table; with the grid focused, for the table of stages."""
         focused = self.focused.id if self.focused is not None else None
-        self._filtered = focused if focused in ("artifacts", "tensors") else "stages"
+        panes = {"conversation": "artifacts", "artifacts": "artifacts", "tensors": "tensors"}
+        self._filtered = panes.get(focused or "", "stages")
         box = self.query_one(FilterInput)
         box.display = True
         box.value = self._filters[self._filtered]
@@ -461,16 +476,16 @@ class BrowseScreen(ToolScreen):
         self._leave_filter()
 
     def action_turn_view(self) -> None:
-        """Grid or table of a capture, tensors of a model; on small screens, which show one view, the preview too."""
+        """Grid or table of a capture, what is in another artifact; on small screens, of one view, the preview too."""
         artifact = self._artifact
-        if artifact is None or not (artifact.is_capture or artifact.is_model):
+        if artifact is None or not artifact.has_contents:
             return
         if self._one_view and self.has_class("-of-numbers"):
             self._turn("-of-preview")
             self.set_focus(self._table("artifacts"))
-        elif artifact.is_model:
+        elif not artifact.is_capture:
             self._turn("-of-numbers")
-            self.set_focus(self._table("tensors"))
+            self.set_focus(self._pane_of(artifact))
         else:
             seen = self.has_class("-of-grid") if self._one_view else self.focused is self._table("artifacts")
             to_grid = not seen and self.focused is not self.query_one(CaptureGrid)
@@ -496,6 +511,16 @@ class BrowseScreen(ToolScreen):
 
     def _table(self, name: str) -> Table:
         return self.query_one(f"#{name}", Table)
+
+    @property
+    def _conversation(self) -> TextStream:
+        return self.query_one(TextStream)
+
+    def _pane_of(self, artifact: Artifact) -> Widget:
+        """Where what is in an artifact stands, of a capture its statistics."""
+        if artifact.kind is ArtifactKind.CONVERSATION:
+            return self._conversation
+        return self._table("tensors" if artifact.is_model else "stages")
 
     @property
     def _node(self) -> Node | None:
@@ -546,21 +571,22 @@ class BrowseScreen(ToolScreen):
             self._contents = None
         self._artifact, self._problem = artifact, "" if artifact is None else artifact.problem
         self.workers.cancel_group(self, "contents")
-        if artifact is not None and not artifact.problem and (artifact.is_capture or artifact.is_model):
+        if artifact is not None and not artifact.problem and artifact.has_contents:
             self._read(artifact)
         self._show_contents()
 
     def _show_contents(self) -> None:
         contents, stages, tensors = self._contents, self._table("stages"), self._table("tensors")
         grid = self.query_one(CaptureGrid)
-        is_model = self._artifact is not None and self._artifact.is_model
-        has_contents = self._artifact is None or self._artifact.is_capture or is_model
-        self.set_class(not has_contents, "-alone")
+        artifact, conversation = self._artifact, self._conversation
+        shown = stages if artifact is None else self._pane_of(artifact)
+        self.set_class(artifact is not None and not artifact.has_contents, "-alone")
         grid.set_class(not isinstance(contents, CaptureContents), "-absent")
-        stages.set_class(is_model, "-absent")
-        tensors.set_class(not is_model, "-absent")
-        name = "" if self._artifact is None else self._artifact.path.absolute().name
-        self._title(tensors if is_model else stages, name)
+        for pane in (stages, tensors, conversation):
+            pane.set_class(pane is not shown, "-absent")
+        name = "" if artifact is None else artifact.path.absolute().name
+        if isinstance(shown, Table):
+            self._title(shown, name)
         match contents:
             case CaptureContents(capture=capture, entries=entries):
                 stages.show(_matching(stage_rows(capture, entries), self._filters["stages"]))
@@ -575,7 +601,15 @@ class BrowseScreen(ToolScreen):
             case ModelContents(tensors=infos, summaries=summaries):
                 rows = [tensor_row(info, summaries.get(info.name)) for info in infos]
                 tensors.show(_matching(rows, self._filters["tensors"]))
+            case ConversationContents(trace=trace):
+                conversation.border_title = f"{name}: conversation"
+                conversation.border_subtitle = timing_words(trace)
+                show_conversation(conversation, trace)
             case None:
+                conversation.empty = self._problem or "Reading…"
+                conversation.border_title = f"{name}: conversation"
+                conversation.border_subtitle = ""
+                conversation.clear()
                 stages.show(())
                 tensors.show(())
         self._show_preview()
@@ -663,8 +697,9 @@ class BrowseScreen(ToolScreen):
         else:
             remember(artifact.path)
             if self._shows_preview_alone:
-                self._turn("-of-grid")
-            self.set_focus(self._table("stages") if self.has_class("-of-numbers") else self.query_one(CaptureGrid))
+                self._turn("-of-grid" if artifact.is_capture else "-of-numbers")
+            of_numbers = self.has_class("-of-numbers") or not artifact.is_capture
+            self.set_focus(self._pane_of(artifact) if of_numbers else self.query_one(CaptureGrid))
 
     def _open_tensor(self) -> None:
         if self._artifact is None:
@@ -674,6 +709,15 @@ class BrowseScreen(ToolScreen):
             self.program.open_state(screen_state(ScreenName.TENSOR, model=place, tensor=self._table("tensors").key))
         elif node is not None:
             self.program.open_state(screen_state(ScreenName.TENSOR, capture=place, layer=node.layer, stage=node.stage))
+
+
+def show_conversation(stream: TextStream, trace: AgentTrace) -> None:
+    """Show what was said, from the beginning, each speaker named; what failed or was blocked stands out."""
+    stream.clear(speakers=True)
+    for entry in trace.entries:
+        look = "failed" if entry.failed else "token" if entry.speaker is Speaker.MODEL else "prompt"
+        stream.say(entry.text.rstrip("\n"), entry.speaker, look)
+    stream.to_beginning()
 
 
 def _matching(rows: Sequence[Row], text: str) -> list[Row]:

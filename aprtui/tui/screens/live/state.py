@@ -12,6 +12,7 @@ from typing import TypeVar
 from aprtui.engine.process.messages import EngineDescription, EngineSettings
 from aprtui.engine.sampling import Sampling
 from aprtui.errors import UsageError
+from aprtui.model.discovery.naming import has_default
 from aprtui.model.prompt import ChatPrompt, Exchange
 from aprtui.resources import embedded_model
 from aprtui.trace.graph import Node
@@ -182,7 +183,7 @@ def trace_command(
 
 
 def _model(info: EngineDescription | None) -> list[str]:
-    if info is None or info.path is None or info.path == embedded_model():
+    if info is None or info.path is None or (info.path == embedded_model() and not has_default()):
         return []
     return [str(info.path)]
 

@@ -1,0 +1,1 @@
+"""Captures of models that run in PyTorch, whoever wrote them."""
