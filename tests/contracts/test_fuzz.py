@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from aprtui.cli.contracts.lint import options_by_command
 from aprtui.cli.main import cli
 from aprtui.contracts.changes.difference import changes
-from aprtui.contracts.changes.promotion import promoted
+from aprtui.contracts.changes.promotion import Promotion, promoted
 from aprtui.contracts.documents.document import Document
 from aprtui.contracts.documents.reader import document_of
 from aprtui.contracts.documents.validation import validate
@@ -117,7 +117,7 @@ def promote_all(read: Document, text: str) -> None:
         if read.duplicates:
             return
         try:
-            result = promoted(text, read, test, "DISCHARGED", "2026-11-27", "raised")
+            result = promoted(text, read, [Promotion(test, "DISCHARGED")], "2026-11-27")
         except YamlError:
             continue
         after = document_of(parse_yaml(result, PATH))

@@ -26,9 +26,9 @@ from aprtui.contracts.evidence.about import REFERENCE, about_of, other_subject, 
 from aprtui.contracts.evidence.claim import claim_digest
 from aprtui.contracts.evidence.files import EvidenceFile, EvidenceRecord, RecordedEvidence, read_recorded, stamp
 from aprtui.contracts.evidence.project import Project, edited_since_recorded, project_of
+from aprtui.contracts.evidence.stated import stated_level
 from aprtui.errors import UsageError
 
-ALGORITHM_EVIDENCE = "algorithm_evidence"
 _ONE_LOWER = {Maturity.DISCHARGED: Maturity.FUNCTIONAL, Maturity.FUNCTIONAL: Maturity.ALGORITHM}
 
 
@@ -93,15 +93,15 @@ class Ledger:
         """The assessment of the evidence for `falsifier`, which `check` judges now."""
         files = reversed(self.recorded.files.get(falsifier.id, ()))
         evidence = tuple(self._assessed(file, falsifier, check) for file in files)
-        stated = any(found.key == ALGORITHM_EVIDENCE and (found.texts or found.parts) for found in falsifier.evidence)
-        floor = Maturity.ALGORITHM if stated else Maturity.NONE
+        stated = stated_level(falsifier, self.project)
+        floor = min(stated, max(Maturity.ALGORITHM, _ONE_LOWER.get(stated, Maturity.NONE)))
         counted = [piece for piece in evidence if piece.standing is not Standing.VOID]
         passed = [piece for piece in counted if _passed(piece)]
         unrefuted = list(takewhile(lambda piece: _failed_alike(piece, counted) is None, counted))
         fresh = [piece for piece in unrefuted if piece.standing is Standing.FRESH]
         now = max(level_of(fresh), _ONE_LOWER.get(level_of(unrefuted), Maturity.NONE))
         against = _failed_alike(counted[0], counted) if counted else None
-        ever = max(level_of(passed), floor)
+        ever = max(level_of(passed), stated)
         return Assessment(evidence, Maturity.NONE if against is not None else max(now, floor), ever, against)
 
     def _assessed(self, file: EvidenceFile, falsifier: Falsifier, check: CheckCall | None) -> AssessedEvidence:

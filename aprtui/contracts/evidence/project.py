@@ -57,6 +57,15 @@ class Project:
             self._digests[source] = None if outside else _digest(place, self.evidence.absolute())
         return self._digests[source]
 
+    def file(self, name: str) -> Path | None:
+        """The file of the project with this name, evidence or not; None where there is none."""
+        try:
+            place = self.root / name
+            inside = place.resolve().is_relative_to(self.root.resolve())
+            return place if inside and place.is_file() else None
+        except (OSError, ValueError):
+            return None
+
     @property
     def own_evidence(self) -> Path:
         """The folder of the evidence for this contract: one of its own, also where two contracts have one name."""

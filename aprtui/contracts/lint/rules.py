@@ -20,7 +20,8 @@ from aprtui.contracts.checks.mapping import check_of, own_mapping
 from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, PairCheck
 from aprtui.contracts.documents.document import Claim, Document, Falsifier, Maturity
 from aprtui.contracts.documents.validation import Breaches, Finding, Severity
-from aprtui.contracts.evidence.assessment import ALGORITHM_EVIDENCE, Assessment, Ledger, Standing
+from aprtui.contracts.evidence.assessment import Assessment, Ledger, Standing
+from aprtui.contracts.evidence.stated import ALGORITHM_EVIDENCE, EVIDENCE_FILE
 from aprtui.contracts.lint.source_tree import NAME_PATH, SourceTree, missing_tests
 from aprtui.errors import UsageError
 from aprtui.trace.graph import known_names
@@ -245,8 +246,8 @@ def _missing_evidence_file(document: Document, context: LintContext) -> Breaches
         return
     for test in document.falsifiers:
         for entry in test.evidence:
-            for name in entry.parts.get("evidence_file", ()):
-                if ledger.project.digest(name) is None:
+            for name in entry.parts.get(EVIDENCE_FILE, ()):
+                if ledger.project.file(name) is None:
                     yield entry.line, f"{test.id}: there is no evidence file {name:.80}"
     for test, assessment, claim in _claims(document, context):
         if not assessment.evidence and claim.maturity <= assessment.ever:
