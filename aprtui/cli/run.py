@@ -64,7 +64,7 @@ def command(
     no_special: bool, temp: float | None, top_k: int, top_p: float, min_p: float, repeat_penalty: float, seed: int,
     as_json: bool, emit_trace: Path | None, record: Path | None, engine: EngineOptions,
 ) -> None:  # fmt: skip
-    """Stream tokens from MODEL (a GGUF file; the embedded model by default).
+    """Stream tokens from MODEL (a GGUF or .apr file; the embedded one by default).
 
     The completion goes to stdout, speeds to stderr.
     """

@@ -70,7 +70,7 @@ class SessionStart:
 
 
 @dataclass(frozen=True, slots=True)
-class Recording:
+class PlayedSession:
     """A session on file that is played."""
 
     path: Path

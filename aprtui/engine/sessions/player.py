@@ -12,7 +12,7 @@ from aprtui.engine.process import messages
 from aprtui.engine.process.engine_process import EngineState
 from aprtui.engine.process.slots import TokenRecord
 from aprtui.engine.sampling import Sampling
-from aprtui.engine.sessions.format import Recording, SessionEnd, SessionToken
+from aprtui.engine.sessions.format import PlayedSession, SessionEnd, SessionToken
 from aprtui.engine.sessions.session_file import SessionFile
 from aprtui.errors import UnreadableError
 from aprtui.model.prompt import ChatPrompt
@@ -32,7 +32,7 @@ class SessionPlayer:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic, *, pause_at: int | None = None) -> None:
         with SessionFile(path) as file:
-            self.recording = Recording(path, file.start)
+            self.recording = PlayedSession(path, file.start)
         self.settings = file.start.settings
         self.info: messages.EngineDescription | None = None
         self.state = EngineState.CLOSED

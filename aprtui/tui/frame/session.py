@@ -12,7 +12,7 @@ from aprtui.engine.process.engine_process import EngineState
 from aprtui.engine.process.messages import EngineDescription, EngineSettings, Event
 from aprtui.engine.process.slots import TokenRecord
 from aprtui.engine.sampling import Sampling
-from aprtui.engine.sessions.format import Recording
+from aprtui.engine.sessions.format import PlayedSession
 from aprtui.model.prompt import ChatPrompt
 
 
@@ -28,7 +28,7 @@ class LiveSource(Protocol):
     @property
     def first_kept(self) -> int: ...
     @property
-    def recording(self) -> Recording | None: ...
+    def recording(self) -> PlayedSession | None: ...
     @property
     def settings(self) -> EngineSettings: ...
     def start(self, settings: EngineSettings | None = None) -> None: ...

@@ -14,7 +14,10 @@ from aprtui.contracts.documents.loading import SUFFIXES
 from aprtui.contracts.documents.reader import read_document
 from aprtui.engine.sessions.session_file import is_session, session_summary
 from aprtui.errors import AprtuiError, UnreadableError
-from aprtui.model.gguf_file import GgufFile
+from aprtui.model.discovery.catalogue import refusal
+from aprtui.model.discovery.places import FoundModel
+from aprtui.model.open_file import SUFFIXES as MODEL_SUFFIXES
+from aprtui.model.open_file import open_model_file
 from aprtui.model.split_files import first_part, parts_there
 from aprtui.progress import Cancelled
 from aprtui.trace.agent_trace import is_agent_trace, read_agent_trace
@@ -73,7 +76,8 @@ class Artifact:
     """A capture, a model, a session, a conversation, a contract, or a pair of captures that were compared: `path` is
     then the reference.
 
-    What is not known is None or empty; `problem` says why it cannot be read. `text` is the prompt of a capture or a
+    What is not known is None or empty; `problem` says why it cannot be read, `refusal` why a model cannot be run.
+    `name` is what a model is called that lies in a cache of other tools. `text` is the prompt of a capture or a
     session, the first of a conversation, the description of a contract.
     """
 
@@ -93,6 +97,8 @@ class Artifact:
     facts: Facts = ()
     problem: str = ""
     other: Path | None = None
+    name: str = ""
+    refusal: str = ""
 
     @property
     def key(self) -> tuple[Path, ...]:
@@ -144,9 +150,10 @@ class Finder:
         self._known: dict[Path, tuple[_Signature, Artifact]] = {}
 
     def search(
-        self, roots: Iterable[Path], pairs: Iterable[Sequence[Path]] = (), cancelled: Cancelled = lambda: False
-    ) -> Listing:
-        """The artifacts at and below `roots`, each once, and the `pairs` of captures."""
+        self, roots: Iterable[Path], pairs: Iterable[Sequence[Path]] = (), cancelled: Cancelled = lambda: False,
+        models: Iterable[FoundModel] = (),
+    ) -> Listing:  # fmt: skip
+        """The artifacts at and below `roots`, each once, the `models` elsewhere, and the `pairs` of captures."""
         artifacts: dict[Path, Artifact] = {}
         contracts = 0
         problems: list[str] = []
@@ -168,10 +175,23 @@ class Finder:
                 if artifact is not None:
                     artifacts[path.absolute()] = artifact
                     contracts += artifact.kind is ArtifactKind.CONTRACT
+        self._add_models(artifacts, models, MOST_ARTIFACTS + contracts, cancelled)
         found = [*artifacts.values(), *map(pair_of, pairs)]
         order = list(ArtifactKind)
         in_order = sorted(found, key=lambda artifact: order.index(artifact.kind))
         return Listing(tuple(in_order), tuple(dict.fromkeys(problems)), left_out)
+
+    def _add_models(
+        self, artifacts: dict[Path, Artifact], models: Iterable[FoundModel], most: int, cancelled: Cancelled
+    ) -> None:
+        for model in models:
+            if cancelled() or len(artifacts) >= most:
+                break
+            path = model.path.absolute()
+            artifact = None if path in artifacts else self._describe(path, ArtifactKind.MODEL)
+            if artifact is not None:
+                where = ("file", str(path)), ("found in", model.place)
+                artifacts[path] = replace(artifact, name=model.name, facts=(*where, *artifact.facts))
 
     def _describe(self, path: Path, kind: ArtifactKind) -> Artifact | None:
         """The artifact at `path`; None if it has gone in the meantime."""
@@ -218,12 +238,12 @@ def walk(root: Path, depth: int = DEPTH) -> Iterator[tuple[Path, ArtifactKind | 
 _JSON_LINES = ".jsonl"
 """The suffix of agent traces and recorded sessions."""
 
-_FILES = (".gguf", _JSON_LINES, *SUFFIXES)
+_FILES = (*MODEL_SUFFIXES, _JSON_LINES, *SUFFIXES)
 
 
 def _kind_of_file(path: Path) -> ArtifactKind | None:
     """What a file is; None for anything that is not listed, YAML and JSON lines of other kinds among it."""
-    if path.suffix == ".gguf":
+    if path.suffix in MODEL_SUFFIXES:
         return ArtifactKind.MODEL
     try:
         status = path.stat()
@@ -313,7 +333,7 @@ def _size(path: Path) -> int:
 
 def _model(path: Path, modified: float) -> Artifact:
     try:
-        file = GgufFile(path)
+        file = open_model_file(path, headers_only=True)
         facts = model_facts(file)  # which opens it again: it may have gone in between
     except UnreadableError as error:
         return Artifact(
@@ -324,7 +344,7 @@ def _model(path: Path, modified: float) -> Artifact:
     layers = file.metadata.get(f"{architecture}.block_count")
     return Artifact(
         path, ArtifactKind.MODEL, modified, words, layers=layers if isinstance(layers, int) else None,
-        files=len(file.tensors), bytes=file.size, facts=facts,
+        files=len(file.tensors), bytes=file.size, facts=facts, refusal=refusal(file).removeprefix(f"{path}: "),
     )  # fmt: skip
 
 

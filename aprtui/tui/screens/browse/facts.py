@@ -10,7 +10,7 @@ from typing import Any
 from aprtui.compare.wording import counted, ranges
 from aprtui.contracts.documents.document import Document
 from aprtui.engine.sessions.session_file import SessionSummary
-from aprtui.model.gguf_file import GgufFile
+from aprtui.model.model_file import ModelFile
 from aprtui.model.tensor_table import tensor_table
 from aprtui.trace.agent_trace import AgentTrace, Speaker
 from aprtui.trace.capture import provenance_tokens
@@ -116,7 +116,7 @@ def _layers(nodes: Iterable[Node]) -> str:
     return ranges(sorted({node.layer for node in nodes if node.layer is not None}))
 
 
-def model_facts(file: GgufFile) -> Facts:
+def model_facts(file: ModelFile) -> Facts:
     metadata = file.metadata
     architecture = str(metadata.get("general.architecture", ""))
 

@@ -13,6 +13,7 @@ import pytest
 from textual.widgets import Input
 
 from aprtui.compare.verdict import Verdict
+from aprtui.model.discovery.places import FoundModel
 from aprtui.model.model import load_model
 from aprtui.resources import embedded_model
 from aprtui.trace.graph import Node
@@ -511,6 +512,31 @@ async def test_a_damaged_conversation_says_why(folder: Path) -> None:
     (folder / "talk.jsonl").write_text(f"{SAID[0]}\nno\n{SAID[1]}\n")
     async with showing(BROWSE) as pilot:
         await until_shown(pilot, "1 conversation", "line 2: not JSON")
+
+
+async def test_models_elsewhere_appear_behind_what_is_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    captures(folder)
+    elsewhere = folder.parent / "blob"
+    shutil.copy(embedded_model(), elsewhere)
+    model = FoundModel(elsewhere, ("demo:latest",), "Ollama")
+    monkeypatch.setattr(browse_screen, "models_elsewhere", lambda config: (model,))
+    async with showing(BROWSE, (120, 40)) as pilot:
+        await until_shown(pilot, "demo:latest")
+        await until_shown(pilot, "2 models")
+
+
+async def test_in_a_folder_that_was_named_only_what_is_there_is_listed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captures(folder)
+
+    def asked(config: object) -> tuple[FoundModel, ...]:
+        raise AssertionError("looked elsewhere")
+
+    monkeypatch.setattr(browse_screen, "models_elsewhere", asked)
+    async with showing(screen_state(ScreenName.BROWSE, path=folder), (120, 40)) as pilot:
+        await until_shown(pilot, "demo.gguf")
+        await pilot.pause(0.3)
 
 
 async def test_a_recorded_session_is_listed_and_played(folder: Path, opened: list[str]) -> None:
