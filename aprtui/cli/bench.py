@@ -111,7 +111,7 @@ def gpu(
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Take one case in N only.")
 @click.option(
     "--part",
-    type=click.Choice(["detection", "kinds", "bugs", "everywhere", "honest", "oracles", "speed"]),
+    type=click.Choice(["detection", "kinds", "pairs", "bugs", "everywhere", "honest", "oracles", "speed"]),
     help="Measure this part only.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line of the tables.")
@@ -119,11 +119,12 @@ def verdicts(model: Path | None, captures: Path | None, every: int, part: str | 
     """How often verdicts are right: planted faults named at their stage, honest engines not blamed; speed of metrics.
 
     Faults are planted in MODEL (the embedded one by default). Honest engines are our own runs, variations of them that
-    round as other engines do, each as every kind of capture (the part `kinds`), and those of --captures. Bugs as people
-    write them are made in engines of three arithmetics, each as every kind of capture (the part `bugs`, only when asked
-    for: it takes half an hour). Engines whose every matrix product is off (the part `everywhere`) are to be said so,
-    and a local fault on top of it named. The part `oracles`, only when asked for, makes captures of MODEL by llama.cpp
-    and transformers, says how far they and ours are apart, stage by stage, and judges them.
+    round as other engines do, each as every kind of capture (the part `kinds`) and held against one another (the part
+    `pairs`), and those of --captures. Bugs as people write them are made in engines of three arithmetics, each as every
+    kind of capture (the part `bugs`, only when asked for: it takes half an hour). Engines whose every matrix product is
+    off (the part `everywhere`) are to be said so, and a local fault on top of it named. The part `oracles`, only when
+    asked for, makes captures of MODEL by llama.cpp and transformers, says how far they and ours are apart, stage by
+    stage, and judges them.
     """
 
     with ProgressLine() as progress:
@@ -131,6 +132,8 @@ def verdicts(model: Path | None, captures: Path | None, every: int, part: str | 
             _detection(requested_model(model), every, as_json, progress)
         if part in (None, "kinds"):
             _kinds(requested_model(model), captures, every, as_json, progress)
+        if part in (None, "pairs"):
+            _pairs(requested_model(model), every, as_json, progress)
         if part == "bugs":
             _bugs(requested_model(model), every, as_json, progress)
         if part in (None, "everywhere"):
@@ -246,6 +249,19 @@ def _print_kinds(name: str, found: Sequence[JudgedCapture], as_json: bool) -> No
         write_record({"record": f"{name} kind", **asdict(judged)})
     if not as_json:
         click.echo("\n".join(_kind_lines(name, found)))
+
+
+def _pairs(model: Model, every: int, as_json: bool, progress: Progress) -> None:
+    from aprtui.engine.evaluation.honest_pairs import judge_honest_pairs
+    from aprtui.engine.evaluation.partial_captures import prompt_of
+    from aprtui.engine.replay.evaluators import Evaluators
+
+    with Evaluators(model, progress=progress) as evaluators:
+        found = list(judge_honest_pairs(model, prompt_of(model), evaluators, progress, every))
+    for judged in found if as_json else ():
+        write_record({"record": "honest pair", **asdict(judged)})
+    if not as_json:
+        click.echo("\n".join(_judged_lines("honest pairs", found)))
 
 
 def _everywhere(model: Model, every: int, as_json: bool, progress: Progress) -> None:

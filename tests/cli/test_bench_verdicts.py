@@ -48,3 +48,8 @@ def test_unknown_verdicts_are_counted_by_their_reason(count: int) -> None:
     said = "4 of 6 stages, layer 0 ffn_out first: beyond all"
     judged = [JudgedCapture(f"norms: engine {n}", "replay", Verdict.UNKNOWN, said) for n in range(count)]
     assert f"   UNKNOWN {count}: beyond all" in list(_kind_lines("honest", judged))
+
+
+def test_pairs_of_honest_engines_pass(aprtui: Run) -> None:
+    done = aprtui("bench", "verdicts", "--part", "pairs", "--every", 8)
+    assert done.code == 0 and done.out == "honest pairs, judged by diff: 2 PASS\n"

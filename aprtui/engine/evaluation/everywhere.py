@@ -19,7 +19,7 @@ from aprtui.compare.comparison import Comparison
 from aprtui.compare.report.headline import headline
 from aprtui.compare.verdict import Verdict
 from aprtui.engine.evaluation.arithmetics import ARITHMETICS, EngineArithmetic, stage_tensors
-from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
+from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, block_outputs, write_kind
 from aprtui.engine.evaluation.false_alarms import JudgedCapture
 from aprtui.engine.evaluation.fault_detection import DIFF, REPLAY
 from aprtui.engine.floors.criteria import criteria_by_model
@@ -80,9 +80,10 @@ LOCAL_FACTOR = np.float32(1.5)
 def judge_everywhere(
     model: Model, tokens: Sequence[int], evaluators: Evaluators, progress: Progress, every: int = 1
 ) -> Iterator[JudgedCapture]:
-    """Every engine of the table, by replay and against an honest one; then each with one product of the middle layer
-    times 1.5. Right is the sentence (or the PASS) that the table says, then the faulty stage by its name."""
-    fault = Node(model.graph.layers // 2, "ffn_out")
+    """Every engine of the table, by replay and against an honest one; then each with the output of the middle layer's
+    feed-forward block times 1.5. Right is the sentence (or the PASS) that the table says, then the faulty stage by its
+    name."""
+    fault = Node(model.graph.layers // 2, block_outputs(model.graph)[-1])
     cases = [(name, local) for name in EVERYWHERE for local in (False, True)]
     with tempfile.TemporaryDirectory(prefix="aprtui-everywhere-") as folder:
         of = CAPTURE_KINDS["complete"]

@@ -67,7 +67,7 @@ def delta_output(
     """
     count, dim = q_NC.shape[0], config.linear_head_dim
     given = state.reshape(-1, config.linear_value_heads, dim, dim).astype(np.float64)[-count:]
-    q = _by_value_head(q_NC, config) / np.sqrt(dim)
+    q = by_value_head(q_NC, config) / np.sqrt(dim)
     missing = count - len(given)
     first = len(inputs[0]) - count if missing else 0
     computed = (wide for at, wide in enumerate(_states(inputs, config, initial) if missing else ()) if at >= first)
@@ -80,7 +80,7 @@ def _states(inputs: Sequence[Array], config: GraphConfig, initial: Array | None)
     """The state `[H, D, D]` after each position."""
     keys, values, decays, rates = inputs
     dim = config.linear_head_dim
-    k = _by_value_head(keys, config)
+    k = by_value_head(keys, config)
     v = values.reshape(len(values), -1, dim).astype(np.float64)
     state = np.zeros((config.linear_value_heads, dim, dim))
     if initial is not None:
@@ -93,7 +93,7 @@ def _states(inputs: Sequence[Array], config: GraphConfig, initial: Array | None)
         yield state
 
 
-def _by_value_head(x_NC: Array, config: GraphConfig) -> Wide:
+def by_value_head(x_NC: Array, config: GraphConfig) -> Wide:
     """Queries or keys `[N, H, D]`, those of a key head for each of its value heads."""
     heads = x_NC.reshape(len(x_NC), config.linear_key_heads, config.linear_head_dim).astype(np.float64)
     return np.tile(heads, (1, config.linear_value_heads // config.linear_key_heads, 1))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from aprtui.engine.evaluation.arithmetics import ARITHMETICS, stage_tensors
 from aprtui.engine.evaluation.bug_detection import (
@@ -24,17 +25,20 @@ from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.model.model import Model, load_model
 from aprtui.model.weight_types import WeightType
 from aprtui.progress import no_progress
+from aprtui.resources import embedded_model
 from aprtui.trace.graph import Node, Op
 from tests.engine.embedded_captures import TOKENS, evaluators, model
 from tests.model.gguf_files import write_model
 
 __all__ = ["evaluators", "model"]
 
-OF_GPT_OSS = (
-    "sinks left out", "sinks of the heads in reverse", "SwiGLU of gpt-oss: not clamped",
-    "SwiGLU of gpt-oss: 1 not added", "SwiGLU of gpt-oss: sigmoid without its factor",
-)  # fmt: skip
-"""Bugs that the embedded model cannot have."""
+OF_OTHERS: Mapping[str, Mapping[str, object]] = {
+    "gpt-oss": {"weight_type": WeightType.MXFP4, "layers": 3}, "qwen35moe": {"layers": 4}, "qwen3": {}, "gemma2": {},
+    "gemma3": {"layers": 6}, "smollm3": {"layers": 4}, "mistral3": {},
+}  # fmt: skip
+"""Small models with what the embedded one lacks, by architecture, and the options that they are written with."""
+
+OF_EMBEDDED = [name for name, bug in PORTING_BUGS.items() if bug.nodes(load_model(embedded_model()))]
 
 INVISIBLE = frozenset({"norm: squares summed in f16"})
 """Bugs that may change less than a float32 sum does, on a model without large channels."""
@@ -45,11 +49,18 @@ def judged(case: BugCase, model: Model, evaluators: Evaluators) -> JudgedBug:
     return found
 
 
-def first_changed(bug: PortingBug, model: Model, evaluators: Evaluators, tokens: Sequence[int] = TOKENS) -> Node | None:
+Tensors = Mapping[Node, NDArray[np.float32]]
+
+
+def honest_tensors(model: Model, evaluators: Evaluators, tokens: Sequence[int]) -> Tensors:
+    return stage_tensors(ARITHMETICS["float32"], model, tokens, evaluators, seed=1)
+
+
+def first_changed(
+    bug: PortingBug, model: Model, evaluators: Evaluators, honest: Tensors, tokens: Sequence[int] = TOKENS
+) -> Node | None:
     """The first node that an engine with the bug computes otherwise than one without, beyond the last bits."""
-    arithmetic = ARITHMETICS["float32"]
-    honest = stage_tensors(arithmetic, model, tokens, evaluators, seed=1)
-    faulty = buggy_tensors(bug, arithmetic, model, tokens, evaluators)
+    faulty = buggy_tensors(bug, ARITHMETICS["float32"], model, tokens, evaluators)
     for node, values in honest.items():
         causal = np.tril(np.ones(values.shape[-2:], np.bool_)) if values.ndim == 3 else True
         if not np.array_equal(np.where(causal, values, 0), np.where(causal, faulty[node], 0)):
@@ -57,29 +68,59 @@ def first_changed(bug: PortingBug, model: Model, evaluators: Evaluators, tokens:
     return None
 
 
-@pytest.mark.parametrize("name", [name for name in PORTING_BUGS if name not in OF_GPT_OSS])
-def test_a_bug_changes_its_own_stage_before_any_other(name: str, model: Model, evaluators: Evaluators) -> None:
+@pytest.fixture(scope="module")
+def honest(model: Model, evaluators: Evaluators) -> Tensors:
+    """What the embedded model computes without a bug."""
+    return honest_tensors(model, evaluators, TOKENS)
+
+
+@pytest.mark.parametrize("name", OF_EMBEDDED)
+def test_a_bug_changes_its_own_stage_before_any_other(
+    name: str, model: Model, evaluators: Evaluators, honest: Tensors
+) -> None:
     bug = PORTING_BUGS[name]
-    assert first_changed(bug, model, evaluators) in bug.nodes(model)
+    assert first_changed(bug, model, evaluators, honest) in bug.nodes(model)
 
 
-def test_a_bug_of_gpt_oss_changes_its_own_stage_before_any_other(tmp_path: Path, model: Model) -> None:
-    path = write_model(tmp_path / "model.gguf", architecture="gpt-oss", weight_type=WeightType.MXFP4, layers=3)
-    gpt_oss = load_model(path)
-    with Evaluators(gpt_oss) as evaluators:
-        for name in OF_GPT_OSS:
+@pytest.mark.parametrize("architecture", OF_OTHERS)
+def test_a_bug_of_another_architecture_changes_its_own_stage_before_any_other(
+    tmp_path: Path, architecture: str
+) -> None:
+    """Those that the embedded model cannot have; of gpt-oss, whose stages differ the most, all."""
+    path = write_model(tmp_path / "model.gguf", architecture=architecture, **OF_OTHERS[architecture])
+    model = load_model(path)
+    names = [name for name, bug in PORTING_BUGS.items() if bug.nodes(model) and name not in INVISIBLE]
+    names = names if architecture == "gpt-oss" else [name for name in names if name not in OF_EMBEDDED]
+    assert names
+    with Evaluators(model) as evaluators:
+        honest = honest_tensors(model, evaluators, range(20))
+        for name in names:
             bug = PORTING_BUGS[name]
-            assert not bug.nodes(model)
-            assert first_changed(bug, gpt_oss, evaluators, range(20)) in bug.nodes(gpt_oss), name
-        for name, bug in PORTING_BUGS.items():
-            if bug.nodes(gpt_oss) and name not in INVISIBLE:
-                assert first_changed(bug, gpt_oss, evaluators, range(20)) in bug.nodes(gpt_oss), name
+            assert first_changed(bug, model, evaluators, honest, range(20)) in bug.nodes(model), name
 
 
-def test_an_engine_without_a_bug_is_the_honest_one_to_the_bit(model: Model, evaluators: Evaluators) -> None:
+def test_every_bug_is_one_that_some_model_can_have(tmp_path: Path) -> None:
+    paths = [write_model(tmp_path / name, architecture=name, **options) for name, options in OF_OTHERS.items()]
+    models = [load_model(path) for path in paths]
+    others = [name for name in PORTING_BUGS if name not in OF_EMBEDDED]
+    assert [name for name in others if not any(map(PORTING_BUGS[name].nodes, models))] == []
+
+
+def test_bugs_of_a_hybrid_with_experts_are_named_at_their_stages(tmp_path: Path) -> None:
+    model = load_model(write_model(tmp_path / "model.gguf", architecture="qwen35moe", **OF_OTHERS["qwen35moe"]))
+    bugs = ("recurrence: linear attention", "experts: weights not normalised")
+    cases = [BugCase("float32", bug, "complete") for bug in bugs]
+    with Evaluators(model) as evaluators:
+        found = judge_bugs(model, range(8), evaluators, cases, no_progress)
+        assert [judged.outcome for judged in found] == [BugOutcome.NAMED] * 2
+
+
+def test_an_engine_without_a_bug_is_the_honest_one_to_the_bit(
+    model: Model, evaluators: Evaluators, honest: Tensors
+) -> None:
     nothing = PortingBug(lambda call: call.honest(), tuple(Op))
     assert nothing.nodes(model) == set(model.graph.nodes)
-    assert first_changed(nothing, model, evaluators) is None
+    assert first_changed(nothing, model, evaluators, honest) is None
 
 
 @pytest.mark.parametrize(

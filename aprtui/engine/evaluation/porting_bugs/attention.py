@@ -77,7 +77,7 @@ def newest_not_written(call: BugCall) -> Array:
 
 
 def values_of_layer_before(call: BugCall) -> Array:
-    return _with_cached(call, call.fused(call.layer - 1, Part.V))
+    return _with_cached(call, call.fused(call.neighbour(-1).layer or 0, Part.V))
 
 
 def keys_as_values(call: BugCall) -> Array:
@@ -134,6 +134,17 @@ def only_itself(call: BugCall) -> Array:
 def windowed(call: BugCall) -> Array:
     """A window of four positions, which the model does not have."""
     return _seeing(call, lambda query, key: (key <= query) & (query - key < WINDOW))
+
+
+def window_one_more(call: BugCall) -> Array:
+    """query − key ≤ n in place of <."""
+    window = call.model.config.graph.window(call.node.layer)
+    return _seeing(call, lambda query, key: (key <= query) & (query - key <= window))
+
+
+def window_left_out(call: BugCall) -> Array:
+    """Every key before is seen, as in the layers without a window."""
+    return _seeing(call, lambda query, key: key <= query)
 
 
 def last_tile_left_out(call: BugCall) -> Array:

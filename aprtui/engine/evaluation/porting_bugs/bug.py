@@ -22,11 +22,25 @@ Matrix = NDArray[np.float64]
 
 
 class Layers(Enum):
-    """Which layers have a bug: code that is wrong is wrong in all, a tensor that is wrong in one."""
+    """Which layers have a bug, of those that have its stage: code that is wrong is wrong in all, a tensor that is wrong
+    in one."""
 
     ALL = "all"
     MIDDLE = "the middle one"
     MIDDLE_TWO = "the middle one and the one behind it"
+
+    def among(self, layers: Sequence[int]) -> Sequence[int]:
+        """Those of `layers` that have a bug."""
+        middle = len(layers) // 2
+        if self is Layers.MIDDLE_TWO:
+            middle = max(min(middle, len(layers) - 2), 0)
+            return layers[middle : middle + 2]
+        return layers if self is Layers.ALL else layers[middle : middle + 1]
+
+
+def layers_with(model: Model, stage: str) -> tuple[int, ...]:
+    """The layers that have a stage: in a hybrid not all."""
+    return tuple(layer for layer in range(model.graph.layers) if Node(layer, stage) in model.graph.order)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +88,11 @@ class BugCall:
         nodes = NumpyNodes(cast(Model, ConfiguredModel(config, model.graph, model)), self.angles)
         return nodes.evaluate(self.node, inputs or self.inputs, tokens=self.tokens, position=self.position)
 
+    def neighbour(self, step: int) -> Node:
+        """The same stage in the next layer that has it (`step` 1), or in the one before (−1); around the ends."""
+        layers = layers_with(self.model, self.node.stage)
+        return Node(layers[(layers.index(self.layer) + step) % len(layers)], self.node.stage)
+
     def before(self, stage: str, part: Part = Part.WHOLE) -> Array:
         """What was computed as `stage` in this layer."""
         return self.seen[Node(self.node.layer, stage)][..., self.model.config.graph.part(part)]
@@ -119,10 +138,9 @@ class PortingBug:
         return frozenset(node for node in named if self._in_layer(model, node) and self.applies(model, node))
 
     def _in_layer(self, model: Model, node: Node) -> bool:
-        middle = model.graph.layers // 2
-        if self.layers is Layers.ALL or model.graph[node.stage].scope is not Scope.LAYER:
+        if self.layers is Layers.ALL or node.layer is None or model.graph[node.stage].scope is not Scope.LAYER:
             return True
-        return node.layer == middle or (self.layers is Layers.MIDDLE_TWO and node.layer == middle + 1)
+        return node.layer in self.layers.among(layers_with(model, node.stage))
 
 
 @dataclass(slots=True)

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from aprtui.engine.evaluation.porting_bugs.bug import Array, BugCall
 from aprtui.engine.rounding import round_bf16
-from aprtui.trace.graph import RopeLayout
+from aprtui.model.config import ModelConfig
+from aprtui.trace.graph import Node, RopeLayout, TokenMixer
 
 _USUAL, _LONG = 1e4, 5e5
 
@@ -41,6 +42,21 @@ def other_layout(call: BugCall) -> Array:
     split = graph.rope_layout is RopeLayout.HALF_SPLIT
     layout = RopeLayout.INTERLEAVED if split else RopeLayout.HALF_SPLIT
     return call.with_config(graph=replace(graph, rope_layout=layout))
+
+
+def of_other_kind(call: BugCall) -> Array:
+    """As in the first layer of another kind: with its base, or turned at all where this layer turns nothing."""
+    config = call.model.config
+    others = (layer for layer in range(config.graph.layers) if is_other_kind(config, call.layer, layer))
+    return call.honest(node=Node(next(others), call.node.stage))
+
+
+def is_other_kind(config: ModelConfig, layer: int, other: int) -> bool:
+    """Whether the two layers turn queries and keys, and otherwise."""
+    graph = config.graph
+    attends = graph.mixer(other) is TokenMixer.ATTENTION
+    differs = config.rope_of(layer) != config.rope_of(other) or graph.has_rope(layer) != graph.has_rope(other)
+    return attends and differs and graph.has_rope(other)
 
 
 def one_later(call: BugCall) -> Array:

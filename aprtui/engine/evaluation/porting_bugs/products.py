@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from aprtui.engine.evaluation.porting_bugs.bug import Array, BugCall, Matrix
+from aprtui.engine.evaluation.porting_bugs.bug import Array, BugCall, Layers, Matrix, layers_with
 from aprtui.model.model import Model
 from aprtui.model.weight_types import BlockPart
 from aprtui.model.weights import Weight
@@ -21,7 +21,8 @@ def is_square(model: Model, node: Node) -> bool:
 
 
 def is_matrix(model: Model, node: Node) -> bool:
-    return all(weight.rows > 1 for weight in model.params(node))
+    weights = model.params(node)
+    return bool(weights) and all(weight.rows > 1 for weight in weights)
 
 
 def has_minimums(model: Model, node: Node) -> bool:
@@ -104,18 +105,18 @@ def columns_reversed(call: BugCall) -> Array:
 
 def other_layer(call: BugCall) -> Array:
     """The middle layer has the parameters of the one behind it, and that one those of the middle one."""
-    middle = call.model.graph.layers // 2
-    return call.honest(node=Node(2 * middle + 1 - call.layer, call.node.stage))
+    both = Layers.MIDDLE_TWO.among(layers_with(call.model, call.node.stage))
+    return call.honest(node=Node(both[both[0] == call.layer], call.node.stage))
 
 
 def layer_before(call: BugCall) -> Array:
     """A layer is used twice, in place of the one behind it."""
-    return call.honest(node=Node(call.layer - 1, call.node.stage))
+    return call.honest(node=call.neighbour(-1))
 
 
 def next_layer(call: BugCall) -> Array:
     """The matrix of the layer behind."""
-    return call.honest(node=Node(call.layer + 1, call.node.stage))
+    return call.honest(node=call.neighbour(1))
 
 
 def gate_and_up_exchanged(call: BugCall) -> Array:

@@ -57,6 +57,28 @@ def norm_weight_plus_one(call: BugCall) -> Array:
     return call.honest() + norm_weight_left_out(call)
 
 
+def norm_weight_less_one(call: BugCall) -> Array:
+    """The weight as Gemma's authors store it, to which 1 is not added."""
+    return call.honest() - norm_weight_left_out(call)
+
+
+def head_norm_left_out(call: BugCall) -> Array:
+    """Queries or keys as they come; where a gate stands behind the query of each head, without it."""
+    stage = call.model.graph[call.node.stage]
+    if call.x.shape[1] == stage.width:
+        return call.x
+    return call.x.reshape(len(call.x), -1, 2, stage.head_size)[:, :, 0].reshape(len(call.x), -1)
+
+
+def norm_of_all_heads(call: BugCall) -> Array:
+    """Queries or keys are normalised as one row, not head by head."""
+    x = head_norm_left_out(call).astype(np.float64)
+    (weight,) = call.model.params(call.node)
+    scale = np.sqrt((x * x).mean(-1, keepdims=True) + call.model.config.norm_epsilon)
+    weights = np.tile(weight.dequantize().reshape(-1).astype(np.float64), x.shape[1] // weight.dequantize().size)
+    return np.asarray(x / scale * weights, np.float32)
+
+
 def other_norm_of_layer(call: BugCall) -> Array:
     """The weights of the layer's other norm."""
     other = "ffn_norm" if call.node.stage == "attn_norm" else "attn_norm"
@@ -65,7 +87,7 @@ def other_norm_of_layer(call: BugCall) -> Array:
 
 def next_layer(call: BugCall) -> Array:
     """The parameters of the layer behind."""
-    return call.honest(node=Node(call.layer + 1, call.node.stage))
+    return call.honest(node=call.neighbour(1))
 
 
 def norm_of_layer_input(call: BugCall) -> Array:
@@ -142,6 +164,16 @@ def gelu_for_silu(call: BugCall) -> Array:
     return gelu_tanh(_wide(call)).astype(np.float32)
 
 
+def silu_for_gelu(call: BugCall) -> Array:
+    return ops.silu(call.x)
+
+
+def quick_gelu(call: BugCall) -> Array:
+    """x · sigmoid(1.702 · x), an approximation from elsewhere."""
+    x = _wide(call)
+    return np.asarray(x / (1 + np.exp(-1.702 * x)), np.float32)
+
+
 def sigmoid_for_silu(call: BugCall) -> Array:
     return np.asarray(1 / (1 + np.exp(-_wide(call))), np.float32)
 
@@ -178,6 +210,12 @@ def inf_beyond_limit(call: BugCall) -> Array:
     found = call.honest()
     limit = np.float32(0.9) * np.abs(found).max()
     return np.where(np.abs(found) > limit, np.copysign(np.float32(np.inf), found), found)
+
+
+def cap_not_undone(call: BugCall) -> Array:
+    """tanh(x / c), which is not multiplied by c again."""
+    stage = call.model.graph[call.node.stage]
+    return call.honest() / np.float32(call.model.config.softcap(stage))
 
 
 # Tokens and logits.

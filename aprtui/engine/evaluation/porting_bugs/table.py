@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from aprtui.engine.evaluation.porting_bugs import attention, positions, products, rows
+from aprtui.engine.evaluation.porting_bugs import attention, experts, positions, products, recurrence, rows
 from aprtui.engine.evaluation.porting_bugs.bug import Array, BugCall, Layers, PortingBug
 from aprtui.model.model import Model
 from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, Node, Op
@@ -34,12 +34,40 @@ def _has_sinks(model: Model, node: Node) -> bool:
     return model.config.graph.sinks
 
 
+def _has_window(model: Model, node: Node) -> bool:
+    """Where the mask alone is otherwise than in other layers: no softcap, no sinks."""
+    graph = model.config.graph
+    return graph.window(node.layer) > 0 and not graph.attn_softcap and not graph.sinks
+
+
+def _norm_offset(model: Model, node: Node) -> bool:
+    return model.config.norm_offset
+
+
+def _other_kind_of_rope(model: Model, node: Node) -> bool:
+    layers = range(model.config.graph.layers)
+    return node.layer is not None and any(positions.is_other_kind(model.config, node.layer, other) for other in layers)
+
+
+def _several_key_heads(model: Model, node: Node) -> bool:
+    graph = model.config.graph
+    return 1 < graph.linear_key_heads < graph.linear_value_heads
+
+
 def _masked(compute: Callable[[BugCall], Array]) -> PortingBug:
     return PortingBug(compute, (Op.SOFTMAX, Op.ATTEND), applies=_plain_maps)
 
 
 def _turned(model: Model, node: Node) -> bool:
     return model.config.graph.has_rope(node.layer)
+
+
+def _of_state(compute: Callable[[BugCall], Array]) -> PortingBug:
+    return PortingBug(compute, (Op.DELTA_STATE, Op.DELTA_OUTPUT))
+
+
+def _adds_shared_expert(model: Model, node: Node) -> bool:
+    return model.graph[node.stage].op is Op.ADD
 
 
 def _of_rope(compute: Callable[[BugCall], Array], at: tuple[str | Op, ...] = (Op.ROPE,)) -> PortingBug:
@@ -64,6 +92,10 @@ PORTING_BUGS: Mapping[str, PortingBug] = MappingProxyType(
         "RoPE twice for queries": _of_rope(positions.turned_twice, ("q_post_rope",)),
         "RoPE on half of the head": _of_rope(positions.half_of_the_head),
         "RoPE angles in bf16": _of_rope(positions.bf16_angles),
+        "RoPE of another kind of layer": PortingBug(
+            positions.of_other_kind, (Op.ROPE,), applies=_other_kind_of_rope
+        ),
+        "queries not scaled by their position": PortingBug(rows.first_input, (Op.POSITION_SCALE,)),
         "values turned by RoPE": PortingBug(attention.turned_values, (Op.ATTEND,)),
         "norm: another epsilon": PortingBug(rows.other_epsilon, (Op.RMS_NORM,)),
         "norm: epsilon outside the root": PortingBug(rows.epsilon_outside, (Op.RMS_NORM,)),
@@ -72,6 +104,12 @@ PORTING_BUGS: Mapping[str, PortingBug] = MappingProxyType(
         "norm: squares summed in f16": PortingBug(rows.squares_in_f16, (Op.RMS_NORM,)),
         "norm: weight left out": PortingBug(rows.norm_weight_left_out, ("ffn_norm",)),
         "norm: 1 + weight": PortingBug(rows.norm_weight_plus_one, (Op.RMS_NORM,)),
+        "norm: 1 not added to the weight": PortingBug(
+            rows.norm_weight_less_one, (Op.RMS_NORM,), applies=_norm_offset
+        ),
+        "norm behind a block left out": PortingBug(rows.first_input, ("attn_post_norm", "ffn_post_norm")),
+        "norm of queries and keys left out": PortingBug(rows.head_norm_left_out, ("q_norm", "k_norm")),
+        "norm of queries and keys over all heads": PortingBug(rows.norm_of_all_heads, ("q_norm", "k_norm")),
         "norm: weight of the next layer": PortingBug(rows.next_layer, ("attn_norm",), Layers.MIDDLE),
         "norm: weights of a layer exchanged": PortingBug(
             rows.other_norm_of_layer, ("attn_norm", "ffn_norm"), Layers.MIDDLE
@@ -109,11 +147,17 @@ PORTING_BUGS: Mapping[str, PortingBug] = MappingProxyType(
         "mask: first key taken for padding": _masked(attention.first_key_unseen),
         "mask: last token sees itself only": _masked(attention.only_itself),
         "mask: a window that the model lacks": _masked(attention.windowed),
+        "mask: the window sees one key more": PortingBug(
+            attention.window_one_more, (Op.SOFTMAX, Op.ATTEND), applies=_has_window
+        ),
+        "mask: no window": PortingBug(attention.window_left_out, (Op.SOFTMAX, Op.ATTEND), applies=_has_window),
         "mask: last tile of keys left out": _masked(attention.last_tile_left_out),
         "mask: −10 in place of −∞": _masked(attention.finite_mask),
         "mask behind the softmax": _masked(attention.masked_after),
         "softmax in f16 without its maximum": PortingBug(attention.f16_without_maximum, (Op.SOFTMAX,)),
         "softmax of powers of two": PortingBug(attention.powers_of_two, (Op.SOFTMAX,)),
+        "softcap left out": PortingBug(rows.first_input, (Op.SOFTCAP,)),
+        "softcap not undone": PortingBug(rows.cap_not_undone, (Op.SOFTCAP,)),
         "sinks left out": PortingBug(attention.sinks_left_out, (Op.SOFTMAX,), applies=_has_sinks),
         "sinks of the heads in reverse": PortingBug(attention.sinks_reversed, (Op.SOFTMAX,), applies=_has_sinks),
         "softmax not normalised": PortingBug(attention.not_normalised, (Op.SOFTMAX,)),
@@ -137,17 +181,58 @@ PORTING_BUGS: Mapping[str, PortingBug] = MappingProxyType(
         "sigmoid for SiLU": PortingBug(rows.sigmoid_for_silu, (Op.SILU,)),
         "hard SiLU": PortingBug(rows.hard_silu, (Op.SILU,)),
         "SiLU left out": PortingBug(rows.first_input, (Op.SILU,)),
-        "SiLU on the other operand": PortingBug(rows.activation_of_up, (Op.SILU, "ffn_swigl")),
+        "SiLU on the other operand": PortingBug(rows.activation_of_up, ("ffn_silu", "ffn_swigl")),
+        "SiLU for GELU": PortingBug(rows.silu_for_gelu, (Op.GELU,)),
+        "quick GELU for GELU": PortingBug(rows.quick_gelu, (Op.GELU,)),
         "SwiGLU of gpt-oss: not clamped": PortingBug(rows.swiglu_not_clamped, (Op.SWIGLU_OAI,)),
         "SwiGLU of gpt-oss: 1 not added": PortingBug(rows.swiglu_without_one, (Op.SWIGLU_OAI,)),
         "SwiGLU of gpt-oss: sigmoid without its factor": PortingBug(rows.swiglu_without_factor, (Op.SWIGLU_OAI,)),
         "up left out": PortingBug(rows.first_input, ("ffn_swigl",)),
+        "gate of the attention left out": PortingBug(rows.first_input, ("attn_gated",)),
+        "gate of the attention before the query": PortingBug(recurrence.gate_of_the_query, (Op.HEAD_GATE,)),
+        "experts: the least probable chosen": PortingBug(experts.least_probable, (Op.CHOOSE_EXPERTS,)),
+        "experts: ids from 1": PortingBug(experts.one_behind, (Op.CHOOSE_EXPERTS,)),
+        "experts: matrices of the next one": PortingBug(experts.of_the_next_expert, ("ffn_moe_down",)),
+        "experts: gate and up exchanged": PortingBug(
+            experts.gate_and_up_exchanged, ("ffn_moe_gate", "ffn_moe_up")
+        ),
+        "experts: weights not normalised": PortingBug(rows.first_input, (Op.NORMALISE_CHOSEN,)),
+        "experts: added up without weights": PortingBug(experts.unweighted, (Op.COMBINE_EXPERTS,)),
+        "experts: weights in reverse": PortingBug(experts.weights_in_reverse, (Op.COMBINE_EXPERTS,)),
+        "experts: the last one left out": PortingBug(experts.last_left_out, (Op.COMBINE_EXPERTS,)),
+        "shared expert left out": PortingBug(rows.first_input, ("ffn_out",), applies=_adds_shared_expert),
+        "shared expert's gate left out": PortingBug(rows.first_input, (Op.SCALE_ROWS,)),
+        "sigmoid left out": PortingBug(rows.first_input, (Op.SIGMOID,)),
+        "convolution: taps backwards": PortingBug(recurrence.taps_backwards, (Op.CONVOLUTION,)),
+        "convolution: a step late": PortingBug(recurrence.own_token_unseen, (Op.CONVOLUTION,)),
+        "convolution: oldest tap left out": PortingBug(recurrence.oldest_tap_left_out, (Op.CONVOLUTION,)),
+        "recurrence: queries and keys not normalised": PortingBug(recurrence.not_normalised, (Op.HEAD_L2_NORM,)),
+        "recurrence: queries and keys normalised over all heads": PortingBug(
+            recurrence.normalised_over_all_heads, (Op.HEAD_L2_NORM,)
+        ),
+        "recurrence: bias of the step left out": PortingBug(recurrence.without_bias, (Op.SOFTPLUS,)),
+        "recurrence: softplus left out": PortingBug(recurrence.softplus_left_out, (Op.SOFTPLUS,)),
+        "recurrence: state grows": PortingBug(recurrence.grows, (Op.DECAY,)),
+        "recurrence: no decay": PortingBug(recurrence.no_decay, (Op.DECAY,)),
+        "recurrence: linear attention": _of_state(recurrence.plain_sum),
+        "recurrence: decay behind the update": _of_state(recurrence.decay_afterwards),
+        "recurrence: no learning rate": _of_state(recurrence.full_rate),
+        "recurrence: state forgotten": _of_state(recurrence.forgotten),
+        "recurrence: key heads by group": PortingBug(
+            recurrence.keys_by_group, (Op.DELTA_STATE, Op.DELTA_OUTPUT), applies=_several_key_heads
+        ),
+        "recurrence: state before its update": PortingBug(recurrence.state_before_update, (Op.DELTA_OUTPUT,)),
+        "recurrence: state transposed": PortingBug(recurrence.state_transposed, (Op.DELTA_OUTPUT,)),
+        "recurrence: query not scaled": PortingBug(recurrence.query_not_scaled, (Op.DELTA_OUTPUT,)),
+        "recurrence: gate left out": PortingBug(rows.first_input, ("linear_attn_gated",)),
         "Inf by overflow": PortingBug(rows.inf_beyond_limit, (Op.MULTIPLY,), Layers.MIDDLE),
         "one NaN": PortingBug(products.one_nan, ("ffn_gate",), Layers.MIDDLE),
         "matrix transposed": PortingBug(
             products.transposed, ("attn_out", "attn_out_matmul"), Layers.MIDDLE, applies=products.is_square
         ),
-        "matrix of the next layer": PortingBug(products.next_layer, ("ffn_out",), Layers.MIDDLE),
+        "matrix of the next layer": PortingBug(
+            products.next_layer, ("ffn_out",), Layers.MIDDLE, applies=products.is_matrix
+        ),
         "minimums of blocks left out": PortingBug(
             products.minimums_left_out, (Op.MATMUL,), applies=products.has_minimums
         ),
@@ -159,15 +244,19 @@ PORTING_BUGS: Mapping[str, PortingBug] = MappingProxyType(
             products.block_scale_doubled, ("attn_out", "attn_out_matmul"), Layers.MIDDLE, applies=products.is_matrix
         ),
         "blocks of 32 rows negated": PortingBug(products.block_negated, ("ffn_gate",), Layers.MIDDLE),
-        "a tile transposed": PortingBug(products.tile_transposed, ("ffn_out",), Layers.MIDDLE),
+        "a tile transposed": PortingBug(
+            products.tile_transposed, ("ffn_out",), Layers.MIDDLE, applies=products.is_matrix
+        ),
         "tail of the columns left out": PortingBug(products.tail_left_out, (Op.MATMUL,)),
         "half of the columns left out in the last rows": PortingBug(
-            products.second_half_unsummed, ("ffn_out",), Layers.MIDDLE
+            products.second_half_unsummed, ("ffn_out",), Layers.MIDDLE, applies=products.is_matrix
         ),
         "last channels zero": PortingBug(products.last_channels_zero, ("ffn_up",), Layers.MIDDLE),
         "last token's row stale": PortingBug(products.last_row_stale, ("ffn_gate",), Layers.MIDDLE),
         "inputs of products clamped": PortingBug(products.input_clamped, (Op.MATMUL,)),
-        "scale of the block before for 8-bit inputs": PortingBug(products.scale_of_block_before, ("ffn_out",)),
+        "scale of the block before for 8-bit inputs": PortingBug(
+            products.scale_of_block_before, ("ffn_out",), applies=products.is_matrix
+        ),
         "embedding of the next id": PortingBug(rows.next_token_last, (ENTRY,)),
         "embedding scaled": PortingBug(rows.embedding_scaled, (ENTRY,)),
         "logits of the token before": PortingBug(rows.logits_of_token_before, ("lm_head",)),

@@ -1,0 +1,46 @@
+"""Bugs of feed-forward blocks with experts: which are chosen, what they weigh, whose weights compute them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aprtui.engine.evaluation.porting_bugs.bug import Array, BugCall
+from aprtui.trace.graph import Node
+
+
+def least_probable(call: BugCall) -> Array:
+    """The experts at the wrong end of the sorted ones."""
+    return call.honest(-call.x)
+
+
+def one_behind(call: BugCall) -> Array:
+    """Ids that count from 1."""
+    return np.asarray((call.honest() + 1) % call.model.config.graph.experts, np.float32)
+
+
+def of_the_next_expert(call: BugCall) -> Array:
+    """Matrices are taken from one expert further on."""
+    experts = call.model.config.graph.experts
+    return call.honest(call.x, np.asarray((call.inputs[1] + 1) % experts, np.float32))
+
+
+def gate_and_up_exchanged(call: BugCall) -> Array:
+    other = "ffn_moe_up" if call.node.stage == "ffn_moe_gate" else "ffn_moe_gate"
+    return call.honest(node=Node(call.node.layer, other))
+
+
+def unweighted(call: BugCall) -> Array:
+    """What the experts give is added up as it is."""
+    return call.honest(call.x, np.ones_like(call.inputs[1]))
+
+
+def weights_in_reverse(call: BugCall) -> Array:
+    """The weights are those of the ascending order."""
+    return call.honest(call.x, np.ascontiguousarray(call.inputs[1][:, ::-1]))
+
+
+def last_left_out(call: BugCall) -> Array:
+    """One expert too few is added."""
+    weights = call.inputs[1].copy()
+    weights[:, -1] = 0
+    return call.honest(call.x, weights)
