@@ -16,6 +16,7 @@ import pytest
 
 from aprtui.errors import UnreadableError
 from aprtui.importing.torch_file import load_torch, read_torch
+from tests.importing.dumps import global_name, number, sizes, text
 
 needs_torch = pytest.mark.group("torch")
 ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -29,22 +30,6 @@ class Called:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return self.call
-
-
-def global_name(module: str, name: str) -> bytes:
-    return f"c{module}\n{name}\n".encode()
-
-
-def text(value: str) -> bytes:
-    return b"X" + struct.pack("<I", len(value)) + value.encode()
-
-
-def number(value: int) -> bytes:
-    return b"J" + struct.pack("<i", value)
-
-
-def sizes(*values: int) -> bytes:
-    return b"(" + b"".join(map(number, values)) + b"t"
 
 
 def tensor(key: str = "0", count: int = 12, shape: tuple[int, ...] = (3, 4), strides: tuple[int, ...] = (4, 1),

@@ -5,10 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from aprtui.errors import UsageError
-from aprtui.importing.formats import mapped
-from aprtui.importing.formats.base import ImportFormat
+from aprtui.importing.formats import mapped, msprobe, sglang_dumper, sglang_passes, transformers_debugger
+from aprtui.importing.import_format import ImportFormat
 
-FORMATS: tuple[ImportFormat, ...] = (mapped.FORMAT,)
+FORMATS: tuple[ImportFormat, ...] = (
+    mapped.FORMAT,
+    sglang_passes.FORMAT,
+    sglang_dumper.FORMAT,
+    msprobe.FORMAT,
+    transformers_debugger.FORMAT,
+)
 
 
 def format_of(path: Path) -> ImportFormat | None:
