@@ -82,7 +82,7 @@ def _initial_state(what: tuple[str, ...], said: Mapping[str, str]) -> ScreenStat
         return state
     from aprtui.tui.frame.state import ScreenName, ScreenState, is_state
 
-    if state.screen is not ScreenName.LIVE or is_state(what[0]):
+    if state.screen is not ScreenName.LIVE or is_state(what[0]) or state.path("recording"):
         raise UsageError("open: -p, --chat and --system are for a model: name one, and no screen's state")
     return ScreenState(state.screen, {**state.fields, **said})
 
@@ -113,6 +113,11 @@ def _state_of(what: tuple[str, ...]) -> ScreenState:
         return screen_state(ScreenName.TENSOR, path=path)
     if path.suffix in (".yaml", ".yml"):
         return screen_state(ScreenName.CONTRACTS, path=path)
+    from aprtui.engine.sessions.session_file import SessionFile, is_session
+
+    if is_session(path):
+        SessionFile(path).close()  # a damaged one is told here
+        return screen_state(ScreenName.LIVE, recording=path)
     if is_agent_trace(path):
         read_agent_trace(path)  # a damaged one is told here
         return screen_state(ScreenName.BROWSE, path=path)

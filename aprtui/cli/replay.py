@@ -32,9 +32,16 @@ def command(
     from the nearest ones that were, and the verdict names the whole segment. Side A of the report is what the model
     gives, side B what was captured.
 
+    A recording (`aprtui record`) has an engine's own ops: each is computed again from what it was given.
+
     Exit codes: 0 pass, 1 divergence, 2 usage, 3 unreadable input, 4 output failed, 70 internal error, 125 cannot be
     judged, 130 interrupted.
     """
+    from aprtui.cli.comparison.recordings import are_recordings
+    from aprtui.cli.comparison.recordings import replay as replay_ops
+
+    if are_recordings(capture):
+        return replay_ops(capture, model, bool(rounding or threads or backend != AUTO), options)
     from aprtui.cli.comparison.next_steps import replay_steps
     from aprtui.cli.progress import ProgressLine
     from aprtui.engine.replay.arithmetic import parse_rounding

@@ -33,6 +33,8 @@ from aprtui.trace.graph import (
 from aprtui.trace.manifest import Manifest, ModelInfo, read_manifest, relative_path
 
 PROVENANCE = "_PROVENANCE.txt"
+COMPLETE = "complete"
+"""The key of a provenance that says whether the writer finished."""
 SUFFIXES = (".bin", ".aprt")
 _SHOWN_NAMES = 8
 _LAYER_DIRECTORY = re.compile(r"layer-(0|[1-9][0-9]{0,8})")
@@ -91,8 +93,10 @@ class Capture:
 
     @property
     def complete(self) -> bool | None:
-        """Whether the writer finished; None where no manifest says."""
-        return None if self.manifest is None else self.manifest.complete
+        """Whether the writer finished; None where it does not say."""
+        if self.manifest is not None:
+            return self.manifest.complete
+        return {"true": True, "false": False}.get(self.provenance.get(COMPLETE, ""))
 
     @property
     def model(self) -> ModelInfo | None:
@@ -235,6 +239,8 @@ def _without_manifest(path: Path, copied: bool) -> Capture:
     }
     misplaced = [file for node, file in found.items() if node not in files]
     warnings += _grouped(path, misplaced, "files of stages that do not belong there, not read")
+    if provenance.get(COMPLETE) == "false":
+        warnings.append(f"{path}: the capture was not finished ({PROVENANCE} says complete: false): capture again")
     warnings += _trailing_bytes(files.values())
     return Capture(
         path, None, graph, files, (), tokens, PROVENANCE if tokens else None, count, tuple(warnings), provenance
