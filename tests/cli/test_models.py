@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from aprtui.cli.open import _with_path_of_model
 from aprtui.errors import ExitCode
 from aprtui.resources import kernel_cache
 from tests.cli.conftest import Outcome
@@ -96,6 +97,13 @@ def test_names_are_models_to_diff_weights_and_replay(aprtui: Run, home: Path, tm
 def test_a_name_that_no_model_has_is_one_line(aprtui: Run, home: Path) -> None:
     assert_one_line(aprtui("run", "tinny", "-p", "x"), ExitCode.UNREADABLE, "tinny: no such file", "there is tiny")
     assert_one_line(aprtui("open", "tinny"), ExitCode.USAGE, "tinny: does not exist", "aprtui models")
+
+
+def test_open_takes_a_name(home: Path) -> None:
+    path = str(home / ".apr" / "models" / "tiny.gguf")
+    assert [_with_path_of_model(text) for text in ("tiny", path, "nothing", "aprtui:live?model=a")] == [
+        path, path, "nothing", "aprtui:live?model=a",
+    ]  # fmt: skip
 
 
 def test_the_default_is_used_where_no_model_is_named_and_said(aprtui: Run, home: Path) -> None:
