@@ -93,13 +93,14 @@ def remember(*opened: Path) -> None:
 def remember_state(state: ScreenState) -> None:
     """Note what a screen that was opened shows. Folders are looked into, they do not count as opened."""
     fields = {
-        ScreenName.LIVE: ("model",), ScreenName.TENSOR: ("capture", "model"), ScreenName.DIFF: ("a", "b"),
+        ScreenName.LIVE: ("model", "recording"), ScreenName.TENSOR: ("capture", "model"), ScreenName.DIFF: ("a", "b"),
         ScreenName.CONTRACTS: ("path",),
     }.get(state.screen, ())  # fmt: skip
     paths = [path for path in map(state.path, fields) if path is not None and path.exists()]
     for path in reversed(paths):
         # Neither single stage files nor folders of contracts.
-        if path.is_file() if state.screen is ScreenName.CONTRACTS else path.is_dir() or path.suffix in SUFFIXES:
+        listed = (*SUFFIXES, ".jsonl")
+        if path.is_file() if state.screen is ScreenName.CONTRACTS else path.is_dir() or path.suffix in listed:
             remember(path)
     if state.screen is ScreenName.DIFF and len(paths) == 2:
         remember(*paths)

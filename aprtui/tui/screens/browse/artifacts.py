@@ -1,4 +1,4 @@
-"""Artifacts: captures, models and contracts in some folders, searched again and again, read again when they change."""
+"""Artifacts: captures, models and their like in some folders, searched again and again, read again when they change."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from aprtui.contracts.documents.loading import SUFFIXES
 from aprtui.contracts.documents.reader import read_document
+from aprtui.engine.sessions.session_file import is_session, session_summary
 from aprtui.errors import AprtuiError, UnreadableError
 from aprtui.model.discovery.catalogue import refusal
 from aprtui.model.discovery.places import FoundModel
@@ -19,7 +20,6 @@ from aprtui.model.open_file import SUFFIXES as MODEL_SUFFIXES
 from aprtui.model.open_file import open_model_file
 from aprtui.model.split_files import first_part, parts_there
 from aprtui.progress import Cancelled
-from aprtui.trace.agent_trace import SUFFIX as AGENT_TRACE_SUFFIX
 from aprtui.trace.agent_trace import is_agent_trace, read_agent_trace
 from aprtui.trace.capture import claimed_files, is_layer_directory, provenance_tokens, read_provenance
 from aprtui.trace.manifest import FILE_NAME, FORMAT, read_manifest
@@ -32,6 +32,7 @@ from aprtui.tui.screens.browse.facts import (
     engine_name,
     model_facts,
     prompt_text,
+    session_facts,
 )
 
 DEPTH = 4
@@ -63,6 +64,8 @@ class ArtifactKind(StrEnum):
     CAPTURE = "capture"
     MODEL = "model"
     PAIR = "pair"
+    SESSION = "session"
+    """A run that was recorded."""
     CONVERSATION = "conversation"
     """Of an agent, as an agent trace has it."""
     CONTRACT = "contract"
@@ -70,12 +73,12 @@ class ArtifactKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A capture, a model, a conversation, a contract, or a pair of captures that were compared: `path` is then the
-    reference.
+    """A capture, a model, a session, a conversation, a contract, or a pair of captures that were compared: `path` is
+    then the reference.
 
     What is not known is None or empty; `problem` says why it cannot be read, `refusal` why a model cannot be run.
-    `name` is what a model is called that lies in a cache of other tools. `text` is the prompt of a capture, the first
-    of a conversation, the description of a contract.
+    `name` is what a model is called that lies in a cache of other tools. `text` is the prompt of a capture or a
+    session, the first of a conversation, the description of a contract.
     """
 
     path: Path
@@ -232,7 +235,10 @@ def walk(root: Path, depth: int = DEPTH) -> Iterator[tuple[Path, ArtifactKind | 
             yield from walk(root / entry.name, depth - 1)
 
 
-_FILES = (*MODEL_SUFFIXES, AGENT_TRACE_SUFFIX, *SUFFIXES)
+_JSON_LINES = ".jsonl"
+"""The suffix of agent traces and recorded sessions."""
+
+_FILES = (*MODEL_SUFFIXES, _JSON_LINES, *SUFFIXES)
 
 
 def _kind_of_file(path: Path) -> ArtifactKind | None:
@@ -249,8 +255,8 @@ def _kind_of_file(path: Path) -> ArtifactKind | None:
 @lru_cache(4096)
 def _kind_of_text(path: Path, modified: int, size: int) -> ArtifactKind | None:
     """What a file of text is; it is read again only when its time or size has changed."""
-    if path.suffix == AGENT_TRACE_SUFFIX and is_agent_trace(path):
-        return ArtifactKind.CONVERSATION
+    if path.suffix == _JSON_LINES:
+        return ArtifactKind.SESSION if is_session(path) else ArtifactKind.CONVERSATION if is_agent_trace(path) else None
     is_contract = path.suffix in SUFFIXES and b"falsification_tests:" in _beginning(path, _CONTRACT_START)
     return ArtifactKind.CONTRACT if is_contract else None
 
@@ -356,6 +362,21 @@ def _contract(path: Path, modified: float) -> Artifact:
     )  # fmt: skip
 
 
+def _session(path: Path, modified: float) -> Artifact:
+    try:
+        summary = session_summary(path)
+    except UnreadableError as error:
+        return Artifact(
+            path, ArtifactKind.SESSION, modified, bytes=_size(path), problem=str(error).removeprefix(f"{path}: ")
+        )
+    engine = summary.start.engine
+    return Artifact(
+        path, ArtifactKind.SESSION, modified, engine.model, f"aprtui {engine.backend}", engine.mode,
+        engine.graph.layers, summary.tokens, bytes=_size(path), complete=summary.end is not None,
+        text=summary.start.said, faults=engine.faults, facts=session_facts(summary),
+    )  # fmt: skip
+
+
 def _conversation(path: Path, modified: float) -> Artifact:
     try:
         trace = read_agent_trace(path)
@@ -383,6 +404,6 @@ def pair_of(paths: Sequence[Path]) -> Artifact:
 
 
 _DESCRIBE = {
-    ArtifactKind.CAPTURE: _capture, ArtifactKind.MODEL: _model, ArtifactKind.CONVERSATION: _conversation,
-    ArtifactKind.CONTRACT: _contract,
+    ArtifactKind.CAPTURE: _capture, ArtifactKind.MODEL: _model, ArtifactKind.SESSION: _session,
+    ArtifactKind.CONVERSATION: _conversation, ArtifactKind.CONTRACT: _contract,
 }  # fmt: skip

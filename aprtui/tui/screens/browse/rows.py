@@ -70,6 +70,8 @@ def note(artifact: Artifact) -> str:
         return "cannot be run"
     words = [f"fault {fault_words(fault)}" for fault in artifact.faults[:1]]
     words += [f"and {len(artifact.faults) - 1} more"] if len(artifact.faults) > 1 else []
+    if artifact.kind is ArtifactKind.SESSION and not artifact.complete:
+        words.append("unfinished")
     if artifact.is_capture and artifact.complete is not True:
         words.append("no manifest" if artifact.complete is None else "unfinished")
     return ", ".join(words)

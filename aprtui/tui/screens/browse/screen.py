@@ -72,10 +72,10 @@ HIGH = 34
 """From this height on, the grid and the table of statistics are shown together."""
 
 EXPLANATION = """\
-Above are the captures, models, conversations of agents and contracts below the working directory, those given on the \
-command line, what was opened lately, pairs of captures among it, and the models elsewhere on this machine that \
-`aprtui models` lists. New ones appear by themselves. The column of notes has the faults that were injected on \
-purpose, and says which models cannot be run.
+Above are the captures, models, recorded sessions, conversations of agents and contracts below the working directory, \
+those given on the command line, what was opened lately, pairs of captures among it, and the models elsewhere on this \
+machine that `aprtui models` lists. New ones appear by themselves. The column of notes has the faults that were \
+injected on purpose, and says which models cannot be run.
 
 Below is a preview of what the cursor is on (on small screens the first view of v): the whole prompt, the model, what \
 the engine rounds, the faults, which stages are there. Beside it is what is in it. Of a capture: the stage grid, in \
@@ -99,6 +99,7 @@ HINTS = {
     ArtifactKind.CAPTURE: ("enter: its stages", "space: mark", "d: diff of A and B", "R: replay"),
     ArtifactKind.MODEL: ("enter: open it in Live", "v: its tensors"),
     ArtifactKind.PAIR: ("enter: compare again", "R: with a replay of both"),
+    ArtifactKind.SESSION: ("enter: play it in Live",),
     ArtifactKind.CONVERSATION: ("enter: read it",),
     ArtifactKind.CONTRACT: ("enter: open it",),
 }
@@ -367,6 +368,9 @@ class BrowseScreen(ToolScreen):
             return ["aprtui", "contracts", "status", as_typed(self._artifact.path)]
         if self._artifact.kind is ArtifactKind.CONVERSATION:
             return []
+        if self._artifact.kind is ArtifactKind.SESSION:
+            path = self._artifact.path
+            return ["aprtui", "render", as_typed(path), "--svg", f"{path.stem}.svg"]
         words = ["aprtui", "stats", as_typed(self._artifact.path)]
         node = self._node
         in_contents = isinstance(self._contents, CaptureContents) and self.focused is not self._table("artifacts")
@@ -706,6 +710,8 @@ class BrowseScreen(ToolScreen):
             self.program.open_state(screen_state(ScreenName.CONTRACTS, path=as_typed(artifact.path)))
         elif artifact.is_model:
             self.program.open_state(screen_state(ScreenName.LIVE, model=as_typed(artifact.path)))
+        elif artifact.kind is ArtifactKind.SESSION:
+            self.program.open_state(screen_state(ScreenName.LIVE, recording=as_typed(artifact.path)))
         else:
             remember(artifact.path)
             if self._shows_preview_alone:

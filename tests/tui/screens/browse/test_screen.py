@@ -31,6 +31,7 @@ from aprtui.tui.screens.diff.screen import DiffScreen
 from aprtui.tui.widgets.table import Table
 from aprtui.tui.widgets.text_stream import TextStream
 from tests.compare.synthetic import changed, write_capture
+from tests.engine.sessions.recorded_session import write_session
 from tests.tui.driver import Driver, notifications, screen_text, showing, tool_screen, until, until_shown
 from tests.tui.frame.key_clashes import bindings_at_once, clashes
 from tests.tui.screens.contracts.example import CONTRACT
@@ -544,3 +545,15 @@ async def test_in_a_folder_that_was_named_only_what_is_there_is_listed(
     async with showing(screen_state(ScreenName.BROWSE, path=folder), (120, 40)) as pilot:
         await until_shown(pilot, "demo.gguf")
         await pilot.pause(0.3)
+
+
+async def test_a_recorded_session_is_listed_and_played(folder: Path, opened: list[str]) -> None:
+    write_session(folder / "run.jsonl")
+    write_session(folder / "cut.jsonl", ended=False)
+    async with showing(BROWSE, (200, 60)) as pilot:
+        await until_shown(pilot, "2 sessions", "unfinished", "def fib(n):", "5 of the prompt, 17 generated")
+        await pilot.press("j")
+        await until_shown(pilot, "stop token", "temperature 0.5, seed 3", "play it in Live")
+        assert list(tool_screen(pilot).command()) == ["aprtui", "render", "run.jsonl", "--svg", "run.svg"]
+        await pilot.press("enter")
+        assert opened == ["aprtui:live?recording=run.jsonl"]
