@@ -63,6 +63,17 @@ def test_models_are_listed_with_what_they_are_and_why_they_cannot_be_run(aprtui:
     assert "truncated" in found["half"]["problem"] and not found["half"]["default"]
 
 
+def test_an_alias_that_leads_nowhere_is_said(aprtui: Run, home: Path) -> None:
+    (home / "file").touch()
+    (home / "config.toml").write_text('[aliases]\na = "TINY"\nb = "gone"\nc = "file"\n')
+    outcome = aprtui("models")
+    assert outcome.code == ExitCode.PASS
+    assert outcome.err == (
+        f"aprtui: b: alias of gone, which is neither a file nor the name of a model: "
+        f"correct it in {home / 'config.toml'}\n"
+    )
+
+
 def test_the_list_has_a_line_for_each_and_the_reasons_below(aprtui: Run, home: Path) -> None:
     lines = aprtui("models").out.splitlines()
     assert lines[0].split() == ["name", "architecture", "types", "size", "path"]
