@@ -48,7 +48,7 @@ def default_model() -> Path:
     config = read_config(config_path())
     problems = []
     for text in config.default:
-        path = _by_name(text, config) or expanded(text)
+        path = _by_name(text, config) or config.path.parent / expanded(text)
         if not os.path.lexists(path):
             problems.append(f"{text}: not found")
             continue

@@ -82,6 +82,9 @@ def test_the_default_is_the_first_that_can_be_run(machine: Machine, tiny_bytes: 
     good = keep(machine, "good", tiny_bytes)
     machine.configure('[models]\ndefault = ["gone", "broken", "good", "demo-qwen2-q4km"]\n')
     assert default_model() == good and has_default()
+    (machine.home / "near.gguf").write_bytes(tiny_bytes)
+    machine.configure('[models]\ndefault = "near.gguf"\n')
+    assert default_model() == machine.home / "near.gguf", "relative to the file"
     machine.configure('[models]\ndefault = "mine"\n[aliases]\nmine = "good"\n')
     assert default_model() == good
 
