@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from aprtui.cli.comparison.options import ComparisonOptions, comparison_options, report, warn_about
+from aprtui.cli.comparison.options import ComparisonOptions, announce, comparison_options, report, warn_about
 from aprtui.cli.options import MODEL, requested_model
 from aprtui.engine.backends.registry import AUTO, backend_choices, evaluating_backends
 
@@ -47,6 +47,7 @@ def command(
     from aprtui.engine.replay.arithmetic import parse_rounding
     from aprtui.engine.replay.evaluators import Evaluators
     from aprtui.engine.replay.replay import ReplayOptions, replay_capture
+    from aprtui.importing.importer import as_capture
     from aprtui.trace.capture import Capture
 
     policy, tolerances = options.policy, options.parsed_tolerances
@@ -58,10 +59,12 @@ def command(
         tokens=options.token_ids,
         limit=options.limit,
     )
-    loaded, opened = requested_model(model), Capture.open(capture)
-    warn_about(opened)
-    with ProgressLine() as progress, Evaluators(loaded, backend, threads, progress) as evaluators:
-        comparison = replay_capture(opened, loaded, replayed, evaluators, progress)
+    loaded = requested_model(model)
+    with ProgressLine() as progress, as_capture(capture, lambda: loaded.graph, announce, progress) as folder:
+        opened = Capture.open(folder)
+        warn_about(opened)
+        with Evaluators(loaded, backend, threads, progress) as evaluators:
+            comparison = replay_capture(opened, loaded, replayed, evaluators, progress)
     words = [*options.words(), *(["--rounding", rounding] if rounding else [])]
     sides = (f"{loaded.path}, from captured inputs", str(capture))
     return report(sides, None, comparison, options, replay_steps(comparison, capture, model, words))

@@ -87,7 +87,10 @@ def load(model: Model, kind: DataType, attention: AttentionKind, threads: int | 
     module.tie_weights()
     _set_factors(module, model.config)
     version = f"{transformers.__version__} (torch {torch.__version__})"
-    return TransformersModel(module.to(getattr(torch, kind)).eval(), model, version)
+    for parameter in module.parameters():
+        # Not `module.to`: frequencies of RoPE are a buffer, which stays in float32 where weights are loaded in 16 bits.
+        parameter.data = parameter.data.to(getattr(torch, kind))
+    return TransformersModel(module.eval(), model, version)
 
 
 def libraries() -> tuple[Any, Any]:

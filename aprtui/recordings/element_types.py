@@ -26,7 +26,7 @@ BF16 = "bf16"
 
 
 @dataclass(frozen=True, slots=True)
-class ElementType:
+class GgmlType:
     """`block_values` neighbouring values lie in `block_bytes` bytes."""
 
     name: str
@@ -39,17 +39,17 @@ class ElementType:
 
 
 @cache
-def element_type(name: str) -> ElementType | None:
+def element_type(name: str) -> GgmlType | None:
     """The type that a recording calls `name`; None for one that is not known here."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     if name in PLAIN:
-        return ElementType(name, 1, PLAIN[name].itemsize)
+        return GgmlType(name, 1, PLAIN[name].itemsize)
     if name == BF16:
-        return ElementType(name, 1, 2)
+        return GgmlType(name, 1, 2)
     if name.upper() not in GGMLQuantizationType.__members__:
         return None
-    return ElementType(name, *GGML_QUANT_SIZES[GGMLQuantizationType[name.upper()]])
+    return GgmlType(name, *GGML_QUANT_SIZES[GGMLQuantizationType[name.upper()]])
 
 
 def weight_type(name: str) -> WeightType | None:

@@ -101,6 +101,14 @@ def test_sdpa_has_no_maps_and_16_bits_are_16_bits(tmp_path: Path) -> None:
 
 
 @needs_transformers
+def test_frequencies_of_rope_stay_in_32_bits(tmp_path: Path) -> None:
+    """As where transformers loads a model in 16 bits itself; with 8 bits of mantissa, far positions are elsewhere."""
+    module = transformers_model.load(model_of(tmp_path, "llama"), DataType.BFLOAT16, AttentionKind.EAGER, None).module
+    assert {str(parameter.dtype) for parameter in module.parameters()} == {"torch.bfloat16"}
+    assert str(module.model.rotary_emb.inv_freq.dtype) == "torch.float32"
+
+
+@needs_transformers
 def test_another_weight_in_the_file_shows_where_it_is_used(tmp_path: Path) -> None:
     """The control: captures that are compared here come from the file, not from each other."""
     model = model_of(tmp_path, "qwen3")
