@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,7 +26,7 @@ from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.figures import Statistic, figures_of, first_bad
 from aprtui.tui.draw.text import as_typed, short_path
-from aprtui.tui.frame.recent import models_at_hand, recent_pairs, recent_paths, remember
+from aprtui.tui.frame.recent import models_at_hand, models_in_caches, recent_pairs, recent_paths, remember
 from aprtui.tui.frame.session import RecordedVerdict, Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
@@ -287,7 +288,8 @@ class BrowseScreen(ToolScreen):
             wanted = None
         if wanted is not None:
             files = models_at_hand(*self.session.paths, artifact.path.parent)
-            model = next(iter(find_models(wanted, files, lambda: worker.is_cancelled)), None)
+            caches = partial(models_in_caches, self.program.config)
+            model = next(iter(find_models(wanted, files, lambda: worker.is_cancelled, caches)), None)
         if not worker.is_cancelled:
             self.post_message(self.ModelFound(artifact, model))
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,7 +32,7 @@ from aprtui.trace.graph import Node
 from aprtui.tui.draw.text import as_typed
 from aprtui.tui.frame.child import ChildSource, Ended, Event, Progressed, Record, Remark
 from aprtui.tui.frame.keymap import Chord, displayed_keys
-from aprtui.tui.frame.recent import models_at_hand, remember
+from aprtui.tui.frame.recent import models_at_hand, models_in_caches, remember
 from aprtui.tui.frame.session import RecordedVerdict, Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
@@ -262,7 +263,8 @@ class DiffScreen(ToolScreen):
         folders = dict.fromkeys(path.absolute().parent for path in (request.a, request.b))
         files = models_at_hand(*places, *self.session.paths, *folders)
         sides = open_sides(request.a, request.b)
-        search = search_models(sides, files, lambda: worker.is_cancelled)
+        caches = partial(models_in_caches, self.program.config)
+        search = search_models(sides, files, lambda: worker.is_cancelled, caches)
         if not worker.is_cancelled:
             self.post_message(self.SidesOpened(sides, search))
 
