@@ -20,7 +20,7 @@ _FRAME = 0.06
 """Seconds in which the screen polls and draws at least once."""
 
 _MOST_FRAMES = 100
-"""Waited for a screen that does not come to rest."""
+"""Waited for a screen that does not come to rest, or for what it reads in threads."""
 
 
 def drawn_recording(state: ScreenState, path: Path, tokens: int, size: tuple[int, int], *, light: bool = False) -> str:
@@ -43,7 +43,7 @@ def drawn_recording(state: ScreenState, path: Path, tokens: int, size: tuple[int
         for _ in range(_MOST_FRAMES):
             await pilot.pause(_FRAME)
             now = app.export_screenshot(title="aprtui")
-            if now == before:
+            if now == before and not any(worker.is_running for worker in app.workers):
                 break
             before = now
         drawn.append(before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import ClassVar
 
 from rich.cells import cell_len
@@ -43,7 +43,8 @@ class KeyLine(LineWidget):
 
     def _look(self) -> None:
         if self.is_attached:
-            self._commands = by_use(grouped(commands_at_hand(self.screen)))
+            left_out: Collection[str] = getattr(self.screen, "left_out", ())  # dialogs have none
+            self._commands = by_use(grouped(each for each in commands_at_hand(self.screen) if each.id not in left_out))
             self.refresh()
 
     def render_line(self, y: int) -> Strip:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -152,6 +152,8 @@ class ToolScreen(Screen[None]):
         self.session = session
         self._zoomed: Widget | None = None
         self.chords = self.CHORDS
+        self.left_out: Collection[str] = ()
+        """Commands, by their ids in the help, that cannot be done now: they say so, and no line of keys offers them."""
         self.is_replaced = False
         """Whether another screen has taken its place, while Textual has still to remove it."""
 

@@ -109,6 +109,14 @@ STACKED, WIDE = 120, 160
 """From these widths on, the contracts have room beside the candidates, and the text beside the grid."""
 
 
+NEED_ENGINE = frozenset(
+    f"live.{name}"
+    for name in (
+        "prompt", "editor", "chat", "new", "settings", "capture", "inject", "trace", "facts", "lens", "restart",
+    )
+)  # fmt: skip
+"""The commands that a recording declines."""
+
 NOT_LOADED = "loading was cancelled: ctrl+r loads the model"
 
 
@@ -199,6 +207,7 @@ class LiveScreen(ToolScreen):
             start = self._recording.start
             self._request, self._sampling = self._recording.request, start.sampling
             self._chat, self._system = start.chat, start.system
+            self.left_out = NEED_ENGINE
         self._run = LiveRun(turns=earlier_turns(self._initial.turn))
         self._statistic, self._signal, self._lens = self._initial.statistic, self._initial.signal, self._initial.lens
         self._record: TokenRecord | None = None

@@ -47,6 +47,8 @@ async def test_a_recording_plays_by_itself(size: tuple[int, int]) -> None:
         await pilot.press("f")
         await until_shown(pilot, "recording s.jsonl", LAST, "stop token", "return fib(n - 1)")
         assert "prompt ❯" not in screen_text(pilot)
+        keys = screen_text(pilot).splitlines()[-1]
+        assert "Pause/resume" in keys and not any(word in keys for word in ("Prompt", "Settings", "Capture"))
 
 
 async def test_pause_step_and_time_travel_are_the_keys_of_live() -> None:
