@@ -41,11 +41,13 @@ from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.progress import Progress, no_progress
 from aprtui.trace.capture import Capture
-from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, MATRIX_PRODUCTS, Node, Op, Stage, TokenMixer
+from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, MATRIX_PRODUCTS, GraphConfig, Node, Op, Part, Stage, TokenMixer
 
 _OF_WEIGHTS = frozenset({"weights", "sums", "input_limit"})
 _KNOWS_CHANNELS = frozenset({Op.MATMUL, Op.BIAS, Op.RMS_NORM, Op.CONVOLUTION})
 """Ops in which each channel has parameters of its own, so that they come out otherwise in another order."""
+_KNOWS_PARTS = frozenset({Op.HEAD_RMS_NORM, Op.ROPE})
+"""Ops on queries or keys, which come out otherwise of values or of each other."""
 _ROWS = 16
 _LOOKED_AT = 4096
 _CLEARLY = 0.5
@@ -466,7 +468,7 @@ def find_layouts(stages: CapturedStages, evaluators: NodeEvaluators) -> Iterator
         sampled = _sampled(stage, recomputer)
         layout = agreed([_layout_of(node, recomputer, candidates) for node in sampled])
         layout = layout or _inherited(sampled, recomputer, candidates)
-        if layout is not None and not _computed_with(stage, recomputer):
+        if layout is not None and not _computed_with(stage, layout, recomputer):
             stages.layouts.update({node: layout for node in model.graph.nodes if node.stage == stage.name})
             yield f"{stage.name} is in another order than the model's, and is put in it: {layout.text}"
 
@@ -501,19 +503,38 @@ def _expected_and_raw(node: Node, recomputer: Recomputer) -> tuple[Array, Array]
     return recomputer.recompute(node, raw.shape[-2]).values, raw
 
 
-def _computed_with(stage: Stage, recomputer: Recomputer) -> bool:
+def _computed_with(stage: Stage, layout: Layout, recomputer: Recomputer) -> bool:
     """Whether the engine went on with the order of channels as captured: then it is no way of writing, but a fault."""
     model, stages = recomputer.model, recomputer.stages
     total = len(stages.tokens)
+    moved = _moved_parts(layout, model.config.graph)
+
+    def tells(node: Node) -> bool:
+        op, parts = model.graph[node.stage].op, {entry.part for entry in model.graph.entries(node)}
+        return op in _KNOWS_CHANNELS or (op in _KNOWS_PARTS and parts <= moved)
+
     users = [
         node
         for node in model.graph.nodes
-        if model.graph[node.stage].op in _KNOWS_CHANNELS and stages.rows(node) == total
+        if tells(node) and stages.rows(node) == total
         and {source.stage for source in model.graph.inputs(node)} == {stage.name}
         and not recomputer.segment(node, total)
     ]  # fmt: skip
     sampled = [users[index] for index in sorted({0, len(users) // 2, len(users) - 1})] if users else []
     return bool(sampled) and all(_is_reproduced(node, recomputer) for node in sampled)
+
+
+def _moved_parts(layout: Layout, config: GraphConfig) -> frozenset[Part]:
+    """Those of queries, keys and values in whose columns a layout has channels of another one."""
+    if layout.order is None or len(layout.order) != config.qkv_width:
+        return frozenset()
+    order = np.array(layout.order)
+    columns = np.arange(len(order))
+    return frozenset(
+        part
+        for part in (Part.Q, Part.K, Part.V)
+        if not np.array_equal(np.sort(order[config.part(part)]), columns[config.part(part)])
+    )
 
 
 def _is_reproduced(node: Node, recomputer: Recomputer) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from aprtui.compare.verdict import Verdict
 from aprtui.engine.evaluation.arithmetics import ARITHMETICS, stage_tensors
 from aprtui.engine.evaluation.bug_detection import (
     FOUND,
@@ -19,14 +20,16 @@ from aprtui.engine.evaluation.bug_detection import (
     buggy_tensors,
     judge_bugs,
 )
+from aprtui.engine.evaluation.capture_kinds import CAPTURE_KINDS, write_kind
 from aprtui.engine.evaluation.porting_bugs.bug import PortingBug
 from aprtui.engine.evaluation.porting_bugs.table import PORTING_BUGS
 from aprtui.engine.replay.evaluators import Evaluators
+from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.model.model import Model, load_model
 from aprtui.model.weight_types import WeightType
 from aprtui.progress import no_progress
 from aprtui.resources import embedded_model
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph import Node, Op, Part
 from tests.engine.embedded_captures import TOKENS, evaluators, model
 from tests.model.gguf_files import write_model
 
@@ -141,6 +144,28 @@ def test_a_wrong_order_that_the_engine_goes_on_with_is_a_bug_and_no_layout(
     bug: str, model: Model, evaluators: Evaluators
 ) -> None:
     assert judged(BugCase("float32", bug, "complete"), model, evaluators).outcome is BugOutcome.NAMED
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "llama"])
+def test_exchanged_keys_and_values_are_told_from_another_order_by_what_is_made_of_them(
+    architecture: str, tmp_path: Path
+) -> None:
+    """Without a bias, norms or RoPE of the keys say whether the engine takes what stands in the place of the keys."""
+    model = load_model(write_model(tmp_path / "model.gguf", architecture=architecture))
+    graph, tokens = model.config.graph, range(8)
+    with Evaluators(model) as evaluators:
+        case = BugCase("float32", "rows of K and V exchanged", "complete")
+        assert [found.outcome for found in judge_bugs(model, tokens, evaluators, [case], no_progress)] == [
+            BugOutcome.NAMED
+        ]
+        tensors = dict(honest_tensors(model, evaluators, tokens))
+        for node, values in tensors.items():
+            if node.stage == "qkv_matmul":
+                parts = [values[:, graph.part(part)] for part in (Part.Q, Part.V, Part.K)]
+                tensors[node] = np.ascontiguousarray(np.concatenate(parts, axis=1))
+        capture = write_kind(CAPTURE_KINDS["complete"], tensors, model.graph, tokens, tmp_path / "capture")
+        replayed = replay_capture(capture, model, ReplayOptions(), evaluators)
+    assert replayed.verdict is Verdict.PASS and any("Q‖V‖K" in said for said in replayed.statements)
 
 
 @pytest.mark.parametrize("kind", ["layer outputs", "norms", "matrix products", "last token"])
