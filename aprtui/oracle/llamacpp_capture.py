@@ -23,7 +23,7 @@ from aprtui.machine import default_threads, processor_name
 from aprtui.model.model import Model
 from aprtui.oracle.ggml import Ggml, GgmlTensorPointer, float_parameter, load_ggml
 from aprtui.oracle.llamacpp_stages import FUSED, StagePlace, StagePlaces
-from aprtui.oracle.requests import Evaluation, Work, planned_manifest, require_possible
+from aprtui.oracle.requests import Evaluation, Work, planned_manifest, require_evaluable
 from aprtui.oracle.written import write_provenance
 from aprtui.progress import Progress
 from aprtui.trace.graph import Node, Op
@@ -61,7 +61,7 @@ def write_llamacpp_captures(
     Raises `UsageError` before anything is loaded if the request or a directory cannot be used, `EngineError` where
     llama-cpp-python is missing or llama.cpp refuses the model.
     """
-    require_possible(model, work, overwrite)
+    require_evaluable(model.config.context, work, overwrite)
     for kv in set(options.types):
         require_fitting(kv, model.config.graph)
     if KV_FORMATS[options.types[1]].block_values > 1 and not options.flash_attention:

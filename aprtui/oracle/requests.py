@@ -31,14 +31,14 @@ Work = Mapping[Path, Evaluation]
 """What is evaluated, by the directory that its capture goes to."""
 
 
-def require_possible(model: Model, work: Work, overwrite: bool) -> None:
-    """Raise `UsageError` unless all of `work` fits the context and its directories can be written."""
+def require_evaluable(context: int, work: Work, overwrite: bool) -> None:
+    """Raise `UsageError` unless all of `work` fits the `context` and its directories can be written."""
     for directory, evaluation in work.items():
         count = len(evaluation.tokens)
         if not count:
             raise UsageError("the prompt has no tokens: give a longer one")
-        if count > model.config.context:
-            raise UsageError(f"{count} tokens, the context has room for {model.config.context}: shorten the prompt")
+        if count > context:
+            raise UsageError(f"{count} tokens, the context has room for {context}: shorten the prompt")
         if not 1 <= evaluation.prefill <= count:
             raise UsageError(f"--decode-from {evaluation.prefill}: the prompt has {count} tokens: use 1 … {count}")
         require_usable(directory, overwrite)
