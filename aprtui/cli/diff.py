@@ -12,6 +12,7 @@ from aprtui.cli.comparison.options import ComparisonOptions, comparison_options,
 from aprtui.cli.json_lines import write_record
 from aprtui.cli.options import MODEL
 from aprtui.errors import VERDICT_CODES, UsageError
+from aprtui.trace.archive import is_folder, is_single_file
 
 _APR_FORMAT = "apr-stage-diff-v1"
 _PATH = click.Path(path_type=Path)
@@ -56,7 +57,7 @@ def command(
     if weights:
         a, b = (MODEL.convert(str(path), None, None) for path in (a, b))
         return _diff_weights(a, b, options, judging.given or mapping is not None or file_format is not None)
-    if a.is_file() and b.is_file():
+    if is_single_file(a) and is_single_file(b):
         if judging.given or mapping or not options.plain:
             raise UsageError(
                 "two stage files record neither tokens nor stage: only --tolerance, --limit and the report can be given"
@@ -115,7 +116,7 @@ def _diff_captures(
     from aprtui.trace.capture import Capture
 
     for path, other in ((a, b), (b, a)):
-        if path.is_file() and other.is_dir():
+        if is_single_file(path) and is_folder(other):
             raise UsageError(f"{path}: is a file, {other} a directory: compare two captures or two stage files")
     left, right = Capture.open(a), Capture.open(b)
     for capture in dict.fromkeys((a, b)):

@@ -16,6 +16,7 @@ from aprtui.errors import AprtuiError
 from aprtui.model.split_files import first_part
 from aprtui.resources import embedded_model
 from aprtui.trace.aprt import write_atomically
+from aprtui.trace.archive import is_folder
 from aprtui.tui.frame.state import ScreenName, ScreenState
 
 MOST_REMEMBERED = 20
@@ -91,7 +92,7 @@ def remember_state(state: ScreenState) -> None:
     paths = [path for path in map(state.path, fields) if path is not None and path.exists()]
     for path in reversed(paths):
         # Neither single stage files nor folders of contracts.
-        if path.is_file() if state.screen is ScreenName.CONTRACTS else path.is_dir() or path.suffix == ".gguf":
+        if path.is_file() if state.screen is ScreenName.CONTRACTS else is_folder(path) or path.suffix == ".gguf":
             remember(path)
     if state.screen is ScreenName.DIFF and len(paths) == 2:
         remember(*paths)
