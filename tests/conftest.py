@@ -75,9 +75,9 @@ def _gpu_missing() -> str | None:
 GROUPS: dict[str, Callable[[], str | None]] = {
     "conformance": lambda: _folder_missing("APRTUI_CONFORMANCE", conformance_folder()),
     "emulator": _emulator_missing,
-    "llama_cpp": lambda: _module_missing("llama_cpp"),
     "gcc": lambda: _tool_missing("gcc"),
     "gpu": _gpu_missing,
+    "llama_cpp": lambda: _module_missing("llama_cpp"),
     "nvcc": lambda: _tool_missing("nvcc"),
     "nvrtc": _nvrtc_missing,
     "sanitizer": lambda: _gpu_missing() or _tool_missing("compute-sanitizer"),

@@ -40,7 +40,7 @@ def command(
     """Run the quality gates of MODEL (the embedded model by default), one line each as it ends.
 
     A gate that cannot be run here is skipped, which is not passed. Exit codes: 0 all gates that were run passed, 1 one
-    failed or a required one was skipped, 3 no GGUF file, 125 fewer gates were run than --min-executed.
+    failed or a required one was skipped, 3 no model file, 125 fewer gates were run than --min-executed.
     """
     from aprtui.engine.quality.gate import QualityOptions
     from aprtui.engine.quality.gates import run_quality

@@ -235,7 +235,8 @@ def _without_manifest(path: Path, copied: bool) -> Capture:
     graph = graph_from_names({node.stage for node in found}, layers)
     provenance = read_provenance(path)
     tokens = provenance_tokens(provenance)
-    count = len(tokens) if tokens else _inferred_token_count(found, graph, copied)
+    stated = _stated_token_count(provenance)
+    count = len(tokens) if tokens else stated or _inferred_token_count(found, graph, copied)
     warnings += _grouped(path, duplicates, "second files of a stage, not read")
     warnings += _unknown_files(path)
     files = {
@@ -313,6 +314,12 @@ def _header_or_none(read: Callable[[Path], int], path: Path) -> int | None:
         return read(path)
     except UnreadableError:
         return None
+
+
+def _stated_token_count(provenance: Mapping[str, str]) -> int | None:
+    """How many tokens `_PROVENANCE.txt` speaks of where it does not list them (`token_count: 7`), or None."""
+    text = provenance.get("token_count", "")
+    return int(text) if re.fullmatch("[1-9][0-9]{0,8}", text) else None
 
 
 def _read_or_none(path: Path, copied: bool = False) -> AprtFile | None:

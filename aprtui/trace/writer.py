@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from aprtui.errors import EngineError, UnreadableError, UsageError
 from aprtui.trace.aprt import HEADER_BYTES, header, output_error
-from aprtui.trace.capture import claimed_files
+from aprtui.trace.capture import PROVENANCE, claimed_files
 from aprtui.trace.checksum import combine
 from aprtui.trace.graph import Node, Stage, StageGraph, graph_for
 from aprtui.trace.manifest import FILE_NAME, FileInfo, Manifest, read_manifest, relative_path, write_manifest
@@ -80,11 +80,11 @@ def require_usable(path: Path, overwrite: bool) -> None:
 def _prepare_directory(path: Path, needed: int) -> None:
     """Make `path` an empty capture directory with room for `needed` bytes.
 
-    Removes the files that a manifest or the naming rule claims, and nothing else. Raises `EngineError` for a directory
-    that cannot be written or has too little free space.
+    Removes the files that a manifest or the naming rule claims, `_PROVENANCE.txt`, and nothing else. Raises
+    `EngineError` for a directory that cannot be written or has too little free space.
     """
     if path.is_dir():
-        _remove_capture(path)
+        remove_capture(path)
     free = shutil.disk_usage(path).free
     if needed + _HEADROOM > free:
         raise EngineError(
@@ -126,7 +126,7 @@ def take_directory(path: Path, needed: int, overwrite: bool) -> int:
     return descriptor
 
 
-def _remove_capture(path: Path) -> None:
+def remove_capture(path: Path) -> None:
     claimed = {file for _, file in claimed_files(path)}
     manifest = read_manifest(path)
     if manifest:
@@ -135,7 +135,8 @@ def _remove_capture(path: Path) -> None:
         file.unlink(missing_ok=True)
         if file.parent != path and not any(file.parent.iterdir()):
             file.parent.rmdir()
-    (path / FILE_NAME).unlink(missing_ok=True)
+    for name in (FILE_NAME, PROVENANCE):
+        (path / name).unlink(missing_ok=True)
 
 
 @dataclass(slots=True)

@@ -10,7 +10,8 @@ from pathlib import Path
 from aprtui.config import Config, config_path, expanded, read_config
 from aprtui.errors import UnreadableError, UsageError
 from aprtui.model.discovery.catalogue import describe
-from aprtui.model.discovery.places import SUFFIXES, FoundModel, found_models
+from aprtui.model.discovery.places import FoundModel, found_models
+from aprtui.model.open_file import SUFFIXES
 from aprtui.resources import embedded_model
 
 _MOST_NAMED = 5

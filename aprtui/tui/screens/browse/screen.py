@@ -18,6 +18,7 @@ from textual.worker import get_current_worker
 
 from aprtui.compare.wording import counted
 from aprtui.errors import AprtuiError
+from aprtui.model.discovery.places import FoundModel, models_elsewhere
 from aprtui.model.lookup import find_models
 from aprtui.trace.agent_trace import AgentTrace, Speaker
 from aprtui.trace.capture import Capture
@@ -59,6 +60,8 @@ from aprtui.tui.widgets.table import Row, Table
 from aprtui.tui.widgets.text_stream import TextStream
 
 SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BETWEEN_LOOKS_ELSEWHERE = 30.0
+"""In the caches of other tools, and in the folders of the configuration."""
 SECONDS_BETWEEN_POLLS = 0.1
 
 BROAD, WIDE = 110, 160
@@ -68,9 +71,10 @@ HIGH = 34
 """From this height on, the grid and the table of statistics are shown together."""
 
 EXPLANATION = """\
-Above are the captures, models, conversations of agents and contracts below the working directory, those given on the \
-command line, and what was opened lately, pairs of captures among it. New ones appear by themselves. Faults that were \
-injected on purpose stand in the column of notes.
+Above are the captures, models, recorded sessions, conversations of agents and contracts below the working directory, \
+those given on the command line, what was opened lately, pairs of captures among it, and the models elsewhere on this \
+machine that `aprtui models` lists. New ones appear by themselves. The column of notes has the faults that were \
+injected on purpose, and says which models cannot be run.
 
 Below is a preview of what the cursor is on (on small screens the first view of v): the whole prompt, the model, what \
 the engine rounds, the faults, which stages are there. Beside it is what is in it. Of a capture: the stage grid, in \
@@ -87,13 +91,14 @@ NOTHING_FOUND = """\
 No captures or models here yet.
 Press 1 for Live and run a prompt: w writes the run as a capture, which appears here.
 `aprtui trace -p TEXT` writes one from the command line.
-`aprtui open FOLDER` looks somewhere else; a .gguf file in this folder appears by itself."""
+`aprtui open FOLDER` looks somewhere else; a model file in this folder appears by itself."""
 
 
 HINTS = {
     ArtifactKind.CAPTURE: ("enter: its stages", "space: mark", "d: diff of A and B", "R: replay"),
     ArtifactKind.MODEL: ("enter: open it in Live", "v: its tensors"),
     ArtifactKind.PAIR: ("enter: compare again", "R: with a replay of both"),
+    ArtifactKind.SESSION: ("enter: play it in Live",),
     ArtifactKind.CONVERSATION: ("enter: read it",),
     ArtifactKind.CONTRACT: ("enter: open it",),
 }
@@ -245,10 +250,16 @@ class BrowseScreen(ToolScreen):
     @work(thread=True, group="watch")
     def _watch(self) -> None:
         worker, finder, last = get_current_worker(), Finder(), None
+        elsewhere: tuple[FoundModel, ...] = ()
+        next_look = time.monotonic()
         while not worker.is_cancelled:
             if self.is_current or last is None:
+                # What lies here is listed at once; other places may hold thousands of folders.
+                if last is not None and self._given is None and time.monotonic() >= next_look:
+                    elsewhere = models_elsewhere(self.program.config)
+                    next_look = time.monotonic() + SECONDS_BETWEEN_LOOKS_ELSEWHERE
                 roots = (*self._roots, *recent_paths())
-                listing = finder.search(roots, recent_pairs(), lambda: worker.is_cancelled)
+                listing = finder.search(roots, recent_pairs(), lambda: worker.is_cancelled, elsewhere)
                 if listing != last and not worker.is_cancelled:
                     self.post_message(self.Listed(listing))
                     last = listing
@@ -287,7 +298,7 @@ class BrowseScreen(ToolScreen):
         self._looking_for = None
         if message.model is None:
             name = artifact.model or "its manifest names none"
-            words = f"no model at hand ({name}): put the .gguf file into this folder, or open it once"
+            words = f"no model at hand ({name}): put the model file into this folder, or open it once"
             self._judged(artifact.path, RecordedVerdict(None, words, (), time.time()))
         else:
             self._replay.start(ReplayRequest(artifact.path, message.model))
@@ -355,6 +366,9 @@ class BrowseScreen(ToolScreen):
             return ["aprtui", "contracts", "status", as_typed(self._artifact.path)]
         if self._artifact.kind is ArtifactKind.CONVERSATION:
             return []
+        if self._artifact.kind is ArtifactKind.SESSION:
+            path = self._artifact.path
+            return ["aprtui", "render", as_typed(path), "--svg", f"{path.stem}.svg"]
         words = ["aprtui", "stats", as_typed(self._artifact.path)]
         node = self._node
         in_contents = isinstance(self._contents, CaptureContents) and self.focused is not self._table("artifacts")
@@ -694,6 +708,8 @@ class BrowseScreen(ToolScreen):
             self.program.open_state(screen_state(ScreenName.CONTRACTS, path=as_typed(artifact.path)))
         elif artifact.is_model:
             self.program.open_state(screen_state(ScreenName.LIVE, model=as_typed(artifact.path)))
+        elif artifact.kind is ArtifactKind.SESSION:
+            self.program.open_state(screen_state(ScreenName.LIVE, recording=as_typed(artifact.path)))
         else:
             remember(artifact.path)
             if self._shows_preview_alone:

@@ -13,6 +13,7 @@ import pytest
 from textual.widgets import Input
 
 from aprtui.compare.verdict import Verdict
+from aprtui.model.discovery.places import FoundModel
 from aprtui.model.model import load_model
 from aprtui.resources import embedded_model
 from aprtui.trace.graph import Node
@@ -30,6 +31,7 @@ from aprtui.tui.screens.diff.screen import DiffScreen
 from aprtui.tui.widgets.table import Table
 from aprtui.tui.widgets.text_stream import TextStream
 from tests.compare.synthetic import changed, write_capture
+from tests.engine.sessions.recorded_session import write_session
 from tests.tui.driver import Driver, notifications, screen_text, showing, tool_screen, until, until_shown
 from tests.tui.frame.key_clashes import bindings_at_once, clashes
 from tests.tui.screens.contracts.example import CONTRACT
@@ -518,3 +520,40 @@ async def test_a_damaged_conversation_says_why(folder: Path) -> None:
     (folder / "talk.jsonl").write_text(f"{SAID[0]}\nno\n{SAID[1]}\n")
     async with showing(BROWSE) as pilot:
         await until_shown(pilot, "1 conversation", "line 2: not JSON")
+
+
+async def test_models_elsewhere_appear_behind_what_is_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    captures(folder)
+    elsewhere = folder.parent / "blob"
+    shutil.copy(embedded_model(), elsewhere)
+    model = FoundModel(elsewhere, ("demo:latest",), "Ollama")
+    monkeypatch.setattr(browse_screen, "models_elsewhere", lambda config: (model,))
+    async with showing(BROWSE, (120, 40)) as pilot:
+        await until_shown(pilot, "demo:latest")
+        await until_shown(pilot, "2 models")
+
+
+async def test_in_a_folder_that_was_named_only_what_is_there_is_listed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captures(folder)
+
+    def asked(config: object) -> tuple[FoundModel, ...]:
+        raise AssertionError("looked elsewhere")
+
+    monkeypatch.setattr(browse_screen, "models_elsewhere", asked)
+    async with showing(screen_state(ScreenName.BROWSE, path=folder), (120, 40)) as pilot:
+        await until_shown(pilot, "demo.gguf")
+        await pilot.pause(0.3)
+
+
+async def test_a_recorded_session_is_listed_and_played(folder: Path, opened: list[str]) -> None:
+    write_session(folder / "run.jsonl")
+    write_session(folder / "cut.jsonl", ended=False)
+    async with showing(BROWSE, (200, 60)) as pilot:
+        await until_shown(pilot, "2 sessions", "unfinished", "def fib(n):", "5 of the prompt, 17 generated")
+        await pilot.press("j")
+        await until_shown(pilot, "stop token", "temperature 0.5, seed 3", "play it in Live")
+        assert list(tool_screen(pilot).command()) == ["aprtui", "render", "run.jsonl", "--svg", "run.svg"]
+        await pilot.press("enter")
+        assert opened == ["aprtui:live?recording=run.jsonl"]
