@@ -23,6 +23,7 @@ from aprtui.cli.json_lines import write_record
 from aprtui.cli.options import MODEL
 from aprtui.errors import VERDICT_CODES, UsageError
 from aprtui.progress import Progress
+from aprtui.trace.archive import is_folder, is_single_file
 
 if TYPE_CHECKING:
     from aprtui.trace.capture import Capture
@@ -78,7 +79,7 @@ def command(
     if are_recordings(a, b):
         others = bool(floor or replay or rounding or mapping or extras or file_format)
         return diff_recordings(a, b, (model_a or model, model_b or model), others, options)
-    if a.is_file() and b.is_file() and not _of_other_tools(a, b):
+    if is_single_file(a) and is_single_file(b) and not _of_other_tools(a, b):
         if judging.given or mapping or not options.plain:
             raise UsageError(
                 "two stage files record neither tokens nor stage: only --tolerance, --limit and the report can be given"
@@ -145,7 +146,7 @@ def _opened(a: Path, b: Path, judging: Judging, progress: Progress) -> Iterator[
         chosen = own or judging.model
         if chosen is not None:
             return requested_model(chosen).graph
-        known = Capture.open(other) if other.is_dir() and is_capture(other) else None
+        known = Capture.open(other) if is_folder(other) and is_capture(other) else None
         return None if known is None or known.manifest is None else known.graph
 
     with (
@@ -165,7 +166,7 @@ def _diff_captures(
     from aprtui.compare.manifests import compare_manifests
 
     for path, other in ((a, b), (b, a)):
-        if path.is_file() and other.is_dir() and not _of_other_tools(path):
+        if is_single_file(path) and is_folder(other) and not _of_other_tools(path):
             raise UsageError(f"{path}: is a file, {other} a directory: compare two captures or two stage files")
     policy = options.policy
     given = DiffOptions(

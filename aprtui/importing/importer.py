@@ -18,6 +18,7 @@ from aprtui.importing.source import READERS, Source, read_tensors, tensor_files
 from aprtui.importing.writing import Imported, write_import
 from aprtui.progress import Progress
 from aprtui.trace.aprt import is_aprt
+from aprtui.trace.archive import is_archive
 from aprtui.trace.capture import claimed_files
 from aprtui.trace.graph import StageGraph
 from aprtui.trace.manifest import FILE_NAME
@@ -91,9 +92,9 @@ def propose_mapping(path: Path, request: ImportRequest) -> GuessedMapping:
 
 
 def is_capture(path: Path) -> bool:
-    """Whether `path` is read as it is: a stage file, or a folder that holds a capture, or nothing at all."""
+    """Whether `path` is read as it is: a stage file, a folder that holds a capture, an archive, or nothing at all."""
     if not path.is_dir():
-        return not path.exists() or is_aprt(path)
+        return not path.exists() or is_archive(path) or is_aprt(path)
     return (path / FILE_NAME).is_file() or next(claimed_files(path), None) is not None
 
 

@@ -14,11 +14,14 @@ from typing import Any
 
 from aprtui.errors import UnreadableError
 from aprtui.trace.aprt import write_atomically
+from aprtui.trace.archive import read_whole
 from aprtui.trace.decode import DecodeError, decode
 from aprtui.trace.graph import MAX_LAYERS, Axis, GraphConfig, Node, graph_for
 from aprtui.trace.stats import StageStats
 
 FILE_NAME = "manifest.json"
+_MOST_BYTES = 1 << 28
+"""More than a manifest has of the largest model over its whole context."""
 FORMAT = "aprtui-capture"
 VERSION = 1
 
@@ -134,7 +137,7 @@ def read_manifest(directory: Path) -> Manifest | None:
     """The manifest of a capture, or None where there is none. Raises `UnreadableError` for a broken one."""
     path = directory / FILE_NAME
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_whole(path, _MOST_BYTES).decode()
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
