@@ -63,7 +63,7 @@ def capture(
 ) -> Iterator[ModuleCapture]:
     """Write what `model`, any `torch.nn.Module`, computes inside the block to `directory`, as a capture.
 
-    `map` is an architecture as GGUF calls it (`"llama"`, `"qwen2"`, …; by default that of the class of transformers),
+    `map` is an architecture as GGUF calls it (`llama`, `qwen2`, …; by default that of the class of transformers),
     or says for each module what it has: `{"blocks.{layer}.attn.wo": "attn_out"}` for what comes out, `"in:attention"`
     for what goes in, `"qkv_matmul.q"` for a part of a fused stage, a list of these, or a function of the inputs and the
     output that gives tensors by stages. Passes of one sequence, as of a generation with a K/V cache, are appended to
