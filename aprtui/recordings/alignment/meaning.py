@@ -27,9 +27,9 @@ from aprtui.recordings.stages import NodeName, node_name
 
 Array = NDArray[np.float64]
 
-MEANING_BOUND = 1e-5
+MEANING_BOUND = 2e-6
 """The most that two exact graphs of one meaning differ by between two products: constants are kept in float32."""
-ANGLE_BOUND = 2e-7
+ANGLE_BOUND = 1e-7
 """And for each position: angles of RoPE grow with it, and their frequencies are kept in float32."""
 _VALUES_BOUND = 1e-6
 """Two nodes have the same values where these, sorted, differ by less."""
