@@ -71,14 +71,17 @@ class StageValues:
 
         Raises `UsageError` for a tensor that does not have the tokens of this pass, or the width of the stage.
         """
+        is_map = self.graph[node.stage].is_attention_map
+        self._hand_on(node, self._map_of(node, values) if is_map else self._rows_of(node, values))
+
+    def _hand_on(self, node: Node, of_sequence: Any) -> None:
         stage = self.graph[node.stage]
-        of_sequence = self._map_of(node, values) if stage.is_attention_map else self._rows_of(node, values)
         rows = of_sequence.detach().float().cpu().numpy()
         config = self.graph.config
         if config is not None:
             width = rows.shape[0] if stage.is_attention_map else rows.shape[1]
             if width != stage.width:
-                raise UsageError(f"{node}: {_shape(values)}, where the model has a width of {stage.width}")
+                raise UsageError(f"{node}: {_shape(of_sequence)}, where the model has a width of {stage.width}")
             if config.rope_layout is RopeLayout.INTERLEAVED:
                 rows = _in_pairs(self.graph, config, node, rows)
             if stage.mixer is TokenMixer.RECURRENCE and stage.name != "linear_attn_out":
@@ -91,7 +94,7 @@ class StageValues:
         found[part] = self._rows_of(node, values).detach().float().cpu()
         if len(found) == count:
             del self._parts[node]
-            self.put(node, importlib.import_module("torch").cat([found[at] for at in range(count)], -1))
+            self._hand_on(node, importlib.import_module("torch").cat([found[at] for at in range(count)], -1))
 
     def _rows_of(self, node: Node, values: Any) -> Any:
         """`[tokens, width]` of our sequence, as a tensor."""
@@ -163,16 +166,23 @@ def _hook(module: Any, tap: ModuleTap, part: int, values: StageValues) -> Any:
     def after(_module: Any, inputs: Any, output: Any) -> None:
         found = output[tap.element or 0] if isinstance(output, tuple) else output
         if found.ndim == 4:
-            if inputs[0].stride(1) < inputs[0].stride(2):
-                # Heads before tokens: of a tensor `[1, tokens, heads, channels]`, where a token has the larger stride.
-                found = found.transpose(1, 2)
-            found = found.flatten(2)
+            found = (found.transpose(1, 2) if _heads_first(inputs[0], values.tokens) else found).flatten(2)
         if len(tap.modules) == 1:
             values.put(tap.node, found)
         else:
             values.put_part(tap.node, found, part, len(tap.modules))
 
     return module.register_forward_pre_hook(before) if tap.takes_input else module.register_forward_hook(after)
+
+
+def _heads_first(taken: Any, tokens: int) -> bool:
+    """Whether a tensor of four axes is `[batch, heads, tokens, channels]`.
+
+    Where there are as many heads as tokens, it is one if it is a view of a tensor with tokens before heads, where a
+    token has the larger stride.
+    """
+    of_tokens = [size == tokens for size in taken.shape[1:3]]
+    return of_tokens[1] if of_tokens[0] != of_tokens[1] else bool(taken.stride(1) < taken.stride(2))
 
 
 @contextmanager

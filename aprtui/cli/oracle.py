@@ -14,6 +14,7 @@ import click
 from aprtui.cli.json_lines import write_record
 from aprtui.cli.options import MODEL_ARGUMENT, PATH, prompt_options, prompt_tokens, requested_model
 from aprtui.cli.progress import ProgressLine
+from aprtui.errors import UsageError
 
 if TYPE_CHECKING:
     from aprtui.model.model import Model
@@ -42,6 +43,8 @@ class _OracleOptions:
     decode_from: int | None
     overwrite: bool
     as_json: bool
+    layout: str
+    prompts: Path | None
 
     def work(self, engine: str) -> tuple[Model, Work]:
         """The model, and what is evaluated by the directory that its capture goes to."""
@@ -49,15 +52,38 @@ class _OracleOptions:
         from aprtui.oracle.requests import Evaluation
 
         loaded = requested_model(self.model)
-        text, ids = prompt_tokens(
-            loaded, self.prompt, self.tokens, special=not self.no_special, chat=self.chat, system=self.system
-        )
         target = self.directory or Path(f"{model_stem(loaded.path)}-{engine}")
-        return loaded, {target: Evaluation(ids, text, len(ids) if self.decode_from is None else self.decode_from)}
+        texts = {target: self.prompt} if self.prompts is None else self._texts(target, self.prompts)
+        work = {}
+        for directory, prompt in texts.items():
+            text, ids = prompt_tokens(
+                loaded, prompt, self.tokens, special=not self.no_special, chat=self.chat, system=self.system
+            )
+            work[directory] = Evaluation(ids, text, len(ids) if self.decode_from is None else self.decode_from)
+        return loaded, work
 
-    def print(self, model: Model, written: dict[Path, Manifest]) -> None:
-        """A line for each capture, and the command that judges it."""
+    def _texts(self, target: Path, prompts: Path) -> dict[Path, str | None]:
+        """The prompt of each directory below `target`: a line of the file each."""
+        if self.prompt is not None or self.tokens is not None:
+            raise UsageError("--prompts has the prompts: leave -p and --tokens out")
+        try:
+            lines = [line for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except OSError as error:
+            raise UsageError(f"--prompts {prompts}: cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise UsageError(f"--prompts {prompts}: byte {error.start}: not UTF-8: write it as UTF-8") from error
+        if not lines:
+            raise UsageError(f"--prompts {prompts}: has no lines: write a prompt on each")
+        width = len(str(len(lines) - 1))
+        return {target / f"prompt-{number:0{width}}": line for number, line in enumerate(lines)}
+
+    def finish(self, model: Model, written: dict[Path, Manifest]) -> None:
+        """The layout asked for, then a line for each capture, and the command that judges it."""
+        from aprtui.oracle.written import rewrite_as_hooked
+
         for directory, manifest in written.items():
+            if self.layout == "hf":
+                rewrite_as_hooked(directory, manifest)
             total = sum(info.bytes or 0 for info in manifest.files.values())
             engine = manifest.engine
             if self.as_json:
@@ -87,16 +113,21 @@ def _oracle_options(function: Command) -> Command:
         "--out", "directory", type=PATH, metavar="DIR", help="Where to write; ./<model stem>-<engine> by default."
     )
     @click.option("--decode-from", type=click.IntRange(1), metavar="K", help="Prefill K tokens, decode the rest.")
+    @click.option("--prompts", type=PATH, metavar="FILE", help="A prompt on each line, in place of -p: DIR/prompt-0, …")
+    @click.option(
+        "--layout", type=click.Choice(["apr", "hf"]), default="apr", show_default=True,
+        help="hf: as hooks in PyTorch give it, queries and keys head by head, without a manifest.",
+    )  # fmt: skip
     @click.option("--overwrite", is_flag=True, help="Replace the capture in DIR.")
     @click.option("--json", "as_json", is_flag=True, help="One JSON object a capture.")
     @wraps(function)
     def command(
         *args: Any, model: Path | None, prompt: str | None, tokens: str | None, chat: bool, system: str,
         no_special: bool, directory: Path | None, decode_from: int | None, overwrite: bool, as_json: bool,
-        **kwargs: Any,
+        layout: str, prompts: Path | None, **kwargs: Any,
     ) -> Any:  # fmt: skip
         asked = _OracleOptions(
-            model, prompt, tokens, chat, system, no_special, directory, decode_from, overwrite, as_json
+            model, prompt, tokens, chat, system, no_special, directory, decode_from, overwrite, as_json, layout, prompts
         )
         return function(*args, asked=asked, **kwargs)
 
@@ -128,9 +159,11 @@ def hf(asked: _OracleOptions, kind: str, attention: str, threads: int | None) ->
 
     loaded, work = asked.work("transformers")
     options = TransformersOptions(DataType(kind), AttentionKind(attention), threads)
+    if options.attention is AttentionKind.SDPA and loaded.config.graph.attn_softcap:
+        click.echo("aprtui: sdpa of transformers leaves out the softcap of scores that this model has", err=True)
     with ProgressLine() as progress:
         written = write_transformers_captures(loaded, work, options, progress, overwrite=asked.overwrite)
-    asked.print(loaded, written)
+    asked.finish(loaded, written)
 
 
 @command.command()
@@ -168,4 +201,4 @@ def llamacpp(
     )  # fmt: skip
     with ProgressLine() as progress:
         written = write_llamacpp_captures(loaded, work, options, progress, overwrite=asked.overwrite)
-    asked.print(loaded, written)
+    asked.finish(loaded, written)

@@ -43,7 +43,7 @@ def command(
     """Run the quality gates of MODEL (the embedded model by default), one line each as it ends.
 
     A gate that cannot be run here is skipped, which is not passed. Exit codes: 0 all gates that were run passed, 1 one
-    failed or a required one was skipped, 3 no GGUF file, 125 noise decides one, or fewer gates were run than
+    failed or a required one was skipped, 3 no model file, 125 noise decides one, or fewer gates were run than
     --min-executed.
 
     \b

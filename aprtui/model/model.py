@@ -16,9 +16,12 @@ from aprtui.model.binding import bind
 from aprtui.model.chat import ChatTemplate
 from aprtui.model.config import ModelConfig
 from aprtui.model.digest import file_digest
-from aprtui.model.gguf_file import GgufFile, StringArray
+from aprtui.model.gguf_file import StringArray
+from aprtui.model.model_file import ModelFile
+from aprtui.model.open_file import open_model_file
 from aprtui.model.split_files import model_stem
 from aprtui.model.tokenizer import Tokenizer, build_tokenizer
+from aprtui.model.vocabulary import read_strings
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import Node, StageGraph, graph_for
 
@@ -29,7 +32,7 @@ class Model:
     """A model file with its weights memory-mapped; nothing is dequantised, and the tokenizer is built on first use."""
 
     def __init__(
-        self, file: GgufFile, config: ModelConfig, graph: StageGraph, weights: Mapping[str, Weight],
+        self, file: ModelFile, config: ModelConfig, graph: StageGraph, weights: Mapping[str, Weight],
         bound: Mapping[Node, tuple[Weight, ...]],
     ) -> None:  # fmt: skip
         self._file = file
@@ -82,6 +85,13 @@ class Model:
         """The tokenizer; raises `UnreadableError` where the file has none, or none that is supported."""
         return build_tokenizer(self.path, self._file.metadata)
 
+    @property
+    def merges(self) -> list[str] | None:
+        """The merges of byte pairs, in their order; None for a tokenizer that has none."""
+        if "tokenizer.ggml.merges" not in self._file.metadata:
+            return None
+        return read_strings(self.path, self._file.metadata, "tokenizer.ggml.merges")
+
     @cached_property
     def chat_template(self) -> ChatTemplate | None:
         source = self._file.metadata.get("tokenizer.chat_template")
@@ -124,15 +134,15 @@ def model_name(path: Path, metadata: Mapping[str, object]) -> str:
 
 
 def load_model(path: Path) -> Model:
-    """Open a GGUF file of a supported architecture, or a split model by any of its parts.
+    """Open a GGUF or `.apr` file of a supported architecture, or a split model by any of its parts.
 
     Reads the header and maps the weights. Raises `UnreadableError`, naming file and key or tensor, for anything that is
     malformed, missing, or not supported.
     """
-    return bound_model(GgufFile(Path(path)))
+    return bound_model(open_model_file(Path(path)))
 
 
-def bound_model(file: GgufFile) -> Model:
+def bound_model(file: ModelFile) -> Model:
     """The model in an opened file. Raises `UnreadableError` as `load_model` does."""
     architecture = architecture_of(file)
     config = architecture.read_config(file)

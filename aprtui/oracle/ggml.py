@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,14 @@ GgmlTensor._fields_ = [
 
 class _InitParams(ctypes.Structure):
     _fields_ = (("mem_size", ctypes.c_size_t), ("mem_buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
+
+
+class BufferUsage(IntEnum):
+    """What a buffer is for (`enum ggml_backend_buffer_usage`)."""
+
+    ANY = 0
+    WEIGHTS = 1
+    COMPUTE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +77,29 @@ class Ggml:
         found = np.empty(count // element.itemsize, element)
         self._library.ggml_backend_tensor_get(pointer, found.ctypes.data, 0, count)
         return np.lib.stride_tricks.as_strided(found, tuple(tensor.ne)[::-1], tuple(tensor.nb)[::-1])
+
+    def read(self, pointer: Any, offset: int, size: int) -> bytes:
+        """Bytes of a tensor, copied from any device."""
+        found = ctypes.create_string_buffer(size)
+        if size:
+            self._library.ggml_backend_tensor_get(pointer, found, offset, size)
+        return found.raw
+
+    def type_name(self, number: int) -> str:
+        """What ggml calls an element type, such as `q4_K`."""
+        return str(self._library.ggml_type_name(number).decode(errors="replace"))
+
+    def function_name(self, op: str, number: int) -> str:
+        """The function that a `UNARY` or a `GLU` computes, such as `SILU`."""
+        names = self._library.ggml_glu_op_name if op == "GLU" else self._library.ggml_unary_op_name
+        return str(names(number).decode(errors="replace"))
+
+    def buffer(self, tensor: Any) -> tuple[str, BufferUsage]:
+        """The name of the buffer that a tensor lies in, and what it is for."""
+        if not tensor.buffer:
+            return "", BufferUsage.ANY
+        name = self._library.ggml_backend_buffer_name(tensor.buffer).decode(errors="replace")
+        return name, BufferUsage(self._library.ggml_backend_buffer_get_usage(tensor.buffer))
 
 
 def float_parameter(tensor: Any, index: int) -> np.float32:
@@ -126,6 +158,10 @@ def _declare(library: Any) -> None:
         "ggml_version": (ctypes.c_char_p, ()),
         "ggml_op_name": (ctypes.c_char_p, (ctypes.c_int,)),
         "ggml_type_name": (ctypes.c_char_p, (ctypes.c_int,)),
+        "ggml_unary_op_name": (ctypes.c_char_p, (ctypes.c_int,)),
+        "ggml_glu_op_name": (ctypes.c_char_p, (ctypes.c_int,)),
+        "ggml_backend_buffer_name": (ctypes.c_char_p, (pointer,)),
+        "ggml_backend_buffer_get_usage": (ctypes.c_int, (pointer,)),
         "ggml_nbytes": (size, (GgmlTensorPointer,)),
         "ggml_backend_tensor_get": (None, (GgmlTensorPointer, pointer, size, size)),
         "ggml_init": (pointer, (_InitParams,)),

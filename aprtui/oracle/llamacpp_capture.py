@@ -24,6 +24,7 @@ from aprtui.model.model import Model
 from aprtui.oracle.ggml import Ggml, GgmlTensorPointer, float_parameter, load_ggml
 from aprtui.oracle.llamacpp_stages import FUSED, StagePlace, StagePlaces
 from aprtui.oracle.requests import Evaluation, Work, planned_manifest, require_possible
+from aprtui.oracle.written import write_provenance
 from aprtui.progress import Progress
 from aprtui.trace.graph import Node, Op
 from aprtui.trace.manifest import EngineInfo, Manifest
@@ -90,7 +91,9 @@ def _capture(
             context.evaluate(tokens[tap.position : tap.position + step])
             tap.position += step
             progress("evaluating", tap.position, len(tokens))
-        return tap.writer.finish(planned)
+        manifest = tap.writer.finish(planned)
+        write_provenance(directory, manifest)
+        return manifest
     finally:
         tap.writer.close()
         context.forget()

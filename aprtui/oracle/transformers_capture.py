@@ -16,6 +16,7 @@ from aprtui.model.architectures.registry import ARCHITECTURES
 from aprtui.model.model import Model
 from aprtui.oracle.requests import Evaluation, Work, planned_manifest, require_possible
 from aprtui.oracle.transformers_model import AttentionKind, DataType, TransformersModel, libraries, load
+from aprtui.oracle.written import write_provenance
 from aprtui.progress import Progress
 from aprtui.trace.graph import Node, TokenMixer
 from aprtui.trace.manifest import EngineInfo, Manifest
@@ -74,7 +75,9 @@ def _capture(
             if has_maps:
                 stack.enter_context(eager_maps(loaded.module, values))
             _evaluate(loaded, evaluation, values, progress)
-        return writer.finish(planned)
+        manifest = writer.finish(planned)
+        write_provenance(directory, manifest)
+        return manifest
     finally:
         writer.close()
 

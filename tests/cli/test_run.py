@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from aprtui.engine.sessions.session_file import session_summary
 from aprtui.model.model import load_model
 from aprtui.model.weight_types import WeightType
 from aprtui.resources import embedded_model
@@ -15,6 +16,8 @@ from tests.cli.conftest import Outcome
 from tests.model.gguf_files import write_model
 
 Run = Callable[..., Outcome]
+
+FAULT = "layer=2,stage=ffn_gate,kind=scale,magnitude=0.5"
 
 
 def test_embedded_model_continues_the_prompt_of_the_readme(aprtui: Run) -> None:
@@ -109,3 +112,20 @@ def test_an_agent_trace_that_cannot_be_written_is_one_warning(aprtui: Run, tmp_p
     done = aprtui("run", "-p", "import", "-n", 2, "--emit-trace", tmp_path / "nowhere" / "trace.jsonl")
     warnings = [line for line in done.err.splitlines() if "the agent trace cannot be written" in line]
     assert done.code == 0 and done.out and len(warnings) == 1
+
+
+def test_a_recorded_run_prints_what_it_prints_anyway(aprtui: Run, tmp_path: Path) -> None:
+    path, trace = tmp_path / "s.jsonl", tmp_path / "trace.jsonl"
+    words = ("run", "-p", "hello", "--chat", "--system", "Be brief.", "-n", 6, "--inject", FAULT)
+    done = aprtui(*words, "--record", path, "--emit-trace", trace)
+    assert done.out == aprtui(*words).out
+    summary = session_summary(path)
+    start = summary.start
+    assert (summary.tokens, start.said, start.system, start.chat) == (6, "hello", "Be brief.", True)
+    assert start.engine.faults == (FAULT,) and start.engine.path is None and "Be brief." in start.prompt
+    assert len(trace.read_text().splitlines()) == 4
+
+
+def test_a_record_that_cannot_be_written_ends_the_run(aprtui: Run, tmp_path: Path) -> None:
+    done = aprtui("run", "-p", "hello", "-n", 2, "--record", tmp_path / "nowhere" / "s.jsonl")
+    assert done.code == 4 and "cannot be written" in done.err and not done.out

@@ -101,6 +101,14 @@ def test_sdpa_has_no_maps_and_16_bits_are_16_bits(tmp_path: Path) -> None:
 
 
 @needs_transformers
+def test_frequencies_of_rope_stay_in_32_bits(tmp_path: Path) -> None:
+    """As where transformers loads a model in 16 bits itself; with 8 bits of mantissa, far positions are elsewhere."""
+    module = transformers_model.load(model_of(tmp_path, "llama"), DataType.BFLOAT16, AttentionKind.EAGER, None).module
+    assert {str(parameter.dtype) for parameter in module.parameters()} == {"torch.bfloat16"}
+    assert str(module.model.rotary_emb.inv_freq.dtype) == "torch.float32"
+
+
+@needs_transformers
 def test_another_weight_in_the_file_shows_where_it_is_used(tmp_path: Path) -> None:
     """The control: captures that are compared here come from the file, not from each other."""
     model = model_of(tmp_path, "qwen3")
@@ -161,3 +169,16 @@ def test_the_command_writes_a_capture_that_replays(tmp_path: Path) -> None:
     assert "67 of 67 stage tensors of" in done.stdout
     replayed = CliRunner().invoke(cli, ["replay", str(tmp_path / "out"), "--model", str(model.path), "--json"])
     assert replayed.exit_code == 0, replayed.output
+
+
+@needs_transformers
+def test_an_attention_that_is_not_that_of_the_model_is_said_and_found(tmp_path: Path) -> None:
+    """transformers has Gemma 2 with sdpa, which takes no softcap and says nothing."""
+    file = model_file(architecture="gemma2", tied=True)
+    file.metadata["gemma2.attn_logit_softcapping"] = 2.0
+    model = load_model(file.write(tmp_path / "model.gguf"))
+    words = ["oracle", "hf", str(model.path), "-p", "def f(x):", "--out", str(tmp_path / "out"), "--attention", "sdpa"]
+    done = CliRunner().invoke(cli, words)
+    assert "leaves out the softcap" in done.stderr
+    replayed = CliRunner().invoke(cli, ["replay", str(tmp_path / "out"), "--model", str(model.path)])
+    assert "FAIL  layer 0 attention" in replayed.stdout

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from aprtui.errors import AprtuiError
+from aprtui.errors import UnreadableError
 from aprtui.model.discovery.places import FoundModel
-from aprtui.model.gguf_file import GgufFile
 from aprtui.model.model import bound_model
+from aprtui.model.model_file import ModelFile
+from aprtui.model.open_file import open_model_file
 from aprtui.model.split_files import parts_there
 from aprtui.model.weights import type_name
 
@@ -49,15 +50,30 @@ def describe(found: FoundModel) -> ListedModel:
     architecture, quantization = "", ""
     types: Mapping[str, int] = {}
     try:
-        file = GgufFile(found.path)
+        file = open_model_file(found.path, headers_only=True)
         architecture = str(file.metadata.get("general.architecture", ""))
-        counts = Counter(type_name(entry.type) for entry in file.tensors.values())
+        counts = Counter(_type_of(file, name) for name in file.tensors)
         types = MappingProxyType(dict(counts.most_common()))
+    except (UnreadableError, OSError) as error:
+        return ListedModel(found, len(parts), size, architecture, quantization, types, str(error))
+    problem = refusal(file)
+    if not problem:
         quantization = bound_model(file).quantization
-    except (AprtuiError, OSError, MemoryError) as error:
-        problem = str(error) or type(error).__name__
-        return ListedModel(found, len(parts), size, architecture, quantization, types, problem)
-    return ListedModel(found, len(file.paths), file.size, architecture, quantization, types)
+    return ListedModel(found, len(file.paths), file.size, architecture, quantization, types, problem)
+
+
+def refusal(file: ModelFile) -> str:
+    """Why the model in an opened file cannot be run; empty where it can."""
+    try:
+        bound_model(file)
+    except (UnreadableError, OSError, MemoryError) as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
+def _type_of(file: ModelFile, tensor: str) -> str:
+    conversion = file.conversion(tensor)
+    return type_name(file.tensors[tensor].type) if conversion is None else conversion.name
 
 
 def _size(path: Path) -> int:

@@ -17,11 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aprtui.config import Config, expanded
+from aprtui.model.open_file import SUFFIXES
 from aprtui.model.split_files import model_stem, parts_there
 from aprtui.resources import embedded_model
-
-SUFFIXES = (".gguf", ".apr")
-"""Of files that are models."""
 
 DEPTH = 4
 """Levels of folders below the root of a cache that are looked into."""
@@ -62,7 +60,7 @@ class _Walk:
     seen: set[tuple[int, int]] = field(default_factory=set)
 
     def files(self, folder: Path, depth: int) -> Iterator[Path]:
-        """Regular files in `folder` and `depth` levels below it, sorted by name; none of hidden folders."""
+        """Regular files in `folder` and `depth` levels below it, sorted by name; nothing hidden."""
         try:
             status = folder.stat()
             if (status.st_dev, status.st_ino) in self.seen:
@@ -74,7 +72,8 @@ class _Walk:
                 return
             self.seen.add((status.st_dev, status.st_ino))
             with os.scandir(folder) as entries:
-                listed = sorted(entries, key=lambda entry: entry.name)
+                shown = (entry for entry in entries if not entry.name.startswith("."))
+                listed = sorted(shown, key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
@@ -82,7 +81,7 @@ class _Walk:
             return
         yield from (folder / entry.name for entry in listed if _is(entry.is_file))
         for entry in listed:
-            if depth and not entry.name.startswith(".") and _is(entry.is_dir):
+            if depth and _is(entry.is_dir):
                 yield from self.files(folder / entry.name, depth - 1)
 
 
@@ -109,6 +108,11 @@ def found_models(config: Config, report: Report = lambda _: None) -> tuple[Found
         first = found.get(key, model)
         found[key] = FoundModel(first.path, tuple(dict.fromkeys((*first.names, *model.names))), first.place)
     return tuple(found.values())
+
+
+def models_elsewhere(config: Config) -> tuple[FoundModel, ...]:
+    """All but the embedded one."""
+    return tuple(model for model in found_models(config) if model.path != embedded_model())
 
 
 def _everywhere(config: Config, report: Report) -> Iterator[FoundModel]:

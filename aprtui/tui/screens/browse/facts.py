@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from aprtui.compare.wording import counted, ranges
 from aprtui.contracts.documents.document import Document
-from aprtui.model.gguf_file import GgufFile
+from aprtui.engine.sessions.session_file import SessionSummary
+from aprtui.model.model_file import ModelFile
 from aprtui.model.tensor_table import tensor_table
 from aprtui.trace.agent_trace import AgentTrace, Speaker
 from aprtui.trace.capture import provenance_tokens
@@ -19,6 +21,8 @@ from aprtui.tui.draw.numbers import duration
 Facts = tuple[tuple[str, str], ...]
 
 _SHOWN_IDS = 24
+_LAST_TIME = 2e11
+"""Seconds that a date can be made of."""
 _SHOWN_STAGES = 6
 
 
@@ -112,7 +116,7 @@ def _layers(nodes: Iterable[Node]) -> str:
     return ranges(sorted({node.layer for node in nodes if node.layer is not None}))
 
 
-def model_facts(file: GgufFile) -> Facts:
+def model_facts(file: ModelFile) -> Facts:
     metadata = file.metadata
     architecture = str(metadata.get("general.architecture", ""))
 
@@ -180,6 +184,27 @@ def conversation_facts(trace: AgentTrace) -> Facts:
         ("end", "none: it goes on, or was cut off" if ended is None else ended.reason.replace("_", " ")),
         ("note", trace.problem),
         ("session", trace.session),
+    ]
+    return tuple((word, text) for word, text in facts if text)
+
+
+def session_facts(summary: SessionSummary) -> Facts:
+    """What was run in a recorded session."""
+    start, engine = summary.start, summary.start.engine
+    sampling = start.sampling
+    made = datetime.fromtimestamp(start.created, UTC) if 0 < start.created < _LAST_TIME else None
+    facts = [
+        ("system", start.system),
+        ("prompt", start.said),
+        ("tokens", f"{len(start.tokens)} of the prompt, {summary.tokens} generated"),
+        ("end", "none: its writer was ended, or still writes" if summary.end is None else str(summary.end.reason)),
+        ("model", f"{engine.model}, {engine.quantization}"),
+        ("", f"{engine.graph.architecture}, {counted(engine.graph.layers, 'layer')}, {engine.graph.hidden} channels"),
+        ("engine", f"aprtui {start.version}, {engine.backend} ({engine.code_path})"),
+        ("", f"mode {engine.mode}, K/V {engine.kv}"),
+        ("choice", f"temperature {sampling.temperature:g}, seed {sampling.seed}" if sampling.temperature else "greedy"),
+        *(("faults" if not number else "", text.replace(",", ", ")) for number, text in enumerate(engine.faults)),
+        ("made", "" if made is None else f"{made:%Y-%m-%d %H:%M:%S} UTC"),
     ]
     return tuple((word, text) for word, text in facts if text)
 

@@ -66,22 +66,26 @@ def note(artifact: Artifact) -> str:
     """What sets a capture apart from a whole one of an engine as it is: injected faults, an end too early."""
     if artifact.problem:
         return "damaged"
+    if artifact.refusal:
+        return "cannot be run"
     words = [f"fault {fault_words(fault)}" for fault in artifact.faults[:1]]
     words += [f"and {len(artifact.faults) - 1} more"] if len(artifact.faults) > 1 else []
+    if artifact.kind is ArtifactKind.SESSION and not artifact.complete:
+        words.append("unfinished")
     if artifact.is_capture and artifact.complete is not True:
         words.append("no manifest" if artifact.complete is None else "unfinished")
     return ", ".join(words)
 
 
 def name_text(artifact: Artifact, working: Path) -> str:
-    name = short_path(artifact.path, working)
+    name = artifact.name or short_path(artifact.path, working)
     return name if artifact.other is None else f"{name} ↔ {short_path(artifact.other, working)}"
 
 
 def artifact_row(artifact: Artifact, marks: Marks, now: float, working: Path) -> Row:
     """An artifact in the list; it stands out if it is marked. `now` is in seconds, as its time of change is."""
     letters = [letter.upper() for letter, path in marks.items() if artifact.key == (path,)]
-    tone = Tone.BAD if artifact.problem else Tone.MARKED if letters else Tone.PLAIN
+    tone = Tone.BAD if artifact.problem or artifact.refusal else Tone.MARKED if letters else Tone.PLAIN
     if tone is Tone.PLAIN and artifact.complete is False:
         tone = Tone.MUTED
     title = one_line(artifact.text) or (artifact.model if artifact.is_model else "")
@@ -125,6 +129,8 @@ def preview_lines(
     facts = [(word, text, Ink.PLAIN) for word, text in artifact.facts]
     if artifact.problem:
         facts.insert(0, ("damaged", artifact.problem, Ink.BAD))
+    if artifact.refusal:
+        facts.insert(0, ("not run", artifact.refusal, Ink.BAD))
     if artifact.other is not None:
         facts += [("A", as_typed(artifact.path), Ink.PLAIN), ("B", as_typed(artifact.other), Ink.PLAIN)]
     roles = {"a": "A, the reference", "b": "B, held against A"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,13 +19,14 @@ from textual.worker import get_current_worker
 
 from aprtui.compare.wording import counted
 from aprtui.errors import AprtuiError
+from aprtui.model.discovery.places import FoundModel, models_elsewhere
 from aprtui.model.lookup import find_models
 from aprtui.trace.agent_trace import AgentTrace, Speaker
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.figures import Statistic, figures_of, first_bad
 from aprtui.tui.draw.text import as_typed, short_path
-from aprtui.tui.frame.recent import models_at_hand, recent_pairs, recent_paths, remember
+from aprtui.tui.frame.recent import models_at_hand, models_in_caches, recent_pairs, recent_paths, remember
 from aprtui.tui.frame.session import RecordedVerdict, Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
@@ -59,6 +61,8 @@ from aprtui.tui.widgets.table import Row, Table
 from aprtui.tui.widgets.text_stream import TextStream
 
 SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BETWEEN_LOOKS_ELSEWHERE = 30.0
+"""In the caches of other tools, and in the folders of the configuration."""
 SECONDS_BETWEEN_POLLS = 0.1
 
 BROAD, WIDE = 110, 160
@@ -68,9 +72,10 @@ HIGH = 34
 """From this height on, the grid and the table of statistics are shown together."""
 
 EXPLANATION = """\
-Above are the captures, models, conversations of agents and contracts below the working directory, those given on the \
-command line, and what was opened lately, pairs of captures among it. New ones appear by themselves. Faults that were \
-injected on purpose stand in the column of notes.
+Above are the captures, models, recorded sessions, conversations of agents and contracts below the working directory, \
+those given on the command line, what was opened lately, pairs of captures among it, and the models elsewhere on this \
+machine that `aprtui models` lists. New ones appear by themselves. The column of notes has the faults that were \
+injected on purpose, and says which models cannot be run.
 
 Below is a preview of what the cursor is on (on small screens the first view of v): the whole prompt, the model, what \
 the engine rounds, the faults, which stages are there. Beside it is what is in it. Of a capture: the stage grid, in \
@@ -87,13 +92,14 @@ NOTHING_FOUND = """\
 No captures or models here yet.
 Press 1 for Live and run a prompt: w writes the run as a capture, which appears here.
 `aprtui trace -p TEXT` writes one from the command line.
-`aprtui open FOLDER` looks somewhere else; a .gguf file in this folder appears by itself."""
+`aprtui open FOLDER` looks somewhere else; a model file in this folder appears by itself."""
 
 
 HINTS = {
     ArtifactKind.CAPTURE: ("enter: its stages", "space: mark", "d: diff of A and B", "R: replay"),
     ArtifactKind.MODEL: ("enter: open it in Live", "v: its tensors"),
     ArtifactKind.PAIR: ("enter: compare again", "R: with a replay of both"),
+    ArtifactKind.SESSION: ("enter: play it in Live",),
     ArtifactKind.CONVERSATION: ("enter: read it",),
     ArtifactKind.CONTRACT: ("enter: open it",),
 }
@@ -245,10 +251,16 @@ class BrowseScreen(ToolScreen):
     @work(thread=True, group="watch")
     def _watch(self) -> None:
         worker, finder, last = get_current_worker(), Finder(), None
+        elsewhere: tuple[FoundModel, ...] = ()
+        next_look = time.monotonic()
         while not worker.is_cancelled:
             if self.is_current or last is None:
+                # What lies here is listed at once; other places may hold thousands of folders.
+                if last is not None and self._given is None and time.monotonic() >= next_look:
+                    elsewhere = models_elsewhere(self.program.config)
+                    next_look = time.monotonic() + SECONDS_BETWEEN_LOOKS_ELSEWHERE
                 roots = (*self._roots, *recent_paths())
-                listing = finder.search(roots, recent_pairs(), lambda: worker.is_cancelled)
+                listing = finder.search(roots, recent_pairs(), lambda: worker.is_cancelled, elsewhere)
                 if listing != last and not worker.is_cancelled:
                     self.post_message(self.Listed(listing))
                     last = listing
@@ -276,7 +288,8 @@ class BrowseScreen(ToolScreen):
             wanted = None
         if wanted is not None:
             files = models_at_hand(*self.session.paths, artifact.path.parent)
-            model = next(iter(find_models(wanted, files, lambda: worker.is_cancelled)), None)
+            caches = partial(models_in_caches, self.program.config)
+            model = next(iter(find_models(wanted, files, lambda: worker.is_cancelled, caches)), None)
         if not worker.is_cancelled:
             self.post_message(self.ModelFound(artifact, model))
 
@@ -287,7 +300,7 @@ class BrowseScreen(ToolScreen):
         self._looking_for = None
         if message.model is None:
             name = artifact.model or "its manifest names none"
-            words = f"no model at hand ({name}): put the .gguf file into this folder, or open it once"
+            words = f"no model at hand ({name}): put the model file into this folder, or open it once"
             self._judged(artifact.path, RecordedVerdict(None, words, (), time.time()))
         else:
             self._replay.start(ReplayRequest(artifact.path, message.model))
@@ -355,6 +368,9 @@ class BrowseScreen(ToolScreen):
             return ["aprtui", "contracts", "status", as_typed(self._artifact.path)]
         if self._artifact.kind is ArtifactKind.CONVERSATION:
             return []
+        if self._artifact.kind is ArtifactKind.SESSION:
+            path = self._artifact.path
+            return ["aprtui", "render", as_typed(path), "--svg", f"{path.stem}.svg"]
         words = ["aprtui", "stats", as_typed(self._artifact.path)]
         node = self._node
         in_contents = isinstance(self._contents, CaptureContents) and self.focused is not self._table("artifacts")
@@ -658,7 +674,9 @@ class BrowseScreen(ToolScreen):
         contents = self._contents
         focused = self.focused.id if self.focused is not None else "artifacts"
         if focused in ("stages", "grid") and isinstance(contents, CaptureContents) and self._node is not None:
-            self.say(stage_words(self._node, contents.entries.get(self._node)))
+            has_stage = self._node in contents.capture.graph.order
+            missing = f"layer {self._node.layer} has no {self._node.stage}"
+            self.say(stage_words(self._node, contents.entries.get(self._node)) if has_stage else missing)
         elif focused == "tensors" and isinstance(contents, ModelContents):
             name = self._table("tensors").key
             info = next((info for info in contents.tensors if info.name == name), None)
@@ -694,6 +712,8 @@ class BrowseScreen(ToolScreen):
             self.program.open_state(screen_state(ScreenName.CONTRACTS, path=as_typed(artifact.path)))
         elif artifact.is_model:
             self.program.open_state(screen_state(ScreenName.LIVE, model=as_typed(artifact.path)))
+        elif artifact.kind is ArtifactKind.SESSION:
+            self.program.open_state(screen_state(ScreenName.LIVE, recording=as_typed(artifact.path)))
         else:
             remember(artifact.path)
             if self._shows_preview_alone:
@@ -707,8 +727,12 @@ class BrowseScreen(ToolScreen):
         place, node = as_typed(self._artifact.path), self._node
         if isinstance(self._contents, ModelContents):
             self.program.open_state(screen_state(ScreenName.TENSOR, model=place, tensor=self._table("tensors").key))
-        elif node is not None:
-            self.program.open_state(screen_state(ScreenName.TENSOR, capture=place, layer=node.layer, stage=node.stage))
+        elif isinstance(self._contents, CaptureContents) and node is not None:
+            if node in self._contents.capture.graph.order:
+                fields = {"capture": place, "layer": node.layer, "stage": node.stage}
+                self.program.open_state(screen_state(ScreenName.TENSOR, **fields))
+            else:
+                self.notify(f"Layer {node.layer} has no {node.stage}.", severity="warning")
 
 
 def show_conversation(stream: TextStream, trace: AgentTrace) -> None:
