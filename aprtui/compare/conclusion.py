@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from aprtui.compare.align.pairing import StagePair, Unpaired
 from aprtui.compare.align.tokens import TokenAlignment
 from aprtui.compare.comparison import (
+    Cause,
     Comparison,
     Divergence,
     Element,
@@ -23,6 +24,7 @@ from aprtui.compare.comparison import (
     FocusKind,
     Hypothesis,
     StageComparison,
+    TriedAlternative,
 )
 from aprtui.compare.everywhere import failing_alike, sentence
 from aprtui.compare.explain.classify import TokenJudgement, classify, tokens_beyond
@@ -45,7 +47,8 @@ class Findings:
     `not_selected` nodes could have been compared and were not asked for. `doubts` are further reasons for UNKNOWN; an
     `unjudgeable` comparison cannot FAIL either. `statements` go to the reader as they are. `known`, where given,
     returns the vectors that a stage is made with, as its bias. `extras` asks for the slower metrics of the stage in
-    focus. `everywhere` are errors that no single stage is to blame for: with one, nothing passes.
+    focus. `everywhere` are errors that no single stage is to blame for: with one, nothing passes. `causes` were proved
+    and `alternatives` tried by a replay.
     """
 
     graph: StageGraph
@@ -64,6 +67,8 @@ class Findings:
     known: Callable[[Node], Mapping[str, NDArray[np.float32]]] | None = None
     extras: bool = False
     everywhere: tuple[Everywhere, ...] = ()
+    causes: tuple[Cause, ...] = ()
+    alternatives: tuple[TriedAlternative, ...] = ()
 
 
 def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]) -> Comparison:
@@ -76,7 +81,8 @@ def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]
     doubts = [*(_doubt(found) for found in findings.everywhere if found.may_be_meant), *findings.doubts]
     reasons = _unknown_reasons(alignment, doubts, findings.unfinished, expected, stages)
     verdict = Verdict.UNKNOWN if findings.unjudgeable else _overall(stages, alignment, reasons)
-    alike = {node for found in everywhere for node in found.nodes}
+    explained = {node for cause in findings.causes for node in cause.nodes}
+    alike = {node for found in everywhere for node in found.nodes} - explained
     focus = choose_focus(findings.graph, stages, verdict, alike)
     pair = pair_of(focus.node) if focus else None
     return Comparison(
@@ -100,6 +106,8 @@ def conclude(findings: Findings, pair_of: Callable[[Node], StagePair | Unpaired]
         hypotheses=_hypotheses(findings, stages, pair, pair_of) if verdict is Verdict.FAIL else (),
         steps=_steps(pair) if findings.extras and isinstance(pair, StagePair) else None,
         everywhere=everywhere if verdict is not Verdict.PASS else findings.everywhere,
+        causes=findings.causes,
+        alternatives=findings.alternatives,
     )
 
 
@@ -142,6 +150,8 @@ def judge_by_bound(comparison: Comparison, bound: Tolerance) -> Comparison:
         hypotheses=hypotheses,
         smallest=smallest_tolerance(_measured(stages), bound.metric),
         everywhere=(),
+        causes=(),
+        alternatives=(),
     )
 
 
