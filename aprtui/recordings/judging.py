@@ -106,6 +106,7 @@ def measured(expected: Values, found: Values, kind: str) -> Errors:
     """
     if found.dtype.kind in "iub":
         return _of_indices(expected, found)
+    expected = np.asarray(expected, np.float64)
     if kind in _LIMITS:
         expected = np.where(np.abs(expected) >= _LIMITS[kind], np.copysign(np.inf, expected), expected)
     with np.errstate(invalid="ignore", over="ignore"):
