@@ -8,6 +8,9 @@ from aprtui.errors import UsageError
 from aprtui.importing.formats import (
     apr_positions,
     edge_llm,
+    eval_callback,
+    imatrix,
+    kld,
     llama_logits,
     mapped,
     msprobe,
@@ -17,6 +20,7 @@ from aprtui.importing.formats import (
     trt_llm,
 )
 from aprtui.importing.import_format import ImportFormat
+from aprtui.importing.samples import SampleFormat
 
 FORMATS: tuple[ImportFormat, ...] = (
     mapped.FORMAT,
@@ -29,6 +33,15 @@ FORMATS: tuple[ImportFormat, ...] = (
     llama_logits.FORMAT,
     apr_positions.FORMAT,
 )
+
+
+SAMPLE_FORMATS: tuple[SampleFormat, ...] = (eval_callback.FORMAT, kld.FORMAT, imatrix.FORMAT)
+"""Formats of dumps that hold parts of tensors only: a diff takes them, with a whole capture on the other side."""
+
+
+def sample_format_of(path: Path) -> SampleFormat | None:
+    """The format of a dump that holds parts of tensors, or None."""
+    return next((entry for entry in SAMPLE_FORMATS if entry.recognises(path)), None)
 
 
 def format_of(path: Path) -> ImportFormat | None:
