@@ -61,7 +61,10 @@ def _contents(path: Path, request: ImportRequest) -> tuple[Source, TensorMapping
     entry = format_of(path) if named is None else format_named(named)
     if entry is None:
         raise UnreadableError(_unknown(path))
-    source, mapping = entry.read(path, request.choice, request.graph)
+    try:
+        source, mapping = entry.read(path, request.choice, request.graph)
+    except OSError as error:
+        raise UnreadableError(f"{path}: cannot be read as {entry.name}: {error.strerror or error}") from error
     return replace(source, facts={"format": entry.name, **source.facts}), mapping
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from aprtui.errors import UsageError
@@ -41,12 +42,20 @@ SAMPLE_FORMATS: tuple[SampleFormat, ...] = (eval_callback.FORMAT, kld.FORMAT, im
 
 def sample_format_of(path: Path) -> SampleFormat | None:
     """The format of a dump that holds parts of tensors, or None."""
-    return next((entry for entry in SAMPLE_FORMATS if entry.recognises(path)), None)
+    return next((entry for entry in SAMPLE_FORMATS if _recognises(entry.recognises, path)), None)
 
 
 def format_of(path: Path) -> ImportFormat | None:
     """The format that `path` surely has, or None."""
-    return next((entry for entry in FORMATS if entry.recognises(path)), None)
+    return next((entry for entry in FORMATS if _recognises(entry.recognises, path)), None)
+
+
+def _recognises(recognises: Callable[[Path], bool], path: Path) -> bool:
+    """What a format says of `path`; nothing of a folder that cannot be looked into."""
+    try:
+        return recognises(path)
+    except OSError:
+        return False
 
 
 def format_named(name: str) -> ImportFormat:
