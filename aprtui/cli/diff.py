@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,7 @@ from aprtui.progress import Progress
 from aprtui.trace.archive import is_folder, is_single_file
 
 if TYPE_CHECKING:
+    from aprtui.model.model import Model
     from aprtui.trace.capture import Capture
     from aprtui.trace.graph import StageGraph
 
@@ -91,11 +92,19 @@ def command(
 
 
 def _of_other_tools(*paths: Path) -> bool:
-    """Whether one of several files is a capture of another tool."""
+    """Whether one of several files is a capture of another tool, or parts of one."""
     from aprtui.importing.formats.registry import format_of
     from aprtui.importing.importer import is_capture
 
-    return any(not is_capture(path) and format_of(path) is not None for path in paths)
+    return _hold_parts(*paths) or any(not is_capture(path) and format_of(path) is not None for path in paths)
+
+
+def _hold_parts(*paths: Path) -> bool:
+    """Whether one of several files holds parts of the tensors of a capture."""
+    from aprtui.importing.formats.registry import sample_format_of
+    from aprtui.importing.importer import is_capture
+
+    return any(not is_capture(path) and sample_format_of(path) is not None for path in paths)
 
 
 def _diff_weights(a: Path, b: Path, options: ComparisonOptions, asks_more: bool) -> int:
@@ -133,6 +142,26 @@ def _remark_on_names(a: Path, b: Path) -> None:
         click.echo(
             f"aprtui: A is named {left}, B {right}: two stages, compared element by element all the same", err=True
         )
+
+
+@contextmanager
+def _parts(
+    a: Path, b: Path, judging: Judging, tokens: Sequence[int] | None, progress: Progress
+) -> Iterator[tuple[Capture, Capture]]:
+    """The parts of both sides, where one is a dump of parts of tensors; a model only tells their stages."""
+    from aprtui.cli.options import requested_model
+    from aprtui.importing.import_format import PartChoice
+    from aprtui.importing.importer import as_captures
+    from aprtui.trace.capture import Capture
+
+    if judging.given and judging.words() != ["--model", str(judging.model)]:
+        raise UsageError("parts of tensors are judged by their digits or by --tolerance: of the others, give --model")
+
+    def model() -> Model | None:
+        return None if judging.model is None else requested_model(judging.model)
+
+    with as_captures(a, b, model, PartChoice(), tokens, announce, progress) as (of_a, of_b):
+        yield Capture.open(of_a), Capture.open(of_b)
 
 
 @contextmanager
@@ -178,7 +207,14 @@ def _diff_captures(
         extras=extras,
         mapping=StageMapping() if mapping is None else read_mapping(mapping),
     )
-    with ProgressLine() as progress, _opened(a, b, judging, progress) as (left, right):
+    by_parts = _hold_parts(a, b)
+    with ExitStack() as stack:
+        progress = stack.enter_context(ProgressLine())
+        if by_parts:
+            left, right = stack.enter_context(_parts(a, b, judging, given.tokens, progress))
+            given, judging = replace(given, tokens=None), replace(judging, model=None)
+        else:
+            left, right = stack.enter_context(_opened(a, b, judging, progress))
         for capture in dict.fromkeys((a, b)):
             warn_about(left if capture == a else right)
         criteria, tokens = judging.criteria(left, right, given, policy, progress)
