@@ -42,10 +42,10 @@ _LLAMA_CPP = {
     "llama.cpp, flash attention, q4_0 keys and values": replace(_FLASH, kv=KvType.Q4_0),
 }
 _TRANSFORMERS = {
-    TRANSFORMERS: TransformersOptions(),
-    "transformers, sdpa": TransformersOptions(attention=AttentionKind.SDPA),
-    "transformers, bfloat16": TransformersOptions(DataType.BFLOAT16),
-    "transformers, float16": TransformersOptions(DataType.FLOAT16),
+    TRANSFORMERS: TransformersOptions(threads=1),
+    "transformers, sdpa": TransformersOptions(attention=AttentionKind.SDPA, threads=1),
+    "transformers, bfloat16": TransformersOptions(DataType.BFLOAT16, threads=1),
+    "transformers, float16": TransformersOptions(DataType.FLOAT16, threads=1),
 }
 _DECODED = ", decoded"
 
