@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "models": "List the models on this machine, and say which can be run.",
         "info": "Print what a model file says of itself, and what is unusual about it.",
         "qa": "Run the quality gates of a model.",
+        "export": "Write a capture or a comparison for other programs, or as one file.",
         "import": "Write what another tool has dumped as a capture.",
         "oracle": "Write a capture by another engine: llama.cpp, transformers.",
         "record": "Write down every op that an engine executes: llama.cpp, PyTorch.",

@@ -113,8 +113,12 @@ def relative_path(node: Node) -> str:
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write `manifest.json` atomically. Raises `EngineError`."""
-    document = {"format": FORMAT, "version": VERSION, **asdict(manifest), "code_paths": manifest.code_paths}
-    write_atomically(directory / FILE_NAME, _as_text(document).encode())
+    write_atomically(directory / FILE_NAME, manifest_text(manifest).encode())
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """What `manifest.json` holds."""
+    return _as_text({"format": FORMAT, "version": VERSION, **asdict(manifest), "code_paths": manifest.code_paths})
 
 
 def _as_text(document: Mapping[str, Any]) -> str:
