@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from aprtui.capture.module_taps import module_taps
-from aprtui.capture.torch_values import MAPS, StageValues, attach, eager_maps, turned_stages
+from aprtui.capture.module_taps import FUSED, IN_ATTENTION, MAPS, module_taps
+from aprtui.capture.torch_values import StageValues, attach, eager_maps, turned_stages
 from aprtui.model.architectures.registry import ARCHITECTURES
 from aprtui.model.model import Model
 from aprtui.oracle.requests import Evaluation, Work, planned_manifest, require_possible
@@ -22,9 +22,6 @@ from aprtui.trace.graph import Node, TokenMixer
 from aprtui.trace.manifest import EngineInfo, Manifest
 from aprtui.trace.writer import CaptureWriter
 
-_FUSED = {"qkv_matmul": "qkv_bias", "attn_out_matmul": "attn_out", "ffn_moe_logits": "moe_router"}
-"""Products whose biases are added in the same call, where they have any."""
-_IN_ATTENTION = dict.fromkeys(("q_post_rope", "k_post_rope", *MAPS), "attention")
 _CAPPED = Node(None, "logit_softcap")
 """What the model itself gives."""
 
@@ -65,7 +62,7 @@ def _capture(
         "transformers", loaded.version, "cpu", "cpu", str(options.attention), str(options.kind), {}, options.threads
     )  # fmt: skip
     nodes = [*(tap.node for tap in taps), *(_of_attention(model) if has_maps else ()), _CAPPED]
-    planned = planned_manifest(model, evaluation, engine, nodes, _FUSED if has_maps else _FUSED | _IN_ATTENTION)
+    planned = planned_manifest(model, evaluation, engine, nodes, FUSED if has_maps else {**FUSED, **IN_ATTENTION})
     writer = CaptureWriter(directory, planned, overwrite=overwrite)
     try:
         with ExitStack() as stack:

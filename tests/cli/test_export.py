@@ -57,6 +57,16 @@ def test_arrays_are_those_of_the_capture(aprtui: Run, capture: Path, tmp_path: P
     assert np.load(tmp_path / "arrays" / "tokens.npy").tolist() == [5, 6, 7, 8]
 
 
+def test_arrays_can_be_imported_again(aprtui: Run, capture: Path, tmp_path: Path) -> None:
+    assert aprtui("export", capture, "--out", tmp_path / "arrays").code == 0
+    assert aprtui("import", tmp_path / "arrays", "--out", tmp_path / "again").code == 0
+    plain, again = Capture.open(capture), Capture.open(tmp_path / "again")
+    assert (again.tokens, again.files.keys()) == (plain.tokens, plain.files.keys())
+    assert [again.values(node).tobytes() for node in plain.files] == [
+        plain.values(node).tobytes() for node in plain.files
+    ]
+
+
 def read_safetensors(path: Path) -> tuple[dict[str, Any], bytes]:
     data = path.read_bytes()
     size = int.from_bytes(data[:8], "little")

@@ -17,9 +17,12 @@ from aprtui.trace.export.selection import ExportSelection, tensor_names
 TOKENS = "tokens"
 """The tensor of token ids."""
 
+MAPPING_FILE = "aprtui-mapping.yaml"
+"""Says which stages the arrays of a folder are: `aprtui import` reads it, and so do replay and diff."""
+
 
 def write_npy(selection: ExportSelection, folder: Path, overwrite: bool) -> int:
-    """Write `layer-<N>/<stage>.npy` files, and `tokens.npy` where the ids are known; how many stages.
+    """Write `layer-<N>/<stage>.npy` files, `tokens.npy` where the ids are known, and a mapping; how many stages.
 
     Raises `UsageError` for a folder that is not empty, `EngineError` where it cannot be written.
     """
@@ -34,7 +37,20 @@ def write_npy(selection: ExportSelection, folder: Path, overwrite: bool) -> int:
     if selection.tokens is not None:
         with new_file(folder / f"{TOKENS}.npy", overwrite) as file:
             np.lib.format.write_array(file, np.array(selection.tokens, np.int64), allow_pickle=False)
+    with new_file(folder / MAPPING_FILE, overwrite) as file:
+        file.write(_mapping(selection).encode())
     return len(selection.nodes)
+
+
+def _mapping(selection: ExportSelection) -> str:
+    lines = [] if selection.tokens is None else [f"tokens: {TOKENS}"]
+    if selection.capture.model is not None:
+        lines.append(f"model: {json.dumps(selection.capture.model.name)}")
+    lines.append("stages:")
+    for name in dict.fromkeys(name.partition("/")[2] or name for name, _ in tensor_names(selection)):
+        has_layers = any(node.layer is not None for node in selection.nodes if node.stage == name)
+        lines.append(f'  {name}: "{"layer-{layer}/" if has_layers else ""}{name}"')
+    return "\n".join(lines) + "\n"
 
 
 def write_safetensors(selection: ExportSelection, path: Path, overwrite: bool) -> int:
