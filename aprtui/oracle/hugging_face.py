@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from aprtui.capture import capture
+from aprtui.capture.module_taps import fused_stages
 from aprtui.errors import EngineError, UnreadableError, UsageError
 from aprtui.model.architectures.registry import ARCHITECTURES
 from aprtui.model.digest import file_digest
 from aprtui.oracle.requests import Evaluation, Work, require_evaluable, unavailable
-from aprtui.oracle.transformers_capture import TransformersOptions, fused_stages
+from aprtui.oracle.transformers_capture import TransformersOptions
 from aprtui.oracle.transformers_model import libraries
 from aprtui.oracle.written import write_provenance
 from aprtui.progress import Progress
