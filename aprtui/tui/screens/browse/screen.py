@@ -674,7 +674,9 @@ class BrowseScreen(ToolScreen):
         contents = self._contents
         focused = self.focused.id if self.focused is not None else "artifacts"
         if focused in ("stages", "grid") and isinstance(contents, CaptureContents) and self._node is not None:
-            self.say(stage_words(self._node, contents.entries.get(self._node)))
+            has_stage = self._node in contents.capture.graph.order
+            missing = f"layer {self._node.layer} has no {self._node.stage}"
+            self.say(stage_words(self._node, contents.entries.get(self._node)) if has_stage else missing)
         elif focused == "tensors" and isinstance(contents, ModelContents):
             name = self._table("tensors").key
             info = next((info for info in contents.tensors if info.name == name), None)
@@ -725,8 +727,12 @@ class BrowseScreen(ToolScreen):
         place, node = as_typed(self._artifact.path), self._node
         if isinstance(self._contents, ModelContents):
             self.program.open_state(screen_state(ScreenName.TENSOR, model=place, tensor=self._table("tensors").key))
-        elif node is not None:
-            self.program.open_state(screen_state(ScreenName.TENSOR, capture=place, layer=node.layer, stage=node.stage))
+        elif isinstance(self._contents, CaptureContents) and node is not None:
+            if node in self._contents.capture.graph.order:
+                fields = {"capture": place, "layer": node.layer, "stage": node.stage}
+                self.program.open_state(screen_state(ScreenName.TENSOR, **fields))
+            else:
+                self.notify(f"Layer {node.layer} has no {node.stage}.", severity="warning")
 
 
 def show_conversation(stream: TextStream, trace: AgentTrace) -> None:
