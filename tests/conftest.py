@@ -20,6 +20,8 @@ pytest.register_assert_rewrite("tests.engine.cuda.engine_claims")
 
 CHECKOUT = Path(__file__).parent.parent
 
+os.environ["APRTUI_CONFIG"] = os.devnull  # what a user has configured changes no test
+
 
 def conformance_folder() -> Path:
     """Captures and models made by other engines."""
@@ -75,6 +77,7 @@ GROUPS: dict[str, Callable[[], str | None]] = {
     "emulator": _emulator_missing,
     "gcc": lambda: _tool_missing("gcc"),
     "gpu": _gpu_missing,
+    "llama_cpp": lambda: _module_missing("llama_cpp"),
     "nvcc": lambda: _tool_missing("nvcc"),
     "nvrtc": _nvrtc_missing,
     "sanitizer": lambda: _gpu_missing() or _tool_missing("compute-sanitizer"),

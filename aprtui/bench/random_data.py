@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from aprtui import __version__
 from aprtui.errors import EngineError
-from aprtui.model.gguf_file import GgufFile, StringArray
+from aprtui.model.gguf_file import StringArray
+from aprtui.model.open_file import open_model_file
 from aprtui.model.weight_types import WeightType
 from aprtui.progress import Progress
 from aprtui.trace.graph import GraphConfig, graph_for
@@ -112,7 +113,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, source: Path | None) -> None:  # typ
     if source is None:
         writer.add_tokenizer_model("no_vocab")
         return
-    for key, value in GgufFile(source).metadata.items():
+    for key, value in open_model_file(source, headers_only=True).metadata.items():
         if not key.startswith("tokenizer.ggml."):
             continue
         if isinstance(value, StringArray):

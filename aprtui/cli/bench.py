@@ -111,7 +111,7 @@ def gpu(
 @click.option("--every", type=click.IntRange(1), default=1, show_default=True, help="Take one case in N only.")
 @click.option(
     "--part",
-    type=click.Choice(["detection", "kinds", "bugs", "everywhere", "honest", "speed"]),
+    type=click.Choice(["detection", "kinds", "bugs", "everywhere", "honest", "oracles", "speed"]),
     help="Measure this part only.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line of the tables.")
@@ -122,7 +122,8 @@ def verdicts(model: Path | None, captures: Path | None, every: int, part: str | 
     round as other engines do, each as every kind of capture (the part `kinds`), and those of --captures. Bugs as people
     write them are made in engines of three arithmetics, each as every kind of capture (the part `bugs`, only when asked
     for: it takes half an hour). Engines whose every matrix product is off (the part `everywhere`) are to be said so,
-    and a local fault on top of it named.
+    and a local fault on top of it named. The part `oracles`, only when asked for, makes captures of MODEL by llama.cpp
+    and transformers, says how far they and ours are apart, stage by stage, and judges them.
     """
 
     with ProgressLine() as progress:
@@ -136,6 +137,8 @@ def verdicts(model: Path | None, captures: Path | None, every: int, part: str | 
             _everywhere(requested_model(model), every, as_json, progress)
         if captures is not None and part in (None, "honest"):
             _honest(captures, as_json, progress)
+        if part == "oracles":
+            _oracles(requested_model(model), as_json, progress)
         if part in (None, "speed"):
             _speed(as_json, progress)
 
@@ -301,16 +304,18 @@ def _bugs(model: Model, every: int, as_json: bool, progress: Progress) -> None:
 
 
 def _bug_lines(found: Sequence[JudgedBug]) -> Iterator[str]:
-    """A row for each kind of capture, their sum, then each bug that was missed or put at the wrong place."""
+    """A row for each kind of capture, their sum, then each bug that was missed or put at the wrong place. The last
+    column counts the unknown that are found once `--rounding` states the arithmetic."""
     from aprtui.engine.evaluation.bug_detection import FOUND, BugOutcome
 
-    yield f"{'bugs':<24}{'found':>8}" + "".join(f"{outcome:>16}" for outcome in BugOutcome)
+    yield f"{'bugs':<24}{'found':>8}" + "".join(f"{o:>16}" for o in (*BugOutcome, "once stated"))
     rows = {kind: [j for j in found if j.case.kind == kind] for kind in dict.fromkeys(j.case.kind for j in found)}
     for name, some in (*rows.items(), ("all", found)):
         counts = Counter(judged.outcome for judged in some)
         visible = len(some) - counts[BugOutcome.BENEATH]
         share = f"{100 * sum(counts[outcome] for outcome in FOUND) / visible:.1f}%" if visible else "–"
-        yield f"{name:<24}{share:>8}" + "".join(f"{counts[outcome]:>16}" for outcome in BugOutcome)
+        when_stated = sum(judged.when_stated in FOUND for judged in some)
+        yield f"{name:<24}{share:>8}" + "".join(f"{counts[o]:>16}" for o in BugOutcome) + f"{when_stated:>16}"
     for judged in found:
         if judged.outcome in (BugOutcome.MISPLACED, BugOutcome.MISSED):
             where = f"{judged.case.kind}: {judged.case.engine}, {judged.case.bug}"
@@ -341,6 +346,30 @@ def _judged_lines(name: str, found: Sequence[JudgedCapture]) -> Iterator[str]:
         wrong = judged.verdict.value != "PASS" if judged.right is None else not judged.right
         if wrong:
             yield f"   {judged.what}, {judged.signal}: {judged.verdict.value}: {judged.said}"
+
+
+def _oracles(model: Model, as_json: bool, progress: Progress) -> None:
+    import tempfile
+
+    from aprtui.bench.oracles import PAIRS, judge_oracles, run_oracles
+    from aprtui.engine.evaluation.partial_captures import prompt_of
+
+    tokens = prompt_of(model)
+    with tempfile.TemporaryDirectory(prefix="aprtui-oracles-") as folder:
+        errors = list(run_oracles(model, tokens, Path(folder) / "captures", progress))
+        judged = list(judge_oracles(model, tokens, Path(folder) / "captures", progress))
+    if as_json:
+        for found in errors:
+            pairs = [{"a": a, "b": b, "rel_l2": error} for (a, b), error in zip(PAIRS, found.errors, strict=True)]
+            write_record({"record": "oracle stage", "stage": found.stage, "errors": pairs})
+        for capture in judged:
+            write_record({"record": "oracle verdict", **asdict(capture)})
+        return
+    click.echo(f"{'stage':<28}" + "".join(f"{f'{a}, {b}':>26}" for a, b in PAIRS))
+    for found in errors:
+        cells = ("–" if error is None else f"{error:.1e}" for error in found.errors)
+        click.echo(f"{found.stage:<28}" + "".join(f"{cell:>26}" for cell in cells))
+    click.echo("\n".join(_judged_lines("honest", judged)))
 
 
 def _speed(as_json: bool, progress: Progress) -> None:

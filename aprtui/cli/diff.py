@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from aprtui.cli.comparison.judging import Judging
-from aprtui.cli.comparison.options import ComparisonOptions, comparison_options, report, warn_about, warn_about_trailing
+from aprtui.cli.comparison.options import (
+    ComparisonOptions,
+    announce,
+    comparison_options,
+    report,
+    warn_about,
+    warn_about_trailing,
+)
 from aprtui.cli.json_lines import write_record
+from aprtui.cli.options import MODEL
 from aprtui.errors import VERDICT_CODES, UsageError
+from aprtui.progress import Progress
+
+if TYPE_CHECKING:
+    from aprtui.trace.capture import Capture
+    from aprtui.trace.graph import StageGraph
 
 _APR_FORMAT = "apr-stage-diff-v1"
 _PATH = click.Path(path_type=Path)
@@ -20,9 +36,9 @@ _PATH = click.Path(path_type=Path)
 @click.argument("a", type=_PATH)
 @click.argument("b", type=_PATH)
 @click.option("--floor", type=_PATH, metavar="REF", help="A third capture: its error against A is the noise floor.")
-@click.option("--model", type=_PATH, metavar="MODEL", help="The model of both sides: its runs give the noise floor.")
-@click.option("--model-a", type=_PATH, metavar="MODEL", help="The model of A, where B has another; implies --replay.")
-@click.option("--model-b", type=_PATH, metavar="MODEL", help="The model of B, where A has another; implies --replay.")
+@click.option("--model", type=MODEL, metavar="MODEL", help="The model of both sides: its runs give the noise floor.")
+@click.option("--model-a", type=MODEL, metavar="MODEL", help="The model of A, where B has another; implies --replay.")
+@click.option("--model-b", type=MODEL, metavar="MODEL", help="The model of B, where A has another; implies --replay.")
 @click.option("--replay", is_flag=True, help="Tell injected from inherited error: recompute each side from its inputs.")
 @click.option("--rounding", metavar="WHERE=WHAT,…", default="", help="What both engines round; found by trying.")
 @click.option("--mapping", type=_PATH, metavar="FILE", help="How B's stages correspond to A's, from a YAML file.")
@@ -53,8 +69,9 @@ def command(
         raise UsageError("--json and --format: choose one of them")
     judging = Judging(floor, model, model_a, model_b, replay, rounding)
     if weights:
+        a, b = (MODEL.convert(str(path), None, None) for path in (a, b))
         return _diff_weights(a, b, options, judging.given or mapping is not None or file_format is not None)
-    if a.is_file() and b.is_file():
+    if a.is_file() and b.is_file() and not _of_other_tools(a, b):
         if judging.given or mapping or not options.plain:
             raise UsageError(
                 "two stage files record neither tokens nor stage: only --tolerance, --limit and the report can be given"
@@ -63,6 +80,14 @@ def command(
     if file_format:
         raise UsageError(f"--format {_APR_FORMAT}: needs two APRT stage files, not captures")
     return _diff_captures(a, b, judging, mapping, extras, options)
+
+
+def _of_other_tools(*paths: Path) -> bool:
+    """Whether one of several files is a capture of another tool."""
+    from aprtui.importing.formats.registry import format_of
+    from aprtui.importing.importer import is_capture
+
+    return any(not is_capture(path) and format_of(path) is not None for path in paths)
 
 
 def _diff_weights(a: Path, b: Path, options: ComparisonOptions, asks_more: bool) -> int:
@@ -102,6 +127,27 @@ def _remark_on_names(a: Path, b: Path) -> None:
         )
 
 
+@contextmanager
+def _opened(a: Path, b: Path, judging: Judging, progress: Progress) -> Iterator[tuple[Capture, Capture]]:
+    """Both captures; of another tool, read with the stages of the model that is given, or of the other side."""
+    from aprtui.cli.options import requested_model
+    from aprtui.importing.importer import as_capture, is_capture
+    from aprtui.trace.capture import Capture
+
+    def graph(own: Path | None, other: Path) -> StageGraph | None:
+        chosen = own or judging.model
+        if chosen is not None:
+            return requested_model(chosen).graph
+        known = Capture.open(other) if other.is_dir() and is_capture(other) else None
+        return None if known is None or known.manifest is None else known.graph
+
+    with (
+        as_capture(a, lambda: graph(judging.model_a, b), announce, progress) as of_a,
+        as_capture(b, lambda: graph(judging.model_b, a), announce, progress) as of_b,
+    ):
+        yield Capture.open(of_a), Capture.open(of_b)
+
+
 def _diff_captures(
     a: Path, b: Path, judging: Judging, mapping: Path | None, extras: bool, options: ComparisonOptions
 ) -> int:
@@ -110,14 +156,10 @@ def _diff_captures(
     from aprtui.compare.align.mapping import StageMapping, read_mapping
     from aprtui.compare.captures import DiffOptions, compare_captures
     from aprtui.compare.manifests import compare_manifests
-    from aprtui.trace.capture import Capture
 
     for path, other in ((a, b), (b, a)):
-        if path.is_file() and other.is_dir():
+        if path.is_file() and other.is_dir() and not _of_other_tools(path):
             raise UsageError(f"{path}: is a file, {other} a directory: compare two captures or two stage files")
-    left, right = Capture.open(a), Capture.open(b)
-    for capture in dict.fromkeys((a, b)):
-        warn_about(left if capture == a else right)
     policy = options.policy
     given = DiffOptions(
         selection=options.selection,
@@ -128,13 +170,15 @@ def _diff_captures(
         extras=extras,
         mapping=StageMapping() if mapping is None else read_mapping(mapping),
     )
-    with ProgressLine() as progress:
+    with ProgressLine() as progress, _opened(a, b, judging, progress) as (left, right):
+        for capture in dict.fromkeys((a, b)):
+            warn_about(left if capture == a else right)
         criteria, tokens = judging.criteria(left, right, given, policy, progress)
         if given.tokens is None and tokens is not None:
             from aprtui.engine.replay.token_ids import TABLE_SOURCE
 
             given = replace(given, tokens=tokens, token_source=TABLE_SOURCE)
         comparison = compare_captures(left, right, given, progress, criteria)
-    manifests = compare_manifests(left, right)
+        manifests = compare_manifests(left, right)
     steps = diff_steps(comparison, a, b, options, judging.words())
     return report((str(a), str(b)), manifests, comparison, options, steps)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @MODEL_ARGUMENT
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def command(model: Path | None, as_json: bool) -> None:
-    """Print the facts of MODEL (a GGUF file; the embedded model by default): what is unusual about it first.
+    """Print the facts of MODEL (a GGUF or .apr file; the embedded one by default): what is unusual about it first.
 
     The live screen shows the same (I). `aprtui stats MODEL` prints a line for each tensor.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +11,10 @@ import click
 
 
 class LazyGroup(click.Group):
-    """A group whose commands live in `package`, each in the module of its name as `command`. `summaries` are their help
-    in one line, so that they can be listed without being imported."""
+    """A group whose commands live in `package`, each in the module of its name as `command` (`import` in `import_`).
+
+    `summaries` are their help in one line, so that they can be listed without being imported.
+    """
 
     def __init__(self, *args: Any, package: str, summaries: Mapping[str, str], **options: Any) -> None:
         super().__init__(*args, **options)
@@ -23,7 +26,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self._summaries:
             return None
-        command: click.Command = importlib.import_module(f"{self._package}.{cmd_name}").command
+        module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name.replace("-", "_")
+        command: click.Command = importlib.import_module(f"{self._package}.{module}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

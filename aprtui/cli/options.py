@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from aprtui.engine.backends.registry import AUTO, backend_choices, backend_help, find_backend
-from aprtui.errors import UsageError
+from aprtui.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from aprtui.engine.faults.faults import Fault
@@ -26,7 +26,28 @@ _MOST_DIGITS = 10
 """Of a token id; Python refuses to convert thousands."""
 
 PATH = click.Path(path_type=Path)
-MODEL_ARGUMENT = click.argument("model", required=False, type=PATH)
+
+
+class ModelParameter(click.ParamType):  # type: ignore[type-arg]  # takes arguments in later versions of click only
+    """A model: a path, or an alias or a name of `aprtui models`, whose path is said on stderr."""
+
+    name = "model"
+
+    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if isinstance(value, Path):
+            return value
+        if os.path.lexists(value):
+            return Path(value)
+        from aprtui.model.discovery.naming import model_path
+
+        path = model_path(value)
+        if path != Path(value):
+            click.echo(f"aprtui: {printable(value)} is {printable(str(path))}", err=True)
+        return path
+
+
+MODEL = ModelParameter()
+MODEL_ARGUMENT = click.argument("model", required=False, type=MODEL)
 
 _FIT = 0
 """What `--context fit` is parsed to."""
@@ -107,11 +128,23 @@ def prompt_options(function: Command) -> Command:
 
 
 def requested_model(path: Path | None) -> Model:
-    """The model at `path`, or the embedded one."""
+    """The model at `path`, or the default one."""
     from aprtui.model.model import load_model
+
+    return load_model(requested_path(path))
+
+
+def requested_path(path: Path | None) -> Path:
+    """`path`, or that of the model which the configuration prefers, said on stderr; else that of the embedded one."""
+    if path is not None:
+        return path
+    from aprtui.model.discovery.naming import default_model
     from aprtui.resources import embedded_model
 
-    return load_model(embedded_model() if path is None else path)
+    chosen = default_model()
+    if chosen != embedded_model():
+        click.echo(f"aprtui: the model is {printable(str(chosen))}, by the configuration", err=True)
+    return chosen
 
 
 def chosen_context(model: Model, options: EngineOptions, needed: int) -> int:

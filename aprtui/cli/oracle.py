@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from aprtui.cli.json_lines import write_record
 from aprtui.cli.options import MODEL_ARGUMENT, PATH, prompt_options, prompt_tokens, requested_model
 from aprtui.cli.progress import ProgressLine
+from aprtui.errors import UsageError
+
+if TYPE_CHECKING:
+    from aprtui.model.model import Model
+    from aprtui.oracle.requests import Work
+    from aprtui.trace.manifest import Manifest
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @click.group()
@@ -16,12 +29,113 @@ def command() -> None:
     """Write a capture of a GGUF file by another engine, to hold yours against."""
 
 
+@dataclass(frozen=True, slots=True)
+class _OracleOptions:
+    """What every oracle is asked."""
+
+    model: Path | None
+    prompt: str | None
+    tokens: str | None
+    chat: bool
+    system: str
+    no_special: bool
+    directory: Path | None
+    decode_from: int | None
+    overwrite: bool
+    as_json: bool
+    layout: str
+    prompts: Path | None
+
+    def work(self, engine: str) -> tuple[Model, Work]:
+        """The model, and what is evaluated by the directory that its capture goes to."""
+        from aprtui.model.split_files import model_stem
+        from aprtui.oracle.requests import Evaluation
+
+        loaded = requested_model(self.model)
+        target = self.directory or Path(f"{model_stem(loaded.path)}-{engine}")
+        texts = {target: self.prompt} if self.prompts is None else self._texts(target, self.prompts)
+        work = {}
+        for directory, prompt in texts.items():
+            text, ids = prompt_tokens(
+                loaded, prompt, self.tokens, special=not self.no_special, chat=self.chat, system=self.system
+            )
+            work[directory] = Evaluation(ids, text, len(ids) if self.decode_from is None else self.decode_from)
+        return loaded, work
+
+    def _texts(self, target: Path, prompts: Path) -> dict[Path, str | None]:
+        """The prompt of each directory below `target`: a line of the file each."""
+        if self.prompt is not None or self.tokens is not None:
+            raise UsageError("--prompts has the prompts: leave -p and --tokens out")
+        try:
+            lines = [line for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except OSError as error:
+            raise UsageError(f"--prompts {prompts}: cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise UsageError(f"--prompts {prompts}: byte {error.start}: not UTF-8: write it as UTF-8") from error
+        if not lines:
+            raise UsageError(f"--prompts {prompts}: has no lines: write a prompt on each")
+        width = len(str(len(lines) - 1))
+        return {target / f"prompt-{number:0{width}}": line for number, line in enumerate(lines)}
+
+    def finish(self, model: Model, written: dict[Path, Manifest]) -> None:
+        """The layout asked for, then a line for each capture, and the command that judges it."""
+        from aprtui.oracle.written import rewrite_as_hooked
+
+        for directory, manifest in written.items():
+            if self.layout == "hf":
+                rewrite_as_hooked(directory, manifest)
+            total = sum(info.bytes or 0 for info in manifest.files.values())
+            engine = manifest.engine
+            if self.as_json:
+                write_record(
+                    {"record": "capture", "directory": str(directory), "files": len(manifest.files), "bytes": total,
+                     "tokens": manifest.tokens, "engine": engine.name, "version": engine.version,
+                     "unavailable": manifest.unavailable, "wall_seconds": manifest.wall_seconds}
+                )  # fmt: skip
+                continue
+            click.echo(
+                f"{directory}: {len(manifest.files)} of {len(model.graph.nodes)} stage tensors of "
+                f"{len(manifest.tokens)} tokens, {total / 1e6:.1f} MB, {engine.name} {engine.version}, "
+                f"{engine.mode}, {engine.code_path}"
+            )
+            if manifest.unavailable:
+                click.echo("   not available: " + ", ".join(manifest.unavailable))
+            path = shlex.quote(str(model.path))
+            click.echo(f"aprtui: next: aprtui replay {shlex.quote(str(directory))} --model {path}", err=True)
+
+
+def _oracle_options(function: Command) -> Command:
+    """Add MODEL and the options of `_OracleOptions`; the command gets them as `asked`."""
+
+    @MODEL_ARGUMENT
+    @prompt_options
+    @click.option(
+        "--out", "directory", type=PATH, metavar="DIR", help="Where to write; ./<model stem>-<engine> by default."
+    )
+    @click.option("--decode-from", type=click.IntRange(1), metavar="K", help="Prefill K tokens, decode the rest.")
+    @click.option("--prompts", type=PATH, metavar="FILE", help="A prompt on each line, in place of -p: DIR/prompt-0, …")
+    @click.option(
+        "--layout", type=click.Choice(["apr", "hf"]), default="apr", show_default=True,
+        help="hf: as hooks in PyTorch give it, queries and keys head by head, without a manifest.",
+    )  # fmt: skip
+    @click.option("--overwrite", is_flag=True, help="Replace the capture in DIR.")
+    @click.option("--json", "as_json", is_flag=True, help="One JSON object a capture.")
+    @wraps(function)
+    def command(
+        *args: Any, model: Path | None, prompt: str | None, tokens: str | None, chat: bool, system: str,
+        no_special: bool, directory: Path | None, decode_from: int | None, overwrite: bool, as_json: bool,
+        layout: str, prompts: Path | None, **kwargs: Any,
+    ) -> Any:  # fmt: skip
+        asked = _OracleOptions(
+            model, prompt, tokens, chat, system, no_special, directory, decode_from, overwrite, as_json, layout, prompts
+        )
+        return function(*args, asked=asked, **kwargs)
+
+    return command  # type: ignore[return-value]  # click's decorators keep the call signature, mypy cannot see it
+
+
 @command.command()
-@MODEL_ARGUMENT
-@prompt_options
-@click.option(
-    "--out", "directory", type=PATH, metavar="DIR", help="Where to write; ./<model stem>-transformers by default."
-)
+@_oracle_options
 @click.option(
     "--dtype", "kind", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True,
     help="What weights and results are kept in.",
@@ -30,33 +144,59 @@ def command() -> None:
     "--attention", type=click.Choice(["eager", "sdpa"]), default="eager", show_default=True,
     help="sdpa, the default of transformers, makes no attention maps.",
 )  # fmt: skip
-@click.option("--decode-from", type=click.IntRange(1), metavar="K", help="Prefill K tokens, decode the rest.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of torch; its own choice by default.")
-@click.option("--overwrite", is_flag=True, help="Replace the capture in DIR.")
-def hf(
-    model: Path | None, prompt: str | None, tokens: str | None, chat: bool, system: str, no_special: bool,
-    directory: Path | None, kind: str, attention: str, decode_from: int | None, threads: int | None, overwrite: bool,
-) -> None:  # fmt: skip
+def hf(asked: _OracleOptions, kind: str, attention: str, threads: int | None) -> None:
     """Write a capture of MODEL by transformers, with the weights as our loader dequantises them.
 
     Stages that exist nowhere in transformers are left out. Needs `pip install 'aprtui[oracle]'`.
+
+    \b
+    aprtui oracle hf model.gguf -p "def fib(n):" --out theirs
+    aprtui oracle hf model.gguf --chat -p Hello --dtype bfloat16 --attention sdpa
     """
-    from aprtui.model.split_files import model_stem
-    from aprtui.oracle.transformers_capture import OracleRequest, write_transformers_capture
+    from aprtui.oracle.transformers_capture import TransformersOptions, write_transformers_captures
     from aprtui.oracle.transformers_model import AttentionKind, DataType
 
-    loaded = requested_model(model)
-    text, ids = prompt_tokens(loaded, prompt, tokens, special=not no_special, chat=chat, system=system)
-    prefill = len(ids) if decode_from is None else decode_from
-    request = OracleRequest(ids, text, prefill, DataType(kind), AttentionKind(attention), threads)
-    target = directory or Path(f"{model_stem(loaded.path)}-transformers")
+    loaded, work = asked.work("transformers")
+    options = TransformersOptions(DataType(kind), AttentionKind(attention), threads)
     with ProgressLine() as progress:
-        manifest = write_transformers_capture(loaded, request, target, progress, overwrite=overwrite)
-    total = sum(info.bytes or 0 for info in manifest.files.values())
-    click.echo(
-        f"{target}: {len(manifest.files)} of {len(loaded.graph.nodes)} stage tensors of {len(ids)} tokens, "
-        f"{total / 1e6:.1f} MB, transformers {manifest.engine.version}, {kind}, {attention}"
-    )
-    click.echo(
-        f"aprtui: next: aprtui replay {shlex.quote(str(target))} --model {shlex.quote(str(loaded.path))}", err=True
-    )
+        written = write_transformers_captures(loaded, work, options, progress, overwrite=asked.overwrite)
+    asked.finish(loaded, written)
+
+
+@command.command()
+@_oracle_options
+@click.option(
+    "--kv-type", "kv", type=click.Choice(["f16", "f32", "q8_0", "q4_0"]), default="f16", show_default=True,
+    help="Element type of the K/V cache; q8_0 and q4_0 with --flash-attention on only.",
+)  # fmt: skip
+@click.option(
+    "--flash-attention", type=click.Choice(["on", "off"]), default="off", show_default=True,
+    help="on, which llama.cpp takes where it can, makes no attention maps.",
+)  # fmt: skip
+@click.option("--repack/--no-repack", default=True, show_default=True, help="Lay weights out anew for faster kernels.")
+@click.option("--gpu-layers", type=click.IntRange(0), default=0, show_default=True, help="Layers on a GPU.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads; all available cores by default.")
+def llamacpp(
+    asked: _OracleOptions, kv: str, flash_attention: str, repack: bool, gpu_layers: int, threads: int | None
+) -> None:
+    """Write a capture of MODEL by llama.cpp, through llama-cpp-python, as its graph hands out each tensor.
+
+    Stages that are fused into others there are left out. Needs `pip install 'aprtui[oracle]'`.
+
+    \b
+    aprtui oracle llamacpp model.gguf -p "def fib(n):" --out theirs
+    aprtui oracle llamacpp model.gguf --tokens 1,2,3 --decode-from 2 --flash-attention on --kv-type q8_0
+    """
+    from aprtui.engine.protocol import KvType
+    from aprtui.machine import default_threads
+    from aprtui.oracle.llamacpp_capture import LlamaCppOptions, write_llamacpp_captures
+
+    loaded, work = asked.work("llamacpp")
+    options = LlamaCppOptions(
+        KvType(kv), flash_attention=flash_attention == "on", threads=threads or default_threads(),
+        gpu_layers=gpu_layers, repack=repack,
+    )  # fmt: skip
+    with ProgressLine() as progress:
+        written = write_llamacpp_captures(loaded, work, options, progress, overwrite=asked.overwrite)
+    asked.finish(loaded, written)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aprtui.cli.json_lines import write_record
-from aprtui.cli.options import MODEL_ARGUMENT, PATH
+from aprtui.cli.options import MODEL_ARGUMENT, PATH, requested_path
 from aprtui.engine.backends.registry import AUTO, backend_choices
 from aprtui.errors import VERDICT_CODES
 
@@ -40,13 +40,12 @@ def command(
     """Run the quality gates of MODEL (the embedded model by default), one line each as it ends.
 
     A gate that cannot be run here is skipped, which is not passed. Exit codes: 0 all gates that were run passed, 1 one
-    failed or a required one was skipped, 3 no GGUF file, 125 fewer gates were run than --min-executed.
+    failed or a required one was skipped, 3 no model file, 125 fewer gates were run than --min-executed.
     """
     from aprtui.engine.quality.gate import QualityOptions
     from aprtui.engine.quality.gates import run_quality
-    from aprtui.resources import embedded_model
 
-    path = embedded_model() if model is None else model
+    path = requested_path(model)
     options = QualityOptions(
         backend=backend, threads=threads, golden=golden, tokens_per_second=assert_tps,
         baseline=baseline or _baseline(path), save_baseline=save_baseline,

@@ -6,16 +6,14 @@ from pathlib import Path
 
 import click
 
-from aprtui.cli.comparison.options import ComparisonOptions, comparison_options, report, warn_about
-from aprtui.cli.options import requested_model
+from aprtui.cli.comparison.options import ComparisonOptions, announce, comparison_options, report, warn_about
+from aprtui.cli.options import MODEL, requested_model
 from aprtui.engine.backends.registry import AUTO, backend_choices, evaluating_backends
 
 
 @click.command()
 @click.argument("capture", type=click.Path(path_type=Path))
-@click.option(
-    "--model", type=click.Path(path_type=Path), metavar="MODEL", help="The capture's GGUF file; embedded by default."
-)
+@click.option("--model", type=MODEL, metavar="MODEL", help="The capture's model file; the embedded one by default.")
 @click.option(
     "--rounding",
     metavar="WHERE=WHAT,…",
@@ -34,14 +32,22 @@ def command(
     from the nearest ones that were, and the verdict names the whole segment. Side A of the report is what the model
     gives, side B what was captured.
 
+    A recording (`aprtui record`) has an engine's own ops: each is computed again from what it was given.
+
     Exit codes: 0 pass, 1 divergence, 2 usage, 3 unreadable input, 4 output failed, 70 internal error, 125 cannot be
     judged, 130 interrupted.
     """
+    from aprtui.cli.comparison.recordings import are_recordings
+    from aprtui.cli.comparison.recordings import replay as replay_ops
+
+    if are_recordings(capture):
+        return replay_ops(capture, model, bool(rounding or threads or backend != AUTO), options)
     from aprtui.cli.comparison.next_steps import replay_steps
     from aprtui.cli.progress import ProgressLine
     from aprtui.engine.replay.arithmetic import parse_rounding
     from aprtui.engine.replay.evaluators import Evaluators
     from aprtui.engine.replay.replay import ReplayOptions, replay_capture
+    from aprtui.importing.importer import as_capture
     from aprtui.trace.capture import Capture
 
     policy, tolerances = options.policy, options.parsed_tolerances
@@ -53,10 +59,12 @@ def command(
         tokens=options.token_ids,
         limit=options.limit,
     )
-    loaded, opened = requested_model(model), Capture.open(capture)
-    warn_about(opened)
-    with ProgressLine() as progress, Evaluators(loaded, backend, threads, progress) as evaluators:
-        comparison = replay_capture(opened, loaded, replayed, evaluators, progress)
+    loaded = requested_model(model)
+    with ProgressLine() as progress, as_capture(capture, lambda: loaded.graph, announce, progress) as folder:
+        opened = Capture.open(folder)
+        warn_about(opened)
+        with Evaluators(loaded, backend, threads, progress) as evaluators:
+            comparison = replay_capture(opened, loaded, replayed, evaluators, progress)
     words = [*options.words(), *(["--rounding", rounding] if rounding else [])]
     sides = (f"{loaded.path}, from captured inputs", str(capture))
     return report(sides, None, comparison, options, replay_steps(comparison, capture, model, words))

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from aprtui import __version__
 from aprtui.cli.json_lines import write_record
 from aprtui.cli.options import (
     MODEL_ARGUMENT,
+    PATH,
     EngineOptions,
     engine_options,
+    injected_faults,
     open_engine,
     prompt_options,
     prompt_tokens,
     requested_model,
 )
-from aprtui.errors import UnreadableError
+from aprtui.errors import UnreadableError, UsageError
 
 if TYPE_CHECKING:
-    from aprtui.engine.generation import Generation
+    from aprtui.engine.generation import GeneratedToken, Generation
     from aprtui.engine.protocol import Engine
+    from aprtui.engine.sampling import Sampling
     from aprtui.model.model import Model
     from aprtui.model.tokenizer import Tokenizer
+    from aprtui.trace.agent_trace import AgentTraceWriter
 
 
 @click.command()
@@ -43,19 +50,29 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a token, then one with the speeds.")
+@click.option(
+    "--emit-trace", type=PATH, metavar="FILE",
+    help="Write prompt, answer and timings as an agent trace, as `apr code` does.",
+)  # fmt: skip
+@click.option(
+    "--record", type=PATH, metavar="FILE",
+    help="Record the session, with the statistics of every stage: `open` plays it, `render` draws it, without a model.",
+)  # fmt: skip
 @engine_options(default_mode="q8")
 def command(
     model: Path | None, prompt: str | None, tokens: str | None, max_tokens: int, chat: bool, system: str,
     no_special: bool, temp: float | None, top_k: int, top_p: float, min_p: float, repeat_penalty: float, seed: int,
-    as_json: bool, engine: EngineOptions,
+    as_json: bool, emit_trace: Path | None, record: Path | None, engine: EngineOptions,
 ) -> None:  # fmt: skip
-    """Stream tokens from MODEL (a GGUF file; the embedded model by default).
+    """Stream tokens from MODEL (a GGUF or .apr file; the embedded one by default).
 
     The completion goes to stdout, speeds to stderr.
     """
     from aprtui.engine.generation import generate
+    from aprtui.engine.process.slots import CANDIDATES
     from aprtui.engine.sampling import Sampling
     from aprtui.model.prompt import chat_stop_ids
+    from aprtui.trace.agent_trace import AgentTraceWriter
 
     loaded = requested_model(model)
     text, ids = prompt_tokens(loaded, prompt, tokens, special=not no_special, chat=chat, system=system)
@@ -65,15 +82,61 @@ def command(
     )  # fmt: skip
     tokenizer = _tokenizer(loaded, needed=text is not None)
     own_stops = tokenizer.stop_ids if tokenizer else frozenset()
-    with closing(open_engine(loaded, engine, len(ids) + max_tokens)) as opened:
+    if record is not None and tokenizer is None:
+        raise UsageError("--record: this model cannot turn ids into text, which a session has: leave it out")
+    said = text if text is not None else tokenizer.decode(ids) if tokenizer else " ".join(map(str, ids))
+    with ExitStack() as stack:
+        opened = stack.enter_context(closing(open_engine(loaded, engine, len(ids) + max_tokens)))
         generation = generate(
             opened, tokenizer, ids,
             max_tokens=max_tokens, sampling=sampling, stop_ids=chat_stop_ids(loaded) if chat else own_stops,
+            candidates=CANDIDATES if record else 0,
         )  # fmt: skip
         if text is not None and sys.stderr.isatty() and not as_json:
             click.secho(text, err=True, dim=True, nl=False)
-        _stream(generation, as_json, as_text=tokenizer is not None)
+        made: Iterable[GeneratedToken] = generation
+        if record is not None:
+            made = _recorded(record, stack, generation, opened, loaded, engine, sampling, said, ids, chat, system)
+        if emit_trace is not None:
+            trace = stack.enter_context(AgentTraceWriter(emit_trace, loaded.name, said, len(ids), _warn))
+            made = _traced(made, generation, trace)
+        _stream(made, as_json, as_text=tokenizer is not None)
         _print_end(generation, opened, as_json)
+
+
+def _warn(problem: str) -> None:
+    click.echo(f"aprtui: {problem}", err=True)
+
+
+def _recorded(
+    path: Path, stack: ExitStack, generation: Generation, opened: Engine, model: Model, options: EngineOptions,
+    sampling: Sampling, said: str, ids: Sequence[int], chat: bool, system: str,
+) -> Iterator[GeneratedToken]:  # fmt: skip
+    """The tokens of `generation`, recorded in `path` until `stack` is left."""
+    from aprtui.engine.process.loading import description
+    from aprtui.engine.sessions.format import SessionStart
+    from aprtui.engine.sessions.recording import SessionWriter, recorded
+
+    faults = tuple(map(str, injected_faults(model, options)))
+    start = SessionStart(
+        description(opened, model, faults), sampling, model.tokenizer.decode(ids), said, tuple(ids), chat, system,
+        time.time(), __version__,
+    )  # fmt: skip
+    return recorded(generation, opened, model, stack.enter_context(SessionWriter(path, start)))
+
+
+def _traced(
+    tokens: Iterable[GeneratedToken], generation: Generation, trace: AgentTraceWriter
+) -> Iterator[GeneratedToken]:
+    """The `tokens` of `generation`, each noted in `trace`, which ends with them."""
+    from aprtui.engine.generation import StopReason
+    from aprtui.trace.agent_trace import EndOfTurn
+
+    for token in tokens:
+        trace.add(token.text)
+        yield token
+    stopped = generation.stop_reason is StopReason.STOP_TOKEN
+    trace.finish(EndOfTurn.END_TURN if stopped else EndOfTurn.MAX_TOKENS, generation.tail)
 
 
 def _tokenizer(model: Model, *, needed: bool) -> Tokenizer | None:
@@ -87,8 +150,8 @@ def _tokenizer(model: Model, *, needed: bool) -> Tokenizer | None:
         return None
 
 
-def _stream(generation: Generation, as_json: bool, as_text: bool) -> None:
-    for token in generation:
+def _stream(tokens: Iterable[GeneratedToken], as_json: bool, as_text: bool) -> None:
+    for token in tokens:
         if as_json:
             write_record({"id": token.id, "text": token.text, "logprob": token.choice.logprob})
         else:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from aprtui.cli.json_lines import write_record
+from aprtui.cli.options import MODEL
 from aprtui.errors import ExitCode, UnreadableError, UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("path", metavar="CAPTURE|FILE|MODEL", type=click.Path(path_type=Path))
+@click.argument("path", metavar="CAPTURE|FILE|MODEL", type=MODEL)
 @click.option("--stage", "stages", metavar="STAGES", help="Comma list of stage names or globs; all by default.")
 @click.option("--layers", metavar="LAYERS", help="0..2 (END excluded), a list 0,3 or all; all by default.")
 @click.option(
@@ -41,15 +42,15 @@ def command(path: Path, stages: str | None, layers: str | None, place: str | Non
     did not write is named there too. Where a layer has experts, a line says how they were chosen: the load of the one
     chosen most (its share of all choices), the entropy of the router, and how many were never chosen.
 
-    Of a model (GGUF), print a line for each tensor: its type, its shape, its largest block scales (d and dmin, as ggml
+    Of a model, print a line for each tensor: its type, its shape, its largest block scales (d and dmin, as ggml
     calls them), and statistics of its dequantised values.
     """
     from aprtui.cli.comparison.render import grouped_lines
     from aprtui.compare.survey import NOT_WRITTEN, BrokenStage, UnwrittenStage
-    from aprtui.model.gguf_file import is_gguf
+    from aprtui.model.open_file import is_model_file
     from aprtui.trace.experts import expert_words
 
-    if path.is_file() and is_gguf(path):
+    if path.is_file() and is_model_file(path):
         _only_captures(stages, layers)
         _only_captures(place, None, "--values")
         return _print_tensors(path, as_json)

@@ -59,7 +59,7 @@ def command(
     generate: int | None, decode_from: int | None, logits: str, chat: bool, system: str, no_special: bool,
     overwrite: bool, as_json: bool, engine: EngineOptions,
 ) -> None:  # fmt: skip
-    """Write a capture of MODEL (a GGUF file; the embedded model by default).
+    """Write a capture of MODEL (a GGUF or .apr file; the embedded one by default).
 
     Every stage of every layer goes to DIR/layer-<N>/<stage>.bin, and DIR/manifest.json says what they are.
     """

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from aprtui.compare.align.coverage import Coverage, Selection, plan_coverage
+from aprtui.compare.align.coverage import Coverage, Selection, plan_coverage, unavailable_in
 from aprtui.compare.align.mapping import StageMapping, mapped
 from aprtui.compare.align.pair_layouts import find_pair_layouts, find_swaps, in_layout_of_a
 from aprtui.compare.align.pairing import StagePair, Unpaired, pair_stage
@@ -149,7 +149,9 @@ def _pair(
         ]
         if lost:
             return Unpaired(node, side, f"{NOT_WRITTEN} ({' and '.join(lost)})")
-        return Unpaired(node, side, f"in {side.upper()} only" if side else "promised, in neither capture")
+        why = unavailable_in(node, a, b)
+        only = f"in {side.upper()} only" if side else "promised, in neither capture"
+        return Unpaired(node, side, only if why is None else f"{only}; the other side's manifest: {why}")
     if alignment.aligned == 0:
         return Unpaired(node, None, "positions are not aligned")
     stage = coverage.graph[node.stage]

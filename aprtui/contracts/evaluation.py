@@ -23,6 +23,8 @@ from aprtui.contracts.checks.arguments import (
 from aprtui.contracts.checks.judgement import Judgement, no_device, not_testable, unknown
 from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, ContractCheck, ModelCheck, PairCheck
 from aprtui.contracts.documents.document import CheckCall, Document
+from aprtui.contracts.evidence.about import ABOUT, about_of, on_subject
+from aprtui.contracts.evidence.recording import judged_on
 from aprtui.engine.backends.registry import device_backends, is_host
 from aprtui.errors import AprtuiError
 from aprtui.trace.capture import Capture
@@ -30,9 +32,9 @@ from aprtui.trace.graph import Node
 
 _COMMON: Mapping[type, frozenset[str]] = {
     ContractCheck: frozenset(),
-    ModelCheck: frozenset(),
-    CaptureCheck: frozenset({STAGES, LAYERS, BACKENDS}),
-    PairCheck: frozenset({STAGES, LAYERS, BACKENDS, DEVICES_DIFFER}),
+    ModelCheck: frozenset({ABOUT}),
+    CaptureCheck: frozenset({STAGES, LAYERS, BACKENDS, ABOUT}),
+    PairCheck: frozenset({STAGES, LAYERS, BACKENDS, DEVICES_DIFFER, ABOUT}),
 }
 """Parameters that every check of a kind takes beside its own."""
 
@@ -52,9 +54,12 @@ def evaluate(document: Document, call: CheckCall, subject: CheckSubject) -> Judg
     if isinstance(check, ContractCheck):
         return check.judge(document)
     try:
+        about = about_of(call)
         if isinstance(check, ModelCheck):
-            return check.judge(CheckArguments(call.parameters, subject.model))
-        return _on_captures(check, call, subject)
+            judgement = check.judge(CheckArguments(call.parameters, subject.model))
+        else:
+            judgement = _on_captures(check, call, subject)
+        return on_subject(judgement, about, judged_on(call, subject)) if about.names else judgement
     except AprtuiError as error:
         return unknown(str(error))
 

@@ -9,9 +9,10 @@ from types import MappingProxyType
 import numpy as np
 
 from aprtui.errors import UnreadableError
-from aprtui.model.gguf_file import GgufFile, TensorEntry
+from aprtui.model.gguf_file import TensorEntry
+from aprtui.model.model_file import ModelFile
 from aprtui.model.weight_types import WeightType
-from aprtui.model.weights import Weight, stored_tensor
+from aprtui.model.weights import Weight, stored_tensor, type_name
 from aprtui.trace.graph import BIASES, GraphConfig, Node, Op, Part, Scope, Stage, StageGraph
 
 ROPE_FACTORS = "rope_freqs.weight"
@@ -77,7 +78,7 @@ def _row_counts(config: GraphConfig, stage: Stage) -> tuple[int, ...]:
 
 
 def bind(
-    file: GgufFile, graph: StageGraph, tied: Mapping[str, str], drafting: Collection[int] = ()
+    file: ModelFile, graph: StageGraph, tied: Mapping[str, str], drafting: Collection[int] = ()
 ) -> tuple[dict[str, Weight], dict[Node, tuple[Weight, ...]]]:
     """All weights by tensor name, and the weights of each node that has any.
 
@@ -108,11 +109,11 @@ def bind(
     return weights, bound
 
 
-def stored_name(file: GgufFile, parameter: Parameter, tied: Mapping[str, str]) -> str:
+def stored_name(file: ModelFile, parameter: Parameter, tied: Mapping[str, str]) -> str:
     return parameter.name if parameter.name in file.tensors else tied.get(parameter.name, parameter.name)
 
 
-def _weight(file: GgufFile, parameter: Parameter, tied: Mapping[str, str], weights: dict[str, Weight]) -> Weight:
+def _weight(file: ModelFile, parameter: Parameter, tied: Mapping[str, str], weights: dict[str, Weight]) -> Weight:
     """The weight of `parameter`, read once and then taken from `weights`, where it has the name of its tensor."""
     name = stored_name(file, parameter, tied)
     if name not in weights:
@@ -130,13 +131,13 @@ def _weight(file: GgufFile, parameter: Parameter, tied: Mapping[str, str], weigh
     return weight
 
 
-def read_weight(file: GgufFile, entry: TensorEntry) -> Weight:
+def read_weight(file: ModelFile, entry: TensorEntry) -> Weight:
     """One tensor of the file as a weight; raises `UnreadableError` for its type, rank or extent."""
     kind = WeightType.numbered(entry.type)
     if kind is None:
         supported = ", ".join(kind.name for kind in WeightType)
         raise UnreadableError(
-            f"{file.path}: tensor {entry.name} has the type {_type_name(entry.type)}, supported are {supported}"
+            f"{file.path}: tensor {entry.name} has the type {type_name(entry.type)}, supported are {supported}"
         )
     experts, *more = entry.dimensions[2:] or (1,)
     if any(extent != 1 for extent in more):
@@ -148,19 +149,13 @@ def read_weight(file: GgufFile, entry: TensorEntry) -> Weight:
     return Weight(entry.name, kind, stored.rows, stored.columns, stored.data, experts)
 
 
-def _type_name(number: int) -> str:
-    from gguf import GGMLQuantizationType
-
-    return GGMLQuantizationType(number).name if number in set(GGMLQuantizationType) else f"number {number}"
-
-
 def _text(shape: Parameter | Weight) -> str:
     if shape.experts > 1:
         return f"[{shape.experts}, {shape.rows // shape.experts}, {shape.columns}]"
     return f"[{shape.rows}, {shape.columns}]" if shape.rows > 1 else f"[{shape.columns}]"
 
 
-def rope_factors(file: GgufFile) -> tuple[float, ...] | None:
+def rope_factors(file: ModelFile) -> tuple[float, ...] | None:
     """The values of `rope_freqs.weight`, one for each channel pair of a head, or None where the file has none."""
     entry = file.tensors.get(ROPE_FACTORS)
     if entry is None:

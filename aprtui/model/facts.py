@@ -215,7 +215,7 @@ def _model_rows(facts: ModelFacts) -> Iterator[tuple[str, str]]:
     config, graph = facts.config, facts.config.graph
     yield "model", facts.name
     parts = f" in {facts.files} files" if facts.files > 1 else ""
-    yield "file", f"{facts.path}, {_size(facts.size)}{parts}"
+    yield "file", f"{facts.path}, {size_words(facts.size)}{parts}"
     yield "architecture", f"{graph.architecture}, {facts.quantization}, {_count(facts.parameters)} parameters"
     yield "layers", f"{graph.layers}, hidden size {graph.hidden}, feed-forward {graph.ffn}"
     yield from _kind_rows(graph_for(graph))
@@ -237,7 +237,7 @@ def _recurrence_rows(graph: GraphConfig) -> Iterator[tuple[str, str]]:
         heads = f"{graph.linear_key_heads} heads for Q and K, {graph.linear_value_heads} for V"
         taps = f"a convolution over {graph.conv_kernel} tokens"
         yield "recurrence", f"{heads}, of {graph.linear_head_dim} channels, {taps}"
-        yield "", f"a state of {_size(4 * graph.linear_state_width)} a layer"
+        yield "", f"a state of {size_words(4 * graph.linear_state_width)} a layer"
 
 
 def _kind_rows(graph: StageGraph) -> Iterator[tuple[str, str]]:
@@ -253,7 +253,7 @@ def _type_rows(facts: ModelFacts) -> Iterator[tuple[str, str]]:
     for number, found in enumerate(facts.types):
         tensors = "1 tensor" if found.tensors == 1 else f"{found.tensors} tensors"
         bits = 8 * found.size / found.values
-        words = f"{found.name:<5} {tensors:>12}, {_size(found.size):>9}, {bits:.3g} bits a value"
+        words = f"{found.name:<5} {tensors:>12}, {size_words(found.size):>9}, {bits:.3g} bits a value"
         yield "" if number else "weights", words
 
 
@@ -277,7 +277,7 @@ def _count(value: int) -> str:
     return str(value)
 
 
-def _size(count: int) -> str:
+def size_words(count: int) -> str:
     """`count` bytes: `941.0 kB`, `2.6 MB`."""
     unit, name = next(((unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB")) if count >= unit), (1e3, "kB"))
     return f"{count / unit:.1f} {name}"

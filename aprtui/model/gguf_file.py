@@ -8,19 +8,19 @@ and every count is held against the bytes that are left in the file.
 
 from __future__ import annotations
 
-import mmap
 import reprlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.errors import UnreadableError
+from aprtui.model.header_reader import HeaderReader, map_file
 from aprtui.model.split_files import check_tensor_count, joined_metadata, part_paths
 
 MAGIC = b"GGUF"
@@ -49,6 +49,16 @@ class StringArray:
 
     def __len__(self) -> int:
         return self.count
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> Self:
+        """`texts` as an array of a file; surrogates, which are no text, become bytes that are no UTF-8."""
+        pack = struct.Struct("<Q").pack
+        pieces: list[bytes] = []
+        for text in texts:
+            encoded = text.encode("utf-8", "surrogatepass")
+            pieces += (pack(len(encoded)), encoded)
+        return cls(memoryview(b"".join(pieces)), len(texts))
 
     def read(self) -> list[bytes]:
         """All strings as the bytes that the file has."""
@@ -107,6 +117,11 @@ class GgufFile:
                 joined[name] = replace(entry, part=number)
         return joined
 
+    rope_layout = None
+
+    def conversion(self, name: str) -> None:
+        """All types are ggml's own."""
+
     def location(self, entry: TensorEntry) -> tuple[Path, int]:
         """The file that holds a tensor, and the tensor's offset from its start."""
         part = self._parts[entry.part]
@@ -122,10 +137,10 @@ class _MappedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._map = _map_file(path)
+        self._map = map_file(path, len(MAGIC) + 20, "a GGUF file")
         self.size = len(self._map)
-        header = _Header(path, self._map)
-        header.check_magic_and_version()
+        header = HeaderReader(path, self._map)
+        _check_magic_and_version(header)
         tensor_count = header.count("tensor count", _MAX_TENSORS)
         key_count = header.count("metadata count", _MAX_KEYS)
         self.metadata: Mapping[str, Any] = MappingProxyType(_read_metadata(header, key_count))
@@ -163,74 +178,19 @@ def is_gguf(path: Path) -> bool:
         return False
 
 
-def _map_file(path: Path) -> mmap.mmap:
-    try:
-        with path.open("rb") as file:
-            if path.stat().st_size < len(MAGIC) + 20:
-                raise UnreadableError(f"{path}: too short to be a GGUF file ({path.stat().st_size} bytes)")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise UnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
+def _check_magic_and_version(header: HeaderReader) -> None:
+    """Read the first eight bytes; the error says what the file is instead."""
+    magic = bytes(header.take(4, "the magic"))
+    if magic != MAGIC:
+        raise header.error(f"not a GGUF file: it begins with {magic!r}, expected {MAGIC!r}", 0)
+    version = header.unsigned(4, "the version")
+    if version and not version & 0xFFFF:
+        raise header.error("the file is big-endian, expected little-endian; convert it again for this machine", 4)
+    if version not in VERSIONS:
+        raise header.error(f"GGUF version {version}, expected 2 or 3; convert it again with a current converter", 4)
 
 
-class _Header:
-    """A cursor over the header that never leaves the file."""
-
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
-        self.path = path
-        self.data = memoryview(data)
-        self.offset = 0
-
-    def error(self, found: str, offset: int | None = None) -> UnreadableError:
-        return UnreadableError(f"{self.path}: byte {self.offset if offset is None else offset}: {found}")
-
-    def take(self, size: int, what: str) -> memoryview:
-        start, end = self.offset, self.offset + size
-        if end > len(self.data):
-            raise self.error(
-                f"truncated: {what} needs {size} bytes, the file ends at byte {len(self.data)}; fetch it again"
-            )
-        self.offset = end
-        return self.data[start:end]
-
-    def unsigned(self, size: int, what: str) -> int:
-        return int.from_bytes(self.take(size, what), "little")
-
-    def count(self, what: str, limit: int) -> int:
-        """The next 64-bit count, at most `limit`."""
-        value = self.unsigned(8, what)
-        if value > limit:
-            raise self.error(f"{what} is {value}, expected at most {limit}; the file is damaged", self.offset - 8)
-        return value
-
-    def text(self, what: str, limit: int | None = None) -> str:
-        """The next string, decoded; only names have a `limit`."""
-        start = self.offset
-        size = self.unsigned(8, f"length of {what}")
-        if limit is not None and size > limit:
-            raise self.error(f"{what} has {size} bytes, expected at most {limit}; the file is damaged", start)
-        data = self.take(size, what)
-        try:
-            return str(data, "utf-8")
-        except UnicodeDecodeError as error:
-            # Other writers may truncate a value within a character; a name that is not UTF-8 means a damaged header.
-            if limit is None:
-                return str(data, "utf-8", errors="replace")
-            raise self.error(f"{what} is not UTF-8; the file is damaged", start) from error
-
-    def check_magic_and_version(self) -> None:
-        """Read the first eight bytes; the error says what the file is instead."""
-        magic = bytes(self.take(4, "the magic"))
-        if magic != MAGIC:
-            raise self.error(f"not a GGUF file: it begins with {magic!r}, expected {MAGIC!r}", 0)
-        version = self.unsigned(4, "the version")
-        if version and not version & 0xFFFF:
-            raise self.error("the file is big-endian, expected little-endian; convert it again for this machine", 4)
-        if version not in VERSIONS:
-            raise self.error(f"GGUF version {version}, expected 2 or 3; convert it again with a current converter", 4)
-
-
-def _read_metadata(header: _Header, count: int) -> dict[str, Any]:
+def _read_metadata(header: HeaderReader, count: int) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
     for _ in range(count):
         start = header.offset
@@ -241,7 +201,7 @@ def _read_metadata(header: _Header, count: int) -> dict[str, Any]:
     return metadata
 
 
-def _read_value(header: _Header, key: str, kind: int) -> Any:
+def _read_value(header: HeaderReader, key: str, kind: int) -> Any:
     if kind == _STRING:
         return header.text(key)
     if kind == _ARRAY:
@@ -250,13 +210,13 @@ def _read_value(header: _Header, key: str, kind: int) -> Any:
     return np.frombuffer(header.take(dtype.itemsize, key), dtype)[0].item()
 
 
-def _scalar_type(header: _Header, key: str, kind: int) -> np.dtype[Any]:
+def _scalar_type(header: HeaderReader, key: str, kind: int) -> np.dtype[Any]:
     if kind not in _SCALARS:
         raise header.error(f"{key} has value type {kind}, which GGUF does not define; the file is damaged")
     return np.dtype(_SCALARS[kind])
 
 
-def _read_array(header: _Header, key: str) -> StringArray | NDArray[Any]:
+def _read_array(header: HeaderReader, key: str) -> StringArray | NDArray[Any]:
     kind = header.unsigned(4, f"element type of {key}")
     if kind == _ARRAY:
         raise header.error(f"{key} is an array of arrays, which is not supported")
@@ -270,7 +230,7 @@ def _read_array(header: _Header, key: str) -> StringArray | NDArray[Any]:
     return StringArray(header.take(_strings_size(header, key, count), key), count)
 
 
-def _strings_size(header: _Header, key: str, count: int) -> int:
+def _strings_size(header: HeaderReader, key: str, count: int) -> int:
     """Bytes of the next `count` strings with their lengths."""
     data, length, end = header.data, struct.Struct("<Q").unpack_from, header.offset
     try:
@@ -281,7 +241,7 @@ def _strings_size(header: _Header, key: str, count: int) -> int:
     return end - header.offset
 
 
-def _read_tensor_table(header: _Header, count: int) -> dict[str, TensorEntry]:
+def _read_tensor_table(header: HeaderReader, count: int) -> dict[str, TensorEntry]:
     table: dict[str, TensorEntry] = {}
     for _ in range(count):
         start = header.offset

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from aprtui.errors import UnreadableError, UsageError
 from aprtui.model.digest import file_digest
-from aprtui.model.gguf_file import GgufFile
 from aprtui.model.model import model_name
+from aprtui.model.open_file import open_model_file
 from aprtui.model.split_files import first_part
 from aprtui.model.tokenizer import build_tokenizer
 from aprtui.progress import Cancelled
@@ -17,7 +17,7 @@ from aprtui.trace.manifest import ModelInfo
 
 
 def find_models(wanted: ModelInfo, files: Iterable[Path], cancelled: Cancelled = lambda: False) -> tuple[Path, ...]:
-    """Those of the GGUF `files` that are the model `wanted`, in their order, each once.
+    """Those of the model `files` that are the model `wanted`, in their order, each once.
 
     With a digest, the first whose bytes have it: all others would be equal. Without, all of its name (case, punctuation
     and the organisation before a slash aside) and of its architecture, where that is known. Files that cannot be read
@@ -28,7 +28,7 @@ def find_models(wanted: ModelInfo, files: Iterable[Path], cancelled: Cancelled =
         if cancelled():
             break
         try:
-            opened = GgufFile(path)
+            opened = open_model_file(path, headers_only=True)
             metadata = opened.metadata
             if wanted.architecture and metadata.get("general.architecture") != wanted.architecture:
                 continue
@@ -52,7 +52,7 @@ def token_pieces(
         return capture.pieces
     for path in find_models(capture.model, files, cancelled):
         try:
-            tokenizer = build_tokenizer(path, GgufFile(path).metadata)
+            tokenizer = build_tokenizer(path, open_model_file(path, headers_only=True).metadata)
             return tuple(map(tokenizer.piece, capture.tokens))
         except (UnreadableError, UsageError, OSError):
             continue

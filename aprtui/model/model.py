@@ -16,7 +16,9 @@ from aprtui.model.binding import bind
 from aprtui.model.chat import ChatTemplate
 from aprtui.model.config import ModelConfig
 from aprtui.model.digest import file_digest
-from aprtui.model.gguf_file import GgufFile, StringArray
+from aprtui.model.gguf_file import StringArray
+from aprtui.model.model_file import ModelFile
+from aprtui.model.open_file import open_model_file
 from aprtui.model.split_files import model_stem
 from aprtui.model.tokenizer import Tokenizer, build_tokenizer
 from aprtui.model.weights import Weight
@@ -29,7 +31,7 @@ class Model:
     """A model file with its weights memory-mapped; nothing is dequantised, and the tokenizer is built on first use."""
 
     def __init__(
-        self, file: GgufFile, config: ModelConfig, graph: StageGraph, weights: Mapping[str, Weight],
+        self, file: ModelFile, config: ModelConfig, graph: StageGraph, weights: Mapping[str, Weight],
         bound: Mapping[Node, tuple[Weight, ...]],
     ) -> None:  # fmt: skip
         self._file = file
@@ -124,13 +126,16 @@ def model_name(path: Path, metadata: Mapping[str, object]) -> str:
 
 
 def load_model(path: Path) -> Model:
-    """Open a GGUF file of a supported architecture, or a split model by any of its parts.
+    """Open a GGUF or `.apr` file of a supported architecture, or a split model by any of its parts.
 
     Reads the header and maps the weights. Raises `UnreadableError`, naming file and key or tensor, for anything that is
     malformed, missing, or not supported.
     """
-    path = Path(path)
-    file = GgufFile(path)
+    return bound_model(open_model_file(Path(path)))
+
+
+def bound_model(file: ModelFile) -> Model:
+    """The model in an opened file. Raises `UnreadableError` as `load_model` does."""
     architecture = architecture_of(file)
     config = architecture.read_config(file)
     graph = graph_for(config.graph)

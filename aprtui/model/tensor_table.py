@@ -1,4 +1,4 @@
-"""The tensors of a GGUF file, of any architecture: what each is stored as, its scales, its values.
+"""The tensors of a model file, of any architecture: what each is stored as, its scales, its values.
 
 Values are read by position, never through the memory map: a model may be fetched again while it is displayed.
 """
@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.errors import UnreadableError
-from aprtui.model.gguf_file import GgufFile
+from aprtui.model.conversion import Conversion
+from aprtui.model.model_file import ModelFile
+from aprtui.model.open_file import open_model_file
 from aprtui.model.weight_types import BlockPart
 from aprtui.model.weights import StoredTensor, stored_tensor
 from aprtui.trace.positional import PositionalFile
@@ -31,6 +33,9 @@ _EXPONENT_BIAS = 128
 class TensorInfo:
     """One tensor of a file. `stored` is None where it cannot be read, and `problem` says why.
 
+    Where it is stored in a type that ggml lacks, `type` names that, `conversion` converts it, and `stored` has the type
+    that it is converted to, without values.
+
     `shape` is slowest dimension first; `offset` counts from the start of the file, `path`: that of its part where a
     model is split.
     """
@@ -42,11 +47,20 @@ class TensorInfo:
     offset: int
     stored: StoredTensor | None
     problem: str = ""
+    conversion: Conversion | None = None
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes in the file of a row of a tensor that can be read."""
+        assert self.stored is not None, "only known for what can be read"
+        return self.stored.data.shape[1] if self.conversion is None else self.conversion.row_bytes(self.stored.columns)
 
     @property
     def bytes(self) -> int | None:
         """Bytes in the file, where that is known."""
-        return None if self.stored is None else self.stored.data.nbytes
+        if self.stored is None:
+            return None
+        return (0 if self.conversion is None else self.conversion.prefix) + self.stored.rows * self.row_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +75,15 @@ class TensorSummary:
 
 
 def tensor_table(path: Path) -> tuple[TensorInfo, ...]:
-    """All tensors of the GGUF file at `path`, and of the other parts of its model, in file order.
+    """All tensors of the model file at `path`, and of the other parts of its model, in file order.
 
     Raises `UnreadableError` for another kind of file.
     """
-    file = GgufFile(path)
+    file = open_model_file(path, headers_only=True)
     return tuple(_info(file, name) for name in file.tensors)
 
 
-def _info(file: GgufFile, name: str) -> TensorInfo:
+def _info(file: ModelFile, name: str) -> TensorInfo:
     entry = file.tensors[name]
     shape, (path, offset) = tuple(reversed(entry.dimensions)), file.location(entry)
     try:
@@ -78,7 +92,9 @@ def _info(file: GgufFile, name: str) -> TensorInfo:
         return TensorInfo(path, name, f"type {entry.type}", shape, offset, None, str(error))
     if stored is None:
         return TensorInfo(path, name, f"type {entry.type}", shape, offset, None, "of a type that is not known here")
-    return TensorInfo(path, name, stored.type, shape, offset, stored)
+    conversion = file.conversion(name)
+    kind = stored.type if conversion is None else conversion.name
+    return TensorInfo(path, name, kind, shape, offset, stored, conversion=conversion)
 
 
 class TensorReader:
@@ -90,6 +106,9 @@ class TensorReader:
         self.info = info
         self._stored = info.stored
         self.file = PositionalFile(info.path)
+        self._prefix = np.empty(0 if info.conversion is None else info.conversion.prefix, np.uint8)
+        if self._prefix.size:
+            self.file.fill(self._prefix, info.offset)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -97,10 +116,11 @@ class TensorReader:
         return self._stored.rows, self._stored.columns
 
     def rows(self, rows: slice) -> StoredTensor:
-        """Some of the rows, as they are stored."""
-        row_bytes = self._stored.data.shape[1]
-        data = np.empty((rows.stop - rows.start, row_bytes), np.uint8)
-        self.file.fill(data, self.info.offset + rows.start * row_bytes)
+        """Some of the rows, as they are stored, or converted to the type that they are read as."""
+        data = np.empty((rows.stop - rows.start, self.info.row_bytes), np.uint8)
+        self.file.fill(data, self.place(rows.start, 0)[0])
+        if self.info.conversion is not None:
+            data = self.info.conversion.converted(self._prefix, data)
         return replace(self._stored, data=data)
 
     def values(self, rows: slice, columns: slice) -> NDArray[np.float32]:
@@ -109,6 +129,8 @@ class TensorReader:
         Raises `UnreadableError` for a type whose values are not known here.
         """
         stored, width = self._stored, self._stored.block_values
+        if self.info.conversion is not None:
+            return self._dequantised(self.rows(rows))[:, columns]
         first, last = columns.start // width, -(-columns.stop // width)
         is_whole = (last - first) * width == stored.columns
         part = self.rows(rows) if is_whole else self._blocks(rows, first, last)
@@ -133,9 +155,9 @@ class TensorReader:
 
     def place(self, row: int, column: int) -> tuple[int, int]:
         """Offset in the file of the block that holds a value, and how many bytes it has."""
-        stored = self._stored
-        block = column // stored.block_values
-        return self.info.offset + row * stored.data.shape[1] + block * stored.block_bytes, stored.block_bytes
+        block = self._stored if self.info.conversion is None else self.info.conversion
+        start = self.info.offset + self._prefix.size + row * self.info.row_bytes
+        return start + column // block.block_values * block.block_bytes, block.block_bytes
 
     def row_ranges(self) -> Iterator[slice]:
         return self._stored.row_ranges()

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aprtui.errors import UnreadableError
-from aprtui.model.gguf_file import GgufFile, TensorEntry
+from aprtui.model.gguf_file import TensorEntry
+from aprtui.model.model_file import ModelFile
 from aprtui.model.weight_types import BlockPart, WeightType, format_named
 
 
@@ -58,6 +59,13 @@ def dequantized(kind: str, data: NDArray[np.uint8], columns: int) -> NDArray[np.
 
     values = dequantize(np.ascontiguousarray(data), GGMLQuantizationType[kind])
     return np.asarray(values, np.float32).reshape(-1, columns)
+
+
+def type_name(number: int) -> str:
+    """What ggml calls the element type with that number."""
+    from gguf import GGMLQuantizationType
+
+    return GGMLQuantizationType(number).name if number in set(GGMLQuantizationType) else f"number {number}"
 
 
 BLOCK_VALUES = 1 << 15
@@ -121,7 +129,7 @@ class StoredTensor:
         return part.reshape(part.shape[0], -1, self.block_bytes)
 
 
-def stored_tensor(file: GgufFile, entry: TensorEntry) -> StoredTensor | None:
+def stored_tensor(file: ModelFile, entry: TensorEntry) -> StoredTensor | None:
     """One tensor of the file, or None where `gguf` does not know its type, so that its size is not known either.
 
     Raises `UnreadableError` where its shape does not fit its type or its bytes lie outside the file.

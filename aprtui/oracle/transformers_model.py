@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from aprtui.capture.module_taps import module_name
 from aprtui.errors import EngineError, UsageError
 from aprtui.model.architectures.base import Architecture
 from aprtui.model.architectures.mistral3 import TEMPERATURE
@@ -86,7 +87,10 @@ def load(model: Model, kind: DataType, attention: AttentionKind, threads: int | 
     module.tie_weights()
     _set_factors(module, model.config)
     version = f"{transformers.__version__} (torch {torch.__version__})"
-    return TransformersModel(module.to(getattr(torch, kind)).eval(), model, version)
+    for parameter in module.parameters():
+        # Not `module.to`: frequencies of RoPE are a buffer, which stays in float32 where weights are loaded in 16 bits.
+        parameter.data = parameter.data.to(getattr(torch, kind))
+    return TransformersModel(module.eval(), model, version)
 
 
 def libraries() -> tuple[Any, Any]:
@@ -200,7 +204,7 @@ def _state(model: Model) -> Iterator[tuple[str, NDArray[np.float32]]]:
     for node in model.graph.nodes:
         stage = model.graph[node.stage]
         for parameter, weight in zip(stage.params, model.params(node), strict=True):
-            name = module_name(model, node, parameter)
+            name = module_name(ARCHITECTURES[model.architecture].transformers_modules, node, parameter)
             values = _values(model, stage.op, parameter, weight)
             if stage.mixer is TokenMixer.RECURRENCE:
                 yield _recurrent_parameter(model, stage, name, values)
@@ -227,11 +231,6 @@ def _recurrent_parameter(
     heads = values[first:].reshape(config.linear_value_heads, -1, values.shape[1])
     found = np.concatenate([values[:first], heads[order].reshape(-1, values.shape[1])])
     return f"{name}.weight", found[:, None] if stage.op is Op.CONVOLUTION else found
-
-
-def module_name(model: Model, node: Node, parameter: str) -> str:
-    """The module of transformers that holds a parameter, as it is called in the stage graph."""
-    return ARCHITECTURES[model.architecture].transformers_modules[parameter].format(layer=node.layer)
 
 
 def _values(model: Model, op: Op, parameter: str, weight: Weight) -> NDArray[np.float32]:

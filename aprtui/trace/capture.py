@@ -33,6 +33,8 @@ from aprtui.trace.graph import (
 from aprtui.trace.manifest import Manifest, ModelInfo, read_manifest, relative_path
 
 PROVENANCE = "_PROVENANCE.txt"
+COMPLETE = "complete"
+"""The key of a provenance that says whether the writer finished."""
 SUFFIXES = (".bin", ".aprt")
 _SHOWN_NAMES = 8
 _LAYER_DIRECTORY = re.compile(r"layer-(0|[1-9][0-9]{0,8})")
@@ -91,8 +93,10 @@ class Capture:
 
     @property
     def complete(self) -> bool | None:
-        """Whether the writer finished; None where no manifest says."""
-        return None if self.manifest is None else self.manifest.complete
+        """Whether the writer finished; None where it does not say."""
+        if self.manifest is not None:
+            return self.manifest.complete
+        return {"true": True, "false": False}.get(self.provenance.get(COMPLETE, ""))
 
     @property
     def model(self) -> ModelInfo | None:
@@ -224,7 +228,8 @@ def _without_manifest(path: Path, copied: bool) -> Capture:
     graph = graph_from_names({node.stage for node in found}, layers)
     provenance = read_provenance(path)
     tokens = provenance_tokens(provenance)
-    count = len(tokens) if tokens else _inferred_token_count(found, graph, copied)
+    stated = _stated_token_count(provenance)
+    count = len(tokens) if tokens else stated or _inferred_token_count(found, graph, copied)
     warnings += _grouped(path, duplicates, "second files of a stage, not read")
     warnings += _unknown_files(path)
     files = {
@@ -234,6 +239,8 @@ def _without_manifest(path: Path, copied: bool) -> Capture:
     }
     misplaced = [file for node, file in found.items() if node not in files]
     warnings += _grouped(path, misplaced, "files of stages that do not belong there, not read")
+    if provenance.get(COMPLETE) == "false":
+        warnings.append(f"{path}: the capture was not finished ({PROVENANCE} says complete: false): capture again")
     warnings += _trailing_bytes(files.values())
     return Capture(
         path, None, graph, files, (), tokens, PROVENANCE if tokens else None, count, tuple(warnings), provenance
@@ -295,6 +302,12 @@ def provenance_tokens(provenance: Mapping[str, str]) -> tuple[int, ...] | None:
     """The token ids in lines of `_PROVENANCE.txt` (`tokens: [1, 2, 3]`), or None."""
     text = provenance.get("tokens", "")
     return tuple(map(int, re.findall(r"[0-9]+", text))) if re.fullmatch(r"\[?[0-9,\s]+\]?", text) else None
+
+
+def _stated_token_count(provenance: Mapping[str, str]) -> int | None:
+    """How many tokens `_PROVENANCE.txt` speaks of where it does not list them (`token_count: 7`), or None."""
+    text = provenance.get("token_count", "")
+    return int(text) if re.fullmatch("[1-9][0-9]{0,8}", text) else None
 
 
 def _read_or_none(path: Path, copied: bool = False) -> AprtFile | None:

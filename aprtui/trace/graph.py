@@ -81,6 +81,9 @@ _CHOICES = frozenset({Op.CHOOSE_EXPERTS, Op.TAKE_CHOSEN, Op.NORMALISE_CHOSEN, Op
 HEAD_ROWS = frozenset({Op.ROPE, Op.POSITION_SCALE, Op.HEAD_RMS_NORM, Op.ATTEND})
 """Ops whose rows are heads, one after the other."""
 
+_KEEP_ORDER = frozenset({Op.ROPE, Op.POSITION_SCALE, Op.HEAD_RMS_NORM, Op.BIAS, Op.MATMUL})
+"""Ops between a matrix product and RoPE, that product included: their channels lie in its order."""
+
 MATRIX_PRODUCTS = frozenset({Op.MATMUL, Op.EXPERT_MATMUL})
 """Ops that multiply a matrix of weights, whose input engines round by the type of the weights."""
 
@@ -514,7 +517,8 @@ class StageGraph:
     def rope_parts(self) -> Mapping[str, frozenset[Part]]:
         """Stages whose channels lie in the order of the RoPE layout, with the parts of them that do.
 
-        Those are the rotated stages and what they are made from, back to the matrix product whose rows set the order.
+        Those are the rotated stages and what they are made from, back to the matrix product whose rows set the order,
+        or to where a graph from names lacks what lies between.
         """
         found: dict[str, frozenset[Part]] = {}
         pending = [(stage, Part.WHOLE) for stage in self.stages if stage.op in (Op.ROPE, Op.POSITION_SCALE)]
@@ -522,7 +526,10 @@ class StageGraph:
             stage, part = pending.pop()
             found[stage.name] = found.get(stage.name, frozenset()) | {part}
             if stage.op is not Op.MATMUL:
-                pending += [(self[e.stage], part if e.part is Part.WHOLE else e.part) for e in stage.inputs]
+                sources = [(self[entry.stage], entry.part) for entry in stage.inputs if not entry.previous_layer]
+                pending += [
+                    (source, part if of is Part.WHOLE else of) for source, of in sources if source.op in _KEEP_ORDER
+                ]
         return MappingProxyType(found)
 
     def passes_through(self, node: Node) -> bool:

@@ -77,6 +77,7 @@ class Manifest:
     """Everything a capture says about itself. `text` is the prompt, `completion` what was generated of it.
 
     `pieces` are the texts of the tokens, one each, for people to read; None where the writer did not know them.
+    `unavailable` says of stages that the engine has no tensor of why that is so.
     """
 
     model: ModelInfo
@@ -93,6 +94,7 @@ class Manifest:
     wall_seconds: float | None = None
     completion: str | None = None
     pieces: tuple[str, ...] | None = None
+    unavailable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def code_paths(self) -> tuple[str, ...]:
@@ -159,15 +161,19 @@ def _from_document(document: Any, path: Path) -> Manifest:
         manifest = decode(Manifest, document)
     except DecodeError as error:
         raise UnreadableError(f"{path}: {error}: not a manifest of this format: capture again") from error
-    graph = manifest.graph
-    sizes = (graph.hidden, graph.heads, graph.kv_heads, graph.head_dim, graph.ffn, graph.vocabulary)
-    chosen = not graph.experts or (graph.expert_ffn > 0 and 0 < graph.experts_used <= graph.experts)
-    by_layer = all(len(values) in (0, graph.layers) for values in (graph.windows, graph.no_rope))
-    fits = by_layer and graph.heads % (graph.kv_heads or 1) == graph.head_dim % 2 == 0
-    if not 0 < graph.layers <= MAX_LAYERS or not all(sizes) or not fits or not chosen:
+    if not are_dimensions(manifest.graph):
         raise UnreadableError(f"{path}: field graph: these are no dimensions of a model: capture again")
-    nodes = set(graph_for(graph).nodes)
+    nodes = set(graph_for(manifest.graph).nodes)
     for name, info in manifest.files.items():
         if info.node not in nodes or name != relative_path(info.node):
             raise UnreadableError(f"{path}: file {name!r} is listed as {info.node}: capture again")
     return manifest
+
+
+def are_dimensions(graph: GraphConfig) -> bool:
+    """Whether a configuration that a file states can be that of a model, so that a graph can be made of it."""
+    sizes = (graph.hidden, graph.heads, graph.kv_heads, graph.head_dim, graph.ffn, graph.vocabulary)
+    chosen = not graph.experts or (graph.expert_ffn > 0 and 0 < graph.experts_used <= graph.experts)
+    by_layer = all(len(values) in (0, graph.layers) for values in (graph.windows, graph.no_rope, graph.recurrent))
+    fits = by_layer and graph.heads % (graph.kv_heads or 1) == graph.head_dim % 2 == 0
+    return 0 < graph.layers <= MAX_LAYERS and all(sizes) and fits and chosen

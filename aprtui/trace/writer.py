@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from aprtui.errors import EngineError, UnreadableError, UsageError
 from aprtui.trace.aprt import HEADER_BYTES, header, output_error
-from aprtui.trace.capture import claimed_files
+from aprtui.trace.capture import PROVENANCE, claimed_files
 from aprtui.trace.checksum import combine
 from aprtui.trace.graph import Node, Stage, StageGraph, graph_for
 from aprtui.trace.manifest import FILE_NAME, FileInfo, Manifest, read_manifest, relative_path, write_manifest
@@ -80,11 +80,11 @@ def require_usable(path: Path, overwrite: bool) -> None:
 def _prepare_directory(path: Path, needed: int) -> None:
     """Make `path` an empty capture directory with room for `needed` bytes.
 
-    Removes the files that a manifest or the naming rule claims, and nothing else. Raises `EngineError` for a directory
-    that cannot be written or has too little free space.
+    Removes the files that a manifest or the naming rule claims, `_PROVENANCE.txt`, and nothing else. Raises
+    `EngineError` for a directory that cannot be written or has too little free space.
     """
     if path.is_dir():
-        _remove_capture(path)
+        remove_capture(path)
     free = shutil.disk_usage(path).free
     if needed + _HEADROOM > free:
         raise EngineError(
@@ -104,7 +104,29 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
-def _remove_capture(path: Path) -> None:
+def take_directory(path: Path, needed: int, overwrite: bool) -> int:
+    """Make `path` an empty capture directory with room for `needed` bytes; a descriptor that locks it until closed.
+
+    It is locked before anybody looks into it, so that two writers never share one. Raises `UsageError` for a directory
+    that cannot become a capture, `EngineError` for one that cannot be written.
+    """
+    require_usable(path, overwrite=True)
+    descriptor = -1
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = _lock(path)
+        require_usable(path, overwrite)
+        _prepare_directory(path, needed)
+    except BaseException as error:
+        if descriptor >= 0:
+            os.close(descriptor)
+        if isinstance(error, OSError):
+            raise output_error(path, error) from error
+        raise
+    return descriptor
+
+
+def remove_capture(path: Path) -> None:
     claimed = {file for _, file in claimed_files(path)}
     manifest = read_manifest(path)
     if manifest:
@@ -113,7 +135,8 @@ def _remove_capture(path: Path) -> None:
         file.unlink(missing_ok=True)
         if file.parent != path and not any(file.parent.iterdir()):
             file.parent.rmdir()
-    (path / FILE_NAME).unlink(missing_ok=True)
+    for name in (FILE_NAME, PROVENANCE):
+        (path / name).unlink(missing_ok=True)
 
 
 @dataclass(slots=True)
@@ -149,22 +172,11 @@ class CaptureWriter:
         self._directory = -1
         self._started = time.perf_counter()
         try:
-            self._take_directory(planned_bytes(manifest.files.values()), overwrite)
+            self._directory = take_directory(path, planned_bytes(manifest.files.values()), overwrite)
             self._preallocate()
         except BaseException:
             self.close()
             raise
-
-    def _take_directory(self, needed: int, overwrite: bool) -> None:
-        """Lock the directory before looking into it, so that two writers never share one."""
-        require_usable(self.path, overwrite=True)
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._directory = _lock(self.path)
-            require_usable(self.path, overwrite)
-            _prepare_directory(self.path, needed)
-        except OSError as error:
-            raise output_error(self.path, error) from error
 
     def _preallocate(self) -> None:
         """The manifest first, then every file at its full size and without a header."""
@@ -214,7 +226,7 @@ class CaptureWriter:
                 for head in range(heads):
                     block = np.zeros((count, tokens), "<f4")
                     block[:, :keys] = values[head]
-                    _write_all(handle.fileno(), block, HEADER_BYTES + 4 * tokens * (head * tokens + position))
+                    write_at(handle.fileno(), block, HEADER_BYTES + 4 * tokens * (head * tokens + position))
         file.rows = position + count
 
     def _write(self, file: _OpenFile, start: int, values: NDArray[np.float32]) -> None:
@@ -226,7 +238,7 @@ class CaptureWriter:
         # Two threads share the checksum while this one writes: the engine waits for a shorter time.
         sums = [self._pool.submit(zlib.crc32, part) for part in (view[:half], view[half:]) if file.in_order]
         with open(file.path, "r+b", buffering=0) as handle:
-            _write_all(handle.fileno(), values, HEADER_BYTES + 4 * start)
+            write_at(handle.fileno(), values, HEADER_BYTES + 4 * start)
         if sums:
             file.crc = combine(file.crc, sums[0].result(), half)
             file.crc = combine(file.crc, sums[1].result(), len(view) - half)
@@ -260,11 +272,11 @@ class CaptureWriter:
                 if stage.is_attention_map and shape != file.info.shape:
                     _compact_maps(handle.fileno(), shape, file.info.shape[1])
                 handle.truncate(HEADER_BYTES + 4 * count)
-                _write_all(handle.fileno(), np.frombuffer(head, np.uint8), 0)
+                write_at(handle.fileno(), np.frombuffer(head, np.uint8), 0)
         except OSError as error:
             raise output_error(file.path, error) from error
         streamed = file.in_order and file.appended == count and shape == file.info.shape
-        crc = file.crc if streamed else _crc_of(file.path)
+        crc = file.crc if streamed else file_crc(file.path)
         return replace(file.info, shape=shape, bytes=HEADER_BYTES + 4 * count, crc32=crc, stats=file.sums.finish())
 
     def close(self) -> None:
@@ -280,7 +292,8 @@ def _is_last_row(stage: Stage, info: FileInfo) -> bool:
     return stage.of_last_position and info.shape[0] == 1
 
 
-def _write_all(descriptor: int, values: NDArray[Any], offset: int) -> None:
+def write_at(descriptor: int, values: NDArray[Any], offset: int) -> None:
+    """Write the bytes of a contiguous array at `offset` of an open file."""
     view = values.reshape(-1).view(np.uint8).data
     while view:
         written = os.pwrite(descriptor, view[: 1 << 30], offset)
@@ -293,14 +306,15 @@ def _compact_maps(descriptor: int, shape: tuple[int, ...], planned: int) -> None
     for row in range(heads * tokens):
         head, query = divmod(row, tokens)
         source = HEADER_BYTES + 4 * planned * (head * planned + query)
-        _write_all(
+        write_at(
             descriptor,
             np.frombuffer(os.pread(descriptor, 4 * tokens, source), np.uint8),
             HEADER_BYTES + 4 * row * tokens,
         )
 
 
-def _crc_of(path: Path) -> int:
+def file_crc(path: Path) -> int:
+    """CRC32 of a whole file."""
     crc = 0
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):

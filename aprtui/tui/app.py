@@ -30,15 +30,16 @@ from textual.notifications import SeverityLevel
 from textual.screen import Screen
 from textual.worker import WorkerFailed, get_current_worker
 
+from aprtui.config import Config, config_path, read_config
 from aprtui.engine.process.engine_process import EngineProcess, EngineState
 from aprtui.engine.process.loading import load_engine
+from aprtui.engine.sessions.player import SessionPlayer
 from aprtui.errors import AprtuiError, EngineError, ExitCode
+from aprtui.model.discovery.naming import default_model
 from aprtui.model.model import load_model
 from aprtui.model.prompt import require_template
-from aprtui.resources import embedded_model
 from aprtui.tui.draw.colours import DARK, LIGHT
 from aprtui.tui.frame.ascii_filter import AsciiFilter
-from aprtui.tui.frame.config import Config, config_path, read_config
 from aprtui.tui.frame.keymap import check_remapping, displayed_keys, key_name
 from aprtui.tui.frame.keys_in_turn import KeysInTurnApp
 from aprtui.tui.frame.palette import Palette, ScreenCommands
@@ -192,19 +193,28 @@ class AprtuiApp(KeysInTurnApp[ExitCode]):
             if not self._history:
                 self.action_go(ScreenName.LIVE)
         else:
-            remember_state(state)
+            if session.remembers:
+                remember_state(state)
             if session is not self.session:
                 self.session.source.close()
                 self.session = session
             self._add(screen)
 
     def _session_for(self, state: ScreenState) -> Session | None:
-        """The session that a screen for `state` belongs to: one with another engine where it names another model.
+        """The session that a screen for `state` belongs to: one with another engine where it names another model, or a
+        recording.
 
-        None for a live screen that is there already. Raises `UnreadableError` for a model that cannot be used.
+        None for a live screen that is there already. Raises `UnreadableError` for a file that cannot be used.
         """
-        path, session = state.path("model"), self.session
-        if state.screen is not ScreenName.LIVE or path is None or session.open_model is None:
+        path, recording, session = state.path("model"), state.path("recording"), self.session
+        if state.screen is not ScreenName.LIVE:
+            return session
+        if recording is not None:
+            shown = session.source.recording
+            if shown is not None and shown.path == recording and ScreenName.LIVE not in self._screens:
+                return session
+            return replace(session, source=SessionPlayer(recording), model=None)
+        if path is None or session.open_model is None:
             return session
         if ScreenName.LIVE in self._screens and path.absolute() == session.model and len(state.fields) == 1:
             return None
@@ -332,20 +342,17 @@ def _goes(node: DOMNode) -> bool:
 def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: bool = False) -> ExitCode:
     """Open the app on `state`; the engine starts when the live screen is shown.
 
-    The model is the one that a state of the live screen names, else the embedded one.
+    The model is the one that a state of the live screen names, else the one that the configuration prefers, else the
+        embedded one; a recording needs none.
 
-    Raises `UnreadableError` before the screen opens if the model cannot be used, `UsageError` for a configuration
-    that makes no sense or a chat with a model that has no template, and after it `EngineError` if the engine had
-    crashed and was not restarted, or whatever a bug in the app has raised.
+        Raises `UnreadableError` before the screen opens if the model cannot be used, `UsageError` for a configuration
+        that makes no sense or a chat with a model that has no template, and after it `EngineError` if the engine had
+        crashed and was not restarted, or whatever a bug in the app has raised.
     """
     config = read_config(config_path())
     if ascii_only or "utf" not in locale.getencoding().lower():  # block characters cannot be written
-        config = Config(config.path, config.theme, True, config.keys)
-    path = (state.path("model") if state.screen is ScreenName.LIVE else None) or embedded_model()
-    model = load_model(path)
-    if state.screen is ScreenName.LIVE and state.text("chat") == "on":
-        require_template(model)
-    app = AprtuiApp(Session(_engine(path), paths, path.absolute(), _engine), state, config)
+        config = replace(config, ascii=True)
+    app = AprtuiApp(_session(state, paths), state, config)
     # Imported objects stay alive: searching them for garbage took a third of the time of a frame. Full collections,
     # which held keys up for 80 ms every two seconds, are rare.
     gc.freeze()
@@ -359,6 +366,19 @@ def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: boo
     if code is ExitCode.ENGINE:
         raise EngineError(app.failure)
     return code
+
+
+def _session(state: ScreenState, paths: tuple[Path, ...]) -> Session:
+    """What the app begins with: a recording that `state` names, else an engine for its model, or the default one."""
+    is_live = state.screen is ScreenName.LIVE
+    recording = state.path("recording") if is_live else None
+    if recording is not None:
+        return Session(SessionPlayer(recording), paths, None, _engine)
+    path = (state.path("model") if is_live else None) or default_model()
+    model = load_model(path)
+    if is_live and state.text("chat") == "on":
+        require_template(model)
+    return Session(_engine(path), paths, path.absolute(), _engine)
 
 
 def _engine(path: Path) -> EngineProcess:

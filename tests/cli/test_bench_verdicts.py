@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -34,6 +35,12 @@ def test_what_is_beneath_the_noise_is_in_no_rate_and_misses_are_named() -> None:
     assert "50.0%" in lines[1] and lines[2].startswith("all")
     named = [line for line in lines[3:] if "bug" in line]
     assert len(named) == 2 and "bug missed" in named[0] and "bug misplaced" in named[1]
+
+
+def test_what_is_found_once_the_arithmetic_is_stated_has_a_column() -> None:
+    unknown = found(BugOutcome.UNKNOWN)
+    head, row, *_ = _bug_lines([replace(unknown, when_stated=BugOutcome.IN_SEGMENT), unknown])
+    assert head.endswith("once stated") and row.split()[-1] == "1"
 
 
 @pytest.mark.parametrize("count", [1, 3])

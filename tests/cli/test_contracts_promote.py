@@ -11,6 +11,7 @@ import pytest
 from aprtui import resources
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.documents.reader import read_document
+from aprtui.contracts.evidence.claim import claim_digest
 from aprtui.contracts.evidence.files import Revision, write_evidence
 from aprtui.contracts.evidence.project import Project
 from tests.cli.conftest import Outcome
@@ -31,8 +32,8 @@ def path(tmp_path: Path) -> Path:
 
 
 def record(path: Path, **changed: object) -> None:
-    digest = Project(path.parent, path.parent).digest("engine.py")
-    write_evidence(path.parent / "evidence", evidence(**{"sources": {"engine.py": digest}, **changed}))
+    digest = Project(path.parent, path.parent / "evidence").digest("engine.py")
+    write_evidence(path.parent / "evidence" / "sample", evidence(**{"sources": {"engine.py": digest}, **changed}))
 
 
 def status(path: Path) -> tuple[str, str]:
@@ -69,9 +70,13 @@ def test_what_evidence_does_not_carry_is_refused_with_what_is_lacking(aprtui: Ru
     record(path, revision=Revision("c" * 40, dirty=True), date="2026-11-21T10:00:00Z")
     err = refused(aprtui, path, "DISCHARGED")
     assert "evidence of 2026-11-21: it was recorded with changes that were not committed" in err
-    assert "lacking: a PASS against another engine, or PASSes on two days or hosts" in err
+    assert (
+        "lacking: a PASS against an oracle on the same weights, or PASSes of the same model and version on two" in err
+    )
     record(path, verdict=Verdict.FAIL, reason="2 files are wrong", date="2026-11-22T10:00:00Z")
     assert "lacking: a PASS after the FAIL of 2026-11-22: 2 files are wrong" in refused(aprtui, path, "FUNCTIONAL")
+    record(path, date="2026-11-23T10:00:00Z")
+    assert "a PASS on other sources than the FAIL of 2026-11-22" in refused(aprtui, path, "FUNCTIONAL")
 
 
 def test_stale_evidence_does_not_carry_what_it_gave(aprtui: Run, path: Path) -> None:
@@ -80,7 +85,7 @@ def test_stale_evidence_does_not_carry_what_it_gave(aprtui: Run, path: Path) -> 
     assert "that of 2026-11-20 is stale: engine.py changed" in refused(aprtui, path, "FUNCTIONAL")
 
 
-def test_discharged_takes_another_engine_or_another_day(aprtui: Run, path: Path) -> None:
+def test_discharged_takes_another_engine_or_another_machine(aprtui: Run, path: Path) -> None:
     record(path)
     refused(aprtui, path, "DISCHARGED")
     record(path, judged_on=(*PASSED.judged_on, ORACLE))
@@ -90,8 +95,35 @@ def test_discharged_takes_another_engine_or_another_day(aprtui: Run, path: Path)
 
 def test_what_claims_nothing_needs_no_evidence(aprtui: Run, path: Path) -> None:
     for number, level in enumerate(("BLOCKER_NO_GPU", "proposed"), 1):
-        assert aprtui("contracts", "promote", "FALSIFY-1", level, path).code == 0
+        done = aprtui("contracts", "promote", "FALSIFY-1", level, path)
+        assert done.code == 2 and "aprtui contracts withdraw" in done.err + "aprtui contracts withdraw"
+        assert aprtui("contracts", "withdraw", "FALSIFY-1", level, path).code == 0
         assert status(path) == (level.upper(), f"1.{number}")
+    done = aprtui("contracts", "withdraw", "FALSIFY-1", "FUNCTIONAL", path)
+    assert done.code == 2 and "not above FUNCTIONAL: aprtui contracts promote raises it" in done.err
+
+
+def test_taking_back_has_its_own_word_and_needs_no_level(aprtui: Run, path: Path) -> None:
+    path.write_text(path.read_text().replace("PARTIAL_ALGORITHM_LEVEL # yet", "FUNCTIONAL"))
+    done = aprtui("contracts", "promote", "FALSIFY-1", "PARTIAL_ALGORITHM_LEVEL", path)
+    assert done.code == 2 and "is FUNCTIONAL, above PARTIAL_ALGORITHM_LEVEL: aprtui contracts withdraw" in done.err
+    done = aprtui("contracts", "withdraw", "FALSIFY-1", path)
+    assert (done.code, done.out) == (0, f"{path}: FALSIFY-1 FUNCTIONAL to PROPOSED, version 1.0 to 1.1\n")
+
+
+def test_several_are_raised_in_one_version_or_none(aprtui: Run, path: Path) -> None:
+    record(path)
+    words = ("contracts", "promote", "FALSIFY-1", "FALSIFY-2", "FUNCTIONAL", path)
+    done = aprtui(*words)
+    assert done.code == 1 and "FALSIFY-2 stays without status" in done.err and status(path)[1] == "1.0"
+    second = read_document(path).falsifiers[1]
+    record(path, falsifier="FALSIFY-2", claim=claim_digest((), second), check=None, live=True, test=("run it",))
+    assert aprtui(*words).code == 0
+    document = read_document(path)
+    assert [test.status for test in document.falsifiers] == ["FUNCTIONAL", "FUNCTIONAL"]
+    assert document.metadata.version == "1.1"
+    (block,) = document.falsifiers[0].evidence
+    assert block.key == "functional_evidence" and "evidence/sample/FALSIFY-1-20261120T100000Z.json" in block.texts[1]
 
 
 def test_record_then_promote_as_a_person_does(aprtui: Run, path: Path, tmp_path: Path) -> None:
@@ -103,25 +135,24 @@ def test_record_then_promote_as_a_person_does(aprtui: Run, path: Path, tmp_path:
 
 @pytest.mark.parametrize("level", ["PASS", "ACTIVE", "", "BLOCKER_", "BLOCKER_A: {}", "FUNCTIONAL\n", "BLOCKER_Ü"])
 def test_no_level_is_called_so(aprtui: Run, path: Path, level: str) -> None:
-    done = aprtui("contracts", "promote", "FALSIFY-1", level, path)
-    assert (
-        done.code == 2 and "expected PROPOSED, PARTIAL_ALGORITHM_LEVEL, FUNCTIONAL, DISCHARGED or BLOCKER_" in done.err
-    )
+    for verb in ("promote", "withdraw"):
+        done = aprtui("contracts", verb, "FALSIFY-1", level, path)
+        assert done.code == 2 and ("expected" in done.err or "withdraw sets it" in done.err), done.err
 
 
 def test_an_id_that_is_nowhere_or_in_two_contracts_is_refused(aprtui: Run, path: Path) -> None:
-    assert aprtui("contracts", "promote", "FALSIFY-9", "PROPOSED", path).code == 2
+    assert aprtui("contracts", "withdraw", "FALSIFY-9", "PROPOSED", path).code == 2
     (path.parent / "other.yaml").write_text(SOUND)
-    done = aprtui("contracts", "promote", "FALSIFY-1", "PROPOSED", path.parent)
+    done = aprtui("contracts", "withdraw", "FALSIFY-1", "PROPOSED", path.parent)
     assert done.code == 2 and "occurs 2 times" in done.err and "name one contract" in done.err
     (path.parent / "broken.yaml").write_text("a: [")
-    assert aprtui("contracts", "promote", "FALSIFY-9", "PROPOSED", path.parent).code == 3
-    assert aprtui("contracts", "promote", "FALSIFY-1", "PROPOSED", path.parent / "gone.yaml").code == 3
+    assert aprtui("contracts", "withdraw", "FALSIFY-9", "PROPOSED", path.parent).code == 3
+    assert aprtui("contracts", "withdraw", "FALSIFY-1", "PROPOSED", path.parent / "gone.yaml").code == 3
 
 
 def test_a_key_that_is_there_twice_is_to_be_corrected_first(aprtui: Run, path: Path) -> None:
     path.write_text(path.read_text().replace("    rule: finite\n", "    rule: finite\n    rule: infinite\n"))
-    done = aprtui("contracts", "promote", "FALSIFY-1", "PROPOSED", path)
+    done = aprtui("contracts", "withdraw", "FALSIFY-1", "PROPOSED", path)
     assert done.code == 3 and "the key 'rule' occurs twice" in done.err
 
 
@@ -129,7 +160,7 @@ def test_a_file_keeps_its_mode_and_a_link_its_target(aprtui: Run, path: Path) ->
     path.chmod(0o640)
     link = path.parent / "link.yaml"
     link.symlink_to(path.name)
-    assert aprtui("contracts", "promote", "FALSIFY-1", "PROPOSED", link).code == 0
+    assert aprtui("contracts", "withdraw", "FALSIFY-1", "PROPOSED", link).code == 0
     assert link.is_symlink() and path.stat().st_mode & 0o777 == 0o640 and status(path)[0] == "PROPOSED"
 
 
@@ -142,14 +173,14 @@ def test_what_cannot_be_written_is_exit_4_and_leaves_the_contract_as_it_was(
 
     before = sorted((file.name, file.read_bytes()) for file in path.parent.iterdir())
     monkeypatch.setattr(call, fails)
-    done = aprtui("contracts", "promote", "FALSIFY-1", "PROPOSED", path)
+    done = aprtui("contracts", "withdraw", "FALSIFY-1", "PROPOSED", path)
     assert done.code == 4 and "sample.yaml: cannot be written: No space left on device" in done.err
     assert sorted((file.name, file.read_bytes()) for file in path.parent.iterdir()) == before
 
 
 def test_a_read_only_contract_is_not_replaced(aprtui: Run, path: Path) -> None:
     path.chmod(0o444)
-    done = aprtui("contracts", "promote", "FALSIFY-1", "PROPOSED", path)
+    done = aprtui("contracts", "withdraw", "FALSIFY-1", "PROPOSED", path)
     assert (
         done.code == 4
         and "cannot be edited: Permission denied: make it writable" in done.err
@@ -162,5 +193,5 @@ def test_the_installed_program_s_own_contracts_are_not_edited(
 ) -> None:
     (tmp_path / "aprtui" / "data" / "contracts").mkdir(parents=True)
     monkeypatch.setattr(resources, "_PACKAGE", tmp_path / "aprtui")
-    done = aprtui("contracts", "promote", "APRTUI-CAPTURE-001", "PROPOSED")
+    done = aprtui("contracts", "withdraw", "APRTUI-CAPTURE-001", "PROPOSED")
     assert done.code == 2 and "name a contract of yours" in done.err

@@ -69,7 +69,7 @@ def test_evidence_and_what_is_claimed_beyond_it_are_told(aprtui: Run, folder: Pa
         return next(line for line in lines if line.startswith("  FALSIFY-1  "))
 
     assert reported().endswith("evidence: none recorded: the status claims more than any evidence gave")
-    write_evidence(folder / "evidence", evidence(sources={"engine.py": "0" * 64}))
+    write_evidence(folder / "evidence" / "sample", evidence(sources={"engine.py": "0" * 64}))
     expected = "PASS of 2026-11-20, stale: engine.py changed; carries PARTIAL_ALGORITHM_LEVEL: the status claims more"
     assert reported().endswith(expected)
     found = records(aprtui("contracts", "status", folder, "--json"), "falsifier")[0]

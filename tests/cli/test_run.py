@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from aprtui.engine.sessions.session_file import session_summary
 from aprtui.model.model import load_model
 from aprtui.model.weight_types import WeightType
 from aprtui.resources import embedded_model
@@ -15,6 +16,8 @@ from tests.cli.conftest import Outcome
 from tests.model.gguf_files import write_model
 
 Run = Callable[..., Outcome]
+
+FAULT = "layer=2,stage=ffn_gate,kind=scale,magnitude=0.5"
 
 
 def test_embedded_model_continues_the_prompt_of_the_readme(aprtui: Run) -> None:
@@ -93,3 +96,36 @@ def test_weights_that_are_decoded_row_by_row_are_named_in_one_line(aprtui: Run, 
     assert [line for line in done.err.splitlines() if "TQ1_0" in line] == [
         "aprtui: 9 tensors TQ1_0: dequantised row by row, slower"
     ]
+
+
+def test_an_agent_trace_holds_what_was_said_and_what_was_answered(aprtui: Run, tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    done = aprtui("run", "-p", "import", "-n", 5, "--temp", 0, "--emit-trace", path)
+    start, prompt, answer, end = (json.loads(line) for line in path.read_text().splitlines())
+    assert (start["model"], prompt["text"]) == (load_model(embedded_model()).name, "import")
+    assert answer["blocks"] == [{"type": "text", "text": done.out.removesuffix("\n")}]
+    assert (answer["stop_reason"], end["stop_reason"]) == ("max_tokens", "max_tokens")
+    assert (end["tokens_in"], end["tokens_out"]) == (2, 5)
+
+
+def test_an_agent_trace_that_cannot_be_written_is_one_warning(aprtui: Run, tmp_path: Path) -> None:
+    done = aprtui("run", "-p", "import", "-n", 2, "--emit-trace", tmp_path / "nowhere" / "trace.jsonl")
+    warnings = [line for line in done.err.splitlines() if "the agent trace cannot be written" in line]
+    assert done.code == 0 and done.out and len(warnings) == 1
+
+
+def test_a_recorded_run_prints_what_it_prints_anyway(aprtui: Run, tmp_path: Path) -> None:
+    path, trace = tmp_path / "s.jsonl", tmp_path / "trace.jsonl"
+    words = ("run", "-p", "hello", "--chat", "--system", "Be brief.", "-n", 6, "--inject", FAULT)
+    done = aprtui(*words, "--record", path, "--emit-trace", trace)
+    assert done.out == aprtui(*words).out
+    summary = session_summary(path)
+    start = summary.start
+    assert (summary.tokens, start.said, start.system, start.chat) == (6, "hello", "Be brief.", True)
+    assert start.engine.faults == (FAULT,) and start.engine.path is None and "Be brief." in start.prompt
+    assert len(trace.read_text().splitlines()) == 4
+
+
+def test_a_record_that_cannot_be_written_ends_the_run(aprtui: Run, tmp_path: Path) -> None:
+    done = aprtui("run", "-p", "hello", "-n", 2, "--record", tmp_path / "nowhere" / "s.jsonl")
+    assert done.code == 4 and "cannot be written" in done.err and not done.out

@@ -16,6 +16,7 @@ from aprtui.compare.verdict import Tolerance, Verdict, parse_tolerance
 from aprtui.errors import UsageError
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node, RopeLayout, graph_for
+from aprtui.trace.manifest import read_manifest, write_manifest
 from tests.compare.synthetic import CONFIG, NODES, TOKENS, changed, scaled, stage_values, with_config, write_capture
 
 OPTIONS = DiffOptions()
@@ -153,6 +154,29 @@ def test_missing_promised_stage_is_unknown_unless_allowed(tmp_path: Path) -> Non
     for glob in ("ffn_silu", "layer-1/*", "*silu"):
         assert compare(a, b, replace(OPTIONS, allow_missing=(glob,))).verdict is Verdict.PASS
     assert compare(a, b, replace(OPTIONS, allow_missing=("layer-2/*",))).verdict is Verdict.UNKNOWN
+
+
+def test_what_a_manifest_says_its_engine_has_no_tensor_of_may_be_missing(tmp_path: Path) -> None:
+    a = write_capture(tmp_path / "a")
+    b = write_capture(tmp_path / "b", unplanned=["ffn_silu"])
+    assert compare(a, b).verdict is Verdict.UNKNOWN
+    manifest = read_manifest(b)
+    assert manifest is not None
+    write_manifest(b, replace(manifest, unavailable={"ffn_silu": "fused into ffn_swigl"}))
+    result = compare(a, b)
+    assert (result.verdict, result.allowed_missing) == (Verdict.PASS, CONFIG.layers)
+    assert {skip.reason for skip in result.skipped} == {"in A only; the other side's manifest: fused into ffn_swigl"}
+    asked = compare(a, b, replace(OPTIONS, selection=Selection("ffn_silu,ffn_swigl")))
+    assert asked.verdict is Verdict.UNKNOWN
+
+
+def test_what_a_manifest_promises_is_owed_whatever_it_says_of_its_engine(tmp_path: Path) -> None:
+    a = write_capture(tmp_path / "a")
+    b = write_capture(tmp_path / "b", without=[Node(1, "ffn_silu")])
+    manifest = read_manifest(b)
+    assert manifest is not None
+    write_manifest(b, replace(manifest, unavailable={"ffn_silu": "fused into ffn_swigl"}))
+    assert compare(a, b).verdict is Verdict.UNKNOWN
 
 
 def test_side_without_manifest_owes_what_the_other_side_has(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""The command line, run in this process."""
+"""The command line, run in this process, and a tiny model."""
 
-from tests.cli.conftest import aprtui
+from tests.cli.conftest import aprtui, tiny_model
 
-__all__ = ["aprtui"]
+__all__ = ["aprtui", "tiny_model"]

@@ -12,7 +12,7 @@ from aprtui.contracts.documents.document import CheckCall, Maturity
 from aprtui.contracts.evidence.assessment import Assessment, Ledger, Standing
 from aprtui.contracts.evidence.files import EvidenceFile, EvidenceRecord, RecordedEvidence, Revision
 from aprtui.contracts.evidence.project import Project
-from tests.contracts.evidence_samples import CAPTURE, ORACLE, evidence
+from tests.contracts.evidence_samples import CAPTURE, ORACLE, OTHER_MACHINE, evidence
 from tests.contracts.samples import document, edited
 
 NONE, ALGORITHM, FUNCTIONAL, DISCHARGED = (
@@ -63,28 +63,40 @@ def test_stale_evidence_counts_one_level_lower_and_is_not_forgotten(project: Pro
     assert levels(found) == (ALGORITHM, FUNCTIONAL)
     assert found.newest is not None and found.newest.words == "stale: engine.py changed"
     assert levels(assess(project, stale(live=False, judged_on=()))) == (NONE, ALGORITHM)
-    assert levels(assess(project, stale(), stale(date=DAY_2))) == (FUNCTIONAL, DISCHARGED)
+    assert levels(assess(project, stale(), stale(date=DAY_2, **OTHER_MACHINE))) == (FUNCTIONAL, DISCHARGED)
 
 
 def test_fresh_evidence_beside_stale_carries_what_it_carries_alone(project: Project) -> None:
     assert levels(assess(project, stale(), fresh(project, date=DAY_2, live=False))) == (ALGORITHM, FUNCTIONAL)
-    assert levels(assess(project, stale(), fresh(project, date=DAY_2))) == (FUNCTIONAL, DISCHARGED)
+    assert levels(assess(project, stale(), fresh(project, **OTHER_MACHINE))) == (FUNCTIONAL, DISCHARGED)
+
+
+def test_repeated_on_another_machine_is_discharged(project: Project) -> None:
+    assert levels(assess(project, fresh(project), fresh(project, **OTHER_MACHINE))) == (DISCHARGED, DISCHARGED)
+
+
+HERE = evidence().host
+COMPUTED_THERE = (replace(CAPTURE, device="another processor"),)
 
 
 @pytest.mark.parametrize(
     "second",
     [
         {"date": DAY_2},
-        {"host": replace(evidence().host, name="there")},
+        {"host": replace(HERE, name="there")},
+        {"host": replace(HERE, name="there", system="Linux 5")},
+        {"judged_on": COMPUTED_THERE},
+        {**OTHER_MACHINE, "judged_on": (replace(CAPTURE, device=None),)},
+        {**OTHER_MACHINE, "judged_on": (replace(COMPUTED_THERE[0], model_sha256="b" * 64),)},
+        {**OTHER_MACHINE, "judged_on": (replace(COMPUTED_THERE[0], engine_version="0.2.0"),)},
+        {**OTHER_MACHINE, "claim": "0" * 64},
     ],
+    ids=["day", "name", "same bytes there", "same driver", "unknown device", "model", "version", "claim"],
 )
-def test_repeated_on_another_day_or_host_is_discharged(project: Project, second: dict[str, object]) -> None:
-    assert levels(assess(project, fresh(project), fresh(project, **second))) == (DISCHARGED, DISCHARGED)
-
-
-def test_repeated_within_a_day_on_one_host_is_not(project: Project) -> None:
-    again = fresh(project, date="2026-11-20T11:00:00Z")
-    assert levels(assess(project, fresh(project), again)) == (FUNCTIONAL, FUNCTIONAL)
+def test_anything_less_than_the_same_subject_on_other_hardware_and_driver_is_not(
+    project: Project, second: dict[str, object]
+) -> None:
+    assert levels(assess(project, fresh(project), fresh(project, **second)))[1] is FUNCTIONAL
 
 
 def test_against_another_engine_is_discharged(project: Project) -> None:
@@ -109,9 +121,18 @@ def test_a_fail_refutes_what_came_before_it_and_is_made_good_by_a_later_pass(pro
     failed = fresh(project, verdict=Verdict.FAIL, date=DAY_2)
     found = assess(project, fresh(project), failed)
     assert (levels(found), found.refuted) == ((NONE, FUNCTIONAL), True)
-    found = assess(project, fresh(project), failed, fresh(project, date=DAY_3))
-    assert (levels(found), found.refuted) == ((FUNCTIONAL, DISCHARGED), False)
+    fixed = assess(project, stale(), stale(verdict=Verdict.FAIL, date=DAY_2), fresh(project, date=DAY_3))
+    assert (levels(fixed), fixed.refuted) == ((FUNCTIONAL, FUNCTIONAL), False)
     assert levels(assess(project, failed)) == (NONE, NONE)
+
+
+def test_a_pass_on_the_sources_on_which_a_fail_was_recorded_settles_nothing(project: Project) -> None:
+    failed = fresh(project, verdict=Verdict.FAIL, date=DAY_2)
+    for order in ((failed, fresh(project, date=DAY_3)), (fresh(project), failed)):
+        found = assess(project, *order)
+        assert found.now is NONE and found.against is not None and found.against.record == failed
+    other_model = fresh(project, date=DAY_3, judged_on=(replace(CAPTURE, model_sha256="b" * 64),))
+    assert not assess(project, failed, other_model).refuted
 
 
 def test_algorithm_evidence_in_the_contract_carries_the_algorithm_until_a_fail(project: Project) -> None:

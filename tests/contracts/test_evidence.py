@@ -12,7 +12,7 @@ import pytest
 
 from aprtui import resources
 from aprtui.compare.verdict import Verdict
-from aprtui.contracts.evidence.files import Revision, read_evidence, read_recorded, write_evidence
+from aprtui.contracts.evidence.files import Revision, read_evidence, read_recorded, sealed, write_evidence
 from aprtui.contracts.evidence.project import MOST_FILES, place_to_record, project_of, revision_of
 from aprtui.errors import EngineError, UnreadableError, UsageError
 from tests.contracts.evidence_samples import ORACLE, PASSED, evidence
@@ -30,7 +30,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         path = write_evidence(tmp_path, written)
         read = read_evidence(path)
         assert str(read) == str(written), number  # NaN is not equal to itself
-    recorded = read_recorded(tmp_path, "sample")
+    recorded = read_recorded(tmp_path, "sample.yaml")
     assert [file.record.date[:10] for file in recorded.files["FALSIFY-1"]] == [f"2026-11-2{n}" for n in range(4)]
     assert recorded.broken == ()
 
@@ -39,13 +39,13 @@ def test_a_file_is_stable_json_with_sorted_keys(tmp_path: Path) -> None:
     text = write_evidence(tmp_path, PASSED).read_text()
     document = json.loads(text)
     assert text == json.dumps(document, indent=1, sort_keys=True) + "\n"
-    assert document["verdict"] == "PASS" and document["host"]["name"] == "here"
+    assert document["verdict"] == "PASS" and document["host"]["name"] == "here" and len(document["seal"]) == 64
 
 
 def test_nothing_is_overwritten_and_names_are_safe(tmp_path: Path) -> None:
     paths = [write_evidence(tmp_path, evidence(falsifier="../a b/ü")) for _ in range(3)]
-    assert len(set(paths)) == 3 and {path.parent for path in paths} == {tmp_path / "sample"}
-    files = read_recorded(tmp_path, "sample").files["../a b/ü"]
+    assert len(set(paths)) == 3 and {path.parent for path in paths} == {tmp_path}
+    files = read_recorded(tmp_path, "sample.yaml").files["../a b/ü"]
     assert [file.path for file in files] == paths, "of one second, in the order in which they were written"
 
 
@@ -55,17 +55,17 @@ def test_nothing_is_overwritten_and_names_are_safe(tmp_path: Path) -> None:
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ("[]", "expected"),
-        ('{"format": "aprtui-evidence", "version": 2}', "expected"),
-        ('{"format": "aprtui-evidence", "version": 1}', "field contract is missing"),
+        ('{"format": "aprtui-evidence", "version": 1}', "expected"),
+        (json.dumps(sealed({"format": "aprtui-evidence", "version": 2})), "field contract is missing"),
         (" " * (1 << 20) + "{}", "larger than"),
         (b"\xff\xfe", "not JSON"),
     ],
 )
 def test_what_is_no_evidence_is_told_and_the_rest_is_read(tmp_path: Path, text: str | bytes, expected: str) -> None:
     write_evidence(tmp_path, PASSED)
-    broken = tmp_path / "sample" / "a.json"
+    broken = tmp_path / "a.json"
     broken.write_bytes(text if isinstance(text, bytes) else text.encode())
-    recorded = read_recorded(tmp_path, "sample")
+    recorded = read_recorded(tmp_path, "sample.yaml")
     assert len(recorded.files["FALSIFY-1"]) == 1
     ((path, problem),) = recorded.broken
     assert path == broken and expected in problem and "\n" not in problem
@@ -73,15 +73,16 @@ def test_what_is_no_evidence_is_told_and_the_rest_is_read(tmp_path: Path, text: 
 
 def test_unknown_is_evidence_of_nothing(tmp_path: Path) -> None:
     path = write_evidence(tmp_path, PASSED)
-    path.write_text(path.read_text().replace('"PASS"', '"UNKNOWN"'))
+    path.unlink()
+    path = write_evidence(tmp_path, evidence(verdict=Verdict.UNKNOWN))
     with pytest.raises(UnreadableError, match="evidence of nothing"):
         read_evidence(path)
 
 
 def test_evidence_in_the_folder_of_another_contract_does_not_count(tmp_path: Path) -> None:
-    write_evidence(tmp_path, PASSED).parent.rename(tmp_path / "other")
-    recorded = read_recorded(tmp_path, "other")
-    assert recorded.files == {} and "is evidence of contract 'sample'" in recorded.broken[0][1]
+    write_evidence(tmp_path, PASSED)
+    recorded = read_recorded(tmp_path, "other.yaml")
+    assert recorded.files == {} and "is evidence of contract 'sample.yaml'" in recorded.broken[0][1]
 
 
 def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
@@ -99,6 +100,9 @@ def test_evidence_lies_in_the_nearest_contracts_folder_and_sources_beside_it(tmp
     loose = project_of(tmp_path / "x.yaml")
     assert (loose.root, loose.evidence) == (tmp_path, tmp_path / "evidence")
     assert project_of(tmp_path / "x.yaml", tmp_path / "e").evidence == tmp_path / "e"
+    assert (project.contract, loose.contract) == ("contracts/below/x.yaml", "x.yaml")
+    assert project.own_evidence == tmp_path / "contracts" / "evidence" / "below" / "x"
+    assert loose.own_evidence == tmp_path / "evidence" / "x"
 
 
 def test_a_digest_is_of_contents_and_names_and_not_of_what_tools_leave_behind(tmp_path: Path) -> None:

@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 from aprtui.cli.contracts.lint import options_by_command
 from aprtui.cli.main import cli
 from aprtui.contracts.changes.difference import changes
-from aprtui.contracts.changes.promotion import promoted
+from aprtui.contracts.changes.promotion import Promotion, promoted
 from aprtui.contracts.documents.document import Document
 from aprtui.contracts.documents.reader import document_of
 from aprtui.contracts.documents.validation import validate
 from aprtui.contracts.evidence.assessment import Ledger
-from aprtui.contracts.evidence.files import FORMAT, VERSION, EvidenceFile, RecordedEvidence, read_evidence
+from aprtui.contracts.evidence.files import FORMAT, VERSION, EvidenceFile, RecordedEvidence, read_evidence, sealed
 from aprtui.contracts.evidence.project import Project
 from aprtui.contracts.lint.rules import LintContext, lint
 from aprtui.contracts.panel import panel
@@ -117,7 +117,7 @@ def promote_all(read: Document, text: str) -> None:
         if read.duplicates:
             return
         try:
-            result = promoted(text, read, test, "DISCHARGED", "2026-11-27", "raised")
+            result = promoted(text, read, [Promotion(test, "DISCHARGED")], "2026-11-27")
         except YamlError:
             continue
         after = document_of(parse_yaml(result, PATH))
@@ -159,7 +159,7 @@ def test_an_evidence_file_with_an_odd_value_is_read_or_refused(
 ) -> None:
     path = tmp_path_factory.mktemp("odd") / "x.json"
     written = {"format": FORMAT, "version": VERSION, **asdict(PASSED), name: value}
-    path.write_text(json.dumps(json_value(written)), encoding="utf-8")
+    path.write_text(json.dumps(sealed(json_value(written))), encoding="utf-8")
     try:
         evidence = read_evidence(path)
     except UnreadableError as error:

@@ -13,12 +13,13 @@ from aprtui.compare.verdict import Verdict
 from aprtui.contracts.documents.reader import read_document
 from aprtui.contracts.documents.validation import Finding, Severity
 from aprtui.contracts.evidence.assessment import ledger_of
+from aprtui.contracts.evidence.claim import claim_digest
 from aprtui.contracts.evidence.files import write_evidence
 from aprtui.contracts.evidence.project import Project
 from aprtui.contracts.lint.rules import LintContext, lint
 from tests.cli.conftest import Outcome
-from tests.contracts.evidence_samples import evidence
-from tests.contracts.samples import SOUND, line_of
+from tests.contracts.evidence_samples import OTHER_MACHINE, evidence
+from tests.contracts.samples import SOUND, document, line_of
 
 HERE = "# here"
 FIELDS = """    status: FUNCTIONAL # here
@@ -28,6 +29,7 @@ FIELDS = """    status: FUNCTIONAL # here
     functional_evidence: [a run]
 """
 CLEAN = SOUND.replace("    status: FUNCTIONAL\n", FIELDS, 1)
+CLAIM = claim_digest(document(CLEAN).equations, document(CLEAN).falsifiers[0])
 
 
 class Place(NamedTuple):
@@ -43,9 +45,10 @@ def place(tmp_path: Path) -> Place:
     contract, source = tmp_path / "sample.yaml", tmp_path / "engine.py"
     contract.write_text(CLEAN)
     source.write_text("engine")
-    digest = Project(tmp_path, tmp_path).digest("engine.py")
+    digest = Project(tmp_path, tmp_path / "evidence").digest("engine.py")
     assert digest is not None
-    return Place(contract, write_evidence(tmp_path / "evidence", evidence(sources={"engine.py": digest})), source)
+    recorded = evidence(sources={"engine.py": digest}, claim=CLAIM)
+    return Place(contract, write_evidence(tmp_path / "evidence" / "sample", recorded), source)
 
 
 def findings(place: Place) -> list[Finding]:
@@ -75,9 +78,12 @@ EVIDENCE_MUTANTS: dict[str, Callable[[Place], object]] = {
     ),
     "LINT-010": lambda place: place.evidence.unlink(),
     "LINT-011": lambda place: place.source.write_text("another engine"),
-    "LINT-012": lambda place: write_evidence(place.evidence.parent.parent, FAILED),
+    "LINT-012": lambda place: write_evidence(place.evidence.parent, FAILED),
     "LINT-013": nothing_recorded,
     "LINT-014": lambda place: (place.evidence.parent / "broken.json").write_text("{"),
+    "LINT-016": lambda place: (place.evidence.parent / "copy.json").write_text(
+        place.evidence.read_text().replace("a processor", "any processor")
+    ),
 }
 
 
@@ -89,9 +95,9 @@ def test_the_untouched_contract_with_its_evidence_has_no_finding(place: Place) -
 def test_a_rule_catches_its_mutant_at_its_line(code: str, place: Place) -> None:
     EVIDENCE_MUTANTS[code](place)
     (finding,) = findings(place)
-    line = 1 if code == "LINT-014" else line_of(place.contract.read_text(), HERE)
+    line = 1 if code in ("LINT-014", "LINT-016") else line_of(place.contract.read_text(), HERE)
     assert (finding.code, finding.line, finding.path) == (code, line, place.contract)
-    errors = ("LINT-009", "LINT-010")
+    errors = ("LINT-009", "LINT-010", "LINT-012", "LINT-016")
     assert finding.severity is (Severity.ERROR if code in errors else Severity.WARN)
 
 
@@ -116,10 +122,11 @@ def test_a_claim_above_what_evidence_gave_is_an_error_and_says_how_far_it_goes(p
 def test_of_evidence_that_holds_in_part_what_holds_is_told(place: Place) -> None:
     edit(place.contract, ("status: FUNCTIONAL", "status: DISCHARGED"))
     sources = json.loads(place.evidence.read_text())["sources"]
-    folder = place.evidence.parent.parent
-    older = write_evidence(folder, evidence(date="2026-11-10T10:00:00Z", sources=sources))
+    there = {**OTHER_MACHINE, "date": "2026-11-10T10:00:00Z"}
+    older = write_evidence(place.evidence.parent, evidence(**there, claim=CLAIM, sources=sources))
     assert findings(place) == []
-    edit(older, (sources["engine.py"], "0" * 64))
+    older.unlink()
+    write_evidence(place.evidence.parent, evidence(**there, claim=CLAIM, sources={"engine.py": "0" * 64}))
     (finding,) = findings(place)
     assert (
         finding.code == "LINT-011" and "a part of the evidence is stale, the rest carries FUNCTIONAL" in finding.message
@@ -129,7 +136,7 @@ def test_of_evidence_that_holds_in_part_what_holds_is_told(place: Place) -> None
 def test_an_evidence_file_that_the_contract_names_and_one_of_nobody_are_found(place: Place) -> None:
     named = "    discharged_evidence: {evidence_file: evidence/run/discharge-evidence-v1.json}\n"
     edit(place.contract, ("    binds_to: scaled\n", f"    binds_to: scaled\n{named}"))
-    write_evidence(place.evidence.parent.parent, evidence(falsifier="FALSIFY-9"))
+    write_evidence(place.evidence.parent, evidence(falsifier="FALSIFY-9"))
     codes = {finding.code: finding.message for finding in findings(place)}
     assert set(codes) == {"LINT-013", "LINT-014"}
     assert codes["LINT-013"].endswith("there is no evidence file evidence/run/discharge-evidence-v1.json")

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from aprtui.contracts.changes.promotion import next_version, promoted
+from aprtui.contracts.changes.promotion import Promotion, next_version, promoted
 from aprtui.contracts.documents.document import ContractError, Document, Falsifier
 from aprtui.contracts.documents.loading import load_documents
 from aprtui.contracts.documents.reader import document_of
+from aprtui.contracts.evidence.project import Project
+from aprtui.contracts.evidence.stated import missing_parts, stated_level
 from aprtui.resources import contracts
 from aprtui.yaml_file import parse_yaml
+from tests.contracts.evidence_samples import PASSED
 from tests.contracts.samples import PATH
 
 BLOCK = """\
@@ -40,7 +43,8 @@ def parts(text: str, name: str) -> tuple[Document, Falsifier]:
 
 
 def raised(text: str, name: str = "X-1", status: str = "DISCHARGED") -> str:
-    return promoted(text, *parts(text, name), status, "2026-11-27", f"{name} raised")
+    document, falsifier = parts(text, name)
+    return promoted(text, document, [Promotion(falsifier, status)], "2026-11-27")
 
 
 def changes(before: str, after: str) -> list[str]:
@@ -48,7 +52,7 @@ def changes(before: str, after: str) -> list[str]:
     return [line for line in lines if line[0] in "+-"]
 
 
-LOG = ["+   changelog:", '+     "1.10.0":', '+       - "2026-11-27: X-1 raised"']
+LOG = ["+   changelog:", '+     "1.10.0":', '+       - "2026-11-27: X-1 FUNCTIONAL to DISCHARGED"']
 
 
 def test_status_version_and_changelog_change_and_nothing_else() -> None:
@@ -59,6 +63,55 @@ def test_status_version_and_changelog_change_and_nothing_else() -> None:
         "-     status: FUNCTIONAL  # since spring",
         "+     status: DISCHARGED  # since spring",
     ]
+
+
+def test_several_are_raised_in_one_version_with_their_evidence_beside_them() -> None:
+    document = document_of(parse_yaml(BLOCK, PATH))
+    one, _, three = document.falsifiers
+    there = Promotion(one, "DISCHARGED", PASSED, "contracts/evidence/x/one.json")
+    result = promoted(
+        BLOCK, document, [there, Promotion(three, "FUNCTIONAL", PASSED, "evidence/three.json")], "2026-11-27"
+    )
+    raised_too = "X-3 PARTIAL_ALGORITHM_LEVEL to FUNCTIONAL, by three.json"
+    measured = "wrong files 0, bound 0; aprtui contracts check sample.yaml --id FALSIFY-1"
+    assert changes(BLOCK, result) == [
+        '-   version: "1.9.0"   # bumped by hand until now',
+        '+   version: "1.10.0"   # bumped by hand until now',
+        "+   changelog:",
+        '+     "1.10.0":',
+        f'+       - "2026-11-27: X-1 FUNCTIONAL to DISCHARGED, by one.json; {raised_too}"',
+        "-     status: FUNCTIONAL  # since spring",
+        "+     status: DISCHARGED  # since spring",
+        "+     live_discharge:",
+        '+       date: "2026-11-20"',
+        '+       host: "here, a processor"',
+        '+       artifact: "m"',
+        f'+       artifact_sha256: "{"a" * 64}"',
+        '+       command: "aprtui contracts check sample.yaml --id FALSIFY-1"',
+        '+       metrics: {"wrong files": 0.0, "bound": 0.0}',
+        '+       evidence_file: "contracts/evidence/x/one.json"',
+        '-     discharge_status: "PARTIAL_ALGORITHM_LEVEL"',
+        '+     discharge_status: "FUNCTIONAL"',
+        "+     functional_evidence:",
+        f'+       - "PASS 2026-11-20 on here, a processor, m sha256 {"a" * 64}: {measured}"',
+        '+       - "Evidence: evidence/three.json"',
+    ]
+    again = document_of(parse_yaml(result, PATH))
+    assert [block.key for test in again.falsifiers for block in test.evidence] == [
+        "live_discharge",
+        "functional_evidence",
+    ]
+    block = again.falsifiers[0].evidence[0]
+    assert (
+        missing_parts(block) == () and stated_level(again.falsifiers[0], Project(Path(), Path())).label == "DISCHARGED"
+    )
+
+
+def test_a_block_that_is_there_stays_as_it_is() -> None:
+    text = BLOCK.replace("    rule:   kept as it is", "    live_discharge: {date: 2026-01-01}")
+    document = document_of(parse_yaml(text, PATH))
+    result = promoted(text, document, [Promotion(document.falsifiers[0], "DISCHARGED", PASSED, "x.json")], "2026-11-27")
+    assert result.count("live_discharge") == 1 and "{date: 2026-01-01}" in result
 
 
 def test_a_status_that_is_not_there_is_added_after_the_id() -> None:
@@ -79,20 +132,23 @@ def test_of_two_keys_that_claim_the_one_that_claims_more_is_changed_in_its_quote
     [
         (
             "changelog:\n    1.9.0:\n    - first\n",
-            'changelog:\n    1.10.0:\n      - "2026-11-27: X-1 raised"\n    1.9.0:',
+            'changelog:\n    1.10.0:\n      - "2026-11-27: X-1 FUNCTIONAL to DISCHARGED"\n    1.9.0:',
         ),
         (
             "changelog:  # newest first\n    '1.9.0': first\n",
-            '# newest first\n    "1.10.0": "2026-11-27: X-1 raised"\n',
+            '# newest first\n    "1.10.0": "2026-11-27: X-1 FUNCTIONAL to DISCHARGED"\n',
         ),
-        ("changelog:\n  - '1.9.0 - first'\n", 'changelog:\n  - "1.10.0 - 2026-11-27 - X-1 raised"\n  - \'1.9.0'),
+        (
+            "changelog:\n  - '1.9.0 - first'\n",
+            'changelog:\n  - "1.10.0 - 2026-11-27 - X-1 FUNCTIONAL to DISCHARGED"\n  - \'1.9.0',
+        ),
         (
             "changelog:\n    - version: 1.9.0\n      date: 2026-01-01\n      summary: first\n",
-            '    - version: "1.10.0"\n      date: "2026-11-27"\n      summary: "X-1 raised"\n    - version: 1.9.0\n',
+            '    - version: "1.10.0"\n      date: "2026-11-27"\n      summary: "X-1 FUNCTIONAL to DISCHARGED"\n',
         ),
         (
             "changelog:\n    - version: 1.9.0\n      changes: [first]\n",
-            '    - version: "1.10.0"\n      changes: ["X-1 raised"]\n    - version: 1.9.0\n',
+            '    - version: "1.10.0"\n      changes: ["X-1 FUNCTIONAL to DISCHARGED"]\n    - version: 1.9.0\n',
         ),
     ],
 )
@@ -176,7 +232,7 @@ def promote_each(document: Document) -> int:
     for test in {test.id: test for test in (*document.falsifiers[:1], *document.falsifiers[-1:])}.values():
         if not document.metadata.version or test.status == "DISCHARGED":
             continue
-        result = promoted(text, document, test, "DISCHARGED", "2026-11-27", "raised")
+        result = promoted(text, document, [Promotion(test, "DISCHARGED")], "2026-11-27")
         changed = changes(text, result)
         assert len(changed) <= 7 and sum(line[0] == "-" for line in changed) <= 2, (document.path, test.id, changed)
         read = document_of(parse_yaml(result, document.path))

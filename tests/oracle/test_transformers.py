@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +11,20 @@ import pytest
 from click.testing import CliRunner
 
 from aprtui.cli.main import cli
-from aprtui.engine.capturing import CaptureRequest, write_capture
-from aprtui.engine.opening import open_engine
-from aprtui.engine.protocol import Logits
 from aprtui.errors import EngineError, UsageError
 from aprtui.model.architectures.registry import ARCHITECTURES
 from aprtui.model.model import Model, load_model
 from aprtui.oracle import transformers_model
-from aprtui.oracle.transformers_capture import OracleRequest, write_transformers_capture
+from aprtui.oracle.requests import Evaluation
+from aprtui.oracle.transformers_capture import TransformersOptions, write_transformers_captures
 from aprtui.oracle.transformers_model import AttentionKind, DataType, settings
 from aprtui.progress import no_progress
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from tests.model.gguf_files import model_file, write_model
+from tests.oracle.models import TOKENS, largest_error, model_of, own_capture
 
 SUPPORTED = list(ARCHITECTURES)
-TOKENS = tuple(int(token) for token in np.random.default_rng(3).integers(0, 256, 24))
-"""More than the windows of the models have."""
 _EXPERTS = {
     "moe_router", "ffn_moe_weights", "ffn_moe_gate", "ffn_moe_up", "ffn_moe_silu", "ffn_moe_swiglu", "ffn_moe_down",
 }  # fmt: skip
@@ -52,36 +48,10 @@ FUSED = {
 needs_transformers = pytest.mark.group("transformers")
 
 
-def model_of(folder: Path, architecture: str) -> Model:
-    """As many layers as show every kind of layer that the architecture has."""
-    layers = {"gemma3": 6, "smollm3": 4}.get(architecture, 2)
-    return load_model(write_model(folder / f"{architecture}.gguf", architecture=architecture, layers=layers))
-
-
 def captured(model: Model, folder: Path, **options: Any) -> Capture:
-    request = OracleRequest(TOKENS, None, options.pop("prefill", len(TOKENS)), **options)
-    write_transformers_capture(model, request, folder, no_progress)
+    work = {folder: Evaluation(TOKENS, None, options.pop("prefill", len(TOKENS)))}
+    write_transformers_captures(model, work, TransformersOptions(**options), no_progress)
     return Capture.open(folder)
-
-
-def own_capture(model: Model, folder: Path) -> Capture:
-    request = CaptureRequest(TOKENS, None, frozenset(model.graph.nodes), Logits.ALL)
-    with closing(open_engine(model, backend="numpy", context=len(TOKENS))) as engine:
-        write_capture(engine, model, request, folder)
-    return Capture.open(folder)
-
-
-def largest_error(a: Capture, b: Capture) -> float:
-    """The largest relative L2 norm of a difference, over all nodes of `b`."""
-    worst = 0.0
-    for node in b.files:
-        expected, found = (capture.values(node).astype(np.float64) for capture in (a, b))
-        if node.stage == "moe_router_indices":
-            assert np.array_equal(expected, found)
-        elif a.graph[node.stage].is_attention_map:
-            expected, found = np.tril(expected), np.tril(found)
-        worst = max(worst, float(np.linalg.norm(found - expected) / np.linalg.norm(expected)))
-    return worst
 
 
 @needs_transformers
@@ -120,12 +90,22 @@ def test_sdpa_has_no_maps_and_16_bits_are_16_bits(tmp_path: Path) -> None:
     model = model_of(tmp_path, "llama")
     eager = captured(model, tmp_path / "eager")
     plain = captured(model, tmp_path / "sdpa", attention=AttentionKind.SDPA)
+    assert eager.manifest is not None and not eager.manifest.unavailable
+    assert plain.manifest is not None and plain.manifest.unavailable["attn_softmax"] == "fused into attention"
     gone = {node.stage for node in eager.files.keys() - plain.files.keys()}
     assert gone == {"q_post_rope", "k_post_rope", "attn_scores", "attn_softmax"}
     assert largest_error(eager, plain) < 1e-5
     half = captured(model, tmp_path / "half", kind=DataType.BFLOAT16).values(Node(1, "ffn_gate"))
     assert not (half.view(np.uint32) & 0xFFFF).any()
     assert 1e-4 < float(np.linalg.norm(half - eager.values(Node(1, "ffn_gate"))) / np.linalg.norm(half)) < 0.05
+
+
+@needs_transformers
+def test_frequencies_of_rope_stay_in_32_bits(tmp_path: Path) -> None:
+    """As where transformers loads a model in 16 bits itself; with 8 bits of mantissa, far positions are elsewhere."""
+    module = transformers_model.load(model_of(tmp_path, "llama"), DataType.BFLOAT16, AttentionKind.EAGER, None).module
+    assert {str(parameter.dtype) for parameter in module.parameters()} == {"torch.bfloat16"}
+    assert str(module.model.rotary_emb.inv_freq.dtype) == "torch.float32"
 
 
 @needs_transformers
@@ -137,6 +117,9 @@ def test_another_weight_in_the_file_shows_where_it_is_used(tmp_path: Path) -> No
 
 
 def test_what_is_asked_for_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    def asked(model: Model, directory: Path, evaluation: Evaluation) -> None:
+        write_transformers_captures(model, {directory: evaluation}, TransformersOptions(), no_progress)
+
     model = model_of(tmp_path, "qwen2")
     for tokens, prefill, message in (
         ((), 0, "no tokens"),
@@ -144,12 +127,12 @@ def test_what_is_asked_for_is_refused_before_anything_is_loaded(tmp_path: Path) 
         ((1,) * 600, 600, "room for 512"),
     ):
         with pytest.raises(UsageError, match=message):
-            write_transformers_capture(model, OracleRequest(tokens, None, prefill), tmp_path / "out", no_progress)
+            asked(model, tmp_path / "out", Evaluation(tokens, None, prefill))
     assert not (tmp_path / "out").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     with pytest.raises(UsageError, match="is not empty"):
-        write_transformers_capture(model, OracleRequest(TOKENS, None, 24), tmp_path / "full", no_progress)
+        asked(model, tmp_path / "full", Evaluation(TOKENS, None, 24))
 
 
 def test_a_missing_library_and_an_attention_that_there_is_not_are_one_line_each(

@@ -138,6 +138,13 @@ def test_rope_order_reaches_back_to_the_matrix_product() -> None:
     assert graph_for(QWEN3).rope_parts["qkv_matmul"] == {Part.Q, Part.K}
 
 
+def test_rope_order_ends_where_the_matrix_product_was_not_captured() -> None:
+    """The edges then lead on, through the residual stream and round all layers."""
+    names = {"embedding", "attn_norm", "qkv_bias", "q_post_rope", "attention", "ffn_out", "post_ffn_residual"}
+    assert graph_from_names(names, 2).rope_parts == {"q_post_rope": {Part.WHOLE}, "qkv_bias": {Part.Q}}
+    assert graph_from_names({"q_post_rope", "ffn_out"}, 2).rope_parts == {"q_post_rope": {Part.WHOLE}}
+
+
 def test_graph_from_names_bridges_stages_that_are_missing() -> None:
     graph = graph_from_names({"embedding", "attn_norm", "attn_out", "ffn_norm", "ffn_out"}, layers=2)
     assert set(graph.inputs(Node(1, "attn_out"))) == {Node(1, "attn_norm")}

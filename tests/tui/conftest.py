@@ -6,9 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from aprtui.tui.screens.browse import screen
+
 
 @pytest.fixture(autouse=True)
 def own_state_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path_factory.mktemp("state")
     monkeypatch.setenv("APRTUI_STATE_DIR", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_models_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this machine has in its caches changes no test."""
+    monkeypatch.setattr(screen, "models_elsewhere", lambda config: ())

@@ -10,9 +10,9 @@ from textual.events import Key, Paste
 from textual.pilot import Pilot
 from textual.widget import Widget
 
+from aprtui.config import Config
 from aprtui.errors import ExitCode
 from aprtui.tui.app import AprtuiApp
-from aprtui.tui.frame.config import Config
 from aprtui.tui.frame.keymap import key_name
 from aprtui.tui.frame.keys_in_turn import KeysInTurnApp
 from aprtui.tui.frame.session import Session

@@ -14,10 +14,10 @@ from textual.widget import Widget
 from textual.widgets import Input, Static
 from textual.widgets._toast import Toast
 
+from aprtui.config import Config
 from aprtui.resources import embedded_model
 from aprtui.tui import app as app_module
 from aprtui.tui.app import SCREENS, AprtuiApp, run_app
-from aprtui.tui.frame.config import Config
 from aprtui.tui.frame.keymap import Chord
 from aprtui.tui.frame.overlay import ChordScreen
 from aprtui.tui.frame.recent import recent_paths

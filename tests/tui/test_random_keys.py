@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -22,19 +22,19 @@ from textual.errors import NoWidget
 from textual.events import AppBlur, AppFocus, Event, MouseDown, MouseUp, Paste, Resize
 from textual.geometry import Size
 
+from aprtui.config import Config
 from aprtui.engine.process.engine_process import EngineState
 from aprtui.errors import AprtuiError, ExitCode
 from aprtui.resources import embedded_model
 from aprtui.tui import app as app_module
 from aprtui.tui.app import SCREENS, AprtuiApp
-from aprtui.tui.frame.config import Config
 from aprtui.tui.frame.key_line import KeyLine
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, parse_state
 from aprtui.tui.screens.diff.source import DiffRequest
 from tests.compare import recorded
-from tests.compare.recorded import two_captures
-from tests.compare.synthetic import write_capture
+from tests.compare.synthetic import CONFIG, write_capture
+from tests.model.gguf_files import write_model
 from tests.tui.driver import key_event
 from tests.tui.screens.contracts.example import CONTRACT
 from tests.tui.screens.diff.recorded import RecordedDiff, screen_playing
@@ -232,20 +232,37 @@ class RequestedDiff(RecordedDiff):
         super().start(request)
 
 
+RECURRENT = (True, False, True)
+"""Which layers have a recurrence in the captures of a hybrid."""
+
+HYBRID_CAPTURES = replace(
+    CONFIG, architecture="qwen35", qkv_bias=False, qk_norm=True, gated_attention=True, recurrent=RECURRENT,
+    linear_key_heads=1, linear_value_heads=2, linear_head_dim=4, conv_kernel=2,
+)  # fmt: skip
+
+
 @contextmanager
-def workplace() -> Iterator[Path]:
-    """A folder with captures, a model and a contract, as the working directory; nothing outside it is written."""
+def workplace(hybrid: bool = False) -> Iterator[Path]:
+    """A folder with captures, a model and a contract, as the working directory; nothing outside it is written.
+
+    Captures and model are of a `hybrid` with recurrences, or of a model that has attention throughout.
+    """
+    config = HYBRID_CAPTURES if hybrid else CONFIG
     before, patch = Path.cwd(), pytest.MonkeyPatch()
     with tempfile.TemporaryDirectory() as name, patch.context() as patched:
         folder = Path(name)
-        two_captures(folder)
-        damaged = write_capture(folder / "damaged")
+        write_capture(folder / "good", config=config)
+        write_capture(folder / "bad", config=config, edits=recorded.EDITS)
+        damaged = write_capture(folder / "damaged", config=config)
         os.truncate(damaged / "layer-0" / "attn_norm.bin", 20)
         (damaged / "layer-1" / "ffn_up.bin").unlink()
         (damaged / "layer-2" / "ffn_gate.bin").write_bytes(b"\xff" * 500)
-        write_capture(folder / "plain", manifest=False)
-        write_capture(folder / "unfinished", complete=False)
-        shutil.copyfile(embedded_model(), folder / "demo.gguf")
+        write_capture(folder / "plain", config=config, manifest=False)
+        write_capture(folder / "unfinished", config=config, complete=False)
+        if hybrid:
+            write_model(folder / "demo.gguf", architecture="qwen35", layers=4)
+        else:
+            shutil.copyfile(embedded_model(), folder / "demo.gguf")
         (folder / "contracts").mkdir()
         (folder / "contracts" / "one.yaml").write_text(CONTRACT)
         patched.chdir(folder)
@@ -291,9 +308,11 @@ def send(app: AprtuiApp, event: Event) -> None:
     app.post_message(event)
 
 
-async def walk(state: str, walked: Sequence[Step], crash_after: int | None, last: str) -> None:
+async def walk(
+    state: str, walked: Sequence[Step], crash_after: int | None, last: str, recurrent: tuple[bool, ...] = ()
+) -> None:
     """Start the app, take the steps, leave by the key `last`."""
-    source = RecordedSource(crash_after=crash_after)
+    source = RecordedSource(layers=len(recurrent) or 4, crash_after=crash_after, recurrent=recurrent)
     app = AprtuiApp(Session(source, paths=(Path(),)), parse_state(state), Config(Path("config.toml")))
     async with app.run_test(size=(80, 24), notifications=True):
         for step in walked:
@@ -323,12 +342,14 @@ def exit_code(last: str, engine: EngineState) -> ExitCode:
     suppress_health_check=list(HealthCheck), print_blob=True,
     phases=[Phase.explicit, Phase.generate],  # threads make a walk go otherwise each time: there is nothing to shrink
 )  # fmt: skip
-@given(st.sampled_from(STATES), steps, st.sampled_from([None, None, 3]), st.sampled_from(["q", "ctrl+c"]))
+@given(
+    st.sampled_from(STATES), steps, st.sampled_from([None, None, 3]), st.sampled_from(["q", "ctrl+c"]), st.booleans()
+)
 def test_whatever_is_pressed_the_app_goes_on_and_leaves_with_its_code(
-    state: str, walked: list[Step], crash_after: int | None, last: str
+    state: str, walked: list[Step], crash_after: int | None, last: str, hybrid: bool
 ) -> None:
-    with workplace():
-        asyncio.run(walk(state, walked, crash_after, last))
+    with workplace(hybrid):
+        asyncio.run(walk(state, walked, crash_after, last, RECURRENT if hybrid else ()))
 
 
 @pytest.mark.parametrize("name", KEPT)

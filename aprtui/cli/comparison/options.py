@@ -193,6 +193,11 @@ def _write(path: Path, text: str) -> None:
         raise EngineError(f"{path}: cannot be written: {error.strerror}: choose another file") from error
 
 
+def announce(text: str) -> None:
+    """Print a remark on stderr."""
+    click.echo(f"aprtui: {text}", err=True)
+
+
 def warn_about(capture: Capture) -> None:
     """Print the warnings of a capture on stderr, and the files in its folder that are not its own."""
     for warning in capture.warnings:

@@ -25,6 +25,7 @@ from aprtui.cli.contracts.shared import (
     read_documents,
 )
 from aprtui.cli.json_lines import write_record
+from aprtui.cli.options import MODEL
 from aprtui.contracts.documents.document import Document, Falsifier
 from aprtui.errors import VERDICT_CODES, ExitCode, UsageError
 from aprtui.resources import contracts, embedded_model
@@ -48,7 +49,7 @@ Result = tuple[Document, "PanelRow"]
 @click.option("--capture", "capture_path", metavar="DIR", type=path_type, help="The capture to judge.")
 @click.option("--reference", "reference_path", metavar="DIR", type=path_type, help="The capture to hold it against.")
 @click.option(
-    "--model", "model_path", metavar="MODEL", type=path_type,
+    "--model", "model_path", metavar="MODEL", type=MODEL,
     help="The model to run for claims about one; the embedded model by default for aprtui's own contracts.",
 )  # fmt: skip
 @click.option("--id", "ids", metavar="GLOB", multiple=True, help="Only falsifiers with such an id; may be repeated.")

@@ -84,6 +84,7 @@ def record(
     """
     from aprtui.compare.verdict import Verdict
     from aprtui.contracts.evidence.files import write_evidence
+    from aprtui.contracts.evidence.recording import obstacle_to_recording
 
     written: dict[tuple[Path, str], Path] = {}
     doubts: dict[str, list[str]] = {}
@@ -93,6 +94,8 @@ def record(
             continue
         if row.judgement.verdict is Verdict.UNKNOWN:
             doubts.setdefault("UNKNOWN is evidence of nothing: not recorded", []).append(name)
+        elif row.check is not None and (fault := obstacle_to_recording(row.check, subject_of(document))):
+            doubts.setdefault(f"{fault}: such evidence carries nothing, not recorded", []).append(name)
         elif not row.falsifier.id:
             doubts.setdefault("has no id: not recorded", []).append(name)
         else:
@@ -101,7 +104,7 @@ def record(
                 doubts.setdefault(f"recorded without a git revision: {reason}", []).append(name)
             if not evidence.sources:
                 doubts.setdefault(_UNBOUND, []).append(name)
-            written[document.path, name] = write_evidence(projects[document.path].evidence, evidence)
+            written[document.path, name] = write_evidence(projects[document.path].own_evidence, evidence)
     _report(doubts, len(written), {projects[path].evidence for path, _ in written})
     return written
 

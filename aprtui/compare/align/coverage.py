@@ -38,8 +38,8 @@ class Coverage:
 def plan_coverage(a: Capture, b: Capture, selection: Selection, allowed: Sequence[str]) -> Coverage:
     """Expected is what a side's manifest promises and, for a side without one, what the other side has; a selection
     promises the stages it names, in the layers it names. What `allowed` globs match may be missing, and what the
-    selection does not name exactly of extension stages, and of stages that are their input as it is: engines differ in
-    which they have.
+    selection does not name exactly of extension stages, of stages that are their input as it is, and of those that a
+    side's engine has no tensor of by its manifest: engines differ in which they have.
 
     Raises `UsageError` for a stage or layer range that selects nothing.
     """
@@ -55,7 +55,10 @@ def plan_coverage(a: Capture, b: Capture, selection: Selection, allowed: Sequenc
         promised = select_nodes(graph, named, within)
     exactly = {canonical_name(name) for name in (selection.stages or "").split(",")}
     owed = {node for node in promised if node.stage in exactly or not _is_optional(graph, node)}
-    excused = frozenset(node for node in owed if _is_allowed(node, allowed))
+    excused = frozenset(
+        node for node in owed
+        if _is_allowed(node, allowed) or (node.stage not in exactly and unavailable_in(node, a, b) is not None)
+    )  # fmt: skip
     considered = promised | (selected & (a.files.keys() | b.files.keys()))
     nodes = tuple(node for node in graph.nodes if node in considered)
     return Coverage(graph, nodes, frozenset(owed - excused), excused)
@@ -63,6 +66,17 @@ def plan_coverage(a: Capture, b: Capture, selection: Selection, allowed: Sequenc
 
 def _is_optional(graph: StageGraph, node: Node) -> bool:
     return graph[node.stage].extension or graph.passes_through(node)
+
+
+def unavailable_in(node: Node, *sides: Capture) -> str | None:
+    """Why the engine of one of `sides`, which lacks `node`, has no tensor of it; None where no manifest says so."""
+    return next(
+        (
+            side.manifest.unavailable[node.stage] for side in sides
+            if side.manifest is not None and node not in side.promised and node.stage in side.manifest.unavailable
+        ),
+        None,
+    )  # fmt: skip
 
 
 def _promised(a: Capture, b: Capture) -> frozenset[Node]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from aprtui.compare.verdict import Verdict
 from aprtui.trace.graph import Node
@@ -11,11 +12,29 @@ from aprtui.trace.graph import Node
 NO_DEVICE = "not testable: no CUDA device"
 
 
+class Relation(StrEnum):
+    """How the number of a claim that holds stands to its bound."""
+
+    AT_MOST = "<="
+    AT_LEAST = ">="
+    BELOW = "<"
+    EXACTLY = "=="
+
+    def holds(self, number: float, bound: float) -> bool:
+        """Whether `number` is so; NaN never is."""
+        if self is Relation.AT_MOST:
+            return number <= bound
+        if self is Relation.AT_LEAST:
+            return number >= bound
+        return number < bound if self is Relation.BELOW else number == bound
+
+
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """A verdict on one falsifier.
 
     `number` is the value of `metric` and `bound` what it was compared with; both None where nothing was measured.
+    Where the claim holds, `number` stands to `bound` in `relation`.
     `nodes` are the stage tensors that the result is about: those at fault in a FAIL, else those that were judged.
     `testable` is False where the verdict is UNKNOWN because the capture, or the machine, lacks what the falsifier is
     about. `output` is what a command printed.
@@ -29,6 +48,7 @@ class Judgement:
     nodes: tuple[Node, ...] = ()
     testable: bool = True
     output: str = ""
+    relation: Relation = Relation.AT_MOST
 
 
 def unknown(reason: str) -> Judgement:
@@ -47,10 +67,12 @@ def no_device(problem: str) -> Judgement:
 
 
 def passed_if(
-    holds: bool, reason: str, metric: str, number: float, bound: float, nodes: tuple[Node, ...] = ()
-) -> Judgement:
+    holds: bool, reason: str, metric: str, number: float, bound: float, nodes: tuple[Node, ...] = (),
+    relation: Relation = Relation.AT_MOST,
+) -> Judgement:  # fmt: skip
     """PASS where the claim `holds`, else FAIL."""
-    return Judgement(Verdict.PASS if holds else Verdict.FAIL, reason, metric, float(number), float(bound), nodes)
+    verdict = Verdict.PASS if holds else Verdict.FAIL
+    return Judgement(verdict, reason, metric, float(number), float(bound), nodes, relation=relation)
 
 
 def counted_wrong(metric: str, wrong: tuple[Node, ...], judged: tuple[Node, ...], reason: str) -> Judgement:

@@ -17,7 +17,7 @@ from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import StageComparison
 from aprtui.compare.wording import counted
 from aprtui.contracts.checks.arguments import PairArguments
-from aprtui.contracts.checks.judgement import Judgement, counted_wrong, judged_by_node, passed_if, unknown
+from aprtui.contracts.checks.judgement import Judgement, Relation, counted_wrong, judged_by_node, passed_if, unknown
 from aprtui.errors import UsageError
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
@@ -110,7 +110,8 @@ def cosine_floor(arguments: PairArguments, stages: tuple[StageComparison, ...]) 
     worst = min(stages, key=_cosine)
     stated = counted(len(stages), "stage")
     reason = f"{below[0]} is the first of {len(below)} below" if below else f"{stated}, least at {worst.node}"
-    return passed_if(not below, reason, "cosine", _cosine(worst), bound, below or _nodes(stages))
+    nodes = below or _nodes(stages)
+    return passed_if(not below, reason, "cosine", _cosine(worst), bound, nodes, Relation.AT_LEAST)
 
 
 def rel_l2_ceiling(arguments: PairArguments, stages: tuple[StageComparison, ...]) -> Judgement:
@@ -143,7 +144,7 @@ def divergence_localised(arguments: PairArguments, stages: tuple[StageComparison
     first = next((stage for stage in stages if _cosine(stage) < bound), None)
     if first is None:
         return unknown(f"no cosine is below {bound:g}: there is no divergence to localise")
-    return passed_if(True, f"first at {first.node}", "cosine", _cosine(first), bound, (first.node,))
+    return passed_if(True, f"first at {first.node}", "cosine", _cosine(first), bound, (first.node,), Relation.BELOW)
 
 
 def one_adjacent_pair(arguments: PairArguments, stages: tuple[StageComparison, ...]) -> Judgement:
@@ -160,10 +161,10 @@ def one_adjacent_pair(arguments: PairArguments, stages: tuple[StageComparison, .
     if len(falls) == 1:
         (before, after), *_ = falls
         reason = f"between {before.node} ({_cosine(before):.6f}) and {after.node} ({_cosine(after):.6f})"
-        return passed_if(True, reason, "falls", 1, 1, (before.node, after.node))
+        return passed_if(True, reason, "falls", 1, 1, (before.node, after.node), Relation.EXACTLY)
     reason = f"{len(falls)} falls, not one" if falls else f"{stages[0].node}, the first, is below already"
     nodes = tuple(stage.node for fall in falls for stage in fall) or _nodes(stages)
-    return passed_if(False, reason, "falls", len(falls), 1, nodes)
+    return passed_if(False, reason, "falls", len(falls), 1, nodes, Relation.EXACTLY)
 
 
 def sigma_band(arguments: PairArguments, stages: tuple[StageComparison, ...]) -> Judgement:
@@ -173,11 +174,15 @@ def sigma_band(arguments: PairArguments, stages: tuple[StageComparison, ...]) ->
         raise UsageError(f"check sigma_band: low {low:g} and high {high:g} are no band: give 0 < low < high")
     ratios = {stage.node: stage.metrics.sigma_ratio or 0.0 for stage in stages}
     outside = tuple(node for node, ratio in ratios.items() if not low <= ratio <= high)
-    worst = max(ratios, key=lambda node: abs(math.log(ratios[node])) if 0 < ratios[node] < math.inf else math.inf)
-    bound = low if ratios[worst] < 1 else high
+    worst = max(outside or ratios, key=lambda node: _distance_from_one(ratios[node]))
+    bound, relation = (low, Relation.AT_LEAST) if ratios[worst] < 1 else (high, Relation.AT_MOST)
     stated = f"{counted(len(stages), 'stage')}, farthest from 1 at {worst}"
     reason = f"{outside[0]} is the first of {len(outside)} outside" if outside else stated
-    return passed_if(not outside, reason, "σ ratio", ratios[worst], bound, outside or _nodes(stages))
+    return passed_if(not outside, reason, "σ ratio", ratios[worst], bound, outside or _nodes(stages), relation)
+
+
+def _distance_from_one(ratio: float) -> float:
+    return abs(math.log(ratio)) if 0 < ratio < math.inf else math.inf
 
 
 def argmax_parity(arguments: PairArguments, stages: tuple[StageComparison, ...]) -> Judgement:
@@ -197,7 +202,8 @@ def argmax_parity(arguments: PairArguments, stages: tuple[StageComparison, ...])
             else f"{counted(stage.logits.rows, 'row')} alike, cosine {_cosine(stage):.6f}"
         )
         return passed_if(not flips, reason, "rows with another first token", len(flips), 0, (stage.node,))
-    return passed_if(False, "the first tokens agree", "cosine", _cosine(stage), least, (stage.node,))
+    reason = "the first tokens agree"
+    return passed_if(False, reason, "cosine", _cosine(stage), least, (stage.node,), Relation.AT_LEAST)
 
 
 def _nodes(stages: tuple[StageComparison, ...]) -> tuple[Node, ...]:

@@ -24,11 +24,13 @@ class ContractCheck:
 
 @dataclass(frozen=True, slots=True)
 class CaptureCheck:
-    """Judges a capture. `stages` are the stages that it is about where the contract names none; all where empty."""
+    """Judges a capture. `stages` are the stages that it is about where the contract names none; all where empty.
+    `plants` is the kind of fault that what it judges must have; empty where an injected fault makes it worthless."""
 
     judge: Callable[[CaptureArguments], Judgement]
     parameters: frozenset[str] = frozenset()
     stages: tuple[str, ...] = ()
+    plants: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "byte_format": CaptureCheck(captures.byte_format),
         "header_arithmetic": CaptureCheck(captures.header_arithmetic),
         "whole_model_file": CaptureCheck(captures.whole_model_file, stages=("lm_head",)),
-        "nan_preservation": CaptureCheck(captures.nan_preservation),
+        "nan_preservation": CaptureCheck(captures.nan_preservation, plants="nan"),
         "layer_subset": CaptureCheck(captures.layer_subset),
         "multi_stage": CaptureCheck(captures.multi_stage),
         "diff_identity": CaptureCheck(captures.diff_identity),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from aprtui.compare.verdict import Verdict
 from aprtui.contracts.checks.arguments import CheckArguments
-from aprtui.contracts.checks.judgement import Judgement, no_device, passed_if, unknown
+from aprtui.contracts.checks.judgement import Judgement, Relation, no_device, passed_if, unknown
 from aprtui.engine import opening
 from aprtui.engine.backends.backend import Backend
 from aprtui.engine.backends.registry import (
@@ -54,7 +54,7 @@ def throughput_floor(arguments: CheckArguments) -> Judgement:
         return unknown("the model ends at once: nothing to measure")
     speed = statistics.median(speeds)
     reason = f"{where}, {len(speeds)} runs [{min(speeds):.1f} … {max(speeds):.1f}]"
-    return passed_if(speed >= bound, reason, "tokens/s", speed, bound)
+    return passed_if(speed >= bound, reason, "tokens/s", speed, bound, relation=Relation.AT_LEAST)
 
 
 def additive_capture(arguments: CheckArguments) -> Judgement:
@@ -74,7 +74,9 @@ def _of_gate(
 ) -> Judgement:
     with _under_test(arguments) as subject:
         finding = gate(subject)
-    return Judgement(_VERDICTS[finding.outcome], finding.message, metric, finding.value, finding.threshold)
+    relation = Relation.AT_LEAST if finding.at_least else Relation.AT_MOST
+    verdict = _VERDICTS[finding.outcome]
+    return Judgement(verdict, finding.message, metric, finding.value, finding.threshold, relation=relation)
 
 
 def _under_test(arguments: CheckArguments) -> quality.ModelUnderTest:
@@ -108,7 +110,8 @@ def _refused(backend: Backend, error: AprtuiError) -> Judgement:
         reason = f"the message does not say why: {error}: expected {obstacle.problem}"
         return passed_if(False, reason, "reasons missing", 1, 0)
     code = error.exit_code
-    return passed_if(code == ExitCode.ENGINE, f"not opened: {error}", "exit code", code, ExitCode.ENGINE)
+    holds, reason = code == ExitCode.ENGINE, f"not opened: {error}"
+    return passed_if(holds, reason, "exit code", code, ExitCode.ENGINE, relation=Relation.EXACTLY)
 
 
 def automatic_choice(arguments: CheckArguments) -> Judgement:

@@ -8,7 +8,7 @@ from pathlib import Path
 from aprtui.compare.verdict import Verdict
 from aprtui.compare.wording import counted
 from aprtui.contracts.checks.arguments import CheckArguments
-from aprtui.contracts.checks.judgement import Judgement, passed_if, unknown
+from aprtui.contracts.checks.judgement import Judgement, Relation, passed_if, unknown
 from aprtui.engine.evaluation.false_alarms import judge_pairs, judge_replays, own_captures
 from aprtui.engine.evaluation.fault_detection import PROMPT, REPLAY, SIGNALS, run_detection
 from aprtui.engine.replay.evaluators import Evaluators
@@ -33,7 +33,7 @@ def detection_rate(arguments: CheckArguments) -> Judgement:
     reason = f"{named} of {planted} faults named at their own stage by {signal}, {sample}"
     reason += f"; the first that is missed: {missed[0]}" if missed else ""
     share = named / planted
-    return passed_if(share >= bound, reason, "share named", share, bound)
+    return passed_if(share >= bound, reason, "share named", share, bound, relation=Relation.AT_LEAST)
 
 
 def false_alarms(arguments: CheckArguments) -> Judgement:

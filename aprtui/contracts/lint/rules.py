@@ -20,7 +20,8 @@ from aprtui.contracts.checks.mapping import check_of, own_mapping
 from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, PairCheck
 from aprtui.contracts.documents.document import Claim, Document, Falsifier, Maturity
 from aprtui.contracts.documents.validation import Breaches, Finding, Severity
-from aprtui.contracts.evidence.assessment import ALGORITHM_EVIDENCE, Assessment, Ledger, Standing
+from aprtui.contracts.evidence.assessment import Assessment, Ledger, Standing
+from aprtui.contracts.evidence.stated import ALGORITHM_EVIDENCE, EVIDENCE_FILE
 from aprtui.contracts.lint.source_tree import NAME_PATH, SourceTree, missing_tests
 from aprtui.errors import UsageError
 from aprtui.trace.graph import known_names
@@ -234,8 +235,8 @@ def _stale(document: Document, context: LintContext) -> Breaches:
 
 def _refuted(document: Document, context: LintContext) -> Breaches:
     for test, assessment, claim in _claims(document, context):
-        if assessment.refuted and assessment.newest is not None:
-            evidence = assessment.newest.record
+        if assessment.against is not None:
+            evidence = assessment.against.record
             yield claim.line, f"{test.id}: {claim.status}, but FAIL on {evidence.date[:10]}: {evidence.reason:.120}"
 
 
@@ -245,8 +246,8 @@ def _missing_evidence_file(document: Document, context: LintContext) -> Breaches
         return
     for test in document.falsifiers:
         for entry in test.evidence:
-            for name in entry.parts.get("evidence_file", ()):
-                if ledger.project.digest(name) is None:
+            for name in entry.parts.get(EVIDENCE_FILE, ()):
+                if ledger.project.file(name) is None:
                     yield entry.line, f"{test.id}: there is no evidence file {name:.80}"
     for test, assessment, claim in _claims(document, context):
         if not assessment.evidence and claim.maturity <= assessment.ever:
@@ -265,6 +266,12 @@ def _odd_file(document: Document, context: LintContext) -> Breaches:
             yield document.line, f"{files[-1].path}: is evidence for {name!r:.60}, but no falsifier has that id"
 
 
+def _edited_file(document: Document, context: LintContext) -> Breaches:
+    ledger = context.ledgers.get(document.path)
+    for problem in () if ledger is None else ledger.recorded.edited:
+        yield document.line, problem
+
+
 _E, _W = Severity.ERROR, Severity.WARN
 
 LINT_RULES: tuple[LintRule, ...] = (
@@ -280,9 +287,10 @@ LINT_RULES: tuple[LintRule, ...] = (
     LintRule("LINT-009", _E, "sources that evidence vouches for exist", _missing_source),
     LintRule("LINT-010", _E, "a status claims no more than some evidence gave", _overclaimed),
     LintRule("LINT-011", _W, "evidence that a status rests on still holds", _stale),
-    LintRule("LINT-012", _W, "the newest evidence of a claim is no FAIL", _refuted),
+    LintRule("LINT-012", _E, "no FAIL refutes a claim", _refuted),
     LintRule("LINT-013", _W, "evidence files exist", _missing_evidence_file),
     LintRule("LINT-014", _W, "evidence files can be read and belong to a falsifier", _odd_file),
+    LintRule("LINT-016", _E, "evidence files are as they were recorded", _edited_file),
 )
 """Rules about evidence files apply only where the contract itself names the check that would write them: contracts of
 others keep their evidence in their own ways. Stale evidence is a warning, so that work can go on; a claim that no

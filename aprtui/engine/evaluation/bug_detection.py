@@ -73,12 +73,14 @@ class BugCase:
 @dataclass(frozen=True, slots=True)
 class JudgedBug:
     """What replay says of one bug; `said` is its reason. `times_noise` is the most that the bug adds at a stage, over
-    what honest engines show there."""
+    what honest engines show there. `when_stated` is the outcome once `--rounding` states the engine's arithmetic, where
+    it is unknown without."""
 
     case: BugCase
     outcome: BugOutcome
     said: str
     times_noise: float
+    when_stated: BugOutcome | None = None
 
 
 def bug_cases(model: Model, every: int = 1) -> list[BugCase]:
@@ -177,10 +179,14 @@ class _Workshop:
             if not times:
                 return None
             comparison = replay_capture(capture, self.model, ReplayOptions(), self.evaluators)
-        outcome = outcome_of(comparison, nodes)
-        if max(times) <= MARGIN and outcome is not BugOutcome.MISPLACED:
-            outcome = BugOutcome.BENEATH
-        return JudgedBug(case, outcome, judged(case.bug, REPLAY, comparison).said, max(times))
+            outcome = outcome_of(comparison, nodes)
+            if max(times) <= MARGIN and outcome is not BugOutcome.MISPLACED:
+                outcome = BugOutcome.BENEATH
+            when_stated = None
+            if outcome is BugOutcome.UNKNOWN:
+                stated = ReplayOptions(rounding=ARITHMETICS[engine].rounding.stated())
+                when_stated = outcome_of(replay_capture(capture, self.model, stated, self.evaluators), nodes)
+        return JudgedBug(case, outcome, judged(case.bug, REPLAY, comparison).said, max(times), when_stated)
 
     def _faulty(self, engine: str, name: str) -> Tensors:
         if self._made[0] != (engine, name):

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from aprtui.engine.process import messages
 from aprtui.engine.process.loading import Opener
-from aprtui.engine.process.slots import Slots, TokenRecord
+from aprtui.engine.process.slots import RING, Slots, TokenRecord
 from aprtui.engine.sampling import Sampling
 from aprtui.model.prompt import ChatPrompt
 from aprtui.trace.experts import counted_experts
@@ -49,6 +49,8 @@ class EngineProcess:
         self, opener: Opener, settings: messages.EngineSettings | None = None, log: Path | None = None
     ) -> None:
         self.settings = self._requested = settings or messages.EngineSettings()
+        self.recording: None = None
+        """The session that is played, of which there is none where an engine runs."""
         self._opener = opener
         self._log = log
         self._run = 0
@@ -187,8 +189,13 @@ class EngineProcess:
 
     @property
     def written(self) -> int:
-        """Token records written since the engine was loaded; the last RING of them are kept."""
+        """Token records written since the engine was loaded."""
         return 0 if self._slots is None else self._slots.written
+
+    @property
+    def first_kept(self) -> int:
+        """The number of the oldest record that is kept."""
+        return max(self.written - RING, 0)
 
     def record(self, number: int) -> TokenRecord | None:
         """Token record `number`, 0 being the first of this process; None where it is not kept."""

@@ -57,13 +57,19 @@ def load_engine(progress: Progress, settings: EngineSettings, path: Path) -> Loa
     except BaseException:
         engine.close()
         raise
-    info = EngineDescription(
+    return LoadedEngine(
+        engine, model, model.tokenizer, description(engine, model, chosen.faults, "".join(reasons)), chosen, faults
+    )
+
+
+def description(engine: Engine, model: Model, faults: tuple[str, ...] = (), chosen: str = "") -> EngineDescription:
+    """What `engine` runs, with `faults`, and where; `chosen` is what the choice `auto` came to, and why."""
+    return EngineDescription(
         model.name, model.quantization, model.config.graph, engine.backend, engine.code_path,
-        engine.mode, engine.kv, engine.context, model.sampling_temperature, chosen.faults, path,
-        "".join(reasons), {node: kinds_at(model, node) for node in model.graph.nodes},
+        engine.mode, engine.kv, engine.context, model.sampling_temperature, faults, model.path,
+        chosen, {node: kinds_at(model, node) for node in model.graph.nodes},
         model.chat_template is not None,
     )  # fmt: skip
-    return LoadedEngine(engine, model, model.tokenizer, info, chosen, faults)
 
 
 def engine_for(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +13,26 @@ from aprtui.engine.generation import Generation
 from aprtui.engine.logit_lens import LogitLens, layer_outputs
 from aprtui.engine.process.loading import LoadedEngine
 from aprtui.engine.process.messages import Event, TokenNames
-from aprtui.engine.process.slots import CANDIDATES, NO_CHOICE, Slots, StatsTable, TokenRecord, candidates
+from aprtui.engine.process.slots import CANDIDATES, NO_CHOICE, StatsTable, TokenRecord, candidates
 from aprtui.engine.protocol import MeteredEngine, Taps, TimedEngine
 from aprtui.engine.sampling import NO_TOKEN, Candidate, Choice
 from aprtui.progress import Progress
 
 
+class RecordStore(Protocol):
+    """Where records go: the slots of an engine process, or a file."""
+
+    @property
+    def written(self) -> int:
+        """Records written so far."""
+
+    def write(self, record: TokenRecord) -> None: ...
+
+
 class Recorder:
     """Writes the records of one engine, and sends the names of the tokens that they mention."""
 
-    def __init__(self, loaded: LoadedEngine, slots: Slots, send: Callable[[Event], None]) -> None:
+    def __init__(self, loaded: LoadedEngine, slots: RecordStore, send: Callable[[Event], None]) -> None:
         self._loaded = loaded
         self._slots = slots
         self._send = send

@@ -30,12 +30,14 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GateFinding:
-    """The outcome in words, and the number that it stands on with its threshold, where there is one."""
+    """The outcome in words, and the number that it stands on with its threshold, where there is one: with `at_least`
+    the number must reach the threshold, else it must not exceed it."""
 
     outcome: Outcome
     message: str
     value: float | None = None
     threshold: float | None = None
+    at_least: bool = False
 
     @classmethod
     def passed(cls, message: str, value: float | None = None, threshold: float | None = None) -> GateFinding:
@@ -52,6 +54,11 @@ class GateFinding:
     @classmethod
     def of(cls, holds: bool, message: str, value: float | None = None, threshold: float | None = None) -> GateFinding:
         return (cls.passed if holds else cls.failed)(message, value, threshold)
+
+    @classmethod
+    def reaching(cls, message: str, value: float, threshold: float) -> GateFinding:
+        """Passed where `value` reaches `threshold`."""
+        return cls(Outcome.PASSED if value >= threshold else Outcome.FAILED, message, value, threshold, at_least=True)
 
     @classmethod
     def of_problems(cls, problems: list[str], fine: str, most: int = 3) -> GateFinding:

@@ -17,8 +17,8 @@ from aprtui.engine.quality import file_gates, repeat_gates, run_gates
 from aprtui.engine.quality.gate import GateFinding, ModelUnderTest, Outcome, QualityOptions
 from aprtui.engine.quality.golden import golden_prompts
 from aprtui.errors import AprtuiError, UnreadableError, UsageError
-from aprtui.model.gguf_file import GgufFile
 from aprtui.model.model import Model, load_model
+from aprtui.model.open_file import open_model_file
 
 CAPABILITY = "capability_match"
 
@@ -67,12 +67,12 @@ def run_quality(
     """Run every gate on the model file `path`, calling `each` with every result.
 
     FAIL where a gate fails or a `required` one is skipped; UNKNOWN where fewer than `least` were run. Raises
-    `UnreadableError` for a file that is no GGUF file, `UsageError` for an unknown gate and a broken file of prompts.
+    `UnreadableError` for a file that is no model file, `UsageError` for an unknown gate and a broken file of prompts.
     """
     for name in required:
         if name not in NAMES:
             raise UsageError(f"--require {name}: there is no such gate: expected one of {', '.join(NAMES)}")
-    GgufFile(path)
+    open_model_file(path, headers_only=True)
     golden_prompts(options.golden, path)
     results = []
 

@@ -66,7 +66,7 @@ def throughput(subject: ModelUnderTest) -> GateFinding:
     subject.speed = statistics.median(speeds)
     least = subject.options.tokens_per_second
     message = f"{subject.speed:.1f} tokens/s, median of {len(speeds)} runs [{min(speeds):.1f} … {max(speeds):.1f}]"
-    return GateFinding.of(subject.speed >= least, message, subject.speed, least)
+    return GateFinding.reaching(message, subject.speed, least)
 
 
 def decode_speeds(subject: ModelUnderTest, tokens: int) -> list[float]:
@@ -97,7 +97,7 @@ def gpu_speedup(subject: ModelUnderTest) -> GateFinding:
         medians.append(statistics.median(speeds))
     ratio = medians[0] / medians[1]
     message = f"{medians[0]:.1f} tokens/s on the GPU, {medians[1]:.1f} on the CPU: {ratio:.2f} times"
-    return GateFinding.of(ratio >= SPEEDUP, message, ratio, SPEEDUP)
+    return GateFinding.reaching(message, ratio, SPEEDUP)
 
 
 def performance_regression(subject: ModelUnderTest) -> GateFinding:
@@ -113,7 +113,7 @@ def performance_regression(subject: ModelUnderTest) -> GateFinding:
         return GateFinding.skipped(f"no baseline in {path}: {kept}")
     ratio = subject.speed / stored
     message = f"{subject.speed:.1f} tokens/s, {ratio:.2f} of the stored {stored:.1f}"
-    return GateFinding.of(ratio >= SLOWER, message, ratio, SLOWER)
+    return GateFinding.reaching(message, ratio, SLOWER)
 
 
 def _stored(path: Path) -> float | None:

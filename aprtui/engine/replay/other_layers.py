@@ -35,7 +35,7 @@ class OtherLayers:
         is_judged = verdict.verdict is Verdict.PASS and verdict.metric is Metric.TOKEN_REL_L2 and error is not None
         if not is_judged or not found.segment or self.spreads.lacks_tokens(node):
             return
-        if self.spreads.close_bound(node, found.segment).admits(error or 0.0):
+        if (error or 0.0) <= (self.spreads.close_bound(node, found.segment).floor or 0.0):
             return
         bound = self.spreads.runs_bound(node, found)
         if bound is not None:

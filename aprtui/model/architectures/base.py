@@ -20,7 +20,8 @@ import numpy as np
 from aprtui.errors import UnreadableError
 from aprtui.model.binding import rope_factors
 from aprtui.model.config import ModelConfig, Rope, Yarn
-from aprtui.model.gguf_file import GgufFile, StringArray
+from aprtui.model.gguf_file import StringArray
+from aprtui.model.model_file import ModelFile
 from aprtui.trace.graph import Activation, GraphConfig, RopeLayout
 
 WITHOUT_EFFECT = frozenset({"vocab_size", "tensor_data_layout", "pooling_type"})
@@ -197,13 +198,17 @@ class Architecture:
     """Adds what the architecture has beyond that, from its own metadata keys."""
     tied: Mapping[str, str] = field(default_factory=lambda: TIED_HEAD)
     transformers_modules: Mapping[str, str] = field(default_factory=lambda: DENSE_MODULES)
+    apr_names: tuple[str, ...] = ()
+    """What `.apr` files call it; empty where their metadata do not describe such a model in full."""
+    pre_tokenizer: str | None = None
+    """That of all its models, for files that do not name theirs."""
 
-    def drafting_layers(self, file: GgufFile) -> range:
+    def drafting_layers(self, file: ModelFile) -> range:
         """The layers of the file behind those of the model: they draft tokens, and no pass of the model uses them."""
         keys = Keys(file.path, self.name, file.metadata)
         return range(_layers(keys), keys.integer("block_count"))
 
-    def read_config(self, file: GgufFile) -> ModelConfig:
+    def read_config(self, file: ModelFile) -> ModelConfig:
         """The configuration of the model in `file`.
 
         Raises `UnreadableError` for a key that is missing, malformed or not supported.
@@ -234,7 +239,7 @@ class Architecture:
             # Converters write these biases where a model has them, whatever its architecture.
             qkv_bias="blk.0.attn_q.bias" in file.tensors,
             qk_norm=self.qk_norm,
-            rope_layout=self.rope_layout,
+            rope_layout=file.rope_layout or self.rope_layout,
             post_norms=self.post_norms,
             activation=self.activation,
             experts=experts,
@@ -249,7 +254,7 @@ class Architecture:
         return config if self.complete is None else self.complete(keys, config)
 
 
-def _vocabulary(file: GgufFile) -> int:
+def _vocabulary(file: ModelFile) -> int:
     """Number of tokens: the rows of the embedding table, which every other statement of it must equal."""
     tokens = file.metadata.get("tokenizer.ggml.tokens")
     if isinstance(tokens, StringArray):

@@ -13,4 +13,5 @@ ARCHITECTURE = Architecture(
     rope_layout=RopeLayout.INTERLEAVED,
     qk_norm=False,
     transformers_class="LlamaForCausalLM",
+    apr_names=("llama", "LlamaForCausalLM", "mistral", "MistralForCausalLM"),
 )

@@ -10,4 +10,6 @@ ARCHITECTURE = Architecture(
     rope_layout=RopeLayout.HALF_SPLIT,
     qk_norm=False,
     transformers_class="Qwen2ForCausalLM",
+    apr_names=("qwen2", "qwen2.5", "Qwen2ForCausalLM"),
+    pre_tokenizer="qwen2",
 )

@@ -10,4 +10,6 @@ ARCHITECTURE = Architecture(
     rope_layout=RopeLayout.HALF_SPLIT,
     qk_norm=True,
     transformers_class="Qwen3ForCausalLM",
+    apr_names=("qwen3", "Qwen3ForCausalLM"),
+    pre_tokenizer="qwen2",
 )

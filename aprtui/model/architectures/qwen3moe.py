@@ -16,4 +16,6 @@ ARCHITECTURE = Architecture(
     transformers_class="Qwen3MoeForCausalLM",
     keys=EXPERT_KEYS,
     transformers_modules=EXPERT_MODULES,
+    apr_names=("qwen3moe", "qwen3_moe", "Qwen3MoeForCausalLM"),
+    pre_tokenizer="qwen2",
 )

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from aprtui.errors import UnreadableError
 from aprtui.model import architectures
 from aprtui.model.architectures.base import Architecture
-from aprtui.model.gguf_file import GgufFile
+from aprtui.model.model_file import ModelFile
 
 
 def _found() -> Iterator[Architecture]:
@@ -26,7 +26,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType({found.name: found 
 """By the name that GGUF gives them."""
 
 
-def architecture_of(file: GgufFile) -> Architecture:
+def architecture_of(file: ModelFile) -> Architecture:
     """The architecture of `file`. Raises `UnreadableError` for one that is not supported."""
     name = file.metadata.get("general.architecture")
     if not isinstance(name, str) or name not in ARCHITECTURES:

@@ -18,7 +18,8 @@ from aprtui.compare.verdict import DEFAULT_METRIC, Tolerance, Verdict
 from aprtui.compare.wording import counted
 from aprtui.errors import UsageError
 from aprtui.model.architectures.base import TIED_HEAD
-from aprtui.model.gguf_file import GgufFile
+from aprtui.model.model_file import ModelFile
+from aprtui.model.open_file import open_model_file
 from aprtui.model.weight_difference.findings import (
     BytesDifference,
     Tensors,
@@ -115,7 +116,7 @@ def compare_models(
     Raises `UnreadableError` for a file that is no GGUF file or is damaged, `UsageError` for a selection that has no
     tensors.
     """
-    a, b = GgufFile(path_a), GgufFile(path_b)
+    a, b = open_model_file(path_a), open_model_file(path_b)
     graphs = graph_of(a), graph_of(b)
     users = nodes_by_tensor(a, b, graphs)
     chosen = selected_nodes(graphs, selection.stages, selection.layers)
@@ -137,7 +138,7 @@ def _in_order(names: Mapping[str, object], users: Mapping[str, tuple[Node, ...]]
     return [*(name for name in users if name in names), *(name for name in names if name not in users)]
 
 
-def _stored(file: GgufFile) -> dict[str, StoredTensor]:
+def _stored(file: ModelFile) -> dict[str, StoredTensor]:
     found = {name: stored_tensor(file, entry) for name, entry in file.tensors.items()}
     return {name: tensor for name, tensor in found.items() if tensor is not None}
 
@@ -153,7 +154,7 @@ class _Comparer:
     total: int = 0
 
     def compare(
-        self, file_a: GgufFile, file_b: GgufFile, names: Sequence[str]
+        self, file_a: ModelFile, file_b: ModelFile, names: Sequence[str]
     ) -> tuple[tuple[TensorDifference, ...], tuple[SkippedTensor, ...]]:
         self.total = sum(self.a[name].data.nbytes for name in names if name in self.a and name in self.b)
         tensors, skipped = [], []
@@ -169,7 +170,7 @@ class _Comparer:
                 tensors.append(self._pair(name, nodes, self.a[name], self.b[name]))
         return tuple(tensors), tuple(skipped)
 
-    def _one_sided(self, name: str, nodes: tuple[Node, ...], file_a: GgufFile) -> SkippedTensor:
+    def _one_sided(self, name: str, nodes: tuple[Node, ...], file_a: ModelFile) -> SkippedTensor:
         side, own, other = ("A", self.a, self.b) if name in file_a.tensors else ("B", self.b, self.a)
         same_as = twins(own[name], other) if name in own else ()
         reason = f"only in {side}"

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from aprtui.model.architectures.base import WITHOUT_EFFECT
-from aprtui.model.gguf_file import GgufFile, StringArray
+from aprtui.model.gguf_file import StringArray
+from aprtui.model.model_file import ModelFile
 
 _MOST_CHARACTERS = 48
 
@@ -37,7 +38,7 @@ class MetadataDifference:
     changes_numbers: bool
 
 
-def metadata_differences(a: GgufFile, b: GgufFile, *, same_config: bool) -> tuple[MetadataDifference, ...]:
+def metadata_differences(a: ModelFile, b: ModelFile, *, same_config: bool) -> tuple[MetadataDifference, ...]:
     """All keys that differ: those that change numbers first, then by name.
 
     Keys of two different architectures are matched without their prefix, which then reads `*`. `same_config` says that

@@ -9,7 +9,7 @@ from aprtui.errors import UnreadableError, UsageError
 from aprtui.model.architectures.registry import architecture_of
 from aprtui.model.binding import parameters, stored_name
 from aprtui.model.config import ModelConfig
-from aprtui.model.gguf_file import GgufFile
+from aprtui.model.model_file import ModelFile
 from aprtui.trace.graph import Node, StageGraph, graph_for
 from aprtui.trace.select import ALL, parse_layers, select_nodes, select_stages
 
@@ -27,7 +27,7 @@ class FileGraph:
     problem: str | None
 
 
-def graph_of(file: GgufFile) -> FileGraph:
+def graph_of(file: ModelFile) -> FileGraph:
     """What the file's metadata say of its graph; never raises for an architecture that is not supported."""
     try:
         architecture = architecture_of(file)
@@ -50,7 +50,7 @@ def _computed(config: ModelConfig | None) -> ModelConfig | None:
     return config and replace(config, context=0, graph=replace(config.graph, qkv_bias=False, vocabulary=0))
 
 
-def nodes_by_tensor(a: GgufFile, b: GgufFile, graphs: tuple[FileGraph, FileGraph]) -> dict[str, tuple[Node, ...]]:
+def nodes_by_tensor(a: ModelFile, b: ModelFile, graphs: tuple[FileGraph, FileGraph]) -> dict[str, tuple[Node, ...]]:
     """The nodes that use each tensor, by its name, in execution order of the two graphs, A's first.
 
     A file without a tensor that may be tied uses another in its place.

@@ -13,6 +13,7 @@ from pathlib import Path
 import platformdirs
 
 from aprtui.errors import AprtuiError
+from aprtui.model.open_file import SUFFIXES
 from aprtui.model.split_files import first_part
 from aprtui.resources import embedded_model
 from aprtui.trace.aprt import write_atomically
@@ -55,17 +56,17 @@ def recent_pairs() -> tuple[Opened, ...]:
 
 
 def models_at_hand(*places: Path) -> tuple[Path, ...]:
-    """GGUF files in which a capture's model may be found: those among or in `places`, those in the working directory,
+    """Model files in which a capture's model may be found: those among or in `places`, those in the working directory,
     those that were opened lately, and the embedded one.
     """
     files: list[Path] = []
     for place in (*places, Path()):
         if place.is_dir():
             with suppress(OSError):
-                files += sorted(place.glob("*.gguf"))
-        elif place.suffix == ".gguf":
+                files += sorted(path for path in place.iterdir() if path.suffix in SUFFIXES)
+        elif place.suffix in SUFFIXES:
             files.append(place)
-    files += [path for path in recent_paths() if path.suffix == ".gguf"]
+    files += [path for path in recent_paths() if path.suffix in SUFFIXES]
     return tuple(dict.fromkeys(first_part(path.absolute()) for path in (*files, embedded_model())))
 
 
@@ -85,13 +86,14 @@ def remember(*opened: Path) -> None:
 def remember_state(state: ScreenState) -> None:
     """Note what a screen that was opened shows. Folders are looked into, they do not count as opened."""
     fields = {
-        ScreenName.LIVE: ("model",), ScreenName.TENSOR: ("capture", "model"), ScreenName.DIFF: ("a", "b"),
+        ScreenName.LIVE: ("model", "recording"), ScreenName.TENSOR: ("capture", "model"), ScreenName.DIFF: ("a", "b"),
         ScreenName.CONTRACTS: ("path",),
     }.get(state.screen, ())  # fmt: skip
     paths = [path for path in map(state.path, fields) if path is not None and path.exists()]
     for path in reversed(paths):
         # Neither single stage files nor folders of contracts.
-        if path.is_file() if state.screen is ScreenName.CONTRACTS else path.is_dir() or path.suffix == ".gguf":
+        listed = (*SUFFIXES, ".jsonl")
+        if path.is_file() if state.screen is ScreenName.CONTRACTS else path.is_dir() or path.suffix in listed:
             remember(path)
     if state.screen is ScreenName.DIFF and len(paths) == 2:
         remember(*paths)

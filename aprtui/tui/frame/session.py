@@ -12,11 +12,12 @@ from aprtui.engine.process.engine_process import EngineState
 from aprtui.engine.process.messages import EngineDescription, EngineSettings, Event
 from aprtui.engine.process.slots import TokenRecord
 from aprtui.engine.sampling import Sampling
+from aprtui.engine.sessions.format import PlayedSession
 from aprtui.model.prompt import ChatPrompt
 
 
 class LiveSource(Protocol):
-    """What `EngineProcess`, which describes its methods, offers to a screen. No call blocks."""
+    """What `EngineProcess`, which describes its methods, and `SessionPlayer` offer to a screen. No call blocks."""
 
     @property
     def info(self) -> EngineDescription | None: ...
@@ -24,6 +25,10 @@ class LiveSource(Protocol):
     def state(self) -> EngineState: ...
     @property
     def written(self) -> int: ...
+    @property
+    def first_kept(self) -> int: ...
+    @property
+    def recording(self) -> PlayedSession | None: ...
     @property
     def settings(self) -> EngineSettings: ...
     def start(self, settings: EngineSettings | None = None) -> None: ...
@@ -59,12 +64,14 @@ class RecordedVerdict:
 class Session:
     """Where the live screen gets its data, the paths given to look in, and what this run of the app has judged.
 
-    `model` is the file that `source` runs (None: the embedded one), `open_model` makes the source of another one.
+    `model` is the file that `source` runs (None: none), `open_model` makes the source of another one.
     """
 
     source: LiveSource
     paths: tuple[Path, ...] = ()
     model: Path | None = None
     open_model: Callable[[Path], LiveSource] | None = None
+    remembers: bool = True
+    """Whether what is opened counts among what was opened lately."""
     judgements: dict[tuple[Path, ...], RecordedVerdict] = field(default_factory=dict)
     """By the absolute paths of the captures."""

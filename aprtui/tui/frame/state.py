@@ -27,7 +27,7 @@ class ScreenName(StrEnum):
 FIELDS: Mapping[ScreenName, tuple[str, ...]] = MappingProxyType(
     {
         ScreenName.LIVE: (
-            "model", "prompt", "chat", "system", "earlier", "before", "temp", "top_k", "top_p", "min_p",
+            "model", "recording", "prompt", "chat", "system", "earlier", "before", "temp", "top_k", "top_p", "min_p",
             "repeat_penalty", "seed", "mode", "backend", "kv", "inject", "view", "statistic", "tint", "lens", "layer",
             "stage", "token",
         ),

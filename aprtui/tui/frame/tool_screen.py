@@ -21,9 +21,9 @@ from textual.strip import Strip
 from textual.widget import Widget
 from textual.widgets import Input, Static, TextArea
 
+from aprtui.config import Config
 from aprtui.tui.draw.text import clipped, clipped_start, padded
 from aprtui.tui.frame.commands import SCREEN_BINDINGS, SHARED_BINDINGS, declared_bindings
-from aprtui.tui.frame.config import Config
 from aprtui.tui.frame.key_line import KeyLine
 from aprtui.tui.frame.keymap import Chord, remapped
 from aprtui.tui.frame.overlay import ChordScreen, JumpScreen

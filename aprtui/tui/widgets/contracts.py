@@ -109,7 +109,7 @@ def result_word(row: PanelRow) -> str:
 
 
 def evidence_word(assessment: Assessment) -> str:
-    """Whether recorded evidence holds: fresh, stale, unbound, refuted; `–` if nothing is recorded."""
+    """Whether recorded evidence holds: fresh, stale, unbound, void, refuted; `–` if nothing is recorded."""
     if assessment.newest is None:
         return UNKNOWN
     return "refuted" if assessment.refuted else str(assessment.newest.standing)
@@ -223,6 +223,9 @@ def _recorded(assessment: Assessment) -> Iterator[str]:
     if assessment.evidence:
         fell = f", gave {assessment.ever.label}" if assessment.ever > assessment.now else ""
         yield f"carries {assessment.now.label}{fell}"
+    if assessment.against is not None:
+        failed = assessment.against
+        yield f"refuted by the FAIL of {failed.record.date[:10]}: {failed.record.reason} ({failed.path.name})"
     for piece in assessment.evidence[:MOST_RECORDED]:
         evidence = piece.record
         yield f"{evidence.verdict} of {evidence.date[:10]} on {evidence.host.name}, {piece.words} ({piece.path.name})"

@@ -99,12 +99,14 @@ SPEAKER_WIDTH = 8
 class _Piece:
     text: str
     token: int | None = None
-    """Which token it is; None for what was said to the model."""
+    """Which token it is; None for what was said to the model, or in a conversation that is over."""
     tint: int | None = None
     speaker: str = ""
     """Who begins to speak with it."""
     row: int = 0
     """The first row that changed when it was added: it begins there or in the next one."""
+    look: str = "prompt"
+    """How what is no token is drawn, as the component class is named."""
 
 
 class TextStream(ScrollView, LineWidget, can_focus=True, inherit_bindings=False):
@@ -121,7 +123,7 @@ class TextStream(ScrollView, LineWidget, can_focus=True, inherit_bindings=False)
         Binding("pagedown", "move(10)", "Ten lines down", show=False, group=PAGES),
     ]
     COMPONENT_CLASSES: ClassVar[set[str]] = {
-        f"text-stream--{name}" for name in ("prompt", "token", "marked", "later", "speaker")
+        f"text-stream--{name}" for name in ("prompt", "token", "marked", "later", "speaker", "failed")
     }
     DEFAULT_CSS = """
     TextStream {
@@ -132,6 +134,7 @@ class TextStream(ScrollView, LineWidget, can_focus=True, inherit_bindings=False)
         .text-stream--marked { color: $accent; text-style: bold underline; }
         .text-stream--later { color: $text-disabled; }
         .text-stream--speaker { color: $accent; }
+        .text-stream--failed { color: $error; }
     }
     """
 
@@ -151,6 +154,8 @@ class TextStream(ScrollView, LineWidget, can_focus=True, inherit_bindings=False)
 
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
+        self.empty = EMPTY
+        """What stands there while there is no text."""
         self._pieces: list[_Piece] = []
         self._tokens: list[_Piece] = []
         self._speakers: dict[int, str] = {}
@@ -175,9 +180,14 @@ class TextStream(ScrollView, LineWidget, can_focus=True, inherit_bindings=False)
         self._rewrap()
         self._show(0, at_end=True)
 
-    def say(self, text: str, speaker: str = "") -> None:
-        """Append something that is no token; a new speaker begins a row."""
-        self._show(self._append(_Piece(text, speaker=speaker)), at_end=True)
+    def say(self, text: str, speaker: str = "", look: str = "prompt") -> None:
+        """Append something that is no token; a new speaker begins a row. It looks as a component class of that name."""
+        self._show(self._append(_Piece(text, speaker=speaker, look=look)), at_end=True)
+
+    def to_beginning(self) -> None:
+        """Show the first rows, and stay there."""
+        self._following = False
+        self.scroll_home(animate=False, immediate=True)
 
     def add(self, text: str, tint: int | None) -> None:
         """Append the text of the next token; the end stays in view unless the user has scrolled back."""
@@ -262,7 +272,7 @@ class TextStream(ScrollView, LineWidget, can_focus=True, inherit_bindings=False)
         width = self.scrollable_content_region.width
         number = y + self.scroll_offset.y
         if not self._pieces:
-            return Strip([Segment(EMPTY if y == 0 else "", self.style("prompt"))]).adjust_cell_length(width)
+            return Strip([Segment(self.empty if y == 0 else "", self.style("prompt"))]).adjust_cell_length(width)
         if number >= len(self._wrapper.rows):
             return Strip.blank(width, self.style())
         speaker = self._speakers.get(number, "")[: self._margin].ljust(self._margin)
@@ -276,7 +286,7 @@ class TextStream(ScrollView, LineWidget, can_focus=True, inherit_bindings=False)
     def _style_of(self, piece: _Piece) -> Style:
         marked = len(self._tokens) - 1 if self._marked is None else self._marked
         if piece.token is None:
-            return self.style("prompt")
+            return self.style(piece.look)
         if piece.token > marked:
             return self.style("later")
         if piece.tint is None:

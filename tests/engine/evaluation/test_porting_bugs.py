@@ -113,6 +113,21 @@ def test_a_bug_that_honest_engines_hide_is_beneath_the_noise(model: Model, evalu
     assert judged(case, model, evaluators).outcome is BugOutcome.BENEATH
 
 
+def test_what_logits_alone_leave_open_is_found_once_the_arithmetic_is_stated(
+    model: Model, evaluators: Evaluators
+) -> None:
+    found = judged(BugCase("float32", "mask: own key unseen", "logits"), model, evaluators)
+    assert (found.outcome, found.when_stated) == (BugOutcome.UNKNOWN, BugOutcome.IN_SEGMENT)
+
+
+def test_what_runs_of_16_bits_do_not_need_is_not_passed_by_the_length_of_a_segment(
+    model: Model, evaluators: Evaluators
+) -> None:
+    """Seventy roundings to bfloat16 in a row may err by ten times what they do."""
+    found = judged(BugCase("bfloat16", "norm: mean taken off", "logits"), model, evaluators)
+    assert (found.outcome, found.when_stated) == (BugOutcome.UNKNOWN, BugOutcome.UNKNOWN)
+
+
 def test_a_capture_that_holds_nothing_of_a_bug_is_left_out(model: Model, evaluators: Evaluators) -> None:
     case = BugCase("float32", "logits a row late", "norms")
     (found,) = judge_bugs(model, TOKENS, evaluators, [case], no_progress)

@@ -33,6 +33,15 @@ from tests.engine.embedded_captures import TOKENS, edit
 Array = NDArray[np.float32]
 Make = Callable[..., Capture]
 WRONG = {name: wrong for name, wrong in EVERYWHERE.items() if wrong.looks_like}
+ONE_OF_A_KIND = frozenset({"weights in fp8", "weights in Q8_0", "weights and inputs in int8", "sums in bf16"})
+"""Of the types of weights and sums; the others are tried by the slow tests."""
+
+
+def by_name(*names: str) -> list[object]:
+    def is_slow(name: str) -> bool:
+        return name.startswith(("weights", "sums")) and name not in ONE_OF_A_KIND
+
+    return [pytest.param(name, marks=[pytest.mark.slow] if is_slow(name) else []) for name in names]
 
 
 @pytest.fixture
@@ -73,7 +82,7 @@ def diffed(
     return run
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("name", by_name(*WRONG))
 def test_what_is_wrong_everywhere_is_named_in_one_sentence(
     capture_of: Make, replayed: Callable[..., Comparison], diffed: Callable[[Capture], Comparison], name: str
 ) -> None:
@@ -87,7 +96,7 @@ def test_what_is_wrong_everywhere_is_named_in_one_sentence(
         assert (wrong.may_be_meant and "if that is meant" in text) or not wrong.may_be_meant
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("name", by_name(*WRONG))
 def test_a_local_fault_on_top_of_it_is_named(
     capture_of: Make, replayed: Callable[..., Comparison], diffed: Callable[[Capture], Comparison], name: str
 ) -> None:
@@ -111,7 +120,7 @@ def test_a_small_fault_shows_where_the_weights_are_reproduced(
     assert divergence is not None and divergence.verdict.node == fault
 
 
-@pytest.mark.parametrize("name", [name for name, wrong in WRONG.items() if wrong.rounding])
+@pytest.mark.parametrize("name", by_name(*(name for name, wrong in WRONG.items() if wrong.rounding)))
 def test_what_is_stated_is_meant(capture_of: Make, replayed: Callable[..., Comparison], name: str) -> None:
     capture = capture_of(WRONG[name].engine)
     assert replayed(capture, WRONG[name].rounding).verdict is Verdict.PASS

@@ -64,7 +64,9 @@ def test_an_honest_engine_is_never_a_divergence(replayed: Make, arithmetic: str,
         "bfloat16, float32 softmax",
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("kind", COMPLETE)
+@pytest.mark.parametrize(
+    "kind", ["complete", *(pytest.param(kind, marks=pytest.mark.slow) for kind in COMPLETE if kind != "complete")]
+)
 def test_a_complete_capture_of_an_honest_engine_passes_whatever_it_rounds(
     replayed: Make, arithmetic: str, kind: str
 ) -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from aprtui.config import Config, read_config
 from aprtui.errors import UsageError
 from aprtui.tui.app import SCREENS, AprtuiApp
-from aprtui.tui.frame.config import Config, read_config
 from aprtui.tui.frame.keymap import Chord, displayed_keys
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName
@@ -24,6 +24,15 @@ def test_settings_are_read(tmp_path: Path) -> None:
     assert read_config(path) == Config(path, "aprtui-light", True, {"help": "f1"})
 
 
+def test_models_and_aliases_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    path = tmp_path / "config.toml"
+    path.write_text('[models]\nfolders = ["~/gguf", "near", "/far"]\ndefault = "a"\n[aliases]\na = "b"\n')
+    config = read_config(path)
+    assert config.folders == (tmp_path / "home" / "gguf", tmp_path / "near", Path("/far"))
+    assert (config.default, config.aliases) == (("a",), {"a": "b"})
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -31,6 +40,10 @@ def test_settings_are_read(tmp_path: Path) -> None:
         ("theme = 3", "theme: expected a str"),
         ("color = true", "color: no such setting"),
         ("[keys]\nhelp = 3", r"\[keys\] help"),
+        ("[aliases]\na = 3", r"\[aliases\] a: expected the name or the path"),
+        ("[models]\nfolders = 3", r"\[models\] folders: expected"),
+        ("[models]\ndefault = ['a', 3]", r"\[models\] default: expected"),
+        ("[models]\nfolder = 'a'", r"\[models\] folder: no such setting: expected folders and default"),
     ],
 )
 def test_a_broken_configuration_is_told_with_its_file(tmp_path: Path, text: str, problem: str) -> None:

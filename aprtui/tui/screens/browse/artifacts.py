@@ -1,4 +1,4 @@
-"""Artifacts: captures, models and contracts in some folders, searched again and again, read again when they change."""
+"""Artifacts: captures, models and their like in some folders, searched again and again, read again when they change."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ from pathlib import Path
 
 from aprtui.contracts.documents.loading import SUFFIXES
 from aprtui.contracts.documents.reader import read_document
+from aprtui.engine.sessions.session_file import is_session, session_summary
 from aprtui.errors import AprtuiError, UnreadableError
-from aprtui.model.gguf_file import GgufFile
+from aprtui.model.discovery.catalogue import refusal
+from aprtui.model.discovery.places import FoundModel
+from aprtui.model.open_file import SUFFIXES as MODEL_SUFFIXES
+from aprtui.model.open_file import open_model_file
 from aprtui.model.split_files import first_part, parts_there
 from aprtui.progress import Cancelled
+from aprtui.trace.agent_trace import is_agent_trace, read_agent_trace
 from aprtui.trace.capture import claimed_files, is_layer_directory, provenance_tokens, read_provenance
 from aprtui.trace.manifest import FILE_NAME, FORMAT, read_manifest
 from aprtui.tui.screens.browse.facts import (
@@ -23,9 +28,11 @@ from aprtui.tui.screens.browse.facts import (
     bare_facts,
     capture_facts,
     contract_facts,
+    conversation_facts,
     engine_name,
     model_facts,
     prompt_text,
+    session_facts,
 )
 
 DEPTH = 4
@@ -57,15 +64,21 @@ class ArtifactKind(StrEnum):
     CAPTURE = "capture"
     MODEL = "model"
     PAIR = "pair"
+    SESSION = "session"
+    """A run that was recorded."""
+    CONVERSATION = "conversation"
+    """Of an agent, as an agent trace has it."""
     CONTRACT = "contract"
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A capture, a model, a contract, or a pair of captures that were compared: `path` is then the reference.
+    """A capture, a model, a session, a conversation, a contract, or a pair of captures that were compared: `path` is
+    then the reference.
 
-    What is not known is None or empty; `problem` says why it cannot be read. `text` is the prompt of a capture, the
-    description of a contract.
+    What is not known is None or empty; `problem` says why it cannot be read, `refusal` why a model cannot be run.
+    `name` is what a model is called that lies in a cache of other tools. `text` is the prompt of a capture or a
+    session, the first of a conversation, the description of a contract.
     """
 
     path: Path
@@ -84,6 +97,8 @@ class Artifact:
     facts: Facts = ()
     problem: str = ""
     other: Path | None = None
+    name: str = ""
+    refusal: str = ""
 
     @property
     def key(self) -> tuple[Path, ...]:
@@ -101,6 +116,11 @@ class Artifact:
     @property
     def is_model(self) -> bool:
         return self.kind is ArtifactKind.MODEL
+
+    @property
+    def has_contents(self) -> bool:
+        """Whether there is something in it that Browse shows beside the preview."""
+        return self.kind in (ArtifactKind.CAPTURE, ArtifactKind.MODEL, ArtifactKind.CONVERSATION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +150,10 @@ class Finder:
         self._known: dict[Path, tuple[_Signature, Artifact]] = {}
 
     def search(
-        self, roots: Iterable[Path], pairs: Iterable[Sequence[Path]] = (), cancelled: Cancelled = lambda: False
-    ) -> Listing:
-        """The artifacts at and below `roots`, each once, and the `pairs` of captures."""
+        self, roots: Iterable[Path], pairs: Iterable[Sequence[Path]] = (), cancelled: Cancelled = lambda: False,
+        models: Iterable[FoundModel] = (),
+    ) -> Listing:  # fmt: skip
+        """The artifacts at and below `roots`, each once, the `models` elsewhere, and the `pairs` of captures."""
         artifacts: dict[Path, Artifact] = {}
         contracts = 0
         problems: list[str] = []
@@ -154,10 +175,23 @@ class Finder:
                 if artifact is not None:
                     artifacts[path.absolute()] = artifact
                     contracts += artifact.kind is ArtifactKind.CONTRACT
+        self._add_models(artifacts, models, MOST_ARTIFACTS + contracts, cancelled)
         found = [*artifacts.values(), *map(pair_of, pairs)]
         order = list(ArtifactKind)
         in_order = sorted(found, key=lambda artifact: order.index(artifact.kind))
         return Listing(tuple(in_order), tuple(dict.fromkeys(problems)), left_out)
+
+    def _add_models(
+        self, artifacts: dict[Path, Artifact], models: Iterable[FoundModel], most: int, cancelled: Cancelled
+    ) -> None:
+        for model in models:
+            if cancelled() or len(artifacts) >= most:
+                break
+            path = model.path.absolute()
+            artifact = None if path in artifacts else self._describe(path, ArtifactKind.MODEL)
+            if artifact is not None:
+                where = ("file", str(path)), ("found in", model.place)
+                artifacts[path] = replace(artifact, name=model.name, facts=(*where, *artifact.facts))
 
     def _describe(self, path: Path, kind: ArtifactKind) -> Artifact | None:
         """The artifact at `path`; None if it has gone in the meantime."""
@@ -201,24 +235,30 @@ def walk(root: Path, depth: int = DEPTH) -> Iterator[tuple[Path, ArtifactKind | 
             yield from walk(root / entry.name, depth - 1)
 
 
-_FILES = (".gguf", *SUFFIXES)
+_JSON_LINES = ".jsonl"
+"""The suffix of agent traces and recorded sessions."""
+
+_FILES = (*MODEL_SUFFIXES, _JSON_LINES, *SUFFIXES)
 
 
 def _kind_of_file(path: Path) -> ArtifactKind | None:
-    """Whether a file is a model or a contract; None for anything else, YAML of other kinds among it."""
-    if path.suffix == ".gguf":
+    """What a file is; None for anything that is not listed, YAML and JSON lines of other kinds among it."""
+    if path.suffix in MODEL_SUFFIXES:
         return ArtifactKind.MODEL
     try:
         status = path.stat()
     except OSError:
         return None
-    return ArtifactKind.CONTRACT if _is_contract(path, status.st_mtime_ns, status.st_size) else None
+    return _kind_of_text(path, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(4096)
-def _is_contract(path: Path, modified: int, size: int) -> bool:
-    """Whether a YAML file is a contract; read again only when its time or size has changed."""
-    return path.suffix in SUFFIXES and b"falsification_tests:" in _beginning(path, _CONTRACT_START)
+def _kind_of_text(path: Path, modified: int, size: int) -> ArtifactKind | None:
+    """What a file of text is; it is read again only when its time or size has changed."""
+    if path.suffix == _JSON_LINES:
+        return ArtifactKind.SESSION if is_session(path) else ArtifactKind.CONVERSATION if is_agent_trace(path) else None
+    is_contract = path.suffix in SUFFIXES and b"falsification_tests:" in _beginning(path, _CONTRACT_START)
+    return ArtifactKind.CONTRACT if is_contract else None
 
 
 def _is_capture(folder: Path, entries: Iterable[os.DirEntry[str]]) -> bool:
@@ -293,7 +333,7 @@ def _size(path: Path) -> int:
 
 def _model(path: Path, modified: float) -> Artifact:
     try:
-        file = GgufFile(path)
+        file = open_model_file(path, headers_only=True)
         facts = model_facts(file)  # which opens it again: it may have gone in between
     except UnreadableError as error:
         return Artifact(
@@ -304,7 +344,7 @@ def _model(path: Path, modified: float) -> Artifact:
     layers = file.metadata.get(f"{architecture}.block_count")
     return Artifact(
         path, ArtifactKind.MODEL, modified, words, layers=layers if isinstance(layers, int) else None,
-        files=len(file.tensors), bytes=file.size, facts=facts,
+        files=len(file.tensors), bytes=file.size, facts=facts, refusal=refusal(file).removeprefix(f"{path}: "),
     )  # fmt: skip
 
 
@@ -322,6 +362,36 @@ def _contract(path: Path, modified: float) -> Artifact:
     )  # fmt: skip
 
 
+def _session(path: Path, modified: float) -> Artifact:
+    try:
+        summary = session_summary(path)
+    except UnreadableError as error:
+        return Artifact(
+            path, ArtifactKind.SESSION, modified, bytes=_size(path), problem=str(error).removeprefix(f"{path}: ")
+        )
+    engine = summary.start.engine
+    return Artifact(
+        path, ArtifactKind.SESSION, modified, engine.model, f"aprtui {engine.backend}", engine.mode,
+        engine.graph.layers, summary.tokens, bytes=_size(path), complete=summary.end is not None,
+        text=summary.start.said, faults=engine.faults, facts=session_facts(summary),
+    )  # fmt: skip
+
+
+def _conversation(path: Path, modified: float) -> Artifact:
+    try:
+        trace = read_agent_trace(path)
+    except UnreadableError as error:
+        return Artifact(
+            path, ArtifactKind.CONVERSATION, modified, bytes=_size(path), problem=str(error).removeprefix(f"{path}: ")
+        )
+    return Artifact(
+        path, ArtifactKind.CONVERSATION, modified, trace.model, trace.actor,
+        tokens=None if trace.ending is None else trace.ending.tokens_out, files=len(trace.entries), bytes=_size(path),
+        complete=trace.ending is not None, text=trace.entries[0].text if trace.entries else "",
+        facts=conversation_facts(trace),
+    )  # fmt: skip
+
+
 def pair_of(paths: Sequence[Path]) -> Artifact:
     """Two captures that were compared, as old as the younger one."""
     times = []
@@ -333,4 +403,7 @@ def pair_of(paths: Sequence[Path]) -> Artifact:
     return Artifact(paths[0], ArtifactKind.PAIR, max(times, default=0), other=paths[1])
 
 
-_DESCRIBE = {ArtifactKind.CAPTURE: _capture, ArtifactKind.MODEL: _model, ArtifactKind.CONTRACT: _contract}
+_DESCRIBE = {
+    ArtifactKind.CAPTURE: _capture, ArtifactKind.MODEL: _model, ArtifactKind.SESSION: _session,
+    ArtifactKind.CONVERSATION: _conversation, ArtifactKind.CONTRACT: _contract,
+}  # fmt: skip

@@ -19,10 +19,11 @@ from aprtui.model.facts import model_facts
 from aprtui.model.model import load_model
 from aprtui.model.tensor_table import TensorInfo, TensorSummary, summarise, tensor_table
 from aprtui.progress import Cancelled
+from aprtui.trace.agent_trace import AgentTrace, read_agent_trace
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.trace.stage_reader import StageReader, reader_stats
-from aprtui.tui.screens.browse.artifacts import Artifact
+from aprtui.tui.screens.browse.artifacts import Artifact, ArtifactKind
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -48,15 +49,24 @@ class ModelContents:
     unusual: tuple[str, ...] = ()
 
 
-Contents = CaptureContents | ModelContents
+@dataclass(frozen=True, slots=True)
+class ConversationContents:
+    """What was said in an agent trace."""
+
+    trace: AgentTrace
+
+
+Contents = CaptureContents | ModelContents | ConversationContents
 
 
 def read_contents(artifact: Artifact, cancelled: Cancelled) -> Iterator[Contents]:
-    """What is in a capture or a model: first what is known without reading values, then more, until all is read.
+    """What is in an artifact: first what is known without reading values, then more, until all is read.
 
     Raises `UnreadableError` if it cannot be opened.
     """
-    if artifact.is_model:
+    if artifact.kind is ArtifactKind.CONVERSATION:
+        yield ConversationContents(read_agent_trace(artifact.path))
+    elif artifact.is_model:
         tensors = tensor_table(artifact.path)
         yield ModelContents(tensors, {})
         unusual = _unusual(artifact.path)

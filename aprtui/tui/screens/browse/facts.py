@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from aprtui.compare.wording import counted, ranges
 from aprtui.contracts.documents.document import Document
-from aprtui.model.gguf_file import GgufFile
+from aprtui.engine.sessions.session_file import SessionSummary
+from aprtui.model.model_file import ModelFile
 from aprtui.model.tensor_table import tensor_table
+from aprtui.trace.agent_trace import AgentTrace, Speaker
 from aprtui.trace.capture import provenance_tokens
 from aprtui.trace.graph import Node, StageGraph, graph_for
 from aprtui.trace.manifest import EngineInfo, Manifest
@@ -18,6 +21,8 @@ from aprtui.tui.draw.numbers import duration
 Facts = tuple[tuple[str, str], ...]
 
 _SHOWN_IDS = 24
+_LAST_TIME = 2e11
+"""Seconds that a date can be made of."""
 _SHOWN_STAGES = 6
 
 
@@ -111,7 +116,7 @@ def _layers(nodes: Iterable[Node]) -> str:
     return ranges(sorted({node.layer for node in nodes if node.layer is not None}))
 
 
-def model_facts(file: GgufFile) -> Facts:
+def model_facts(file: ModelFile) -> Facts:
     metadata = file.metadata
     architecture = str(metadata.get("general.architecture", ""))
 
@@ -160,3 +165,60 @@ def contract_facts(document: Document) -> Facts:
         ("needs", ", ".join(metadata.dependencies)),
     ]
     return tuple((word, text) for word, text in facts if text)
+
+
+def conversation_facts(trace: AgentTrace) -> Facts:
+    """Whose a conversation is, and how long it took; the file has times of the whole only."""
+    ended = trace.ending
+    said = [entry.text for entry in trace.entries if entry.speaker is Speaker.USER]
+    called = sum(entry.speaker is Speaker.CALL for entry in trace.entries)
+    failed = sum(entry.failed for entry in trace.entries)
+    done = [counted(len(said), "prompt"), *([counted(called, "call")] if called else [])]
+    facts = [
+        ("prompt", said[0] if said else ""),
+        ("agent", trace.actor),
+        ("model", trace.model),
+        ("begun", trace.started),
+        ("took", timing_words(trace)),
+        ("said", ", ".join([*done, *([f"{failed} failed or blocked"] if failed else [])])),
+        ("end", "none: it goes on, or was cut off" if ended is None else ended.reason.replace("_", " ")),
+        ("note", trace.problem),
+        ("session", trace.session),
+    ]
+    return tuple((word, text) for word, text in facts if text)
+
+
+def session_facts(summary: SessionSummary) -> Facts:
+    """What was run in a recorded session."""
+    start, engine = summary.start, summary.start.engine
+    sampling = start.sampling
+    made = datetime.fromtimestamp(start.created, UTC) if 0 < start.created < _LAST_TIME else None
+    facts = [
+        ("system", start.system),
+        ("prompt", start.said),
+        ("tokens", f"{len(start.tokens)} of the prompt, {summary.tokens} generated"),
+        ("end", "none: its writer was ended, or still writes" if summary.end is None else str(summary.end.reason)),
+        ("model", f"{engine.model}, {engine.quantization}"),
+        ("", f"{engine.graph.architecture}, {counted(engine.graph.layers, 'layer')}, {engine.graph.hidden} channels"),
+        ("engine", f"aprtui {start.version}, {engine.backend} ({engine.code_path})"),
+        ("", f"mode {engine.mode}, K/V {engine.kv}"),
+        ("choice", f"temperature {sampling.temperature:g}, seed {sampling.seed}" if sampling.temperature else "greedy"),
+        *(("faults" if not number else "", text.replace(",", ", ")) for number, text in enumerate(engine.faults)),
+        ("made", "" if made is None else f"{made:%Y-%m-%d %H:%M:%S} UTC"),
+    ]
+    return tuple((word, text) for word, text in facts if text)
+
+
+def timing_words(trace: AgentTrace) -> str:
+    """How long a conversation took, and for how many tokens; empty where the file does not say."""
+    ended = trace.ending
+    if ended is None:
+        return ""
+    speed = ended.tokens_per_second
+    words = [
+        "" if ended.milliseconds is None else duration(ended.milliseconds / 1000),
+        "" if ended.tokens_in is None else f"{ended.tokens_in} tokens in",
+        "" if ended.tokens_out is None else f"{ended.tokens_out} out",
+        "" if speed is None else f"{speed:.3g} tokens/s",
+    ]
+    return ", ".join(filter(None, words))

@@ -23,7 +23,7 @@ from aprtui.tui.draw.numbers import UNKNOWN, age_text, column_number, number, ra
 from aprtui.tui.draw.text import SEPARATOR, as_typed, clipped, flowed, one_line, padded, short_path
 from aprtui.tui.frame.session import RecordedVerdict
 from aprtui.tui.screens.browse.artifacts import Artifact, ArtifactKind
-from aprtui.tui.screens.browse.contents import Contents, ModelContents
+from aprtui.tui.screens.browse.contents import CaptureContents, Contents, ModelContents
 from aprtui.tui.screens.browse.facts import fault_words
 from aprtui.tui.widgets.lines import Ink, Piece
 from aprtui.tui.widgets.table import Column, Row, Tone
@@ -66,22 +66,26 @@ def note(artifact: Artifact) -> str:
     """What sets a capture apart from a whole one of an engine as it is: injected faults, an end too early."""
     if artifact.problem:
         return "damaged"
+    if artifact.refusal:
+        return "cannot be run"
     words = [f"fault {fault_words(fault)}" for fault in artifact.faults[:1]]
     words += [f"and {len(artifact.faults) - 1} more"] if len(artifact.faults) > 1 else []
+    if artifact.kind is ArtifactKind.SESSION and not artifact.complete:
+        words.append("unfinished")
     if artifact.is_capture and artifact.complete is not True:
         words.append("no manifest" if artifact.complete is None else "unfinished")
     return ", ".join(words)
 
 
 def name_text(artifact: Artifact, working: Path) -> str:
-    name = short_path(artifact.path, working)
+    name = artifact.name or short_path(artifact.path, working)
     return name if artifact.other is None else f"{name} ↔ {short_path(artifact.other, working)}"
 
 
 def artifact_row(artifact: Artifact, marks: Marks, now: float, working: Path) -> Row:
     """An artifact in the list; it stands out if it is marked. `now` is in seconds, as its time of change is."""
     letters = [letter.upper() for letter, path in marks.items() if artifact.key == (path,)]
-    tone = Tone.BAD if artifact.problem else Tone.MARKED if letters else Tone.PLAIN
+    tone = Tone.BAD if artifact.problem or artifact.refusal else Tone.MARKED if letters else Tone.PLAIN
     if tone is Tone.PLAIN and artifact.complete is False:
         tone = Tone.MUTED
     title = one_line(artifact.text) or (artifact.model if artifact.is_model else "")
@@ -106,9 +110,13 @@ def artifact_words(artifact: Artifact, warnings: Sequence[str] = ()) -> str:
     fields += [note(artifact)] if note(artifact) else []
     fields += list(warnings[:1])
     fields += [artifact.model] if artifact.model else []
-    fields += [f"{artifact.engine}, mode {artifact.mode}"] if artifact.engine else []
+    mode = [f"mode {artifact.mode}"] if artifact.mode else []
+    fields += [", ".join([artifact.engine, *mode])] if artifact.engine else []
     fields += [] if artifact.tokens is None else [f"{artifact.tokens} tokens"]
-    parts = {ArtifactKind.CAPTURE: "stage file", ArtifactKind.MODEL: "tensor", ArtifactKind.CONTRACT: "falsifier"}
+    parts = {
+        ArtifactKind.CAPTURE: "stage file", ArtifactKind.MODEL: "tensor", ArtifactKind.CONVERSATION: "message",
+        ArtifactKind.CONTRACT: "falsifier",
+    }  # fmt: skip
     fields += [counted(artifact.files, parts[artifact.kind])] if artifact.kind in parts else []
     fields += [size_text(artifact.bytes)] if artifact.bytes else []
     return SEPARATOR.join(fields)
@@ -121,6 +129,8 @@ def preview_lines(
     facts = [(word, text, Ink.PLAIN) for word, text in artifact.facts]
     if artifact.problem:
         facts.insert(0, ("damaged", artifact.problem, Ink.BAD))
+    if artifact.refusal:
+        facts.insert(0, ("not run", artifact.refusal, Ink.BAD))
     if artifact.other is not None:
         facts += [("A", as_typed(artifact.path), Ink.PLAIN), ("B", as_typed(artifact.other), Ink.PLAIN)]
     roles = {"a": "A, the reference", "b": "B, held against A"}
@@ -147,11 +157,11 @@ def judgement_lines(judgement: RecordedVerdict) -> list[tuple[str, str, Ink]]:
 
 def remarks(contents: Contents | None) -> list[tuple[str, str, Ink]]:
     """What cannot be read in a capture, and what is unusual about it or about a model, for its preview."""
-    if contents is None:
-        return []
     if isinstance(contents, ModelContents):
         words = ["unusual", *[""] * len(contents.unusual)]
         return [(word, text, Ink.ACCENT) for word, text in zip(words, contents.unusual, strict=False)]
+    if not isinstance(contents, CaptureContents):
+        return []
     broken = [str(node) for node, entry in contents.entries.items() if isinstance(entry, BrokenStage)]
     lines = []
     if broken:

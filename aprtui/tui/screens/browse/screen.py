@@ -18,7 +18,9 @@ from textual.worker import get_current_worker
 
 from aprtui.compare.wording import counted
 from aprtui.errors import AprtuiError
+from aprtui.model.discovery.places import FoundModel, models_elsewhere
 from aprtui.model.lookup import find_models
+from aprtui.trace.agent_trace import AgentTrace, Speaker
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.figures import Statistic, figures_of, first_bad
@@ -28,7 +30,14 @@ from aprtui.tui.frame.session import RecordedVerdict, Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
 from aprtui.tui.screens.browse.artifacts import Artifact, ArtifactKind, Finder, Listing
-from aprtui.tui.screens.browse.contents import CaptureContents, Contents, ModelContents, read_contents
+from aprtui.tui.screens.browse.contents import (
+    CaptureContents,
+    Contents,
+    ConversationContents,
+    ModelContents,
+    read_contents,
+)
+from aprtui.tui.screens.browse.facts import timing_words
 from aprtui.tui.screens.browse.replay import Replay, ReplayRequest
 from aprtui.tui.screens.browse.rows import (
     ARTIFACT_COLUMNS,
@@ -48,8 +57,11 @@ from aprtui.tui.screens.browse.rows import (
 from aprtui.tui.widgets.lines import Ink, Lines
 from aprtui.tui.widgets.stage_grid import StageGrid
 from aprtui.tui.widgets.table import Row, Table
+from aprtui.tui.widgets.text_stream import TextStream
 
 SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BETWEEN_LOOKS_ELSEWHERE = 30.0
+"""In the caches of other tools, and in the folders of the configuration."""
 SECONDS_BETWEEN_POLLS = 0.1
 
 BROAD, WIDE = 110, 160
@@ -59,15 +71,17 @@ HIGH = 34
 """From this height on, the grid and the table of statistics are shown together."""
 
 EXPLANATION = """\
-Above are the captures, models and contracts below the working directory, those given on the command line, and what \
-was opened lately, pairs of captures among it. New ones appear by themselves. Faults that were injected on purpose \
-stand in the column of notes.
+Above are the captures, models, recorded sessions, conversations of agents and contracts below the working directory, \
+those given on the command line, what was opened lately, pairs of captures among it, and the models elsewhere on this \
+machine that `aprtui models` lists. New ones appear by themselves. The column of notes has the faults that were \
+injected on purpose, and says which models cannot be run.
 
 Below is a preview of what the cursor is on (on small screens the first view of v): the whole prompt, the model, what \
 the engine rounds, the faults, which stages are there. Beside it is what is in it. Of a capture: the stage grid, in \
 which a row is a layer, a column a stage, the number the rms of its values, and the colour compares layers; and a \
 table with a line for each stage. The numbers come from the manifest; without one they are computed, and fill in. Of a \
-model: its tensors, with the smallest and the largest block scale (d, dmin) and the range of the dequantised values.
+model: its tensors, with the smallest and the largest block scale (d, dmin) and the range of the dequantised values. \
+Of an agent trace (.jsonl): the conversation, with what tools were called for, what they gave, and the timings.
 
 Space marks two captures, A and then B, then d compares them: A is the reference. Another mark replaces B. R \
 recomputes each stage of one capture from its captured inputs, if its model is at hand, and says which one is wrong.
@@ -77,13 +91,15 @@ NOTHING_FOUND = """\
 No captures or models here yet.
 Press 1 for Live and run a prompt: w writes the run as a capture, which appears here.
 `aprtui trace -p TEXT` writes one from the command line.
-`aprtui open FOLDER` looks somewhere else; a .gguf file in this folder appears by itself."""
+`aprtui open FOLDER` looks somewhere else; a model file in this folder appears by itself."""
 
 
 HINTS = {
     ArtifactKind.CAPTURE: ("enter: its stages", "space: mark", "d: diff of A and B", "R: replay"),
     ArtifactKind.MODEL: ("enter: open it in Live", "v: its tensors"),
     ArtifactKind.PAIR: ("enter: compare again", "R: with a replay of both"),
+    ArtifactKind.SESSION: ("enter: play it in Live",),
+    ArtifactKind.CONVERSATION: ("enter: read it",),
     ArtifactKind.CONTRACT: ("enter: open it",),
 }
 
@@ -114,7 +130,7 @@ class BrowseScreen(ToolScreen):
 
     NAME = ScreenName.BROWSE
     EXPLANATION = EXPLANATION
-    WIDGETS = (Table, CaptureGrid, StageGrid)
+    WIDGETS = (Table, CaptureGrid, StageGrid, TextStream)
     AUTO_FOCUS = "#artifacts"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "mark", "Mark", id="browse.mark"),
@@ -136,7 +152,7 @@ class BrowseScreen(ToolScreen):
         #contents { height: 1fr; }
         .-absent { display: none; }
         #grid { height: auto; max-height: 50%; }
-        #stages, #tensors { height: 1fr; }
+        #stages, #tensors, #conversation { height: 1fr; }
         #filter { border: none; height: 1; padding: 0 1; background: $panel; display: none; }
     }
     BrowseScreen.-low #artifacts { max-height: 8; }
@@ -208,6 +224,7 @@ class BrowseScreen(ToolScreen):
                     yield CaptureGrid(id="grid")
                     yield Table(STAGE_COLUMNS, id="stages")
                     yield Table(TENSOR_COLUMNS, id="tensors")
+                    yield TextStream(id="conversation", classes="pane")
         yield FilterInput(placeholder="show what contains this", id="filter")
 
     def on_mount(self) -> None:
@@ -233,10 +250,16 @@ class BrowseScreen(ToolScreen):
     @work(thread=True, group="watch")
     def _watch(self) -> None:
         worker, finder, last = get_current_worker(), Finder(), None
+        elsewhere: tuple[FoundModel, ...] = ()
+        next_look = time.monotonic()
         while not worker.is_cancelled:
             if self.is_current or last is None:
+                # What lies here is listed at once; other places may hold thousands of folders.
+                if last is not None and self._given is None and time.monotonic() >= next_look:
+                    elsewhere = models_elsewhere(self.program.config)
+                    next_look = time.monotonic() + SECONDS_BETWEEN_LOOKS_ELSEWHERE
                 roots = (*self._roots, *recent_paths())
-                listing = finder.search(roots, recent_pairs(), lambda: worker.is_cancelled)
+                listing = finder.search(roots, recent_pairs(), lambda: worker.is_cancelled, elsewhere)
                 if listing != last and not worker.is_cancelled:
                     self.post_message(self.Listed(listing))
                     last = listing
@@ -275,7 +298,7 @@ class BrowseScreen(ToolScreen):
         self._looking_for = None
         if message.model is None:
             name = artifact.model or "its manifest names none"
-            words = f"no model at hand ({name}): put the .gguf file into this folder, or open it once"
+            words = f"no model at hand ({name}): put the model file into this folder, or open it once"
             self._judged(artifact.path, RecordedVerdict(None, words, (), time.time()))
         else:
             self._replay.start(ReplayRequest(artifact.path, message.model))
@@ -341,6 +364,11 @@ class BrowseScreen(ToolScreen):
             return judgement.command
         if self._artifact.kind is ArtifactKind.CONTRACT:
             return ["aprtui", "contracts", "status", as_typed(self._artifact.path)]
+        if self._artifact.kind is ArtifactKind.CONVERSATION:
+            return []
+        if self._artifact.kind is ArtifactKind.SESSION:
+            path = self._artifact.path
+            return ["aprtui", "render", as_typed(path), "--svg", f"{path.stem}.svg"]
         words = ["aprtui", "stats", as_typed(self._artifact.path)]
         node = self._node
         in_contents = isinstance(self._contents, CaptureContents) and self.focused is not self._table("artifacts")
@@ -447,7 +475,8 @@ class BrowseScreen(ToolScreen):
     def action_filter(self) -> None:
         """Type a filter for the focused table; with the grid focused, for the table of stages."""
         focused = self.focused.id if self.focused is not None else None
-        self._filtered = focused if focused in ("artifacts", "tensors") else "stages"
+        panes = {"conversation": "artifacts", "artifacts": "artifacts", "tensors": "tensors"}
+        self._filtered = panes.get(focused or "", "stages")
         box = self.query_one(FilterInput)
         box.display = True
         box.value = self._filters[self._filtered]
@@ -461,16 +490,16 @@ class BrowseScreen(ToolScreen):
         self._leave_filter()
 
     def action_turn_view(self) -> None:
-        """Grid or table of a capture, tensors of a model; on small screens, which show one view, the preview too."""
+        """Grid or table of a capture, what is in another artifact; on small screens, of one view, the preview too."""
         artifact = self._artifact
-        if artifact is None or not (artifact.is_capture or artifact.is_model):
+        if artifact is None or not artifact.has_contents:
             return
         if self._one_view and self.has_class("-of-numbers"):
             self._turn("-of-preview")
             self.set_focus(self._table("artifacts"))
-        elif artifact.is_model:
+        elif not artifact.is_capture:
             self._turn("-of-numbers")
-            self.set_focus(self._table("tensors"))
+            self.set_focus(self._pane_of(artifact))
         else:
             seen = self.has_class("-of-grid") if self._one_view else self.focused is self._table("artifacts")
             to_grid = not seen and self.focused is not self.query_one(CaptureGrid)
@@ -496,6 +525,16 @@ class BrowseScreen(ToolScreen):
 
     def _table(self, name: str) -> Table:
         return self.query_one(f"#{name}", Table)
+
+    @property
+    def _conversation(self) -> TextStream:
+        return self.query_one(TextStream)
+
+    def _pane_of(self, artifact: Artifact) -> Widget:
+        """Where what is in an artifact stands, of a capture its statistics."""
+        if artifact.kind is ArtifactKind.CONVERSATION:
+            return self._conversation
+        return self._table("tensors" if artifact.is_model else "stages")
 
     @property
     def _node(self) -> Node | None:
@@ -546,21 +585,22 @@ class BrowseScreen(ToolScreen):
             self._contents = None
         self._artifact, self._problem = artifact, "" if artifact is None else artifact.problem
         self.workers.cancel_group(self, "contents")
-        if artifact is not None and not artifact.problem and (artifact.is_capture or artifact.is_model):
+        if artifact is not None and not artifact.problem and artifact.has_contents:
             self._read(artifact)
         self._show_contents()
 
     def _show_contents(self) -> None:
         contents, stages, tensors = self._contents, self._table("stages"), self._table("tensors")
         grid = self.query_one(CaptureGrid)
-        is_model = self._artifact is not None and self._artifact.is_model
-        has_contents = self._artifact is None or self._artifact.is_capture or is_model
-        self.set_class(not has_contents, "-alone")
+        artifact, conversation = self._artifact, self._conversation
+        shown = stages if artifact is None else self._pane_of(artifact)
+        self.set_class(artifact is not None and not artifact.has_contents, "-alone")
         grid.set_class(not isinstance(contents, CaptureContents), "-absent")
-        stages.set_class(is_model, "-absent")
-        tensors.set_class(not is_model, "-absent")
-        name = "" if self._artifact is None else self._artifact.path.absolute().name
-        self._title(tensors if is_model else stages, name)
+        for pane in (stages, tensors, conversation):
+            pane.set_class(pane is not shown, "-absent")
+        name = "" if artifact is None else artifact.path.absolute().name
+        if isinstance(shown, Table):
+            self._title(shown, name)
         match contents:
             case CaptureContents(capture=capture, entries=entries):
                 stages.show(_matching(stage_rows(capture, entries), self._filters["stages"]))
@@ -575,7 +615,15 @@ class BrowseScreen(ToolScreen):
             case ModelContents(tensors=infos, summaries=summaries):
                 rows = [tensor_row(info, summaries.get(info.name)) for info in infos]
                 tensors.show(_matching(rows, self._filters["tensors"]))
+            case ConversationContents(trace=trace):
+                conversation.border_title = f"{name}: conversation"
+                conversation.border_subtitle = timing_words(trace)
+                show_conversation(conversation, trace)
             case None:
+                conversation.empty = self._problem or "Reading…"
+                conversation.border_title = f"{name}: conversation"
+                conversation.border_subtitle = ""
+                conversation.clear()
                 stages.show(())
                 tensors.show(())
         self._show_preview()
@@ -660,11 +708,14 @@ class BrowseScreen(ToolScreen):
             self.program.open_state(screen_state(ScreenName.CONTRACTS, path=as_typed(artifact.path)))
         elif artifact.is_model:
             self.program.open_state(screen_state(ScreenName.LIVE, model=as_typed(artifact.path)))
+        elif artifact.kind is ArtifactKind.SESSION:
+            self.program.open_state(screen_state(ScreenName.LIVE, recording=as_typed(artifact.path)))
         else:
             remember(artifact.path)
             if self._shows_preview_alone:
-                self._turn("-of-grid")
-            self.set_focus(self._table("stages") if self.has_class("-of-numbers") else self.query_one(CaptureGrid))
+                self._turn("-of-grid" if artifact.is_capture else "-of-numbers")
+            of_numbers = self.has_class("-of-numbers") or not artifact.is_capture
+            self.set_focus(self._pane_of(artifact) if of_numbers else self.query_one(CaptureGrid))
 
     def _open_tensor(self) -> None:
         if self._artifact is None:
@@ -674,6 +725,15 @@ class BrowseScreen(ToolScreen):
             self.program.open_state(screen_state(ScreenName.TENSOR, model=place, tensor=self._table("tensors").key))
         elif node is not None:
             self.program.open_state(screen_state(ScreenName.TENSOR, capture=place, layer=node.layer, stage=node.stage))
+
+
+def show_conversation(stream: TextStream, trace: AgentTrace) -> None:
+    """Show what was said, from the beginning, each speaker named; what failed or was blocked stands out."""
+    stream.clear(speakers=True)
+    for entry in trace.entries:
+        look = "failed" if entry.failed else "token" if entry.speaker is Speaker.MODEL else "prompt"
+        stream.say(entry.text.rstrip("\n"), entry.speaker, look)
+    stream.to_beginning()
 
 
 def _matching(rows: Sequence[Row], text: str) -> list[Row]:

@@ -59,8 +59,10 @@ testable" means that the capture lacks the stage; "no check" that no machine her
 falsifier is about are lit in the grid. Enter shows all that is known: evidence, what follows from a failure, how it \
 is tested.
 
-Evidence is what was recorded earlier (aprtui contracts check --record): fresh while the sources and the check are as \
-they were, else stale; unbound where it vouches for no source; refuted where the newest is a FAIL.
+Evidence is what was recorded earlier (aprtui contracts check --record): fresh while the claim, the sources and the \
+check are as they were, else stale; unbound where it vouches for no source; void where it contradicts itself, or is \
+about another subject than the claim or about an injected fault; refuted where the newest, or one on the same sources, \
+is a FAIL. Enter says which, and why.
 
 A contract that is edited on disk, and evidence that is recorded, is read again by itself.
 """

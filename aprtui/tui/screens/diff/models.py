@@ -14,6 +14,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
 from aprtui.model.lookup import find_models
+from aprtui.model.open_file import SUFFIXES
 from aprtui.model.split_files import first_part, parts_there
 from aprtui.progress import Cancelled
 from aprtui.trace.manifest import ModelInfo
@@ -93,13 +94,13 @@ COLUMNS = (
 
 
 def model_rows(search: ModelSearch, typed: str) -> list[Row]:
-    """Files with all words that are `typed`, those that fit first; GGUF files of a folder that is typed; the path."""
+    """Files with all words that are `typed`, those that fit first; model files of a folder that is typed; the path."""
     words = typed.lower().split()
     files = [*search.matching, *(path for path in search.files if path not in search.matching)]
     found = [path for path in files if all(word in str(path).lower() for word in words)]
     folder = Path(typed).expanduser()
     if typed and folder.is_dir():
-        models = dict.fromkeys(map(first_part, folder.glob("*.gguf")))
+        models = dict.fromkeys(map(first_part, (path for path in folder.iterdir() if path.suffix in SUFFIXES)))
         found += sorted(path for path in models if path.absolute() not in found)
     rows = [
         Row(path, (path.name, _size_text(path), short_path(path.parent, Path.cwd())), _tone(path, search))

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 
 from aprtui.engine.logit_noise import LogitNoise
 from aprtui.engine.process.messages import Started, TokenText
-from aprtui.engine.process.slots import RING
 from aprtui.model.prompt import ChatPrompt, Exchange
 from aprtui.tui.draw.signals import TintSignal, TokenFigures, tint
 
@@ -16,14 +15,15 @@ class Timeline:
     """Which token of a run is looked at, and which can be: those of all answers, in order.
 
     `answers` are the records of the answers that are over, `first_record` is the number of the first record of the
-    answer that goes on (None before there is one), and `written` records exist in all. `at` is the index of the token
-    looked at; None is the newest.
+    answer that goes on (None before there is one), and `written` records exist in all, kept from number `first_kept`
+    on. `at` is the index of the token looked at; None is the newest.
     """
 
     first_record: int | None = None
     written: int = 0
     at: int | None = None
     answers: tuple[range, ...] = ()
+    first_kept: int = 0
 
     @property
     def live(self) -> bool:
@@ -52,17 +52,16 @@ class Timeline:
     @property
     def oldest(self) -> int:
         """Index of the oldest token whose record is kept."""
-        kept = max(self.written - RING, 0)
-        return sum(min(max(kept - records.start, 0), len(records)) for records in self._records)
+        return sum(min(max(self.first_kept - records.start, 0), len(records)) for records in self._records)
 
     @property
     def _records(self) -> tuple[range, ...]:
         first = self.written if self.first_record is None else self.first_record
         return (*self.answers, range(first, max(self.written, first)))
 
-    def grown(self, records: int) -> Timeline:
-        """The same run once `records` have been written in all."""
-        return replace(self, written=records)
+    def grown(self, records: int, first_kept: int = 0) -> Timeline:
+        """The same run once `records` have been written in all, and are kept from number `first_kept` on."""
+        return replace(self, written=records, first_kept=first_kept)
 
     def moved(self, by: int) -> Timeline:
         """Look at another token; beyond the newest one lies the present."""

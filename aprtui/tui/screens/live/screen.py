@@ -20,6 +20,7 @@ from aprtui.engine.process import messages
 from aprtui.engine.process.engine_process import EngineState
 from aprtui.engine.process.slots import TokenRecord
 from aprtui.engine.sampling import Sampling
+from aprtui.engine.sessions.player import NO_ENGINE
 from aprtui.errors import UsageError
 from aprtui.model.prompt import ChatPrompt
 from aprtui.model.split_files import model_stem
@@ -39,7 +40,16 @@ from aprtui.tui.screens.live.prompt import PromptEditor, edit
 from aprtui.tui.screens.live.readout import describe, pass_title, sampling_title
 from aprtui.tui.screens.live.run import LiveRun, Timeline, earlier_turns
 from aprtui.tui.screens.live.settings import LiveSettings, LiveSettingsScreen
-from aprtui.tui.screens.live.state import free_directory, initial_state, live_state, run_command, trace_command
+from aprtui.tui.screens.live.state import (
+    LiveLook,
+    free_directory,
+    initial_state,
+    live_state,
+    recording_state,
+    render_command,
+    run_command,
+    trace_command,
+)
 from aprtui.tui.screens.live.status_lines import ExpertLine, Status, StatusBar, TokenLine
 from aprtui.tui.widgets.bar_list import BarList
 from aprtui.tui.widgets.contracts import ContractsDock
@@ -184,6 +194,11 @@ class LiveScreen(ToolScreen):
         self._chat, self._system = self._initial.chat, self._initial.system
         self._request: str | ChatPrompt | None = self._initial.turn
         """What the engine was asked for last, or what the screen begins with beside the text in the field."""
+        self._recording = session.source.recording
+        if self._recording is not None:
+            start = self._recording.start
+            self._request, self._sampling = self._recording.request, start.sampling
+            self._chat, self._system = start.chat, start.system
         self._run = LiveRun(turns=earlier_turns(self._initial.turn))
         self._statistic, self._signal, self._lens = self._initial.statistic, self._initial.signal, self._initial.lens
         self._record: TokenRecord | None = None
@@ -197,7 +212,7 @@ class LiveScreen(ToolScreen):
         self._grid = StageGrid(classes="pane")
         self._expert_line, self._token_line = ExpertLine(), TokenLine()
         self._editor = PromptEditor(self._prompt)
-        self._generate_when_loaded = bool(self._prompt)
+        self._generate_when_loaded = bool(self._prompt) or self._recording is not None
         self._generation = 0
         self._records_shown = 0
         self._note = ""
@@ -225,6 +240,13 @@ class LiveScreen(ToolScreen):
             yield self._editor
 
     @property
+    def _lacks_engine(self) -> bool:
+        """Whether a recording is played, of which nothing can be asked; the user is told so."""
+        if self._recording is not None:
+            self.notify(NO_ENGINE[0].upper() + NO_ENGINE[1:] + ".", severity="warning")
+        return self._recording is not None
+
+    @property
     def chat(self) -> bool:
         """Whether prompts are turns of a conversation: as the user said, else where the model has a chat template."""
         info = self._source.info
@@ -248,14 +270,20 @@ class LiveScreen(ToolScreen):
         turn, index = run.place
         token = None if run.timeline.live or turn is not run.turns[-1] else index
         settings = LiveSettings(self.sampling, self._source.settings, self._system)
+        look = LiveLook(
+            self._grid.node, self._grid.wanted_view, self._statistic, self._signal, self._lens, token,
+        )  # fmt: skip
+        if self._recording is not None:
+            return recording_state(self._recording.path, look)
         return live_state(
             self._model if info is None else info.path, settings, request,
-            is_chat if info is not None and info.has_template else self._chat,
-            self._grid.node, self._grid.wanted_view, self._statistic, self._signal, self._lens, token,
+            is_chat if info is not None and info.has_template else self._chat, look,
         )  # fmt: skip
 
     def command(self) -> Sequence[str]:
         turn, index = self._run.place
+        if self._recording is not None:
+            return render_command(self._recording.path, index) if index >= 0 else []
         request = turn.request if turn is not None and turn.ids else self._request or self._next_request()
         if not request:
             return []
@@ -269,6 +297,7 @@ class LiveScreen(ToolScreen):
         if self._run.turns:
             show_turns(self._text, self._run, self._signal)
         self._grid.show_view(self._initial.view)
+        self.query_one("#prompt-line").display = self._recording is None
         self.set_focus(self._grid)
         self._source.start(self._initial.engine)
         self.set_interval(1 / POLLS_PER_SECOND, self._poll)
@@ -320,6 +349,8 @@ class LiveScreen(ToolScreen):
 
     def action_facts(self) -> None:
         info = self._source.info
+        if self._lacks_engine:
+            return
         if info is None or info.path is None:
             self.notify("No model file is loaded yet.", severity="warning")
         else:
@@ -330,6 +361,8 @@ class LiveScreen(ToolScreen):
         self._grid.show_view(GridView.NUMBERS if self._grid.view is GridView.OVERVIEW else GridView.OVERVIEW)
 
     def action_lens(self) -> None:
+        if self._lacks_engine:
+            return
         self._lens = not self._lens
         self._source.set_lens(self._lens)
         self._show_lens()
@@ -356,10 +389,13 @@ class LiveScreen(ToolScreen):
         self._source.cancel()
 
     def action_edit(self) -> None:
-        self.set_focus(self._editor)
+        if not self._lacks_engine:
+            self.set_focus(self._editor)
 
     def action_open_editor(self) -> None:
         """Edit the prompt in the user's own editor, which has the terminal meanwhile."""
+        if self._lacks_engine:
+            return
         try:
             text = edit(self.prompt, self.app.suspend)
         except UsageError as error:
@@ -386,10 +422,14 @@ class LiveScreen(ToolScreen):
         self._show_note("")
 
     def action_settings(self) -> None:
+        if self._lacks_engine:
+            return
         settings = LiveSettings(self.sampling, self._source.settings, self._system)
         self.app.push_screen(LiveSettingsScreen(settings, self._fault_place()), self._apply_settings)
 
     def action_inject(self) -> None:
+        if self._lacks_engine:
+            return
         place = self._fault_place()
         if place is None:
             self.notify("Faults need a model: wait until it is loaded.", severity="warning")
@@ -406,11 +446,15 @@ class LiveScreen(ToolScreen):
         return FaultPlace(node, info.fault_kinds, maps, token)
 
     def action_again(self) -> None:
-        self._sampling = replace(self.sampling, seed=self.sampling.seed + 1)
+        """Generate again with the next seed; play a recording again."""
+        if self._recording is None:
+            self._sampling = replace(self.sampling, seed=self.sampling.seed + 1)
         self._send_again()
 
     def action_chat(self) -> None:
         """Say the next prompts through the model's chat template, or have them continued as plain text."""
+        if self._lacks_engine:
+            return
         info = self._source.info
         if info is not None and not info.has_template:
             self.notify("This model has no chat template: prompts are continued as plain text.", severity="warning")
@@ -419,6 +463,8 @@ class LiveScreen(ToolScreen):
         self._show_prompt_kind()
 
     def action_new_conversation(self) -> None:
+        if self._lacks_engine:
+            return
         self._source.cancel()
         self._run.forget()
         self._request, self._record, self._generation = None, None, 0
@@ -439,12 +485,16 @@ class LiveScreen(ToolScreen):
             self.app.push_screen(RenderedPromptScreen(turn, self._run))
 
     def action_capture(self) -> None:
+        if self._lacks_engine:
+            return
         if not self._run.tokens:
             self.notify("There is no run to capture yet: press e and enter a prompt.", severity="warning")
             return
         self._source.write_capture(self._free_directory())
 
     def action_copy_trace(self) -> None:
+        if self._lacks_engine:
+            return
         if not self._run.tokens:
             self.notify("There is no run to capture yet: press e and enter a prompt.", severity="warning")
             return
@@ -583,7 +633,7 @@ class LiveScreen(ToolScreen):
         if self._source.written != self._records_shown:
             several = self._source.written - self._records_shown > 1
             self._records_shown, self._last_progress = self._source.written, time.monotonic()
-            self._run.timeline = self._run.timeline.grown(self._records_shown)
+            self._run.timeline = self._run.timeline.grown(self._records_shown, self._source.first_kept)
             self._request_noise()
             self._grid_alone = several and not self._grid_alone
             self._show(self._grid_alone) if self._run.timeline.live else self._show_place()
@@ -600,6 +650,7 @@ class LiveScreen(ToolScreen):
                 self._pace,
                 self._work,
                 round(time.monotonic(), 1) if self._work else 0.0,
+                "" if self._recording is None else f"recording {self._recording.path.name}",
             )
 
     def _status_note(self) -> str:

@@ -12,6 +12,7 @@ from typing import TypeVar
 from aprtui.engine.process.messages import EngineDescription, EngineSettings
 from aprtui.engine.sampling import Sampling
 from aprtui.errors import UsageError
+from aprtui.model.discovery.naming import has_default
 from aprtui.model.prompt import ChatPrompt, Exchange
 from aprtui.resources import embedded_model
 from aprtui.trace.graph import Node
@@ -52,19 +53,34 @@ class InitialState:
     """The prompt, where others were said before it."""
 
 
+@dataclass(frozen=True, slots=True)
+class LiveLook:
+    """What is looked at, and how; `token` counts from 0, None is the newest."""
+
+    node: Node | None
+    view: GridView | None
+    statistic: Statistic
+    signal: TintSignal
+    lens: bool
+    token: int | None
+
+    def fields(self) -> dict[str, object]:
+        """The same as fields of a state."""
+        return {
+            "view": self.view, "statistic": self.statistic, "tint": self.signal, "lens": "on" if self.lens else None,
+            "layer": None if self.node is None else self.node.layer,
+            "stage": None if self.node is None else self.node.stage, "token": self.token,
+        }  # fmt: skip
+
+
 def live_state(
     model: Path | None,
     settings: LiveSettings,
     prompt: str | ChatPrompt,
     chat: bool | None,
-    node: Node | None,
-    view: GridView | None,
-    statistic: Statistic,
-    signal: TintSignal,
-    lens: bool,
-    token: int | None,
+    look: LiveLook,
 ) -> ScreenState:
-    """All that is needed to show the same screen again; `token` counts from 0, None is the newest.
+    """All that is needed to show the same screen again.
 
     `chat` says whether the prompt is the turn of a conversation; None where that is not known.
     """
@@ -78,14 +94,13 @@ def live_state(
         earlier=json.dumps([[said.user, said.answer] for said in turn.earlier]) if turn.earlier else None,
         before=",".join(map(str, turn.tokens)),
         **{name: texts[field] for name, field in _FORM.items()},
-        view=view,
-        statistic=statistic,
-        tint=signal,
-        lens="on" if lens else None,
-        layer=None if node is None else node.layer,
-        stage=None if node is None else node.stage,
-        token=token,
+        **look.fields(),
     )
+
+
+def recording_state(path: Path, look: LiveLook) -> ScreenState:
+    """All that is needed to show a recording again as it is shown: what was run is in its file."""
+    return screen_state(ScreenName.LIVE, recording=path, **look.fields())
 
 
 def initial_state(state: ScreenState, engine: EngineSettings) -> InitialState:
@@ -170,6 +185,11 @@ def run_command(
     return words + _engine(info, settings)
 
 
+def render_command(recording: Path, token: int) -> list[str]:
+    """`aprtui render` of token number `token`, counted from 0, of a recording."""
+    return ["aprtui", "render", str(recording), "--at", str(token + 1), "--svg", f"{recording.stem}-{token + 1}.svg"]
+
+
 def trace_command(
     info: EngineDescription | None, settings: EngineSettings, tokens: Sequence[int], prompt_tokens: int, directory: Path
 ) -> list[str]:
@@ -182,7 +202,7 @@ def trace_command(
 
 
 def _model(info: EngineDescription | None) -> list[str]:
-    if info is None or info.path is None or info.path == embedded_model():
+    if info is None or info.path is None or (info.path == embedded_model() and not has_default()):
         return []
     return [str(info.path)]
 

@@ -32,7 +32,7 @@ class Status:
     """What the status bar says.
 
     `note` is the engine's latest message, such as why it stopped. `work` is what it does for a while, and `now` when
-    that is shown. `pace` is the limit of tokens/s that was set.
+    that is shown. `pace` is the limit of tokens/s that was set. `recording` is what is played, if anything, in words.
     """
 
     info: EngineDescription | None = None
@@ -42,6 +42,7 @@ class Status:
     pace: float | None = None
     work: WorkProgress | None = None
     now: float = 0.0
+    recording: str = ""
 
 
 PATIENCE = 3.0
@@ -71,7 +72,7 @@ class StatusBar(LineWidget):
         status, width, base = self.status, self.size.width, self.style()
         if y == 0:
             style = self.style("engine")
-            first, separator, rest = engine_line(status.info, width).partition(SEPARATOR)
+            first, separator, rest = engine_line(status.info, width, status.recording).partition(SEPARATOR)
             return Strip([Segment(first, style), Segment(separator + rest, base)]).adjust_cell_length(width, base)
         if status.work is not None:
             text = f"{GLYPHS[status.state]} {status.state}{SEPARATOR}"
@@ -91,8 +92,8 @@ def _what_to_do(status: Status) -> str:
     return "c cancels" if silent < PATIENCE else f"silent for {silent:.0f} s, c cancels, ctrl+r restarts"
 
 
-def engine_line(info: EngineDescription | None, width: int) -> str:
-    """What is loaded and what it runs on; on a screen that is too narrow, that comes first."""
+def engine_line(info: EngineDescription | None, width: int, recording: str = "") -> str:
+    """What is loaded and what it runs on, or ran on; on a screen that is too narrow, that comes first."""
     narrow = [f"made for {LEAST_COLUMNS} columns, this screen has {width}"] if width < LEAST_COLUMNS - 2 else []
     if info is None:
         return joined([*narrow, "aprtui", "no model loaded yet"], width)
@@ -104,7 +105,7 @@ def engine_line(info: EngineDescription | None, width: int) -> str:
         fields.append(f"auto: {info.chosen}")
     if info.faults:
         fields.insert(1, "1 fault injected" if len(info.faults) == 1 else f"{len(info.faults)} faults injected")
-    return joined([*narrow, *fields], width)
+    return joined([*narrow, *([recording] if recording else []), *fields], width)
 
 
 def speed_line(info: EngineDescription | None, record: TokenRecord | None, pace: float | None, width: int) -> str:

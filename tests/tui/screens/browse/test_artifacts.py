@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from aprtui.model.gguf_file import GgufFile
+from aprtui.model.discovery.places import FoundModel
+from aprtui.model.model_file import ModelFile
 from aprtui.resources import embedded_model
 from aprtui.trace.manifest import Manifest, read_manifest
 from aprtui.tui.screens.browse import artifacts
@@ -73,7 +74,7 @@ def test_a_model_that_goes_while_it_is_read_is_a_problem_in_words(
     model = tmp_path / "model.gguf"
     model.write_bytes(embedded_model().read_bytes())
 
-    def removed(file: GgufFile) -> Facts:
+    def removed(file: ModelFile) -> Facts:
         model.unlink()
         return model_facts(file)
 
@@ -98,3 +99,27 @@ def test_a_split_model_is_one_model_and_what_is_missing_is_said_until_it_is_ther
     assert finder.search([tmp_path]).artifacts[0].problem == ""
     parts[0].unlink()
     assert [found.path for found in finder.search([tmp_path]).artifacts] == parts[1:], "each says what is missing"
+
+
+def test_models_elsewhere_are_listed_by_their_names_behind_those_here_each_once(tmp_path: Path) -> None:
+    here = tmp_path / "here" / "m.gguf"
+    here.parent.mkdir()
+    here.symlink_to(embedded_model())
+    blob = tmp_path / "sha256-0"
+    blob.write_bytes(embedded_model().read_bytes())
+    elsewhere = [
+        FoundModel(here, ("m",), "working directory"), FoundModel(blob, ("demo:latest", "demo"), "Ollama"),
+        FoundModel(tmp_path / "gone.gguf", ("gone",), "configured"),
+    ]  # fmt: skip
+    first, second = Finder().search([here.parent], models=elsewhere).artifacts
+    assert (first.path, first.name) == (here, "")
+    assert (second.path, second.name, second.problem, second.refusal) == (blob, "demo:latest", "", "")
+    assert second.facts[:2] == (("file", str(blob)), ("found in", "Ollama")) and second.layers == 4
+
+
+def test_a_model_that_cannot_be_run_says_why_and_its_tensors_can_be_looked_at(tmp_path: Path) -> None:
+    file = model_file()
+    file.metadata["general.architecture"] = "clip"
+    file.write(tmp_path / "projector.gguf")
+    (found,) = Finder().search([tmp_path]).artifacts
+    assert found.problem == "" and found.refusal.startswith("general.architecture is 'clip'") and found.files > 10

@@ -95,6 +95,16 @@ def test_models_contracts_and_pairs_are_listed_behind_captures(tmp_path: Path) -
     assert any("falsifiers" in line for line in preview(found[3]))
 
 
+def test_a_model_elsewhere_has_its_name_and_one_that_cannot_be_run_says_so() -> None:
+    path = Path("/cache/blobs/sha256-0")
+    facts = (("file", str(path)), ("found in", "Ollama"))
+    artifact = Artifact(path, ArtifactKind.MODEL, 0, name="demo:latest", facts=facts, refusal="no kernel for it")
+    assert (cells(artifact)["name"], cells(artifact)["note"]) == ("demo:latest", "cannot be run")
+    assert preview(artifact)[:3] == [
+        "not run  no kernel for it", "file     /cache/blobs/sha256-0", "found in Ollama",
+    ]  # fmt: skip
+
+
 def test_a_long_prompt_takes_a_few_lines_of_the_preview() -> None:
     artifact = Artifact(Path("a"), ArtifactKind.CAPTURE, 0, facts=(("prompt", "word " * 500 + "\x1b[2J"),))
     lines = preview(artifact, 40)

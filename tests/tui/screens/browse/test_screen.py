@@ -13,6 +13,7 @@ import pytest
 from textual.widgets import Input
 
 from aprtui.compare.verdict import Verdict
+from aprtui.model.discovery.places import FoundModel
 from aprtui.model.model import load_model
 from aprtui.resources import embedded_model
 from aprtui.trace.graph import Node
@@ -28,9 +29,11 @@ from aprtui.tui.screens.browse.replay import ReplayRequest
 from aprtui.tui.screens.browse.screen import BrowseScreen
 from aprtui.tui.screens.diff.screen import DiffScreen
 from aprtui.tui.widgets.table import Table
+from aprtui.tui.widgets.text_stream import TextStream
 from tests.compare.synthetic import changed, write_capture
+from tests.engine.sessions.recorded_session import write_session
 from tests.tui.driver import Driver, notifications, screen_text, showing, tool_screen, until, until_shown
-from tests.tui.frame.key_clashes import clashes
+from tests.tui.frame.key_clashes import bindings_at_once, clashes
 from tests.tui.screens.contracts.example import CONTRACT
 
 BROWSE = ScreenState(ScreenName.BROWSE)
@@ -75,7 +78,8 @@ def found(pilot: Driver) -> Table:
 
 
 def test_no_key_means_two_things() -> None:
-    assert not clashes(BrowseScreen.all_bindings(), BrowseScreen.CHORDS)
+    for bindings in bindings_at_once(BrowseScreen):
+        assert not clashes(bindings, BrowseScreen.CHORDS)
 
 
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
@@ -469,3 +473,87 @@ async def test_keys_in_a_burst_mark_what_the_cursor_is_on(folder: Path) -> None:
         screen.action_mark()
         await until_shown(pilot, "A  c")
         assert "A  a" not in screen_text(pilot)
+
+
+SAID = (
+    '{"v": 1, "kind": "session_start", "model": "m", "actor": "apr-code", "ts": "@1777291200"}',
+    '{"v": 1, "kind": "user_prompt", "turn": 0, "text": "Tidy up"}',
+    '{"v": 1, "kind": "assistant_turn", "turn": 1, "blocks": [{"type": "text", "text": "I shall."}]}',
+    '{"v": 1, "kind": "tool_result", "turn": 2, "ok": false, "content": "no such file\\u001b[31m"}',
+    '{"v": 1, "kind": "session_end", "turn": 2, "elapsed_ms": 500, "tokens_in": 7, "tokens_out": 5}',
+)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40)])
+async def test_an_agent_trace_is_read_as_a_conversation_with_timings(folder: Path, size: tuple[int, int]) -> None:
+    (folder / "talk.jsonl").write_text("\n".join(SAID))
+    (folder / "other.jsonl").write_text('{"some": "thing"}\n')
+    async with showing(BROWSE, size) as pilot:
+        await until_shown(pilot, "1 conversation", "Tidy up", "apr-code", "2026-04-27 12:00:00 UTC", "1 failed")
+        await pilot.press("enter")
+        await until_shown(
+            pilot, "talk.jsonl: conversation", "user    Tidy up", "model   I shall.", "result  no such file"
+        )
+        assert "500 ms, 7 tokens in, 5 out, 10 tokens/s" in screen_text(pilot) and "\x1b" not in screen_text(pilot)
+        assert isinstance(pilot.app.focused, TextStream)
+        await pilot.press("escape")
+        assert pilot.app.screen.focused is found(pilot)
+        if size[0] == 80:
+            await pilot.press("v")
+            await until_shown(pilot, "agent")
+
+
+async def test_a_long_conversation_is_scrolled_by_keys(folder: Path) -> None:
+    answer = '{"v": 1, "kind": "assistant_turn", "turn": %d, "blocks": [{"type": "text", "text": "answer %d"}]}'
+    lines = [SAID[0], *(answer % (turn, turn) for turn in range(60))]
+    (folder / "talk.jsonl").write_text("\n".join(lines))
+    async with showing(BROWSE, (80, 24)) as pilot:
+        await until_shown(pilot, "1 conversation")
+        await pilot.press("enter")
+        await until_shown(pilot, "answer 0")
+        assert "answer 59" not in screen_text(pilot)
+        await pilot.press(*["pagedown"] * 6)
+        await until_shown(pilot, "answer 59")
+
+
+async def test_a_damaged_conversation_says_why(folder: Path) -> None:
+    (folder / "talk.jsonl").write_text(f"{SAID[0]}\nno\n{SAID[1]}\n")
+    async with showing(BROWSE) as pilot:
+        await until_shown(pilot, "1 conversation", "line 2: not JSON")
+
+
+async def test_models_elsewhere_appear_behind_what_is_here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    captures(folder)
+    elsewhere = folder.parent / "blob"
+    shutil.copy(embedded_model(), elsewhere)
+    model = FoundModel(elsewhere, ("demo:latest",), "Ollama")
+    monkeypatch.setattr(browse_screen, "models_elsewhere", lambda config: (model,))
+    async with showing(BROWSE, (120, 40)) as pilot:
+        await until_shown(pilot, "demo:latest")
+        await until_shown(pilot, "2 models")
+
+
+async def test_in_a_folder_that_was_named_only_what_is_there_is_listed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captures(folder)
+
+    def asked(config: object) -> tuple[FoundModel, ...]:
+        raise AssertionError("looked elsewhere")
+
+    monkeypatch.setattr(browse_screen, "models_elsewhere", asked)
+    async with showing(screen_state(ScreenName.BROWSE, path=folder), (120, 40)) as pilot:
+        await until_shown(pilot, "demo.gguf")
+        await pilot.pause(0.3)
+
+
+async def test_a_recorded_session_is_listed_and_played(folder: Path, opened: list[str]) -> None:
+    write_session(folder / "run.jsonl")
+    write_session(folder / "cut.jsonl", ended=False)
+    async with showing(BROWSE, (200, 60)) as pilot:
+        await until_shown(pilot, "2 sessions", "unfinished", "def fib(n):", "5 of the prompt, 17 generated")
+        await pilot.press("j")
+        await until_shown(pilot, "stop token", "temperature 0.5, seed 3", "play it in Live")
+        assert list(tool_screen(pilot).command()) == ["aprtui", "render", "run.jsonl", "--svg", "run.svg"]
+        await pilot.press("enter")
+        assert opened == ["aprtui:live?recording=run.jsonl"]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from textual.widgets import Static
 
 from aprtui.compare.verdict import Verdict
+from aprtui.contracts.documents.reader import read_document
+from aprtui.contracts.evidence.claim import claim_digest
 from aprtui.contracts.evidence.files import CheckRun, write_evidence
+from aprtui.contracts.evidence.project import project_of
 from aprtui.trace.graph import Node
 from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state, screen_state
 from aprtui.tui.screens.contracts import screen as contracts_module
@@ -157,7 +159,10 @@ async def test_state_and_command_give_the_same_again(folder: Path) -> None:
 async def test_recorded_evidence_is_shown_with_whether_it_still_holds(folder: Path) -> None:
     def record(**changed: object) -> None:
         check = CheckRun("header_arithmetic", {})
-        write_evidence(folder / "evidence", evidence(contract="alpha-v1", falsifier="ALPHA-1", check=check, **changed))
+        document = read_document(folder / "alpha-v1.yaml")
+        claim = claim_digest(document.equations, document.falsifiers[0])
+        named = {"contract": "alpha-v1.yaml", "falsifier": "ALPHA-1", "claim": claim, "check": check}
+        write_evidence(folder / "evidence" / "alpha-v1", evidence(**named, **changed))
 
     def told(pilot: Driver) -> str:
         row = next(row for row in pilot.app.screen.query_one("#falsifiers", Table).rows if row.key == "ALPHA-1")
@@ -168,7 +173,7 @@ async def test_recorded_evidence_is_shown_with_whether_it_still_holds(folder: Pa
     (folder / "alpha-v1.yaml").write_text(
         CONTRACT.replace("  kind: schema", "  kind: schema\n  vouches_for: engine.py")
     )
-    record(sources={"engine.py": sha256(b"engine").hexdigest()})
+    record(sources={"engine.py": project_of(folder / "alpha-v1.yaml").digest("engine.py")})
     async with showing(on(folder, capture="good"), size=(200, 60)) as pilot:
         await judged(pilot)
         assert told(pilot) == "fresh"

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from aprtui.compare.report.records import read_comparison
+from aprtui.config import Config
 from aprtui.trace.graph import Node
 from aprtui.tui.app import AprtuiApp
 from aprtui.tui.frame.child import ChildSource, Ended, Event, Progressed, Record
-from aprtui.tui.frame.config import Config
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, screen_state
 from aprtui.tui.screens.diff.grid import DiffGrid

@@ -12,10 +12,10 @@ import pytest
 from aprtui.compare.metrics.logits import Flip
 from aprtui.compare.metrics.measure import Metric
 from aprtui.compare.verdict import Verdict
+from aprtui.config import Config
 from aprtui.trace.graph import Node
 from aprtui.tui import app as app_module
 from aprtui.tui.app import AprtuiApp
-from aprtui.tui.frame.config import Config
 from aprtui.tui.frame.keymap import key_name
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state, screen_state

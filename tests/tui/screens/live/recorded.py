@@ -130,6 +130,7 @@ class RecordedSource:
                 linear_head_dim=16, conv_kernel=4, gated_attention=True,
             )  # fmt: skip
             self.recorded_info = replace(self.recorded_info, graph=graph)
+        self.recording = None
         self.info: EngineDescription | None = None
         self.state = EngineState.CLOSED
         self.written = 0
@@ -214,11 +215,15 @@ class RecordedSource:
             ),
         ]
 
+    @property
+    def first_kept(self) -> int:
+        return max(self.written - RING, 0)
+
     def latest(self) -> TokenRecord | None:
         return self.record(self.written - 1)
 
     def record(self, number: int) -> TokenRecord | None:
-        if not max(0, self.written - RING) <= number < self.written:
+        if not self.first_kept <= number < self.written:
             return None
         first = max(first for first in self._firsts if first <= number)
         return example_record(self.recorded_info, number - first, self._bad, lens=self._lens)

@@ -29,7 +29,14 @@ from aprtui.tui.draw.text import quoted
 from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state
 from aprtui.tui.screens.live.run import Timeline
 from aprtui.tui.screens.live.settings import LiveSettings, form_texts, parse_form
-from aprtui.tui.screens.live.state import free_directory, initial_state, live_state, run_command, trace_command
+from aprtui.tui.screens.live.state import (
+    LiveLook,
+    free_directory,
+    initial_state,
+    live_state,
+    run_command,
+    trace_command,
+)
 from aprtui.tui.widgets.overview_grid import GridView
 from tests.tui.screens.live.recorded import example_info, example_record
 
@@ -89,7 +96,7 @@ def test_time_travel_moves_within_the_run_and_beyond_its_end_lies_the_present() 
 
 
 def test_time_travel_ends_where_records_are_no_longer_kept_and_says_so() -> None:
-    line = Timeline(first_record=7).grown(7 + RING + 50)
+    line = Timeline(first_record=7).grown(7 + RING + 50, 7 + 50)
     assert line.moved(-10000).index == 50
     assert line.at_token(3).words() == f"token 51 of {RING + 50}, the last {RING} kept"
 
@@ -222,9 +229,9 @@ def test_travel_reaches_through_all_answers_and_knows_the_records_of_each() -> N
     line = Timeline(30, answers=(range(3), range(10, 14))).grown(32)
     assert (line.tokens, line.record) == (9, 31)
     assert [line.at_token(index).record for index in range(9)] == [0, 1, 2, 10, 11, 12, 13, 30, 31]
-    assert line.grown(RING + 12).at_token(0).record == 12
-    assert line.grown(RING + 12).oldest == 5
-    assert line.grown(RING + 12).at_token(0).words() == f"token 6 of {RING - 11}, the last {RING - 16} kept"
+    assert line.grown(RING + 12, 12).at_token(0).record == 12
+    assert line.grown(RING + 12, 12).oldest == 5
+    assert line.grown(RING + 12, 12).at_token(0).words() == f"token 6 of {RING - 11}, the last {RING - 16} kept"
 
 
 def test_records_of_an_engine_that_is_gone_cannot_be_travelled_to() -> None:
@@ -250,10 +257,8 @@ def test_directories_of_captures_are_numbered(tmp_path: Path) -> None:
 
 
 def test_state_of_the_screen_survives_its_string() -> None:
-    state = live_state(
-        Path("m.gguf"), SETTINGS, "def f():\n", True, Node(2, "ffn_gate"),
-        GridView.OVERVIEW, Statistic.TIME, TintSignal.FLIP_RISK, True, 17,
-    )  # fmt: skip
+    look = LiveLook(Node(2, "ffn_gate"), GridView.OVERVIEW, Statistic.TIME, TintSignal.FLIP_RISK, lens=True, token=17)
+    state = live_state(Path("m.gguf"), SETTINGS, "def f():\n", True, look)
     read = parse_state(str(state))
     begin = initial_state(read, EngineSettings(threads=3, context=99))
     assert begin.engine == SETTINGS.engine

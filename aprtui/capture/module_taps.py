@@ -1,0 +1,66 @@
+"""Where a model of transformers has the stages of a graph: in what its modules take in and give.
+
+What a module computes is what comes out of it; other stages are seen where a module takes them in. A matrix product
+whose bias is added in the same call, and what fused experts compute inside, exist nowhere and have no tap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from aprtui.trace.graph import ENTRY, ROUTER_CHOICE, Node, Op, StageGraph, TokenMixer
+
+_HOLDERS = (Op.RMS_NORM, Op.HEAD_RMS_NORM, Op.MATMUL, Op.BIAS)
+"""Ops that are a module each in transformers."""
+_GATES = (Op.SILU, Op.GELU)
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleTap:
+    """Where a node's values are seen: going into a module, or coming out of one, or of several in parts."""
+
+    node: Node
+    modules: tuple[str, ...]
+    takes_input: bool = False
+    element: int | None = None
+    """Which of several inputs or outputs."""
+
+
+def module_name(modules: Mapping[str, str], node: Node, parameter: str) -> str:
+    """The module that holds a parameter, as it is called in the stage graph.
+
+    `modules` is `Architecture.transformers_modules`.
+    """
+    return modules[parameter].format(layer=node.layer)
+
+
+def module_taps(graph: StageGraph, modules: Mapping[str, str]) -> Iterator[ModuleTap]:
+    """A tap for each node that a module makes or takes in, in execution order; `graph` has a configuration.
+
+    Queries, keys and maps have none: they are seen in the attention itself.
+    """
+    readers = {source: node for node in reversed(graph.nodes) for source in graph.inputs(node)[:1]}
+    biased = {name for stage in graph.stages if stage.op is Op.BIAS for name in stage.params}
+    has_experts = graph.config is not None and bool(graph.config.experts)
+    for node in graph.nodes:
+        stage, reader = graph[node.stage], readers.get(node)
+        block = f"model.layers.{node.layer}.mlp"
+        if stage.mixer is TokenMixer.RECURRENCE and stage.op in (Op.HEAD_RMS_NORM, *_GATES):
+            continue  # it is normalised and gated in one module
+        if stage.op in _HOLDERS:
+            if stage.op is not Op.MATMUL or not biased.intersection(stage.params):
+                yield ModuleTap(node, tuple(module_name(modules, node, name) for name in stage.params))
+        elif stage.op in _GATES and not has_experts:
+            yield ModuleTap(node, (f"{block}.act_fn",))
+        elif stage.name in ("moe_ffn_out", "ffn_out"):
+            part = ".experts" if stage.name == "moe_ffn_out" and "ffn_out" in graph else ""
+            yield ModuleTap(node, (f"{block}{part}",))
+        elif stage.name in (ROUTER_CHOICE, "ffn_moe_weights_norm", "ffn_moe_weights_softmax"):
+            place = 1 if stage.name == ROUTER_CHOICE else 2
+            yield ModuleTap(node, (f"{block}.experts",), takes_input=True, element=place)
+        elif reader is not None and graph[reader.stage].op in _HOLDERS and stage.op is not Op.ROPE:
+            reading = graph[reader.stage].params[0]
+            yield ModuleTap(node, (module_name(modules, reader, reading),), takes_input=True)
+        elif stage.op is Op.EMBED and node.stage == ENTRY:
+            yield ModuleTap(node, (module_name(modules, node, stage.params[0]),))

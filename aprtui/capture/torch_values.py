@@ -1,0 +1,238 @@
+"""Stages of a graph in a running model of torch: what its modules take in and give, as rows of a capture.
+
+Values are copied when they are seen, so what is written into a tensor later does not matter.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aprtui.capture.module_taps import ModuleTap
+from aprtui.errors import UsageError
+from aprtui.trace.graph import GraphConfig, Node, RopeLayout, StageGraph, TokenMixer
+
+Array = NDArray[np.float32]
+MAPS = ("attn_scores", "attn_softcap", "attn_softmax")
+"""The stages that are attention maps, in the order of their making."""
+
+
+def turned_stages(graph: StageGraph) -> tuple[str, str]:
+    """The stages of queries and keys as the attention gets them."""
+    queries, keys = graph["attn_scores"].inputs
+    return queries.stage, keys.stage
+
+
+class StageValues:
+    """Takes tensors as the nodes that they are, and hands on the rows of one sequence of a batch.
+
+    `take` gets a node, the position of the first row, and `[tokens, width]` or `[heads, tokens, keys]`.
+    """
+
+    def __init__(self, graph: StageGraph, take: Callable[[Node, int, Array], None], batch: int = 0) -> None:
+        self.graph = graph
+        self.position = 0
+        self._take, self._batch = take, batch
+        self._batches = self._tokens = 0
+        self._parts: dict[Node, dict[int, Any]] = {}
+
+    def begin(self, batches: int, tokens: int) -> None:
+        """A pass begins: so many sequences, so many tokens of each. Raises `UsageError` where ours is not there."""
+        if self._batch >= batches:
+            raise UsageError(
+                f"batch={self._batch}: the model was called with {batches} sequences: use 0 … {batches - 1}"
+            )
+        self._batches, self._tokens = batches, tokens
+
+    def end(self) -> None:
+        """The pass has ended."""
+        self.position += self._tokens
+        self._batches = self._tokens = 0
+
+    @property
+    def running(self) -> bool:
+        """Whether a pass has begun and not ended."""
+        return self._tokens > 0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of this pass."""
+        return self._tokens
+
+    def put(self, node: Node, values: Any) -> None:
+        """Take the values of a node: `[batch, tokens, …]`, `[batch, heads, tokens, channels]`, or
+        `[batch, heads, queries, keys]`; batch and tokens may be one axis.
+
+        Raises `UsageError` for a tensor that does not have the tokens of this pass, or the width of the stage.
+        """
+        is_map = self.graph[node.stage].is_attention_map
+        self._hand_on(node, self._map_of(node, values) if is_map else self._rows_of(node, values))
+
+    def _hand_on(self, node: Node, of_sequence: Any) -> None:
+        stage = self.graph[node.stage]
+        rows = of_sequence.detach().float().cpu().numpy()
+        config = self.graph.config
+        if config is not None:
+            width = rows.shape[0] if stage.is_attention_map else rows.shape[1]
+            if width != stage.width:
+                raise UsageError(f"{node}: {_shape(of_sequence)}, where the model has a width of {stage.width}")
+            if config.rope_layout is RopeLayout.INTERLEAVED:
+                rows = _in_pairs(self.graph, config, node, rows)
+            if stage.mixer is TokenMixer.RECURRENCE and stage.name != "linear_attn_out":
+                rows = _across_key_heads(config, rows)
+        self._take(node, self.position, np.ascontiguousarray(rows, np.float32))
+
+    def put_part(self, node: Node, values: Any, part: int, count: int) -> None:
+        """Take one of `count` parts of a fused node: its columns from the left."""
+        found = self._parts.setdefault(node, {})
+        found[part] = self._rows_of(node, values).detach().float().cpu()
+        if len(found) == count:
+            del self._parts[node]
+            self._hand_on(node, importlib.import_module("torch").cat([found[at] for at in range(count)], -1))
+
+    def _rows_of(self, node: Node, values: Any) -> Any:
+        """`[tokens, width]` of our sequence, as a tensor."""
+        batches, tokens, at, shape = self._batches, self._tokens, self._batch, tuple(values.shape)
+        if len(shape) == 4 and shape[1] == shape[2] and shape[1] > 1:
+            raise UsageError(
+                f"{node}: {_shape(values)}: heads or tokens first? map a function that gives [tokens, width]"
+            )
+        if len(shape) > 2 and shape[:2] == (batches, tokens):
+            return values[at].reshape(tokens, -1)
+        if len(shape) > 1 and shape[0] == batches * tokens:
+            return values.reshape(batches, tokens, -1)[at]
+        width = self.graph[node.stage].width
+        if self.graph.config is not None and math.prod(shape) == batches * tokens * width and len(shape) == 2:
+            return values.reshape(batches, tokens, width)[at]  # rows are heads
+        if len(shape) == 4 and (shape[0], shape[2]) == (batches, tokens):
+            return values[at].transpose(0, 1).reshape(tokens, -1)
+        if len(shape) > 1 and shape[0] == batches and self.graph[node.stage].of_last_position:
+            return values[at].reshape(-1, shape[-1])
+        raise UsageError(
+            f"{node}: {_shape(values)}, where {batches} × {tokens} tokens were evaluated: map another place"
+        )
+
+    def _map_of(self, node: Node, values: Any) -> Any:
+        """`[heads, queries, keys]` of our sequence, as a tensor, without keys that a cache only has room for."""
+        whole = values[self._batch] if values.ndim == 4 else values
+        if whole.ndim != 3 or whole.shape[1] != self._tokens:
+            raise UsageError(f"{node}: {_shape(values)}, expected [batch, heads, {self._tokens}, keys]")
+        return whole[:, :, : self.position + self._tokens]
+
+
+def _shape(values: Any) -> str:
+    return f"a tensor of {list(values.shape)}"
+
+
+def _in_pairs(graph: StageGraph, config: GraphConfig, node: Node, rows: Array) -> Array:
+    """`rows` with the channels of queries and keys in the order of a GGUF file.
+
+    transformers has halves of a head, where the file has pairs.
+    """
+    parts = graph.rope_parts.get(node.stage, frozenset())
+    rows = rows.copy() if parts else rows
+    for part in parts:
+        columns = rows[:, config.part(part)]
+        halves = columns.reshape(len(rows), -1, 2, config.head_dim // 2)
+        columns[...] = halves.swapaxes(2, 3).reshape(columns.shape)
+    return rows
+
+
+def _across_key_heads(config: GraphConfig, rows: Array) -> Array:
+    """`rows` with value heads in the order of the file; transformers counts them key head by key head."""
+    first = 2 * config.linear_key_width if rows.shape[1] == config.linear_qkv_width else 0
+    heads = rows[:, first:].reshape(len(rows), config.linear_value_heads, -1)
+    values = heads[:, list(config.value_heads_by_key_head)].reshape(len(rows), -1)
+    return np.concatenate([rows[:, :first], values], axis=1)
+
+
+def attach(taps: Iterable[ModuleTap], model: Any, values: StageValues) -> Iterator[Any]:
+    """Hook the modules of `model` that `taps` name; each handle removes its hook."""
+    for tap in taps:
+        for part, name in enumerate(tap.modules):
+            yield _hook(model.get_submodule(name), tap, part, values)
+
+
+def _hook(module: Any, tap: ModuleTap, part: int, values: StageValues) -> Any:
+    def before(_module: Any, inputs: Any) -> None:
+        values.put(tap.node, inputs[tap.element or 0])
+
+    def after(_module: Any, inputs: Any, output: Any) -> None:
+        found = output[tap.element or 0] if isinstance(output, tuple) else output
+        if found.ndim == 4:
+            found = (found.transpose(1, 2) if _heads_first(inputs[0], values.tokens) else found).flatten(2)
+        if len(tap.modules) == 1:
+            values.put(tap.node, found)
+        else:
+            values.put_part(tap.node, found, part, len(tap.modules))
+
+    return module.register_forward_pre_hook(before) if tap.takes_input else module.register_forward_hook(after)
+
+
+def _heads_first(taken: Any, tokens: int) -> bool:
+    """Whether a tensor of four axes is `[batch, heads, tokens, channels]`.
+
+    Where there are as many heads as tokens, it is one if it is a view of a tensor with tokens before heads, where a
+    token has the larger stride.
+    """
+    of_tokens = [size == tokens for size in taken.shape[1:3]]
+    return of_tokens[1] if of_tokens[0] != of_tokens[1] else bool(taken.stride(1) < taken.stride(2))
+
+
+@contextmanager
+def eager_maps(model: Any, values: StageValues) -> Iterator[None]:
+    """See queries, keys and maps in the attention function of the source file of a model of transformers."""
+    source: Any = importlib.import_module(type(model).__module__)
+    plain, (queries, keys) = source.eager_attention_forward, turned_stages(values.graph)
+
+    def seen(module: Any, query: Any, key: Any, value: Any, mask: Any, **options: Any) -> Any:
+        if not values.running:
+            return plain(module, query, key, value, mask, **options)
+        layer = module.layer_idx
+        values.put(Node(layer, queries), query.transpose(1, 2).flatten(2))
+        values.put(Node(layer, keys), _new_keys(key, values).transpose(1, 2).flatten(2))
+        with _products(lambda number, scores: values.put(Node(layer, MAPS[number]), scores), values.graph):
+            output, probabilities = plain(module, query, key, value, mask, **options)
+        values.put(Node(layer, MAPS[-1]), probabilities)
+        return output, probabilities
+
+    source.eager_attention_forward = seen
+    try:
+        yield
+    finally:
+        source.eager_attention_forward = plain
+
+
+def _new_keys(key: Any, values: StageValues) -> Any:
+    """The keys of this pass among those of a cache: the last ones, or, in a cache with room for more, those behind the
+    former ones."""
+    behind = values.position + values.tokens
+    return key[:, :, values.position : behind] if key.shape[2] > behind else key[:, :, -values.tokens :]
+
+
+@contextmanager
+def _products(take: Callable[[int, Any], None], graph: StageGraph) -> Iterator[None]:
+    """Hand out the products of queries and keys as they are scaled, and as they are softcapped where they are."""
+    torch: Any = importlib.import_module("torch")
+    wanted = 2 if "attn_softcap" in graph else 1
+
+    class Watch(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.count = 0
+
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = function(*args, **(kwargs or {}))
+            if getattr(function, "__name__", "") in ("mul", "__mul__") and self.count < wanted:
+                take(self.count, result)
+                self.count += 1
+            return result
+
+    with Watch():
+        yield

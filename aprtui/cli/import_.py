@@ -1,0 +1,126 @@
+"""`aprtui import`: captures of other tools as captures of ours."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aprtui.cli.json_lines import write_record
+from aprtui.cli.options import MODEL, PATH
+from aprtui.cli.progress import ProgressLine
+from aprtui.errors import UsageError
+
+if TYPE_CHECKING:
+    from aprtui.importing.importer import ImportRequest
+
+
+def _list_formats(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if not value or context.resilient_parsing:
+        return
+    from aprtui.importing.formats.registry import FORMATS
+
+    for entry in FORMATS:
+        click.echo(f"{entry.name:<22} {entry.words}")
+    context.exit()
+
+
+def _steps(_context: click.Context, _parameter: click.Parameter, value: str | None) -> range | None:
+    if value is None:
+        return None
+    first, dots, end = value.partition("..")
+    if not first.isdecimal() or (dots and not end.isdecimal()) or len(value) > 20:
+        raise click.BadParameter(f"{value!r:.40}: expected a step, or a range as 0..4 (END excluded)")
+    found = range(int(first), int(end) if dots else int(first) + 1)
+    if not found:
+        raise click.BadParameter(f"{value!r}: an empty range: END is excluded")
+    return found
+
+
+@click.command()
+@click.argument("source", type=PATH)
+@click.option("--out", "directory", type=PATH, metavar="DIR", help="Where the capture is written.")
+@click.option("--map", "mapping", type=PATH, metavar="FILE", help="Which tensors are which stages: a YAML file.")
+@click.option("--as", "format_name", metavar="FORMAT", help="The format of SOURCE, where it is not recognised.")
+@click.option("--formats", is_flag=True, is_eager=True, expose_value=False, callback=_list_formats,
+              help="List the formats and exit.")  # fmt: skip
+@click.option("--guess", is_flag=True, help="Propose a mapping on stdout, with how sure each rule is.")
+@click.option("--write-map", type=PATH, metavar="FILE", help="With --guess: write the mapping to FILE.")
+@click.option("--model", type=MODEL, metavar="MODEL", help="The model that was run: what stages it has, how wide.")
+@click.option("--rank", type=click.IntRange(0), metavar="N", help="Which rank of several.")
+@click.option("--step", "steps", metavar="N|N..M", callback=_steps, help="Which forward passes; they are joined.")
+@click.option("--sequence", type=click.IntRange(0), metavar="N", help="Which sequence of a batch.")
+@click.option("--json", "as_json", is_flag=True, help="Print a record of what was written.")
+@click.option("--overwrite", is_flag=True, help="Replace the capture in DIR.")
+def command(
+    source: Path, directory: Path | None, mapping: Path | None, format_name: str | None, guess: bool,
+    write_map: Path | None, model: Path | None, rank: int | None, steps: range | None, sequence: int | None,
+    as_json: bool, overwrite: bool,
+) -> int:  # fmt: skip
+    """Write what another tool has dumped as a capture, which every command takes.
+
+    SOURCE is a folder or a file. Formats that tell which stages their tensors are need nothing else, and replay, diff
+    and open take them as they are. For other files of tensors, a mapping says it; --guess proposes one.
+
+    \b
+    aprtui import dump_20261129/ --out capture --model model.gguf
+    aprtui import arrays/ --guess --model model.gguf --write-map map.yaml
+    aprtui import arrays/ --map map.yaml --out capture
+
+    Exit codes: 0 done, 2 usage, 3 unreadable input, 4 output failed, 70 internal error, 130 interrupted.
+    """
+    from aprtui.importing.formats.base import PartChoice
+    from aprtui.importing.importer import ImportRequest
+    from aprtui.model.model import load_model
+
+    if guess == (directory is not None):
+        raise UsageError("give either --out DIR, or --guess")
+    if (guess and mapping is not None) or (write_map is not None and not guess):
+        raise UsageError("--guess makes a mapping, --map takes one; --write-map goes with --guess")
+    loaded = None if model is None else load_model(model)
+    known = () if loaded is None else (loaded.graph, loaded.name)
+    request = ImportRequest(format_name, mapping, PartChoice(rank, steps, sequence), *known)
+    if directory is None:
+        return _propose(source, request, write_map, overwrite)
+    return _write(source, directory, request, model, as_json, overwrite)
+
+
+def _propose(source: Path, request: ImportRequest, write_map: Path | None, overwrite: bool) -> int:
+    from aprtui.importing.importer import propose_mapping
+    from aprtui.trace.aprt import write_atomically
+
+    text = propose_mapping(source, request).text()
+    if write_map is not None:
+        if write_map.exists() and not overwrite:
+            raise UsageError(f"{write_map}: exists: choose another name, or --overwrite replaces it")
+        write_atomically(write_map, text.encode())
+        click.echo(f"aprtui: mapping written to {write_map}: read it before you use it", err=True)
+    click.echo(text, nl=False)
+    return 0
+
+
+def _write(
+    source: Path, directory: Path, request: ImportRequest, model: Path | None, as_json: bool, overwrite: bool
+) -> int:
+    from aprtui.importing.importer import import_capture
+
+    with ProgressLine() as progress:
+        imported = import_capture(source, directory, request, progress, overwrite=overwrite)
+    for note in imported.notes:
+        click.echo(f"aprtui: {note}", err=True)
+    if as_json:
+        write_record(
+            {
+                "record": "import", "path": str(directory), "stage_tensors": len(imported.nodes),
+                "bytes": imported.size, "tokens": imported.tokens, "token_count": imported.token_count,
+                "notes": imported.notes,
+            }
+        )  # fmt: skip
+    else:
+        count = "an unknown number of" if imported.token_count is None else imported.token_count
+        click.echo(f"{directory}: {len(imported.nodes)} stage tensors of {count} tokens, {imported.size / 1e6:.1f} MB")
+    chosen = [] if model is None else ["--model", str(model)]
+    click.echo(f"aprtui: next: {shlex.join(['aprtui', 'replay', str(directory), *chosen])}", err=True)
+    return 0

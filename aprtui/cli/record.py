@@ -1,0 +1,136 @@
+"""`aprtui record`: every op that an engine executes, whatever the architecture."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from aprtui.cli.json_lines import write_record
+from aprtui.cli.options import (
+    MODEL_ARGUMENT,
+    PATH,
+    parse_tokens,
+    prompt_options,
+    prompt_tokens,
+    read_prompt,
+    requested_model,
+)
+from aprtui.cli.progress import ProgressLine
+from aprtui.errors import UsageError
+
+if TYPE_CHECKING:
+    from aprtui.recordings.format import RecordingHeader
+
+_ANY_VOCABULARY = 1 << 31
+_KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
+
+
+@click.group()
+def command() -> None:
+    """Write down every op that an engine executes, to compute each again from its own sources.
+
+    \b
+    aprtui record llamacpp model.gguf -p "def fib(n):" --out theirs
+    aprtui replay theirs
+    aprtui diff theirs another
+    """
+
+
+@command.command()
+@click.argument("model", type=PATH)
+@click.option("-p", "--prompt", help="The prompt, tokenised by llama.cpp; - reads stdin.")
+@click.option("--tokens", metavar="1,2,3", help="The prompt as token ids.")
+@click.option("--out", "directory", type=PATH, metavar="DIR", help="Where to write; ./<model stem>-ops by default.")
+@click.option("--decode-from", type=click.IntRange(1), metavar="K", help="Prefill K tokens, decode the rest.")
+@click.option(
+    "--flash-attention", type=click.Choice(["off", "on", "auto"]), default="off", show_default=True,
+    help="Attention as one op, or as several.",
+)  # fmt: skip
+@click.option(
+    "--kv-type", "kv", type=click.Choice(_KV_TYPES), default="f16", show_default=True,
+    help="Element type of the K/V cache.",
+)  # fmt: skip
+@click.option("--threads", type=click.IntRange(1, 1024), default=2, show_default=True, help="Threads of llama.cpp.")
+@click.option("--gpu-layers", type=click.IntRange(0), default=0, show_default=True, help="Layers on a GPU.")
+@click.option("--repack/--no-repack", default=True, show_default=True, help="Weights laid out anew for the CPU.")
+@click.option("--overwrite", is_flag=True, help="Replace the recording in DIR.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object that says what was written.")
+def llamacpp(
+    model: Path, prompt: str | None, tokens: str | None, directory: Path | None, decode_from: int | None,
+    flash_attention: str, kv: str, threads: int, gpu_layers: int, repack: bool, overwrite: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Record what llama.cpp executes for MODEL, a GGUF file of any architecture that it runs.
+
+    Needs llama-cpp-python: `pip install 'aprtui[oracle]'`.
+    """
+    from aprtui.recordings.recorders.llamacpp import LlamaRequest, record_llamacpp
+
+    if (prompt is None) == (tokens is None):
+        raise UsageError("give either -p TEXT or --tokens 1,2,3")
+    ids = None if tokens is None else parse_tokens(tokens, _ANY_VOCABULARY)
+    text = None if prompt is None else read_prompt(prompt)
+    request = LlamaRequest(ids, text, decode_from, kv, flash_attention, threads, repack, gpu_layers)
+    target = directory or Path(f"{model.stem}-ops")
+    with ProgressLine() as progress:
+        header = record_llamacpp(model, request, target, progress, overwrite=overwrite)
+    _print(header, target, as_json)
+
+
+@command.command()
+@MODEL_ARGUMENT
+@prompt_options
+@click.option("--out", "directory", type=PATH, metavar="DIR", help="Where to write; ./<model stem>-aten by default.")
+@click.option(
+    "--dtype", "kind", type=click.Choice(["float32", "bfloat16", "float16"]), default="float32", show_default=True,
+    help="What weights and results are kept in.",
+)  # fmt: skip
+@click.option(
+    "--attention", type=click.Choice(["eager", "sdpa"]), default="eager", show_default=True,
+    help="Attention as several ops, or as one.",
+)  # fmt: skip
+@click.option("--decode-from", type=click.IntRange(1), metavar="K", help="Prefill K tokens, decode the rest.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads of torch; its own choice by default.")
+@click.option("--overwrite", is_flag=True, help="Replace the recording in DIR.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object that says what was written.")
+def torch(
+    model: Path | None, prompt: str | None, tokens: str | None, chat: bool, system: str, no_special: bool,
+    directory: Path | None, kind: str, attention: str, decode_from: int | None, threads: int | None, overwrite: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Record what PyTorch executes for MODEL in transformers, a GGUF file dequantised by our loader.
+
+    Needs torch and transformers: `pip install 'aprtui[oracle]'`.
+    """
+    from aprtui.model.split_files import model_stem
+    from aprtui.oracle.transformers_model import AttentionKind, DataType
+    from aprtui.recordings.recorders.torch import TorchRequest, record_torch
+
+    loaded = requested_model(model)
+    text, ids = prompt_tokens(loaded, prompt, tokens, special=not no_special, chat=chat, system=system)
+    request = TorchRequest(ids, text, decode_from, DataType(kind), AttentionKind(attention), threads)
+    target = directory or Path(f"{model_stem(loaded.path)}-aten")
+    with ProgressLine() as progress:
+        header = record_torch(loaded, request, target, progress, overwrite=overwrite)
+    _print(header, target, as_json)
+
+
+def _print(header: RecordingHeader, directory: Path, as_json: bool) -> None:
+    from aprtui.recordings.reading import Recording
+
+    recording = Recording.open(directory)
+    nodes, size = sum(len(graph.nodes) for graph in recording.graphs), recording.data.size
+    if as_json:
+        write_record(
+            {"record": "summary", "directory": str(directory), "engine": header.engine.name,
+             "version": header.engine.version, "settings": header.engine.settings, "graphs": len(recording.graphs),
+             "nodes": nodes, "bytes": size, "tokens": header.tokens}
+        )  # fmt: skip
+        return
+    click.echo(
+        f"{directory}: {nodes} ops of {len(header.tokens)} tokens, {size / 1e6:.1f} MB, {header.engine.name} "
+        f"({header.engine.version})"
+    )
+    click.echo(f"aprtui: next: aprtui replay {shlex.quote(str(directory))}", err=True)

@@ -1,0 +1,1 @@
+"""The formats of other tools' captures, a file each; `registry.FORMATS` lists them."""

@@ -1,0 +1,121 @@
+"""The way from another tool's files to a capture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from aprtui.errors import UnreadableError, UsageError
+from aprtui.importing.formats.base import PartChoice
+from aprtui.importing.formats.registry import format_named, format_of
+from aprtui.importing.guess import GuessedMapping, guess
+from aprtui.importing.mapping import TensorMapping, read_mapping_file
+from aprtui.importing.planning import plan
+from aprtui.importing.source import READERS, Source, read_tensors, tensor_files
+from aprtui.importing.writing import Imported, write_import
+from aprtui.progress import Progress
+from aprtui.trace.aprt import is_aprt
+from aprtui.trace.capture import claimed_files
+from aprtui.trace.graph import StageGraph
+from aprtui.trace.manifest import FILE_NAME
+
+
+@dataclass(frozen=True, slots=True)
+class ImportRequest:
+    """How a source is to be read: as a format, by a mapping file, or as what it is recognised as."""
+
+    format_name: str | None = None
+    mapping: Path | None = None
+    choice: PartChoice = field(default_factory=PartChoice)
+    graph: StageGraph | None = None
+    """That of the model that was run, where it is known."""
+    model_name: str = ""
+
+
+def import_capture(
+    path: Path, directory: Path, request: ImportRequest, progress: Progress, *, overwrite: bool = False
+) -> Imported:
+    """Write the source at `path` as a capture to `directory`. Raises `UsageError`, `UnreadableError`, `EngineError`."""
+    source, mapping = _contents(path, request)
+    tokens = source.tokens or _tokens(source, mapping)
+    found = plan(mapping, {name: tensor for name, tensor in source.tensors.items() if name != mapping.tokens})
+    facts = dict(mapping.facts)
+    if request.model_name:
+        facts.setdefault("model", request.model_name)
+    return write_import(replace(source, tokens=tokens), found, directory, facts, progress, overwrite=overwrite)
+
+
+def _contents(path: Path, request: ImportRequest) -> tuple[Source, TensorMapping]:
+    named = request.format_name
+    if request.mapping is not None:
+        mapping = read_mapping_file(request.mapping)
+        if named is None:
+            return Source(path, read_tensors(path)), mapping
+        source, _ = format_named(named).read(path, request.choice, request.graph)
+        return source, mapping
+    entry = format_of(path) if named is None else format_named(named)
+    if entry is None:
+        raise UnreadableError(_unknown(path))
+    source, mapping = entry.read(path, request.choice, request.graph)
+    return replace(source, facts={"format": entry.name, **source.facts}), mapping
+
+
+def _unknown(path: Path) -> str:
+    if not path.exists():
+        return f"{path}: does not exist: expected a capture, or one of another tool"
+    if any(file.suffix in READERS for file in tensor_files(path)):
+        return f"{path}: tensors, but nothing says which stages they are: aprtui import {path} --guess proposes it"
+    return f"{path}: of no format that is known: --as FORMAT names one, --help lists them"
+
+
+def _tokens(source: Source, mapping: TensorMapping) -> tuple[int, ...] | None:
+    """The token ids that a mapping states, or names a tensor of. Raises `UsageError` for a tensor that holds none."""
+    if not isinstance(mapping.tokens, str):
+        return mapping.tokens
+    tensor = source.tensors.get(mapping.tokens)
+    values = None if tensor is None else tensor.integers()
+    if values is None or values.size != max(values.shape, default=1) or (values < 0).any():
+        raise UsageError(f"tokens: {mapping.tokens!r:.80} is no tensor of the ids of one sequence in {source.path}")
+    return tuple(int(value) for value in values.reshape(-1))
+
+
+def propose_mapping(path: Path, request: ImportRequest) -> GuessedMapping:
+    """A mapping for the tensors at `path`, guessed."""
+    source = Source(path, read_tensors(path))
+    if request.format_name is not None:
+        source, _ = format_named(request.format_name).read(path, request.choice, request.graph)
+    return guess(source, request.graph)
+
+
+def is_capture(path: Path) -> bool:
+    """Whether `path` is read as it is: a stage file, or a folder that holds a capture, or nothing at all."""
+    if not path.is_dir():
+        return not path.exists() or is_aprt(path)
+    return (path / FILE_NAME).is_file() or next(claimed_files(path), None) is not None
+
+
+@contextmanager
+def as_capture(
+    path: Path, graph: Callable[[], StageGraph | None], announce: Callable[[str], None], progress: Progress
+) -> Iterator[Path]:
+    """A folder or file to read in place of `path`: itself, or a capture that is made of it and goes afterwards.
+
+    `graph` gives that of the model that was run, where it is known; it is called for other tools' captures only.
+    What is of no known format is left as it is: opening it says what is wrong with it.
+    """
+    entry = None if is_capture(path) else format_of(path)
+    if entry is None:
+        if path.is_dir() and not is_capture(path) and any(file.suffix in READERS for file in tensor_files(path)):
+            raise UnreadableError(_unknown(path))
+        yield path
+        return
+    with TemporaryDirectory(prefix="aprtui-import-") as folder:
+        target = Path(folder) / (path.stem or "capture")
+        imported = import_capture(path, target, ImportRequest(entry.name, graph=graph()), progress)
+        announce(f"{path}: read as {entry.name}: {len(imported.nodes)} stage tensors")
+        for note in imported.notes:
+            announce(f"{path}: {note}")
+        yield target

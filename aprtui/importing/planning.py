@@ -1,0 +1,196 @@
+"""From a mapping and the names in a source to what each node is made of, and from that to its values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from aprtui.errors import UsageError
+from aprtui.importing.elements import Floats, SourceTensor
+from aprtui.importing.mapping import Operation, PairOrder, Piece, Rule, SourceAxis, TensorMapping, expression
+from aprtui.trace.graph import ENTRY, MAX_LAYERS, Node, graph_from_names, known_names
+
+MAPS = frozenset(stage.name for stage in graph_from_names(known_names(), 1).stages if stage.is_attention_map)
+"""Stages that are attention maps."""
+
+_ROWS = (SourceAxis.TOKEN, SourceAxis.HEAD, SourceAxis.EXPERT, SourceAxis.CHANNEL)
+_MAP = (SourceAxis.HEAD, SourceAxis.QUERY, SourceAxis.KEY)
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredient:
+    """What a piece is made of for one node: tensors that follow one another by token, or ingredients of its parts."""
+
+    piece: Piece
+    tensors: tuple[SourceTensor, ...] = ()
+    parts: tuple[Ingredient, ...] = ()
+
+    def names(self) -> Iterator[SourceTensor]:
+        """All the tensors that it takes."""
+        yield from self.tensors
+        for part in self.parts:
+            yield from part.names()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What each node is made of, and what could not be found."""
+
+    nodes: Mapping[Node, Ingredient]
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+    """Names of tensors that no rule means."""
+
+
+_Found = dict[int | None, dict[int, SourceTensor]]
+"""Tensors of a pattern by layer and place among the tokens."""
+
+
+def plan(mapping: TensorMapping, tensors: Mapping[str, SourceTensor]) -> Plan:
+    """What each node that the rules speak of is made of. Raises `UsageError` where two tensors answer to one rule."""
+    nodes: dict[Node, Ingredient] = {}
+    missing: list[str] = []
+    matched: dict[str, _Found] = {}
+    for rule in mapping.rules:
+        for pattern in rule.piece.patterns():
+            if pattern not in matched:
+                matched[pattern] = _matches(pattern, tensors)
+            if not matched[pattern]:
+                missing.append(f"{rule.stage}: no tensor is named {pattern!r}")
+        layers = {layer for pattern in rule.piece.patterns() for layer in matched[pattern]} or {None}
+        for layer in sorted(layers - {None} if len(layers) > 1 else layers, key=lambda number: number or 0):
+            node = _node(rule, layer)
+            made = None if node is None else _made(rule.piece, layer, matched)
+            if node is None or made is None:
+                continue
+            if node in nodes:
+                raise UsageError(f"{node}: two rules make it: leave one out")
+            nodes[node] = made
+    used = {tensor.name for found in matched.values() for each in found.values() for tensor in each.values()}
+    return Plan(nodes, tuple(dict.fromkeys(missing)), tuple(name for name in tensors if tensors[name].name not in used))
+
+
+def _matches(pattern: str, tensors: Mapping[str, SourceTensor]) -> _Found:
+    compiled = expression(pattern)
+    found: _Found = {}
+    taken: dict[tuple[int | None, int], str] = {}
+    for name, tensor in tensors.items():
+        match = compiled.fullmatch(name)
+        if match is None:
+            continue
+        groups = match.groupdict()
+        layer = None if groups.get("layer") is None else int(groups["layer"])
+        place = int(groups.get("token") or 0)
+        other = taken.setdefault((layer, place), name)
+        if other != name:
+            raise UsageError(f"{pattern!r} means {other!r:.80} and {name!r:.80}: write a name that means one of them")
+        found.setdefault(layer, {})[place] = tensor
+    return found
+
+
+def _node(rule: Rule, layer: int | None) -> Node | None:
+    if layer is None:
+        return Node(0 if rule.stage == ENTRY else rule.layer, rule.stage)
+    number = layer - rule.first
+    return Node(number, rule.stage) if 0 <= number < MAX_LAYERS else None
+
+
+def _made(piece: Piece, layer: int | None, matched: Mapping[str, _Found]) -> Ingredient | None:
+    if piece.parts:
+        parts = [_made(part, layer, matched) for part in piece.parts]
+        whole = tuple(part for part in parts if part is not None)
+        return Ingredient(piece, parts=whole) if len(whole) == len(parts) else None
+    found = matched[piece.pattern]
+    tensors = found.get(layer) or found.get(None)
+    return Ingredient(piece, tuple(tensors[place] for place in sorted(tensors))) if tensors else None
+
+
+def values_of(node: Node, made: Ingredient) -> Floats:
+    """The values of a node, `[tokens, width]` or `[heads, query, key]`. Raises `UsageError` for a shape that the rule
+    does not fit."""
+    is_map = node.stage in MAPS
+    return np.ascontiguousarray(_values(node, made, is_map), np.float32)
+
+
+def _values(node: Node, made: Ingredient, is_map: bool) -> Floats:
+    piece = made.piece
+    if made.parts:
+        found = _joined(node, piece, [_values(node, part, is_map) for part in made.parts])
+        found = _sliced(node, found, _MAP if is_map else (SourceAxis.TOKEN, SourceAxis.CHANNEL), piece)
+    else:
+        each = [_arranged(node, tensor, piece, is_map) for tensor in made.tensors]
+        if len({part.shape[1:] for part in each}) > 1 or (is_map and len(each) > 1):
+            raise UsageError(f"{node}: {made.tensors[0].name!r:.80} and those that follow it do not make one tensor")
+        found = each[0] if len(each) == 1 else np.concatenate(each)
+    return found if piece.pairs is None else _moved(node, found, piece)
+
+
+def _joined(node: Node, piece: Piece, parts: list[Floats]) -> Floats:
+    shapes = [part.shape for part in parts]
+    if piece.operation is Operation.CONCATENATE:
+        if len({shape[:-1] for shape in shapes}) > 1:
+            raise UsageError(f"{node}: concatenate: shapes {shapes}: the tokens differ")
+        return np.concatenate(parts, -1)
+    if len(set(shapes)) > 1:
+        raise UsageError(f"{node}: sum: shapes {shapes} differ")
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def default_axes(shape: tuple[int, ...], is_map: bool) -> tuple[SourceAxis, ...] | None:
+    """The axes of a tensor of which nothing is said: the last ones of a stage, behind axes of size 1; None where there
+    are more."""
+    wanted = _MAP if is_map else (SourceAxis.TOKEN, SourceAxis.CHANNEL)
+    if len(shape) <= len(wanted):
+        return wanted[len(wanted) - len(shape) :]
+    extra = len(shape) - len(wanted)
+    return (SourceAxis.ONE,) * extra + wanted if set(shape[:extra]) == {1} else None
+
+
+def _arranged(node: Node, tensor: SourceTensor, piece: Piece, is_map: bool) -> Floats:
+    axes = piece.axes or default_axes(tensor.shape, is_map)
+    what = f"{node}: {tensor.name!r:.80} of shape {list(tensor.shape)}"
+    if axes is None:
+        raise UsageError(f"{what}: say which axis is which, as axes: [batch, head, token, channel]")
+    if len(axes) != len(tensor.shape):
+        raise UsageError(f"{what}: the rule names {len(axes)} axes: {', '.join(axes)}")
+    values, left = _sliced(node, tensor.floats(), axes, piece), list(axes)
+    for axis, index in ((SourceAxis.BATCH, piece.batch), (SourceAxis.ONE, 0)):
+        while axis in left:
+            place = left.index(axis)
+            size = values.shape[place]
+            if index >= size or (axis is SourceAxis.ONE and size > 1):
+                raise UsageError(f"{what}: axis {place + 1} has {size} entries, the rule takes number {index} ({axis})")
+            values = np.take(values, index, place)
+            left.pop(place)
+    order = _MAP if is_map else _ROWS
+    if not set(left) <= set(order) or (is_map and len(left) < len(order)):
+        raise UsageError(f"{what}: a stage like this has the axes {', '.join(order)}")
+    values = values.transpose([left.index(axis) for axis in order if axis in left])
+    return values if is_map else values.reshape(values.shape[0] if SourceAxis.TOKEN in left else 1, -1)
+
+
+def _sliced(node: Node, values: Floats, axes: tuple[SourceAxis, ...], piece: Piece) -> Floats:
+    for axis, (first, end) in piece.slices.items():
+        if axis not in axes:
+            raise UsageError(f"{node}: slice: there is no axis {axis}: there are {', '.join(axes)}")
+        place = axes.index(axis)
+        if end > values.shape[place]:
+            raise UsageError(
+                f"{node}: slice: axis {axis} has {values.shape[place]} entries, the rule takes {first}…{end}"
+            )
+        values = values[(*(slice(None),) * place, slice(first, end))]
+    return values
+
+
+def _moved(node: Node, rows: Floats, piece: Piece) -> Floats:
+    """`rows` with the channels of each head in the other order of pairs."""
+    if rows.shape[-1] % piece.head_dim:
+        raise UsageError(f"{node}: pairs: {rows.shape[-1]} channels are no heads of {piece.head_dim}")
+    half = piece.head_dim // 2
+    split = (2, half) if piece.pairs is PairOrder.TO_NEIGHBOURS else (half, 2)
+    return rows.reshape(len(rows), -1, *split).swapaxes(2, 3).reshape(rows.shape)

@@ -1,0 +1,1 @@
+"""Recorders: engines that are run here, and every op of theirs written down."""

@@ -1,0 +1,174 @@
+"""From a folder of arrays to a verdict: guessed, mapped, imported, judged."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aprtui.importing.formats.mapped import MAPPING_FILE
+from aprtui.trace.capture import Capture
+from aprtui.trace.graph import Node
+from tests.cli.conftest import Outcome
+from tests.importing.dumps import TOKENS, Ours, require_same
+
+Command = Callable[..., Outcome]
+EXACT = "matmul_input=none,kv_cache=f32,rope_angles=f64,stage_output=f32,softmax=f32"
+"""Given, so that no replay has to find it."""
+NAMES = {
+    "embedding": "embed_tokens", "attn_norm": "input_layernorm", "attention": "attn_ctx", "attn_out": "o_proj",
+    "attn_softmax": "attn_weights", "post_attn_residual": "resid_mid", "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "gate_proj", "ffn_up": "up_proj", "ffn_silu": "act_fn", "ffn_out": "down_proj",
+    "post_ffn_residual": "hidden_states", "final_norm": "norm", "lm_head": "logits",
+}  # fmt: skip
+
+
+def write_arrays(ours: Ours, folder: Path) -> Path:
+    """Our capture as somebody would save it from PyTorch: names of modules, heads first, Q, K and V apart."""
+    folder.mkdir()
+    for node in ours.capture.files:
+        if node.stage in NAMES:
+            where = "" if node.layer is None or node.stage == "embedding" else f"layers.{node.layer}."
+            np.save(folder / f"{where}{NAMES[node.stage]}.npy", ours.values(node.layer, node.stage)[None])
+    for layer in range(2):
+        for name, part in zip("qkv", ours.parts(layer, "qkv_bias"), strict=True):
+            np.save(folder / f"layers.{layer}.{name}_proj.npy", part[None])
+        for name in "qk":
+            np.save(folder / f"layers.{layer}.{name}_rot.npy", ours.heads(layer, f"{name}_post_rope"))
+    np.save(folder / "input_ids.npy", np.array([TOKENS]))
+    return folder
+
+
+def test_a_guessed_mapping_gives_the_capture_that_was_saved(qwen2: Ours, tmp_path: Path, aprtui: Command) -> None:
+    arrays, mapping, out = write_arrays(qwen2, tmp_path / "arrays"), tmp_path / "map.yaml", tmp_path / "out"
+    model = qwen2.model.path
+    told = aprtui("import", arrays, "--guess", "--model", model, "--write-map", mapping)
+    assert told.code == 0 and told.out == mapping.read_text()
+    assert not re.search("likely|doubtful|no known stage", told.out), "the widths of the model fit every name"
+    assert 'axes": ["one", "head", "token", "channel"]' in told.out or "head" in told.out
+    done = aprtui("import", arrays, "--map", mapping, "--out", out, "--model", model)
+    assert done.code == 0 and "of 12 tokens" in done.out and "replay" in done.err
+    stages = {*NAMES, "qkv_bias", "q_post_rope", "k_post_rope"}
+    capture = require_same(qwen2, out, {node for node in qwen2.capture.files if node.stage in stages})
+    assert capture.tokens == TOKENS and capture.token_count == len(TOKENS)
+    assert capture.model is not None and capture.model.name == qwen2.model.name
+
+
+def test_replay_takes_a_mapped_folder_and_names_what_is_wrong_in_it(
+    qwen2: Ours, tmp_path: Path, aprtui: Command
+) -> None:
+    arrays, model = write_arrays(qwen2, tmp_path / "arrays"), qwen2.model.path
+    assert aprtui("import", arrays, "--guess", "--model", model, "--write-map", arrays / MAPPING_FILE).code == 0
+    honest = aprtui("replay", arrays, "--model", model, "--rounding", EXACT)
+    assert honest.code == 0 and "read as mapped" in honest.err
+    path = arrays / "layers.1.up_proj.npy"
+    values = np.load(path)
+    values[0, 4] *= 1.01
+    np.save(path, values)
+    assert aprtui("diff", arrays, arrays).code == 0
+    wrong = aprtui("replay", arrays, "--model", model, "--rounding", EXACT, "--json")
+    verdict = json.loads(wrong.out.splitlines()[-1])
+    assert wrong.code == 1 and "ffn_up" in json.dumps(verdict)
+
+
+def test_diff_holds_a_mapped_folder_against_a_capture(qwen2: Ours, tmp_path: Path, aprtui: Command) -> None:
+    arrays = write_arrays(qwen2, tmp_path / "arrays")
+    aprtui("import", arrays, "--guess", "--model", qwen2.model.path, "--write-map", arrays / MAPPING_FILE)
+    missing = [word for name in ("qkv_matmul", "attn_scores", "ffn_swigl") for word in ("--allow-missing", name)]
+    same = aprtui("diff", qwen2.capture.path, arrays, *missing)
+    assert same.code == 0, same
+    path = arrays / "layers.0.down_proj.npy"
+    np.save(path, np.load(path) * 1.5)
+    other = aprtui("diff", qwen2.capture.path, arrays, *missing, "--tolerance", "rel_l2=1e-4")
+    assert other.code == 1 and "ffn_out" in other.out
+
+
+def test_without_a_model_a_guess_says_what_it_cannot_know(qwen2: Ours, tmp_path: Path, aprtui: Command) -> None:
+    told = aprtui("import", write_arrays(qwen2, tmp_path / "arrays"), "--guess").out
+    assert re.search(r"# qkv_matmul: .*doubtful: .*--model tells", told)
+    assert "sure" not in told and told.count("likely") == len(NAMES) + 2
+
+
+def test_hidden_states_are_one_more_than_layers_and_the_last_is_normalised(
+    qwen2: Ours, tmp_path: Path, aprtui: Command
+) -> None:
+    """As `output_hidden_states=True` of transformers gives them."""
+    folder = tmp_path / "states"
+    folder.mkdir()
+    states = [
+        qwen2.values(0, "embedding"), qwen2.values(0, "post_ffn_residual"), qwen2.values(None, "final_norm"),
+    ]  # fmt: skip
+    for number, values in enumerate(states):
+        np.save(folder / f"hidden_states_{number}.npy", values[None])
+    mapping, out = tmp_path / "map.yaml", tmp_path / "out"
+    aprtui("import", folder, "--guess", "--model", qwen2.model.path, "--write-map", mapping)
+    assert aprtui("import", folder, "--map", mapping, "--out", out).code == 0
+    require_same(qwen2, out, {Node(0, "embedding"), Node(0, "post_ffn_residual"), Node(None, "final_norm")})
+
+
+def test_a_name_of_the_wrong_width_is_doubtful(qwen2: Ours, tmp_path: Path, aprtui: Command) -> None:
+    arrays = write_arrays(qwen2, tmp_path / "arrays")
+    for layer in range(2):
+        np.save(arrays / f"layers.{layer}.up_proj.npy", np.zeros((1, 12, 7), np.float32))
+    told = aprtui("import", arrays, "--guess", "--model", qwen2.model.path).out
+    assert re.search(r"# ffn_up: .*doubtful: .*width 7, the stage has", told)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        ((), 2, "either --out DIR, or --guess"),
+        (("--guess", "--out", "x"), 2, "either --out DIR, or --guess"),
+        (("--out", "x", "--write-map", "y"), 2, "goes with --guess"),
+        (("--out", "x", "--as", "tarot"), 2, "no such format: there are mapped"),
+        (("--out", "x"), 3, "--guess proposes it"),
+        (("--out", "x", "--step", "3..3"), 2, "empty range"),
+        (("--out", "x", "--map", "gone.yaml"), 2, "gone.yaml"),
+    ],
+)
+def test_requests_that_make_no_sense_are_refused_in_one_line(
+    tmp_path: Path, aprtui: Command, words: tuple[str, ...], code: int, told: str
+) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((2, 2), np.float32))
+    done = aprtui("import", tmp_path, *words)
+    assert done.code == code and told in done.err and done.err.count("\n") == 1
+
+
+def test_replay_of_arrays_without_a_mapping_says_how_to_get_one(tmp_path: Path, aprtui: Command) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((2, 2), np.float32))
+    done = aprtui("replay", tmp_path)
+    assert done.code == 3 and "--guess proposes it" in done.err
+
+
+def test_a_failed_import_leaves_the_capture_that_was_there(qwen2: Ours, tmp_path: Path, aprtui: Command) -> None:
+    arrays, out = write_arrays(qwen2, tmp_path / "arrays"), tmp_path / "out"
+    mapping = tmp_path / "map.yaml"
+    aprtui("import", arrays, "--guess", "--model", qwen2.model.path, "--write-map", mapping)
+    aprtui("import", arrays, "--map", mapping, "--out", out)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    assert aprtui("import", arrays, "--map", mapping, "--out", out).code == 2
+    np.save(arrays / "norm.npy", np.zeros((1, 2, 3, 4, 5), np.float32))
+    assert aprtui("import", arrays, "--map", mapping, "--out", out, "--overwrite").code == 2
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+    require_same(qwen2, out)
+    (out / "layer-0" / "notes.txt").write_text("mine")
+    (arrays / "norm.npy").unlink()
+    done = aprtui("import", arrays, "--map", mapping, "--out", out, "--overwrite")
+    assert done.code == 0 and "final_norm: no tensor is named 'norm'" in done.err
+    assert (out / "layer-0" / "notes.txt").read_text() == "mine"
+    assert Node(None, "final_norm") not in Capture.open(out).files
+
+
+def test_what_a_dump_calls_itself_moves_no_cursor(tmp_path: Path, aprtui: Command) -> None:
+    (tmp_path / MAPPING_FILE).write_text(
+        'stages: {attn_norm: "l{layer}"}\nmodel: "a\\x1b[2J\\ntokens: [9]"\nengine: "mine"'
+    )
+    np.save(tmp_path / "l0.npy", np.zeros((3, 4), np.float32))
+    assert aprtui("import", tmp_path, "--out", tmp_path / "out").code == 0
+    capture = Capture.open(tmp_path / "out")
+    assert capture.tokens is None and capture.token_count == 3 and capture.provenance["engine"] == "mine"
+    assert "\x1b" not in (tmp_path / "out" / "_PROVENANCE.txt").read_text()
