@@ -133,7 +133,12 @@ def only_itself(call: StageCall) -> Array:
 
 def windowed(call: StageCall) -> Array:
     """A window of four positions, which the model does not have."""
-    return _seeing(call, lambda query, key: (key <= query) & (query - key < WINDOW))
+    return within(call, WINDOW)
+
+
+def within(call: StageCall, window: int) -> Array:
+    """Each query sees `window` positions, its own included."""
+    return _seeing(call, lambda query, key: (key <= query) & (query - key < window))
 
 
 def last_tile_left_out(call: StageCall) -> Array:
