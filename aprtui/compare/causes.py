@@ -29,9 +29,9 @@ def cause_sentence(cause: Cause) -> str:
 def proof_words(cause: Cause) -> str:
     """What the cause leaves, and the model's own way."""
     leaves = "to the bit" if cause.residue == 0 else f"to {cause.residue:.1g}"
-    own = (
-        "NaN or Inf aside" if cause.error == float("inf") else f"which the model's own way misses by {cause.error:.2g}"
-    )
+    own = f"which the model's own way misses by {cause.error:.2g}"
+    if cause.error == float("inf"):
+        own = "which has NaN or Inf where the model's own way has none"
     return f"that reproduces the capture {leaves}, {own}"
 
 

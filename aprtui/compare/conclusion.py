@@ -28,7 +28,7 @@ from aprtui.compare.comparison import (
 )
 from aprtui.compare.everywhere import failing_alike, sentence
 from aprtui.compare.explain.classify import TokenJudgement, classify, tokens_beyond
-from aprtui.compare.explain.focus import blame, choose_focus, first_failed
+from aprtui.compare.explain.focus import at_first_position, blame, choose_focus, first_failed
 from aprtui.compare.explain.hints import find_hints
 from aprtui.compare.explain.hypotheses import StageEvidence, hypothesise
 from aprtui.compare.explain.locate import first_failing_place, top_elements, with_experts
@@ -297,12 +297,23 @@ def _divergence(
     if failed.verdict.signal is Signal.INJECTED and not any(failed.injected):
         # The replay evaluated exactly the stages that the capture lacks: nothing else can be to blame.
         segment, not_selected = (*failed.segment, failed.node), ()
+        if _is_wrong_at_first(failed):
+            segment = at_first_position(findings.graph, failed.node, segment)
     certainty, settled_by = _certainty(failed, segment)
+    if len(segment) <= len(failed.segment):
+        certainty += "; position 0 is wrong, where attention returns its value whatever queries, keys and mask are"
     place = first_failing_place(pair, failed.metrics, failed.verdict)
     return Divergence(
         failed.verdict, with_experts(place, pair, findings.graph[focus.node.stage], pair_of), segment, not_selected,
         failed.state, certainty, settled_by,
     )  # fmt: skip
+
+
+def _is_wrong_at_first(failed: StageComparison) -> bool:
+    """Whether the first position of the sequence is beyond the bound."""
+    bound = failed.verdict.bound
+    judged = failed.verdict.metric is Metric.TOKEN_REL_L2 and bound is not None
+    return bool(judged and failed.first_token == 0 and failed.tokens.size and failed.tokens[0] > (bound or 0.0))
 
 
 def _certainty(failed: StageComparison, segment: Sequence[Node]) -> tuple[str, str | None]:

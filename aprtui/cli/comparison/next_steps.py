@@ -98,3 +98,18 @@ def replay_steps(comparison: Comparison, capture: Path, model: Path | None, word
         )
     elif comparison.alignment.problem:
         yield "next  give the capture's own model with --model, or its token ids with --tokens"
+    elif comparison.verdict is Verdict.UNKNOWN:
+        yield from _capture_steps(comparison)
+
+
+def _capture_steps(comparison: Comparison) -> Iterator[str]:
+    """The smallest capture that decides the first stage that nothing settles: what its layer computes it from."""
+    unsettled = [stage for stage in comparison.stages if stage.verdict.verdict is Verdict.UNKNOWN and stage.segment]
+    if not unsettled:
+        return
+    first = unsettled[0]
+    missing = [node for node in first.segment if node.layer == first.node.layer] or [first.segment[-1]]
+    layers = [] if missing[0].layer is None else ["--save-tensor-layers", str(missing[0].layer)]
+    names = ",".join(dict.fromkeys(node.stage for node in missing))
+    yield f"next  {first.node} is decided by {counted(len(missing), 'more stage')} of the same run, captured as by:"
+    yield shlex.join(["aprtui", "trace", "MODEL", "-p", "PROMPT", "--save-tensor", names, *layers])

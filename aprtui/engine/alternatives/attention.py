@@ -133,7 +133,12 @@ def only_itself(call: StageCall) -> Array:
 
 def windowed(call: StageCall) -> Array:
     """A window of four positions, which the model does not have."""
-    return _seeing(call, lambda query, key: (key <= query) & (query - key < WINDOW))
+    return within(call, WINDOW)
+
+
+def within(call: StageCall, window: int) -> Array:
+    """Each query sees `window` positions, its own included."""
+    return _seeing(call, lambda query, key: (key <= query) & (query - key < window))
 
 
 def last_tile_left_out(call: StageCall) -> Array:
@@ -162,11 +167,13 @@ def _seeing(call: StageCall, sees: Callable[[NDArray[np.int64], NDArray[np.int64
 
 
 def _all_scores(call: StageCall) -> Array:
-    """The scores of every query and every key, those above the diagonal as well."""
+    """The scores of every query and every key: those that were computed, and above the diagonal what they would be."""
     config = call.model.config
+    visible = call.x if call.op is Op.SOFTMAX else call.before("attn_scores")
     q, k = (call.heads(call.before(name)).astype(np.float64) for name in ("q_post_rope", "k_post_rope"))
     k = np.repeat(k, config.graph.heads // config.graph.kv_heads, 1)
-    return np.asarray(np.einsum("nhd,thd->hnt", q, k) * config.score_scale, np.float32)
+    scores = np.asarray(np.einsum("nhd,thd->hnt", q, k) * config.score_scale, np.float32)
+    return np.where(_causal(*scores.shape[1:]), visible, scores)
 
 
 def _causal(count: int, total: int) -> Mask:

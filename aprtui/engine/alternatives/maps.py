@@ -13,6 +13,8 @@ from aprtui.engine.reference import ops
 from aprtui.model.model import Model
 from aprtui.trace.graph import Node, Op
 
+_FEW_KEYS = 32
+"""Keys up to which every window is tried at the attention, of which no probability shows it."""
 _SEEN = 1e-6
 """Probabilities from which their ratios tell of the scores."""
 
@@ -44,7 +46,17 @@ def _windows(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     """A window as the probabilities show it: how many keys a query sees at most."""
     own = call.model.config.graph.window(call.node.layer)
     total = call.x.shape[2]
-    if found is None or call.op is not Op.SOFTMAX:
+    if call.op is Op.ATTEND:
+        if not _plain_maps(call.model, call.node):
+            return
+        widths = range(1, total) if total <= _FEW_KEYS else [2**power for power in range(total.bit_length())]
+        for width in widths:
+            yield Attempt(
+                f"a window of {width} positions is masked, the model says none",
+                lambda call, width=width: attention.within(call, width), 1,  # type: ignore[misc]
+            )  # fmt: skip
+        return
+    if found is None:
         return
     seen = int((found != 0).any(0).sum(-1).max())
     if seen != own and 0 < seen < total:
@@ -162,7 +174,8 @@ ATTENTION_ALTERNATIVES: tuple[Alternative, ...] = (
         "mask scores, before the softmax",
     ),
     Alternative(
-        "window", frozenset({Op.SOFTMAX}), _windows, "read attention.sliding_window, and which layers have one"
+        "window", frozenset({Op.SOFTMAX, Op.ATTEND}), _windows,
+        "read attention.sliding_window, and which layers have one",
     ),
     plain(
         "window left out", (Op.SOFTMAX,), _no_window, "the window is left out",

@@ -59,7 +59,7 @@ def _factors(call: StageCall, found: Array | None) -> Iterator[Attempt]:
         return
     factor = nicest(factor, cost)
     if factor and abs(factor - 1) > 1e-6:
-        what = f"multiplied by {factor:.6g}{named_number(factor, call.model.config)}"
+        what = f"multiplied by {factor:.8g}{named_number(factor, call.model.config)}"
         if call.op is Op.SCORES:
             scale = call.model.config.score_scale
             product = f"{scale * factor:.6g}{named_number(scale * factor, call.model.config)}"
@@ -154,7 +154,7 @@ def _clamps(call: StageCall, found: Array | None) -> Iterator[Attempt]:
             f"values beyond {text} are Inf: an overflow",
             lambda c: np.where(
                 np.abs(c.honest()) >= np.float32(limit), np.copysign(np.float32(np.inf), c.honest()), c.honest()
-            ), 1, of_result=True,
+            ), of_result=True,
         )  # fmt: skip
 
 

@@ -21,15 +21,16 @@ from aprtui.engine.alternatives.alternative import Alternative, Attempt
 from aprtui.engine.alternatives.call import AlternativeNodes, StageCall
 from aprtui.engine.alternatives.table import ALTERNATIVES
 from aprtui.engine.protocol import NodeEvaluator
-from aprtui.engine.replay.arithmetic import UNROUNDED, KnownArithmetic, NodeEvaluators, Recomputation
+from aprtui.engine.replay.arithmetic import KnownArithmetic, NodeEvaluators, Recomputation
 from aprtui.engine.replay.bounds import replay_tolerance
 from aprtui.engine.replay.errors_by_place import ErrorsByPlace
+from aprtui.engine.replay.flash_attention import ONLINE_F16
 from aprtui.engine.replay.recompute import CapturedStages, Recomputed, Recomputer
-from aprtui.engine.replay.spread import Spreads, honest_roundings
+from aprtui.engine.replay.spread import Spreads
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.progress import Progress, no_progress
-from aprtui.trace.graph import MATRIX_PRODUCTS, Node
+from aprtui.trace.graph import MATRIX_PRODUCTS, Node, Op
 
 Array = NDArray[np.float32]
 
@@ -42,6 +43,18 @@ _FLOAT32 = 4e-7
 """The same for those that leave next to nothing."""
 _MORE_NUMBERS = 2
 """An alternative that needs more numbers than another contains it, and says less."""
+_BLOCK = 32
+_OF_PRODUCTS: tuple[Mapping[str, str], ...] = tuple(
+    {"matmul_input": kind} for kind in ("none", "q8", "f16", "bf16", "tf32", "q8_0", "q8_1", "fp8", "int8_row")
+)
+_OF_ATTENTION: tuple[Mapping[str, str], ...] = tuple(
+    {"kv_cache": cache, "softmax": softmax}
+    for cache, softmax in (
+        ("f32", "f32"), ("f16", "f16"), ("f16", "f32"), ("f16", ONLINE_F16), ("bf16", "bf16"), ("bf16", "f32"),
+        ("q8_0", "f32"), ("q4_0", "f32"), ("fp8", "f32"),
+    )
+)  # fmt: skip
+"""What is tried where a mistake in all layers kept the rounding of an op from being found."""
 _SEARCHES = 2
 """Layers in which a stage is looked into without a finding, before only causes of others are tried there."""
 _PROVED = "computed in another way than the model's, which reproduces it"
@@ -144,6 +157,7 @@ class CauseFinder:
     progress: Progress = no_progress
     _seen: _Seen = field(init=False)
     _fruitless: dict[str, int] = field(default_factory=dict)
+    _proving: dict[Op, KnownArithmetic] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         arithmetic = Recomputation(self.model, self.known.rounding, self.evaluators, self.known.outputs)
@@ -185,6 +199,7 @@ class CauseFinder:
         for known in self._arithmetics(node):
             prepared = self._prepared(stage, known)
             if known is not self.known and self._error(prepared) <= prepared.bound:
+                self._proving[self.model.graph[node.stage].op] = known
                 return None, ()
             proof = self._by_known(prepared, proofs)
             if proof is None and self._fruitless.get(node.stage, 0) < _SEARCHES:
@@ -192,18 +207,28 @@ class CauseFinder:
                 proof = _proof(prepared, outcomes)
                 nearest = nearest if nearest and proof is None else outcomes
             if proof is not None:
+                if known is not self.known:
+                    self._proving[self.model.graph[node.stage].op] = known
                 return proof, nearest
         self._fruitless[node.stage] = self._fruitless.get(node.stage, 0) + 1
         return None, nearest
 
     def _arithmetics(self, node: Node) -> Iterator[KnownArithmetic]:
         """The known arithmetic; where a mistake in all layers kept that of an op from being found, the usual ones."""
-        yield self.known
         op = self.model.graph[node.stage].op
-        if op in self.known.open_ops:
-            plain = replace(UNROUNDED, rope_angles=self.known.rounding.rope_angles)
-            for rounding in (plain, *sorted(honest_roundings(self.known.rounding, frozenset({op})) - {plain}, key=str)):
-                yield replace(self.known, rounding=rounding, open_ops=frozenset())
+        if op not in self.known.open_ops:
+            yield self.known
+            return
+        if op in self._proving:
+            yield self._proving[op]
+        for changes in _OF_PRODUCTS if op in MATRIX_PRODUCTS else _OF_ATTENTION:
+            if self._divides(node, changes):
+                yield replace(self.known, rounding=replace(self.known.rounding, **changes), open_ops=frozenset())
+
+    def _divides(self, node: Node, changes: Mapping[str, str]) -> bool:
+        """Whether the inputs of a product can be cut into the blocks of a rounding."""
+        in_blocks = changes.get("matmul_input", "").startswith("q8_")
+        return not in_blocks or all(weight.columns % _BLOCK == 0 for weight in self.model.params(node))
 
     def _alternatives(self, node: Node) -> list[Alternative]:
         if self.model.graph[node.stage].op in MATRIX_PRODUCTS and self._products_are_others:

@@ -322,9 +322,12 @@ def criteria_by_replay(a: Comparison | None, b: Comparison | None) -> Criteria:
     everywhere = tuple(
         replace(found, side=name) for name, side in sides.items() if side is not None for found in side.everywhere
     )
+    replayed = [(name, side) for name, side in sides.items() if side is not None]
     return Criteria(
-        injected=injected, statements=tuple(statements), doubts=tuple(doubts), unjudgeable=False, everywhere=everywhere
-    )
+        injected=injected, statements=tuple(statements), doubts=tuple(doubts), unjudgeable=False, everywhere=everywhere,
+        causes=tuple(replace(cause, side=name) for name, side in replayed for cause in side.causes),
+        alternatives=next((side.alternatives for _, side in replayed if side.alternatives), ()),
+    )  # fmt: skip
 
 
 def _verdicts(name: str, side: Comparison | None) -> dict[Node, StageVerdict]:

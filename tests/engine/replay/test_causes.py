@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aprtui.cli.comparison.next_steps import replay_steps
+from aprtui.cli.comparison.render import verdict_lines
 from aprtui.compare.align.coverage import Selection
 from aprtui.compare.causes import cause_sentence, where_words
 from aprtui.compare.comparison import Cause, Comparison
+from aprtui.compare.explain.focus import at_first_position
 from aprtui.compare.report.headline import headline
 from aprtui.compare.report.html import render_html
 from aprtui.compare.report.records import comparison_records, read_comparison
@@ -27,12 +30,13 @@ from aprtui.engine.replay.arithmetic import UNROUNDED, KnownArithmetic, Recomput
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.identify import FoundEngine, IdentifiedCapture
 from aprtui.engine.replay.recompute import CapturedStages, Recomputer
-from aprtui.engine.replay.replay import ReplayOptions, replay_capture
+from aprtui.engine.replay.replay import ReplayOptions, criteria_by_replay, replay_capture
 from aprtui.engine.rounding import round_bf16
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node, Op, Part
+from aprtui.trace.manifest import relative_path
 from tests.engine.embedded_captures import TOKENS, edit, evaluators, exact, model, replay
 
 __all__ = ["evaluators", "exact", "model", "replay"]
@@ -192,3 +196,87 @@ def test_what_an_engine_may_mean_fails_nothing_that_was_unknown(plant: Planting)
 def test_logits_in_another_place_are_told_from_one_row(plant: Planting) -> None:
     cause = the_cause(plant(Node(None, "lm_head"), lambda c: np.roll(c.honest(), 1, 1)))
     assert cause.words == "each channel has the value of 1 channel before"
+
+
+def test_a_comparison_of_two_says_whose_cause_it_is(exchanged: Comparison) -> None:
+    criteria = criteria_by_replay(None, exchanged)
+    assert [cause.side for cause in criteria.causes] == ["B", "B"]
+    assert cause_sentence(criteria.causes[0]).startswith("B: every layer")
+    assert criteria.alternatives == exchanged.alternatives
+
+
+def test_the_text_has_the_cause_and_what_to_do(exchanged: Comparison) -> None:
+    lines = " ".join(" ".join(verdict_lines(exchanged, ())).split())
+    assert "cause every layer q_post_rope and k_post_rope: computed with theta 500000" in lines
+    assert f"do {exchanged.causes[0].advice}" in lines
+
+
+def test_the_text_names_the_nearest_where_nothing_is_proved(plant: Planting) -> None:
+    noise = np.random.default_rng(0)
+    result = plant(Node(1, "ffn_norm"), lambda c: c.honest() + noise.normal(0, 0.1, c.x.shape).astype(np.float32))
+    lines = " ".join(" ".join(verdict_lines(result, ())).split())
+    assert f"none of {len(result.alternatives)} alternatives reproduces layer 1 ffn_norm; nearest, to" in lines
+
+
+# Blame and what to capture next, where stages are missing.
+
+IN_BETWEEN = ("qkv_bias", "q_post_rope", "k_post_rope", "attn_scores", "attn_softmax", "attention", "attn_out")
+
+
+def test_a_wrong_first_position_exonerates_queries_keys_scores_and_mask(model: Model) -> None:
+    """Attention returns V[0] there."""
+    segment = [Node(1, stage) for stage in IN_BETWEEN]
+    left = at_first_position(model.graph, segment[-1], segment)
+    assert [node.stage for node in left] == ["qkv_bias", "attention", "attn_out"]
+
+
+@pytest.fixture(scope="module")
+def parts(exact: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Layer outputs and the stages that attention gives, of the exact capture."""
+    folder = tmp_path_factory.mktemp("parts") / "capture"
+    shutil.copytree(exact, folder)
+    (folder / "manifest.json").unlink()
+    held = ("embedding", "qkv_matmul", "attn_out", "post_ffn_residual", "lm_head")
+    for node in Capture.open(folder).files:
+        if node.stage not in held:
+            (folder / relative_path(node)).unlink()
+    return folder
+
+
+def replayed_parts(parts: Path, model: Model, evaluators: Evaluators, stage: str) -> Comparison:
+    capture = Capture.open(parts)
+    stages = CapturedStages(capture, model, TOKENS, last=len(TOKENS))
+    found = IdentifiedCapture(stages, (), FoundEngine(KnownArithmetic(), (), own_weights=True))
+    options = ReplayOptions(selection=Selection(stages=stage, layers="2"), tokens=TOKENS)
+    return replay_capture(capture, model, options, evaluators, identified=found)
+
+
+@pytest.mark.parametrize(("first", "blamed"), [(0, False), (1, True)])
+def test_the_segment_that_is_blamed_depends_on_the_first_position(
+    first: int, blamed: bool, parts: Path, model: Model, evaluators: Evaluators, tmp_path: Path
+) -> None:
+    folder = tmp_path / "wrong"
+    shutil.copytree(parts, folder)
+
+    def disturb(values: Array) -> Array:
+        values.reshape(len(TOKENS), -1)[first:] += np.float32(0.05)
+        return values
+
+    edit(folder, Node(2, "attn_out"), disturb)
+    divergence = replayed_parts(folder, model, evaluators, "attn_out").first_divergence
+    assert divergence is not None
+    assert (Node(2, "attn_scores") in divergence.segment) == blamed
+    assert ("position 0 is wrong" in divergence.certainty) != blamed
+    assert Node(2, "attention") in divergence.segment
+
+
+def test_what_is_unknown_names_the_smallest_capture_that_decides_it(
+    parts: Path, model: Model, evaluators: Evaluators
+) -> None:
+    honest = replayed_parts(parts, model, evaluators, "attn_out")
+    (stage,) = honest.stages
+    unknown = replace(stage, verdict=replace(stage.verdict, verdict=Verdict.UNKNOWN))
+    comparison = replace(honest, stages=(unknown,), verdict=Verdict.UNKNOWN)
+    said, command = replay_steps(comparison, parts, None, [])
+    assert "layer 2 attn_out is decided by" in said
+    assert command.endswith("--save-tensor-layers 2") and "attn_scores,attn_softmax" in command
