@@ -85,6 +85,26 @@ def test_diff_holds_a_mapped_folder_against_a_capture(qwen2: Ours, tmp_path: Pat
     assert other.code == 1 and "ffn_out" in other.out
 
 
+def test_open_shows_a_mapped_folder_for_as_long_as_the_app_runs(
+    qwen2: Ours, tmp_path: Path, aprtui: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = write_arrays(qwen2, tmp_path / "arrays")
+    aprtui("import", arrays, "--guess", "--model", qwen2.model.path, "--write-map", arrays / MAPPING_FILE)
+    seen: list[Path] = []
+
+    def shown(state: object, paths: tuple[Path, ...], ascii_only: bool) -> int:
+        seen.extend(paths)
+        require_same(qwen2, paths[0])
+        return 0
+
+    monkeypatch.setattr("aprtui.cli.open._on_terminal", lambda: True)
+    monkeypatch.setattr("aprtui.tui.app.run_app", shown)
+    opened = aprtui("open", arrays, qwen2.capture.path)
+    assert opened.code == 0 and seen[1] == qwen2.capture.path, opened
+    assert seen[0] != arrays and not seen[0].exists()
+    assert aprtui("stats", arrays, "--stage", "ffn_up").out.count("ffn_up") == 2
+
+
 def test_without_a_model_a_guess_says_what_it_cannot_know(qwen2: Ours, tmp_path: Path, aprtui: Command) -> None:
     told = aprtui("import", write_arrays(qwen2, tmp_path / "arrays"), "--guess").out
     assert re.search(r"# qkv_matmul: .*doubtful: .*--model tells", told)
