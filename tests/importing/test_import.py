@@ -14,7 +14,7 @@ from aprtui.importing.formats.mapped import MAPPING_FILE
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from tests.cli.conftest import Outcome
-from tests.importing.dumps import EXACT, TOKENS, Ours, require_same
+from tests.importing.dumps import EXACT, TOKENS, Ours, require_same, write_safetensors, write_torch
 
 Command = Callable[..., Outcome]
 NAMES = {
@@ -179,6 +179,26 @@ def test_a_failed_import_leaves_the_capture_that_was_there(qwen2: Ours, tmp_path
     assert done.code == 0 and "final_norm: no tensor is named 'norm'" in done.err
     assert (out / "layer-0" / "notes.txt").read_text() == "mine"
     assert Node(None, "final_norm") not in Capture.open(out).files
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "safetensors", "pt"])
+def test_nan_keeps_its_payload_from_the_file_to_the_capture(tmp_path: Path, aprtui: Command, suffix: str) -> None:
+    bits = np.array([[0x7FC00123, 0xFF800001, 0x80000000], [0x7F800000, 0x00000001, 0x3F800000]], np.uint32)
+    values, path = bits.view(np.float32), tmp_path / f"l0.{suffix}"
+    match suffix:
+        case "npy":
+            np.save(path, values)
+        case "npz":
+            np.savez(path, l0=values)
+        case "safetensors":
+            write_safetensors(path, {"l0": ("F32", values.shape, values.tobytes())})
+        case _:
+            write_torch(path, {"l0": values})
+    (tmp_path / "map.yaml").write_text('stages: {attn_norm: "l{layer}"}')
+    done = aprtui("import", path, "--map", tmp_path / "map.yaml", "--out", tmp_path / "out", "--json")
+    assert json.loads(done.out)["stage_tensors"] == 1
+    found = Capture.open(tmp_path / "out").values(Node(0, "attn_norm"))
+    assert np.array_equal(found.view(np.uint32), bits)
 
 
 def test_what_a_dump_calls_itself_moves_no_cursor(tmp_path: Path, aprtui: Command) -> None:
