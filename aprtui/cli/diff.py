@@ -61,6 +61,9 @@ def command(
     Names the first divergent stage. Equal values pass; values that differ are judged by a noise floor (--model,
     --floor), by a replay of each side, or by a --tolerance or --policy of your own.
 
+    Captures of other tools that say what they are, and parts of tensors that they print, are taken as they are (aprtui
+    import --formats).
+
     Each row of the table is one stage over all its layers: "first" is its first layer beyond the bound (without one,
     beyond rounding: rel_l2 above 1e-5), "worst" the layer whose numbers are shown, "nan/inf" how many values in all
     its layers are not finite on one side or both.

@@ -52,7 +52,7 @@ def command(what: tuple[str, ...], prompt: str | None, chat: bool | None, system
 def _readable(text: str, stack: ExitStack) -> str:
     """What is to be opened in place of `text`: a capture of another tool is read as one of ours, until the app ends."""
     path = Path(text)
-    if not path.is_dir():
+    if not path.exists():
         return text
     from aprtui.cli.comparison.options import announce
     from aprtui.cli.progress import ProgressLine

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from aprtui.errors import UnreadableError, UsageError
+from aprtui.importing.formats.mapped import MAPPING_FILE
 from aprtui.importing.formats.registry import format_named, format_of, sample_format_of
 from aprtui.importing.guess import GuessedMapping, guess
 from aprtui.importing.import_format import PartChoice
@@ -44,7 +45,10 @@ def import_capture(
     """Write the source at `path` as a capture to `directory`. Raises `UsageError`, `UnreadableError`, `EngineError`."""
     source, mapping = _contents(path, request)
     tokens = source.tokens or _tokens(source, mapping)
+    # Of a format that tells what its tensors are, the others are none of its stages.
+    of_user = request.mapping is not None or (path / MAPPING_FILE).is_file()
     found = plan(mapping, {name: tensor for name, tensor in source.tensors.items() if name != mapping.tokens})
+    found = found if of_user else replace(found, unused=())
     facts = dict(mapping.facts)
     if request.model_name:
         facts.setdefault("model", request.model_name)
