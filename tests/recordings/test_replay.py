@@ -256,6 +256,7 @@ def test_replay_of_a_recording_prints_a_verdict(tmp_path: Path) -> None:
     assert result.return_value == ExitCode.PASS
     assert "PASS" in result.stdout
     assert "wrong but faithfully" in result.stdout
+    assert f"aprtui diff reference {honest}" in result.stdout
     result = run("replay", tmp_path / "wrong", "--json")
     assert result.return_value == ExitCode.DIVERGENCE
     header, op, summary = map(json.loads, result.stdout.splitlines())

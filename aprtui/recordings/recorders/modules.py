@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ class LoadedModule:
 
 def is_folder(path: Path) -> bool:
     """Whether `path` is a folder as Hugging Face has them."""
-    return (path / "config.json").is_file()
+    return os.path.isfile(path / "config.json")
 
 
 def load_module(path: Path, kind: DataType, attention: AttentionKind, threads: int | None) -> LoadedModule:
