@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from aprtui.errors import UnreadableError, UsageError
-from aprtui.importing.formats.mapped import MAPPING_FILE
 from aprtui.importing.formats.registry import format_named, format_of, sample_format_of
 from aprtui.importing.guess import GuessedMapping, guess
 from aprtui.importing.import_format import PartChoice
@@ -23,6 +22,7 @@ from aprtui.progress import Progress
 from aprtui.trace.aprt import is_aprt
 from aprtui.trace.archive import is_archive
 from aprtui.trace.capture import Capture, claimed_files
+from aprtui.trace.export.tensors import MAPPING_FILE
 from aprtui.trace.graph import StageGraph
 from aprtui.trace.manifest import FILE_NAME
 

@@ -19,6 +19,7 @@ from aprtui.progress import Progress
 from aprtui.recordings.alignment.anchors import AnchorPair, anchors_of, paired, rows_of_a, without_bias
 from aprtui.recordings.alignment.exact import ExactRun, Seen, recorded_output
 from aprtui.recordings.alignment.weights import WeightMatch, matched_weights, matrices, signature
+from aprtui.recordings.element_types import PLAIN
 from aprtui.recordings.format import OpGraph
 from aprtui.recordings.memory import NamedWeights, Values
 from aprtui.recordings.ops.operands import Operands
@@ -201,7 +202,7 @@ def _keeper(run: ExactRun, graph: OpGraph, side: _Taken, kept: set[int]) -> Seen
     last = len(graph.nodes) - 1
 
     def seen(index: int, found: Values) -> None:
-        if index in kept:
+        if index in kept and found.dtype.kind == "f":  # indices are soon alike
             side.kept[index] = np.array(found, np.float64).reshape(-1)
         if index == last:
             side.end = np.array(found, np.float64).reshape(-1)
@@ -254,8 +255,8 @@ def _localised(runs: Runs, graphs: Graphs, pairs: Sequence[AnchorPair], pins: Se
     cuts = {pair.a.index for pair in pairs}, {pair.b.index for pair in pairs}
     ways = []
     for side in (0, 1):
-        good = [_index(pin, side) for pin in pins if pin.error is not None and not pin.beyond]
-        ways.append(_before(graphs[side], [_index(wrong, side)], cuts[side]) - _before(graphs[side], good, cuts[side]))
+        good = [pin for pin in pins if pin.error is not None and not pin.beyond]
+        ways.append(_before(graphs[side], [wrong], side, cuts[side]) - _before(graphs[side], good, side, cuts[side]))
     # What goes into a way is known on both sides, though one may have it with a bias and the other without.
     held = [
         way | {source for node in way for source in _sources(graph)[node]}
@@ -268,7 +269,7 @@ def _localised(runs: Runs, graphs: Graphs, pairs: Sequence[AnchorPair], pins: Se
         others = prints[1 - side].values()
         lacking = {i for i in ways[side] & prints[side].keys() if not any(_alike(prints[side][i], p) for p in others)}
         known, sources = prints[side].keys() - lacking, _sources(graphs[side])
-        found = [i for i in sorted(lacking) if not _after(graphs[side], i) & known]
+        found = [i for i in sorted(lacking) if not _after(graphs[side], i, cuts[side]) & known]
         # Masks and angles are made of nothing that the other side has: what they meet comes first.
         meeting = [i for i in found if sources[i] & known] or found
         first.append(_side_node(graphs[side], meeting[0]) if meeting else None)
@@ -292,10 +293,11 @@ def _sources(graph: OpGraph) -> list[set[int]]:
     return found
 
 
-def _before(graph: OpGraph, nodes: Iterable[int], cuts: set[int]) -> set[int]:
-    """The nodes that `nodes` take values from, back to cuts; a node that is a cut is followed by its input."""
-    sources, found = _sources(graph), set[int]()
-    waiting = [source for node in nodes for source in sources[node]] + [n for n in nodes if n not in cuts]
+def _before(graph: OpGraph, pins: Iterable[Pin], side: int, cuts: set[int]) -> set[int]:
+    """The nodes that the inputs of pinned products, or the end of the graph, are made by, back to cuts."""
+    sources, found, waiting = _sources(graph), set[int](), list[int]()
+    for pin in pins:
+        waiting += sources[_index(pin, side)] if pin.weight else [_index(pin, side)]
     while waiting:
         node = waiting.pop()
         if node not in found and node not in cuts:
@@ -304,13 +306,19 @@ def _before(graph: OpGraph, nodes: Iterable[int], cuts: set[int]) -> set[int]:
     return found
 
 
-def _after(graph: OpGraph, node: int) -> set[int]:
-    """The nodes that take values from `node`, by any way."""
+def _after(graph: OpGraph, node: int, cuts: set[int]) -> set[int]:
+    """The nodes that take values from `node`, by any way that leads through no cut and no indices."""
     found = {node}
     for index, sources in enumerate(_sources(graph)):
-        if sources & found:
+        if sources & found and index not in cuts and not _chooses(graph, index):
             found.add(index)
     return found - {node}
+
+
+def _chooses(graph: OpGraph, index: int) -> bool:
+    """Whether a node gives indices, which stay the same where values differ."""
+    kind = PLAIN.get(graph.tensors[graph.nodes[index].outputs[0]].type)
+    return kind is not None and kind.kind != "f"
 
 
 def _print(values: Array) -> Array:
