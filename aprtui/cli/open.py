@@ -90,6 +90,7 @@ def _initial_state(what: tuple[str, ...], said: Mapping[str, str]) -> ScreenStat
 def _state_of(what: tuple[str, ...]) -> ScreenState:
     from aprtui.trace.agent_trace import is_agent_trace, read_agent_trace
     from aprtui.trace.aprt import is_aprt
+    from aprtui.trace.archive import is_folder
     from aprtui.tui.frame.state import ScreenName, ScreenState, is_state, parse_state, screen_state
 
     if len(what) == 1 and is_state(what[0]):
@@ -107,7 +108,7 @@ def _state_of(what: tuple[str, ...]) -> ScreenState:
     if not what:
         return ScreenState(ScreenName.BROWSE)
     path = Path(what[0])
-    if path.is_dir():
+    if is_folder(path):
         return screen_state(ScreenName.BROWSE, path=path)
     if is_aprt(path):
         return screen_state(ScreenName.TENSOR, path=path)

@@ -85,11 +85,12 @@ def _summaries(path: Path, stages: str | None, layers: str | None) -> Iterator[E
     from aprtui.cli.comparison.options import warn_about, warn_about_trailing
     from aprtui.compare.survey import StageSummary, survey, tensor_stats
     from aprtui.trace.aprt import read_aprt
+    from aprtui.trace.archive import is_single_file
     from aprtui.trace.capture import Capture
     from aprtui.trace.graph import Node, canonical_name
     from aprtui.trace.select import ALL, parse_layers, select_nodes, select_stages
 
-    if path.is_file():
+    if is_single_file(path):
         _only_captures(stages, layers)
         file = read_aprt(path)
         warn_about_trailing(file)
@@ -177,10 +178,11 @@ def _tensor_line(info: TensorInfo, summary: TensorSummary) -> str:
 
 def _print_values(path: Path, stages: str | None, layers: str | None, place: str, as_json: bool) -> int:
     """Print the value at `place` of each selected stage that has one there."""
+    from aprtui.trace.archive import is_single_file
     from aprtui.trace.capture import Capture
     from aprtui.trace.select import ALL, parse_layers, select_nodes, select_stages
 
-    if path.is_file():
+    if is_single_file(path):
         raise UsageError("--values is for captures, whose stages have a shape: leave it out for a file")
     index = _parsed_place(place)
     capture = Capture.open(path)

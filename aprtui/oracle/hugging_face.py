@@ -16,12 +16,11 @@ from aprtui.capture import capture
 from aprtui.errors import EngineError, UnreadableError, UsageError
 from aprtui.model.architectures.registry import ARCHITECTURES
 from aprtui.model.digest import file_digest
-from aprtui.oracle.requests import Evaluation, Work, require_evaluable, unavailable
-from aprtui.oracle.transformers_capture import TransformersOptions, fused_stages
+from aprtui.oracle.requests import Evaluation, Work, require_evaluable
+from aprtui.oracle.transformers_capture import TransformersOptions
 from aprtui.oracle.transformers_model import libraries
 from aprtui.oracle.written import write_provenance
 from aprtui.progress import Progress
-from aprtui.trace.graph import graph_for
 from aprtui.trace.manifest import Manifest, read_manifest, write_manifest
 
 _CONFIG, _INDEX, _WEIGHTS = "config.json", "model.safetensors.index.json", "model.safetensors"
@@ -168,15 +167,12 @@ def _capture(
             progress("evaluating", position, len(tokens))
     manifest = read_manifest(directory)
     assert manifest is not None
-    nodes = {info.node for info in manifest.files.values()}
-    graph = graph_for(manifest.graph)
     manifest = replace(
         manifest,
         model=replace(manifest.model, sha256=digest),
         text=evaluation.text,
         prompt_tokens=len(tokens),
         prefill_tokens=evaluation.prefill,
-        unavailable=unavailable(graph, nodes, fused_stages(has_maps="attn_softmax" in {n.stage for n in nodes})),
     )
     write_manifest(directory, manifest)
     write_provenance(directory, manifest)

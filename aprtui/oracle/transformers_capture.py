@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from aprtui.capture.module_taps import module_taps
-from aprtui.capture.torch_values import MAPS, StageValues, attach, eager_maps, turned_stages
+from aprtui.capture.module_taps import MAPS, fused_stages, module_taps
+from aprtui.capture.torch_values import StageValues, attach, eager_maps, turned_stages
 from aprtui.model.architectures.registry import ARCHITECTURES
 from aprtui.model.model import Model
 from aprtui.oracle.requests import Evaluation, Work, planned_manifest, require_evaluable
@@ -22,9 +22,6 @@ from aprtui.trace.graph import Node, TokenMixer
 from aprtui.trace.manifest import EngineInfo, Manifest
 from aprtui.trace.writer import CaptureWriter
 
-_FUSED = {"qkv_matmul": "qkv_bias", "attn_out_matmul": "attn_out", "ffn_moe_logits": "moe_router"}
-"""Products whose biases are added in the same call, where they have any."""
-_IN_ATTENTION = dict.fromkeys(("q_post_rope", "k_post_rope", *MAPS), "attention")
 _CAPPED = Node(None, "logit_softcap")
 """What the model itself gives."""
 
@@ -80,11 +77,6 @@ def _capture(
         return manifest
     finally:
         writer.close()
-
-
-def fused_stages(*, has_maps: bool) -> dict[str, str]:
-    """Stages that are computed inside the op of another one, by transformers with maps of the attention or without."""
-    return _FUSED if has_maps else _FUSED | _IN_ATTENTION
 
 
 def _of_attention(model: Model) -> Iterator[Node]:

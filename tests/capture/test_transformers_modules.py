@@ -78,6 +78,7 @@ def test_a_hooked_model_gives_the_capture_of_the_oracle(tmp_path: Path, architec
     assert made.complete and made.never_ran == ()
     hooked = Capture.open(made.path)
     assert hooked.manifest is not None and hooked.manifest.graph == model.config.graph
+    assert theirs.manifest is not None and hooked.manifest.unavailable == theirs.manifest.unavailable
     assert differing(theirs, hooked) == []
     assert replayed(made.path, model).verdict is Verdict.PASS
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aprtui.importing.formats.mapped import MAPPING_FILE
 from aprtui.trace.capture import Capture
+from aprtui.trace.export.tensors import MAPPING_FILE
 from aprtui.trace.graph import Node
 from tests.cli.conftest import Outcome
 from tests.importing.dumps import EXACT, TOKENS, Ours, require_same
