@@ -253,9 +253,9 @@ class _Tap:
         values = self.ggml.values(pointer.contents.src[1] if place.takes_input else pointer)
         if not stage.is_attention_map:
             rows = values.reshape(1 if stage.holds_state else self.count, -1)
-            self._put_part(place, rows[:, : stage.width].astype(np.float32))
+            self._put_part(place, np.asarray(rows[:, : stage.width], np.float32))
             return
-        maps = values[0, :, :, : self.position + self.count].astype(np.float32)
+        maps = np.ascontiguousarray(values[0, :, :, : self.position + self.count], np.float32)
         if node.stage == "attn_scores":
             self._scores = maps
             return
@@ -265,6 +265,9 @@ class _Tap:
         self._put(node, maps)
 
     def _put_part(self, place: StagePlace, rows: NDArray[np.float32]) -> None:
+        if place.parts == 1:
+            self._put(place.node, rows)
+            return
         parts = self._parts.setdefault(place.node, {})
         parts[place.part] = rows
         if len(parts) == place.parts:
