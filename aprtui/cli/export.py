@@ -30,9 +30,10 @@ _STANDARD = Path("-")
 @click.option("--layers", metavar="LAYERS", help="0..2 (END excluded), a list 0,3 or all; all by default.")
 @click.option("--tokens", metavar="POSITIONS", help="Positions, as layers are given; all by default.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was written as a JSON object.")
 def command(
     source: Path, target: Path, form: str | None, stages: str | None, layers: str | None, tokens: str | None,
-    overwrite: bool,
+    overwrite: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Write the values of a CAPTURE for other programs, or the capture itself as one file; or a COMPARISON, the output
     of diff --json or replay --json (- reads it from stdin), as a table.
@@ -44,7 +45,11 @@ def command(
     aprtui export mine --out mine.safetensors --stage ffn_* --layers 0..2
     aprtui export mine --out mine.zip
     aprtui diff A B --json | aprtui export - --out stages.csv
+
+    Exit codes: 0 done, 2 usage, 3 unreadable input, 4 output failed, 70 internal error, 130 interrupted.
     """
+    from aprtui.cli.json_lines import write_record
+    from aprtui.compare.wording import counted
     from aprtui.trace.archive import is_single_file
 
     chosen = form or _by_suffix(target)
@@ -58,8 +63,15 @@ def command(
         done = _export_comparison(source, target, chosen, overwrite)
     else:
         done = _export_capture(source, target, chosen, (stages, layers, tokens), overwrite)
-    if target != _STANDARD:
-        click.echo(f"{target}: {done}")
+    if target == _STANDARD:
+        return
+    if as_json:
+        write_record({"record": "summary", "out": str(target), "format": chosen, **done})
+    else:
+        ((what, count),) = done.items()
+        click.echo(f"{target}: {counted(count, what.removesuffix('s').replace('_', ' '))}")
+    if chosen in ("zip", "tar.zst"):
+        click.echo(f"aprtui: next: aprtui stats {shlex.quote(str(target))}", err=True)
 
 
 def _by_suffix(target: Path) -> str:
@@ -67,13 +79,12 @@ def _by_suffix(target: Path) -> str:
     return next((form for form in FORMATS if name.endswith(f".{form}")), "csv" if target == _STANDARD else "npy")
 
 
-def _export_comparison(source: Path, target: Path, form: str, overwrite: bool) -> str:
+def _export_comparison(source: Path, target: Path, form: str, overwrite: bool) -> dict[str, int]:
     from aprtui.compare.report.table import COMPARISON_FIELDS, comparison_rows
-    from aprtui.compare.wording import counted
 
     with _lines_of(source) as lines:
         rows = comparison_rows(lines, str(source))
-        return counted(_write_table(rows, COMPARISON_FIELDS, form, target, overwrite), "row")
+        return {"rows": _write_table(rows, COMPARISON_FIELDS, form, target, overwrite)}
 
 
 @contextmanager
@@ -90,9 +101,8 @@ def _lines_of(source: Path) -> Iterator[Iterator[str]]:
 
 def _export_capture(
     source: Path, target: Path, form: str, chosen: tuple[str | None, str | None, str | None], overwrite: bool
-) -> str:
+) -> dict[str, int]:
     from aprtui.cli.comparison.options import warn_about
-    from aprtui.compare.wording import counted
     from aprtui.trace.capture import Capture
     from aprtui.trace.export import archives, tensors
     from aprtui.trace.export.rows import VALUE_FIELDS, value_rows
@@ -102,17 +112,14 @@ def _export_capture(
     warn_about(capture)
     selection = select(capture, *chosen)
     if form in _TABLES:
-        return counted(_write_table(value_rows(selection), VALUE_FIELDS, form, target, overwrite), "row")
+        return {"rows": _write_table(value_rows(selection), VALUE_FIELDS, form, target, overwrite)}
     if form in ("zip", "tar.zst") and chosen[2] is not None:
         raise UsageError(f"--tokens: a capture as .{form} has all of its tokens: leave it out")
     write: Callable[[ExportSelection, Path, bool], int] = {
         "npy": tensors.write_npy, "safetensors": tensors.write_safetensors,
         "zip": archives.write_zip, "tar.zst": archives.write_tar_zst,
     }[form]  # fmt: skip
-    done = counted(write(selection, target, overwrite), "stage tensor")
-    if form == "zip":
-        click.echo(f"aprtui: next: aprtui stats {shlex.quote(str(target))}", err=True)
-    return done
+    return {"stage_tensors": write(selection, target, overwrite)}
 
 
 def _write_table(

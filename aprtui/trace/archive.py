@@ -25,7 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from aprtui.errors import EngineError, UnreadableError
+from aprtui.errors import AprtuiError, EngineError, UnreadableError
 
 SUFFIXES = (".zip", ".tar", ".tar.zst", ".tzst")
 MOST_MEMBERS = 1 << 20
@@ -87,10 +87,13 @@ def is_folder(path: Path) -> bool:
 
 
 def is_single_file(path: Path) -> bool:
-    """Whether there is a file at `path` that is no archive: on disk, or in an archive."""
+    """Whether there is a file at `path` that is no archive: on disk, or in an archive that can be read."""
     if path.is_file():
         return not is_archive(path)
-    found = _located(path)
+    try:
+        found = _located(path)
+    except AprtuiError:
+        return False
     return found is not None and found[1] in found[0].members
 
 

@@ -79,7 +79,10 @@ def test_a_safetensors_file_has_layers_stages_and_positions_that_are_selected(
 ) -> None:
     path = tmp_path / "a.safetensors"
     words = ("--layers", "1", "--stage", "attn_*,lm_head", "--tokens", "1..3")
-    assert aprtui("export", capture, "--out", path, *words).code == 0
+    done = aprtui("export", capture, "--out", path, *words, "--json")
+    assert json.loads(done.out) == {
+        "record": "summary", "out": str(path), "format": "safetensors", "stage_tensors": 3
+    }  # fmt: skip
     header, data = read_safetensors(path)
     assert list(header) == ["__metadata__", "tokens", "layer-1/attn_norm", "layer-1/attn_softmax", "lm_head"]
     assert header["__metadata__"]["model"] == "mine"

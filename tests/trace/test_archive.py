@@ -115,6 +115,11 @@ def test_what_is_not_there_is_said(folder: Path, tmp_path: Path) -> None:
         PositionalFile(path / "layer-7" / "ffn_up.bin")
     with pytest.raises(UnreadableError, match="does not exist"):
         Capture.open(path / "layer-7")
+    (tmp_path / "broken.zip").write_bytes(b"PK")
+    inside = tmp_path / "broken.zip" / "final_norm.bin"
+    assert not archive.is_single_file(inside)
+    with pytest.raises(UnreadableError, match=r"broken\.zip: cannot be read as \.zip"):
+        read_aprt(inside)
     (tmp_path / "empty.zip").write_bytes(b"PK\x05\x06" + bytes(18))
     with pytest.raises(UnreadableError, match="holds no capture"):
         Capture.open(tmp_path / "empty.zip")
