@@ -45,6 +45,11 @@ def _vocabularies() -> str | None:
     return _folder_missing("APRTUI_VOCABS", Path(named) if named else None)
 
 
+def _real_models() -> str | None:
+    named = os.environ.get("APRTUI_REAL_MODELS")
+    return _folder_missing("APRTUI_REAL_MODELS", Path(named) if named else None)
+
+
 def _emulator_missing() -> str | None:
     if platform.machine() != "x86_64" or not sys.platform.startswith("linux"):
         return f"the emulator of CUDA runs on Linux on x86-64, this is {sys.platform} on {platform.machine()}"
@@ -80,6 +85,7 @@ GROUPS: dict[str, Callable[[], str | None]] = {
     "llama_cpp": lambda: _module_missing("llama_cpp"),
     "nvcc": lambda: _tool_missing("nvcc"),
     "nvrtc": _nvrtc_missing,
+    "real_models": _real_models,
     "sanitizer": lambda: _gpu_missing() or _tool_missing("compute-sanitizer"),
     "pty": lambda: _tool_missing("tmux"),
     "pycuda": _fake_driver_missing,

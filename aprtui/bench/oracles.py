@@ -92,6 +92,7 @@ def judge_oracles(model: Model, tokens: Sequence[int], folder: Path, progress: P
 def _written(model: Model, tokens: Sequence[int], folder: Path, progress: Progress) -> dict[str, Path]:
     whole, in_part = (Evaluation(tokens, None, count) for count in (len(tokens), max(1, len(tokens) // 2)))
     shutil.rmtree(folder, ignore_errors=True)
+    graph = model.config.graph
     request = CaptureRequest(tokens, None, frozenset(model.graph.nodes), Logits.ALL)
     engine = open_engine(model, context=len(tokens))
     try:
@@ -99,11 +100,11 @@ def _written(model: Model, tokens: Sequence[int], folder: Path, progress: Progre
     finally:
         engine.close()
     for name, options in _LLAMA_CPP.items():
-        if options.kv in fitting_kv_types(model.config.graph):
+        if options.kv in fitting_kv_types(graph):
             work = {folder / name: whole} | ({folder / (name + _DECODED): in_part} if options is _FLOATS else {})
             write_llamacpp_captures(model, work, options, progress)
     for name, choice in _TRANSFORMERS.items():
-        if not (model.config.graph.sinks and choice.attention is not AttentionKind.EAGER):
+        if choice.attention is AttentionKind.EAGER or not (graph.sinks or graph.attn_softcap):
             write_transformers_captures(model, {folder / name: whole}, choice, progress)
     return {name: folder / name for name in _ALIKE}
 

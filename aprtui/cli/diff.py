@@ -53,7 +53,8 @@ def command(
     rounding: str, mapping: Path | None, extras: bool, weights: bool, file_format: str | None,
     options: ComparisonOptions,
 ) -> int:  # fmt: skip
-    """Compare B with the reference A: two captures, two APRT stage files, or two models (--weights).
+    """Compare B with the reference A: two captures, two APRT stage files, two models (--weights), or two recordings of
+    ops (`aprtui record`), whose graphs are held against one another.
 
     Names the first divergent stage. Equal values pass; values that differ are judged by a noise floor (--model,
     --floor), by a replay of each side, or by a --tolerance or --policy of your own.
@@ -71,6 +72,12 @@ def command(
     if weights:
         a, b = (MODEL.convert(str(path), None, None) for path in (a, b))
         return _diff_weights(a, b, options, judging.given or mapping is not None or file_format is not None)
+    from aprtui.cli.comparison.recordings import are_recordings
+    from aprtui.cli.comparison.recordings import diff as diff_recordings
+
+    if are_recordings(a, b):
+        others = bool(floor or replay or rounding or mapping or extras or file_format)
+        return diff_recordings(a, b, (model_a or model, model_b or model), others, options)
     if a.is_file() and b.is_file() and not _of_other_tools(a, b):
         if judging.given or mapping or not options.plain:
             raise UsageError(

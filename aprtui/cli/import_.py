@@ -71,7 +71,7 @@ def command(
 
     Exit codes: 0 done, 2 usage, 3 unreadable input, 4 output failed, 70 internal error, 130 interrupted.
     """
-    from aprtui.importing.formats.base import PartChoice
+    from aprtui.importing.import_format import PartChoice
     from aprtui.importing.importer import ImportRequest
     from aprtui.model.model import load_model
 

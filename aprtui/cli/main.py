@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "stats": "Print statistics of each stage tensor of a capture.",
         "models": "List the models on this machine, and say which can be run.",
         "info": "Print what a model file says of itself, and what is unusual about it.",
+        "check": "Check a model file, by itself or against what it was converted from.",
         "qa": "Run the quality gates of a model.",
         "import": "Write what another tool has dumped as a capture.",
         "oracle": "Write a capture by another engine: llama.cpp, transformers.",

@@ -45,6 +45,7 @@ def command(as_json: bool) -> None:
     """
     from aprtui.config import config_path, read_config
     from aprtui.model.discovery.catalogue import describe
+    from aprtui.model.discovery.naming import broken_aliases
     from aprtui.model.discovery.places import found_models
 
     config = read_config(config_path())
@@ -63,7 +64,7 @@ def command(as_json: bool) -> None:
     else:
         for line in _lines(listed, config, _default(reports)):
             click.echo(printable(line))
-    for report in reports:
+    for report in (*reports, *broken_aliases(found, config)):
         click.echo(f"aprtui: {printable(report)}", err=True)
 
 

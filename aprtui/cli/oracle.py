@@ -159,6 +159,8 @@ def hf(asked: _OracleOptions, kind: str, attention: str, threads: int | None) ->
 
     loaded, work = asked.work("transformers")
     options = TransformersOptions(DataType(kind), AttentionKind(attention), threads)
+    if options.attention is AttentionKind.SDPA and loaded.config.graph.attn_softcap:
+        click.echo("aprtui: sdpa of transformers leaves out the softcap of scores that this model has", err=True)
     with ProgressLine() as progress:
         written = write_transformers_captures(loaded, work, options, progress, overwrite=asked.overwrite)
     asked.finish(loaded, written)

@@ -27,28 +27,39 @@ if TYPE_CHECKING:
 @click.option(
     "--assert-tps", type=click.FloatRange(0), default=10.0, show_default=True, help="Tokens a second that must be made."
 )
+@click.option("--against", type=PATH, metavar="GOOD.gguf", help="A model that is known to be good, to compare with.")
+@click.option("--nll", type=click.FloatRange(0, 100), help="Nats a token of the fixed text that a good model needs.")
 @click.option("--baseline", type=PATH, metavar="FILE", help="Where the speed of earlier runs is.")
-@click.option("--save-baseline", is_flag=True, help="Store the speed of this run as the baseline.")
+@click.option("--save-baseline", is_flag=True, help="Store speed and likelihood of this run as the baseline.")
 @click.option("--backend", type=click.Choice(backend_choices()), default=AUTO, show_default=True)
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads; all available cores by default.")
 @click.option("--json", "as_json", is_flag=True, help="The report as one JSON object.")
 @click.option("--bisect", is_flag=True, help="Exit codes for git bisect run: 125 for all but pass and fail.")
 def command(
     model: Path | None, golden: Path | None, require: tuple[str, ...], min_executed: int, assert_tps: float,
-    baseline: Path | None, save_baseline: bool, backend: str, threads: int | None, as_json: bool, bisect: bool,
+    against: Path | None, nll: float | None, baseline: Path | None, save_baseline: bool, backend: str,
+    threads: int | None, as_json: bool, bisect: bool,
 ) -> int:  # fmt: skip
     """Run the quality gates of MODEL (the embedded model by default), one line each as it ends.
 
     A gate that cannot be run here is skipped, which is not passed. Exit codes: 0 all gates that were run passed, 1 one
-    failed or a required one was skipped, 3 no model file, 125 fewer gates were run than --min-executed.
+    failed or a required one was skipped, 3 no model file, 125 noise decides one, or fewer gates were run than
+    --min-executed.
+
+    \b
+    Examples:
+      aprtui qa MODEL.gguf --save-baseline
+      aprtui qa SUSPECT.gguf --against GOOD.gguf
     """
     from aprtui.engine.quality.gate import QualityOptions
     from aprtui.engine.quality.gates import run_quality
+    from aprtui.resources import quality_baselines
 
     path = requested_path(model)
     options = QualityOptions(
         backend=backend, threads=threads, golden=golden, tokens_per_second=assert_tps,
-        baseline=baseline or _baseline(path), save_baseline=save_baseline,
+        baseline=baseline or _baseline(path), save_baseline=save_baseline, against=against, nll=nll,
+        likelihoods=quality_baselines(),
     )  # fmt: skip
     started = datetime.now(UTC)
     report = run_quality(

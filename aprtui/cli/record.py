@@ -10,6 +10,7 @@ import click
 
 from aprtui.cli.json_lines import write_record
 from aprtui.cli.options import (
+    MODEL,
     MODEL_ARGUMENT,
     PATH,
     parse_tokens,
@@ -40,7 +41,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("model", type=PATH)
+@click.argument("model", type=MODEL)
 @click.option("-p", "--prompt", help="The prompt, tokenised by llama.cpp; - reads stdin.")
 @click.option("--tokens", metavar="1,2,3", help="The prompt as token ids.")
 @click.option("--out", "directory", type=PATH, metavar="DIR", help="Where to write; ./<model stem>-ops by default.")

@@ -22,6 +22,7 @@ from aprtui.contracts.checks.arguments import (
 )
 from aprtui.contracts.checks.judgement import Judgement, no_device, not_testable, unknown
 from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, ContractCheck, ModelCheck, PairCheck
+from aprtui.contracts.checks.vacuous import why_vacuous
 from aprtui.contracts.documents.document import CheckCall, Document
 from aprtui.contracts.evidence.about import ABOUT, about_of, on_subject
 from aprtui.contracts.evidence.recording import judged_on
@@ -59,9 +60,19 @@ def evaluate(document: Document, call: CheckCall, subject: CheckSubject) -> Judg
             judgement = check.judge(CheckArguments(call.parameters, subject.model))
         else:
             judgement = _on_captures(check, call, subject)
-        return on_subject(judgement, about, judged_on(call, subject)) if about.names else judgement
+        if about.names:
+            judgement = on_subject(judgement, about, judged_on(call, subject))
+        return _unless_vacuous(judgement, call)
     except AprtuiError as error:
         return unknown(str(error))
+
+
+def _unless_vacuous(judgement: Judgement, call: CheckCall) -> Judgement:
+    """`judgement`, but UNKNOWN for a PASS that nothing could have failed."""
+    vacuous = why_vacuous(call) if judgement.verdict is Verdict.PASS else ""
+    if not vacuous:
+        return judgement
+    return replace(judgement, verdict=Verdict.UNKNOWN, reason=f"vacuous, {vacuous}: {judgement.reason}")
 
 
 def _on_captures(check: CaptureCheck | PairCheck, call: CheckCall, subject: CheckSubject) -> Judgement:

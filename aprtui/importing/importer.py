@@ -9,9 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from aprtui.errors import UnreadableError, UsageError
-from aprtui.importing.formats.base import PartChoice
 from aprtui.importing.formats.registry import format_named, format_of
 from aprtui.importing.guess import GuessedMapping, guess
+from aprtui.importing.import_format import PartChoice
 from aprtui.importing.mapping import TensorMapping, read_mapping_file
 from aprtui.importing.planning import plan
 from aprtui.importing.source import READERS, Source, read_tensors, tensor_files

@@ -19,11 +19,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeGuard
 
-import numpy as np
-
 from aprtui.errors import UnreadableError
-from aprtui.importing.elements import ELEMENTS, Raw, SourceTensor
-from aprtui.trace.positional import PositionalFile
+from aprtui.importing.elements import ELEMENTS, SourceTensor
+from aprtui.importing.raw_file import range_of
 
 SUFFIX = ".safetensors"
 MOST_HEADER_BYTES = 100_000_000
@@ -50,15 +48,11 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
         raise UnreadableError(f"{path}: byte 8: the header is not JSON: write the file again") from error
     if not isinstance(header, dict):
         raise UnreadableError(f"{path}: byte 8: the header is not a JSON object: write the file again")
-    start, opened = 8 + length, PositionalFile(path)
-    return {
-        name: _tensor(path, opened, name, entry, start, size)
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
+    start = 8 + length
+    return {name: _tensor(path, name, entry, start, size) for name, entry in header.items() if name != "__metadata__"}
 
 
-def _tensor(path: Path, file: PositionalFile, name: str, entry: Any, start: int, size: int) -> SourceTensor:
+def _tensor(path: Path, name: str, entry: Any, start: int, size: int) -> SourceTensor:
     fields = entry if isinstance(entry, dict) else {}
     kind, shape, offsets = fields.get("dtype"), fields.get("shape"), fields.get("data_offsets")
     if not isinstance(kind, str) or not _whole(shape) or not _whole(offsets) or len(offsets) != 2:
@@ -74,14 +68,8 @@ def _tensor(path: Path, file: PositionalFile, name: str, entry: Any, start: int,
             f"{path}: tensor {name!r:.80}: bytes {begin} … {end} of {size - start}, its shape needs {count}: truncated "
             "or written wrong"
         )
-    return SourceTensor(name, tuple(shape), element, partial(_bytes, file, start + begin, count))
+    return SourceTensor(name, tuple(shape), element, partial(range_of, path, start + begin, count))
 
 
 def _whole(values: Any) -> TypeGuard[list[int]]:
     return isinstance(values, list) and len(values) <= 16 and all(type(v) is int and v >= 0 for v in values)
-
-
-def _bytes(file: PositionalFile, offset: int, count: int) -> Raw:
-    buffer = np.empty(count, np.uint8)
-    file.fill(buffer, offset)
-    return buffer

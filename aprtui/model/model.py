@@ -21,6 +21,7 @@ from aprtui.model.model_file import ModelFile
 from aprtui.model.open_file import open_model_file
 from aprtui.model.split_files import model_stem
 from aprtui.model.tokenizer import Tokenizer, build_tokenizer
+from aprtui.model.vocabulary import read_strings
 from aprtui.model.weights import Weight
 from aprtui.trace.graph import Node, StageGraph, graph_for
 
@@ -83,6 +84,13 @@ class Model:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer; raises `UnreadableError` where the file has none, or none that is supported."""
         return build_tokenizer(self.path, self._file.metadata)
+
+    @property
+    def merges(self) -> list[str] | None:
+        """The merges of byte pairs, in their order; None for a tokenizer that has none."""
+        if "tokenizer.ggml.merges" not in self._file.metadata:
+            return None
+        return read_strings(self.path, self._file.metadata, "tokenizer.ggml.merges")
 
     @cached_property
     def chat_template(self) -> ChatTemplate | None:

@@ -23,6 +23,9 @@ OWN_KEYS = frozenset({NUMBER, "general.alignment"})
 """What may differ from part to part."""
 
 _NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
+_DIGEST = re.compile(r"sha256-[0-9a-f]{64}")
+"""What Ollama calls its files."""
+_SHORT_DIGEST = len("sha256-") + 12
 _MOST_NAMED = 3
 
 
@@ -64,9 +67,10 @@ def parts_there(path: Path) -> tuple[Path, ...]:
 
 
 def model_stem(path: Path) -> str:
-    """The name of a model file without its suffix, and without the number of its part."""
+    """The name of a model file without its suffix, and without the number of its part; of a digest the beginning."""
     name = part_name(path)
-    return path.stem if name is None else name.stem
+    stem = path.stem if name is None else name.stem
+    return stem[:_SHORT_DIGEST] if _DIGEST.fullmatch(stem) else stem
 
 
 def part_paths(path: Path, metadata: Mapping[str, Any]) -> tuple[Path, ...]:

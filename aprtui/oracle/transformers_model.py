@@ -77,7 +77,7 @@ def load(model: Model, kind: DataType, attention: AttentionKind, threads: int | 
     config = of_model.config_class(**settings(model, two_bases), attn_implementation=str(attention))
     with importlib.import_module("transformers.initialization").no_init_weights():
         module = of_model(config)
-    found = {name: torch.from_numpy(np.array(values)) for name, values in _state(model)}
+    found = {name: torch.from_numpy(np.array(values)) for name, values in named_parameters(model)}
     if model.config.graph.experts:
         found = (_interleaved if model.config.graph.biased_experts else _fused)(found, torch)
     missing, unexpected = module.load_state_dict(found, strict=False, assign=True)
@@ -199,8 +199,8 @@ def _set_factors(module: Any, config: ModelConfig) -> None:
         frequencies /= frequencies.new_tensor(config.rope.factors)
 
 
-def _state(model: Model) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """The parameters of the module by name, each with its values."""
+def named_parameters(model: Model) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """The parameters of the module of transformers by name, each with its values as float32."""
     for node in model.graph.nodes:
         stage = model.graph[node.stage]
         for parameter, weight in zip(stage.params, model.params(node), strict=True):

@@ -162,8 +162,8 @@ class _Check:
             carried = -1 if root.carried is None else root.carried
             if not 0 <= carried < len(earlier) or earlier[carried].bytes != root.bytes:
                 raise self._error(where, "a state without a blob, and no root of the graph before that it goes on from")
-            if earlier[carried].kind is not RootKind.STATE:
-                raise self._error(where, f"goes on from root {carried} of the graph before, which is no state")
+            if earlier[carried].kind is RootKind.WEIGHT:
+                raise self._error(where, f"goes on from root {carried} of the graph before, which is a weight")
 
     def _tensor(self, tensor: TensorView, where: str) -> None:
         kind = element_type(tensor.type)

@@ -79,7 +79,8 @@ def node_name(graph: OpGraph, node: OpNode) -> NodeName:
         if found := _WEIGHT.fullmatch(weight):
             return NodeName(int(found[1]), _of_weight(found[2], found[3]), node.name)
         if found := _GLOBAL.fullmatch(weight):
-            return NodeName(None, _of_weight(found[1], found[2]), node.name)
+            tied = found[1] == "token_embd" and "MUL_MAT" in node.op
+            return NodeName(None, "lm_head" if tied else _of_weight(found[1], found[2]), node.name)
     if module := _MODULE.fullmatch(node.name):
         last = (module[2] or "").rpartition(".")[2]
         return NodeName(int(module[1]), MODULES.get(last, last) or None, node.name)

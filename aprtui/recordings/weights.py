@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from aprtui.errors import UnreadableError, UsageError
 from aprtui.model.digest import file_digest
-from aprtui.model.gguf_file import GgufFile
 from aprtui.model.model import load_model
+from aprtui.model.model_file import ModelFile
+from aprtui.model.open_file import open_model_file
 from aprtui.model.weights import stored_tensor
 from aprtui.oracle.transformers_model import AttentionKind, DataType, load
 from aprtui.recordings.format import OpSet, RootKind
@@ -23,10 +24,10 @@ from aprtui.recordings.recorders.torch import named_storages
 Bytes = NDArray[np.uint8]
 
 
-class GgufWeights:
-    """The tensors of a GGUF file by name."""
+class FileWeights:
+    """The tensors of a model file by name."""
 
-    def __init__(self, file: GgufFile) -> None:
+    def __init__(self, file: ModelFile) -> None:
         self._file = file
 
     def weight_bytes(self, name: str, size: int) -> Bytes | None:
@@ -73,12 +74,12 @@ def weights_of_recording(recording: Recording, given: Path | None) -> NamedWeigh
         raise UsageError(f"{recording.path}: has its weights by name, and names no model: give it with --model")
     if not path.is_file():
         raise UnreadableError(f"{path}: the model that {recording.path} names is not there: give it with --model")
-    file = GgufFile(path)
+    file = open_model_file(path)
     if model is not None and model.sha256 is not None and file_digest(*file.paths) != model.sha256:
         raise UsageError(f"{path}: is not the model that was recorded (sha256 {model.sha256[:12]}…): give that one")
     if recording.header.ops is OpSet.ATEN:
         return TransformersWeights(_loaded(recording, path))
-    return GgufWeights(file)
+    return FileWeights(file)
 
 
 def _loaded(recording: Recording, path: Path) -> Any:

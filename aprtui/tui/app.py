@@ -343,11 +343,11 @@ def run_app(state: ScreenState, *, paths: tuple[Path, ...] = (), ascii_only: boo
     """Open the app on `state`; the engine starts when the live screen is shown.
 
     The model is the one that a state of the live screen names, else the one that the configuration prefers, else the
-        embedded one; a recording needs none.
+    embedded one; a recording needs none.
 
-        Raises `UnreadableError` before the screen opens if the model cannot be used, `UsageError` for a configuration
-        that makes no sense or a chat with a model that has no template, and after it `EngineError` if the engine had
-        crashed and was not restarted, or whatever a bug in the app has raised.
+    Raises `UnreadableError` before the screen opens if the model cannot be used, `UsageError` for a configuration
+    that makes no sense or a chat with a model that has no template, and after it `EngineError` if the engine had
+    crashed and was not restarted, or whatever a bug in the app has raised.
     """
     config = read_config(config_path())
     if ascii_only or "utf" not in locale.getencoding().lower():  # block characters cannot be written

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from aprtui.cli.open import _with_path_of_model
 from aprtui.errors import ExitCode
 from aprtui.resources import kernel_cache
 from tests.cli.conftest import Outcome
@@ -62,6 +63,17 @@ def test_models_are_listed_with_what_they_are_and_why_they_cannot_be_run(aprtui:
     assert "truncated" in found["half"]["problem"] and not found["half"]["default"]
 
 
+def test_an_alias_that_leads_nowhere_is_said(aprtui: Run, home: Path) -> None:
+    (home / "file").touch()
+    (home / "config.toml").write_text('[aliases]\na = "TINY"\nb = "gone"\nc = "file"\n')
+    outcome = aprtui("models")
+    assert outcome.code == ExitCode.PASS
+    assert outcome.err == (
+        f"aprtui: b: alias of gone, which is neither a file nor the name of a model: "
+        f"correct it in {home / 'config.toml'}\n"
+    )
+
+
 def test_the_list_has_a_line_for_each_and_the_reasons_below(aprtui: Run, home: Path) -> None:
     lines = aprtui("models").out.splitlines()
     assert lines[0].split() == ["name", "architecture", "types", "size", "path"]
@@ -96,6 +108,13 @@ def test_names_are_models_to_diff_weights_and_replay(aprtui: Run, home: Path, tm
 def test_a_name_that_no_model_has_is_one_line(aprtui: Run, home: Path) -> None:
     assert_one_line(aprtui("run", "tinny", "-p", "x"), ExitCode.UNREADABLE, "tinny: no such file", "there is tiny")
     assert_one_line(aprtui("open", "tinny"), ExitCode.USAGE, "tinny: does not exist", "aprtui models")
+
+
+def test_open_takes_a_name(home: Path) -> None:
+    path = str(home / ".apr" / "models" / "tiny.gguf")
+    assert [_with_path_of_model(text) for text in ("tiny", path, "nothing", "aprtui:live?model=a")] == [
+        path, path, "nothing", "aprtui:live?model=a",
+    ]  # fmt: skip
 
 
 def test_the_default_is_used_where_no_model_is_named_and_said(aprtui: Run, home: Path) -> None:

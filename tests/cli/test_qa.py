@@ -22,14 +22,14 @@ def test_every_gate_has_a_line_and_the_verdict_comes_last(aprtui: Run) -> None:
     done = aprtui("qa", "--threads", 1)
     lines = done.out.splitlines()
     assert [line.split()[1] for line in lines[:-1]] == list(NAMES)
-    assert lines[-1].startswith("PASS: 9 of 11 gates")
+    assert lines[-1].startswith("PASS: 11 of 19 gates")
     assert done.code == 0
 
 
 def test_json_has_the_fields_of_apr_qa_and_skipped_is_not_passed(aprtui: Run) -> None:
     done = aprtui("qa", "--threads", 1, "--json")
     report = json.loads(done.out)
-    assert report["passed"] is True and report["gates_executed"] == 9 and report["gates_skipped"] == 2
+    assert report["passed"] is True and report["gates_executed"] == 11 and report["gates_skipped"] == 8
     for gate in report["gates"]:
         assert {"name", "passed", "message", "duration_ms", "skipped"} <= gate.keys()
         assert gate["passed"] is not gate["skipped"]
@@ -41,7 +41,7 @@ def test_json_has_the_fields_of_apr_qa_and_skipped_is_not_passed(aprtui: Run) ->
 def test_exit_codes_tell_failed_required_too_few_and_unreadable_apart(aprtui: Run, tmp_path: Path) -> None:
     assert aprtui("qa", "--threads", 1, "--assert-tps", 1e9).code == 1
     assert aprtui("qa", "--threads", 1, "--require", "gpu_speedup").code == 1
-    assert aprtui("qa", "--threads", 1, "--min-executed", 11).code == 125
+    assert aprtui("qa", "--threads", 1, "--min-executed", 12).code == 125
     assert aprtui("qa", "--threads", 1, "--require", "nothing").code == 2
     assert aprtui("qa", "--golden", tmp_path / "absent.yaml").code == 2
     assert aprtui("qa", tmp_path / "absent.gguf").code == 3

@@ -135,7 +135,7 @@ def test_a_rounding_that_is_not_known_is_a_usage_error(captures: Path) -> None:
     ("options", "said"),
     [
         (("--floor", "x", "--replay"), "--floor and --model or --replay"),
-        (("--model", "m", "--model-a", "m"), "leave out --model-a"),
+        (("--model", "m.gguf", "--model-a", "m.gguf"), "leave out --model-a"),
         (("--tolerance", "rel_l2=1", "--floor", "x"), "bounds of your own"),
         (("--rounding", "matmul_input=none"), "give --replay as well"),
     ],

@@ -92,6 +92,13 @@ def with_config(**fields: object) -> GraphConfig:
     return replace(CONFIG, **fields)  # type: ignore[arg-type]
 
 
+RECURRENT = (True, False, True)
+"""Which layers of `HYBRID` have a recurrence."""
+
+HYBRID = with_config(
+    architecture="qwen35", qkv_bias=False, qk_norm=True, gated_attention=True, recurrent=RECURRENT, linear_key_heads=1,
+    linear_value_heads=2, linear_head_dim=4, conv_kernel=2,
+)  # fmt: skip
 HEADS_OF_16 = with_config(head_dim=16)
 
 

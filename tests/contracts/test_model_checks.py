@@ -341,5 +341,5 @@ def test_claims_of_aprender_about_a_model_are_judged_with_one_and_unknown_withou
 def test_every_check_that_the_mapping_names_exists_and_takes_its_parameters(model: Model) -> None:
     for name, call in own_mapping().items():
         assert call.name in CHECKS, name
-        odd = set(call.parameters) - CHECKS[call.name].parameters - {"stages", "layers", "devices_differ"}
+        odd = set(call.parameters) - CHECKS[call.name].parameters - {"stages", "layers", "devices_differ", "about"}
         assert not odd, name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zipfile
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from aprtui.trace.graph import Node
 from tests.model.gguf_files import write_model
 
 TOKENS = tuple(range(5, 17))
+EXACT = "matmul_input=none,kv_cache=f32,rope_angles=f64,stage_output=f32,softmax=f32"
+"""What our capture rounds, as `--rounding` takes it, so that no replay has to find it."""
 
 
 @dataclass(frozen=True)
@@ -78,3 +81,53 @@ def write_safetensors(path: Path, tensors: Mapping[str, tuple[str, tuple[int, ..
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + body)
     return path
+
+
+_STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage", "int32": "IntStorage"}
+
+
+def write_torch(path: Path, value: Any) -> Path:
+    """A file as `torch.save` writes it, of arrays in dictionaries and lists."""
+    storages: list[bytes] = []
+    body = _opcodes(value, storages)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + body + b".")
+        archive.writestr("archive/byteorder", "little")
+        for number, data in enumerate(storages):
+            archive.writestr(f"archive/data/{number}", data)
+    return path
+
+
+def _opcodes(value: Any, storages: list[bytes]) -> bytes:
+    """The pickle of a value, as protocol 2 of torch has it."""
+    if isinstance(value, np.ndarray):
+        storages.append(np.ascontiguousarray(value).tobytes())
+        kind = global_name("torch", _STORAGES[value.dtype.name])
+        key, count = text(str(len(storages) - 1)), number(value.size)
+        storage = b"(" + text("storage") + kind + key + text("cpu") + count + b"tQ"
+        strides = [stride // value.itemsize for stride in np.empty(value.shape, value.dtype).strides]
+        hooks = global_name("collections", "OrderedDict") + b")R"
+        rest = number(0) + sizes(*value.shape) + sizes(*strides) + b"\x89" + hooks
+        return global_name("torch._utils", "_rebuild_tensor_v2") + b"(" + storage + rest + b"tR"
+    if isinstance(value, dict):
+        return b"}(" + b"".join(_opcodes(part, storages) for item in value.items() for part in item) + b"u"
+    if isinstance(value, list | tuple):
+        return b"](" + b"".join(_opcodes(part, storages) for part in value) + b"e"
+    return number(value) if isinstance(value, int) else text(value)
+
+
+def global_name(module: str, name: str) -> bytes:
+    return f"c{module}\n{name}\n".encode()
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+
+
+def number(value: int) -> bytes:
+    return b"J" + struct.pack("<i", value)
+
+
+def sizes(*values: int) -> bytes:
+    return b"(" + b"".join(map(number, values)) + b"t"

@@ -14,11 +14,9 @@ from aprtui.importing.formats.mapped import MAPPING_FILE
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from tests.cli.conftest import Outcome
-from tests.importing.dumps import TOKENS, Ours, require_same
+from tests.importing.dumps import EXACT, TOKENS, Ours, require_same
 
 Command = Callable[..., Outcome]
-EXACT = "matmul_input=none,kv_cache=f32,rope_angles=f64,stage_output=f32,softmax=f32"
-"""Given, so that no replay has to find it."""
 NAMES = {
     "embedding": "embed_tokens", "attn_norm": "input_layernorm", "attention": "attn_ctx", "attn_out": "o_proj",
     "attn_softmax": "attn_weights", "post_attn_residual": "resid_mid", "ffn_norm": "post_attention_layernorm",

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 from aprtui.errors import UnreadableError
+from aprtui.importing import numpy_files
 from aprtui.importing.torch_file import load_torch, read_torch
+from tests.importing.dumps import global_name, number, sizes, text
 
 needs_torch = pytest.mark.group("torch")
 ROWS = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -29,22 +31,6 @@ class Called:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return self.call
-
-
-def global_name(module: str, name: str) -> bytes:
-    return f"c{module}\n{name}\n".encode()
-
-
-def text(value: str) -> bytes:
-    return b"X" + struct.pack("<I", len(value)) + value.encode()
-
-
-def number(value: int) -> bytes:
-    return b"J" + struct.pack("<i", value)
-
-
-def sizes(*values: int) -> bytes:
-    return b"(" + b"".join(map(number, values)) + b"t"
 
 
 def tensor(key: str = "0", count: int = 12, shape: tuple[int, ...] = (3, 4), strides: tuple[int, ...] = (4, 1),
@@ -179,14 +165,15 @@ def test_a_hostile_pickle_is_refused_in_one_line(tmp_path: Path, body: bytes, wo
     refused(archive(tmp_path / "x.pt", body), words)
 
 
-def test_broken_archives_are_refused_in_one_line(tmp_path: Path) -> None:
+def test_broken_archives_are_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numpy_files, "_LARGE", 1 << 20)
     path = archive(tmp_path / "x.pt", tensor())
     whole = path.read_bytes()
     for data in (b"", whole[:30], whole[:-40], b"PK\x03\x04" + bytes(100), b"hello"):
         path.write_bytes(data)
         refused(path)
     refused(
-        archive(path, tensor(count=1 << 28, shape=(1 << 28,), strides=(1,)), bytes(300 << 20), zipfile.ZIP_DEFLATED),
+        archive(path, tensor(count=1 << 19, shape=(1 << 19,), strides=(1,)), bytes(2 << 20), zipfile.ZIP_DEFLATED),
         "bomb",
     )
     with zipfile.ZipFile(path, "w") as file:

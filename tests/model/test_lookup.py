@@ -58,3 +58,21 @@ def test_models_of_another_architecture_are_not_hashed(
     assert find_models(replace(wanted, architecture="llama4"), models) == () and not hashed
     assert find_models(wanted, models, cancelled=lambda: True) == () and not hashed
     assert find_models(wanted, models) and hashed == [models[2]]
+
+
+def test_files_elsewhere_are_looked_at_last_and_hashed_only_where_they_have_the_name(
+    models: list[Path], wanted: ModelInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Path] = []
+
+    def counted(*paths: Path) -> str:
+        hashed.extend(paths)
+        return file_digest(*paths)
+
+    monkeypatch.setattr(lookup, "file_digest", counted)
+    assert find_models(wanted, [models[2]], elsewhere=lambda: pytest.fail("looked elsewhere")) == (models[2],)
+    hashed.clear()
+    assert find_models(wanted, models[:2], elsewhere=lambda: models[1:]) == (models[2],) and hashed == [models[2]]
+    hashed.clear()
+    assert find_models(replace(wanted, name="another"), [], elsewhere=lambda: models) == () and not hashed
+    assert find_models(replace(wanted, sha256=None), [], elsewhere=lambda: models) == tuple(models[2:])

@@ -94,6 +94,7 @@ def test_names_of_parts(parts: list[Path], tmp_path: Path) -> None:
     assert [first_part(path) for path in parts] == [parts[0]] * PARTS
     assert parts_there(parts[2]) == tuple(parts)
     assert [model_stem(Path(name)) for name in ("a-00002-of-00003.gguf", "a-2-of-3.gguf")] == ["a", "a-2-of-3"]
+    assert model_stem(Path(f"sha256-{'0123456789abcdef' * 4}")) == "sha256-0123456789ab", "a file of Ollama's"
     parts[0].unlink()
     assert first_part(parts[1]) == parts[1] and parts_there(parts[2]) == tuple(parts[1:])
     assert parts_there(tmp_path / "whole.gguf") == (tmp_path / "whole.gguf",)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aprtui.tui.screens.browse import screen
+from aprtui.model.discovery import places
 
 
 @pytest.fixture(autouse=True)
@@ -19,4 +19,4 @@ def own_state_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
 @pytest.fixture(autouse=True)
 def no_models_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """What this machine has in its caches changes no test."""
-    monkeypatch.setattr(screen, "models_elsewhere", lambda config: ())
+    monkeypatch.setattr(places, "found_models", lambda config: ())

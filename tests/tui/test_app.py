@@ -252,6 +252,22 @@ def test_a_bug_in_the_app_is_raised_and_leaves_no_traceback_on_the_terminal(
     assert "Traceback" not in written.out + written.err
 
 
+def test_the_app_opens_the_model_that_the_configuration_prefers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preferred = tmp_path / "preferred.gguf"
+    preferred.symlink_to(embedded_model())
+    config = tmp_path / "config.toml"
+    config.write_text('[aliases]\nmine = "preferred.gguf"\n[models]\ndefault = "mine"\n')
+    monkeypatch.setenv("APRTUI_CONFIG", str(config))
+    opened: list[Path | None] = []
+    monkeypatch.setattr(AprtuiApp, "run", lambda program: opened.append(program.session.model))
+    monkeypatch.setattr(app_module, "_engine", lambda path: RecordedSource())
+    run_app(ScreenState(ScreenName.LIVE))
+    run_app(screen_state(ScreenName.LIVE, model=embedded_model()))
+    assert opened == [preferred, embedded_model()]
+
+
 async def test_another_model_is_opened_in_place_of_the_one_that_runs(tmp_path: Path) -> None:
     first, other = (tmp_path / f"{name}.gguf" for name in ("first", "other"))
     for path in (first, other):

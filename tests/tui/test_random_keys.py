@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -33,9 +33,11 @@ from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, parse_state
 from aprtui.tui.screens.diff.source import DiffRequest
 from tests.compare import recorded
-from tests.compare.synthetic import CONFIG, write_capture
+from tests.compare.synthetic import CONFIG, HYBRID, RECURRENT, write_capture
+from tests.engine.sessions.recorded_session import write_session
 from tests.model.gguf_files import write_model
 from tests.tui.driver import key_event
+from tests.tui.screens.browse.conversation import SAID
 from tests.tui.screens.contracts.example import CONTRACT
 from tests.tui.screens.diff.recorded import RecordedDiff, screen_playing
 from tests.tui.screens.live.recorded import RecordedSource
@@ -47,6 +49,8 @@ KEYS_A_WALK = 40
 STATES = (
     "aprtui:live",
     "aprtui:live?prompt=def",
+    "aprtui:live?recording=run.jsonl&token=3",
+    "aprtui:browse?at=talk.jsonl",
     "aprtui:browse",
     "aprtui:browse?path=good&layer=1&stage=ffn_gate",
     "aprtui:tensor?capture=good&layer=1&stage=ffn_gate",
@@ -175,7 +179,10 @@ others = st.one_of(
     st.builds(Blurred),
     st.builds(
         Damaged, st.sampled_from(sorted(DAMAGE)),
-        st.sampled_from(["bad", "bad/manifest.json", "good/layer-1/ffn_gate.bin", "demo.gguf", "contracts/one.yaml"]),
+        st.sampled_from(
+            ["bad", "bad/manifest.json", "good/layer-1/ffn_gate.bin", "demo.gguf", "contracts/one.yaml", "run.jsonl",
+             "talk.jsonl"]
+        ),
     ),
     st.builds(Waited, st.sampled_from([0.0, 0.06, 0.2])),
 )  # fmt: skip
@@ -232,22 +239,13 @@ class RequestedDiff(RecordedDiff):
         super().start(request)
 
 
-RECURRENT = (True, False, True)
-"""Which layers have a recurrence in the captures of a hybrid."""
-
-HYBRID_CAPTURES = replace(
-    CONFIG, architecture="qwen35", qkv_bias=False, qk_norm=True, gated_attention=True, recurrent=RECURRENT,
-    linear_key_heads=1, linear_value_heads=2, linear_head_dim=4, conv_kernel=2,
-)  # fmt: skip
-
-
 @contextmanager
 def workplace(hybrid: bool = False) -> Iterator[Path]:
     """A folder with captures, a model and a contract, as the working directory; nothing outside it is written.
 
     Captures and model are of a `hybrid` with recurrences, or of a model that has attention throughout.
     """
-    config = HYBRID_CAPTURES if hybrid else CONFIG
+    config = HYBRID if hybrid else CONFIG
     before, patch = Path.cwd(), pytest.MonkeyPatch()
     with tempfile.TemporaryDirectory() as name, patch.context() as patched:
         folder = Path(name)
@@ -263,6 +261,8 @@ def workplace(hybrid: bool = False) -> Iterator[Path]:
             write_model(folder / "demo.gguf", architecture="qwen35", layers=4)
         else:
             shutil.copyfile(embedded_model(), folder / "demo.gguf")
+        write_session(folder / "run.jsonl")
+        (folder / "talk.jsonl").write_text("\n".join(SAID))
         (folder / "contracts").mkdir()
         (folder / "contracts" / "one.yaml").write_text(CONTRACT)
         patched.chdir(folder)
@@ -325,10 +325,10 @@ async def walk(
             while len(app.screen_stack) > 2:
                 app.pop_screen()
             app.screen.set_focus(None)
-        before = source.state
+        before = app.session.source.state
         await take(app, (last,))
     # The engine may crash while the key is under way.
-    assert app.return_value in {exit_code(last, before), exit_code(last, source.state)}
+    assert app.return_value in {exit_code(last, before), exit_code(last, app.session.source.state)}
 
 
 def exit_code(last: str, engine: EngineState) -> ExitCode:

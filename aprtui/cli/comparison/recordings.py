@@ -26,14 +26,11 @@ def are_recordings(*paths: Path) -> bool:
     return all(found)
 
 
-def _require_no_others(options: ComparisonOptions, others: bool, command: str) -> None:
-    """Raise `UsageError` for options that mean nothing for recordings."""
+def _require_no_others(options: ComparisonOptions, others: bool, takes: str) -> None:
+    """Raise `UsageError` for options that mean nothing for recordings; `takes` are those that do."""
     plain = replace(options, stages=None, layers=None, policy_file=None, tokens=None, html=None, svg=None)
     if others or plain != options:
-        raise UsageError(
-            f"{command} of a recording: only --model, --tolerance rel_l2=X, --allow-missing OP, --json and --bisect go "
-            "with it"
-        )
+        raise UsageError(f"a recording of ops: only {takes}, --json and --bisect go with it")
 
 
 def _bound(options: ComparisonOptions, otherwise: float) -> float:
@@ -56,7 +53,7 @@ def replay(path: Path, model: Path | None, others: bool, options: ComparisonOpti
     from aprtui.recordings.report import next_steps, replay_lines, replay_records
     from aprtui.recordings.weights import weights_of_recording
 
-    _require_no_others(options, others, "replay")
+    _require_no_others(options, others, "--model, --tolerance rel_l2=X, --allow-missing OP")
     recording = Recording.open(path)
     weights = weights_of_recording(recording, model)
     with ProgressLine() as progress:
@@ -68,4 +65,26 @@ def replay(path: Path, model: Path | None, others: bool, options: ComparisonOpti
             write_record(record)
     else:
         click.echo("\n".join([*replay_lines(recording, found), "", *next_steps(recording, found)]).rstrip())
+    return VERDICT_CODES[found.verdict]
+
+
+def diff(a: Path, b: Path, model: tuple[Path | None, Path | None], others: bool, options: ComparisonOptions) -> int:
+    """Hold recording B against A and print the verdict; its exit code. `model`: where weights of each side are."""
+    from aprtui.cli.progress import ProgressLine
+    from aprtui.recordings.alignment.meaning import compare_meaning
+    from aprtui.recordings.alignment.report import diff_lines, diff_records, diff_steps
+    from aprtui.recordings.reading import Recording
+    from aprtui.recordings.weights import weights_of_recording
+
+    more = bool(options.tolerances or options.allow_missing)
+    _require_no_others(options, others or more, "--model, --model-a, --model-b")
+    left, right = Recording.open(a), Recording.open(b)
+    with ProgressLine() as progress:
+        weights = [weights_of_recording(side, path) for side, path in zip((left, right), model, strict=True)]
+        found = compare_meaning(left, right, weights[0], weights[1], progress)
+    if options.as_json:
+        for record in diff_records(left, right, found):
+            write_record(record)
+    else:
+        click.echo("\n".join([*diff_lines(left, right, found), "", *diff_steps(left, right, found)]).rstrip())
     return VERDICT_CODES[found.verdict]

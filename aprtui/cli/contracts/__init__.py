@@ -14,6 +14,7 @@ SUBCOMMANDS: Mapping[str, str] = MappingProxyType(
         "validate": "Check that contracts are well formed, by the codes of pv validate.",
         "lint": "Find things that contracts name and that do not exist, and claims without evidence.",
         "check": "Judge what contracts claim on the captures at hand.",
+        "faults": "Say which faults turn each falsifier red, and which falsifiers no fault can fail.",
         "verify-evidence": "Execute recorded evidence again: the same, moved, or refuted.",
         "status": "Say how far claims go, what evidence carries, and what waits for what.",
         "promote": "Raise the status of falsifiers as far as their evidence carries.",

@@ -12,6 +12,7 @@ import click
 
 from aprtui.cli.contracts.shared import path_type, print_line
 from aprtui.cli.json_lines import write_record
+from aprtui.cli.options import MODEL
 from aprtui.errors import ExitCode, UnreadableError, UsageError
 from aprtui.resources import contracts, embedded_model
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("paths", nargs=-1, metavar="[FILE…]", type=path_type)
 @click.option(
-    "--model", "models", metavar="MODEL", type=path_type, multiple=True,
+    "--model", "models", metavar="MODEL", type=MODEL, multiple=True,
     help="A model that evidence may be about, beside the embedded one; may be repeated.",
 )  # fmt: skip
 @click.option("--capture", "capture_path", metavar="DIR", type=path_type, help="A capture of another engine.")

@@ -14,6 +14,7 @@ from aprtui.compare.verdict import StageVerdict, Verdict
 from aprtui.compare.wording import counted
 from aprtui.contracts.checks.arguments import LAYERS, CaptureArguments, layers_text, named_stages, wanted_nodes
 from aprtui.contracts.checks.judgement import Judgement, counted_wrong, judged_by_node, not_testable, passed_if, unknown
+from aprtui.engine.quality.text import extracted_python
 from aprtui.engine.replay.evaluators import Evaluators
 from aprtui.engine.replay.replay import ReplayOptions, replay_capture
 from aprtui.errors import UnreadableError
@@ -170,19 +171,23 @@ def diff_identity(arguments: CaptureArguments) -> Judgement:
 
 
 def completion_parses(arguments: CaptureArguments) -> Judgement:
-    """The prompt and the text that the captured run generated from it are, together, valid Python."""
+    """The program in what the captured run generated (`extracted_python` states by which rule) is valid Python."""
     import ast
 
     manifest = arguments.capture.manifest
     if manifest is None or manifest.text is None or manifest.completion is None:
         return unknown("the capture records no text that was generated: capture with -p and --generate")
+    source = extracted_python(manifest.text, manifest.completion)
+    if not source.strip():
+        return unknown("no complete statement was generated: capture with a longer --generate")
     try:
-        nodes = sum(1 for _ in ast.walk(ast.parse(manifest.text + manifest.completion)))
+        nodes = sum(1 for _ in ast.walk(ast.parse(source)))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None)
         return passed_if(False, f"line {line}: {error.args[0] if error.args else error}", "syntax errors", 1, 0)
     logits = tuple(node for node in arguments.nodes if arguments.capture.graph[node.stage].holds_logits)
-    return passed_if(True, f"parses to {counted(nodes, 'syntax node')}", "syntax errors", 0, 0, logits)
+    reason = f"{counted(len(source.splitlines()), 'line')} parse to {counted(nodes, 'syntax node')}"
+    return passed_if(True, reason, "syntax errors", 0, 0, logits)
 
 
 def layer_subset(arguments: CaptureArguments) -> Judgement:

@@ -163,8 +163,38 @@ def one_adjacent_pair(arguments: PairArguments, stages: tuple[StageComparison, .
         reason = f"between {before.node} ({_cosine(before):.6f}) and {after.node} ({_cosine(after):.6f})"
         return passed_if(True, reason, "falls", 1, 1, (before.node, after.node), Relation.EXACTLY)
     reason = f"{len(falls)} falls, not one" if falls else f"{stages[0].node}, the first, is below already"
+    origins = _origins(arguments, stages, bound)
+    reason += f"; by the stage graph it begins at {' and '.join(str(node) for node in origins)}" if origins else ""
     nodes = tuple(stage.node for fall in falls for stage in fall) or _nodes(stages)
     return passed_if(False, reason, "falls", len(falls), 1, nodes, Relation.EXACTLY)
+
+
+def one_origin(arguments: PairArguments, stages: tuple[StageComparison, ...]) -> Judgement:
+    """Just one stage is below `at_least` though all that it is computed from is not: the divergence begins there.
+
+    The stages are ordered as they depend on one another, not as they are listed: queries and keys are no neighbours.
+    UNKNOWN where no stage is below.
+    """
+    bound = arguments.number("at_least", COSINE)
+    if all(_cosine(stage) >= bound for stage in stages):
+        return unknown(f"no cosine is below {bound:g}: there is no divergence to narrow down")
+    origins = _origins(arguments, stages, bound)
+    places = " and ".join(str(node) for node in origins)
+    return passed_if(len(origins) == 1, f"it begins at {places}", "origins", len(origins), 1, origins, Relation.EXACTLY)
+
+
+def _origins(arguments: PairArguments, stages: tuple[StageComparison, ...], bound: float) -> tuple[Node, ...]:
+    """The stages below `bound` none of whose inputs among `stages`, however far back, is below."""
+    cosines = {stage.node: _cosine(stage) for stage in stages}
+
+    def fell_before(node: Node) -> bool:
+        return any(
+            cosines[source] < bound if source in cosines else fell_before(source)
+            for source in arguments.capture.graph.inputs(node)
+            if source.layer == node.layer
+        )
+
+    return tuple(node for node, cosine in cosines.items() if cosine < bound and not fell_before(node))
 
 
 def sigma_band(arguments: PairArguments, stages: tuple[StageComparison, ...]) -> Judgement:

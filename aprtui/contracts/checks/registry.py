@@ -25,12 +25,14 @@ class ContractCheck:
 @dataclass(frozen=True, slots=True)
 class CaptureCheck:
     """Judges a capture. `stages` are the stages that it is about where the contract names none; all where empty.
-    `plants` is the kind of fault that what it judges must have; empty where an injected fault makes it worthless."""
+    `plants` is the kind of fault that what it judges must have; empty where an injected fault makes it worthless.
+    `of_program` says that it tests this program on the capture, so that nothing in a capture can fail it."""
 
     judge: Callable[[CaptureArguments], Judgement]
     parameters: frozenset[str] = frozenset()
     stages: tuple[str, ...] = ()
     plants: str = ""
+    of_program: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "nan_preservation": CaptureCheck(captures.nan_preservation, plants="nan"),
         "layer_subset": CaptureCheck(captures.layer_subset),
         "multi_stage": CaptureCheck(captures.multi_stage),
-        "diff_identity": CaptureCheck(captures.diff_identity),
+        "diff_identity": CaptureCheck(captures.diff_identity, of_program=True),
         "completion_parses": CaptureCheck(captures.completion_parses),
         "determinism": PairCheck(pairs.determinism),
         "count_parity": PairCheck(pairs.count_parity),
@@ -81,6 +83,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "rel_l2_ceiling": _compared(pairs.rel_l2_ceiling, "at_most", "positions", "decoded"),
         "divergence_localised": _compared(pairs.divergence_localised, "below"),
         "one_adjacent_pair": _compared(pairs.one_adjacent_pair, "at_least"),
+        "one_origin": _compared(pairs.one_origin, "at_least"),
         "sigma_band": _compared(pairs.sigma_band, "low", "high"),
         "replay_holds": CaptureCheck(captures.replay_holds),
         "argmax_parity": _compared(pairs.argmax_parity, "cosine_at_least", stages=("lm_head",)),
@@ -91,7 +94,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
         "parity_with_cpu": ModelCheck(running.parity_with_cpu, frozenset({BACKEND})),
         "quality_gate": ModelCheck(running.quality_gate, frozenset({BACKEND, "gate"})),
         "qa_aggregate": ModelCheck(
-            running.qa_aggregate, frozenset({BACKEND, "require", "min_executed", "tokens_per_second"})
+            running.qa_aggregate, frozenset({BACKEND, "require", "min_executed", "tokens_per_second", "gates"})
         ),
         "chat_template_bytes": ModelCheck(
             chat.chat_template_bytes, frozenset({"messages", "expected", "family", "generation_prompt"})

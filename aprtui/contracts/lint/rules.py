@@ -18,6 +18,7 @@ from pathlib import Path
 from aprtui.contracts.checks.arguments import known_stages, named_stages
 from aprtui.contracts.checks.mapping import check_of, own_mapping
 from aprtui.contracts.checks.registry import CHECKS, CaptureCheck, PairCheck
+from aprtui.contracts.checks.vacuous import why_vacuous
 from aprtui.contracts.documents.document import Claim, Document, Falsifier, Maturity
 from aprtui.contracts.documents.validation import Breaches, Finding, Severity
 from aprtui.contracts.evidence.assessment import Assessment, Ledger, Standing
@@ -108,6 +109,13 @@ def _unknown_check(document: Document, context: LintContext) -> Breaches:
     for test in document.falsifiers:
         if test.check is not None and test.check.name not in CHECKS:
             yield test.line_of("check"), f"{test.id}: no check is called {test.check.name!r:.40}"
+
+
+def _vacuous_check(document: Document, context: LintContext) -> Breaches:
+    for test in document.falsifiers:
+        check = check_of(test, own_mapping())
+        if check is not None and (vacuous := why_vacuous(check)):
+            yield test.line_of("check", "id"), f"{test.id}: its check {check.name} is vacuous: {vacuous}"
 
 
 def _missing_option(document: Document, context: LintContext) -> Breaches:
@@ -280,6 +288,7 @@ LINT_RULES: tuple[LintRule, ...] = (
     LintRule("LINT-003", _W, "ids of falsifiers have no gaps", _gap_in_ids),
     LintRule("LINT-004", _W, "a status of FUNCTIONAL or more has evidence of a live run", _claims_too_much),
     LintRule("LINT-005", _E, "a check exists", _unknown_check),
+    LintRule("LINT-017", _W, "some result can fail a check", _vacuous_check),
     LintRule("LINT-006", _E, "commands of ours in a test, and their options, exist", _missing_option),
     LintRule("LINT-007", _E, "files of the evidence are in the source tree", _missing_file),
     LintRule("LINT-008", _E, "functions of the evidence are named in the code of the source tree", _missing_function),

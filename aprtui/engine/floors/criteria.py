@@ -69,12 +69,15 @@ def criteria_by_model(
     if len(foreign) == 2:
         doubt = "neither side has the weights of MODEL: give each its own with --model-a and --model-b"
         return Criteria(statements=tuple(statements), doubts=(doubt,), unjudgeable=True)
-    measuring = _Measuring(model, tokens, evaluators, progress)
+    all_logits = all(_has_all_logits(capture) for capture in (a, b))
+    measuring = _Measuring(model, tokens, evaluators, progress, all_logits)
     known = (sides["A"].arithmetic, sides["B"].arithmetic)
     floors, coarsest = measuring.allowed(known)
     basis = "the floor of this arithmetic"
     if foreign:
-        of_weights = measuring.cached(("weights",), lambda: weight_floor(model, tokens, progress))
+        of_weights = measuring.cached(
+            ("weights",), lambda: weight_floor(model, tokens, progress, all_logits=all_logits)
+        )
         floors = {node: math.hypot(floor, of_weights[node]) for node, floor in floors.items()}
         basis = "the estimated floor of other weights of this quantization"
         stated = _quantization(a if foreign == ["A"] else b)
@@ -132,6 +135,8 @@ class _Measuring:
     tokens: Sequence[int]
     evaluators: NodeEvaluators
     progress: Progress | None
+    all_logits: bool
+    """Whether both captures have logits of more than the last position."""
 
     def allowed(self, known: tuple[KnownArithmetic, KnownArithmetic]) -> tuple[Floors, Floors | None]:
         """The floors between two engines of the `known` arithmetics, and where nothing has established one of them,
@@ -139,7 +144,9 @@ class _Measuring:
         first, second = (side.rounding for side in known)
         floors = self.cached(
             ("arithmetic", rounding_text(first), rounding_text(second)),
-            lambda: arithmetic_floor(self.model, self.tokens, (first, second), self.evaluators, self.progress),
+            lambda: arithmetic_floor(
+                self.model, self.tokens, (first, second), self.evaluators, self.progress, all_logits=self.all_logits
+            ),
         )
         for side in known:
             alike = self._spread(side.rounding, other_roundings(side))
@@ -160,16 +167,24 @@ class _Measuring:
             return {}
         return self.cached(
             ("spread", rounding_text(reference), *map(rounding_text, chosen)),
-            lambda: spread_floor(self.model, self.tokens, reference, chosen, self.evaluators, self.progress),
+            lambda: spread_floor(
+                self.model, self.tokens, reference, chosen, self.evaluators, self.progress, all_logits=self.all_logits
+            ),
         )
 
     def cached(self, of: tuple[str, ...], measure: Callable[[], Floors]) -> Floors:
-        key = (python_digest(*SOURCES), *of, self.model.sha256(), ",".join(map(str, self.tokens)))
+        rows = ("all logits",) if self.all_logits else ()
+        key = (python_digest(*SOURCES), *of, *rows, self.model.sha256(), ",".join(map(str, self.tokens)))
         return cached(
             floor_cache(), key, measure,
             encode=lambda floors: [[node.layer, node.stage, floor] for node, floor in floors.items()],
             decode=lambda rows: {Node(layer, stage): float(floor) for layer, stage, floor in rows},
         )  # fmt: skip
+
+
+def _has_all_logits(capture: Capture) -> bool:
+    shapes = [file.shape for node, file in capture.files.items() if capture.graph[node.stage].holds_logits]
+    return any(shape is None or shape[0] > 1 for shape in shapes)
 
 
 def _stages_of(capture: Capture, model: Model, tokens: Sequence[int]) -> CapturedStages:

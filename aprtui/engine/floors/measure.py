@@ -25,18 +25,20 @@ from aprtui.engine.replay.disturbed import LAST_BITS, MORE_FLIPS, Disturb, distu
 from aprtui.model.config import RopeAngles
 from aprtui.model.model import Model
 from aprtui.progress import Progress
-from aprtui.trace.graph import Node, Op
+from aprtui.trace.graph import Node, Op, StageGraph
 
 Array = NDArray[np.float32]
 Run = Iterator[tuple[Node, Array]]
 
 
 def run_forward(
-    model: Model, tokens: Sequence[int], recomputation: Recomputation, disturb: Disturb | None = None
-) -> Run:
+    model: Model, tokens: Sequence[int], recomputation: Recomputation, disturb: Disturb | None = None,
+    logit_rows: Sequence[int] = (),
+) -> Run:  # fmt: skip
     """Each node of the graph with its stage tensor for all `tokens`, in execution order.
 
-    Of logits and states there is that of the last position.
+    Of logits and states there is that of the last position; of logits also those of `logit_rows`, a list that may grow
+    until they are computed.
 
     `disturb` changes each tensor before it is given out and used. Keeps the tensors of two layers.
     """
@@ -48,13 +50,19 @@ def run_forward(
         for entry, source in zip(graph.entries(node), graph.inputs(node), strict=True):
             tensor = recent[source]
             inputs.append(tensor if tensor.ndim == 3 else tensor[:, config.part(entry.part)])
-        if stage.holds_logits:
-            inputs = [inputs[0][-1:]]
         first = len(tokens) - 1 if stage.of_last_position else 0
+        if stage.holds_logits:
+            # No logits depend on tokens or positions. Those that are made of logits have their rows.
+            inputs = [inputs[0] if _holds_logits(graph, node) else inputs[0][[*logit_rows, first]]]
         values = recomputation.evaluate(node, inputs, tokens[first:], first)
         recent[node] = values if disturb is None else disturb(node, values)
         yield node, recent[node]
         _forget(recent, node, graph[node.stage].op)
+
+
+def _holds_logits(graph: StageGraph, node: Node) -> bool:
+    """Whether `node` is made of logits."""
+    return graph[graph.inputs(node)[0].stage].holds_logits
 
 
 def _forget(recent: dict[Node, Array], node: Node, op: Op) -> None:
@@ -74,28 +82,32 @@ WEIGHT_PERCENTILE = 95
 
 def arithmetic_floor(
     model: Model, tokens: Sequence[int], roundings: tuple[Rounding, Rounding], evaluators: NodeEvaluators,
-    progress: Progress | None = None,
+    progress: Progress | None = None, *, all_logits: bool = False,
 ) -> dict[Node, float]:  # fmt: skip
-    """For each node the largest error of a token (`token_rel_l2`) between engines of the two `roundings`."""
+    """For each node the largest error of a token (`token_rel_l2`) between engines of the two `roundings`.
+
+    `all_logits`: as for `_errors`.
+    """
     first, second = roundings
     if first == second and first.stage_output != "f32":
         # 16-bit stages round in the middle of ops as well, each engine elsewhere: as far apart as from float32.
         first = UNROUNDED
     least = flip_floors(model, roundings)
     size = LAST_BITS * (MORE_FLIPS if first == second and any(least.values()) else 1)
-    reference = run_forward(model, tokens, Recomputation(model, first, evaluators))
+    rows: list[int] = []
+    reference = run_forward(model, tokens, Recomputation(model, first, evaluators), None, rows)
     # Each engine computes recurrences in its own way: one of them token after token, the other in chunks.
     in_chunks: NodeEvaluators = lambda angles: ChunkedNodes(evaluators(angles), model)  # noqa: E731
     other = Recomputation(model, second, in_chunks if has_recurrence(model) else evaluators)
-    runs = [run_forward(model, tokens, other, disturbance(model, seed, size)) for seed in range(DISTURBED_RUNS)]
-    errors = _errors(model, reference, runs, progress)
-    saturated = _saturated(model, tokens, roundings, evaluators, progress)
+    runs = [run_forward(model, tokens, other, disturbance(model, seed, size), rows) for seed in range(DISTURBED_RUNS)]
+    errors = _errors(model, reference, runs, progress, rows if all_logits else None)
+    saturated = _saturated(model, tokens, roundings, evaluators, progress, all_logits=all_logits)
     return {node: max(least[node], saturated.get(node, 0.0), *found) for node, found in errors.items()}
 
 
 def _saturated(
     model: Model, tokens: Sequence[int], roundings: tuple[Rounding, Rounding], evaluators: NodeEvaluators,
-    progress: Progress | None,
+    progress: Progress | None, *, all_logits: bool,
 ) -> dict[Node, float]:  # fmt: skip
     """Where both engines round, half of what rounding costs against float32; nothing where one does not.
 
@@ -104,20 +116,27 @@ def _saturated(
     """
     if not all(any(flip_floors(model, [rounding]).values()) for rounding in roundings):
         return {}
+    rows: list[int] = []
     exact, rounded = (
-        run_forward(model, tokens, Recomputation(model, rounding, evaluators)) for rounding in (UNROUNDED, roundings[1])
+        run_forward(model, tokens, Recomputation(model, rounding, evaluators), None, rows)
+        for rounding in (UNROUNDED, roundings[1])
     )
-    return {node: found[0] / 2 for node, found in _errors(model, exact, [rounded], progress).items()}
+    errors = _errors(model, exact, [rounded], progress, rows if all_logits else None)
+    return {node: found[0] / 2 for node, found in errors.items()}
 
 
 def spread_floor(
     model: Model, tokens: Sequence[int], reference: Rounding, others: Sequence[Rounding], evaluators: NodeEvaluators,
-    progress: Progress | None = None,
+    progress: Progress | None = None, *, all_logits: bool = False,
 ) -> dict[Node, float]:  # fmt: skip
     """For each node how far the farthest of the `others` comes out from an engine of the `reference` rounding."""
-    run = run_forward(model, tokens, Recomputation(model, reference, evaluators))
-    runs = [run_forward(model, tokens, Recomputation(model, rounding, evaluators)) for rounding in others]
-    return {node: max(found, default=0.0) for node, found in _errors(model, run, runs, progress).items()}
+    rows: list[int] = []
+    run, *runs = (
+        run_forward(model, tokens, Recomputation(model, rounding, evaluators), None, rows)
+        for rounding in (reference, *others)
+    )
+    errors = _errors(model, run, runs, progress, rows if all_logits else None)
+    return {node: max(found, default=0.0) for node, found in errors.items()}
 
 
 def flip_floors(model: Model, roundings: Sequence[Rounding]) -> dict[Node, float]:
@@ -136,16 +155,20 @@ def flip_floors(model: Model, roundings: Sequence[Rounding]) -> dict[Node, float
     return {node: math.hypot(*errors.values()) for node, errors in flipped.items()}
 
 
-def weight_floor(model: Model, tokens: Sequence[int], progress: Progress | None = None) -> dict[Node, float]:
+def weight_floor(
+    model: Model, tokens: Sequence[int], progress: Progress | None = None, *, all_logits: bool = False
+) -> dict[Node, float]:
     """For each node the error that other weights of this quantisation would make: the 95th percentile over 8 seeds."""
     exact = Recomputation(model, UNROUNDED, lambda angles: NumpyNodes(model, angles))
-    reference = run_forward(model, tokens, exact)
+    rows: list[int] = []
+    reference = run_forward(model, tokens, exact, None, rows)
     runs = []
     for seed in range(WEIGHT_SEEDS):
         disturbed = perturbed(model, seed)
         evaluator = NumpyNodes(disturbed, RopeAngles.F64)
-        runs.append(run_forward(disturbed, tokens, Recomputation(disturbed, UNROUNDED, _always(evaluator))))
-    errors = _errors(model, reference, runs, progress)
+        recomputation = Recomputation(disturbed, UNROUNDED, _always(evaluator))
+        runs.append(run_forward(disturbed, tokens, recomputation, None, rows))
+    errors = _errors(model, reference, runs, progress, rows if all_logits else None)
     return {node: float(np.percentile(found, WEIGHT_PERCENTILE)) for node, found in errors.items()}
 
 
@@ -153,14 +176,23 @@ def _always(evaluator: NodeEvaluator) -> NodeEvaluators:
     return lambda angles: evaluator
 
 
-def _errors(model: Model, reference: Run, runs: Sequence[Run], progress: Progress | None) -> dict[Node, list[float]]:
-    """The worst token of every node in each of `runs`, all walked side by side so that no run is kept whole."""
-    nodes = model.graph.nodes
+def _errors(
+    model: Model, reference: Run, runs: Sequence[Run], progress: Progress | None, logit_rows: list[int] | None = None
+) -> dict[Node, list[float]]:
+    """The worst token of every node in each of `runs`, all walked side by side so that no run is kept whole.
+
+    Where `logit_rows` is a list, all runs have been given it, and get the tokens at which they are farthest apart
+    before the logits: an engine that chooses other experts for one token has other logits there, and not at the end.
+    """
+    nodes, graph = model.graph.nodes, model.graph
+    heads = {graph.inputs(node)[0] for node in nodes if graph[node.stage].holds_logits}
     errors: dict[Node, list[float]] = {}
     for done, (node, expected) in enumerate(reference):
         if progress:
             progress("measuring the noise floor,", done, len(nodes))
-        causal = model.graph[node.stage].is_attention_map
-        found = [measure(expected, next(run)[1], causal=causal).metrics.token_rel_l2 for run in runs]
-        errors[node] = [0.0 if error is None else error for error in found]
+        causal = graph[node.stage].is_attention_map
+        found = [measure(expected, next(run)[1], causal=causal) for run in runs]
+        errors[node] = [0.0 if error is None else error for error in (each.metrics.token_rel_l2 for each in found)]
+        if logit_rows is not None and node in heads and not graph[node.stage].holds_logits:
+            logit_rows += [int(np.nan_to_num(each.tokens, nan=-1).argmax()) for each in found]
     return errors

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from aprtui.compare.verdict import Verdict
 from aprtui.engine.quality.gate import GateFinding, ModelUnderTest
 from aprtui.errors import UnreadableError, UsageError
 from aprtui.model.model import Model
 from aprtui.model.tensor_table import TensorInfo, summarise, tensor_table
+from aprtui.model.weight_difference.compare import compare_models
 
 LARGEST = 1e4
 """Beyond every weight of a model that works; a scale that was read at the wrong place is."""
@@ -44,6 +46,22 @@ def _problem(model: Model, info: TensorInfo) -> str:
     if stats.absmax == 0 and info.name.endswith(".weight"):
         return f"{info.name}: all {stats.count} values are zero"
     return ""
+
+
+def weights_against(subject: ModelUnderTest) -> GateFinding:
+    """The weights are those of a model that is known to be good, within the step of each type, as `diff --weights` has
+    it."""
+    good = subject.options.against
+    if good is None:
+        return GateFinding.skipped("no good model to compare with: --against GOOD.gguf gives one")
+    difference = compare_models(good, subject.model.path)
+    failed = sum(tensor.judgement.verdict is Verdict.FAIL for tensor in difference.tensors)
+    if difference.verdict is Verdict.PASS:
+        return GateFinding.passed(f"{len(difference.tensors)} tensors as in {good.name}", 0, 0)
+    said = f"against {good.name}: {'; '.join(difference.reasons)}"
+    if difference.verdict is Verdict.UNKNOWN:
+        return GateFinding.unknown(said)
+    return GateFinding.failed(said, max(failed, 1), 0)
 
 
 def metadata_plausibility(subject: ModelUnderTest) -> GateFinding:

@@ -26,6 +26,7 @@ class Outcome(StrEnum):
     PASSED = "passed"
     FAILED = "failed"
     SKIPPED = "skipped"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +53,26 @@ class GateFinding:
         return cls(Outcome.SKIPPED, message)
 
     @classmethod
+    def unknown(cls, message: str, value: float | None = None, threshold: float | None = None) -> GateFinding:
+        """What was measured does not tell: its spread crosses the threshold."""
+        return cls(Outcome.UNKNOWN, message, value, threshold)
+
+    @classmethod
     def of(cls, holds: bool, message: str, value: float | None = None, threshold: float | None = None) -> GateFinding:
         return (cls.passed if holds else cls.failed)(message, value, threshold)
 
     @classmethod
     def reaching(cls, message: str, value: float, threshold: float) -> GateFinding:
         """Passed where `value` reaches `threshold`."""
-        return cls(Outcome.PASSED if value >= threshold else Outcome.FAILED, message, value, threshold, at_least=True)
+        return cls.reaching_in_all([value], message, value, threshold)
+
+    @classmethod
+    def reaching_in_all(cls, values: Sequence[float], message: str, value: float, threshold: float) -> GateFinding:
+        """Passed where each of `values` reaches `threshold`, failed where none does, else unknown: noise decides."""
+        reached = sum(found >= threshold for found in values)
+        outcome = Outcome.PASSED if reached == len(values) else Outcome.UNKNOWN if reached else Outcome.FAILED
+        words = "" if outcome is not Outcome.UNKNOWN else f"; {threshold:g} lies within the spread"
+        return cls(outcome, message + words, value, threshold, at_least=True)
 
     @classmethod
     def of_problems(cls, problems: list[str], fine: str, most: int = 3) -> GateFinding:
@@ -72,7 +86,8 @@ class GateFinding:
 @dataclass(frozen=True, slots=True)
 class QualityOptions:
     """How gates are run: `golden` is a file of prompts (None: the one that comes with the program), `tokens_per_second`
-    the least that passes, `baseline` where the speed of earlier runs is kept (None: nowhere)."""
+    the least that passes, `baseline` where the speed of earlier runs is kept (None: nowhere). `against` is a model that
+    is known to be good, `nll` a baseline of the text's likelihood, `likelihoods` the folder where such are kept."""
 
     backend: str = AUTO
     threads: int | None = None
@@ -80,6 +95,9 @@ class QualityOptions:
     tokens_per_second: float = 10.0
     baseline: Path | None = None
     save_baseline: bool = False
+    against: Path | None = None
+    nll: float | None = None
+    likelihoods: Path | None = None
 
 
 class ModelUnderTest:
@@ -88,8 +106,8 @@ class ModelUnderTest:
     def __init__(self, model: Model, options: QualityOptions) -> None:
         self.model = model
         self.options = options
-        self.speed: float | None = None
-        """Tokens a second, once the throughput gate has measured them."""
+        self.speeds: list[float] = []
+        """Tokens a second in each run, once the throughput gate has measured them."""
         self._engines: dict[Mode, Engine] = {}
 
     def engine(self, mode: Mode) -> Engine:

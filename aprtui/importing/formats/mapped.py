@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aprtui.importing.formats.base import ImportFormat, PartChoice
+from aprtui.importing.import_format import ImportFormat, PartChoice
 from aprtui.importing.mapping import TensorMapping, read_mapping_file
 from aprtui.importing.source import Source, read_tensors
 from aprtui.trace.graph import StageGraph

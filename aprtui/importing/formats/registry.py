@@ -5,10 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 
 from aprtui.errors import UsageError
-from aprtui.importing.formats import mapped
-from aprtui.importing.formats.base import ImportFormat
+from aprtui.importing.formats import (
+    apr_positions,
+    edge_llm,
+    llama_logits,
+    mapped,
+    msprobe,
+    sglang_dumper,
+    sglang_passes,
+    transformers_debugger,
+    trt_llm,
+)
+from aprtui.importing.import_format import ImportFormat
 
-FORMATS: tuple[ImportFormat, ...] = (mapped.FORMAT,)
+FORMATS: tuple[ImportFormat, ...] = (
+    mapped.FORMAT,
+    sglang_passes.FORMAT,
+    sglang_dumper.FORMAT,
+    msprobe.FORMAT,
+    transformers_debugger.FORMAT,
+    trt_llm.FORMAT,
+    edge_llm.FORMAT,
+    llama_logits.FORMAT,
+    apr_positions.FORMAT,
+)
 
 
 def format_of(path: Path) -> ImportFormat | None:

@@ -48,7 +48,7 @@ def default_model() -> Path:
     config = read_config(config_path())
     problems = []
     for text in config.default:
-        path = _by_name(text, config) or expanded(text)
+        path = _by_name(text, config) or config.path.parent / expanded(text)
         if not os.path.lexists(path):
             problems.append(f"{text}: not found")
             continue
@@ -71,6 +71,20 @@ def aliases_of(model: FoundModel, config: Config) -> tuple[str, ...]:
     return tuple(alias for alias, target in config.aliases.items() if _stands_for(target, model, config))
 
 
+def broken_aliases(models: Iterable[FoundModel], config: Config) -> tuple[str, ...]:
+    """A line for each alias that leads nowhere."""
+    names = {name.lower() for model in models for name in model.names}
+    return tuple(
+        _leads_nowhere(alias, target, config)
+        for alias, target in config.aliases.items()
+        if target.lower() not in names and not os.path.lexists(config.path.parent / expanded(target))
+    )
+
+
+def _leads_nowhere(alias: str, target: str, config: Config) -> str:
+    return f"{alias}: alias of {target}, which is neither a file nor the name of a model: correct it in {config.path}"
+
+
 def _stands_for(target: str, model: FoundModel, config: Config) -> bool:
     path = config.path.parent / expanded(target)
     if path.is_file():
@@ -87,15 +101,15 @@ def _by_name(text: str, config: Config) -> Path | None:
         return path
     found = _chosen(target, found_models(config))
     if found is None:
-        raise UsageError(
-            f"{text}: alias of {target}, which is neither a file nor the name of a model: correct it in {config.path}"
-        )
+        raise UsageError(_leads_nowhere(text, target, config))
     return found
 
 
 def _chosen(name: str, models: Iterable[FoundModel]) -> Path | None:
-    """The one model of that name, whatever its case; of several the one that can be run."""
-    called = [model for model in models if name.lower() in map(str.lower, model.names)]
+    """The one model of that name, else of that name in another case; of several the one that can be run."""
+    models = tuple(models)
+    called = [model for model in models if name in model.names]
+    called = called or [model for model in models if name.lower() in map(str.lower, model.names)]
     if len(called) > 1:
         called = [model for model in called if describe(model).can_run] or called
     if len(called) > 1:

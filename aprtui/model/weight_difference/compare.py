@@ -7,7 +7,7 @@ one side, or nothing was compared. Else PASS.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from pathlib import Path
@@ -184,24 +184,35 @@ class _Comparer:
             self.progress("comparing weights, MB", self.done // _MEGABYTE, self.total // _MEGABYTE)
 
     def _pair(self, name: str, nodes: tuple[Node, ...], a: StoredTensor, b: StoredTensor) -> TensorDifference:
-        types, shapes = (a.type, b.type), (a.shape, b.shape)
-        if a.shape != b.shape:
-            self._advance(a.data.nbytes)
-            found = (*stored_findings(a, b, self.a, self.b), *transposed(a, b))
-            return TensorDifference(name, nodes, types, shapes, judge_shapes(a, b), None, None, found)
-        if a.has_bytes_of(b):
-            self._advance(a.data.nbytes)
-            return TensorDifference(name, nodes, types, shapes, BIT_EQUAL, None, None, ())
-        where = bytes_difference(a, b) if a.has_layout_of(b) else None
-        findings = (*stored_findings(a, b, self.a, self.b), *(few_blocks(a, where) if where else ()))
-        try:
-            metrics = weight_metrics(a, b, self._advance)
-        except NotImplementedError:
-            return TensorDifference(name, nodes, types, shapes, judge_bytes_only(a, b), where, None, findings)
-        judgement = judge(a, b, metrics, self.tolerances)
-        if judgement.verdict is Verdict.FAIL:
-            findings += tuple(value_findings(a, b, metrics, self.a, self.b))
-        return TensorDifference(name, nodes, types, shapes, judgement, where, metrics, findings)
+        return compare_tensors(nodes, a, b, (self.a, self.b), self.tolerances, self._advance)
+
+
+def compare_tensors(
+    nodes: tuple[Node, ...], a: StoredTensor, b: StoredTensor, all_tensors: tuple[Tensors, Tensors],
+    tolerances: Sequence[Tolerance] = (), advance: Callable[[int], None] = lambda _: None,
+) -> TensorDifference:  # fmt: skip
+    """How tensor `b` differs from the reference `a`, and what that looks like among `all_tensors` of both sides.
+
+    `advance` takes the bytes of A that were compared since its last call.
+    """
+    name, types, shapes, (all_a, all_b) = b.name, (a.type, b.type), (a.shape, b.shape), all_tensors
+    if a.shape != b.shape:
+        advance(a.data.nbytes)
+        found = (*stored_findings(a, b, all_a, all_b), *transposed(a, b))
+        return TensorDifference(name, nodes, types, shapes, judge_shapes(a, b), None, None, found)
+    if a.has_bytes_of(b):
+        advance(a.data.nbytes)
+        return TensorDifference(name, nodes, types, shapes, BIT_EQUAL, None, None, ())
+    where = bytes_difference(a, b) if a.has_layout_of(b) else None
+    findings = (*stored_findings(a, b, all_a, all_b), *(few_blocks(a, where) if where else ()))
+    try:
+        metrics = weight_metrics(a, b, advance)
+    except NotImplementedError:
+        return TensorDifference(name, nodes, types, shapes, judge_bytes_only(a, b), where, None, findings)
+    judgement = judge(a, b, metrics, tolerances)
+    if judgement.verdict is Verdict.FAIL:
+        findings += tuple(value_findings(a, b, metrics, all_a, all_b))
+    return TensorDifference(name, nodes, types, shapes, judgement, where, metrics, findings)
 
 
 def _conclude(

@@ -26,6 +26,7 @@ from aprtui.recordings.format import (
     RootKind,
     TensorView,
 )
+from aprtui.recordings.memory import state_digest
 from aprtui.recordings.ops.aten import SOURCE, type_name
 from aprtui.recordings.reading import extent
 from aprtui.recordings.writing import RecordingWriter, require_free
@@ -89,11 +90,13 @@ def _evaluate(
     past = transformers.DynamicCache(**({"config": loaded.module.config} if hybrid else {}))
     position, reference = 0, importlib.import_module("torch.multiprocessing.reductions").StorageWeakRef
     weights = {storage.data_ptr(): name for name, storage in named_storages(loaded.module).items()}
+    taker: _AtenTaker | None = None
+    kept: list[Any] = []
     with torch.no_grad():
         for count in (prefill, *[1] * (len(tokens) - prefill)):
             progress("recording", position, len(tokens))
             ids = torch.tensor([list(tokens[position : position + count])])
-            taker = _AtenTaker(torch, reference, writer, weights)
+            taker = _AtenTaker(torch, reference, writer, weights, taker.root_ids if taker else {}, kept)
             with taker.recording(loaded.module):
                 loaded.module(ids, past_key_values=past, use_cache=True)
             writer.add(taker.graph("prefill" if position == 0 else "decode", position, count))
@@ -109,13 +112,15 @@ class _AtenTaker:
     """`StorageWeakRef` of torch."""
     writer: RecordingWriter
     weights: dict[int, str]
+    earlier: dict[int, int]
+    """The roots of the graph before."""
+    kept: list[Any]
+    """Weak references to storages: an address is not used again while there is one."""
+    root_ids: dict[int, int] = field(default_factory=dict)
     _module: str = ""
     _roots: list[Root] = field(default_factory=list)
     _tensors: list[TensorView] = field(default_factory=list)
     _nodes: list[OpNode] = field(default_factory=list)
-    _root_ids: dict[int, int] = field(default_factory=dict)
-    _kept: list[Any] = field(default_factory=list)
-    """Weak references to storages: an address is not used again while there is one."""
 
     def graph(self, label: str, position: int, count: int) -> OpGraph:
         return OpGraph(label, position, count, tuple(self._roots), tuple(self._tensors), tuple(self._nodes))
@@ -192,17 +197,21 @@ class _AtenTaker:
         """The storage of a tensor. One that no op has computed is a weight, or taken down as it is."""
         storage = tensor.untyped_storage()
         reference = self.reference(storage)
-        if reference.cdata in self._root_ids:
-            return self._root_ids[reference.cdata]
-        self._kept.append(reference)
-        number = self._root_ids[reference.cdata] = len(self._roots)
+        if reference.cdata in self.root_ids:
+            return self.root_ids[reference.cdata]
+        self.kept.append(reference)
+        number = self.root_ids[reference.cdata] = len(self._roots)
         weight = self.weights.get(storage.data_ptr())
         root = Root(RootKind.SCRATCH, storage.nbytes())
         if weight is not None:
             root = Root(RootKind.WEIGHT, storage.nbytes(), weight)
         elif not computed:
             data = self._storage_bytes(tensor, 0, storage.nbytes())
-            root = Root(RootKind.INPUT, storage.nbytes(), blob=self.writer.blob(data))
+            if reference.cdata in self.earlier:
+                carried = self.earlier[reference.cdata]
+                root = Root(RootKind.STATE, storage.nbytes(), carried=carried, digest=state_digest(data))
+            else:
+                root = Root(RootKind.INPUT, storage.nbytes(), blob=self.writer.blob(data))
         self._roots.append(root)
         return number
 

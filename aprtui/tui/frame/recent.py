@@ -12,7 +12,9 @@ from pathlib import Path
 
 import platformdirs
 
+from aprtui.config import Config
 from aprtui.errors import AprtuiError
+from aprtui.model.discovery.places import models_elsewhere
 from aprtui.model.open_file import SUFFIXES
 from aprtui.model.split_files import first_part
 from aprtui.resources import embedded_model
@@ -68,6 +70,11 @@ def models_at_hand(*places: Path) -> tuple[Path, ...]:
             files.append(place)
     files += [path for path in recent_paths() if path.suffix in SUFFIXES]
     return tuple(dict.fromkeys(first_part(path.absolute()) for path in (*files, embedded_model())))
+
+
+def models_in_caches(config: Config) -> tuple[Path, ...]:
+    """Model files elsewhere on this machine: in the folders of the configuration, and in the caches of other tools."""
+    return tuple(model.path for model in models_elsewhere(config))
 
 
 def remember(*opened: Path) -> None:

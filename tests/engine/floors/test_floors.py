@@ -11,19 +11,22 @@ import pytest
 from aprtui.compare.captures import DiffOptions, compare_captures
 from aprtui.compare.comparison import Comparison
 from aprtui.compare.floor import reference_criteria
+from aprtui.compare.metrics.measure import compare_values
 from aprtui.compare.verdict import ROUNDING_REL_L2, Verdict
 from aprtui.engine.floors.criteria import criteria_by_model
-from aprtui.engine.floors.measure import arithmetic_floor, flip_floors, weight_floor
+from aprtui.engine.floors.measure import arithmetic_floor, flip_floors, run_forward, weight_floor
 from aprtui.engine.floors.perturbed import perturbed
 from aprtui.engine.protocol import KvType, Mode, Rounding
-from aprtui.engine.replay.arithmetic import UNROUNDED
+from aprtui.engine.replay.arithmetic import UNROUNDED, Recomputation
 from aprtui.engine.replay.evaluators import Evaluators
-from aprtui.model.model import Model
+from aprtui.model.model import Model, load_model
 from aprtui.trace.capture import Capture
 from aprtui.trace.graph import ENTRY, Node
 from tests.engine.embedded_captures import TOKENS, captured, edit
+from tests.model.gguf_files import write_model
 
 Q8 = Rounding("q8", "f32", "f32-recurrence")
+MIXED_TOKENS = tuple(int(token) for token in np.random.default_rng(3).integers(0, 256, 8))
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +69,25 @@ def test_between_engines_that_round_alike_flips_may_add_up_to_what_rounding_cost
     cost = arithmetic_floor(model, TOKENS, (UNROUNDED, Q8), evaluators)
     for node in (Node(1, "ffn_out"), Node(3, "attn_out"), Node(None, "lm_head")):
         assert 3 * alike[node] > 1.41 * 0.9 * cost[node]
+
+
+def test_where_a_token_gets_other_experts_the_floor_is_of_its_logits_too(tmp_path: Path) -> None:
+    """Captures with logits of all positions: at one of them engines of two roundings choose other experts."""
+    model = load_model(write_model(tmp_path / "model.gguf", architecture="qwen3moe"))
+    tokens, head = MIXED_TOKENS, Node(None, "lm_head")
+    with Evaluators(model) as evaluators:
+        exact, rounded = (
+            dict(run_forward(model, tokens, Recomputation(model, rounding, evaluators), None, range(len(tokens) - 1)))
+            for rounding in (UNROUNDED, Q8)
+        )
+        last, all_logits = (
+            arithmetic_floor(model, tokens, (UNROUNDED, Q8), evaluators, all_logits=given)[head]
+            for given in (False, True)
+        )
+    worst = compare_values(exact[head], rounded[head]).token_rel_l2
+    assert worst is not None
+    assert 3 * last < worst
+    assert all_logits == pytest.approx(worst, rel=1e-3)
 
 
 def test_floors_are_the_same_at_every_measurement(model: Model, evaluators: Evaluators) -> None:
@@ -153,9 +175,7 @@ def test_weights_of_another_quantization_may_be_coarser_and_are_no_fault_for_it(
 
 def forward_capture(model: Model, directory: Path) -> Path:
     """Stage files of an exact run of a model that has no file of its own."""
-    from aprtui.engine.floors.measure import run_forward
     from aprtui.engine.reference.evaluate import NumpyNodes
-    from aprtui.engine.replay.arithmetic import Recomputation
     from aprtui.trace.aprt import write_aprt
     from aprtui.trace.manifest import relative_path
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aprtui.engine.quality.text import complete_lines, parses, repeated_lines
+from aprtui.engine.quality.text import _is_python, complete_lines, extracted_python, parses, repeated_lines
 
 
 def test_the_most_frequent_line_is_counted_without_blank_lines_and_indentation() -> None:
@@ -45,3 +45,32 @@ def test_python_that_was_merely_cut_off_parses(text: str) -> None:
 )
 def test_broken_python_does_not_parse(text: str) -> None:
     assert not parses(text)
+
+
+FIB = "def fib(n):\n    if n < 2:\n        return n\n    return fib(n - 1) + fib(n - 2)\n"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "program"),
+    [
+        ("def fib(n):", FIB.removeprefix("def fib(n):"), FIB),
+        ("def fib(n):", FIB.removeprefix("def fib(n):") + "print(fib(1", FIB),
+        ("def fib(n):", FIB.removeprefix("def fib(n):") + "for x in range(3):\n", FIB),
+        ("def fib(n):", FIB.removeprefix("def fib(n):") + "try:\n    fib(3)\n", FIB),
+        ("<|im_start|>user\nfib?<|im_end|>\n", f"Sure:\n```python\n{FIB}```\nIt is slow.", FIB),
+        ("<|im_start|>user\nfib?<|im_end|>\n", f"~~~\n{FIB}", FIB),
+        ("x", "", "x"),
+    ],
+)
+def test_the_program_in_a_completion_ends_with_its_last_complete_statement(
+    prompt: str, completion: str, program: str
+) -> None:
+    assert extracted_python(prompt, completion) == program
+
+
+@pytest.mark.parametrize("middle", ["def g(:\n    pass\n", "return )\n", "  x = 1\n"])
+def test_an_error_in_the_middle_is_not_left_out(middle: str) -> None:
+    program = extracted_python("", f"{middle}{FIB}")
+    assert middle in program and not _is_python(program)
+    program = extracted_python("", f"{FIB}{middle}")
+    assert not _is_python(program), "a wrong last line that is complete was not cut off"

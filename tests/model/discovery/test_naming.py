@@ -29,6 +29,13 @@ def test_a_name_in_any_case_is_the_path_of_its_model(machine: Machine) -> None:
     assert model_path("demo-qwen2-q4km") == embedded_model()
 
 
+def test_the_very_name_goes_before_one_in_another_case(machine: Machine) -> None:
+    small, capital = keep(machine, "coder"), keep(machine, "Coder")
+    assert (model_path("coder"), model_path("Coder")) == (small, capital)
+    with pytest.raises(UsageError, match="2 models have this name"):
+        model_path("CODER")
+
+
 def test_an_alias_stands_for_a_name_or_a_path(machine: Machine) -> None:
     path = keep(machine, "coder-q4")
     machine.configure(f'[aliases]\na = "coder-q4"\nb = "{path}"\nc = "~/.apr/models/coder-q4.gguf"\nd = "gone"\n')
@@ -75,6 +82,9 @@ def test_the_default_is_the_first_that_can_be_run(machine: Machine, tiny_bytes: 
     good = keep(machine, "good", tiny_bytes)
     machine.configure('[models]\ndefault = ["gone", "broken", "good", "demo-qwen2-q4km"]\n')
     assert default_model() == good and has_default()
+    (machine.home / "near.gguf").write_bytes(tiny_bytes)
+    machine.configure('[models]\ndefault = "near.gguf"\n')
+    assert default_model() == machine.home / "near.gguf", "relative to the file"
     machine.configure('[models]\ndefault = "mine"\n[aliases]\nmine = "good"\n')
     assert default_model() == good
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from aprtui.config import config_path, read_config
+from aprtui.model.discovery import places
 from aprtui.model.discovery.places import FoundModel, found_models
 from tests.model.discovery.conftest import Machine
 from tests.model.gguf_files import model_file
@@ -128,3 +129,21 @@ def test_links_in_circles_and_to_nowhere_pipes_and_locked_folders_stop_nothing(m
     reports: list[str] = []
     assert set(found(reports)) == {"good", "far"}
     assert all("locked: cannot be looked into" in report for report in reports)
+
+
+def test_there_is_an_end_to_looking(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        put(machine.home / ".apr" / "models" / str(number) / f"{number}.gguf")
+    monkeypatch.setattr(places, "MOST_FOLDERS", 3)
+    reports: list[str] = []
+    assert set(found(reports)) == {"0", "1"}
+    assert len(reports) == 3 and all("after 3 other folders" in report for report in reports)
+
+
+def test_nothing_deeper_than_is_said_and_nothing_hidden_is_found(machine: Machine) -> None:
+    folder = machine.home / ".apr" / "models"
+    put(folder / "1" / "2" / "3" / "4" / "deep.gguf")
+    put(folder / "1" / "2" / "3" / "4" / "5" / "deeper.gguf")
+    put(folder / ".hidden.gguf")
+    put(folder / ".cache" / "other.gguf")
+    assert set(found()) == {"deep"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,7 +26,7 @@ from aprtui.trace.capture import Capture
 from aprtui.trace.graph import Node
 from aprtui.tui.draw.figures import Statistic, figures_of, first_bad
 from aprtui.tui.draw.text import as_typed, short_path
-from aprtui.tui.frame.recent import models_at_hand, recent_pairs, recent_paths, remember
+from aprtui.tui.frame.recent import models_at_hand, models_in_caches, recent_pairs, recent_paths, remember
 from aprtui.tui.frame.session import RecordedVerdict, Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
@@ -287,7 +288,8 @@ class BrowseScreen(ToolScreen):
             wanted = None
         if wanted is not None:
             files = models_at_hand(*self.session.paths, artifact.path.parent)
-            model = next(iter(find_models(wanted, files, lambda: worker.is_cancelled)), None)
+            caches = partial(models_in_caches, self.program.config)
+            model = next(iter(find_models(wanted, files, lambda: worker.is_cancelled, caches)), None)
         if not worker.is_cancelled:
             self.post_message(self.ModelFound(artifact, model))
 
@@ -672,7 +674,9 @@ class BrowseScreen(ToolScreen):
         contents = self._contents
         focused = self.focused.id if self.focused is not None else "artifacts"
         if focused in ("stages", "grid") and isinstance(contents, CaptureContents) and self._node is not None:
-            self.say(stage_words(self._node, contents.entries.get(self._node)))
+            has_stage = self._node in contents.capture.graph.order
+            missing = f"layer {self._node.layer} has no {self._node.stage}"
+            self.say(stage_words(self._node, contents.entries.get(self._node)) if has_stage else missing)
         elif focused == "tensors" and isinstance(contents, ModelContents):
             name = self._table("tensors").key
             info = next((info for info in contents.tensors if info.name == name), None)
@@ -723,8 +727,12 @@ class BrowseScreen(ToolScreen):
         place, node = as_typed(self._artifact.path), self._node
         if isinstance(self._contents, ModelContents):
             self.program.open_state(screen_state(ScreenName.TENSOR, model=place, tensor=self._table("tensors").key))
-        elif node is not None:
-            self.program.open_state(screen_state(ScreenName.TENSOR, capture=place, layer=node.layer, stage=node.stage))
+        elif isinstance(self._contents, CaptureContents) and node is not None:
+            if node in self._contents.capture.graph.order:
+                fields = {"capture": place, "layer": node.layer, "stage": node.stage}
+                self.program.open_state(screen_state(ScreenName.TENSOR, **fields))
+            else:
+                self.notify(f"Layer {node.layer} has no {node.stage}.", severity="warning")
 
 
 def show_conversation(stream: TextStream, trace: AgentTrace) -> None:

@@ -13,7 +13,7 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Input, Static
 
-from aprtui.model.lookup import find_models
+from aprtui.model.lookup import Places, find_models
 from aprtui.model.open_file import SUFFIXES
 from aprtui.model.split_files import first_part, parts_there
 from aprtui.progress import Cancelled
@@ -65,14 +65,19 @@ def _stated_words(info: ModelInfo) -> str:
     return f"{info.name}{kind}{f', sha256 {info.sha256[:12]}…' if info.sha256 else ''}"
 
 
-def search_models(sides: Sides, files: Sequence[Path], cancelled: Cancelled = lambda: False) -> ModelSearch:
-    """The model of both sides among `files`; a side that says nothing of its model is taken to be of the other's."""
+def search_models(
+    sides: Sides, files: Sequence[Path], cancelled: Cancelled = lambda: False, elsewhere: Places = tuple
+) -> ModelSearch:
+    """The model of both sides among `files`, else `elsewhere`.
+
+    A side that says nothing of its model is taken to be of the other's.
+    """
     models = [None if side is None else side.model for side in (sides.a, sides.b)]
     stated: list[ModelInfo] = []
     for model in sorted(filter(None, models), key=lambda model: model.sha256 is None):
         if not any(_is_same(model, info) for info in stated):
             stated.append(model)
-    matching = find_models(stated[0], files, cancelled) if len(stated) == 1 else ()
+    matching = find_models(stated[0], files, cancelled, elsewhere) if len(stated) == 1 else ()
     by_digest = len(stated) == 1 and all(model is not None and model.sha256 is not None for model in models)
     return ModelSearch(tuple(stated), tuple(files), matching, by_digest)
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,7 +32,7 @@ from aprtui.trace.graph import Node
 from aprtui.tui.draw.text import as_typed
 from aprtui.tui.frame.child import ChildSource, Ended, Event, Progressed, Record, Remark
 from aprtui.tui.frame.keymap import Chord, displayed_keys
-from aprtui.tui.frame.recent import models_at_hand, remember
+from aprtui.tui.frame.recent import models_at_hand, models_in_caches, remember
 from aprtui.tui.frame.session import RecordedVerdict, Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
@@ -55,6 +56,7 @@ from aprtui.tui.screens.diff.words import (
     listed_stage,
     next_steps,
     no_elements,
+    no_stage_words,
     place_of,
     stage_words,
     verdict_details,
@@ -261,7 +263,8 @@ class DiffScreen(ToolScreen):
         folders = dict.fromkeys(path.absolute().parent for path in (request.a, request.b))
         files = models_at_hand(*places, *self.session.paths, *folders)
         sides = open_sides(request.a, request.b)
-        search = search_models(sides, files, lambda: worker.is_cancelled)
+        caches = partial(models_in_caches, self.program.config)
+        search = search_models(sides, files, lambda: worker.is_cancelled, caches)
         if not worker.is_cancelled:
             self.post_message(self.SidesOpened(sides, search))
 
@@ -443,7 +446,11 @@ class DiffScreen(ToolScreen):
             self.say(flip_words(self._flip))
         elif node is not None and self._metric is not None:
             kind = "" if self._sides.graph is None else self._sides.graph.kind_words(node.layer)
-            self.say(stage_words(self._entries[node], self._metric, node in comparison.adding, kind))
+            entry = self._entries.get(node)
+            if entry is None:
+                self.say(SEPARATOR.join(filter(None, (no_stage_words(node), kind))))
+            else:
+                self.say(stage_words(entry, self._metric, node in comparison.adding, kind))
 
     def on_diff_panes_pointed(self, message: DiffPanes.Pointed) -> None:
         if self.query_one(DiffPanes).has_focus:
@@ -496,7 +503,10 @@ class DiffScreen(ToolScreen):
         node, request = self.query_one(DiffGrid).node, self._request
         if node is None or request is None or self._comparison is None:
             return
-        entry = self._entries[node]
+        entry = self._entries.get(node)
+        if entry is None:
+            self.notify(f"{no_stage_words(node).capitalize()}.", severity="warning")
+            return
         side = request.a if isinstance(entry, Unpaired) and entry.side == "a" else request.b
         # Where B's values had to be put into A's order, the place is not that of the value in B's file.
         differing = entry.place if isinstance(entry, StageComparison) and not entry.reordered else {}
@@ -534,7 +544,9 @@ class DiffScreen(ToolScreen):
         comparison, node = self._comparison, self.query_one(DiffGrid).node
         if comparison is None or node is None:
             return
-        order = {node: index for index, node in enumerate(self._entries)}
+        order: dict[Node, float] = {entry: index for index, entry in enumerate(self._entries)}
+        if node not in order:  # a blank cell counts as before all that its layer has
+            order[node] = min(order[entry] for entry in self._entries if entry.layer == node.layer) - 0.5
         others = [stage.node for stage in comparison.divergent if (order[stage.node] - order[node]) * step > 0]
         if others:
             self._go(others[0] if step > 0 else others[-1])

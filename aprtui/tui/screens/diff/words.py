@@ -152,6 +152,11 @@ def stage_words(entry: StageComparison | Unpaired, metric: Metric, adds: bool, k
     return SEPARATOR.join([*words, verdict.reason])
 
 
+def no_stage_words(node: Node) -> str:
+    """A cell of the grid that is blank: another kind of layer has the stage."""
+    return f"layer {node.layer} has no {node.stage}"
+
+
 def flip_words(flip: Flip) -> str:
     """A token after which the sides would go on differently."""
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import ClassVar
 
 from textual import work
@@ -21,7 +22,7 @@ from aprtui.tui.draw.text import as_typed, visible
 from aprtui.tui.draw.tiles import ScaleKind
 from aprtui.tui.draw.viewport import Viewport
 from aprtui.tui.frame.keymap import Chord
-from aprtui.tui.frame.recent import models_at_hand
+from aprtui.tui.frame.recent import models_at_hand, models_in_caches
 from aprtui.tui.frame.session import Session
 from aprtui.tui.frame.state import ScreenName, ScreenState, screen_state
 from aprtui.tui.frame.tool_screen import ToolScreen
@@ -235,7 +236,8 @@ class TensorScreen(ToolScreen):
     def _read_token_texts(self, capture: Capture) -> None:
         worker = get_current_worker()
         models = models_at_hand(*self.session.paths, capture.path.parent)
-        pieces = token_pieces(capture, models, lambda: worker.is_cancelled)
+        caches = partial(models_in_caches, self.program.config)
+        pieces = token_pieces(capture, models, lambda: worker.is_cancelled, caches)
         if not worker.is_cancelled:
             self.post_message(self.TokensDecoded(capture, tuple(map(visible, pieces or ()))))
 

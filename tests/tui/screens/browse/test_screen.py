@@ -26,14 +26,15 @@ from aprtui.tui.frame.state import ScreenName, ScreenState, parse_state, screen_
 from aprtui.tui.screens.browse import replay
 from aprtui.tui.screens.browse import screen as browse_screen
 from aprtui.tui.screens.browse.replay import ReplayRequest
-from aprtui.tui.screens.browse.screen import BrowseScreen
+from aprtui.tui.screens.browse.screen import BrowseScreen, CaptureGrid
 from aprtui.tui.screens.diff.screen import DiffScreen
 from aprtui.tui.widgets.table import Table
 from aprtui.tui.widgets.text_stream import TextStream
-from tests.compare.synthetic import changed, write_capture
+from tests.compare.synthetic import HYBRID, changed, write_capture
 from tests.engine.sessions.recorded_session import write_session
 from tests.tui.driver import Driver, notifications, screen_text, showing, tool_screen, until, until_shown
 from tests.tui.frame.key_clashes import bindings_at_once, clashes
+from tests.tui.screens.browse.conversation import SAID
 from tests.tui.screens.contracts.example import CONTRACT
 
 BROWSE = ScreenState(ScreenName.BROWSE)
@@ -475,15 +476,6 @@ async def test_keys_in_a_burst_mark_what_the_cursor_is_on(folder: Path) -> None:
         assert "A  a" not in screen_text(pilot)
 
 
-SAID = (
-    '{"v": 1, "kind": "session_start", "model": "m", "actor": "apr-code", "ts": "@1777291200"}',
-    '{"v": 1, "kind": "user_prompt", "turn": 0, "text": "Tidy up"}',
-    '{"v": 1, "kind": "assistant_turn", "turn": 1, "blocks": [{"type": "text", "text": "I shall."}]}',
-    '{"v": 1, "kind": "tool_result", "turn": 2, "ok": false, "content": "no such file\\u001b[31m"}',
-    '{"v": 1, "kind": "session_end", "turn": 2, "elapsed_ms": 500, "tokens_in": 7, "tokens_out": 5}',
-)
-
-
 @pytest.mark.parametrize("size", [(80, 24), (120, 40)])
 async def test_an_agent_trace_is_read_as_a_conversation_with_timings(folder: Path, size: tuple[int, int]) -> None:
     (folder / "talk.jsonl").write_text("\n".join(SAID))
@@ -557,3 +549,18 @@ async def test_a_recorded_session_is_listed_and_played(folder: Path, opened: lis
         assert list(tool_screen(pilot).command()) == ["aprtui", "render", "run.jsonl", "--svg", "run.svg"]
         await pilot.press("enter")
         assert opened == ["aprtui:live?recording=run.jsonl"]
+
+
+async def test_a_stage_that_a_layer_lacks_is_said_and_not_opened(folder: Path, opened: list[str]) -> None:
+    write_capture(folder / "good", config=HYBRID)
+    async with showing(BROWSE) as pilot:
+        await until_shown(pilot, "1 capture", "linear")
+        await pilot.press("enter")
+        grid = pilot.app.screen.query_one(CaptureGrid)
+        await until(pilot, lambda: grid.has_focus)
+        grid.put_cursor(Node(0, "linear_attn_out"))
+        while grid.node != Node(0, "k_norm"):
+            await pilot.press("right")
+        await until_shown(pilot, "layer 0 has no k_norm")
+        await pilot.press("enter")
+        assert "Layer 0 has no k_norm." in notifications(pilot) and not opened

@@ -28,7 +28,8 @@ from aprtui.tui.screens.diff.verdict import VerdictLines
 from aprtui.tui.screens.live.screen import LiveScreen
 from aprtui.tui.widgets.heatmap import Heatmap
 from aprtui.tui.widgets.table import Table
-from tests.compare.recorded import FAULT, records_of, two_captures
+from tests.compare.recorded import EDITS, FAULT, records_of, two_captures
+from tests.compare.synthetic import HYBRID, write_capture
 from tests.tui.driver import Driver, drag, notifications, screen_text, until
 from tests.tui.screens.diff.recorded import RecordedDiff, playing, screen_playing
 from tests.tui.screens.live.recorded import RecordedSource
@@ -478,3 +479,25 @@ async def test_a_side_that_vanishes_is_told_in_its_pane(
             await until(pilot, lambda: "cannot be read: No such file" in screen_text(pilot))
         finally:
             hidden.rename(sides[1])
+
+
+async def test_a_stage_that_a_layer_lacks_is_a_cell_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a hybrid, layer 0 has a recurrence, and nothing of attention."""
+    monkeypatch.chdir(tmp_path)
+    a = write_capture(tmp_path / "good", config=HYBRID)
+    b = write_capture(tmp_path / "bad", config=HYBRID, edits=EDITS)
+    state = screen_state(ScreenName.DIFF, a=a, b=b, metric="rel_l2", bound=0.01)
+    async with opened(state, playing(a, b), monkeypatch) as pilot:
+        grid = pilot.app.screen.query_one(DiffGrid)
+        grid.put_cursor(Node(0, "linear_attn_out"))
+        while grid.node != Node(0, "k_norm"):
+            await pilot.press("right")
+        assert screen(pilot).query_one(ReadoutLine).text.startswith("layer 0 has no k_norm")
+        await pilot.press("enter")
+        assert "Layer 0 has no k_norm." in notifications(pilot)
+        await pilot.press("right_square_bracket", "d")
+        assert grid.node == FAULT
+        await pilot.press("m", "a", "g", "d", "apostrophe", "a")
+        assert isinstance(pilot.app.screen, DiffScreen)

@@ -215,6 +215,16 @@ def test_run_command_spells_out_what_differs_between_app_and_command() -> None:
     )
 
 
+def test_run_command_names_the_embedded_model_where_another_is_preferred(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('[models]\ndefault = "another"\n')
+    monkeypatch.setenv("APRTUI_CONFIG", str(config))
+    words = run_command(replace(INFO, path=embedded_model()), EngineSettings(), "p", [1], Sampling(), 1)
+    assert words[2] == str(embedded_model())
+
+
 def test_run_command_of_a_turn_says_what_was_said_or_gives_the_ids_of_all_before() -> None:
     def words(prompt: ChatPrompt) -> list[str]:
         return run_command(INFO, EngineSettings(), prompt, [7, 8, 9], Sampling(), 3)

@@ -1,0 +1,1 @@
+"""A GGUF file against the Hugging Face folder that it was converted from."""

@@ -1,0 +1,1 @@
+"""Two recordings side by side: which nodes compute the same, by the weights they consume and by exact values."""
