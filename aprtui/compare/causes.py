@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from aprtui.compare.comparison import Cause, Comparison
 from aprtui.compare.wording import counted, number_text, ranges
 from aprtui.trace.graph import Node
@@ -35,9 +37,9 @@ def proof_words(cause: Cause) -> str:
     return f"that reproduces the capture {leaves}, {own}"
 
 
-def causes_headline(comparison: Comparison, node: Node) -> str | None:
-    """The cause of what `node` errs by, and the others in fewer words; None where none is known."""
-    first = next((cause for cause in comparison.causes if node in cause.nodes), None)
+def causes_headline(comparison: Comparison, blamed: Collection[Node]) -> str | None:
+    """The cause of what one of the `blamed` stages errs by, and the others in fewer words; None where none is known."""
+    first = next((cause for cause in comparison.causes if not set(blamed).isdisjoint(cause.nodes)), None)
     if first is None:
         return None
     others = [cause for cause in comparison.causes if cause is not first]

@@ -24,7 +24,7 @@ def headline(comparison: Comparison) -> str:
 
 
 def _fail(comparison: Comparison, divergence: Divergence) -> str:
-    explained = causes_headline(comparison, divergence.verdict.node)
+    explained = causes_headline(comparison, {divergence.verdict.node, *divergence.segment})
     if explained is not None:
         nodes = {node for cause in comparison.causes for node in cause.nodes}
         unexplained = [found for found in comparison.everywhere if not nodes.issuperset(found.nodes)]

@@ -43,6 +43,7 @@ def named_number(value: float, config: ModelConfig) -> str:
 
 def _factors(call: StageCall, found: Array | None) -> Iterator[Attempt]:
     if found is None:
+        yield from _usual_scales(call)
         return
     own, values = call.honest().astype(np.float64), found.astype(np.float64)
     finite = np.isfinite(own) & np.isfinite(values)
@@ -66,6 +67,17 @@ def _factors(call: StageCall, found: Array | None) -> Iterator[Attempt]:
             what = f"scaled by {product}, the model says {scale:.6g}"
         words = "the sign is the other" if factor == -1 else what
         yield Attempt(words, lambda c: (c.honest() * np.float32(factor)).astype(np.float32), 1, of_result=True)
+
+
+def _usual_scales(call: StageCall) -> Iterator[Attempt]:
+    """Scales of the scores that people write."""
+    graph, own = call.model.config.graph, call.model.config.score_scale
+    for scale in (1.0, graph.head_dim**-0.5, 1 / graph.head_dim, graph.hidden**-0.5) if call.op is Op.SCORES else ():
+        if abs(scale / own - 1) > 1e-6:
+            yield Attempt(
+                f"scaled by {scale:.6g}{named_number(scale, call.model.config)}, the model says {own:.6g}",
+                lambda c, factor=scale / own: (c.honest() * np.float32(factor)).astype(np.float32), 1,  # type: ignore[misc]
+            )  # fmt: skip
 
 
 def _zeros(call: StageCall, found: Array | None) -> Iterator[Attempt]:

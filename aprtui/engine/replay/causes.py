@@ -55,6 +55,8 @@ _OF_ATTENTION: tuple[Mapping[str, str], ...] = tuple(
     )
 )  # fmt: skip
 """What is tried where a mistake in all layers kept the rounding of an op from being found."""
+_SHORT = 4
+"""Stages between captured ones up to which alternatives are tried at each of them."""
 _SEARCHES = 2
 """Layers in which a stage is looked into without a finding, before only causes of others are tried there."""
 _PROVED = "computed in another way than the model's, which reproduces it"
@@ -97,6 +99,7 @@ class _Failing:
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
+    node: Node
     alternative: Alternative
     attempt: Attempt
     residue: float
@@ -172,7 +175,7 @@ class CauseFinder:
             self.progress(f"looking for the cause at {stage.node},", done, len(failing))
             proof, outcomes = self._looked_into(stage, proofs)
             if stage.verdict.verdict is Verdict.FAIL:
-                tried = tried or tuple(_records(stage.node, outcomes))
+                tried = tried or tuple(_records(outcomes))
             if proof is not None:
                 proofs.append(proof)
         faults = frozenset(
@@ -185,8 +188,10 @@ class CauseFinder:
     def _is_off(self, stage: StageComparison) -> bool:
         """Whether a stage with captured inputs fails, or would if its op's arithmetic were known."""
         verdict = stage.verdict
-        if stage.segment or verdict.signal is not Signal.INJECTED or verdict.metric is Metric.INDICES:
+        if verdict.signal is not Signal.INJECTED or verdict.metric is Metric.INDICES:
             return False
+        if stage.segment:
+            return verdict.verdict is Verdict.FAIL and len(stage.segment) <= _SHORT
         op = self.model.graph[stage.node.stage].op
         is_open = verdict.verdict is Verdict.UNKNOWN and op in self.known.open_ops
         return verdict.verdict is Verdict.FAIL or is_open
@@ -196,6 +201,8 @@ class CauseFinder:
     ) -> tuple[_Proof | None, Sequence[_Outcome]]:  # fmt: skip
         """The proof at one stage, and what was tried for it, under each arithmetic that is possible there."""
         node, nearest = stage.node, list[_Outcome]()
+        if stage.segment:
+            return self._in_segment(stage, proofs)
         for known in self._arithmetics(node):
             prepared = self._prepared(stage, known)
             if known is not self.known and self._error(prepared) <= prepared.bound:
@@ -212,6 +219,68 @@ class CauseFinder:
                 return proof, nearest
         self._fruitless[node.stage] = self._fruitless.get(node.stage, 0) + 1
         return None, nearest
+
+    def _in_segment(
+        self, stage: StageComparison, proofs: Sequence[_Proof]
+    ) -> tuple[_Proof | None, Sequence[_Outcome]]:  # fmt: skip
+        """The same where stages in between were not captured: alternatives at each of them, with the usual numbers.
+
+        What flips of levels may do there hides much, so the model's own way must be far beyond the bound.
+        """
+        if self._fruitless.get(stage.node.stage, 0) >= _SEARCHES and not proofs:
+            return None, ()
+        failing = self._prepared(stage, self.known)
+        if self._error(failing) < _FAR * failing.bound:
+            return None, ()
+        before = {(proof.best.alternative.name, proof.best.attempt.words) for proof in proofs}
+        outcomes: list[_Outcome] = []
+        for only in ({name for name, _ in before}, None) if before else (None,):
+            nodes = (*stage.segment, stage.node)
+            for node in nodes:
+                chosen = [one for one in self._alternatives(node) if only is None or one.name in only]
+                outcomes += self._tried_at(node, failing, chosen, nodes)
+            proof = _proof(failing, outcomes)
+            if proof is not None:
+                return proof, outcomes
+        self._fruitless[stage.node.stage] = self._fruitless.get(stage.node.stage, 0) + 1
+        return None, outcomes
+
+    def _tried_at(
+        self, node: Node, failing: _Failing, alternatives: Sequence[Alternative], nodes: Sequence[Node]
+    ) -> list[_Outcome]:
+        """What comes of a failing stage where one of the `nodes` before it is computed in other ways, or where all are
+        that an alternative concerns."""
+        arithmetic = Recomputation(self.model, self.known.rounding, self.evaluators, self.known.outputs)
+        recomputer = Recomputer(self.model, self.stages, arithmetic)
+        rows = failing.found.shape[-2]
+        recomputer.recompute(failing.node, rows)
+        count = rows if node == failing.node else len(self.stages.tokens)
+        position = len(self.stages.tokens) - count
+        inputs = tuple(recomputer.inputs(node, count))
+        call = replace(failing.call, node=node, inputs=inputs, tokens=self.stages.tokens[position:], position=position)
+        outcomes = []
+        for alternative in alternatives:
+            with np.errstate(all="ignore"):
+                concerned = frozenset(other for other in nodes if alternative.concerns(self.model, other))
+                together = [concerned] if len(concerned) > 1 and node == failing.node else []
+                for attempt in alternative.attempts(call, None):
+                    for at in (frozenset({node}), *together):
+                        values = self._through(at, failing, attempt)
+                        if values is not None:
+                            outcomes.append(replace(self._outcome(failing, alternative, attempt, values), node=node))
+        return outcomes
+
+    def _through(self, nodes: frozenset[Node], failing: _Failing, attempt: Attempt) -> Array | None:
+        def other(angles: RopeAngles) -> NodeEvaluator:
+            engine = self.evaluators(angles)
+            return AlternativeNodes(self.model, angles, engine, attempt.compute, nodes, self._seen)
+
+        arithmetic = Recomputation(self.model, self.known.rounding, other, self.known.outputs)
+        try:
+            found = Recomputer(self.model, self.stages, arithmetic).recompute(failing.node, failing.found.shape[-2])
+        except (KeyError, IndexError, ValueError):
+            return None
+        return np.ascontiguousarray(found.values) if found.values.shape == failing.own.shape else None
 
     def _arithmetics(self, node: Node) -> Iterator[KnownArithmetic]:
         """The known arithmetic; where a mistake in all layers kept that of an op from being found, the usual ones."""
@@ -262,7 +331,7 @@ class CauseFinder:
         )  # fmt: skip
         found = np.ascontiguousarray(self.stages.values(node))
         if known is self.known:
-            bound = self.spreads.bound(node, Recomputed(own, ())).bound
+            bound = self.spreads.bound(node, Recomputed(own, stage.segment)).bound
         else:
             bound = replay_tolerance(self.model, node, (), known, len(self.stages.tokens)).bound
         return _Failing(stage, call, own, found, bound, known)
@@ -303,7 +372,7 @@ class CauseFinder:
             is_near = is_near and _left(values, failing.found) < _left(failing.own, failing.found)
         enough = _affected(failing) >= _VALUES_A_NUMBER * attempt.fitted
         is_proved = is_near and enough and self._is_even(failing, values)
-        return _Outcome(alternative, attempt, residue, is_proved)
+        return _Outcome(failing.node, alternative, attempt, residue, is_proved)
 
     def _error(self, failing: _Failing) -> float:
         return self._residue(failing.node, failing.own, failing.found)
@@ -327,7 +396,7 @@ class CauseFinder:
         for proof in proofs:
             groups.setdefault((proof.best.alternative.name, proof.best.attempt.words), []).append(proof)
         for (name, words), of_group in groups.items():
-            nodes = tuple(proof.failing.node for proof in of_group)
+            nodes = tuple(proof.best.node for proof in of_group)
             alike = tuple(dict.fromkeys(text for proof in of_group for text in proof.alike))
             yield Cause(
                 name, words, of_group[0].best.alternative.advice, nodes, _is_everywhere(nodes, compared),
@@ -362,13 +431,14 @@ def _proof(failing: _Failing, outcomes: Sequence[_Outcome]) -> _Proof | None:
     return _Proof(failing, best, tuple(dict.fromkeys(one.attempt.words for one in others)))
 
 
-def _records(node: Node, outcomes: Sequence[_Outcome]) -> Iterator[TriedAlternative]:
+def _records(outcomes: Sequence[_Outcome]) -> Iterator[TriedAlternative]:
     for one in sorted(outcomes, key=lambda outcome: outcome.residue):
-        yield TriedAlternative(node, one.alternative.name, one.attempt.words, one.residue, one.is_proved)
+        yield TriedAlternative(one.node, one.alternative.name, one.attempt.words, one.residue, one.is_proved)
 
 
 def _is_everywhere(nodes: Sequence[Node], compared: Sequence[StageComparison]) -> bool:
     """Whether `nodes` are all compared layers of their stages, of which there are several."""
     stages = {node.stage for node in nodes}
-    having = {stage.node for stage in compared if stage.node.stage in stages}
+    covered = {node for stage in compared for node in (*stage.segment, stage.node)}
+    having = {node for node in covered if node.stage in stages}
     return len({node.layer for node in nodes}) > 1 and having == set(nodes)

@@ -270,6 +270,28 @@ def test_the_segment_that_is_blamed_depends_on_the_first_position(
     assert Node(2, "attention") in divergence.segment
 
 
+@pytest.mark.parametrize(
+    ("bug", "words"),
+    [
+        ("mask left out", "no mask: every query sees every key"),
+        ("groups by remainder", "query head h meets K/V head h mod n"),
+        ("scale left out", "scaled by 1, the model says 0.125"),
+    ],
+)
+def test_a_cause_is_proved_through_maps_that_were_not_captured(
+    bug: str, words: str, model: Model, evaluators: Evaluators, tmp_path: Path
+) -> None:
+    tensors = buggy_tensors(PORTING_BUGS[bug], ARITHMETICS["float32"], model, TOKENS, evaluators)
+    held = {node: values for node, values in tensors.items() if node.layer == 1}
+    capture = write_kind(CAPTURE_KINDS["no attention maps"], held, model.graph, TOKENS, tmp_path / "capture")
+    stages = CapturedStages(capture, model, TOKENS, last=len(TOKENS))
+    found = IdentifiedCapture(stages, (), FoundEngine(KnownArithmetic(), (), own_weights=True))
+    options = ReplayOptions(selection=Selection(stages="attention", layers="1"), tokens=TOKENS)
+    result = replay_capture(capture, model, options, evaluators, identified=found)
+    assert words in the_cause(result).words
+    assert words in headline(result)
+
+
 def test_what_is_unknown_names_the_smallest_capture_that_decides_it(
     parts: Path, model: Model, evaluators: Evaluators
 ) -> None:
