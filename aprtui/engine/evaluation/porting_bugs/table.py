@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from aprtui.engine.evaluation.porting_bugs import attention, experts, positions, products, recurrence, rows
-from aprtui.engine.evaluation.porting_bugs.bug import Array, BugCall, Layers, PortingBug
+from aprtui.engine.alternatives import attention, experts, positions, products, recurrence, rows
+from aprtui.engine.alternatives.call import Array, StageCall
+from aprtui.engine.evaluation.porting_bugs.bug import Layers, PortingBug
 from aprtui.model.model import Model
 from aprtui.trace.graph import ENTRY, LAYER_OUTPUT, Node, Op
 
@@ -54,7 +55,7 @@ def _several_key_heads(model: Model, node: Node) -> bool:
     return 1 < graph.linear_key_heads < graph.linear_value_heads
 
 
-def _masked(compute: Callable[[BugCall], Array]) -> PortingBug:
+def _masked(compute: Callable[[StageCall], Array]) -> PortingBug:
     return PortingBug(compute, (Op.SOFTMAX, Op.ATTEND), applies=_plain_maps)
 
 
@@ -62,7 +63,7 @@ def _turned(model: Model, node: Node) -> bool:
     return model.config.graph.has_rope(node.layer)
 
 
-def _of_state(compute: Callable[[BugCall], Array]) -> PortingBug:
+def _of_state(compute: Callable[[StageCall], Array]) -> PortingBug:
     return PortingBug(compute, (Op.DELTA_STATE, Op.DELTA_OUTPUT))
 
 
@@ -70,7 +71,7 @@ def _adds_shared_expert(model: Model, node: Node) -> bool:
     return model.graph[node.stage].op is Op.ADD
 
 
-def _of_rope(compute: Callable[[BugCall], Array], at: tuple[str | Op, ...] = (Op.ROPE,)) -> PortingBug:
+def _of_rope(compute: Callable[[StageCall], Array], at: tuple[str | Op, ...] = (Op.ROPE,)) -> PortingBug:
     return PortingBug(compute, at, applies=_turned)
 
 

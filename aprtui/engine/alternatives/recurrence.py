@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from aprtui.engine.evaluation.porting_bugs.bug import Array, BugCall
+from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.engine.reference.recurrence import by_value_head
 from aprtui.trace.graph import Op
 
@@ -23,22 +23,22 @@ a position to the next state."""
 # The convolution.
 
 
-def taps_backwards(call: BugCall) -> Array:
+def taps_backwards(call: StageCall) -> Array:
     """The newest position meets the weight of the oldest."""
     return _convolved(call, call.x, backwards=True)
 
 
-def own_token_unseen(call: BugCall) -> Array:
+def own_token_unseen(call: StageCall) -> Array:
     """The positions before the own one, which comes a step late."""
     return _convolved(call, np.concatenate([np.zeros_like(call.x[:1]), call.x[:-1]]))
 
 
-def oldest_tap_left_out(call: BugCall) -> Array:
+def oldest_tap_left_out(call: StageCall) -> Array:
     """The cache of the convolution keeps a position too few."""
     return _convolved(call, call.x, first_tap=1)
 
 
-def _convolved(call: BugCall, x: Array, *, backwards: bool = False, first_tap: int = 0) -> Array:
+def _convolved(call: StageCall, x: Array, *, backwards: bool = False, first_tap: int = 0) -> Array:
     (weight,) = call.model.params(call.node)
     kernel = weight.dequantize().astype(np.float64).T
     taps = kernel[::-1] if backwards else kernel
@@ -50,37 +50,37 @@ def _convolved(call: BugCall, x: Array, *, backwards: bool = False, first_tap: i
 # Gates.
 
 
-def not_normalised(call: BugCall) -> Array:
+def not_normalised(call: StageCall) -> Array:
     """Queries or keys as the convolution leaves them."""
     return call.x
 
 
-def normalised_over_all_heads(call: BugCall) -> Array:
+def normalised_over_all_heads(call: StageCall) -> Array:
     """One sum of squares for all heads together."""
     x = call.x.astype(np.float64)
     return np.asarray(x / np.sqrt((x * x).sum(-1, keepdims=True) + call.model.config.norm_epsilon), np.float32)
 
 
-def without_bias(call: BugCall) -> Array:
+def without_bias(call: StageCall) -> Array:
     """log(1 + exp(x)): the bias of the step size is not added."""
     return np.logaddexp(0.0, call.x.astype(np.float64)).astype(np.float32)
 
 
-def softplus_left_out(call: BugCall) -> Array:
+def softplus_left_out(call: StageCall) -> Array:
     (bias,) = call.model.params(call.node)
     return np.asarray(call.x + bias.dequantize().reshape(-1), np.float32)
 
 
-def grows(call: BugCall) -> Array:
+def grows(call: StageCall) -> Array:
     """The factors of the decay have the other sign."""
     return -call.honest()
 
 
-def no_decay(call: BugCall) -> Array:
+def no_decay(call: StageCall) -> Array:
     return np.zeros_like(call.honest())
 
 
-def gate_of_the_query(call: BugCall) -> Array:
+def gate_of_the_query(call: StageCall) -> Array:
     """The first half of each head, which is the query, is taken for the gate."""
     size = call.model.graph[call.node.stage].head_size
     heads = call.x.reshape(len(call.x), -1, 2, size)
@@ -90,47 +90,47 @@ def gate_of_the_query(call: BugCall) -> Array:
 # The delta rule.
 
 
-def plain_sum(call: BugCall) -> Array:
+def plain_sum(call: StageCall) -> Array:
     """Linear attention: what the state gives for the key already is not taken off the value."""
     return _by_rule(call, lambda state, k, v, decay, rate: _kept(state, decay) + _outer(v * rate[:, None], k))
 
 
-def decay_afterwards(call: BugCall) -> Array:
+def decay_afterwards(call: StageCall) -> Array:
     """The state decays behind its update."""
     return _by_rule(call, lambda state, k, v, decay, rate: _kept(_updated(state, k, v, rate), decay))
 
 
-def full_rate(call: BugCall) -> Array:
+def full_rate(call: StageCall) -> Array:
     """The learning rate is left out."""
     return _by_rule(call, lambda state, k, v, decay, rate: _updated(_kept(state, decay), k, v, np.ones_like(rate)))
 
 
-def forgotten(call: BugCall) -> Array:
+def forgotten(call: StageCall) -> Array:
     """Each position begins with an empty state."""
     return _by_rule(call, lambda state, k, v, decay, rate: _updated(np.zeros_like(state), k, v, rate))
 
 
-def keys_by_group(call: BugCall) -> Array:
+def keys_by_group(call: StageCall) -> Array:
     """The key head of value head h is h div n, which is the order before a converter's."""
     return _by_rule(call, _delta, by_group=True)
 
 
-def state_before_update(call: BugCall) -> Array:
+def state_before_update(call: StageCall) -> Array:
     """The query meets the state of the position before."""
     states = _states(call, _delta)
     return _output(call, np.concatenate([np.zeros_like(states[:1]), states[:-1]]))
 
 
-def state_transposed(call: BugCall) -> Array:
+def state_transposed(call: StageCall) -> Array:
     """Keys and values of the state are exchanged where the query meets it."""
     return _output(call, np.swapaxes(_states(call, _delta), 2, 3))
 
 
-def query_not_scaled(call: BugCall) -> Array:
+def query_not_scaled(call: StageCall) -> Array:
     return call.honest() * np.float32(np.sqrt(call.model.config.graph.linear_head_dim))
 
 
-def _by_rule(call: BugCall, rule: Rule, *, by_group: bool = False) -> Array:
+def _by_rule(call: StageCall, rule: Rule, *, by_group: bool = False) -> Array:
     """The state, or what it gives for its query, by another rule."""
     states = _states(call, rule, by_group=by_group)
     if call.op is Op.DELTA_STATE:
@@ -138,7 +138,7 @@ def _by_rule(call: BugCall, rule: Rule, *, by_group: bool = False) -> Array:
     return _output(call, states, by_group=by_group)
 
 
-def _states(call: BugCall, rule: Rule, *, by_group: bool = False) -> Wide:
+def _states(call: StageCall, rule: Rule, *, by_group: bool = False) -> Wide:
     """The state `[T, H, D, D]` after each position."""
     keys, values, decays, rates = call.inputs if call.op is Op.DELTA_STATE else call.inputs[2:]
     k = _heads(call, keys, by_group=by_group)
@@ -150,13 +150,13 @@ def _states(call: BugCall, rule: Rule, *, by_group: bool = False) -> Wide:
     return np.stack(states)
 
 
-def _output(call: BugCall, states: Wide, *, by_group: bool = False) -> Array:
+def _output(call: StageCall, states: Wide, *, by_group: bool = False) -> Array:
     q = _heads(call, call.inputs[1], by_group=by_group) / np.sqrt(call.model.config.graph.linear_head_dim)
     found = np.einsum("thvk,thk->thv", states[-len(q) :], q)
     return np.asarray(found.reshape(len(q), -1), np.float32)
 
 
-def _heads(call: BugCall, x: Array, *, by_group: bool) -> Wide:
+def _heads(call: StageCall, x: Array, *, by_group: bool) -> Wide:
     """Queries or keys `[T, H, D]`, those of a key head for each of its value heads."""
     graph = call.model.config.graph
     if not by_group:

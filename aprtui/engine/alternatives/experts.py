@@ -4,42 +4,42 @@ from __future__ import annotations
 
 import numpy as np
 
-from aprtui.engine.evaluation.porting_bugs.bug import Array, BugCall
+from aprtui.engine.alternatives.call import Array, StageCall
 from aprtui.trace.graph import Node
 
 
-def least_probable(call: BugCall) -> Array:
+def least_probable(call: StageCall) -> Array:
     """The experts at the wrong end of the sorted ones."""
     return call.honest(-call.x)
 
 
-def one_behind(call: BugCall) -> Array:
+def one_behind(call: StageCall) -> Array:
     """Ids that count from 1."""
     return np.asarray((call.honest() + 1) % call.model.config.graph.experts, np.float32)
 
 
-def of_the_next_expert(call: BugCall) -> Array:
+def of_the_next_expert(call: StageCall) -> Array:
     """Matrices are taken from one expert further on."""
     experts = call.model.config.graph.experts
     return call.honest(call.x, np.asarray((call.inputs[1] + 1) % experts, np.float32))
 
 
-def gate_and_up_exchanged(call: BugCall) -> Array:
+def gate_and_up_exchanged(call: StageCall) -> Array:
     other = "ffn_moe_up" if call.node.stage == "ffn_moe_gate" else "ffn_moe_gate"
     return call.honest(node=Node(call.node.layer, other))
 
 
-def unweighted(call: BugCall) -> Array:
+def unweighted(call: StageCall) -> Array:
     """What the experts give is added up as it is."""
     return call.honest(call.x, np.ones_like(call.inputs[1]))
 
 
-def weights_in_reverse(call: BugCall) -> Array:
+def weights_in_reverse(call: StageCall) -> Array:
     """The weights are those of the ascending order."""
     return call.honest(call.x, np.ascontiguousarray(call.inputs[1][:, ::-1]))
 
 
-def last_left_out(call: BugCall) -> Array:
+def last_left_out(call: StageCall) -> Array:
     """One expert too few is added."""
     weights = call.inputs[1].copy()
     weights[:, -1] = 0
